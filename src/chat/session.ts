@@ -1,0 +1,98 @@
+import { encode } from "../protocol/ascii.ts";
+import type { Outbox } from "../protocol/outbox.ts";
+import type { TimerHandle } from "../timer-wheel.ts";
+
+/** Whoever sends lines: a connection, or in tests a double. Before it has a session, it is a stranger. */
+export interface Peer {
+  /** Where it comes from: dotted IPv4 or IPv6. */
+  readonly address: string;
+  session: Session | null;
+  /** Where its replies go: its session's stream, or before that one of its own. */
+  readonly replies: Outbox;
+  /** What is appended to the new session's stream goes to this peer from now on. */
+  attach(session: Session): void;
+  /** It hung up. */
+  readonly gone: boolean;
+  /** It takes no line for a while. */
+  readonly paused: boolean;
+  /** Takes no further line until `resume`: the reply to the last one is not known yet. */
+  pause(): void;
+  resume(): void;
+  /** Takes no further line, and closes when everything that was appended has been written. */
+  close(): void;
+}
+
+/** A user: who may log in, whom they block, what waits for them. It outlives every session. */
+export class Account {
+  readonly name: string;
+  readonly nameBytes: Uint8Array;
+  /** As the credentials file has it. */
+  password: string;
+  /** What this user's lines begin with at other users. */
+  readonly messageHead: Uint8Array;
+  readonly broadcastHead: Uint8Array;
+  /** The session that is online. */
+  session: Session | null = null;
+  /** One that ended and may still hold messages which its connection has not taken. */
+  leaving: Session | null = null;
+  /** Messages and bytes of text in the mailbox. */
+  waiting = 0;
+  waitingBytes = 0;
+  #blocks: Set<Account> | null = null;
+  #blockedBy: Set<Account> | null = null;
+
+  constructor(name: string, password: string) {
+    this.name = name;
+    this.nameBytes = encode(name);
+    this.password = password;
+    this.messageHead = encode(`message ${name} `);
+    this.broadcastHead = encode(`broadcast ${name} `);
+  }
+
+  /** Whom this user has blocked, and who has blocked this user. */
+  get blocks(): ReadonlySet<Account> {
+    return this.#blocks ?? NOBODY;
+  }
+  get blockedBy(): ReadonlySet<Account> {
+    return this.#blockedBy ?? NOBODY;
+  }
+
+  block(other: Account): void {
+    (this.#blocks ??= new Set()).add(other);
+    (other.#blockedBy ??= new Set()).add(this);
+  }
+
+  unblock(other: Account): void {
+    this.#blocks?.delete(other);
+    other.#blockedBy?.delete(this);
+  }
+}
+
+const NOBODY: ReadonlySet<Account> = new Set();
+
+/** One user online. There is one session a user; its stream is what its peer is attached to. */
+export class Session {
+  readonly account: Account;
+  readonly token: string;
+  readonly outbox: Outbox;
+  peer: Peer | null = null;
+  /** The port on which the client accepts private chats; 0 is none. */
+  listenPort = 0;
+  /** Wheel time of the last line. */
+  heardMs: number;
+  timer: TimerHandle = 0;
+  ended = false;
+  /** The mailbox: fed up to that number, of which so many are unconfirmed, and forgotten up to that number. */
+  fedUpTo = 0;
+  fedUnconfirmed = 0;
+  forgottenUpTo = 0;
+  /** Place in `Presence.online`. */
+  place = -1;
+
+  constructor(account: Account, token: string, outbox: Outbox, heardMs: number) {
+    this.account = account;
+    this.token = token;
+    this.outbox = outbox;
+    this.heardMs = heardMs;
+  }
+}

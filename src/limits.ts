@@ -1,0 +1,53 @@
+/** Every fixed ceiling, and what happens when it is reached. What an operator may choose is in server/config.ts. */
+
+/** A request line's bytes, LF included, unless `--buffer-size` says otherwise; a longer one is skipped: `line_too_long`. */
+export const LINE_BYTES_DEFAULT = 4096;
+/** The least and the most that `--buffer-size` may be; a line that is passed on must fit into a server's line. */
+export const LINE_BYTES_MIN = 64;
+export const LINE_BYTES_MAX = 512 << 10;
+/** A server's line (a name list, a long broadcast); a client treats a longer one as a broken server. */
+export const SERVER_LINE_BYTES_MAX = 1 << 20;
+
+/** A user name's bytes; a longer one is `bad_request`. */
+export const NAME_BYTES_MAX = 32;
+/** Names that `online` lists; the rest is a count behind `+`. */
+export const ONLINE_NAMES_MAX = 10_000;
+/** Words of a request that are looked at one by one; a request with more is `bad_request`. */
+export const REQUEST_WORDS_MAX = 16;
+
+/** Bytes of a session that its client has not confirmed; beyond them it ends as `slow`, its messages back in the mailbox. */
+export const UNCONFIRMED_BYTES_MAX = 1 << 20;
+/** Bytes that the kernel has not taken yet; beyond them the connection's requests wait, unread, until some are taken. */
+export const UNSENT_BYTES_MAX = 256 << 10;
+/** Bytes of mailbox entries inside a session; the next portion follows when some of them are confirmed. */
+export const MAILBOX_FEED_BYTES = 256 << 10;
+/** What the kernel may hold for one connection (SO_SNDBUF): what it took counts as delivered to a plain session. */
+export const KERNEL_SEND_BYTES = 64 << 10;
+
+/** Bytes of the broadcast log; whoever still holds older ones copies them into an outbox of their own, which is bounded. */
+export const BROADCAST_LOG_BYTES_MAX = 8 << 20;
+
+/** Messages that wait for one user; the next one is `mailbox_full`. */
+export const MAILBOX_MESSAGES_MAX = 100_000;
+/** Bytes of text that wait for one user; a message beyond them is `mailbox_full`. */
+export const MAILBOX_BYTES_MAX = 64 << 20;
+
+/** Wrong passwords for one user from one address; the last of them locks that user out from there. */
+export const WRONG_PASSWORDS_MAX = 3;
+/** Attempts of one user from one address that wait for their turn; one more is `busy`. */
+export const LOGINS_WAITING_MAX = 16;
+
+/** What a closing connection gets to take its last bytes and to close its own side; then it is reset. */
+export const LINGER_MS = 5_000;
+/** How long presence alone may wait to be sent. */
+export const PRESENCE_DELAY_MS = 256;
+
+/** Descriptors kept free for files and the listener: at the limit this runtime spins in accept instead of failing. */
+export const DESCRIPTORS_SPARE = 100;
+
+if (MAILBOX_FEED_BYTES + SERVER_LINE_BYTES_MAX / 4 > UNCONFIRMED_BYTES_MAX) {
+  throw new Error("limits: a mailbox portion must leave room for other lines, or a mailbox could make a session slow");
+}
+if (UNSENT_BYTES_MAX >= UNCONFIRMED_BYTES_MAX) {
+  throw new Error("limits: a connection must stop reading before its own replies make it slow");
+}

@@ -1,0 +1,82 @@
+import { NAME_BYTES_MAX } from "../limits.ts";
+
+export const LF = 10;
+export const CR = 13;
+export const SPACE = 32;
+const DOT = 46;
+const ZERO = 48;
+const NINE = 57;
+
+/** The bytes of ASCII text; with anything else in it, of its UTF-8. */
+export function encode(text: string): Buffer {
+  return Buffer.from(text);
+}
+
+/** Where the word that begins at `start` ends: at the next space, or at `end`. */
+export function wordEnd(bytes: Uint8Array, start: number, end: number): number {
+  let at = start;
+  while (at < end && bytes[at] !== SPACE) at++;
+  return at;
+}
+
+/** Whether bytes[start..end) are exactly `word`. */
+export function equals(bytes: Uint8Array, start: number, end: number, word: Uint8Array): boolean {
+  if (end - start !== word.length) return false;
+  for (let i = 0; i < word.length; i++) if (bytes[start + i] !== word[i]) return false;
+  return true;
+}
+
+/** Whether bytes[start..end) begin with `prefix`. */
+export function startsWith(bytes: Uint8Array, start: number, end: number, prefix: Uint8Array): boolean {
+  return end - start >= prefix.length && equals(bytes, start, start + prefix.length, prefix);
+}
+
+/** The number that the decimal digits bytes[start..end) write; -1 when they are no number below 2^53. */
+export function parseNumber(bytes: Uint8Array, start: number, end: number): number {
+  if (start === end) return -1;
+  let value = 0;
+  for (let i = start; i < end; i++) {
+    const byte = bytes[i]!;
+    if (byte < ZERO || byte > NINE) return -1;
+    value = value * 10 + (byte - ZERO);
+    if (value > Number.MAX_SAFE_INTEGER) return -1;
+  }
+  return value;
+}
+
+function isLetterOrDigit(byte: number): boolean {
+  return (byte >= 97 && byte <= 122) || (byte >= 65 && byte <= 90) || (byte >= ZERO && byte <= NINE);
+}
+
+/** PROTOCOL.md, Lines: 1 to 32 of `A-Z a-z 0-9 . _ -`, the first a letter or digit, no `..`, not an IPv4 address. */
+export function isName(bytes: Uint8Array, start: number, end: number): boolean {
+  if (end === start || end - start > NAME_BYTES_MAX || !isLetterOrDigit(bytes[start]!)) return false;
+  let dots = 0;
+  let digits = 0;
+  for (let i = start; i < end; i++) {
+    const byte = bytes[i]!;
+    if (byte === DOT) {
+      if (bytes[i - 1] === DOT) return false;
+      dots++;
+    } else if (byte >= ZERO && byte <= NINE) digits++;
+    else if (!isLetterOrDigit(byte) && byte !== 95 && byte !== 45) return false;
+  }
+  return dots !== 3 || dots + digits !== end - start || !isIpv4(bytes, start, end);
+}
+
+function isIpv4(bytes: Uint8Array, start: number, end: number): boolean {
+  return Buffer.from(bytes.subarray(start, end))
+    .toString("latin1")
+    .split(".")
+    .every((part) => part !== "" && part.length <= 3 && Number(part) <= 255);
+}
+
+/** A token, secret or ticket: 22 to 64 of `A-Z a-z 0-9 _ -`. */
+export function isToken(bytes: Uint8Array, start: number, end: number): boolean {
+  if (end - start < 22 || end - start > 64) return false;
+  for (let i = start; i < end; i++) {
+    const byte = bytes[i]!;
+    if (!isLetterOrDigit(byte) && byte !== 95 && byte !== 45) return false;
+  }
+  return true;
+}

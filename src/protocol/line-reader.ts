@@ -1,0 +1,84 @@
+import { CR, LF } from "./ascii.ts";
+
+/**
+ * Bytes as they come, out as lines: the same lines wherever TCP cut them. Pull what is there with `next` before feeding
+ * more, or stop pulling for a while. A line that lies within one chunk is not copied; between chunks nothing is kept
+ * but the beginning of a line.
+ */
+export class LineReader {
+  /** The line is bytes[start..end), without its end mark. Valid until the next call. */
+  bytes: Uint8Array = EMPTY;
+  start = 0;
+  end = 0;
+  /** The line was longer than the limit: it was skipped, and there is no text. */
+  tooLong = false;
+  /** Bytes of all lines so far, their end marks included: a position in the peer's stream. */
+  position = 0;
+
+  #chunk: Uint8Array = EMPTY;
+  #at = 0;
+  #carried: Uint8Array = EMPTY;
+  #skipped = 0;
+  readonly #lineBytesMax: number;
+
+  /** `lineBytesMax` counts the end mark. */
+  constructor(lineBytesMax: number) {
+    this.#lineBytesMax = lineBytesMax;
+  }
+
+  /** Takes a chunk, and keeps it until `next` has said that it holds no more lines. */
+  feed(chunk: Uint8Array): void {
+    if (this.#at < this.#chunk.length) this.#chunk = Buffer.concat([this.#chunk.subarray(this.#at), chunk]);
+    else this.#chunk = chunk;
+    this.#at = 0;
+  }
+
+  /** The next whole line into `bytes`, `start` and `end`; false when there is none. */
+  next(): boolean {
+    const chunk = this.#chunk;
+    const from = this.#at;
+    const lf = from < chunk.length ? chunk.indexOf(LF, from) : -1;
+    if (lf < 0) {
+      this.#carry();
+      return false;
+    }
+    this.#at = lf + 1;
+    const lineBytes = this.#skipped + this.#carried.length + lf + 1 - from;
+    this.position += lineBytes;
+    this.tooLong = lineBytes > this.#lineBytesMax;
+    if (this.tooLong) {
+      this.bytes = EMPTY;
+      this.start = this.end = 0;
+    } else if (this.#carried.length > 0) {
+      this.bytes = Buffer.concat([this.#carried, chunk.subarray(from, lf)]);
+      this.start = 0;
+      this.end = this.bytes.length;
+    } else {
+      this.bytes = chunk;
+      this.start = from;
+      this.end = lf;
+    }
+    if (this.end > this.start && this.bytes[this.end - 1] === CR) this.end--;
+    this.#carried = EMPTY;
+    this.#skipped = 0;
+    return true;
+  }
+
+  /** Keeps the beginning of a line, but not more of it than a line may have, and lets go of the chunk. */
+  #carry(): void {
+    const rest = this.#chunk.length - this.#at;
+    if (rest > 0) {
+      const bytes = this.#carried.length + rest;
+      if (this.#skipped > 0 || bytes >= this.#lineBytesMax) {
+        this.#skipped += bytes;
+        this.#carried = EMPTY;
+      } else {
+        this.#carried = Buffer.concat([this.#carried, this.#chunk.subarray(this.#at)]);
+      }
+    }
+    this.#chunk = this.bytes = EMPTY;
+    this.#at = 0;
+  }
+}
+
+const EMPTY = Buffer.alloc(0);

@@ -1,0 +1,301 @@
+import { type BroadcastLog, copy } from "./broadcast-log.ts";
+import { LF, wordEnd } from "./ascii.ts";
+
+/** Hears that something was appended; writes it when the turn ends. */
+export interface Turn {
+  touch(outbox: Outbox): void;
+}
+
+/** What a stream is attached to right now. */
+export interface Sink {
+  /** Writes what is safe and not sent yet. */
+  flush(): void;
+}
+
+/** A message inside a stream that its reader has not confirmed. */
+export interface Unconfirmed {
+  number: number;
+  unixMs: number;
+  from: string;
+  text: Uint8Array;
+}
+
+const EMPTY = Buffer.alloc(0);
+const BUFFER_BYTES_MIN = 512;
+/** Fields of a mark: message number, time in Unix ms, where its line starts and ends; 0 as time: it rests in a mailbox. */
+const MARK = 4;
+/** A piece of the log up to this size joins the outbox's own bytes, to leave in the same send. */
+const JOIN_BYTES_MAX = 4096;
+
+/**
+ * One byte stream to one reader, with positions: confirmed <= sent <= safe <= end. Whole lines are appended at `end`; the
+ * end of the turn moves `safe`; a socket takes from `sent`, never beyond `safe`; the reader moves `confirmed`. A stream
+ * may follow the broadcast log: then its last part is a range of the log and its own bytes come before it.
+ *
+ * It knows which messages (marks) lie in it unconfirmed, so that they can go back to the mailbox. An idle outbox holds
+ * no buffer.
+ */
+export class Outbox {
+  confirmed = 0;
+  sent = 0;
+  safe = 0;
+  /** Set and cleared by the turn. */
+  touched = false;
+  sink: Sink | null = null;
+  /** Confirmed follows what the kernel took: a plain session, or lines outside any session. */
+  readonly plain: boolean;
+  /** The highest number among the mailbox entries that were confirmed. */
+  fedConfirmed = 0;
+
+  /** The piece that `peek` found: bytes[start..end). */
+  piece: Buffer = EMPTY;
+  pieceStart = 0;
+  pieceEnd = 0;
+
+  readonly #turn: Turn;
+  #log: BroadcastLog | null = null;
+  /** The range of the log that is this stream's last part, and up to where the log was followed. */
+  #from = 0;
+  #to = 0;
+  #followed = 0;
+  /** Own bytes: #bytes[#head..#tail), the first of them at position #base. */
+  #bytes = EMPTY;
+  #head = 0;
+  #tail = 0;
+  #base = 0;
+  #marks: number[] = [];
+  #firstMark = 0;
+
+  constructor(turn: Turn, plain: boolean) {
+    this.#turn = turn;
+    this.plain = plain;
+  }
+
+  /** Position behind the last byte that was appended or followed. */
+  get end(): number {
+    return this.#base + this.#tail - this.#head + this.#to - this.#from;
+  }
+
+  /** Bytes that the reader has not confirmed. */
+  get unconfirmed(): number {
+    return this.end - this.confirmed;
+  }
+
+  /** Bytes that the kernel has not taken. */
+  get unsent(): number {
+    return this.end - this.sent;
+  }
+
+  /** From now on what is appended to `log` is part of this stream. */
+  join(log: BroadcastLog): void {
+    this.#log = log;
+    this.#followed = log.end;
+  }
+
+  /** What the log holds by now still belongs to the stream; what comes later does not. */
+  leave(): void {
+    this.follow();
+    this.#fold();
+    this.#log = null;
+  }
+
+  /** Takes in what was appended to the log since. */
+  follow(): void {
+    const log = this.#log;
+    if (log === null || this.#followed === log.end) return;
+    if (this.#from === this.#to) this.#hold(this.#followed);
+    else if (this.#to !== this.#followed) {
+      this.#fold();
+      this.#hold(this.#followed);
+    }
+    this.#to = this.#followed = log.end;
+    if (!this.touched) this.#turn.touch(this);
+  }
+
+  /** The log goes on without this stream: what was appended since the last `follow` is not for it. */
+  skip(): void {
+    if (this.#log !== null) this.#followed = this.#log.end;
+  }
+
+  /** Copies what it holds of the log to its own bytes, so that the log may forget it. */
+  letGo(before: number): void {
+    if (this.#from < this.#to && this.#from < before) this.#fold();
+  }
+
+  append(line: Uint8Array): void {
+    const at = this.#reserve(line.length);
+    copy(line, this.#bytes, at, 0, line.length);
+  }
+
+  /** Appends the line head + bytes[start..end) + LF. */
+  appendLine(head: Uint8Array, bytes: Uint8Array, start: number, end: number): void {
+    const count = head.length + end - start + 1;
+    const at = this.#reserve(count);
+    copy(head, this.#bytes, at, 0, head.length);
+    copy(bytes, this.#bytes, at + head.length, start, end);
+    this.#bytes[at + count - 1] = LF;
+  }
+
+  /**
+   * Appends a message's line, which stays marked until it is confirmed. With `unixMs` it exists only here: its head is
+   * `message <from> `. With 0 it rests in the mailbox too.
+   */
+  appendMessage(number: number, unixMs: number, head: Uint8Array, bytes: Uint8Array, start: number, end: number): void {
+    this.appendLine(head, bytes, start, end);
+    const to = this.end;
+    this.#marks.push(number, unixMs, to - (head.length + end - start + 1), to);
+  }
+
+  /** The next bytes to write, into `piece`; false when nothing is safe to write. The socket's answer goes to `took`. */
+  peek(): boolean {
+    if (this.sent >= this.safe) return false;
+    let ownEnd = this.#base + this.#tail - this.#head;
+    if (this.sent < ownEnd && this.#from < this.#to && this.#to - this.#from <= JOIN_BYTES_MAX) {
+      this.#fold();
+      ownEnd = this.#base + this.#tail - this.#head;
+    }
+    if (this.sent < ownEnd) {
+      this.piece = this.#bytes;
+      this.pieceStart = this.#head + this.sent - this.#base;
+      this.pieceEnd = this.pieceStart + Math.min(ownEnd, this.safe) - this.sent;
+    } else {
+      const position = this.#from + this.sent - ownEnd;
+      this.piece = this.#log!.block(position);
+      this.pieceStart = this.#log!.offset(position);
+      this.pieceEnd = Math.min(this.piece.length, this.pieceStart + this.safe - this.sent);
+    }
+    return true;
+  }
+
+  /** The socket took so many bytes of `piece`. */
+  took(count: number): void {
+    this.sent += count;
+    this.piece = EMPTY;
+    if (this.plain) this.confirm(this.sent);
+  }
+
+  /** The reader has everything before `position`. */
+  confirm(position: number): void {
+    this.confirmed = position;
+    const marks = this.#marks;
+    let first = this.#firstMark;
+    while (first < marks.length && marks[first + 3]! <= position) {
+      if (marks[first + 1] === 0) this.fedConfirmed = marks[first]!;
+      first += MARK;
+    }
+    // A message that is half confirmed must stay whole, since it may have to go back to the mailbox.
+    const needed = first < marks.length ? Math.min(position, marks[first + 2]!) : position;
+    if (first === marks.length) {
+      if (first > 0) marks.length = 0;
+      this.#firstMark = 0;
+    } else if (first > 1024 * MARK && first * 2 > marks.length) {
+      marks.splice(0, first);
+      this.#firstMark = 0;
+    } else this.#firstMark = first;
+    this.#forget(needed);
+  }
+
+  /**
+   * Takes the messages back that exist only here and are not confirmed, oldest first. What of them was not begun to be
+   * sent leaves the stream; the rest of a line begun stays, so that no line is torn.
+   */
+  withdraw(): Unconfirmed[] {
+    this.follow();
+    this.#fold();
+    const messages: Unconfirmed[] = [];
+    const marks = this.#marks;
+    for (let i = this.#firstMark; i < marks.length; i += MARK) {
+      if (marks[i + 1] !== 0) messages.push(this.#message(i));
+    }
+    for (let i = marks.length - MARK; i >= this.#firstMark; i -= MARK) {
+      if (marks[i + 2]! >= this.sent) this.#cut(marks[i + 2]!, marks[i + 3]!);
+    }
+    marks.length = this.#firstMark = 0;
+    this.#forget(this.confirmed);
+    return messages;
+  }
+
+  #message(mark: number): Unconfirmed {
+    const start = this.#head + this.#marks[mark + 2]! - this.#base;
+    const end = this.#head + this.#marks[mark + 3]! - this.#base - 1;
+    const name = wordEnd(this.#bytes, start, end) + 1;
+    const nameEnd = wordEnd(this.#bytes, name, end);
+    return {
+      number: this.#marks[mark]!,
+      unixMs: this.#marks[mark + 1]!,
+      from: this.#bytes.toString("latin1", name, nameEnd),
+      text: this.#bytes.subarray(nameEnd + 1, end),
+    };
+  }
+
+  #cut(from: number, to: number): void {
+    const at = this.#head + from - this.#base;
+    this.#bytes = Buffer.concat([this.#bytes.subarray(0, at), this.#bytes.subarray(at + to - from, this.#tail)]);
+    this.#tail -= to - from;
+    this.safe = Math.min(this.safe, this.end);
+  }
+
+  #hold(position: number): void {
+    this.#from = this.#to = position;
+    this.#log!.hold(position);
+  }
+
+  /** The range of the log becomes own bytes. */
+  #fold(): void {
+    const count = this.#to - this.#from;
+    if (count === 0) return;
+    const at = this.#room(count);
+    this.#log!.copy(this.#from, this.#to, this.#bytes, at);
+    this.#log!.release(this.#from);
+    this.#from = this.#to;
+  }
+
+  /** Room for a line of its own, behind everything that came before it. */
+  #reserve(count: number): number {
+    this.follow();
+    this.#fold();
+    if (!this.touched) this.#turn.touch(this);
+    return this.#room(count);
+  }
+
+  #room(count: number): number {
+    const used = this.#tail - this.#head;
+    if (this.#tail + count > this.#bytes.length) {
+      const old = this.#bytes;
+      // Moving down costs a copy of what is left: only when at least as much was freed.
+      if (used + count > old.length || this.#head < used) {
+        let bytes = Math.max(BUFFER_BYTES_MIN, old.length);
+        while (bytes < used + count) bytes *= 2;
+        this.#bytes = Buffer.allocUnsafeSlow(bytes);
+      }
+      old.copy(this.#bytes, 0, this.#head, this.#tail);
+      this.#head = 0;
+      this.#tail = used;
+    }
+    const at = this.#tail;
+    this.#tail += count;
+    return at;
+  }
+
+  /** Gives up what lies before `position`. */
+  #forget(position: number): void {
+    const ownEnd = this.#base + this.#tail - this.#head;
+    if (position < ownEnd) {
+      this.#head += position - this.#base;
+      this.#base = position;
+      return;
+    }
+    if (this.#tail > this.#head || this.#bytes.length > 0) {
+      this.#bytes = EMPTY;
+      this.#head = this.#tail = 0;
+    }
+    const count = position - ownEnd;
+    if (count > 0) {
+      const from = this.#from;
+      this.#from += count;
+      if (this.#from === this.#to) this.#log!.release(from);
+      else this.#log!.move(from, this.#from);
+    }
+    this.#base = position;
+  }
+}

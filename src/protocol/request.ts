@@ -1,0 +1,87 @@
+import { REQUEST_WORDS_MAX } from "../limits.ts";
+import { SPACE, encode, equals, isName, parseNumber, wordEnd } from "./ascii.ts";
+
+export type Verb = "login" | "message" | "broadcast" | "online" | "block" | "unblock" | "alive" | "logout";
+
+/** What a word must be: a user name, a number, or just not empty. */
+type Form = "name" | "number" | "word";
+
+/** A verb's words. `most` says what may follow the needed ones; text is the rest of the line, spaces included. */
+interface Shape {
+  needed: readonly Form[];
+  most: "nothing" | "a number" | "options" | "text";
+  usage: string;
+}
+
+/** PROTOCOL.md, Requests. The rules of a verb stand in chat/commands.ts under the same name. */
+export const SHAPES: Record<Verb, Shape> = {
+  login: { needed: ["name", "word"], most: "options", usage: "login <user> <password> [option...]" },
+  message: { needed: ["name"], most: "text", usage: "message <user> <text>" },
+  broadcast: { needed: [], most: "text", usage: "broadcast <text>" },
+  online: { needed: [], most: "nothing", usage: "online" },
+  block: { needed: ["name"], most: "nothing", usage: "block <user>" },
+  unblock: { needed: ["name"], most: "nothing", usage: "unblock <user>" },
+  alive: { needed: [], most: "a number", usage: "alive" },
+  logout: { needed: [], most: "a number", usage: "logout" },
+};
+
+const BY_LENGTH: { verb: Verb; word: Uint8Array }[][] = [];
+for (const verb of Object.keys(SHAPES) as Verb[]) (BY_LENGTH[verb.length] ??= []).push({ verb, word: encode(verb) });
+
+/** One request as offsets into its line, parsed in two steps; reused for every line, so keep nothing of it. */
+export class Request {
+  bytes: Uint8Array = new Uint8Array(0);
+  end = 0;
+  /** Words behind the verb. */
+  words = 0;
+  /** The text reaches from here to `end`. */
+  textStart = 0;
+  readonly starts = new Int32Array(REQUEST_WORDS_MAX);
+  readonly ends = new Int32Array(REQUEST_WORDS_MAX);
+  #next = 0;
+
+  /** Step one: the verb of the line bytes[start..end), or null. */
+  parseVerb(bytes: Uint8Array, start: number, end: number): Verb | null {
+    this.bytes = bytes;
+    this.end = end;
+    const verbEnd = (this.#next = wordEnd(bytes, start, end));
+    const candidates = BY_LENGTH[verbEnd - start];
+    if (candidates === undefined) return null;
+    for (let i = 0; i < candidates.length; i++) {
+      if (equals(bytes, start, verbEnd, candidates[i]!.word)) return candidates[i]!.verb;
+    }
+    return null;
+  }
+
+  /** Step two: the words, when they have the verb's shape; false when they do not. */
+  parseWords(shape: Shape): boolean {
+    const { needed, most } = shape;
+    this.words = 0;
+    for (let i = 0; i < needed.length; i++) if (!this.#parseWord(needed[i]!)) return false;
+    if (most === "text") {
+      this.textStart = this.#next + 1;
+      return this.textStart < this.end;
+    }
+    if (most === "a number" && this.#next < this.end && !this.#parseWord("number")) return false;
+    if (most === "options") while (this.#next < this.end) if (!this.#parseWord("word")) return false;
+    return this.#next >= this.end;
+  }
+
+  #parseWord(form: Form): boolean {
+    const start = this.#next + 1;
+    if (start >= this.end || this.words === REQUEST_WORDS_MAX) return false;
+    const end = this.bytes[start] === SPACE ? start : wordEnd(this.bytes, start, this.end);
+    if (end === start) return false;
+    if (form === "name" && !isName(this.bytes, start, end)) return false;
+    if (form === "number" && parseNumber(this.bytes, start, end) < 0) return false;
+    this.starts[this.words] = start;
+    this.ends[this.words++] = end;
+    this.#next = end;
+    return true;
+  }
+
+  /** A word as text, for what is not on the hot path. */
+  word(index: number): string {
+    return Buffer.from(this.bytes.subarray(this.starts[index]!, this.ends[index]!)).toString("utf8");
+  }
+}

@@ -1,0 +1,44 @@
+import { UsageError, USAGE, parseConfig } from "./config.ts";
+import { CredentialsError, readCredentials } from "./credentials.ts";
+import { openLog } from "./log.ts";
+import { ListenError, Server } from "./server.ts";
+import { StoreError } from "./store.ts";
+
+/** The server as a program: 0 after an orderly stop, 1 when it cannot run, 2 when the command line cannot be meant. */
+async function main(): Promise<void> {
+  const config = parseConfig(process.argv.slice(2));
+  if (config === null) return void process.stdout.write(USAGE);
+  const credentials = readCredentials(config.credentials);
+  const log = await openLog();
+  const server = new Server(config, credentials, log);
+  const address = server.listen();
+  let stopping = false;
+  const stop = async (signal: NodeJS.Signals): Promise<void> => {
+    if (stopping) process.exit(1);
+    stopping = true;
+    log.info(`${signal}: telling everybody goodbye; a second signal ends it at once`);
+    await server.stop();
+    process.exit(0);
+  };
+  process.on("SIGINT", stop);
+  process.on("SIGTERM", stop);
+  console.log(`listening on ${address}`);
+  if (credentials.sample) {
+    log.warn(
+      `SAMPLE CREDENTIALS: everybody knows the passwords in ${config.credentials}; replace them before others can reach this server`,
+    );
+  }
+  const port = address.slice(address.lastIndexOf(":") + 1);
+  log.info(`${credentials.users.length} users; join with: bun run client 127.0.0.1 ${port}`);
+}
+
+try {
+  await main();
+} catch (error) {
+  const usage = error instanceof UsageError;
+  const known =
+    usage || error instanceof CredentialsError || error instanceof StoreError || error instanceof ListenError;
+  if (!known) throw error;
+  console.error(`heartline: ${error.message}${usage ? " (--help lists the options)" : ""}`);
+  process.exit(usage ? 2 : 1);
+}

@@ -1,0 +1,158 @@
+import { randomBytes } from "node:crypto";
+import type { TCPSocketListener } from "bun";
+import { Chat } from "../chat/chat.ts";
+import { DESCRIPTORS_SPARE, KERNEL_SEND_BYTES, LINGER_MS, PRESENCE_DELAY_MS } from "../limits.ts";
+import { TICK_MS, TimerWheel } from "../timer-wheel.ts";
+import type { Config } from "./config.ts";
+import { Connection, Connections } from "./connection.ts";
+import type { Credentials } from "./credentials.ts";
+import { descriptorsMax, setSendBuffer } from "./kernel.ts";
+import type { Logger } from "./log.ts";
+import { Passwords } from "./passwords.ts";
+import { Store } from "./store.ts";
+import { Turn } from "./turn.ts";
+
+/** How long clients get to close their side when the server stops, once they have everything. */
+const FAREWELL_MS = 1_000;
+
+/** A port that cannot be listened on, in words for the operator. */
+export class ListenError extends Error {}
+
+/** A running server: the chat with its store behind it and its sockets before it. */
+export class Server {
+  readonly #config: Config;
+  readonly #log: Logger;
+  readonly #store: Store;
+  readonly #turn = new Turn();
+  readonly #chat: Chat;
+  readonly #connections: Connections;
+  readonly #connectionsMax = descriptorsMax() - DESCRIPTORS_SPARE;
+  #listener: TCPSocketListener<Connection | null> | null = null;
+  #ticker: Timer | null = null;
+  #ticks = 0;
+
+  /** Opens the data folder. Throws StoreError. */
+  constructor(config: Config, credentials: Credentials, log: Logger) {
+    this.#config = config;
+    this.#log = log;
+    this.#store = new Store(config.data, config.durability);
+    this.#chat = new Chat({
+      wheel: new TimerWheel(performance.now()),
+      turn: this.#turn,
+      store: this.#store,
+      verify: new Passwords().verify,
+      newToken: () => randomBytes(16).toString("base64url"),
+      silenceMs: config.silenceMs,
+      blockMs: config.blockMs,
+      lastNumber: this.#store.lastNumber(),
+      report: (error) => log.error(error, "a fault inside; the chat goes on"),
+    });
+    this.#turn.chat = this.#chat;
+    this.#connections = new Connections(this.#chat, config.lineBytesMax, config.rateLimit);
+    this.#load(credentials);
+  }
+
+  #load(credentials: Credentials): void {
+    const { accounts } = this.#chat;
+    for (const { name, password } of credentials.users) accounts.add(name, password);
+    for (const { user, other } of this.#store.blocks()) {
+      const blocked = accounts.named(other);
+      if (blocked !== undefined) accounts.named(user)?.block(blocked);
+    }
+    for (const { user, messages, bytes } of this.#store.waiting()) {
+      const account = accounts.named(user);
+      if (account === undefined) continue;
+      account.waiting = messages;
+      account.waitingBytes = bytes;
+    }
+  }
+
+  /** Begins to listen; returns the address as `<ip>:<port>`. Throws ListenError. */
+  listen(): string {
+    const { host, port } = this.#config;
+    try {
+      this.#listener = Bun.listen<Connection | null>({
+        hostname: host,
+        port,
+        allowHalfOpen: true,
+        data: null,
+        socket: this.#handlers,
+      });
+    } catch (error) {
+      throw new ListenError(`cannot listen on ${host}:${port}: ${reason(error)}`);
+    }
+    this.#tick();
+    const { hostname } = this.#listener;
+    return `${hostname.includes(":") ? `[${hostname}]` : hostname}:${this.#listener.port}`;
+  }
+
+  /** Every fault in a handler costs its own connection at most. */
+  readonly #handlers: Bun.SocketHandler<Connection | null> = {
+    open: (socket) => {
+      this.#turn.begin();
+      // At the descriptor limit this runtime spins in accept, so the last ones are never used up.
+      if (this.#connections.open.size >= this.#connectionsMax) return void socket.end();
+      setSendBuffer((socket as unknown as { fd: number }).fd, KERNEL_SEND_BYTES);
+      socket.data = new Connection(this.#connections, socket);
+    },
+    data: (socket, chunk) => {
+      this.#turn.begin();
+      socket.data?.data(chunk);
+    },
+    drain: (socket) => {
+      this.#turn.begin();
+      socket.data?.drain();
+    },
+    end: (socket) => {
+      this.#turn.begin();
+      socket.data?.end();
+    },
+    close: (socket) => {
+      this.#turn.begin();
+      socket.data?.closed();
+    },
+    error: (socket, error) => {
+      this.#log.error(error, "a fault in a connection's handler; the connection ends");
+      socket.data?.hangUp();
+    },
+  };
+
+  /** The wheel turns: everything that has a deadline. */
+  #tick(): void {
+    const { wheel } = this.#chat;
+    try {
+      this.#turn.begin();
+      wheel.advance(performance.now());
+      if (++this.#ticks % (PRESENCE_DELAY_MS / TICK_MS) === 0) this.#chat.announceNow();
+    } catch (error) {
+      this.#log.error(error, "a fault at a deadline; the others are met");
+    }
+    const delayMs = TICK_MS - (performance.now() % TICK_MS);
+    this.#ticker = setTimeout(() => this.#tick(), Math.ceil(delayMs));
+  }
+
+  /** Says goodbye to everybody, lets the sockets take what was promised, and closes the store. */
+  async stop(): Promise<void> {
+    this.#listener?.stop();
+    this.#turn.begin();
+    this.#chat.shutdown();
+    const { open } = this.#connections;
+    for (const connection of open) connection.close();
+    for (let waitedMs = 0; open.size > 0 && waitedMs < LINGER_MS; waitedMs += TICK_MS) {
+      await Bun.sleep(TICK_MS);
+      if (waitedMs < FAREWELL_MS) continue;
+      for (const connection of [...open]) if (connection.drained) connection.hangUp();
+    }
+    for (const connection of [...open]) connection.hangUp();
+    if (this.#ticker !== null) clearTimeout(this.#ticker);
+    this.#store.close();
+  }
+}
+
+function reason(error: unknown): string {
+  const { code, message } = error as NodeJS.ErrnoException;
+  if (code === "EADDRINUSE") return "the port is taken; --port chooses another, 0 a free one";
+  if (code === "EACCES") return "not allowed; ports below 1024 need privileges";
+  if (code === "EADDRNOTAVAIL") return "this machine has no such address";
+  return message;
+}
