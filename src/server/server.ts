@@ -2,6 +2,7 @@ import { randomBytes } from "node:crypto";
 import type { TCPSocketListener } from "bun";
 import { Chat } from "../chat/chat.ts";
 import { DESCRIPTORS_SPARE, KERNEL_SEND_BYTES, LINGER_MS, PRESENCE_DELAY_MS } from "../limits.ts";
+import { LoopTurn } from "../protocol/turn.ts";
 import { TICK_MS, TimerWheel } from "../timer-wheel.ts";
 import type { Config } from "./config.ts";
 import { Connection, Connections } from "./connection.ts";
@@ -10,7 +11,6 @@ import { descriptorsMax, setSendBuffer } from "./kernel.ts";
 import type { Logger } from "./log.ts";
 import { Passwords } from "./passwords.ts";
 import { Store } from "./store.ts";
-import { Turn } from "./turn.ts";
 
 /** How long clients get to close their side when the server stops, once they have everything. */
 const FAREWELL_MS = 1_000;
@@ -23,7 +23,13 @@ export class Server {
   readonly #config: Config;
   readonly #log: Logger;
   readonly #store: Store;
-  readonly #turn = new Turn();
+  readonly #turn = new LoopTurn(
+    () => {
+      this.#chat.wheel.begin(performance.now());
+      this.#chat.unixMs = Date.now();
+    },
+    () => this.#chat.turnEnds(),
+  );
   readonly #chat: Chat;
   readonly #connections: Connections;
   readonly #connectionsMax = descriptorsMax() - DESCRIPTORS_SPARE;
@@ -47,7 +53,6 @@ export class Server {
       lastNumber: this.#store.lastNumber(),
       report: (error) => log.error(error, "a fault inside; the chat goes on"),
     });
-    this.#turn.chat = this.#chat;
     this.#connections = new Connections(this.#chat, config.lineBytesMax, config.rateLimit);
     this.#load(credentials);
   }

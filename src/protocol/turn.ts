@@ -1,23 +1,27 @@
-import type { Chat } from "../chat/chat.ts";
-import type { Outbox } from "../protocol/outbox.ts";
+import type { Outbox, Turn } from "./outbox.ts";
 
 /**
- * One turn of the event loop: Bun calls the handlers of all ready sockets, then due timers, then `setImmediate`
+ * One turn of the event loop: the runtime calls the handlers of all ready sockets, then due timers, then `setImmediate`
  * callbacks, then polls again. Handlers only append; when the turn ends, what they appended becomes safe and each
- * touched stream is written once. Nothing leaves the server in any other way.
+ * touched stream is written once. Nothing leaves in any other way.
  */
-export class Turn {
-  /** Set once, before the first turn begins. */
-  chat!: Chat;
+export class LoopTurn implements Turn {
+  readonly #begins: () => void;
+  readonly #ends: () => void;
   #begun = false;
   #touched: Outbox[] = [];
   #ending: Outbox[] = [];
 
-  /** Whatever the loop calls begins with this: it reads the clocks once a turn. */
+  /** `begins` is called once a turn, by the first `begin`; `ends` before anything is written. */
+  constructor(begins: () => void = () => {}, ends: () => void = () => {}) {
+    this.#begins = begins;
+    this.#ends = ends;
+  }
+
+  /** Whatever the loop calls begins with this. */
   begin(): void {
     if (this.#begun) return;
-    this.chat.wheel.begin(performance.now());
-    this.chat.unixMs = Date.now();
+    this.#begins();
     this.#arm();
   }
 
@@ -34,7 +38,7 @@ export class Turn {
 
   readonly #end = (): void => {
     this.#begun = false;
-    this.chat.turnEnds();
+    this.#ends();
     const ending = this.#touched;
     this.#touched = this.#ending;
     this.#ending = ending;

@@ -1,0 +1,89 @@
+import type { Socket } from "bun";
+import { SERVER_LINE_BYTES_MAX } from "../limits.ts";
+import { encode } from "../protocol/ascii.ts";
+import { LineReader } from "../protocol/line-reader.ts";
+import { Outbox, type Sink } from "../protocol/outbox.ts";
+import { LoopTurn } from "../protocol/turn.ts";
+
+/** All links of a process end their turns together. */
+const turn = new LoopTurn();
+
+/** What a link hears. Lines are bytes[start..end), valid during the call. */
+export interface LinkListener {
+  line(bytes: Uint8Array, start: number, end: number): void;
+  /** Once, whoever closed it. */
+  closed(): void;
+}
+
+/** A connection to a server, seen from the client: lines in, lines out, one write a turn. */
+export class Link implements Sink {
+  readonly #listener: LinkListener;
+  readonly #reader = new LineReader(SERVER_LINE_BYTES_MAX);
+  readonly #outbox = new Outbox(turn, true);
+  #socket: Socket<undefined> | null = null;
+  #full = false;
+  #closing = false;
+
+  private constructor(listener: LinkListener) {
+    this.#listener = listener;
+    this.#outbox.sink = this;
+  }
+
+  /** Connects; rejects with the system's error (`code` tells which) when nobody answers there. */
+  static async connect(host: string, port: number, listener: LinkListener): Promise<Link> {
+    const link = new Link(listener);
+    await Bun.connect({
+      hostname: host,
+      port,
+      socket: {
+        open: (socket) => {
+          link.#socket = socket;
+        },
+        data: (_socket, chunk) => link.#read(chunk),
+        drain: () => link.#drain(),
+        close: () => link.#closed(),
+        connectError: () => {},
+      },
+    });
+    return link;
+  }
+
+  /** Sends a line, given without its end. */
+  send(line: string): void {
+    this.#outbox.append(encode(`${line}\n`));
+  }
+
+  close(): void {
+    this.#closing = true;
+    this.#socket?.end();
+  }
+
+  #read(chunk: Buffer): void {
+    this.#reader.feed(chunk);
+    while (!this.#closing && this.#reader.next()) {
+      if (this.#reader.tooLong) return this.close();
+      this.#listener.line(this.#reader.bytes, this.#reader.start, this.#reader.end);
+    }
+  }
+
+  #drain(): void {
+    this.#full = false;
+    if (!this.#outbox.touched) turn.touch(this.#outbox);
+  }
+
+  flush(): void {
+    while (this.#socket !== null && !this.#full && this.#outbox.peek()) {
+      const count = this.#outbox.pieceEnd - this.#outbox.pieceStart;
+      const taken = this.#socket.write(this.#outbox.piece, this.#outbox.pieceStart, count);
+      if (taken < 0) return this.close();
+      this.#outbox.took(taken);
+      this.#full = taken < count;
+    }
+  }
+
+  #closed(): void {
+    this.#closing = true;
+    this.#socket = null;
+    this.#listener.closed();
+  }
+}

@@ -1,0 +1,173 @@
+import { createInterface } from "node:readline";
+import { parseArgs } from "node:util";
+import { ChatClient, ChatError } from "./client.ts";
+import { Display } from "./display.ts";
+import { Screen } from "./screen.ts";
+import { Terminal, explain } from "./terminal.ts";
+
+const USAGE = `Usage: bun run client <host> <port> [options]
+
+Logs in to a Heartline server and chats from this terminal. Without a terminal it reads commands from
+standard input, one a line, prints plain lines, and leaves at the end of the input.
+
+  --user <name>     who you are; the password is asked, or taken from HEARTLINE_PASSWORD
+  --help            this page
+
+Exit code: 0 after a chat, 1 when you did not get in, 2 for a command line that cannot be meant,
+3 when the server or the network ended the session.
+`;
+
+const DID_NOT_GET_IN = 1;
+const BAD_USAGE = 2;
+const SESSION_ENDED = 3;
+
+/** Ends the program with words for its user. */
+class Exit extends Error {
+  readonly code: number;
+
+  constructor(code: number, message: string) {
+    super(message);
+    this.code = code;
+  }
+}
+
+interface Options {
+  host: string;
+  port: number;
+  user: string | null;
+  password: string | null;
+}
+
+function parseOptions(): Options | null {
+  try {
+    const { values, positionals } = parseArgs({
+      options: { user: { type: "string" }, help: { type: "boolean", short: "h" } },
+      allowPositionals: true,
+    });
+    if (values.help === true) return null;
+    const [host, port, ...rest] = positionals;
+    if (host === undefined || port === undefined || rest.length > 0) throw new Error("give a host and a port");
+    if (!/^\d{1,5}$/.test(port) || Number(port) < 1 || Number(port) > 65535) throw new Error(`${port} is no port`);
+    return { host, port: Number(port), user: values.user ?? null, password: process.env.HEARTLINE_PASSWORD ?? null };
+  } catch (error) {
+    throw new Exit(BAD_USAGE, `${(error as Error).message.split(". ")[0]} (--help shows how)`);
+  }
+}
+
+/** With people: asks for name and password until they are right, then chats until they leave. */
+async function converse({ host, port, user, password }: Options): Promise<void> {
+  const display = new Display(hasColors(process.stdout));
+  const screen = new Screen(process.stdin, process.stdout, (line) => terminal.complete(line));
+  const client = new ChatClient({ host, port, onEvent: (event) => terminal.hear(event) });
+  const terminal = new Terminal(client, screen, display);
+  try {
+    await reach(client, host, port);
+    await askUntilIn(client, screen, display, user, password);
+    screen.print(display.note("You are in. help lists the commands, Ctrl+C leaves."));
+    screen.open("> ");
+    let last = Promise.resolve();
+    screen.onLine = (line) => {
+      last = last.then(() => terminal.run(line)).then(() => screen.prompt());
+    };
+    screen.onQuit = () => {
+      screen.onQuit = () => client.close();
+      client.logout().catch(() => client.close());
+    };
+    farewell(await client.ended);
+  } finally {
+    screen.close();
+  }
+}
+
+async function askUntilIn(
+  client: ChatClient,
+  screen: Screen,
+  display: Display,
+  givenUser: string | null,
+  givenPassword: string | null,
+): Promise<void> {
+  let user = givenUser;
+  for (;;) {
+    user ??= await screen.ask("Name: ");
+    const password = user === null ? null : (givenPassword ?? (await screen.ask("Password: ", true)));
+    if (user === null || password === null) throw new Exit(DID_NOT_GET_IN, "not logged in");
+    try {
+      await client.login(user, password);
+      return;
+    } catch (error) {
+      const refusal = refused(error, user);
+      const { code } = error as ChatError;
+      const asked = code === "wrong_password" ? givenPassword === null : givenUser === null;
+      if (code === "locked_out" || !asked) throw new Exit(DID_NOT_GET_IN, refusal);
+      screen.print(display.failure(refusal));
+      if (code !== "wrong_password") user = givenUser;
+    }
+  }
+}
+
+/** With a script: one command after the other, each when the one before is answered. */
+async function follow({ host, port, user, password }: Options): Promise<void> {
+  if (user === null || password === null) {
+    throw new Exit(BAD_USAGE, "there is no terminal to ask on: give --user and HEARTLINE_PASSWORD");
+  }
+  const display = new Display(hasColors(process.stdout));
+  const surface = { print: (line: string) => console.log(line), fail: (line: string) => console.error(line) };
+  const client = new ChatClient({ host, port, onEvent: (event) => terminal.hear(event) });
+  const terminal = new Terminal(client, surface, display);
+  await reach(client, host, port);
+  await client.login(user, password).catch((error: unknown) => {
+    throw new Exit(DID_NOT_GET_IN, refused(error, user));
+  });
+  const lines = createInterface({ input: process.stdin });
+  client.ended.then(() => lines.close());
+  for await (const line of lines) await terminal.run(line);
+  await client.logout().catch(() => {});
+  farewell(await client.ended);
+}
+
+async function reach(client: ChatClient, host: string, port: number): Promise<void> {
+  await client.connect().catch((error: unknown) => {
+    throw new Exit(DID_NOT_GET_IN, `cannot reach ${host}:${port}: ${unreachable(error)}`);
+  });
+}
+
+/** Leaving is no failure; everything else was said by the server, or nobody could say it. */
+function farewell(reason: string): void {
+  if (reason === "logout") return;
+  throw new Exit(SESSION_ENDED, reason === "lost" ? "the connection to the server was lost" : "");
+}
+
+function hasColors(output: NodeJS.WriteStream): boolean {
+  return output.isTTY === true && !process.env.NO_COLOR && process.env.TERM !== "dumb";
+}
+
+function refused(error: unknown, user: string): string {
+  if (!(error instanceof ChatError)) throw error;
+  switch (error.code) {
+    case "wrong_password":
+      return `wrong password; ${error.detail} ${error.detail === "1" ? "try" : "tries"} left`;
+    case "locked_out":
+      return `too many wrong passwords: ${user} is locked out from here for ${error.detail} seconds`;
+    default:
+      return explain(error, user);
+  }
+}
+
+function unreachable(error: unknown): string {
+  const { code, message } = error as NodeJS.ErrnoException;
+  if (code === "ECONNREFUSED") return "nobody listens there";
+  if (code === "ENOTFOUND") return "there is no such host";
+  return message;
+}
+
+try {
+  const options = parseOptions();
+  if (options === null) process.stdout.write(USAGE);
+  else if (process.stdin.isTTY && process.stdout.isTTY) await converse(options);
+  else await follow(options);
+  process.exit(0);
+} catch (error) {
+  if (!(error instanceof Exit)) throw error;
+  if (error.message !== "") console.error(`heartline: ${error.message}`);
+  process.exit(error.code);
+}

@@ -1,0 +1,167 @@
+import { ChatClient, ChatError, type ChatEvent } from "./client.ts";
+import type { Display } from "./display.ts";
+
+/** Who is asked, and where answers go: a screen, or a pipe. */
+export interface Surface {
+  print(line: string): void;
+  fail(line: string): void;
+}
+
+interface Command {
+  usage: string;
+  help: string;
+  /** How many of its words are names; what follows them is text. */
+  names: 0 | 1;
+  text: boolean;
+  /** Returns what to tell the user, if anything. */
+  run: (client: ChatClient, user: string, text: string) => Promise<string>;
+}
+
+/** The words of the terminal. They read like the protocol's, since `nc` users should feel at home. */
+const COMMANDS: Record<string, Command> = {
+  message: {
+    usage: "message <user> <text>",
+    help: "says something to one user, now or when they come back",
+    names: 1,
+    text: true,
+    run: async (client, user, text) => {
+      return (await client.message(user, text)) === "sent" ? `sent to ${user}` : `stored for ${user}, who is not here`;
+    },
+  },
+  broadcast: {
+    usage: "broadcast <text>",
+    help: "says something to everybody who is here",
+    names: 0,
+    text: true,
+    run: async (client, _user, text) => {
+      const count = await client.broadcast(text);
+      return count === 1 ? "sent to 1 user" : `sent to ${count} users`;
+    },
+  },
+  online: {
+    usage: "online",
+    help: "lists who is here",
+    names: 0,
+    text: false,
+    run: async (client) => {
+      const { names, more } = await client.online();
+      if (names.length === 0) return "nobody else is here";
+      return `here: ${names.join(", ")}${more > 0 ? ` and ${more} more` : ""}`;
+    },
+  },
+  block: {
+    usage: "block <user>",
+    help: "hears nothing from a user any more, who does not see you either",
+    names: 1,
+    text: false,
+    run: async (client, user) => {
+      await client.block(user);
+      return `${user} is blocked`;
+    },
+  },
+  unblock: {
+    usage: "unblock <user>",
+    help: "takes that back",
+    names: 1,
+    text: false,
+    run: async (client, user) => {
+      await client.unblock(user);
+      return `${user} is not blocked any more`;
+    },
+  },
+  logout: {
+    usage: "logout",
+    help: "leaves; so does Ctrl+C",
+    names: 0,
+    text: false,
+    run: async (client) => {
+      await client.logout();
+      return "";
+    },
+  },
+};
+
+const HELP = Object.values(COMMANDS)
+  .concat({ usage: "help", help: "shows this list", names: 0, text: false, run: async () => "" })
+  .map(({ usage, help }) => `  ${usage.padEnd(24)} ${help}`)
+  .join("\n");
+
+const FAILURES: Record<string, (user: string, detail: string) => string> = {
+  unknown_user: (user) => `there is no user ${user}`,
+  blocked: (user) => `${user} has blocked you`,
+  mailbox_full: (user) => `too much waits for ${user} already; the message was not stored`,
+  already_blocked: (user) => `${user} is blocked already`,
+  not_blocked: (user) => `${user} is not blocked`,
+  line_too_long: () => "that line is too long for this server",
+  busy: () => "the server is busy; try again in a moment",
+  internal: () => "something went wrong in the server; the command may not have been carried out",
+  closed: () => "the connection has ended",
+};
+
+/** A failure of a request in words for people. */
+export function explain(error: unknown, user: string): string {
+  if (!(error instanceof ChatError)) return (error as Error).message;
+  const words = FAILURES[error.code];
+  if (words !== undefined) return words(user, error.detail);
+  return error.detail === "" ? error.code.replaceAll("_", " ") : error.detail;
+}
+
+/** Typed lines to requests, and what comes back to words. It knows neither readline nor sockets. */
+export class Terminal {
+  readonly #client: ChatClient;
+  readonly #surface: Surface;
+  readonly #display: Display;
+  /** Names that were seen, for completion. */
+  readonly #names = new Set<string>();
+
+  constructor(client: ChatClient, surface: Surface, display: Display) {
+    this.#client = client;
+    this.#surface = surface;
+    this.#display = display;
+  }
+
+  hear(event: ChatEvent): void {
+    if ("from" in event) this.#names.add(event.from);
+    if ("user" in event) this.#names.add(event.user);
+    this.#surface.print(this.#display.event(event));
+  }
+
+  /** Carries out one typed line; done when its outcome is shown. */
+  async run(line: string): Promise<void> {
+    const [verb = "", ...rest] = line.trim().split(/\s+/);
+    if (verb === "") return;
+    if (verb === "help") return this.#surface.print(HELP);
+    const command = Object.hasOwn(COMMANDS, verb) ? COMMANDS[verb]! : null;
+    if (command === null) return this.#fail(`there is no command ${verb}; help lists them`);
+    const [user = ""] = command.names === 1 ? rest : [];
+    const text = textBehind(line, 1 + command.names);
+    if ((command.names === 1 && user === "") || (text !== "") !== command.text) {
+      return this.#fail(`usage: ${command.usage}`);
+    }
+    try {
+      const outcome = await command.run(this.#client, user, text);
+      if (command.names === 1) this.#names.add(user);
+      if (outcome !== "") this.#surface.print(this.#display.note(outcome));
+    } catch (error) {
+      this.#fail(explain(error, user));
+    }
+  }
+
+  #fail(text: string): void {
+    this.#surface.fail(this.#display.failure(text));
+  }
+
+  /** The words that may stand where the cursor is, and what of them is typed: what readline calls a completer. */
+  complete(line: string): [string[], string] {
+    const typed = line.slice(line.lastIndexOf(" ") + 1);
+    const words = line.trimStart().split(" ");
+    const isName = words.length === 2 && COMMANDS[words[0]!]?.names === 1;
+    const known = words.length === 1 ? [...Object.keys(COMMANDS), "help"] : isName ? [...this.#names].sort() : [];
+    return [known.filter((word) => word.startsWith(typed)).map((word) => `${word} `), typed];
+  }
+}
+
+/** What of a typed line stands behind its first words: spaces inside and at its end are the user's. */
+function textBehind(line: string, words: number): string {
+  return line.trimStart().replace(new RegExp(`^(\\S+(\\s+|$)){${words}}`), "");
+}

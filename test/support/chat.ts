@@ -1,0 +1,242 @@
+import { Chat, type Verify } from "../../src/chat/chat.ts";
+import { receive } from "../../src/chat/commands.ts";
+import type { Account, Peer, Session } from "../../src/chat/session.ts";
+import { LINE_BYTES_DEFAULT, PRESENCE_DELAY_MS } from "../../src/limits.ts";
+import { LineReader } from "../../src/protocol/line-reader.ts";
+import { Outbox, type Sink, type Turn } from "../../src/protocol/outbox.ts";
+import { Store } from "../../src/server/store.ts";
+import { TICK_MS, TimerWheel } from "../../src/timer-wheel.ts";
+
+export const SILENCE_MS = 35_000;
+export const BLOCK_MS = 60_000;
+export const PASSWORD = "secret";
+/** What the hand-moved clock calls the beginning of time, as Unix time. */
+export const UNIX_MS = 1_700_000_000_000;
+
+interface Choices {
+  silenceMs?: number;
+  blockMs?: number;
+  /** The monotonic clock at the start; not at a tick's border unless it happens to be. */
+  clockMs?: number;
+}
+
+/** A chat without sockets, disk or clock: a test says lines, moves the time and reads what everybody got. */
+export class World implements Turn {
+  readonly chat: Chat;
+  readonly store = new Store(":memory:", "none");
+  /** Faults that the chat reported; a test that expects none need not look: `say` throws them. */
+  readonly faults: unknown[] = [];
+  /** Judges passwords; a test may answer later, or never. */
+  verify: Verify = (_account, password) => Buffer.from(password).toString("latin1") === PASSWORD;
+  clockMs: number;
+  readonly #startMs: number;
+  #touched: Outbox[] = [];
+  #ticks = 0;
+  #tokens = 0;
+
+  /** Every user of these names exists; their password is PASSWORD. */
+  constructor(names: readonly string[], { silenceMs = SILENCE_MS, blockMs = BLOCK_MS, clockMs = 1000 }: Choices = {}) {
+    this.clockMs = this.#startMs = clockMs;
+    this.chat = new Chat({
+      wheel: new TimerWheel(clockMs),
+      turn: this,
+      store: this.store,
+      verify: (account, password) => this.verify(account, password),
+      newToken: () => `token${String(++this.#tokens).padStart(20, "0")}`,
+      silenceMs,
+      blockMs,
+      lastNumber: 0,
+      report: (error) => this.faults.push(error),
+    });
+    for (const name of names) this.chat.accounts.add(name, PASSWORD);
+    this.begin();
+  }
+
+  account(name: string): Account {
+    const account = this.chat.accounts.named(name);
+    if (account === undefined) throw new Error(`the test has no user ${name}`);
+    return account;
+  }
+
+  /** Somebody connects and says nothing yet. */
+  connect(address = "192.0.2.1"): TestPeer {
+    return new TestPeer(this, address);
+  }
+
+  /** These users log in, one after another, and have read everything that came with it. */
+  online(...names: string[]): TestPeer[] {
+    const peers = names.map((name) => this.login(name));
+    this.announce();
+    for (const peer of peers) peer.read();
+    return peers;
+  }
+
+  /** A user logs in; the peer has not read its reply yet. */
+  login(name: string, address?: string): TestPeer {
+    const peer = this.connect(address);
+    this.say(peer, `login ${name} ${PASSWORD}`);
+    return peer;
+  }
+
+  /** Lines from a peer, all in one turn, which ends. */
+  say(peer: TestPeer, ...lines: string[]): void {
+    this.begin();
+    peer.feed(Buffer.from(lines.map((line) => `${line}\n`).join(""), "latin1"));
+    this.endTurns();
+  }
+
+  /** A peer says one line and reads everything that it got by then. */
+  ask(peer: TestPeer, line: string): string[] {
+    this.say(peer, line);
+    return peer.read();
+  }
+
+  /** Presence that waits is sent now. */
+  announce(): void {
+    this.chat.announceNow();
+    this.endTurns();
+  }
+
+  /** Time passes as it does for a server: a tick at each multiple of 64 ms, presence with each fourth. */
+  pass(ms: number): void {
+    const untilMs = this.clockMs + ms;
+    for (;;) {
+      const tickMs = (Math.floor(this.clockMs / TICK_MS) + 1) * TICK_MS;
+      if (tickMs > untilMs) break;
+      this.clockMs = tickMs;
+      this.tick();
+    }
+    this.clockMs = untilMs;
+  }
+
+  /** The wheel turns up to where the clock is. */
+  tick(): void {
+    this.begin();
+    this.chat.wheel.advance(this.clockMs);
+    if (++this.#ticks % (PRESENCE_DELAY_MS / TICK_MS) === 0) this.chat.announceNow();
+    this.endTurns();
+  }
+
+  /** A turn begins: the clocks are read. */
+  begin(): void {
+    this.chat.wheel.begin(this.clockMs);
+    this.chat.unixMs = UNIX_MS + this.clockMs - this.#startMs;
+  }
+
+  touch(outbox: Outbox): void {
+    outbox.touched = true;
+    this.#touched.push(outbox);
+  }
+
+  /** Turns end until there is nothing more to write. */
+  endTurns(): void {
+    do {
+      this.chat.turnEnds();
+      const ending = this.#touched;
+      this.#touched = [];
+      for (const outbox of ending) {
+        outbox.touched = false;
+        outbox.safe = outbox.end;
+      }
+      for (const outbox of ending) outbox.sink?.flush();
+    } while (this.#touched.length > 0);
+  }
+}
+
+/** A connection's double. What the chat appends is taken as far as `room` goes, at the end of the turn. */
+export class TestPeer implements Peer, Sink {
+  readonly address: string;
+  session: Session | null = null;
+  gone = false;
+  /** The chat closes it: it takes no further line, and is gone when it has taken everything. */
+  closing = false;
+  paused = false;
+  /** Bytes that it will still take; a peer that stops reading has 0. */
+  room = Number.POSITIVE_INFINITY;
+  readonly #world: World;
+  readonly #reader = new LineReader(LINE_BYTES_DEFAULT);
+  readonly #own: Outbox;
+  #taken = "";
+
+  constructor(world: World, address: string) {
+    this.#world = world;
+    this.address = address;
+    this.#own = new Outbox(world, true);
+    this.#own.sink = this;
+  }
+
+  get replies(): Outbox {
+    return this.session?.outbox ?? this.#own;
+  }
+
+  /** The lines since the last time, without their ends; bytes as latin1. The beginning of a line stays. */
+  read(): string[] {
+    const lines = this.#taken.split("\n");
+    this.#taken = lines.pop()!;
+    return lines;
+  }
+
+  attach(session: Session): void {
+    this.session = session;
+    session.outbox.sink = this;
+  }
+
+  pause(): void {
+    this.paused = true;
+  }
+
+  resume(): void {
+    this.paused = false;
+    this.#pull();
+  }
+
+  close(): void {
+    this.closing = true;
+    if (!this.replies.touched) this.#world.touch(this.replies);
+  }
+
+  feed(chunk: Buffer): void {
+    this.#reader.feed(chunk);
+    this.#pull();
+  }
+
+  #pull(): void {
+    while (!this.closing && !this.gone && !this.paused && this.#reader.next()) {
+      receive(this.#world.chat, this, this.#reader);
+    }
+  }
+
+  /** It reads again: so many bytes, or whatever comes. */
+  take(bytes = Number.POSITIVE_INFINITY): void {
+    this.room = bytes;
+    if (!this.replies.touched) this.#world.touch(this.replies);
+    this.#world.endTurns();
+  }
+
+  flush(): void {
+    if (this.gone) return;
+    this.#write(this.#own);
+    if (this.session !== null) {
+      if (this.#own.unsent === 0) this.#write(this.session.outbox);
+      this.#world.chat.flushed(this.session);
+    }
+    if (this.closing && this.#own.unsent + (this.session?.outbox.unsent ?? 0) === 0) this.hangUp();
+  }
+
+  #write(stream: Outbox): void {
+    while (this.room > 0 && stream.peek()) {
+      const count = Math.min(this.room, stream.pieceEnd - stream.pieceStart);
+      this.#taken += stream.piece.toString("latin1", stream.pieceStart, stream.pieceStart + count);
+      this.room -= count;
+      stream.took(count);
+    }
+  }
+
+  /** Its connection is gone, and with it what it had not taken. */
+  hangUp(): void {
+    if (this.gone) return;
+    this.gone = true;
+    this.#world.chat.lost(this);
+    this.#world.endTurns();
+  }
+}
