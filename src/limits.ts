@@ -1,6 +1,6 @@
 /** Every fixed ceiling, and what happens when it is reached. What an operator may choose is in server/config.ts. */
 
-/** A request line's bytes, LF included, unless `--buffer-size` says otherwise; a longer one is skipped: `line_too_long`. */
+/** A request line's bytes, LF included, unless `--buffer-size` says otherwise; a longer one is `line_too_long`. */
 export const LINE_BYTES_DEFAULT = 4096;
 /** The least and the most that `--buffer-size` may be; a line that is passed on must fit into a server's line. */
 export const LINE_BYTES_MIN = 64;
@@ -15,16 +15,16 @@ export const ONLINE_NAMES_MAX = 10_000;
 /** Words of a request that are looked at one by one; a request with more is `bad_request`. */
 export const REQUEST_WORDS_MAX = 16;
 
-/** Bytes of a session that its client has not confirmed; beyond them it ends as `slow`, its messages back in the mailbox. */
+/** Bytes that a session's client has not confirmed; beyond them it ends as `slow`, its messages back in the mailbox. */
 export const UNCONFIRMED_BYTES_MAX = 1 << 20;
-/** Bytes that the kernel has not taken yet; beyond them the connection's requests wait, unread, until some are taken. */
+/** Bytes that the kernel has not taken; beyond them the connection's requests wait, unread, until it takes some. */
 export const UNSENT_BYTES_MAX = 256 << 10;
 /** Bytes of mailbox entries inside a session; the next portion follows when some of them are confirmed. */
 export const MAILBOX_FEED_BYTES = 256 << 10;
 /** What the kernel may hold for one connection (SO_SNDBUF): what it took counts as delivered to a plain session. */
 export const KERNEL_SEND_BYTES = 64 << 10;
 
-/** Bytes of the broadcast log; whoever still holds older ones copies them into an outbox of their own, which is bounded. */
+/** Bytes of the broadcast log; whoever still holds older ones copies them into their own outbox, which is bounded. */
 export const BROADCAST_LOG_BYTES_MAX = 8 << 20;
 
 /** Messages that wait for one user; the next one is `mailbox_full`. */

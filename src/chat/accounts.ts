@@ -1,7 +1,7 @@
 import { encode, equals } from "../protocol/ascii.ts";
 import { Account } from "./session.ts";
 
-/** All users, found by the bytes of their name: an open hash table (FNV-1a, linear probing), so that no name is decoded. */
+/** All users by the bytes of their name, in an open hash table (FNV-1a, linear probing): no name is ever decoded. */
 export class Accounts {
   readonly all: Account[] = [];
   #slots: (Account | undefined)[] = new Array(1024);

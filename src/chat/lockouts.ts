@@ -88,7 +88,7 @@ export class Lockouts {
   }
 }
 
-/** The address that counts: IPv4 as it is, of IPv6 the first 64 bits, since a household or a server has all the others. */
+/** The address that counts: IPv4 as it is; of IPv6 the first 64 bits, since one household has all the rest. */
 export function source(address: string): string {
   if (address.includes(".")) return address.slice(address.lastIndexOf(":") + 1);
   const [head = "", tail] = address.split("%")[0]!.split("::");

@@ -30,7 +30,7 @@ export class Mailbox {
     return account.waiting >= MAILBOX_MESSAGES_MAX || account.waitingBytes >= MAILBOX_BYTES_MAX;
   }
 
-  /** Keeps messages for a user, whether or not that is more than the bound: refusing is for the one who accepts them. */
+  /** Keeps messages for a user, even beyond the bound: refusing is for the one who accepts them. */
   keep(account: Account, messages: readonly StoredMessage[]): void {
     if (messages.length === 0) return;
     this.#store.keep(account.name, messages);

@@ -22,7 +22,7 @@ export class Presence {
     this.#sorted = null;
   }
 
-  /** The line `ok [<user> ...]` in byte order, `most` names at most: without the asker and those who blocked the asker. */
+  /** The line `ok [<user> ...]`, `most` names in byte order: without the asker and those who blocked the asker. */
   list(asker: Account, most: number): Uint8Array {
     this.#sorted ??= this.online.map(({ account }) => account).sort((a, b) => (a.name < b.name ? -1 : 1));
     let line = "ok";

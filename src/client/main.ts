@@ -111,7 +111,10 @@ async function follow({ host, port, user, password }: Options): Promise<void> {
     throw new Exit(BAD_USAGE, "there is no terminal to ask on: give --user and HEARTLINE_PASSWORD");
   }
   const display = new Display(hasColors(process.stdout));
-  const surface = { print: (line: string) => console.log(line), fail: (line: string) => console.error(line) };
+  const surface = {
+    print: (line: string) => void process.stdout.write(`${line}\n`),
+    fail: (line: string) => void process.stderr.write(`${line}\n`),
+  };
   const client = new ChatClient({ host, port, onEvent: (event) => terminal.hear(event) });
   const terminal = new Terminal(client, surface, display);
   await reach(client, host, port);
@@ -168,6 +171,6 @@ try {
   process.exit(0);
 } catch (error) {
   if (!(error instanceof Exit)) throw error;
-  if (error.message !== "") console.error(`heartline: ${error.message}`);
+  if (error.message !== "") process.stderr.write(`heartline: ${error.message}\n`);
   process.exit(error.code);
 }

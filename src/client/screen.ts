@@ -101,17 +101,23 @@ export class Screen {
   /** Prints a line above the prompt and what is typed there. */
   print(text: string): void {
     if (this.#closed || this.#answer !== null) return void this.#output.write(`${text}\n`);
-    const { rows } = this.#readline.getCursorPos();
-    const up = rows > 0 ? `\x1b[${rows}A` : "";
-    this.#output.write(`\r${up}\x1b[J${text}\n`);
+    this.#erase();
+    this.#output.write(`${text}\n`);
     // Else readline would go up to where the prompt began before, and erase what was just printed.
     this.#readline.prevRows = 0;
     this.#readline.prompt(true);
   }
 
+  /** Takes the prompt and what is typed behind it off the screen. */
+  #erase(): void {
+    const { rows } = this.#readline.getCursorPos();
+    this.#output.write(`\r${rows > 0 ? `\x1b[${rows}A` : ""}\x1b[J`);
+  }
+
   close(): void {
     if (this.#closed) return;
     this.#closed = true;
+    this.#erase();
     this.#answer = null;
     this.onQuit = () => {};
     this.#readline.close();

@@ -22,14 +22,14 @@ export interface Unconfirmed {
 
 const EMPTY = Buffer.alloc(0);
 const BUFFER_BYTES_MIN = 512;
-/** Fields of a mark: message number, time in Unix ms, where its line starts and ends; 0 as time: it rests in a mailbox. */
+/** Fields of a mark: message number, time in Unix ms (0: it rests in a mailbox), where its line starts and ends. */
 const MARK = 4;
 /** A piece of the log up to this size joins the outbox's own bytes, to leave in the same send. */
 const JOIN_BYTES_MAX = 4096;
 
 /**
- * One byte stream to one reader, with positions: confirmed <= sent <= safe <= end. Whole lines are appended at `end`; the
- * end of the turn moves `safe`; a socket takes from `sent`, never beyond `safe`; the reader moves `confirmed`. A stream
+ * One byte stream to one reader, with positions: confirmed <= sent <= safe <= end. Whole lines are appended at `end`;
+ * the end of the turn moves `safe`; a socket takes from `sent`, never beyond `safe`; the reader moves `confirmed`. It
  * may follow the broadcast log: then its last part is a range of the log and its own bytes come before it.
  *
  * It knows which messages (marks) lie in it unconfirmed, so that they can go back to the mailbox. An idle outbox holds

@@ -116,7 +116,7 @@ export class Connection implements Peer, Sink {
     this.#touch();
   }
 
-  /** Bytes from the socket. What comes after the last line that counts is read and dropped, so that closing is clean. */
+  /** Bytes from the socket. What comes after the last line that counts is read and dropped: closing stays clean. */
   data(chunk: Buffer): void {
     if (this.#closing) return;
     this.#reader.feed(chunk);

@@ -1,7 +1,7 @@
 import { dlopen, ptr } from "bun:ffi";
 import { readFileSync } from "node:fs";
 
-/** What only the kernel can be told or asked. Where this is not Linux with glibc, things stay as the kernel has them. */
+/** What only the kernel can be told or asked. Elsewhere than on Linux with glibc things stay as the kernel has them. */
 
 const SOL_SOCKET = 1;
 const SO_SNDBUF = 7;

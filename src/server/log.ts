@@ -2,7 +2,7 @@ import pino, { type Logger } from "pino";
 
 export type { Logger };
 
-/** The server's log, on stderr: JSON lines, or on a terminal something to read. Never a line a message, never a secret. */
+/** The server's log on stderr: JSON lines, on a terminal something to read. Never a line a message, never a secret. */
 export async function openLog(): Promise<Logger> {
   if (!process.stderr.isTTY) return pino({ base: null }, pino.destination({ fd: 2, sync: true }));
   const { default: pretty } = await import("pino-pretty");

@@ -22,10 +22,10 @@ async function main(): Promise<void> {
   };
   process.on("SIGINT", stop);
   process.on("SIGTERM", stop);
-  console.log(`listening on ${address}`);
+  process.stdout.write(`listening on ${address}\n`);
   if (credentials.sample) {
     log.warn(
-      `SAMPLE CREDENTIALS: everybody knows the passwords in ${config.credentials}; replace them before others can reach this server`,
+      `SAMPLE CREDENTIALS: everybody knows the passwords in ${config.credentials}. Replace them before others come`,
     );
   }
   const port = address.slice(address.lastIndexOf(":") + 1);
@@ -39,6 +39,6 @@ try {
   const known =
     usage || error instanceof CredentialsError || error instanceof StoreError || error instanceof ListenError;
   if (!known) throw error;
-  console.error(`heartline: ${error.message}${usage ? " (--help lists the options)" : ""}`);
+  process.stderr.write(`heartline: ${error.message}${usage ? " (--help lists the options)" : ""}\n`);
   process.exit(usage ? 2 : 1);
 }

@@ -46,7 +46,8 @@ export class Store implements ChatStore {
     const database = this.#database;
     this.#insert = database.query("INSERT INTO mailbox VALUES (?, ?, ?, ?, ?)");
     this.#select = database.query<{ number: number; unixMs: number; from: string; text: Uint8Array }, [string, number]>(
-      `SELECT number, unix_ms AS unixMs, sender AS "from", text FROM mailbox WHERE user = ? AND number > ? ORDER BY number`,
+      `SELECT number, unix_ms AS unixMs, sender AS "from", text FROM mailbox
+       WHERE user = ? AND number > ? ORDER BY number`,
     );
     this.#size = database.query<{ messages: number; bytes: number }, [string, number]>(
       "SELECT count(*) AS messages, total(length(text)) AS bytes FROM mailbox WHERE user = ? AND number <= ?",

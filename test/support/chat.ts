@@ -4,6 +4,7 @@ import type { Account, Peer, Session } from "../../src/chat/session.ts";
 import { LINE_BYTES_DEFAULT, PRESENCE_DELAY_MS } from "../../src/limits.ts";
 import { LineReader } from "../../src/protocol/line-reader.ts";
 import { Outbox, type Sink, type Turn } from "../../src/protocol/outbox.ts";
+import { refuse } from "../../src/protocol/reply.ts";
 import { Store } from "../../src/server/store.ts";
 import { TICK_MS, TimerWheel } from "../../src/timer-wheel.ts";
 
@@ -24,7 +25,7 @@ interface Choices {
 export class World implements Turn {
   readonly chat: Chat;
   readonly store = new Store(":memory:", "none");
-  /** Faults that the chat reported; a test that expects none need not look: `say` throws them. */
+  /** Faults that the chat reported. */
   readonly faults: unknown[] = [];
   /** Judges passwords; a test may answer later, or never. */
   verify: Verify = (_account, password) => Buffer.from(password).toString("latin1") === PASSWORD;
@@ -117,6 +118,12 @@ export class World implements Turn {
     this.endTurns();
   }
 
+  /** What was promised for later has happened, and its turn has ended. */
+  async later(): Promise<void> {
+    await new Promise((resolve) => setImmediate(resolve));
+    this.endTurns();
+  }
+
   /** A turn begins: the clocks are read. */
   begin(): void {
     this.chat.wheel.begin(this.clockMs);
@@ -202,7 +209,12 @@ export class TestPeer implements Peer, Sink {
 
   #pull(): void {
     while (!this.closing && !this.gone && !this.paused && this.#reader.next()) {
-      receive(this.#world.chat, this, this.#reader);
+      try {
+        receive(this.#world.chat, this, this.#reader);
+      } catch (error) {
+        this.#world.chat.report(error);
+        refuse(this.replies, "internal");
+      }
     }
   }
 
@@ -220,7 +232,7 @@ export class TestPeer implements Peer, Sink {
       if (this.#own.unsent === 0) this.#write(this.session.outbox);
       this.#world.chat.flushed(this.session);
     }
-    if (this.closing && this.#own.unsent + (this.session?.outbox.unsent ?? 0) === 0) this.hangUp();
+    if (this.closing && this.#own.unsent + (this.session?.outbox.unsent ?? 0) === 0) this.#lost();
   }
 
   #write(stream: Outbox): void {
@@ -234,9 +246,13 @@ export class TestPeer implements Peer, Sink {
 
   /** Its connection is gone, and with it what it had not taken. */
   hangUp(): void {
+    this.#lost();
+    this.#world.endTurns();
+  }
+
+  #lost(): void {
     if (this.gone) return;
     this.gone = true;
     this.#world.chat.lost(this);
-    this.#world.endTurns();
   }
 }

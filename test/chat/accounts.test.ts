@@ -1,0 +1,19 @@
+import { expect, test } from "bun:test";
+import { Accounts } from "../../src/chat/accounts.ts";
+
+test("every one of 5,000 users is found by name, and nobody else is", () => {
+  const accounts = new Accounts();
+  for (let i = 0; i < 5000; i++) expect(accounts.add(`user${i}`, "")).not.toBeNull();
+  for (let i = 0; i < 5000; i++) expect(accounts.named(`user${i}`)?.name).toBe(`user${i}`);
+  for (const name of ["user5000", "user", "User1", "user1 ", ""]) expect(accounts.named(name)).toBeUndefined();
+  expect(accounts.all.length).toBe(5000);
+});
+
+test("a name that is taken is not given twice, while one in other case is another name", () => {
+  const accounts = new Accounts();
+  const first = accounts.add("bob", "one");
+  expect(accounts.add("bob", "two")).toBeNull();
+  expect(accounts.named("bob")).toBe(first!);
+  expect(first?.password).toBe("one");
+  expect(accounts.add("Bob", "three")).not.toBeNull();
+});

@@ -1,0 +1,215 @@
+import { describe, expect, test } from "bun:test";
+import { MAILBOX_BYTES_MAX, MAILBOX_FEED_BYTES, MAILBOX_MESSAGES_MAX } from "../../src/limits.ts";
+import { type TestPeer, UNIX_MS, World } from "../support/chat.ts";
+
+/** The sender and text of each `stored` and `message` line. */
+function texts(lines: readonly string[]): string[] {
+  const found = lines.map((line) => /^(?:stored (\w+) \d+|message (\w+)) (.*)$/.exec(line));
+  return found.flatMap((match) => (match === null ? [] : [`${match[1] ?? match[2]} ${match[3]}`]));
+}
+
+function numbered(count: number, from = 0): string[] {
+  return Array.from({ length: count }, (_, i) => `alice ${from + i}`);
+}
+
+test("stored messages come oldest first, of all senders by the time of their acceptance, and are gone then", () => {
+  const world = new World(["alice", "bob", "carol"]);
+  const [alice, carol] = world.online("alice", "carol") as [TestPeer, TestPeer];
+  expect(world.ask(alice, "message bob one")).toEqual(["ok stored"]);
+  world.pass(10);
+  expect(world.ask(carol, "message bob two")).toEqual(["ok stored"]);
+  world.pass(10);
+  expect(world.ask(alice, "message bob three")).toEqual(["ok stored"]);
+  const bob = world.login("bob");
+  expect(bob.read().slice(1)).toEqual([
+    `stored alice ${UNIX_MS} one`,
+    `stored carol ${UNIX_MS + 10} two`,
+    `stored alice ${UNIX_MS + 20} three`,
+  ]);
+  expect(world.ask(alice, "message bob four")).toEqual(["joined bob", "ok sent"]);
+  expect(bob.read()).toEqual(["message alice four"]);
+  bob.hangUp();
+  expect(world.login("bob").read()).toHaveLength(1);
+});
+
+test("stored messages are nobody else's", () => {
+  const world = new World(["alice", "bob", "bo", "bobby"]);
+  const [alice] = world.online("alice") as [TestPeer];
+  world.say(alice, "message bob secret");
+  for (const name of ["bo", "bobby"]) expect(world.login(name).read()).toHaveLength(1);
+  expect(texts(world.login("bob").read())).toEqual(["alice secret"]);
+});
+
+test("10,000 of them come in order and exactly once", () => {
+  const world = new World(["alice", "bob"]);
+  const [alice] = world.online("alice") as [TestPeer];
+  const padding = "x".repeat(100);
+  for (let i = 0; i < 10_000; i++) world.say(alice, `message bob ${i} ${padding}`);
+  expect(alice.read()).toEqual(Array(10_000).fill("ok stored"));
+  expect(texts(world.login("bob").read())).toEqual(numbered(10_000).map((text) => `${text} ${padding}`));
+  expect(world.account("bob")).toMatchObject({ waiting: 0, waitingBytes: 0 });
+  expect(world.login("bob").read()).toHaveLength(1);
+});
+
+describe("a mailbox of 3 MB", () => {
+  const TEXT = "x".repeat(1000);
+
+  function withMail(): { world: World; alice: TestPeer; bob: TestPeer } {
+    const world = new World(["alice", "bob"]);
+    const [alice] = world.online("alice") as [TestPeer];
+    for (let i = 0; i < 3000; i++) world.say(alice, `message bob ${i} ${TEXT}`);
+    alice.read();
+    const bob = world.connect();
+    bob.room = 0;
+    world.say(bob, "login bob secret");
+    world.announce();
+    alice.read();
+    return { world, alice, bob };
+  }
+
+  test("is fed in portions and does not make a session slow that reads nothing for a while", () => {
+    const { world, bob } = withMail();
+    expect(bob.session!.outbox.unconfirmed).toBeLessThan(MAILBOX_FEED_BYTES + 2 * TEXT.length);
+    world.pass(10_000);
+    bob.take(100_000);
+    expect(bob.session!.outbox.unconfirmed).toBeLessThan(MAILBOX_FEED_BYTES + 2 * TEXT.length);
+    bob.take();
+    expect(texts(bob.read())).toEqual(numbered(3000).map((text) => `${text} ${TEXT}`));
+  });
+
+  test("lets new messages join its end while some of it waits, and overtake nothing", () => {
+    const { world, alice, bob } = withMail();
+    expect(world.ask(alice, "message bob 3000")).toEqual(["ok stored"]);
+    bob.take(1_000_000);
+    expect(world.ask(alice, "message bob 3001")).toEqual(["ok stored"]);
+    bob.take();
+    expect(world.ask(alice, "message bob 3002")).toEqual(["ok sent"]);
+    const lines = bob.read();
+    expect(texts(lines).map((text) => text.split(" ")[1])).toEqual(Array.from({ length: 3003 }, (_, i) => String(i)));
+    expect(lines.at(-2)).toMatch(/^stored alice \d+ 3001$/);
+    expect(lines.at(-1)).toBe("message alice 3002");
+  });
+
+  test("loses and doubles nothing when the connection is cut again and again", () => {
+    const { world, bob } = withMail();
+    const got: string[] = [];
+    let peer = bob;
+    for (let bytes = 90_000; got.length < 3000; bytes = (bytes * 7) % 200_000) {
+      peer.take(bytes);
+      peer.hangUp();
+      got.push(...texts(peer.read()));
+      peer = world.login("bob");
+    }
+    expect(got).toEqual(numbered(3000).map((text) => `${text} ${TEXT}`));
+    expect(texts(peer.read())).toEqual([]);
+  });
+
+  test("is left alone by broadcasts, which come at once", () => {
+    const { world, alice, bob } = withMail();
+    bob.take(10_000);
+    bob.read();
+    expect(world.ask(alice, "broadcast hi")).toEqual(["ok 1"]);
+    bob.take();
+    const lines = bob.read();
+    expect(lines).toContain("broadcast alice hi");
+    expect(lines.at(-1)).toMatch(/^stored alice \d+ 2999 /);
+  });
+});
+
+test("wherever the connection is cut, what it had not taken whole comes at the next login, once and in order", () => {
+  const cutAt = (bytes: number): { before: string[]; after: string[]; everything: boolean } => {
+    const world = new World(["alice", "bob"]);
+    const [alice] = world.online("alice") as [TestPeer];
+    world.say(alice, "message bob 0", "message bob 1", "message bob 2");
+    const bob = world.connect();
+    bob.room = 0;
+    world.say(bob, "login bob secret");
+    world.say(alice, "message bob 3", "broadcast between", "message bob 4", "message bob 5");
+    bob.take(bytes);
+    const everything = bob.room > 0;
+    bob.hangUp();
+    const before = texts(bob.read());
+    return { before, after: texts(world.login("bob").read()), everything };
+  };
+  let bytes = 0;
+  for (; ; bytes++) {
+    const { before, after, everything } = cutAt(bytes);
+    expect([...before, ...after]).toEqual(numbered(6));
+    if (everything) break;
+  }
+  expect(bytes).toBeGreaterThan(150);
+});
+
+test("what goes back takes its old place, before what was stored since", () => {
+  const world = new World(["alice", "bob", "carol"]);
+  const [alice, bob] = world.online("alice", "bob") as [TestPeer, TestPeer];
+  bob.room = 0;
+  world.say(alice, "message bob 0", "message bob 1");
+  world.say(bob, "logout");
+  expect(bob.gone).toBe(false);
+  world.say(alice, "message bob 2");
+  bob.hangUp();
+  world.say(alice, "message bob 3");
+  expect(alice.read()).toEqual(["ok sent", "ok sent", "left bob logout", "ok stored", "ok stored"]);
+  expect(texts(world.login("bob").read())).toEqual(numbered(4));
+});
+
+test("what goes back carries the time of its acceptance", () => {
+  const world = new World(["alice", "bob"]);
+  const [alice, bob] = world.online("alice", "bob") as [TestPeer, TestPeer];
+  bob.room = 0;
+  world.pass(1000);
+  world.say(alice, "message bob hi");
+  world.pass(5000);
+  bob.hangUp();
+  expect(world.login("bob").read().slice(1)).toEqual([`stored alice ${UNIX_MS + 1000} hi`]);
+});
+
+test("broadcasts and presence that were not taken do not go back", () => {
+  const world = new World(["alice", "bob", "carol"]);
+  const [alice, bob] = world.online("alice", "bob") as [TestPeer, TestPeer];
+  bob.room = 0;
+  world.login("carol");
+  world.say(alice, "broadcast hi", "message bob 0", "broadcast hi");
+  world.announce();
+  bob.hangUp();
+  expect(world.login("bob").read().slice(1)).toEqual([`stored alice ${UNIX_MS} 0`]);
+});
+
+test("a mailbox that is full by number or by bytes refuses, and takes again when there is room", () => {
+  for (const full of [{ waiting: MAILBOX_MESSAGES_MAX }, { waitingBytes: MAILBOX_BYTES_MAX }]) {
+    const world = new World(["alice", "bob", "carol"]);
+    const [alice] = world.online("alice") as [TestPeer];
+    world.say(alice, "message bob 0");
+    const before = { ...world.account("bob") };
+    Object.assign(world.account("bob"), full);
+    world.say(alice, "message bob 1", "message carol 1");
+    Object.assign(world.account("bob"), { waiting: before.waiting, waitingBytes: before.waitingBytes });
+    world.say(alice, "message bob 2");
+    expect(alice.read()).toEqual(["ok stored", "err mailbox_full", "ok stored", "ok stored"]);
+    expect(texts(world.login("bob").read())).toEqual(["alice 0", "alice 2"]);
+  }
+});
+
+test("a full mailbox takes back what was accepted before", () => {
+  const world = new World(["alice", "bob"]);
+  const [alice, bob] = world.online("alice", "bob") as [TestPeer, TestPeer];
+  bob.room = 0;
+  world.say(alice, "message bob 0");
+  Object.assign(world.account("bob"), { waitingBytes: MAILBOX_BYTES_MAX });
+  bob.hangUp();
+  expect(texts(world.login("bob").read())).toEqual(["alice 0"]);
+});
+
+test("a message that the disk refuses is answered as a fault, and never comes", () => {
+  const world = new World(["alice", "bob"]);
+  const [alice] = world.online("alice") as [TestPeer];
+  const { keep } = world.store;
+  world.store.keep = () => {
+    throw new Error("disk full");
+  };
+  expect(world.ask(alice, "message bob 0")).toEqual(["err internal"]);
+  world.store.keep = keep;
+  expect(world.ask(alice, "message bob 1")).toEqual(["ok stored"]);
+  expect(texts(world.login("bob").read())).toEqual(["alice 1"]);
+});

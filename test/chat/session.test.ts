@@ -1,0 +1,370 @@
+import { describe, expect, test } from "bun:test";
+import { UNCONFIRMED_BYTES_MAX } from "../../src/limits.ts";
+import { SILENCE_MS, type TestPeer, UNIX_MS, World } from "../support/chat.ts";
+import { Random, seedFor } from "../support/random.ts";
+
+const TICK_MS = 64;
+const LOGGED_IN = expect.stringMatching(/^ok token\d{20} 35$/);
+
+describe("login", () => {
+  test("tells the seconds of silence, fractions too", () => {
+    expect(new World(["alice"]).login("alice").read()).toEqual([LOGGED_IN]);
+    const hasty = new World(["alice"], { silenceMs: 300 });
+    expect(hasty.login("alice").read()).toEqual([expect.stringMatching(/^ok token\d+ 0\.3$/)]);
+  });
+
+  test("answers each with a token of its own", () => {
+    const world = new World(["alice", "bob"]);
+    const tokens = ["alice", "bob", "alice"].map((name) => world.login(name).read()[0]!.split(" ")[1]);
+    expect(new Set(tokens).size).toBe(3);
+  });
+
+  test("after failed ones on the same connection works, and what was pipelined behind it is answered in the session", () => {
+    const world = new World(["alice"]);
+    const peer = world.connect();
+    world.say(peer, "login nobody x", "login alice wrong", "login alice secret", "online", "login alice secret");
+    expect(peer.read()).toEqual(["err unknown_user", "err wrong_password 2", LOGGED_IN, "ok", "err already_logged_in"]);
+  });
+});
+
+describe("a takeover", () => {
+  test("says goodbye to the older session and closes it", () => {
+    const world = new World(["alice"]);
+    const old = world.login("alice");
+    const now = world.login("alice");
+    expect(old.read()).toEqual([LOGGED_IN, "goodbye replaced"]);
+    expect(old.gone).toBe(true);
+    expect(now.read()).toEqual([LOGGED_IN]);
+    expect(world.ask(now, "alive")).toEqual(["ok"]);
+  });
+
+  test("is seen by nobody else", () => {
+    const world = new World(["alice", "bob"]);
+    const [bob] = world.online("alice", "bob").slice(1) as [TestPeer];
+    world.login("alice");
+    world.announce();
+    expect(bob.read()).toEqual([]);
+    expect(world.ask(bob, "online")).toEqual(["ok alice"]);
+    expect(world.ask(bob, "broadcast hi")).toEqual(["ok 1"]);
+  });
+
+  test("passes on as stored what the older one had not taken, in order and before newer messages", () => {
+    const world = new World(["alice", "bob"]);
+    const [alice, bob] = world.online("alice", "bob") as [TestPeer, TestPeer];
+    world.say(alice, "message bob taken");
+    bob.room = 0;
+    world.say(alice, "message bob one", "broadcast lost", "message bob two");
+    const now = world.login("bob");
+    world.say(alice, "message bob three");
+    expect(now.read()).toEqual([
+      LOGGED_IN,
+      `stored alice ${UNIX_MS} one`,
+      `stored alice ${UNIX_MS} two`,
+      "message alice three",
+    ]);
+    bob.take();
+    expect(bob.read()).toEqual(["message alice taken", "broadcast alice lost", "goodbye replaced"]);
+  });
+
+  test("passes on what waited for the older one and had not been taken", () => {
+    const world = new World(["alice", "bob"]);
+    const [alice] = world.online("alice") as [TestPeer];
+    world.say(alice, "message bob one", "message bob two");
+    const old = world.connect();
+    old.room = 70;
+    world.say(old, "login bob secret");
+    const now = world.login("bob");
+    expect(old.read()).toEqual([LOGGED_IN, `stored alice ${UNIX_MS} one`]);
+    expect(now.read()).toEqual([LOGGED_IN, `stored alice ${UNIX_MS} two`]);
+  });
+
+  test("tears no line at the older one, wherever it stopped reading, and loses nothing", () => {
+    for (let room = 0; room < 100; room++) {
+      const world = new World(["alice", "bob"]);
+      const [alice, bob] = world.online("alice", "bob") as [TestPeer, TestPeer];
+      bob.room = room;
+      world.say(alice, "message bob one", "broadcast to all", "message bob two", "message bob three");
+      const now = world.login("bob");
+      bob.take();
+      const lines = bob.read();
+      for (const line of lines)
+        expect(line).toMatch(/^(message alice (one|two|three)|broadcast alice to all|goodbye replaced)$/);
+      expect(lines.at(-1)).toBe("goodbye replaced");
+      const texts = [...lines, ...now.read()].filter((line) => /^(message|stored)/.test(line));
+      const seen = texts.map((line) => line.split(" ").at(-1)!);
+      expect([...new Set(seen)].toSorted()).toEqual(["one", "three", "two"]);
+      expect(seen.length).toBeLessThanOrEqual(4);
+    }
+  });
+
+  test("is not undone when the older connection goes away later, or says something", () => {
+    const world = new World(["alice", "bob"]);
+    const [bob, old] = world.online("bob", "alice") as [TestPeer, TestPeer];
+    old.room = 0;
+    world.say(bob, "message alice hi");
+    const now = world.login("alice");
+    world.say(old, "message bob late", "logout");
+    old.hangUp();
+    world.announce();
+    expect(bob.read()).toEqual(["ok sent"]);
+    expect(now.read()).toEqual([LOGGED_IN, `stored bob ${UNIX_MS} hi`]);
+    expect(world.ask(bob, "message alice again")).toEqual(["ok sent"]);
+    expect(now.read()).toEqual(["message bob again"]);
+  });
+
+  test("of a takeover, while none of them reads, keeps every message once", () => {
+    const world = new World(["alice", "bob"]);
+    const [alice, first] = world.online("alice", "bob") as [TestPeer, TestPeer];
+    const peers = [first];
+    for (let i = 0; i < 5; i++) {
+      peers.at(-1)!.room = 0;
+      world.say(alice, `message bob ${i}`);
+      const next = world.connect();
+      next.room = 0;
+      world.say(next, "login bob secret");
+      peers.push(next);
+    }
+    for (const peer of peers.slice(0, -1)) peer.hangUp();
+    peers.at(-1)!.take();
+    expect(peers.at(-1)!.read()).toEqual([
+      LOGGED_IN,
+      ...Array.from({ length: 5 }, (_, i) => `stored alice ${UNIX_MS} ${i}`),
+    ]);
+  });
+});
+
+describe("logout", () => {
+  test("is answered ok and closes, without a goodbye; what stands behind it is not answered", () => {
+    const world = new World(["alice"]);
+    const [alice] = world.online("alice") as [TestPeer];
+    world.say(alice, "online", "logout", "online", "alive");
+    expect(alice.read()).toEqual(["ok", "ok"]);
+    expect(alice.gone).toBe(true);
+  });
+
+  test("may carry a position, which is ignored", () => {
+    const world = new World(["alice"]);
+    const [alice] = world.online("alice") as [TestPeer];
+    expect(world.ask(alice, "logout 123456")).toEqual(["ok"]);
+    expect(alice.gone).toBe(true);
+  });
+
+  test("lets the user log in again at once", () => {
+    const world = new World(["alice", "bob"]);
+    const [alice, bob] = world.online("alice", "bob") as [TestPeer, TestPeer];
+    world.say(alice, "logout");
+    expect(world.login("alice").read()).toEqual([LOGGED_IN]);
+    world.announce();
+    expect(bob.read()).toEqual(["left alice logout", "joined alice"]);
+  });
+});
+
+describe("silence", () => {
+  test("ends a session, never early and at most two ticks late, whenever its last line came", () => {
+    const random = new Random(seedFor("silence"));
+    for (let round = 0; round < 100; round++) {
+      const world = new World(["alice"], { clockMs: 1000 + random.below(1000) });
+      const [alice] = world.online("alice") as [TestPeer];
+      for (let lines = random.below(4); lines > 0; lines--) {
+        world.pass(random.below(SILENCE_MS));
+        expect(world.ask(alice, "alive")).toEqual(["ok"]);
+      }
+      world.pass(SILENCE_MS - 1);
+      expect(alice.read()).toEqual([]);
+      world.pass(1 + 2 * TICK_MS);
+      expect(alice.read()).toEqual(["goodbye expired"]);
+      expect(alice.gone).toBe(true);
+    }
+  });
+
+  test("is seen by the others as expired", () => {
+    const world = new World(["alice", "bob"]);
+    const [alice] = world.online("bob", "alice").slice(1) as [TestPeer];
+    world.pass(SILENCE_MS - 1000);
+    expect(world.ask(alice, "alive")).toEqual(["ok"]);
+    world.pass(2000);
+    expect(alice.read()).toEqual(["left bob expired"]);
+    expect(world.ask(alice, "message bob hi")).toEqual(["ok stored"]);
+  });
+
+  test.each(["alive", "online", "", "nonsense", "x".repeat(5000), "login alice secret", "message nobody hi"])(
+    "is broken by any line, also a bad one: %p",
+    (line) => {
+      const world = new World(["alice"]);
+      const [alice] = world.online("alice") as [TestPeer];
+      for (let i = 0; i < 5; i++) {
+        world.pass(SILENCE_MS - 1);
+        expect(world.ask(alice, line)).toHaveLength(1);
+      }
+      expect(alice.session?.ended).toBe(false);
+    },
+  );
+
+  test("is not broken by the beginning of a line, nor by what is sent to it", () => {
+    const world = new World(["alice", "bob"]);
+    const [alice, bob] = world.online("alice", "bob") as [TestPeer, TestPeer];
+    for (let i = 0; i < 10; i++) {
+      world.pass(SILENCE_MS / 8);
+      alice.feed(Buffer.from("x"));
+      world.say(bob, `message alice ${i}`);
+    }
+    expect(alice.read().at(-1)).toBe("goodbye expired");
+    expect(bob.session?.ended).toBe(false);
+  });
+
+  test("does not count while the server itself does not read", () => {
+    const world = new World(["alice"]);
+    const [alice] = world.online("alice") as [TestPeer];
+    alice.pause();
+    world.pass(10 * SILENCE_MS);
+    expect(alice.read()).toEqual([]);
+    alice.resume();
+    world.pass(SILENCE_MS + 2 * TICK_MS);
+    expect(alice.read()).toEqual(["goodbye expired"]);
+  });
+
+  test("does not count while the process stood still: nobody is expired, and every line that came is heard first", () => {
+    const names = Array.from({ length: 20 }, (_, i) => `user${i}`);
+    const world = new World(names);
+    const peers = world.online(...names);
+    world.pass(SILENCE_MS - 1000);
+    world.clockMs += 10 * SILENCE_MS;
+    for (const peer of peers.slice(0, 10)) expect(world.ask(peer, "alive")).toEqual(["ok"]);
+    world.tick();
+    expect(peers.every(({ session }) => session?.ended === false)).toBe(true);
+    world.pass(2000);
+    expect(peers.map(({ session }) => session?.ended)).toEqual([...Array(10).fill(false), ...Array(10).fill(true)]);
+  });
+
+  test("has its own deadline for each of a thousand", () => {
+    const names = Array.from({ length: 1000 }, (_, i) => `user${i}`);
+    const world = new World(names);
+    const random = new Random(seedFor("deadlines"));
+    const peers = names.map((name) => world.login(name));
+    const heardMs = peers.map(() => world.clockMs);
+    const endedMs = peers.map(() => 0);
+    for (let step = 0; step < 1700; step++) {
+      const chatty = random.below(1000);
+      if (!peers[chatty]!.gone && step < 1000) {
+        world.say(peers[chatty]!, "alive");
+        heardMs[chatty] = world.clockMs;
+      }
+      world.pass(TICK_MS);
+      for (const [i, { gone }] of peers.entries()) if (gone && endedMs[i] === 0) endedMs[i] = world.clockMs;
+    }
+    for (const [i, ms] of endedMs.entries()) {
+      expect(ms - heardMs[i]!).toBeGreaterThanOrEqual(SILENCE_MS);
+      expect(ms - heardMs[i]!).toBeLessThanOrEqual(SILENCE_MS + 2 * TICK_MS);
+    }
+    expect(world.chat.wheel.armed).toBe(0);
+  });
+});
+
+describe("a session that does not read", () => {
+  const TEXT = "x".repeat(1000);
+  const LINE_BYTES = `message alice 0000 ${TEXT}\n`.length;
+  const MOST = Math.floor(UNCONFIRMED_BYTES_MAX / LINE_BYTES);
+
+  function say(world: World, peer: TestPeer, verb: string, count: number, from = 0): void {
+    for (let i = from; i < from + count; i++) world.say(peer, `${verb} ${String(i).padStart(4, "0")} ${TEXT}`);
+  }
+
+  test("may leave 1 MiB unconfirmed, but more ends it as slow", () => {
+    const world = new World(["alice", "bob"]);
+    const [alice, bob] = world.online("alice", "bob") as [TestPeer, TestPeer];
+    bob.room = 0;
+    say(world, alice, "message bob", MOST);
+    expect(bob.session?.ended).toBe(false);
+    alice.read();
+    say(world, alice, "message bob", 1, MOST);
+    expect(bob.session?.ended).toBe(true);
+    world.announce();
+    expect(alice.read()).toEqual(["ok sent", "left bob slow"]);
+    expect(world.ask(alice, "message bob hi")).toEqual(["ok stored"]);
+    expect(world.ask(alice, "online")).toEqual(["ok"]);
+  });
+
+  test("gets everything and then goodbye slow, when it reads on after all", () => {
+    const world = new World(["alice", "bob"]);
+    const [alice, bob] = world.online("alice", "bob") as [TestPeer, TestPeer];
+    bob.room = 0;
+    say(world, alice, "message bob", MOST + 1);
+    bob.take();
+    const lines = bob.read();
+    expect(lines).toHaveLength(MOST + 2);
+    expect(lines.at(-1)).toBe("goodbye slow");
+    expect(bob.gone).toBe(true);
+    expect(world.login("bob").read()).toEqual([LOGGED_IN]);
+  });
+
+  test("finds what it had not taken in its mailbox, in the old order, and what came since behind it", () => {
+    const world = new World(["alice", "bob"]);
+    const [alice, bob] = world.online("alice", "bob") as [TestPeer, TestPeer];
+    say(world, alice, "message bob", 10);
+    bob.room = 2.5 * LINE_BYTES;
+    say(world, alice, "message bob", MOST + 5, 10);
+    expect(bob.session?.ended).toBe(true);
+    say(world, alice, "message bob", 5, MOST + 15);
+    bob.hangUp();
+    const before = bob.read();
+    expect(before).toHaveLength(12);
+    expect(before.some((line) => line.startsWith("goodbye"))).toBe(false);
+    const after = world.login("bob").read().slice(1);
+    const numbers = [...before, ...after].map((line) => Number(/ (\d{4}) x+$/.exec(line)?.[1]));
+    expect(numbers).toEqual(Array.from({ length: MOST + 20 }, (_, i) => i));
+    expect(after.every((line) => line.startsWith("stored alice "))).toBe(true);
+  });
+
+  test("finds them also when it logs in while its old connection still hangs", () => {
+    const world = new World(["alice", "bob"]);
+    const [alice, bob] = world.online("alice", "bob") as [TestPeer, TestPeer];
+    bob.room = 0;
+    say(world, alice, "message bob", MOST + 5);
+    const after = world.login("bob").read().slice(1);
+    expect(after.map((line) => Number(line.split(" ")[3]))).toEqual(Array.from({ length: MOST + 5 }, (_, i) => i));
+    bob.take();
+    expect(bob.read()).toEqual(["goodbye slow"]);
+  });
+
+  test("of broadcasts ends as slow too; nobody else notices, and they do not go back", () => {
+    const world = new World(["alice", "bob", "carol"]);
+    const [alice, bob, carol] = world.online("alice", "bob", "carol") as [TestPeer, TestPeer, TestPeer];
+    bob.room = 0;
+    say(world, alice, "broadcast", MOST + 5);
+    world.announce();
+    expect(bob.session?.ended).toBe(true);
+    expect(alice.read().filter((line) => line === "left bob slow")).toHaveLength(1);
+    expect(carol.read().filter((line) => line.startsWith("broadcast alice "))).toHaveLength(MOST + 5);
+    bob.hangUp();
+    expect(world.login("bob").read()).toEqual([LOGGED_IN]);
+  });
+
+  test("does not end when it reads a little all the time", () => {
+    const world = new World(["alice", "bob"]);
+    const [alice, bob] = world.online("alice", "bob") as [TestPeer, TestPeer];
+    const half = Math.floor(MOST / 2);
+    for (let i = 0; i < 10; i++) {
+      bob.room = 0;
+      say(world, alice, "message bob", half, i * half);
+      bob.take(half * LINE_BYTES);
+    }
+    expect(bob.session?.ended).toBe(false);
+  });
+});
+
+test("a shutdown says goodbye to everybody and shows nobody as leaving; what was not taken is kept", () => {
+  const world = new World(["alice", "bob", "carol"]);
+  const [alice, bob, carol] = world.online("alice", "bob", "carol") as [TestPeer, TestPeer, TestPeer];
+  carol.room = 0;
+  world.say(alice, "message carol hi");
+  alice.read();
+  world.begin();
+  world.chat.shutdown();
+  world.endTurns();
+  expect(alice.read()).toEqual(["goodbye shutdown"]);
+  expect(bob.read()).toEqual(["goodbye shutdown"]);
+  carol.hangUp();
+  expect(world.store.read("carol", 0, 1000).map(({ from, text }) => `${from} ${Buffer.from(text)}`)).toEqual([
+    "alice hi",
+  ]);
+});

@@ -1,0 +1,155 @@
+import { afterEach, beforeEach, expect, test } from "bun:test";
+import { ChatClient, type ChatEvent } from "heartline/client";
+import { LocalServer } from "../support/local-server.ts";
+
+let server: LocalServer;
+const clients: ChatClient[] = [];
+
+beforeEach(() => {
+  server = new LocalServer();
+});
+
+afterEach(async () => {
+  for (const client of clients.splice(0)) client.close();
+  await server.stop();
+});
+
+/** A client, and what it hears; `heard(n)` resolves with the first n events. */
+function newClient(port = server.port): { client: ChatClient; heard: (count: number) => Promise<ChatEvent[]> } {
+  const events: ChatEvent[] = [];
+  let changed = (): void => {};
+  const onEvent = (event: ChatEvent): void => {
+    events.push(event);
+    changed();
+  };
+  const client = new ChatClient({ host: "127.0.0.1", port, onEvent });
+  clients.push(client);
+  const heard = async (count: number): Promise<ChatEvent[]> => {
+    while (events.length < count) await new Promise<void>((resolve) => (changed = resolve));
+    return events.slice(0, count);
+  };
+  return { client, heard };
+}
+
+test("people log in, talk, look around, block each other and leave", async () => {
+  const { client: columbia, heard } = newClient();
+  const { client: seas, heard: seasHeard } = newClient();
+  expect(await columbia.login("columbia", "116bway")).toMatchObject({ silenceMs: 35_000 });
+  await seas.login("SEAS", "summerisover");
+  expect(await columbia.online()).toEqual({ names: ["SEAS"], more: 0 });
+  expect(await columbia.message("SEAS", "größe  👋 ")).toBe("sent");
+  expect(await columbia.message("foobar", "later")).toBe("stored");
+  expect(await seas.broadcast("to all")).toBe(1);
+  await seas.block("columbia");
+  await expect(columbia.message("SEAS", "hello?")).rejects.toMatchObject({ code: "blocked" });
+  await seas.unblock("columbia");
+  await seas.logout();
+  expect(await seas.ended).toBe("logout");
+  expect(await seasHeard(1)).toEqual([{ kind: "message", from: "columbia", text: "größe  👋 " }]);
+  expect(await heard(3)).toEqual([
+    { kind: "joined", user: "SEAS" },
+    { kind: "broadcast", from: "SEAS", text: "to all" },
+    { kind: "left", user: "SEAS", reason: "logout" },
+  ]);
+});
+
+test("requests made without waiting are answered in their order", async () => {
+  const { client, heard } = newClient();
+  await client.login("columbia", "116bway");
+  const texts = Array.from({ length: 1000 }, (_, index) => `number ${index}`);
+  const fates = await Promise.all(texts.map((text) => client.message("columbia", text)));
+  expect(fates.every((fate) => fate === "sent")).toBe(true);
+  expect((await heard(1000)).map((event) => "text" in event && event.text)).toEqual(texts);
+});
+
+test("stored messages come with the time they were sent", async () => {
+  const { client: columbia } = newClient();
+  await columbia.login("columbia", "116bway");
+  const before = Date.now();
+  await columbia.message("SEAS", "while you were away");
+  const { client: seas, heard } = newClient();
+  await seas.login("SEAS", "summerisover");
+  const [event] = await heard(1);
+  expect(event).toMatchObject({ kind: "stored", from: "columbia", text: "while you were away" });
+  expect(event!.kind === "stored" && event!.unixMs >= before && event!.unixMs <= Date.now()).toBe(true);
+});
+
+test("a refused login says why, and the next one may be right", async () => {
+  const { client } = newClient();
+  await expect(client.login("nobody", "x")).rejects.toMatchObject({ code: "unknown_user" });
+  await expect(client.login("columbia", "x")).rejects.toMatchObject({ code: "wrong_password", detail: "2" });
+  expect((await client.login("columbia", "116bway")).token).toMatch(/^[\w-]{22,64}$/);
+});
+
+test("a locked out client is hung up on, and its next login connects again", async () => {
+  const { client } = newClient();
+  for (let i = 0; i < 2; i++) await client.login("columbia", "x").catch(() => {});
+  await expect(client.login("columbia", "x")).rejects.toMatchObject({ code: "locked_out", detail: "60" });
+  await expect(
+    client.login("SEAS", "summerisover").catch(() => client.login("SEAS", "summerisover")),
+  ).resolves.toBeDefined();
+});
+
+test("names and texts that would be other lines are refused before they are sent", async () => {
+  const { client } = newClient();
+  await client.login("columbia", "116bway");
+  await expect(client.message("SEAS", "one\nlogout")).rejects.toMatchObject({ code: "bad_request" });
+  await expect(client.message("SEAS x", "one")).rejects.toMatchObject({ code: "bad_request" });
+  await expect(client.broadcast("")).rejects.toMatchObject({ code: "bad_request" });
+  expect((await client.online()).names).toEqual([]);
+});
+
+test("a client whose session is replaced hears it, and why it ended", async () => {
+  const { client: old, heard } = newClient();
+  await old.login("columbia", "116bway");
+  const { client: young } = newClient();
+  await young.login("columbia", "116bway");
+  expect(await old.ended).toBe("replaced");
+  expect(await heard(1)).toEqual([{ kind: "goodbye", reason: "replaced" }]);
+  await expect(old.online()).rejects.toMatchObject({ code: "closed" });
+});
+
+test("a client beats by itself, well within the silence that the server announced", async () => {
+  await server.stop();
+  server = new LocalServer({ silenceMs: 300 });
+  const { client: silent } = newClient();
+  await silent.login("columbia", "116bway");
+  const { client: watcher, heard } = newClient();
+  await watcher.login("SEAS", "summerisover");
+  // A session that says nothing at all measures the time in which the other two must have beaten.
+  const mute = await Bun.connect({ hostname: "127.0.0.1", port: server.port, socket: { data() {} } });
+  mute.write("login foobar passpass\n");
+  expect(await heard(2)).toEqual([
+    { kind: "joined", user: "foobar" },
+    { kind: "left", user: "foobar", reason: "expired" },
+  ]);
+  expect((await watcher.online()).names).toEqual(["columbia"]);
+});
+
+test("a server that stops answering is given up", async () => {
+  const mute = Bun.listen({
+    hostname: "127.0.0.1",
+    port: 0,
+    socket: {
+      data(socket, bytes) {
+        if (bytes.toString().startsWith("login")) socket.write("ok AAAAAAAAAAAAAAAAAAAAAA 0.2\n");
+      },
+    },
+  });
+  const { client } = newClient(mute.port);
+  await client.login("columbia", "116bway");
+  expect(await client.ended).toBe("lost");
+  mute.stop(true);
+});
+
+test("a server's stop ends the session with its word", async () => {
+  const { client } = newClient();
+  await client.login("columbia", "116bway");
+  void server.stop();
+  expect(await client.ended).toBe("shutdown");
+});
+
+test("nobody at the port is an error that names the system's reason", async () => {
+  const { client } = newClient(1);
+  await expect(client.connect()).rejects.toMatchObject({ code: "ECONNREFUSED" });
+});

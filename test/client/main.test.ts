@@ -1,0 +1,258 @@
+import { afterEach, beforeEach, describe, expect, test } from "bun:test";
+import { ChatClient } from "heartline/client";
+import { LocalServer } from "../support/local-server.ts";
+import { Pty } from "../support/pty.ts";
+
+let server: LocalServer;
+let other: ChatClient;
+const ptys: Pty[] = [];
+
+beforeEach(() => {
+  server = new LocalServer();
+  other = new ChatClient({ host: "127.0.0.1", port: server.port });
+});
+
+afterEach(async () => {
+  other.close();
+  for (const pty of ptys.splice(0)) pty.end();
+  await server.stop();
+});
+
+function openClient(args: string[] = [], options: ConstructorParameters<typeof Pty>[1] = {}): Pty {
+  const pty = new Pty(["src/client/main.ts", "127.0.0.1", String(server.port), ...args], options);
+  ptys.push(pty);
+  return pty;
+}
+
+/** A client on a terminal whose user is in and has an empty prompt. */
+async function columbiaIsIn(options: ConstructorParameters<typeof Pty>[1] = {}): Promise<Pty> {
+  const pty = openClient(["--user", "columbia"], {
+    ...options,
+    env: { ...options.env, HEARTLINE_PASSWORD: "116bway" },
+  });
+  await pty.until((lines) => lines.at(-1) === ">");
+  return pty;
+}
+
+describe("on a terminal", () => {
+  test("name and password are asked until they are right; the password is never shown", async () => {
+    const pty = openClient();
+    await pty.sees("Name:");
+    pty.type("nobody\r");
+    await pty.sees("Password:");
+    pty.type("116bway\r");
+    await pty.sees("there is no user nobody");
+    await pty.until((lines) => lines.at(-1) === "Name:");
+    pty.type("columbia\r");
+    await pty.until((lines) => lines.at(-1) === "Password:");
+    pty.type("wrong1\r");
+    await pty.sees("wrong password; 2 tries left");
+    await pty.until((lines) => lines.at(-1) === "Password:");
+    pty.type("116bway\r");
+    const lines = await pty.until((lines) => lines.at(-1) === ">");
+    expect(lines.join("\n")).not.toMatch(/116bway|wrong1/);
+    expect((await other.login("SEAS", "summerisover")).token).toBeTruthy();
+    expect((await other.online()).names).toEqual(["columbia"]);
+  });
+
+  test("neither name nor password come back with the arrow keys, but commands do", async () => {
+    const pty = openClient();
+    await pty.sees("Name:");
+    pty.type("columbia\r");
+    await pty.sees("Password:");
+    pty.type("116bway\r");
+    await pty.until((lines) => lines.at(-1) === ">");
+    pty.type("\x1b[A\x1b[A\x1b[A!\r");
+    await pty.sees("there is no command !");
+    pty.type("online\r");
+    await pty.sees("nobody else is here");
+    pty.type("\x1b[A");
+    await pty.until((lines) => lines.at(-1) === "> online");
+  });
+
+  test("three wrong passwords lock out, say for how long, and end the program with 1", async () => {
+    const pty = openClient(["--user", "columbia"], { columns: 100 });
+    for (const left of ["2 tries left", "1 try left", "locked out from here for 60 seconds"]) {
+      await pty.until((lines) => lines.at(-1) === "Password:");
+      pty.type("wrong\r");
+      await pty.sees(left);
+    }
+    expect(await pty.exited).toBe(1);
+  });
+
+  test("the commands say what they did", async () => {
+    const pty = await columbiaIsIn();
+    await other.login("SEAS", "summerisover");
+    await pty.sees("* SEAS is here");
+    const dialogue: [typed: string, seen: string][] = [
+      ["message SEAS hi", "sent to SEAS"],
+      ["message foobar hi", "stored for foobar, who is not here"],
+      ["message nobody hi", "there is no user nobody"],
+      ["message SEAS", "usage: message <user> <text>"],
+      ["broadcast hi", "sent to 1 user"],
+      ["online", "here: SEAS"],
+      ["block SEAS", "SEAS is blocked"],
+      ["block SEAS", "SEAS is blocked already"],
+      ["unblock SEAS", "SEAS is not blocked any more"],
+      ["unblock SEAS", "SEAS is not blocked"],
+      ["dance", "there is no command dance; help lists them"],
+      ["help", "message <user> <text>    says something"],
+    ];
+    for (const [typed, seen] of dialogue) {
+      pty.type(`${typed}\r`);
+      await pty.sees(seen);
+    }
+  });
+
+  test("tab completes commands and the names that were seen", async () => {
+    const pty = await columbiaIsIn();
+    await other.login("SEAS", "summerisover");
+    await pty.sees("* SEAS is here");
+    pty.type("mes\t");
+    await pty.until((lines) => lines.at(-1) === "> message");
+    pty.type("SE\t");
+    await pty.until((lines) => lines.at(-1) === "> message SEAS");
+    pty.type("hello\r");
+    await pty.sees("sent to SEAS");
+  });
+
+  test("what arrives does not tear the line that is being typed, nor is it swallowed by one over several rows", async () => {
+    const pty = await columbiaIsIn({ columns: 40 });
+    await other.login("SEAS", "summerisover");
+    await pty.sees("* SEAS is here");
+    const typed = `message SEAS ${"0123456789".repeat(9)}`;
+    pty.type(typed);
+    await pty.until((lines) => lines.join("").endsWith("789"));
+    for (const text of ["first", "a line that is itself wider than this terminal is", "last"]) {
+      await other.message("columbia", text);
+    }
+    await pty.sees("SEAS: last");
+    pty.type("\x1b[D\x1b[DXY");
+    const lines = await pty.until((lines) => lines.join("").endsWith("7XY89"));
+    const rows = (line: string): string[] => line.match(/.{1,40}/g)!.map((row) => row.trimEnd());
+    expect(lines.slice(lines.indexOf("* SEAS is here") + 1)).toEqual([
+      "SEAS: first",
+      ...rows("SEAS: a line that is itself wider than this terminal is"),
+      "SEAS: last",
+      ...rows(`> ${typed.slice(0, -2)}XY89`),
+    ]);
+    pty.type("\r");
+    await pty.sees("sent to SEAS");
+  });
+
+  test("a typed line survives a narrower window", async () => {
+    const pty = await columbiaIsIn({ columns: 60 });
+    await other.login("SEAS", "summerisover");
+    await pty.sees("* SEAS is here");
+    pty.type("message SEAS 012345678901234567890123456789012345");
+    await pty.until((lines) => lines.at(-1)!.endsWith("2345"));
+    pty.resize(30);
+    await other.message("columbia", "hello");
+    await pty.sees("SEAS: hello");
+    await pty.until((lines) => lines.slice(-2).join("") === "> message SEAS 012345678901234567890123456789012345");
+  });
+
+  test("control characters of others reach no terminal", async () => {
+    const pty = await columbiaIsIn();
+    await other.login("SEAS", "summerisover");
+    await other.message("columbia", "\x1b[2J\x1b[Hgone\x07\u009b2J\u202e!");
+    await pty.sees("SEAS: [2J[Hgone2J!");
+    expect(pty.lines[0]).toContain("You are in");
+  });
+
+  test("Ctrl+C logs out and ends with 0", async () => {
+    await other.login("SEAS", "summerisover");
+    const pty = await columbiaIsIn();
+    pty.type("half a line\x03");
+    expect(await pty.exited).toBe(0);
+    expect((await other.online()).names).toEqual([]);
+  });
+
+  test("logout ends with 0, and Ctrl+C before the login with 1", async () => {
+    const pty = await columbiaIsIn();
+    pty.type("logout\r");
+    expect(await pty.exited).toBe(0);
+    const early = openClient();
+    await early.sees("Name:");
+    early.type("\x03");
+    expect(await early.exited).toBe(1);
+  });
+
+  test("the server's goodbye is told, and ends the program with 3", async () => {
+    const pty = await columbiaIsIn();
+    await other.login("columbia", "116bway");
+    await pty.sees("You logged in somewhere else");
+    expect(await pty.exited).toBe(3);
+  });
+
+  test("there are colours, but none with NO_COLOR", async () => {
+    const colored = await columbiaIsIn();
+    expect(colored.colored).toBe(true);
+    colored.type("logout\r");
+    await colored.exited;
+    expect((await columbiaIsIn({ env: { NO_COLOR: "1" } })).colored).toBe(false);
+  });
+});
+
+/** A client that reads its commands from a pipe. */
+async function pipe(input: string, args: string[], password?: string) {
+  const program = Bun.spawn([process.execPath, "src/client/main.ts", ...args], {
+    env: { PATH: process.env.PATH, ...(password === undefined ? {} : { HEARTLINE_PASSWORD: password }) },
+    stdin: Buffer.from(input),
+    stdout: "pipe",
+    stderr: "pipe",
+  });
+  const [out, err, code] = await Promise.all([program.stdout.text(), program.stderr.text(), program.exited]);
+  return { out, err, code };
+}
+
+describe("in a pipe", () => {
+  test("commands are read from standard input, and answered in plain lines before it ends with 0", async () => {
+    const { out, err, code } = await pipe(
+      "message foobar hi\nonline\n\nmessage nobody x\nmessage columbia  two  spaces \n",
+      ["127.0.0.1", String(server.port), "--user", "columbia"],
+      "116bway",
+    );
+    expect(out).toBe(
+      "stored for foobar, who is not here\nnobody else is here\ncolumbia: two  spaces \nsent to columbia\n",
+    );
+    expect(err).toBe("there is no user nobody\n");
+    expect(code).toBe(0);
+  });
+
+  test("all that waited is printed before it leaves", async () => {
+    await other.login("SEAS", "summerisover");
+    await Promise.all(Array.from({ length: 2000 }, (_, index) => other.message("columbia", `number ${index}`)));
+    const { out, code } = await pipe("", ["127.0.0.1", String(server.port), "--user", "columbia"], "116bway");
+    const numbers = [...(out.match(/number \d+/g) ?? [])];
+    expect(numbers).toEqual(Array.from({ length: 2000 }, (_, index) => `number ${index}`));
+    expect(code).toBe(0);
+  });
+
+  test("who does not get in hears why on stderr, and the exit code is 1", async () => {
+    const at = ["127.0.0.1", String(server.port), "--user"];
+    expect(await pipe("", [...at, "columbia"], "wrong")).toEqual({
+      out: "",
+      err: "heartline: wrong password; 2 tries left\n",
+      code: 1,
+    });
+    expect(await pipe("", [...at, "nobody"], "x")).toMatchObject({
+      err: "heartline: there is no user nobody\n",
+      code: 1,
+    });
+    expect(await pipe("", ["127.0.0.1", "1", "--user", "columbia"], "x")).toMatchObject({
+      err: "heartline: cannot reach 127.0.0.1:1: nobody listens there\n",
+      code: 1,
+    });
+  });
+
+  test("a command line that cannot be meant says so in one line, with exit code 2", async () => {
+    for (const args of [[], ["127.0.0.1"], ["127.0.0.1", "x"], ["127.0.0.1", "1", "2"], ["127.0.0.1", "1", "--wat"]]) {
+      const { err, code } = await pipe("", args);
+      expect(err).toMatch(/^heartline: .*\n$/);
+      expect(code).toBe(2);
+    }
+    expect(await pipe("", ["127.0.0.1", "6001"])).toMatchObject({ code: 2 });
+    expect(await pipe("", ["--help"])).toMatchObject({ code: 0, err: "" });
+  });
+});

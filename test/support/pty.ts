@@ -1,0 +1,99 @@
+import { Terminal } from "@xterm/headless";
+import { join } from "node:path";
+
+const root = join(import.meta.dir, "../..");
+
+/** A program of the project on a real pseudo-terminal, and the screen that a person would see. */
+export class Pty {
+  readonly #screen: Terminal;
+  readonly #process: Bun.Subprocess;
+  readonly #watchers = new Set<() => void>();
+  #columns: number;
+  #rows: number;
+
+  constructor(args: readonly string[], { columns = 60, rows = 20, env = {} as Record<string, string> } = {}) {
+    this.#columns = columns;
+    this.#rows = rows;
+    this.#screen = new Terminal({ cols: columns, rows, allowProposedApi: true });
+    this.#process = Bun.spawn([process.execPath, ...args], {
+      cwd: root,
+      env: { PATH: process.env.PATH, HOME: process.env.HOME, TERM: "xterm-256color", ...env },
+      terminal: {
+        cols: columns,
+        rows,
+        // A copy, since the screen reads the bytes later.
+        data: (_terminal, bytes) => this.#screen.write(Uint8Array.from(bytes), () => this.#changed()),
+      },
+    });
+  }
+
+  get exited(): Promise<number> {
+    return this.#process.exited;
+  }
+
+  /** The rows of the screen down to the last that is not empty, without the spaces at their ends. */
+  get lines(): string[] {
+    const { active } = this.#screen.buffer;
+    const lines: string[] = [];
+    for (let row = 0; row < this.#rows; row++) {
+      lines.push(
+        active
+          .getLine(active.baseY + row)
+          ?.translateToString()
+          .trimEnd() ?? "",
+      );
+    }
+    while (lines.at(-1) === "") lines.pop();
+    return lines;
+  }
+
+  /** Whether anything on the screen has a colour of its own. */
+  get colored(): boolean {
+    const { active } = this.#screen.buffer;
+    for (let row = 0; row < this.#rows; row++) {
+      for (let column = 0; column < this.#columns; column++) {
+        const cell = active.getLine(active.baseY + row)?.getCell(column);
+        if (cell !== undefined && (!cell.isFgDefault() || cell.isDim() !== 0 || cell.isBold() !== 0)) return true;
+      }
+    }
+    return false;
+  }
+
+  type(text: string): void {
+    this.#process.terminal!.write(text);
+  }
+
+  resize(columns: number): void {
+    this.#columns = columns;
+    this.#screen.resize(columns, this.#rows);
+    this.#process.terminal!.resize(columns, this.#rows);
+  }
+
+  /** Resolves as soon as the screen is as asked; the test's own time limit is the bound. */
+  async until(condition: (lines: string[]) => boolean): Promise<string[]> {
+    while (!condition(this.lines)) {
+      await new Promise<void>((resolve) => {
+        const watcher = (): void => {
+          this.#watchers.delete(watcher);
+          resolve();
+        };
+        this.#watchers.add(watcher);
+      });
+    }
+    return this.lines;
+  }
+
+  /** Resolves when the text stands in a row of the screen. */
+  async sees(text: string): Promise<string[]> {
+    return this.until((lines) => lines.some((line) => line.includes(text)));
+  }
+
+  end(): void {
+    this.#process.kill();
+    this.#process.terminal?.close();
+  }
+
+  #changed(): void {
+    for (const watcher of [...this.#watchers]) watcher();
+  }
+}

@@ -1,0 +1,212 @@
+import type { Socket } from "bun";
+import { once } from "node:events";
+import pino from "pino";
+import { type Config, parseConfig } from "../../src/server/config.ts";
+import { Server } from "../../src/server/server.ts";
+
+export const PASSWORD = "secret";
+const NAMES = ["alice", "bob", "carol", "dave", "1.2.3"];
+
+/** What a test expects of a line: exactly these bytes (latin1), with `<token>` and `<ms>` for what nobody can know. */
+export function pattern(expected: string): RegExp {
+  const escaped = expected.replace(/[\\^$.*+?()[\]{}|]/g, "\\$&");
+  return new RegExp(`^${escaped.replace("<token>", "[A-Za-z0-9_-]{22,64}").replace("<ms>", "\\d{13}")}$`, "s");
+}
+
+/** A client that knows nothing but bytes. Every line that comes must be asked for: none is skipped. */
+export class WireClient {
+  /** Lines that came and were not asked for yet. */
+  readonly lines: string[] = [];
+  #socket!: Socket<undefined>;
+  #rest: Buffer[] = [];
+  #unsent: Buffer[] = [];
+  #ended = false;
+  #closed = false;
+  readonly #changes = new EventTarget();
+
+  static async connect(port: number, hostname = "127.0.0.1"): Promise<WireClient> {
+    const client = new WireClient();
+    await Bun.connect({
+      hostname,
+      port,
+      allowHalfOpen: true,
+      socket: {
+        open: (socket) => void (client.#socket = socket),
+        data: (_socket, chunk) => client.#data(chunk),
+        drain: () => client.#flush(),
+        end: () => client.#change(() => (client.#ended = true)),
+        close: () => client.#change(() => (client.#ended = client.#closed = true)),
+      },
+    });
+    return client;
+  }
+
+  /** Bytes, or text as latin1; whatever the kernel does not take now goes later. */
+  send(bytes: string | Uint8Array): void {
+    this.#unsent.push(Buffer.from(bytes as string, "latin1"));
+    this.#flush();
+  }
+
+  /** Lines with their ends. */
+  say(...lines: string[]): void {
+    this.send(lines.map((line) => `${line}\n`).join(""));
+  }
+
+  /** Exactly these lines come next. */
+  async hears(...expected: string[]): Promise<void> {
+    for (const line of expected) {
+      const heard = await this.line();
+      // A plain comparison shows the difference best; the pattern is for what nobody can know.
+      if (!pattern(line).test(heard)) throw new Error(`heard ${show(heard)} instead of ${show(line)}`);
+    }
+  }
+
+  /** Says a line and hears exactly one. */
+  async asks(line: string, reply: string): Promise<void> {
+    this.say(line);
+    await this.hears(reply);
+  }
+
+  async line(): Promise<string> {
+    await this.#until(() => this.lines.length > 0 || this.#ended);
+    const line = this.lines.shift();
+    if (line === undefined) throw new Error("the connection ended instead of a line");
+    return line;
+  }
+
+  /** Lines up to the first that is exactly this one, which is left out. */
+  async until(last: string): Promise<string[]> {
+    const before: string[] = [];
+    for (let line = await this.line(); !pattern(last).test(line); line = await this.line()) before.push(line);
+    return before;
+  }
+
+  /** The server closes its side without another byte. */
+  async ends(): Promise<void> {
+    expectNone(await this.rest());
+    if (this.#rest.length > 0)
+      throw new Error(`half a line before the end: ${show(Buffer.concat(this.#rest).toString())}`);
+  }
+
+  /** All lines until the server closes its side. */
+  async rest(): Promise<string[]> {
+    await this.#until(() => this.#ended);
+    return this.lines.splice(0);
+  }
+
+  /** Stops reading: the kernels fill up. */
+  pause(): void {
+    this.#socket.pause();
+  }
+
+  resume(): void {
+    this.#socket.resume();
+  }
+
+  /** Ends its own side (FIN), when everything was sent, and still listens. */
+  async finish(): Promise<void> {
+    await this.#until(() => this.#unsent.length === 0 || this.#closed);
+    this.#socket.shutdown();
+  }
+
+  /** Vanishes with a reset. */
+  cut(): void {
+    if (!this.#closed) this.#socket.terminate();
+  }
+
+  #flush(): void {
+    while (this.#unsent.length > 0 && !this.#closed) {
+      const next = this.#unsent[0]!;
+      const taken = this.#socket.write(next);
+      if (taken < 0) return void this.#change(() => (this.#unsent.length = 0));
+      if (taken < next.length) return void (this.#unsent[0] = next.subarray(taken));
+      this.#unsent.shift();
+    }
+    this.#change(() => {});
+  }
+
+  #data(chunk: Buffer): void {
+    let start = 0;
+    for (let lf = chunk.indexOf(10); lf >= 0; lf = chunk.indexOf(10, start)) {
+      this.lines.push(Buffer.concat([...this.#rest, chunk.subarray(start, lf)]).toString("latin1"));
+      this.#rest = [];
+      start = lf + 1;
+    }
+    if (start < chunk.length) this.#rest.push(chunk.subarray(start));
+    this.#change(() => {});
+  }
+
+  #change(how: () => void): void {
+    how();
+    this.#changes.dispatchEvent(new Event("change"));
+  }
+
+  async #until(is: () => boolean): Promise<void> {
+    while (!is()) await once(this.#changes, "change");
+  }
+}
+
+function show(line: string): string {
+  return JSON.stringify(line.length > 300 ? `${line.slice(0, 300)}...` : line);
+}
+
+function expectNone(lines: readonly string[]): void {
+  if (lines.length > 0) throw new Error(`lines that nobody expected: ${lines.slice(0, 5).map(show).join(", ")}`);
+}
+
+/** A real server in this process on a free port, which keeps nothing unless told to, with all its clients. */
+export class WireServer {
+  readonly port: number;
+  /** What it logged as errors; `stop` throws when there is any. */
+  readonly faults: string[] = [];
+  readonly #server: Server;
+  readonly #clients: WireClient[] = [];
+  #stopped = false;
+
+  constructor(overrides: Partial<Config> = {}, names: readonly string[] = NAMES) {
+    const config = { ...parseConfig([])!, host: "127.0.0.1", port: 0, data: ":memory:", ...overrides };
+    const users = names.map((name) => ({ name, password: PASSWORD }));
+    const log = pino({ level: "error" }, { write: (line) => void this.faults.push(line) });
+    this.#server = new Server(config, { users, sample: false }, log);
+    this.port = Number(this.#server.listen().split(":").at(-1));
+  }
+
+  /** Somebody connects and says nothing yet. */
+  async connect(): Promise<WireClient> {
+    const client = await WireClient.connect(this.port);
+    this.#clients.push(client);
+    return client;
+  }
+
+  /** A user logs in on a connection of their own. */
+  async login(name: string): Promise<WireClient> {
+    const client = await this.connect();
+    await client.asks(`login ${name} ${PASSWORD}`, "ok <token> 35");
+    return client;
+  }
+
+  /** These users log in, and everybody has heard of everybody. */
+  async online(...names: string[]): Promise<WireClient[]> {
+    const clients: WireClient[] = [];
+    for (const name of names) {
+      const client = await this.login(name);
+      await Promise.all(clients.map((other) => other.hears(`joined ${name}`)));
+      clients.push(client);
+    }
+    return clients;
+  }
+
+  /** Says goodbye and closes the store. */
+  async stop(): Promise<void> {
+    if (this.#stopped) return;
+    this.#stopped = true;
+    await this.#server.stop();
+    this.cut();
+    if (this.faults.length > 0) throw new Error(`the server logged faults: ${this.faults.join("")}`);
+  }
+
+  /** All clients vanish. */
+  cut(): void {
+    for (const client of this.#clients) client.cut();
+  }
+}
