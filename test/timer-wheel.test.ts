@@ -1,6 +1,6 @@
 import { describe, expect, test } from "bun:test";
 import { TICK_MS, type TimerHandle, TimerWheel } from "../src/timer-wheel.ts";
-import { Random, seedFor } from "./support/seeded.ts";
+import { Random, seedFor } from "./support/random.ts";
 
 /** One turn of the wheel: a timer further away shares its slot with nearer ones. */
 const TURN_MS = 1024 * TICK_MS;

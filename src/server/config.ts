@@ -103,7 +103,7 @@ function parseOptions(args: readonly string[]): Map<string, string> {
     }
   } catch (error) {
     if (error instanceof UsageError) throw error;
-    throw new UsageError((error as Error).message.split(". ")[0]!.replace(/^\w/, (letter) => letter.toLowerCase()));
+    throw new UsageError((error as Error).message.split(/\.\s/)[0]!.replace(/^\w/, (letter) => letter.toLowerCase()));
   }
   return given;
 }

@@ -5,23 +5,23 @@ const LOGGED_IN = /^ok token\d{20} 35$/;
 
 describe("before login", () => {
   test.each([
-    ["", "err bad_request the line is empty"],
-    ["nonsense", "err unknown_command"],
-    ["MESSAGE bob hi", "err unknown_command"],
-    [" message bob hi", "err unknown_command"],
-    ["message bob hi", "err not_logged_in"],
-    ["message", "err not_logged_in"],
-    ["broadcast hi", "err not_logged_in"],
-    ["online", "err not_logged_in"],
-    ["block bob", "err not_logged_in"],
-    ["unblock bob", "err not_logged_in"],
-    ["alive", "err not_logged_in"],
-    ["alive x", "err not_logged_in"],
-    ["logout", "err not_logged_in"],
+    ["", /^err bad_request/],
+    ["nonsense", /^err unknown_command$/],
+    ["MESSAGE bob hi", /^err unknown_command$/],
+    [" message bob hi", /^err unknown_command$/],
+    ["message bob hi", /^err not_logged_in$/],
+    ["message", /^err not_logged_in$/],
+    ["broadcast hi", /^err not_logged_in$/],
+    ["online", /^err not_logged_in$/],
+    ["block bob", /^err not_logged_in$/],
+    ["unblock bob", /^err not_logged_in$/],
+    ["alive", /^err not_logged_in$/],
+    ["alive x", /^err not_logged_in$/],
+    ["logout", /^err not_logged_in$/],
   ])("%p is answered %p, and the connection lives on", (line, reply) => {
     const world = new World(["alice", "bob"]);
     const peer = world.connect();
-    expect(world.ask(peer, line)).toEqual([reply]);
+    expect(world.ask(peer, line)).toEqual([expect.stringMatching(reply)]);
     expect(world.ask(peer, `login alice ${PASSWORD}`)).toEqual([expect.stringMatching(LOGGED_IN)]);
   });
 

@@ -172,7 +172,7 @@ test("the block time without a wrong password sets the count back; less does not
   expect(answer(world, "alice", "c")).toBe("err wrong_password 2");
 });
 
-test("three wrong passwords lock out however slowly they come, as long as each is within the block time of the last", () => {
+test("three wrong passwords lock out however slowly they come, each within the block time of the last", () => {
   const world = new World(["alice"]);
   answer(world, "alice", "a");
   world.pass(BLOCK_MS - 1000);
@@ -310,7 +310,7 @@ describe("a login that is judged later", () => {
     expect(answer(world, "alice", PASSWORD)).toBe("err locked_out 60");
   });
 
-  test("that cannot be judged is answered as a fault of the server, counts as no try, and the next line is read", async () => {
+  test("that cannot be judged is a fault of the server and no try, and the next line is read", async () => {
     const world = new World(["alice"]);
     const asked = slowly(world);
     const peer = world.connect();

@@ -1,12 +1,13 @@
 import { afterEach, beforeEach, expect, test } from "bun:test";
 import { ChatClient, type ChatEvent } from "heartline/client";
-import { LocalServer } from "../support/local-server.ts";
+import { PASSWORD, WireServer } from "../support/wire.ts";
 
-let server: LocalServer;
+const USERS = ["columbia", "SEAS", "foobar"];
+let server: WireServer;
 const clients: ChatClient[] = [];
 
 beforeEach(() => {
-  server = new LocalServer();
+  server = new WireServer({}, USERS);
 });
 
 afterEach(async () => {
@@ -34,8 +35,8 @@ function newClient(port = server.port): { client: ChatClient; heard: (count: num
 test("people log in, talk, look around, block each other and leave", async () => {
   const { client: columbia, heard } = newClient();
   const { client: seas, heard: seasHeard } = newClient();
-  expect(await columbia.login("columbia", "116bway")).toMatchObject({ silenceMs: 35_000 });
-  await seas.login("SEAS", "summerisover");
+  expect(await columbia.login("columbia", PASSWORD)).toMatchObject({ silenceMs: 35_000 });
+  await seas.login("SEAS", PASSWORD);
   expect(await columbia.online()).toEqual({ names: ["SEAS"], more: 0 });
   expect(await columbia.message("SEAS", "größe  👋 ")).toBe("sent");
   expect(await columbia.message("foobar", "later")).toBe("stored");
@@ -55,7 +56,7 @@ test("people log in, talk, look around, block each other and leave", async () =>
 
 test("requests made without waiting are answered in their order", async () => {
   const { client, heard } = newClient();
-  await client.login("columbia", "116bway");
+  await client.login("columbia", PASSWORD);
   const texts = Array.from({ length: 1000 }, (_, index) => `number ${index}`);
   const fates = await Promise.all(texts.map((text) => client.message("columbia", text)));
   expect(fates.every((fate) => fate === "sent")).toBe(true);
@@ -64,11 +65,11 @@ test("requests made without waiting are answered in their order", async () => {
 
 test("stored messages come with the time they were sent", async () => {
   const { client: columbia } = newClient();
-  await columbia.login("columbia", "116bway");
+  await columbia.login("columbia", PASSWORD);
   const before = Date.now();
   await columbia.message("SEAS", "while you were away");
   const { client: seas, heard } = newClient();
-  await seas.login("SEAS", "summerisover");
+  await seas.login("SEAS", PASSWORD);
   const [event] = await heard(1);
   expect(event).toMatchObject({ kind: "stored", from: "columbia", text: "while you were away" });
   expect(event!.kind === "stored" && event!.unixMs >= before && event!.unixMs <= Date.now()).toBe(true);
@@ -78,21 +79,19 @@ test("a refused login says why, and the next one may be right", async () => {
   const { client } = newClient();
   await expect(client.login("nobody", "x")).rejects.toMatchObject({ code: "unknown_user" });
   await expect(client.login("columbia", "x")).rejects.toMatchObject({ code: "wrong_password", detail: "2" });
-  expect((await client.login("columbia", "116bway")).token).toMatch(/^[\w-]{22,64}$/);
+  expect((await client.login("columbia", PASSWORD)).token).toMatch(/^[\w-]{22,64}$/);
 });
 
 test("a locked out client is hung up on, and its next login connects again", async () => {
   const { client } = newClient();
   for (let i = 0; i < 2; i++) await client.login("columbia", "x").catch(() => {});
   await expect(client.login("columbia", "x")).rejects.toMatchObject({ code: "locked_out", detail: "60" });
-  await expect(
-    client.login("SEAS", "summerisover").catch(() => client.login("SEAS", "summerisover")),
-  ).resolves.toBeDefined();
+  await expect(client.login("SEAS", PASSWORD).catch(() => client.login("SEAS", PASSWORD))).resolves.toBeDefined();
 });
 
 test("names and texts that would be other lines are refused before they are sent", async () => {
   const { client } = newClient();
-  await client.login("columbia", "116bway");
+  await client.login("columbia", PASSWORD);
   await expect(client.message("SEAS", "one\nlogout")).rejects.toMatchObject({ code: "bad_request" });
   await expect(client.message("SEAS x", "one")).rejects.toMatchObject({ code: "bad_request" });
   await expect(client.broadcast("")).rejects.toMatchObject({ code: "bad_request" });
@@ -101,9 +100,9 @@ test("names and texts that would be other lines are refused before they are sent
 
 test("a client whose session is replaced hears it, and why it ended", async () => {
   const { client: old, heard } = newClient();
-  await old.login("columbia", "116bway");
+  await old.login("columbia", PASSWORD);
   const { client: young } = newClient();
-  await young.login("columbia", "116bway");
+  await young.login("columbia", PASSWORD);
   expect(await old.ended).toBe("replaced");
   expect(await heard(1)).toEqual([{ kind: "goodbye", reason: "replaced" }]);
   await expect(old.online()).rejects.toMatchObject({ code: "closed" });
@@ -111,14 +110,14 @@ test("a client whose session is replaced hears it, and why it ended", async () =
 
 test("a client beats by itself, well within the silence that the server announced", async () => {
   await server.stop();
-  server = new LocalServer({ silenceMs: 300 });
+  server = new WireServer({ silenceMs: 300 }, USERS);
   const { client: silent } = newClient();
-  await silent.login("columbia", "116bway");
+  await silent.login("columbia", PASSWORD);
   const { client: watcher, heard } = newClient();
-  await watcher.login("SEAS", "summerisover");
+  await watcher.login("SEAS", PASSWORD);
   // A session that says nothing at all measures the time in which the other two must have beaten.
   const mute = await Bun.connect({ hostname: "127.0.0.1", port: server.port, socket: { data() {} } });
-  mute.write("login foobar passpass\n");
+  mute.write(`login foobar ${PASSWORD}\n`);
   expect(await heard(2)).toEqual([
     { kind: "joined", user: "foobar" },
     { kind: "left", user: "foobar", reason: "expired" },
@@ -137,14 +136,14 @@ test("a server that stops answering is given up", async () => {
     },
   });
   const { client } = newClient(mute.port);
-  await client.login("columbia", "116bway");
+  await client.login("columbia", PASSWORD);
   expect(await client.ended).toBe("lost");
   mute.stop(true);
 });
 
 test("a server's stop ends the session with its word", async () => {
   const { client } = newClient();
-  await client.login("columbia", "116bway");
+  await client.login("columbia", PASSWORD);
   void server.stop();
   expect(await client.ended).toBe("shutdown");
 });

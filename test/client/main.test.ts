@@ -1,14 +1,15 @@
 import { afterEach, beforeEach, describe, expect, test } from "bun:test";
 import { ChatClient } from "heartline/client";
-import { LocalServer } from "../support/local-server.ts";
+import { PASSWORD, WireServer } from "../support/wire.ts";
 import { Pty } from "../support/pty.ts";
 
-let server: LocalServer;
+const USERS = ["columbia", "SEAS", "foobar"];
+let server: WireServer;
 let other: ChatClient;
 const ptys: Pty[] = [];
 
 beforeEach(() => {
-  server = new LocalServer();
+  server = new WireServer({}, USERS);
   other = new ChatClient({ host: "127.0.0.1", port: server.port });
 });
 
@@ -28,7 +29,7 @@ function openClient(args: string[] = [], options: ConstructorParameters<typeof P
 async function columbiaIsIn(options: ConstructorParameters<typeof Pty>[1] = {}): Promise<Pty> {
   const pty = openClient(["--user", "columbia"], {
     ...options,
-    env: { ...options.env, HEARTLINE_PASSWORD: "116bway" },
+    env: { ...options.env, HEARTLINE_PASSWORD: PASSWORD },
   });
   await pty.until((lines) => lines.at(-1) === ">");
   return pty;
@@ -40,7 +41,7 @@ describe("on a terminal", () => {
     await pty.sees("Name:");
     pty.type("nobody\r");
     await pty.sees("Password:");
-    pty.type("116bway\r");
+    pty.type(`${PASSWORD}\r`);
     await pty.sees("there is no user nobody");
     await pty.until((lines) => lines.at(-1) === "Name:");
     pty.type("columbia\r");
@@ -48,10 +49,10 @@ describe("on a terminal", () => {
     pty.type("wrong1\r");
     await pty.sees("wrong password; 2 tries left");
     await pty.until((lines) => lines.at(-1) === "Password:");
-    pty.type("116bway\r");
+    pty.type(`${PASSWORD}\r`);
     const lines = await pty.until((lines) => lines.at(-1) === ">");
-    expect(lines.join("\n")).not.toMatch(/116bway|wrong1/);
-    expect((await other.login("SEAS", "summerisover")).token).toBeTruthy();
+    expect(lines.join("\n")).not.toMatch(new RegExp(`${PASSWORD}|wrong1`));
+    expect((await other.login("SEAS", PASSWORD)).token).toBeTruthy();
     expect((await other.online()).names).toEqual(["columbia"]);
   });
 
@@ -60,7 +61,7 @@ describe("on a terminal", () => {
     await pty.sees("Name:");
     pty.type("columbia\r");
     await pty.sees("Password:");
-    pty.type("116bway\r");
+    pty.type(`${PASSWORD}\r`);
     await pty.until((lines) => lines.at(-1) === ">");
     pty.type("\x1b[A\x1b[A\x1b[A!\r");
     await pty.sees("there is no command !");
@@ -82,7 +83,7 @@ describe("on a terminal", () => {
 
   test("the commands say what they did", async () => {
     const pty = await columbiaIsIn();
-    await other.login("SEAS", "summerisover");
+    await other.login("SEAS", PASSWORD);
     await pty.sees("* SEAS is here");
     const dialogue: [typed: string, seen: string][] = [
       ["message SEAS hi", "sent to SEAS"],
@@ -106,7 +107,7 @@ describe("on a terminal", () => {
 
   test("tab completes commands and the names that were seen", async () => {
     const pty = await columbiaIsIn();
-    await other.login("SEAS", "summerisover");
+    await other.login("SEAS", PASSWORD);
     await pty.sees("* SEAS is here");
     pty.type("mes\t");
     await pty.until((lines) => lines.at(-1) === "> message");
@@ -118,7 +119,7 @@ describe("on a terminal", () => {
 
   test("what arrives does not tear the line that is being typed, nor is it swallowed by one over several rows", async () => {
     const pty = await columbiaIsIn({ columns: 40 });
-    await other.login("SEAS", "summerisover");
+    await other.login("SEAS", PASSWORD);
     await pty.sees("* SEAS is here");
     const typed = `message SEAS ${"0123456789".repeat(9)}`;
     pty.type(typed);
@@ -142,7 +143,7 @@ describe("on a terminal", () => {
 
   test("a typed line survives a narrower window", async () => {
     const pty = await columbiaIsIn({ columns: 60 });
-    await other.login("SEAS", "summerisover");
+    await other.login("SEAS", PASSWORD);
     await pty.sees("* SEAS is here");
     pty.type("message SEAS 012345678901234567890123456789012345");
     await pty.until((lines) => lines.at(-1)!.endsWith("2345"));
@@ -154,14 +155,14 @@ describe("on a terminal", () => {
 
   test("control characters of others reach no terminal", async () => {
     const pty = await columbiaIsIn();
-    await other.login("SEAS", "summerisover");
+    await other.login("SEAS", PASSWORD);
     await other.message("columbia", "\x1b[2J\x1b[Hgone\x07\u009b2J\u202e!");
     await pty.sees("SEAS: [2J[Hgone2J!");
     expect(pty.lines[0]).toContain("You are in");
   });
 
   test("Ctrl+C logs out and ends with 0", async () => {
-    await other.login("SEAS", "summerisover");
+    await other.login("SEAS", PASSWORD);
     const pty = await columbiaIsIn();
     pty.type("half a line\x03");
     expect(await pty.exited).toBe(0);
@@ -180,7 +181,7 @@ describe("on a terminal", () => {
 
   test("the server's goodbye is told, and ends the program with 3", async () => {
     const pty = await columbiaIsIn();
-    await other.login("columbia", "116bway");
+    await other.login("columbia", PASSWORD);
     await pty.sees("You logged in somewhere else");
     expect(await pty.exited).toBe(3);
   });
@@ -211,7 +212,7 @@ describe("in a pipe", () => {
     const { out, err, code } = await pipe(
       "message foobar hi\nonline\n\nmessage nobody x\nmessage columbia  two  spaces \n",
       ["127.0.0.1", String(server.port), "--user", "columbia"],
-      "116bway",
+      PASSWORD,
     );
     expect(out).toBe(
       "stored for foobar, who is not here\nnobody else is here\ncolumbia: two  spaces \nsent to columbia\n",
@@ -221,9 +222,9 @@ describe("in a pipe", () => {
   });
 
   test("all that waited is printed before it leaves", async () => {
-    await other.login("SEAS", "summerisover");
+    await other.login("SEAS", PASSWORD);
     await Promise.all(Array.from({ length: 2000 }, (_, index) => other.message("columbia", `number ${index}`)));
-    const { out, code } = await pipe("", ["127.0.0.1", String(server.port), "--user", "columbia"], "116bway");
+    const { out, code } = await pipe("", ["127.0.0.1", String(server.port), "--user", "columbia"], PASSWORD);
     const numbers = [...(out.match(/number \d+/g) ?? [])];
     expect(numbers).toEqual(Array.from({ length: 2000 }, (_, index) => `number ${index}`));
     expect(code).toBe(0);

@@ -155,7 +155,7 @@ describe("errors come in the contract's order, and the connection lives on", () 
     await bob.asks("alive", "ok");
   });
 
-  test("three wrong passwords end in a lockout and a close, on other connections too, until the block time is over", async () => {
+  test("three wrong passwords end in a lockout on all connections, until the block time is over", async () => {
     const server = start({ blockMs: 300 });
     const first = await server.connect();
     await first.asks("login alice a", "err wrong_password 2");
@@ -195,7 +195,7 @@ describe("a line", () => {
   test("may end in CRLF, of which the CR is no part of the text", async () => {
     const [alice, bob] = (await start().online("alice", "bob")) as [WireClient, WireClient];
     alice.send("alive\r\nmessage bob hi\r\nmessage bob two\r\r\nonline\r\n\r\n");
-    await alice.hears("ok", "ok sent", "ok sent", "ok bob", "err bad_request the line is empty");
+    await alice.hears("ok", "ok sent", "ok sent", "ok bob", "err bad_request<words>");
     await bob.hears("message alice hi", "message alice two\r");
   });
 
@@ -206,7 +206,7 @@ describe("a line", () => {
     for (let cut = 1; cut < bytes.length; cut++) {
       const alice = await server.connect();
       alice.send(bytes.slice(0, cut));
-      await barrier.asks("", "err bad_request the line is empty");
+      await barrier.asks("alive", "err not_logged_in");
       alice.send(bytes.slice(cut));
       await alice.hears(LOGGED_IN, "ok stored", "ok");
       await alice.asks("logout", "ok");
@@ -219,7 +219,7 @@ describe("a line", () => {
     const alice = await server.connect();
     for (const byte of `${LOGIN}\nalive\n`) {
       alice.send(byte);
-      await barrier.asks("", "err bad_request the line is empty");
+      await barrier.asks("alive", "err not_logged_in");
     }
     await alice.hears(LOGGED_IN, "ok");
   });
@@ -248,7 +248,7 @@ describe("a line", () => {
     const barrier = await server.connect();
     const [alice] = (await server.online("alice")) as [WireClient];
     alice.send("x".repeat(10_000));
-    await barrier.asks("", "err bad_request the line is empty");
+    await barrier.asks("alive", "err not_logged_in");
     expect(alice.lines).toEqual([]);
     alice.send("\n");
     await alice.hears("err line_too_long");
@@ -352,31 +352,29 @@ describe("pipelined requests", () => {
     await alice.ends();
   });
 
-  test("100,000 of them, whose replies nobody reads for a while, are all answered in order in little memory", async () => {
-    const server = start({}, ["alice", ...Array.from({ length: 30 }, (_, i) => `${"x".repeat(30)}${i}`)]);
-    for (let i = 0; i < 30; i++) await server.login(`${"x".repeat(30)}${i}`);
-    const others = await server.connect();
+  test("100,000 of them, while nobody reads the replies, take little memory and are answered in order", async () => {
+    const names = Array.from({ length: 40 }, (_, i) => `${"x".repeat(30)}${i + 10}`);
+    const server = start({}, ["alice", ...names]);
+    for (const name of names) await server.login(name);
     const alice = await server.login("alice");
-    alice.pause();
+    const other = await server.connect();
     const random = new Random(seedFor("100,000 requests"));
     const replies: Record<string, string> = {
-      alive: "ok",
-      online: `ok ${Array.from({ length: 30 }, (_, i) => `${"x".repeat(30)}${i}`)
-        .toSorted()
-        .join(" ")}`,
+      online: `ok ${names.join(" ")}`,
       "message nobody x": "err unknown_user",
       "unblock alice": "err not_blocked",
       nonsense: "err unknown_command",
     };
     const requests = Array.from({ length: 100_000 }, () => random.pick(Object.keys(replies)));
+    alice.pause();
     Bun.gc(true);
     const before = process.memoryUsage.rss();
     alice.say(...requests);
-    for (let i = 0; i < 200; i++) await others.asks("", "err bad_request the line is empty");
-    const grown = process.memoryUsage.rss() - before;
+    for (let i = 0; i < 200; i++) await other.asks("alive", "err not_logged_in");
+    // All the replies are 33 MB and more.
+    expect(process.memoryUsage.rss() - before).toBeLessThan(20 << 20);
     alice.resume();
-    await alice.hears(...requests.map((request) => replies[request]!));
-    expect(grown).toBeLessThan(16 << 20);
+    for (const request of requests) if ((await alice.line()) !== replies[request]!) expect(request).toBe("in order");
     await alice.asks("alive", "ok");
   });
 });
@@ -384,44 +382,235 @@ describe("pipelined requests", () => {
 describe("a peer that stops reading", () => {
   const TEXT = "x".repeat(1000);
 
-  /** Alice writes to bob, who does not read, until she hears that he is gone, and a little more. */
-  async function overflow(alice: WireClient): Promise<number> {
+  /** Alice speaks to bob, who does not read, until she hears that he is gone, and a little more; how often she did. */
+  async function overflow(alice: WireClient, verb: string): Promise<number> {
     let sent = 0;
-    for (let left = false, more = 20; more > 0;) {
-      await alice.asks("alive", "ok").catch(() => {});
-      alice.say(`message bob ${sent++} ${TEXT}`);
-      for (let reply = await alice.line(); !reply.startsWith("ok "); reply = await alice.line()) {
-        expect(reply).toBe("left bob slow");
-        left = true;
+    for (let more = Number.POSITIVE_INFINITY; more > 0; more--) {
+      alice.say(`${verb} ${sent++} ${TEXT}`);
+      for (let line = await alice.line(); !line.startsWith("ok "); line = await alice.line()) {
+        expect(line).toBe("left bob slow");
+        more = 20;
       }
-      if (left) more--;
     }
     return sent;
   }
 
-  /** The numbers of the messages among lines. */
-  function numbers(lines: readonly string[]): number[] {
-    return lines
-      .flatMap((line) => /^(?:message alice|stored alice \d+) (\d+) x{1000}$/.exec(line)?.[1] ?? [])
-      .map(Number);
+  /** All that waits for bob: what comes before something that he says to himself. */
+  async function mail(bob: WireClient): Promise<string[]> {
+    bob.say("message bob last");
+    const lines: string[] = [];
+    while (!lines.at(-1)?.endsWith(" last")) lines.push(await bob.line());
+    return lines.slice(0, -1).filter((line) => !line.startsWith("ok "));
   }
 
-  test("ends as slow, and what it reads afterwards and finds at its next login is everything, once and in order", async () => {
+  /** The numbers of the texts among lines. */
+  function numbers(lines: readonly string[]): number[] {
+    return lines.flatMap((line) => / (\d+) x{1000}$/.exec(line)?.[1] ?? []).map(Number);
+  }
+
+  function upTo(count: number): number[] {
+    return Array.from({ length: count }, (_, i) => i);
+  }
+
+  test("ends as slow; what it still reads and what its next login finds is everything, once, in order", async () => {
     const server = start();
-    const [alice, bob, carol] = (await server.online("alice", "bob", "carol")) as WireClient[];
-    bob!.pause();
-    const sent = await overflow(alice!);
-    await carol!.hears("left bob slow");
-    await carol!.asks("online", "ok alice");
-    bob!.resume();
-    const before = await bob!.rest();
-    expect(before.pop()).toBe("joined carol");
+    const [bob, alice, carol] = (await server.online("bob", "alice", "carol")) as [WireClient, WireClient, WireClient];
+    bob.pause();
+    const sent = await overflow(alice, "message bob");
+    await carol.hears("left bob slow");
+    await carol.asks("online", "ok alice");
+    bob.resume();
+    const before = await bob.rest();
+    expect(before.pop()).toBe("goodbye slow");
+    const after = await mail(await server.login("bob"));
+    expect(after.length).toBeGreaterThan(10);
+    expect(after.every((line) => line.startsWith("stored alice "))).toBe(true);
+    expect([...numbers(before), ...numbers(after)]).toEqual(upTo(sent));
   });
 
-  test("keeps nothing from the others", async () => {
+  test("may log in anew while its old connection still hangs: nothing is lost, and no line is torn", async () => {
     const server = start();
-    const [alice, bob, carol] = (await server.online("alice", "bob", "carol")) as WireClient[];
-    bob!.pause();
-    expect([alice, carol]).toBeDefined();
+    const [bob, alice] = (await server.online("bob", "alice")) as [WireClient, WireClient];
+    bob.pause();
+    const sent = await overflow(alice, "message bob");
+    const after = await mail(await server.login("bob"));
+    bob.resume();
+    const before = await bob.rest();
+    expect(before.pop()).toBe("goodbye slow");
+    // The line that was half sent when the session ended is completed there and kept here.
+    const [old, now] = [numbers(before), numbers(after)];
+    expect(old.length + now.length).toBe(before.length + after.length);
+    expect([...old.filter((number) => number !== now[0]), ...now]).toEqual(upTo(sent));
+  });
+
+  test("costs others nothing: they get every broadcast, in order", async () => {
+    const server = start();
+    const [bob, carol, alice] = (await server.online("bob", "carol", "alice")) as [WireClient, WireClient, WireClient];
+    bob.pause();
+    const sent = await overflow(alice, "broadcast");
+    const heard: string[] = [];
+    while (numbers(heard).length < sent) heard.push(await carol.line());
+    expect(numbers(heard)).toEqual(upTo(sent));
+    expect(heard.filter((line) => !line.startsWith("broadcast alice "))).toEqual(["left bob slow"]);
+    await carol.asks("online", "ok alice");
+    await server.login("bob");
+  });
+
+  test("but asks and asks is not slow: its requests wait", async () => {
+    const server = start();
+    const alice = await server.login("alice");
+    alice.pause();
+    alice.say(...upTo(5000).map((i) => `message alice ${i} ${TEXT}`));
+    alice.resume();
+    const heard: string[] = [];
+    while (heard.length < 10_000) heard.push(await alice.line());
+    expect(numbers(heard)).toEqual(upTo(5000));
+    expect(heard.filter((line) => line === "ok sent")).toHaveLength(5000);
+  });
+});
+
+describe("a session", () => {
+  test("is taken over by a newer login of the same user, without a word to the others", async () => {
+    const server = start();
+    const [bob, old] = (await server.online("bob", "alice")) as [WireClient, WireClient];
+    const now = await server.login("alice");
+    await old.hears("goodbye replaced");
+    await old.ends();
+    await bob.asks("message alice hi", "ok sent");
+    await now.hears("message bob hi");
+    await now.asks("logout", "ok");
+    await now.ends();
+    await bob.hears("left alice logout");
+  });
+
+  test("ends with its connection, whether it is closed or reset", async () => {
+    const server = start();
+    const [alice, bob, carol] = (await server.online("alice", "bob", "carol")) as [WireClient, WireClient, WireClient];
+    await bob.finish();
+    await bob.ends();
+    await alice.hears("left bob disconnected");
+    carol.cut();
+    await alice.hears("left carol disconnected");
+    await alice.asks("message carol hi", "ok stored");
+    await (await server.login("carol")).hears("stored alice <ms> hi");
+  });
+
+  test("that falls silent is told so and ends; one that beats does not", async () => {
+    const server = start({ silenceMs: 300 });
+    const [alice, bob] = [await server.connect(), await server.connect()];
+    await alice.asks(LOGIN, "ok <token> 0.3");
+    await bob.asks(`login bob ${PASSWORD}`, "ok <token> 0.3");
+    const heard: string[] = [];
+    while (!heard.includes("left alice expired")) {
+      bob.say("alive");
+      heard.push(...(await bob.until("ok")));
+    }
+    expect(heard).toEqual(["left alice expired"]);
+    expect((await alice.rest()).at(-1)).toBe("goodbye expired");
+  });
+
+  test("gets three thousand stored messages in order, and nothing of them the next time", async () => {
+    const server = start();
+    const alice = await server.login("alice");
+    alice.say(...Array.from({ length: 3000 }, (_, i) => `message bob ${i} ${"x".repeat(500)}`));
+    await alice.hears(...Array<string>(3000).fill("ok stored"));
+    const bob = await server.login("bob");
+    await bob.hears(...Array.from({ length: 3000 }, (_, i) => `stored alice <ms> ${i} ${"x".repeat(500)}`));
+    await bob.asks("logout", "ok");
+    await bob.ends();
+    await (await server.login("bob")).asks("alive", "ok");
+  });
+});
+
+test("a connection that says nothing is closed, and so is one that says no whole line", async () => {
+  const server = start({ silenceMs: 300 });
+  const [silent, half] = [await server.connect(), await server.connect()];
+  half.send("login alice");
+  await silent.ends();
+  await half.ends();
+});
+
+test("a connection that ends without a word is closed", async () => {
+  const nobody = await start().connect();
+  await nobody.finish();
+  await nobody.ends();
+});
+
+test("above the rate limit requests are read later: none is refused, lost or out of order", async () => {
+  const server = start({ rateLimit: 20 });
+  const bob = await server.login("bob");
+  const alice = await server.login("alice");
+  const messages = Array.from({ length: 30 }, (_, i) => `message alice ${i}`);
+  alice.say(...messages.map((line) => line.replace("alice", "bob")), "logout");
+  await bob.hears("joined alice", "message alice 0");
+  // Somebody else's request is answered while the last of alice's still wait, half a second behind.
+  bob.say("online");
+  const before = await bob.until("ok alice");
+  expect(before.length).toBeLessThan(29);
+  await bob.hears(...messages.slice(1 + before.length));
+  expect(before).toEqual(messages.slice(1, 1 + before.length));
+  await alice.hears(...Array<string>(30).fill("ok sent"), "ok");
+  await alice.ends();
+});
+
+describe("a restart on the same folder", () => {
+  test("finds blocks and mailboxes again, once and in order", async () => {
+    const data = folder();
+    const first = start({ data, durability: "process" });
+    const [alice, bob] = (await first.online("alice", "bob")) as [WireClient, WireClient];
+    await alice.asks("block bob", "ok");
+    await alice.asks("message carol one \x00\xff", "ok stored");
+    await bob.asks("message carol two", "ok stored");
+    await first.stop();
+    const second = start({ data, durability: "process" });
+    const bobAgain = await second.login("bob");
+    await bobAgain.asks("message alice hi", "err blocked");
+    await bobAgain.asks("message carol three", "ok stored");
+    const carol = await second.login("carol");
+    await carol.hears("stored alice <ms> one \x00\xff", "stored bob <ms> two", "stored bob <ms> three");
+    await carol.asks("logout", "ok");
+    const aliceAgain = await second.login("alice");
+    await aliceAgain.asks("unblock bob", "ok");
+    await second.stop();
+    const third = start({ data, durability: "power" });
+    await (await third.login("carol")).asks("alive", "ok");
+    const bobLast = await third.login("bob");
+    bobLast.say("message alice hi");
+    expect(await bobLast.until("ok stored")).toEqual([]);
+  });
+
+  test("says goodbye first, and lets a slow reader take what was promised", async () => {
+    const data = folder();
+    const first = start({ data });
+    const [bob, alice] = (await first.online("bob", "alice")) as [WireClient, WireClient];
+    bob.pause();
+    alice.say(...Array.from({ length: 600 }, (_, i) => `message bob ${i} ${"x".repeat(1000)}`));
+    await alice.hears(...Array<string>(600).fill("ok sent"));
+    const stopped = first.stop();
+    await alice.hears("goodbye shutdown");
+    await alice.ends();
+    bob.resume();
+    for (let i = 0; i < 600; i++) await bob.hears(`message alice ${i} ${"x".repeat(1000)}`);
+    await bob.hears("goodbye shutdown");
+    await bob.ends();
+    for (const client of [alice, bob]) client.cut();
+    await stopped;
+    await (await start({ data }).login("bob")).asks("alive", "ok");
+  });
+
+  test("keeps the messages of a user who is no longer in the credentials until they are back", async () => {
+    const data = folder();
+    const first = start({ data });
+    const alice = await first.login("alice");
+    await alice.asks("message bob hi", "ok stored");
+    await alice.asks("block bob", "ok");
+    await first.stop();
+    const second = start({ data }, ["alice"]);
+    await (await second.login("alice")).asks("message bob hi", "err unknown_user");
+    await second.stop();
+    const third = start({ data });
+    const bob = await third.login("bob");
+    await bob.hears("stored alice <ms> hi");
+    await bob.asks("message alice hi", "err blocked");
   });
 });

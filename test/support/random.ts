@@ -1,24 +1,42 @@
-/** Random numbers that a failed run can have again: the seed is printed, and `HEARTLINE_SEED=<n>` gives it back. */
+/** The seed of a random test: from the environment when it is given, else a fresh one. Either way it is printed. */
+export function seedFor(what: string): number {
+  const given = process.env.SEED;
+  const seed = given === undefined ? Math.floor(Math.random() * 2 ** 31) : Number(given);
+  if (!Number.isInteger(seed)) throw new Error(`SEED=${given} is no whole number`);
+  console.log(`SEED=${seed} (${what})`);
+  return seed;
+}
+
+/** The same numbers for the same seed, on every machine (mulberry32). */
 export class Random {
-  readonly seed: number;
   #state: number;
 
-  constructor(what: string) {
-    this.seed = Number(process.env.HEARTLINE_SEED ?? Math.floor(Math.random() * 2 ** 32));
-    this.#state = this.seed;
-    console.log(`${what}: HEARTLINE_SEED=${this.seed}`);
+  constructor(seed: number) {
+    this.#state = seed >>> 0;
   }
 
-  /** A whole number, 0 <= number < limit (mulberry32). */
-  below(limit: number): number {
-    this.#state = (this.#state + 0x6d2b79f5) | 0;
-    let value = Math.imul(this.#state ^ (this.#state >>> 15), 1 | this.#state);
-    value = (value + Math.imul(value ^ (value >>> 7), 61 | value)) ^ value;
-    return Math.floor((((value ^ (value >>> 14)) >>> 0) / 2 ** 32) * limit);
+  /** From 0 to `bound - 1`. */
+  below(bound: number): number {
+    this.#state = (this.#state + 0x6d2b79f5) >>> 0;
+    let mixed = this.#state;
+    mixed = Math.imul(mixed ^ (mixed >>> 15), mixed | 1);
+    mixed ^= mixed + Math.imul(mixed ^ (mixed >>> 7), mixed | 61);
+    return Math.floor((((mixed ^ (mixed >>> 14)) >>> 0) / 2 ** 32) * bound);
   }
 
-  pick<T>(from: readonly T[]): T {
-    return from[this.below(from.length)]!;
+  /** From `low` to `high`, both included. */
+  between(low: number, high: number): number {
+    return low + this.below(high - low + 1);
+  }
+
+  /** True once in so many times. */
+  oneIn(times: number): boolean {
+    return this.below(times) === 0;
+  }
+
+  pick<T>(list: readonly T[]): T {
+    if (list.length === 0) throw new Error("nothing to pick from");
+    return list[this.below(list.length)]!;
   }
 
   bytes(count: number): Buffer {

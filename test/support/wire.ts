@@ -7,10 +7,14 @@ import { Server } from "../../src/server/server.ts";
 export const PASSWORD = "secret";
 const NAMES = ["alice", "bob", "carol", "dave", "1.2.3"];
 
-/** What a test expects of a line: exactly these bytes (latin1), with `<token>` and `<ms>` for what nobody can know. */
+/**
+ * What a test expects of a line: exactly these bytes (latin1), with `<token>`, `<ms>` and `<words>` (for people, behind
+ * a code) for what nobody can know.
+ */
 export function pattern(expected: string): RegExp {
   const escaped = expected.replace(/[\\^$.*+?()[\]{}|]/g, "\\$&");
-  return new RegExp(`^${escaped.replace("<token>", "[A-Za-z0-9_-]{22,64}").replace("<ms>", "\\d{13}")}$`, "s");
+  const open = escaped.replace("<token>", "[A-Za-z0-9_-]{22,64}").replace("<ms>", "\\d{13}").replace("<words>", ".*");
+  return new RegExp(`^${open}$`, "s");
 }
 
 /** A client that knows nothing but bytes. Every line that comes must be asked for: none is skipped. */
@@ -34,7 +38,10 @@ export class WireClient {
         open: (socket) => void (client.#socket = socket),
         data: (_socket, chunk) => client.#data(chunk),
         drain: () => client.#flush(),
-        end: () => client.#change(() => (client.#ended = true)),
+        end: (socket) => {
+          client.#change(() => (client.#ended = true));
+          socket.end();
+        },
         close: () => client.#change(() => (client.#ended = client.#closed = true)),
       },
     });

@@ -1,0 +1,219 @@
+import { describe, expect, test } from "bun:test";
+import fc from "fast-check";
+import { LineReader } from "../../src/protocol/line-reader.ts";
+import { Random, seedFor } from "../support/random.ts";
+
+/** What a line was: its bytes as latin1, or null when it was too long; and the position behind it. */
+interface Line {
+  text: string | null;
+  position: number;
+}
+
+const LIMIT = 16;
+
+/** Every kind of line there is, and the beginning of one more. */
+const EVERYTHING = [
+  "alive\n",
+  "\n",
+  "\r\n",
+  "crlf\r\n",
+  "two\r\r\n",
+  "a\rb\n",
+  "just fits in it\n",
+  "it fits by CR.\r\n",
+  "too long by one.\n",
+  "long by its CR.\r\n",
+  "far too long, by more than twice the limit\r\n",
+  "\xff\x00\xfe\n",
+  "rest",
+].join("");
+
+function bytesOf(text: string): Uint8Array {
+  return Buffer.from(text, "latin1");
+}
+
+/** Everything that the reader has now. */
+function pull(reader: LineReader, most = Infinity): Line[] {
+  const lines: Line[] = [];
+  while (lines.length < most && reader.next()) {
+    const text = Buffer.from(reader.bytes.subarray(reader.start, reader.end)).toString("latin1");
+    if (reader.tooLong) expect(text).toBe("");
+    lines.push({ text: reader.tooLong ? null : text, position: reader.position });
+  }
+  return lines;
+}
+
+function read(chunks: readonly Uint8Array[], limit = LIMIT): Line[] {
+  const reader = new LineReader(limit);
+  return chunks.flatMap((chunk) => {
+    reader.feed(chunk);
+    return pull(reader);
+  });
+}
+
+/** The same by plain means: all bytes at hand, cut at each LF. */
+function plainly(bytes: Uint8Array, limit = LIMIT): Line[] {
+  const whole = Buffer.from(bytes).toString("latin1").split("\n").slice(0, -1);
+  let position = 0;
+  return whole.map((line) => {
+    position += line.length + 1;
+    return { text: line.length + 1 > limit ? null : line.replace(/\r$/, ""), position };
+  });
+}
+
+describe("bytes become the same lines", () => {
+  const bytes = bytesOf(EVERYTHING);
+  const lines = read([bytes]);
+
+  test("as one would write them down by hand", () => {
+    expect(lines.map(({ text }) => text)).toEqual([
+      "alive",
+      "",
+      "",
+      "crlf",
+      "two\r",
+      "a\rb",
+      "just fits in it",
+      "it fits by CR.",
+      null,
+      null,
+      null,
+      "\xff\x00\xfe",
+    ]);
+    expect(lines).toEqual(plainly(bytes));
+  });
+
+  test("at every cut", () => {
+    for (let cut = 0; cut <= bytes.length; cut++) {
+      expect(read([bytes.subarray(0, cut), bytes.subarray(cut)])).toEqual(lines);
+    }
+  });
+
+  test("at every two cuts", () => {
+    for (let first = 0; first <= bytes.length; first++) {
+      for (let second = first; second <= bytes.length; second++) {
+        const chunks = [bytes.subarray(0, first), bytes.subarray(first, second), bytes.subarray(second)];
+        if (!Bun.deepEquals(read(chunks), lines)) expect(read(chunks)).toEqual(lines);
+      }
+    }
+  });
+
+  test("one byte at a time, with empty chunks between them", () => {
+    const chunks = [...bytes].flatMap((byte) => [Uint8Array.of(byte), new Uint8Array(0)]);
+    expect(read(chunks)).toEqual(lines);
+  });
+
+  test("for any bytes, any cuts and any limit", () => {
+    const seed = seedFor("lines of any bytes");
+    const someBytes = fc.array(fc.constantFrom(10, 10, 13, 32, 97, 255), { maxLength: 120 });
+    const cuts = fc.array(fc.nat({ max: 30 }), { maxLength: 20 });
+    fc.assert(
+      fc.property(someBytes, cuts, fc.integer({ min: 1, max: 40 }), (values, sizes, limit) => {
+        const all = Uint8Array.from(values);
+        const chunks: Uint8Array[] = [];
+        let at = 0;
+        for (const size of sizes) chunks.push(all.subarray(at, (at += size)));
+        chunks.push(all.subarray(at));
+        expect(read(chunks, limit)).toEqual(plainly(all, limit));
+      }),
+      { seed, numRuns: 1000 },
+    );
+  });
+});
+
+describe("a line that is too long", () => {
+  test("is one byte longer than the limit, LF included", () => {
+    expect(read([bytesOf(`${"x".repeat(LIMIT - 1)}\n`)])).toEqual([{ text: "x".repeat(LIMIT - 1), position: LIMIT }]);
+    expect(read([bytesOf(`${"x".repeat(LIMIT)}\n`)])).toEqual([{ text: null, position: LIMIT + 1 }]);
+  });
+
+  test("counts its CR too", () => {
+    expect(read([bytesOf(`${"x".repeat(LIMIT - 2)}\r\n`)])).toEqual([{ text: "x".repeat(LIMIT - 2), position: LIMIT }]);
+    expect(read([bytesOf(`${"x".repeat(LIMIT - 1)}\r\n`)])).toEqual([{ text: null, position: LIMIT + 1 }]);
+  });
+
+  test("is not reported before its LF has come, and then once", () => {
+    const reader = new LineReader(LIMIT);
+    for (let chunk = 0; chunk < 1000; chunk++) {
+      reader.feed(bytesOf("y".repeat(50)));
+      expect(reader.next()).toBe(false);
+      expect(reader.position).toBe(0);
+    }
+    reader.feed(bytesOf("\n"));
+    expect(pull(reader)).toEqual([{ text: null, position: 50_001 }]);
+    expect(reader.next()).toBe(false);
+  });
+
+  test("does not spoil the next one, which is read as ever", () => {
+    const long = "z".repeat(3 * LIMIT);
+    expect(read([bytesOf(`${long}\nonline\n${long}`), bytesOf(`${long}\nalive\n`)])).toEqual([
+      { text: null, position: 49 },
+      { text: "online", position: 56 },
+      { text: null, position: 56 + 97 },
+      { text: "alive", position: 56 + 97 + 6 },
+    ]);
+  });
+});
+
+test("the position counts every byte of every whole line, refused ones and end marks included", () => {
+  const bytes = bytesOf(EVERYTHING);
+  const reader = new LineReader(LIMIT);
+  reader.feed(bytes);
+  pull(reader);
+  expect(reader.position).toBe(bytes.length - "rest".length);
+  reader.feed(bytesOf("\r\n"));
+  expect(pull(reader)).toEqual([{ text: "rest", position: bytes.length + 2 }]);
+});
+
+describe("pulling", () => {
+  test("may stop after any line, while more chunks are fed, and go on later", () => {
+    const reader = new LineReader(LIMIT);
+    reader.feed(bytesOf("one\ntwo\nthr"));
+    expect(pull(reader, 1)).toEqual([{ text: "one", position: 4 }]);
+    reader.feed(bytesOf("ee\nfo"));
+    reader.feed(bytesOf("ur\n"));
+    expect(pull(reader, 1)).toEqual([{ text: "two", position: 8 }]);
+    expect(pull(reader)).toEqual([
+      { text: "three", position: 14 },
+      { text: "four", position: 19 },
+    ]);
+  });
+
+  test("may stop behind the beginning of a line that came before", () => {
+    const reader = new LineReader(LIMIT);
+    reader.feed(bytesOf("begin"));
+    expect(pull(reader)).toEqual([]);
+    reader.feed(bytesOf("ning\nsecond\n"));
+    reader.feed(bytesOf("third\n"));
+    expect(pull(reader).map(({ text }) => text)).toEqual(["beginning", "second", "third"]);
+  });
+
+  test("at random moments gives the lines that pulling at once gives", () => {
+    const seed = seedFor("pulling at random moments");
+    for (let round = 0; round < 300; round++) {
+      const random = new Random(seed + round);
+      const alphabet = bytesOf("\n\n\r ab\xff");
+      const bytes = Uint8Array.from({ length: random.below(300) }, () => random.pick([...alphabet]));
+      const reader = new LineReader(8);
+      const lines: Line[] = [];
+      for (let at = 0; at < bytes.length;) {
+        const to = Math.min(bytes.length, at + random.below(20));
+        reader.feed(bytes.subarray(at, to));
+        at = to;
+        lines.push(...pull(reader, random.oneIn(3) ? Infinity : random.below(4)));
+      }
+      lines.push(...pull(reader));
+      expect(lines).toEqual(plainly(bytes, 8));
+    }
+  });
+
+  test("to the end lets the caller use the chunk's memory again", () => {
+    const reader = new LineReader(LIMIT);
+    const chunk = bytesOf("whole\nbegun");
+    reader.feed(chunk);
+    expect(pull(reader).map(({ text }) => text)).toEqual(["whole"]);
+    chunk.fill(0x21);
+    reader.feed(bytesOf(" line\n"));
+    expect(pull(reader).map(({ text }) => text)).toEqual(["begun line"]);
+  });
+});

@@ -1,0 +1,283 @@
+import { describe, expect, test } from "bun:test";
+import { isIPv4 } from "node:net";
+import fc from "fast-check";
+import { isName, isToken, parseNumber } from "../../src/protocol/ascii.ts";
+import { Request, SHAPES, type Verb } from "../../src/protocol/request.ts";
+import { seedFor } from "../support/random.ts";
+
+const VERBS = Object.keys(SHAPES) as Verb[];
+
+/** What a request turned out to be; null as words: they have not the verb's shape. */
+interface Parsed {
+  verb: Verb | null;
+  words: string[] | null;
+  text: string | null;
+}
+
+/** One for all lines, as a connection has it: what an earlier line left behind must not matter. */
+const request = new Request();
+
+/** Parses a line that lies inside a chunk, between lines which a parser that runs too far would read. */
+function parseBytes(line: Uint8Array): Parsed {
+  const before = Buffer.from("message bob 1\n");
+  const chunk = Buffer.concat([before, line, Buffer.from(" 2 message bob more words\n")]);
+  const start = before.length;
+  const end = start + line.length;
+  const verb = request.parseVerb(chunk, start, end);
+  if (verb === null) return { verb, words: null, text: null };
+  const shape = SHAPES[verb];
+  if (!request.parseWords(shape)) return { verb, words: null, text: null };
+  const words: string[] = [];
+  for (let i = 0; i < request.words; i++) {
+    expect(request.ends[i]!).toBeLessThanOrEqual(end);
+    words.push(chunk.toString("latin1", request.starts[i]!, request.ends[i]!));
+  }
+  expect(request.end).toBe(end);
+  return { verb, words, text: shape.most === "text" ? chunk.toString("latin1", request.textStart, request.end) : null };
+}
+
+/** Each character is one byte. */
+function parse(line: string): Parsed {
+  return parseBytes(Buffer.from(line, "latin1"));
+}
+
+function within(text: string, ask: (bytes: Uint8Array, start: number, end: number) => boolean): boolean {
+  // Letters and digits around it: a check that looks beyond the word would change its mind.
+  return ask(Buffer.from(`a.1${text}1.a`, "latin1"), 3, 3 + text.length);
+}
+
+describe("the verb", () => {
+  test("is the first word, and each row of the table is found", () => {
+    for (const verb of VERBS) {
+      expect(parse(verb).verb).toBe(verb);
+      expect(parse(`${verb} and more`).verb).toBe(verb);
+      expect(parse(`${verb} `).verb).toBe(verb);
+    }
+  });
+
+  test("is known only when it is written exactly so, in lower case", () => {
+    for (const verb of VERBS) {
+      const wrong = [verb.slice(0, -1), `${verb}s`, `x${verb.slice(1)}`, verb.toUpperCase(), ` ${verb}`, `${verb}\t`];
+      for (const line of wrong) expect(parse(line)).toEqual({ verb: null, words: null, text: null });
+    }
+  });
+
+  test("of an empty line or of a line of spaces is unknown", () => {
+    expect(parse("").verb).toBeNull();
+    expect(parse(" ").verb).toBeNull();
+    expect(parse("   ").verb).toBeNull();
+  });
+});
+
+describe("the words", () => {
+  test.each([
+    ["login alice secret", ["alice", "secret"]],
+    ["login alice pass\xe4\xff\x01 resumable listen=7000", ["alice", "pass\xe4\xff\x01", "resumable", "listen=7000"]],
+    ["online", []],
+    ["block bob", ["bob"]],
+    ["unblock bob", ["bob"]],
+    ["alive", []],
+    ["alive 0", ["0"]],
+    ["alive 9007199254740991", ["9007199254740991"]],
+    ["logout", []],
+    ["logout 12", ["12"]],
+  ])("of `%s` have the verb's shape", (line, words) => {
+    expect(parse(line)).toMatchObject({ words, text: null });
+  });
+
+  test.each([
+    ["message bob hello", ["bob"], "hello"],
+    ["message bob x", ["bob"], "x"],
+    ["message bob  two spaces ", ["bob"], " two spaces "],
+    ["message bob  ", ["bob"], " "],
+    ["message bob \xff\x00\r\x1b[31m", ["bob"], "\xff\x00\r\x1b[31m"],
+    ["broadcast hello all", [], "hello all"],
+    ["broadcast  ", [], " "],
+  ])("of `%j` end where its text begins, which is the rest of the line byte for byte", (line, words, text) => {
+    expect(parse(line)).toMatchObject({ words, text });
+  });
+
+  test.each([
+    "login",
+    "login ",
+    "login alice",
+    "login alice ",
+    "login  secret",
+    "login alice  resumable",
+    "login alice secret ",
+    "login alice secret  resumable",
+    "login alice secret resumable ",
+    "login .alice secret",
+    "message",
+    "message ",
+    "message bob",
+    "message bob ",
+    "message  bob hello",
+    "message b/b hello",
+    "broadcast",
+    "broadcast ",
+    "online ",
+    "online now",
+    "block",
+    "block ",
+    "block bob ",
+    "block bob carol",
+    "block  bob",
+    "block -bob",
+    "unblock",
+    "unblock bob ",
+    "unblock 10.0.0.1",
+    "alive ",
+    "alive  1",
+    "alive 1 ",
+    "alive 1 2",
+    "alive one",
+    "alive -1",
+    "alive 9007199254740992",
+    "logout ",
+    "logout x",
+    "logout 1 2",
+  ])("of `%s` are wrong in number or form", (line) => {
+    expect(parse(line).verb).not.toBeNull();
+    expect(parse(line).words).toBeNull();
+  });
+
+  test("are at most sixteen, of which a login has fourteen for options", () => {
+    const options = Array.from({ length: 15 }, (_, i) => `option${i}`);
+    expect(parse(`login alice secret ${options.slice(0, 14).join(" ")}`).words).toHaveLength(16);
+    expect(parse(`login alice secret ${options.join(" ")}`).words).toBeNull();
+  });
+
+  test("can be had as text, decoded as UTF-8", () => {
+    const line = Buffer.from("login alice pässwörd");
+    expect(request.parseVerb(line, 0, line.length)).toBe("login");
+    expect(request.parseWords(SHAPES.login)).toBe(true);
+    expect([request.word(0), request.word(1)]).toEqual(["alice", "pässwörd"]);
+  });
+});
+
+describe("a user name", () => {
+  const good = ["a", "Z", "7", "alice", "a.b", "a_b-c.d", "x".repeat(32), "1.2.3", "1.2.3.4.5", "1.2.3.256", "a."];
+  const bad = [
+    "",
+    ".a",
+    "_a",
+    "-a",
+    "a..b",
+    "a b",
+    "a/b",
+    "a\x00",
+    "\xe4",
+    "x".repeat(33),
+    "1.2.3.4",
+    "255.255.255.255",
+  ];
+
+  test.each(good)("may be `%s`", (name) => {
+    expect(within(name, isName)).toBe(true);
+  });
+
+  test.each(bad)("may not be `%j`", (name) => {
+    expect(within(name, isName)).toBe(false);
+  });
+
+  test("holds no other bytes than letters, digits, dot, underscore and hyphen", () => {
+    for (let byte = 0; byte < 256; byte++) {
+      const name = `a${String.fromCharCode(byte)}a`;
+      expect(within(name, isName)).toBe(/^[\w.-]+$/.test(name));
+    }
+  });
+
+  test("follows the rules for any bytes", () => {
+    const seed = seedFor("names");
+    const near = fc.string({ unit: fc.constantFrom(..."aZ019._-", "\xe4", " "), maxLength: 35 });
+    const address = fc.array(fc.constantFrom("0", "1", "25", "255", "256", "1000", ""), { minLength: 3, maxLength: 5 });
+    fc.assert(
+      fc.property(
+        fc.oneof(
+          near,
+          address.map((parts) => parts.join(".")),
+          fc.ipV4(),
+        ),
+        (name) => {
+          const wellFormed = /^[A-Za-z0-9][A-Za-z0-9._-]{0,31}$/.test(name) && !name.includes("..");
+          // Leading zeros make it neither clearly an address nor clearly not one: the rules leave that open.
+          fc.pre(!/(^|\.)0\d/.test(name) || !/^\d+(\.\d+){3}$/.test(name));
+          expect(within(name, isName)).toBe(wellFormed && !isIPv4(name));
+        },
+      ),
+      { seed, numRuns: 3000 },
+    );
+  });
+});
+
+describe("a number", () => {
+  function numberIn(text: string): number {
+    return parseNumber(Buffer.from(`9${text}9`, "latin1"), 1, 1 + text.length);
+  }
+
+  test("is decimal digits below 2^53", () => {
+    expect(numberIn("0")).toBe(0);
+    expect(numberIn("007")).toBe(7);
+    expect(numberIn("9007199254740991")).toBe(Number.MAX_SAFE_INTEGER);
+    for (const big of ["9007199254740992", "9007199254740993", "90071992547409910", "9".repeat(400)]) {
+      expect(numberIn(big)).toBe(-1);
+    }
+  });
+
+  test("is nothing else", () => {
+    for (const text of ["", " ", "-1", "+1", "1.0", "1e3", "0x1", " 1", "1 ", "1a", "/", ":", "\xb2"]) {
+      expect(numberIn(text)).toBe(-1);
+    }
+  });
+
+  test("is read as it is written, and any other text is refused", () => {
+    const seed = seedFor("numbers");
+    fc.assert(
+      fc.property(fc.maxSafeNat(), (value) => expect(numberIn(String(value))).toBe(value)),
+      { seed },
+    );
+    fc.assert(
+      fc.property(fc.string({ unit: fc.constantFrom(..."0123456789 -.e"), maxLength: 20 }), (text) => {
+        const value = /^\d+$/.test(text) && BigInt(text) < 2n ** 53n ? Number(text) : -1;
+        expect(numberIn(text)).toBe(value);
+      }),
+      { seed },
+    );
+  });
+});
+
+test("a token has 22 to 64 letters, digits, underscores and hyphens", () => {
+  for (let length = 0; length < 80; length++) {
+    expect(within("aZ09_-".repeat(14).slice(0, length), isToken)).toBe(length >= 22 && length <= 64);
+  }
+  for (let byte = 0; byte < 256; byte++) {
+    const character = String.fromCharCode(byte);
+    expect(within("x".repeat(21) + character, isToken)).toBe(/[\w-]/.test(character));
+  }
+});
+
+describe("whatever a line holds", () => {
+  /** Lines that come close to being requests: verbs, words, and what is often wrong with them. */
+  const pieces = fc.constantFrom(...VERBS, "alice", "a..b", "1.2.3.4", "12", "9".repeat(20), "", " ", "\r", "\xff");
+  const nearly = fc.array(pieces, { maxLength: 22 }).map((words) => Buffer.from(words.join(" "), "latin1"));
+  const anything = fc.uint8Array({ maxLength: 200 });
+
+  test("parsing it never throws, and what is accepted is the whole line again", () => {
+    const seed = seedFor("requests of any bytes");
+    let accepted = 0;
+    fc.assert(
+      fc.property(fc.oneof(nearly, anything), (bytes) => {
+        const { verb, words, text } = parseBytes(bytes);
+        if (verb === null || words === null) return;
+        accepted++;
+        const line = [verb, ...words, ...(text === null ? [] : [text])].join(" ");
+        expect(line).toBe(Buffer.from(bytes).toString("latin1"));
+        for (const word of words) expect(word).toMatch(/^[^ ]+$/s);
+        if (text !== null) expect(text.length).toBeGreaterThan(0);
+      }),
+      { seed, numRuns: 5000 },
+    );
+    expect(accepted).toBeGreaterThan(0);
+  });
+});

@@ -1,0 +1,209 @@
+import { afterAll, afterEach, describe, expect, test } from "bun:test";
+import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { ServerProcess } from "../support/process.ts";
+import { WireClient } from "../support/wire.ts";
+
+const folder = mkdtempSync(join(tmpdir(), "heartline-"));
+const USERS = join(folder, "users.txt");
+writeFileSync(USERS, "alice secret\nbob secret\ncarol secret\n");
+
+const running: ServerProcess[] = [];
+let folders = 0;
+
+function start(...args: string[]): ServerProcess {
+  const server = new ServerProcess(...args);
+  running.push(server);
+  return server;
+}
+
+/** A server that works: on loopback, a free port, with three users. */
+function serve(...args: string[]): ServerProcess {
+  return start("--host", "127.0.0.1", "--port", "0", "--credentials", USERS, ...args);
+}
+
+function newFolder(): string {
+  return join(folder, `data${folders++}`);
+}
+
+async function login(port: number, name: string): Promise<WireClient> {
+  const client = await WireClient.connect(port);
+  await client.asks(`login ${name} secret`, "ok <token> 35");
+  return client;
+}
+
+afterEach(async () => {
+  for (const server of running.splice(0)) {
+    server.kill("SIGKILL");
+    await server.exits();
+  }
+});
+afterAll(() => rmSync(folder, { recursive: true }));
+
+test("prints one line when it is ready, and logs to stderr only", async () => {
+  const server = serve("--data", newFolder());
+  const port = await server.port();
+  const alice = await login(port, "alice");
+  await alice.asks("logout", "ok");
+  server.kill("SIGTERM");
+  expect(await server.exits()).toBe(0);
+  expect(server.stdout).toMatch(/^[^\n]*listening on 127\.0\.0\.1:\d+\n$/);
+  expect(server.stderr).toContain(String(port));
+  expect(server.stderr).not.toContain("secret");
+  expect(server.stderr).not.toContain("SAMPLE");
+});
+
+test("warns loudly while the sample credentials are in use", async () => {
+  const server = start("--host", "127.0.0.1", "--port", "0", "--data", ":memory:");
+  await server.port();
+  await server.logs(/SAMPLE CREDENTIALS/);
+  expect(server.stdout).not.toContain("SAMPLE");
+});
+
+test("takes every option of the contract", async () => {
+  const server = serve(
+    ...["--data", newFolder(), "--buffer-size", "64", "--block-time", "2.5", "--heartbeat-interval", "17.5"],
+    ...["--durability", "power", "--rate-limit", "1000"],
+  );
+  const alice = await WireClient.connect(await server.port());
+  await alice.asks("x".repeat(64), "err line_too_long");
+  await alice.asks("login bob a", "err wrong_password 2");
+  await alice.asks("login bob b", "err wrong_password 1");
+  await alice.asks("login alice secret", "ok <token> 17.5");
+  const other = await WireClient.connect(await server.port());
+  await other.asks("login bob c", "err locked_out 3");
+  await other.ends();
+});
+
+test("shows its options for --help, on stdout, and exits with 0", async () => {
+  const server = start("--help");
+  expect(await server.exits()).toBe(0);
+  expect(server.stdout).toContain("--heartbeat-interval");
+  expect(server.stderr).toBe("");
+});
+
+describe("says why it cannot run in one line on stderr, and exits with", () => {
+  async function fails(server: ServerProcess, code: number, ...words: string[]): Promise<void> {
+    expect(await server.exits()).toBe(code);
+    expect(server.stdout).toBe("");
+    expect(server.stderr).toMatch(/^[^\n]+\n$/);
+    for (const word of words) expect(server.stderr).toContain(word);
+    expect(server.stderr).not.toMatch(/\bat .*:\d+:\d+|\.ts\b/);
+  }
+
+  test("1 when the port is taken", async () => {
+    const first = serve("--data", ":memory:");
+    const port = String(await first.port());
+    await fails(start("--host", "127.0.0.1", "--port", port, "--credentials", USERS, "--data", ":memory:"), 1, port);
+  });
+
+  test("1 when the address is not this machine's, or none at all", async () => {
+    await Promise.all(
+      ["192.0.2.1", "999.1.1.1"].map((host) =>
+        fails(start("--host", host, "--port", "0", "--credentials", USERS, "--data", ":memory:"), 1, host),
+      ),
+    );
+  });
+
+  test("1 when the credentials are missing, have a bad line, or a name twice", async () => {
+    const [bad, twice, missing] = ["bad.txt", "twice.txt", "missing.txt"].map((name) => join(folder, name));
+    writeFileSync(bad!, "alice secret\n\nbob\n");
+    writeFileSync(twice!, "alice secret\nbob secret\nalice secret\n");
+    const using = (file: string): ServerProcess => start("--port", "0", "--data", ":memory:", "--credentials", file);
+    await Promise.all([
+      fails(using(bad!), 1, `${bad}:3`),
+      fails(using(twice!), 1, `${twice}:3`, "alice"),
+      fails(using(missing!), 1, missing!),
+    ]);
+  });
+
+  test("1 when the data folder cannot be written", async () => {
+    await fails(serve("--data", join(USERS, "data")), 1, join(USERS, "data"));
+    const occupied = newFolder();
+    mkdirSync(join(occupied, "heartline.sqlite"), { recursive: true });
+    await fails(serve("--data", occupied), 1, occupied);
+  });
+
+  test("1 when another server uses the data folder, which works on", async () => {
+    const data = newFolder();
+    const first = serve("--data", data);
+    const port = await first.port();
+    await fails(serve("--data", data), 1, data, "in use");
+    await (await login(port, "alice")).asks("message bob hi", "ok stored");
+  });
+
+  test("2 when the command line cannot be meant", async () => {
+    await Promise.all([
+      fails(serve("--nonsense"), 2, "nonsense", "--help"),
+      fails(serve("extra"), 2, "extra"),
+      fails(serve("--data", ":memory:", "--durability", "power"), 2, "--durability"),
+      fails(serve("--port", "1"), 2, "--port"),
+      fails(serve("--data"), 2, "data"),
+      fails(serve("--heartbeat-interval", "soon"), 2, "--heartbeat-interval", "soon"),
+      fails(serve("--buffer-size", "-1"), 2, "buffer-size"),
+    ]);
+  });
+});
+
+describe("stops on", () => {
+  test.each(["SIGTERM", "SIGINT"] as const)(
+    "%s: says goodbye to everybody, keeps what is stored, exits with 0",
+    async (signal) => {
+      const data = newFolder();
+      const first = serve("--data", data);
+      const port = await first.port();
+      const [alice, bob, stranger] = [
+        await login(port, "alice"),
+        await login(port, "bob"),
+        await WireClient.connect(port),
+      ];
+      await alice.hears("joined bob");
+      await alice.asks("message carol one", "ok stored");
+      await bob.asks("message carol two", "ok stored");
+      await bob.asks("block alice", "ok");
+      first.kill(signal);
+      for (const client of [alice, bob]) {
+        await client.hears("goodbye shutdown");
+        await client.ends();
+      }
+      await stranger.ends();
+      expect(await first.exits()).toBe(0);
+      const port2 = await serve("--data", data).port();
+      await (await login(port2, "carol")).hears("stored alice <ms> one", "stored bob <ms> two");
+      await (await login(port2, "alice")).asks("message bob hi", "err blocked");
+    },
+  );
+
+  test("a signal also while a connection hangs; a second one ends it at once", async () => {
+    const server = serve("--data", newFolder());
+    const alice = await login(await server.port(), "alice");
+    alice.pause();
+    server.kill("SIGTERM");
+    await server.logs(/SIGTERM/);
+    server.kill("SIGTERM");
+    expect(await server.exits()).not.toBe(0);
+    expect(server.stderr).not.toMatch(/\bat .*:\d+:\d+/);
+  });
+});
+
+test("what was answered ok survives kill -9, and the folder opens again", async () => {
+  const data = newFolder();
+  const first = serve("--data", data);
+  const alice = await login(await first.port(), "alice");
+  await alice.asks("message bob hi", "ok stored");
+  await alice.asks("block carol", "ok");
+  first.kill("SIGKILL");
+  await first.exits();
+  const port = await serve("--data", data).port();
+  await (await login(port, "bob")).hears("stored alice <ms> hi");
+  await (await login(port, "carol")).asks("message alice hi", "err blocked");
+});
+
+test("a silent session is told so and ends, as --heartbeat-interval says", async () => {
+  const server = serve("--data", ":memory:", "--heartbeat-interval", "0.3");
+  const alice = await WireClient.connect(await server.port());
+  await alice.asks("login alice secret", "ok <token> 0.3");
+  await alice.hears("goodbye expired");
+  await alice.ends();
+});

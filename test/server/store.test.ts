@@ -1,0 +1,201 @@
+import { afterEach, describe, expect, test } from "bun:test";
+import { Database } from "bun:sqlite";
+import { mkdirSync, mkdtempSync, readdirSync, rmSync, statSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import type { StoredMessage } from "../../src/chat/mailbox.ts";
+import { Store, StoreError } from "../../src/server/store.ts";
+
+const folders: string[] = [];
+const stores: Store[] = [];
+
+function folder(): string {
+  const path = mkdtempSync(join(tmpdir(), "heartline-"));
+  folders.push(path);
+  return path;
+}
+
+function open(path = ":memory:"): Store {
+  const store = new Store(path, path === ":memory:" ? "none" : "process");
+  stores.push(store);
+  return store;
+}
+
+afterEach(() => {
+  for (const store of stores.splice(0)) store.close();
+  for (const path of folders.splice(0)) rmSync(path, { recursive: true });
+});
+
+function message(number: number, text = `text ${number}`, from = "alice"): StoredMessage {
+  return { number, unixMs: 1_700_000_000_000 + number, from, text: Buffer.from(text, "latin1") };
+}
+
+function texts(messages: readonly StoredMessage[]): string[] {
+  return messages.map(({ text }) => Buffer.from(text).toString("latin1"));
+}
+
+function complaint(path: string): string {
+  try {
+    open(path);
+  } catch (error) {
+    if (error instanceof StoreError) return error.message;
+    throw error;
+  }
+  throw new Error("it opens");
+}
+
+describe("a mailbox", () => {
+  test("gives its messages by number, in whatever order they were kept, as they were", () => {
+    const store = open();
+    store.keep("bob", [message(5), message(7)]);
+    store.keep("bob", [message(2)]);
+    store.keep("bob", [message(6, "\x00\xff\r ", "carol")]);
+    store.keep("carol", [message(3)]);
+    const messages = store.read("bob", 0, 1e6);
+    expect(texts(messages)).toEqual(["text 2", "text 5", "\x00\xff\r ", "text 7"]);
+    expect(messages[2]).toMatchObject({ number: 6, unixMs: 1_700_000_000_006, from: "carol" });
+  });
+
+  test("gives those above a number only", () => {
+    const store = open();
+    store.keep(
+      "bob",
+      [1, 2, 3].map((number) => message(number)),
+    );
+    expect(texts(store.read("bob", 2, 1e6))).toEqual(["text 3"]);
+    expect(store.read("bob", 3, 1e6)).toEqual([]);
+  });
+
+  test("gives portions of about so many bytes, but one message at least", () => {
+    const store = open();
+    store.keep(
+      "bob",
+      Array.from({ length: 100 }, (_, i) => message(i + 1, "x".repeat(1000))),
+    );
+    expect(store.read("bob", 0, 1)).toHaveLength(1);
+    const portion = store.read("bob", 0, 10_000).length;
+    expect(portion).toBeGreaterThanOrEqual(9);
+    expect(portion).toBeLessThanOrEqual(10);
+    const all: number[] = [];
+    for (let last = 0; ; last = all.at(-1)!) {
+      const next = store.read("bob", last, 5000).map(({ number }) => number);
+      if (next.length === 0) break;
+      all.push(...next);
+    }
+    expect(all).toEqual(Array.from({ length: 100 }, (_, i) => i + 1));
+  });
+
+  test("forgets up to a number, and says what that was", () => {
+    const store = open();
+    store.keep("bob", [message(1, "a"), message(2, "bb"), message(5, "ccc")]);
+    store.keep("carol", [message(3)]);
+    expect(store.drop("bob", 2)).toEqual({ messages: 2, bytes: 3 });
+    expect(store.drop("bob", 4)).toEqual({ messages: 0, bytes: 0 });
+    expect(texts(store.read("bob", 0, 1e6))).toEqual(["ccc"]);
+    expect(texts(store.read("carol", 0, 1e6))).toEqual(["text 3"]);
+  });
+
+  test("takes several messages all or none", () => {
+    const store = open();
+    store.keep("bob", [message(3)]);
+    expect(() => store.keep("bob", [message(2), message(3), message(4)])).toThrow();
+    expect(texts(store.read("bob", 0, 1e6))).toEqual(["text 3"]);
+  });
+
+  test("is counted by user, and the last number of all is known", () => {
+    const store = open();
+    expect(store.lastNumber()).toBe(0);
+    expect(store.waiting()).toEqual([]);
+    store.keep("bob", [message(1, "a"), message(9, "bb")]);
+    store.keep("carol", [message(4, "ccc")]);
+    expect(store.lastNumber()).toBe(9);
+    expect(store.waiting().toSorted((a, b) => a.user.localeCompare(b.user))).toEqual([
+      { user: "bob", messages: 2, bytes: 3 },
+      { user: "carol", messages: 1, bytes: 3 },
+    ]);
+  });
+
+  test("holds numbers and times far beyond 32 bits", () => {
+    const store = open();
+    const large = { ...message(2 ** 52), unixMs: 2 ** 43 };
+    store.keep("bob", [large]);
+    expect(store.read("bob", 2 ** 52 - 1, 1000)).toMatchObject([{ number: 2 ** 52, unixMs: 2 ** 43 }]);
+    expect(store.lastNumber()).toBe(2 ** 52);
+  });
+});
+
+test("blocks are kept once, in their direction, until they are taken back", () => {
+  const store = open();
+  store.block("alice", "bob");
+  store.block("alice", "bob");
+  store.block("bob", "carol");
+  store.unblock("bob", "alice");
+  expect(store.blocks()).toEqual([
+    { user: "alice", other: "bob" },
+    { user: "bob", other: "carol" },
+  ]);
+  store.unblock("alice", "bob");
+  expect(store.blocks()).toEqual([{ user: "bob", other: "carol" }]);
+});
+
+describe("a data folder", () => {
+  test.each(["none", "process", "power"] as const)("keeps what is in it, with durability %s", (durability) => {
+    const path = folder();
+    const first = new Store(path, durability);
+    first.keep("bob", [message(3)]);
+    first.block("alice", "bob");
+    first.close();
+    const second = new Store(path, durability);
+    stores.push(second);
+    expect(texts(second.read("bob", 0, 1000))).toEqual(["text 3"]);
+    expect(second.blocks()).toEqual([{ user: "alice", other: "bob" }]);
+    expect(second.lastNumber()).toBe(3);
+  });
+
+  test("is made when it is missing, its parents too, for nobody else to look into", () => {
+    const path = join(folder(), "a/b");
+    const store = open(path);
+    store.block("alice", "bob");
+    expect(statSync(path).mode & 0o777).toBe(0o700);
+    const files = readdirSync(path);
+    expect(files.length).toBeGreaterThan(0);
+    for (const file of files) expect([file, statSync(join(path, file)).mode & 0o777]).toEqual([file, 0o600]);
+  });
+
+  test("is for one server only, until that one closes it", () => {
+    const path = folder();
+    const first = new Store(path, "process");
+    expect(complaint(path)).toMatch(/in use/);
+    expect(complaint(path)).toContain(path);
+    first.close();
+    open(path);
+  });
+
+  test("that cannot be is refused by its name: below a file, a file, a folder in the database's place", () => {
+    const path = folder();
+    writeFileSync(join(path, "file"), "");
+    expect(complaint(join(path, "file/data"))).toContain("file/data");
+    expect(complaint(join(path, "file"))).toContain("file");
+    mkdirSync(join(path, "data/heartline.sqlite"), { recursive: true });
+    expect(complaint(join(path, "data"))).toContain("data");
+  });
+
+  test("whose file is no database is refused, and the file is left as it is", async () => {
+    const path = folder();
+    const file = join(path, "heartline.sqlite");
+    const garbage = "no database at all ".repeat(1000);
+    writeFileSync(file, garbage);
+    expect(complaint(path)).toContain("damaged");
+    expect(await Bun.file(file).text()).toBe(garbage);
+  });
+
+  test("of a newer program is refused", () => {
+    const path = folder();
+    open(path).close();
+    stores.length = 0;
+    const database = new Database(join(path, "heartline.sqlite"));
+    database.run("PRAGMA user_version = 999");
+    database.close();
+    expect(complaint(path)).toContain("newer");
+  });
+});

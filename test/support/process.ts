@@ -1,0 +1,68 @@
+import { join } from "node:path";
+
+const root = join(import.meta.dir, "../..");
+
+/** The server as a real process, with all that it writes. */
+export class ServerProcess {
+  stdout = "";
+  stderr = "";
+  readonly #process: Bun.Subprocess<"ignore", "pipe", "pipe">;
+  readonly #changes = new Set<() => void>();
+  readonly #done: Promise<unknown>;
+  #ended = false;
+
+  constructor(...args: string[]) {
+    this.#process = Bun.spawn([process.execPath, "src/server/main.ts", ...args], {
+      cwd: root,
+      stdin: "ignore",
+      stdout: "pipe",
+      stderr: "pipe",
+    });
+    this.#done = Promise.all([this.#read("stdout"), this.#read("stderr")]).then(() => {
+      this.#ended = true;
+      this.#changed();
+    });
+  }
+
+  /** The port of its one line; waits for it. */
+  async port(): Promise<number> {
+    return Number((await this.#find("stdout", /listening on \S+:(\d+)\n/))[1]);
+  }
+
+  /** Waits until it has logged something like that. */
+  async logs(what: RegExp): Promise<void> {
+    await this.#find("stderr", what);
+  }
+
+  /** The exit code, when everything that it wrote has been read. */
+  async exits(): Promise<number> {
+    await this.#done;
+    return this.#process.exited;
+  }
+
+  kill(signal: NodeJS.Signals): void {
+    this.#process.kill(signal);
+  }
+
+  async #read(name: "stdout" | "stderr"): Promise<void> {
+    const decoder = new TextDecoder();
+    for await (const chunk of this.#process[name]) {
+      this[name] += decoder.decode(chunk, { stream: true });
+      this.#changed();
+    }
+  }
+
+  #changed(): void {
+    for (const change of this.#changes) change();
+    this.#changes.clear();
+  }
+
+  async #find(name: "stdout" | "stderr", what: RegExp): Promise<RegExpExecArray> {
+    for (;;) {
+      const found = what.exec(this[name]);
+      if (found !== null) return found;
+      if (this.#ended) throw new Error(`it ended without ${what}: ${this.stdout}${this.stderr}`);
+      await new Promise<void>((resolve) => this.#changes.add(resolve));
+    }
+  }
+}
