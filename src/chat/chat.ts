@@ -1,4 +1,10 @@
-import { BROADCAST_LOG_BYTES_MAX, UNCONFIRMED_BYTES_MAX } from "../limits.ts";
+import {
+  BROADCAST_LOG_BYTES_MAX,
+  CONFIRM_BYTES_MAX,
+  KEEPING_UP_BYTES_MAX,
+  KEEPING_UP_MS,
+  UNCONFIRMED_BYTES_MAX,
+} from "../limits.ts";
 import { encode } from "../protocol/ascii.ts";
 import { BroadcastLog } from "../protocol/broadcast-log.ts";
 import { Outbox, type Turn } from "../protocol/outbox.ts";
@@ -8,7 +14,7 @@ import { Accounts } from "./accounts.ts";
 import { Lockouts } from "./lockouts.ts";
 import { Mailbox, type MailboxStore } from "./mailbox.ts";
 import { Presence } from "./presence.ts";
-import { type Account, type Peer, Session } from "./session.ts";
+import { type Account, type Caller, type Peer, Session } from "./session.ts";
 
 /** What the chat wants to find again after a restart. Methods throw when the disk refuses. */
 export interface ChatStore extends MailboxStore {
@@ -19,12 +25,25 @@ export interface ChatStore extends MailboxStore {
 /** Judges a password, now or later. */
 export type Verify = (account: Account, password: Uint8Array) => boolean | Promise<boolean>;
 
+/** What a client asked for at its login. */
+export interface LoginOptions {
+  /** The port on which it accepts private chats; 0 is none. */
+  listenPort: number;
+  resumable: boolean;
+  /** The port at which it wants to be called; 0 is none. */
+  callbackPort: number;
+  /** An earlier session, and how far the client has its stream. */
+  after: { token: string; received: number } | null;
+}
+
 export interface ChatOptions {
   wheel: TimerWheel;
   turn: Turn;
   store: ChatStore;
   verify: Verify;
   newToken: () => string;
+  /** Calls the client of a callback session, at the address of its login. */
+  newCaller: (session: Session, address: string, port: number, secret: string) => Caller;
   /** A session ends, and a stranger's connection too, when nothing was heard for so long. */
   silenceMs: number;
   blockMs: number;
@@ -54,8 +73,12 @@ export class Chat {
   unixMs = 0;
   #lastNumber: number;
   #broadcastWaits = false;
+  /** Sessions that can be named by their token, from another connection. */
+  readonly #byToken = new Map<string, Session>();
   readonly #newToken: () => string;
+  readonly #newCaller: ChatOptions["newCaller"];
   readonly #silence: TimerKind<Session>;
+  readonly #overdue: TimerKind<Session>;
 
   constructor(options: ChatOptions) {
     this.wheel = options.wheel;
@@ -68,39 +91,121 @@ export class Chat {
     this.lockouts = new Lockouts(options.wheel, options.blockMs);
     this.#lastNumber = options.lastNumber;
     this.#newToken = options.newToken;
+    this.#newCaller = options.newCaller;
+    this.#overdue = options.wheel.kind((session) => this.#stillOverdue(session));
     this.#silence = options.wheel.kind((session) => this.#heardNothing(session));
   }
 
   /** Gives a peer the session of a user, and ends the one that user had. */
-  login(peer: Peer, account: Account, listenPort: number): void {
+  login(peer: Peer, account: Account, options: LoginOptions): void {
+    const { wheel, turn } = this;
     const replaced = account.session;
     if (replaced !== null) this.end(replaced, "replaced");
-    if (account.leaving !== null) this.#settle(account.leaving);
-    const session = new Session(account, this.#newToken(), new Outbox(this.turn, true), this.wheel.nowMs);
-    session.listenPort = listenPort;
-    session.peer = peer;
-    session.timer = this.wheel.schedule(this.#silence, session, this.silenceMs);
-    peer.replies.append(encode(`ok ${session.token} ${this.silenceMs / 1000}\n`));
-    peer.attach(session);
+    if (account.leaving !== null) this.#settle(account.leaving, "replaced");
+    const kind = options.callbackPort > 0 ? "callback" : options.resumable ? "resumable" : "plain";
+    const session = new Session(account, this.#newToken(), kind, new Outbox(turn, kind === "plain"), wheel.nowMs);
+    session.listenPort = options.listenPort;
+    session.timer = wheel.schedule(this.#silence, session, this.silenceMs);
+    let reply = `ok ${session.token} ${this.silenceMs / 1000}`;
+    if (kind !== "plain") this.#byToken.set(session.token, session);
+    if (kind === "callback") {
+      const secret = this.#newToken();
+      session.caller = this.#newCaller(session, peer.address, options.callbackPort, secret);
+      reply += ` secret=${secret}`;
+    }
+    if (options.after !== null) reply += this.#takeUp(account, options.after);
+    peer.replies.append(encode(`${reply}\n`));
     if (replaced === null) this.#announce(account, `joined ${account.name}`);
     session.outbox.join(this.log);
     this.presence.add(session);
+    if (kind === "callback") {
+      session.outbox.sink = session.caller;
+      turn.touch(session.outbox); // The first call comes even with nothing to deliver.
+      peer.close();
+    } else this.#attach(session, peer);
     if (account.waiting > 0) this.mailbox.feed(session);
+  }
+
+  /** Goes on after an earlier session of the same user: what its client has is not delivered again. */
+  #takeUp(account: Account, { token, received }: { token: string; received: number }): string {
+    const ended = this.store.ended(token);
+    if (ended === null || ended.user !== account.name) return "";
+    this.mailbox.dropCarried(account, token, received);
+    return ended.resumable ? ` received=${ended.received}` : "";
+  }
+
+  #attach(session: Session, peer: Peer): void {
+    session.peer = peer;
+    peer.attach(session);
+  }
+
+  /**
+   * A resumable session goes on at another connection, from the position to which its client has its stream. Returns
+   * why not, or null.
+   */
+  resume(peer: Peer, token: string, position: number): "unknown_session" | "replaced" | "bad_request" | null {
+    const session = this.#byToken.get(token);
+    if (session?.kind !== "resumable") return this.whyUnknown(token);
+    if (position > session.outbox.sent) return "bad_request";
+    session.peer?.detach();
+    session.heardMs = this.wheel.nowMs;
+    session.promptMs = this.wheel.nowMs;
+    session.outbox.rewind(position);
+    peer.replies.append(encode(`ok ${session.received}\n`));
+    this.#attach(session, peer);
+    this.flushed(session);
+    if (!session.outbox.touched) this.turn.touch(session.outbox);
+    return null;
+  }
+
+  /** The callback session of that token; null when there is none. */
+  called(token: string): Session | null {
+    const session = this.#byToken.get(token);
+    return session?.kind === "callback" ? session : null;
+  }
+
+  /** Whether a token that names no session did so until a newer login of the same user. */
+  whyUnknown(token: string): "unknown_session" | "replaced" {
+    return this.store.ended(token)?.replaced === true ? "replaced" : "unknown_session";
+  }
+
+  /** The client says how far it has its stream; false when that is further than anything that was sent. */
+  confirm(session: Session, position: number): boolean {
+    const { outbox, kind } = session;
+    if (kind === "plain") return true;
+    if (position > outbox.sent) return false;
+    if (position > outbox.confirmed) {
+      outbox.confirm(position);
+      session.promptMs = this.wheel.nowMs;
+      this.flushed(session);
+    }
+    return true;
   }
 
   /** Accepts a message: it is in the other's stream, or in the mailbox, or there is no room for it. */
   send(from: Account, to: Account, bytes: Uint8Array, start: number, end: number): "sent" | "stored" | "full" {
-    const session = to.session;
     const number = this.#lastNumber + 1;
-    if (session !== null && !this.mailbox.hasMore(session)) {
+    const { session } = to;
+    if (session !== null && !this.mailbox.hasMore(session) && !this.#mustWait(session)) {
       session.outbox.appendMessage(number, this.unixMs, from.messageHead, bytes, start, end);
       this.#lastNumber = number;
       return "sent";
     }
     if (this.mailbox.isFull(to)) return "full";
-    this.mailbox.keep(to, [{ number, unixMs: this.unixMs, from: from.name, text: bytes.subarray(start, end) }]);
+    this.mailbox.keep(to, { number, unixMs: this.unixMs, from: from.name, text: bytes.subarray(start, end) });
     this.#lastNumber = number;
+    if (session !== null) this.flushed(session);
     return "stored";
+  }
+
+  /** A client that confirms, but more slowly than messages come, gets them through the mailbox. */
+  #mustWait(session: Session): boolean {
+    return session.outbox.unconfirmed > UNCONFIRMED_BYTES_MAX && this.#keepsUp(session);
+  }
+
+  #keepsUp({ kind, peer, promptMs }: Session): boolean {
+    if (kind === "plain" || (kind === "resumable" && peer === null)) return false;
+    return promptMs + KEEPING_UP_MS > this.wheel.nowMs;
   }
 
   /** To everybody online but the sender and those who blocked the sender; returns how many they are. */
@@ -139,40 +244,61 @@ export class Chat {
     return missed + 1;
   }
 
-  /** Ends a session. What its connection does not take any more goes back to the mailbox. */
+  /**
+   * Ends a session. What of a plain one its connection does not take any more goes back to the mailbox, of any other
+   * one all that is not confirmed.
+   */
   end(session: Session, reason: GoodbyeReason | LeftReason): void {
     if (session.ended) return;
-    const { account, outbox, peer } = session;
+    const { account, outbox, peer, kind } = session;
     session.ended = true;
     this.wheel.cancel(session.timer);
+    this.wheel.cancel(session.overdue);
+    this.#byToken.delete(session.token);
     outbox.leave();
     this.presence.remove(session);
     if (reason !== "logout" && reason !== "disconnected") outbox.append(encode(`goodbye ${reason}\n`));
     if (reason !== "replaced" && reason !== "shutdown") this.#announce(account, `left ${account.name} ${reason}`);
     account.leaving = session;
+    if (kind !== "plain") this.#settle(session, reason);
+    if (reason === "logout" && kind === "callback") outbox.sink = null; // There is no goodbye to call for.
     peer?.close();
   }
 
-  /** A peer hung up, or was hung up on after its session had ended. */
+  /** A peer hung up, or was hung up on. A resumable session does not mind. */
   lost(peer: Peer): void {
     const { session } = peer;
     if (session === null) return;
+    if (session.kind === "resumable" && !session.ended) {
+      session.peer = null;
+      session.outbox.sink = { flush: () => this.flushed(session) };
+      return;
+    }
     this.end(session, "disconnected");
-    if (session.account.leaving === session) this.#settle(session);
+    if (session.account.leaving === session) this.#settle(session, "disconnected");
   }
 
-  /** Whatever of an ended session was not taken goes to the mailbox, where it will be read from then on. */
-  #settle(session: Session): void {
+  #settle(session: Session, reason: GoodbyeReason | LeftReason): void {
     session.account.leaving = null;
-    this.mailbox.forget(session);
-    this.mailbox.keep(session.account, session.outbox.withdraw());
+    this.mailbox.settle(session, { replaced: reason === "replaced", endedUnixMs: this.unixMs });
   }
 
-  /** The socket took what it could of a session's stream: more of the mailbox may follow; too much left is the end. */
+  /** A stream was written or confirmed: more of the mailbox may follow; too much left is the end. */
   flushed(session: Session): void {
     if (session.ended) return;
-    if (session.outbox.unconfirmed > UNCONFIRMED_BYTES_MAX) this.end(session, "slow");
-    else if (session.account.waiting > 0) this.mailbox.feed(session);
+    const { account } = session;
+    const { unconfirmed } = session.outbox;
+    if (unconfirmed <= CONFIRM_BYTES_MAX) session.promptMs = this.wheel.nowMs;
+    if (unconfirmed > UNCONFIRMED_BYTES_MAX) {
+      if (unconfirmed > KEEPING_UP_BYTES_MAX || !this.#keepsUp(session)) return this.end(session, "slow");
+      if (session.overdue === 0) session.overdue = this.wheel.schedule(this.#overdue, session, KEEPING_UP_MS);
+    }
+    if (account.waiting > 0) this.mailbox.feed(session);
+  }
+
+  #stillOverdue(session: Session): void {
+    session.overdue = 0;
+    this.flushed(session);
   }
 
   /** The turn ends: broadcasts reach everybody's stream. Presence alone waits for `announceNow`. */

@@ -1,26 +1,32 @@
 import { ONLINE_NAMES_MAX } from "../limits.ts";
-import { encode, parseNumber, startsWith } from "../protocol/ascii.ts";
+import { encode, equals, isToken, parseNumber, startsWith } from "../protocol/ascii.ts";
 import type { LineReader } from "../protocol/line-reader.ts";
+import type { Outbox } from "../protocol/outbox.ts";
 import { OK, OK_SENT, OK_STORED, refuse } from "../protocol/reply.ts";
 import { Request, SHAPES, type Verb } from "../protocol/request.ts";
-import type { Chat } from "./chat.ts";
+import type { Chat, LoginOptions } from "./chat.ts";
 import type { LoginRecord } from "./lockouts.ts";
 import type { Account, Peer, Session } from "./session.ts";
 
 /** A verb's row: who may say it, and what it does. Its words have the shape of protocol/request.ts by then. */
 type Command =
   | { stranger: (chat: Chat, peer: Peer, request: Request) => void }
-  | { session: (chat: Chat, session: Session, request: Request) => void };
+  | { session: (chat: Chat, session: Session, request: Request, out: Outbox) => void };
 
-/** Every row answers with exactly one reply, as the last thing it appends. */
+/**
+ * Every row answers with exactly one reply, as the last thing it appends: to `out`, which is the session's own stream
+ * except in callback sessions.
+ */
 const COMMANDS: Record<Verb, Command> = {
   login: { stranger: login },
+  resume: { stranger: resume },
+  as: { stranger: as },
   message: { session: message },
   broadcast: { session: broadcast },
   online: { session: online },
   block: { session: block },
   unblock: { session: unblock },
-  alive: { session: (_chat, { outbox }) => outbox.append(OK) },
+  alive: { session: alive },
   logout: { session: logout },
 };
 
@@ -29,42 +35,84 @@ const request = new Request();
 /** One line of a peer: PROTOCOL.md, Requests, in the order in which its errors are given. */
 export function receive(chat: Chat, peer: Peer, line: LineReader): void {
   const { session, replies } = peer;
-  if (session !== null) session.heardMs = chat.wheel.nowMs;
-  if (line.tooLong) return refuse(replies, "line_too_long");
-  if (line.start === line.end) return refuse(replies, "bad_request", "the line is empty");
-  const verb = request.parseVerb(line.bytes, line.start, line.end);
-  if (verb === null) return refuse(replies, "unknown_command");
+  if (session !== null) {
+    session.heardMs = chat.wheel.nowMs;
+    session.received += line.lineBytes;
+  }
+  if (line.tooLong) refuse(replies, "line_too_long");
+  else if (line.start === line.end) refuse(replies, "bad_request", "the line is empty");
+  else answer(chat, peer, session, replies, line.bytes, line.start, line.end);
+}
+
+function answer(
+  chat: Chat,
+  peer: Peer,
+  session: Session | null,
+  out: Outbox,
+  bytes: Uint8Array,
+  start: number,
+  end: number,
+): void {
+  const verb = request.parseVerb(bytes, start, end);
+  if (verb === null) return refuse(out, "unknown_command");
   const command = COMMANDS[verb];
   if ("session" in command) {
-    if (session === null) return refuse(replies, "not_logged_in");
-    if (!request.parseWords(SHAPES[verb])) return refuse(replies, "bad_request", SHAPES[verb].usage);
-    command.session(chat, session, request);
+    if (session === null) return refuse(out, "not_logged_in");
+    if (!request.parseWords(SHAPES[verb])) return refuse(out, "bad_request", SHAPES[verb].usage);
+    command.session(chat, session, request, out);
   } else {
-    if (session !== null) return refuse(replies, "already_logged_in");
-    if (!request.parseWords(SHAPES[verb])) return refuse(replies, "bad_request", SHAPES[verb].usage);
+    if (session !== null) return refuse(out, "already_logged_in");
+    if (!request.parseWords(SHAPES[verb])) return refuse(out, "bad_request", SHAPES[verb].usage);
     command.stranger(chat, peer, request);
   }
 }
 
 /** The user that a word names; `unknown_user` when there is none. */
-function named(chat: Chat, out: Session["outbox"], { bytes, starts, ends }: Request, word: number): Account | null {
+function named(chat: Chat, out: Outbox, { bytes, starts, ends }: Request, word: number): Account | null {
   const account = chat.accounts.find(bytes, starts[word]!, ends[word]!);
   if (account === undefined) refuse(out, "unknown_user");
   return account ?? null;
 }
 
 const LISTEN = encode("listen=");
+const RESUMABLE = encode("resumable");
+const CALLBACK = encode("callback=");
+const AFTER = encode("after=");
+const COLON = 58;
+
+/** The options behind a login's password; or the first that is unknown, comes twice, or contradicts another. */
+function parseOptions({ bytes, starts, ends, words }: Request): LoginOptions | number {
+  const options: LoginOptions = { listenPort: 0, resumable: false, callbackPort: 0, after: null };
+  for (let i = 2; i < words; i++) {
+    const start = starts[i]!;
+    const end = ends[i]!;
+    const port = (prefix: Uint8Array, least: number): number => {
+      const value = parseNumber(bytes, start + prefix.length, end);
+      return value >= least && value <= 65535 ? value : 0;
+    };
+    const kindIsOpen = !options.resumable && options.callbackPort === 0;
+    if (startsWith(bytes, start, end, LISTEN) && options.listenPort === 0) {
+      options.listenPort = port(LISTEN, 1);
+      if (options.listenPort === 0) return i;
+    } else if (startsWith(bytes, start, end, CALLBACK) && kindIsOpen) {
+      options.callbackPort = port(CALLBACK, 1024);
+      if (options.callbackPort === 0) return i;
+    } else if (equals(bytes, start, end, RESUMABLE) && kindIsOpen) options.resumable = true;
+    else if (startsWith(bytes, start, end, AFTER) && options.after === null) {
+      const token = start + AFTER.length;
+      const colon = bytes.indexOf(COLON, token);
+      const received = colon < 0 || colon >= end ? -1 : parseNumber(bytes, colon + 1, end);
+      if (received < 0 || !isToken(bytes, token, colon)) return i;
+      options.after = { token: Buffer.from(bytes.subarray(token, colon)).toString("latin1"), received };
+    } else return i;
+  }
+  return options;
+}
 
 /** May be answered later, when the password is judged: until then the peer takes no further line. */
 function login(chat: Chat, peer: Peer, request: Request): void {
-  let listenPort = 0;
-  for (let i = 2; i < request.words; i++) {
-    const start = request.starts[i]!;
-    const end = request.ends[i]!;
-    const isListen = listenPort === 0 && startsWith(request.bytes, start, end, LISTEN);
-    listenPort = isListen ? parseNumber(request.bytes, start + LISTEN.length, end) : 0;
-    if (listenPort < 1 || listenPort > 65535) return refuse(peer.replies, "bad_request", `option ${request.word(i)}`);
-  }
+  const options = parseOptions(request);
+  if (typeof options === "number") return refuse(peer.replies, "bad_request", `option ${request.word(options)}`);
   const account = named(chat, peer.replies, request, 0);
   if (account === null) return;
   const password = Buffer.from(request.bytes.subarray(request.starts[1], request.ends[1]));
@@ -72,7 +120,7 @@ function login(chat: Chat, peer: Peer, request: Request): void {
   const answer = (record: LoginRecord, right: boolean): void => {
     if (right) {
       chat.lockouts.right(record);
-      if (!peer.gone) chat.login(peer, account, listenPort);
+      if (!peer.gone) chat.login(peer, account, options);
       return;
     }
     const triesLeft = chat.lockouts.wrong(record);
@@ -113,45 +161,84 @@ function lockedOut(chat: Chat, peer: Peer, record: LoginRecord): void {
   peer.close();
 }
 
-function message(chat: Chat, session: Session, request: Request): void {
-  const { account, outbox } = session;
-  const to = named(chat, outbox, request, 0);
+function unknownSession(out: Outbox, why: "unknown_session" | "replaced"): void {
+  refuse(out, "unknown_session", why === "replaced" ? why : undefined);
+}
+
+function resume(chat: Chat, peer: Peer, request: Request): void {
+  const refusal = chat.resume(peer, request.word(0), request.number(1));
+  if (refusal === "bad_request") refuse(peer.replies, refusal, "so much was never sent");
+  else if (refusal !== null) unknownSession(peer.replies, refusal);
+}
+
+/** One request of a callback session: its reply goes to this connection, which is closed behind it. */
+function as(chat: Chat, peer: Peer, request: Request): void {
+  const { replies } = peer;
+  const { bytes, textStart, end } = request;
+  const token = request.word(0);
+  const verb = request.parseVerb(bytes, textStart, end);
+  if (verb !== null && "stranger" in COMMANDS[verb]) return refuse(replies, "bad_request", SHAPES.as.usage);
+  const session = chat.called(token);
+  if (session === null) unknownSession(replies, chat.whyUnknown(token));
+  else {
+    session.heardMs = chat.wheel.nowMs;
+    answer(chat, peer, session, replies, bytes, textStart, end);
+    session.caller?.retry();
+  }
+  peer.close();
+}
+
+function message(chat: Chat, { account }: Session, request: Request, out: Outbox): void {
+  const to = named(chat, out, request, 0);
   if (to === null) return;
-  if (to.blocks.has(account)) return refuse(outbox, "blocked");
+  if (to.blocks.has(account)) return refuse(out, "blocked");
   const fate = chat.send(account, to, request.bytes, request.textStart, request.end);
-  if (fate === "full") refuse(outbox, "mailbox_full");
-  else outbox.append(fate === "sent" ? OK_SENT : OK_STORED);
+  if (fate === "full") refuse(out, "mailbox_full");
+  else out.append(fate === "sent" ? OK_SENT : OK_STORED);
 }
 
-function broadcast(chat: Chat, { account, outbox }: Session, request: Request): void {
+function broadcast(chat: Chat, { account }: Session, request: Request, out: Outbox): void {
   const count = chat.broadcast(account, request.bytes, request.textStart, request.end);
-  outbox.append(encode(`ok ${count}\n`));
+  out.append(encode(`ok ${count}\n`));
 }
 
-function online(chat: Chat, { account, outbox }: Session): void {
-  outbox.append(chat.presence.list(account, ONLINE_NAMES_MAX));
+function online(chat: Chat, { account }: Session, _request: Request, out: Outbox): void {
+  out.append(chat.presence.list(account, ONLINE_NAMES_MAX));
 }
 
-function block(chat: Chat, { account, outbox }: Session, request: Request): void {
-  const other = named(chat, outbox, request, 0);
+function block(chat: Chat, { account }: Session, request: Request, out: Outbox): void {
+  const other = named(chat, out, request, 0);
   if (other === null) return;
-  if (account.blocks.has(other)) return refuse(outbox, "already_blocked");
-  if (account === other) return refuse(outbox, "bad_request", "nobody blocks themselves");
+  if (account.blocks.has(other)) return refuse(out, "already_blocked");
+  if (account === other) return refuse(out, "bad_request", "nobody blocks themselves");
   chat.store.block(account.name, other.name);
   account.block(other);
-  outbox.append(OK);
+  out.append(OK);
 }
 
-function unblock(chat: Chat, { account, outbox }: Session, request: Request): void {
-  const other = named(chat, outbox, request, 0);
+function unblock(chat: Chat, { account }: Session, request: Request, out: Outbox): void {
+  const other = named(chat, out, request, 0);
   if (other === null) return;
-  if (!account.blocks.has(other)) return refuse(outbox, "not_blocked");
+  if (!account.blocks.has(other)) return refuse(out, "not_blocked");
   chat.store.unblock(account.name, other.name);
   account.unblock(other);
-  outbox.append(OK);
+  out.append(OK);
 }
 
-function logout(chat: Chat, session: Session): void {
-  session.outbox.append(OK);
+/** What the client has of its stream, if it says so; false when it cannot have that. */
+function confirmed(chat: Chat, session: Session, request: Request, out: Outbox): boolean {
+  if (request.words === 0 || chat.confirm(session, request.number(0))) return true;
+  refuse(out, "bad_request", "so much was never sent");
+  return false;
+}
+
+function alive(chat: Chat, session: Session, request: Request, out: Outbox): void {
+  if (!confirmed(chat, session, request, out)) return;
+  out.append(session.kind === "plain" ? OK : encode(`ok ${session.received}\n`));
+}
+
+function logout(chat: Chat, session: Session, request: Request, out: Outbox): void {
+  if (!confirmed(chat, session, request, out)) return;
+  out.append(OK);
   chat.end(session, "logout");
 }

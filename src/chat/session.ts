@@ -1,5 +1,5 @@
 import { encode } from "../protocol/ascii.ts";
-import type { Outbox } from "../protocol/outbox.ts";
+import type { Outbox, Sink } from "../protocol/outbox.ts";
 import type { TimerHandle } from "../timer-wheel.ts";
 
 /** Whoever sends lines: a connection, or in tests a double. Before it has a session, it is a stranger. */
@@ -18,6 +18,8 @@ export interface Peer {
   /** Takes no further line until `resume`: the reply to the last one is not known yet. */
   pause(): void;
   resume(): void;
+  /** The session goes on elsewhere: closes without a word, and drops what was not read. */
+  detach(): void;
   /** Takes no further line, and closes when everything that was appended has been written. */
   close(): void;
 }
@@ -70,12 +72,30 @@ export class Account {
 
 const NOBODY: ReadonlySet<Account> = new Set();
 
+/** How a session is reached: the kinds differ in who confirms its stream, and in what a connection's end means. */
+export type SessionKind = "plain" | "resumable" | "callback";
+
+/** What writes the stream of a callback session: a sink that calls the client. */
+export interface Caller extends Sink {
+  /** The client was heard: do not wait for the end of a pause. */
+  retry(): void;
+}
+
 /** One user online. There is one session a user; its stream is what its peer is attached to. */
 export class Session {
   readonly account: Account;
   readonly token: string;
+  readonly kind: SessionKind;
   readonly outbox: Outbox;
+  /** The connection that the stream is attached to; a resumable session may have none, a callback session never has. */
   peer: Peer | null = null;
+  caller: Caller | null = null;
+  /** Position in the client's stream: everything before it was acted on. */
+  received = 0;
+  /** Wheel time at which the client last confirmed, or had next to nothing to confirm. */
+  promptMs = Number.NEGATIVE_INFINITY;
+  /** Armed while more than the bound waits for a client that may be keeping up. */
+  overdue: TimerHandle = 0;
   /** The port on which the client accepts private chats; 0 is none. */
   listenPort = 0;
   /** Wheel time of the last line. */
@@ -89,9 +109,10 @@ export class Session {
   /** Place in `Presence.online`. */
   place = -1;
 
-  constructor(account: Account, token: string, outbox: Outbox, heardMs: number) {
+  constructor(account: Account, token: string, kind: SessionKind, outbox: Outbox, heardMs: number) {
     this.account = account;
     this.token = token;
+    this.kind = kind;
     this.outbox = outbox;
     this.heardMs = heardMs;
   }

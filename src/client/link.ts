@@ -8,11 +8,14 @@ import { LoopTurn } from "../protocol/turn.ts";
 /** All links of a process end their turns together. */
 const turn = new LoopTurn();
 
-/** What a link hears. Lines are bytes[start..end), valid during the call. */
+/** What a link tells. */
 export interface LinkListener {
-  line(bytes: Uint8Array, start: number, end: number): void;
+  /** A line bytes[start..end), valid during the call, of which `lineBytes` came. */
+  line(bytes: Uint8Array, start: number, end: number, lineBytes: number): void;
+  /** Lines were told, or something is about to be sent: what must be kept is kept now. */
+  checkpoint(): void;
   /** Once, whoever closed it. */
-  closed(): void;
+  closed(link: Link): void;
 }
 
 /** A connection to a server, seen from the client: lines in, lines out, one write a turn. */
@@ -45,6 +48,7 @@ export class Link implements Sink {
         connectError: () => {},
       },
     });
+    if (link.#closing) throw new Error("the connection was closed at once");
     return link;
   }
 
@@ -62,8 +66,10 @@ export class Link implements Sink {
     this.#reader.feed(chunk);
     while (!this.#closing && this.#reader.next()) {
       if (this.#reader.tooLong) return this.close();
-      this.#listener.line(this.#reader.bytes, this.#reader.start, this.#reader.end);
+      const { bytes, start, end, lineBytes } = this.#reader;
+      this.#listener.line(bytes, start, end, lineBytes);
     }
+    this.#listener.checkpoint();
   }
 
   #drain(): void {
@@ -72,6 +78,7 @@ export class Link implements Sink {
   }
 
   flush(): void {
+    this.#listener.checkpoint();
     while (this.#socket !== null && !this.#full && this.#outbox.peek()) {
       const count = this.#outbox.pieceEnd - this.#outbox.pieceStart;
       const taken = this.#socket.write(this.#outbox.piece, this.#outbox.pieceStart, count);
@@ -84,6 +91,6 @@ export class Link implements Sink {
   #closed(): void {
     this.#closing = true;
     this.#socket = null;
-    this.#listener.closed();
+    this.#listener.closed(this);
   }
 }

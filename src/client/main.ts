@@ -1,16 +1,20 @@
 import { createInterface } from "node:readline";
 import { parseArgs } from "node:util";
-import { ChatClient, ChatError } from "./client.ts";
+import { ChatClient, type ChatClientOptions, ChatError } from "./client.ts";
 import { Display } from "./display.ts";
 import { Screen } from "./screen.ts";
+import { StateFile, stateFolder } from "./state-file.ts";
 import { Terminal, explain } from "./terminal.ts";
 
 const USAGE = `Usage: bun run client <host> <port> [options]
 
 Logs in to a Heartline server and chats from this terminal. Without a terminal it reads commands from
-standard input, one a line, prints plain lines, and leaves at the end of the input.
+standard input, one a line, prints plain lines, and leaves at the end of the input. A lost connection
+is taken up again where it was; what that needs is kept in $XDG_STATE_HOME/heartline.
 
   --user <name>     who you are; the password is asked, or taken from HEARTLINE_PASSWORD
+  --callback        no lasting connection: each command is one, and the server calls back to deliver
+  --listen <port>   where others may reach you for private chats (not there yet)
   --help            this page
 
 Exit code: 0 after a chat, 1 when you did not get in, 2 for a command line that cannot be meant,
@@ -36,35 +40,58 @@ interface Options {
   port: number;
   user: string | null;
   password: string | null;
+  callback: boolean;
 }
+
+/** How long a script waits for a server that went away. */
+const SCRIPT_GIVES_UP_MS = 30_000;
 
 function parseOptions(): Options | null {
   try {
     const { values, positionals } = parseArgs({
-      options: { user: { type: "string" }, help: { type: "boolean", short: "h" } },
+      options: {
+        user: { type: "string" },
+        callback: { type: "boolean" },
+        listen: { type: "string" },
+        help: { type: "boolean", short: "h" },
+      },
       allowPositionals: true,
     });
     if (values.help === true) return null;
     const [host, port, ...rest] = positionals;
     if (host === undefined || port === undefined || rest.length > 0) throw new Error("give a host and a port");
-    if (!/^\d{1,5}$/.test(port) || Number(port) < 1 || Number(port) > 65535) throw new Error(`${port} is no port`);
-    return { host, port: Number(port), user: values.user ?? null, password: process.env.HEARTLINE_PASSWORD ?? null };
+    for (const number of [port, values.listen ?? "1"]) {
+      if (!/^\d{1,5}$/.test(number) || Number(number) < 1 || Number(number) > 65535) {
+        throw new Error(`${number} is no port`);
+      }
+    }
+    const password = process.env.HEARTLINE_PASSWORD ?? null;
+    return { host, port: Number(port), user: values.user ?? null, password, callback: values.callback === true };
   } catch (error) {
     throw new Exit(BAD_USAGE, `${(error as Error).message.split(". ")[0]} (--help shows how)`);
   }
 }
 
 /** With people: asks for name and password until they are right, then chats until they leave. */
-async function converse({ host, port, user, password }: Options): Promise<void> {
+async function converse(options: Options): Promise<void> {
+  const { host, port, user, password } = options;
   const display = new Display(hasColors(process.stdout));
   const screen = new Screen(process.stdin, process.stdout, (line) => terminal.complete(line));
-  const client = new ChatClient({ host, port, onEvent: (event) => terminal.hear(event) });
+  const client = newClient(options, Number.POSITIVE_INFINITY, {
+    onEvent: (event) => terminal.hear(event),
+    onLost: () => {
+      screen.print(display.note("* the connection was lost; what you say waits until it is back"));
+      screen.setPrompt("(lost) > ");
+    },
+    onBack: () => screen.setPrompt("> "),
+    onRecovered: (request, again) => terminal.recover(request, again),
+  });
   const terminal = new Terminal(client, screen, display);
   try {
     await reach(client, host, port);
     await askUntilIn(client, screen, display, user, password);
     screen.print(display.note("You are in. help lists the commands, Ctrl+C leaves."));
-    screen.open("> ");
+    screen.setPrompt("> ");
     let last = Promise.resolve();
     screen.onLine = (line) => {
       last = last.then(() => terminal.run(line)).then(() => screen.prompt());
@@ -106,7 +133,8 @@ async function askUntilIn(
 }
 
 /** With a script: one command after the other, each when the one before is answered. */
-async function follow({ host, port, user, password }: Options): Promise<void> {
+async function follow(options: Options): Promise<void> {
+  const { host, port, user, password } = options;
   if (user === null || password === null) {
     throw new Exit(BAD_USAGE, "there is no terminal to ask on: give --user and HEARTLINE_PASSWORD");
   }
@@ -115,7 +143,10 @@ async function follow({ host, port, user, password }: Options): Promise<void> {
     print: (line: string) => void process.stdout.write(`${line}\n`),
     fail: (line: string) => void process.stderr.write(`${line}\n`),
   };
-  const client = new ChatClient({ host, port, onEvent: (event) => terminal.hear(event) });
+  const client = newClient(options, SCRIPT_GIVES_UP_MS, {
+    onEvent: (event) => terminal.hear(event),
+    onRecovered: (request, again) => terminal.recover(request, again),
+  });
   const terminal = new Terminal(client, surface, display);
   await reach(client, host, port);
   await client.login(user, password).catch((error: unknown) => {
@@ -126,6 +157,12 @@ async function follow({ host, port, user, password }: Options): Promise<void> {
   for await (const line of lines) await terminal.run(line);
   await client.logout().catch(() => {});
   farewell(await client.ended);
+}
+
+/** A client that keeps what it needs to lose nothing and to show nothing twice, also when it is killed. */
+function newClient({ host, port, callback }: Options, giveUpMs: number, hears: Partial<ChatClientOptions>): ChatClient {
+  const store = (user: string): StateFile => new StateFile(stateFolder(), user, host, port);
+  return new ChatClient({ host, port, session: callback ? "callback" : "resumable", store, giveUpMs, ...hears });
 }
 
 async function reach(client: ChatClient, host: string, port: number): Promise<void> {

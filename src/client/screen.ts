@@ -80,13 +80,16 @@ export class Screen {
     this.#muted = false;
     // Names and passwords are no commands: none of them comes back with the arrow keys.
     history.splice(0, history.length, ...before);
+    this.#readline.setPrompt("");
     return line;
   }
 
   /** From now on lines are commands, typed behind `prompt`. */
-  open(prompt: string): void {
+  setPrompt(prompt: string): void {
+    if (this.#closed) return;
+    this.#erase();
     this.#readline.setPrompt(prompt);
-    this.#readline.prompt();
+    this.#redraw();
   }
 
   /** Shows the prompt again, after a command. */
@@ -103,7 +106,12 @@ export class Screen {
     if (this.#closed || this.#answer !== null) return void this.#output.write(`${text}\n`);
     this.#erase();
     this.#output.write(`${text}\n`);
-    // Else readline would go up to where the prompt began before, and erase what was just printed.
+    this.#redraw();
+  }
+
+  /** Shows prompt and typed line at the cursor's row. */
+  #redraw(): void {
+    // Else readline would go up to where the prompt began before, and erase what was just printed there.
     this.#readline.prevRows = 0;
     this.#readline.prompt(true);
   }

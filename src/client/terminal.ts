@@ -96,6 +96,8 @@ const FAILURES: Record<string, (user: string, detail: string) => string> = {
   busy: () => "the server is busy; try again in a moment",
   internal: () => "something went wrong in the server; the command may not have been carried out",
   closed: () => "the connection has ended",
+  not_sent: () => "the server could not be reached; nothing was sent",
+  unknown_outcome: () => "the answer was lost; it was carried out, or refused",
 };
 
 /** A failure of a request in words for people. */
@@ -124,6 +126,12 @@ export class Terminal {
     if ("from" in event) this.#names.add(event.from);
     if ("user" in event) this.#names.add(event.user);
     this.#surface.print(this.#display.event(event));
+  }
+
+  /** What became of a request that an earlier run of this program left without an answer. */
+  recover(request: string, again: boolean): void {
+    const outcome = again ? "said again, since the server had not heard it" : "the server heard it, or nobody knows";
+    this.#surface.print(this.#display.note(`from last time: ${request} (${outcome})`));
   }
 
   /** Carries out one typed line; done when its outcome is shown. */

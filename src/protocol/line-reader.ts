@@ -12,8 +12,8 @@ export class LineReader {
   end = 0;
   /** The line was longer than the limit: it was skipped, and there is no text. */
   tooLong = false;
-  /** Bytes of all lines so far, their end marks included: a position in the peer's stream. */
-  position = 0;
+  /** Bytes of the line as it came, its end mark included: how far it moves a position in the peer's stream. */
+  lineBytes = 0;
 
   #chunk: Uint8Array = EMPTY;
   #at = 0;
@@ -43,9 +43,8 @@ export class LineReader {
       return false;
     }
     this.#at = lf + 1;
-    const lineBytes = this.#skipped + this.#carried.length + lf + 1 - from;
-    this.position += lineBytes;
-    this.tooLong = lineBytes > this.#lineBytesMax;
+    this.lineBytes = this.#skipped + this.#carried.length + lf + 1 - from;
+    this.tooLong = this.lineBytes > this.#lineBytesMax;
     if (this.tooLong) {
       this.bytes = EMPTY;
       this.start = this.end = 0;

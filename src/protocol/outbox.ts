@@ -15,6 +15,10 @@ export interface Sink {
 /** A message inside a stream that its reader has not confirmed. */
 export interface Unconfirmed {
   number: number;
+  /** The stream's position behind it. */
+  position: number;
+  /** It rests in the mailbox too: nothing but its number and position is known here. */
+  resting: boolean;
   unixMs: number;
   from: string;
   text: Uint8Array;
@@ -174,6 +178,12 @@ export class Outbox {
     if (this.plain) this.confirm(this.sent);
   }
 
+  /** The reader is there again, on another connection: it has everything before `position`, and wants the rest. */
+  rewind(position: number): void {
+    if (position > this.confirmed) this.confirm(position);
+    this.sent = this.confirmed;
+  }
+
   /** The reader has everything before `position`. */
   confirm(position: number): void {
     this.confirmed = position;
@@ -196,31 +206,36 @@ export class Outbox {
   }
 
   /**
-   * Takes the messages back that exist only here and are not confirmed, oldest first. What of them was not begun to be
-   * sent leaves the stream; the rest of a line begun stays, so that no line is torn.
+   * Takes back the messages that are not confirmed, oldest first, since the session has ended. Of a plain stream what
+   * was not begun to be sent leaves it; the rest of a line begun stays, so that no line is torn. The reader of any
+   * other stream may still get it all, and say at its next login how far it came.
    */
   withdraw(): Unconfirmed[] {
     this.follow();
     this.#fold();
     const messages: Unconfirmed[] = [];
     const marks = this.#marks;
-    for (let i = this.#firstMark; i < marks.length; i += MARK) {
-      if (marks[i + 1] !== 0) messages.push(this.#message(i));
+    for (let i = this.#firstMark; i < marks.length; i += MARK) messages.push(this.#message(i));
+    if (messages.length > 0) {
+      if (this.plain) this.#cutUnsent();
+      else this.#bytes = Buffer.from(this.#bytes); // The texts lie in the old one.
     }
-    if (this.#firstMark < marks.length) this.#cutUnsent();
     marks.length = this.#firstMark = 0;
     this.#forget(this.confirmed);
     return messages;
   }
 
   #message(mark: number): Unconfirmed {
-    const start = this.#head + this.#marks[mark + 2]! - this.#base;
-    const end = this.#head + this.#marks[mark + 3]! - this.#base - 1;
+    const [number = 0, unixMs = 0, from = 0, position = 0] = this.#marks.slice(mark, mark + MARK);
+    const start = this.#head + from - this.#base;
+    const end = this.#head + position - this.#base - 1;
     const name = wordEnd(this.#bytes, start, end) + 1;
     const nameEnd = wordEnd(this.#bytes, name, end);
     return {
-      number: this.#marks[mark]!,
-      unixMs: this.#marks[mark + 1]!,
+      number,
+      position,
+      resting: unixMs === 0,
+      unixMs,
       from: this.#bytes.toString("latin1", name, nameEnd),
       text: this.#bytes.subarray(nameEnd + 1, end),
     };

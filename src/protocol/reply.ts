@@ -12,6 +12,7 @@ export type ErrorCode =
   | "not_logged_in"
   | "already_logged_in"
   | "bad_request"
+  | "unknown_session"
   | "unknown_user"
   | "locked_out"
   | "wrong_password"

@@ -1,10 +1,11 @@
 import { REQUEST_WORDS_MAX } from "../limits.ts";
-import { SPACE, encode, equals, isName, parseNumber, wordEnd } from "./ascii.ts";
+import { SPACE, encode, equals, isName, isToken, parseNumber, wordEnd } from "./ascii.ts";
 
-export type Verb = "login" | "message" | "broadcast" | "online" | "block" | "unblock" | "alive" | "logout";
+export type Verb =
+  "login" | "resume" | "as" | "message" | "broadcast" | "online" | "block" | "unblock" | "alive" | "logout";
 
-/** What a word must be: a user name, a number, or just not empty. */
-type Form = "name" | "number" | "word";
+/** What a word must be: a user name, a token, a number, or just not empty. */
+type Form = "name" | "token" | "number" | "word";
 
 /** A verb's words. `most` says what may follow the needed ones; text is the rest of the line, spaces included. */
 interface Shape {
@@ -16,13 +17,15 @@ interface Shape {
 /** PROTOCOL.md, Requests. The rules of a verb stand in chat/commands.ts under the same name. */
 export const SHAPES: Record<Verb, Shape> = {
   login: { needed: ["name", "word"], most: "options", usage: "login <user> <password> [option...]" },
+  resume: { needed: ["token", "number"], most: "nothing", usage: "resume <token> <received>" },
+  as: { needed: ["token"], most: "text", usage: "as <token> <request>" },
   message: { needed: ["name"], most: "text", usage: "message <user> <text>" },
   broadcast: { needed: [], most: "text", usage: "broadcast <text>" },
   online: { needed: [], most: "nothing", usage: "online" },
   block: { needed: ["name"], most: "nothing", usage: "block <user>" },
   unblock: { needed: ["name"], most: "nothing", usage: "unblock <user>" },
-  alive: { needed: [], most: "a number", usage: "alive" },
-  logout: { needed: [], most: "a number", usage: "logout" },
+  alive: { needed: [], most: "a number", usage: "alive [<received>]" },
+  logout: { needed: [], most: "a number", usage: "logout [<received>]" },
 };
 
 const BY_LENGTH: { verb: Verb; word: Uint8Array }[][] = [];
@@ -73,11 +76,17 @@ export class Request {
     const end = this.bytes[start] === SPACE ? start : wordEnd(this.bytes, start, this.end);
     if (end === start) return false;
     if (form === "name" && !isName(this.bytes, start, end)) return false;
+    if (form === "token" && !isToken(this.bytes, start, end)) return false;
     if (form === "number" && parseNumber(this.bytes, start, end) < 0) return false;
     this.starts[this.words] = start;
     this.ends[this.words++] = end;
     this.#next = end;
     return true;
+  }
+
+  /** A word whose form is a number. */
+  number(index: number): number {
+    return parseNumber(this.bytes, this.starts[index]!, this.ends[index]!);
   }
 
   /** A word as text, for what is not on the hot path. */

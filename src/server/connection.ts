@@ -98,6 +98,12 @@ export class Connection implements Peer, Sink {
     this.#timer = 0;
   }
 
+  detach(): void {
+    this.session = null;
+    this.#closing = true;
+    this.hangUp();
+  }
+
   pause(): void {
     this.#unanswered = true;
   }

@@ -4,6 +4,7 @@ import { Chat } from "../chat/chat.ts";
 import { DESCRIPTORS_SPARE, KERNEL_SEND_BYTES, LINGER_MS, PRESENCE_DELAY_MS } from "../limits.ts";
 import { LoopTurn } from "../protocol/turn.ts";
 import { TICK_MS, TimerWheel } from "../timer-wheel.ts";
+import { Callback, Callbacks } from "./callback.ts";
 import type { Config } from "./config.ts";
 import { Connection, Connections } from "./connection.ts";
 import type { Credentials } from "./credentials.ts";
@@ -32,6 +33,7 @@ export class Server {
   );
   readonly #chat: Chat;
   readonly #connections: Connections;
+  readonly #callbacks: Callbacks;
   readonly #connectionsMax = descriptorsMax() - DESCRIPTORS_SPARE;
   #listener: TCPSocketListener<Connection | null> | null = null;
   #ticker: Timer | null = null;
@@ -48,11 +50,13 @@ export class Server {
       store: this.#store,
       verify: new Passwords().verify,
       newToken: () => randomBytes(16).toString("base64url"),
+      newCaller: (session, address, port, secret) => new Callback(this.#callbacks, session, address, port, secret),
       silenceMs: config.silenceMs,
       blockMs: config.blockMs,
       lastNumber: this.#store.lastNumber(),
       report: (error) => log.error(error, "a fault inside; the chat goes on"),
     });
+    this.#callbacks = new Callbacks(this.#chat, () => this.#turn.begin());
     this.#connections = new Connections(this.#chat, config.lineBytesMax, config.rateLimit);
     this.#load(credentials);
   }
@@ -143,8 +147,10 @@ export class Server {
     this.#chat.shutdown();
     const { open } = this.#connections;
     for (const connection of open) connection.close();
-    for (let waitedMs = 0; open.size > 0 && waitedMs < LINGER_MS; waitedMs += TICK_MS) {
+    const { calls } = this.#callbacks;
+    for (let waitedMs = 0; waitedMs < LINGER_MS; waitedMs += TICK_MS) {
       await Bun.sleep(TICK_MS);
+      if (open.size === 0 && calls.size === 0) break;
       if (waitedMs < FAREWELL_MS) continue;
       for (const connection of [...open]) if (connection.drained) connection.hangUp();
     }

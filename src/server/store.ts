@@ -1,8 +1,10 @@
 import { Database, SQLiteError } from "bun:sqlite";
+import { createHash } from "node:crypto";
 import { chmodSync, mkdirSync } from "node:fs";
 import { join } from "node:path";
 import type { ChatStore } from "../chat/chat.ts";
-import type { StoredMessage } from "../chat/mailbox.ts";
+import type { Amount, EndedSession, StoredMessage } from "../chat/mailbox.ts";
+import { SESSIONS_KEPT, SESSIONS_KEPT_MS } from "../limits.ts";
 
 export type Durability = "none" | "process" | "power";
 
@@ -13,15 +15,22 @@ const SCHEMA = `
     user TEXT NOT NULL, number INTEGER NOT NULL, unix_ms INTEGER NOT NULL, sender TEXT NOT NULL, text BLOB NOT NULL,
     PRIMARY KEY (user, number)
   ) WITHOUT ROWID;
+  CREATE TABLE sessions (
+    id INTEGER PRIMARY KEY, token BLOB NOT NULL UNIQUE, user TEXT NOT NULL, resumable INTEGER NOT NULL,
+    replaced INTEGER NOT NULL, received INTEGER NOT NULL, ended_ms INTEGER NOT NULL
+  );
+  CREATE INDEX sessions_of_user ON sessions (user);
+  CREATE TABLE carried (
+    session INTEGER NOT NULL, number INTEGER NOT NULL, position INTEGER NOT NULL, PRIMARY KEY (session, number)
+  ) WITHOUT ROWID;
+  CREATE TRIGGER forget AFTER DELETE ON sessions BEGIN DELETE FROM carried WHERE session = old.id; END;
   CREATE TABLE blocks (user TEXT NOT NULL, other TEXT NOT NULL, PRIMARY KEY (user, other)) WITHOUT ROWID;
   PRAGMA user_version = ${SCHEMA_VERSION};
 `;
 
 /** What waits for a user. */
-export interface Waiting {
+export interface Waiting extends Amount {
   user: string;
-  messages: number;
-  bytes: number;
 }
 
 /** A data folder that cannot be used, and why, in words for the operator. */
@@ -49,7 +58,7 @@ export class Store implements ChatStore {
       `SELECT number, unix_ms AS unixMs, sender AS "from", text FROM mailbox
        WHERE user = ? AND number > ? ORDER BY number`,
     );
-    this.#size = database.query<{ messages: number; bytes: number }, [string, number]>(
+    this.#size = database.query<Amount, [string, number]>(
       "SELECT count(*) AS messages, total(length(text)) AS bytes FROM mailbox WHERE user = ? AND number <= ?",
     );
     this.#delete = database.query("DELETE FROM mailbox WHERE user = ? AND number <= ?");
@@ -70,12 +79,47 @@ export class Store implements ChatStore {
     return this.#database.query<{ user: string; other: string }, []>("SELECT user, other FROM blocks").all();
   }
 
-  keep(user: string, messages: readonly StoredMessage[]): void {
-    const insertAll = (): void => {
-      for (const { number, unixMs, from, text } of messages) this.#insert.run(user, number, unixMs, from, text);
-    };
-    if (messages.length === 1) insertAll();
-    else this.#database.transaction(insertAll)();
+  keep(user: string, { number, unixMs, from, text }: StoredMessage): void {
+    this.#insert.run(user, number, unixMs, from, text);
+  }
+
+  settle(user: string, messages: readonly StoredMessage[], ended: EndedSession | null): void {
+    this.#database.transaction(() => {
+      for (const message of messages) this.keep(user, message);
+      if (ended !== null) this.#remember(ended);
+    })();
+  }
+
+  #remember({ token, user, resumable, replaced, received, endedUnixMs, carried }: EndedSession): void {
+    const run = (sql: string, ...values: (string | number | Uint8Array)[]): number =>
+      Number(this.#database.query(sql).run(...values).lastInsertRowid);
+    const insert = "INSERT INTO sessions VALUES (NULL, ?, ?, ?, ?, ?, ?)";
+    const id = run(insert, hash(token), user, Number(resumable), Number(replaced), received, endedUnixMs);
+    for (const { number, position } of carried) run("INSERT INTO carried VALUES (?, ?, ?)", id, number, position);
+    run("DELETE FROM sessions WHERE user = ? AND ended_ms < ?", user, endedUnixMs - SESSIONS_KEPT_MS);
+    const oldest = "SELECT id FROM sessions WHERE user = ? ORDER BY id DESC LIMIT -1 OFFSET ?";
+    run(`DELETE FROM sessions WHERE id IN (${oldest})`, user, SESSIONS_KEPT);
+  }
+
+  ended(token: string): Omit<EndedSession, "carried"> | null {
+    const row = this.#database
+      .query<{ user: string; resumable: number; replaced: number; received: number; ended_ms: number }, [Uint8Array]>(
+        "SELECT user, resumable, replaced, received, ended_ms FROM sessions WHERE token = ?",
+      )
+      .get(hash(token));
+    if (row === null) return null;
+    const { user, received, ended_ms: endedUnixMs } = row;
+    return { token, user, received, endedUnixMs, resumable: row.resumable === 1, replaced: row.replaced === 1 };
+  }
+
+  dropCarried(user: string, token: string, position: number): Amount {
+    const carried = `FROM mailbox WHERE user = ? AND number IN (
+      SELECT number FROM carried JOIN sessions ON session = id WHERE token = ? AND position <= ?)`;
+    const values: [string, Uint8Array, number] = [user, hash(token), position];
+    const sql = `SELECT count(*) AS messages, total(length(text)) AS bytes ${carried}`;
+    const amount = this.#database.query<Amount, typeof values>(sql).get(...values)!;
+    this.#database.query(`DELETE ${carried}`).run(...values);
+    return amount;
   }
 
   read(user: string, after: number, bytes: number): StoredMessage[] {
@@ -89,7 +133,7 @@ export class Store implements ChatStore {
     return messages;
   }
 
-  drop(user: string, upTo: number): { messages: number; bytes: number } {
+  drop(user: string, upTo: number): Amount {
     const size = this.#size.get(user, upTo)!;
     this.#delete.run(user, upTo);
     return size;
@@ -106,6 +150,11 @@ export class Store implements ChatStore {
   close(): void {
     this.#database.close();
   }
+}
+
+/** Tokens are kept as hashes: who reads the file can take over no session. */
+function hash(token: string): Uint8Array {
+  return createHash("sha256").update(token).digest();
 }
 
 function open(folder: string, durability: Durability): Database {

@@ -1,5 +1,5 @@
 import { afterEach, beforeEach, expect, test } from "bun:test";
-import { ChatClient, type ChatEvent } from "heartline/client";
+import { ChatClient, type ChatClientOptions, type ChatEvent } from "heartline/client";
 import { PASSWORD, WireServer } from "../support/wire.ts";
 
 const USERS = ["columbia", "SEAS", "foobar"];
@@ -16,14 +16,17 @@ afterEach(async () => {
 });
 
 /** A client, and what it hears; `heard(n)` resolves with the first n events. */
-function newClient(port = server.port): { client: ChatClient; heard: (count: number) => Promise<ChatEvent[]> } {
+function newClient(
+  port = server.port,
+  options: Partial<ChatClientOptions> = {},
+): { client: ChatClient; heard: (count: number) => Promise<ChatEvent[]> } {
   const events: ChatEvent[] = [];
   let changed = (): void => {};
   const onEvent = (event: ChatEvent): void => {
     events.push(event);
     changed();
   };
-  const client = new ChatClient({ host: "127.0.0.1", port, onEvent });
+  const client = new ChatClient({ host: "127.0.0.1", port, onEvent, ...options });
   clients.push(client);
   const heard = async (count: number): Promise<ChatEvent[]> => {
     while (events.length < count) await new Promise<void>((resolve) => (changed = resolve));
@@ -135,14 +138,14 @@ test("a server that stops answering is given up", async () => {
       },
     },
   });
-  const { client } = newClient(mute.port);
+  const { client } = newClient(mute.port, { session: "plain" });
   await client.login("columbia", PASSWORD);
   expect(await client.ended).toBe("lost");
   mute.stop(true);
 });
 
-test("a server's stop ends the session with its word", async () => {
-  const { client } = newClient();
+test("a server's stop ends a plain session with its word", async () => {
+  const { client } = newClient(server.port, { session: "plain" });
   await client.login("columbia", PASSWORD);
   void server.stop();
   expect(await client.ended).toBe("shutdown");

@@ -1,14 +1,19 @@
 import { afterEach, beforeEach, describe, expect, test } from "bun:test";
+import { mkdtempSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
 import { ChatClient } from "heartline/client";
 import { PASSWORD, WireServer } from "../support/wire.ts";
 import { Pty } from "../support/pty.ts";
 
 const USERS = ["columbia", "SEAS", "foobar"];
 let server: WireServer;
+let state: string;
 let other: ChatClient;
 const ptys: Pty[] = [];
 
 beforeEach(() => {
+  state = mkdtempSync(join(tmpdir(), "heartline-"));
   server = new WireServer({}, USERS);
   other = new ChatClient({ host: "127.0.0.1", port: server.port });
 });
@@ -17,10 +22,14 @@ afterEach(async () => {
   other.close();
   for (const pty of ptys.splice(0)) pty.end();
   await server.stop();
+  rmSync(state, { recursive: true });
 });
 
 function openClient(args: string[] = [], options: ConstructorParameters<typeof Pty>[1] = {}): Pty {
-  const pty = new Pty(["src/client/main.ts", "127.0.0.1", String(server.port), ...args], options);
+  const pty = new Pty(["src/client/main.ts", "127.0.0.1", String(server.port), ...args], {
+    ...options,
+    env: { XDG_STATE_HOME: state, ...options.env },
+  });
   ptys.push(pty);
   return pty;
 }
@@ -198,7 +207,11 @@ describe("on a terminal", () => {
 /** A client that reads its commands from a pipe. */
 async function pipe(input: string, args: string[], password?: string) {
   const program = Bun.spawn([process.execPath, "src/client/main.ts", ...args], {
-    env: { PATH: process.env.PATH, ...(password === undefined ? {} : { HEARTLINE_PASSWORD: password }) },
+    env: {
+      PATH: process.env.PATH,
+      XDG_STATE_HOME: state,
+      ...(password === undefined ? {} : { HEARTLINE_PASSWORD: password }),
+    },
     stdin: Buffer.from(input),
     stdout: "pipe",
     stderr: "pipe",

@@ -40,10 +40,11 @@ function taken(outbox: Outbox, most = Infinity): string {
   return piece.toString("latin1", 0, count);
 }
 
-/** The messages that come back, as words. */
+/** The messages that come back and rest nowhere else, as words. */
 function withdrawn(outbox: Outbox): string[] {
   return outbox
     .withdraw()
+    .filter(({ resting }) => !resting)
     .map(({ number, unixMs, from, text }) => `${number} ${unixMs} ${from}: ${Buffer.from(text).toString("latin1")}`);
 }
 
@@ -224,7 +225,7 @@ describe("a stream that follows the log", () => {
 });
 
 describe("withdrawing", () => {
-  test("gives back the messages that nobody confirmed, oldest first, and takes the unsent ones out", () => {
+  test("gives back the messages that nobody confirmed, oldest first; a reader who confirms may still get them", () => {
     const { turn, outbox } = stream(false);
     message(outbox, 1, "confirmed");
     const behindFirst = outbox.end;
@@ -237,7 +238,20 @@ describe("withdrawing", () => {
     outbox.append(Buffer.from("goodbye slow\n"));
     expect(withdrawn(outbox)).toEqual(["2 1002 bob: sent", "3 1003 carol.c:  not  sent \xff"]);
     turn.end();
-    expect(drain(outbox).bytes.toString()).toBe("ok\ngoodbye slow\n");
+    expect(drain(outbox).bytes.toString("latin1")).toBe("ok\nmessage carol.c  not  sent \xff\ngoodbye slow\n");
+  });
+
+  test("of a stream whose reader confirms tells the position behind each message, and what rests in a mailbox", () => {
+    const { turn, outbox } = stream(false);
+    fed(outbox, 1, "rests");
+    const behindFirst = outbox.end;
+    message(outbox, 2, "exists only here");
+    turn.end();
+    const told = outbox.withdraw().map(({ number, position, resting }) => ({ number, position, resting }));
+    expect(told).toEqual([
+      { number: 1, position: behindFirst, resting: true },
+      { number: 2, position: outbox.end, resting: false },
+    ]);
   });
 
   test("does not tear a line that was begun", () => {
@@ -253,7 +267,7 @@ describe("withdrawing", () => {
   });
 
   test("leaves mailbox entries where they rest: they leave the stream and are not given back", () => {
-    const { turn, outbox } = stream(false);
+    const { turn, outbox } = stream(true);
     fed(outbox, 1, "rests");
     message(outbox, 2, "exists only here");
     outbox.append(Buffer.from("goodbye expired\n"));
@@ -402,7 +416,8 @@ class Model {
   withdraw(): Mark[] {
     const { marks } = this;
     this.marks = [];
-    for (const { start, end } of marks.filter((mark) => mark.start >= this.sent).reverse()) {
+    const cut = this.outbox.plain ? marks.filter((mark) => mark.start >= this.sent) : [];
+    for (const { start, end } of cut.reverse()) {
       this.bytes = Buffer.concat([this.between(this.base, start), this.between(end, this.end)]);
       this.lineEnds = this.lineEnds.filter((at) => at !== end).map((at) => (at > end ? at - (end - start) : at));
       if (this.safe >= end) this.safe -= end - start;
@@ -585,7 +600,7 @@ class Weave {
   }
 
   #withdraw(model: Model): void {
-    const messages = model.outbox.withdraw();
+    const messages = model.outbox.withdraw().filter(({ resting }) => !resting);
     const words = messages.map(({ number, unixMs, from, text }) => ({
       number,
       unixMs,

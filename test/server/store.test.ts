@@ -47,10 +47,10 @@ function complaint(path: string): string {
 describe("a mailbox", () => {
   test("gives its messages by number, in whatever order they were kept, as they were", () => {
     const store = open();
-    store.keep("bob", [message(5), message(7)]);
-    store.keep("bob", [message(2)]);
-    store.keep("bob", [message(6, "\x00\xff\r ", "carol")]);
-    store.keep("carol", [message(3)]);
+    store.settle("bob", [message(5), message(7)], null);
+    store.settle("bob", [message(2)], null);
+    store.settle("bob", [message(6, "\x00\xff\r ", "carol")], null);
+    store.settle("carol", [message(3)], null);
     const messages = store.read("bob", 0, 1e6);
     expect(texts(messages)).toEqual(["text 2", "text 5", "\x00\xff\r ", "text 7"]);
     expect(messages[2]).toMatchObject({ number: 6, unixMs: 1_700_000_000_006, from: "carol" });
@@ -58,9 +58,10 @@ describe("a mailbox", () => {
 
   test("gives those above a number only", () => {
     const store = open();
-    store.keep(
+    store.settle(
       "bob",
       [1, 2, 3].map((number) => message(number)),
+      null,
     );
     expect(texts(store.read("bob", 2, 1e6))).toEqual(["text 3"]);
     expect(store.read("bob", 3, 1e6)).toEqual([]);
@@ -68,9 +69,10 @@ describe("a mailbox", () => {
 
   test("gives portions of about so many bytes, but one message at least", () => {
     const store = open();
-    store.keep(
+    store.settle(
       "bob",
       Array.from({ length: 100 }, (_, i) => message(i + 1, "x".repeat(1000))),
+      null,
     );
     expect(store.read("bob", 0, 1)).toHaveLength(1);
     const portion = store.read("bob", 0, 10_000).length;
@@ -87,8 +89,8 @@ describe("a mailbox", () => {
 
   test("forgets up to a number, and says what that was", () => {
     const store = open();
-    store.keep("bob", [message(1, "a"), message(2, "bb"), message(5, "ccc")]);
-    store.keep("carol", [message(3)]);
+    store.settle("bob", [message(1, "a"), message(2, "bb"), message(5, "ccc")], null);
+    store.settle("carol", [message(3)], null);
     expect(store.drop("bob", 2)).toEqual({ messages: 2, bytes: 3 });
     expect(store.drop("bob", 4)).toEqual({ messages: 0, bytes: 0 });
     expect(texts(store.read("bob", 0, 1e6))).toEqual(["ccc"]);
@@ -97,8 +99,8 @@ describe("a mailbox", () => {
 
   test("takes several messages all or none", () => {
     const store = open();
-    store.keep("bob", [message(3)]);
-    expect(() => store.keep("bob", [message(2), message(3), message(4)])).toThrow();
+    store.settle("bob", [message(3)], null);
+    expect(() => store.settle("bob", [message(2), message(3), message(4)], null)).toThrow();
     expect(texts(store.read("bob", 0, 1e6))).toEqual(["text 3"]);
   });
 
@@ -106,8 +108,8 @@ describe("a mailbox", () => {
     const store = open();
     expect(store.lastNumber()).toBe(0);
     expect(store.waiting()).toEqual([]);
-    store.keep("bob", [message(1, "a"), message(9, "bb")]);
-    store.keep("carol", [message(4, "ccc")]);
+    store.settle("bob", [message(1, "a"), message(9, "bb")], null);
+    store.settle("carol", [message(4, "ccc")], null);
     expect(store.lastNumber()).toBe(9);
     expect(store.waiting().toSorted((a, b) => a.user.localeCompare(b.user))).toEqual([
       { user: "bob", messages: 2, bytes: 3 },
@@ -118,7 +120,7 @@ describe("a mailbox", () => {
   test("holds numbers and times far beyond 32 bits", () => {
     const store = open();
     const large = { ...message(2 ** 52), unixMs: 2 ** 43 };
-    store.keep("bob", [large]);
+    store.settle("bob", [large], null);
     expect(store.read("bob", 2 ** 52 - 1, 1000)).toMatchObject([{ number: 2 ** 52, unixMs: 2 ** 43 }]);
     expect(store.lastNumber()).toBe(2 ** 52);
   });
@@ -142,7 +144,7 @@ describe("a data folder", () => {
   test.each(["none", "process", "power"] as const)("keeps what is in it, with durability %s", (durability) => {
     const path = folder();
     const first = new Store(path, durability);
-    first.keep("bob", [message(3)]);
+    first.settle("bob", [message(3)], null);
     first.block("alice", "bob");
     first.close();
     const second = new Store(path, durability);

@@ -1,6 +1,6 @@
 import { Chat, type Verify } from "../../src/chat/chat.ts";
 import { receive } from "../../src/chat/commands.ts";
-import type { Account, Peer, Session } from "../../src/chat/session.ts";
+import type { Account, Caller, Peer, Session } from "../../src/chat/session.ts";
 import { LINE_BYTES_DEFAULT, PRESENCE_DELAY_MS } from "../../src/limits.ts";
 import { LineReader } from "../../src/protocol/line-reader.ts";
 import { Outbox, type Sink, type Turn } from "../../src/protocol/outbox.ts";
@@ -29,6 +29,8 @@ export class World implements Turn {
   readonly faults: unknown[] = [];
   /** Judges passwords; a test may answer later, or never. */
   verify: Verify = (_account, password) => Buffer.from(password).toString("latin1") === PASSWORD;
+  /** Calls the client of a callback session; a test says what comes of it. */
+  newCaller: (session: Session) => Caller = () => ({ flush: () => {}, retry: () => {} });
   clockMs: number;
   readonly #startMs: number;
   #touched: Outbox[] = [];
@@ -44,6 +46,7 @@ export class World implements Turn {
       store: this.store,
       verify: (account, password) => this.verify(account, password),
       newToken: () => `token${String(++this.#tokens).padStart(20, "0")}`,
+      newCaller: (session) => this.newCaller(session),
       silenceMs,
       blockMs,
       lastNumber: 0,
@@ -186,6 +189,12 @@ export class TestPeer implements Peer, Sink {
   attach(session: Session): void {
     this.session = session;
     session.outbox.sink = this;
+  }
+
+  detach(): void {
+    this.session = null;
+    this.closing = true;
+    this.#lost();
   }
 
   pause(): void {

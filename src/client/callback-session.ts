@@ -1,0 +1,221 @@
+import type { Socket, TCPSocketListener } from "bun";
+import { SERVER_LINE_BYTES_MAX } from "../limits.ts";
+import { LineReader } from "../protocol/line-reader.ts";
+import { decode } from "./event.ts";
+import { Link } from "./link.ts";
+import {
+  type Awaited,
+  type ChatSession,
+  ChatError,
+  type Login,
+  type SessionListener,
+  type SessionOptions,
+  type StateStore,
+  answer,
+  beatMsFor,
+  startsWithWord,
+} from "./request.ts";
+
+/** The server calls right after a login; a client that hears nothing for so long cannot be reached. */
+const FIRST_CALL_MS = 5_000;
+const PAUSE_MIN_MS = 200;
+const PAUSE_MAX_MS = 20_000;
+
+/** A call under way: its head line, and then so many bytes of the server's stream. */
+interface Call {
+  reader: LineReader;
+  /** Bytes that are still to come; -1 before the head. */
+  left: number;
+  /** Position of the next line in the stream. */
+  position: number;
+}
+
+/**
+ * A session without a connection of its own: each request is a connection, one after the other, and the server calls
+ * this client to deliver. Its position in the stream is its memory, so that a delivery that comes twice is told once.
+ */
+export class CallbackSession implements ChatSession {
+  readonly #options: SessionOptions;
+  readonly #listener: SessionListener;
+  #store: StateStore | null = null;
+  #port: TCPSocketListener<Call> | null = null;
+  #user = "";
+  #password = "";
+  #token = "";
+  #received = 0;
+  #ended = false;
+  #beat: Timer | null = null;
+  /** Requests go one at a time: each waits for the one before. */
+  #last: Promise<unknown> = Promise.resolve();
+  /** The secret that the server's calls show; a call may come before the login's reply. */
+  #secret = Promise.withResolvers<string>();
+  #firstCall = Promise.withResolvers<void>();
+
+  constructor(options: SessionOptions, listener: SessionListener) {
+    this.#options = options;
+    this.#listener = listener;
+  }
+
+  /** Finds out whether somebody listens at the server's port. */
+  async connect(): Promise<void> {
+    const { host, port } = this.#options;
+    (await Link.connect(host, port, { line: () => {}, checkpoint: () => {}, closed: () => {} })).close();
+  }
+
+  async login(user: string, password: string): Promise<Login> {
+    this.#user = user;
+    this.#password = password;
+    this.#store = this.#options.store(user);
+    const earlier = this.#store?.load() ?? null;
+    const login = await this.#logIn(earlier === null ? "" : ` after=${earlier.token}:${earlier.received}`);
+    for (const { line } of earlier?.unanswered ?? []) this.#listener.recovered(line, false);
+    return login;
+  }
+
+  async #logIn(after: string): Promise<Login> {
+    this.#port ??= this.#listen();
+    this.#secret = Promise.withResolvers();
+    this.#firstCall = Promise.withResolvers();
+    const words = await this.#say(`login ${this.#user} ${this.#password} callback=${this.#port.port}${after}`);
+    const [token = "", silence = "", ...rest] = words.split(" ");
+    this.#token = token;
+    this.#received = 0;
+    this.#save();
+    this.#secret.resolve(rest.find((word) => word.startsWith("secret="))?.slice("secret=".length) ?? "");
+    const silenceMs = Number(silence) * 1000;
+    if (this.#beat !== null) clearInterval(this.#beat);
+    this.#beat = setInterval(() => void this.request("alive").catch(() => {}), beatMsFor(silenceMs));
+    const inTime = await Promise.race([this.#firstCall.promise.then(() => true), Bun.sleep(FIRST_CALL_MS)]);
+    if (inTime !== true) {
+      await this.logout().catch(() => {});
+      throw new ChatError("unreachable", `the server could not call port ${this.#port.port} here`);
+    }
+    return { token, silenceMs };
+  }
+
+  request(line: string): Promise<string> {
+    const outcome = this.#last.then(() => {
+      if (this.#ended || this.#token === "") throw new ChatError("closed");
+      return this.#say(`as ${this.#token} ${line}`);
+    });
+    this.#last = outcome.catch((error: unknown) => this.#failed(error));
+    return outcome;
+  }
+
+  async logout(): Promise<void> {
+    await this.request(`logout ${this.#received}`);
+    this.#end("logout");
+  }
+
+  close(): void {
+    this.#end("lost");
+  }
+
+  /** One line on a connection of its own, and its reply. */
+  async #say(line: string): Promise<string> {
+    const { promise, resolve, reject } = Promise.withResolvers<string>();
+    const awaited: Awaited = { resolve, reject };
+    const link = await Link.connect(this.#options.host, this.#options.port, {
+      line: (bytes, start, end) => answer(awaited, startsWithWord(bytes, start, end, "ok"), bytes, start, end),
+      checkpoint: () => {},
+      // It was acted on or not: nobody knows.
+      closed: () => reject(new ChatError("unknown_outcome")),
+    }).catch(() => {
+      throw new ChatError("not_sent");
+    });
+    link.send(line);
+    return promise.finally(() => link.close());
+  }
+
+  async #failed(error: unknown): Promise<void> {
+    if (this.#ended || !(error instanceof ChatError) || error.code !== "unknown_session") return;
+    if (error.detail.startsWith("replaced")) this.#end("replaced");
+    else await this.#comeBack();
+  }
+
+  /** The server has ended the session: a new one takes its stream up. */
+  async #comeBack(): Promise<void> {
+    this.#listener.lost();
+    const lostMs = performance.now();
+    for (let pauseMs = PAUSE_MIN_MS; !this.#ended; pauseMs = Math.min(pauseMs * 2, PAUSE_MAX_MS)) {
+      try {
+        await this.#logIn(` after=${this.#token}:${this.#received}`);
+        return this.#listener.back();
+      } catch (error) {
+        const { code } = error as ChatError;
+        if (!["not_sent", "unknown_outcome", "busy", "internal"].includes(code)) return this.#end(code);
+        if (performance.now() - lostMs > this.#options.giveUpMs) return this.#end("lost");
+      }
+      await Bun.sleep(pauseMs * (0.5 + Math.random() / 2));
+    }
+  }
+
+  #listen(): TCPSocketListener<Call> {
+    return Bun.listen<Call>({
+      hostname: "0.0.0.0",
+      port: this.#options.callbackPort,
+      socket: {
+        open: (socket) => {
+          socket.data = { reader: new LineReader(SERVER_LINE_BYTES_MAX), left: -1, position: 0 };
+        },
+        data: (socket, chunk) => this.#hear(socket, chunk),
+      },
+    });
+  }
+
+  #hear(socket: Socket<Call>, chunk: Buffer): void {
+    const call = socket.data;
+    call.reader.feed(chunk);
+    if (call.left < 0) {
+      if (!call.reader.next()) return;
+      const { bytes, start, end } = call.reader;
+      void this.#answerCall(socket, decode(bytes, start, end).split(" "));
+    } else this.#tell(socket, chunk.length);
+  }
+
+  /** Only who knows the secret is answered, and not when the call begins beyond what is known here. */
+  async #answerCall(socket: Socket<Call>, [verb, secret, position, bytes]: string[]): Promise<void> {
+    const isServer = verb === "callback" && secret === (await this.#secret.promise);
+    const call = socket.data;
+    call.position = Number(position);
+    call.left = Number(bytes);
+    if (!isServer || !(call.position <= this.#received) || !(call.left >= 0)) return void socket.end();
+    socket.write(`ready ${this.#token}\n`);
+    this.#firstCall.resolve();
+    this.#tell(socket, 0);
+  }
+
+  /** Tells the lines that are new, confirms, and hangs up. */
+  #tell(socket: Socket<Call>, bytes: number): void {
+    const call = socket.data;
+    const { reader } = call;
+    call.left -= bytes;
+    let goodbye = "";
+    while (!this.#ended && reader.next()) {
+      call.position += reader.lineBytes;
+      if (call.position <= this.#received) continue;
+      this.#received = call.position;
+      this.#listener.event(reader.bytes, reader.start, reader.end);
+      const [word, reason] = decode(reader.bytes, reader.start, reader.end).split(" ", 2);
+      if (word === "goodbye") goodbye = reason ?? "";
+    }
+    if (call.left > 0) return;
+    if (goodbye !== "replaced") this.#save();
+    socket.end(`received ${this.#received}\n`);
+    if (goodbye === "replaced") this.#end(goodbye);
+    else if (goodbye !== "") this.#last = this.#last.then(() => this.#comeBack());
+  }
+
+  #save(): void {
+    if (!this.#ended) this.#store?.save({ token: this.#token, received: this.#received, unanswered: [] });
+  }
+
+  #end(reason: string): void {
+    if (this.#ended) return;
+    if (reason === "logout") this.#save();
+    this.#ended = true;
+    if (this.#beat !== null) clearInterval(this.#beat);
+    this.#port?.stop(true);
+    if (this.#token !== "") this.#listener.ended(reason);
+  }
+}

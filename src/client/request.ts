@@ -1,0 +1,105 @@
+import { decode } from "./event.ts";
+
+/** The server's `err <code> [<detail>]`. Codes of this client's own: `closed`, `unknown_outcome`, `not_sent`. */
+export class ChatError extends Error {
+  readonly code: string;
+  readonly detail: string;
+
+  constructor(code: string, detail = "") {
+    super(detail === "" ? code : `${code} ${detail}`);
+    this.code = code;
+    this.detail = detail;
+  }
+}
+
+/** What must outlive the program, so that nothing comes or goes twice. */
+export interface ClientState {
+  token: string;
+  /** Position in the server's stream: everything before it was told. */
+  received: number;
+  /** Requests without an answer, and the positions behind them in the client's stream. */
+  unanswered: { line: string; position: number }[];
+}
+
+/** Keeps a state, and has the last one again after a restart; both before they return. */
+export interface StateStore {
+  load(): ClientState | null;
+  save(state: ClientState): void;
+}
+
+/** Requests and what comes of them, whatever the session is like. */
+export interface ChatSession {
+  connect(): Promise<void>;
+  /** Rejects with `unknown_user`, `wrong_password <tries left>` or `locked_out <seconds>`. */
+  login(user: string, password: string): Promise<Login>;
+  /** A request, without its line's end; resolves with the words behind `ok`. It waits while the server is away. */
+  request(line: string): Promise<string>;
+  logout(): Promise<void>;
+  /** Hangs up for good. */
+  close(): void;
+}
+
+/** What a session tells its owner. */
+export interface SessionListener {
+  /** An event's line. */
+  event(bytes: Uint8Array, start: number, end: number): void;
+  /** The connection was lost, and is there again. */
+  lost(): void;
+  back(): void;
+  /** A request of an earlier run that had no answer yet: it was made again, or nobody knows what became of it. */
+  recovered(line: string, again: boolean): void;
+  /** It has ended and does not come back: "logout", the server's reason, the code of a refusal, or "lost". */
+  ended(reason: string): void;
+}
+
+export interface SessionOptions {
+  host: string;
+  port: number;
+  /** A plain session ends with its connection; a resumable one comes back; a callback one has none, and is called. */
+  kind: "plain" | "resumable" | "callback";
+  /** Where a callback session listens; 0 takes a free port. */
+  callbackPort: number;
+  /** For how long a lost server is tried. */
+  giveUpMs: number;
+  store: (user: string) => StateStore | null;
+}
+
+/** What a login gave. */
+export interface Login {
+  token: string;
+  /** A session from which nothing is heard for so long ends; the client beats by itself, well within it. */
+  silenceMs: number;
+}
+
+/** Somebody who waits for a reply. */
+export interface Awaited {
+  resolve: (words: string) => void;
+  reject: (error: ChatError) => void;
+}
+
+const BEAT_MS = 30_000;
+
+/** How often to beat, well within that silence. */
+export function beatMsFor(silenceMs: number): number {
+  return Math.min(BEAT_MS, Math.max(silenceMs - 5_000, silenceMs * 0.6));
+}
+
+/** Gives a reply's line bytes[start..end) to who waits for it. */
+export function answer(
+  { resolve, reject }: Awaited,
+  isOk: boolean,
+  bytes: Uint8Array,
+  start: number,
+  end: number,
+): void {
+  if (isOk) return resolve(decode(bytes, Math.min(start + 3, end), end));
+  const [code = "", ...detail] = decode(bytes, Math.min(start + 4, end), end).split(" ");
+  reject(new ChatError(code, detail.join(" ")));
+}
+
+/** Whether the first word of a line is that one. */
+export function startsWithWord(bytes: Uint8Array, start: number, end: number, word: string): boolean {
+  for (let i = 0; i < word.length; i++) if (bytes[start + i] !== word.charCodeAt(i)) return false;
+  const at = start + word.length;
+  return at === end || bytes[at] === 32;
+}

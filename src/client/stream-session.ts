@@ -1,0 +1,277 @@
+import { CONFIRM_BYTES_MAX } from "../limits.ts";
+import { decode } from "./event.ts";
+import { Link } from "./link.ts";
+import {
+  type Awaited,
+  ChatError,
+  type ChatSession,
+  type Login,
+  type SessionListener,
+  type SessionOptions,
+  type StateStore,
+  answer,
+  beatMsFor,
+  startsWithWord,
+} from "./request.ts";
+
+interface Pending extends Awaited {
+  line: string;
+  /** Behind it in the client's stream. */
+  position: number;
+}
+
+/** What was told is confirmed within this time, or after CONFIRM_BYTES_MAX. */
+const CONFIRM_MS = 4_000;
+const TICK_MS = 1_000;
+const PAUSE_MIN_MS = 200;
+const PAUSE_MAX_MS = 20_000;
+
+/**
+ * A session over connections that come and go. Both directions are byte streams with positions (PROTOCOL.md, Sessions):
+ * after a loss they go on where they were, so that each request is acted on once and each line told once.
+ */
+export class StreamSession implements ChatSession {
+  readonly #options: SessionOptions;
+  readonly #listener: SessionListener;
+  #store: StateStore | null = null;
+  #link: Link | null = null;
+  /** A reply outside the streams is awaited: to `login` or `resume`. */
+  #greeting: Awaited | null = null;
+  #user = "";
+  #password = "";
+  #token = "";
+  #ended = false;
+  /** Requests without a reply, in their order, and the position behind the last one. */
+  #pending: Pending[] = [];
+  #position = 0;
+  /** How far the server's stream was told, and confirmed. */
+  #received = 0;
+  #confirmed = 0;
+  #unconfirmedSinceMs = 0;
+  #saved = true;
+  #ticker: Timer | null = null;
+  #beatMs = 0;
+  #saidMs = 0;
+  #beatUnanswered = false;
+  #comingBack = false;
+
+  constructor(options: SessionOptions, listener: SessionListener) {
+    this.#options = options;
+    this.#listener = listener;
+  }
+
+  async connect(): Promise<void> {
+    this.#link = await Link.connect(this.#options.host, this.#options.port, {
+      line: (bytes, start, end, lineBytes) => this.#line(bytes, start, end, lineBytes),
+      checkpoint: () => this.#save(),
+      closed: (link) => this.#closed(link),
+    });
+  }
+
+  async login(user: string, password: string): Promise<Login> {
+    if (this.#link === null) await this.connect();
+    this.#user = user;
+    this.#password = password;
+    this.#store = this.#options.store(user);
+    const earlier = this.#store?.load() ?? null;
+    if (earlier === null) return this.#logIn("");
+    for (const { line, position } of earlier.unanswered) {
+      const reject = ({ code }: ChatError): void => {
+        if (code === "unknown_outcome") this.#listener.recovered(line, false);
+      };
+      this.#pending.push({ line, position, resolve: () => this.#listener.recovered(line, true), reject });
+    }
+    try {
+      return await this.#logIn(` after=${earlier.token}:${earlier.received}`);
+    } catch (error) {
+      this.#pending.length = 0;
+      throw error;
+    }
+  }
+
+  /** Logs in, and makes those requests again that an earlier session is known not to have acted on. */
+  async #logIn(after: string): Promise<Login> {
+    const kind = this.#options.kind === "plain" ? "" : " resumable";
+    const words = (await this.#greet(`login ${this.#user} ${this.#password}${kind}${after}`)).split(" ");
+    const [token = "", silence = ""] = words;
+    const acted = words.find((word) => word.startsWith("received="))?.slice("received=".length);
+    this.#token = token;
+    this.#received = this.#confirmed = this.#position = 0;
+    const earlier = this.#pending;
+    this.#pending = [];
+    for (const pending of earlier) {
+      if (acted !== undefined && pending.position > Number(acted)) this.#send(pending);
+      else pending.reject(new ChatError("unknown_outcome"));
+    }
+    this.#saved = false;
+    this.#save();
+    const silenceMs = Number(silence) * 1000;
+    this.#beatMs = beatMsFor(silenceMs);
+    this.#tickEvery(Math.min(TICK_MS, this.#beatMs / 2));
+    return { token, silenceMs };
+  }
+
+  request(line: string): Promise<string> {
+    return new Promise((resolve, reject) => {
+      if (this.#ended || this.#token === "") return reject(new ChatError("closed"));
+      this.#send({ line, position: 0, resolve, reject });
+    });
+  }
+
+  async logout(): Promise<void> {
+    if (this.#link === null) return this.#end("logout");
+    await this.request(this.#options.kind === "plain" ? "logout" : `logout ${this.#received}`);
+    this.#end("logout");
+  }
+
+  close(): void {
+    this.#end("lost");
+  }
+
+  /** A request outside the streams. */
+  #greet(line: string): Promise<string> {
+    return new Promise((resolve, reject) => {
+      if (this.#link === null) return reject(new ChatError("closed"));
+      this.#greeting = { resolve, reject };
+      this.#link.send(line);
+    });
+  }
+
+  #send(pending: Pending): void {
+    this.#position += Buffer.byteLength(pending.line) + 1;
+    pending.position = this.#position;
+    this.#pending.push(pending);
+    this.#saved = false;
+    // While a greeting is under way nobody knows yet where the stream goes on.
+    if (this.#link === null || this.#greeting !== null) return;
+    this.#saidMs = performance.now();
+    this.#link.send(pending.line);
+  }
+
+  #line(bytes: Uint8Array, start: number, end: number, lineBytes: number): void {
+    const isOk = startsWithWord(bytes, start, end, "ok");
+    const isError = !isOk && startsWithWord(bytes, start, end, "err");
+    if (this.#greeting !== null && (isOk || isError)) {
+      const greeting = this.#greeting;
+      this.#greeting = null;
+      return answer(greeting, isOk, bytes, start, end);
+    }
+    this.#received += lineBytes;
+    this.#saved = false;
+    if (isOk || isError) {
+      const pending = this.#pending.shift();
+      if (pending === undefined) return;
+      if (!pending.line.startsWith("alive")) this.#heard();
+      return answer(pending, isOk, bytes, start, end);
+    }
+    this.#heard();
+    this.#listener.event(bytes, start, end);
+    if (!startsWithWord(bytes, start, end, "goodbye")) return;
+    const [, reason = ""] = decode(bytes, start, end).split(" ");
+    if (reason === "replaced" || this.#options.kind === "plain") this.#end(reason);
+  }
+
+  /** Something is there to be confirmed. */
+  #heard(): void {
+    if (this.#unconfirmedSinceMs === 0) this.#unconfirmedSinceMs = performance.now();
+    if (this.#received - this.#confirmed >= CONFIRM_BYTES_MAX) this.#beat();
+  }
+
+  /** Nothing leaves, and nothing more is read, before what is known is kept. */
+  #save(): void {
+    if (this.#saved || this.#ended || this.#token === "" || this.#store === null) return;
+    this.#saved = true;
+    const unanswered = this.#pending
+      .filter(({ line }) => !line.startsWith("alive"))
+      .map(({ line, position }) => ({ line, position }));
+    this.#store.save({ token: this.#token, received: this.#received, unanswered });
+  }
+
+  #tickEvery(tickMs: number): void {
+    if (this.#ticker !== null) clearInterval(this.#ticker);
+    this.#saidMs = performance.now();
+    this.#beatUnanswered = false;
+    this.#ticker = setInterval(() => {
+      if (this.#link === null || this.#greeting !== null) return;
+      const nowMs = performance.now();
+      const isConfirmDue = this.#unconfirmedSinceMs > 0 && nowMs - this.#unconfirmedSinceMs >= CONFIRM_MS;
+      if (!isConfirmDue && nowMs - this.#saidMs < this.#beatMs - tickMs) return;
+      // A server that did not answer the last beat is gone, even if no packet says so.
+      if (this.#beatUnanswered) this.#link.close();
+      else this.#beat();
+    }, tickMs);
+  }
+
+  #beat(): void {
+    const isPlain = this.#options.kind === "plain";
+    this.#confirmed = this.#received;
+    this.#unconfirmedSinceMs = 0;
+    this.#beatUnanswered = true;
+    const answered = (): boolean => (this.#beatUnanswered = false);
+    this.request(isPlain ? "alive" : `alive ${this.#received}`).then(answered, answered);
+  }
+
+  #closed(link: Link): void {
+    if (link !== this.#link) return;
+    this.#link = null;
+    this.#greeting?.reject(new ChatError("closed"));
+    this.#greeting = null;
+    if (this.#ended || this.#token === "" || this.#comingBack) return;
+    if (this.#options.kind === "plain") this.#end("lost");
+    else void this.#comeBack();
+  }
+
+  /** Tries again with growing pauses, until the session goes on or cannot. */
+  async #comeBack(): Promise<void> {
+    this.#comingBack = true;
+    this.#listener.lost();
+    const lostMs = performance.now();
+    let pauseMs = PAUSE_MIN_MS;
+    while (!this.#ended && this.#link === null) {
+      await Bun.sleep(pauseMs * (0.5 + Math.random() / 2));
+      pauseMs = Math.min(pauseMs * 2, PAUSE_MAX_MS);
+      if (!this.#ended) await this.#tryAgain(performance.now() - lostMs > this.#options.giveUpMs);
+    }
+    this.#comingBack = false;
+    if (!this.#ended) this.#listener.back();
+  }
+
+  async #tryAgain(isLastTime: boolean): Promise<void> {
+    try {
+      await this.connect();
+      if (this.#ended) return this.#link?.close();
+      await this.#goOn();
+    } catch (error) {
+      const code = error instanceof ChatError ? error.code : "closed";
+      if (code !== "closed" && code !== "busy" && code !== "internal") {
+        this.#end((error as ChatError).detail.startsWith("replaced") ? "replaced" : code);
+      } else if (isLastTime) this.#end("lost");
+      else this.#link?.close();
+    }
+  }
+
+  /** On a new connection: the streams go on; or, when the server has ended the session, a new one takes them up. */
+  async #goOn(): Promise<void> {
+    try {
+      const acted = Number(await this.#greet(`resume ${this.#token} ${this.#received}`));
+      this.#confirmed = this.#received;
+      this.#beatUnanswered = false;
+      this.#saidMs = performance.now();
+      for (const { line, position } of this.#pending) if (position > acted) this.#link?.send(line);
+    } catch (error) {
+      if (!(error instanceof ChatError) || error.code !== "unknown_session" || error.detail !== "") throw error;
+      await this.#logIn(` after=${this.#token}:${this.#received}`);
+    }
+  }
+
+  #end(reason: string): void {
+    if (this.#ended) return;
+    // After a replacement the state belongs to the newer session.
+    if (reason !== "replaced") this.#save();
+    this.#ended = true;
+    if (this.#ticker !== null) clearInterval(this.#ticker);
+    this.#link?.close();
+    for (const { reject } of this.#pending.splice(0)) reject(new ChatError("closed"));
+    if (this.#token !== "") this.#listener.ended(reason);
+  }
+}

@@ -1,0 +1,229 @@
+import { afterEach, beforeEach, expect, test } from "bun:test";
+import { mkdtempSync, readdirSync, rmSync, statSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import {
+  ChatClient,
+  type ChatClientOptions,
+  type ChatEvent,
+  type ClientState,
+  type StateStore,
+} from "heartline/client";
+import { StateFile } from "../../src/client/state-file.ts";
+import { Proxy } from "../support/proxy.ts";
+import { PASSWORD, WireServer } from "../support/wire.ts";
+
+const USERS = ["columbia", "SEAS"];
+let folder: string;
+let server: WireServer;
+let proxy: Proxy;
+const clients: ChatClient[] = [];
+
+beforeEach(() => {
+  folder = mkdtempSync(join(tmpdir(), "heartline-"));
+  server = new WireServer({ data: join(folder, "data") }, USERS);
+  proxy = new Proxy(server.port);
+});
+
+afterEach(async () => {
+  for (const client of clients.splice(0)) client.close();
+  proxy.stop();
+  await server.stop();
+  rmSync(folder, { recursive: true });
+});
+
+/** A client behind the proxy, what it heard as text, and how often it was lost and back. */
+function newClient(options: Partial<ChatClientOptions> = {}) {
+  const heard: string[] = [];
+  const recovered: [request: string, again: boolean][] = [];
+  const seen = { lost: 0, back: 0 };
+  let changed = (): void => {};
+  const note = (line: string): void => {
+    heard.push(line);
+    changed();
+  };
+  const client = new ChatClient({
+    host: "127.0.0.1",
+    port: proxy.port,
+    onEvent: (event: ChatEvent) => note("text" in event ? `${event.kind} ${event.text}` : event.kind),
+    onLost: () => void seen.lost++,
+    onBack: () => {
+      seen.back++;
+      changed();
+    },
+    onRecovered: (...what) => void recovered.push(what),
+    ...options,
+  });
+  clients.push(client);
+  const until = async (condition: () => boolean): Promise<void> => {
+    while (!condition()) await new Promise<void>((resolve) => (changed = resolve));
+  };
+  return { client, heard, recovered, seen, until };
+}
+
+/** A store in memory that survives its client, as a file would. */
+function newStore(): StateStore & { state: ClientState | null } {
+  return {
+    state: null,
+    load() {
+      return structuredClone(this.state);
+    },
+    save(state) {
+      this.state = structuredClone(state);
+    },
+  };
+}
+
+test("a cut connection is taken up again where it was: nothing is lost, and nothing comes twice", async () => {
+  const columbia = newClient();
+  const seas = newClient();
+  await columbia.client.login("columbia", PASSWORD);
+  await seas.client.login("SEAS", PASSWORD);
+  const texts = Array.from({ length: 400 }, (_, index) => `number ${index}`);
+  const fates: Promise<string>[] = [];
+  for (const [index, text] of texts.entries()) {
+    fates.push(seas.client.message("columbia", text));
+    if (index % 80 === 40) {
+      await fates[index - 20];
+      proxy.bytesLeft = 333;
+    }
+  }
+  await Promise.all(fates);
+  await columbia.until(() => columbia.heard.filter((line) => line.startsWith("message")).length >= texts.length);
+  expect(columbia.heard.filter((line) => line.startsWith("message"))).toEqual(texts.map((text) => `message ${text}`));
+  expect(columbia.seen.lost + seas.seen.lost).toBeGreaterThan(0);
+});
+
+test("requests made while the server is away wait, and are made when it is back", async () => {
+  const { client, heard, until } = newClient();
+  await client.login("columbia", PASSWORD);
+  proxy.refuses = true;
+  proxy.cut();
+  const fate = client.message("columbia", "while away");
+  proxy.refuses = false;
+  expect(await fate).toBe("sent");
+  await until(() => heard.length > 0);
+  expect(heard).toEqual(["message while away"]);
+});
+
+test("after a restart of the server a new session takes the old one up", async () => {
+  const columbia = newClient();
+  const seas = newClient();
+  await columbia.client.login("columbia", PASSWORD);
+  await seas.client.login("SEAS", PASSWORD);
+  await seas.client.message("columbia", "before");
+  await columbia.until(() => columbia.heard.includes("message before"));
+  const { port } = server;
+  await server.stop();
+  server = new WireServer({ data: join(folder, "data"), port }, USERS);
+  expect(await seas.client.message("columbia", "after")).toMatch(/sent|stored/);
+  await columbia.until(() => columbia.heard.some((line) => line.endsWith(" after")));
+  expect(columbia.heard.filter((line) => line.includes("before"))).toEqual(["message before"]);
+  expect(columbia.heard).toContain("goodbye");
+});
+
+test("a replaced client never comes back by itself", async () => {
+  const old = newClient();
+  await old.client.login("columbia", PASSWORD);
+  proxy.refuses = true;
+  proxy.cut();
+  const young = newClient({ port: server.port });
+  await young.client.login("columbia", PASSWORD);
+  proxy.refuses = false;
+  expect(await old.client.ended).toBe("replaced");
+  expect((await young.client.online()).names).toEqual([]);
+});
+
+test("a program that was killed shows nothing twice and loses nothing when it runs again", async () => {
+  const store = newStore();
+  const columbia = newClient({ store: () => store });
+  const seas = newClient();
+  await columbia.client.login("columbia", PASSWORD);
+  await seas.client.login("SEAS", PASSWORD);
+  for (const text of ["one", "two"]) await seas.client.message("columbia", text);
+  await columbia.until(() => columbia.heard.includes("message two"));
+  // Killed: what it would do from here on reaches neither the server nor its state.
+  const { state } = store;
+  store.save = () => {};
+  proxy.refuses = true;
+  proxy.cut();
+  columbia.client.close();
+  proxy.refuses = false;
+  await seas.client.message("columbia", "three");
+  const after = { ...newStore(), state };
+  const again = newClient({ store: () => after });
+  await again.client.login("columbia", PASSWORD);
+  await again.until(() => again.heard.length > 0);
+  await again.client.online();
+  expect(again.heard).toEqual(["stored three"]);
+});
+
+test("a request that the server had not heard is made again by the next run; one that it had is not", async () => {
+  const seas = newClient();
+  const first = newClient();
+  await seas.client.login("SEAS", PASSWORD);
+  const store = newStore();
+  const columbia = newClient({ store: () => store });
+  await columbia.client.login("columbia", PASSWORD);
+  const acted = "message SEAS heard".length + 1;
+  await columbia.client.message("SEAS", "heard");
+  columbia.client.close();
+  store.state!.unanswered = [
+    { line: "message SEAS heard", position: acted },
+    { line: "message SEAS not heard", position: acted + "message SEAS not heard".length + 1 },
+  ];
+  await columbia.client.ended;
+  const again = newClient({ store: () => store });
+  await again.client.login("columbia", PASSWORD);
+  await seas.until(() => seas.heard.includes("message not heard"));
+  expect(seas.heard.filter((line) => line.startsWith("message"))).toEqual(["message heard", "message not heard"]);
+  await again.client.online();
+  expect(again.recovered).toEqual([
+    ["message SEAS heard", false],
+    ["message SEAS not heard", true],
+  ]);
+  first.client.close();
+});
+
+test("a file keeps the state for its owner alone, one for each user and server", () => {
+  const file = new StateFile(join(folder, "state"), "columbia", "::1", 6001);
+  expect(file.load()).toBeNull();
+  const state = { token: "A".repeat(22), received: 5, unanswered: [{ line: "message SEAS größe", position: 20 }] };
+  file.save(state);
+  expect(file.load()).toEqual(state);
+  expect(new StateFile(join(folder, "state"), "columbia", "::1", 6002).load()).toBeNull();
+  const [name] = readdirSync(join(folder, "state"));
+  expect(statSync(join(folder, "state", name!)).mode & 0o777).toBe(0o600);
+  expect(statSync(join(folder, "state")).mode & 0o777).toBe(0o700);
+  expect(readdirSync(join(folder, "state"))).toHaveLength(1);
+});
+
+test("a callback client chats as the others do, without a connection", async () => {
+  const columbia = newClient({ port: server.port, session: "callback" });
+  const seas = newClient();
+  await columbia.client.login("columbia", PASSWORD);
+  await seas.client.login("SEAS", PASSWORD);
+  await columbia.until(() => columbia.heard.includes("joined"));
+  expect(await columbia.client.message("SEAS", "hi")).toBe("sent");
+  const texts = Array.from({ length: 300 }, (_, index) => `number ${index}`);
+  await Promise.all(texts.map((text) => seas.client.message("columbia", text)));
+  await columbia.until(() => columbia.heard.length > texts.length);
+  expect(columbia.heard.slice(1)).toEqual(texts.map((text) => `message ${text}`));
+  expect((await columbia.client.online()).names).toEqual(["SEAS"]);
+  await columbia.client.logout();
+  expect(await columbia.client.ended).toBe("logout");
+});
+
+test("a callback client takes its session up after a restart of the server, and not after a takeover", async () => {
+  const columbia = newClient({ port: server.port, session: "callback" });
+  await columbia.client.login("columbia", PASSWORD);
+  const { port } = server;
+  await server.stop();
+  server = new WireServer({ data: join(folder, "data"), port }, USERS);
+  await columbia.until(() => columbia.seen.back === 1);
+  expect(await columbia.client.message("columbia", "again")).toBe("sent");
+  await columbia.until(() => columbia.heard.includes("message again"));
+  const young = newClient();
+  await young.client.login("columbia", PASSWORD);
+  expect(await columbia.client.ended).toBe("replaced");
+});

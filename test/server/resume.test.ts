@@ -1,0 +1,255 @@
+import { afterEach, beforeEach, expect, test } from "bun:test";
+import { PASSWORD, type WireClient, WireServer } from "../support/wire.ts";
+
+let server: WireServer;
+
+beforeEach(() => {
+  server = new WireServer();
+});
+
+afterEach(() => server.stop());
+
+/** A resumable session: its connection, its token, and the bytes of its stream that this end has. */
+class Resumable {
+  received = 0;
+
+  private constructor(
+    public wire: WireClient,
+    readonly token: string,
+  ) {}
+
+  static async login(name: string, options = ""): Promise<Resumable> {
+    const wire = await server.connect();
+    wire.say(`login ${name} ${PASSWORD} resumable${options}`);
+    const [ok, token] = (await wire.line()).split(" ");
+    expect(ok).toBe("ok");
+    return new Resumable(wire, token!);
+  }
+
+  async hears(...lines: string[]): Promise<void> {
+    for (const line of lines) {
+      await this.wire.hears(line);
+      this.received += Buffer.byteLength(line, "latin1") + 1;
+    }
+  }
+
+  /** Goes on at another connection, without a word to the one before. */
+  async resume(received: number, serverReceived: number): Promise<void> {
+    this.wire = await server.connect();
+    await this.wire.asks(`resume ${this.token} ${received}`, `ok ${serverReceived}`);
+  }
+}
+
+const LINE = (line: string): number => line.length + 1;
+
+test("a session outlives its connection: what was sent to it meanwhile comes after resume, and nobody noticed", async () => {
+  const alice = await Resumable.login("alice");
+  const bob = await server.login("bob");
+  await alice.hears("joined bob");
+  alice.wire.cut();
+  await bob.asks("message alice while you were cut", "ok sent");
+  await bob.asks("online", "ok alice");
+  await bob.asks("broadcast to all", "ok 1");
+  await alice.resume(alice.received, 0);
+  await alice.hears("message bob while you were cut", "broadcast bob to all");
+  await bob.asks("alive", "ok");
+});
+
+test("what was sent but not confirmed is sent again from exactly the position that the client has", async () => {
+  const alice = await Resumable.login("alice");
+  alice.wire.say("message alice one", "message alice two");
+  await alice.hears("message alice one", "ok sent", "message alice two", "ok sent");
+  const requests = LINE("message alice one") + LINE("message alice two");
+  await alice.resume(LINE("message alice one") + 3, requests);
+  await alice.wire.hears("sent", "message alice two", "ok sent");
+  await alice.resume(alice.received, requests);
+  await alice.wire.asks("online", "ok");
+});
+
+test("alive confirms, and tells how far the server has the client's stream, this line included", async () => {
+  const alice = await Resumable.login("alice");
+  await alice.wire.asks("alive", "ok 6");
+  await alice.wire.asks("alive 5", `ok ${6 + 8}`);
+  alice.wire.send("nonsense\r\n");
+  await alice.wire.hears("err unknown_command");
+  await alice.wire.asks("alive 4", `ok ${14 + 10 + 8}`);
+});
+
+test("a position beyond what was sent is a bad request and changes nothing; a lower one than before is ignored", async () => {
+  const alice = await Resumable.login("alice");
+  await alice.wire.asks("alive 1", "err bad_request so much was never sent");
+  await alice.wire.asks("logout 1000", "err bad_request so much was never sent");
+  const sent = 2 * LINE("err bad_request so much was never sent");
+  const said = LINE("alive 1") + LINE("logout 1000");
+  const other = await server.connect();
+  await other.asks(`resume ${alice.token} ${sent + 1}`, "err bad_request so much was never sent");
+  await alice.wire.asks(`alive ${sent}`, `ok ${said + 9}`);
+  await alice.wire.asks("alive 0", `ok ${said + 9 + 8}`);
+  await alice.resume(0, said + 9 + 8);
+  await alice.wire.hears(`ok ${said + 9}`, `ok ${said + 9 + 8}`);
+});
+
+test("a resume wins over a connection that is still attached, which is closed without a word", async () => {
+  const alice = await Resumable.login("alice");
+  const old = alice.wire;
+  await alice.resume(0, 0);
+  await old.ends();
+  await alice.wire.asks("online", "ok");
+});
+
+test("every request of a pipeline that is cut anywhere is acted on once, and every reply is seen once", async () => {
+  const requests = Array.from({ length: 12 }, (_, index) => `message alice text number ${index}`);
+  const bytes = Buffer.from(requests.map((line) => `${line}\n`).join(""));
+  let after = "";
+  for (let cut = 0; cut <= bytes.length; cut += 7) {
+    const alice = await Resumable.login("alice", after);
+    alice.wire.send(bytes.subarray(0, cut));
+    await alice.wire.finish();
+    const before = await alice.wire.rest();
+    const received = before.reduce((sum, line) => sum + LINE(line), 0);
+    alice.wire = await server.connect();
+    alice.wire.say(`resume ${alice.token} ${received}`);
+    const acted = Number((await alice.wire.line()).split(" ")[1]);
+    expect(acted).toBe(bytes.subarray(0, cut).lastIndexOf(10) + 1);
+    alice.wire.send(bytes.subarray(acted));
+    alice.wire.say("logout");
+    const all = [...before, ...(await alice.wire.rest())];
+    expect(all).toEqual([...requests.flatMap((line) => [line, "ok sent"]), "ok"]);
+    after = ` after=${alice.token}:${all.reduce((sum, line) => sum + LINE(line), 0)}`;
+  }
+});
+
+test("a session that nobody resumes expires, and its messages wait for the next login", async () => {
+  await server.stop();
+  server = new WireServer({ silenceMs: 300 });
+  const alice = await Resumable.login("alice");
+  alice.wire.cut();
+  const bob = await server.connect();
+  await bob.asks(`login bob ${PASSWORD}`, "ok <token> 0.3");
+  await bob.asks("message alice one", "ok sent");
+  await bob.hears("left alice expired");
+  const again = await server.connect();
+  again.say(`login alice ${PASSWORD}`);
+  await again.hears("ok <token> 0.3", "stored bob <ms> one");
+  const late = await server.connect();
+  await late.asks(`resume ${alice.token} 0`, "err unknown_session");
+});
+
+test("a token that a newer login replaced says so; any other unknown one does not", async () => {
+  const alice = await Resumable.login("alice");
+  const young = await Resumable.login("alice");
+  await alice.wire.hears("goodbye replaced");
+  await alice.wire.ends();
+  const late = await server.connect();
+  await late.asks(`resume ${alice.token} 0`, "err unknown_session replaced");
+  await late.asks("resume AAAAAAAAAAAAAAAAAAAAAA 0", "err unknown_session");
+  late.say("resume short 0");
+  expect(await late.line()).toBe("err bad_request resume <token> <received>");
+  await young.wire.asks("logout", "ok");
+  await late.asks(`resume ${young.token} 0`, "err unknown_session");
+  const plain = await server.login("bob");
+  await plain.asks(`resume ${alice.token} 0`, "err already_logged_in");
+});
+
+test("a new login after an older session gets what that one had not received, and nothing that it had", async () => {
+  const alice = await Resumable.login("alice");
+  const bob = await server.login("bob");
+  await alice.hears("joined bob");
+  for (const text of ["one", "two", "three"]) await bob.asks(`message alice ${text}`, "ok sent");
+  await alice.hears("message bob one", "message bob two");
+  const said = await server.connect();
+  said.say(`login alice ${PASSWORD} resumable after=${alice.token}:${alice.received}`);
+  await said.hears("ok <token> 35 received=0", "stored bob <ms> three");
+  await said.asks("online", "ok bob");
+});
+
+test("received= says how far the server acted on the older session's stream, also after a restart", async () => {
+  const folder = `${process.env.TMPDIR ?? "/tmp"}/heartline-${process.pid}-${performance.now()}`;
+  await server.stop();
+  server = new WireServer({ data: folder });
+  const alice = await Resumable.login("alice");
+  await alice.wire.asks("message alice hi", "message alice hi");
+  await server.stop();
+  server = new WireServer({ data: folder });
+  const again = await server.connect();
+  again.say(`login alice ${PASSWORD} after=${alice.token}:${LINE("message alice hi")}`);
+  await again.hears(`ok <token> 35 received=${LINE("message alice hi")}`);
+  await again.asks("alive", "ok");
+  const bob = await server.connect();
+  bob.say(`login bob ${PASSWORD} after=${alice.token}:0`);
+  await bob.hears("ok <token> 35");
+});
+
+test("a mailbox of any size comes in as it is confirmed", async () => {
+  const bob = await server.login("bob");
+  const texts = Array.from({ length: 3000 }, (_, index) => `${index} ${"x".repeat(400)}`);
+  bob.say(...texts.map((text) => `message alice ${text}`));
+  for (const _ of texts) await bob.hears("ok stored");
+  const alice = await Resumable.login("alice");
+  let received = 0;
+  let unconfirmed = 0;
+  for (let index = 0; index < texts.length;) {
+    const line = await alice.wire.line();
+    received += LINE(line);
+    if (line.startsWith("ok ")) continue;
+    expect(line.slice(line.indexOf(" ", 11) + 1)).toBe(texts[index++]!);
+    if ((unconfirmed += LINE(line)) < 64 << 10) continue;
+    alice.wire.say(`alive ${received}`);
+    unconfirmed = 0;
+  }
+});
+
+test("who lets more than the bound pile up ends as slow, and gets everything at the next login, once", async () => {
+  const alice = await Resumable.login("alice");
+  alice.wire.cut();
+  const bob = await server.login("bob");
+  const texts = Array.from({ length: 600 }, (_, index) => `${index} ${"x".repeat(2000)}`);
+  bob.say(...texts.map((text) => `message alice ${text}`));
+  const replies = new Map<string, number>();
+  for (let count = 0; count < texts.length + 1; count++) {
+    const line = await bob.line();
+    replies.set(line, (replies.get(line) ?? 0) + 1);
+  }
+  expect(replies.get("left alice slow")).toBe(1);
+  const again = await server.connect();
+  again.say(`login alice ${PASSWORD} after=${alice.token}:0`);
+  await again.hears("ok <token> 35 received=0");
+  for (const text of texts) await again.hears(`stored bob <ms> ${text}`);
+  await again.asks("alive", "ok");
+});
+
+test("a client that reads and confirms is never slow, whatever the rate", async () => {
+  const alice = await Resumable.login("alice");
+  const bob = await server.login("bob");
+  await alice.hears("joined bob");
+  let received = alice.received;
+  const texts = Array.from({ length: 4000 }, (_, index) => `${index} ${"x".repeat(2000)}`);
+  bob.say(...texts.map((text) => `message alice ${text}`));
+  let next = 0;
+  let unconfirmed = 0;
+  while (next < texts.length) {
+    const line = await alice.wire.line();
+    received += LINE(line);
+    const found = /^(?:message bob|stored bob \d+) (.*)$/.exec(line);
+    if (found === null) expect(line).toStartWith("ok ");
+    else expect(found[1]).toBe(texts[next++]!);
+    if ((unconfirmed += LINE(line)) < 64 << 10) continue;
+    alice.wire.say(`alive ${received}`);
+    unconfirmed = 0;
+  }
+});
+
+test("contradictory and malformed options are refused", async () => {
+  const wire = await server.connect();
+  const bad = [
+    "resumable resumable",
+    "resumable callback=2000",
+    "callback=80",
+    "after=x:1",
+    "after=AAAAAAAAAAAAAAAAAAAAAA",
+  ];
+  for (const options of bad) {
+    wire.say(`login alice ${PASSWORD} ${options}`);
+    expect(await wire.line()).toStartWith("err bad_request ");
+  }
+});
