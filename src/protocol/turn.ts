@@ -8,14 +8,16 @@ import type { Outbox, Turn } from "./outbox.ts";
 export class LoopTurn implements Turn {
   readonly #begins: () => void;
   readonly #ends: () => void;
+  readonly #failed: (error: unknown) => void;
   #begun = false;
   #touched: Outbox[] = [];
   #ending: Outbox[] = [];
 
-  /** `begins` is called once a turn, by the first `begin`; `ends` before anything is written. */
-  constructor(begins: () => void = () => {}, ends: () => void = () => {}) {
+  /** `begins` is called once a turn, by the first `begin`; `ends` before anything is written; `failed` with faults. */
+  constructor(begins = (): void => {}, ends = (): void => {}, failed: (error: unknown) => void = reportError) {
     this.#begins = begins;
     this.#ends = ends;
+    this.#failed = failed;
   }
 
   /** Whatever the loop calls begins with this. */
@@ -36,6 +38,15 @@ export class LoopTurn implements Turn {
     setImmediate(this.#end);
   }
 
+  /** A fault at one stream must not cost the others theirs. */
+  #flush(outbox: Outbox): void {
+    try {
+      outbox.sink?.flush();
+    } catch (error) {
+      this.#failed(error);
+    }
+  }
+
   readonly #end = (): void => {
     this.#begun = false;
     this.#ends();
@@ -47,7 +58,7 @@ export class LoopTurn implements Turn {
       outbox.touched = false;
       outbox.safe = outbox.end;
     }
-    for (let i = 0; i < ending.length; i++) ending[i]!.sink?.flush();
+    for (let i = 0; i < ending.length; i++) this.#flush(ending[i]!);
     ending.length = 0;
   };
 }

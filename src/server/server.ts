@@ -30,6 +30,7 @@ export class Server {
       this.#chat.unixMs = Date.now();
     },
     () => this.#chat.turnEnds(),
+    (error) => this.#log.error(error, "a fault while writing; the others were written"),
   );
   readonly #chat: Chat;
   readonly #connections: Connections;
