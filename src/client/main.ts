@@ -155,7 +155,7 @@ async function follow(options: Options): Promise<void> {
   const lines = createInterface({ input: process.stdin });
   client.ended.then(() => lines.close());
   for await (const line of lines) await terminal.run(line);
-  await client.logout().catch(() => {});
+  await client.logout().catch(() => client.close());
   farewell(await client.ended);
 }
 

@@ -23,6 +23,10 @@ interface Pending extends Awaited {
 /** What was told is confirmed within this time, or after CONFIRM_BYTES_MAX. */
 const CONFIRM_MS = 4_000;
 const TICK_MS = 1_000;
+/** A server that does not answer a beat within this time is gone, even if no packet says so. */
+const ANSWER_MS = 10_000;
+/** A tick that comes so late comes after a sleep of the machine: whether the server is there must be found out now. */
+const SLEPT_MS = 5_000;
 const PAUSE_MIN_MS = 200;
 const PAUSE_MAX_MS = 20_000;
 
@@ -52,7 +56,8 @@ export class StreamSession implements ChatSession {
   #ticker: Timer | null = null;
   #beatMs = 0;
   #saidMs = 0;
-  #beatUnanswered = false;
+  /** When the beat was sent that has no answer yet; 0 when every one has. */
+  #beatSentMs = 0;
   #comingBack = false;
 
   constructor(options: SessionOptions, listener: SessionListener) {
@@ -189,16 +194,19 @@ export class StreamSession implements ChatSession {
 
   #tickEvery(tickMs: number): void {
     if (this.#ticker !== null) clearInterval(this.#ticker);
-    this.#saidMs = performance.now();
-    this.#beatUnanswered = false;
+    let tickedMs = (this.#saidMs = performance.now());
+    this.#beatSentMs = 0;
     this.#ticker = setInterval(() => {
-      if (this.#link === null || this.#greeting !== null) return;
       const nowMs = performance.now();
+      const hasSlept = nowMs - tickedMs > tickMs + SLEPT_MS;
+      tickedMs = nowMs;
+      if (this.#link === null || this.#greeting !== null) return;
+      if (this.#beatSentMs > 0) {
+        if (nowMs - this.#beatSentMs >= Math.min(ANSWER_MS, this.#beatMs) && !hasSlept) this.#link.close();
+        return;
+      }
       const isConfirmDue = this.#unconfirmedSinceMs > 0 && nowMs - this.#unconfirmedSinceMs >= CONFIRM_MS;
-      if (!isConfirmDue && nowMs - this.#saidMs < this.#beatMs - tickMs) return;
-      // A server that did not answer the last beat is gone, even if no packet says so.
-      if (this.#beatUnanswered) this.#link.close();
-      else this.#beat();
+      if (isConfirmDue || hasSlept || nowMs - this.#saidMs >= this.#beatMs - tickMs) this.#beat();
     }, tickMs);
   }
 
@@ -206,8 +214,8 @@ export class StreamSession implements ChatSession {
     const isPlain = this.#options.kind === "plain";
     this.#confirmed = this.#received;
     this.#unconfirmedSinceMs = 0;
-    this.#beatUnanswered = true;
-    const answered = (): boolean => (this.#beatUnanswered = false);
+    if (this.#beatSentMs === 0) this.#beatSentMs = performance.now();
+    const answered = (): number => (this.#beatSentMs = 0);
     this.request(isPlain ? "alive" : `alive ${this.#received}`).then(answered, answered);
   }
 
@@ -255,7 +263,7 @@ export class StreamSession implements ChatSession {
     try {
       const acted = Number(await this.#greet(`resume ${this.#token} ${this.#received}`));
       this.#confirmed = this.#received;
-      this.#beatUnanswered = false;
+      this.#beatSentMs = 0;
       this.#saidMs = performance.now();
       for (const { line, position } of this.#pending) if (position > acted) this.#link?.send(line);
     } catch (error) {

@@ -63,7 +63,7 @@ export class Connection implements Peer, Sink {
   constructor(all: Connections, socket: Socket<Connection | null>) {
     this.#all = all;
     this.#socket = socket;
-    this.address = socket.remoteAddress;
+    this.address = socket.remoteAddress ?? ""; // Whoever was gone before we looked has none.
     this.#reader = new LineReader(all.lineBytesMax);
     this.#own = this.#newStream();
     this.#heardMs = this.#allowedAtMs = all.wheel.nowMs;
