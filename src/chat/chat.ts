@@ -101,7 +101,8 @@ export class Chat {
     const { wheel, turn } = this;
     const replaced = account.session;
     if (replaced !== null) this.end(replaced, "replaced");
-    if (account.leaving !== null) this.#settle(account.leaving, "replaced");
+    if (account.leaving !== null) this.#settle(account.leaving);
+    if (account.leaving !== null) throw new Error(`what waits for ${account.name} cannot be stored`);
     const kind = options.callbackPort > 0 ? "callback" : options.resumable ? "resumable" : "plain";
     const session = new Session(account, this.#newToken(), kind, new Outbox(turn, kind === "plain"), wheel.nowMs);
     session.listenPort = options.listenPort;
@@ -251,7 +252,7 @@ export class Chat {
   end(session: Session, reason: GoodbyeReason | LeftReason): void {
     if (session.ended) return;
     const { account, outbox, peer, kind } = session;
-    session.ended = true;
+    session.endReason = reason;
     this.wheel.cancel(session.timer);
     this.wheel.cancel(session.overdue);
     this.#byToken.delete(session.token);
@@ -260,7 +261,7 @@ export class Chat {
     if (reason !== "logout" && reason !== "disconnected") outbox.append(encode(`goodbye ${reason}\n`));
     if (reason !== "replaced" && reason !== "shutdown") this.#announce(account, `left ${account.name} ${reason}`);
     account.leaving = session;
-    if (kind !== "plain") this.#settle(session, reason);
+    if (kind !== "plain") this.#settle(session);
     if (reason === "logout" && kind === "callback") outbox.sink = null; // There is no goodbye to call for.
     peer?.close();
   }
@@ -275,12 +276,17 @@ export class Chat {
       return;
     }
     this.end(session, "disconnected");
-    if (session.account.leaving === session) this.#settle(session, "disconnected");
+    if (session.account.leaving === session) this.#settle(session);
   }
 
-  #settle(session: Session, reason: GoodbyeReason | LeftReason): void {
-    session.account.leaving = null;
-    this.mailbox.settle(session, { replaced: reason === "replaced", endedUnixMs: this.unixMs });
+  /** While the disk refuses, the session stays the one that is leaving, and its user cannot log in. */
+  #settle(session: Session): void {
+    try {
+      this.mailbox.settle(session, this.unixMs);
+      session.account.leaving = null;
+    } catch (error) {
+      this.report(error);
+    }
   }
 
   /** A stream was written or confirmed: more of the mailbox may follow; too much left is the end. */
@@ -322,6 +328,11 @@ export class Chat {
   /** Ends everybody's session. */
   shutdown(): void {
     for (const session of [...this.presence.online]) this.end(session, "shutdown");
+  }
+
+  /** What could not be stored when its session ended is tried a last time. */
+  settleAll(): void {
+    for (const { leaving } of this.accounts.all) if (leaving !== null) this.#settle(leaving);
   }
 
   #heardNothing(session: Session): void {

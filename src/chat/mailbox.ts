@@ -69,15 +69,16 @@ export class Mailbox {
    * A session has ended: what its reader has not confirmed goes back, in its old place, even beyond the bound, since it
    * was accepted. A stream that a client may have read further than it confirmed is remembered.
    */
-  settle(session: Session, ended: Pick<EndedSession, "replaced" | "endedUnixMs">): void {
+  settle(session: Session, unixMs: number): void {
     this.forget(session);
     const { account, outbox, kind, token, received } = session;
-    const carried = outbox.withdraw();
+    const carried = (session.withdrawn ??= outbox.withdraw());
     const messages = carried.filter(({ resting }) => !resting);
     const resumable = kind === "resumable";
-    const memory = kind === "plain" ? null : { ...ended, token, user: account.name, resumable, received, carried };
-    if (memory === null && messages.length === 0) return;
-    this.#store.settle(account.name, messages, memory);
+    const replaced = session.endReason === "replaced";
+    const ended = { token, user: account.name, resumable, replaced, received, endedUnixMs: unixMs, carried };
+    if (kind === "plain" && messages.length === 0) return;
+    this.#store.settle(account.name, messages, kind === "plain" ? null : ended);
     account.waiting += messages.length;
     for (const { text } of messages) account.waitingBytes += text.length;
   }

@@ -1,5 +1,6 @@
 import { encode } from "../protocol/ascii.ts";
-import type { Outbox, Sink } from "../protocol/outbox.ts";
+import type { Outbox, Sink, Unconfirmed } from "../protocol/outbox.ts";
+import type { GoodbyeReason, LeftReason } from "../protocol/reply.ts";
 import type { TimerHandle } from "../timer-wheel.ts";
 
 /** Whoever sends lines: a connection, or in tests a double. Before it has a session, it is a stranger. */
@@ -101,11 +102,14 @@ export class Session {
   /** Wheel time of the last line. */
   heardMs: number;
   timer: TimerHandle = 0;
-  ended = false;
+  /** Why it ended; null while it lives. */
+  endReason: GoodbyeReason | LeftReason | null = null;
   /** The mailbox: fed up to that number, of which so many are unconfirmed, and forgotten up to that number. */
   fedUpTo = 0;
   fedUnconfirmed = 0;
   forgottenUpTo = 0;
+  /** The messages that were taken back from the stream when the session had ended. */
+  withdrawn: Unconfirmed[] | null = null;
   /** Place in `Presence.online`. */
   place = -1;
 
@@ -115,5 +119,9 @@ export class Session {
     this.kind = kind;
     this.outbox = outbox;
     this.heardMs = heardMs;
+  }
+
+  get ended(): boolean {
+    return this.endReason !== null;
   }
 }

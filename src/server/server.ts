@@ -157,6 +157,7 @@ export class Server {
     }
     for (const connection of [...open]) connection.hangUp();
     if (this.#ticker !== null) clearTimeout(this.#ticker);
+    this.#chat.settleAll();
     this.#store.close();
   }
 }

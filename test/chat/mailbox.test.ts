@@ -1,6 +1,6 @@
 import { describe, expect, test } from "bun:test";
 import { MAILBOX_BYTES_MAX, MAILBOX_FEED_BYTES, MAILBOX_MESSAGES_MAX } from "../../src/limits.ts";
-import { type TestPeer, UNIX_MS, World } from "../support/chat.ts";
+import { PASSWORD, SILENCE_MS, type TestPeer, UNIX_MS, World } from "../support/chat.ts";
 
 /** The sender and text of each `stored` and `message` line. */
 function texts(lines: readonly string[]): string[] {
@@ -212,4 +212,23 @@ test("a message that the disk refuses is answered as a fault, and never comes", 
   world.store.keep = keep;
   expect(world.ask(alice, "message bob 1")).toEqual(["ok stored"]);
   expect(texts(world.login("bob").read())).toEqual(["alice 1"]);
+});
+
+test.each(["", " resumable"])("what a session%s had not received waits until the disk takes it", (kind) => {
+  const world = new World(["alice", "bob"]);
+  const [alice] = world.online("alice") as [TestPeer];
+  const bob = world.connect();
+  world.say(bob, `login bob ${PASSWORD}${kind}`);
+  bob.room = 0;
+  world.say(alice, "message bob 0", "message bob 1");
+  const { settle } = world.store;
+  world.store.settle = () => {
+    throw new Error("disk full");
+  };
+  bob.hangUp();
+  if (kind !== "") world.pass(SILENCE_MS + 200);
+  expect(world.login("bob").read()).toEqual(["err internal"]);
+  expect(world.faults.length).toBeGreaterThan(0);
+  world.store.settle = settle;
+  expect(texts(world.login("bob").read())).toEqual(["alice 0", "alice 1"]);
 });
