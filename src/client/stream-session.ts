@@ -95,25 +95,25 @@ export class StreamSession implements ChatSession {
   }
 
   /** Logs in, and makes those requests again that an earlier session is known not to have acted on. */
-  async #logIn(after: string): Promise<Login> {
+  #logIn(after: string): Promise<Login> {
     const kind = this.#options.kind === "plain" ? "" : " resumable";
-    const words = (await this.#greet(`login ${this.#user} ${this.#password}${kind}${after}`)).split(" ");
-    const [token = "", silence = ""] = words;
-    const acted = words.find((word) => word.startsWith("received="))?.slice("received=".length);
-    this.#token = token;
-    this.#received = this.#confirmed = this.#position = 0;
-    const earlier = this.#pending;
-    this.#pending = [];
-    for (const pending of earlier) {
-      if (acted !== undefined && pending.position > Number(acted)) this.#send(pending);
-      else pending.reject(new ChatError("unknown_outcome"));
-    }
-    this.#saved = false;
-    this.#save();
-    const silenceMs = Number(silence) * 1000;
-    this.#beatMs = beatMsFor(silenceMs);
-    this.#tickEvery(Math.min(TICK_MS, this.#beatMs / 2));
-    return { token, silenceMs };
+    return this.#greet(`login ${this.#user} ${this.#password}${kind}${after}`, (reply) => {
+      const [token = "", silence = "", ...more] = reply.split(" ");
+      const acted = more.find((word) => word.startsWith("received="))?.slice("received=".length);
+      this.#token = token;
+      this.#received = this.#confirmed = this.#position = 0;
+      const earlier = this.#pending;
+      this.#pending = [];
+      for (const pending of earlier) {
+        if (acted !== undefined && pending.position > Number(acted)) this.#send(pending);
+        else pending.reject(new ChatError("unknown_outcome"));
+      }
+      this.#saved = false;
+      const silenceMs = Number(silence) * 1000;
+      this.#beatMs = beatMsFor(silenceMs);
+      this.#tickEvery(Math.min(TICK_MS, this.#beatMs / 2));
+      return { token, silenceMs };
+    });
   }
 
   request(line: string): Promise<string> {
@@ -133,11 +133,14 @@ export class StreamSession implements ChatSession {
     this.#end("lost");
   }
 
-  /** A request outside the streams. */
-  #greet(line: string): Promise<string> {
+  /**
+   * A request outside the streams. Its reply is taken at once, not in a promise's turn: the lines right behind it belong
+   * to the stream that it begins.
+   */
+  #greet<T>(line: string, take: (words: string) => T): Promise<T> {
     return new Promise((resolve, reject) => {
       if (this.#link === null) return reject(new ChatError("closed"));
-      this.#greeting = { resolve, reject };
+      this.#greeting = { resolve: (words) => resolve(take(words)), reject };
       this.#link.send(line);
     });
   }
@@ -261,11 +264,12 @@ export class StreamSession implements ChatSession {
   /** On a new connection: the streams go on; or, when the server has ended the session, a new one takes them up. */
   async #goOn(): Promise<void> {
     try {
-      const acted = Number(await this.#greet(`resume ${this.#token} ${this.#received}`));
-      this.#confirmed = this.#received;
-      this.#beatSentMs = 0;
-      this.#saidMs = performance.now();
-      for (const { line, position } of this.#pending) if (position > acted) this.#link?.send(line);
+      await this.#greet(`resume ${this.#token} ${this.#received}`, (acted) => {
+        this.#confirmed = this.#received;
+        this.#beatSentMs = 0;
+        this.#saidMs = performance.now();
+        for (const { line, position } of this.#pending) if (position > Number(acted)) this.#link?.send(line);
+      });
     } catch (error) {
       if (!(error instanceof ChatError) || error.code !== "unknown_session" || error.detail !== "") throw error;
       await this.#logIn(` after=${this.#token}:${this.#received}`);

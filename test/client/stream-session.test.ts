@@ -9,8 +9,8 @@ import {
   type ClientState,
   type StateStore,
 } from "heartline/client";
+import { Proxy } from "../../bench/proxy.ts";
 import { StateFile } from "../../src/client/state-file.ts";
-import { Proxy } from "../support/proxy.ts";
 import { PASSWORD, WireServer } from "../support/wire.ts";
 
 const USERS = ["columbia", "SEAS"];
@@ -156,6 +156,21 @@ test("a program that was killed shows nothing twice and loses nothing when it ru
   await again.until(() => again.heard.length > 0);
   await again.client.online();
   expect(again.heard).toEqual(["stored three"]);
+});
+
+test("lines right behind the login's reply count, so that a cut after them brings none of them twice", async () => {
+  const seas = newClient();
+  await seas.client.login("SEAS", PASSWORD);
+  const texts = Array.from({ length: 20 }, (_, index) => `waiting ${index}`);
+  for (const text of texts) await seas.client.message("columbia", text);
+  const columbia = newClient();
+  await columbia.client.login("columbia", PASSWORD);
+  await columbia.until(() => columbia.heard.length === texts.length);
+  proxy.cut();
+  await columbia.until(() => columbia.seen.back === 1);
+  await columbia.client.message("columbia", "last");
+  await columbia.until(() => columbia.heard.includes("message last"));
+  expect(columbia.heard).toEqual([...texts.map((text) => `stored ${text}`), "message last"]);
 });
 
 test("a request that the server had not heard is made again by the next run; one that it had is not", async () => {
