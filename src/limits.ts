@@ -23,8 +23,10 @@ export const CONFIRM_BYTES_MAX = 64 << 10;
  * A client that read and confirmed a moment ago is not slow, whatever the rate: beyond the bound its messages join the
  * mailbox and are fed as it confirms, and all else may take the bytes here. A moment is the time here.
  */
-export const KEEPING_UP_BYTES_MAX = 16 << 20;
+export const KEEPING_UP_BYTES_MAX = 4 << 20;
 export const KEEPING_UP_MS = 2_000;
+/** Bytes that all sessions' streams hold together; beyond them those that hold most end as `slow`. */
+export const STREAMS_BYTES_MAX = 256 << 20;
 /** Ended sessions of a user that are remembered, at least for so long: what they had carried is not delivered twice. */
 export const SESSIONS_KEPT = 8;
 export const SESSIONS_KEPT_MS = 7 * 24 * 3600 * 1000;
@@ -32,8 +34,8 @@ export const SESSIONS_KEPT_MS = 7 * 24 * 3600 * 1000;
 export const CALLBACK_DEADLINE_MS = 5_000;
 export const CALLBACK_PAUSE_MIN_MS = 250;
 export const CALLBACK_PAUSE_MAX_MS = 8_000;
-/** Bytes of one callback's delivery; the rest comes with the next one. */
-export const CALLBACK_BYTES_MAX = 256 << 10;
+/** Bytes of one callback's delivery; the rest comes with the next. Any line fits, since clients take whole lines. */
+export const CALLBACK_BYTES_MAX = SERVER_LINE_BYTES_MAX;
 
 /** Bytes that the kernel has not taken; beyond them the connection's requests wait, unread, until it takes some. */
 export const UNSENT_BYTES_MAX = 256 << 10;

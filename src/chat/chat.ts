@@ -3,6 +3,7 @@ import {
   CONFIRM_BYTES_MAX,
   KEEPING_UP_BYTES_MAX,
   KEEPING_UP_MS,
+  STREAMS_BYTES_MAX,
   UNCONFIRMED_BYTES_MAX,
 } from "../limits.ts";
 import { encode } from "../protocol/ascii.ts";
@@ -147,7 +148,7 @@ export class Chat {
   resume(peer: Peer, token: string, position: number): "unknown_session" | "replaced" | "bad_request" | null {
     const session = this.#byToken.get(token);
     if (session?.kind !== "resumable") return this.whyUnknown(token);
-    if (position > session.outbox.sent) return "bad_request";
+    if (position > session.outbox.furthest) return "bad_request";
     session.peer?.detach();
     session.heardMs = this.wheel.nowMs;
     session.promptMs = this.wheel.nowMs;
@@ -174,7 +175,7 @@ export class Chat {
   confirm(session: Session, position: number): boolean {
     const { outbox, kind } = session;
     if (kind === "plain") return true;
-    if (position > outbox.sent) return false;
+    if (position > outbox.furthest) return false;
     if (position > outbox.confirmed) {
       outbox.confirm(position);
       session.promptMs = this.wheel.nowMs;
@@ -323,6 +324,17 @@ export class Chat {
     if (log.bytes <= BROADCAST_LOG_BYTES_MAX) return;
     const before = log.end - BROADCAST_LOG_BYTES_MAX;
     for (const { outbox } of this.presence.online) outbox.letGo(before);
+  }
+
+  /** All streams together are bounded too: the sessions whose streams hold most end, until the others have room. */
+  limitMemory(bytesMax = STREAMS_BYTES_MAX): void {
+    let bytes = 0;
+    for (const { outbox } of this.presence.online) bytes += outbox.heldBytes;
+    while (bytes > bytesMax) {
+      const most = this.presence.online.reduce((a, b) => (b.outbox.heldBytes > a.outbox.heldBytes ? b : a));
+      bytes -= most.outbox.heldBytes;
+      this.end(most, "slow");
+    }
   }
 
   /** Ends everybody's session. */

@@ -177,9 +177,9 @@ function as(chat: Chat, peer: Peer, request: Request): void {
   const { bytes, textStart, end } = request;
   const token = request.word(0);
   const verb = request.parseVerb(bytes, textStart, end);
-  if (verb !== null && "stranger" in COMMANDS[verb]) return refuse(replies, "bad_request", SHAPES.as.usage);
   const session = chat.called(token);
-  if (session === null) unknownSession(replies, chat.whyUnknown(token));
+  if (verb !== null && "stranger" in COMMANDS[verb]) refuse(replies, "bad_request", SHAPES.as.usage);
+  else if (session === null) unknownSession(replies, chat.whyUnknown(token));
   else {
     session.heardMs = chat.wheel.nowMs;
     answer(chat, peer, session, replies, bytes, textStart, end);

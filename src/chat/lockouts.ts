@@ -6,8 +6,8 @@ import type { Account } from "./session.ts";
 export class LoginRecord {
   readonly key: string;
   wrong = 0;
-  /** Wheel time until which every login is refused; 0 when it is not. */
-  lockedUntilMs = 0;
+  /** Wheel time at which the wrong ones are forgotten, and a lockout ends. */
+  untilMs = 0;
   /** An attempt is being judged; the others wait their turn. */
   judging = false;
   waiting: (() => void)[] = [];
@@ -54,19 +54,21 @@ export class Lockouts {
     const next = record.waiting.shift();
     if (next !== undefined) return next();
     record.judging = false;
-    if (record.wrong === 0 && record.lockedUntilMs === 0) this.#records.delete(record.key);
+    if (record.wrong === 0) this.#records.delete(record.key);
   }
 
   /** Seconds for which every login is refused, rounded up; 0 when none is. */
   secondsLeft(record: LoginRecord): number {
-    return Math.max(0, Math.ceil((record.lockedUntilMs - this.#wheel.nowMs) / 1000));
+    if (record.wrong < WRONG_PASSWORDS_MAX) return 0;
+    // Whole milliseconds, or 60 seconds could come out a little longer and be told as 61.
+    return Math.max(0, Math.ceil(Math.round(record.untilMs - this.#wheel.nowMs) / 1000));
   }
 
   /** A wrong password: how many more there may be; 0 means that it is locked from now on. */
   wrong(record: LoginRecord): number {
-    if (record.lockedUntilMs !== 0) this.#clear(record);
+    if (this.#wheel.nowMs >= record.untilMs) this.#clear(record);
     record.wrong++;
-    if (record.wrong === WRONG_PASSWORDS_MAX) record.lockedUntilMs = this.#wheel.nowMs + this.#blockMs;
+    record.untilMs = this.#wheel.nowMs + this.#blockMs;
     this.#wheel.cancel(record.timer);
     record.timer = this.#wheel.schedule(this.#expiry, record, this.#blockMs);
     return WRONG_PASSWORDS_MAX - record.wrong;
@@ -84,7 +86,7 @@ export class Lockouts {
 
   #clear(record: LoginRecord): void {
     this.#wheel.cancel(record.timer);
-    record.timer = record.wrong = record.lockedUntilMs = 0;
+    record.timer = record.wrong = record.untilMs = 0;
   }
 }
 

@@ -18,11 +18,15 @@ import {
 
 /** The server calls right after a login; a client that hears nothing for so long cannot be reached. */
 const FIRST_CALL_MS = 5_000;
+/** What a request's reply may take; then nobody knows what became of it. */
+const ANSWER_MS = 10_000;
 const PAUSE_MIN_MS = 200;
 const PAUSE_MAX_MS = 20_000;
 
 /** A call under way: its head line, and then so many bytes of the server's stream. */
 interface Call {
+  /** Whose calls show that secret: a call of an earlier session has nothing more to say. */
+  secret: PromiseWithResolvers<string> | null;
   reader: LineReader;
   /** Bytes that are still to come; -1 before the head. */
   left: number;
@@ -67,7 +71,11 @@ export class CallbackSession implements ChatSession {
     this.#password = password;
     this.#store = this.#options.store(user);
     const earlier = this.#store?.load() ?? null;
-    const login = await this.#logIn(earlier === null ? "" : ` after=${earlier.token}:${earlier.received}`);
+    const after = earlier === null ? "" : ` after=${earlier.token}:${earlier.received}`;
+    const login = await this.#logIn(after).catch((error: unknown) => {
+      if (error instanceof ChatError && error.code === "unreachable") this.#end("logout");
+      throw error;
+    });
     for (const { line } of earlier?.unanswered ?? []) this.#listener.recovered(line, false);
     return login;
   }
@@ -87,18 +95,20 @@ export class CallbackSession implements ChatSession {
     this.#beat = setInterval(() => void this.request("alive").catch(() => {}), beatMsFor(silenceMs));
     const inTime = await Promise.race([this.#firstCall.promise.then(() => true), Bun.sleep(FIRST_CALL_MS)]);
     if (inTime !== true) {
-      await this.logout().catch(() => {});
+      await this.#say(`as ${token} logout`).catch(() => {});
       throw new ChatError("unreachable", `the server could not call port ${this.#port.port} here`);
     }
     return { token, silenceMs };
   }
 
   request(line: string): Promise<string> {
+    let secret = this.#secret;
     const outcome = this.#last.then(() => {
       if (this.#ended || this.#token === "") throw new ChatError("closed");
+      secret = this.#secret;
       return this.#say(`as ${this.#token} ${line}`);
     });
-    this.#last = outcome.catch((error: unknown) => this.#failed(error));
+    this.#last = outcome.catch((error: unknown) => this.#failed(error, secret));
     return outcome;
   }
 
@@ -124,17 +134,23 @@ export class CallbackSession implements ChatSession {
       throw new ChatError("not_sent");
     });
     link.send(line);
-    return promise.finally(() => link.close());
+    // A server that does not answer must not hold up the requests behind this one for ever.
+    const deadline = setTimeout(() => link.close(), ANSWER_MS);
+    return promise.finally(() => {
+      clearTimeout(deadline);
+      link.close();
+    });
   }
 
-  async #failed(error: unknown): Promise<void> {
+  async #failed(error: unknown, secret: PromiseWithResolvers<string>): Promise<void> {
     if (this.#ended || !(error instanceof ChatError) || error.code !== "unknown_session") return;
     if (error.detail.startsWith("replaced")) this.#end("replaced");
-    else await this.#comeBack();
+    else await this.#comeBack(secret);
   }
 
-  /** The server has ended the session: a new one takes its stream up. */
-  async #comeBack(): Promise<void> {
+  /** The server has ended the session of that secret: a new one takes its stream up, unless one has already. */
+  async #comeBack(secret: PromiseWithResolvers<string> | null): Promise<void> {
+    if (secret !== this.#secret) return;
     this.#listener.lost();
     const lostMs = performance.now();
     for (let pauseMs = PAUSE_MIN_MS; !this.#ended; pauseMs = Math.min(pauseMs * 2, PAUSE_MAX_MS)) {
@@ -143,7 +159,7 @@ export class CallbackSession implements ChatSession {
         return this.#listener.back();
       } catch (error) {
         const { code } = error as ChatError;
-        if (!["not_sent", "unknown_outcome", "busy", "internal"].includes(code)) return this.#end(code);
+        if (!["not_sent", "unknown_outcome", "unreachable", "busy", "internal"].includes(code)) return this.#end(code);
         if (performance.now() - lostMs > this.#options.giveUpMs) return this.#end("lost");
       }
       await Bun.sleep(pauseMs * (0.5 + Math.random() / 2));
@@ -156,7 +172,7 @@ export class CallbackSession implements ChatSession {
       port: this.#options.callbackPort,
       socket: {
         open: (socket) => {
-          socket.data = { reader: new LineReader(SERVER_LINE_BYTES_MAX), left: -1, position: 0 };
+          socket.data = { secret: null, reader: new LineReader(SERVER_LINE_BYTES_MAX), left: -1, position: 0 };
         },
         data: (socket, chunk) => this.#hear(socket, chunk),
       },
@@ -175,8 +191,9 @@ export class CallbackSession implements ChatSession {
 
   /** Only who knows the secret is answered, and not when the call begins beyond what is known here. */
   async #answerCall(socket: Socket<Call>, [verb, secret, position, bytes]: string[]): Promise<void> {
-    const isServer = verb === "callback" && secret === (await this.#secret.promise);
     const call = socket.data;
+    call.secret = this.#secret;
+    const isServer = verb === "callback" && secret === (await this.#secret.promise) && call.secret === this.#secret;
     call.position = Number(position);
     call.left = Number(bytes);
     if (!isServer || !(call.position <= this.#received) || !(call.left >= 0)) return void socket.end();
@@ -190,6 +207,7 @@ export class CallbackSession implements ChatSession {
     const call = socket.data;
     const { reader } = call;
     call.left -= bytes;
+    if (call.secret !== this.#secret) return void socket.end();
     let goodbye = "";
     while (!this.#ended && reader.next()) {
       call.position += reader.lineBytes;
@@ -199,11 +217,11 @@ export class CallbackSession implements ChatSession {
       const [word, reason] = decode(reader.bytes, reader.start, reader.end).split(" ", 2);
       if (word === "goodbye") goodbye = reason ?? "";
     }
-    if (call.left > 0) return;
     if (goodbye !== "replaced") this.#save();
+    if (call.left > 0) return;
     socket.end(`received ${this.#received}\n`);
     if (goodbye === "replaced") this.#end(goodbye);
-    else if (goodbye !== "") this.#last = this.#last.then(() => this.#comeBack());
+    else if (goodbye !== "") this.#last = this.#last.then(() => this.#comeBack(call.secret));
   }
 
   #save(): void {

@@ -115,7 +115,7 @@ export class ChatClient {
 
 /** A word of a request must not become two, or a line of its own. */
 function word(text: string): string {
-  if (text === "" || /[ \n]/.test(text)) throw new ChatError("bad_request", "a name or password has no spaces in it");
+  if (text === "" || /[ \n]/.test(text)) throw new ChatError("bad_request", "a name or password is one word");
   return text;
 }
 

@@ -4,7 +4,7 @@ import { ChatClient, type ChatClientOptions, ChatError } from "./client.ts";
 import { Display } from "./display.ts";
 import { Screen } from "./screen.ts";
 import { StateFile, stateFolder } from "./state-file.ts";
-import { Terminal, explain } from "./terminal.ts";
+import { type Surface, Terminal, explain } from "./terminal.ts";
 
 const USAGE = `Usage: bun run client <host> <port> [options]
 
@@ -77,7 +77,7 @@ async function converse(options: Options): Promise<void> {
   const { host, port, user, password } = options;
   const display = new Display(hasColors(process.stdout));
   const screen = new Screen(process.stdin, process.stdout, (line) => terminal.complete(line));
-  const client = newClient(options, Number.POSITIVE_INFINITY, {
+  const client = newClient(options, Number.POSITIVE_INFINITY, screen, {
     onEvent: (event) => terminal.hear(event),
     onLost: () => {
       screen.print(display.note("* the connection was lost; what you say waits until it is back"));
@@ -91,6 +91,7 @@ async function converse(options: Options): Promise<void> {
     await reach(client, host, port);
     await askUntilIn(client, screen, display, user, password);
     screen.print(display.note("You are in. help lists the commands, Ctrl+C leaves."));
+    terminal.start();
     screen.setPrompt("> ");
     let last = Promise.resolve();
     screen.onLine = (line) => {
@@ -143,7 +144,7 @@ async function follow(options: Options): Promise<void> {
     print: (line: string) => void process.stdout.write(`${line}\n`),
     fail: (line: string) => void process.stderr.write(`${line}\n`),
   };
-  const client = newClient(options, SCRIPT_GIVES_UP_MS, {
+  const client = newClient(options, SCRIPT_GIVES_UP_MS, surface, {
     onEvent: (event) => terminal.hear(event),
     onRecovered: (request, again) => terminal.recover(request, again),
   });
@@ -152,6 +153,7 @@ async function follow(options: Options): Promise<void> {
   await client.login(user, password).catch((error: unknown) => {
     throw new Exit(DID_NOT_GET_IN, refused(error, user));
   });
+  terminal.start();
   const lines = createInterface({ input: process.stdin });
   client.ended.then(() => lines.close());
   for await (const line of lines) await terminal.run(line);
@@ -160,8 +162,21 @@ async function follow(options: Options): Promise<void> {
 }
 
 /** A client that keeps what it needs to lose nothing and to show nothing twice, also when it is killed. */
-function newClient({ host, port, callback }: Options, giveUpMs: number, hears: Partial<ChatClientOptions>): ChatClient {
-  const store = (user: string): StateFile => new StateFile(stateFolder(), user, host, port);
+function newClient(
+  { host, port, callback }: Options,
+  giveUpMs: number,
+  surface: Surface,
+  hears: Partial<ChatClientOptions>,
+): ChatClient {
+  const store = (user: string): StateFile => {
+    const folder = stateFolder();
+    const onFault = (why: string): void => surface.fail(`cannot keep the session's state: ${why}`);
+    try {
+      return new StateFile(folder, user, host, port, onFault);
+    } catch (error) {
+      throw new Exit(DID_NOT_GET_IN, `cannot use ${folder} (XDG_STATE_HOME): ${(error as Error).message}`);
+    }
+  };
   return new ChatClient({ host, port, session: callback ? "callback" : "resumable", store, giveUpMs, ...hears });
 }
 
@@ -180,6 +195,12 @@ function farewell(reason: string): void {
 function hasColors(output: NodeJS.WriteStream): boolean {
   return output.isTTY === true && !process.env.NO_COLOR && process.env.TERM !== "dumb";
 }
+
+/** Output that nobody takes any more ends the program: quietly when the reader has had enough. */
+process.stdout.on("error", (error: NodeJS.ErrnoException) => {
+  if (error.code !== "EPIPE") process.stderr.write(`heartline: cannot write: ${error.message}\n`);
+  process.exit(error.code === "EPIPE" ? 0 : SESSION_ENDED);
+});
 
 function refused(error: unknown, user: string): string {
   if (!(error instanceof ChatError)) throw error;

@@ -1,4 +1,4 @@
-import { mkdirSync, readFileSync, renameSync, writeFileSync } from "node:fs";
+import { accessSync, constants, mkdirSync, readFileSync, renameSync, writeFileSync } from "node:fs";
 import { homedir } from "node:os";
 import { join } from "node:path";
 import type { ClientState, StateStore } from "./request.ts";
@@ -13,12 +13,16 @@ export function stateFolder(): string {
  * that were not answered. Each save replaces the whole file, so that a killed program leaves the old or the new one.
  */
 export class StateFile implements StateStore {
-  readonly #folder: string;
   readonly #file: string;
+  readonly #onFault: (why: string) => void;
+  #faulty = false;
 
-  constructor(folder: string, user: string, host: string, port: number) {
-    this.#folder = folder;
+  /** Makes the folder; throws the system's error when it cannot be used. `onFault` hears once that a save failed. */
+  constructor(folder: string, user: string, host: string, port: number, onFault: (why: string) => void) {
+    mkdirSync(folder, { recursive: true, mode: 0o700 });
+    accessSync(folder, constants.W_OK);
     this.#file = join(folder, `${encodeURIComponent(`${user}@${host}:${port}`)}.json`);
+    this.#onFault = onFault;
   }
 
   /** The last state; null when there is none, or none that can be read. */
@@ -34,9 +38,13 @@ export class StateFile implements StateStore {
   }
 
   save(state: ClientState): void {
-    mkdirSync(this.#folder, { recursive: true, mode: 0o700 });
     const draft = `${this.#file}.${process.pid}`;
-    writeFileSync(draft, JSON.stringify(state), { mode: 0o600 });
-    renameSync(draft, this.#file);
+    try {
+      writeFileSync(draft, JSON.stringify(state), { mode: 0o600 });
+      renameSync(draft, this.#file);
+    } catch (error) {
+      if (!this.#faulty) this.#onFault((error as Error).message);
+      this.#faulty = true;
+    }
   }
 }

@@ -23,7 +23,7 @@ interface Pending extends Awaited {
 /** What was told is confirmed within this time, or after CONFIRM_BYTES_MAX. */
 const CONFIRM_MS = 4_000;
 const TICK_MS = 1_000;
-/** A server that does not answer a beat within this time is gone, even if no packet says so. */
+/** A server that does not answer a beat, `login` or `resume` within this time is gone, even if no packet says so. */
 const ANSWER_MS = 10_000;
 /** A tick that comes so late comes after a sleep of the machine: whether the server is there must be found out now. */
 const SLEPT_MS = 5_000;
@@ -105,7 +105,9 @@ export class StreamSession implements ChatSession {
       const earlier = this.#pending;
       this.#pending = [];
       for (const pending of earlier) {
-        if (acted !== undefined && pending.position > Number(acted)) this.#send(pending);
+        // A beat's position is one of the earlier stream: in this one it would confirm what nobody has seen.
+        if (!isOwn(pending.line) && acted !== undefined && pending.position > Number(acted)) this.#send(pending);
+        else if (pending.line.startsWith("logout")) this.#send({ ...pending, line: "logout" });
         else pending.reject(new ChatError("unknown_outcome"));
       }
       this.#saved = false;
@@ -134,14 +136,22 @@ export class StreamSession implements ChatSession {
   }
 
   /**
-   * A request outside the streams. Its reply is taken at once, not in a promise's turn: the lines right behind it belong
-   * to the stream that it begins.
+   * A request outside the streams. Its reply is taken at once, not in a promise's turn: the lines right behind it
+   * belong to the stream that it begins.
    */
   #greet<T>(line: string, take: (words: string) => T): Promise<T> {
     return new Promise((resolve, reject) => {
-      if (this.#link === null) return reject(new ChatError("closed"));
-      this.#greeting = { resolve: (words) => resolve(take(words)), reject };
-      this.#link.send(line);
+      const link = this.#link;
+      if (link === null) return reject(new ChatError("closed"));
+      const deadline = setTimeout(() => link.close(), ANSWER_MS);
+      const inTime =
+        <V>(then: (value: V) => void) =>
+        (value: V): void => {
+          clearTimeout(deadline);
+          then(value);
+        };
+      this.#greeting = { resolve: inTime((words: string) => resolve(take(words))), reject: inTime(reject) };
+      link.send(line);
     });
   }
 
@@ -150,8 +160,8 @@ export class StreamSession implements ChatSession {
     pending.position = this.#position;
     this.#pending.push(pending);
     this.#saved = false;
-    // While a greeting is under way nobody knows yet where the stream goes on.
-    if (this.#link === null || this.#greeting !== null) return;
+    // While a greeting is under way nobody knows yet where the stream goes on. What waits for it is kept all the same.
+    if (this.#link === null || this.#greeting !== null) return void setImmediate(() => this.#save());
     this.#saidMs = performance.now();
     this.#link.send(pending.line);
   }
@@ -190,7 +200,7 @@ export class StreamSession implements ChatSession {
     if (this.#saved || this.#ended || this.#token === "" || this.#store === null) return;
     this.#saved = true;
     const unanswered = this.#pending
-      .filter(({ line }) => !line.startsWith("alive"))
+      .filter(({ line }) => !isOwn(line))
       .map(({ line, position }) => ({ line, position }));
     this.#store.save({ token: this.#token, received: this.#received, unanswered });
   }
@@ -286,4 +296,9 @@ export class StreamSession implements ChatSession {
     for (const { reject } of this.#pending.splice(0)) reject(new ChatError("closed"));
     if (this.#token !== "") this.#listener.ended(reason);
   }
+}
+
+/** A request that belongs to its session, and not to whoever is in it: no later session makes it again. */
+function isOwn(line: string): boolean {
+  return line.startsWith("alive") || line.startsWith("logout");
 }

@@ -115,6 +115,8 @@ export class Terminal {
   readonly #display: Display;
   /** Names that were seen, for completion. */
   readonly #names = new Set<string>();
+  /** What arrives before `start` waits for it; null from then on. */
+  #early: string[] | null = [];
 
   constructor(client: ChatClient, surface: Surface, display: Display) {
     this.#client = client;
@@ -122,16 +124,28 @@ export class Terminal {
     this.#display = display;
   }
 
+  /** From now on what arrives is shown. Some may have come in the same breath as the reply to the login. */
+  start(): void {
+    const early = this.#early ?? [];
+    this.#early = null;
+    for (const line of early) this.#surface.print(line);
+  }
+
+  #show(line: string): void {
+    if (this.#early === null) this.#surface.print(line);
+    else this.#early.push(line);
+  }
+
   hear(event: ChatEvent): void {
     if ("from" in event) this.#names.add(event.from);
     if ("user" in event) this.#names.add(event.user);
-    this.#surface.print(this.#display.event(event));
+    this.#show(this.#display.event(event));
   }
 
   /** What became of a request that an earlier run of this program left without an answer. */
   recover(request: string, again: boolean): void {
     const outcome = again ? "said again, since the server had not heard it" : "the server heard it, or nobody knows";
-    this.#surface.print(this.#display.note(`from last time: ${request} (${outcome})`));
+    this.#show(this.#display.note(`from last time: ${request} (${outcome})`));
   }
 
   /** Carries out one typed line; done when its outcome is shown. */

@@ -57,6 +57,8 @@ export class Outbox {
   pieceEnd = 0;
 
   readonly #turn: Turn;
+  /** How far it was ever sent: behind a `rewind` that is further than `sent`. */
+  #furthest = 0;
   #log: BroadcastLog | null = null;
   /** The range of the log that is this stream's last part, and up to where the log was followed. */
   #from = 0;
@@ -78,6 +80,16 @@ export class Outbox {
   /** Position behind the last byte that was appended or followed. */
   get end(): number {
     return this.#base + this.#tail - this.#head + this.#to - this.#from;
+  }
+
+  /** How far a reader may have it: on an earlier connection that may be further than on this one. */
+  get furthest(): number {
+    return Math.max(this.#furthest, this.sent);
+  }
+
+  /** Bytes of memory that are this stream's own. */
+  get heldBytes(): number {
+    return this.#bytes.length;
   }
 
   /** Bytes that the reader has not confirmed. */
@@ -180,6 +192,7 @@ export class Outbox {
 
   /** The reader is there again, on another connection: it has everything before `position`, and wants the rest. */
   rewind(position: number): void {
+    this.#furthest = this.furthest;
     if (position > this.confirmed) this.confirm(position);
     this.sent = this.confirmed;
   }
@@ -187,6 +200,7 @@ export class Outbox {
   /** The reader has everything before `position`. */
   confirm(position: number): void {
     this.confirmed = position;
+    if (position > this.sent) this.sent = position;
     const marks = this.#marks;
     let first = this.#firstMark;
     while (first < marks.length && marks[first + 3]! <= position) {

@@ -54,6 +54,8 @@ export class Callback implements Caller {
   }
 
   flush(): void {
+    // Nobody else looks at how much waits for a client that is not reached.
+    this.all.chat.flushed(this.session);
     const { ended, outbox } = this.session;
     if (this.#call !== null || this.#last || outbox.sink !== this) return;
     if (this.#timer !== 0 && !ended) return;
@@ -68,20 +70,20 @@ export class Callback implements Caller {
     this.flush();
   }
 
-  /** A call is over. The client has the stream up to `received`; -1 when it did not say. */
-  called(received: number): void {
+  /** A call is over. The client has the stream up to `received`, -1 when it did not say. */
+  called(received: number, progress: boolean): void {
     this.#call = null;
     const { session, all } = this;
-    if (received < 0) {
-      if (session.ended) return void this.flush();
+    if (received >= 0) {
+      this.#reached = true;
+      session.heardMs = all.chat.wheel.nowMs;
+      all.chat.confirm(session, received);
+    }
+    if (progress) this.#pauseMs = CALLBACK_PAUSE_MIN_MS;
+    else if (!session.ended) {
       this.#timer = all.chat.wheel.schedule(all.pause, this, this.#pauseMs);
       this.#pauseMs = Math.min(this.#pauseMs * 2, CALLBACK_PAUSE_MAX_MS);
-      return;
     }
-    this.#reached = true;
-    this.#pauseMs = CALLBACK_PAUSE_MIN_MS;
-    session.heardMs = all.chat.wheel.nowMs;
-    all.chat.confirm(session, received);
     this.flush();
   }
 
@@ -100,6 +102,8 @@ export class Call {
   readonly #timer: TimerHandle;
   #socket: Socket<undefined> | null = null;
   #ready = false;
+  /** How far this call brought the stream. */
+  #sent = 0;
   #over = false;
 
   constructor(callback: Callback) {
@@ -147,22 +151,26 @@ export class Call {
         if (!equals(bytes, start, end, encode(`ready ${session.token}`))) return this.end(false);
         this.#ready = true;
         session.outbox.rewind(this.#position);
+        this.#sent = this.#position;
         this.#write();
       } else {
         const isReceived = startsWith(bytes, start, end, RECEIVED);
         const received = isReceived ? parseNumber(bytes, start + RECEIVED.length, end) : -1;
-        return this.end(received >= this.#position && received <= session.outbox.sent, received);
+        return this.end(received >= this.#position && received <= session.outbox.furthest, received);
       }
     }
   }
 
   #write(): void {
     const { outbox } = this.#callback.session;
+    // By an `as` the client has confirmed what this call would bring next: the bytes that it announced are gone.
+    if (this.#ready && outbox.sent !== this.#sent) return this.end(false);
     while (this.#ready && !this.#over && outbox.sent < this.#to && outbox.peek()) {
       const count = Math.min(outbox.pieceEnd - outbox.pieceStart, this.#to - outbox.sent);
       const taken = this.#socket!.write(outbox.piece, outbox.pieceStart, count);
       if (taken < 0) return this.end(false);
       outbox.took(taken);
+      this.#sent = outbox.sent;
       if (taken < count) return;
     }
   }
@@ -175,6 +183,7 @@ export class Call {
     all.chat.wheel.cancel(this.#timer);
     all.calls.delete(this);
     this.#socket?.end();
-    this.#callback.called(delivered ? received : -1);
+    const progress = delivered && (received > this.#position || this.#to === this.#position);
+    this.#callback.called(delivered ? received : -1, progress);
   }
 }

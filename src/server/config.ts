@@ -103,6 +103,8 @@ function parseOptions(args: readonly string[]): Map<string, string> {
     }
   } catch (error) {
     if (error instanceof UsageError) throw error;
+    const ambiguous = /'(--[\w-]+).*ambiguous/.exec((error as Error).message);
+    if (ambiguous !== null) throw new UsageError(`${ambiguous[1]} needs a value behind it`);
     throw new UsageError((error as Error).message.split(/\.\s/)[0]!.replace(/^\w/, (letter) => letter.toLowerCase()));
   }
   return given;

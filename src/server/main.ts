@@ -1,3 +1,4 @@
+import { lookup } from "node:dns/promises";
 import { UsageError, USAGE, parseConfig } from "./config.ts";
 import { CredentialsError, readCredentials } from "./credentials.ts";
 import { openLog } from "./log.ts";
@@ -8,6 +9,7 @@ import { StoreError } from "./store.ts";
 async function main(): Promise<void> {
   const config = parseConfig(process.argv.slice(2));
   if (config === null) return void process.stdout.write(USAGE);
+  config.host = await resolve(config.host);
   const credentials = readCredentials(config.credentials);
   const log = await openLog();
   const server = new Server(config, credentials, log);
@@ -30,6 +32,15 @@ async function main(): Promise<void> {
   }
   const port = address.slice(address.lastIndexOf(":") + 1);
   log.info(`${credentials.users.length} users; join with: bun run client 127.0.0.1 ${port}`);
+}
+
+/** The address that a host's name stands for. */
+async function resolve(host: string): Promise<string> {
+  try {
+    return (await lookup(host)).address;
+  } catch {
+    throw new ListenError(`cannot listen on ${host}: there is no such host`);
+  }
 }
 
 try {

@@ -133,7 +133,10 @@ export class Server {
     try {
       this.#turn.begin();
       wheel.advance(performance.now());
-      if (++this.#ticks % (PRESENCE_DELAY_MS / TICK_MS) === 0) this.#chat.announceNow();
+      if (++this.#ticks % (PRESENCE_DELAY_MS / TICK_MS) === 0) {
+        this.#chat.announceNow();
+        this.#chat.limitMemory();
+      }
     } catch (error) {
       this.#log.error(error, "a fault at a deadline; the others are met");
     }

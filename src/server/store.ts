@@ -66,8 +66,11 @@ export class Store implements ChatStore {
     this.#unblock = database.query("DELETE FROM blocks WHERE user = ? AND other = ?");
   }
 
+  /** The highest number that is still known: of a message that waits, or that an ended session had carried. */
   lastNumber(): number {
-    return this.#database.query<{ last: number }, []>("SELECT ifnull(max(number), 0) AS last FROM mailbox").get()!.last;
+    const numbers = "SELECT number FROM mailbox UNION ALL SELECT number FROM carried";
+    return this.#database.query<{ last: number }, []>(`SELECT ifnull(max(number), 0) AS last FROM (${numbers})`).get()!
+      .last;
   }
 
   waiting(): Waiting[] {

@@ -346,3 +346,22 @@ describe("a login that is judged later", () => {
     expect(peer.read()).toEqual(["err wrong_password 2", "err wrong_password 1", "err locked_out 60"]);
   });
 });
+
+test.each([0.1, 0.3, 0.7, 7000.123456, 123_456.789])(
+  "60 seconds are told as 60, whatever the clock shows (%p)",
+  (ms) => {
+    const world = new World(["alice"], { clockMs: 1000 + ms });
+    world.pass(ms);
+    const stranger = world.connect();
+    for (let i = 0; i < 3; i++) world.say(stranger, "login alice wrong");
+    expect(stranger.read().at(-1)).toBe("err locked_out 60");
+  },
+);
+
+test("the block time without a wrong password counts to the millisecond, not to the wheel's next tick", () => {
+  const world = new World(["alice"], { clockMs: 1000 });
+  const stranger = world.connect();
+  for (let i = 0; i < 2; i++) world.say(stranger, "login alice wrong");
+  world.pass(BLOCK_MS);
+  expect(world.ask(stranger, "login alice wrong").at(-1)).toBe("err wrong_password 2");
+});

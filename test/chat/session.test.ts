@@ -352,6 +352,20 @@ describe("a session that does not read", () => {
   });
 });
 
+test("a position that was sent on one connection holds after a resume whose connection took less of it", () => {
+  const world = new World(["alice"]);
+  const [first, late, last] = [world.connect(), world.connect(), world.connect()] as [TestPeer, TestPeer, TestPeer];
+  world.say(first, "login alice secret resumable", "message alice hi");
+  const token = first.read()[0]!.split(" ")[1]!;
+  const received = "message alice hi\nok sent\n".length;
+  late.room = "ok 17\n".length;
+  world.say(late, `resume ${token} 0`);
+  expect(late.read()).toEqual(["ok 17"]);
+  expect(world.ask(last, `resume ${token} ${received + 1}`)).toEqual([expect.stringContaining("bad_request")]);
+  expect(world.ask(last, `resume ${token} ${received}`)).toEqual(["ok 17"]);
+  expect(world.ask(last, "alive")).toEqual(["ok 23"]);
+});
+
 test("a shutdown says goodbye to everybody and shows nobody as leaving; what was not taken is kept", () => {
   const world = new World(["alice", "bob", "carol"]);
   const [alice, bob, carol] = world.online("alice", "bob", "carol") as [TestPeer, TestPeer, TestPeer];
@@ -367,4 +381,22 @@ test("a shutdown says goodbye to everybody and shows nobody as leaving; what was
   expect(world.store.read("carol", 0, 1000).map(({ from, text }) => `${from} ${Buffer.from(text)}`)).toEqual([
     "alice hi",
   ]);
+});
+
+test("when all streams together hold too much, those that hold most end as slow, and lose no message", () => {
+  const world = new World(["alice", "bob", "carol", "dave"]);
+  const [alice, bob, carol, dave] = world.online("alice", "bob", "carol", "dave") as TestPeer[];
+  for (const peer of [bob!, carol!]) peer.room = 0;
+  const text = "x".repeat(4000);
+  for (let i = 0; i < 100; i++) world.say(alice!, `message bob ${i} ${text}`);
+  for (let i = 0; i < 20; i++) world.say(alice!, `message carol ${i} ${text}`);
+  world.chat.limitMemory(300_000);
+  world.announce();
+  expect(dave!.read()).toEqual(["left bob slow"]);
+  expect(world.ask(carol!, "online")).toEqual([]);
+  carol!.take();
+  expect(carol!.read()).toContain("ok alice dave");
+  const again = world.login("bob");
+  again.take();
+  expect(again.read().filter((line) => line.startsWith("stored"))).toHaveLength(100);
 });

@@ -114,6 +114,15 @@ describe("on a terminal", () => {
     }
   });
 
+  test("what waited is shown below the line that says that one is in", async () => {
+    await other.login("SEAS", PASSWORD);
+    await other.message("columbia", "while you were away");
+    const pty = await columbiaIsIn();
+    const lines = await pty.sees("while you were away");
+    expect(lines[0]).toContain("You are in");
+    expect(lines[1]).toMatch(/^SEAS on .*: while you were away$/);
+  });
+
   test("tab completes commands and the names that were seen", async () => {
     const pty = await columbiaIsIn();
     await other.login("SEAS", PASSWORD);
@@ -258,6 +267,27 @@ describe("in a pipe", () => {
       err: "heartline: cannot reach 127.0.0.1:1: nobody listens there\n",
       code: 1,
     });
+  });
+
+  test("a folder for its state that cannot be used is one clear line, and nobody is logged in", async () => {
+    await other.login("columbia", PASSWORD);
+    state = join(process.execPath, "state");
+    const { err, code } = await pipe("", ["127.0.0.1", String(server.port), "--user", "columbia"], PASSWORD);
+    state = mkdtempSync(join(tmpdir(), "heartline-"));
+    expect(err).toMatch(/^heartline: cannot use .* \(XDG_STATE_HOME\): .*\n$/);
+    expect(code).toBe(1);
+    expect((await other.online()).names).toEqual([]);
+  });
+
+  test("a reader who has had enough ends it without a word", async () => {
+    const client = `${process.execPath} src/client/main.ts 127.0.0.1 ${server.port} --user columbia`;
+    const program = Bun.spawn(["sh", "-c", `yes help | head -2000 | ${client} | head -1`], {
+      env: { PATH: process.env.PATH, XDG_STATE_HOME: state, HEARTLINE_PASSWORD: PASSWORD },
+      stdout: "pipe",
+      stderr: "pipe",
+    });
+    expect(await program.stderr.text()).toBe("");
+    expect(await program.stdout.text()).toContain("message <user> <text>");
   });
 
   test("a command line that cannot be meant says so in one line, with exit code 2", async () => {

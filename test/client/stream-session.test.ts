@@ -201,16 +201,22 @@ test("a request that the server had not heard is made again by the next run; one
 });
 
 test("a file keeps the state for its owner alone, one for each user and server", () => {
-  const file = new StateFile(join(folder, "state"), "columbia", "::1", 6001);
+  const faults: string[] = [];
+  const open = (port: number): StateFile =>
+    new StateFile(join(folder, "state"), "columbia", "::1", port, (why) => faults.push(why));
+  const file = open(6001);
   expect(file.load()).toBeNull();
   const state = { token: "A".repeat(22), received: 5, unanswered: [{ line: "message SEAS größe", position: 20 }] };
   file.save(state);
   expect(file.load()).toEqual(state);
-  expect(new StateFile(join(folder, "state"), "columbia", "::1", 6002).load()).toBeNull();
+  expect(open(6002).load()).toBeNull();
   const [name] = readdirSync(join(folder, "state"));
   expect(statSync(join(folder, "state", name!)).mode & 0o777).toBe(0o600);
   expect(statSync(join(folder, "state")).mode & 0o777).toBe(0o700);
   expect(readdirSync(join(folder, "state"))).toHaveLength(1);
+  rmSync(join(folder, "state"), { recursive: true });
+  for (let time = 0; time < 2; time++) file.save(state);
+  expect(faults).toHaveLength(1);
 });
 
 test("a callback client chats as the others do, without a connection", async () => {

@@ -1,4 +1,7 @@
-import { afterEach, beforeEach, expect, test } from "bun:test";
+import { afterEach, beforeEach, describe, expect, spyOn, test } from "bun:test";
+import { KEEPING_UP_MS, UNCONFIRMED_BYTES_MAX } from "../../src/limits.ts";
+import { Callback, Callbacks } from "../../src/server/callback.ts";
+import { type TestPeer, World } from "../support/chat.ts";
 import { PASSWORD, type WireClient, WireServer } from "../support/wire.ts";
 
 let server: WireServer;
@@ -244,3 +247,113 @@ function listenFor(phone: Phone): number {
   phone.pickUp();
   return phone.port;
 }
+
+describe("calls on sockets moved by hand", () => {
+  const TOKEN = "token00000000000000000001";
+
+  /** What a call does with its socket, and what it wrote. */
+  class Socket {
+    written = "";
+    ended = false;
+    room = Number.POSITIVE_INFINITY;
+    constructor(readonly handlers: { open(socket: Socket): void; data(socket: Socket, chunk: Buffer): void }) {}
+    write(bytes: string | Buffer, offset = 0, length = bytes.length): number {
+      const count = Math.min(length, this.room);
+      this.room -= count;
+      this.written += bytes.toString("latin1").slice(offset, offset + count);
+      return count;
+    }
+    end(): void {
+      this.ended = true;
+    }
+    says(line: string): void {
+      this.handlers.data(this, Buffer.from(`${line}\n`));
+    }
+  }
+
+  let world: World;
+  let calls: Socket[];
+  let connect: { mockRestore(): void };
+
+  beforeEach(() => {
+    calls = [];
+    connect = spyOn(Bun, "connect").mockImplementation(((options: { socket: Socket["handlers"] }) => {
+      calls.push(new Socket(options.socket));
+      return new Promise(() => {});
+    }) as unknown as typeof Bun.connect);
+    world = new World(["alice", "bob"]);
+    const callbacks = new Callbacks(world.chat, () => {});
+    world.newCaller = (session) => new Callback(callbacks, session, "192.0.2.1", 2000, "secret");
+    world.say(world.connect(), "login alice secret callback=2000");
+  });
+
+  afterEach(() => connect.mockRestore());
+
+  /** The next call that the server made, begun. */
+  function call(): Socket {
+    const socket = calls.shift()!;
+    socket.handlers.open(socket);
+    return socket;
+  }
+
+  function answer(socket: Socket, ...lines: string[]): void {
+    for (const line of lines) {
+      socket.says(line);
+      world.endTurns();
+    }
+  }
+
+  test("a client that is never reached ends as slow when too much waits for it", () => {
+    const [bob] = world.online("bob") as [TestPeer];
+    const text = "x".repeat(4000);
+    for (let bytes = 0; bytes <= UNCONFIRMED_BYTES_MAX; bytes += 4000) world.say(bob, `broadcast ${text}`);
+    world.pass(KEEPING_UP_MS + 1000);
+    expect(bob.read().at(-1)).toBe("left alice slow");
+  });
+
+  test("a position that is confirmed by an as while a call begins takes no bytes out of what it announced", () => {
+    const lost = call();
+    answer(lost, `ready ${TOKEN}`, "received 0");
+    const [bob] = world.online("bob") as [TestPeer];
+    world.say(bob, "message alice one");
+    const first = call();
+    answer(first, `ready ${TOKEN}`);
+    expect(first.written).toBe("callback secret 0 11\njoined bob\n");
+    answer(first, "received 99");
+    world.pass(300);
+    const second = call();
+    expect(second.written).toBe("callback secret 0 27\n");
+    world.say(world.connect(), `as ${TOKEN} alive 11`);
+    answer(second, `ready ${TOKEN}`);
+    expect(second).toMatchObject({ written: "callback secret 0 27\n", ended: true });
+    world.pass(1000);
+    const third = call();
+    answer(third, `ready ${TOKEN}`);
+    expect(third.written).toBe("callback secret 11 16\nmessage bob one\n");
+  });
+
+  test("the longest line there is fits into a delivery; an answer without progress is followed by a pause", () => {
+    const text = Buffer.alloc(512 << 10, "x");
+    const { session } = world.account("alice");
+    answer(call(), `ready ${TOKEN}`, "received 0");
+    world.begin();
+    world.chat.send(world.account("bob"), world.account("alice"), text, 0, text.length);
+    world.endTurns();
+    const first = call();
+    expect(first.written).toBe(`callback secret 0 ${session!.outbox.end}\n`);
+    answer(first, `ready ${TOKEN}`, "received 0");
+    expect(calls).toEqual([]);
+    world.pass(500);
+    expect(call().written).toBe(`callback secret 0 ${session!.outbox.end}\n`);
+  });
+});
+
+test("as is closed behind its reply, also when that is a refusal", async () => {
+  const alice = await Phone.login("alice");
+  for (const request of [`as ${alice.token} login alice x`, `as ${alice.token} dance`, `as ${"A".repeat(22)} online`]) {
+    const wire = await server.connect();
+    wire.say(request);
+    expect(await wire.line()).toStartWith("err ");
+    await wire.ends();
+  }
+});

@@ -117,6 +117,15 @@ describe("a mailbox", () => {
     ]);
   });
 
+  test("knows the last number that an ended session had carried, too: a new message must not be taken for that one", () => {
+    const store = open();
+    const carried = [{ number: 9, position: 17 }];
+    const ended = { token: "t", user: "bob", resumable: true, replaced: false, received: 0, endedUnixMs: 1, carried };
+    store.settle("bob", [message(9)], ended);
+    store.drop("bob", 9);
+    expect(store.lastNumber()).toBe(9);
+  });
+
   test("holds numbers and times far beyond 32 bits", () => {
     const store = open();
     const large = { ...message(2 ** 52), unixMs: 2 ** 43 };

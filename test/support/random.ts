@@ -7,6 +7,15 @@ export function seedFor(what: string): number {
   return seed;
 }
 
+/** Seeds of a test that runs many short ones: `count`, or SEEDS of them; just the one when SEED is given alone. */
+export function seedsFor(what: string, count: number): number[] {
+  const { SEED, SEEDS } = process.env;
+  const length = SEEDS === undefined ? (SEED === undefined ? count : 1) : Number(SEEDS);
+  if (!Number.isInteger(length) || length < 1) throw new Error(`SEEDS=${SEEDS} is no number of seeds`);
+  const first = seedFor(`the first of ${length}, ${what}`);
+  return Array.from({ length }, (_, index) => first + index);
+}
+
 /** The same numbers for the same seed, on every machine (mulberry32). */
 export class Random {
   #state: number;

@@ -1,0 +1,336 @@
+import type { Socket } from "bun";
+import { Chat } from "../../src/chat/chat.ts";
+import type { Peer, Session } from "../../src/chat/session.ts";
+import {
+  BROADCAST_LOG_BYTES_MAX,
+  KEEPING_UP_BYTES_MAX,
+  KEEPING_UP_MS,
+  PRESENCE_DELAY_MS,
+  UNCONFIRMED_BYTES_MAX,
+} from "../../src/limits.ts";
+import type { Outbox, Turn } from "../../src/protocol/outbox.ts";
+import { Callback, Callbacks } from "../../src/server/callback.ts";
+import { Connection, Connections } from "../../src/server/connection.ts";
+import { Store } from "../../src/server/store.ts";
+import { TICK_MS, TimerWheel } from "../../src/timer-wheel.ts";
+import { type Ledger, Violation } from "./ledger.ts";
+import type { Link, ServerEnd } from "./network.ts";
+
+export const PASSWORD = "secret";
+const UNIX_MS = 1_700_000_000_000;
+
+export interface HostChoices {
+  names: readonly string[];
+  silenceMs: number;
+  lineBytesMax: number;
+  clockMs: number;
+}
+
+/** A plain session's connection has given up: what its kernel took by now was delivered, all else is in the mailbox. */
+export type Settled = (link: Link) => void;
+
+/**
+ * The server without its listener, loop and clock: its real connections and callbacks on simulated sockets, and its
+ * store, which outlives restarts. Every call of the chat that matters is told to the ledger.
+ */
+export class Host implements Turn {
+  chat!: Chat;
+  #connections!: Connections;
+  #callbacks!: Callbacks;
+  readonly store = new Store(":memory:", "none");
+  readonly #choices: HostChoices;
+  readonly #ledger: Ledger;
+  readonly #settled: Settled;
+  readonly #links = new Map<Peer, Link>();
+  readonly #faults: unknown[] = [];
+  clockMs: number;
+  /** New connections are refused while it restarts. */
+  listening = true;
+  #touched: Outbox[] = [];
+  #ticks = 0;
+  #tokens = 0;
+  /** The login under way ends a session of the same user. */
+  #replaces = false;
+
+  constructor(choices: HostChoices, ledger: Ledger, settled: Settled) {
+    this.#choices = choices;
+    this.#ledger = ledger;
+    this.#settled = settled;
+    this.clockMs = choices.clockMs;
+    this.#watchBlocks();
+    this.#start();
+  }
+
+  /** As server.ts composes and loads it. */
+  #start(): void {
+    const { names, silenceMs, lineBytesMax } = this.#choices;
+    this.#touched = [];
+    const chat = (this.chat = new Chat({
+      wheel: new TimerWheel(this.clockMs),
+      turn: this,
+      store: this.store,
+      verify: (_account, password) => Buffer.from(password).toString() === PASSWORD,
+      newToken: () => `token${String(++this.#tokens).padStart(20, "0")}`,
+      newCaller: (session, address, port, secret) => new Callback(this.#callbacks, session, address, port, secret),
+      silenceMs,
+      blockMs: 60_000,
+      lastNumber: this.store.lastNumber(),
+      report: (error) => this.#faults.push(error),
+    }));
+    for (const name of names) chat.accounts.add(name, PASSWORD);
+    for (const { user, other } of this.store.blocks()) {
+      chat.accounts.named(user)!.block(chat.accounts.named(other)!);
+    }
+    for (const { user, messages, bytes } of this.store.waiting()) {
+      const account = chat.accounts.named(user)!;
+      account.waiting = messages;
+      account.waitingBytes = bytes;
+    }
+    this.#callbacks = new Callbacks(chat, () => {});
+    this.#connections = new Connections(chat, lineBytesMax, 0);
+    this.#watch(chat);
+  }
+
+  #watch(chat: Chat): void {
+    const ledger = this.#ledger;
+    const { login, end, send, broadcast } = chat;
+    chat.login = (peer, account, options) => {
+      this.#replaces = account.session !== null;
+      login.call(chat, peer, account, options);
+    };
+    const add = chat.presence.add;
+    chat.presence.add = (session) => {
+      add.call(chat.presence, session);
+      ledger.began(session, chat.wheel.nowMs, this.#replaces);
+    };
+    chat.end = (session, reason) => {
+      if (!session.ended) this.#checkEnd(session, reason);
+      const known = session.ended;
+      end.call(chat, session, reason);
+      if (!known && session.ended) ledger.ended(session, reason);
+    };
+    chat.send = (from, to, bytes, start, endsAt) => {
+      const text = Buffer.from(bytes.subarray(start, endsAt)).toString("latin1");
+      const fate = send.call(chat, from, to, bytes, start, endsAt);
+      if (fate !== "full") ledger.accept(from.name, to.name, text, fate === "sent", chat.unixMs);
+      return fate;
+    };
+    chat.broadcast = (from, bytes, start, endsAt) => {
+      const count = broadcast.call(chat, from, bytes, start, endsAt);
+      ledger.broadcast(from.name, Buffer.from(bytes.subarray(start, endsAt)).toString("latin1"), count);
+      return count;
+    };
+    const { list } = chat.presence;
+    chat.presence.list = (asker, most) => {
+      const line = list.call(chat.presence, asker, most);
+      const expected = ledger.seenBy(asker.name);
+      if (line.toString() !== `${expected}\n`) throw new Violation(`${asker.name} saw "${line}" for "${expected}"`);
+      return line;
+    };
+    const { settle } = chat.mailbox;
+    chat.mailbox.settle = (session, ended) => {
+      const link = session.peer === null ? undefined : this.#links.get(session.peer);
+      if (session.kind === "plain" && link !== undefined) this.#settled(link);
+      settle.call(chat.mailbox, session, ended);
+    };
+  }
+
+  #checkEnd(session: Session, reason: string): void {
+    const silentMs = this.chat.wheel.nowMs - (this.#ledger.stays.get(session.token)?.heardMs ?? 0);
+    if (reason === "expired" && silentMs < this.#choices.silenceMs - TICK_MS) {
+      throw new Violation(`${session.account.name} expired, though heard ${silentMs} ms ago`);
+    }
+    if (reason === "disconnected" && session.kind !== "plain") {
+      throw new Violation(`${session.account.name}'s ${session.kind} session ended with a connection`);
+    }
+    if (reason === "slow" && session.outbox.unconfirmed <= UNCONFIRMED_BYTES_MAX) {
+      throw new Violation(`${session.account.name} was called slow with ${session.outbox.unconfirmed} bytes`);
+    }
+  }
+
+  #watchBlocks(): void {
+    const { store } = this;
+    const { block, unblock } = store;
+    store.block = (user, other) => {
+      this.#ledger.block(user, other, true);
+      block.call(store, user, other);
+    };
+    store.unblock = (user, other) => {
+      this.#ledger.block(user, other, false);
+      unblock.call(store, user, other);
+    };
+  }
+
+  /** A connection reaches the listener. */
+  accept(link: Link): void {
+    const connection = new Connection(this.#connections, link as unknown as Socket<Connection | null>);
+    this.#links.set(connection, link);
+    link.server = {
+      data: (chunk) => {
+        connection.data(chunk);
+        const { session } = connection;
+        // While it is paused a line may lie unread, and be lost with the connection.
+        if (session !== null && !connection.paused && chunk.includes(10)) this.#heard(session);
+      },
+      drain: () => connection.drain(),
+      end: () => connection.end(),
+      closed: () => {
+        connection.closed();
+        this.#links.delete(connection);
+      },
+    };
+  }
+
+  #heard(session: Session): void {
+    const stay = this.#ledger.stays.get(session.token);
+    if (stay !== undefined) stay.heardMs = this.chat.wheel.nowMs;
+  }
+
+  /** One turn of the loop: what became ready, then what it appended is safe and is written. */
+  turn(ready: () => void): void {
+    this.#begin();
+    ready();
+    this.#endTurns();
+  }
+
+  #begin(): void {
+    this.chat.wheel.begin(this.clockMs);
+    this.chat.unixMs = UNIX_MS + this.clockMs - this.#choices.clockMs;
+  }
+
+  /** Time passes as it does for a server: a tick at each multiple of 64 ms, presence with each fourth. */
+  pass(ms: number): void {
+    const untilMs = this.clockMs + ms;
+    for (;;) {
+      const tickMs = (Math.floor(this.clockMs / TICK_MS) + 1) * TICK_MS;
+      if (tickMs > untilMs) break;
+      this.clockMs = tickMs;
+      this.#tick();
+    }
+    this.clockMs = untilMs;
+  }
+
+  /** The process was stopped for so long, or the clock stepped. */
+  jump(ms: number): void {
+    this.clockMs += ms;
+    this.#tick();
+  }
+
+  #tick(): void {
+    this.turn(() => {
+      this.chat.wheel.advance(this.clockMs);
+      if (++this.#ticks % (PRESENCE_DELAY_MS / TICK_MS) === 0) this.chat.announceNow();
+    });
+  }
+
+  touch(outbox: Outbox): void {
+    outbox.touched = true;
+    this.#touched.push(outbox);
+  }
+
+  #endTurns(): void {
+    do {
+      this.chat.turnEnds();
+      const ending = this.#touched;
+      this.#touched = [];
+      for (const outbox of ending) {
+        outbox.touched = false;
+        outbox.safe = outbox.end;
+      }
+      for (const outbox of ending) outbox.sink?.flush();
+    } while (this.#touched.length > 0);
+  }
+
+  /** The server is told to stop. */
+  stop(): void {
+    this.listening = false;
+    this.turn(() => {
+      this.chat.shutdown();
+      for (const connection of this.#connections.open) connection.close();
+    });
+  }
+
+  /** It has stopped, whatever was not written by now; and starts again on the same store. */
+  startAgain(): void {
+    this.turn(() => {
+      for (const call of [...this.#callbacks.calls]) call.end(false);
+      for (const link of [...this.#links.values()]) link.serverDies();
+    });
+    for (const stay of [...this.#ledger.online.values()]) {
+      throw new Violation(`${stay.user} was online when the server had stopped`);
+    }
+    this.#start();
+    this.listening = true;
+  }
+
+  /** What must hold after every turn. */
+  check(): void {
+    const [fault] = this.#faults;
+    if (fault !== undefined) throw fault instanceof Error ? fault : new Violation(String(fault));
+    const { chat } = this;
+    const { nowMs } = chat.wheel;
+    if (chat.log.bytes > BROADCAST_LOG_BYTES_MAX + (1 << 20)) throw new Violation("the broadcast log is too long");
+    for (const session of chat.presence.online) {
+      const { outbox, account, peer } = session;
+      if (this.#ledger.online.get(account.name)?.session !== session) throw new Violation(`${account.name} is a ghost`);
+      if (outbox.confirmed > outbox.sent || outbox.sent > outbox.safe || outbox.safe > outbox.end) {
+        throw new Violation(`the positions of ${account.name}'s stream are out of order`);
+      }
+      const overdue = session.kind === "plain" || session.promptMs + 2 * KEEPING_UP_MS + 4 * TICK_MS < nowMs;
+      if (outbox.unconfirmed > (overdue ? UNCONFIRMED_BYTES_MAX : KEEPING_UP_BYTES_MAX)) {
+        throw new Violation(`${account.name}'s stream holds ${outbox.unconfirmed} bytes`);
+      }
+      const silentMs = nowMs - session.heardMs;
+      if (silentMs > this.#choices.silenceMs + 3 * TICK_MS && peer?.paused !== true) {
+        throw new Violation(`${account.name} was silent for ${silentMs} ms and is still online`);
+      }
+    }
+    this.#checkMailboxes();
+  }
+
+  #checkMailboxes(): void {
+    const waiting = new Map(this.store.waiting().map((each) => [each.user, each]));
+    for (const { name, waiting: messages, waitingBytes: bytes } of this.chat.accounts.all) {
+      const stored = waiting.get(name) ?? { messages: 0, bytes: 0 };
+      if (stored.messages === messages && stored.bytes === bytes) continue;
+      throw new Violation(
+        `${name}: ${messages} messages (${bytes}) counted, ${stored.messages} (${stored.bytes}) kept`,
+      );
+    }
+  }
+
+  /** Nothing waits for anybody: not in a mailbox, nor unconfirmed in a stream. */
+  get isQuiet(): boolean {
+    const { accounts, presence, log } = this.chat;
+    if (log.followed !== log.end) return false;
+    if (accounts.all.some(({ waiting }) => waiting > 0)) return false;
+    // A call whose `received` was lost is made again at its deadline.
+    return presence.online.every(
+      ({ outbox, kind }) => (kind === "callback" ? outbox.unconfirmed : outbox.unsent) === 0,
+    );
+  }
+
+  close(): void {
+    this.store.close();
+  }
+}
+
+/** What `Bun.connect` is given for a call. */
+export interface CallHandlers {
+  open(socket: unknown): void;
+  data(socket: unknown, chunk: Buffer): void;
+  drain(socket: unknown): void;
+  close(socket: unknown): void;
+  connectError(socket: unknown): void;
+}
+
+/** The server's end of a call. */
+export function callEnd(link: Link, handlers: CallHandlers): ServerEnd {
+  return {
+    data: (chunk) => handlers.data(link, chunk),
+    drain: () => handlers.drain(link),
+    // Without allowHalfOpen the runtime closes when the other side ends.
+    end: () => link.end(),
+    closed: () => handlers.close(link),
+  };
+}

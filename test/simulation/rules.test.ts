@@ -1,0 +1,247 @@
+import { describe, expect, test } from "bun:test";
+import { Chat } from "../../src/chat/chat.ts";
+import { Mailbox } from "../../src/chat/mailbox.ts";
+import { Account, type Session } from "../../src/chat/session.ts";
+import { LineReader } from "../../src/protocol/line-reader.ts";
+import { Outbox } from "../../src/protocol/outbox.ts";
+import { Callback } from "../../src/server/callback.ts";
+import { Connection } from "../../src/server/connection.ts";
+import { Store } from "../../src/server/store.ts";
+import { seedsFor } from "../support/random.ts";
+import { Simulation } from "./simulation.ts";
+
+/** A rule that is switched off: replaces a method of a prototype, and returns what puts it back. */
+type Break = () => () => void;
+
+/** The method `name` of `target` becomes what `make` makes of it. */
+function without<T extends object, K extends keyof T>(target: T, name: K, make: (original: T[K]) => T[K]): Break {
+  return () => {
+    const own = Object.getOwnPropertyDescriptor(target, name)!;
+    Object.defineProperty(target, name, { ...own, value: make(target[name]) });
+    return () => Object.defineProperty(target, name, own);
+  };
+}
+
+function all(...breaks: Break[]): Break {
+  return () => {
+    const undo = breaks.map((each) => each());
+    return () => undo.reverse().forEach((each) => each());
+  };
+}
+
+/** While `method` of `target` runs, `on()` holds. */
+function within<T extends object, K extends keyof T>(target: T, method: K): { on: () => boolean; watch: Break } {
+  let depth = 0;
+  const watch: Break = without(target, method, (original) => {
+    const call = original as (...values: unknown[]) => unknown;
+    return function (this: unknown, ...values: unknown[]) {
+      depth++;
+      try {
+        return call.apply(this, values);
+      } finally {
+        depth--;
+      }
+    } as T[K];
+  });
+  return { on: () => depth > 0, watch };
+}
+
+/** The blocks that a chat asks an account for are none, while `on()`. */
+function noBlocks(name: "blocks" | "blockedBy", on: () => boolean): Break {
+  return () => {
+    const own = Object.getOwnPropertyDescriptor(Account.prototype, name)!;
+    const get = own.get!;
+    Object.defineProperty(Account.prototype, name, {
+      ...own,
+      get(this: Account) {
+        return on() ? new Set<Account>() : (get.call(this) as ReadonlySet<Account>);
+      },
+    });
+    return () => Object.defineProperty(Account.prototype, name, own);
+  };
+}
+
+const sessions = new Set<Session>();
+
+/** What is remembered of a session, for `received=`, is as if its last line had not come. */
+function oneLineShort(): Break {
+  const last = new WeakMap<Session, number>();
+  let lineBytes = 0;
+  const short = (session: Session, tell: () => void): void => {
+    const { received } = session;
+    session.received -= last.get(session) ?? 0;
+    tell();
+    session.received = received;
+  };
+  return all(
+    without(LineReader.prototype, "next", (next) => {
+      return function (this: LineReader) {
+        const came = next.call(this);
+        if (came) lineBytes = this.lineBytes;
+        return came;
+      };
+    }),
+    without(Outbox.prototype, "append", (append) => {
+      return function (this: Outbox, line) {
+        for (const session of sessions) if (session.outbox === this) last.set(session, lineBytes);
+        append.call(this, line);
+      };
+    }),
+    without(Connection.prototype, "attach", (attach) => {
+      return function (this: Connection, session) {
+        sessions.add(session);
+        attach.call(this, session);
+      };
+    }),
+    without(Mailbox.prototype, "settle", (settle) => {
+      return function (this: Mailbox, session, ended) {
+        short(session, () => settle.call(this, session, ended));
+        sessions.delete(session);
+      };
+    }),
+  );
+}
+
+/** What the line that a server reads begins with. */
+let reading = "";
+const reads = without(LineReader.prototype, "next", (next) => {
+  return function (this: LineReader) {
+    const came = next.call(this);
+    reading = came ? Buffer.from(this.bytes.subarray(this.start, this.start + 40)).toString("latin1") : "";
+    return came;
+  };
+});
+
+const sending = within(Chat.prototype, "send");
+const broadcasting = within(Chat.prototype, "broadcast");
+const logins = within(Chat.prototype, "login");
+const ends = within(Chat.prototype, "end");
+
+const RULES: Record<string, Break> = {
+  "a resume goes back to where the reader is": without(Outbox.prototype, "rewind", () => {
+    return function (this: Outbox, position) {
+      if (position > this.confirmed) this.confirm(position);
+    };
+  }),
+  "a resume goes back no further than where the reader is": without(Outbox.prototype, "rewind", () => {
+    return function (this: Outbox) {
+      this.sent = this.confirmed;
+    };
+  }),
+  "what is confirmed is confirmed": without(Chat.prototype, "confirm", () => () => true),
+  "what was never sent is not confirmed": without(Chat.prototype, "confirm", (confirm) => {
+    return function (this: Chat, session, position) {
+      return position > session.outbox.furthest || confirm.call(this, session, position);
+    };
+  }),
+  "all that is unconfirmed is withdrawn": without(Outbox.prototype, "withdraw", (withdraw) => {
+    return function (this: Outbox) {
+      return withdraw.call(this).slice(1);
+    };
+  }),
+  "what a session had carried is remembered": without(Store.prototype, "settle", (settle) => {
+    return function (this: Store, user, messages, ended) {
+      settle.call(this, user, messages, ended === null ? null : { ...ended, carried: [] });
+    };
+  }),
+  "what the client has of an ended session is dropped": without(Store.prototype, "dropCarried", () => {
+    return () => ({ messages: 0, bytes: 0 });
+  }),
+  "how far a session was acted on is remembered": without(Store.prototype, "settle", (settle) => {
+    return function (this: Store, user, messages, ended) {
+      settle.call(this, user, messages, ended === null ? null : { ...ended, received: 0 });
+    };
+  }),
+  "a new message joins the end of what waits": all(
+    sending.watch,
+    without(Mailbox.prototype, "hasMore", (hasMore) => {
+      return function (this: Mailbox, session) {
+        return !sending.on() && hasMore.call(this, session);
+      };
+    }),
+  ),
+  "what was confirmed leaves the mailbox": without(Mailbox.prototype, "forget", () => () => {}),
+  "a broadcast skips those who block its sender": all(broadcasting.watch, noBlocks("blockedBy", broadcasting.on)),
+  "a message is refused for whoever blocks its sender": all(
+    reads,
+    noBlocks("blocks", () => /^(as \S+ )?message /.test(reading)),
+  ),
+  "presence skips those whom the user has blocked": all(
+    logins.watch,
+    ends.watch,
+    noBlocks("blocks", () => logins.on() || ends.on()),
+  ),
+  "a broadcast skips its sender": without(Outbox.prototype, "skip", () => () => {}),
+  "refused lines count": without(LineReader.prototype, "next", (next) => {
+    return function (this: LineReader) {
+      const came = next.call(this);
+      if (this.tooLong) this.lineBytes = 0;
+      return came;
+    };
+  }),
+  "the last line counts": oneLineShort(),
+  "a line's CR counts": without(LineReader.prototype, "next", (next) => {
+    return function (this: LineReader) {
+      const came = next.call(this);
+      if (came && this.bytes[this.end] === 13) this.lineBytes--;
+      return came;
+    };
+  }),
+  "a callback delivers from what is confirmed": without(Callback.prototype, "flush", (flush) => {
+    return function (this: Callback) {
+      const { outbox } = this.session;
+      outbox.confirm(outbox.sent);
+      flush.call(this);
+    };
+  }),
+  "a session that was resumed leaves its old connection": without(Connection.prototype, "detach", () => () => {}),
+  "an ended session takes no line": without(Connection.prototype, "close", () => () => {}),
+  "too much unconfirmed ends a session": without(Chat.prototype, "end", (end) => {
+    return function (this: Chat, session, reason) {
+      if (reason !== "slow") end.call(this, session, reason);
+    };
+  }),
+  "silence ends a session": without(Chat.prototype, "end", (end) => {
+    return function (this: Chat, session, reason) {
+      if (reason !== "expired") end.call(this, session, reason);
+    };
+  }),
+  "a resumable session outlives its connection": without(Chat.prototype, "lost", () => {
+    return function (this: Chat, { session }) {
+      if (session !== null) this.end(session, "disconnected");
+    };
+  }),
+  "the server's stop ends all sessions": without(Chat.prototype, "shutdown", () => () => {}),
+  "numbers go on after a restart": without(Store.prototype, "lastNumber", () => () => 0),
+};
+
+/** What only many bytes show. */
+const LARGE = new Set(["a new message joins the end of what waits", "too much unconfirmed ends a session"]);
+const SEEDS_MAX = 600;
+
+describe("the simulation finds when it does not hold that", () => {
+  const seeds = seedsFor("rules", SEEDS_MAX);
+  for (const [rule, breakIt] of Object.entries(RULES)) {
+    test(
+      rule,
+      () => {
+        const mend = breakIt();
+        try {
+          const at = seeds.findIndex((seed) => {
+            try {
+              new Simulation(seed, { large: LARGE.has(rule) }).run();
+              return false;
+            } catch (error) {
+              if (process.env.SEEDS !== undefined) console.log(`SEED=${seed}: ${String(error)}`);
+              return true;
+            }
+          });
+          expect(at).toBeGreaterThanOrEqual(0);
+        } finally {
+          mend();
+        }
+      },
+      120_000,
+    );
+  }
+});

@@ -1,0 +1,308 @@
+import { Random } from "../support/random.ts";
+import { CallbackProgram } from "./callback-program.ts";
+import { type CallHandlers, Host, callEnd } from "./host.ts";
+import { Ledger, Violation } from "./ledger.ts";
+import { type ClientEnd, Link } from "./network.ts";
+import { PlainProgram, ResumableProgram } from "./programs.ts";
+import { type Program, type Request, type Surroundings, User, type Verb } from "./users.ts";
+
+const NAMES = ["a", "b", "c", "d"];
+const STEPS = 160;
+const ROUNDS_MAX = 400;
+const SILENCE_MS = 12_000;
+const VERBS: readonly Verb[] = [
+  ...(["message", "message", "message", "message", "message", "message", "message", "broadcast", "broadcast"] as const),
+  ...(["online", "block", "unblock", "unblock", "nonsense", "alive", "alive"] as const),
+];
+
+/** A call that the server makes, before anybody takes it. */
+interface Dialled {
+  port: number;
+  handlers: CallHandlers;
+}
+
+/**
+ * One seed: users of all kinds over a bad network, with a server that is stopped now and then. In the end all come
+ * back and read everything. Throws at the first step after which something is against the contract.
+ */
+export class Simulation implements Surroundings {
+  readonly ledger = new Ledger();
+  readonly random: Random;
+  calm = false;
+  readonly #host: Host;
+  readonly #users: User[];
+  #links: Link[] = [];
+  #dialled: Dialled[] = [];
+  /** Messages are large in some seeds, for what has to do with bounds. */
+  readonly #large: boolean;
+  readonly #trace: string[] | null;
+  #texts = 0;
+  /** Steps until a server that was told to stop has stopped. */
+  #stopping = 0;
+
+  /** `trace` takes a line a step. */
+  constructor(seed: number, { large = false, trace = null }: { large?: boolean; trace?: string[] | null } = {}) {
+    this.random = new Random(seed);
+    this.#trace = trace;
+    this.#large = this.random.oneIn(8) || large;
+    const lineBytesMax = this.#large ? 400_000 : 200;
+    const choices = { names: NAMES, silenceMs: SILENCE_MS, lineBytesMax, clockMs: 5000 + this.random.below(1000) };
+    this.#host = new Host(choices, this.ledger, (link) => {
+      link.takeDown(Number.POSITIVE_INFINITY);
+      if (link.client instanceof PlainProgram) link.client.settled();
+    });
+    this.#users = NAMES.map((name, index) => new User(name, 2000 + index, this));
+  }
+
+  /** Runs it all; returns how many messages were heard. */
+  run(): number {
+    const { connect } = Bun;
+    Bun.connect = ((options: { port: number; socket: CallHandlers }) => {
+      this.#dialled.push({ port: options.port, handlers: options.socket });
+      // The handlers hear what comes of it, as soon as the simulation says.
+      return { catch: () => {} };
+    }) as unknown as typeof Bun.connect;
+    try {
+      for (let step = 0; step < STEPS; step++) {
+        this.#step();
+        this.#host.check();
+      }
+      this.#finish();
+    } finally {
+      Bun.connect = connect;
+      this.#host.close();
+    }
+    return this.ledger.heard;
+  }
+
+  connect(client: ClientEnd): Link | null {
+    if (!this.#host.listening) return null;
+    const room = this.random.between(10, 600) * (this.#large ? 500 : 1);
+    const link = new Link(client, room);
+    this.#links.push(link);
+    this.#host.turn(() => this.#host.accept(link));
+    return link;
+  }
+
+  #did(what: string): void {
+    this.#trace?.push(what);
+  }
+
+  #step(): void {
+    const { random } = this;
+    if (this.#stopping > 0 && --this.#stopping === 0) {
+      this.#did("the server starts again");
+      this.#host.startAgain();
+    }
+    const user = random.pick(this.#users);
+    const what = random.below(100);
+    if (what < 35) this.#network();
+    else if (what < 75) this.#act(user);
+    else if (what < 90) this.#pass(random.below(random.pick([50, 300, 300, 1500])));
+    else if (what < 91) this.#pass(random.below(random.pick([6000, 20_000])));
+    else if (what < 92) this.#jump();
+    else if (what < 97) this.#cut();
+    else if (what < 99) this.#stall();
+    else if (random.oneIn(4) && this.#host.listening) this.#stop();
+    this.#links = this.#links.filter((link) => !link.over);
+  }
+
+  /** Some connections deliver something, all in one turn. */
+  #network(): void {
+    const { random } = this;
+    this.#dial();
+    this.#host.turn(() => {
+      for (let times = random.between(1, 8); times > 0; times--) {
+        if (this.#links.length === 0) return;
+        const link = random.pick(this.#links);
+        if (link.stalled) continue;
+        const count = random.oneIn(3) ? 1 + random.below(60) : Number.POSITIVE_INFINITY;
+        if (random.oneIn(2)) link.deliverUp(count);
+        else link.deliverDown(count);
+      }
+    });
+  }
+
+  /** The next call of the server reaches a client, or nobody. */
+  #dial(): void {
+    if (this.#dialled.length === 0 || (!this.calm && this.random.oneIn(3))) return;
+    const { port, handlers } = this.#dialled.shift()!;
+    const program = this.#users.find((user) => user.port === port)?.program;
+    if (!(program instanceof CallbackProgram) || (!this.calm && this.random.oneIn(8))) {
+      return this.#host.turn(() => handlers.connectError(null));
+    }
+    const link = new Link(program.called(), this.random.between(100, 2000) * (this.#large ? 500 : 1));
+    link.server = callEnd(link, handlers);
+    this.#links.push(link);
+    this.#host.turn(() => handlers.open(link));
+  }
+
+  #pass(ms: number): void {
+    this.#did(`${ms} ms pass`);
+    this.#host.pass(ms);
+  }
+
+  #jump(): void {
+    const ms = this.random.below(60_000) - 10_000;
+    this.#did(`the clock jumps by ${ms} ms`);
+    this.#host.jump(ms);
+  }
+
+  #cut(): void {
+    if (this.#links.length === 0) return;
+    const link = this.random.pick(this.#links);
+    if (link.trusted) return;
+    const [tellServer, tellClient] = [this.random.oneIn(2), !this.random.oneIn(4)];
+    this.#did(`a connection is cut; told: server ${tellServer}, client ${tellClient}`);
+    link.cut(this.random, tellServer, tellClient);
+  }
+
+  #stall(): void {
+    for (const link of this.#links) link.stalled = this.random.oneIn(3);
+  }
+
+  #stop(): void {
+    this.#did("the server stops");
+    this.#host.stop();
+    this.#stopping = 1 + this.random.below(10);
+  }
+
+  #act(user: User): void {
+    const { random } = this;
+    const { program } = user;
+    if (program === null) return this.#login(user);
+    program.act();
+    const what = random.below(100);
+    if (what < 3) {
+      this.#did(`${user.name} is killed`);
+      program.kill();
+    } else if (what < 8 && program.link?.trusted === false) {
+      this.#did(`${user.name} lets go of the connection`);
+      program.abandon(random.oneIn(2));
+    } else if (!program.ready) return;
+    else if (what < 11) this.#ask(user, program, "logout");
+    else for (let times = random.between(1, 4); times > 0; times--) this.#ask(user, program, random.pick(VERBS));
+  }
+
+  #login(user: User): void {
+    const { random } = this;
+    const kind = user.lostLogins > 5 ? "plain" : random.pick(["plain", "resumable", "resumable", "callback"] as const);
+    this.#did(`${user.name} logs in: ${kind}`);
+    if (kind === "plain") new PlainProgram(user);
+    else if (kind === "resumable") new ResumableProgram(user);
+    else new CallbackProgram(user);
+  }
+
+  #ask(user: User, program: Program, verb: Verb): void {
+    if (!program.ready) return;
+    const request = this.#request(program, verb);
+    this.#did(`${user.name} asks: ${request.line.slice(0, 60).trimEnd()} (${request.line.length})`);
+    program.ask(request);
+  }
+
+  #request(program: Program, verb: Verb): Request {
+    const { random } = this;
+    const end = random.oneIn(8) ? "\r\n" : "\n";
+    const request: Request = { verb, line: verb, text: "", confirms: -1, end: 0 };
+    if (verb === "message" || verb === "broadcast") {
+      const isLong = random.oneIn(this.#large ? 2 : 5);
+      const bytes = !isLong ? random.below(20) : this.#large ? random.below(390_000) : random.below(120);
+      request.text = `${verb[0]}${++this.#texts} ${"x".repeat(bytes)}`;
+      request.line = verb === "message" ? `message ${random.pick(NAMES)} ${request.text}` : `broadcast ${request.text}`;
+    } else if (verb === "block" || verb === "unblock") {
+      request.line = `${verb} ${random.pick(NAMES)}`;
+    } else if (verb === "nonsense") {
+      [request.text, request.line] = random.pick(NONSENSE);
+      if (request.text === "line_too_long") request.line = "y".repeat(this.#large ? 400_000 : 200 + random.below(50));
+    } else if ((verb === "alive" || verb === "logout") && !random.oneIn(4)) {
+      const position = Math.max(0, program.position);
+      const beyond = verb === "alive" && random.oneIn(12);
+      request.confirms = beyond ? Number.MAX_SAFE_INTEGER : random.oneIn(4) ? random.below(position + 1) : position;
+      request.line = `${verb} ${request.confirms}`;
+    }
+    request.line += end;
+    return request;
+  }
+
+  /** Nothing goes wrong any more: all come back, and in the end there is nothing that anybody waits for. */
+  #finish(): void {
+    this.calm = true;
+    this.#did("all is calm from now on");
+    if (!this.#host.listening) this.#host.startAgain();
+    for (let round = 0; round < ROUNDS_MAX; round++) {
+      for (const user of this.#users) this.#comeBack(user, round);
+      this.#settle();
+      this.#host.pass(200);
+      this.#settle();
+      this.#host.check();
+      if (this.#isQuiet()) break;
+    }
+    this.ledger.checkAllHeard();
+    if (!this.#isQuiet()) throw new Violation("somebody still waits for something");
+    for (const { name, blocksDone, blocksUnknown } of this.#users) {
+      const acted = this.ledger.blocked.get(name) ?? 0;
+      if (acted >= blocksDone && acted <= blocksDone + blocksUnknown) continue;
+      throw new Violation(`${name} saw ${blocksDone} blocks done, ${blocksUnknown} unknown; acted on: ${acted}`);
+    }
+  }
+
+  #comeBack(user: User, round: number): void {
+    const { program } = user;
+    if (program === null) return this.#login(user);
+    if (program.link?.severed && !program.link.busy) program.abandon(false);
+    program.act();
+    if (program.ready && program.idle && round % 3 === 0) {
+      const request = this.#request(program, "alive");
+      const confirms = Math.max(0, program.position);
+      program.ask({ ...request, confirms, line: `alive ${confirms}\n` });
+      program.act();
+    }
+  }
+
+  /** Everything on its way arrives. */
+  #settle(): void {
+    for (const link of this.#links) link.stalled = false;
+    for (let times = 0; ; times++) {
+      if (times > 1000) throw new Violation("the network never comes to rest");
+      while (this.#dialled.length > 0) this.#dial();
+      const busy = this.#links.filter((link) => link.busy);
+      if (busy.length === 0) break;
+      this.#host.turn(() => {
+        for (const link of busy) {
+          link.deliverUp(Number.POSITIVE_INFINITY);
+          link.deliverDown(Number.POSITIVE_INFINITY);
+        }
+      });
+    }
+    this.#links = this.#links.filter((link) => !link.over);
+  }
+
+  #isQuiet(): boolean {
+    if (this.#users.some(({ program }) => program === null || !program.ready || !program.idle)) return false;
+    return this.#host.isQuiet;
+  }
+}
+
+/** What it is refused with, and a line that is. */
+const NONSENSE: [string, string][] = [
+  ["unknown_command", "nonsense"],
+  ["bad_request", ""],
+  ["bad_request", "message nobody"],
+  ["unknown_user", "message nobody hello"],
+  ["already_logged_in", "login a b"],
+  ["line_too_long", ""],
+];
+
+/** Runs one seed. When it fails, it runs again to tell what was done, since the same seed does the same. */
+export function simulate(seed: number): number {
+  try {
+    return new Simulation(seed).run();
+  } catch (error) {
+    const trace: string[] = [];
+    try {
+      new Simulation(seed, { trace }).run();
+    } catch {}
+    console.log(`SEED=${seed}: ${String(error)}\n  ${trace.slice(-40).join("\n  ")}`);
+    throw error;
+  }
+}
