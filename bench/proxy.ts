@@ -1,56 +1,222 @@
 import type { Socket, TCPSocketListener } from "bun";
+import type { Random } from "../test/support/random.ts";
 
-/** The two sides of a connection through the proxy, and what the kernel would not take yet. */
-interface Half {
-  other: Socket<Half> | null;
-  waiting: Buffer[];
+/** What befalls the connections of a proxy; without one they are left alone. */
+export interface Weather {
+  /** How many bytes a new connection carries, both ways together, before it is cut. */
+  bytesUntilCut(): number;
+  /** Whether that cut is a reset, rather than an end. */
+  cutsWithReset(): boolean;
+  /** How many of so many bytes go on at once; the others after a pause. */
+  piece(bytes: number): number;
+  pauseMs(): number;
 }
 
-/** A TCP proxy before a server that can lose, stall and refuse connections. */
+/** What the proxies do to connections, from one random generator, until it is calm. */
+export class Storm implements Weather {
+  readonly #random: Random;
+  calm = false;
+
+  constructor(random: Random) {
+    this.#random = random;
+  }
+
+  /** Some die within their first lines, the others after some conversation. */
+  bytesUntilCut(): number {
+    if (this.calm) return Number.POSITIVE_INFINITY;
+    return this.#random.oneIn(12) ? this.#random.below(300) : this.#random.between(1_000, 30_000);
+  }
+
+  cutsWithReset(): boolean {
+    return this.#random.oneIn(2);
+  }
+
+  piece(bytes: number): number {
+    return this.calm || !this.#random.oneIn(4) ? bytes : this.#random.between(1, bytes);
+  }
+
+  pauseMs(): number {
+    return this.#random.below(15);
+  }
+}
+
+/** Bytes that may wait in one direction; beyond them their sender is not read. */
+const WAITING_BYTES_MAX = 256 << 10;
+
+type Half = Socket<Connection | null>;
+
+/** One direction of a connection: what came in and did not go out yet. */
+class Lane {
+  readonly #weather: Weather | null;
+  #from: Half | null = null;
+  #to: Half | null = null;
+  #waiting: Buffer[] = [];
+  #bytes = 0;
+  #full = false;
+  #paused = false;
+  #finished = false;
+  #hold: Timer | null = null;
+
+  constructor(weather: Weather | null) {
+    this.#weather = weather;
+  }
+
+  set from(socket: Half) {
+    this.#from = socket;
+  }
+
+  set to(socket: Half) {
+    this.#to = socket;
+    this.#pump();
+  }
+
+  take(chunk: Buffer): void {
+    if (chunk.length === 0) return;
+    this.#waiting.push(chunk);
+    this.#bytes += chunk.length;
+    if (this.#bytes > WAITING_BYTES_MAX && !this.#paused) {
+      this.#paused = true;
+      this.#from?.pause();
+    }
+    this.#pump();
+  }
+
+  drain(): void {
+    this.#full = false;
+    this.#pump();
+  }
+
+  /** No more comes: the other side hears so behind the last byte. */
+  finish(): void {
+    this.#finished = true;
+    this.#pump();
+  }
+
+  /** Nothing goes out for so long. */
+  stall(ms: number): void {
+    if (this.#hold !== null) clearTimeout(this.#hold);
+    this.#hold = setTimeout(() => this.release(), ms);
+  }
+
+  release(): void {
+    if (this.#hold !== null) clearTimeout(this.#hold);
+    this.#hold = null;
+    this.#pump();
+  }
+
+  drop(): void {
+    if (this.#hold !== null) clearTimeout(this.#hold);
+    this.#hold = this.#to = null;
+    this.#waiting.length = 0;
+  }
+
+  #pump(): void {
+    while (this.#to !== null && this.#hold === null && !this.#full && this.#waiting.length > 0) {
+      const next = this.#waiting[0]!;
+      const count = this.#weather?.piece(next.length) ?? next.length;
+      const taken = Math.max(0, this.#to.write(next, 0, count));
+      this.#full = taken < count;
+      this.#bytes -= taken;
+      if (taken < next.length) this.#waiting[0] = next.subarray(taken);
+      else this.#waiting.shift();
+      if (!this.#full && count < next.length) this.stall(this.#weather?.pauseMs() ?? 0);
+    }
+    if (this.#paused && this.#bytes <= WAITING_BYTES_MAX && !this.#finished) {
+      this.#paused = false;
+      this.#from?.resume();
+    }
+    if (this.#finished && this.#waiting.length === 0) this.#to?.end();
+  }
+}
+
+/** A connection through the proxy. */
+class Connection {
+  readonly up: Lane;
+  readonly down: Lane;
+  /** How many bytes it still carries before it is cut. */
+  bytesLeft: number;
+  /** The client's first bytes have gone by. */
+  begun = false;
+  readonly #client: Half;
+  #server: Half | null = null;
+  #over = false;
+
+  constructor(client: Half, weather: Weather | null) {
+    this.#client = client;
+    this.up = new Lane(weather);
+    this.down = new Lane(weather);
+    this.up.from = this.down.to = client;
+    this.bytesLeft = weather?.bytesUntilCut() ?? Number.POSITIVE_INFINITY;
+  }
+
+  /** The way to the server is open; false when it is not wanted any more. */
+  opened(server: Half): boolean {
+    if (this.#over) return false;
+    this.#server = this.down.from = this.up.to = server;
+    return true;
+  }
+
+  lane(from: Half): Lane {
+    return from === this.#client ? this.up : this.down;
+  }
+
+  laneTo(to: Half): Lane {
+    return to === this.#client ? this.down : this.up;
+  }
+
+  /** Whatever held it up is over, and it lives as long as its sides want. */
+  calm(): void {
+    this.bytesLeft = Number.POSITIVE_INFINITY;
+    this.up.release();
+    this.down.release();
+  }
+
+  /** One side is gone: what it said still reaches the other. */
+  closed(half: Half): void {
+    if (this.#over) return;
+    this.laneTo(half).drop();
+    if (half === this.#client && this.#server === null) this.#over = true;
+    else this.lane(half).finish();
+  }
+
+  /** Both sides lose it: with a reset nothing more arrives, else what was let through does. */
+  cut(reset: boolean): void {
+    if (this.#over) return;
+    this.#over = true;
+    this.up.drop();
+    this.down.drop();
+    for (const half of [this.#client, this.#server]) {
+      if (reset) half?.terminate();
+      else half?.end();
+    }
+  }
+}
+
+/** A TCP proxy before a server on this machine that can lose, stall, tear and refuse connections. */
 export class Proxy {
-  readonly #listener: TCPSocketListener<Half>;
-  readonly #open = new Set<Socket<Half>>();
+  readonly #listener: TCPSocketListener<Connection | null>;
+  readonly #open = new Set<Connection>();
+  readonly #weather: Weather | null;
+  /** Sees the first bytes of each connection before the server does, and may change them. */
+  readonly #begins: (first: Buffer) => Buffer;
   #port: number;
   /** New connections are closed at once. */
   refuses = false;
-  /** How many bytes each direction of the next connections lets through before it is cut; -1 for no limit. */
+  /** How many bytes all connections together let through before the next cut; -1 for no limit. */
   bytesLeft = -1;
+  /** Connections that it took, and that were cut for the bytes they had carried. */
+  accepted = 0;
+  cuts = 0;
 
-  constructor(port: number) {
+  constructor(port: number, weather: Weather | null = null, begins = (first: Buffer): Buffer => first) {
     this.#port = port;
-    const pass = (socket: Socket<Half>, chunk: Buffer): void => this.#pass(socket, chunk);
-    const close = (socket: Socket<Half>): void => this.#closed(socket);
-    const drain = (socket: Socket<Half>): void => this.#drain(socket);
-    this.#listener = Bun.listen<Half>({
+    this.#weather = weather;
+    this.#begins = begins;
+    this.#listener = Bun.listen<Connection | null>({
       hostname: "127.0.0.1",
       port: 0,
-      socket: {
-        open: (client) => {
-          client.data = { other: null, waiting: [] };
-          if (this.refuses) return void client.terminate();
-          this.#open.add(client);
-          Bun.connect<Half>({
-            hostname: "127.0.0.1",
-            port: this.#port,
-            data: { other: client, waiting: [] },
-            socket: {
-              open: (server) => {
-                client.data.other = server;
-                this.#open.add(server);
-                if (!this.#open.has(client)) return void server.terminate();
-                for (const chunk of client.data.waiting.splice(0)) this.#write(server, chunk);
-              },
-              data: pass,
-              close,
-              drain,
-              connectError: () => void client.terminate(),
-            },
-          }).catch(() => client.terminate());
-        },
-        data: pass,
-        close,
-        drain,
-      },
+      data: null,
+      socket: { ...this.#handlers, open: (client) => this.#accept(client) },
     });
   }
 
@@ -63,53 +229,64 @@ export class Proxy {
     this.#port = port;
   }
 
-  get connections(): Socket<Half>[] {
+  get connections(): Connection[] {
     return [...this.#open];
   }
 
   /** Cuts every connection, without a word to either side. */
   cut(): void {
-    for (const socket of this.connections) socket.terminate();
+    for (const connection of this.connections) connection.cut(true);
   }
 
   stop(): void {
+    this.#listener.stop();
     this.cut();
-    this.#listener.stop(true);
   }
 
-  #pass(socket: Socket<Half>, chunk: Buffer): void {
-    const { other } = socket.data;
-    if (this.bytesLeft >= 0 && chunk.length > this.bytesLeft) {
+  readonly #handlers: Bun.SocketHandler<Connection | null> = {
+    data: (half, chunk) => {
+      if (half.data !== null) this.#pass(half.data, half, chunk);
+    },
+    drain: (half) => half.data?.laneTo(half).drain(),
+    close: (half) => {
+      half.data?.closed(half);
+      if (half.data !== null) this.#open.delete(half.data);
+    },
+  };
+
+  #accept(client: Half): void {
+    if (this.refuses) return void client.terminate();
+    this.accepted++;
+    const connection = new Connection(client, this.#weather);
+    client.data = connection;
+    this.#open.add(connection);
+    Bun.connect<Connection | null>({
+      hostname: "127.0.0.1",
+      port: this.#port,
+      data: connection,
+      socket: {
+        ...this.#handlers,
+        open: (server) => {
+          if (!connection.opened(server)) server.terminate();
+        },
+        connectError: () => connection.cut(true),
+      },
+    }).catch(() => connection.cut(true));
+  }
+
+  #pass(connection: Connection, half: Half, came: Buffer): void {
+    const lane = connection.lane(half);
+    const chunk = connection.begun || lane !== connection.up ? came : this.#begins(came);
+    if (lane === connection.up) connection.begun = true;
+    const left = this.bytesLeft < 0 ? connection.bytesLeft : Math.min(this.bytesLeft, connection.bytesLeft);
+    lane.take(chunk.length > left ? chunk.subarray(0, left) : chunk);
+    if (chunk.length > left) {
       // Cut in the middle of what was sent: the bytes before the cut still arrive.
-      if (other !== null) this.#write(other, chunk.subarray(0, this.bytesLeft));
       this.bytesLeft = -1;
-      socket.end();
-      other?.end();
-    } else {
-      if (this.bytesLeft >= 0) this.bytesLeft -= chunk.length;
-      if (other === null) socket.data.waiting.push(chunk);
-      else this.#write(other, chunk);
+      this.cuts++;
+      return connection.cut(this.#weather?.cutsWithReset() ?? false);
     }
-  }
-
-  #write(to: Socket<Half>, chunk: Buffer): void {
-    const { waiting } = to.data;
-    if (waiting.length > 0) return void waiting.push(chunk);
-    const taken = Math.max(0, to.write(chunk));
-    if (taken < chunk.length) {
-      waiting.push(chunk.subarray(taken));
-      to.data.other?.pause();
-    }
-  }
-
-  #drain(socket: Socket<Half>): void {
-    if (socket.data.other === null) return;
-    for (const chunk of socket.data.waiting.splice(0)) this.#write(socket, chunk);
-    if (socket.data.waiting.length === 0) socket.data.other.resume();
-  }
-
-  #closed(socket: Socket<Half>): void {
-    this.#open.delete(socket);
-    socket.data.other?.end();
+    connection.bytesLeft -= chunk.length;
+    if (this.bytesLeft >= 0) this.bytesLeft -= chunk.length;
   }
 }

@@ -1,0 +1,92 @@
+import { afterEach, expect, test } from "bun:test";
+import type { Socket, TCPSocketListener } from "bun";
+import { ChatClient } from "heartline/client";
+import { WireClient } from "../support/wire.ts";
+
+const TOKENS = ["A".repeat(22), "B".repeat(22)];
+let listener: TCPSocketListener<undefined>;
+let client: ChatClient;
+
+afterEach(() => {
+  client.close();
+  listener.stop(true);
+});
+
+/** A server that says what the test tells it to say. */
+function serve(answer: (line: string, socket: Socket<undefined>) => string | null): number {
+  listener = Bun.listen<undefined>({
+    hostname: "127.0.0.1",
+    port: 0,
+    socket: {
+      data: (socket, chunk) => {
+        for (const line of chunk.toString().trimEnd().split("\n")) {
+          const reply = answer(line, socket);
+          if (reply === null) socket.end();
+          else socket.write(reply);
+        }
+      },
+    },
+  });
+  return listener.port;
+}
+
+test("a beat of an ended session is not made again in the next one, where it would confirm too much", async () => {
+  const heard: string[] = [];
+  const tokens = [...TOKENS];
+  const port = serve((line) => {
+    heard.push(line);
+    if (line.startsWith("login")) return `ok ${tokens.shift()} 1 received=0\n`;
+    if (line.startsWith("resume")) return "err unknown_session\n";
+    if (heard.filter((other) => other.startsWith("login")).length < 2) return null;
+    return line.startsWith("message") ? "ok sent\nmessage SEAS hi\n" : "ok\n";
+  });
+  const { promise: shown, resolve } = Promise.withResolvers<void>();
+  client = new ChatClient({ host: "127.0.0.1", port, onEvent: () => resolve() });
+  await client.login("columbia", "secret");
+  while (!heard.some((line) => line.startsWith("alive"))) await Bun.sleep(10);
+  await client.message("SEAS", "hi");
+  await shown;
+  const relogin = heard.findLastIndex((line) => line.startsWith("login"));
+  expect(heard[relogin]).toBe(`login columbia secret resumable after=${TOKENS[0]}:0`);
+  expect(heard[relogin + 1]).toBe("message SEAS hi");
+});
+
+test("a call of a session that has ended tells nothing any more: the next session brings it again", async () => {
+  const heard: string[] = [];
+  let callbackPort = 0;
+  const tokens = [...TOKENS];
+  const call = async (name: string, text: string): Promise<WireClient> => {
+    const wire = await WireClient.connect(callbackPort);
+    wire.say(`callback ${name} 0 ${text.length}`);
+    await wire.hears(`ready ${(name === "first" ? TOKENS[0] : TOKENS[1])!}`);
+    return wire;
+  };
+  const line = "message SEAS once\n";
+  let late: Promise<WireClient> | null = null;
+  const port = serve((request) => {
+    const [, asked] = /callback=(\d+)/.exec(request) ?? [];
+    if (asked === undefined) return request.startsWith(`as ${TOKENS[0]}`) ? "err unknown_session\n" : "ok sent\n";
+    callbackPort = Number(asked);
+    const token = tokens.shift();
+    const name = token === TOKENS[0] ? "first" : "second";
+    setTimeout(() => void call(name, "").catch(() => {}), 20);
+    return `ok ${token} 35 secret=${name}\n`;
+  });
+  const { promise: back, resolve } = Promise.withResolvers<void>();
+  client = new ChatClient({
+    ...{ host: "127.0.0.1", port, session: "callback", onBack: resolve },
+    onEvent: (event) => void heard.push("text" in event ? event.text : event.kind),
+  });
+  await client.login("columbia", "secret");
+  late = call("first", line);
+  (await late).send(line.slice(0, 5));
+  expect(await client.message("SEAS", "hi").catch(({ code }) => code)).toBe("unknown_session");
+  await back;
+  (await late).send(line.slice(5));
+  await (await late).ends();
+  expect(heard).toEqual([]);
+  const fresh = await call("second", line);
+  fresh.send(line);
+  await fresh.hears(`received ${line.length}`);
+  expect(heard).toEqual(["once"]);
+});
