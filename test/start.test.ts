@@ -2,6 +2,8 @@ import { afterAll, beforeAll, expect, test } from "bun:test";
 import { cpSync, mkdirSync, mkdtempSync, rmSync, symlinkSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
+import { ChatClient } from "heartline/client";
+import { Pty } from "./support/pty.ts";
 
 const root = join(import.meta.dir, "..");
 let copy: string;
@@ -43,6 +45,18 @@ test("the start script runs a server with the sample credentials that one can lo
   const log = await server.stderr.text();
   expect(log).toContain("SAMPLE CREDENTIALS");
   expect(log).toContain("bun run client 127.0.0.1");
+});
+
+test("Ctrl+C on the terminal of the start script stops the server in good order", async () => {
+  const pty = new Pty(["run", "start", "--host", "127.0.0.1", "--port", "0", "--data", ":memory:"], { columns: 120 });
+  const lines = await pty.sees("listening on");
+  const port = Number(/listening on 127\.0\.0\.1:(\d+)/.exec(lines.join("\n"))![1]);
+  const client = new ChatClient({ host: "127.0.0.1", port, session: "plain" });
+  await client.login("columbia", "116bway");
+  pty.type("\x03");
+  expect(await client.ended).toBe("shutdown");
+  expect(await pty.exited).toBe(0);
+  pty.end();
 });
 
 test("the test script checks types and format, and runs the file that it is given", async () => {

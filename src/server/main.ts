@@ -5,6 +5,9 @@ import { openLog } from "./log.ts";
 import { ListenError, Server } from "./server.ts";
 import { StoreError } from "./store.ts";
 
+/** Ctrl+C reaches both `bun start` and the server, which then gets it from `bun start` once more: no second signal. */
+const ECHO_MS = 100;
+
 /** The server as a program: 0 after an orderly stop, 1 when it cannot run, 2 when the command line cannot be meant. */
 async function main(): Promise<void> {
   const config = parseConfig(process.argv.slice(2));
@@ -14,10 +17,12 @@ async function main(): Promise<void> {
   const log = await openLog();
   const server = new Server(config, credentials, log);
   const address = server.listen();
-  let stopping = false;
+  let stoppedMs = 0;
   const stop = async (signal: NodeJS.Signals): Promise<void> => {
-    if (stopping) process.exit(1);
-    stopping = true;
+    const isEcho = signal === "SIGINT" && performance.now() - stoppedMs < ECHO_MS;
+    if (stoppedMs > 0 && !isEcho) process.exit(1);
+    if (stoppedMs > 0) return;
+    stoppedMs = performance.now();
     log.info(`${signal}: telling everybody goodbye; a second signal ends it at once`);
     await server.stop();
     process.exit(0);
