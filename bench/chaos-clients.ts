@@ -206,7 +206,10 @@ async function numbersOf({ folder }: ClientsOrder, user: string): Promise<Map<st
   return numbers;
 }
 
-/** The program: hears `stop` (say nothing more), `leave`, `die <instant> <count>`; says `in`, `quiet`, `out` and `busy` with who is. */
+/**
+ * The program: hears `stop` (say nothing more), `leave`, `die <instant> <count>`; says `in` and `quiet`, or `out` and
+ * `busy` with the users who are.
+ */
 async function main(): Promise<void> {
   const order = JSON.parse(process.argv[2]!) as ClientsOrder;
   const random = new Random(order.seed);

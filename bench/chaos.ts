@@ -22,13 +22,13 @@ everybody was shown. Everything stays on this machine, in temporary folders that
 Exit code: 0 when every message came once and in order, 1 when not, 2 for a command line that cannot be meant.
 `;
 
-/** A session ends after so much silence: short enough for outages to outlast it. */
+/** A session ends after so much silence; outages outlast it. */
 const SILENCE_S = 5;
 const MESSAGES_PER_CLIENT = 4;
 const STEP_MS = 50;
 /** At each step one connection in so many is cut or stalled. */
 const STRIKE_ODDS = 400;
-/** Bounds of the waits: for a program to be ready, for everything to arrive, for the last run, for an exit. */
+/** Bounds of the waits: for a program to be ready, for everything to arrive, for more to come, for an exit. */
 const READY_MS = 30_000;
 const SETTLE_MS = 30_000;
 const QUIET_MS = 1_500;
@@ -146,7 +146,6 @@ class Group {
     if (!this.#stopped) this.start();
   }
 
-  /** Its process is up and has said something. */
   get isThere(): boolean {
     return this.state !== "";
   }
@@ -347,24 +346,19 @@ class Chaos {
   /** Says what came of it; whether all is well. */
   #report(tally: Tally): boolean {
     const { seed, seconds, clients } = this.#options;
-    const faults = [...this.#faults, ...tally.faults];
+    tally.faults.unshift(...this.#faults);
     const callbacks = Array.from({ length: clients }, (_, index) => isCallback(index)).filter(Boolean).length;
-    const calls = this.#doors.values().reduce((sum, { accepted }) => sum + accepted, 0);
-    const processes = `${this.#groups.length} processes`;
-    const head = `seed ${seed}, ${seconds} s, ${clients} clients (${callbacks} callback) in ${processes}`;
-    process.stdout.write(
-      `${head}\n${describe({
-        ...tally,
-        faults,
-        cuts: this.#allCuts,
-        outages: this.#groups.reduce((sum, { outages }) => sum + outages, 0),
-        stalls: this.#stalls,
-        kills: this.#kills,
-        calls,
-        users: clients,
-      })}`,
-    );
-    return isWell({ ...tally, faults });
+    const deeds = {
+      cuts: this.#allCuts,
+      outages: this.#groups.reduce((sum, { outages }) => sum + outages, 0),
+      stalls: this.#stalls,
+      kills: this.#kills,
+      calls: this.#doors.values().reduce((sum, { accepted }) => sum + accepted, 0),
+      users: clients,
+    };
+    const who = `${clients} clients (${callbacks} callback) in ${this.#groups.length} processes`;
+    process.stdout.write(`seed ${seed}, ${seconds} s, ${who}\n${describe({ ...tally, ...deeds })}`);
+    return isWell(tally);
   }
 
   /** Ends every process that it started, and leaves nothing behind. */

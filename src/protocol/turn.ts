@@ -49,7 +49,11 @@ export class LoopTurn implements Turn {
 
   readonly #end = (): void => {
     this.#begun = false;
-    this.#ends();
+    try {
+      this.#ends();
+    } catch (error) {
+      this.#failed(error);
+    }
     const ending = this.#touched;
     this.#touched = this.#ending;
     this.#ending = ending;

@@ -106,6 +106,17 @@ test("requests made while the server is away wait, and are made when it is back"
   expect(heard).toEqual(["message while away"]);
 });
 
+test("what is said while the server is away is kept at once, should the program be killed", async () => {
+  const store = newStore();
+  const { client } = newClient({ store: () => store });
+  await client.login("columbia", PASSWORD);
+  proxy.refuses = true;
+  proxy.cut();
+  client.message("SEAS", "said while away").catch(() => {});
+  while (store.state!.unanswered.length === 0) await new Promise((resolve) => setImmediate(resolve));
+  expect(store.state!.unanswered).toEqual([{ line: "message SEAS said while away", position: 29 }]);
+});
+
 test("after a restart of the server a new session takes the old one up", async () => {
   const columbia = newClient();
   const seas = newClient();

@@ -63,3 +63,20 @@ test("a fault at one stream costs the others nothing, in this turn and the next"
   expect(notes).toEqual(["bad 2", "good 2", "bad 4", "good 4"]);
   expect(faults).toEqual([fault, fault]);
 });
+
+test("a fault before anything is written does not keep the streams from being written", async () => {
+  const notes: string[] = [];
+  const faults: unknown[] = [];
+  const fault = new Error("a broken end");
+  const turn = new LoopTurn(
+    undefined,
+    () => {
+      throw fault;
+    },
+    (error) => faults.push(error),
+  );
+  stream(turn, notes, "one").append(Buffer.from("x\n"));
+  await later();
+  expect(notes).toEqual(["one 2"]);
+  expect(faults).toEqual([fault]);
+});
