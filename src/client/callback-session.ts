@@ -4,7 +4,7 @@ import { LineReader } from "../protocol/line-reader.ts";
 import { decode } from "./event.ts";
 import { Link } from "./link.ts";
 import {
-  type Awaited,
+  type Asker,
   type ChatSession,
   ChatError,
   type Login,
@@ -124,7 +124,7 @@ export class CallbackSession implements ChatSession {
   /** One line on a connection of its own, and its reply. */
   async #say(line: string): Promise<string> {
     const { promise, resolve, reject } = Promise.withResolvers<string>();
-    const awaited: Awaited = { resolve, reject };
+    const awaited: Asker = { resolve, reject };
     const link = await Link.connect(this.#options.host, this.#options.port, {
       line: (bytes, start, end) => answer(awaited, startsWithWord(bytes, start, end, "ok"), bytes, start, end),
       checkpoint: () => {},

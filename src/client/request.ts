@@ -72,7 +72,7 @@ export interface Login {
 }
 
 /** Somebody who waits for a reply. */
-export interface Awaited {
+export interface Asker {
   resolve: (words: string) => void;
   reject: (error: ChatError) => void;
 }
@@ -85,13 +85,7 @@ export function beatMsFor(silenceMs: number): number {
 }
 
 /** Gives a reply's line bytes[start..end) to who waits for it. */
-export function answer(
-  { resolve, reject }: Awaited,
-  isOk: boolean,
-  bytes: Uint8Array,
-  start: number,
-  end: number,
-): void {
+export function answer({ resolve, reject }: Asker, isOk: boolean, bytes: Uint8Array, start: number, end: number): void {
   if (isOk) return resolve(decode(bytes, Math.min(start + 3, end), end));
   const [code = "", ...detail] = decode(bytes, Math.min(start + 4, end), end).split(" ");
   reject(new ChatError(code, detail.join(" ")));

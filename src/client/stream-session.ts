@@ -2,7 +2,7 @@ import { CONFIRM_BYTES_MAX } from "../limits.ts";
 import { decode } from "./event.ts";
 import { Link } from "./link.ts";
 import {
-  type Awaited,
+  type Asker,
   ChatError,
   type ChatSession,
   type Login,
@@ -14,7 +14,7 @@ import {
   startsWithWord,
 } from "./request.ts";
 
-interface Pending extends Awaited {
+interface Pending extends Asker {
   line: string;
   /** Behind it in the client's stream. */
   position: number;
@@ -40,7 +40,7 @@ export class StreamSession implements ChatSession {
   #store: StateStore | null = null;
   #link: Link | null = null;
   /** A reply outside the streams is awaited: to `login` or `resume`. */
-  #greeting: Awaited | null = null;
+  #greeting: Asker | null = null;
   #user = "";
   #password = "";
   #token = "";
