@@ -47,6 +47,8 @@ export class CallbackSession implements ChatSession {
   #password = "";
   #token = "";
   #received = 0;
+  /** How far the server acted on the requests of an earlier, resumable session; everything when nobody knows. */
+  #acted = Number.POSITIVE_INFINITY;
   #ended = false;
   #beat: Timer | null = null;
   /** Requests go one at a time: each waits for the one before. */
@@ -76,7 +78,11 @@ export class CallbackSession implements ChatSession {
       if (error instanceof ChatError && error.code === "unreachable") this.#end("logout");
       throw error;
     });
-    for (const { line } of earlier?.unanswered ?? []) this.#listener.recovered(line, false);
+    for (const { line, position } of earlier?.unanswered ?? []) {
+      const tell = (again: boolean) => () => this.#listener.recovered(line, again);
+      if (position > this.#acted) this.request(line).then(tell(true), tell(false));
+      else this.#listener.recovered(line, false);
+    }
     return login;
   }
 
@@ -86,10 +92,12 @@ export class CallbackSession implements ChatSession {
     this.#firstCall = Promise.withResolvers();
     const words = await this.#say(`login ${this.#user} ${this.#password} callback=${this.#port.port}${after}`);
     const [token = "", silence = "", ...rest] = words.split(" ");
+    const option = (name: string): string | undefined => rest.find((word) => word.startsWith(name))?.slice(name.length);
     this.#token = token;
     this.#received = 0;
+    this.#acted = Number(option("received=") ?? Number.POSITIVE_INFINITY);
     this.#save();
-    this.#secret.resolve(rest.find((word) => word.startsWith("secret="))?.slice("secret=".length) ?? "");
+    this.#secret.resolve(option("secret=") ?? "");
     const silenceMs = Number(silence) * 1000;
     if (this.#beat !== null) clearInterval(this.#beat);
     this.#beat = setInterval(() => void this.request("alive").catch(() => {}), beatMsFor(silenceMs));

@@ -184,32 +184,35 @@ test("lines right behind the login's reply count, so that a cut after them bring
   expect(columbia.heard).toEqual([...texts.map((text) => `stored ${text}`), "message last"]);
 });
 
-test("a request that the server had not heard is made again by the next run; one that it had is not", async () => {
-  const seas = newClient();
-  const first = newClient();
-  await seas.client.login("SEAS", PASSWORD);
-  const store = newStore();
-  const columbia = newClient({ store: () => store });
-  await columbia.client.login("columbia", PASSWORD);
-  const acted = "message SEAS heard".length + 1;
-  await columbia.client.message("SEAS", "heard");
-  columbia.client.close();
-  store.state!.unanswered = [
-    { line: "message SEAS heard", position: acted },
-    { line: "message SEAS not heard", position: acted + "message SEAS not heard".length + 1 },
-  ];
-  await columbia.client.ended;
-  const again = newClient({ store: () => store });
-  await again.client.login("columbia", PASSWORD);
-  await seas.until(() => seas.heard.includes("message not heard"));
-  expect(seas.heard.filter((line) => line.startsWith("message"))).toEqual(["message heard", "message not heard"]);
-  await again.client.online();
-  expect(again.recovered).toEqual([
-    ["message SEAS heard", false],
-    ["message SEAS not heard", true],
-  ]);
-  first.client.close();
-});
+test.each(["resumable", "callback"] as const)(
+  "what the server had not heard is said again by a %s run",
+  async (session) => {
+    const seas = newClient();
+    const first = newClient();
+    await seas.client.login("SEAS", PASSWORD);
+    const store = newStore();
+    const columbia = newClient({ store: () => store });
+    await columbia.client.login("columbia", PASSWORD);
+    const acted = "message SEAS heard".length + 1;
+    await columbia.client.message("SEAS", "heard");
+    columbia.client.close();
+    store.state!.unanswered = [
+      { line: "message SEAS heard", position: acted },
+      { line: "message SEAS not heard", position: acted + "message SEAS not heard".length + 1 },
+    ];
+    await columbia.client.ended;
+    const again = newClient({ store: () => store, port: server.port, session });
+    await again.client.login("columbia", PASSWORD);
+    await seas.until(() => seas.heard.includes("message not heard"));
+    expect(seas.heard.filter((line) => line.startsWith("message"))).toEqual(["message heard", "message not heard"]);
+    await again.client.online();
+    expect(again.recovered).toEqual([
+      ["message SEAS heard", false],
+      ["message SEAS not heard", true],
+    ]);
+    first.client.close();
+  },
+);
 
 test("a file keeps the state for its owner alone, one for each user and server", () => {
   const faults: string[] = [];
