@@ -122,7 +122,7 @@ export class Chat {
     this.presence.add(session);
     if (kind === "callback") {
       session.outbox.sink = session.caller;
-      turn.touch(session.outbox); // The first call comes even with nothing to deliver.
+      session.outbox.touch(); // The first call comes even with nothing to deliver.
       peer.close();
     } else this.#attach(session, peer);
     if (account.waiting > 0) this.mailbox.feed(session);
@@ -156,7 +156,7 @@ export class Chat {
     peer.replies.append(encode(`ok ${session.received}\n`));
     this.#attach(session, peer);
     this.flushed(session);
-    if (!session.outbox.touched) this.turn.touch(session.outbox);
+    session.outbox.touch();
     return null;
   }
 

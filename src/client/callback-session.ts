@@ -4,24 +4,23 @@ import { LineReader } from "../protocol/line-reader.ts";
 import { decode } from "./event.ts";
 import { Link } from "./link.ts";
 import {
+  ANSWER_MS,
   type Asker,
   type ChatSession,
   ChatError,
   type Login,
+  Pauses,
   type SessionListener,
   type SessionOptions,
   type StateStore,
   answer,
   beatMsFor,
+  goodbyeReason,
   startsWithWord,
 } from "./request.ts";
 
 /** The server calls right after a login; a client that hears nothing for so long cannot be reached. */
 const FIRST_CALL_MS = 5_000;
-/** What a request's reply may take; then nobody knows what became of it. */
-const ANSWER_MS = 10_000;
-const PAUSE_MIN_MS = 200;
-const PAUSE_MAX_MS = 20_000;
 
 /** A call under way: its head line, and then so many bytes of the server's stream. */
 interface Call {
@@ -161,7 +160,7 @@ export class CallbackSession implements ChatSession {
     if (secret !== this.#secret) return;
     this.#listener.lost();
     const lostMs = performance.now();
-    for (let pauseMs = PAUSE_MIN_MS; !this.#ended; pauseMs = Math.min(pauseMs * 2, PAUSE_MAX_MS)) {
+    for (const pauses = new Pauses(); !this.#ended; await pauses.next()) {
       try {
         await this.#logIn(` after=${this.#token}:${this.#received}`);
         return this.#listener.back();
@@ -170,7 +169,6 @@ export class CallbackSession implements ChatSession {
         if (!["not_sent", "unknown_outcome", "unreachable", "busy", "internal"].includes(code)) return this.#end(code);
         if (performance.now() - lostMs > this.#options.giveUpMs) return this.#end("lost");
       }
-      await Bun.sleep(pauseMs * (0.5 + Math.random() / 2));
     }
   }
 
@@ -222,8 +220,7 @@ export class CallbackSession implements ChatSession {
       if (call.position <= this.#received) continue;
       this.#received = call.position;
       this.#listener.event(reader.bytes, reader.start, reader.end);
-      const [word, reason] = decode(reader.bytes, reader.start, reader.end).split(" ", 2);
-      if (word === "goodbye") goodbye = reason ?? "";
+      goodbye = goodbyeReason(reader.bytes, reader.start, reader.end) ?? goodbye;
     }
     if (goodbye !== "replaced") this.#save();
     if (call.left > 0) return;

@@ -74,7 +74,7 @@ export class Link implements Sink {
 
   #drain(): void {
     this.#full = false;
-    if (!this.#outbox.touched) turn.touch(this.#outbox);
+    this.#outbox.touch();
   }
 
   flush(): void {

@@ -78,6 +78,21 @@ export interface Asker {
 }
 
 const BEAT_MS = 30_000;
+/** A server that does not answer within this time is gone, even if no packet says so. */
+export const ANSWER_MS = 10_000;
+const PAUSE_MIN_MS = 200;
+const PAUSE_MAX_MS = 20_000;
+
+/** Growing pauses between attempts, uneven, so that the clients of a server that went away do not come back as one. */
+export class Pauses {
+  #pauseMs = PAUSE_MIN_MS;
+
+  async next(): Promise<void> {
+    const pauseMs = this.#pauseMs * (0.5 + Math.random() / 2);
+    this.#pauseMs = Math.min(this.#pauseMs * 2, PAUSE_MAX_MS);
+    await Bun.sleep(pauseMs);
+  }
+}
 
 /** How often to beat, well within that silence. */
 export function beatMsFor(silenceMs: number): number {
@@ -96,4 +111,9 @@ export function startsWithWord(bytes: Uint8Array, start: number, end: number, wo
   for (let i = 0; i < word.length; i++) if (bytes[start + i] !== word.charCodeAt(i)) return false;
   const at = start + word.length;
   return at === end || bytes[at] === 32;
+}
+
+/** The reason that a `goodbye` line gives; null for any other line. */
+export function goodbyeReason(bytes: Uint8Array, start: number, end: number): string | null {
+  return startsWithWord(bytes, start, end, "goodbye") ? (decode(bytes, start, end).split(" ", 2)[1] ?? "") : null;
 }

@@ -1,16 +1,18 @@
 import { CONFIRM_BYTES_MAX } from "../limits.ts";
-import { decode } from "./event.ts";
 import { Link } from "./link.ts";
 import {
+  ANSWER_MS,
   type Asker,
   ChatError,
   type ChatSession,
   type Login,
+  Pauses,
   type SessionListener,
   type SessionOptions,
   type StateStore,
   answer,
   beatMsFor,
+  goodbyeReason,
   startsWithWord,
 } from "./request.ts";
 
@@ -23,12 +25,8 @@ interface Pending extends Asker {
 /** What was told is confirmed within this time, or after CONFIRM_BYTES_MAX. */
 const CONFIRM_MS = 4_000;
 const TICK_MS = 1_000;
-/** A server that does not answer a beat, `login` or `resume` within this time is gone, even if no packet says so. */
-const ANSWER_MS = 10_000;
 /** A tick that comes so late comes after a sleep of the machine: whether the server is there must be found out now. */
 const SLEPT_MS = 5_000;
-const PAUSE_MIN_MS = 200;
-const PAUSE_MAX_MS = 20_000;
 
 /**
  * A session over connections that come and go. Both directions are byte streams with positions (PROTOCOL.md, Sessions):
@@ -184,9 +182,8 @@ export class StreamSession implements ChatSession {
     }
     this.#heard();
     this.#listener.event(bytes, start, end);
-    if (!startsWithWord(bytes, start, end, "goodbye")) return;
-    const [, reason = ""] = decode(bytes, start, end).split(" ");
-    if (reason === "replaced" || this.#options.kind === "plain") this.#end(reason);
+    const reason = goodbyeReason(bytes, start, end);
+    if (reason !== null && (reason === "replaced" || this.#options.kind === "plain")) this.#end(reason);
   }
 
   /** Something is there to be confirmed. */
@@ -247,10 +244,9 @@ export class StreamSession implements ChatSession {
     this.#comingBack = true;
     this.#listener.lost();
     const lostMs = performance.now();
-    let pauseMs = PAUSE_MIN_MS;
+    const pauses = new Pauses();
     while (!this.#ended && this.#link === null) {
-      await Bun.sleep(pauseMs * (0.5 + Math.random() / 2));
-      pauseMs = Math.min(pauseMs * 2, PAUSE_MAX_MS);
+      await pauses.next();
       if (!this.#ended) await this.#tryAgain(performance.now() - lostMs > this.#options.giveUpMs);
     }
     this.#comingBack = false;

@@ -102,6 +102,11 @@ export class Outbox {
     return this.end - this.sent;
   }
 
+  /** The sink is flushed when the turn ends, as it is after everything that is appended. */
+  touch(): void {
+    if (!this.touched) this.#turn.touch(this);
+  }
+
   /** From now on what is appended to `log` is part of this stream. */
   join(log: BroadcastLog): void {
     this.#log = log;
@@ -125,7 +130,7 @@ export class Outbox {
       this.#hold(this.#followed);
     }
     this.#to = this.#followed = log.end;
-    if (!this.touched) this.#turn.touch(this);
+    this.touch();
   }
 
   /** The log goes on without this stream: what was appended since the last `follow` is not for it. */
@@ -301,7 +306,7 @@ export class Outbox {
   #reserve(count: number): number {
     this.follow();
     this.#fold();
-    if (!this.touched) this.#turn.touch(this);
+    this.touch();
     return this.#room(count);
   }
 

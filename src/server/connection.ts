@@ -119,7 +119,7 @@ export class Connection implements Peer, Sink {
     this.#all.wheel.cancel(this.#timer);
     this.#timer = this.#all.wheel.schedule(this.#all.linger, this, LINGER_MS);
     this.#read(true);
-    this.#touch();
+    this.replies.touch();
   }
 
   /** Bytes from the socket. What comes after the last line that counts is read and dropped: closing stays clean. */
@@ -138,7 +138,7 @@ export class Connection implements Peer, Sink {
   /** The kernel takes bytes again. */
   drain(): void {
     this.#full = false;
-    this.#touch();
+    this.replies.touch();
   }
 
   closed(): void {
@@ -147,11 +147,6 @@ export class Connection implements Peer, Sink {
     this.#all.wheel.cancel(this.#timer);
     this.#all.open.delete(this);
     this.#all.chat.lost(this);
-  }
-
-  #touch(): void {
-    const stream = this.replies;
-    if (!stream.touched) this.#all.chat.turn.touch(stream);
   }
 
   #pull(): void {
