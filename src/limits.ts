@@ -52,6 +52,19 @@ export const MAILBOX_MESSAGES_MAX = 100_000;
 /** Bytes of text that wait for one user; a message beyond them is `mailbox_full`. */
 export const MAILBOX_BYTES_MAX = 64 << 20;
 
+/** A segment of the journal; a longer record gets a longer one of its own. */
+export const JOURNAL_SEGMENT_BYTES = 16 << 20;
+/** Segments in use; what is still unconfirmed in older ones moves to the mailbox, and they are used again. */
+export const JOURNAL_SEGMENTS_KEPT = 4;
+/** Segments that wait to be used; one more is given back to the disk. */
+export const JOURNAL_SPARES_MAX = 2;
+/** Messages that are moved so in one turn. */
+export const JOURNAL_MOVES_MAX = 128;
+/** Changes of what rests that are gathered before they are committed: the journal has them too. */
+export const STORE_CHANGES_MAX = 1024;
+/** How often a disk that refused is tried again; without a journal, how often the changes are committed. */
+export const STORE_RETRY_MS = 1024;
+
 /** Wrong passwords for one user from one address; the last of them locks that user out from there. */
 export const WRONG_PASSWORDS_MAX = 3;
 /** Attempts of one user from one address that wait for their turn; one more is `busy`. */

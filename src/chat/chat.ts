@@ -12,16 +12,12 @@ import { Outbox, type Turn } from "../protocol/outbox.ts";
 import type { GoodbyeReason, LeftReason } from "../protocol/reply.ts";
 import type { TimerKind, TimerWheel } from "../timer-wheel.ts";
 import { Accounts } from "./accounts.ts";
+import { Checkpoint } from "./checkpoint.ts";
 import { Lockouts } from "./lockouts.ts";
-import { Mailbox, type MailboxStore } from "./mailbox.ts";
+import { Mailbox } from "./mailbox.ts";
 import { Presence } from "./presence.ts";
 import { type Account, type Caller, type Peer, Session } from "./session.ts";
-
-/** What the chat wants to find again after a restart. Methods throw when the disk refuses. */
-export interface ChatStore extends MailboxStore {
-  block(user: string, other: string): void;
-  unblock(user: string, other: string): void;
-}
+import type { ChatStore } from "./store.ts";
 
 /** Judges a password, now or later. */
 export type Verify = (account: Account, password: Uint8Array) => boolean | Promise<boolean>;
@@ -48,8 +44,6 @@ export interface ChatOptions {
   /** A session ends, and a stranger's connection too, when nothing was heard for so long. */
   silenceMs: number;
   blockMs: number;
-  /** The highest message number that the store has seen. */
-  lastNumber: number;
   /** Hears of faults that no caller can answer for. */
   report: (error: unknown) => void;
 }
@@ -72,8 +66,10 @@ export class Chat {
   readonly report: (error: unknown) => void;
   /** Unix time of this turn, for messages that are read later. */
   unixMs = 0;
-  #lastNumber: number;
+  readonly #checkpoint: Checkpoint;
   #broadcastWaits = false;
+  /** Sessions to whose streams messages were appended in this turn. */
+  #written: Session[] = [];
   /** Sessions that can be named by their token, from another connection. */
   readonly #byToken = new Map<string, Session>();
   readonly #newToken: () => string;
@@ -90,7 +86,7 @@ export class Chat {
     this.report = options.report;
     this.mailbox = new Mailbox(options.store);
     this.lockouts = new Lockouts(options.wheel, options.blockMs);
-    this.#lastNumber = options.lastNumber;
+    this.#checkpoint = new Checkpoint(this.accounts, this.mailbox, options.store);
     this.#newToken = options.newToken;
     this.#newCaller = options.newCaller;
     this.#overdue = options.wheel.kind((session) => this.#stillOverdue(session));
@@ -99,17 +95,22 @@ export class Chat {
 
   /** Gives a peer the session of a user, and ends the one that user had. */
   login(peer: Peer, account: Account, options: LoginOptions): void {
-    const { wheel, turn } = this;
+    const { wheel, turn, store } = this;
     const replaced = account.session;
     if (replaced !== null) this.end(replaced, "replaced");
     if (account.leaving !== null) this.#settle(account.leaving);
     if (account.leaving !== null) throw new Error(`what waits for ${account.name} cannot be stored`);
     const kind = options.callbackPort > 0 ? "callback" : options.resumable ? "resumable" : "plain";
-    const session = new Session(account, this.#newToken(), kind, new Outbox(turn, kind === "plain"), wheel.nowMs);
+    const number = kind === "plain" ? 0 : store.newNumber();
+    const outbox = new Outbox(turn, kind === "plain");
+    const session = new Session(account, number, this.#newToken(), kind, outbox, wheel.nowMs);
     session.listenPort = options.listenPort;
     session.timer = wheel.schedule(this.#silence, session, this.silenceMs);
     let reply = `ok ${session.token} ${this.silenceMs / 1000}`;
-    if (kind !== "plain") this.#byToken.set(session.token, session);
+    if (kind !== "plain") {
+      this.#byToken.set(session.token, session);
+      store.began({ number, token: session.token, user: account.name, resumable: kind === "resumable" });
+    }
     if (kind === "callback") {
       const secret = this.#newToken();
       session.caller = this.#newCaller(session, peer.address, options.callbackPort, secret);
@@ -125,14 +126,19 @@ export class Chat {
       session.outbox.touch(); // The first call comes even with nothing to deliver.
       peer.close();
     } else this.#attach(session, peer);
-    if (account.waiting > 0) this.mailbox.feed(session);
+    if (account.waiting > 0) this.#feed(session);
+  }
+
+  #feed(session: Session): void {
+    this.mailbox.feed(session);
+    if (!session.written) this.#wrote(session);
   }
 
   /** Goes on after an earlier session of the same user: what its client has is not delivered again. */
   #takeUp(account: Account, { token, received }: { token: string; received: number }): string {
     const ended = this.store.ended(token);
     if (ended === null || ended.user !== account.name) return "";
-    this.mailbox.dropCarried(account, token, received);
+    this.mailbox.dropCarried(account, ended, received);
     return ended.resumable ? ` received=${ended.received}` : "";
   }
 
@@ -186,18 +192,22 @@ export class Chat {
 
   /** Accepts a message: it is in the other's stream, or in the mailbox, or there is no room for it. */
   send(from: Account, to: Account, bytes: Uint8Array, start: number, end: number): "sent" | "stored" | "full" {
-    const number = this.#lastNumber + 1;
+    const { store, mailbox, unixMs } = this;
     const { session } = to;
-    if (session !== null && !this.mailbox.hasMore(session) && !this.#mustWait(session)) {
-      session.outbox.appendMessage(number, this.unixMs, from.messageHead, bytes, start, end);
-      this.#lastNumber = number;
+    if (session !== null && !mailbox.hasMore(session) && !this.#mustWait(session)) {
+      session.outbox.appendMessage(store.newNumber(), unixMs, from.messageHead, bytes, start, end);
+      if (!session.written) this.#wrote(session);
       return "sent";
     }
-    if (this.mailbox.isFull(to)) return "full";
-    this.mailbox.keep(to, { number, unixMs: this.unixMs, from: from.name, text: bytes.subarray(start, end) });
-    this.#lastNumber = number;
+    if (mailbox.isFull(to)) return "full";
+    mailbox.keep(to, { number: store.newNumber(), unixMs, from: from.name, text: bytes.subarray(start, end) });
     if (session !== null) this.flushed(session);
     return "stored";
+  }
+
+  #wrote(session: Session): void {
+    session.written = true;
+    this.#written.push(session);
   }
 
   /** A client that confirms, but more slowly than messages come, gets them through the mailbox. */
@@ -300,7 +310,8 @@ export class Chat {
       if (unconfirmed > KEEPING_UP_BYTES_MAX || !this.#keepsUp(session)) return this.end(session, "slow");
       if (session.overdue === 0) session.overdue = this.wheel.schedule(this.#overdue, session, KEEPING_UP_MS);
     }
-    if (account.waiting > 0) this.mailbox.feed(session);
+    this.mailbox.forget(session);
+    if (account.waiting > 0) this.#feed(session);
   }
 
   #stillOverdue(session: Session): void {
@@ -311,6 +322,17 @@ export class Chat {
   /** The turn ends: broadcasts reach everybody's stream. Presence alone waits for `announceNow`. */
   turnEnds(): void {
     if (this.#broadcastWaits) this.announceNow();
+    for (const session of this.#written) {
+      session.written = false;
+      this.store.wrote(session.account, session.number, session.outbox);
+    }
+    this.#written.length = 0;
+    this.#checkpoint.step();
+  }
+
+  /** Lines of that session were acted on: that is safe together with what came of them. */
+  acted({ kind, number, received }: Session): void {
+    if (kind === "resumable") this.store.received(number, received);
   }
 
   /** Everybody's stream takes in what the log holds. */

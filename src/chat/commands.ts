@@ -120,7 +120,10 @@ function login(chat: Chat, peer: Peer, request: Request): void {
   const answer = (record: LoginRecord, right: boolean): void => {
     if (right) {
       chat.lockouts.right(record);
-      if (!peer.gone) chat.login(peer, account, options);
+      if (peer.gone) return;
+      const isKnown = options.resumable || options.callbackPort > 0;
+      if (isKnown && chat.store.trouble !== null) refuse(peer.replies, "internal", chat.store.trouble);
+      else chat.login(peer, account, options);
       return;
     }
     const triesLeft = chat.lockouts.wrong(record);
@@ -192,6 +195,7 @@ function message(chat: Chat, { account }: Session, request: Request, out: Outbox
   const to = named(chat, out, request, 0);
   if (to === null) return;
   if (to.blocks.has(account)) return refuse(out, "blocked");
+  if (chat.store.trouble !== null) return refuse(out, "internal", chat.store.trouble);
   const fate = chat.send(account, to, request.bytes, request.textStart, request.end);
   if (fate === "full") refuse(out, "mailbox_full");
   else out.append(fate === "sent" ? OK_SENT : OK_STORED);
@@ -211,6 +215,7 @@ function block(chat: Chat, { account }: Session, request: Request, out: Outbox):
   if (other === null) return;
   if (account.blocks.has(other)) return refuse(out, "already_blocked");
   if (account === other) return refuse(out, "bad_request", "nobody blocks themselves");
+  if (chat.store.trouble !== null) return refuse(out, "internal", chat.store.trouble);
   chat.store.block(account.name, other.name);
   account.block(other);
   out.append(OK);
@@ -220,6 +225,7 @@ function unblock(chat: Chat, { account }: Session, request: Request, out: Outbox
   const other = named(chat, out, request, 0);
   if (other === null) return;
   if (!account.blocks.has(other)) return refuse(out, "not_blocked");
+  if (chat.store.trouble !== null) return refuse(out, "internal", chat.store.trouble);
   chat.store.unblock(account.name, other.name);
   account.unblock(other);
   out.append(OK);

@@ -1,57 +1,17 @@
 import { MAILBOX_BYTES_MAX, MAILBOX_FEED_BYTES, MAILBOX_MESSAGES_MAX } from "../limits.ts";
 import { encode } from "../protocol/ascii.ts";
+import type { Unconfirmed } from "../protocol/outbox.ts";
 import type { Account, Session } from "./session.ts";
-
-/** A message that waits: its number orders it among all others. */
-export interface StoredMessage {
-  number: number;
-  unixMs: number;
-  from: string;
-  text: Uint8Array;
-}
-
-/** What is remembered of a session that has ended, so that nothing of it comes twice. */
-export interface EndedSession {
-  token: string;
-  user: string;
-  resumable: boolean;
-  /** A newer login ended it. */
-  replaced: boolean;
-  /** Position in the client's stream up to which it was acted on. */
-  received: number;
-  endedUnixMs: number;
-  /** The messages that lay in its stream unconfirmed, and the positions behind them. */
-  carried: readonly { number: number; position: number }[];
-}
-
-/** Messages and their bytes of text. */
-export interface Amount {
-  messages: number;
-  bytes: number;
-}
-
-/** Where mailboxes rest, and what is known of sessions that ended. Methods throw when the disk refuses. */
-export interface MailboxStore {
-  keep(user: string, message: StoredMessage): void;
-  /** A session's end: what goes back to the mailbox, and what is remembered of it, if anything; all or nothing. */
-  settle(user: string, messages: readonly StoredMessage[], ended: EndedSession | null): void;
-  /** The oldest messages with a number above `after`, until their texts have `bytes`, but at least one. */
-  read(user: string, after: number, bytes: number): StoredMessage[];
-  /** Forgets the messages up to that number; returns how much that was. */
-  drop(user: string, upTo: number): Amount;
-  ended(token: string): Omit<EndedSession, "carried"> | null;
-  /** Forgets the messages that an ended session had carried up to that position. */
-  dropCarried(user: string, token: string, position: number): Amount;
-}
+import type { ChatStore, EndedSession, StoredMessage } from "./store.ts";
 
 /**
  * What waits for users who are not there. It is fed into a session in portions, as they are confirmed, so that no
  * mailbox makes a session slow; an entry leaves the store only when it is confirmed.
  */
 export class Mailbox {
-  readonly #store: MailboxStore;
+  readonly #store: ChatStore;
 
-  constructor(store: MailboxStore) {
+  constructor(store: ChatStore) {
     this.#store = store;
   }
 
@@ -70,22 +30,48 @@ export class Mailbox {
    * was accepted. A stream that a client may have read further than it confirmed is remembered.
    */
   settle(session: Session, unixMs: number): void {
+    const { account, outbox, kind, number, token, received } = session;
+    this.#store.wrote(account, number, outbox);
     this.forget(session);
-    const { account, outbox, kind, token, received } = session;
     const carried = (session.withdrawn ??= outbox.withdraw());
-    const messages = carried.filter(({ resting }) => !resting);
     const resumable = kind === "resumable";
     const replaced = session.endReason === "replaced";
-    const ended = { token, user: account.name, resumable, replaced, received, endedUnixMs: unixMs, carried };
-    if (kind === "plain" && messages.length === 0) return;
-    this.#store.settle(account.name, messages, kind === "plain" ? null : ended);
-    account.waiting += messages.length;
-    for (const { text } of messages) account.waitingBytes += text.length;
+    const ended = { number, token, user: account.name, resumable, replaced, received, endedUnixMs: unixMs };
+    if (kind === "plain" && carried.length === 0) return;
+    this.#store.settle(account.name, carried, kind === "plain" ? null : ended);
+    this.#returned(account, carried);
+  }
+
+  /** Counts what is in the store from now on. */
+  #returned(account: Account, carried: readonly Unconfirmed[]): number {
+    let count = 0;
+    for (const { resting, text } of carried) {
+      if (resting) continue;
+      count++;
+      account.waitingBytes += text.length;
+    }
+    account.waiting += count;
+    return count;
+  }
+
+  /**
+   * Unconfirmed messages of a session, those up to number `upTo` and at most so many, rest in the store from now on, as
+   * if they had been fed. Returns how much work that was, in messages.
+   */
+  rest(session: Session, upTo: number, most: number): number {
+    const { account, outbox, number, received } = session;
+    const carried = outbox.rest(session.restedUpTo, upTo, most);
+    if (carried.length === 0 && number === 0) return 0;
+    this.#store.rest(account.name, number, received, carried);
+    session.fedUnconfirmed += this.#returned(account, carried);
+    session.restedUpTo = carried.at(-1)?.number ?? session.restedUpTo;
+    session.fedUpTo = Math.max(session.fedUpTo, session.restedUpTo);
+    return Math.max(1, carried.length);
   }
 
   /** Drops what an ended session of that user had carried up to `position`: its client has it. */
-  dropCarried(account: Account, token: string, position: number): void {
-    this.#forgotten(account, this.#store.dropCarried(account.name, token, position));
+  dropCarried(account: Account, ended: EndedSession, position: number): void {
+    this.#drop(account, this.#store.carried(ended.number, position));
   }
 
   /** Whether some of it has not been fed into the session yet: then a new message must join its end. */
@@ -96,16 +82,20 @@ export class Mailbox {
   /** Forgets what the session's reader has confirmed. */
   forget(session: Session): void {
     const { account, outbox } = session;
-    if (outbox.fedConfirmed === session.forgottenUpTo) return;
-    const dropped = this.#store.drop(account.name, outbox.fedConfirmed);
-    session.forgottenUpTo = outbox.fedConfirmed;
-    session.fedUnconfirmed -= dropped.messages;
-    this.#forgotten(account, dropped);
+    const upTo = outbox.confirmedNumber;
+    if (upTo === session.forgottenUpTo) return;
+    session.forgottenUpTo = upTo;
+    session.fedUnconfirmed -= this.#drop(account, upTo);
   }
 
-  #forgotten(account: Account, { messages, bytes }: Amount): void {
+  /** The user has all messages up to that number; returns how many of them the store had. */
+  #drop(account: Account, upTo: number): number {
+    this.#store.confirmed(account, upTo);
+    if (account.waiting === 0) return 0;
+    const { messages, bytes } = this.#store.drop(account.name, upTo);
     account.waiting -= messages;
     account.waitingBytes -= bytes;
+    return messages;
   }
 
   /** Feeds the next portion, as far as there is room for it. */

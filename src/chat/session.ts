@@ -85,6 +85,8 @@ export interface Caller extends Sink {
 /** One user online. There is one session a user; its stream is what its peer is attached to. */
 export class Session {
   readonly account: Account;
+  /** From the counter of message numbers; 0 for a plain session, which nobody asks for when it has ended. */
+  readonly number: number;
   readonly token: string;
   readonly kind: SessionKind;
   readonly outbox: Outbox;
@@ -108,13 +110,18 @@ export class Session {
   fedUpTo = 0;
   fedUnconfirmed = 0;
   forgottenUpTo = 0;
+  /** Messages were appended to its stream in this turn. */
+  written = false;
+  /** Its unconfirmed messages up to that number rest in the mailbox too. */
+  restedUpTo = 0;
   /** The messages that were taken back from the stream when the session had ended. */
   withdrawn: Unconfirmed[] | null = null;
   /** Place in `Presence.online`. */
   place = -1;
 
-  constructor(account: Account, token: string, kind: SessionKind, outbox: Outbox, heardMs: number) {
+  constructor(account: Account, number: number, token: string, kind: SessionKind, outbox: Outbox, heardMs: number) {
     this.account = account;
+    this.number = number;
     this.token = token;
     this.kind = kind;
     this.outbox = outbox;

@@ -1,5 +1,6 @@
 import { type BroadcastLog, copy } from "./broadcast-log.ts";
 import { LF, wordEnd } from "./ascii.ts";
+import { MARK, Marks } from "./marks.ts";
 
 /** Hears that something was appended; writes it when the turn ends. */
 export interface Turn {
@@ -10,6 +11,11 @@ export interface Turn {
 export interface Sink {
   /** Writes what is safe and not sent yet. */
   flush(): void;
+}
+
+/** Keeps a copy of new messages: fields[first..last) of their marks, whose lines lie in bytes[start..end). */
+export interface StreamCopy {
+  take(fields: readonly number[], first: number, last: number, bytes: Uint8Array, start: number, end: number): void;
 }
 
 /** A message inside a stream that its reader has not confirmed. */
@@ -26,8 +32,6 @@ export interface Unconfirmed {
 
 const EMPTY = Buffer.alloc(0);
 const BUFFER_BYTES_MIN = 512;
-/** Fields of a mark: message number, time in Unix ms (0: it rests in a mailbox), where its line starts and ends. */
-const MARK = 4;
 /** A piece of the log up to this size joins the outbox's own bytes, to leave in the same send. */
 const JOIN_BYTES_MAX = 4096;
 
@@ -43,13 +47,13 @@ export class Outbox {
   confirmed = 0;
   sent = 0;
   safe = 0;
+  /** How far it will be safe when what the turn has saved is. */
+  saving = 0;
   /** Set and cleared by the turn. */
   touched = false;
   sink: Sink | null = null;
   /** Confirmed follows what the kernel took: a plain session, or lines outside any session. */
   readonly plain: boolean;
-  /** The highest number among the mailbox entries that were confirmed. */
-  fedConfirmed = 0;
 
   /** The piece that `peek` found: bytes[start..end). */
   piece: Buffer = EMPTY;
@@ -69,8 +73,7 @@ export class Outbox {
   #head = 0;
   #tail = 0;
   #base = 0;
-  #marks: number[] = [];
-  #firstMark = 0;
+  readonly #marks = new Marks();
 
   constructor(turn: Turn, plain: boolean) {
     this.#turn = turn;
@@ -85,6 +88,11 @@ export class Outbox {
   /** How far a reader may have it: on an earlier connection that may be further than on this one. */
   get furthest(): number {
     return Math.max(this.#furthest, this.sent);
+  }
+
+  /** The highest number among the messages that were confirmed. */
+  get confirmedNumber(): number {
+    return this.#marks.confirmedNumber;
   }
 
   /** Bytes of memory that are this stream's own. */
@@ -164,7 +172,17 @@ export class Outbox {
   appendMessage(number: number, unixMs: number, head: Uint8Array, bytes: Uint8Array, start: number, end: number): void {
     this.appendLine(head, bytes, start, end);
     const to = this.end;
-    this.#marks.push(number, unixMs, to - (head.length + end - start + 1), to);
+    this.#marks.add(number, unixMs, to - (head.length + end - start + 1), to);
+  }
+
+  /** Copies the messages that were appended since the last time, in runs of what was appended together. */
+  copyNew(copy: StreamCopy): void {
+    const { fields } = this.#marks;
+    const offset = this.#head - this.#base;
+    this.#marks.takeNew((first, last) => {
+      const start = offset + fields[first + MARK.start]!;
+      copy.take(fields, first, last, this.#bytes, start, offset + fields[last - MARK.fields + MARK.end]!);
+    });
   }
 
   /** The next bytes to write, into `piece`; false when nothing is safe to write. The socket's answer goes to `took`. */
@@ -206,22 +224,7 @@ export class Outbox {
   confirm(position: number): void {
     this.confirmed = position;
     if (position > this.sent) this.sent = position;
-    const marks = this.#marks;
-    let first = this.#firstMark;
-    while (first < marks.length && marks[first + 3]! <= position) {
-      if (marks[first + 1] === 0) this.fedConfirmed = marks[first]!;
-      first += MARK;
-    }
-    // A message that is half confirmed must stay whole, since it may have to go back to the mailbox.
-    const needed = first < marks.length ? Math.min(position, marks[first + 2]!) : position;
-    if (first === marks.length) {
-      if (first > 0) marks.length = 0;
-      this.#firstMark = 0;
-    } else if (first > 1024 * MARK && first * 2 > marks.length) {
-      marks.splice(0, first);
-      this.#firstMark = 0;
-    } else this.#firstMark = first;
-    this.#forget(needed);
+    this.#forget(this.#marks.confirm(position));
   }
 
   /**
@@ -232,20 +235,45 @@ export class Outbox {
   withdraw(): Unconfirmed[] {
     this.follow();
     this.#fold();
-    const messages: Unconfirmed[] = [];
-    const marks = this.#marks;
-    for (let i = this.#firstMark; i < marks.length; i += MARK) messages.push(this.#message(i));
+    const messages = this.#unconfirmed(0, Number.POSITIVE_INFINITY, Number.POSITIVE_INFINITY);
     if (messages.length > 0) {
       if (this.plain) this.#cutUnsent();
       else this.#bytes = Buffer.from(this.#bytes); // The texts lie in the old one.
     }
-    marks.length = this.#firstMark = 0;
+    this.#marks.clear();
     this.#forget(this.confirmed);
     return messages;
   }
 
+  /**
+   * The unconfirmed messages with numbers above `after` and up to `upTo`, at most so many. They rest in the mailbox
+   * from now on.
+   */
+  rest(after: number, upTo: number, most: number): Unconfirmed[] {
+    const messages = this.#unconfirmed(after, upTo, most);
+    const { fields, first } = this.#marks;
+    for (
+      let i = first;
+      i < fields.length && fields[i + MARK.number]! <= (messages.at(-1)?.number ?? 0);
+      i += MARK.fields
+    )
+      fields[i + MARK.unixMs] = 0;
+    return messages;
+  }
+
+  #unconfirmed(after: number, upTo: number, most: number): Unconfirmed[] {
+    const messages: Unconfirmed[] = [];
+    const { fields, first } = this.#marks;
+    for (let i = first; i < fields.length && messages.length < most; i += MARK.fields) {
+      const number = fields[i + MARK.number]!;
+      if (number > upTo) break;
+      if (number > after) messages.push(this.#message(i));
+    }
+    return messages;
+  }
+
   #message(mark: number): Unconfirmed {
-    const [number = 0, unixMs = 0, from = 0, position = 0] = this.#marks.slice(mark, mark + MARK);
+    const [number = 0, unixMs = 0, from = 0, position = 0] = this.#marks.fields.slice(mark, mark + MARK.fields);
     const start = this.#head + from - this.#base;
     const end = this.#head + position - this.#base - 1;
     const name = wordEnd(this.#bytes, start, end) + 1;
@@ -265,26 +293,28 @@ export class Outbox {
    * moves to a new buffer, since the texts that `withdraw` returns lie in the old one.
    */
   #cutUnsent(): void {
-    const marks = this.#marks;
+    const { fields, first } = this.#marks;
     const old = this.#bytes;
     const offset = this.#head - this.#base;
     const kept = Buffer.allocUnsafeSlow(this.#tail - this.#head);
     let count = 0;
     let from = this.#head;
-    let safe = this.safe;
-    for (let i = this.#firstMark; i < marks.length; i += MARK) {
-      const start = marks[i + 2]!;
-      const end = marks[i + 3]!;
+    let { safe, saving } = this;
+    for (let i = first; i < fields.length; i += MARK.fields) {
+      const start = fields[i + MARK.start]!;
+      const end = fields[i + MARK.end]!;
       if (start < this.sent) continue;
       count += old.copy(kept, count, from, offset + start);
       from = offset + end;
       safe -= Math.max(0, Math.min(end, this.safe) - start);
+      saving -= Math.max(0, Math.min(end, this.saving) - start);
     }
     count += old.copy(kept, count, from, this.#tail);
     this.#bytes = kept;
     this.#head = 0;
     this.#tail = count;
     this.safe = safe;
+    this.saving = saving;
   }
 
   #hold(position: number): void {

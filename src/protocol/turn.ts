@@ -1,29 +1,50 @@
 import type { Outbox, Turn } from "./outbox.ts";
 
+/** What happens around a turn; nothing, where nothing is given. */
+export interface TurnHooks {
+  /** Once a turn, when it begins. */
+  begins?: () => void;
+  /** The last things are said. */
+  ends?: () => void;
+  /**
+   * What was said is made safe: true when it is, or a promise that resolves when it is. False when it cannot be for
+   * now: nothing leaves, and the next turn tries again. Must not throw.
+   */
+  saves?: () => boolean | Promise<void>;
+  /** Hears of faults. */
+  failed?: (error: unknown) => void;
+  /** Calls back when the loop has done what it had to do. */
+  later?: (end: () => void) => void;
+}
+
 /**
  * One turn of the event loop: the runtime calls the handlers of all ready sockets, then due timers, then `setImmediate`
  * callbacks, then polls again. Handlers only append; when the turn ends, what they appended becomes safe and each
  * touched stream is written once. Nothing leaves in any other way.
+ *
+ * What becomes safe later does not stop the loop: until then the turns that follow are saved together (group commit).
  */
 export class LoopTurn implements Turn {
-  readonly #begins: () => void;
-  readonly #ends: () => void;
-  readonly #failed: (error: unknown) => void;
+  readonly #hooks: Required<TurnHooks>;
   #begun = false;
+  #saving = false;
   #touched: Outbox[] = [];
   #ending: Outbox[] = [];
 
-  /** `begins` is called once a turn, by the first `begin`; `ends` before anything is written; `failed` with faults. */
-  constructor(begins = (): void => {}, ends = (): void => {}, failed: (error: unknown) => void = reportError) {
-    this.#begins = begins;
-    this.#ends = ends;
-    this.#failed = failed;
+  constructor({
+    begins = () => {},
+    ends = () => {},
+    saves = () => true,
+    failed = reportError,
+    later = setImmediate,
+  }: TurnHooks = {}) {
+    this.#hooks = { begins, ends, saves, failed, later };
   }
 
   /** Whatever the loop calls begins with this. */
   begin(): void {
     if (this.#begun) return;
-    this.#begins();
+    this.#hooks.begins();
     this.#arm();
   }
 
@@ -35,34 +56,48 @@ export class LoopTurn implements Turn {
 
   #arm(): void {
     this.#begun = true;
-    setImmediate(this.#end);
-  }
-
-  /** A fault at one stream must not cost the others theirs. */
-  #flush(outbox: Outbox): void {
-    try {
-      outbox.sink?.flush();
-    } catch (error) {
-      this.#failed(error);
-    }
+    this.#hooks.later(this.#end);
   }
 
   readonly #end = (): void => {
     this.#begun = false;
+    if (this.#saving) return;
     try {
-      this.#ends();
+      this.#hooks.ends();
     } catch (error) {
-      this.#failed(error);
+      this.#hooks.failed(error);
     }
+    const saved = this.#hooks.saves();
+    if (saved === false) return;
     const ending = this.#touched;
     this.#touched = this.#ending;
     this.#ending = ending;
     for (let i = 0; i < ending.length; i++) {
       const outbox = ending[i]!;
       outbox.touched = false;
-      outbox.safe = outbox.end;
+      outbox.saving = outbox.end;
     }
-    for (let i = 0; i < ending.length; i++) this.#flush(ending[i]!);
-    ending.length = 0;
+    if (saved === true) return this.#flush();
+    this.#saving = true;
+    saved.then(this.#saved, this.#hooks.failed);
   };
+
+  readonly #saved = (): void => {
+    this.#saving = false;
+    this.begin();
+    this.#flush();
+  };
+
+  #flush(): void {
+    const ending = this.#ending;
+    for (let i = 0; i < ending.length; i++) ending[i]!.safe = ending[i]!.saving;
+    for (let i = 0; i < ending.length; i++) {
+      try {
+        ending[i]!.sink?.flush();
+      } catch (error) {
+        this.#hooks.failed(error); // A fault at one stream must not cost the others theirs.
+      }
+    }
+    ending.length = 0;
+  }
 }

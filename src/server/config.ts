@@ -1,6 +1,6 @@
 import { parseArgs } from "node:util";
 import { LINE_BYTES_DEFAULT, LINE_BYTES_MAX, LINE_BYTES_MIN } from "../limits.ts";
-import type { Durability } from "./store.ts";
+import type { Durability } from "./database.ts";
 
 /** What the operator chose. */
 export interface Config {
@@ -14,6 +14,8 @@ export interface Config {
   silenceMs: number;
   durability: Durability;
   rateLimit: number;
+  /** A damaged journal is read as far as it can be. */
+  salvage: boolean;
 }
 
 /** A command line that cannot be meant. */
@@ -35,7 +37,7 @@ const OPTIONS = {
   "buffer-size": { value: "<bytes>", fallback: String(LINE_BYTES_DEFAULT), help: "the longest request line" },
   "block-time": { value: "<seconds>", fallback: "60", help: "how long three wrong passwords lock a user out" },
   "heartbeat-interval": { value: "<seconds>", fallback: "35", help: "the silence after which a session ends" },
-  durability: { value: "<level>", fallback: "process", help: "what stored messages survive: none, process or power" },
+  durability: { value: "<level>", fallback: "process", help: "what ok survives: none, process or power" },
   "rate-limit": { value: "<number>", fallback: "0", help: "requests a second and session, 0 for no limit" },
 } satisfies Record<string, Option>;
 
@@ -51,6 +53,7 @@ ${(Object.keys(OPTIONS) as Name[])
     return `  ${`--${name} ${value}`.padEnd(32)} ${help} (${fallback})`;
   })
   .join("\n")}
+  ${"--salvage".padEnd(32)} keep what can be read of a damaged journal, and give up the rest
   ${"--help".padEnd(32)} this page
 `;
 
@@ -85,12 +88,14 @@ export function parseConfig(args: readonly string[]): Config | null {
     silenceMs: number("heartbeat-interval", 0.1, 86_400, false) * 1000,
     durability: text("durability") as Durability,
     rateLimit: number("rate-limit", 0, 1_000_000, false),
+    salvage: given.has("salvage"),
   };
 }
 
 function parseOptions(args: readonly string[]): Map<string, string> {
   const options: Record<string, { type: "string" | "boolean"; short?: string }> = {
     help: { type: "boolean", short: "h" },
+    salvage: { type: "boolean" },
   };
   for (const name of Object.keys(OPTIONS)) options[name] = { type: "string" };
   const given = new Map<string, string>();

@@ -152,6 +152,7 @@ export class Connection implements Peer, Sink {
   #pull(): void {
     if (this.#pulling) return;
     this.#pulling = true;
+    const received = this.session?.received;
     while (!this.#closing && !this.#unanswered && !this.#mustWait() && this.#reader.next()) {
       this.#heardMs = this.#all.wheel.nowMs;
       this.#allowance--;
@@ -163,6 +164,7 @@ export class Connection implements Peer, Sink {
       }
     }
     this.#pulling = false;
+    if (this.session !== null && this.session.received !== received) this.#all.chat.acted(this.session);
     if (this.#ended && !this.paused) this.close();
     this.#read(this.#closing || !this.paused);
   }

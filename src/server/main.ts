@@ -1,9 +1,9 @@
 import { lookup } from "node:dns/promises";
 import { UsageError, USAGE, parseConfig } from "./config.ts";
 import { CredentialsError, readCredentials } from "./credentials.ts";
+import { StoreError } from "./database.ts";
 import { openLog } from "./log.ts";
 import { ListenError, Server } from "./server.ts";
-import { StoreError } from "./store.ts";
 
 /** Ctrl+C reaches both `bun start` and the server, which then gets it from `bun start` once more: no second signal. */
 const ECHO_MS = 100;

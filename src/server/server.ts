@@ -1,7 +1,7 @@
 import { randomBytes } from "node:crypto";
 import type { TCPSocketListener } from "bun";
 import { Chat } from "../chat/chat.ts";
-import { DESCRIPTORS_SPARE, KERNEL_SEND_BYTES, LINGER_MS, PRESENCE_DELAY_MS } from "../limits.ts";
+import { DESCRIPTORS_SPARE, KERNEL_SEND_BYTES, LINGER_MS, PRESENCE_DELAY_MS, STORE_RETRY_MS } from "../limits.ts";
 import { LoopTurn } from "../protocol/turn.ts";
 import { TICK_MS, TimerWheel } from "../timer-wheel.ts";
 import { Callback, Callbacks } from "./callback.ts";
@@ -11,7 +11,8 @@ import type { Credentials } from "./credentials.ts";
 import { descriptorsMax, setSendBuffer } from "./kernel.ts";
 import type { Logger } from "./log.ts";
 import { Passwords } from "./passwords.ts";
-import { Store } from "./store.ts";
+import { openStore } from "./recovery.ts";
+import type { Store } from "./store.ts";
 
 /** How long clients get to close their side when the server stops, once they have everything. */
 const FAREWELL_MS = 1_000;
@@ -24,14 +25,18 @@ export class Server {
   readonly #config: Config;
   readonly #log: Logger;
   readonly #store: Store;
-  readonly #turn = new LoopTurn(
-    () => {
+  readonly #turn = new LoopTurn({
+    begins: () => {
       this.#chat.wheel.begin(performance.now());
       this.#chat.unixMs = Date.now();
     },
-    () => this.#chat.turnEnds(),
-    (error) => this.#log.error(error, "a fault while writing; the others were written"),
-  );
+    ends: () => this.#chat.turnEnds(),
+    saves: () => {
+      const saved = this.#store.save();
+      return typeof saved === "boolean" ? saved : saved.catch((error) => this.#die(error));
+    },
+    failed: (error) => this.#log.error(error, "a fault while writing; the others were written"),
+  });
   readonly #chat: Chat;
   readonly #connections: Connections;
   readonly #callbacks: Callbacks;
@@ -39,12 +44,13 @@ export class Server {
   #listener: TCPSocketListener<Connection | null> | null = null;
   #ticker: Timer | null = null;
   #ticks = 0;
+  #trouble: string | null = null;
 
   /** Opens the data folder. Throws StoreError. */
   constructor(config: Config, credentials: Credentials, log: Logger) {
     this.#config = config;
     this.#log = log;
-    this.#store = new Store(config.data, config.durability);
+    this.#store = this.#recover();
     this.#chat = new Chat({
       wheel: new TimerWheel(performance.now()),
       turn: this.#turn,
@@ -54,12 +60,35 @@ export class Server {
       newCaller: (session, address, port, secret) => new Callback(this.#callbacks, session, address, port, secret),
       silenceMs: config.silenceMs,
       blockMs: config.blockMs,
-      lastNumber: this.#store.lastNumber(),
       report: (error) => log.error(error, "a fault inside; the chat goes on"),
     });
     this.#callbacks = new Callbacks(this.#chat, () => this.#turn.begin());
     this.#connections = new Connections(this.#chat, config.lineBytesMax, config.rateLimit);
     this.#load(credentials);
+  }
+
+  /** Opens the data folder, and says on a terminal how far it is when that takes a while. */
+  #recover(): Store {
+    const { data, durability, salvage } = this.#config;
+    const beganMs = performance.now();
+    let saidMs = beganMs;
+    const progress = (part: number): void => {
+      if (!process.stderr.isTTY || performance.now() - saidMs < 1000) return;
+      saidMs = performance.now();
+      process.stderr.write(`recovering what the last run left: ${Math.floor(part * 100)} %\n`);
+    };
+    const { store, recovered } = openStore(data, durability, { salvage, unixMs: Date.now(), progress });
+    const { records, messages, damage } = recovered;
+    const tookMs = Math.round(performance.now() - beganMs);
+    if (records > 0) this.#log.info(`the last run was cut off: ${messages} messages recovered in ${tookMs} ms`);
+    if (damage !== null) this.#log.error(`salvaged a damaged journal: ${damage}`);
+    return store;
+  }
+
+  /** The disk broke a promise of its own: what was not answered yet must not be. */
+  #die(error: unknown): void {
+    this.#log.fatal(error, "the disk does not keep what is written; nothing more can be promised");
+    process.exit(1);
   }
 
   #load(credentials: Credentials): void {
@@ -137,11 +166,22 @@ export class Server {
         this.#chat.announceNow();
         this.#chat.limitMemory();
       }
+      if (this.#ticks % (STORE_RETRY_MS / TICK_MS) === 0) this.#retry();
     } catch (error) {
       this.#log.error(error, "a fault at a deadline; the others are met");
     }
     const delayMs = TICK_MS - (performance.now() % TICK_MS);
     this.#ticker = setTimeout(() => this.#tick(), Math.ceil(delayMs));
+  }
+
+  /** What the disk refused is tried again; the operator hears of it once. */
+  #retry(): void {
+    this.#store.retry();
+    const { trouble } = this.#store;
+    if (trouble === this.#trouble) return;
+    this.#trouble = trouble;
+    if (trouble === null) this.#log.info("the disk takes everything again");
+    else this.#log.error(`${trouble}; until there is room, messages are answered with err internal`);
   }
 
   /** Says goodbye to everybody, lets the sockets take what was promised, and closes the store. */

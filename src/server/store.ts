@@ -1,59 +1,75 @@
-import { Database, SQLiteError } from "bun:sqlite";
+import type { Database, SQLQueryBindings, Statement } from "bun:sqlite";
 import { createHash } from "node:crypto";
-import { chmodSync, mkdirSync } from "node:fs";
-import { join } from "node:path";
-import type { ChatStore } from "../chat/chat.ts";
-import type { Amount, EndedSession, StoredMessage } from "../chat/mailbox.ts";
-import { SESSIONS_KEPT, SESSIONS_KEPT_MS } from "../limits.ts";
+import type { Account } from "../chat/session.ts";
+import type { Amount, ChatStore, EndedSession, KnownSession, StoredMessage } from "../chat/store.ts";
+import { SESSIONS_KEPT, SESSIONS_KEPT_MS, STORE_CHANGES_MAX } from "../limits.ts";
+import { encode } from "../protocol/ascii.ts";
+import { MARK } from "../protocol/marks.ts";
+import type { Outbox, StreamCopy, Unconfirmed } from "../protocol/outbox.ts";
+import { Fact, FactBuffer, type FactKind, NOTHING } from "./fact.ts";
+import type { Journal } from "./journal.ts";
 
-export type Durability = "none" | "process" | "power";
+type Value = SQLQueryBindings;
 
-const SYNCHRONOUS: Record<Durability, string> = { none: "OFF", process: "NORMAL", power: "FULL" };
-const SCHEMA_VERSION = 1;
-const SCHEMA = `
-  CREATE TABLE mailbox (
-    user TEXT NOT NULL, number INTEGER NOT NULL, unix_ms INTEGER NOT NULL, sender TEXT NOT NULL, text BLOB NOT NULL,
-    PRIMARY KEY (user, number)
-  ) WITHOUT ROWID;
-  CREATE TABLE sessions (
-    id INTEGER PRIMARY KEY, token BLOB NOT NULL UNIQUE, user TEXT NOT NULL, resumable INTEGER NOT NULL,
-    replaced INTEGER NOT NULL, received INTEGER NOT NULL, ended_ms INTEGER NOT NULL
-  );
-  CREATE INDEX sessions_of_user ON sessions (user);
-  CREATE TABLE carried (
-    session INTEGER NOT NULL, number INTEGER NOT NULL, position INTEGER NOT NULL, PRIMARY KEY (session, number)
-  ) WITHOUT ROWID;
-  CREATE TRIGGER forget AFTER DELETE ON sessions BEGIN DELETE FROM carried WHERE session = old.id; END;
-  CREATE TABLE blocks (user TEXT NOT NULL, other TEXT NOT NULL, PRIMARY KEY (user, other)) WITHOUT ROWID;
-  PRAGMA user_version = ${SCHEMA_VERSION};
-`;
+/** A change of the database that is not committed yet. */
+interface Change {
+  statement: Statement;
+  values: Value[];
+}
 
 /** What waits for a user. */
 export interface Waiting extends Amount {
   user: string;
 }
 
-/** A data folder that cannot be used, and why, in words for the operator. */
-export class StoreError extends Error {}
-
 /**
- * What rests: mailboxes and blocks, in one SQLite file. The file is locked for this process alone, which is also the
- * lock on the data folder.
+ * What outlives the server. Each change goes into SQLite, where things rest, in a transaction that stays open for many
+ * turns; and as a fact into the turn's record of the journal, which makes it safe. The transaction is only committed
+ * behind the record of what is in it, so that whatever the end, a turn is there as a whole or not at all.
+ *
+ * Without a journal the last second's changes are lost with the process.
  */
-export class Store implements ChatStore {
+export class Store implements ChatStore, StreamCopy {
+  trouble: string | null = null;
   readonly #database: Database;
+  readonly #journal: Journal | null;
+  /** What was synced to the disk counts, not what the kernel has. */
+  readonly #power: boolean;
+  readonly #facts = new FactBuffer();
+  /** Whose stream is being copied. */
+  #to: Account | null = null;
+  #session = 0;
+  #number: number;
+  /** A commit that fails takes the transaction back: then its changes are made again. */
+  #changes: Change[] = [];
+  #fault: unknown = null;
+  #commitDue = false;
+  #newest = 0;
+  /** The part of the journal that is being given up, and the last record that is not needed any more. */
+  #old: { number: number; sequence: number } | null = null;
+  #settled: number;
+
   readonly #insert;
+  readonly #carry;
   readonly #select;
   readonly #size;
   readonly #delete;
+  readonly #begin;
+  readonly #receive;
+  readonly #end;
+  readonly #trimOld;
+  readonly #trimMany;
   readonly #block;
   readonly #unblock;
 
-  /** `folder` is made when it is missing; ":memory:" keeps nothing. Throws StoreError. */
-  constructor(folder: string, durability: Durability) {
-    this.#database = open(folder, durability);
-    const database = this.#database;
+  constructor(database: Database, journal: Journal | null = null, power = false) {
+    this.#database = database;
+    this.#journal = journal;
+    this.#power = power;
+    const progress = database.query<{ number: number; sequence: number }, []>("SELECT number, sequence FROM progress");
+    ({ number: this.#number, sequence: this.#settled } = progress.get()!);
     this.#insert = database.query("INSERT INTO mailbox VALUES (?, ?, ?, ?, ?)");
+    this.#carry = database.query("INSERT OR IGNORE INTO carried VALUES (?, ?, ?)");
     this.#select = database.query<{ number: number; unixMs: number; from: string; text: Uint8Array }, [string, number]>(
       `SELECT number, unix_ms AS unixMs, sender AS "from", text FROM mailbox
        WHERE user = ? AND number > ? ORDER BY number`,
@@ -62,15 +78,20 @@ export class Store implements ChatStore {
       "SELECT count(*) AS messages, total(length(text)) AS bytes FROM mailbox WHERE user = ? AND number <= ?",
     );
     this.#delete = database.query("DELETE FROM mailbox WHERE user = ? AND number <= ?");
+    this.#begin = database.query("INSERT INTO sessions VALUES (?, ?, ?, ?, 0, 0, NULL)");
+    this.#receive = database.query("UPDATE sessions SET received = ? WHERE number = ?");
+    this.#end = database.query("UPDATE sessions SET replaced = ?, received = ?, ended_ms = ? WHERE number = ?");
+    this.#trimOld = database.query("DELETE FROM sessions WHERE user = ? AND ended_ms < ?");
+    this.#trimMany = database.query(
+      `DELETE FROM sessions WHERE number IN (SELECT number FROM sessions WHERE user = ? AND ended_ms IS NOT NULL
+       ORDER BY number DESC LIMIT -1 OFFSET ${SESSIONS_KEPT})`,
+    );
     this.#block = database.query("INSERT OR IGNORE INTO blocks VALUES (?, ?)");
     this.#unblock = database.query("DELETE FROM blocks WHERE user = ? AND other = ?");
   }
 
-  /** The highest number that is still known: of a message that waits, or that an ended session had carried. */
-  lastNumber(): number {
-    const numbers = "SELECT number FROM mailbox UNION ALL SELECT number FROM carried";
-    return this.#database.query<{ last: number }, []>(`SELECT ifnull(max(number), 0) AS last FROM (${numbers})`).get()!
-      .last;
+  newNumber(): number {
+    return ++this.#number;
   }
 
   waiting(): Waiting[] {
@@ -82,50 +103,79 @@ export class Store implements ChatStore {
     return this.#database.query<{ user: string; other: string }, []>("SELECT user, other FROM blocks").all();
   }
 
-  keep(user: string, { number, unixMs, from, text }: StoredMessage): void {
-    this.#insert.run(user, number, unixMs, from, text);
+  wrote(to: Account, session: number, outbox: Outbox): void {
+    if (this.#journal === null) return;
+    this.#to = to;
+    this.#session = session;
+    outbox.copyNew(this);
   }
 
-  settle(user: string, messages: readonly StoredMessage[], ended: EndedSession | null): void {
-    this.#database.transaction(() => {
-      for (const message of messages) this.keep(user, message);
-      if (ended !== null) this.#remember(ended);
-    })();
+  take(marks: readonly number[], first: number, last: number, bytes: Uint8Array, start: number, end: number): void {
+    const { nameBytes } = this.#to!;
+    if (marks[first + MARK.unixMs] !== 0)
+      this.#facts.addMarks(Fact.Sent, nameBytes, this.#session, marks, first, last, bytes, start, end);
+    else if (this.#session !== 0)
+      this.#facts.addMarks(Fact.Fed, nameBytes, this.#session, marks, first, last, NOTHING, 0, 0);
   }
 
-  #remember({ token, user, resumable, replaced, received, endedUnixMs, carried }: EndedSession): void {
-    const run = (sql: string, ...values: (string | number | Uint8Array)[]): number =>
-      Number(this.#database.query(sql).run(...values).lastInsertRowid);
-    const insert = "INSERT INTO sessions VALUES (NULL, ?, ?, ?, ?, ?, ?)";
-    const id = run(insert, hash(token), user, Number(resumable), Number(replaced), received, endedUnixMs);
-    for (const { number, position } of carried) run("INSERT INTO carried VALUES (?, ?, ?)", id, number, position);
-    run("DELETE FROM sessions WHERE user = ? AND ended_ms < ?", user, endedUnixMs - SESSIONS_KEPT_MS);
-    const oldest = "SELECT id FROM sessions WHERE user = ? ORDER BY id DESC LIMIT -1 OFFSET ?";
-    run(`DELETE FROM sessions WHERE id IN (${oldest})`, user, SESSIONS_KEPT);
+  keep(user: string, message: StoredMessage): void {
+    const { number, unixMs, from, text } = message;
+    this.#keep(user, message);
+    this.#add(Fact.Stored, 0, encode(user), encode(from), text, number, unixMs);
   }
 
-  ended(token: string): Omit<EndedSession, "carried"> | null {
-    const row = this.#database
-      .query<{ user: string; resumable: number; replaced: number; received: number; ended_ms: number }, [Uint8Array]>(
-        "SELECT user, resumable, replaced, received, ended_ms FROM sessions WHERE token = ?",
-      )
-      .get(hash(token));
-    if (row === null) return null;
-    const { user, received, ended_ms: endedUnixMs } = row;
-    return { token, user, received, endedUnixMs, resumable: row.resumable === 1, replaced: row.replaced === 1 };
+  #keep(user: string, { number, unixMs, from, text }: StoredMessage): void {
+    // A copy, since it may have to be inserted again when the chunk that it lies in is long gone.
+    this.#change(this.#insert, user, number, unixMs, from, Buffer.from(text));
   }
 
-  dropCarried(user: string, token: string, position: number): Amount {
-    const carried = `FROM mailbox WHERE user = ? AND number IN (
-      SELECT number FROM carried JOIN sessions ON session = id WHERE token = ? AND position <= ?)`;
-    const values: [string, Uint8Array, number] = [user, hash(token), position];
-    const sql = `SELECT count(*) AS messages, total(length(text)) AS bytes ${carried}`;
-    const amount = this.#database.query<Amount, typeof values>(sql).get(...values)!;
-    this.#database.query(`DELETE ${carried}`).run(...values);
-    return amount;
+  confirmed(user: Account, upTo: number): void {
+    this.#add(Fact.Confirmed, 0, user.nameBytes, NOTHING, NOTHING, upTo);
+  }
+
+  began({ number, token, user, resumable }: KnownSession): void {
+    this.#change(this.#begin, number, hash(token), user, Number(resumable));
+    this.#add(Fact.Began, Number(resumable), encode(user), hash(token), NOTHING, number);
+  }
+
+  received(session: number, position: number): void {
+    this.#add(Fact.Received, 0, NOTHING, NOTHING, NOTHING, session, position);
+  }
+
+  settle(user: string, carried: readonly Unconfirmed[], ended: EndedSession | null): void {
+    this.#together(() => {
+      for (const message of carried) if (!message.resting) this.#keep(user, message);
+      if (ended === null) return;
+      const { number, replaced, received, endedUnixMs } = ended;
+      for (const message of carried) this.#change(this.#carry, number, message.number, message.position);
+      this.#change(this.#end, Number(replaced), received, endedUnixMs, number);
+      this.#change(this.#trimOld, user, endedUnixMs - SESSIONS_KEPT_MS);
+      this.#change(this.#trimMany, user);
+      this.#add(Fact.Ended, Number(replaced), NOTHING, NOTHING, NOTHING, number, received, endedUnixMs);
+    });
+  }
+
+  get restUpTo(): number | null {
+    this.#old ??= this.#journal?.old ?? null;
+    return this.#old === null || this.#old.sequence === this.#settled ? null : this.#old.number;
+  }
+
+  rest(user: string, session: number, received: number, carried: readonly Unconfirmed[]): void {
+    this.#together(() => {
+      for (const message of carried) if (!message.resting) this.#keep(user, message);
+      if (session === 0) return;
+      for (const { number, position } of carried) this.#change(this.#carry, session, number, position);
+      this.#change(this.#receive, received, session);
+    });
+  }
+
+  rested(): void {
+    this.#settled = this.#old!.sequence;
+    this.#commitDue = true;
   }
 
   read(user: string, after: number, bytes: number): StoredMessage[] {
+    this.#open();
     const messages: StoredMessage[] = [];
     let left = bytes;
     for (const message of this.#select.iterate(user, after)) {
@@ -137,62 +187,146 @@ export class Store implements ChatStore {
   }
 
   drop(user: string, upTo: number): Amount {
+    this.#open();
     const size = this.#size.get(user, upTo)!;
-    this.#delete.run(user, upTo);
+    if (size.messages > 0) this.#change(this.#delete, user, upTo);
     return size;
   }
 
+  ended(token: string): EndedSession | null {
+    this.#open();
+    const row = this.#database
+      .query<Record<"number" | "resumable" | "replaced" | "received" | "ended_ms", number> & { user: string }, [Value]>(
+        "SELECT * FROM sessions WHERE token = ? AND ended_ms IS NOT NULL",
+      )
+      .get(hash(token));
+    if (row === null) return null;
+    const { number, user, received, ended_ms: endedUnixMs } = row;
+    return { number, token, user, received, endedUnixMs, resumable: row.resumable === 1, replaced: row.replaced === 1 };
+  }
+
+  carried(session: number, position: number): number {
+    this.#open();
+    const sql = "SELECT ifnull(max(number), 0) AS last FROM carried WHERE session = ? AND position <= ?";
+    return this.#database.query<{ last: number }, [number, number]>(sql).get(session, position)!.last;
+  }
+
   block(user: string, other: string): void {
-    this.#block.run(user, other);
+    this.#change(this.#block, user, other);
+    this.#add(Fact.Blocked, 0, encode(user), encode(other), NOTHING);
   }
 
   unblock(user: string, other: string): void {
-    this.#unblock.run(user, other);
+    this.#change(this.#unblock, user, other);
+    this.#add(Fact.Unblocked, 0, encode(user), encode(other), NOTHING);
   }
 
+  #add(kind: FactKind, flag: number, a: Uint8Array, b: Uint8Array, text: Uint8Array, ...numbers: number[]): void {
+    if (this.#journal !== null) this.#facts.add(kind, flag, a, b, text, ...numbers);
+  }
+
+  /**
+   * The turn has ended: what was said in it becomes safe. True when it is, or a promise that resolves when it is; false
+   * when the disk has no room for it, and it must be tried again.
+   */
+  save(): boolean | Promise<void> {
+    if (!this.#record()) return false;
+    const journal = this.#journal;
+    if (journal !== null && journal.newest !== this.#newest) this.#commitDue = true;
+    if (this.#commitDue || (this.#fault === null && this.#changes.length >= STORE_CHANGES_MAX)) this.commit();
+    return !this.#power || journal === null || journal.isSynced || journal.sync();
+  }
+
+  /** Writes the turn's record; false when the disk has no room for it. */
+  #record(): boolean {
+    const journal = this.#journal;
+    const facts = this.#facts;
+    if (journal === null || facts.length === 0) return true;
+    try {
+      journal.append(facts.bytes, facts.length, this.#number);
+      facts.clear();
+      if (journal.fault === null) journal.prepare();
+      return true;
+    } catch {
+      return false; // The journal keeps the fault.
+    } finally {
+      this.#judge();
+    }
+  }
+
+  /** Now and then: what the disk refused is tried again when the turn ends. */
+  retry(): void {
+    this.#journal?.prepare();
+    this.#commitDue ||= this.#fault !== null || (this.#journal === null && this.#changes.length > 0);
+    this.#judge();
+  }
+
+  /** Commits what the journal has. When the disk refuses, it is tried again later. */
+  commit(): void {
+    this.#commitDue = false;
+    const { sequence, newest } = { sequence: this.#settled, newest: this.#journal?.newest ?? 0 };
+    try {
+      this.#open();
+      if (this.#power && this.#journal?.isSynced === false) this.#journal.syncNow();
+      this.#database
+        .query("UPDATE progress SET sequence = ?, newest = ?, number = ?")
+        .run(sequence, newest, this.#number);
+      this.#database.run("COMMIT");
+      this.#changes = [];
+      this.#fault = null;
+      this.#newest = newest;
+      this.#journal?.free(sequence);
+      if (this.#old?.sequence === sequence) this.#old = null;
+    } catch (error) {
+      this.#fault = error;
+    }
+    this.#judge();
+  }
+
+  #judge(): void {
+    const fault = this.#fault ?? this.#journal?.fault ?? null;
+    this.trouble = fault === null ? null : `the disk refuses: ${fault instanceof Error ? fault.message : fault}`;
+  }
+
+  /** The transaction is open, and every change that is not committed is in it. */
+  #open(): void {
+    if (this.#database.inTransaction) return;
+    this.#database.run("BEGIN IMMEDIATE");
+    for (const { statement, values } of this.#changes) statement.run(...values);
+  }
+
+  #change(statement: Statement, ...values: Value[]): void {
+    this.#open();
+    statement.run(...values);
+    this.#changes.push({ statement, values });
+  }
+
+  /** All of these changes are made, or none. */
+  #together(make: () => void): void {
+    this.#open();
+    const count = this.#changes.length;
+    try {
+      this.#database.transaction(make)();
+    } catch (error) {
+      this.#changes.length = count;
+      throw error;
+    }
+  }
+
+  /** Every session has been settled: SQLite has it all, and the journal is not needed. Throws when the disk refuses. */
   close(): void {
-    this.#database.close();
+    try {
+      this.#record();
+      this.#settled = this.#journal?.sequence ?? this.#settled;
+      this.commit();
+      if (this.#fault !== null) throw this.#fault;
+    } finally {
+      this.#database.close();
+    }
   }
 }
 
 /** Tokens are kept as hashes: who reads the file can take over no session. */
 function hash(token: string): Uint8Array {
   return createHash("sha256").update(token).digest();
-}
-
-function open(folder: string, durability: Durability): Database {
-  if (folder === ":memory:") {
-    const database = new Database(":memory:");
-    database.run(SCHEMA);
-    return database;
-  }
-  const file = join(folder, "heartline.sqlite");
-  let database: Database | null = null;
-  try {
-    mkdirSync(folder, { recursive: true, mode: 0o700 });
-    database = new Database(file, { create: true });
-    chmodSync(file, 0o600);
-    database.run("PRAGMA locking_mode = EXCLUSIVE");
-    database.run("PRAGMA journal_mode = WAL");
-    database.run(`PRAGMA synchronous = ${SYNCHRONOUS[durability]}`);
-    database.run("BEGIN IMMEDIATE");
-    const version = database.query<{ user_version: number }, []>("PRAGMA user_version").get()!.user_version;
-    if (version > SCHEMA_VERSION) throw new StoreError(`${file} was written by a newer Heartline`);
-    if (version === 0) database.run(SCHEMA);
-    database.run("COMMIT");
-    return database;
-  } catch (error) {
-    database?.close();
-    throw error instanceof StoreError ? error : new StoreError(explain(error, folder, file));
-  }
-}
-
-function explain(error: unknown, folder: string, file: string): string {
-  const { message } = error as Error;
-  if (error instanceof SQLiteError) {
-    if (error.code?.startsWith("SQLITE_BUSY")) return `the data folder ${folder} is in use by another server`;
-    if (error.code === "SQLITE_NOTADB" || error.code?.startsWith("SQLITE_CORRUPT"))
-      return `${file} is damaged: ${message}`;
-  }
-  return `the data folder ${folder} cannot be used: ${message}`;
 }

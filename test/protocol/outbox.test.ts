@@ -114,7 +114,7 @@ describe("a stream", () => {
     expect(drain(outbox).bytes.toString()).toBe("two\nthree\n");
   });
 
-  test("knows the last mailbox entry that is confirmed whole", () => {
+  test("knows the last message that is confirmed whole", () => {
     const { turn, outbox } = stream(false);
     fed(outbox, 5, "first");
     const behindFirst = outbox.end;
@@ -122,11 +122,11 @@ describe("a stream", () => {
     turn.end();
     drain(outbox);
     outbox.confirm(behindFirst - 1);
-    expect(outbox.fedConfirmed).toBe(0);
+    expect(outbox.confirmedNumber).toBe(0);
     outbox.confirm(behindFirst);
-    expect(outbox.fedConfirmed).toBe(5);
+    expect(outbox.confirmedNumber).toBe(5);
     outbox.confirm(outbox.end);
-    expect(outbox.fedConfirmed).toBe(9);
+    expect(outbox.confirmedNumber).toBe(9);
   });
 });
 
@@ -273,7 +273,7 @@ describe("withdrawing", () => {
     outbox.append(Buffer.from("goodbye expired\n"));
     turn.end();
     expect(withdrawn(outbox)).toEqual(["2 1002 alice: exists only here"]);
-    expect(outbox.fedConfirmed).toBe(0);
+    expect(outbox.confirmedNumber).toBe(0);
     expect(drain(outbox).bytes.toString()).toBe("goodbye expired\n");
   });
 
@@ -374,7 +374,7 @@ class Model {
   confirmed = 0;
   sent = 0;
   safe = 0;
-  fedConfirmed = 0;
+  confirmedNumber = 0;
   following = false;
   marks: Mark[] = [];
   /** Positions behind whole lines, from which a reader confirms. */
@@ -405,7 +405,7 @@ class Model {
 
   confirm(position: number): void {
     this.confirmed = position;
-    for (const { unixMs, end, number } of this.marks) if (unixMs === 0 && end <= position) this.fedConfirmed = number;
+    for (const { end, number } of this.marks) if (end <= position) this.confirmedNumber = number;
     this.marks = this.marks.filter(({ end }) => end > position);
     this.lineEnds = this.lineEnds.filter((end) => end > position);
     this.bytes = this.bytes.subarray(position - this.base);
@@ -612,12 +612,12 @@ class Weave {
 
   #compare(model: Model): void {
     const { outbox } = model;
-    const { confirmed, sent, safe, fedConfirmed } = model;
-    expect([outbox.confirmed, outbox.sent, outbox.safe, outbox.fedConfirmed]).toEqual([
+    const { confirmed, sent, safe, confirmedNumber } = model;
+    expect([outbox.confirmed, outbox.sent, outbox.safe, outbox.confirmedNumber]).toEqual([
       confirmed,
       sent,
       safe,
-      fedConfirmed,
+      confirmedNumber,
     ]);
     expect(outbox.end).toBeGreaterThanOrEqual(safe);
     // What the log has and the stream has not followed yet is all that may be missing.

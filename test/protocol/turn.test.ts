@@ -21,10 +21,7 @@ function stream(turn: LoopTurn, notes: string[], name: string, fault?: Error): O
 
 test("what a turn appended is written once, when the turn ends, and not before", async () => {
   const notes: string[] = [];
-  const turn = new LoopTurn(
-    () => notes.push("begins"),
-    () => notes.push("ends"),
-  );
+  const turn = new LoopTurn({ begins: () => notes.push("begins"), ends: () => notes.push("ends") });
   const [one, two] = [stream(turn, notes, "one"), stream(turn, notes, "two")];
   turn.begin();
   one.append(Buffer.from("a\n"));
@@ -53,7 +50,7 @@ test("what is appended while streams are written is written by the next turn", a
 test("a fault at one stream costs the others nothing, in this turn and the next", async () => {
   const notes: string[] = [];
   const faults: unknown[] = [];
-  const turn = new LoopTurn(undefined, undefined, (error) => faults.push(error));
+  const turn = new LoopTurn({ failed: (error) => faults.push(error) });
   const fault = new Error("a broken sink");
   const [bad, good] = [stream(turn, notes, "bad", fault), stream(turn, notes, "good")];
   for (const outbox of [bad, good]) outbox.append(Buffer.from("x\n"));
@@ -68,15 +65,90 @@ test("a fault before anything is written does not keep the streams from being wr
   const notes: string[] = [];
   const faults: unknown[] = [];
   const fault = new Error("a broken end");
-  const turn = new LoopTurn(
-    undefined,
-    () => {
+  const turn = new LoopTurn({
+    ends: () => {
       throw fault;
     },
-    (error) => faults.push(error),
-  );
+    failed: (error) => faults.push(error),
+  });
   stream(turn, notes, "one").append(Buffer.from("x\n"));
   await later();
   expect(notes).toEqual(["one 2"]);
   expect(faults).toEqual([fault]);
+});
+
+/** A turn whose loop and disk are moved by hand. */
+function byHand(): {
+  turn: LoopTurn;
+  notes: string[];
+  end: () => void;
+  disk: { answer: boolean | Promise<void>; saves: number };
+} {
+  const notes: string[] = [];
+  const ends: (() => void)[] = [];
+  const disk = { answer: true as boolean | Promise<void>, saves: 0 };
+  const saves = (): boolean | Promise<void> => {
+    disk.saves++;
+    return disk.answer;
+  };
+  const turn = new LoopTurn({ saves, later: (end) => void ends.push(end) });
+  const end = (): void => {
+    for (const each of ends.splice(0)) each();
+  };
+  return { turn, notes, end, disk };
+}
+
+test("nothing leaves while the turn cannot be saved; the next turn tries again, and all of it leaves then", () => {
+  const { turn, notes, end, disk } = byHand();
+  const [one, two] = [stream(turn, notes, "one"), stream(turn, notes, "two")];
+  disk.answer = false;
+  one.append(Buffer.from("a\n"));
+  end();
+  expect([one.safe, disk.saves]).toEqual([0, 1]);
+  turn.begin();
+  two.append(Buffer.from("b\n"));
+  one.append(Buffer.from("c\n"));
+  end();
+  expect(notes).toEqual([]);
+  disk.answer = true;
+  turn.begin();
+  end();
+  expect(notes).toEqual(["one 4", "two 2"]);
+});
+
+test("what is saved later leaves then, and not what was appended meanwhile; that is saved together next", async () => {
+  const { turn, notes, end, disk } = byHand();
+  const [one, two] = [stream(turn, notes, "one"), stream(turn, notes, "two")];
+  const { promise, resolve } = Promise.withResolvers<void>();
+  disk.answer = promise;
+  one.append(Buffer.from("a\n"));
+  end();
+  for (const line of ["b\n", "c\n"]) {
+    one.append(Buffer.from(line));
+    two.append(Buffer.from(line));
+    end();
+  }
+  expect([notes, disk.saves]).toEqual([[], 1]);
+  disk.answer = true;
+  resolve();
+  await promise;
+  expect(notes).toEqual(["one 2"]);
+  end();
+  expect([notes, disk.saves]).toEqual([["one 2", "one 6", "two 4"], 2]);
+});
+
+test("a plain stream that is taken back while it is being saved sends nothing that was appended later", async () => {
+  const { turn, end, disk } = byHand();
+  const outbox = new Outbox(turn, true);
+  const { promise, resolve } = Promise.withResolvers<void>();
+  disk.answer = promise;
+  outbox.append(Buffer.from("ok\n"));
+  outbox.appendMessage(1, 1000, Buffer.from("message alice "), Buffer.from("hello"), 0, 5);
+  end();
+  expect(outbox.withdraw()).toHaveLength(1);
+  outbox.append(Buffer.from("goodbye expired\n"));
+  disk.answer = false;
+  resolve();
+  await promise;
+  expect([outbox.safe, outbox.end]).toEqual([3, 19]);
 });

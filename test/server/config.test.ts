@@ -23,6 +23,7 @@ test("without options everything is as the contract says", () => {
     silenceMs: 35_000,
     durability: "process",
     rateLimit: 0,
+    salvage: false,
   });
 });
 
@@ -48,9 +49,10 @@ test("every option is taken, with a space or an equals sign", () => {
     silenceMs: 300,
     durability: "power" as const,
     rateLimit: 12.5,
+    salvage: true,
   };
-  expect(parseConfig(given.flat())).toEqual(expected);
-  expect(parseConfig(given.map((pair) => pair.join("=")))).toEqual(expected);
+  expect(parseConfig([...given.flat(), "--salvage"])).toEqual(expected);
+  expect(parseConfig(["--salvage", ...given.map((pair) => pair.join("="))])).toEqual(expected);
 });
 
 test("help is asked for by --help and -h, and names every option with what holds without it", () => {
@@ -65,6 +67,7 @@ test("help is asked for by --help and -h, and names every option with what holds
     /--block-time .*60/,
     /--heartbeat-interval .*35/,
     /--durability .*process/,
+    /--salvage/,
     /--rate-limit .*0/,
     /--help/,
   ]) {

@@ -3,8 +3,11 @@ import { Database } from "bun:sqlite";
 import { mkdirSync, mkdtempSync, readdirSync, rmSync, statSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import type { StoredMessage } from "../../src/chat/mailbox.ts";
-import { Store, StoreError } from "../../src/server/store.ts";
+import type { StoredMessage } from "../../src/chat/store.ts";
+import type { Unconfirmed } from "../../src/protocol/outbox.ts";
+import { type Durability, StoreError, openDatabase } from "../../src/server/database.ts";
+import { openStore } from "../../src/server/recovery.ts";
+import { Store } from "../../src/server/store.ts";
 
 const folders: string[] = [];
 const stores: Store[] = [];
@@ -15,10 +18,17 @@ function folder(): string {
   return path;
 }
 
-function open(path = ":memory:"): Store {
-  const store = new Store(path, path === ":memory:" ? "none" : "process");
+function open(path = ":memory:", durability: Durability = "process"): Store {
+  const options = { salvage: false, unixMs: 1_700_000_000_000, progress: () => {} };
+  const { store } = openStore(path, path === ":memory:" ? "none" : durability, options);
   stores.push(store);
   return store;
+}
+
+/** It ends in order. */
+function close(store: Store): void {
+  stores.splice(stores.indexOf(store), 1);
+  store.close();
 }
 
 afterEach(() => {
@@ -26,8 +36,9 @@ afterEach(() => {
   for (const path of folders.splice(0)) rmSync(path, { recursive: true });
 });
 
-function message(number: number, text = `text ${number}`, from = "alice"): StoredMessage {
-  return { number, unixMs: 1_700_000_000_000 + number, from, text: Buffer.from(text, "latin1") };
+function message(number: number, text = `text ${number}`, from = "alice"): Unconfirmed {
+  const unixMs = 1_700_000_000_000 + number;
+  return { number, position: 10 * number, resting: false, unixMs, from, text: Buffer.from(text, "latin1") };
 }
 
 function texts(messages: readonly StoredMessage[]): string[] {
@@ -104,26 +115,15 @@ describe("a mailbox", () => {
     expect(texts(store.read("bob", 0, 1e6))).toEqual(["text 3"]);
   });
 
-  test("is counted by user, and the last number of all is known", () => {
+  test("is counted by user", () => {
     const store = open();
-    expect(store.lastNumber()).toBe(0);
     expect(store.waiting()).toEqual([]);
     store.settle("bob", [message(1, "a"), message(9, "bb")], null);
     store.settle("carol", [message(4, "ccc")], null);
-    expect(store.lastNumber()).toBe(9);
     expect(store.waiting().toSorted((a, b) => a.user.localeCompare(b.user))).toEqual([
       { user: "bob", messages: 2, bytes: 3 },
       { user: "carol", messages: 1, bytes: 3 },
     ]);
-  });
-
-  test("knows the last number that an ended session had carried, too: a new message must not be taken for that one", () => {
-    const store = open();
-    const carried = [{ number: 9, position: 17 }];
-    const ended = { token: "t", user: "bob", resumable: true, replaced: false, received: 0, endedUnixMs: 1, carried };
-    store.settle("bob", [message(9)], ended);
-    store.drop("bob", 9);
-    expect(store.lastNumber()).toBe(9);
   });
 
   test("holds numbers and times far beyond 32 bits", () => {
@@ -131,7 +131,34 @@ describe("a mailbox", () => {
     const large = { ...message(2 ** 52), unixMs: 2 ** 43 };
     store.settle("bob", [large], null);
     expect(store.read("bob", 2 ** 52 - 1, 1000)).toMatchObject([{ number: 2 ** 52, unixMs: 2 ** 43 }]);
-    expect(store.lastNumber()).toBe(2 ** 52);
+  });
+
+  test("does not get again what rests in it", () => {
+    const store = open();
+    store.settle("bob", [message(1), { ...message(2), resting: true }], null);
+    expect(texts(store.read("bob", 0, 1000))).toEqual(["text 1"]);
+  });
+});
+
+describe("a session that has ended", () => {
+  const known = { number: 5, token: "t".repeat(22), user: "bob", resumable: true };
+  const ended = { ...known, replaced: true, received: 77, endedUnixMs: 1_700_000_000_000 };
+
+  test("is known by its token, but not before it has ended", () => {
+    const store = open();
+    store.began(known);
+    expect(store.ended(known.token)).toBeNull();
+    store.settle("bob", [message(9), message(12)], ended);
+    expect(store.ended(known.token)).toEqual(ended);
+    expect(store.ended("u".repeat(22))).toBeNull();
+  });
+
+  test("had carried messages up to positions", () => {
+    const store = open();
+    store.began(known);
+    store.settle("bob", [message(9), message(12)], ended);
+    expect([89, 90, 119, 120, 1e6].map((position) => store.carried(5, position))).toEqual([0, 9, 9, 12, 12]);
+    expect(store.carried(6, 1e6)).toBe(0);
   });
 });
 
@@ -152,33 +179,36 @@ test("blocks are kept once, in their direction, until they are taken back", () =
 describe("a data folder", () => {
   test.each(["none", "process", "power"] as const)("keeps what is in it, with durability %s", (durability) => {
     const path = folder();
-    const first = new Store(path, durability);
+    const first = open(path, durability);
+    const number = first.newNumber();
     first.settle("bob", [message(3)], null);
     first.block("alice", "bob");
-    first.close();
-    const second = new Store(path, durability);
-    stores.push(second);
+    close(first);
+    const second = open(path, durability);
     expect(texts(second.read("bob", 0, 1000))).toEqual(["text 3"]);
     expect(second.blocks()).toEqual([{ user: "alice", other: "bob" }]);
-    expect(second.lastNumber()).toBe(3);
+    expect(second.newNumber()).toBeGreaterThan(number);
   });
 
   test("is made when it is missing, its parents too, for nobody else to look into", () => {
     const path = join(folder(), "a/b");
     const store = open(path);
     store.block("alice", "bob");
-    expect(statSync(path).mode & 0o777).toBe(0o700);
-    const files = readdirSync(path);
-    expect(files.length).toBeGreaterThan(0);
-    for (const file of files) expect([file, statSync(join(path, file)).mode & 0o777]).toEqual([file, 0o600]);
+    store.save();
+    for (const each of [path, join(path, "journal")]) expect(statSync(each).mode & 0o777).toBe(0o700);
+    const files = readdirSync(path, { recursive: true, withFileTypes: true }).filter((entry) => entry.isFile());
+    expect(files.length).toBeGreaterThan(1);
+    for (const { name, parentPath } of files) {
+      expect([name, statSync(join(parentPath, name)).mode & 0o777]).toEqual([name, 0o600]);
+    }
   });
 
   test("is for one server only, until that one closes it", () => {
     const path = folder();
-    const first = new Store(path, "process");
+    const first = open(path);
     expect(complaint(path)).toMatch(/in use/);
     expect(complaint(path)).toContain(path);
-    first.close();
+    close(first);
     open(path);
   });
 
@@ -202,11 +232,58 @@ describe("a data folder", () => {
 
   test("of a newer program is refused", () => {
     const path = folder();
-    open(path).close();
-    stores.length = 0;
+    close(open(path));
     const database = new Database(join(path, "heartline.sqlite"));
     database.run("PRAGMA user_version = 999");
     database.close();
     expect(complaint(path)).toContain("newer");
+  });
+});
+
+describe("a commit that the disk refuses", () => {
+  /** The database takes the transaction back instead of committing it, while `refuses` says so. */
+  function refusing(): { store: Store; disk: { refuses: boolean }; committed: () => StoredMessage[] } {
+    const database = openDatabase(":memory:", "none");
+    const disk = { refuses: false };
+    const { run } = database;
+    database.run = (sql, ...values) => {
+      if (sql !== "COMMIT" || !disk.refuses) return run.call(database, sql, ...(values as []));
+      run.call(database, "ROLLBACK");
+      throw new Error("no room");
+    };
+    const store = new Store(database);
+    stores.push(store);
+    const committed = (): StoredMessage[] => {
+      if (database.inTransaction) run.call(database, "ROLLBACK");
+      return new Store(database).read("bob", 0, 1e6);
+    };
+    return { store, disk, committed };
+  }
+
+  test("loses nothing that was said, and says that there is trouble until it goes well", () => {
+    const { store, disk, committed } = refusing();
+    disk.refuses = true;
+    store.keep("bob", message(1));
+    store.retry();
+    store.save();
+    expect(store.trouble).toContain("no room");
+    store.keep("bob", message(2));
+    expect(texts(store.read("bob", 0, 1e6))).toEqual(["text 1", "text 2"]);
+    store.retry();
+    store.save();
+    expect(store.drop("bob", 1)).toEqual({ messages: 1, bytes: 6 });
+    disk.refuses = false;
+    store.retry();
+    store.save();
+    expect(store.trouble).toBeNull();
+    expect(texts(committed())).toEqual(["text 2"]);
+  });
+
+  test("is told when the store is closed", () => {
+    const { store, disk } = refusing();
+    store.keep("bob", message(1));
+    disk.refuses = true;
+    stores.length = 0;
+    expect(() => store.close()).toThrow("no room");
   });
 });

@@ -8,9 +8,10 @@ import {
   PRESENCE_DELAY_MS,
   UNCONFIRMED_BYTES_MAX,
 } from "../../src/limits.ts";
-import type { Outbox, Turn } from "../../src/protocol/outbox.ts";
+import { LoopTurn } from "../../src/protocol/turn.ts";
 import { Callback, Callbacks } from "../../src/server/callback.ts";
 import { Connection, Connections } from "../../src/server/connection.ts";
+import { openDatabase } from "../../src/server/database.ts";
 import { Store } from "../../src/server/store.ts";
 import { TICK_MS, TimerWheel } from "../../src/timer-wheel.ts";
 import { type Ledger, Violation } from "./ledger.ts";
@@ -33,11 +34,11 @@ export type Settled = (link: Link) => void;
  * The server without its listener, loop and clock: its real connections and callbacks on simulated sockets, and its
  * store, which outlives restarts. Every call of the chat that matters is told to the ledger.
  */
-export class Host implements Turn {
+export class Host {
   chat!: Chat;
   #connections!: Connections;
   #callbacks!: Callbacks;
-  readonly store = new Store(":memory:", "none");
+  readonly store = new Store(openDatabase(":memory:", "none"));
   readonly #choices: HostChoices;
   readonly #ledger: Ledger;
   readonly #settled: Settled;
@@ -46,7 +47,9 @@ export class Host implements Turn {
   clockMs: number;
   /** New connections are refused while it restarts. */
   listening = true;
-  #touched: Outbox[] = [];
+  #turn!: LoopTurn;
+  /** Turns that have begun. */
+  #ends: (() => void)[] = [];
   #ticks = 0;
   #tokens = 0;
   /** The login under way ends a session of the same user. */
@@ -64,17 +67,26 @@ export class Host implements Turn {
   /** As server.ts composes and loads it. */
   #start(): void {
     const { names, silenceMs, lineBytesMax } = this.#choices;
-    this.#touched = [];
+    const ends: (() => void)[] = (this.#ends = []);
+    this.#turn = new LoopTurn({
+      begins: () => {
+        chat.wheel.begin(this.clockMs);
+        chat.unixMs = UNIX_MS + this.clockMs - this.#choices.clockMs;
+      },
+      ends: () => chat.turnEnds(),
+      saves: () => this.store.save(),
+      failed: (error) => this.#faults.push(error),
+      later: (end) => void ends.push(end),
+    });
     const chat = (this.chat = new Chat({
       wheel: new TimerWheel(this.clockMs),
-      turn: this,
+      turn: this.#turn,
       store: this.store,
       verify: (_account, password) => Buffer.from(password).toString() === PASSWORD,
       newToken: () => `token${String(++this.#tokens).padStart(20, "0")}`,
       newCaller: (session, address, port, secret) => new Callback(this.#callbacks, session, address, port, secret),
       silenceMs,
       blockMs: 60_000,
-      lastNumber: this.store.lastNumber(),
       report: (error) => this.#faults.push(error),
     }));
     for (const name of names) chat.accounts.add(name, PASSWORD);
@@ -188,14 +200,9 @@ export class Host implements Turn {
 
   /** One turn of the loop: what became ready, then what it appended is safe and is written. */
   turn(ready: () => void): void {
-    this.#begin();
+    this.#turn.begin();
     ready();
-    this.#endTurns();
-  }
-
-  #begin(): void {
-    this.chat.wheel.begin(this.clockMs);
-    this.chat.unixMs = UNIX_MS + this.clockMs - this.#choices.clockMs;
+    for (let end = this.#ends.shift(); end !== undefined; end = this.#ends.shift()) end();
   }
 
   /** Time passes as it does for a server: a tick at each multiple of 64 ms, presence with each fourth. */
@@ -221,24 +228,6 @@ export class Host implements Turn {
       this.chat.wheel.advance(this.clockMs);
       if (++this.#ticks % (PRESENCE_DELAY_MS / TICK_MS) === 0) this.chat.announceNow();
     });
-  }
-
-  touch(outbox: Outbox): void {
-    outbox.touched = true;
-    this.#touched.push(outbox);
-  }
-
-  #endTurns(): void {
-    do {
-      this.chat.turnEnds();
-      const ending = this.#touched;
-      this.#touched = [];
-      for (const outbox of ending) {
-        outbox.touched = false;
-        outbox.safe = outbox.end;
-      }
-      for (const outbox of ending) outbox.sink?.flush();
-    } while (this.#touched.length > 0);
   }
 
   /** The server is told to stop. */

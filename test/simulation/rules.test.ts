@@ -116,6 +116,7 @@ const sending = within(Chat.prototype, "send");
 const broadcasting = within(Chat.prototype, "broadcast");
 const logins = within(Chat.prototype, "login");
 const ends = within(Chat.prototype, "end");
+const numbers = new WeakMap<Store, number>();
 
 const RULES: Record<string, Break> = {
   "a resume goes back to where the reader is": without(Outbox.prototype, "rewind", () => {
@@ -141,11 +142,16 @@ const RULES: Record<string, Break> = {
   }),
   "what a session had carried is remembered": without(Store.prototype, "settle", (settle) => {
     return function (this: Store, user, messages, ended) {
-      settle.call(this, user, messages, ended === null ? null : { ...ended, carried: [] });
+      settle.call(
+        this,
+        user,
+        messages.map((message) => ({ ...message, position: Number.MAX_SAFE_INTEGER })),
+        ended,
+      );
     };
   }),
-  "what the client has of an ended session is dropped": without(Store.prototype, "dropCarried", () => {
-    return () => ({ messages: 0, bytes: 0 });
+  "what the client has of an ended session is dropped": without(Store.prototype, "carried", () => {
+    return () => 0;
   }),
   "how far a session was acted on is remembered": without(Store.prototype, "settle", (settle) => {
     return function (this: Store, user, messages, ended) {
@@ -212,7 +218,12 @@ const RULES: Record<string, Break> = {
     };
   }),
   "the server's stop ends all sessions": without(Chat.prototype, "shutdown", () => () => {}),
-  "numbers go on after a restart": without(Store.prototype, "lastNumber", () => () => 0),
+  "numbers go on after a restart": without(Store.prototype, "newNumber", () => {
+    return function (this: Store) {
+      numbers.set(this, (numbers.get(this) ?? 0) + 1);
+      return numbers.get(this)!;
+    };
+  }),
 };
 
 /** What only many bytes show. */

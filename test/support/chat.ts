@@ -3,8 +3,10 @@ import { receive } from "../../src/chat/commands.ts";
 import type { Account, Caller, Peer, Session } from "../../src/chat/session.ts";
 import { LINE_BYTES_DEFAULT, PRESENCE_DELAY_MS } from "../../src/limits.ts";
 import { LineReader } from "../../src/protocol/line-reader.ts";
-import { Outbox, type Sink, type Turn } from "../../src/protocol/outbox.ts";
+import { Outbox, type Sink } from "../../src/protocol/outbox.ts";
 import { refuse } from "../../src/protocol/reply.ts";
+import { LoopTurn } from "../../src/protocol/turn.ts";
+import { openDatabase } from "../../src/server/database.ts";
 import { Store } from "../../src/server/store.ts";
 import { TICK_MS, TimerWheel } from "../../src/timer-wheel.ts";
 
@@ -22,9 +24,19 @@ interface Choices {
 }
 
 /** A chat without sockets, disk or clock: a test says lines, moves the time and reads what everybody got. */
-export class World implements Turn {
+export class World {
   readonly chat: Chat;
-  readonly store = new Store(":memory:", "none");
+  readonly store = new Store(openDatabase(":memory:", "none"));
+  readonly turn = new LoopTurn({
+    begins: () => {
+      this.chat.wheel.begin(this.clockMs);
+      this.chat.unixMs = UNIX_MS + this.clockMs - this.#startMs;
+    },
+    ends: () => this.chat.turnEnds(),
+    saves: () => this.store.save(),
+    failed: (error) => this.faults.push(error),
+    later: (end) => void this.#ends.push(end),
+  });
   /** Faults that the chat reported. */
   readonly faults: unknown[] = [];
   /** Judges passwords; a test may answer later, or never. */
@@ -33,7 +45,8 @@ export class World implements Turn {
   newCaller: (session: Session) => Caller = () => ({ flush: () => {}, retry: () => {} });
   clockMs: number;
   readonly #startMs: number;
-  #touched: Outbox[] = [];
+  /** Turns that have begun. */
+  readonly #ends: (() => void)[] = [];
   #ticks = 0;
   #tokens = 0;
 
@@ -42,18 +55,18 @@ export class World implements Turn {
     this.clockMs = this.#startMs = clockMs;
     this.chat = new Chat({
       wheel: new TimerWheel(clockMs),
-      turn: this,
+      turn: this.turn,
       store: this.store,
       verify: (account, password) => this.verify(account, password),
       newToken: () => `token${String(++this.#tokens).padStart(20, "0")}`,
       newCaller: (session) => this.newCaller(session),
       silenceMs,
       blockMs,
-      lastNumber: 0,
       report: (error) => this.faults.push(error),
     });
     for (const name of names) this.chat.accounts.add(name, PASSWORD);
     this.begin();
+    this.endTurns();
   }
 
   account(name: string): Account {
@@ -129,27 +142,12 @@ export class World implements Turn {
 
   /** A turn begins: the clocks are read. */
   begin(): void {
-    this.chat.wheel.begin(this.clockMs);
-    this.chat.unixMs = UNIX_MS + this.clockMs - this.#startMs;
-  }
-
-  touch(outbox: Outbox): void {
-    outbox.touched = true;
-    this.#touched.push(outbox);
+    this.turn.begin();
   }
 
   /** Turns end until there is nothing more to write. */
   endTurns(): void {
-    do {
-      this.chat.turnEnds();
-      const ending = this.#touched;
-      this.#touched = [];
-      for (const outbox of ending) {
-        outbox.touched = false;
-        outbox.safe = outbox.end;
-      }
-      for (const outbox of ending) outbox.sink?.flush();
-    } while (this.#touched.length > 0);
+    for (let end = this.#ends.shift(); end !== undefined; end = this.#ends.shift()) end();
   }
 }
 
@@ -171,7 +169,7 @@ export class TestPeer implements Peer, Sink {
   constructor(world: World, address: string) {
     this.#world = world;
     this.address = address;
-    this.#own = new Outbox(world, true);
+    this.#own = new Outbox(world.turn, true);
     this.#own.sink = this;
   }
 
@@ -208,7 +206,7 @@ export class TestPeer implements Peer, Sink {
 
   close(): void {
     this.closing = true;
-    if (!this.replies.touched) this.#world.touch(this.replies);
+    this.replies.touch();
   }
 
   feed(chunk: Buffer): void {
@@ -225,12 +223,13 @@ export class TestPeer implements Peer, Sink {
         refuse(this.replies, "internal");
       }
     }
+    if (this.session !== null) this.#world.chat.acted(this.session);
   }
 
   /** It reads again: so many bytes, or whatever comes. */
   take(bytes = Number.POSITIVE_INFINITY): void {
     this.room = bytes;
-    if (!this.replies.touched) this.#world.touch(this.replies);
+    this.replies.touch();
     this.#world.endTurns();
   }
 

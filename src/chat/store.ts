@@ -1,0 +1,77 @@
+import type { Outbox, Unconfirmed } from "../protocol/outbox.ts";
+import type { Account } from "./session.ts";
+
+/** A message that waits: its number orders it among all others. */
+export interface StoredMessage {
+  number: number;
+  unixMs: number;
+  from: string;
+  text: Uint8Array;
+}
+
+/** A session that its client may ask for when it has ended. */
+export interface KnownSession {
+  /** From the same counter as message numbers. */
+  number: number;
+  token: string;
+  user: string;
+  resumable: boolean;
+}
+
+/** What is remembered of a session that has ended, so that nothing of it comes twice. */
+export interface EndedSession extends KnownSession {
+  /** A newer login ended it. */
+  replaced: boolean;
+  /** Position in the client's stream up to which it was acted on. */
+  received: number;
+  endedUnixMs: number;
+}
+
+/** Messages and their bytes of text. */
+export interface Amount {
+  messages: number;
+  bytes: number;
+}
+
+/**
+ * What the chat wants to find again after a restart, however the last run ended: whatever it says here in one turn is
+ * safe together, when the turn has ended and before anything of it leaves. A disk that refuses is no fault of these
+ * methods; what was said waits for it.
+ */
+export interface ChatStore {
+  /** Why nothing more may be promised, in words for people; null when all is well. */
+  readonly trouble: string | null;
+  /** A number above all that were given out before. */
+  newNumber(): number;
+
+  /** Messages were appended to a user's stream; `session` is 0 for one that nobody asks for when it has ended. */
+  wrote(to: Account, session: number, outbox: Outbox): void;
+  /** A message waits in a user's mailbox. */
+  keep(user: string, message: StoredMessage): void;
+  /** A user has all messages up to that number, wherever they are. */
+  confirmed(user: Account, upTo: number): void;
+
+  began(session: KnownSession): void;
+  /** A session's client was acted on up to that position of its stream. */
+  received(session: number, position: number): void;
+  /** A session's end: what goes back to the mailbox, what its stream had carried, and the session if it is known. */
+  settle(user: string, carried: readonly Unconfirmed[], ended: EndedSession | null): void;
+
+  /** Messages up to that number must rest in mailboxes now, unconfirmed ones of living sessions too; null: none. */
+  readonly restUpTo: number | null;
+  /** Messages that a living session carries now rest in the mailbox; of a known session also how far it is. */
+  rest(user: string, session: number, received: number, carried: readonly Unconfirmed[]): void;
+  /** All up to `restUpTo` do. */
+  rested(): void;
+
+  /** The oldest messages with a number above `after`, until their texts have `bytes`, but at least one. */
+  read(user: string, after: number, bytes: number): StoredMessage[];
+  /** Forgets the messages of the mailbox up to that number; returns how much that was. */
+  drop(user: string, upTo: number): Amount;
+  ended(token: string): EndedSession | null;
+  /** The number of the last message that an ended session had carried up to that position; 0 when there is none. */
+  carried(session: number, position: number): number;
+
+  block(user: string, other: string): void;
+  unblock(user: string, other: string): void;
+}

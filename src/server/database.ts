@@ -1,0 +1,89 @@
+import { Database, SQLiteError } from "bun:sqlite";
+import { chmodSync, mkdirSync } from "node:fs";
+import { join } from "node:path";
+
+/** What `ok` outlives: nothing; the end of this process; the loss of power too. */
+export type Durability = "none" | "process" | "power";
+
+const SYNCHRONOUS: Record<Durability, string> = { none: "OFF", process: "NORMAL", power: "FULL" };
+const SCHEMA_VERSION = 2;
+const SESSIONS = `
+  CREATE TABLE sessions (
+    number INTEGER PRIMARY KEY, token BLOB NOT NULL UNIQUE, user TEXT NOT NULL, resumable INTEGER NOT NULL,
+    replaced INTEGER NOT NULL, received INTEGER NOT NULL, ended_ms INTEGER
+  );
+  CREATE INDEX sessions_of_user ON sessions (user);
+  CREATE TRIGGER forget AFTER DELETE ON sessions BEGIN DELETE FROM carried WHERE session = old.number; END;
+  CREATE TABLE progress (sequence INTEGER NOT NULL, newest INTEGER NOT NULL, number INTEGER NOT NULL);
+`;
+const SCHEMA = `
+  CREATE TABLE mailbox (
+    user TEXT NOT NULL, number INTEGER NOT NULL, unix_ms INTEGER NOT NULL, sender TEXT NOT NULL, text BLOB NOT NULL,
+    PRIMARY KEY (user, number)
+  ) WITHOUT ROWID;
+  CREATE TABLE carried (
+    session INTEGER NOT NULL, number INTEGER NOT NULL, position INTEGER NOT NULL, PRIMARY KEY (session, number)
+  ) WITHOUT ROWID;
+  CREATE TABLE blocks (user TEXT NOT NULL, other TEXT NOT NULL, PRIMARY KEY (user, other)) WITHOUT ROWID;
+  ${SESSIONS}
+  INSERT INTO progress VALUES (0, 0, 0);
+`;
+/** From version 1, which had no journal. */
+const UPGRADE = `
+  DROP INDEX sessions_of_user;
+  DROP TRIGGER forget;
+  ALTER TABLE sessions RENAME TO sessions_1;
+  ${SESSIONS}
+  INSERT INTO sessions SELECT id, token, user, resumable, replaced, received, ended_ms FROM sessions_1;
+  DROP TABLE sessions_1;
+  INSERT INTO progress SELECT 0, 0, max(
+    (SELECT ifnull(max(number), 0) FROM mailbox), (SELECT ifnull(max(number), 0) FROM carried),
+    (SELECT ifnull(max(number), 0) FROM sessions));
+`;
+
+/** A data folder that cannot be used, and why, in words for the operator. */
+export class StoreError extends Error {}
+
+/**
+ * Opens the database of a data folder, which is made when it is missing; ":memory:" keeps nothing. The file is locked
+ * for this process alone, which is also the lock on the folder. Throws StoreError.
+ */
+export function openDatabase(folder: string, durability: Durability): Database {
+  if (folder === ":memory:") {
+    const database = new Database(":memory:");
+    database.run(SCHEMA);
+    return database;
+  }
+  const file = join(folder, "heartline.sqlite");
+  let database: Database | null = null;
+  try {
+    mkdirSync(folder, { recursive: true, mode: 0o700 });
+    database = new Database(file, { create: true });
+    chmodSync(file, 0o600);
+    database.run("PRAGMA locking_mode = EXCLUSIVE");
+    database.run("PRAGMA journal_mode = WAL");
+    database.run(`PRAGMA synchronous = ${SYNCHRONOUS[durability]}`);
+    database.run("PRAGMA cache_spill = OFF");
+    database.run("BEGIN IMMEDIATE");
+    const version = database.query<{ user_version: number }, []>("PRAGMA user_version").get()!.user_version;
+    if (version > SCHEMA_VERSION) throw new StoreError(`${file} was written by a newer Heartline`);
+    if (version === 0) database.run(SCHEMA);
+    if (version === 1) database.run(UPGRADE);
+    if (version < SCHEMA_VERSION) database.run(`PRAGMA user_version = ${SCHEMA_VERSION}`);
+    database.run("COMMIT");
+    return database;
+  } catch (error) {
+    database?.close();
+    throw error instanceof StoreError ? error : new StoreError(explain(error, folder, file));
+  }
+}
+
+function explain(error: unknown, folder: string, file: string): string {
+  const { message } = error as Error;
+  if (error instanceof SQLiteError) {
+    if (error.code?.startsWith("SQLITE_BUSY")) return `the data folder ${folder} is in use by another server`;
+    if (error.code === "SQLITE_NOTADB" || error.code?.startsWith("SQLITE_CORRUPT"))
+      return `${file} is damaged: ${message}`;
+  }
+  return `the data folder ${folder} cannot be used: ${message}`;
+}

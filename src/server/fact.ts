@@ -1,0 +1,188 @@
+import { LF } from "../protocol/ascii.ts";
+import { copy } from "../protocol/broadcast-log.ts";
+import { MARK } from "../protocol/marks.ts";
+
+/**
+ * What a record of the journal says, one after another. Each may be read again and again: it says what is so since
+ * then, not what changed.
+ *
+ * - Stored: a message waits in a user's mailbox.
+ * - Sent, Fed: messages, or mailbox entries, lie in a user's stream up to certain positions.
+ * - Confirmed: a user has every message up to that number.
+ * - Began, Received, Ended: a session that can be asked for later, how far its client's stream was acted on, its end.
+ */
+export const Fact = {
+  Stored: 1,
+  Sent: 2,
+  Fed: 3,
+  Confirmed: 4,
+  Began: 5,
+  Received: 6,
+  Ended: 7,
+  Blocked: 8,
+  Unblocked: 9,
+} as const;
+
+export type FactKind = (typeof Fact)[keyof typeof Fact];
+
+/**
+ * How many numbers each kind carries. Those of Sent and Fed are the session (0 for one that nobody asks for), Unix
+ * time, the position at which the text begins, and a count of entries, of a number and a position each, that follow.
+ */
+const NUMBERS = [0, 2, 4, 4, 1, 1, 2, 3, 0, 0];
+const COUNT = 3;
+const ENTRY = 2;
+/** Kind, flag, bytes of two names (or a token's hash), bytes of text; the numbers, the names and the text follow. */
+const HEAD = 8;
+/** Facts begin at multiples of it, so that their numbers can be stored as such: a DataView costs four times as much. */
+const ALIGNMENT = 8;
+const BUFFER_BYTES = 64 << 10;
+
+export const NOTHING = new Uint8Array(0);
+
+/** The facts of a turn, as bytes[0..length). */
+export class FactBuffer {
+  bytes = Buffer.alloc(BUFFER_BYTES);
+  length = 0;
+  #text = 0;
+  #words = new Uint32Array(this.bytes.buffer);
+  #numbers = new Float64Array(this.bytes.buffer);
+
+  /** Adds a fact about `a` and `b`, with a text and as many numbers as its kind has. */
+  add(kind: FactKind, flag: number, a: Uint8Array, b: Uint8Array, text: Uint8Array, ...numbers: number[]): void {
+    const at = this.#reserve(kind, flag, numbers.length, a, b, text.length);
+    this.#numbers.set(numbers, at);
+    copy(text, this.bytes, this.#text, 0, text.length);
+  }
+
+  /**
+   * Adds marks[first..last) of a user's stream, whose lines lie in bytes[start..end): a turn's messages are copied at
+   * once, since a copy of each costs more than everything else that is done here.
+   */
+  addMarks(
+    kind: typeof Fact.Sent | typeof Fact.Fed,
+    user: Uint8Array,
+    session: number,
+    marks: readonly number[],
+    first: number,
+    last: number,
+    bytes: Uint8Array,
+    start: number,
+    end: number,
+  ): void {
+    const count = (last - first) / MARK.fields;
+    let at = this.#reserve(kind, 0, NUMBERS[kind]! + ENTRY * count, user, NOTHING, end - start);
+    const numbers = this.#numbers;
+    numbers[at++] = session;
+    numbers[at++] = marks[first + MARK.unixMs]!;
+    numbers[at++] = marks[first + MARK.start]!;
+    numbers[at++] = count;
+    for (let i = first; i < last; i += MARK.fields) {
+      numbers[at++] = marks[i + MARK.number]!;
+      numbers[at++] = marks[i + MARK.end]!;
+    }
+    if (end > start) copy(bytes, this.bytes, this.#text, start, end);
+  }
+
+  /** Makes room for a fact, and returns where its numbers are; those and the text are still to be stored. */
+  #reserve(kind: FactKind, flag: number, numbers: number, a: Uint8Array, b: Uint8Array, textBytes: number): number {
+    const head = this.length;
+    const names = head + HEAD + ALIGNMENT * numbers;
+    const text = names + a.length + b.length;
+    const to = aligned(text + textBytes);
+    if (to > this.bytes.length) this.#grow(to);
+    this.#words[head / 4] = kind | (flag << 8) | (a.length << 16) | (b.length << 24);
+    this.#words[head / 4 + 1] = textBytes;
+    const target = this.bytes;
+    for (let i = 0; i < a.length; i++) target[names + i] = a[i]!;
+    for (let i = 0; i < b.length; i++) target[names + a.length + i] = b[i]!;
+    this.#text = text;
+    this.length = to;
+    return (head + HEAD) / ALIGNMENT;
+  }
+
+  /** A turn that was long leaves no memory behind. */
+  clear(): void {
+    this.length = 0;
+    if (this.bytes.length > 64 * BUFFER_BYTES) this.#hold(Buffer.alloc(BUFFER_BYTES));
+  }
+
+  #grow(least: number): void {
+    let count = this.bytes.length;
+    while (count < least) count *= 2;
+    const old = this.bytes;
+    this.#hold(Buffer.alloc(count));
+    old.copy(this.bytes, 0, 0, this.length);
+  }
+
+  #hold(bytes: Buffer<ArrayBuffer>): void {
+    this.bytes = bytes;
+    this.#words = new Uint32Array(bytes.buffer);
+    this.#numbers = new Float64Array(bytes.buffer);
+  }
+}
+
+/** The facts of a record, one after another. */
+export class FactReader {
+  kind = 0;
+  flag = 0;
+  a = "";
+  b = "";
+  readonly numbers = [0, 0, 0, 0];
+  /** The text is bytes[textStart..textEnd). */
+  readonly bytes: Buffer;
+  textStart = 0;
+  textEnd = 0;
+  /** How many entries a Sent or Fed has. */
+  entries = 0;
+  #entries = 0;
+  #at: number;
+  readonly #end: number;
+
+  constructor(bytes: Buffer, start: number, end: number) {
+    this.bytes = bytes;
+    this.#at = start;
+    this.#end = end;
+  }
+
+  /** The next fact into the fields; false when there is none. Throws when these are no facts. */
+  next(): boolean {
+    const { bytes } = this;
+    const at = this.#at;
+    if (at === this.#end) return false;
+    this.kind = bytes[at]!;
+    this.flag = bytes[at + 1]!;
+    const count = NUMBERS[this.kind];
+    if (count === undefined || at + HEAD > this.#end) throw new Error(`a fact of the unknown kind ${this.kind}`);
+    this.#entries = at + HEAD + ALIGNMENT * count;
+    if (this.#entries > this.#end) throw new Error("a fact that reaches beyond its record");
+    for (let i = 0; i < count; i++) this.numbers[i] = bytes.readDoubleLE(at + HEAD + ALIGNMENT * i);
+    this.entries = this.kind === Fact.Sent || this.kind === Fact.Fed ? this.numbers[COUNT]! : 0;
+    const a = this.#entries + ALIGNMENT * ENTRY * this.entries;
+    const b = a + bytes[at + 2]!;
+    this.textStart = b + bytes[at + 3]!;
+    this.textEnd = this.textStart + bytes.readUInt32LE(at + 4);
+    this.#at = aligned(this.textEnd);
+    if (!(this.#at <= this.#end)) throw new Error("a fact that reaches beyond its record");
+    this.a = bytes.toString("latin1", a, b);
+    this.b = bytes.toString("latin1", b, this.textStart);
+    return true;
+  }
+
+  /** An entry's number, and the position behind it. */
+  entry(index: number): { number: number; position: number } {
+    const at = this.#entries + ALIGNMENT * ENTRY * index;
+    return { number: this.bytes.readDoubleLE(at), position: this.bytes.readDoubleLE(at + ALIGNMENT) };
+  }
+
+  /** Of Sent: the line that ends at a position of the stream, as bytes[start..end) without its LF. */
+  line(position: number): { start: number; end: number } {
+    const end = this.textStart + position - this.numbers[2]! - 1;
+    const start = Math.max(this.textStart, this.bytes.lastIndexOf(LF, end - 1) + 1);
+    return { start, end };
+  }
+}
+
+function aligned(position: number): number {
+  return (position + ALIGNMENT - 1) & -ALIGNMENT;
+}

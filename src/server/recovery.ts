@@ -1,0 +1,212 @@
+import type { Database, SQLQueryBindings } from "bun:sqlite";
+import { join } from "node:path";
+import { wordEnd } from "../protocol/ascii.ts";
+import { type Durability, StoreError, openDatabase } from "./database.ts";
+import { Fact, FactReader } from "./fact.ts";
+import { Journal, RecordReader, SEQUENCE_SPAN, segmentName, segmentsOf } from "./journal.ts";
+import { FileFolder, type SegmentFolder } from "./segment.ts";
+import { Store } from "./store.ts";
+
+const BEGIN = "INSERT OR IGNORE INTO sessions VALUES (?, ?, ?, ?, 0, 0, NULL)";
+
+/** How recovery goes on. */
+export interface RecoveryOptions {
+  /** Takes what can be read of a damaged journal, and gives up the rest. */
+  salvage: boolean;
+  unixMs: number;
+  /** How much of it is done, from 0 to 1. */
+  progress: (part: number) => void;
+}
+
+/** What it found. */
+export interface Recovered {
+  records: number;
+  messages: number;
+  /** What was given up, in words for the operator; null when nothing was. */
+  damage: string | null;
+}
+
+/** What the last run had reached, as SQLite knows it. */
+interface Progress {
+  /** Everything up to this record rests in SQLite. */
+  sequence: number;
+  /** First record of the newest segment. */
+  newest: number;
+  number: number;
+}
+
+/** Opens a data folder as it was promised to be, whatever ended the last server. Throws StoreError. */
+export function openStore(
+  path: string,
+  durability: Durability,
+  options: RecoveryOptions,
+): { store: Store; recovered: Recovered } {
+  const database = openDatabase(path, durability);
+  if (path === ":memory:") return { store: new Store(database), recovered: { records: 0, messages: 0, damage: null } };
+  const folder = new FileFolder(join(path, "journal"));
+  try {
+    const recovered = new Recovery(database, folder, options).run();
+    return { store: newStore(database, folder, durability), recovered };
+  } catch (error) {
+    database.close();
+    if (error instanceof StoreError) throw error;
+    throw new StoreError(`the data folder ${path} cannot be used: ${(error as Error).message}`);
+  }
+}
+
+/** A store behind whose journal nothing has to be recovered. */
+export function newStore(database: Database, folder: SegmentFolder, durability: Durability): Store {
+  if (durability === "none") return new Store(database);
+  const { sequence } = database.query<Progress, []>("SELECT * FROM progress").get()!;
+  return new Store(database, new Journal(folder, sequence), durability === "power");
+}
+
+/**
+ * Brings what only the journal knows into SQLite, in one transaction: whoever is killed in the middle begins again. The
+ * facts are read twice, since what was confirmed in the end must not be inserted in the beginning; only watermarks are
+ * held in memory.
+ */
+export class Recovery {
+  readonly #database: Database;
+  readonly #folder: SegmentFolder;
+  readonly #options: RecoveryOptions;
+  readonly #progress: Progress;
+  readonly #segments: number[];
+  readonly #confirmed = new Map<string, number>();
+  readonly #received = new Map<number, number>();
+  readonly #damages: string[] = [];
+  #last: number;
+  #number: number;
+  #records = 0;
+  #messages = 0;
+
+  constructor(database: Database, folder: SegmentFolder, options: RecoveryOptions) {
+    this.#database = database;
+    this.#folder = folder;
+    this.#options = options;
+    this.#progress = database.query<Progress, []>("SELECT * FROM progress").get()!;
+    const { sequence, number } = this.#progress;
+    this.#last = sequence;
+    this.#number = number;
+    const firsts = segmentsOf(folder);
+    // What lies before the next segment's first record can be left out when all of it is settled.
+    this.#segments = firsts.filter((_, i) => (firsts[i + 1] ?? Number.POSITIVE_INFINITY) > sequence + 1);
+  }
+
+  run(): Recovered {
+    this.#read(0, (fact) => this.#learn(fact));
+    const damage = this.#damages.length > 0 ? this.#damages.join("; ") : null;
+    if (damage !== null && !this.#options.salvage) {
+      throw new StoreError(
+        `the journal ${this.#folder.path} is damaged: ${damage}. Nothing was changed. Put back what is missing, or ` +
+          "start once with --salvage, which keeps everything that can be read",
+      );
+    }
+    if (this.#records > 0 || damage !== null) this.#apply();
+    return { records: this.#records, messages: this.#messages, damage };
+  }
+
+  #apply(): void {
+    this.#database.run("BEGIN IMMEDIATE");
+    this.#read(0.5, (fact) => this.#insert(fact));
+    for (const [user, upTo] of this.#confirmed) {
+      this.#run("DELETE FROM mailbox WHERE user = ? AND number <= ?", user, upTo);
+    }
+    for (const [session, position] of this.#received) {
+      this.#run("UPDATE sessions SET received = max(received, ?) WHERE number = ?", position, session);
+    }
+    this.#run("DELETE FROM carried WHERE session NOT IN (SELECT number FROM sessions)");
+    this.#run("UPDATE sessions SET ended_ms = ? WHERE ended_ms IS NULL", this.#options.unixMs);
+    this.#run("UPDATE progress SET sequence = ?, newest = 0, number = ?", this.#last + SEQUENCE_SPAN, this.#number);
+    this.#database.run("COMMIT");
+  }
+
+  /** What was reached in the end. */
+  #learn(fact: FactReader): void {
+    const { kind, a, entries, numbers } = fact;
+    const [first = 0, second = 0] = numbers;
+    if (kind === Fact.Stored || kind === Fact.Began) this.#number = Math.max(this.#number, first);
+    if (entries > 0) this.#number = Math.max(this.#number, fact.entry(entries - 1).number);
+    if (kind === Fact.Confirmed) this.#confirmed.set(a, Math.max(first, this.#confirmed.get(a) ?? 0));
+    if (kind === Fact.Received || kind === Fact.Ended) {
+      this.#received.set(first, Math.max(second, this.#received.get(first) ?? 0));
+    }
+  }
+
+  #insert(fact: FactReader): void {
+    const { kind, flag, a, b, bytes, textStart, textEnd } = fact;
+    const [first = 0, second = 0, third = 0] = fact.numbers;
+    switch (kind) {
+      case Fact.Stored:
+        return this.#store(a, first, second, b, bytes.subarray(textStart, textEnd));
+      case Fact.Sent:
+      case Fact.Fed:
+        return this.#stream(fact);
+      case Fact.Began:
+        return void this.#run(BEGIN, first, Buffer.from(b, "latin1"), a, flag);
+      case Fact.Ended:
+        return void this.#run("UPDATE sessions SET replaced = ?, ended_ms = ? WHERE number = ?", flag, third, first);
+      case Fact.Blocked:
+        return void this.#run("INSERT OR IGNORE INTO blocks VALUES (?, ?)", a, b);
+      case Fact.Unblocked:
+        return void this.#run("DELETE FROM blocks WHERE user = ? AND other = ?", a, b);
+    }
+  }
+
+  /** Messages in a user's stream: those that are not confirmed wait, and the session had carried them. */
+  #stream(fact: FactReader): void {
+    const { kind, a: user, bytes, entries } = fact;
+    const [session = 0, unixMs = 0] = fact.numbers;
+    const confirmed = this.#confirmed.get(user) ?? 0;
+    for (let i = 0; i < entries; i++) {
+      const { number, position } = fact.entry(i);
+      if (number <= confirmed) continue;
+      if (session !== 0) this.#run("INSERT OR IGNORE INTO carried VALUES (?, ?, ?)", session, number, position);
+      if (kind === Fact.Fed) continue;
+      const { start, end } = fact.line(position);
+      const from = wordEnd(bytes, start, end) + 1;
+      const fromEnd = wordEnd(bytes, from, end);
+      this.#store(user, number, unixMs, bytes.toString("latin1", from, fromEnd), bytes.subarray(fromEnd + 1, end));
+    }
+  }
+
+  #store(user: string, number: number, unixMs: number, from: string, text: Uint8Array): void {
+    if (number <= (this.#confirmed.get(user) ?? 0)) return;
+    const sql = "INSERT OR IGNORE INTO mailbox VALUES (?, ?, ?, ?, ?)";
+    this.#messages += this.#run(sql, user, number, unixMs, from, text);
+  }
+
+  #run(sql: string, ...values: SQLQueryBindings[]): number {
+    return this.#database.query(sql).run(...values).changes;
+  }
+
+  /** Every fact of every record that is not settled, in order. The first time it notes what is missing. */
+  #read(done: number, each: (fact: FactReader) => void): void {
+    const { sequence: settled, newest } = this.#progress;
+    const isFirst = done === 0;
+    let last = settled;
+    const reached = (sequence: number, where: string): void => {
+      if (isFirst && sequence > last + 1) this.#damages.push(`records ${last + 1} to ${sequence - 1} ${where}`);
+    };
+    for (const [i, first] of this.#segments.entries()) {
+      reached(first, "are missing");
+      const { bytes } = this.#folder.open(segmentName(first));
+      const reader = new RecordReader(bytes, first);
+      for (;;) {
+        if (!reader.next()) {
+          const found = reader.goOn();
+          if (found === 0) break;
+          reached(found, `in ${segmentName(first)} cannot be read`);
+        }
+        if (reader.sequence <= settled) continue;
+        last = reader.sequence;
+        if (isFirst) this.#records++;
+        const facts = new FactReader(bytes, reader.start, reader.end);
+        while (facts.next()) each(facts);
+        this.#options.progress(done + ((i + reader.at / bytes.length) / this.#segments.length) * 0.5);
+      }
+    }
+    if (newest > settled && !this.#segments.includes(newest)) reached(newest + 1, "and on are missing");
+    this.#last = Math.max(this.#last, last);
+  }
+}
