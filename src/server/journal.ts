@@ -43,6 +43,7 @@ export class Journal {
   /** The disk refused a new segment; `prepare` tries again. */
   fault: unknown = null;
   readonly #folder: SegmentFolder;
+  readonly #segmentBytes: number;
   readonly #used: Used[] = [];
   readonly #spares: Segment[] = [];
   #filling: Filling | null = null;
@@ -53,8 +54,9 @@ export class Journal {
   #renamed = false;
 
   /** Goes on behind record `sequence`. What the folder holds is not needed any more. Throws when the disk refuses. */
-  constructor(folder: SegmentFolder, sequence: number) {
+  constructor(folder: SegmentFolder, sequence: number, segmentBytes = JOURNAL_SEGMENT_BYTES) {
     this.#folder = folder;
+    this.#segmentBytes = segmentBytes;
     this.sequence = sequence;
     const names = folder.names();
     for (const name of names) this.#spareNames = Math.max(this.#spareNames, Number(SPARE_NAME.exec(name)?.[1] ?? 0));
@@ -96,7 +98,7 @@ export class Journal {
 
   /** A segment for at least so many bytes, named for the next record. */
   #next(bytes: number): Segment {
-    const isLong = bytes > JOURNAL_SEGMENT_BYTES;
+    const isLong = bytes > this.#segmentBytes;
     while (!isLong && this.#spares.length === 0) this.#fill();
     const segment = isLong ? this.#long(bytes) : this.#spares.at(-1)!;
     segment.rename(segmentName(this.sequence + 1));
@@ -129,7 +131,7 @@ export class Journal {
 
   #fill(): void {
     try {
-      const filling = (this.#filling ??= this.#folder.fill(this.#spareName(), JOURNAL_SEGMENT_BYTES));
+      const filling = (this.#filling ??= this.#folder.fill(this.#spareName(), this.#segmentBytes));
       const segment = filling.step();
       this.fault = null;
       if (segment === null) return;
@@ -164,7 +166,7 @@ export class Journal {
   }
 
   #recycle(segment: Segment): void {
-    if (segment.bytes.length !== JOURNAL_SEGMENT_BYTES || this.#spares.length >= JOURNAL_SPARES_MAX) segment.remove();
+    if (segment.bytes.length !== this.#segmentBytes || this.#spares.length >= JOURNAL_SPARES_MAX) segment.remove();
     else {
       if (SEGMENT_NAME.test(segment.name)) segment.rename(this.#spareName());
       this.#spares.push(segment);

@@ -55,10 +55,15 @@ export function openStore(
 }
 
 /** A store behind whose journal nothing has to be recovered. */
-export function newStore(database: Database, folder: SegmentFolder, durability: Durability): Store {
+export function newStore(
+  database: Database,
+  folder: SegmentFolder,
+  durability: Durability,
+  segmentBytes?: number,
+): Store {
   if (durability === "none") return new Store(database);
   const { sequence } = database.query<Progress, []>("SELECT * FROM progress").get()!;
-  return new Store(database, new Journal(folder, sequence), durability === "power");
+  return new Store(database, new Journal(folder, sequence, segmentBytes), durability === "power");
 }
 
 /**

@@ -1,0 +1,373 @@
+import { afterEach, describe, expect, test } from "bun:test";
+import { Database } from "bun:sqlite";
+import { createHash } from "node:crypto";
+import { mkdtempSync, readFileSync, readdirSync, rmSync, unlinkSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { Account } from "../../src/chat/session.ts";
+import { Outbox } from "../../src/protocol/outbox.ts";
+import { type Durability, StoreError, openDatabase } from "../../src/server/database.ts";
+import { segmentName, segmentsOf } from "../../src/server/journal.ts";
+import { type Recovered, Recovery, newStore, openStore } from "../../src/server/recovery.ts";
+import { FileFolder } from "../../src/server/segment.ts";
+import type { Store } from "../../src/server/store.ts";
+
+const SEGMENT_BYTES = 4096;
+const UNIX_MS = 1_700_000_000_000;
+const TOKEN = "t".repeat(22);
+const [alice, bob] = [new Account("alice", ""), new Account("bob", "")] as const;
+const folders: string[] = [];
+
+afterEach(() => {
+  for (const path of folders.splice(0)) rmSync(path, { recursive: true });
+});
+
+function newPath(): string {
+  const path = mkdtempSync(join(tmpdir(), "heartline-"));
+  folders.push(path);
+  return path;
+}
+
+/** A disk on which servers come and go: what they leave behind is what they had written. */
+class Disk {
+  readonly database = openDatabase(":memory:", "process");
+  readonly folder = new FileFolder(join(newPath(), "journal"));
+  recovered: Recovered = { records: 0, messages: 0, damage: null };
+
+  /** A server starts; the one before it was killed, wherever it was. */
+  start({ salvage = false, progress = (_part: number): void => {} } = {}): Store {
+    this.kill();
+    this.recovered = new Recovery(this.database, this.folder, { salvage, unixMs: UNIX_MS, progress }).run();
+    return newStore(this.database, this.folder, "process", SEGMENT_BYTES);
+  }
+
+  kill(): void {
+    if (this.database.inTransaction) this.database.run("ROLLBACK");
+  }
+
+  /** The n-th segment's file. */
+  file(index: number): string {
+    return join(this.folder.path, segmentName(segmentsOf(this.folder).at(index)!));
+  }
+}
+
+/** Bob's stream in session `number`; `message` appends one to it, which is told to the store. */
+function newStream(store: Store, number: number, user = bob): { outbox: Outbox; message: (text: string) => number } {
+  const outbox = new Outbox({ touch: () => {} }, number === 0);
+  const message = (text: string): number => {
+    const id = store.newNumber();
+    outbox.appendMessage(id, UNIX_MS + id, Buffer.from("message alice "), Buffer.from(text), 0, text.length);
+    store.wrote(user, number, outbox);
+    return id;
+  };
+  return { outbox, message };
+}
+
+function began(store: Store, token = TOKEN): number {
+  const number = store.newNumber();
+  store.began({ number, token, user: "bob", resumable: true });
+  return number;
+}
+
+function waiting(store: Store, user = "bob"): string[] {
+  return store.read(user, 0, 1e9).map(({ from, text }) => `${from} ${Buffer.from(text)}`);
+}
+
+describe("after a kill", () => {
+  test("messages that nobody confirmed wait, with their times, in their order, of streams and mailboxes", () => {
+    const disk = new Disk();
+    const store = disk.start();
+    const { message } = newStream(store, 0);
+    const first = message("one");
+    store.keep("bob", { number: store.newNumber(), unixMs: 5, from: "carol", text: Buffer.from("\r\x00\xff") });
+    message("three of it");
+    store.save();
+    const again = disk.start();
+    // The one in the mailbox was committed too, behind the first record of a segment.
+    expect(disk.recovered).toEqual({ records: 1, messages: 2, damage: null });
+    expect(again.read("bob", 0, 1e9)).toEqual([
+      { number: first, unixMs: UNIX_MS + first, from: "alice", text: new Uint8Array(Buffer.from("one")) },
+      { number: first + 1, unixMs: 5, from: "carol", text: new Uint8Array([13, 0, 255]) },
+      {
+        number: first + 2,
+        unixMs: UNIX_MS + first + 2,
+        from: "alice",
+        text: new Uint8Array(Buffer.from("three of it")),
+      },
+    ]);
+    expect(again.newNumber()).toBe(first + 3);
+  });
+
+  test("what was not saved yet did not happen", () => {
+    const disk = new Disk();
+    const store = disk.start();
+    const { message } = newStream(store, 0);
+    message("saved");
+    store.block("bob", "alice");
+    store.save();
+    message("not saved");
+    store.unblock("bob", "alice");
+    store.keep("carol", { number: store.newNumber(), unixMs: 5, from: "bob", text: Buffer.from("x") });
+    const again = disk.start();
+    expect([waiting(again), waiting(again, "carol"), again.blocks()]).toEqual([
+      ["alice saved"],
+      [],
+      [{ user: "bob", other: "alice" }],
+    ]);
+  });
+
+  test("what was confirmed is gone, wherever it was", () => {
+    const disk = new Disk();
+    const store = disk.start();
+    store.keep("bob", { number: store.newNumber(), unixMs: 5, from: "carol", text: Buffer.from("rests") });
+    const { message } = newStream(store, 0);
+    const last = message("one");
+    message("two");
+    store.save();
+    store.confirmed(bob, last);
+    store.save();
+    expect(waiting(disk.start())).toEqual(["alice two"]);
+  });
+
+  test("a session that was alive has ended, as far as it had got, with what it carried", () => {
+    const disk = new Disk();
+    const store = disk.start();
+    store.keep("bob", { number: store.newNumber(), unixMs: 5, from: "carol", text: Buffer.from("fed") });
+    store.save();
+    store.commit();
+    const number = began(store);
+    const { outbox, message } = newStream(store, number);
+    outbox.appendMessage(1, 0, Buffer.from("stored carol 5 "), Buffer.from("fed"), 0, 3);
+    const sent = message("one");
+    store.received(number, 100);
+    store.received(number, 250);
+    store.save();
+    const again = disk.start();
+    expect(again.ended(TOKEN)).toEqual({
+      number,
+      token: TOKEN,
+      user: "bob",
+      resumable: true,
+      replaced: false,
+      received: 250,
+      endedUnixMs: UNIX_MS,
+    });
+    expect([18, 19, 36, 37].map((position) => again.carried(number, position))).toEqual([0, 1, 1, sent]);
+    expect(waiting(again)).toEqual(["carol fed", "alice one"]);
+  });
+
+  test("a session that had ended stays as it ended", () => {
+    const disk = new Disk();
+    const store = disk.start();
+    const number = began(store);
+    store.received(number, 70);
+    const ended = { number, token: TOKEN, user: "bob", resumable: true, replaced: true, received: 90, endedUnixMs: 17 };
+    store.settle("bob", [], ended);
+    store.save();
+    expect(disk.start().ended(TOKEN)).toEqual(ended);
+  });
+
+  test("blocks are as they were said last", () => {
+    const disk = new Disk();
+    const store = disk.start();
+    store.block("alice", "bob");
+    store.block("bob", "alice");
+    store.save();
+    store.unblock("alice", "bob");
+    store.block("carol", "bob");
+    store.unblock("carol", "bob");
+    store.block("carol", "bob");
+    store.save();
+    expect(
+      disk
+        .start()
+        .blocks()
+        .toSorted((a, b) => a.user.localeCompare(b.user)),
+    ).toEqual([
+      { user: "bob", other: "alice" },
+      { user: "carol", other: "bob" },
+    ]);
+  });
+
+  test("what moved to the mailbox out of an old segment is there once, and the segments are few", () => {
+    const disk = new Disk();
+    const store = disk.start();
+    const number = began(store);
+    const { outbox, message } = newStream(store, number);
+    const texts: string[] = [];
+    let rested = 0;
+    for (let i = 0; i < 300; i++) {
+      texts.push(`alice ${i} ${"x".repeat(100)}`);
+      message(texts.at(-1)!.slice(6));
+      const upTo = store.restUpTo;
+      if (upTo !== null) {
+        const carried = outbox.rest(rested, upTo, 1000);
+        store.rest("bob", number, 40 + i, carried);
+        rested = carried.at(-1)?.number ?? rested;
+        store.rested();
+      }
+      store.save();
+      expect(segmentsOf(disk.folder).length).toBeLessThan(7);
+    }
+    const again = disk.start();
+    expect(waiting(again)).toEqual(texts);
+    expect(again.carried(number, 1e9)).toBe(again.read("bob", 0, 1e9).at(-1)!.number);
+  });
+
+  test("a server that ended in order leaves nothing to recover", () => {
+    const disk = new Disk();
+    const store = disk.start();
+    const { message } = newStream(store, 0);
+    message("one");
+    store.save();
+    const { close } = disk.database;
+    disk.database.close = () => {};
+    store.settle("bob", [], null);
+    store.close();
+    disk.database.close = close;
+    disk.start();
+    expect(disk.recovered).toEqual({ records: 0, messages: 0, damage: null });
+  });
+});
+
+describe("a recovery that is killed", () => {
+  test("at any point, any number of times, leaves the same as one that is not", () => {
+    const disk = new Disk();
+    let store = disk.start();
+    const { message } = newStream(store, 0);
+    const texts = Array.from({ length: 40 }, (_, i) => `message ${i}`);
+    for (const text of texts) {
+      message(text);
+      store.save();
+    }
+    for (let steps = 1; steps < 90; steps += 7) {
+      let left = steps;
+      const progress = (): void => {
+        if (--left === 0) throw new Error("killed");
+      };
+      try {
+        store = disk.start({ progress });
+        break;
+      } catch (error) {
+        expect(String(error)).toContain("killed");
+      }
+    }
+    disk.kill();
+    expect(waiting(disk.start())).toEqual(texts.map((text) => `alice ${text}`));
+  });
+});
+
+describe("a damaged journal", () => {
+  /** Some segments of messages, `message 0` and on, one a record. */
+  function written(): Disk {
+    const disk = new Disk();
+    const store = disk.start();
+    const { message } = newStream(store, 0);
+    for (let i = 0; i < 200; i++) {
+      message(`message ${i}`);
+      store.save();
+    }
+    expect(segmentsOf(disk.folder).length).toBeGreaterThan(3);
+    return disk;
+  }
+
+  const DAMAGES: Record<string, (disk: Disk) => void> = {
+    "a changed byte in the middle": (disk) => {
+      const bytes = readFileSync(disk.file(1));
+      bytes[1000]! ^= 1;
+      writeFileSync(disk.file(1), bytes);
+    },
+    "the first segment missing": (disk) => unlinkSync(disk.file(0)),
+    "one in the middle missing": (disk) => unlinkSync(disk.file(2)),
+    "the newest missing": (disk) => unlinkSync(disk.file(-1)),
+    "an empty segment": (disk) => writeFileSync(disk.file(1), ""),
+  };
+
+  test.each(Object.keys(DAMAGES))("is refused in words that say what to do: %s", (damage) => {
+    const disk = written();
+    DAMAGES[damage]!(disk);
+    const before = readdirSync(disk.folder.path);
+    for (let i = 0; i < 2; i++) {
+      expect(() => disk.start()).toThrow(StoreError);
+      expect(() => disk.start()).toThrow(/damaged: records \d+ .*--salvage/);
+    }
+    expect(readdirSync(disk.folder.path)).toEqual(before);
+  });
+
+  test.each(Object.keys(DAMAGES))("gives what can be read when it is salvaged, and is well then: %s", (damage) => {
+    const disk = written();
+    DAMAGES[damage]!(disk);
+    const found = waiting(disk.start({ salvage: true }));
+    expect(disk.recovered.damage).toContain("records");
+    expect(found.length).toBeGreaterThan(100);
+    expect(found.length).toBeLessThan(200);
+    expect(found).toEqual([...found].sort((a, b) => Number(a.split(" ")[2]) - Number(b.split(" ")[2])));
+    const again = disk.start();
+    expect([waiting(again), disk.recovered.damage]).toEqual([found, null]);
+    newStream(again, 0).message("goes on");
+    again.save();
+    expect(waiting(disk.start())).toEqual([...found, "alice goes on"]);
+  });
+});
+
+describe("a data folder", () => {
+  function open(path: string, durability: Durability): Store {
+    return openStore(path, durability, { salvage: false, unixMs: UNIX_MS, progress: () => {} }).store;
+  }
+
+  test("may be opened with one durability after another, and loses nothing by that", () => {
+    const path = newPath();
+    for (const [i, durability] of (["process", "none", "power", "process"] as const).entries()) {
+      const store = open(path, durability);
+      expect(waiting(store)).toHaveLength(i);
+      store.keep("bob", { number: store.newNumber(), unixMs: 5, from: "carol", text: Buffer.from(durability) });
+      store.save();
+      store.close();
+    }
+  });
+
+  test("of the version before the journal is upgraded, and nothing in it is lost", () => {
+    const path = newPath();
+    const database = new Database(join(path, "heartline.sqlite"), { create: true });
+    database.run(`
+      CREATE TABLE mailbox (
+        user TEXT NOT NULL, number INTEGER NOT NULL, unix_ms INTEGER NOT NULL, sender TEXT NOT NULL, text BLOB NOT NULL,
+        PRIMARY KEY (user, number)
+      ) WITHOUT ROWID;
+      CREATE TABLE sessions (
+        id INTEGER PRIMARY KEY, token BLOB NOT NULL UNIQUE, user TEXT NOT NULL, resumable INTEGER NOT NULL,
+        replaced INTEGER NOT NULL, received INTEGER NOT NULL, ended_ms INTEGER NOT NULL
+      );
+      CREATE INDEX sessions_of_user ON sessions (user);
+      CREATE TABLE carried (
+        session INTEGER NOT NULL, number INTEGER NOT NULL, position INTEGER NOT NULL, PRIMARY KEY (session, number)
+      ) WITHOUT ROWID;
+      CREATE TRIGGER forget AFTER DELETE ON sessions BEGIN DELETE FROM carried WHERE session = old.id; END;
+      CREATE TABLE blocks (user TEXT NOT NULL, other TEXT NOT NULL, PRIMARY KEY (user, other)) WITHOUT ROWID;
+      PRAGMA user_version = 1;
+      INSERT INTO mailbox VALUES ('bob', 41, 5, 'alice', 'old');
+      INSERT INTO carried VALUES (3, 41, 77);
+      INSERT INTO blocks VALUES ('alice', 'bob');
+    `);
+    const token = createHash("sha256").update(TOKEN).digest();
+    database.query("INSERT INTO sessions VALUES (3, ?, 'bob', 1, 0, 123, 9)").run(token);
+    database.close();
+    const store = open(path, "process");
+    expect(waiting(store)).toEqual(["alice old"]);
+    expect(store.ended(TOKEN)).toMatchObject({ number: 3, received: 123, endedUnixMs: 9 });
+    expect(store.carried(3, 77)).toBe(41);
+    expect(store.blocks()).toEqual([{ user: "alice", other: "bob" }]);
+    expect(store.newNumber()).toBe(42);
+    store.close();
+  });
+});
+
+test("nothing is committed before the record that says it too", () => {
+  const disk = new Disk();
+  const store = disk.start();
+  for (let i = 0; i < 3000; i++) {
+    store.keep("bob", { number: store.newNumber(), unixMs: 5, from: alice.name, text: Buffer.from("x") });
+  }
+  disk.kill();
+  expect(waiting(disk.start())).toEqual([]);
+});
