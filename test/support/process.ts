@@ -24,6 +24,10 @@ export class ServerProcess {
     });
   }
 
+  get pid(): number {
+    return this.#process.pid;
+  }
+
   /** The port of its one line; waits for it. */
   async port(): Promise<number> {
     return Number((await this.#find("stdout", /listening on \S+:(\d+)\n/))[1]);

@@ -1,0 +1,211 @@
+import { afterEach, beforeAll, describe, expect, test } from "bun:test";
+import { mkdtempSync, rmSync, statSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { JOURNAL_SEGMENT_BYTES } from "../../src/limits.ts";
+import { ServerProcess } from "../support/process.ts";
+import { Random, seedFor } from "../support/random.ts";
+import { WireClient } from "../support/wire.ts";
+
+const PASSWORD = "secret";
+const path = mkdtempSync(join(tmpdir(), "heartline-"));
+const servers: ServerProcess[] = [];
+const clients: WireClient[] = [];
+
+beforeAll(() => {
+  const users = ["alice", "bob", "carol"].map((name) => `${name} ${PASSWORD}\n`).join("");
+  writeFileSync(join(path, "credentials.txt"), users);
+  process.once("exit", () => rmSync(path, { recursive: true, force: true }));
+});
+
+afterEach(async () => {
+  for (const client of clients.splice(0)) client.cut();
+  for (const server of servers.splice(0)) {
+    server.kill("SIGKILL");
+    await server.exits();
+  }
+});
+
+function start(data: string, ...options: string[]): ServerProcess {
+  const files = ["--credentials", join(path, "credentials.txt"), "--data", join(path, data)];
+  const server = new ServerProcess("--host", "127.0.0.1", "--port", "0", ...files, ...options);
+  servers.push(server);
+  return server;
+}
+
+async function kill(server: ServerProcess): Promise<void> {
+  server.kill("SIGKILL");
+  await server.exits();
+}
+
+/** Logs in; returns the client, and the words behind `ok`. */
+async function login(server: ServerProcess, user: string, options = ""): Promise<[WireClient, string[]]> {
+  const client = await WireClient.connect(await server.port());
+  clients.push(client);
+  client.say(`login ${user} ${PASSWORD}${options}`);
+  const [ok, ...words] = (await client.line()).split(" ");
+  expect(ok).toBe("ok");
+  return [client, words];
+}
+
+describe("after kill -9 and a restart", () => {
+  test("everything that got its ok is there, once, and the sender hears how far it was acted on", async () => {
+    const first = start("kill");
+    const [alice, [token]] = await login(first, "alice", " resumable");
+    const [bob, [tokenOfBob]] = await login(first, "bob", " resumable");
+    await alice.hears("joined bob");
+    const lines = ["message bob live", "message carol away", "block carol", "message bob unread"];
+    alice.say(...lines);
+    await alice.hears("ok sent", "ok stored", "ok", "ok sent");
+    await bob.hears("message alice live", "message alice unread");
+    await kill(first);
+
+    const second = start("kill");
+    const position = "message alice live\n".length;
+    const [again, words] = await login(second, "bob", ` resumable after=${tokenOfBob}:${position}`);
+    expect(words.slice(2)).toEqual(["received=0"]);
+    await again.hears("stored alice <ms> unread");
+    const [, wordsOfAlice] = await login(second, "alice", ` resumable after=${token}:0`);
+    expect(wordsOfAlice.slice(2)).toEqual([`received=${lines.join("\n").length + 1}`]);
+    const [carol] = await login(second, "carol");
+    await carol.hears("stored alice <ms> away");
+    await carol.asks("message alice hello", "err blocked");
+  });
+
+  test("nothing is lost or twice, whenever it is killed, again and again, by a sender that goes on where it was", async () => {
+    const random = new Random(seedFor("kills"));
+    const texts = Array.from({ length: 400 }, (_, i) => `${i} ${"x".repeat(random.below(300))}`);
+    const lines = texts.map((text) => `message bob ${text}\n`);
+    let after = "";
+    let done = 0;
+    for (let round = 0; done < lines.length; round++) {
+      const server = start("kills", ...(round % 4 === 3 ? ["--durability", "power"] : []));
+      if (round % 5 === 4) {
+        await server.port();
+        await kill(server); // It has recovered, and that is all.
+        continue;
+      }
+      const [alice, [token, , received]] = await login(server, "alice", ` resumable${after}`);
+      if (after !== "") done += countOf(lines.slice(done), Number(/^received=(\d+)$/.exec(received!)![1]));
+      const said = lines.slice(done, done + 100);
+      alice.send(said.join(""));
+      for (let left = random.below(said.length + 1); left > 0; left--) await alice.hears("ok stored");
+      await kill(server);
+      after = ` after=${token}:0`;
+    }
+    const [bob] = await login(start("kills"), "bob");
+    for (const text of texts) await bob.hears(`stored alice <ms> ${text}`);
+  });
+
+  test("an orderly stop leaves nothing to recover", async () => {
+    const first = start("stop");
+    const [alice] = await login(first, "alice");
+    await alice.asks("message bob hello", "ok stored");
+    first.kill("SIGTERM");
+    expect(await first.exits()).toBe(0);
+    const second = start("stop");
+    const [bob] = await login(second, "bob");
+    await bob.hears("stored alice <ms> hello");
+    expect(second.stderr).not.toContain("recovered");
+  });
+});
+
+/** How many of these lines fill so many bytes. */
+function countOf(lines: readonly string[], bytes: number): number {
+  let count = 0;
+  for (let left = bytes; left > 0; count++) left -= lines[count]!.length;
+  return count;
+}
+
+test("a second server on the same folder is refused; after kill -9 the next one opens it", async () => {
+  const first = start("shared");
+  await first.port();
+  const second = start("shared");
+  expect(await second.exits()).toBe(1);
+  expect(second.stderr).toMatch(/^heartline: the data folder \S+ is in use by another server\n$/);
+  await kill(first);
+  await start("shared").port();
+});
+
+test("a folder that cannot be is refused in one line", async () => {
+  writeFileSync(join(path, "file"), "");
+  const server = start("file/data");
+  expect(await server.exits()).toBe(1);
+  expect(server.stderr).toMatch(/^heartline: the data folder \S+ cannot be used: .*\n$/);
+});
+
+test("a damaged journal is refused in one line that says what to do, and --salvage does it", async () => {
+  const first = start("damaged");
+  const [alice] = await login(first, "alice");
+  for (const text of ["one", "two", "three"]) await alice.asks(`message bob ${text}`, "ok stored");
+  await kill(first);
+  const segment = join(path, "damaged/journal/0000000000000001");
+  const bytes = Buffer.from(await Bun.file(segment).bytes());
+  bytes[bytes.indexOf("two")]! ^= 1;
+  writeFileSync(segment, bytes);
+  const refused = start("damaged");
+  expect(await refused.exits()).toBe(1);
+  expect(refused.stderr).toMatch(/^heartline: the journal \S+ is damaged: records \d+ to \d+ .*--salvage.*\n$/);
+  const salvaged = start("damaged", "--salvage");
+  const [bob] = await login(salvaged, "bob");
+  await salvaged.logs(/salvaged a damaged journal/);
+  expect(await bob.line()).toMatch(/^stored alice \d+ one$/);
+});
+
+const prlimit = Bun.which("prlimit");
+if (prlimit === null) console.log("SKIPPED: a disk that refuses (there is no prlimit; Debian has it in util-linux)");
+
+describe.skipIf(prlimit === null)("a disk that refuses", () => {
+  /** The server may write no file beyond so many bytes. */
+  function limit(server: ServerProcess, bytes: number | "unlimited"): void {
+    const { exitCode, stderr } = Bun.spawnSync([prlimit!, `--fsize=${bytes}:`, "--pid", String(server.pid)]);
+    if (exitCode !== 0) throw new Error(stderr.toString());
+  }
+
+  test("is answered with err internal, loses nothing that was promised, and may have room again later", async () => {
+    const server = start("full");
+    const [alice] = await login(server, "alice");
+    limit(server, 100_000);
+    const text = "x".repeat(4000);
+    const kept: number[] = [];
+    let refused = 0;
+    for (let next = 0; refused === 0; next += 100) {
+      alice.say(...Array.from({ length: 100 }, (_, i) => `message bob ${next + i} ${text}`));
+      for (let i = 0; i < 100; i++) {
+        const reply = await alice.line();
+        if (reply === "ok stored") kept.push(next + i);
+        else expect(reply).toMatch(/^err internal the disk refuses: /);
+        if (reply !== "ok stored") refused++;
+      }
+    }
+    await server.logs(/messages are answered with err internal/);
+    await alice.asks("block carol", "err internal <words>");
+    await alice.asks("online", "ok");
+    limit(server, "unlimited");
+    await server.logs(/the disk takes everything again/);
+    await alice.asks("message bob afterwards", "ok stored");
+    await kill(server);
+    const [bob] = await login(start("full"), "bob");
+    for (const number of kept) await bob.hears(`stored alice <ms> ${number} ${text}`);
+    await bob.hears("stored alice <ms> afterwards");
+  });
+});
+
+test("the data folder is as large as the journal's segments, however much is said", async () => {
+  const server = start("large");
+  const [alice] = await login(server, "alice");
+  const [bob] = await login(server, "bob");
+  await alice.hears("joined bob");
+  const text = "x".repeat(4000);
+  for (let sent = 0; sent < 100 << 20; sent += 100 * text.length) {
+    alice.say(...Array.from({ length: 100 }, () => `message bob ${text}`));
+    for (let i = 0; i < 100; i++) {
+      await alice.hears("ok sent");
+      await bob.line();
+    }
+  }
+  const folder = join(path, "large/journal");
+  let bytes = 0;
+  for (const name of new Bun.Glob("*").scanSync(folder)) bytes += statSync(join(folder, name)).size;
+  expect(bytes).toBeLessThanOrEqual(7 * JOURNAL_SEGMENT_BYTES);
+});
