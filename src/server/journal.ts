@@ -44,6 +44,7 @@ export class Journal {
   fault: unknown = null;
   readonly #folder: SegmentFolder;
   readonly #segmentBytes: number;
+  readonly #segmentsKept: number;
   readonly #used: Used[] = [];
   readonly #spares: Segment[] = [];
   #filling: Filling | null = null;
@@ -54,9 +55,15 @@ export class Journal {
   #renamed = false;
 
   /** Goes on behind record `sequence`. What the folder holds is not needed any more. Throws when the disk refuses. */
-  constructor(folder: SegmentFolder, sequence: number, segmentBytes = JOURNAL_SEGMENT_BYTES) {
+  constructor(
+    folder: SegmentFolder,
+    sequence: number,
+    segmentBytes = JOURNAL_SEGMENT_BYTES,
+    segmentsKept = JOURNAL_SEGMENTS_KEPT,
+  ) {
     this.#folder = folder;
     this.#segmentBytes = segmentBytes;
+    this.#segmentsKept = segmentsKept;
     this.sequence = sequence;
     const names = folder.names();
     for (const name of names) this.#spareNames = Math.max(this.#spareNames, Number(SPARE_NAME.exec(name)?.[1] ?? 0));
@@ -98,13 +105,19 @@ export class Journal {
 
   /** A segment for at least so many bytes, named for the next record. */
   #next(bytes: number): Segment {
-    const isLong = bytes > this.#segmentBytes;
-    while (!isLong && this.#spares.length === 0) this.#fill();
-    const segment = isLong ? this.#long(bytes) : this.#spares.at(-1)!;
-    segment.rename(segmentName(this.sequence + 1));
-    if (!isLong) this.#spares.pop();
-    this.#renamed = true;
-    return segment;
+    try {
+      const isLong = bytes > this.#segmentBytes;
+      while (!isLong && this.#spares.length === 0) this.#fill();
+      const segment = isLong ? this.#long(bytes) : this.#spares.at(-1)!;
+      segment.rename(segmentName(this.sequence + 1));
+      if (!isLong) this.#spares.pop();
+      this.#renamed = true;
+      this.fault = null;
+      return segment;
+    } catch (error) {
+      this.fault = error;
+      throw error;
+    }
   }
 
   #long(bytes: number): Segment {
@@ -124,8 +137,8 @@ export class Journal {
     if (this.#spares.length > 0) return;
     try {
       this.#fill();
-    } catch {
-      // It stays in `fault` until it goes well.
+    } catch (error) {
+      this.fault = error;
     }
   }
 
@@ -139,7 +152,6 @@ export class Journal {
       this.#spares.push(segment);
     } catch (error) {
       this.#filling = null;
-      this.fault = error;
       throw error;
     }
   }
@@ -149,7 +161,7 @@ export class Journal {
    * `free` may reuse these. Null when there are no old ones. While the disk is full, all but the newest are old.
    */
   get old(): { number: number; sequence: number } | null {
-    const kept = this.fault === null ? JOURNAL_SEGMENTS_KEPT : 1;
+    const kept = this.fault === null ? this.#segmentsKept : 1;
     const first = this.#used.at(-kept);
     if (first === undefined || first === this.#used[0]) return null;
     return { number: first.number, sequence: Number(first.segment.name) - 1 };

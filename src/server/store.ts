@@ -95,6 +95,7 @@ export class Store implements ChatStore, StreamCopy {
   }
 
   waiting(): Waiting[] {
+    this.#open();
     const sql = "SELECT user, count(*) AS messages, total(length(text)) AS bytes FROM mailbox GROUP BY user";
     return this.#database.query<Waiting, []>(sql).all();
   }

@@ -58,7 +58,8 @@ export class CallbackProgram implements Program, Left {
 
   heard(link: Link, bytes: string): void {
     for (const line of this.#lines.of(bytes)) {
-      if (this.#stay === null) {
+      if (this.#stay === null && this.#user.isRefused(line)) this.over();
+      else if (this.#stay === null) {
         const { stay, words, again } = this.#user.loggedIn(line, this);
         this.#stay = stay;
         this.token = stay.session.token;

@@ -3,17 +3,20 @@ import { Chat } from "../../src/chat/chat.ts";
 import type { Peer, Session } from "../../src/chat/session.ts";
 import {
   BROADCAST_LOG_BYTES_MAX,
+  JOURNAL_SEGMENTS_KEPT,
   KEEPING_UP_BYTES_MAX,
   KEEPING_UP_MS,
   PRESENCE_DELAY_MS,
+  STORE_RETRY_MS,
   UNCONFIRMED_BYTES_MAX,
 } from "../../src/limits.ts";
 import { LoopTurn } from "../../src/protocol/turn.ts";
 import { Callback, Callbacks } from "../../src/server/callback.ts";
 import { Connection, Connections } from "../../src/server/connection.ts";
-import { openDatabase } from "../../src/server/database.ts";
+import { segmentsOf } from "../../src/server/journal.ts";
 import { Store } from "../../src/server/store.ts";
 import { TICK_MS, TimerWheel } from "../../src/timer-wheel.ts";
+import type { Disk } from "./disk.ts";
 import { type Ledger, Violation } from "./ledger.ts";
 import type { Link, ServerEnd } from "./network.ts";
 
@@ -38,7 +41,8 @@ export class Host {
   chat!: Chat;
   #connections!: Connections;
   #callbacks!: Callbacks;
-  readonly store = new Store(openDatabase(":memory:", "none"));
+  store!: Store;
+  readonly #disk: Disk;
   readonly #choices: HostChoices;
   readonly #ledger: Ledger;
   readonly #settled: Settled;
@@ -55,27 +59,31 @@ export class Host {
   /** The login under way ends a session of the same user. */
   #replaces = false;
 
-  constructor(choices: HostChoices, ledger: Ledger, settled: Settled) {
+  constructor(choices: HostChoices, ledger: Ledger, disk: Disk, settled: Settled) {
     this.#choices = choices;
     this.#ledger = ledger;
+    this.#disk = disk;
     this.#settled = settled;
     this.clockMs = choices.clockMs;
-    this.#watchBlocks();
+    disk.recorded = () => ledger.recorded();
     this.#start();
   }
 
-  /** As server.ts composes and loads it. */
-  #start(): void {
+  /** As server.ts composes and loads it. Returns how many records it recovered. */
+  #start(): number {
+    const { journal, records } = this.#disk.start(this.#unixMs);
+    this.store = new Store(this.#disk.database, journal);
+    this.#watchBlocks();
     const { names, silenceMs, lineBytesMax } = this.#choices;
     const ends: (() => void)[] = (this.#ends = []);
     this.#turn = new LoopTurn({
       begins: () => {
         chat.wheel.begin(this.clockMs);
-        chat.unixMs = UNIX_MS + this.clockMs - this.#choices.clockMs;
+        chat.unixMs = this.#unixMs;
       },
       ends: () => chat.turnEnds(),
-      saves: () => this.store.save(),
-      failed: (error) => this.#faults.push(error),
+      saves: () => this.#save(),
+      failed: (error) => this.#fault(error),
       later: (end) => void ends.push(end),
     });
     const chat = (this.chat = new Chat({
@@ -87,7 +95,7 @@ export class Host {
       newCaller: (session, address, port, secret) => new Callback(this.#callbacks, session, address, port, secret),
       silenceMs,
       blockMs: 60_000,
-      report: (error) => this.#faults.push(error),
+      report: (error) => this.#fault(error),
     }));
     for (const name of names) chat.accounts.add(name, PASSWORD);
     for (const { user, other } of this.store.blocks()) {
@@ -101,6 +109,25 @@ export class Host {
     this.#callbacks = new Callbacks(chat, () => {});
     this.#connections = new Connections(chat, lineBytesMax, 0);
     this.#watch(chat);
+    return records;
+  }
+
+  get #unixMs(): number {
+    return UNIX_MS + this.clockMs - this.#choices.clockMs;
+  }
+
+  #fault(error: unknown): void {
+    if (!this.#disk.isDead) this.#faults.push(error);
+  }
+
+  #save(): boolean | Promise<void> {
+    const disk = this.#disk;
+    if (disk.isDead || disk.dies("handled")) return true;
+    const saved = this.store.save();
+    if (saved !== true || disk.isDead) return saved;
+    this.#ledger.recorded();
+    disk.dies("saved");
+    return true;
   }
 
   #watch(chat: Chat): void {
@@ -227,6 +254,7 @@ export class Host {
     this.turn(() => {
       this.chat.wheel.advance(this.clockMs);
       if (++this.#ticks % (PRESENCE_DELAY_MS / TICK_MS) === 0) this.chat.announceNow();
+      if (this.#ticks % (STORE_RETRY_MS / TICK_MS) === 0) this.store.retry();
     });
   }
 
@@ -239,15 +267,36 @@ export class Host {
     });
   }
 
-  /** It has stopped, whatever was not written by now; and starts again on the same store. */
+  /** It has stopped, whatever was not written by now; and starts again. */
   startAgain(): void {
     this.turn(() => {
       for (const call of [...this.#callbacks.calls]) call.end(false);
       for (const link of [...this.#links.values()]) link.serverDies();
     });
+    if (this.#disk.isDead) return;
     for (const stay of [...this.#ledger.online.values()]) {
       throw new Violation(`${stay.user} was online when the server had stopped`);
     }
+    this.chat.settleAll();
+    const refused = this.#disk.refuses;
+    try {
+      this.store.close();
+      this.#ledger.recorded();
+    } catch (error) {
+      if (this.#disk.isDead) return;
+      if (!refused) throw error;
+      this.#ledger.crashed();
+    }
+    if (this.#disk.isDead) return;
+    const records = this.#start();
+    if (records > 0 && !refused) throw new Violation(`${records} records were left by a server that ended in order`);
+    this.listening = true;
+  }
+
+  /** It was killed, and starts again. */
+  startAfterKill(): void {
+    this.#links.clear();
+    this.#ledger.crashed();
     this.#start();
     this.listening = true;
   }
@@ -258,6 +307,8 @@ export class Host {
     if (fault !== undefined) throw fault instanceof Error ? fault : new Violation(String(fault));
     const { chat } = this;
     const { nowMs } = chat.wheel;
+    const segments = segmentsOf(this.#disk).length;
+    if (segments > 3 * JOURNAL_SEGMENTS_KEPT) throw new Violation(`the journal has ${segments} segments`);
     if (chat.log.bytes > BROADCAST_LOG_BYTES_MAX + (1 << 20)) throw new Violation("the broadcast log is too long");
     for (const session of chat.presence.online) {
       const { outbox, account, peer } = session;
@@ -266,7 +317,11 @@ export class Host {
         throw new Violation(`the positions of ${account.name}'s stream are out of order`);
       }
       const overdue = session.kind === "plain" || session.promptMs + 2 * KEEPING_UP_MS + 4 * TICK_MS < nowMs;
-      if (outbox.unconfirmed > (overdue ? UNCONFIRMED_BYTES_MAX : KEEPING_UP_BYTES_MAX)) {
+      // While the disk takes nothing, nothing leaves, and nobody can be slow.
+      if (
+        this.store.trouble === null &&
+        outbox.unconfirmed > (overdue ? UNCONFIRMED_BYTES_MAX : KEEPING_UP_BYTES_MAX)
+      ) {
         throw new Violation(`${account.name}'s stream holds ${outbox.unconfirmed} bytes`);
       }
       const silentMs = nowMs - session.heardMs;
@@ -300,7 +355,7 @@ export class Host {
   }
 
   close(): void {
-    this.store.close();
+    this.#disk.close();
   }
 }
 

@@ -24,10 +24,12 @@ export class Stay {
     this.heardMs = nowMs;
   }
 
-  expect(about: string, line: Expected): void {
-    const lines = this.expected.get(about);
-    if (lines === undefined) this.expected.set(about, [line]);
-    else lines.push(line);
+  /** Returns what takes it back. */
+  expect(about: string, line: Expected): () => void {
+    const lines = this.expected.get(about) ?? [];
+    this.expected.set(about, lines);
+    lines.push(line);
+    return () => void lines.pop();
   }
 
   /** What it did not take of the messages has left its stream. */
@@ -65,6 +67,34 @@ export class Ledger {
   /** By recipient and sender: the index of the last message heard. */
   readonly #heard = new Map<string, number>();
   heard = 0;
+  /** What was done since the last record, and how to take it back: if the server dies now, it did not happen. */
+  #undo: (() => void)[] = [];
+  /** How often the server was killed; and for messages that a plain session heard, how often by then. */
+  crashes = 0;
+  readonly #heardPlain = new Map<string, number>();
+  /** `a b`: a has or had blocked b. Whether the disk ever refused. */
+  readonly #everBlocked = new Set<string>();
+  hasRefused = false;
+
+  /** The turn's record is on the disk. */
+  recorded(): void {
+    this.#undo.length = 0;
+  }
+
+  /** The server was killed: what was not recorded did not happen, and nobody is online. */
+  crashed(): void {
+    for (const undo of this.#undo.reverse()) undo();
+    this.#undo = [];
+    this.crashes++;
+    for (const stay of this.online.values()) stay.reason = "crashed";
+    this.online.clear();
+  }
+
+  /** A request was acted on, it is said; its reply was never seen. */
+  checkActed(from: string, to: string, text: string): void {
+    if (this.accepted.has(text) || this.hasRefused || this.#everBlocked.has(`${to} ${from}`)) return;
+    throw new Violation(`a message of ${from} was acted on and lost: ${show(text)}`);
+  }
 
   blocks(by: string, other: string): boolean {
     return this.#blocks.has(`${by} ${other}`);
@@ -72,9 +102,18 @@ export class Ledger {
 
   block(by: string, other: string, on: boolean): void {
     if (this.blocks(by, other) === on) throw new Violation(`${by} (un)blocked ${other} twice`);
+    this.#set(by, other, on);
+    this.#everBlocked.add(`${by} ${other}`);
+    this.blocked.set(by, (this.blocked.get(by) ?? 0) + 1);
+    this.#undo.push(() => {
+      this.#set(by, other, !on);
+      this.blocked.set(by, this.blocked.get(by)! - 1);
+    });
+  }
+
+  #set(by: string, other: string, on: boolean): void {
     if (on) this.#blocks.add(`${by} ${other}`);
     else this.#blocks.delete(`${by} ${other}`);
-    this.blocked.set(by, (this.blocked.get(by) ?? 0) + 1);
   }
 
   began(session: Session, nowMs: number, replaced: boolean): void {
@@ -82,18 +121,26 @@ export class Ledger {
     if (!replaced) this.#announce(stay.user, "joined");
     this.online.set(stay.user, stay);
     this.stays.set(session.token, stay);
+    this.#undo.push(() => {
+      this.online.delete(stay.user);
+      this.stays.delete(session.token);
+    });
   }
 
   ended(session: Session, reason: string): void {
     const stay = this.stays.get(session.token)!;
     stay.reason = reason;
     this.online.delete(stay.user);
+    this.#undo.push(() => {
+      stay.reason = "";
+      this.online.set(stay.user, stay);
+    });
     if (reason !== "replaced" && reason !== "shutdown") this.#announce(stay.user, `left ${reason}`);
   }
 
   #announce(about: string, line: Expected): void {
     for (const stay of this.online.values()) {
-      if (stay.user !== about && !this.blocks(about, stay.user)) stay.expect(about, line);
+      if (stay.user !== about && !this.blocks(about, stay.user)) this.#undo.push(stay.expect(about, line));
     }
   }
 
@@ -104,10 +151,14 @@ export class Ledger {
     const index = this.#pairs.get(pair) ?? 0;
     this.#pairs.set(pair, index + 1);
     this.accepted.set(text, { from, to, index, unixMs });
+    this.#undo.push(() => {
+      this.accepted.delete(text);
+      this.#pairs.set(pair, index);
+    });
     if (!sent) return;
     const stay = this.online.get(to);
     if (stay === undefined) throw new Violation(`a message was "sent" to ${to}, who is offline`);
-    stay.expect(from, `message ${text}`);
+    this.#undo.push(stay.expect(from, `message ${text}`));
   }
 
   broadcast(from: string, text: string, count: number): void {
@@ -115,11 +166,12 @@ export class Ledger {
     let expected = 0;
     for (const stay of this.online.values()) {
       if (stay.user === from || this.blocks(stay.user, from)) continue;
-      stay.expect(from, `broadcast ${text}`);
+      this.#undo.push(stay.expect(from, `broadcast ${text}`));
       expected++;
     }
     if (count !== expected) throw new Violation(`a broadcast went to ${count} instead of ${expected}`);
     this.broadcasts.set(text, count);
+    this.#undo.push(() => void this.broadcasts.delete(text));
   }
 
   /** The names that `online` must list to that user. */
@@ -134,8 +186,11 @@ export class Ledger {
     if (lines?.shift() !== line) throw new Violation(`${stay.user} heard of ${about} what is not next: ${show(line)}`);
   }
 
-  /** A user has shown a message: it was accepted, comes in its order and not for the second time. */
-  shown(user: string, from: string, text: string, unixMs?: number): void {
+  /**
+   * A user has shown a message: it was accepted, comes in its order and not for the second time, unless it was a plain
+   * session that heard it before, and the server was killed since.
+   */
+  shown(user: string, from: string, text: string, isPlain: boolean, unixMs?: number): void {
     const message = this.accepted.get(text);
     if (message === undefined || message.from !== from || message.to !== user) {
       throw new Violation(`${user} heard what nobody said: ${show(text)}`);
@@ -143,6 +198,9 @@ export class Ledger {
     if (unixMs !== undefined && unixMs !== message.unixMs) throw new Violation(`${show(text)} has a wrong time`);
     const pair = `${from} ${user}`;
     const next = this.#heard.get(pair) ?? 0;
+    const mayRepeat = (this.#heardPlain.get(text) ?? this.crashes) < this.crashes;
+    if (isPlain && (message.index === next || mayRepeat)) this.#heardPlain.set(text, this.crashes);
+    if (message.index < next && mayRepeat) return;
     if (message.index < next) throw new Violation(`${user} heard twice: ${show(text)}`);
     if (message.index > next) throw new Violation(`${user} heard too early, or lost one before: ${show(text)}`);
     this.#heard.set(pair, next + 1);

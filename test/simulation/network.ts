@@ -1,5 +1,11 @@
 import type { Random } from "../support/random.ts";
 
+/** Tells whether the server was killed, and goes on only because it is in the middle of a turn. */
+export interface Grave {
+  readonly isGone: boolean;
+  readonly isDead: boolean;
+}
+
 /** The server's end of a connection: what the runtime calls. */
 export interface ServerEnd {
   data(chunk: Buffer): void;
@@ -56,9 +62,12 @@ export class Link {
   #clientOpen = true;
   #tellClient = false;
 
-  constructor(client: ClientEnd, room: number) {
+  readonly #grave: Grave;
+
+  constructor(client: ClientEnd, room: number, grave: Grave) {
     this.client = client;
     this.room = room;
+    this.#grave = grave;
   }
 
   /** Nothing will happen on it any more. */
@@ -86,6 +95,7 @@ export class Link {
   // The server's socket.
 
   write(bytes: Buffer, offset: number, length: number): number {
+    if (this.#grave.isGone) return length;
     if (!this.#serverOpen) return -1;
     const count = Math.max(0, Math.min(length, this.room - this.down.length - this.#swallowed));
     if (this.#cut && !this.faithful) this.#swallowed += count;
@@ -95,10 +105,15 @@ export class Link {
   }
 
   shutdown(): void {
+    if (this.#grave.isDead) return;
     this.#downEnded = true;
   }
 
   end(): void {
+    if (!this.#grave.isDead) this.#end();
+  }
+
+  #end(): void {
     this.#downEnded = true;
     this.#serverOpen = false;
     this.#tellServer = true;
@@ -109,6 +124,15 @@ export class Link {
     this.end();
     this.#serverTold = true;
     this.server?.closed();
+  }
+
+  /** The server's process is killed: of what its kernel has, any part may still arrive. */
+  serverKilled(random: Random): void {
+    this.server = null;
+    this.#end();
+    this.#serverTold = true;
+    if (this.faithful) this.takeDown(Number.POSITIVE_INFINITY);
+    else this.down = this.down.slice(0, random.below(this.down.length + 1));
   }
 
   pause(): void {

@@ -186,6 +186,7 @@ export class ResumableProgram implements Program, Left {
   }
 
   #loggedIn(line: string): void {
+    if (this.#user.isRefused(line)) return this.#over();
     const { stay, again } = this.#user.loggedIn(line, this);
     this.#stay = stay;
     this.token = stay.session.token;

@@ -1,5 +1,6 @@
 import { Random } from "../support/random.ts";
 import { CallbackProgram } from "./callback-program.ts";
+import { DEATHS, Disk } from "./disk.ts";
 import { type CallHandlers, Host, callEnd } from "./host.ts";
 import { Ledger, Violation } from "./ledger.ts";
 import { type ClientEnd, Link } from "./network.ts";
@@ -29,7 +30,11 @@ export class Simulation implements Surroundings {
   readonly ledger = new Ledger();
   readonly random: Random;
   calm = false;
+  readonly #disk: Disk;
   readonly #host: Host;
+  /** In some seeds the server is killed, or its disk refuses, now and then. */
+  readonly #kills: boolean;
+  readonly #refuses: boolean;
   readonly #users: User[];
   #links: Link[] = [];
   #dialled: Dialled[] = [];
@@ -46,8 +51,11 @@ export class Simulation implements Surroundings {
     this.#trace = trace;
     this.#large = this.random.oneIn(8) || large;
     const lineBytesMax = this.#large ? 400_000 : 200;
+    this.#kills = this.random.oneIn(2);
+    this.#refuses = this.random.oneIn(6);
+    this.#disk = new Disk(this.random);
     const choices = { names: NAMES, silenceMs: SILENCE_MS, lineBytesMax, clockMs: 5000 + this.random.below(1000) };
-    this.#host = new Host(choices, this.ledger, (link) => {
+    this.#host = new Host(choices, this.ledger, this.#disk, (link) => {
       link.takeDown(Number.POSITIVE_INFINITY);
       if (link.client instanceof PlainProgram) link.client.settled();
     });
@@ -65,6 +73,7 @@ export class Simulation implements Surroundings {
     try {
       for (let step = 0; step < STEPS; step++) {
         this.#step();
+        this.#bury();
         this.#host.check();
       }
       this.#finish();
@@ -78,7 +87,7 @@ export class Simulation implements Surroundings {
   connect(client: ClientEnd): Link | null {
     if (!this.#host.listening) return null;
     const room = this.random.between(10, 600) * (this.#large ? 500 : 1);
-    const link = new Link(client, room);
+    const link = new Link(client, room, this.#disk);
     this.#links.push(link);
     this.#host.turn(() => this.#host.accept(link));
     return link;
@@ -90,6 +99,8 @@ export class Simulation implements Surroundings {
 
   #step(): void {
     const { random } = this;
+    if (this.#kills && random.oneIn(15)) this.#kill();
+    if (this.#refuses && random.oneIn(20)) this.#refuse(!this.#disk.refuses);
     if (this.#stopping > 0 && --this.#stopping === 0) {
       this.#did("the server starts again");
       this.#host.startAgain();
@@ -131,7 +142,7 @@ export class Simulation implements Surroundings {
     if (!(program instanceof CallbackProgram) || (!this.calm && this.random.oneIn(8))) {
       return this.#host.turn(() => handlers.connectError(null));
     }
-    const link = new Link(program.called(), this.random.between(100, 2000) * (this.#large ? 500 : 1));
+    const link = new Link(program.called(), this.random.between(100, 2000) * (this.#large ? 500 : 1), this.#disk);
     link.server = callEnd(link, handlers);
     this.#links.push(link);
     this.#host.turn(() => handlers.open(link));
@@ -165,6 +176,29 @@ export class Simulation implements Surroundings {
     this.#did("the server stops");
     this.#host.stop();
     this.#stopping = 1 + this.random.below(10);
+  }
+
+  /** The server is killed at once, or somewhere in its next turn. */
+  #kill(): void {
+    this.#disk.death = this.random.pick([...DEATHS, null]);
+    this.#did(`the server will be killed: ${this.#disk.death ?? "now"}`);
+    if (this.#disk.death === null) this.#disk.die();
+  }
+
+  /** A server that was killed has come to the end of its turn: another one starts. */
+  #bury(): void {
+    if (!this.#disk.isDead) return;
+    this.#did("the server was killed, and starts again");
+    this.#stopping = 0;
+    this.#dialled = [];
+    for (const link of this.#links) link.serverKilled(this.random);
+    this.#host.startAfterKill();
+  }
+
+  #refuse(on: boolean): void {
+    this.#did(`the disk ${on ? "refuses" : "takes everything again"}`);
+    this.#disk.refuses = on;
+    this.ledger.hasRefused ||= on;
   }
 
   #act(user: User): void {
@@ -228,6 +262,9 @@ export class Simulation implements Surroundings {
   #finish(): void {
     this.calm = true;
     this.#did("all is calm from now on");
+    this.#disk.death = null;
+    if (this.#disk.refuses) this.#refuse(false);
+    this.#host.pass(3000);
     if (!this.#host.listening) this.#host.startAgain();
     for (let round = 0; round < ROUNDS_MAX; round++) {
       for (const user of this.#users) this.#comeBack(user, round);

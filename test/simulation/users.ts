@@ -84,6 +84,13 @@ export class User {
     return `login ${this.name} ${PASSWORD}${option}${after}\n`;
   }
 
+  /** The disk takes nothing, so nobody gets a session that must be remembered. */
+  isRefused(line: string): boolean {
+    if (!isRefused(line) || !this.around.ledger.hasRefused) return false;
+    this.lostLogins--;
+    return true;
+  }
+
   /** The reply to a login: the session, and what of the one before is to be asked again. */
   loggedIn(line: string, program: Left | null): { stay: Stay; words: string[]; again: Request[] } {
     const [ok, token = "", silence, ...words] = line.split(" ");
@@ -100,12 +107,17 @@ export class User {
     }
     const received = said === undefined ? Number.POSITIVE_INFINITY : Number(said.slice("received=".length));
     for (const request of left?.unanswered ?? []) {
+      if (request.end <= received && said !== undefined) this.#acted(request);
       if (request.end <= received) this.unknown(request);
       else if (request.end - request.line.length < received) throw new Violation(`received=${received} is in a line`);
       else if (request.verb !== "alive" && request.verb !== "logout") again.push(request);
     }
     this.left = program;
     return { stay, words, again };
+  }
+
+  #acted({ verb, line, text }: Request): void {
+    if (verb === "message") this.around.ledger.checkActed(this.name, line.split(" ")[1]!, text);
   }
 
   /** Whether a request was acted on will never be known. */
@@ -121,9 +133,10 @@ export class User {
     if (verb === "message") {
       if (repeats) return true;
       ledger.hears(stay, from, `message ${text}`);
-      ledger.shown(this.name, from, text);
+      ledger.shown(this.name, from, text, stay.kind === "plain");
     } else if (verb === "stored") {
-      if (!repeats) ledger.shown(this.name, from, text.slice(third.length + 1), Number(third));
+      const said = text.slice(third.length + 1);
+      if (!repeats) ledger.shown(this.name, from, said, stay.kind === "plain", Number(third));
     } else if (verb === "broadcast") ledger.hears(stay, from, `broadcast ${text}`);
     else if (verb === "joined") ledger.hears(stay, from, "joined");
     else if (verb === "left") ledger.hears(stay, from, `left ${text}`);
@@ -144,6 +157,9 @@ export class User {
 
   #fits({ kind, session }: Stay, { verb, text, confirms, end }: Request, line: string): boolean {
     const { ledger } = this.around;
+    if (isRefused(line) && ["message", "block", "unblock"].includes(verb)) {
+      return ledger.hasRefused && !ledger.accepted.has(text);
+    }
     switch (verb) {
       case "message":
         return line === "err blocked" ? !ledger.accepted.has(text) : isOk(line) && ledger.accepted.has(text);
@@ -168,6 +184,11 @@ export class User {
         return line === (kind === "plain" ? "ok" : `ok ${kind === "callback" ? 0 : end}`);
     }
   }
+}
+
+/** The disk takes nothing, so nothing is promised. */
+export function isRefused(line: string): boolean {
+  return line.startsWith("err internal the disk refuses");
 }
 
 function isOk(line: string): boolean {
