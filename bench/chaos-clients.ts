@@ -4,6 +4,7 @@ import { createInterface } from "node:readline";
 import { ChatClient, ChatError, type ChatEvent, type ClientState, type StateStore } from "../src/client/client.ts";
 import { StateFile } from "../src/client/state-file.ts";
 import { Random } from "../test/support/random.ts";
+import { Block, type BlockState, mayBlock } from "./chaos-blocks.ts";
 
 /** What a process of clients is told by the harness. */
 export interface ClientsOrder {
@@ -13,7 +14,7 @@ export interface ClientsOrder {
   first: number;
   count: number;
   users: number;
-  /** Messages a second, of all its users together; 0 only listens. */
+  /** Messages a second, of all its users together; 0 only listens, and every other user has lost the state. */
   rate: number;
   seed: number;
 }
@@ -51,8 +52,9 @@ export function textOf(number: number): string {
 /**
  * One user, who says things and logs what happens, at the moment at which it happens. A log has a line each for: `run`,
  * a start of the process; `i <to> <n>`, about to be sent; `k <to> <n>`, kept in a saved state; `o`, `u` and `n` (with
- * <to> <n> <code>), accepted, unknown and refused; `r <from> <n>`, shown; `s`, all before it is saved; `lost`,
- * `back` and `login`, of the session; `ended`, it does not come back; and `fault`, what must never be.
+ * <to> <n> <code>), accepted, unknown and refused; `r <from> <n>`, shown; `s`, all before it is saved; `b <user>
+ * <state>`, a block; `lost`, `back` and `login`, of the session; `ended`, it does not come back; and `fault`, what must
+ * never be. A broadcast is a message to `*`, and shown as one from `*<from>`.
  */
 class Talker {
   readonly user: string;
@@ -65,14 +67,22 @@ class Talker {
   #client: ChatClient | null = null;
   #isIn = false;
   #token = "";
+  #away = false;
   #leaving = false;
   unanswered = 0;
+  /** Whom it may block, and by whom it may be blocked. */
+  readonly #block: Block | null = null;
+  #threat: Block | null = null;
 
-  constructor(order: ClientsOrder, index: number, numbers: Map<string, number>, reached: (instant: Instant) => void) {
+  /** `others` are the users before it. */
+  constructor(order: ClientsOrder, others: readonly Talker[], earlier: string, reached: (instant: Instant) => void) {
+    const index = order.first + others.length;
     this.#order = order;
     this.#index = index;
     this.user = nameOf(index);
-    this.#numbers = numbers;
+    this.#numbers = numbersIn(earlier);
+    const other = isCallback(index) ? undefined : others.find((talker) => mayBlock(this.user, talker.user));
+    if (other !== undefined) this.#block = other.#threat = new Block(this.user, other.user, blockIn(earlier));
     this.#reached = reached;
     this.#log = openSync(logOf(order.folder, this.user), "a");
     this.#note("run");
@@ -80,6 +90,11 @@ class Talker {
 
   get isIn(): boolean {
     return this.#isIn;
+  }
+
+  /** Nothing is on its way from here, and it can leave. */
+  get isQuiet(): boolean {
+    return !this.#away && this.unanswered === 0;
   }
 
   #note(lines: string): void {
@@ -114,8 +129,8 @@ class Talker {
       session: isCallback(this.#index) ? "callback" : "resumable",
       store: (user) => this.#watched(new StateFile(join(folder, "state"), user, "127.0.0.1", 1, die)),
       onEvent: (event) => this.#show(event),
-      onLost: () => this.#note("lost"),
-      onBack: () => this.#note("back"),
+      onLost: () => this.#isAway(true),
+      onBack: () => this.#isAway(false),
       onRecovered: (request, again) => {
         const [verb, to, number] = request.split(" ");
         if (verb === "message") this.#note(`${again ? "o" : "u"} ${to} ${number} recovered`);
@@ -125,10 +140,15 @@ class Talker {
     return client;
   }
 
+  #isAway(is: boolean): void {
+    this.#away = is;
+    this.#note(is ? "lost" : "back");
+  }
+
   /** A store that logs what is saved, once it is. */
   #watched(store: StateStore): StateStore {
     return {
-      load: () => store.load(),
+      load: () => (this.#order.rate === 0 && this.#index % 2 === 1 ? null : store.load()),
       save: (state: ClientState) => {
         this.#reached("saving");
         store.save(state);
@@ -147,33 +167,75 @@ class Talker {
   }
 
   #show(event: ChatEvent): void {
-    if (event.kind !== "message" && event.kind !== "stored") return;
+    if (!("text" in event)) return;
     const number = Number.parseInt(event.text, 10);
-    if (event.text === textOf(number)) this.#note(`r ${event.from} ${number}`);
-    else this.#note(`fault torn: ${event.from} ${event.text.slice(0, 40)}`);
+    const from = event.kind === "broadcast" ? `*${event.from}` : event.from;
+    if (event.text === textOf(number)) this.#note(`r ${from} ${number}`);
+    else this.#note(`fault torn: ${from} ${event.text.slice(0, 40)}`);
     this.#reached("shown");
   }
 
-  /** Says the next message to one of its partners, unless too many wait for their answers. */
+  /** Says the next message to one of its partners, or asks for something else, unless too much waits for its answer. */
   say(random: Random): void {
-    if (!this.#isIn || this.#client === null || this.unanswered >= UNANSWERED_MAX) return;
-    if (random.oneIn(50)) return void this.#ask(this.#client);
-    const to = nameOf((this.#index + random.pick(PARTNERS)) % this.#order.users);
+    const client = this.#client;
+    if (!this.#isIn || client === null || this.unanswered >= UNANSWERED_MAX) return;
+    if (random.oneIn(50)) return void this.#ask(client);
+    if (this.#block?.isAsked === false && random.oneIn(6)) return void this.#turn(client, this.#block);
+    // Everybody hears a broadcast: so seldom it is about as much as all messages.
+    if (random.oneIn(Math.ceil(this.#order.users / 2))) return this.#tell("*", (text) => client.broadcast(text));
+    const partners = PARTNERS.map((distance) => nameOf((this.#index + distance) % this.#order.users));
+    if (this.#threat !== null) partners.push(this.#threat.by, this.#threat.by);
+    const to = random.pick(partners);
+    this.#tell(to, (text) => client.message(to, text));
+  }
+
+  #tell(to: string, say: (text: string) => Promise<unknown>): void {
     const number = (this.#numbers.get(to) ?? 0) + 1;
     this.#numbers.set(to, number);
     this.unanswered++;
     this.#note(`i ${to} ${number}`);
-    this.#client.message(to, textOf(number)).then(
-      () => this.#answered(`o ${to} ${number}`),
-      (error: unknown) => this.#answered(`${verdictOn(error)} ${to} ${number} ${codeOf(error)}`),
+    const asked = this.#threat?.changes ?? 0;
+    const block = (): BlockState => (to === this.#threat?.by ? this.#threat.since(asked) : "free");
+    say(textOf(number)).then(
+      () => {
+        this.#answered(`o ${to} ${number}`);
+        if (block() === "blocked") this.#note(`fault blocked by ${to}, and ${number} was accepted`);
+      },
+      (error: unknown) => {
+        const code = codeOf(error);
+        this.#answered(`${isUnknown(code) ? "u" : "n"} ${to} ${number} ${code}`);
+        if (code === "blocked" && block() === "free")
+          this.#note(`fault not blocked by ${to}, who was not told ${number}`);
+      },
     );
   }
 
   /** A question whose answer can be told from a message's: replies must not change places. */
   async #ask(client: ChatClient): Promise<void> {
     this.unanswered++;
+    const threat = this.#threat;
+    const asked = threat?.changes ?? 0;
     const { names } = await client.online().catch(() => ({ names: ["u0"] }));
+    const isSeen = threat !== null && threat.since(asked) === "blocked" && names.includes(threat.by);
+    if (isSeen) this.#note(`fault blocked by ${threat.by}, and sees who did it`);
     this.#answered(names.every((name) => /^u\d+$/.test(name)) ? "online" : `fault reply: ${names.join(" ")}`);
+  }
+
+  /** Blocks whom it may block, or takes it back. */
+  async #turn(client: ChatClient, block: Block): Promise<void> {
+    const { other, state } = block;
+    const wanted = state === "blocked" ? "free" : "blocked";
+    this.unanswered++;
+    block.isAsked = true;
+    block.becomes("unknown");
+    this.#note(`b ${other} unknown`);
+    const request = wanted === "blocked" ? client.block(other) : client.unblock(other);
+    const code = await request.then(() => "ok", codeOf);
+    const isDone = code === "ok" || (state === "unknown" && ["already_blocked", "not_blocked"].includes(code));
+    if (isDone) block.becomes(wanted);
+    else if (!isUnknown(code)) this.#note(`fault ${other} was ${state}, and to be ${wanted}: ${code}`);
+    block.isAsked = false;
+    this.#answered(`b ${other} ${block.state}`);
   }
 
   #answered(line: string): void {
@@ -181,10 +243,14 @@ class Talker {
     this.#note(line);
   }
 
+  /** Logs out, and so confirms what was shown. */
   async leave(): Promise<void> {
     this.#leaving = true;
-    await this.#client?.logout().catch(() => {});
-    this.#client?.close();
+    const client = this.#client!;
+    // A callback session may have ended without its client's noticing: the second time it has taken it up.
+    const logout = client.logout().catch(() => client.logout());
+    await logout.catch((error: unknown) => this.#note(`fault logout: ${codeOf(error)}`));
+    client.close();
   }
 }
 
@@ -192,18 +258,22 @@ function codeOf(error: unknown): string {
   return error instanceof ChatError ? error.code : String(error);
 }
 
-/** `u` when nobody knows what became of it, `n` when it was not acted on. */
-function verdictOn(error: unknown): "u" | "n" {
-  return ["unknown_outcome", "closed"].includes(codeOf(error)) ? "u" : "n";
+/** Nobody knows what became of it. */
+function isUnknown(code: string): boolean {
+  return code === "unknown_outcome" || code === "closed";
 }
 
-/** The last number that each user had given to a message to each other one, from the logs of earlier runs. */
-async function numbersOf({ folder }: ClientsOrder, user: string): Promise<Map<string, number>> {
-  const log = Bun.file(logOf(folder, user));
+/** The last number that a user had given to a message to each other one, from the log of earlier runs. */
+function numbersIn(log: string): Map<string, number> {
   const numbers = new Map<string, number>();
-  if (!(await log.exists())) return numbers;
-  for (const [, to, number] of (await log.text()).matchAll(/^i (\S+) (\d+)$/gm)) numbers.set(to!, Number(number));
+  for (const [, to, number] of log.matchAll(/^i (\S+) (\d+)$/gm)) numbers.set(to!, Number(number));
   return numbers;
+}
+
+/** What became of that user's block. */
+function blockIn(log: string): BlockState {
+  const last = [...log.matchAll(/^b \S+ (\w+)$/gm)].at(-1);
+  return (last?.[1] as BlockState | undefined) ?? "free";
 }
 
 /**
@@ -218,8 +288,9 @@ async function main(): Promise<void> {
     if (doom?.instant === instant && --doom.left <= 0) process.kill(process.pid, "SIGKILL");
   };
   const talkers: Talker[] = [];
-  for (let index = order.first; index < order.first + order.count; index++) {
-    talkers.push(new Talker(order, index, await numbersOf(order, nameOf(index)), reached));
+  while (talkers.length < order.count) {
+    const log = Bun.file(logOf(order.folder, nameOf(order.first + talkers.length)));
+    talkers.push(new Talker(order, talkers, (await log.exists()) ? await log.text() : "", reached));
   }
   let stopped = order.rate === 0;
   let said = "";
@@ -228,7 +299,7 @@ async function main(): Promise<void> {
       random.pick(talkers).say(random);
     }
     const out = talkers.filter(({ isIn }) => !isIn);
-    const busy = stopped ? talkers.filter(({ unanswered }) => unanswered > 0) : [];
+    const busy = stopped ? talkers.filter(({ isIn, isQuiet }) => isIn && !isQuiet) : [];
     const waiting = [...out, ...busy].map(({ user }) => user).join(" ");
     const now = out.length > 0 ? `out ${waiting}` : !stopped ? "in" : busy.length > 0 ? `busy ${waiting}` : "quiet";
     if (now !== said) process.stdout.write(`${(said = now)}\n`);
@@ -241,7 +312,7 @@ async function main(): Promise<void> {
     if (verb !== "leave") return;
     clearInterval(beat);
     const all = Promise.all(talkers.map((talker) => talker.leave()));
-    void Promise.race([all, Bun.sleep(LEAVE_MS)]).then(() => process.exit(0));
+    void Promise.race([all.then(() => 0), Bun.sleep(LEAVE_MS).then(() => 1)]).then((code) => process.exit(code));
   });
   // Without its harness it is nobody's.
   input.on("close", () => process.exit(1));

@@ -1,4 +1,5 @@
 import { closeSync, openSync, readSync } from "node:fs";
+import { mayBlock } from "./chaos-blocks.ts";
 import { isCallback, logOf, nameOf } from "./chaos-clients.ts";
 
 /** What came of the messages, and how much happened to the sessions that carried them. */
@@ -8,6 +9,10 @@ export interface Tally {
   received: number;
   refused: number;
   unknown: number;
+  /** Broadcasts with an `ok`, and shown, by everybody together; blocks made and taken back. */
+  broadcasts: number;
+  heard: number;
+  blocks: number;
   resumes: number;
   logins: number;
   saves: number;
@@ -23,8 +28,8 @@ export interface Tally {
   overtaken: number;
 }
 
-/** A refusal that says for sure that nothing was acted on; any other one must not come. */
-const REFUSALS = ["not_sent", "unknown_session"];
+/** A refusal that says for sure that nothing was acted on; any other one must not come. Talkers judge `blocked`. */
+const REFUSALS = ["not_sent", "unknown_session", "blocked"];
 
 interface Message {
   outcome: "o" | "u" | "n" | "";
@@ -36,12 +41,17 @@ interface Message {
 /** One user's log, as far as it was read. */
 class Log {
   readonly user: string;
-  /** Messages by `<to> <number>`. */
+  /** Messages by `<to> <number>`, broadcasts by `* <number>`. */
   readonly sent = new Map<string, Message>();
-  /** What was shown, as `<from> <number>`, with `s` where everything before was saved, and `run` at a start. */
+  /**
+   * What was shown, as `<from> <number>` or `*<from> <number>`, with `s` where everything before was saved, and `run`
+   * at a start.
+   */
   readonly shown: string[] = [];
   readonly faults: string[] = [];
   accepted = 0;
+  broadcasts = 0;
+  blocks = 0;
   resumes = 0;
   logins = 0;
   saves = 0;
@@ -80,8 +90,9 @@ class Log {
     else if (what === "run") this.shown.push(what);
     else if (what === "s") {
       this.saves++;
-      if (this.shown.at(-1)?.startsWith("u")) this.shown.push(what);
-    } else if (what === "login") {
+      if (/^[u*]/.test(this.shown.at(-1) ?? "")) this.shown.push(what);
+    } else if (what === "b") this.blocks += Number(number !== "unknown");
+    else if (what === "login") {
       this.#isNew = true;
       this.logins++;
     } else if (what === "lost") this.#isNew = false;
@@ -102,7 +113,9 @@ class Log {
     // What is known stays known; an earlier run's state may not have been told.
     if (message.outcome === "o") return;
     message.outcome = outcome;
-    if (outcome === "o") this.accepted++;
+    if (outcome !== "o") return;
+    if (key.startsWith("*")) this.broadcasts++;
+    else this.accepted++;
   }
 }
 
@@ -130,7 +143,8 @@ export class Verdict {
 
   tally(): Tally {
     const tally: Tally = {
-      ...{ accepted: 0, received: 0, refused: 0, unknown: 0, resumes: 0, logins: 0, saves: 0 },
+      ...{ accepted: 0, received: 0, refused: 0, unknown: 0, broadcasts: 0, heard: 0, blocks: 0 },
+      ...{ resumes: 0, logins: 0, saves: 0 },
       ...{ lost: [], twice: [], disordered: [], faults: [], shownAgain: 0, neverKept: 0, overtaken: 0 },
     };
     for (const { sent } of this.#logs.values()) for (const message of sent.values()) message.shown = false;
@@ -146,6 +160,7 @@ export class Verdict {
     let saved = new Map<string, number>();
     let unsaved: string[] = [];
     const mayRepeat = new Set<string>();
+    const seen = new Set<string>();
     for (const entry of shown) {
       if (entry === "s") {
         saved = new Map(last);
@@ -161,35 +176,44 @@ export class Verdict {
       }
       const [from = "", text = ""] = entry.split(" ");
       const number = Number(text);
-      const message = this.#logs.get(from)?.sent.get(`${user} ${number}`);
+      const isBroadcast = from.startsWith("*");
+      const sender = isBroadcast ? from.slice(1) : from;
+      const message = this.#logs.get(sender)?.sent.get(`${isBroadcast ? "*" : user} ${number}`);
       if (message === undefined) {
         tally.faults.push(`${user} was shown ${entry}, which was never said`);
         continue;
       }
-      unsaved.push(entry);
-      const isTwice = message.shown && !mayRepeat.delete(entry);
+      const isTwice = seen.has(entry) && !mayRepeat.delete(entry);
       if (isTwice) tally.twice.push(`${from} > ${user} ${number}`);
-      else if (message.shown) tally.shownAgain++;
+      else if (isBroadcast) tally.heard++;
+      else if (seen.has(entry)) tally.shownAgain++;
       else tally.received++;
+      seen.add(entry);
       message.shown = true;
       const before = last.get(from) ?? 0;
       if (number > before) last.set(from, number);
-      else if (this.#callback.has(from) && message.outcome !== "o") tally.overtaken++;
+      else if (this.#callback.has(sender) && message.outcome !== "o") tally.overtaken++;
       else if (!isTwice) tally.disordered.push(`${from} > ${user} ${number} after ${before}`);
+      // No session carries a broadcast of an earlier one: it has no second time.
+      if (isBroadcast) saved.set(from, last.get(from)!);
+      else unsaved.push(entry);
     }
   }
 
-  #judgeSent({ user, sent, faults, resumes, logins, saves, accepted }: Log, tally: Tally): void {
-    tally.resumes += resumes;
-    tally.logins += logins;
-    tally.saves += saves;
-    tally.accepted += accepted;
-    tally.faults.push(...faults);
+  #judgeSent(log: Log, tally: Tally): void {
+    const { user, sent } = log;
+    for (const count of ["resumes", "logins", "saves", "accepted", "broadcasts", "blocks"] as const) {
+      tally[count] += log[count];
+    }
+    tally.faults.push(...log.faults);
     for (const [key, { outcome, kept, shown }] of sent) {
-      const mustCome = outcome === "o" || (kept && outcome !== "n" && !this.#callback.has(user));
+      if (outcome === "n" && shown) tally.faults.push(`${user} > ${key} was refused, and shown`);
+      if (key.startsWith("*")) continue;
+      // What was acted on, or will be, and may not be refused.
+      const isSure = kept && outcome !== "n" && !this.#callback.has(user) && !mayBlock(key.split(" ", 1)[0]!, user);
+      const mustCome = outcome === "o" || isSure;
       if (mustCome && !shown) tally.lost.push(`${user} > ${key} (${outcome || "no outcome"}${kept ? ", kept" : ""})`);
       if (outcome === "n") tally.refused++;
-      if (outcome === "n" && shown) tally.faults.push(`${user} > ${key} was refused, and shown`);
       if (outcome === "u" || outcome === "") tally.unknown++;
       if (outcome === "" && !kept && !shown) tally.neverKept++;
     }
@@ -202,6 +226,11 @@ export interface Deeds {
   outages: number;
   stalls: number;
   kills: number;
+  /** Of the server, and those of them before it listened again. */
+  serverKills: number;
+  killsInStart: number;
+  /** Logins that were told `received=`, and held to it. */
+  takenUp: number;
   /** Calls to callback clients that reached the proxy before them. */
   calls: number;
   users: number;
@@ -218,12 +247,18 @@ export function describe(all: Tally & Deeds): string {
     "  received": all.received,
     "  refused": all.refused,
     "  outcome unknown": all.unknown,
+    broadcasts: all.broadcasts,
+    "  heard": all.heard,
+    "blocks, unblocks": all.blocks,
     cuts: all.cuts,
     outages: all.outages,
     stalls: all.stalls,
     kills: all.kills,
+    "server kills": all.serverKills,
+    "  before it listened again": all.killsInStart,
     resumes: all.resumes,
     "logins with after=": Math.max(0, all.logins - all.users),
+    "  that needed received=": all.takenUp,
     callbacks: all.calls,
     "states saved": all.saves,
     lost: all.lost.length,

@@ -40,6 +40,14 @@ export class Storm implements Weather {
   }
 }
 
+/** Sees what goes by on one connection, before it goes on. */
+export interface Observer {
+  /** Of the client; returns what goes on in its place. */
+  up(chunk: Buffer): Buffer;
+  /** Of the server. */
+  down(chunk: Buffer): void;
+}
+
 /** Bytes that may wait in one direction; beyond them their sender is not read. */
 const WAITING_BYTES_MAX = 256 << 10;
 
@@ -135,14 +143,14 @@ class Connection {
   readonly down: Lane;
   /** How many bytes it still carries before it is cut. */
   bytesLeft: number;
-  /** The client's first bytes have gone by. */
-  begun = false;
+  readonly #observer: Observer | null;
   readonly #client: Half;
   #server: Half | null = null;
   #over = false;
 
-  constructor(client: Half, weather: Weather | null) {
+  constructor(client: Half, weather: Weather | null, observer: Observer | null) {
     this.#client = client;
+    this.#observer = observer;
     this.up = new Lane(weather);
     this.down = new Lane(weather);
     this.up.from = this.down.to = client;
@@ -158,6 +166,12 @@ class Connection {
 
   lane(from: Half): Lane {
     return from === this.#client ? this.up : this.down;
+  }
+
+  observed(from: Half, chunk: Buffer): Buffer {
+    if (from === this.#client) return this.#observer?.up(chunk) ?? chunk;
+    this.#observer?.down(chunk);
+    return chunk;
   }
 
   laneTo(to: Half): Lane {
@@ -194,12 +208,12 @@ class Connection {
 
 /** A TCP proxy before a server on this machine that can lose, stall, tear and refuse connections. */
 export class Proxy {
-  readonly #listener: TCPSocketListener<Connection | null>;
+  readonly port: number;
+  #listener: TCPSocketListener<Connection | null> | null;
   readonly #open = new Set<Connection>();
   readonly #weather: Weather | null;
-  /** Sees the first bytes of each connection before the server does, and may change them. */
-  readonly #begins: (first: Buffer) => Buffer;
-  #port: number;
+  readonly #observe: () => Observer | null;
+  #serverPort: number;
   /** New connections are closed at once. */
   refuses = false;
   /** How many bytes all connections together let through before the next cut; -1 for no limit. */
@@ -208,25 +222,34 @@ export class Proxy {
   accepted = 0;
   cuts = 0;
 
-  constructor(port: number, weather: Weather | null = null, begins = (first: Buffer): Buffer => first) {
-    this.#port = port;
+  /** Before the server at that port, it listens at a port of its own; 0 takes a free one. */
+  constructor(serverPort: number, weather: Weather | null = null, observe = (): Observer | null => null, port = 0) {
+    this.#serverPort = serverPort;
     this.#weather = weather;
-    this.#begins = begins;
-    this.#listener = Bun.listen<Connection | null>({
+    this.#observe = observe;
+    this.#listener = this.#listen(port);
+    this.port = this.#listener.port;
+  }
+
+  #listen(port: number): TCPSocketListener<Connection | null> {
+    return Bun.listen<Connection | null>({
       hostname: "127.0.0.1",
-      port: 0,
+      port,
       data: null,
       socket: { ...this.#handlers, open: (client) => this.#accept(client) },
     });
   }
 
-  get port(): number {
-    return this.#listener.port;
-  }
-
   /** The server is somewhere else from now on. */
   moveTo(port: number): void {
-    this.#port = port;
+    this.#serverPort = port;
+  }
+
+  /** Whether anybody listens at its port; the connections that are there go on. */
+  set listens(is: boolean) {
+    if (is) this.#listener ??= this.#listen(this.port);
+    else this.#listener?.stop();
+    if (!is) this.#listener = null;
   }
 
   get connections(): Connection[] {
@@ -239,7 +262,7 @@ export class Proxy {
   }
 
   stop(): void {
-    this.#listener.stop();
+    this.listens = false;
     this.cut();
   }
 
@@ -257,12 +280,12 @@ export class Proxy {
   #accept(client: Half): void {
     if (this.refuses) return void client.terminate();
     this.accepted++;
-    const connection = new Connection(client, this.#weather);
+    const connection = new Connection(client, this.#weather, this.#observe());
     client.data = connection;
     this.#open.add(connection);
     Bun.connect<Connection | null>({
       hostname: "127.0.0.1",
-      port: this.#port,
+      port: this.#serverPort,
       data: connection,
       socket: {
         ...this.#handlers,
@@ -276,8 +299,7 @@ export class Proxy {
 
   #pass(connection: Connection, half: Half, came: Buffer): void {
     const lane = connection.lane(half);
-    const chunk = connection.begun || lane !== connection.up ? came : this.#begins(came);
-    if (lane === connection.up) connection.begun = true;
+    const chunk = connection.observed(half, came);
     const left = this.bytesLeft < 0 ? connection.bytesLeft : Math.min(this.bytesLeft, connection.bytesLeft);
     lane.take(chunk.length > left ? chunk.subarray(0, left) : chunk);
     if (chunk.length > left) {

@@ -63,7 +63,6 @@ export function openDatabase(folder: string, durability: Durability): Database {
     database.run("PRAGMA locking_mode = EXCLUSIVE");
     database.run("PRAGMA journal_mode = WAL");
     database.run(`PRAGMA synchronous = ${SYNCHRONOUS[durability]}`);
-    database.run("PRAGMA cache_spill = OFF");
     database.run("BEGIN IMMEDIATE");
     const version = database.query<{ user_version: number }, []>("PRAGMA user_version").get()!.user_version;
     if (version > SCHEMA_VERSION) throw new StoreError(`${file} was written by a newer Heartline`);

@@ -24,8 +24,7 @@ async function main(): Promise<void> {
     if (stoppedMs > 0) return;
     stoppedMs = performance.now();
     log.info(`${signal}: telling everybody goodbye; a second signal ends it at once`);
-    await server.stop();
-    process.exit(0);
+    process.exit((await server.stop()) ? 0 : 1);
   };
   process.on("SIGINT", stop);
   process.on("SIGTERM", stop);

@@ -184,8 +184,8 @@ export class Server {
     else this.#log.error(`${trouble}; until there is room, messages are answered with err internal`);
   }
 
-  /** Says goodbye to everybody, lets the sockets take what was promised, and closes the store. */
-  async stop(): Promise<void> {
+  /** Says goodbye to everybody, lets the sockets take what was promised, and closes the store; false when it fails. */
+  async stop(): Promise<boolean> {
     this.#listener?.stop();
     this.#turn.begin();
     this.#chat.shutdown();
@@ -201,7 +201,15 @@ export class Server {
     for (const connection of [...open]) connection.hangUp();
     if (this.#ticker !== null) clearTimeout(this.#ticker);
     this.#chat.settleAll();
-    this.#store.close();
+    try {
+      this.#store.close();
+      return true;
+    } catch (error) {
+      const { durability } = this.#config;
+      const fate = durability === "none" ? "what was said last is lost" : "the next start takes it from the journal";
+      this.#log.error(error, `not everything could be stored; ${fate}`);
+      return false;
+    }
   }
 }
 

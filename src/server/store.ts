@@ -66,6 +66,8 @@ export class Store implements ChatStore, StreamCopy {
     this.#database = database;
     this.#journal = journal;
     this.#power = power;
+    // Only a commit may find that the disk is full, and not a change in the middle of a transaction.
+    database.run("PRAGMA cache_spill = OFF");
     const progress = database.query<{ number: number; sequence: number }, []>("SELECT number, sequence FROM progress");
     ({ number: this.#number, sequence: this.#settled } = progress.get()!);
     this.#insert = database.query("INSERT INTO mailbox VALUES (?, ?, ?, ?, ?)");
