@@ -80,7 +80,7 @@ export class Server {
     const { store, recovered } = openStore(data, durability, { salvage, unixMs: Date.now(), progress });
     const { records, messages, damage } = recovered;
     const tookMs = Math.round(performance.now() - beganMs);
-    if (records > 0) this.#log.info(`the last run was cut off: ${messages} messages recovered in ${tookMs} ms`);
+    if (records > 0) this.#log.info(`the last run was cut off: recovered in ${tookMs} ms, with ${messages} messages`);
     if (damage !== null) this.#log.error(`salvaged a damaged journal: ${damage}`);
     return store;
   }
