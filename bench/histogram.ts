@@ -2,7 +2,7 @@
 const BUCKETS = 128;
 const OCTAVE_BITS = 7;
 
-/** Counts of whole numbers from 0 to 2^31 in log-linear buckets, as HdrHistogram has them: the leading bits tell which. */
+/** Counts of whole numbers from 0 to 2^31 in log-linear buckets, after HdrHistogram: the leading bits tell which. */
 export class Histogram {
   readonly #counts = new Uint32Array(BUCKETS * (33 - OCTAVE_BITS));
   count = 0;

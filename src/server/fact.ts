@@ -40,18 +40,46 @@ const BUFFER_BYTES = 64 << 10;
 
 export const NOTHING = new Uint8Array(0);
 
-/** The facts of a turn, as bytes[0..length). */
+/** Memory that bytes and numbers can be stored into. */
+export class Place {
+  readonly bytes: Buffer;
+  readonly words: Uint32Array;
+  readonly numbers: Float64Array;
+
+  /** `bytes` begin at a multiple of 8 in what they are a view of. */
+  constructor(bytes: Buffer) {
+    this.bytes = bytes;
+    this.words = new Uint32Array(bytes.buffer, bytes.byteOffset, bytes.length >> 2);
+    this.numbers = new Float64Array(bytes.buffer, bytes.byteOffset, bytes.length >> 3);
+  }
+}
+
+/**
+ * The facts of a turn, as bytes[start..start + length). They are stored where they are to be in the end, in a mapped
+ * segment, while they fit there: a second copy would cost as much as the first.
+ */
 export class FactBuffer {
-  bytes = Buffer.alloc(BUFFER_BYTES);
+  start = 0;
   length = 0;
+  readonly #own = new Place(Buffer.alloc(BUFFER_BYTES));
+  #place = this.#own;
   #text = 0;
-  #words = new Uint32Array(this.bytes.buffer);
-  #numbers = new Float64Array(this.bytes.buffer);
+
+  get bytes(): Buffer {
+    return this.#place.bytes;
+  }
+
+  /** Forgets all facts. The next ones are stored into `place` from `start` on, or into memory of its own. */
+  restart(place: Place | null = null, start = 0): void {
+    this.#place = place ?? this.#own;
+    this.start = place === null ? 0 : start;
+    this.length = 0;
+  }
 
   /** Adds a fact about `a` and `b`, with a text and as many numbers as its kind has. */
   add(kind: FactKind, flag: number, a: Uint8Array, b: Uint8Array, text: Uint8Array, ...numbers: number[]): void {
     const at = this.#reserve(kind, flag, numbers.length, a, b, text.length);
-    this.#numbers.set(numbers, at);
+    this.#place.numbers.set(numbers, at);
     copy(text, this.bytes, this.#text, 0, text.length);
   }
 
@@ -72,7 +100,7 @@ export class FactBuffer {
   ): void {
     const count = (last - first) / MARK.fields;
     let at = this.#reserve(kind, 0, NUMBERS[kind]! + ENTRY * count, user, NOTHING, end - start);
-    const numbers = this.#numbers;
+    const { numbers } = this.#place;
     numbers[at++] = session;
     numbers[at++] = marks[first + MARK.unixMs]!;
     numbers[at++] = marks[first + MARK.start]!;
@@ -86,39 +114,33 @@ export class FactBuffer {
 
   /** Makes room for a fact, and returns where its numbers are; those and the text are still to be stored. */
   #reserve(kind: FactKind, flag: number, numbers: number, a: Uint8Array, b: Uint8Array, textBytes: number): number {
-    const head = this.length;
+    const head = this.start + this.length;
     const names = head + HEAD + ALIGNMENT * numbers;
     const text = names + a.length + b.length;
     const to = aligned(text + textBytes);
-    if (to > this.bytes.length) this.#grow(to);
-    this.#words[head / 4] = kind | (flag << 8) | (a.length << 16) | (b.length << 24);
-    this.#words[head / 4 + 1] = textBytes;
-    const target = this.bytes;
-    for (let i = 0; i < a.length; i++) target[names + i] = a[i]!;
-    for (let i = 0; i < b.length; i++) target[names + a.length + i] = b[i]!;
+    if (to > this.bytes.length) {
+      this.#move(to - this.start);
+      return this.#reserve(kind, flag, numbers, a, b, textBytes);
+    }
+    const { bytes, words } = this.#place;
+    words[head / 4] = kind | (flag << 8) | (a.length << 16) | (b.length << 24);
+    words[head / 4 + 1] = textBytes;
+    for (let i = 0; i < a.length; i++) bytes[names + i] = a[i]!;
+    for (let i = 0; i < b.length; i++) bytes[names + a.length + i] = b[i]!;
     this.#text = text;
-    this.length = to;
+    this.length = to - this.start;
     return (head + HEAD) / ALIGNMENT;
   }
 
-  /** A turn that was long leaves no memory behind. */
-  clear(): void {
-    this.length = 0;
-    if (this.bytes.length > 64 * BUFFER_BYTES) this.#hold(Buffer.alloc(BUFFER_BYTES));
-  }
-
-  #grow(least: number): void {
-    let count = this.bytes.length;
+  /** To a place of its own for at least so many bytes. */
+  #move(least: number): void {
+    const { bytes, start } = this;
+    let count = BUFFER_BYTES;
     while (count < least) count *= 2;
-    const old = this.bytes;
-    this.#hold(Buffer.alloc(count));
-    old.copy(this.bytes, 0, 0, this.length);
-  }
-
-  #hold(bytes: Buffer<ArrayBuffer>): void {
-    this.bytes = bytes;
-    this.#words = new Uint32Array(bytes.buffer);
-    this.#numbers = new Float64Array(bytes.buffer);
+    const fits = count === BUFFER_BYTES && this.#place !== this.#own;
+    this.#place = fits ? this.#own : new Place(Buffer.alloc(count));
+    this.start = 0;
+    if (this.length > 0) bytes.copy(this.bytes, 0, start, start + this.length);
   }
 }
 

@@ -1,4 +1,5 @@
 import { JOURNAL_SEGMENTS_KEPT, JOURNAL_SEGMENT_BYTES, JOURNAL_SPARES_MAX } from "../limits.ts";
+import { Place } from "./fact.ts";
 import type { Filling, Segment, SegmentFolder } from "./segment.ts";
 
 /** A record: crc32 of all that follows, bytes of the body, sequence number; then the body, and up to 7 bytes more. */
@@ -49,6 +50,7 @@ export class Journal {
   readonly #spares: Segment[] = [];
   #filling: Filling | null = null;
   #at = 0;
+  #place: Place | null = null;
   #spareNames = 0;
   /** What was written since the last `sync`. */
   readonly #unsynced = new Set<Segment>();
@@ -81,20 +83,33 @@ export class Journal {
     return this.#unsynced.size === 0;
   }
 
-  /** Appends a record; `number` is the highest message number before it. Throws when there is no room for it. */
-  append(body: Buffer, length: number, number: number): void {
+  /** Where the body of the next record will be, when it fits there: from `bodyStart` on. Null when nobody knows yet. */
+  get place(): Place | null {
+    return this.#place;
+  }
+
+  get bodyStart(): number {
+    return this.#at + HEAD;
+  }
+
+  /**
+   * Appends the record body[start..start + length), which may lie in its place already; `number` is the highest
+   * message number before it. Throws when there is no room for it.
+   */
+  append(body: Buffer, start: number, length: number, number: number): void {
     const bytes = HEAD + Math.ceil(length / ALIGNMENT) * ALIGNMENT;
     let used = this.#used.at(-1);
     if (used === undefined || this.#at + bytes > used.segment.bytes.length) {
       used = { segment: this.#next(bytes), number };
       this.#used.push(used);
+      this.#place = new Place(used.segment.bytes);
       this.#at = 0;
     }
     const { segment } = used;
     const target = segment.bytes;
     const at = this.#at;
     const end = at + HEAD + length;
-    body.copy(target, at + HEAD, 0, length);
+    if (body !== target || start !== at + HEAD) body.copy(target, at + HEAD, start, start + length);
     target.writeDoubleLE(this.sequence + 1, at + SEQUENCE);
     target.writeUInt32LE(length, at + LENGTH);
     target.writeUInt32LE(Bun.hash.crc32(target.subarray(at + LENGTH, end)), at);

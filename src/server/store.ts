@@ -246,8 +246,8 @@ export class Store implements ChatStore, StreamCopy {
     const facts = this.#facts;
     if (journal === null || facts.length === 0) return true;
     try {
-      journal.append(facts.bytes, facts.length, this.#number);
-      facts.clear();
+      journal.append(facts.bytes, facts.start, facts.length, this.#number);
+      facts.restart(journal.place, journal.bodyStart);
       if (journal.fault === null) journal.prepare();
       return true;
     } catch {

@@ -1,13 +1,13 @@
 import { describe, expect, test } from "bun:test";
 import { Outbox, type StreamCopy } from "../../src/protocol/outbox.ts";
-import { Fact, FactBuffer, FactReader, NOTHING } from "../../src/server/fact.ts";
+import { Fact, FactBuffer, FactReader, NOTHING, Place } from "../../src/server/fact.ts";
 
 function bytes(text: string): Buffer {
   return Buffer.from(text, "latin1");
 }
 
 function read(facts: FactBuffer): FactReader {
-  return new FactReader(facts.bytes, 0, facts.length);
+  return new FactReader(facts.bytes, facts.start, facts.start + facts.length);
 }
 
 /** A stream of one user, whose new messages go into `facts`. */
@@ -127,8 +127,25 @@ test("a turn that was long leaves no memory behind", () => {
   const before = facts.bytes.length;
   facts.add(Fact.Stored, 0, bytes("bob"), bytes("a"), Buffer.alloc(8 << 20), 1, 2);
   expect(facts.bytes.length).toBeGreaterThan(8 << 20);
-  facts.clear();
+  facts.restart();
   expect([facts.length, facts.bytes.length]).toEqual([0, before]);
+});
+
+test("facts are stored where they are to be, and elsewhere when they do not fit there", () => {
+  const facts = new FactBuffer();
+  const place = new Place(Buffer.alloc(256, 0xee));
+  facts.restart(place, 64);
+  facts.add(Fact.Received, 0, NOTHING, NOTHING, NOTHING, 1, 2);
+  facts.add(Fact.Blocked, 0, bytes("a"), bytes("b"), NOTHING);
+  expect([facts.bytes, facts.start]).toEqual([place.bytes, 64]);
+  expect(place.bytes.subarray(0, 64).every((byte) => byte === 0xee)).toBe(true);
+  facts.add(Fact.Stored, 0, bytes("bob"), bytes("a"), Buffer.alloc(200, "x"), 3, 4);
+  facts.add(Fact.Stored, 0, bytes("bob"), bytes("a"), Buffer.alloc(200_000, "y"), 5, 6);
+  expect(facts.bytes).not.toBe(place.bytes);
+  const kinds: number[] = [];
+  for (const fact = read(facts); fact.next();) kinds.push(fact.kind);
+  expect(kinds).toEqual([Fact.Received, Fact.Blocked, Fact.Stored, Fact.Stored]);
+  expect(place.bytes.length).toBe(256);
 });
 
 test("bytes that are no facts are an error, not something else", () => {
@@ -137,6 +154,6 @@ test("bytes that are no facts are an error, not something else", () => {
   for (let end = 1; end < facts.length; end++) {
     expect(() => new FactReader(facts.bytes, 0, end).next()).toThrow();
   }
-  facts.bytes[0] = 99;
+  facts.bytes[facts.start] = 99;
   expect(() => read(facts).next()).toThrow("unknown kind 99");
 });

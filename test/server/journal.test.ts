@@ -35,7 +35,7 @@ function newJournal(folder = newFolder(), sequence = 0): { journal: Journal; fol
 
 function append(journal: Journal, text: string, number = 0): void {
   const body = Buffer.from(text);
-  journal.append(body, body.length, number);
+  journal.append(body, 0, body.length, number);
 }
 
 /** The records of all segments, as whoever recovers reads them. */
@@ -76,6 +76,16 @@ test("records come back in order, over as many segments as they need", () => {
   expect(records(folder)).toEqual(texts.map((text, i) => [i + 1, text]));
   expect(segmentsOf(folder).length).toBeGreaterThan(10);
   expect(journal.newest).toBe(segmentsOf(folder).at(-1)!);
+});
+
+test("a record whose body lies in its place already is taken as it is", () => {
+  const { journal, folder } = newJournal();
+  append(journal, "first");
+  const { place, bodyStart } = journal;
+  place!.bytes.write("in its place", bodyStart);
+  journal.append(place!.bytes, bodyStart, 12, 0);
+  append(journal, "third");
+  expect(records(folder).map(([, text]) => text)).toEqual(["first", "in its place", "third"]);
 });
 
 test("a record that is longer than a segment gets a longer one, and the next ones do not", () => {

@@ -139,9 +139,9 @@ export class Disk implements SegmentFolder {
     const { sequence } = this.database.query<{ sequence: number }, []>("SELECT sequence FROM progress").get()!;
     const journal = new Journal(this, sequence, SEGMENT_BYTES, this.#random.between(1, 2));
     const { append } = journal;
-    journal.append = (body, length, number) => {
+    journal.append = (...record) => {
       const before = this.death === "torn" ? copied(this.#files) : null;
-      append.call(journal, body, length, number);
+      append.apply(journal, record);
       if (this.isDead) return;
       if (before !== null) return this.#tear(before);
       this.recorded();
