@@ -131,9 +131,10 @@ class Talker {
       onEvent: (event) => this.#show(event),
       onLost: () => this.#isAway(true),
       onBack: () => this.#isAway(false),
-      onRecovered: (request, again) => {
+      onRecovered: (request, error) => {
         const [verb, to, number] = request.split(" ");
-        if (verb === "message") this.#note(`${again ? "o" : "u"} ${to} ${number} recovered`);
+        const verdict = error === null ? "o" : isUnknown(error.code) ? "u" : "n";
+        if (verb === "message") this.#note(`${verdict} ${to} ${number} recovered`);
       },
     });
     this.#client = client;

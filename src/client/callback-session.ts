@@ -78,9 +78,9 @@ export class CallbackSession implements ChatSession {
       throw error;
     });
     for (const { line, position } of earlier?.unanswered ?? []) {
-      const tell = (again: boolean) => () => this.#listener.recovered(line, again);
-      if (position > this.#acted) this.request(line).then(tell(true), tell(false));
-      else this.#listener.recovered(line, false);
+      const tell = (error: ChatError | null): void => this.#listener.recovered(line, error);
+      if (position > this.#acted) this.request(line).then(() => tell(null), tell);
+      else tell(new ChatError("unknown_outcome"));
     }
     return login;
   }

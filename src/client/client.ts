@@ -25,8 +25,11 @@ export interface ChatClientOptions {
   /** Hears that the connection was lost, and that it is there again. Requests wait in between. */
   onLost?: () => void;
   onBack?: () => void;
-  /** Hears of a request that an earlier run left without an answer: it was made again, or its outcome is unknown. */
-  onRecovered?: (request: string, again: boolean) => void;
+  /**
+   * Hears of a request that an earlier run left without an answer: it was made again; or the error says that it was
+   * refused then, or with `unknown_outcome` that nobody knows what became of it.
+   */
+  onRecovered?: (request: string, error: ChatError | null) => void;
 }
 
 /** Who is online: names in byte order, and how many more there are than the server lists. */
@@ -58,7 +61,7 @@ export class ChatClient {
       },
       lost: () => onLost?.(),
       back: () => onBack?.(),
-      recovered: (request, again) => onRecovered?.(request, again),
+      recovered: (request, error) => onRecovered?.(request, error),
       ended: resolve,
     };
     const kind = options.session ?? "resumable";

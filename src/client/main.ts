@@ -84,7 +84,7 @@ async function converse(options: Options): Promise<void> {
       screen.setPrompt("(lost) > ");
     },
     onBack: () => screen.setPrompt("> "),
-    onRecovered: (request, again) => terminal.recover(request, again),
+    onRecovered: (request, error) => terminal.recover(request, error),
   });
   const terminal = new Terminal(client, screen, display);
   try {
@@ -146,7 +146,7 @@ async function follow(options: Options): Promise<void> {
   };
   const client = newClient(options, SCRIPT_GIVES_UP_MS, surface, {
     onEvent: (event) => terminal.hear(event),
-    onRecovered: (request, again) => terminal.recover(request, again),
+    onRecovered: (request, error) => terminal.recover(request, error),
   });
   const terminal = new Terminal(client, surface, display);
   await reach(client, host, port);

@@ -46,8 +46,8 @@ export interface SessionListener {
   /** The connection was lost, and is there again. */
   lost(): void;
   back(): void;
-  /** A request of an earlier run that had no answer yet: it was made again, or nobody knows what became of it. */
-  recovered(line: string, again: boolean): void;
+  /** A request of an earlier run that had no answer yet: it was made again, or why not, or why that was refused. */
+  recovered(line: string, error: ChatError | null): void;
   /** It has ended and does not come back: "logout", the server's reason, the code of a refusal, or "lost". */
   ended(reason: string): void;
 }

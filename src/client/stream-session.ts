@@ -79,10 +79,10 @@ export class StreamSession implements ChatSession {
     const earlier = this.#store?.load() ?? null;
     if (earlier === null) return this.#logIn("");
     for (const { line, position } of earlier.unanswered) {
-      const reject = ({ code }: ChatError): void => {
-        if (code === "unknown_outcome") this.#listener.recovered(line, false);
+      const reject = (error: ChatError): void => {
+        if (error.code !== "closed") this.#listener.recovered(line, error); // Else the next run asks again.
       };
-      this.#pending.push({ line, position, resolve: () => this.#listener.recovered(line, true), reject });
+      this.#pending.push({ line, position, resolve: () => this.#listener.recovered(line, null), reject });
     }
     try {
       return await this.#logIn(` after=${earlier.token}:${earlier.received}`);

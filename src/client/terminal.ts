@@ -143,9 +143,13 @@ export class Terminal {
   }
 
   /** What became of a request that an earlier run of this program left without an answer. */
-  recover(request: string, again: boolean): void {
-    const outcome = again ? "said again, since the server had not heard it" : "the server heard it, or nobody knows";
-    this.#show(this.#display.note(`from last time: ${request} (${outcome})`));
+  recover(request: string, error: ChatError | null): void {
+    const isUnknown = error !== null && ["unknown_outcome", "closed"].includes(error.code);
+    const outcome = isUnknown
+      ? "the server heard it, or nobody knows"
+      : "said again, since the server had not heard it";
+    const refusal = error === null || isUnknown ? "" : `: ${explain(error, request.split(" ")[1] ?? "")}`;
+    this.#show(this.#display.note(`from last time: ${request} (${outcome}${refusal})`));
   }
 
   /** Carries out one typed line; done when its outcome is shown. */

@@ -35,7 +35,7 @@ afterEach(async () => {
 /** A client behind the proxy, what it heard as text, and how often it was lost and back. */
 function newClient(options: Partial<ChatClientOptions> = {}) {
   const heard: string[] = [];
-  const recovered: [request: string, again: boolean][] = [];
+  const recovered: [request: string, code: string | null][] = [];
   const seen = { lost: 0, back: 0 };
   let changed = (): void => {};
   const note = (line: string): void => {
@@ -51,7 +51,7 @@ function newClient(options: Partial<ChatClientOptions> = {}) {
       seen.back++;
       changed();
     },
-    onRecovered: (...what) => void recovered.push(what),
+    onRecovered: (request, error) => void recovered.push([request, error?.code ?? null]),
     ...options,
   });
   clients.push(client);
@@ -185,7 +185,7 @@ test("lines right behind the login's reply count, so that a cut after them bring
 });
 
 test.each(["resumable", "callback"] as const)(
-  "what the server had not heard is said again by a %s run",
+  "what the server had not heard is said again by a %s run, which tells what came of it",
   async (session) => {
     const seas = newClient();
     const first = newClient();
@@ -193,13 +193,11 @@ test.each(["resumable", "callback"] as const)(
     const store = newStore();
     const columbia = newClient({ store: () => store });
     await columbia.client.login("columbia", PASSWORD);
-    const acted = "message SEAS heard".length + 1;
+    const lines = ["message SEAS heard", "message SEAS not heard", "message nobody hello"];
+    const positions = lines.map((_, i) => lines.slice(0, i + 1).join("\n").length + 1);
     await columbia.client.message("SEAS", "heard");
     columbia.client.close();
-    store.state!.unanswered = [
-      { line: "message SEAS heard", position: acted },
-      { line: "message SEAS not heard", position: acted + "message SEAS not heard".length + 1 },
-    ];
+    store.state!.unanswered = lines.map((line, i) => ({ line, position: positions[i]! }));
     await columbia.client.ended;
     const again = newClient({ store: () => store, port: server.port, session });
     await again.client.login("columbia", PASSWORD);
@@ -207,8 +205,9 @@ test.each(["resumable", "callback"] as const)(
     expect(seas.heard.filter((line) => line.startsWith("message"))).toEqual(["message heard", "message not heard"]);
     await again.client.online();
     expect(again.recovered).toEqual([
-      ["message SEAS heard", false],
-      ["message SEAS not heard", true],
+      ["message SEAS heard", "unknown_outcome"],
+      ["message SEAS not heard", null],
+      ["message nobody hello", "unknown_user"],
     ]);
     first.client.close();
   },
