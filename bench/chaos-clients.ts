@@ -134,7 +134,7 @@ class Talker {
       onRecovered: (request, error) => {
         const [verb, to, number] = request.split(" ");
         const verdict = error === null ? "o" : isUnknown(error.code) ? "u" : "n";
-        if (verb === "message") this.#note(`${verdict} ${to} ${number} recovered`);
+        if (verb === "message") this.#note(`${verdict} ${to} ${number} ${error?.code ?? "recovered"}`);
       },
     });
     this.#client = client;
