@@ -65,6 +65,21 @@ export const STORE_CHANGES_MAX = 1024;
 /** How often a disk that refused is tried again; without a journal, how often the changes are committed. */
 export const STORE_RETRY_MS = 1024;
 
+/** How long a request for somebody's address waits for their answer; then it is `denied`. */
+export const CONSENT_MS = 60_000;
+/** Requests for an address and tickets of one session, those of others to it included; one more is `busy`. */
+export const CONSENTS_MAX = 256;
+/** Characters of a certificate, as base64; a longer one is `bad_request`. */
+export const KEY_BYTES_MAX = 1400;
+
+/** A line between two clients; a longer one is skipped. */
+export const PRIVATE_LINE_BYTES_MAX = 64 << 10;
+/** What waits to be sent to another client; beyond it that client counts as gone. */
+export const PRIVATE_UNSENT_BYTES_MAX = 1 << 20;
+/** What a caller gets to show who they are; then they are hung up on. One caller more, and the oldest of them is. */
+export const GREETING_MS = 5_000;
+export const GREETINGS_MAX = 32;
+
 /** Wrong passwords for one user from one address; the last of them locks that user out from there. */
 export const WRONG_PASSWORDS_MAX = 3;
 /** Attempts of one user from one address that wait for their turn; one more is `busy`. */

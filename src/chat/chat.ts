@@ -13,6 +13,7 @@ import type { GoodbyeReason, LeftReason } from "../protocol/reply.ts";
 import type { TimerKind, TimerWheel } from "../timer-wheel.ts";
 import { Accounts } from "./accounts.ts";
 import { Checkpoint } from "./checkpoint.ts";
+import { Consents } from "./consents.ts";
 import { Lockouts } from "./lockouts.ts";
 import { Mailbox } from "./mailbox.ts";
 import { Presence } from "./presence.ts";
@@ -61,6 +62,7 @@ export class Chat {
   readonly store: ChatStore;
   readonly mailbox: Mailbox;
   readonly lockouts: Lockouts;
+  readonly consents: Consents;
   readonly verify: Verify;
   readonly silenceMs: number;
   readonly report: (error: unknown) => void;
@@ -86,6 +88,7 @@ export class Chat {
     this.report = options.report;
     this.mailbox = new Mailbox(options.store);
     this.lockouts = new Lockouts(options.wheel, options.blockMs);
+    this.consents = new Consents(options.wheel, options.newToken);
     this.#checkpoint = new Checkpoint(this.accounts, this.mailbox, options.store);
     this.#newToken = options.newToken;
     this.#newCaller = options.newCaller;
@@ -104,6 +107,7 @@ export class Chat {
     const number = kind === "plain" ? 0 : store.newNumber();
     const outbox = new Outbox(turn, kind === "plain");
     const session = new Session(account, number, this.#newToken(), kind, outbox, wheel.nowMs);
+    session.address = peer.address;
     session.listenPort = options.listenPort;
     session.timer = wheel.schedule(this.#silence, session, this.silenceMs);
     let reply = `ok ${session.token} ${this.silenceMs / 1000}`;
@@ -156,6 +160,7 @@ export class Chat {
     if (session?.kind !== "resumable") return this.whyUnknown(token);
     if (position > session.outbox.furthest) return "bad_request";
     session.peer?.detach();
+    session.address = peer.address;
     session.heardMs = this.wheel.nowMs;
     session.promptMs = this.wheel.nowMs;
     session.outbox.rewind(position);
@@ -270,6 +275,7 @@ export class Chat {
     outbox.leave();
     this.presence.remove(session);
     if (reason !== "logout" && reason !== "disconnected") outbox.append(encode(`goodbye ${reason}\n`));
+    this.consents.end(session);
     if (reason !== "replaced" && reason !== "shutdown") this.#announce(account, `left ${account.name} ${reason}`);
     account.leaving = session;
     if (kind !== "plain") this.#settle(session);

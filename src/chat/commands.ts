@@ -2,7 +2,7 @@ import { ONLINE_NAMES_MAX } from "../limits.ts";
 import { encode, equals, isToken, parseNumber, startsWith } from "../protocol/ascii.ts";
 import type { LineReader } from "../protocol/line-reader.ts";
 import type { Outbox } from "../protocol/outbox.ts";
-import { OK, OK_SENT, OK_STORED, refuse } from "../protocol/reply.ts";
+import { OK, OK_ASKED, OK_SENT, OK_STORED, refuse } from "../protocol/reply.ts";
 import { Request, SHAPES, type Verb } from "../protocol/request.ts";
 import type { Chat, LoginOptions } from "./chat.ts";
 import type { LoginRecord } from "./lockouts.ts";
@@ -26,6 +26,8 @@ const COMMANDS: Record<Verb, Command> = {
   online: { session: online },
   block: { session: block },
   unblock: { session: unblock },
+  getaddress: { session: getaddress },
+  private_answer: { session: privateAnswer },
   alive: { session: alive },
   logout: { session: logout },
 };
@@ -210,7 +212,8 @@ function online(chat: Chat, { account }: Session, _request: Request, out: Outbox
   out.append(chat.presence.list(account, ONLINE_NAMES_MAX));
 }
 
-function block(chat: Chat, { account }: Session, request: Request, out: Outbox): void {
+function block(chat: Chat, session: Session, request: Request, out: Outbox): void {
+  const { account } = session;
   const other = named(chat, out, request, 0);
   if (other === null) return;
   if (account.blocks.has(other)) return refuse(out, "already_blocked");
@@ -218,6 +221,7 @@ function block(chat: Chat, { account }: Session, request: Request, out: Outbox):
   if (chat.store.trouble !== null) return refuse(out, "internal", chat.store.trouble);
   chat.store.block(account.name, other.name);
   account.block(other);
+  if (other.session !== null) chat.consents.part(session, other.session);
   out.append(OK);
 }
 
@@ -228,6 +232,25 @@ function unblock(chat: Chat, { account }: Session, request: Request, out: Outbox
   if (chat.store.trouble !== null) return refuse(out, "internal", chat.store.trouble);
   chat.store.unblock(account.name, other.name);
   account.unblock(other);
+  out.append(OK);
+}
+
+function getaddress(chat: Chat, session: Session, request: Request, out: Outbox): void {
+  const other = named(chat, out, request, 0);
+  if (other === null) return;
+  if (other === session.account) return refuse(out, "bad_request", "nobody calls themselves");
+  if (other.blocks.has(session.account)) return refuse(out, "blocked");
+  if (other.session === null) return refuse(out, "offline");
+  if (other.session.listenPort === 0) return refuse(out, "not_listening");
+  const refusal = chat.consents.ask(session, other.session, request.words > 1 ? request.word(1) : "");
+  if (refusal !== null) return refuse(out, refusal);
+  out.append(OK_ASKED);
+}
+
+function privateAnswer(chat: Chat, session: Session, request: Request, out: Outbox): void {
+  const asker = chat.accounts.find(request.bytes, request.starts[0]!, request.ends[0]!)?.session ?? null;
+  const key = request.words > 2 ? request.word(2) : "";
+  if (!chat.consents.answer(session, asker, request.word(1) === "yes", key)) return refuse(out, "no_request");
   out.append(OK);
 }
 

@@ -99,7 +99,8 @@ export class Session {
   promptMs = Number.NEGATIVE_INFINITY;
   /** Armed while more than the bound waits for a client that may be keeping up. */
   overdue: TimerHandle = 0;
-  /** The port on which the client accepts private chats; 0 is none. */
+  /** Where the client accepts private chats: the address that the server saw last, and a port; 0 is none. */
+  address = "";
   listenPort = 0;
   /** Wheel time of the last line. */
   heardMs: number;

@@ -16,6 +16,7 @@ import {
   answer,
   beatMsFor,
   goodbyeReason,
+  loginLine,
   startsWithWord,
 } from "./request.ts";
 
@@ -43,7 +44,8 @@ export class CallbackSession implements ChatSession {
   #store: StateStore | null = null;
   #port: TCPSocketListener<Call> | null = null;
   #user = "";
-  #password = "";
+  /** How it logs in, but for `callback=` and `after=`. */
+  #login = "";
   #token = "";
   #received = 0;
   /** How far the server acted on the requests of an earlier, resumable session; everything when nobody knows. */
@@ -67,9 +69,9 @@ export class CallbackSession implements ChatSession {
     (await Link.connect(host, port, { line: () => {}, checkpoint: () => {}, closed: () => {} })).close();
   }
 
-  async login(user: string, password: string): Promise<Login> {
+  async login(user: string, password: string, listenPort: number): Promise<Login> {
     this.#user = user;
-    this.#password = password;
+    this.#login = loginLine(user, password, listenPort);
     this.#store = this.#options.store(user);
     const earlier = this.#store?.load() ?? null;
     const after = earlier === null ? "" : ` after=${earlier.token}:${earlier.received}`;
@@ -89,13 +91,14 @@ export class CallbackSession implements ChatSession {
     this.#port ??= this.#listen();
     this.#secret = Promise.withResolvers();
     this.#firstCall = Promise.withResolvers();
-    const words = await this.#say(`login ${this.#user} ${this.#password} callback=${this.#port.port}${after}`);
+    const words = await this.#say(`${this.#login} callback=${this.#port.port}${after}`);
     const [token = "", silence = "", ...rest] = words.split(" ");
     const option = (name: string): string | undefined => rest.find((word) => word.startsWith(name))?.slice(name.length);
     this.#token = token;
     this.#received = 0;
     this.#acted = Number(option("received=") ?? Number.POSITIVE_INFINITY);
     this.#save();
+    this.#listener.began(this.#user);
     this.#secret.resolve(option("secret=") ?? "");
     const silenceMs = Number(silence) * 1000;
     if (this.#beat !== null) clearInterval(this.#beat);

@@ -1,5 +1,6 @@
 import { CallbackSession } from "./callback-session.ts";
-import { type ChatEvent, parseEvent } from "./event.ts";
+import { type ChatEvent, type ConsentEvent, parseEvent } from "./event.ts";
+import { PrivateChats } from "./private.ts";
 import { ChatError, type ChatSession, type Login, type SessionListener, type StateStore } from "./request.ts";
 import { StreamSession } from "./stream-session.ts";
 
@@ -16,6 +17,8 @@ export interface ChatClientOptions {
   session?: "plain" | "resumable" | "callback";
   /** Where a callback session listens; a free port by default. */
   callbackPort?: number;
+  /** Where others may call for private chats, when you agree; 0 takes a free port. Nowhere by default. */
+  listenPort?: number;
   /** Keeps what must outlive this program, so that also then nothing is lost and nothing comes twice. */
   store?: (user: string) => StateStore;
   /** For how long a lost server is tried again; for ever by default. */
@@ -50,20 +53,33 @@ export class ChatClient {
    */
   readonly ended: Promise<string>;
   readonly #session: ChatSession;
+  readonly #private: PrivateChats;
+  readonly #listenPort: number | null;
 
-  constructor({ onEvent, onLost, onBack, onRecovered, ...options }: ChatClientOptions) {
+  constructor({ onEvent, onLost, onBack, onRecovered, listenPort, ...options }: ChatClientOptions) {
     const { promise, resolve } = Promise.withResolvers<string>();
     this.ended = promise;
     const listener: SessionListener = {
       event: (bytes, start, end) => {
         const event = parseEvent(bytes, start, end);
-        if (event !== null) onEvent?.(event);
+        if (event === null) return;
+        if (isConsent(event)) this.#private.hear(event);
+        else onEvent?.(event);
       },
+      began: (user) => this.#private.begin(user),
       lost: () => onLost?.(),
       back: () => onBack?.(),
       recovered: (request, error) => onRecovered?.(request, error),
-      ended: resolve,
+      ended: (reason) => {
+        void this.#private.end();
+        resolve(reason);
+      },
     };
+    this.#listenPort = listenPort ?? null;
+    this.#private = new PrivateChats(
+      (request) => this.#session.request(request),
+      (event) => onEvent?.(event),
+    );
     const kind = options.session ?? "resumable";
     const { callbackPort = 0, giveUpMs = Number.POSITIVE_INFINITY, store = () => null } = options;
     const all = { ...options, kind, callbackPort, giveUpMs, store };
@@ -75,9 +91,13 @@ export class ChatClient {
     return this.#session.connect();
   }
 
-  /** Connects if need be. Rejects with `unknown_user`, `wrong_password <tries left>` or `locked_out <seconds>`. */
+  /**
+   * Connects if need be. Rejects with `unknown_user`, `wrong_password <tries left>` or `locked_out <seconds>`; with the
+   * system's error when `listenPort` is taken.
+   */
   async login(user: string, password: string): Promise<Login> {
-    return this.#session.login(word(user), word(password));
+    const port = this.#listenPort === null ? 0 : await this.#private.listen(this.#listenPort);
+    return this.#session.login(word(user), word(password), port);
   }
 
   /** "sent" when the user is online, "stored" when the message waits. Text is a line: it has no line feed in it. */
@@ -105,15 +125,47 @@ export class ChatClient {
     await this.#session.request(`unblock ${word(user)}`);
   }
 
-  /** Ends the session. */
-  logout(): Promise<void> {
-    return this.#session.logout();
+  /**
+   * Asks for a user's address, for a private chat. Rejects with `offline`, `not_listening`, `blocked` or
+   * `already_asked`. The answer comes within a minute, as the event `agreed` or `denied`.
+   */
+  async getAddress(user: string): Promise<void> {
+    await this.#private.ask(word(user));
+  }
+
+  /** Answers a user who asked for this client's address. Rejects with `no_request` when that is too late. */
+  async answer(user: string, yes: boolean): Promise<void> {
+    await this.#private.answer(word(user), yes);
+  }
+
+  /**
+   * Says something to a user from machine to machine, once they have agreed. Resolves when it was sent: there is no
+   * reply. Rejects with `not_introduced`, `denied`, `gone`, or `wrong_certificate` when somebody else answers there.
+   */
+  async private(user: string, text: string): Promise<void> {
+    await this.#private.send(word(user), line(text));
+  }
+
+  /** The safety number of a private chat: the same on both sides, or somebody is in between. */
+  safetyNumber(user: string): string {
+    return this.#private.safetyNumber(user);
+  }
+
+  /** Ends the session, and before that the private chats, so that what was said arrives. */
+  async logout(): Promise<void> {
+    await this.#private.end();
+    await this.#session.logout();
   }
 
   /** Hangs up for good. Requests that were not answered reject with the code `closed`. */
   close(): void {
+    void this.#private.end();
     this.#session.close();
   }
+}
+
+function isConsent(event: NonNullable<ReturnType<typeof parseEvent>>): event is ConsentEvent {
+  return ["private_request", "address", "expect", "denied"].includes(event.kind);
 }
 
 /** A word of a request must not become two, or a line of its own. */

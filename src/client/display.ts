@@ -28,7 +28,8 @@ export class Display {
   }
 
   event(event: ChatEvent): string {
-    const { bold, dim, yellow } = this.#colors;
+    const { bold, dim, inverse, yellow } = this.#colors;
+    const user = "user" in event ? printable(event.user) : "";
     switch (event.kind) {
       case "message":
         return `${bold(printable(event.from))}: ${printable(event.text)}`;
@@ -37,9 +38,27 @@ export class Display {
       case "stored":
         return `${bold(printable(event.from))} ${dim(`on ${time(event.unixMs)}`)}: ${printable(event.text)}`;
       case "joined":
-        return dim(`* ${printable(event.user)} is here`);
+        return dim(`* ${user} is here`);
       case "left":
-        return dim(`* ${printable(event.user)} left (${printable(event.reason)})`);
+        return dim(`* ${user} left (${printable(event.reason)})`);
+      case "private":
+        return `${inverse("[private]")} ${bold(printable(event.from))}: ${printable(event.text)}`;
+      case "asked":
+        if (!event.encrypted) return yellow(`* ${user} asks to chat privately, but not encrypted; the answer was no`);
+        return yellow(`? ${user} asks to chat privately: yes ${user}, or no ${user}`);
+      case "agreed":
+        if (!event.encrypted) return yellow(`* ${user} agrees to a chat that is not encrypted; there will be none`);
+        return yellow(`* ${user} agrees: private ${user} <text> goes straight to ${address(event)}`);
+      case "invited":
+        return dim(`* ${user} may write to you privately now; private ${user} <text> answers`);
+      case "denied":
+        return dim(`* ${user} does not agree to a private chat, or is not here`);
+      case "parted":
+        return dim(`* the private chat with ${user} is over`);
+      case "unreachable":
+        return dim(`* ${user} cannot be reached privately for now`);
+      case "impostor":
+        return yellow(`* whoever answers at the address of ${user} is somebody else; nothing was said`);
       case "goodbye":
         return yellow(GOODBYES[event.reason] ?? `The server ended the session (${printable(event.reason)}).`);
     }
@@ -53,6 +72,10 @@ export class Display {
   failure(text: string): string {
     return this.#colors.red(printable(text));
   }
+}
+
+function address({ host, port }: { host: string; port: number }): string {
+  return host.includes(":") ? `[${printable(host)}]:${port}` : `${printable(host)}:${port}`;
 }
 
 /** A local time that sorts and reads well: 2026-11-22 21:58. */

@@ -14,7 +14,8 @@ is taken up again where it was; what that needs is kept in $XDG_STATE_HOME/heart
 
   --user <name>     who you are; the password is asked, or taken from HEARTLINE_PASSWORD
   --callback        no lasting connection: each command is one, and the server calls back to deliver
-  --listen <port>   where others may reach you for private chats (not there yet)
+  --listen <port>   where others may call you for private chats, if you agree (a free port)
+  --no-listen       nowhere: you may ask others, and none can ask you
   --help            this page
 
 Exit code: 0 after a chat, 1 when you did not get in, 2 for a command line that cannot be meant,
@@ -41,6 +42,8 @@ interface Options {
   user: string | null;
   password: string | null;
   callback: boolean;
+  /** Where others may call; 0 is a free port, null nowhere. */
+  listenPort: number | null;
 }
 
 /** How long a script waits for a server that went away. */
@@ -53,6 +56,7 @@ function parseOptions(): Options | null {
         user: { type: "string" },
         callback: { type: "boolean" },
         listen: { type: "string" },
+        "no-listen": { type: "boolean" },
         help: { type: "boolean", short: "h" },
       },
       allowPositionals: true,
@@ -65,8 +69,12 @@ function parseOptions(): Options | null {
         throw new Error(`${number} is no port`);
       }
     }
+    if (values.listen !== undefined && values["no-listen"] === true)
+      throw new Error("--listen or --no-listen, not both");
+    const listenPort = values["no-listen"] === true ? null : Number(values.listen ?? 0);
     const password = process.env.HEARTLINE_PASSWORD ?? null;
-    return { host, port: Number(port), user: values.user ?? null, password, callback: values.callback === true };
+    const [user, callback] = [values.user ?? null, values.callback === true];
+    return { host, port: Number(port), user, password, callback, listenPort };
   } catch (error) {
     throw new Exit(BAD_USAGE, `${(error as Error).message.split(". ")[0]} (--help shows how)`);
   }
@@ -93,10 +101,8 @@ async function converse(options: Options): Promise<void> {
     screen.print(display.note("You are in. help lists the commands, Ctrl+C leaves."));
     terminal.start();
     screen.setPrompt("> ");
-    let last = Promise.resolve();
-    screen.onLine = (line) => {
-      last = last.then(() => terminal.run(line)).then(() => screen.prompt());
-    };
+    // Replies come in order; only what is said privately may take longer, and holds nothing up.
+    screen.onLine = (line) => void terminal.run(line).then(() => screen.prompt());
     screen.onQuit = () => {
       screen.onQuit = () => client.close();
       client.logout().catch(() => client.close());
@@ -163,7 +169,7 @@ async function follow(options: Options): Promise<void> {
 
 /** A client that keeps what it needs to lose nothing and to show nothing twice, also when it is killed. */
 function newClient(
-  { host, port, callback }: Options,
+  { host, port, callback, listenPort }: Options,
   giveUpMs: number,
   surface: Surface,
   hears: Partial<ChatClientOptions>,
@@ -177,7 +183,8 @@ function newClient(
       throw new Exit(DID_NOT_GET_IN, `cannot use ${folder} (XDG_STATE_HOME): ${(error as Error).message}`);
     }
   };
-  return new ChatClient({ host, port, session: callback ? "callback" : "resumable", store, giveUpMs, ...hears });
+  const session = callback ? "callback" : "resumable";
+  return new ChatClient({ host, port, session, listenPort: listenPort ?? undefined, store, giveUpMs, ...hears });
 }
 
 async function reach(client: ChatClient, host: string, port: number): Promise<void> {
@@ -203,7 +210,11 @@ process.stdout.on("error", (error: NodeJS.ErrnoException) => {
 });
 
 function refused(error: unknown, user: string): string {
-  if (!(error instanceof ChatError)) throw error;
+  if (!(error instanceof ChatError)) {
+    const { code, syscall } = error as NodeJS.ErrnoException;
+    if (syscall !== "listen") throw error;
+    throw new Exit(DID_NOT_GET_IN, `cannot listen for private chats: ${code}; --listen chooses another port`);
+  }
   switch (error.code) {
     case "wrong_password":
       return `wrong password; ${error.detail} ${error.detail === "1" ? "try" : "tries"} left`;

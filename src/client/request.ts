@@ -30,8 +30,11 @@ export interface StateStore {
 /** Requests and what comes of them, whatever the session is like. */
 export interface ChatSession {
   connect(): Promise<void>;
-  /** Rejects with `unknown_user`, `wrong_password <tries left>` or `locked_out <seconds>`. */
-  login(user: string, password: string): Promise<Login>;
+  /**
+   * `listenPort`: where others may call for private chats; 0 is nowhere. Rejects with `unknown_user`, `wrong_password
+   * <tries left>` or `locked_out <seconds>`.
+   */
+  login(user: string, password: string, listenPort: number): Promise<Login>;
   /** A request, without its line's end; resolves with the words behind `ok`. It waits while the server is away. */
   request(line: string): Promise<string>;
   logout(): Promise<void>;
@@ -41,6 +44,8 @@ export interface ChatSession {
 
 /** What a session tells its owner. */
 export interface SessionListener {
+  /** A session of that user begins, the first or a newer one: nothing of an earlier one's holds but its messages. */
+  began(user: string): void;
   /** An event's line. */
   event(bytes: Uint8Array, start: number, end: number): void;
   /** The connection was lost, and is there again. */
@@ -92,6 +97,11 @@ export class Pauses {
     this.#pauseMs = Math.min(this.#pauseMs * 2, PAUSE_MAX_MS);
     await Bun.sleep(pauseMs);
   }
+}
+
+/** The beginning of a login: which kind of session it is to be, and what it goes on from, follows. */
+export function loginLine(user: string, password: string, listenPort: number): string {
+  return `login ${user} ${password}${listenPort > 0 ? ` listen=${listenPort}` : ""}`;
 }
 
 /** How often to beat, well within that silence. */

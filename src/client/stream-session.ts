@@ -13,6 +13,7 @@ import {
   answer,
   beatMsFor,
   goodbyeReason,
+  loginLine,
   startsWithWord,
 } from "./request.ts";
 
@@ -40,7 +41,8 @@ export class StreamSession implements ChatSession {
   /** A reply outside the streams is awaited: to `login` or `resume`. */
   #greeting: Asker | null = null;
   #user = "";
-  #password = "";
+  /** How it logs in, but for `after=`. */
+  #login = "";
   #token = "";
   #ended = false;
   /** Requests without a reply, in their order, and the position behind the last one. */
@@ -71,10 +73,10 @@ export class StreamSession implements ChatSession {
     });
   }
 
-  async login(user: string, password: string): Promise<Login> {
+  async login(user: string, password: string, listenPort: number): Promise<Login> {
     if (this.#link === null) await this.connect();
     this.#user = user;
-    this.#password = password;
+    this.#login = loginLine(user, password, listenPort) + (this.#options.kind === "plain" ? "" : " resumable");
     this.#store = this.#options.store(user);
     const earlier = this.#store?.load() ?? null;
     if (earlier === null) return this.#logIn("");
@@ -94,12 +96,12 @@ export class StreamSession implements ChatSession {
 
   /** Logs in, and makes those requests again that an earlier session is known not to have acted on. */
   #logIn(after: string): Promise<Login> {
-    const kind = this.#options.kind === "plain" ? "" : " resumable";
-    return this.#greet(`login ${this.#user} ${this.#password}${kind}${after}`, (reply) => {
+    return this.#greet(this.#login + after, (reply) => {
       const [token = "", silence = "", ...more] = reply.split(" ");
       const acted = more.find((word) => word.startsWith("received="))?.slice("received=".length);
       this.#token = token;
       this.#received = this.#confirmed = this.#position = 0;
+      this.#listener.began(this.#user);
       const earlier = this.#pending;
       this.#pending = [];
       for (const pending of earlier) {
@@ -296,5 +298,5 @@ export class StreamSession implements ChatSession {
 
 /** A request that belongs to its session, and not to whoever is in it: no later session makes it again. */
 function isOwn(line: string): boolean {
-  return line.startsWith("alive") || line.startsWith("logout");
+  return /^(alive|logout|getaddress|private_answer)/.test(line);
 }

@@ -17,6 +17,9 @@ interface Command {
   run: (client: ChatClient, user: string, text: string) => Promise<string>;
 }
 
+/** Refusals of a private message, behind which the text can be sent through the server. */
+const UNSAID = ["gone", "denied"];
+
 /** The words of the terminal. They read like the protocol's, since `nc` users should feel at home. */
 const COMMANDS: Record<string, Command> = {
   message: {
@@ -69,6 +72,56 @@ const COMMANDS: Record<string, Command> = {
       return `${user} is not blocked any more`;
     },
   },
+  getaddress: {
+    usage: "getaddress <user>",
+    help: "asks a user to chat privately, from machine to machine",
+    names: 1,
+    text: false,
+    run: async (client, user) => {
+      await client.getAddress(user);
+      return `${user} has been asked`;
+    },
+  },
+  yes: {
+    usage: "yes <user>",
+    help: "agrees to chat privately with who asked; they get your address",
+    names: 1,
+    text: false,
+    run: async (client, user) => {
+      await client.answer(user, true);
+      return "";
+    },
+  },
+  no: {
+    usage: "no <user>",
+    help: "refuses that",
+    names: 1,
+    text: false,
+    run: async (client, user) => {
+      await client.answer(user, false);
+      return `${user} was told no`;
+    },
+  },
+  private: {
+    usage: "private <user> <text>",
+    help: "says something directly, encrypted, past the server",
+    names: 1,
+    text: true,
+    run: async (client, user, text) => {
+      await client.private(user, text).catch((error: unknown) => {
+        if (error instanceof ChatError && UNSAID.includes(error.code)) throw new ChatError(error.code, text);
+        throw error;
+      });
+      return `sent privately to ${user}`;
+    },
+  },
+  verify: {
+    usage: "verify <user>",
+    help: "shows a number to compare: the same on both sides, or somebody listens",
+    names: 1,
+    text: false,
+    run: async (client, user) => `safety number with ${user}: ${client.safetyNumber(user)}`,
+  },
   logout: {
     usage: "logout",
     help: "leaves; so does Ctrl+C",
@@ -93,6 +146,15 @@ const FAILURES: Record<string, (user: string, detail: string) => string> = {
   already_blocked: (user) => `${user} is blocked already`,
   not_blocked: (user) => `${user} is not blocked`,
   line_too_long: () => "that line is too long for this server",
+  offline: (user) => `${user} is not here`,
+  not_listening: (user) => `${user} does not accept private chats`,
+  already_asked: (user) => `${user} has been asked already, and has a minute to answer`,
+  no_request: (user) => `${user} has not asked, or not within the last minute`,
+  not_introduced: (user) => `there is no private chat with ${user} yet; getaddress ${user} asks for one`,
+  denied: (user, text) => `${user} did not agree; through the server it goes with: message ${user} ${text}`,
+  gone: (user, text) =>
+    `${user} cannot be reached privately; nothing was sent. Through the server: message ${user} ${text}`,
+  wrong_certificate: (user) => `whoever answers at the address of ${user} is somebody else; nothing was sent`,
   busy: () => "the server is busy; try again in a moment",
   internal: () => "something went wrong in the server; the command may not have been carried out",
   closed: () => "the connection has ended",

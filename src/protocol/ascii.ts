@@ -1,4 +1,4 @@
-import { NAME_BYTES_MAX } from "../limits.ts";
+import { KEY_BYTES_MAX, NAME_BYTES_MAX } from "../limits.ts";
 
 export const LF = 10;
 export const CR = 13;
@@ -69,6 +69,18 @@ function isIpv4(bytes: Uint8Array, start: number, end: number): boolean {
     .toString("latin1")
     .split(".")
     .every((part) => part !== "" && part.length <= 3 && Number(part) <= 255);
+}
+
+/** Base64, as long as a certificate may be. */
+export function isKey(bytes: Uint8Array, start: number, end: number): boolean {
+  let last = end;
+  while (last > start && end - last < 2 && bytes[last - 1] === 61) last--;
+  if (last === start || end - start > KEY_BYTES_MAX) return false;
+  for (let i = start; i < last; i++) {
+    const byte = bytes[i]!;
+    if (!isLetterOrDigit(byte) && byte !== 43 && byte !== 47) return false;
+  }
+  return true;
 }
 
 /** A token, secret or ticket: 22 to 64 of `A-Z a-z 0-9 _ -`. */

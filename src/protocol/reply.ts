@@ -3,6 +3,7 @@ import type { Outbox } from "./outbox.ts";
 
 export const OK = encode("ok\n");
 export const OK_SENT = encode("ok sent\n");
+export const OK_ASKED = encode("ok asked\n");
 export const OK_STORED = encode("ok stored\n");
 
 /** PROTOCOL.md, Requests: what may stand behind `err`. */
@@ -20,6 +21,10 @@ export type ErrorCode =
   | "mailbox_full"
   | "already_blocked"
   | "not_blocked"
+  | "offline"
+  | "not_listening"
+  | "already_asked"
+  | "no_request"
   | "busy"
   | "internal";
 

@@ -1,16 +1,27 @@
 import { REQUEST_WORDS_MAX } from "../limits.ts";
-import { SPACE, encode, equals, isName, isToken, parseNumber, wordEnd } from "./ascii.ts";
+import { SPACE, encode, equals, isKey, isName, isToken, parseNumber, wordEnd } from "./ascii.ts";
 
 export type Verb =
-  "login" | "resume" | "as" | "message" | "broadcast" | "online" | "block" | "unblock" | "alive" | "logout";
+  | "login"
+  | "resume"
+  | "as"
+  | "message"
+  | "broadcast"
+  | "online"
+  | "block"
+  | "unblock"
+  | "getaddress"
+  | "private_answer"
+  | "alive"
+  | "logout";
 
-/** What a word must be: a user name, a token, a number, or just not empty. */
-type Form = "name" | "token" | "number" | "word";
+/** What a word must be: a user name, a token, a number, a certificate, `yes` or `no`, or just not empty. */
+type Form = "name" | "token" | "number" | "key" | "yes or no" | "word";
 
 /** A verb's words. `most` says what may follow the needed ones; text is the rest of the line, spaces included. */
 interface Shape {
   needed: readonly Form[];
-  most: "nothing" | "a number" | "options" | "text";
+  most: "nothing" | "a number" | "a key" | "options" | "text";
   usage: string;
 }
 
@@ -24,10 +35,14 @@ export const SHAPES: Record<Verb, Shape> = {
   online: { needed: [], most: "nothing", usage: "online" },
   block: { needed: ["name"], most: "nothing", usage: "block <user>" },
   unblock: { needed: ["name"], most: "nothing", usage: "unblock <user>" },
+  getaddress: { needed: ["name"], most: "a key", usage: "getaddress <user> [<key>]" },
+  private_answer: { needed: ["name", "yes or no"], most: "a key", usage: "private_answer <user> yes|no [<key>]" },
   alive: { needed: [], most: "a number", usage: "alive [<received>]" },
   logout: { needed: [], most: "a number", usage: "logout [<received>]" },
 };
 
+const YES = encode("yes");
+const NO = encode("no");
 const BY_LENGTH: { verb: Verb; word: Uint8Array }[][] = [];
 for (const verb of Object.keys(SHAPES) as Verb[]) (BY_LENGTH[verb.length] ??= []).push({ verb, word: encode(verb) });
 
@@ -66,6 +81,7 @@ export class Request {
       return this.textStart < this.end;
     }
     if (most === "a number" && this.#next < this.end && !this.#parseWord("number")) return false;
+    if (most === "a key" && this.#next < this.end && !this.#parseWord("key")) return false;
     if (most === "options") while (this.#next < this.end) if (!this.#parseWord("word")) return false;
     return this.#next >= this.end;
   }
@@ -78,6 +94,9 @@ export class Request {
     if (form === "name" && !isName(this.bytes, start, end)) return false;
     if (form === "token" && !isToken(this.bytes, start, end)) return false;
     if (form === "number" && parseNumber(this.bytes, start, end) < 0) return false;
+    if (form === "key" && !isKey(this.bytes, start, end)) return false;
+    if (form === "yes or no" && !equals(this.bytes, start, end, YES) && !equals(this.bytes, start, end, NO))
+      return false;
     this.starts[this.words] = start;
     this.ends[this.words++] = end;
     this.#next = end;

@@ -15,6 +15,8 @@ describe("before login", () => {
     ["online", /^err not_logged_in$/],
     ["block bob", /^err not_logged_in$/],
     ["unblock bob", /^err not_logged_in$/],
+    ["getaddress bob", /^err not_logged_in$/],
+    ["private_answer bob yes", /^err not_logged_in$/],
     ["alive", /^err not_logged_in$/],
     ["alive x", /^err not_logged_in$/],
     ["logout", /^err not_logged_in$/],

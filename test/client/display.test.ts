@@ -1,4 +1,5 @@
 import { describe, expect, test } from "bun:test";
+import type { ChatEvent } from "heartline/client";
 import { Display, printable } from "../../src/client/display.ts";
 
 describe("text of others", () => {
@@ -26,6 +27,28 @@ describe("events in words", () => {
     );
     expect(plain.event({ kind: "joined", user: "bob" })).toBe("* bob is here");
     expect(plain.event({ kind: "left", user: "bob", reason: "expired" })).toBe("* bob left (expired)");
+  });
+
+  test.each<[ChatEvent, string]>([
+    [{ kind: "private", from: "bob", text: "psst" }, "[private] bob: psst"],
+    [{ kind: "asked", user: "bob", encrypted: true }, "? bob asks to chat privately: yes bob, or no bob"],
+    [
+      { kind: "asked", user: "bob", encrypted: false },
+      "* bob asks to chat privately, but not encrypted; the answer was no",
+    ],
+    [
+      { kind: "agreed", user: "bob", host: "192.0.2.1", port: 5, encrypted: true },
+      "* bob agrees: private bob <text> goes straight to 192.0.2.1:5",
+    ],
+    [
+      { kind: "agreed", user: "bob", host: "2001:db8::1", port: 5, encrypted: true },
+      "* bob agrees: private bob <text> goes straight to [2001:db8::1]:5",
+    ],
+    [{ kind: "denied", user: "bob" }, "* bob does not agree to a private chat, or is not here"],
+    [{ kind: "unreachable", user: "bob" }, "* bob cannot be reached privately for now"],
+    [{ kind: "impostor", user: "bob" }, "* whoever answers at the address of bob is somebody else; nothing was said"],
+  ])("tell of private chats: %p", (event, words) => {
+    expect(plain.event(event)).toBe(words);
   });
 
   test("name a goodbye that this client does not know", () => {

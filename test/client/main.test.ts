@@ -179,6 +179,35 @@ describe("on a terminal", () => {
     expect(pty.lines[0]).toContain("You are in");
   });
 
+  test("who asks to chat privately does not tear what is being typed, and private lines are marked", async () => {
+    const pty = await columbiaIsIn({ columns: 90 });
+    await other.login("SEAS", PASSWORD);
+    await pty.sees("* SEAS is here");
+    pty.type("message SEAS half a");
+    await pty.until((lines) => lines.at(-1) === "> message SEAS half a");
+    await other.getAddress("columbia");
+    await pty.sees("? SEAS asks to chat privately: yes SEAS, or no SEAS");
+    await pty.until((lines) => lines.at(-1) === "> message SEAS half a");
+    pty.type(" line\r");
+    await pty.sees("sent to SEAS");
+    pty.type("yes SEAS\r");
+    await pty.sees("* SEAS may write to you privately now; private SEAS <text> answers");
+    await other.private("columbia", "psst \x1b[2J");
+    await pty.until((lines) => lines.includes("[private] SEAS: psst [2J"));
+    pty.type("private SEAS yes?\r");
+    await pty.sees("sent privately to SEAS");
+    pty.type("verify SEAS\r");
+    await pty.sees(`safety number with SEAS: ${other.safetyNumber("columbia")}`);
+    await other.logout();
+    await pty.sees("* the private chat with SEAS is over");
+    pty.type("private SEAS are you there?\r");
+    await pty.sees("there is no private chat with SEAS yet; getaddress SEAS asks for one");
+    pty.type("getaddress SEAS\r");
+    await pty.sees("SEAS is not here");
+    pty.type("yes SEAS\r");
+    await pty.sees("SEAS has not asked, or not within the last minute");
+  });
+
   test("Ctrl+C logs out and ends with 0", async () => {
     await other.login("SEAS", PASSWORD);
     const pty = await columbiaIsIn();
@@ -241,6 +270,41 @@ describe("in a pipe", () => {
     );
     expect(err).toBe("there is no user nobody\n");
     expect(code).toBe(0);
+  });
+
+  test("a script chats privately: it waits for the answer, and what it said arrives before it leaves", async () => {
+    other.close();
+    const answered = Promise.withResolvers<void>();
+    const heard: string[] = [];
+    other = new ChatClient({
+      host: "127.0.0.1",
+      port: server.port,
+      listenPort: 0,
+      onEvent: (event) => {
+        if (event.kind === "asked") other.answer(event.user, event.user === "columbia").then(answered.resolve);
+        if (event.kind === "private") heard.push(event.text);
+      },
+    });
+    await other.login("SEAS", PASSWORD);
+    const texts = Array.from({ length: 100 }, (_, index) => `number ${index}`);
+    const input = `getaddress SEAS\n${texts.map((text) => `private SEAS ${text}\n`).join("")}`;
+    const at = ["127.0.0.1", String(server.port), "--user"];
+    const { out, err, code } = await pipe(input, [...at, "columbia", "--no-listen"], PASSWORD);
+    await answered.promise;
+    expect({ err, code }).toEqual({ err: "", code: 0 });
+    expect(out.match(/sent privately to SEAS/g)).toHaveLength(100);
+    expect(heard).toEqual(texts);
+    const refused = await pipe("getaddress SEAS\nprivate SEAS hi\n", [...at, "foobar"], PASSWORD);
+    expect(refused.err).toBe("SEAS did not agree; through the server it goes with: message SEAS hi\n");
+  });
+
+  test("a port for private chats that is taken is one clear line, and exit code 1", async () => {
+    const at = ["127.0.0.1", String(server.port), "--user", "columbia", "--listen", String(server.port)];
+    const { err, code } = await pipe("", at, PASSWORD);
+    expect(err).toBe("heartline: cannot listen for private chats: EADDRINUSE; --listen chooses another port\n");
+    expect(code).toBe(1);
+    const both = await pipe("", [...at, "--no-listen"], PASSWORD);
+    expect(both).toMatchObject({ err: expect.stringContaining("not both"), code: 2 });
   });
 
   test("all that waited is printed before it leaves", async () => {

@@ -1,0 +1,72 @@
+import { once } from "node:events";
+import { type AddressInfo, type Server, type Socket, createServer } from "node:net";
+import { TLSSocket } from "node:tls";
+import { GREETING_MS, GREETINGS_MAX } from "../limits.ts";
+import type { Certificate } from "./certificate.ts";
+import { PrivateLine } from "./private-line.ts";
+
+/** Decides who may stay. */
+export interface Doorkeeper {
+  /** What to prove ourselves with to a caller; null while nobody may call. */
+  readonly certificate: Certificate | null;
+  /** Somebody has called and said their first line. False, and they are hung up on. */
+  admit(line: PrivateLine, greeting: string): Promise<boolean>;
+}
+
+/**
+ * The client's own port. Whoever connects has a few seconds to prove by certificate and ticket that they were invited,
+ * and learns nothing else; only so many may try at a time, and none while nobody was invited.
+ */
+export class Listener {
+  readonly #server: Server;
+  readonly #doorkeeper: Doorkeeper;
+  readonly #greeting = new Set<PrivateLine>();
+
+  private constructor(doorkeeper: Doorkeeper) {
+    this.#doorkeeper = doorkeeper;
+    this.#server = createServer((socket) => this.#accept(socket));
+  }
+
+  /** Listens on that port, or with 0 on a free one. Rejects with the system's error. */
+  static async open(port: number, doorkeeper: Doorkeeper): Promise<Listener> {
+    const listener = new Listener(doorkeeper);
+    listener.#server.listen(port);
+    await once(listener.#server, "listening");
+    return listener;
+  }
+
+  get port(): number {
+    return (this.#server.address() as AddressInfo).port;
+  }
+
+  #accept(socket: Socket): void {
+    socket.on("error", () => {});
+    const { certificate } = this.#doorkeeper;
+    if (certificate === null) return void socket.destroy();
+    // The oldest goes: whoever opens many and says nothing keeps nobody out.
+    const [oldest] = this.#greeting;
+    if (oldest !== undefined && this.#greeting.size >= GREETINGS_MAX) {
+      this.#greeting.delete(oldest);
+      oldest.cut();
+    }
+    const { key, pem: cert } = certificate;
+    // Anybody's certificate is taken here: whose it must be depends on the name that comes with the first line.
+    const options = { isServer: true, requestCert: true, rejectUnauthorized: false, minVersion: "TLSv1.3" } as const;
+    void this.#greet(new PrivateLine(new TLSSocket(socket, { ...options, key, cert })));
+  }
+
+  async #greet(line: PrivateLine): Promise<void> {
+    this.#greeting.add(line);
+    const deadline = setTimeout(() => line.cut(), GREETING_MS);
+    const { value = "" } = await line.lines.next();
+    const isAdmitted = await Promise.race([this.#doorkeeper.admit(line, value), line.closed.then(() => false)]);
+    clearTimeout(deadline);
+    this.#greeting.delete(line);
+    if (!isAdmitted) line.cut();
+  }
+
+  close(): void {
+    this.#server.close();
+    for (const line of this.#greeting) line.cut();
+  }
+}

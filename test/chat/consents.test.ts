@@ -1,0 +1,248 @@
+import { beforeEach, describe, expect, test } from "bun:test";
+import { CONSENTS_MAX, CONSENT_MS, KEY_BYTES_MAX } from "../../src/limits.ts";
+import { PASSWORD, type TestPeer, World } from "../support/chat.ts";
+
+const KEY = "bm90IGEgcmVhbCBjZXJ0aWZpY2F0ZQ==";
+const OTHER_KEY = "YW5vdGhlcg==";
+let world: World;
+let alice: TestPeer;
+let bob: TestPeer;
+
+/** A user logs in from an address of their own, with these options; everybody has read everything. */
+function enter(name: string, address: string, options = ""): TestPeer {
+  const peer = world.connect(address);
+  world.say(peer, `login ${name} ${PASSWORD}${options}`);
+  world.announce();
+  for (const each of [alice, bob, peer]) each?.read();
+  return peer;
+}
+
+beforeEach(() => {
+  world = new World(["alice", "bob", "carol"]);
+  alice = enter("alice", "192.0.2.1");
+  bob = enter("bob", "2001:db8::7", " listen=4242");
+});
+
+/** The ticket in the only line that a peer has to read, which is that one otherwise. */
+function ticketIn(lines: string[], expected: string): string {
+  expect(lines).toHaveLength(1);
+  const [, ticket = ""] = new RegExp(`^${expected.replace("<ticket>", "([\\w-]{22,64})")}$`).exec(lines[0]!) ?? [];
+  expect(ticket).not.toBe("");
+  return ticket;
+}
+
+function grant(): string {
+  world.ask(alice, `getaddress bob ${KEY}`);
+  bob.read();
+  world.ask(bob, `private_answer alice yes ${OTHER_KEY}`);
+  return ticketIn(alice.read(), `address bob 2001:db8::7 4242 <ticket> ${OTHER_KEY}`);
+}
+
+describe("a question", () => {
+  test("reaches who is asked, and a yes introduces both, each with the other's key", () => {
+    expect(world.ask(alice, `getaddress bob ${KEY}`)).toEqual(["ok asked"]);
+    expect(bob.read()).toEqual([`private_request alice ${KEY}`]);
+    const [expected, reply] = world.ask(bob, `private_answer alice yes ${OTHER_KEY}`);
+    expect(reply).toBe("ok");
+    const ticket = ticketIn([expected!], `expect alice 192.0.2.1 <ticket> ${KEY}`);
+    expect(ticketIn(alice.read(), `address bob 2001:db8::7 4242 <ticket> ${OTHER_KEY}`)).toBe(ticket);
+  });
+
+  test("works without keys", () => {
+    world.ask(alice, "getaddress bob");
+    expect(bob.read()).toEqual(["private_request alice"]);
+    const ticket = ticketIn(world.ask(bob, "private_answer alice yes").slice(0, 1), "expect alice 192.0.2.1 <ticket>");
+    expect(alice.read()).toEqual([`address bob 2001:db8::7 4242 ${ticket}`]);
+  });
+
+  test("a no is denied, and answered once", () => {
+    world.ask(alice, "getaddress bob");
+    bob.read();
+    expect(world.ask(bob, `private_answer alice no`)).toEqual(["ok"]);
+    expect(alice.read()).toEqual(["denied bob"]);
+    expect(world.ask(bob, `private_answer alice yes ${KEY}`)).toEqual(["err no_request"]);
+    expect(alice.read()).toEqual([]);
+  });
+
+  test("waits so long and no longer", () => {
+    world.ask(alice, "getaddress bob");
+    for (let i = 0; i < 2; i++) {
+      world.pass(CONSENT_MS / 2 - 200);
+      expect(world.ask(alice, "alive")).toEqual(["ok"]);
+      world.ask(bob, "alive");
+    }
+    world.pass(700);
+    expect(alice.read()).toEqual(["denied bob"]);
+    expect(world.ask(bob, "private_answer alice yes")).toEqual(["err no_request"]);
+  });
+
+  test("is one a pair and direction at a time", () => {
+    const carol = enter("carol", "192.0.2.3", " listen=1");
+    world.ask(carol, "getaddress bob");
+    world.ask(alice, "getaddress bob");
+    expect(world.ask(alice, "getaddress bob")).toEqual(["err already_asked"]);
+    bob.read();
+    expect(world.ask(bob, "private_answer carol no")).toEqual(["ok"]);
+    expect(carol.read()).toEqual(["denied bob"]);
+    expect(world.ask(alice, "getaddress bob")).toEqual(["err already_asked"]);
+    expect(world.ask(bob, "private_answer alice no")).toEqual(["ok"]);
+    expect(world.ask(alice, "getaddress bob")).toEqual(["denied bob", "ok asked"]);
+  });
+
+  test.each([
+    ["getaddress nobody", "err unknown_user"],
+    ["getaddress alice", "err bad_request nobody calls themselves"],
+    ["getaddress carol", "err offline"],
+    ["getaddress bob \u0001", /^err bad_request getaddress /],
+    ["getaddress bob =", /^err bad_request/],
+    ["getaddress bob a===", /^err bad_request/],
+    ["getaddress bob a=b", /^err bad_request/],
+    [`getaddress bob ${"A".repeat(KEY_BYTES_MAX + 1)}`, /^err bad_request/],
+    [`getaddress bob ${KEY} `, /^err bad_request/],
+    ["getaddress", /^err bad_request/],
+    ["private_answer bob", /^err bad_request private_answer /],
+    ["private_answer bob maybe", /^err bad_request/],
+    ["private_answer bob yes =", /^err bad_request/],
+    ["private_answer bob yes", "err no_request"],
+    ["private_answer nobody no", "err no_request"],
+    [`getaddress bob ${"A".repeat(KEY_BYTES_MAX)}`, "ok asked"],
+  ])("%p is answered %p", (line, reply) => {
+    const [heard] = world.ask(alice, line);
+    if (typeof reply === "string") expect(heard).toBe(reply);
+    else expect(heard).toMatch(reply);
+  });
+
+  test("cannot be put to who does not listen, or has blocked the asker; an own block does not matter", () => {
+    expect(world.ask(bob, "getaddress alice")).toEqual(["err not_listening"]);
+    world.ask(alice, "block bob");
+    expect(world.ask(bob, "getaddress alice")).toEqual(["err blocked"]);
+    expect(world.ask(alice, "getaddress bob")).toEqual(["ok asked"]);
+  });
+
+  test("dies with who was asked, and is not left to a newer session", () => {
+    world.ask(alice, "getaddress bob");
+    bob = enter("bob", "192.0.2.9", " listen=4243");
+    expect(world.ask(bob, "private_answer alice yes")).toEqual(["err no_request"]);
+    world.ask(alice, "getaddress bob");
+    alice.read();
+    bob.hangUp();
+    expect(alice.read()).toEqual(["denied bob"]);
+  });
+
+  test("dies with the asker", () => {
+    world.ask(alice, "getaddress bob");
+    alice.hangUp();
+    bob.read();
+    expect(world.ask(bob, "private_answer alice yes").at(-1)).toBe("err no_request");
+  });
+
+  test.each([
+    ["bob", "alice"],
+    ["alice", "bob"],
+  ])("dies with a block of %s's", (by, whom) => {
+    world.ask(alice, "getaddress bob");
+    bob.read();
+    world.ask(by === "bob" ? bob : alice, `block ${whom}`);
+    if (by === "bob") expect(alice.read()).toEqual(["denied bob"]);
+    expect(bob.read()).toEqual([]);
+    expect(world.ask(bob, "private_answer alice yes")).toEqual(["err no_request"]);
+  });
+
+  test("a session has a bound of them", () => {
+    const names = Array.from({ length: CONSENTS_MAX }, (_, i) => `u${i}`);
+    for (const name of names) {
+      world.chat.accounts.add(name, PASSWORD);
+      const peer = world.connect();
+      world.say(peer, `login ${name} ${PASSWORD}`, "getaddress bob");
+      expect(peer.read().at(-1)).toBe("ok asked");
+    }
+    expect(world.ask(alice, "getaddress bob").at(-1)).toBe("err busy");
+    world.ask(bob, "private_answer u7 no");
+    expect(world.ask(alice, "getaddress bob").at(-1)).toBe("ok asked");
+  });
+});
+
+describe("a ticket", () => {
+  test("outlives any time, and ends for both with a block", () => {
+    grant();
+    for (let i = 0; i < 10; i++) {
+      world.pass(CONSENT_MS / 3);
+      expect(world.ask(alice, "alive")).toEqual(["ok"]);
+      expect(world.ask(bob, "alive")).toEqual(["ok"]);
+    }
+    expect(world.ask(alice, "block bob")).toEqual(["denied bob", "ok"]);
+    expect(bob.read()).toEqual(["denied alice"]);
+    world.ask(alice, "unblock bob");
+    world.ask(bob, "block alice");
+    expect(alice.read()).toEqual([]);
+  });
+
+  test("ends with the asker's session, however that ends", () => {
+    grant();
+    expect(world.ask(alice, "logout")).toEqual(["ok"]);
+    world.announce();
+    expect(bob.read()).toEqual(["denied alice", "left alice logout"]);
+  });
+
+  test("ends when one is replaced, and the newer session has nothing of it", () => {
+    grant();
+    bob.read();
+    const old = bob;
+    bob = world.connect("192.0.2.9");
+    world.say(bob, `login bob ${PASSWORD} listen=4243`);
+    expect(old.read()).toEqual(["goodbye replaced"]);
+    expect(alice.read()).toEqual(["denied bob"]);
+    expect(bob.read()).toEqual([expect.stringMatching(/^ok /)]);
+    grantedAnew("192.0.2.9 4243");
+  });
+
+  test("may be asked for again: the newer one takes its place, and ends once", () => {
+    const first = grant();
+    expect(grant()).not.toBe(first);
+    bob.read();
+    bob.hangUp();
+    world.announce();
+    expect(alice.read()).toEqual(["denied bob", "left bob disconnected"]);
+  });
+
+  test("outlives a connection of a resumable session, which calls from where it is now", () => {
+    bob = enter("bob", "2001:db8::7", " resumable listen=4242");
+    const { token } = world.account("bob").session!;
+    grant();
+    bob.hangUp();
+    expect(alice.read()).toEqual([]);
+    const { confirmed } = world.account("bob").session!.outbox;
+    bob = world.connect("198.51.100.4");
+    world.say(bob, `resume ${token} ${confirmed}`);
+    bob.read();
+    grantedAnew("198.51.100.4 4242");
+  });
+});
+
+/** Another question of alice's brings the address where bob is now. */
+function grantedAnew(where: string): void {
+  alice.read();
+  world.ask(alice, "getaddress bob");
+  world.ask(bob, "private_answer alice yes");
+  ticketIn(alice.read(), `address bob ${where} <ticket>`);
+}
+
+test("a callback session asks and answers like any other", () => {
+  const carol = world.connect("192.0.2.3");
+  world.say(carol, `login carol ${PASSWORD} callback=5000 listen=4000`);
+  const [reply = ""] = carol.read();
+  const token = reply.split(" ")[1]!;
+  world.ask(alice, `getaddress carol ${KEY}`);
+  const as = (request: string): string[] => {
+    const peer = world.connect("192.0.2.3");
+    world.say(peer, `as ${token} ${request}`);
+    return peer.read();
+  };
+  expect(as(`private_answer alice yes ${OTHER_KEY}`)).toEqual(["ok"]);
+  ticketIn(
+    alice.read().filter((line) => line.startsWith("address")),
+    `address carol 192.0.2.3 4000 <ticket> ${OTHER_KEY}`,
+  );
+  expect(as("getaddress bob")).toEqual(["ok asked"]);
+  expect(bob.read().at(-1)).toBe("private_request carol");
+});
