@@ -28,12 +28,12 @@ interface Introduction {
  * certificate that came with the introduction.
  */
 export class PrivateChats implements Doorkeeper {
-  /** Made when it is first needed, and kept for as long as the program runs. */
-  certificate: Certificate | null = null;
   readonly #request: (line: string) => Promise<string>;
   readonly #tell: (event: PrivateEvent) => void;
   #user = "";
   #listener: Listener | null = null;
+  /** Made when it is first needed, and kept for as long as the program runs. */
+  #certificate: Certificate | null = null;
   #making: Promise<Certificate> | null = null;
   /** Questions that wait for the other's answer. */
   readonly #questions = new Map<string, PromiseWithResolvers<void>>();
@@ -46,6 +46,10 @@ export class PrivateChats implements Doorkeeper {
   constructor(request: (line: string) => Promise<string>, tell: (event: PrivateEvent) => void) {
     this.#request = request;
     this.#tell = tell;
+  }
+
+  get certificate(): Certificate | null {
+    return this.#invited.size + this.#callers.size > 0 ? this.#certificate : null;
   }
 
   /** Listens for callers at that port, 0 for a free one; returns which. Rejects with the system's error. */
@@ -108,8 +112,8 @@ export class PrivateChats implements Doorkeeper {
   /** The number that both sides of a chat must have alike; `not_introduced` when there is none. */
   safetyNumber(user: string): string {
     const introduction = this.#callees.get(user) ?? this.#callers.get(user);
-    if (introduction === undefined || this.certificate === null) throw new ChatError("not_introduced");
-    return safetyNumber(this.certificate.base64, introduction.key);
+    if (introduction === undefined || this.#certificate === null) throw new ChatError("not_introduced");
+    return safetyNumber(this.#certificate.base64, introduction.key);
   }
 
   /** What the server says of private chats. */
@@ -177,8 +181,8 @@ export class PrivateChats implements Doorkeeper {
   }
 
   async #key(): Promise<string> {
-    this.certificate ??= await (this.#making ??= newCertificate(this.#user));
-    return this.certificate.base64;
+    this.#certificate ??= await (this.#making ??= newCertificate(this.#user));
+    return this.#certificate.base64;
   }
 
   #introductions(): Introduction[] {
@@ -226,7 +230,7 @@ export class PrivateChats implements Doorkeeper {
   }
 
   async #dial(introduction: Introduction): Promise<PrivateLine> {
-    const { key, pem: cert } = this.certificate!;
+    const { key, pem: cert } = this.#certificate!;
     const options = { rejectUnauthorized: false, minVersion: "TLSv1.3", key, cert } as const;
     const socket = connect({ ...introduction.address!, ...options });
     const line = new PrivateLine(socket);
