@@ -4,6 +4,7 @@
  *
  *   login <user> <password>   ok <token> 35
  *   message <user> <text>     ok sent; to that user: message <from> <text>
+ *   broadcast <text>          ok <number>; to every other user: broadcast <from> <text>
  *   anything else             ok
  */
 #define _GNU_SOURCE
@@ -31,12 +32,16 @@ struct client {
   size_t name_bytes;
   struct buffer in, out;
   int touched, full;
+  size_t place;
 };
 
 static struct client *clients[DESCRIPTORS_MAX];
 static struct client *slots[SLOTS];
 static struct client *touched[DESCRIPTORS_MAX];
 static size_t touched_count;
+/* Those who are in. */
+static struct client *online[DESCRIPTORS_MAX];
+static size_t online_count;
 static char chunk[READ_BYTES];
 static int poll_descriptor;
 
@@ -86,6 +91,17 @@ static void take_line(struct client *client, const char *line, size_t count) {
     say(to, space, (size_t)(line + count - space));
     say(to, "\n", 1);
     say(client, "ok sent\n", 8);
+  } else if (count > 10 && memcmp(line, "broadcast ", 10) == 0) {
+    char frame[4096 + NAME_BYTES_MAX + 1], reply[32];
+    size_t bytes = 10 + client->name_bytes + count - 9 + 1;
+    if (client->place == 0 || bytes > sizeof frame) return say(client, "err bad_request\n", 16);
+    memcpy(frame, line, 10);
+    memcpy(frame + 10, client->name, client->name_bytes);
+    memcpy(frame + 10 + client->name_bytes, line + 9, count - 9);
+    frame[bytes - 1] = '\n';
+    for (size_t i = 0; i < online_count; i++)
+      if (online[i] != client) say(online[i], frame, bytes);
+    say(client, reply, (size_t)snprintf(reply, sizeof reply, "ok %zu\n", online_count - 1));
   } else if (count > 6 && memcmp(line, "login ", 6) == 0) {
     const char *space = memchr(line + 6, ' ', count - 6);
     size_t bytes = space == NULL ? 0 : (size_t)(space - line - 6);
@@ -93,6 +109,8 @@ static void take_line(struct client *client, const char *line, size_t count) {
     memcpy(client->name, line + 6, bytes);
     client->name_bytes = bytes;
     slots[slot_of(client->name, bytes)] = client;
+    online[online_count++] = client;
+    client->place = online_count;
     say(client, "ok AAAAAAAAAAAAAAAAAAAAAA 35\n", 29);
   } else
     say(client, "ok\n", 3);
@@ -101,6 +119,12 @@ static void take_line(struct client *client, const char *line, size_t count) {
 static void hang_up(struct client *client) {
   close(client->descriptor);
   clients[client->descriptor] = NULL;
+  if (client->place > 0) {
+    struct client *last = online[--online_count];
+    online[client->place - 1] = last;
+    last->place = client->place;
+    client->place = 0;
+  }
   /* Its name stays in the table, so the client does: a run is short. */
   client->descriptor = -1;
   client->out.start = client->out.end = 0;

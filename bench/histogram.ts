@@ -8,11 +8,28 @@ export class Histogram {
   count = 0;
   max = 0;
 
+  /** From what `buckets` gave. */
+  static from(buckets: readonly (readonly [index: number, count: number])[], max: number): Histogram {
+    const histogram = new Histogram();
+    for (const [index, count] of buckets) {
+      histogram.#counts[index] = count;
+      histogram.count += count;
+    }
+    histogram.max = max;
+    return histogram;
+  }
+
   record(value: number): void {
     const whole = value < 0 ? 0 : value | 0;
     this.#counts[bucketOf(whole)]!++;
     this.count++;
     if (whole > this.max) this.max = whole;
+  }
+
+  add(other: Histogram): void {
+    for (let i = 0; i < this.#counts.length; i++) this.#counts[i]! += other.#counts[i]!;
+    this.count += other.count;
+    this.max = Math.max(this.max, other.max);
   }
 
   clear(): void {
@@ -35,6 +52,13 @@ export class Histogram {
     let count = 0;
     for (let i = bucketOf(value) + 1; i < this.#counts.length; i++) count += this.#counts[i]!;
     return count;
+  }
+
+  /** The buckets that are not empty: what goes into a file. */
+  get buckets(): [index: number, count: number][] {
+    const buckets: [number, number][] = [];
+    for (let i = 0; i < this.#counts.length; i++) if (this.#counts[i]! > 0) buckets.push([i, this.#counts[i]!]);
+    return buckets;
   }
 }
 

@@ -1,178 +1,189 @@
-import { writeFileSync } from "node:fs";
-import { cpus, release } from "node:os";
-import { parseArgs } from "node:util";
-import type { Latency, Order, Outcome } from "./swarm.ts";
-import { TARGETS, type Target, TargetError, Workshop, pinned } from "./target.ts";
+import { readFileSync } from "node:fs";
+import { Random } from "../test/support/random.ts";
+import { CommandLine, Progress, UsageError } from "./command-line.ts";
+import { Contest, ContestError, type Task } from "./contest.ts";
+import { PAYLOAD_BYTES_MIN } from "./payload.ts";
+import { heartline } from "./peers/heartline.ts";
+import { descriptorsMax } from "./process-figures.ts";
+import { newResult, versionOf, writeResult } from "./result.ts";
+import { SCENARIOS, SCENARIO_NAMES } from "./scenario.ts";
+import { digits } from "./statistics.ts";
+import { type Outcome, isBehind } from "./swarm.ts";
+
+const CLIENTS_DEFAULT = 5000;
+/** Descriptors of a process that are no client's. */
+const DESCRIPTORS_SPARE = 200;
+const OPTIONS = [
+  ...["scenario", "clients", "crowd", "window", "rate", "payload", "seconds", "warmup", "senders", "beat", "sessions"],
+  ...["durability", "seed", "target", "credentials", "json"],
+] as const;
 
 const USAGE = `Usage: bun run bench [options]
 
-Measures servers with pairs of clients who write to each other, on this machine only. Each run has a server of its own,
-on one core, and one process of clients, on another; the servers take turns. Every message is checked: none may be
-lost, twice or out of order. Closed: each client has so many messages on their way. Open: messages are sent at a fixed
-rate, and late ones count from when they were due.
+Measures a Heartline server on this machine: starts one of its own, on one core, and a swarm of clients on another, who
+write to each other. Every payload is numbered and timed: none may be lost, twice or out of order. Unless a rate or a
+window is given, it measures first how much is possible, and then the latencies at half of that.
 
-  --targets <list>      ${TARGETS.join(", ")}: this server by durability, and a plain C server (none,process,c)
-  --rounds <number>     how often each of them has its turn (5)
-  --seconds <number>    how long a run is measured, after a warm-up (3)
-  --clients <number>    how many, an even number (64)
-  --inflight <list>     messages that each client has on their way, in the closed runs (1,64)
-  --rate <number>       messages a second of all clients together, in the open run; 0 for none (20000)
-  --sessions <kind>     plain or resumable (plain)
-  --json <file>         writes every run's figures there
-  --help                this page
+  --scenario <name>      what the clients do (mixed):
+${SCENARIO_NAMES.map((name) => `                           ${name.padEnd(10)} ${SCENARIOS[name].help}`).join("\n")}
+  --clients <number>     how many, an even number (as many as descriptors allow, up to ${CLIENTS_DEFAULT})
+  --crowd <number>       so many more who are online and say nothing (0)
+  --window <number>      messages that each client has on its way; a new one for each that arrived (1)
+  --rate <number>        messages a second of all clients together, whatever comes back; late ones count from when they
+                         were due
+  --payload <bytes>      the text of a message, at least ${PAYLOAD_BYTES_MIN} (64)
+  --seconds <number>     how long it is measured (8)
+  --warmup <number>      seconds before that, which do not count (3)
+  --senders <number>     who broadcasts, in the scenario broadcast (1)
+  --beat <seconds>       how often each client says alive, in the scenario alive (30)
+  --sessions <kind>      plain, or resumable: then clients confirm every second (plain)
+  --durability <level>   of the server: none, process or power (process)
+  --seed <number>        decides who writes to whom (1)
+  --target <host:port>   measures a server that runs already, instead of one of its own; without its time and memory
+  --credentials <file>   the users of that server
+  --json <file>          writes all figures there, for bench:report
+  --help                 this page
 
-Exit code: 0, 1 when a run failed or a message did, 2 for a command line that cannot be meant.
+Exit code: 0, 1 when something was lost, twice, out of order or otherwise failed, 2 for a command line that cannot be
+meant.
 `;
 
-const WARMUP_MS = 1500;
-const PAYLOAD_BYTES = 64;
-
-class UsageError extends Error {}
-
 interface Options {
-  targets: Target[];
-  rounds: number;
-  seconds: number;
+  task: Omit<Task, "users">;
+  scenario: string;
   clients: number;
-  inflight: number[];
-  rate: number;
-  resumable: boolean;
+  /** Given by the user; else it is found out. */
+  isFixed: boolean;
+  durability: "none" | "process" | "power";
+  seed: number;
+  target: { host: string; port: number } | null;
+  users: [name: string, password: string][] | null;
   json: string | null;
 }
 
-interface Scenario {
-  name: string;
-  inflight: number;
-  rate: number;
-}
-
-interface Run {
-  target: Target;
-  scenario: string;
-  round: number;
-  outcome: Outcome;
-}
-
 function parseOptions(args: string[]): Options | null {
-  const text = { type: "string" } as const;
-  const options = {
-    ...{ targets: text, rounds: text, seconds: text, clients: text, inflight: text, rate: text, sessions: text },
-    json: text,
-    help: { type: "boolean", short: "h" },
-  } as const;
-  let values: { [name in Exclude<keyof typeof options, "help">]?: string } & { help?: boolean };
-  try {
-    ({ values } = parseArgs({ args, options }));
-  } catch (error) {
-    throw new UsageError((error as Error).message.split(/\.\s/)[0]?.replace(/^\w/, (letter) => letter.toLowerCase()));
-  }
-  if (values.help === true) return null;
-  const number = (name: string, given: string, least: number, most: number): number => {
-    if (/^\d+(\.\d+)?$/.test(given) && Number(given) >= least && Number(given) <= most) return Number(given);
-    throw new UsageError(`--${name} takes a number from ${least} to ${most}, not "${given}"`);
-  };
-  const targets = (values.targets ?? "none,process,c").split(",");
-  for (const target of targets) {
-    if (!TARGETS.includes(target as Target))
-      throw new UsageError(`--targets knows ${TARGETS.join(", ")}, not "${target}"`);
-  }
-  const sessions = values.sessions ?? "plain";
-  if (!["plain", "resumable"].includes(sessions)) throw new UsageError(`--sessions takes plain or resumable`);
-  const clients = number("clients", values.clients ?? "64", 2, 10_000);
-  if (clients % 2 !== 0) throw new UsageError("--clients takes an even number, since they come in pairs");
+  const line = new CommandLine(args, OPTIONS);
+  if (line.wantsHelp) return null;
+  const scenario = line.word("scenario", "mixed", SCENARIO_NAMES);
+  const [target, file] = [line.text("target"), line.text("credentials")];
+  if ((target === null) !== (file === null)) throw new UsageError("--target and --credentials go together");
+  const [, host, port] = /^(.+):(\d+)$/.exec(target ?? "") ?? [];
+  if (target !== null && host === undefined) throw new UsageError(`--target takes <host>:<port>, not "${target}"`);
+  const users = file === null ? null : readUsers(file);
+  const most = Math.min(users?.length ?? Number.POSITIVE_INFINITY, descriptorsMax() - DESCRIPTORS_SPARE) & ~1;
+  const clients = line.number("clients", Math.min(most, CLIENTS_DEFAULT), 2, most);
+  if (clients % 2 !== 0) throw new UsageError("--clients takes an even number, since they write in pairs");
+  const isBroadcast = scenario === "broadcast";
+  const senders = line.number("senders", isBroadcast ? 1 : SCENARIOS[scenario].broadcasters, 1, 64);
+  const rate = line.number("rate", 0, 1, 10_000_000);
+  const window = line.number("window", null, 1, 1024);
+  if (rate > 0 && window !== null) throw new UsageError("--rate sends by time and --window by what arrives: give one");
+  const broadcasters = SCENARIOS[scenario].broadcasters === 0 ? 0 : Math.min(senders, clients);
+  const isLogin = scenario === "login";
   return {
-    targets: targets as Target[],
-    rounds: number("rounds", values.rounds ?? "5", 1, 1000),
-    seconds: number("seconds", values.seconds ?? "3", 0.1, 120),
+    task: {
+      scenario: { ...SCENARIOS[scenario], broadcasters },
+      crowd: line.number("crowd", 0, 0, most - clients) + (isLogin ? Math.max(0, clients - (window ?? 32)) : 0),
+      window: window ?? 1,
+      rate,
+      payloadBytes: line.number("payload", 64, PAYLOAD_BYTES_MIN, 400_000),
+      beatMs: line.number("beat", 30, 0.1, 3600) * 1000,
+      warmupMs: line.number("warmup", 3, 0, 600) * 1000,
+      measureMs: line.number("seconds", 8, 0.1, 3600) * 1000,
+      resumable: line.word("sessions", "plain", ["plain", "resumable"]) === "resumable",
+    },
+    scenario,
     clients,
-    inflight: (values.inflight ?? "1,64").split(",").map((each) => number("inflight", each, 1, 1024)),
-    rate: number("rate", values.rate ?? "20000", 0, 1_000_000),
-    resumable: sessions === "resumable",
-    json: values.json ?? null,
+    isFixed: rate > 0 || window !== null || SCENARIOS[scenario].instead !== null,
+    durability: line.word("durability", "process", ["none", "process", "power"]),
+    seed: line.number("seed", 1, 0, 2 ** 31),
+    target: target === null ? null : { host: host!, port: Number(port) },
+    users,
+    json: line.text("json"),
   };
 }
 
-/** One run: a fresh server, a swarm, its outcome. */
-async function measure(workshop: Workshop, target: Target, scenario: Scenario, options: Options): Promise<Outcome> {
-  const server = await workshop.start(target);
-  const order: Order = {
-    ...{ port: server.port, pid: server.pid, clients: options.clients, payloadBytes: PAYLOAD_BYTES },
-    ...{ inflight: scenario.inflight, rate: scenario.rate, resumable: options.resumable },
-    ...{ warmupMs: WARMUP_MS, measureMs: options.seconds * 1000 },
-  };
+function readUsers(file: string): [string, string][] {
   try {
-    const swarm = workshop.run(pinned(1, [process.execPath, "bench/swarm.ts", JSON.stringify(order)]));
-    const said = await new Response(swarm.stdout).text();
-    if ((await swarm.exited) !== 0) throw new TargetError(`the clients of "${target}" failed`);
-    return JSON.parse(said) as Outcome;
-  } finally {
-    await server.stop();
+    const lines = readFileSync(file, "utf8").split(/\r?\n/);
+    return lines.filter((line) => /^[^#\s]\S* \S+$/.test(line)).map((line) => line.split(" ") as [string, string]);
+  } catch (error) {
+    throw new UsageError(`cannot read ${file}: ${(error as Error).message}`);
   }
 }
 
-function median(values: number[]): number {
-  const sorted = values.toSorted((a, b) => a - b);
-  const middle = sorted.length >> 1;
-  return sorted.length % 2 === 1 ? sorted[middle]! : (sorted[middle - 1]! + sorted[middle]!) / 2;
+function shuffled<T>(list: readonly T[], seed: number): T[] {
+  const random = new Random(seed);
+  const all = [...list];
+  for (let i = all.length - 1; i > 0; i--) {
+    const j = random.below(i + 1);
+    [all[i], all[j]] = [all[j]!, all[i]!];
+  }
+  return all;
 }
 
-function spread(values: number[], digits: number): string {
-  const show = (value: number): string => value.toFixed(digits);
-  return `${show(median(values))} [${show(Math.min(...values))}..${show(Math.max(...values))}]`;
-}
-
-/** What is told of a scenario, by target: a name, its figure of a run, and how many digits are worth showing. */
-const FIGURES: [name: string, of: (outcome: Outcome) => number, digits: number][] = [
-  ["messages/s", ({ delivered }) => delivered, 0],
-  ["server µs CPU a message", ({ serverMicrosPerMessage }) => serverMicrosPerMessage, 2],
-  ...latencies("latency", ({ latency }) => latency),
-  ["  over 5 ms, in a million", ({ latency: { pauses, count } }) => (1e6 * pauses) / count, 0],
+/** What a run came to, by row; `-` where it does not apply. */
+const ROWS: [name: string, of: (outcome: Outcome, task: Options["task"]) => string][] = [
+  ["accepted messages/s", ({ accepted }) => digits(Math.round(accepted))],
+  ["deliveries/s", ({ delivered }) => digits(Math.round(delivered))],
+  ["latency p50", (outcome, task) => micros(outcome, task, outcome.latency.p50)],
+  ["        p99", (outcome, task) => micros(outcome, task, outcome.latency.p99)],
+  ["        p99.9", (outcome, task) => micros(outcome, task, outcome.latency.p999)],
+  ["        max", (outcome, task) => micros(outcome, task, outcome.latency.max)],
+  ["server CPU a delivery", ({ server }) => (server === null ? "-" : `${digits(server.cpuMicros)} µs`)],
+  ["server CPU, of a core", ({ server }) => (server === null ? "-" : `${digits(100 * server.core)} %`)],
+  ["memory a client", ({ server }) => (server === null ? "-" : `${digits(Math.round(server.resident))} B`)],
+  ["swarm busy", ({ busy }) => `${digits(100 * busy)} %`],
 ];
 
-function latencies(name: string, of: (outcome: Outcome) => Latency): typeof FIGURES {
-  return [
-    [`${name} p50 µs`, (outcome) => of(outcome).p50, 0],
-    ["  p99 µs", (outcome) => of(outcome).p99, 0],
-    ["  p99.9 µs", (outcome) => of(outcome).p999, 0],
-    ["  max µs", (outcome) => of(outcome).max, 0],
+function micros(outcome: Outcome, { rate }: Options["task"], value: number): string {
+  if (outcome.latency.count === 0) return "-";
+  if (rate > 0 && isBehind(outcome, rate)) return "not told";
+  return value >= 10_000 ? `${digits(value / 1000)} ms` : `${digits(value)} µs`;
+}
+
+function rowName(name: string, { instead }: Options["task"]["scenario"]): string {
+  if (instead === null) return name;
+  return name.replace("accepted messages", instead === "login" ? "logins" : "replies").replace("delivery", "reply");
+}
+
+function report(options: Options, runs: { title: string; task: Options["task"]; outcome: Outcome }[]): string {
+  const { scenario, clients, task, durability, target, seed } = options;
+  const lines = [
+    `${scenario}: ${digits(clients)} clients, ${task.payloadBytes} bytes, ` +
+      `${task.resumable ? "resumable" : "plain"} sessions, ` +
+      (target === null ? `durability ${durability}` : `at ${target.host}:${target.port}`) +
+      `, seed ${seed}`,
+    "",
+    `  ${"".padEnd(24)}${runs.map(({ title }) => title.padStart(22)).join("")}`,
   ];
-}
-
-function report(runs: Run[], targets: readonly Target[], scenarios: readonly Scenario[]): string {
-  const lines: string[] = [];
-  for (const { name } of scenarios) {
-    const of = (target: Target): Outcome[] =>
-      runs.filter((run) => run.scenario === name && run.target === target).map(({ outcome }) => outcome);
-    const [first] = targets;
-    lines.push(
-      "",
-      name,
-      row("", ...targets.flatMap((target) => (target === first ? [target] : [target, `to ${first}`]))),
-    );
-    for (const [figure, value, digits] of FIGURES) {
-      const base = of(first!).map(value);
-      const cells = targets.flatMap((target) => {
-        const values = of(target).map(value);
-        const ratios = values.map((each, round) => each / base[round]!).filter(Number.isFinite);
-        const ratio = ratios.length === 0 ? "" : spread(ratios, 2);
-        return target === first ? [spread(values, digits)] : [spread(values, digits), ratio];
-      });
-      lines.push(row(figure, ...cells));
-    }
-    const late = runs.filter(({ scenario, outcome }) => scenario === name && isLate(outcome)).length;
-    if (late > 0)
-      lines.push(`  in ${late} runs messages were sent so late that the latencies are as much the clients'`);
+  for (const [name, of] of ROWS) {
+    const cells = runs.map(({ outcome, task }) => of(outcome, task));
+    if (cells.every((cell) => cell === "-" || cell === "0")) continue;
+    lines.push(`  ${rowName(name, task.scenario).padEnd(24)}${cells.map((cell) => cell.padStart(22)).join("")}`);
   }
-  return lines.join("\n");
+  const sum = (of: (outcome: Outcome) => number): number => runs.reduce((all, { outcome }) => all + of(outcome), 0);
+  const messages = `of ${digits(sum(({ sent }) => sent))} messages`;
+  const [lost, twice] = [sum((outcome) => outcome.lost), sum((outcome) => outcome.twice)];
+  lines.push("", `  lost ${lost}, twice ${twice}, out of order ${sum((outcome) => outcome.disordered)} ${messages}`);
+  for (const { outcome, task } of runs) lines.push(...remarks(outcome, task));
+  return `${lines.join("\n")}\n`;
 }
 
-/** More than a tenth of what is told is the load generator's own. */
-function isLate({ lateness, latency }: Outcome): boolean {
-  return lateness.count > 0 && lateness.p99 > latency.p99 / 10;
-}
-
-function row(name: string, ...cells: string[]): string {
-  return `  ${name.padEnd(26)}${cells.map((cell) => cell.padStart(26)).join("")}`;
+/** What must be known to read the figures rightly. */
+function remarks({ server, lateness, ...outcome }: Outcome, { rate, scenario }: Options["task"]): string[] {
+  const lines: string[] = [];
+  if (rate > 0 && isBehind({ server, lateness, ...outcome }, rate)) {
+    const late = digits(lateness.p99 / 1000);
+    lines.push(`  the swarm fell behind (p99 ${late} ms late), so its latencies are not the server's and are not told`);
+  } else if (rate === 0 && scenario.instead === null && server !== null && server.core < 0.9) {
+    lines.push(
+      `  the server used only ${digits(100 * server.core)} % of its core: more in flight may be more a second`,
+    );
+  }
+  if (outcome.stolen > 0.02) lines.push(`  others took ${digits(100 * outcome.stolen)} % of this machine meanwhile`);
+  for (const fault of outcome.faults) lines.push(`  FAULT: ${fault}`);
+  return lines;
 }
 
 async function main(): Promise<number> {
@@ -181,61 +192,61 @@ async function main(): Promise<number> {
     process.stdout.write(USAGE);
     return 0;
   }
-  const workshop = new Workshop(options.clients);
+  const { task, clients, target, seed, json } = options;
+  const contest = new Contest(clients + (task.scenario.instead === "login" ? 0 : task.crowd));
   const quit = (): void => {
-    workshop.remove();
+    contest.remove();
     process.exit(130);
   };
   process.once("SIGINT", quit).once("SIGTERM", quit);
-  const scenarios: Scenario[] = options.inflight.map((inflight) => {
-    return { name: `closed, ${inflight} in flight`, inflight, rate: 0 };
-  });
-  if (options.rate > 0) scenarios.push({ name: `open, ${options.rate} a second`, inflight: 0, rate: options.rate });
+  const progress = new Progress();
+  const peer = heartline(options.durability);
+  const users = shuffled(options.users ?? contest.users, seed).slice(0, clients + task.crowd);
+  const result = newResult(seed);
+  result.peers[peer.name] = { about: peer.about, version: versionOf(peer) };
   try {
-    const targets = await available(options, workshop);
-    const runs: Run[] = [];
-    for (let round = 0; round < options.rounds; round++) {
-      for (const scenario of scenarios) {
-        for (const target of round % 2 === 0 ? targets : targets.toReversed()) {
-          const at = `round ${round + 1} of ${options.rounds}, ${scenario.name}, ${target}`;
-          const outcome = await measure(workshop, target, scenario, options);
-          const { delivered, latency, faults } = outcome;
-          process.stderr.write(`${at}: ${Math.round(delivered)} messages/s, p99.9 ${Math.round(latency.p999)} µs\n`);
-          if (faults.length > 0) throw new TargetError(`${at}: ${faults.join("; ")}`);
-          runs.push({ target, scenario: scenario.name, round, outcome });
-        }
-      }
+    const runs: { title: string; task: Options["task"]; outcome: Outcome }[] = [];
+    const run = async (title: string, task: Options["task"]): Promise<Outcome> => {
+      const say = (text: string): void => progress.say(`${title}: ${text}`);
+      say("starting");
+      const order = { ...task, users };
+      const outcome =
+        target === null
+          ? await contest.run(peer, order, say)
+          : await contest.swarm({ ...order, ...target, dialect: "heartline", loginsAtOnce: 64, pid: null }, say);
+      runs.push({ title, task, outcome });
+      result.runs.push({ peer: peer.name, work: title, task: { ...task, clients }, round: 0, outcome });
+      return outcome;
+    };
+    const first = await run(task.rate > 0 ? `${digits(task.rate)} a second` : titleOf(task), task);
+    if (!options.isFixed && first.faults.length === 0) {
+      const rate = Math.max(1, Math.round(first.accepted / 2));
+      await run(`half of that: ${digits(rate)}/s`, { ...task, rate });
     }
-    const machine = { cpu: cpus()[0]?.model, cores: cpus().length, kernel: release(), bun: Bun.version };
-    if (options.json !== null) writeFileSync(options.json, `${JSON.stringify({ machine, options, runs }, null, 1)}\n`);
-    process.stdout.write(
-      `${options.clients} clients, ${options.rounds} rounds of ${options.seconds} s: median [range]\n`,
+    progress.clear();
+    process.stdout.write(report(options, runs));
+    if (json !== null) writeResult(json, result);
+    const isFaulty = runs.some(
+      ({ outcome: { lost, twice, disordered, faults } }) => lost + twice + disordered + faults.length > 0,
     );
-    process.stdout.write(`${Object.values(machine).join(", ")}${report(runs, targets, scenarios)}\n`);
-    return 0;
+    return isFaulty ? 1 : 0;
   } finally {
-    workshop.remove();
+    progress.clear();
+    contest.remove();
   }
 }
 
-/** The targets that can be run here. */
-async function available({ targets, resumable }: Options, workshop: Workshop): Promise<Target[]> {
-  if (!targets.includes("c")) return targets;
-  const why = resumable
-    ? "it knows plain sessions only"
-    : (await workshop.compile())
-      ? ""
-      : "there is no C compiler (cc)";
-  if (why === "") return targets;
-  process.stderr.write(`SKIPPED: c, since ${why}\n`);
-  return targets.filter((target) => target !== "c");
+function titleOf({ scenario, window, beatMs }: Options["task"]): string {
+  if (scenario.instead === "alive") return `alive every ${digits(beatMs / 1000)} s`;
+  if (scenario.instead !== null) return scenario.instead;
+  return `${window} in flight`;
 }
 
 try {
   process.exitCode = await main();
 } catch (error) {
   const isUsage = error instanceof UsageError;
-  if (!isUsage && !(error instanceof TargetError)) throw error;
+  if (!isUsage && !(error instanceof ContestError)) throw error;
   process.stderr.write(`bench: ${error.message}${isUsage ? " (--help lists the options)" : ""}\n`);
   process.exitCode = isUsage ? 2 : 1;
 }

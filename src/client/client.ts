@@ -97,7 +97,12 @@ export class ChatClient {
    */
   async login(user: string, password: string): Promise<Login> {
     const port = this.#listenPort === null ? 0 : await this.#private.listen(this.#listenPort);
-    return this.#session.login(word(user), word(password), port);
+    try {
+      return await this.#session.login(word(user), word(password), port);
+    } catch (error) {
+      this.#private.stopListening();
+      throw error;
+    }
   }
 
   /** "sent" when the user is online, "stored" when the message waits. Text is a line: it has no line feed in it. */

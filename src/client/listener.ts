@@ -58,8 +58,9 @@ export class Listener {
   async #greet(line: PrivateLine): Promise<void> {
     this.#greeting.add(line);
     const deadline = setTimeout(() => line.cut(), GREETING_MS);
-    const { value = "" } = await line.lines.next();
-    const isAdmitted = await Promise.race([this.#doorkeeper.admit(line, value), line.closed.then(() => false)]);
+    const admitted = line.lines.next().then(({ value }) => this.#doorkeeper.admit(line, value ?? ""));
+    // A caller who is gone by now was not admitted either.
+    const isAdmitted = await Promise.race([admitted, line.closed.then(() => false)]).catch(() => false);
     clearTimeout(deadline);
     this.#greeting.delete(line);
     if (!isAdmitted) line.cut();

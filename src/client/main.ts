@@ -66,7 +66,7 @@ function parseOptions(): Options | null {
     if (host === undefined || port === undefined || rest.length > 0) throw new Error("give a host and a port");
     for (const number of [port, values.listen ?? "1"]) {
       if (!/^\d{1,5}$/.test(number) || Number(number) < 1 || Number(number) > 65535) {
-        throw new Error(`${number} is no port`);
+        throw new Error(`"${number}" is no port`);
       }
     }
     if (values.listen !== undefined && values["no-listen"] === true)
@@ -76,7 +76,7 @@ function parseOptions(): Options | null {
     const [user, callback] = [values.user ?? null, values.callback === true];
     return { host, port: Number(port), user, password, callback, listenPort };
   } catch (error) {
-    throw new Exit(BAD_USAGE, `${(error as Error).message.split(". ")[0]} (--help shows how)`);
+    throw new Exit(BAD_USAGE, `${(error as Error).message.split(/\.\s/)[0]} (--help shows how)`);
   }
 }
 

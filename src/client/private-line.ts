@@ -6,6 +6,8 @@ import { ChatError } from "./request.ts";
 
 /** How long the other side may take to close a connection that was ended in good order. */
 const FAREWELL_MS = 1_000;
+/** How long the other side may leave something unread that does not fit into the kernels any more. */
+const SEND_MS = 10_000;
 const KEEP_ALIVE_MS = 15_000;
 
 /** A connection from client to client, as lines of text. Who is at its other end, the owner has to find out. */
@@ -40,13 +42,23 @@ export class PrivateLine {
     }
   }
 
-  /** Resolves when this machine has sent it; rejects with `gone` when the connection has ended. */
+  /**
+   * Resolves when this machine has sent it. Rejects with `line_too_long`, or with `gone` when the connection has ended:
+   * also because the other side does not read, for which it has a while.
+   */
   send(line: string): Promise<void> {
     const socket = this.#socket;
     return new Promise((resolve, reject) => {
+      const bytes = Buffer.from(`${line}\n`);
+      if (bytes.length > PRIVATE_LINE_BYTES_MAX) return reject(new ChatError("line_too_long"));
       const isStuck = socket.writableLength > PRIVATE_UNSENT_BYTES_MAX;
       if (!socket.writable || isStuck) return reject(new ChatError("gone"));
-      socket.write(`${line}\n`, (error) => (error == null ? resolve() : reject(new ChatError("gone"))));
+      const late = setTimeout(() => this.cut(), SEND_MS);
+      socket.write(bytes, (error) => {
+        clearTimeout(late);
+        if (error == null) resolve();
+        else reject(new ChatError("gone"));
+      });
     });
   }
 

@@ -6,8 +6,9 @@ import { ChatError, Pauses } from "./request.ts";
 import { GREETING_MS } from "../limits.ts";
 import { connect } from "node:tls";
 
-/** How often a connection that broke is tried again before somebody says something. */
-const REOPENINGS = 5;
+/** How often in a row a call may fail, or a connection break soon, before it is not tried again by itself. */
+const FAILURES_MAX = 4;
+const SOON_MS = 5_000;
 
 /** Two clients that the server has introduced to each other, for as long as it does not take that back. */
 interface Introduction {
@@ -18,6 +19,8 @@ interface Introduction {
   /** Where to call; null when it is the other who calls. */
   address: { host: string; port: number } | null;
   line: PrivateLine | null;
+  /** Calls that failed, or did not last, since the last one that did. */
+  failures: number;
   /** A call under way. */
   call: Promise<PrivateLine> | null;
 }
@@ -58,24 +61,28 @@ export class PrivateChats implements Doorkeeper {
     return this.#listener.port;
   }
 
+  /** Nobody can call any more. */
+  stopListening(): void {
+    this.#listener?.close();
+    this.#listener = null;
+  }
+
   /** A session of that user begins: what the server had arranged in an earlier one is over. */
   begin(user: string): void {
     this.#user = user;
-    for (const introduction of this.#introductions()) this.#part(introduction);
-    for (const question of this.#questions.values()) question.reject(new ChatError("denied"));
-    this.#questions.clear();
+    for (const asked of [...this.#questions.keys()]) this.hear({ kind: "denied", user: asked });
+    for (const { user: other } of this.#introductions()) this.hear({ kind: "denied", user: other });
     this.#invited.clear();
   }
 
   /** Asks for that user's address; their answer comes as an event. */
   async ask(user: string): Promise<void> {
-    const key = await this.#key();
     const question = Promise.withResolvers<void>();
     question.promise.catch(() => {}); // Whoever does not wait for it hears the event.
     // Before the server's reply: in a callback session the answer may overtake it.
     if (!this.#questions.has(user)) this.#questions.set(user, question);
     try {
-      await this.#request(`getaddress ${user} ${key}`);
+      await this.#request(`getaddress ${user} ${await this.#key()}`);
     } catch (error) {
       if (this.#questions.get(user) === question) this.#questions.delete(user);
       throw error;
@@ -131,13 +138,13 @@ export class PrivateChats implements Doorkeeper {
         this.#questions.delete(user);
         this.#tell({ kind: "agreed", user, host, port, encrypted: key !== "" });
         if (key === "") return question?.reject(new ChatError("denied"));
-        this.#introduce(this.#callees, { user, ticket, key, address: { host, port }, line: null, call: null });
+        this.#introduce(this.#callees, user, ticket, key, { host, port });
         return question?.resolve();
       }
       case "expect": {
         const { key, ticket } = event;
         if (key !== "" && this.#invited.has(user)) {
-          this.#introduce(this.#callers, { user, ticket, key, address: null, line: null, call: null });
+          this.#introduce(this.#callers, user, ticket, key, null);
           this.#tell({ kind: "invited", user });
         }
         this.#invited.get(user)?.resolve();
@@ -172,12 +179,11 @@ export class PrivateChats implements Doorkeeper {
 
   /** Ends all chats in good order, and is reached by nobody any more. */
   async end(): Promise<void> {
-    this.#listener?.close();
-    this.#listener = null;
-    const lines = this.#introductions().map(({ line }) => line?.end());
+    this.stopListening();
+    for (const introduction of this.#introductions()) introduction.failures = FAILURES_MAX;
+    await Promise.all(this.#introductions().map(({ line }) => line?.end()));
     this.#callees.clear();
     this.#callers.clear();
-    await Promise.all(lines);
   }
 
   async #key(): Promise<string> {
@@ -189,10 +195,22 @@ export class PrivateChats implements Doorkeeper {
     return [...this.#callees.values(), ...this.#callers.values()];
   }
 
-  /** A newer introduction of the same kind takes the place of an older one. */
-  #introduce(to: Map<string, Introduction>, introduction: Introduction): void {
-    const { user, address } = introduction;
-    void to.get(user)?.line?.end();
+  /** A newer introduction takes the place of an older one of the same kind: the ticket is for calls from now on. */
+  #introduce(
+    to: Map<string, Introduction>,
+    user: string,
+    ticket: string,
+    key: string,
+    address: Introduction["address"],
+  ): void {
+    const earlier = to.get(user);
+    if (earlier?.key === key) {
+      Object.assign(earlier, { ticket, address, failures: 0 });
+      if (address !== null && earlier.line === null) void this.#keepOpen(earlier);
+      return;
+    }
+    void earlier?.line?.end();
+    const introduction = { user, ticket, key, address, line: null, failures: 0, call: null };
     to.set(user, introduction);
     if (address !== null) void this.#keepOpen(introduction);
   }
@@ -211,14 +229,14 @@ export class PrivateChats implements Doorkeeper {
   /** Calls at once, so that both may speak first, and again when the connection breaks. */
   async #keepOpen(introduction: Introduction): Promise<void> {
     const { user } = introduction;
-    const pauses = new Pauses();
-    for (let i = 0; i < REOPENINGS; i++) {
+    for (const pauses = new Pauses(Math.max(0, introduction.failures - 1)); introduction.failures < FAILURES_MAX;) {
+      if (introduction.failures > 0) await pauses.next();
       if (!this.#isValid(introduction) || introduction.line !== null) return;
       try {
         return void (await this.#call(introduction));
       } catch (error) {
         if ((error as ChatError).code === "wrong_certificate") return this.#tell({ kind: "impostor", user });
-        await pauses.next();
+        introduction.failures++;
       }
     }
     if (this.#isValid(introduction)) this.#tell({ kind: "unreachable", user });
@@ -256,6 +274,7 @@ export class PrivateChats implements Doorkeeper {
   /** Tells what comes on a connection, until it ends. */
   async #follow(introduction: Introduction, line: PrivateLine): Promise<void> {
     introduction.line = line;
+    const sinceMs = performance.now();
     for await (const words of line.lines) {
       if (!this.#isValid(introduction)) continue;
       if (words.startsWith("message ") && words.length > "message ".length) {
@@ -265,6 +284,7 @@ export class PrivateChats implements Doorkeeper {
     line.cut();
     if (introduction.line !== line) return;
     introduction.line = null;
+    introduction.failures = performance.now() - sinceMs > SOON_MS ? 0 : introduction.failures + 1;
     if (this.#isValid(introduction) && introduction.address !== null) void this.#keepOpen(introduction);
   }
 }

@@ -90,7 +90,12 @@ const PAUSE_MAX_MS = 20_000;
 
 /** Growing pauses between attempts, uneven, so that the clients of a server that went away do not come back as one. */
 export class Pauses {
-  #pauseMs = PAUSE_MIN_MS;
+  #pauseMs: number;
+
+  /** Goes on behind so many attempts. */
+  constructor(attempts = 0) {
+    this.#pauseMs = Math.min(PAUSE_MIN_MS * 2 ** attempts, PAUSE_MAX_MS);
+  }
 
   async next(): Promise<void> {
     const pauseMs = this.#pauseMs * (0.5 + Math.random() / 2);

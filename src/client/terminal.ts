@@ -1,3 +1,4 @@
+import { isName } from "../protocol/ascii.ts";
 import { ChatClient, ChatError, type ChatEvent } from "./client.ts";
 import type { Display } from "./display.ts";
 
@@ -150,8 +151,9 @@ const FAILURES: Record<string, (user: string, detail: string) => string> = {
   not_listening: (user) => `${user} does not accept private chats`,
   already_asked: (user) => `${user} has been asked already, and has a minute to answer`,
   no_request: (user) => `${user} has not asked, or not within the last minute`,
-  not_introduced: (user) => `there is no private chat with ${user} yet; getaddress ${user} asks for one`,
-  denied: (user, text) => `${user} did not agree; through the server it goes with: message ${user} ${text}`,
+  not_introduced: (user) => `there is no private chat with ${user}; getaddress ${user} asks for one`,
+  denied: (user, text) =>
+    `${user} did not agree, or is not there any more; through the server it goes with: message ${user} ${text}`,
   gone: (user, text) =>
     `${user} cannot be reached privately; nothing was sent. Through the server: message ${user} ${text}`,
   wrong_certificate: (user) => `whoever answers at the address of ${user} is somebody else; nothing was sent`,
@@ -223,6 +225,8 @@ export class Terminal {
     if (command === null) return this.#fail(`there is no command ${verb}; help lists them`);
     const [user = ""] = command.names === 1 ? rest : [];
     const text = textBehind(line, 1 + command.names);
+    const name = Buffer.from(user);
+    if (user !== "" && !isName(name, 0, name.length)) return this.#fail(`${user} cannot be a user name`);
     if ((command.names === 1 && user === "") || (text !== "") !== command.text) {
       return this.#fail(`usage: ${command.usage}`);
     }

@@ -63,7 +63,8 @@ export class Connection implements Peer, Sink {
   constructor(all: Connections, socket: Socket<Connection | null>) {
     this.#all = all;
     this.#socket = socket;
-    this.address = socket.remoteAddress ?? ""; // Whoever was gone before we looked has none.
+    // Whoever was gone before we looked has none. On an IPv6 socket IPv4 comes in disguise.
+    this.address = socket.remoteAddress?.replace(/^::ffff:(?=.*\.)/i, "") ?? "";
     this.#reader = new LineReader(all.lineBytesMax);
     this.#own = this.#newStream();
     this.#heardMs = this.#allowedAtMs = all.wheel.nowMs;

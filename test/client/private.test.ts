@@ -2,11 +2,11 @@ import { afterEach, beforeEach, describe, expect, test } from "bun:test";
 import { X509Certificate } from "node:crypto";
 import { type AddressInfo, type Server, type Socket, connect, createServer } from "node:net";
 import { type TLSSocket, connect as connectTls, createServer as createTlsServer } from "node:tls";
-import { ChatClient, type ChatClientOptions, type ChatEvent } from "heartline/client";
+import { ChatClient, type ChatClientOptions, ChatError, type ChatEvent } from "heartline/client";
 import { type Certificate, newCertificate, safetyNumber } from "../../src/client/certificate.ts";
 import { Listener } from "../../src/client/listener.ts";
 import { PrivateChats } from "../../src/client/private.ts";
-import { GREETINGS_MAX } from "../../src/limits.ts";
+import { GREETINGS_MAX, PRIVATE_LINE_BYTES_MAX } from "../../src/limits.ts";
 import { PASSWORD, type WireClient, WireServer } from "../support/wire.ts";
 
 const USERS = ["columbia", "SEAS", "foobar"];
@@ -108,7 +108,7 @@ function call(
 }
 
 /** A port of SEAS's, where callers with any certificate are taken; what they say, and a way to hang up on them. */
-async function listenByHand(certificate: Certificate) {
+async function listenByHand(certificate: Certificate, hangsUp = false) {
   const lines: string[] = [];
   let changed = (): void => {};
   const callers: TLSSocket[] = [];
@@ -120,7 +120,7 @@ async function listenByHand(certificate: Certificate) {
     socket.on("data", (chunk: Buffer) => {
       for (const line of chunk.toString().split("\n").slice(0, -1)) {
         lines.push(line);
-        if (line.startsWith("private ")) socket.write("ok\n");
+        if (line.startsWith("private ")) socket.write("ok\n", () => hangsUp && socket.destroy());
       }
       changed();
     });
@@ -303,6 +303,20 @@ describe("who calls", () => {
     expect(columbia.heard).toEqual([]);
   });
 
+  test("and is gone before the answer disturbs nobody", async () => {
+    const admitted: string[] = [];
+    const listener = await Listener.open(0, {
+      certificate: mine,
+      admit: async (_line, greeting) => {
+        admitted.push(greeting);
+        throw new ChatError("gone");
+      },
+    });
+    for (let i = 0; i < 3; i++) expect((await call(listener.port, others, "private SEAS x")).heard).toBe("");
+    expect(admitted).toHaveLength(3);
+    listener.close();
+  });
+
   test("gets in while a crowd of others holds connections open and says nothing", async () => {
     const columbia = await enter("columbia");
     const { port, ticket } = await invitedByHand(columbia);
@@ -354,6 +368,47 @@ describe("who is called", () => {
     expect(listener.callers).toHaveLength(2);
   });
 
+  test("who hangs up again and again is left alone after a few times", async () => {
+    const listener = await listenByHand(mine, true);
+    const seas = await enterByHand(listener.port);
+    const columbia = await enter("columbia");
+    await columbia.client.getAddress("SEAS");
+    seas.wire.say(`private_answer columbia yes ${mine.base64}`);
+    await columbia.hears("unreachable SEAS");
+    expect(listener.callers.length).toBeLessThan(6);
+  });
+
+  test("keeps the connection when asked and granted again, and misses nothing", async () => {
+    const listener = await listenByHand(mine);
+    const seas = await enterByHand(listener.port);
+    const columbia = await enter("columbia");
+    for (const text of ["first", "second", "third"]) {
+      await columbia.client.getAddress("SEAS");
+      seas.wire.say(`private_answer columbia yes ${mine.base64}`);
+      await columbia.hears("agreed SEAS");
+      await columbia.client.private("SEAS", text);
+    }
+    const [greeting, ...texts] = await listener.hears(4);
+    expect(greeting).toMatch(/^private columbia /);
+    expect(texts).toEqual(["message first", "message second", "message third"]);
+    expect(listener.callers).toHaveLength(1);
+  });
+
+  test("a text that is too long for a line is refused here", async () => {
+    const listener = await listenByHand(mine);
+    const seas = await enterByHand(listener.port);
+    const columbia = await enter("columbia");
+    void columbia.client.getAddress("SEAS");
+    // Said before the question has left, it waits for the answer all the same.
+    const early = columbia.client.private("SEAS", "hi");
+    await seas.hears(/^private_request columbia/);
+    seas.wire.say(`private_answer columbia yes ${mine.base64}`);
+    await early;
+    const longest = "x".repeat(PRIVATE_LINE_BYTES_MAX - "message \n".length);
+    await columbia.client.private("SEAS", longest);
+    await expect(columbia.client.private("SEAS", `${longest}x`)).rejects.toMatchObject({ code: "line_too_long" });
+  });
+
   test("who is gone is said to be gone", async () => {
     const seas = await enterByHand(1);
     const columbia = await enter("columbia");
@@ -393,6 +448,7 @@ test("a server that was restarted has introduced nobody", async () => {
   await server.stop();
   server = new WireServer({ port }, USERS);
   await back.promise;
+  await columbia.hears("parted SEAS");
   await expect(columbia.client.private("SEAS", "hi")).rejects.toMatchObject({ code: "not_introduced" });
 });
 

@@ -74,6 +74,24 @@ describe("each request works as its row says", () => {
     await dave.asks("alive", "ok");
   });
 
+  test("an address is dotted IPv4, also on a socket for both kinds", async () => {
+    try {
+      Bun.listen({ hostname: "::", port: 0, socket: { data: () => {} } }).stop();
+    } catch {
+      return console.warn("SKIPPED: this machine has no IPv6");
+    }
+    const server = start({ host: "::" });
+    const alice = await server.connect();
+    await alice.asks(`${LOGIN} listen=4242`, LOGGED_IN);
+    const bob = await server.login("bob");
+    await alice.hears("joined bob");
+    await bob.asks("getaddress alice", "ok asked");
+    await alice.hears("private_request bob");
+    alice.say("private_answer bob yes");
+    await alice.hears("expect bob 127.0.0.1 <token>", "ok");
+    await bob.hears("address alice 127.0.0.1 4242 <token>");
+  });
+
   test("a message to oneself comes, and so does its reply", async () => {
     const [alice] = (await start().online("alice")) as [WireClient];
     alice.say("message alice hi");

@@ -1,0 +1,76 @@
+import { parseArgs } from "node:util";
+
+/** A command line that cannot be meant. */
+export class UsageError extends Error {}
+
+type Values = Partial<Record<string, string | boolean>>;
+
+/** The options of a program, of which each takes a value; `--help` too. */
+export class CommandLine<Name extends string> {
+  readonly #values: Values;
+
+  /** Throws UsageError. */
+  constructor(args: string[], names: readonly Name[]) {
+    const options: Record<string, { type: "string" } | { type: "boolean"; short: string }> = {
+      help: { type: "boolean", short: "h" },
+    };
+    for (const name of names) options[name] = { type: "string" };
+    try {
+      this.#values = parseArgs({ args, options }).values as Values;
+    } catch (error) {
+      const [reason = ""] = (error as Error).message.split(/\.\s/);
+      throw new UsageError(reason.replace(/^\w/, (letter) => letter.toLowerCase()));
+    }
+  }
+
+  get wantsHelp(): boolean {
+    return this.#values.help === true;
+  }
+
+  text(name: Name): string | null {
+    return (this.#values[name] as string | undefined) ?? null;
+  }
+
+  number<Otherwise>(name: Name, otherwise: Otherwise, least: number, most: number): number | Otherwise {
+    const given = this.text(name);
+    if (given === null) return otherwise;
+    if (/^\d+(\.\d+)?$/.test(given) && Number(given) >= least && Number(given) <= most) return Number(given);
+    throw new UsageError(`--${name} takes a number from ${least} to ${most}, not "${given}"`);
+  }
+
+  /** One of these words. */
+  word<Word extends string>(name: Name, otherwise: Word, words: readonly Word[]): Word {
+    const given = (this.text(name) ?? otherwise) as Word;
+    if (words.includes(given)) return given;
+    throw new UsageError(`--${name} takes ${words.slice(0, -1).join(", ")} or ${words.at(-1)}, not "${given}"`);
+  }
+}
+
+/** Says on stderr how far it is: on a terminal in one row that changes, else a line now and then. */
+export class Progress {
+  readonly #isTerminal = process.stderr.isTTY === true;
+  #saidMs = Number.NEGATIVE_INFINITY;
+  #width = 0;
+
+  say(text: string): void {
+    if (this.#isTerminal) {
+      const row = text.slice(0, Math.max(20, (process.stderr.columns ?? 80) - 1));
+      process.stderr.write(`\r${row.padEnd(this.#width)}`);
+      this.#width = row.length;
+    } else if (performance.now() - this.#saidMs > 5_000) {
+      this.#saidMs = performance.now();
+      process.stderr.write(`${text}\n`);
+    }
+  }
+
+  /** A line that stays. */
+  note(text: string): void {
+    this.clear();
+    process.stderr.write(`${text}\n`);
+  }
+
+  clear(): void {
+    if (this.#isTerminal && this.#width > 0) process.stderr.write(`\r${" ".repeat(this.#width)}\r`);
+    this.#width = 0;
+  }
+}

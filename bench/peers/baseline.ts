@@ -1,0 +1,22 @@
+import { existsSync } from "node:fs";
+import { join } from "node:path";
+import type { Peer } from "./peer.ts";
+
+/** What the kernel allows a program that only copies: see baseline.c. */
+export const baseline: Peer = {
+  name: "baseline",
+  about: "a plain C server on epoll that keeps, checks and promises nothing",
+  dialect: "heartline",
+  needs: { program: "cc", package: "gcc" },
+  loginsAtOnce: 64,
+  version: ["cc", "--version"],
+  command: ({ sharedFolder, port }) => {
+    const program = join(sharedFolder, "baseline");
+    if (!existsSync(program)) {
+      const source = join(import.meta.dir, "../baseline.c");
+      const { success, stderr } = Bun.spawnSync(["cc", "-O2", "-Wall", "-Wextra", "-o", program, source]);
+      if (!success) throw new Error(`cc cannot compile ${source}: ${stderr.toString()}`);
+    }
+    return [program, String(port)];
+  },
+};

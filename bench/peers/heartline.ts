@@ -1,0 +1,19 @@
+import { join } from "node:path";
+import type { Peer } from "./peer.ts";
+
+/** This server, as it is started by default but for its silence, with that durability. */
+export function heartline(durability: "none" | "process" | "power"): Peer {
+  return {
+    name: durability === "process" ? "heartline" : `heartline-${durability}`,
+    about: `this server, --durability ${durability}`,
+    dialect: "heartline",
+    needs: null,
+    loginsAtOnce: 64,
+    version: null,
+    command: ({ folder, port, credentials }) => [
+      ...[process.execPath, "src/server/main.ts", "--host", "127.0.0.1", "--port", String(port)],
+      ...["--credentials", credentials, "--data", join(folder, "data"), "--durability", durability],
+      ...["--heartbeat-interval", "3600"],
+    ],
+  };
+}

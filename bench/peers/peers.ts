@@ -1,0 +1,23 @@
+import { baseline } from "./baseline.ts";
+import { heartline } from "./heartline.ts";
+import { inspircd } from "./inspircd.ts";
+import { nats } from "./nats.ts";
+import { ngircd } from "./ngircd.ts";
+import { node } from "./node.ts";
+import type { Peer } from "./peer.ts";
+import { redis } from "./redis.ts";
+import { websocket } from "./websocket.ts";
+
+/** All that can be measured, in the order in which they are told. */
+export const PEERS: readonly Peer[] = [
+  heartline("process"),
+  heartline("none"),
+  heartline("power"),
+  baseline,
+  nats,
+  redis,
+  inspircd,
+  ngircd,
+  websocket,
+  node,
+];

@@ -1,0 +1,35 @@
+import { readFileSync, readdirSync } from "node:fs";
+
+/** Nanoseconds that all threads of a process have run; the scheduler's own count, since ticks are 10 ms. */
+export function cpuNs(pid: number): number {
+  let ns = 0;
+  for (const task of readdirSync(`/proc/${pid}/task`)) {
+    ns += Number(readFileSync(`/proc/${pid}/task/${task}/schedstat`, "latin1").split(" ")[0]);
+  }
+  return ns;
+}
+
+/** Bytes that a process has resident, and how many of them are its own and no file's. */
+export function memoryOf(pid: number): { resident: number; anonymous: number } {
+  const text = readFileSync(`/proc/${pid}/smaps_rollup`, "latin1");
+  const bytes = (name: string): number => 1024 * Number(new RegExp(`^${name}:\\s+(\\d+)`, "m").exec(text)?.[1] ?? 0);
+  return { resident: bytes("Rss"), anonymous: bytes("Anonymous") };
+}
+
+/** Descriptors that a process of ours may open. */
+export function descriptorsMax(): number {
+  const limit = /^Max open files\s+\d+\s+(\d+)/m.exec(readFileSync("/proc/self/limits", "latin1"));
+  return limit === null ? 1024 : Number(limit[1]);
+}
+
+/** Part of the machine's time that a hypervisor took away, since `before`, from 0 to 1. */
+export function stolen(before: readonly number[]): number {
+  const now = machineTicks();
+  const all = now.reduce((sum, each) => sum + each, 0) - before.reduce((sum, each) => sum + each, 0);
+  return all > 0 ? (now[7]! - before[7]!) / all : 0;
+}
+
+/** User, nice, system, idle, iowait, irq, softirq, steal. */
+export function machineTicks(): number[] {
+  return readFileSync("/proc/stat", "latin1").split("\n", 1)[0]!.trim().split(/\s+/).slice(1, 9).map(Number);
+}

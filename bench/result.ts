@@ -1,0 +1,94 @@
+import { readFileSync, writeFileSync } from "node:fs";
+import { cpus, release, totalmem } from "node:os";
+import type { Task } from "./contest.ts";
+import type { Peer } from "./peers/peer.ts";
+import { descriptorsMax } from "./process-figures.ts";
+import type { Outcome } from "./swarm.ts";
+
+/** A file of results: what was run where, and every run with all its figures. */
+export interface Result {
+  schema: 1;
+  madeAt: string;
+  /** The commit of this checkout; `+` behind it when files had changed since. */
+  commit: string;
+  machine: Record<string, string | number | boolean>;
+  /** What was measured, by name: in words, and which version. Those left out: why. */
+  peers: Record<string, { about: string; version: string }>;
+  leftOut: Record<string, string>;
+  seed: number;
+  runs: Run[];
+}
+
+export interface Run {
+  peer: string;
+  /** What was to be done, in words; and the same as numbers. */
+  work: string;
+  task: Omit<Task, "users"> & { clients: number };
+  round: number;
+  outcome: Outcome;
+}
+
+export function newResult(seed: number): Result {
+  const commit = output(["git", "rev-parse", "--short", "HEAD"]);
+  const isChanged = output(["git", "status", "--porcelain", "--", "src", "bench", "package-lock.json"]) !== "";
+  const read = (file: string): string => {
+    try {
+      return readFileSync(file, "latin1").trim();
+    } catch {
+      return "unknown";
+    }
+  };
+  return {
+    schema: 1,
+    madeAt: new Date().toISOString(),
+    commit: commit === "" ? "unknown" : commit + (isChanged ? "+" : ""),
+    machine: {
+      cpu: cpus()[0]?.model.trim() ?? "unknown",
+      cores: cpus().length,
+      memoryGiB: Math.round(totalmem() / 2 ** 30),
+      kernel: release(),
+      bun: Bun.version,
+      descriptors: descriptorsMax(),
+      congestionControl: read("/proc/sys/net/ipv4/tcp_congestion_control"),
+      clocksource: read("/sys/devices/system/clocksource/clocksource0/current_clocksource"),
+      pinned: Bun.which("taskset") !== null && cpus().length > 1,
+    },
+    peers: {},
+    leftOut: {},
+    seed,
+    runs: [],
+  };
+}
+
+/** The peer's version; the word itself where it is part of this checkout. */
+export function versionOf({ version }: Peer): string {
+  if (version === null) return "of this checkout";
+  const [line = ""] = output(version).split("\n");
+  return line.replace(/ sha=.*| \(.*/, "");
+}
+
+function output(command: string[]): string {
+  try {
+    return Bun.spawnSync(command, { cwd: import.meta.dir, stderr: "ignore" })
+      .stdout.toString()
+      .trim();
+  } catch {
+    return "";
+  }
+}
+
+export function writeResult(file: string, result: Result): void {
+  writeFileSync(file, `${JSON.stringify(result)}\n`);
+}
+
+/** Reads a file of results. Throws an error in words for a person. */
+export function readResult(file: string): Result {
+  let result: Result;
+  try {
+    result = JSON.parse(readFileSync(file, "utf8")) as Result;
+  } catch (error) {
+    throw new Error(`cannot read ${file}: ${(error as Error).message}`);
+  }
+  if (result.schema !== 1 || !Array.isArray(result.runs)) throw new Error(`${file} is no file of results`);
+  return result;
+}
