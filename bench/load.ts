@@ -130,7 +130,10 @@ const ROWS: [name: string, of: (outcome: Outcome, task: Options["task"]) => stri
   ["        p99", (outcome, task) => micros(outcome, task, outcome.latency.p99)],
   ["        p99.9", (outcome, task) => micros(outcome, task, outcome.latency.p999)],
   ["        max", (outcome, task) => micros(outcome, task, outcome.latency.max)],
-  ["server CPU a delivery", ({ server }) => (server === null ? "-" : `${digits(server.cpuMicros)} µs`)],
+  [
+    "server CPU a delivery",
+    ({ server, accepted }) => (server === null || accepted === 0 ? "-" : `${digits(server.cpuMicros)} µs`),
+  ],
   ["server CPU, of a core", ({ server }) => (server === null ? "-" : `${digits(100 * server.core)} %`)],
   ["memory a client", ({ server }) => (server === null ? "-" : `${digits(Math.round(server.resident))} B`)],
   ["swarm busy", ({ busy }) => `${digits(100 * busy)} %`],
@@ -155,17 +158,18 @@ function report(options: Options, runs: { title: string; task: Options["task"]; 
       (target === null ? `durability ${durability}` : `at ${target.host}:${target.port}`) +
       `, seed ${seed}`,
     "",
-    `  ${"".padEnd(24)}${runs.map(({ title }) => title.padStart(22)).join("")}`,
+    `  ${"".padEnd(24)}${runs.map(({ title }) => title.padStart(26)).join("")}`,
   ];
   for (const [name, of] of ROWS) {
     const cells = runs.map(({ outcome, task }) => of(outcome, task));
     if (cells.every((cell) => cell === "-" || cell === "0")) continue;
-    lines.push(`  ${rowName(name, task.scenario).padEnd(24)}${cells.map((cell) => cell.padStart(22)).join("")}`);
+    lines.push(`  ${rowName(name, task.scenario).padEnd(24)}${cells.map((cell) => cell.padStart(26)).join("")}`);
   }
   const sum = (of: (outcome: Outcome) => number): number => runs.reduce((all, { outcome }) => all + of(outcome), 0);
-  const messages = `of ${digits(sum(({ sent }) => sent))} messages`;
-  const [lost, twice] = [sum((outcome) => outcome.lost), sum((outcome) => outcome.twice)];
-  lines.push("", `  lost ${lost}, twice ${twice}, out of order ${sum((outcome) => outcome.disordered)} ${messages}`);
+  const [sent, lost, twice] = [sum((each) => each.sent), sum((each) => each.lost), sum((each) => each.twice)];
+  const disordered = sum((each) => each.disordered);
+  if (sent > 0)
+    lines.push("", `  lost ${lost}, twice ${twice}, out of order ${disordered} of ${digits(sent)} messages`);
   for (const { outcome, task } of runs) lines.push(...remarks(outcome, task));
   return `${lines.join("\n")}\n`;
 }
