@@ -3,6 +3,7 @@ import { createServer } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import type { Peer } from "./peers/peer.ts";
+import { within } from "./program.ts";
 import type { Order, Outcome } from "./swarm.ts";
 
 const root = join(import.meta.dir, "..");
@@ -101,7 +102,7 @@ export class Contest {
 
   async #stop(server: Bun.Subprocess): Promise<void> {
     server.kill("SIGTERM");
-    if ((await Promise.race([server.exited, Bun.sleep(STOP_MS)])) === undefined) server.kill("SIGKILL");
+    if ((await within(server.exited, STOP_MS)) === null) server.kill("SIGKILL");
     await server.exited;
   }
 

@@ -15,6 +15,11 @@ export class TimerHeap {
     this.#places = new Int32Array(timersMax).fill(-1);
   }
 
+  /** The timer that is due first, while there is any. */
+  get first(): number {
+    return this.#heap[0]!;
+  }
+
   schedule(timer: number, due: number): void {
     this.#dues[timer] = due;
     this.#up(timer, this.size++);

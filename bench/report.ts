@@ -101,8 +101,9 @@ class Report {
   #load(which: "p50" | "p99"): EChartsOption | null {
     const works = this.#worksOf("load");
     if (works.length === 0) return null;
+    const rates = works.map(({ task }) => task.rate);
     return this.#lines(
-      { name: "offered, messages/s", type: "log", min: Math.min(...works.map(({ task }) => task.rate)) },
+      { name: "offered, messages/s", type: "log", min: Math.min(...rates), max: Math.max(...rates) },
       { name: `${which}, µs`, type: "log" },
       (peer) =>
         works.flatMap(({ name, task }) => {

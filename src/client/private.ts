@@ -85,6 +85,7 @@ export class PrivateChats implements Doorkeeper {
       await this.#request(`getaddress ${user} ${await this.#key()}`);
     } catch (error) {
       if (this.#questions.get(user) === question) this.#questions.delete(user);
+      question.reject(error);
       throw error;
     }
   }
@@ -173,6 +174,7 @@ export class PrivateChats implements Doorkeeper {
     if (introduction === undefined || introduction.key !== line.key || introduction.ticket !== ticket) return false;
     introduction.line?.cut(); // They would not call again if they still had it.
     await line.send("ok");
+    if (!this.#isValid(introduction)) return false;
     void this.#follow(introduction, line);
     return true;
   }

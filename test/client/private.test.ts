@@ -205,6 +205,13 @@ test("refusals are the server's, and without an introduction there is nothing to
   expect(codes).toEqual([...expected, "not_introduced", "not_introduced"]);
 });
 
+test("what waits for an answer to a question that could not be asked is refused like it", async () => {
+  const columbia = await enter("columbia");
+  const both = [columbia.client.getAddress("SEAS"), columbia.client.private("SEAS", "hi")];
+  const outcomes = (await Promise.allSettled(both)) as PromiseRejectedResult[];
+  expect(outcomes.map(({ reason }) => reason?.code)).toEqual(["offline", "offline"]);
+});
+
 describe("who calls", () => {
   test("is let in with the key and the ticket, and is shown ours", async () => {
     const columbia = await enter("columbia");

@@ -1,0 +1,198 @@
+import { afterAll, describe, expect, test } from "bun:test";
+import { existsSync, mkdtempSync, readFileSync, readdirSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { Contest } from "../../bench/contest.ts";
+import { PEERS } from "../../bench/peers/peers.ts";
+import { readResult } from "../../bench/result.ts";
+import { SCENARIOS, SCENARIO_NAMES } from "../../bench/scenario.ts";
+import { ServerProcess } from "../support/process.ts";
+
+const root = join(import.meta.dir, "../..");
+const folder = mkdtempSync(join(tmpdir(), "heartline-"));
+
+afterAll(() => rmSync(folder, { recursive: true }));
+
+/** A program of bench/ as its users run it. */
+async function run(program: string, ...args: string[]): Promise<{ out: string; err: string; code: number }> {
+  const child = Bun.spawn([process.execPath, `bench/${program}`, ...args], {
+    cwd: root,
+    stdin: "ignore",
+    stdout: "pipe",
+    stderr: "pipe",
+  });
+  const [out, err, code] = await Promise.all([child.stdout.text(), child.stderr.text(), child.exited]);
+  return { out, err, code };
+}
+
+/** The measured programs share two cores: one test at a time. */
+const SHORT = ["--clients", "20", "--seconds", "0.3", "--warmup", "0.1"];
+const LIMIT_MS = 20_000;
+
+describe("bench", () => {
+  test.each([...SCENARIO_NAMES])(
+    "measures the scenario %s",
+    async (scenario) => {
+      const file = join(folder, `${scenario}.json`);
+      const more = scenario === "alive" ? ["--beat", "0.2"] : scenario === "login" ? ["--window", "4"] : [];
+      const { out, err, code } = await run("load.ts", "--scenario", scenario, ...SHORT, ...more, "--json", file);
+      if (code !== 0) throw new Error(`${out}${err}`);
+      expect(out).toStartWith(`${scenario}: 20 clients, 64 bytes, plain sessions, durability process`);
+      const { runs } = readResult(file);
+      for (const { outcome } of runs) {
+        expect(outcome.faults).toEqual([]);
+        expect(outcome.server!.core).toBeGreaterThan(0);
+        if (scenario !== "idle") expect(outcome.accepted).toBeGreaterThan(10);
+      }
+      if (SCENARIOS[scenario].instead !== null) return expect(runs).toHaveLength(1);
+      expect(out).toMatch(/lost 0, twice 0, out of order 0 of [\d,]+ messages/);
+      expect(runs.map(({ task }) => task.rate > 0)).toEqual([false, true]);
+    },
+    LIMIT_MS,
+  );
+
+  test(
+    "measures resumable sessions, at a given rate, with other payloads",
+    async () => {
+      const { out, code } = await run(
+        "load.ts",
+        ...SHORT,
+        "--sessions",
+        "resumable",
+        "--rate",
+        "500",
+        "--payload",
+        "200",
+      );
+      expect(out).toMatch(/20 clients, 200 bytes, resumable sessions/);
+      expect(out).toMatch(/accepted messages\/s +\d{3}\b/);
+      expect(code).toBe(0);
+    },
+    LIMIT_MS,
+  );
+
+  test(
+    "measures a server that runs already, with users of its own",
+    async () => {
+      const server = new ServerProcess("--host", "127.0.0.1", "--port", "0", "--data", ":memory:");
+      const target = ["--target", `127.0.0.1:${await server.port()}`, "--credentials", "credentials.txt"];
+      const { out, code } = await run("load.ts", ...target, "--clients", "8", "--seconds", "0.3", "--warmup", "0");
+      server.kill("SIGTERM");
+      await server.exits();
+      expect(out).toMatch(/mixed: 8 clients, .* at 127\.0\.0\.1:\d+/);
+      expect(out).toMatch(/lost 0, twice 0, out of order 0/);
+      expect(code).toBe(0);
+    },
+    LIMIT_MS,
+  );
+
+  test.concurrent.each<[string, string[], RegExp]>([
+    ["load.ts", ["--scenario", "dance"], /--scenario takes mixed, .* or idle, not "dance"/],
+    ["load.ts", ["--clients", "3"], /--clients takes an even number/],
+    ["load.ts", ["--clients", "1000000"], /--clients takes a number from 2 to \d+/],
+    ["load.ts", ["--rate", "5", "--window", "5"], /give one/],
+    ["load.ts", ["--target", "127.0.0.1:1"], /--target and --credentials go together/],
+    ["load.ts", ["--wat"], /--help lists the options/],
+    ["peers.ts", ["--peers", "nobody"], /--peers knows no "nobody"/],
+    ["peers.ts", ["--works", "none"], /--works knows no "none"/],
+    ["micro.ts", ["--filter", "nothing like that"], /no part has/],
+    ["report.ts", [], /give a file/],
+    ["report.ts", ["package.json"], /is no file of results/],
+  ])("%s %p is refused in one line", async (program, args, why) => {
+    const { out, err, code } = await run(program, ...args);
+    expect(err).toMatch(/^bench[^\n]*\n$/);
+    expect(err).toMatch(why);
+    expect({ out, code }).toEqual({ out: "", code: 2 });
+  });
+
+  test.concurrent.each(["load.ts", "peers.ts", "micro.ts", "report.ts"])("%s explains itself", async (program) => {
+    const { out, err, code } = await run(program, "--help");
+    expect(out).toStartWith("Usage: bun run bench");
+    expect({ err, code }).toEqual({ err: "", code: 0 });
+  });
+});
+
+describe("a peer", () => {
+  const users = 12;
+  const contest = new Contest(users);
+  afterAll(() => contest.remove());
+
+  for (const peer of PEERS) {
+    test(
+      `${peer.name} does the same work, and nothing of it is lost`,
+      async () => {
+        if (peer.needs !== null && Bun.which(peer.needs.program) === null)
+          return console.warn(
+            `SKIPPED: ${peer.name}, which needs ${peer.needs.program} (Debian's ${peer.needs.package})`,
+          );
+        for (const scenario of ["message", "broadcast"] as const) {
+          const broadcasters = scenario === "broadcast" ? 2 : 0;
+          const outcome = await contest.run(
+            peer,
+            {
+              users: contest.users,
+              crowd: 0,
+              scenario: { ...SCENARIOS[scenario], broadcasters },
+              ...{ window: 4, rate: 0, payloadBytes: 64, beatMs: 1000, warmupMs: 0, measureMs: 200, resumable: false },
+            },
+            () => {},
+          );
+          const { lost, twice, disordered, faults, sent, delivered, server } = outcome;
+          expect({ lost, twice, disordered, faults }).toEqual({ lost: 0, twice: 0, disordered: 0, faults: [] });
+          expect(sent).toBeGreaterThan(20);
+          expect(delivered).toBeGreaterThan(0);
+          expect(server!.cpuMicros).toBeGreaterThan(0);
+        }
+      },
+      LIMIT_MS,
+    );
+  }
+
+  test("that does not start is named, with what it said", async () => {
+    const broken = { ...PEERS[0]!, name: "broken", command: () => [process.execPath, "src/server/main.ts", "--wat"] };
+    const task = { users: contest.users, crowd: 0, scenario: SCENARIOS.message, window: 1, rate: 0, payloadBytes: 64 };
+    const run = contest.run(broken, { ...task, beatMs: 1, warmupMs: 0, measureMs: 1, resumable: false }, () => {});
+    await expect(run).rejects.toThrow(/^broken: .*does not listen.*--wat/);
+  });
+});
+
+test(
+  "peers are measured in turns, and what they did becomes a page and pictures",
+  async () => {
+    const file = join(folder, "peers.json");
+    const works = "message-64-1,broadcast-1-1,load-120000,users-0";
+    const short = ["--rounds", "2", "--seconds", "0.2", "--warmup", "0.1"];
+    const peers = Bun.which("cc") === null ? "heartline,node-net" : "heartline,baseline";
+    const { out, err, code } = await run("peers.ts", "--peers", peers, "--works", works, ...short, "--json", file);
+    if (code !== 0) throw new Error(`${out}${err}`);
+    expect(out).toContain("messages, 64 clients, 1 in flight");
+    const order = readResult(file).runs.filter(({ work }) => work === "message-64-1");
+    const [first, second] = peers.split(",") as [string, string];
+    expect(order.map(({ peer, round }) => `${round} ${peer}`)).toEqual([
+      `0 ${first}`,
+      `0 ${second}`,
+      `1 ${second}`,
+      `1 ${first}`,
+    ]);
+    const made = await run("report.ts", "--out", join(folder, "page"), file);
+    expect(made).toMatchObject({ err: "", code: 0 });
+    const page = readFileSync(join(folder, "page/index.html"), "utf8");
+    expect(page).toContain("<h3>messages, 64 clients, 1 in flight</h3>");
+    expect(page).not.toMatch(/src=|href=|<script/);
+    const pictures = readdirSync(join(folder, "page")).filter((name) => name.endsWith(".svg"));
+    expect(pictures).toContain("users.svg");
+    if (peers.includes("baseline")) expect(pictures).toContain("throughput.svg");
+    expect(existsSync(join(folder, "page/memory.svg"))).toBe(false);
+  },
+  3 * LIMIT_MS,
+);
+
+test(
+  "a part is measured alone",
+  async () => {
+    const { out, code } = await run("micro.ts", "--filter", "line reader");
+    expect(out).toMatch(/^ns an operation .*\nline reader: a line of 77 bytes +[\d.]+ +[\d.]+ +[\d.]+\n$/);
+    expect(code).toBe(0);
+  },
+  LIMIT_MS,
+);
