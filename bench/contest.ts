@@ -4,7 +4,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import type { Peer } from "./peers/peer.ts";
 import { within } from "./program.ts";
-import type { Order, Outcome } from "./swarm.ts";
+import type { Order, Outcome } from "./order.ts";
 
 const root = join(import.meta.dir, "..");
 const READY_MS = 10_000;

@@ -8,7 +8,7 @@ import { descriptorsMax } from "./process-figures.ts";
 import { newResult, versionOf, writeResult } from "./result.ts";
 import { SCENARIOS, SCENARIO_NAMES } from "./scenario.ts";
 import { digits } from "./statistics.ts";
-import { type Outcome, isBehind } from "./swarm.ts";
+import { type Outcome, isBehind } from "./order.ts";
 
 const CLIENTS_DEFAULT = 5000;
 /** Descriptors of a process that are no client's. */
@@ -135,7 +135,11 @@ const ROWS: [name: string, of: (outcome: Outcome, task: Options["task"]) => stri
     ({ server, accepted }) => (server === null || accepted === 0 ? "-" : `${digits(server.cpuMicros)} µs`),
   ],
   ["server CPU, of a core", ({ server }) => (server === null ? "-" : `${digits(100 * server.core)} %`)],
-  ["memory a client", ({ server }) => (server === null ? "-" : `${digits(Math.round(server.resident))} B`)],
+  // Of a few, what the server itself grows by meanwhile would be most of it.
+  [
+    "memory a client",
+    ({ server, clients }) => (server === null || clients < 1000 ? "-" : `${digits(Math.round(server.resident))} B`),
+  ],
   ["swarm busy", ({ busy }) => `${digits(100 * busy)} %`],
 ];
 

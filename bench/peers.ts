@@ -5,7 +5,7 @@ import { PEERS } from "./peers/peers.ts";
 import { descriptorsMax } from "./process-figures.ts";
 import { type Result, type Run, newResult, versionOf, writeResult } from "./result.ts";
 import { digits, median, range, ratios, spread } from "./statistics.ts";
-import { isBehind } from "./swarm.ts";
+import { isBehind } from "./order.ts";
 import { WORKS, WORK_GROUPS, type Work } from "./work.ts";
 
 const OPTIONS = ["peers", "works", "rounds", "seconds", "warmup", "json"] as const;

@@ -5,7 +5,7 @@ import { type EChartsOption, init } from "echarts";
 import { Histogram } from "./histogram.ts";
 import { type Result, type Run, readResult } from "./result.ts";
 import { digits, median, range, ratios, spread } from "./statistics.ts";
-import { isBehind } from "./swarm.ts";
+import { isBehind } from "./order.ts";
 import { WORKS, WORK_GROUPS, type Work } from "./work.ts";
 
 const USAGE = `Usage: bun run bench:report [options] <file>...

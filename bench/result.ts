@@ -3,7 +3,7 @@ import { cpus, release, totalmem } from "node:os";
 import type { Task } from "./contest.ts";
 import type { Peer } from "./peers/peer.ts";
 import { descriptorsMax } from "./process-figures.ts";
-import type { Outcome } from "./swarm.ts";
+import type { Outcome } from "./order.ts";
 
 /** A file of results: what was run where, and every run with all its figures. */
 export interface Result {

@@ -1,0 +1,77 @@
+import type { DialectName } from "./dialect.ts";
+import type { Scenario } from "./scenario.ts";
+
+/** Lateness up to here is a machine's own, and no fault of the swarm's. */
+const LATE_MICROS = 100;
+
+/** What a swarm is to do: JSON on its standard input. It answers with lines of JSON, the last one an Outcome. */
+export interface Order {
+  dialect: DialectName;
+  host: string;
+  port: number;
+  /** The server's process, whose time and memory are measured; null when it is none of ours. */
+  pid: number | null;
+  /** The last `crowd` of them say nothing. */
+  users: [name: string, password: string][];
+  crowd: number;
+  scenario: Scenario;
+  /** Closed: messages that each client has on their way. Open: so many a second of all together, whatever comes back. */
+  window: number;
+  rate: number;
+  payloadBytes: number;
+  /** How often a client of an alive crowd says so. */
+  beatMs: number;
+  warmupMs: number;
+  measureMs: number;
+  resumable: boolean;
+  /** Clients that log in at the same time. */
+  loginsAtOnce: number;
+}
+
+/** Values in µs. */
+export interface Latency {
+  count: number;
+  p50: number;
+  p99: number;
+  p999: number;
+  max: number;
+  /** Of a histogram of tenths of µs. */
+  buckets: [index: number, count: number][];
+}
+
+export interface Outcome {
+  clients: number;
+  seconds: number;
+  /** A second: what was accepted and reached all its receivers; and what was received. For `login`: people who came. */
+  accepted: number;
+  delivered: number;
+  /** From when a message was to be sent until it arrived; for a broadcast also until it had arrived at the last one. */
+  latency: Latency;
+  last: Latency;
+  /** How much later than it was due a message of an open loop was sent. */
+  lateness: Latency;
+  server: {
+    /** µs of its processor's time, by delivery or whatever was counted, and the part of one core that it used. */
+    cpuMicros: number;
+    core: number;
+    /** Bytes by client: all that is resident; and without what is a file's. */
+    resident: number;
+    anonymous: number;
+  } | null;
+  /** The part of the time in which the swarm had something to do, and of the machine's time that others took. */
+  busy: number;
+  stolen: number;
+  sent: number;
+  lost: number;
+  twice: number;
+  disordered: number;
+  /** By second: deliveries, and the part of a core that the server used. */
+  series: { delivered: number; core: number }[];
+  /** What went wrong; nothing when all is well. */
+  faults: string[];
+}
+
+/** Whether an open loop measured itself: it could not send in time, or not as much as it should. */
+export function isBehind({ accepted, lateness, latency }: Outcome, rate: number): boolean {
+  return accepted < 0.99 * rate || lateness.p99 > Math.max(LATE_MICROS, latency.p99 / 10);
+}
