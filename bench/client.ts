@@ -10,6 +10,7 @@ const CONFIRM_BYTES = 64 << 10;
 /** A port can be used again only after a minute: with more addresses there are more of them. */
 const SOURCES = 16;
 const BUFFER_BYTES = 512;
+const GUESS_BYTES_MIN = 40;
 
 /** What all clients of a swarm share, and tell it. */
 export interface SwarmState {
@@ -190,23 +191,28 @@ export class Client {
     swarm.offer(nowMs);
     const now = payload.stampAt(nowMs);
     let at = 0;
-    /** Where the line ends if it is as long as the last one with a payload: that is mostly so. */
+    /** The line ends here if it is like the last one with a payload: that is mostly so. */
     let length = 0;
+    let first = 0;
     for (;;) {
       let lf = at + length;
-      const isGuess = length > 0 && bytes[lf] === LF && isMark(bytes[lf - payloadEnd - payloadBytes]!);
+      const isGuess =
+        length > 0 && bytes[lf] === LF && bytes[at] === first && isMark(bytes[lf - payloadEnd - payloadBytes]!);
       if (!isGuess) lf = bytes.indexOf(LF, at);
       if (lf < 0) break;
       const start = lf - payloadEnd - payloadBytes;
-      if (start >= at && isMark(bytes[start]!) && this.#entered === null) {
-        length = lf - at;
+      const isIn = this.#entered === null;
+      if (start >= at && isMark(bytes[start]!) && isIn) {
+        // Shorter ones could be two lines that are together as long as another one.
+        if (payloadBytes >= GUESS_BYTES_MIN) length = lf - at;
+        first = bytes[at]!;
         this.#delivered(bytes, start, now);
       } else {
-        const kind = this.#entered === null ? lines[bytes[at]!]! : LINE.closer;
+        const kind = isIn ? lines[bytes[at]!]! : LINE.closer;
         if (kind === LINE.reply) this.#replied(now);
         else if (kind === LINE.closer) this.#look(bytes, at, lf, now);
       }
-      if (this.#entered === null) this.received += lf + 1 - at;
+      if (isIn) this.received += lf + 1 - at; // Not the reply to the login: the stream begins behind it.
       at = lf + 1;
     }
     this.#carried = at < bytes.length ? Buffer.from(bytes.subarray(at)) : null;

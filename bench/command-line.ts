@@ -1,3 +1,4 @@
+import { closeSync, openSync } from "node:fs";
 import { parseArgs } from "node:util";
 
 /** A command line that cannot be meant. */
@@ -31,11 +32,33 @@ export class CommandLine<Name extends string> {
     return (this.#values[name] as string | undefined) ?? null;
   }
 
-  number<Otherwise>(name: Name, otherwise: Otherwise, least: number, most: number): number | Otherwise {
+  /** A whole number, unless `fractions` may be too. */
+  number<Otherwise>(
+    name: Name,
+    otherwise: Otherwise,
+    least: number,
+    most: number,
+    fractions = false,
+  ): number | Otherwise {
     const given = this.text(name);
     if (given === null) return otherwise;
-    if (/^\d+(\.\d+)?$/.test(given) && Number(given) >= least && Number(given) <= most) return Number(given);
-    throw new UsageError(`--${name} takes a number from ${least} to ${most}, not "${given}"`);
+    const isNumber = (fractions ? /^\d+(\.\d+)?$/ : /^\d+$/).test(given);
+    if (isNumber && Number(given) >= least && Number(given) <= most) return Number(given);
+    throw new UsageError(
+      `--${name} takes a ${fractions ? "" : "whole "}number from ${least} to ${most}, not "${given}"`,
+    );
+  }
+
+  /** A file that can be written, which is tried before anything takes long. */
+  output(name: Name): string | null {
+    const given = this.text(name);
+    if (given === null) return null;
+    try {
+      closeSync(openSync(given, "a"));
+      return given;
+    } catch (error) {
+      throw new UsageError(`cannot write ${given}: ${(error as Error).message}`);
+    }
   }
 
   /** One of these words. */
@@ -44,6 +67,21 @@ export class CommandLine<Name extends string> {
     if (words.includes(given)) return given;
     throw new UsageError(`--${name} takes ${words.slice(0, -1).join(", ")} or ${words.at(-1)}, not "${given}"`);
   }
+}
+
+/** However somebody ends the program: `tidy` runs first. */
+export function beforeQuitting(tidy: () => void): void {
+  for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"] as const) {
+    process.on(signal, () => {
+      tidy();
+      process.exit(130);
+    });
+  }
+  // Whoever reads has had enough.
+  process.stdout.on("error", () => {
+    tidy();
+    process.exit(0);
+  });
 }
 
 /** Says on stderr how far it is: on a terminal in one row that changes, else a line now and then. */

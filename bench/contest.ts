@@ -70,7 +70,8 @@ export class Contest {
       else outcome = said.outcome;
     }
     await swarm.exited;
-    if (outcome === null) throw new ContestError((await errors).split("\n", 3).join(" ").slice(0, 500));
+    const ended = `the swarm ended (${swarm.signalCode ?? `code ${swarm.exitCode}`})`;
+    if (outcome === null) throw new ContestError((await errors).split("\n", 3).join(" ").slice(0, 500) || ended);
     return outcome;
   }
 

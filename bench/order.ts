@@ -71,7 +71,7 @@ export interface Outcome {
   faults: string[];
 }
 
-/** Whether an open loop measured itself: it could not send in time, or not as much as it should. */
-export function isBehind({ accepted, lateness, latency }: Outcome, rate: number): boolean {
-  return accepted < 0.99 * rate || lateness.p99 > Math.max(LATE_MICROS, latency.p99 / 10);
+/** Whether an open loop measured itself: it could not send in time what was due. */
+export function isBehind({ lateness, latency }: Outcome): boolean {
+  return lateness.count > 0 && lateness.p99 > Math.max(LATE_MICROS, latency.p99 / 10);
 }

@@ -1,4 +1,4 @@
-import { CommandLine, Progress, UsageError } from "./command-line.ts";
+import { CommandLine, Progress, UsageError, beforeQuitting } from "./command-line.ts";
 import { Contest, ContestError } from "./contest.ts";
 import type { Peer } from "./peers/peer.ts";
 import { PEERS } from "./peers/peers.ts";
@@ -38,7 +38,7 @@ type Latencies = "p50" | "p99" | "p999";
 
 /** Not a number where the swarm measured itself. */
 function latency({ outcome, task }: Run, which: Latencies): number {
-  const isTold = outcome.latency.count > 0 && !(task.rate > 0 && isBehind(outcome, task.rate));
+  const isTold = outcome.latency.count > 0 && !(task.rate > 0 && isBehind(outcome));
   return isTold ? outcome.latency[which] : Number.NaN;
 }
 
@@ -95,8 +95,9 @@ async function main(): Promise<number> {
   const works = chosen(line.text("works"), Object.keys(WORK_GROUPS), "works", (name) =>
     WORKS.filter((work) => work.name === name || work.group === name),
   );
-  const [rounds, seconds] = [line.number("rounds", 5, 1, 1000), line.number("seconds", 3, 0.1, 600)];
-  const warmup = line.number("warmup", 1.5, 0, 600);
+  const [rounds, seconds] = [line.number("rounds", 5, 1, 1000), line.number("seconds", 3, 0.1, 600, true)];
+  const json = line.output("json");
+  const warmup = line.number("warmup", 1.5, 0, 600, true);
   const most = descriptorsMax() - 200;
   const progress = new Progress();
   const result = newResult(0);
@@ -105,13 +106,15 @@ async function main(): Promise<number> {
   for (const { title } of works.filter((work) => !fitting.includes(work)))
     progress.note(`SKIPPED: ${title}, since a process may only have ${most} connections here`);
   const contest = new Contest(Math.max(2, ...fitting.map(({ clients, crowd }) => clients + crowd)));
-  process.once("SIGINT", () => quit(contest)).once("SIGTERM", () => quit(contest));
+  beforeQuitting(() => {
+    progress.clear();
+    contest.remove();
+  });
   let todo = 0;
   for (const work of fitting) todo += (work.once ? 1 : rounds) * present.filter((peer) => work.fits(peer)).length;
   const minutes = Math.ceil((todo * (seconds + warmup + 1.5)) / 60);
   progress.note(`${todo} runs, about ${minutes} ${minutes === 1 ? "minute" : "minutes"}`);
   let isFaulty = false;
-  const json = line.text("json");
   try {
     let done = 0;
     for (let round = 0; round < rounds; round++) {
@@ -179,11 +182,6 @@ function isHere(peer: Peer, result: Result, progress: Progress): boolean {
   }
   result.peers[name] = { about, version: versionOf(peer) };
   return true;
-}
-
-function quit(contest: Contest): void {
-  contest.remove();
-  process.exit(130);
 }
 
 try {

@@ -107,7 +107,7 @@ class Report {
       { name: `${which}, µs`, type: "log" },
       (peer) =>
         works.flatMap(({ name, task }) => {
-          const told = this.#runs(name, peer).filter(({ outcome }) => !isBehind(outcome, task.rate));
+          const told = this.#runs(name, peer).filter(({ outcome }) => !isBehind(outcome));
           return told.length === 0 ? [] : [[task.rate, median(told.map(({ outcome }) => outcome.latency[which]))]];
         }),
     );
@@ -129,7 +129,7 @@ class Report {
       { name: "µs", type: "log" },
       (peer) => {
         const [run] = this.#runs(CURVE_WORK, peer);
-        if (run === undefined || isBehind(run.outcome, run.task.rate)) return [];
+        if (run === undefined || isBehind(run.outcome)) return [];
         const histogram = Histogram.from(run.outcome.latency.buckets, run.outcome.latency.max * 10);
         return parts.map((part) => [nines(part), Math.max(1, histogram.percentile(part) / 10)]);
       },
@@ -256,7 +256,7 @@ ${(Object.keys(WORK_GROUPS) as Work["group"][]).map((group) => this.#tables(grou
       const shares = ratios(this.#runs(work, "heartline").map(of), runs.map(of));
       return peer === "heartline" || shares.length === 0 ? "" : range(spread(shares));
     };
-    const told = runs.filter(({ outcome, task }) => task.rate === 0 || !isBehind(outcome, task.rate));
+    const told = runs.filter(({ outcome, task }) => task.rate === 0 || !isBehind(outcome));
     const micros = (which: "p50" | "p99" | "p999"): string =>
       told.length === 0 ? "-" : digits(median(told.map(({ outcome }) => outcome.latency[which])));
     const amounts = [range(spread(runs.map(delivered))), share(delivered), range(spread(runs.map(cost))), share(cost)];
@@ -306,6 +306,7 @@ function main(args: string[]): number {
     const [first, ...others] = given.positionals.map(readResult);
     if (first === undefined) throw new Error("give a file that bench:peers --json has written");
     result = first;
+    if (new Set(given.positionals).size < given.positionals.length) throw new Error("a file is given twice");
     for (const { runs, peers, leftOut } of others) {
       result.runs.push(...runs);
       Object.assign(result.peers, peers);
@@ -317,10 +318,19 @@ function main(args: string[]): number {
   }
   const { out } = given.values;
   const report = new Report(result);
-  mkdirSync(out, { recursive: true });
-  writeFileSync(join(out, "index.html"), report.page());
   const pictures = report.pictures();
-  for (const [name, { svg }] of pictures) writeFileSync(join(out, name), `${svg}\n`);
+  if (pictures.size === 0) {
+    process.stderr.write("bench:report: there is nothing to draw; only bench:peers --json writes what is drawn here\n");
+    return 1;
+  }
+  try {
+    mkdirSync(out, { recursive: true });
+    writeFileSync(join(out, "index.html"), report.page());
+    for (const [name, { svg }] of pictures) writeFileSync(join(out, name), `${svg}\n`);
+  } catch (error) {
+    process.stderr.write(`bench:report: cannot write to ${out}: ${(error as Error).message}\n`);
+    return 1;
+  }
   process.stdout.write(`${join(out, "index.html")} and ${pictures.size} pictures\n`);
   return 0;
 }

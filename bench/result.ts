@@ -99,6 +99,7 @@ export function readResult(file: string): Result {
   } catch (error) {
     throw new Error(`cannot read ${file}: ${(error as Error).message}`);
   }
-  if (result.schema !== 1 || !Array.isArray(result.runs)) throw new Error(`${file} is no file of results`);
+  const isResult = result?.schema === 1 && Array.isArray(result.runs) && typeof result.peers === "object";
+  if (!isResult) throw new Error(`${file} is no file of results`);
   return result;
 }

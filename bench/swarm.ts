@@ -9,6 +9,7 @@ import { Tally } from "./tally.ts";
 const CONFIRM_MS = 1_000;
 const DRAIN_MS = 20_000;
 const LOGIN_MS = 30_000;
+const OFFERS_MAX = 256;
 /** Broadcasts of one client that may be on their way: a power of 2. */
 const FLIGHTS = 1 << 12;
 
@@ -93,13 +94,13 @@ export class Swarm implements SwarmState {
   }
 
   async run(): Promise<Outcome> {
-    const { pid, scenario, warmupMs, measureMs, rate, window } = this.order;
+    const { scenario, warmupMs, measureMs, rate, window } = this.order;
     this.#spin();
     // Of an idle crowd the slope counts, not what a server needs to begin with.
     const crowd = scenario.instead === "login" ? this.order.crowd : this.clients.length;
     const first = scenario.instead === "idle" ? crowd >> 2 : 0;
     await this.#enter(first);
-    const before = pid === null ? null : memoryOf(pid);
+    const before = this.#ofServer(memoryOf);
     await this.#enter(crowd);
     const visits = scenario.instead === "login" ? this.clients.slice(crowd).map(({ index }) => this.#visit(index)) : [];
     const confirms = setInterval(() => this.clients.forEach((client) => client.confirm()), CONFIRM_MS);
@@ -123,7 +124,7 @@ export class Swarm implements SwarmState {
     const busy = 1 - this.#idleMs / (to.ms - from.ms);
     const stole = stolen(ticks);
     // All that a session costs is there by now: also what it needs to talk.
-    const after = pid === null ? null : memoryOf(pid);
+    const after = this.#ofServer(memoryOf);
     this.window = this.#rate = 0;
     this.#isOpen = false;
     await Promise.all(visits);
@@ -142,7 +143,7 @@ export class Swarm implements SwarmState {
       last,
       lateness,
       server:
-        pid === null
+        after === null || before === null
           ? null
           : {
               cpuMicros: (to.cpuNs - from.cpuNs) / 1000 / counted,
@@ -215,7 +216,8 @@ export class Swarm implements SwarmState {
     const before = this.touched.length;
     const gapTenths = 1e7 / this.#rate;
     const { messages, broadcasters } = this.order.scenario;
-    for (; this.#dueTenths <= nowTenths; this.#dueTenths += gapTenths) {
+    // Whoever is far behind must still get to read.
+    for (let i = 0; i < OFFERS_MAX && this.#dueTenths <= nowTenths; i++, this.#dueTenths += gapTenths) {
       const stamp = payload.stampAt(this.#dueTenths / 10_000);
       this.lateness.record(nowTenths - this.#dueTenths);
       const next = this.#next++;
@@ -228,20 +230,31 @@ export class Swarm implements SwarmState {
   }
 
   #now(): { ms: number; accepted: number; delivered: number; cpuNs: number } {
-    const { accepted, delivered, order } = this;
-    return { ms: performance.now(), accepted, delivered, cpuNs: order.pid === null ? 0 : cpuNs(order.pid) };
+    const { accepted, delivered } = this;
+    return { ms: performance.now(), accepted, delivered, cpuNs: this.#ofServer(cpuNs) ?? 0 };
+  }
+
+  /** What is to be known of the server's process; null when it is none of ours, or has ended. */
+  #ofServer<T>(ask: (pid: number) => T): T | null {
+    try {
+      return this.order.pid === null ? null : ask(this.order.pid);
+    } catch {
+      this.fault("the server has ended");
+      return null;
+    }
   }
 
   async #watch(measureMs: number): Promise<Outcome["series"]> {
     const series: Outcome["series"] = [];
     let before = this.#now();
-    for (let leftMs = measureMs; leftMs > 0; leftMs -= 1000) {
+    for (let leftMs = measureMs; leftMs > 0 && this.#faults.size === 0; leftMs -= 1000) {
       await Bun.sleep(Math.min(1000, leftMs));
       const now = this.#now();
       const passedMs = now.ms - before.ms;
       const delivered = Math.round((1000 * (now.delivered - before.delivered)) / passedMs);
       series.push({ delivered, core: (now.cpuNs - before.cpuNs) / 1e6 / passedMs });
-      this.#say(`measuring: ${delivered.toLocaleString("en")} deliveries/s`);
+      const count = delivered > 0 ? delivered : Math.round((1000 * (now.accepted - before.accepted)) / passedMs);
+      this.#say(`measuring: ${count.toLocaleString("en")} a second`);
       before = now;
     }
     return series;
@@ -290,7 +303,8 @@ export class Swarm implements SwarmState {
     for (let waitedMs = 0; waitedMs < DRAIN_MS && !isDone() && this.#faults.size === 0; waitedMs += 20)
       await Bun.sleep(20);
     this.#isLeaving = true;
-    for (const { stream, sent } of streams) tally.end(stream, sent);
+    // After a fault nobody waits any more for what is under way: that it is not there says nothing.
+    if (this.#faults.size === 0) for (const { stream, sent } of streams) tally.end(stream, sent);
     const unanswered = clients.reduce((sum, each) => sum + each.unanswered, 0);
     if (this.dialect.replies && unanswered !== 0) this.fault(`${unanswered} requests were not answered`);
   }

@@ -26,7 +26,7 @@ async function run(program: string, ...args: string[]): Promise<{ out: string; e
 }
 
 /** The measured programs share two cores: one test at a time. */
-const SHORT = ["--clients", "20", "--seconds", "0.3", "--warmup", "0.1"];
+const SHORT = ["--clients", "20", "--warmup", "0.1"];
 const LIMIT_MS = 20_000;
 
 describe("bench", () => {
@@ -35,7 +35,17 @@ describe("bench", () => {
     async (scenario) => {
       const file = join(folder, `${scenario}.json`);
       const more = scenario === "alive" ? ["--beat", "0.2"] : scenario === "login" ? ["--window", "4"] : [];
-      const { out, err, code } = await run("load.ts", "--scenario", scenario, ...SHORT, ...more, "--json", file);
+      const { out, err, code } = await run(
+        "load.ts",
+        "--scenario",
+        scenario,
+        ...SHORT,
+        "--seconds",
+        "0.3",
+        ...more,
+        "--json",
+        file,
+      );
       if (code !== 0) throw new Error(`${out}${err}`);
       expect(out).toStartWith(`${scenario}: 20 clients, 64 bytes, plain sessions, durability process`);
       const { runs } = readResult(file);
@@ -54,16 +64,8 @@ describe("bench", () => {
   test(
     "measures resumable sessions, at a given rate, with other payloads",
     async () => {
-      const { out, code } = await run(
-        "load.ts",
-        ...SHORT,
-        "--sessions",
-        "resumable",
-        "--rate",
-        "500",
-        "--payload",
-        "200",
-      );
+      const more = "--sessions resumable --rate 500 --payload 200 --seconds 1.5".split(" ");
+      const { out, code } = await run("load.ts", ...SHORT, ...more);
       expect(out).toMatch(/20 clients, 200 bytes, resumable sessions/);
       expect(out).toMatch(/accepted messages\/s +\d{3}\b/);
       expect(code).toBe(0);
@@ -89,7 +91,11 @@ describe("bench", () => {
   test.concurrent.each<[string, string[], RegExp]>([
     ["load.ts", ["--scenario", "dance"], /--scenario takes mixed, .* or idle, not "dance"/],
     ["load.ts", ["--clients", "3"], /--clients takes an even number/],
-    ["load.ts", ["--clients", "1000000"], /--clients takes a number from 2 to \d+/],
+    ["load.ts", ["--clients", "1000000"], /--clients takes a whole number from 2 to \d+/],
+    ["load.ts", ["--window", "1.5"], /--window takes a whole number/],
+    ["load.ts", ["--scenario", "login", "--crowd", "5"], /--crowd is not for login/],
+    ["load.ts", ["--json", "/nowhere/x.json"], /cannot write \/nowhere\/x.json/],
+    ["load.ts", ["--target", "127.0.0.1:1", "--credentials", "package.json"], /it needs two users/],
     ["load.ts", ["--rate", "5", "--window", "5"], /give one/],
     ["load.ts", ["--target", "127.0.0.1:1"], /--target and --credentials go together/],
     ["load.ts", ["--wat"], /--help lists the options/],
