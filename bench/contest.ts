@@ -2,7 +2,7 @@ import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { createServer } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import type { Peer } from "./peers/peer.ts";
+import { PATH, type Peer } from "./peers/peer.ts";
 import { within } from "./program.ts";
 import type { Order, Outcome } from "./order.ts";
 
@@ -19,7 +19,6 @@ const taskset = Bun.which("taskset");
 function pinned(core: 0 | 1, command: string[]): string[] {
   return taskset === null || navigator.hardwareConcurrency < 2 ? command : [taskset, "-c", String(core), ...command];
 }
-export const PINNED = pinned(0, []).length > 0;
 
 /** What a run is, but for the server. */
 export type Task = Omit<Order, "dialect" | "host" | "port" | "pid" | "loginsAtOnce">;
@@ -76,7 +75,13 @@ export class Contest {
   }
 
   #spawn(command: string[], stdin: "ignore" | "pipe" = "ignore"): Bun.Subprocess<"ignore" | "pipe", "pipe", "pipe"> {
-    const child = Bun.spawn(command, { cwd: root, stdin, stdout: "pipe", stderr: "pipe" });
+    const child = Bun.spawn(command, {
+      cwd: root,
+      stdin,
+      stdout: "pipe",
+      stderr: "pipe",
+      env: { ...process.env, PATH },
+    });
     this.#running.add(child);
     void child.exited.then(() => this.#running.delete(child));
     return child;

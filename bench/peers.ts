@@ -1,6 +1,6 @@
 import { CommandLine, Progress, UsageError, beforeQuitting } from "./command-line.ts";
 import { Contest, ContestError } from "./contest.ts";
-import type { Peer } from "./peers/peer.ts";
+import { type Peer, isInstalled } from "./peers/peer.ts";
 import { PEERS } from "./peers/peers.ts";
 import { descriptorsMax } from "./process-figures.ts";
 import { type Result, type Run, newResult, versionOf, writeResult } from "./result.ts";
@@ -175,7 +175,7 @@ function warmupMs({ task }: Work, seconds: number): number {
 /** Whether it is installed; the result says so. */
 function isHere(peer: Peer, result: Result, progress: Progress): boolean {
   const { name, needs, about } = peer;
-  if (needs !== null && Bun.which(needs.program) === null) {
+  if (needs !== null && !isInstalled(peer)) {
     result.leftOut[name] = `which needs ${needs.program} (Debian's package ${needs.package})`;
     progress.note(`SKIPPED: ${name}, ${result.leftOut[name]}`);
     return false;

@@ -1,7 +1,7 @@
 import { readFileSync, writeFileSync } from "node:fs";
 import { cpus, release, totalmem } from "node:os";
 import type { Task } from "./contest.ts";
-import type { Peer } from "./peers/peer.ts";
+import { PATH, type Peer } from "./peers/peer.ts";
 import { descriptorsMax } from "./process-figures.ts";
 import type { Outcome } from "./order.ts";
 
@@ -69,7 +69,7 @@ export function versionOf({ version }: Peer): string {
 
 function output(command: string[]): string {
   try {
-    return Bun.spawnSync(command, { cwd: import.meta.dir, stderr: "ignore" })
+    return Bun.spawnSync(command, { cwd: import.meta.dir, stderr: "ignore", env: { ...process.env, PATH } })
       .stdout.toString()
       .trim();
   } catch {

@@ -25,3 +25,10 @@ export interface Site {
   port: number;
   credentials: string;
 }
+
+/** Servers are often where only root looks for programs. */
+export const PATH = `${process.env.PATH ?? ""}:/usr/local/sbin:/usr/sbin:/sbin`;
+
+export function isInstalled({ needs }: Peer): boolean {
+  return needs === null || Bun.which(needs.program, { PATH }) !== null;
+}

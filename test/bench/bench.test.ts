@@ -3,6 +3,7 @@ import { existsSync, mkdtempSync, readFileSync, readdirSync, rmSync } from "node
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { Contest } from "../../bench/contest.ts";
+import { isInstalled } from "../../bench/peers/peer.ts";
 import { PEERS } from "../../bench/peers/peers.ts";
 import { readResult } from "../../bench/result.ts";
 import { SCENARIOS, SCENARIO_NAMES } from "../../bench/scenario.ts";
@@ -127,7 +128,7 @@ describe("a peer", () => {
     test(
       `${peer.name} does the same work, and nothing of it is lost`,
       async () => {
-        if (peer.needs !== null && Bun.which(peer.needs.program) === null)
+        if (peer.needs !== null && !isInstalled(peer))
           return console.warn(
             `SKIPPED: ${peer.name}, which needs ${peer.needs.program} (Debian's ${peer.needs.package})`,
           );
