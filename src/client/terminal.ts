@@ -118,7 +118,7 @@ const COMMANDS: Record<string, Command> = {
   },
   verify: {
     usage: "verify <user>",
-    help: "shows a number to compare: the same on both sides, or somebody listens",
+    help: "a number to compare aloud: alike, or somebody listens",
     names: 1,
     text: false,
     run: async (client, user) => `safety number with ${user}: ${client.safetyNumber(user)}`,
