@@ -26,12 +26,6 @@ export class Histogram {
     if (whole > this.max) this.max = whole;
   }
 
-  add(other: Histogram): void {
-    for (let i = 0; i < this.#counts.length; i++) this.#counts[i]! += other.#counts[i]!;
-    this.count += other.count;
-    this.max = Math.max(this.max, other.max);
-  }
-
   clear(): void {
     this.#counts.fill(0);
     this.count = this.max = 0;

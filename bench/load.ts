@@ -4,7 +4,7 @@ import { CommandLine, Progress, UsageError, beforeQuitting } from "./command-lin
 import { Contest, ContestError, type Task } from "./contest.ts";
 import { PAYLOAD_BYTES_MIN } from "./payload.ts";
 import { heartline } from "./peers/heartline.ts";
-import { descriptorsMax } from "./process-figures.ts";
+import { descriptorsMax } from "../src/server/kernel.ts";
 import { newResult, versionOf, writeResult } from "./result.ts";
 import { SCENARIOS, SCENARIO_NAMES } from "./scenario.ts";
 import { digits } from "./statistics.ts";

@@ -2,7 +2,7 @@ import { CommandLine, Progress, UsageError, beforeQuitting } from "./command-lin
 import { Contest, ContestError } from "./contest.ts";
 import { type Peer, isInstalled } from "./peers/peer.ts";
 import { PEERS } from "./peers/peers.ts";
-import { descriptorsMax } from "./process-figures.ts";
+import { descriptorsMax } from "../src/server/kernel.ts";
 import { type Result, type Run, newResult, versionOf, writeResult } from "./result.ts";
 import { digits, median, range, ratios, spread } from "./statistics.ts";
 import { isBehind } from "./order.ts";

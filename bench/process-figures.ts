@@ -16,12 +16,6 @@ export function memoryOf(pid: number): { resident: number; anonymous: number } {
   return { resident: bytes("Rss"), anonymous: bytes("Anonymous") };
 }
 
-/** Descriptors that a process of ours may open. */
-export function descriptorsMax(): number {
-  const limit = /^Max open files\s+\d+\s+(\d+)/m.exec(readFileSync("/proc/self/limits", "latin1"));
-  return limit === null ? 1024 : Number(limit[1]);
-}
-
 /** Part of the machine's time that a hypervisor took away, since `before`, from 0 to 1. */
 export function stolen(before: readonly number[]): number {
   const now = machineTicks();

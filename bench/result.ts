@@ -2,7 +2,7 @@ import { readFileSync, writeFileSync } from "node:fs";
 import { cpus, release, totalmem } from "node:os";
 import type { Task } from "./contest.ts";
 import { PATH, type Peer } from "./peers/peer.ts";
-import { descriptorsMax } from "./process-figures.ts";
+import { descriptorsMax } from "../src/server/kernel.ts";
 import type { Outcome } from "./order.ts";
 
 /** A file of results: what was run where, and every run with all its figures. */
