@@ -69,6 +69,28 @@ export class CommandLine<Name extends string> {
   }
 }
 
+/**
+ * Runs a program of the benchmark: `--help` prints its page, a command line that cannot be meant is one line and exit
+ * code 2, a failure of a known kind one line and 1; else `main` says what the code is.
+ */
+export async function runProgram<Name extends string>(
+  program: { name: string; usage: string; options: readonly Name[]; failures: (error: unknown) => boolean },
+  main: (line: CommandLine<Name>) => Promise<number>,
+): Promise<void> {
+  const { name, usage, options, failures } = program;
+  try {
+    const line = new CommandLine(process.argv.slice(2), options);
+    if (line.wantsHelp) process.stdout.write(usage);
+    else process.exitCode = await main(line);
+  } catch (error) {
+    const isUsage = error instanceof UsageError;
+    if (!isUsage && !failures(error)) throw error;
+    const { message } = error as Error;
+    process.stderr.write(`${name}: ${message}${isUsage ? " (--help lists the options)" : ""}\n`);
+    process.exitCode = isUsage ? 2 : 1;
+  }
+}
+
 /** However somebody ends the program: `tidy` runs first. */
 export function beforeQuitting(tidy: () => void): void {
   for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"] as const) {

@@ -3,8 +3,9 @@ import { createServer } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { PATH, type Peer } from "./peers/peer.ts";
-import { within } from "./program.ts";
+import { linesOf, within } from "./program.ts";
 import type { Order, Outcome } from "./order.ts";
+import { descriptorsMax } from "../src/server/kernel.ts";
 
 const root = join(import.meta.dir, "..");
 const READY_MS = 10_000;
@@ -18,6 +19,14 @@ export class ContestError extends Error {}
 const taskset = Bun.which("taskset");
 function pinned(core: 0 | 1, command: string[]): string[] {
   return taskset === null || navigator.hardwareConcurrency < 2 ? command : [taskset, "-c", String(core), ...command];
+}
+
+/** Descriptors of a process that are no client's. */
+const DESCRIPTORS_SPARE = 200;
+
+/** How many clients a server, and a swarm, can have on this machine. */
+export function clientsMax(): number {
+  return descriptorsMax() - DESCRIPTORS_SPARE;
 }
 
 /** What a run is, but for the server. */
@@ -124,14 +133,4 @@ async function freePort(): Promise<number> {
   const { port } = server.address() as { port: number };
   await new Promise((resolve) => server.close(resolve));
   return port;
-}
-
-async function* linesOf(stream: ReadableStream<Uint8Array>): AsyncGenerator<string> {
-  const decoder = new TextDecoder();
-  let rest = "";
-  for await (const chunk of stream) {
-    const lines = (rest + decoder.decode(chunk, { stream: true })).split("\n");
-    rest = lines.pop()!;
-    yield* lines;
-  }
 }

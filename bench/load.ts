@@ -1,19 +1,16 @@
 import { readFileSync } from "node:fs";
 import { Random } from "../test/support/random.ts";
-import { CommandLine, Progress, UsageError, beforeQuitting } from "./command-line.ts";
-import { Contest, ContestError, type Task } from "./contest.ts";
+import { type CommandLine, Progress, UsageError, beforeQuitting, runProgram } from "./command-line.ts";
+import { Contest, ContestError, type Task, clientsMax } from "./contest.ts";
 import { PAYLOAD_BYTES_MIN } from "./payload.ts";
 import { heartline } from "./peers/heartline.ts";
-import { descriptorsMax } from "../src/server/kernel.ts";
 import { newResult, versionOf, writeResult } from "./result.ts";
 import { SCENARIOS, SCENARIO_NAMES } from "./scenario.ts";
 import { digits } from "./statistics.ts";
-import { type Outcome, isBehind } from "./order.ts";
+import { type Outcome, isBehind, isClean } from "./order.ts";
 
 const CLIENTS_DEFAULT = 5000;
 const VISITORS_DEFAULT = 32;
-/** Descriptors of a process that are no client's. */
-const DESCRIPTORS_SPARE = 200;
 const OPTIONS = [
   ...["scenario", "clients", "crowd", "window", "rate", "payload", "seconds", "warmup", "senders", "beat", "sessions"],
   ...["durability", "seed", "target", "credentials", "json"],
@@ -64,9 +61,7 @@ interface Options {
   json: string | null;
 }
 
-function parseOptions(args: string[]): Options | null {
-  const line = new CommandLine(args, OPTIONS);
-  if (line.wantsHelp) return null;
+function parseOptions(line: CommandLine<(typeof OPTIONS)[number]>): Options {
   const scenario = line.word("scenario", "mixed", SCENARIO_NAMES);
   const [target, file] = [line.text("target"), line.text("credentials")];
   if ((target === null) !== (file === null)) throw new UsageError("--target and --credentials go together");
@@ -76,7 +71,7 @@ function parseOptions(args: string[]): Options | null {
   if (target !== null && (host === undefined || Number(port) > 65535))
     throw new UsageError(`--target takes <host>:<port>, not "${target}"`);
   const users = file === null ? null : readUsers(file);
-  const most = Math.min(users?.length ?? Number.POSITIVE_INFINITY, descriptorsMax() - DESCRIPTORS_SPARE) & ~1;
+  const most = Math.min(users?.length ?? Number.POSITIVE_INFINITY, clientsMax()) & ~1;
   const clients = line.number("clients", Math.min(most, CLIENTS_DEFAULT), 2, most);
   if (clients % 2 !== 0) throw new UsageError("--clients takes an even number, since they write in pairs");
   const isBroadcast = scenario === "broadcast";
@@ -211,12 +206,8 @@ function remarks({ server, lateness, ...outcome }: Outcome, { rate, scenario }: 
   return lines;
 }
 
-async function main(): Promise<number> {
-  const options = parseOptions(process.argv.slice(2));
-  if (options === null) {
-    process.stdout.write(USAGE);
-    return 0;
-  }
+async function main(line: CommandLine<(typeof OPTIONS)[number]>): Promise<number> {
+  const options = parseOptions(line);
   const { task, clients, target, seed, json } = options;
   const count = clients + (options.visitors > 0 ? options.visitors : task.crowd);
   const contest = new Contest(count);
@@ -258,10 +249,7 @@ async function main(): Promise<number> {
     progress.clear();
     process.stdout.write(report(options, runs));
     if (json !== null) writeResult(json, result);
-    const isFaulty = runs.some(
-      ({ outcome: { lost, twice, disordered, faults } }) => lost + twice + disordered + faults.length > 0,
-    );
-    return isFaulty ? 1 : 0;
+    return runs.every(({ outcome }) => isClean(outcome)) ? 0 : 1;
   } finally {
     progress.clear();
     contest.remove();
@@ -274,11 +262,5 @@ function titleOf({ scenario, window, beatMs }: Options["task"]): string {
   return `${window} in flight`;
 }
 
-try {
-  process.exitCode = await main();
-} catch (error) {
-  const isUsage = error instanceof UsageError;
-  if (!isUsage && !(error instanceof ContestError)) throw error;
-  process.stderr.write(`bench: ${error.message}${isUsage ? " (--help lists the options)" : ""}\n`);
-  process.exitCode = isUsage ? 2 : 1;
-}
+const failures = (error: unknown): boolean => error instanceof ContestError;
+await runProgram({ name: "bench", usage: USAGE, options: OPTIONS, failures }, main);

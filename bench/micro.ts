@@ -12,7 +12,7 @@ import { openStore } from "../src/server/recovery.ts";
 import { Account } from "../src/chat/session.ts";
 import { TimerWheel } from "../src/timer-wheel.ts";
 import { TimerHeap } from "./heap.ts";
-import { CommandLine, Progress, UsageError } from "./command-line.ts";
+import { type CommandLine, Progress, UsageError, runProgram } from "./command-line.ts";
 import { Histogram } from "./histogram.ts";
 import { digits } from "./statistics.ts";
 
@@ -188,12 +188,7 @@ async function measured(name: string): Promise<void> {
   process.stdout.write(`${JSON.stringify(ns)}\n`);
 }
 
-async function main(): Promise<number> {
-  const line = new CommandLine(process.argv.slice(2), ["filter", "case"]);
-  if (line.wantsHelp) {
-    process.stdout.write(USAGE);
-    return 0;
-  }
+async function main(line: CommandLine<"filter" | "case">): Promise<number> {
   const one = line.text("case");
   if (one !== null) {
     if (!Object.hasOwn(PARTS, one)) throw new UsageError(`--case knows no "${one}"`);
@@ -223,10 +218,7 @@ async function main(): Promise<number> {
   return failed === 0 ? 0 : 1;
 }
 
-try {
-  process.exitCode = await main();
-} catch (error) {
-  if (!(error instanceof UsageError)) throw error;
-  process.stderr.write(`bench:micro: ${error.message} (--help lists the options)\n`);
-  process.exitCode = 2;
-}
+await runProgram(
+  { name: "bench:micro", usage: USAGE, options: ["filter", "case"] as const, failures: () => false },
+  main,
+);

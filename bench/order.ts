@@ -71,6 +71,11 @@ export interface Outcome {
   faults: string[];
 }
 
+/** Whether everything came once and in order, and nothing else went wrong. */
+export function isClean({ lost, twice, disordered, faults }: Outcome): boolean {
+  return lost + twice + disordered + faults.length === 0;
+}
+
 /** Whether an open loop measured itself: it could not send in time what was due. */
 export function isBehind({ lateness, latency }: Outcome): boolean {
   return lateness.count > 0 && lateness.p99 > Math.max(LATE_MICROS, latency.p99 / 10);

@@ -1,11 +1,10 @@
-import { CommandLine, Progress, UsageError, beforeQuitting } from "./command-line.ts";
-import { Contest, ContestError } from "./contest.ts";
+import { type CommandLine, Progress, UsageError, beforeQuitting, runProgram } from "./command-line.ts";
+import { Contest, ContestError, clientsMax } from "./contest.ts";
 import { type Peer, isInstalled } from "./peers/peer.ts";
 import { PEERS } from "./peers/peers.ts";
-import { descriptorsMax } from "../src/server/kernel.ts";
-import { type Result, type Run, newResult, versionOf, writeResult } from "./result.ts";
-import { digits, median, range, ratios, spread } from "./statistics.ts";
-import { isBehind } from "./order.ts";
+import { type Result, type Run, newResult, runsOf, shareOf, toldMicros, versionOf, writeResult } from "./result.ts";
+import { digits, median, range, spread } from "./statistics.ts";
+import { isClean } from "./order.ts";
 import { WORKS, WORK_GROUPS, type Work } from "./work.ts";
 
 const OPTIONS = ["peers", "works", "rounds", "seconds", "warmup", "json"] as const;
@@ -33,15 +32,6 @@ ${WORKS.map(({ name, group, title }) => `                         ${group.padEnd
 Exit code: 0, 1 when no peer could be measured or this server lost something, 2 for a command line that cannot be meant.
 `;
 
-/** What is told of a run, besides how much it was. */
-type Latencies = "p50" | "p99" | "p999";
-
-/** Not a number where the swarm measured itself. */
-function latency({ outcome, task }: Run, which: Latencies): number {
-  const isTold = outcome.latency.count > 0 && !(task.rate > 0 && isBehind(outcome));
-  return isTold ? outcome.latency[which] : Number.NaN;
-}
-
 function chosen<T>(given: string | null, otherwise: string[], what: string, find: (name: string) => T[]): T[] {
   return (given?.split(",") ?? otherwise).flatMap((name) => {
     const found = find(name);
@@ -60,8 +50,7 @@ function row(...cells: string[]): string {
 function report(result: Result, works: readonly Work[]): string {
   const lines: string[] = [];
   for (const { name, title, task } of works) {
-    const runsOf = (peer: string): Run[] => result.runs.filter((run) => run.work === name && run.peer === peer);
-    const peers = Object.keys(result.peers).filter((peer) => runsOf(peer).length > 0);
+    const peers = Object.keys(result.peers).filter((peer) => runsOf(result, name, peer).length > 0);
     const [first] = peers;
     if (first === undefined) continue;
     const isIdle = task.scenario.instead === "idle";
@@ -71,24 +60,19 @@ function report(result: Result, works: readonly Work[]): string {
     const what = isIdle ? ["bytes a client", `${first} / it`] : ["deliveries/s", `${first} / it`];
     lines.push(row("", ...what, ...(isIdle ? [] : ["server µs", `${first} / it`, "p50 µs", "p99 µs", "p99.9 µs"])));
     for (const peer of peers) {
+      const runs = runsOf(result, name, peer);
       const share = (of: (run: Run) => number): string =>
-        peer === first ? "" : range(spread(ratios(runsOf(first).map(of), runsOf(peer).map(of))));
-      const micros = (which: Latencies): string => digits(median(runsOf(peer).map((run) => latency(run, which))));
-      const cells = [peer, range(spread(runsOf(peer).map(amount))), share(amount)];
-      if (!isIdle) cells.push(digits(median(runsOf(peer).map(cost))), share(cost));
-      lines.push(row(...cells, ...(isIdle ? [] : [micros("p50"), micros("p99"), micros("p999")])).trimEnd());
+        peer === first ? "" : shareOf(runsOf(result, name, first), runs, of);
+      const cells = [peer, range(spread(runs.map(amount))), share(amount)];
+      if (!isIdle) cells.push(digits(median(runs.map(cost))), share(cost), ...toldMicros(runs));
+      lines.push(row(...cells).trimEnd());
     }
   }
   for (const [peer, why] of Object.entries(result.leftOut)) lines.push("", `left out: ${peer}, ${why}`);
   return `${lines.join("\n")}\n`;
 }
 
-async function main(): Promise<number> {
-  const line = new CommandLine(process.argv.slice(2), OPTIONS);
-  if (line.wantsHelp) {
-    process.stdout.write(USAGE);
-    return 0;
-  }
+async function main(line: CommandLine<(typeof OPTIONS)[number]>): Promise<number> {
   const peers = chosen(line.text("peers"), PEERS_DEFAULT, "peers", (name) =>
     PEERS.filter((peer) => peer.name === name),
   );
@@ -98,7 +82,7 @@ async function main(): Promise<number> {
   const [rounds, seconds] = [line.number("rounds", 5, 1, 1000), line.number("seconds", 3, 0.1, 600, true)];
   const json = line.output("json");
   const warmup = line.number("warmup", 1.5, 0, 600, true);
-  const most = descriptorsMax() - 200;
+  const most = clientsMax();
   const progress = new Progress();
   const result = newResult(0);
   const present = peers.filter((peer) => isHere(peer, result, progress));
@@ -127,7 +111,6 @@ async function main(): Promise<number> {
           const users = contest.users.slice(0, work.clients + work.crowd);
           try {
             const outcome = await contest.run(peer, { ...task, users }, (text) => progress.say(`${at}: ${text}`));
-            const { lost, twice, disordered, faults } = outcome;
             result.runs.push({
               peer: peer.name,
               work: work.name,
@@ -135,8 +118,9 @@ async function main(): Promise<number> {
               round,
               outcome,
             });
-            if (lost + twice + disordered + faults.length === 0) continue;
-            isFaulty ||= peer.dialect === "heartline" && peer.name.startsWith("heartline");
+            if (isClean(outcome)) continue;
+            isFaulty ||= peer.name.startsWith("heartline");
+            const { lost, twice, disordered, faults } = outcome;
             const what = [...faults, `lost ${lost}, twice ${twice}, out of order ${disordered}`].join("; ");
             progress.note(`${at}: ${what}`);
           } catch (error) {
@@ -184,11 +168,5 @@ function isHere(peer: Peer, result: Result, progress: Progress): boolean {
   return true;
 }
 
-try {
-  process.exitCode = await main();
-} catch (error) {
-  const isUsage = error instanceof UsageError;
-  if (!isUsage && !(error instanceof ContestError)) throw error;
-  process.stderr.write(`bench:peers: ${error.message}${isUsage ? " (--help lists the options)" : ""}\n`);
-  process.exitCode = isUsage ? 2 : 1;
-}
+const failures = (error: unknown): boolean => error instanceof ContestError;
+await runProgram({ name: "bench:peers", usage: USAGE, options: OPTIONS, failures }, main);

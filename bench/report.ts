@@ -3,8 +3,8 @@ import { join } from "node:path";
 import { parseArgs } from "node:util";
 import { type EChartsOption, init } from "echarts";
 import { Histogram } from "./histogram.ts";
-import { type Result, type Run, readResult } from "./result.ts";
-import { digits, median, range, ratios, spread } from "./statistics.ts";
+import { type Result, type Run, readResult, runsOf, shareOf, sharesOf, toldMicros } from "./result.ts";
+import { median, range, spread } from "./statistics.ts";
 import { isBehind } from "./order.ts";
 import { WORKS, WORK_GROUPS, type Work } from "./work.ts";
 
@@ -47,7 +47,7 @@ class Report {
   }
 
   #runs(work: string, peer: string): Run[] {
-    return this.#result.runs.filter((run) => run.work === work && run.peer === peer);
+    return runsOf(this.#result, work, peer);
   }
 
   #worksOf(group: Work["group"]): Work[] {
@@ -57,10 +57,10 @@ class Report {
   }
 
   /** Every picture for which there are figures, by file name. */
-  pictures(): Map<string, { title: string; svg: string }> {
-    const pictures = new Map<string, { title: string; svg: string }>();
+  pictures(): Map<string, string> {
+    const pictures = new Map<string, string>();
     const add = (name: string, title: string, height: number, option: EChartsOption | null): void => {
-      if (option !== null) pictures.set(`${name}.svg`, { title, svg: picture(title, height, option) });
+      if (option !== null) pictures.set(`${name}.svg`, picture(title, height, option));
     };
     add("throughput", "Deliveries a second, as parts of a plain C server's", 620, this.#throughput());
     add("cpu", "Server CPU a delivery, as parts of a plain C server's (less is better)", 620, this.#cpu());
@@ -85,7 +85,7 @@ class Report {
     const works = this.#worksOf("saturation");
     if (works.length === 0 || !this.#peers.includes(REFERENCE)) return null;
     const share = (work: Work, peer: string): number =>
-      median(ratios(this.#runs(work.name, peer).map(of), this.#runs(work.name, REFERENCE).map(of)));
+      median(sharesOf(this.#runs(work.name, peer), this.#runs(work.name, REFERENCE), of));
     return {
       grid: { left: 290, right: 40, top: 90, bottom: 30 },
       xAxis: { type: "value", max: (value: { max: number }) => Math.min(4, Math.ceil(value.max * 10) / 10) },
@@ -190,10 +190,10 @@ class Report {
     };
   }
 
-  /** The page, with everything in it. */
-  page(): string {
+  /** The page, with everything in it, these pictures too. */
+  page(drawn: ReadonlyMap<string, string>): string {
     const { machine, commit, madeAt, peers, leftOut } = this.#result;
-    const pictures = [...this.pictures().values()].map(({ svg }) => `<figure>${svg}</figure>`);
+    const pictures = [...drawn.values()].map((svg) => `<figure>${svg}</figure>`);
     const machineRows = Object.entries(machine).map(([name, value]) => [name, String(value)]);
     const peerRows = Object.entries(peers).map(([name, { about, version }]) => [name, version, about]);
     const left = Object.entries(leftOut).map(([name, why]) => `<p>Left out: ${escape(name)}, ${escape(why)}.</p>`);
@@ -252,15 +252,10 @@ ${(Object.keys(WORK_GROUPS) as Work["group"][]).map((group) => this.#tables(grou
     const runs = this.#runs(work, peer);
     const delivered = ({ outcome }: Run): number => outcome.delivered;
     const cost = ({ outcome }: Run): number => outcome.server!.cpuMicros;
-    const share = (of: (run: Run) => number): string => {
-      const shares = ratios(this.#runs(work, "heartline").map(of), runs.map(of));
-      return peer === "heartline" || shares.length === 0 ? "" : range(spread(shares));
-    };
-    const told = runs.filter(({ outcome, task }) => task.rate === 0 || !isBehind(outcome));
-    const micros = (which: "p50" | "p99" | "p999"): string =>
-      told.length === 0 ? "-" : digits(median(told.map(({ outcome }) => outcome.latency[which])));
+    const share = (of: (run: Run) => number): string =>
+      peer === "heartline" ? "" : shareOf(this.#runs(work, "heartline"), runs, of);
     const amounts = [range(spread(runs.map(delivered))), share(delivered), range(spread(runs.map(cost))), share(cost)];
-    return [peer, ...amounts, micros("p50"), micros("p99"), micros("p999")];
+    return [peer, ...amounts, ...toldMicros(runs)];
   }
 }
 
@@ -325,8 +320,8 @@ function main(args: string[]): number {
   }
   try {
     mkdirSync(out, { recursive: true });
-    writeFileSync(join(out, "index.html"), report.page());
-    for (const [name, { svg }] of pictures) writeFileSync(join(out, name), `${svg}\n`);
+    writeFileSync(join(out, "index.html"), report.page(pictures));
+    for (const [name, svg] of pictures) writeFileSync(join(out, name), `${svg}\n`);
   } catch (error) {
     process.stderr.write(`bench:report: cannot write to ${out}: ${(error as Error).message}\n`);
     return 1;

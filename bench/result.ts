@@ -3,7 +3,8 @@ import { cpus, release, totalmem } from "node:os";
 import type { Task } from "./contest.ts";
 import { PATH, type Peer } from "./peers/peer.ts";
 import { descriptorsMax } from "../src/server/kernel.ts";
-import type { Outcome } from "./order.ts";
+import { type Outcome, isBehind } from "./order.ts";
+import { digits, median, range, ratios, spread } from "./statistics.ts";
 
 /** A file of results: what was run where, and every run with all its figures. */
 export interface Result {
@@ -26,6 +27,36 @@ export interface Run {
   task: Omit<Task, "users"> & { clients: number };
   round: number;
   outcome: Outcome;
+}
+
+export function runsOf(result: Result, work: string, peer: string): Run[] {
+  return result.runs.filter((run) => run.work === work && run.peer === peer);
+}
+
+/** How many times `others` go into `runs`, round by round: a round that one of them failed in does not count. */
+export function sharesOf(runs: readonly Run[], others: readonly Run[], of: (run: Run) => number): number[] {
+  const pairs = runs.flatMap((run) => {
+    const other = others.find(({ round }) => round === run.round);
+    return other === undefined ? [] : [[of(run), of(other)] as const];
+  });
+  return ratios(
+    pairs.map(([value]) => value),
+    pairs.map(([, other]) => other),
+  );
+}
+
+/** The same in words; none where there is none. */
+export function shareOf(runs: readonly Run[], others: readonly Run[], of: (run: Run) => number): string {
+  const shares = sharesOf(runs, others, of);
+  return shares.length === 0 ? "" : range(spread(shares));
+}
+
+/** Medians of p50, p99 and p99.9, of those runs in which the swarm did not measure itself. */
+export function toldMicros(runs: readonly Run[]): string[] {
+  const told = runs.filter(({ outcome }) => outcome.latency.count > 0 && !isBehind(outcome));
+  return (["p50", "p99", "p999"] as const).map((which) =>
+    digits(median(told.map(({ outcome }) => outcome.latency[which]))),
+  );
 }
 
 export function newResult(seed: number): Result {

@@ -47,7 +47,6 @@ export class Swarm implements SwarmState {
   #isLeaving = false;
   #dueTenths = 0;
   #rate = 0;
-  #beating = false;
   #next = 0;
   #idleMs = 0;
 
@@ -105,10 +104,8 @@ export class Swarm implements SwarmState {
     const visits = scenario.instead === "login" ? this.clients.slice(crowd).map(({ index }) => this.#visit(index)) : [];
     const confirms = setInterval(() => this.clients.forEach((client) => client.confirm()), CONFIRM_MS);
     const isTalking = scenario.instead === null;
-    if (scenario.instead === "alive") {
-      this.#beating = true;
-      this.#rate = this.clients.length / (this.order.beatMs / 1000);
-    } else if (isTalking) this.#rate = rate;
+    if (scenario.instead === "alive") this.#rate = this.clients.length / (this.order.beatMs / 1000);
+    else if (isTalking) this.#rate = rate;
     this.#dueTenths = performance.now() * 10_000;
     if (isTalking && rate === 0) this.#open(window);
     this.#say("warming up");
@@ -215,13 +212,13 @@ export class Swarm implements SwarmState {
     if (this.#rate === 0 || this.#dueTenths > nowTenths) return;
     const before = this.touched.length;
     const gapTenths = 1e7 / this.#rate;
-    const { messages, broadcasters } = this.order.scenario;
+    const { messages, broadcasters, instead } = this.order.scenario;
     // Whoever is far behind must still get to read.
     for (let i = 0; i < OFFERS_MAX && this.#dueTenths <= nowTenths; i++, this.#dueTenths += gapTenths) {
       const stamp = payload.stampAt(this.#dueTenths / 10_000);
       this.lateness.record(nowTenths - this.#dueTenths);
       const next = this.#next++;
-      if (this.#beating) this.clients[next % this.clients.length]!.alive(stamp);
+      if (instead === "alive") this.clients[next % this.clients.length]!.alive(stamp);
       else if (messages) this.talkers[next % this.talkers.length]!.message(stamp);
       else this.clients[next % broadcasters]!.broadcast(stamp);
     }

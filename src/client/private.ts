@@ -218,14 +218,16 @@ export class PrivateChats implements Doorkeeper {
   }
 
   #part(introduction: Introduction): void {
-    const map = introduction.address === null ? this.#callers : this.#callees;
-    map.delete(introduction.user);
+    this.#alike(introduction).delete(introduction.user);
     void introduction.line?.end();
   }
 
   #isValid(introduction: Introduction): boolean {
-    const map = introduction.address === null ? this.#callers : this.#callees;
-    return map.get(introduction.user) === introduction;
+    return this.#alike(introduction).get(introduction.user) === introduction;
+  }
+
+  #alike({ address }: Introduction): Map<string, Introduction> {
+    return address === null ? this.#callers : this.#callees;
   }
 
   /** Calls at once, so that both may speak first, and again when the connection breaks. */
