@@ -3,9 +3,9 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { createHistogram } from "node:perf_hooks";
 import { measure } from "mitata";
-import { BroadcastLog } from "../src/protocol/broadcast-log.ts";
 import { encode } from "../src/protocol/ascii.ts";
 import { LineReader } from "../src/protocol/line-reader.ts";
+import { Multicast } from "../src/protocol/multicast.ts";
 import { Outbox } from "../src/protocol/outbox.ts";
 import { Request, SHAPES } from "../src/protocol/request.ts";
 import { openStore } from "../src/server/recovery.ts";
@@ -63,23 +63,20 @@ const PARTS: Record<string, Part> = {
       return number;
     };
   },
-  "broadcast: a line to 1,000 outboxes, an outbox": () => {
-    const log = new BroadcastLog();
+  "broadcast: a line to 1,000 who have nothing else to send, each": () => {
+    const multicast = new Multicast(turn);
     const head = encode("broadcast columbia ");
-    const outboxes = Array.from({ length: OPERATIONS }, () => new Outbox(turn, true));
-    for (const outbox of outboxes) outbox.join(log);
+    for (let i = 0; i < OPERATIONS; i++) {
+      const outbox = new Outbox(turn, true);
+      outbox.sink = { flush: () => {}, write: (_bytes, _start, count) => count };
+      outbox.join(multicast);
+    }
     return () => {
-      log.append(head, text, 0, text.length);
-      for (let i = 0; i < outboxes.length; i++) {
-        const outbox = outboxes[i]!;
-        outbox.follow();
-        outbox.safe = outbox.end;
-        outbox.peek();
-        outbox.took(outbox.pieceEnd - outbox.pieceStart);
-      }
-      log.followed = log.end;
-      log.trim();
-      return log.end;
+      multicast.log.append(head, text, 0, text.length);
+      multicast.announce();
+      multicast.safe = multicast.end;
+      multicast.flush();
+      return multicast.sent;
     };
   },
   ...timers("wheel: schedule and cancel", (count) => {

@@ -27,6 +27,8 @@ export const KEEPING_UP_BYTES_MAX = 4 << 20;
 export const KEEPING_UP_MS = 2_000;
 /** Bytes that all sessions' streams hold together; beyond them those that hold most end as `slow`. */
 export const STREAMS_BYTES_MAX = 256 << 20;
+/** Memory of streams that were emptied, kept for the next turn's; more is given back. */
+export const SPARE_BYTES_MAX = 8 << 20;
 /** Ended sessions of a user that are remembered, at least for so long: what they had carried is not delivered twice. */
 export const SESSIONS_KEPT = 8;
 export const SESSIONS_KEPT_MS = 7 * 24 * 3600 * 1000;

@@ -1,5 +1,4 @@
 import {
-  BROADCAST_LOG_BYTES_MAX,
   CONFIRM_BYTES_MAX,
   KEEPING_UP_BYTES_MAX,
   KEEPING_UP_MS,
@@ -7,9 +6,10 @@ import {
   UNCONFIRMED_BYTES_MAX,
 } from "../limits.ts";
 import { encode } from "../protocol/ascii.ts";
-import { BroadcastLog } from "../protocol/broadcast-log.ts";
-import { Outbox, type Turn } from "../protocol/outbox.ts";
+import { Multicast } from "../protocol/multicast.ts";
+import { Outbox } from "../protocol/outbox.ts";
 import type { GoodbyeReason, LeftReason } from "../protocol/reply.ts";
+import type { Turn } from "../protocol/turn.ts";
 import type { TimerKind, TimerWheel } from "../timer-wheel.ts";
 import { Accounts } from "./accounts.ts";
 import { Checkpoint } from "./checkpoint.ts";
@@ -56,7 +56,7 @@ export interface ChatOptions {
 export class Chat {
   readonly accounts = new Accounts();
   readonly presence = new Presence();
-  readonly log = new BroadcastLog();
+  readonly multicast: Multicast;
   readonly wheel: TimerWheel;
   readonly turn: Turn;
   readonly store: ChatStore;
@@ -82,6 +82,7 @@ export class Chat {
   constructor(options: ChatOptions) {
     this.wheel = options.wheel;
     this.turn = options.turn;
+    this.multicast = new Multicast(options.turn);
     this.store = options.store;
     this.verify = options.verify;
     this.silenceMs = options.silenceMs;
@@ -123,7 +124,7 @@ export class Chat {
     if (options.after !== null) reply += this.#takeUp(account, options.after);
     peer.replies.append(encode(`${reply}\n`));
     if (replaced === null) this.#announce(account, `joined ${account.name}`);
-    session.outbox.join(this.log);
+    session.outbox.join(this.multicast);
     this.presence.add(session);
     if (kind === "callback") {
       session.outbox.sink = session.caller;
@@ -250,7 +251,7 @@ export class Chat {
     let missed = 0;
     by.session?.outbox.follow();
     for (const { session } of others) session?.outbox.follow();
-    this.log.append(head, bytes, start, end);
+    this.multicast.log.append(head, bytes, start, end);
     for (const { session } of others) {
       if (session === null) continue;
       session.outbox.skip();
@@ -341,23 +342,20 @@ export class Chat {
     if (kind === "resumable") this.store.received(number, received);
   }
 
-  /** Everybody's stream takes in what the log holds. */
+  /** Everybody's stream takes in what was broadcast. */
   announceNow(): void {
     this.#broadcastWaits = false;
-    const { log } = this;
-    if (log.followed === log.end) return;
-    for (const { outbox } of this.presence.online) outbox.follow();
-    log.followed = log.end;
-    log.trim();
-    if (log.bytes <= BROADCAST_LOG_BYTES_MAX) return;
-    const before = log.end - BROADCAST_LOG_BYTES_MAX;
-    for (const { outbox } of this.presence.online) outbox.letGo(before);
+    this.multicast.announce();
   }
 
-  /** All streams together are bounded too: the sessions whose streams hold most end, until the others have room. */
-  limitMemory(bytesMax = STREAMS_BYTES_MAX): void {
+  /** Now and then: presence that waited is told, and whoever is slow or holds too much memory ends. */
+  sweep(bytesMax = STREAMS_BYTES_MAX): void {
+    this.announceNow();
+    // What is written to all at once is not looked at each time.
+    for (const session of this.presence.online.filter(({ kind }) => kind !== "plain")) this.flushed(session);
     let bytes = 0;
     for (const { outbox } of this.presence.online) bytes += outbox.heldBytes;
+    // All streams together are bounded too: those that hold most end, until the others have room.
     while (bytes > bytesMax) {
       const most = this.presence.online.reduce((a, b) => (b.outbox.heldBytes > a.outbox.heldBytes ? b : a));
       bytes -= most.outbox.heldBytes;

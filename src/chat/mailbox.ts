@@ -1,6 +1,6 @@
 import { MAILBOX_BYTES_MAX, MAILBOX_FEED_BYTES, MAILBOX_MESSAGES_MAX } from "../limits.ts";
 import { encode } from "../protocol/ascii.ts";
-import type { Unconfirmed } from "../protocol/outbox.ts";
+import type { Unconfirmed } from "../protocol/marks.ts";
 import type { Account, Session } from "./session.ts";
 import type { ChatStore, EndedSession, StoredMessage } from "./store.ts";
 

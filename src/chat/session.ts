@@ -1,6 +1,8 @@
 import { encode } from "../protocol/ascii.ts";
-import type { Outbox, Sink, Unconfirmed } from "../protocol/outbox.ts";
+import type { Unconfirmed } from "../protocol/marks.ts";
+import type { Outbox } from "../protocol/outbox.ts";
 import type { GoodbyeReason, LeftReason } from "../protocol/reply.ts";
+import type { Sink } from "../protocol/turn.ts";
 import type { TimerHandle } from "../timer-wheel.ts";
 
 /** Whoever sends lines: a connection, or in tests a double. Before it has a session, it is a stranger. */

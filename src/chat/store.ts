@@ -1,4 +1,5 @@
-import type { Outbox, Unconfirmed } from "../protocol/outbox.ts";
+import type { Unconfirmed } from "../protocol/marks.ts";
+import type { Outbox } from "../protocol/outbox.ts";
 import type { Account } from "./session.ts";
 
 /** A message that waits: its number orders it among all others. */

@@ -1,6 +1,7 @@
 import { LF } from "./ascii.ts";
+import { copy } from "./byte-queue.ts";
 
-const BLOCK_BYTES = 64 << 10;
+export const BLOCK_BYTES = 64 << 10;
 
 /**
  * What goes to everybody, stored once: an endless byte stream in blocks of 64 KiB. An outbox follows it by position and
@@ -17,6 +18,7 @@ export class BroadcastLog {
   /** Number of the block #blocks[0]. */
   #first = 0;
   #spare: Buffer | null = null;
+  #seam: Buffer | null = null;
 
   /** Bytes of blocks that are alive. */
   get bytes(): number {
@@ -53,6 +55,16 @@ export class BroadcastLog {
 
   offset(position: number): number {
     return position % BLOCK_BYTES;
+  }
+
+  /** [from, to), at most 64 KiB, in one piece: where two blocks meet it is a copy, which the next one overwrites. */
+  piece(from: number, to: number): { bytes: Buffer; start: number } {
+    const bytes = this.block(from);
+    const start = this.offset(from);
+    if (start + to - from <= BLOCK_BYTES) return { bytes, start };
+    this.#seam ??= Buffer.allocUnsafeSlow(BLOCK_BYTES);
+    this.copy(from, to, this.#seam, 0);
+    return { bytes: this.#seam, start: 0 };
   }
 
   /** Copies [from, to) to target[at..]. */
@@ -99,8 +111,3 @@ export class BroadcastLog {
 }
 
 const LINE_END = Uint8Array.of(LF);
-
-/** A native copy beats `set(subarray)`, which makes a view first, threefold. */
-export function copy(source: Uint8Array, target: Buffer, at: number, start: number, end: number): void {
-  Buffer.prototype.copy.call(source, target, at, start, end);
-}

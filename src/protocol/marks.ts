@@ -1,8 +1,27 @@
+import { wordEnd } from "./ascii.ts";
+
 /** Fields of a mark: message number, time in Unix ms (0: it rests in a mailbox), where its line starts and ends. */
 export const MARK = { fields: 4, number: 0, unixMs: 1, start: 2, end: 3 } as const;
 
 /** Other lines between two messages, up to this size, do not make them two runs. */
 const GAP_BYTES_MAX = 64;
+
+/** Keeps a copy of new messages: fields[first..last) of their marks, whose lines lie in bytes[start..end). */
+export interface StreamCopy {
+  take(fields: readonly number[], first: number, last: number, bytes: Uint8Array, start: number, end: number): void;
+}
+
+/** A message inside a stream that its reader has not confirmed. */
+export interface Unconfirmed {
+  number: number;
+  /** The stream's position behind it. */
+  position: number;
+  /** It rests in the mailbox too: nothing but its number and position is known here. */
+  resting: boolean;
+  unixMs: number;
+  from: string;
+  text: Uint8Array;
+}
 
 /** The messages of a stream that its reader has not confirmed, oldest first: a flat list, no object a message. */
 export class Marks {
@@ -59,5 +78,31 @@ export class Marks {
       take(first, last);
       first = last;
     }
+  }
+
+  /**
+   * The messages with numbers above `after` and up to `upTo`, at most so many; position p of the stream lies at
+   * bytes[p + offset].
+   */
+  messages(after: number, upTo: number, most: number, bytes: Buffer, offset: number): Unconfirmed[] {
+    const messages: Unconfirmed[] = [];
+    for (let i = this.first; i < this.fields.length && messages.length < most; i += MARK.fields) {
+      const [number = 0, unixMs = 0, lineStart = 0, position = 0] = this.fields.slice(i, i + MARK.fields);
+      if (number > upTo) break;
+      if (number <= after) continue;
+      const end = position + offset - 1;
+      const name = wordEnd(bytes, lineStart + offset, end) + 1;
+      const nameEnd = wordEnd(bytes, name, end);
+      const from = bytes.toString("latin1", name, nameEnd);
+      messages.push({ number, position, resting: unixMs === 0, unixMs, from, text: bytes.subarray(nameEnd + 1, end) });
+    }
+    return messages;
+  }
+
+  /** Those with numbers up to `upTo` rest in the mailbox from now on. */
+  rest(upTo: number): void {
+    const { fields } = this;
+    for (let i = this.first; i < fields.length && fields[i + MARK.number]! <= upTo; i += MARK.fields)
+      fields[i + MARK.unixMs] = 0;
   }
 }

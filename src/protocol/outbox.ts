@@ -1,37 +1,22 @@
-import { type BroadcastLog, copy } from "./broadcast-log.ts";
-import { LF, wordEnd } from "./ascii.ts";
-import { MARK, Marks } from "./marks.ts";
+import { LF } from "./ascii.ts";
+import type { BroadcastLog } from "./broadcast-log.ts";
+import { ByteQueue, copy } from "./byte-queue.ts";
+import { MARK, Marks, type StreamCopy, type Unconfirmed } from "./marks.ts";
+import type { Sink, Stream, Turn } from "./turn.ts";
 
-/** Hears that something was appended; writes it when the turn ends. */
-export interface Turn {
-  touch(outbox: Outbox): void;
-}
-
-/** What a stream is attached to right now. */
-export interface Sink {
-  /** Writes what is safe and not sent yet. */
-  flush(): void;
-}
-
-/** Keeps a copy of new messages: fields[first..last) of their marks, whose lines lie in bytes[start..end). */
-export interface StreamCopy {
-  take(fields: readonly number[], first: number, last: number, bytes: Uint8Array, start: number, end: number): void;
-}
-
-/** A message inside a stream that its reader has not confirmed. */
-export interface Unconfirmed {
-  number: number;
-  /** The stream's position behind it. */
-  position: number;
-  /** It rests in the mailbox too: nothing but its number and position is known here. */
-  resting: boolean;
-  unixMs: number;
-  from: string;
-  text: Uint8Array;
+/** The streams that follow one log; see `Multicast`. */
+export interface StreamGroup {
+  readonly log: BroadcastLog;
+  /** How far those in step were sent. */
+  readonly sent: number;
+  /** Returns its place in the group, which is the group's. */
+  add(outbox: Outbox): number;
+  /** It has stepped out before. */
+  remove(outbox: Outbox): void;
+  stepOut(outbox: Outbox): void;
 }
 
 const EMPTY = Buffer.alloc(0);
-const BUFFER_BYTES_MIN = 512;
 /** A piece of the log up to this size joins the outbox's own bytes, to leave in the same send. */
 const JOIN_BYTES_MAX = 4096;
 
@@ -43,7 +28,7 @@ const JOIN_BYTES_MAX = 4096;
  * It knows which messages (marks) lie in it unconfirmed, so that they can go back to the mailbox. An idle outbox holds
  * no buffer.
  */
-export class Outbox {
+export class Outbox implements Stream {
   confirmed = 0;
   sent = 0;
   safe = 0;
@@ -51,7 +36,8 @@ export class Outbox {
   saving = 0;
   /** Set and cleared by the turn. */
   touched = false;
-  sink: Sink | null = null;
+  /** Its place in the group; the group keeps it. */
+  place = -1;
   /** Confirmed follows what the kernel took: a plain session, or lines outside any session. */
   readonly plain: boolean;
 
@@ -63,15 +49,17 @@ export class Outbox {
   readonly #turn: Turn;
   /** How far it was ever sent: behind a `rewind` that is further than `sent`. */
   #furthest = 0;
+  #sink: Sink | null = null;
+  #group: StreamGroup | null = null;
   #log: BroadcastLog | null = null;
+  /** Written with the others of the group: positions are those of when it stepped in, until `#catchUp`. */
+  #inStep = false;
   /** The range of the log that is this stream's last part, and up to where the log was followed. */
   #from = 0;
   #to = 0;
   #followed = 0;
-  /** Own bytes: #bytes[#head..#tail), the first of them at position #base. */
-  #bytes = EMPTY;
-  #head = 0;
-  #tail = 0;
+  /** Bytes of its own, and the position of the first of them. */
+  readonly #own = new ByteQueue();
   #base = 0;
   readonly #marks = new Marks();
 
@@ -80,13 +68,23 @@ export class Outbox {
     this.plain = plain;
   }
 
+  get sink(): Sink | null {
+    return this.#sink;
+  }
+
+  set sink(sink: Sink | null) {
+    this.follow();
+    this.#sink = sink;
+  }
+
   /** Position behind the last byte that was appended or followed. */
   get end(): number {
-    return this.#base + this.#tail - this.#head + this.#to - this.#from;
+    return this.#base + this.#own.length + this.#to - this.#from;
   }
 
   /** How far a reader may have it: on an earlier connection that may be further than on this one. */
   get furthest(): number {
+    this.#catchUp();
     return Math.max(this.#furthest, this.sent);
   }
 
@@ -97,11 +95,12 @@ export class Outbox {
 
   /** Bytes of memory that are this stream's own. */
   get heldBytes(): number {
-    return this.#bytes.length;
+    return this.#own.bytes.length;
   }
 
   /** Bytes that the reader has not confirmed. */
   get unconfirmed(): number {
+    this.#catchUp();
     return this.end - this.confirmed;
   }
 
@@ -115,23 +114,28 @@ export class Outbox {
     if (!this.touched) this.#turn.touch(this);
   }
 
-  /** From now on what is appended to `log` is part of this stream. */
-  join(log: BroadcastLog): void {
-    this.#log = log;
-    this.#followed = log.end;
+  /** From now on what is appended to the log is part of this stream. */
+  join(group: StreamGroup): void {
+    this.#group = group;
+    this.#log = group.log;
+    this.#followed = this.#log.end;
+    this.place = group.add(this);
   }
 
   /** What the log holds by now still belongs to the stream; what comes later does not. */
   leave(): void {
     this.follow();
     this.#fold();
-    this.#log = null;
+    this.#group?.remove(this);
+    this.#group = this.#log = null;
   }
 
   /** Takes in what was appended to the log since. */
   follow(): void {
     const log = this.#log;
-    if (log === null || this.#followed === log.end) return;
+    if (log === null) return;
+    if (this.#inStep) this.#stepOut();
+    if (this.#followed === log.end) return;
     if (this.#from === this.#to) this.#hold(this.#followed);
     else if (this.#to !== this.#followed) {
       this.#fold();
@@ -141,28 +145,68 @@ export class Outbox {
     this.touch();
   }
 
+  /** Steps in with those who were sent everything up to `at` of the log; false when it has something else to send. */
+  stepIn(at: number): boolean {
+    if (this.#followed !== at || this.sent < this.end || this.#sink?.write === undefined) return false;
+    if (this.#to !== at) this.#fold();
+    if (this.plain)
+      this.#from = this.#to = at; // All that it was sent is confirmed: it holds nothing.
+    else if (this.#from === this.#to) this.#hold(at);
+    this.#inStep = true;
+    return true;
+  }
+
+  /** Its socket took only so many bytes of what those in step are sent just now. */
+  fallBehind(taken: number): void {
+    this.follow();
+    this.safe = this.saving = this.sent + taken;
+    this.took(taken);
+  }
+
+  #stepOut(): void {
+    this.#catchUp();
+    this.#inStep = false;
+    if (this.#from === this.#to && !this.plain) this.#log!.release(this.#from);
+    this.#group!.stepOut(this);
+  }
+
+  /** Follows those in step: everything up to there was sent. */
+  #catchUp(): void {
+    if (!this.#inStep) return;
+    const { sent } = this.#group!;
+    this.sent += sent - this.#to;
+    this.#to = this.#followed = sent;
+    if (this.plain) {
+      this.#from = sent;
+      this.confirmed = this.#base = this.sent;
+    }
+    this.safe = this.saving = this.sent;
+  }
+
   /** The log goes on without this stream: what was appended since the last `follow` is not for it. */
   skip(): void {
-    if (this.#log !== null) this.#followed = this.#log.end;
+    if (this.#log !== null) this.#followed = this.#log.end; // It has stepped out, since it followed.
   }
 
   /** Copies what it holds of the log to its own bytes, so that the log may forget it. */
   letGo(before: number): void {
+    this.#catchUp();
     if (this.#from < this.#to && this.#from < before) this.#fold();
   }
 
   append(line: Uint8Array): void {
     const at = this.#reserve(line.length);
-    copy(line, this.#bytes, at, 0, line.length);
+    copy(line, this.#own.bytes, at, 0, line.length);
   }
 
   /** Appends the line head + bytes[start..end) + LF. */
   appendLine(head: Uint8Array, bytes: Uint8Array, start: number, end: number): void {
     const count = head.length + end - start + 1;
     const at = this.#reserve(count);
-    copy(head, this.#bytes, at, 0, head.length);
-    copy(bytes, this.#bytes, at + head.length, start, end);
-    this.#bytes[at + count - 1] = LF;
+    const own = this.#own.bytes;
+    copy(head, own, at, 0, head.length);
+    copy(bytes, own, at + head.length, start, end);
+    own[at + count - 1] = LF;
   }
 
   /**
@@ -178,24 +222,26 @@ export class Outbox {
   /** Copies the messages that were appended since the last time, in runs of what was appended together. */
   copyNew(copy: StreamCopy): void {
     const { fields } = this.#marks;
-    const offset = this.#head - this.#base;
+    const { bytes, head } = this.#own;
+    const offset = head - this.#base;
     this.#marks.takeNew((first, last) => {
       const start = offset + fields[first + MARK.start]!;
-      copy.take(fields, first, last, this.#bytes, start, offset + fields[last - MARK.fields + MARK.end]!);
+      copy.take(fields, first, last, bytes, start, offset + fields[last - MARK.fields + MARK.end]!);
     });
   }
 
   /** The next bytes to write, into `piece`; false when nothing is safe to write. The socket's answer goes to `took`. */
   peek(): boolean {
     if (this.sent >= this.safe) return false;
-    let ownEnd = this.#base + this.#tail - this.#head;
+    const own = this.#own;
+    let ownEnd = this.#base + own.length;
     if (this.sent < ownEnd && this.#from < this.#to && this.#to - this.#from <= JOIN_BYTES_MAX) {
       this.#fold();
-      ownEnd = this.#base + this.#tail - this.#head;
+      ownEnd = this.#base + own.length;
     }
     if (this.sent < ownEnd) {
-      this.piece = this.#bytes;
-      this.pieceStart = this.#head + this.sent - this.#base;
+      this.piece = own.bytes;
+      this.pieceStart = own.head + this.sent - this.#base;
       this.pieceEnd = this.pieceStart + Math.min(ownEnd, this.safe) - this.sent;
     } else {
       const position = this.#from + this.sent - ownEnd;
@@ -215,6 +261,7 @@ export class Outbox {
 
   /** The reader is there again, on another connection: it has everything before `position`, and wants the rest. */
   rewind(position: number): void {
+    this.follow();
     this.#furthest = this.furthest;
     if (position > this.confirmed) this.confirm(position);
     this.sent = this.confirmed;
@@ -222,6 +269,7 @@ export class Outbox {
 
   /** The reader has everything before `position`. */
   confirm(position: number): void {
+    this.#catchUp();
     this.confirmed = position;
     if (position > this.sent) this.sent = position;
     this.#forget(this.#marks.confirm(position));
@@ -238,7 +286,7 @@ export class Outbox {
     const messages = this.#unconfirmed(0, Number.POSITIVE_INFINITY, Number.POSITIVE_INFINITY);
     if (messages.length > 0) {
       if (this.plain) this.#cutUnsent();
-      else this.#bytes = Buffer.from(this.#bytes); // The texts lie in the old one.
+      else this.#own.leaveBytes(); // The texts lie there.
     }
     this.#marks.clear();
     this.#forget(this.confirmed);
@@ -251,68 +299,40 @@ export class Outbox {
    */
   rest(after: number, upTo: number, most: number): Unconfirmed[] {
     const messages = this.#unconfirmed(after, upTo, most);
-    const { fields, first } = this.#marks;
-    for (
-      let i = first;
-      i < fields.length && fields[i + MARK.number]! <= (messages.at(-1)?.number ?? 0);
-      i += MARK.fields
-    )
-      fields[i + MARK.unixMs] = 0;
+    this.#marks.rest(messages.at(-1)?.number ?? 0);
     return messages;
   }
 
   #unconfirmed(after: number, upTo: number, most: number): Unconfirmed[] {
-    const messages: Unconfirmed[] = [];
-    const { fields, first } = this.#marks;
-    for (let i = first; i < fields.length && messages.length < most; i += MARK.fields) {
-      const number = fields[i + MARK.number]!;
-      if (number > upTo) break;
-      if (number > after) messages.push(this.#message(i));
-    }
-    return messages;
-  }
-
-  #message(mark: number): Unconfirmed {
-    const [number = 0, unixMs = 0, from = 0, position = 0] = this.#marks.fields.slice(mark, mark + MARK.fields);
-    const start = this.#head + from - this.#base;
-    const end = this.#head + position - this.#base - 1;
-    const name = wordEnd(this.#bytes, start, end) + 1;
-    const nameEnd = wordEnd(this.#bytes, name, end);
-    return {
-      number,
-      position,
-      resting: unixMs === 0,
-      unixMs,
-      from: this.#bytes.toString("latin1", name, nameEnd),
-      text: this.#bytes.subarray(nameEnd + 1, end),
-    };
+    const { bytes, head } = this.#own;
+    return this.#marks.messages(after, upTo, most, bytes, head - this.#base);
   }
 
   /**
-   * Takes out the marked lines that were not begun to be sent, in one pass: there may be tens of thousands. What stays
-   * moves to a new buffer, since the texts that `withdraw` returns lie in the old one.
+   * Takes out the marked lines that were not begun to be sent, in one pass: there may be tens of thousands. The texts
+   * that `withdraw` returns lie where they lay.
    */
   #cutUnsent(): void {
     const { fields, first } = this.#marks;
-    const old = this.#bytes;
-    const offset = this.#head - this.#base;
-    const kept = Buffer.allocUnsafeSlow(this.#tail - this.#head);
-    let count = 0;
-    let from = this.#head;
+    const own = this.#own;
+    const old = own.bytes;
+    const offset = own.head - this.#base;
+    let from = own.head;
+    let to = own.tail;
+    own.leaveBytes();
+    own.head = own.tail = 0;
+    const keep = (end: number): void => copy(old, own.bytes, own.reserve(end - from), from, end);
     let { safe, saving } = this;
     for (let i = first; i < fields.length; i += MARK.fields) {
       const start = fields[i + MARK.start]!;
       const end = fields[i + MARK.end]!;
       if (start < this.sent) continue;
-      count += old.copy(kept, count, from, offset + start);
+      keep(offset + start);
       from = offset + end;
       safe -= Math.max(0, Math.min(end, this.safe) - start);
       saving -= Math.max(0, Math.min(end, this.saving) - start);
     }
-    count += old.copy(kept, count, from, this.#tail);
-    this.#bytes = kept;
-    this.#head = 0;
-    this.#tail = count;
+    keep(to);
     this.safe = safe;
     this.saving = saving;
   }
@@ -326,10 +346,9 @@ export class Outbox {
   #fold(): void {
     const count = this.#to - this.#from;
     if (count === 0) return;
-    const at = this.#room(count);
-    this.#log!.copy(this.#from, this.#to, this.#bytes, at);
-    this.#log!.release(this.#from);
-    this.#from = this.#to;
+    const at = this.#own.reserve(count);
+    this.#log!.copy(this.#from, this.#to, this.#own.bytes, at);
+    this.#drop(this.#to);
   }
 
   /** Room for a line of its own, behind everything that came before it. */
@@ -337,47 +356,24 @@ export class Outbox {
     this.follow();
     this.#fold();
     this.touch();
-    return this.#room(count);
-  }
-
-  #room(count: number): number {
-    const used = this.#tail - this.#head;
-    if (this.#tail + count > this.#bytes.length) {
-      const old = this.#bytes;
-      // Moving down costs a copy of what is left: only when at least as much was freed.
-      if (used + count > old.length || this.#head < used) {
-        let bytes = Math.max(BUFFER_BYTES_MIN, old.length);
-        while (bytes < used + count) bytes *= 2;
-        this.#bytes = Buffer.allocUnsafeSlow(bytes);
-      }
-      old.copy(this.#bytes, 0, this.#head, this.#tail);
-      this.#head = 0;
-      this.#tail = used;
-    }
-    const at = this.#tail;
-    this.#tail += count;
-    return at;
+    return this.#own.reserve(count);
   }
 
   /** Gives up what lies before `position`. */
   #forget(position: number): void {
-    const ownEnd = this.#base + this.#tail - this.#head;
-    if (position < ownEnd) {
-      this.#head += position - this.#base;
-      this.#base = position;
-      return;
-    }
-    if (this.#tail > this.#head || this.#bytes.length > 0) {
-      this.#bytes = EMPTY;
-      this.#head = this.#tail = 0;
-    }
-    const count = position - ownEnd;
-    if (count > 0) {
-      const from = this.#from;
-      this.#from += count;
-      if (this.#from === this.#to) this.#log!.release(from);
-      else this.#log!.move(from, this.#from);
+    const ownEnd = this.#base + this.#own.length;
+    if (position < ownEnd) this.#own.drop(position - this.#base);
+    else {
+      this.#own.clear();
+      if (position > ownEnd) this.#drop(this.#from + position - ownEnd);
     }
     this.#base = position;
+  }
+
+  /** Its range of the log begins at `from` now. One in step holds its place even when the range is empty. */
+  #drop(from: number): void {
+    if (from === this.#to && !this.#inStep) this.#log!.release(this.#from);
+    else this.#log!.move(this.#from, from);
+    this.#from = from;
   }
 }

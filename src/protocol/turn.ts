@@ -1,4 +1,28 @@
-import type { Outbox, Turn } from "./outbox.ts";
+/** Bytes to somebody. The turn asks for `end`, and moves `saving` and `safe` there as what is said becomes safe. */
+export interface Stream {
+  /** Set and cleared by the turn. */
+  touched: boolean;
+  readonly end: number;
+  saving: number;
+  safe: number;
+  readonly sink: Sink | null;
+}
+
+/** What a stream is attached to right now. */
+export interface Sink {
+  /** Writes what is safe and not sent yet. */
+  flush(): void;
+  /**
+   * Writes what all get alike, from bytes[start..start + count): returns how much of it was taken. Who has no such
+   * method, or takes less, is flushed.
+   */
+  write?(bytes: Buffer, start: number, count: number): number;
+}
+
+/** Hears that something was appended; writes it when the turn ends. */
+export interface Turn {
+  touch(stream: Stream): void;
+}
 
 /** What happens around a turn; nothing, where nothing is given. */
 export interface TurnHooks {
@@ -28,8 +52,8 @@ export class LoopTurn implements Turn {
   readonly #hooks: Required<TurnHooks>;
   #begun = false;
   #saving = false;
-  #touched: Outbox[] = [];
-  #ending: Outbox[] = [];
+  #touched: Stream[] = [];
+  #ending: Stream[] = [];
 
   constructor({
     begins = () => {},
@@ -48,9 +72,9 @@ export class LoopTurn implements Turn {
     this.#arm();
   }
 
-  touch(outbox: Outbox): void {
-    outbox.touched = true;
-    this.#touched.push(outbox);
+  touch(stream: Stream): void {
+    stream.touched = true;
+    this.#touched.push(stream);
     if (!this.#begun) this.#arm();
   }
 
@@ -73,9 +97,9 @@ export class LoopTurn implements Turn {
     this.#touched = this.#ending;
     this.#ending = ending;
     for (let i = 0; i < ending.length; i++) {
-      const outbox = ending[i]!;
-      outbox.touched = false;
-      outbox.saving = outbox.end;
+      const stream = ending[i]!;
+      stream.touched = false;
+      stream.saving = stream.end;
     }
     if (saved === true) return this.#flush();
     this.#saving = true;

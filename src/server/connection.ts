@@ -4,9 +4,11 @@ import { receive } from "../chat/commands.ts";
 import type { Peer, Session } from "../chat/session.ts";
 import { LINGER_MS, UNSENT_BYTES_MAX } from "../limits.ts";
 import { LineReader } from "../protocol/line-reader.ts";
-import { Outbox, type Sink } from "../protocol/outbox.ts";
+import { Outbox } from "../protocol/outbox.ts";
+import type { Sink } from "../protocol/turn.ts";
 import { refuse } from "../protocol/reply.ts";
 import type { TimerHandle, TimerKind, TimerWheel } from "../timer-wheel.ts";
+import { send } from "./kernel.ts";
 
 /** What all connections of a server share. */
 export class Connections {
@@ -39,6 +41,8 @@ export class Connection implements Peer, Sink {
   gone = false;
   readonly #all: Connections;
   readonly #socket: Socket<Connection | null>;
+  /** -1 when it is closed: the number may be somebody else's by then. */
+  #descriptor: number;
   readonly #reader: LineReader;
   /** Lines outside any session; null when there will be none any more. */
   #own: Outbox | null;
@@ -63,6 +67,7 @@ export class Connection implements Peer, Sink {
   constructor(all: Connections, socket: Socket<Connection | null>) {
     this.#all = all;
     this.#socket = socket;
+    this.#descriptor = (socket as unknown as { fd?: number }).fd ?? -1;
     // Whoever was gone before we looked has none. On an IPv6 socket IPv4 comes in disguise.
     this.address = socket.remoteAddress?.replace(/^::ffff:(?=.*\.)/i, "") ?? "";
     this.#reader = new LineReader(all.lineBytesMax);
@@ -145,6 +150,7 @@ export class Connection implements Peer, Sink {
   closed(): void {
     if (this.gone) return;
     this.gone = true;
+    this.#descriptor = -1;
     this.#all.wheel.cancel(this.#timer);
     this.#all.open.delete(this);
     this.#all.chat.lost(this);
@@ -212,16 +218,29 @@ export class Connection implements Peer, Sink {
   /** False when the kernel did not take everything. */
   #write(stream: Outbox): boolean {
     while (!this.#full && stream.peek()) {
-      const count = stream.pieceEnd - stream.pieceStart;
-      const taken = this.#socket.write(stream.piece, stream.pieceStart, count);
+      const taken = this.#send(stream.piece, stream.pieceStart, stream.pieceEnd - stream.pieceStart);
       if (taken < 0) {
         this.hangUp();
         return false;
       }
       stream.took(taken);
-      this.#full = taken < count;
     }
     return !this.#full;
+  }
+
+  write(bytes: Buffer, start: number, count: number): number {
+    if (this.#full || this.#own !== null) return 0;
+    return Math.max(0, this.#send(bytes, start, count));
+  }
+
+  /** Returns how much the kernel took; below 0 when the connection is dead. */
+  #send(bytes: Buffer, start: number, count: number): number {
+    const taken = Math.max(0, send(this.#descriptor, bytes, start, count));
+    if (taken === count) return taken;
+    const more = this.#socket.write(bytes, start + taken, count - taken);
+    if (more < 0) return more;
+    this.#full = taken + more < count;
+    return taken + more;
   }
 
   /** Everything was written: our side of the connection ends, and the other side has a while to end its own. */

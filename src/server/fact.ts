@@ -1,5 +1,5 @@
 import { LF } from "../protocol/ascii.ts";
-import { copy } from "../protocol/broadcast-log.ts";
+import { copy } from "../protocol/byte-queue.ts";
 import { MARK } from "../protocol/marks.ts";
 
 /**

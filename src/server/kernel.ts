@@ -5,6 +5,8 @@ import { readFileSync } from "node:fs";
 
 const SOL_SOCKET = 1;
 const SO_SNDBUF = 7;
+const MSG_DONTWAIT = 0x40;
+const MSG_NOSIGNAL = 0x4000;
 
 const libc = openLibc();
 const value = new Int32Array(1);
@@ -12,7 +14,10 @@ const value = new Int32Array(1);
 function openLibc() {
   if (process.platform !== "linux") return null;
   try {
-    return dlopen("libc.so.6", { setsockopt: { args: ["i32", "i32", "i32", "ptr", "u32"], returns: "i32" } }).symbols;
+    return dlopen("libc.so.6", {
+      setsockopt: { args: ["i32", "i32", "i32", "ptr", "u32"], returns: "i32" },
+      send: { args: ["i32", "ptr", "u64", "i32"], returns: "i32" },
+    }).symbols;
   } catch {
     return null;
   }
@@ -22,6 +27,14 @@ function openLibc() {
 export function setSendBuffer(descriptor: number, bytes: number): void {
   value[0] = bytes;
   libc?.setsockopt(descriptor, SOL_SOCKET, SO_SNDBUF, ptr(value), 4);
+}
+
+/**
+ * Sends bytes[start..start + count) without the runtime's socket, which costs a twelfth of a send. Returns how many the
+ * kernel took; 0 or less when the runtime's socket must be asked why, and when it takes more.
+ */
+export function send(descriptor: number, bytes: Buffer, start: number, count: number): number {
+  return libc === null ? 0 : libc.send(descriptor, ptr(bytes, start), count, MSG_DONTWAIT | MSG_NOSIGNAL);
 }
 
 /** How many descriptors this process may open. */

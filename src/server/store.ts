@@ -4,8 +4,8 @@ import type { Account } from "../chat/session.ts";
 import type { Amount, ChatStore, EndedSession, KnownSession, StoredMessage } from "../chat/store.ts";
 import { SESSIONS_KEPT, SESSIONS_KEPT_MS, STORE_CHANGES_MAX } from "../limits.ts";
 import { encode } from "../protocol/ascii.ts";
-import { MARK } from "../protocol/marks.ts";
-import type { Outbox, StreamCopy, Unconfirmed } from "../protocol/outbox.ts";
+import { MARK, type StreamCopy, type Unconfirmed } from "../protocol/marks.ts";
+import type { Outbox } from "../protocol/outbox.ts";
 import { Fact, FactBuffer, type FactKind, NOTHING } from "./fact.ts";
 import type { Journal } from "./journal.ts";
 

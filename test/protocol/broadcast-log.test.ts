@@ -1,5 +1,6 @@
 import { describe, expect, test } from "bun:test";
 import { BroadcastLog } from "../../src/protocol/broadcast-log.ts";
+import { Multicast } from "../../src/protocol/multicast.ts";
 import { Outbox } from "../../src/protocol/outbox.ts";
 import { Random, seedFor } from "../support/random.ts";
 import { HandTurn, drain } from "../support/streams.ts";
@@ -121,30 +122,33 @@ describe("a block of the log", () => {
   });
 
   test("is not needed by somebody who takes everything at once, however much is broadcast", () => {
-    const log = new BroadcastLog();
     const turn = new HandTurn();
+    const multicast = new Multicast(turn);
+    const { log } = multicast;
     const outbox = new Outbox(turn, true);
-    outbox.join(log);
+    outbox.join(multicast);
     for (let i = 0; i < 100; i++) {
       grow(log, 10_000);
-      outbox.follow();
-      everybodyFollowed(log);
+      multicast.announce();
       turn.end();
+      multicast.flush();
       expect(drain(outbox).bytes.length).toBe(10_000);
       expect(log.bytes).toBeLessThanOrEqual(2 * BLOCK);
     }
   });
 
   test("is left by somebody who stays behind when told to let go, and not before", () => {
-    const log = new BroadcastLog();
     const turn = new HandTurn();
+    const multicast = new Multicast(turn);
+    const { log } = multicast;
     const behind = new Outbox(turn, true);
-    behind.join(log);
+    behind.join(multicast);
     for (let i = 0; i < 5; i++) {
       grow(log, BLOCK, String(i));
-      behind.follow();
-      everybodyFollowed(log);
+      multicast.announce();
     }
+    multicast.safe = multicast.end;
+    multicast.flush();
     behind.letGo(0);
     expect(log.bytes).toBe(6 * BLOCK);
     behind.letGo(1);

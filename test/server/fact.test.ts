@@ -1,5 +1,6 @@
 import { describe, expect, test } from "bun:test";
-import { Outbox, type StreamCopy } from "../../src/protocol/outbox.ts";
+import type { StreamCopy } from "../../src/protocol/marks.ts";
+import { Outbox } from "../../src/protocol/outbox.ts";
 import { Fact, FactBuffer, FactReader, NOTHING, Place } from "../../src/server/fact.ts";
 
 function bytes(text: string): Buffer {

@@ -4,7 +4,7 @@ import { mkdirSync, mkdtempSync, readdirSync, rmSync, statSync, writeFileSync } 
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import type { StoredMessage } from "../../src/chat/store.ts";
-import type { Unconfirmed } from "../../src/protocol/outbox.ts";
+import type { Unconfirmed } from "../../src/protocol/marks.ts";
 import { type Durability, StoreError, openDatabase } from "../../src/server/database.ts";
 import { openStore } from "../../src/server/recovery.ts";
 import { Store } from "../../src/server/store.ts";

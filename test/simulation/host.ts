@@ -309,7 +309,8 @@ export class Host {
     const { nowMs } = chat.wheel;
     const segments = segmentsOf(this.#disk).length;
     if (segments > 3 * JOURNAL_SEGMENTS_KEPT) throw new Violation(`the journal has ${segments} segments`);
-    if (chat.log.bytes > BROADCAST_LOG_BYTES_MAX + (1 << 20)) throw new Violation("the broadcast log is too long");
+    if (chat.multicast.log.bytes > BROADCAST_LOG_BYTES_MAX + (1 << 20))
+      throw new Violation("the broadcast log is too long");
     for (const session of chat.presence.online) {
       const { outbox, account, peer } = session;
       if (this.#ledger.online.get(account.name)?.session !== session) throw new Violation(`${account.name} is a ghost`);
@@ -345,7 +346,8 @@ export class Host {
 
   /** Nothing waits for anybody: not in a mailbox, nor unconfirmed in a stream. */
   get isQuiet(): boolean {
-    const { accounts, presence, log } = this.chat;
+    const { accounts, presence } = this.chat;
+    const { log } = this.chat.multicast;
     if (log.followed !== log.end) return false;
     if (accounts.all.some(({ waiting }) => waiting > 0)) return false;
     // A call whose `received` was lost is made again at its deadline.

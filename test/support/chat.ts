@@ -3,7 +3,8 @@ import { receive } from "../../src/chat/commands.ts";
 import type { Account, Caller, Peer, Session } from "../../src/chat/session.ts";
 import { LINE_BYTES_DEFAULT, PRESENCE_DELAY_MS } from "../../src/limits.ts";
 import { LineReader } from "../../src/protocol/line-reader.ts";
-import { Outbox, type Sink } from "../../src/protocol/outbox.ts";
+import { Outbox } from "../../src/protocol/outbox.ts";
+import type { Sink } from "../../src/protocol/turn.ts";
 import { refuse } from "../../src/protocol/reply.ts";
 import { LoopTurn } from "../../src/protocol/turn.ts";
 import { openDatabase } from "../../src/server/database.ts";
@@ -130,7 +131,7 @@ export class World {
   tick(): void {
     this.begin();
     this.chat.wheel.advance(this.clockMs);
-    if (++this.#ticks % (PRESENCE_DELAY_MS / TICK_MS) === 0) this.chat.announceNow();
+    if (++this.#ticks % (PRESENCE_DELAY_MS / TICK_MS) === 0) this.chat.sweep();
     this.endTurns();
   }
 
@@ -244,12 +245,19 @@ export class TestPeer implements Peer, Sink {
   }
 
   #write(stream: Outbox): void {
-    while (this.room > 0 && stream.peek()) {
-      const count = Math.min(this.room, stream.pieceEnd - stream.pieceStart);
-      this.#taken += stream.piece.toString("latin1", stream.pieceStart, stream.pieceStart + count);
-      this.room -= count;
-      stream.took(count);
-    }
+    while (this.room > 0 && stream.peek())
+      stream.took(this.#take(stream.piece, stream.pieceStart, stream.pieceEnd - stream.pieceStart));
+  }
+
+  write(bytes: Buffer, start: number, count: number): number {
+    return this.gone || this.#own.unsent > 0 ? 0 : this.#take(bytes, start, count);
+  }
+
+  #take(bytes: Buffer, start: number, count: number): number {
+    const taken = Math.min(this.room, count);
+    this.#taken += bytes.toString("latin1", start, start + taken);
+    this.room -= taken;
+    return taken;
   }
 
   /** Its connection is gone, and with it what it had not taken. */

@@ -1,22 +1,23 @@
-import type { Outbox, Turn } from "../../src/protocol/outbox.ts";
+import type { Outbox } from "../../src/protocol/outbox.ts";
+import type { Stream, Turn } from "../../src/protocol/turn.ts";
 
 /** A turn that ends when the test says so. */
 export class HandTurn implements Turn {
-  #touched: Outbox[] = [];
+  #touched: Stream[] = [];
 
-  touch(outbox: Outbox): void {
-    if (outbox.touched) throw new Error("a stream is touched once a turn");
-    outbox.touched = true;
-    this.#touched.push(outbox);
+  touch(stream: Stream): void {
+    if (stream.touched) throw new Error("a stream is touched once a turn");
+    stream.touched = true;
+    this.#touched.push(stream);
   }
 
   /** What was appended is safe now; returns whose streams that changed. */
-  end(): Outbox[] {
+  end(): Stream[] {
     const ending = this.#touched;
     this.#touched = [];
-    for (const outbox of ending) {
-      outbox.touched = false;
-      outbox.safe = outbox.end;
+    for (const stream of ending) {
+      stream.touched = false;
+      stream.safe = stream.saving = stream.end;
     }
     return ending;
   }

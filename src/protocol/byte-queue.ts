@@ -1,0 +1,82 @@
+import { SPARE_BYTES_MAX } from "../limits.ts";
+
+const EMPTY: Buffer = Buffer.alloc(0);
+const BUFFER_BYTES_MIN = 512;
+/** Shorter ones are copied here: what a native copy does first takes longer than they do. */
+const LOOP_BYTES_MAX = 24;
+
+/** Bytes that came and are still needed, in order: bytes[head..tail). One that is empty holds no memory. */
+export class ByteQueue {
+  bytes = EMPTY;
+  head = 0;
+  tail = 0;
+
+  get length(): number {
+    return this.tail - this.head;
+  }
+
+  /** Room for so many bytes at the end; returns where in `bytes` it begins. */
+  reserve(count: number): number {
+    if (this.tail + count > this.bytes.length) this.#grow(count);
+    const at = this.tail;
+    this.tail = at + count;
+    return at;
+  }
+
+  /** So many bytes at the beginning are not needed any more. */
+  drop(count: number): void {
+    this.head += count;
+    if (this.head === this.tail) this.clear();
+  }
+
+  clear(): void {
+    if (this.bytes.length > 0) giveBack(this.bytes);
+    this.bytes = EMPTY;
+    this.head = this.tail = 0;
+  }
+
+  /** Goes on in memory of its own, so that what lies in the old one stays as it is. */
+  leaveBytes(): void {
+    const old = this.bytes;
+    this.bytes = borrow(old.length);
+    old.copy(this.bytes, this.head, this.head, this.tail);
+  }
+
+  #grow(count: number): void {
+    const { bytes, head, tail } = this;
+    const used = tail - head;
+    // Moving down costs a copy of what is left: only when at least as much was freed.
+    if (used + count > bytes.length || head < used) {
+      let room = Math.max(BUFFER_BYTES_MIN, bytes.length);
+      while (room < used + count) room *= 2;
+      this.bytes = borrow(room);
+    }
+    if (used > 0) bytes.copy(this.bytes, 0, head, tail);
+    if (this.bytes !== bytes && bytes.length > 0) giveBack(bytes);
+    this.head = 0;
+    this.tail = used;
+  }
+}
+
+/** Buffers that were given back, by the power of two that they are long: a turn needs as many as the one before it. */
+const spares: Buffer[][] = [];
+let spareBytes = 0;
+
+function borrow(bytes: number): Buffer {
+  const spare = spares[31 - Math.clz32(bytes)]?.pop();
+  if (spare === undefined) return Buffer.allocUnsafeSlow(bytes);
+  spareBytes -= bytes;
+  return spare;
+}
+
+function giveBack(bytes: Buffer): void {
+  if (spareBytes + bytes.length > SPARE_BYTES_MAX) return;
+  spareBytes += bytes.length;
+  (spares[31 - Math.clz32(bytes.length)] ??= []).push(bytes);
+}
+
+/** source[start..end) to target[at..]. `set(subarray)` would make a view first, and take three times as long. */
+export function copy(source: Uint8Array, target: Buffer, at: number, start: number, end: number): void {
+  if (end - start > LOOP_BYTES_MAX) Buffer.prototype.copy.call(source, target, at, start, end);
+  else for (let i = start, to = at; i < end; i++, to++) target[to] = source[i]!;
+}

@@ -1,0 +1,91 @@
+import { BROADCAST_LOG_BYTES_MAX } from "../limits.ts";
+import { BLOCK_BYTES, BroadcastLog } from "./broadcast-log.ts";
+import type { Outbox, StreamGroup } from "./outbox.ts";
+import type { Sink, Stream, Turn } from "./turn.ts";
+
+/**
+ * The streams that follow the broadcast log. Those that are *in step*, with nothing to send but what everybody gets,
+ * are written as one: a loop over their sinks that reads and moves nothing else of theirs, which takes a sixth off what
+ * a send costs. Their positions follow when somebody asks, or when they step out, since they have a line of their own
+ * or did not take everything.
+ */
+export class Multicast implements StreamGroup, Stream, Sink {
+  readonly log = new BroadcastLog();
+  readonly sink = this;
+  touched = false;
+  /** Positions of the log: how far those in step were sent, and may be. */
+  sent = 0;
+  safe = 0;
+  saving = 0;
+  readonly #turn: Turn;
+  /** Those in step come first. */
+  readonly #outboxes: Outbox[] = [];
+  #inStep = 0;
+
+  constructor(turn: Turn) {
+    this.#turn = turn;
+    this.log.hold(this.sent);
+  }
+
+  get end(): number {
+    return this.log.followed;
+  }
+
+  add(outbox: Outbox): number {
+    return this.#outboxes.push(outbox) - 1;
+  }
+
+  remove(outbox: Outbox): void {
+    const last = this.#outboxes.pop()!;
+    if (last !== outbox) this.#put(last, outbox.place);
+  }
+
+  stepOut(outbox: Outbox): void {
+    const other = this.#outboxes[--this.#inStep]!;
+    this.#put(other, outbox.place);
+    this.#put(outbox, this.#inStep);
+  }
+
+  #put(outbox: Outbox, place: number): void {
+    this.#outboxes[place] = outbox;
+    outbox.place = place;
+  }
+
+  /** Everybody's stream takes in what the log holds. */
+  announce(): void {
+    const { log, sent } = this;
+    if (log.followed === log.end) return;
+    const outboxes = this.#outboxes;
+    for (let i = this.#inStep; i < outboxes.length; i++) {
+      const outbox = outboxes[i]!;
+      if (log.followed === sent && outbox.stepIn(sent)) {
+        this.#put(outboxes[this.#inStep]!, i);
+        this.#put(outbox, this.#inStep++);
+      } else outbox.follow();
+    }
+    log.followed = log.end;
+    if (!this.touched) this.#turn.touch(this);
+    log.trim();
+    if (log.bytes <= BROADCAST_LOG_BYTES_MAX) return;
+    const before = log.end - BROADCAST_LOG_BYTES_MAX;
+    for (const outbox of outboxes) outbox.letGo(before);
+  }
+
+  flush(): void {
+    const { log, safe } = this;
+    const outboxes = this.#outboxes;
+    while (this.sent < safe) {
+      // What was broadcast together arrives together: in one send, also where two blocks of the log meet.
+      const count = Math.min(safe - this.sent, BLOCK_BYTES);
+      const { bytes, start } = log.piece(this.sent, this.sent + count);
+      // From the last to the first, since whoever steps out changes places with the last.
+      for (let i = this.#inStep - 1; i >= 0; i--) {
+        const outbox = outboxes[i]!;
+        const taken = outbox.sink!.write!(bytes, start, count);
+        if (taken < count) outbox.fallBehind(taken);
+      }
+      log.move(this.sent, this.sent + count);
+      this.sent += count;
+    }
+  }
+}
