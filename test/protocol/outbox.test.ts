@@ -636,6 +636,7 @@ class Weave {
   /** Everybody takes and confirms everything: nothing is left, in the streams and in the log. */
   #settle(): void {
     this.#endTurn();
+    this.#endTurn(); // Whoever fell behind has its rest safe only now.
     for (const model of this.#models) {
       while (model.sent < model.safe) this.#take(model);
       model.outbox.confirm(model.end);
