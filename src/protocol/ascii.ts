@@ -3,7 +3,9 @@ import { KEY_BYTES_MAX, NAME_BYTES_MAX } from "../limits.ts";
 export const LF = 10;
 export const CR = 13;
 export const SPACE = 32;
+const PLUS = 43;
 const DOT = 46;
+const SLASH = 47;
 const ZERO = 48;
 const NINE = 57;
 
@@ -44,31 +46,42 @@ export function parseNumber(bytes: Uint8Array, start: number, end: number): numb
   return value;
 }
 
-function isLetterOrDigit(byte: number): boolean {
-  return (byte >= 97 && byte <= 122) || (byte >= 65 && byte <= 90) || (byte >= ZERO && byte <= NINE);
+/** What a byte may be in names and tokens; 0 for any other. */
+const LETTER = 1;
+const DIGIT = 2;
+const DASH = 4;
+const POINT = 8;
+const KINDS = new Uint8Array(256);
+for (const byte of encode("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ")) KINDS[byte] = LETTER;
+for (const byte of encode("0123456789")) KINDS[byte] = DIGIT;
+for (const byte of encode("_-")) KINDS[byte] = DASH;
+KINDS[DOT] = POINT;
+
+/**
+ * Where the name that begins at `start` ends, as `wordEnd` does it; -1 when it is none: PROTOCOL.md, Lines: 1 to 32 of
+ * `A-Z a-z 0-9 . _ -`, the first a letter or digit, no `..`, not an IPv4 address.
+ */
+export function nameEnd(bytes: Uint8Array, start: number, end: number): number {
+  let kinds = 0;
+  let at = start;
+  for (; at < end && bytes[at] !== SPACE; at++) {
+    const kind = KINDS[bytes[at]!]!;
+    if (kind === 0) return -1;
+    kinds |= kind;
+  }
+  if (at === start || at - start > NAME_BYTES_MAX || KINDS[bytes[start]!]! > DIGIT) return -1;
+  if ((kinds & POINT) === 0) return at;
+  for (let i = start + 1; i < at; i++) if (bytes[i] === DOT && bytes[i - 1] === DOT) return -1;
+  return kinds === (DIGIT | POINT) && isIpv4(bytes, start, at) ? -1 : at;
 }
 
-/** PROTOCOL.md, Lines: 1 to 32 of `A-Z a-z 0-9 . _ -`, the first a letter or digit, no `..`, not an IPv4 address. */
 export function isName(bytes: Uint8Array, start: number, end: number): boolean {
-  if (end === start || end - start > NAME_BYTES_MAX || !isLetterOrDigit(bytes[start]!)) return false;
-  let dots = 0;
-  let digits = 0;
-  for (let i = start; i < end; i++) {
-    const byte = bytes[i]!;
-    if (byte === DOT) {
-      if (bytes[i - 1] === DOT) return false;
-      dots++;
-    } else if (byte >= ZERO && byte <= NINE) digits++;
-    else if (!isLetterOrDigit(byte) && byte !== 95 && byte !== 45) return false;
-  }
-  return dots !== 3 || dots + digits !== end - start || !isIpv4(bytes, start, end);
+  return nameEnd(bytes, start, end) === end;
 }
 
 function isIpv4(bytes: Uint8Array, start: number, end: number): boolean {
-  return Buffer.from(bytes.subarray(start, end))
-    .toString("latin1")
-    .split(".")
-    .every((part) => part !== "" && part.length <= 3 && Number(part) <= 255);
+  const parts = Buffer.from(bytes.subarray(start, end)).toString("latin1").split(".");
+  return parts.length === 4 && parts.every((part) => part !== "" && part.length <= 3 && Number(part) <= 255);
 }
 
 /** Base64, as long as a certificate may be. */
@@ -78,7 +91,7 @@ export function isKey(bytes: Uint8Array, start: number, end: number): boolean {
   if (last === start || end - start > KEY_BYTES_MAX) return false;
   for (let i = start; i < last; i++) {
     const byte = bytes[i]!;
-    if (!isLetterOrDigit(byte) && byte !== 43 && byte !== 47) return false;
+    if (KINDS[byte]! !== LETTER && KINDS[byte] !== DIGIT && byte !== PLUS && byte !== SLASH) return false;
   }
   return true;
 }
@@ -86,9 +99,7 @@ export function isKey(bytes: Uint8Array, start: number, end: number): boolean {
 /** A token, secret or ticket: 22 to 64 of `A-Z a-z 0-9 _ -`. */
 export function isToken(bytes: Uint8Array, start: number, end: number): boolean {
   if (end - start < 22 || end - start > 64) return false;
-  for (let i = start; i < end; i++) {
-    const byte = bytes[i]!;
-    if (!isLetterOrDigit(byte) && byte !== 95 && byte !== 45) return false;
-  }
-  return true;
+  let kinds = 0;
+  for (let i = start; i < end; i++) kinds |= KINDS[bytes[i]!]! || POINT;
+  return (kinds & POINT) === 0;
 }

@@ -353,9 +353,11 @@ export class Outbox implements Stream {
 
   /** Room for a line of its own, behind everything that came before it. */
   #reserve(count: number): number {
-    this.follow();
-    this.#fold();
-    this.touch();
+    if (!this.touched || this.#inStep || this.#from !== this.#to || this.#followed !== this.#log?.end) {
+      this.follow();
+      this.#fold();
+      this.touch();
+    }
     return this.#own.reserve(count);
   }
 

@@ -1,5 +1,5 @@
 import { REQUEST_WORDS_MAX } from "../limits.ts";
-import { SPACE, encode, equals, isKey, isName, isToken, parseNumber, wordEnd } from "./ascii.ts";
+import { SPACE, encode, equals, isKey, isToken, nameEnd, parseNumber, startsWith, wordEnd } from "./ascii.ts";
 
 export type Verb =
   | "login"
@@ -43,8 +43,8 @@ export const SHAPES: Record<Verb, Shape> = {
 
 const YES = encode("yes");
 const NO = encode("no");
-const BY_LENGTH: { verb: Verb; word: Uint8Array }[][] = [];
-for (const verb of Object.keys(SHAPES) as Verb[]) (BY_LENGTH[verb.length] ??= []).push({ verb, word: encode(verb) });
+const BY_FIRST: { verb: Verb; word: Uint8Array }[][] = Array.from({ length: 256 }, () => []);
+for (const verb of Object.keys(SHAPES) as Verb[]) BY_FIRST[verb.charCodeAt(0)]!.push({ verb, word: encode(verb) });
 
 /** One request as offsets into its line, parsed in two steps; reused for every line, so keep nothing of it. */
 export class Request {
@@ -62,11 +62,12 @@ export class Request {
   parseVerb(bytes: Uint8Array, start: number, end: number): Verb | null {
     this.bytes = bytes;
     this.end = end;
-    const verbEnd = (this.#next = wordEnd(bytes, start, end));
-    const candidates = BY_LENGTH[verbEnd - start];
-    if (candidates === undefined) return null;
+    const candidates = BY_FIRST[bytes[start]!]!;
     for (let i = 0; i < candidates.length; i++) {
-      if (equals(bytes, start, verbEnd, candidates[i]!.word)) return candidates[i]!.verb;
+      const { verb, word } = candidates[i]!;
+      const verbEnd = (this.#next = start + word.length);
+      if (verbEnd !== end && bytes[verbEnd] !== SPACE) continue;
+      if (startsWith(bytes, start, end, word)) return verb;
     }
     return null;
   }
@@ -89,9 +90,8 @@ export class Request {
   #parseWord(form: Form): boolean {
     const start = this.#next + 1;
     if (start >= this.end || this.words === REQUEST_WORDS_MAX) return false;
-    const end = this.bytes[start] === SPACE ? start : wordEnd(this.bytes, start, this.end);
-    if (end === start) return false;
-    if (form === "name" && !isName(this.bytes, start, end)) return false;
+    const end = (form === "name" ? nameEnd : wordEnd)(this.bytes, start, this.end);
+    if (end <= start) return false;
     if (form === "token" && !isToken(this.bytes, start, end)) return false;
     if (form === "number" && parseNumber(this.bytes, start, end) < 0) return false;
     if (form === "key" && !isKey(this.bytes, start, end)) return false;
