@@ -20,7 +20,8 @@ export class Multicast implements StreamGroup, Stream, Sink {
   readonly #turn: Turn;
   /** Those in step come first. */
   readonly #outboxes: Outbox[] = [];
-  #inStep = 0;
+  /** Of those in step alone: the loop need not look at their outboxes. */
+  readonly #sinks: Sink[] = [];
 
   constructor(turn: Turn) {
     this.#turn = turn;
@@ -41,9 +42,12 @@ export class Multicast implements StreamGroup, Stream, Sink {
   }
 
   stepOut(outbox: Outbox): void {
-    const other = this.#outboxes[--this.#inStep]!;
-    this.#put(other, outbox.place);
-    this.#put(outbox, this.#inStep);
+    const sink = this.#sinks.pop()!;
+    const last = this.#sinks.length;
+    if (outbox.place === last) return;
+    this.#sinks[outbox.place] = sink;
+    this.#put(this.#outboxes[last]!, outbox.place);
+    this.#put(outbox, last);
   }
 
   #put(outbox: Outbox, place: number): void {
@@ -56,11 +60,11 @@ export class Multicast implements StreamGroup, Stream, Sink {
     const { log, sent } = this;
     if (log.followed === log.end) return;
     const outboxes = this.#outboxes;
-    for (let i = this.#inStep; i < outboxes.length; i++) {
+    for (let i = this.#sinks.length; i < outboxes.length; i++) {
       const outbox = outboxes[i]!;
       if (log.followed === sent && outbox.stepIn(sent)) {
-        this.#put(outboxes[this.#inStep]!, i);
-        this.#put(outbox, this.#inStep++);
+        this.#put(outboxes[this.#sinks.length]!, i);
+        this.#put(outbox, this.#sinks.push(outbox.sink!) - 1);
       } else outbox.follow();
     }
     log.followed = log.end;
@@ -73,16 +77,15 @@ export class Multicast implements StreamGroup, Stream, Sink {
 
   flush(): void {
     const { log, safe } = this;
-    const outboxes = this.#outboxes;
+    const sinks = this.#sinks;
     while (this.sent < safe) {
       // What was broadcast together arrives together: in one send, also where two blocks of the log meet.
       const count = Math.min(safe - this.sent, BLOCK_BYTES);
       const { bytes, start } = log.piece(this.sent, this.sent + count);
       // From the last to the first, since whoever steps out changes places with the last.
-      for (let i = this.#inStep - 1; i >= 0; i--) {
-        const outbox = outboxes[i]!;
-        const taken = outbox.sink!.write!(bytes, start, count);
-        if (taken < count) outbox.fallBehind(taken);
+      for (let i = sinks.length - 1; i >= 0; i--) {
+        const taken = sinks[i]!.write!(bytes, start, count);
+        if (taken < count) this.#outboxes[i]!.fallBehind(taken);
       }
       log.move(this.sent, this.sent + count);
       this.sent += count;
