@@ -9,9 +9,13 @@ const PREVIOUS = 1;
 const DUE = 2;
 const META = 3;
 const KIND_BITS = 8;
-const GENERATION_MAX = (1 << 22) - 1;
-/** A handle is generation * INDEX_SPAN + index of the record: exact in a double, and no division to take apart. */
-const INDEX_SPAN = 2 ** 24;
+/**
+ * A handle is generation << INDEX_BITS | index of the record, and a whole number of 31 bits: with doubles, arming and
+ * disarming takes twice as long. So a wheel has room for a million timers, and a handle is unmistakable until its
+ * record has served 2,047 others.
+ */
+const INDEX_BITS = 20;
+const GENERATION_MAX = (1 << 11) - 1;
 /** The list being fired is a sentinel of its own, just behind the slots. */
 const FIRING = SLOTS;
 const FIRST_TIMER = SLOTS + 1;
@@ -20,7 +24,7 @@ const STALL_MS = 4 * TICK_MS;
 
 /** What to do when a timer is due: a number that `kind` gave out for owners of type T. */
 export type TimerKind<T> = number & { readonly owner?: T };
-/** A timer's name; 0 is none. It stays safe to cancel after the timer fired: a generation tells. */
+/** A timer's name; 0 is none. It is safe to cancel after the timer fired, but not to be kept for long: see INDEX_BITS. */
 export type TimerHandle = number;
 
 /**
@@ -93,14 +97,13 @@ export class TimerWheel {
     this.#owners[timer - FIRST_TIMER] = owner;
     this.#link(timer, due & (SLOTS - 1));
     this.armed++;
-    return generation * INDEX_SPAN + timer;
+    return (generation << INDEX_BITS) | timer;
   }
 
   /** Disarms a timer; false when it has fired or was cancelled before. */
   cancel(handle: TimerHandle): boolean {
-    const generation = Math.floor(handle / INDEX_SPAN);
-    const timer = handle - generation * INDEX_SPAN;
-    if (timer === 0 || this.#records[timer * FIELDS + META]! >>> KIND_BITS !== generation) return false;
+    const timer = handle & ((1 << INDEX_BITS) - 1);
+    if (timer === 0 || this.#records[timer * FIELDS + META]! >>> KIND_BITS !== handle >>> INDEX_BITS) return false;
     this.#unlink(timer);
     this.#release(timer);
     return true;
@@ -143,6 +146,7 @@ export class TimerWheel {
       this.#free = this.#records[free * FIELDS + NEXT]!;
       return free;
     }
+    if (this.#used === 1 << INDEX_BITS) throw new RangeError("the wheel has no room for another timer");
     if (this.#used * FIELDS === this.#records.length) {
       const grown = new Int32Array(this.#records.length * 2);
       grown.set(this.#records);
