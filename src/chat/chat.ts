@@ -70,6 +70,8 @@ export class Chat {
   unixMs = 0;
   readonly #checkpoint: Checkpoint;
   #broadcastWaits = false;
+  /** How far the multicast was sent when `#lookAtSlow` was last needed. */
+  #lookedAt = 0;
   /** Sessions to whose streams messages were appended in this turn. */
   #written: Session[] = [];
   /** Sessions that can be named by their token, from another connection. */
@@ -348,19 +350,33 @@ export class Chat {
     this.multicast.announce();
   }
 
-  /** Now and then: presence that waited is told, and whoever is slow or holds too much memory ends. */
-  sweep(bytesMax = STREAMS_BYTES_MAX): void {
+  /**
+   * Now and then: presence that waited is told, and whoever is slow or holds too much memory ends. `processBytes` is the
+   * memory of all that runs here: while that is little, nobody holds much.
+   */
+  sweep(processBytes = Number.POSITIVE_INFINITY, bytesMax = STREAMS_BYTES_MAX): void {
     this.announceNow();
-    // What is written to all at once is not looked at each time.
-    for (const session of this.presence.online.filter(({ kind }) => kind !== "plain")) this.flushed(session);
+    this.#lookAtSlow();
+    if (processBytes > bytesMax) this.#limitMemory(bytesMax);
+  }
+
+  /** All streams together are bounded too: those that hold most end, until the others have room. */
+  #limitMemory(bytesMax: number): void {
     let bytes = 0;
     for (const { outbox } of this.presence.online) bytes += outbox.heldBytes;
-    // All streams together are bounded too: those that hold most end, until the others have room.
     while (bytes > bytesMax) {
       const most = this.presence.online.reduce((a, b) => (b.outbox.heldBytes > a.outbox.heldBytes ? b : a));
       bytes -= most.outbox.heldBytes;
       this.end(most, "slow");
     }
+  }
+
+  /** Those who confirm are not looked at each time that something is written to all at once, but here. */
+  #lookAtSlow(): void {
+    const { sent } = this.multicast;
+    if (this.#lookedAt === sent) return;
+    this.#lookedAt = sent;
+    for (const session of this.#byToken.values()) this.flushed(session);
   }
 
   /** Ends everybody's session. */

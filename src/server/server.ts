@@ -162,7 +162,7 @@ export class Server {
     try {
       this.#turn.begin();
       wheel.advance(performance.now());
-      if (++this.#ticks % (PRESENCE_DELAY_MS / TICK_MS) === 0) this.#chat.sweep();
+      if (++this.#ticks % (PRESENCE_DELAY_MS / TICK_MS) === 0) this.#chat.sweep(process.memoryUsage.rss());
       if (this.#ticks % (STORE_RETRY_MS / TICK_MS) === 0) this.#retry();
     } catch (error) {
       this.#log.error(error, "a fault at a deadline; the others are met");

@@ -390,7 +390,10 @@ test("when all streams together hold too much, those that hold most end as slow,
   const text = "x".repeat(4000);
   for (let i = 0; i < 100; i++) world.say(alice!, `message bob ${i} ${text}`);
   for (let i = 0; i < 20; i++) world.say(alice!, `message carol ${i} ${text}`);
-  world.chat.sweep(300_000);
+  world.chat.sweep(299_999, 300_000);
+  world.announce();
+  expect(dave!.read()).toEqual([]);
+  world.chat.sweep(300_001, 300_000);
   world.announce();
   expect(dave!.read()).toEqual(["left bob slow"]);
   expect(world.ask(carol!, "online")).toEqual([]);
