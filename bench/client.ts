@@ -183,6 +183,8 @@ export class Client {
   hears(chunk: Buffer): void {
     const { swarm } = this;
     swarm.isWorking = true;
+    // To a crowd that only stays, nothing is said but who comes and goes: that is not what is to be timed here.
+    if (swarm.order.scenario.instead === "login" && this.index < swarm.order.crowd && this.#entered === null) return;
     const bytes = this.#carried === null ? chunk : Buffer.concat([this.#carried, chunk]);
     const { lines } = swarm.dialect;
     const { payloadEnd, payloadBytes } = swarm;

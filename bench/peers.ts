@@ -8,7 +8,7 @@ import { isClean } from "./order.ts";
 import { WORKS, WORK_GROUPS, type Work } from "./work.ts";
 
 const OPTIONS = ["peers", "works", "rounds", "seconds", "warmup", "json"] as const;
-const PEERS_DEFAULT = PEERS.map(({ name }) => name).filter((name) => !/-(none|power)$/.test(name));
+const PEERS_DEFAULT = PEERS.map(({ name }) => name).filter((name) => !/-(none|power|resumable)$/.test(name));
 
 const WARM_MESSAGES = 100_000;
 const WARM_MS = 6_000;
@@ -107,7 +107,10 @@ async function main(line: CommandLine<(typeof OPTIONS)[number]>): Promise<number
         const fits = present.filter((peer) => work.fits(peer));
         for (const peer of round % 2 === 0 ? fits : fits.toReversed()) {
           const at = `${++done} of ${todo}: ${work.title}, ${peer.name}`;
-          const task = { ...work.task, crowd: work.crowd, warmupMs: warmupMs(work, warmup), measureMs: seconds * 1000 };
+          const task = {
+            ...{ ...work.task, resumable: peer.resumable === true, crowd: work.crowd },
+            ...{ warmupMs: warmupMs(work, warmup), measureMs: seconds * 1000 },
+          };
           const users = contest.users.slice(0, work.clients + work.crowd);
           try {
             const outcome = await contest.run(peer, { ...task, users }, (text) => progress.say(`${at}: ${text}`));

@@ -25,6 +25,7 @@ const WIDTH = 960;
 const COLORS: Record<string, string> = {
   heartline: "#c8374a",
   "heartline-none": "#e08a94",
+  "heartline-resumable": "#f0b8a0",
   "heartline-power": "#8f1f2e",
   baseline: "#6b7280",
   nats: "#2f6db3",

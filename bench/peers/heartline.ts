@@ -1,6 +1,16 @@
 import { join } from "node:path";
 import type { Peer } from "./peer.ts";
 
+/** This server with resumable sessions. */
+export function resumable(): Peer {
+  return {
+    ...heartline("process"),
+    name: "heartline-resumable",
+    about: "this server, resumable sessions",
+    resumable: true,
+  };
+}
+
 /** This server, as it is started by default but for its silence, with that durability. */
 export function heartline(durability: "none" | "process" | "power"): Peer {
   return {

@@ -8,6 +8,8 @@ export interface Peer {
   dialect: DialectName;
   /** The program that it needs, and the Debian package that has it; null when everything is here. */
   needs: { program: string; package: string } | null;
+  /** Its clients' sessions outlive their connections, and are confirmed once a second. */
+  resumable?: true;
   /** How many clients may log in at the same time. */
   loginsAtOnce: number;
   /** The command that starts it on 127.0.0.1, when files are written into `folder`. */

@@ -1,5 +1,5 @@
 import { baseline } from "./baseline.ts";
-import { heartline } from "./heartline.ts";
+import { heartline, resumable } from "./heartline.ts";
 import { inspircd } from "./inspircd.ts";
 import { nats } from "./nats.ts";
 import { ngircd } from "./ngircd.ts";
@@ -13,6 +13,7 @@ export const PEERS: readonly Peer[] = [
   heartline("process"),
   heartline("none"),
   heartline("power"),
+  resumable(),
   baseline,
   nats,
   redis,
