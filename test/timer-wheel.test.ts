@@ -375,3 +375,18 @@ function beside(random: Random): void {
     expect(wheel.armed).toBe(due.size);
   }
 }
+
+test("the wheel refuses a timer more than it has handles for, and goes on when one has fired", () => {
+  const { wheel, fired, named } = namedTimers();
+  const first = wheel.schedule(named, "first", 0);
+  const beyond = 2 ** 20;
+  expect(() => {
+    for (let i = 0; i < beyond; i++) wheel.schedule(named, "far away", 60_000);
+  }).toThrow("no room for another timer");
+  expect(wheel.armed).toBeLessThan(beyond);
+  wheel.advance(2 * TICK_MS);
+  expect(wheel.cancel(first)).toBe(false);
+  wheel.schedule(named, "last", 0);
+  wheel.advance(4 * TICK_MS);
+  expect(fired).toEqual(["first", "last"]);
+});

@@ -62,7 +62,7 @@ export class Multicast implements StreamGroup, Stream, Sink {
     const outboxes = this.#outboxes;
     for (let i = this.#sinks.length; i < outboxes.length; i++) {
       const outbox = outboxes[i]!;
-      if (log.followed === sent && outbox.stepIn(sent)) {
+      if (outbox.stepIn(sent)) {
         this.#put(outboxes[this.#sinks.length]!, i);
         this.#put(outbox, this.#sinks.push(outbox.sink!) - 1);
       } else outbox.follow();

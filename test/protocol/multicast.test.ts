@@ -1,4 +1,5 @@
 import { describe, expect, test } from "bun:test";
+import { BROADCAST_LOG_BYTES_MAX } from "../../src/limits.ts";
 import { Multicast } from "../../src/protocol/multicast.ts";
 import { Outbox } from "../../src/protocol/outbox.ts";
 import { HandTurn, drain } from "../support/streams.ts";
@@ -112,7 +113,8 @@ describe("a multicast", () => {
     }
     expect(one.pieces.join("")).toBe(lines.map((line) => `b ${line}\n`).join(""));
     expect([one.outbox.furthest, one.outbox.unconfirmed]).toEqual([3 * (BLOCK + 3), 3 * (BLOCK + 3)]);
-    two.outbox.confirm(two.outbox.furthest);
+    two.outbox.confirm(3 * (BLOCK + 3));
+    expect([two.outbox.unconfirmed, two.outbox.sent]).toEqual([0, 3 * (BLOCK + 3)]);
     one.outbox.confirm(BLOCK + 3);
     expect(multicast.log.bytes).toBe(3 * BLOCK);
     one.outbox.rewind(2 * (BLOCK + 3));
@@ -124,6 +126,42 @@ describe("a multicast", () => {
     expect([one.pieces.at(-1), two.pieces.at(-1)]).toEqual(["b more\n", "b more\n"]);
     for (const { outbox } of all) outbox.confirm(outbox.furthest);
     expect(multicast.log.bytes).toBe(BLOCK);
+  });
+
+  test("sends to where a stream goes on, and what it was about to send elsewhere too", () => {
+    const { turn, all, say, endTurn } = receivers(2);
+    say("one");
+    endTurn();
+    const moved = all[0]!.outbox;
+    const pieces: string[] = [];
+    say("two");
+    moved.sink = {
+      flush: () => {},
+      write: (bytes, start, count) => {
+        pieces.push(bytes.toString("latin1", start, start + count));
+        return count;
+      },
+    };
+    endTurn();
+    expect(drain(moved).bytes.toString()).toBe("b two\n");
+    say("three");
+    endTurn();
+    turn.end();
+    expect([all[0]!.pieces, pieces]).toEqual([["b one\n"], ["b three\n"]]);
+  });
+
+  test("lets nobody who stays behind keep more of the log than its bound", () => {
+    const { multicast, all, say, endTurn } = receivers(2);
+    const behind = all[0]!;
+    behind.room = 0;
+    const blocks = BROADCAST_LOG_BYTES_MAX / BLOCK;
+    for (let i = 0; i < blocks + 20; i++) {
+      say("x".repeat(BLOCK - 3));
+      endTurn();
+    }
+    expect(multicast.log.bytes).toBeLessThanOrEqual(BROADCAST_LOG_BYTES_MAX + 2 * BLOCK);
+    expect(behind.outbox.heldBytes).toBeGreaterThan(20 * BLOCK);
+    expect(behind.outbox.unsent).toBe((blocks + 20) * BLOCK);
   });
 
   test("forgets who leaves, whoever they are among the others", () => {
