@@ -84,11 +84,20 @@ export class Multicast implements StreamGroup, Stream, Sink {
       const { bytes, start } = log.piece(this.sent, this.sent + count);
       // From the last to the first, since whoever steps out changes places with the last.
       for (let i = sinks.length - 1; i >= 0; i--) {
-        const taken = sinks[i]!.write!(bytes, start, count);
+        const taken = written(sinks[i]!, bytes, start, count);
         if (taken < count) this.#outboxes[i]!.fallBehind(taken);
       }
       log.move(this.sent, this.sent + count);
       this.sent += count;
     }
+  }
+}
+
+/** A fault at one sink must not cost the others theirs: it is flushed by itself, and fails there or not. */
+function written(sink: Sink, bytes: Buffer, start: number, count: number): number {
+  try {
+    return sink.write!(bytes, start, count);
+  } catch {
+    return 0;
   }
 }

@@ -14,7 +14,7 @@ export interface Sink {
   flush(): void;
   /**
    * Writes what all get alike, from bytes[start..start + count): returns how much of it was taken. Who has no such
-   * method, or takes less, is flushed.
+   * method, or takes less, is flushed. It must not call back: nobody may step in or out meanwhile.
    */
   write?(bytes: Buffer, start: number, count: number): number;
 }

@@ -229,8 +229,7 @@ export class Connection implements Peer, Sink {
   }
 
   write(bytes: Buffer, start: number, count: number): number {
-    if (this.#full || this.#own !== null) return 0;
-    return Math.max(0, this.#send(bytes, start, count));
+    return this.#full || this.#own !== null ? 0 : Math.max(0, send(this.#descriptor, bytes, start, count));
   }
 
   /** Returns how much the kernel took; below 0 when the connection is dead. */

@@ -30,7 +30,7 @@ export function setSendBuffer(descriptor: number, bytes: number): void {
 }
 
 /**
- * Sends bytes[start..start + count) without the runtime's socket, which costs a twelfth of a send. Returns how many the
+ * Sends bytes[start..start + count) without the runtime's socket, which costs an eighth of a send. Returns how many the
  * kernel took; 0 or less when the runtime's socket must be asked why, and when it takes more.
  */
 export function send(descriptor: number, bytes: Buffer, start: number, count: number): number {

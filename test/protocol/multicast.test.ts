@@ -89,6 +89,23 @@ describe("a multicast", () => {
     expect(slow.outbox.unconfirmed).toBe(0);
   });
 
+  test("goes on behind a sink that fails, and nobody is sent anything twice", () => {
+    const { turn, all, say, endTurn } = receivers(3);
+    const bad = all[1]!.outbox;
+    const fault = () => {
+      throw new Error("a broken sink");
+    };
+    bad.sink = { flush: () => {}, write: fault };
+    say("one");
+    endTurn();
+    turn.end();
+    expect([all[0]!.pieces, all[2]!.pieces]).toEqual([["b one\n"], ["b one\n"]]);
+    expect(drain(bad).bytes.toString()).toBe("b one\n");
+    say("two");
+    endTurn();
+    expect([all[0]!.pieces, all[2]!.pieces]).toEqual(Array(2).fill(["b one\n", "b two\n"]));
+  });
+
   test("sends nothing that is not safe, to those who step out meanwhile neither", () => {
     const { multicast, turn, all, say } = receivers(2);
     say("saved late");
