@@ -8,7 +8,11 @@ import { LineReader } from "../src/protocol/line-reader.ts";
 import { Multicast } from "../src/protocol/multicast.ts";
 import { Outbox } from "../src/protocol/outbox.ts";
 import { Request, SHAPES } from "../src/protocol/request.ts";
+import { LoopTurn } from "../src/protocol/turn.ts";
+import { Connection, Connections } from "../src/server/connection.ts";
 import { openStore } from "../src/server/recovery.ts";
+import type { Store } from "../src/server/store.ts";
+import { Chat } from "../src/chat/chat.ts";
 import { Account } from "../src/chat/session.ts";
 import { TimerWheel } from "../src/timer-wheel.ts";
 import { TimerHeap } from "./heap.ts";
@@ -120,10 +124,40 @@ const PARTS: Record<string, Part> = {
       handles[i] = set();
     };
   }),
+  "server: a message, read in a chunk of 50, recorded, written": () => {
+    const store = newStore();
+    const ends: (() => void)[] = [];
+    const turn = new LoopTurn({
+      ends: () => chat.turnEnds(),
+      saves: () => store.save(),
+      later: (end) => void ends.push(end),
+    });
+    const chat: Chat = new Chat({
+      ...{ wheel: new TimerWheel(), turn, store, silenceMs: 1e9, blockMs: 1e9 },
+      ...{ verify: () => true, newToken: () => String(++tokens), report: console.error },
+      newCaller: () => ({ flush: () => {}, retry: () => {} }),
+    });
+    let tokens = 0;
+    chat.unixMs = Date.now();
+    const all = new Connections(chat, 4096, 0);
+    const socket = { write: (_bytes: Buffer, _start: number, count: number) => count, end: () => {} };
+    const connections = ["columbia", "SEAS"].map((name) => {
+      chat.accounts.add(name, "secret");
+      const connection = new Connection(all, socket as never);
+      connection.data(encode(`login ${name} secret\n`));
+      return connection;
+    });
+    const chunks = ["SEAS", "columbia"].map((to) => encode(`message ${to} ${text.toString()}\n`.repeat(50)));
+    return () => {
+      for (let i = 0; i < OPERATIONS / 100; i++) {
+        connections.forEach((connection, index) => connection.data(chunks[index]!));
+        for (let end = ends.pop(); end !== undefined; end = ends.pop()) end();
+        if (store.restUpTo !== null) store.rested();
+      }
+    };
+  },
   "journal: a message in a turn of 100, recorded": () => {
-    const folder = mkdtempSync(join(tmpdir(), "heartline-micro-"));
-    process.on("exit", () => rmSync(folder, { recursive: true, force: true }));
-    const { store } = openStore(folder, "process", { salvage: false, unixMs: 0, progress: () => {} });
+    const store = newStore();
     const account = new Account("SEAS", "");
     const outbox = new Outbox(turn, true);
     const head = encode("message columbia ");
@@ -151,6 +185,12 @@ const PARTS: Record<string, Part> = {
     return repeat(() => histogram.record(((value = (value * 48_271) % 2_147_483_647) & 0xfffff) + 1));
   },
 };
+
+function newStore(): Store {
+  const folder = mkdtempSync(join(tmpdir(), "heartline-micro-"));
+  process.on("exit", () => rmSync(folder, { recursive: true, force: true }));
+  return openStore(folder, "process", { salvage: false, unixMs: 0, progress: () => {} }).store;
+}
 
 function repeat(operation: () => unknown): () => unknown {
   return () => {
