@@ -24,7 +24,7 @@ const STALL_MS = 4 * TICK_MS;
 
 /** What to do when a timer is due: a number that `kind` gave out for owners of type T. */
 export type TimerKind<T> = number & { readonly owner?: T };
-/** A timer's name; 0 is none. It is safe to cancel after the timer fired, but not to be kept for long: see INDEX_BITS. */
+/** A timer's name; 0 is none. It is safe to cancel after the timer fired, but not for ever: see INDEX_BITS. */
 export type TimerHandle = number;
 
 /**

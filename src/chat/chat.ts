@@ -351,8 +351,8 @@ export class Chat {
   }
 
   /**
-   * Now and then: presence that waited is told, and whoever is slow or holds too much memory ends. `processBytes` is the
-   * memory of all that runs here: while that is little, nobody holds much.
+   * Now and then: presence that waited is told, and whoever is slow or holds too much memory ends. `processBytes` is
+   * the memory of all that runs here: while that is little, nobody holds much.
    */
   sweep(processBytes = Number.POSITIVE_INFINITY, bytesMax = STREAMS_BYTES_MAX): void {
     this.announceNow();

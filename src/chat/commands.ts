@@ -196,7 +196,7 @@ function as(chat: Chat, peer: Peer, request: Request): void {
 function message(chat: Chat, { account }: Session, request: Request, out: Outbox): void {
   const to = named(chat, out, request, 0);
   if (to === null) return;
-  if (to.hasBlocked(account)) return refuse(out, "blocked");
+  if (to.blocks.has(account)) return refuse(out, "blocked");
   if (chat.store.trouble !== null) return refuse(out, "internal", chat.store.trouble);
   const fate = chat.send(account, to, request.bytes, request.textStart, request.end);
   if (fate === "full") refuse(out, "mailbox_full");
@@ -216,7 +216,7 @@ function block(chat: Chat, session: Session, request: Request, out: Outbox): voi
   const { account } = session;
   const other = named(chat, out, request, 0);
   if (other === null) return;
-  if (account.hasBlocked(other)) return refuse(out, "already_blocked");
+  if (account.blocks.has(other)) return refuse(out, "already_blocked");
   if (account === other) return refuse(out, "bad_request", "nobody blocks themselves");
   if (chat.store.trouble !== null) return refuse(out, "internal", chat.store.trouble);
   chat.store.block(account.name, other.name);
@@ -228,7 +228,7 @@ function block(chat: Chat, session: Session, request: Request, out: Outbox): voi
 function unblock(chat: Chat, { account }: Session, request: Request, out: Outbox): void {
   const other = named(chat, out, request, 0);
   if (other === null) return;
-  if (!account.hasBlocked(other)) return refuse(out, "not_blocked");
+  if (!account.blocks.has(other)) return refuse(out, "not_blocked");
   if (chat.store.trouble !== null) return refuse(out, "internal", chat.store.trouble);
   chat.store.unblock(account.name, other.name);
   account.unblock(other);
@@ -239,7 +239,7 @@ function getaddress(chat: Chat, session: Session, request: Request, out: Outbox)
   const other = named(chat, out, request, 0);
   if (other === null) return;
   if (other === session.account) return refuse(out, "bad_request", "nobody calls themselves");
-  if (other.hasBlocked(session.account)) return refuse(out, "blocked");
+  if (other.blocks.has(session.account)) return refuse(out, "blocked");
   if (other.session === null) return refuse(out, "offline");
   if (other.session.listenPort === 0) return refuse(out, "not_listening");
   const refusal = chat.consents.ask(session, other.session, request.words > 1 ? request.word(1) : "");

@@ -62,10 +62,6 @@ export class Account {
     return this.#blockedBy ?? NOBODY;
   }
 
-  hasBlocked(other: Account): boolean {
-    return this.#blocks !== null && this.#blocks.has(other);
-  }
-
   block(other: Account): void {
     (this.#blocks ??= new Set()).add(other);
     (other.#blockedBy ??= new Set()).add(this);
