@@ -3,8 +3,7 @@ import { SERVER_LINE_BYTES_MAX } from "../limits.ts";
 import { encode } from "../protocol/ascii.ts";
 import { LineReader } from "../protocol/line-reader.ts";
 import { Outbox } from "../protocol/outbox.ts";
-import type { Sink } from "../protocol/turn.ts";
-import { LoopTurn } from "../protocol/turn.ts";
+import { LoopTurn, type Sink } from "../protocol/turn.ts";
 
 /** All links of a process end their turns together. */
 const turn = new LoopTurn();

@@ -57,6 +57,10 @@ for (const byte of encode("0123456789")) KINDS[byte] = DIGIT;
 for (const byte of encode("_-")) KINDS[byte] = DASH;
 KINDS[DOT] = POINT;
 
+function isLetterOrDigit(byte: number): boolean {
+  return (KINDS[byte]! & (LETTER | DIGIT)) !== 0;
+}
+
 /**
  * Where the name that begins at `start` ends, as `wordEnd` does it; -1 when it is none: PROTOCOL.md, Lines: 1 to 32 of
  * `A-Z a-z 0-9 . _ -`, the first a letter or digit, no `..`, not an IPv4 address.
@@ -69,7 +73,7 @@ export function nameEnd(bytes: Uint8Array, start: number, end: number): number {
     if (kind === 0) return -1;
     kinds |= kind;
   }
-  if (at === start || at - start > NAME_BYTES_MAX || KINDS[bytes[start]!]! > DIGIT) return -1;
+  if (at === start || at - start > NAME_BYTES_MAX || !isLetterOrDigit(bytes[start]!)) return -1;
   if ((kinds & POINT) === 0) return at;
   for (let i = start + 1; i < at; i++) if (bytes[i] === DOT && bytes[i - 1] === DOT) return -1;
   return kinds === (DIGIT | POINT) && isIpv4(bytes, start, at) ? -1 : at;
@@ -91,7 +95,7 @@ export function isKey(bytes: Uint8Array, start: number, end: number): boolean {
   if (last === start || end - start > KEY_BYTES_MAX) return false;
   for (let i = start; i < last; i++) {
     const byte = bytes[i]!;
-    if (KINDS[byte]! !== LETTER && KINDS[byte] !== DIGIT && byte !== PLUS && byte !== SLASH) return false;
+    if (!isLetterOrDigit(byte) && byte !== PLUS && byte !== SLASH) return false;
   }
   return true;
 }
@@ -99,7 +103,6 @@ export function isKey(bytes: Uint8Array, start: number, end: number): boolean {
 /** A token, secret or ticket: 22 to 64 of `A-Z a-z 0-9 _ -`. */
 export function isToken(bytes: Uint8Array, start: number, end: number): boolean {
   if (end - start < 22 || end - start > 64) return false;
-  let kinds = 0;
-  for (let i = start; i < end; i++) kinds |= KINDS[bytes[i]!]! || POINT;
-  return (kinds & POINT) === 0;
+  for (let i = start; i < end; i++) if ((KINDS[bytes[i]!]! & (LETTER | DIGIT | DASH)) === 0) return false;
+  return true;
 }

@@ -31,15 +31,13 @@ export class ByteQueue {
 
   clear(): void {
     if (this.bytes.length > 0) giveBack(this.bytes);
-    this.bytes = EMPTY;
-    this.head = this.tail = 0;
+    this.abandon();
   }
 
-  /** Goes on in memory of its own, so that what lies in the old one stays as it is. */
-  leaveBytes(): void {
-    const old = this.bytes;
-    this.bytes = borrow(old.length);
-    old.copy(this.bytes, this.head, this.head, this.tail);
+  /** Is empty, and leaves its memory to whoever has it from here: nothing is written there any more. */
+  abandon(): void {
+    this.bytes = EMPTY;
+    this.head = this.tail = 0;
   }
 
   #grow(count: number): void {

@@ -284,10 +284,7 @@ export class Outbox implements Stream {
     this.follow();
     this.#fold();
     const messages = this.#unconfirmed(0, Number.POSITIVE_INFINITY, Number.POSITIVE_INFINITY);
-    if (messages.length > 0) {
-      if (this.plain) this.#cutUnsent();
-      else this.#own.leaveBytes(); // The texts lie there.
-    }
+    if (messages.length > 0) this.#leaveTexts();
     this.#marks.clear();
     this.#forget(this.confirmed);
     return messages;
@@ -309,21 +306,22 @@ export class Outbox implements Stream {
   }
 
   /**
-   * Takes out the marked lines that were not begun to be sent, in one pass: there may be tens of thousands. The texts
-   * that `withdraw` returns lie where they lay.
+   * The texts that `withdraw` returns stay where they lie, and what is kept moves, in one pass: there may be tens of
+   * thousands. A plain stream does not keep the marked lines that were not begun to be sent.
    */
-  #cutUnsent(): void {
-    const { fields, first } = this.#marks;
+  #leaveTexts(): void {
     const own = this.#own;
-    const old = own.bytes;
-    const offset = own.head - this.#base;
-    let from = own.head;
-    let to = own.tail;
-    own.leaveBytes();
-    own.head = own.tail = 0;
-    const keep = (end: number): void => copy(old, own.bytes, own.reserve(end - from), from, end);
+    const { bytes: old, head, tail } = own;
+    const offset = head - this.#base;
+    own.abandon();
+    let from = head;
+    const keep = (end: number): void => {
+      const at = own.reserve(end - from);
+      copy(old, own.bytes, at, from, end);
+    };
+    const { fields, first } = this.#marks;
     let { safe, saving } = this;
-    for (let i = first; i < fields.length; i += MARK.fields) {
+    for (let i = first; this.plain && i < fields.length; i += MARK.fields) {
       const start = fields[i + MARK.start]!;
       const end = fields[i + MARK.end]!;
       if (start < this.sent) continue;
@@ -332,7 +330,7 @@ export class Outbox implements Stream {
       safe -= Math.max(0, Math.min(end, this.safe) - start);
       saving -= Math.max(0, Math.min(end, this.saving) - start);
     }
-    keep(to);
+    keep(tail);
     this.safe = safe;
     this.saving = saving;
   }

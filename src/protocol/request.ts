@@ -65,9 +65,11 @@ export class Request {
     const candidates = BY_FIRST[bytes[start]!]!;
     for (let i = 0; i < candidates.length; i++) {
       const { verb, word } = candidates[i]!;
-      const verbEnd = (this.#next = start + word.length);
+      const verbEnd = start + word.length;
       if (verbEnd !== end && bytes[verbEnd] !== SPACE) continue;
-      if (startsWith(bytes, start, end, word)) return verb;
+      if (!startsWith(bytes, start, end, word)) continue;
+      this.#next = verbEnd;
+      return verb;
     }
     return null;
   }

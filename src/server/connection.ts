@@ -5,8 +5,8 @@ import type { Peer, Session } from "../chat/session.ts";
 import { LINGER_MS, UNSENT_BYTES_MAX } from "../limits.ts";
 import { LineReader } from "../protocol/line-reader.ts";
 import { Outbox } from "../protocol/outbox.ts";
-import type { Sink } from "../protocol/turn.ts";
 import { refuse } from "../protocol/reply.ts";
+import type { Sink } from "../protocol/turn.ts";
 import type { TimerHandle, TimerKind, TimerWheel } from "../timer-wheel.ts";
 import { send } from "./kernel.ts";
 
