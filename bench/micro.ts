@@ -3,6 +3,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { createHistogram } from "node:perf_hooks";
 import { measure } from "mitata";
+import { LIMITS_DEFAULT } from "../src/limits.ts";
 import { encode } from "../src/protocol/ascii.ts";
 import { LineReader } from "../src/protocol/line-reader.ts";
 import { Multicast } from "../src/protocol/multicast.ts";
@@ -133,17 +134,18 @@ const PARTS: Record<string, Part> = {
       later: (end) => void ends.push(end),
     });
     const chat: Chat = new Chat({
-      ...{ wheel: new TimerWheel(), turn, store, silenceMs: 1e9, blockMs: 1e9 },
+      ...{ wheel: new TimerWheel(), turn, store, silenceMs: 1e9, blockMs: 1e9, lockoutScope: "address" },
+      limits: { ...LIMITS_DEFAULT, requestsPerSecondMax: 0 },
       ...{ verify: () => true, newToken: () => String(++tokens), report: console.error },
       newCaller: () => ({ flush: () => {}, retry: () => {} }),
     });
     let tokens = 0;
     chat.unixMs = Date.now();
-    const all = new Connections(chat, 4096, 0);
+    const all = new Connections(chat);
     const socket = { write: (_bytes: Buffer, _start: number, count: number) => count, end: () => {} };
     const connections = ["columbia", "SEAS"].map((name) => {
       chat.accounts.add(name, "secret");
-      const connection = new Connection(all, socket as never);
+      const connection = new Connection(all, socket as never, "127.0.0.1");
       connection.data(encode(`login ${name} secret\n`));
       return connection;
     });

@@ -1,8 +1,62 @@
-/** Every fixed ceiling, and what happens when it is reached. What an operator may choose is in server/config.ts. */
+/**
+ * Every ceiling, and what happens when it is reached. First those that an operator may choose, with what holds unless
+ * they do (server/config.ts has the options), then the fixed ones.
+ */
 
-/** A request line's bytes, LF included, unless `--buffer-size` says otherwise; a longer one is `line_too_long`. */
-export const LINE_BYTES_DEFAULT = 4096;
-/** The least and the most that `--buffer-size` may be; a line that is passed on must fit into a server's line. */
+/** What an operator may choose. A limit that may be 0 is none then. */
+export interface Limits {
+  /** Connections at once; one more, and the oldest without a session is closed. 0: as many as descriptors allow. */
+  connectionsMax: number;
+  /** Connections of one source address at once, and new ones of it a second; one more is closed at once. */
+  connectionsPerAddressMax: number;
+  connectionsPerSecondMax: number;
+  /** A connection that has no session by then is closed, whatever it says. */
+  loginMs: number;
+  /** Logins that fail, a minute and source address, whoever they name; then every login from there is `busy`. */
+  failedLoginsPerMinuteMax: number;
+  /** Whether all this holds for who comes from this machine, too. */
+  limitsLoopback: boolean;
+  /** Requests a second and connection; above it the connection is read later. */
+  requestsPerSecondMax: number;
+  /** Lines in a row that are no requests; one more is `goodbye flood`. */
+  badLinesMax: number;
+  /** A request line's bytes, LF included; a longer one is `line_too_long`. */
+  lineBytesMax: number;
+  /** Bytes that a session's client has not confirmed; beyond them it ends as `slow`, its messages in the mailbox. */
+  unconfirmedBytesMax: number;
+  /** Bytes that all sessions' streams hold together; beyond them those that hold most end as `slow`. */
+  streamsBytesMax: number;
+  /** Messages, and bytes of their text, that wait for one user; one more is `mailbox_full`. */
+  mailboxMessagesMax: number;
+  mailboxBytesMax: number;
+  /** How much of both one sender may take, in percent; more is `mailbox_full` for that sender. */
+  mailboxSharePercent: number;
+  /** Requests for an address and tickets of one session, those of others to it included; one more is `busy`. */
+  consentsMax: number;
+  /** Calls of callback sessions' clients at once; one more waits for the end of another. */
+  callbacksMax: number;
+}
+
+export const LIMITS_DEFAULT: Readonly<Limits> = {
+  connectionsMax: 0,
+  connectionsPerAddressMax: 100,
+  connectionsPerSecondMax: 20,
+  loginMs: 120_000,
+  failedLoginsPerMinuteMax: 30,
+  limitsLoopback: false,
+  requestsPerSecondMax: 5000,
+  badLinesMax: 1000,
+  lineBytesMax: 4096,
+  unconfirmedBytesMax: 1 << 20,
+  streamsBytesMax: 256 << 20,
+  mailboxMessagesMax: 100_000,
+  mailboxBytesMax: 64 << 20,
+  mailboxSharePercent: 25,
+  consentsMax: 256,
+  callbacksMax: 1000,
+};
+
+/** The least and the most that `lineBytesMax` may be; a line that is passed on must fit into a server's line. */
 export const LINE_BYTES_MIN = 64;
 export const LINE_BYTES_MAX = 512 << 10;
 /** A server's line (a name list, a long broadcast); a client treats a longer one as a broken server. */
@@ -15,18 +69,16 @@ export const ONLINE_NAMES_MAX = 10_000;
 /** Words of a request that are looked at one by one; a request with more is `bad_request`. */
 export const REQUEST_WORDS_MAX = 16;
 
-/** Bytes that a session's client has not confirmed; beyond them it ends as `slow`, its messages back in the mailbox. */
-export const UNCONFIRMED_BYTES_MAX = 1 << 20;
+/** The least that `unconfirmedBytesMax` may be. */
+export const UNCONFIRMED_BYTES_MIN = 512 << 10;
 /** A client confirms at the latest after so many bytes. */
 export const CONFIRM_BYTES_MAX = 64 << 10;
 /**
  * A client that read and confirmed a moment ago is not slow, whatever the rate: beyond the bound its messages join the
- * mailbox and are fed as it confirms, and all else may take the bytes here. A moment is the time here.
+ * mailbox and are fed as it confirms, and all else may take so many times the bound. A moment is the time here.
  */
-export const KEEPING_UP_BYTES_MAX = 4 << 20;
+export const KEEPING_UP_BOUNDS = 4;
 export const KEEPING_UP_MS = 2_000;
-/** Bytes that all sessions' streams hold together; beyond them those that hold most end as `slow`. */
-export const STREAMS_BYTES_MAX = 256 << 20;
 /** Memory of streams that were emptied, kept for the next turn's; more is given back. */
 export const SPARE_BYTES_MAX = 8 << 20;
 /** Ended sessions of a user that are remembered, at least for so long: what they had carried is not delivered twice. */
@@ -39,6 +91,8 @@ export const CALLBACK_PAUSE_MAX_MS = 8_000;
 /** Bytes of one callback's delivery; the rest comes with the next. Any line fits, since clients take whole lines. */
 export const CALLBACK_BYTES_MAX = SERVER_LINE_BYTES_MAX;
 
+/** A broadcast counts as one request more for so many users that it goes to, since each of them costs a send. */
+export const RECEIVERS_PER_REQUEST = 10;
 /** Bytes that the kernel has not taken; beyond them the connection's requests wait, unread, until it takes some. */
 export const UNSENT_BYTES_MAX = 256 << 10;
 /** Bytes of mailbox entries inside a session; the next portion follows when some of them are confirmed. */
@@ -48,11 +102,6 @@ export const KERNEL_SEND_BYTES = 64 << 10;
 
 /** Bytes of the broadcast log; whoever still holds older ones copies them into their own outbox, which is bounded. */
 export const BROADCAST_LOG_BYTES_MAX = 8 << 20;
-
-/** Messages that wait for one user; the next one is `mailbox_full`. */
-export const MAILBOX_MESSAGES_MAX = 100_000;
-/** Bytes of text that wait for one user; a message beyond them is `mailbox_full`. */
-export const MAILBOX_BYTES_MAX = 64 << 20;
 
 /** A segment of the journal; a longer record gets a longer one of its own. */
 export const JOURNAL_SEGMENT_BYTES = 16 << 20;
@@ -69,8 +118,6 @@ export const STORE_RETRY_MS = 1024;
 
 /** How long a request for somebody's address waits for their answer; then it is `denied`. */
 export const CONSENT_MS = 60_000;
-/** Requests for an address and tickets of one session, those of others to it included; one more is `busy`. */
-export const CONSENTS_MAX = 256;
 /** Characters of a certificate, as base64; a longer one is `bad_request`. */
 export const KEY_BYTES_MAX = 1400;
 
@@ -82,8 +129,17 @@ export const PRIVATE_UNSENT_BYTES_MAX = 1 << 20;
 export const GREETING_MS = 5_000;
 export const GREETINGS_MAX = 32;
 
+/** What a proxy gets to say whom it speaks for, in time and in bytes. */
+export const PROXY_HEADER_MS = 5_000;
+export const PROXY_HEADER_BYTES_MAX = 2048;
+/** Source addresses without a connection are remembered until all that they may do is allowed again; so many of them. */
+export const ADDRESSES_IDLE_MS = 60_000;
+export const ADDRESSES_IDLE_MAX = 65_536;
+
 /** Wrong passwords for one user from one address; the last of them locks that user out from there. */
 export const WRONG_PASSWORDS_MAX = 3;
+/** Users and addresses with wrong passwords; one more, and those that would be forgotten first are. */
+export const LOCKOUTS_MAX = 65_536;
 /** Attempts of one user from one address that wait for their turn; one more is `busy`. */
 export const LOGINS_WAITING_MAX = 16;
 
@@ -95,9 +151,9 @@ export const PRESENCE_DELAY_MS = 256;
 /** Descriptors kept free for files and the listener: at the limit this runtime spins in accept instead of failing. */
 export const DESCRIPTORS_SPARE = 100;
 
-if (MAILBOX_FEED_BYTES + SERVER_LINE_BYTES_MAX / 4 > UNCONFIRMED_BYTES_MAX) {
+if (MAILBOX_FEED_BYTES + SERVER_LINE_BYTES_MAX / 4 > UNCONFIRMED_BYTES_MIN) {
   throw new Error("limits: a mailbox portion must leave room for other lines, or a mailbox could make a session slow");
 }
-if (UNSENT_BYTES_MAX >= UNCONFIRMED_BYTES_MAX) {
+if (UNSENT_BYTES_MAX >= UNCONFIRMED_BYTES_MIN) {
   throw new Error("limits: a connection must stop reading before its own replies make it slow");
 }

@@ -38,6 +38,8 @@ export class TimerWheel {
   nowMs = 0;
   /** Timers that are armed. */
   armed = 0;
+  /** Whose timer fired last. */
+  firing: unknown = null;
   #tick = 0;
   #stalledMs = 0;
   #clockMs = 0;
@@ -136,6 +138,7 @@ export class TimerWheel {
       const kind = this.#records[timer * FIELDS + META]! & ((1 << KIND_BITS) - 1);
       const owner = this.#owners[timer - FIRST_TIMER];
       this.#release(timer);
+      this.firing = owner;
       this.#fires[kind]!(owner as never);
     }
   }

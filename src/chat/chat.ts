@@ -1,10 +1,4 @@
-import {
-  CONFIRM_BYTES_MAX,
-  KEEPING_UP_BYTES_MAX,
-  KEEPING_UP_MS,
-  STREAMS_BYTES_MAX,
-  UNCONFIRMED_BYTES_MAX,
-} from "../limits.ts";
+import { CONFIRM_BYTES_MAX, KEEPING_UP_BOUNDS, KEEPING_UP_MS, type Limits } from "../limits.ts";
 import { encode } from "../protocol/ascii.ts";
 import { Multicast } from "../protocol/multicast.ts";
 import { Outbox } from "../protocol/outbox.ts";
@@ -12,9 +6,10 @@ import type { GoodbyeReason, LeftReason } from "../protocol/reply.ts";
 import type { Turn } from "../protocol/turn.ts";
 import type { TimerKind, TimerWheel } from "../timer-wheel.ts";
 import { Accounts } from "./accounts.ts";
+import { Addresses } from "./addresses.ts";
 import { Checkpoint } from "./checkpoint.ts";
 import { Consents } from "./consents.ts";
-import { Lockouts } from "./lockouts.ts";
+import { Lockouts, type LockoutScope } from "./lockouts.ts";
 import { Mailbox } from "./mailbox.ts";
 import { Presence } from "./presence.ts";
 import { type Account, type Caller, type Peer, Session } from "./session.ts";
@@ -45,8 +40,10 @@ export interface ChatOptions {
   /** A session ends, and a stranger's connection too, when nothing was heard for so long. */
   silenceMs: number;
   blockMs: number;
-  /** Hears of faults that no caller can answer for. */
-  report: (error: unknown) => void;
+  lockoutScope: LockoutScope;
+  limits: Limits;
+  /** Hears of faults that no caller can answer for; with whoever's line it was. */
+  report: (error: unknown, peer?: Peer) => void;
 }
 
 /**
@@ -62,15 +59,17 @@ export class Chat {
   readonly store: ChatStore;
   readonly mailbox: Mailbox;
   readonly lockouts: Lockouts;
+  readonly addresses: Addresses;
   readonly consents: Consents;
   readonly verify: Verify;
   readonly silenceMs: number;
-  readonly report: (error: unknown) => void;
+  readonly limits: Limits;
+  readonly report: ChatOptions["report"];
   /** Unix time of this turn, for messages that are read later. */
   unixMs = 0;
   readonly #checkpoint: Checkpoint;
   #broadcastWaits = false;
-  /** How far the multicast was sent when `#lookAtSlow` was last needed. */
+  /** How far the multicast was sent when the last sweep looked at those who are slow. */
   #lookedAt = 0;
   /** Sessions to whose streams messages were appended in this turn. */
   #written: Session[] = [];
@@ -89,14 +88,19 @@ export class Chat {
     this.verify = options.verify;
     this.silenceMs = options.silenceMs;
     this.report = options.report;
-    this.mailbox = new Mailbox(options.store);
-    this.lockouts = new Lockouts(options.wheel, options.blockMs);
-    this.consents = new Consents(options.wheel, options.newToken);
-    this.#checkpoint = new Checkpoint(this.accounts, this.mailbox, options.store);
+    const { wheel, store, limits, blockMs, lockoutScope } = options;
+    this.limits = limits;
+    this.mailbox = new Mailbox(store, limits);
+    this.lockouts = new Lockouts(wheel, blockMs, lockoutScope, (wrong, leftMs) =>
+      store.wrongPasswords(wrong, this.unixMs + leftMs),
+    );
+    this.addresses = new Addresses(wheel, limits);
+    this.consents = new Consents(wheel, limits.consentsMax, options.newToken);
+    this.#checkpoint = new Checkpoint(this.accounts, this.mailbox, store);
     this.#newToken = options.newToken;
     this.#newCaller = options.newCaller;
-    this.#overdue = options.wheel.kind((session) => this.#stillOverdue(session));
-    this.#silence = options.wheel.kind((session) => this.#heardNothing(session));
+    this.#overdue = wheel.kind((session) => this.#stillOverdue(session));
+    this.#silence = wheel.kind((session) => this.#heardNothing(session));
   }
 
   /** Gives a peer the session of a user, and ends the one that user had. */
@@ -207,7 +211,7 @@ export class Chat {
       if (!session.written) this.#wrote(session);
       return "sent";
     }
-    if (mailbox.isFull(to)) return "full";
+    if (mailbox.isFull(to, from)) return "full";
     mailbox.keep(to, { number: store.newNumber(), unixMs, from: from.name, text: bytes.subarray(start, end) });
     if (session !== null) this.flushed(session);
     return "stored";
@@ -220,7 +224,7 @@ export class Chat {
 
   /** A client that confirms, but more slowly than messages come, gets them through the mailbox. */
   #mustWait(session: Session): boolean {
-    return session.outbox.unconfirmed > UNCONFIRMED_BYTES_MAX && this.#keepsUp(session);
+    return session.outbox.unconfirmed > this.limits.unconfirmedBytesMax && this.#keepsUp(session);
   }
 
   #keepsUp({ kind, peer, promptMs }: Session): boolean {
@@ -315,8 +319,9 @@ export class Chat {
     const { account } = session;
     const { unconfirmed } = session.outbox;
     if (unconfirmed <= CONFIRM_BYTES_MAX) session.promptMs = this.wheel.nowMs;
-    if (unconfirmed > UNCONFIRMED_BYTES_MAX) {
-      if (unconfirmed > KEEPING_UP_BYTES_MAX || !this.#keepsUp(session)) return this.end(session, "slow");
+    const most = this.limits.unconfirmedBytesMax;
+    if (unconfirmed > most) {
+      if (unconfirmed > KEEPING_UP_BOUNDS * most || !this.#keepsUp(session)) return this.end(session, "slow");
       if (session.overdue === 0) session.overdue = this.wheel.schedule(this.#overdue, session, KEEPING_UP_MS);
     }
     this.mailbox.forget(session);
@@ -354,29 +359,24 @@ export class Chat {
    * Now and then: presence that waited is told, and whoever is slow or holds too much memory ends. `processBytes` is
    * the memory of all that runs here: while that is little, nobody holds much.
    */
-  sweep(processBytes = Number.POSITIVE_INFINITY, bytesMax = STREAMS_BYTES_MAX): void {
+  sweep(processBytes = Number.POSITIVE_INFINITY): void {
     this.announceNow();
-    this.#lookAtSlow();
-    if (processBytes > bytesMax) this.#limitMemory(bytesMax);
+    // Those who confirm are not looked at each time that something is written to all at once, but here.
+    const { sent } = this.multicast;
+    if (this.#lookedAt !== sent) for (const session of this.#byToken.values()) this.flushed(session);
+    this.#lookedAt = sent;
+    if (processBytes > this.limits.streamsBytesMax) this.#limitMemory();
   }
 
   /** All streams together are bounded too: those that hold most end, until the others have room. */
-  #limitMemory(bytesMax: number): void {
+  #limitMemory(): void {
     let bytes = 0;
     for (const { outbox } of this.presence.online) bytes += outbox.heldBytes;
-    while (bytes > bytesMax) {
+    while (bytes > this.limits.streamsBytesMax) {
       const most = this.presence.online.reduce((a, b) => (b.outbox.heldBytes > a.outbox.heldBytes ? b : a));
       bytes -= most.outbox.heldBytes;
       this.end(most, "slow");
     }
-  }
-
-  /** Those who confirm are not looked at each time that something is written to all at once, but here. */
-  #lookAtSlow(): void {
-    const { sent } = this.multicast;
-    if (this.#lookedAt === sent) return;
-    this.#lookedAt = sent;
-    for (const session of this.#byToken.values()) this.flushed(session);
   }
 
   /** Ends everybody's session. */

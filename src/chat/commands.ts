@@ -1,8 +1,8 @@
-import { ONLINE_NAMES_MAX } from "../limits.ts";
+import { ONLINE_NAMES_MAX, RECEIVERS_PER_REQUEST } from "../limits.ts";
 import { encode, equals, isToken, parseNumber, startsWith } from "../protocol/ascii.ts";
 import type { LineReader } from "../protocol/line-reader.ts";
 import type { Outbox } from "../protocol/outbox.ts";
-import { OK, OK_ASKED, OK_SENT, OK_STORED, refuse } from "../protocol/reply.ts";
+import { type ErrorCode, OK, OK_ASKED, OK_SENT, OK_STORED, refuse } from "../protocol/reply.ts";
 import { Request, SHAPES, type Verb } from "../protocol/request.ts";
 import type { Chat, LoginOptions } from "./chat.ts";
 import type { LoginRecord } from "./lockouts.ts";
@@ -34,16 +34,24 @@ const COMMANDS: Record<Verb, Command> = {
 
 const request = new Request();
 
-/** One line of a peer: PROTOCOL.md, Requests, in the order in which its errors are given. */
-export function receive(chat: Chat, peer: Peer, line: LineReader): void {
+/**
+ * One line of a peer: PROTOCOL.md, Requests, in the order in which its errors are given. False when it is none that
+ * this peer may say. A fault inside ends the peer's connection and nothing else.
+ */
+export function receive(chat: Chat, peer: Peer, line: LineReader): boolean {
   const { session, replies } = peer;
   if (session !== null) {
     session.heardMs = chat.wheel.nowMs;
     session.received += line.lineBytes;
   }
-  if (line.tooLong) refuse(replies, "line_too_long");
-  else if (line.start === line.end) refuse(replies, "bad_request", "the line is empty");
-  else answer(chat, peer, session, replies, line.bytes, line.start, line.end);
+  if (line.tooLong) return decline(replies, "line_too_long");
+  if (line.start === line.end) return decline(replies, "bad_request", "the line is empty");
+  try {
+    return answer(chat, peer, session, replies, line.bytes, line.start, line.end);
+  } catch (error) {
+    fail(chat, peer, error);
+    return true;
+  }
 }
 
 function answer(
@@ -54,19 +62,31 @@ function answer(
   bytes: Uint8Array,
   start: number,
   end: number,
-): void {
+): boolean {
   const verb = request.parseVerb(bytes, start, end);
-  if (verb === null) return refuse(out, "unknown_command");
+  if (verb === null) return decline(out, "unknown_command");
   const command = COMMANDS[verb];
   if ("session" in command) {
-    if (session === null) return refuse(out, "not_logged_in");
-    if (!request.parseWords(SHAPES[verb])) return refuse(out, "bad_request", SHAPES[verb].usage);
+    if (session === null) return decline(out, "not_logged_in");
+    if (!request.parseWords(SHAPES[verb])) return decline(out, "bad_request", SHAPES[verb].usage);
     command.session(chat, session, request, out);
   } else {
-    if (session !== null) return refuse(out, "already_logged_in");
-    if (!request.parseWords(SHAPES[verb])) return refuse(out, "bad_request", SHAPES[verb].usage);
+    if (session !== null) return decline(out, "already_logged_in");
+    if (!request.parseWords(SHAPES[verb])) return decline(out, "bad_request", SHAPES[verb].usage);
     command.stranger(chat, peer, request);
   }
+  return true;
+}
+
+function decline(out: Outbox, code: ErrorCode, detail?: string): false {
+  refuse(out, code, detail);
+  return false;
+}
+
+function fail(chat: Chat, peer: Peer, error: unknown): void {
+  chat.report(error, peer);
+  refuse(peer.replies, "internal");
+  peer.close();
 }
 
 /** The user that a word names; `unknown_user` when there is none. */
@@ -115,8 +135,10 @@ function parseOptions({ bytes, starts, ends, words }: Request): LoginOptions | n
 function login(chat: Chat, peer: Peer, request: Request): void {
   const options = parseOptions(request);
   if (typeof options === "number") return refuse(peer.replies, "bad_request", `option ${request.word(options)}`);
+  const waitSeconds = chat.addresses.loginWait(peer.address);
+  if (waitSeconds > 0) return refuse(peer.replies, "busy", `too many failed logins; try again in ${waitSeconds} s`);
   const account = named(chat, peer.replies, request, 0);
-  if (account === null) return;
+  if (account === null) return chat.addresses.loginFailed(peer.address);
   const password = Buffer.from(request.bytes.subarray(request.starts[1], request.ends[1]));
   peer.pause();
   const answer = (record: LoginRecord, right: boolean): void => {
@@ -128,15 +150,13 @@ function login(chat: Chat, peer: Peer, request: Request): void {
       else chat.login(peer, account, options);
       return;
     }
+    chat.addresses.loginFailed(peer.address);
     const triesLeft = chat.lockouts.wrong(record);
     if (triesLeft > 0) refuse(peer.replies, "wrong_password", triesLeft);
     else lockedOut(chat, peer, record);
   };
   const judge = (record: LoginRecord): void => {
-    const failed = (error: unknown): void => {
-      chat.report(error);
-      refuse(peer.replies, "internal");
-    };
+    const failed = (error: unknown): void => fail(chat, peer, error);
     const done = (): void => {
       chat.lockouts.leave(record);
       peer.resume();
@@ -203,8 +223,9 @@ function message(chat: Chat, { account }: Session, request: Request, out: Outbox
   else out.append(fate === "sent" ? OK_SENT : OK_STORED);
 }
 
-function broadcast(chat: Chat, { account }: Session, request: Request, out: Outbox): void {
+function broadcast(chat: Chat, { account, peer }: Session, request: Request, out: Outbox): void {
   const count = chat.broadcast(account, request.bytes, request.textStart, request.end);
+  peer?.charge(count / RECEIVERS_PER_REQUEST);
   out.append(encode(`ok ${count}\n`));
 }
 

@@ -1,4 +1,4 @@
-import { CONSENT_MS, CONSENTS_MAX } from "../limits.ts";
+import { CONSENT_MS } from "../limits.ts";
 import { encode } from "../protocol/ascii.ts";
 import type { TimerHandle, TimerKind, TimerWheel } from "../timer-wheel.ts";
 import type { Session } from "./session.ts";
@@ -21,11 +21,14 @@ interface Consent {
 export class Consents {
   readonly #of = new Map<Session, Set<Consent>>();
   readonly #wheel: TimerWheel;
+  readonly #most: number;
   readonly #newTicket: () => string;
   readonly #expiry: TimerKind<Consent>;
 
-  constructor(wheel: TimerWheel, newTicket: () => string) {
+  /** `most` questions and tickets of one session. */
+  constructor(wheel: TimerWheel, most: number, newTicket: () => string) {
     this.#wheel = wheel;
+    this.#most = most;
     this.#newTicket = newTicket;
     this.#expiry = wheel.kind((consent) => this.#revoke(consent));
   }
@@ -102,7 +105,7 @@ export class Consents {
   }
 
   #isFull(session: Session): boolean {
-    return (this.#of.get(session)?.size ?? 0) >= CONSENTS_MAX;
+    return (this.#of.get(session)?.size ?? 0) >= this.#most;
   }
 }
 

@@ -1,11 +1,25 @@
-import { LOGINS_WAITING_MAX, WRONG_PASSWORDS_MAX } from "../limits.ts";
+import { LOCKOUTS_MAX, LOGINS_WAITING_MAX, WRONG_PASSWORDS_MAX } from "../limits.ts";
 import type { TimerHandle, TimerKind, TimerWheel } from "../timer-wheel.ts";
+import { source } from "./addresses.ts";
 import type { Account } from "./session.ts";
 
+/** Whom three wrong passwords lock out: the user from that address, or the user from everywhere. */
+export type LockoutScope = "address" | "user";
+
+/** Wrong passwords that outlive a restart. */
+export interface WrongPasswords {
+  user: string;
+  /** Where they came from; empty when they count from everywhere. */
+  source: string;
+  /** 0 when they are forgotten. */
+  count: number;
+}
+
 /** What is known of one user's attempts from one address. */
-export class LoginRecord {
-  readonly key: string;
-  wrong = 0;
+export class LoginRecord implements WrongPasswords {
+  readonly user: string;
+  readonly source: string;
+  count = 0;
   /** Wheel time at which the wrong ones are forgotten, and a lockout ends. */
   untilMs = 0;
   /** An attempt is being judged; the others wait their turn. */
@@ -13,33 +27,47 @@ export class LoginRecord {
   waiting: (() => void)[] = [];
   timer: TimerHandle = 0;
 
-  constructor(key: string) {
-    this.key = key;
+  constructor(user: string, source: string) {
+    this.user = user;
+    this.source = source;
+  }
+
+  get key(): string {
+    return `${this.user} ${this.source}`;
   }
 }
 
 /**
  * Wrong passwords by user and source address: the third one locks that user out from there for `blockMs`. Nobody can
- * lock out somebody who logs in from elsewhere. Attempts of one user from one address are judged one after another, so
- * that parallel ones win nothing.
+ * lock out somebody who logs in from elsewhere, unless the scope is the user. Attempts of one user from one address are
+ * judged one after another, so that parallel ones win nothing.
  */
 export class Lockouts {
+  /** Those that will be forgotten first come first. */
   readonly #records = new Map<string, LoginRecord>();
   readonly #wheel: TimerWheel;
   readonly #blockMs: number;
+  readonly #scope: LockoutScope;
+  readonly #changed: (wrong: WrongPasswords, leftMs: number) => void;
   readonly #expiry: TimerKind<LoginRecord>;
 
-  constructor(wheel: TimerWheel, blockMs: number) {
+  /** `changed` hears how many wrong passwords there are, and for how long. */
+  constructor(
+    wheel: TimerWheel,
+    blockMs: number,
+    scope: LockoutScope,
+    changed: (wrong: WrongPasswords, leftMs: number) => void,
+  ) {
     this.#wheel = wheel;
     this.#blockMs = blockMs;
+    this.#scope = scope;
+    this.#changed = changed;
     this.#expiry = wheel.kind((record) => this.#expire(record));
   }
 
   /** Calls `judge` when it is this attempt's turn, which ends with `leave`; false when too many wait already. */
   enter(account: Account, address: string, judge: (record: LoginRecord) => void): boolean {
-    const key = `${account.name} ${source(address)}`;
-    let record = this.#records.get(key);
-    if (record === undefined) this.#records.set(key, (record = new LoginRecord(key)));
+    const record = this.#record(account.name, this.#scope === "user" ? "" : source(address));
     if (record.judging) {
       if (record.waiting.length >= LOGINS_WAITING_MAX) return false;
       record.waiting.push(() => judge(record));
@@ -54,28 +82,59 @@ export class Lockouts {
     const next = record.waiting.shift();
     if (next !== undefined) return next();
     record.judging = false;
-    if (record.wrong === 0) this.#records.delete(record.key);
+    if (record.count === 0) this.#records.delete(record.key);
   }
 
   /** Seconds for which every login is refused, rounded up; 0 when none is. */
   secondsLeft(record: LoginRecord): number {
-    if (record.wrong < WRONG_PASSWORDS_MAX) return 0;
+    if (record.count < WRONG_PASSWORDS_MAX) return 0;
     // Whole milliseconds, or 60 seconds could come out a little longer and be told as 61.
     return Math.max(0, Math.ceil(Math.round(record.untilMs - this.#wheel.nowMs) / 1000));
   }
 
   /** A wrong password: how many more there may be; 0 means that it is locked from now on. */
   wrong(record: LoginRecord): number {
-    if (this.#wheel.nowMs >= record.untilMs) this.#clear(record);
-    record.wrong++;
-    record.untilMs = this.#wheel.nowMs + this.#blockMs;
-    this.#wheel.cancel(record.timer);
-    record.timer = this.#wheel.schedule(this.#expiry, record, this.#blockMs);
-    return WRONG_PASSWORDS_MAX - record.wrong;
+    this.#set(record, this.#wheel.nowMs >= record.untilMs ? 1 : record.count + 1, this.#blockMs);
+    this.#changed(record, this.#blockMs);
+    this.#limit();
+    return WRONG_PASSWORDS_MAX - record.count;
   }
 
   right(record: LoginRecord): void {
     this.#clear(record);
+  }
+
+  /** What an earlier run knew; false when it does not count any more. */
+  restore({ user, source, count }: WrongPasswords, leftMs: number): boolean {
+    if (leftMs <= 0 || (source === "") !== (this.#scope === "user")) return false;
+    // The wall clock may have stepped back meanwhile, which must not lock anybody out for longer.
+    this.#set(this.#record(user, source), count, Math.min(leftMs, this.#blockMs));
+    return true;
+  }
+
+  #record(user: string, source: string): LoginRecord {
+    const fresh = new LoginRecord(user, source);
+    const record = this.#records.get(fresh.key) ?? fresh;
+    if (record === fresh) this.#records.set(fresh.key, fresh);
+    return record;
+  }
+
+  #set(record: LoginRecord, count: number, leftMs: number): void {
+    this.#wheel.cancel(record.timer);
+    record.count = count;
+    record.untilMs = this.#wheel.nowMs + leftMs;
+    record.timer = this.#wheel.schedule(this.#expiry, record, leftMs);
+    this.#records.delete(record.key);
+    this.#records.set(record.key, record);
+  }
+
+  /** Whoever guesses from many addresses fills no memory with it. */
+  #limit(): void {
+    if (this.#records.size <= LOCKOUTS_MAX) return;
+    for (const record of this.#records.values()) {
+      if (record.judging) continue;
+      return this.#expire(record);
+    }
   }
 
   /** The block time went by without a wrong password. */
@@ -85,23 +144,9 @@ export class Lockouts {
   }
 
   #clear(record: LoginRecord): void {
+    if (record.count === 0) return;
     this.#wheel.cancel(record.timer);
-    record.timer = record.wrong = record.untilMs = 0;
+    record.timer = record.count = record.untilMs = 0;
+    this.#changed(record, 0);
   }
-}
-
-/** The address that counts: IPv4 as it is; of IPv6 the first 64 bits, since one household has all the rest. */
-export function source(address: string): string {
-  if (address.includes(".")) return address.slice(address.lastIndexOf(":") + 1);
-  const [head = "", tail] = address.split("%")[0]!.split("::");
-  const groups = head === "" ? [] : head.split(":");
-  if (tail !== undefined) {
-    const behind = tail === "" ? [] : tail.split(":");
-    while (groups.length + behind.length < 8) groups.push("0");
-    groups.push(...behind);
-  }
-  return groups
-    .slice(0, 4)
-    .map((group) => Number.parseInt(group, 16).toString(16))
-    .join(":");
 }

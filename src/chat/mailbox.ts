@@ -1,4 +1,4 @@
-import { MAILBOX_BYTES_MAX, MAILBOX_FEED_BYTES, MAILBOX_MESSAGES_MAX } from "../limits.ts";
+import { type Limits, MAILBOX_FEED_BYTES } from "../limits.ts";
 import { encode } from "../protocol/ascii.ts";
 import type { Unconfirmed } from "../protocol/marks.ts";
 import type { Account, Session } from "./session.ts";
@@ -10,19 +10,25 @@ import type { ChatStore, EndedSession, StoredMessage } from "./store.ts";
  */
 export class Mailbox {
   readonly #store: ChatStore;
+  readonly #limits: Limits;
 
-  constructor(store: ChatStore) {
+  constructor(store: ChatStore, limits: Limits) {
     this.#store = store;
+    this.#limits = limits;
   }
 
-  isFull(account: Account): boolean {
-    return account.waiting >= MAILBOX_MESSAGES_MAX || account.waitingBytes >= MAILBOX_BYTES_MAX;
+  /** No room for another message; or not for one of that sender, who has taken their share. */
+  isFull(account: Account, from: Account): boolean {
+    const { mailboxMessagesMax, mailboxBytesMax, mailboxSharePercent } = this.#limits;
+    if (account.waiting >= mailboxMessagesMax || account.waitingBytes >= mailboxBytesMax) return true;
+    const { messages, bytes } = account.waitingFrom(from.name);
+    const share = mailboxSharePercent / 100;
+    return messages >= mailboxMessagesMax * share || bytes >= mailboxBytesMax * share;
   }
 
   keep(account: Account, message: StoredMessage): void {
     this.#store.keep(account.name, message);
-    account.waiting++;
-    account.waitingBytes += message.text.length;
+    account.waits(message.from, 1, message.text.length);
   }
 
   /**
@@ -45,12 +51,11 @@ export class Mailbox {
   /** Counts what is in the store from now on. */
   #returned(account: Account, carried: readonly Unconfirmed[]): number {
     let count = 0;
-    for (const { resting, text } of carried) {
+    for (const { resting, from, text } of carried) {
       if (resting) continue;
       count++;
-      account.waitingBytes += text.length;
+      account.waits(from, 1, text.length);
     }
-    account.waiting += count;
     return count;
   }
 
@@ -92,10 +97,10 @@ export class Mailbox {
   #drop(account: Account, upTo: number): number {
     this.#store.confirmed(account, upTo);
     if (account.waiting === 0) return 0;
-    const { messages, bytes } = this.#store.drop(account.name, upTo);
-    account.waiting -= messages;
-    account.waitingBytes -= bytes;
-    return messages;
+    const before = account.waiting;
+    for (const { from, messages, bytes } of this.#store.drop(account.name, upTo))
+      account.waits(from, -messages, -bytes);
+    return before - account.waiting;
   }
 
   /** Feeds the next portion, as far as there is room for it. */

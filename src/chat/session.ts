@@ -18,6 +18,8 @@ export interface Peer {
   readonly gone: boolean;
   /** It takes no line for a while. */
   readonly paused: boolean;
+  /** What it asked for counts as so many requests more. */
+  charge(requests: number): void;
   /** Takes no further line until `resume`: the reply to the last one is not known yet. */
   pause(): void;
   resume(): void;
@@ -26,6 +28,13 @@ export interface Peer {
   /** Takes no further line, and closes when everything that was appended has been written. */
   close(): void;
 }
+
+interface Waiting {
+  messages: number;
+  bytes: number;
+}
+
+const NONE: Waiting = { messages: 0, bytes: 0 };
 
 /** A user: who may log in, whom they block, what waits for them. It outlives every session. */
 export class Account {
@@ -40,9 +49,10 @@ export class Account {
   session: Session | null = null;
   /** One that ended and may still hold messages which its connection has not taken. */
   leaving: Session | null = null;
-  /** Messages and bytes of text in the mailbox. */
+  /** Messages and bytes of text in the mailbox, of all senders and of each. */
   waiting = 0;
   waitingBytes = 0;
+  #waitingFrom: Map<string, Waiting> | null = null;
   #blocks: Set<Account> | null = null;
   #blockedBy: Set<Account> | null = null;
 
@@ -52,6 +62,24 @@ export class Account {
     this.password = password;
     this.messageHead = encode(`message ${name} `);
     this.broadcastHead = encode(`broadcast ${name} `);
+  }
+
+  /** So much more of a sender waits in the mailbox; or less. */
+  waits(from: string, messages: number, bytes: number): void {
+    this.waiting += messages;
+    this.waitingBytes += bytes;
+    const all = (this.#waitingFrom ??= new Map());
+    const one = all.get(from) ?? { messages: 0, bytes: 0 };
+    one.messages += messages;
+    one.bytes += bytes;
+    if (one.messages > 0) all.set(from, one);
+    else all.delete(from);
+    if (all.size === 0) this.#waitingFrom = null;
+  }
+
+  /** How much of that sender waits. */
+  waitingFrom(from: string): Readonly<Waiting> {
+    return this.#waitingFrom?.get(from) ?? NONE;
   }
 
   /** Whom this user has blocked, and who has blocked this user. */

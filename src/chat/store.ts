@@ -1,5 +1,6 @@
 import type { Unconfirmed } from "../protocol/marks.ts";
 import type { Outbox } from "../protocol/outbox.ts";
+import type { WrongPasswords } from "./lockouts.ts";
 import type { Account } from "./session.ts";
 
 /** A message that waits: its number orders it among all others. */
@@ -28,8 +29,9 @@ export interface EndedSession extends KnownSession {
   endedUnixMs: number;
 }
 
-/** Messages and their bytes of text. */
+/** Messages of one sender, and bytes of their text. */
 export interface Amount {
+  from: string;
   messages: number;
   bytes: number;
 }
@@ -67,11 +69,14 @@ export interface ChatStore {
 
   /** The oldest messages with a number above `after`, until their texts have `bytes`, but at least one. */
   read(user: string, after: number, bytes: number): StoredMessage[];
-  /** Forgets the messages of the mailbox up to that number; returns how much that was. */
-  drop(user: string, upTo: number): Amount;
+  /** Forgets the messages of the mailbox up to that number; returns how much of whom that was. */
+  drop(user: string, upTo: number): Amount[];
   ended(token: string): EndedSession | null;
   /** The number of the last message that an ended session had carried up to that position; 0 when there is none. */
   carried(session: number, position: number): number;
+
+  /** There are so many wrong passwords of a user from there, until then; none are forgotten. */
+  wrongPasswords(wrong: WrongPasswords, untilUnixMs: number): void;
 
   block(user: string, other: string): void;
   unblock(user: string, other: string): void;

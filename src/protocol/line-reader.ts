@@ -26,6 +26,11 @@ export class LineReader {
     this.#lineBytesMax = lineBytesMax;
   }
 
+  /** In the middle of a line that is longer than the limit. */
+  get skips(): boolean {
+    return this.#skipped > 0;
+  }
+
   /** Takes a chunk, and keeps it until `next` has said that it holds no more lines. */
   feed(chunk: Uint8Array): void {
     if (this.#at < this.#chunk.length) this.#chunk = Buffer.concat([this.#chunk.subarray(this.#at), chunk]);

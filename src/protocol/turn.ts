@@ -35,8 +35,8 @@ export interface TurnHooks {
    * now: nothing leaves, and the next turn tries again. Must not throw.
    */
   saves?: () => boolean | Promise<void>;
-  /** Hears of faults. */
-  failed?: (error: unknown) => void;
+  /** Hears of faults, and at whose stream. */
+  failed?: (error: unknown, sink?: Sink | null) => void;
   /** Calls back when the loop has done what it had to do. */
   later?: (end: () => void) => void;
 }
@@ -59,7 +59,7 @@ export class LoopTurn implements Turn {
     begins = () => {},
     ends = () => {},
     saves = () => true,
-    failed = reportError,
+    failed = (error) => reportError(error),
     later = setImmediate,
   }: TurnHooks = {}) {
     this.#hooks = { begins, ends, saves, failed, later };
@@ -103,7 +103,7 @@ export class LoopTurn implements Turn {
     }
     if (saved === true) return this.#flush();
     this.#saving = true;
-    saved.then(this.#saved, this.#hooks.failed);
+    saved.then(this.#saved, (error) => this.#hooks.failed(error));
   };
 
   readonly #saved = (): void => {
@@ -119,7 +119,7 @@ export class LoopTurn implements Turn {
       try {
         ending[i]!.sink?.flush();
       } catch (error) {
-        this.#hooks.failed(error); // A fault at one stream must not cost the others theirs.
+        this.#hooks.failed(error, ending[i]!.sink); // A fault at one stream must not cost the others theirs.
       }
     }
     ending.length = 0;

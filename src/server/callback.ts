@@ -17,14 +17,33 @@ export class Callbacks {
   readonly begin: () => void;
   readonly deadline: TimerKind<Call>;
   readonly pause: TimerKind<Callback>;
-  /** Calls that are under way. */
+  /** Calls that are under way, and who waits for the end of one. */
   readonly calls = new Set<Call>();
+  readonly #waiting = new Set<Callback>();
 
   constructor(chat: Chat, begin: () => void) {
     this.chat = chat;
     this.begin = begin;
     this.deadline = chat.wheel.kind((call) => call.end(false));
     this.pause = chat.wheel.kind((callback) => callback.retry());
+  }
+
+  /** Whether one more call may be made now; if not, its callback is flushed when its turn has come. */
+  mayCall(callback: Callback): boolean {
+    if (this.calls.size < this.chat.limits.callbacksMax) return true;
+    this.#waiting.add(callback);
+    return false;
+  }
+
+  /** A call is over. */
+  ended(call: Call): void {
+    this.chat.wheel.cancel(call.timer);
+    this.calls.delete(call);
+    for (const callback of this.#waiting) {
+      if (this.calls.size >= this.chat.limits.callbacksMax) return;
+      this.#waiting.delete(callback);
+      callback.flush();
+    }
   }
 }
 
@@ -61,6 +80,7 @@ export class Callback implements Caller {
     if (this.#timer !== 0 && !ended) return;
     if (this.#reached && outbox.safe === outbox.confirmed) return;
     this.#cancelPause();
+    if (!this.all.mayCall(this)) return;
     this.#last = ended;
     this.#call = new Call(this);
   }
@@ -99,7 +119,7 @@ export class Call {
   readonly #position: number;
   readonly #to: number;
   readonly #answers = new LineReader(ANSWER_BYTES_MAX);
-  readonly #timer: TimerHandle;
+  readonly timer: TimerHandle;
   #socket: Socket<undefined> | null = null;
   #ready = false;
   /** How far this call brought the stream. */
@@ -112,7 +132,7 @@ export class Call {
     this.#position = session.outbox.confirmed;
     const { safe } = session.outbox;
     this.#to = session.ended ? safe : Math.min(safe, this.#position + CALLBACK_BYTES_MAX);
-    this.#timer = all.chat.wheel.schedule(all.deadline, this, CALLBACK_DEADLINE_MS);
+    this.timer = all.chat.wheel.schedule(all.deadline, this, CALLBACK_DEADLINE_MS);
     all.calls.add(this);
     const heard = (handle: () => void) => (): void => {
       all.begin();
@@ -180,8 +200,7 @@ export class Call {
     if (this.#over) return;
     this.#over = true;
     const { all } = this.#callback;
-    all.chat.wheel.cancel(this.#timer);
-    all.calls.delete(this);
+    all.ended(this);
     this.#socket?.end();
     const progress = delivered && (received > this.#position || this.#to === this.#position);
     this.#callback.called(delivered ? received : -1, progress);

@@ -2,32 +2,45 @@ import type { Socket } from "bun";
 import type { Chat } from "../chat/chat.ts";
 import { receive } from "../chat/commands.ts";
 import type { Peer, Session } from "../chat/session.ts";
-import { LINGER_MS, UNSENT_BYTES_MAX } from "../limits.ts";
+import { LINGER_MS, type Limits, UNSENT_BYTES_MAX } from "../limits.ts";
+import { encode } from "../protocol/ascii.ts";
 import { LineReader } from "../protocol/line-reader.ts";
 import { Outbox } from "../protocol/outbox.ts";
-import { refuse } from "../protocol/reply.ts";
 import type { Sink } from "../protocol/turn.ts";
 import type { TimerHandle, TimerKind, TimerWheel } from "../timer-wheel.ts";
+import { TokenBucket } from "../token-bucket.ts";
 import { send } from "./kernel.ts";
+
+const GOODBYE_FLOOD = encode("goodbye flood\n");
+
+/** Whom the events of an accepted socket are told. */
+export interface Accepted {
+  data(chunk: Buffer): void;
+  drain(): void;
+  end(): void;
+  closed(): void;
+  hangUp(): void;
+}
+
+export type AcceptedSocket = Socket<Accepted | null>;
 
 /** What all connections of a server share. */
 export class Connections {
   readonly chat: Chat;
   readonly wheel: TimerWheel;
-  readonly lineBytesMax: number;
-  /** Requests a second and session, above which a session is read later; 0 for no limit. */
-  readonly rateLimit: number;
+  readonly limits: Limits;
   readonly open = new Set<Connection>();
+  /** Those without a session, the oldest first. */
+  readonly strangers = new Set<Connection>();
   /** A connection without a session that says nothing, one that does not close its side, one that is read later. */
   readonly silence: TimerKind<Connection>;
   readonly linger: TimerKind<Connection>;
   readonly later: TimerKind<Connection>;
 
-  constructor(chat: Chat, lineBytesMax: number, rateLimit: number) {
+  constructor(chat: Chat) {
     this.chat = chat;
     this.wheel = chat.wheel;
-    this.lineBytesMax = lineBytesMax;
-    this.rateLimit = rateLimit;
+    this.limits = chat.limits;
     this.silence = chat.wheel.kind((connection) => connection.heardNothing());
     this.linger = chat.wheel.kind((connection) => connection.hangUp());
     this.later = chat.wheel.kind((connection) => connection.readOn());
@@ -35,19 +48,20 @@ export class Connections {
 }
 
 /** An accepted socket: lines in, streams out. It decides when to read and when to write, and nothing else. */
-export class Connection implements Peer, Sink {
+export class Connection implements Accepted, Peer, Sink {
   readonly address: string;
   session: Session | null = null;
   gone = false;
   readonly #all: Connections;
-  readonly #socket: Socket<Connection | null>;
+  readonly #socket: AcceptedSocket;
   /** -1 when it is closed: the number may be somebody else's by then. */
   #descriptor: number;
   readonly #reader: LineReader;
   /** Lines outside any session; null when there will be none any more. */
   #own: Outbox | null;
+  readonly #openedMs: number;
   #heardMs: number;
-  #timer: TimerHandle;
+  #timer: TimerHandle = 0;
   /** The last request is not answered yet. */
   #unanswered = false;
   /** The rate limit was reached; or too much of its own output waits. */
@@ -60,22 +74,25 @@ export class Connection implements Peer, Sink {
   #ended = false;
   #closing = false;
   #shut = false;
-  /** Requests that it may still make at once, as of `#allowedAtMs`. */
-  #allowance: number;
-  #allowedAtMs: number;
+  /** Requests that it may still make at once. */
+  readonly #allowance: TokenBucket;
+  /** The last lines that were no requests. */
+  #badLines = 0;
 
-  constructor(all: Connections, socket: Socket<Connection | null>) {
+  /** `address`: where it comes from, which a proxy may have said. */
+  constructor(all: Connections, socket: AcceptedSocket, address: string) {
+    const { nowMs } = all.wheel;
     this.#all = all;
     this.#socket = socket;
     this.#descriptor = (socket as unknown as { fd?: number }).fd ?? -1;
-    // Whoever was gone before we looked has none. On an IPv6 socket IPv4 comes in disguise.
-    this.address = socket.remoteAddress?.replace(/^::ffff:(?=.*\.)/i, "") ?? "";
-    this.#reader = new LineReader(all.lineBytesMax);
+    this.address = address;
+    this.#reader = new LineReader(all.limits.lineBytesMax);
     this.#own = this.#newStream();
-    this.#heardMs = this.#allowedAtMs = all.wheel.nowMs;
-    this.#allowance = all.rateLimit;
-    this.#timer = all.wheel.schedule(all.silence, this, all.chat.silenceMs);
+    this.#openedMs = this.#heardMs = nowMs;
+    this.#allowance = new TokenBucket(all.limits.requestsPerSecondMax || Number.POSITIVE_INFINITY, nowMs);
+    this.heardNothing();
     all.open.add(this);
+    all.strangers.add(this);
   }
 
   get paused(): boolean {
@@ -100,14 +117,24 @@ export class Connection implements Peer, Sink {
   attach(session: Session): void {
     this.session = session;
     session.outbox.sink = this;
+    this.#all.strangers.delete(this);
     this.#all.wheel.cancel(this.#timer);
     this.#timer = 0;
+  }
+
+  #arm(kind: TimerKind<Connection>, delayMs: number): void {
+    this.#all.wheel.cancel(this.#timer);
+    this.#timer = this.#all.wheel.schedule(kind, this, delayMs);
   }
 
   detach(): void {
     this.session = null;
     this.#closing = true;
     this.hangUp();
+  }
+
+  charge(requests: number): void {
+    this.#allowance.tokens -= requests;
   }
 
   pause(): void {
@@ -122,8 +149,7 @@ export class Connection implements Peer, Sink {
   close(): void {
     if (this.#closing || this.gone) return;
     this.#closing = true;
-    this.#all.wheel.cancel(this.#timer);
-    this.#timer = this.#all.wheel.schedule(this.#all.linger, this, LINGER_MS);
+    this.#arm(this.#all.linger, LINGER_MS);
     this.#read(true);
     this.replies.touch();
   }
@@ -133,6 +159,8 @@ export class Connection implements Peer, Sink {
     if (this.#closing) return;
     this.#reader.feed(chunk);
     this.#pull();
+    // A line without end is read at the pace at which as many bytes of requests are.
+    if (this.#reader.skips) this.charge(chunk.length / this.#all.limits.lineBytesMax);
   }
 
   /** The other side has nothing more to say. Its lines are answered first. */
@@ -153,6 +181,8 @@ export class Connection implements Peer, Sink {
     this.#descriptor = -1;
     this.#all.wheel.cancel(this.#timer);
     this.#all.open.delete(this);
+    this.#all.strangers.delete(this);
+    this.#all.chat.addresses.disconnect(this.address);
     this.#all.chat.lost(this);
   }
 
@@ -162,13 +192,9 @@ export class Connection implements Peer, Sink {
     const received = this.session?.received;
     while (!this.#closing && !this.#unanswered && !this.#mustWait() && this.#reader.next()) {
       this.#heardMs = this.#all.wheel.nowMs;
-      this.#allowance--;
-      try {
-        receive(this.#all.chat, this, this.#reader);
-      } catch (error) {
-        this.#all.chat.report(error);
-        refuse(this.replies, "internal");
-      }
+      this.#allowance.tokens--;
+      if (receive(this.#all.chat, this, this.#reader)) this.#badLines = 0;
+      else if (++this.#badLines === this.#all.limits.badLinesMax) this.#flooded();
     }
     this.#pulling = false;
     if (this.session !== null && this.session.received !== received) this.#all.chat.acted(this.session);
@@ -178,21 +204,32 @@ export class Connection implements Peer, Sink {
 
   #mustWait(): boolean {
     this.#backlogged = this.replies.unsent > UNSENT_BYTES_MAX;
-    const { rateLimit, wheel, later } = this.#all;
-    if (rateLimit > 0 && this.session !== null && !this.#overRate && this.#allowance < 1) {
-      const earned = ((wheel.nowMs - this.#allowedAtMs) * rateLimit) / 1000;
-      this.#allowance = Math.min(Math.max(1, rateLimit), this.#allowance + earned);
-      this.#allowedAtMs = wheel.nowMs;
-      this.#overRate = this.#allowance < 1;
-      if (this.#overRate) this.#timer = wheel.schedule(later, this, ((1 - this.#allowance) * 1000) / rateLimit);
-    }
+    if (this.#allowance.tokens < 1) this.#earn();
     return this.#backlogged || this.#overRate;
+  }
+
+  #earn(): void {
+    const { limits, wheel, later } = this.#all;
+    if (this.#overRate) return;
+    const { requestsPerSecondMax: rate } = limits;
+    this.#allowance.earn(rate, Math.max(1, rate), wheel.nowMs);
+    const missing = 1 - this.#allowance.tokens;
+    this.#overRate = missing > 0;
+    if (this.#overRate) this.#arm(later, (missing * 1000) / rate);
+  }
+
+  /** So many lines that are no requests cannot be meant, and reading them later would help nobody. */
+  #flooded(): void {
+    if (this.session !== null) return this.#all.chat.end(this.session, "flood");
+    this.replies.append(GOODBYE_FLOOD);
+    this.close();
   }
 
   /** The rate allows the next request. */
   readOn(): void {
     this.#overRate = false;
     this.#timer = 0;
+    if (this.session === null) this.heardNothing();
     this.#pull();
   }
 
@@ -249,11 +286,16 @@ export class Connection implements Peer, Sink {
     else this.#socket.shutdown();
   }
 
+  /** Without a session: closes when the silence or the whole has taken too long. */
   heardNothing(): void {
-    const { wheel, chat, silence } = this.#all;
-    const leftMs = this.paused ? chat.silenceMs : this.#heardMs + chat.silenceMs - wheel.nowMs;
+    const { chat, limits, silence } = this.#all;
+    const { nowMs } = this.#all.wheel;
+    const silentMs = this.paused ? 0 : nowMs - this.#heardMs;
+    let leftMs = chat.silenceMs - silentMs;
+    // Whoever waits for a password to be judged is not to blame.
+    if (!this.#unanswered) leftMs = Math.min(leftMs, this.#openedMs + limits.loginMs - nowMs);
     if (leftMs <= 0) this.close();
-    else this.#timer = wheel.schedule(silence, this, leftMs);
+    else this.#arm(silence, leftMs);
   }
 
   /** Closes without waiting for anything; what the kernel took it still delivers. */

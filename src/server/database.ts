@@ -6,7 +6,7 @@ import { join } from "node:path";
 export type Durability = "none" | "process" | "power";
 
 const SYNCHRONOUS: Record<Durability, string> = { none: "OFF", process: "NORMAL", power: "FULL" };
-const SCHEMA_VERSION = 2;
+const SCHEMA_VERSION = 3;
 const SESSIONS = `
   CREATE TABLE sessions (
     number INTEGER PRIMARY KEY, token BLOB NOT NULL UNIQUE, user TEXT NOT NULL, resumable INTEGER NOT NULL,
@@ -15,6 +15,12 @@ const SESSIONS = `
   CREATE INDEX sessions_of_user ON sessions (user);
   CREATE TRIGGER forget AFTER DELETE ON sessions BEGIN DELETE FROM carried WHERE session = old.number; END;
   CREATE TABLE progress (sequence INTEGER NOT NULL, newest INTEGER NOT NULL, number INTEGER NOT NULL);
+`;
+const LOCKOUTS = `
+  CREATE TABLE lockouts (
+    user TEXT NOT NULL, source TEXT NOT NULL, count INTEGER NOT NULL, until_ms INTEGER NOT NULL,
+    PRIMARY KEY (user, source)
+  ) WITHOUT ROWID;
 `;
 const SCHEMA = `
   CREATE TABLE mailbox (
@@ -26,6 +32,7 @@ const SCHEMA = `
   ) WITHOUT ROWID;
   CREATE TABLE blocks (user TEXT NOT NULL, other TEXT NOT NULL, PRIMARY KEY (user, other)) WITHOUT ROWID;
   ${SESSIONS}
+  ${LOCKOUTS}
   INSERT INTO progress VALUES (0, 0, 0);
 `;
 /** From version 1, which had no journal. */
@@ -68,6 +75,7 @@ export function openDatabase(folder: string, durability: Durability): Database {
     if (version > SCHEMA_VERSION) throw new StoreError(`${file} was written by a newer Heartline`);
     if (version === 0) database.run(SCHEMA);
     if (version === 1) database.run(UPGRADE);
+    if (version === 1 || version === 2) database.run(LOCKOUTS);
     if (version < SCHEMA_VERSION) database.run(`PRAGMA user_version = ${SCHEMA_VERSION}`);
     database.run("COMMIT");
     return database;

@@ -10,6 +10,7 @@ import { MARK } from "../protocol/marks.ts";
  * - Sent, Fed: messages, or mailbox entries, lie in a user's stream up to certain positions.
  * - Confirmed: a user has every message up to that number.
  * - Began, Received, Ended: a session that can be asked for later, how far its client's stream was acted on, its end.
+ * - WrongPasswords: so many of a user from an address, until then.
  */
 export const Fact = {
   Stored: 1,
@@ -21,6 +22,7 @@ export const Fact = {
   Ended: 7,
   Blocked: 8,
   Unblocked: 9,
+  WrongPasswords: 10,
 } as const;
 
 export type FactKind = (typeof Fact)[keyof typeof Fact];
@@ -29,7 +31,7 @@ export type FactKind = (typeof Fact)[keyof typeof Fact];
  * How many numbers each kind carries. Those of Sent and Fed are the session (0 for one that nobody asks for), Unix
  * time, the position at which the text begins, and a count of entries, of a number and a position each, that follow.
  */
-const NUMBERS = [0, 2, 4, 4, 1, 1, 2, 3, 0, 0];
+const NUMBERS = [0, 2, 4, 4, 1, 1, 2, 3, 0, 0, 2];
 const COUNT = 3;
 const ENTRY = 2;
 /** Kind, flag, bytes of two names (or a token's hash), bytes of text; the numbers, the names and the text follow. */

@@ -155,6 +155,10 @@ export class Recovery {
         return void this.#run("INSERT OR IGNORE INTO blocks VALUES (?, ?)", a, b);
       case Fact.Unblocked:
         return void this.#run("DELETE FROM blocks WHERE user = ? AND other = ?", a, b);
+      case Fact.WrongPasswords:
+        if (first > 0)
+          return void this.#run("INSERT OR REPLACE INTO lockouts VALUES (?, ?, ?, ?)", a, b, first, second);
+        return void this.#run("DELETE FROM lockouts WHERE user = ? AND source = ?", a, b);
     }
   }
 

@@ -1,14 +1,15 @@
 import { randomBytes } from "node:crypto";
 import type { TCPSocketListener } from "bun";
 import { Chat } from "../chat/chat.ts";
-import { DESCRIPTORS_SPARE, KERNEL_SEND_BYTES, LINGER_MS, PRESENCE_DELAY_MS, STORE_RETRY_MS } from "../limits.ts";
+import { LINGER_MS, PRESENCE_DELAY_MS, STORE_RETRY_MS } from "../limits.ts";
 import { LoopTurn } from "../protocol/turn.ts";
 import { TICK_MS, TimerWheel } from "../timer-wheel.ts";
+import { Admission, fitDescriptors } from "./admission.ts";
 import { Callback, Callbacks } from "./callback.ts";
 import type { Config } from "./config.ts";
-import { Connection, Connections } from "./connection.ts";
+import { type Accepted, Connection, Connections } from "./connection.ts";
 import type { Credentials } from "./credentials.ts";
-import { descriptorsMax, setSendBuffer } from "./kernel.ts";
+import { descriptorsMax } from "./kernel.ts";
 import type { Logger } from "./log.ts";
 import { Passwords } from "./passwords.ts";
 import { openStore } from "./recovery.ts";
@@ -16,6 +17,8 @@ import type { Store } from "./store.ts";
 
 /** How long clients get to close their side when the server stops, once they have everything. */
 const FAREWELL_MS = 1_000;
+/** How often the log tells of connections that were refused. */
+const REFUSALS_MS = 8 * STORE_RETRY_MS;
 
 /** A port that cannot be listened on, in words for the operator. */
 export class ListenError extends Error {}
@@ -35,13 +38,13 @@ export class Server {
       const saved = this.#store.save();
       return typeof saved === "boolean" ? saved : saved.catch((error) => this.#die(error));
     },
-    failed: (error) => this.#log.error(error, "a fault while writing; the others were written"),
+    failed: (error, sink) => this.#fault(error, sink ?? null, "a fault while writing"),
   });
   readonly #chat: Chat;
   readonly #connections: Connections;
   readonly #callbacks: Callbacks;
-  readonly #connectionsMax = descriptorsMax() - DESCRIPTORS_SPARE;
-  #listener: TCPSocketListener<Connection | null> | null = null;
+  readonly #admission: Admission;
+  #listener: TCPSocketListener<Accepted | null> | null = null;
   #ticker: Timer | null = null;
   #ticks = 0;
   #trouble: string | null = null;
@@ -51,6 +54,11 @@ export class Server {
     this.#config = config;
     this.#log = log;
     this.#store = this.#recover();
+    const limits = fitDescriptors(config.limits, descriptorsMax());
+    const { connectionsMax } = config.limits;
+    if (connectionsMax > limits.connectionsMax) {
+      log.warn(`${limits.connectionsMax} connections at most, not ${connectionsMax}: the limit on open files is low`);
+    }
     this.#chat = new Chat({
       wheel: new TimerWheel(performance.now()),
       turn: this.#turn,
@@ -60,10 +68,13 @@ export class Server {
       newCaller: (session, address, port, secret) => new Callback(this.#callbacks, session, address, port, secret),
       silenceMs: config.silenceMs,
       blockMs: config.blockMs,
-      report: (error) => log.error(error, "a fault inside; the chat goes on"),
+      lockoutScope: config.lockoutScope,
+      limits,
+      report: (error, peer) => this.#blame(error, peer ?? null, "a fault inside"),
     });
     this.#callbacks = new Callbacks(this.#chat, () => this.#turn.begin());
-    this.#connections = new Connections(this.#chat, config.lineBytesMax, config.rateLimit);
+    this.#connections = new Connections(this.#chat);
+    this.#admission = new Admission(this.#connections, config.proxyFrom, log);
     this.#load(credentials);
   }
 
@@ -98,19 +109,33 @@ export class Server {
       const blocked = accounts.named(other);
       if (blocked !== undefined) accounts.named(user)?.block(blocked);
     }
-    for (const { user, messages, bytes } of this.#store.waiting()) {
-      const account = accounts.named(user);
-      if (account === undefined) continue;
-      account.waiting = messages;
-      account.waitingBytes = bytes;
+    for (const { user, from, messages, bytes } of this.#store.waiting()) {
+      accounts.named(user)?.waits(from, messages, bytes);
     }
+    const unixMs = Date.now();
+    for (const { untilUnixMs, ...wrong } of this.#store.lockouts()) {
+      if (this.#chat.lockouts.restore(wrong, untilUnixMs - unixMs)) continue;
+      this.#store.wrongPasswords({ ...wrong, count: 0 }, 0);
+    }
+  }
+
+  /** What nobody expected costs one connection at most, and a line that says whose. */
+  #fault(error: unknown, whose: unknown, what: string): void {
+    this.#blame(error, whose, what);
+    if (whose instanceof Connection) whose.hangUp();
+  }
+
+  #blame(error: unknown, whose: unknown, what: string): void {
+    if (!(whose instanceof Connection)) return this.#log.error(error, `${what}; the chat goes on`);
+    const { address, session } = whose;
+    this.#log.error({ err: error, address, user: session?.account.name }, `${what}; this connection ends`);
   }
 
   /** Begins to listen; returns the address as `<ip>:<port>`. Throws ListenError. */
   listen(): string {
     const { host, port } = this.#config;
     try {
-      this.#listener = Bun.listen<Connection | null>({
+      this.#listener = Bun.listen<Accepted | null>({
         hostname: host,
         port,
         allowHalfOpen: true,
@@ -126,13 +151,10 @@ export class Server {
   }
 
   /** Every fault in a handler costs its own connection at most. */
-  readonly #handlers: Bun.SocketHandler<Connection | null> = {
+  readonly #handlers: Bun.SocketHandler<Accepted | null> = {
     open: (socket) => {
       this.#turn.begin();
-      // At the descriptor limit this runtime spins in accept, so the last ones are never used up.
-      if (this.#connections.open.size >= this.#connectionsMax) return void socket.end();
-      setSendBuffer((socket as unknown as { fd: number }).fd, KERNEL_SEND_BYTES);
-      socket.data = new Connection(this.#connections, socket);
+      this.#admission.open(socket);
     },
     data: (socket, chunk) => {
       this.#turn.begin();
@@ -151,8 +173,8 @@ export class Server {
       socket.data?.closed();
     },
     error: (socket, error) => {
-      this.#log.error(error, "a fault in a connection's handler; the connection ends");
-      socket.data?.hangUp();
+      this.#fault(error, socket.data, "a fault in a handler");
+      socket.end();
     },
   };
 
@@ -164,8 +186,9 @@ export class Server {
       wheel.advance(performance.now());
       if (++this.#ticks % (PRESENCE_DELAY_MS / TICK_MS) === 0) this.#chat.sweep(process.memoryUsage.rss());
       if (this.#ticks % (STORE_RETRY_MS / TICK_MS) === 0) this.#retry();
+      if (this.#ticks % (REFUSALS_MS / TICK_MS) === 0) this.#admission.report();
     } catch (error) {
-      this.#log.error(error, "a fault at a deadline; the others are met");
+      this.#fault(error, wheel.firing, "a fault at a deadline");
     }
     const delayMs = TICK_MS - (performance.now() % TICK_MS);
     this.#ticker = setTimeout(() => this.#tick(), Math.ceil(delayMs));
@@ -188,6 +211,7 @@ export class Server {
     this.#chat.shutdown();
     const { open } = this.#connections;
     for (const connection of open) connection.close();
+    for (const unnamed of this.#admission.unnamed) unnamed.hangUp();
     const { calls } = this.#callbacks;
     for (let waitedMs = 0; waitedMs < LINGER_MS; waitedMs += TICK_MS) {
       await Bun.sleep(TICK_MS);

@@ -1,5 +1,6 @@
 import type { Database, SQLQueryBindings, Statement } from "bun:sqlite";
 import { createHash } from "node:crypto";
+import type { WrongPasswords } from "../chat/lockouts.ts";
 import type { Account } from "../chat/session.ts";
 import type { Amount, ChatStore, EndedSession, KnownSession, StoredMessage } from "../chat/store.ts";
 import { SESSIONS_KEPT, SESSIONS_KEPT_MS, STORE_CHANGES_MAX } from "../limits.ts";
@@ -17,7 +18,7 @@ interface Change {
   values: Value[];
 }
 
-/** What waits for a user. */
+/** What waits for a user of one sender. */
 export interface Waiting extends Amount {
   user: string;
 }
@@ -59,6 +60,8 @@ export class Store implements ChatStore, StreamCopy {
   readonly #end;
   readonly #trimOld;
   readonly #trimMany;
+  readonly #lock;
+  readonly #unlock;
   readonly #block;
   readonly #unblock;
 
@@ -77,7 +80,8 @@ export class Store implements ChatStore, StreamCopy {
        WHERE user = ? AND number > ? ORDER BY number`,
     );
     this.#size = database.query<Amount, [string, number]>(
-      "SELECT count(*) AS messages, total(length(text)) AS bytes FROM mailbox WHERE user = ? AND number <= ?",
+      `SELECT sender AS "from", count(*) AS messages, total(length(text)) AS bytes FROM mailbox
+       WHERE user = ? AND number <= ? GROUP BY sender`,
     );
     this.#delete = database.query("DELETE FROM mailbox WHERE user = ? AND number <= ?");
     this.#begin = database.query("INSERT INTO sessions VALUES (?, ?, ?, ?, 0, 0, NULL)");
@@ -88,6 +92,8 @@ export class Store implements ChatStore, StreamCopy {
       `DELETE FROM sessions WHERE number IN (SELECT number FROM sessions WHERE user = ? AND ended_ms IS NOT NULL
        ORDER BY number DESC LIMIT -1 OFFSET ${SESSIONS_KEPT})`,
     );
+    this.#lock = database.query("INSERT OR REPLACE INTO lockouts VALUES (?, ?, ?, ?)");
+    this.#unlock = database.query("DELETE FROM lockouts WHERE user = ? AND source = ?");
     this.#block = database.query("INSERT OR IGNORE INTO blocks VALUES (?, ?)");
     this.#unblock = database.query("DELETE FROM blocks WHERE user = ? AND other = ?");
   }
@@ -98,8 +104,15 @@ export class Store implements ChatStore, StreamCopy {
 
   waiting(): Waiting[] {
     this.#open();
-    const sql = "SELECT user, count(*) AS messages, total(length(text)) AS bytes FROM mailbox GROUP BY user";
+    const sql = `SELECT user, sender AS "from", count(*) AS messages, total(length(text)) AS bytes FROM mailbox
+      GROUP BY user, sender`;
     return this.#database.query<Waiting, []>(sql).all();
+  }
+
+  /** Wrong passwords that are not forgotten, those first that will be. */
+  lockouts(): (WrongPasswords & { untilUnixMs: number })[] {
+    const sql = "SELECT user, source, count, until_ms AS untilUnixMs FROM lockouts ORDER BY until_ms";
+    return this.#database.query<WrongPasswords & { untilUnixMs: number }, []>(sql).all();
   }
 
   blocks(): { user: string; other: string }[] {
@@ -189,11 +202,11 @@ export class Store implements ChatStore, StreamCopy {
     return messages;
   }
 
-  drop(user: string, upTo: number): Amount {
+  drop(user: string, upTo: number): Amount[] {
     this.#open();
-    const size = this.#size.get(user, upTo)!;
-    if (size.messages > 0) this.#change(this.#delete, user, upTo);
-    return size;
+    const amounts = this.#size.all(user, upTo);
+    if (amounts.length > 0) this.#change(this.#delete, user, upTo);
+    return amounts;
   }
 
   ended(token: string): EndedSession | null {
@@ -212,6 +225,12 @@ export class Store implements ChatStore, StreamCopy {
     this.#open();
     const sql = "SELECT ifnull(max(number), 0) AS last FROM carried WHERE session = ? AND position <= ?";
     return this.#database.query<{ last: number }, [number, number]>(sql).get(session, position)!.last;
+  }
+
+  wrongPasswords({ user, source, count }: WrongPasswords, untilUnixMs: number): void {
+    if (count > 0) this.#change(this.#lock, user, source, count, untilUnixMs);
+    else this.#change(this.#unlock, user, source);
+    this.#add(Fact.WrongPasswords, 0, encode(user), encode(source), NOTHING, count, untilUnixMs);
   }
 
   block(user: string, other: string): void {

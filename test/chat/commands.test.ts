@@ -363,10 +363,10 @@ describe("block and unblock", () => {
     const world = new World(["alice", "bob"]);
     const [alice, bob] = world.online("alice", "bob") as [TestPeer, TestPeer];
     world.store.block = () => {
-      throw new Error("disk full");
+      throw new Error("a fault");
     };
     expect(world.ask(alice, "block bob")).toEqual(["err internal"]);
     expect(world.faults).toHaveLength(1);
-    expect(world.ask(bob, "message alice hi")).toEqual(["ok sent"]);
+    expect(world.ask(bob, "message alice hi").at(-1)).toBe("ok stored");
   });
 });

@@ -1,5 +1,5 @@
 import { beforeEach, describe, expect, test } from "bun:test";
-import { CONSENTS_MAX, CONSENT_MS, KEY_BYTES_MAX } from "../../src/limits.ts";
+import { CONSENT_MS, KEY_BYTES_MAX, LIMITS_DEFAULT } from "../../src/limits.ts";
 import { PASSWORD, type TestPeer, World } from "../support/chat.ts";
 
 const KEY = "bm90IGEgcmVhbCBjZXJ0aWZpY2F0ZQ==";
@@ -149,7 +149,7 @@ describe("a question", () => {
   });
 
   test("a session has a bound of them", () => {
-    const names = Array.from({ length: CONSENTS_MAX }, (_, i) => `u${i}`);
+    const names = Array.from({ length: LIMITS_DEFAULT.consentsMax }, (_, i) => `u${i}`);
     for (const name of names) {
       world.chat.accounts.add(name, PASSWORD);
       const peer = world.connect();

@@ -1,6 +1,6 @@
 import { describe, expect, test } from "bun:test";
 import type { Account } from "../../src/chat/session.ts";
-import { source } from "../../src/chat/lockouts.ts";
+import { source } from "../../src/chat/addresses.ts";
 import { BLOCK_MS, PASSWORD, type TestPeer, World } from "../support/chat.ts";
 
 const HERE = "192.0.2.1";
@@ -18,7 +18,7 @@ function answer(world: World, user: string, password: string, address = HERE): s
 }
 
 test("an unknown user may be tried for ever, and the known one behind it still gets in", () => {
-  const world = new World(["alice"]);
+  const world = new World(["alice"], { limits: { failedLoginsPerMinuteMax: 0 } });
   const peer = world.connect();
   for (let i = 0; i < 1000; i++) expect(world.ask(peer, `login nobody${i} x`)).toEqual(["err unknown_user"]);
   for (let i = 0; i < 1000; i++) expect(world.ask(peer, "login nobody x")).toEqual(["err unknown_user"]);
@@ -310,16 +310,19 @@ describe("a login that is judged later", () => {
     expect(answer(world, "alice", PASSWORD)).toBe("err locked_out 60");
   });
 
-  test("that cannot be judged is a fault of the server and no try, and the next line is read", async () => {
+  test("that cannot be judged is a fault of the server and no try, and ends its connection", async () => {
     const world = new World(["alice"]);
     const asked = slowly(world);
     const peer = world.connect();
     world.say(peer, "login alice a", "login alice b");
     await asked[0]!.fail();
     expect(peer.read()).toEqual(["err internal"]);
+    expect(peer.gone).toBe(true);
     expect(world.faults).toHaveLength(1);
+    const other = world.connect();
+    world.say(other, "login alice b");
     await asked[1]!.judge(false);
-    expect(peer.read()).toEqual(["err wrong_password 2"]);
+    expect(other.read()).toEqual(["err wrong_password 2"]);
   });
 
   test("is refused as busy when sixteen others of that user from there wait already", async () => {

@@ -1,5 +1,5 @@
 import { describe, expect, test } from "bun:test";
-import { MAILBOX_BYTES_MAX, MAILBOX_FEED_BYTES, MAILBOX_MESSAGES_MAX } from "../../src/limits.ts";
+import { LIMITS_DEFAULT, MAILBOX_FEED_BYTES } from "../../src/limits.ts";
 import { PASSWORD, SILENCE_MS, type TestPeer, UNIX_MS, World } from "../support/chat.ts";
 
 /** The sender and text of each `stored` and `message` line. */
@@ -177,7 +177,10 @@ test("broadcasts and presence that were not taken do not go back", () => {
 });
 
 test("a mailbox that is full by number or by bytes refuses, and takes again when there is room", () => {
-  for (const full of [{ waiting: MAILBOX_MESSAGES_MAX }, { waitingBytes: MAILBOX_BYTES_MAX }]) {
+  for (const full of [
+    { waiting: LIMITS_DEFAULT.mailboxMessagesMax },
+    { waitingBytes: LIMITS_DEFAULT.mailboxBytesMax },
+  ]) {
     const world = new World(["alice", "bob", "carol"]);
     const [alice] = world.online("alice") as [TestPeer];
     world.say(alice, "message bob 0");
@@ -196,21 +199,24 @@ test("a full mailbox takes back what was accepted before", () => {
   const [alice, bob] = world.online("alice", "bob") as [TestPeer, TestPeer];
   bob.room = 0;
   world.say(alice, "message bob 0");
-  Object.assign(world.account("bob"), { waitingBytes: MAILBOX_BYTES_MAX });
+  Object.assign(world.account("bob"), { waitingBytes: LIMITS_DEFAULT.mailboxBytesMax });
   bob.hangUp();
   expect(texts(world.login("bob").read())).toEqual(["alice 0"]);
 });
 
-test("a message that the disk refuses is answered as a fault, and never comes", () => {
+test("a message that fails inside is answered as a fault, ends its connection, and never comes", () => {
   const world = new World(["alice", "bob"]);
   const [alice] = world.online("alice") as [TestPeer];
   const { keep } = world.store;
   world.store.keep = () => {
-    throw new Error("disk full");
+    throw new Error("a fault");
   };
-  expect(world.ask(alice, "message bob 0")).toEqual(["err internal"]);
+  world.say(alice, "message bob 0", "message bob too");
+  expect(alice.read()).toEqual(["err internal"]);
+  expect(alice.gone).toBe(true);
+  expect(world.faults).toHaveLength(1);
   world.store.keep = keep;
-  expect(world.ask(alice, "message bob 1")).toEqual(["ok stored"]);
+  expect(world.ask(world.login("alice"), "message bob 1").at(-1)).toBe("ok stored");
   expect(texts(world.login("bob").read())).toEqual(["alice 1"]);
 });
 

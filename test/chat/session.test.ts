@@ -1,5 +1,5 @@
 import { describe, expect, test } from "bun:test";
-import { UNCONFIRMED_BYTES_MAX } from "../../src/limits.ts";
+import { LIMITS_DEFAULT } from "../../src/limits.ts";
 import { SILENCE_MS, type TestPeer, UNIX_MS, World } from "../support/chat.ts";
 import { Random, seedFor } from "../support/random.ts";
 
@@ -263,7 +263,7 @@ describe("silence", () => {
 describe("a session that does not read", () => {
   const TEXT = "x".repeat(1000);
   const LINE_BYTES = `message alice 0000 ${TEXT}\n`.length;
-  const MOST = Math.floor(UNCONFIRMED_BYTES_MAX / LINE_BYTES);
+  const MOST = Math.floor(LIMITS_DEFAULT.unconfirmedBytesMax / LINE_BYTES);
 
   function say(world: World, peer: TestPeer, verb: string, count: number, from = 0): void {
     for (let i = from; i < from + count; i++) world.say(peer, `${verb} ${String(i).padStart(4, "0")} ${TEXT}`);
@@ -384,16 +384,16 @@ test("a shutdown says goodbye to everybody and shows nobody as leaving; what was
 });
 
 test("when all streams together hold too much, those that hold most end as slow, and lose no message", () => {
-  const world = new World(["alice", "bob", "carol", "dave"]);
+  const world = new World(["alice", "bob", "carol", "dave"], { limits: { streamsBytesMax: 300_000 } });
   const [alice, bob, carol, dave] = world.online("alice", "bob", "carol", "dave") as TestPeer[];
   for (const peer of [bob!, carol!]) peer.room = 0;
   const text = "x".repeat(4000);
   for (let i = 0; i < 100; i++) world.say(alice!, `message bob ${i} ${text}`);
   for (let i = 0; i < 20; i++) world.say(alice!, `message carol ${i} ${text}`);
-  world.chat.sweep(299_999, 300_000);
+  world.chat.sweep(299_999);
   world.announce();
   expect(dave!.read()).toEqual([]);
-  world.chat.sweep(300_001, 300_000);
+  world.chat.sweep(300_001);
   world.announce();
   expect(dave!.read()).toEqual(["left bob slow"]);
   expect(world.ask(carol!, "online")).toEqual([]);

@@ -1,5 +1,5 @@
 import { afterEach, beforeEach, describe, expect, spyOn, test } from "bun:test";
-import { KEEPING_UP_MS, UNCONFIRMED_BYTES_MAX } from "../../src/limits.ts";
+import { KEEPING_UP_MS, LIMITS_DEFAULT } from "../../src/limits.ts";
 import { Callback, Callbacks } from "../../src/server/callback.ts";
 import { type TestPeer, World } from "../support/chat.ts";
 import { PASSWORD, type WireClient, WireServer } from "../support/wire.ts";
@@ -306,7 +306,7 @@ describe("calls on sockets moved by hand", () => {
   test("a client that is never reached ends as slow when too much waits for it", () => {
     const [bob] = world.online("bob") as [TestPeer];
     const text = "x".repeat(4000);
-    for (let bytes = 0; bytes <= UNCONFIRMED_BYTES_MAX; bytes += 4000) world.say(bob, `broadcast ${text}`);
+    for (let bytes = 0; bytes <= LIMITS_DEFAULT.unconfirmedBytesMax; bytes += 4000) world.say(bob, `broadcast ${text}`);
     world.pass(KEEPING_UP_MS + 1000);
     expect(bob.read().at(-1)).toBe("left alice slow");
   });

@@ -1,4 +1,5 @@
 import { describe, expect, test } from "bun:test";
+import { LIMITS_DEFAULT } from "../../src/limits.ts";
 import { USAGE, UsageError, parseConfig } from "../../src/server/config.ts";
 
 /** What the operator is told. */
@@ -18,11 +19,12 @@ test("without options everything is as the contract says", () => {
     port: 6001,
     credentials: "credentials.txt",
     data: "data",
-    lineBytesMax: 4096,
-    blockMs: 60_000,
-    silenceMs: 35_000,
     durability: "process",
-    rateLimit: 0,
+    silenceMs: 35_000,
+    blockMs: 60_000,
+    lockoutScope: "address",
+    limits: LIMITS_DEFAULT,
+    proxyFrom: null,
     salvage: false,
   });
 });
@@ -37,22 +39,65 @@ test("every option is taken, with a space or an equals sign", () => {
     ["--block-time", "1.5"],
     ["--heartbeat-interval", "0.3"],
     ["--durability", "power"],
+    ["--lockout-scope", "user"],
+    ["--connections", "1"],
+    ["--connections-per-address", "2"],
+    ["--connection-rate", "3"],
+    ["--login-time", "4.5"],
+    ["--login-failures", "5"],
     ["--rate-limit", "12.5"],
+    ["--bad-lines", "6"],
+    ["--outbox-size", "700000"],
+    ["--outboxes-size", "800000"],
+    ["--mailbox-messages", "9"],
+    ["--mailbox-size", "1000"],
+    ["--mailbox-share", "11"],
+    ["--consents", "12"],
+    ["--callbacks", "13"],
   ];
   const expected = {
     host: "::1",
     port: 0,
     credentials: "users.txt",
     data: "/tmp/somewhere",
-    lineBytesMax: 8192,
-    blockMs: 1500,
-    silenceMs: 300,
     durability: "power" as const,
-    rateLimit: 12.5,
+    silenceMs: 300,
+    blockMs: 1500,
+    lockoutScope: "user" as const,
+    limits: {
+      connectionsMax: 1,
+      connectionsPerAddressMax: 2,
+      connectionsPerSecondMax: 3,
+      loginMs: 4500,
+      failedLoginsPerMinuteMax: 5,
+      limitsLoopback: true,
+      requestsPerSecondMax: 12.5,
+      badLinesMax: 6,
+      lineBytesMax: 8192,
+      unconfirmedBytesMax: 700_000,
+      streamsBytesMax: 800_000,
+      mailboxMessagesMax: 9,
+      mailboxBytesMax: 1000,
+      mailboxSharePercent: 11,
+      consentsMax: 12,
+      callbacksMax: 13,
+    },
+    proxyFrom: null,
     salvage: true,
   };
-  expect(parseConfig([...given.flat(), "--salvage"])).toEqual(expected);
-  expect(parseConfig(["--salvage", ...given.map((pair) => pair.join("="))])).toEqual(expected);
+  expect(parseConfig([...given.flat(), "--salvage", "--limit-loopback"])).toEqual(expected);
+  const joined = given.map((pair) => pair.join("="));
+  expect(parseConfig(["--limit-loopback", "--salvage", ...joined])).toEqual(expected);
+});
+
+test("proxies are addresses with commas between them, each with as many bits as count", () => {
+  const { proxyFrom } = parseConfig(["--proxy-from", "10.0.0.0/8,192.0.2.7,2001:db8::/32"])!;
+  const is = (address: string): boolean => proxyFrom!.check(address, address.includes(":") ? "ipv6" : "ipv4");
+  for (const address of ["10.255.0.1", "192.0.2.7", "2001:db8:1::1"]) expect(is(address)).toBe(true);
+  for (const address of ["11.0.0.1", "192.0.2.8", "2001:db9::1", "127.0.0.1"]) expect(is(address)).toBe(false);
+  for (const text of ["", "10.0.0.0/33", "10.0.0/8", "::1/129", "10.0.0.1,", "host", "10.0.0.1 ", "10.0.0.1/-1"]) {
+    expect(complaint("--proxy-from", text)).toContain("--proxy-from takes addresses");
+  }
 });
 
 test("help is asked for by --help and -h, and names every option with what holds without it", () => {
@@ -68,7 +113,23 @@ test("help is asked for by --help and -h, and names every option with what holds
     /--heartbeat-interval .*35/,
     /--durability .*process/,
     /--salvage/,
-    /--rate-limit .*0/,
+    /--lockout-scope .*address/,
+    /--proxy-from .*none/,
+    /--connections .*\(0\)/,
+    /--connections-per-address .*\(100\)/,
+    /--connection-rate .*\(20\)/,
+    /--login-time .*\(120\)/,
+    /--login-failures .*\(30\)/,
+    /--rate-limit .*\(5000\)/,
+    /--bad-lines .*\(1000\)/,
+    /--outbox-size .*\(1048576\)/,
+    /--outboxes-size .*\(268435456\)/,
+    /--mailbox-messages .*\(100000\)/,
+    /--mailbox-size .*\(67108864\)/,
+    /--mailbox-share .*\(25\)/,
+    /--consents .*\(256\)/,
+    /--callbacks .*\(1000\)/,
+    /--limit-loopback/,
     /--help/,
   ]) {
     expect(USAGE).toMatch(option);
@@ -94,6 +155,11 @@ describe("a number that cannot be is refused, and its option is named", () => {
     ...["0", "-1", "x", "1,5", "", "99999999"].map((n) => ["block-time", n]),
     ...["0", "-1", "x", "1,5", "", "99999999"].map((n) => ["heartbeat-interval", n]),
     ...["-1", "x", "", "Infinity"].map((n) => ["rate-limit", n]),
+    ...["-1", "1.5", "1000001"].map((n) => ["connections-per-address", n]),
+    ...["0", "-1", "x"].map((n) => ["login-time", n]),
+    ...["0", "101", "x"].map((n) => ["mailbox-share", n]),
+    ...["524287", "1073741825", "1 GB"].map((n) => ["outbox-size", n]),
+    ...["0", "x"].map((n) => ["callbacks", n]),
   ] as [string, string][])("--%s=%s", (name, value) => {
     expect(complaint(`--${name}=${value}`)).toContain(`--${name}`);
   });

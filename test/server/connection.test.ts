@@ -1,15 +1,12 @@
 import { expect, test } from "bun:test";
-import type { Socket } from "bun";
-import { Connection, Connections } from "../../src/server/connection.ts";
+import { type Accepted, type AcceptedSocket, Connection, Connections } from "../../src/server/connection.ts";
 import { World } from "../support/chat.ts";
-
-type Accepted = Socket<Connection | null>;
 
 /** Two ends of a connection over the loopback: the accepted one, and what the other one has heard, which can wait. */
 async function ends(drained: () => void) {
   const heard = { text: "", until: (_end: string): Promise<void> => Promise.resolve() };
-  const accepted = Promise.withResolvers<Accepted>();
-  const listener = Bun.listen<Connection | null>({
+  const accepted = Promise.withResolvers<AcceptedSocket>();
+  const listener = Bun.listen<Accepted | null>({
     hostname: "127.0.0.1",
     port: 0,
     data: null,
@@ -42,7 +39,7 @@ test("what goes to everybody does not overtake the reply to a login that the ker
   far.pause();
   const filler = Buffer.alloc(64 << 10, "x");
   while (near.write(filler) === filler.length);
-  const it = new Connection(new Connections(world.chat, 4096, 0), near);
+  const it = new Connection(new Connections(world.chat), near, "127.0.0.1");
   world.begin();
   it.data(Buffer.from("login bob secret\n"));
   world.endTurns();
@@ -65,7 +62,7 @@ test("what goes to everybody does not overtake the reply to a login that the ker
 test("a connection that is closed writes nothing where its descriptor may be somebody else's", async () => {
   const world = new World(["bob"]);
   const { near, heard, stop } = await ends(() => {});
-  const it = new Connection(new Connections(world.chat, 4096, 0), near);
+  const it = new Connection(new Connections(world.chat), near, "127.0.0.1");
   world.begin();
   it.data(Buffer.from("login bob secret\n"));
   world.endTurns();

@@ -102,8 +102,8 @@ describe("a mailbox", () => {
     const store = open();
     store.settle("bob", [message(1, "a"), message(2, "bb"), message(5, "ccc")], null);
     store.settle("carol", [message(3)], null);
-    expect(store.drop("bob", 2)).toEqual({ messages: 2, bytes: 3 });
-    expect(store.drop("bob", 4)).toEqual({ messages: 0, bytes: 0 });
+    expect(store.drop("bob", 2)).toEqual([{ from: "alice", messages: 2, bytes: 3 }]);
+    expect(store.drop("bob", 4)).toEqual([]);
     expect(texts(store.read("bob", 0, 1e6))).toEqual(["ccc"]);
     expect(texts(store.read("carol", 0, 1e6))).toEqual(["text 3"]);
   });
@@ -115,14 +115,15 @@ describe("a mailbox", () => {
     expect(texts(store.read("bob", 0, 1e6))).toEqual(["text 3"]);
   });
 
-  test("is counted by user", () => {
+  test("is counted by user and sender", () => {
     const store = open();
     expect(store.waiting()).toEqual([]);
-    store.settle("bob", [message(1, "a"), message(9, "bb")], null);
+    store.settle("bob", [message(1, "a"), message(9, "bb"), { ...message(10, "dddd"), from: "dave" }], null);
     store.settle("carol", [message(4, "ccc")], null);
     expect(store.waiting().toSorted((a, b) => a.user.localeCompare(b.user))).toEqual([
-      { user: "bob", messages: 2, bytes: 3 },
-      { user: "carol", messages: 1, bytes: 3 },
+      { user: "bob", from: "alice", messages: 2, bytes: 3 },
+      { user: "bob", from: "dave", messages: 1, bytes: 4 },
+      { user: "carol", from: "alice", messages: 1, bytes: 3 },
     ]);
   });
 
@@ -271,7 +272,7 @@ describe("a commit that the disk refuses", () => {
     expect(texts(store.read("bob", 0, 1e6))).toEqual(["text 1", "text 2"]);
     store.retry();
     store.save();
-    expect(store.drop("bob", 1)).toEqual({ messages: 1, bytes: 6 });
+    expect(store.drop("bob", 1)).toEqual([{ from: "alice", messages: 1, bytes: 6 }]);
     disk.refuses = false;
     store.retry();
     store.save();

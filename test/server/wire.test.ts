@@ -2,8 +2,7 @@ import { afterEach, describe, expect, test } from "bun:test";
 import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import type { Config } from "../../src/server/config.ts";
-import { PASSWORD, type WireClient, WireServer } from "../support/wire.ts";
+import { PASSWORD, type WireClient, WireServer, type Overrides } from "../support/wire.ts";
 import { Random, seedFor } from "../support/random.ts";
 
 const LOGIN = `login alice ${PASSWORD}`;
@@ -11,7 +10,7 @@ const LOGGED_IN = "ok <token> 35";
 const running: WireServer[] = [];
 const folders: string[] = [];
 
-function start(overrides?: Partial<Config>, names?: readonly string[]): WireServer {
+function start(overrides?: Overrides, names?: readonly string[]): WireServer {
   const server = new WireServer(overrides, names);
   running.push(server);
   return server;
@@ -243,7 +242,7 @@ describe("a line", () => {
   });
 
   test("may have exactly as many bytes as the buffer size, its end included", async () => {
-    const server = start({ lineBytesMax: 64 });
+    const server = start({ limits: { lineBytesMax: 64 } });
     const [alice, bob] = (await server.online("alice", "bob")) as [WireClient, WireClient];
     const longest = `message bob ${"x".repeat(51)}`;
     await alice.asks(longest, "ok sent");
@@ -360,7 +359,7 @@ describe("pipelined requests", () => {
   });
 
   test("behind a FIN with a large answer all come, though the client reads late", async () => {
-    const server = start();
+    const server = start({ limits: { requestsPerSecondMax: 0 } });
     const alice = await server.connect();
     alice.pause();
     alice.say(LOGIN, ...Array.from({ length: 20_000 }, () => `message nobody ${"x".repeat(20)}`));
@@ -372,7 +371,7 @@ describe("pipelined requests", () => {
 
   test("100,000 of them, while nobody reads the replies, take little memory and are answered in order", async () => {
     const names = Array.from({ length: 40 }, (_, i) => `${"x".repeat(30)}${i + 10}`);
-    const server = start({}, ["alice", ...names]);
+    const server = start({ limits: { requestsPerSecondMax: 0 } }, ["alice", ...names]);
     for (const name of names) await server.login(name);
     const alice = await server.login("alice");
     const other = await server.connect();
@@ -555,7 +554,7 @@ test("a connection that ends without a word is closed", async () => {
 });
 
 test("above the rate limit requests are read later: none is refused, lost or out of order", async () => {
-  const server = start({ rateLimit: 20 });
+  const server = start({ limits: { requestsPerSecondMax: 20 } });
   const bob = await server.login("bob");
   const alice = await server.login("alice");
   const messages = Array.from({ length: 30 }, (_, i) => `message alice ${i}`);

@@ -1,18 +1,17 @@
-import type { Socket } from "bun";
 import { Chat } from "../../src/chat/chat.ts";
 import type { Peer, Session } from "../../src/chat/session.ts";
 import {
   BROADCAST_LOG_BYTES_MAX,
   JOURNAL_SEGMENTS_KEPT,
-  KEEPING_UP_BYTES_MAX,
+  KEEPING_UP_BOUNDS,
   KEEPING_UP_MS,
+  LIMITS_DEFAULT,
   PRESENCE_DELAY_MS,
   STORE_RETRY_MS,
-  UNCONFIRMED_BYTES_MAX,
 } from "../../src/limits.ts";
 import { LoopTurn } from "../../src/protocol/turn.ts";
 import { Callback, Callbacks } from "../../src/server/callback.ts";
-import { Connection, Connections } from "../../src/server/connection.ts";
+import { type AcceptedSocket, Connection, Connections } from "../../src/server/connection.ts";
 import { segmentsOf } from "../../src/server/journal.ts";
 import { Store } from "../../src/server/store.ts";
 import { TICK_MS, TimerWheel } from "../../src/timer-wheel.ts";
@@ -95,19 +94,19 @@ export class Host {
       newCaller: (session, address, port, secret) => new Callback(this.#callbacks, session, address, port, secret),
       silenceMs,
       blockMs: 60_000,
+      lockoutScope: "address",
+      limits: { ...LIMITS_DEFAULT, lineBytesMax, requestsPerSecondMax: 0, failedLoginsPerMinuteMax: 0 },
       report: (error) => this.#fault(error),
     }));
     for (const name of names) chat.accounts.add(name, PASSWORD);
     for (const { user, other } of this.store.blocks()) {
       chat.accounts.named(user)!.block(chat.accounts.named(other)!);
     }
-    for (const { user, messages, bytes } of this.store.waiting()) {
-      const account = chat.accounts.named(user)!;
-      account.waiting = messages;
-      account.waitingBytes = bytes;
+    for (const { user, from, messages, bytes } of this.store.waiting()) {
+      chat.accounts.named(user)!.waits(from, messages, bytes);
     }
     this.#callbacks = new Callbacks(chat, () => {});
-    this.#connections = new Connections(chat, lineBytesMax, 0);
+    this.#connections = new Connections(chat);
     this.#watch(chat);
     return records;
   }
@@ -182,7 +181,7 @@ export class Host {
     if (reason === "disconnected" && session.kind !== "plain") {
       throw new Violation(`${session.account.name}'s ${session.kind} session ended with a connection`);
     }
-    if (reason === "slow" && session.outbox.unconfirmed <= UNCONFIRMED_BYTES_MAX) {
+    if (reason === "slow" && session.outbox.unconfirmed <= LIMITS_DEFAULT.unconfirmedBytesMax) {
       throw new Violation(`${session.account.name} was called slow with ${session.outbox.unconfirmed} bytes`);
     }
   }
@@ -202,7 +201,7 @@ export class Host {
 
   /** A connection reaches the listener. */
   accept(link: Link): void {
-    const connection = new Connection(this.#connections, link as unknown as Socket<Connection | null>);
+    const connection = new Connection(this.#connections, link as unknown as AcceptedSocket, link.remoteAddress);
     this.#links.set(connection, link);
     link.server = {
       data: (chunk) => {
@@ -321,7 +320,8 @@ export class Host {
       // While the disk takes nothing, nothing leaves, and nobody can be slow.
       if (
         this.store.trouble === null &&
-        outbox.unconfirmed > (overdue ? UNCONFIRMED_BYTES_MAX : KEEPING_UP_BYTES_MAX)
+        outbox.unconfirmed >
+          (overdue ? LIMITS_DEFAULT.unconfirmedBytesMax : KEEPING_UP_BOUNDS * LIMITS_DEFAULT.unconfirmedBytesMax)
       ) {
         throw new Violation(`${account.name}'s stream holds ${outbox.unconfirmed} bytes`);
       }
@@ -334,13 +334,20 @@ export class Host {
   }
 
   #checkMailboxes(): void {
-    const waiting = new Map(this.store.waiting().map((each) => [each.user, each]));
-    for (const { name, waiting: messages, waitingBytes: bytes } of this.chat.accounts.all) {
-      const stored = waiting.get(name) ?? { messages: 0, bytes: 0 };
-      if (stored.messages === messages && stored.bytes === bytes) continue;
-      throw new Violation(
-        `${name}: ${messages} messages (${bytes}) counted, ${stored.messages} (${stored.bytes}) kept`,
-      );
+    const kept = Map.groupBy(this.store.waiting(), ({ user }) => user);
+    for (const account of this.chat.accounts.all) {
+      let { waiting, waitingBytes } = account;
+      for (const { from, messages, bytes } of kept.get(account.name) ?? []) {
+        const counted = account.waitingFrom(from);
+        if (counted.messages !== messages || counted.bytes !== bytes) {
+          throw new Violation(`${account.name}: ${counted.messages} messages of ${from} counted, ${messages} kept`);
+        }
+        waiting -= messages;
+        waitingBytes -= bytes;
+      }
+      if (waiting !== 0 || waitingBytes !== 0) {
+        throw new Violation(`${account.name}: ${waiting} more messages (${waitingBytes}) counted than kept`);
+      }
     }
   }
 

@@ -1,11 +1,11 @@
 import { Chat, type Verify } from "../../src/chat/chat.ts";
 import { receive } from "../../src/chat/commands.ts";
+import type { LockoutScope } from "../../src/chat/lockouts.ts";
 import type { Account, Caller, Peer, Session } from "../../src/chat/session.ts";
-import { LINE_BYTES_DEFAULT, PRESENCE_DELAY_MS } from "../../src/limits.ts";
+import { LIMITS_DEFAULT, type Limits, PRESENCE_DELAY_MS } from "../../src/limits.ts";
 import { LineReader } from "../../src/protocol/line-reader.ts";
 import { Outbox } from "../../src/protocol/outbox.ts";
 import type { Sink } from "../../src/protocol/turn.ts";
-import { refuse } from "../../src/protocol/reply.ts";
 import { LoopTurn } from "../../src/protocol/turn.ts";
 import { openDatabase } from "../../src/server/database.ts";
 import { Store } from "../../src/server/store.ts";
@@ -20,6 +20,8 @@ export const UNIX_MS = 1_700_000_000_000;
 interface Choices {
   silenceMs?: number;
   blockMs?: number;
+  lockoutScope?: LockoutScope;
+  limits?: Partial<Limits>;
   /** The monotonic clock at the start; not at a tick's border unless it happens to be. */
   clockMs?: number;
 }
@@ -52,7 +54,8 @@ export class World {
   #tokens = 0;
 
   /** Every user of these names exists; their password is PASSWORD. */
-  constructor(names: readonly string[], { silenceMs = SILENCE_MS, blockMs = BLOCK_MS, clockMs = 1000 }: Choices = {}) {
+  constructor(names: readonly string[], choices: Choices = {}) {
+    const { clockMs = 1000 } = choices;
     this.clockMs = this.#startMs = clockMs;
     this.chat = new Chat({
       wheel: new TimerWheel(clockMs),
@@ -61,8 +64,10 @@ export class World {
       verify: (account, password) => this.verify(account, password),
       newToken: () => `token${String(++this.#tokens).padStart(20, "0")}`,
       newCaller: (session) => this.newCaller(session),
-      silenceMs,
-      blockMs,
+      silenceMs: choices.silenceMs ?? SILENCE_MS,
+      blockMs: choices.blockMs ?? BLOCK_MS,
+      lockoutScope: choices.lockoutScope ?? "address",
+      limits: { ...LIMITS_DEFAULT, ...choices.limits },
       report: (error) => this.faults.push(error),
     });
     for (const name of names) this.chat.accounts.add(name, PASSWORD);
@@ -163,7 +168,7 @@ export class TestPeer implements Peer, Sink {
   /** Bytes that it will still take; a peer that stops reading has 0. */
   room = Number.POSITIVE_INFINITY;
   readonly #world: World;
-  readonly #reader = new LineReader(LINE_BYTES_DEFAULT);
+  readonly #reader = new LineReader(LIMITS_DEFAULT.lineBytesMax);
   readonly #own: Outbox;
   #taken = "";
 
@@ -196,6 +201,8 @@ export class TestPeer implements Peer, Sink {
     this.#lost();
   }
 
+  charge(): void {}
+
   pause(): void {
     this.paused = true;
   }
@@ -217,12 +224,7 @@ export class TestPeer implements Peer, Sink {
 
   #pull(): void {
     while (!this.closing && !this.gone && !this.paused && this.#reader.next()) {
-      try {
-        receive(this.#world.chat, this, this.#reader);
-      } catch (error) {
-        this.#world.chat.report(error);
-        refuse(this.replies, "internal");
-      }
+      receive(this.#world.chat, this, this.#reader);
     }
     if (this.session !== null) this.#world.chat.acted(this.session);
   }

@@ -1,6 +1,7 @@
 import type { Socket } from "bun";
 import { once } from "node:events";
 import pino from "pino";
+import type { Limits } from "../../src/limits.ts";
 import { type Config, parseConfig } from "../../src/server/config.ts";
 import { Server } from "../../src/server/server.ts";
 
@@ -161,6 +162,9 @@ function expectNone(lines: readonly string[]): void {
   if (lines.length > 0) throw new Error(`lines that nobody expected: ${lines.slice(0, 5).map(show).join(", ")}`);
 }
 
+/** What is other than by default. */
+export type Overrides = Partial<Omit<Config, "limits">> & { limits?: Partial<Limits> };
+
 /** A real server in this process on a free port, which keeps nothing unless told to, with all its clients. */
 export class WireServer {
   readonly port: number;
@@ -170,8 +174,10 @@ export class WireServer {
   readonly #clients: WireClient[] = [];
   #stopped = false;
 
-  constructor(overrides: Partial<Config> = {}, names: readonly string[] = NAMES) {
-    const config = { ...parseConfig([])!, host: "127.0.0.1", port: 0, data: ":memory:", ...overrides };
+  constructor(overrides: Overrides = {}, names: readonly string[] = NAMES) {
+    const defaults = parseConfig([])!;
+    const limits = { ...defaults.limits, ...overrides.limits };
+    const config = { ...defaults, host: "127.0.0.1", port: 0, data: ":memory:", ...overrides, limits };
     const users = names.map((name) => ({ name, password: PASSWORD }));
     const log = pino({ level: "error" }, { write: (line) => void this.faults.push(line) });
     this.#server = new Server(config, { users, sample: false }, log);
