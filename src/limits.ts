@@ -132,7 +132,7 @@ export const GREETINGS_MAX = 32;
 /** What a proxy gets to say whom it speaks for, in time and in bytes. */
 export const PROXY_HEADER_MS = 5_000;
 export const PROXY_HEADER_BYTES_MAX = 2048;
-/** Source addresses without a connection are remembered until all that they may do is allowed again; so many of them. */
+/** So long, and so many, source addresses without a connection are remembered: by then they may do everything again. */
 export const ADDRESSES_IDLE_MS = 60_000;
 export const ADDRESSES_IDLE_MAX = 65_536;
 

@@ -67,7 +67,8 @@ export class Addresses {
     if (perMinute === 0 || this.#isExempt(address)) return 0;
     const { failures } = this.#standing(source(address));
     failures.earn(perMinute / 60, perMinute, this.#wheel.nowMs);
-    return failures.tokens >= 1 ? 0 : Math.ceil(((1 - failures.tokens) * 60) / perMinute);
+    // Whole milliseconds, or 10 seconds could come out a little longer and be told as 11.
+    return Math.max(0, Math.ceil(Math.round(((1 - failures.tokens) * 60_000) / perMinute) / 1000));
   }
 
   /** A login from there has failed. */

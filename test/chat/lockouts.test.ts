@@ -1,6 +1,6 @@
 import { describe, expect, test } from "bun:test";
 import type { Account } from "../../src/chat/session.ts";
-import { source } from "../../src/chat/addresses.ts";
+import { LOCKOUTS_MAX } from "../../src/limits.ts";
 import { BLOCK_MS, PASSWORD, type TestPeer, World } from "../support/chat.ts";
 
 const HERE = "192.0.2.1";
@@ -93,29 +93,6 @@ test("all addresses of an IPv6 /64 are one address, those of another /64 are not
   expect(answer(world, "alice", "c", "2001:db8:1:2:3:4:5:6")).toBe("err locked_out 60");
   expect(answer(world, "alice", PASSWORD, "2001:db8:1:2::77")).toBe("err locked_out 60");
   expect(answer(world, "alice", "a", "2001:db8:1:3::1")).toBe("err wrong_password 2");
-});
-
-describe("the address that counts", () => {
-  test.each([
-    ["192.0.2.1", "192.0.2.1"],
-    ["::ffff:192.0.2.1", "192.0.2.1"],
-    ["2001:db8:1:2::9", "2001:db8:1:2:7:7:7:7"],
-    ["2001:db8::1", "2001:0db8:0000:0000:1:2:3:4"],
-    ["2001:db8::1:2:3:4:5", "2001:db8:0:1::"],
-    ["::1", "0:0:0:0::2"],
-    ["fe80::1%eth0", "fe80::2"],
-  ])("of %s is that of %s", (one, other) => {
-    expect(source(one)).toBe(source(other));
-  });
-
-  test.each([
-    ["192.0.2.1", "192.0.2.10"],
-    ["2001:db8:1:2::1", "2001:db8:1:3::1"],
-    ["2001:db8:1::1", "2001:db8:1:1::1"],
-    ["::1", "::1:0:0:0:0"],
-  ])("of %s is not that of %s", (one, other) => {
-    expect(source(one)).not.toBe(source(other));
-  });
 });
 
 test("a lockout lasts its whole time, and is over at most two ticks after it", () => {
@@ -367,4 +344,83 @@ test("the block time without a wrong password counts to the millisecond, not to 
   for (let i = 0; i < 2; i++) world.say(stranger, "login alice wrong");
   world.pass(BLOCK_MS);
   expect(world.ask(stranger, "login alice wrong").at(-1)).toBe("err wrong_password 2");
+});
+
+describe("with the user as the scope", () => {
+  test("wrong passwords count from everywhere, and lock out everywhere", () => {
+    const world = new World(["alice", "bob"], { lockoutScope: "user" });
+    expect(answer(world, "alice", "a", "192.0.2.1")).toBe("err wrong_password 2");
+    expect(answer(world, "alice", "b", "192.0.2.2")).toBe("err wrong_password 1");
+    expect(answer(world, "alice", "c", "2001:db8::1")).toBe("err locked_out 60");
+    expect(answer(world, "alice", PASSWORD, "192.0.2.9")).toBe("err locked_out 60");
+    expect(answer(world, "bob", PASSWORD)).toMatch(/^ok /);
+  });
+});
+
+describe("what an earlier run knew", () => {
+  const restore = (world: World, count: number, leftMs: number, source = HERE): boolean =>
+    world.chat.lockouts.restore({ user: "alice", source, count }, leftMs);
+
+  test("goes on to count, and a lockout lasts for what was left of it", () => {
+    const world = new World(["alice", "bob"]);
+    restore(world, 3, 20_000);
+    restore(world, 2, 20_000, ELSEWHERE);
+    expect(answer(world, "alice", PASSWORD)).toBe("err locked_out 20");
+    expect(answer(world, "alice", "a", ELSEWHERE)).toBe("err locked_out 60");
+    expect(answer(world, "bob", PASSWORD)).toMatch(/^ok /);
+    world.pass(20_100);
+    expect(answer(world, "alice", PASSWORD)).toMatch(/^ok /);
+  });
+
+  test("locks nobody out for longer than the block time, though the wall clock stepped back", () => {
+    const world = new World(["alice"]);
+    restore(world, 3, 10 * BLOCK_MS);
+    expect(answer(world, "alice", PASSWORD)).toBe("err locked_out 60");
+  });
+
+  test("does not count when it is over, or of the other scope", () => {
+    const world = new World(["alice"]);
+    expect([restore(world, 3, 0), restore(world, 3, 20_000, ""), restore(world, 3, 20_000)]).toEqual([
+      false,
+      false,
+      true,
+    ]);
+    expect(answer(world, "alice", PASSWORD, ELSEWHERE)).toMatch(/^ok /);
+    const byUser = new World(["alice"], { lockoutScope: "user" });
+    expect([restore(byUser, 3, 20_000), restore(byUser, 3, 20_000, "")]).toEqual([false, true]);
+  });
+});
+
+test("the store hears of every wrong password, and when they are forgotten", () => {
+  const world = new World(["alice"]);
+  const known = (): [number, number][] =>
+    world.store.lockouts().map(({ count, untilUnixMs }) => [count, untilUnixMs - world.chat.unixMs]);
+  answer(world, "alice", "a");
+  expect(known()).toEqual([[1, BLOCK_MS]]);
+  world.pass(1000);
+  answer(world, "alice", "b");
+  expect(known()).toEqual([[2, BLOCK_MS]]);
+  answer(world, "alice", PASSWORD);
+  expect(known()).toEqual([]);
+  lockOut(world, ELSEWHERE);
+  expect(known()).toEqual([[3, BLOCK_MS]]);
+  world.pass(BLOCK_MS + 200);
+  expect(known()).toEqual([]);
+});
+
+test("whoever guesses from very many addresses fills no memory: those are forgotten that would be first", () => {
+  const world = new World(["alice"], { limits: { failedLoginsPerMinuteMax: 0 } });
+  const judge = (address: string): void => {
+    world.chat.lockouts.enter(world.account("alice"), address, (record) => {
+      world.chat.lockouts.wrong(record);
+      world.chat.lockouts.leave(record);
+    });
+  };
+  lockOut(world, ELSEWHERE);
+  world.pass(100);
+  for (let i = 0; i < LOCKOUTS_MAX - 1; i++) judge(`10.${i >> 16}.${(i >> 8) & 255}.${i & 255}`);
+  expect(answer(world, "alice", PASSWORD, ELSEWHERE)).toBe("err locked_out 60");
+  judge("192.0.2.77");
+  expect(answer(world, "alice", PASSWORD, ELSEWHERE)).toMatch(/^ok /);
+  expect(world.store.lockouts()).toHaveLength(LOCKOUTS_MAX);
 });

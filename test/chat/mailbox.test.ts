@@ -194,6 +194,36 @@ test("a mailbox that is full by number or by bytes refuses, and takes again when
   }
 });
 
+test("one sender fills their share of a mailbox, by number or by bytes, and leaves the rest to others", () => {
+  for (const [limits, text] of [
+    [{ mailboxMessagesMax: 8, mailboxSharePercent: 25 }, "x"],
+    [{ mailboxBytesMax: 8000, mailboxSharePercent: 25 }, "x".repeat(1000)],
+  ] as const) {
+    const world = new World(["alice", "bob", "carol"], { limits });
+    const [alice, carol] = world.online("alice", "carol") as [TestPeer, TestPeer];
+    world.say(alice, ...Array.from({ length: 4 }, () => `message bob ${text}`));
+    expect(alice.read()).toEqual(["ok stored", "ok stored", "err mailbox_full", "err mailbox_full"]);
+    expect(world.ask(alice, "message alice hi")).toEqual(["message alice hi", "ok sent"]);
+    world.say(carol, ...Array.from({ length: 3 }, () => `message bob ${text}`));
+    expect(carol.read()).toEqual(["ok stored", "ok stored", "err mailbox_full"]);
+    const bob = world.login("bob");
+    expect(texts(bob.read())).toEqual([..."aacc"].map((who) => `${who === "a" ? "alice" : "carol"} ${text}`));
+    bob.hangUp();
+    expect(world.ask(alice, `message bob ${text}`).at(-1)).toBe("ok stored");
+  }
+});
+
+test("a share is counted again after what was not taken has gone back", () => {
+  const world = new World(["alice", "bob"], { limits: { mailboxMessagesMax: 12, mailboxSharePercent: 25 } });
+  const [alice, bob] = world.online("alice", "bob") as [TestPeer, TestPeer];
+  bob.room = 0;
+  world.say(alice, ...Array.from({ length: 5 }, (_, i) => `message bob ${i}`));
+  expect(alice.read()).toEqual(Array(5).fill("ok sent"));
+  bob.hangUp();
+  expect(world.ask(alice, "message bob 5").at(-1)).toBe("err mailbox_full");
+  expect(texts(world.login("bob").read())).toEqual(numbered(5));
+});
+
 test("a full mailbox takes back what was accepted before", () => {
   const world = new World(["alice", "bob"]);
   const [alice, bob] = world.online("alice", "bob") as [TestPeer, TestPeer];

@@ -74,6 +74,22 @@ function waiting(store: Store, user = "bob"): string[] {
 }
 
 describe("after a kill", () => {
+  test("wrong passwords still count, and those that were forgotten do not", () => {
+    const disk = new Disk();
+    const store = disk.start();
+    const wrong = (user: string, count: number, untilUnixMs: number): void =>
+      store.wrongPasswords({ user, source: "2001:db8:0:0", count }, untilUnixMs);
+    wrong("bob", 1, UNIX_MS + 1000);
+    wrong("alice", 2, UNIX_MS + 1500);
+    store.save();
+    wrong("bob", 3, UNIX_MS + 2000);
+    wrong("alice", 0, 0);
+    store.save();
+    const expected = [{ user: "bob", source: "2001:db8:0:0", count: 3, untilUnixMs: UNIX_MS + 2000 }];
+    expect(disk.start().lockouts()).toEqual(expected);
+    expect(disk.start().lockouts()).toEqual(expected);
+  });
+
   test("messages that nobody confirmed wait, with their times, in their order, of streams and mailboxes", () => {
     const disk = new Disk();
     const store = disk.start();

@@ -223,3 +223,15 @@ export class WireServer {
     for (const client of this.#clients) client.cut();
   }
 }
+
+/** The header of a proxy that speaks for this address, dotted IPv4 or eight groups, with `more` behind the addresses. */
+export function proxyHeader(address: string, more = Buffer.alloc(0)): Buffer {
+  const isIpv4 = address.includes(".");
+  const groups = address.split(isIpv4 ? "." : ":").map((group) => Number.parseInt(group, isIpv4 ? 10 : 16));
+  const from = Buffer.from(isIpv4 ? groups : groups.flatMap((group) => [group >> 8, group & 255]));
+  const body = Buffer.concat([from, Buffer.alloc(from.length), Buffer.from([4, 1, 23, 113]), more]);
+  const head = Buffer.from("\r\n\r\n\0\r\nQUIT\n\x21\x11\0\0", "latin1");
+  if (!isIpv4) head[13] = 0x21;
+  head.writeUInt16BE(body.length, 14);
+  return Buffer.concat([head, body]);
+}
