@@ -114,6 +114,7 @@ class Unnamed implements Accepted {
   }
 
   reject(why: string): void {
+    this.closed();
     this.#admission.count(this.#address, why);
     this.hangUp();
   }

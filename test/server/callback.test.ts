@@ -256,7 +256,11 @@ describe("calls on sockets moved by hand", () => {
     written = "";
     ended = false;
     room = Number.POSITIVE_INFINITY;
-    constructor(readonly handlers: { open(socket: Socket): void; data(socket: Socket, chunk: Buffer): void }) {}
+    constructor(
+      readonly handlers: Record<"open" | "close", (socket: Socket) => void> & {
+        data(socket: Socket, chunk: Buffer): void;
+      },
+    ) {}
     write(bytes: string | Buffer, offset = 0, length = bytes.length): number {
       const count = Math.min(length, this.room);
       this.room -= count;
@@ -309,6 +313,28 @@ describe("calls on sockets moved by hand", () => {
     for (let bytes = 0; bytes <= LIMITS_DEFAULT.unconfirmedBytesMax; bytes += 4000) world.say(bob, `broadcast ${text}`);
     world.pass(KEEPING_UP_MS + 1000);
     expect(bob.read().at(-1)).toBe("left alice slow");
+  });
+
+  test("at most so many are under way, and whoever waits is called when one is over, in their order", () => {
+    world.chat.limits.callbacksMax = 2;
+    const callbacks = new Callbacks(world.chat, () => {});
+    calls.length = 0;
+    for (const name of ["carol", "dave", "erin"]) {
+      world.newCaller = (session) => new Callback(callbacks, session, "192.0.2.1", 2000, name);
+      world.chat.accounts.add(name, "secret");
+      world.say(world.connect(), `login ${name} secret callback=2000`);
+    }
+    const [carol, dave] = [call(), call()];
+    expect([carol.written, dave.written]).toEqual(["callback carol 0 0\n", "callback dave 0 0\n"]);
+    world.pass(1000);
+    expect(calls).toHaveLength(0);
+    carol.handlers.close(carol);
+    expect(call().written).toMatch(/^callback erin /);
+    // Carol's second call is due, and waits for the end of another.
+    world.pass(1000);
+    expect(calls).toHaveLength(0);
+    dave.handlers.close(dave);
+    expect(call().written).toMatch(/^callback carol /);
   });
 
   test("a position that is confirmed by an as while a call begins takes no bytes out of what it announced", () => {

@@ -1,6 +1,7 @@
-import { expect, test } from "bun:test";
+import { describe, expect, test } from "bun:test";
 import { type Accepted, type AcceptedSocket, Connection, Connections } from "../../src/server/connection.ts";
-import { World } from "../support/chat.ts";
+import type { Limits } from "../../src/limits.ts";
+import { SILENCE_MS, World } from "../support/chat.ts";
 
 /** Two ends of a connection over the loopback: the accepted one, and what the other one has heard, which can wait. */
 async function ends(drained: () => void) {
@@ -74,4 +75,173 @@ test("a connection that is closed writes nothing where its descriptor may be som
   await heard.until("end");
   expect(heard.text).toMatch(/^ok \S+ 35\nfirstend$/);
   stop();
+});
+
+/** A connection on a socket that takes everything, under the clock of its world. */
+class Wire {
+  readonly world: World;
+  readonly connection: Connection;
+  reading = true;
+  shut = false;
+  #heard = "";
+
+  constructor(limits: Partial<Limits> = {}) {
+    this.world = new World(["alice", "bob"], { limits });
+    const write = (bytes: Buffer, start: number, count: number): number => {
+      this.#heard += bytes.toString("latin1", start, start + count);
+      return count;
+    };
+    const socket = {
+      write,
+      pause: () => void (this.reading = false),
+      resume: () => void (this.reading = true),
+      shutdown: () => void (this.shut = true),
+      end: () => {},
+    };
+    this.world.begin();
+    this.connection = new Connection(new Connections(this.world.chat), socket as never, "192.0.2.1");
+    this.world.endTurns();
+  }
+
+  /** Bytes come, and the turn ends. */
+  feed(bytes: string): void {
+    this.world.begin();
+    this.connection.data(Buffer.from(bytes, "latin1"));
+    this.world.endTurns();
+  }
+
+  /** Says lines; returns those that came since the last time. */
+  say(...lines: string[]): string[] {
+    this.feed(lines.map((line) => `${line}\n`).join(""));
+    return this.read();
+  }
+
+  read(): string[] {
+    const lines = this.#heard.split("\n");
+    this.#heard = lines.pop()!;
+    return lines;
+  }
+}
+
+describe("lines without end that are no requests", () => {
+  const BAD = ["nonsense", "", "message", "message bob hi", "x".repeat(5000)];
+
+  test("end a connection without a session as a flood, behind their answers", () => {
+    const wire = new Wire({ badLinesMax: 20 });
+    const heard = wire.say(...Array.from({ length: 30 }, (_, i) => BAD[i % BAD.length]!));
+    expect(heard.slice(0, 5)).toEqual([
+      "err unknown_command",
+      "err bad_request the line is empty",
+      "err not_logged_in",
+      "err not_logged_in",
+      "err line_too_long",
+    ]);
+    expect(heard).toHaveLength(21);
+    expect(heard.at(-1)).toBe("goodbye flood");
+    expect(wire.shut).toBe(true);
+  });
+
+  test("end a session, and the others hear why", () => {
+    const wire = new Wire({ badLinesMax: 20 });
+    wire.say("login alice secret");
+    const [bob] = wire.world.online("bob");
+    wire.read();
+    const heard = wire.say(...Array<string>(25).fill("nonsense"));
+    expect(heard).toEqual([...Array<string>(20).fill("err unknown_command"), "goodbye flood"]);
+    wire.world.announce();
+    expect(bob!.read()).toEqual(["left alice flood"]);
+    expect(wire.shut).toBe(true);
+  });
+
+  test("are only those in a row, and names and passwords that are wrong are none", () => {
+    const wire = new Wire({ badLinesMax: 20, failedLoginsPerMinuteMax: 0 });
+    const bad = Array<string>(19).fill("nonsense");
+    wire.say(...bad, "login nobody x", ...bad, "login nobody x");
+    wire.say(...Array<string>(50).fill("login nobody x"));
+    expect(wire.say("login alice secret").at(-1)).toMatch(/^ok /);
+    wire.say(...bad, "alive", ...bad, "message nobody hi", ...bad);
+    expect(wire.say("alive")).toEqual(["ok"]);
+  });
+
+  test("are read later above the rate, like anything else", () => {
+    const wire = new Wire({ badLinesMax: 0, requestsPerSecondMax: 10 });
+    expect(wire.say(...Array<string>(25).fill("nonsense"))).toHaveLength(10);
+    expect(wire.reading).toBe(false);
+    wire.world.pass(1000);
+    expect(wire.read().length).toBeWithin(8, 12);
+    expect(wire.reading).toBe(false);
+    wire.world.pass(1000);
+    expect(wire.read().length).toBeGreaterThan(3);
+    expect(wire.reading).toBe(true);
+  });
+});
+
+describe("a connection without a session", () => {
+  test("is closed when it had one for too long not, whatever it says; one with a session is not", () => {
+    for (const login of ["login nobody x", "login alice secret"]) {
+      const wire = new Wire({ loginMs: 100_000 });
+      wire.say(login);
+      for (let ms = 0; ms < 99_000; ms += 9_000) {
+        wire.say("online");
+        wire.world.pass(9_000);
+      }
+      expect(wire.shut).toBe(false);
+      wire.world.pass(1_200);
+      expect(wire.shut).toBe(login.startsWith("login nobody"));
+    }
+  });
+
+  test("is not closed while its password is judged, and then gets in", async () => {
+    const wire = new Wire({ loginMs: 1000 });
+    const verdict = Promise.withResolvers<boolean>();
+    wire.world.verify = () => verdict.promise;
+    wire.say("login alice secret");
+    wire.world.pass(60_000);
+    expect(wire.shut).toBe(false);
+    verdict.resolve(true);
+    await wire.world.later();
+    expect(wire.read()[0]).toMatch(/^ok /);
+  });
+
+  test("is closed for its silence also when it was read later before", () => {
+    const wire = new Wire({ requestsPerSecondMax: 10 });
+    expect(wire.say(...Array<string>(15).fill("online"))).toHaveLength(10);
+    wire.world.pass(1000);
+    expect(wire.read()).toHaveLength(5);
+    wire.world.pass(SILENCE_MS - 1500);
+    expect(wire.shut).toBe(false);
+    wire.world.pass(1500);
+    expect(wire.shut).toBe(true);
+  });
+});
+
+test("a line without end is read as slowly as requests of its length, and what follows it is answered", () => {
+  const wire = new Wire({ requestsPerSecondMax: 10, lineBytesMax: 100 });
+  wire.feed("x".repeat(3000));
+  wire.feed("x".repeat(100));
+  expect(wire.reading).toBe(false);
+  wire.world.pass(1900);
+  expect(wire.reading).toBe(false);
+  wire.world.pass(400);
+  expect(wire.reading).toBe(true);
+  wire.feed("\nnonsense\n");
+  wire.world.pass(1000);
+  expect(wire.read()).toEqual(["err line_too_long", "err unknown_command"]);
+});
+
+test("a broadcast counts as more requests the more users it goes to", () => {
+  const wire = new Wire({ requestsPerSecondMax: 10 });
+  const { world } = wire;
+  const crowd = Array.from({ length: 40 }, (_, i) => `u${i}`);
+  for (const name of crowd) world.chat.accounts.add(name, "secret");
+  wire.say("login alice secret");
+  world.online(...crowd);
+  world.pass(5000);
+  wire.read();
+  wire.say(...Array<string>(50).fill("broadcast hi"));
+  // Each counts as five, since four tens hear it: two a second.
+  world.pass(5000);
+  wire.read();
+  world.pass(5000);
+  expect(wire.read()).toEqual(Array<string>(10).fill("ok 40"));
 });

@@ -168,7 +168,8 @@ export type Overrides = Partial<Omit<Config, "limits">> & { limits?: Partial<Lim
 /** A real server in this process on a free port, which keeps nothing unless told to, with all its clients. */
 export class WireServer {
   readonly port: number;
-  /** What it logged as errors; `stop` throws when there is any. */
+  /** What it logged, and what of it as errors; `stop` throws when there is any. */
+  readonly logged: string[] = [];
   readonly faults: string[] = [];
   readonly #server: Server;
   readonly #clients: WireClient[] = [];
@@ -179,7 +180,11 @@ export class WireServer {
     const limits = { ...defaults.limits, ...overrides.limits };
     const config = { ...defaults, host: "127.0.0.1", port: 0, data: ":memory:", ...overrides, limits };
     const users = names.map((name) => ({ name, password: PASSWORD }));
-    const log = pino({ level: "error" }, { write: (line) => void this.faults.push(line) });
+    const write = (line: string): void => {
+      this.logged.push(line);
+      if (JSON.parse(line).level >= pino.levels.values.error!) this.faults.push(line);
+    };
+    const log = pino({ level: "trace" }, { write });
     this.#server = new Server(config, { users, sample: false }, log);
     this.port = Number(this.#server.listen().split(":").at(-1));
   }
