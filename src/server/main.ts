@@ -15,6 +15,9 @@ async function main(): Promise<void> {
   config.host = await resolve(config.host);
   const credentials = readCredentials(config.credentials);
   const log = await openLog();
+  const survive = (error: unknown): void => log.error(error, "a fault that nobody expected; the chat goes on");
+  process.on("uncaughtException", survive);
+  process.on("unhandledRejection", survive);
   const server = new Server(config, credentials, log);
   const address = server.listen();
   let stoppedMs = 0;

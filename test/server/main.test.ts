@@ -83,6 +83,27 @@ test("shows its options for --help, on stdout, and exits with 0", async () => {
   expect(server.stderr).toBe("");
 });
 
+test("outlives faults that nobody caught, in timers and promises, and logs each", async () => {
+  const faults = join(folder, "faults.ts");
+  writeFileSync(
+    faults,
+    `process.on("SIGUSR2", () => {
+      setTimeout(() => { throw new Error("a fault in a timer"); });
+      void Promise.reject(new Error("a fault in a promise"));
+    });`,
+  );
+  process.env.BUN_OPTIONS = `--preload ${faults}`;
+  const server = serve("--data", newFolder());
+  delete process.env.BUN_OPTIONS;
+  const alice = await login(await server.port(), "alice");
+  server.kill("SIGUSR2");
+  await server.logs(/a fault in a promise/);
+  await server.logs(/a fault in a timer/);
+  await alice.asks("alive", "ok");
+  server.kill("SIGTERM");
+  expect(await server.exits()).toBe(0);
+});
+
 describe("says why it cannot run in one line on stderr, and exits with", () => {
   async function fails(server: ServerProcess, code: number, ...words: string[]): Promise<void> {
     expect(await server.exits()).toBe(code);

@@ -342,6 +342,20 @@ describe("a data folder", () => {
     }
   });
 
+  test("of the version before lockouts outlived a restart is upgraded", () => {
+    const path = newPath();
+    const database = openDatabase(path, "process");
+    database.run("DROP TABLE lockouts");
+    database.run("INSERT INTO blocks VALUES ('alice', 'bob')");
+    database.run("PRAGMA user_version = 2");
+    database.close();
+    const { store } = openStore(path, "process", { salvage: false, unixMs: UNIX_MS, progress: () => {} });
+    expect(store.blocks()).toEqual([{ user: "alice", other: "bob" }]);
+    store.wrongPasswords({ user: "alice", source: "", count: 1 }, UNIX_MS);
+    expect(store.lockouts()).toHaveLength(1);
+    store.close();
+  });
+
   test("of the version before the journal is upgraded, and nothing in it is lost", () => {
     const path = newPath();
     const database = new Database(join(path, "heartline.sqlite"), { create: true });

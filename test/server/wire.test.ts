@@ -571,6 +571,25 @@ test("above the rate limit requests are read later: none is refused, lost or out
 });
 
 describe("a restart on the same folder", () => {
+  test("ends no lockout, and forgets no wrong password", async () => {
+    const data = folder();
+    const first = start({ data, durability: "process" });
+    const [one, two] = [await first.connect(), await first.connect()];
+    one.say("login alice a", "login alice b", "login alice c");
+    await one.hears("err wrong_password 2", "err wrong_password 1", "err locked_out 60");
+    two.say("login bob a", "login bob b");
+    await two.hears("err wrong_password 2", "err wrong_password 1");
+    first.cut();
+    await first.stop();
+    const second = start({ data, durability: "process" });
+    const again = await second.connect();
+    again.say("login bob c");
+    await again.hears("err locked_out 60");
+    const locked = await second.connect();
+    locked.say(`login alice ${PASSWORD}`);
+    expect(Number((await locked.line()).slice("err locked_out ".length))).toBeWithin(50, 61);
+  });
+
   test("finds blocks and mailboxes again, once and in order", async () => {
     const data = folder();
     const first = start({ data, durability: "process" });

@@ -14,6 +14,7 @@ export class ServerProcess {
   constructor(...args: string[]) {
     this.#process = Bun.spawn([process.execPath, "src/server/main.ts", ...args], {
       cwd: root,
+      env: process.env, // As it is now, and not as it was when this process began.
       stdin: "ignore",
       stdout: "pipe",
       stderr: "pipe",

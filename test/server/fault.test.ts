@@ -1,0 +1,122 @@
+import { afterEach, beforeEach, describe, expect, spyOn, test } from "bun:test";
+import { Chat } from "../../src/chat/chat.ts";
+import { Outbox } from "../../src/protocol/outbox.ts";
+import { Connection } from "../../src/server/connection.ts";
+import { PASSWORD, type WireClient, WireServer } from "../support/wire.ts";
+
+let server: WireServer;
+let alice: WireClient;
+let bob: WireClient;
+
+beforeEach(async () => {
+  server = new WireServer({ limits: { requestsPerSecondMax: 40 } });
+  [bob, alice] = (await server.online("bob", "alice")) as [WireClient, WireClient];
+});
+
+afterEach(async () => {
+  server.cut();
+  await server.stop();
+});
+
+/** The one line that the log has, which the server is forgiven. */
+function theFault(): Record<string, unknown> {
+  expect(server.faults).toHaveLength(1);
+  return JSON.parse(server.faults.pop()!);
+}
+
+/** Bob is still there, alice is not, and may come again. */
+async function expectOnlyAliceWent(): Promise<void> {
+  await bob.hears("left alice disconnected");
+  await bob.asks("message bob hi", "message bob hi");
+  await bob.hears("ok sent");
+  const again = await server.login("alice");
+  await bob.hears("joined alice");
+  await again.asks("online", "ok bob");
+}
+
+/** The next call of this method of that connection fails. */
+function failOnce(method: "data" | "readOn" | "closed", of: (connection: Connection) => boolean): void {
+  const original = Connection.prototype[method] as (...args: unknown[]) => void;
+  const spy = spyOn(Connection.prototype, method).mockImplementation(function (this: Connection, ...args: unknown[]) {
+    if (!of(this)) return original.apply(this, args);
+    spy.mockRestore();
+    throw new Error("a fault");
+  });
+}
+
+const isAlices = ({ session }: Connection): boolean => session?.account.name === "alice";
+
+describe("a fault inside ends one connection, and one line of the log says whose:", () => {
+  test("in a request, which is answered", async () => {
+    const send = spyOn(Chat.prototype, "send").mockImplementation(() => {
+      send.mockRestore();
+      throw new Error("a fault");
+    });
+    alice.say("message bob one", "message bob two");
+    await alice.hears("err internal");
+    await alice.ends();
+    expect(theFault()).toMatchObject({
+      address: "127.0.0.1",
+      user: "alice",
+      err: { message: "a fault", stack: expect.stringContaining("fault.test.ts") },
+    });
+    await expectOnlyAliceWent();
+  });
+
+  test("in a handler of the socket", async () => {
+    failOnce("data", isAlices);
+    alice.say("message bob one");
+    await alice.ends();
+    expect(theFault()).toMatchObject({ address: "127.0.0.1", user: "alice" });
+    await expectOnlyAliceWent();
+  });
+
+  test("while its lines are written", async () => {
+    const { peek } = Outbox.prototype;
+    const spy = spyOn(Outbox.prototype, "peek").mockImplementation(function (this: Outbox) {
+      if (!isAlices(this.sink as Connection)) return peek.call(this);
+      spy.mockRestore();
+      throw new Error("a fault");
+    });
+    bob.say("message alice one");
+    await bob.hears("ok sent");
+    await alice.ends();
+    expect(theFault()).toMatchObject({ address: "127.0.0.1", user: "alice" });
+    await bob.hears("left alice disconnected");
+    const again = await server.connect();
+    again.say(`login alice ${PASSWORD}`);
+    await again.hears("ok <token> 35", "stored bob <ms> one");
+  });
+
+  test("at a deadline of its own", async () => {
+    failOnce("readOn", isAlices);
+    alice.say(...Array<string>(60).fill("alive"));
+    const replies = await alice.rest();
+    expect(replies.length).toBeLessThan(60);
+    expect(theFault()).toMatchObject({ address: "127.0.0.1", user: "alice" });
+    await expectOnlyAliceWent();
+  });
+});
+
+test("the log has no password, token or text, whatever happens", async () => {
+  const send = spyOn(Chat.prototype, "send").mockImplementation(() => {
+    send.mockRestore();
+    throw new Error("a fault");
+  });
+  const carol = await server.connect();
+  carol.say("login carol guessed1", "login nobody guessed2", `login carol ${PASSWORD} resumable`);
+  await carol.hears("err wrong_password 2", "err unknown_user");
+  const token = (await carol.line()).split(" ")[1]!;
+  carol.say("message bob whispered", "broadcast shouted");
+  await carol.hears("err internal");
+  await carol.ends();
+  const back = await server.connect();
+  await back.asks(`resume ${"x".repeat(22)} 0`, "err unknown_session");
+  await back.asks(`resume ${token} 0`, "ok 22");
+  server.faults.splice(0);
+  server.cut();
+  await server.stop();
+  const log = server.logged.join("");
+  expect(log).toContain("carol");
+  for (const secret of [PASSWORD, "guessed", token, "whispered", "shouted"]) expect(log).not.toContain(secret);
+});
