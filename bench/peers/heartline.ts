@@ -11,7 +11,7 @@ export function resumable(): Peer {
   };
 }
 
-/** This server, as it is started by default but for its silence, with that durability. */
+/** This server with that durability. Who sends is never read later, as with the others, and may be silent. */
 export function heartline(durability: "none" | "process" | "power"): Peer {
   return {
     name: durability === "process" ? "heartline" : `heartline-${durability}`,
@@ -23,7 +23,7 @@ export function heartline(durability: "none" | "process" | "power"): Peer {
     command: ({ folder, port, credentials }) => [
       ...[process.execPath, "src/server/main.ts", "--host", "127.0.0.1", "--port", String(port)],
       ...["--credentials", credentials, "--data", join(folder, "data"), "--durability", durability],
-      ...["--heartbeat-interval", "3600"],
+      ...["--heartbeat-interval", "3600", "--rate-limit", "0"],
     ],
   };
 }

@@ -1,4 +1,5 @@
 import { CONFIRM_BYTES_MAX } from "../limits.ts";
+import { decode } from "./event.ts";
 import { Link } from "./link.ts";
 import {
   ANSWER_MS,
@@ -59,6 +60,8 @@ export class StreamSession implements ChatSession {
   /** When the beat was sent that has no answer yet; 0 when every one has. */
   #beatSentMs = 0;
   #comingBack = false;
+  /** What a greeting fails with when the connection is closed. */
+  #closedBy = new ChatError("closed");
 
   constructor(options: SessionOptions, listener: SessionListener) {
     this.#options = options;
@@ -66,6 +69,7 @@ export class StreamSession implements ChatSession {
   }
 
   async connect(): Promise<void> {
+    this.#closedBy = new ChatError("closed");
     this.#link = await Link.connect(this.#options.host, this.#options.port, {
       line: (bytes, start, end, lineBytes) => this.#line(bytes, start, end, lineBytes),
       checkpoint: () => this.#save(),
@@ -142,7 +146,7 @@ export class StreamSession implements ChatSession {
   #greet<T>(line: string, take: (words: string) => T): Promise<T> {
     return new Promise((resolve, reject) => {
       const link = this.#link;
-      if (link === null) return reject(new ChatError("closed"));
+      if (link === null) return reject(this.#closedBy);
       const deadline = setTimeout(() => link.close(), ANSWER_MS);
       const inTime =
         <V>(then: (value: V) => void) =>
@@ -174,6 +178,8 @@ export class StreamSession implements ChatSession {
       this.#greeting = null;
       return answer(greeting, isOk, bytes, start, end);
     }
+    if (startsWithWord(bytes, start, end, "busy"))
+      this.#closedBy = new ChatError("busy", decode(bytes, start + 5, end));
     this.#received += lineBytes;
     this.#saved = false;
     if (isOk || isError) {
@@ -234,7 +240,7 @@ export class StreamSession implements ChatSession {
   #closed(link: Link): void {
     if (link !== this.#link) return;
     this.#link = null;
-    this.#greeting?.reject(new ChatError("closed"));
+    this.#greeting?.reject(this.#closedBy);
     this.#greeting = null;
     if (this.#ended || this.#token === "" || this.#comingBack) return;
     if (this.#options.kind === "plain") this.#end("lost");

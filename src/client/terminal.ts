@@ -157,7 +157,7 @@ const FAILURES: Record<string, (user: string, detail: string) => string> = {
   gone: (user, text) =>
     `${user} cannot be reached privately; nothing was sent. Through the server: message ${user} ${text}`,
   wrong_certificate: (user) => `whoever answers at the address of ${user} is somebody else; nothing was sent`,
-  busy: () => "the server is busy; try again in a moment",
+  busy: (_user, why) => (why === "" ? "the server is busy; try again in a moment" : `the server is busy: ${why}`),
   internal: () => "something went wrong in the server; the command may not have been carried out",
   closed: () => "the connection has ended",
   not_sent: () => "the server could not be reached; nothing was sent",

@@ -66,6 +66,28 @@ test("requests made without waiting are answered in their order", async () => {
   expect((await heard(1000)).map((event) => "text" in event && event.text)).toEqual(texts);
 });
 
+test.each(["plain", "resumable"] as const)(
+  "a server without room says so to a %s session, which gets in later",
+  async (session) => {
+    await server.stop();
+    server = new WireServer({ limits: { connectionsMax: 1 } }, USERS);
+    const { client: columbia } = newClient();
+    await columbia.login("columbia", PASSWORD);
+    const { client: seas } = newClient(server.port, { session });
+    await expect(seas.login("SEAS", PASSWORD)).rejects.toMatchObject({ code: "busy", detail: "too many connections" });
+    await columbia.logout();
+    await columbia.ended;
+    for (;;) {
+      const code = await seas.login("SEAS", PASSWORD).then(
+        () => "",
+        (error) => error.code,
+      );
+      if (code === "") break;
+      expect(code).toBe("busy");
+    }
+  },
+);
+
 test("stored messages come with the time they were sent", async () => {
   const { client: columbia } = newClient();
   await columbia.login("columbia", PASSWORD);
