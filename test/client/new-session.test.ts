@@ -90,3 +90,35 @@ test("a call of a session that has ended tells nothing any more: the next sessio
   await fresh.hears(`received ${line.length}`);
   expect(heard).toEqual(["once"]);
 });
+
+test("whoever calls without the secret, or from beyond what the client has, is hung up on and tells nothing", async () => {
+  const heard: string[] = [];
+  let callbackPort = 0;
+  const port = serve((request) => {
+    callbackPort = Number(/callback=(\d+)/.exec(request)![1]);
+    const first = async (): Promise<void> => (await WireClient.connect(callbackPort)).say("callback secret 0 0");
+    setTimeout(first);
+    return `ok ${TOKENS[0]} 35 secret=secret\n`;
+  });
+  client = new ChatClient({
+    ...{ host: "127.0.0.1", port, session: "callback" },
+    onEvent: (event) => void heard.push("text" in event ? event.text : event.kind),
+  });
+  await client.login("columbia", "secret");
+  for (const call of [
+    "callback wrong 0 17",
+    "callback secret 5 17",
+    "callback secret 0 x",
+    "callback",
+    "GET / HTTP/1.1",
+  ]) {
+    const stranger = await WireClient.connect(callbackPort);
+    stranger.say(call, "message SEAS lies");
+    await stranger.ends();
+  }
+  const server = await WireClient.connect(callbackPort);
+  await server.asks("callback secret 0 19", `ready ${TOKENS[0]}`);
+  await server.asks("message SEAS truth", "received 19");
+  expect(heard).toEqual(["truth"]);
+  server.cut();
+});
