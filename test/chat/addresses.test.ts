@@ -79,9 +79,12 @@ describe("addresses are forgotten", () => {
     const { addresses, pass } = setUp({ failedLoginsPerMinuteMax: 2 });
     addresses.connect(HERE);
     addresses.connect(ELSEWHERE);
+    pass(2 * ADDRESSES_IDLE_MS);
+    expect(addresses.loginWait(HERE)).toBe(0);
     for (let i = 0; i < 2; i++) addresses.loginFailed(HERE);
     addresses.disconnect(HERE);
     pass(20_000);
+    addresses.connect(ELSEWHERE);
     expect(addresses.loginWait(HERE)).toBe(10);
     pass(ADDRESSES_IDLE_MS);
     addresses.connect("192.0.2.3");
