@@ -91,6 +91,12 @@ export const CALLBACK_PAUSE_MAX_MS = 8_000;
 /** Bytes of one callback's delivery; the rest comes with the next. Any line fits, since clients take whole lines. */
 export const CALLBACK_BYTES_MAX = SERVER_LINE_BYTES_MAX;
 
+/**
+ * Requests of one connection in one turn, and connections that go on in a turn with what was left over from earlier
+ * ones: a crowd that says very much at once takes turns with itself, and the others wait for half a millisecond.
+ */
+export const REQUESTS_PER_TURN = 128;
+export const LEFT_OVER_PER_TURN = 4;
 /** A broadcast counts as one request more for so many users that it goes to, since each of them costs a send. */
 export const RECEIVERS_PER_REQUEST = 10;
 /** Bytes that the kernel has not taken; beyond them the connection's requests wait, unread, until it takes some. */

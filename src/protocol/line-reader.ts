@@ -26,6 +26,11 @@ export class LineReader {
     this.#lineBytesMax = lineBytesMax;
   }
 
+  /** There may be another line. */
+  get holdsMore(): boolean {
+    return this.#at < this.#chunk.length;
+  }
+
   /** In the middle of a line that is longer than the limit. */
   get skips(): boolean {
     return this.#skipped > 0;

@@ -2,7 +2,7 @@ import type { Socket } from "bun";
 import type { Chat } from "../chat/chat.ts";
 import { receive } from "../chat/commands.ts";
 import type { Peer, Session } from "../chat/session.ts";
-import { LINGER_MS, type Limits, UNSENT_BYTES_MAX } from "../limits.ts";
+import { LEFT_OVER_PER_TURN, LINGER_MS, type Limits, REQUESTS_PER_TURN, UNSENT_BYTES_MAX } from "../limits.ts";
 import { encode } from "../protocol/ascii.ts";
 import { LineReader } from "../protocol/line-reader.ts";
 import { Outbox } from "../protocol/outbox.ts";
@@ -32,19 +32,42 @@ export class Connections {
   readonly open = new Set<Connection>();
   /** Those without a session, the oldest first. */
   readonly strangers = new Set<Connection>();
+  /** Those with requests that were left over from a turn, in the order in which they go on. */
+  readonly waiting = new Set<Connection>();
   /** A connection without a session that says nothing, one that does not close its side, one that is read later. */
   readonly silence: TimerKind<Connection>;
   readonly linger: TimerKind<Connection>;
   readonly later: TimerKind<Connection>;
+  readonly #nextTurn: (run: () => void) => void;
+  #goesOn = false;
 
-  constructor(chat: Chat) {
+  /** `nextTurn`: calls back at the beginning of the next turn. */
+  constructor(chat: Chat, nextTurn: (run: () => void) => void) {
     this.chat = chat;
+    this.#nextTurn = nextTurn;
     this.wheel = chat.wheel;
     this.limits = chat.limits;
     this.silence = chat.wheel.kind((connection) => connection.heardNothing());
     this.linger = chat.wheel.kind((connection) => connection.hangUp());
     this.later = chat.wheel.kind((connection) => connection.readOn());
   }
+
+  /** A connection's next requests wait for one of the next turns. */
+  wait(connection: Connection): void {
+    this.waiting.add(connection);
+    if (!this.#goesOn) this.#nextTurn(this.#goOn);
+    this.#goesOn = true;
+  }
+
+  readonly #goOn = (): void => {
+    this.#goesOn = false;
+    for (const connection of [...this.waiting.values().take(LEFT_OVER_PER_TURN)]) {
+      this.waiting.delete(connection);
+      connection.goOn();
+    }
+    const [next] = this.waiting;
+    if (next !== undefined) this.wait(next);
+  };
 }
 
 /** An accepted socket: lines in, streams out. It decides when to read and when to write, and nothing else. */
@@ -67,6 +90,8 @@ export class Connection implements Accepted, Peer, Sink {
   /** The rate limit was reached; or too much of its own output waits. */
   #overRate = false;
   #backlogged = false;
+  /** It has said enough for this turn. */
+  #waits = false;
   #reading = true;
   #pulling = false;
   /** The kernel takes no more until `drain`. */
@@ -96,7 +121,7 @@ export class Connection implements Accepted, Peer, Sink {
   }
 
   get paused(): boolean {
-    return this.#unanswered || this.#overRate || this.#backlogged;
+    return this.#unanswered || this.#overRate || this.#backlogged || this.#waits;
   }
 
   get replies(): Outbox {
@@ -181,6 +206,7 @@ export class Connection implements Accepted, Peer, Sink {
     this.#descriptor = -1;
     this.#all.wheel.cancel(this.#timer);
     this.#all.open.delete(this);
+    this.#all.waiting.delete(this);
     this.#all.strangers.delete(this);
     this.#all.chat.addresses.disconnect(this.address);
     this.#all.chat.lost(this);
@@ -190,11 +216,13 @@ export class Connection implements Accepted, Peer, Sink {
     if (this.#pulling) return;
     this.#pulling = true;
     const received = this.session?.received;
-    while (!this.#closing && !this.#unanswered && !this.#mustWait() && this.#reader.next()) {
+    let left = REQUESTS_PER_TURN;
+    while (!this.#closing && !this.#unanswered && !this.#waits && !this.#mustWait() && this.#reader.next()) {
       this.#heardMs = this.#all.wheel.nowMs;
       this.#allowance.tokens--;
       if (receive(this.#all.chat, this, this.#reader)) this.#badLines = 0;
       else if (++this.#badLines === this.#all.limits.badLinesMax) this.#flooded();
+      if (--left === 0 && this.#reader.holdsMore) this.#wait();
     }
     this.#pulling = false;
     if (this.session !== null && this.session.received !== received) this.#all.chat.acted(this.session);
@@ -210,7 +238,6 @@ export class Connection implements Accepted, Peer, Sink {
 
   #earn(): void {
     const { limits, wheel, later } = this.#all;
-    if (this.#overRate) return;
     const { requestsPerSecondMax: rate } = limits;
     this.#allowance.earn(rate, Math.max(1, rate), wheel.nowMs);
     const missing = 1 - this.#allowance.tokens;
@@ -230,6 +257,17 @@ export class Connection implements Accepted, Peer, Sink {
     this.#overRate = false;
     this.#timer = 0;
     if (this.session === null) this.heardNothing();
+    this.#wait();
+  }
+
+  #wait(): void {
+    this.#waits = true;
+    this.#all.wait(this);
+  }
+
+  /** Its turn has come to go on. */
+  goOn(): void {
+    this.#waits = false;
     this.#pull();
   }
 

@@ -73,7 +73,7 @@ export class Server {
       report: (error, peer) => this.#blame(error, peer ?? null, "a fault inside"),
     });
     this.#callbacks = new Callbacks(this.#chat, () => this.#turn.begin());
-    this.#connections = new Connections(this.#chat);
+    this.#connections = new Connections(this.#chat, (run) => void setImmediate(() => this.#next(run)));
     this.#admission = new Admission(this.#connections, config.proxyFrom, log);
     this.#load(credentials);
   }
@@ -116,6 +116,15 @@ export class Server {
     for (const { untilUnixMs, ...wrong } of this.#store.lockouts()) {
       if (this.#chat.lockouts.restore(wrong, untilUnixMs - unixMs)) continue;
       this.#store.wrongPasswords({ ...wrong, count: 0 }, 0);
+    }
+  }
+
+  #next(run: () => void): void {
+    try {
+      this.#turn.begin();
+      run();
+    } catch (error) {
+      this.#fault(error, null, "a fault between turns");
     }
   }
 

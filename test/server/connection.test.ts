@@ -1,6 +1,6 @@
 import { describe, expect, test } from "bun:test";
 import { type Accepted, type AcceptedSocket, Connection, Connections } from "../../src/server/connection.ts";
-import type { Limits } from "../../src/limits.ts";
+import { LEFT_OVER_PER_TURN, type Limits, REQUESTS_PER_TURN } from "../../src/limits.ts";
 import { SILENCE_MS, World } from "../support/chat.ts";
 
 /** Two ends of a connection over the loopback: the accepted one, and what the other one has heard, which can wait. */
@@ -40,7 +40,7 @@ test("what goes to everybody does not overtake the reply to a login that the ker
   far.pause();
   const filler = Buffer.alloc(64 << 10, "x");
   while (near.write(filler) === filler.length);
-  const it = new Connection(new Connections(world.chat), near, "127.0.0.1");
+  const it = new Connection(new Connections(world.chat, world.nextTurn), near, "127.0.0.1");
   world.begin();
   it.data(Buffer.from("login bob secret\n"));
   world.endTurns();
@@ -63,7 +63,7 @@ test("what goes to everybody does not overtake the reply to a login that the ker
 test("a connection that is closed writes nothing where its descriptor may be somebody else's", async () => {
   const world = new World(["bob"]);
   const { near, heard, stop } = await ends(() => {});
-  const it = new Connection(new Connections(world.chat), near, "127.0.0.1");
+  const it = new Connection(new Connections(world.chat, world.nextTurn), near, "127.0.0.1");
   world.begin();
   it.data(Buffer.from("login bob secret\n"));
   world.endTurns();
@@ -80,13 +80,15 @@ test("a connection that is closed writes nothing where its descriptor may be som
 /** A connection on a socket that takes everything, under the clock of its world. */
 class Wire {
   readonly world: World;
+  readonly all: Connections;
   readonly connection: Connection;
   reading = true;
   shut = false;
   #heard = "";
 
-  constructor(limits: Partial<Limits> = {}) {
-    this.world = new World(["alice", "bob"], { limits });
+  constructor(limits: Partial<Limits> = {}, world = new World(["alice", "bob"], { limits }), all?: Connections) {
+    this.world = world;
+    this.all = all ?? new Connections(world.chat, world.nextTurn);
     const write = (bytes: Buffer, start: number, count: number): number => {
       this.#heard += bytes.toString("latin1", start, start + count);
       return count;
@@ -96,10 +98,10 @@ class Wire {
       pause: () => void (this.reading = false),
       resume: () => void (this.reading = true),
       shutdown: () => void (this.shut = true),
-      end: () => {},
+      end: () => void (this.shut = true),
     };
     this.world.begin();
-    this.connection = new Connection(new Connections(this.world.chat), socket as never, "192.0.2.1");
+    this.connection = new Connection(this.all, socket as never, "192.0.2.1");
     this.world.endTurns();
   }
 
@@ -244,4 +246,63 @@ test("a broadcast counts as more requests the more users it goes to", () => {
   wire.read();
   world.pass(5000);
   expect(wire.read()).toEqual(Array<string>(10).fill("ok 40"));
+});
+
+describe("what one connection says at once", () => {
+  const ALIVE = Array<string>(2 * REQUESTS_PER_TURN + 10).fill("alive");
+
+  /** Connections of one server, whose turns the test begins. */
+  function setUp(count: number): { wires: Wire[]; nextTurn: () => boolean } {
+    const world = new World(["alice", "bob"]);
+    const runs: (() => void)[] = [];
+    const all = new Connections(world.chat, (run) => void runs.push(run));
+    const nextTurn = (): boolean => {
+      const run = runs.shift();
+      run?.();
+      world.endTurns();
+      return run !== undefined;
+    };
+    return { wires: Array.from({ length: count }, () => new Wire({}, world, all)), nextTurn };
+  }
+
+  test("is answered in several turns, in order, and nothing more is read meanwhile", () => {
+    const { wires, nextTurn } = setUp(2);
+    const [wire, other] = wires as [Wire, Wire];
+    wire.say("login alice secret");
+    expect(wire.say(...ALIVE, "online", "logout")).toHaveLength(REQUESTS_PER_TURN);
+    expect(wire.reading).toBe(false);
+    expect(other.say("alive")).toEqual(["err not_logged_in"]);
+    expect(nextTurn()).toBe(true);
+    expect(wire.read()).toHaveLength(REQUESTS_PER_TURN);
+    wire.connection.end();
+    expect(wire.shut).toBe(false);
+    expect(nextTurn()).toBe(true);
+    expect(wire.read().slice(9)).toEqual(["ok", "ok", "ok"]);
+    expect(wire.shut).toBe(true);
+    expect(nextTurn()).toBe(false);
+  });
+
+  test("by many, is answered in turns of a few of them", () => {
+    const { wires, nextTurn } = setUp(LEFT_OVER_PER_TURN + 2);
+    for (const wire of wires) wire.say(...ALIVE);
+    for (const wire of wires) wire.read();
+    const answered = (): number[] => wires.map((wire) => wire.read().length);
+    nextTurn();
+    expect(answered()).toEqual([...Array<number>(LEFT_OVER_PER_TURN).fill(REQUESTS_PER_TURN), 0, 0]);
+    nextTurn();
+    expect(answered()).toEqual([10, 10, 0, 0, REQUESTS_PER_TURN, REQUESTS_PER_TURN]);
+    while (nextTurn());
+    expect(answered()).toEqual([0, 0, 10, 10, 10, 10]);
+  });
+
+  test("is not answered any more when it is gone, and nothing of it is kept", () => {
+    const { wires, nextTurn } = setUp(1);
+    const [wire] = wires as [Wire];
+    wire.say(...ALIVE);
+    wire.connection.closed();
+    while (nextTurn());
+    expect(wire.read()).toEqual([]);
+    const { open, strangers, waiting } = wire.all;
+    expect([open.size, strangers.size, waiting.size]).toEqual([0, 0, 0]);
+  });
 });

@@ -106,7 +106,12 @@ export class Host {
       chat.accounts.named(user)!.waits(from, messages, bytes);
     }
     this.#callbacks = new Callbacks(chat, () => {});
-    this.#connections = new Connections(chat);
+    this.#connections = new Connections(chat, (run) => {
+      ends.push(() => {
+        this.#turn.begin();
+        run();
+      });
+    });
     this.#watch(chat);
     return records;
   }

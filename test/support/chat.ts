@@ -146,6 +146,14 @@ export class World {
     this.endTurns();
   }
 
+  /** Something goes on at the beginning of the next turn. */
+  readonly nextTurn = (run: () => void): void => {
+    this.#ends.push(() => {
+      this.begin();
+      run();
+    });
+  };
+
   /** A turn begins: the clocks are read. */
   begin(): void {
     this.turn.begin();
