@@ -1,0 +1,5 @@
+import { lineReader } from "./line-reader.ts";
+import { requests } from "./requests.ts";
+import type { Target } from "./target.ts";
+
+export const targets: readonly Target[] = [lineReader, requests];
