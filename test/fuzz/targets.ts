@@ -1,5 +1,6 @@
+import { chat } from "./chat.ts";
 import { lineReader } from "./line-reader.ts";
 import { requests } from "./requests.ts";
 import type { Target } from "./target.ts";
 
-export const targets: readonly Target[] = [lineReader, requests];
+export const targets: readonly Target[] = [lineReader, requests, chat];
