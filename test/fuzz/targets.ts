@@ -1,6 +1,7 @@
 import { chat } from "./chat.ts";
 import { lineReader } from "./line-reader.ts";
+import { privateListener } from "./private-listener.ts";
 import { requests } from "./requests.ts";
 import type { Target } from "./target.ts";
 
-export const targets: readonly Target[] = [lineReader, requests, chat];
+export const targets: readonly Target[] = [lineReader, requests, chat, privateListener];
