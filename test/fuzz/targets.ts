@@ -1,7 +1,8 @@
+import { callbacks } from "./callbacks.ts";
 import { chat } from "./chat.ts";
 import { lineReader } from "./line-reader.ts";
 import { privateListener } from "./private-listener.ts";
 import { requests } from "./requests.ts";
 import type { Target } from "./target.ts";
 
-export const targets: readonly Target[] = [lineReader, requests, chat, privateListener];
+export const targets: readonly Target[] = [lineReader, requests, chat, privateListener, callbacks];
