@@ -1,8 +1,10 @@
 import { callbacks } from "./callbacks.ts";
 import { chat } from "./chat.ts";
+import { facts } from "./facts.ts";
+import { journal } from "./journal.ts";
 import { lineReader } from "./line-reader.ts";
 import { privateListener } from "./private-listener.ts";
 import { requests } from "./requests.ts";
 import type { Target } from "./target.ts";
 
-export const targets: readonly Target[] = [lineReader, requests, chat, privateListener, callbacks];
+export const targets: readonly Target[] = [lineReader, requests, chat, privateListener, callbacks, journal, facts];
