@@ -32,7 +32,7 @@ test.each([
   [["--seconds", "soon"], '--seconds takes a whole number from 1 to 86400, not "soon"'],
   [
     ["--target", "luck"],
-    /^fuzz: --target takes line-reader, .* or credentials, not "luck" \(--help lists the options\)\n$/,
+    /^fuzz: --target takes line-reader, .* or proxy-header, not "luck" \(--help lists the options\)\n$/,
   ],
 ])("a command line that cannot be meant is refused with the reason: %j", async (args, reason) => {
   const { code, stdout, stderr } = await fuzz(...args);

@@ -6,6 +6,7 @@ import { facts } from "./facts.ts";
 import { journal } from "./journal.ts";
 import { lineReader } from "./line-reader.ts";
 import { privateListener } from "./private-listener.ts";
+import { proxyHeader } from "./proxy-header.ts";
 import { requests } from "./requests.ts";
 import { stateFile } from "./state-file.ts";
 import type { Target } from "./target.ts";
@@ -21,4 +22,5 @@ export const targets: readonly Target[] = [
   display,
   stateFile,
   credentials,
+  proxyHeader,
 ];
