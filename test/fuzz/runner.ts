@@ -2,7 +2,7 @@ import { join } from "node:path";
 import type { Said } from "./round.ts";
 
 /** A target from which nothing is heard for so long hangs. */
-const HANG_MS = 8_000;
+const HANG_MS = 20_000;
 /** For how long a target runs before the next one has its turn, at most and at least. */
 const TURN_MS_MAX = 10_000;
 const TURN_MS_MIN = 100;
