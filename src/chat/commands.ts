@@ -131,10 +131,16 @@ function parseOptions({ bytes, starts, ends, words }: Request): LoginOptions | n
   return options;
 }
 
+/** Of an option that is refused. */
+const OPTION_CHARACTERS_SHOWN = 64;
+
 /** May be answered later, when the password is judged: until then the peer takes no further line. */
 function login(chat: Chat, peer: Peer, request: Request): void {
   const options = parseOptions(request);
-  if (typeof options === "number") return refuse(peer.replies, "bad_request", `option ${request.word(options)}`);
+  if (typeof options === "number") {
+    // Shortened: it may be half a megabyte that would be three times as long as text.
+    return refuse(peer.replies, "bad_request", `option ${request.word(options).slice(0, OPTION_CHARACTERS_SHOWN)}`);
+  }
   const waitSeconds = chat.addresses.loginWait(peer.address);
   if (waitSeconds > 0) return refuse(peer.replies, "busy", `too many failed logins; try again in ${waitSeconds} s`);
   const account = named(chat, peer.replies, request, 0);

@@ -60,7 +60,9 @@ export class Display {
       case "impostor":
         return yellow(`* whoever answers at the address of ${user} is somebody else; nothing was said`);
       case "goodbye":
-        return yellow(GOODBYES[event.reason] ?? `The server ended the session (${printable(event.reason)}).`);
+        // The reason is the server's: it may be a word that every object has.
+        if (Object.hasOwn(GOODBYES, event.reason)) return yellow(GOODBYES[event.reason]!);
+        return yellow(`The server ended the session (${printable(event.reason)}).`);
     }
   }
 
@@ -80,7 +82,6 @@ function address({ host, port }: { host: string; port: number }): string {
 
 /** A local time that sorts and reads well: 2026-11-22 21:58. */
 function time(unixMs: number): string {
-  const date = new Date(unixMs);
-  if (Number.isNaN(date.getTime())) return "?";
-  return new Date(unixMs - date.getTimezoneOffset() * 60_000).toISOString().slice(0, 16).replace("T", " ");
+  const local = new Date(unixMs - new Date(unixMs).getTimezoneOffset() * 60_000);
+  return Number.isNaN(local.getTime()) ? "?" : local.toISOString().slice(0, 16).replace("T", " ");
 }

@@ -28,10 +28,8 @@ export class StateFile implements StateStore {
   /** The last state; null when there is none, or none that can be read. */
   load(): ClientState | null {
     try {
-      const state = JSON.parse(readFileSync(this.#file, "utf8")) as ClientState;
-      const isState =
-        /^[\w-]{22,64}$/.test(state.token) && Number.isSafeInteger(state.received) && Array.isArray(state.unanswered);
-      return isState ? state : null;
+      const state: unknown = JSON.parse(readFileSync(this.#file, "utf8"));
+      return isState(state) ? state : null;
     } catch {
       return null;
     }
@@ -47,4 +45,17 @@ export class StateFile implements StateStore {
       this.#faulty = true;
     }
   }
+}
+
+/** Whether a client can go on from it: somebody may have written into the file. */
+function isState(value: unknown): value is ClientState {
+  const { token, received, unanswered } = value as { [key in keyof ClientState]: unknown };
+  const isRequest = ({ line, position }: Record<string, unknown>): boolean =>
+    typeof line === "string" && /^[^\n]+$/.test(line) && isPosition(position);
+  const isToken = typeof token === "string" && /^[\w-]{22,64}$/.test(token);
+  return isToken && isPosition(received) && Array.isArray(unanswered) && unanswered.every(isRequest);
+}
+
+function isPosition(value: unknown): boolean {
+  return Number.isSafeInteger(value) && (value as number) >= 0;
 }

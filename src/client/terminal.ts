@@ -167,8 +167,8 @@ const FAILURES: Record<string, (user: string, detail: string) => string> = {
 /** A failure of a request in words for people. */
 export function explain(error: unknown, user: string): string {
   if (!(error instanceof ChatError)) return (error as Error).message;
-  const words = FAILURES[error.code];
-  if (words !== undefined) return words(user, error.detail);
+  // The code is the server's: it may be a word that every object has.
+  if (Object.hasOwn(FAILURES, error.code)) return FAILURES[error.code]!(user, error.detail);
   return error.detail === "" ? error.code.replaceAll("_", " ") : error.detail;
 }
 
@@ -201,8 +201,8 @@ export class Terminal {
   }
 
   hear(event: ChatEvent): void {
-    if ("from" in event) this.#names.add(event.from);
-    if ("user" in event) this.#names.add(event.user);
+    const name = "from" in event ? event.from : "user" in event ? event.user : "";
+    if (canBeName(name)) this.#names.add(name);
     this.#show(this.#display.event(event));
   }
 
@@ -225,8 +225,7 @@ export class Terminal {
     if (command === null) return this.#fail(`there is no command ${verb}; help lists them`);
     const [user = ""] = command.names === 1 ? rest : [];
     const text = textBehind(line, 1 + command.names);
-    const name = Buffer.from(user);
-    if (user !== "" && !isName(name, 0, name.length)) return this.#fail(`${user} cannot be a user name`);
+    if (user !== "" && !canBeName(user)) return this.#fail(`${user} cannot be a user name`);
     if ((command.names === 1 && user === "") || (text !== "") !== command.text) {
       return this.#fail(`usage: ${command.usage}`);
     }
@@ -251,6 +250,11 @@ export class Terminal {
     const known = words.length === 1 ? [...Object.keys(COMMANDS), "help"] : isName ? [...this.#names].sort() : [];
     return [known.filter((word) => word.startsWith(typed)).map((word) => `${word} `), typed];
   }
+}
+
+function canBeName(text: string): boolean {
+  const bytes = Buffer.from(text);
+  return isName(bytes, 0, bytes.length);
 }
 
 /** What of a typed line stands behind its first words: spaces inside and at its end are the user's. */

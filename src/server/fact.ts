@@ -182,12 +182,15 @@ export class FactReader {
     if (this.#entries > this.#end) throw new Error("a fact that reaches beyond its record");
     for (let i = 0; i < count; i++) this.numbers[i] = bytes.readDoubleLE(at + HEAD + ALIGNMENT * i);
     this.entries = this.kind === Fact.Sent || this.kind === Fact.Fed ? this.numbers[COUNT]! : 0;
+    if (!Number.isInteger(this.entries) || this.entries < 0) throw new Error("a fact that has no count of entries");
     const a = this.#entries + ALIGNMENT * ENTRY * this.entries;
     const b = a + bytes[at + 2]!;
     this.textStart = b + bytes[at + 3]!;
     this.textEnd = this.textStart + bytes.readUInt32LE(at + 4);
+    // Before it is rounded, which is done with 32 bits.
+    if (this.textEnd > this.#end) throw new Error("a fact that reaches beyond its record");
     this.#at = aligned(this.textEnd);
-    if (!(this.#at <= this.#end)) throw new Error("a fact that reaches beyond its record");
+    if (this.#at > this.#end) throw new Error("a fact that reaches beyond its record");
     this.a = bytes.toString("latin1", a, b);
     this.b = bytes.toString("latin1", b, this.textStart);
     return true;
@@ -199,9 +202,11 @@ export class FactReader {
     return { number: this.bytes.readDoubleLE(at), position: this.bytes.readDoubleLE(at + ALIGNMENT) };
   }
 
-  /** Of Sent: the line that ends at a position of the stream, as bytes[start..end) without its LF. */
+  /** Of Sent: the line that ends at a position of the stream, as bytes[start..end) without its LF. Throws too. */
   line(position: number): { start: number; end: number } {
     const end = this.textStart + position - this.numbers[2]! - 1;
+    const isInside = Number.isInteger(end) && end >= this.textStart && end < this.textEnd;
+    if (!isInside) throw new Error("a line that lies outside its fact");
     const start = Math.max(this.textStart, this.bytes.lastIndexOf(LF, end - 1) + 1);
     return { start, end };
   }

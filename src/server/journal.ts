@@ -29,8 +29,12 @@ export function segmentName(sequence: number): string {
 
 /** Sequence numbers of the segments' first records, in order. */
 export function segmentsOf(folder: SegmentFolder): number[] {
-  const names = folder.names().filter((name) => SEGMENT_NAME.test(name));
-  return names.map(Number).sort((a, b) => a - b);
+  const sequences = folder
+    .names()
+    .filter((name) => SEGMENT_NAME.test(name))
+    .map(Number);
+  // A number of 16 digits may be one that cannot be told from its neighbours: that file is somebody else's.
+  return sequences.filter(Number.isSafeInteger).sort((a, b) => a - b);
 }
 
 /**

@@ -107,7 +107,8 @@ export class Recovery {
           "start once with --salvage, which keeps everything that can be read",
       );
     }
-    if (this.#records > 0 || damage !== null) this.#apply();
+    // Also where nothing was found: other files may hold later records, and a new journal must begin behind those.
+    if (this.#segments.length > 0 || damage !== null) this.#apply();
     return { records: this.#records, messages: this.#messages, damage };
   }
 

@@ -70,6 +70,14 @@ describe("before login", () => {
     expect(world.account("alice").session?.listenPort).toBe(65_535);
   });
 
+  test("an option that is refused comes back shortened: the reply is no longer than a line of a server may be", () => {
+    const world = new World(["alice"]);
+    const line = `login alice ${PASSWORD} ${"\xff".repeat(4000)}`;
+    expect(world.ask(world.connect(), line)).toEqual([
+      Buffer.from(`err bad_request option ${"\ufffd".repeat(64)}`).toString("latin1"),
+    ]);
+  });
+
   test("case counts in names and passwords", () => {
     const world = new World(["alice"]);
     expect(world.ask(world.connect(), `login Alice ${PASSWORD}`)).toEqual(["err unknown_user"]);

@@ -55,6 +55,25 @@ describe("events in words", () => {
     expect(plain.event({ kind: "goodbye", reason: "tired" })).toBe("The server ended the session (tired).");
   });
 
+  test.each(["constructor", "__proto__", "toString"])("name a goodbye that every object knows: %s", (reason) => {
+    expect(plain.event({ kind: "goodbye", reason })).toBe(`The server ended the session (${reason}).`);
+  });
+
+  test("survive a time that is none in some time zone only", () => {
+    const { TZ } = process.env;
+    try {
+      for (const zone of ["Pacific/Kiritimati", "America/Los_Angeles"]) {
+        process.env.TZ = zone;
+        for (const unixMs of [8.64e15, -8.64e15]) {
+          expect(plain.event({ kind: "stored", from: "bob", unixMs, text: "hi" })).toMatch(/^bob on .+: hi$/);
+        }
+      }
+    } finally {
+      if (TZ === undefined) delete process.env.TZ;
+      else process.env.TZ = TZ;
+    }
+  });
+
   test("strip what a hostile server puts into names and reasons", () => {
     expect(plain.event({ kind: "left", user: "b\x1bob", reason: "x\x1b[2J" })).toBe("* bob left (x[2J)");
   });

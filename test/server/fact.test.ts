@@ -149,6 +149,24 @@ test("facts are stored where they are to be, and elsewhere when they do not fit 
   expect(place.bytes.length).toBe(256);
 });
 
+test("counts and positions that cannot be are an error, not a loop or another line", () => {
+  const sent = (count: number, end: number): FactReader => {
+    const facts = new FactBuffer();
+    facts.add(Fact.Sent, 0, bytes("bob"), NOTHING, bytes("message a b\n"), 3, 500, 40, count, 9, end);
+    return read(facts);
+  };
+  const good = sent(1, 52);
+  expect([good.next(), lines(good), good.next()]).toEqual([true, [[9, 52, "message a b"]], false]);
+  for (const count of [-1, -8, 0.5, 2 ** 28, 2 ** 53, Number.NaN, Number.POSITIVE_INFINITY]) {
+    expect(() => sent(count, 52).next()).toThrow(/^a fact that/);
+  }
+  for (const end of [40, 53, 51.5, 1e300, -1, Number.NaN]) {
+    const fact = sent(1, end);
+    fact.next();
+    expect(() => lines(fact)).toThrow("a line that lies outside its fact");
+  }
+});
+
 test("bytes that are no facts are an error, not something else", () => {
   const facts = new FactBuffer();
   facts.add(Fact.Stored, 0, bytes("bob"), bytes("alice"), bytes("hello"), 1, 2);

@@ -326,6 +326,38 @@ describe("a damaged journal", () => {
   });
 });
 
+describe("a folder whose files changed places", () => {
+  test("gives nothing of what lies in the wrong file, then or later", () => {
+    const disk = new Disk();
+    const store = disk.start();
+    const { message } = newStream(store, 0);
+    for (const text of ["one", "two", "three"]) {
+      message(text);
+      store.save();
+    }
+    const spare = join(
+      disk.folder.path,
+      readdirSync(disk.folder.path).find((name) => name.startsWith("spare-"))!,
+    );
+    writeFileSync(spare, readFileSync(disk.file(0)));
+    writeFileSync(disk.file(0), "");
+    const again = disk.start();
+    expect(waiting(again)).toEqual([]);
+    newStream(again, 0).message("new");
+    again.save();
+    expect([waiting(disk.start()), disk.recovered.damage]).toEqual([["alice new"], null]);
+  });
+
+  test("may hold one with a number that is none of a segment", () => {
+    const disk = new Disk();
+    const store = disk.start();
+    newStream(store, 0).message("one");
+    store.save();
+    writeFileSync(join(disk.folder.path, "9999999999999999"), "somebody else's");
+    expect(waiting(disk.start())).toEqual(["alice one"]);
+  });
+});
+
 describe("a data folder", () => {
   function open(path: string, durability: Durability): Store {
     return openStore(path, durability, { salvage: false, unixMs: UNIX_MS, progress: () => {} }).store;

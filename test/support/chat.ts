@@ -82,8 +82,8 @@ export class World {
   }
 
   /** Somebody connects and says nothing yet. */
-  connect(address = "192.0.2.1"): TestPeer {
-    return new TestPeer(this, address);
+  connect(address = "192.0.2.1", lineBytesMax = LIMITS_DEFAULT.lineBytesMax): TestPeer {
+    return new TestPeer(this, address, lineBytesMax);
   }
 
   /** These users log in, one after another, and have read everything that came with it. */
@@ -176,19 +176,25 @@ export class TestPeer implements Peer, Sink {
   /** Bytes that it will still take; a peer that stops reading has 0. */
   room = Number.POSITIVE_INFINITY;
   readonly #world: World;
-  readonly #reader = new LineReader(LIMITS_DEFAULT.lineBytesMax);
+  readonly #reader: LineReader;
   readonly #own: Outbox;
   #taken = "";
 
-  constructor(world: World, address: string) {
+  constructor(world: World, address: string, lineBytesMax: number) {
     this.#world = world;
     this.address = address;
+    this.#reader = new LineReader(lineBytesMax);
     this.#own = new Outbox(world.turn, true);
     this.#own.sink = this;
   }
 
   get replies(): Outbox {
     return this.session?.outbox ?? this.#own;
+  }
+
+  /** The beginning of a line that came last. */
+  get begun(): string {
+    return this.#taken.slice(this.#taken.lastIndexOf("\n") + 1);
   }
 
   /** The lines since the last time, without their ends; bytes as latin1. The beginning of a line stays. */

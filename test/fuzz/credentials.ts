@@ -1,0 +1,67 @@
+import fc from "fast-check";
+import { type Credentials, CredentialsError, parseCredentials } from "../../src/server/credentials.ts";
+import { expectAlike, expectThat, target } from "./target.ts";
+
+const FILE = "users.txt";
+
+const line = fc.oneof(
+  {
+    weight: 4,
+    arbitrary: fc.tuple(fc.constantFrom("alice", "bob", "c.d"), fc.nat({ max: 9 })).map(([a, b]) => `${a} ${b}`),
+  },
+  fc.constantFrom("", " ", "# words", "#", "\t", "alice", "alice ", "alice  x", "alice x y", " alice x", "a..b x"),
+  fc.constantFrom(
+    "1.2.3.4 x",
+    "\ufeffalice x",
+    "\u001b[2J x",
+    "alice \u001b[2J",
+    "alice\tx",
+    "alice x\t",
+    "größe x",
+    "bob größe",
+  ),
+  fc.string({ unit: "binary", maxLength: 12 }),
+);
+
+const text = fc
+  .array(fc.tuple(line, fc.constantFrom("\n", "\n", "\r\n", "\r")), { maxLength: 8 })
+  .map((lines) => lines.flat().join(""));
+
+/** What a good file holds; the number of the first bad line, or null for a file without users. */
+function plainly(text: string): Credentials["users"] | number | null {
+  const users = new Map<string, string>();
+  for (const [index, line] of text
+    .replace(/^\ufeff/, "")
+    .replaceAll("\r\n", "\n")
+    .split("\n")
+    .entries()) {
+    if (/^\s*$/.test(line) || line.startsWith("#")) continue;
+    const parts = /^([A-Za-z0-9][A-Za-z0-9._-]{0,31}) ([^ ]*\S)\s*$/.exec(line);
+    const name = parts?.[1] ?? "";
+    const isAddress = /^(\d{1,3}\.){3}\d{1,3}$/.test(name) && name.split(".").every((part) => Number(part) < 256);
+    if (parts === null || name.includes("..") || isAddress || users.has(name)) return index + 1;
+    users.set(name, parts[2]!);
+  }
+  return users.size === 0 ? null : [...users].map(([name, password]) => ({ name, password }));
+}
+
+export const credentials = target(
+  {
+    name: "credentials",
+    holds: "a credentials file gives its users, or says in one printable line what is wrong where",
+  },
+  text,
+  (text) => {
+    const expected = plainly(text);
+    let users: Credentials["users"];
+    try {
+      ({ users } = parseCredentials(text, FILE));
+    } catch (error) {
+      const { message } = error as Error;
+      expectThat(error instanceof CredentialsError && /^[\x20-\x7e]+$/.test(message), () => `it says ${String(error)}`);
+      const number = /^users\.txt:(\d+): /.exec(message)?.[1];
+      return expectAlike(number === undefined ? null : Number(number), expected, "the line that is to blame");
+    }
+    expectAlike(users, expected, "the users");
+  },
+);

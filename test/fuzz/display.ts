@@ -1,0 +1,97 @@
+import fc from "fast-check";
+import { ChatClient, ChatError, type ChatEvent } from "../../src/client/client.ts";
+import { Display } from "../../src/client/display.ts";
+import { decode, parseEvent } from "../../src/client/event.ts";
+import { Terminal, explain } from "../../src/client/terminal.ts";
+import { expectThat, latin1, target } from "./target.ts";
+
+/** What could move the cursor, break a line, or turn the direction of writing round. */
+const CONTROL = /[\p{Cc}\p{Zl}\p{Zp}\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]/u;
+/** The colours of this client's own. */
+// biome-ignore lint/suspicious/noControlCharactersInRegex: they are what it is about
+const COLORS = /\u001b\[\d+m/g;
+
+const EVENTS = [
+  "message",
+  "broadcast",
+  "stored",
+  "joined",
+  "left",
+  "goodbye",
+  "private_request",
+  "address",
+  "expect",
+  "denied",
+];
+const TIMES = [
+  "0",
+  "1700000000000",
+  "8640000000000000",
+  "-8640000000000000",
+  "8640000000000001",
+  "1e400",
+  "x",
+  "0x10",
+  "",
+];
+
+const word = fc.oneof(
+  fc.constantFrom("bob", "replaced", "constructor", "__proto__", "toString", "hasOwnProperty", "valueOf", "", "busy"),
+  fc.constantFrom("\x1b[2J", "\xc2\x9b2J", "\xe2\x80\xae", "\xe2\x80\xa8", "\xff", "\t", "\0", "\x7f", "a\rb", "::1"),
+  fc.constantFrom(...TIMES),
+  fc.uint8Array({ maxLength: 6 }).map((bytes) => Buffer.from(bytes).toString("latin1").replaceAll("\n", " ")),
+);
+
+const line = fc
+  .tuple(fc.oneof({ weight: 6, arbitrary: fc.constantFrom(...EVENTS) }, word), fc.array(word, { maxLength: 6 }))
+  .map(([verb, words]) => [verb, ...words].join(" "));
+
+/** What a client tells of a line: of private chats it is what it makes of the server's. */
+function told(event: NonNullable<ReturnType<typeof parseEvent>>): ChatEvent[] {
+  const { kind } = event;
+  if (kind === "private_request") {
+    return [true, false].map((encrypted) => ({ kind: "asked", user: event.user, encrypted }));
+  }
+  if (kind === "address") {
+    const { user, host, port } = event;
+    return [true, false].map((encrypted) => ({ kind: "agreed", user, host, port, encrypted }));
+  }
+  if (kind === "expect")
+    return (["invited", "parted", "unreachable", "impostor"] as const).map((kind) => ({ ...event, kind }));
+  if (kind === "message") return [event, { ...event, kind: "private" }];
+  return [event];
+}
+
+export const display = target(
+  { name: "display", holds: "whatever a server says, a client shows it without control characters" },
+  fc.record({
+    lines: fc.array(line, { minLength: 1, maxLength: 4 }),
+    refusal: fc.array(word, { minLength: 1, maxLength: 3 }),
+    zone: fc.constantFrom("UTC", "Pacific/Kiritimati", "America/Los_Angeles"),
+    colored: fc.boolean(),
+  }),
+  ({ lines, refusal, zone, colored }) => {
+    process.env.TZ = zone;
+    const shown: string[] = [];
+    const surface = { print: (text: string) => void shown.push(text), fail: (text: string) => void shown.push(text) };
+    const client = new ChatClient({ host: "127.0.0.1", port: 1 });
+    const words = new Display(colored);
+    const terminal = new Terminal(client, surface, words);
+    terminal.start();
+    for (const line of lines) {
+      const bytes = latin1(line);
+      const event = parseEvent(bytes, 0, bytes.length);
+      if (event !== null) for (const one of told(event)) terminal.hear(one);
+    }
+    const [code = "", ...detail] = latin1(refusal.join(" ")).toString().split(" ");
+    const error = new ChatError(code, detail.join(" "));
+    terminal.recover(decode(latin1(lines[0]!), 0, lines[0]!.length), error);
+    shown.push(words.failure(explain(error, "bob")));
+    shown.push(...terminal.complete("message ")[0]);
+    for (const text of shown) {
+      expectThat(typeof text === "string", () => `it shows ${typeof text}`);
+      const plain = colored ? text.replace(COLORS, "") : text;
+      expectThat(!CONTROL.test(plain), () => `it shows ${JSON.stringify(text)}`);
+    }
+  },
+);

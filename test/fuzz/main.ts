@@ -1,0 +1,48 @@
+import { Progress, UsageError, beforeQuitting, runProgram } from "../../bench/command-line.ts";
+import { Runner, describe } from "./runner.ts";
+import { targets } from "./targets.ts";
+
+const WIDTH = Math.max(...targets.map(({ name }) => name.length));
+
+const USAGE = `Usage: bun run fuzz [options]
+
+Tries inputs that nobody would think of on the parts that read what others write, each of which must hold whatever
+it reads. Everything stays on this machine.
+
+  --seed <number>     decides which inputs are tried (a fresh one, which is printed)
+  --seconds <number>  for how long, 1 to 86400 (60)
+  --target <name>     only that one
+  --help              this page
+
+${targets.map(({ name, holds }) => `  ${name.padEnd(WIDTH)}  ${holds}`).join("\n")}
+
+Exit code: 0 when everything held, 1 when not, 2 for a command line that cannot be meant.
+`;
+
+await runProgram(
+  { name: "fuzz", usage: USAGE, options: ["seed", "seconds", "target"], failures: () => false },
+  async (line) => {
+    const seed = line.number("seed", Math.floor(Math.random() * 2 ** 31), 0, 2 ** 31 - 1);
+    const seconds = line.number("seconds", 60, 1, 86_400);
+    const all = targets.map(({ name }) => name);
+    const only = line.text("target");
+    if (only !== null && !all.includes(only)) {
+      throw new UsageError(`--target takes ${all.slice(0, -1).join(", ")} or ${all.at(-1)}, not "${only}"`);
+    }
+    const names = only === null ? all : [only];
+    console.log(`seed ${seed}`);
+    const progress = new Progress();
+    const runner = new Runner(names, seed, (text) => progress.say(text));
+    beforeQuitting(() => runner.stop());
+    const failure = await runner.run(seconds * 1000);
+    progress.clear();
+    console.log([["target", "inputs"] as const, ...runner.inputs].map(row).join("\n"));
+    if (failure === null) return 0;
+    console.log(`\n${describe(failure)}`);
+    return 1;
+  },
+);
+
+function row([name, inputs]: readonly [string, string | number]): string {
+  return `${name.padEnd(WIDTH)}  ${String(inputs).padStart(10)}`;
+}

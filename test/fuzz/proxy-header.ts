@@ -1,0 +1,66 @@
+import { isIP } from "node:net";
+import fc from "fast-check";
+import { PROXY_HEADER_BYTES_MAX } from "../../src/limits.ts";
+import { type ProxyHeader, parseProxyHeader } from "../../src/server/proxy-header.ts";
+import { expectAlike, expectThat, latin1, target } from "./target.ts";
+
+const SIGNATURE = "\r\n\r\n\0\r\nQUIT\n";
+
+const byte = fc.oneof(fc.constantFrom(0, 1, 255), fc.nat({ max: 255 }));
+
+/** A header, the lines behind it, and what is changed in it. */
+const input = fc.record({
+  command: fc.oneof({ weight: 4, arbitrary: fc.constantFrom(0x21, 0x20) }, byte),
+  family: fc.oneof({ weight: 4, arbitrary: fc.constantFrom(0x11, 0x21) }, byte),
+  /** How much longer or shorter it says to be than it is. */
+  lie: fc.oneof({ weight: 3, arbitrary: fc.constant(0) }, fc.integer({ min: -40, max: 600 })),
+  body: fc.array(byte, { maxLength: 60, size: "max" }),
+  changed: fc.array(fc.tuple(fc.nat({ max: 40 }), byte), { maxLength: 2 }),
+});
+
+/** What is read of the bytes: a header, nothing yet, or what is wrong with them. */
+function read(bytes: Buffer): ProxyHeader | null | string {
+  try {
+    return parseProxyHeader(bytes);
+  } catch (error) {
+    return (error as Error).message;
+  }
+}
+
+/** IPv6 as browsers write it, IPv4 as it is. */
+function canonical(address: string): string {
+  return address.includes(":") ? new URL(`http://[${address}]`).hostname : address;
+}
+
+/** The address that a header says, by plain means; null for none. */
+function plainly(bytes: Buffer): string | null {
+  if (bytes[12] !== 0x21) return null;
+  if (bytes[13] === 0x11) return bytes.subarray(16, 20).join(".");
+  if (bytes[13] !== 0x21) return null;
+  const groups = bytes.toString("hex", 16, 32).match(/.{4}/g)!;
+  if (groups.join("").startsWith(`${"0".repeat(20)}ffff`)) return bytes.subarray(28, 32).join(".");
+  return canonical(groups.join(":"));
+}
+
+export const proxyHeader = target(
+  { name: "proxy-header", holds: "a proxy's first bytes at any cut are an address, not enough yet, or an error" },
+  input,
+  ({ command, family, lie, body, changed }) => {
+    const length = Math.max(0, body.length + lie);
+    const head = [...latin1(SIGNATURE), command, family, length >> 8, length & 255];
+    const bytes = Buffer.from([...head, ...body]);
+    for (const [at, value] of changed) if (at < bytes.length) bytes[at] = value;
+    const whole = read(bytes);
+    // At a cut it is the same, or there is not enough yet.
+    for (let end = 0; end < bytes.length; end++) {
+      const part = read(bytes.subarray(0, end));
+      if (part !== null) expectAlike(part, whole, `the first ${end} bytes`);
+    }
+    if (typeof whole === "string") return expectThat(/ PROXY header /.test(whole), () => whole);
+    // What is waited for has an end.
+    if (whole === null) return expectThat(16 + bytes.readUInt16BE(14) <= PROXY_HEADER_BYTES_MAX, () => "it waits");
+    expectThat(whole.bytes <= Math.min(bytes.length, PROXY_HEADER_BYTES_MAX), () => `${whole.bytes} bytes`);
+    expectThat(whole.address === null || isIP(whole.address) > 0, () => `an address ${whole.address}`);
+    expectAlike(whole.address === null ? null : canonical(whole.address), plainly(bytes), "the address");
+  },
+);
