@@ -19,7 +19,7 @@ export class Callbacks {
   readonly pause: TimerKind<Callback>;
   /** Calls that are under way, and who waits for the end of one. */
   readonly calls = new Set<Call>();
-  readonly #waiting = new Set<Callback>();
+  readonly waiting = new Set<Callback>();
 
   constructor(chat: Chat, begin: () => void) {
     this.chat = chat;
@@ -31,7 +31,7 @@ export class Callbacks {
   /** Whether one more call may be made now; if not, its callback is flushed when its turn has come. */
   mayCall(callback: Callback): boolean {
     if (this.calls.size < this.chat.limits.callbacksMax) return true;
-    this.#waiting.add(callback);
+    this.waiting.add(callback);
     return false;
   }
 
@@ -39,9 +39,9 @@ export class Callbacks {
   ended(call: Call): void {
     this.chat.wheel.cancel(call.timer);
     this.calls.delete(call);
-    for (const callback of this.#waiting) {
+    for (const callback of this.waiting) {
       if (this.calls.size >= this.chat.limits.callbacksMax) return;
-      this.#waiting.delete(callback);
+      this.waiting.delete(callback);
       callback.flush();
     }
   }

@@ -149,6 +149,29 @@ describe("the proxy says for whom a connection is", () => {
     ]);
   });
 
+  test("which is said once, and counts for it like any other", () => {
+    const { admission, world } = setUp(loopback(), []);
+    const sockets = Array.from({ length: 3 }, () => new Socket("127.0.0.1"));
+    for (const socket of sockets) {
+      admission.open(socket as never);
+      socket.data!.data(proxyHeader("192.0.2.7"));
+    }
+    expect(sockets.map(({ ended }) => ended)).toEqual([false, false, true]);
+    expect(sockets[2]!.data).toBeNull();
+    expect(admission.unnamed.size).toBe(0);
+    world.pass(PROXY_HEADER_MS + 200);
+    expect(sockets.map(({ ended }) => ended)).toEqual([false, false, true]);
+    expect(admission.connections.open.size).toBe(2);
+  });
+
+  test("and a server that stops waits for none that was not said", async () => {
+    const server = behindProxy();
+    const client = await server.connect();
+    client.send(proxyHeader("192.0.2.7").subarray(0, 5));
+    await (await connectAs(server, "192.0.2.8")).asks("alive", "err not_logged_in");
+    await Promise.all([server.stop(), client.ends()]);
+  });
+
   test("and nobody else may", async () => {
     const client = await connectAs(start({}), "192.0.2.7");
     await client.hears("err bad_request the line is empty");

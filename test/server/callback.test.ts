@@ -335,6 +335,7 @@ describe("calls on sockets moved by hand", () => {
     expect(calls).toHaveLength(0);
     dave.handlers.close(dave);
     expect(call().written).toMatch(/^callback carol /);
+    expect(callbacks.waiting.size).toBe(0);
   });
 
   test("a position that is confirmed by an as while a call begins takes no bytes out of what it announced", () => {

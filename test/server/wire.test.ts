@@ -588,6 +588,11 @@ describe("a restart on the same folder", () => {
     const locked = await second.connect();
     locked.say(`login alice ${PASSWORD}`);
     expect(Number((await locked.line()).slice("err locked_out ".length))).toBeWithin(50, 61);
+    second.cut();
+    await second.stop();
+    // Where they do not count they are forgotten for good.
+    await start({ data, durability: "process", lockoutScope: "user" }).stop();
+    await start({ data, durability: "process" }).login("alice");
   });
 
   test("finds blocks and mailboxes again, once and in order", async () => {
