@@ -5,6 +5,9 @@ import { PASSWORD } from "./target.ts";
 const PAUSE_MS = 300;
 /** Sources of their own, so that nothing which is counted by address meets ordinary users; and there are more ports. */
 const SOURCES = 16;
+/** Of those who come once so many may be there at a time, and each so long. */
+const VISITS_MAX = 500;
+const VISIT_MS = 2_000;
 const STEP_MS = 10;
 /** Whoever was kept from acting for longer does not catch up. */
 const CATCH_UP_MS = 200;
@@ -31,8 +34,9 @@ export interface Deeds {
 
 /** What one connection does. */
 export interface Script {
-  /** Logs in as that user, and with those options, before anything else. */
+  /** Logs in as that user, with that password (the right one) and those options, before anything else. */
   user?: string;
+  password?: string;
   options?: string;
   /** The connection stands, and the user is in; with the first line that came. */
   begins?: (intruder: Intruder, line: string) => void;
@@ -83,9 +87,9 @@ export class Intruder {
   #opened(socket: Socket<undefined>): void {
     if (this.field.isOver) return void socket.terminate();
     this.#socket = socket;
-    const { user, options = "" } = this.script;
+    const { user, password = PASSWORD, options = "" } = this.script;
     if (user === undefined) this.#begin();
-    else this.say(Buffer.from(`login ${user} ${PASSWORD}${options}\n`));
+    else this.say(Buffer.from(`login ${user} ${password}${options}\n`));
   }
 
   #begin(line = ""): void {
@@ -179,8 +183,42 @@ export class Field {
     return intruder;
   }
 
+  /** Somebody comes once, and is hung up on when they are still there after a while. */
+  visit(script: Script): void {
+    if (this.#intruders.size >= VISITS_MAX) return;
+    const intruder = this.open({ ...script, once: true });
+    this.after(VISIT_MS, () => {
+      if (this.#intruders.delete(intruder)) intruder.leave();
+    });
+  }
+
   forget(intruder: Intruder): void {
     this.#intruders.delete(intruder);
+  }
+
+  /** A port where somebody answers that, to whatever is said; nothing at all with null. */
+  listen(answer: string | null): number {
+    const listener = Bun.listen({
+      hostname: this.source(0),
+      port: 0,
+      socket: {
+        open: (socket) => {
+          if (answer === "") socket.end();
+        },
+        data: (socket) => {
+          if (answer !== null) socket.write(answer);
+        },
+      },
+    });
+    this.#listeners.push(listener);
+    return listener.port;
+  }
+
+  /** A port where nobody is. */
+  unused(): number {
+    const listener = Bun.listen({ hostname: this.source(0), port: 0, socket: { data: () => {} } });
+    listener.stop(true);
+    return listener.port;
   }
 
   get count(): number {
