@@ -1,9 +1,12 @@
 import { ATTACKS, type AttackName } from "./attacks.ts";
 import { type AttackOrder, type Deeds, Field } from "./intruder.ts";
-import { Program, linesOf } from "./program.ts";
+import { Program, linesOf, onCore } from "./program.ts";
 import { TargetError } from "./target.ts";
 
-/** Hostile clients in a process of their own, which gets what others leave of a core. */
+/**
+ * Hostile clients in a process of their own. It gets what the server leaves of its core: on the other one it would make
+ * those late who measure.
+ */
 export class Attackers {
   readonly #program: Program;
   #rested = Promise.withResolvers<Deeds>();
@@ -14,7 +17,7 @@ export class Attackers {
       ["bench/attack.ts"],
       (line) => this.#rested.resolve(JSON.parse(line)),
       (line) => errors.push(line),
-      Bun.which("nice") === null ? [] : ["nice", "-n", "19"],
+      [...onCore(0), ...(Bun.which("nice") === null ? [] : ["nice", "-n", "19"])],
     );
     void this.#program.ended.then((how) =>
       this.#rested.reject(new TargetError(`the hostile clients ended (${how}): ${errors.join(" ").slice(0, 500)}`)),

@@ -1,4 +1,4 @@
-import type { Field, Intruder } from "./intruder.ts";
+import type { Field, Intruder, Script } from "./intruder.ts";
 import { PASSWORD } from "./target.ts";
 
 /** What hostile clients do. */
@@ -80,10 +80,10 @@ export const ATTACKS = {
     },
   },
   mute: {
-    help: "4,000 connections, 2,000 more a second, say nothing",
+    help: "4,000 connections, 2,000 more a second, say nothing, and do not close when the server does",
     begin: (field) => {
       field.perSecond(field.scaled(2_000), () => {
-        if (field.count < field.scaled(4_000)) field.open({});
+        if (field.count < field.scaled(4_000)) field.open({ stays: true });
       });
     },
   },
@@ -118,23 +118,35 @@ export const ATTACKS = {
   logins: {
     help: "500 logins a second: unknown names, wrong passwords, right ones; who is in goes at once, or hangs up before",
     begin: (field) => {
-      const { hashed } = field.order;
-      const kinds: ((count: number) => { user: string; password?: string })[] = [
+      const kinds: ((count: number) => Script)[] = [
         (count) => ({ user: `nobody${count}` }),
         (count) => ({ user: field.user(count), password: "guess" }),
-        (count) => ({ user: field.user(count) }),
-        (count) => ({ user: field.user(count) }),
-        (count) => ({ user: hashed[count % hashed.length]!, password: count % 3 === 0 ? PASSWORD : "guess" }),
+        (count) => ({ user: field.user(count), begins: (intruder) => intruder.leave(false) }),
+        (count) => ({ user: field.user(count), spent: (intruder) => intruder.leave() }),
       ];
       field.perSecond(field.scaled(500), (count) => {
-        // One of 25 needs a slow hash.
-        const kind = kinds[count % 25 === 0 ? 4 : count % 4]!;
-        const hangsUp = count % 4 === 3;
-        field.visit({
-          ...kind(Math.floor(count / 4)),
-          begins: (intruder) => intruder.leave(hangsUp),
-          ...(hangsUp ? { spent: (intruder) => intruder.leave() } : {}),
-        });
+        field.visit(kinds[count % kinds.length]!(Math.floor(count / kinds.length)));
+      });
+    },
+  },
+  hashes: {
+    help: "20 logins a second of users of whose passwords the server has an argon2id hash; two of three are wrong",
+    begin: (field) => {
+      const { hashed } = field.order;
+      field.perSecond(field.scaled(20), (count) => {
+        const password = count % 3 === 0 ? PASSWORD : "guess";
+        field.visit({ user: hashed[count % hashed.length]!, password, begins: (intruder) => intruder.leave(false) });
+      });
+    },
+  },
+  hoard: {
+    help: "4 users write 4 MB a second to 40 others who are away",
+    begin: (field) => {
+      const all = range(4, (i) => field.open({ user: field.user(i) }));
+      field.perSecond(field.scaled(1_000), (count) => {
+        const writer = all[count % all.length]!;
+        const to = field.user(all.length + (count % 40));
+        if (writer.isIn) writer.say(Buffer.from(`message ${to} ${LONG_TEXT}\n`));
       });
     },
   },

@@ -28,6 +28,7 @@ export interface SwarmState {
   readonly window: number;
   accepted: number;
   delivered: number;
+  refused: number;
   isWorking: boolean;
   offer(nowMs: number): void;
   spoke(stamp: number): void;
@@ -262,6 +263,10 @@ export class Client {
       } else if (line.startsWith("err ") || line.startsWith("-")) this.swarm.fault(`the server said: ${line}`);
       else if (line.startsWith("PING")) this.#say(this.swarm.dialect.answer(line) as string);
       return;
+    }
+    if (this.swarm.order.mayRefuse === true && line.startsWith("err internal")) {
+      this.swarm.refused++;
+      return this.#replied(now);
     }
     const answer = this.swarm.dialect.answer(line);
     if (answer === null) this.swarm.fault(`the server said: ${line.slice(0, 100)}`);

@@ -25,10 +25,11 @@ export function p99Ratios({ rounds }: Pick<Harm, "rounds">): number[] {
 /** What must not be, in words; nothing when all is well. */
 export function verdict(harm: Harm): string[] {
   const { outcome, isJudged } = harm;
-  const { dropped, lost, twice, disordered, faults } = outcome;
+  const { dropped, twice, disordered, faults } = outcome;
+  const lost = outcome.lost - outcome.refused;
   const wrong: string[] = [];
   if (dropped > 0) wrong.push(`${dropped} ordinary users were dropped`);
-  if (lost + twice + disordered > 0) wrong.push(`lost ${lost}, twice ${twice}, out of order ${disordered}`);
+  if (lost !== 0 || twice + disordered > 0) wrong.push(`lost ${lost}, twice ${twice}, out of order ${disordered}`);
   wrong.push(...faults);
   if (!isJudged) return wrong;
   const found = p99Ratios(harm);

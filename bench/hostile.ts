@@ -1,6 +1,5 @@
 import { writeFileSync } from "node:fs";
 import { Attackers } from "./attack.ts";
-import { ATTACKS, ATTACK_NAMES, type AttackName } from "./attacks.ts";
 import { type CommandLine, Progress, UsageError, beforeQuitting, runProgram } from "./command-line.ts";
 import { type Harm, RATIO_MAX, p99Ratios, spreadOf, verdict } from "./harm.ts";
 import type { Deeds } from "./intruder.ts";
@@ -8,8 +7,9 @@ import { ORDINARY, Ordinary } from "./ordinary.ts";
 import { newResult } from "./result.ts";
 import { digits, range, spread } from "./statistics.ts";
 import { Target, TargetError } from "./target.ts";
+import { TROUBLE_NAMES, type TroubleName, troubleOf } from "./troubles.ts";
 
-const OPTIONS = ["attacks", "seconds", "rounds", "rate", "strength", "warmup", "recovery", "json"] as const;
+const OPTIONS = ["attacks", "seconds", "rounds", "rate", "strength", "warmup", "recovery", "stop", "json"] as const;
 type OptionName = (typeof OPTIONS)[number];
 
 /** Users of the attackers. */
@@ -27,16 +27,18 @@ Measures what hostile clients cost ordinary users: ${ORDINARY} of them, every ot
 other and broadcast while an attack goes on beside them. For each attack a server is started, on one core, with the
 ordinary users on another and the hostile ones on what is left of both; quiet and hostile slices alternate. None of the
 ordinary users may be dropped, none of their messages lost, twice or out of order, and the median of their p99 beside the
-attack may be ${RATIO_MAX} times the quiet one of the same round.
+attack may be ${RATIO_MAX} times the quiet one of the same round. Jumps of the clock cannot be made for one process from outside:
+test/simulation makes them.
 
   --attacks <list>       which (all of them):
-${ATTACK_NAMES.map((name) => `                           ${name.padEnd(10)} ${ATTACKS[name].help}`).join("\n")}
+${TROUBLE_NAMES.map((name) => `                           ${name.padEnd(10)} ${troubleOf(name).help}`).join("\n")}
   --seconds <number>     how long a slice is (3)
   --rounds <number>      a quiet and a hostile slice each (5)
   --rate <number>        messages a second of all ordinary users together (1,000)
   --strength <number>    so many times as many connections of each attack, and as much said on them (1)
   --warmup <number>      seconds before the first slice (3)
   --recovery <number>    seconds from when the attackers left until memory is looked at again (5)
+  --stop <seconds>       how long the server is stopped (10)
   --json <file>          writes all figures there
   --help                 this page
 
@@ -44,20 +46,21 @@ Exit code: 0, 1 when somebody ordinary was harmed, 2 for a command line that can
 `;
 
 interface Options {
-  attacks: AttackName[];
+  attacks: TroubleName[];
   sliceMs: number;
   rounds: number;
   rate: number;
   strength: number;
   warmupMs: number;
   recoveryMs: number;
+  stopMs: number;
   json: string | null;
   server: readonly string[];
 }
 
 /** One attack: what ordinary users noticed, and what it did to the server. */
 interface Report {
-  attack: AttackName;
+  attack: TroubleName;
   harm: Harm;
   wrong: string[];
   /** Bytes of resident memory: before the first attack, at most during one, and when the attackers have been away. */
@@ -66,37 +69,47 @@ interface Report {
 }
 
 function parseOptions(line: CommandLine<OptionName>): Options {
-  const attacks = line.text("attacks")?.split(",") ?? ATTACK_NAMES;
+  const attacks = line.text("attacks")?.split(",") ?? TROUBLE_NAMES;
   for (const name of attacks)
-    if (!(ATTACK_NAMES as string[]).includes(name)) throw new UsageError(`--attacks knows no "${name}"`);
+    if (!(TROUBLE_NAMES as string[]).includes(name)) throw new UsageError(`--attacks knows no "${name}"`);
   return {
-    attacks: attacks as AttackName[],
+    attacks: attacks as TroubleName[],
     sliceMs: 1000 * line.number("seconds", 3, 0.1, 600, true),
     rounds: line.number("rounds", 5, 1, 1000),
     rate: line.number("rate", 1000, 1, 100_000),
     strength: line.number("strength", 1, 0.01, 100, true),
     warmupMs: 1000 * line.number("warmup", 3, 0, 600, true),
     recoveryMs: 1000 * line.number("recovery", 5, 0, 600, true),
+    stopMs: 1000 * line.number("stop", 10, 0.1, 30, true),
     json: line.output("json"),
     server: line.rest,
   };
 }
 
 /** Runs one attack against a server of its own. Throws TargetError. */
-async function run(attack: AttackName, options: Options, say: (text: string) => void): Promise<Report> {
+async function run(attack: TroubleName, options: Options, say: (text: string) => void): Promise<Report> {
   const names = (letter: string, count: number): string[] => Array.from({ length: count }, (_, i) => `${letter}${i}`);
   const [ordinary, users, hashed] = [names("u", ORDINARY), names("x", HOSTILE), names("h", HASHED)];
   say("starting");
+  const trouble = troubleOf(attack);
+  const { descriptorsMax, isJudged, mayRefuse } = trouble;
   const target = await Target.start({
     users: [...ordinary, ...users],
     hashed,
     options: options.server,
-    descriptorsMax: null,
+    descriptorsMax,
   });
   const talk = { users: ordinary, rate: options.rate, broadcastEach: BROADCAST_EACH, broadcasters: ORDINARY };
-  const people = new Ordinary(target, { ...talk, warmupMs: options.warmupMs });
+  const people = new Ordinary(target, { ...talk, warmupMs: options.warmupMs, mayRefuse });
   const { strength } = options;
-  const attackers = new Attackers({ attacks: [attack], port: target.port, users, hashed, ordinary, strength });
+  const attackers = new Attackers({
+    attacks: [...trouble.attacks],
+    port: target.port,
+    users,
+    hashed,
+    ordinary,
+    strength,
+  });
   const rounds: Harm["rounds"] = [];
   const resident = { before: 0, peak: 0, after: 0 };
   const deeds: Deeds = { connects: 0, thrownOut: 0, bytes: 0 };
@@ -108,8 +121,11 @@ async function run(attack: AttackName, options: Options, say: (text: string) => 
       if (round === 1) resident.before = target.resident;
       say(`round ${round}, attack`);
       const sampler = setInterval(() => (resident.peak = Math.max(resident.peak, target.resident)), SAMPLE_MS);
+      trouble.begins(target);
       attackers.go();
-      const hostile = await people.measure(options.sliceMs);
+      if (attack === "stop") setTimeout(() => trouble.ends(target), options.stopMs);
+      const hostile = await people.measure(options.sliceMs + (attack === "stop" ? options.stopMs : 0));
+      trouble.ends(target);
       clearInterval(sampler);
       const done = await attackers.rest();
       for (const name of Object.keys(deeds) as (keyof Deeds)[]) deeds[name] += done[name];
@@ -119,10 +135,11 @@ async function run(attack: AttackName, options: Options, say: (text: string) => 
     say("recovery");
     await Bun.sleep(options.recoveryMs);
     resident.after = target.resident;
-    const harm: Harm = { rounds, outcome: await people.leave(), isJudged: true };
+    const harm: Harm = { rounds, outcome: await people.leave(), isJudged };
     const wrong = verdict(harm);
     if (!target.isRunning) wrong.push("the server has ended");
-    wrong.push(...target.complaints.slice(0, 3).map((line) => `the server logged: ${line.slice(0, 200)}`));
+    if (!mayRefuse)
+      wrong.push(...target.complaints.slice(0, 3).map((line) => `the server logged: ${line.slice(0, 200)}`));
     return { attack, harm, wrong, resident, deeds };
   } finally {
     await attackers.stop();
@@ -160,11 +177,11 @@ function table(reports: readonly Report[], { sliceMs, rounds }: Options): string
   for (const { attack, deeds, harm } of reports) {
     const seconds = harm.rounds.reduce((sum, { hostile }) => sum + hostile.seconds, 0);
     const per = (count: number): string => digits(Math.round(count / seconds));
-    const { sent, lost, twice, disordered, dropped } = harm.outcome;
+    const { sent, lost, refused, twice, disordered, dropped } = harm.outcome;
     lines.push(
       `  ${attack.padEnd(12)}${per(deeds.connects)} connections a second, ${per(deeds.thrownOut)} thrown out, ` +
-        `${per(deeds.bytes / 1000)} KB; of ${digits(sent)} messages lost ${lost}, twice ${twice}, ` +
-        `out of order ${disordered}; dropped ${dropped}`,
+        `${per(deeds.bytes / 1000)} KB; of ${digits(sent)} messages lost ${lost - refused}, twice ${twice}, ` +
+        `out of order ${disordered}${refused > 0 ? `, refused ${refused}` : ""}; dropped ${dropped}`,
     );
   }
   for (const { attack, wrong } of reports) for (const what of wrong) lines.push(`  HARM: ${attack}: ${what}`);

@@ -42,6 +42,8 @@ export interface Script {
   begins?: (intruder: Intruder, line: string) => void;
   /** The kernel took everything. */
   spent?: (intruder: Intruder) => void;
+  /** Keeps its side open when the server has closed the other one. */
+  stays?: true;
   /** Comes once, and does not come back. */
   once?: true;
 }
@@ -72,12 +74,13 @@ export class Intruder {
     Bun.connect({
       hostname: "127.0.0.1",
       port: field.order.port,
-      allowHalfOpen: false,
+      allowHalfOpen: this.script.stays === true,
       ...({ localAddress: field.source(this.#index) } as object),
       socket: {
         open: (socket) => this.#opened(socket),
         data: (_socket, chunk) => this.#read(chunk),
         drain: () => this.#flush(),
+        end: () => {},
         close: () => this.#closed(),
         connectError: () => this.#closed(),
       },

@@ -26,6 +26,8 @@ export interface Order {
   measureMs: number;
   /** Of its sessions none, every other one, or all. */
   resumable: boolean | "half";
+  /** A message may be refused with `err internal`: it is said again by nobody, and need not arrive. */
+  mayRefuse?: boolean;
   /** Clients that log in at the same time. */
   loginsAtOnce: number;
 }
@@ -76,6 +78,8 @@ export interface Outcome extends Slice {
   disordered: number;
   /** Connections that the server closed. */
   dropped: number;
+  /** Messages that were refused: as many of those that are lost are not. */
+  refused: number;
   /** What went wrong; nothing when all is well. */
   faults: string[];
 }

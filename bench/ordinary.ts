@@ -13,6 +13,8 @@ export interface Talk {
   broadcastEach: number;
   broadcasters: number;
   warmupMs: number;
+  /** A message may be refused. */
+  mayRefuse: boolean;
 }
 
 const PAYLOAD_BYTES = 64;
@@ -24,13 +26,13 @@ export class Ordinary {
   #slice = Promise.withResolvers<Slice | null>();
   readonly #outcome = Promise.withResolvers<Outcome>();
 
-  constructor(target: Target, { users, rate, broadcastEach, broadcasters, warmupMs }: Talk) {
+  constructor(target: Target, { users, rate, broadcastEach, broadcasters, warmupMs, mayRefuse }: Talk) {
     const order: Order = {
       ...{ dialect: "heartline", host: "127.0.0.1", port: target.port, pid: target.pid },
       users: users.map((name) => [name, PASSWORD]),
       ...{ crowd: 0, window: 0, rate, payloadBytes: PAYLOAD_BYTES, beatMs: 0, warmupMs, measureMs: 0 },
       scenario: { help: "", messages: true, broadcasters, broadcastEach, aliveEach: 9, instead: null },
-      ...{ resumable: "half", loginsAtOnce: 64 },
+      ...{ resumable: "half", loginsAtOnce: 64, mayRefuse },
     };
     this.#program = new Program(
       ["bench/swarm.ts"],

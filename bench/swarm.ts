@@ -31,6 +31,7 @@ export class Swarm implements SwarmState {
   readonly payloadEnd: number;
   accepted = 0;
   delivered = 0;
+  refused = 0;
   /** Messages that each client has on their way; 0 when time decides, or none are to be sent any more. */
   window = 0;
   isWorking = false;
@@ -177,9 +178,11 @@ export class Swarm implements SwarmState {
     await this.#drain();
     clearInterval(this.#confirms);
     this.#isRunning = false;
-    const { lost, twice, disordered } = this.tally;
+    const { tally, refused } = this;
+    const { lost, twice, disordered } = tally;
+    const wrong = { lost, twice, disordered, refused, dropped: this.#dropped, faults: [...this.#faults] };
     const sent = this.clients.reduce((sum, each) => sum + each.messagesSent + each.broadcastsSent, 0);
-    return { ...slice, sent, lost, twice, disordered, dropped: this.#dropped, faults: [...this.#faults] };
+    return { ...slice, sent, ...wrong };
   }
 
   /** The first messages: each answer, or what arrives, makes room for the next. */

@@ -102,6 +102,12 @@ export class Target {
     }
   }
 
+  /** From now on it may write no file beyond so many bytes: a full disk. */
+  limitFiles(bytes: number | "unlimited"): void {
+    const { exitCode, stderr } = Bun.spawnSync(["prlimit", `--fsize=${bytes}:`, "--pid", String(this.pid)]);
+    if (exitCode !== 0) throw new TargetError(`prlimit: ${stderr.toString()}`);
+  }
+
   kill(signal: NodeJS.Signals): void {
     this.#program?.kill(signal);
   }
