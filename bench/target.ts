@@ -79,9 +79,9 @@ export class Target {
     return this.#program!.isRunning;
   }
 
-  /** What it logged last, warnings and worse alone. */
+  /** What it logged of faults, of its last lines. */
   get complaints(): string[] {
-    return this.#log.filter((line) => !/"level":[1-3]0/.test(line));
+    return this.#log.filter((line) => /"level":[56]0/.test(line));
   }
 
   /** Bytes of memory that are resident; 0 when it has ended. */
