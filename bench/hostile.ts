@@ -147,7 +147,7 @@ async function run(attack: TroubleName, options: Options, say: (text: string) =>
   }
 }
 
-const COLUMNS = [12, 14, 14, 24, 20, 12, 22, 12, 12, 12];
+const COLUMNS = [11, 11, 11, 30, 22, 12, 22, 12];
 
 function row(...cells: string[]): string {
   return `  ${cells.map((cell, i) => (i === 0 ? cell.padEnd(COLUMNS[i]!) : cell.padStart(COLUMNS[i]!))).join("")}`.trimEnd();

@@ -320,9 +320,13 @@ export class Swarm implements SwarmState {
           streams.push({ stream: clients.length + index * broadcasters + b, sent: clients[b]!.broadcastsSent });
       }
     }
-    const isDone = (): boolean =>
-      streams.every(({ stream, sent }) => tally.next(stream) >= sent) &&
-      (!this.dialect.replies || clients.every(({ unanswered }) => unanswered === 0));
+    const isDone = (): boolean => {
+      let missing = 0;
+      for (const { stream, sent } of streams) missing += Math.max(0, sent - tally.next(stream));
+      // What was refused does not come.
+      const arrived = missing === 0 || missing + tally.lost <= this.refused;
+      return arrived && (!this.dialect.replies || clients.every(({ unanswered }) => unanswered === 0));
+    };
     for (let waitedMs = 0; waitedMs < DRAIN_MS && !isDone() && this.#faults.size === 0; waitedMs += 20)
       await Bun.sleep(20);
     this.#isLeaving = true;
