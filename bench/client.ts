@@ -28,6 +28,7 @@ export interface SwarmState {
   readonly window: number;
   accepted: number;
   delivered: number;
+  refused: number;
   isWorking: boolean;
   offer(nowMs: number): void;
   spoke(stamp: number): void;
@@ -51,6 +52,7 @@ export class Client {
   aliveDue = -1;
   received = 0;
   #confirmed = 0;
+  readonly #isResumable: boolean;
   /** What is still to be said before it is in. */
   #steps: Step[];
   #entered: (() => void) | null = null;
@@ -71,7 +73,8 @@ export class Client {
     const [name, password] = users[index]!;
     const { broadcasters } = order.scenario;
     const everybody = broadcasters > 0 && (dialect.broadcastersHear || index >= broadcasters);
-    this.#steps = dialect.steps(name, password, { everybody, resumable: order.resumable });
+    this.#isResumable = order.resumable === "half" ? index % 2 === 1 : order.resumable;
+    this.#steps = dialect.steps(name, password, { everybody, resumable: this.#isResumable });
     const partner = users[index ^ 1]?.[0] ?? name;
     const message = dialect.message(partner, payloadBytes);
     this.#messageAt = message.head.length;
@@ -175,7 +178,7 @@ export class Client {
 
   /** A resumable session's client says how far it has read. */
   confirm(): void {
-    if (!this.swarm.order.resumable || this.received === this.#confirmed) return;
+    if (!this.#isResumable || this.received === this.#confirmed) return;
     this.#confirmed = this.received;
     this.#append(Buffer.from(`alive ${this.received}\n`));
   }
@@ -260,6 +263,10 @@ export class Client {
       } else if (line.startsWith("err ") || line.startsWith("-")) this.swarm.fault(`the server said: ${line}`);
       else if (line.startsWith("PING")) this.#say(this.swarm.dialect.answer(line) as string);
       return;
+    }
+    if (this.swarm.order.mayRefuse === true && line.startsWith("err internal")) {
+      this.swarm.refused++;
+      return this.#replied(now);
     }
     const answer = this.swarm.dialect.answer(line);
     if (answer === null) this.swarm.fault(`the server said: ${line.slice(0, 100)}`);

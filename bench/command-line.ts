@@ -9,9 +9,14 @@ type Values = Partial<Record<string, string | boolean>>;
 /** The options of a program, of which each takes a value; `--help` too. */
 export class CommandLine<Name extends string> {
   readonly #values: Values;
+  /** What stands behind `--`, for another program. */
+  readonly rest: readonly string[];
 
   /** Throws UsageError. */
-  constructor(args: string[], names: readonly Name[]) {
+  constructor(all: string[], names: readonly Name[], takesRest = false) {
+    const end = takesRest && all.includes("--") ? all.indexOf("--") : all.length;
+    const args = all.slice(0, end);
+    this.rest = all.slice(end + 1);
     const options: Record<string, { type: "string" } | { type: "boolean"; short: string }> = {
       help: { type: "boolean", short: "h" },
     };
@@ -74,12 +79,19 @@ export class CommandLine<Name extends string> {
  * code 2, a failure of a known kind one line and 1; else `main` says what the code is.
  */
 export async function runProgram<Name extends string>(
-  program: { name: string; usage: string; options: readonly Name[]; failures: (error: unknown) => boolean },
+  program: {
+    name: string;
+    usage: string;
+    options: readonly Name[];
+    /** Arguments behind `--` are for the server. */
+    takesRest?: true;
+    failures: (error: unknown) => boolean;
+  },
   main: (line: CommandLine<Name>) => Promise<number>,
 ): Promise<void> {
-  const { name, usage, options, failures } = program;
+  const { name, usage, options, takesRest, failures } = program;
   try {
-    const line = new CommandLine(process.argv.slice(2), options);
+    const line = new CommandLine(process.argv.slice(2), options, takesRest);
     if (line.wantsHelp) process.stdout.write(usage);
     else process.exitCode = await main(line);
   } catch (error) {

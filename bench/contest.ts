@@ -3,7 +3,7 @@ import { createServer } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { PATH, type Peer } from "./peers/peer.ts";
-import { linesOf, within } from "./program.ts";
+import { linesOf, onCore, within } from "./program.ts";
 import type { Order, Outcome } from "./order.ts";
 import { descriptorsMax } from "../src/server/kernel.ts";
 
@@ -14,12 +14,6 @@ const PASSWORD = "secret";
 
 /** A program that cannot be run here, or a run that failed, in words for a person. */
 export class ContestError extends Error {}
-
-/** One core for the server, another one for the swarm; where that cannot be told, the system decides. */
-const taskset = Bun.which("taskset");
-function pinned(core: 0 | 1, command: string[]): string[] {
-  return taskset === null || navigator.hardwareConcurrency < 2 ? command : [taskset, "-c", String(core), ...command];
-}
 
 /** Descriptors of a process that are no client's. */
 const DESCRIPTORS_SPARE = 200;
@@ -50,7 +44,7 @@ export class Contest {
     mkdirSync(folder);
     const credentials = join(this.folder, "credentials");
     const site = { folder, sharedFolder: this.folder, port: await freePort(), credentials };
-    const server = this.#spawn(pinned(0, peer.command(site)));
+    const server = this.#spawn([...onCore(0), ...peer.command(site)]);
     const errors = new Response(server.stderr).text();
     try {
       const port = await this.#listens(server, site.port);
@@ -67,7 +61,7 @@ export class Contest {
 
   /** Runs a swarm. Throws ContestError. */
   async swarm(order: Order, say: (progress: string) => void): Promise<Outcome> {
-    const swarm = this.#spawn(pinned(1, [process.execPath, join(import.meta.dir, "swarm.ts")]), "pipe");
+    const swarm = this.#spawn([...onCore(1), process.execPath, join(import.meta.dir, "swarm.ts")], "pipe");
     (swarm.stdin as Bun.FileSink).write(`${JSON.stringify(order)}\n`);
     (swarm.stdin as Bun.FileSink).end();
     const errors = new Response(swarm.stderr).text();

@@ -55,7 +55,15 @@ const heartline: Dialect = {
   logout: "logout\n",
   replies: true,
   broadcastersHear: true,
-  lines: linesBy({ o: LINE.reply, j: LINE.ignored, l: LINE.ignored }),
+  // What strangers to the swarm say (m, b, s) carries no payload of ours.
+  lines: linesBy({
+    o: LINE.reply,
+    j: LINE.ignored,
+    l: LINE.ignored,
+    m: LINE.ignored,
+    b: LINE.ignored,
+    s: LINE.ignored,
+  }),
   answer: () => null,
 };
 

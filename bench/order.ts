@@ -22,8 +22,12 @@ export interface Order {
   /** How often a client of an alive crowd says so. */
   beatMs: number;
   warmupMs: number;
+  /** With 0 the swarm is measured slice by slice: a line on standard input is one, and says how many ms. */
   measureMs: number;
-  resumable: boolean;
+  /** Of its sessions none, every other one, or all. */
+  resumable: boolean | "half";
+  /** A message may be refused with `err internal`: it is said again by nobody, and need not arrive. */
+  mayRefuse?: boolean;
   /** Clients that log in at the same time. */
   loginsAtOnce: number;
 }
@@ -39,7 +43,8 @@ export interface Latency {
   buckets: [index: number, count: number][];
 }
 
-export interface Outcome {
+/** What was measured for a while. */
+export interface Slice {
   clients: number;
   seconds: number;
   /** A second: what was accepted and reached all its receivers; and what was received. For `login`: people who came. */
@@ -61,12 +66,20 @@ export interface Outcome {
   /** The part of the time in which the swarm had something to do, and of the machine's time that others took. */
   busy: number;
   stolen: number;
+  /** By second: deliveries, and the part of a core that the server used. */
+  series: { delivered: number; core: number }[];
+}
+
+/** What a swarm came to: what was measured last, and everything since its first message. */
+export interface Outcome extends Slice {
   sent: number;
   lost: number;
   twice: number;
   disordered: number;
-  /** By second: deliveries, and the part of a core that the server used. */
-  series: { delivered: number; core: number }[];
+  /** Connections that the server closed. */
+  dropped: number;
+  /** Messages that were refused: as many of those that are lost are not. */
+  refused: number;
   /** What went wrong; nothing when all is well. */
   faults: string[];
 }
@@ -77,6 +90,6 @@ export function isClean({ lost, twice, disordered, faults }: Outcome): boolean {
 }
 
 /** Whether an open loop measured itself: it could not send in time what was due. */
-export function isBehind({ lateness, latency }: Outcome): boolean {
+export function isBehind({ lateness, latency }: Slice): boolean {
   return lateness.count > 0 && lateness.p99 > Math.max(LATE_MICROS, latency.p99 / 10);
 }

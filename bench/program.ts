@@ -5,6 +5,12 @@ const root = join(import.meta.dir, "..");
 /** What a program gets to end in order, before it is killed. */
 const STOP_MS = 10_000;
 
+/** The words before a command that keep it on one core; none where that cannot be told, and the system decides. */
+export function onCore(core: 0 | 1): string[] {
+  const taskset = Bun.which("taskset");
+  return taskset === null || navigator.hardwareConcurrency < 2 ? [] : [taskset, "-c", String(core)];
+}
+
 /** A program that the harness started: its lines, and its end. Nothing else is ever killed. */
 export class Program {
   static readonly running = new Set<Program>();
@@ -13,8 +19,14 @@ export class Program {
   readonly ended: Promise<string>;
   isRunning = true;
 
-  constructor(args: string[], onLine: (line: string) => void, onError: (line: string) => void) {
-    this.#process = Bun.spawn([process.execPath, ...args], {
+  /** `before` are the words of a command that runs another one, and becomes it: taskset, nice, prlimit. */
+  constructor(
+    args: string[],
+    onLine: (line: string) => void,
+    onError: (line: string) => void,
+    before: readonly string[] = [],
+  ) {
+    this.#process = Bun.spawn([...before, process.execPath, ...args], {
       cwd: root,
       stdin: "pipe",
       stdout: "pipe",
@@ -29,10 +41,19 @@ export class Program {
     });
   }
 
+  get pid(): number {
+    return this.#process.pid;
+  }
+
   say(line: string): void {
     if (!this.isRunning) return;
     this.#process.stdin.write(`${line}\n`);
     this.#process.stdin.flush();
+  }
+
+  /** Nothing more will be said to it. */
+  finish(): void {
+    this.#process.stdin.end();
   }
 
   kill(signal: NodeJS.Signals): void {

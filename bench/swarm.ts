@@ -1,9 +1,10 @@
 import { Client, type SwarmState } from "./client.ts";
 import { DIALECTS, type Dialect } from "./dialect.ts";
 import { Histogram } from "./histogram.ts";
-import type { Latency, Order, Outcome } from "./order.ts";
+import type { Latency, Order, Outcome, Slice } from "./order.ts";
 import * as payload from "./payload.ts";
 import { cpuNs, machineTicks, memoryOf, stolen } from "./process-figures.ts";
+import { linesOf } from "./program.ts";
 import { Tally } from "./tally.ts";
 
 const CONFIRM_MS = 1_000;
@@ -30,6 +31,7 @@ export class Swarm implements SwarmState {
   readonly payloadEnd: number;
   accepted = 0;
   delivered = 0;
+  refused = 0;
   /** Messages that each client has on their way; 0 when time decides, or none are to be sent any more. */
   window = 0;
   isWorking = false;
@@ -49,6 +51,12 @@ export class Swarm implements SwarmState {
   #rate = 0;
   #next = 0;
   #idleMs = 0;
+  /** The server's memory before those came in who count, and how many they are. */
+  #memory: ReturnType<typeof memoryOf> | null = null;
+  #since = 0;
+  #visits: Promise<void>[] = [];
+  #confirms: Timer | undefined;
+  #dropped = 0;
 
   constructor(order: Order, say: (progress: string) => void) {
     this.order = order;
@@ -70,7 +78,9 @@ export class Swarm implements SwarmState {
 
   lost(client: Client): void {
     client.socket = null;
-    if (!this.#isLeaving && !client.hasLeft) this.fault("the server closed a connection");
+    if (this.#isLeaving || client.hasLeft) return;
+    this.#dropped++;
+    this.fault("the server closed a connection");
   }
 
   /** A message was sent: of so many, one is followed by a broadcast of whose turn it is. */
@@ -92,24 +102,36 @@ export class Swarm implements SwarmState {
     if (this.window > 0 && this.order.scenario.broadcastEach === 0) this.clients[broadcaster]!.broadcast(now);
   }
 
+  /** Everybody comes in, talks, is measured, and has heard everything. */
   async run(): Promise<Outcome> {
-    const { scenario, warmupMs, measureMs, rate, window } = this.order;
+    await this.begin();
+    return this.end(await this.measure(this.order.measureMs));
+  }
+
+  /** Everybody comes in, and talks for a while. */
+  async begin(): Promise<void> {
+    const { scenario, warmupMs, rate, window, beatMs } = this.order;
     this.#spin();
     // Of an idle crowd the slope counts, not what a server needs to begin with.
     const crowd = scenario.instead === "login" ? this.order.crowd : this.clients.length;
     const first = scenario.instead === "idle" ? crowd >> 2 : 0;
     await this.#enter(first);
-    const before = this.#ofServer(memoryOf);
+    this.#memory = this.#ofServer(memoryOf);
+    this.#since = crowd - first;
     await this.#enter(crowd);
-    const visits = scenario.instead === "login" ? this.clients.slice(crowd).map(({ index }) => this.#visit(index)) : [];
-    const confirms = setInterval(() => this.clients.forEach((client) => client.confirm()), CONFIRM_MS);
+    if (scenario.instead === "login") this.#visits = this.clients.slice(crowd).map(({ index }) => this.#visit(index));
+    this.#confirms = setInterval(() => this.clients.forEach((client) => client.confirm()), CONFIRM_MS);
     const isTalking = scenario.instead === null;
-    if (scenario.instead === "alive") this.#rate = this.clients.length / (this.order.beatMs / 1000);
+    if (scenario.instead === "alive") this.#rate = this.clients.length / (beatMs / 1000);
     else if (isTalking) this.#rate = rate;
     this.#dueTenths = performance.now() * 10_000;
     if (isTalking && rate === 0) this.#open(window);
     this.#say("warming up");
     await Bun.sleep(warmupMs);
+  }
+
+  /** What happens from now on, for so long. */
+  async measure(measureMs: number): Promise<Slice> {
     for (const histogram of [this.latency, this.last, this.lateness]) histogram.clear();
     this.#idleMs = 0;
     const ticks = machineTicks();
@@ -121,16 +143,10 @@ export class Swarm implements SwarmState {
     const busy = 1 - this.#idleMs / (to.ms - from.ms);
     const stole = stolen(ticks);
     // All that a session costs is there by now: also what it needs to talk.
-    const after = this.#ofServer(memoryOf);
-    this.window = this.#rate = 0;
-    this.#isOpen = false;
-    await Promise.all(visits);
-    await this.#drain();
-    clearInterval(confirms);
-    this.#isRunning = false;
+    const [before, after] = [this.#memory, this.#ofServer(memoryOf)];
     const { accepted, delivered } = { accepted: to.accepted - from.accepted, delivered: to.delivered - from.delivered };
     const counted = Math.max(1, delivered || accepted);
-    const byClient = (of: "resident" | "anonymous"): number => (after![of] - before![of]) / (crowd - first);
+    const byClient = (of: "resident" | "anonymous"): number => (after![of] - before![of]) / this.#since;
     return {
       clients: this.clients.length,
       seconds,
@@ -150,13 +166,23 @@ export class Swarm implements SwarmState {
             },
       busy,
       stolen: stole,
-      sent: this.clients.reduce((sum, each) => sum + each.messagesSent + each.broadcastsSent, 0),
-      lost: this.tally.lost,
-      twice: this.tally.twice,
-      disordered: this.tally.disordered,
       series,
-      faults: [...this.#faults],
     };
+  }
+
+  /** Nobody says anything more; what is under way arrives. The outcome is that of the slice, with all that went wrong. */
+  async end(slice: Slice): Promise<Outcome> {
+    this.window = this.#rate = 0;
+    this.#isOpen = false;
+    await Promise.all(this.#visits);
+    await this.#drain();
+    clearInterval(this.#confirms);
+    this.#isRunning = false;
+    const { tally, refused } = this;
+    const { lost, twice, disordered } = tally;
+    const wrong = { lost, twice, disordered, refused, dropped: this.#dropped, faults: [...this.#faults] };
+    const sent = this.clients.reduce((sum, each) => sum + each.messagesSent + each.broadcastsSent, 0);
+    return { ...slice, sent, ...wrong };
   }
 
   /** The first messages: each answer, or what arrives, makes room for the next. */
@@ -294,9 +320,13 @@ export class Swarm implements SwarmState {
           streams.push({ stream: clients.length + index * broadcasters + b, sent: clients[b]!.broadcastsSent });
       }
     }
-    const isDone = (): boolean =>
-      streams.every(({ stream, sent }) => tally.next(stream) >= sent) &&
-      (!this.dialect.replies || clients.every(({ unanswered }) => unanswered === 0));
+    const isDone = (): boolean => {
+      let missing = 0;
+      for (const { stream, sent } of streams) missing += Math.max(0, sent - tally.next(stream));
+      // What was refused does not come.
+      const arrived = missing === 0 || missing + tally.lost <= this.refused;
+      return arrived && (!this.dialect.replies || clients.every(({ unanswered }) => unanswered === 0));
+    };
     for (let waitedMs = 0; waitedMs < DRAIN_MS && !isDone() && this.#faults.size === 0; waitedMs += 20)
       await Bun.sleep(20);
     this.#isLeaving = true;
@@ -316,8 +346,17 @@ function summary(histogram: Histogram): Latency {
 if (import.meta.main) {
   const say = (what: object): void => void process.stdout.write(`${JSON.stringify(what)}\n`);
   try {
-    const order = (await Bun.stdin.json()) as Order;
-    say({ outcome: await new Swarm(order, (progress) => say({ progress })).run() });
+    const lines = linesOf(Bun.stdin.stream());
+    const order = JSON.parse((await lines.next()).value as string) as Order;
+    const swarm = new Swarm(order, (progress) => say({ progress }));
+    if (order.measureMs > 0) say({ outcome: await swarm.run() });
+    else {
+      await swarm.begin();
+      say({ slice: null });
+      let slice: Slice | null = null;
+      for await (const line of lines) say({ slice: (slice = await swarm.measure(Number(line))) });
+      say({ outcome: await swarm.end(slice ?? (await swarm.measure(1))) });
+    }
     process.exit(0);
   } catch (error) {
     process.stderr.write(`${(error as Error).message}\n`);

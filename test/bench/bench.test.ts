@@ -102,6 +102,8 @@ describe("bench", () => {
     ["load.ts", ["--wat"], /--help lists the options/],
     ["peers.ts", ["--peers", "nobody"], /--peers knows no "nobody"/],
     ["peers.ts", ["--works", "none"], /--works knows no "none"/],
+    ["hostile.ts", ["--attacks", "kindness"], /--attacks knows no "kindness"/],
+    ["hostile.ts", ["--rounds", "0"], /--rounds takes a whole number from 1 to 1000/],
     ["micro.ts", ["--filter", "nothing like that"], /no part has/],
     ["report.ts", [], /give a file/],
     ["report.ts", ["package.json"], /is no file of results/],
@@ -112,11 +114,14 @@ describe("bench", () => {
     expect({ out, code }).toEqual({ out: "", code: 2 });
   });
 
-  test.concurrent.each(["load.ts", "peers.ts", "micro.ts", "report.ts"])("%s explains itself", async (program) => {
-    const { out, err, code } = await run(program, "--help");
-    expect(out).toStartWith("Usage: bun run bench");
-    expect({ err, code }).toEqual({ err: "", code: 0 });
-  });
+  test.concurrent.each(["load.ts", "peers.ts", "hostile.ts", "micro.ts", "report.ts"])(
+    "%s explains itself",
+    async (program) => {
+      const { out, err, code } = await run(program, "--help");
+      expect(out).toStartWith("Usage: bun run bench");
+      expect({ err, code }).toEqual({ err: "", code: 0 });
+    },
+  );
 });
 
 describe("a peer", () => {
@@ -192,6 +197,23 @@ test(
     expect(existsSync(join(folder, "page/memory.svg"))).toBe(false);
   },
   3 * LIMIT_MS,
+);
+
+test(
+  "ordinary users are measured beside hostile ones, and each attack is a row",
+  async () => {
+    const short = "--attacks drip,disk --seconds 0.3 --rounds 1 --warmup 0.3 --recovery 0".split(" ");
+    const { out, err, code } = await run("hostile.ts", ...short, "--", "--rate-limit", "900");
+    for (const name of ["drip", "disk"]) {
+      expect(out).toMatch(new RegExp(`^  ${name} +[\\d.,]+ .* \\d+/\\d+/\\d+ `, "m"));
+      expect(out).toMatch(new RegExp(`^  ${name} .* messages lost 0, twice 0, out of order 0.*; dropped 0$`, "m"));
+    }
+    // How late somebody is says nothing in so short a time, beside other tests.
+    const harm = out.split("\n").filter((line) => line.includes("HARM"));
+    expect(harm.filter((line) => !/p99 is|too late to say/.test(line))).toEqual([]);
+    expect([err, code]).toEqual([expect.stringContaining("drip: starting"), harm.length === 0 ? 0 : 1]);
+  },
+  LIMIT_MS,
 );
 
 test(

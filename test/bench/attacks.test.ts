@@ -1,0 +1,80 @@
+import { expect, test } from "bun:test";
+import { ATTACKS, ATTACK_NAMES, type AttackName } from "../../bench/attacks.ts";
+import { type Deeds, Field } from "../../bench/intruder.ts";
+import { WireServer } from "../support/wire.ts";
+
+const LASTS_MS = 600;
+const USERS = Array.from({ length: 60 }, (_, i) => `x${i}`);
+
+/** What an attack did, a fifth as strong as it is measured, and what somebody who was there heard of it. */
+async function seen(attack: AttackName): Promise<{ deeds: Deeds; heard: string[]; stored: string[] }> {
+  const server = new WireServer({}, ["alice", "h0", ...USERS]);
+  try {
+    const alice = await server.login("alice");
+    const order = { attacks: [attack], users: USERS, hashed: ["h0"], ordinary: ["alice"], strength: 0.2 };
+    const field = new Field({ ...order, port: server.port });
+    ATTACKS[attack].begin(field);
+    await Bun.sleep(LASTS_MS);
+    field.leave();
+    const { connects } = field.deeds;
+    alice.say("message alice end");
+    const heard = [...(await alice.until("message alice end")), ...(await alice.until("ok sent"))];
+    const absent = await server.connect();
+    absent.say("login x4 secret", "message x4 end");
+    const stored = await absent.until("message x4 end").catch(() => absent.rest());
+    expect(field.deeds.connects).toBe(connects);
+    return { deeds: field.deeds, heard, stored };
+  } finally {
+    await server.stop();
+  }
+}
+
+const hears = (text: string | RegExp) => expect.arrayContaining([expect.stringMatching(text)]);
+
+const CHECKS: Record<AttackName, (what: Awaited<ReturnType<typeof seen>>) => void> = {
+  drip: ({ deeds, heard }) => {
+    expect(heard).toEqual(hears("joined x0"));
+    expect(deeds.bytes).toBeLessThan(60 * 20);
+  },
+  deaf: ({ deeds, heard }) => {
+    expect(heard).toEqual(hears("joined x0"));
+    expect(deeds.bytes).toBeGreaterThan(10_000);
+  },
+  mute: ({ deeds, heard }) => {
+    expect(deeds).toMatchObject({ bytes: 0, thrownOut: 0 });
+    expect(heard).toEqual([]);
+    expect(deeds.connects).toBeGreaterThan(5);
+    expect(deeds.connects).toBeLessThanOrEqual(800);
+  },
+  pipeline: ({ deeds, heard }) => {
+    expect(heard).toEqual(hears("joined x0"));
+    // The strangers are thrown out for what they say, and come back.
+    expect(deeds.thrownOut).toBeGreaterThan(0);
+    expect(deeds.bytes).toBeGreaterThan(100_000);
+  },
+  broadcasts: ({ heard }) => expect(heard).toEqual(hears("broadcast x0 listen to me")),
+  endless: ({ deeds }) => expect(deeds.bytes).toBeGreaterThan(64 << 10),
+  logins: ({ deeds, heard }) => {
+    expect(deeds.connects).toBeGreaterThan(5);
+    expect(heard).toEqual(hears(/^joined x/));
+    expect(heard).toEqual(hears(/^left x\d+ disconnected/));
+  },
+  hashes: ({ heard }) => expect(heard).toEqual(hears("joined h0")),
+  hoard: ({ stored }) => expect(stored).toEqual(hears(/^stored x\d+ \d+ xxxx/)),
+  callbacks: ({ deeds, heard }) => {
+    expect(heard).toEqual(hears("joined x0"));
+    expect(deeds.connects).toBeGreaterThan(3);
+  },
+  escapes: ({ heard }) => {
+    expect(heard).toEqual(hears(/^message x\d+ \x1b\[2J/));
+    expect(heard).toEqual(hears(/^broadcast x\d+ /));
+  },
+  flapping: ({ deeds, heard }) => {
+    expect(deeds.connects).toBeGreaterThan(5);
+    expect(heard).toEqual([]);
+  },
+};
+
+test.concurrent.each(ATTACK_NAMES.map((name) => [name, ATTACKS[name].help]))("%s: %s", async (name) => {
+  CHECKS[name as AttackName](await seen(name as AttackName));
+});
