@@ -95,7 +95,7 @@ export const CALLBACK_BYTES_MAX = SERVER_LINE_BYTES_MAX;
  * Requests of one connection in one turn, and connections that go on in a turn with what was left over from earlier
  * ones: a crowd that says very much at once takes turns with itself, and the others wait for half a millisecond.
  */
-export const REQUESTS_PER_TURN = 128;
+export const REQUESTS_PER_TURN = 64;
 export const LEFT_OVER_PER_TURN = 4;
 /** A broadcast counts as one request more for so many users that it goes to, since each of them costs a send. */
 export const RECEIVERS_PER_REQUEST = 10;
@@ -105,6 +105,8 @@ export const UNSENT_BYTES_MAX = 256 << 10;
 export const MAILBOX_FEED_BYTES = 256 << 10;
 /** What the kernel may hold for one connection (SO_SNDBUF): what it took counts as delivered to a plain session. */
 export const KERNEL_SEND_BYTES = 64 << 10;
+/** What the kernel may hold of a connection that is not read (SO_RCVBUF): the runtime reads all of it at once. */
+export const KERNEL_RECEIVE_BYTES = 64 << 10;
 
 /** Bytes of the broadcast log; whoever still holds older ones copies them into their own outbox, which is bounded. */
 export const BROADCAST_LOG_BYTES_MAX = 8 << 20;
@@ -119,6 +121,8 @@ export const JOURNAL_SPARES_MAX = 2;
 export const JOURNAL_MOVES_MAX = 128;
 /** Changes of what rests that are gathered before they are committed: the journal has them too. */
 export const STORE_CHANGES_MAX = 1024;
+/** And bytes of messages in them: SQLite writes each several times, and nobody is answered meanwhile. */
+export const STORE_CHANGES_BYTES_MAX = 128 << 10;
 /** How often a disk that refused is tried again; without a journal, how often the changes are committed. */
 export const STORE_RETRY_MS = 1024;
 

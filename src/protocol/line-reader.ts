@@ -17,6 +17,8 @@ export class LineReader {
 
   #chunk: Uint8Array = EMPTY;
   #at = 0;
+  /** Chunks that came while there were lines in this one. */
+  readonly #more: Uint8Array[] = [];
   #carried: Uint8Array = EMPTY;
   #skipped = 0;
   readonly #lineBytesMax: number;
@@ -28,7 +30,7 @@ export class LineReader {
 
   /** There may be another line. */
   get holdsMore(): boolean {
-    return this.#at < this.#chunk.length;
+    return this.#at < this.#chunk.length || this.#more.length > 0;
   }
 
   /** In the middle of a line that is longer than the limit. */
@@ -38,20 +40,23 @@ export class LineReader {
 
   /** Takes a chunk, and keeps it until `next` has said that it holds no more lines. */
   feed(chunk: Uint8Array): void {
-    if (this.#at < this.#chunk.length) this.#chunk = Buffer.concat([this.#chunk.subarray(this.#at), chunk]);
-    else this.#chunk = chunk;
+    if (this.holdsMore) return void this.#more.push(chunk);
+    this.#chunk = chunk;
     this.#at = 0;
   }
 
   /** The next whole line into `bytes`, `start` and `end`; false when there is none. */
   next(): boolean {
-    const chunk = this.#chunk;
-    const from = this.#at;
-    const lf = from < chunk.length ? chunk.indexOf(LF, from) : -1;
-    if (lf < 0) {
+    let chunk = this.#chunk;
+    let lf = this.#at < chunk.length ? chunk.indexOf(LF, this.#at) : -1;
+    while (lf < 0) {
       this.#carry();
-      return false;
+      const more = this.#more.shift();
+      if (more === undefined) return false;
+      this.#chunk = chunk = more;
+      lf = chunk.indexOf(LF);
     }
+    const from = this.#at;
     this.#at = lf + 1;
     this.lineBytes = this.#skipped + this.#carried.length + lf + 1 - from;
     this.tooLong = this.lineBytes > this.#lineBytesMax;

@@ -1,8 +1,8 @@
 import type { BlockList } from "node:net";
-import { DESCRIPTORS_SPARE, KERNEL_SEND_BYTES, type Limits, PROXY_HEADER_MS } from "../limits.ts";
+import { DESCRIPTORS_SPARE, KERNEL_RECEIVE_BYTES, KERNEL_SEND_BYTES, type Limits, PROXY_HEADER_MS } from "../limits.ts";
 import type { TimerHandle, TimerKind } from "../timer-wheel.ts";
 import { type Accepted, type AcceptedSocket, Connection, type Connections } from "./connection.ts";
-import { setSendBuffer } from "./kernel.ts";
+import { setBuffers } from "./kernel.ts";
 import type { Logger } from "./log.ts";
 import { type ProxyHeader, parseProxyHeader } from "./proxy-header.ts";
 
@@ -41,8 +41,10 @@ export class Admission {
 
   /** A socket was accepted. */
   open(socket: AcceptedSocket): void {
-    // On an IPv6 socket IPv4 comes in disguise. Whoever was gone before we looked has none.
-    const address = socket.remoteAddress?.replace(/^::ffff:(?=.*\.)/i, "") ?? "";
+    const { remoteAddress } = socket;
+    if (remoteAddress === undefined) return void socket.end(); // Gone before anybody looked.
+    // On an IPv6 socket IPv4 comes in disguise.
+    const address = remoteAddress.replace(/^::ffff:(?=.*\.)/i, "");
     const { open, strangers, limits } = this.connections;
     if (open.size + this.unnamed.size >= limits.connectionsMax) {
       // Whoever is not in has to go, the oldest first: a crowd that says nothing keeps nobody out.
@@ -60,7 +62,7 @@ export class Admission {
   admit(socket: AcceptedSocket, address: string): void {
     const tooMany = this.connections.chat.addresses.connect(address);
     if (tooMany !== null) return this.#refuse(socket, address, tooMany);
-    setSendBuffer((socket as unknown as { fd: number }).fd, KERNEL_SEND_BYTES);
+    setBuffers((socket as unknown as { fd: number }).fd, KERNEL_SEND_BYTES, KERNEL_RECEIVE_BYTES);
     socket.data = new Connection(this.connections, socket, address);
   }
 

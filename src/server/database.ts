@@ -6,6 +6,8 @@ import { join } from "node:path";
 export type Durability = "none" | "process" | "power";
 
 const SYNCHRONOUS: Record<Durability, string> = { none: "OFF", process: "NORMAL", power: "FULL" };
+/** Often and little: what is checkpointed at once is copied page by page, and nobody is answered meanwhile. */
+const CHECKPOINT_PAGES = 128;
 const SCHEMA_VERSION = 3;
 const SESSIONS = `
   CREATE TABLE sessions (
@@ -70,6 +72,7 @@ export function openDatabase(folder: string, durability: Durability): Database {
     database.run("PRAGMA locking_mode = EXCLUSIVE");
     database.run("PRAGMA journal_mode = WAL");
     database.run(`PRAGMA synchronous = ${SYNCHRONOUS[durability]}`);
+    database.run(`PRAGMA wal_autocheckpoint = ${CHECKPOINT_PAGES}`);
     database.run("BEGIN IMMEDIATE");
     const version = database.query<{ user_version: number }, []>("PRAGMA user_version").get()!.user_version;
     if (version > SCHEMA_VERSION) throw new StoreError(`${file} was written by a newer Heartline`);

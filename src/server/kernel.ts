@@ -5,6 +5,7 @@ import { readFileSync } from "node:fs";
 
 const SOL_SOCKET = 1;
 const SO_SNDBUF = 7;
+const SO_RCVBUF = 8;
 const MSG_DONTWAIT = 0x40;
 const MSG_NOSIGNAL = 0x4000;
 
@@ -23,10 +24,12 @@ function openLibc() {
   }
 }
 
-/** How many bytes the kernel may hold for a socket; it takes twice that. */
-export function setSendBuffer(descriptor: number, bytes: number): void {
-  value[0] = bytes;
+/** How many bytes the kernel may hold for a socket, each way; it takes twice that. */
+export function setBuffers(descriptor: number, sendBytes: number, receiveBytes: number): void {
+  value[0] = sendBytes;
   libc?.setsockopt(descriptor, SOL_SOCKET, SO_SNDBUF, ptr(value), 4);
+  value[0] = receiveBytes;
+  libc?.setsockopt(descriptor, SOL_SOCKET, SO_RCVBUF, ptr(value), 4);
 }
 
 /**

@@ -3,7 +3,7 @@ import { createHash } from "node:crypto";
 import type { WrongPasswords } from "../chat/lockouts.ts";
 import type { Account } from "../chat/session.ts";
 import type { Amount, ChatStore, EndedSession, KnownSession, StoredMessage } from "../chat/store.ts";
-import { SESSIONS_KEPT, SESSIONS_KEPT_MS, STORE_CHANGES_MAX } from "../limits.ts";
+import { SESSIONS_KEPT, SESSIONS_KEPT_MS, STORE_CHANGES_BYTES_MAX, STORE_CHANGES_MAX } from "../limits.ts";
 import { encode } from "../protocol/ascii.ts";
 import { MARK, type StreamCopy, type Unconfirmed } from "../protocol/marks.ts";
 import type { Outbox } from "../protocol/outbox.ts";
@@ -43,6 +43,8 @@ export class Store implements ChatStore, StreamCopy {
   #number: number;
   /** A commit that fails takes the transaction back: then its changes are made again. */
   #changes: Change[] = [];
+  /** Of messages in them. */
+  #changedBytes = 0;
   #fault: unknown = null;
   #commitDue = false;
   #newest = 0;
@@ -141,6 +143,7 @@ export class Store implements ChatStore, StreamCopy {
   }
 
   #keep(user: string, { number, unixMs, from, text }: StoredMessage): void {
+    this.#changedBytes += text.length;
     // A copy, since it may have to be inserted again when the chunk that it lies in is long gone.
     this.#change(this.#insert, user, number, unixMs, from, Buffer.from(text));
   }
@@ -255,7 +258,8 @@ export class Store implements ChatStore, StreamCopy {
     if (!this.#record()) return false;
     const journal = this.#journal;
     if (journal !== null && journal.newest !== this.#newest) this.#commitDue = true;
-    if (this.#commitDue || (this.#fault === null && this.#changes.length >= STORE_CHANGES_MAX)) this.commit();
+    const isMuch = this.#changes.length >= STORE_CHANGES_MAX || this.#changedBytes >= STORE_CHANGES_BYTES_MAX;
+    if (this.#commitDue || (this.#fault === null && isMuch)) this.commit();
     return !this.#power || journal === null || journal.isSynced || journal.sync();
   }
 
@@ -295,6 +299,7 @@ export class Store implements ChatStore, StreamCopy {
         .run(sequence, newest, this.#number);
       this.#database.run("COMMIT");
       this.#changes = [];
+      this.#changedBytes = 0;
       this.#fault = null;
       this.#newest = newest;
       this.#journal?.free(sequence);
