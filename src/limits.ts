@@ -96,7 +96,9 @@ export const CALLBACK_BYTES_MAX = SERVER_LINE_BYTES_MAX;
  * ones: a crowd that says very much at once takes turns with itself, and the others wait for half a millisecond.
  */
 export const REQUESTS_PER_TURN = 64;
-export const LEFT_OVER_PER_TURN = 4;
+export const LEFT_OVER_PER_TURN = 2;
+/** So many bytes count as one request more, since they have to be read and copied. */
+export const BYTES_PER_REQUEST = 512;
 /** A broadcast counts as one request more for so many users that it goes to, since each of them costs a send. */
 export const RECEIVERS_PER_REQUEST = 10;
 /** Bytes that the kernel has not taken; beyond them the connection's requests wait, unread, until it takes some. */

@@ -33,11 +33,6 @@ export class LineReader {
     return this.#at < this.#chunk.length || this.#more.length > 0;
   }
 
-  /** In the middle of a line that is longer than the limit. */
-  get skips(): boolean {
-    return this.#skipped > 0;
-  }
-
   /** Takes a chunk, and keeps it until `next` has said that it holds no more lines. */
   feed(chunk: Uint8Array): void {
     if (this.holdsMore) return void this.#more.push(chunk);

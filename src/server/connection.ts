@@ -2,7 +2,14 @@ import type { Socket } from "bun";
 import type { Chat } from "../chat/chat.ts";
 import { receive } from "../chat/commands.ts";
 import type { Peer, Session } from "../chat/session.ts";
-import { LEFT_OVER_PER_TURN, LINGER_MS, type Limits, REQUESTS_PER_TURN, UNSENT_BYTES_MAX } from "../limits.ts";
+import {
+  BYTES_PER_REQUEST,
+  LEFT_OVER_PER_TURN,
+  LINGER_MS,
+  type Limits,
+  REQUESTS_PER_TURN,
+  UNSENT_BYTES_MAX,
+} from "../limits.ts";
 import { encode } from "../protocol/ascii.ts";
 import { LineReader } from "../protocol/line-reader.ts";
 import { Outbox } from "../protocol/outbox.ts";
@@ -182,10 +189,9 @@ export class Connection implements Accepted, Peer, Sink {
   /** Bytes from the socket. What comes after the last line that counts is read and dropped: closing stays clean. */
   data(chunk: Buffer): void {
     if (this.#closing) return;
+    this.#allowance.tokens -= chunk.length / BYTES_PER_REQUEST;
     this.#reader.feed(chunk);
     this.#pull();
-    // A line without end is read at the pace at which as many bytes of requests are.
-    if (this.#reader.skips) this.charge(chunk.length / this.#all.limits.lineBytesMax);
   }
 
   /** The other side has nothing more to say. Its lines are answered first. */
