@@ -97,8 +97,8 @@ export const CALLBACK_BYTES_MAX = SERVER_LINE_BYTES_MAX;
  */
 export const REQUESTS_PER_TURN = 64;
 export const LEFT_OVER_PER_TURN = 2;
-/** So many bytes count as one request more, since they have to be read and copied. */
-export const BYTES_PER_REQUEST = 512;
+/** So many bytes of a line that is too long count as one request more, since it may have no end. */
+export const SKIPPED_BYTES_PER_REQUEST = 512;
 /** A broadcast counts as one request more for so many users that it goes to, since each of them costs a send. */
 export const RECEIVERS_PER_REQUEST = 10;
 /** Bytes that the kernel has not taken; beyond them the connection's requests wait, unread, until it takes some. */
@@ -113,6 +113,9 @@ export const KERNEL_RECEIVE_BYTES = 64 << 10;
 /** Bytes of the broadcast log; whoever still holds older ones copies them into their own outbox, which is bounded. */
 export const BROADCAST_LOG_BYTES_MAX = 8 << 20;
 
+/** Bytes of messages that ended sessions give back to mailboxes in one turn; the rest follows in the next ones. */
+export const SETTLED_BYTES_PER_TURN = 32 << 10;
+
 /** A segment of the journal; a longer record gets a longer one of its own. */
 export const JOURNAL_SEGMENT_BYTES = 16 << 20;
 /** Segments in use; what is still unconfirmed in older ones moves to the mailbox, and they are used again. */
@@ -124,7 +127,7 @@ export const JOURNAL_MOVES_MAX = 128;
 /** Changes of what rests that are gathered before they are committed: the journal has them too. */
 export const STORE_CHANGES_MAX = 1024;
 /** And bytes of messages in them: SQLite writes each several times, and nobody is answered meanwhile. */
-export const STORE_CHANGES_BYTES_MAX = 128 << 10;
+export const STORE_CHANGES_BYTES_MAX = 64 << 10;
 /** How often a disk that refused is tried again; without a journal, how often the changes are committed. */
 export const STORE_RETRY_MS = 1024;
 

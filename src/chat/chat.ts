@@ -96,7 +96,7 @@ export class Chat {
     );
     this.addresses = new Addresses(wheel, limits);
     this.consents = new Consents(wheel, limits.consentsMax, options.newToken);
-    this.#checkpoint = new Checkpoint(this.accounts, this.mailbox, store);
+    this.#checkpoint = new Checkpoint(this.accounts, this.mailbox, store, options.report);
     this.#newToken = options.newToken;
     this.#newCaller = options.newCaller;
     this.#overdue = wheel.kind((session) => this.#stillOverdue(session));
@@ -108,8 +108,8 @@ export class Chat {
     const { wheel, turn, store } = this;
     const replaced = account.session;
     if (replaced !== null) this.end(replaced, "replaced");
-    if (account.leaving !== null) this.#settle(account.leaving);
-    if (account.leaving !== null) throw new Error(`what waits for ${account.name} cannot be stored`);
+    if (account.leaving !== null && !this.#checkpoint.settleNow(account.leaving, this.unixMs))
+      throw new Error(`what waits for ${account.name} cannot be stored`);
     const kind = options.callbackPort > 0 ? "callback" : options.resumable ? "resumable" : "plain";
     const number = kind === "plain" ? 0 : store.newNumber();
     const outbox = new Outbox(turn, kind === "plain");
@@ -285,7 +285,7 @@ export class Chat {
     this.consents.end(session);
     if (reason !== "replaced" && reason !== "shutdown") this.#announce(account, `left ${account.name} ${reason}`);
     account.leaving = session;
-    if (kind !== "plain") this.#settle(session);
+    if (kind !== "plain") this.#checkpoint.settle(session, this.unixMs);
     if (reason === "logout" && kind === "callback") outbox.sink = null; // There is no goodbye to call for.
     peer?.close();
   }
@@ -300,17 +300,7 @@ export class Chat {
       return;
     }
     this.end(session, "disconnected");
-    if (session.account.leaving === session) this.#settle(session);
-  }
-
-  /** While the disk refuses, the session stays the one that is leaving, and its user cannot log in. */
-  #settle(session: Session): void {
-    try {
-      this.mailbox.settle(session, this.unixMs);
-      session.account.leaving = null;
-    } catch (error) {
-      this.report(error);
-    }
+    if (session.account.leaving === session) this.#checkpoint.settle(session, this.unixMs);
   }
 
   /** A stream was written or confirmed: more of the mailbox may follow; too much left is the end. */
@@ -341,7 +331,7 @@ export class Chat {
       this.store.wrote(session.account, session.number, session.outbox);
     }
     this.#written.length = 0;
-    this.#checkpoint.step();
+    this.#checkpoint.step(this.unixMs);
   }
 
   /** Lines of that session were acted on: that is safe together with what came of them. */
@@ -386,7 +376,7 @@ export class Chat {
 
   /** What could not be stored when its session ended is tried a last time. */
   settleAll(): void {
-    for (const { leaving } of this.accounts.all) if (leaving !== null) this.#settle(leaving);
+    for (const { leaving } of this.accounts.all) if (leaving !== null) this.#checkpoint.settleNow(leaving, this.unixMs);
   }
 
   #heardNothing(session: Session): void {

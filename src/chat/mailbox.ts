@@ -4,6 +4,9 @@ import type { Unconfirmed } from "../protocol/marks.ts";
 import type { Account, Session } from "./session.ts";
 import type { ChatStore, EndedSession, StoredMessage } from "./store.ts";
 
+/** What a message costs besides its text. */
+const MESSAGE_BYTES = 64;
+
 /**
  * What waits for users who are not there. It is fed into a session in portions, as they are confirmed, so that no
  * mailbox makes a session slow; an entry leaves the store only when it is confirmed.
@@ -33,19 +36,32 @@ export class Mailbox {
 
   /**
    * A session has ended: what its reader has not confirmed goes back, in its old place, even beyond the bound, since it
-   * was accepted. A stream that a client may have read further than it confirmed is remembered.
+   * was accepted. A stream that a client may have read further than it confirmed is remembered. Messages of about
+   * `bytesMax` go back now, and the rest with the next calls. Returns how many bytes that was.
    */
-  settle(session: Session, unixMs: number): void {
+  settle(session: Session, unixMs: number, bytesMax: number): number {
     const { account, outbox, kind, number, token, received } = session;
-    this.#store.wrote(account, number, outbox);
-    this.forget(session);
-    const carried = (session.withdrawn ??= outbox.withdraw());
-    const resumable = kind === "resumable";
-    const replaced = session.endReason === "replaced";
-    const ended = { number, token, user: account.name, resumable, replaced, received, endedUnixMs: unixMs };
-    if (kind === "plain" && carried.length === 0) return;
-    this.#store.settle(account.name, carried, kind === "plain" ? null : ended);
+    if (session.withdrawn === null) {
+      this.#store.wrote(account, number, outbox);
+      this.forget(session);
+    }
+    const all = (session.withdrawn ??= outbox.withdraw());
+    const first = Math.max(0, session.settled);
+    let last = first;
+    let bytes = 0;
+    while (last < all.length && bytes < bytesMax) bytes += MESSAGE_BYTES + all[last++]!.text.length;
+    const carried = all.slice(first, last);
+    if (session.settled >= 0) this.#store.rest(account.name, number, received, carried);
+    else if (kind === "plain") this.#store.settle(account.name, carried, null);
+    else {
+      const resumable = kind === "resumable";
+      const replaced = session.endReason === "replaced";
+      const ended = { number, token, user: account.name, resumable, replaced, received, endedUnixMs: unixMs };
+      this.#store.settle(account.name, carried, ended);
+    }
     this.#returned(account, carried);
+    session.settled = last;
+    return bytes;
   }
 
   /** Counts what is in the store from now on. */

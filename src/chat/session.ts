@@ -147,6 +147,8 @@ export class Session {
   restedUpTo = 0;
   /** The messages that were taken back from the stream when the session had ended. */
   withdrawn: Unconfirmed[] | null = null;
+  /** How many of them are in the mailbox; -1 before the store knows of the end. */
+  settled = -1;
   /** Place in `Presence.online`. */
   place = -1;
 

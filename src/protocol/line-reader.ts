@@ -28,6 +28,11 @@ export class LineReader {
     this.#lineBytesMax = lineBytesMax;
   }
 
+  /** In the middle of a line that is longer than the limit. */
+  get skips(): boolean {
+    return this.#skipped > 0;
+  }
+
   /** There may be another line. */
   get holdsMore(): boolean {
     return this.#at < this.#chunk.length || this.#more.length > 0;

@@ -3,7 +3,7 @@ import type { Chat } from "../chat/chat.ts";
 import { receive } from "../chat/commands.ts";
 import type { Peer, Session } from "../chat/session.ts";
 import {
-  BYTES_PER_REQUEST,
+  SKIPPED_BYTES_PER_REQUEST,
   LEFT_OVER_PER_TURN,
   LINGER_MS,
   type Limits,
@@ -189,9 +189,9 @@ export class Connection implements Accepted, Peer, Sink {
   /** Bytes from the socket. What comes after the last line that counts is read and dropped: closing stays clean. */
   data(chunk: Buffer): void {
     if (this.#closing) return;
-    this.#allowance.tokens -= chunk.length / BYTES_PER_REQUEST;
     this.#reader.feed(chunk);
     this.#pull();
+    if (this.#reader.skips) this.charge(chunk.length / SKIPPED_BYTES_PER_REQUEST);
   }
 
   /** The other side has nothing more to say. Its lines are answered first. */

@@ -171,10 +171,11 @@ export class Host {
       return line;
     };
     const { settle } = chat.mailbox;
-    chat.mailbox.settle = (session, ended) => {
+    chat.mailbox.settle = (session, unixMs, bytesMax) => {
       const link = session.peer === null ? undefined : this.#links.get(session.peer);
       if (session.kind === "plain" && link !== undefined) this.#settled(link);
-      settle.call(chat.mailbox, session, ended);
+      // In pieces: these messages are few and short.
+      return settle.call(chat.mailbox, session, unixMs, bytesMax === Number.POSITIVE_INFINITY ? bytesMax : 1);
     };
   }
 

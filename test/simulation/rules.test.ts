@@ -95,9 +95,11 @@ function oneLineShort(): Break {
       };
     }),
     without(Mailbox.prototype, "settle", (settle) => {
-      return function (this: Mailbox, session, ended) {
-        short(session, () => settle.call(this, session, ended));
+      return function (this: Mailbox, session, unixMs, bytesMax) {
+        let bytes = 0;
+        short(session, () => (bytes = settle.call(this, session, unixMs, bytesMax)));
         sessions.delete(session);
+        return bytes;
       };
     }),
   );
