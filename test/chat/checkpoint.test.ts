@@ -1,0 +1,115 @@
+import { describe, expect, test } from "bun:test";
+import { SETTLED_BYTES_PER_TURN } from "../../src/limits.ts";
+import { type TestPeer, World } from "../support/chat.ts";
+
+const TEXT = "x".repeat(3500);
+const MESSAGES = 100;
+
+/** Bob is online, reads nothing, and has a hundred messages of alice before him. */
+function setUp(kind = ""): { world: World; alice: TestPeer; bob: TestPeer; kept: () => number } {
+  const world = new World(["alice", "bob"]);
+  const [alice] = world.online("alice") as [TestPeer];
+  const bob = world.connect();
+  world.say(bob, `login bob secret${kind}`);
+  bob.room = 0;
+  for (let i = 0; i < MESSAGES; i++) world.say(alice, `message bob ${i} ${TEXT}`);
+  alice.read();
+  return { world, alice, bob, kept: () => world.store.read("bob", 0, 1e9).length };
+}
+
+function nextTurn(world: World): void {
+  world.begin();
+  world.endTurns();
+}
+
+describe.each(["", " resumable"])("what a session%s leaves behind", (kind) => {
+  /** The session ends, and with it the turn. */
+  function end(world: World, bob: TestPeer): void {
+    if (kind === "") bob.hangUp();
+    else world.chat.end(bob.session!, "expired");
+    nextTurn(world);
+  }
+
+  test("goes back to the mailbox a little in each turn", () => {
+    const { world, bob, kept } = setUp(kind);
+    end(world, bob);
+    const counts: number[] = [];
+    while (world.account("bob").leaving !== null) {
+      counts.push(kept());
+      nextTurn(world);
+    }
+    expect(kept()).toBe(MESSAGES);
+    expect(counts.length).toBeGreaterThan(2);
+    const most = Math.ceil(SETTLED_BYTES_PER_TURN / TEXT.length) + 1;
+    for (const [i, count] of counts.slice(1).entries()) expect(count - counts[i]!).toBeWithin(1, most + 1);
+    expect(world.account("bob")).toMatchObject({ waiting: MESSAGES });
+  });
+
+  test("is there, whole and in order, for who comes back before that is done, with what was said meanwhile", () => {
+    const { world, alice, bob } = setUp(kind);
+    end(world, bob);
+    expect(world.ask(alice, "message bob last").at(-1)).toBe("ok stored");
+    const numbers = (
+      world
+        .login("bob")
+        .read()
+        .join("\n")
+        .match(/ (\d+ x|last)/g) ?? []
+    ).map((text) => text.trim());
+    expect(numbers).toEqual([...Array.from({ length: MESSAGES }, (_, i) => `${i} x`), "last"]);
+  });
+
+  test("keeps the store's oldest records until all of it is in the mailbox", () => {
+    const { world, bob, kept } = setUp(kind);
+    let rested = 0;
+    Object.defineProperty(world.store, "restUpTo", { get: () => (rested === 0 ? Number.POSITIVE_INFINITY : null) });
+    world.store.rested = () => {
+      expect(kept()).toBe(MESSAGES);
+      rested++;
+    };
+    end(world, bob);
+    while (world.account("bob").leaving !== null) nextTurn(world);
+    nextTurn(world);
+    expect(rested).toBe(1);
+  });
+
+  test("is tried again for the store's oldest records when the disk had refused it", () => {
+    const { world, bob, kept } = setUp(kind);
+    const { settle } = world.store;
+    world.store.settle = () => {
+      throw new Error("disk full");
+    };
+    end(world, bob);
+    expect(world.faults).toHaveLength(1);
+    world.store.settle = settle;
+    for (let turns = 0; turns < 20; turns++) nextTurn(world);
+    expect(kept()).toBe(0);
+    let rested = 0;
+    Object.defineProperty(world.store, "restUpTo", { get: () => (rested === 0 ? Number.POSITIVE_INFINITY : null) });
+    world.store.rested = () => void rested++;
+    for (let turns = 0; turns < 20; turns++) nextTurn(world);
+    expect([kept(), rested]).toEqual([MESSAGES, 1]);
+  });
+});
+
+test("many that end at once share what may be moved in a turn", () => {
+  const names = Array.from({ length: 20 }, (_, i) => `u${i}`);
+  const world = new World(["alice", ...names]);
+  const [alice] = world.online("alice") as [TestPeer];
+  for (const name of names) {
+    const peer = world.connect();
+    world.say(peer, `login ${name} secret resumable`);
+    peer.room = 0;
+  }
+  for (const name of names) for (let i = 0; i < 5; i++) world.say(alice, `message ${name} ${TEXT}`);
+  const kept = (): number => world.store.waiting().reduce((sum, { messages }) => sum + messages, 0);
+  world.begin();
+  for (const name of names) world.chat.end(world.account(name).session!, "expired");
+  const most = Math.ceil(SETTLED_BYTES_PER_TURN / TEXT.length) + 1;
+  world.endTurns();
+  expect(kept()).toBeLessThanOrEqual(most);
+  for (let before = kept(); before < 100; before = kept()) {
+    nextTurn(world);
+    expect(kept() - before).toBeWithin(1, most + 1);
+  }
+});
