@@ -24,7 +24,8 @@ export type Delivery = Pick<Outcome, "lost" | "twice" | "disordered" | "faults">
 export interface Findings {
   lengthMs: number;
   samples: Sample[];
-  descriptors: { before: number; after: number };
+  /** What the server has open before everybody comes, and when they have gone. */
+  descriptors: { before: string[]; after: string[] };
   ordinary: Delivery & Pick<Outcome, "dropped">;
   visitors: Delivery;
   /** Faults that the server logged. */
@@ -64,8 +65,11 @@ export function verdict(findings: Findings): string[] {
   if (Number.isNaN(apart)) wrong.push("it did not last until the last mark");
   else if (lengthMs >= JUDGED_MS_MIN && apart > SPREAD_MAX)
     wrong.push(`resident memory at the marks is ${digits(apart)} % apart, and may be ${SPREAD_MAX}`);
-  if (descriptors.before !== descriptors.after)
-    wrong.push(`${descriptors.before} descriptors before, ${descriptors.after} after`);
+  for (const what of new Set([...descriptors.before, ...descriptors.after])) {
+    const [before, after] = [descriptors.before, descriptors.after].map((all) => all.filter((each) => each === what));
+    if (before!.length !== after!.length)
+      wrong.push(`${before!.length} descriptors of ${what} before, ${after!.length} after`);
+  }
   if (ordinary.dropped > 0) wrong.push(`${ordinary.dropped} ordinary users were dropped`);
   for (const [who, { lost, twice, disordered, faults }] of Object.entries({ ordinary, visitors })) {
     if (lost !== 0 || twice + disordered > 0)

@@ -28,7 +28,7 @@ const VISITORS_MIN = 6;
  * that take whatever is left of a core, and the hashes, of which one alone needs 64 MB as long as it takes.
  */
 const ATTACKS: AttackName[] = [
-  ...(["drip", "deaf", "mute", "pipeline", "logins", "hoard", "callbacks", "escapes", "flapping"] as const),
+  ...(["drip", "deaf", "mute", "logins", "hoard", "callbacks", "escapes", "flapping"] as const),
 ];
 const STRENGTH = 0.05;
 const HOSTILE = 50 * ATTACKS.length;
@@ -97,7 +97,7 @@ function parseOptions(line: CommandLine<(typeof OPTIONS)[number]>): Options {
   };
 }
 
-const COLUMNS = ["minute", "MB", "of files", "descriptors", "sessions", "deliveries/s", "p50 µs", "p99 µs", "core"];
+const COLUMNS = ["minute", "MB", "of files", "descriptors", "sessions", "deliveries/s", "p99 ms", "core"];
 const WRONG = ["lost", "twice", "disordered", "dropped"] as const;
 
 function row(cells: readonly string[]): string {
@@ -111,7 +111,7 @@ function rowOf({ atMs, resident, mapped, descriptors, sessions, slice, visits }:
   const core = server === null ? "-" : server.core.toFixed(2);
   return row([
     ...[(atMs / 60_000).toFixed(2), megabytes(resident), megabytes(mapped), digits(descriptors), digits(sessions)],
-    ...[digits(Math.round(delivered)), digits(latency.p50), digits(latency.p99), core, ...wrong],
+    ...[digits(Math.round(delivered)), digits(latency.p99 / 1000), core, ...wrong],
   ]);
 }
 
@@ -126,7 +126,7 @@ async function soak(options: Options, say: (text: string) => void, tell: (row: R
   const users = [...ordinary, ...hostile, ...names(visitorsCount, visitorName), "watcher"];
   const target = await Target.start({ users, hashed: [], options: options.server, descriptorsMax: null });
   const { port } = target;
-  const before = target.descriptorsButJournal;
+  const before = target.open;
   const talk = { users: ordinary, rate, broadcastEach: rate, broadcasters: BROADCASTERS };
   const people = new Ordinary(target, { ...talk, warmupMs: WARMUP_MS, mayRefuse: false });
   const visitors = new Visitors({ port, count: visitorsCount, seed });
@@ -153,8 +153,8 @@ async function soak(options: Options, say: (text: string) => void, tell: (row: R
     const visits = await visitors.leave();
     const outcome = await people.leave();
     await watcher.logout();
-    await until(() => target.descriptorsButJournal === before, GONE_MS);
-    const { complaints, isRunning, descriptorsButJournal: after } = target;
+    await until(() => target.open.length === before.length, GONE_MS);
+    const { complaints, isRunning, open: after } = target;
     const state = { lengthMs, samples, descriptors: { before, after }, complaints: [...complaints], isRunning };
     return { ...state, ordinary: outcome, visitors: visits, hostile: deeds };
   } finally {
@@ -202,7 +202,7 @@ function summary(found: Soak, wrong: readonly string[]): string {
   const lines = [
     `resident at minutes ${minutes}: ${marks.map((mark) => (mark / 1e6).toFixed(1)).join(", ")} MB, ` +
       `${digits(spreadOf(marks))} % apart${isJudged ? "" : " (not judged in so short a time)"}`,
-    `descriptors but the journal's: ${descriptors.before} before, ${descriptors.after} after`,
+    `descriptors but the journal's: ${descriptors.before.length} before, ${descriptors.after.length} after`,
     `who stayed: ${digits(ordinary.sent)} messages and broadcasts, ${delivery(ordinary)}, dropped ${ordinary.dropped}`,
     `who came and went: ${digits(visitors.came)} times, cut off ${digits(visitors.cuts)} times, ` +
       `${digits(visitors.said)} messages, ${digits(visitors.stored)} of them stored, ${delivery(visitors)}`,

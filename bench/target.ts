@@ -113,14 +113,20 @@ export class Target {
     }
   }
 
-  /** The same without those of the journal, which has more segments under load and keeps them. */
-  get descriptorsButJournal(): number {
+  /**
+   * What they are, sorted: files by their names, and the kinds of all else. Without those of the journal, which has more
+   * segments under load and keeps them.
+   */
+  get open(): string[] {
     try {
-      const folder = `/proc/${this.pid}/fd`;
+      const all = readdirSync(`/proc/${this.pid}/fd`).map((name) => whereTo(`/proc/${this.pid}/fd/${name}`));
       const journal = join(this.#folder, "data", "journal");
-      return readdirSync(folder).filter((name) => !whereTo(join(folder, name)).startsWith(journal)).length;
+      return all
+        .filter((what) => !what.startsWith(journal))
+        .map((what) => what.replace(/:\[\d+\]$/, ""))
+        .sort();
     } catch {
-      return 0;
+      return [];
     }
   }
 

@@ -209,9 +209,13 @@ class Visitor {
     );
   }
 
-  /** What had no answer when it hung up is made again when it comes back. */
+  /**
+   * What had no answer when it hung up is made again when it comes back, or its outcome is unknown since the server had
+   * acted on it: either way it must arrive.
+   */
   #refused(error: ChatError | null): void {
-    if (error !== null && error.code !== "closed") this.#square.fault(`the server said: ${error.message}`);
+    if (error === null || error.code === "closed" || error.code === "unknown_outcome") return;
+    this.#square.fault(`the server said: ${error.message}`);
   }
 
   async leave(): Promise<void> {
