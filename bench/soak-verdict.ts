@@ -10,7 +10,7 @@ const MARKS = 3;
 const MARK_MS = 20_000;
 const SAMPLES_A_MARK = 20;
 
-/** The server's memory, so long after everybody had come: bytes that are resident, and those of them that are a file's. */
+/** The server's memory, so long after everybody had come: resident bytes, and those of them that are a file's. */
 export interface Sample {
   atMs: number;
   resident: number;

@@ -114,7 +114,7 @@ export class Target {
   }
 
   /**
-   * What they are, sorted: files by their names, and the kinds of all else. Without those of the journal, which has more
+   * What they are, sorted: files by their names, all else by its kind. Without those of the journal, which has more
    * segments under load and keeps them.
    */
   get open(): string[] {
