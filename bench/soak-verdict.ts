@@ -6,9 +6,10 @@ export const SPREAD_MAX = 2;
 /** In less time a runtime is still growing into what it does: how much, is only told. */
 export const JUDGED_MS_MIN = 10 * 60_000;
 const MARKS = 3;
-/** A mark is the median of so long before it, since garbage comes and goes. */
-const MARK_MS = 20_000;
-const SAMPLES_A_MARK = 20;
+/** A mark is the median of so long before it: several rounds of the collector, between which memory grows by a tenth. */
+const MARK_MS = 120_000;
+const SAMPLE_MS = 1_000;
+const SAMPLES_A_MARK_MIN = 20;
 
 /** The server's memory, so long after everybody had come: resident bytes, and those of them that are a file's. */
 export interface Sample {
@@ -34,12 +35,12 @@ export interface Findings {
 }
 
 /** How long before a mark counts. */
-export function markMs(lengthMs: number): number {
+function markMs(lengthMs: number): number {
   return Math.min(MARK_MS, lengthMs / 10);
 }
 
 export function sampleEveryMs(lengthMs: number): number {
-  return markMs(lengthMs) / SAMPLES_A_MARK;
+  return Math.min(SAMPLE_MS, markMs(lengthMs) / SAMPLES_A_MARK_MIN);
 }
 
 /** Resident bytes at each third of the time; NaN where nothing was sampled. */

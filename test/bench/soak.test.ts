@@ -32,8 +32,8 @@ function findings(given: Partial<Findings> = {}): Findings {
 
 const delivery = findings().visitors;
 
-test("a mark is the median of the twenty seconds before each third of the time", () => {
-  const growing = { lengthMs: LENGTH_MS, samples: samples((minute) => Math.ceil(minute)) };
+test("a mark is the median of the two minutes before each third of the time", () => {
+  const growing = { lengthMs: LENGTH_MS, samples: samples((minute) => 10 * Math.ceil(minute / 10)) };
   expect(marksOf(growing)).toEqual([10e6, 20e6, 30e6]);
   // One in four is a peak, as before garbage is taken away.
   const uneven = samples(() => 100).map((each, i) => ({ ...each, resident: i % 4 === 0 ? 300e6 : each.resident }));
