@@ -50,8 +50,10 @@ if (import.meta.main) {
   let fields: Field[] = [];
   for await (const line of lines) {
     if (line === "go") {
-      fields = order.attacks.map((name) => {
-        const field = new Field(order);
+      fields = order.attacks.map((name, index) => {
+        // Users of its own, or two attacks would throw each other out.
+        const users = order.users.filter((_, at) => at % order.attacks.length === index);
+        const field = new Field({ ...order, users });
         ATTACKS[name as AttackName].begin(field);
         return field;
       });

@@ -8,6 +8,8 @@ const SOURCES = 16;
 /** Of those who come once so many may be there at a time, and each so long. */
 const VISITS_MAX = 500;
 const VISIT_MS = 2_000;
+/** How long somebody who does not close when the server does keeps that up: longer than a server should wait. */
+const STAYS_MS = 10_000;
 const STEP_MS = 10;
 /** Whoever was kept from acting for longer does not catch up. */
 const CATCH_UP_MS = 200;
@@ -80,7 +82,7 @@ export class Intruder {
         open: (socket) => this.#opened(socket),
         data: (_socket, chunk) => this.#read(chunk),
         drain: () => this.#flush(),
-        end: () => {},
+        end: (socket) => this.#ended(socket),
         close: () => this.#closed(),
         connectError: () => this.#closed(),
       },
@@ -107,6 +109,10 @@ export class Intruder {
     if (lf < 0) return;
     if (this.#heard.startsWith("ok")) this.#begin(this.#heard.slice(0, lf));
     else this.leave();
+  }
+
+  #ended(socket: Socket<undefined>): void {
+    if (this.script.stays) this.field.after(STAYS_MS, () => socket.terminate());
   }
 
   #closed(): void {

@@ -68,16 +68,17 @@ export interface Slice {
   stolen: number;
   /** By second: deliveries, and the part of a core that the server used. */
   series: { delivered: number; core: number }[];
-}
-
-/** What a swarm came to: what was measured last, and everything since its first message. */
-export interface Outcome extends Slice {
-  sent: number;
+  /** Since the first message; of those that are lost, some may still be on their way. */
   lost: number;
   twice: number;
   disordered: number;
   /** Connections that the server closed. */
   dropped: number;
+}
+
+/** What a swarm came to: what was measured last, and everything since its first message. */
+export interface Outcome extends Slice {
+  sent: number;
   /** Messages that were refused: as many of those that are lost are not. */
   refused: number;
   /** What went wrong; nothing when all is well. */

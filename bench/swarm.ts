@@ -167,6 +167,7 @@ export class Swarm implements SwarmState {
       busy,
       stolen: stole,
       series,
+      ...this.#wrong(),
     };
   }
 
@@ -178,11 +179,13 @@ export class Swarm implements SwarmState {
     await this.#drain();
     clearInterval(this.#confirms);
     this.#isRunning = false;
-    const { tally, refused } = this;
-    const { lost, twice, disordered } = tally;
-    const wrong = { lost, twice, disordered, refused, dropped: this.#dropped, faults: [...this.#faults] };
     const sent = this.clients.reduce((sum, each) => sum + each.messagesSent + each.broadcastsSent, 0);
-    return { ...slice, sent, ...wrong };
+    return { ...slice, ...this.#wrong(), sent, refused: this.refused, faults: [...this.#faults] };
+  }
+
+  #wrong(): Pick<Slice, "lost" | "twice" | "disordered" | "dropped"> {
+    const { lost, twice, disordered } = this.tally;
+    return { lost, twice, disordered, dropped: this.#dropped };
   }
 
   /** The first messages: each answer, or what arrives, makes room for the next. */

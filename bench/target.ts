@@ -1,4 +1,4 @@
-import { mkdtempSync, readFileSync, readdirSync, rmSync, writeFileSync } from "node:fs";
+import { mkdtempSync, readFileSync, readdirSync, readlinkSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { Program, onCore, within } from "./program.ts";
@@ -27,6 +27,8 @@ export class Target {
   static readonly #all = new Set<Target>();
   readonly #folder = mkdtempSync(join(tmpdir(), "heartline-hostile-"));
   readonly #log: string[] = [];
+  /** What it logged of faults, the first lines of them. */
+  readonly complaints: string[] = [];
   #program: Program | null = null;
   port = 0;
 
@@ -64,11 +66,16 @@ export class Target {
         this.port = Number(/listening on \S+:(\d+)$/.exec(line)?.[1] ?? 0);
         listens.resolve();
       },
-      (line) => void (this.#log.push(line) > LOG_LINES && this.#log.shift()),
+      (line) => this.#logged(line),
       [...(descriptorsMax === null ? [] : ["prlimit", `--nofile=${descriptorsMax}:${descriptorsMax}`]), ...onCore(0)],
     );
     await within(Promise.race([listens.promise, this.#program.ended]), READY_MS);
     if (this.port === 0) throw new TargetError(`the server does not start: ${this.#log.join(" ").slice(0, 500)}`);
+  }
+
+  #logged(line: string): void {
+    if (this.#log.push(line) > LOG_LINES) this.#log.shift();
+    if (/"level":[56]0/.test(line) && this.complaints.length < LOG_LINES) this.complaints.push(line);
   }
 
   get pid(): number {
@@ -79,15 +86,19 @@ export class Target {
     return this.#program!.isRunning;
   }
 
-  /** What it logged of faults, of its last lines. */
-  get complaints(): string[] {
-    return this.#log.filter((line) => /"level":[56]0/.test(line));
-  }
-
   /** Bytes of memory that are resident; 0 when it has ended. */
   get resident(): number {
+    return this.#pages(1);
+  }
+
+  /** Those of them that are a file's: its program, its journal. */
+  get mapped(): number {
+    return this.#pages(2);
+  }
+
+  #pages(column: number): number {
     try {
-      return PAGE_BYTES * Number(readFileSync(`/proc/${this.pid}/statm`, "latin1").split(" ")[1]);
+      return PAGE_BYTES * Number(readFileSync(`/proc/${this.pid}/statm`, "latin1").split(" ")[column]);
     } catch {
       return 0;
     }
@@ -99,6 +110,23 @@ export class Target {
       return readdirSync(`/proc/${this.pid}/fd`).length;
     } catch {
       return 0;
+    }
+  }
+
+  /**
+   * What they are, sorted: files by their names, all else by its kind. Without those of the journal, which has more
+   * segments under load and keeps them.
+   */
+  get open(): string[] {
+    try {
+      const all = readdirSync(`/proc/${this.pid}/fd`).map((name) => whereTo(`/proc/${this.pid}/fd/${name}`));
+      const journal = join(this.#folder, "data", "journal");
+      return all
+        .filter((what) => !what.startsWith(journal))
+        .map((what) => what.replace(/:\[\d+\]$/, ""))
+        .sort();
+    } catch {
+      return [];
     }
   }
 
@@ -127,5 +155,14 @@ export class Target {
   static quit(): void {
     for (const program of Program.running) program.kill("SIGKILL");
     for (const target of Target.#all) target.#tidy();
+  }
+}
+
+/** Where a link leads; nowhere when it has just gone. */
+function whereTo(link: string): string {
+  try {
+    return readlinkSync(link);
+  } catch {
+    return "";
   }
 }

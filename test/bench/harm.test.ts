@@ -9,11 +9,12 @@ function slice(p99: number, late = 0): Slice {
   return {
     ...{ clients: 20, seconds: 1, accepted: 1, delivered: 1, server: null, busy: 0, stolen: 0, series: [] },
     ...{ latency: latency(p99), last: latency(p99), lateness: latency(late) },
+    ...{ lost: 0, twice: 0, disordered: 0, dropped: 0 },
   };
 }
 
 function harm(rounds: [quiet: Slice, hostile: Slice][], outcome: Partial<Outcome> = {}, isJudged = true): Harm {
-  const well = { sent: 9, lost: 0, twice: 0, disordered: 0, dropped: 0, refused: 0, faults: [] };
+  const well = { sent: 9, refused: 0, faults: [] };
   return {
     rounds: rounds.map(([quiet, hostile]) => ({ quiet, hostile })),
     outcome: { ...slice(1), ...well, ...outcome },
