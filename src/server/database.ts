@@ -73,6 +73,8 @@ export function openDatabase(folder: string, durability: Durability): Database {
     database.run("PRAGMA journal_mode = WAL");
     database.run(`PRAGMA synchronous = ${SYNCHRONOUS[durability]}`);
     database.run(`PRAGMA wal_autocheckpoint = ${CHECKPOINT_PAGES}`);
+    // Else SQLite opens a file in the machine's folder for temporary ones, which may be full, and keeps it.
+    database.run("PRAGMA temp_store = MEMORY");
     database.run("BEGIN IMMEDIATE");
     const version = database.query<{ user_version: number }, []>("PRAGMA user_version").get()!.user_version;
     if (version > SCHEMA_VERSION) throw new StoreError(`${file} was written by a newer Heartline`);
