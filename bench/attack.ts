@@ -17,7 +17,7 @@ export class Attackers {
       ["bench/attack.ts"],
       (line) => this.#rested.resolve(JSON.parse(line)),
       (line) => errors.push(line),
-      [...onCore(0), ...(Bun.which("nice") === null ? [] : ["nice", "-n", "19"])],
+      [...onCore(0), ...(Bun.which("chrt") === null ? [] : ["chrt", "--idle", "0"])],
     );
     void this.#program.ended.then((how) =>
       this.#rested.reject(new TargetError(`the hostile clients ended (${how}): ${errors.join(" ").slice(0, 500)}`)),
