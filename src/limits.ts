@@ -113,8 +113,8 @@ export const KERNEL_RECEIVE_BYTES = 64 << 10;
 /** Bytes of the broadcast log; whoever still holds older ones copies them into their own outbox, which is bounded. */
 export const BROADCAST_LOG_BYTES_MAX = 8 << 20;
 
-/** Bytes of messages that ended sessions give back to mailboxes in one turn; the rest follows in the next ones. */
-export const SETTLED_BYTES_PER_TURN = 32 << 10;
+/** Bytes of messages that move from sessions to mailboxes in one turn; the rest follows in the next ones. */
+export const MOVED_BYTES_PER_TURN = 32 << 10;
 
 /** A segment of the journal; a longer record gets a longer one of its own. */
 export const JOURNAL_SEGMENT_BYTES = 16 << 20;
@@ -122,8 +122,6 @@ export const JOURNAL_SEGMENT_BYTES = 16 << 20;
 export const JOURNAL_SEGMENTS_KEPT = 4;
 /** Segments that wait to be used; one more is given back to the disk. */
 export const JOURNAL_SPARES_MAX = 2;
-/** Messages that are moved so in one turn. */
-export const JOURNAL_MOVES_MAX = 128;
 /** Changes of what rests that are gathered before they are committed: the journal has them too. */
 export const STORE_CHANGES_MAX = 1024;
 /** And bytes of messages in them: SQLite writes each several times, and nobody is answered meanwhile. */

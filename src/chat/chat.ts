@@ -65,9 +65,10 @@ export class Chat {
   readonly silenceMs: number;
   readonly limits: Limits;
   readonly report: ChatOptions["report"];
+  isOver = false;
   /** Unix time of this turn, for messages that are read later. */
   unixMs = 0;
-  readonly #checkpoint: Checkpoint;
+  readonly checkpoint: Checkpoint;
   #broadcastWaits = false;
   /** How far the multicast was sent when the last sweep looked at those who are slow. */
   #lookedAt = 0;
@@ -96,7 +97,7 @@ export class Chat {
     );
     this.addresses = new Addresses(wheel, limits);
     this.consents = new Consents(wheel, limits.consentsMax, options.newToken);
-    this.#checkpoint = new Checkpoint(this.accounts, this.mailbox, store, options.report);
+    this.checkpoint = new Checkpoint(this.accounts, this.mailbox, store, options.report);
     this.#newToken = options.newToken;
     this.#newCaller = options.newCaller;
     this.#overdue = wheel.kind((session) => this.#stillOverdue(session));
@@ -108,7 +109,7 @@ export class Chat {
     const { wheel, turn, store } = this;
     const replaced = account.session;
     if (replaced !== null) this.end(replaced, "replaced");
-    if (account.leaving !== null && !this.#checkpoint.settleNow(account.leaving, this.unixMs))
+    if (account.leaving !== null && !this.checkpoint.settleNow(account.leaving, this.unixMs))
       throw new Error(`what waits for ${account.name} cannot be stored`);
     const kind = options.callbackPort > 0 ? "callback" : options.resumable ? "resumable" : "plain";
     const number = kind === "plain" ? 0 : store.newNumber();
@@ -285,7 +286,7 @@ export class Chat {
     this.consents.end(session);
     if (reason !== "replaced" && reason !== "shutdown") this.#announce(account, `left ${account.name} ${reason}`);
     account.leaving = session;
-    if (kind !== "plain") this.#checkpoint.settle(session, this.unixMs);
+    if (kind !== "plain") this.checkpoint.settle(session, this.unixMs);
     if (reason === "logout" && kind === "callback") outbox.sink = null; // There is no goodbye to call for.
     peer?.close();
   }
@@ -300,7 +301,7 @@ export class Chat {
       return;
     }
     this.end(session, "disconnected");
-    if (session.account.leaving === session) this.#checkpoint.settle(session, this.unixMs);
+    if (session.account.leaving === session) this.checkpoint.settle(session, this.unixMs);
   }
 
   /** A stream was written or confirmed: more of the mailbox may follow; too much left is the end. */
@@ -323,15 +324,21 @@ export class Chat {
     this.flushed(session);
   }
 
-  /** The turn ends: broadcasts reach everybody's stream. Presence alone waits for `announceNow`. */
-  turnEnds(): void {
+  /** The turn ends: broadcasts reach everybody's stream. Presence alone waits. True when another turn should follow. */
+  turnEnds(): boolean {
     if (this.#broadcastWaits) this.announceNow();
+    this.#tellStore();
+    const more = this.checkpoint.step(this.unixMs);
+    this.#tellStore(); // Of logins that could go on.
+    return more;
+  }
+
+  #tellStore(): void {
     for (const session of this.#written) {
       session.written = false;
       this.store.wrote(session.account, session.number, session.outbox);
     }
     this.#written.length = 0;
-    this.#checkpoint.step(this.unixMs);
   }
 
   /** Lines of that session were acted on: that is safe together with what came of them. */
@@ -369,14 +376,15 @@ export class Chat {
     }
   }
 
-  /** Ends everybody's session. */
+  /** Ends everybody's session; nobody gets in any more. */
   shutdown(): void {
+    this.isOver = true;
     for (const session of [...this.presence.online]) this.end(session, "shutdown");
   }
 
   /** What could not be stored when its session ended is tried a last time. */
   settleAll(): void {
-    for (const { leaving } of this.accounts.all) if (leaving !== null) this.#checkpoint.settleNow(leaving, this.unixMs);
+    for (const { leaving } of this.accounts.all) if (leaving !== null) this.checkpoint.settleNow(leaving, this.unixMs);
   }
 
   #heardNothing(session: Session): void {

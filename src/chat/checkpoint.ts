@@ -1,12 +1,13 @@
-import { JOURNAL_MOVES_MAX, SETTLED_BYTES_PER_TURN } from "../limits.ts";
+import { MOVED_BYTES_PER_TURN } from "../limits.ts";
 import type { Accounts } from "./accounts.ts";
 import type { Mailbox } from "./mailbox.ts";
-import type { Session } from "./session.ts";
+import type { Account, Session } from "./session.ts";
 import type { ChatStore } from "./store.ts";
 
 /**
  * Moves messages to the mailboxes, some in each turn, so that no turn is long: those that ended sessions leave behind;
- * and those that nobody has confirmed for long, so that the store may forget its oldest records, which alone know them.
+ * those of a session that is about to be replaced; and those that nobody has confirmed for long, so that the store may
+ * forget its oldest records, which alone know them.
  */
 export class Checkpoint {
   readonly #accounts: Accounts;
@@ -15,8 +16,10 @@ export class Checkpoint {
   readonly #report: (error: unknown) => void;
   /** Ended sessions that are not settled yet. */
   readonly #leaving = new Set<Session>();
+  /** Who waits until what a user's earlier sessions hold is in the mailbox. */
+  readonly #waiting: { account: Account; goOn: () => void }[] = [];
   /** What may still be moved in this turn. */
-  #bytesLeft = SETTLED_BYTES_PER_TURN;
+  #bytesLeft = MOVED_BYTES_PER_TURN;
   /** The next user to look at. */
   #next = 0;
 
@@ -51,26 +54,48 @@ export class Checkpoint {
     this.#leaving.delete(session);
   }
 
-  /** A turn ends. */
-  step(unixMs: number): void {
-    for (const session of this.#leaving) if (this.#bytesLeft > 0) this.#settle(session, unixMs, this.#bytesLeft);
-    this.#bytesLeft = SETTLED_BYTES_PER_TURN;
-    const upTo = this.#store.restUpTo;
-    if (upTo !== null) this.#rest(upTo);
+  /** Goes on when a new session of that user makes no long turn: at once, or at the end of one of the next. */
+  prepare(account: Account, goOn: () => void): void {
+    if (this.#isPrepared(account)) goOn();
+    else this.#waiting.push({ account, goOn });
   }
 
-  #rest(upTo: number): void {
+  /** Moves more of what that user's sessions hold; true when nothing is left to be moved. */
+  #isPrepared({ leaving, session }: Account): boolean {
+    if (leaving !== null && leaving.withdrawn !== null) return !this.#leaving.has(leaving);
+    try {
+      for (const each of [leaving, session]) if (each !== null) this.#rest(each, Number.POSITIVE_INFINITY);
+      return this.#bytesLeft > 0;
+    } catch (error) {
+      this.#report(error);
+      return true; // It goes on as it can.
+    }
+  }
+
+  #rest(session: Session, upTo: number): void {
+    if (this.#bytesLeft > 0) this.#bytesLeft -= this.#mailbox.rest(session, upTo, this.#bytesLeft);
+  }
+
+  /** A turn ends, and all that was said in it is known to the store. True when another one should follow at once. */
+  step(unixMs: number): boolean {
+    for (const session of this.#leaving) if (this.#bytesLeft > 0) this.#settle(session, unixMs, this.#bytesLeft);
+    while (this.#waiting.length > 0 && this.#isPrepared(this.#waiting[0]!.account)) this.#waiting.shift()!.goOn();
+    const upTo = this.#store.restUpTo;
+    if (upTo !== null) this.#restOld(upTo);
+    this.#bytesLeft = MOVED_BYTES_PER_TURN;
+    return this.#leaving.size + this.#waiting.length > 0;
+  }
+
+  #restOld(upTo: number): void {
     const { all } = this.#accounts;
-    let left = JOURNAL_MOVES_MAX;
     for (; this.#next < all.length; this.#next++) {
       const { session, leaving } = all[this.#next]!;
       if (leaving !== null && leaving.withdrawn !== null) {
         this.#leaving.add(leaving); // Again, if the disk refused it.
         return;
       }
-      for (const each of [leaving, session])
-        if (each !== null && left > 0) left -= this.#mailbox.rest(each, upTo, left);
-      if (left <= 0) return; // There may be more of this one.
+      for (const each of [leaving, session]) if (each !== null) this.#rest(each, upTo);
+      if (this.#bytesLeft <= 0) return; // There may be more of this one.
     }
     this.#next = 0;
     this.#store.rested();

@@ -150,7 +150,7 @@ function login(chat: Chat, peer: Peer, request: Request): void {
   const answer = (record: LoginRecord, right: boolean): void => {
     if (right) {
       chat.lockouts.right(record);
-      if (peer.gone) return;
+      if (peer.gone || chat.isOver) return;
       const isKnown = options.resumable || options.callbackPort > 0;
       if (isKnown && chat.store.trouble !== null) refuse(peer.replies, "internal", chat.store.trouble);
       else chat.login(peer, account, options);
@@ -162,24 +162,28 @@ function login(chat: Chat, peer: Peer, request: Request): void {
     else lockedOut(chat, peer, record);
   };
   const judge = (record: LoginRecord): void => {
-    const failed = (error: unknown): void => fail(chat, peer, error);
-    const done = (): void => {
+    const conclude = (how: () => void): void => {
+      try {
+        how();
+      } catch (error) {
+        fail(chat, peer, error);
+      }
       chat.lockouts.leave(record);
       peer.resume();
     };
+    const judged = (right: boolean): void => {
+      if (right) chat.checkpoint.prepare(account, () => conclude(() => answer(record, true)));
+      else conclude(() => answer(record, false));
+    };
+    const failed = (error: unknown): void => conclude(() => fail(chat, peer, error));
+    if (chat.lockouts.secondsLeft(record) > 0) return conclude(() => lockedOut(chat, peer, record));
     try {
-      const verdict = chat.lockouts.secondsLeft(record) > 0 ? null : chat.verify(account, password);
-      if (verdict === null) lockedOut(chat, peer, record);
-      else if (typeof verdict === "boolean") answer(record, verdict);
-      else
-        return void verdict
-          .then((right) => answer(record, right))
-          .catch(failed)
-          .then(done);
+      const verdict = chat.verify(account, password);
+      if (typeof verdict === "boolean") judged(verdict);
+      else void verdict.then(judged, failed);
     } catch (error) {
       failed(error);
     }
-    done();
   };
   if (!chat.lockouts.enter(account, peer.address, judge)) {
     refuse(peer.replies, "busy");

@@ -4,9 +4,6 @@ import type { Unconfirmed } from "../protocol/marks.ts";
 import type { Account, Session } from "./session.ts";
 import type { ChatStore, EndedSession, StoredMessage } from "./store.ts";
 
-/** What a message costs besides its text. */
-const MESSAGE_BYTES = 64;
-
 /**
  * What waits for users who are not there. It is fed into a session in portions, as they are confirmed, so that no
  * mailbox makes a session slow; an entry leaves the store only when it is confirmed.
@@ -45,11 +42,12 @@ export class Mailbox {
       this.#store.wrote(account, number, outbox);
       this.forget(session);
     }
-    const all = (session.withdrawn ??= outbox.withdraw());
+    // Those up to `restedUpTo` are there already.
+    const all = (session.withdrawn ??= outbox.withdraw().filter((message) => message.number > session.restedUpTo));
     const first = Math.max(0, session.settled);
     let last = first;
     let bytes = 0;
-    while (last < all.length && bytes < bytesMax) bytes += MESSAGE_BYTES + all[last++]!.text.length;
+    while (last < all.length && bytes < bytesMax) bytes += all[last++]!.bytes;
     const carried = all.slice(first, last);
     if (session.settled >= 0) this.#store.rest(account.name, number, received, carried);
     else if (kind === "plain") this.#store.settle(account.name, carried, null);
@@ -76,18 +74,20 @@ export class Mailbox {
   }
 
   /**
-   * Unconfirmed messages of a session, those up to number `upTo` and at most so many, rest in the store from now on, as
-   * if they had been fed. Returns how much work that was, in messages.
+   * Unconfirmed messages of a session, up to number `upTo` and about so many bytes, rest in the store from now on, as
+   * if they had been fed. Returns how many bytes that was.
    */
-  rest(session: Session, upTo: number, most: number): number {
+  rest(session: Session, upTo: number, bytesMax: number): number {
     const { account, outbox, number, received } = session;
-    const carried = outbox.rest(session.restedUpTo, upTo, most);
+    this.#store.wrote(account, number, outbox); // Before they rest, or their texts would not be told.
+    const carried = outbox.messages(session.restedUpTo, upTo, bytesMax);
     if (carried.length === 0 && number === 0) return 0;
     this.#store.rest(account.name, number, received, carried);
     session.fedUnconfirmed += this.#returned(account, carried);
     session.restedUpTo = carried.at(-1)?.number ?? session.restedUpTo;
+    outbox.rest(session.restedUpTo);
     session.fedUpTo = Math.max(session.fedUpTo, session.restedUpTo);
-    return Math.max(1, carried.length);
+    return carried.reduce((sum, { bytes }) => sum + bytes, 0);
   }
 
   /** Drops what an ended session of that user had carried up to `position`: its client has it. */

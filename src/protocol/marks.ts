@@ -14,8 +14,9 @@ export interface StreamCopy {
 /** A message inside a stream that its reader has not confirmed. */
 export interface Unconfirmed {
   number: number;
-  /** The stream's position behind it. */
+  /** The stream's position behind it, and how many bytes its line has. */
   position: number;
+  bytes: number;
   /** It rests in the mailbox too: nothing but its number and position is known here. */
   resting: boolean;
   unixMs: number;
@@ -81,20 +82,23 @@ export class Marks {
   }
 
   /**
-   * The messages with numbers above `after` and up to `upTo`, at most so many; position p of the stream lies at
-   * bytes[p + offset].
+   * The messages with numbers above `after` and up to `upTo`, about so many bytes of them but at least one; position p
+   * of the stream lies at bytes[p + offset].
    */
-  messages(after: number, upTo: number, most: number, bytes: Buffer, offset: number): Unconfirmed[] {
+  messages(after: number, upTo: number, bytesMax: number, bytes: Buffer, offset: number): Unconfirmed[] {
     const messages: Unconfirmed[] = [];
-    for (let i = this.first; i < this.fields.length && messages.length < most; i += MARK.fields) {
+    let left = bytesMax;
+    for (let i = this.first; i < this.fields.length && left > 0; i += MARK.fields) {
+      if (this.fields[i + MARK.number]! <= after) continue;
       const [number = 0, unixMs = 0, lineStart = 0, position = 0] = this.fields.slice(i, i + MARK.fields);
       if (number > upTo) break;
-      if (number <= after) continue;
+      left -= position - lineStart;
       const end = position + offset - 1;
       const name = wordEnd(bytes, lineStart + offset, end) + 1;
       const nameEnd = wordEnd(bytes, name, end);
       const from = bytes.toString("latin1", name, nameEnd);
-      messages.push({ number, position, resting: unixMs === 0, unixMs, from, text: bytes.subarray(nameEnd + 1, end) });
+      const text = bytes.subarray(nameEnd + 1, end);
+      messages.push({ number, position, bytes: position - lineStart, resting: unixMs === 0, unixMs, from, text });
     }
     return messages;
   }

@@ -283,26 +283,22 @@ export class Outbox implements Stream {
   withdraw(): Unconfirmed[] {
     this.follow();
     this.#fold();
-    const messages = this.#unconfirmed(0, Number.POSITIVE_INFINITY, Number.POSITIVE_INFINITY);
+    const messages = this.messages(0, Number.POSITIVE_INFINITY, Number.POSITIVE_INFINITY);
     if (messages.length > 0) this.#leaveTexts();
     this.#marks.clear();
     this.#forget(this.confirmed);
     return messages;
   }
 
-  /**
-   * The unconfirmed messages with numbers above `after` and up to `upTo`, at most so many. They rest in the mailbox
-   * from now on.
-   */
-  rest(after: number, upTo: number, most: number): Unconfirmed[] {
-    const messages = this.#unconfirmed(after, upTo, most);
-    this.#marks.rest(messages.at(-1)?.number ?? 0);
-    return messages;
+  /** Messages up to that number rest in the mailbox from now on. */
+  rest(upTo: number): void {
+    this.#marks.rest(upTo);
   }
 
-  #unconfirmed(after: number, upTo: number, most: number): Unconfirmed[] {
+  /** The unconfirmed messages with numbers above `after` and up to `upTo`, about so many bytes of them. */
+  messages(after: number, upTo: number, bytesMax: number): Unconfirmed[] {
     const { bytes, head } = this.#own;
-    return this.#marks.messages(after, upTo, most, bytes, head - this.#base);
+    return this.#marks.messages(after, upTo, bytesMax, bytes, head - this.#base);
   }
 
   /**

@@ -28,8 +28,8 @@ export interface Turn {
 export interface TurnHooks {
   /** Once a turn, when it begins. */
   begins?: () => void;
-  /** The last things are said. */
-  ends?: () => void;
+  /** The last things are said; true when another turn should follow at once. */
+  ends?: () => boolean;
   /**
    * What was said is made safe: true when it is, or a promise that resolves when it is. False when it cannot be for
    * now: nothing leaves, and the next turn tries again. Must not throw.
@@ -57,7 +57,7 @@ export class LoopTurn implements Turn {
 
   constructor({
     begins = () => {},
-    ends = () => {},
+    ends = () => false,
     saves = () => true,
     failed = (error) => reportError(error),
     later = setImmediate,
@@ -87,7 +87,7 @@ export class LoopTurn implements Turn {
     this.#begun = false;
     if (this.#saving) return;
     try {
-      this.#hooks.ends();
+      if (this.#hooks.ends()) this.begin();
     } catch (error) {
       this.#hooks.failed(error);
     }

@@ -220,7 +220,7 @@ test(
   "a part is measured alone",
   async () => {
     const { out, code } = await run("micro.ts", "--filter", "line reader");
-    expect(out).toMatch(/^ns an operation .*\nline reader: a line of 77 bytes +[\d.]+ +[\d.]+ +[\d.]+\n$/);
+    expect(out).toMatch(/^ns an operation .*\nline reader: a line of 77 bytes +[\d.]+ +[\d.]+ +[\d.,]+\n$/);
     expect(code).toBe(0);
   },
   LIMIT_MS,

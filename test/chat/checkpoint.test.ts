@@ -1,5 +1,5 @@
 import { describe, expect, test } from "bun:test";
-import { SETTLED_BYTES_PER_TURN } from "../../src/limits.ts";
+import { MOVED_BYTES_PER_TURN } from "../../src/limits.ts";
 import { type TestPeer, World } from "../support/chat.ts";
 
 const TEXT = "x".repeat(3500);
@@ -19,15 +19,18 @@ function setUp(kind = ""): { world: World; alice: TestPeer; bob: TestPeer; kept:
 
 function nextTurn(world: World): void {
   world.begin();
-  world.endTurns();
+  world.endTurn();
 }
 
 describe.each(["", " resumable"])("what a session%s leaves behind", (kind) => {
   /** The session ends, and with it the turn. */
   function end(world: World, bob: TestPeer): void {
-    if (kind === "") bob.hangUp();
-    else world.chat.end(bob.session!, "expired");
-    nextTurn(world);
+    world.begin();
+    if (kind === "") {
+      bob.gone = true;
+      world.chat.lost(bob);
+    } else world.chat.end(bob.session!, "expired");
+    world.endTurn();
   }
 
   test("goes back to the mailbox a little in each turn", () => {
@@ -40,7 +43,7 @@ describe.each(["", " resumable"])("what a session%s leaves behind", (kind) => {
     }
     expect(kept()).toBe(MESSAGES);
     expect(counts.length).toBeGreaterThan(2);
-    const most = Math.ceil(SETTLED_BYTES_PER_TURN / TEXT.length) + 1;
+    const most = Math.ceil(MOVED_BYTES_PER_TURN / TEXT.length) + 1;
     for (const [i, count] of counts.slice(1).entries()) expect(count - counts[i]!).toBeWithin(1, most + 1);
     expect(world.account("bob")).toMatchObject({ waiting: MESSAGES });
   });
@@ -105,11 +108,85 @@ test("many that end at once share what may be moved in a turn", () => {
   const kept = (): number => world.store.waiting().reduce((sum, { messages }) => sum + messages, 0);
   world.begin();
   for (const name of names) world.chat.end(world.account(name).session!, "expired");
-  const most = Math.ceil(SETTLED_BYTES_PER_TURN / TEXT.length) + 1;
-  world.endTurns();
+  const most = Math.ceil(MOVED_BYTES_PER_TURN / TEXT.length) + 1;
+  world.endTurn();
   expect(kept()).toBeLessThanOrEqual(most);
   for (let before = kept(); before < 100; before = kept()) {
     nextTurn(world);
     expect(kept() - before).toBeWithin(1, most + 1);
   }
+});
+
+describe.each(["", " resumable"])("a login that replaces a session%s which holds very much", (kind) => {
+  test("is answered when that is in the mailbox, some in each turn; the others are answered meanwhile", () => {
+    const { world, alice, bob, kept } = setUp(kind);
+    const again = world.connect();
+    world.begin();
+    again.feed(Buffer.from("login bob secret\n"));
+    world.endTurn();
+    let turns = 0;
+    for (let before = kept(); again.session === null; before = kept(), turns++) {
+      expect(again.read()).toEqual([]);
+      expect(bob.session!.ended).toBe(false);
+      world.begin();
+      alice.feed(Buffer.from("online\n"));
+      world.endTurn();
+      expect(alice.read()).toEqual(["ok bob"]);
+      expect(kept() - before).toBeLessThanOrEqual(Math.ceil(MOVED_BYTES_PER_TURN / TEXT.length) + 1);
+    }
+    expect(turns).toBeGreaterThan(5);
+    world.endTurns();
+    const [ok, ...stored] = again.read();
+    expect(ok).toMatch(/^ok /);
+    expect(stored.map((line) => Number(line.split(" ")[3]))).toEqual(Array.from({ length: MESSAGES }, (_, i) => i));
+    world.announce();
+    expect(alice.read()).toEqual([]);
+    again.hangUp();
+    expect(world.login("bob").read()).toHaveLength(1);
+  });
+
+  test("does not happen when its connection is gone by then, and the session goes on", () => {
+    const { world, bob } = setUp(kind);
+    const again = world.connect();
+    world.begin();
+    again.feed(Buffer.from("login bob secret\n"));
+    world.endTurn();
+    again.gone = true;
+    world.endTurns();
+    expect(again.session).toBeNull();
+    bob.take();
+    expect(bob.read().filter((line) => line.startsWith("message"))).toHaveLength(MESSAGES);
+    expect(world.ask(bob, "alive").at(-1)).toMatch(/^ok/);
+  });
+
+  test("does not happen when the server stops meanwhile, and nothing is lost", () => {
+    const { world } = setUp(kind);
+    const again = world.connect();
+    world.begin();
+    again.feed(Buffer.from("login bob secret\n"));
+    world.endTurn();
+    world.begin();
+    world.chat.shutdown();
+    world.endTurns();
+    expect([again.session, world.chat.presence.online.length]).toEqual([null, 0]);
+    world.chat.settleAll();
+    expect(world.store.read("bob", 0, 1e9)).toHaveLength(MESSAGES);
+  });
+
+  test("goes on as it can when the disk refuses", () => {
+    const { world, alice } = setUp(kind);
+    const { rest } = world.store;
+    world.store.rest = () => {
+      throw new Error("disk full");
+    };
+    const again = world.connect();
+    world.say(again, "login bob secret");
+    expect(world.faults.length).toBeGreaterThan(0);
+    world.store.rest = rest;
+    const heard = again.read();
+    again.hangUp();
+    heard.push(...world.login("bob").read());
+    expect(heard.filter((line) => line.startsWith("stored "))).toHaveLength(MESSAGES);
+    expect(world.ask(alice, "message bob hi").at(-1)).toBe("ok sent");
+  });
 });

@@ -250,9 +250,11 @@ class Run {
     const upTo = this.#store.restUpTo;
     if (upTo === null) return;
     for (const [index, { name }] of USERS.entries()) {
-      const carried = this.#streams[index]!.rest(this.#rested[index]!, upTo, 1000);
+      const stream = this.#streams[index]!;
+      const carried = stream.messages(this.#rested[index]!, upTo, 1e9);
       this.#store.rest(name, 0, 0, carried);
       this.#rested[index] = carried.at(-1)?.number ?? this.#rested[index]!;
+      stream.rest(this.#rested[index]!);
     }
     for (const message of this.written) if (message.number <= upTo) message.inStream = false;
     this.#store.rested();

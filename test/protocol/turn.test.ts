@@ -21,7 +21,7 @@ function stream(turn: LoopTurn, notes: string[], name: string, fault?: Error): O
 
 test("what a turn appended is written once, when the turn ends, and not before", async () => {
   const notes: string[] = [];
-  const turn = new LoopTurn({ begins: () => notes.push("begins"), ends: () => notes.push("ends") });
+  const turn = new LoopTurn({ begins: () => notes.push("begins"), ends: () => notes.push("ends") < 0 });
   const [one, two] = [stream(turn, notes, "one"), stream(turn, notes, "two")];
   turn.begin();
   one.append(Buffer.from("a\n"));
@@ -32,6 +32,16 @@ test("what a turn appended is written once, when the turn ends, and not before",
   expect([one.safe, two.safe]).toEqual([0, 0]);
   await later();
   expect(notes).toEqual(["begins", "ends", "one 4", "two 3"]);
+});
+
+test("a turn that says so is followed by another, in which all that is safe by then has been written", async () => {
+  const notes: string[] = [];
+  let more = 2;
+  const turn = new LoopTurn({ begins: () => notes.push("begins"), ends: () => more-- > 0 });
+  const one = stream(turn, notes, "one");
+  one.append(Buffer.from("a\n"));
+  for (let turns = 0; turns < 4; turns++) await later();
+  expect(notes).toEqual(["begins", "one 2", "begins"]);
 });
 
 test("what is appended while streams are written is written by the next turn", async () => {

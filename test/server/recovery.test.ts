@@ -217,9 +217,10 @@ describe("after a kill", () => {
       message(texts.at(-1)!.slice(6));
       const upTo = store.restUpTo;
       if (upTo !== null) {
-        const carried = outbox.rest(rested, upTo, 1000);
+        const carried = outbox.messages(rested, upTo, 1e9);
         store.rest("bob", number, 40 + i, carried);
         rested = carried.at(-1)?.number ?? rested;
+        outbox.rest(rested);
         store.rested();
       }
       store.save();

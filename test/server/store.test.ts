@@ -38,7 +38,15 @@ afterEach(() => {
 
 function message(number: number, text = `text ${number}`, from = "alice"): Unconfirmed {
   const unixMs = 1_700_000_000_000 + number;
-  return { number, position: 10 * number, resting: false, unixMs, from, text: Buffer.from(text, "latin1") };
+  return {
+    number,
+    position: 10 * number,
+    bytes: text.length,
+    resting: false,
+    unixMs,
+    from,
+    text: Buffer.from(text, "latin1"),
+  };
 }
 
 function texts(messages: readonly StoredMessage[]): string[] {

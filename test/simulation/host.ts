@@ -80,7 +80,8 @@ export class Host {
         chat.wheel.begin(this.clockMs);
         chat.unixMs = this.#unixMs;
       },
-      ends: () => chat.turnEnds(),
+      // No turn follows by itself: what is moved in pieces is moved while other things happen.
+      ends: () => chat.turnEnds() && false,
       saves: () => this.#save(),
       failed: (error) => this.#fault(error),
       later: (end) => void ends.push(end),
@@ -176,6 +177,11 @@ export class Host {
       if (session.kind === "plain" && link !== undefined) this.#settled(link);
       // In pieces: these messages are few and short.
       return settle.call(chat.mailbox, session, unixMs, bytesMax === Number.POSITIVE_INFINITY ? bytesMax : 1);
+    };
+    const { rest } = chat.mailbox;
+    chat.mailbox.rest = (session, upTo, bytesMax) => {
+      const bytes = rest.call(chat.mailbox, session, upTo, 100);
+      return bytes < 100 ? bytes : bytesMax;
     };
   }
 
@@ -362,7 +368,7 @@ export class Host {
     const { accounts, presence } = this.chat;
     const { log } = this.chat.multicast;
     if (log.followed !== log.end) return false;
-    if (accounts.all.some(({ waiting }) => waiting > 0)) return false;
+    if (accounts.all.some(({ waiting, leaving }) => waiting > 0 || leaving !== null)) return false;
     // A call whose `received` was lost is made again at its deadline.
     return presence.online.every(
       ({ outbox, kind }) => (kind === "callback" ? outbox.unconfirmed : outbox.unsent) === 0,

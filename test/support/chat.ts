@@ -159,6 +159,11 @@ export class World {
     this.turn.begin();
   }
 
+  /** The turn ends; what follows by itself does not happen yet. */
+  endTurn(): void {
+    this.#ends.shift()?.();
+  }
+
   /** Turns end until there is nothing more to write. */
   endTurns(): void {
     for (let end = this.#ends.shift(); end !== undefined; end = this.#ends.shift()) end();
