@@ -6,6 +6,7 @@ import { RecordReader, segmentName, segmentsOf } from "../../src/server/journal.
 import { Recovery, newStore } from "../../src/server/recovery.ts";
 import type { Filling, Segment, SegmentFolder } from "../../src/server/segment.ts";
 import type { Store } from "../../src/server/store.ts";
+import { segmentIn } from "../support/segment.ts";
 import { expectAlike, expectThat, target } from "./target.ts";
 
 /** So small that a few records fill one. */
@@ -58,21 +59,7 @@ class Folder implements SegmentFolder {
   }
 
   open(name: string): Segment {
-    const { files } = this;
-    const bytes = files.get(name)!;
-    const segment: Segment = {
-      name,
-      bytes,
-      rename: (to) => {
-        files.delete(segment.name);
-        files.set(to, bytes);
-        segment.name = to;
-      },
-      remove: () => void files.delete(segment.name),
-      sync: () => Promise.resolve(),
-      syncNow: () => {},
-    };
-    return segment;
+    return segmentIn(this.files, name);
   }
 
   fill(name: string, bytes: number): Filling {

@@ -4,6 +4,7 @@ import { Journal } from "../../src/server/journal.ts";
 import { Recovery } from "../../src/server/recovery.ts";
 import type { Filling, Segment, SegmentFolder } from "../../src/server/segment.ts";
 import type { Random } from "../support/random.ts";
+import { segmentIn } from "../support/segment.ts";
 
 /** So small that a few turns fill one. */
 const SEGMENT_BYTES = 512;
@@ -59,21 +60,7 @@ export class Disk implements SegmentFolder {
   }
 
   open(name: string): Segment {
-    const files = this.#files;
-    const bytes = files.get(name)!;
-    const segment: Segment = {
-      name,
-      bytes,
-      rename: (to) => {
-        files.delete(segment.name);
-        files.set(to, bytes);
-        segment.name = to;
-      },
-      remove: () => void files.delete(segment.name),
-      sync: () => Promise.resolve(),
-      syncNow: () => {},
-    };
-    return segment;
+    return segmentIn(this.#files, name);
   }
 
   fill(name: string, bytes: number): Filling {

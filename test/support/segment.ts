@@ -1,0 +1,19 @@
+import type { Segment } from "../../src/server/segment.ts";
+
+/** A segment of the journal that lies in memory, among these files. */
+export function segmentIn(files: Map<string, Buffer>, name: string): Segment {
+  const bytes = files.get(name)!;
+  const segment: Segment = {
+    name,
+    bytes,
+    rename: (to) => {
+      files.delete(segment.name);
+      files.set(to, bytes);
+      segment.name = to;
+    },
+    remove: () => void files.delete(segment.name),
+    sync: () => Promise.resolve(),
+    syncNow: () => {},
+  };
+  return segment;
+}
