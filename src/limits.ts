@@ -125,7 +125,7 @@ export const JOURNAL_SPARES_MAX = 2;
 /** Changes of what rests that are gathered before they are committed: the journal has them too. */
 export const STORE_CHANGES_MAX = 1024;
 /** And bytes of messages in them: SQLite writes each several times, and nobody is answered meanwhile. */
-export const STORE_CHANGES_BYTES_MAX = 64 << 10;
+export const STORE_CHANGES_BYTES_MAX = 32 << 10;
 /** How often a disk that refused is tried again; without a journal, how often the changes are committed. */
 export const STORE_RETRY_MS = 1024;
 

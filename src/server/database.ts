@@ -7,7 +7,7 @@ export type Durability = "none" | "process" | "power";
 
 const SYNCHRONOUS: Record<Durability, string> = { none: "OFF", process: "NORMAL", power: "FULL" };
 /** Often and little: what is checkpointed at once is copied page by page, and nobody is answered meanwhile. */
-const CHECKPOINT_PAGES = 128;
+const CHECKPOINT_PAGES = 64;
 const SCHEMA_VERSION = 3;
 const SESSIONS = `
   CREATE TABLE sessions (
