@@ -65,6 +65,7 @@ export class Chat {
   readonly silenceMs: number;
   readonly limits: Limits;
   readonly report: ChatOptions["report"];
+  /** The server stops: nobody gets in any more. */
   isOver = false;
   /** Unix time of this turn, for messages that are read later. */
   unixMs = 0;

@@ -37,7 +37,7 @@ export class Mailbox {
    * `bytesMax` go back now, and the rest with the next calls. Returns how many bytes that was.
    */
   settle(session: Session, unixMs: number, bytesMax: number): number {
-    const { account, outbox, kind, number, token, received } = session;
+    const { account, outbox, number, received } = session;
     if (session.withdrawn === null) {
       this.#store.wrote(account, number, outbox);
       this.forget(session);
@@ -49,14 +49,9 @@ export class Mailbox {
     let bytes = 0;
     while (last < all.length && bytes < bytesMax) bytes += all[last++]!.bytes;
     const carried = all.slice(first, last);
-    if (session.settled >= 0) this.#store.rest(account.name, number, received, carried);
-    else if (kind === "plain") this.#store.settle(account.name, carried, null);
-    else {
-      const resumable = kind === "resumable";
-      const replaced = session.endReason === "replaced";
-      const ended = { number, token, user: account.name, resumable, replaced, received, endedUnixMs: unixMs };
-      this.#store.settle(account.name, carried, ended);
-    }
+    const ended = session.settled < 0 ? endOf(session, unixMs) : null;
+    if (ended !== null) this.#store.settle(carried, ended);
+    else if (carried.length > 0) this.#store.rest(account.name, number, received, carried);
     this.#returned(account, carried);
     session.settled = last;
     return bytes;
@@ -131,4 +126,14 @@ export class Mailbox {
       session.fedUnconfirmed++;
     }
   }
+}
+
+/** What is remembered of a session that has ended; nothing of a plain one. */
+function endOf(
+  { account, kind, number, token, received, endReason }: Session,
+  endedUnixMs: number,
+): EndedSession | null {
+  if (kind === "plain") return null;
+  const resumable = kind === "resumable";
+  return { number, token, user: account.name, resumable, replaced: endReason === "replaced", received, endedUnixMs };
 }

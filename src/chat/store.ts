@@ -57,12 +57,12 @@ export interface ChatStore {
   began(session: KnownSession): void;
   /** A session's client was acted on up to that position of its stream. */
   received(session: number, position: number): void;
-  /** A session's end: what goes back to the mailbox, what its stream had carried, and the session if it is known. */
-  settle(user: string, carried: readonly Unconfirmed[], ended: EndedSession | null): void;
+  /** A session's end, and what goes back to the mailbox, or some of it: `rest` has the others. */
+  settle(carried: readonly Unconfirmed[], ended: EndedSession): void;
 
   /** Messages up to that number must rest in mailboxes now, unconfirmed ones of living sessions too; null: none. */
   readonly restUpTo: number | null;
-  /** Messages that a living session carries now rest in the mailbox; of a known session also how far it is. */
+  /** Messages that a session carries now rest in the mailbox; of a known session also how far it is. */
   rest(user: string, session: number, received: number, carried: readonly Unconfirmed[]): void;
   /** All up to `restUpTo` do. */
   rested(): void;

@@ -161,12 +161,9 @@ export class Store implements ChatStore, StreamCopy {
     this.#add(Fact.Received, 0, NOTHING, NOTHING, NOTHING, session, position);
   }
 
-  settle(user: string, carried: readonly Unconfirmed[], ended: EndedSession | null): void {
+  settle(carried: readonly Unconfirmed[], { number, user, replaced, received, endedUnixMs }: EndedSession): void {
     this.#together(() => {
-      for (const message of carried) if (!message.resting) this.#keep(user, message);
-      if (ended === null) return;
-      const { number, replaced, received, endedUnixMs } = ended;
-      for (const message of carried) this.#change(this.#carry, number, message.number, message.position);
+      this.#move(user, number, carried);
       this.#change(this.#end, Number(replaced), received, endedUnixMs, number);
       this.#change(this.#trimOld, user, endedUnixMs - SESSIONS_KEPT_MS);
       this.#change(this.#trimMany, user);
@@ -181,11 +178,16 @@ export class Store implements ChatStore, StreamCopy {
 
   rest(user: string, session: number, received: number, carried: readonly Unconfirmed[]): void {
     this.#together(() => {
-      for (const message of carried) if (!message.resting) this.#keep(user, message);
-      if (session === 0) return;
-      for (const { number, position } of carried) this.#change(this.#carry, session, number, position);
-      this.#change(this.#receive, received, session);
+      this.#move(user, session, carried);
+      if (session !== 0) this.#change(this.#receive, received, session);
     });
+  }
+
+  #move(user: string, session: number, carried: readonly Unconfirmed[]): void {
+    for (const message of carried) {
+      if (!message.resting) this.#keep(user, message);
+      if (session !== 0) this.#change(this.#carry, session, message.number, message.position);
+    }
   }
 
   rested(): void {

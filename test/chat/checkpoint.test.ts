@@ -78,13 +78,13 @@ describe.each(["", " resumable"])("what a session%s leaves behind", (kind) => {
 
   test("is tried again for the store's oldest records when the disk had refused it", () => {
     const { world, bob, kept } = setUp(kind);
-    const { settle } = world.store;
-    world.store.settle = () => {
+    const { settle, rest } = world.store;
+    world.store.settle = world.store.rest = () => {
       throw new Error("disk full");
     };
     end(world, bob);
     expect(world.faults).toHaveLength(1);
-    world.store.settle = settle;
+    Object.assign(world.store, { settle, rest });
     for (let turns = 0; turns < 20; turns++) nextTurn(world);
     expect(kept()).toBe(0);
     let rested = 0;

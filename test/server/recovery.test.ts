@@ -178,7 +178,7 @@ describe("after a kill", () => {
     const number = began(store);
     store.received(number, 70);
     const ended = { number, token: TOKEN, user: "bob", resumable: true, replaced: true, received: 90, endedUnixMs: 17 };
-    store.settle("bob", [], ended);
+    store.settle([], ended);
     store.save();
     expect(disk.start().ended(TOKEN)).toEqual(ended);
   });
@@ -239,7 +239,7 @@ describe("after a kill", () => {
     store.save();
     const { close } = disk.database;
     disk.database.close = () => {};
-    store.settle("bob", [], null);
+    store.rest("bob", 0, 0, []);
     store.close();
     disk.database.close = close;
     disk.start();

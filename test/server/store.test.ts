@@ -66,10 +66,10 @@ function complaint(path: string): string {
 describe("a mailbox", () => {
   test("gives its messages by number, in whatever order they were kept, as they were", () => {
     const store = open();
-    store.settle("bob", [message(5), message(7)], null);
-    store.settle("bob", [message(2)], null);
-    store.settle("bob", [message(6, "\x00\xff\r ", "carol")], null);
-    store.settle("carol", [message(3)], null);
+    store.rest("bob", 0, 0, [message(5), message(7)]);
+    store.rest("bob", 0, 0, [message(2)]);
+    store.rest("bob", 0, 0, [message(6, "\x00\xff\r ", "carol")]);
+    store.rest("carol", 0, 0, [message(3)]);
     const messages = store.read("bob", 0, 1e6);
     expect(texts(messages)).toEqual(["text 2", "text 5", "\x00\xff\r ", "text 7"]);
     expect(messages[2]).toMatchObject({ number: 6, unixMs: 1_700_000_000_006, from: "carol" });
@@ -77,10 +77,11 @@ describe("a mailbox", () => {
 
   test("gives those above a number only", () => {
     const store = open();
-    store.settle(
+    store.rest(
       "bob",
+      0,
+      0,
       [1, 2, 3].map((number) => message(number)),
-      null,
     );
     expect(texts(store.read("bob", 2, 1e6))).toEqual(["text 3"]);
     expect(store.read("bob", 3, 1e6)).toEqual([]);
@@ -88,10 +89,11 @@ describe("a mailbox", () => {
 
   test("gives portions of about so many bytes, but one message at least", () => {
     const store = open();
-    store.settle(
+    store.rest(
       "bob",
+      0,
+      0,
       Array.from({ length: 100 }, (_, i) => message(i + 1, "x".repeat(1000))),
-      null,
     );
     expect(store.read("bob", 0, 1)).toHaveLength(1);
     const portion = store.read("bob", 0, 10_000).length;
@@ -108,8 +110,8 @@ describe("a mailbox", () => {
 
   test("forgets up to a number, and says what that was", () => {
     const store = open();
-    store.settle("bob", [message(1, "a"), message(2, "bb"), message(5, "ccc")], null);
-    store.settle("carol", [message(3)], null);
+    store.rest("bob", 0, 0, [message(1, "a"), message(2, "bb"), message(5, "ccc")]);
+    store.rest("carol", 0, 0, [message(3)]);
     expect(store.drop("bob", 2)).toEqual([{ from: "alice", messages: 2, bytes: 3 }]);
     expect(store.drop("bob", 4)).toEqual([]);
     expect(texts(store.read("bob", 0, 1e6))).toEqual(["ccc"]);
@@ -118,16 +120,16 @@ describe("a mailbox", () => {
 
   test("takes several messages all or none", () => {
     const store = open();
-    store.settle("bob", [message(3)], null);
-    expect(() => store.settle("bob", [message(2), message(3), message(4)], null)).toThrow();
+    store.rest("bob", 0, 0, [message(3)]);
+    expect(() => store.rest("bob", 0, 0, [message(2), message(3), message(4)])).toThrow();
     expect(texts(store.read("bob", 0, 1e6))).toEqual(["text 3"]);
   });
 
   test("is counted by user and sender", () => {
     const store = open();
     expect(store.waiting()).toEqual([]);
-    store.settle("bob", [message(1, "a"), message(9, "bb"), { ...message(10, "dddd"), from: "dave" }], null);
-    store.settle("carol", [message(4, "ccc")], null);
+    store.rest("bob", 0, 0, [message(1, "a"), message(9, "bb"), { ...message(10, "dddd"), from: "dave" }]);
+    store.rest("carol", 0, 0, [message(4, "ccc")]);
     expect(store.waiting().toSorted((a, b) => a.user.localeCompare(b.user))).toEqual([
       { user: "bob", from: "alice", messages: 2, bytes: 3 },
       { user: "bob", from: "dave", messages: 1, bytes: 4 },
@@ -138,13 +140,13 @@ describe("a mailbox", () => {
   test("holds numbers and times far beyond 32 bits", () => {
     const store = open();
     const large = { ...message(2 ** 52), unixMs: 2 ** 43 };
-    store.settle("bob", [large], null);
+    store.rest("bob", 0, 0, [large]);
     expect(store.read("bob", 2 ** 52 - 1, 1000)).toMatchObject([{ number: 2 ** 52, unixMs: 2 ** 43 }]);
   });
 
   test("does not get again what rests in it", () => {
     const store = open();
-    store.settle("bob", [message(1), { ...message(2), resting: true }], null);
+    store.rest("bob", 0, 0, [message(1), { ...message(2), resting: true }]);
     expect(texts(store.read("bob", 0, 1000))).toEqual(["text 1"]);
   });
 });
@@ -157,7 +159,7 @@ describe("a session that has ended", () => {
     const store = open();
     store.began(known);
     expect(store.ended(known.token)).toBeNull();
-    store.settle("bob", [message(9), message(12)], ended);
+    store.settle([message(9), message(12)], ended);
     expect(store.ended(known.token)).toEqual(ended);
     expect(store.ended("u".repeat(22))).toBeNull();
   });
@@ -165,7 +167,7 @@ describe("a session that has ended", () => {
   test("had carried messages up to positions", () => {
     const store = open();
     store.began(known);
-    store.settle("bob", [message(9), message(12)], ended);
+    store.settle([message(9), message(12)], ended);
     expect([89, 90, 119, 120, 1e6].map((position) => store.carried(5, position))).toEqual([0, 9, 9, 12, 12]);
     expect(store.carried(6, 1e6)).toBe(0);
   });
@@ -190,7 +192,7 @@ describe("a data folder", () => {
     const path = folder();
     const first = open(path, durability);
     const number = first.newNumber();
-    first.settle("bob", [message(3)], null);
+    first.rest("bob", 0, 0, [message(3)]);
     first.block("alice", "bob");
     close(first);
     const second = open(path, durability);

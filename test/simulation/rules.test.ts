@@ -162,10 +162,9 @@ const RULES: Record<string, Break> = {
     };
   }),
   "what a session had carried is remembered": without(Store.prototype, "settle", (settle) => {
-    return function (this: Store, user, messages, ended) {
+    return function (this: Store, messages, ended) {
       settle.call(
         this,
-        user,
         messages.map((message) => ({ ...message, position: Number.MAX_SAFE_INTEGER })),
         ended,
       );
@@ -175,8 +174,8 @@ const RULES: Record<string, Break> = {
     return () => 0;
   }),
   "how far a session was acted on is remembered": without(Store.prototype, "settle", (settle) => {
-    return function (this: Store, user, messages, ended) {
-      settle.call(this, user, messages, ended === null ? null : { ...ended, received: 0 });
+    return function (this: Store, messages, ended) {
+      settle.call(this, messages, { ...ended, received: 0 });
     };
   }),
   "a new message joins the end of what waits": all(
