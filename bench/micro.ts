@@ -141,7 +141,7 @@ const PARTS: Record<string, Part> = {
     });
     let tokens = 0;
     chat.unixMs = Date.now();
-    const all = new Connections(chat, () => {});
+    const all = new Connections(chat);
     const socket = { write: (_bytes: Buffer, _start: number, count: number) => count, end: () => {} };
     const connections = ["columbia", "SEAS"].map((name) => {
       chat.accounts.add(name, "secret");

@@ -86,8 +86,9 @@ export class LoopTurn implements Turn {
   readonly #end = (): void => {
     this.#begun = false;
     if (this.#saving) return;
+    let more = false;
     try {
-      if (this.#hooks.ends()) this.begin();
+      more = this.#hooks.ends();
     } catch (error) {
       this.#hooks.failed(error);
     }
@@ -101,9 +102,12 @@ export class LoopTurn implements Turn {
       stream.touched = false;
       stream.saving = stream.end;
     }
-    if (saved === true) return this.#flush();
-    this.#saving = true;
-    saved.then(this.#saved, (error) => this.#hooks.failed(error));
+    if (saved === true) this.#flush();
+    else {
+      this.#saving = true;
+      saved.then(this.#saved, (error) => this.#hooks.failed(error));
+    }
+    if (more) this.begin();
   };
 
   readonly #saved = (): void => {

@@ -45,13 +45,9 @@ export class Connections {
   readonly silence: TimerKind<Connection>;
   readonly linger: TimerKind<Connection>;
   readonly later: TimerKind<Connection>;
-  readonly #nextTurn: (run: () => void) => void;
-  #goesOn = false;
 
-  /** `nextTurn`: calls back at the beginning of the next turn. */
-  constructor(chat: Chat, nextTurn: (run: () => void) => void) {
+  constructor(chat: Chat) {
     this.chat = chat;
-    this.#nextTurn = nextTurn;
     this.wheel = chat.wheel;
     this.limits = chat.limits;
     this.silence = chat.wheel.kind((connection) => connection.heardNothing());
@@ -59,22 +55,14 @@ export class Connections {
     this.later = chat.wheel.kind((connection) => connection.readOn());
   }
 
-  /** A connection's next requests wait for one of the next turns. */
-  wait(connection: Connection): void {
-    this.waiting.add(connection);
-    if (!this.#goesOn) this.#nextTurn(this.#goOn);
-    this.#goesOn = true;
-  }
-
-  readonly #goOn = (): void => {
-    this.#goesOn = false;
+  /** A turn begins: some of those that wait go on. While there are any, turns must follow each other. */
+  goOn(): void {
+    if (this.waiting.size === 0) return;
     for (const connection of [...this.waiting.values().take(LEFT_OVER_PER_TURN)]) {
       this.waiting.delete(connection);
       connection.goOn();
     }
-    const [next] = this.waiting;
-    if (next !== undefined) this.wait(next);
-  };
+  }
 }
 
 /** An accepted socket: lines in, streams out. It decides when to read and when to write, and nothing else. */
@@ -268,7 +256,7 @@ export class Connection implements Accepted, Peer, Sink {
 
   #wait(): void {
     this.#waits = true;
-    this.#all.wait(this);
+    this.#all.waiting.add(this);
   }
 
   /** Its turn has come to go on. */

@@ -32,8 +32,9 @@ export class Server {
     begins: () => {
       this.#chat.wheel.begin(performance.now());
       this.#chat.unixMs = Date.now();
+      this.#connections.goOn();
     },
-    ends: () => this.#chat.turnEnds(),
+    ends: () => this.#chat.turnEnds() || this.#connections.waiting.size > 0,
     saves: () => {
       const saved = this.#store.save();
       return typeof saved === "boolean" ? saved : saved.catch((error) => this.#die(error));
@@ -73,7 +74,7 @@ export class Server {
       report: (error, peer) => this.#blame(error, peer ?? null, "a fault inside"),
     });
     this.#callbacks = new Callbacks(this.#chat, () => this.#turn.begin());
-    this.#connections = new Connections(this.#chat, (run) => void setImmediate(() => this.#next(run)));
+    this.#connections = new Connections(this.#chat);
     this.#admission = new Admission(this.#connections, config.proxyFrom, log);
     this.#load(credentials);
   }
@@ -116,15 +117,6 @@ export class Server {
     for (const { untilUnixMs, ...wrong } of this.#store.lockouts()) {
       if (this.#chat.lockouts.restore(wrong, untilUnixMs - unixMs)) continue;
       this.#store.wrongPasswords({ ...wrong, count: 0 }, 0);
-    }
-  }
-
-  #next(run: () => void): void {
-    try {
-      this.#turn.begin();
-      run();
-    } catch (error) {
-      this.#fault(error, null, "a fault between turns");
     }
   }
 

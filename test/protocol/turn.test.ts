@@ -41,7 +41,7 @@ test("a turn that says so is followed by another, in which all that is safe by t
   const one = stream(turn, notes, "one");
   one.append(Buffer.from("a\n"));
   for (let turns = 0; turns < 4; turns++) await later();
-  expect(notes).toEqual(["begins", "one 2", "begins"]);
+  expect(notes).toEqual(["one 2", "begins", "begins"]);
 });
 
 test("what is appended while streams are written is written by the next turn", async () => {

@@ -198,7 +198,7 @@ test("of new connections that come too fast, the operator hears how many there w
 function setUp(proxies: BlockList | null, lines: string[]): { admission: Admission; world: World } {
   const world = new World(["alice"], { limits: { connectionsPerSecondMax: 2, connectionsMax: 100 } });
   const log = pino({ level: "trace" }, { write: (line) => void lines.push(line) });
-  return { admission: new Admission(new Connections(world.chat, world.nextTurn), proxies, log), world };
+  return { admission: new Admission(new Connections(world.chat), proxies, log), world };
 }
 
 class Socket {

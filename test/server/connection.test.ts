@@ -40,7 +40,7 @@ test("what goes to everybody does not overtake the reply to a login that the ker
   far.pause();
   const filler = Buffer.alloc(64 << 10, "x");
   while (near.write(filler) === filler.length);
-  const it = new Connection(new Connections(world.chat, world.nextTurn), near, "127.0.0.1");
+  const it = new Connection(new Connections(world.chat), near, "127.0.0.1");
   world.begin();
   it.data(Buffer.from("login bob secret\n"));
   world.endTurns();
@@ -63,7 +63,7 @@ test("what goes to everybody does not overtake the reply to a login that the ker
 test("a connection that is closed writes nothing where its descriptor may be somebody else's", async () => {
   const world = new World(["bob"]);
   const { near, heard, stop } = await ends(() => {});
-  const it = new Connection(new Connections(world.chat, world.nextTurn), near, "127.0.0.1");
+  const it = new Connection(new Connections(world.chat), near, "127.0.0.1");
   world.begin();
   it.data(Buffer.from("login bob secret\n"));
   world.endTurns();
@@ -88,7 +88,9 @@ class Wire {
 
   constructor(limits: Partial<Limits> = {}, world = new World(["alice", "bob"], { limits }), all?: Connections) {
     this.world = world;
-    this.all = all ?? new Connections(world.chat, world.nextTurn);
+    this.all = all ?? new Connections(world.chat);
+    world.goOn = () => this.all.goOn();
+    if (all === undefined) world.more = () => this.all.waiting.size > 0;
     const write = (bytes: Buffer, start: number, count: number): number => {
       this.#heard += bytes.toString("latin1", start, start + count);
       return count;
@@ -254,13 +256,12 @@ describe("what one connection says at once", () => {
   /** Connections of one server, whose turns the test begins. */
   function setUp(count: number): { wires: Wire[]; nextTurn: () => boolean } {
     const world = new World(["alice", "bob"]);
-    const runs: (() => void)[] = [];
-    const all = new Connections(world.chat, (run) => void runs.push(run));
+    const all = new Connections(world.chat);
     const nextTurn = (): boolean => {
-      const run = runs.shift();
-      run?.();
+      const isNeeded = all.waiting.size > 0;
+      world.begin();
       world.endTurns();
-      return run !== undefined;
+      return isNeeded;
     };
     return { wires: Array.from({ length: count }, () => new Wire({}, world, all)), nextTurn };
   }
@@ -272,7 +273,6 @@ describe("what one connection says at once", () => {
     expect(wire.say(...ALIVE, "online", "logout")).toHaveLength(REQUESTS_PER_TURN);
     expect(wire.reading).toBe(false);
     expect(other.say("alive")).toEqual(["err not_logged_in"]);
-    expect(nextTurn()).toBe(true);
     expect(wire.read()).toHaveLength(REQUESTS_PER_TURN);
     wire.connection.end();
     expect(wire.shut).toBe(false);
@@ -284,7 +284,10 @@ describe("what one connection says at once", () => {
 
   test("by many, is answered in turns of a few of them", () => {
     const { wires, nextTurn } = setUp(LEFT_OVER_PER_TURN + 2);
-    for (const wire of wires) wire.say(...ALIVE);
+    const { world } = wires[0]!;
+    world.begin();
+    for (const { connection } of wires) connection.data(Buffer.from(`${ALIVE.join("\n")}\n`));
+    world.endTurns();
     for (const wire of wires) wire.read();
     const answered = (): number[] => wires.map((wire) => wire.read().length);
     nextTurn();

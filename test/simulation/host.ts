@@ -79,9 +79,12 @@ export class Host {
       begins: () => {
         chat.wheel.begin(this.clockMs);
         chat.unixMs = this.#unixMs;
+        this.#connections.goOn();
       },
-      // No turn follows by itself: what is moved in pieces is moved while other things happen.
-      ends: () => chat.turnEnds() && false,
+      ends: () => {
+        chat.turnEnds(); // What is moved in pieces is moved while other things happen: no turn follows for it.
+        return this.#connections.waiting.size > 0;
+      },
       saves: () => this.#save(),
       failed: (error) => this.#fault(error),
       later: (end) => void ends.push(end),
@@ -107,12 +110,7 @@ export class Host {
       chat.accounts.named(user)!.waits(from, messages, bytes);
     }
     this.#callbacks = new Callbacks(chat, () => {});
-    this.#connections = new Connections(chat, (run) => {
-      ends.push(() => {
-        this.#turn.begin();
-        run();
-      });
-    });
+    this.#connections = new Connections(chat);
     this.#watch(chat);
     return records;
   }

@@ -34,8 +34,9 @@ export class World {
     begins: () => {
       this.chat.wheel.begin(this.clockMs);
       this.chat.unixMs = UNIX_MS + this.clockMs - this.#startMs;
+      this.goOn();
     },
-    ends: () => this.chat.turnEnds(),
+    ends: () => this.chat.turnEnds() || this.more(),
     saves: () => this.store.save(),
     failed: (error) => this.faults.push(error),
     later: (end) => void this.#ends.push(end),
@@ -46,6 +47,9 @@ export class World {
   verify: Verify = (_account, password) => Buffer.from(password).toString("latin1") === PASSWORD;
   /** Calls the client of a callback session; a test says what comes of it. */
   newCaller: (session: Session) => Caller = () => ({ flush: () => {}, retry: () => {} });
+  /** What goes on with each turn, and whether another one should follow for it. */
+  goOn: () => void = () => {};
+  more: () => boolean = () => false;
   clockMs: number;
   readonly #startMs: number;
   /** Turns that have begun. */
@@ -145,14 +149,6 @@ export class World {
     await new Promise((resolve) => setImmediate(resolve));
     this.endTurns();
   }
-
-  /** Something goes on at the beginning of the next turn. */
-  readonly nextTurn = (run: () => void): void => {
-    this.#ends.push(() => {
-      this.begin();
-      run();
-    });
-  };
 
   /** A turn begins: the clocks are read. */
   begin(): void {
