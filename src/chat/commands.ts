@@ -172,8 +172,9 @@ function login(chat: Chat, peer: Peer, request: Request): void {
       peer.resume();
     };
     const judged = (right: boolean): void => {
-      if (right) chat.checkpoint.prepare(account, () => conclude(() => answer(record, true)));
-      else conclude(() => answer(record, false));
+      if (!right) return conclude(() => answer(record, false));
+      chat.checkpoint.prepare(account, () => conclude(() => answer(record, true)));
+      peer.replies.touch(); // The verdict may come between two turns, and whoever waits needs one.
     };
     const failed = (error: unknown): void => conclude(() => fail(chat, peer, error));
     if (chat.lockouts.secondsLeft(record) > 0) return conclude(() => lockedOut(chat, peer, record));

@@ -145,6 +145,17 @@ describe.each(["", " resumable"])("a login that replaces a session%s which holds
     expect(world.login("bob").read()).toHaveLength(1);
   });
 
+  test("is answered also when its password was judged between two turns, and nobody says anything", async () => {
+    const { world } = setUp(kind);
+    const verdict = Promise.withResolvers<boolean>();
+    world.verify = () => verdict.promise;
+    const again = world.connect();
+    world.say(again, "login bob secret");
+    verdict.resolve(true);
+    await world.later();
+    expect(again.read()).toHaveLength(1 + MESSAGES);
+  });
+
   test("does not happen when its connection is gone by then, and the session goes on", () => {
     const { world, bob } = setUp(kind);
     const again = world.connect();
