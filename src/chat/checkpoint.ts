@@ -4,6 +4,9 @@ import type { Mailbox } from "./mailbox.ts";
 import type { Account, Session } from "./session.ts";
 import type { ChatStore } from "./store.ts";
 
+/** A session counts as so many bytes at least, since the store is told of each. */
+const SESSION_BYTES = 256;
+
 /**
  * Moves messages to the mailboxes, some in each turn, so that no turn is long: those that ended sessions leave behind;
  * those of a session that is about to be replaced; and those that nobody has confirmed for long, so that the store may
@@ -73,7 +76,8 @@ export class Checkpoint {
   }
 
   #rest(session: Session, upTo: number): void {
-    if (this.#bytesLeft > 0) this.#bytesLeft -= this.#mailbox.rest(session, upTo, this.#bytesLeft);
+    if (this.#bytesLeft <= 0) return;
+    this.#bytesLeft -= Math.max(SESSION_BYTES, this.#mailbox.rest(session, upTo, this.#bytesLeft));
   }
 
   /** A turn ends, and all that was said in it is known to the store. True when another one should follow at once. */

@@ -95,6 +95,24 @@ describe.each(["", " resumable"])("what a session%s leaves behind", (kind) => {
   });
 });
 
+test("a store that wants to forget is told of many sessions in several turns, though none holds anything", () => {
+  const names = Array.from({ length: 300 }, (_, i) => `u${i}`);
+  const world = new World(names);
+  for (const name of names) world.say(world.connect(), `login ${name} secret resumable`);
+  let told = 0;
+  let rested = false;
+  Object.defineProperty(world.store, "restUpTo", { get: () => (rested ? null : Number.POSITIVE_INFINITY) });
+  world.store.rest = () => void told++;
+  world.store.rested = () => void (rested = true);
+  const counts: number[] = [];
+  for (let before = 0; !rested; before = told) {
+    nextTurn(world);
+    counts.push(told - before);
+  }
+  expect(told).toBeWithin(names.length, names.length + 5);
+  expect(Math.max(...counts)).toBeLessThan(150);
+});
+
 test("many that end at once share what may be moved in a turn", () => {
   const names = Array.from({ length: 20 }, (_, i) => `u${i}`);
   const world = new World(["alice", ...names]);
