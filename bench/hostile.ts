@@ -37,7 +37,7 @@ ${TROUBLE_NAMES.map((name) => `                           ${name.padEnd(10)} ${t
   --rate <number>        messages a second of all ordinary users together (1,000)
   --strength <number>    so many times as many connections of each attack, and as much said on them (1)
   --warmup <number>      seconds before the first slice (3)
-  --recovery <number>    seconds from when the attackers left until memory is looked at again (5)
+  --recovery <number>    seconds from when the attackers left until memory is looked at again (12)
   --stop <seconds>       how long the server is stopped (10)
   --json <file>          writes all figures there
   --help                 this page
@@ -79,7 +79,7 @@ function parseOptions(line: CommandLine<OptionName>): Options {
     rate: line.number("rate", 1000, 1, 100_000),
     strength: line.number("strength", 1, 0.01, 100, true),
     warmupMs: 1000 * line.number("warmup", 3, 0, 600, true),
-    recoveryMs: 1000 * line.number("recovery", 5, 0, 600, true),
+    recoveryMs: 1000 * line.number("recovery", 12, 0, 600, true),
     stopMs: 1000 * line.number("stop", 10, 0.1, 30, true),
     json: line.output("json"),
     server: line.rest,
