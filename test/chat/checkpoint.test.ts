@@ -62,6 +62,20 @@ describe.each(["", " resumable"])("what a session%s leaves behind", (kind) => {
     expect(numbers).toEqual([...Array.from({ length: MESSAGES }, (_, i) => `${i} x`), "last"]);
   });
 
+  test("is waited for by a login that comes before that is done, and no turn is long", () => {
+    const { world, bob, kept } = setUp(kind);
+    end(world, bob);
+    const again = world.connect();
+    let turns = 0;
+    for (let before = kept(); again.session === null; before = kept(), turns++) {
+      world.begin();
+      if (!again.paused) again.feed(Buffer.from("login bob secret\n"));
+      world.endTurn();
+      expect(kept() - before).toBeLessThanOrEqual(Math.ceil(MOVED_BYTES_PER_TURN / TEXT.length) + 1);
+    }
+    expect(turns).toBeGreaterThan(5);
+  });
+
   test("keeps the store's oldest records until all of it is in the mailbox", () => {
     const { world, bob, kept } = setUp(kind);
     let rested = 0;

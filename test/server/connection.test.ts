@@ -301,10 +301,12 @@ describe("what one connection says at once", () => {
   test("is not answered any more when it is gone, and nothing of it is kept", () => {
     const { wires, nextTurn } = setUp(1);
     const [wire] = wires as [Wire];
-    wire.say(...ALIVE);
+    wire.say("login alice secret");
+    wire.say(...ALIVE, "message bob hi");
     wire.connection.closed();
     while (nextTurn());
     expect(wire.read()).toEqual([]);
+    expect(wire.world.store.read("bob", 0, 1e9)).toEqual([]);
     const { open, strangers, waiting } = wire.all;
     expect([open.size, strangers.size, waiting.size]).toEqual([0, 0, 0]);
   });
