@@ -149,10 +149,9 @@ describe("a peer", () => {
             },
             () => {},
           );
-          const { lost, twice, disordered, faults, sent, delivered, server } = outcome;
+          const { lost, twice, disordered, faults, sent, server } = outcome;
           expect({ lost, twice, disordered, faults }).toEqual({ lost: 0, twice: 0, disordered: 0, faults: [] });
           expect(sent).toBeGreaterThan(20);
-          expect(delivered).toBeGreaterThan(0);
           expect(server!.cpuMicros).toBeGreaterThan(0);
         }
       },
