@@ -1,46 +1,32 @@
 import { ATTACKS, type AttackName } from "./attacks.ts";
-import { type AttackOrder, type Deeds, Field } from "./intruder.ts";
-import { Program, linesOf, onCore } from "./program.ts";
-import { TargetError } from "./target.ts";
+import { type AttackOrder, type Deeds, Field, sumOf } from "./intruder.ts";
+import { linesOf, onCore } from "./program.ts";
+import { Respondent } from "./respondent.ts";
 
 /**
  * Hostile clients in a process of their own. It gets what the server leaves of its core: on the other one it would make
  * those late who measure.
  */
 export class Attackers {
-  readonly #program: Program;
-  #rested = Promise.withResolvers<Deeds>();
+  readonly #program: Respondent<Deeds>;
 
   constructor(order: AttackOrder) {
-    const errors: string[] = [];
-    this.#program = new Program(
-      ["bench/attack.ts"],
-      (line) => this.#rested.resolve(JSON.parse(line)),
-      (line) => errors.push(line),
-      [...onCore(0), ...(Bun.which("chrt") === null ? [] : ["chrt", "--idle", "0"])],
-    );
-    void this.#program.ended.then((how) =>
-      this.#rested.reject(new TargetError(`the hostile clients ended (${how}): ${errors.join(" ").slice(0, 500)}`)),
-    );
-    this.#rested.promise.catch(() => {});
-    this.#program.say(JSON.stringify(order));
+    const before = [...onCore(0), ...(Bun.which("chrt") === null ? [] : ["chrt", "--idle", "0"])];
+    this.#program = new Respondent("the hostile clients", "bench/attack.ts", order, before);
   }
 
   /** They come. */
   go(): void {
-    this.#program.say("go");
+    this.#program.tell("go");
   }
 
   /** They leave all at once; resolves when they are gone, with what they did since they came. */
-  async rest(): Promise<Deeds> {
-    this.#rested = Promise.withResolvers();
-    this.#rested.promise.catch(() => {});
-    this.#program.say("rest");
-    return this.#rested.promise;
+  rest(): Promise<Deeds> {
+    return this.#program.ask("rest");
   }
 
-  async stop(): Promise<void> {
-    if (this.#program.isRunning) await this.#program.stop();
+  stop(): Promise<void> {
+    return this.#program.stop();
   }
 }
 
@@ -58,12 +44,8 @@ if (import.meta.main) {
         return field;
       });
     } else {
-      const deeds: Deeds = { connects: 0, thrownOut: 0, bytes: 0 };
-      for (const field of fields) {
-        field.leave();
-        for (const name of ["connects", "thrownOut", "bytes"] as const) deeds[name] += field.deeds[name];
-      }
-      process.stdout.write(`${JSON.stringify(deeds)}\n`);
+      for (const field of fields) field.leave();
+      process.stdout.write(`${JSON.stringify(sumOf(fields.map(({ deeds }) => deeds)))}\n`);
     }
   }
   process.exit(0);

@@ -2,7 +2,7 @@ import { writeFileSync } from "node:fs";
 import { Attackers } from "./attack.ts";
 import { type CommandLine, Progress, UsageError, beforeQuitting, runProgram } from "./command-line.ts";
 import { type Harm, RATIO_MAX, p99Ratios, spreadOf, verdict } from "./harm.ts";
-import type { Deeds } from "./intruder.ts";
+import { type Deeds, sumOf } from "./intruder.ts";
 import { ORDINARY, Ordinary } from "./ordinary.ts";
 import { newResult } from "./result.ts";
 import { digits, range, spread } from "./statistics.ts";
@@ -112,7 +112,7 @@ async function run(attack: TroubleName, options: Options, say: (text: string) =>
   });
   const rounds: Harm["rounds"] = [];
   const resident = { before: 0, peak: 0, after: 0 };
-  const deeds: Deeds = { connects: 0, thrownOut: 0, bytes: 0 };
+  const deeds: Deeds[] = [];
   try {
     await people.enter();
     for (let round = 1; round <= options.rounds; round++) {
@@ -127,8 +127,7 @@ async function run(attack: TroubleName, options: Options, say: (text: string) =>
       const hostile = await people.measure(options.sliceMs + (attack === "stop" ? options.stopMs : 0));
       trouble.ends(target);
       clearInterval(sampler);
-      const done = await attackers.rest();
-      for (const name of Object.keys(deeds) as (keyof Deeds)[]) deeds[name] += done[name];
+      deeds.push(await attackers.rest());
       rounds.push({ quiet, hostile });
       await Bun.sleep(SETTLE_MS);
     }
@@ -140,7 +139,7 @@ async function run(attack: TroubleName, options: Options, say: (text: string) =>
     if (!target.isRunning) wrong.push("the server has ended");
     if (!mayRefuse)
       wrong.push(...target.complaints.slice(0, 3).map((line) => `the server logged: ${line.slice(0, 200)}`));
-    return { attack, harm, wrong, resident, deeds };
+    return { attack, harm, wrong, resident, deeds: sumOf(deeds) };
   } finally {
     await attackers.stop();
     await target.remove();

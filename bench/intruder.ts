@@ -34,6 +34,12 @@ export interface Deeds {
   bytes: number;
 }
 
+export function sumOf(all: readonly Deeds[]): Deeds {
+  const sum: Deeds = { connects: 0, thrownOut: 0, bytes: 0 };
+  for (const deeds of all) for (const name of Object.keys(sum) as (keyof Deeds)[]) sum[name] += deeds[name];
+  return sum;
+}
+
 /** What one connection does. */
 export interface Script {
   /** Logs in as that user, with that password (the right one) and those options, before anything else. */
@@ -162,7 +168,7 @@ export class Intruder {
 /** Where an attack takes place: its connections, its clock, its listeners. All of it ends with `leave`. */
 export class Field {
   readonly order: AttackOrder;
-  readonly deeds: Deeds = { connects: 0, thrownOut: 0, bytes: 0 };
+  readonly deeds = sumOf([]);
   isOver = false;
   readonly #intruders = new Set<Intruder>();
   readonly #timers = new Set<Timer>();

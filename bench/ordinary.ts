@@ -1,6 +1,7 @@
 import type { Order, Outcome, Slice } from "./order.ts";
-import { Program, onCore } from "./program.ts";
-import { PASSWORD, type Target, TargetError } from "./target.ts";
+import { onCore } from "./program.ts";
+import { Respondent } from "./respondent.ts";
+import { PASSWORD, type Target } from "./target.ts";
 
 export const ORDINARY = 20;
 
@@ -21,10 +22,7 @@ const PAYLOAD_BYTES = 64;
 
 /** Ordinary users in a process of their own: they go on talking, and are measured slice by slice. */
 export class Ordinary {
-  readonly #program: Program;
-  readonly #errors: string[] = [];
-  #slice = Promise.withResolvers<Slice | null>();
-  readonly #outcome = Promise.withResolvers<Outcome>();
+  readonly #program: Respondent<{ slice: Slice | null; outcome: Outcome }>;
 
   constructor(target: Target, { users, rate, broadcastEach, broadcasters, warmupMs, mayRefuse }: Talk) {
     const order: Order = {
@@ -34,43 +32,22 @@ export class Ordinary {
       scenario: { help: "", messages: true, broadcasters, broadcastEach, aliveEach: 9, instead: null },
       ...{ resumable: "half", loginsAtOnce: 64, mayRefuse },
     };
-    this.#program = new Program(
-      ["bench/swarm.ts"],
-      (line) => this.#heard(JSON.parse(line)),
-      (line) => this.#errors.push(line),
-      onCore(1),
-    );
-    void this.#program.ended.then((how) => {
-      const error = new TargetError(`the ordinary users ended (${how}): ${this.#errors.join(" ").slice(0, 500)}`);
-      this.#slice.reject(error);
-      this.#outcome.reject(error);
-    });
-    this.#outcome.promise.catch(() => {});
-    this.#slice.promise.catch(() => {});
-    this.#program.say(JSON.stringify(order));
-  }
-
-  #heard(said: { slice: Slice | null } | { outcome: Outcome } | { progress: string }): void {
-    if ("outcome" in said) this.#outcome.resolve(said.outcome);
-    if ("slice" in said) this.#slice.resolve(said.slice);
+    const isAnswer = (said: object): boolean => "slice" in said || "outcome" in said;
+    this.#program = new Respondent("the ordinary users", "bench/swarm.ts", order, onCore(1), isAnswer);
   }
 
   /** Resolves when everybody is in, and has talked for a while. */
   async enter(): Promise<void> {
-    await this.#slice.promise;
+    await this.#program.answer;
   }
 
   /** What they notice from now on, for so long. */
   async measure(ms: number): Promise<Slice> {
-    this.#slice = Promise.withResolvers();
-    this.#slice.promise.catch(() => {});
-    this.#program.say(String(ms));
-    return (await this.#slice.promise)!;
+    return (await this.#program.ask(String(ms))).slice!;
   }
 
   /** Nobody says anything more: how it went, from the first message on. */
   async leave(): Promise<Outcome> {
-    this.#program.finish();
-    return this.#outcome.promise;
+    return (await this.#program.finish()).outcome;
   }
 }

@@ -1,10 +1,11 @@
 import { ChatClient, ChatError, type ChatEvent, type ClientState } from "../src/client/client.ts";
 import { Random } from "../test/support/random.ts";
-import { Program, linesOf, onCore, within } from "./program.ts";
+import { linesOf, onCore, within } from "./program.ts";
 import { Proxy } from "./proxy.ts";
+import { Respondent } from "./respondent.ts";
 import type { Delivery } from "./soak-verdict.ts";
 import { Tally } from "./tally.ts";
-import { PASSWORD, TargetError } from "./target.ts";
+import { PASSWORD } from "./target.ts";
 
 const STAY_MESSAGES_MAX = 20;
 const BETWEEN_MS_MAX = 900;
@@ -38,42 +39,24 @@ export function visitorName(index: number): string {
 
 /** People who come and go in a process of their own: each message between them is numbered, and must come once. */
 export class Visitors {
-  readonly #program: Program;
-  #told = Promise.withResolvers<Visits>();
+  readonly #program: Respondent<Visits>;
 
   constructor(order: VisitorsOrder) {
-    const errors: string[] = [];
-    this.#program = new Program(
-      ["bench/visitors.ts"],
-      (line) => this.#told.resolve(JSON.parse(line)),
-      (line) => errors.push(line),
-      onCore(1),
-    );
-    void this.#program.ended.then((how) =>
-      this.#told.reject(new TargetError(`the visitors ended (${how}): ${errors.join(" ").slice(0, 500)}`)),
-    );
-    this.#told.promise.catch(() => {});
-    this.#program.say(JSON.stringify(order));
+    this.#program = new Respondent("the visitors", "bench/visitors.ts", order, onCore(1));
   }
 
   /** How it went so far; nothing is lost before the end. */
   visits(): Promise<Visits> {
-    this.#told = Promise.withResolvers();
-    this.#told.promise.catch(() => {});
-    this.#program.say("visits");
-    return this.#told.promise;
+    return this.#program.ask("visits");
   }
 
   /** Everybody comes once more, gets what is left for them, and goes. */
   leave(): Promise<Visits> {
-    this.#told = Promise.withResolvers();
-    this.#told.promise.catch(() => {});
-    this.#program.finish();
-    return this.#told.promise;
+    return this.#program.finish();
   }
 
-  async stop(): Promise<void> {
-    if (this.#program.isRunning) await this.#program.stop();
+  stop(): Promise<void> {
+    return this.#program.stop();
   }
 }
 

@@ -18,7 +18,7 @@ export interface Limits {
   limitsLoopback: boolean;
   /** Requests a second and connection; above it the connection is read later. */
   requestsPerSecondMax: number;
-  /** Lines in a row that are no requests; one more is `goodbye flood`. */
+  /** So many lines in a row that are no requests are `goodbye flood`. */
   badLinesMax: number;
   /** A request line's bytes, LF included; a longer one is `line_too_long`. */
   lineBytesMax: number;

@@ -1,6 +1,7 @@
 import { afterEach, expect, test } from "bun:test";
 import { Runner, describe } from "./fuzz/runner.ts";
 import { targets } from "./fuzz/targets.ts";
+import { run } from "./support/process.ts";
 import { seedFor } from "./support/random.ts";
 
 let running: Runner | null = null;
@@ -15,17 +16,12 @@ test("whatever is tried in ten seconds, everything that reads what others write 
   expect([...running.inputs].filter(([, inputs]) => inputs === 0)).toEqual([]);
 }, 120_000);
 
-/** The fuzz as its users run it. */
-async function fuzz(...args: string[]): Promise<{ code: number; stdout: string; stderr: string }> {
-  const child = Bun.spawn([process.execPath, "test/fuzz/main.ts", ...args], { stdout: "pipe", stderr: "pipe" });
-  const [stdout, stderr, code] = await Promise.all([child.stdout.text(), child.stderr.text(), child.exited]);
-  return { code, stdout, stderr };
-}
+const fuzz = (...args: string[]) => run("test/fuzz/main.ts", ...args);
 
 test("it says its seed, and in the end how much was tried", async () => {
-  const { code, stdout } = await fuzz("--target", "line-reader", "--seconds", "1", "--seed", "5");
+  const { code, out } = await fuzz("--target", "line-reader", "--seconds", "1", "--seed", "5");
   expect(code).toBe(0);
-  expect(stdout).toMatch(/^seed 5\ntarget +inputs\nline-reader +\d+\n$/);
+  expect(out).toMatch(/^seed 5\ntarget +inputs\nline-reader +\d+\n$/);
 }, 20_000);
 
 test.each([
@@ -35,8 +31,8 @@ test.each([
     /^fuzz: --target takes line-reader, .* or proxy-header, not "luck" \(--help lists the options\)\n$/,
   ],
 ])("a command line that cannot be meant is refused with the reason: %j", async (args, reason) => {
-  const { code, stdout, stderr } = await fuzz(...args);
-  expect({ code, stdout }).toEqual({ code: 2, stdout: "" });
-  if (typeof reason === "string") expect(stderr).toBe(`fuzz: ${reason} (--help lists the options)\n`);
-  else expect(stderr).toMatch(reason);
+  const { code, out, err } = await fuzz(...args);
+  expect({ code, out }).toEqual({ code: 2, out: "" });
+  if (typeof reason === "string") expect(err).toBe(`fuzz: ${reason} (--help lists the options)\n`);
+  else expect(err).toMatch(reason);
 });

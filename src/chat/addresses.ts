@@ -67,8 +67,7 @@ export class Addresses {
     if (perMinute === 0 || this.#isExempt(address)) return 0;
     const { failures } = this.#standing(source(address));
     failures.earn(perMinute / 60, perMinute, this.#wheel.nowMs);
-    // Whole milliseconds, or 10 seconds could come out a little longer and be told as 11.
-    return Math.max(0, Math.ceil(Math.round(((1 - failures.tokens) * 60_000) / perMinute) / 1000));
+    return secondsIn(((1 - failures.tokens) * 60_000) / perMinute);
   }
 
   /** A login from there has failed. */
@@ -105,6 +104,12 @@ export class Addresses {
       this.#idle.delete(oldest);
     }
   }
+}
+
+/** Seconds that a wait is told as: rounded up, and 0 when it is over. */
+export function secondsIn(ms: number): number {
+  // Whole milliseconds first, or 60 seconds could come out a little longer and be told as 61.
+  return Math.max(0, Math.ceil(Math.round(ms) / 1000));
 }
 
 /** The address that counts: IPv4 as it is; of IPv6 the first 64 bits, since one household has all the rest. */

@@ -110,7 +110,7 @@ export class Chat {
     const { wheel, turn, store } = this;
     const replaced = account.session;
     if (replaced !== null) this.end(replaced, "replaced");
-    if (account.leaving !== null && !this.checkpoint.settleNow(account.leaving, this.unixMs))
+    if (account.leaving !== null && !this.checkpoint.settleNow(account.leaving))
       throw new Error(`what waits for ${account.name} cannot be stored`);
     const kind = options.callbackPort > 0 ? "callback" : options.resumable ? "resumable" : "plain";
     const number = kind === "plain" ? 0 : store.newNumber();
@@ -278,6 +278,7 @@ export class Chat {
     if (session.ended) return;
     const { account, outbox, peer, kind } = session;
     session.endReason = reason;
+    session.endedUnixMs = this.unixMs;
     this.wheel.cancel(session.timer);
     this.wheel.cancel(session.overdue);
     this.#byToken.delete(session.token);
@@ -287,7 +288,7 @@ export class Chat {
     this.consents.end(session);
     if (reason !== "replaced" && reason !== "shutdown") this.#announce(account, `left ${account.name} ${reason}`);
     account.leaving = session;
-    if (kind !== "plain") this.checkpoint.settle(session, this.unixMs);
+    if (kind !== "plain") this.checkpoint.settle(session);
     if (reason === "logout" && kind === "callback") outbox.sink = null; // There is no goodbye to call for.
     peer?.close();
   }
@@ -302,7 +303,7 @@ export class Chat {
       return;
     }
     this.end(session, "disconnected");
-    if (session.account.leaving === session) this.checkpoint.settle(session, this.unixMs);
+    if (session.account.leaving === session) this.checkpoint.settle(session);
   }
 
   /** A stream was written or confirmed: more of the mailbox may follow; too much left is the end. */
@@ -329,7 +330,7 @@ export class Chat {
   turnEnds(): boolean {
     if (this.#broadcastWaits) this.announceNow();
     this.#tellStore();
-    const more = this.checkpoint.step(this.unixMs);
+    const more = this.checkpoint.step();
     this.#tellStore(); // Of logins that could go on.
     return more;
   }
@@ -385,7 +386,7 @@ export class Chat {
 
   /** What could not be stored when its session ended is tried a last time. */
   settleAll(): void {
-    for (const { leaving } of this.accounts.all) if (leaving !== null) this.checkpoint.settleNow(leaving, this.unixMs);
+    for (const { leaving } of this.accounts.all) if (leaving !== null) this.checkpoint.settleNow(leaving);
   }
 
   #heardNothing(session: Session): void {

@@ -34,21 +34,21 @@ export class Checkpoint {
   }
 
   /** A session has ended: what it holds goes back to its user's mailbox, at once or in the next turns. */
-  settle(session: Session, unixMs: number): void {
+  settle(session: Session): void {
     this.#leaving.add(session);
-    this.#settle(session, unixMs, this.#bytesLeft);
+    this.#settle(session, this.#bytesLeft);
   }
 
   /** All of it goes back now; false when the disk refuses. */
-  settleNow(session: Session, unixMs: number): boolean {
-    this.#settle(session, unixMs, Number.POSITIVE_INFINITY);
+  settleNow(session: Session): boolean {
+    this.#settle(session, Number.POSITIVE_INFINITY);
     return session.account.leaving === null;
   }
 
   /** While the disk refuses, the session stays the one that is leaving, and its user cannot log in. */
-  #settle(session: Session, unixMs: number, bytesMax: number): void {
+  #settle(session: Session, bytesMax: number): void {
     try {
-      this.#bytesLeft -= this.#mailbox.settle(session, unixMs, bytesMax);
+      this.#bytesLeft -= this.#mailbox.settle(session, bytesMax);
       if (session.settled < session.withdrawn!.length) return;
       session.account.leaving = null;
     } catch (error) {
@@ -81,8 +81,8 @@ export class Checkpoint {
   }
 
   /** A turn ends, and all that was said in it is known to the store. True when another one should follow at once. */
-  step(unixMs: number): boolean {
-    for (const session of this.#leaving) if (this.#bytesLeft > 0) this.#settle(session, unixMs, this.#bytesLeft);
+  step(): boolean {
+    for (const session of this.#leaving) if (this.#bytesLeft > 0) this.#settle(session, this.#bytesLeft);
     while (this.#waiting.length > 0 && this.#isPrepared(this.#waiting[0]!.account)) this.#waiting.shift()!.goOn();
     const upTo = this.#store.restUpTo;
     if (upTo !== null) this.#restOld(upTo);

@@ -1,6 +1,6 @@
 import { LOCKOUTS_MAX, LOGINS_WAITING_MAX, WRONG_PASSWORDS_MAX } from "../limits.ts";
 import type { TimerHandle, TimerKind, TimerWheel } from "../timer-wheel.ts";
-import { source } from "./addresses.ts";
+import { secondsIn, source } from "./addresses.ts";
 import type { Account } from "./session.ts";
 
 /** Whom three wrong passwords lock out: the user from that address, or the user from everywhere. */
@@ -17,6 +17,7 @@ export interface WrongPasswords {
 
 /** What is known of one user's attempts from one address. */
 export class LoginRecord implements WrongPasswords {
+  readonly key: string;
   readonly user: string;
   readonly source: string;
   count = 0;
@@ -27,13 +28,10 @@ export class LoginRecord implements WrongPasswords {
   waiting: (() => void)[] = [];
   timer: TimerHandle = 0;
 
-  constructor(user: string, source: string) {
+  constructor(key: string, user: string, source: string) {
+    this.key = key;
     this.user = user;
     this.source = source;
-  }
-
-  get key(): string {
-    return `${this.user} ${this.source}`;
   }
 }
 
@@ -87,9 +85,7 @@ export class Lockouts {
 
   /** Seconds for which every login is refused, rounded up; 0 when none is. */
   secondsLeft(record: LoginRecord): number {
-    if (record.count < WRONG_PASSWORDS_MAX) return 0;
-    // Whole milliseconds, or 60 seconds could come out a little longer and be told as 61.
-    return Math.max(0, Math.ceil(Math.round(record.untilMs - this.#wheel.nowMs) / 1000));
+    return record.count < WRONG_PASSWORDS_MAX ? 0 : secondsIn(record.untilMs - this.#wheel.nowMs);
   }
 
   /** A wrong password: how many more there may be; 0 means that it is locked from now on. */
@@ -113,9 +109,9 @@ export class Lockouts {
   }
 
   #record(user: string, source: string): LoginRecord {
-    const fresh = new LoginRecord(user, source);
-    const record = this.#records.get(fresh.key) ?? fresh;
-    if (record === fresh) this.#records.set(fresh.key, fresh);
+    const key = `${user} ${source}`;
+    let record = this.#records.get(key);
+    if (record === undefined) this.#records.set(key, (record = new LoginRecord(key, user, source)));
     return record;
   }
 

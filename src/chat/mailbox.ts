@@ -36,7 +36,7 @@ export class Mailbox {
    * was accepted. A stream that a client may have read further than it confirmed is remembered. Messages of about
    * `bytesMax` go back now, and the rest with the next calls. Returns how many bytes that was.
    */
-  settle(session: Session, unixMs: number, bytesMax: number): number {
+  settle(session: Session, bytesMax: number): number {
     const { account, outbox, number, received } = session;
     if (session.withdrawn === null) {
       this.#store.wrote(account, number, outbox);
@@ -49,7 +49,7 @@ export class Mailbox {
     let bytes = 0;
     while (last < all.length && bytes < bytesMax) bytes += all[last++]!.bytes;
     const carried = all.slice(first, last);
-    const ended = session.settled < 0 ? endOf(session, unixMs) : null;
+    const ended = session.settled < 0 ? endOf(session) : null;
     if (ended !== null) this.#store.settle(carried, ended);
     else if (carried.length > 0) this.#store.rest(account.name, number, received, carried);
     this.#returned(account, carried);
@@ -129,10 +129,8 @@ export class Mailbox {
 }
 
 /** What is remembered of a session that has ended; nothing of a plain one. */
-function endOf(
-  { account, kind, number, token, received, endReason }: Session,
-  endedUnixMs: number,
-): EndedSession | null {
+function endOf(session: Session): EndedSession | null {
+  const { account, kind, number, token, received, endReason, endedUnixMs } = session;
   if (kind === "plain") return null;
   const resumable = kind === "resumable";
   return { number, token, user: account.name, resumable, replaced: endReason === "replaced", received, endedUnixMs };

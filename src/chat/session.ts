@@ -137,6 +137,7 @@ export class Session {
   timer: TimerHandle = 0;
   /** Why it ended; null while it lives. */
   endReason: GoodbyeReason | LeftReason | null = null;
+  endedUnixMs = 0;
   /** The mailbox: fed up to that number, of which so many are unconfirmed, and forgotten up to that number. */
   fedUpTo = 0;
   fedUnconfirmed = 0;

@@ -49,6 +49,7 @@ interface LimitOption {
   value: string;
   least: number;
   most: number;
+  isWhole: boolean;
   unit: number;
   help: string;
 }
@@ -60,9 +61,15 @@ const LIMITS: Record<Exclude<keyof Limits, "limitsLoopback">, LimitOption> = {
   connectionsMax: count("connections", 0, "connections at once, 0 for as many as open files allow"),
   connectionsPerAddressMax: count("connections-per-address", 0, "of them from one address (IPv6: /64), 0 for any"),
   connectionsPerSecondMax: count("connection-rate", 0, "new ones a second and address, 0 for any"),
-  loginMs: { ...count("login-time", 0.1, "how long one may be without a session", 86_400), unit: 1000 },
+  loginMs: {
+    ...count("login-time", 0.1, "how long one may be without a session", 86_400),
+    ...{ isWhole: false, unit: 1000 },
+  },
   failedLoginsPerMinuteMax: count("login-failures", 0, "logins that fail a minute and address, 0 for any"),
-  requestsPerSecondMax: count("rate-limit", 0, "requests a second and session, more are read later; 0 for any"),
+  requestsPerSecondMax: {
+    ...count("rate-limit", 0, "requests a second and session, more are read later; 0 for any"),
+    isWhole: false,
+  },
   badLinesMax: count("bad-lines", 0, "lines in a row that are no requests, then goodbye flood; 0 for any"),
   lineBytesMax: bytes("buffer-size", LINE_BYTES_MIN, LINE_BYTES_MAX, "the longest request line"),
   unconfirmedBytesMax: bytes("outbox-size", UNCONFIRMED_BYTES_MIN, GIBIBYTE, "unread of one session, then it is slow"),
@@ -75,11 +82,11 @@ const LIMITS: Record<Exclude<keyof Limits, "limitsLoopback">, LimitOption> = {
 };
 
 function count(name: string, least: number, help: string, most = MANY): LimitOption {
-  return { name, value: "<number>", least, most, unit: 1, help };
+  return { name, value: "<number>", least, most, isWhole: true, unit: 1, help };
 }
 
 function bytes(name: string, least: number, most: number, help: string): LimitOption {
-  return { name, value: "<bytes>", least, most, unit: 1, help };
+  return { ...count(name, least, help, most), value: "<bytes>" };
 }
 
 const FLAGS = {
@@ -145,9 +152,8 @@ export function parseConfig(args: readonly string[]): Config | null {
 function parseLimits(given: Map<string, string>): Limits {
   const limits: Limits = { ...LIMITS_DEFAULT, limitsLoopback: given.has("limit-loopback") };
   for (const key of LIMIT_KEYS) {
-    const { name, least, most, unit } = LIMITS[key];
+    const { name, least, most, isWhole, unit } = LIMITS[key];
     const value = given.get(name);
-    const isWhole = key !== "loginMs" && key !== "requestsPerSecondMax";
     if (value !== undefined) limits[key] = number(name, value, least, most, isWhole) * unit;
   }
   return limits;

@@ -187,10 +187,9 @@ export class FactReader {
     const b = a + bytes[at + 2]!;
     this.textStart = b + bytes[at + 3]!;
     this.textEnd = this.textStart + bytes.readUInt32LE(at + 4);
-    // Before it is rounded, which is done with 32 bits.
-    if (this.textEnd > this.#end) throw new Error("a fact that reaches beyond its record");
     this.#at = aligned(this.textEnd);
-    if (this.#at > this.#end) throw new Error("a fact that reaches beyond its record");
+    // Both, since it is rounded with 32 bits.
+    if (this.textEnd > this.#end || this.#at > this.#end) throw new Error("a fact that reaches beyond its record");
     this.a = bytes.toString("latin1", a, b);
     this.b = bytes.toString("latin1", b, this.textStart);
     return true;

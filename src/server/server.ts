@@ -174,7 +174,7 @@ export class Server {
       socket.data?.closed();
     },
     error: (socket, error) => {
-      this.#fault(error, socket.data, "a fault in a handler");
+      this.#blame(error, socket.data, "a fault in a handler");
       socket.end();
     },
   };

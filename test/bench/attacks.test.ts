@@ -1,4 +1,5 @@
 import { expect, test } from "bun:test";
+import { Attackers } from "../../bench/attack.ts";
 import { ATTACKS, ATTACK_NAMES, type AttackName } from "../../bench/attacks.ts";
 import { type Deeds, Field } from "../../bench/intruder.ts";
 import { WireServer } from "../support/wire.ts";
@@ -77,4 +78,11 @@ const CHECKS: Record<AttackName, (what: Awaited<ReturnType<typeof seen>>) => voi
 
 test.concurrent.each(ATTACK_NAMES.map((name) => [name, ATTACKS[name].help]))("%s: %s", async (name) => {
   CHECKS[name as AttackName](await seen(name as AttackName));
+});
+
+test("whoever asks hostile clients that have ended hears so, and does not wait", async () => {
+  const attackers = new Attackers({ attacks: [], port: 1, users: [], hashed: [], ordinary: [], strength: 1 });
+  expect(await attackers.rest()).toEqual({ connects: 0, thrownOut: 0, bytes: 0 });
+  await attackers.stop();
+  await expect(attackers.rest()).rejects.toThrow("the hostile clients ended (SIGTERM)");
 });

@@ -7,24 +7,11 @@ import { isInstalled } from "../../bench/peers/peer.ts";
 import { PEERS } from "../../bench/peers/peers.ts";
 import { readResult } from "../../bench/result.ts";
 import { SCENARIOS, SCENARIO_NAMES } from "../../bench/scenario.ts";
-import { ServerProcess } from "../support/process.ts";
+import { ServerProcess, run } from "../support/process.ts";
 
-const root = join(import.meta.dir, "../..");
 const folder = mkdtempSync(join(tmpdir(), "heartline-"));
 
 afterAll(() => rmSync(folder, { recursive: true }));
-
-/** A program of bench/ as its users run it. */
-async function run(program: string, ...args: string[]): Promise<{ out: string; err: string; code: number }> {
-  const child = Bun.spawn([process.execPath, `bench/${program}`, ...args], {
-    cwd: root,
-    stdin: "ignore",
-    stdout: "pipe",
-    stderr: "pipe",
-  });
-  const [out, err, code] = await Promise.all([child.stdout.text(), child.stderr.text(), child.exited]);
-  return { out, err, code };
-}
 
 /** The measured programs share two cores: one test at a time. */
 const SHORT = ["--clients", "20", "--warmup", "0.1"];
@@ -37,7 +24,7 @@ describe("bench", () => {
       const file = join(folder, `${scenario}.json`);
       const more = scenario === "alive" ? ["--beat", "0.2"] : scenario === "login" ? ["--window", "4"] : [];
       const { out, err, code } = await run(
-        "load.ts",
+        "bench/load.ts",
         "--scenario",
         scenario,
         ...SHORT,
@@ -66,7 +53,7 @@ describe("bench", () => {
     "measures resumable sessions, at a given rate, with other payloads",
     async () => {
       const more = "--sessions resumable --rate 500 --payload 200 --seconds 1.5".split(" ");
-      const { out, code } = await run("load.ts", ...SHORT, ...more);
+      const { out, code } = await run("bench/load.ts", ...SHORT, ...more);
       expect(out).toMatch(/20 clients, 200 bytes, resumable sessions/);
       expect(out).toMatch(/accepted messages\/s +\d{3}\b/);
       expect(code).toBe(0);
@@ -79,7 +66,16 @@ describe("bench", () => {
     async () => {
       const server = new ServerProcess("--host", "127.0.0.1", "--port", "0", "--data", ":memory:");
       const target = ["--target", `127.0.0.1:${await server.port()}`, "--credentials", "credentials.txt"];
-      const { out, code } = await run("load.ts", ...target, "--clients", "8", "--seconds", "0.3", "--warmup", "0");
+      const { out, code } = await run(
+        "bench/load.ts",
+        ...target,
+        "--clients",
+        "8",
+        "--seconds",
+        "0.3",
+        "--warmup",
+        "0",
+      );
       server.kill("SIGTERM");
       await server.exits();
       expect(out).toMatch(/mixed: 8 clients, .* at 127\.0\.0\.1:\d+/);
@@ -108,7 +104,7 @@ describe("bench", () => {
     ["report.ts", [], /give a file/],
     ["report.ts", ["package.json"], /is no file of results/],
   ])("%s %p is refused in one line", async (program, args, why) => {
-    const { out, err, code } = await run(program, ...args);
+    const { out, err, code } = await run(`bench/${program}`, ...args);
     expect(err).toMatch(/^bench[^\n]*\n$/);
     expect(err).toMatch(why);
     expect({ out, code }).toEqual({ out: "", code: 2 });
@@ -117,7 +113,7 @@ describe("bench", () => {
   test.concurrent.each(["load.ts", "peers.ts", "hostile.ts", "micro.ts", "report.ts"])(
     "%s explains itself",
     async (program) => {
-      const { out, err, code } = await run(program, "--help");
+      const { out, err, code } = await run(`bench/${program}`, "--help");
       expect(out).toStartWith("Usage: bun run bench");
       expect({ err, code }).toEqual({ err: "", code: 0 });
     },
@@ -174,7 +170,16 @@ test(
     const works = "message-64-1,broadcast-1-1,load-120000,users-0";
     const short = ["--rounds", "2", "--seconds", "0.2", "--warmup", "0.1"];
     const peers = Bun.which("cc") === null ? "heartline,node-net" : "heartline,baseline";
-    const { out, err, code } = await run("peers.ts", "--peers", peers, "--works", works, ...short, "--json", file);
+    const { out, err, code } = await run(
+      "bench/peers.ts",
+      "--peers",
+      peers,
+      "--works",
+      works,
+      ...short,
+      "--json",
+      file,
+    );
     if (code !== 0) throw new Error(`${out}${err}`);
     expect(out).toContain("messages, 64 clients, 1 in flight");
     const order = readResult(file).runs.filter(({ work }) => work === "message-64-1");
@@ -185,7 +190,7 @@ test(
       `1 ${second}`,
       `1 ${first}`,
     ]);
-    const made = await run("report.ts", "--out", join(folder, "page"), file);
+    const made = await run("bench/report.ts", "--out", join(folder, "page"), file);
     expect(made).toMatchObject({ err: "", code: 0 });
     const page = readFileSync(join(folder, "page/index.html"), "utf8");
     expect(page).toContain("<h3>messages, 64 clients, 1 in flight</h3>");
@@ -202,7 +207,7 @@ test(
   "ordinary users are measured beside hostile ones, and each attack is a row",
   async () => {
     const short = "--attacks drip,disk --seconds 0.3 --rounds 1 --warmup 0.3 --recovery 0".split(" ");
-    const { out, err, code } = await run("hostile.ts", ...short, "--", "--rate-limit", "900");
+    const { out, err, code } = await run("bench/hostile.ts", ...short, "--", "--rate-limit", "900");
     for (const name of ["drip", "disk"]) {
       expect(out).toMatch(new RegExp(`^  ${name} +[\\d.,]+ .* \\d+/\\d+/\\d+ `, "m"));
       expect(out).toMatch(new RegExp(`^  ${name} .* messages lost 0, twice 0, out of order 0.*; dropped 0$`, "m"));
@@ -218,7 +223,7 @@ test(
 test(
   "a part is measured alone",
   async () => {
-    const { out, code } = await run("micro.ts", "--filter", "line reader");
+    const { out, code } = await run("bench/micro.ts", "--filter", "line reader");
     expect(out).toMatch(/^ns an operation .*\nline reader: a line of 77 bytes +[\d.]+ +[\d.]+ +[\d.,]+\n$/);
     expect(code).toBe(0);
   },

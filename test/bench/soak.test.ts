@@ -3,8 +3,8 @@ import { mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { type Findings, JUDGED_MS_MIN, type Sample, marksOf, spreadOf, verdict } from "../../bench/soak-verdict.ts";
+import { run } from "../support/process.ts";
 
-const root = join(import.meta.dir, "../..");
 const folder = mkdtempSync(join(tmpdir(), "heartline-"));
 afterAll(() => rmSync(folder, { recursive: true }));
 
@@ -90,16 +90,7 @@ test.each<[string, Partial<Findings>, string[]]>([
   expect(verdict(findings(given))).toEqual(wrong);
 });
 
-async function soak(...args: string[]): Promise<{ out: string; err: string; code: number }> {
-  const child = Bun.spawn([process.execPath, "bench/soak.ts", ...args], {
-    cwd: root,
-    stdin: "ignore",
-    stdout: "pipe",
-    stderr: "pipe",
-  });
-  const [out, err, code] = await Promise.all([child.stdout.text(), child.stderr.text(), child.exited]);
-  return { out, err, code };
-}
+const soak = (...args: string[]) => run("bench/soak.ts", ...args);
 
 test("a short soak has its rows, and all is well but for memory, which is not judged in so short a time", async () => {
   const json = join(folder, "soak.json");

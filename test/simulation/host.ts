@@ -170,11 +170,11 @@ export class Host {
       return line;
     };
     const { settle } = chat.mailbox;
-    chat.mailbox.settle = (session, unixMs, bytesMax) => {
+    chat.mailbox.settle = (session, bytesMax) => {
       const link = session.peer === null ? undefined : this.#links.get(session.peer);
       if (session.kind === "plain" && link !== undefined) this.#settled(link);
       // In pieces: these messages are few and short.
-      return settle.call(chat.mailbox, session, unixMs, bytesMax === Number.POSITIVE_INFINITY ? bytesMax : 1);
+      return settle.call(chat.mailbox, session, bytesMax === Number.POSITIVE_INFINITY ? bytesMax : 1);
     };
     const { rest } = chat.mailbox;
     chat.mailbox.rest = (session, upTo, bytesMax) => {

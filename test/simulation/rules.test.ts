@@ -95,9 +95,9 @@ function oneLineShort(): Break {
       };
     }),
     without(Mailbox.prototype, "settle", (settle) => {
-      return function (this: Mailbox, session, unixMs, bytesMax) {
+      return function (this: Mailbox, session, bytesMax) {
         let bytes = 0;
-        short(session, () => (bytes = settle.call(this, session, unixMs, bytesMax)));
+        short(session, () => (bytes = settle.call(this, session, bytesMax)));
         sessions.delete(session);
         return bytes;
       };

@@ -2,6 +2,13 @@ import { join } from "node:path";
 
 const root = join(import.meta.dir, "../..");
 
+/** Runs a program of this project to its end, as its users do: its file and arguments. */
+export async function run(...args: string[]): Promise<{ out: string; err: string; code: number }> {
+  const child = Bun.spawn([process.execPath, ...args], { cwd: root, stdin: "ignore", stdout: "pipe", stderr: "pipe" });
+  const [out, err, code] = await Promise.all([child.stdout.text(), child.stderr.text(), child.exited]);
+  return { out, err, code };
+}
+
 /** The server as a real process, with all that it writes. */
 export class ServerProcess {
   stdout = "";
