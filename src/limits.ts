@@ -64,6 +64,15 @@ export const SERVER_LINE_BYTES_MAX = 1 << 20;
 
 /** A user name's bytes; a longer one is `bad_request`. */
 export const NAME_BYTES_MAX = 32;
+/** A new password's bytes: with it, a login and all its options fit into a line. */
+export const PASSWORD_BYTES_MAX = 1024;
+/**
+ * What verifying a hash of the credentials file may take, so that a typo there cannot stop the server: argon2's memory,
+ * its memory times its passes, and bcrypt's cost. A costlier one makes its line bad.
+ */
+export const HASH_KIB_MAX = 1 << 20;
+export const HASH_WORK_KIB_MAX = 4 << 20;
+export const BCRYPT_COST_MAX = 16;
 /** Names that `online` lists; the rest is a count behind `+`. */
 export const ONLINE_NAMES_MAX = 10_000;
 /** Words of a request that are looked at one by one; a request with more is `bad_request`. */

@@ -1,11 +1,18 @@
 import { readFileSync } from "node:fs";
+import { BCRYPT_COST_MAX, HASH_KIB_MAX, HASH_WORK_KIB_MAX } from "../limits.ts";
 import { isName } from "../protocol/ascii.ts";
 
 /** The sample file's first line. Whoever makes the file their own deletes it, and with it the warning. */
 export const SAMPLE_MARK = "# SAMPLE: everybody knows these passwords.";
 
+export interface User {
+  name: string;
+  /** As it is, or a hash: that begins with `$`. */
+  password: string;
+}
+
 export interface Credentials {
-  users: { name: string; password: string }[];
+  users: User[];
   /** It is the file that came with the program. */
   sample: boolean;
 }
@@ -13,10 +20,6 @@ export interface Credentials {
 /** A credentials file that cannot be used: names the file, and the line where one is to blame. */
 export class CredentialsError extends Error {}
 
-/**
- * Reads a file of lines `<user> <password>`; blank lines and those that begin with `#` do not count. A bad line or a
- * name that comes twice makes the whole file bad, since a user who silently does not exist helps nobody.
- */
 export function readCredentials(file: string): Credentials {
   let text: string;
   try {
@@ -30,8 +33,18 @@ export function readCredentials(file: string): Credentials {
 }
 
 export function parseCredentials(text: string, file: string): Credentials {
+  const users = parseUsers(text, file);
+  if (users.length === 0) throw new CredentialsError(`${file}: there are no users in it; a line is <user> <password>`);
+  return { users, sample: text.replace(/^\ufeff/, "").startsWith(SAMPLE_MARK) };
+}
+
+/**
+ * The users of lines `<user> <password>`; blank lines and those that begin with `#` do not count. A bad line or a name
+ * that comes twice makes the whole file bad, since a user who silently does not exist helps nobody.
+ */
+export function parseUsers(text: string, file: string): User[] {
   const lineOf = new Map<string, number>();
-  const users: Credentials["users"] = [];
+  const users: User[] = [];
   const lines = text.replace(/^\ufeff/, "").split(/\r?\n/);
   for (const [index, line] of lines.entries()) {
     if (line.trim() === "" || line.startsWith("#")) continue;
@@ -40,12 +53,53 @@ export function parseCredentials(text: string, file: string): Credentials {
     const bytes = Buffer.from(name);
     if (!isName(bytes, 0, bytes.length)) throw bad(`"${printable(name)}" cannot be a user name`);
     if (password === "" || rest.length > 0) throw bad("a line is a user, one space and a password without spaces");
+    // What cannot be decoded is not what anybody's client sends.
+    if (password.includes("\ufffd")) throw bad("the password is not UTF-8");
+    const fault = isPlain(password) ? null : hashFault(password);
+    if (fault !== null) throw bad(fault);
     if (lineOf.has(name)) throw bad(`the user ${name} stands in line ${lineOf.get(name)} already`);
     lineOf.set(name, index + 1);
     users.push({ name, password });
   }
-  if (users.length === 0) throw new CredentialsError(`${file}: there are no users in it; a line is <user> <password>`);
-  return { users, sample: lines[0]!.startsWith(SAMPLE_MARK) };
+  return users;
+}
+
+/** Those whose passwords stand there as they are. */
+export function plainUsers(users: readonly User[]): User[] {
+  return users.filter(({ password }) => isPlain(password));
+}
+
+function isPlain(password: string): boolean {
+  return !password.startsWith("$");
+}
+
+/** The variant, then memory in KiB, passes and lanes, salt and hash: at least 8 and 16 bytes. */
+const ARGON2 =
+  /^\$argon2(?:id|i|d)\$v=19\$m=([1-9]\d*),t=([1-9]\d*),p=([1-9]\d*)\$([A-Za-z0-9+/]{11,})\$([A-Za-z0-9+/]{22,})$/;
+/** Bun verifies no hash with more of them. */
+const LANES_MAX = 64;
+const LANE_KIB_MIN = 8;
+/** The variant, the cost, 16 bytes of salt and 23 of hash. */
+const BCRYPT = /^\$2[aby]\$(0[4-9]|[1-3]\d)\$[./A-Za-z0-9]{21}[.Oeu][./A-Za-z0-9]{30}[.CGKOSWaeimquy26]$/;
+
+const MALFORMED = "a password that begins with $ is a hash, and this is none that can be verified (argon2, bcrypt)";
+const COSTLY =
+  `this hash takes too much: argon2 may have m=${HASH_KIB_MAX} and m*t=${HASH_WORK_KIB_MAX}, ` +
+  `bcrypt a cost of ${BCRYPT_COST_MAX}`;
+
+/** Why nobody could log in with this hash, or only at the server's expense. */
+function hashFault(hash: string): string | null {
+  const bcrypt = BCRYPT.exec(hash);
+  if (bcrypt !== null) return Number(bcrypt[1]) > BCRYPT_COST_MAX ? COSTLY : null;
+  const [kib = 0, passes = 0, lanes = 0] = ARGON2.exec(hash)?.slice(1, 4).map(Number) ?? [];
+  const isHash = lanes > 0 && lanes <= LANES_MAX && kib >= lanes * LANE_KIB_MIN;
+  if (!isHash || !hash.split("$").slice(-2).every(isBase64)) return MALFORMED;
+  return kib > HASH_KIB_MAX || kib * passes > HASH_WORK_KIB_MAX ? COSTLY : null;
+}
+
+/** Without padding, and with nothing in the last character's spare bits. */
+function isBase64(text: string): boolean {
+  return Buffer.from(text, "base64").toString("base64").replace(/=+$/, "") === text;
 }
 
 function printable(text: string): string {

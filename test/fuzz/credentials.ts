@@ -3,6 +3,7 @@ import { type Credentials, CredentialsError, parseCredentials } from "../../src/
 import { expectAlike, expectThat, target } from "./target.ts";
 
 const FILE = "users.txt";
+const HASH = "$2b$04$Oj0AIXo6Og6b/z9S/lV3GuC1ijec.GHDT.nL1aQjsQBsl6zNuJdPW";
 
 const line = fc.oneof(
   {
@@ -19,6 +20,9 @@ const line = fc.oneof(
     "alice x\t",
     "größe x",
     "bob größe",
+    `bob ${HASH}`,
+    `bob ${HASH}x`,
+    "bob \ufffd",
   ),
   fc.string({ unit: "binary", maxLength: 12 }),
 );
@@ -40,7 +44,9 @@ function plainly(text: string): Credentials["users"] | number | null {
     const name = parts?.[1] ?? "";
     const isAddress = /^(\d{1,3}\.){3}\d{1,3}$/.test(name) && name.split(".").every((part) => Number(part) < 256);
     if (parts === null || name.includes("..") || isAddress || users.has(name)) return index + 1;
-    users.set(name, parts[2]!);
+    const password = parts[2]!;
+    if ((password.startsWith("$") && password !== HASH) || password.includes("\ufffd")) return index + 1;
+    users.set(name, password);
   }
   return users.size === 0 ? null : [...users].map(([name, password]) => ({ name, password }));
 }

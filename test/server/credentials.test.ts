@@ -2,7 +2,7 @@ import { afterAll, describe, expect, test } from "bun:test";
 import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { CredentialsError, parseCredentials, readCredentials } from "../../src/server/credentials.ts";
+import { CredentialsError, parseCredentials, plainUsers, readCredentials } from "../../src/server/credentials.ts";
 
 const folder = mkdtempSync(join(tmpdir(), "heartline-"));
 afterAll(() => rmSync(folder, { recursive: true }));
@@ -18,11 +18,11 @@ function complaint(parse: () => unknown): string {
 }
 
 test("a line is a user and a password; blank lines and comments do not count", () => {
-  expect(parseCredentials("# users\n\nalice one\n   \n#bob two\ncarol #three\n1.2.3 $four\n", "f")).toEqual({
+  expect(parseCredentials("# users\n\nalice one\n   \n#bob two\ncarol #three\n1.2.3 f$ur\n", "f")).toEqual({
     users: [
       { name: "alice", password: "one" },
       { name: "carol", password: "#three" },
-      { name: "1.2.3", password: "$four" },
+      { name: "1.2.3", password: "f$ur" },
     ],
     sample: false,
   });
@@ -55,6 +55,7 @@ describe("a bad line makes the whole file bad, and is named", () => {
     "b/b one",
     "böb one",
     `${"b".repeat(33)} one`,
+    "bob gr\ufffd\ufffde",
   ])("%p", (line) => {
     expect(complaint(() => parseCredentials(`# users\nalice one\n${line}\ncarol x\n`, "users.txt"))).toStartWith(
       "users.txt:3: ",
@@ -77,6 +78,85 @@ describe("a bad line makes the whole file bad, and is named", () => {
     expect(words).not.toContain("topsecret");
     expect(words).not.toContain("\x1b");
     expect(complaint(() => parseCredentials("bob topsecret again\n", "f"))).not.toContain("topsecret");
+  });
+});
+
+/** Made by the reference implementations, from "password" and "secret". */
+const ARGON2 = "$argon2id$v=19$m=256,t=2,p=1$c29tZXNhbHQ$nf65EOgLrQMR/uIPnA4rEsF5h7TKyQwu9U1bMCHGi/4";
+const BCRYPT = "$2b$04$Oj0AIXo6Og6b/z9S/lV3GuC1ijec.GHDT.nL1aQjsQBsl6zNuJdPW";
+
+describe("a password that begins with $ is a hash", () => {
+  const TAKEN = [
+    ["password", ARGON2],
+    ["password", "$argon2id$v=19$m=256,t=2,p=2$c29tZXNhbHQ$bQk8UB/VmZZF4Oo79iDXuL5/0ttZwg2f/5U52iv1cDc"],
+    ["password", "$argon2i$v=19$m=256,t=2,p=2$AAECAwQFBgcICQoLDA0ODw$D5kUfVYVu5QViiehVH9SMFM1un9qAFmFGTmLrbEY8ok"],
+    ["password", "$argon2d$v=19$m=256,t=2,p=2$AAECAwQFBgcICQoLDA0ODw$/bWDs7vn4Q8AhC6bw0GSqnhq48YcJWqdiDw7WaExEKE"],
+    ["password", "$argon2id$v=19$m=1024,t=2,p=8$AAECAwQFBgcICQoLDA0ODw$y0zUgtgoT24wlXtpeQJMRQ"],
+    ["secret", BCRYPT],
+    ["secret", BCRYPT.replace("2b", "2a")],
+    ["secret", BCRYPT.replace("2b", "2y")],
+    ["a", "$2a$06$m0CrhHm10qJ3lXRY.5zDGO3rS2KdeeWLuGmsfGlMfOxih58VYVfxe"],
+  ] as const;
+
+  test.each(TAKEN)("that verifies %p: %s", async (password, hash) => {
+    const [user] = parseCredentials(`alice ${hash}\n`, "f").users;
+    expect(await Bun.password.verify(password, user!.password)).toBe(true);
+    expect(await Bun.password.verify(`${password}1`, user!.password)).toBe(false);
+  });
+
+  test("or its line is bad", () => {
+    for (const hash of [
+      "$",
+      "$four",
+      "$argon2id",
+      "$1$salt$AAAAAAAAAAAAAAAAAAAAAA",
+      ARGON2.slice(0, -1), // Cut off, where characters are missing, and where only bits are.
+      ARGON2.slice(0, -23),
+      `${ARGON2.slice(0, -1)}5`,
+      `${ARGON2}AA`,
+      `${ARGON2}=`,
+      ARGON2.replace("$v=19", ""),
+      ARGON2.replace("v=19", "v=16"),
+      ARGON2.replace("argon2id", "argon2x"),
+      ARGON2.replace("m=256", "m=0256"),
+      ARGON2.replace("m=256,t=2", "t=2,m=256"),
+      ARGON2.replace("m=256", "m=7"),
+      ARGON2.replace("t=2", "t=0"),
+      ARGON2.replace("p=1", "p=0"),
+      ARGON2.replace("m=256,t=2,p=1", "m=65536,t=2,p=65"),
+      ARGON2.replace("p=1", "p=1,keyid=AA"),
+      ARGON2.replace("c29tZXNhbHQ", "c29tZXNhbA"),
+      BCRYPT.slice(0, -1),
+      `${BCRYPT}a`,
+      `${BCRYPT.slice(0, -1)}X`,
+      BCRYPT.replace("2b", "2x"),
+      BCRYPT.replace("$04$", "$03$"),
+      BCRYPT.replace("$04$", "$4$"),
+      BCRYPT.replace("Gu", "Gv"),
+    ]) {
+      const words = complaint(() => parseCredentials(`alice one\nbob ${hash}\n`, "users.txt"));
+      expect(words).toMatch(/^users\.txt:2: .*none that can be verified/);
+    }
+  });
+
+  test("or its line is bad, since it would stop the server", () => {
+    for (const hash of [
+      ARGON2.replace("m=256", "m=1048577"),
+      ARGON2.replace("m=256", `m=1${"0".repeat(400)}`),
+      ARGON2.replace("m=256,t=2", "m=1048576,t=5"),
+      ARGON2.replace("t=2", "t=16385"),
+      BCRYPT.replace("$04$", "$17$"),
+    ]) {
+      const words = complaint(() => parseCredentials(`alice one\nbob ${hash}\n`, "users.txt"));
+      expect(words).toMatch(/^users\.txt:2: .*too much/);
+    }
+    const most = [ARGON2.replace("m=256,t=2", "m=1048576,t=4"), BCRYPT.replace("$04$", "$16$")];
+    for (const hash of most) expect(parseCredentials(`bob ${hash}\n`, "f").users).toHaveLength(1);
+  });
+
+  test("and the others are plain", () => {
+    const { users } = parseCredentials(`alice one\nbob ${BCRYPT}\ncarol t$o\n`, "f");
+    expect(plainUsers(users).map(({ name }) => name)).toEqual(["alice", "carol"]);
   });
 });
 
