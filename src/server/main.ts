@@ -1,6 +1,6 @@
 import { lookup } from "node:dns/promises";
 import { UsageError, USAGE, parseConfig } from "./config.ts";
-import { CredentialsError, readCredentials } from "./credentials.ts";
+import { CredentialsError, plainUsers, readCredentials } from "./credentials.ts";
 import { StoreError } from "./database.ts";
 import { openLog } from "./log.ts";
 import { ListenError, Server } from "./server.ts";
@@ -32,13 +32,19 @@ async function main(): Promise<void> {
   process.on("SIGINT", stop);
   process.on("SIGTERM", stop);
   process.stdout.write(`listening on ${address}\n`);
+  const plain = plainUsers(credentials.users).length;
+  const users = credentials.users.length;
   if (credentials.sample) {
     log.warn(
       `SAMPLE CREDENTIALS: everybody knows the passwords in ${config.credentials}. Replace them before others come`,
     );
+  } else if (plain > 0) {
+    log.warn(
+      `${plain} of ${users} passwords are plain text: bun run passwd --migrate ${config.credentials} hashes them`,
+    );
   }
   const port = address.slice(address.lastIndexOf(":") + 1);
-  log.info(`${credentials.users.length} users; join with: bun run client 127.0.0.1 ${port}`);
+  log.info(`${users} users; join with: bun run client 127.0.0.1 ${port}`);
 }
 
 /** The address that a host's name stands for. */

@@ -61,6 +61,20 @@ test("warns loudly while the sample credentials are in use", async () => {
   expect(server.stdout).not.toContain("SAMPLE");
 });
 
+test("says how many passwords are plain, and how to hash them, unless there are none", async () => {
+  const hash = "$2b$04$Oj0AIXo6Og6b/z9S/lV3GuC1ijec.GHDT.nL1aQjsQBsl6zNuJdPW";
+  const [some, none] = ["some.txt", "none.txt"].map((name) => join(folder, name)) as [string, string];
+  writeFileSync(some, `alice secret\nbob ${hash}\ncarol secret\n`);
+  writeFileSync(none, `bob ${hash}\n`);
+  const using = (file: string): ServerProcess =>
+    start("--host", "127.0.0.1", "--port", "0", "--data", ":memory:", "--credentials", file);
+  const [first, second] = [using(some), using(none)];
+  await first.logs(/2 of 3 passwords are plain/);
+  expect(first.stderr).toContain(`bun run passwd --migrate ${some}`);
+  await second.logs(/1 users/);
+  expect(second.stderr).not.toContain("plain");
+});
+
 test("takes every option of the contract", async () => {
   const server = serve(
     ...["--data", newFolder(), "--buffer-size", "64", "--block-time", "2.5", "--heartbeat-interval", "17.5"],
