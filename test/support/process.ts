@@ -3,8 +3,24 @@ import { join } from "node:path";
 const root = join(import.meta.dir, "../..");
 
 /** Runs a program of this project to its end, as its users do: its file and arguments. */
-export async function run(...args: string[]): Promise<{ out: string; err: string; code: number }> {
-  const child = Bun.spawn([process.execPath, ...args], { cwd: root, stdin: "ignore", stdout: "pipe", stderr: "pipe" });
+export async function run(...args: string[]): Promise<Outcome> {
+  return runWith("", ...args);
+}
+
+interface Outcome {
+  out: string;
+  err: string;
+  code: number;
+}
+
+/** With that on its standard input. */
+export async function runWith(input: string | Uint8Array, ...args: string[]): Promise<Outcome> {
+  const child = Bun.spawn([process.execPath, ...args], {
+    cwd: root,
+    stdin: Buffer.from(input as string),
+    stdout: "pipe",
+    stderr: "pipe",
+  });
   const [out, err, code] = await Promise.all([child.stdout.text(), child.stderr.text(), child.exited]);
   return { out, err, code };
 }
