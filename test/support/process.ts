@@ -3,8 +3,22 @@ import { join } from "node:path";
 const root = join(import.meta.dir, "../..");
 
 /** Runs a program of this project to its end, as its users do: its file and arguments. */
-export async function run(...args: string[]): Promise<{ out: string; err: string; code: number }> {
-  const child = Bun.spawn([process.execPath, ...args], { cwd: root, stdin: "ignore", stdout: "pipe", stderr: "pipe" });
+export function run(...args: string[]): ReturnType<typeof runWith> {
+  return runWith({}, ...args);
+}
+
+/** The same with an input, and with more in its environment. */
+export async function runWith(
+  { input = "", env = {} }: { input?: string; env?: Record<string, string> },
+  ...args: string[]
+): Promise<{ out: string; err: string; code: number }> {
+  const child = Bun.spawn([process.execPath, ...args], {
+    cwd: root,
+    env: { ...process.env, ...env },
+    stdin: Buffer.from(input),
+    stdout: "pipe",
+    stderr: "pipe",
+  });
   const [out, err, code] = await Promise.all([child.stdout.text(), child.stderr.text(), child.exited]);
   return { out, err, code };
 }
