@@ -1,5 +1,6 @@
 import { X509Certificate } from "node:crypto";
 import { readFileSync } from "node:fs";
+import { isIPv4 } from "node:net";
 import { createInterface } from "node:readline";
 import { parseArgs } from "node:util";
 import { ChatClient, type ChatClientOptions, ChatError } from "./client.ts";
@@ -125,7 +126,7 @@ async function converse(options: Options): Promise<void> {
   });
   const terminal = new Terminal(client, screen, display);
   try {
-    await reach(client, options);
+    await reach(client, options, screen, display);
     await askUntilIn(client, screen, display, options);
     screen.print(display.note("You are in. help lists the commands, Ctrl+C leaves."));
     terminal.start();
@@ -184,7 +185,7 @@ async function follow(options: Options): Promise<void> {
     onRecovered: (request, error) => terminal.recover(request, error),
   });
   const terminal = new Terminal(client, surface, display);
-  await reach(client, options);
+  await reach(client, options, surface, display);
   await client.login(user, password).catch((error: unknown) => {
     throw new Exit(DID_NOT_GET_IN, refused(error, user, tls));
   });
@@ -217,10 +218,22 @@ function newClient(
   return new ChatClient({ ...address, session, listenPort: listenPort ?? undefined, store, giveUpMs, ...hears });
 }
 
-async function reach(client: ChatClient, { host, port }: Options): Promise<void> {
+/** Connects, and says so before a password goes where others may read it. */
+async function reach(
+  client: ChatClient,
+  { host, port, tls }: Options,
+  surface: Surface,
+  display: Display,
+): Promise<void> {
   await client.connect().catch((error: unknown) => {
     throw new Exit(DID_NOT_GET_IN, `cannot reach ${host}:${port}: ${unreachable(error)}`);
   });
+  if (tls !== false || isThisMachine(host)) return;
+  surface.fail(display.failure(`without --tls, others on the way to ${host} can read your password and all you say`));
+}
+
+function isThisMachine(host: string): boolean {
+  return host === "localhost" || host === "::1" || (isIPv4(host) && host.startsWith("127."));
 }
 
 function distrusted({ detail }: ChatError): string {

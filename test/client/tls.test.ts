@@ -367,6 +367,24 @@ describe("without --tls", () => {
     expect(heard).toEqual(["lost", "back"]);
     proxy.stop();
   });
+
+  test("a password for another machine is warned of, in a script", async () => {
+    const warning = "without --tls, others on the way to 0.0.0.0 can read your password and all you say\n";
+    // To this machine, but by none of the names that say so.
+    expect(await runClient("0.0.0.0", server.port, [])).toEqual({ out: "", err: warning, code: 0 });
+    expect(await runClient("0.0.0.0", server.port, ["--callback"])).toEqual({ out: "", err: warning, code: 0 });
+    for (const host of ["127.0.0.1", "localhost"]) {
+      expect(await runClient(host, server.port, [])).toEqual({ out: "", err: "", code: 0 });
+    }
+    expect(await runClient("0.0.0.0", front.port, trusting())).toMatchObject({ err: "" });
+  });
+
+  test("and on a terminal before it is asked", async () => {
+    const pty = new Pty(["src/client/main.ts", "0.0.0.0", String(server.port)], { columns: 120 });
+    ptys.push(pty);
+    const lines = await pty.until((lines) => lines.at(-1) === "Name:");
+    expect(lines[0]).toBe("without --tls, others on the way to 0.0.0.0 can read your password and all you say");
+  });
 });
 
 describe("a command line", () => {
