@@ -4,7 +4,7 @@ import { isIPv4 } from "node:net";
 import { createInterface } from "node:readline";
 import { parseArgs } from "node:util";
 import { ChatClient, type ChatClientOptions, ChatError } from "./client.ts";
-import { Display } from "./display.ts";
+import { Display, printable } from "./display.ts";
 import { Screen } from "./screen.ts";
 import { StateFile, stateFolder } from "./state-file.ts";
 import { type Surface, Terminal, explain } from "./terminal.ts";
@@ -291,6 +291,6 @@ try {
   process.exit(0);
 } catch (error) {
   if (!(error instanceof Exit)) throw error;
-  if (error.message !== "") process.stderr.write(`heartline: ${error.message}\n`);
+  if (error.message !== "") process.stderr.write(`heartline: ${printable(error.message)}\n`);
   process.exit(error.code);
 }

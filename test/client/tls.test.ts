@@ -419,6 +419,14 @@ test("a callback session has no TLS, since the server's calls have none", () => 
   expect(() => newClient({ session: "callback" })).toThrow("bad_request");
 });
 
+test("what a server says reaches stderr without control characters", async () => {
+  const port = listenPlain({ data: (socket) => void socket.end("busy \x1b[2Jgone\n") });
+  expect(await runClient("127.0.0.1", port, [])).toMatchObject({
+    err: "heartline: the server is busy: [2Jgone\n",
+    code: 1,
+  });
+});
+
 const REPLY = "ok AAAAAAAAAAAAAAAAAAAAAA 35\n";
 /** Answers every line like that, behind the certificate of its argument's file. */
 const PYTHON = `
