@@ -65,8 +65,7 @@ export class CallbackSession implements ChatSession {
 
   /** Finds out whether somebody listens at the server's port. */
   async connect(): Promise<void> {
-    const { host, port } = this.#options;
-    (await Link.connect(host, port, { line: () => {}, checkpoint: () => {}, closed: () => {} })).close();
+    (await Link.connect(this.#options, { line: () => {}, checkpoint: () => {}, closed: () => {} })).close();
   }
 
   async login(user: string, password: string, listenPort: number): Promise<Login> {
@@ -135,11 +134,11 @@ export class CallbackSession implements ChatSession {
   async #say(line: string): Promise<string> {
     const { promise, resolve, reject } = Promise.withResolvers<string>();
     const awaited: Asker = { resolve, reject };
-    const link = await Link.connect(this.#options.host, this.#options.port, {
+    const link = await Link.connect(this.#options, {
       line: (bytes, start, end) => answer(awaited, startsWithWord(bytes, start, end, "ok"), bytes, start, end),
       checkpoint: () => {},
       // It was acted on or not: nobody knows.
-      closed: () => reject(new ChatError("unknown_outcome")),
+      closed: (link) => reject(new ChatError(link.speaksTls === true ? "needs_tls" : "unknown_outcome")),
     }).catch(() => {
       throw new ChatError("not_sent");
     });

@@ -11,6 +11,11 @@ export interface ChatClientOptions {
   host: string;
   port: number;
   /**
+   * Talks TLS, and only to who shows a certificate for `host` by a public authority, or by one of `ca` (PEM) instead.
+   * Not for callback sessions: the server's calls have none. In plain text by default.
+   */
+  tls?: boolean | { ca: string };
+  /**
    * "resumable" (the default) comes back by itself after a loss, with nothing lost and nothing twice; "plain" ends with
    * its connection; "callback" has no connection, and is called by the server.
    */
@@ -28,6 +33,8 @@ export interface ChatClientOptions {
   /** Hears that the connection was lost, and that it is there again. Requests wait in between. */
   onLost?: () => void;
   onBack?: () => void;
+  /** Hears, while it was lost, that who answers there now is not to be trusted, and why. It is tried on. */
+  onUntrusted?: (error: ChatError) => void;
   /**
    * Hears of a request that an earlier run left without an answer: it was made again; or the error says that it was
    * refused then, or with `unknown_outcome` that nobody knows what became of it.
@@ -56,7 +63,7 @@ export class ChatClient {
   readonly #private: PrivateChats;
   readonly #listenPort: number | null;
 
-  constructor({ onEvent, onLost, onBack, onRecovered, listenPort, ...options }: ChatClientOptions) {
+  constructor({ onEvent, onLost, onBack, onUntrusted, onRecovered, listenPort, ...options }: ChatClientOptions) {
     const { promise, resolve } = Promise.withResolvers<string>();
     this.ended = promise;
     const listener: SessionListener = {
@@ -69,6 +76,7 @@ export class ChatClient {
       began: (user) => this.#private.begin(user),
       lost: () => onLost?.(),
       back: () => onBack?.(),
+      untrusted: (error) => onUntrusted?.(error),
       recovered: (request, error) => onRecovered?.(request, error),
       ended: (reason) => {
         void this.#private.end();
@@ -81,19 +89,23 @@ export class ChatClient {
       (event) => onEvent?.(event),
     );
     const kind = options.session ?? "resumable";
-    const { callbackPort = 0, giveUpMs = Number.POSITIVE_INFINITY, store = () => null } = options;
-    const all = { ...options, kind, callbackPort, giveUpMs, store };
+    const { tls = false, callbackPort = 0, giveUpMs = Number.POSITIVE_INFINITY, store = () => null } = options;
+    if (kind === "callback" && tls !== false) throw new ChatError("bad_request", "no callback session over TLS");
+    const all = { ...options, tls, kind, callbackPort, giveUpMs, store };
     this.#session = kind === "callback" ? new CallbackSession(all, listener) : new StreamSession(all, listener);
   }
 
-  /** Connects without logging in. Rejects with the system's error (`code` tells which) when nobody answers there. */
+  /**
+   * Connects without logging in. Rejects with the system's error (`code` tells which) when nobody listens there; with
+   * `untrusted` or `closed`, and words for people behind it, when no TLS comes about.
+   */
   connect(): Promise<void> {
     return this.#session.connect();
   }
 
   /**
-   * Connects if need be. Rejects with `unknown_user`, `wrong_password <tries left>` or `locked_out <seconds>`; with the
-   * system's error when `listenPort` is taken.
+   * Connects if need be. Rejects as `connect` does; with `unknown_user`, `wrong_password <tries left>` or `locked_out
+   * <seconds>`; with `needs_tls` at a port that has TLS; with the system's error when `listenPort` is taken.
    */
   async login(user: string, password: string): Promise<Login> {
     const port = this.#listenPort === null ? 0 : await this.#private.listen(this.#listenPort);

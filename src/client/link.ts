@@ -4,6 +4,11 @@ import { encode } from "../protocol/ascii.ts";
 import { LineReader } from "../protocol/line-reader.ts";
 import { Outbox } from "../protocol/outbox.ts";
 import { LoopTurn, type Sink } from "../protocol/turn.ts";
+import { ANSWER_MS, type Address, ChatError } from "./request.ts";
+import { handshakeFailure } from "./handshake.ts";
+
+/** The first byte of what TLS answers to anything else. No line begins with it. */
+const TLS_ALERT = 0x15;
 
 /** All links of a process end their turns together. */
 const turn = new LoopTurn();
@@ -26,29 +31,59 @@ export class Link implements Sink {
   #socket: Socket<undefined> | null = null;
   #full = false;
   #closing = false;
+  /** Whether an alert of TLS was what it answered, instead of lines; null before it has said anything. */
+  speaksTls: boolean | null = null;
 
   private constructor(listener: LinkListener) {
     this.#listener = listener;
     this.#outbox.sink = this;
   }
 
-  /** Connects; rejects with the system's error (`code` tells which) when nobody answers there. */
-  static async connect(host: string, port: number, listener: LinkListener): Promise<Link> {
+  /**
+   * Connects. Rejects with the system's error (`code` tells which) when nobody listens there, with `untrusted`, or with
+   * `closed`; a link that nobody has yet writes nothing, so that nothing leaves before a handshake is done.
+   */
+  static async connect({ host, port, tls }: Address, listener: LinkListener): Promise<Link> {
     const link = new Link(listener);
-    await Bun.connect({
-      hostname: host,
-      port,
-      socket: {
-        open: (socket) => {
-          link.#socket = socket;
+    const ready = Promise.withResolvers<void>();
+    const hint = tls === false ? "" : "; perhaps there is no TLS at that port";
+    const late = new ChatError("closed", `no answer came within ${ANSWER_MS / 1000} seconds${hint}`);
+    const deadline = setTimeout(() => ready.reject(late), ANSWER_MS);
+    try {
+      const connected = Bun.connect({
+        hostname: host,
+        port,
+        // Not the default for what is not authorized: an environment variable may turn that off.
+        tls: tls === false ? undefined : { ...(tls === true ? {} : tls), serverName: host, rejectUnauthorized: true },
+        socket: {
+          open: (socket) => {
+            if (link.#closing) return void socket.end();
+            link.#socket = socket;
+            if (tls === false) ready.resolve();
+          },
+          handshake: (socket, isTrusted, error) => {
+            if (isTrusted) ready.resolve();
+            // An end in the middle of it is told by `close`.
+            else if ((error as NodeJS.ErrnoException).code !== "ECONNRESET")
+              ready.reject(handshakeFailure(host, socket, error));
+          },
+          data: (_socket, chunk) => link.#read(chunk),
+          drain: () => link.#drain(),
+          close: () => {
+            ready.reject(new ChatError("closed", `the connection was closed at once${hint}`));
+            link.#closed();
+          },
+          connectError: () => {},
         },
-        data: (_socket, chunk) => link.#read(chunk),
-        drain: () => link.#drain(),
-        close: () => link.#closed(),
-        connectError: () => {},
-      },
-    });
-    if (link.#closing) throw new Error("the connection was closed at once");
+      });
+      await Promise.all([connected, ready.promise]);
+    } catch (error) {
+      link.close();
+      throw error;
+    } finally {
+      clearTimeout(deadline);
+    }
+    if (link.#closing) throw new ChatError("closed", "the connection was closed at once");
     return link;
   }
 
@@ -63,6 +98,7 @@ export class Link implements Sink {
   }
 
   #read(chunk: Buffer): void {
+    this.speaksTls ??= chunk[0] === TLS_ALERT;
     this.#reader.feed(chunk);
     while (!this.#closing && this.#reader.next()) {
       if (this.#reader.tooLong) return this.close();

@@ -1,7 +1,10 @@
+import { X509Certificate } from "node:crypto";
+import { readFileSync } from "node:fs";
+import { isIPv4 } from "node:net";
 import { createInterface } from "node:readline";
 import { parseArgs } from "node:util";
 import { ChatClient, type ChatClientOptions, ChatError } from "./client.ts";
-import { Display } from "./display.ts";
+import { Display, printable } from "./display.ts";
 import { Screen } from "./screen.ts";
 import { StateFile, stateFolder } from "./state-file.ts";
 import { type Surface, Terminal, explain } from "./terminal.ts";
@@ -13,6 +16,8 @@ standard input, one a line, prints plain lines, and leaves at the end of the inp
 is taken up again where it was; what that needs is kept in $XDG_STATE_HOME/heartline.
 
   --user <name>     who you are; the password is asked, or taken from HEARTLINE_PASSWORD
+  --tls             encrypted, and only with who proves to be <host> by a certificate
+  --ca <file>       with --tls: trusts the authorities in that PEM file, instead of the public ones
   --callback        no lasting connection: each command is one, and the server calls back to deliver
   --listen <port>   where others may call you for private chats, if you agree (a free port)
   --no-listen       nowhere: you may ask others, and none can ask you
@@ -42,9 +47,13 @@ interface Options {
   user: string | null;
   password: string | null;
   callback: boolean;
+  tls: boolean | { ca: string };
   /** Where others may call; 0 is a free port, null nowhere. */
   listenPort: number | null;
 }
+
+/** Refusals that another name or password does not help against. */
+const FINAL = ["locked_out", "closed", "untrusted", "needs_tls"];
 
 /** How long a script waits for a server that went away. */
 const SCRIPT_GIVES_UP_MS = 30_000;
@@ -54,6 +63,8 @@ function parseOptions(): Options | null {
     const { values, positionals } = parseArgs({
       options: {
         user: { type: "string" },
+        tls: { type: "boolean" },
+        ca: { type: "string" },
         callback: { type: "boolean" },
         listen: { type: "string" },
         "no-listen": { type: "boolean" },
@@ -71,18 +82,36 @@ function parseOptions(): Options | null {
     }
     if (values.listen !== undefined && values["no-listen"] === true)
       throw new Error("--listen or --no-listen, not both");
+    if (values.ca !== undefined && values.tls !== true) throw new Error("--ca goes with --tls");
+    if (values.tls === true && values.callback === true)
+      throw new Error("--tls or --callback, not both: the server's calls are not encrypted");
+    const tls = values.ca === undefined ? values.tls === true : { ca: readAuthorities(values.ca) };
     const listenPort = values["no-listen"] === true ? null : Number(values.listen ?? 0);
     const password = process.env.HEARTLINE_PASSWORD ?? null;
     const [user, callback] = [values.user ?? null, values.callback === true];
-    return { host, port: Number(port), user, password, callback, listenPort };
+    return { host, port: Number(port), user, password, callback, tls, listenPort };
   } catch (error) {
     throw new Exit(BAD_USAGE, `${(error as Error).message.split(/\.\s/)[0]} (--help shows how)`);
   }
 }
 
+function readAuthorities(file: string): string {
+  let ca: string;
+  try {
+    ca = readFileSync(file, "utf8");
+  } catch (error) {
+    throw new Error(`cannot read --ca ${file}: ${(error as NodeJS.ErrnoException).code}`);
+  }
+  try {
+    new X509Certificate(ca);
+  } catch {
+    throw new Error(`--ca ${file}: it has no certificate in PEM`);
+  }
+  return ca;
+}
+
 /** With people: asks for name and password until they are right, then chats until they leave. */
 async function converse(options: Options): Promise<void> {
-  const { host, port, user, password } = options;
   const display = new Display(hasColors(process.stdout));
   const screen = new Screen(process.stdin, process.stdout, (line) => terminal.complete(line));
   const client = newClient(options, Number.POSITIVE_INFINITY, screen, {
@@ -92,12 +121,13 @@ async function converse(options: Options): Promise<void> {
       screen.setPrompt("(lost) > ");
     },
     onBack: () => screen.setPrompt("> "),
+    onUntrusted: (error) => screen.print(display.failure(distrusted(error))),
     onRecovered: (request, error) => terminal.recover(request, error),
   });
   const terminal = new Terminal(client, screen, display);
   try {
-    await reach(client, host, port);
-    await askUntilIn(client, screen, display, user, password);
+    await reach(client, options, screen, display);
+    await askUntilIn(client, screen, display, options);
     screen.print(display.note("You are in. help lists the commands, Ctrl+C leaves."));
     terminal.start();
     screen.setPrompt("> ");
@@ -117,8 +147,7 @@ async function askUntilIn(
   client: ChatClient,
   screen: Screen,
   display: Display,
-  givenUser: string | null,
-  givenPassword: string | null,
+  { user: givenUser, password: givenPassword, tls }: Options,
 ): Promise<void> {
   let user = givenUser;
   for (;;) {
@@ -129,10 +158,10 @@ async function askUntilIn(
       await client.login(user, password);
       return;
     } catch (error) {
-      const refusal = refused(error, user);
+      const refusal = refused(error, user, tls);
       const { code } = error as ChatError;
       const asked = code === "wrong_password" ? givenPassword === null : givenUser === null;
-      if (code === "locked_out" || !asked) throw new Exit(DID_NOT_GET_IN, refusal);
+      if (FINAL.includes(code) || !asked) throw new Exit(DID_NOT_GET_IN, refusal);
       screen.print(display.failure(refusal));
       if (code !== "wrong_password") user = givenUser;
     }
@@ -141,7 +170,7 @@ async function askUntilIn(
 
 /** With a script: one command after the other, each when the one before is answered. */
 async function follow(options: Options): Promise<void> {
-  const { host, port, user, password } = options;
+  const { user, password, tls } = options;
   if (user === null || password === null) {
     throw new Exit(BAD_USAGE, "there is no terminal to ask on: give --user and HEARTLINE_PASSWORD");
   }
@@ -152,12 +181,13 @@ async function follow(options: Options): Promise<void> {
   };
   const client = newClient(options, SCRIPT_GIVES_UP_MS, surface, {
     onEvent: (event) => terminal.hear(event),
+    onUntrusted: (error) => surface.fail(distrusted(error)),
     onRecovered: (request, error) => terminal.recover(request, error),
   });
   const terminal = new Terminal(client, surface, display);
-  await reach(client, host, port);
+  await reach(client, options, surface, display);
   await client.login(user, password).catch((error: unknown) => {
-    throw new Exit(DID_NOT_GET_IN, refused(error, user));
+    throw new Exit(DID_NOT_GET_IN, refused(error, user, tls));
   });
   terminal.start();
   const lines = createInterface({ input: process.stdin });
@@ -169,7 +199,7 @@ async function follow(options: Options): Promise<void> {
 
 /** A client that keeps what it needs to lose nothing and to show nothing twice, also when it is killed. */
 function newClient(
-  { host, port, callback, listenPort }: Options,
+  { host, port, tls, callback, listenPort }: Options,
   giveUpMs: number,
   surface: Surface,
   hears: Partial<ChatClientOptions>,
@@ -184,13 +214,30 @@ function newClient(
     }
   };
   const session = callback ? "callback" : "resumable";
-  return new ChatClient({ host, port, session, listenPort: listenPort ?? undefined, store, giveUpMs, ...hears });
+  const address = { host, port, tls };
+  return new ChatClient({ ...address, session, listenPort: listenPort ?? undefined, store, giveUpMs, ...hears });
 }
 
-async function reach(client: ChatClient, host: string, port: number): Promise<void> {
+/** Connects, and says so before a password goes where others may read it. */
+async function reach(
+  client: ChatClient,
+  { host, port, tls }: Options,
+  surface: Surface,
+  display: Display,
+): Promise<void> {
   await client.connect().catch((error: unknown) => {
     throw new Exit(DID_NOT_GET_IN, `cannot reach ${host}:${port}: ${unreachable(error)}`);
   });
+  if (tls !== false || isThisMachine(host)) return;
+  surface.fail(display.failure(`without --tls, others on the way to ${host} can read your password and all you say`));
+}
+
+function isThisMachine(host: string): boolean {
+  return host === "localhost" || host === "::1" || (isIPv4(host) && host.startsWith("127."));
+}
+
+function distrusted({ detail }: ChatError): string {
+  return `not connected again: ${detail}; trying on`;
 }
 
 /** Leaving is no failure; everything else was said by the server, or nobody could say it. */
@@ -209,7 +256,7 @@ process.stdout.on("error", (error: NodeJS.ErrnoException) => {
   process.exit(error.code === "EPIPE" ? 0 : SESSION_ENDED);
 });
 
-function refused(error: unknown, user: string): string {
+function refused(error: unknown, user: string, tls: Options["tls"]): string {
   if (!(error instanceof ChatError)) {
     const { code, syscall } = error as NodeJS.ErrnoException;
     if (syscall !== "listen") throw error;
@@ -220,12 +267,16 @@ function refused(error: unknown, user: string): string {
       return `wrong password; ${error.detail} ${error.detail === "1" ? "try" : "tries"} left`;
     case "locked_out":
       return `too many wrong passwords: ${user} is locked out from here for ${error.detail} seconds`;
+    case "closed":
+      if (error.detail === "" && tls === false) return "the server closed the connection; if it speaks TLS, try --tls";
+      return explain(error, user);
     default:
       return explain(error, user);
   }
 }
 
 function unreachable(error: unknown): string {
+  if (error instanceof ChatError) return error.detail;
   const { code, message } = error as NodeJS.ErrnoException;
   if (code === "ECONNREFUSED") return "nobody listens there";
   if (code === "ENOTFOUND") return "there is no such host";
@@ -240,6 +291,6 @@ try {
   process.exit(0);
 } catch (error) {
   if (!(error instanceof Exit)) throw error;
-  if (error.message !== "") process.stderr.write(`heartline: ${error.message}\n`);
+  if (error.message !== "") process.stderr.write(`heartline: ${printable(error.message)}\n`);
   process.exit(error.code);
 }

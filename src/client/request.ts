@@ -1,6 +1,9 @@
 import { decode } from "./event.ts";
 
-/** The server's `err <code> [<detail>]`. Codes of this client's own: `closed`, `unknown_outcome`, `not_sent`. */
+/**
+ * The server's `err <code> [<detail>]`. Codes of this client's own: `closed`, `unknown_outcome` and `not_sent`, and
+ * `needs_tls` for a server that expects TLS, `untrusted` for one that cannot prove by it to be the server.
+ */
 export class ChatError extends Error {
   readonly code: string;
   readonly detail: string;
@@ -51,15 +54,22 @@ export interface SessionListener {
   /** The connection was lost, and is there again. */
   lost(): void;
   back(): void;
+  /** Who answers now cannot prove to be the server. It is tried on. */
+  untrusted(error: ChatError): void;
   /** A request of an earlier run that had no answer yet: it was made again, or why not, or why that was refused. */
   recovered(line: string, error: ChatError | null): void;
   /** It has ended and does not come back: "logout", the server's reason, the code of a refusal, or "lost". */
   ended(reason: string): void;
 }
 
-export interface SessionOptions {
+/** Where a server is; with TLS, it must be vouched for by one of these authorities (PEM), or by a public one. */
+export interface Address {
   host: string;
   port: number;
+  tls: boolean | { ca: string };
+}
+
+export interface SessionOptions extends Address {
   /** A plain session ends with its connection; a resumable one comes back; a callback one has none, and is called. */
   kind: "plain" | "resumable" | "callback";
   /** Where a callback session listens; 0 takes a free port. */

@@ -26,6 +26,8 @@ interface Pending extends Asker {
 
 /** What was told is confirmed within this time, or after CONFIRM_BYTES_MAX. */
 const CONFIRM_MS = 4_000;
+/** What a later attempt to come back may overcome. All else is the server's refusal. */
+const PASSING = ["closed", "busy", "internal", "untrusted", "needs_tls"];
 const TICK_MS = 1_000;
 /** A tick that comes so late comes after a sleep of the machine: whether the server is there must be found out now. */
 const SLEPT_MS = 5_000;
@@ -60,6 +62,8 @@ export class StreamSession implements ChatSession {
   /** When the beat was sent that has no answer yet; 0 when every one has. */
   #beatSentMs = 0;
   #comingBack = false;
+  /** Why nobody who answered since the loss was to be trusted, as it was told last: the same is not told again. */
+  #distrust = "";
   /** What a greeting fails with when the connection is closed. */
   #closedBy = new ChatError("closed");
 
@@ -70,7 +74,7 @@ export class StreamSession implements ChatSession {
 
   async connect(): Promise<void> {
     this.#closedBy = new ChatError("closed");
-    this.#link = await Link.connect(this.#options.host, this.#options.port, {
+    this.#link = await Link.connect(this.#options, {
       line: (bytes, start, end, lineBytes) => this.#line(bytes, start, end, lineBytes),
       checkpoint: () => this.#save(),
       closed: (link) => this.#closed(link),
@@ -240,7 +244,7 @@ export class StreamSession implements ChatSession {
   #closed(link: Link): void {
     if (link !== this.#link) return;
     this.#link = null;
-    this.#greeting?.reject(this.#closedBy);
+    this.#greeting?.reject(link.speaksTls === true ? new ChatError("needs_tls") : this.#closedBy);
     this.#greeting = null;
     if (this.#ended || this.#token === "" || this.#comingBack) return;
     if (this.#options.kind === "plain") this.#end("lost");
@@ -250,6 +254,7 @@ export class StreamSession implements ChatSession {
   /** Tries again with growing pauses, until the session goes on or cannot. */
   async #comeBack(): Promise<void> {
     this.#comingBack = true;
+    this.#distrust = "";
     this.#listener.lost();
     const lostMs = performance.now();
     const pauses = new Pauses();
@@ -267,9 +272,14 @@ export class StreamSession implements ChatSession {
       if (this.#ended) return this.#link?.close();
       await this.#goOn();
     } catch (error) {
-      const code = error instanceof ChatError ? error.code : "closed";
-      if (code !== "closed" && code !== "busy" && code !== "internal") {
-        this.#end((error as ChatError).detail.startsWith("replaced") ? "replaced" : code);
+      const failure = error instanceof ChatError ? error : new ChatError("closed");
+      const { code, detail } = failure;
+      if (code === "untrusted" && detail !== this.#distrust) {
+        this.#distrust = detail;
+        this.#listener.untrusted(failure);
+      }
+      if (!PASSING.includes(code)) {
+        this.#end(detail.startsWith("replaced") ? "replaced" : code);
       } else if (isLastTime) this.#end("lost");
       else this.#link?.close();
     }

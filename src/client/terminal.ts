@@ -159,7 +159,8 @@ const FAILURES: Record<string, (user: string, detail: string) => string> = {
   wrong_certificate: (user) => `whoever answers at the address of ${user} is somebody else; nothing was sent`,
   busy: (_user, why) => (why === "" ? "the server is busy; try again in a moment" : `the server is busy: ${why}`),
   internal: () => "something went wrong in the server; the command may not have been carried out",
-  closed: () => "the connection has ended",
+  closed: (_user, why) => (why === "" ? "the connection has ended" : why),
+  needs_tls: () => "the server speaks TLS at that port: try --tls",
   not_sent: () => "the server could not be reached; nothing was sent",
   unknown_outcome: () => "the answer was lost; it was carried out, or refused",
 };

@@ -26,7 +26,7 @@ function passwd(...args: string[]): ReturnType<typeof run> {
 
 /** As from a script. */
 function setsPassword(input: string | Uint8Array, ...args: string[]): ReturnType<typeof run> {
-  return runWith(input, "src/server/passwd.ts", ...args);
+  return runWith({ input }, "src/server/passwd.ts", ...args);
 }
 
 function onTerminal(args: string[], env: Record<string, string> = {}): Pty {

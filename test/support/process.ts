@@ -3,20 +3,18 @@ import { join } from "node:path";
 const root = join(import.meta.dir, "../..");
 
 /** Runs a program of this project to its end, as its users do: its file and arguments. */
-export async function run(...args: string[]): Promise<Outcome> {
-  return runWith("", ...args);
+export function run(...args: string[]): ReturnType<typeof runWith> {
+  return runWith({}, ...args);
 }
 
-interface Outcome {
-  out: string;
-  err: string;
-  code: number;
-}
-
-/** With that on its standard input. */
-export async function runWith(input: string | Uint8Array, ...args: string[]): Promise<Outcome> {
+/** The same with an input, and with more in its environment. */
+export async function runWith(
+  { input = "", env = {} }: { input?: string | Uint8Array; env?: Record<string, string> },
+  ...args: string[]
+): Promise<{ out: string; err: string; code: number }> {
   const child = Bun.spawn([process.execPath, ...args], {
     cwd: root,
+    env: { ...process.env, ...env },
     stdin: Buffer.from(input as string),
     stdout: "pipe",
     stderr: "pipe",

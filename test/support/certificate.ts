@@ -1,0 +1,52 @@
+import "reflect-metadata";
+import {
+  BasicConstraintsExtension,
+  type JsonGeneralName,
+  PemConverter,
+  SubjectAlternativeNameExtension,
+  X509Certificate,
+  X509CertificateGenerator,
+} from "@peculiar/x509";
+import { isIP } from "node:net";
+
+const ALGORITHM = { name: "ECDSA", namedCurve: "P-256", hash: "SHA-256" };
+const DAY_MS = 24 * 3600 * 1000;
+
+/** A certificate and its private key, both as PEM. */
+export interface Certificate {
+  cert: string;
+  key: string;
+}
+
+/** A certificate for these names and IP addresses, by that issuer; without one it is self-signed, and may issue. */
+export async function makeCertificate(
+  names = ["localhost", "127.0.0.1", "::1"],
+  {
+    issuer,
+    notBefore = new Date(Date.now() - DAY_MS),
+    notAfter = new Date(Date.now() + DAY_MS),
+  }: { issuer?: Certificate; notBefore?: Date; notAfter?: Date } = {},
+): Promise<Certificate> {
+  const keys = await crypto.subtle.generateKey(ALGORITHM, true, ["sign", "verify"]);
+  const subject = `CN=${names[0] ?? "nobody"}`;
+  const alternatives = names.map((value): JsonGeneralName => ({ type: isIP(value) === 0 ? "dns" : "ip", value }));
+  const certificate = await X509CertificateGenerator.create({
+    subject,
+    issuer: issuer === undefined ? subject : new X509Certificate(issuer.cert).subject,
+    publicKey: keys.publicKey,
+    signingKey: issuer === undefined ? keys.privateKey : await importKey(issuer.key),
+    signingAlgorithm: ALGORITHM,
+    notBefore,
+    notAfter,
+    extensions: [
+      new BasicConstraintsExtension(issuer === undefined, undefined, true),
+      ...(names.length === 0 ? [] : [new SubjectAlternativeNameExtension(alternatives)]),
+    ],
+  });
+  const key = PemConverter.encode(await crypto.subtle.exportKey("pkcs8", keys.privateKey), "PRIVATE KEY");
+  return { cert: certificate.toString("pem"), key };
+}
+
+function importKey(pem: string): Promise<CryptoKey> {
+  return crypto.subtle.importKey("pkcs8", PemConverter.decodeFirst(pem), ALGORITHM, true, ["sign"]);
+}
