@@ -136,7 +136,11 @@ const PARTS: Record<string, Part> = {
     const chat: Chat = new Chat({
       ...{ wheel: new TimerWheel(), turn, store, silenceMs: 1e9, blockMs: 1e9, lockoutScope: "address" },
       limits: { ...LIMITS_DEFAULT, requestsPerSecondMax: 0 },
-      ...{ verify: () => true, newToken: () => String(++tokens), report: console.error },
+      ...{
+        passwords: { verify: () => true, prove: () => new Uint8Array(0) },
+        newToken: () => String(++tokens),
+        report: console.error,
+      },
       newCaller: () => ({ flush: () => {}, retry: () => {} }),
     });
     let tokens = 0;
@@ -160,7 +164,7 @@ const PARTS: Record<string, Part> = {
   },
   "journal: a message in a turn of 100, recorded": () => {
     const store = newStore();
-    const account = new Account("SEAS", "");
+    const account = new Account("SEAS");
     const outbox = new Outbox(turn, true);
     const head = encode("message columbia ");
     return () => {

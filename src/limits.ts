@@ -154,6 +154,8 @@ export const GREETINGS_MAX = 32;
 /** What a proxy gets to say whom it speaks for, in time and in bytes. */
 export const PROXY_HEADER_MS = 5_000;
 export const PROXY_HEADER_BYTES_MAX = 2048;
+/** What a client gets for its part of a TLS handshake. */
+export const TLS_HANDSHAKE_MS = 5_000;
 /** So long, and so many, source addresses without a connection are remembered: by then they may do everything again. */
 export const ADDRESSES_IDLE_MS = 60_000;
 export const ADDRESSES_IDLE_MAX = 65_536;
@@ -164,6 +166,8 @@ export const WRONG_PASSWORDS_MAX = 3;
 export const LOCKOUTS_MAX = 65_536;
 /** Attempts of one user from one address that wait for their turn; one more is `busy`. */
 export const LOGINS_WAITING_MAX = 16;
+/** Passwords that wait to be compared with a hash, a sixth of a second each; one more is `busy`. */
+export const HASHES_WAITING_MAX = 64;
 
 /** What a closing connection gets to take its last bytes and to close its own side; then it is reset. */
 export const LINGER_MS = 5_000;

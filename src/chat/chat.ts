@@ -5,35 +5,21 @@ import { Outbox } from "../protocol/outbox.ts";
 import type { GoodbyeReason, LeftReason } from "../protocol/reply.ts";
 import type { Turn } from "../protocol/turn.ts";
 import type { TimerKind, TimerWheel } from "../timer-wheel.ts";
-import { Accounts } from "./accounts.ts";
+import { Accounts, type Passwords } from "./accounts.ts";
 import { Addresses } from "./addresses.ts";
 import { Checkpoint } from "./checkpoint.ts";
 import { Consents } from "./consents.ts";
 import { Lockouts, type LockoutScope } from "./lockouts.ts";
 import { Mailbox } from "./mailbox.ts";
 import { Presence } from "./presence.ts";
-import { type Account, type Caller, type Peer, Session } from "./session.ts";
+import { type Account, type Caller, type LoginOptions, type Peer, Session } from "./session.ts";
 import type { ChatStore } from "./store.ts";
-
-/** Judges a password, now or later. */
-export type Verify = (account: Account, password: Uint8Array) => boolean | Promise<boolean>;
-
-/** What a client asked for at its login. */
-export interface LoginOptions {
-  /** The port on which it accepts private chats; 0 is none. */
-  listenPort: number;
-  resumable: boolean;
-  /** The port at which it wants to be called; 0 is none. */
-  callbackPort: number;
-  /** An earlier session, and how far the client has its stream. */
-  after: { token: string; received: number } | null;
-}
 
 export interface ChatOptions {
   wheel: TimerWheel;
   turn: Turn;
   store: ChatStore;
-  verify: Verify;
+  passwords: Passwords;
   newToken: () => string;
   /** Calls the client of a callback session, at the address of its login. */
   newCaller: (session: Session, address: string, port: number, secret: string) => Caller;
@@ -61,7 +47,7 @@ export class Chat {
   readonly lockouts: Lockouts;
   readonly addresses: Addresses;
   readonly consents: Consents;
-  readonly verify: Verify;
+  readonly passwords: Passwords;
   readonly silenceMs: number;
   readonly limits: Limits;
   readonly report: ChatOptions["report"];
@@ -87,7 +73,7 @@ export class Chat {
     this.turn = options.turn;
     this.multicast = new Multicast(options.turn);
     this.store = options.store;
-    this.verify = options.verify;
+    this.passwords = options.passwords;
     this.silenceMs = options.silenceMs;
     this.report = options.report;
     const { wheel, store, limits, blockMs, lockoutScope } = options;
@@ -106,7 +92,7 @@ export class Chat {
   }
 
   /** Gives a peer the session of a user, and ends the one that user had. */
-  login(peer: Peer, account: Account, options: LoginOptions): void {
+  login(peer: Peer, account: Account, password: Uint8Array, options: LoginOptions): void {
     const { wheel, turn, store } = this;
     const replaced = account.session;
     if (replaced !== null) this.end(replaced, "replaced");
@@ -122,7 +108,9 @@ export class Chat {
     let reply = `ok ${session.token} ${this.silenceMs / 1000}`;
     if (kind !== "plain") {
       this.#byToken.set(session.token, session);
-      store.began({ number, token: session.token, user: account.name, resumable: kind === "resumable" });
+      const { token } = session;
+      const proof = this.passwords.prove(account, password, token);
+      store.began({ number, token, user: account.name, resumable: kind === "resumable" }, proof);
     }
     if (kind === "callback") {
       const secret = this.#newToken();
@@ -291,6 +279,12 @@ export class Chat {
     if (kind !== "plain") this.checkpoint.settle(session);
     if (reason === "logout" && kind === "callback") outbox.sink = null; // There is no goodbye to call for.
     peer?.close();
+  }
+
+  /** Is no user any more; what waits for them and whom they block is kept, should they become one again. */
+  remove(account: Account): void {
+    account.password = null;
+    if (account.session !== null) this.end(account.session, "removed");
   }
 
   /** A peer hung up, or was hung up on. A resumable session does not mind. */

@@ -4,9 +4,9 @@ import type { LineReader } from "../protocol/line-reader.ts";
 import type { Outbox } from "../protocol/outbox.ts";
 import { type ErrorCode, OK, OK_ASKED, OK_SENT, OK_STORED, refuse } from "../protocol/reply.ts";
 import { Request, SHAPES, type Verb } from "../protocol/request.ts";
-import type { Chat, LoginOptions } from "./chat.ts";
+import type { Chat } from "./chat.ts";
 import type { LoginRecord } from "./lockouts.ts";
-import type { Account, Peer, Session } from "./session.ts";
+import type { Account, LoginOptions, Peer, Session } from "./session.ts";
 
 /** A verb's row: who may say it, and what it does. Its words have the shape of protocol/request.ts by then. */
 type Command =
@@ -141,19 +141,24 @@ function login(chat: Chat, peer: Peer, request: Request): void {
     // Shortened: it may be half a megabyte that would be three times as long as text.
     return refuse(peer.replies, "bad_request", `option ${request.word(options).slice(0, OPTION_CHARACTERS_SHOWN)}`);
   }
+  if (options.callbackPort > 0 && peer.isEncrypted)
+    return refuse(peer.replies, "bad_request", "callback over TLS, since calls are plain TCP");
   const waitSeconds = chat.addresses.loginWait(peer.address);
   if (waitSeconds > 0) return refuse(peer.replies, "busy", `too many failed logins; try again in ${waitSeconds} s`);
   const account = named(chat, peer.replies, request, 0);
   if (account === null) return chat.addresses.loginFailed(peer.address);
+  const known = account.password; // Another file may be read while this is judged.
   const password = Buffer.from(request.bytes.subarray(request.starts[1], request.ends[1]));
   peer.pause();
   const answer = (record: LoginRecord, right: boolean): void => {
+    if (account.password === null) return refuse(peer.replies, "unknown_user");
+    if (account.password !== known) return refuse(peer.replies, "busy", "your password was just changed; try again");
     if (right) {
       chat.lockouts.right(record);
       if (peer.gone || chat.isOver) return;
       const isKnown = options.resumable || options.callbackPort > 0;
       if (isKnown && chat.store.trouble !== null) refuse(peer.replies, "internal", chat.store.trouble);
-      else chat.login(peer, account, options);
+      else chat.login(peer, account, password, options);
       return;
     }
     chat.addresses.loginFailed(peer.address);
@@ -179,8 +184,9 @@ function login(chat: Chat, peer: Peer, request: Request): void {
     const failed = (error: unknown): void => conclude(() => fail(chat, peer, error));
     if (chat.lockouts.secondsLeft(record) > 0) return conclude(() => lockedOut(chat, peer, record));
     try {
-      const verdict = chat.verify(account, password);
-      if (typeof verdict === "boolean") judged(verdict);
+      const verdict = chat.passwords.verify(account, password, options.after?.token ?? null);
+      if (verdict === null) conclude(() => refuse(peer.replies, "busy", "too many log in; try again in a moment"));
+      else if (typeof verdict === "boolean") judged(verdict);
       else void verdict.then(judged, failed);
     } catch (error) {
       failed(error);

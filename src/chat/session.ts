@@ -9,6 +9,8 @@ import type { TimerHandle } from "../timer-wheel.ts";
 export interface Peer {
   /** Where it comes from: dotted IPv4 or IPv6. */
   readonly address: string;
+  /** It speaks TLS. */
+  readonly isEncrypted: boolean;
   session: Session | null;
   /** Where its replies go: its session's stream, or before that one of its own. */
   readonly replies: Outbox;
@@ -40,8 +42,8 @@ const NONE: Waiting = { messages: 0, bytes: 0 };
 export class Account {
   readonly name: string;
   readonly nameBytes: Uint8Array;
-  /** As the credentials file has it. */
-  password: string;
+  /** As the credentials file has it; null for who is no user, or none any more. */
+  password: string | null = null;
   /** What this user's lines begin with at other users. */
   readonly messageHead: Uint8Array;
   readonly broadcastHead: Uint8Array;
@@ -56,10 +58,9 @@ export class Account {
   #blocks: Set<Account> | null = null;
   #blockedBy: Set<Account> | null = null;
 
-  constructor(name: string, password: string) {
+  constructor(name: string) {
     this.name = name;
     this.nameBytes = encode(name);
-    this.password = password;
     this.messageHead = encode(`message ${name} `);
     this.broadcastHead = encode(`broadcast ${name} `);
   }
@@ -102,6 +103,17 @@ export class Account {
 }
 
 const NOBODY: ReadonlySet<Account> = new Set();
+
+/** What a client asked for at its login. */
+export interface LoginOptions {
+  /** The port on which it accepts private chats; 0 is none. */
+  listenPort: number;
+  resumable: boolean;
+  /** The port at which it wants to be called; 0 is none. */
+  callbackPort: number;
+  /** An earlier session, and how far the client has its stream. */
+  after: { token: string; received: number } | null;
+}
 
 /** How a session is reached: the kinds differ in who confirms its stream, and in what a connection's end means. */
 export type SessionKind = "plain" | "resumable" | "callback";

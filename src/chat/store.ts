@@ -54,7 +54,8 @@ export interface ChatStore {
   /** A user has all messages up to that number, wherever they are. */
   confirmed(user: Account, upTo: number): void;
 
-  began(session: KnownSession): void;
+  /** `proof`: what lets its user's password be judged at once when it comes with its token; empty when nothing does. */
+  began(session: KnownSession, proof: Uint8Array): void;
   /** A session's client was acted on up to that position of its stream. */
   received(session: number, position: number): void;
   /** A session's end, and what goes back to the mailbox, or some of it: `rest` has the others. */

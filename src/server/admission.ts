@@ -1,5 +1,12 @@
 import type { BlockList } from "node:net";
-import { DESCRIPTORS_SPARE, KERNEL_RECEIVE_BYTES, KERNEL_SEND_BYTES, type Limits, PROXY_HEADER_MS } from "../limits.ts";
+import {
+  DESCRIPTORS_SPARE,
+  KERNEL_RECEIVE_BYTES,
+  KERNEL_SEND_BYTES,
+  type Limits,
+  PROXY_HEADER_MS,
+  TLS_HANDSHAKE_MS,
+} from "../limits.ts";
 import type { TimerHandle, TimerKind } from "../timer-wheel.ts";
 import { type Accepted, type AcceptedSocket, Connection, type Connections } from "./connection.ts";
 import { setBuffers } from "./kernel.ts";
@@ -23,9 +30,9 @@ export function fitDescriptors(limits: Limits, descriptors: number): Limits {
 /** Decides about sockets that were accepted: who gets a connection, who has to go for it, and in whose name it is. */
 export class Admission {
   readonly connections: Connections;
-  /** Those that a proxy has opened without having said yet for whom. */
-  readonly unnamed = new Set<Unnamed>();
-  readonly deadline: TimerKind<Unnamed>;
+  /** Those that have no connection yet. */
+  readonly newcomers = new Set<Newcomer>();
+  readonly late: TimerKind<Newcomer>;
   readonly #proxies: BlockList | null;
   readonly #log: Logger;
   #refused = 0;
@@ -36,40 +43,44 @@ export class Admission {
     this.connections = connections;
     this.#proxies = proxies;
     this.#log = log;
-    this.deadline = connections.wheel.kind((unnamed) => unnamed.reject("no PROXY header came"));
+    this.late = connections.wheel.kind((newcomer) => newcomer.late());
   }
 
-  /** A socket was accepted. */
-  open(socket: AcceptedSocket): void {
+  /** A socket was accepted, which may speak TLS. */
+  open(socket: AcceptedSocket, isEncrypted = false): void {
     const { remoteAddress } = socket;
     if (remoteAddress === undefined) return void socket.end(); // Gone before anybody looked.
     // On an IPv6 socket IPv4 comes in disguise.
     const address = remoteAddress.replace(/^::ffff:(?=.*\.)/i, "");
     const { open, strangers, limits } = this.connections;
-    if (open.size + this.unnamed.size >= limits.connectionsMax) {
+    if (open.size + this.newcomers.size >= limits.connectionsMax) {
       // Whoever is not in has to go, the oldest first: a crowd that says nothing keeps nobody out.
       const [oldest] = strangers;
-      if (oldest === undefined) return this.#refuse(socket, address, "connections");
+      if (oldest === undefined) return this.#refuse(socket, address, isEncrypted, "connections");
       strangers.delete(oldest);
       oldest.hangUp();
     }
-    if (this.#proxies?.check(address, address.includes(":") ? "ipv6" : "ipv4")) {
-      socket.data = new Unnamed(this, socket, address);
-    } else this.admit(socket, address);
+    const isProxy = !isEncrypted && this.#proxies?.check(address, address.includes(":") ? "ipv6" : "ipv4");
+    if (isProxy === true) socket.data = new Unnamed(this, socket, address);
+    else this.admit(socket, address, isEncrypted);
   }
 
-  /** Gives it a connection, unless there are too many of that address. */
-  admit(socket: AcceptedSocket, address: string): void {
+  /** Lets it in, unless there are too many of that address. */
+  admit(socket: AcceptedSocket, address: string, isEncrypted = false): void {
     const tooMany = this.connections.chat.addresses.connect(address);
-    if (tooMany !== null) return this.#refuse(socket, address, tooMany);
+    if (tooMany !== null) return this.#refuse(socket, address, isEncrypted, tooMany);
     setBuffers((socket as unknown as { fd: number }).fd, KERNEL_SEND_BYTES, KERNEL_RECEIVE_BYTES);
-    socket.data = new Connection(this.connections, socket, address);
+    socket.data = isEncrypted
+      ? new Handshake(this, socket, address)
+      : new Connection(this.connections, socket, address);
   }
 
-  #refuse(socket: AcceptedSocket, address: string, tooMany: string): void {
+  #refuse(socket: AcceptedSocket, address: string, isEncrypted: boolean, tooMany: string): void {
     this.count(address, `too many ${tooMany}`);
     socket.data = null;
-    socket.end(`busy too many ${tooMany}\n`);
+    // Before a handshake there is nobody to tell, and this runtime would wait for one.
+    if (isEncrypted) socket.end();
+    else socket.end(`busy too many ${tooMany}\n`);
   }
 
   /** A connection was refused. */
@@ -85,41 +96,44 @@ export class Admission {
   }
 }
 
-/** A connection from a proxy that has not said yet for whom it is. */
-class Unnamed implements Accepted {
-  readonly #admission: Admission;
-  readonly #socket: AcceptedSocket;
-  readonly #address: string;
+/** A socket that was accepted, and has to do something before it gets a connection, within some time. */
+export abstract class Newcomer implements Accepted {
+  protected readonly admission: Admission;
+  protected readonly socket: AcceptedSocket;
+  protected readonly address: string;
   readonly #timer: TimerHandle;
-  #bytes = Buffer.alloc(0);
+  readonly #missing: string;
 
-  constructor(admission: Admission, socket: AcceptedSocket, address: string) {
-    this.#admission = admission;
-    this.#socket = socket;
-    this.#address = address;
-    this.#timer = admission.connections.wheel.schedule(admission.deadline, this, PROXY_HEADER_MS);
-    admission.unnamed.add(this);
+  /** `missing`: what it has to say within `delayMs`. */
+  constructor(admission: Admission, socket: AcceptedSocket, address: string, missing: string, delayMs: number) {
+    const { connections, late, newcomers } = admission;
+    this.admission = admission;
+    this.socket = socket;
+    this.address = address;
+    this.#missing = missing;
+    this.#timer = connections.wheel.schedule(late, this, delayMs);
+    newcomers.add(this);
+    connections.strangers.add(this);
   }
 
-  data(chunk: Buffer): void {
-    this.#bytes = Buffer.concat([this.#bytes, chunk]);
-    let header: ProxyHeader | null;
-    try {
-      header = parseProxyHeader(this.#bytes);
-    } catch (error) {
-      return this.reject((error as Error).message);
-    }
-    if (header === null) return;
-    this.closed();
-    this.#admission.admit(this.#socket, header.address ?? this.#address);
-    if (this.#bytes.length > header.bytes) this.#socket.data?.data(this.#bytes.subarray(header.bytes));
+  late(): void {
+    this.reject(`no ${this.#missing} came`);
   }
 
-  reject(why: string): void {
-    this.closed();
-    this.#admission.count(this.#address, why);
+  protected reject(why: string): void {
+    this.admission.count(this.address, why);
     this.hangUp();
   }
+
+  /** It is none any more. */
+  protected leave(): void {
+    const { connections, newcomers } = this.admission;
+    connections.wheel.cancel(this.#timer);
+    connections.strangers.delete(this);
+    newcomers.delete(this);
+  }
+
+  data(_chunk: Buffer): void {}
 
   drain(): void {}
 
@@ -128,11 +142,54 @@ class Unnamed implements Accepted {
   }
 
   closed(): void {
-    this.#admission.connections.wheel.cancel(this.#timer);
-    this.#admission.unnamed.delete(this);
+    this.leave();
   }
 
   hangUp(): void {
-    this.#socket.end();
+    this.leave();
+    this.socket.end();
+  }
+}
+
+/** A connection from a proxy that has not said yet for whom it is. */
+export class Unnamed extends Newcomer {
+  #bytes = Buffer.alloc(0);
+
+  constructor(admission: Admission, socket: AcceptedSocket, address: string) {
+    super(admission, socket, address, "PROXY header", PROXY_HEADER_MS);
+  }
+
+  override data(chunk: Buffer): void {
+    this.#bytes = Buffer.concat([this.#bytes, chunk]);
+    let header: ProxyHeader | null;
+    try {
+      header = parseProxyHeader(this.#bytes);
+    } catch (error) {
+      return this.reject((error as Error).message);
+    }
+    if (header === null) return;
+    this.leave();
+    this.admission.admit(this.socket, header.address ?? this.address);
+    if (this.#bytes.length > header.bytes) this.socket.data?.data(this.#bytes.subarray(header.bytes));
+  }
+}
+
+/** A connection over TLS whose handshake is not over. It counts as one of its address already. */
+export class Handshake extends Newcomer {
+  constructor(admission: Admission, socket: AcceptedSocket, address: string) {
+    super(admission, socket, address, "TLS handshake", TLS_HANDSHAKE_MS);
+  }
+
+  /** It is over; `failure`: what made it fail. */
+  handshake(failure: Error | null): void {
+    if (!this.admission.newcomers.has(this)) return; // It was hung up on, which this runtime calls a failure.
+    if (failure !== null) return this.reject(`the TLS handshake failed: ${failure.message}`);
+    this.leave();
+    this.socket.data = new Connection(this.admission.connections, this.socket, this.address, true);
+  }
+
+  override closed(): void {
+    super.closed();
+    this.admission.connections.chat.addresses.disconnect(this.address);
   }
 }

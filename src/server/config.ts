@@ -18,8 +18,16 @@ export interface Config {
   limits: Limits;
   /** From there connections begin with a PROXY header; null is from nowhere. */
   proxyFrom: BlockList | null;
+  tls: TlsConfig | null;
   /** A damaged journal is read as far as it can be. */
   salvage: boolean;
+}
+
+/** Files with a certificate and its key, and where TLS is spoken: at a port of its own, or null at the main one. */
+export interface TlsConfig {
+  chain: string;
+  key: string;
+  port: number | null;
 }
 
 /** A command line that cannot be meant. */
@@ -40,6 +48,9 @@ const OPTIONS = {
   "heartbeat-interval": { value: "<seconds>", fallback: "35", help: "the silence after which a session ends" },
   "block-time": { value: "<seconds>", fallback: "60", help: "how long three wrong passwords lock a user out" },
   "lockout-scope": { value: "<scope>", fallback: "address", help: "from that address, or with user from everywhere" },
+  "tls-cert": { value: "<file>", fallback: "none", help: "a certificate and its chain (PEM): TLS is spoken" },
+  "tls-key": { value: "<file>", fallback: "none", help: "its private key (PEM)" },
+  "tls-port": { value: "<port>", fallback: "6002", help: "the port for TLS, beside the plain one; 0 takes a free one" },
   "proxy-from": { value: "<addresses>", fallback: "none", help: "who speaks PROXY protocol 2, like 10.0.0.0/8,::1" },
 } satisfies Record<string, Option>;
 
@@ -90,6 +101,7 @@ function bytes(name: string, least: number, most: number, help: string): LimitOp
 }
 
 const FLAGS = {
+  "tls-only": "speaks TLS at --port, and nothing in the clear",
   "limit-loopback": "holds the limits on addresses against this machine's own, too",
   salvage: "keep what can be read of a damaged journal, and give up the rest",
   help: "this page",
@@ -144,9 +156,27 @@ export function parseConfig(args: readonly string[]): Config | null {
     blockMs: seconds("block-time"),
     lockoutScope: oneOf("lockout-scope", text("lockout-scope"), "address", "user"),
     limits: parseLimits(given),
+    tls: parseTls(given),
     proxyFrom: given.has("proxy-from") ? parseAddresses(text("proxy-from")) : null,
     salvage: given.has("salvage"),
   };
+}
+
+function parseTls(given: Map<string, string>): TlsConfig | null {
+  const [chain, key] = [given.get("tls-cert"), given.get("tls-key")];
+  const isOnly = given.has("tls-only");
+  if (!chain && !key && !isOnly && !given.has("tls-port")) return null;
+  if (!chain || !key) throw new UsageError("TLS takes both --tls-cert <file> and --tls-key <file>");
+  if (!isOnly)
+    return {
+      chain,
+      key,
+      port: number("tls-port", given.get("tls-port") ?? OPTIONS["tls-port"].fallback, 0, 65535, true),
+    };
+  if (given.has("tls-port")) throw new UsageError("--tls-only is TLS at --port: it takes no --tls-port");
+  if (given.has("proxy-from"))
+    throw new UsageError("--proxy-from is for connections in the clear: with --tls-only there are none");
+  return { chain, key, port: null };
 }
 
 function parseLimits(given: Map<string, string>): Limits {

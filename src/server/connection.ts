@@ -27,6 +27,8 @@ export interface Accepted {
   end(): void;
   closed(): void;
   hangUp(): void;
+  /** The TLS handshake is over, well or not. */
+  handshake?(failure: Error | null): void;
 }
 
 export type AcceptedSocket = Socket<Accepted | null>;
@@ -38,7 +40,7 @@ export class Connections {
   readonly limits: Limits;
   readonly open = new Set<Connection>();
   /** Those without a session, the oldest first. */
-  readonly strangers = new Set<Connection>();
+  readonly strangers = new Set<Accepted>();
   /** Those with requests that were left over from a turn, in the order in which they go on. */
   readonly waiting = new Set<Connection>();
   /** A connection without a session that says nothing, one that does not close its side, one that is read later. */
@@ -68,11 +70,12 @@ export class Connections {
 /** An accepted socket: lines in, streams out. It decides when to read and when to write, and nothing else. */
 export class Connection implements Accepted, Peer, Sink {
   readonly address: string;
+  readonly isEncrypted: boolean;
   session: Session | null = null;
   gone = false;
   readonly #all: Connections;
   readonly #socket: AcceptedSocket;
-  /** -1 when it is closed: the number may be somebody else's by then. */
+  /** -1 over TLS, where nothing is sent past it; and when it is closed: the number may be somebody else's by then. */
   #descriptor: number;
   readonly #reader: LineReader;
   /** Lines outside any session; null when there will be none any more. */
@@ -89,8 +92,9 @@ export class Connection implements Accepted, Peer, Sink {
   #waits = false;
   #reading = true;
   #pulling = false;
-  /** The kernel takes no more until `drain`. */
+  /** The kernel takes no more until `drain`; and over TLS there is a limit to that. */
   #full = false;
+  #stall: TimerHandle = 0;
   #ended = false;
   #closing = false;
   #shut = false;
@@ -100,12 +104,13 @@ export class Connection implements Accepted, Peer, Sink {
   #badLines = 0;
 
   /** `address`: where it comes from, which a proxy may have said. */
-  constructor(all: Connections, socket: AcceptedSocket, address: string) {
+  constructor(all: Connections, socket: AcceptedSocket, address: string, isEncrypted = false) {
     const { nowMs } = all.wheel;
     this.#all = all;
     this.#socket = socket;
-    this.#descriptor = (socket as unknown as { fd?: number }).fd ?? -1;
+    this.#descriptor = isEncrypted ? -1 : ((socket as unknown as { fd?: number }).fd ?? -1);
     this.address = address;
+    this.isEncrypted = isEncrypted;
     this.#reader = new LineReader(all.limits.lineBytesMax);
     this.#own = this.#newStream();
     this.#openedMs = this.#heardMs = nowMs;
@@ -191,6 +196,7 @@ export class Connection implements Accepted, Peer, Sink {
   /** The kernel takes bytes again. */
   drain(): void {
     this.#full = false;
+    this.#all.wheel.cancel(this.#stall);
     this.replies.touch();
   }
 
@@ -199,6 +205,7 @@ export class Connection implements Accepted, Peer, Sink {
     this.gone = true;
     this.#descriptor = -1;
     this.#all.wheel.cancel(this.#timer);
+    this.#all.wheel.cancel(this.#stall);
     this.#all.open.delete(this);
     this.#all.waiting.delete(this);
     this.#all.strangers.delete(this);
@@ -308,7 +315,15 @@ export class Connection implements Accepted, Peer, Sink {
     const more = this.#socket.write(bytes, start + taken, count - taken);
     if (more < 0) return more;
     this.#full = taken + more < count;
+    if (this.#full && this.isEncrypted) this.#stalled();
     return taken + more;
+  }
+
+  /** What is fatal in the runtime's TLS looks like a kernel that takes nothing, for ever. */
+  #stalled(): void {
+    const { chat, wheel, linger } = this.#all;
+    wheel.cancel(this.#stall);
+    this.#stall = wheel.schedule(linger, this, chat.silenceMs);
   }
 
   /** Everything was written: our side of the connection ends, and the other side has a while to end its own. */

@@ -55,7 +55,7 @@ export function parseUsers(text: string, file: string): User[] {
     if (password === "" || rest.length > 0) throw bad("a line is a user, one space and a password without spaces");
     // What cannot be decoded is not what anybody's client sends.
     if (password.includes("\ufffd")) throw bad("the password is not UTF-8");
-    const fault = isPlain(password) ? null : hashFault(password);
+    const fault = isHash(password) ? hashFault(password) : null;
     if (fault !== null) throw bad(fault);
     if (lineOf.has(name)) throw bad(`the user ${name} stands in line ${lineOf.get(name)} already`);
     lineOf.set(name, index + 1);
@@ -66,11 +66,12 @@ export function parseUsers(text: string, file: string): User[] {
 
 /** Those whose passwords stand there as they are. */
 export function plainUsers(users: readonly User[]): User[] {
-  return users.filter(({ password }) => isPlain(password));
+  return users.filter(({ password }) => !isHash(password));
 }
 
-function isPlain(password: string): boolean {
-  return !password.startsWith("$");
+/** Any other password stands there as it is. */
+export function isHash(password: string): boolean {
+  return password.startsWith("$");
 }
 
 /** The variant, then memory in KiB, passes and lanes, salt and hash: at least 8 and 16 bytes. */

@@ -8,11 +8,11 @@ export type Durability = "none" | "process" | "power";
 const SYNCHRONOUS: Record<Durability, string> = { none: "OFF", process: "NORMAL", power: "FULL" };
 /** Often and little: what is checkpointed at once is copied page by page, and nobody is answered meanwhile. */
 const CHECKPOINT_PAGES = 64;
-const SCHEMA_VERSION = 3;
+const SCHEMA_VERSION = 4;
 const SESSIONS = `
   CREATE TABLE sessions (
     number INTEGER PRIMARY KEY, token BLOB NOT NULL UNIQUE, user TEXT NOT NULL, resumable INTEGER NOT NULL,
-    replaced INTEGER NOT NULL, received INTEGER NOT NULL, ended_ms INTEGER
+    replaced INTEGER NOT NULL, received INTEGER NOT NULL, ended_ms INTEGER, proof BLOB
   );
   CREATE INDEX sessions_of_user ON sessions (user);
   CREATE TRIGGER forget AFTER DELETE ON sessions BEGIN DELETE FROM carried WHERE session = old.number; END;
@@ -43,7 +43,7 @@ const UPGRADE = `
   DROP TRIGGER forget;
   ALTER TABLE sessions RENAME TO sessions_1;
   ${SESSIONS}
-  INSERT INTO sessions SELECT id, token, user, resumable, replaced, received, ended_ms FROM sessions_1;
+  INSERT INTO sessions SELECT id, token, user, resumable, replaced, received, ended_ms, NULL FROM sessions_1;
   DROP TABLE sessions_1;
   INSERT INTO progress SELECT 0, 0, max(
     (SELECT ifnull(max(number), 0) FROM mailbox), (SELECT ifnull(max(number), 0) FROM carried),
@@ -81,6 +81,7 @@ export function openDatabase(folder: string, durability: Durability): Database {
     if (version === 0) database.run(SCHEMA);
     if (version === 1) database.run(UPGRADE);
     if (version === 1 || version === 2) database.run(LOCKOUTS);
+    if (version === 2 || version === 3) database.run("ALTER TABLE sessions ADD COLUMN proof BLOB");
     if (version < SCHEMA_VERSION) database.run(`PRAGMA user_version = ${SCHEMA_VERSION}`);
     database.run("COMMIT");
     return database;

@@ -9,7 +9,8 @@ import { MARK } from "../protocol/marks.ts";
  * - Stored: a message waits in a user's mailbox.
  * - Sent, Fed: messages, or mailbox entries, lie in a user's stream up to certain positions.
  * - Confirmed: a user has every message up to that number.
- * - Began, Received, Ended: a session that can be asked for later, how far its client's stream was acted on, its end.
+ * - Began, Received, Ended: a session that can be asked for later, and the proof it left; how far its client's stream
+ *   was acted on; its end.
  * - WrongPasswords: so many of a user from an address, until then.
  */
 export const Fact = {

@@ -18,6 +18,7 @@ function openLibc() {
     return dlopen("libc.so.6", {
       setsockopt: { args: ["i32", "i32", "i32", "ptr", "u32"], returns: "i32" },
       send: { args: ["i32", "ptr", "u64", "i32"], returns: "i32" },
+      dup: { args: ["i32"], returns: "i32" },
     }).symbols;
   } catch {
     return null;
@@ -37,7 +38,14 @@ export function setBuffers(descriptor: number, sendBytes: number, receiveBytes: 
  * kernel took; 0 or less when the runtime's socket must be asked why, and when it takes more.
  */
 export function send(descriptor: number, bytes: Buffer, start: number, count: number): number {
-  return libc === null ? 0 : libc.send(descriptor, ptr(bytes, start), count, MSG_DONTWAIT | MSG_NOSIGNAL);
+  return libc === null || descriptor < 0
+    ? 0
+    : libc.send(descriptor, ptr(bytes, start), count, MSG_DONTWAIT | MSG_NOSIGNAL);
+}
+
+/** Another descriptor of the same socket; below 0 when there is none. */
+export function duplicate(descriptor: number): number {
+  return libc?.dup(descriptor) ?? -1;
 }
 
 /** How many descriptors this process may open. */

@@ -1,9 +1,11 @@
 import { lookup } from "node:dns/promises";
+import { CertificateError } from "./certificate.ts";
 import { UsageError, USAGE, parseConfig } from "./config.ts";
 import { CredentialsError, plainUsers, readCredentials } from "./credentials.ts";
 import { StoreError } from "./database.ts";
-import { openLog } from "./log.ts";
-import { ListenError, Server } from "./server.ts";
+import { ListenError } from "./listener.ts";
+import { type Logger, openLog } from "./log.ts";
+import { Server } from "./server.ts";
 
 /** Ctrl+C reaches both `bun start` and the server, which then gets it from `bun start` once more: no second signal. */
 const ECHO_MS = 100;
@@ -31,6 +33,10 @@ async function main(): Promise<void> {
   };
   process.on("SIGINT", stop);
   process.on("SIGTERM", stop);
+  process.on("SIGHUP", () => {
+    attempt(log, "the users stay as they are", () => server.reload(readCredentials(config.credentials)));
+    attempt(log, "the certificate stays as it is", () => server.renewCertificate());
+  });
   process.stdout.write(`listening on ${address}\n`);
   const plain = plainUsers(credentials.users).length;
   const users = credentials.users.length;
@@ -43,8 +49,18 @@ async function main(): Promise<void> {
       `${plain} of ${users} passwords are plain text: bun run passwd --migrate ${config.credentials} hashes them`,
     );
   }
-  const port = address.slice(address.lastIndexOf(":") + 1);
-  log.info(`${users} users; join with: bun run client 127.0.0.1 ${port}`);
+  const [port] = /\d+(?=$|[ ,])/.exec(address)!;
+  const tls = config.tls?.port === null ? " --tls" : "";
+  log.info(`${users} users; join with: bun run client 127.0.0.1 ${port}${tls}`);
+}
+
+/** Does it, or says why not, and what follows. */
+function attempt(log: Logger, otherwise: string, act: () => void): void {
+  try {
+    act();
+  } catch (error) {
+    log.error(`${(error as Error).message}; ${otherwise}`);
+  }
 }
 
 /** The address that a host's name stands for. */
@@ -60,9 +76,8 @@ try {
   await main();
 } catch (error) {
   const usage = error instanceof UsageError;
-  const known =
-    usage || error instanceof CredentialsError || error instanceof StoreError || error instanceof ListenError;
-  if (!known) throw error;
-  process.stderr.write(`heartline: ${error.message}${usage ? " (--help lists the options)" : ""}\n`);
+  const known = [UsageError, CredentialsError, CertificateError, StoreError, ListenError];
+  if (!known.some((kind) => error instanceof kind)) throw error;
+  process.stderr.write(`heartline: ${(error as Error).message}${usage ? " (--help lists the options)" : ""}\n`);
   process.exit(usage ? 2 : 1);
 }

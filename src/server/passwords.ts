@@ -1,20 +1,88 @@
-import { timingSafeEqual } from "node:crypto";
+import { createHmac, timingSafeEqual } from "node:crypto";
+import type * as chat from "../chat/accounts.ts";
 import type { Account } from "../chat/session.ts";
+import { HASHES_WAITING_MAX } from "../limits.ts";
+import { isHash } from "./credentials.ts";
+import { NOTHING } from "./fact.ts";
+import type { Question } from "./hash-worker.ts";
+
+/** What sessions of users left, by their tokens. */
+interface Proofs {
+  /** Empty when there is none. */
+  proof(user: string, token: string): Uint8Array;
+}
+
+/** A password that waits to be compared with a hash. */
+interface Waiting extends Question {
+  verdict: PromiseWithResolvers<boolean>;
+}
 
 /**
- * Compares a password with what the credentials file has. A hash is verified off the loop, one at a time, since each
- * takes 64 MiB; a plain one at once, in a time that does not depend on how much of it is right.
+ * Compares passwords with what the credentials file has: a plain one at once, in a time that does not depend on how
+ * much of it is right; a hash in a thread of its own, one at a time, since each takes 64 MiB and a sixth of a second.
+ *
+ * Whoever had a session shows its token with the password, and is judged by a proof that only both of them make: a
+ * server that was restarted does not hash for thousands before they are back.
  */
-export class Passwords {
-  #last: Promise<unknown> = Promise.resolve();
+export class Passwords implements chat.Passwords {
+  readonly #proofs: Proofs;
+  readonly #waiting: Waiting[] = [];
+  /** Started when the first hash is to be verified. */
+  #worker: Worker | null = null;
 
-  readonly verify = (account: Account, password: Uint8Array): boolean | Promise<boolean> => {
-    const known = account.password;
-    if (!known.startsWith("$")) return isEqual(Buffer.from(known), password);
-    const verdict = this.#last.then(() => Bun.password.verify(password, known));
-    this.#last = verdict.catch(() => {});
-    return verdict;
-  };
+  constructor(proofs: Proofs) {
+    this.#proofs = proofs;
+  }
+
+  verify(account: Account, password: Uint8Array, token: string | null): boolean | Promise<boolean> | null {
+    const known = account.password!;
+    if (!isHash(known)) return isEqual(Buffer.from(known), password);
+    if (token !== null) {
+      const proof = this.#proofs.proof(account.name, token);
+      if (proof.length > 0 && timingSafeEqual(proof, this.prove(account, password, token))) return true;
+    }
+    if (this.#waiting.length >= HASHES_WAITING_MAX) return null;
+    const verdict = Promise.withResolvers<boolean>();
+    this.#waiting.push({ password, hash: known, verdict });
+    if (this.#waiting.length === 1) this.#ask();
+    return verdict.promise;
+  }
+
+  /** The token is 128 random bits, of which the store has a hash: without it nobody can try passwords on the proof. */
+  prove(account: Account, password: Uint8Array, token: string): Uint8Array {
+    const known = account.password!;
+    return isHash(known) ? createHmac("sha256", token).update(`${known}\n`).update(password).digest() : NOTHING;
+  }
+
+  /** Has the first of those that wait judged. */
+  #ask(): void {
+    const { password, hash } = this.#waiting[0]!;
+    this.#worker ??= this.#start();
+    this.#worker.postMessage({ password, hash } satisfies Question);
+  }
+
+  #start(): Worker {
+    const worker = new Worker(new URL("./hash-worker.ts", import.meta.url));
+    worker.unref();
+    worker.onmessage = ({ data }: MessageEvent<boolean | string>) => {
+      this.#judged(({ verdict }) => {
+        if (typeof data === "boolean") verdict.resolve(data);
+        else verdict.reject(new Error(data));
+      });
+    };
+    worker.onerror = ({ message }) => {
+      worker.terminate();
+      this.#worker = null;
+      this.#judged(({ verdict }) => verdict.reject(new Error(`the thread that verifies hashes has ended: ${message}`)));
+    };
+    return worker;
+  }
+
+  #judged(conclude: (first: Waiting) => void): void {
+    const first = this.#waiting.shift();
+    if (this.#waiting.length > 0) this.#ask();
+    if (first !== undefined) conclude(first);
+  }
 }
 
 function isEqual(known: Uint8Array, given: Uint8Array): boolean {

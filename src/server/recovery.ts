@@ -7,7 +7,7 @@ import { Journal, RecordReader, SEQUENCE_SPAN, segmentName, segmentsOf } from ".
 import { FileFolder, type SegmentFolder } from "./segment.ts";
 import { Store } from "./store.ts";
 
-const BEGIN = "INSERT OR IGNORE INTO sessions VALUES (?, ?, ?, ?, 0, 0, NULL)";
+const BEGIN = "INSERT OR IGNORE INTO sessions VALUES (?, ?, ?, ?, 0, 0, NULL, ?)";
 
 /** How recovery goes on. */
 export interface RecoveryOptions {
@@ -149,7 +149,7 @@ export class Recovery {
       case Fact.Fed:
         return this.#stream(fact);
       case Fact.Began:
-        return void this.#run(BEGIN, first, Buffer.from(b, "latin1"), a, flag);
+        return void this.#run(BEGIN, first, Buffer.from(b, "latin1"), a, flag, bytes.subarray(textStart, textEnd));
       case Fact.Ended:
         return void this.#run("UPDATE sessions SET replaced = ?, ended_ms = ? WHERE number = ?", flag, third, first);
       case Fact.Blocked:

@@ -1,15 +1,16 @@
 import { randomBytes } from "node:crypto";
-import type { TCPSocketListener } from "bun";
 import { Chat } from "../chat/chat.ts";
 import { LINGER_MS, PRESENCE_DELAY_MS, STORE_RETRY_MS } from "../limits.ts";
 import { LoopTurn } from "../protocol/turn.ts";
 import { TICK_MS, TimerWheel } from "../timer-wheel.ts";
 import { Admission, fitDescriptors } from "./admission.ts";
 import { Callback, Callbacks } from "./callback.ts";
+import { CertificateError, readCertificate } from "./certificate.ts";
 import type { Config } from "./config.ts";
 import { type Accepted, Connection, Connections } from "./connection.ts";
 import type { Credentials } from "./credentials.ts";
 import { descriptorsMax } from "./kernel.ts";
+import { Listener } from "./listener.ts";
 import type { Logger } from "./log.ts";
 import { Passwords } from "./passwords.ts";
 import { openStore } from "./recovery.ts";
@@ -19,9 +20,6 @@ import type { Store } from "./store.ts";
 const FAREWELL_MS = 1_000;
 /** How often the log tells of connections that were refused. */
 const REFUSALS_MS = 8 * STORE_RETRY_MS;
-
-/** A port that cannot be listened on, in words for the operator. */
-export class ListenError extends Error {}
 
 /** A running server: the chat with its store behind it and its sockets before it. */
 export class Server {
@@ -45,7 +43,9 @@ export class Server {
   readonly #connections: Connections;
   readonly #callbacks: Callbacks;
   readonly #admission: Admission;
-  #listener: TCPSocketListener<Accepted | null> | null = null;
+  /** For connections in the clear, and over TLS. */
+  #plain: Listener | null = null;
+  #encrypted: Listener | null = null;
   #ticker: Timer | null = null;
   #ticks = 0;
   #trouble: string | null = null;
@@ -64,7 +64,7 @@ export class Server {
       wheel: new TimerWheel(performance.now()),
       turn: this.#turn,
       store: this.#store,
-      verify: new Passwords().verify,
+      passwords: new Passwords(this.#store),
       newToken: () => randomBytes(16).toString("base64url"),
       newCaller: (session, address, port, secret) => new Callback(this.#callbacks, session, address, port, secret),
       silenceMs: config.silenceMs,
@@ -106,18 +106,35 @@ export class Server {
   #load(credentials: Credentials): void {
     const { accounts } = this.#chat;
     for (const { name, password } of credentials.users) accounts.add(name, password);
-    for (const { user, other } of this.#store.blocks()) {
-      const blocked = accounts.named(other);
-      if (blocked !== undefined) accounts.named(user)?.block(blocked);
-    }
+    for (const { user, other } of this.#store.blocks()) accounts.recall(user).block(accounts.recall(other));
     for (const { user, from, messages, bytes } of this.#store.waiting()) {
-      accounts.named(user)?.waits(from, messages, bytes);
+      accounts.recall(user).waits(from, messages, bytes);
     }
     const unixMs = Date.now();
     for (const { untilUnixMs, ...wrong } of this.#store.lockouts()) {
       if (this.#chat.lockouts.restore(wrong, untilUnixMs - unixMs)) continue;
       this.#store.wrongPasswords({ ...wrong, count: 0 }, 0);
     }
+  }
+
+  /** From now on these are the users. Those who were, and are none any more, are ended. */
+  reload({ users }: Credentials): void {
+    this.#turn.begin();
+    const { accounts } = this.#chat;
+    const named = new Map(users.map(({ name, password }) => [name, password]));
+    const before = accounts.all.filter(({ password }) => password !== null);
+    const removed = before.filter(({ name }) => !named.has(name));
+    for (const account of removed) this.#chat.remove(account);
+    let changed = 0;
+    for (const [name, password] of named) {
+      if (accounts.add(name, password) !== null) continue;
+      const account = accounts.named(name)!;
+      if (account.password === password) continue;
+      account.password = password;
+      changed++;
+    }
+    const added = users.length - (before.length - removed.length);
+    this.#log.info({ users: users.length, added, changed, removed: removed.length }, "the credentials were read again");
   }
 
   /** What nobody expected costs one connection at most, and a line that says whose. */
@@ -132,23 +149,19 @@ export class Server {
     this.#log.error({ err: error, address, user: session?.account.name }, `${what}; this connection ends`);
   }
 
-  /** Begins to listen; returns the address as `<ip>:<port>`. Throws ListenError. */
+  /** Begins to listen; returns where, in words that begin with `<ip>:<port>`. Throws ListenError, CertificateError. */
   listen(): string {
-    const { host, port } = this.#config;
-    try {
-      this.#listener = Bun.listen<Accepted | null>({
-        hostname: host,
-        port,
-        allowHalfOpen: true,
-        data: null,
-        socket: this.#handlers,
-      });
-    } catch (error) {
-      throw new ListenError(`cannot listen on ${host}:${port}: ${reason(error)}`);
+    const { host, port, tls } = this.#config;
+    const certificate = tls === null ? null : readCertificate(tls.chain, tls.key);
+    if (tls === null || tls.port !== null) this.#plain = new Listener(host, port, this.#handlers, null);
+    if (certificate !== null) {
+      this.#encrypted = new Listener(host, tls!.port ?? port, this.#tlsHandlers, certificate);
+      if (certificate.expired !== null) this.#log.warn(`${certificate.expired}: clients will not trust it`);
     }
     this.#tick();
-    const { hostname } = this.#listener;
-    return `${hostname.includes(":") ? `[${hostname}]` : hostname}:${this.#listener.port}`;
+    const { address } = (this.#plain ?? this.#encrypted)!;
+    if (this.#encrypted === null) return address;
+    return this.#plain === null ? `${address} with TLS` : `${address}, and with TLS on ${this.#encrypted.address}`;
   }
 
   /** Every fault in a handler costs its own connection at most. */
@@ -179,6 +192,34 @@ export class Server {
     },
   };
 
+  readonly #tlsHandlers: Bun.SocketHandler<Accepted | null> = {
+    ...this.#handlers,
+    open: (socket) => {
+      this.#turn.begin();
+      this.#admission.open(socket, true);
+    },
+    // Without a client's certificate there is always an error: only `isWell` counts.
+    handshake: (socket, isWell, error) => {
+      this.#turn.begin();
+      socket.data?.handshake?.(isWell ? null : error);
+    },
+    error: (socket, error) => {
+      const isTheirs = (error as NodeJS.ErrnoException).code === "EPROTO";
+      if (!isTheirs) return this.#handlers.error!(socket, error);
+      this.#admission.count(socket.remoteAddress, error.message);
+      socket.end();
+    },
+  };
+
+  /** Reads the renewed certificate, for whoever connects from now on. Throws CertificateError, and keeps the old one. */
+  renewCertificate(): void {
+    if (this.#encrypted === null) return;
+    const { chain, key } = this.#config.tls!;
+    const certificate = readCertificate(chain, key);
+    if (certificate.expired !== null) throw new CertificateError(certificate.expired);
+    this.#encrypted.renew(certificate);
+  }
+
   /** The wheel turns: everything that has a deadline. */
   #tick(): void {
     const { wheel } = this.#chat;
@@ -207,12 +248,13 @@ export class Server {
 
   /** Says goodbye to everybody, lets the sockets take what was promised, and closes the store; false when it fails. */
   async stop(): Promise<boolean> {
-    this.#listener?.stop();
+    this.#plain?.stop();
+    this.#encrypted?.stop();
     this.#turn.begin();
     this.#chat.shutdown();
     const { open } = this.#connections;
     for (const connection of open) connection.close();
-    for (const unnamed of this.#admission.unnamed) unnamed.hangUp();
+    for (const newcomer of this.#admission.newcomers) newcomer.hangUp();
     const { calls } = this.#callbacks;
     for (let waitedMs = 0; waitedMs < LINGER_MS; waitedMs += TICK_MS) {
       await Bun.sleep(TICK_MS);
@@ -233,12 +275,4 @@ export class Server {
       return false;
     }
   }
-}
-
-function reason(error: unknown): string {
-  const { code, message } = error as NodeJS.ErrnoException;
-  if (code === "EADDRINUSE") return "the port is taken; --port chooses another, 0 a free one";
-  if (code === "EACCES") return "not allowed; ports below 1024 need privileges";
-  if (code === "EADDRNOTAVAIL") return "this machine has no such address";
-  return message;
 }

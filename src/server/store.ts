@@ -86,7 +86,7 @@ export class Store implements ChatStore, StreamCopy {
        WHERE user = ? AND number <= ? GROUP BY sender`,
     );
     this.#delete = database.query("DELETE FROM mailbox WHERE user = ? AND number <= ?");
-    this.#begin = database.query("INSERT INTO sessions VALUES (?, ?, ?, ?, 0, 0, NULL)");
+    this.#begin = database.query("INSERT INTO sessions VALUES (?, ?, ?, ?, 0, 0, NULL, ?)");
     this.#receive = database.query("UPDATE sessions SET received = ? WHERE number = ?");
     this.#end = database.query("UPDATE sessions SET replaced = ?, received = ?, ended_ms = ? WHERE number = ?");
     this.#trimOld = database.query("DELETE FROM sessions WHERE user = ? AND ended_ms < ?");
@@ -152,9 +152,16 @@ export class Store implements ChatStore, StreamCopy {
     this.#add(Fact.Confirmed, 0, user.nameBytes, NOTHING, NOTHING, upTo);
   }
 
-  began({ number, token, user, resumable }: KnownSession): void {
-    this.#change(this.#begin, number, hash(token), user, Number(resumable));
-    this.#add(Fact.Began, Number(resumable), encode(user), hash(token), NOTHING, number);
+  began({ number, token, user, resumable }: KnownSession, proof: Uint8Array): void {
+    this.#change(this.#begin, number, hash(token), user, Number(resumable), proof);
+    this.#add(Fact.Began, Number(resumable), encode(user), hash(token), proof, number);
+  }
+
+  /** What a session of that user, which still goes on or is known, began with; empty when there is none. */
+  proof(user: string, token: string): Uint8Array {
+    this.#open();
+    const sql = "SELECT proof FROM sessions WHERE token = ? AND user = ?";
+    return this.#database.query<{ proof: Uint8Array }, [Value, string]>(sql).get(hash(token), user)?.proof ?? NOTHING;
   }
 
   received(session: number, position: number): void {

@@ -17,3 +17,13 @@ test("a name that is taken is not given twice, while one in other case is anothe
   expect(first?.password).toBe("one");
   expect(accounts.add("Bob", "three")).not.toBeNull();
 });
+
+test("somebody of whom only something is known is no user until they are added, and is the same then", () => {
+  const accounts = new Accounts();
+  const known = accounts.recall("bob");
+  expect(accounts.named("bob")).toBeUndefined();
+  expect(accounts.recall("bob")).toBe(known);
+  expect(accounts.add("bob", "one")).toBe(known);
+  expect(accounts.named("bob")).toBe(known);
+  expect(accounts.all).toEqual([known]);
+});

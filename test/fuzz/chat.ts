@@ -84,7 +84,7 @@ class Room {
       this.#peers[i]!.read();
     }
     const { verify } = this.world;
-    if (late) this.world.verify = async (account, password) => verify(account, password);
+    if (late) this.world.verify = async (account, password) => (await verify(account, password)) === true;
   }
 
   #connect(): TestPeer {

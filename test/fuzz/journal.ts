@@ -12,7 +12,7 @@ import { expectAlike, expectThat, target } from "./target.ts";
 /** So small that a few records fill one. */
 const SEGMENT_BYTES = 512;
 const UNIX_MS = 1_700_000_000_000;
-const USERS = [new Account("alice", ""), new Account("bob", "")] as const;
+const USERS = [new Account("alice"), new Account("bob")] as const;
 
 const user = fc.nat({ max: USERS.length - 1 });
 const text = fc.oneof(

@@ -1,9 +1,10 @@
 import { afterEach, describe, expect, test } from "bun:test";
 import { BlockList } from "node:net";
 import pino from "pino";
-import { LIMITS_DEFAULT, type Limits, PROXY_HEADER_MS } from "../../src/limits.ts";
+import { LIMITS_DEFAULT, type Limits, PROXY_HEADER_MS, TLS_HANDSHAKE_MS } from "../../src/limits.ts";
 import { Admission, fitDescriptors } from "../../src/server/admission.ts";
-import { Connections } from "../../src/server/connection.ts";
+import { type Accepted, Connections } from "../../src/server/connection.ts";
+import { TICK_MS } from "../../src/timer-wheel.ts";
 import { World } from "../support/chat.ts";
 import { PASSWORD, type WireClient, WireServer, proxyHeader } from "../support/wire.ts";
 
@@ -140,7 +141,7 @@ describe("the proxy says for whom a connection is", () => {
     world.pass(PROXY_HEADER_MS + 200);
     expect(silent.ended).toBe(true);
     for (const socket of [garbage, silent]) socket.data!.closed();
-    expect(admission.unnamed.size).toBe(0);
+    expect(admission.newcomers.size).toBe(0);
     expect(garbage.heard + silent.heard).toBe("");
     admission.report();
     admission.report();
@@ -158,7 +159,7 @@ describe("the proxy says for whom a connection is", () => {
     }
     expect(sockets.map(({ ended }) => ended)).toEqual([false, false, true]);
     expect(sockets[2]!.data).toBeNull();
-    expect(admission.unnamed.size).toBe(0);
+    expect(admission.newcomers.size).toBe(0);
     world.pass(PROXY_HEADER_MS + 200);
     expect(sockets.map(({ ended }) => ended)).toEqual([false, false, true]);
     expect(admission.connections.open.size).toBe(2);
@@ -175,6 +176,69 @@ describe("the proxy says for whom a connection is", () => {
   test("and nobody else may", async () => {
     const client = await connectAs(start({}), "192.0.2.7");
     await client.hears("err bad_request the line is empty");
+  });
+});
+
+describe("a handshake over TLS", () => {
+  test("that does not come in time, or fails, ends the connection, and the operator hears of each once", () => {
+    const lines: string[] = [];
+    const { admission, world } = setUp(null, lines);
+    const [silent, garbage] = [new Socket("192.0.2.7"), new Socket("192.0.2.7")];
+    for (const socket of [silent, garbage]) admission.open(socket as never, true);
+    garbage.data!.handshake!(new Error("wrong version number"));
+    expect([silent.ended, garbage.ended]).toEqual([false, true]);
+    world.pass(TLS_HANDSHAKE_MS - TICK_MS);
+    expect(silent.ended).toBe(false);
+    world.pass(4 * TICK_MS);
+    expect(silent.ended).toBe(true);
+    silent.data!.handshake!(new Error("this runtime says so when it is hung up on"));
+    for (const socket of [silent, garbage]) socket.data!.closed();
+    expect([admission.newcomers.size, admission.connections.strangers.size]).toEqual([0, 0]);
+    expect(silent.heard + garbage.heard).toBe("");
+    admission.report();
+    expect(lines.map((line) => JSON.parse(line))).toMatchObject([
+      { refused: 2, last: { address: "192.0.2.7", why: "no TLS handshake came" } },
+    ]);
+  });
+
+  test("that is over in time is a connection like any other, and counts once", () => {
+    const { admission, world } = setUp(null, []);
+    const socket = new Socket("192.0.2.7");
+    admission.open(socket as never, true);
+    socket.data!.handshake!(null);
+    expect([...admission.connections.open]).toMatchObject([{ address: "192.0.2.7", isEncrypted: true }]);
+    world.pass(2 * TLS_HANDSHAKE_MS);
+    expect(socket.ended).toBe(false);
+    socket.data!.closed();
+    expect(world.chat.addresses.connect("192.0.2.7")).toBeNull();
+    world.chat.addresses.disconnect("192.0.2.7");
+    expect([admission.newcomers.size, admission.connections.strangers.size]).toEqual([0, 0]);
+  });
+
+  test("that is not over yet has to go for a newcomer when everything is taken", () => {
+    const { admission } = setUp(null, [], { connectionsMax: 2, connectionsPerSecondMax: 0 });
+    const sockets = Array.from({ length: 3 }, () => new Socket("192.0.2.7"));
+    for (const socket of sockets) admission.open(socket as never, true);
+    expect(sockets.map(({ ended }) => ended)).toEqual([true, false, false]);
+  });
+
+  test("is nobody's to whom a word could be said", () => {
+    const { admission } = setUp(null, []);
+    const sockets = Array.from({ length: 3 }, () => new Socket("192.0.2.7"));
+    for (const socket of sockets) admission.open(socket as never, true);
+    expect(sockets.map(({ ended, heard }) => [ended, heard])).toEqual([
+      [false, ""],
+      [false, ""],
+      [true, ""],
+    ]);
+  });
+
+  test("is for whom it comes from, whatever proxies say in the clear", () => {
+    const { admission } = setUp(loopback(), []);
+    const socket = new Socket("127.0.0.1");
+    admission.open(socket as never, true);
+    socket.data!.handshake!(null);
+    expect(admission.connections.open.size).toBe(1);
   });
 });
 
@@ -195,15 +259,19 @@ test("of new connections that come too fast, the operator hears how many there w
 });
 
 /** An admission under a hand-moved clock that takes two new connections a second. */
-function setUp(proxies: BlockList | null, lines: string[]): { admission: Admission; world: World } {
-  const world = new World(["alice"], { limits: { connectionsPerSecondMax: 2, connectionsMax: 100 } });
+function setUp(
+  proxies: BlockList | null,
+  lines: string[],
+  limits: Partial<Limits> = {},
+): { admission: Admission; world: World } {
+  const world = new World(["alice"], { limits: { connectionsPerSecondMax: 2, connectionsMax: 100, ...limits } });
   const log = pino({ level: "trace" }, { write: (line) => void lines.push(line) });
   return { admission: new Admission(new Connections(world.chat), proxies, log), world };
 }
 
 class Socket {
   readonly remoteAddress: string;
-  data: { data(chunk: Buffer): void; closed(): void } | null = null;
+  data: Accepted | null = null;
   ended = false;
   heard = "";
 

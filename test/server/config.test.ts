@@ -24,6 +24,7 @@ test("without options everything is as the contract says", () => {
     blockMs: 60_000,
     lockoutScope: "address",
     limits: LIMITS_DEFAULT,
+    tls: null,
     proxyFrom: null,
     salvage: false,
   });
@@ -82,6 +83,7 @@ test("every option is taken, with a space or an equals sign", () => {
       consentsMax: 12,
       callbacksMax: 13,
     },
+    tls: null,
     proxyFrom: null,
     salvage: true,
   };

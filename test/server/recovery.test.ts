@@ -7,6 +7,7 @@ import { join } from "node:path";
 import { Account } from "../../src/chat/session.ts";
 import { Outbox } from "../../src/protocol/outbox.ts";
 import { type Durability, StoreError, openDatabase } from "../../src/server/database.ts";
+import { NOTHING } from "../../src/server/fact.ts";
 import { segmentName, segmentsOf } from "../../src/server/journal.ts";
 import { type Recovered, Recovery, newStore, openStore } from "../../src/server/recovery.ts";
 import { FileFolder } from "../../src/server/segment.ts";
@@ -15,7 +16,7 @@ import type { Store } from "../../src/server/store.ts";
 const SEGMENT_BYTES = 4096;
 const UNIX_MS = 1_700_000_000_000;
 const TOKEN = "t".repeat(22);
-const [alice, bob] = [new Account("alice", ""), new Account("bob", "")] as const;
+const [alice, bob] = [new Account("alice"), new Account("bob")] as const;
 const folders: string[] = [];
 
 afterEach(() => {
@@ -65,7 +66,7 @@ function newStream(store: Store, number: number, user = bob): { outbox: Outbox; 
 
 function began(store: Store, token = TOKEN): number {
   const number = store.newNumber();
-  store.began({ number, token, user: "bob", resumable: true });
+  store.began({ number, token, user: "bob", resumable: true }, NOTHING);
   return number;
 }
 
@@ -170,6 +171,19 @@ describe("after a kill", () => {
     });
     expect([18, 19, 36, 37].map((position) => again.carried(number, position))).toEqual([0, 1, 1, sent]);
     expect(waiting(again)).toEqual(["carol fed", "alice one"]);
+  });
+
+  test("the proof that a session left is its user's, by its token", () => {
+    const disk = new Disk();
+    const store = disk.start();
+    const proof = Buffer.from("\x00\xffproof", "latin1");
+    store.began({ number: store.newNumber(), token: TOKEN, user: "bob", resumable: true }, proof);
+    store.save();
+    for (const each of [store, disk.start(), disk.start()]) {
+      expect(Buffer.from(each.proof("bob", TOKEN))).toEqual(proof);
+      expect(each.proof("alice", TOKEN)).toHaveLength(0);
+      expect(each.proof("bob", "u".repeat(22))).toHaveLength(0);
+    }
   });
 
   test("a session that had ended stays as it ended", () => {
@@ -379,6 +393,7 @@ describe("a data folder", () => {
     const path = newPath();
     const database = openDatabase(path, "process");
     database.run("DROP TABLE lockouts");
+    database.run("ALTER TABLE sessions DROP COLUMN proof");
     database.run("INSERT INTO blocks VALUES ('alice', 'bob')");
     database.run("PRAGMA user_version = 2");
     database.close();

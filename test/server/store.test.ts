@@ -6,6 +6,7 @@ import { join } from "node:path";
 import type { StoredMessage } from "../../src/chat/store.ts";
 import type { Unconfirmed } from "../../src/protocol/marks.ts";
 import { type Durability, StoreError, openDatabase } from "../../src/server/database.ts";
+import { NOTHING } from "../../src/server/fact.ts";
 import { openStore } from "../../src/server/recovery.ts";
 import { Store } from "../../src/server/store.ts";
 
@@ -157,7 +158,7 @@ describe("a session that has ended", () => {
 
   test("is known by its token, but not before it has ended", () => {
     const store = open();
-    store.began(known);
+    store.began(known, NOTHING);
     expect(store.ended(known.token)).toBeNull();
     store.settle([message(9), message(12)], ended);
     expect(store.ended(known.token)).toEqual(ended);
@@ -166,7 +167,7 @@ describe("a session that has ended", () => {
 
   test("had carried messages up to positions", () => {
     const store = open();
-    store.began(known);
+    store.began(known, NOTHING);
     store.settle([message(9), message(12)], ended);
     expect([89, 90, 119, 120, 1e6].map((position) => store.carried(5, position))).toEqual([0, 9, 9, 12, 12]);
     expect(store.carried(6, 1e6)).toBe(0);

@@ -12,6 +12,7 @@ import {
 import { LoopTurn } from "../../src/protocol/turn.ts";
 import { Callback, Callbacks } from "../../src/server/callback.ts";
 import { type AcceptedSocket, Connection, Connections } from "../../src/server/connection.ts";
+import { NOTHING } from "../../src/server/fact.ts";
 import { segmentsOf } from "../../src/server/journal.ts";
 import { Store } from "../../src/server/store.ts";
 import { TICK_MS, TimerWheel } from "../../src/timer-wheel.ts";
@@ -93,7 +94,10 @@ export class Host {
       wheel: new TimerWheel(this.clockMs),
       turn: this.#turn,
       store: this.store,
-      verify: (_account, password) => Buffer.from(password).toString() === PASSWORD,
+      passwords: {
+        verify: (_account, password) => Buffer.from(password).toString() === PASSWORD,
+        prove: () => NOTHING,
+      },
       newToken: () => `token${String(++this.#tokens).padStart(20, "0")}`,
       newCaller: (session, address, port, secret) => new Callback(this.#callbacks, session, address, port, secret),
       silenceMs,
@@ -136,9 +140,9 @@ export class Host {
   #watch(chat: Chat): void {
     const ledger = this.#ledger;
     const { login, end, send, broadcast } = chat;
-    chat.login = (peer, account, options) => {
+    chat.login = (peer, account, password, options) => {
       this.#replaces = account.session !== null;
-      login.call(chat, peer, account, options);
+      login.call(chat, peer, account, password, options);
     };
     const add = chat.presence.add;
     chat.presence.add = (session) => {

@@ -1,4 +1,5 @@
-import { Chat, type Verify } from "../../src/chat/chat.ts";
+import type { Passwords } from "../../src/chat/accounts.ts";
+import { Chat } from "../../src/chat/chat.ts";
 import { receive } from "../../src/chat/commands.ts";
 import type { LockoutScope } from "../../src/chat/lockouts.ts";
 import type { Account, Caller, Peer, Session } from "../../src/chat/session.ts";
@@ -7,6 +8,7 @@ import { LineReader } from "../../src/protocol/line-reader.ts";
 import { Outbox } from "../../src/protocol/outbox.ts";
 import type { Sink } from "../../src/protocol/turn.ts";
 import { LoopTurn } from "../../src/protocol/turn.ts";
+import { NOTHING } from "../../src/server/fact.ts";
 import { openDatabase } from "../../src/server/database.ts";
 import { Store } from "../../src/server/store.ts";
 import { TICK_MS, TimerWheel } from "../../src/timer-wheel.ts";
@@ -44,7 +46,8 @@ export class World {
   /** Faults that the chat reported. */
   readonly faults: unknown[] = [];
   /** Judges passwords; a test may answer later, or never. */
-  verify: Verify = (_account, password) => Buffer.from(password).toString("latin1") === PASSWORD;
+  verify: (account: Account, password: Uint8Array) => ReturnType<Passwords["verify"]> = (_account, password) =>
+    Buffer.from(password).toString("latin1") === PASSWORD;
   /** Calls the client of a callback session; a test says what comes of it. */
   newCaller: (session: Session) => Caller = () => ({ flush: () => {}, retry: () => {} });
   /** What goes on with each turn, and whether another one should follow for it. */
@@ -65,7 +68,7 @@ export class World {
       wheel: new TimerWheel(clockMs),
       turn: this.turn,
       store: this.store,
-      verify: (account, password) => this.verify(account, password),
+      passwords: { verify: (account, password) => this.verify(account, password), prove: () => NOTHING },
       newToken: () => `token${String(++this.#tokens).padStart(20, "0")}`,
       newCaller: (session) => this.newCaller(session),
       silenceMs: choices.silenceMs ?? SILENCE_MS,
@@ -169,6 +172,7 @@ export class World {
 /** A connection's double. What the chat appends is taken as far as `room` goes, at the end of the turn. */
 export class TestPeer implements Peer, Sink {
   readonly address: string;
+  isEncrypted = false;
   session: Session | null = null;
   gone = false;
   /** The chat closes it: it takes no further line, and is gone when it has taken everything. */

@@ -29,14 +29,19 @@ export class WireClient {
   #closed = false;
   readonly #changes = new EventTarget();
 
-  static async connect(port: number, hostname = "127.0.0.1"): Promise<WireClient> {
+  /** With an authority the connection is over TLS, and lines may be said when it is encrypted. */
+  static async connect(port: number, hostname = "127.0.0.1", authority?: string): Promise<WireClient> {
     const client = new WireClient();
+    const encrypted = Promise.withResolvers<void>();
+    const tls = authority === undefined ? {} : { tls: { ca: authority, serverName: hostname } };
     await Bun.connect({
       hostname,
       port,
       allowHalfOpen: true,
+      ...tls,
       socket: {
         open: (socket) => void (client.#socket = socket),
+        handshake: (_socket, isWell, error) => (isWell ? encrypted.resolve() : encrypted.reject(error)),
         data: (_socket, chunk) => client.#data(chunk),
         drain: () => client.#flush(),
         end: (socket) => {
@@ -46,6 +51,7 @@ export class WireClient {
         close: () => client.#change(() => (client.#ended = client.#closed = true)),
       },
     });
+    if (authority !== undefined) await encrypted.promise;
     return client;
   }
 
@@ -168,10 +174,12 @@ export type Overrides = Partial<Omit<Config, "limits">> & { limits?: Partial<Lim
 /** A real server in this process on a free port, which keeps nothing unless told to, with all its clients. */
 export class WireServer {
   readonly port: number;
+  /** Where it speaks TLS; 0 when it does not. */
+  readonly tlsPort: number;
   /** What it logged, and what of it as errors; `stop` throws when there is any. */
   readonly logged: string[] = [];
   readonly faults: string[] = [];
-  readonly #server: Server;
+  readonly server: Server;
   readonly #clients: WireClient[] = [];
   #stopped = false;
 
@@ -185,20 +193,26 @@ export class WireServer {
       if (JSON.parse(line).level >= pino.levels.values.error!) this.faults.push(line);
     };
     const log = pino({ level: "trace" }, { write });
-    this.#server = new Server(config, { users, sample: false }, log);
-    this.port = Number(this.#server.listen().split(":").at(-1));
+    this.server = new Server(config, { users, sample: false }, log);
+    const [plain, encrypted] = this.server
+      .listen()
+      .match(/(?<=:)\d+(?=$|[ ,])/g)!
+      .map(Number);
+    this.port = plain!;
+    this.tlsPort = encrypted ?? 0;
   }
 
-  /** Somebody connects and says nothing yet. */
-  async connect(): Promise<WireClient> {
-    const client = await WireClient.connect(this.port);
+  /** Somebody connects and says nothing yet; over TLS when there is an authority to trust. */
+  async connect(authority?: string): Promise<WireClient> {
+    const port = authority === undefined ? this.port : this.tlsPort;
+    const client = await WireClient.connect(port, "127.0.0.1", authority);
     this.#clients.push(client);
     return client;
   }
 
   /** A user logs in on a connection of their own. */
-  async login(name: string): Promise<WireClient> {
-    const client = await this.connect();
+  async login(name: string, authority?: string): Promise<WireClient> {
+    const client = await this.connect(authority);
     await client.asks(`login ${name} ${PASSWORD}`, "ok <token> 35");
     return client;
   }
@@ -218,7 +232,7 @@ export class WireServer {
   async stop(): Promise<void> {
     if (this.#stopped) return;
     this.#stopped = true;
-    await this.#server.stop();
+    await this.server.stop();
     this.cut();
     if (this.faults.length > 0) throw new Error(`the server logged faults: ${this.faults.join("")}`);
   }

@@ -1,0 +1,46 @@
+import { X509Certificate, createPrivateKey } from "node:crypto";
+import { readFileSync } from "node:fs";
+
+/** What a server shows of itself over TLS: PEM, as they stand in their files. */
+export interface Certificate {
+  /** The server's own certificate first. */
+  chain: string;
+  key: string;
+  /** Says since when it is no good any more; null while it is. */
+  expired: string | null;
+}
+
+/** A certificate or key that cannot be used: names the file, in words for the operator. */
+export class CertificateError extends Error {}
+
+/** Reads a certificate, with what stands behind it in its chain, and its key. Throws CertificateError. */
+export function readCertificate(chainFile: string, keyFile: string): Certificate {
+  const [chain, key] = [read(chainFile), read(keyFile)];
+  const certificate = understood(chainFile, "certificate", () => new X509Certificate(chain));
+  const isKeyOf = certificate.checkPrivateKey(understood(keyFile, "private key", () => createPrivateKey(key)));
+  if (!isKeyOf) throw new CertificateError(`${keyFile} is not the key of the certificate in ${chainFile}`);
+  const { validToDate } = certificate;
+  const isExpired = validToDate.getTime() < Date.now();
+  return { chain, key, expired: isExpired ? `${chainFile} expired on ${validToDate.toISOString()}` : null };
+}
+
+function read(file: string): string {
+  try {
+    return readFileSync(file, "utf8");
+  } catch (error) {
+    throw new CertificateError(`cannot read ${file}: ${(error as NodeJS.ErrnoException).code}`);
+  }
+}
+
+function understood<T>(file: string, what: string, read: () => T): T {
+  try {
+    return read();
+  } catch (error) {
+    const isEncrypted = (error as NodeJS.ErrnoException).code === "ERR_MISSING_PASSPHRASE";
+    throw new CertificateError(
+      isEncrypted
+        ? `the private key in ${file} has a passphrase, and nobody is there to type it`
+        : `there is no ${what} in ${file} that can be used (PEM)`,
+    );
+  }
+}

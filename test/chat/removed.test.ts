@@ -1,0 +1,75 @@
+import { expect, test } from "bun:test";
+import { PASSWORD, World } from "../support/chat.ts";
+
+function remove(world: World, name: string): void {
+  world.begin();
+  world.chat.remove(world.account(name));
+  world.endTurns();
+  world.announce();
+}
+
+test("a user who is removed hears goodbye, and is unknown to everybody from then on", () => {
+  const world = new World(["alice", "bob"]);
+  const [alice, bob] = world.online("alice", "bob");
+  remove(world, "bob");
+  expect(bob!.read()).toEqual(["goodbye removed"]);
+  expect(bob!.gone).toBe(true);
+  expect(alice!.read()).toEqual(["left bob removed"]);
+  for (const line of ["message bob hello", "block bob", "unblock bob", "getaddress bob"]) {
+    expect(world.ask(alice!, line)).toEqual(["err unknown_user"]);
+  }
+  expect(world.ask(alice!, "online")).toEqual(["ok"]);
+  expect(world.ask(world.connect(), `login bob ${PASSWORD}`)).toEqual(["err unknown_user"]);
+});
+
+test("one who becomes a user again finds what was waiting, and whom they had blocked", () => {
+  const world = new World(["alice", "bob", "carol"]);
+  const [alice, bob, carol] = world.online("alice", "bob", "carol");
+  world.say(bob!, "block carol");
+  bob!.room = 0;
+  world.say(alice!, "message bob one");
+  remove(world, "bob");
+  bob!.hangUp();
+  world.endTurns();
+  remove(world, "alice");
+  world.chat.accounts.add("bob", "new");
+  carol!.read();
+  expect(world.ask(carol!, "message bob two")).toEqual(["err blocked"]);
+  world.verify = () => true;
+  const back = world.login("bob");
+  expect(back.read()).toEqual([expect.stringMatching(/^ok /), expect.stringMatching(/^stored alice \d+ one$/)]);
+});
+
+test("a password that is still being judged does not let somebody in who was removed meanwhile", async () => {
+  const world = new World(["alice"]);
+  const verdict = Promise.withResolvers<boolean>();
+  world.verify = () => verdict.promise;
+  const peer = world.login("alice");
+  remove(world, "alice");
+  verdict.resolve(true);
+  await world.later();
+  expect(peer.read()).toEqual(["err unknown_user"]);
+  expect(world.ask(peer, "alive")).toEqual(["err not_logged_in"]);
+});
+
+test("nor by a password that was changed meanwhile", async () => {
+  const world = new World(["alice"]);
+  const verdict = Promise.withResolvers<boolean>();
+  world.verify = () => verdict.promise;
+  const peer = world.login("alice");
+  world.account("alice").password = "another";
+  verdict.resolve(true);
+  await world.later();
+  expect(peer.read()).toEqual([expect.stringMatching(/^err busy /)]);
+  expect(world.ask(peer, "alive")).toEqual(["err not_logged_in"]);
+});
+
+test("when too many passwords are being judged, one more is busy, and counts as no try", async () => {
+  const world = new World(["alice"]);
+  const { verify } = world;
+  world.verify = () => null;
+  const peer = world.connect();
+  for (let i = 0; i < 4; i++) expect(world.ask(peer, "login alice guess")[0]).toMatch(/^err busy /);
+  world.verify = verify;
+  expect(world.ask(peer, `login alice ${PASSWORD}`)).toEqual([expect.stringMatching(/^ok /)]);
+});

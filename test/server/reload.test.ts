@@ -1,0 +1,76 @@
+import { afterEach, expect, test } from "bun:test";
+import { mkdtempSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { PASSWORD, type WireClient, WireServer } from "../support/wire.ts";
+
+const running: WireServer[] = [];
+const folders: string[] = [];
+
+afterEach(async () => {
+  for (const server of running.splice(0)) {
+    server.cut();
+    await server.stop();
+  }
+  for (const folder of folders.splice(0)) rmSync(folder, { recursive: true });
+});
+
+function start(names: readonly string[], data = ":memory:"): WireServer {
+  const server = new WireServer({ data }, names);
+  running.push(server);
+  return server;
+}
+
+/** From now on these are the users, with one password or another. */
+function reload(server: WireServer, names: readonly string[], password = PASSWORD): void {
+  server.server.reload({ users: names.map((name) => ({ name, password })), sample: false });
+}
+
+test("new users can log in, and removed ones are ended, while the others chat on", async () => {
+  const server = start(["alice", "bob", "carol"]);
+  const [alice, bob, carol] = (await server.online("alice", "bob", "carol")) as [WireClient, WireClient, WireClient];
+  reload(server, ["alice", "bob", "dave"]);
+  await carol.hears("goodbye removed");
+  await carol.ends();
+  await alice.hears("left carol removed");
+  await bob.hears("left carol removed");
+  await bob.asks("message carol hello", "err unknown_user");
+  await server.login("dave");
+  await alice.hears("joined dave");
+  await bob.hears("joined dave");
+  await bob.asks("message alice hello", "ok sent");
+  await alice.hears("message bob hello");
+  expect(server.logged.map((line) => JSON.parse(line))).toContainEqual(
+    expect.objectContaining({ users: 3, added: 1, changed: 0, removed: 1 }),
+  );
+});
+
+test("a changed password counts from the next login on", async () => {
+  const server = start(["alice", "bob"]);
+  const alice = await server.login("alice");
+  reload(server, ["alice", "bob"], "new");
+  await alice.asks("alive", "ok");
+  const another = await server.connect();
+  await another.asks(`login alice ${PASSWORD}`, "err wrong_password 2");
+  await another.asks("login alice new", "ok <token> 35");
+  await alice.hears("goodbye replaced");
+});
+
+test("who comes back as a user, also after a restart without them, finds mailbox and blocks as they were", async () => {
+  const data = mkdtempSync(join(tmpdir(), "heartline-"));
+  folders.push(data);
+  const first = start(["alice", "bob", "carol"], data);
+  const [alice, bob] = (await first.online("alice", "bob")) as [WireClient, WireClient];
+  await bob.asks("block carol", "ok");
+  await bob.asks("logout", "ok");
+  await alice.hears("left bob logout");
+  await alice.asks("message bob one", "ok stored");
+  await first.stop();
+  const second = start(["alice", "carol"], data);
+  const carol = await second.login("carol");
+  await carol.asks("message bob hello", "err unknown_user");
+  reload(second, ["alice", "bob", "carol"]);
+  await carol.asks("message bob hello", "err blocked");
+  const back = await second.login("bob");
+  await back.hears("stored alice <ms> one");
+});
