@@ -51,6 +51,7 @@ export interface TurnHooks {
 export class LoopTurn implements Turn {
   readonly #hooks: Required<TurnHooks>;
   #begun = false;
+  #armed = false;
   #saving = false;
   #touched: Stream[] = [];
   #ending: Stream[] = [];
@@ -68,6 +69,7 @@ export class LoopTurn implements Turn {
   /** Whatever the loop calls begins with this. */
   begin(): void {
     if (this.#begun) return;
+    this.#begun = true;
     this.#hooks.begins();
     this.#arm();
   }
@@ -75,16 +77,18 @@ export class LoopTurn implements Turn {
   touch(stream: Stream): void {
     stream.touched = true;
     this.#touched.push(stream);
-    if (!this.#begun) this.#arm();
+    this.#arm();
   }
 
   #arm(): void {
-    this.#begun = true;
+    if (this.#armed) return;
+    this.#armed = true;
     this.#hooks.later(this.#end);
   }
 
   readonly #end = (): void => {
-    this.#begun = false;
+    this.begin(); // A stream may have been touched without anything having begun.
+    this.#begun = this.#armed = false;
     if (this.#saving) return;
     let more = false;
     try {

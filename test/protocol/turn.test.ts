@@ -41,7 +41,21 @@ test("a turn that says so is followed by another, in which all that is safe by t
   const one = stream(turn, notes, "one");
   one.append(Buffer.from("a\n"));
   for (let turns = 0; turns < 4; turns++) await later();
-  expect(notes).toEqual(["one 2", "begins", "begins"]);
+  expect(notes).toEqual(["begins", "one 2", "begins", "begins"]);
+});
+
+test("each turn begins once: with what comes first, or else before it ends", async () => {
+  const notes: string[] = [];
+  const turn = new LoopTurn({ begins: () => notes.push("begins"), ends: () => notes.push("ends") > 100 });
+  const one = stream(turn, notes, "one");
+  one.append(Buffer.from("a\n"));
+  notes.push("a socket");
+  turn.begin();
+  turn.begin();
+  await later();
+  one.append(Buffer.from("b\n"));
+  await later();
+  expect(notes).toEqual(["a socket", "begins", "ends", "one 2", "begins", "ends", "one 4"]);
 });
 
 test("what is appended while streams are written is written by the next turn", async () => {
