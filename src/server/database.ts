@@ -24,11 +24,15 @@ const LOCKOUTS = `
     PRIMARY KEY (user, source)
   ) WITHOUT ROWID;
 `;
-const SCHEMA = `
+/** Texts lie in the order of their numbers, so that a commit writes few pages, and not as many as there are users. */
+const MAILBOX = `
   CREATE TABLE mailbox (
-    user TEXT NOT NULL, number INTEGER NOT NULL, unix_ms INTEGER NOT NULL, sender TEXT NOT NULL, text BLOB NOT NULL,
-    PRIMARY KEY (user, number)
-  ) WITHOUT ROWID;
+    user TEXT NOT NULL, number INTEGER PRIMARY KEY, unix_ms INTEGER NOT NULL, sender TEXT NOT NULL, text BLOB NOT NULL
+  );
+  CREATE INDEX mailbox_of_user ON mailbox (user, number);
+`;
+const SCHEMA = `
+  ${MAILBOX}
   CREATE TABLE carried (
     session INTEGER NOT NULL, number INTEGER NOT NULL, position INTEGER NOT NULL, PRIMARY KEY (session, number)
   ) WITHOUT ROWID;
@@ -36,6 +40,13 @@ const SCHEMA = `
   ${SESSIONS}
   ${LOCKOUTS}
   INSERT INTO progress VALUES (0, 0, 0);
+`;
+/** From versions up to 3. */
+const MAILBOX_UPGRADE = `
+  ALTER TABLE mailbox RENAME TO mailbox_3;
+  ${MAILBOX}
+  INSERT INTO mailbox SELECT user, number, unix_ms, sender, text FROM mailbox_3;
+  DROP TABLE mailbox_3;
 `;
 /** From version 1, which had no journal. */
 const UPGRADE = `
@@ -82,6 +93,7 @@ export function openDatabase(folder: string, durability: Durability): Database {
     if (version === 1) database.run(UPGRADE);
     if (version === 1 || version === 2) database.run(LOCKOUTS);
     if (version === 2 || version === 3) database.run("ALTER TABLE sessions ADD COLUMN proof BLOB");
+    if (version > 0 && version < SCHEMA_VERSION) database.run(MAILBOX_UPGRADE);
     if (version < SCHEMA_VERSION) database.run(`PRAGMA user_version = ${SCHEMA_VERSION}`);
     database.run("COMMIT");
     return database;

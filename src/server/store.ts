@@ -218,6 +218,7 @@ export class Store implements ChatStore, StreamCopy {
     this.#open();
     const amounts = this.#size.all(user, upTo);
     if (amounts.length > 0) this.#change(this.#delete, user, upTo);
+    for (const { bytes } of amounts) this.#changedBytes += bytes;
     return amounts;
   }
 

@@ -176,10 +176,12 @@ describe("after a kill", () => {
   test("the proof that a session left is its user's, by its token", () => {
     const disk = new Disk();
     const store = disk.start();
+    store.block("alice", "bob");
+    store.save(); // The first record of a segment is committed at once, and this one is not.
     const proof = Buffer.from("\x00\xffproof", "latin1");
     store.began({ number: store.newNumber(), token: TOKEN, user: "bob", resumable: true }, proof);
     store.save();
-    for (const each of [store, disk.start(), disk.start()]) {
+    for (const each of [disk.start(), disk.start()]) {
       expect(Buffer.from(each.proof("bob", TOKEN))).toEqual(proof);
       expect(each.proof("alice", TOKEN)).toHaveLength(0);
       expect(each.proof("bob", "u".repeat(22))).toHaveLength(0);
@@ -389,20 +391,39 @@ describe("a data folder", () => {
     }
   });
 
-  test("of the version before lockouts outlived a restart is upgraded", () => {
+  test.each([2, 3])("of version %d, before TLS, is upgraded", (version) => {
     const path = newPath();
     const database = openDatabase(path, "process");
-    database.run("DROP TABLE lockouts");
-    database.run("ALTER TABLE sessions DROP COLUMN proof");
-    database.run("INSERT INTO blocks VALUES ('alice', 'bob')");
-    database.run("PRAGMA user_version = 2");
+    if (version === 2) database.run("DROP TABLE lockouts");
+    database.run(`
+      ALTER TABLE sessions DROP COLUMN proof;
+      INSERT INTO sessions VALUES (3, x'00', 'bob', 1, 0, 123, 9);
+      DROP TABLE mailbox;
+      CREATE TABLE mailbox (
+        user TEXT NOT NULL, number INTEGER NOT NULL, unix_ms INTEGER NOT NULL, sender TEXT NOT NULL, text BLOB NOT NULL,
+        PRIMARY KEY (user, number)
+      ) WITHOUT ROWID;
+      INSERT INTO mailbox VALUES ('bob', 42, 5, 'carol', 'two'), ('bob', 41, 5, 'alice', 'one');
+      INSERT INTO blocks VALUES ('alice', 'bob');
+      PRAGMA user_version = ${version};
+    `);
     database.close();
     const { store } = openStore(path, "process", { salvage: false, unixMs: UNIX_MS, progress: () => {} });
+    expect(waiting(store)).toEqual(["alice one", "carol two"]);
     expect(store.blocks()).toEqual([{ user: "alice", other: "bob" }]);
+    store.began({ number: store.newNumber(), token: TOKEN, user: "bob", resumable: true }, Buffer.from("proof"));
     store.wrongPasswords({ user: "alice", source: "", count: 1 }, UNIX_MS);
     expect(store.lockouts()).toHaveLength(1);
     store.close();
+    expect(mailboxOf(path)).toBe(mailboxOf(newPath()));
   });
+
+  function mailboxOf(path: string): unknown {
+    const database = openDatabase(path, "process");
+    const { sql } = database.query<{ sql: string }, []>("SELECT sql FROM sqlite_schema WHERE name = 'mailbox'").get()!;
+    database.close();
+    return sql;
+  }
 
   test("of the version before the journal is upgraded, and nothing in it is lost", () => {
     const path = newPath();

@@ -1,9 +1,10 @@
-import { afterEach, describe, expect, test } from "bun:test";
+import { afterEach, describe, expect, spyOn, test } from "bun:test";
 import { Database } from "bun:sqlite";
 import { mkdirSync, mkdtempSync, readdirSync, rmSync, statSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import type { StoredMessage } from "../../src/chat/store.ts";
+import { STORE_CHANGES_BYTES_MAX } from "../../src/limits.ts";
 import type { Unconfirmed } from "../../src/protocol/marks.ts";
 import { type Durability, StoreError, openDatabase } from "../../src/server/database.ts";
 import { NOTHING } from "../../src/server/fact.ts";
@@ -186,6 +187,25 @@ test("blocks are kept once, in their direction, until they are taken back", () =
   ]);
   store.unblock("alice", "bob");
   expect(store.blocks()).toEqual([{ user: "bob", other: "carol" }]);
+});
+
+test("what is forgotten counts for a commit like what is kept: SQLite writes all of it", () => {
+  const store = open(folder());
+  const text = Buffer.alloc(1000, "x");
+  const keep = (count: number): void => {
+    for (let i = 0; i < count; i++) store.keep("bob", { ...message(store.newNumber()), text });
+  };
+  const commit = spyOn(store, "commit");
+  const commits = (): number => commit.mock.calls.length;
+  keep(Math.ceil(STORE_CHANGES_BYTES_MAX / text.length));
+  store.save();
+  expect(commits()).toBe(1);
+  store.drop("bob", 10);
+  store.save();
+  expect(commits()).toBe(1);
+  store.drop("bob", 1e9);
+  store.save();
+  expect(commits()).toBe(2);
 });
 
 describe("a data folder", () => {
