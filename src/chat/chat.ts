@@ -84,7 +84,8 @@ export class Chat {
     );
     this.addresses = new Addresses(wheel, limits);
     this.consents = new Consents(wheel, limits.consentsMax, options.newToken);
-    this.checkpoint = new Checkpoint(this.accounts, this.mailbox, store, options.report);
+    const wrote = (session: Session): void => this.#wrote(session);
+    this.checkpoint = new Checkpoint(this.accounts, this.mailbox, store, wrote, options.report);
     this.#newToken = options.newToken;
     this.#newCaller = options.newCaller;
     this.#overdue = wheel.kind((session) => this.#stillOverdue(session));
@@ -127,12 +128,7 @@ export class Chat {
       session.outbox.touch(); // The first call comes even with nothing to deliver.
       peer.close();
     } else this.#attach(session, peer);
-    if (account.waiting > 0) this.#feed(session);
-  }
-
-  #feed(session: Session): void {
-    this.mailbox.feed(session);
-    if (!session.written) this.#wrote(session);
+    if (account.waiting > 0) this.checkpoint.feed(session);
   }
 
   /** Goes on after an earlier session of the same user: what its client has is not delivered again. */
@@ -198,7 +194,7 @@ export class Chat {
     const { session } = to;
     if (session !== null && !mailbox.hasMore(session) && !this.#mustWait(session)) {
       session.outbox.appendMessage(store.newNumber(), unixMs, from.messageHead, bytes, start, end);
-      if (!session.written) this.#wrote(session);
+      this.#wrote(session);
       return "sent";
     }
     if (mailbox.isFull(to, from)) return "full";
@@ -208,6 +204,7 @@ export class Chat {
   }
 
   #wrote(session: Session): void {
+    if (session.written) return;
     session.written = true;
     this.#written.push(session);
   }
@@ -312,7 +309,7 @@ export class Chat {
       if (session.overdue === 0) session.overdue = this.wheel.schedule(this.#overdue, session, KEEPING_UP_MS);
     }
     this.mailbox.forget(session);
-    if (account.waiting > 0) this.#feed(session);
+    if (account.waiting > 0) this.checkpoint.feed(session);
   }
 
   #stillOverdue(session: Session): void {

@@ -8,15 +8,18 @@ import type { ChatStore } from "./store.ts";
 const SESSION_BYTES = 256;
 
 /**
- * Moves messages to the mailboxes, some in each turn, so that no turn is long: those that ended sessions leave behind;
- * those of a session that is about to be replaced; and those that nobody has confirmed for long, so that the store may
- * forget its oldest records, which alone know them.
+ * Moves messages to and from the mailboxes, some in each turn, so that no turn is long: to them, what ended sessions
+ * leave behind, what a session holds that is about to be replaced, and what nobody has confirmed for long, so that the
+ * store may forget its oldest records, which alone know it; from them, what waits for users who are there.
  */
 export class Checkpoint {
   readonly #accounts: Accounts;
   readonly #mailbox: Mailbox;
   readonly #store: ChatStore;
+  readonly #wrote: (session: Session) => void;
   readonly #report: (error: unknown) => void;
+  /** Those to whom more of their mailbox is fed. */
+  readonly #hungry = new Set<Session>();
   /** Ended sessions that are not settled yet. */
   readonly #leaving = new Set<Session>();
   /** Who waits until what a user's earlier sessions hold is in the mailbox. */
@@ -26,17 +29,42 @@ export class Checkpoint {
   /** The next user to look at. */
   #next = 0;
 
-  constructor(accounts: Accounts, mailbox: Mailbox, store: ChatStore, report: (error: unknown) => void) {
+  /** `wrote` hears of streams to which messages were fed. */
+  constructor(
+    accounts: Accounts,
+    mailbox: Mailbox,
+    store: ChatStore,
+    wrote: (session: Session) => void,
+    report: (error: unknown) => void,
+  ) {
     this.#accounts = accounts;
     this.#mailbox = mailbox;
     this.#store = store;
+    this.#wrote = wrote;
     this.#report = report;
+  }
+
+  /** Feeds the next portion of a mailbox, as far as there is room for it: at once, or in the next turns. */
+  feed(session: Session): void {
+    this.#hungry.add(session);
+    if (this.#bytesLeft > 0) this.#feed(session);
+    if (this.#hungry.has(session)) session.outbox.touch(); // What is left needs a turn to come.
+  }
+
+  #feed(session: Session): void {
+    try {
+      if (!session.ended) this.#bytesLeft -= this.#mailbox.feed(session, this.#bytesLeft);
+      this.#wrote(session);
+    } catch (error) {
+      this.#report(error);
+    }
+    if (this.#bytesLeft > 0) this.#hungry.delete(session);
   }
 
   /** A session has ended: what it holds goes back to its user's mailbox, at once or in the next turns. */
   settle(session: Session): void {
     this.#leaving.add(session);
-    this.#settle(session, this.#bytesLeft);
+    if (this.#bytesLeft > 0) this.#settle(session, this.#bytesLeft);
   }
 
   /** All of it goes back now; false when the disk refuses. */
@@ -66,6 +94,7 @@ export class Checkpoint {
   /** Moves more of what that user's sessions hold; true when nothing is left to be moved. */
   #isPrepared({ leaving, session }: Account): boolean {
     if (leaving !== null && leaving.withdrawn !== null) return !this.#leaving.has(leaving);
+    if (leaving === null && session === null) return true;
     try {
       for (const each of [leaving, session]) if (each !== null) this.#rest(each, Number.POSITIVE_INFINITY);
       return this.#bytesLeft > 0;
@@ -86,8 +115,9 @@ export class Checkpoint {
     while (this.#waiting.length > 0 && this.#isPrepared(this.#waiting[0]!.account)) this.#waiting.shift()!.goOn();
     const upTo = this.#store.restUpTo;
     if (upTo !== null) this.#restOld(upTo);
+    for (const session of this.#hungry) if (this.#bytesLeft > 0) this.#feed(session);
     this.#bytesLeft = MOVED_BYTES_PER_TURN;
-    return this.#leaving.size + this.#waiting.length > 0;
+    return this.#hungry.size + this.#leaving.size + this.#waiting.length > 0;
   }
 
   #restOld(upTo: number): void {

@@ -114,17 +114,19 @@ export class Mailbox {
     return before - account.waiting;
   }
 
-  /** Feeds the next portion, as far as there is room for it. */
-  feed(session: Session): void {
+  /** Feeds the next portion, as far as there is room for it, of about `bytesMax`. Returns how many bytes that was. */
+  feed(session: Session, bytesMax: number): number {
     const { account, outbox } = session;
     this.forget(session);
-    const room = MAILBOX_FEED_BYTES - outbox.unconfirmed;
-    if (room <= 0 || !this.hasMore(session)) return;
+    const room = Math.min(bytesMax, MAILBOX_FEED_BYTES - outbox.unconfirmed);
+    if (room <= 0 || !this.hasMore(session)) return 0;
+    const { end } = outbox;
     for (const { number, unixMs, from, text } of this.#store.read(account.name, session.fedUpTo, room)) {
       outbox.appendMessage(number, 0, encode(`stored ${from} ${unixMs} `), text, 0, text.length);
       session.fedUpTo = number;
       session.fedUnconfirmed++;
     }
+    return outbox.end - end;
   }
 }
 

@@ -233,3 +233,96 @@ describe.each(["", " resumable"])("a login that replaces a session%s which holds
     expect(world.ask(alice, "message bob hi").at(-1)).toBe("ok sent");
   });
 });
+
+describe("of many users at once", () => {
+  const NAMES = ["u0", "u1", "u2"];
+  const EACH = 50;
+  const most = Math.ceil(MOVED_BYTES_PER_TURN / TEXT.length) + 1;
+
+  /** For each of them fifty messages wait, and in one turn all of them come. */
+  function comeBack(): { world: World; peers: TestPeer[]; fed: () => number } {
+    const world = new World(["alice", ...NAMES]);
+    const [alice] = world.online("alice") as [TestPeer];
+    for (let i = 0; i < EACH; i++) for (const name of NAMES) world.say(alice, `message ${name} ${i} ${TEXT}`);
+    world.begin();
+    const peers = NAMES.map((name) => {
+      const peer = world.connect();
+      peer.room = 0;
+      peer.feed(Buffer.from(`login ${name} secret resumable\n`));
+      return peer;
+    });
+    world.endTurn();
+    const fed = (): number => peers.reduce((sum, { session }) => sum + (session?.fedUnconfirmed ?? 0), 0);
+    return { world, peers, fed };
+  }
+
+  test("what waits is fed a little in each turn, which follow by themselves", () => {
+    const { world, peers, fed } = comeBack();
+    let turns = 0;
+    for (let before = 0; fed() < NAMES.length * EACH; turns++) {
+      before = fed();
+      world.endTurn();
+      expect(fed() - before).toBeWithin(1, most + 1);
+    }
+    expect(turns).toBeGreaterThan(5);
+    for (const peer of peers) peer.room = Number.POSITIVE_INFINITY;
+    world.endTurns();
+    for (const peer of peers) {
+      peer.session!.outbox.touch();
+      world.endTurns();
+      const numbers = peer.read().flatMap((line) => /^stored alice \d+ (\d+) x/.exec(line)?.[1] ?? []);
+      expect(numbers).toEqual(Array.from({ length: EACH }, (_, i) => String(i)));
+    }
+  });
+
+  test("what waits is fed behind what the store needs for its oldest records, also to who has no connection", () => {
+    const world = new World(["alice", "bob"]);
+    const [alice] = world.online("alice") as [TestPeer];
+    for (let i = 0; i < EACH; i++) world.say(alice, `message bob ${i} ${TEXT}`);
+    let needed = 2;
+    Object.defineProperty(world.store, "restUpTo", { get: () => (needed-- > 0 ? Number.POSITIVE_INFINITY : null) });
+    world.store.rested = () => {};
+    world.say(world.connect(), "login bob secret callback=5000");
+    expect(world.account("bob").session!.fedUnconfirmed).toBe(EACH);
+  });
+
+  test("who goes again before their turn has come keeps nobody from theirs, and loses nothing", () => {
+    const { world, peers, fed } = comeBack();
+    const gone = peers.find(({ session }) => session!.fedUnconfirmed === 0)!;
+    world.chat.end(gone.session!, "logout");
+    world.endTurns();
+    expect(fed()).toBe((NAMES.length - 1) * EACH);
+    expect(gone.session!.account.waiting).toBe(EACH);
+  });
+
+  test("what a fault keeps from being fed is reported, and fed the next time", () => {
+    const { world, fed } = comeBack();
+    const { read } = world.store;
+    world.store.read = () => {
+      throw new Error("a damaged page");
+    };
+    world.endTurns();
+    expect(world.faults).not.toEqual([]);
+    world.store.read = read;
+    for (const name of NAMES) world.chat.flushed(world.account(name).session!);
+    world.endTurns();
+    expect(fed()).toBe(NAMES.length * EACH);
+  });
+
+  test("what sessions hold that end together is taken back from one after the other", () => {
+    const { world, peers, fed } = comeBack();
+    world.endTurns();
+    expect(fed()).toBe(NAMES.length * EACH);
+    const sessions = peers.map(({ session }) => session!);
+    world.begin();
+    for (const session of sessions) world.chat.end(session, "expired");
+    const counts: number[] = [];
+    for (let turns = 0; turns < 20; turns++) {
+      counts.push(sessions.filter(({ withdrawn }) => withdrawn !== null).length);
+      world.endTurn();
+    }
+    expect(counts.slice(0, 2)).toEqual([1, 1]);
+    for (const [i, count] of counts.slice(1).entries()) expect(count - counts[i]!).toBeLessThanOrEqual(1);
+    expect(NAMES.map((name) => world.account(name)).filter(({ leaving }) => leaving !== null)).toEqual([]);
+  });
+});
