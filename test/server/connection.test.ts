@@ -84,16 +84,25 @@ class Wire {
   readonly connection: Connection;
   reading = true;
   shut = false;
+  /** Bytes that the kernel still takes. */
+  room = Number.POSITIVE_INFINITY;
   #heard = "";
 
-  constructor(limits: Partial<Limits> = {}, world = new World(["alice", "bob"], { limits }), all?: Connections) {
+  constructor(
+    limits: Partial<Limits> = {},
+    world = new World(["alice", "bob"], { limits }),
+    all?: Connections,
+    isEncrypted = false,
+  ) {
     this.world = world;
     this.all = all ?? new Connections(world.chat);
     world.goOn = () => this.all.goOn();
     if (all === undefined) world.more = () => this.all.waiting.size > 0;
     const write = (bytes: Buffer, start: number, count: number): number => {
-      this.#heard += bytes.toString("latin1", start, start + count);
-      return count;
+      const taken = Math.min(this.room, count);
+      this.room -= taken;
+      this.#heard += bytes.toString("latin1", start, start + taken);
+      return taken;
     };
     const socket = {
       write,
@@ -103,7 +112,7 @@ class Wire {
       end: () => void (this.shut = true),
     };
     this.world.begin();
-    this.connection = new Connection(this.all, socket as never, "192.0.2.1");
+    this.connection = new Connection(this.all, socket as never, "192.0.2.1", isEncrypted);
     this.world.endTurns();
   }
 
@@ -126,6 +135,44 @@ class Wire {
     return lines;
   }
 }
+
+describe("a connection over TLS whose bytes nobody takes", () => {
+  const setUp = (isEncrypted: boolean): Wire => {
+    const wire = new Wire({}, undefined, undefined, isEncrypted);
+    wire.say("login alice secret");
+    wire.room = 1;
+    wire.say("alive");
+    return wire;
+  };
+  /** So long the client goes on beating. */
+  const beat = (wire: Wire, ms: number): void => {
+    for (let left = ms; left > 0; left -= 5_000) {
+      wire.world.pass(5_000);
+      wire.feed("alive\n");
+    }
+  };
+
+  test("is dead after the silence of a session: what is fatal to this runtime's TLS is told in no other way", () => {
+    const wire = setUp(true);
+    beat(wire, SILENCE_MS - 5_000);
+    expect(wire.shut).toBe(false);
+    beat(wire, 10_000);
+    expect(wire.shut).toBe(true);
+  });
+
+  test("is not when some are taken meanwhile; and in the clear the kernel will say so", () => {
+    const [wire, plain] = [setUp(true), setUp(false)];
+    beat(wire, SILENCE_MS - 5_000);
+    wire.room = 1e6;
+    wire.world.begin();
+    wire.connection.drain();
+    wire.world.endTurns();
+    for (const each of [wire, plain]) {
+      beat(each, 2 * SILENCE_MS);
+      expect(each.shut).toBe(false);
+    }
+  });
+});
 
 describe("lines without end that are no requests", () => {
   const BAD = ["nonsense", "", "message", "message bob hi", "x".repeat(5000)];

@@ -175,6 +175,8 @@ test("a renewed certificate is shown to whoever comes, and nobody who is in is d
   await alice.hears("message bob hello");
   expect(server.connect(first.cert)).rejects.toThrow("self signed");
   waiting.destroy();
+  await server.stop();
+  expect(WireClient.connect(server.tlsPort)).rejects.toThrow(); // No listener of before is left.
 });
 
 test("a bad one is told by its file, and the old one stays", async () => {
