@@ -218,6 +218,7 @@ export class Server {
     const certificate = readCertificate(chain, key);
     if (certificate.expired !== null) throw new CertificateError(certificate.expired);
     this.#encrypted.renew(certificate);
+    this.#log.info("the certificate was read again");
   }
 
   /** The wheel turns: everything that has a deadline. */

@@ -2,6 +2,7 @@ import { afterAll, afterEach, describe, expect, test } from "bun:test";
 import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { type Certificate, makeCertificate } from "../support/certificate.ts";
 import { ServerProcess } from "../support/process.ts";
 import { WireClient } from "../support/wire.ts";
 
@@ -115,6 +116,45 @@ test("outlives faults that nobody caught, in timers and promises, and logs each"
   await server.logs(/a fault in a timer/);
   await alice.asks("alive", "ok");
   server.kill("SIGTERM");
+  expect(await server.exits()).toBe(0);
+});
+
+test("takes users and certificate anew with SIGHUP; a bad file changes nothing, and is told with its line", async () => {
+  const users = join(folder, "changing.txt");
+  const [chain, key] = [join(folder, "cert.pem"), join(folder, "key.pem")];
+  const [first, second] = await Promise.all([makeCertificate(), makeCertificate()]);
+  const write = (text: string, { cert, key: secret }: Certificate): void => {
+    writeFileSync(users, text);
+    writeFileSync(chain, cert);
+    writeFileSync(key, secret);
+  };
+  write("alice secret\nbob secret\n", first);
+  const server = start(
+    ...["--host", "127.0.0.1", "--port", "0", "--credentials", users, "--data", ":memory:"],
+    ...["--tls-cert", chain, "--tls-key", key, "--tls-only"],
+  );
+  const port = await server.port();
+  const login = async (name: string, { cert }: Certificate): Promise<WireClient> => {
+    const client = await WireClient.connect(port, "127.0.0.1", cert);
+    await client.asks(`login ${name} secret`, "ok <token> 35");
+    return client;
+  };
+  const alice = await login("alice", first);
+  write("alice secret\ncarol\n", { cert: second.cert, key: first.key });
+  server.kill("SIGHUP");
+  await server.logs(/changing\.txt:2: .*; the users stay as they are/);
+  await server.logs(/is not the key of the certificate in .*; the certificate stays as it is/);
+  const bob = await login("bob", first);
+  await alice.hears("joined bob");
+  write("alice secret\ncarol secret\n", second);
+  server.kill("SIGHUP");
+  await bob.hears("goodbye removed");
+  await alice.hears("left bob removed");
+  await login("carol", second);
+  await alice.hears("joined carol");
+  await server.logs(/"added":1,"changed":0,"removed":1/);
+  server.kill("SIGTERM");
+  await alice.hears("goodbye shutdown");
   expect(await server.exits()).toBe(0);
 });
 

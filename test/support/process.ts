@@ -52,7 +52,7 @@ export class ServerProcess {
 
   /** The port of its one line; waits for it. */
   async port(): Promise<number> {
-    return Number((await this.#find("stdout", /listening on \S+:(\d+)\n/))[1]);
+    return Number((await this.#find("stdout", /listening on \S+:(\d+)[ ,\n]/))[1]);
   }
 
   /** Waits until it has logged something like that. */
