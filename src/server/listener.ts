@@ -23,7 +23,8 @@ export class Listener {
     try {
       this.#socket = listen({ hostname: host, port }, handlers, certificate);
     } catch (error) {
-      throw new ListenError(`cannot listen on ${host}:${port}: ${reason(error)}`);
+      const option = certificate !== null ? "--tls-port, or --port with --tls-only," : "--port";
+      throw new ListenError(`cannot listen on ${host}:${port}: ${reason(error, option)}`);
     }
     const { hostname } = this.#socket;
     this.port = this.#socket.port;
@@ -62,9 +63,9 @@ function listen(
   return Bun.listen({ ...(at as { hostname: string; port: number }), allowHalfOpen: true, data: null, socket, ...tls });
 }
 
-function reason(error: unknown): string {
+function reason(error: unknown, option: string): string {
   const { code, message } = error as NodeJS.ErrnoException;
-  if (code === "EADDRINUSE") return "the port is taken; --port chooses another, 0 a free one";
+  if (code === "EADDRINUSE") return `the port is taken; ${option} chooses another, 0 a free one`;
   if (code === "EACCES") return "not allowed; ports below 1024 need privileges";
   if (code === "EADDRNOTAVAIL") return "this machine has no such address";
   return message;

@@ -167,6 +167,22 @@ describe("a number that cannot be is refused, and its option is named", () => {
   });
 });
 
+test("TLS takes a certificate and its key, at a port of its own or instead of the plain one", () => {
+  const files = ["--tls-cert", "cert.pem", "--tls-key", "key.pem"];
+  const { tls: beside } = parseConfig(files)!;
+  expect(beside).toEqual({ chain: "cert.pem", key: "key.pem", port: 6002 });
+  expect(parseConfig([...files, "--tls-port", "0"])!.tls!.port).toBe(0);
+  expect(parseConfig([...files, "--tls-only"])!.tls!.port).toBeNull();
+  expect(complaint(...files.slice(0, 2))).toContain("--tls-key");
+  expect(complaint(...files.slice(2))).toContain("--tls-cert");
+  expect(complaint("--tls-only")).toContain("--tls-cert");
+  expect(complaint("--tls-port", "7")).toContain("--tls-cert");
+  expect(complaint(...files, "--tls-port", "x")).toContain("--tls-port");
+  expect(complaint(...files, "--tls-port", "7", "--tls-only")).toContain("--tls-port");
+  expect(complaint(...files, "--tls-only", "--proxy-from", "::1")).toContain("--proxy-from");
+  expect(parseConfig([...files, "--proxy-from", "::1"])!.proxyFrom).not.toBeNull();
+});
+
 describe("what cannot be meant is refused in one line", () => {
   test.each([
     [["--nonsense"], "nonsense"],
