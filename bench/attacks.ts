@@ -47,6 +47,9 @@ const OTHER_PROGRAMS = [
   "x".repeat(64 << 10),
 ];
 
+/** A record of TLS that says how long it will be, and is not. */
+const HALF_HANDSHAKE = Buffer.from("\x16\x03\x01\x02\x00\x01", "latin1");
+
 export const ATTACKS = {
   drip: {
     help: "300 connections say a byte a second and never a whole line; half of them are logged in",
@@ -196,6 +199,17 @@ export const ATTACKS = {
       field.perSecond(field.scaled(1_000), (count) => {
         field.visit({ begins: (intruder) => intruder.leave(count % 2 === 0) });
       });
+    },
+  },
+  handshakes: {
+    help: "300 connections a second where TLS is spoken: whole handshakes, some that stall, and some of other bytes",
+    begin: (field) => {
+      const kinds: Script[] = [
+        { tls: "spoken", begins: (intruder) => intruder.leave(false) },
+        { tls: "not spoken", begins: (intruder) => intruder.say(HALF_HANDSHAKE) },
+        { tls: "not spoken", begins: (intruder) => intruder.say(Buffer.from("login somebody secret\n")) },
+      ];
+      field.perSecond(field.scaled(300), (count) => field.visit(kinds[count % kinds.length]!));
     },
   },
 } satisfies Record<string, Attack>;

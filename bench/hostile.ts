@@ -105,6 +105,7 @@ async function run(attack: TroubleName, options: Options, say: (text: string) =>
   const attackers = new Attackers({
     attacks: [...trouble.attacks],
     port: target.port,
+    tlsPort: target.tlsPort,
     users,
     hashed,
     ordinary,

@@ -18,6 +18,8 @@ const CATCH_UP_MS = 200;
 export interface AttackOrder {
   attacks: string[];
   port: number;
+  /** Where TLS is spoken. */
+  tlsPort: number;
   /** Names that they may use; those of which the server has a hash; and those of ordinary users, who are written to. */
   users: string[];
   hashed: string[];
@@ -50,6 +52,8 @@ export interface Script {
   begins?: (intruder: Intruder, line: string) => void;
   /** The kernel took everything. */
   spent?: (intruder: Intruder) => void;
+  /** At the port where TLS is spoken: speaks it, or says anything else. */
+  tls?: "spoken" | "not spoken";
   /** Keeps its side open when the server has closed the other one. */
   stays?: true;
   /** Comes once, and does not come back. */
@@ -79,9 +83,11 @@ export class Intruder {
     this.#isIn = false;
     this.#heard = "";
     this.#waiting.length = 0;
+    const { port, tlsPort } = field.order;
     Bun.connect({
       hostname: "127.0.0.1",
-      port: field.order.port,
+      port: this.script.tls === undefined ? port : tlsPort,
+      ...(this.script.tls === "spoken" ? { tls: { rejectUnauthorized: false } } : {}),
       allowHalfOpen: this.script.stays === true,
       ...({ localAddress: field.source(this.#index) } as object),
       socket: {

@@ -125,12 +125,12 @@ async function soak(options: Options, say: (text: string) => void, tell: (row: R
   say("starting");
   const users = [...ordinary, ...hostile, ...names(visitorsCount, visitorName), "watcher"];
   const target = await Target.start({ users, hashed: [], options: options.server, descriptorsMax: null });
-  const { port } = target;
+  const { port, tlsPort } = target;
   const before = target.open;
   const talk = { users: ordinary, rate, broadcastEach: rate, broadcasters: BROADCASTERS };
   const people = new Ordinary(target, { ...talk, warmupMs: WARMUP_MS, mayRefuse: false });
   const visitors = new Visitors({ port, count: visitorsCount, seed });
-  const order = { attacks: ATTACKS, port, users: hostile, hashed: [], ordinary, strength: STRENGTH };
+  const order = { attacks: ATTACKS, port, tlsPort, users: hostile, hashed: [], ordinary, strength: STRENGTH };
   const attackers = new Attackers(order);
   try {
     const watcher = new ChatClient({ host: "127.0.0.1", port, session: "plain" });

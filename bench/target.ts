@@ -1,6 +1,7 @@
 import { mkdtempSync, readFileSync, readdirSync, readlinkSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { makeCertificate, writeCertificate } from "../test/support/certificate.ts";
 import { Program, onCore, within } from "./program.ts";
 
 const READY_MS = 20_000;
@@ -31,6 +32,8 @@ export class Target {
   readonly complaints: string[] = [];
   #program: Program | null = null;
   port = 0;
+  /** Where it speaks TLS, with a certificate that nobody trusts. */
+  tlsPort = 0;
 
   private constructor() {
     Target.#all.add(this);
@@ -56,14 +59,16 @@ export class Target {
       lines.push(...hashed.map((name) => `${name} ${hash}\n`));
     }
     writeFileSync(credentials, lines.join(""));
+    const { chain, key } = writeCertificate(this.#folder, await makeCertificate());
     const listens = Promise.withResolvers<void>();
     this.#program = new Program(
       [
         ...["src/server/main.ts", "--host", "127.0.0.1", "--port", "0", "--credentials", credentials],
+        ...["--tls-cert", chain, "--tls-key", key, "--tls-port", "0"],
         ...["--data", join(this.#folder, "data"), ...options],
       ],
       (line) => {
-        this.port = Number(/listening on \S+:(\d+)$/.exec(line)?.[1] ?? 0);
+        [this.port = 0, this.tlsPort = 0] = (line.match(/(?<=:)\d+(?=,|$)/g) ?? []).map(Number);
         listens.resolve();
       },
       (line) => this.#logged(line),

@@ -1,7 +1,11 @@
 import { expect, test } from "bun:test";
+import { mkdtempSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
 import { Attackers } from "../../bench/attack.ts";
 import { ATTACKS, ATTACK_NAMES, type AttackName } from "../../bench/attacks.ts";
 import { type Deeds, Field } from "../../bench/intruder.ts";
+import { makeCertificate, writeCertificate } from "../support/certificate.ts";
 import { WireServer } from "../support/wire.ts";
 
 const LASTS_MS = 600;
@@ -9,11 +13,13 @@ const USERS = Array.from({ length: 60 }, (_, i) => `x${i}`);
 
 /** What an attack did, a fifth as strong as it is measured, and what somebody who was there heard of it. */
 async function seen(attack: AttackName): Promise<{ deeds: Deeds; heard: string[]; stored: string[] }> {
-  const server = new WireServer({}, ["alice", "h0", ...USERS]);
+  const folder = mkdtempSync(join(tmpdir(), "heartline-attacks-"));
+  const tls = { ...writeCertificate(folder, await makeCertificate()), port: 0 };
+  const server = new WireServer({ tls }, ["alice", "h0", ...USERS]);
   try {
     const alice = await server.login("alice");
     const order = { attacks: [attack], users: USERS, hashed: ["h0"], ordinary: ["alice"], strength: 0.2 };
-    const field = new Field({ ...order, port: server.port });
+    const field = new Field({ ...order, port: server.port, tlsPort: server.tlsPort });
     ATTACKS[attack].begin(field);
     await Bun.sleep(LASTS_MS);
     field.leave();
@@ -27,6 +33,7 @@ async function seen(attack: AttackName): Promise<{ deeds: Deeds; heard: string[]
     return { deeds: field.deeds, heard, stored };
   } finally {
     await server.stop();
+    rmSync(folder, { recursive: true });
   }
 }
 
@@ -70,6 +77,11 @@ const CHECKS: Record<AttackName, (what: Awaited<ReturnType<typeof seen>>) => voi
     expect(heard).toEqual(hears(/^message x\d+ \x1b\[2J/));
     expect(heard).toEqual(hears(/^broadcast x\d+ /));
   },
+  handshakes: ({ deeds, heard }) => {
+    expect(deeds.connects).toBeGreaterThan(5);
+    expect(deeds.thrownOut).toBeGreaterThan(1); // Those who said anything else.
+    expect(heard).toEqual([]);
+  },
   flapping: ({ deeds, heard }) => {
     expect(deeds.connects).toBeGreaterThan(5);
     expect(heard).toEqual([]);
@@ -81,7 +93,10 @@ test.concurrent.each(ATTACK_NAMES.map((name) => [name, ATTACKS[name].help]))("%s
 });
 
 test("whoever asks hostile clients that have ended hears so, and does not wait", async () => {
-  const attackers = new Attackers({ attacks: [], port: 1, users: [], hashed: [], ordinary: [], strength: 1 });
+  const attackers = new Attackers({
+    ...{ attacks: [], users: [], hashed: [], ordinary: [], strength: 1 },
+    ...{ port: 1, tlsPort: 1 },
+  });
   expect(await attackers.rest()).toEqual({ connects: 0, thrownOut: 0, bytes: 0 });
   await attackers.stop();
   await expect(attackers.rest()).rejects.toThrow("the hostile clients ended (SIGTERM)");

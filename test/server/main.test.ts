@@ -2,7 +2,7 @@ import { afterAll, afterEach, describe, expect, test } from "bun:test";
 import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { type Certificate, makeCertificate } from "../support/certificate.ts";
+import { type Certificate, makeCertificate, writeCertificate } from "../support/certificate.ts";
 import { ServerProcess } from "../support/process.ts";
 import { WireClient } from "../support/wire.ts";
 
@@ -121,14 +121,12 @@ test("outlives faults that nobody caught, in timers and promises, and logs each"
 
 test("takes users and certificate anew with SIGHUP; a bad file changes nothing, and is told with its line", async () => {
   const users = join(folder, "changing.txt");
-  const [chain, key] = [join(folder, "cert.pem"), join(folder, "key.pem")];
   const [first, second] = await Promise.all([makeCertificate(), makeCertificate()]);
-  const write = (text: string, { cert, key: secret }: Certificate): void => {
+  const write = (text: string, certificate: Certificate): ReturnType<typeof writeCertificate> => {
     writeFileSync(users, text);
-    writeFileSync(chain, cert);
-    writeFileSync(key, secret);
+    return writeCertificate(folder, certificate);
   };
-  write("alice secret\nbob secret\n", first);
+  const { chain, key } = write("alice secret\nbob secret\n", first);
   const server = start(
     ...["--host", "127.0.0.1", "--port", "0", "--credentials", users, "--data", ":memory:"],
     ...["--tls-cert", chain, "--tls-key", key, "--tls-only"],

@@ -6,7 +6,7 @@ import { join } from "node:path";
 import { TLSSocket, connect } from "node:tls";
 import { once } from "node:events";
 import { CertificateError, readCertificate } from "../../src/server/certificate.ts";
-import { type Certificate, makeCertificate } from "../support/certificate.ts";
+import { type Certificate, makeCertificate, writeCertificate } from "../support/certificate.ts";
 import { type Overrides, PASSWORD, WireClient, WireServer } from "../support/wire.ts";
 
 let first: Certificate;
@@ -26,14 +26,11 @@ afterEach(async () => {
   for (const folder of folders.splice(0)) rmSync(folder, { recursive: true });
 });
 
-/** Files with a certificate and a key. */
-function write({ cert, key }: Certificate): { chain: string; key: string } {
+/** Files with a certificate and a key, in a folder of their own. */
+function write(certificate: Certificate): { chain: string; key: string } {
   const folder = mkdtempSync(join(tmpdir(), "heartline-tls-"));
   folders.push(folder);
-  const files = { chain: join(folder, "cert.pem"), key: join(folder, "key.pem") };
-  writeFileSync(files.chain, cert);
-  writeFileSync(files.key, key);
-  return files;
+  return writeCertificate(folder, certificate);
 }
 
 function start(overrides: Overrides = {}, files = write(first)): WireServer {

@@ -7,7 +7,9 @@ import {
   X509Certificate,
   X509CertificateGenerator,
 } from "@peculiar/x509";
+import { writeFileSync } from "node:fs";
 import { isIP } from "node:net";
+import { join } from "node:path";
 
 const ALGORITHM = { name: "ECDSA", namedCurve: "P-256", hash: "SHA-256" };
 const DAY_MS = 24 * 3600 * 1000;
@@ -45,6 +47,14 @@ export async function makeCertificate(
   });
   const key = PemConverter.encode(await crypto.subtle.exportKey("pkcs8", keys.privateKey), "PRIVATE KEY");
   return { cert: certificate.toString("pem"), key };
+}
+
+/** Writes it into a folder, as a server reads it; returns the files. */
+export function writeCertificate(folder: string, { cert, key }: Certificate): { chain: string; key: string } {
+  const files = { chain: join(folder, "cert.pem"), key: join(folder, "key.pem") };
+  writeFileSync(files.chain, cert);
+  writeFileSync(files.key, key);
+  return files;
 }
 
 function importKey(pem: string): Promise<CryptoKey> {
