@@ -133,6 +133,7 @@ async function run(attack: TroubleName, options: Options, say: (text: string) =>
       await Bun.sleep(SETTLE_MS);
     }
     say("recovery");
+    target.collect();
     await Bun.sleep(options.recoveryMs);
     resident.after = target.resident;
     const harm: Harm = { rounds, outcome: await people.leave(), isJudged };

@@ -5,8 +5,8 @@ import { digits, median } from "./statistics.ts";
 export const SPREAD_MAX = 2;
 /** In less time a runtime is still growing into what it does: how much, is only told. */
 export const JUDGED_MS_MIN = 10 * 60_000;
-const MARKS = 3;
-/** A mark is the median of so long before it: several rounds of the collector, between which memory grows by a tenth. */
+export const MARKS = 3;
+/** As it stands, memory is the median of so long before: between two rounds of the collector it grows by a tenth. */
 const MARK_MS = 120_000;
 const SAMPLE_MS = 1_000;
 const SAMPLES_A_MARK_MIN = 20;
@@ -24,6 +24,8 @@ export type Delivery = Pick<Outcome, "lost" | "twice" | "disordered" | "faults">
 /** What a soak found. */
 export interface Findings {
   lengthMs: number;
+  /** Resident bytes at each third of the time, when all garbage had just been collected. */
+  marks: number[];
   samples: Sample[];
   /** What the server has open before everybody comes, and when they have gone. */
   descriptors: { before: string[]; after: string[] };
@@ -43,8 +45,8 @@ export function sampleEveryMs(lengthMs: number): number {
   return Math.min(SAMPLE_MS, markMs(lengthMs) / SAMPLES_A_MARK_MIN);
 }
 
-/** Resident bytes at each third of the time; NaN where nothing was sampled. */
-export function marksOf({ samples, lengthMs }: Pick<Findings, "samples" | "lengthMs">): number[] {
+/** Resident bytes at each third of the time, as it stands; NaN where nothing was sampled. */
+export function mediansOf({ samples, lengthMs }: Pick<Findings, "samples" | "lengthMs">): number[] {
   return Array.from({ length: MARKS }, (_, index) => {
     const endMs = ((index + 1) * lengthMs) / MARKS;
     const near = samples.filter(({ atMs }) => atMs > endMs - markMs(lengthMs) && atMs <= endMs);
@@ -60,10 +62,10 @@ export function spreadOf(marks: readonly number[]): number {
 
 /** What must not be, in words; nothing when all is well. */
 export function verdict(findings: Findings): string[] {
-  const { descriptors, ordinary, visitors, complaints, lengthMs } = findings;
+  const { descriptors, ordinary, visitors, complaints, lengthMs, marks } = findings;
   const wrong: string[] = [];
-  const apart = spreadOf(marksOf(findings));
-  if (Number.isNaN(apart)) wrong.push("it did not last until the last mark");
+  const apart = spreadOf(marks);
+  if (marks.length < MARKS) wrong.push("it did not last until the last mark");
   else if (lengthMs >= JUDGED_MS_MIN && apart > SPREAD_MAX)
     wrong.push(`resident memory at the marks is ${digits(apart)} % apart, and may be ${SPREAD_MAX}`);
   for (const what of new Set([...descriptors.before, ...descriptors.after])) {

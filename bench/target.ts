@@ -63,7 +63,17 @@ export class Target {
     const listens = Promise.withResolvers<void>();
     this.#program = new Program(
       [
-        ...["src/server/main.ts", "--host", "127.0.0.1", "--port", "0", "--credentials", credentials],
+        ...[
+          "--preload",
+          "./bench/collect.ts",
+          "src/server/main.ts",
+          "--host",
+          "127.0.0.1",
+          "--port",
+          "0",
+          "--credentials",
+          credentials,
+        ],
         ...["--tls-cert", chain, "--tls-key", key, "--tls-port", "0"],
         ...["--data", join(this.#folder, "data"), ...options],
       ],
@@ -139,6 +149,11 @@ export class Target {
   limitFiles(bytes: number | "unlimited"): void {
     const { exitCode, stderr } = Bun.spawnSync(["prlimit", `--fsize=${bytes}:`, "--pid", String(this.pid)]);
     if (exitCode !== 0) throw new TargetError(`prlimit: ${stderr.toString()}`);
+  }
+
+  /** It gives back all memory that nothing holds any more; else garbage is a part of what is resident. */
+  collect(): void {
+    this.kill("SIGUSR2");
   }
 
   kill(signal: NodeJS.Signals): void {
