@@ -1,4 +1,5 @@
 import { lookup } from "node:dns/promises";
+import { isatty } from "node:tty";
 import { CertificateError } from "./certificate.ts";
 import { UsageError, USAGE, parseConfig } from "./config.ts";
 import { CredentialsError, plainUsers, readCredentials } from "./credentials.ts";
@@ -33,7 +34,9 @@ async function main(): Promise<void> {
   };
   process.on("SIGINT", stop);
   process.on("SIGTERM", stop);
-  process.on("SIGHUP", () => {
+  const hasTerminal = isatty(0);
+  process.on("SIGHUP", (signal) => {
+    if (hasTerminal && !isatty(0)) return void stop(signal); // The window that it ran in was closed.
     attempt(log, "the users stay as they are", () => server.reload(readCredentials(config.credentials)));
     attempt(log, "the certificate stays as it is", () => server.renewCertificate());
   });

@@ -3,6 +3,7 @@ import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { type Certificate, makeCertificate, writeCertificate } from "../support/certificate.ts";
+import { Pty } from "../support/pty.ts";
 import { ServerProcess } from "../support/process.ts";
 import { WireClient } from "../support/wire.ts";
 
@@ -154,6 +155,21 @@ test("takes users and certificate anew with SIGHUP; a bad file changes nothing, 
   server.kill("SIGTERM");
   await alice.hears("goodbye shutdown");
   expect(await server.exits()).toBe(0);
+});
+
+test("stops in order when the terminal that it runs on is closed", async () => {
+  const options = ["--host", "127.0.0.1", "--port", "0", "--credentials", USERS, "--data", newFolder()];
+  const pty = new Pty(["src/server/main.ts", ...options], { columns: 200 });
+  try {
+    const lines = await pty.sees("listening on 127.0.0.1:");
+    const alice = await login(Number(/listening on \S+:(\d+)/.exec(lines.join("\n"))![1]), "alice");
+    pty.hangUp();
+    await alice.hears("goodbye shutdown");
+    await alice.ends();
+    expect(await pty.exited).toBe(0);
+  } finally {
+    pty.end();
+  }
 });
 
 describe("says why it cannot run in one line on stderr, and exits with", () => {

@@ -88,6 +88,11 @@ export class Pty {
     return this.until((lines) => lines.some((line) => line.includes(text)));
   }
 
+  /** The window is closed. */
+  hangUp(): void {
+    this.#process.terminal!.close();
+  }
+
   end(): void {
     this.#process.kill();
     this.#process.terminal?.close();
