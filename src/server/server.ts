@@ -211,7 +211,7 @@ export class Server {
     },
   };
 
-  /** Reads the renewed certificate, for whoever connects from now on. Throws CertificateError, and keeps the old one. */
+  /** Reads the renewed certificate, for who connects from now on. Throws CertificateError, and keeps the old one. */
   renewCertificate(): void {
     if (this.#encrypted === null) return;
     const { chain, key } = this.#config.tls!;
