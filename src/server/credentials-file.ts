@@ -81,11 +81,14 @@ function withPasswords(text: string, passwords: ReadonlyMap<string, string>): st
   return changed + between + [...added].map(([name, password]) => `${name} ${password}${end}`).join("");
 }
 
-/** The file behind symbolic links, so that they stay. */
+/** The file behind symbolic links, so that they stay. What is no file, like a device, would be replaced by one. */
 function follow(file: string): string {
   try {
-    return realpathSync(file);
+    const path = realpathSync(file);
+    if (statSync(path).isFile()) return path;
+    throw new CredentialsError(`cannot change ${file}: it is no file`);
   } catch (error) {
+    if (error instanceof CredentialsError) throw error;
     // No such file, unless there is a link to it: then nobody knows where it should be.
     const isNew = lstatSync(file, { throwIfNoEntry: false }) === undefined;
     if (isNew) return file;

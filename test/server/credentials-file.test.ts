@@ -107,6 +107,16 @@ test("nothing is changed or left behind when the change is not made", async () =
   expect(readdirSync(folder)).toEqual(["users.txt"]);
 });
 
+test("what is no file, like a pipe or a device, is not replaced by one", async () => {
+  const { folder } = newFile("");
+  const pipe = join(folder, "pipe");
+  Bun.spawnSync(["mkfifo", pipe]);
+  for (const path of [pipe, folder]) {
+    await expect(change(path, ["bob", "one"])).rejects.toThrow(`cannot change ${path}: it is no file`);
+  }
+  expect(readdirSync(folder).sort()).toEqual(["pipe", "users.txt"]);
+});
+
 test("who finds somebody else changing the file waits for the end of it", async () => {
   const { file } = newFile("bob one\n");
   writeFileSync(`${file}.new`, "");
