@@ -5,9 +5,14 @@ import { Account } from "./session.ts";
 export interface Passwords {
   /**
    * Now or later; null when too many are being judged. With the `token` of a session that the same password began it
-   * may go faster.
+   * may go faster; `isGone` is asked when its turn has come, and who has gone is not judged: a promise of null.
    */
-  verify(account: Account, password: Uint8Array, token: string | null): boolean | Promise<boolean> | null;
+  verify(
+    account: Account,
+    password: Uint8Array,
+    token: string | null,
+    isGone: () => boolean,
+  ): boolean | Promise<boolean | null> | null;
   /** What a session that this password begins leaves for that; empty when nothing is needed. */
   prove(account: Account, password: Uint8Array, token: string): Uint8Array;
 }

@@ -176,7 +176,8 @@ function login(chat: Chat, peer: Peer, request: Request): void {
       chat.lockouts.leave(record);
       peer.resume();
     };
-    const judged = (right: boolean): void => {
+    const judged = (right: boolean | null): void => {
+      if (right === null) return conclude(() => chat.addresses.loginFailed(peer.address));
       if (!right) return conclude(() => answer(record, false));
       chat.checkpoint.prepare(account, () => conclude(() => answer(record, true)));
       peer.replies.touch(); // The verdict may come between two turns, and whoever waits needs one.
@@ -184,7 +185,7 @@ function login(chat: Chat, peer: Peer, request: Request): void {
     const failed = (error: unknown): void => conclude(() => fail(chat, peer, error));
     if (chat.lockouts.secondsLeft(record) > 0) return conclude(() => lockedOut(chat, peer, record));
     try {
-      const verdict = chat.passwords.verify(account, password, options.after?.token ?? null);
+      const verdict = chat.passwords.verify(account, password, options.after?.token ?? null, () => peer.gone);
       if (verdict === null) conclude(() => refuse(peer.replies, "busy", "too many log in; try again in a moment"));
       else if (typeof verdict === "boolean") judged(verdict);
       else void verdict.then(judged, failed);

@@ -14,7 +14,8 @@ interface Proofs {
 
 /** A password that waits to be compared with a hash. */
 interface Waiting extends Question {
-  verdict: PromiseWithResolvers<boolean>;
+  isGone: () => boolean;
+  verdict: PromiseWithResolvers<boolean | null>;
 }
 
 /**
@@ -34,7 +35,12 @@ export class Passwords implements chat.Passwords {
     this.#proofs = proofs;
   }
 
-  verify(account: Account, password: Uint8Array, token: string | null): boolean | Promise<boolean> | null {
+  verify(
+    account: Account,
+    password: Uint8Array,
+    token: string | null,
+    isGone: () => boolean,
+  ): boolean | Promise<boolean | null> | null {
     const known = account.password!;
     if (!isHash(known)) return isEqual(Buffer.from(known), password);
     if (token !== null) {
@@ -42,8 +48,8 @@ export class Passwords implements chat.Passwords {
       if (proof.length > 0 && timingSafeEqual(proof, this.prove(account, password, token))) return true;
     }
     if (this.#waiting.length >= HASHES_WAITING_MAX) return null;
-    const verdict = Promise.withResolvers<boolean>();
-    this.#waiting.push({ password, hash: known, verdict });
+    const verdict = Promise.withResolvers<boolean | null>();
+    this.#waiting.push({ password, hash: known, isGone, verdict });
     if (this.#waiting.length === 1) this.#ask();
     return verdict.promise;
   }
@@ -54,8 +60,10 @@ export class Passwords implements chat.Passwords {
     return isHash(known) ? createHmac("sha256", token).update(`${known}\n`).update(password).digest() : NOTHING;
   }
 
-  /** Has the first of those that wait judged. */
+  /** Has the first of those that wait judged. Who has hung up meanwhile is not worth a hash. */
   #ask(): void {
+    while (this.#waiting[0]?.isGone()) this.#waiting.shift()!.verdict.resolve(null);
+    if (this.#waiting.length === 0) return;
     const { password, hash } = this.#waiting[0]!;
     this.#worker ??= this.#start();
     this.#worker.postMessage({ password, hash } satisfies Question);
@@ -80,7 +88,7 @@ export class Passwords implements chat.Passwords {
 
   #judged(conclude: (first: Waiting) => void): void {
     const first = this.#waiting.shift();
-    if (this.#waiting.length > 0) this.#ask();
+    this.#ask();
     if (first !== undefined) conclude(first);
   }
 }

@@ -64,6 +64,21 @@ test("nor by a password that was changed meanwhile", async () => {
   expect(world.ask(peer, "alive")).toEqual(["err not_logged_in"]);
 });
 
+test("who was not judged, having hung up, counts as a login that failed, but not as a wrong password", async () => {
+  const world = new World(["alice"], { limits: { failedLoginsPerMinuteMax: 3 } });
+  const { verify } = world;
+  world.verify = () => Promise.resolve(null);
+  for (let i = 0; i < 3; i++) {
+    world.login("alice");
+    await world.later();
+  }
+  world.verify = verify;
+  expect(world.ask(world.connect(), "login alice guess")).toEqual([expect.stringMatching(/^err busy /)]);
+  expect(world.ask(world.connect("192.0.2.9"), "login alice guess")).toEqual(["err wrong_password 2"]);
+  world.pass(20_000);
+  expect(world.ask(world.connect(), "login alice guess")).toEqual(["err wrong_password 2"]);
+});
+
 test("when too many passwords are being judged, one more is busy, and counts as no try", async () => {
   const world = new World(["alice"]);
   const { verify } = world;

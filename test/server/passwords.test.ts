@@ -7,6 +7,7 @@ import { Passwords } from "../../src/server/passwords.ts";
 
 const TOKEN = "t".repeat(22);
 const [RIGHT, WRONG] = [Buffer.from("secret"), Buffer.from("secre")] as const;
+const STAYS = (): boolean => false;
 let hash: string;
 
 beforeAll(async () => {
@@ -25,7 +26,7 @@ function passwords(proofs = new Map<string, Uint8Array>()): Passwords {
 test("a plain password is judged at once, and leaves no proof", () => {
   const alice = account("secret");
   const judged = ["secret", "secre", "secrets", "Secret", "", "s\0cret"].map((password) =>
-    passwords().verify(alice, Buffer.from(password), null),
+    passwords().verify(alice, Buffer.from(password), null, STAYS),
   );
   expect(judged).toEqual([true, false, false, false, false, false]);
   expect(passwords().prove(alice, RIGHT, TOKEN)).toHaveLength(0);
@@ -36,7 +37,7 @@ test("a hash is judged later, in the order in which it was asked", async () => {
   const alice = account(hash);
   const order: number[] = [];
   const verdicts = [RIGHT, WRONG, RIGHT].map(async (password, index) => {
-    const verdict = await judge.verify(alice, password, null);
+    const verdict = await judge.verify(alice, password, null, STAYS);
     order.push(index);
     return verdict;
   });
@@ -46,8 +47,8 @@ test("a hash is judged later, in the order in which it was asked", async () => {
 
 test("a hash that cannot be judged is a fault of its own, and those behind it are judged", async () => {
   const judge = passwords();
-  const bad = judge.verify(account("$argon2id$nonsense"), RIGHT, null) as Promise<boolean>;
-  const good = judge.verify(account(hash), RIGHT, null);
+  const bad = judge.verify(account("$argon2id$nonsense"), RIGHT, null, STAYS) as Promise<boolean>;
+  const good = judge.verify(account(hash), RIGHT, null, STAYS);
   expect(bad).rejects.toThrow("InvalidEncoding");
   expect(await good).toBe(true);
 });
@@ -55,10 +56,22 @@ test("a hash that cannot be judged is a fault of its own, and those behind it ar
 test("only so many wait to be judged; when they are, there is room again", async () => {
   const judge = passwords();
   const alice = account(hash);
-  const verdicts = Array.from({ length: HASHES_WAITING_MAX }, () => judge.verify(alice, RIGHT, null));
-  expect(judge.verify(alice, RIGHT, null)).toBeNull();
+  const verdicts = Array.from({ length: HASHES_WAITING_MAX }, () => judge.verify(alice, RIGHT, null, STAYS));
+  expect(judge.verify(alice, RIGHT, null, STAYS)).toBeNull();
   expect(new Set(await Promise.all(verdicts))).toEqual(new Set([true]));
-  expect(await judge.verify(alice, WRONG, null)).toBe(false);
+  expect(await judge.verify(alice, WRONG, null, STAYS)).toBe(false);
+});
+
+test("who has hung up when their turn comes is not judged, and keeps nobody waiting", async () => {
+  const judge = passwords();
+  const alice = account(hash);
+  const gone = Array.from({ length: HASHES_WAITING_MAX - 2 }, () => [false]);
+  const first = judge.verify(alice, RIGHT, null, STAYS);
+  const verdicts = gone.map((left) => judge.verify(account("$argon2id$nonsense"), RIGHT, null, () => left[0]!));
+  const last = judge.verify(alice, WRONG, null, STAYS);
+  for (const left of gone) left[0] = true;
+  expect([await first, new Set(await Promise.all(verdicts)), await last]).toEqual([true, new Set([null]), false]);
+  expect(await judge.verify(alice, RIGHT, null, STAYS)).toBe(true);
 });
 
 describe("with the token of an earlier session", () => {
@@ -67,15 +80,19 @@ describe("with the token of an earlier session", () => {
 
   test("the password that began it is judged at once", () => {
     const alice = account(hash);
-    expect(known(alice).verify(alice, RIGHT, TOKEN)).toBe(true);
+    expect(known(alice).verify(alice, RIGHT, TOKEN, STAYS)).toBe(true);
   });
 
   test.each([
-    ["another password", (alice: Account) => known(alice).verify(alice, WRONG, TOKEN), false],
-    ["another token", (alice: Account) => known(alice).verify(alice, RIGHT, "u".repeat(22)), true],
-    ["no token", (alice: Account) => known(alice).verify(alice, RIGHT, null), true],
-    ["a hash of before", (alice: Account) => known(account(`${hash}x`)).verify(alice, RIGHT, TOKEN), true],
-    ["a session of a plain password", (alice: Account) => known(account("secret")).verify(alice, RIGHT, TOKEN), true],
+    ["another password", (alice: Account) => known(alice).verify(alice, WRONG, TOKEN, STAYS), false],
+    ["another token", (alice: Account) => known(alice).verify(alice, RIGHT, "u".repeat(22), STAYS), true],
+    ["no token", (alice: Account) => known(alice).verify(alice, RIGHT, null, STAYS), true],
+    ["a hash of before", (alice: Account) => known(account(`${hash}x`)).verify(alice, RIGHT, TOKEN, STAYS), true],
+    [
+      "a session of a plain password",
+      (alice: Account) => known(account("secret")).verify(alice, RIGHT, TOKEN, STAYS),
+      true,
+    ],
   ])("%s is compared with the hash", async (_what, judge, verdict) => {
     const judged = judge(account(hash));
     expect(judged).toBeInstanceOf(Promise);
