@@ -1,13 +1,14 @@
 import { X509Certificate, createPrivateKey } from "node:crypto";
 import { readFileSync } from "node:fs";
+import { createSecureContext } from "node:tls";
 
 /** What a server shows of itself over TLS: PEM, as they stand in their files. */
 export interface Certificate {
   /** The server's own certificate first. */
   chain: string;
   key: string;
-  /** Says since when it is no good any more; null while it is. */
-  expired: string | null;
+  /** Says since when it is no good any more, or from when on it will be; null while it is. */
+  outdated: string | null;
 }
 
 /** A certificate or key that cannot be used: names the file, in words for the operator. */
@@ -19,9 +20,13 @@ export function readCertificate(chainFile: string, keyFile: string): Certificate
   const certificate = understood(chainFile, "certificate", () => new X509Certificate(chain));
   const isKeyOf = certificate.checkPrivateKey(understood(keyFile, "private key", () => createPrivateKey(key)));
   if (!isKeyOf) throw new CertificateError(`${keyFile} is not the key of the certificate in ${chainFile}`);
-  const { validToDate } = certificate;
-  const isExpired = validToDate.getTime() < Date.now();
-  return { chain, key, expired: isExpired ? `${chainFile} expired on ${validToDate.toISOString()}` : null };
+  understood(chainFile, "chain of certificates", () => createSecureContext({ cert: chain, key }));
+  const { validFromDate, validToDate } = certificate;
+  let outdated: string | null = null;
+  if (validToDate.getTime() < Date.now()) outdated = `${chainFile} expired on ${validToDate.toISOString()}`;
+  if (validFromDate.getTime() > Date.now())
+    outdated = `${chainFile} is not valid before ${validFromDate.toISOString()}`;
+  return { chain, key, outdated };
 }
 
 function read(file: string): string {

@@ -165,7 +165,7 @@ export function parseConfig(args: readonly string[]): Config | null {
 function parseTls(given: Map<string, string>): TlsConfig | null {
   const [chain, key] = [given.get("tls-cert"), given.get("tls-key")];
   const isOnly = given.has("tls-only");
-  if (!chain && !key && !isOnly && !given.has("tls-port")) return null;
+  if (chain === undefined && key === undefined && !isOnly && !given.has("tls-port")) return null;
   if (!chain || !key) throw new UsageError("TLS takes both --tls-cert <file> and --tls-key <file>");
   if (!isOnly)
     return {

@@ -156,7 +156,7 @@ export class Server {
     if (tls === null || tls.port !== null) this.#plain = new Listener(host, port, this.#handlers, null);
     if (certificate !== null) {
       this.#encrypted = new Listener(host, tls!.port ?? port, this.#tlsHandlers, certificate);
-      if (certificate.expired !== null) this.#log.warn(`${certificate.expired}: clients will not trust it`);
+      if (certificate.outdated !== null) this.#log.warn(`${certificate.outdated}: clients will not trust it`);
     }
     this.#tick();
     const { address } = (this.#plain ?? this.#encrypted)!;
@@ -216,7 +216,7 @@ export class Server {
     if (this.#encrypted === null) return;
     const { chain, key } = this.#config.tls!;
     const certificate = readCertificate(chain, key);
-    if (certificate.expired !== null) throw new CertificateError(certificate.expired);
+    if (certificate.outdated !== null) throw new CertificateError(certificate.outdated);
     this.#encrypted.renew(certificate);
     this.#log.info("the certificate was read again");
   }

@@ -176,6 +176,7 @@ test("TLS takes a certificate and its key, at a port of its own or instead of th
   expect(complaint(...files.slice(0, 2))).toContain("--tls-key");
   expect(complaint(...files.slice(2))).toContain("--tls-cert");
   expect(complaint("--tls-only")).toContain("--tls-cert");
+  expect(complaint("--tls-cert", "", "--tls-key", "")).toContain("--tls-cert"); // Variables that are not set.
   expect(complaint("--tls-port", "7")).toContain("--tls-cert");
   expect(complaint(...files, "--tls-port", "x")).toContain("--tls-port");
   expect(complaint(...files, "--tls-port", "7", "--tls-only")).toContain("--tls-port");

@@ -187,10 +187,15 @@ test("a bad one is told by its file, and the old one stays", async () => {
   writeFileSync(files.chain, expired.cert);
   writeFileSync(files.key, expired.key);
   expect(() => server.server.renewCertificate()).toThrow(`${files.chain} expired on 2001-09-09`);
+  const future = await makeCertificate(["localhost"], { notBefore: new Date(3e12), notAfter: new Date(4e12) });
+  writeFileSync(files.chain, future.cert);
+  writeFileSync(files.key, future.key);
+  expect(() => server.server.renewCertificate()).toThrow(`${files.chain} is not valid before 2065-01-24`);
   // The first of the chain is good, and what stands behind it is not.
   writeFileSync(files.chain, `${second.cert}\n-----BEGIN CERTIFICATE-----\nrubbish\n-----END CERTIFICATE-----\n`);
   writeFileSync(files.key, second.key);
-  expect(() => server.server.renewCertificate()).toThrow();
+  const why = `there is no chain of certificates in ${files.chain} that can be used (PEM)`;
+  expect(() => server.server.renewCertificate()).toThrow(why);
   const alice = await server.login("alice", first.cert);
   await alice.asks("alive", "ok");
 });
