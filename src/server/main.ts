@@ -13,6 +13,8 @@ const ECHO_MS = 100;
 
 /** The server as a program: 0 after an orderly stop, 1 when it cannot run, 2 when the command line cannot be meant. */
 async function main(): Promise<void> {
+  let reload = (_signal: NodeJS.Signals): void => {}; // Before it runs, all of that is still to be read.
+  process.on("SIGHUP", (signal) => reload(signal));
   const config = parseConfig(process.argv.slice(2));
   if (config === null) return void process.stdout.write(USAGE);
   config.host = await resolve(config.host);
@@ -35,11 +37,12 @@ async function main(): Promise<void> {
   process.on("SIGINT", stop);
   process.on("SIGTERM", stop);
   const hasTerminal = isatty(0);
-  process.on("SIGHUP", (signal) => {
+  reload = (signal) => {
+    if (stoppedMs > 0) return;
     if (hasTerminal && !isatty(0)) return void stop(signal); // The window that it ran in was closed.
     attempt(log, "the users stay as they are", () => server.reload(readCredentials(config.credentials)));
     attempt(log, "the certificate stays as it is", () => server.renewCertificate());
-  });
+  };
   process.stdout.write(`listening on ${address}\n`);
   const plain = plainUsers(credentials.users).length;
   const users = credentials.users.length;
