@@ -1,8 +1,8 @@
 import type { Socket } from "bun";
-import { ChatError } from "./request.ts";
+import { type Address, ChatError } from "./request.ts";
 
 /** Why TLS with that host did not come about, in words for people. */
-export function handshakeFailure(host: string, socket: Socket<undefined>, error: Error | null): ChatError {
+export function handshakeFailure({ host, tls }: Address, socket: Socket<undefined>, error: Error | null): ChatError {
   const { code, message } = error as NodeJS.ErrnoException;
   switch (code) {
     case "EPROTO": {
@@ -11,11 +11,11 @@ export function handshakeFailure(host: string, socket: Socket<undefined>, error:
       return new ChatError("closed", `the TLS handshake failed: ${reason}`);
     }
     default:
-      return new ChatError("untrusted", distrust(host, socket, code ?? "", message));
+      return new ChatError("untrusted", distrust(host, tls === true, socket, code ?? "", message));
   }
 }
 
-function distrust(host: string, socket: Socket<undefined>, code: string, message: string): string {
+function distrust(host: string, isPublic: boolean, socket: Socket<undefined>, code: string, message: string): string {
   const { subject, subjectaltname, valid_from, valid_to } = socket.getPeerCertificate();
   switch (code) {
     case "ERR_TLS_CERT_ALTNAME_INVALID": {
@@ -32,6 +32,7 @@ function distrust(host: string, socket: Socket<undefined>, code: string, message
     case "UNABLE_TO_GET_ISSUER_CERT":
     case "UNABLE_TO_GET_ISSUER_CERT_LOCALLY":
     case "UNABLE_TO_VERIFY_LEAF_SIGNATURE":
+      if (!isPublic) return `nobody in --ca has signed the certificate there (${message})`;
       return `nobody who is trusted here has signed the certificate there (${message}); --ca <file> trusts it`;
     default:
       return `the certificate there is not accepted: ${message}`;

@@ -65,7 +65,7 @@ export class Link implements Sink {
             if (isTrusted) ready.resolve();
             // An end in the middle of it is told by `close`.
             else if ((error as NodeJS.ErrnoException).code !== "ECONNRESET")
-              ready.reject(handshakeFailure(host, socket, error));
+              ready.reject(handshakeFailure({ host, port, tls }, socket, error));
           },
           data: (_socket, chunk) => link.#read(chunk),
           drain: () => link.#drain(),

@@ -191,7 +191,7 @@ describe("with a certificate that fits", () => {
   });
 });
 
-const UNKNOWN = /nobody who is trusted here has signed the certificate there \(.*\); --ca <file> trusts it/;
+const UNKNOWN = /nobody in --ca has signed the certificate there \(.*\)/;
 
 describe("a server that cannot be trusted hears nothing, and the client says why and ends with 1:", () => {
   const now = Date.now();
@@ -228,6 +228,12 @@ describe("a server that cannot be trusted hears nothing, and the client says why
     const [, why = err] = new RegExp(`^heartline: cannot reach localhost:${front.port}: (.*)\n$`).exec(err) ?? [];
     expect(why).toMatch(words);
     expect({ out, code, heard: front.heard }).toEqual({ out: "", code: 1, heard: "" });
+  });
+
+  test("self-signed, where only public authorities are trusted", async () => {
+    front.show(await makeCertificate(["localhost"]));
+    const { err } = await runClient("localhost", front.port, ["--tls"], "");
+    expect(err).toMatch(/nobody who is trusted here has signed the certificate there \(.*\); --ca <file> trusts it\n$/);
   });
 
   test("an authority that has expired itself", async () => {
@@ -275,7 +281,7 @@ describe("a server that is not to be trusted any more", () => {
     await pty.until((lines) => lines.at(-1) === ">");
     front.show(selfSigned);
     front.cut();
-    await pty.sees("not connected again: nobody who is trusted here has signed the certificate there");
+    await pty.sees("not connected again: nobody in --ca has signed the certificate there");
     await pty.until((lines) => lines.at(-1) === "(lost) >");
     front.show(good);
     await pty.until((lines) => lines.at(-1) === ">");
