@@ -1,4 +1,4 @@
-import { afterEach, beforeAll, expect, test } from "bun:test";
+import { afterEach, beforeAll, describe, expect, test } from "bun:test";
 import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { createConnection } from "node:net";
 import { tmpdir } from "node:os";
@@ -212,4 +212,61 @@ test("files that cannot be used are told by name", async () => {
   );
   expect(complaint({ ...good, key: bad.key })).toBe(`there is no private key in ${bad.key} that can be used (PEM)`);
   expect(complaint({ ...good, key: "/nowhere" })).toBe("cannot read /nowhere: ENOENT");
+});
+
+describe("clients of other makers", () => {
+  const openssl = Bun.which("openssl");
+  const python = Bun.which("python3");
+  const hasSsl = python !== null && Bun.spawnSync([python, "-c", "import ssl"]).exitCode === 0;
+  if (openssl === null) console.log("SKIPPED: the server with openssl s_client (there is no openssl)");
+  if (!hasSsl) console.log("SKIPPED: the server with Python's ssl (there is no python3 that has it)");
+
+  /** Says something to bob, is answered, and leaves; returns all that the program heard, and its exit code. */
+  async function chats(command: string[]): Promise<{ heard: string; code: number }> {
+    const files = write(first);
+    const server = start({}, files);
+    const bob = await server.login("bob");
+    const words = command.map((word) => word.replace("<port>", String(server.tlsPort)).replace("<ca>", files.chain));
+    const program = Bun.spawn(words, { stdin: "pipe", stdout: "pipe", stderr: "ignore" });
+    program.stdin.write(`login alice ${PASSWORD}\nmessage bob hello\n`);
+    program.stdin.flush();
+    await Promise.race([bob.hears("joined alice", "message alice hello"), program.exited]);
+    program.stdin.write("logout\n");
+    program.stdin.flush();
+    const [heard, code] = await Promise.all([program.stdout.text(), program.exited]);
+    return { heard, code };
+  }
+
+  const WELL = /^ok \S+ 35\nok sent\nok\n$/;
+  const s_client = ["s_client", "-quiet", "-verify_return_error", "-verify_hostname", "localhost"];
+  const at = ["-connect", "127.0.0.1:<port>", "-CAfile", "<ca>"];
+
+  test.skipIf(openssl === null).each(["tls1_3", "tls1_2"])("openssl chats by %s", async (version) => {
+    const { heard } = await chats([openssl!, ...s_client, ...at, `-${version}`]);
+    expect(heard).toMatch(WELL);
+  });
+
+  test.skipIf(openssl === null)("openssl is refused below TLS 1.2", async () => {
+    const { heard, code } = await chats([openssl!, ...s_client, ...at, "-tls1_1", "-cipher", "ALL:@SECLEVEL=0"]);
+    expect(heard).toBe("");
+    expect(code).not.toBe(0);
+  });
+
+  test.skipIf(!hasSsl)("Python chats", async () => {
+    const script = `
+import ssl, socket, sys
+context = ssl.create_default_context(cafile=sys.argv[2])
+with context.wrap_socket(socket.create_connection(("127.0.0.1", int(sys.argv[1]))), server_hostname="localhost") as s:
+    lines = s.makefile("rb")
+    for line in sys.stdin.buffer:
+        s.sendall(line)
+        sys.stdout.buffer.write(lines.readline())
+        sys.stdout.flush()
+        if line == b"logout\\n":
+            break
+    print(lines.read())
+`;
+    const { heard, code } = await chats([python!, "-u", "-c", script, "<port>", "<ca>"]);
+    expect({ heard, code }).toEqual({ heard: expect.stringMatching(/^ok \S+ 35\nok sent\nok\nb''\n$/), code: 0 });
+  });
 });
