@@ -156,23 +156,18 @@ export function parseConfig(args: readonly string[]): Config | null {
     blockMs: seconds("block-time"),
     lockoutScope: oneOf("lockout-scope", text("lockout-scope"), "address", "user"),
     limits: parseLimits(given),
-    tls: parseTls(given),
+    tls: parseTls(given, text("tls-port")),
     proxyFrom: given.has("proxy-from") ? parseAddresses(text("proxy-from")) : null,
     salvage: given.has("salvage"),
   };
 }
 
-function parseTls(given: Map<string, string>): TlsConfig | null {
+function parseTls(given: Map<string, string>, port: string): TlsConfig | null {
   const [chain, key] = [given.get("tls-cert"), given.get("tls-key")];
   const isOnly = given.has("tls-only");
   if (chain === undefined && key === undefined && !isOnly && !given.has("tls-port")) return null;
   if (!chain || !key) throw new UsageError("TLS takes both --tls-cert <file> and --tls-key <file>");
-  if (!isOnly)
-    return {
-      chain,
-      key,
-      port: number("tls-port", given.get("tls-port") ?? OPTIONS["tls-port"].fallback, 0, 65535, true),
-    };
+  if (!isOnly) return { chain, key, port: number("tls-port", port, 0, 65535, true) };
   if (given.has("tls-port")) throw new UsageError("--tls-only is TLS at --port: it takes no --tls-port");
   if (given.has("proxy-from"))
     throw new UsageError("--proxy-from is for connections in the clear: with --tls-only there are none");

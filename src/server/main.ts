@@ -24,7 +24,7 @@ async function main(): Promise<void> {
   process.on("uncaughtException", survive);
   process.on("unhandledRejection", survive);
   const server = new Server(config, credentials, log);
-  const address = server.listen();
+  const { plain, encrypted } = server.listen();
   let stoppedMs = 0;
   const stop = async (signal: NodeJS.Signals): Promise<void> => {
     const isEcho = signal === "SIGINT" && performance.now() - stoppedMs < ECHO_MS;
@@ -43,21 +43,21 @@ async function main(): Promise<void> {
     attempt(log, "the users stay as they are", () => server.reload(readCredentials(config.credentials)));
     attempt(log, "the certificate stays as it is", () => server.renewCertificate());
   };
-  process.stdout.write(`listening on ${address}\n`);
-  const plain = plainUsers(credentials.users).length;
+  const { address, port } = (plain ?? encrypted)!;
+  const beside = plain === null ? " with TLS" : encrypted === null ? "" : `, and with TLS on ${encrypted.address}`;
+  process.stdout.write(`listening on ${address}${beside}\n`);
+  const plainCount = plainUsers(credentials.users).length;
   const users = credentials.users.length;
   if (credentials.sample) {
     log.warn(
       `SAMPLE CREDENTIALS: everybody knows the passwords in ${config.credentials}. Replace them before others come`,
     );
-  } else if (plain > 0) {
+  } else if (plainCount > 0) {
     log.warn(
-      `${plain} of ${users} passwords are plain text: bun run passwd --migrate ${config.credentials} hashes them`,
+      `${plainCount} of ${users} passwords are plain text: bun run passwd --migrate ${config.credentials} hashes them`,
     );
   }
-  const [port] = /\d+(?=$|[ ,])/.exec(address)!;
-  const tls = config.tls?.port === null ? " --tls" : "";
-  log.info(`${users} users; join with: bun run client 127.0.0.1 ${port}${tls}`);
+  log.info(`${users} users; join with: bun run client 127.0.0.1 ${port}${plain === null ? " --tls" : ""}`);
 }
 
 /** Does it, or says why not, and what follows. */

@@ -121,19 +121,17 @@ export class Server {
   reload({ users }: Credentials): void {
     this.#turn.begin();
     const { accounts } = this.#chat;
-    const named = new Map(users.map(({ name, password }) => [name, password]));
-    const before = accounts.all.filter(({ password }) => password !== null);
-    const removed = before.filter(({ name }) => !named.has(name));
+    const names = new Set(users.map(({ name }) => name));
+    const removed = accounts.all.filter(({ name, password }) => password !== null && !names.has(name));
     for (const account of removed) this.#chat.remove(account);
+    let added = 0;
     let changed = 0;
-    for (const [name, password] of named) {
-      if (accounts.add(name, password) !== null) continue;
-      const account = accounts.named(name)!;
-      if (account.password === password) continue;
+    for (const { name, password } of users) {
+      const account = accounts.recall(name);
+      if (account.password === null) added++;
+      else if (account.password !== password) changed++;
       account.password = password;
-      changed++;
     }
-    const added = users.length - (before.length - removed.length);
     this.#log.info({ users: users.length, added, changed, removed: removed.length }, "the credentials were read again");
   }
 
@@ -149,8 +147,8 @@ export class Server {
     this.#log.error({ err: error, address, user: session?.account.name }, `${what}; this connection ends`);
   }
 
-  /** Begins to listen; returns where, in words that begin with `<ip>:<port>`. Throws ListenError, CertificateError. */
-  listen(): string {
+  /** Begins to listen, in the clear, over TLS, or both. Throws ListenError, CertificateError. */
+  listen(): { plain: Listener | null; encrypted: Listener | null } {
     const { host, port, tls } = this.#config;
     const certificate = tls === null ? null : readCertificate(tls.chain, tls.key);
     if (tls === null || tls.port !== null) this.#plain = new Listener(host, port, this.#handlers, null);
@@ -159,9 +157,7 @@ export class Server {
       if (certificate.outdated !== null) this.#log.warn(`${certificate.outdated}: clients will not trust it`);
     }
     this.#tick();
-    const { address } = (this.#plain ?? this.#encrypted)!;
-    if (this.#encrypted === null) return address;
-    return this.#plain === null ? `${address} with TLS` : `${address}, and with TLS on ${this.#encrypted.address}`;
+    return { plain: this.#plain, encrypted: this.#encrypted };
   }
 
   /** Every fault in a handler costs its own connection at most. */

@@ -174,7 +174,7 @@ export type Overrides = Partial<Omit<Config, "limits">> & { limits?: Partial<Lim
 /** A real server in this process on a free port, which keeps nothing unless told to, with all its clients. */
 export class WireServer {
   readonly port: number;
-  /** Where it speaks TLS; 0 when it does not. */
+  /** Where it speaks TLS besides; 0 when it does not. */
   readonly tlsPort: number;
   /** What it logged, and what of it as errors; `stop` throws when there is any. */
   readonly logged: string[] = [];
@@ -194,12 +194,9 @@ export class WireServer {
     };
     const log = pino({ level: "trace" }, { write });
     this.server = new Server(config, { users, sample: false }, log);
-    const [plain, encrypted] = this.server
-      .listen()
-      .match(/(?<=:)\d+(?=$|[ ,])/g)!
-      .map(Number);
-    this.port = plain!;
-    this.tlsPort = encrypted ?? 0;
+    const { plain, encrypted } = this.server.listen();
+    this.port = (plain ?? encrypted)!.port;
+    this.tlsPort = plain === null ? 0 : (encrypted?.port ?? 0);
   }
 
   /** Somebody connects and says nothing yet; over TLS when there is an authority to trust. */
