@@ -11,6 +11,7 @@ import { ANSWER_MS } from "../../src/client/request.ts";
 import { type Certificate, makeCertificate } from "../support/certificate.ts";
 import { runWith } from "../support/process.ts";
 import { Pty } from "../support/pty.ts";
+import { openssl, python, tellSkipped } from "../support/tls-programs.ts";
 import { PASSWORD, WireServer } from "../support/wire.ts";
 
 const USERS = ["columbia", "SEAS"];
@@ -447,11 +448,7 @@ for line in connection.makefile("rb"):
 `;
 
 describe("other implementations of TLS", () => {
-  const openssl = Bun.which("openssl");
-  const python = Bun.which("python3");
-  const hasSsl = python !== null && Bun.spawnSync([python, "-c", "import ssl"]).exitCode === 0;
-  if (openssl === null) console.log("SKIPPED: the client with openssl s_server (there is no openssl)");
-  if (!hasSsl) console.log("SKIPPED: the client with Python's ssl (there is no python3 that has it)");
+  tellSkipped("client");
   const programs: Bun.Subprocess[] = [];
 
   afterEach(() => {
@@ -507,7 +504,7 @@ describe("other implementations of TLS", () => {
     });
   });
 
-  test.skipIf(!hasSsl)("Python chats", async () => {
+  test.skipIf(python === null)("Python chats", async () => {
     await chats(await start(python!, "-c", PYTHON));
   });
 });

@@ -7,6 +7,7 @@ import { TLSSocket, connect } from "node:tls";
 import { once } from "node:events";
 import { CertificateError, readCertificate } from "../../src/server/certificate.ts";
 import { type Certificate, makeCertificate, writeCertificate } from "../support/certificate.ts";
+import { openssl, python, tellSkipped } from "../support/tls-programs.ts";
 import { type Overrides, PASSWORD, WireClient, WireServer } from "../support/wire.ts";
 
 let first: Certificate;
@@ -215,11 +216,7 @@ test("files that cannot be used are told by name", async () => {
 });
 
 describe("clients of other makers", () => {
-  const openssl = Bun.which("openssl");
-  const python = Bun.which("python3");
-  const hasSsl = python !== null && Bun.spawnSync([python, "-c", "import ssl"]).exitCode === 0;
-  if (openssl === null) console.log("SKIPPED: the server with openssl s_client (there is no openssl)");
-  if (!hasSsl) console.log("SKIPPED: the server with Python's ssl (there is no python3 that has it)");
+  tellSkipped("server");
 
   /** Says something to bob, is answered, and leaves; returns all that the program heard, and its exit code. */
   async function chats(command: string[]): Promise<{ heard: string; code: number }> {
@@ -252,7 +249,7 @@ describe("clients of other makers", () => {
     expect(code).not.toBe(0);
   });
 
-  test.skipIf(!hasSsl)("Python chats", async () => {
+  test.skipIf(python === null)("Python chats", async () => {
     const script = `
 import ssl, socket, sys
 context = ssl.create_default_context(cafile=sys.argv[2])
