@@ -53,8 +53,8 @@ const USAGE = `Usage: bun run soak [options] [-- <options of the server>]
 Keeps a server busy for long, and looks at what it keeps: clients, every other one with a resumable session, who stay,
 write to each other and broadcast; people who come and go, are cut off, and get what was said to them while they were
 away; and hostile ones, all the time. Its resident memory at each third of the time, with all garbage collected, may be
-${SPREAD_MAX} % apart, which is judged from ${JUDGED_MS_MIN / 60_000} minutes on. Before and after it must have the same open, but for up to six segments of the journal,
-which it keeps. Nobody may be dropped, and no message lost, twice or out of order.
+${SPREAD_MAX} % apart, which is judged from ${JUDGED_MS_MIN / 60_000} minutes on. Before and after it must have the same open, but for
+up to six segments of the journal, which it keeps. Nobody may be dropped, and no message lost, twice or out of order.
 
   --clients <number>     who stay, an even number (${CLIENTS_DEFAULT}); one in ${CLIENTS_PER_VISITOR} more comes and goes
   --minutes <number>     how long (30)

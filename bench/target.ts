@@ -63,17 +63,8 @@ export class Target {
     const listens = Promise.withResolvers<void>();
     this.#program = new Program(
       [
-        ...[
-          "--preload",
-          "./bench/collect.ts",
-          "src/server/main.ts",
-          "--host",
-          "127.0.0.1",
-          "--port",
-          "0",
-          "--credentials",
-          credentials,
-        ],
+        ...["--preload", "./bench/collect.ts", "src/server/main.ts"],
+        ...["--host", "127.0.0.1", "--port", "0", "--credentials", credentials],
         ...["--tls-cert", chain, "--tls-key", key, "--tls-port", "0"],
         ...["--data", join(this.#folder, "data"), ...options],
       ],
