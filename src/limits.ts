@@ -135,6 +135,11 @@ export const JOURNAL_SPARES_MAX = 2;
 export const STORE_CHANGES_MAX = 1024;
 /** And bytes of messages in them: SQLite writes each several times, and nobody is answered meanwhile. */
 export const STORE_CHANGES_BYTES_MAX = 32 << 10;
+/** A thread that nobody has asked anything for so long is given back. */
+export const THREAD_IDLE_MS = 10_000;
+/** So many times as much waits while SQLite's write-ahead log is copied, which happens after so many commits. */
+export const STORE_CHANGES_HELD = 32;
+export const WAL_COMMITS_MAX = 32;
 /** How often a disk that refused is tried again; without a journal, how often the changes are committed. */
 export const STORE_RETRY_MS = 1024;
 

@@ -6,8 +6,8 @@ import { join } from "node:path";
 export type Durability = "none" | "process" | "power";
 
 const SYNCHRONOUS: Record<Durability, string> = { none: "OFF", process: "NORMAL", power: "FULL" };
-/** Often and little: what is checkpointed at once is copied page by page, and nobody is answered meanwhile. */
-const CHECKPOINT_PAGES = 64;
+/** So long the write-ahead log becomes only when the thread that copies it (wal.ts) cannot. */
+const CHECKPOINT_PAGES = 4096;
 const SCHEMA_VERSION = 4;
 const SESSIONS = `
   CREATE TABLE sessions (
@@ -65,8 +65,8 @@ const UPGRADE = `
 export class StoreError extends Error {}
 
 /**
- * Opens the database of a data folder, which is made when it is missing; ":memory:" keeps nothing. The file is locked
- * for this process alone, which is also the lock on the folder. Throws StoreError.
+ * Opens the database of a data folder, which is made when it is missing; ":memory:" keeps nothing. The folder is locked
+ * for this process alone, by an empty database beside the other. Throws StoreError.
  */
 export function openDatabase(folder: string, durability: Durability): Database {
   if (folder === ":memory:") {
@@ -75,13 +75,17 @@ export function openDatabase(folder: string, durability: Durability): Database {
     return database;
   }
   const file = join(folder, "heartline.sqlite");
+  const lock = join(folder, "lock");
   let database: Database | null = null;
   try {
     mkdirSync(folder, { recursive: true, mode: 0o700 });
     database = new Database(file, { create: true });
     chmodSync(file, 0o600);
-    database.run("PRAGMA locking_mode = EXCLUSIVE");
-    database.run("PRAGMA journal_mode = WAL");
+    database.run("ATTACH ? AS lock", [lock]);
+    database.run("PRAGMA lock.locking_mode = EXCLUSIVE");
+    database.run("PRAGMA lock.journal_mode = MEMORY");
+    chmodSync(lock, 0o600);
+    database.run("PRAGMA main.journal_mode = WAL");
     database.run(`PRAGMA synchronous = ${SYNCHRONOUS[durability]}`);
     database.run(`PRAGMA wal_autocheckpoint = ${CHECKPOINT_PAGES}`);
     // Else SQLite opens a file in the machine's folder for temporary ones, which may be full, and keeps it.
@@ -96,6 +100,8 @@ export function openDatabase(folder: string, durability: Durability): Database {
     if (version > 0 && version < SCHEMA_VERSION) database.run(MAILBOX_UPGRADE);
     if (version < SCHEMA_VERSION) database.run(`PRAGMA user_version = ${SCHEMA_VERSION}`);
     database.run("COMMIT");
+    // SQLite keeps a descriptor of who closes while others are open, for the next one: now, and not some day.
+    new Database(file).close();
     return database;
   } catch (error) {
     database?.close();

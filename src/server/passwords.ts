@@ -5,6 +5,7 @@ import { HASHES_WAITING_MAX } from "../limits.ts";
 import { isHash } from "./credentials.ts";
 import { NOTHING } from "./fact.ts";
 import type { Question } from "./hash-worker.ts";
+import { Thread } from "./thread.ts";
 
 /** What sessions of users left, by their tokens. */
 interface Proofs {
@@ -28,8 +29,16 @@ interface Waiting extends Question {
 export class Passwords implements chat.Passwords {
   readonly #proofs: Proofs;
   readonly #waiting: Waiting[] = [];
-  /** Started when the first hash is to be verified. */
-  #worker: Worker | null = null;
+  readonly #thread = new Thread<Question, boolean | string>(
+    new URL("./hash-worker.ts", import.meta.url),
+    (answer) =>
+      this.#judged(({ verdict }) => {
+        if (typeof answer === "boolean") verdict.resolve(answer);
+        else verdict.reject(new Error(answer));
+      }),
+    (fault) =>
+      this.#judged(({ verdict }) => verdict.reject(new Error(`the thread that verifies hashes has ended: ${fault}`))),
+  );
 
   constructor(proofs: Proofs) {
     this.#proofs = proofs;
@@ -65,25 +74,7 @@ export class Passwords implements chat.Passwords {
     while (this.#waiting[0]?.isGone()) this.#waiting.shift()!.verdict.resolve(null);
     if (this.#waiting.length === 0) return;
     const { password, hash } = this.#waiting[0]!;
-    this.#worker ??= this.#start();
-    this.#worker.postMessage({ password, hash } satisfies Question);
-  }
-
-  #start(): Worker {
-    const worker = new Worker(new URL("./hash-worker.ts", import.meta.url));
-    worker.unref();
-    worker.onmessage = ({ data }: MessageEvent<boolean | string>) => {
-      this.#judged(({ verdict }) => {
-        if (typeof data === "boolean") verdict.resolve(data);
-        else verdict.reject(new Error(data));
-      });
-    };
-    worker.onerror = ({ message }) => {
-      worker.terminate();
-      this.#worker = null;
-      this.#judged(({ verdict }) => verdict.reject(new Error(`the thread that verifies hashes has ended: ${message}`)));
-    };
-    return worker;
+    this.#thread.ask({ password, hash });
   }
 
   #judged(conclude: (first: Waiting) => void): void {

@@ -3,14 +3,23 @@ import { createHash } from "node:crypto";
 import type { WrongPasswords } from "../chat/lockouts.ts";
 import type { Account } from "../chat/session.ts";
 import type { Amount, ChatStore, EndedSession, KnownSession, StoredMessage } from "../chat/store.ts";
-import { SESSIONS_KEPT, SESSIONS_KEPT_MS, STORE_CHANGES_BYTES_MAX, STORE_CHANGES_MAX } from "../limits.ts";
+import {
+  SESSIONS_KEPT,
+  SESSIONS_KEPT_MS,
+  STORE_CHANGES_BYTES_MAX,
+  STORE_CHANGES_HELD,
+  STORE_CHANGES_MAX,
+} from "../limits.ts";
 import { encode } from "../protocol/ascii.ts";
 import { MARK, type StreamCopy, type Unconfirmed } from "../protocol/marks.ts";
 import type { Outbox } from "../protocol/outbox.ts";
 import { Fact, FactBuffer, type FactKind, NOTHING } from "./fact.ts";
 import type { Journal } from "./journal.ts";
+import { Wal } from "./wal.ts";
 
 type Value = SQLQueryBindings;
+
+const BEGIN = "BEGIN IMMEDIATE";
 
 /** A change of the database that is not committed yet. */
 interface Change {
@@ -18,15 +27,18 @@ interface Change {
   values: Value[];
 }
 
+/** Hears of every commit, and says whether others should wait. */
+export type WriteAhead = Pick<Wal, "isCopied" | "committed">;
+
 /** What waits for a user of one sender. */
 export interface Waiting extends Amount {
   user: string;
 }
 
 /**
- * What outlives the server. Each change goes into SQLite, where things rest, in a transaction that stays open for many
- * turns; and as a fact into the turn's record of the journal, which makes it safe. The transaction is only committed
- * behind the record of what is in it, so that whatever the end, a turn is there as a whole or not at all.
+ * What outlives the server. Each change goes as a fact into the turn's record of the journal, which makes it safe; and
+ * into SQLite, where things rest, with those of many turns. They are only committed behind the records of them, so that
+ * whatever the end, a turn is there as a whole or not at all.
  *
  * Without a journal the last second's changes are lost with the process.
  */
@@ -34,6 +46,7 @@ export class Store implements ChatStore, StreamCopy {
   trouble: string | null = null;
   readonly #database: Database;
   readonly #journal: Journal | null;
+  readonly #wal: WriteAhead;
   /** What was synced to the disk counts, not what the kernel has. */
   readonly #power: boolean;
   readonly #facts = new FactBuffer();
@@ -43,6 +56,8 @@ export class Store implements ChatStore, StreamCopy {
   #number: number;
   /** A commit that fails takes the transaction back: then its changes are made again. */
   #changes: Change[] = [];
+  /** So many of them are in the open transaction. */
+  #made = 0;
   /** Of messages in them. */
   #changedBytes = 0;
   #fault: unknown = null;
@@ -67,15 +82,21 @@ export class Store implements ChatStore, StreamCopy {
   readonly #block;
   readonly #unblock;
 
-  constructor(database: Database, journal: Journal | null = null, power = false) {
+  constructor(
+    database: Database,
+    journal: Journal | null = null,
+    power = false,
+    wal: WriteAhead = new Wal(database.filename),
+  ) {
     this.#database = database;
+    this.#wal = wal;
     this.#journal = journal;
     this.#power = power;
     // Only a commit may find that the disk is full, and not a change in the middle of a transaction.
     database.run("PRAGMA cache_spill = OFF");
     const progress = database.query<{ number: number; sequence: number }, []>("SELECT number, sequence FROM progress");
     ({ number: this.#number, sequence: this.#settled } = progress.get()!);
-    this.#insert = database.query("INSERT INTO mailbox VALUES (?, ?, ?, ?, ?)");
+    this.#insert = database.query("INSERT OR IGNORE INTO mailbox VALUES (?, ?, ?, ?, ?)");
     this.#carry = database.query("INSERT OR IGNORE INTO carried VALUES (?, ?, ?)");
     this.#select = database.query<{ number: number; unixMs: number; from: string; text: Uint8Array }, [string, number]>(
       `SELECT number, unix_ms AS unixMs, sender AS "from", text FROM mailbox
@@ -86,7 +107,7 @@ export class Store implements ChatStore, StreamCopy {
        WHERE user = ? AND number <= ? GROUP BY sender`,
     );
     this.#delete = database.query("DELETE FROM mailbox WHERE user = ? AND number <= ?");
-    this.#begin = database.query("INSERT INTO sessions VALUES (?, ?, ?, ?, 0, 0, NULL, ?)");
+    this.#begin = database.query("INSERT OR IGNORE INTO sessions VALUES (?, ?, ?, ?, 0, 0, NULL, ?)");
     this.#receive = database.query("UPDATE sessions SET received = ? WHERE number = ?");
     this.#end = database.query("UPDATE sessions SET replaced = ?, received = ?, ended_ms = ? WHERE number = ?");
     this.#trimOld = database.query("DELETE FROM sessions WHERE user = ? AND ended_ms < ?");
@@ -105,7 +126,7 @@ export class Store implements ChatStore, StreamCopy {
   }
 
   waiting(): Waiting[] {
-    this.#open();
+    this.#make();
     const sql = `SELECT user, sender AS "from", count(*) AS messages, total(length(text)) AS bytes FROM mailbox
       GROUP BY user, sender`;
     return this.#database.query<Waiting, []>(sql).all();
@@ -113,11 +134,13 @@ export class Store implements ChatStore, StreamCopy {
 
   /** Wrong passwords that are not forgotten, those first that will be. */
   lockouts(): (WrongPasswords & { untilUnixMs: number })[] {
+    this.#make();
     const sql = "SELECT user, source, count, until_ms AS untilUnixMs FROM lockouts ORDER BY until_ms";
     return this.#database.query<WrongPasswords & { untilUnixMs: number }, []>(sql).all();
   }
 
   blocks(): { user: string; other: string }[] {
+    this.#make();
     return this.#database.query<{ user: string; other: string }, []>("SELECT user, other FROM blocks").all();
   }
 
@@ -159,7 +182,7 @@ export class Store implements ChatStore, StreamCopy {
 
   /** What a session of that user, which still goes on or is known, began with; empty when there is none. */
   proof(user: string, token: string): Uint8Array {
-    this.#open();
+    this.#make();
     const sql = "SELECT proof FROM sessions WHERE token = ? AND user = ?";
     return this.#database.query<{ proof: Uint8Array }, [Value, string]>(sql).get(hash(token), user)?.proof ?? NOTHING;
   }
@@ -169,13 +192,11 @@ export class Store implements ChatStore, StreamCopy {
   }
 
   settle(carried: readonly Unconfirmed[], { number, user, replaced, received, endedUnixMs }: EndedSession): void {
-    this.#together(() => {
-      this.#move(user, number, carried);
-      this.#change(this.#end, Number(replaced), received, endedUnixMs, number);
-      this.#change(this.#trimOld, user, endedUnixMs - SESSIONS_KEPT_MS);
-      this.#change(this.#trimMany, user);
-      this.#add(Fact.Ended, Number(replaced), NOTHING, NOTHING, NOTHING, number, received, endedUnixMs);
-    });
+    this.#move(user, number, carried);
+    this.#change(this.#end, Number(replaced), received, endedUnixMs, number);
+    this.#change(this.#trimOld, user, endedUnixMs - SESSIONS_KEPT_MS);
+    this.#change(this.#trimMany, user);
+    this.#add(Fact.Ended, Number(replaced), NOTHING, NOTHING, NOTHING, number, received, endedUnixMs);
   }
 
   get restUpTo(): number | null {
@@ -184,10 +205,8 @@ export class Store implements ChatStore, StreamCopy {
   }
 
   rest(user: string, session: number, received: number, carried: readonly Unconfirmed[]): void {
-    this.#together(() => {
-      this.#move(user, session, carried);
-      if (session !== 0) this.#change(this.#receive, received, session);
-    });
+    this.#move(user, session, carried);
+    if (session !== 0) this.#change(this.#receive, received, session);
   }
 
   #move(user: string, session: number, carried: readonly Unconfirmed[]): void {
@@ -203,7 +222,7 @@ export class Store implements ChatStore, StreamCopy {
   }
 
   read(user: string, after: number, bytes: number): StoredMessage[] {
-    this.#open();
+    this.#make();
     const messages: StoredMessage[] = [];
     let left = bytes;
     for (const message of this.#select.iterate(user, after)) {
@@ -215,7 +234,7 @@ export class Store implements ChatStore, StreamCopy {
   }
 
   drop(user: string, upTo: number): Amount[] {
-    this.#open();
+    this.#make();
     const amounts = this.#size.all(user, upTo);
     if (amounts.length > 0) this.#change(this.#delete, user, upTo);
     for (const { bytes } of amounts) this.#changedBytes += bytes;
@@ -223,7 +242,7 @@ export class Store implements ChatStore, StreamCopy {
   }
 
   ended(token: string): EndedSession | null {
-    this.#open();
+    this.#make();
     const row = this.#database
       .query<Record<"number" | "resumable" | "replaced" | "received" | "ended_ms", number> & { user: string }, [Value]>(
         "SELECT * FROM sessions WHERE token = ? AND ended_ms IS NOT NULL",
@@ -235,7 +254,7 @@ export class Store implements ChatStore, StreamCopy {
   }
 
   carried(session: number, position: number): number {
-    this.#open();
+    this.#make();
     const sql = "SELECT ifnull(max(number), 0) AS last FROM carried WHERE session = ? AND position <= ?";
     return this.#database.query<{ last: number }, [number, number]>(sql).get(session, position)!.last;
   }
@@ -268,9 +287,14 @@ export class Store implements ChatStore, StreamCopy {
     if (!this.#record()) return false;
     const journal = this.#journal;
     if (journal !== null && journal.newest !== this.#newest) this.#commitDue = true;
-    const isMuch = this.#changes.length >= STORE_CHANGES_MAX || this.#changedBytes >= STORE_CHANGES_BYTES_MAX;
-    if (this.#commitDue || (this.#fault === null && isMuch)) this.commit();
+    if (this.#isCommitDue()) this.commit();
     return !this.#power || journal === null || journal.isSynced || journal.sync();
+  }
+
+  #isCommitDue(): boolean {
+    const much = Math.max(this.#changes.length / STORE_CHANGES_MAX, this.#changedBytes / STORE_CHANGES_BYTES_MAX);
+    if (this.#wal.isCopied() && much < STORE_CHANGES_HELD) return false;
+    return this.#commitDue || (this.#fault === null && much >= 1);
   }
 
   /** Writes the turn's record; false when the disk has no room for it. */
@@ -302,12 +326,14 @@ export class Store implements ChatStore, StreamCopy {
     this.#commitDue = false;
     const { sequence, newest } = { sequence: this.#settled, newest: this.#journal?.newest ?? 0 };
     try {
-      this.#open();
+      this.#make();
+      if (!this.#database.inTransaction) this.#database.run(BEGIN);
       if (this.#power && this.#journal?.isSynced === false) this.#journal.syncNow();
       this.#database
         .query("UPDATE progress SET sequence = ?, newest = ?, number = ?")
         .run(sequence, newest, this.#number);
       this.#database.run("COMMIT");
+      this.#wal.committed();
       this.#changes = [];
       this.#changedBytes = 0;
       this.#fault = null;
@@ -325,28 +351,19 @@ export class Store implements ChatStore, StreamCopy {
     this.trouble = fault === null ? null : `the disk refuses: ${fault instanceof Error ? fault.message : fault}`;
   }
 
-  /** The transaction is open, and every change that is not committed is in it. */
-  #open(): void {
-    if (this.#database.inTransaction) return;
-    this.#database.run("BEGIN IMMEDIATE");
-    for (const { statement, values } of this.#changes) statement.run(...values);
-  }
-
   #change(statement: Statement, ...values: Value[]): void {
-    this.#open();
-    statement.run(...values);
     this.#changes.push({ statement, values });
   }
 
-  /** All of these changes are made, or none. */
-  #together(make: () => void): void {
-    this.#open();
-    const count = this.#changes.length;
-    try {
-      this.#database.transaction(make)();
-    } catch (error) {
-      this.#changes.length = count;
-      throw error;
+  /** Every change is in the transaction, for who reads or commits. It is only open while there are any. */
+  #make(): void {
+    const { inTransaction } = this.#database;
+    if (!inTransaction) this.#made = 0;
+    if (this.#made === this.#changes.length) return;
+    if (!inTransaction) this.#database.run(BEGIN);
+    for (; this.#made < this.#changes.length; this.#made++) {
+      const { statement, values } = this.#changes[this.#made]!;
+      statement.run(...values);
     }
   }
 

@@ -1,15 +1,16 @@
 import { afterEach, describe, expect, spyOn, test } from "bun:test";
 import { Database } from "bun:sqlite";
-import { mkdirSync, mkdtempSync, readdirSync, rmSync, statSync, writeFileSync } from "node:fs";
+import { copyFileSync, mkdirSync, mkdtempSync, readdirSync, rmSync, statSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import type { StoredMessage } from "../../src/chat/store.ts";
-import { STORE_CHANGES_BYTES_MAX } from "../../src/limits.ts";
+import { STORE_CHANGES_BYTES_MAX, STORE_CHANGES_HELD, WAL_COMMITS_MAX } from "../../src/limits.ts";
 import type { Unconfirmed } from "../../src/protocol/marks.ts";
 import { type Durability, StoreError, openDatabase } from "../../src/server/database.ts";
 import { NOTHING } from "../../src/server/fact.ts";
 import { openStore } from "../../src/server/recovery.ts";
-import { Store } from "../../src/server/store.ts";
+import { Store, type WriteAhead } from "../../src/server/store.ts";
+import { Wal } from "../../src/server/wal.ts";
 
 const folders: string[] = [];
 const stores: Store[] = [];
@@ -120,11 +121,11 @@ describe("a mailbox", () => {
     expect(texts(store.read("carol", 0, 1e6))).toEqual(["text 3"]);
   });
 
-  test("takes several messages all or none", () => {
+  test("has a message once, however often it moves there", () => {
     const store = open();
     store.rest("bob", 0, 0, [message(3)]);
-    expect(() => store.rest("bob", 0, 0, [message(2), message(3), message(4)])).toThrow();
-    expect(texts(store.read("bob", 0, 1e6))).toEqual(["text 3"]);
+    store.rest("bob", 0, 0, [message(2), message(3), message(4)]);
+    expect(texts(store.read("bob", 0, 1e6))).toEqual(["text 2", "text 3", "text 4"]);
   });
 
   test("is counted by user and sender", () => {
@@ -208,6 +209,70 @@ test("what is forgotten counts for a commit like what is kept: SQLite writes all
   expect(commits()).toBe(2);
 });
 
+describe("SQLite's write-ahead log", () => {
+  const text = Buffer.alloc(STORE_CHANGES_BYTES_MAX, "x");
+
+  /** A store in that folder, and what everybody else sees in its database. */
+  function watched(path: string, wal: WriteAhead): { store: Store; seen: () => number } {
+    const database = openDatabase(path, "process");
+    const store = new Store(database, null, false, wal);
+    stores.push(store);
+    const count = "SELECT count(*) AS messages FROM mailbox";
+    const seen = (): number => {
+      using other = new Database(join(path, "heartline.sqlite"), { readonly: true });
+      return other.query<{ messages: number }, []>(count).get()!.messages;
+    };
+    return { store, seen };
+  }
+
+  test("is copied to the database by a thread, after so many commits", async () => {
+    const path = folder();
+    const file = join(path, "heartline.sqlite");
+    const wal = new Wal(file);
+    const { store } = watched(path, wal);
+    for (let i = 1; i <= WAL_COMMITS_MAX; i++) {
+      expect(wal.isCopied()).toBe(false);
+      store.keep("bob", { ...message(i), text });
+      store.save();
+    }
+    while (wal.isCopied()) await new Promise((resolve) => setImmediate(resolve));
+    const copy = join(folder(), "heartline.sqlite");
+    copyFileSync(file, copy);
+    using database = new Database(copy);
+    expect(database.query("SELECT count(*) AS messages FROM mailbox").get()).toEqual({ messages: WAL_COMMITS_MAX });
+  });
+
+  test("gets no commit while it is copied, unless very much waits; and all can be read", () => {
+    let isCopied = true;
+    const { store, seen } = watched(folder(), { isCopied: () => isCopied, committed: () => {} });
+    const keep = (): void => {
+      store.keep("bob", { ...message(store.newNumber()), text });
+      store.retry();
+      store.save();
+    };
+    keep();
+    keep();
+    expect(store.read("bob", 0, 1e9)).toHaveLength(2);
+    expect(seen()).toBe(0);
+    for (let i = 3; i <= STORE_CHANGES_HELD; i++) keep();
+    expect(seen()).toBe(STORE_CHANGES_HELD);
+    keep();
+    expect(seen()).toBe(STORE_CHANGES_HELD);
+    isCopied = false;
+    store.save();
+    expect(seen()).toBe(STORE_CHANGES_HELD + 1);
+  });
+
+  test("is left alone by who only reads", () => {
+    const database = openDatabase(":memory:", "process");
+    const store = new Store(database);
+    stores.push(store);
+    store.read("bob", 0, 1e9);
+    store.drop("bob", 5);
+    expect(database.inTransaction).toBe(false);
+  });
+});
+
 describe("a data folder", () => {
   test.each(["none", "process", "power"] as const)("keeps what is in it, with durability %s", (durability) => {
     const path = folder();
@@ -242,6 +307,7 @@ describe("a data folder", () => {
     expect(complaint(path)).toContain(path);
     close(first);
     open(path);
+    expect(complaint(path)).toMatch(/in use/);
   });
 
   test("that cannot be is refused by its name: below a file, a file, a folder in the database's place", () => {

@@ -32,6 +32,8 @@ export class Disk implements SegmentFolder {
   recorded: () => void = () => {};
   /** The machine is gone, not only a server. */
   readonly close: () => void;
+  /** Now and then it is being copied. */
+  readonly wal;
   readonly #random: Random;
   #files = new Map<string, Buffer>();
   /** As it was when the server died. */
@@ -39,6 +41,7 @@ export class Disk implements SegmentFolder {
 
   constructor(random: Random) {
     this.#random = random;
+    this.wal = { isCopied: () => random.oneIn(3), committed: () => {} };
     const { run, close } = this.database;
     this.database.close = () => {};
     this.close = () => close.call(this.database);

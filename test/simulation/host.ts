@@ -72,7 +72,7 @@ export class Host {
   /** As server.ts composes and loads it. Returns how many records it recovered. */
   #start(): number {
     const { journal, records } = this.#disk.start(this.#unixMs);
-    this.store = new Store(this.#disk.database, journal);
+    this.store = new Store(this.#disk.database, journal, false, this.#disk.wal);
     this.#watchBlocks();
     const { names, silenceMs, lineBytesMax } = this.#choices;
     const ends: (() => void)[] = (this.#ends = []);

@@ -1,0 +1,15 @@
+import { Database } from "bun:sqlite";
+
+/** A thread that copies the write-ahead log of a database to it, and answers when that is done, or cannot be. */
+
+declare const self: Worker;
+
+self.onmessage = ({ data: file }: MessageEvent<string>) => {
+  try {
+    using database = new Database(file, { create: false, readwrite: true });
+    database.run("PRAGMA synchronous = NORMAL");
+    database.run("PRAGMA wal_checkpoint(PASSIVE)");
+  } finally {
+    self.postMessage(null); // What a full disk did not take is tried again, and told when a commit finds it so.
+  }
+};
