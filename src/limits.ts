@@ -105,7 +105,7 @@ export const CALLBACK_BYTES_MAX = SERVER_LINE_BYTES_MAX;
  * ones: a crowd that says very much at once takes turns with itself, and the others wait for half a millisecond.
  */
 export const REQUESTS_PER_TURN = 64;
-export const LEFT_OVER_PER_TURN = 2;
+export const LEFT_OVER_PER_TURN = 1;
 /** So many bytes of a line that is too long count as one request more, since it may have no end. */
 export const SKIPPED_BYTES_PER_REQUEST = 512;
 /** A broadcast counts as one request more for so many users that it goes to, since each of them costs a send. */
@@ -123,7 +123,7 @@ export const KERNEL_RECEIVE_BYTES = 64 << 10;
 export const BROADCAST_LOG_BYTES_MAX = 8 << 20;
 
 /** Bytes of messages that move from sessions to mailboxes in one turn; the rest follows in the next ones. */
-export const MOVED_BYTES_PER_TURN = 32 << 10;
+export const MOVED_BYTES_PER_TURN = 16 << 10;
 
 /** A segment of the journal; a longer record gets a longer one of its own. */
 export const JOURNAL_SEGMENT_BYTES = 16 << 20;
@@ -134,12 +134,12 @@ export const JOURNAL_SPARES_MAX = 2;
 /** Changes of what rests that are gathered before they are committed: the journal has them too. */
 export const STORE_CHANGES_MAX = 1024;
 /** And bytes of messages in them: SQLite writes each several times, and nobody is answered meanwhile. */
-export const STORE_CHANGES_BYTES_MAX = 32 << 10;
+export const STORE_CHANGES_BYTES_MAX = 16 << 10;
 /** A thread that nobody has asked anything for so long is given back. */
 export const THREAD_IDLE_MS = 10_000;
 /** So many times as much waits while SQLite's write-ahead log is copied, which happens after so many commits. */
-export const STORE_CHANGES_HELD = 32;
-export const WAL_COMMITS_MAX = 32;
+export const STORE_CHANGES_HELD = 8;
+export const WAL_COMMITS_MAX = 16;
 /** How often a disk that refused is tried again; without a journal, how often the changes are committed. */
 export const STORE_RETRY_MS = 1024;
 

@@ -10,7 +10,8 @@ const SESSION_BYTES = 256;
 /**
  * Moves messages to and from the mailboxes, some in each turn, so that no turn is long: to them, what ended sessions
  * leave behind, what a session holds that is about to be replaced, and what nobody has confirmed for long, so that the
- * store may forget its oldest records, which alone know it; from them, what waits for users who are there.
+ * store may forget its oldest records, which alone know it; from them, what waits for users who are there. While the
+ * disk is behind, nothing moves.
  */
 export class Checkpoint {
   readonly #accounts: Accounts;
@@ -46,9 +47,11 @@ export class Checkpoint {
 
   /** Feeds the next portion of a mailbox, as far as there is room for it: at once, or in the next turns. */
   feed(session: Session): void {
+    session.hungry = true;
     this.#hungry.add(session);
     if (this.#bytesLeft > 0) this.#feed(session);
-    if (this.#hungry.has(session)) session.outbox.touch(); // What is left needs a turn to come.
+    // What is left needs a turn to come.
+    if (session.hungry && !this.#store.isBehind) session.outbox.touch();
   }
 
   #feed(session: Session): void {
@@ -58,7 +61,9 @@ export class Checkpoint {
     } catch (error) {
       this.#report(error);
     }
-    if (this.#bytesLeft > 0) this.#hungry.delete(session);
+    if (this.#bytesLeft <= 0) return;
+    session.hungry = false;
+    this.#hungry.delete(session);
   }
 
   /** A session has ended: what it holds goes back to its user's mailbox, at once or in the next turns. */
@@ -109,15 +114,23 @@ export class Checkpoint {
     this.#bytesLeft -= Math.max(SESSION_BYTES, this.#mailbox.rest(session, upTo, this.#bytesLeft));
   }
 
-  /** A turn ends, and all that was said in it is known to the store. True when another one should follow at once. */
+  /**
+   * A turn ends, and all that was said in it is known to the store. True when another one should follow at once; while
+   * the disk is behind, what waits goes on with some turn that comes anyhow.
+   */
   step(): boolean {
     for (const session of this.#leaving) if (this.#bytesLeft > 0) this.#settle(session, this.#bytesLeft);
     while (this.#waiting.length > 0 && this.#isPrepared(this.#waiting[0]!.account)) this.#waiting.shift()!.goOn();
     const upTo = this.#store.restUpTo;
     if (upTo !== null) this.#restOld(upTo);
-    for (const session of this.#hungry) if (this.#bytesLeft > 0) this.#feed(session);
-    this.#bytesLeft = MOVED_BYTES_PER_TURN;
-    return this.#hungry.size + this.#leaving.size + this.#waiting.length > 0;
+    for (const session of this.#hungry) {
+      if (this.#bytesLeft <= 0) break;
+      this.#feed(session);
+      session.outbox.touch(); // Its requests may go on.
+    }
+    const { isBehind } = this.#store;
+    this.#bytesLeft = isBehind ? 0 : MOVED_BYTES_PER_TURN;
+    return !isBehind && this.#hungry.size + this.#leaving.size + this.#waiting.length > 0;
   }
 
   #restOld(upTo: number): void {

@@ -154,6 +154,8 @@ export class Session {
   fedUpTo = 0;
   fedUnconfirmed = 0;
   forgottenUpTo = 0;
+  /** A portion of it is to be fed in the next turns, and the client's next request comes behind that. */
+  hungry = false;
   /** Messages were appended to its stream in this turn. */
   written = false;
   /** Its unconfirmed messages up to that number rest in the mailbox too. */

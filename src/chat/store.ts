@@ -44,6 +44,8 @@ export interface Amount {
 export interface ChatStore {
   /** Why nothing more may be promised, in words for people; null when all is well. */
   readonly trouble: string | null;
+  /** The disk is behind: what need not move now should wait until it is not. */
+  readonly isBehind: boolean;
   /** A number above all that were given out before. */
   newNumber(): number;
 

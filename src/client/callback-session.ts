@@ -121,6 +121,10 @@ export class CallbackSession implements ChatSession {
     return outcome;
   }
 
+  async confirm(): Promise<void> {
+    await this.request("alive");
+  }
+
   async logout(): Promise<void> {
     await this.request(`logout ${this.#received}`);
     this.#end("logout");

@@ -62,6 +62,8 @@ export class ChatClient {
   readonly #session: ChatSession;
   readonly #private: PrivateChats;
   readonly #listenPort: number | null;
+  /** Messages that had waited for the user. */
+  #stored = 0;
 
   constructor({ onEvent, onLost, onBack, onUntrusted, onRecovered, listenPort, ...options }: ChatClientOptions) {
     const { promise, resolve } = Promise.withResolvers<string>();
@@ -70,6 +72,7 @@ export class ChatClient {
       event: (bytes, start, end) => {
         const event = parseEvent(bytes, start, end);
         if (event === null) return;
+        if (event.kind === "stored") this.#stored++;
         if (isConsent(event)) this.#private.hear(event);
         else onEvent?.(event);
       },
@@ -166,6 +169,16 @@ export class ChatClient {
   /** The safety number of a private chat: the same on both sides, or somebody is in between. */
   safetyNumber(user: string): string {
     return this.#private.safetyNumber(user);
+  }
+
+  /** Resolves when all that had waited for the user is there: a mailbox comes in portions, as it is confirmed. */
+  async catchUp(): Promise<void> {
+    // The first answer may be on its way before the portion that it asks for; the next one is not.
+    for (let idle = 0; idle < 2; idle++) {
+      const before = this.#stored;
+      await this.#session.confirm();
+      if (this.#stored > before) idle = -1;
+    }
   }
 
   /** Ends the session, and before that the private chats, so that what was said arrives. */

@@ -12,8 +12,9 @@ import { type Surface, Terminal, explain } from "./terminal.ts";
 const USAGE = `Usage: bun run client <host> <port> [options]
 
 Logs in to a Heartline server and chats from this terminal. Without a terminal it reads commands from
-standard input, one a line, prints plain lines, and leaves at the end of the input. A lost connection
-is taken up again where it was; what that needs is kept in $XDG_STATE_HOME/heartline.
+standard input, one a line, prints plain lines, and leaves at the end of the input, when all that had
+waited is printed. A lost connection is taken up again where it was; what that needs is kept in
+$XDG_STATE_HOME/heartline.
 
   --user <name>     who you are; the password is asked, or taken from HEARTLINE_PASSWORD
   --tls             encrypted, and only with who proves to be <host> by a certificate
@@ -193,6 +194,7 @@ async function follow(options: Options): Promise<void> {
   const lines = createInterface({ input: process.stdin });
   client.ended.then(() => lines.close());
   for await (const line of lines) await terminal.run(line);
+  await client.catchUp().catch(() => {});
   await client.logout().catch(() => client.close());
   farewell(await client.ended);
 }

@@ -40,6 +40,8 @@ export interface ChatSession {
   login(user: string, password: string, listenPort: number): Promise<Login>;
   /** A request, without its line's end; resolves with the words behind `ok`. It waits while the server is away. */
   request(line: string): Promise<string>;
+  /** Tells the server how much of its stream has come. */
+  confirm(): Promise<void>;
   logout(): Promise<void>;
   /** Hangs up for good. */
   close(): void;

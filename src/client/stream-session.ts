@@ -133,6 +133,12 @@ export class StreamSession implements ChatSession {
     });
   }
 
+  async confirm(): Promise<void> {
+    this.#confirmed = this.#received;
+    this.#unconfirmedSinceMs = 0;
+    await this.request(this.#options.kind === "plain" ? "alive" : `alive ${this.#received}`);
+  }
+
   async logout(): Promise<void> {
     if (this.#link === null) return this.#end("logout");
     await this.request(this.#options.kind === "plain" ? "logout" : `logout ${this.#received}`);
@@ -233,12 +239,9 @@ export class StreamSession implements ChatSession {
   }
 
   #beat(): void {
-    const isPlain = this.#options.kind === "plain";
-    this.#confirmed = this.#received;
-    this.#unconfirmedSinceMs = 0;
     if (this.#beatSentMs === 0) this.#beatSentMs = performance.now();
     const answered = (): number => (this.#beatSentMs = 0);
-    this.request(isPlain ? "alive" : `alive ${this.#received}`).then(answered, answered);
+    this.confirm().then(answered, answered);
   }
 
   #closed(link: Link): void {

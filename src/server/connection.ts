@@ -85,7 +85,7 @@ export class Connection implements Accepted, Peer, Sink {
   #timer: TimerHandle = 0;
   /** The last request is not answered yet. */
   #unanswered = false;
-  /** The rate limit was reached; or too much of its own output waits. */
+  /** The rate limit was reached; or too much of its own output waits, or is to come out of the mailbox. */
   #overRate = false;
   #backlogged = false;
   /** It has said enough for this turn. */
@@ -232,7 +232,7 @@ export class Connection implements Accepted, Peer, Sink {
   }
 
   #mustWait(): boolean {
-    this.#backlogged = this.replies.unsent > UNSENT_BYTES_MAX;
+    this.#backlogged = this.replies.unsent > UNSENT_BYTES_MAX || this.session?.hungry === true;
     if (this.#allowance.tokens < 1) this.#earn();
     return this.#backlogged || this.#overRate;
   }

@@ -7,7 +7,7 @@ export type Durability = "none" | "process" | "power";
 
 const SYNCHRONOUS: Record<Durability, string> = { none: "OFF", process: "NORMAL", power: "FULL" };
 /** So long the write-ahead log becomes only when the thread that copies it (wal.ts) cannot. */
-const CHECKPOINT_PAGES = 4096;
+const CHECKPOINT_PAGES = 16_384;
 const SCHEMA_VERSION = 4;
 const SESSIONS = `
   CREATE TABLE sessions (

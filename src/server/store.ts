@@ -121,6 +121,10 @@ export class Store implements ChatStore, StreamCopy {
     this.#unblock = database.query("DELETE FROM blocks WHERE user = ? AND other = ?");
   }
 
+  get isBehind(): boolean {
+    return this.#wal.isCopied();
+  }
+
   newNumber(): number {
     return ++this.#number;
   }
@@ -293,7 +297,7 @@ export class Store implements ChatStore, StreamCopy {
 
   #isCommitDue(): boolean {
     const much = Math.max(this.#changes.length / STORE_CHANGES_MAX, this.#changedBytes / STORE_CHANGES_BYTES_MAX);
-    if (this.#wal.isCopied() && much < STORE_CHANGES_HELD) return false;
+    if (this.isBehind && much < STORE_CHANGES_HELD) return false;
     return this.#commitDue || (this.#fault === null && much >= 1);
   }
 

@@ -48,6 +48,24 @@ describe.each(["", " resumable"])("what a session%s leaves behind", (kind) => {
     expect(world.account("bob")).toMatchObject({ waiting: MESSAGES });
   });
 
+  test("waits while the disk is behind, and no turn follows for it", () => {
+    const { world, bob, kept } = setUp(kind);
+    end(world, bob);
+    let isBehind = true;
+    Object.defineProperty(world.store, "isBehind", { get: () => isBehind });
+    nextTurn(world);
+    const before = kept();
+    for (let turns = 0; turns < 5; turns++) {
+      world.begin();
+      expect(world.chat.turnEnds()).toBe(false);
+      world.endTurn();
+    }
+    expect(kept()).toBe(before);
+    isBehind = false;
+    while (world.account("bob").leaving !== null) nextTurn(world);
+    expect(kept()).toBe(MESSAGES);
+  });
+
   test("is there, whole and in order, for who comes back before that is done, with what was said meanwhile", () => {
     const { world, alice, bob } = setUp(kind);
     end(world, bob);
@@ -99,12 +117,12 @@ describe.each(["", " resumable"])("what a session%s leaves behind", (kind) => {
     end(world, bob);
     expect(world.faults).toHaveLength(1);
     Object.assign(world.store, { settle, rest });
-    for (let turns = 0; turns < 20; turns++) nextTurn(world);
+    for (let turns = 0; turns < 50; turns++) nextTurn(world);
     expect(kept()).toBe(0);
     let rested = 0;
     Object.defineProperty(world.store, "restUpTo", { get: () => (rested === 0 ? Number.POSITIVE_INFINITY : null) });
     world.store.rested = () => void rested++;
-    for (let turns = 0; turns < 20; turns++) nextTurn(world);
+    for (let turns = 0; turns < 50; turns++) nextTurn(world);
     expect([kept(), rested]).toEqual([MESSAGES, 1]);
   });
 });
@@ -275,6 +293,21 @@ describe("of many users at once", () => {
     }
   });
 
+  test("what waits is not fed while the disk is behind, and no turn follows for it", () => {
+    const { world, fed } = comeBack();
+    let isBehind = true;
+    Object.defineProperty(world.store, "isBehind", { get: () => isBehind });
+    world.endTurns();
+    const before = fed();
+    expect(before).toBeLessThan(NAMES.length * EACH);
+    nextTurn(world);
+    expect(fed()).toBe(before);
+    isBehind = false;
+    nextTurn(world);
+    world.endTurns();
+    expect(fed()).toBe(NAMES.length * EACH);
+  });
+
   test("what waits is fed behind what the store needs for its oldest records, also to who has no connection", () => {
     const world = new World(["alice", "bob"]);
     const [alice] = world.online("alice") as [TestPeer];
@@ -317,7 +350,7 @@ describe("of many users at once", () => {
     world.begin();
     for (const session of sessions) world.chat.end(session, "expired");
     const counts: number[] = [];
-    for (let turns = 0; turns < 20; turns++) {
+    for (let turns = 0; turns < 50; turns++) {
       counts.push(sessions.filter(({ withdrawn }) => withdrawn !== null).length);
       world.endTurn();
     }

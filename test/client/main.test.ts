@@ -311,7 +311,10 @@ describe("in a pipe", () => {
 
   test("all that waited is printed before it leaves", async () => {
     await other.login("SEAS", PASSWORD);
-    await Promise.all(Array.from({ length: 2000 }, (_, index) => other.message("columbia", `number ${index}`)));
+    const padding = "x".repeat(500); // It is more than the server feeds before something is confirmed.
+    await Promise.all(
+      Array.from({ length: 2000 }, (_, index) => other.message("columbia", `number ${index} ${padding}`)),
+    );
     const { out, code } = await pipe("", ["127.0.0.1", String(server.port), "--user", "columbia"], PASSWORD);
     const numbers = [...(out.match(/number \d+/g) ?? [])];
     expect(numbers).toEqual(Array.from({ length: 2000 }, (_, index) => `number ${index}`));

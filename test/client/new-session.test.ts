@@ -51,6 +51,21 @@ test("a beat of an ended session is not made again in the next one, where it wou
   expect(heard[relogin + 1]).toBe("message SEAS hi");
 });
 
+test("who catches up confirms what comes until two answers in a row have nothing stored before them", async () => {
+  const heard: string[] = [];
+  const answers = ["", "stored SEAS 1 one\n", "", "stored SEAS 2 two\nstored SEAS 3 three\n", "", ""];
+  const port = serve((line) => {
+    if (line.startsWith("login")) return `ok ${TOKENS[0]} 35\n`;
+    heard.push(line);
+    return `${answers.shift()}ok 0\n`;
+  });
+  client = new ChatClient({ host: "127.0.0.1", port });
+  await client.login("columbia", "secret");
+  await client.catchUp();
+  // Each answer has 5 bytes, the lines before them 18 and 38.
+  expect(heard).toEqual([0, 5, 28, 33, 76, 81].map((position) => `alive ${position}`));
+});
+
 test("a call of a session that has ended tells nothing any more: the next session brings it again", async () => {
   const heard: string[] = [];
   let callbackPort = 0;

@@ -1,6 +1,12 @@
 import { describe, expect, test } from "bun:test";
 import { type Accepted, type AcceptedSocket, Connection, Connections } from "../../src/server/connection.ts";
-import { LEFT_OVER_PER_TURN, type Limits, REQUESTS_PER_TURN, SKIPPED_BYTES_PER_REQUEST } from "../../src/limits.ts";
+import {
+  LEFT_OVER_PER_TURN,
+  type Limits,
+  MAILBOX_FEED_BYTES,
+  REQUESTS_PER_TURN,
+  SKIPPED_BYTES_PER_REQUEST,
+} from "../../src/limits.ts";
 import { SILENCE_MS, World } from "../support/chat.ts";
 
 /** Two ends of a connection over the loopback: the accepted one, and what the other one has heard, which can wait. */
@@ -297,6 +303,45 @@ test("a broadcast counts as more requests the more users it goes to", () => {
   expect(wire.read()).toEqual(Array<string>(10).fill("ok 40"));
 });
 
+test.each(["", " resumable"])("a session's%s requests come behind the portion of its mailbox that is due", (kind) => {
+  const world = new World(["alice", "bob"]);
+  const [alice] = world.online("alice");
+  const text = "x".repeat(3500);
+  const count = Math.floor((3 * MAILBOX_FEED_BYTES) / 4 / text.length);
+  for (let i = 0; i < count; i++) world.say(alice!, `message bob ${text}`);
+  const wire = new Wire({}, world);
+  const heard = wire.say(`login bob secret${kind}`, "alive", "logout");
+  for (let turns = 0; !wire.shut && turns < 100; turns++) {
+    world.begin();
+    world.endTurns();
+  }
+  const verbs = [...heard, ...wire.read()].map((line) => line.split(" ", 1)[0]);
+  expect(verbs).toEqual(["ok", ...Array<string>(count).fill("stored"), "ok", "ok"]);
+});
+
+test("a session's requests go on when the disk is behind no more, though its stream has no room for its mailbox", () => {
+  const world = new World(["alice", "bob"]);
+  const [alice] = world.online("alice");
+  const text = "x".repeat(3500);
+  const count = Math.ceil(MAILBOX_FEED_BYTES / text.length);
+  for (let i = 0; i < 2 * count; i++) world.say(alice!, `message bob ${i} ${text}`);
+  const wire = new Wire({}, world);
+  wire.say("login bob secret resumable");
+  for (let turns = 0; turns < count; turns++) world.endTurns();
+  const fed = world.account("bob").session!.fedUnconfirmed;
+  let isBehind = true;
+  Object.defineProperty(world.store, "isBehind", { get: () => isBehind });
+  wire.say("alive 0");
+  expect(wire.say("alive 0")).toEqual([]);
+  isBehind = false;
+  for (let turns = 0; turns < 2; turns++) {
+    world.begin();
+    world.endTurns();
+  }
+  expect(wire.read()).toEqual(["ok 16"]);
+  expect(world.account("bob").session!.fedUnconfirmed).toBe(fed);
+});
+
 describe("what one connection says at once", () => {
   const ALIVE = Array<string>(2 * REQUESTS_PER_TURN + 10).fill("alive");
 
@@ -330,19 +375,20 @@ describe("what one connection says at once", () => {
   });
 
   test("by many, is answered in turns of a few of them", () => {
-    const { wires, nextTurn } = setUp(LEFT_OVER_PER_TURN + 2);
+    const { wires, nextTurn } = setUp(2 * LEFT_OVER_PER_TURN);
     const { world } = wires[0]!;
     world.begin();
     for (const { connection } of wires) connection.data(Buffer.from(`${ALIVE.join("\n")}\n`));
     world.endTurns();
     for (const wire of wires) wire.read();
     const answered = (): number[] => wires.map((wire) => wire.read().length);
+    const [some, none] = [REQUESTS_PER_TURN, 0].map((count) => Array<number>(LEFT_OVER_PER_TURN).fill(count));
     nextTurn();
-    expect(answered()).toEqual([...Array<number>(LEFT_OVER_PER_TURN).fill(REQUESTS_PER_TURN), 0, 0]);
+    expect(answered()).toEqual([...some!, ...none!]);
     nextTurn();
-    expect(answered()).toEqual([0, 0, REQUESTS_PER_TURN, REQUESTS_PER_TURN]);
+    expect(answered()).toEqual([...none!, ...some!]);
     while (nextTurn());
-    expect(answered()).toEqual(Array<number>(LEFT_OVER_PER_TURN + 2).fill(10));
+    expect(answered()).toEqual(wires.map(() => 10));
   });
 
   test("is not answered any more when it is gone, and nothing of it is kept", () => {
