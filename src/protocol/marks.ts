@@ -65,8 +65,11 @@ export class Marks {
     this.first = this.#newFields = 0;
   }
 
-  /** Calls `take` for each run of marks that were added since the last time, which lie together and are alike. */
-  takeNew(take: (first: number, last: number) => void): void {
+  /**
+   * Gives each run of marks that were added since the last time, which lie together and are alike, to `copy`; position
+   * p of the stream lies at bytes[p + offset].
+   */
+  takeNew(copy: StreamCopy, bytes: Uint8Array, offset: number): void {
     const { fields } = this;
     let first = Math.max(this.first, fields.length - this.#newFields);
     this.#newFields = 0;
@@ -76,7 +79,8 @@ export class Marks {
         if (fields[last + MARK.start]! - fields[last - MARK.fields + MARK.end]! > GAP_BYTES_MAX) break;
         last += MARK.fields;
       }
-      take(first, last);
+      const start = offset + fields[first + MARK.start]!;
+      copy.take(fields, first, last, bytes, start, offset + fields[last - MARK.fields + MARK.end]!);
       first = last;
     }
   }

@@ -221,13 +221,8 @@ export class Outbox implements Stream {
 
   /** Copies the messages that were appended since the last time, in runs of what was appended together. */
   copyNew(copy: StreamCopy): void {
-    const { fields } = this.#marks;
     const { bytes, head } = this.#own;
-    const offset = head - this.#base;
-    this.#marks.takeNew((first, last) => {
-      const start = offset + fields[first + MARK.start]!;
-      copy.take(fields, first, last, bytes, start, offset + fields[last - MARK.fields + MARK.end]!);
-    });
+    this.#marks.takeNew(copy, bytes, head - this.#base);
   }
 
   /** The next bytes to write, into `piece`; false when nothing is safe to write. The socket's answer goes to `took`. */

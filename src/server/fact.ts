@@ -79,10 +79,14 @@ export class FactBuffer {
     this.length = 0;
   }
 
-  /** Adds a fact about `a` and `b`, with a text and as many numbers as its kind has. */
-  add(kind: FactKind, flag: number, a: Uint8Array, b: Uint8Array, text: Uint8Array, ...numbers: number[]): void {
-    const at = this.#reserve(kind, flag, numbers.length, a, b, text.length);
-    this.#place.numbers.set(numbers, at);
+  /** Adds a fact about `a` and `b`, with a text and as many of these numbers as its kind has. */
+  add(kind: FactKind, flag: number, a: Uint8Array, b: Uint8Array, text: Uint8Array, n0 = 0, n1 = 0, n2 = 0): void {
+    const count = NUMBERS[kind]!;
+    const at = this.#reserve(kind, flag, count, a, b, text.length);
+    const { numbers } = this.#place;
+    if (count > 0) numbers[at] = n0;
+    if (count > 1) numbers[at + 1] = n1;
+    if (count > 2) numbers[at + 2] = n2;
     copy(text, this.bytes, this.#text, 0, text.length);
   }
 

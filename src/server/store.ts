@@ -279,8 +279,8 @@ export class Store implements ChatStore, StreamCopy {
     this.#add(Fact.Unblocked, 0, encode(user), encode(other), NOTHING);
   }
 
-  #add(kind: FactKind, flag: number, a: Uint8Array, b: Uint8Array, text: Uint8Array, ...numbers: number[]): void {
-    if (this.#journal !== null) this.#facts.add(kind, flag, a, b, text, ...numbers);
+  #add(kind: FactKind, flag: number, a: Uint8Array, b: Uint8Array, text: Uint8Array, n0 = 0, n1 = 0, n2 = 0): void {
+    if (this.#journal !== null) this.#facts.add(kind, flag, a, b, text, n0, n1, n2);
   }
 
   /**

@@ -152,7 +152,8 @@ test("facts are stored where they are to be, and elsewhere when they do not fit 
 test("counts and positions that cannot be are an error, not a loop or another line", () => {
   const sent = (count: number, end: number): FactReader => {
     const facts = new FactBuffer();
-    facts.add(Fact.Sent, 0, bytes("bob"), NOTHING, bytes("message a b\n"), 3, 500, 40, count, 9, end);
+    facts.addMarks(Fact.Sent, bytes("bob"), 3, [9, 500, 40, end], 0, 4, bytes("message a b\n"), 0, 12);
+    facts.bytes.writeDoubleLE(count, facts.start + 8 + 3 * 8);
     return read(facts);
   };
   const good = sent(1, 52);
