@@ -101,11 +101,11 @@ export const CALLBACK_PAUSE_MAX_MS = 8_000;
 export const CALLBACK_BYTES_MAX = SERVER_LINE_BYTES_MAX;
 
 /**
- * Requests of one connection in one turn, and connections that go on in a turn with what was left over from earlier
- * ones: a crowd that says very much at once takes turns with itself, and the others wait for half a millisecond.
+ * Requests of one connection in one turn, and about so many of all that go on with what was left over from earlier
+ * turns: a crowd that says very much at once takes turns with itself, and the others wait for half a millisecond.
  */
 export const REQUESTS_PER_TURN = 64;
-export const LEFT_OVER_PER_TURN = 1;
+export const LEFT_OVER_PER_TURN = 64;
 /** So many bytes of a line that is too long count as one request more, since it may have no end. */
 export const SKIPPED_BYTES_PER_REQUEST = 512;
 /** A broadcast counts as one request more for so many users that it goes to, since each of them costs a send. */

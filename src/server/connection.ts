@@ -59,10 +59,11 @@ export class Connections {
 
   /** A turn begins: some of those that wait go on. While there are any, turns must follow each other. */
   goOn(): void {
-    if (this.waiting.size === 0) return;
-    for (const connection of [...this.waiting.values().take(LEFT_OVER_PER_TURN)]) {
+    let left = LEFT_OVER_PER_TURN;
+    for (const connection of this.waiting) {
+      if (left <= 0) break;
       this.waiting.delete(connection);
-      connection.goOn();
+      left -= connection.goOn();
     }
   }
 }
@@ -213,8 +214,9 @@ export class Connection implements Accepted, Peer, Sink {
     this.#all.chat.lost(this);
   }
 
-  #pull(): void {
-    if (this.#pulling) return;
+  /** Answers what may be answered now; returns how many requests that were. */
+  #pull(): number {
+    if (this.#pulling) return 0;
     this.#pulling = true;
     const received = this.session?.received;
     let left = REQUESTS_PER_TURN;
@@ -229,6 +231,7 @@ export class Connection implements Accepted, Peer, Sink {
     if (this.session !== null && this.session.received !== received) this.#all.chat.acted(this.session);
     if (this.#ended && !this.paused) this.close();
     this.#read(this.#closing || !this.paused);
+    return REQUESTS_PER_TURN - left;
   }
 
   #mustWait(): boolean {
@@ -266,10 +269,10 @@ export class Connection implements Accepted, Peer, Sink {
     this.#all.waiting.add(this);
   }
 
-  /** Its turn has come to go on. */
-  goOn(): void {
+  /** Its turn has come to go on; returns how many requests were answered. */
+  goOn(): number {
     this.#waits = false;
-    this.#pull();
+    return this.#pull();
   }
 
   #read(on: boolean): void {
