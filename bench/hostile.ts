@@ -27,9 +27,9 @@ Measures what hostile clients cost ordinary users: ${ORDINARY} of them, every ot
 other and broadcast while an attack goes on beside them. For each attack a server is started, on one core, with the
 ordinary users on another and the hostile ones on what is left of both; quiet and hostile slices alternate. None of the
 ordinary users may be dropped, none of their messages lost, twice or out of order, and the median of their p99 beside the
-attack may be ${RATIO_MAX} times the quiet one of the same round. The first round warms the server up, since the runtime compiles on
-that core what runs for the first time: its p99 beside the attack is told, and does not count. Jumps of the clock cannot
-be made for one process from outside: test/simulation makes them.
+attack may be ${RATIO_MAX} times the quiet one of the same round. The first round warms the server up, since the runtime
+compiles on that core what runs for the first time: its p99 beside the attack is told, and does not count. Jumps of the
+clock cannot be made for one process from outside: test/simulation makes them.
 
   --attacks <list>       which (all of them):
 ${TROUBLE_NAMES.map((name) => `                           ${name.padEnd(10)} ${troubleOf(name).help}`).join("\n")}
