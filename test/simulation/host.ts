@@ -47,6 +47,8 @@ export class Host {
   readonly #ledger: Ledger;
   readonly #settled: Settled;
   readonly #links = new Map<Peer, Link>();
+  /** Of those that are closed, too: a session may be settled later. */
+  readonly #linkOf = new WeakMap<Peer, Link>();
   readonly #faults: unknown[] = [];
   clockMs: number;
   /** New connections are refused while it restarts. */
@@ -175,7 +177,7 @@ export class Host {
     };
     const { settle } = chat.mailbox;
     chat.mailbox.settle = (session, bytesMax) => {
-      const link = session.peer === null ? undefined : this.#links.get(session.peer);
+      const link = session.peer === null ? undefined : this.#linkOf.get(session.peer);
       if (session.kind === "plain" && link !== undefined) this.#settled(link);
       // In pieces: these messages are few and short.
       return settle.call(chat.mailbox, session, bytesMax === Number.POSITIVE_INFINITY ? bytesMax : 1);
@@ -217,6 +219,7 @@ export class Host {
   accept(link: Link): void {
     const connection = new Connection(this.#connections, link as unknown as AcceptedSocket, link.remoteAddress);
     this.#links.set(connection, link);
+    this.#linkOf.set(connection, link);
     link.server = {
       data: (chunk) => {
         connection.data(chunk);
