@@ -135,8 +135,6 @@ export const JOURNAL_SPARES_MAX = 2;
 export const STORE_CHANGES_MAX = 1024;
 /** And bytes of messages in them: SQLite writes each several times, and nobody is answered meanwhile. */
 export const STORE_CHANGES_BYTES_MAX = 16 << 10;
-/** A thread that nobody has asked anything for so long is given back. */
-export const THREAD_IDLE_MS = 10_000;
 /** So many times as much waits while SQLite's write-ahead log is copied, which happens after so many commits. */
 export const STORE_CHANGES_HELD = 8;
 export const WAL_COMMITS_MAX = 16;
@@ -173,6 +171,8 @@ export const LOCKOUTS_MAX = 65_536;
 export const LOGINS_WAITING_MAX = 16;
 /** Passwords that wait to be compared with a hash, a sixth of a second each; one more is `busy`. */
 export const HASHES_WAITING_MAX = 64;
+/** A thread that nobody has asked anything for so long is given back. */
+export const THREAD_IDLE_MS = 10_000;
 
 /** What a closing connection gets to take its last bytes and to close its own side; then it is reset. */
 export const LINGER_MS = 5_000;

@@ -1,7 +1,7 @@
 import { Database } from "bun:sqlite";
 import { setPriority } from "node:os";
 
-/** A thread that copies the write-ahead log of a database to it, and answers when that is done, or cannot be. */
+/** A thread that copies the write-ahead log of a database to it, and answers when that is done. */
 
 declare const self: Worker;
 
@@ -9,11 +9,10 @@ declare const self: Worker;
 setPriority(19);
 
 self.onmessage = ({ data: file }: MessageEvent<string>) => {
-  try {
+  {
     using database = new Database(file, { create: false, readwrite: true });
     database.run("PRAGMA synchronous = NORMAL");
     database.run("PRAGMA wal_checkpoint(PASSIVE)");
-  } finally {
-    self.postMessage(null); // What a full disk did not take is tried again, and told when a commit finds it so.
   }
+  self.postMessage(null);
 };

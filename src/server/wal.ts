@@ -9,12 +9,10 @@ import { Thread } from "./thread.ts";
  */
 export class Wal {
   readonly #file: string;
-  readonly #thread = new Thread<string, null>(
-    new URL("./wal-worker.ts", import.meta.url),
-    () => (this.#isCopied = false),
-    () => (this.#isCopied = false),
-  );
   #isCopied = false;
+  /** What a full disk did not take is tried again, and told when a commit finds it so. */
+  readonly #over = (): void => void (this.#isCopied = false);
+  readonly #thread = new Thread<string, null>(new URL("./wal-worker.ts", import.meta.url), this.#over, this.#over);
   #commits = 0;
 
   /** Of that database; one in memory has none. */

@@ -242,6 +242,15 @@ describe("SQLite's write-ahead log", () => {
     expect(database.query("SELECT count(*) AS messages FROM mailbox").get()).toEqual({ messages: WAL_COMMITS_MAX });
   });
 
+  test("is copied no more when the thread fails, which is asked again after as many commits", async () => {
+    const wal = new Wal(join(folder(), "nowhere", "heartline.sqlite"));
+    for (let times = 0; times < 2; times++) {
+      for (let i = 0; i < WAL_COMMITS_MAX; i++) wal.committed();
+      expect(wal.isCopied()).toBe(true);
+      while (wal.isCopied()) await new Promise((resolve) => setImmediate(resolve));
+    }
+  });
+
   test("gets no commit while it is copied, unless very much waits; and all can be read", () => {
     let isCopied = true;
     const { store, seen } = watched(folder(), { isCopied: () => isCopied, committed: () => {} });
