@@ -1,5 +1,6 @@
-import { CONFIRM_BYTES_MAX, KEEPING_UP_BOUNDS, KEEPING_UP_MS, type Limits } from "../limits.ts";
+import { CONFIRM_BYTES_MAX, KEEPING_UP_BOUNDS, KEEPING_UP_MS, type Limits, SPARE_MS } from "../limits.ts";
 import { encode } from "../protocol/ascii.ts";
+import { trimSpares } from "../protocol/byte-queue.ts";
 import { Multicast } from "../protocol/multicast.ts";
 import { Outbox } from "../protocol/outbox.ts";
 import type { GoodbyeReason, LeftReason } from "../protocol/reply.ts";
@@ -59,6 +60,8 @@ export class Chat {
   #broadcastWaits = false;
   /** How far the multicast was sent when the last sweep looked at those who are slow. */
   #lookedAt = 0;
+  /** When spare memory is given back. */
+  #trimMs = 0;
   /** Sessions to whose streams messages were appended in this turn. */
   #written: Session[] = [];
   /** Sessions that can be named by their token, from another connection. */
@@ -346,8 +349,8 @@ export class Chat {
   }
 
   /**
-   * Now and then: presence that waited is told, and whoever is slow or holds too much memory ends. `processBytes` is
-   * the memory of all that runs here: while that is little, nobody holds much.
+   * Now and then: presence that waited is told, whoever is slow or holds too much memory ends, spare memory is given
+   * back. `processBytes` is the memory of all that runs here: while that is little, nobody holds much.
    */
   sweep(processBytes = Number.POSITIVE_INFINITY): void {
     this.announceNow();
@@ -356,6 +359,9 @@ export class Chat {
     if (this.#lookedAt !== sent) for (const session of this.#byToken.values()) this.flushed(session);
     this.#lookedAt = sent;
     if (processBytes > this.limits.streamsBytesMax) this.#limitMemory();
+    if (this.wheel.nowMs < this.#trimMs) return;
+    this.#trimMs = this.wheel.nowMs + SPARE_MS;
+    trimSpares();
   }
 
   /** All streams together are bounded too: those that hold most end, until the others have room. */

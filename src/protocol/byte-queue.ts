@@ -56,21 +56,38 @@ export class ByteQueue {
   }
 }
 
-/** Buffers that were given back, by the power of two that they are long: a turn needs as many as the one before it. */
-const spares: Buffer[][] = [];
+/** Buffers of one length that were given back: a turn needs as many as the one before it. */
+class Spares {
+  readonly buffers: Buffer[] = [];
+  /** So many were left over all the time since the last trim. */
+  unused = 0;
+}
+
+/** By the power of two that they are long. */
+const spares = Array.from({ length: 32 }, () => new Spares());
 let spareBytes = 0;
 
 function borrow(bytes: number): Buffer {
-  const spare = spares[31 - Math.clz32(bytes)]?.pop();
+  const fitting = spares[31 - Math.clz32(bytes)]!;
+  const spare = fitting.buffers.pop();
   if (spare === undefined) return Buffer.allocUnsafeSlow(bytes);
+  fitting.unused = Math.min(fitting.unused, fitting.buffers.length);
   spareBytes -= bytes;
   return spare;
+}
+
+/** Now and then: what nobody needed since the last time is let go. */
+export function trimSpares(): void {
+  for (const fitting of spares) {
+    for (const spare of fitting.buffers.splice(0, fitting.unused)) spareBytes -= spare.length;
+    fitting.unused = fitting.buffers.length;
+  }
 }
 
 function giveBack(bytes: Buffer): void {
   if (spareBytes + bytes.length > SPARE_BYTES_MAX) return;
   spareBytes += bytes.length;
-  (spares[31 - Math.clz32(bytes.length)] ??= []).push(bytes);
+  spares[31 - Math.clz32(bytes.length)]!.buffers.push(bytes);
 }
 
 /** source[start..end) to target[at..]. `set(subarray)` would make a view first, and take three times as long. */

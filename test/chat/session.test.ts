@@ -1,5 +1,6 @@
 import { describe, expect, test } from "bun:test";
-import { LIMITS_DEFAULT } from "../../src/limits.ts";
+import { LIMITS_DEFAULT, SPARE_MS } from "../../src/limits.ts";
+import { ByteQueue } from "../../src/protocol/byte-queue.ts";
 import { SILENCE_MS, type TestPeer, UNIX_MS, World } from "../support/chat.ts";
 import { Random, seedFor } from "../support/random.ts";
 
@@ -381,6 +382,17 @@ test("a shutdown says goodbye to everybody and shows nobody as leaving; what was
   expect(world.store.read("carol", 0, 1000).map(({ from, text }) => `${from} ${Buffer.from(text)}`)).toEqual([
     "alice hi",
   ]);
+});
+
+test("memory of streams that were emptied is let go when nobody has needed it for a while", () => {
+  const world = new World(["alice"]);
+  const queue = new ByteQueue();
+  queue.reserve(1 << 15);
+  const spare = queue.bytes;
+  queue.clear();
+  world.pass(3 * SPARE_MS);
+  queue.reserve(1 << 15);
+  expect(queue.bytes).not.toBe(spare);
 });
 
 test("when all streams together hold too much, those that hold most end as slow, and lose no message", () => {
