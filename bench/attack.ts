@@ -11,8 +11,10 @@ export class Attackers {
   readonly #program: Respondent<Deeds>;
 
   constructor(order: AttackOrder) {
-    const before = [...onCore(0), ...(Bun.which("chrt") === null ? [] : ["chrt", "--idle", "0"])];
-    this.#program = new Respondent("the hostile clients", "bench/attack.ts", order, before);
+    const idly = Bun.which("chrt") === null ? [] : ["chrt", "--idle", "0"];
+    const isBusy = order.isBusy && idly.length > 0;
+    const before = [...onCore(0), ...idly];
+    this.#program = new Respondent("the hostile clients", "bench/attack.ts", { ...order, isBusy }, before);
   }
 
   /** They come. */
@@ -33,6 +35,8 @@ export class Attackers {
 if (import.meta.main) {
   const lines = linesOf(Bun.stdin.stream());
   const order = JSON.parse((await lines.next()).value as string) as AttackOrder;
+  const spin = (): void => void setImmediate(spin);
+  if (order.isBusy) spin();
   let fields: Field[] = [];
   for await (const line of lines) {
     if (line === "go") {

@@ -18,7 +18,14 @@ async function seen(attack: AttackName): Promise<{ deeds: Deeds; heard: string[]
   const server = new WireServer({ tls }, ["alice", "h0", ...USERS]);
   try {
     const alice = await server.login("alice");
-    const order = { attacks: [attack], users: USERS, hashed: ["h0"], ordinary: ["alice"], strength: 0.2 };
+    const order = {
+      attacks: [attack],
+      users: USERS,
+      hashed: ["h0"],
+      ordinary: ["alice"],
+      strength: 0.2,
+      isBusy: false,
+    };
     const field = new Field({ ...order, port: server.port, tlsPort: server.tlsPort });
     ATTACKS[attack].begin(field);
     await Bun.sleep(LASTS_MS);
@@ -95,7 +102,7 @@ test.concurrent.each(ATTACK_NAMES.map((name) => [name, ATTACKS[name].help]))("%s
 test("whoever asks hostile clients that have ended hears so, and does not wait", async () => {
   const attackers = new Attackers({
     ...{ attacks: [], users: [], hashed: [], ordinary: [], strength: 1 },
-    ...{ port: 1, tlsPort: 1 },
+    ...{ port: 1, tlsPort: 1, isBusy: true },
   });
   expect(await attackers.rest()).toEqual({ connects: 0, thrownOut: 0, bytes: 0 });
   await attackers.stop();
