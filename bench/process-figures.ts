@@ -2,11 +2,16 @@ import { readFileSync, readdirSync } from "node:fs";
 
 /** Nanoseconds that all threads of a process have run; the scheduler's own count, since ticks are 10 ms. */
 export function cpuNs(pid: number): number {
-  let ns = 0;
-  for (const task of readdirSync(`/proc/${pid}/task`)) {
-    ns += Number(readFileSync(`/proc/${pid}/task/${task}/schedstat`, "latin1").split(" ")[0]);
+  return readdirSync(`/proc/${pid}/task`).reduce((sum, task) => sum + threadNs(pid, task), 0);
+}
+
+/** Of one thread; 0 when it has just ended, which others do all the time. */
+export function threadNs(pid: number, task: string): number {
+  try {
+    return Number(readFileSync(`/proc/${pid}/task/${task}/schedstat`, "latin1").split(" ")[0]);
+  } catch {
+    return 0;
   }
-  return ns;
 }
 
 /** Bytes that a process has resident, and how many of them are its own and no file's. */

@@ -1,0 +1,11 @@
+import { expect, test } from "bun:test";
+import { cpuNs, threadNs } from "../../bench/process-figures.ts";
+
+test("a thread that has ended meanwhile takes no time, and a process that has ended is told", async () => {
+  expect(cpuNs(process.pid)).toBeGreaterThan(0);
+  expect(threadNs(process.pid, String(process.pid))).toBeGreaterThan(0);
+  expect(threadNs(process.pid, "0")).toBe(0);
+  const ended = Bun.spawn([process.execPath, "--version"], { stdout: "ignore" });
+  await ended.exited;
+  expect(() => cpuNs(ended.pid)).toThrow();
+});
