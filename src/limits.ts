@@ -113,7 +113,7 @@ export const SKIPPED_BYTES_PER_REQUEST = 512;
 export const RECEIVERS_PER_REQUEST = 10;
 /** Bytes that the kernel has not taken; beyond them the connection's requests wait, unread, until it takes some. */
 export const UNSENT_BYTES_MAX = 256 << 10;
-/** Bytes of mailbox entries inside a session; the next portion follows when some of them are confirmed. */
+/** Bytes of mailbox entries inside a session at most; the next portion follows when some of them are confirmed. */
 export const MAILBOX_FEED_BYTES = 256 << 10;
 /** What the kernel may hold for one connection (SO_SNDBUF): what it took counts as delivered to a plain session. */
 export const KERNEL_SEND_BYTES = 64 << 10;

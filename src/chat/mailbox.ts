@@ -1,4 +1,4 @@
-import { type Limits, MAILBOX_FEED_BYTES } from "../limits.ts";
+import { CONFIRM_BYTES_MAX, type Limits, MAILBOX_FEED_BYTES } from "../limits.ts";
 import { encode } from "../protocol/ascii.ts";
 import type { Unconfirmed } from "../protocol/marks.ts";
 import type { Account, Session } from "./session.ts";
@@ -114,11 +114,16 @@ export class Mailbox {
     return before - account.waiting;
   }
 
-  /** Feeds the next portion, as far as there is room for it, of about `bytesMax`. Returns how many bytes that was. */
+  /**
+   * Feeds the next portion, as far as there is room for it, of about `bytesMax`. Returns how many bytes that was. The
+   * room grows by what was confirmed (TCP's slow start, RFC 5681), so that who comes again and again, and confirms
+   * nothing, costs little. It is never less than what makes a client confirm.
+   */
   feed(session: Session, bytesMax: number): number {
     const { account, outbox } = session;
     this.forget(session);
-    const room = Math.min(bytesMax, MAILBOX_FEED_BYTES - outbox.unconfirmed);
+    const { unconfirmed, confirmed } = outbox;
+    const room = Math.min(bytesMax, Math.min(MAILBOX_FEED_BYTES, CONFIRM_BYTES_MAX + confirmed) - unconfirmed);
     if (room <= 0 || !this.hasMore(session)) return 0;
     const { end } = outbox;
     for (const { number, unixMs, from, text } of this.#store.read(account.name, session.fedUpTo, room)) {

@@ -1,5 +1,5 @@
 import { describe, expect, test } from "bun:test";
-import { LIMITS_DEFAULT, MAILBOX_FEED_BYTES } from "../../src/limits.ts";
+import { CONFIRM_BYTES_MAX, LIMITS_DEFAULT, MAILBOX_FEED_BYTES } from "../../src/limits.ts";
 import { PASSWORD, SILENCE_MS, type TestPeer, UNIX_MS, World } from "../support/chat.ts";
 
 /** The sender and text of each `stored` and `message` line. */
@@ -51,6 +51,16 @@ test("10,000 of them come in order and exactly once", () => {
   expect(world.login("bob").read()).toHaveLength(1);
 });
 
+test("what is fed of the shortest messages makes a client confirm too", () => {
+  const world = new World(["alice", "bob"]);
+  const [alice] = world.online("alice") as [TestPeer];
+  for (let i = 0; i < 3000; i++) world.say(alice, "message bob x");
+  const bob = world.connect();
+  world.say(bob, "login bob secret resumable");
+  world.endTurns();
+  expect(bob.session!.outbox.unconfirmed).toBeWithin(CONFIRM_BYTES_MAX, CONFIRM_BYTES_MAX + 100);
+});
+
 describe("a mailbox of 3 MB", () => {
   const TEXT = "x".repeat(1000);
 
@@ -69,10 +79,16 @@ describe("a mailbox of 3 MB", () => {
 
   test("is fed in portions and does not make a session slow that reads nothing for a while", () => {
     const { world, bob } = withMail();
-    expect(bob.session!.outbox.unconfirmed).toBeLessThan(MAILBOX_FEED_BYTES + 2 * TEXT.length);
+    const fed = (bytes: number): void => {
+      expect(bob.session!.outbox.unconfirmed).toBeGreaterThanOrEqual(bytes);
+      expect(bob.session!.outbox.unconfirmed).toBeLessThan(bytes + 2 * TEXT.length);
+    };
+    fed(CONFIRM_BYTES_MAX);
     world.pass(10_000);
-    bob.take(100_000);
-    expect(bob.session!.outbox.unconfirmed).toBeLessThan(MAILBOX_FEED_BYTES + 2 * TEXT.length);
+    bob.take(50_000);
+    fed(CONFIRM_BYTES_MAX + 50_000);
+    for (let i = 0; i < 10; i++) bob.take(50_000);
+    fed(MAILBOX_FEED_BYTES);
     bob.take();
     expect(texts(bob.read())).toEqual(numbered(3000).map((text) => `${text} ${TEXT}`));
   });

@@ -3,7 +3,7 @@ import { type Accepted, type AcceptedSocket, Connection, Connections } from "../
 import {
   LEFT_OVER_PER_TURN,
   type Limits,
-  MAILBOX_FEED_BYTES,
+  CONFIRM_BYTES_MAX,
   REQUESTS_PER_TURN,
   SKIPPED_BYTES_PER_REQUEST,
 } from "../../src/limits.ts";
@@ -307,7 +307,7 @@ test.each(["", " resumable"])("a session's%s requests come behind the portion of
   const world = new World(["alice", "bob"]);
   const [alice] = world.online("alice");
   const text = "x".repeat(3500);
-  const count = Math.floor((3 * MAILBOX_FEED_BYTES) / 4 / text.length);
+  const count = Math.floor(CONFIRM_BYTES_MAX / text.length);
   for (let i = 0; i < count; i++) world.say(alice!, `message bob ${text}`);
   const wire = new Wire({}, world);
   const heard = wire.say(`login bob secret${kind}`, "alive", "logout");
@@ -323,7 +323,7 @@ test("a session's requests go on when the disk is behind no more, though its str
   const world = new World(["alice", "bob"]);
   const [alice] = world.online("alice");
   const text = "x".repeat(3500);
-  const count = Math.ceil(MAILBOX_FEED_BYTES / text.length);
+  const count = Math.ceil(CONFIRM_BYTES_MAX / text.length);
   for (let i = 0; i < 2 * count; i++) world.say(alice!, `message bob ${i} ${text}`);
   const wire = new Wire({}, world);
   wire.say("login bob secret resumable");
