@@ -91,11 +91,15 @@ export class Marks {
    */
   messages(after: number, upTo: number, bytesMax: number, bytes: Buffer, offset: number): Unconfirmed[] {
     const messages: Unconfirmed[] = [];
+    const { fields } = this;
     let left = bytesMax;
-    for (let i = this.first; i < this.fields.length && left > 0; i += MARK.fields) {
-      if (this.fields[i + MARK.number]! <= after) continue;
-      const [number = 0, unixMs = 0, lineStart = 0, position = 0] = this.fields.slice(i, i + MARK.fields);
+    for (let i = this.first; i < fields.length && left > 0; i += MARK.fields) {
+      const number = fields[i + MARK.number]!;
+      if (number <= after) continue;
       if (number > upTo) break;
+      const unixMs = fields[i + MARK.unixMs]!;
+      const lineStart = fields[i + MARK.start]!;
+      const position = fields[i + MARK.end]!;
       left -= position - lineStart;
       const end = position + offset - 1;
       const name = wordEnd(bytes, lineStart + offset, end) + 1;
