@@ -12,7 +12,7 @@ export class Attackers {
 
   constructor(order: AttackOrder) {
     const idly = Bun.which("chrt") === null ? [] : ["chrt", "--idle", "0"];
-    const isBusy = order.isBusy && idly.length > 0;
+    const isBusy = order.isBusy === true && idly.length > 0;
     const before = [...onCore(0), ...idly];
     this.#program = new Respondent("the hostile clients", "bench/attack.ts", { ...order, isBusy }, before);
   }

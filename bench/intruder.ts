@@ -30,7 +30,7 @@ export interface AttackOrder {
    * Their process takes whatever is left of its core also while nobody attacks: a machine that has less to do is faster
    * for who is measured. Without a scheduler that lets the server go first it does not.
    */
-  isBusy: boolean;
+  isBusy?: boolean;
 }
 
 /** What they did. */

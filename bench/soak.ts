@@ -141,8 +141,8 @@ async function soak(options: Options, say: (text: string) => void, tell: (row: R
   const talk = { users: ordinary, rate, broadcastEach: rate, broadcasters: BROADCASTERS };
   const people = new Ordinary(target, { ...talk, warmupMs: WARMUP_MS, mayRefuse: false });
   const visitors = new Visitors({ port, count: visitorsCount, seed });
-  const hostility = { attacks: ATTACKS, strength: STRENGTH, isBusy: false };
-  const attackers = new Attackers({ ...hostility, port, tlsPort, users: hostile, hashed: [], ordinary });
+  const order = { attacks: ATTACKS, port, tlsPort, users: hostile, hashed: [], ordinary, strength: STRENGTH };
+  const attackers = new Attackers(order);
   try {
     const watcher = new ChatClient({ host: "127.0.0.1", port, session: "plain" });
     await watcher.login("watcher", PASSWORD);

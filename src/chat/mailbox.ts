@@ -123,7 +123,8 @@ export class Mailbox {
     const { account, outbox } = session;
     this.forget(session);
     const { unconfirmed, confirmed } = outbox;
-    const room = Math.min(bytesMax, Math.min(MAILBOX_FEED_BYTES, CONFIRM_BYTES_MAX + confirmed) - unconfirmed);
+    const portion = Math.min(MAILBOX_FEED_BYTES, CONFIRM_BYTES_MAX + confirmed);
+    const room = Math.min(bytesMax, portion - unconfirmed);
     if (room <= 0 || !this.hasMore(session)) return 0;
     const { end } = outbox;
     for (const { number, unixMs, from, text } of this.#store.read(account.name, session.fedUpTo, room)) {

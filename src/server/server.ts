@@ -1,6 +1,6 @@
 import { randomBytes } from "node:crypto";
 import { Chat } from "../chat/chat.ts";
-import { GARBAGE_BYTES_MAX, LINGER_MS, PRESENCE_DELAY_MS, STORE_RETRY_MS } from "../limits.ts";
+import { GARBAGE_BYTES_MAX, GARBAGE_MS, LINGER_MS, PRESENCE_DELAY_MS, STORE_RETRY_MS } from "../limits.ts";
 import { LoopTurn } from "../protocol/turn.ts";
 import { TICK_MS, TimerWheel } from "../timer-wheel.ts";
 import { Admission, fitDescriptors } from "./admission.ts";
@@ -50,7 +50,7 @@ export class Server {
   #ticks = 0;
   #trouble: string | null = null;
   /** The least memory since garbage was collected the last time. */
-  #leastBytes = 0;
+  #leastBytes = Number.POSITIVE_INFINITY;
 
   /** Opens the data folder. Throws StoreError. */
   constructor(config: Config, credentials: Credentials, log: Logger) {
@@ -227,6 +227,7 @@ export class Server {
       wheel.advance(performance.now());
       if (++this.#ticks % (PRESENCE_DELAY_MS / TICK_MS) === 0) this.#chat.sweep(process.memoryUsage.rss());
       if (this.#ticks % (STORE_RETRY_MS / TICK_MS) === 0) this.#retry();
+      if (this.#ticks % (GARBAGE_MS / TICK_MS) === 0) this.#collect(process.memoryUsage.rss());
       if (this.#ticks % (REFUSALS_MS / TICK_MS) === 0) this.#admission.report();
     } catch (error) {
       this.#fault(error, wheel.firing, "a fault at a deadline");
@@ -248,7 +249,6 @@ export class Server {
 
   /** What the disk refused is tried again; the operator hears of it once. */
   #retry(): void {
-    this.#collect(process.memoryUsage.rss());
     this.#store.retry();
     const { trouble } = this.#store;
     if (trouble === this.#trouble) return;

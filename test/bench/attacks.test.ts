@@ -18,14 +18,7 @@ async function seen(attack: AttackName): Promise<{ deeds: Deeds; heard: string[]
   const server = new WireServer({ tls }, ["alice", "h0", ...USERS]);
   try {
     const alice = await server.login("alice");
-    const order = {
-      attacks: [attack],
-      users: USERS,
-      hashed: ["h0"],
-      ordinary: ["alice"],
-      strength: 0.2,
-      isBusy: false,
-    };
+    const order = { attacks: [attack], users: USERS, hashed: ["h0"], ordinary: ["alice"], strength: 0.2 };
     const field = new Field({ ...order, port: server.port, tlsPort: server.tlsPort });
     ATTACKS[attack].begin(field);
     await Bun.sleep(LASTS_MS);

@@ -1,9 +1,9 @@
 import { describe, expect, test } from "bun:test";
 import { type Accepted, type AcceptedSocket, Connection, Connections } from "../../src/server/connection.ts";
 import {
+  CONFIRM_BYTES_MAX,
   LEFT_OVER_PER_TURN,
   type Limits,
-  CONFIRM_BYTES_MAX,
   REQUESTS_PER_TURN,
   SKIPPED_BYTES_PER_REQUEST,
 } from "../../src/limits.ts";
