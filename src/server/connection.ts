@@ -5,6 +5,7 @@ import type { Peer, Session } from "../chat/session.ts";
 import {
   SKIPPED_BYTES_PER_REQUEST,
   LEFT_OVER_PER_TURN,
+  LINGER_BYTES_MAX,
   LINGER_MS,
   type Limits,
   REQUESTS_PER_TURN,
@@ -98,6 +99,8 @@ export class Connection implements Accepted, Peer, Sink {
   #stall: TimerHandle = 0;
   #ended = false;
   #closing = false;
+  /** What it said since then. */
+  #droppedBytes = 0;
   #shut = false;
   /** Requests that it may still make at once. */
   readonly #allowance: TokenBucket;
@@ -182,10 +185,15 @@ export class Connection implements Accepted, Peer, Sink {
 
   /** Bytes from the socket. What comes after the last line that counts is read and dropped: closing stays clean. */
   data(chunk: Buffer): void {
-    if (this.#closing) return;
+    if (this.#closing) return this.#drop(chunk.length);
     this.#reader.feed(chunk);
     this.#pull();
     if (this.#reader.skips) this.charge(chunk.length / SKIPPED_BYTES_PER_REQUEST);
+  }
+
+  #drop(bytes: number): void {
+    this.#droppedBytes += bytes;
+    if (this.#droppedBytes > LINGER_BYTES_MAX) this.hangUp();
   }
 
   /** The other side has nothing more to say. Its lines are answered first. */

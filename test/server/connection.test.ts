@@ -3,6 +3,7 @@ import { type Accepted, type AcceptedSocket, Connection, Connections } from "../
 import {
   CONFIRM_BYTES_MAX,
   LEFT_OVER_PER_TURN,
+  LINGER_BYTES_MAX,
   type Limits,
   REQUESTS_PER_TURN,
   SKIPPED_BYTES_PER_REQUEST,
@@ -90,6 +91,7 @@ class Wire {
   readonly connection: Connection;
   reading = true;
   shut = false;
+  hungUp = false;
   /** Bytes that the kernel still takes. */
   room = Number.POSITIVE_INFINITY;
   #heard = "";
@@ -115,7 +117,7 @@ class Wire {
       pause: () => void (this.reading = false),
       resume: () => void (this.reading = true),
       shutdown: () => void (this.shut = true),
-      end: () => void (this.shut = true),
+      end: () => void (this.shut = this.hungUp = true),
     };
     this.world.begin();
     this.connection = new Connection(this.all, socket as never, "192.0.2.1", isEncrypted);
@@ -208,6 +210,16 @@ describe("lines without end that are no requests", () => {
     wire.world.announce();
     expect(bob!.read()).toEqual(["left alice flood"]);
     expect(wire.shut).toBe(true);
+  });
+
+  test("are dropped behind that for a while, and then nobody reads them", () => {
+    const wire = new Wire({ badLinesMax: 20 });
+    wire.say(...Array<string>(20).fill("nonsense"));
+    const piece = "x".repeat(64 << 10);
+    for (let bytes = 0; bytes < LINGER_BYTES_MAX; bytes += piece.length) wire.feed(piece);
+    expect(wire.hungUp).toBe(false);
+    wire.feed("x");
+    expect(wire.hungUp).toBe(true);
   });
 
   test("are only those in a row, and names and passwords that are wrong are none", () => {
