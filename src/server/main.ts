@@ -4,12 +4,15 @@ import { CertificateError } from "./certificate.ts";
 import { UsageError, USAGE, parseConfig } from "./config.ts";
 import { CredentialsError, plainUsers, readCredentials } from "./credentials.ts";
 import { StoreError } from "./database.ts";
+import { setSlice } from "./kernel.ts";
 import { ListenError } from "./listener.ts";
 import { type Logger, openLog } from "./log.ts";
 import { Server } from "./server.ts";
 
 /** Ctrl+C reaches both `bun start` and the server, which then gets it from `bun start` once more: no second signal. */
 const ECHO_MS = 100;
+/** The least that the kernel takes. */
+const SLICE_MICROS = 100;
 
 /** The server as a program: 0 after an orderly stop, 1 when it cannot run, 2 when the command line cannot be meant. */
 async function main(): Promise<void> {
@@ -23,6 +26,7 @@ async function main(): Promise<void> {
   const survive = (error: unknown): void => log.error(error, "a fault that nobody expected; the chat goes on");
   process.on("uncaughtException", survive);
   process.on("unhandledRejection", survive);
+  setSlice(SLICE_MICROS);
   const server = new Server(config, credentials, log);
   const { plain, encrypted } = server.listen();
   let stoppedMs = 0;
