@@ -13,9 +13,12 @@ export interface Harm {
   isJudged: boolean;
 }
 
-/** Beside the attack to the quiet of the same round, of those rounds in which the users' own process was in time. */
+/**
+ * Beside the attack to the quiet of the same round. A quiet slice in which the users' own process was late would flatter
+ * the server, and tells nothing; in a hostile one that only adds to what the attack is said to have done.
+ */
 export function p99Ratios({ rounds }: Pick<Harm, "rounds">): number[] {
-  const told = rounds.filter(({ quiet, hostile }) => !isBehind(quiet) && !isBehind(hostile));
+  const told = rounds.filter(({ quiet }) => !isBehind(quiet));
   return ratios(
     told.map(({ hostile }) => hostile.latency.p99),
     told.map(({ quiet }) => quiet.latency.p99),

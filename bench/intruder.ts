@@ -26,11 +26,6 @@ export interface AttackOrder {
   ordinary: string[];
   /** How many times as many connections as by default, and as much on them. */
   strength: number;
-  /**
-   * Their process takes whatever is left of its core also while nobody attacks: a machine that has less to do is faster
-   * for who is measured. Without a scheduler that lets the server go first it does not.
-   */
-  isBusy?: boolean;
 }
 
 /** What they did. */
