@@ -24,7 +24,7 @@ export type Delivery = Pick<Outcome, "lost" | "twice" | "disordered" | "faults">
 /** What a soak found. */
 export interface Findings {
   lengthMs: number;
-  /** Resident bytes at each third of the time, when all garbage had just been collected. */
+  /** Resident bytes at each third of the time, whenever all garbage had just been collected. */
   marks: number[];
   samples: Sample[];
   /** What the server has open before everybody comes, and when they have gone. */
