@@ -1,0 +1,35 @@
+import { dlopen, ptr } from "bun:ffi";
+import { expect, test } from "bun:test";
+import { readdirSync } from "node:fs";
+import { release } from "node:os";
+import { ServerProcess } from "../support/process.ts";
+
+/** By architecture, the system call that tells how a thread is scheduled. */
+const SCHED_GETATTR = { x64: 315, arm64: 275 }[process.arch as string];
+const [major = 0, minor = 0] = release().split(".").map(Number);
+const hasSlices = process.platform === "linux" && SCHED_GETATTR !== undefined && major * 100 + minor >= 612;
+if (!hasSlices) console.warn("\n  SKIPPED: the slice of the server's thread, which Linux has from 6.12 on\n");
+
+/** For how many ns at a time a thread has its core; for ever when it has ended. */
+function sliceOf(thread: number): number {
+  const libc = dlopen("libc.so.6", { syscall: { args: ["i64", "i32", "ptr", "u32", "u32"], returns: "i64" } });
+  const attributes = new BigUint64Array(6);
+  const isGone = Number(libc.symbols.syscall(SCHED_GETATTR!, thread, ptr(attributes), attributes.byteLength, 0)) !== 0;
+  libc.close();
+  return isGone ? Number.POSITIVE_INFINITY : Number(attributes[3]);
+}
+
+test.skipIf(!hasSlices)(
+  "the server's own thread has shorter slices of its core than any other of its process",
+  async () => {
+    const server = new ServerProcess("--host", "127.0.0.1", "--port", "0", "--data", ":memory:");
+    await server.port();
+    const { pid } = server;
+    const threads = readdirSync(`/proc/${pid}/task`).map(Number);
+    const slices = threads.filter((thread) => thread !== pid).map(sliceOf);
+    expect(slices.length).toBeGreaterThan(0);
+    expect(sliceOf(pid)).toBeLessThan(Math.min(...slices));
+    server.kill("SIGKILL");
+    await server.exits();
+  },
+);
