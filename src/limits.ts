@@ -180,7 +180,7 @@ export const THREAD_IDLE_MS = 10_000;
 
 /** What a closing connection gets to take its last bytes and to close its own side; then it is reset. */
 export const LINGER_MS = 5_000;
-/** And so many bytes it may still say, which are read and dropped: more than were under way, so that a reset is no loss. */
+/** And so much it may still say, which is read and dropped: more than was under way, so that a reset is no loss. */
 export const LINGER_BYTES_MAX = 1 << 20;
 /** How long presence alone may wait to be sent. */
 export const PRESENCE_DELAY_MS = 256;
