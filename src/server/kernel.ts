@@ -8,10 +8,10 @@ const SO_SNDBUF = 7;
 const SO_RCVBUF = 8;
 const MSG_DONTWAIT = 0x40;
 const MSG_NOSIGNAL = 0x4000;
-/** sched_setattr, which libc has no function for. */
+/** System calls that libc has no functions for: sched_setattr, and behind it sched_getattr. */
 const SCHED_SETATTR = { x64: 314, arm64: 274 }[process.arch as string];
-const SCHED_FLAG_RESET_ON_FORK = 1n;
 const SCHED_ATTR_BYTES = 48;
+const SCHED_FLAG_RESET_ON_FORK = 1n;
 
 const libc = openLibc();
 const value = new Int32Array(1);
@@ -23,7 +23,7 @@ function openLibc() {
       setsockopt: { args: ["i32", "i32", "i32", "ptr", "u32"], returns: "i32" },
       send: { args: ["i32", "ptr", "u64", "i32"], returns: "i32" },
       dup: { args: ["i32"], returns: "i32" },
-      syscall: { args: ["i64", "i32", "ptr", "u32"], returns: "i64" },
+      syscall: { args: ["i64", "i32", "ptr", "u32", "u32"], returns: "i64" },
     }).symbols;
   } catch {
     return null;
@@ -56,15 +56,18 @@ export function duplicate(descriptor: number): number {
 /**
  * For how long at a time this thread has its core while others want it too (Linux 6.12, EEVDF): the shorter, the sooner
  * it gets it. So the runtime's own threads give way to it as soon as there is something to do, and on the whole it gets
- * no more than before.
+ * no more than before. An operator's niceness stays, and so does any other policy.
  */
 export function setSlice(micros: number): void {
-  if (SCHED_SETATTR === undefined) return;
+  if (libc === null || SCHED_SETATTR === undefined) return;
   const attributes = new BigUint64Array(SCHED_ATTR_BYTES / 8);
-  attributes[0] = BigInt(SCHED_ATTR_BYTES);
-  attributes[1] = SCHED_FLAG_RESET_ON_FORK;
+  const at = ptr(attributes);
+  const hasFailed = Number(libc.syscall(SCHED_SETATTR + 1, 0, at, SCHED_ATTR_BYTES, 0)) !== 0;
+  const isOrdinary = attributes[0]! >> 32n === 0n;
+  if (hasFailed || !isOrdinary) return;
+  attributes[1]! |= SCHED_FLAG_RESET_ON_FORK; // Threads that it starts have ordinary slices.
   attributes[3] = BigInt(1000 * micros);
-  libc?.syscall(SCHED_SETATTR, 0, ptr(attributes), 0);
+  libc.syscall(SCHED_SETATTR, 0, at, 0, 0);
 }
 
 /** How many descriptors this process may open. */

@@ -2,6 +2,7 @@ import { dlopen, ptr } from "bun:ffi";
 import { expect, test } from "bun:test";
 import { readdirSync } from "node:fs";
 import { release } from "node:os";
+import { join } from "node:path";
 import { ServerProcess } from "../support/process.ts";
 
 /** By architecture, the system call that tells how a thread is scheduled. */
@@ -33,3 +34,11 @@ test.skipIf(!hasSlices)(
     await server.exits();
   },
 );
+
+test.skipIf(!hasSlices)("an operator's niceness stays", () => {
+  const script = 'import { setSlice } from "./src/server/kernel.ts"; setSlice(100); console.log(os.getPriority());';
+  const child = Bun.spawnSync(["nice", "-n", "7", process.execPath, "-e", script], {
+    cwd: join(import.meta.dir, "../.."),
+  });
+  expect(`${child.stdout}${child.stderr}`).toBe("7\n");
+});
