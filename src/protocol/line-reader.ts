@@ -20,7 +20,9 @@ export class LineReader {
   /** Chunks that came while there were lines in this one. */
   readonly #more: Uint8Array[] = [];
   #carried: Uint8Array = EMPTY;
+  /** Bytes of the line that it is in, when they are too many already; and of all such lines since it was asked. */
   #skipped = 0;
+  #skippedInAll = 0;
   readonly #lineBytesMax: number;
 
   /** `lineBytesMax` counts the end mark. */
@@ -28,9 +30,11 @@ export class LineReader {
     this.#lineBytesMax = lineBytesMax;
   }
 
-  /** In the middle of a line that is longer than the limit. */
-  get skips(): boolean {
-    return this.#skipped > 0;
+  /** Bytes of lines longer than the limit, also of one that has not ended yet, since this was called the last time. */
+  takeSkipped(): number {
+    const bytes = this.#skippedInAll;
+    this.#skippedInAll = 0;
+    return bytes;
   }
 
   /** There may be another line. */
@@ -61,6 +65,7 @@ export class LineReader {
     this.lineBytes = this.#skipped + this.#carried.length + lf + 1 - from;
     this.tooLong = this.lineBytes > this.#lineBytesMax;
     if (this.tooLong) {
+      this.#skippedInAll += this.lineBytes - this.#skipped;
       this.bytes = EMPTY;
       this.start = this.end = 0;
     } else if (this.#carried.length > 0) {
@@ -85,6 +90,7 @@ export class LineReader {
       const bytes = this.#carried.length + rest;
       if (this.#skipped > 0 || bytes >= this.#lineBytesMax) {
         this.#skipped += bytes;
+        this.#skippedInAll += bytes;
         this.#carried = EMPTY;
       } else {
         this.#carried = Buffer.concat([this.#carried, this.#chunk.subarray(this.#at)]);

@@ -188,7 +188,6 @@ export class Connection implements Accepted, Peer, Sink {
     if (this.#closing) return this.#drop(chunk.length);
     this.#reader.feed(chunk);
     this.#pull();
-    if (this.#reader.skips) this.charge(chunk.length / SKIPPED_BYTES_PER_REQUEST);
   }
 
   #drop(bytes: number): void {
@@ -236,6 +235,7 @@ export class Connection implements Accepted, Peer, Sink {
       if (--left === 0 && this.#reader.holdsMore) this.#wait();
     }
     this.#pulling = false;
+    this.charge(this.#reader.takeSkipped() / SKIPPED_BYTES_PER_REQUEST);
     if (this.session !== null && this.session.received !== received) this.#all.chat.acted(this.session);
     if (this.#ended && !this.paused) this.close();
     this.#read(this.#closing || !this.paused);

@@ -169,6 +169,26 @@ test("the bytes of lines count every byte of every whole line, refused ones and 
   expect(pull(reader)).toEqual([{ text: "rest", position: bytes.length + 2 }]);
 });
 
+test("the bytes that were skipped are those of too long lines, each once, also before they end", () => {
+  const skipped = plainly(bytesOf(EVERYTHING)).reduce(
+    ({ sum, from }, { text, position }) => ({ sum: sum + (text === null ? position - from : 0), from: position }),
+    { sum: 0, from: 0 },
+  ).sum;
+  for (let length = 1; length <= EVERYTHING.length; length++) {
+    const reader = new LineReader(LIMIT);
+    let sum = 0;
+    for (let at = 0; at < EVERYTHING.length; at += length) {
+      reader.feed(bytesOf(EVERYTHING.slice(at, at + length)));
+      pull(reader);
+      sum += reader.takeSkipped();
+    }
+    expect(sum).toBe(skipped);
+    reader.feed(bytesOf("x".repeat(2 * LIMIT)));
+    pull(reader);
+    expect(reader.takeSkipped()).toBe("rest".length + 2 * LIMIT);
+  }
+});
+
 describe("pulling", () => {
   test("may stop after any line, while more chunks are fed, and go on later", () => {
     const reader = new LineReader(LIMIT);

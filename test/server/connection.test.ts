@@ -298,6 +298,18 @@ test("a line without end counts by its bytes and is read later, and what follows
   expect(wire.read()).toEqual(["err line_too_long", "err unknown_command"]);
 });
 
+test("lines that are too long count by their bytes as well, each of them once", () => {
+  const wire = new Wire({ requestsPerSecondMax: 10, lineBytesMax: 100 });
+  wire.feed(`${"x".repeat(4 * SKIPPED_BYTES_PER_REQUEST - 1)}\n`.repeat(6));
+  wire.feed("alive\n");
+  expect(wire.read()).toEqual(Array<string>(6).fill("err line_too_long"));
+  // 30 of 10 were taken: 21 are missing for one more.
+  wire.world.pass(1900);
+  expect(wire.read()).toEqual([]);
+  wire.world.pass(400);
+  expect(wire.read()).toEqual(["err not_logged_in"]);
+});
+
 test("a broadcast counts as more requests the more users it goes to", () => {
   const wire = new Wire({ requestsPerSecondMax: 10 });
   const { world } = wire;
