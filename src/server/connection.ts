@@ -277,10 +277,14 @@ export class Connection implements Accepted, Peer, Sink {
     this.#all.waiting.add(this);
   }
 
-  /** Its turn has come to go on; returns how many requests were answered. */
+  /**
+   * Its turn has come to go on; returns how many requests that counts as. Who is read again takes a whole share: all
+   * that the kernel holds of it comes at once.
+   */
   goOn(): number {
     this.#waits = false;
-    return this.#pull();
+    const requests = this.#pull();
+    return this.#reading ? LEFT_OVER_PER_TURN : requests;
   }
 
   #read(on: boolean): void {

@@ -398,7 +398,7 @@ describe("what one connection says at once", () => {
     expect(nextTurn()).toBe(false);
   });
 
-  test("by many, is answered in turns of about so many requests of them together", () => {
+  test("by many, is answered in turns of about so many requests of them together, and one is read again in each", () => {
     const { wires, nextTurn } = setUp(3);
     const { world } = wires[0]!;
     world.begin();
@@ -406,17 +406,18 @@ describe("what one connection says at once", () => {
     world.endTurns();
     for (const wire of wires) wire.read();
     const answered = (): number[] => wires.map((wire) => wire.read().length);
-    const turns = wires.map(() => {
+    const turns = [...wires, ...wires].map(() => {
       nextTurn();
-      return answered();
+      return [...answered(), wires.filter(({ reading }) => reading).length];
     });
     expect(turns).toEqual([
-      [LEFT_OVER_PER_TURN, 0, 0],
-      [0, LEFT_OVER_PER_TURN, 0],
-      [0, 0, LEFT_OVER_PER_TURN],
+      [LEFT_OVER_PER_TURN, 0, 0, 0],
+      [0, LEFT_OVER_PER_TURN, 0, 0],
+      [0, 0, LEFT_OVER_PER_TURN, 0],
+      [10, 0, 0, 1],
+      [0, 10, 0, 2],
+      [0, 0, 10, 3],
     ]);
-    nextTurn();
-    expect(answered()).toEqual([10, 10, 10]);
   });
 
   test("is not answered any more when it is gone, and nothing of it is kept", () => {
