@@ -235,11 +235,18 @@ export class Connection implements Accepted, Peer, Sink {
       if (--left === 0 && this.#reader.holdsMore) this.#wait();
     }
     this.#pulling = false;
-    this.charge(this.#reader.takeSkipped() / SKIPPED_BYTES_PER_REQUEST);
+    this.#chargeSkipped(this.#reader.takeSkipped());
     if (this.session !== null && this.session.received !== received) this.#all.chat.acted(this.session);
     if (this.#ended && !this.paused) this.close();
     this.#read(this.#closing || !this.paused);
     return REQUESTS_PER_TURN - left;
+  }
+
+  /** A line that is too long may have no end: what comes next is not waited for. */
+  #chargeSkipped(bytes: number): void {
+    if (bytes === 0) return;
+    this.charge(bytes / SKIPPED_BYTES_PER_REQUEST);
+    if (this.#allowance.tokens < 1) this.#earn();
   }
 
   #mustWait(): boolean {
