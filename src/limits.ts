@@ -111,7 +111,7 @@ export const CALLBACK_BYTES_MAX = SERVER_LINE_BYTES_MAX;
 export const REQUESTS_PER_TURN = 64;
 export const LEFT_OVER_PER_TURN = 64;
 /** So many bytes of a line that is too long count as one request more, since it may have no end. */
-export const SKIPPED_BYTES_PER_REQUEST = 128;
+export const SKIPPED_BYTES_PER_REQUEST = 256;
 /** A broadcast counts as one request more for so many users that it goes to, since each of them costs a send. */
 export const RECEIVERS_PER_REQUEST = 10;
 /** Bytes that the kernel has not taken; beyond them the connection's requests wait, unread, until it takes some. */
