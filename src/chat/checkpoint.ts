@@ -47,11 +47,12 @@ export class Checkpoint {
 
   /** Feeds the next portion of a mailbox, as far as there is room for it: at once, or in the next turns. */
   feed(session: Session): void {
+    const wasHungry = session.hungry;
     session.hungry = true;
     this.#hungry.add(session);
     if (this.#bytesLeft > 0) this.#feed(session);
-    // What is left needs a turn to come.
-    if (session.hungry && !this.#store.isBehind) session.outbox.touch();
+    // What is left needs a turn to come; and who was hungry may go on, even if there was nothing to feed.
+    if (wasHungry || (session.hungry && !this.#store.isBehind)) session.outbox.touch();
   }
 
   #feed(session: Session): void {
