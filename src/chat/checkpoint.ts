@@ -51,8 +51,8 @@ export class Checkpoint {
     session.hungry = true;
     this.#hungry.add(session);
     if (this.#bytesLeft > 0) this.#feed(session);
-    // What is left needs a turn to come; and who was hungry may go on, even if there was nothing to feed.
-    if (wasHungry || (session.hungry && !this.#store.isBehind)) session.outbox.touch();
+    // What is left needs a turn to come; and who is not hungry any more may go on, even if there was nothing to feed.
+    if (session.hungry ? !this.#store.isBehind : wasHungry) session.outbox.touch();
   }
 
   #feed(session: Session): void {
