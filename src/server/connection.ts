@@ -242,9 +242,12 @@ export class Connection implements Accepted, Peer, Sink {
     return REQUESTS_PER_TURN - left;
   }
 
-  /** A line that is too long may have no end: what comes next is not waited for. */
+  /**
+   * A line that is too long may have no end: what comes next is not waited for. Who is closing is not read later, or
+   * the timer of that would take the place of the one that hangs up.
+   */
   #chargeSkipped(bytes: number): void {
-    if (bytes === 0) return;
+    if (bytes === 0 || this.#closing) return;
     this.charge(bytes / SKIPPED_BYTES_PER_REQUEST);
     if (this.#allowance.tokens < 1) this.#earn();
   }

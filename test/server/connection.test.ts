@@ -4,6 +4,7 @@ import {
   CONFIRM_BYTES_MAX,
   LEFT_OVER_PER_TURN,
   LINGER_BYTES_MAX,
+  LINGER_MS,
   type Limits,
   REQUESTS_PER_TURN,
   SKIPPED_BYTES_PER_REQUEST,
@@ -219,6 +220,16 @@ describe("lines without end that are no requests", () => {
     for (let bytes = 0; bytes < LINGER_BYTES_MAX; bytes += piece.length) wire.feed(piece);
     expect(wire.hungUp).toBe(false);
     wire.feed("x");
+    expect(wire.hungUp).toBe(true);
+  });
+
+  test("are hung up on after a while, also when they were too long and more than the rate allows", () => {
+    const wire = new Wire({ badLinesMax: 20, requestsPerSecondMax: 30, lineBytesMax: 100 });
+    const line = "x".repeat(4 * SKIPPED_BYTES_PER_REQUEST);
+    expect(wire.say(...Array<string>(20).fill(line)).at(-1)).toBe("goodbye flood");
+    wire.world.pass(LINGER_MS - 100);
+    expect(wire.hungUp).toBe(false);
+    wire.world.pass(200);
     expect(wire.hungUp).toBe(true);
   });
 
