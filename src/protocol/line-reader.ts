@@ -4,6 +4,9 @@ import { CR, LF } from "./ascii.ts";
  * Bytes as they come, out as lines: the same lines wherever TCP cut them. Pull what is there with `next` before feeding
  * more, or stop pulling for a while. A line that lies within one chunk is not copied; between chunks nothing is kept
  * but the beginning of a line.
+ *
+ * A chunk is the reader's own from then on: the memory of a large one is given back when its last line was pulled, and
+ * its bytes are gone. If garbage collection did that, every chunk would cost page faults, which is most of reading.
  */
 export class LineReader {
   /** The line is bytes[start..end), without its end mark. Valid until the next call. */
@@ -96,9 +99,18 @@ export class LineReader {
         this.#carried = Buffer.concat([this.#carried, this.#chunk.subarray(this.#at)]);
       }
     }
+    release(this.#chunk);
     this.#chunk = this.bytes = EMPTY;
     this.#at = 0;
   }
 }
 
 const EMPTY = Buffer.alloc(0);
+/** Giving back a smaller one costs more than it saves. */
+const LARGE_BYTES_MIN = 4096;
+
+/** Unless others have a part of the same memory. */
+function release(chunk: Uint8Array): void {
+  if (chunk.length < LARGE_BYTES_MIN || chunk.length < chunk.buffer.byteLength) return;
+  (chunk.buffer as ArrayBuffer).transfer(0);
+}

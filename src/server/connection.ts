@@ -243,13 +243,14 @@ export class Connection implements Accepted, Peer, Sink {
   }
 
   /**
-   * A line that is too long may have no end: what comes next is not waited for. Who is closing is not read later, or
-   * the timer of that would take the place of the one that hangs up.
+   * A line that is too long may have no end: what comes next is not waited for, and it is read when its turn has come.
+   * Who is closing is not read later, or the timer of that would take the place of the one that hangs up.
    */
   #chargeSkipped(bytes: number): void {
     if (bytes === 0 || this.#closing) return;
     this.charge(bytes / SKIPPED_BYTES_PER_REQUEST);
     if (this.#allowance.tokens < 1) this.#earn();
+    if (!this.#overRate) this.#wait();
   }
 
   #mustWait(): boolean {

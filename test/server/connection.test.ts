@@ -430,6 +430,26 @@ describe("what one connection says at once", () => {
     ]);
   });
 
+  test("in too long lines, by many, is read again one by one, also below the rate", () => {
+    const { wires, nextTurn } = setUp(3);
+    const { world } = wires[0]!;
+    const line = "x".repeat(world.chat.limits.lineBytesMax);
+    world.begin();
+    for (const { connection } of wires) connection.data(Buffer.from(`${line}\n${line}`));
+    world.endTurns();
+    const reading = (): number => wires.filter((wire) => wire.reading).length;
+    expect([reading(), nextTurn(), reading(), nextTurn(), reading(), nextTurn(), reading()]).toEqual([
+      0,
+      true,
+      1,
+      true,
+      2,
+      true,
+      3,
+    ]);
+    expect(wires.map((wire) => wire.read())).toEqual(wires.map(() => ["err line_too_long"]));
+  });
+
   test("is not answered any more when it is gone, and nothing of it is kept", () => {
     const { wires, nextTurn } = setUp(1);
     const [wire] = wires as [Wire];
