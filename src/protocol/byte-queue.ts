@@ -1,7 +1,8 @@
 import { SPARE_BYTES_MAX } from "../limits.ts";
 
 const EMPTY: Buffer = Buffer.alloc(0);
-const BUFFER_BYTES_MIN = 512;
+/** An eighth more than a power of two, as all are: what reaches a bound, which is one, goes a little beyond it. */
+const BUFFER_BYTES_MIN = 576;
 /** Shorter ones are copied here: what a native copy does first takes longer than they do. */
 const LOOP_BYTES_MAX = 24;
 
@@ -10,6 +11,7 @@ export class ByteQueue {
   bytes = EMPTY;
   head = 0;
   tail = 0;
+  #isShared = false;
 
   get length(): number {
     return this.tail - this.head;
@@ -30,27 +32,32 @@ export class ByteQueue {
   }
 
   clear(): void {
-    if (this.bytes.length > 0) giveBack(this.bytes);
-    this.abandon();
-  }
-
-  /** Is empty, and leaves its memory to whoever has it from here: nothing is written there any more. */
-  abandon(): void {
+    this.#leave(this.bytes);
     this.bytes = EMPTY;
     this.head = this.tail = 0;
+  }
+
+  /** Others have views of what it holds: that is not overwritten, and its memory is not used for anything else. */
+  share(): void {
+    this.#isShared = true;
+  }
+
+  #leave(bytes: Buffer): void {
+    if (bytes.length > 0 && !this.#isShared) giveBack(bytes);
+    this.#isShared = false;
   }
 
   #grow(count: number): void {
     const { bytes, head, tail } = this;
     const used = tail - head;
     // Moving down costs a copy of what is left: only when at least as much was freed.
-    if (used + count > bytes.length || head < used) {
+    if (used + count > bytes.length || head < used || this.#isShared) {
       let room = Math.max(BUFFER_BYTES_MIN, bytes.length);
       while (room < used + count) room *= 2;
       this.bytes = borrow(room);
     }
     if (used > 0) bytes.copy(this.bytes, 0, head, tail);
-    if (this.bytes !== bytes && bytes.length > 0) giveBack(bytes);
+    if (this.bytes !== bytes) this.#leave(bytes);
     this.head = 0;
     this.tail = used;
   }
@@ -63,7 +70,7 @@ class Spares {
   unused = 0;
 }
 
-/** By the power of two that they are long. */
+/** By the power of two that they are a little longer than. */
 const spares = Array.from({ length: 32 }, () => new Spares());
 let spareBytes = 0;
 

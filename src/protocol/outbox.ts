@@ -279,7 +279,8 @@ export class Outbox implements Stream {
     this.follow();
     this.#fold();
     const messages = this.messages(0, Number.POSITIVE_INFINITY, Number.POSITIVE_INFINITY);
-    if (messages.length > 0) this.#leaveTexts();
+    if (messages.length > 0) this.#own.share();
+    if (messages.length > 0 && this.plain) this.#leaveTexts();
     this.#marks.clear();
     this.#forget(this.confirmed);
     return messages;
@@ -297,14 +298,14 @@ export class Outbox implements Stream {
   }
 
   /**
-   * The texts that `withdraw` returns stay where they lie, and what is kept moves, in one pass: there may be tens of
-   * thousands. A plain stream does not keep the marked lines that were not begun to be sent.
+   * The texts that `withdraw` returns stay where they lie, and what a plain stream keeps moves, in one pass: there may
+   * be tens of thousands. It does not keep the marked lines that were not begun to be sent.
    */
   #leaveTexts(): void {
     const own = this.#own;
     const { bytes: old, head, tail } = own;
     const offset = head - this.#base;
-    own.abandon();
+    own.clear();
     let from = head;
     const keep = (end: number): void => {
       const at = own.reserve(end - from);
@@ -312,7 +313,7 @@ export class Outbox implements Stream {
     };
     const { fields, first } = this.#marks;
     let { safe, saving } = this;
-    for (let i = first; this.plain && i < fields.length; i += MARK.fields) {
+    for (let i = first; i < fields.length; i += MARK.fields) {
       const start = fields[i + MARK.start]!;
       const end = fields[i + MARK.end]!;
       if (start < this.sent) continue;

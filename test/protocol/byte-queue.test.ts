@@ -31,6 +31,12 @@ test("the buffer of a queue that was emptied is the next one's", () => {
   expect(filled(1 << 13).buffer).toBe(first.buffer);
 });
 
+test("what reaches a bound that is a power of two goes beyond it in the same buffer", () => {
+  const { queue, buffer } = filled(1 << 20);
+  queue.reserve(1 << 16);
+  expect(queue.bytes).toBe(buffer);
+});
+
 test("of spare buffers those are let go that nobody needed since the last time", () => {
   trimSpares();
   const old = Array.from({ length: 5 }, () => filled(1 << 14));

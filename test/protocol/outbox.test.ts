@@ -345,7 +345,7 @@ test("streams that everything was taken from hold no buffer: the next one writes
     turn.end();
     outbox.peek();
     buffers.add(outbox.piece);
-    expect(outbox.heldBytes).toBe(16 << 10);
+    expect(outbox.heldBytes).toBe(18 << 10);
     drain(outbox);
     if (!outbox.plain) outbox.confirm(outbox.end);
     expect(outbox.heldBytes).toBe(0);
