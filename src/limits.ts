@@ -137,7 +137,7 @@ export const JOURNAL_SEGMENTS_KEPT = 4;
 export const JOURNAL_SPARES_MAX = 2;
 /** Changes of what rests that are gathered before they are committed: the journal has them too. */
 export const STORE_CHANGES_MAX = 1024;
-/** And bytes of messages in them: nobody is answered while SQLite writes them, and it writes more than them each time. */
+/** And bytes of messages in them: SQLite writes more than them each time, and nobody is answered meanwhile. */
 export const STORE_CHANGES_BYTES_MAX = 64 << 10;
 /** So many times as much waits while SQLite's write-ahead log is copied, which happens after so many commits. */
 export const STORE_CHANGES_HELD = 4;
