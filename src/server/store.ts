@@ -13,6 +13,7 @@ import {
 import { encode } from "../protocol/ascii.ts";
 import { MARK, type StreamCopy, type Unconfirmed } from "../protocol/marks.ts";
 import type { Outbox } from "../protocol/outbox.ts";
+import { Arena } from "./arena.ts";
 import { Fact, FactBuffer, type FactKind, NOTHING } from "./fact.ts";
 import type { Journal } from "./journal.ts";
 import { Wal } from "./wal.ts";
@@ -56,6 +57,8 @@ export class Store implements ChatStore, StreamCopy {
   #number: number;
   /** A commit that fails takes the transaction back: then its changes are made again. */
   #changes: Change[] = [];
+  /** Texts in them, since they may have to be made again when the chunks that these lay in are long gone. */
+  readonly #texts = new Arena(2 * STORE_CHANGES_BYTES_MAX);
   /** So many of them are in the open transaction. */
   #made = 0;
   /** Of messages in them. */
@@ -171,8 +174,7 @@ export class Store implements ChatStore, StreamCopy {
 
   #keep(user: string, { number, unixMs, from, text }: StoredMessage): void {
     this.#changedBytes += text.length;
-    // A copy, since it may have to be inserted again when the chunk that it lies in is long gone.
-    this.#change(this.#insert, user, number, unixMs, from, Buffer.from(text));
+    this.#change(this.#insert, user, number, unixMs, from, this.#texts.copy(text));
   }
 
   confirmed(user: Account, upTo: number): void {
@@ -339,6 +341,7 @@ export class Store implements ChatStore, StreamCopy {
       this.#database.run("COMMIT");
       this.#wal.committed();
       this.#changes = [];
+      this.#texts.clear();
       this.#changedBytes = 0;
       this.#fault = null;
       this.#newest = newest;
