@@ -279,8 +279,10 @@ export class Outbox implements Stream {
     this.follow();
     this.#fold();
     const messages = this.messages(0, Number.POSITIVE_INFINITY, Number.POSITIVE_INFINITY);
-    if (messages.length > 0) this.#own.share();
-    if (messages.length > 0 && this.plain) this.#leaveTexts();
+    if (messages.length > 0) {
+      this.#own.share();
+      if (this.plain) this.#leaveTexts();
+    }
     this.#marks.clear();
     this.#forget(this.confirmed);
     return messages;

@@ -249,17 +249,19 @@ export class Connection implements Accepted, Peer, Sink {
   #chargeSkipped(bytes: number): void {
     if (bytes === 0 || this.#closing) return;
     this.charge(bytes / SKIPPED_BYTES_PER_REQUEST);
-    if (this.#allowance.tokens < 1) this.#earn();
+    this.#earn();
     if (!this.#overRate) this.#wait();
   }
 
   #mustWait(): boolean {
     this.#backlogged = this.replies.unsent > UNSENT_BYTES_MAX || this.session?.hungry === true;
-    if (this.#allowance.tokens < 1) this.#earn();
+    this.#earn();
     return this.#backlogged || this.#overRate;
   }
 
+  /** Sees to it that the next request is allowed, or made later. */
   #earn(): void {
+    if (this.#allowance.tokens >= 1) return;
     const { limits, wheel, later } = this.#all;
     const { requestsPerSecondMax: rate } = limits;
     this.#allowance.earn(rate, Math.max(1, rate), wheel.nowMs);

@@ -57,12 +57,12 @@ export class Store implements ChatStore, StreamCopy {
   #number: number;
   /** A commit that fails takes the transaction back: then its changes are made again. */
   #changes: Change[] = [];
-  /** Texts in them, since they may have to be made again when the chunks that these lay in are long gone. */
-  readonly #texts = new Arena(2 * STORE_CHANGES_BYTES_MAX);
   /** So many of them are in the open transaction. */
   #made = 0;
   /** Of messages in them. */
   #changedBytes = 0;
+  /** Copies of their texts, since they may have to be made again when the chunks that these lay in are long gone. */
+  readonly #texts = new Arena(2 * STORE_CHANGES_BYTES_MAX);
   #fault: unknown = null;
   #commitDue = false;
   #newest = 0;
