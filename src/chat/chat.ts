@@ -276,8 +276,9 @@ export class Chat {
     this.consents.end(session);
     if (reason !== "replaced" && reason !== "shutdown") this.#announce(account, `left ${account.name} ${reason}`);
     account.leaving = session;
+    // Nobody is connected to read its goodbye, or there is none to call for.
+    if (peer === null && (kind === "resumable" || reason === "logout")) outbox.sink = null;
     if (kind !== "plain") this.checkpoint.settle(session);
-    if (reason === "logout" && kind === "callback") outbox.sink = null; // There is no goodbye to call for.
     peer?.close();
   }
 
@@ -297,7 +298,9 @@ export class Chat {
       return;
     }
     this.end(session, "disconnected");
+    session.outbox.sink = null;
     if (session.account.leaving === session) this.checkpoint.settle(session);
+    else session.outbox.withdraw(); // Once more, now that nobody reads it.
   }
 
   /** A stream was written or confirmed: more of the mailbox may follow; too much left is the end. */

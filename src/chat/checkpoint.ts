@@ -83,7 +83,8 @@ export class Checkpoint {
   #settle(session: Session, bytesMax: number): void {
     try {
       this.#bytesLeft -= this.#mailbox.settle(session, bytesMax);
-      if (session.settled < session.withdrawn!.length) return;
+      if (session.outbox.lastNumber > session.restedUpTo) return;
+      session.outbox.withdraw();
       session.account.leaving = null;
     } catch (error) {
       this.#report(error);
@@ -99,7 +100,7 @@ export class Checkpoint {
 
   /** Moves more of what that user's sessions hold; true when nothing is left to be moved. */
   #isPrepared({ leaving, session }: Account): boolean {
-    if (leaving !== null && leaving.withdrawn !== null) return !this.#leaving.has(leaving);
+    if (leaving !== null && leaving.settling) return !this.#leaving.has(leaving);
     if (leaving === null && session === null) return true;
     try {
       for (const each of [leaving, session]) if (each !== null) this.#rest(each, Number.POSITIVE_INFINITY);
@@ -138,7 +139,7 @@ export class Checkpoint {
     const { all } = this.#accounts;
     for (; this.#next < all.length; this.#next++) {
       const { session, leaving } = all[this.#next]!;
-      if (leaving !== null && leaving.withdrawn !== null) {
+      if (leaving !== null && leaving.settling) {
         this.#leaving.add(leaving); // Again, if the disk refused it.
         return;
       }

@@ -37,24 +37,14 @@ export class Mailbox {
    * `bytesMax` go back now, and the rest with the next calls. Returns how many bytes that was.
    */
   settle(session: Session, bytesMax: number): number {
-    const { account, outbox, number, received } = session;
-    if (session.withdrawn === null) {
-      this.#store.wrote(account, number, outbox);
+    if (!session.settling) {
+      const ended = endOf(session);
+      this.#store.wrote(session.account, session.number, session.outbox);
       this.forget(session);
+      if (ended !== null) this.#store.ends(ended);
+      session.settling = true;
     }
-    // Those up to `restedUpTo` are there already.
-    const all = (session.withdrawn ??= outbox.withdraw().filter((message) => message.number > session.restedUpTo));
-    const first = Math.max(0, session.settled);
-    let last = first;
-    let bytes = 0;
-    while (last < all.length && bytes < bytesMax) bytes += all[last++]!.bytes;
-    const carried = all.slice(first, last);
-    const ended = session.settled < 0 ? endOf(session) : null;
-    if (ended !== null) this.#store.settle(carried, ended);
-    else if (carried.length > 0) this.#store.rest(account.name, number, received, carried);
-    this.#returned(account, carried);
-    session.settled = last;
-    return bytes;
+    return this.rest(session, Number.POSITIVE_INFINITY, bytesMax);
   }
 
   /** Counts what is in the store from now on. */
@@ -76,7 +66,7 @@ export class Mailbox {
     const { account, outbox, number, received } = session;
     this.#store.wrote(account, number, outbox); // Before they rest, or their texts would not be told.
     const carried = outbox.messages(session.restedUpTo, upTo, bytesMax);
-    if (carried.length === 0 && number === 0) return 0;
+    if (carried.length === 0 && (number === 0 || session.ended)) return 0;
     this.#store.rest(account.name, number, received, carried);
     session.fedUnconfirmed += this.#returned(account, carried);
     session.restedUpTo = carried.at(-1)?.number ?? session.restedUpTo;

@@ -1,5 +1,4 @@
 import { encode } from "../protocol/ascii.ts";
-import type { Unconfirmed } from "../protocol/marks.ts";
 import type { Outbox } from "../protocol/outbox.ts";
 import type { GoodbyeReason, LeftReason } from "../protocol/reply.ts";
 import type { Sink } from "../protocol/turn.ts";
@@ -160,10 +159,8 @@ export class Session {
   written = false;
   /** Its unconfirmed messages up to that number rest in the mailbox too. */
   restedUpTo = 0;
-  /** The messages that were taken back from the stream when the session had ended. */
-  withdrawn: Unconfirmed[] | null = null;
-  /** How many of them are in the mailbox; -1 before the store knows of the end. */
-  settled = -1;
+  /** It has ended, the store knows, and the rest of its messages follow. */
+  settling = false;
   /** Place in `Presence.online`. */
   place = -1;
 

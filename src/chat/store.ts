@@ -60,8 +60,8 @@ export interface ChatStore {
   began(session: KnownSession, proof: Uint8Array): void;
   /** A session's client was acted on up to that position of its stream. */
   received(session: number, position: number): void;
-  /** A session's end, and what goes back to the mailbox, or some of it: `rest` has the others. */
-  settle(carried: readonly Unconfirmed[], ended: EndedSession): void;
+  /** A session has ended; what it holds follows, to the mailbox. */
+  ends(session: EndedSession): void;
 
   /** Messages up to that number must rest in mailboxes now, unconfirmed ones of living sessions too; null: none. */
   readonly restUpTo: number | null;

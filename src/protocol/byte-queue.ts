@@ -11,7 +11,6 @@ export class ByteQueue {
   bytes = EMPTY;
   head = 0;
   tail = 0;
-  #isShared = false;
 
   get length(): number {
     return this.tail - this.head;
@@ -32,32 +31,22 @@ export class ByteQueue {
   }
 
   clear(): void {
-    this.#leave(this.bytes);
+    giveBack(this.bytes);
     this.bytes = EMPTY;
     this.head = this.tail = 0;
-  }
-
-  /** Others have views of what it holds: that is not overwritten, and its memory is not used for anything else. */
-  share(): void {
-    this.#isShared = true;
-  }
-
-  #leave(bytes: Buffer): void {
-    if (bytes.length > 0 && !this.#isShared) giveBack(bytes);
-    this.#isShared = false;
   }
 
   #grow(count: number): void {
     const { bytes, head, tail } = this;
     const used = tail - head;
     // Moving down costs a copy of what is left: only when at least as much was freed.
-    if (used + count > bytes.length || head < used || this.#isShared) {
+    if (used + count > bytes.length || head < used) {
       let room = Math.max(BUFFER_BYTES_MIN, bytes.length);
       while (room < used + count) room *= 2;
       this.bytes = borrow(room);
     }
     if (used > 0) bytes.copy(this.bytes, 0, head, tail);
-    if (this.bytes !== bytes) this.#leave(bytes);
+    if (this.bytes !== bytes) giveBack(bytes);
     this.head = 0;
     this.tail = used;
   }
@@ -92,7 +81,7 @@ export function trimSpares(): void {
 }
 
 function giveBack(bytes: Buffer): void {
-  if (spareBytes + bytes.length > SPARE_BYTES_MAX) return;
+  if (bytes.length === 0 || spareBytes + bytes.length > SPARE_BYTES_MAX) return;
   spareBytes += bytes.length;
   spares[31 - Math.clz32(bytes.length)]!.buffers.push(bytes);
 }

@@ -34,6 +34,11 @@ export class Marks {
   /** So many fields at the end are new: no copy has them. */
   #newFields = 0;
 
+  /** The number of the last message that is not confirmed; 0 when all are. */
+  get lastNumber(): number {
+    return this.fields.at(MARK.number - MARK.fields) ?? 0;
+  }
+
   add(number: number, unixMs: number, start: number, end: number): void {
     this.fields.push(number, unixMs, start, end);
     this.#newFields += MARK.fields;

@@ -88,6 +88,11 @@ export class Outbox implements Stream {
     return Math.max(this.#furthest, this.sent);
   }
 
+  /** The number of the last message that is not confirmed; 0 when all are. */
+  get lastNumber(): number {
+    return this.#marks.lastNumber;
+  }
+
   /** The highest number among the messages that were confirmed. */
   get confirmedNumber(): number {
     return this.#marks.confirmedNumber;
@@ -271,21 +276,18 @@ export class Outbox implements Stream {
   }
 
   /**
-   * Takes back the messages that are not confirmed, oldest first, since the session has ended. Of a plain stream what
-   * was not begun to be sent leaves it; the rest of a line begun stays, so that no line is torn. The reader of any
-   * other stream may still get it all, and say at its next login how far it came.
+   * The session has ended, and its messages rest in the mailbox: they are none of this stream's any more. Of a plain
+   * one what was not begun to be sent leaves it; the rest of a line begun stays, so that no line is torn. The reader of
+   * any other stream may still get it all, and say at its next login how far it came. When there is no sink, nobody is
+   * there to read anything.
    */
-  withdraw(): Unconfirmed[] {
+  withdraw(): void {
     this.follow();
     this.#fold();
-    const messages = this.messages(0, Number.POSITIVE_INFINITY, Number.POSITIVE_INFINITY);
-    if (messages.length > 0) {
-      this.#own.share();
-      if (this.plain) this.#leaveTexts();
-    }
+    if (this.plain) this.#cutMessages();
     this.#marks.clear();
+    if (this.#sink === null) this.confirmed = this.sent = this.safe = this.saving = this.end;
     this.#forget(this.confirmed);
-    return messages;
   }
 
   /** Messages up to that number rest in the mailbox from now on. */
@@ -299,19 +301,16 @@ export class Outbox implements Stream {
     return this.#marks.messages(after, upTo, bytesMax, bytes, head - this.#base);
   }
 
-  /**
-   * The texts that `withdraw` returns stay where they lie, and what a plain stream keeps moves, in one pass: there may
-   * be tens of thousands. It does not keep the marked lines that were not begun to be sent.
-   */
-  #leaveTexts(): void {
+  /** Marked lines that were not begun to be sent go, and the rest moves together, in one pass: there may be many. */
+  #cutMessages(): void {
     const own = this.#own;
-    const { bytes: old, head, tail } = own;
+    const { bytes, head } = own;
     const offset = head - this.#base;
-    own.clear();
+    let at = head;
     let from = head;
     const keep = (end: number): void => {
-      const at = own.reserve(end - from);
-      copy(old, own.bytes, at, from, end);
+      if (at < from) copy(bytes, bytes, at, from, end);
+      at += end - from;
     };
     const { fields, first } = this.#marks;
     let { safe, saving } = this;
@@ -324,7 +323,8 @@ export class Outbox implements Stream {
       safe -= Math.max(0, Math.min(end, this.safe) - start);
       saving -= Math.max(0, Math.min(end, this.saving) - start);
     }
-    keep(tail);
+    keep(own.tail);
+    own.tail = at;
     this.safe = safe;
     this.saving = saving;
   }

@@ -197,8 +197,7 @@ export class Store implements ChatStore, StreamCopy {
     this.#add(Fact.Received, 0, NOTHING, NOTHING, NOTHING, session, position);
   }
 
-  settle(carried: readonly Unconfirmed[], { number, user, replaced, received, endedUnixMs }: EndedSession): void {
-    this.#move(user, number, carried);
+  ends({ number, user, replaced, received, endedUnixMs }: EndedSession): void {
     this.#change(this.#end, Number(replaced), received, endedUnixMs, number);
     this.#change(this.#trimOld, user, endedUnixMs - SESSIONS_KEPT_MS);
     this.#change(this.#trimMany, user);
@@ -211,15 +210,11 @@ export class Store implements ChatStore, StreamCopy {
   }
 
   rest(user: string, session: number, received: number, carried: readonly Unconfirmed[]): void {
-    this.#move(user, session, carried);
-    if (session !== 0) this.#change(this.#receive, received, session);
-  }
-
-  #move(user: string, session: number, carried: readonly Unconfirmed[]): void {
     for (const message of carried) {
       if (!message.resting) this.#keep(user, message);
       if (session !== 0) this.#change(this.#carry, session, message.number, message.position);
     }
+    if (session !== 0) this.#change(this.#receive, received, session);
   }
 
   rested(): void {

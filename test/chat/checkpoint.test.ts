@@ -110,13 +110,13 @@ describe.each(["", " resumable"])("what a session%s leaves behind", (kind) => {
 
   test("is tried again for the store's oldest records when the disk had refused it", () => {
     const { world, bob, kept } = setUp(kind);
-    const { settle, rest } = world.store;
-    world.store.settle = world.store.rest = () => {
+    const { ends, rest } = world.store;
+    world.store.ends = world.store.rest = () => {
       throw new Error("disk full");
     };
     end(world, bob);
     expect(world.faults).toHaveLength(1);
-    Object.assign(world.store, { settle, rest });
+    Object.assign(world.store, { ends, rest });
     for (let turns = 0; turns < 50; turns++) nextTurn(world);
     expect(kept()).toBe(0);
     let rested = 0;
@@ -352,7 +352,7 @@ describe("of many users at once", () => {
     for (const session of sessions) world.chat.end(session, "expired");
     const counts: number[] = [];
     for (let turns = 0; turns < 50; turns++) {
-      counts.push(sessions.filter(({ withdrawn }) => withdrawn !== null).length);
+      counts.push(sessions.filter(({ settling }) => settling).length);
       world.endTurn();
     }
     expect(counts.slice(0, 2)).toEqual([1, 1]);

@@ -273,14 +273,14 @@ test.each(["", " resumable"])("what a session%s had not received waits until the
   world.say(bob, `login bob ${PASSWORD}${kind}`);
   bob.room = 0;
   world.say(alice, "message bob 0", "message bob 1");
-  const { settle, rest } = world.store;
-  world.store.settle = world.store.rest = () => {
+  const { ends, rest } = world.store;
+  world.store.ends = world.store.rest = () => {
     throw new Error("disk full");
   };
   bob.hangUp();
   if (kind !== "") world.pass(SILENCE_MS + 200);
   expect(world.login("bob").read()).toEqual(["err internal"]);
   expect(world.faults.length).toBeGreaterThan(0);
-  Object.assign(world.store, { settle, rest });
+  Object.assign(world.store, { ends, rest });
   expect(texts(world.login("bob").read())).toEqual(["alice 0", "alice 1"]);
 });

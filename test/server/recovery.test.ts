@@ -194,7 +194,7 @@ describe("after a kill", () => {
     const number = began(store);
     store.received(number, 70);
     const ended = { number, token: TOKEN, user: "bob", resumable: true, replaced: true, received: 90, endedUnixMs: 17 };
-    store.settle([], ended);
+    store.ends(ended);
     store.save();
     expect(disk.start().ended(TOKEN)).toEqual(ended);
   });

@@ -162,7 +162,7 @@ describe("a session that has ended", () => {
     const store = open();
     store.began(known, NOTHING);
     expect(store.ended(known.token)).toBeNull();
-    store.settle([message(9), message(12)], ended);
+    store.ends(ended);
     expect(store.ended(known.token)).toEqual(ended);
     expect(store.ended("u".repeat(22))).toBeNull();
   });
@@ -170,7 +170,8 @@ describe("a session that has ended", () => {
   test("had carried messages up to positions", () => {
     const store = open();
     store.began(known, NOTHING);
-    store.settle([message(9), message(12)], ended);
+    store.ends(ended);
+    store.rest("bob", 5, 77, [message(9), message(12)]);
     expect([89, 90, 119, 120, 1e6].map((position) => store.carried(5, position))).toEqual([0, 9, 9, 12, 12]);
     expect(store.carried(6, 1e6)).toBe(0);
   });

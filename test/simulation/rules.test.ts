@@ -156,26 +156,24 @@ const RULES: Record<string, Break> = {
       return position > session.outbox.furthest || confirm.call(this, session, position);
     };
   }),
-  "all that is unconfirmed is withdrawn": without(Outbox.prototype, "withdraw", (withdraw) => {
-    return function (this: Outbox) {
-      return withdraw.call(this).slice(1);
+  "all that is unconfirmed goes back": without(Outbox.prototype, "messages", (messages) => {
+    return function (this: Outbox, after, upTo, bytesMax) {
+      return messages.call(this, after, upTo, bytesMax).slice(1);
     };
   }),
-  "what a session had carried is remembered": without(Store.prototype, "settle", (settle) => {
-    return function (this: Store, messages, ended) {
-      settle.call(
-        this,
-        messages.map((message) => ({ ...message, position: Number.MAX_SAFE_INTEGER })),
-        ended,
-      );
+  "what leaves a plain stream for the mailbox is not sent": without(Outbox.prototype, "withdraw", () => () => {}),
+  "what a session had carried is remembered": without(Store.prototype, "rest", (rest) => {
+    return function (this: Store, user, session, received, messages) {
+      const carried = messages.map((message) => ({ ...message, position: Number.MAX_SAFE_INTEGER }));
+      rest.call(this, user, session, received, carried);
     };
   }),
   "what the client has of an ended session is dropped": without(Store.prototype, "carried", () => {
     return () => 0;
   }),
-  "how far a session was acted on is remembered": without(Store.prototype, "settle", (settle) => {
-    return function (this: Store, messages, ended) {
-      settle.call(this, messages, { ...ended, received: 0 });
+  "how far a session was acted on is remembered": without(Store.prototype, "ends", (ends) => {
+    return function (this: Store, ended) {
+      ends.call(this, { ...ended, received: 0 });
     };
   }),
   "a new message joins the end of what waits": all(
