@@ -309,6 +309,27 @@ describe("of many users at once", () => {
     expect(fed()).toBe(NAMES.length * EACH);
   });
 
+  test("what waits is not fed to whom other lines left no room meanwhile, and their requests go on", () => {
+    const world = new World(["alice", "bob"]);
+    const [alice] = world.online("alice") as [TestPeer];
+    for (let i = 0; i < EACH; i++) world.say(alice, `message bob ${i} ${TEXT}`);
+    let isBehind = true;
+    Object.defineProperty(world.store, "isBehind", { get: () => isBehind });
+    nextTurn(world);
+    const bob = world.connect();
+    bob.room = 0;
+    world.say(bob, "login bob secret resumable");
+    const session = bob.session!;
+    expect([session.hungry, session.fedUnconfirmed]).toEqual([true, 0]);
+    for (let i = 0; i < 20; i++) world.say(alice, `broadcast ${TEXT}`);
+    isBehind = false;
+    nextTurn(world);
+    world.begin();
+    expect([session.hungry, session.outbox.touched]).toEqual([true, false]);
+    world.chat.flushed(session);
+    expect([session.hungry, session.fedUnconfirmed, session.outbox.touched]).toEqual([false, 0, true]);
+  });
+
   test("what waits is fed behind what the store needs for its oldest records, also to who has no connection", () => {
     const world = new World(["alice", "bob"]);
     const [alice] = world.online("alice") as [TestPeer];
