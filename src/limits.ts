@@ -182,6 +182,9 @@ export const THREAD_IDLE_MS = 10_000;
 export const LINGER_MS = 5_000;
 /** And so much it may still say, which is read and dropped: more than was under way, so that a reset is no loss. */
 export const LINGER_BYTES_MAX = 1 << 20;
+/** What of the log may wait for who reads it, and how long that is waited for in the end. */
+export const LOG_BYTES_MAX = 1 << 20;
+export const LOG_MS = 1_000;
 /** How long presence alone may wait to be sent. */
 export const PRESENCE_DELAY_MS = 256;
 

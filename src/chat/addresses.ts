@@ -70,9 +70,14 @@ export class Addresses {
     return secondsIn(((1 - failures.tokens) * 60_000) / perMinute);
   }
 
-  /** A login from there has failed. */
-  loginFailed(address: string): void {
+  /** A login from there is to be judged: it counts as one that fails, or many at once would all be. */
+  loginBegins(address: string): void {
     if (!this.#isExempt(address)) this.#standing(source(address)).failures.tokens--;
+  }
+
+  /** It did not fail. */
+  loginEnds(address: string): void {
+    if (!this.#isExempt(address)) this.#standing(source(address)).failures.tokens++;
   }
 
   #isExempt(address: string): boolean {

@@ -145,8 +145,10 @@ function login(chat: Chat, peer: Peer, request: Request): void {
     return refuse(peer.replies, "bad_request", "callback over TLS, since calls are plain TCP");
   const waitSeconds = chat.addresses.loginWait(peer.address);
   if (waitSeconds > 0) return refuse(peer.replies, "busy", `too many failed logins; try again in ${waitSeconds} s`);
+  chat.addresses.loginBegins(peer.address);
+  let hasFailed = false;
   const account = named(chat, peer.replies, request, 0);
-  if (account === null) return chat.addresses.loginFailed(peer.address);
+  if (account === null) return;
   const known = account.password; // Another file may be read while this is judged.
   const password = Buffer.from(request.bytes.subarray(request.starts[1], request.ends[1]));
   peer.pause();
@@ -161,7 +163,7 @@ function login(chat: Chat, peer: Peer, request: Request): void {
       else chat.login(peer, account, password, options);
       return;
     }
-    chat.addresses.loginFailed(peer.address);
+    hasFailed = true;
     const triesLeft = chat.lockouts.wrong(record);
     if (triesLeft > 0) refuse(peer.replies, "wrong_password", triesLeft);
     else lockedOut(chat, peer, record);
@@ -173,11 +175,12 @@ function login(chat: Chat, peer: Peer, request: Request): void {
       } catch (error) {
         fail(chat, peer, error);
       }
+      if (!hasFailed) chat.addresses.loginEnds(peer.address);
       chat.lockouts.leave(record);
       peer.resume();
     };
     const judged = (right: boolean | null): void => {
-      if (right === null) return conclude(() => chat.addresses.loginFailed(peer.address));
+      if (right === null) return conclude(() => void (hasFailed = true)); // It hung up: nobody knows.
       if (!right) return conclude(() => answer(record, false));
       chat.checkpoint.prepare(account, () => conclude(() => answer(record, true)));
       peer.replies.touch(); // The verdict may come between two turns, and whoever waits needs one.
@@ -194,6 +197,7 @@ function login(chat: Chat, peer: Peer, request: Request): void {
     }
   };
   if (!chat.lockouts.enter(account, peer.address, judge)) {
+    chat.addresses.loginEnds(peer.address);
     refuse(peer.replies, "busy");
     peer.resume();
   }

@@ -44,10 +44,11 @@ export class Connections {
   readonly strangers = new Set<Accepted>();
   /** Those with requests that were left over from a turn, in the order in which they go on. */
   readonly waiting = new Set<Connection>();
-  /** A connection without a session that says nothing, one that does not close its side, one that is read later. */
+  /** A connection that says nothing, without a session; that does not close its side; is read later; takes nothing. */
   readonly silence: TimerKind<Connection>;
   readonly linger: TimerKind<Connection>;
   readonly later: TimerKind<Connection>;
+  readonly stall: TimerKind<Connection>;
 
   constructor(chat: Chat) {
     this.chat = chat;
@@ -56,6 +57,7 @@ export class Connections {
     this.silence = chat.wheel.kind((connection) => connection.heardNothing());
     this.linger = chat.wheel.kind((connection) => connection.hangUp());
     this.later = chat.wheel.kind((connection) => connection.readOn());
+    this.stall = chat.wheel.kind((connection) => connection.tookNothing());
   }
 
   /** A turn begins: some of those that wait go on. While there are any, turns must follow each other. */
@@ -85,6 +87,7 @@ export class Connection implements Accepted, Peer, Sink {
   readonly #openedMs: number;
   #heardMs: number;
   #timer: TimerHandle = 0;
+  #later: TimerHandle = 0;
   /** The last request is not answered yet. */
   #unanswered = false;
   /** The rate limit was reached; or too much of its own output waits, or is to come out of the mailbox. */
@@ -94,7 +97,7 @@ export class Connection implements Accepted, Peer, Sink {
   #waits = false;
   #reading = true;
   #pulling = false;
-  /** The kernel takes no more until `drain`; and over TLS there is a limit to that. */
+  /** The kernel takes no more until `drain`; there is a limit to that. */
   #full = false;
   #stall: TimerHandle = 0;
   #ended = false;
@@ -212,8 +215,7 @@ export class Connection implements Accepted, Peer, Sink {
     if (this.gone) return;
     this.gone = true;
     this.#descriptor = -1;
-    this.#all.wheel.cancel(this.#timer);
-    this.#all.wheel.cancel(this.#stall);
+    for (const timer of [this.#timer, this.#later, this.#stall]) this.#all.wheel.cancel(timer);
     this.#all.open.delete(this);
     this.#all.waiting.delete(this);
     this.#all.strangers.delete(this);
@@ -244,7 +246,6 @@ export class Connection implements Accepted, Peer, Sink {
 
   /**
    * A line that is too long may have no end: what comes next is not waited for, and it is read when its turn has come.
-   * Who is closing is not read later, or the timer of that would take the place of the one that hangs up.
    */
   #chargeSkipped(bytes: number): void {
     if (bytes === 0 || this.#closing) return;
@@ -267,7 +268,8 @@ export class Connection implements Accepted, Peer, Sink {
     this.#allowance.earn(rate, Math.max(1, rate), wheel.nowMs);
     const missing = 1 - this.#allowance.tokens;
     this.#overRate = missing > 0;
-    if (this.#overRate) this.#arm(later, (missing * 1000) / rate);
+    wheel.cancel(this.#later);
+    this.#later = this.#overRate ? wheel.schedule(later, this, (missing * 1000) / rate) : 0;
   }
 
   /** So many lines that are no requests cannot be meant, and reading them later would help nobody. */
@@ -280,8 +282,7 @@ export class Connection implements Accepted, Peer, Sink {
   /** The rate allows the next request. */
   readOn(): void {
     this.#overRate = false;
-    this.#timer = 0;
-    if (this.session === null) this.heardNothing();
+    this.#later = 0;
     this.#wait();
   }
 
@@ -343,15 +344,24 @@ export class Connection implements Accepted, Peer, Sink {
     const more = this.#socket.write(bytes, start + taken, count - taken);
     if (more < 0) return more;
     this.#full = taken + more < count;
-    if (this.#full && this.isEncrypted) this.#stalled();
+    if (this.#full) this.#stalled();
     return taken + more;
   }
 
-  /** What is fatal in the runtime's TLS looks like a kernel that takes nothing, for ever. */
+  /** From now on something must be taken for as long as a session may be silent. */
   #stalled(): void {
-    const { chat, wheel, linger } = this.#all;
+    const { chat, wheel, stall } = this.#all;
     wheel.cancel(this.#stall);
-    this.#stall = wheel.schedule(linger, this, chat.silenceMs);
+    this.#stall = wheel.schedule(stall, this, chat.silenceMs);
+  }
+
+  /**
+   * Nothing was. Whose lines wait, unread, for that may be gone, and is not heard; and what is fatal in the runtime's TLS
+   * looks like this, for ever. Whoever else is gone falls silent.
+   */
+  tookNothing(): void {
+    if (this.#backlogged || this.isEncrypted) this.hangUp();
+    else this.#stalled();
   }
 
   /** Everything was written: our side of the connection ends, and the other side has a while to end its own. */

@@ -1,5 +1,5 @@
 import { readFileSync } from "node:fs";
-import { BCRYPT_COST_MAX, HASH_KIB_MAX, HASH_WORK_KIB_MAX } from "../limits.ts";
+import { BCRYPT_COST_MAX, HASH_KIB_MAX, HASH_WORK_KIB_MAX, PASSWORD_BYTES_MAX } from "../limits.ts";
 import { isName } from "../protocol/ascii.ts";
 
 /** The sample file's first line. Whoever makes the file their own deletes it, and with it the warning. */
@@ -49,12 +49,13 @@ export function parseUsers(text: string, file: string): User[] {
   for (const [index, line] of lines.entries()) {
     if (line.trim() === "" || line.startsWith("#")) continue;
     const bad = (why: string): CredentialsError => new CredentialsError(`${file}:${index + 1}: ${why}`);
-    const [name = "", password = "", ...rest] = line.trimEnd().split(" ");
+    const [name = "", password = "", ...rest] = line.replace(/[ \t]+$/, "").split(" ");
     const bytes = Buffer.from(name);
     if (!isName(bytes, 0, bytes.length)) throw bad(`"${printable(name)}" cannot be a user name`);
     if (password === "" || rest.length > 0) throw bad("a line is a user, one space and a password without spaces");
     // What cannot be decoded is not what anybody's client sends.
     if (password.includes("\ufffd")) throw bad("the password is not UTF-8");
+    if (Buffer.byteLength(password) > PASSWORD_BYTES_MAX) throw bad(TOO_LONG);
     const fault = isHash(password) ? hashFault(password) : null;
     if (fault !== null) throw bad(fault);
     if (lineOf.has(name)) throw bad(`the user ${name} stands in line ${lineOf.get(name)} already`);
@@ -83,6 +84,7 @@ const LANE_KIB_MIN = 8;
 /** The variant, the cost, 16 bytes of salt and 23 of hash. */
 const BCRYPT = /^\$2[aby]\$(0[4-9]|[1-3]\d)\$[./A-Za-z0-9]{21}[.Oeu][./A-Za-z0-9]{30}[.CGKOSWaeimquy26]$/;
 
+const TOO_LONG = `a password has ${PASSWORD_BYTES_MAX} bytes at most, so that a login fits into a line`;
 const MALFORMED = "a password that begins with $ is a hash, and this is none that can be verified (argon2, bcrypt)";
 const COSTLY =
   `this hash takes too much: argon2 may have m=${HASH_KIB_MAX} and m*t=${HASH_WORK_KIB_MAX}, ` +

@@ -77,14 +77,18 @@ export function openDatabase(folder: string, durability: Durability): Database {
   const file = join(folder, "heartline.sqlite");
   const lock = join(folder, "lock");
   let database: Database | null = null;
+  let opening = file;
   try {
     mkdirSync(folder, { recursive: true, mode: 0o700 });
     database = new Database(file, { create: true });
     chmodSync(file, 0o600);
+    opening = lock;
     database.run("ATTACH ? AS lock", [lock]);
     database.run("PRAGMA lock.locking_mode = EXCLUSIVE");
     database.run("PRAGMA lock.journal_mode = MEMORY");
     chmodSync(lock, 0o600);
+    database.query("SELECT count(*) FROM lock.sqlite_master").get(); // Now it is read.
+    opening = file;
     database.run("PRAGMA main.journal_mode = WAL");
     database.run(`PRAGMA synchronous = ${SYNCHRONOUS[durability]}`);
     database.run(`PRAGMA wal_autocheckpoint = ${CHECKPOINT_PAGES}`);
@@ -105,7 +109,7 @@ export function openDatabase(folder: string, durability: Durability): Database {
     return database;
   } catch (error) {
     database?.close();
-    throw error instanceof StoreError ? error : new StoreError(explain(error, folder, file));
+    throw error instanceof StoreError ? error : new StoreError(explain(error, folder, opening));
   }
 }
 

@@ -6,7 +6,7 @@ import { CredentialsError, plainUsers, readCredentials } from "./credentials.ts"
 import { StoreError } from "./database.ts";
 import { setSlice } from "./kernel.ts";
 import { ListenError } from "./listener.ts";
-import { type Logger, openLog } from "./log.ts";
+import { Log, type Logger } from "./log.ts";
 import { Server } from "./server.ts";
 
 /** Ctrl+C reaches both `bun start` and the server, which then gets it from `bun start` once more: no second signal. */
@@ -22,7 +22,8 @@ async function main(): Promise<void> {
   if (config === null) return void process.stdout.write(USAGE);
   config.host = await resolve(config.host);
   const credentials = readCredentials(config.credentials);
-  const log = await openLog();
+  const output = await Log.open();
+  const log = output.logger;
   const survive = (error: unknown): void => log.error(error, "a fault that nobody expected; the chat goes on");
   process.on("uncaughtException", survive);
   process.on("unhandledRejection", survive);
@@ -36,7 +37,9 @@ async function main(): Promise<void> {
     if (stoppedMs > 0) return;
     stoppedMs = performance.now();
     log.info(`${signal}: telling everybody goodbye; a second signal ends it at once`);
-    process.exit((await server.stop()) ? 0 : 1);
+    const isWell = await server.stop();
+    await output.close();
+    process.exit(isWell ? 0 : 1);
   };
   process.on("SIGINT", stop);
   process.on("SIGTERM", stop);

@@ -54,12 +54,12 @@ describe("connections of one address", () => {
     const { addresses } = setUp(limits);
     for (let i = 0; i < 5; i++) {
       expect(addresses.connect(address)).toBeNull();
-      addresses.loginFailed(address);
+      addresses.loginBegins(address);
       expect(addresses.loginWait(address)).toBe(0);
     }
     const { addresses: strict } = setUp({ ...limits, limitsLoopback: true });
     expect([strict.connect(address), strict.connect(address)]).toEqual([null, "connections from your address"]);
-    strict.loginFailed(address);
+    strict.loginBegins(address);
     expect(strict.loginWait(address)).toBe(60);
   });
 
@@ -68,7 +68,7 @@ describe("connections of one address", () => {
     const { addresses } = setUp(none);
     for (let i = 0; i < 1000; i++) {
       expect(addresses.connect(HERE)).toBeNull();
-      addresses.loginFailed(HERE);
+      addresses.loginBegins(HERE);
     }
     expect(addresses.loginWait(HERE)).toBe(0);
   });
@@ -81,7 +81,7 @@ describe("addresses are forgotten", () => {
     addresses.connect(ELSEWHERE);
     pass(2 * ADDRESSES_IDLE_MS);
     expect(addresses.loginWait(HERE)).toBe(0);
-    for (let i = 0; i < 2; i++) addresses.loginFailed(HERE);
+    for (let i = 0; i < 2; i++) addresses.loginBegins(HERE);
     addresses.disconnect(HERE);
     pass(20_000);
     addresses.connect(ELSEWHERE);
@@ -121,6 +121,20 @@ describe("logins that fail", () => {
     expect(world.ask(peer, `login bob ${PASSWORD}`)).toEqual(["err busy too many failed logins; try again in 1 s"]);
     world.pass(300);
     expect(world.ask(peer, `login bob ${PASSWORD}`)[0]).toMatch(/^ok /);
+  });
+
+  test("are all those that are still judged: of many at once no more are judged than may fail", async () => {
+    const world = new World(["alice", "bob"], { limits });
+    const verdict = Promise.withResolvers<boolean>();
+    world.verify = () => verdict.promise;
+    const peers = Array.from({ length: 8 }, () => world.connect(HERE));
+    for (const [i, peer] of peers.entries()) world.say(peer, `login ${i % 2 === 0 ? "alice" : "bob"} ${PASSWORD}`);
+    const busy = peers.filter((peer) => peer.read().join().startsWith("err busy too many failed logins"));
+    expect(busy).toHaveLength(2);
+    verdict.resolve(true);
+    await world.later();
+    world.verify = () => true;
+    expect(world.login("alice", HERE).read()[0]).toMatch(/^ok /);
   });
 
   test("are not those that get in", () => {

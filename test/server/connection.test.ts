@@ -183,6 +183,38 @@ describe("a connection over TLS whose bytes nobody takes", () => {
   });
 });
 
+describe("a connection in the clear that takes nothing", () => {
+  /** Its own lines wait behind what it does not read. */
+  const setUp = (): Wire => {
+    const wire = new Wire();
+    wire.say("login alice secret");
+    wire.room = 1;
+    wire.say(...Array<string>(100).fill(`message alice ${"x".repeat(3000)}`));
+    expect(wire.connection.paused).toBe(true);
+    return wire;
+  };
+
+  test("is dead after the silence of a session, since nothing more is heard of it", () => {
+    const wire = setUp();
+    wire.world.pass(SILENCE_MS - 500);
+    expect(wire.shut).toBe(false);
+    wire.world.pass(1000);
+    expect(wire.hungUp).toBe(true);
+  });
+
+  test("is not when it takes some now and then", () => {
+    const wire = setUp();
+    for (let i = 0; i < 5; i++) {
+      wire.world.pass(SILENCE_MS - 500);
+      wire.room = 1000;
+      wire.world.begin();
+      wire.connection.drain();
+      wire.world.endTurns();
+    }
+    expect(wire.shut).toBe(false);
+  });
+});
+
 describe("lines without end that are no requests", () => {
   const BAD = ["nonsense", "", "message", "message bob hi", "x".repeat(5000)];
 
@@ -281,6 +313,15 @@ describe("a connection without a session", () => {
     verdict.resolve(true);
     await wire.world.later();
     expect(wire.read()[0]).toMatch(/^ok /);
+  });
+
+  test("is closed also while it is read later, for more than it may have said", () => {
+    const wire = new Wire({ requestsPerSecondMax: 1, loginMs: 2000 });
+    wire.feed("x".repeat(60_000));
+    wire.world.pass(1900);
+    expect(wire.shut).toBe(false);
+    wire.world.pass(200);
+    expect(wire.shut).toBe(true);
   });
 
   test("is closed for its silence also when it was read later before", () => {

@@ -40,6 +40,10 @@ test.each([
   ]);
 });
 
+test("a password may end with what looks like a space and is none", () => {
+  expect(parseCredentials("alice one\u00a0\n", "f").users).toEqual([{ name: "alice", password: "one\u00a0" }]);
+});
+
 describe("a bad line makes the whole file bad, and is named", () => {
   test.each([
     "bob",
@@ -56,6 +60,7 @@ describe("a bad line makes the whole file bad, and is named", () => {
     "böb one",
     `${"b".repeat(33)} one`,
     "bob gr\ufffd\ufffde",
+    `bob ${"x".repeat(1025)}`,
   ])("%p", (line) => {
     expect(complaint(() => parseCredentials(`# users\nalice one\n${line}\ncarol x\n`, "users.txt"))).toStartWith(
       "users.txt:3: ",

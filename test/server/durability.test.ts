@@ -127,6 +127,16 @@ test("a second server on the same folder is refused; after kill -9 the next one 
   await start("shared").port();
 });
 
+test("a damaged lock is named, and not the database", async () => {
+  const first = start("locked");
+  await first.port();
+  await kill(first);
+  writeFileSync(join(path, "locked/lock"), "x".repeat(4096));
+  const second = start("locked");
+  expect(await second.exits()).toBe(1);
+  expect(second.stderr).toMatch(/^heartline: \S+\/lock is damaged: [^\n]*\n$/);
+});
+
 test("a folder that cannot be is refused in one line", async () => {
   writeFileSync(join(path, "file"), "");
   const server = start("file/data");

@@ -99,6 +99,24 @@ test("shows its options for --help, on stdout, and exits with 0", async () => {
   expect(server.stderr).toBe("");
 });
 
+test("waits for nobody who does not read its log, and stops in order", async () => {
+  const full = 'mkfifo "$0" && exec 9<>"$0" && head -c 65536 /dev/zero >&9 && exec "$@" 2>&9';
+  const args = ["src/server/main.ts", "--port", "0", "--host", "127.0.0.1", "--credentials", USERS];
+  const server = Bun.spawn(["sh", "-c", full, join(folder, "log"), process.execPath, ...args, "--data", newFolder()], {
+    stdout: "pipe",
+  });
+  try {
+    const { value } = await server.stdout.getReader().read();
+    const alice = await login(Number(/:(\d+)/.exec(new TextDecoder().decode(value))![1]), "alice");
+    await alice.asks("alive", "ok");
+    server.kill("SIGTERM");
+    await alice.hears("goodbye shutdown");
+    expect(await server.exited).toBe(0);
+  } finally {
+    server.kill("SIGKILL");
+  }
+});
+
 test("outlives faults that nobody caught, in timers and promises, and logs each", async () => {
   const faults = join(folder, "faults.ts");
   writeFileSync(
