@@ -309,7 +309,7 @@ function main(args: string[]): number {
       Object.assign(result.leftOut, leftOut);
     }
   } catch (error) {
-    process.stderr.write(`bench:report: ${(error as Error).message} (--help shows how)\n`);
+    process.stderr.write(`bench:report: ${(error as Error).message.split(/\.\s/)[0]} (--help shows how)\n`);
     return 2;
   }
   const { out } = given.values;

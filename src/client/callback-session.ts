@@ -16,6 +16,7 @@ import {
   answer,
   beatMsFor,
   goodbyeReason,
+  isOwn,
   loginLine,
   startsWithWord,
 } from "./request.ts";
@@ -111,14 +112,24 @@ export class CallbackSession implements ChatSession {
   }
 
   request(line: string): Promise<string> {
-    let secret = this.#secret;
-    const outcome = this.#last.then(() => {
-      if (this.#ended || this.#token === "") throw new ChatError("closed");
-      secret = this.#secret;
-      return this.#say(`as ${this.#token} ${line}`);
-    });
-    this.#last = outcome.catch((error: unknown) => this.#failed(error, secret));
+    const outcome = this.#last.then(() => this.#ask(line));
+    this.#last = outcome.catch(() => {});
     return outcome;
+  }
+
+  /** What the server did not act on, since it has ended the session, is said again in the one that follows. */
+  async #ask(line: string): Promise<string> {
+    if (this.#ended || this.#token === "") throw new ChatError("closed");
+    const secret = this.#secret;
+    try {
+      return await this.#say(`as ${this.#token} ${line}`);
+    } catch (error) {
+      if ((error as ChatError).code !== "unknown_session" || line.startsWith("logout")) throw error;
+      if ((error as ChatError).detail.startsWith("replaced")) this.#end("replaced");
+      else await this.#comeBack(secret);
+      if (isOwn(line)) throw error;
+      return this.#ask(line);
+    }
   }
 
   async confirm(): Promise<void> {
@@ -126,7 +137,9 @@ export class CallbackSession implements ChatSession {
   }
 
   async logout(): Promise<void> {
-    await this.request(`logout ${this.#received}`);
+    await this.request(`logout ${this.#received}`).catch((error: ChatError) => {
+      if (error.code !== "unknown_session") throw error; // Else it is over already.
+    });
     this.#end("logout");
   }
 
@@ -153,12 +166,6 @@ export class CallbackSession implements ChatSession {
       clearTimeout(deadline);
       link.close();
     });
-  }
-
-  async #failed(error: unknown, secret: PromiseWithResolvers<string>): Promise<void> {
-    if (this.#ended || !(error instanceof ChatError) || error.code !== "unknown_session") return;
-    if (error.detail.startsWith("replaced")) this.#end("replaced");
-    else await this.#comeBack(secret);
   }
 
   /** The server has ended the session of that secret: a new one takes its stream up, unless one has already. */

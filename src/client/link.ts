@@ -4,7 +4,7 @@ import { encode } from "../protocol/ascii.ts";
 import { LineReader } from "../protocol/line-reader.ts";
 import { Outbox } from "../protocol/outbox.ts";
 import { LoopTurn, type Sink } from "../protocol/turn.ts";
-import { ANSWER_MS, type Address, ChatError } from "./request.ts";
+import { ANSWER_MS, type Address, ChatError, NO_ANSWER } from "./request.ts";
 import { handshakeFailure } from "./handshake.ts";
 
 /** The first byte of what TLS answers to anything else. No line begins with it. */
@@ -47,7 +47,7 @@ export class Link implements Sink {
     const link = new Link(listener);
     const ready = Promise.withResolvers<void>();
     const hint = tls === false ? "" : "; perhaps there is no TLS at that port";
-    const late = new ChatError("closed", `no answer came within ${ANSWER_MS / 1000} seconds${hint}`);
+    const late = new ChatError("closed", `${NO_ANSWER}${hint}`);
     const deadline = setTimeout(() => ready.reject(late), ANSWER_MS);
     try {
       const connected = Bun.connect({

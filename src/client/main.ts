@@ -7,7 +7,7 @@ import { ChatClient, type ChatClientOptions, ChatError } from "./client.ts";
 import { Display, printable } from "./display.ts";
 import { Screen } from "./screen.ts";
 import { StateFile, stateFolder } from "./state-file.ts";
-import { type Surface, Terminal, explain } from "./terminal.ts";
+import { type Surface, Terminal, canBeName, explain } from "./terminal.ts";
 
 const USAGE = `Usage: bun run client <host> <port> [options]
 
@@ -89,6 +89,7 @@ function parseOptions(): Options | null {
     const tls = values.ca === undefined ? values.tls === true : { ca: readAuthorities(values.ca) };
     const listenPort = values["no-listen"] === true ? null : Number(values.listen ?? 0);
     const password = process.env.HEARTLINE_PASSWORD ?? null;
+    if (values.user !== undefined && !canBeName(values.user)) throw new Error(`"${values.user}" cannot be a user name`);
     const [user, callback] = [values.user ?? null, values.callback === true];
     return { host, port: Number(port), user, password, callback, tls, listenPort };
   } catch (error) {
@@ -127,13 +128,16 @@ async function converse(options: Options): Promise<void> {
   });
   const terminal = new Terminal(client, screen, display);
   try {
-    await reach(client, options, screen, display);
-    await askUntilIn(client, screen, display, options);
+    const quit = new Promise<never>((_, reject) => {
+      screen.onQuit = () => reject(new Exit(DID_NOT_GET_IN, "not logged in"));
+    });
+    await Promise.race([quit, reach(client, options, screen, display)]);
+    await Promise.race([quit, askUntilIn(client, screen, display, options)]);
     screen.print(display.note("You are in. help lists the commands, Ctrl+C leaves."));
     terminal.start();
     screen.setPrompt("> ");
     // Replies come in order; only what is said privately may take longer, and holds nothing up.
-    screen.onLine = (line) => void terminal.run(line).then(() => screen.prompt());
+    screen.onLine = (line) => void terminal.run(line);
     screen.onQuit = () => {
       screen.onQuit = () => client.close();
       client.logout().catch(() => client.close());
@@ -153,6 +157,11 @@ async function askUntilIn(
   let user = givenUser;
   for (;;) {
     user ??= await screen.ask("Name: ");
+    if (user !== null && !canBeName(user)) {
+      screen.print(display.failure(`${user} cannot be a user name`));
+      user = null;
+      continue;
+    }
     const password = user === null ? null : (givenPassword ?? (await screen.ask("Password: ", true)));
     if (user === null || password === null) throw new Exit(DID_NOT_GET_IN, "not logged in");
     try {

@@ -97,6 +97,7 @@ export interface Asker {
 const BEAT_MS = 30_000;
 /** A server that does not answer within this time is gone, even if no packet says so. */
 export const ANSWER_MS = 10_000;
+export const NO_ANSWER = `no answer came within ${ANSWER_MS / 1000} seconds`;
 const PAUSE_MIN_MS = 200;
 const PAUSE_MAX_MS = 20_000;
 
@@ -119,6 +120,11 @@ export class Pauses {
 /** The beginning of a login: which kind of session it is to be, and what it goes on from, follows. */
 export function loginLine(user: string, password: string, listenPort: number): string {
   return `login ${user} ${password}${listenPort > 0 ? ` listen=${listenPort}` : ""}`;
+}
+
+/** A request that belongs to its session, and not to whoever is in it: no later session makes it again. */
+export function isOwn(line: string): boolean {
+  return /^(alive|logout|getaddress|private_answer)/.test(line);
 }
 
 /** How often to beat, well within that silence. */

@@ -9,9 +9,11 @@ interface Hidden {
 
 /** A terminal: a prompt below, and above it what arrives, which never tears the line that is being typed. */
 export class Screen {
+  readonly #input: NodeJS.ReadStream;
   readonly #output: NodeJS.WriteStream;
   readonly #readline: Interface & Hidden;
-  #muted = false;
+  /** Nothing typed is shown: it may be a password that comes before it was asked for. */
+  #muted = true;
   #closed = false;
   #answer: ((line: string | null) => void) | null = null;
   /** Hears the lines that no question waits for. */
@@ -25,6 +27,7 @@ export class Screen {
     output: NodeJS.WriteStream,
     complete: (line: string) => [words: string[], typed: string],
   ) {
+    this.#input = input;
     this.#output = output;
     this.#readline = createInterface({
       input,
@@ -36,15 +39,17 @@ export class Screen {
     this.#readline.on("line", (line) => {
       const answer = this.#answer;
       this.#answer = null;
-      if (answer !== null) answer(line);
-      else this.onLine(line);
+      if (answer !== null) return answer(line);
+      this.#redraw();
+      this.onLine(line);
     });
     this.#readline.on("SIGINT", () => this.#quit());
+    this.#readline.on("SIGTSTP", () => this.#suspend());
     this.#readline.on("close", () => this.#quit());
     output.on("resize", () => this.#readline.emit("resize"));
   }
 
-  /** Readline's own output, dropped while a password is typed. */
+  /** Readline's own output, dropped while it is muted. */
   #unlessMuted(): Writable {
     const output = this.#output;
     const stream = new Writable({
@@ -67,17 +72,28 @@ export class Screen {
     else this.onQuit();
   }
 
+  /**
+   * Ctrl+Z: goes on when somebody says `fg`, or at once where there is no shell to say it to. All of the shell's job
+   * stops, since whoever started this program (`bun run`) would wait for it in the foreground.
+   */
+  #suspend(): void {
+    this.#input.setRawMode(false);
+    process.kill(0, "SIGTSTP");
+    this.#input.setRawMode(true);
+    this.#redraw();
+  }
+
   /** A line typed behind `question`; null when there will be none. With `secret` it is neither shown nor remembered. */
   async ask(question: string, secret = false): Promise<string | null> {
     if (this.#closed) return null;
     const { history } = this.#readline;
     const before = history.slice();
     this.#readline.setPrompt(question);
-    this.#readline.prompt();
     this.#muted = secret;
+    this.#redraw();
     const line = await new Promise<string | null>((resolve) => (this.#answer = resolve));
-    if (this.#muted) this.#output.write("\n");
-    this.#muted = false;
+    if (secret) this.#output.write("\n");
+    this.#muted = true;
     // Names and passwords are no commands: none of them comes back with the arrow keys.
     history.splice(0, history.length, ...before);
     this.#readline.setPrompt("");
@@ -88,13 +104,9 @@ export class Screen {
   setPrompt(prompt: string): void {
     if (this.#closed) return;
     this.#erase();
+    this.#muted = false;
     this.#readline.setPrompt(prompt);
     this.#redraw();
-  }
-
-  /** Shows the prompt again, after a command. */
-  prompt(): void {
-    if (!this.#closed && this.#answer === null) this.#readline.prompt();
   }
 
   fail(text: string): void {
@@ -113,6 +125,7 @@ export class Screen {
   #redraw(): void {
     // Else readline would go up to where the prompt began before, and erase what was just printed there.
     this.#readline.prevRows = 0;
+    if (this.#muted) this.#output.write(this.#readline.getPrompt());
     this.#readline.prompt(true);
   }
 

@@ -1,11 +1,12 @@
 import { accessSync, constants, mkdirSync, readFileSync, renameSync, writeFileSync } from "node:fs";
 import { homedir } from "node:os";
-import { join } from "node:path";
+import { isAbsolute, join } from "node:path";
 import type { ClientState, StateStore } from "./request.ts";
 
-/** The folder for states: `$XDG_STATE_HOME/heartline`, by default below the home folder. */
+/** The folder for states: `$XDG_STATE_HOME/heartline`, below the home folder when that is not set or no full path. */
 export function stateFolder(): string {
-  return join(process.env.XDG_STATE_HOME || join(homedir(), ".local", "state"), "heartline");
+  const { XDG_STATE_HOME: given = "" } = process.env;
+  return join(isAbsolute(given) ? given : join(homedir(), ".local", "state"), "heartline");
 }
 
 /**

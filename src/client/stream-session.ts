@@ -7,6 +7,7 @@ import {
   ChatError,
   type ChatSession,
   type Login,
+  NO_ANSWER,
   Pauses,
   type SessionListener,
   type SessionOptions,
@@ -14,6 +15,7 @@ import {
   answer,
   beatMsFor,
   goodbyeReason,
+  isOwn,
   loginLine,
   startsWithWord,
 } from "./request.ts";
@@ -157,7 +159,10 @@ export class StreamSession implements ChatSession {
     return new Promise((resolve, reject) => {
       const link = this.#link;
       if (link === null) return reject(this.#closedBy);
-      const deadline = setTimeout(() => link.close(), ANSWER_MS);
+      const deadline = setTimeout(() => {
+        this.#closedBy = new ChatError("closed", NO_ANSWER);
+        link.close();
+      }, ANSWER_MS);
       const inTime =
         <V>(then: (value: V) => void) =>
         (value: V): void => {
@@ -313,9 +318,4 @@ export class StreamSession implements ChatSession {
     for (const { reject } of this.#pending.splice(0)) reject(new ChatError("closed"));
     if (this.#token !== "") this.#listener.ended(reason);
   }
-}
-
-/** A request that belongs to its session, and not to whoever is in it: no later session makes it again. */
-function isOwn(line: string): boolean {
-  return /^(alive|logout|getaddress|private_answer)/.test(line);
 }

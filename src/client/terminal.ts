@@ -162,6 +162,7 @@ const FAILURES: Record<string, (user: string, detail: string) => string> = {
   closed: (_user, why) => (why === "" ? "the connection has ended" : why),
   needs_tls: () => "the server speaks TLS at that port: try --tls",
   not_sent: () => "the server could not be reached; nothing was sent",
+  unknown_session: () => "the server had ended the session, and there is a new one now; say that again",
   unknown_outcome: () => "the answer was lost; it was carried out, or refused",
 };
 
@@ -253,7 +254,7 @@ export class Terminal {
   }
 }
 
-function canBeName(text: string): boolean {
+export function canBeName(text: string): boolean {
   const bytes = Buffer.from(text);
   return isName(bytes, 0, bytes.length);
 }

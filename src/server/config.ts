@@ -228,7 +228,10 @@ function parseOptions(args: readonly string[]): Map<string, string> {
   } catch (error) {
     if (error instanceof UsageError) throw error;
     const ambiguous = /'(--[\w-]+).*ambiguous/.exec((error as Error).message);
-    if (ambiguous !== null) throw new UsageError(`${ambiguous[1]} needs a value behind it`);
+    if (ambiguous !== null) {
+      const [, name = ""] = ambiguous;
+      throw new UsageError(`${name} needs a value behind it, and not "${args[args.indexOf(name) + 1]}"`);
+    }
     throw new UsageError((error as Error).message.split(/\.\s/)[0]!.replace(/^\w/, (letter) => letter.toLowerCase()));
   }
   return given;

@@ -75,7 +75,16 @@ async function askPassword(user: string): Promise<string> {
   const output = new Writable({ write: (_chunk, _encoding, done) => done() });
   const readline = createInterface({ input: stdin, output, terminal: isTerminal, historySize: 0 });
   const lines = readline[Symbol.asyncIterator]();
+  let asked = "";
+  // Ctrl+Z: all of the shell's job stops, or whoever started this would wait for it, and the password be shown.
+  readline.on("SIGTSTP", () => {
+    stdin.setRawMode(false);
+    process.kill(0, "SIGTSTP");
+    stdin.setRawMode(true);
+    stderr.write(asked);
+  });
   const ask = async (question: string): Promise<string> => {
+    asked = question;
     if (isTerminal) stderr.write(question);
     const { value, done } = await lines.next();
     if (isTerminal) stderr.write("\n");

@@ -25,8 +25,12 @@ afterEach(async () => {
   rmSync(state, { recursive: true });
 });
 
-function openClient(args: string[] = [], options: ConstructorParameters<typeof Pty>[1] = {}): Pty {
-  const pty = new Pty(["src/client/main.ts", "127.0.0.1", String(server.port), ...args], {
+function openClient(
+  args: string[] = [],
+  options: ConstructorParameters<typeof Pty>[1] = {},
+  port: number = server.port,
+): Pty {
+  const pty = new Pty(["src/client/main.ts", "127.0.0.1", String(port), ...args], {
     ...options,
     env: { XDG_STATE_HOME: state, ...options.env },
   });
@@ -48,6 +52,9 @@ describe("on a terminal", () => {
   test("name and password are asked until they are right; the password is never shown", async () => {
     const pty = openClient();
     await pty.sees("Name:");
+    pty.type("b..b\r");
+    await pty.sees("b..b cannot be a user name");
+    await pty.until((lines) => lines.at(-1) === "Name:");
     pty.type("nobody\r");
     await pty.sees("Password:");
     pty.type(`${PASSWORD}\r`);
@@ -208,6 +215,54 @@ describe("on a terminal", () => {
     await pty.sees("SEAS has not asked, or not within the last minute");
   });
 
+  test("an answer that comes while something is typed leaves the cursor where it is", async () => {
+    const pty = await columbiaIsIn();
+    pty.type("online\rmess");
+    await pty.until((lines) => lines.at(-2) === "nobody else is here" && lines.at(-1) === "> mess");
+    pty.type("X\r");
+    await pty.sees("there is no command messX");
+  });
+
+  test("Ctrl+Z stops it, with who started it, and fg goes on with the line as it was", async () => {
+    const pty = new Pty(["-i"], { program: "/bin/sh", env: { XDG_STATE_HOME: state, PS1: "$ " } });
+    ptys.push(pty);
+    const run = `'${process.execPath}' run client 127.0.0.1 ${server.port} --user columbia`;
+    pty.type(`${run}\r`);
+    for (let times = 0; times < 2; times++) {
+      await pty.until((lines) => lines.at(-1) === "Password:");
+      pty.type("\x1a");
+      await pty.until((lines) => lines.at(-1) === "$");
+      pty.type("fg\r");
+    }
+    await pty.until((lines) => lines.at(-1) === "Password:");
+    pty.type(`${PASSWORD}\r`);
+    await pty.until((lines) => lines.at(-1) === ">");
+    pty.type("onl\x1a");
+    await pty.until((lines) => lines.at(-1) === "$");
+    pty.type("fg\r");
+    await pty.until((lines) => lines.at(-1) === "> onl");
+    pty.type("ine\r");
+    const lines = await pty.sees("nobody else is here");
+    expect(lines.join()).not.toContain(PASSWORD);
+  });
+
+  test("Ctrl+Z where there is no shell to go back to disturbs nothing", async () => {
+    const pty = await columbiaIsIn();
+    pty.type("onl\x1aine\r");
+    await pty.sees("nobody else is here");
+  });
+
+  test("Ctrl+C ends it with 1 also while the server is silent", async () => {
+    const asked = Promise.withResolvers<void>();
+    const silent = Bun.listen({ hostname: "127.0.0.1", port: 0, socket: { data: () => asked.resolve() } });
+    const pty = openClient(["--user", "columbia"], { env: { HEARTLINE_PASSWORD: PASSWORD } }, silent.port);
+    await asked.promise;
+    pty.type("\x03");
+    await pty.sees("not logged in");
+    expect(await pty.exited).toBe(1);
+    silent.stop(true);
+  });
+
   test("Ctrl+C logs out and ends with 0", async () => {
     await other.login("SEAS", PASSWORD);
     const pty = await columbiaIsIn();
@@ -360,7 +415,14 @@ describe("in a pipe", () => {
   });
 
   test("a command line that cannot be meant says so in one line, with exit code 2", async () => {
-    for (const args of [[], ["127.0.0.1"], ["127.0.0.1", "x"], ["127.0.0.1", "1", "2"], ["127.0.0.1", "1", "--wat"]]) {
+    for (const args of [
+      [],
+      ["127.0.0.1"],
+      ["127.0.0.1", "x"],
+      ["127.0.0.1", "1", "2"],
+      ["127.0.0.1", "1", "--wat"],
+      ["127.0.0.1", "1", "--user", "b..b"],
+    ]) {
       const { err, code } = await pipe("", args);
       expect(err).toMatch(/^heartline: .*\n$/);
       expect(code).toBe(2);

@@ -385,6 +385,18 @@ describe("who is called", () => {
     expect(listener.callers.length).toBeLessThan(6);
   });
 
+  test("is written to over a chat that is open, though a question of one's own is not answered yet", async () => {
+    const [columbia, seas] = [await enter("columbia"), await enter("SEAS")];
+    await columbia.client.getAddress("SEAS");
+    await seas.hears("asked columbia");
+    await seas.client.getAddress("columbia");
+    await seas.client.answer("columbia", true);
+    await columbia.client.private("SEAS", "one");
+    await seas.hears("private columbia one");
+    await seas.client.private("columbia", "two");
+    await columbia.hears("private SEAS two");
+  });
+
   test("keeps the connection when asked and granted again, and misses nothing", async () => {
     const listener = await listenByHand(mine);
     const seas = await enterByHand(listener.port);

@@ -1,6 +1,6 @@
 import { afterEach, beforeEach, expect, test } from "bun:test";
 import { mkdtempSync, readdirSync, rmSync, statSync } from "node:fs";
-import { tmpdir } from "node:os";
+import { homedir, tmpdir } from "node:os";
 import { join } from "node:path";
 import {
   ChatClient,
@@ -10,7 +10,7 @@ import {
   type StateStore,
 } from "heartline/client";
 import { Proxy } from "../../bench/proxy.ts";
-import { StateFile } from "../../src/client/state-file.ts";
+import { StateFile, stateFolder } from "../../src/client/state-file.ts";
 import { PASSWORD, WireServer } from "../support/wire.ts";
 
 const USERS = ["columbia", "SEAS"];
@@ -212,6 +212,22 @@ test.each(["resumable", "callback"] as const)(
     first.client.close();
   },
 );
+
+test("a folder for states that is no full path is none", () => {
+  const before = process.env.XDG_STATE_HOME;
+  try {
+    for (const [given, there] of [
+      ["/states", "/states/heartline"],
+      ["states", join(homedir(), ".local/state/heartline")],
+    ]) {
+      process.env.XDG_STATE_HOME = given;
+      expect(stateFolder()).toBe(there!);
+    }
+  } finally {
+    if (before === undefined) delete process.env.XDG_STATE_HOME;
+    else process.env.XDG_STATE_HOME = before;
+  }
+});
 
 test("a file keeps the state for its owner alone, one for each user and server", () => {
   const faults: string[] = [];

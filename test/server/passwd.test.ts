@@ -160,6 +160,23 @@ describe("on a terminal", () => {
     expect(await Bun.password.verify("topsecret3", hashOf(file, "alice"))).toBe(true);
   });
 
+  test("Ctrl+Z stops it, with who started it, and fg asks again and shows nothing", async () => {
+    const file = newFile("alice one\n");
+    const pty = new Pty(["-i"], { columns: 100, program: "/bin/sh", env: { PS1: "$ " } });
+    ptys.push(pty);
+    pty.type(`'${process.execPath}' run passwd ${file} alice\r`);
+    for (const prompt of ["New password for alice:", "Again:"]) {
+      await pty.until((lines) => lines.at(-1) === prompt);
+      pty.type("\x1a");
+      await pty.until((lines) => lines.at(-1) === "$");
+      pty.type("fg\r");
+      await pty.until((lines) => lines.at(-1) === prompt);
+      pty.type("topsecret\r");
+    }
+    const lines = await pty.sees("changed the password of alice");
+    expect(lines.join("\n")).not.toContain("topsecret");
+  });
+
   test.each([
     ["Ctrl+C", "half\x03"],
     ["Ctrl+D", "\x04"],

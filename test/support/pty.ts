@@ -11,11 +11,14 @@ export class Pty {
   #columns: number;
   #rows: number;
 
-  constructor(args: readonly string[], { columns = 60, rows = 20, env = {} as Record<string, string> } = {}) {
+  constructor(
+    args: readonly string[],
+    { columns = 60, rows = 20, env = {} as Record<string, string>, program = process.execPath } = {},
+  ) {
     this.#columns = columns;
     this.#rows = rows;
     this.#screen = new Terminal({ cols: columns, rows, allowProposedApi: true });
-    this.#process = Bun.spawn([process.execPath, ...args], {
+    this.#process = Bun.spawn([program, ...args], {
       cwd: root,
       env: { PATH: process.env.PATH, HOME: process.env.HOME, TERM: "xterm-256color", ...env },
       terminal: {
