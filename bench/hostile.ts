@@ -37,7 +37,7 @@ one process from outside: test/simulation makes them.
   --attacks <list>       which (all of them):
 ${TROUBLE_NAMES.map((name) => `                           ${name.padEnd(10)} ${troubleOf(name).help}`).join("\n")}
   --seconds <number>     how long a slice is (8)
-  --rounds <number>      a quiet and a hostile slice each, behind the first one (3)
+  --rounds <number>      a quiet and a hostile slice each, behind the first one (5)
   --rate <number>        messages a second of all ordinary users together (1,000)
   --strength <number>    so many times as many connections of each attack, and as much said on them (1)
   --warmup <number>      seconds before the first slice (3)
@@ -81,7 +81,7 @@ function parseOptions(line: CommandLine<OptionName>): Options {
   return {
     attacks: attacks as TroubleName[],
     sliceMs: 1000 * line.number("seconds", 8, 0.1, 600, true),
-    rounds: line.number("rounds", 3, 1, 1000),
+    rounds: line.number("rounds", 5, 1, 1000),
     rate: line.number("rate", 1000, 1, 100_000),
     strength: line.number("strength", 1, 0.01, 100, true),
     warmupMs: 1000 * line.number("warmup", 3, 0, 600, true),
