@@ -9,28 +9,24 @@ export type { Logger };
  */
 export class Log {
   readonly logger: Logger;
-  readonly #lines: ReturnType<typeof pino.destination> | null;
+  readonly #lines = pino.destination({ fd: 2, sync: false, minLength: 1, maxLength: LOG_BYTES_MAX });
 
-  private constructor(logger: Logger, lines: ReturnType<typeof pino.destination> | null) {
-    this.logger = logger;
-    this.#lines = lines;
+  private constructor(format: ((line: string) => string) | null) {
+    const lines = this.#lines;
+    const formatted = format === null ? lines : { write: (line: string) => void lines.write(format(line)) };
+    this.logger = pino({ base: null }, formatted);
   }
 
   static async open(): Promise<Log> {
-    if (!process.stderr.isTTY) {
-      const lines = pino.destination({ fd: 2, sync: false, minLength: 1, maxLength: LOG_BYTES_MAX });
-      return new Log(pino({ base: null }, lines), lines);
-    }
-    const { default: pretty } = await import("pino-pretty");
+    if (!process.stderr.isTTY) return new Log(null);
+    const { prettyFactory } = await import("pino-pretty");
     const colorize = process.env.NO_COLOR === undefined || process.env.NO_COLOR === "";
-    const options = { colorize, destination: 2, sync: true, translateTime: "SYS:HH:MM:ss" };
-    return new Log(pino({ base: null }, pretty(options)), null);
+    return new Log(prettyFactory({ colorize, translateTime: "SYS:HH:MM:ss" }));
   }
 
   /** Before the process exits: what was logged is written, unless nobody takes it in time. */
   async close(): Promise<void> {
     const lines = this.#lines;
-    if (lines === null) return;
     const written = new Promise<boolean>((resolve) => lines.flush(() => resolve(true)));
     if (await Promise.race([written, Bun.sleep(LOG_MS)])) return;
     lines.destroy(); // Else its own exit handler would wait.
