@@ -11,14 +11,13 @@ export class Log {
   readonly logger: Logger;
   readonly #lines = pino.destination({ fd: 2, sync: false, minLength: 1, maxLength: LOG_BYTES_MAX });
 
-  private constructor(format: ((line: string) => string) | null) {
-    const lines = this.#lines;
-    const formatted = format === null ? lines : { write: (line: string) => void lines.write(format(line)) };
-    this.logger = pino({ base: null }, formatted);
+  private constructor(format: (line: string) => string) {
+    this.logger = pino({ base: null }, { write: (line) => void this.#lines.write(format(line)) });
+    this.#lines.on("error", () => {}); // No room for it, or a terminal that was closed: it is tried with the next line.
   }
 
   static async open(): Promise<Log> {
-    if (!process.stderr.isTTY) return new Log(null);
+    if (!process.stderr.isTTY) return new Log((line) => line);
     const { prettyFactory } = await import("pino-pretty");
     const colorize = process.env.NO_COLOR === undefined || process.env.NO_COLOR === "";
     return new Log(prettyFactory({ colorize, translateTime: "SYS:HH:MM:ss" }));
@@ -26,9 +25,7 @@ export class Log {
 
   /** Before the process exits: what was logged is written, unless nobody takes it in time. */
   async close(): Promise<void> {
-    const lines = this.#lines;
-    const written = new Promise<boolean>((resolve) => lines.flush(() => resolve(true)));
-    if (await Promise.race([written, Bun.sleep(LOG_MS)])) return;
-    lines.destroy(); // Else its own exit handler would wait.
+    const written = new Promise<boolean>((resolve) => this.#lines.flush((error) => resolve(!error)));
+    if (!(await Promise.race([written, Bun.sleep(LOG_MS)]))) this.#lines.destroy(); // Else its exit handler would wait.
   }
 }
