@@ -356,8 +356,8 @@ export class Connection implements Accepted, Peer, Sink {
   }
 
   /**
-   * Nothing was. Whose lines wait, unread, for that may be gone, and is not heard; and what is fatal in the runtime's TLS
-   * looks like this, for ever. Whoever else is gone falls silent.
+   * Nothing was. Whose lines wait for that, unread, may be gone, and is not heard; and what is fatal in the runtime's
+   * TLS looks like this, for ever. Whoever else is gone falls silent.
    */
   tookNothing(): void {
     if (this.#backlogged || this.isEncrypted) this.hangUp();

@@ -49,7 +49,7 @@ export function parseUsers(text: string, file: string): User[] {
   for (const [index, line] of lines.entries()) {
     if (line.trim() === "" || line.startsWith("#")) continue;
     const bad = (why: string): CredentialsError => new CredentialsError(`${file}:${index + 1}: ${why}`);
-    const [name = "", password = "", ...rest] = line.replace(/[ \t]+$/, "").split(" ");
+    const [name = "", password = "", ...rest] = line.trimEnd().split(" ");
     const bytes = Buffer.from(name);
     if (!isName(bytes, 0, bytes.length)) throw bad(`"${printable(name)}" cannot be a user name`);
     if (password === "" || rest.length > 0) throw bad("a line is a user, one space and a password without spaces");

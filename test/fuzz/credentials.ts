@@ -45,6 +45,7 @@ function plainly(text: string): Credentials["users"] | number | null {
     const isAddress = /^(\d{1,3}\.){3}\d{1,3}$/.test(name) && name.split(".").every((part) => Number(part) < 256);
     if (parts === null || name.includes("..") || isAddress || users.has(name)) return index + 1;
     const password = parts[2]!;
+    if (Buffer.byteLength(password) > 1024) return index + 1;
     if ((password.startsWith("$") && password !== HASH) || password.includes("\ufffd")) return index + 1;
     users.set(name, password);
   }

@@ -40,10 +40,6 @@ test.each([
   ]);
 });
 
-test("a password may end with what looks like a space and is none", () => {
-  expect(parseCredentials("alice one\u00a0\n", "f").users).toEqual([{ name: "alice", password: "one\u00a0" }]);
-});
-
 describe("a bad line makes the whole file bad, and is named", () => {
   test.each([
     "bob",
