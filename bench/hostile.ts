@@ -152,7 +152,7 @@ async function run(attack: TroubleName, options: Options, say: (text: string) =>
   }
 }
 
-const COLUMNS = [11, 11, 11, 12, 30, 22, 12, 22, 12];
+const COLUMNS = [11, 11, 11, 12, 34, 24, 12, 22, 12];
 
 function row(...cells: string[]): string {
   return `  ${cells.map((cell, i) => (i === 0 ? cell.padEnd(COLUMNS[i]!) : cell.padStart(COLUMNS[i]!))).join("")}`.trimEnd();
