@@ -184,8 +184,10 @@ export class Host {
     };
     const { rest } = chat.mailbox;
     chat.mailbox.rest = (session, upTo, bytesMax) => {
-      const bytes = rest.call(chat.mailbox, session, upTo, 100);
-      return bytes < 100 ? bytes : bytesMax;
+      if (bytesMax === Number.POSITIVE_INFINITY) return rest.call(chat.mailbox, session, upTo, bytesMax);
+      const most = Math.min(bytesMax, 100);
+      const bytes = rest.call(chat.mailbox, session, upTo, most);
+      return bytes < most ? bytes : bytesMax;
     };
   }
 
