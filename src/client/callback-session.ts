@@ -124,8 +124,9 @@ export class CallbackSession implements ChatSession {
     try {
       return await this.#say(`as ${this.#token} ${line}`);
     } catch (error) {
-      if ((error as ChatError).code !== "unknown_session" || line.startsWith("logout")) throw error;
-      if ((error as ChatError).detail.startsWith("replaced")) this.#end("replaced");
+      const { code, detail } = error as ChatError;
+      if (code !== "unknown_session" || line.startsWith("logout")) throw error;
+      if (detail.startsWith("replaced")) this.#end("replaced");
       else await this.#comeBack(secret);
       if (isOwn(line)) throw error;
       return this.#ask(line);

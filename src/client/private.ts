@@ -109,8 +109,7 @@ export class PrivateChats implements Doorkeeper {
    * `denied`, `wrong_certificate`, or `gone` when they cannot be reached.
    */
   async send(user: string, text: string): Promise<void> {
-    const isOpen = this.#callees.has(user) || (this.#callers.get(user)?.line ?? null) !== null;
-    if (!isOpen) await this.#questions.get(user)?.promise;
+    if (!this.#callees.has(user) && !this.#callers.get(user)?.line) await this.#questions.get(user)?.promise;
     const [called, caller] = [this.#callees.get(user), this.#callers.get(user)];
     if (called === undefined && caller === undefined) throw new ChatError("not_introduced");
     const line = called?.line ?? caller?.line ?? (called === undefined ? null : await this.#call(called));

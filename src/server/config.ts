@@ -230,7 +230,8 @@ function parseOptions(args: readonly string[]): Map<string, string> {
     const ambiguous = /'(--[\w-]+).*ambiguous/.exec((error as Error).message);
     if (ambiguous !== null) {
       const [, name = ""] = ambiguous;
-      throw new UsageError(`${name} needs a value behind it, and not "${args[args.indexOf(name) + 1]}"`);
+      const behind = args.find((each, at) => args[at - 1] === name && each.startsWith("-"));
+      throw new UsageError(`${name} needs a value behind it, and not "${behind}"`);
     }
     throw new UsageError((error as Error).message.split(/\.\s/)[0]!.replace(/^\w/, (letter) => letter.toLowerCase()));
   }

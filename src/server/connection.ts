@@ -244,11 +244,9 @@ export class Connection implements Accepted, Peer, Sink {
     return REQUESTS_PER_TURN - left;
   }
 
-  /**
-   * A line that is too long may have no end: what comes next is not waited for, and it is read when its turn has come.
-   */
+  /** A line that is too long may have no end: what follows is not waited for, and is read when its turn has come. */
   #chargeSkipped(bytes: number): void {
-    if (bytes === 0 || this.#closing) return;
+    if (bytes === 0) return;
     this.charge(bytes / SKIPPED_BYTES_PER_REQUEST);
     this.#earn();
     if (!this.#overRate) this.#wait();

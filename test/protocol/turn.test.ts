@@ -169,6 +169,7 @@ test("a plain stream that is taken back while it is being saved sends nothing th
   outbox.append(Buffer.from("ok\n"));
   outbox.appendMessage(1, 1000, Buffer.from("message alice "), Buffer.from("hello"), 0, 5);
   end();
+  expect(outbox.messages(0, Number.POSITIVE_INFINITY, Number.POSITIVE_INFINITY)).toHaveLength(1);
   outbox.withdraw();
   outbox.append(Buffer.from("goodbye expired\n"));
   disk.answer = false;

@@ -194,6 +194,7 @@ describe("what cannot be meant is refused in one line", () => {
     [["--port"], "port"],
     [["--port", "--host", "::1"], "port"],
     [["--port", "-1"], '--port needs a value behind it, and not "-1"'],
+    [["--port", "5", "--port", "-1"], 'and not "-1"'],
     [["--port", "1", "--port", "2"], "--port"],
     [["--port=1", "--port=1"], "--port"],
     [["--help=5"], "help"],
