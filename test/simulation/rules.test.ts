@@ -161,7 +161,6 @@ const RULES: Record<string, Break> = {
       return messages.call(this, after, upTo, bytesMax).slice(1);
     };
   }),
-  "what leaves a plain stream for the mailbox is not sent": without(Outbox.prototype, "withdraw", () => () => {}),
   "what a session had carried is remembered": without(Store.prototype, "rest", (rest) => {
     return function (this: Store, user, session, received, messages) {
       const carried = messages.map((message) => ({ ...message, position: Number.MAX_SAFE_INTEGER }));
