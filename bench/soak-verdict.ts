@@ -1,22 +1,11 @@
 import type { Outcome } from "./order.ts";
-import { digits, median } from "./statistics.ts";
+import { digits } from "./statistics.ts";
 
 /** How many percent the marks may lie apart. */
 export const SPREAD_MAX = 2;
 /** In less time a runtime is still growing into what it does: how much, is only told. */
 export const JUDGED_MS_MIN = 10 * 60_000;
 export const MARKS = 3;
-/** As it stands, memory is the median of so long before: between two rounds of the collector it grows by a tenth. */
-const MARK_MS = 120_000;
-const SAMPLE_MS = 1_000;
-const SAMPLES_A_MARK_MIN = 20;
-
-/** The server's memory, so long after everybody had come: resident bytes, and those of them that are a file's. */
-export interface Sample {
-  atMs: number;
-  resident: number;
-  mapped: number;
-}
 
 /** What became of messages. */
 export type Delivery = Pick<Outcome, "lost" | "twice" | "disordered" | "faults">;
@@ -26,7 +15,6 @@ export interface Findings {
   lengthMs: number;
   /** Resident bytes at each third of the time, whenever all garbage had just been collected. */
   marks: number[];
-  samples: Sample[];
   /** What the server has open before everybody comes, and when they have gone. */
   descriptors: { before: string[]; after: string[] };
   ordinary: Delivery & Pick<Outcome, "dropped">;
@@ -34,24 +22,6 @@ export interface Findings {
   /** Faults that the server logged. */
   complaints: string[];
   isRunning: boolean;
-}
-
-/** How long before a mark counts. */
-function markMs(lengthMs: number): number {
-  return Math.min(MARK_MS, lengthMs / 10);
-}
-
-export function sampleEveryMs(lengthMs: number): number {
-  return Math.min(SAMPLE_MS, markMs(lengthMs) / SAMPLES_A_MARK_MIN);
-}
-
-/** Resident bytes at each third of the time, as it stands; NaN where nothing was sampled. */
-export function mediansOf({ samples, lengthMs }: Pick<Findings, "samples" | "lengthMs">): number[] {
-  return Array.from({ length: MARKS }, (_, index) => {
-    const endMs = ((index + 1) * lengthMs) / MARKS;
-    const near = samples.filter(({ atMs }) => atMs > endMs - markMs(lengthMs) && atMs <= endMs);
-    return median(near.map(({ resident }) => resident));
-  });
 }
 
 /** How many percent of the least mark lie between it and the largest. */

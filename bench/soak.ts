@@ -8,16 +8,7 @@ import type { Deeds } from "./intruder.ts";
 import type { Outcome, Slice } from "./order.ts";
 import { Ordinary } from "./ordinary.ts";
 import { newResult } from "./result.ts";
-import {
-  JUDGED_MS_MIN,
-  type Findings,
-  MARKS,
-  SPREAD_MAX,
-  mediansOf,
-  sampleEveryMs,
-  spreadOf,
-  verdict,
-} from "./soak-verdict.ts";
+import { JUDGED_MS_MIN, type Findings, MARKS, SPREAD_MAX, spreadOf, verdict } from "./soak-verdict.ts";
 import { digits, median } from "./statistics.ts";
 import { PASSWORD, Target, TargetError } from "./target.ts";
 import { type Visits, Visitors, visitorName } from "./visitors.ts";
@@ -43,9 +34,10 @@ const STRENGTH = 0.05;
 const HOSTILE = 50 * ATTACKS.length;
 const WARMUP_MS = 1_000;
 const LINE_MS = 60_000;
-/** A mark is the median of so many readings, so far apart: one alone lies 1 % beside it, as attacks come and go. */
-const READINGS = 7;
+/** A mark is the median of so many readings, so far apart: one alone lies 1 or 2 % beside it, as attacks come and go. */
+const READINGS = 20;
 const READING_MS = 6_000;
+const SAMPLE_MS = 1_000;
 /** By then every session of who left without a word has run out, and every connection is closed. */
 const GONE_MS = 45_000;
 
@@ -92,6 +84,8 @@ interface Row {
 interface Soak extends Findings {
   /** By mark, what it is the median of. */
   readings: number[][];
+  /** All the time: resident bytes, and those of them that are a file's. */
+  samples: { atMs: number; resident: number; mapped: number }[];
   ordinary: Outcome;
   visitors: Visits;
   hostile: Deeds;
@@ -185,21 +179,24 @@ async function watch(
   lengthMs: number,
   makeRow: (atMs: () => number, ms: number) => Promise<boolean>,
 ): Promise<Pick<Soak, "marks" | "readings" | "samples">> {
-  const samples: Findings["samples"] = [];
+  const samples: Soak["samples"] = [];
   const readings: number[][] = Array.from({ length: MARKS }, () => []);
   const startMs = performance.now();
   const atMs = (): number => performance.now() - startMs;
-  const sampler = setInterval(() => {
-    const { resident, mapped } = target;
-    samples.push({ atMs: atMs(), resident, mapped });
-  }, sampleEveryMs(lengthMs));
   const readingMs = Math.min(READING_MS, lengthMs / 10 / READINGS);
+  const sampler = setInterval(
+    () => {
+      const { resident, mapped } = target;
+      samples.push({ atMs: atMs(), resident, mapped });
+    },
+    Math.min(SAMPLE_MS, readingMs),
+  );
   const collectors = readings.flatMap((mark, index) =>
     Array.from({ length: READINGS }, (_, reading) => {
-      // The runtime and the kernel get a while to take back what was collected.
+      // The kernel gets what was collected back within half a second; later there is new garbage.
       const collect = async (): Promise<void> => {
         target.collect();
-        await Bun.sleep(readingMs / 2);
+        await Bun.sleep(readingMs / 6);
         mark.push(target.resident);
       };
       return setTimeout(collect, ((index + 1) * lengthMs) / MARKS - (READINGS - reading) * readingMs);
@@ -223,7 +220,7 @@ async function until(is: () => boolean, ms: number): Promise<void> {
 }
 
 function summary(found: Soak, wrong: readonly string[]): string {
-  const { lengthMs, marks, descriptors, ordinary, visitors, hostile } = found;
+  const { lengthMs, marks, samples, descriptors, ordinary, visitors, hostile } = found;
   const megabytes = (all: number[]): string => all.map((bytes) => (bytes / 1e6).toFixed(1)).join(", ");
   const minutes = marks.map((_, index) => digits(((index + 1) * lengthMs) / marks.length / 60_000)).join(", ");
   const delivery = ({ lost, twice, disordered }: Visits | Outcome): string =>
@@ -233,7 +230,7 @@ function summary(found: Soak, wrong: readonly string[]): string {
   const lines = [
     `resident at minutes ${minutes}: ${megabytes(marks)} MB, ` +
       `${digits(spreadOf(marks))} % apart${isJudged ? "" : " (not judged in so short a time)"}; ` +
-      `with garbage ${megabytes(mediansOf(found))} MB`,
+      `with garbage at most ${megabytes([Math.max(...samples.map(({ resident }) => resident))])} MB`,
     `descriptors but the journal's: ${descriptors.before.length} before, ${descriptors.after.length} after`,
     `who stayed: ${digits(ordinary.sent)} messages and broadcasts, ${delivery(ordinary)}, dropped ${ordinary.dropped}`,
     `who came and went: ${digits(visitors.came)} times, cut off ${digits(visitors.cuts)} times, ` +
