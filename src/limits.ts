@@ -91,7 +91,7 @@ export const KEEPING_UP_MS = 2_000;
 /** Memory of streams that were emptied, kept for the next turn's; more, or what nobody needs so long, is given back. */
 export const SPARE_BYTES_MAX = 8 << 20;
 export const SPARE_MS = 8_192;
-/** When the process has grown by so much, its garbage is collected; it is looked at so often. */
+/** When the process has grown by so much, its young garbage is collected; it is looked at so often. */
 export const GARBAGE_BYTES_MAX = 16 << 20;
 export const GARBAGE_MS = 1_024;
 /** Ended sessions of a user that are remembered, at least for so long: what they had carried is not delivered twice. */

@@ -238,7 +238,8 @@ export class Server {
 
   /**
    * The runtime counts the journal's mapped files as memory that lives, and lets as much garbage gather before it
-   * collects: it is told to earlier, and does so beside the turns that follow.
+   * collects; its timer does that each second, but each 30 once the heap has not grown for half a minute. It is told to
+   * earlier, and collects what is young beside the turns that follow; what has outlived that when it thinks fit.
    */
   #collect(residentBytes: number): void {
     this.#leastBytes = Math.min(this.#leastBytes, residentBytes);
