@@ -34,7 +34,10 @@ const STRENGTH = 0.05;
 const HOSTILE = 50 * ATTACKS.length;
 const WARMUP_MS = 1_000;
 const LINE_MS = 60_000;
-/** A mark is the median of so many readings, so far apart: one alone lies 1 or 2 % beside it, as attacks come and go. */
+/**
+ * A mark is the median of so many readings, so far apart. One alone lies up to 5 % beside it: for half a minute or more
+ * the runtime collects every second, and then as long seldom, which leaves more memory with its allocator.
+ */
 const READINGS = 20;
 const READING_MS = 6_000;
 const SAMPLE_MS = 1_000;
