@@ -91,7 +91,7 @@ export class Chat {
     this.checkpoint = new Checkpoint(this.accounts, this.mailbox, store, wrote, options.report);
     this.#newToken = options.newToken;
     this.#newCaller = options.newCaller;
-    this.#overdue = wheel.kind((session) => this.#stillOverdue(session));
+    this.#overdue = wheel.kind((session) => this.flushed(session));
     this.#silence = wheel.kind((session) => this.#heardNothing(session));
   }
 
@@ -108,7 +108,7 @@ export class Chat {
     const session = new Session(account, number, this.#newToken(), kind, outbox, wheel.nowMs);
     session.address = peer.address;
     session.listenPort = options.listenPort;
-    session.timer = wheel.schedule(this.#silence, session, this.silenceMs);
+    wheel.schedule(session.timer, this.#silence, this.silenceMs);
     let reply = `ok ${session.token} ${this.silenceMs / 1000}`;
     if (kind !== "plain") {
       this.#byToken.set(session.token, session);
@@ -312,15 +312,10 @@ export class Chat {
     const most = this.limits.unconfirmedBytesMax;
     if (unconfirmed > most) {
       if (unconfirmed > KEEPING_UP_BOUNDS * most || !this.#keepsUp(session)) return this.end(session, "slow");
-      if (session.overdue === 0) session.overdue = this.wheel.schedule(this.#overdue, session, KEEPING_UP_MS);
+      if (!session.overdue.armed) this.wheel.schedule(session.overdue, this.#overdue, KEEPING_UP_MS);
     }
     this.mailbox.forget(session);
     if (account.waiting > 0) this.checkpoint.feed(session);
-  }
-
-  #stillOverdue(session: Session): void {
-    session.overdue = 0;
-    this.flushed(session);
   }
 
   /** The turn ends: broadcasts reach everybody's stream. Presence alone waits. True when another turn should follow. */
@@ -393,6 +388,6 @@ export class Chat {
     if (session.peer?.paused) session.heardMs = this.wheel.nowMs;
     const leftMs = session.heardMs + this.silenceMs - this.wheel.nowMs;
     if (leftMs <= 0) this.end(session, "expired");
-    else session.timer = this.wheel.schedule(this.#silence, session, leftMs);
+    else this.wheel.schedule(session.timer, this.#silence, leftMs);
   }
 }
