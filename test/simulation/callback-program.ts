@@ -190,7 +190,11 @@ class CallReader implements ClientEnd {
       const line = this.#partial.slice(0, lf);
       this.#partial = this.#partial.slice(lf + 1);
       program.received += lf + 1;
-      if (!this.#user.event(this.#stay!, line)) program.over();
+      if (!this.#user.event(this.#stay!, line)) {
+        if (this.#partial !== "" || this.#position < this.#to)
+          throw new Violation("a call went on after the last line");
+        program.over();
+      }
       if (this.#manner === "hangs up within") return link.hangUp();
     }
     if (this.#position < this.#to) return;

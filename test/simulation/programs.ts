@@ -15,6 +15,11 @@ export class Lines {
     }
   }
 
+  /** What came after the line that was given last. */
+  get rest(): string {
+    return this.#partial;
+  }
+
   drop(): void {
     this.#partial = "";
   }
@@ -216,14 +221,21 @@ export class ResumableProgram implements Program, Left {
 
   #line(stay: Stay, line: string): void {
     if (!isReply(line)) {
-      if (!this.#user.event(stay, line)) this.#over();
+      if (!this.#user.event(stay, line)) this.#ended();
       return;
     }
     const request = this.unanswered.shift();
     if (request === undefined) throw new Violation(`${this.#user.name} got a reply to nothing: ${show(line)}`);
     this.#user.reply(stay, request, line);
     this.#answered = request.end;
-    if (request.verb === "logout") this.#over();
+    if (request.verb === "logout") this.#ended();
+  }
+
+  /** The last line was heard: nothing follows it, nor is on its way. */
+  #ended(): void {
+    const rest = this.#lines.rest + this.link!.down;
+    if (rest !== "") throw new Violation(`${this.#user.name} heard something after the last line: ${show(rest)}`);
+    this.#over();
   }
 
   #over(): void {
