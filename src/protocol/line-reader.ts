@@ -91,8 +91,7 @@ export class LineReader {
 
   /** More of a line that is too long has come. */
   #excerptWith(bytes: Uint8Array): void {
-    const before = this.#skipped > 0 ? this.excerpt : this.#carried;
-    this.excerpt = ends(Buffer.concat([ends(before), ends(bytes)]));
+    this.excerpt = ends(this.#skipped > 0 ? this.excerpt : this.#carried, bytes);
   }
 
   /** Keeps the beginning of a line, but not more of it than a line may have, and lets go of the chunk. */
@@ -118,10 +117,15 @@ export class LineReader {
 const EMPTY = Buffer.alloc(0);
 const EXCERPT_END_BYTES = 128;
 
-/** Without its middle, if it is long. */
-function ends(bytes: Uint8Array): Uint8Array {
-  if (bytes.length <= 2 * EXCERPT_END_BYTES) return bytes;
-  return Buffer.concat([bytes.subarray(0, EXCERPT_END_BYTES), bytes.subarray(-EXCERPT_END_BYTES)]);
+/** One after the other, without the middle if that is long. */
+function ends(before: Uint8Array, after: Uint8Array): Uint8Array {
+  const length = before.length + after.length;
+  const both = Buffer.alloc(Math.min(length, 2 * EXCERPT_END_BYTES));
+  for (let i = 0; i < both.length; i++) {
+    const at = i < EXCERPT_END_BYTES ? i : length - both.length + i;
+    both[i] = at < before.length ? before[at]! : after[at - before.length]!;
+  }
+  return both;
 }
 /** Giving back a smaller one costs more than it saves. */
 const LARGE_BYTES_MIN = 4096;
