@@ -219,7 +219,7 @@ export class Connection implements Accepted, Peer, Sink {
 
   /** Answers what may be answered now; returns how many requests that were. */
   #pull(): number {
-    if (this.#pulling) return 0;
+    if (this.#pulling || this.gone) return 0;
     this.#pulling = true;
     const received = this.session?.received;
     let left = REQUESTS_PER_TURN;
