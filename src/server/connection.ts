@@ -267,7 +267,7 @@ export class Connection implements Accepted, Peer, Sink {
   /** So many lines that are no requests cannot be meant, and reading them later would help nobody. */
   #flooded(): void {
     if (this.session !== null) return this.#all.chat.end(this.session, "flood");
-    this.replies.append(GOODBYE_FLOOD);
+    this.replies.finish(GOODBYE_FLOOD);
     this.close();
   }
 
