@@ -38,7 +38,7 @@ export class WheelTimer<T> {
 
 /**
  * One hashed timer wheel (Varghese & Lauck 1987, scheme 6) for every deadline: 1,024 slots of 64 ms, records in one
- * Int32Array, slots as sentinels of circular lists, no closure and no object each time a timer is armed. Time comes in as a number.
+ * Int32Array, slots as sentinels of circular lists. Arming makes no closure and no object. Time comes in as a number.
  *
  * Its clock leaves out stalls: when the process was stopped for ten seconds, nobody else was silent for ten seconds.
  */
