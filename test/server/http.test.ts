@@ -86,13 +86,6 @@ describe("a connection without a session is closed without a reply, and nothing 
     await nothingHappened(server, certificate.cert);
   });
 
-  test("what a fetch of this runtime sends", async () => {
-    const server = start();
-    const request = fetch(`http://127.0.0.1:${server.port}/`, { method: "POST", body: LOCKS_OUT });
-    await expect(request).rejects.toThrow();
-    await nothingHappened(server);
-  });
-
   test("a Host line after a failed login, or after any other line", async () => {
     const server = start();
     const page = await server.connect();
