@@ -204,7 +204,8 @@ function word(text: string): string {
   return text;
 }
 
+/** The receiver drops one CR before the LF: a text that ends in one takes two. */
 function line(text: string): string {
   if (text === "" || text.includes("\n")) throw new ChatError("bad_request", "a text is one line, and not empty");
-  return text;
+  return text.endsWith("\r") ? `${text}\r` : text;
 }

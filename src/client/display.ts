@@ -1,13 +1,80 @@
 import { createColors } from "picocolors";
-import type { ChatEvent } from "./event.ts";
+import { type ChatEvent, decode, encodeText } from "./event.ts";
 
-/** C0 and C1 controls, the marks and overrides of direction, and the line and paragraph separators. */
-// biome-ignore lint/suspicious/noControlCharactersInRegex: they are what must go
-const UNSAFE = /[\u0000-\u001f\u007f-\u009f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]/g;
+declare const filtered: unique symbol;
+
+/** A line that may be shown: only this file makes one, and what of it comes from outside was filtered. */
+export type Printable = string & { readonly [filtered]: true };
+
+/**
+ * Control characters, line and paragraph separators, and what is invisible by definition (Default_Ignorable_Code_Point,
+ * and U+FFF9 to U+FFFB): marks and overrides of direction, zero-width spaces, tags, fillers. They move the cursor,
+ * reorder a text or hide words in it. What Persian, Indic scripts and emoji are written with stays: the joiners U+200C
+ * and U+200D, and variation selectors.
+ */
+const UNSAFE = /[[\p{Cc}\p{Zl}\p{Zp}\p{DI}\ufff9-\ufffb]--[\u200c\u200d\ufe00-\ufe0f\u{e0100}-\u{e01ef}]]/gv;
 
 /** Text of others without what could move the cursor, change colours, or show a text in another order. */
-export function printable(text: string): string {
-  return text.replace(/\t/g, " ").replace(UNSAFE, "");
+export function printable(text: string): Printable {
+  const shown = text.replace(/\t/g, " ").replace(UNSAFE, "");
+  if (shown === text || shown.isWellFormed()) return shown as Printable;
+  // Bytes that were no UTF-8 may be neighbours now, and be UTF-8 together.
+  const bytes = encodeText(shown);
+  return printable(decode(bytes, 0, bytes.length));
+}
+
+/** What of a row a name can begin with is out of reach for the rows that continue a line. */
+const INDENT = "  ";
+const COLUMNS_DEFAULT = 80;
+/** On a narrower terminal a line is left to the terminal. */
+const COLUMNS_MIN = 8;
+/** Without these a character that is wider than expected would continue the line in the next row, not indented. */
+const [AUTOWRAP_OFF, AUTOWRAP_ON] = ["\x1b[?7l", "\x1b[?7h"];
+const graphemes = new Intl.Segmenter();
+
+/**
+ * What is written to show a line there: elsewhere than on a terminal its bytes. On a terminal the line is broken into
+ * rows by this program, and all but the first are indented: a text cannot imitate the line of another user by filling
+ * the row before.
+ */
+export function rendered(line: Printable, { isTTY, columns }: { isTTY?: boolean; columns?: number }): Uint8Array {
+  if (isTTY !== true) return encodeText(`${line}\n`);
+  const rows = rowsOf(line, columns).join("\n");
+  return Buffer.from(/^[\n\x1b-~]*$/.test(rows) ? `${rows}\n` : `${AUTOWRAP_OFF}${rows}${AUTOWRAP_ON}\n`);
+}
+
+/** The rows of a line on a terminal, with the colours in it. */
+export function rowsOf(line: Printable, columns = 0): string[] {
+  const limit = columns > 0 ? columns : COLUMNS_DEFAULT;
+  if (limit < COLUMNS_MIN) return [line];
+  const rows: string[] = [];
+  let row = "";
+  let width = 0;
+  // biome-ignore lint/suspicious/noControlCharactersInRegex: colours begin with one
+  for (const part of line.toWellFormed().split(/(\x1b\[\d+m)/)) {
+    if (part.startsWith("\x1b")) {
+      row += part;
+      continue;
+    }
+    for (const { segment } of graphemes.segment(part)) {
+      const columns = widthOf(segment);
+      if (width + columns > limit) {
+        rows.push(row);
+        row = INDENT;
+        width = INDENT.length;
+      }
+      row += segment;
+      width += columns;
+    }
+  }
+  return [...rows, row];
+}
+
+/** The most columns that a terminal takes for it: some show the parts of an emoji one by one. */
+export function widthOf(text: string): number {
+  let columns = 0;
+  for (const character of text) columns += character === "\ufe0f" ? 1 : Bun.stringWidth(character);
+  return columns;
 }
 
 const GOODBYES: Record<string, string> = {
@@ -27,7 +94,11 @@ export class Display {
     this.#colors = createColors(colored);
   }
 
-  event(event: ChatEvent): string {
+  event(event: ChatEvent): Printable {
+    return this.#words(event) as Printable;
+  }
+
+  #words(event: ChatEvent): string {
     const { bold, dim, inverse, yellow } = this.#colors;
     const user = "user" in event ? printable(event.user) : "";
     switch (event.kind) {
@@ -67,12 +138,12 @@ export class Display {
   }
 
   /** What came of a command. */
-  note(text: string): string {
-    return this.#colors.dim(printable(text));
+  note(text: string): Printable {
+    return this.#colors.dim(printable(text)) as Printable;
   }
 
-  failure(text: string): string {
-    return this.#colors.red(printable(text));
+  failure(text: string): Printable {
+    return this.#colors.red(printable(text)) as Printable;
   }
 }
 

@@ -1,9 +1,9 @@
 import type { Socket } from "bun";
 import { SERVER_LINE_BYTES_MAX } from "../limits.ts";
-import { encode } from "../protocol/ascii.ts";
 import { LineReader } from "../protocol/line-reader.ts";
 import { Outbox } from "../protocol/outbox.ts";
 import { LoopTurn, type Sink } from "../protocol/turn.ts";
+import { encodeText } from "./event.ts";
 import { ANSWER_MS, type Address, ChatError, NO_ANSWER } from "./request.ts";
 import { handshakeFailure } from "./handshake.ts";
 
@@ -89,7 +89,7 @@ export class Link implements Sink {
 
   /** Sends a line, given without its end. */
   send(line: string): void {
-    this.#outbox.append(encode(`${line}\n`));
+    this.#outbox.append(encodeText(`${line}\n`));
   }
 
   close(): void {

@@ -1,11 +1,11 @@
 import { X509Certificate } from "node:crypto";
 import { readFileSync } from "node:fs";
 import { isIPv4 } from "node:net";
-import { createInterface } from "node:readline";
 import { parseArgs } from "node:util";
 import { ChatClient, type ChatClientOptions, ChatError } from "./client.ts";
-import { Display, printable } from "./display.ts";
+import { Display, type Printable, printable, rendered } from "./display.ts";
 import { Screen } from "./screen.ts";
+import { SCRIPT_LINE_BYTES_MAX, scriptLines } from "./script.ts";
 import { StateFile, stateFolder } from "./state-file.ts";
 import { type Surface, Terminal, canBeName, explain } from "./terminal.ts";
 
@@ -186,12 +186,12 @@ async function follow(options: Options): Promise<void> {
   }
   const display = new Display(hasColors(process.stdout));
   const surface = {
-    print: (line: string) => void process.stdout.write(`${line}\n`),
-    fail: (line: string) => void process.stderr.write(`${line}\n`),
+    print: (line: Printable) => void process.stdout.write(rendered(line, process.stdout)),
+    fail: (line: Printable) => void process.stderr.write(rendered(line, process.stderr)),
   };
   const client = newClient(options, SCRIPT_GIVES_UP_MS, surface, {
     onEvent: (event) => terminal.hear(event),
-    onUntrusted: (error) => surface.fail(distrusted(error)),
+    onUntrusted: (error) => surface.fail(printable(distrusted(error))),
     onRecovered: (request, error) => terminal.recover(request, error),
   });
   const terminal = new Terminal(client, surface, display);
@@ -200,9 +200,10 @@ async function follow(options: Options): Promise<void> {
     throw new Exit(DID_NOT_GET_IN, refused(error, user, tls));
   });
   terminal.start();
-  const lines = createInterface({ input: process.stdin });
-  client.ended.then(() => lines.close());
-  for await (const line of lines) await terminal.run(line);
+  for await (const line of scriptLines(process.stdin, client.ended)) {
+    if (line !== null) await terminal.run(line);
+    else surface.fail(display.failure(`a line has more than ${SCRIPT_LINE_BYTES_MAX} bytes; it is skipped`));
+  }
   await client.catchUp().catch(() => {});
   await client.logout().catch(() => client.close());
   farewell(await client.ended);
@@ -217,7 +218,7 @@ function newClient(
 ): ChatClient {
   const store = (user: string): StateFile => {
     const folder = stateFolder();
-    const onFault = (why: string): void => surface.fail(`cannot keep the session's state: ${why}`);
+    const onFault = (why: string): void => surface.fail(printable(`cannot keep the session's state: ${why}`));
     try {
       return new StateFile(folder, user, host, port, onFault);
     } catch (error) {
@@ -263,7 +264,7 @@ function hasColors(output: NodeJS.WriteStream): boolean {
 
 /** Output that nobody takes any more ends the program: quietly when the reader has had enough. */
 process.stdout.on("error", (error: NodeJS.ErrnoException) => {
-  if (error.code !== "EPIPE") process.stderr.write(`heartline: cannot write: ${error.message}\n`);
+  if (error.code !== "EPIPE") complain(`cannot write: ${error.message}`);
   process.exit(error.code === "EPIPE" ? 0 : SESSION_ENDED);
 });
 
@@ -286,6 +287,10 @@ function refused(error: unknown, user: string, tls: Options["tls"]): string {
   }
 }
 
+function complain(message: string): void {
+  process.stderr.write(rendered(printable(`heartline: ${message}`), process.stderr));
+}
+
 function unreachable(error: unknown): string {
   if (error instanceof ChatError) return error.detail;
   const { code, message } = error as NodeJS.ErrnoException;
@@ -301,7 +306,8 @@ try {
   else await follow(options);
   process.exit(0);
 } catch (error) {
-  if (!(error instanceof Exit)) throw error;
-  if (error.message !== "") process.stderr.write(`heartline: ${printable(error.message)}\n`);
-  process.exit(error.code);
+  const { syscall, message } = error as NodeJS.ErrnoException;
+  if (!(error instanceof Exit) && syscall === undefined) throw error;
+  if (message !== "") complain(message);
+  process.exit(error instanceof Exit ? error.code : DID_NOT_GET_IN);
 }

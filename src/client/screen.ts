@@ -1,5 +1,7 @@
 import { type Interface, createInterface } from "node:readline";
 import { Writable } from "node:stream";
+import { keyboard } from "../keyboard.ts";
+import { type Printable, rendered } from "./display.ts";
 
 /** What readline keeps to itself, and we must set: rows of the prompt above the cursor, and the lines typed before. */
 interface Hidden {
@@ -30,7 +32,7 @@ export class Screen {
     this.#input = input;
     this.#output = output;
     this.#readline = createInterface({
-      input,
+      input: keyboard(input),
       output: this.#unlessMuted(),
       terminal: true,
       completer: complete,
@@ -109,15 +111,15 @@ export class Screen {
     this.#redraw();
   }
 
-  fail(text: string): void {
-    this.print(text);
+  fail(line: Printable): void {
+    this.print(line);
   }
 
   /** Prints a line above the prompt and what is typed there. */
-  print(text: string): void {
-    if (this.#closed || this.#answer !== null) return void this.#output.write(`${text}\n`);
+  print(line: Printable): void {
+    if (this.#closed || this.#answer !== null) return void this.#output.write(rendered(line, this.#output));
     this.#erase();
-    this.#output.write(`${text}\n`);
+    this.#output.write(rendered(line, this.#output));
     this.#redraw();
   }
 

@@ -1,5 +1,5 @@
 import { CONFIRM_BYTES_MAX } from "../limits.ts";
-import { decode } from "./event.ts";
+import { decode, encodeText } from "./event.ts";
 import { Link } from "./link.ts";
 import {
   ANSWER_MS,
@@ -175,7 +175,7 @@ export class StreamSession implements ChatSession {
   }
 
   #send(pending: Pending): void {
-    this.#position += Buffer.byteLength(pending.line) + 1;
+    this.#position += encodeText(pending.line).length + 1;
     pending.position = this.#position;
     this.#pending.push(pending);
     this.#saved = false;

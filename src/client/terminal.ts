@@ -1,11 +1,11 @@
 import { isName } from "../protocol/ascii.ts";
 import { ChatClient, ChatError, type ChatEvent } from "./client.ts";
-import type { Display } from "./display.ts";
+import { type Display, type Printable, printable } from "./display.ts";
 
 /** Who is asked, and where answers go: a screen, or a pipe. */
 export interface Surface {
-  print(line: string): void;
-  fail(line: string): void;
+  print(line: Printable): void;
+  fail(line: Printable): void;
 }
 
 interface Command {
@@ -137,8 +137,7 @@ const COMMANDS: Record<string, Command> = {
 
 const HELP = Object.values(COMMANDS)
   .concat({ usage: "help", help: "shows this list", names: 0, text: false, run: async () => "" })
-  .map(({ usage, help }) => `  ${usage.padEnd(24)} ${help}`)
-  .join("\n");
+  .map(({ usage, help }) => `  ${usage.padEnd(24)} ${help}`);
 
 const FAILURES: Record<string, (user: string, detail: string) => string> = {
   unknown_user: (user) => `there is no user ${user}`,
@@ -182,7 +181,7 @@ export class Terminal {
   /** Names that were seen, for completion. */
   readonly #names = new Set<string>();
   /** What arrives before `start` waits for it; null from then on. */
-  #early: string[] | null = [];
+  #early: Printable[] | null = [];
 
   constructor(client: ChatClient, surface: Surface, display: Display) {
     this.#client = client;
@@ -197,7 +196,7 @@ export class Terminal {
     for (const line of early) this.#surface.print(line);
   }
 
-  #show(line: string): void {
+  #show(line: Printable): void {
     if (this.#early === null) this.#surface.print(line);
     else this.#early.push(line);
   }
@@ -220,9 +219,9 @@ export class Terminal {
 
   /** Carries out one typed line; done when its outcome is shown. */
   async run(line: string): Promise<void> {
-    const [verb = "", ...rest] = line.trim().split(/\s+/);
+    const [verb = "", ...rest] = line.split(/[ \t]+/).filter((word) => word !== "");
     if (verb === "") return;
-    if (verb === "help") return this.#surface.print(HELP);
+    if (verb === "help") return HELP.forEach((row) => this.#surface.print(printable(row)));
     const command = Object.hasOwn(COMMANDS, verb) ? COMMANDS[verb]! : null;
     if (command === null) return this.#fail(`there is no command ${verb}; help lists them`);
     const [user = ""] = command.names === 1 ? rest : [];
@@ -259,7 +258,10 @@ export function canBeName(text: string): boolean {
   return isName(bytes, 0, bytes.length);
 }
 
-/** What of a typed line stands behind its first words: spaces inside and at its end are the user's. */
+/**
+ * What follows the first words of a line: spaces inside and at its end are the user's. Only spaces and tabs separate
+ * words, since all other white space of Unicode may be part of a text.
+ */
 function textBehind(line: string, words: number): string {
-  return line.trimStart().replace(new RegExp(`^(\\S+(\\s+|$)){${words}}`), "");
+  return line.replace(/^[ \t]+/, "").replace(new RegExp(`^([^ \\t]+([ \\t]+|$)){${words}}`), "");
 }

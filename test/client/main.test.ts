@@ -158,7 +158,8 @@ describe("on a terminal", () => {
     const rows = (line: string): string[] => line.match(/.{1,40}/g)!.map((row) => row.trimEnd());
     expect(lines.slice(lines.indexOf("* SEAS is here") + 1)).toEqual([
       "SEAS: first",
-      ...rows("SEAS: a line that is itself wider than this terminal is"),
+      "SEAS: a line that is itself wider than t",
+      "  his terminal is",
       "SEAS: last",
       ...rows(`> ${typed.slice(0, -2)}XY89`),
     ]);
@@ -184,6 +185,33 @@ describe("on a terminal", () => {
     await other.message("columbia", "\x1b[2J\x1b[Hgone\x07\u009b2J\u202e!");
     await pty.sees("SEAS: [2J[Hgone2J!");
     expect(pty.lines[0]).toContain("You are in");
+  });
+
+  test("a text that fills the row does not begin the next one, where another user's line would begin", async () => {
+    const pty = await columbiaIsIn({ columns: 80 });
+    await other.login("SEAS", PASSWORD);
+    const imitation = "foobar: the meeting moved to 3 pm";
+    const texts = [
+      `lunch?${" ".repeat(68)}${imitation}`,
+      // Terminals do not agree on how wide these are.
+      ...["👩‍👩‍👧‍👦", "❤️", "🇩🇪", "\u1160", "e\u0301", "日"].flatMap((filler) =>
+        [20, 25, 37, 38, 74].map((count) => filler.repeat(count) + imitation),
+      ),
+    ];
+    for (const text of texts) await other.message("columbia", text);
+    await other.message("columbia", "last");
+    const lines = await pty.sees("SEAS: last");
+    expect(lines.filter((line) => line.includes("the meeting moved")).length).toBeGreaterThan(5);
+    for (const line of lines) expect(line).toMatch(/^(SEAS: | {2}|> ?$|\* |You are in)/);
+  });
+
+  test("pasted line separators of Unicode end no command", async () => {
+    const pty = await columbiaIsIn();
+    const seas = await server.login("SEAS");
+    await pty.sees("* SEAS is here");
+    pty.type("message SEAS hi\u2028broadcast secrets\u2029logout\r");
+    await pty.sees("sent to SEAS");
+    await seas.hears("message columbia hi broadcast secrets logout");
   });
 
   test("who asks to chat privately does not tear what is being typed, and private lines are marked", async () => {
@@ -298,14 +326,14 @@ describe("on a terminal", () => {
 });
 
 /** A client that reads its commands from a pipe. */
-async function pipe(input: string, args: string[], password?: string) {
+async function pipe(input: string | Uint8Array, args: string[], password?: string) {
   const program = Bun.spawn([process.execPath, "src/client/main.ts", ...args], {
     env: {
       PATH: process.env.PATH,
       XDG_STATE_HOME: state,
       ...(password === undefined ? {} : { HEARTLINE_PASSWORD: password }),
     },
-    stdin: Buffer.from(input),
+    stdin: Buffer.from(input as string),
     stdout: "pipe",
     stderr: "pipe",
   });
@@ -325,6 +353,61 @@ describe("in a pipe", () => {
     );
     expect(err).toBe("there is no user nobody\n");
     expect(code).toBe(0);
+  });
+
+  describe("a script's line", () => {
+    /** What SEAS receives, a character for each byte, when columbia's script has these bytes. */
+    async function received(script: string): Promise<{ lines: string[]; out: string; err: string }> {
+      const seas = await server.login("SEAS");
+      const at = ["127.0.0.1", String(server.port), "--user", "columbia"];
+      const { out, err } = await pipe(Buffer.from(script, "latin1"), at, PASSWORD);
+      const [, ...lines] = await seas.until("left columbia logout");
+      return { lines, out, err };
+    }
+
+    test("ends at LF only", async () => {
+      const ends = ["\xe2\x80\xa8", "\xe2\x80\xa9", "\r", "\x0b", "\x0c", "\xc2\x85", "\x00", "\x1e"];
+      const { lines, out, err } = await received(
+        ends.map((end) => `message SEAS hi${end}broadcast secrets\n`).join(""),
+      );
+      expect(lines).toEqual(ends.map((end) => `message columbia hi${end}broadcast secrets`));
+      expect({ out, err }).toEqual({ out: "sent to SEAS\n".repeat(ends.length), err: "" });
+    });
+
+    test("loses one CR at its end, and no other byte", async () => {
+      const { lines } = await received(
+        "message SEAS one\r\nmessage SEAS two\r\r\nmessage SEAS \xe3\x80\x80three\xc2\xa0\n",
+      );
+      const texts = ["one", "two\r", "\xe3\x80\x80three\xc2\xa0"];
+      expect(lines).toEqual(texts.map((text) => `message columbia ${text}`));
+    });
+
+    test("may have bytes that are not UTF-8, which arrive as they are, also at the recipient's pipe", async () => {
+      const bytes = Array.from({ length: 128 }, (_, index) => String.fromCharCode(128 + index)).join("");
+      const { lines } = await received(
+        `message SEAS caf\xe9\nbroadcast ${bytes}\nmessage foobar \xff\xfe\xed\xa0\x80\n`,
+      );
+      expect(lines).toEqual(["message columbia caf\xe9", `broadcast columbia ${bytes}`]);
+      const program = Bun.spawn(
+        [process.execPath, "src/client/main.ts", "127.0.0.1", String(server.port), "--user", "foobar"],
+        { env: { XDG_STATE_HOME: state, HEARTLINE_PASSWORD: PASSWORD }, stdin: "ignore", stdout: "pipe" },
+      );
+      expect(Buffer.from(await program.stdout.bytes()).toString("latin1")).toEndWith(": \xff\xfe\xed\xa0\x80\n");
+    });
+
+    test("counts without an LF at the end of the input, and behind a byte order mark at its beginning", async () => {
+      const { lines } = await received("\xef\xbb\xbfmessage SEAS one\nmessage SEAS two");
+      expect(lines).toEqual(["message columbia one", "message columbia two"]);
+    });
+
+    test("that is too long is told in words, and the next ones go on", async () => {
+      const long = "x".repeat(600_000);
+      const { lines, err } = await received(
+        `message SEAS ${long}\nmessage SEAS ${long.slice(0, 5000)}\nmessage SEAS short\n`,
+      );
+      expect(lines).toEqual(["message columbia short"]);
+      expect(err).toBe("a line has more than 524288 bytes; it is skipped\nthat line is too long for this server\n");
+    });
   });
 
   test("a script chats privately: it waits for the answer, and what it said arrives before it leaves", async () => {
