@@ -1,4 +1,5 @@
 import { createColors } from "picocolors";
+import { filterText } from "../display-filter.ts";
 import { type ChatEvent, decode, encodeText } from "./event.ts";
 
 declare const filtered: unique symbol;
@@ -6,17 +7,9 @@ declare const filtered: unique symbol;
 /** A line that may be shown: only this file makes one, and what of it comes from outside was filtered. */
 export type Printable = string & { readonly [filtered]: true };
 
-/**
- * Control characters, line and paragraph separators, and what is invisible by definition (Default_Ignorable_Code_Point,
- * and U+FFF9 to U+FFFB): marks and overrides of direction, zero-width spaces, tags, fillers. They move the cursor,
- * reorder a text or hide words in it. What Persian, Indic scripts and emoji are written with stays: the joiners U+200C
- * and U+200D, and variation selectors.
- */
-const UNSAFE = /[[\p{Cc}\p{Zl}\p{Zp}\p{DI}\ufff9-\ufffb]--[\u200c\u200d\ufe00-\ufe0f\u{e0100}-\u{e01ef}]]/gv;
-
-/** Text of others without what could move the cursor, change colours, or show a text in another order. */
+/** Text of others as it may be shown. */
 export function printable(text: string): Printable {
-  const shown = text.replace(/\t/g, " ").replace(UNSAFE, "");
+  const shown = filterText(text);
   if (shown === text || shown.isWellFormed()) return shown as Printable;
   // Bytes that were no UTF-8 may be neighbours now, and be UTF-8 together.
   const bytes = encodeText(shown);

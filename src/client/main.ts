@@ -2,6 +2,7 @@ import { X509Certificate } from "node:crypto";
 import { readFileSync } from "node:fs";
 import { isIPv4 } from "node:net";
 import { parseArgs } from "node:util";
+import { onEndingSignal } from "../keyboard.ts";
 import { ChatClient, type ChatClientOptions, ChatError } from "./client.ts";
 import { Display, type Printable, printable, rendered } from "./display.ts";
 import { Screen } from "./screen.ts";
@@ -55,6 +56,9 @@ interface Options {
 
 /** Refusals that another name or password does not help against. */
 const FINAL = ["locked_out", "closed", "untrusted", "needs_tls"];
+
+/** How long a logout waits for its reply when the user leaves: the server may be away. */
+const LEAVE_MS = 5_000;
 
 /** How long a script waits for a server that went away. */
 const SCRIPT_GIVES_UP_MS = 30_000;
@@ -127,6 +131,7 @@ async function converse(options: Options): Promise<void> {
     onRecovered: (request, error) => terminal.recover(request, error),
   });
   const terminal = new Terminal(client, screen, display);
+  onEndingSignal(() => screen.quit(false));
   try {
     const quit = new Promise<never>((_, reject) => {
       screen.onQuit = () => reject(new Exit(DID_NOT_GET_IN, "not logged in"));
@@ -139,8 +144,9 @@ async function converse(options: Options): Promise<void> {
     // Replies come in order; only what is said privately may take longer, and holds nothing up.
     screen.onLine = (line) => void terminal.run(line);
     screen.onQuit = () => {
-      screen.onQuit = () => client.close();
+      screen.onQuit = (byCtrlC) => byCtrlC && client.close();
       client.logout().catch(() => client.close());
+      setTimeout(() => client.close(), LEAVE_MS);
     };
     farewell(await client.ended);
   } finally {

@@ -20,8 +20,8 @@ export class Screen {
   #answer: ((line: string | null) => void) | null = null;
   /** Hears the lines that no question waits for. */
   onLine: (line: string) => void = () => {};
-  /** Hears Ctrl+C, Ctrl+D and the terminal's end. */
-  onQuit: () => void = () => {};
+  /** Called at Ctrl+C with true; at Ctrl+D, a signal and the terminal's end with false, perhaps more than once. */
+  onQuit: (byCtrlC: boolean) => void = () => {};
 
   /** `complete` is what readline calls a completer. */
   constructor(
@@ -45,9 +45,9 @@ export class Screen {
       this.#redraw();
       this.onLine(line);
     });
-    this.#readline.on("SIGINT", () => this.#quit());
+    this.#readline.on("SIGINT", () => this.quit(true));
     this.#readline.on("SIGTSTP", () => this.#suspend());
-    this.#readline.on("close", () => this.#quit());
+    this.#readline.on("close", () => this.quit(false));
     output.on("resize", () => this.#readline.emit("resize"));
   }
 
@@ -67,11 +67,12 @@ export class Screen {
     });
   }
 
-  #quit(): void {
+  /** The user wants to leave, or is not there any more. A question gets no answer then. */
+  quit(byCtrlC: boolean): void {
     const answer = this.#answer;
     this.#answer = null;
     if (answer !== null) answer(null);
-    else this.onQuit();
+    else this.onQuit(byCtrlC);
   }
 
   /**

@@ -1,5 +1,6 @@
 import { lookup } from "node:dns/promises";
 import { isatty } from "node:tty";
+import { filterText } from "../display-filter.ts";
 import { CertificateError } from "./certificate.ts";
 import { UsageError, USAGE, parseConfig } from "./config.ts";
 import { CredentialsError, plainUsers, readCredentials } from "./credentials.ts";
@@ -91,6 +92,8 @@ try {
   const usage = error instanceof UsageError;
   const known = [UsageError, CredentialsError, CertificateError, StoreError, ListenError];
   if (!known.some((kind) => error instanceof kind)) throw error;
-  process.stderr.write(`heartline: ${(error as Error).message}${usage ? " (--help lists the options)" : ""}\n`);
+  process.stderr.write(
+    `heartline: ${filterText((error as Error).message)}${usage ? " (--help lists the options)" : ""}\n`,
+  );
   process.exit(usage ? 2 : 1);
 }

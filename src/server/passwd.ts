@@ -2,6 +2,7 @@ import { isUtf8 } from "node:buffer";
 import { createInterface } from "node:readline";
 import { Writable } from "node:stream";
 import { parseArgs } from "node:util";
+import { filterText } from "../display-filter.ts";
 import { keyboard, onEndingSignal } from "../keyboard.ts";
 import { LINE_BYTES_MAX, PASSWORD_BYTES_MAX } from "../limits.ts";
 import { isName } from "../protocol/ascii.ts";
@@ -182,7 +183,7 @@ function tellProgress(words: () => string): () => void {
 }
 
 function fail(message: string, code: number): never {
-  process.stderr.write(`heartline: ${message}\n`);
+  process.stderr.write(`heartline: ${filterText(message)}\n`);
   process.exit(code);
 }
 
@@ -194,7 +195,7 @@ try {
   if (options === null) process.stdout.write(USAGE);
   else {
     const { file, user } = options;
-    process.stdout.write(`${await (user === null ? migrate(file) : setPassword(file, user))}\n`);
+    process.stdout.write(`${filterText(await (user === null ? migrate(file) : setPassword(file, user)))}\n`);
   }
   process.exit(0);
 } catch (error) {

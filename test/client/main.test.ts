@@ -299,6 +299,38 @@ describe("on a terminal", () => {
     expect((await other.online()).names).toEqual([]);
   });
 
+  test.each(["SIGHUP", "SIGQUIT", "SIGTERM", "SIGINT"] as const)(
+    "%s at the password's question leaves the terminal as it was",
+    async (signal) => {
+      const pty = new Pty(["-i"], { columns: 100, rows: 40, program: "/bin/sh", env: { PS1: "$ " } });
+      ptys.push(pty);
+      const client = `${process.execPath} src/client/main.ts 127.0.0.1 ${server.port} --user columbia`;
+      await pty.until((lines) => lines.at(-1) === "$");
+      pty.type(`XDG_STATE_HOME=${state} sh -c 'echo pid=$$; exec ${client}'\r`);
+      const lines = await pty.sees("Password:");
+      process.kill(Number(/^pid=(\d+)$/m.exec(lines.join("\n"))![1]), signal);
+      await pty.sees("not logged in");
+      await pty.until((lines) => lines.at(-1) === "$");
+      pty.type("stty -a; echo done\r");
+      const modes = (await pty.until((lines) => lines.includes("done"))).join("\n");
+      expect(modes).toMatch(/ icanon .* echo /s);
+      expect(modes).not.toMatch(/ -(icanon|echo) /);
+    },
+  );
+
+  test.each(["SIGHUP", "SIGQUIT", "SIGTERM", "SIGINT", "a closed window"] as const)(
+    "%s logs a chatting client out",
+    async (end) => {
+      const seas = await server.login("SEAS");
+      const pty = await columbiaIsIn();
+      await seas.hears("joined columbia");
+      if (end === "a closed window") pty.hangUp();
+      else pty.kill(end);
+      await seas.hears("left columbia logout");
+      await pty.exited;
+    },
+  );
+
   test("logout ends with 0, and Ctrl+C before the login with 1", async () => {
     const pty = await columbiaIsIn();
     pty.type("logout\r");
