@@ -1,5 +1,6 @@
 import type { Socket, TCPSocketListener } from "bun";
 import { SERVER_LINE_BYTES_MAX } from "../limits.ts";
+import { everyAddress } from "../net/host.ts";
 import { LineReader } from "../protocol/line-reader.ts";
 import { decode } from "./event.ts";
 import { Link } from "./link.ts";
@@ -188,7 +189,7 @@ export class CallbackSession implements ChatSession {
 
   #listen(): TCPSocketListener<Call> {
     return Bun.listen<Call>({
-      hostname: "0.0.0.0",
+      hostname: everyAddress(),
       port: this.#options.callbackPort,
       socket: {
         open: (socket) => {

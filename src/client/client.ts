@@ -1,3 +1,4 @@
+import { withZone } from "../net/host.ts";
 import { CallbackSession } from "./callback-session.ts";
 import { type ChatEvent, type ConsentEvent, parseEvent } from "./event.ts";
 import { PrivateChats } from "./private.ts";
@@ -64,6 +65,9 @@ export class ChatClient {
   readonly #listenPort: number | null;
   /** Messages that had waited for the user. */
   #stored = 0;
+  /** This end of the last connection to the server, and whether the other end is on this machine, too. */
+  #localAddress = "";
+  #isThisMachine = false;
 
   constructor({ onEvent, onLost, onBack, onUntrusted, onRecovered, listenPort, ...options }: ChatClientOptions) {
     const { promise, resolve } = Promise.withResolvers<string>();
@@ -90,11 +94,16 @@ export class ChatClient {
     this.#private = new PrivateChats(
       (request) => this.#session.request(request),
       (event) => onEvent?.(event),
+      (address) => withZone(address, { localAddress: this.#localAddress }),
     );
     const kind = options.session ?? "resumable";
     const { tls = false, callbackPort = 0, giveUpMs = Number.POSITIVE_INFINITY, store = () => null } = options;
     if (kind === "callback" && tls !== false) throw new ChatError("bad_request", "no callback session over TLS");
-    const all = { ...options, tls, kind, callbackPort, giveUpMs, store };
+    const connected = (localAddress: string, isThisMachine: boolean): void => {
+      this.#localAddress = localAddress;
+      this.#isThisMachine = isThisMachine;
+    };
+    const all = { ...options, tls, kind, callbackPort, giveUpMs, store, connected };
     this.#session = kind === "callback" ? new CallbackSession(all, listener) : new StreamSession(all, listener);
   }
 
@@ -104,6 +113,11 @@ export class ChatClient {
    */
   connect(): Promise<void> {
     return this.#session.connect();
+  }
+
+  /** Whether the last connection went to this machine: what is said over it in the clear, nobody else can read. */
+  get isThisMachine(): boolean {
+    return this.#isThisMachine;
   }
 
   /**

@@ -1,5 +1,6 @@
 import { createColors } from "picocolors";
 import { filterText } from "../display-filter.ts";
+import { formatAddress } from "../net/host.ts";
 import { type ChatEvent, decode, encodeText } from "./event.ts";
 
 declare const filtered: unique symbol;
@@ -141,7 +142,7 @@ export class Display {
 }
 
 function address({ host, port }: { host: string; port: number }): string {
-  return host.includes(":") ? `[${printable(host)}]:${port}` : `${printable(host)}:${port}`;
+  return formatAddress(printable(host), port);
 }
 
 /** A local time that sorts and reads well: 2026-11-22 21:58. */

@@ -1,8 +1,8 @@
 import { X509Certificate } from "node:crypto";
 import { readFileSync } from "node:fs";
-import { isIPv4 } from "node:net";
 import { parseArgs } from "node:util";
 import { onEndingSignal } from "../keyboard.ts";
+import { formatAddress, readHost } from "../net/host.ts";
 import { ChatClient, type ChatClientOptions, ChatError } from "./client.ts";
 import { Display, type Printable, printable, rendered } from "./display.ts";
 import { Screen } from "./screen.ts";
@@ -95,7 +95,7 @@ function parseOptions(): Options | null {
     const password = process.env.HEARTLINE_PASSWORD ?? null;
     if (values.user !== undefined && !canBeName(values.user)) throw new Error(`"${values.user}" cannot be a user name`);
     const [user, callback] = [values.user ?? null, values.callback === true];
-    return { host, port: Number(port), user, password, callback, tls, listenPort };
+    return { host: readHost(host), port: Number(port), user, password, callback, tls, listenPort };
   } catch (error) {
     throw new Exit(BAD_USAGE, `${(error as Error).message.split(/\.\s/)[0]} (--help shows how)`);
   }
@@ -244,14 +244,10 @@ async function reach(
   display: Display,
 ): Promise<void> {
   await client.connect().catch((error: unknown) => {
-    throw new Exit(DID_NOT_GET_IN, `cannot reach ${host}:${port}: ${unreachable(error)}`);
+    throw new Exit(DID_NOT_GET_IN, `cannot reach ${formatAddress(host, port)}: ${unreachable(error)}`);
   });
-  if (tls !== false || isThisMachine(host)) return;
+  if (tls !== false || client.isThisMachine) return;
   surface.fail(display.failure(`without --tls, others on the way to ${host} can read your password and all you say`));
-}
-
-function isThisMachine(host: string): boolean {
-  return host === "localhost" || host === "::1" || (isIPv4(host) && host.startsWith("127."));
 }
 
 function distrusted({ detail }: ChatError): string {

@@ -69,6 +69,8 @@ export interface Address {
   host: string;
   port: number;
   tls: boolean | { ca: string };
+  /** Called for each connection with its own address, and with whether the server is on the same machine. */
+  connected?: (localAddress: string, isThisMachine: boolean) => void;
 }
 
 export interface SessionOptions extends Address {
