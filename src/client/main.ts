@@ -5,9 +5,11 @@ import { createInterface } from "node:readline";
 import { parseArgs } from "node:util";
 import { ChatClient, type ChatClientOptions, ChatError } from "./client.ts";
 import { Display, printable } from "./display.ts";
+import { OutputWriter } from "./output.ts";
+import { retry } from "./request.ts";
 import { Screen } from "./screen.ts";
 import { StateFile, stateFolder } from "./state-file.ts";
-import { type Surface, Terminal, canBeName, explain } from "./terminal.ts";
+import { type Surface, Terminal, canBeName, explain, explainEnd } from "./terminal.ts";
 
 const USAGE = `Usage: bun run client <host> <port> [options]
 
@@ -53,8 +55,16 @@ interface Options {
   listenPort: number | null;
 }
 
+const output = new OutputWriter(process.stdout);
+const errors = new OutputWriter(process.stderr);
+/** Ends the session without another acknowledgement, and keeps its state. */
+let hangUp = (): void => {};
+
 /** Refusals that another name or password does not help against. */
 const FINAL = ["locked_out", "closed", "untrusted", "needs_tls"];
+
+/** How long the rest of what was written may take, where nobody should have to wait for it. */
+const LEAVE_MS = 1_000;
 
 /** How long a script waits for a server that went away. */
 const SCRIPT_GIVES_UP_MS = 30_000;
@@ -115,9 +125,12 @@ function readAuthorities(file: string): string {
 /** With people: asks for name and password until they are right, then chats until they leave. */
 async function converse(options: Options): Promise<void> {
   const display = new Display(hasColors(process.stdout));
-  const screen = new Screen(process.stdin, process.stdout, (line) => terminal.complete(line));
+  const screen = new Screen(process.stdin, process.stdout, output, (line) => terminal.complete(line));
   const client = newClient(options, Number.POSITIVE_INFINITY, screen, {
-    onEvent: (event) => terminal.hear(event),
+    onEvent: (event) => {
+      if (event.kind === "goodbye") goodbye = event.reason;
+      return terminal.hear(event);
+    },
     onLost: () => {
       screen.print(display.note("* the connection was lost; what you say waits until it is back"));
       screen.setPrompt("(lost) > ");
@@ -127,6 +140,7 @@ async function converse(options: Options): Promise<void> {
     onRecovered: (request, error) => terminal.recover(request, error),
   });
   const terminal = new Terminal(client, screen, display);
+  let goodbye = "";
   try {
     const quit = new Promise<never>((_, reject) => {
       screen.onQuit = () => reject(new Exit(DID_NOT_GET_IN, "not logged in"));
@@ -142,7 +156,9 @@ async function converse(options: Options): Promise<void> {
       screen.onQuit = () => client.close();
       client.logout().catch(() => client.close());
     };
-    farewell(await client.ended);
+    const reason = await client.ended;
+    if (reason === goodbye) throw new Exit(SESSION_ENDED, ""); // It was shown.
+    farewell(reason);
   } finally {
     screen.close();
   }
@@ -165,8 +181,7 @@ async function askUntilIn(
     const password = user === null ? null : (givenPassword ?? (await screen.ask("Password: ", true)));
     if (user === null || password === null) throw new Exit(DID_NOT_GET_IN, "not logged in");
     try {
-      await client.login(user, password);
-      return;
+      return await logIn(client, user, password, Number.POSITIVE_INFINITY, screen, display);
     } catch (error) {
       const refusal = refused(error, user, tls);
       const { code } = error as ChatError;
@@ -186,8 +201,8 @@ async function follow(options: Options): Promise<void> {
   }
   const display = new Display(hasColors(process.stdout));
   const surface = {
-    print: (line: string) => void process.stdout.write(`${line}\n`),
-    fail: (line: string) => void process.stderr.write(`${line}\n`),
+    print: (line: string) => output.write(`${line}\n`),
+    fail: (line: string) => void errors.write(`${line}\n`),
   };
   const client = newClient(options, SCRIPT_GIVES_UP_MS, surface, {
     onEvent: (event) => terminal.hear(event),
@@ -196,7 +211,7 @@ async function follow(options: Options): Promise<void> {
   });
   const terminal = new Terminal(client, surface, display);
   await reach(client, options, surface, display);
-  await client.login(user, password).catch((error: unknown) => {
+  await logIn(client, user, password, SCRIPT_GIVES_UP_MS, surface, display).catch((error: unknown) => {
     throw new Exit(DID_NOT_GET_IN, refused(error, user, tls));
   });
   terminal.start();
@@ -204,8 +219,32 @@ async function follow(options: Options): Promise<void> {
   client.ended.then(() => lines.close());
   for await (const line of lines) await terminal.run(line);
   await client.catchUp().catch(() => {});
+  await output.idle(); // What was printed need not be told twice by any client, whatever it knows of this one.
   await client.logout().catch(() => client.close());
   farewell(await client.ended);
+}
+
+/** Logs in, again and again while the server has no room: many may come at once. */
+async function logIn(
+  client: ChatClient,
+  user: string,
+  password: string,
+  giveUpMs: number,
+  surface: Surface,
+  display: Display,
+): Promise<void> {
+  let isTold = false;
+  const attempt = async (): Promise<void> => {
+    try {
+      await client.login(user, password);
+    } catch (error) {
+      const isBusy = error instanceof ChatError && error.code === "busy";
+      if (isBusy && !isTold) surface.fail(display.failure(`${explain(error, user)}; trying on`));
+      isTold ||= isBusy;
+      throw error;
+    }
+  };
+  await retry(attempt, ["busy"], giveUpMs);
 }
 
 /** A client that keeps what it needs to lose nothing and to show nothing twice, also when it is killed. */
@@ -226,7 +265,16 @@ function newClient(
   };
   const session = callback ? "callback" : "resumable";
   const address = { host, port, tls };
-  return new ChatClient({ ...address, session, listenPort: listenPort ?? undefined, store, giveUpMs, ...hears });
+  const client = new ChatClient({
+    ...address,
+    session,
+    listenPort: listenPort ?? undefined,
+    store,
+    giveUpMs,
+    ...hears,
+  });
+  hangUp = () => client.close();
+  return client;
 }
 
 /** Connects, and says so before a password goes where others may read it. */
@@ -254,18 +302,12 @@ function distrusted({ detail }: ChatError): string {
 /** Leaving is no failure; everything else was said by the server, or nobody could say it. */
 function farewell(reason: string): void {
   if (reason === "logout") return;
-  throw new Exit(SESSION_ENDED, reason === "lost" ? "the connection to the server was lost" : "");
+  throw new Exit(SESSION_ENDED, explainEnd(reason));
 }
 
 function hasColors(output: NodeJS.WriteStream): boolean {
   return output.isTTY === true && !process.env.NO_COLOR && process.env.TERM !== "dumb";
 }
-
-/** Output that nobody takes any more ends the program: quietly when the reader has had enough. */
-process.stdout.on("error", (error: NodeJS.ErrnoException) => {
-  if (error.code !== "EPIPE") process.stderr.write(`heartline: cannot write: ${error.message}\n`);
-  process.exit(error.code === "EPIPE" ? 0 : SESSION_ENDED);
-});
 
 function refused(error: unknown, user: string, tls: Options["tls"]): string {
   if (!(error instanceof ChatError)) {
@@ -294,14 +336,32 @@ function unreachable(error: unknown): string {
   return message;
 }
 
+/** Ends the program when what it wrote has left it: a reader that takes nothing is waited for, a person is not. */
+async function leave(code: number): Promise<never> {
+  const all = Promise.all([output.idle(), Promise.race([errors.idle(), errors.failed, Bun.sleep(LEAVE_MS)])]);
+  await (process.stdout.isTTY ? Promise.race([all, Bun.sleep(LEAVE_MS)]) : all);
+  process.exit(code);
+}
+
+/** Output that nobody takes any more ends the program: quietly when the reader has had enough. */
+void output.failed.then(({ code, message }) => {
+  // Not before it is known of every line that was taken.
+  setImmediate(() => {
+    hangUp();
+    if (code === "EPIPE") process.exit(0);
+    void errors.write(`heartline: cannot write: ${printable(message)}\n`);
+    setImmediate(() => process.exit(SESSION_ENDED));
+  });
+});
+
 try {
   const options = parseOptions();
-  if (options === null) process.stdout.write(USAGE);
+  if (options === null) void output.write(USAGE);
   else if (process.stdin.isTTY && process.stdout.isTTY) await converse(options);
   else await follow(options);
-  process.exit(0);
+  await leave(0);
 } catch (error) {
   if (!(error instanceof Exit)) throw error;
-  if (error.message !== "") process.stderr.write(`heartline: ${printable(error.message)}\n`);
-  process.exit(error.code);
+  if (error.message !== "") void errors.write(`heartline: ${printable(error.message)}\n`);
+  await leave(error.code);
 }

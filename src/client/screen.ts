@@ -1,5 +1,6 @@
 import { type Interface, createInterface } from "node:readline";
 import { Writable } from "node:stream";
+import type { OutputWriter } from "./output.ts";
 
 /** What readline keeps to itself, and we must set: rows of the prompt above the cursor, and the lines typed before. */
 interface Hidden {
@@ -11,6 +12,7 @@ interface Hidden {
 export class Screen {
   readonly #input: NodeJS.ReadStream;
   readonly #output: NodeJS.WriteStream;
+  readonly #writer: OutputWriter;
   readonly #readline: Interface & Hidden;
   /** Nothing typed is shown: it may be a password that comes before it was asked for. */
   #muted = true;
@@ -21,14 +23,16 @@ export class Screen {
   /** Hears Ctrl+C, Ctrl+D and the terminal's end. */
   onQuit: () => void = () => {};
 
-  /** `complete` is what readline calls a completer. */
+  /** `writer` writes to `output`; `complete` is what readline calls a completer. */
   constructor(
     input: NodeJS.ReadStream,
     output: NodeJS.WriteStream,
+    writer: OutputWriter,
     complete: (line: string) => [words: string[], typed: string],
   ) {
     this.#input = input;
     this.#output = output;
+    this.#writer = writer;
     this.#readline = createInterface({
       input,
       output: this.#unlessMuted(),
@@ -54,7 +58,7 @@ export class Screen {
     const output = this.#output;
     const stream = new Writable({
       write: (chunk, _encoding, done) => {
-        if (!this.#muted) output.write(chunk);
+        if (!this.#muted) this.#write(String(chunk));
         done();
       },
     });
@@ -92,7 +96,7 @@ export class Screen {
     this.#muted = secret;
     this.#redraw();
     const line = await new Promise<string | null>((resolve) => (this.#answer = resolve));
-    if (secret) this.#output.write("\n");
+    if (secret) this.#write("\n");
     this.#muted = true;
     // Names and passwords are no commands: none of them comes back with the arrow keys.
     history.splice(0, history.length, ...before);
@@ -110,29 +114,34 @@ export class Screen {
   }
 
   fail(text: string): void {
-    this.print(text);
+    void this.print(text);
   }
 
-  /** Prints a line above the prompt and what is typed there. */
-  print(text: string): void {
-    if (this.#closed || this.#answer !== null) return void this.#output.write(`${text}\n`);
+  /** Prints a line above the prompt and what is typed there; resolves when the terminal took it. */
+  print(text: string): Promise<void> {
+    if (this.#closed || this.#answer !== null) return this.#write(`${text}\n`);
     this.#erase();
-    this.#output.write(`${text}\n`);
+    const printed = this.#write(`${text}\n`);
     this.#redraw();
+    return printed;
+  }
+
+  #write(text: string): Promise<void> {
+    return this.#writer.write(text);
   }
 
   /** Shows prompt and typed line at the cursor's row. */
   #redraw(): void {
     // Else readline would go up to where the prompt began before, and erase what was just printed there.
     this.#readline.prevRows = 0;
-    if (this.#muted) this.#output.write(this.#readline.getPrompt());
+    if (this.#muted) this.#write(this.#readline.getPrompt());
     this.#readline.prompt(true);
   }
 
   /** Takes the prompt and what is typed behind it off the screen. */
   #erase(): void {
     const { rows } = this.#readline.getCursorPos();
-    this.#output.write(`\r${rows > 0 ? `\x1b[${rows}A` : ""}\x1b[J`);
+    this.#write(`\r${rows > 0 ? `\x1b[${rows}A` : ""}\x1b[J`);
   }
 
   close(): void {
