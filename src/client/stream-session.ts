@@ -34,6 +34,9 @@ const CONFIRM_MS = 4_000;
 /** What a later attempt to come back may overcome. All else is the server's refusal. */
 const PASSING = ["closed", "busy", "internal", "locked_out", "untrusted", "needs_tls"];
 
+/** Refusals of a login after which the next attempt uses the same connection. */
+const ON_SAME_CONNECTION = ["wrong_password", "unknown_user"];
+
 /**
  * A session over connections that come and go. Both directions are byte streams with positions (PROTOCOL.md, Sessions):
  * after a loss they go on where they were, so that each request is acted on once and each line told once.
@@ -102,17 +105,18 @@ export class StreamSession implements ChatSession {
     this.#login = loginLine(user, password, listenPort) + (this.#options.kind === "plain" ? "" : " resumable");
     this.#store = this.#options.store(user);
     const earlier = this.#store?.load() ?? null;
-    if (earlier === null) return this.#logIn("");
-    for (const { line, position } of earlier.unanswered) {
+    for (const { line, position } of earlier?.unanswered ?? []) {
       const reject = (error: ChatError): void => {
         if (error.code !== "closed") this.#listener.recovered(line, error); // Else the next run asks again.
       };
       this.#pending.push({ line, position, resolve: () => this.#listener.recovered(line, null), reject });
     }
     try {
-      return await this.#logIn(` after=${earlier.token}:${earlier.received}`);
+      return await this.#logIn(earlier === null ? "" : ` after=${earlier.token}:${earlier.received}`);
     } catch (error) {
       this.#pending.length = 0;
+      // Behind any other refusal the server may be about to close the connection.
+      if (!ON_SAME_CONNECTION.includes((error as ChatError).code)) this.#link?.close();
       throw error;
     }
   }
