@@ -32,7 +32,8 @@ export interface ChatClientOptions {
    * Called with everything that the server says by itself, in order. An event is acknowledged to the server when the
    * promise that this returns, if any, is resolved, and those of all earlier events are; it may await replies of this
    * client. The next call does not wait for it, until 256 KiB of events do: then no more are read. When it throws or
-   * rejects, the session ends as "undelivered", and the event and all later ones come again at the next login.
+   * rejects, that is a warning of the process, the session ends as "undelivered", and the event and all later ones come
+   * again at the next login.
    */
   onEvent?: (event: ChatEvent) => unknown;
   /** Hears that the connection was lost, and that it is there again. Requests wait in between. */

@@ -56,9 +56,9 @@ export class DeliveryQueue {
     this.#undelivered.push(line);
     Promise.resolve(outcome).then(
       () => this.#done(line),
-      (error) => {
+      (error: unknown) => {
+        process.emitWarning(error instanceof Error ? error : String(error)); // Nobody else sees it.
         this.#failed();
-        throw error; // It is the handler's: the process hears of it as of any rejection that nobody handles.
       },
     );
   }
