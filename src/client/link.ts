@@ -32,6 +32,7 @@ export class Link implements Sink {
   #socket: Socket<undefined> | null = null;
   #full = false;
   #closing = false;
+  #isPaused = false;
   /** Whether an alert of TLS was what it answered, instead of lines; null before it has said anything. */
   speaksTls: boolean | null = null;
 
@@ -100,6 +101,19 @@ export class Link implements Sink {
   close(): void {
     this.#closing = true;
     this.#socket?.end();
+  }
+
+  /** Whether nothing is read at the moment. */
+  get isPaused(): boolean {
+    return this.#isPaused;
+  }
+
+  /** Stops reading, or goes on: what the kernel holds then makes the server wait. */
+  set isPaused(isPaused: boolean) {
+    if (isPaused === this.#isPaused || this.#closing) return;
+    this.#isPaused = isPaused;
+    if (isPaused) this.#socket?.pause();
+    else this.#socket?.resume();
   }
 
   #read(chunk: Buffer): void {

@@ -5,10 +5,12 @@ import { onEndingSignal } from "../keyboard.ts";
 import { formatAddress, readHost } from "../net/host.ts";
 import { ChatClient, type ChatClientOptions, ChatError } from "./client.ts";
 import { Display, type Printable, printable, rendered } from "./display.ts";
+import { OutputWriter } from "./output.ts";
+import { retry } from "./request.ts";
 import { Screen } from "./screen.ts";
 import { SCRIPT_LINE_BYTES_MAX, scriptLines } from "./script.ts";
 import { StateFile, stateFolder } from "./state-file.ts";
-import { type Surface, Terminal, canBeName, explain } from "./terminal.ts";
+import { type Surface, Terminal, canBeName, explain, explainEnd } from "./terminal.ts";
 
 const USAGE = `Usage: bun run client <host> <port> [options]
 
@@ -54,11 +56,18 @@ interface Options {
   listenPort: number | null;
 }
 
+const output = new OutputWriter(process.stdout);
+const errors = new OutputWriter(process.stderr);
+/** Ends the session without another acknowledgement, and keeps its state. */
+let hangUp = (): void => {};
+
 /** Refusals that another name or password does not help against. */
 const FINAL = ["locked_out", "closed", "untrusted", "needs_tls"];
 
 /** How long a logout waits for its reply when the user leaves: the server may be away. */
-const LEAVE_MS = 5_000;
+const LOGOUT_MS = 5_000;
+/** How long the rest of what was written may take, where nobody should have to wait for it. */
+const LEAVE_MS = 1_000;
 
 /** How long a script waits for a server that went away. */
 const SCRIPT_GIVES_UP_MS = 30_000;
@@ -119,9 +128,12 @@ function readAuthorities(file: string): string {
 /** With people: asks for name and password until they are right, then chats until they leave. */
 async function converse(options: Options): Promise<void> {
   const display = new Display(hasColors(process.stdout));
-  const screen = new Screen(process.stdin, process.stdout, (line) => terminal.complete(line));
+  const screen = new Screen(process.stdin, process.stdout, output, (line) => terminal.complete(line));
   const client = newClient(options, Number.POSITIVE_INFINITY, screen, {
-    onEvent: (event) => terminal.hear(event),
+    onEvent: (event) => {
+      if (event.kind === "goodbye") goodbye = event.reason;
+      return terminal.hear(event);
+    },
     onLost: () => {
       screen.print(display.note("* the connection was lost; what you say waits until it is back"));
       screen.setPrompt("(lost) > ");
@@ -131,6 +143,7 @@ async function converse(options: Options): Promise<void> {
     onRecovered: (request, error) => terminal.recover(request, error),
   });
   const terminal = new Terminal(client, screen, display);
+  let goodbye = "";
   onEndingSignal(() => screen.quit(false));
   try {
     const quit = new Promise<never>((_, reject) => {
@@ -146,9 +159,11 @@ async function converse(options: Options): Promise<void> {
     screen.onQuit = () => {
       screen.onQuit = (byCtrlC) => byCtrlC && client.close();
       client.logout().catch(() => client.close());
-      setTimeout(() => client.close(), LEAVE_MS);
+      setTimeout(() => client.close(), LOGOUT_MS);
     };
-    farewell(await client.ended);
+    const reason = await client.ended;
+    if (reason === goodbye) throw new Exit(SESSION_ENDED, ""); // It was shown.
+    farewell(reason);
   } finally {
     screen.close();
   }
@@ -171,8 +186,7 @@ async function askUntilIn(
     const password = user === null ? null : (givenPassword ?? (await screen.ask("Password: ", true)));
     if (user === null || password === null) throw new Exit(DID_NOT_GET_IN, "not logged in");
     try {
-      await client.login(user, password);
-      return;
+      return await logIn(client, user, password, Number.POSITIVE_INFINITY, screen, display);
     } catch (error) {
       const refusal = refused(error, user, tls);
       const { code } = error as ChatError;
@@ -192,8 +206,8 @@ async function follow(options: Options): Promise<void> {
   }
   const display = new Display(hasColors(process.stdout));
   const surface = {
-    print: (line: Printable) => void process.stdout.write(rendered(line, process.stdout)),
-    fail: (line: Printable) => void process.stderr.write(rendered(line, process.stderr)),
+    print: (line: Printable) => output.write(rendered(line, process.stdout)),
+    fail: (line: Printable) => void errors.write(rendered(line, process.stderr)),
   };
   const client = newClient(options, SCRIPT_GIVES_UP_MS, surface, {
     onEvent: (event) => terminal.hear(event),
@@ -202,7 +216,7 @@ async function follow(options: Options): Promise<void> {
   });
   const terminal = new Terminal(client, surface, display);
   await reach(client, options, surface, display);
-  await client.login(user, password).catch((error: unknown) => {
+  await logIn(client, user, password, SCRIPT_GIVES_UP_MS, surface, display).catch((error: unknown) => {
     throw new Exit(DID_NOT_GET_IN, refused(error, user, tls));
   });
   terminal.start();
@@ -211,8 +225,32 @@ async function follow(options: Options): Promise<void> {
     else surface.fail(display.failure(`a line has more than ${SCRIPT_LINE_BYTES_MAX} bytes; it is skipped`));
   }
   await client.catchUp().catch(() => {});
+  await output.idle(); // What was printed need not be told twice by any client, whatever it knows of this one.
   await client.logout().catch(() => client.close());
   farewell(await client.ended);
+}
+
+/** Logs in, again and again while the server has no room: many may come at once. */
+async function logIn(
+  client: ChatClient,
+  user: string,
+  password: string,
+  giveUpMs: number,
+  surface: Surface,
+  display: Display,
+): Promise<void> {
+  let isTold = false;
+  const attempt = async (): Promise<void> => {
+    try {
+      await client.login(user, password);
+    } catch (error) {
+      const isBusy = error instanceof ChatError && error.code === "busy";
+      if (isBusy && !isTold) surface.fail(display.failure(`${explain(error, user)}; trying on`));
+      isTold ||= isBusy;
+      throw error;
+    }
+  };
+  await retry(attempt, ["busy"], giveUpMs);
 }
 
 /** A client that keeps what it needs to lose nothing and to show nothing twice, also when it is killed. */
@@ -233,7 +271,16 @@ function newClient(
   };
   const session = callback ? "callback" : "resumable";
   const address = { host, port, tls };
-  return new ChatClient({ ...address, session, listenPort: listenPort ?? undefined, store, giveUpMs, ...hears });
+  const client = new ChatClient({
+    ...address,
+    session,
+    listenPort: listenPort ?? undefined,
+    store,
+    giveUpMs,
+    ...hears,
+  });
+  hangUp = () => client.close();
+  return client;
 }
 
 /** Connects, and says so before a password goes where others may read it. */
@@ -257,18 +304,12 @@ function distrusted({ detail }: ChatError): string {
 /** Leaving is no failure; everything else was said by the server, or nobody could say it. */
 function farewell(reason: string): void {
   if (reason === "logout") return;
-  throw new Exit(SESSION_ENDED, reason === "lost" ? "the connection to the server was lost" : "");
+  throw new Exit(SESSION_ENDED, explainEnd(reason));
 }
 
 function hasColors(output: NodeJS.WriteStream): boolean {
   return output.isTTY === true && !process.env.NO_COLOR && process.env.TERM !== "dumb";
 }
-
-/** Output that nobody takes any more ends the program: quietly when the reader has had enough. */
-process.stdout.on("error", (error: NodeJS.ErrnoException) => {
-  if (error.code !== "EPIPE") complain(`cannot write: ${error.message}`);
-  process.exit(error.code === "EPIPE" ? 0 : SESSION_ENDED);
-});
 
 function refused(error: unknown, user: string, tls: Options["tls"]): string {
   if (!(error instanceof ChatError)) {
@@ -290,7 +331,7 @@ function refused(error: unknown, user: string, tls: Options["tls"]): string {
 }
 
 function complain(message: string): void {
-  process.stderr.write(rendered(printable(`heartline: ${message}`), process.stderr));
+  void errors.write(rendered(printable(`heartline: ${message}`), process.stderr));
 }
 
 function unreachable(error: unknown): string {
@@ -301,15 +342,33 @@ function unreachable(error: unknown): string {
   return message;
 }
 
+/** Ends the program when what it wrote has left it: a reader that takes nothing is waited for, a person is not. */
+async function leave(code: number): Promise<never> {
+  const all = Promise.all([output.idle(), Promise.race([errors.idle(), errors.failed, Bun.sleep(LEAVE_MS)])]);
+  await (process.stdout.isTTY ? Promise.race([all, Bun.sleep(LEAVE_MS)]) : all);
+  process.exit(code);
+}
+
+/** Output that nobody takes any more ends the program: quietly when the reader has had enough. */
+void output.failed.then(({ code, message }) => {
+  // Not before it is known of every line that was taken.
+  setImmediate(() => {
+    hangUp();
+    if (code === "EPIPE") process.exit(0);
+    complain(`cannot write: ${message}`);
+    setImmediate(() => process.exit(SESSION_ENDED));
+  });
+});
+
 try {
   const options = parseOptions();
-  if (options === null) process.stdout.write(USAGE);
+  if (options === null) void output.write(USAGE);
   else if (process.stdin.isTTY && process.stdout.isTTY) await converse(options);
   else await follow(options);
-  process.exit(0);
+  await leave(0);
 } catch (error) {
   const { syscall, message } = error as NodeJS.ErrnoException;
   if (!(error instanceof Exit) && syscall === undefined) throw error;
   if (message !== "") complain(message);
-  process.exit(error instanceof Exit ? error.code : DID_NOT_GET_IN);
+  await leave(error instanceof Exit ? error.code : DID_NOT_GET_IN);
 }

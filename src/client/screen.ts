@@ -2,6 +2,7 @@ import { type Interface, createInterface } from "node:readline";
 import { Writable } from "node:stream";
 import { keyboard } from "../keyboard.ts";
 import { type Printable, rendered } from "./display.ts";
+import type { OutputWriter } from "./output.ts";
 
 /** What readline keeps to itself, and we must set: rows of the prompt above the cursor, and the lines typed before. */
 interface Hidden {
@@ -13,6 +14,7 @@ interface Hidden {
 export class Screen {
   readonly #input: NodeJS.ReadStream;
   readonly #output: NodeJS.WriteStream;
+  readonly #writer: OutputWriter;
   readonly #readline: Interface & Hidden;
   /** Nothing typed is shown: it may be a password that comes before it was asked for. */
   #muted = true;
@@ -23,14 +25,16 @@ export class Screen {
   /** Called at Ctrl+C with true; at Ctrl+D, a signal and the terminal's end with false, perhaps more than once. */
   onQuit: (byCtrlC: boolean) => void = () => {};
 
-  /** `complete` is what readline calls a completer. */
+  /** `writer` writes to `output`; `complete` is what readline calls a completer. */
   constructor(
     input: NodeJS.ReadStream,
     output: NodeJS.WriteStream,
+    writer: OutputWriter,
     complete: (line: string) => [words: string[], typed: string],
   ) {
     this.#input = input;
     this.#output = output;
+    this.#writer = writer;
     this.#readline = createInterface({
       input: keyboard(input),
       output: this.#unlessMuted(),
@@ -56,7 +60,7 @@ export class Screen {
     const output = this.#output;
     const stream = new Writable({
       write: (chunk, _encoding, done) => {
-        if (!this.#muted) output.write(chunk);
+        if (!this.#muted) this.#write(String(chunk));
         done();
       },
     });
@@ -95,7 +99,7 @@ export class Screen {
     this.#muted = secret;
     this.#redraw();
     const line = await new Promise<string | null>((resolve) => (this.#answer = resolve));
-    if (secret) this.#output.write("\n");
+    if (secret) this.#write("\n");
     this.#muted = true;
     // Names and passwords are no commands: none of them comes back with the arrow keys.
     history.splice(0, history.length, ...before);
@@ -113,29 +117,34 @@ export class Screen {
   }
 
   fail(line: Printable): void {
-    this.print(line);
+    void this.print(line);
   }
 
-  /** Prints a line above the prompt and what is typed there. */
-  print(line: Printable): void {
-    if (this.#closed || this.#answer !== null) return void this.#output.write(rendered(line, this.#output));
+  /** Prints a line above the prompt and what is typed there; resolves when the terminal took it. */
+  print(line: Printable): Promise<void> {
+    if (this.#closed || this.#answer !== null) return this.#write(rendered(line, this.#output));
     this.#erase();
-    this.#output.write(rendered(line, this.#output));
+    const printed = this.#write(rendered(line, this.#output));
     this.#redraw();
+    return printed;
+  }
+
+  #write(text: string | Uint8Array): Promise<void> {
+    return this.#writer.write(text);
   }
 
   /** Shows prompt and typed line at the cursor's row. */
   #redraw(): void {
     // Else readline would go up to where the prompt began before, and erase what was just printed there.
     this.#readline.prevRows = 0;
-    if (this.#muted) this.#output.write(this.#readline.getPrompt());
+    if (this.#muted) this.#write(this.#readline.getPrompt());
     this.#readline.prompt(true);
   }
 
   /** Takes the prompt and what is typed behind it off the screen. */
   #erase(): void {
     const { rows } = this.#readline.getCursorPos();
-    this.#output.write(`\r${rows > 0 ? `\x1b[${rows}A` : ""}\x1b[J`);
+    this.#write(`\r${rows > 0 ? `\x1b[${rows}A` : ""}\x1b[J`);
   }
 
   close(): void {

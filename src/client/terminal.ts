@@ -4,7 +4,8 @@ import { type Display, type Printable, printable } from "./display.ts";
 
 /** Who is asked, and where answers go: a screen, or a pipe. */
 export interface Surface {
-  print(line: Printable): void;
+  /** Resolves when the line has left this process. */
+  print(line: Printable): Promise<void>;
   fail(line: Printable): void;
 }
 
@@ -173,6 +174,33 @@ export function explain(error: unknown, user: string): string {
   return error.detail === "" ? error.code.replaceAll("_", " ") : error.detail;
 }
 
+/** Reasons for the end of a session that other words tell better. */
+const ENDINGS: Record<string, string> = {
+  replaced: "you logged in somewhere else",
+  expired: "the server heard nothing for too long and ended the session",
+  slow: "too much waited to be read here, so the server ended the session",
+  flood: "too many bad lines, so the server ended the session",
+  removed: "this user was removed",
+  kicked: "the operator ended the session",
+  banned: "this user is banned",
+  shutdown: "the server has shut down",
+  locked_out: "too many wrong passwords: locked out from here",
+  unknown_user: "the server does not know this user any more",
+  wrong_password: "the server does not accept the password any more",
+  unknown_session: "the server does not know the session any more",
+  bad_request: "the server did not accept where the session was to go on",
+  busy: "the server has no room",
+  internal: "something went wrong in the server",
+  unreachable: "the server cannot call this client",
+};
+
+/** Why a session has ended for good, in words for people. */
+export function explainEnd(reason: string): string {
+  if (reason === "lost") return "the connection to the server was lost";
+  const why = Object.hasOwn(ENDINGS, reason) ? ENDINGS[reason]! : explain(new ChatError(reason), "");
+  return `the session has ended: ${why}`;
+}
+
 /** Typed lines to requests, and what comes back to words. It knows neither readline nor sockets. */
 export class Terminal {
   readonly #client: ChatClient;
@@ -181,7 +209,7 @@ export class Terminal {
   /** Names that were seen, for completion. */
   readonly #names = new Set<string>();
   /** What arrives before `start` waits for it; null from then on. */
-  #early: Printable[] | null = [];
+  #early: { line: Printable; resolve: (printed: Promise<void>) => void }[] | null = [];
 
   constructor(client: ChatClient, surface: Surface, display: Display) {
     this.#client = client;
@@ -193,18 +221,20 @@ export class Terminal {
   start(): void {
     const early = this.#early ?? [];
     this.#early = null;
-    for (const line of early) this.#surface.print(line);
+    for (const { line, resolve } of early) resolve(this.#surface.print(line));
   }
 
-  #show(line: Printable): void {
-    if (this.#early === null) this.#surface.print(line);
-    else this.#early.push(line);
+  #show(line: Printable): Promise<void> {
+    const early = this.#early;
+    if (early === null) return this.#surface.print(line);
+    return new Promise((resolve) => early.push({ line, resolve }));
   }
 
-  hear(event: ChatEvent): void {
+  /** Resolves when the event has left this process. */
+  hear(event: ChatEvent): Promise<void> {
     const name = "from" in event ? event.from : "user" in event ? event.user : "";
     if (canBeName(name)) this.#names.add(name);
-    this.#show(this.#display.event(event));
+    return this.#show(this.#display.event(event));
   }
 
   /** What became of a request that an earlier run of this program left without an answer. */
@@ -214,7 +244,7 @@ export class Terminal {
       ? "the server heard it, or nobody knows"
       : "said again, since the server had not heard it";
     const refusal = error === null || isUnknown ? "" : `: ${explain(error, request.split(" ")[1] ?? "")}`;
-    this.#show(this.#display.note(`from last time: ${request} (${outcome}${refusal})`));
+    void this.#show(this.#display.note(`from last time: ${request} (${outcome}${refusal})`));
   }
 
   /** Carries out one typed line; done when its outcome is shown. */
@@ -233,7 +263,7 @@ export class Terminal {
     try {
       const outcome = await command.run(this.#client, user, text);
       if (command.names === 1) this.#names.add(user);
-      if (outcome !== "") this.#surface.print(this.#display.note(outcome));
+      if (outcome !== "") await this.#surface.print(this.#display.note(outcome));
     } catch (error) {
       this.#fail(explain(error, user));
     }

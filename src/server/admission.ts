@@ -81,7 +81,7 @@ export class Admission {
     socket.data = null;
     // Before a handshake there is nobody to tell, and this runtime would wait for one.
     if (isEncrypted) socket.end();
-    else socket.end(`busy too many ${tooMany}\n`);
+    else socket.end(`err busy too many ${tooMany}\n`);
   }
 
   /** A connection was refused. */

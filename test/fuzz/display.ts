@@ -73,7 +73,10 @@ export const display = target(
   ({ lines, refusal, zone, colored }) => {
     process.env.TZ = zone;
     const shown: string[] = [];
-    const surface = { print: (text: string) => void shown.push(text), fail: (text: string) => void shown.push(text) };
+    const surface = {
+      print: async (text: string) => void shown.push(text),
+      fail: (text: string) => void shown.push(text),
+    };
     const client = new ChatClient({ host: "127.0.0.1", port: 1 });
     const words = new Display(colored);
     const terminal = new Terminal(client, surface, words);
