@@ -100,7 +100,7 @@ export class CallbackSession implements ChatSession {
   async login(user: string, password: string, listenPort: number): Promise<Login> {
     this.#user = user;
     this.#login = loginLine(user, password, listenPort);
-    this.#store = this.#options.store(user);
+    this.#store = await this.#options.store(user);
     const earlier = this.#store?.load() ?? null;
     const after = earlier === null ? "" : ` after=${earlier.token}:${earlier.received}`;
     const login = await this.#logIn(after).catch((error: unknown) => {

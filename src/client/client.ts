@@ -26,7 +26,7 @@ export interface ChatClientOptions {
   /** Where others may call for private chats, when you agree; 0 takes a free port. Nowhere by default. */
   listenPort?: number;
   /** Keeps what must outlive this program, so that also then nothing is lost and nothing comes twice. */
-  store?: (user: string) => StateStore;
+  store?: (user: string) => Promise<StateStore> | StateStore;
   /** For how long a lost server is tried again; for ever by default. */
   giveUpMs?: number;
   /**

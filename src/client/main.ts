@@ -9,7 +9,7 @@ import { OutputWriter } from "./output.ts";
 import { retry } from "./request.ts";
 import { Screen } from "./screen.ts";
 import { SCRIPT_LINE_BYTES_MAX, scriptLines } from "./script.ts";
-import { StateFile, stateFolder } from "./state-file.ts";
+import { StateFile, StateInUse, stateFolder } from "./state-file.ts";
 import { type Surface, Terminal, canBeName, explain, explainEnd } from "./terminal.ts";
 
 const USAGE = `Usage: bun run client <host> <port> [options]
@@ -60,6 +60,9 @@ const output = new OutputWriter(process.stdout);
 const errors = new OutputWriter(process.stderr);
 /** Ends the session without another acknowledgement, and keeps its state. */
 let hangUp = (): void => {};
+/** Lets another client of the user on this machine have the state; and whether one wants it. */
+let releaseState = (): void => {};
+let isTakenOver = false;
 
 /** Refusals that another name or password does not help against. */
 const FINAL = ["locked_out", "closed", "untrusted", "needs_tls"];
@@ -158,8 +161,7 @@ async function converse(options: Options): Promise<void> {
     screen.onLine = (line) => void terminal.run(line);
     screen.onQuit = () => {
       screen.onQuit = (byCtrlC) => byCtrlC && client.close();
-      client.logout().catch(() => client.close());
-      setTimeout(() => client.close(), LOGOUT_MS);
+      void logOut(client);
     };
     const reason = await client.ended;
     if (reason === goodbye) throw new Exit(SESSION_ENDED, ""); // It was shown.
@@ -244,6 +246,7 @@ async function logIn(
     try {
       await client.login(user, password);
     } catch (error) {
+      releaseState();
       const isBusy = error instanceof ChatError && error.code === "busy";
       if (isBusy && !isTold) surface.fail(display.failure(`${explain(error, user)}; trying on`));
       isTold ||= isBusy;
@@ -253,6 +256,13 @@ async function logIn(
   await retry(attempt, ["busy"], giveUpMs);
 }
 
+/** Ends the session in good order: all that was printed is acknowledged. Without a reply in time it hangs up. */
+async function logOut(client: ChatClient): Promise<void> {
+  setTimeout(() => client.close(), LOGOUT_MS);
+  await output.idle();
+  await client.logout().catch(() => client.close());
+}
+
 /** A client that keeps what it needs to lose nothing and to show nothing twice, also when it is killed. */
 function newClient(
   { host, port, tls, callback, listenPort }: Options,
@@ -260,12 +270,19 @@ function newClient(
   surface: Surface,
   hears: Partial<ChatClientOptions>,
 ): ChatClient {
-  const store = (user: string): StateFile => {
+  const store = async (user: string): Promise<StateFile> => {
     const folder = stateFolder();
     const onFault = (why: string): void => surface.fail(printable(`cannot keep the session's state: ${why}`));
     try {
-      return new StateFile(folder, user, host, port, onFault);
+      const file = new StateFile(folder, user, host, port, onFault);
+      releaseState = () => file.release();
+      await file.claim(() => {
+        isTakenOver = true;
+        void logOut(client);
+      });
+      return file;
     } catch (error) {
+      if (error instanceof StateInUse) throw new Exit(DID_NOT_GET_IN, `${error.message}; end it first`);
       throw new Exit(DID_NOT_GET_IN, `cannot use ${folder} (XDG_STATE_HOME): ${(error as Error).message}`);
     }
   };
@@ -303,6 +320,7 @@ function distrusted({ detail }: ChatError): string {
 
 /** Leaving is no failure; everything else was said by the server, or nobody could say it. */
 function farewell(reason: string): void {
+  if (isTakenOver) throw new Exit(SESSION_ENDED, "another client of yours on this machine has taken the session over");
   if (reason === "logout") return;
   throw new Exit(SESSION_ENDED, explainEnd(reason));
 }

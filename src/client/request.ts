@@ -83,7 +83,7 @@ export interface SessionOptions extends Address {
   callbackPort: number;
   /** For how long a lost server is tried. */
   giveUpMs: number;
-  store: (user: string) => StateStore | null;
+  store: (user: string) => Promise<StateStore> | StateStore | null;
 }
 
 /** What a login gave. */

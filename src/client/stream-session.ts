@@ -104,7 +104,7 @@ export class StreamSession implements ChatSession {
     if (this.#link === null) await this.connect();
     this.#user = user;
     this.#login = loginLine(user, password, listenPort) + (this.#options.kind === "plain" ? "" : " resumable");
-    this.#store = this.#options.store(user);
+    this.#store = await this.#options.store(user);
     const earlier = this.#store?.load() ?? null;
     for (const { line, position } of earlier?.unanswered ?? []) {
       const reject = (error: ChatError): void => {

@@ -508,6 +508,37 @@ describe("in a pipe", () => {
     });
   });
 
+  test("a second client of the user on this machine takes the session over, with nothing lost and nothing twice", async () => {
+    await other.login("SEAS", PASSWORD);
+    const at = ["127.0.0.1", String(server.port), "--user", "columbia"];
+    const first = Bun.spawn([process.execPath, "src/client/main.ts", ...at], {
+      env: { XDG_STATE_HOME: state, HEARTLINE_PASSWORD: PASSWORD },
+      stdin: "pipe",
+      stdout: "pipe",
+      stderr: "pipe",
+    });
+    while (!(await other.online()).names.includes("columbia")) continue;
+    const texts: string[] = [];
+    const say = async (): Promise<void> => {
+      const text = `number ${texts.length};`;
+      texts.push(text);
+      await other.message("columbia", text);
+    };
+    for (let i = 0; i < 20; i++) await say();
+    const second = pipe("online\n", at, PASSWORD);
+    while (first.exitCode === null) await Promise.race([say(), first.exited]);
+    expect(await first.exited).toBe(3);
+    expect(await first.stderr.text()).toBe(
+      "heartline: another client of yours on this machine has taken the session over\n",
+    );
+    const { out, code } = await second;
+    expect(code).toBe(0);
+    // The rest waits for the next one.
+    const third = await pipe("", at, PASSWORD);
+    const all = (await first.stdout.text()) + out + third.out;
+    expect([...(all.match(/number \d+;/g) ?? [])]).toEqual(texts);
+  });
+
   test("a folder for its state that cannot be used is one clear line, and nobody is logged in", async () => {
     await other.login("columbia", PASSWORD);
     state = join(process.execPath, "state");
