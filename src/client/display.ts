@@ -24,6 +24,8 @@ const COLUMNS_DEFAULT = 80;
 const COLUMNS_MIN = 8;
 /** Without these a character that is wider than expected would continue the line in the next row, not indented. */
 const [AUTOWRAP_OFF, AUTOWRAP_ON] = ["\x1b[?7l", "\x1b[?7h"];
+// biome-ignore lint/suspicious/noControlCharactersInRegex: colours begin with one
+const COLOR = /(\x1b\[\d+m)/g;
 const graphemes = new Intl.Segmenter();
 
 /**
@@ -44,8 +46,7 @@ export function rowsOf(line: Printable, columns = 0): string[] {
   const rows: string[] = [];
   let row = "";
   let width = 0;
-  // biome-ignore lint/suspicious/noControlCharactersInRegex: colours begin with one
-  for (const part of line.toWellFormed().split(/(\x1b\[\d+m)/)) {
+  for (const part of line.toWellFormed().split(COLOR)) {
     if (part.startsWith("\x1b")) {
       row += part;
       continue;
@@ -64,10 +65,10 @@ export function rowsOf(line: Printable, columns = 0): string[] {
   return [...rows, row];
 }
 
-/** The most columns that a terminal takes for it: some show the parts of an emoji one by one. */
+/** The most columns that a terminal takes for it, without colours: some show the parts of an emoji one by one. */
 export function widthOf(text: string): number {
   let columns = 0;
-  for (const character of text) columns += character === "\ufe0f" ? 1 : Bun.stringWidth(character);
+  for (const character of text.replace(COLOR, "")) columns += character === "\ufe0f" ? 1 : Bun.stringWidth(character);
   return columns;
 }
 

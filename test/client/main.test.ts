@@ -205,6 +205,25 @@ describe("on a terminal", () => {
     for (const line of lines) expect(line).toMatch(/^(SEAS: | {2}|> ?$|\* |You are in)/);
   });
 
+  test("a text begins no row like another user's line when the window gets narrower later", async () => {
+    const pty = await columbiaIsIn({ columns: 60, rows: 12 });
+    await other.login("SEAS", PASSWORD);
+    await pty.sees("* SEAS is here");
+    for (let i = 0; i < 15; i++) await other.message("columbia", `${"foobar: moved ".repeat(6)}${i}`);
+    await pty.sees("moved 14");
+    pty.type("message SEAS typed");
+    await pty.until((lines) => lines.at(-1) === "> message SEAS typed");
+    for (const columns of [46, 34, 50, 20, 60]) {
+      pty.resize(columns);
+      const isWell = (lines: string[]): boolean =>
+        lines.at(-1) === "> message SEAS typed" && lines.slice(0, -1).every((line) => /^(SEAS: | {2})/.test(line));
+      await pty.until(isWell);
+      expect(pty.lines.join("").replaceAll(" ", "")).toContain("foobar:moved14");
+    }
+    pty.type("!\r");
+    await pty.sees("sent to SEAS");
+  });
+
   test("pasted line separators of Unicode end no command", async () => {
     const pty = await columbiaIsIn();
     const seas = await server.login("SEAS");
