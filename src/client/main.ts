@@ -332,7 +332,8 @@ function hasColors(output: NodeJS.WriteStream): boolean {
 function refused(error: unknown, user: string, tls: Options["tls"]): string {
   if (!(error instanceof ChatError)) {
     const { code, syscall } = error as NodeJS.ErrnoException;
-    if (syscall !== "listen") throw error;
+    if (syscall === undefined) throw error;
+    if (syscall !== "listen") throw new Exit(DID_NOT_GET_IN, `cannot reach the server: ${unreachable(error)}`);
     throw new Exit(DID_NOT_GET_IN, `cannot listen for private chats: ${code}; --listen chooses another port`);
   }
   switch (error.code) {
@@ -386,7 +387,8 @@ try {
   await leave(0);
 } catch (error) {
   const { syscall, message } = error as NodeJS.ErrnoException;
-  if (!(error instanceof Exit) && syscall === undefined) throw error;
+  // Any other fault is the program's own.
+  if (!(error instanceof Exit || error instanceof ChatError) && syscall === undefined) throw error;
   if (message !== "") complain(message);
   await leave(error instanceof Exit ? error.code : DID_NOT_GET_IN);
 }
