@@ -17,7 +17,7 @@ const USAGE = `Usage: bun run client <host> <port> [options]
 Logs in to a Heartline server and chats from this terminal. Without a terminal it reads commands from
 standard input, one a line, prints plain lines, and leaves at the end of the input, when all that had
 waited is printed. A lost connection is taken up again where it was; what that needs is kept in
-$XDG_STATE_HOME/heartline.
+$XDG_STATE_HOME/heartline. Another client of the same user on this machine takes the session over.
 
   --user <name>     who you are; the password is asked, or taken from HEARTLINE_PASSWORD
   --tls             encrypted, and only with who proves to be <host> by a certificate
