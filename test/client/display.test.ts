@@ -155,6 +155,11 @@ describe("on a terminal", () => {
     );
   });
 
+  test("text behind an emoji that is wider than the terminal goes on in an indented row", () => {
+    const emoji = "👩‍".repeat(15);
+    expect(rows(`${emoji} carol: moved`).slice(1)).toEqual([`  ${emoji}`, "   carol: moved"]);
+  });
+
   test("the terminal itself continues no row, however wide it takes a character for", () => {
     const line = printable("日本");
     expect(Buffer.from(rendered(line, { isTTY: true, columns: 20 })).toString()).toBe("\x1b[?7l日本\x1b[?7h\n");
