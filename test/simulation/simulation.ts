@@ -89,7 +89,8 @@ export class Simulation implements Surroundings {
 
   connect(client: ClientEnd): Link | null {
     if (!this.#host.listening) return null;
-    if (!this.calm && this.#hardships?.oneIn(10) === true) return this.#refuseAtDoor(client, this.#hardships);
+    const hardships = this.calm || this.#disk.isDead ? null : this.#hardships;
+    if (hardships?.oneIn(10) === true) return this.#refuseAtDoor(client, hardships);
     const room = this.random.between(10, 600) * (this.#large ? 500 : 1);
     const link = new Link(client, room, this.#disk);
     this.#links.push(link);
