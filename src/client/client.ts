@@ -50,7 +50,7 @@ export interface ChatClientOptions {
 }
 
 /** By how much the clocks of client and server may differ before the end of a mailbox is not told from its times. */
-const CLOCKS_DIFFER_MS = 2_000;
+const CLOCKS_DIFFER_MS = 1_000;
 
 /** Who is online: names in byte order, and how many more there are than the server lists. */
 export interface Online {
