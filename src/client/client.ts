@@ -244,7 +244,7 @@ function isConsent(event: NonNullable<ReturnType<typeof parseEvent>>): event is 
 
 /** A word of a request must not become two, or a line of its own. */
 function word(text: string): string {
-  if (text === "" || /[ \n]/.test(text)) throw new ChatError("bad_request", "a name or password is one word");
+  if (text === "" || /[ \r\n]/.test(text)) throw new ChatError("bad_request", "a name or password is one word");
   return text;
 }
 

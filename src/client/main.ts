@@ -10,7 +10,7 @@ import { retry } from "./request.ts";
 import { Screen } from "./screen.ts";
 import { SCRIPT_LINE_BYTES_MAX, scriptLines } from "./script.ts";
 import { StateFile, StateInUse, stateFolder } from "./state-file.ts";
-import { type Surface, Terminal, canBeName, explain, explainEnd } from "./terminal.ts";
+import { type Surface, Terminal, canBeName, explain, explainEnd, explainUnreachable } from "./terminal.ts";
 
 const USAGE = `Usage: bun run client <host> <port> [options]
 
@@ -308,7 +308,7 @@ async function reach(
   display: Display,
 ): Promise<void> {
   await client.connect().catch((error: unknown) => {
-    throw new Exit(DID_NOT_GET_IN, `cannot reach ${formatAddress(host, port)}: ${unreachable(error)}`);
+    throw new Exit(DID_NOT_GET_IN, `cannot reach ${formatAddress(host, port)}: ${explainUnreachable(error)}`);
   });
   if (tls !== false || client.isThisMachine) return;
   surface.fail(display.failure(`without --tls, others on the way to ${host} can read your password and all you say`));
@@ -333,7 +333,7 @@ function refused(error: unknown, user: string, tls: Options["tls"]): string {
   if (!(error instanceof ChatError)) {
     const { code, syscall } = error as NodeJS.ErrnoException;
     if (syscall === undefined) throw error;
-    if (syscall !== "listen") throw new Exit(DID_NOT_GET_IN, `cannot reach the server: ${unreachable(error)}`);
+    if (syscall !== "listen") throw new Exit(DID_NOT_GET_IN, `cannot reach the server: ${explainUnreachable(error)}`);
     throw new Exit(DID_NOT_GET_IN, `cannot listen for private chats: ${code}; --listen chooses another port`);
   }
   switch (error.code) {
@@ -351,14 +351,6 @@ function refused(error: unknown, user: string, tls: Options["tls"]): string {
 
 function complain(message: string): void {
   void errors.write(rendered(printable(`heartline: ${message}`), process.stderr));
-}
-
-function unreachable(error: unknown): string {
-  if (error instanceof ChatError) return error.detail;
-  const { code, message } = error as NodeJS.ErrnoException;
-  if (code === "ECONNREFUSED") return "nobody listens there";
-  if (code === "ENOTFOUND") return "there is no such host";
-  return message;
 }
 
 /** Ends the program when what it wrote has left it: a reader that takes nothing is waited for, a person is not. */

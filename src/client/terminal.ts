@@ -201,6 +201,17 @@ export function explainEnd(reason: string): string {
   return `the session has ended: ${why}`;
 }
 
+/** Why no connection came about, in words for people. */
+export function explainUnreachable(error: unknown): string {
+  if (error instanceof ChatError) return error.detail;
+  const { code, message } = error as NodeJS.ErrnoException;
+  if (code === "ECONNREFUSED") return "nobody listens there";
+  if (code === "ENOTFOUND") return "there is no such host";
+  if (code === "EADDRNOTAVAIL") return "this machine has no address that could reach it";
+  if (code === "EINVAL") return "a link-local address needs its interface, like fe80::1%eth0";
+  return message;
+}
+
 /** Typed lines to requests, and what comes back to words. It knows neither readline nor sockets. */
 export class Terminal {
   readonly #client: ChatClient;
