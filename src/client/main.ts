@@ -219,7 +219,7 @@ async function follow(options: Options): Promise<void> {
   client.ended.then(() => lines.close());
   for await (const line of lines) await terminal.run(line);
   await client.catchUp().catch(() => {});
-  await output.idle(); // What was printed need not be told twice by any client, whatever it knows of this one.
+  await output.idle(); // So the logout acknowledges all of it.
   await client.logout().catch(() => client.close());
   farewell(await client.ended);
 }
@@ -285,6 +285,7 @@ async function reach(
   display: Display,
 ): Promise<void> {
   await client.connect().catch((error: unknown) => {
+    if (error instanceof ChatError && error.code === "busy") return; // The login tries again.
     throw new Exit(DID_NOT_GET_IN, `cannot reach ${host}:${port}: ${unreachable(error)}`);
   });
   if (tls !== false || isThisMachine(host)) return;
