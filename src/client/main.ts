@@ -227,7 +227,7 @@ async function follow(options: Options): Promise<void> {
     else surface.fail(display.failure(`a line has more than ${SCRIPT_LINE_BYTES_MAX} bytes; it is skipped`));
   }
   await client.catchUp().catch(() => {});
-  await output.idle(); // What was printed need not be told twice by any client, whatever it knows of this one.
+  await output.idle(); // So the logout acknowledges all of it.
   await client.logout().catch(() => client.close());
   farewell(await client.ended);
 }
@@ -308,6 +308,7 @@ async function reach(
   display: Display,
 ): Promise<void> {
   await client.connect().catch((error: unknown) => {
+    if (error instanceof ChatError && error.code === "busy") return; // The login tries again.
     throw new Exit(DID_NOT_GET_IN, `cannot reach ${formatAddress(host, port)}: ${explainUnreachable(error)}`);
   });
   if (tls !== false || client.isThisMachine) return;

@@ -2,9 +2,10 @@ import { afterEach, beforeEach, describe, expect, jest, setSystemTime, test } fr
 import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { ChatClient, type ChatClientOptions, type ChatEvent, type ClientState } from "heartline/client";
+import { ChatClient, type ChatClientOptions, ChatError, type ChatEvent, type ClientState } from "heartline/client";
 import { DeliveryQueue } from "../../src/client/delivery.ts";
 import { Heartbeat } from "../../src/client/heartbeat.ts";
+import { retry } from "../../src/client/request.ts";
 import { UNDELIVERED_BYTES_MAX } from "../../src/limits.ts";
 import { type FakeConnection, FakeServer } from "../support/fake-server.ts";
 import { PASSWORD, WireServer } from "../support/wire.ts";
@@ -104,6 +105,7 @@ describe("an event is acknowledged when its promise is resolved, and those befor
     await client.login("alice", PASSWORD);
     await until(() => events.length === 1);
     await asked.promise;
+    for (let turns = 0; turns < 300; turns++) await new Promise((resolve) => setImmediate(resolve));
     expect(fake.lines.filter((line) => line.includes("login"))).toHaveLength(1);
     events[0]!.take();
     const login = await fake.hears(/after=/);
@@ -261,6 +263,26 @@ describe("who catches up", () => {
     await client.catchUp();
     expect(told).toHaveLength(3);
   });
+});
+
+test("a lockout is waited for, and what does not pass is not tried again", async () => {
+  jest.useFakeTimers();
+  try {
+    const failures = [new ChatError("locked_out", "60"), new ChatError("wrong_password", "2")];
+    let attempts = 0;
+    const attempt = (): Promise<void> => Promise.reject(failures[attempts++]!);
+    const ended = retry(attempt, ["locked_out", "busy"], 30_000).catch((error: ChatError) => error.code);
+    for (const seconds of [0, 59]) {
+      jest.advanceTimersByTime(seconds * 1_000);
+      for (let turns = 0; turns < 10; turns++) await Promise.resolve();
+      expect(attempts).toBe(1);
+    }
+    jest.advanceTimersByTime(1_000);
+    expect(await ended).toBe("wrong_password");
+    expect(attempts).toBe(2);
+  } finally {
+    jest.useRealTimers();
+  }
 });
 
 describe("a heartbeat", () => {

@@ -90,6 +90,15 @@ describe.each(MODES)("what waited is fetched by a %s session", (_name, ...args) 
     expect([...numbersIn(taken), ...printed("rest")]).toEqual(ALL);
   }, 30_000);
 
+  test("by a reader who wants one line only: the next fetch does not begin with that again", async () => {
+    expect(await shell("$CLIENT </dev/null | head -1 >first", ...args).exited).toBe(0);
+    expect(printed("first")).toEqual([0]);
+    expect(await shell("$CLIENT </dev/null >rest", ...args).exited).toBe(0);
+    const rest = printed("rest");
+    expect(rest[0] ?? COUNT).toBeGreaterThan(0);
+    expect(rest).toEqual(ALL.slice(rest[0] ?? COUNT));
+  }, 30_000);
+
   test("onto a full disk: that is told, with exit code 3, and all of it comes at the next fetch", async () => {
     const full = shell("$CLIENT </dev/null >/dev/full", ...args);
     expect(await full.stderr.text()).toMatch(/^heartline: cannot write: ENOSPC.*\n$/);
