@@ -17,21 +17,20 @@ export function printable(text: string): Printable {
   return printable(decode(bytes, 0, bytes.length));
 }
 
-/** What of a row a name can begin with is out of reach for the rows that continue a line. */
+/** Begins each row that continues a line, so that no text stands where a name begins. */
 const INDENT = "  ";
 const COLUMNS_DEFAULT = 80;
-/** On a narrower terminal a line is left to the terminal. */
+/** A narrower terminal breaks lines by itself. */
 const COLUMNS_MIN = 8;
-/** Without these a character that is wider than expected would continue the line in the next row, not indented. */
+/** Off, a character that is wider than expected stays in its row (DECAWM), instead of beginning one not indented. */
 const [AUTOWRAP_OFF, AUTOWRAP_ON] = ["\x1b[?7l", "\x1b[?7h"];
 // biome-ignore lint/suspicious/noControlCharactersInRegex: colours begin with one
 const COLOR = /(\x1b\[\d+m)/g;
 const graphemes = new Intl.Segmenter();
 
 /**
- * What is written to show a line there: elsewhere than on a terminal its bytes. On a terminal the line is broken into
- * rows by this program, and all but the first are indented: a text cannot imitate the line of another user by filling
- * the row before.
+ * The bytes to write for a line. For a terminal this program breaks the line into rows and indents all but the first:
+ * otherwise a text could fill its row and go on like the line of another user. For a pipe they are the line and LF.
  */
 export function rendered(line: Printable, { isTTY, columns }: { isTTY?: boolean; columns?: number }): Uint8Array {
   if (isTTY !== true) return encodeText(`${line}\n`);

@@ -21,13 +21,13 @@ export function stateFolder(): string {
   return join(isAbsolute(given) ? given : join(homedir(), ".local", "state"), "heartline");
 }
 
-/** How often the process that has a state looks whether another one wants it, and that one whether it is free. */
+/** How often the owner of a state checks whether another process wants it, and that one whether it is free. */
 const WANTED_MS = 250;
 const FREE_MS = 50;
-/** How long the process that has a state may take to leave. */
+/** How long the owner may take to leave. */
 const HANDOVER_MS = 10_000;
 
-/** The state belongs to another process, which does not leave. */
+/** Another process owns the state and does not leave. */
 export class StateInUse extends Error {}
 
 /**
@@ -35,12 +35,12 @@ export class StateInUse extends Error {}
  * that were not answered. Each save replaces the whole file, so that a killed program leaves the old or the new one.
  * It is not synced: it survives the program, but a power cut may bring an older one back, and with it messages twice.
  *
- * With `claim`, one process at a time has the state. Another one that wants it makes a file for as long as it waits;
- * whoever has the state then ends its session and exits, so that what it has shown is saved before the other begins.
+ * With `claim`, one process at a time owns the state. A process that waits for it creates a file; the owner then ends
+ * its session and exits, so that everything it has shown is saved before the other one logs in.
  */
 export class StateFile implements StateStore {
   readonly #file: string;
-  /** A database in which nothing is but a lock: the kernel releases that when the process dies, however it does. */
+  /** An empty database, locked: the kernel releases the lock when the process ends, also after SIGKILL. */
   #lock: Database | null = null;
   #watch: Timer | null = null;
   readonly #onFault: (why: string) => void;
@@ -55,8 +55,8 @@ export class StateFile implements StateStore {
   }
 
   /**
-   * Takes the state for this process; `onWanted` is called when another one wants it. Rejects with StateInUse when the
-   * process that has it does not leave.
+   * Makes this process the owner; `onWanted` is called when another one wants the state. Rejects with StateInUse when
+   * the owner does not leave.
    */
   async claim(onWanted: () => void): Promise<void> {
     const [file, wanted] = [`${this.#file}.lock`, `${this.#file}.wanted`];
@@ -82,7 +82,7 @@ export class StateFile implements StateStore {
     this.#watch.unref();
   }
 
-  /** Another process may have the state. */
+  /** Ends the claim. */
   release(): void {
     this.#stopWatching();
     this.#lock?.close();
