@@ -8,6 +8,8 @@ export interface ServerOrder {
   folder: string;
   users: number;
   durability: string;
+  /** Whether the limits on addresses hold here, so that newcomers are refused at the door. */
+  limitLoopback: boolean;
 }
 
 /** What is around the server, and hears what happens to it. */
@@ -66,6 +68,8 @@ export class ChaosServer {
       ...["src/server/main.ts", "--host", "127.0.0.1", "--port", String(this.port), "--credentials", credentials],
       ...["--data", this.#data, "--durability", order.durability],
       ...["--heartbeat-interval", String(SILENCE_S)],
+      ...(order.limitLoopback ? ["--limit-loopback", "--connection-rate", "50"] : []),
+      ...(order.limitLoopback ? ["--connections-per-address", String(order.users * 2)] : []),
     ];
     this.#random = random;
     this.#around = around;

@@ -29,7 +29,7 @@ export interface Tally {
 }
 
 /** A refusal that says for sure that nothing was acted on; any other one must not come. Talkers judge `blocked`. */
-const REFUSALS = ["not_sent", "unknown_session", "blocked"];
+const REFUSALS = ["not_sent", "unknown_session", "blocked", "busy"];
 
 interface Message {
   outcome: "o" | "u" | "n" | "";
@@ -234,6 +234,10 @@ export interface Deeds {
   /** Calls to callback clients that reached the proxy before them. */
   calls: number;
   users: number;
+  /** Runs of a client that fetches through a pipe, those whose reader went away, and the messages that came through. */
+  fetches: number;
+  fetchesLeft: number;
+  fetched: number;
 }
 
 export function isWell({ lost, twice, disordered, faults }: Tally): boolean {
@@ -261,6 +265,9 @@ export function describe(all: Tally & Deeds): string {
     "  that needed received=": all.takenUp,
     callbacks: all.calls,
     "states saved": all.saves,
+    "fetches through a pipe": all.fetches,
+    "  left in the middle": all.fetchesLeft,
+    "  messages": all.fetched,
     lost: all.lost.length,
     twice: all.twice.length,
     disordered: all.disordered.length,

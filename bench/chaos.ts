@@ -3,8 +3,9 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { parseArgs } from "node:util";
 import { Random } from "../test/support/random.ts";
-import { isCallback } from "./chaos-clients.ts";
+import { isCallback, nameOf } from "./chaos-clients.ts";
 import { Group } from "./chaos-group.ts";
+import { PipeReader } from "./chaos-pipe.ts";
 import { ChaosServer, SILENCE_S, freePort } from "./chaos-server.ts";
 import { type Tally, Verdict, describe, isWell } from "./chaos-verdict.ts";
 import { Witness } from "./chaos-witness.ts";
@@ -22,6 +23,7 @@ with what everybody was shown. Everything stays on this machine, in temporary fo
   --clients <number>       how many users there are, 2 to 2000 (200)
   --server-kills <number>  how often the server is killed, some of them while it starts, 0 to 10000 (one in 3 s)
   --durability <level>     what the server's messages survive: none, process or power (process)
+  --limit-loopback         new connections of an address are limited, so that many are refused at the door
   --help                   this page
 
 Exit code: 0 when every message came once and in order, 1 when not, 2 for a command line that cannot be meant.
@@ -46,27 +48,25 @@ interface Options {
   clients: number;
   serverKills: number;
   durability: string;
+  limitLoopback: boolean;
 }
 
 function parseOptions(args: string[]): Options | null {
   const text = { type: "string" } as const;
   const options = {
     ...{ seed: text, seconds: text, clients: text, "server-kills": text, durability: text },
+    "limit-loopback": { type: "boolean" },
     help: { type: "boolean", short: "h" },
   } as const;
-  let values: { [name in Exclude<keyof typeof options, "help">]?: string } & { help?: boolean };
+  type Given = Exclude<keyof typeof options, "help" | "limit-loopback">;
+  let values: { [name in Given]?: string } & { help?: boolean; "limit-loopback"?: boolean };
   try {
     ({ values } = parseArgs({ args, options }));
   } catch (error) {
     throw new UsageError((error as Error).message.split(/\.\s/)[0]?.replace(/^\w/, (letter) => letter.toLowerCase()));
   }
   if (values.help === true) return null;
-  const number = (
-    name: Exclude<keyof typeof values, "help">,
-    fallback: number,
-    least: number,
-    most: number,
-  ): number => {
+  const number = (name: Given, fallback: number, least: number, most: number): number => {
     const given = values[name] ?? String(fallback);
     if (/^\d+$/.test(given) && Number(given) >= least && Number(given) <= most) return Number(given);
     throw new UsageError(`--${name} takes a whole number from ${least} to ${most}, not "${given}"`);
@@ -77,6 +77,7 @@ function parseOptions(args: string[]): Options | null {
   }
   const seconds = number("seconds", 10, 1, 86_400);
   return {
+    limitLoopback: values["limit-loopback"] === true,
     ...{ seconds, durability, clients: number("clients", 200, 2, 2_000) },
     seed: number("seed", Math.floor(Math.random() * 2 ** 31), 0, 2 ** 32 - 1),
     serverKills: number("server-kills", Math.min(10_000, Math.round(seconds / SECONDS_PER_SERVER_KILL)), 0, 10_000),
@@ -91,6 +92,7 @@ class Chaos {
   readonly #folder = mkdtempSync(join(tmpdir(), "heartline-chaos-"));
   readonly #verdict: Verdict;
   readonly #groups: Group[] = [];
+  #pipe: PipeReader | null = null;
   /** Where callback clients can be called: a proxy each, of which the server is told instead of the client's port. */
   readonly #doors = new Map<string, Proxy>();
   readonly #faults: string[] = [];
@@ -108,7 +110,8 @@ class Chaos {
     this.#random = new Random(options.seed);
     this.#storm = new Storm(this.#random);
     this.#verdict = new Verdict(this.#folder, options.clients);
-    const order = { folder: this.#folder, users: options.clients, durability: options.durability };
+    const { durability, limitLoopback } = options;
+    const order = { folder: this.#folder, users: options.clients + 2, durability, limitLoopback };
     this.#server = new ChaosServer(order, this.#random, {
       fault: (what) => this.#faults.push(what),
       mute: () => this.#mute(),
@@ -151,7 +154,12 @@ class Chaos {
     await this.#until(() => !this.#verdict.read(), READY_MS, QUIET_MS);
     await this.#leave();
     this.#verdict.read();
-    return this.#report(this.#verdict.tally());
+    const tally = this.#verdict.tally();
+    const { lost, twice, disordered } = await this.#pipe!.finish();
+    tally.lost.push(...lost);
+    tally.twice.push(...twice);
+    tally.disordered.push(...disordered);
+    return this.#report(tally);
   }
 
   #startClients(): void {
@@ -167,6 +175,10 @@ class Chaos {
       this.#groups.push(group);
       group.start();
     }
+    const [reader, sender] = [nameOf(clients), nameOf(clients + 1)];
+    const order = { folder: this.#folder, port: this.#groups[0]!.proxy.port, reader, sender };
+    this.#pipe = new PipeReader(order, this.#random, (what) => this.#faults.push(what));
+    this.#pipe.start();
   }
 
   /** What the witness sees of a connection; a login that asks to be called names the port of a proxy in between. */
@@ -297,6 +309,9 @@ class Chaos {
       serverKills: this.#server.kills,
       killsInStart: this.#server.killsInStart,
       takenUp: this.#witness.takenUp,
+      fetches: this.#pipe!.fetches,
+      fetchesLeft: this.#pipe!.left,
+      fetched: this.#pipe!.shown,
       calls: this.#doors.values().reduce((sum, { accepted }) => sum + accepted, 0),
       users: clients,
     };
@@ -309,6 +324,7 @@ class Chaos {
   async stop(): Promise<void> {
     this.#storms = false;
     this.#server.stop();
+    this.#pipe?.stop();
     for (const stopping of [...this.#groups, ...this.#doors.values()]) stopping.stop();
     await Promise.all([...Program.running].map((program) => program.stop()));
     rmSync(this.#folder, { recursive: true, force: true });

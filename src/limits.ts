@@ -83,6 +83,12 @@ export const UNCONFIRMED_BYTES_MIN = 512 << 10;
 /** A client confirms at the latest after so many bytes. */
 export const CONFIRM_BYTES_MAX = 64 << 10;
 /**
+ * A client that holds more than this of what its output or its event handler has not taken stops reading. While a
+ * request waits for its reply it goes on, up to so many times as much: the handler may be what waits for the reply.
+ */
+export const UNDELIVERED_BYTES_MAX = 256 << 10;
+export const UNDELIVERED_BOUNDS = 32;
+/**
  * A client that read and confirmed a moment ago is not slow, whatever the rate: beyond the bound its messages join the
  * mailbox and are fed as it confirms, and all else may take so many times the bound. A moment is the time here.
  */

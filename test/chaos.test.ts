@@ -41,10 +41,28 @@ test("whatever is cut, stalled or killed, every message comes once and in order"
     "logins with after=",
     "  that needed received=",
     "callbacks",
+    "fetches through a pipe",
   ];
   for (const happened of ["messages", "broadcasts", "blocks, unblocks", ...deeds]) {
     expect([happened, count(happened) > 0]).toEqual([happened, true]);
   }
+}, 60_000);
+
+test("the same holds when many connections are refused at the door, since an address has its limits", async () => {
+  const seed = seedFor("chaos with limits");
+  const order = [
+    "--seed",
+    String(seed),
+    "--seconds",
+    "2",
+    "--clients",
+    "30",
+    "--server-kills",
+    "1",
+    "--limit-loopback",
+  ];
+  const { code, stdout, stderr } = await chaos(...order);
+  if (code !== 0) throw new Error(`${stdout}${stderr}`);
 }, 60_000);
 
 test("a command line that cannot be meant is refused with the reason", async () => {

@@ -1,7 +1,10 @@
 import type { Socket, TCPSocketListener } from "bun";
 import { SERVER_LINE_BYTES_MAX } from "../limits.ts";
+import { everyAddress } from "../net/host.ts";
 import { LineReader } from "../protocol/line-reader.ts";
 import { decode } from "./event.ts";
+import { DeliveryQueue } from "./delivery.ts";
+import { Heartbeat } from "./heartbeat.ts";
 import { Link } from "./link.ts";
 import {
   ANSWER_MS,
@@ -9,20 +12,25 @@ import {
   type ChatSession,
   ChatError,
   type Login,
-  Pauses,
+  STAYS_AWAY,
   type SessionListener,
   type SessionOptions,
   type StateStore,
   answer,
-  beatMsFor,
   goodbyeReason,
   isOwn,
   loginLine,
+  refusalIn,
+  retry,
   startsWithWord,
 } from "./request.ts";
 
 /** The server calls right after a login; a client that hears nothing for so long cannot be reached. */
 const FIRST_CALL_MS = 5_000;
+/** For how long a request is made again that the server had no room for. */
+const BUSY_MS = 30_000;
+/** What a later login may overcome. */
+const PASSING = ["not_sent", "unknown_outcome", "unreachable", "busy", "internal", "locked_out"];
 
 /** A call under way: its head line, and then so many bytes of the server's stream. */
 interface Call {
@@ -33,6 +41,10 @@ interface Call {
   left: number;
   /** Position of the next line in the stream. */
   position: number;
+  /** Why the server ends the session, when it said so. */
+  goodbye: string;
+  /** It has ended. */
+  closed: PromiseWithResolvers<void>;
 }
 
 /**
@@ -48,11 +60,27 @@ export class CallbackSession implements ChatSession {
   /** How it logs in, but for `callback=` and `after=`. */
   #login = "";
   #token = "";
-  #received = 0;
+  /** How far the server's stream was read and delivered. */
+  readonly #stream = new DeliveryQueue(
+    () => this.#delivered(),
+    () => this.#end("undelivered", true),
+  );
+  /** The server's calls under way. */
+  readonly #calls = new Set<Socket<Call>>();
+  #saved = true;
   /** How far the server acted on the requests of an earlier, resumable session; everything when nobody knows. */
   #acted = Number.POSITIVE_INFINITY;
-  #ended = false;
-  #beat: Timer | null = null;
+  /** Why it ended, and whether that was told; empty before. */
+  #reason = "";
+  #hasToldEnd = false;
+  readonly #heartbeat = new Heartbeat({
+    state: () => "unread", // There is no connection that could be found dead.
+    isDue: () => false,
+    beat: () => this.request("alive"),
+    late: () => {},
+  });
+  /** Requests, but for beats, that have no reply yet. */
+  #requests = 0;
   /** Requests go one at a time: each waits for the one before. */
   #last: Promise<unknown> = Promise.resolve();
   /** The secret that the server's calls show; a call may come before the login's reply. */
@@ -72,7 +100,7 @@ export class CallbackSession implements ChatSession {
   async login(user: string, password: string, listenPort: number): Promise<Login> {
     this.#user = user;
     this.#login = loginLine(user, password, listenPort);
-    this.#store = this.#options.store(user);
+    this.#store = await this.#options.store(user);
     const earlier = this.#store?.load() ?? null;
     const after = earlier === null ? "" : ` after=${earlier.token}:${earlier.received}`;
     const login = await this.#logIn(after).catch((error: unknown) => {
@@ -95,14 +123,14 @@ export class CallbackSession implements ChatSession {
     const [token = "", silence = "", ...rest] = words.split(" ");
     const option = (name: string): string | undefined => rest.find((word) => word.startsWith(name))?.slice(name.length);
     this.#token = token;
-    this.#received = 0;
+    this.#stream.restart();
     this.#acted = Number(option("received=") ?? Number.POSITIVE_INFINITY);
+    this.#saved = false;
     this.#save();
     this.#listener.began(this.#user);
     this.#secret.resolve(option("secret=") ?? "");
     const silenceMs = Number(silence) * 1000;
-    if (this.#beat !== null) clearInterval(this.#beat);
-    this.#beat = setInterval(() => void this.request("alive").catch(() => {}), beatMsFor(silenceMs));
+    this.#heartbeat.start(silenceMs);
     const inTime = await Promise.race([this.#firstCall.promise.then(() => true), Bun.sleep(FIRST_CALL_MS)]);
     if (inTime !== true) {
       await this.#say(`as ${token} logout`).catch(() => {});
@@ -112,7 +140,9 @@ export class CallbackSession implements ChatSession {
   }
 
   request(line: string): Promise<string> {
-    const outcome = this.#last.then(() => this.#ask(line));
+    const isBeat = line === "alive";
+    if (!isBeat) this.#requests++;
+    const outcome = this.#last.then(() => this.#ask(line)).finally(() => isBeat || this.#requests--);
     this.#last = outcome.catch(() => {});
     return outcome;
   }
@@ -122,11 +152,12 @@ export class CallbackSession implements ChatSession {
     if (this.#ended || this.#token === "") throw new ChatError("closed");
     const secret = this.#secret;
     try {
-      return await this.#say(`as ${this.#token} ${line}`);
+      return await this.#sayPatiently(line);
     } catch (error) {
       const { code, detail } = error as ChatError;
       if (code !== "unknown_session" || line.startsWith("logout")) throw error;
-      if (detail.startsWith("replaced")) this.#end("replaced");
+      const [word = ""] = detail.split(" ");
+      if (STAYS_AWAY.includes(word)) this.#end(word);
       else await this.#comeBack(secret);
       if (isOwn(line)) throw error;
       return this.#ask(line);
@@ -135,17 +166,33 @@ export class CallbackSession implements ChatSession {
 
   async confirm(): Promise<void> {
     await this.request("alive");
+    // What has come meanwhile is acknowledged when it is delivered: then its call ends.
+    const ends = [...this.#calls].map(({ data }) => data.closed.promise);
+    await Promise.race([Promise.all(ends), Bun.sleep(ANSWER_MS)]);
+    await this.#stream.settled();
   }
 
   async logout(): Promise<void> {
-    await this.request(`logout ${this.#received}`).catch((error: ChatError) => {
+    await this.request(`logout ${this.#stream.delivered}`).catch((error: ChatError) => {
       if (error.code !== "unknown_session") throw error; // Else it is over already.
     });
     this.#end("logout");
   }
 
   close(): void {
-    this.#end("lost");
+    this.#end("lost", true);
+  }
+
+  get #ended(): boolean {
+    return this.#reason !== "";
+  }
+
+  /** A request, made again while the server has no room for its connection, since nothing was done then. */
+  #sayPatiently(line: string): Promise<string> {
+    // The server may have too many questions for addresses: that refusal is the user's.
+    const passing = line.startsWith("getaddress") ? [] : ["busy"];
+    const attempt = (): Promise<string> => this.#say(`as ${this.#token} ${line}`);
+    return retry(attempt, passing, Math.min(BUSY_MS, this.#options.giveUpMs));
   }
 
   /** One line on a connection of its own, and its reply. */
@@ -153,7 +200,10 @@ export class CallbackSession implements ChatSession {
     const { promise, resolve, reject } = Promise.withResolvers<string>();
     const awaited: Asker = { resolve, reject };
     const link = await Link.connect(this.#options, {
-      line: (bytes, start, end) => answer(awaited, startsWithWord(bytes, start, end, "ok"), bytes, start, end),
+      line: (bytes, start, end) => {
+        const isOk = startsWithWord(bytes, start, end, "ok");
+        if (isOk || refusalIn(bytes, start, end) !== null) answer(awaited, isOk, bytes, start, end);
+      },
       checkpoint: () => {},
       // It was acted on or not: nobody knows.
       closed: (link) => reject(new ChatError(link.speaksTls === true ? "needs_tls" : "unknown_outcome")),
@@ -173,28 +223,36 @@ export class CallbackSession implements ChatSession {
   async #comeBack(secret: PromiseWithResolvers<string> | null): Promise<void> {
     if (secret !== this.#secret) return;
     this.#listener.lost();
-    const lostMs = performance.now();
-    for (const pauses = new Pauses(); !this.#ended; await pauses.next()) {
-      try {
-        await this.#logIn(` after=${this.#token}:${this.#received}`);
-        return this.#listener.back();
-      } catch (error) {
-        const { code } = error as ChatError;
-        if (!["not_sent", "unknown_outcome", "unreachable", "busy", "internal"].includes(code)) return this.#end(code);
-        if (performance.now() - lostMs > this.#options.giveUpMs) return this.#end("lost");
-      }
+    const attempt = async (): Promise<void> => {
+      // What waits to be delivered would come once more in the new session; but its handler may wait for a reply.
+      const isStuck = this.#requests > 0 ? Bun.sleep(ANSWER_MS) : this.#stream.settled();
+      await Promise.race([this.#stream.settled(), isStuck]);
+      if (!this.#ended) await this.#logIn(` after=${this.#token}:${this.#stream.delivered}`);
+    };
+    try {
+      await retry(attempt, PASSING, this.#options.giveUpMs);
+      if (!this.#ended) this.#listener.back();
+    } catch (error) {
+      const { code } = error as ChatError;
+      this.#end(["not_sent", "unknown_outcome"].includes(code) ? "lost" : code);
     }
   }
 
   #listen(): TCPSocketListener<Call> {
     return Bun.listen<Call>({
-      hostname: "0.0.0.0",
+      hostname: everyAddress(),
       port: this.#options.callbackPort,
       socket: {
         open: (socket) => {
-          socket.data = { secret: null, reader: new LineReader(SERVER_LINE_BYTES_MAX), left: -1, position: 0 };
+          const reader = new LineReader(SERVER_LINE_BYTES_MAX);
+          const closed = Promise.withResolvers<void>();
+          socket.data = { secret: null, reader, left: -1, position: 0, goodbye: "", closed };
         },
         data: (socket, chunk) => this.#hear(socket, chunk),
+        close: (socket) => {
+          this.#calls.delete(socket);
+          socket.data.closed.resolve();
+        },
       },
     });
   }
@@ -216,43 +274,75 @@ export class CallbackSession implements ChatSession {
     const isServer = verb === "callback" && secret === (await this.#secret.promise) && call.secret === this.#secret;
     call.position = Number(position);
     call.left = Number(bytes);
-    if (!isServer || !(call.position <= this.#received) || !(call.left >= 0)) return void socket.end();
+    if (!isServer || !(call.position <= this.#stream.read) || !(call.left >= 0)) return void socket.end();
+    this.#calls.add(socket);
     socket.write(`ready ${this.#token}\n`);
     this.#firstCall.resolve();
     this.#tell(socket, 0);
   }
 
-  /** Tells the lines that are new, confirms, and hangs up. */
+  /** Tells the lines that are new; when all is there and delivered, confirms and hangs up. */
   #tell(socket: Socket<Call>, bytes: number): void {
     const call = socket.data;
     const { reader } = call;
     call.left -= bytes;
     if (call.secret !== this.#secret) return void socket.end();
-    let goodbye = "";
     while (!this.#ended && reader.next()) {
       call.position += reader.lineBytes;
-      if (call.position <= this.#received) continue;
-      this.#received = call.position;
-      this.#listener.event(reader.bytes, reader.start, reader.end);
-      goodbye = goodbyeReason(reader.bytes, reader.start, reader.end) ?? goodbye;
+      if (call.position <= this.#stream.read) continue;
+      const { bytes: line, start, end } = reader;
+      this.#saved = false;
+      this.#stream.take(call.position, () => this.#listener.event(line, start, end));
+      call.goodbye = goodbyeReason(line, start, end) ?? call.goodbye;
     }
-    if (goodbye !== "replaced") this.#save();
+    if (call.goodbye !== "replaced") this.#save();
+    if (this.#stream.isFull(false, this.#requests > 0)) socket.pause();
     if (call.left > 0) return;
-    socket.end(`received ${this.#received}\n`);
-    if (goodbye === "replaced") this.#end(goodbye);
-    else if (goodbye !== "") this.#last = this.#last.then(() => this.#comeBack(call.secret));
+    call.left = Number.POSITIVE_INFINITY; // It has nothing more to say.
+    void this.#stream.settled().then(() => this.#answer(socket));
+  }
+
+  /** All that a call has brought is delivered. */
+  #answer(socket: Socket<Call>): void {
+    const { goodbye, secret } = socket.data;
+    if (secret !== this.#secret) return void socket.end();
+    socket.end(`received ${this.#stream.delivered}\n`);
+    if (STAYS_AWAY.includes(goodbye)) this.#end(goodbye);
+    else if (goodbye !== "") this.#last = this.#last.then(() => this.#comeBack(secret));
+  }
+
+  /** A handler or the output has taken what it was given before. */
+  #delivered(): void {
+    if (this.#hasToldEnd) return;
+    if (this.#saved) setImmediate(() => this.#save());
+    this.#saved = false;
+    if (!this.#stream.isFull(true, this.#requests > 0)) for (const call of this.#calls) call.resume();
   }
 
   #save(): void {
-    if (!this.#ended) this.#store?.save({ token: this.#token, received: this.#received, unanswered: [] });
+    if (this.#saved || this.#hasToldEnd || this.#token === "") return;
+    this.#saved = true;
+    this.#store?.save({ token: this.#token, received: this.#stream.delivered, unanswered: [] });
   }
 
-  #end(reason: string): void {
-    if (this.#ended) return;
-    if (reason === "logout") this.#save();
-    this.#ended = true;
-    if (this.#beat !== null) clearInterval(this.#beat);
-    this.#port?.stop(true);
-    if (this.#token !== "") this.#listener.ended(reason);
+  /** It is over: nothing more is said or read. That is told at once, or when all that was read is delivered. */
+  #end(reason: string, atOnce = false): void {
+    if (!this.#ended) {
+      this.#reason = reason;
+      // After a replacement the state belongs to the newer session.
+      if (reason === "replaced") this.#store = null;
+      this.#heartbeat.stop();
+      this.#port?.stop(true);
+    }
+    if (atOnce) this.#stream.release();
+    if (atOnce || this.#stream.delivered === this.#stream.read) this.#tellEnd();
+    else void this.#stream.settled().then(() => this.#tellEnd());
+  }
+
+  #tellEnd(): void {
+    if (this.#hasToldEnd) return;
+    this.#save();
+    this.#hasToldEnd = true;
+    if (this.#token !== "") this.#listener.ended(this.#reason);
   }
 }

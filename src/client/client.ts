@@ -1,3 +1,4 @@
+import { withZone } from "../net/host.ts";
 import { CallbackSession } from "./callback-session.ts";
 import { type ChatEvent, type ConsentEvent, parseEvent } from "./event.ts";
 import { PrivateChats } from "./private.ts";
@@ -25,11 +26,17 @@ export interface ChatClientOptions {
   /** Where others may call for private chats, when you agree; 0 takes a free port. Nowhere by default. */
   listenPort?: number;
   /** Keeps what must outlive this program, so that also then nothing is lost and nothing comes twice. */
-  store?: (user: string) => StateStore;
+  store?: (user: string) => Promise<StateStore> | StateStore;
   /** For how long a lost server is tried again; for ever by default. */
   giveUpMs?: number;
-  /** Hears everything that the server says by itself, in order. */
-  onEvent?: (event: ChatEvent) => void;
+  /**
+   * Called with everything that the server says by itself, in order. An event is acknowledged to the server when the
+   * promise that this returns, if any, is resolved, and those of all earlier events are; it may await replies of this
+   * client. The next call does not wait for it, until 256 KiB of events do: then no more are read. When it throws or
+   * rejects, that is a warning of the process, the session ends as "undelivered", and the event and all later ones come
+   * again at the next login.
+   */
+  onEvent?: (event: ChatEvent) => unknown;
   /** Hears that the connection was lost, and that it is there again. Requests wait in between. */
   onLost?: () => void;
   onBack?: () => void;
@@ -41,6 +48,9 @@ export interface ChatClientOptions {
    */
   onRecovered?: (request: string, error: ChatError | null) => void;
 }
+
+/** By how much the clocks of client and server may differ before the end of a mailbox is not told from its times. */
+const CLOCKS_DIFFER_MS = 1_000;
 
 /** Who is online: names in byte order, and how many more there are than the server lists. */
 export interface Online {
@@ -55,8 +65,8 @@ export interface Online {
  */
 export class ChatClient {
   /**
-   * Resolves when the session has ended and does not come back, with why: "logout", the reason of the server's goodbye,
-   * the code that refused a new login, or "lost".
+   * Resolves when the session has ended and does not come back, and all that came is delivered, with why: "logout", the
+   * reason of the server's goodbye, the code that refused a new login, "undelivered" or "lost".
    */
   readonly ended: Promise<string>;
   readonly #session: ChatSession;
@@ -64,6 +74,12 @@ export class ChatClient {
   readonly #listenPort: number | null;
   /** Messages that had waited for the user. */
   #stored = 0;
+  /** This end of the last connection to the server, and whether the other end is on this machine, too. */
+  #localAddress = "";
+  #isThisMachine = false;
+  /** When the session began, and whether something came since that was said after that. */
+  #beganMs = 0;
+  #hasNews = false;
 
   constructor({ onEvent, onLost, onBack, onUntrusted, onRecovered, listenPort, ...options }: ChatClientOptions) {
     const { promise, resolve } = Promise.withResolvers<string>();
@@ -72,11 +88,15 @@ export class ChatClient {
       event: (bytes, start, end) => {
         const event = parseEvent(bytes, start, end);
         if (event === null) return;
-        if (event.kind === "stored") this.#stored++;
-        if (isConsent(event)) this.#private.hear(event);
-        else onEvent?.(event);
+        this.#note(event);
+        if (isConsent(event)) return this.#private.hear(event);
+        return onEvent?.(event);
       },
-      began: (user) => this.#private.begin(user),
+      began: (user) => {
+        this.#beganMs = Date.now();
+        this.#hasNews = false;
+        this.#private.begin(user);
+      },
       lost: () => onLost?.(),
       back: () => onBack?.(),
       untrusted: (error) => onUntrusted?.(error),
@@ -90,11 +110,16 @@ export class ChatClient {
     this.#private = new PrivateChats(
       (request) => this.#session.request(request),
       (event) => onEvent?.(event),
+      (address) => withZone(address, { localAddress: this.#localAddress }),
     );
     const kind = options.session ?? "resumable";
     const { tls = false, callbackPort = 0, giveUpMs = Number.POSITIVE_INFINITY, store = () => null } = options;
     if (kind === "callback" && tls !== false) throw new ChatError("bad_request", "no callback session over TLS");
-    const all = { ...options, tls, kind, callbackPort, giveUpMs, store };
+    const connected = (localAddress: string, isThisMachine: boolean): void => {
+      this.#localAddress = localAddress;
+      this.#isThisMachine = isThisMachine;
+    };
+    const all = { ...options, tls, kind, callbackPort, giveUpMs, store, connected };
     this.#session = kind === "callback" ? new CallbackSession(all, listener) : new StreamSession(all, listener);
   }
 
@@ -104,6 +129,11 @@ export class ChatClient {
    */
   connect(): Promise<void> {
     return this.#session.connect();
+  }
+
+  /** Whether the last connection went to this machine: what is said over it in the clear, nobody else can read. */
+  get isThisMachine(): boolean {
+    return this.#isThisMachine;
   }
 
   /**
@@ -171,14 +201,28 @@ export class ChatClient {
     return this.#private.safetyNumber(user);
   }
 
-  /** Resolves when all that had waited for the user is there: a mailbox comes in portions, as it is confirmed. */
+  /**
+   * Resolves when all that waited for the user at login is delivered and acknowledged: a mailbox comes in portions, as
+   * they are acknowledged. What others say meanwhile may join its end; that need not be waited for.
+   */
   async catchUp(): Promise<void> {
     // The first answer may be on its way before the portion that it asks for; the next one is not.
-    for (let idle = 0; idle < 2; idle++) {
+    for (let idle = 0; idle < 2 && !this.#hasNews; idle++) {
       const before = this.#stored;
       await this.#session.confirm();
       if (this.#stored > before) idle = -1;
     }
+    if (this.#hasNews) await this.#session.confirm();
+  }
+
+  /** Messages come oldest first: what was said after the login tells that all that had waited then is there. */
+  #note(event: NonNullable<ReturnType<typeof parseEvent>>): void {
+    if (event.kind === "message") this.#hasNews = true;
+    if (event.kind !== "stored") return;
+    this.#stored++;
+    const nowMs = Date.now();
+    // A time of the future shows that the server's clock is ahead, and says nothing about what came before the login.
+    this.#hasNews ||= event.unixMs > this.#beganMs + CLOCKS_DIFFER_MS && event.unixMs <= nowMs;
   }
 
   /** Ends the session, and before that the private chats, so that what was said arrives. */
@@ -200,11 +244,12 @@ function isConsent(event: NonNullable<ReturnType<typeof parseEvent>>): event is 
 
 /** A word of a request must not become two, or a line of its own. */
 function word(text: string): string {
-  if (text === "" || /[ \n]/.test(text)) throw new ChatError("bad_request", "a name or password is one word");
+  if (text === "" || /[ \r\n]/.test(text)) throw new ChatError("bad_request", "a name or password is one word");
   return text;
 }
 
+/** The receiver drops one CR before the LF: a text that ends in one takes two. */
 function line(text: string): string {
   if (text === "" || text.includes("\n")) throw new ChatError("bad_request", "a text is one line, and not empty");
-  return text;
+  return text.endsWith("\r") ? `${text}\r` : text;
 }

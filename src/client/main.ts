@@ -1,20 +1,23 @@
 import { X509Certificate } from "node:crypto";
 import { readFileSync } from "node:fs";
-import { isIPv4 } from "node:net";
-import { createInterface } from "node:readline";
 import { parseArgs } from "node:util";
+import { onEndingSignal } from "../keyboard.ts";
+import { formatAddress, readHost } from "../net/host.ts";
 import { ChatClient, type ChatClientOptions, ChatError } from "./client.ts";
-import { Display, printable } from "./display.ts";
+import { Display, type Printable, printable, rendered } from "./display.ts";
+import { OutputWriter } from "./output.ts";
+import { retry } from "./request.ts";
 import { Screen } from "./screen.ts";
-import { StateFile, stateFolder } from "./state-file.ts";
-import { type Surface, Terminal, canBeName, explain } from "./terminal.ts";
+import { SCRIPT_LINE_BYTES_MAX, scriptLines } from "./script.ts";
+import { StateFile, StateInUse, stateFolder } from "./state-file.ts";
+import { type Surface, Terminal, canBeName, explain, explainEnd, explainUnreachable } from "./terminal.ts";
 
 const USAGE = `Usage: bun run client <host> <port> [options]
 
 Logs in to a Heartline server and chats from this terminal. Without a terminal it reads commands from
 standard input, one a line, prints plain lines, and leaves at the end of the input, when all that had
 waited is printed. A lost connection is taken up again where it was; what that needs is kept in
-$XDG_STATE_HOME/heartline.
+$XDG_STATE_HOME/heartline. Another client of the same user on this machine takes the session over.
 
   --user <name>     who you are; the password is asked, or taken from HEARTLINE_PASSWORD
   --tls             encrypted, and only with who proves to be <host> by a certificate
@@ -53,8 +56,21 @@ interface Options {
   listenPort: number | null;
 }
 
+const output = new OutputWriter(process.stdout);
+const errors = new OutputWriter(process.stderr);
+/** Ends the session without another acknowledgement, and keeps its state. */
+let hangUp = (): void => {};
+/** Lets another client of the user on this machine have the state; and whether one wants it. */
+let releaseState = (): void => {};
+let isTakenOver = false;
+
 /** Refusals that another name or password does not help against. */
 const FINAL = ["locked_out", "closed", "untrusted", "needs_tls"];
+
+/** How long a logout waits for its reply when the user leaves: the server may be away. */
+const LOGOUT_MS = 5_000;
+/** How long the rest of what was written may take, where nobody should have to wait for it. */
+const LEAVE_MS = 1_000;
 
 /** How long a script waits for a server that went away. */
 const SCRIPT_GIVES_UP_MS = 30_000;
@@ -91,7 +107,7 @@ function parseOptions(): Options | null {
     const password = process.env.HEARTLINE_PASSWORD ?? null;
     if (values.user !== undefined && !canBeName(values.user)) throw new Error(`"${values.user}" cannot be a user name`);
     const [user, callback] = [values.user ?? null, values.callback === true];
-    return { host, port: Number(port), user, password, callback, tls, listenPort };
+    return { host: readHost(host), port: Number(port), user, password, callback, tls, listenPort };
   } catch (error) {
     throw new Exit(BAD_USAGE, `${(error as Error).message.split(/\.\s/)[0]} (--help shows how)`);
   }
@@ -115,9 +131,12 @@ function readAuthorities(file: string): string {
 /** With people: asks for name and password until they are right, then chats until they leave. */
 async function converse(options: Options): Promise<void> {
   const display = new Display(hasColors(process.stdout));
-  const screen = new Screen(process.stdin, process.stdout, (line) => terminal.complete(line));
+  const screen = new Screen(process.stdin, process.stdout, output, (line) => terminal.complete(line));
   const client = newClient(options, Number.POSITIVE_INFINITY, screen, {
-    onEvent: (event) => terminal.hear(event),
+    onEvent: (event) => {
+      if (event.kind === "goodbye") goodbye = event.reason;
+      return terminal.hear(event);
+    },
     onLost: () => {
       screen.print(display.note("* the connection was lost; what you say waits until it is back"));
       screen.setPrompt("(lost) > ");
@@ -127,6 +146,8 @@ async function converse(options: Options): Promise<void> {
     onRecovered: (request, error) => terminal.recover(request, error),
   });
   const terminal = new Terminal(client, screen, display);
+  let goodbye = "";
+  onEndingSignal(() => screen.quit(false));
   try {
     const quit = new Promise<never>((_, reject) => {
       screen.onQuit = () => reject(new Exit(DID_NOT_GET_IN, "not logged in"));
@@ -139,10 +160,12 @@ async function converse(options: Options): Promise<void> {
     // Replies come in order; only what is said privately may take longer, and holds nothing up.
     screen.onLine = (line) => void terminal.run(line);
     screen.onQuit = () => {
-      screen.onQuit = () => client.close();
-      client.logout().catch(() => client.close());
+      screen.onQuit = (byCtrlC) => byCtrlC && client.close();
+      void logOut(client);
     };
-    farewell(await client.ended);
+    const reason = await client.ended;
+    if (reason === goodbye) throw new Exit(SESSION_ENDED, ""); // It was shown.
+    farewell(reason);
   } finally {
     screen.close();
   }
@@ -165,8 +188,7 @@ async function askUntilIn(
     const password = user === null ? null : (givenPassword ?? (await screen.ask("Password: ", true)));
     if (user === null || password === null) throw new Exit(DID_NOT_GET_IN, "not logged in");
     try {
-      await client.login(user, password);
-      return;
+      return await logIn(client, user, password, Number.POSITIVE_INFINITY, screen, display);
     } catch (error) {
       const refusal = refused(error, user, tls);
       const { code } = error as ChatError;
@@ -186,26 +208,59 @@ async function follow(options: Options): Promise<void> {
   }
   const display = new Display(hasColors(process.stdout));
   const surface = {
-    print: (line: string) => void process.stdout.write(`${line}\n`),
-    fail: (line: string) => void process.stderr.write(`${line}\n`),
+    print: (line: Printable) => output.write(rendered(line, process.stdout)),
+    fail: (line: Printable) => void errors.write(rendered(line, process.stderr)),
   };
   const client = newClient(options, SCRIPT_GIVES_UP_MS, surface, {
     onEvent: (event) => terminal.hear(event),
-    onUntrusted: (error) => surface.fail(distrusted(error)),
+    onUntrusted: (error) => surface.fail(printable(distrusted(error))),
     onRecovered: (request, error) => terminal.recover(request, error),
   });
   const terminal = new Terminal(client, surface, display);
   await reach(client, options, surface, display);
-  await client.login(user, password).catch((error: unknown) => {
+  await logIn(client, user, password, SCRIPT_GIVES_UP_MS, surface, display).catch((error: unknown) => {
     throw new Exit(DID_NOT_GET_IN, refused(error, user, tls));
   });
   terminal.start();
-  const lines = createInterface({ input: process.stdin });
-  client.ended.then(() => lines.close());
-  for await (const line of lines) await terminal.run(line);
+  for await (const line of scriptLines(process.stdin, client.ended)) {
+    if (line !== null) await terminal.run(line);
+    else surface.fail(display.failure(`a line has more than ${SCRIPT_LINE_BYTES_MAX} bytes; it is skipped`));
+  }
   await client.catchUp().catch(() => {});
+  await output.idle(); // So the logout acknowledges all of it.
   await client.logout().catch(() => client.close());
   farewell(await client.ended);
+}
+
+/** Logs in, again and again while the server has no room: many may come at once. */
+async function logIn(
+  client: ChatClient,
+  user: string,
+  password: string,
+  giveUpMs: number,
+  surface: Surface,
+  display: Display,
+): Promise<void> {
+  let isTold = false;
+  const attempt = async (): Promise<void> => {
+    try {
+      await client.login(user, password);
+    } catch (error) {
+      releaseState();
+      const isBusy = error instanceof ChatError && error.code === "busy";
+      if (isBusy && !isTold) surface.fail(display.failure(`${explain(error, user)}; trying on`));
+      isTold ||= isBusy;
+      throw error;
+    }
+  };
+  await retry(attempt, ["busy"], giveUpMs);
+}
+
+/** Ends the session in good order: all that was printed is acknowledged. Without a reply in time it hangs up. */
+async function logOut(client: ChatClient): Promise<void> {
+  setTimeout(() => client.close(), LOGOUT_MS);
+  await output.idle();
+  await client.logout().catch(() => client.close());
 }
 
 /** A client that keeps what it needs to lose nothing and to show nothing twice, also when it is killed. */
@@ -215,18 +270,34 @@ function newClient(
   surface: Surface,
   hears: Partial<ChatClientOptions>,
 ): ChatClient {
-  const store = (user: string): StateFile => {
+  const store = async (user: string): Promise<StateFile> => {
     const folder = stateFolder();
-    const onFault = (why: string): void => surface.fail(`cannot keep the session's state: ${why}`);
+    const onFault = (why: string): void => surface.fail(printable(`cannot keep the session's state: ${why}`));
     try {
-      return new StateFile(folder, user, host, port, onFault);
+      const file = new StateFile(folder, user, host, port, onFault);
+      releaseState = () => file.release();
+      await file.claim(() => {
+        isTakenOver = true;
+        void logOut(client);
+      });
+      return file;
     } catch (error) {
+      if (error instanceof StateInUse) throw new Exit(DID_NOT_GET_IN, `${error.message}; end it first`);
       throw new Exit(DID_NOT_GET_IN, `cannot use ${folder} (XDG_STATE_HOME): ${(error as Error).message}`);
     }
   };
   const session = callback ? "callback" : "resumable";
   const address = { host, port, tls };
-  return new ChatClient({ ...address, session, listenPort: listenPort ?? undefined, store, giveUpMs, ...hears });
+  const client = new ChatClient({
+    ...address,
+    session,
+    listenPort: listenPort ?? undefined,
+    store,
+    giveUpMs,
+    ...hears,
+  });
+  hangUp = () => client.close();
+  return client;
 }
 
 /** Connects, and says so before a password goes where others may read it. */
@@ -237,14 +308,11 @@ async function reach(
   display: Display,
 ): Promise<void> {
   await client.connect().catch((error: unknown) => {
-    throw new Exit(DID_NOT_GET_IN, `cannot reach ${host}:${port}: ${unreachable(error)}`);
+    if (error instanceof ChatError && error.code === "busy") return; // The login tries again.
+    throw new Exit(DID_NOT_GET_IN, `cannot reach ${formatAddress(host, port)}: ${explainUnreachable(error)}`);
   });
-  if (tls !== false || isThisMachine(host)) return;
+  if (tls !== false || client.isThisMachine) return;
   surface.fail(display.failure(`without --tls, others on the way to ${host} can read your password and all you say`));
-}
-
-function isThisMachine(host: string): boolean {
-  return host === "localhost" || host === "::1" || (isIPv4(host) && host.startsWith("127."));
 }
 
 function distrusted({ detail }: ChatError): string {
@@ -253,24 +321,20 @@ function distrusted({ detail }: ChatError): string {
 
 /** Leaving is no failure; everything else was said by the server, or nobody could say it. */
 function farewell(reason: string): void {
+  if (isTakenOver) throw new Exit(SESSION_ENDED, "another client of yours on this machine has taken the session over");
   if (reason === "logout") return;
-  throw new Exit(SESSION_ENDED, reason === "lost" ? "the connection to the server was lost" : "");
+  throw new Exit(SESSION_ENDED, explainEnd(reason));
 }
 
 function hasColors(output: NodeJS.WriteStream): boolean {
   return output.isTTY === true && !process.env.NO_COLOR && process.env.TERM !== "dumb";
 }
 
-/** Output that nobody takes any more ends the program: quietly when the reader has had enough. */
-process.stdout.on("error", (error: NodeJS.ErrnoException) => {
-  if (error.code !== "EPIPE") process.stderr.write(`heartline: cannot write: ${error.message}\n`);
-  process.exit(error.code === "EPIPE" ? 0 : SESSION_ENDED);
-});
-
 function refused(error: unknown, user: string, tls: Options["tls"]): string {
   if (!(error instanceof ChatError)) {
     const { code, syscall } = error as NodeJS.ErrnoException;
-    if (syscall !== "listen") throw error;
+    if (syscall === undefined) throw error;
+    if (syscall !== "listen") throw new Exit(DID_NOT_GET_IN, `cannot reach the server: ${explainUnreachable(error)}`);
     throw new Exit(DID_NOT_GET_IN, `cannot listen for private chats: ${code}; --listen chooses another port`);
   }
   switch (error.code) {
@@ -286,22 +350,38 @@ function refused(error: unknown, user: string, tls: Options["tls"]): string {
   }
 }
 
-function unreachable(error: unknown): string {
-  if (error instanceof ChatError) return error.detail;
-  const { code, message } = error as NodeJS.ErrnoException;
-  if (code === "ECONNREFUSED") return "nobody listens there";
-  if (code === "ENOTFOUND") return "there is no such host";
-  return message;
+function complain(message: string): void {
+  void errors.write(rendered(printable(`heartline: ${message}`), process.stderr));
 }
+
+/** Ends the program when what it wrote has left it: a reader that takes nothing is waited for, a person is not. */
+async function leave(code: number): Promise<never> {
+  const all = Promise.all([output.idle(), Promise.race([errors.idle(), errors.failed, Bun.sleep(LEAVE_MS)])]);
+  await (process.stdout.isTTY ? Promise.race([all, Bun.sleep(LEAVE_MS)]) : all);
+  process.exit(code);
+}
+
+/** Output that nobody takes any more ends the program: quietly when the reader has had enough. */
+void output.failed.then(({ code, message }) => {
+  // Not before it is known of every line that was taken.
+  setImmediate(() => {
+    hangUp();
+    if (code === "EPIPE") process.exit(0);
+    complain(`cannot write: ${message}`);
+    setImmediate(() => process.exit(SESSION_ENDED));
+  });
+});
 
 try {
   const options = parseOptions();
-  if (options === null) process.stdout.write(USAGE);
+  if (options === null) void output.write(USAGE);
   else if (process.stdin.isTTY && process.stdout.isTTY) await converse(options);
   else await follow(options);
-  process.exit(0);
+  await leave(0);
 } catch (error) {
-  if (!(error instanceof Exit)) throw error;
-  if (error.message !== "") process.stderr.write(`heartline: ${printable(error.message)}\n`);
-  process.exit(error.code);
+  const { syscall, message } = error as NodeJS.ErrnoException;
+  // Any other fault is the program's own.
+  if (!(error instanceof Exit || error instanceof ChatError) && syscall === undefined) throw error;
+  if (message !== "") complain(message);
+  await leave(error instanceof Exit ? error.code : DID_NOT_GET_IN);
 }

@@ -40,7 +40,7 @@ export interface ChatSession {
   login(user: string, password: string, listenPort: number): Promise<Login>;
   /** A request, without its line's end; resolves with the words behind `ok`. It waits while the server is away. */
   request(line: string): Promise<string>;
-  /** Tells the server how much of its stream has come. */
+  /** Acknowledges all that has come by now, as soon as it is delivered; resolves with the server's reply to that. */
   confirm(): Promise<void>;
   logout(): Promise<void>;
   /** Hangs up for good. */
@@ -51,8 +51,11 @@ export interface ChatSession {
 export interface SessionListener {
   /** A session of that user begins, the first or a newer one: nothing of an earlier one's holds but its messages. */
   began(user: string): void;
-  /** An event's line. */
-  event(bytes: Uint8Array, start: number, end: number): void;
+  /**
+   * An event's line, valid during the call. When it returns a promise, the line and those after it are acknowledged
+   * once that is resolved; a handler that throws or rejects ends the session as "undelivered".
+   */
+  event(bytes: Uint8Array, start: number, end: number): unknown;
   /** The connection was lost, and is there again. */
   lost(): void;
   back(): void;
@@ -60,7 +63,7 @@ export interface SessionListener {
   untrusted(error: ChatError): void;
   /** A request of an earlier run that had no answer yet: it was made again, or why not, or why that was refused. */
   recovered(line: string, error: ChatError | null): void;
-  /** It has ended and does not come back: "logout", the server's reason, the code of a refusal, or "lost". */
+  /** It has ended and does not come back: "logout", the server's reason, a refusal's code, "undelivered" or "lost". */
   ended(reason: string): void;
 }
 
@@ -69,6 +72,8 @@ export interface Address {
   host: string;
   port: number;
   tls: boolean | { ca: string };
+  /** Called for each connection with its own address, and with whether the server is on the same machine. */
+  connected?: (localAddress: string, isThisMachine: boolean) => void;
 }
 
 export interface SessionOptions extends Address {
@@ -78,7 +83,7 @@ export interface SessionOptions extends Address {
   callbackPort: number;
   /** For how long a lost server is tried. */
   giveUpMs: number;
-  store: (user: string) => StateStore | null;
+  store: (user: string) => Promise<StateStore> | StateStore | null;
 }
 
 /** What a login gave. */
@@ -94,10 +99,10 @@ export interface Asker {
   reject: (error: ChatError) => void;
 }
 
-const BEAT_MS = 30_000;
 /** A server that does not answer within this time is gone, even if no packet says so. */
 export const ANSWER_MS = 10_000;
 export const NO_ANSWER = `no answer came within ${ANSWER_MS / 1000} seconds`;
+const LOCKOUT_MS_MAX = 3_600_000;
 const PAUSE_MIN_MS = 200;
 const PAUSE_MAX_MS = 20_000;
 
@@ -110,10 +115,29 @@ export class Pauses {
     this.#pauseMs = Math.min(PAUSE_MIN_MS * 2 ** attempts, PAUSE_MAX_MS);
   }
 
-  async next(): Promise<void> {
+  /** Waits, at least for so long. */
+  async next(leastMs = 0): Promise<void> {
     const pauseMs = this.#pauseMs * (0.5 + Math.random() / 2);
     this.#pauseMs = Math.min(this.#pauseMs * 2, PAUSE_MAX_MS);
-    await Bun.sleep(pauseMs);
+    await Bun.sleep(Math.max(pauseMs, leastMs));
+  }
+}
+
+/**
+ * Attempts something until it works, with growing pauses, while it fails with one of the `passing` codes; a lockout is
+ * waited for. Rejects with the failure that ends it: another code, or the last one when `giveUpMs` is over.
+ */
+export async function retry<T>(attempt: () => Promise<T>, passing: readonly string[], giveUpMs: number): Promise<T> {
+  const startMs = performance.now();
+  for (const pauses = new Pauses(); ;) {
+    const isLastTime = performance.now() - startMs > giveUpMs;
+    try {
+      return await attempt();
+    } catch (error) {
+      if (isLastTime || !(error instanceof ChatError) || !passing.includes(error.code)) throw error;
+      const isLockedOut = error.code === "locked_out";
+      await pauses.next(isLockedOut ? Math.min(Number.parseInt(error.detail, 10) * 1000 || 0, LOCKOUT_MS_MAX) : 0);
+    }
   }
 }
 
@@ -127,17 +151,25 @@ export function isOwn(line: string): boolean {
   return /^(alive|logout|getaddress|private_answer)/.test(line);
 }
 
-/** How often to beat, well within that silence. */
-export function beatMsFor(silenceMs: number): number {
-  return Math.min(BEAT_MS, Math.max(silenceMs - 5_000, silenceMs * 0.6));
-}
-
 /** Gives a reply's line bytes[start..end) to who waits for it. */
 export function answer({ resolve, reject }: Asker, isOk: boolean, bytes: Uint8Array, start: number, end: number): void {
   if (isOk) return resolve(decode(bytes, Math.min(start + 3, end), end));
-  const [code = "", ...detail] = decode(bytes, Math.min(start + 4, end), end).split(" ");
-  reject(new ChatError(code, detail.join(" ")));
+  reject(refusalIn(bytes, start, end)!);
 }
+
+/**
+ * The refusal in a line `err <code> ...`, or in `busy <words>`, with which older servers refuse a connection; null for
+ * any other line.
+ */
+export function refusalIn(bytes: Uint8Array, start: number, end: number): ChatError | null {
+  const isError = startsWithWord(bytes, start, end, "err");
+  if (!isError && !startsWithWord(bytes, start, end, "busy")) return null;
+  const [code = "", ...detail] = decode(bytes, isError ? Math.min(start + 4, end) : start, end).split(" ");
+  return new ChatError(code, detail.join(" "));
+}
+
+/** After these the session, and its user's state, belong to somebody else, or the user does not want it back. */
+export const STAYS_AWAY = ["replaced", "removed", "kicked", "logout"];
 
 /** Whether the first word of a line is that one. */
 export function startsWithWord(bytes: Uint8Array, start: number, end: number, word: string): boolean {

@@ -1,5 +1,7 @@
 import { CONFIRM_BYTES_MAX } from "../limits.ts";
-import { decode } from "./event.ts";
+import { DeliveryQueue } from "./delivery.ts";
+import { encodeText } from "./event.ts";
+import { Heartbeat } from "./heartbeat.ts";
 import { Link } from "./link.ts";
 import {
   ANSWER_MS,
@@ -9,14 +11,16 @@ import {
   type Login,
   NO_ANSWER,
   Pauses,
+  STAYS_AWAY,
   type SessionListener,
   type SessionOptions,
   type StateStore,
   answer,
-  beatMsFor,
   goodbyeReason,
   isOwn,
   loginLine,
+  refusalIn,
+  retry,
   startsWithWord,
 } from "./request.ts";
 
@@ -29,10 +33,10 @@ interface Pending extends Asker {
 /** What was told is confirmed within this time, or after CONFIRM_BYTES_MAX. */
 const CONFIRM_MS = 4_000;
 /** What a later attempt to come back may overcome. All else is the server's refusal. */
-const PASSING = ["closed", "busy", "internal", "untrusted", "needs_tls"];
-const TICK_MS = 1_000;
-/** A tick that comes so late comes after a sleep of the machine: whether the server is there must be found out now. */
-const SLEPT_MS = 5_000;
+const PASSING = ["closed", "busy", "internal", "locked_out", "untrusted", "needs_tls"];
+
+/** Refusals of a login after which the next attempt uses the same connection. */
+const ON_SAME_CONNECTION = ["wrong_password", "unknown_user"];
 
 /**
  * A session over connections that come and go. Both directions are byte streams with positions (PROTOCOL.md, Sessions):
@@ -45,24 +49,34 @@ export class StreamSession implements ChatSession {
   #link: Link | null = null;
   /** A reply outside the streams is awaited: to `login` or `resume`. */
   #greeting: Asker | null = null;
+  /** That reply was `ok` on this connection: from then on its lines are the server's stream, and not before. */
+  #isAttached = false;
   #user = "";
   /** How it logs in, but for `after=`. */
   #login = "";
   #token = "";
-  #ended = false;
+  /** Why it ended, and whether that was told; empty before. */
+  #reason = "";
+  #hasToldEnd = false;
   /** Requests without a reply, in their order, and the position behind the last one. */
   #pending: Pending[] = [];
   #position = 0;
-  /** How far the server's stream was told, and confirmed. */
-  #received = 0;
+  /** How far the server's stream was read and delivered, and acknowledged. */
+  readonly #stream = new DeliveryQueue(
+    () => this.#delivered(),
+    () => this.#end("undelivered", true),
+  );
   #confirmed = 0;
+  /** Position of the connection in that stream: after a resume it is behind what was read and not delivered. */
+  #at = 0;
   #unconfirmedSinceMs = 0;
   #saved = true;
-  #ticker: Timer | null = null;
-  #beatMs = 0;
-  #saidMs = 0;
-  /** When the beat was sent that has no answer yet; 0 when every one has. */
-  #beatSentMs = 0;
+  readonly #heartbeat = new Heartbeat({
+    state: () => (this.#link === null || !this.#isAttached ? "away" : this.#link.isPaused ? "unread" : "read"),
+    isDue: (nowMs) => this.#unconfirmedSinceMs > 0 && nowMs - this.#unconfirmedSinceMs >= CONFIRM_MS,
+    beat: () => this.#confirm(),
+    late: () => this.#link?.close(),
+  });
   #comingBack = false;
   /** Why nobody who answered since the loss was to be trusted, as it was told last: the same is not told again. */
   #distrust = "";
@@ -76,10 +90,13 @@ export class StreamSession implements ChatSession {
 
   async connect(): Promise<void> {
     this.#closedBy = new ChatError("closed");
+    this.#isAttached = false;
     this.#link = await Link.connect(this.#options, {
       line: (bytes, start, end, lineBytes) => this.#line(bytes, start, end, lineBytes),
       checkpoint: () => this.#save(),
       closed: (link) => this.#closed(link),
+    }).catch((error: unknown) => {
+      throw this.#closedBy.code === "closed" ? error : this.#closedBy;
     });
   }
 
@@ -87,19 +104,20 @@ export class StreamSession implements ChatSession {
     if (this.#link === null) await this.connect();
     this.#user = user;
     this.#login = loginLine(user, password, listenPort) + (this.#options.kind === "plain" ? "" : " resumable");
-    this.#store = this.#options.store(user);
+    this.#store = await this.#options.store(user);
     const earlier = this.#store?.load() ?? null;
-    if (earlier === null) return this.#logIn("");
-    for (const { line, position } of earlier.unanswered) {
+    for (const { line, position } of earlier?.unanswered ?? []) {
       const reject = (error: ChatError): void => {
         if (error.code !== "closed") this.#listener.recovered(line, error); // Else the next run asks again.
       };
       this.#pending.push({ line, position, resolve: () => this.#listener.recovered(line, null), reject });
     }
     try {
-      return await this.#logIn(` after=${earlier.token}:${earlier.received}`);
+      return await this.#logIn(earlier === null ? "" : ` after=${earlier.token}:${earlier.received}`);
     } catch (error) {
       this.#pending.length = 0;
+      // Behind any other refusal the server may be about to close the connection.
+      if (!ON_SAME_CONNECTION.includes((error as ChatError).code)) this.#link?.close();
       throw error;
     }
   }
@@ -110,7 +128,8 @@ export class StreamSession implements ChatSession {
       const [token = "", silence = "", ...more] = reply.split(" ");
       const acted = more.find((word) => word.startsWith("received="))?.slice("received=".length);
       this.#token = token;
-      this.#received = this.#confirmed = this.#position = 0;
+      this.#stream.restart();
+      this.#at = this.#confirmed = this.#position = 0;
       this.#listener.began(this.#user);
       const earlier = this.#pending;
       this.#pending = [];
@@ -122,8 +141,7 @@ export class StreamSession implements ChatSession {
       }
       this.#saved = false;
       const silenceMs = Number(silence) * 1000;
-      this.#beatMs = beatMsFor(silenceMs);
-      this.#tickEvery(Math.min(TICK_MS, this.#beatMs / 2));
+      this.#heartbeat.start(silenceMs);
       return { token, silenceMs };
     });
   }
@@ -136,19 +154,24 @@ export class StreamSession implements ChatSession {
   }
 
   async confirm(): Promise<void> {
-    this.#confirmed = this.#received;
+    await this.#stream.settled();
+    await this.#confirm();
+  }
+
+  async #confirm(): Promise<void> {
+    this.#confirmed = this.#stream.delivered;
     this.#unconfirmedSinceMs = 0;
-    await this.request(this.#options.kind === "plain" ? "alive" : `alive ${this.#received}`);
+    await this.request(this.#options.kind === "plain" ? "alive" : `alive ${this.#confirmed}`);
   }
 
   async logout(): Promise<void> {
     if (this.#link === null) return this.#end("logout");
-    await this.request(this.#options.kind === "plain" ? "logout" : `logout ${this.#received}`);
+    await this.request(this.#options.kind === "plain" ? "logout" : `logout ${this.#stream.delivered}`);
     this.#end("logout");
   }
 
   close(): void {
-    this.#end("lost");
+    this.#end("lost", true);
   }
 
   /**
@@ -175,83 +198,100 @@ export class StreamSession implements ChatSession {
   }
 
   #send(pending: Pending): void {
-    this.#position += Buffer.byteLength(pending.line) + 1;
+    this.#position += encodeText(pending.line).length + 1;
     pending.position = this.#position;
     this.#pending.push(pending);
     this.#saved = false;
     // While a greeting is under way nobody knows yet where the stream goes on. What waits for it is kept all the same.
     if (this.#link === null || this.#greeting !== null) return void setImmediate(() => this.#save());
-    this.#saidMs = performance.now();
+    this.#heartbeat.said();
     this.#link.send(pending.line);
+    this.#regulate();
   }
 
   #line(bytes: Uint8Array, start: number, end: number, lineBytes: number): void {
     const isOk = startsWithWord(bytes, start, end, "ok");
-    const isError = !isOk && startsWithWord(bytes, start, end, "err");
-    if (this.#greeting !== null && (isOk || isError)) {
-      const greeting = this.#greeting;
-      this.#greeting = null;
-      return answer(greeting, isOk, bytes, start, end);
-    }
-    if (startsWithWord(bytes, start, end, "busy"))
-      this.#closedBy = new ChatError("busy", decode(bytes, start + 5, end));
-    this.#received += lineBytes;
+    if (!this.#isAttached) return this.#beforeStream(isOk, bytes, start, end);
+    const isReply = isOk || startsWithWord(bytes, start, end, "err");
+    this.#at += lineBytes;
+    if (this.#at <= this.#stream.read) return; // It came before the last loss, and is not delivered yet.
     this.#saved = false;
-    if (isOk || isError) {
+    if (isReply) {
+      this.#stream.take(this.#at);
       const pending = this.#pending.shift();
       if (pending === undefined) return;
       if (!pending.line.startsWith("alive")) this.#heard();
       return answer(pending, isOk, bytes, start, end);
     }
-    this.#heard();
-    this.#listener.event(bytes, start, end);
+    this.#stream.take(this.#at, () => this.#listener.event(bytes, start, end));
+    if (this.#stream.delivered === this.#at) this.#heard();
+    else this.#regulate();
     const reason = goodbyeReason(bytes, start, end);
-    if (reason !== null && (reason === "replaced" || this.#options.kind === "plain")) this.#end(reason);
+    if (reason !== null && (STAYS_AWAY.includes(reason) || this.#options.kind === "plain")) this.#end(reason);
+  }
+
+  /** The reply that begins the stream on this connection, or a line before it, which may be a refusal at the door. */
+  #beforeStream(isOk: boolean, bytes: Uint8Array, start: number, end: number): void {
+    const greeting = this.#greeting;
+    const refusal = isOk ? null : refusalIn(bytes, start, end);
+    if (greeting !== null && (isOk || startsWithWord(bytes, start, end, "err"))) {
+      this.#greeting = null;
+      this.#isAttached = isOk;
+      answer(greeting, isOk, bytes, start, end);
+    } else if (refusal !== null) {
+      this.#closedBy = refusal;
+      this.#link?.close();
+    }
   }
 
   /** Something is there to be confirmed. */
   #heard(): void {
     if (this.#unconfirmedSinceMs === 0) this.#unconfirmedSinceMs = performance.now();
-    if (this.#received - this.#confirmed >= CONFIRM_BYTES_MAX) this.#beat();
+    if (this.#stream.delivered - this.#confirmed >= CONFIRM_BYTES_MAX) this.#heartbeat.beat();
+  }
+
+  /** A handler or the output has taken what it was given before. */
+  #delivered(): void {
+    if (this.#hasToldEnd) return;
+    if (this.#saved) setImmediate(() => this.#save());
+    this.#saved = false;
+    if (this.#ended || !this.#isAttached) return;
+    this.#heard();
+    this.#regulate();
+  }
+
+  get #ended(): boolean {
+    return this.#reason !== "";
+  }
+
+  /** Somebody waits for a reply. */
+  get #mustRead(): boolean {
+    return this.#pending.some(({ line }) => !line.startsWith("alive"));
+  }
+
+  /** Reads on, or not, as what was read is delivered. */
+  #regulate(): void {
+    const link = this.#link;
+    if (link === null) return;
+    const isFull = this.#stream.isFull(link.isPaused, this.#mustRead);
+    if (link.isPaused && !isFull) this.#heartbeat.readsAgain();
+    link.isPaused = isFull;
   }
 
   /** Nothing leaves, and nothing more is read, before what is known is kept. */
   #save(): void {
-    if (this.#saved || this.#ended || this.#token === "" || this.#store === null) return;
+    if (this.#saved || this.#hasToldEnd || this.#token === "" || this.#store === null) return;
     this.#saved = true;
     const unanswered = this.#pending
       .filter(({ line }) => !isOwn(line))
       .map(({ line, position }) => ({ line, position }));
-    this.#store.save({ token: this.#token, received: this.#received, unanswered });
-  }
-
-  #tickEvery(tickMs: number): void {
-    if (this.#ticker !== null) clearInterval(this.#ticker);
-    let tickedMs = (this.#saidMs = performance.now());
-    this.#beatSentMs = 0;
-    this.#ticker = setInterval(() => {
-      const nowMs = performance.now();
-      const hasSlept = nowMs - tickedMs > tickMs + SLEPT_MS;
-      tickedMs = nowMs;
-      if (this.#link === null || this.#greeting !== null) return;
-      if (this.#beatSentMs > 0) {
-        if (nowMs - this.#beatSentMs >= Math.min(ANSWER_MS, this.#beatMs) && !hasSlept) this.#link.close();
-        return;
-      }
-      const isConfirmDue = this.#unconfirmedSinceMs > 0 && nowMs - this.#unconfirmedSinceMs >= CONFIRM_MS;
-      if (isConfirmDue || hasSlept || nowMs - this.#saidMs >= this.#beatMs - tickMs) this.#beat();
-    }, tickMs);
-  }
-
-  #beat(): void {
-    if (this.#beatSentMs === 0) this.#beatSentMs = performance.now();
-    const answered = (): number => (this.#beatSentMs = 0);
-    this.confirm().then(answered, answered);
+    this.#store.save({ token: this.#token, received: this.#stream.delivered, unanswered });
   }
 
   #closed(link: Link): void {
     if (link !== this.#link) return;
     this.#link = null;
+    this.#isAttached = false;
     this.#greeting?.reject(link.speaksTls === true ? new ChatError("needs_tls") : this.#closedBy);
     this.#greeting = null;
     if (this.#ended || this.#token === "" || this.#comingBack) return;
@@ -264,58 +304,85 @@ export class StreamSession implements ChatSession {
     this.#comingBack = true;
     this.#distrust = "";
     this.#listener.lost();
-    const lostMs = performance.now();
-    const pauses = new Pauses();
-    while (!this.#ended && this.#link === null) {
-      await pauses.next();
-      if (!this.#ended) await this.#tryAgain(performance.now() - lostMs > this.#options.giveUpMs);
-    }
+    await new Pauses().next();
+    const failure = await retry(() => this.#tryAgain(), PASSING, this.#options.giveUpMs).catch(asChatError);
     this.#comingBack = false;
-    if (!this.#ended) this.#listener.back();
+    if (this.#ended) return;
+    if (failure === undefined) return this.#listener.back();
+    const { code, detail } = failure;
+    const [word = ""] = detail.split(" ");
+    if (code === "unknown_session" && STAYS_AWAY.includes(word)) this.#end(word);
+    else this.#end(code === "closed" ? "lost" : code);
   }
 
-  async #tryAgain(isLastTime: boolean): Promise<void> {
+  async #tryAgain(): Promise<void> {
+    if (this.#ended) return;
     try {
       await this.connect();
+      if (!this.#ended) await this.#goOn();
       if (this.#ended) return this.#link?.close();
-      await this.#goOn();
+      if (this.#link === null) throw this.#closedBy;
     } catch (error) {
-      const failure = error instanceof ChatError ? error : new ChatError("closed");
-      const { code, detail } = failure;
-      if (code === "untrusted" && detail !== this.#distrust) {
-        this.#distrust = detail;
+      this.#link?.close();
+      const failure = asChatError(error);
+      if (failure.code === "untrusted" && failure.detail !== this.#distrust) {
+        this.#distrust = failure.detail;
         this.#listener.untrusted(failure);
       }
-      if (!PASSING.includes(code)) {
-        this.#end(detail.startsWith("replaced") ? "replaced" : code);
-      } else if (isLastTime) this.#end("lost");
-      else this.#link?.close();
+      throw failure;
     }
   }
 
   /** On a new connection: the streams go on; or, when the server has ended the session, a new one takes them up. */
   async #goOn(): Promise<void> {
+    const { delivered } = this.#stream;
     try {
-      await this.#greet(`resume ${this.#token} ${this.#received}`, (acted) => {
-        this.#confirmed = this.#received;
-        this.#beatSentMs = 0;
-        this.#saidMs = performance.now();
+      await this.#greet(`resume ${this.#token} ${delivered}`, (acted) => {
+        this.#at = this.#confirmed = delivered;
+        this.#heartbeat.restart();
         for (const { line, position } of this.#pending) if (position > Number(acted)) this.#link?.send(line);
+        this.#regulate();
       });
     } catch (error) {
       if (!(error instanceof ChatError) || error.code !== "unknown_session" || error.detail !== "") throw error;
-      await this.#logIn(` after=${this.#token}:${this.#received}`);
+      // What waits to be delivered would come once more in the new session: that begins when it is delivered. Not so
+      // what waits because its handler waits for a reply: that comes in the new session only.
+      if (this.#stream.delivered < this.#stream.read) {
+        this.#link?.close();
+        const isStuck = this.#mustRead ? Bun.sleep(ANSWER_MS) : this.#stream.settled();
+        await Promise.race([this.#stream.settled(), isStuck]);
+        if (this.#ended) return;
+        await this.connect();
+      }
+      await this.#logIn(` after=${this.#token}:${this.#stream.delivered}`);
     }
   }
 
-  #end(reason: string): void {
-    if (this.#ended) return;
-    // After a replacement the state belongs to the newer session.
-    if (reason !== "replaced") this.#save();
-    this.#ended = true;
-    if (this.#ticker !== null) clearInterval(this.#ticker);
-    this.#link?.close();
-    for (const { reject } of this.#pending.splice(0)) reject(new ChatError("closed"));
-    if (this.#token !== "") this.#listener.ended(reason);
+  /** It is over: nothing more is said or read. That is told at once, or when all that was read is delivered. */
+  #end(reason: string, atOnce = false): void {
+    if (!this.#ended) {
+      this.#reason = reason;
+      // After a replacement the state belongs to the newer session.
+      if (reason === "replaced") this.#store = null;
+      this.#save();
+      this.#heartbeat.stop();
+      this.#link?.close();
+      for (const { reject } of this.#pending) reject(new ChatError("closed"));
+    }
+    if (atOnce) this.#stream.release();
+    if (atOnce || this.#stream.delivered === this.#stream.read) this.#tellEnd();
+    else void this.#stream.settled().then(() => this.#tellEnd());
   }
+
+  #tellEnd(): void {
+    if (this.#hasToldEnd) return;
+    this.#save();
+    this.#hasToldEnd = true;
+    if (this.#token !== "") this.#listener.ended(this.#reason);
+  }
+}
+
+/** An error of the system is a server that cannot be reached. */
+function asChatError(error: unknown): ChatError {
+  return error instanceof ChatError ? error : new ChatError("closed");
 }

@@ -1,11 +1,12 @@
 import { isName } from "../protocol/ascii.ts";
 import { ChatClient, ChatError, type ChatEvent } from "./client.ts";
-import type { Display } from "./display.ts";
+import { type Display, type Printable, printable } from "./display.ts";
 
 /** Who is asked, and where answers go: a screen, or a pipe. */
 export interface Surface {
-  print(line: string): void;
-  fail(line: string): void;
+  /** Resolves when the line has left this process. */
+  print(line: Printable): Promise<void>;
+  fail(line: Printable): void;
 }
 
 interface Command {
@@ -137,8 +138,7 @@ const COMMANDS: Record<string, Command> = {
 
 const HELP = Object.values(COMMANDS)
   .concat({ usage: "help", help: "shows this list", names: 0, text: false, run: async () => "" })
-  .map(({ usage, help }) => `  ${usage.padEnd(24)} ${help}`)
-  .join("\n");
+  .map(({ usage, help }) => `  ${usage.padEnd(24)} ${help}`);
 
 const FAILURES: Record<string, (user: string, detail: string) => string> = {
   unknown_user: (user) => `there is no user ${user}`,
@@ -158,6 +158,7 @@ const FAILURES: Record<string, (user: string, detail: string) => string> = {
     `${user} cannot be reached privately; nothing was sent. Through the server: message ${user} ${text}`,
   wrong_certificate: (user) => `whoever answers at the address of ${user} is somebody else; nothing was sent`,
   busy: (_user, why) => (why === "" ? "the server is busy; try again in a moment" : `the server is busy: ${why}`),
+  banned: (user, seconds) => `${user} is banned${/^\d+$/.test(seconds) ? ` for ${seconds} seconds` : ""}`,
   internal: () => "something went wrong in the server; the command may not have been carried out",
   closed: (_user, why) => (why === "" ? "the connection has ended" : why),
   needs_tls: () => "the server speaks TLS at that port: try --tls",
@@ -174,6 +175,44 @@ export function explain(error: unknown, user: string): string {
   return error.detail === "" ? error.code.replaceAll("_", " ") : error.detail;
 }
 
+/** Reasons for the end of a session that other words tell better. */
+const ENDINGS: Record<string, string> = {
+  replaced: "you logged in somewhere else",
+  expired: "the server heard nothing for too long and ended the session",
+  slow: "too much waited to be read here, so the server ended the session",
+  flood: "too many bad lines, so the server ended the session",
+  removed: "this user was removed",
+  kicked: "the operator ended the session",
+  banned: "this user is banned",
+  shutdown: "the server has shut down",
+  locked_out: "too many wrong passwords: locked out from here",
+  unknown_user: "the server does not know this user any more",
+  wrong_password: "the server does not accept the password any more",
+  unknown_session: "the server does not know the session any more",
+  bad_request: "the server did not accept where the session was to go on",
+  busy: "the server has no room",
+  internal: "something went wrong in the server",
+  unreachable: "the server cannot call this client",
+};
+
+/** Why a session has ended for good, in words for people. */
+export function explainEnd(reason: string): string {
+  if (reason === "lost") return "the connection to the server was lost";
+  const why = Object.hasOwn(ENDINGS, reason) ? ENDINGS[reason]! : explain(new ChatError(reason), "");
+  return `the session has ended: ${why}`;
+}
+
+/** Why no connection came about, in words for people. */
+export function explainUnreachable(error: unknown): string {
+  if (error instanceof ChatError) return error.detail;
+  const { code, message } = error as NodeJS.ErrnoException;
+  if (code === "ECONNREFUSED") return "nobody listens there";
+  if (code === "ENOTFOUND") return "there is no such host";
+  if (code === "EADDRNOTAVAIL") return "this machine has no address that could reach it";
+  if (code === "EINVAL") return "a link-local address needs its interface, like fe80::1%eth0";
+  return message;
+}
+
 /** Typed lines to requests, and what comes back to words. It knows neither readline nor sockets. */
 export class Terminal {
   readonly #client: ChatClient;
@@ -182,7 +221,7 @@ export class Terminal {
   /** Names that were seen, for completion. */
   readonly #names = new Set<string>();
   /** What arrives before `start` waits for it; null from then on. */
-  #early: string[] | null = [];
+  #early: { line: Printable; resolve: (printed: Promise<void>) => void }[] | null = [];
 
   constructor(client: ChatClient, surface: Surface, display: Display) {
     this.#client = client;
@@ -194,18 +233,20 @@ export class Terminal {
   start(): void {
     const early = this.#early ?? [];
     this.#early = null;
-    for (const line of early) this.#surface.print(line);
+    for (const { line, resolve } of early) resolve(this.#surface.print(line));
   }
 
-  #show(line: string): void {
-    if (this.#early === null) this.#surface.print(line);
-    else this.#early.push(line);
+  #show(line: Printable): Promise<void> {
+    const early = this.#early;
+    if (early === null) return this.#surface.print(line);
+    return new Promise((resolve) => early.push({ line, resolve }));
   }
 
-  hear(event: ChatEvent): void {
+  /** Resolves when the event has left this process. */
+  hear(event: ChatEvent): Promise<void> {
     const name = "from" in event ? event.from : "user" in event ? event.user : "";
     if (canBeName(name)) this.#names.add(name);
-    this.#show(this.#display.event(event));
+    return this.#show(this.#display.event(event));
   }
 
   /** What became of a request that an earlier run of this program left without an answer. */
@@ -215,14 +256,14 @@ export class Terminal {
       ? "the server heard it, or nobody knows"
       : "said again, since the server had not heard it";
     const refusal = error === null || isUnknown ? "" : `: ${explain(error, request.split(" ")[1] ?? "")}`;
-    this.#show(this.#display.note(`from last time: ${request} (${outcome}${refusal})`));
+    void this.#show(this.#display.note(`from last time: ${request} (${outcome}${refusal})`));
   }
 
   /** Carries out one typed line; done when its outcome is shown. */
   async run(line: string): Promise<void> {
-    const [verb = "", ...rest] = line.trim().split(/\s+/);
+    const [verb = "", ...rest] = line.split(/[ \t]+/).filter((word) => word !== "");
     if (verb === "") return;
-    if (verb === "help") return this.#surface.print(HELP);
+    if (verb === "help") return HELP.forEach((row) => this.#surface.print(printable(row)));
     const command = Object.hasOwn(COMMANDS, verb) ? COMMANDS[verb]! : null;
     if (command === null) return this.#fail(`there is no command ${verb}; help lists them`);
     const [user = ""] = command.names === 1 ? rest : [];
@@ -234,7 +275,7 @@ export class Terminal {
     try {
       const outcome = await command.run(this.#client, user, text);
       if (command.names === 1) this.#names.add(user);
-      if (outcome !== "") this.#surface.print(this.#display.note(outcome));
+      if (outcome !== "") await this.#surface.print(this.#display.note(outcome));
     } catch (error) {
       this.#fail(explain(error, user));
     }
@@ -259,7 +300,10 @@ export function canBeName(text: string): boolean {
   return isName(bytes, 0, bytes.length);
 }
 
-/** What of a typed line stands behind its first words: spaces inside and at its end are the user's. */
+/**
+ * What follows the first words of a line: spaces inside and at its end are the user's. Only spaces and tabs separate
+ * words, since all other white space of Unicode may be part of a text.
+ */
 function textBehind(line: string, words: number): string {
-  return line.trimStart().replace(new RegExp(`^(\\S+(\\s+|$)){${words}}`), "");
+  return line.replace(/^[ \t]+/, "").replace(new RegExp(`^([^ \\t]+([ \\t]+|$)){${words}}`), "");
 }

@@ -4,7 +4,7 @@ import { Display } from "../../src/client/display.ts";
 import { Terminal, explain } from "../../src/client/terminal.ts";
 
 function newTerminal(): Terminal {
-  const surface = { print: () => {}, fail: () => {} };
+  const surface = { print: async () => {}, fail: () => {} };
   return new Terminal(new ChatClient({ host: "127.0.0.1", port: 1 }), surface, new Display(false));
 }
 

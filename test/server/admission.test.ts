@@ -76,7 +76,7 @@ describe("when everything is taken", () => {
     const server = start({ connectionsMax: 2 });
     const [alice, bob] = (await server.online("alice", "bob")) as [WireClient, WireClient];
     const late = await server.connect();
-    await late.hears("busy too many connections");
+    await late.hears("err busy too many connections");
     await late.ends();
     await alice.asks("message bob hi", "ok sent");
     await bob.hears("message alice hi");
@@ -93,7 +93,7 @@ describe("the proxy says for whom a connection is", () => {
     await one.asks("alive", "err not_logged_in");
     await two.asks("alive", "err not_logged_in");
     const three = await connectAs(server, "192.0.2.7");
-    await three.hears("busy too many connections from your address");
+    await three.hears("err busy too many connections from your address");
     await three.ends();
     await (await connectAs(server, "192.0.2.8")).asks("alive", "err not_logged_in");
     one.cut();
@@ -250,7 +250,7 @@ test("of new connections that come too fast, the operator hears how many there w
   expect(sockets.map(({ heard }) => heard)).toEqual([
     "",
     "",
-    ...Array<string>(3).fill("busy too many new connections from your address\n"),
+    ...Array<string>(3).fill("err busy too many new connections from your address\n"),
   ]);
   expect(sockets.map(({ data }) => data === null)).toEqual([false, false, true, true, true]);
   admission.report();

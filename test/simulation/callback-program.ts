@@ -1,7 +1,7 @@
 import { type Stay, Violation, show } from "./ledger.ts";
 import type { ClientEnd, Link } from "./network.ts";
-import { Lines } from "./programs.ts";
-import type { Left, Program, Request, User } from "./users.ts";
+import { Lines, Reading } from "./programs.ts";
+import { type Left, type Program, type Request, type User, isRefusedAtDoor } from "./users.ts";
 
 /** A client that has no connection of its own: each request is one, and the server calls. */
 export class CallbackProgram implements Program, Left {
@@ -9,7 +9,7 @@ export class CallbackProgram implements Program, Left {
   readonly unanswered: Request[] = [];
   token = "";
   secret = "";
-  received = 0;
+  readonly reading: Reading;
   /** The login's connection, then the one of the request under way. */
   link: Link | null;
   /** The call that is listened to. */
@@ -23,6 +23,9 @@ export class CallbackProgram implements Program, Left {
 
   constructor(user: User) {
     this.#user = user;
+    this.reading = new Reading(user.around, (line) => {
+      if (!user.event(this.#stay!, line)) this.over();
+    });
     this.link = user.around.connect(this);
     if (this.link === null) return;
     user.program = this;
@@ -35,7 +38,11 @@ export class CallbackProgram implements Program, Left {
   }
 
   get idle(): boolean {
-    return this.link === null && this.#waiting.length === 0;
+    return this.link === null && this.#waiting.length === 0 && this.received === this.reading.read;
+  }
+
+  get received(): number {
+    return this.reading.shown();
   }
 
   get position(): number {
@@ -48,6 +55,7 @@ export class CallbackProgram implements Program, Left {
   }
 
   act(): void {
+    this.reading.flush();
     if (this.link !== null || this.#stay === null || this.#waiting.length === 0) return;
     this.link = this.#user.around.connect(this);
     if (this.link === null) return;
@@ -74,12 +82,23 @@ export class CallbackProgram implements Program, Left {
     const request = this.#asked;
     this.#asked = null;
     if (request === null) throw new Violation(`${this.#user.name} got a second reply: ${show(line)}`);
+    if (isRefusedAtDoor(line)) {
+      // Certainly not acted on: it is made again.
+      this.#waiting.unshift(request);
+      this.link?.hangUp();
+      this.link = null;
+      return;
+    }
     if (line.startsWith("err unknown_session")) {
       if (stay.reason === "") throw new Violation(`${this.#user.name} is unknown in a session that goes on`);
+      this.reading.flushAll();
       return this.over();
     }
     this.#user.reply(stay, request, line);
-    if (request.verb === "logout") return this.over();
+    if (request.verb === "logout") {
+      this.reading.flushAll();
+      return this.over();
+    }
     // The server closes too, but not behind a line that was too long to be an `as`.
     this.link?.hangUp();
     this.link = null;
@@ -165,7 +184,8 @@ class CallReader implements ClientEnd {
     }
     this.#position = Number(position);
     this.#to = this.#position + Number(count);
-    if (this.#position > this.#program.received) throw new Violation(`${this.#user.name} was called from ${position}`);
+    if (this.#position > this.#program.reading.read)
+      throw new Violation(`${this.#user.name} was called from ${position}`);
     if (this.#manner === "no answer") return;
     if (this.#manner === "hangs up") return link.hangUp();
     this.#isReady = true;
@@ -183,22 +203,20 @@ class CallReader implements ClientEnd {
     if (this.#manner === "wrong token" && bytes !== "")
       throw new Violation("a stranger at the port was told something");
     if (this.#position + bytes.length > this.#to) throw new Violation("a call brought more than it had said");
-    const skipped = Math.max(0, Math.min(bytes.length, program.received + this.#partial.length - this.#position));
+    const skipped = Math.max(0, Math.min(bytes.length, program.reading.read + this.#partial.length - this.#position));
     this.#position += bytes.length;
     this.#partial += bytes.slice(skipped);
     for (let lf = this.#partial.indexOf("\n"); lf >= 0; lf = this.#partial.indexOf("\n")) {
       const line = this.#partial.slice(0, lf);
       this.#partial = this.#partial.slice(lf + 1);
-      program.received += lf + 1;
-      if (!this.#user.event(this.#stay!, line)) {
-        if (this.#partial !== "" || this.#position < this.#to)
-          throw new Violation("a call went on after the last line");
-        program.over();
-      }
+      if (line.startsWith("goodbye ") && (this.#partial !== "" || this.#position < this.#to))
+        throw new Violation("a call went on after the last line");
+      program.reading.take(line, program.reading.read + lf + 1);
       if (this.#manner === "hangs up within") return link.hangUp();
     }
     if (this.#position < this.#to) return;
-    if (this.#manner === "no received") return;
+    // What its output has not taken it does not acknowledge: it is called again.
+    if (this.#manner === "no received" || program.received < program.reading.read) return;
     link.send(`received ${this.#manner === "too much" ? 1e12 : program.received}\n`);
     link.hangUp();
   }

@@ -121,7 +121,7 @@ export class Link {
 
   /** The server's process ends. */
   serverDies(): void {
-    this.end();
+    this.#end();
     this.#serverTold = true;
     this.server?.closed();
   }

@@ -1,6 +1,6 @@
 import { type Stay, Violation, show } from "./ledger.ts";
 import type { Link } from "./network.ts";
-import type { Left, Program, Request, User } from "./users.ts";
+import { type Left, type Program, type Request, type Surroundings, type User, isRefusedAtDoor } from "./users.ts";
 
 /** Bytes as they come, out as lines; the beginning of a line waits. */
 export class Lines {
@@ -27,6 +27,43 @@ export class Lines {
 
 export function isReply(line: string): boolean {
   return line === "ok" || line.startsWith("ok ") || line.startsWith("err ");
+}
+
+/** A client's positions in the server's stream: what it read, and what of that its output has taken. */
+export class Reading {
+  read = 0;
+  readonly #around: Surroundings;
+  readonly #show: (line: string) => void;
+  readonly #unshown: { line: string; start: number }[] = [];
+
+  constructor(around: Surroundings, show: (line: string) => void) {
+    this.#around = around;
+    this.#show = show;
+  }
+
+  /** Up to here everything is shown: only that is acknowledged, and kept when the client is killed. */
+  shown(): number {
+    return this.#unshown[0]?.start ?? this.read;
+  }
+
+  /** An event that ends at that position was read. */
+  take(line: string, position: number): void {
+    this.#unshown.push({ line, start: this.read });
+    this.read = position;
+    this.flush();
+  }
+
+  /** The output takes what waits for it, unless it is stuck. */
+  flush(): void {
+    if (!this.#around.isOutputStuck()) this.flushAll();
+  }
+
+  flushAll(): void {
+    for (let next = this.#unshown[0]; next !== undefined; next = this.#unshown[0]) {
+      this.#show(next.line);
+      this.#unshown.shift();
+    }
+  }
 }
 
 /** A session that lives and dies with its connection. What the server's kernel took is read even after it died. */
@@ -68,6 +105,7 @@ export class PlainProgram implements Program {
 
   heard(_link: Link, bytes: string): void {
     for (const line of this.#lines.of(bytes)) {
+      if (this.#stay === null && this.#user.isRefused(line)) return;
       if (this.#stay === null) {
         this.#loggedIn(line);
         if (this.#settled) this.settled();
@@ -137,11 +175,13 @@ type Phase = "login" | "away" | "resuming" | "on" | "over";
 export class ResumableProgram implements Program, Left {
   readonly kind = "resumable";
   token = "";
-  received = 0;
   readonly unanswered: Request[] = [];
   link: Link | null;
   readonly #user: User;
   readonly #lines = new Lines();
+  readonly #reading: Reading;
+  /** The connection's position in the server's stream: behind what was read, after a resume from what was shown. */
+  #at = 0;
   #phase: Phase = "login";
   #stay: Stay | null = null;
   /** Positions in the client's stream: what was asked, and what was answered. */
@@ -151,6 +191,9 @@ export class ResumableProgram implements Program, Left {
 
   constructor(user: User) {
     this.#user = user;
+    this.#reading = new Reading(user.around, (line) => {
+      if (!user.event(this.#stay!, line)) this.#over();
+    });
     this.link = user.around.connect(this);
     if (this.link === null) return;
     user.program = this;
@@ -163,7 +206,11 @@ export class ResumableProgram implements Program, Left {
   }
 
   get idle(): boolean {
-    return this.#phase === "on" && this.unanswered.length === 0;
+    return this.#phase === "on" && this.unanswered.length === 0 && this.received === this.#reading.read;
+  }
+
+  get received(): number {
+    return this.#reading.shown();
   }
 
   get position(): number {
@@ -184,8 +231,8 @@ export class ResumableProgram implements Program, Left {
       if (this.#phase === "login") this.#loggedIn(line);
       else if (this.#phase === "resuming") this.#resumed(line);
       else if (this.#phase === "on") {
-        this.received += line.length + 1;
-        this.#line(this.#stay!, line);
+        this.#at += line.length + 1;
+        if (this.#at > this.#reading.read) this.#line(this.#stay!, line);
       } else throw new Violation(`${this.#user.name} heard behind the end: ${show(line)}`);
     }
   }
@@ -202,9 +249,12 @@ export class ResumableProgram implements Program, Left {
 
   #resumed(line: string): void {
     const stay = this.#stay!;
+    if (isRefusedAtDoor(line)) return this.abandon(false);
     if (line.startsWith("err unknown_session")) {
       if (stay.reason === "") throw new Violation(`${this.#user.name} could not resume what goes on`);
       if (line.endsWith(" replaced") && stay.reason !== "replaced") throw new Violation(`"${line}": ${stay.reason}`);
+      // What waits to be shown would come once more in a new session.
+      this.#reading.flushAll();
       return this.#over();
     }
     const position = Number(line.slice("ok ".length));
@@ -221,21 +271,25 @@ export class ResumableProgram implements Program, Left {
 
   #line(stay: Stay, line: string): void {
     if (!isReply(line)) {
-      if (!this.#user.event(stay, line)) this.#ended();
-      return;
+      if (line.startsWith("goodbye ")) this.#expectNoMore();
+      return this.#reading.take(line, this.#at);
     }
+    this.#reading.read = this.#at;
     const request = this.unanswered.shift();
     if (request === undefined) throw new Violation(`${this.#user.name} got a reply to nothing: ${show(line)}`);
+    if (request.verb === "logout") {
+      this.#expectNoMore();
+      this.#reading.flushAll(); // What waits to be shown came before this reply.
+    }
     this.#user.reply(stay, request, line);
     this.#answered = request.end;
-    if (request.verb === "logout") this.#ended();
+    if (request.verb === "logout") this.#over();
   }
 
-  /** The last line was heard: nothing follows it, nor is on its way. */
-  #ended(): void {
+  /** The last line came: nothing follows it, nor is on its way. */
+  #expectNoMore(): void {
     const rest = this.#lines.rest + this.link!.down;
     if (rest !== "") throw new Violation(`${this.#user.name} heard something after the last line: ${show(rest)}`);
-    this.#over();
   }
 
   #over(): void {
@@ -264,11 +318,13 @@ export class ResumableProgram implements Program, Left {
   }
 
   act(): void {
+    this.#reading.flush();
     if (this.#phase !== "away") return;
     this.link = this.#user.around.connect(this);
     if (this.link === null) return;
     this.#phase = "resuming";
-    this.link.send(`resume ${this.token} ${this.received}\n`);
+    this.#at = this.position;
+    this.link.send(`resume ${this.token} ${this.#at}\n`);
   }
 
   kill(): void {

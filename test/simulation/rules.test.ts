@@ -9,6 +9,7 @@ import { Connection } from "../../src/server/connection.ts";
 import { Fact, FactBuffer, type FactKind } from "../../src/server/fact.ts";
 import { Store } from "../../src/server/store.ts";
 import { seedsFor } from "../support/random.ts";
+import { Reading } from "./programs.ts";
 import { Simulation } from "./simulation.ts";
 
 /** A rule that is switched off: replaces a method of a prototype, and returns what puts it back. */
@@ -140,6 +141,11 @@ function unsaid(kind: FactKind): Break {
 let turns = 0;
 
 const RULES: Record<string, Break> = {
+  "a client acknowledges only what its output took": without(Reading.prototype, "shown", () => {
+    return function (this: Reading) {
+      return this.read;
+    };
+  }),
   "a resume goes back to where the reader is": without(Outbox.prototype, "rewind", () => {
     return function (this: Outbox, position) {
       if (position > this.confirmed) this.confirm(position);

@@ -5,7 +5,7 @@ import { type CallHandlers, Host, callEnd } from "./host.ts";
 import { Ledger, Violation } from "./ledger.ts";
 import { type ClientEnd, Link } from "./network.ts";
 import { PlainProgram, ResumableProgram } from "./programs.ts";
-import { type Program, type Request, type Surroundings, User, type Verb } from "./users.ts";
+import { type Program, REFUSALS_AT_DOOR, type Request, type Surroundings, User, type Verb } from "./users.ts";
 
 const NAMES = ["a", "b", "c", "d"];
 const STEPS = 160;
@@ -30,6 +30,8 @@ export class Simulation implements Surroundings {
   readonly ledger = new Ledger();
   readonly random: Random;
   calm = false;
+  /** Decides about refusals at the door and outputs that are stuck; null where there are none. */
+  readonly #hardships: Random | null;
   readonly #disk: Disk;
   readonly #host: Host;
   /** In some seeds the server is killed, or its disk refuses, now and then. */
@@ -46,8 +48,9 @@ export class Simulation implements Surroundings {
   #stopping = 0;
 
   /** `trace` takes a line a step. */
-  constructor(seed: number, { large = false, trace = null }: { large?: boolean; trace?: string[] | null } = {}) {
+  constructor(seed: number, { large = false, hardships = true, trace = null as string[] | null } = {}) {
     this.random = new Random(seed);
+    this.#hardships = hardships ? new Random(~seed) : null;
     this.#trace = trace;
     this.#large = this.random.oneIn(8) || large;
     const lineBytesMax = this.#large ? 400_000 : 200;
@@ -86,11 +89,26 @@ export class Simulation implements Surroundings {
 
   connect(client: ClientEnd): Link | null {
     if (!this.#host.listening) return null;
+    const hardships = this.calm || this.#disk.isDead ? null : this.#hardships;
+    if (hardships?.oneIn(10) === true) return this.#refuseAtDoor(client, hardships);
     const room = this.random.between(10, 600) * (this.#large ? 500 : 1);
     const link = new Link(client, room, this.#disk);
     this.#links.push(link);
     this.#host.turn(() => this.#host.accept(link));
     return link;
+  }
+
+  /** The server has no room: it says so, or may not even get to that, and closes. */
+  #refuseAtDoor(client: ClientEnd, random: Random): Link {
+    const link = new Link(client, 0, this.#disk);
+    link.down = random.oneIn(4) ? "" : `${random.pick(REFUSALS_AT_DOOR)}\n`;
+    link.serverDies();
+    this.#links.push(link);
+    return link;
+  }
+
+  isOutputStuck(): boolean {
+    return !this.calm && this.#hardships?.oneIn(3) === true;
   }
 
   #did(what: string): void {
@@ -331,13 +349,13 @@ const NONSENSE: [string, string][] = [
 ];
 
 /** Runs one seed. When it fails, it runs again to tell what was done, since the same seed does the same. */
-export function simulate(seed: number): number {
+export function simulate(seed: number, hardships = true): number {
   try {
-    return new Simulation(seed).run();
+    return new Simulation(seed, { hardships }).run();
   } catch (error) {
     const trace: string[] = [];
     try {
-      new Simulation(seed, { trace }).run();
+      new Simulation(seed, { hardships, trace }).run();
     } catch {}
     console.log(`SEED=${seed}: ${String(error)}\n  ${trace.slice(-40).join("\n  ")}`);
     throw error;

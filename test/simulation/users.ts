@@ -33,6 +33,8 @@ export interface Surroundings {
   readonly random: Random;
   /** Nobody misbehaves any more: everybody comes back and reads everything. */
   readonly calm: boolean;
+  /** Whether a client's output takes nothing at the moment. */
+  isOutputStuck(): boolean;
   /** A new connection; null while the server does not listen. */
   connect(client: ClientEnd): Link | null;
 }
@@ -84,8 +86,9 @@ export class User {
     return `login ${this.name} ${PASSWORD}${option}${after}\n`;
   }
 
-  /** The disk takes nothing, so nobody gets a session that must be remembered. */
+  /** There is no room, or the disk takes nothing, so nobody gets a session that must be remembered. */
   isRefused(line: string): boolean {
+    if (isRefusedAtDoor(line)) return this.lostLogins-- > 0;
     if (!isRefused(line) || !this.around.ledger.hasRefused) return false;
     this.lostLogins--;
     return true;
@@ -199,6 +202,14 @@ export class User {
 export function isRefused(line: string): boolean {
   return line.startsWith("err internal the disk refuses");
 }
+
+/** A connection that the server did not take: what was said on it was not acted on. */
+export function isRefusedAtDoor(line: string): boolean {
+  return line === REFUSALS_AT_DOOR[0] || line === REFUSALS_AT_DOOR[1];
+}
+
+/** As this server says it, and as older ones do. */
+export const REFUSALS_AT_DOOR = ["err busy too many connections", "busy too many connections"] as const;
 
 function isOk(line: string): boolean {
   return line === "ok sent" || line === "ok stored";

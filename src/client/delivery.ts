@@ -1,0 +1,95 @@
+import { UNDELIVERED_BOUNDS, UNDELIVERED_BYTES_MAX } from "../limits.ts";
+
+/** A line whose handler is at work, or done while an earlier line's is not. */
+interface Undelivered {
+  /** Position before the line. */
+  start: number;
+  isDone: boolean;
+}
+
+/**
+ * Positions of a session in the server's stream: how far it was read, and how far it was delivered. Every line before
+ * the delivered position was handled to the end, in order. Only this position is acknowledged, saved and resumed from,
+ * so what waits for a slow handler or output is never lost.
+ */
+export class DeliveryQueue {
+  /** Position after the last line that was read. */
+  read = 0;
+  readonly #undelivered: Undelivered[] = [];
+  #waiters: { position: number; resolve: () => void }[] = [];
+  readonly #advanced: () => void;
+  readonly #failed: () => void;
+
+  /** `advanced`: the delivered position moved after a handler's promise; `failed`: a handler threw or rejected. */
+  constructor(advanced: () => void, failed: () => void) {
+    this.#advanced = advanced;
+    this.#failed = failed;
+  }
+
+  /** Position up to which everything was delivered. */
+  get delivered(): number {
+    return this.#undelivered[0]?.start ?? this.read;
+  }
+
+  /**
+   * Whether too much waits to read on from the server; `isPaused`: whether that was so until now. `mustRead`: somebody
+   * waits for a reply, perhaps the handler itself.
+   */
+  isFull(isPaused: boolean, mustRead: boolean): boolean {
+    const bytesMax = UNDELIVERED_BYTES_MAX * (mustRead ? UNDELIVERED_BOUNDS : isPaused ? 0.5 : 1);
+    return this.read - this.delivered > bytesMax;
+  }
+
+  /** The line that ends at `position` was read. It is delivered when the promise of `handle`, if any, is resolved. */
+  take(position: number, handle?: () => unknown): void {
+    const start = this.read;
+    this.read = position;
+    if (handle === undefined) return;
+    let outcome: unknown;
+    try {
+      outcome = handle();
+    } catch (error) {
+      outcome = Promise.reject(error);
+    }
+    if (typeof (outcome as PromiseLike<unknown> | null | undefined)?.then !== "function") return;
+    const line = { start, isDone: false };
+    this.#undelivered.push(line);
+    Promise.resolve(outcome).then(
+      () => this.#done(line),
+      (error: unknown) => {
+        process.emitWarning(error instanceof Error ? error : String(error)); // Nobody else sees it.
+        this.#failed();
+      },
+    );
+  }
+
+  /** Resolves when all that was read by now is delivered, or after `release`. */
+  settled(): Promise<void> {
+    const position = this.read;
+    if (this.delivered >= position) return Promise.resolve();
+    return new Promise((resolve) => this.#waiters.push({ position, resolve }));
+  }
+
+  /** Nobody has to wait any longer. */
+  release(): void {
+    for (const { resolve } of this.#waiters.splice(0)) resolve();
+  }
+
+  /** A new stream begins: what of the one before is not delivered comes again in it. */
+  restart(): void {
+    this.read = 0;
+    this.#undelivered.length = 0;
+    this.release();
+  }
+
+  #done(line: Undelivered): void {
+    line.isDone = true;
+    if (this.#undelivered[0] !== line) return;
+    while (this.#undelivered[0]?.isDone === true) this.#undelivered.shift();
+    const { delivered } = this;
+    this.#advanced();
+    const due = this.#waiters.filter(({ position }) => position <= delivered);
+    this.#waiters = this.#waiters.filter(({ position }) => position > delivered);
+    for (const { resolve } of due) resolve();
+  }
+}

@@ -1,0 +1,341 @@
+import { afterEach, beforeEach, describe, expect, jest, setSystemTime, test } from "bun:test";
+import { mkdtempSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { ChatClient, type ChatClientOptions, ChatError, type ChatEvent, type ClientState } from "heartline/client";
+import { DeliveryQueue } from "../../src/client/delivery.ts";
+import { Heartbeat } from "../../src/client/heartbeat.ts";
+import { retry } from "../../src/client/request.ts";
+import { UNDELIVERED_BYTES_MAX } from "../../src/limits.ts";
+import { type FakeConnection, FakeServer } from "../support/fake-server.ts";
+import { PASSWORD, WireServer } from "../support/wire.ts";
+
+const [TOKEN, NEXT] = ["A".repeat(22), "B".repeat(22)];
+const clients: ChatClient[] = [];
+let fake: FakeServer | null = null;
+
+afterEach(() => {
+  for (const client of clients.splice(0)) client.close();
+  fake?.stop();
+  fake = null;
+});
+
+/** A client whose events wait until they are taken, one by one and in any order, and what it keeps. */
+function newClient(options: Partial<ChatClientOptions> = {}) {
+  const events: { text: string; take: () => void; refuse: (error: Error) => void }[] = [];
+  let changed = (): void => {};
+  let state: ClientState | null = null;
+  const client = new ChatClient({
+    host: "127.0.0.1",
+    port: fake?.port ?? 0,
+    onEvent: (event: ChatEvent) => {
+      const { promise, resolve, reject } = Promise.withResolvers<void>();
+      events.push({ text: "text" in event ? event.text : event.kind, take: resolve, refuse: reject });
+      changed();
+      return promise;
+    },
+    store: () => ({ load: () => state, save: (saved) => void (state = structuredClone(saved)) }),
+    ...options,
+  });
+  clients.push(client);
+  const until = async (condition: () => boolean): Promise<void> => {
+    while (!condition()) await new Promise<void>((resolve) => (changed = resolve));
+  };
+  const texts = (): string[] => events.map(({ text }) => text);
+  return { client, events, texts, until, state: () => state };
+}
+
+/** A server whose reply to a login brings these lines, and which answers all else with ok. */
+function sessionWith(lines: string, more: (line: string, connection: FakeConnection) => boolean = () => false) {
+  return new FakeServer((line, connection) => {
+    if (more(line, connection)) return;
+    connection.say(
+      line.startsWith("login") ? `ok ${TOKEN} 35\n${lines}` : line.startsWith("resume") ? "ok 0\n" : "ok\n",
+    );
+  });
+}
+
+const THREE = ["one", "two", "three"].map((text) => `message bob ${text}\n`);
+const AFTER = THREE.map((_, index) => THREE.slice(0, index + 1).join("").length);
+
+describe("an event is acknowledged when its promise is resolved, and those before it are:", () => {
+  test("positions that are said and kept stop at the first event that is not taken", async () => {
+    fake = sessionWith(THREE.join(""));
+    const { client, events, until, state } = newClient();
+    await client.login("alice", PASSWORD);
+    await until(() => events.length === 3);
+    events[1]!.take();
+    await new Promise((resolve) => setImmediate(resolve));
+    await client.online();
+    expect(state()!.received).toBe(0);
+    events[0]!.take();
+    while (state()!.received < AFTER[1]!) await new Promise((resolve) => setImmediate(resolve));
+    client.logout().catch(() => {});
+    expect(await fake.hears(/logout/)).toBe(`1: logout ${AFTER[1]}`);
+    expect(state()!.received).toBe(AFTER[1]!);
+  });
+
+  test("after a cut what still waits is skipped when it comes again, and what is new is told", async () => {
+    fake = new FakeServer((line, { number, say, hangUp }) => {
+      if (line.startsWith("login")) say(`ok ${TOKEN} 35\n${THREE[0]}${THREE[1]}`);
+      else if (number === 1) hangUp();
+      else say(line.startsWith("resume") ? `ok 0\n${THREE.join("")}` : "ok\n");
+    });
+    const { client, events, texts, until } = newClient();
+    await client.login("alice", PASSWORD);
+    await until(() => events.length === 2);
+    client.online().catch(() => {});
+    await until(() => events.length === 3);
+    expect(texts()).toEqual(["one", "two", "three"]);
+    expect(await fake.hears(/resume/)).toBe(`2: resume ${TOKEN} 0`);
+    for (const { take } of events) take();
+  });
+
+  test("a session that is taken up by a new one waits for what it was told, so that nothing comes twice", async () => {
+    const asked = Promise.withResolvers<void>();
+    fake = new FakeServer((line, { number, say, hangUp }) => {
+      if (line.startsWith("login")) say(`ok ${number === 1 ? TOKEN : NEXT} 35\n${number === 1 ? THREE[0] : ""}`);
+      else if (number === 1) return;
+      else if (line.startsWith("resume")) say("err unknown_session\n");
+      else say("ok\n");
+      if (line.startsWith("resume")) asked.resolve();
+      if (number === 1) setImmediate(hangUp);
+    });
+    const { client, events, until } = newClient();
+    await client.login("alice", PASSWORD);
+    await until(() => events.length === 1);
+    await asked.promise;
+    for (let turns = 0; turns < 300; turns++) await new Promise((resolve) => setImmediate(resolve));
+    expect(fake.lines.filter((line) => line.includes("login"))).toHaveLength(1);
+    events[0]!.take();
+    const login = await fake.hears(/after=/);
+    expect(login).toEndWith(`login alice ${PASSWORD} resumable after=${TOKEN}:${AFTER[0]}`);
+  });
+
+  test("a handler that rejects ends the session as undelivered, and what it did not take is kept unacknowledged", async () => {
+    fake = sessionWith(THREE.join(""));
+    const warned = Promise.withResolvers<unknown>();
+    process.once("warning", warned.resolve);
+    const { client, events, until, state } = newClient();
+    await client.login("alice", PASSWORD);
+    await until(() => events.length === 3);
+    events[0]!.take();
+    events[1]!.refuse(new Error("no room"));
+    events[2]!.take();
+    expect(await client.ended).toBe("undelivered");
+    expect(state()!.received).toBe(AFTER[0]!);
+    expect(await warned.promise).toEqual(new Error("no room"));
+  });
+
+  test("a handler may await the replies to its own requests, however much waits", async () => {
+    const many = Array.from({ length: 700 }, (_, index) => `message bob ${index} ${"x".repeat(1000)}\n`).join("");
+    fake = sessionWith(many, (line, { say }) => line.startsWith("message") && (say("ok sent\n"), true));
+    let echoed = 0;
+    const { promise: allEchoed, resolve } = Promise.withResolvers<void>();
+    const { client } = newClient({
+      onEvent: async () => {
+        await client.message("bob", "echo");
+        if (++echoed === 700) resolve();
+      },
+    });
+    await client.login("alice", PASSWORD);
+    await allEchoed;
+  });
+});
+
+test("no more is read while much waits to be taken, and everything comes when it is", async () => {
+  const line = `broadcast bob ${"x".repeat(1000)}\n`;
+  const count = 20_000;
+  let sent = 0;
+  let drain = (): void => {};
+  const flood = Bun.listen({
+    hostname: "127.0.0.1",
+    port: 0,
+    socket: {
+      data: (socket) => {
+        if (sent > 0) return;
+        socket.write(`ok ${TOKEN} 35\n`);
+        const all = Buffer.from(line.repeat(count));
+        drain = () => {
+          while (sent < all.length) {
+            const taken = socket.write(all, sent, Math.min(65_536, all.length - sent));
+            if (taken <= 0) return;
+            sent += taken;
+          }
+        };
+        drain();
+      },
+      drain: () => drain(),
+    },
+  });
+  const { client, events, until } = newClient({ port: flood.port });
+  await client.login("alice", PASSWORD);
+  // What the kernels hold and one chunk of the runtime are read at once; far from all of it.
+  await until(() => events.length * line.length > UNDELIVERED_BYTES_MAX);
+  for (let turns = 0; turns < 200; turns++) await new Promise((resolve) => setImmediate(resolve));
+  expect(events.length * line.length).toBeLessThan(2 * UNDELIVERED_BYTES_MAX + 524_288);
+  let taken = 0;
+  while (taken < count) {
+    await until(() => events.length > taken);
+    while (taken < events.length) events[taken++]!.take();
+  }
+  flood.stop(true);
+});
+
+test("positions that were read and delivered are told apart, in whatever order handlers end", () => {
+  const queue = new DeliveryQueue(
+    () => {},
+    () => {},
+  );
+  queue.take(10);
+  expect(queue.delivered).toBe(10);
+  queue.take(20, () => new Promise(() => {}));
+  queue.take(30);
+  expect([queue.read, queue.delivered]).toEqual([30, 10]);
+  queue.restart();
+  expect([queue.read, queue.delivered]).toEqual([0, 0]);
+});
+
+describe("who catches up", () => {
+  let server: WireServer;
+  let folder: string;
+
+  beforeEach(() => {
+    folder = mkdtempSync(join(tmpdir(), "heartline-"));
+    server = new WireServer({ data: join(folder, "data") }, ["alice", "bob"]);
+  });
+
+  afterEach(async () => {
+    await server.stop();
+    rmSync(folder, { recursive: true });
+  });
+
+  test.each(["resumable", "callback"] as const)(
+    "in a %s session has all that waited acknowledged when it is delivered, so that another client gets nothing",
+    async (session) => {
+      const bob = await server.login("bob");
+      for (let index = 0; index < 50; index++) await bob.asks(`message alice number ${index}`, "ok stored");
+      const taken: string[] = [];
+      const onEvent = async (event: ChatEvent): Promise<void> => {
+        await new Promise((resolve) => setImmediate(resolve));
+        taken.push("text" in event ? event.text : event.kind);
+      };
+      const options = { port: server.port, session, onEvent, store: undefined };
+      const first = newClient(options);
+      await first.client.login("alice", PASSWORD);
+      await first.client.catchUp();
+      expect(taken.filter((text) => text.startsWith("number"))).toHaveLength(50);
+      await first.client.logout();
+      const again = newClient({ ...options, onEvent: (event) => void taken.push(`again ${event.kind}`) });
+      await again.client.login("alice", PASSWORD);
+      await again.client.catchUp();
+      expect(taken.filter((text) => text.startsWith("again stored"))).toEqual([]);
+    },
+  );
+
+  test("ends though others never stop to send, since what was said after the login did not wait for it", async () => {
+    const atMs = Date.now();
+    fake = new FakeServer((line, { say }) => {
+      if (line.startsWith("login")) return say(`ok ${TOKEN} 35\nstored bob ${atMs - 5_000} waited\n`);
+      setSystemTime(Date.now() + 1_000);
+      say(`stored bob ${Date.now()} news\nok 0\n`);
+    });
+    const { client } = newClient({ onEvent: () => {} });
+    try {
+      await client.login("alice", PASSWORD);
+      await client.catchUp();
+      expect(fake.lines.filter((line) => line.includes("alive")).length).toBeLessThan(10);
+    } finally {
+      setSystemTime();
+    }
+  });
+
+  test("does not take messages of a server whose clock is ahead for news", async () => {
+    const texts = ["one", "two", "three"];
+    fake = new FakeServer((line, { say }) => {
+      const text = texts.shift();
+      const stored = text === undefined ? "" : `stored bob ${Date.now() + 3_600_000} ${text}\n`;
+      say(line.startsWith("login") ? `ok ${TOKEN} 35\n${stored}` : `${stored}ok 0\n`);
+    });
+    const told: ChatEvent[] = [];
+    const { client } = newClient({ onEvent: (event) => void told.push(event) });
+    await client.login("alice", PASSWORD);
+    await client.catchUp();
+    expect(told).toHaveLength(3);
+  });
+});
+
+test("a lockout is waited for, and what does not pass is not tried again", async () => {
+  jest.useFakeTimers();
+  try {
+    const failures = [new ChatError("locked_out", "60"), new ChatError("wrong_password", "2")];
+    let attempts = 0;
+    const attempt = (): Promise<void> => Promise.reject(failures[attempts++]!);
+    const ended = retry(attempt, ["locked_out", "busy"], 30_000).catch((error: ChatError) => error.code);
+    for (const seconds of [0, 59]) {
+      jest.advanceTimersByTime(seconds * 1_000);
+      for (let turns = 0; turns < 10; turns++) await Promise.resolve();
+      expect(attempts).toBe(1);
+    }
+    jest.advanceTimersByTime(1_000);
+    expect(await ended).toBe("wrong_password");
+    expect(attempts).toBe(2);
+  } finally {
+    jest.useRealTimers();
+  }
+});
+
+describe("a heartbeat", () => {
+  beforeEach(() => void jest.useFakeTimers());
+  afterEach(() => void jest.useRealTimers());
+
+  /** A heartbeat with a silence of 35 s, and what it did. */
+  function newHeartbeat(state: { now: "away" | "unread" | "read" } = { now: "read" }) {
+    const did: string[] = [];
+    const heartbeat = new Heartbeat({
+      state: () => state.now,
+      isDue: () => false,
+      beat: () => {
+        did.push("beat");
+        return new Promise(() => {});
+      },
+      late: () => void did.push("late"),
+    });
+    heartbeat.start(35_000);
+    return { did, heartbeat };
+  }
+
+  test("beats after a sleep of the machine in which only the wall clock went on, and misses an answer within 10 s", () => {
+    const { did, heartbeat } = newHeartbeat();
+    jest.advanceTimersByTime(3_000);
+    expect(did).toEqual([]);
+    jest.setSystemTime(Date.now() + 600_000);
+    jest.advanceTimersByTime(1_000);
+    expect(did).toEqual(["beat"]);
+    jest.advanceTimersByTime(9_000);
+    expect(did.slice(0, 2)).toEqual(["beat", "late"]);
+    heartbeat.stop();
+  });
+
+  test("takes a wall clock that is set back for nothing", () => {
+    const { did, heartbeat } = newHeartbeat();
+    jest.setSystemTime(Date.now() - 600_000);
+    jest.advanceTimersByTime(20_000);
+    expect(did).toEqual([]);
+    heartbeat.stop();
+  });
+
+  test("goes on while nothing is read, when no answer can be late, and awaits one anew when it is", () => {
+    const state = { now: "unread" as "unread" | "read" };
+    const { did, heartbeat } = newHeartbeat(state);
+    jest.advanceTimersByTime(95_000);
+    expect(did).toEqual(["beat", "beat", "beat"]);
+    state.now = "read";
+    heartbeat.readsAgain();
+    jest.advanceTimersByTime(7_000);
+    expect(did).toEqual(["beat", "beat", "beat"]);
+    jest.advanceTimersByTime(3_000);
+    expect(did).toContain("late");
+    heartbeat.stop();
+  });
+});
