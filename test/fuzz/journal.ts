@@ -2,8 +2,9 @@ import fc from "fast-check";
 import { Account } from "../../src/chat/session.ts";
 import { Outbox } from "../../src/protocol/outbox.ts";
 import { StoreError, openDatabase } from "../../src/server/database.ts";
-import { RecordReader, segmentName, segmentsOf } from "../../src/server/journal.ts";
-import { Recovery, newStore } from "../../src/server/recovery.ts";
+import { segmentName, segmentsOf } from "../../src/server/journal.ts";
+import { RecordReader } from "../../src/server/record.ts";
+import { Recovery, newStore, seedOf } from "../../src/server/recovery.ts";
 import type { Filling, Segment, SegmentFolder } from "../../src/server/segment.ts";
 import type { Store } from "../../src/server/store.ts";
 import { segmentIn } from "../support/segment.ts";
@@ -74,6 +75,8 @@ class Folder implements SegmentFolder {
   sync(): Promise<void> {
     return Promise.resolve();
   }
+
+  syncNow(): void {}
 
   damage(how: typeof damage extends fc.Arbitrary<infer Damage> ? Damage : never): void {
     const names = this.names().sort();
@@ -152,7 +155,8 @@ class Run {
   /** A server starts, after the one before was killed. Throws as it does. */
   start(salvage: boolean): Store {
     if (this.database.inTransaction) this.database.run("ROLLBACK");
-    new Recovery(this.database, this.folder, { salvage, unixMs: UNIX_MS, progress: () => {} }).run();
+    const options = { salvage, unixMs: UNIX_MS, progress: () => {} };
+    new Recovery(this.database, this.folder, options, SEGMENT_BYTES).run();
     return newStore(this.database, this.folder, "process", SEGMENT_BYTES);
   }
 
@@ -177,7 +181,7 @@ class Run {
     const first = segmentsOf(this.folder).at(-1);
     if (first === undefined) return;
     const file = segmentName(first);
-    const reader = new RecordReader(this.folder.files.get(file)!, first);
+    const reader = new RecordReader(this.folder.files.get(file)!, first, seedOf(this.database));
     let start = 0;
     for (let at = reader.at; reader.next(); at = reader.at) start = at;
     if (reader.sequence !== this.#places.length + 1) return;

@@ -3,10 +3,12 @@ import { mkdtempSync, readdirSync, rmSync, truncateSync, writeFileSync } from "n
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { JOURNAL_SEGMENTS_KEPT, JOURNAL_SPARES_MAX } from "../../src/limits.ts";
-import { Journal, RecordReader, segmentName, segmentsOf } from "../../src/server/journal.ts";
+import { Journal, segmentName, segmentsOf } from "../../src/server/journal.ts";
+import { RecordReader } from "../../src/server/record.ts";
 import { FileFolder, type Filling } from "../../src/server/segment.ts";
 
 const SEGMENT_BYTES = 1024;
+const SEED = 0xfedcba98;
 const folders: string[] = [];
 
 /** A folder whose disk refuses new segments while it is told so. */
@@ -30,7 +32,7 @@ afterEach(() => {
 });
 
 function newJournal(folder = newFolder(), sequence = 0): { journal: Journal; folder: TestFolder } {
-  return { journal: new Journal(folder, sequence, SEGMENT_BYTES), folder };
+  return { journal: new Journal(folder, sequence, SEED, SEGMENT_BYTES), folder };
 }
 
 function append(journal: Journal, text: string, number = 0): void {
@@ -42,7 +44,7 @@ function append(journal: Journal, text: string, number = 0): void {
 function records(folder: FileFolder): [number, string][] {
   const found: [number, string][] = [];
   for (const first of segmentsOf(folder)) {
-    const reader = new RecordReader(folder.open(segmentName(first)).bytes, first);
+    const reader = new RecordReader(folder.open(segmentName(first)).bytes, first, SEED);
     while (reader.next()) found.push([reader.sequence, reader.bytes.toString("latin1", reader.start, reader.end)]);
   }
   return found;
@@ -53,7 +55,7 @@ function threeRecords(): { bytes: Buffer; middle: number; last: number; end: num
   const { journal, folder } = newJournal();
   for (const text of ["first", "the second record", "third and last"]) append(journal, text);
   const bytes = Buffer.from(folder.open(segmentName(1)).bytes);
-  const reader = new RecordReader(bytes, 1);
+  const reader = new RecordReader(bytes, 1, SEED);
   reader.next();
   const middle = reader.at;
   reader.next();
@@ -63,7 +65,7 @@ function threeRecords(): { bytes: Buffer; middle: number; last: number; end: num
 }
 
 function sequences(bytes: Buffer): number[] {
-  const reader = new RecordReader(bytes, 1);
+  const reader = new RecordReader(bytes, 1, SEED);
   const found: number[] = [];
   while (reader.next()) found.push(reader.sequence);
   return found;
@@ -102,7 +104,7 @@ describe("a record that was not written whole", () => {
       const torn = Buffer.from(bytes).fill(0, cut, end);
       // A cut that takes only zeros takes nothing.
       if (torn.equals(bytes)) continue;
-      const reader = new RecordReader(torn, 1);
+      const reader = new RecordReader(torn, 1, SEED);
       expect(sequences(torn)).toEqual([1, 2]);
       while (reader.next());
       expect(reader.goOn()).toBe(0);
@@ -115,7 +117,7 @@ describe("a record that was not written whole", () => {
       const at = bit >> 3;
       const changed = Buffer.from(bytes);
       changed[at]! ^= 1 << (bit & 7);
-      const reader = new RecordReader(changed, 1);
+      const reader = new RecordReader(changed, 1, SEED);
       while (reader.next());
       if (at >= last) expect([reader.sequence, reader.goOn()]).toEqual([2, 0]);
       // What lies behind a record's end to round it up is nothing.
@@ -169,7 +171,7 @@ describe("old segments", () => {
     truncateSync(join(folder.path, segmentName(3)), 10);
     writeFileSync(join(folder.path, "spare-7"), "");
     writeFileSync(join(folder.path, "notes.txt"), "somebody else's");
-    const again = new Journal(folder, 1000, SEGMENT_BYTES);
+    const again = new Journal(folder, 1000, SEED, SEGMENT_BYTES);
     expect(readdirSync(folder.path).filter((name) => name.startsWith("spare-"))).toHaveLength(JOURNAL_SPARES_MAX);
     expect(segmentsOf(folder)).toEqual([]);
     for (let i = 0; i < 5; i++) append(again, `new ${i}`.padEnd(900));

@@ -38,7 +38,12 @@ class Disk {
   /** A server starts; the one before it was killed, wherever it was. */
   start({ salvage = false, progress = (_part: number): void => {} } = {}): Store {
     this.kill();
-    this.recovered = new Recovery(this.database, this.folder, { salvage, unixMs: UNIX_MS, progress }).run();
+    this.recovered = new Recovery(
+      this.database,
+      this.folder,
+      { salvage, unixMs: UNIX_MS, progress },
+      SEGMENT_BYTES,
+    ).run();
     return newStore(this.database, this.folder, "process", SEGMENT_BYTES);
   }
 
@@ -344,7 +349,7 @@ describe("a damaged journal", () => {
 });
 
 describe("a folder whose files changed places", () => {
-  test("gives nothing of what lies in the wrong file, then or later", () => {
+  test("is refused, and a salvage gives nothing of what lies in the wrong file, then or later", () => {
     const disk = new Disk();
     const store = disk.start();
     const { message } = newStream(store, 0);
@@ -358,7 +363,8 @@ describe("a folder whose files changed places", () => {
     );
     writeFileSync(spare, readFileSync(disk.file(0)));
     writeFileSync(disk.file(0), "");
-    const again = disk.start();
+    expect(() => disk.start()).toThrow(/records 1 to 3 are missing at the end of 0000000000000001 \(3 in all\)/);
+    const again = disk.start({ salvage: true });
     expect(waiting(again)).toEqual([]);
     newStream(again, 0).message("new");
     again.save();
