@@ -282,7 +282,8 @@ export class Store implements ChatStore {
   save(): boolean | Promise<void> {
     if (!this.#write()) return false;
     const journal = this.#journal;
-    if (journal !== null && journal.newest !== this.#newest) this.#commitDue = true;
+    // A commit that failed is tried again by `retry`: it makes all changes once more, which is too much for each turn.
+    if (journal !== null && journal.newest !== this.#newest && this.#fault === null) this.#commitDue = true;
     if (this.#isCommitDue()) this.commit();
     return !this.#power || journal === null || journal.isSynced || journal.sync();
   }

@@ -3,9 +3,11 @@ import { mkdtempSync, readdirSync, rmSync, truncateSync, writeFileSync } from "n
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { JOURNAL_SEGMENTS_KEPT, JOURNAL_SPARES_MAX } from "../../src/limits.ts";
+import { openDatabase } from "../../src/server/database.ts";
 import { Journal, segmentName, segmentsOf } from "../../src/server/journal.ts";
-import { RecordReader } from "../../src/server/record.ts";
-import { FileFolder, type Filling } from "../../src/server/segment.ts";
+import { RecordReader, announced } from "../../src/server/record.ts";
+import { newStore } from "../../src/server/recovery.ts";
+import { FileFolder, type Filling, type Segment } from "../../src/server/segment.ts";
 
 const SEGMENT_BYTES = 1024;
 const SEED = 0xfedcba98;
@@ -222,4 +224,109 @@ test("everything is synced that was written, and the names", async () => {
   expect(journal.isSynced).toBe(false);
   journal.syncNow();
   expect(journal.isSynced).toBe(true);
+});
+
+describe("a journal on a disk of which everything is known", () => {
+  /** Every call that makes something durable, or changes what must be. */
+  class WatchedFolder extends TestFolder {
+    readonly events: string[] = [];
+    fails = false;
+
+    override open(name: string): Segment {
+      const segment = super.open(name);
+      const { rename, sync, syncNow } = segment;
+      segment.rename = (to) => {
+        this.events.push("rename");
+        rename.call(segment, to);
+      };
+      segment.sync = async () => {
+        await sync.call(segment);
+        if (this.fails) throw new Error("input/output error");
+        this.events.push("data");
+      };
+      segment.syncNow = () => {
+        syncNow.call(segment);
+        if (this.fails) throw new Error("input/output error");
+        this.events.push("data");
+      };
+      return segment;
+    }
+
+    override async sync(): Promise<void> {
+      await super.sync();
+      this.events.push("names");
+    }
+
+    override syncNow(): void {
+      super.syncNow();
+      this.events.push("names");
+    }
+  }
+
+  function watched(): { journal: Journal; folder: WatchedFolder } {
+    const path = mkdtempSync(join(tmpdir(), "heartline-"));
+    folders.push(path);
+    const folder = new WatchedFolder(join(path, "journal"));
+    const journal = new Journal(folder, 0, SEED, SEGMENT_BYTES);
+    folder.events.length = 0;
+    return { journal, folder };
+  }
+
+  test.each(["sync", "syncNow"] as const)(
+    "is synced when a segment's name is durable too, after its bytes: %s",
+    async (how) => {
+      const { journal, folder } = watched();
+      append(journal, "first");
+      expect(journal.isSynced).toBe(false);
+      await journal[how]();
+      expect([folder.events, journal.isSynced]).toEqual([["rename", "data", "names"], true]);
+      append(journal, "in the same segment");
+      await journal[how]();
+      expect(folder.events.slice(3)).toEqual(["data"]);
+      append(journal, "x".repeat(980));
+      await journal[how]();
+      expect(folder.events.slice(4)).toEqual(["rename", "data", "names"]);
+    },
+  );
+
+  test("announces with durability power what was synced, and no record before", async () => {
+    const { journal, folder } = watched();
+    append(journal, "first");
+    expect(announced(folder)).toEqual({ sequence: 0, seed: SEED });
+    const synced = journal.sync();
+    expect(announced(folder)!.sequence).toBe(0);
+    await synced;
+    expect(announced(folder)!.sequence).toBe(1);
+    append(journal, "second");
+    journal.syncNow();
+    expect(announced(folder)!.sequence).toBe(2);
+  });
+
+  test("never trusts a sync again after one has failed, since the kernel reports a lost page once", async () => {
+    for (const first of ["sync", "syncNow"] as const) {
+      const { journal, folder } = watched();
+      append(journal, "first");
+      folder.fails = true;
+      expect(async () => journal[first]()).toThrow("input/output error");
+      folder.fails = false;
+      expect(() => journal.syncNow()).toThrow("input/output error");
+      expect(journal.sync()).rejects.toThrow("input/output error");
+    }
+  });
+
+  test("lets no turn of a store with durability power end before the segment's name is durable", async () => {
+    const path = mkdtempSync(join(tmpdir(), "heartline-"));
+    folders.push(path);
+    const folder = new WatchedFolder(join(path, "journal"));
+    const store = newStore(openDatabase(":memory:", "power"), folder, "power", SEGMENT_BYTES);
+    for (let i = 0; i < 100; i++) {
+      folder.events.length = 0;
+      store.keep("bob", { number: store.newNumber(), unixMs: 5, from: "alice", text: Buffer.alloc(300, "x") });
+      await store.save();
+      const { events } = folder;
+      expect(events.indexOf("data")).toBeGreaterThanOrEqual(0);
+      const named = events.indexOf("rename");
+      if (named >= 0) expect(events.indexOf("names")).toBeGreaterThan(named);
+    }
+  });
 });
