@@ -5,8 +5,8 @@ import type { Filling, Segment, SegmentFolder } from "./segment.ts";
 
 const SEGMENT_NAME = /^\d{16}$/;
 const SPARE_NAME = /^spare-(\d+)$/;
-/** The part of a segment that is the reserve. */
-const RESERVE_PART = 1 / 4;
+/** The reserve is a quarter of a segment; as a shift, since that stays an integer, which are compared faster. */
+const RESERVE_SHIFT = 2;
 
 /** A segment in use. */
 interface Used {
@@ -44,7 +44,7 @@ export class Journal {
   /** Bytes that are kept free of promises, for what must be recorded while the disk is full. */
   readonly reserve: number;
   readonly #seed: number;
-  readonly #last: Place;
+  readonly #last: Float64Array;
   readonly #segmentBytes: number;
   readonly #segmentsKept: number;
   readonly #used: Used[] = [];
@@ -72,15 +72,15 @@ export class Journal {
   ) {
     this.#folder = folder;
     this.#segmentBytes = segmentBytes;
-    this.reserve = RESERVE_PART * segmentBytes;
+    this.reserve = segmentBytes >> RESERVE_SHIFT;
     this.#segmentsKept = segmentsKept;
     this.#seed = seed;
     this.sequence = sequence;
     const names = folder.names();
     for (const name of names) this.#spareNames = Math.max(this.#spareNames, Number(SPARE_NAME.exec(name)?.[1] ?? 0));
     for (const name of names) if (SPARE_NAME.test(name) || SEGMENT_NAME.test(name)) this.#recycle(folder.open(name));
-    this.#last = new Place(this.#openLast(names).bytes);
-    this.#last.numbers.set([sequence, seed, -seed]);
+    this.#last = new Place(this.#openLast(names).bytes).numbers;
+    this.#last.set([sequence, seed, -seed]);
     while (this.#spares.length === 0) this.#fill();
   }
 
@@ -98,7 +98,7 @@ export class Journal {
 
   /** All records are complete, and must be found from now on. */
   announce(sequence = this.sequence): void {
-    this.#last.numbers[0] = sequence;
+    this.#last[0] = sequence;
   }
 
   /** The number of the first record in the newest segment; 0 when there is none. */
@@ -113,9 +113,9 @@ export class Journal {
 
   /** A record of so many bytes surely fits, and the reserve after it. */
   get room(): number {
-    let most = (this.#used.at(-1)?.segment.bytes.length ?? 0) - this.#at;
-    for (const { bytes } of this.#spares) most = Math.max(most, bytes.length);
-    return most - HEAD - this.reserve;
+    const left = (this.#place?.bytes.length ?? 0) - this.#at;
+    const spare = this.#spares.length > 0 ? this.#spares.at(-1)!.bytes.length : 0;
+    return Math.max(left, spare) - HEAD - this.reserve;
   }
 
   /** Sees to it that there is so much room, now and not piece by piece. False when the disk refuses. */
@@ -191,12 +191,13 @@ export class Journal {
    * there is little room left, since what is full must be known before that is used up.
    */
   prepare(): void {
+    if (this.#spares.length > 0) return;
     try {
-      if (this.#spares.length === 0) this.#fill();
+      this.#fill();
+      while (this.room <= 0) this.#fill();
     } catch (error) {
       this.fault = error;
     }
-    if (this.fault === null && this.room <= 0) this.makeRoom(1);
   }
 
   /** Makes the next piece of a spare, for at least so many bytes. */

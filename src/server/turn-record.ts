@@ -74,8 +74,7 @@ export class TurnRecord implements StreamCopy {
   write(number: number, end = false): boolean {
     const facts = this.#facts;
     const journal = this.#journal;
-    const room = this.#room - this.#promised + (end ? journal.reserve : 0);
-    if (this.#held.size > 0) this.#held.release(facts, room);
+    if (this.#held.size > 0) this.#held.release(facts, this.#room - this.#promised + (end ? journal.reserve : 0));
     if (facts.length > 0) {
       try {
         journal.append(facts.bytes, facts.start, facts.length, number);
