@@ -92,7 +92,8 @@ export class Journal {
     }
     const segment = filled(this.#folder.fill(this.#spareName(), LAST_BYTES));
     new Place(segment.bytes).numbers.set([this.sequence, this.#seed, -this.#seed]);
-    segment.rename(LAST_NAME); // Only now is it one: what it says is never half written.
+    segment.syncNow();
+    segment.rename(LAST_NAME); // Only now is it one: what it says is never half written, after a power cut neither.
     return segment;
   }
 

@@ -268,6 +268,7 @@ describe("a journal on a disk of which everything is known", () => {
     folders.push(path);
     const folder = new WatchedFolder(join(path, "journal"));
     const journal = new Journal(folder, 0, SEED, SEGMENT_BYTES);
+    expect(folder.events).toEqual(["data", "rename"]); // The announcement, before it has its name.
     folder.events.length = 0;
     return { journal, folder };
   }
