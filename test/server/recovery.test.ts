@@ -8,6 +8,7 @@ import {
   readdirSync,
   renameSync,
   rmSync,
+  statSync,
   truncateSync,
   unlinkSync,
   writeFileSync,
@@ -485,6 +486,32 @@ describe("a journal that announces its last record", () => {
     expect(disk.recovered.damage).toBeNull();
     expect(seedOf(disk.database)).toBeGreaterThan(0);
     expect(readdirSync(disk.folder.path)).toContain("last");
+  });
+});
+
+describe("a segment that is longer for the sake of one record", () => {
+  function written(): Disk {
+    const disk = new Disk();
+    newStream(disk.start(), 0).message("first");
+    const store = disk.start();
+    newStream(store, 0).message("x".repeat(10 * SEGMENT_BYTES));
+    store.save();
+    return disk;
+  }
+
+  test("has a known length too: a shorter one is refused, and so is one whose record does not fit", () => {
+    for (const bytes of [SEGMENT_BYTES, 10 * SEGMENT_BYTES, 10 * SEGMENT_BYTES + 8]) {
+      const disk = written();
+      expect(statSync(disk.file(-1)).size % SEGMENT_BYTES).toBe(0);
+      truncateSync(disk.file(-1), bytes);
+      expect(() => disk.start()).toThrow(/damaged: records \d+ .*are missing at the end of/);
+    }
+  });
+
+  test("may be as long as its record, as earlier versions made it", () => {
+    const disk = written();
+    truncateSync(disk.file(-1), 16 + 8 * Math.ceil(readFileSync(disk.file(-1)).readUInt32LE(4) / 8));
+    expect(waiting(disk.start())).toEqual([`alice ${"x".repeat(10 * SEGMENT_BYTES)}`]);
   });
 });
 
