@@ -44,12 +44,9 @@ export interface Amount {
 export interface ChatStore {
   /** Why nothing more may be promised, in words for people; null when all is well. */
   readonly trouble: string | null;
-  /**
-   * So many bytes of a text more are to be promised in this turn; false when they may not be, and then `trouble` says
-   * why.
-   */
+  /** Reserves room for a text of `bytes` in this turn's record. False when it may not be promised: see `trouble`. */
   accepts(bytes: number): boolean;
-  /** The same, but it minds no trouble as long as there is room for them: of what goes on while a disk is full. */
+  /** The same for what goes on during a trouble, as long as the journal has room for it. */
   hasRoom(bytes: number): boolean;
   /** The disk is behind: what need not move now should wait until it is not. */
   readonly isBehind: boolean;

@@ -154,8 +154,8 @@ export class FactBuffer {
 }
 
 /**
- * Facts that wait for room in the journal, the last one of each kind about a subject: only such as replace each other,
- * and whose loss in a crash breaks no promise.
+ * Facts that wait for room in the journal: the newest of each kind and subject. Only for kinds of which a newer fact
+ * replaces an older one, and whose loss in a crash breaks no promise.
  */
 export class HeldFacts {
   readonly #facts = new Map<
@@ -176,7 +176,7 @@ export class HeldFacts {
     this.#facts.set(key, { kind, flag, a, b, numbers });
   }
 
-  /** Adds those to a turn's facts for which there is room in so many bytes. */
+  /** Moves held facts to a turn's facts while these have at most `bytes`. */
   release(facts: FactBuffer, bytes: number): void {
     for (const [key, { kind, flag, a, b, numbers }] of this.#facts) {
       if (facts.length + HELD_BYTES > bytes) return;

@@ -41,7 +41,7 @@ export class Journal {
   /** The disk refused a new segment; `prepare` tries again. */
   fault: unknown = null;
   readonly #folder: SegmentFolder;
-  /** Bytes that are kept free of promises, for what must be recorded while the disk is full. */
+  /** Bytes that `room` leaves out, for facts that promise nothing. */
   readonly reserve: number;
   readonly #seed: number;
   readonly #last: Float64Array;
@@ -60,8 +60,8 @@ export class Journal {
   #syncError: unknown = null;
 
   /**
-   * Goes on behind record `sequence`, with checksums of that seed. What the folder holds is not needed any more. Throws
-   * when the disk refuses.
+   * Continues after record `sequence`, with checksums that begin with `seed`. The folder's old content is not needed.
+   * Throws when the disk refuses.
    */
   constructor(
     folder: SegmentFolder,
@@ -97,7 +97,7 @@ export class Journal {
     return segment;
   }
 
-  /** All records are complete, and must be found from now on. */
+  /** Records up to `sequence` are complete: from now on a recovery must find them. */
   announce(sequence = this.sequence): void {
     this.#last[0] = sequence;
   }
@@ -112,14 +112,14 @@ export class Journal {
     return this.#unsynced.size === 0 && !this.#renamed;
   }
 
-  /** A record of so many bytes surely fits, and the reserve after it. */
+  /** Bytes that the next record can have without a new file, with the reserve left after it. */
   get room(): number {
     const left = (this.#place?.bytes.length ?? 0) - this.#at;
     const spare = this.#spares.length > 0 ? this.#spares.at(-1)!.bytes.length : 0;
     return Math.max(left, spare) - HEAD - this.reserve;
   }
 
-  /** Sees to it that there is so much room, now and not piece by piece. False when the disk refuses. */
+  /** Fills spares until `room` is at least `bytes`, and the loop waits. False when the disk refuses. */
   makeRoom(bytes: number): boolean {
     try {
       while (this.room < bytes) this.#fill(bytes + HEAD + this.reserve);
@@ -201,7 +201,7 @@ export class Journal {
     }
   }
 
-  /** Makes the next piece of a spare, for at least so many bytes. */
+  /** Fills the next piece of a spare of at least `least` bytes. */
   #fill(least = this.#segmentBytes): void {
     try {
       const bytes = Math.ceil(least / this.#segmentBytes) * this.#segmentBytes;

@@ -28,9 +28,9 @@ export interface Announced {
 }
 
 /**
- * A record that is not there was never written, or it was lost: only another file can tell. `last` has the number of
- * the last complete record, stored after it (with durability `power` after its sync). Null when the file is missing;
- * throws when nobody can have written what it holds.
+ * Whether a missing record was lost or never written, only another file can tell. `last` has the number of the last
+ * complete record, stored after that record (with durability `power` after its sync). Returns null when the file is
+ * missing; throws when its content is invalid.
  */
 export function announced(folder: SegmentFolder): Announced | null {
   if (!folder.names().includes(LAST_NAME)) return null;

@@ -4,20 +4,20 @@ import type { Account } from "../chat/session.ts";
 import { Fact, FactBuffer, type FactKind, HeldFacts, NOTHING } from "./fact.ts";
 import type { Journal } from "./journal.ts";
 
-/** What a text takes in a record besides its bytes, at most: two facts, their names and numbers. */
+/** The most bytes that a text's facts take in a record besides the text: two facts with their names and numbers. */
 const PROMISE_BYTES = 256;
 
 /**
- * The facts of a turn, until they are a record of the journal. It knows how much room that record has: no more is
- * promised, and facts that promise nothing wait while there is none. So a full disk never keeps a turn from its end.
+ * The facts of a turn, until they are a record of the journal. It knows how much room that record has: it accepts no
+ * text beyond that, and holds back facts that promise nothing while there is none. So a turn can end on a full disk.
  */
 export class TurnRecord implements StreamCopy {
   readonly #journal: Journal;
   readonly #facts = new FactBuffer();
-  /** So much the record may have, and so much of it was promised. */
+  /** Bytes that the record can have, and the part of them that is reserved for accepted texts. */
   #room = 0;
   #promised = 0;
-  /** What waits until there is any room. */
+  /** Facts that wait until there is room. */
   readonly #held = new HeldFacts();
   /** Whose stream is being copied. */
   #to: Account | null = null;
@@ -33,7 +33,7 @@ export class TurnRecord implements StreamCopy {
     this.#room = this.#journal.room;
   }
 
-  /** Counts a text of so many bytes; false when there is no room for it and the disk has none. */
+  /** Reserves room for a text of `bytes`; false when neither the journal nor the disk has any. */
   hasRoom(bytes: number): boolean {
     this.#promised += bytes + PROMISE_BYTES;
     if (this.#promised <= this.#room) return true;
@@ -47,7 +47,7 @@ export class TurnRecord implements StreamCopy {
     this.#facts.add(kind, flag, a, b, text, n0, n1, n2);
   }
 
-  /** Adds a fact that promises nothing; the last one of its kind about its subject replaces those before. */
+  /** Adds a fact that promises nothing: it waits while there is no room, and a newer one replaces it meanwhile. */
   note(kind: FactKind, flag: number, a: Uint8Array, b: Uint8Array, n0 = 0, n1 = 0, n2 = 0): void {
     if (this.#room > 0 && this.#held.size === 0) this.#facts.add(kind, flag, a, b, NOTHING, n0, n1, n2);
     else this.#held.hold(kind, flag, a, b, n0, n1, n2);
