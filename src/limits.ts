@@ -94,9 +94,8 @@ export const SPARE_MS = 8_192;
 /** When the process has grown by so much, its young garbage is collected; it is looked at so often. */
 export const GARBAGE_BYTES_MAX = 16 << 20;
 export const GARBAGE_MS = 1_024;
-/** Ended sessions of a user that are remembered, at least for so long: what they had carried is not delivered twice. */
+/** Ended sessions of a user that are kept, whatever the clock says: what they had carried is not delivered twice. */
 export const SESSIONS_KEPT = 8;
-export const SESSIONS_KEPT_MS = 7 * 24 * 3600 * 1000;
 /** A callback that is not answered within so long is tried again, after a pause that grows from and to these. */
 export const CALLBACK_DEADLINE_MS = 5_000;
 export const CALLBACK_PAUSE_MIN_MS = 250;

@@ -82,6 +82,11 @@ export class Journal {
     return Number(this.#used.at(-1)?.segment.name ?? 0);
   }
 
+  /** Whether the files of all segments are still where they belong. */
+  get isWhole(): boolean {
+    return this.#used.every(({ segment }) => segment.isThere()) && this.#spares.every((spare) => spare.isThere());
+  }
+
   /** Whether everything written is on the disk for sure. */
   get isSynced(): boolean {
     return this.#unsynced.size === 0;

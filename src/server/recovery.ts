@@ -1,6 +1,7 @@
 import type { Database, SQLQueryBindings } from "bun:sqlite";
 import { join } from "node:path";
 import { wordEnd } from "../protocol/ascii.ts";
+import { DataFolder } from "./data-folder.ts";
 import { type Durability, StoreError, openDatabase } from "./database.ts";
 import { Fact, FactReader } from "./fact.ts";
 import { Journal, RecordReader, SEQUENCE_SPAN, segmentName, segmentsOf } from "./journal.ts";
@@ -41,14 +42,20 @@ export function openStore(
   durability: Durability,
   options: RecoveryOptions,
 ): { store: Store; recovered: Recovered } {
-  const database = openDatabase(path, durability);
-  if (path === ":memory:") return { store: new Store(database), recovered: { records: 0, messages: 0, damage: null } };
-  const folder = new FileFolder(join(path, "journal"));
+  if (path === ":memory:") {
+    const store = new Store(openDatabase(path, durability));
+    return { store, recovered: { records: 0, messages: 0, damage: null } };
+  }
+  const data = new DataFolder(path);
+  let database: Database | null = null;
   try {
-    const recovered = new Recovery(database, folder, options).run();
-    return { store: newStore(database, folder, durability), recovered };
+    database = openDatabase(path, durability);
+    const recovered = new Recovery(database, new FileFolder(join(path, "journal")), options).run();
+    const folder = new FileFolder(data.inside("journal"));
+    return { store: newStore(database, folder, durability, undefined, data), recovered };
   } catch (error) {
-    database.close();
+    database?.close();
+    data.close();
     if (error instanceof StoreError) throw error;
     throw new StoreError(`the data folder ${path} cannot be used: ${(error as Error).message}`);
   }
@@ -60,10 +67,12 @@ export function newStore(
   folder: SegmentFolder,
   durability: Durability,
   segmentBytes?: number,
+  data: DataFolder | null = null,
 ): Store {
-  if (durability === "none") return new Store(database);
   const { sequence } = database.query<Progress, []>("SELECT * FROM progress").get()!;
-  return new Store(database, new Journal(folder, sequence, segmentBytes), durability === "power");
+  const journal = durability === "none" ? null : new Journal(folder, sequence, segmentBytes);
+  data?.watch(journal);
+  return new Store(database, journal, durability === "power", undefined, data);
 }
 
 /**

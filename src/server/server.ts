@@ -9,6 +9,7 @@ import { CertificateError, readCertificate } from "./certificate.ts";
 import type { Config } from "./config.ts";
 import { type Accepted, Connection, Connections } from "./connection.ts";
 import type { Credentials } from "./credentials.ts";
+import { StoreError } from "./database.ts";
 import { descriptorsMax } from "./kernel.ts";
 import { Listener } from "./listener.ts";
 import type { Logger } from "./log.ts";
@@ -248,14 +249,14 @@ export class Server {
     Bun.gc(false);
   }
 
-  /** What the disk refused is tried again; the operator hears of it once. */
+  /** What the disk refused is tried again; each change of that is logged once. */
   #retry(): void {
     this.#store.retry();
-    const { trouble } = this.#store;
+    const { trouble, troubleUntil } = this.#store;
     if (trouble === this.#trouble) return;
     this.#trouble = trouble;
     if (trouble === null) this.#log.info("the disk takes everything again");
-    else this.#log.error(`${trouble}; until there is room, messages are answered with err internal`);
+    else this.#log.error(`${trouble}; messages are answered with err internal until ${troubleUntil}`);
   }
 
   /** Says goodbye to everybody, lets the sockets take what was promised, and closes the store; false when it fails. */
@@ -281,6 +282,7 @@ export class Server {
       this.#store.close();
       return true;
     } catch (error) {
+      if (error instanceof StoreError) return (this.#log.error(error.message), false);
       const { durability } = this.#config;
       const fate = durability === "none" ? "what was said last is lost" : "the next start takes it from the journal";
       this.#log.error(error, `not everything could be stored; ${fate}`);
