@@ -1,5 +1,6 @@
 import type { Database, SQLQueryBindings } from "bun:sqlite";
 import { join } from "node:path";
+import { SESSIONS_KEPT } from "../limits.ts";
 import { wordEnd } from "../protocol/ascii.ts";
 import { DataFolder } from "./data-folder.ts";
 import { type Durability, StoreError, openDatabase } from "./database.ts";
@@ -118,6 +119,7 @@ export class Recovery {
     }
     // Also where nothing was found: other files may hold later records, and a new journal must begin behind those.
     if (this.#segments.length > 0 || damage !== null) this.#apply();
+    this.#endSessions();
     return { records: this.#records, messages: this.#messages, damage };
   }
 
@@ -131,9 +133,17 @@ export class Recovery {
       this.#run("UPDATE sessions SET received = max(received, ?) WHERE number = ?", position, session);
     }
     this.#run("DELETE FROM carried WHERE session NOT IN (SELECT number FROM sessions)");
-    this.#run("UPDATE sessions SET ended_ms = ? WHERE ended_ms IS NULL", this.#options.unixMs);
     this.#run("UPDATE progress SET sequence = ?, newest = 0, number = ?", this.#last + SEQUENCE_SPAN, this.#number);
     this.#database.run("COMMIT");
+  }
+
+  /** Sessions that the last run did not end are over. Without a journal nobody knows how far they came. */
+  #endSessions(): void {
+    this.#run("DELETE FROM sessions WHERE received < 0");
+    const count = this.#run("UPDATE sessions SET ended_ms = ? WHERE ended_ms IS NULL", this.#options.unixMs);
+    if (count === 0) return;
+    const ages = "SELECT number, row_number() OVER (PARTITION BY user ORDER BY number DESC) AS age FROM sessions";
+    this.#run(`DELETE FROM sessions WHERE number IN (SELECT number FROM (${ages}) WHERE age > ?)`, SESSIONS_KEPT);
   }
 
   /** What was reached in the end. */

@@ -112,7 +112,7 @@ export class Store implements ChatStore, StreamCopy {
        WHERE user = ? AND number <= ? GROUP BY sender`,
     );
     this.#delete = database.query("DELETE FROM mailbox WHERE user = ? AND number <= ?");
-    this.#begin = database.query("INSERT OR IGNORE INTO sessions VALUES (?, ?, ?, ?, 0, 0, NULL, ?)");
+    this.#begin = database.query("INSERT OR IGNORE INTO sessions VALUES (?, ?, ?, ?, 0, ?, NULL, ?)");
     this.#receive = database.query("UPDATE sessions SET received = ? WHERE number = ?");
     this.#end = database.query("UPDATE sessions SET replaced = ?, received = ?, ended_ms = ? WHERE number = ?");
     this.#trim = database.query(
@@ -183,7 +183,8 @@ export class Store implements ChatStore, StreamCopy {
   }
 
   began({ number, token, user, resumable }: KnownSession, proof: Uint8Array): void {
-    this.#change(this.#begin, number, hash(token), user, Number(resumable), proof);
+    const received = this.#journal === null ? -1 : 0; // Until it ends, the journal alone knows how far it came.
+    this.#change(this.#begin, number, hash(token), user, Number(resumable), received, proof);
     this.#add(Fact.Began, Number(resumable), encode(user), hash(token), proof, number);
   }
 
@@ -214,7 +215,7 @@ export class Store implements ChatStore, StreamCopy {
       if (!message.resting) this.#keep(user, message);
       if (session !== 0) this.#change(this.#carry, session, message.number, message.position);
     }
-    if (session !== 0) this.#change(this.#receive, received, session);
+    if (session !== 0 && this.#journal !== null) this.#change(this.#receive, received, session);
   }
 
   rested(): void {

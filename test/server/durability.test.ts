@@ -1,4 +1,5 @@
 import { afterEach, beforeAll, describe, expect, test } from "bun:test";
+import { Database } from "bun:sqlite";
 import { existsSync, mkdtempSync, readdirSync, renameSync, rmSync, statSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -108,6 +109,20 @@ describe("after kill -9 and a restart", () => {
     await bob.hears("stored alice <ms> hello");
     expect(second.stderr).not.toContain("recovered");
   });
+});
+
+test("with durability none, a session that a kill -9 ended is forgotten, since nobody knows how far it came", async () => {
+  const sessions = (): number => {
+    using database = new Database(join(path, "none/heartline.sqlite"), { readonly: true });
+    return database.query<{ count: number }, []>("SELECT count(*) AS count FROM sessions").get()!.count;
+  };
+  const first = start("none", "--durability", "none");
+  const [, [token]] = await login(first, "alice", " resumable");
+  while (sessions() === 0) await new Promise((resolve) => setImmediate(resolve));
+  await kill(first);
+  const [, words] = await login(start("none", "--durability", "none"), "alice", ` after=${token}:0`);
+  expect(words).toHaveLength(2);
+  expect(sessions()).toBe(0);
 });
 
 /** How many of these lines fill so many bytes. */
