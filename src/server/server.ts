@@ -218,7 +218,7 @@ export class Server {
   renewCertificate(): void {
     if (this.#encrypted === null) return;
     const { chain, key } = this.#config.tls!;
-    const certificate = readCertificate(chain, key);
+    const certificate = readCertificate(chain, key, "regular");
     if (certificate.outdated !== null) throw new CertificateError(certificate.outdated);
     this.#encrypted.renew(certificate);
     this.#log.info("the certificate was read again");
