@@ -17,7 +17,8 @@ export function readInput(file: string, bytesMax: number, kind: InputKind): Buff
     descriptor = openSync(file, kind === "any" ? constants.O_RDONLY : constants.O_RDONLY | constants.O_NONBLOCK);
     const before = fstatSync(descriptor);
     const isRegular = before.isFile();
-    if (!isRegular && kind === "regular") throw new Error("only a regular file can be read while the server runs");
+    if (!isRegular && kind === "regular")
+      throw new Error("not a regular file; a pipe can only be read when the server starts");
     const bytes = isRegular && before.size > bytesMax ? null : readAll(descriptor, bytesMax);
     if (bytes === null) throw new Error(`it has more than ${bytesMax} bytes`);
     const after = fstatSync(descriptor);

@@ -200,11 +200,11 @@ describe("while the server runs, a credentials file is refused that is", () => {
   test("a named pipe, which nobody waits for", () => {
     const pipe = join(folder, "pipe");
     expect(Bun.spawnSync(["mkfifo", pipe]).exitCode).toBe(0);
-    expect(refusal(pipe)).toContain("only a regular file can be read while the server runs");
+    expect(refusal(pipe)).toContain("not a regular file; a pipe can only be read when the server starts");
   });
 
   test("a device, or a folder", () => {
-    expect(refusal("/dev/zero")).toContain("only a regular file");
+    expect(refusal("/dev/zero")).toContain("not a regular file");
     expect(refusal(folder)).toContain("it is a folder");
   });
 
