@@ -124,7 +124,8 @@ export class DataFolder {
 }
 
 function lossOfFile(name: string, fate: string | null): Loss {
-  const until = fate === null ? "the server is restarted, which keeps what was promised" : "it is back";
+  const keeps = "the server is restarted, which keeps what was promised";
+  const until = fate === null ? keeps : "the same file is back, or the server is restarted without it";
   return { what: `${name} was deleted or replaced in the data folder`, until, fate };
 }
 
