@@ -227,7 +227,10 @@ describe("a data folder is locked", () => {
   test("by no child that its process has started", async () => {
     const path = newPath();
     const first = lock(path);
-    const child = Bun.spawn(["cat"], { stdin: "pipe" });
+    const child = Bun.spawn(["cat"], { stdin: "pipe", stdout: "pipe" });
+    child.stdin.write("it runs");
+    await child.stdin.flush();
+    await child.stdout.getReader().read();
     close(first);
     lock(path);
     child.kill();
