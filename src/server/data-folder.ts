@@ -92,7 +92,7 @@ export class DataFolder {
         if (identityOf(join(this.path, name)) === known) continue;
         return lossOfFile(name, name === DATABASE ? "are lost, since it is not in the data folder" : null);
       }
-      if (this.#journal?.isWhole === false) return lossOfFile("a segment of the journal", null);
+      if (this.#journal?.isWhole === false) return lossOfFile("a file of the journal", null);
       accessSync(this.path, constants.R_OK | constants.W_OK | constants.X_OK);
       return null;
     } catch (error) {

@@ -8,7 +8,7 @@ export type Durability = "none" | "process" | "power";
 const SYNCHRONOUS: Record<Durability, string> = { none: "OFF", process: "NORMAL", power: "FULL" };
 /** So long the write-ahead log becomes only when the thread that copies it (wal.ts) cannot. */
 const CHECKPOINT_PAGES = 16_384;
-const SCHEMA_VERSION = 4;
+const SCHEMA_VERSION = 5;
 const SESSIONS = `
   CREATE TABLE sessions (
     number INTEGER PRIMARY KEY, token BLOB NOT NULL UNIQUE, user TEXT NOT NULL, resumable INTEGER NOT NULL,
@@ -18,6 +18,9 @@ const SESSIONS = `
   CREATE TRIGGER forget AFTER DELETE ON sessions BEGIN DELETE FROM carried WHERE session = old.number; END;
   CREATE TABLE progress (sequence INTEGER NOT NULL, newest INTEGER NOT NULL, number INTEGER NOT NULL);
 `;
+/** The journal's checksums begin with its seed (journal.ts); no row while there is a journal of a version before 5. */
+const JOURNAL = "CREATE TABLE IF NOT EXISTS journal (seed INTEGER NOT NULL);";
+
 const LOCKOUTS = `
   CREATE TABLE lockouts (
     user TEXT NOT NULL, source TEXT NOT NULL, count INTEGER NOT NULL, until_ms INTEGER NOT NULL,
@@ -40,6 +43,8 @@ const SCHEMA = `
   ${SESSIONS}
   ${LOCKOUTS}
   INSERT INTO progress VALUES (0, 0, 0);
+  ${JOURNAL}
+  INSERT INTO journal VALUES (1 + abs(random() % 4294967295));
 `;
 /** From versions up to 3. */
 const MAILBOX_UPGRADE = `
@@ -91,7 +96,8 @@ export function openDatabase(folder: string, durability: Durability): Database {
     if (version === 1) database.run(UPGRADE);
     if (version === 1 || version === 2) database.run(LOCKOUTS);
     if (version === 2 || version === 3) database.run("ALTER TABLE sessions ADD COLUMN proof BLOB");
-    if (version > 0 && version < SCHEMA_VERSION) database.run(MAILBOX_UPGRADE);
+    if (version > 0 && version < 4) database.run(MAILBOX_UPGRADE);
+    if (version > 0 && version < 5) database.run(JOURNAL);
     if (version < SCHEMA_VERSION) database.run(`PRAGMA user_version = ${SCHEMA_VERSION}`);
     database.run("COMMIT");
     // SQLite keeps a descriptor of who closes while others are open, for the next one: now, and not some day.

@@ -28,7 +28,11 @@ async function main(): Promise<void> {
   process.on("uncaughtException", survive);
   process.on("unhandledRejection", survive);
   setSlice(SLICE_MICROS);
-  const server = new Server(config, credentials, log);
+  const exit = async (code: number): Promise<void> => {
+    await output.close();
+    process.exit(code);
+  };
+  const server = new Server(config, credentials, log, exit);
   const { plain, encrypted } = server.listen();
   let stoppedMs = 0;
   const stop = async (signal: NodeJS.Signals): Promise<void> => {
@@ -38,8 +42,7 @@ async function main(): Promise<void> {
     stoppedMs = performance.now();
     log.info(`${signal}: telling everybody goodbye; a second signal ends it at once`);
     const isWell = await server.stop();
-    await output.close();
-    process.exit(isWell ? 0 : 1);
+    await exit(isWell ? 0 : 1);
   };
   process.on("SIGINT", stop);
   process.on("SIGTERM", stop);

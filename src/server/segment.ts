@@ -3,6 +3,7 @@ import {
   existsSync,
   fdatasync,
   fdatasyncSync,
+  fsyncSync,
   mkdirSync,
   openSync,
   readdirSync,
@@ -44,6 +45,8 @@ export interface SegmentFolder {
   fill(name: string, bytes: number): Filling;
   /** The names too are on the disk when the promise resolves. */
   sync(): Promise<void>;
+  /** The same, and the loop waits. */
+  syncNow(): void;
 }
 
 const PIECE = Buffer.alloc(256 << 10);
@@ -90,6 +93,20 @@ export class FileFolder implements SegmentFolder {
   async sync(): Promise<void> {
     const folder = await open(this.path);
     await folder.sync().finally(() => folder.close());
+  }
+
+  syncNow(): void {
+    syncFolder(this.path);
+  }
+}
+
+/** The names of a folder are on the disk when it returns. */
+export function syncFolder(path: string): void {
+  const descriptor = openSync(path, "r");
+  try {
+    fsyncSync(descriptor);
+  } finally {
+    closeSync(descriptor);
   }
 }
 

@@ -28,6 +28,8 @@ const REFUSALS_MS = 8 * STORE_RETRY_MS;
 export class Server {
   readonly #config: Config;
   readonly #log: Logger;
+  /** Ends the process, when what was logged has left it. */
+  readonly #exit: (code: number) => Promise<void>;
   readonly #store: Store;
   readonly #turn = new LoopTurn({
     begins: () => {
@@ -38,7 +40,7 @@ export class Server {
     ends: () => this.#chat.turnEnds() || this.#connections.waiting.size > 0,
     saves: () => {
       const saved = this.#store.save();
-      return typeof saved === "boolean" ? saved : saved.catch((error) => this.#die(error));
+      return typeof saved === "boolean" ? saved : saved.catch((error: unknown) => this.#die(error));
     },
     failed: (error, sink) => this.#fault(error, sink ?? null, "a fault while writing"),
   });
@@ -58,9 +60,10 @@ export class Server {
   #leastBytes = Number.POSITIVE_INFINITY;
 
   /** Opens the data folder. Throws StoreError. */
-  constructor(config: Config, credentials: Credentials, log: Logger) {
+  constructor(config: Config, credentials: Credentials, log: Logger, exit: (code: number) => Promise<void>) {
     this.#config = config;
     this.#log = log;
+    this.#exit = exit;
     this.#store = this.#recover();
     const limits = fitDescriptors(config.limits, descriptorsMax());
     const { connectionsMax } = config.limits;
@@ -104,10 +107,11 @@ export class Server {
     return store;
   }
 
-  /** The disk broke a promise of its own: what was not answered yet must not be. */
-  #die(error: unknown): void {
+  /** The disk broke a promise of its own: what was not answered yet must not be, so this never resolves. */
+  #die(error: unknown): Promise<never> {
     this.#log.fatal(error, "the disk does not keep what is written; nothing more can be promised");
-    process.exit(1);
+    void this.#exit(1);
+    return new Promise(() => {});
   }
 
   #load(credentials: Credentials): void {

@@ -5,13 +5,14 @@ import type { Account } from "../chat/session.ts";
 import type { Amount, ChatStore, EndedSession, KnownSession, StoredMessage } from "../chat/store.ts";
 import { SESSIONS_KEPT, STORE_CHANGES_BYTES_MAX, STORE_CHANGES_HELD, STORE_CHANGES_MAX } from "../limits.ts";
 import { encode } from "../protocol/ascii.ts";
-import { MARK, type StreamCopy, type Unconfirmed } from "../protocol/marks.ts";
+import type { Unconfirmed } from "../protocol/marks.ts";
 import type { Outbox } from "../protocol/outbox.ts";
 import { Arena } from "./arena.ts";
 import type { DataFolder } from "./data-folder.ts";
 import { StoreError } from "./database.ts";
-import { Fact, FactBuffer, type FactKind, NOTHING } from "./fact.ts";
+import { Fact, NOTHING } from "./fact.ts";
 import type { Journal } from "./journal.ts";
+import { TurnRecord } from "./turn-record.ts";
 import { Wal } from "./wal.ts";
 
 type Value = SQLQueryBindings;
@@ -39,7 +40,7 @@ export interface Waiting extends Amount {
  *
  * Without a journal the last second's changes are lost with the process.
  */
-export class Store implements ChatStore, StreamCopy {
+export class Store implements ChatStore {
   trouble: string | null = null;
   /** When the trouble ends, in words for the operator. */
   troubleUntil = "";
@@ -49,10 +50,8 @@ export class Store implements ChatStore, StreamCopy {
   readonly #wal: WriteAhead;
   /** What was synced to the disk counts, not what the kernel has. */
   readonly #power: boolean;
-  readonly #facts = new FactBuffer();
-  /** Whose stream is being copied. */
-  #to: Account | null = null;
-  #session = 0;
+  /** Of this turn; null without a journal. */
+  readonly #record: TurnRecord | null;
   #number: number;
   /** A commit that fails takes the transaction back: then its changes are made again. */
   #changes: Change[] = [];
@@ -96,6 +95,7 @@ export class Store implements ChatStore, StreamCopy {
     this.#folder = folder;
     this.#wal = wal;
     this.#journal = journal;
+    this.#record = journal === null ? null : new TurnRecord(journal);
     this.#power = power;
     // Only a commit may find that the disk is full, and not a change in the middle of a transaction.
     database.run("PRAGMA cache_spill = OFF");
@@ -123,6 +123,16 @@ export class Store implements ChatStore, StreamCopy {
     this.#unlock = database.query("DELETE FROM lockouts WHERE user = ? AND source = ?");
     this.#block = database.query("INSERT OR IGNORE INTO blocks VALUES (?, ?)");
     this.#unblock = database.query("DELETE FROM blocks WHERE user = ? AND other = ?");
+  }
+
+  accepts(bytes: number): boolean {
+    return this.trouble === null && this.hasRoom(bytes);
+  }
+
+  hasRoom(bytes: number): boolean {
+    if (this.#record === null || this.#record.hasRoom(bytes)) return true;
+    this.#judge();
+    return false;
   }
 
   get isBehind(): boolean {
@@ -153,24 +163,13 @@ export class Store implements ChatStore, StreamCopy {
   }
 
   wrote(to: Account, session: number, outbox: Outbox): void {
-    if (this.#journal === null) return;
-    this.#to = to;
-    this.#session = session;
-    outbox.copyNew(this);
-  }
-
-  take(marks: readonly number[], first: number, last: number, bytes: Uint8Array, start: number, end: number): void {
-    const { nameBytes } = this.#to!;
-    if (marks[first + MARK.unixMs] !== 0)
-      this.#facts.addMarks(Fact.Sent, nameBytes, this.#session, marks, first, last, bytes, start, end);
-    else if (this.#session !== 0)
-      this.#facts.addMarks(Fact.Fed, nameBytes, this.#session, marks, first, last, NOTHING, 0, 0);
+    this.#record?.wrote(to, session, outbox);
   }
 
   keep(user: string, message: StoredMessage): void {
     const { number, unixMs, from, text } = message;
     this.#keep(user, message);
-    this.#add(Fact.Stored, 0, encode(user), encode(from), text, number, unixMs);
+    this.#record?.add(Fact.Stored, 0, encode(user), encode(from), text, number, unixMs);
   }
 
   #keep(user: string, { number, unixMs, from, text }: StoredMessage): void {
@@ -179,13 +178,13 @@ export class Store implements ChatStore, StreamCopy {
   }
 
   confirmed(user: Account, upTo: number): void {
-    this.#add(Fact.Confirmed, 0, user.nameBytes, NOTHING, NOTHING, upTo);
+    this.#record?.note(Fact.Confirmed, 0, user.nameBytes, NOTHING, upTo);
   }
 
   began({ number, token, user, resumable }: KnownSession, proof: Uint8Array): void {
     const received = this.#journal === null ? -1 : 0; // Until it ends, the journal alone knows how far it came.
     this.#change(this.#begin, number, hash(token), user, Number(resumable), received, proof);
-    this.#add(Fact.Began, Number(resumable), encode(user), hash(token), proof, number);
+    this.#record?.add(Fact.Began, Number(resumable), encode(user), hash(token), proof, number);
   }
 
   /** What a session of that user, which still goes on or is known, began with; empty when there is none. */
@@ -196,13 +195,13 @@ export class Store implements ChatStore, StreamCopy {
   }
 
   received(session: number, position: number): void {
-    this.#add(Fact.Received, 0, NOTHING, NOTHING, NOTHING, session, position);
+    this.#record?.note(Fact.Received, 0, NOTHING, NOTHING, session, position);
   }
 
   ends({ number, user, replaced, received, endedUnixMs }: EndedSession): void {
     this.#change(this.#end, Number(replaced), received, endedUnixMs, number);
     this.#change(this.#trim, user);
-    this.#add(Fact.Ended, Number(replaced), NOTHING, NOTHING, NOTHING, number, received, endedUnixMs);
+    this.#record?.note(Fact.Ended, Number(replaced), NOTHING, NOTHING, number, received, endedUnixMs);
   }
 
   get restUpTo(): number | null {
@@ -262,21 +261,17 @@ export class Store implements ChatStore, StreamCopy {
   wrongPasswords({ user, source, count }: WrongPasswords, untilUnixMs: number): void {
     if (count > 0) this.#change(this.#lock, user, source, count, untilUnixMs);
     else this.#change(this.#unlock, user, source);
-    this.#add(Fact.WrongPasswords, 0, encode(user), encode(source), NOTHING, count, untilUnixMs);
+    this.#record?.note(Fact.WrongPasswords, 0, encode(user), encode(source), count, untilUnixMs);
   }
 
   block(user: string, other: string): void {
     this.#change(this.#block, user, other);
-    this.#add(Fact.Blocked, 0, encode(user), encode(other), NOTHING);
+    this.#record?.add(Fact.Blocked, 0, encode(user), encode(other), NOTHING);
   }
 
   unblock(user: string, other: string): void {
     this.#change(this.#unblock, user, other);
-    this.#add(Fact.Unblocked, 0, encode(user), encode(other), NOTHING);
-  }
-
-  #add(kind: FactKind, flag: number, a: Uint8Array, b: Uint8Array, text: Uint8Array, n0 = 0, n1 = 0, n2 = 0): void {
-    if (this.#journal !== null) this.#facts.add(kind, flag, a, b, text, n0, n1, n2);
+    this.#record?.add(Fact.Unblocked, 0, encode(user), encode(other), NOTHING);
   }
 
   /**
@@ -284,9 +279,10 @@ export class Store implements ChatStore, StreamCopy {
    * when the disk has no room for it, and it must be tried again.
    */
   save(): boolean | Promise<void> {
-    if (!this.#record()) return false;
+    if (!this.#write()) return false;
     const journal = this.#journal;
-    if (journal !== null && journal.newest !== this.#newest) this.#commitDue = true;
+    // A commit that failed is tried again by `retry`: it makes all changes once more, which is too much for each turn.
+    if (journal !== null && journal.newest !== this.#newest && this.#fault === null) this.#commitDue = true;
     if (this.#isCommitDue()) this.commit();
     return !this.#power || journal === null || journal.isSynced || journal.sync();
   }
@@ -298,20 +294,11 @@ export class Store implements ChatStore, StreamCopy {
   }
 
   /** Writes the turn's record; false when the disk has no room for it. */
-  #record(): boolean {
-    const journal = this.#journal;
-    const facts = this.#facts;
-    if (journal === null || facts.length === 0) return true;
-    try {
-      journal.append(facts.bytes, facts.start, facts.length, this.#number);
-      facts.restart(journal.place, journal.bodyStart);
-      if (journal.fault === null) journal.prepare();
-      return true;
-    } catch {
-      return false; // The journal keeps the fault.
-    } finally {
-      this.#judge();
-    }
+  #write(end = false): boolean {
+    const isWritten = this.#record?.write(this.#number, end) ?? true;
+    if (!this.#power) this.#journal?.announce();
+    this.#judge();
+    return isWritten;
   }
 
   /** Now and then: what the disk refused is tried again when the turn ends, and the data folder is checked. */
@@ -325,14 +312,15 @@ export class Store implements ChatStore, StreamCopy {
   /** Commits what the journal has. When the disk refuses, it is tried again later. */
   commit(): void {
     this.#commitDue = false;
-    const { sequence, newest } = { sequence: this.#settled, newest: this.#journal?.newest ?? 0 };
+    const sequence = this.#settled;
+    const newest = this.#journal?.newest ?? 0;
     try {
       this.#make();
       if (!this.#database.inTransaction) this.#database.run(BEGIN);
       if (this.#power && this.#journal?.isSynced === false) this.#journal.syncNow();
       this.#database
         .query("UPDATE progress SET sequence = ?, newest = ?, number = ?")
-        .run(sequence, newest, this.#number);
+        .run(sequence, this.#journal?.sequence ?? 0, this.#number);
       this.#database.run("COMMIT");
       this.#wal.committed();
       this.#changes = [];
@@ -350,6 +338,7 @@ export class Store implements ChatStore, StreamCopy {
   }
 
   #judge(): void {
+    this.#record?.measure();
     const fault = this.#fault ?? this.#journal?.fault ?? null;
     this.trouble = fault === null ? null : `the disk refuses: ${fault instanceof Error ? fault.message : fault}`;
     this.troubleUntil = "there is room";
@@ -376,7 +365,7 @@ export class Store implements ChatStore, StreamCopy {
   /** Every session has been settled: SQLite has it all. Throws when the disk refuses; StoreError when it is gone. */
   close(): void {
     try {
-      this.#record();
+      this.#write(true);
       this.#settled = this.#journal?.sequence ?? this.#settled;
       this.commit();
       if (this.#fault !== null) throw this.#fault;

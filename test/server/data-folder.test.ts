@@ -105,15 +105,24 @@ describe("a running store promises nothing more", () => {
       (path) => rmSync(join(path, "heartline.sqlite-shm")),
       /heartline\.sqlite-shm was deleted/,
     ],
-    ["when its journal is deleted", (path) => rmSync(join(path, "journal"), { recursive: true }), /segment .* deleted/],
-    ["when a segment is deleted", (path) => rmSync(segmentOf(path)), /segment .* deleted/],
+    [
+      "when its journal is deleted",
+      (path) => rmSync(join(path, "journal"), { recursive: true }),
+      /a file of the journal .* deleted/,
+    ],
+    [
+      "when the journal's last position is deleted",
+      (path) => rmSync(join(path, "journal/last")),
+      /a file of the journal .* deleted/,
+    ],
+    ["when a segment is deleted", (path) => rmSync(segmentOf(path)), /a file of the journal .* deleted/],
     [
       "when a spare segment is deleted",
       (path) => {
         const spare = readdirSync(join(path, "journal")).find((name) => name.startsWith("spare"))!;
         rmSync(join(path, "journal", spare));
       },
-      /segment .* deleted/,
+      /a file of the journal .* deleted/,
     ],
   ])("%s", (_when, take, words) => {
     const path = newPath();

@@ -213,6 +213,67 @@ test("a damaged journal is refused in one line that says what to do, and --salva
   expect(await bob.line()).toMatch(/^stored alice \d+ one$/);
 });
 
+test("a journal whose last message is gone is refused with code 1, and a salvage logs how much is missing", async () => {
+  const first = start("cut");
+  const [alice] = await login(first, "alice");
+  for (const text of ["one", "two", "three"]) await alice.asks(`message bob ${text}`, "ok stored");
+  await kill(first);
+  const segment = join(path, "cut/journal/0000000000000001");
+  const bytes = Buffer.from(await Bun.file(segment).bytes());
+  writeFileSync(segment, bytes.fill(0, bytes.indexOf("three") - 48));
+  const refused = start("cut");
+  expect(await refused.exits()).toBe(1);
+  expect(refused.stderr).toMatch(
+    /^heartline: the journal \S+ is damaged: records 3 to 3 are missing at the end of 0000000000000001 \(1 in all\)\..*\n$/,
+  );
+  const salvaged = start("cut", "--salvage");
+  await salvaged.logs(/salvaged a damaged journal: records 3 to 3 are missing/);
+  const [bob] = await login(salvaged, "bob");
+  await bob.hears("stored alice <ms> one", "stored alice <ms> two");
+});
+
+test("a journal whose database is missing is refused, and the database that was there is enough to start again", async () => {
+  const first = start("apart");
+  const [alice] = await login(first, "alice");
+  await alice.asks("message bob hello", "ok stored");
+  await kill(first);
+  const files = ["", "-wal", "-shm"].map((end) => join(path, `apart/heartline.sqlite${end}`));
+  for (const file of files) renameSync(file, `${file}.away`);
+  for (let times = 0; times < 2; times++) {
+    const refused = start("apart");
+    expect(await refused.exits()).toBe(1);
+    expect(refused.stderr).toMatch(/records 1 and on were written for another database, which is missing/);
+  }
+  for (const file of files) {
+    rmSync(file, { force: true });
+    renameSync(`${file}.away`, file);
+  }
+  const [bob] = await login(start("apart"), "bob");
+  await bob.hears("stored alice <ms> hello");
+});
+
+const strace = Bun.which("strace");
+const canTrace = strace !== null && Bun.spawnSync([strace, "-o", "/dev/null", "true"]).exitCode === 0;
+if (!canTrace) console.log("SKIPPED: a disk that fails (strace is missing, or may not trace)");
+
+test.skipIf(!canTrace)(
+  "a disk that cannot sync ends the server with code 1, without an ok, and its log says why",
+  async () => {
+    const server = start("failing", "--durability", "power");
+    const [alice] = await login(server, "alice");
+    const options = ["-f", "-o", "/dev/null", "-e", "inject=fdatasync:error=EIO", "-p", String(server.pid)];
+    const tracer = Bun.spawn([strace!, ...options], { stdout: "ignore", stderr: "pipe" });
+    await tracer.stderr.getReader().read(); // It says that it is attached.
+    alice.say("message bob hello");
+    expect(await server.exits()).toBe(1);
+    expect(server.stderr).toMatch(
+      /"level":60,.*"the disk does not keep what is written; nothing more can be promised"/,
+    );
+    await tracer.exited;
+    expect(alice.line()).rejects.toThrow("ended");
+  },
+);
+
 const prlimit = Bun.which("prlimit");
 if (prlimit === null) console.log("SKIPPED: a disk that refuses (there is no prlimit; Debian has it in util-linux)");
 
@@ -242,6 +303,12 @@ describe.skipIf(prlimit === null)("a disk that refuses", () => {
     await server.logs(/messages are answered with err internal/);
     await alice.asks("block carol", "err internal <words>");
     await alice.asks("online", "ok");
+    await alice.asks("alive", "ok");
+    await alice.asks("broadcast hello", "ok 0");
+    const [carol] = await login(server, "carol");
+    await alice.hears("joined carol");
+    await carol.asks("logout", "ok");
+    await alice.hears("left carol logout");
     limit(server, "unlimited");
     await server.logs(/the disk takes everything again/);
     await alice.asks("message bob afterwards", "ok stored");
