@@ -1,5 +1,5 @@
 import { Database, SQLiteError } from "bun:sqlite";
-import { chmodSync, mkdirSync } from "node:fs";
+import { chmodSync } from "node:fs";
 import { join } from "node:path";
 
 /** What `ok` outlives: nothing; the end of this process; the loss of power too. */
@@ -69,32 +69,22 @@ const UPGRADE = `
 /** A data folder that cannot be used, and why, in words for the operator. */
 export class StoreError extends Error {}
 
-/**
- * Opens the database of a data folder, which is made when it is missing; ":memory:" keeps nothing. The folder is locked
- * for this process alone, by an empty database beside the other. Throws StoreError.
- */
+/** The database's name in its folder. */
+export const DATABASE = "heartline.sqlite";
+
+/** Opens the database of a data folder, which is there and locked; ":memory:" keeps nothing. Throws StoreError. */
 export function openDatabase(folder: string, durability: Durability): Database {
   if (folder === ":memory:") {
     const database = new Database(":memory:");
     database.run(SCHEMA);
     return database;
   }
-  const file = join(folder, "heartline.sqlite");
-  const lock = join(folder, "lock");
+  const file = join(folder, DATABASE);
   let database: Database | null = null;
-  let opening = file;
   try {
-    mkdirSync(folder, { recursive: true, mode: 0o700 });
     database = new Database(file, { create: true });
     chmodSync(file, 0o600);
-    opening = lock;
-    database.run("ATTACH ? AS lock", [lock]);
-    database.run("PRAGMA lock.locking_mode = EXCLUSIVE");
-    database.run("PRAGMA lock.journal_mode = MEMORY");
-    chmodSync(lock, 0o600);
-    database.query("SELECT count(*) FROM lock.sqlite_master").get(); // Now it is read.
-    opening = file;
-    database.run("PRAGMA main.journal_mode = WAL");
+    database.run("PRAGMA journal_mode = WAL");
     database.run(`PRAGMA synchronous = ${SYNCHRONOUS[durability]}`);
     database.run(`PRAGMA wal_autocheckpoint = ${CHECKPOINT_PAGES}`);
     // Else SQLite opens a file in the machine's folder for temporary ones, which may be full, and keeps it.
@@ -115,14 +105,14 @@ export function openDatabase(folder: string, durability: Durability): Database {
     return database;
   } catch (error) {
     database?.close();
-    throw error instanceof StoreError ? error : new StoreError(explain(error, folder, opening));
+    throw error instanceof StoreError ? error : new StoreError(explain(error, folder, file));
   }
 }
 
 function explain(error: unknown, folder: string, file: string): string {
   const { message } = error as Error;
   if (error instanceof SQLiteError) {
-    if (error.code?.startsWith("SQLITE_BUSY")) return `the data folder ${folder} is in use by another server`;
+    if (error.code?.startsWith("SQLITE_BUSY")) return `${file} is in use by another program`;
     if (error.code === "SQLITE_NOTADB" || error.code?.startsWith("SQLITE_CORRUPT"))
       return `${file} is damaged: ${message}`;
   }

@@ -45,6 +45,7 @@ export class Journal {
   readonly reserve: number;
   readonly #seed: number;
   readonly #last: Float64Array;
+  readonly #lastFile: Segment;
   readonly #segmentBytes: number;
   readonly #segmentsKept: number;
   readonly #used: Used[] = [];
@@ -79,7 +80,8 @@ export class Journal {
     const names = folder.names();
     for (const name of names) this.#spareNames = Math.max(this.#spareNames, Number(SPARE_NAME.exec(name)?.[1] ?? 0));
     for (const name of names) if (SPARE_NAME.test(name) || SEGMENT_NAME.test(name)) this.#recycle(folder.open(name));
-    this.#last = new Place(this.#openLast(names).bytes).numbers;
+    this.#lastFile = this.#openLast(names);
+    this.#last = new Place(this.#lastFile.bytes).numbers;
     this.#last.set([sequence, seed, -seed]);
     while (this.#spares.length === 0) this.#fill();
   }
@@ -105,6 +107,12 @@ export class Journal {
   /** The number of the first record in the newest segment; 0 when there is none. */
   get newest(): number {
     return Number(this.#used.at(-1)?.segment.name ?? 0);
+  }
+
+  /** Whether all its files are still where they belong. */
+  get isWhole(): boolean {
+    const files = [this.#lastFile, ...this.#used.map(({ segment }) => segment), ...this.#spares];
+    return files.every((file) => file.isThere());
   }
 
   /** Whether everything written is on the disk for sure. */

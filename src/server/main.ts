@@ -50,7 +50,7 @@ async function main(): Promise<void> {
   reload = (signal) => {
     if (stoppedMs > 0) return;
     if (hasTerminal && !isatty(0)) return void stop(signal); // The window that it ran in was closed.
-    attempt(log, "the users stay as they are", () => server.reload(readCredentials(config.credentials)));
+    attempt(log, "the users stay as they are", () => server.reload(readCredentials(config.credentials, "regular")));
     attempt(log, "the certificate stays as it is", () => server.renewCertificate());
   };
   const { address, port } = (plain ?? encrypted)!;

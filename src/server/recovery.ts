@@ -2,8 +2,9 @@ import type { Database, SQLQueryBindings } from "bun:sqlite";
 import { randomInt } from "node:crypto";
 import { existsSync } from "node:fs";
 import { dirname, join, resolve } from "node:path";
-import { JOURNAL_SEGMENT_BYTES } from "../limits.ts";
+import { JOURNAL_SEGMENT_BYTES, SESSIONS_KEPT } from "../limits.ts";
 import { wordEnd } from "../protocol/ascii.ts";
+import { DataFolder } from "./data-folder.ts";
 import { type Durability, StoreError, openDatabase } from "./database.ts";
 import { Fact, FactReader } from "./fact.ts";
 import { Journal, segmentName, segmentsOf } from "./journal.ts";
@@ -45,17 +46,23 @@ export function openStore(
   durability: Durability,
   options: RecoveryOptions,
 ): { store: Store; recovered: Recovered } {
+  if (path === ":memory:") {
+    const store = new Store(openDatabase(path, durability));
+    return { store, recovered: { records: 0, messages: 0, damage: null } };
+  }
   const existing = existingFolder(path);
-  const database = openDatabase(path, durability);
-  if (path === ":memory:") return { store: new Store(database), recovered: { records: 0, messages: 0, damage: null } };
-  const folder = new FileFolder(join(path, "journal"));
+  const data = new DataFolder(path);
+  let database: Database | null = null;
   try {
-    const recovered = new Recovery(database, folder, options).run();
-    const store = newStore(database, folder, durability);
-    if (durability === "power") syncUpTo(existing, folder.path);
+    database = openDatabase(path, durability);
+    const recovered = new Recovery(database, new FileFolder(join(path, "journal")), options).run();
+    const folder = new FileFolder(data.inside("journal"));
+    const store = newStore(database, folder, durability, undefined, data);
+    if (durability === "power") syncUpTo(existing, join(path, "journal"));
     return { store, recovered };
   } catch (error) {
-    database.close();
+    database?.close();
+    data.close();
     if (error instanceof StoreError) throw error;
     throw new StoreError(`the data folder ${path} cannot be used: ${(error as Error).message}`);
   }
@@ -81,11 +88,12 @@ export function newStore(
   folder: SegmentFolder,
   durability: Durability,
   segmentBytes = JOURNAL_SEGMENT_BYTES,
+  data: DataFolder | null = null,
 ): Store {
-  if (durability === "none") return new Store(database);
   const { sequence } = database.query<Progress, []>("SELECT * FROM progress").get()!;
-  const journal = new Journal(folder, sequence, seedOf(database), segmentBytes);
-  return new Store(database, journal, durability === "power");
+  const journal = durability === "none" ? null : new Journal(folder, sequence, seedOf(database), segmentBytes);
+  data?.watch(journal);
+  return new Store(database, journal, durability === "power", undefined, data);
 }
 
 /** What the checksums of the journal's records begin with; 0 for a journal that a version before 5 has left. */
@@ -167,6 +175,7 @@ export class Recovery {
     }
     // Also where nothing was found: other files may hold later records, and a new journal must begin behind those.
     if (this.#segments.length > 0 || damage !== null || this.#seed === 0) this.#apply();
+    this.#endSessions();
     return { records: this.#records, messages: this.#messages, damage };
   }
 
@@ -180,10 +189,18 @@ export class Recovery {
       this.#run("UPDATE sessions SET received = max(received, ?) WHERE number = ?", position, session);
     }
     this.#run("DELETE FROM carried WHERE session NOT IN (SELECT number FROM sessions)");
-    this.#run("UPDATE sessions SET ended_ms = ? WHERE ended_ms IS NULL", this.#options.unixMs);
     this.#run("UPDATE progress SET sequence = ?, newest = 0, number = ?", this.#last + SEQUENCE_SPAN, this.#number);
     if (seedOf(this.#database) === 0) this.#run("INSERT INTO journal VALUES (?)", randomInt(1, 2 ** 32));
     this.#database.run("COMMIT");
+  }
+
+  /** Sessions that the last run did not end are over. Without a journal nobody knows how far they came. */
+  #endSessions(): void {
+    this.#run("DELETE FROM sessions WHERE received < 0");
+    const count = this.#run("UPDATE sessions SET ended_ms = ? WHERE ended_ms IS NULL", this.#options.unixMs);
+    if (count === 0) return;
+    const ages = "SELECT number, row_number() OVER (PARTITION BY user ORDER BY number DESC) AS age FROM sessions";
+    this.#run(`DELETE FROM sessions WHERE number IN (SELECT number FROM (${ages}) WHERE age > ?)`, SESSIONS_KEPT);
   }
 
   /** What was reached in the end. */

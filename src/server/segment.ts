@@ -22,6 +22,8 @@ export interface Segment {
   readonly bytes: Buffer;
   rename(name: string): void;
   remove(): void;
+  /** Whether its name still leads to it. */
+  isThere(): boolean;
   /** What was stored by now is on the disk when the promise resolves; the loop goes on meanwhile. */
   sync(): Promise<void>;
   /** The same, and the loop waits. */
@@ -113,13 +115,16 @@ class FileSegment implements Segment {
   readonly bytes: Buffer;
   readonly #folder: string;
   readonly #descriptor: number;
+  readonly #inode: number;
 
   constructor(folder: string, name: string) {
     const file = join(folder, name);
     this.name = name;
     this.#folder = folder;
     this.#descriptor = openSync(file, "r+");
-    const empty = statSync(file).size === 0;
+    const { size, ino } = statSync(file);
+    const empty = size === 0;
+    this.#inode = ino;
     const map = empty ? new Uint8Array(0) : Bun.mmap(file, { shared: true });
     this.bytes = Buffer.from(map.buffer, map.byteOffset, map.byteLength);
   }
@@ -132,6 +137,10 @@ class FileSegment implements Segment {
   remove(): void {
     closeSync(this.#descriptor);
     unlinkSync(join(this.#folder, this.name));
+  }
+
+  isThere(): boolean {
+    return statSync(join(this.#folder, this.name), { throwIfNoEntry: false })?.ino === this.#inode;
   }
 
   sync(): Promise<void> {

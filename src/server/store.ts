@@ -3,17 +3,13 @@ import { createHash } from "node:crypto";
 import type { WrongPasswords } from "../chat/lockouts.ts";
 import type { Account } from "../chat/session.ts";
 import type { Amount, ChatStore, EndedSession, KnownSession, StoredMessage } from "../chat/store.ts";
-import {
-  SESSIONS_KEPT,
-  SESSIONS_KEPT_MS,
-  STORE_CHANGES_BYTES_MAX,
-  STORE_CHANGES_HELD,
-  STORE_CHANGES_MAX,
-} from "../limits.ts";
+import { SESSIONS_KEPT, STORE_CHANGES_BYTES_MAX, STORE_CHANGES_HELD, STORE_CHANGES_MAX } from "../limits.ts";
 import { encode } from "../protocol/ascii.ts";
 import type { Unconfirmed } from "../protocol/marks.ts";
 import type { Outbox } from "../protocol/outbox.ts";
 import { Arena } from "./arena.ts";
+import type { DataFolder } from "./data-folder.ts";
+import { StoreError } from "./database.ts";
 import { Fact, NOTHING } from "./fact.ts";
 import type { Journal } from "./journal.ts";
 import { TurnRecord } from "./turn-record.ts";
@@ -46,7 +42,10 @@ export interface Waiting extends Amount {
  */
 export class Store implements ChatStore {
   trouble: string | null = null;
+  /** When the trouble ends, in words for the operator. */
+  troubleUntil = "";
   readonly #database: Database;
+  readonly #folder: DataFolder | null;
   readonly #journal: Journal | null;
   readonly #wal: WriteAhead;
   /** What was synced to the disk counts, not what the kernel has. */
@@ -68,6 +67,8 @@ export class Store implements ChatStore {
   /** The part of the journal that is being given up, and the last record that is not needed any more. */
   #old: { number: number; sequence: number } | null = null;
   #settled: number;
+  /** The last record that the journal was told to give up. */
+  #freed = 0;
 
   readonly #insert;
   readonly #carry;
@@ -77,8 +78,7 @@ export class Store implements ChatStore {
   readonly #begin;
   readonly #receive;
   readonly #end;
-  readonly #trimOld;
-  readonly #trimMany;
+  readonly #trim;
   readonly #lock;
   readonly #unlock;
   readonly #block;
@@ -89,8 +89,10 @@ export class Store implements ChatStore {
     journal: Journal | null = null,
     power = false,
     wal: WriteAhead = new Wal(database.filename),
+    folder: DataFolder | null = null,
   ) {
     this.#database = database;
+    this.#folder = folder;
     this.#wal = wal;
     this.#journal = journal;
     this.#record = journal === null ? null : new TurnRecord(journal);
@@ -110,11 +112,10 @@ export class Store implements ChatStore {
        WHERE user = ? AND number <= ? GROUP BY sender`,
     );
     this.#delete = database.query("DELETE FROM mailbox WHERE user = ? AND number <= ?");
-    this.#begin = database.query("INSERT OR IGNORE INTO sessions VALUES (?, ?, ?, ?, 0, 0, NULL, ?)");
+    this.#begin = database.query("INSERT OR IGNORE INTO sessions VALUES (?, ?, ?, ?, 0, ?, NULL, ?)");
     this.#receive = database.query("UPDATE sessions SET received = ? WHERE number = ?");
     this.#end = database.query("UPDATE sessions SET replaced = ?, received = ?, ended_ms = ? WHERE number = ?");
-    this.#trimOld = database.query("DELETE FROM sessions WHERE user = ? AND ended_ms < ?");
-    this.#trimMany = database.query(
+    this.#trim = database.query(
       `DELETE FROM sessions WHERE number IN (SELECT number FROM sessions WHERE user = ? AND ended_ms IS NOT NULL
        ORDER BY number DESC LIMIT -1 OFFSET ${SESSIONS_KEPT})`,
     );
@@ -144,8 +145,8 @@ export class Store implements ChatStore {
 
   waiting(): Waiting[] {
     this.#make();
-    const sql = `SELECT user, sender AS "from", count(*) AS messages, total(length(text)) AS bytes FROM mailbox
-      GROUP BY user, sender`;
+    const sums = "count(*) AS messages, total(length(text)) AS bytes";
+    const sql = `SELECT user, sender AS "from", ${sums} FROM mailbox GROUP BY user, sender`;
     return this.#database.query<Waiting, []>(sql).all();
   }
 
@@ -181,7 +182,8 @@ export class Store implements ChatStore {
   }
 
   began({ number, token, user, resumable }: KnownSession, proof: Uint8Array): void {
-    this.#change(this.#begin, number, hash(token), user, Number(resumable), proof);
+    const received = this.#journal === null ? -1 : 0; // Until it ends, the journal alone knows how far it came.
+    this.#change(this.#begin, number, hash(token), user, Number(resumable), received, proof);
     this.#record?.add(Fact.Began, Number(resumable), encode(user), hash(token), proof, number);
   }
 
@@ -198,8 +200,7 @@ export class Store implements ChatStore {
 
   ends({ number, user, replaced, received, endedUnixMs }: EndedSession): void {
     this.#change(this.#end, Number(replaced), received, endedUnixMs, number);
-    this.#change(this.#trimOld, user, endedUnixMs - SESSIONS_KEPT_MS);
-    this.#change(this.#trimMany, user);
+    this.#change(this.#trim, user);
     this.#record?.note(Fact.Ended, Number(replaced), NOTHING, NOTHING, number, received, endedUnixMs);
   }
 
@@ -213,7 +214,7 @@ export class Store implements ChatStore {
       if (!message.resting) this.#keep(user, message);
       if (session !== 0) this.#change(this.#carry, session, message.number, message.position);
     }
-    if (session !== 0) this.#change(this.#receive, received, session);
+    if (session !== 0 && this.#journal !== null) this.#change(this.#receive, received, session);
   }
 
   rested(): void {
@@ -243,11 +244,9 @@ export class Store implements ChatStore {
 
   ended(token: string): EndedSession | null {
     this.#make();
-    const row = this.#database
-      .query<Record<"number" | "resumable" | "replaced" | "received" | "ended_ms", number> & { user: string }, [Value]>(
-        "SELECT * FROM sessions WHERE token = ? AND ended_ms IS NOT NULL",
-      )
-      .get(hash(token));
+    type Row = Record<"number" | "resumable" | "replaced" | "received" | "ended_ms", number> & { user: string };
+    const sql = "SELECT * FROM sessions WHERE token = ? AND ended_ms IS NOT NULL";
+    const row = this.#database.query<Row, [Value]>(sql).get(hash(token));
     if (row === null) return null;
     const { number, user, received, ended_ms: endedUnixMs } = row;
     return { number, token, user, received, endedUnixMs, resumable: row.resumable === 1, replaced: row.replaced === 1 };
@@ -302,8 +301,9 @@ export class Store implements ChatStore {
     return isWritten;
   }
 
-  /** Now and then: what the disk refused is tried again when the turn ends. */
+  /** Now and then: what the disk refused is tried again when the turn ends, and the data folder is checked. */
   retry(): void {
+    this.#folder?.check();
     this.#journal?.prepare();
     this.#commitDue ||= this.#fault !== null || (this.#journal === null && this.#changes.length > 0);
     this.#judge();
@@ -328,7 +328,8 @@ export class Store implements ChatStore {
       this.#changedBytes = 0;
       this.#fault = null;
       this.#newest = newest;
-      this.#journal?.free(sequence);
+      // Records are given up when the database has their messages, and is still there.
+      if (sequence !== this.#freed && this.#folder?.check() !== false) this.#journal?.free((this.#freed = sequence));
       if (this.#old?.sequence === sequence) this.#old = null;
     } catch (error) {
       this.#fault = error;
@@ -340,6 +341,9 @@ export class Store implements ChatStore {
     this.#record?.measure();
     const fault = this.#fault ?? this.#journal?.fault ?? null;
     this.trouble = fault === null ? null : `the disk refuses: ${fault instanceof Error ? fault.message : fault}`;
+    this.troubleUntil = "there is room";
+    const loss = this.#folder?.loss ?? null;
+    if (loss !== null) ({ what: this.trouble, until: this.troubleUntil } = loss);
   }
 
   #change(statement: Statement, ...values: Value[]): void {
@@ -358,15 +362,20 @@ export class Store implements ChatStore {
     }
   }
 
-  /** Every session has been settled: SQLite has it all, and the journal is not needed. Throws when the disk refuses. */
+  /** Every session has been settled: SQLite has it all. Throws when the disk refuses; StoreError when it is gone. */
   close(): void {
     try {
       this.#write(true);
       this.#settled = this.#journal?.sequence ?? this.#settled;
       this.commit();
       if (this.#fault !== null) throw this.#fault;
+      this.#folder?.check();
+      const { what, fate = null } = this.#folder?.loss ?? {};
+      const count = this.waiting().reduce((sum, { messages }) => sum + messages, 0);
+      if (fate !== null) throw new StoreError(`${what}: ${count} messages that wait for their users ${fate}`);
     } finally {
       this.#database.close();
+      this.#folder?.close();
     }
   }
 }

@@ -1,5 +1,6 @@
 import { afterEach, beforeAll, describe, expect, test } from "bun:test";
-import { mkdtempSync, renameSync, rmSync, statSync, writeFileSync } from "node:fs";
+import { Database } from "bun:sqlite";
+import { existsSync, mkdtempSync, readdirSync, renameSync, rmSync, statSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { JOURNAL_SEGMENT_BYTES } from "../../src/limits.ts";
@@ -110,6 +111,20 @@ describe("after kill -9 and a restart", () => {
   });
 });
 
+test("with durability none, a session that a kill -9 ended is forgotten, since nobody knows how far it came", async () => {
+  const sessions = (): number => {
+    using database = new Database(join(path, "none/heartline.sqlite"), { readonly: true });
+    return database.query<{ count: number }, []>("SELECT count(*) AS count FROM sessions").get()!.count;
+  };
+  const first = start("none", "--durability", "none");
+  const [, [token]] = await login(first, "alice", " resumable");
+  while (sessions() === 0) await new Promise((resolve) => setImmediate(resolve));
+  await kill(first);
+  const [, words] = await login(start("none", "--durability", "none"), "alice", ` after=${token}:0`);
+  expect(words).toHaveLength(2);
+  expect(sessions()).toBe(0);
+});
+
 /** How many of these lines fill so many bytes. */
 function countOf(lines: readonly string[], bytes: number): number {
   let count = 0;
@@ -127,14 +142,50 @@ test("a second server on the same folder is refused; after kill -9 the next one 
   await start("shared").port();
 });
 
-test("a damaged lock is named, and not the database", async () => {
-  const first = start("locked");
+test("a second server is refused even when everything in the folder was deleted", async () => {
+  const first = start("emptied");
   await first.port();
-  await kill(first);
-  writeFileSync(join(path, "locked/lock"), "x".repeat(4096));
-  const second = start("locked");
+  const data = join(path, "emptied");
+  for (const name of readdirSync(data)) rmSync(join(data, name), { recursive: true });
+  const second = start("emptied");
   expect(await second.exits()).toBe(1);
-  expect(second.stderr).toMatch(/^heartline: \S+\/lock is damaged: [^\n]*\n$/);
+  expect(second.stderr).toMatch(/is in use by another server\n$/);
+});
+
+describe("a data folder that is taken from a running server", () => {
+  test("is answered with err internal, logged once, and told again by exit code 1 when it was deleted", async () => {
+    const server = start("deleted");
+    const [alice] = await login(server, "alice");
+    await alice.asks("message bob hello", "ok stored");
+    rmSync(join(path, "deleted"), { recursive: true });
+    await server.logs(/the data folder is gone; messages are answered with err internal until /);
+    await alice.asks("message bob lost", "err internal the data folder is gone");
+    await alice.asks("block carol", "err internal the data folder is gone");
+    const other = await WireClient.connect(await server.port());
+    clients.push(other);
+    await other.asks(`login bob ${PASSWORD} resumable`, "err internal the data folder is gone");
+    server.kill("SIGTERM");
+    expect(await server.exits()).toBe(1);
+    expect(server.stderr.match(/messages are answered with err internal/g)).toHaveLength(1);
+    expect(server.stderr).toContain("1 messages that wait for their users are lost");
+    expect(existsSync(join(path, "deleted"))).toBe(false);
+  });
+
+  test("makes no difference any more when it is moved back", async () => {
+    const server = start("moved");
+    const [alice] = await login(server, "alice");
+    await alice.asks("message bob before", "ok stored");
+    renameSync(join(path, "moved"), join(path, "moved.aside"));
+    await server.logs(/the data folder is gone/);
+    await alice.asks("message bob meanwhile", "err internal the data folder is gone");
+    renameSync(join(path, "moved.aside"), join(path, "moved"));
+    await server.logs(/the disk takes everything again/);
+    await alice.asks("message bob after", "ok stored");
+    server.kill("SIGTERM");
+    expect(await server.exits()).toBe(0);
+    const [bob] = await login(start("moved"), "bob");
+    await bob.hears("stored alice <ms> before", "stored alice <ms> after");
+  });
 });
 
 test("a folder that cannot be is refused in one line", async () => {

@@ -190,6 +190,19 @@ describe("after a kill", () => {
     expect(waiting(again)).toEqual(["carol fed", "alice one"]);
   });
 
+  test("the last eight sessions of a user are kept, however often the server was killed in one", () => {
+    const disk = new Disk();
+    const tokens = Array.from({ length: 11 }, (_, i) => String(i).padStart(22, "t"));
+    for (const token of tokens) {
+      const store = disk.start();
+      began(store, token);
+      store.save();
+    }
+    const store = disk.start();
+    expect(tokens.filter((token) => store.ended(token) !== null)).toEqual(tokens.slice(3));
+    expect(disk.database.query("SELECT count(*) AS count FROM sessions").get()).toEqual({ count: 8 });
+  });
+
   test("the proof that a session left is its user's, by its token", () => {
     const disk = new Disk();
     const store = disk.start();
