@@ -200,7 +200,10 @@ export class Journal {
    * there is little room left, since what is full must be known before that is used up.
    */
   prepare(): void {
-    if (this.#spares.length > 0) return;
+    if (this.#spares.length > 0) {
+      this.fault = null; // What was refused was more than a segment.
+      return;
+    }
     try {
       this.#fill();
       while (this.room <= 0) this.#fill();

@@ -159,6 +159,9 @@ describe("while the disk is full", () => {
     expect(store.trouble).toContain("no room");
     expect(accepted).toBeGreaterThan(20);
     expect(store.save()).toBe(true);
+    disk.isFull = false;
+    store.retry();
+    expect([store.trouble, store.accepts(1)]).toEqual([null, true]);
     expect(waiting(disk.start())).toHaveLength(1 + accepted);
   });
 
