@@ -186,6 +186,7 @@ export class Chat {
     if (position > outbox.confirmed) {
       outbox.confirm(position);
       session.promptMs = this.wheel.nowMs;
+      if (session.account.leaving === session) this.mailbox.forget(session); // It ended, and is not settled yet.
       this.flushed(session);
     }
     return true;
