@@ -64,6 +64,9 @@ export const SERVER_LINE_BYTES_MAX = 1 << 20;
 
 /** A user name's bytes; a longer one is `bad_request`. */
 export const NAME_BYTES_MAX = 32;
+/** Bytes of a credentials file, and of a certificate or key: a larger file is refused. */
+export const CREDENTIALS_BYTES_MAX = 64 << 20;
+export const CERTIFICATE_BYTES_MAX = 1 << 20;
 /** A new password's bytes: with it, a login and all its options fit into a line. */
 export const PASSWORD_BYTES_MAX = 1024;
 /**
@@ -73,6 +76,8 @@ export const PASSWORD_BYTES_MAX = 1024;
 export const HASH_KIB_MAX = 1 << 20;
 export const HASH_WORK_KIB_MAX = 4 << 20;
 export const BCRYPT_COST_MAX = 16;
+/** Bytes of a password that bcrypt uses. */
+export const BCRYPT_BYTES = 72;
 /** Names that `online` lists; the rest is a count behind `+`. */
 export const ONLINE_NAMES_MAX = 10_000;
 /** Words of a request that are looked at one by one; a request with more is `bad_request`. */
@@ -100,9 +105,8 @@ export const SPARE_MS = 8_192;
 /** When the process has grown by so much, its young garbage is collected; it is looked at so often. */
 export const GARBAGE_BYTES_MAX = 16 << 20;
 export const GARBAGE_MS = 1_024;
-/** Ended sessions of a user that are remembered, at least for so long: what they had carried is not delivered twice. */
+/** Ended sessions of a user that are kept, whatever the clock says: what they had carried is not delivered twice. */
 export const SESSIONS_KEPT = 8;
-export const SESSIONS_KEPT_MS = 7 * 24 * 3600 * 1000;
 /** A callback that is not answered within so long is tried again, after a pause that grows from and to these. */
 export const CALLBACK_DEADLINE_MS = 5_000;
 export const CALLBACK_PAUSE_MIN_MS = 250;

@@ -186,7 +186,8 @@ export class Chat {
     if (position > outbox.confirmed) {
       outbox.confirm(position);
       session.promptMs = this.wheel.nowMs;
-      this.checkpoint.feed(session);
+      if (session.account.leaving === session) this.mailbox.forget(session); // It ended, and is not settled yet.
+      else this.checkpoint.feed(session);
     }
     return true;
   }

@@ -130,6 +130,7 @@ export class Checkpoint {
     while (this.#waiting.length > 0 && this.#isPrepared(this.#waiting[0]!.account)) this.#waiting.shift()!.goOn();
     const upTo = this.#store.restUpTo;
     if (upTo !== null) this.#restOld(upTo);
+    if (this.#mailbox.feedRefused && this.#store.trouble === null) this.#feedAll();
     for (const session of this.#hungry) {
       if (this.#bytesLeft <= 0) break;
       this.#feed(session);
@@ -138,6 +139,12 @@ export class Checkpoint {
     const { isBehind } = this.#store;
     this.#bytesLeft = isBehind ? 0 : MOVED_BYTES_PER_TURN;
     return !isBehind && this.#hungry.size + this.#leaving.size + this.#waiting.length > 0;
+  }
+
+  /** There is room again for what was refused. */
+  #feedAll(): void {
+    this.#mailbox.feedRefused = false;
+    for (const { session, waiting } of this.#accounts.all) if (session !== null && waiting > 0) this.feed(session);
   }
 
   #restOld(upTo: number): void {

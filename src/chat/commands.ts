@@ -166,7 +166,7 @@ function login(chat: Chat, peer: Peer, request: Request): void {
       chat.lockouts.right(record);
       if (peer.gone || chat.isOver) return;
       const isKnown = options.resumable || options.callbackPort > 0;
-      if (isKnown && chat.store.trouble !== null) refuse(peer.replies, "internal", chat.store.trouble);
+      if (isKnown && !chat.store.accepts(0)) refuse(peer.replies, "internal", chat.store.trouble!);
       else chat.login(peer, account, password, options);
       return;
     }
@@ -246,13 +246,15 @@ function message(chat: Chat, { account }: Session, request: Request, out: Outbox
   const to = named(chat, out, request, 0);
   if (to === null) return;
   if (to.blocks.has(account)) return refuse(out, "blocked");
-  if (chat.store.trouble !== null) return refuse(out, "internal", chat.store.trouble);
+  if (!chat.store.accepts(request.end - request.textStart)) return refuse(out, "internal", chat.store.trouble!);
   const fate = chat.send(account, to, request.bytes, request.textStart, request.end);
   if (fate === "full") refuse(out, "mailbox_full");
   else out.append(fate === "sent" ? OK_SENT : OK_STORED);
 }
 
-function broadcast(chat: Chat, { account, peer }: Session, request: Request, out: Outbox): void {
+function broadcast(chat: Chat, { account, peer, kind }: Session, request: Request, out: Outbox): void {
+  // That it was acted on must be known after a crash, or its client would send it again.
+  if (kind === "resumable" && !chat.store.hasRoom(0)) return refuse(out, "internal", chat.store.trouble!);
   const count = chat.broadcast(account, request.bytes, request.textStart, request.end);
   peer?.charge(count / RECEIVERS_PER_REQUEST);
   out.append(encode(`ok ${count}\n`));
@@ -268,7 +270,7 @@ function block(chat: Chat, session: Session, request: Request, out: Outbox): voi
   if (other === null) return;
   if (account.blocks.has(other)) return refuse(out, "already_blocked");
   if (account === other) return refuse(out, "bad_request", "nobody blocks themselves");
-  if (chat.store.trouble !== null) return refuse(out, "internal", chat.store.trouble);
+  if (!chat.store.accepts(0)) return refuse(out, "internal", chat.store.trouble!);
   chat.store.block(account.name, other.name);
   account.block(other);
   if (other.session !== null) chat.consents.part(session, other.session);
@@ -279,7 +281,7 @@ function unblock(chat: Chat, { account }: Session, request: Request, out: Outbox
   const other = named(chat, out, request, 0);
   if (other === null) return;
   if (!account.blocks.has(other)) return refuse(out, "not_blocked");
-  if (chat.store.trouble !== null) return refuse(out, "internal", chat.store.trouble);
+  if (!chat.store.accepts(0)) return refuse(out, "internal", chat.store.trouble!);
   chat.store.unblock(account.name, other.name);
   account.unblock(other);
   out.append(OK);

@@ -108,6 +108,14 @@ export class Lockouts {
     return true;
   }
 
+  /** The clock was set: how long each of them still lasts is told again, to be kept as a time of the new clock. */
+  clockWasSet(): void {
+    for (const record of this.#records.values()) {
+      const leftMs = record.untilMs - this.#wheel.nowMs;
+      if (record.count > 0 && leftMs > 0) this.#changed(record, leftMs);
+    }
+  }
+
   #record(user: string, source: string): LoginRecord {
     const key = `${user} ${source}`;
     let record = this.#records.get(key);

@@ -11,6 +11,8 @@ import type { ChatStore, EndedSession, StoredMessage } from "./store.ts";
 export class Mailbox {
   readonly #store: ChatStore;
   readonly #limits: Limits;
+  /** A session was not fed, since the store had no room to record that. */
+  feedRefused = false;
 
   constructor(store: ChatStore, limits: Limits) {
     this.#store = store;
@@ -110,12 +112,16 @@ export class Mailbox {
    * nothing, costs little. It is never less than what makes a client confirm.
    */
   feed(session: Session, bytesMax: number): number {
-    const { account, outbox } = session;
+    const { account, outbox, number } = session;
     this.forget(session);
     const { unconfirmed, confirmed } = outbox;
     const portion = Math.min(MAILBOX_FEED_BYTES, CONFIRM_BYTES_MAX + confirmed);
     const room = Math.min(bytesMax, portion - unconfirmed);
     if (room <= 0 || !this.hasMore(session)) return 0;
+    if (number !== 0 && !this.#store.hasRoom(room)) {
+      this.feedRefused = true; // What a known session carried is recorded, or it might come again.
+      return 0;
+    }
     const { end } = outbox;
     for (const { number, unixMs, from, text } of this.#store.read(account.name, session.fedUpTo, room)) {
       outbox.appendMessage(number, 0, encode(`stored ${from} ${unixMs} `), text, 0, text.length);

@@ -44,6 +44,10 @@ export interface Amount {
 export interface ChatStore {
   /** Why nothing more may be promised, in words for people; null when all is well. */
   readonly trouble: string | null;
+  /** Reserves room for a text of `bytes` in this turn's record. False when it may not be promised: see `trouble`. */
+  accepts(bytes: number): boolean;
+  /** The same for what goes on during a trouble, as long as the journal has room for it. */
+  hasRoom(bytes: number): boolean;
   /** The disk is behind: what need not move now should wait until it is not. */
   readonly isBehind: boolean;
   /** A number above all that were given out before. */
@@ -53,12 +57,12 @@ export interface ChatStore {
   wrote(to: Account, session: number, outbox: Outbox): void;
   /** A message waits in a user's mailbox. */
   keep(user: string, message: StoredMessage): void;
-  /** A user has all messages up to that number, wherever they are. */
+  /** A user has all messages up to that number, wherever they are. While the disk is full that may be lost. */
   confirmed(user: Account, upTo: number): void;
 
   /** `proof`: what lets its user's password be judged at once when it comes with its token; empty when nothing does. */
   began(session: KnownSession, proof: Uint8Array): void;
-  /** A session's client was acted on up to that position of its stream. */
+  /** A session's client was acted on up to that position of its stream. While the disk is full that may be lost. */
   received(session: number, position: number): void;
   /** A session has ended; what it holds follows, to the mailbox. */
   ends(session: EndedSession): void;

@@ -1,6 +1,7 @@
 import { X509Certificate, createPrivateKey } from "node:crypto";
-import { readFileSync } from "node:fs";
 import { createSecureContext } from "node:tls";
+import { CERTIFICATE_BYTES_MAX } from "../limits.ts";
+import { type InputKind, readInput, whyUnreadable } from "./input-file.ts";
 
 /** What a server shows of itself over TLS: PEM, as they stand in their files. */
 export interface Certificate {
@@ -14,9 +15,12 @@ export interface Certificate {
 /** A certificate or key that cannot be used: names the file, in words for the operator. */
 export class CertificateError extends Error {}
 
-/** Reads a certificate, with what stands behind it in its chain, and its key. Throws CertificateError. */
-export function readCertificate(chainFile: string, keyFile: string): Certificate {
-  const [chain, key] = [read(chainFile), read(keyFile)];
+/**
+ * Reads a certificate, with what stands behind it in its chain, and its key: from any kind of file at the start, from
+ * regular files while the server runs. Throws CertificateError.
+ */
+export function readCertificate(chainFile: string, keyFile: string, kind: InputKind = "any"): Certificate {
+  const [chain, key] = [read(chainFile, kind), read(keyFile, kind)];
   const certificate = understood(chainFile, "certificate", () => new X509Certificate(chain));
   const isKeyOf = certificate.checkPrivateKey(understood(keyFile, "private key", () => createPrivateKey(key)));
   if (!isKeyOf) throw new CertificateError(`${keyFile} is not the key of the certificate in ${chainFile}`);
@@ -29,11 +33,11 @@ export function readCertificate(chainFile: string, keyFile: string): Certificate
   return { chain, key, outdated };
 }
 
-function read(file: string): string {
+function read(file: string, kind: InputKind): string {
   try {
-    return readFileSync(file, "utf8");
+    return readInput(file, CERTIFICATE_BYTES_MAX, kind).toString();
   } catch (error) {
-    throw new CertificateError(`cannot read ${file}: ${(error as NodeJS.ErrnoException).code}`);
+    throw new CertificateError(`cannot read ${file}: ${whyUnreadable(error)}`);
   }
 }
 

@@ -5,14 +5,15 @@ import {
   fsyncSync,
   lstatSync,
   openSync,
-  readFileSync,
   realpathSync,
   renameSync,
   rmSync,
   statSync,
   writeFileSync,
 } from "node:fs";
+import { CREDENTIALS_BYTES_MAX } from "../limits.ts";
 import { CredentialsError, type User, parseUsers } from "./credentials.ts";
+import { readInput, whyUnreadable } from "./input-file.ts";
 
 /** How often, and after what pauses, the end of somebody else's change is waited for: one takes milliseconds. */
 const TRIES = 40;
@@ -54,10 +55,10 @@ export async function changePasswords(
 /** The file's bytes, a character each: what is no user's line need not be UTF-8. */
 function read(file: string): string | null {
   try {
-    return readFileSync(file, "latin1");
+    return readInput(file, CREDENTIALS_BYTES_MAX, "regular").toString("latin1");
   } catch (error) {
     if ((error as NodeJS.ErrnoException).code === "ENOENT") return null;
-    throw unable(`read ${file}`, error);
+    throw new CredentialsError(`cannot read ${file}: ${whyUnreadable(error)}`);
   }
 }
 

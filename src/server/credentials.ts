@@ -1,6 +1,12 @@
-import { readFileSync } from "node:fs";
-import { BCRYPT_COST_MAX, HASH_KIB_MAX, HASH_WORK_KIB_MAX, PASSWORD_BYTES_MAX } from "../limits.ts";
+import {
+  BCRYPT_COST_MAX,
+  CREDENTIALS_BYTES_MAX,
+  HASH_KIB_MAX,
+  HASH_WORK_KIB_MAX,
+  PASSWORD_BYTES_MAX,
+} from "../limits.ts";
 import { isName } from "../protocol/ascii.ts";
+import { type InputKind, readInput, whyUnreadable } from "./input-file.ts";
 
 /** The sample file's first line. Whoever makes the file their own deletes it, and with it the warning. */
 export const SAMPLE_MARK = "# SAMPLE: everybody knows these passwords.";
@@ -20,16 +26,16 @@ export interface Credentials {
 /** A credentials file that cannot be used: names the file, and the line where one is to blame. */
 export class CredentialsError extends Error {}
 
-export function readCredentials(file: string): Credentials {
-  let text: string;
+/** Of any kind of file at the start, like /dev/stdin; of a regular file while the server runs. */
+export function readCredentials(file: string, kind: InputKind = "any"): Credentials {
+  let bytes: Buffer;
   try {
-    text = readFileSync(file, "utf8");
+    bytes = readInput(file, CREDENTIALS_BYTES_MAX, kind);
   } catch (error) {
-    const { code } = error as NodeJS.ErrnoException;
-    const why = code === "ENOENT" ? "there is no such file" : code === "EISDIR" ? "it is a folder" : String(code);
+    const why = whyUnreadable(error);
     throw new CredentialsError(`cannot read the credentials ${file}: ${why} (--credentials names another one)`);
   }
-  return parseCredentials(text, file);
+  return parseCredentials(bytes.toString(), file);
 }
 
 export function parseCredentials(text: string, file: string): Credentials {
@@ -45,16 +51,18 @@ export function parseCredentials(text: string, file: string): Credentials {
 export function parseUsers(text: string, file: string): User[] {
   const lineOf = new Map<string, number>();
   const users: User[] = [];
-  const lines = text.replace(/^\ufeff/, "").split(/\r?\n/);
-  for (const [index, line] of lines.entries()) {
-    if (line.trim() === "" || line.startsWith("#")) continue;
+  const lines = text.replace(/^\ufeff/, "").split("\n");
+  for (const [index, untrimmed] of lines.entries()) {
+    const line = trimmed(untrimmed);
+    if (line === "" || line.startsWith("#")) continue;
     const bad = (why: string): CredentialsError => new CredentialsError(`${file}:${index + 1}: ${why}`);
-    const [name = "", password = "", ...rest] = line.trimEnd().split(" ");
+    const [name = "", password = "", ...rest] = line.split(" ");
     const bytes = Buffer.from(name);
     if (!isName(bytes, 0, bytes.length)) throw bad(`"${printable(name)}" cannot be a user name`);
     if (password === "" || rest.length > 0) throw bad("a line is a user, one space and a password without spaces");
     // What cannot be decoded is not what anybody's client sends.
     if (password.includes("\ufffd")) throw bad("the password is not UTF-8");
+    if (password.includes("\0")) throw bad("the password has a NUL byte");
     if (Buffer.byteLength(password) > PASSWORD_BYTES_MAX) throw bad(TOO_LONG);
     const fault = isHash(password) ? hashFault(password) : null;
     if (fault !== null) throw bad(fault);
@@ -63,6 +71,13 @@ export function parseUsers(text: string, file: string): User[] {
     users.push({ name, password });
   }
   return users;
+}
+
+/** Without spaces, tabs and CRs at its end. Any other space, like U+00A0, belongs to the password. */
+function trimmed(line: string): string {
+  let end = line.length;
+  while (end > 0 && " \t\r".includes(line[end - 1]!)) end--;
+  return line.slice(0, end);
 }
 
 /** Those whose passwords stand there as they are. */

@@ -1,5 +1,5 @@
 import { Database, SQLiteError } from "bun:sqlite";
-import { chmodSync, mkdirSync } from "node:fs";
+import { chmodSync } from "node:fs";
 import { join } from "node:path";
 
 /** What `ok` outlives: nothing; the end of this process; the loss of power too. */
@@ -8,7 +8,7 @@ export type Durability = "none" | "process" | "power";
 const SYNCHRONOUS: Record<Durability, string> = { none: "OFF", process: "NORMAL", power: "FULL" };
 /** So long the write-ahead log becomes only when the thread that copies it (wal.ts) cannot. */
 const CHECKPOINT_PAGES = 16_384;
-const SCHEMA_VERSION = 4;
+const SCHEMA_VERSION = 5;
 const SESSIONS = `
   CREATE TABLE sessions (
     number INTEGER PRIMARY KEY, token BLOB NOT NULL UNIQUE, user TEXT NOT NULL, resumable INTEGER NOT NULL,
@@ -18,6 +18,9 @@ const SESSIONS = `
   CREATE TRIGGER forget AFTER DELETE ON sessions BEGIN DELETE FROM carried WHERE session = old.number; END;
   CREATE TABLE progress (sequence INTEGER NOT NULL, newest INTEGER NOT NULL, number INTEGER NOT NULL);
 `;
+/** The journal's checksums begin with its seed (journal.ts); no row while there is a journal of a version before 5. */
+const JOURNAL = "CREATE TABLE IF NOT EXISTS journal (seed INTEGER NOT NULL);";
+
 const LOCKOUTS = `
   CREATE TABLE lockouts (
     user TEXT NOT NULL, source TEXT NOT NULL, count INTEGER NOT NULL, until_ms INTEGER NOT NULL,
@@ -40,6 +43,8 @@ const SCHEMA = `
   ${SESSIONS}
   ${LOCKOUTS}
   INSERT INTO progress VALUES (0, 0, 0);
+  ${JOURNAL}
+  INSERT INTO journal VALUES (1 + abs(random() % 4294967295));
 `;
 /** From versions up to 3. */
 const MAILBOX_UPGRADE = `
@@ -64,32 +69,22 @@ const UPGRADE = `
 /** A data folder that cannot be used, and why, in words for the operator. */
 export class StoreError extends Error {}
 
-/**
- * Opens the database of a data folder, which is made when it is missing; ":memory:" keeps nothing. The folder is locked
- * for this process alone, by an empty database beside the other. Throws StoreError.
- */
+/** The database's name in its folder. */
+export const DATABASE = "heartline.sqlite";
+
+/** Opens the database of a data folder, which is there and locked; ":memory:" keeps nothing. Throws StoreError. */
 export function openDatabase(folder: string, durability: Durability): Database {
   if (folder === ":memory:") {
     const database = new Database(":memory:");
     database.run(SCHEMA);
     return database;
   }
-  const file = join(folder, "heartline.sqlite");
-  const lock = join(folder, "lock");
+  const file = join(folder, DATABASE);
   let database: Database | null = null;
-  let opening = file;
   try {
-    mkdirSync(folder, { recursive: true, mode: 0o700 });
     database = new Database(file, { create: true });
     chmodSync(file, 0o600);
-    opening = lock;
-    database.run("ATTACH ? AS lock", [lock]);
-    database.run("PRAGMA lock.locking_mode = EXCLUSIVE");
-    database.run("PRAGMA lock.journal_mode = MEMORY");
-    chmodSync(lock, 0o600);
-    database.query("SELECT count(*) FROM lock.sqlite_master").get(); // Now it is read.
-    opening = file;
-    database.run("PRAGMA main.journal_mode = WAL");
+    database.run("PRAGMA journal_mode = WAL");
     database.run(`PRAGMA synchronous = ${SYNCHRONOUS[durability]}`);
     database.run(`PRAGMA wal_autocheckpoint = ${CHECKPOINT_PAGES}`);
     // Else SQLite opens a file in the machine's folder for temporary ones, which may be full, and keeps it.
@@ -101,7 +96,8 @@ export function openDatabase(folder: string, durability: Durability): Database {
     if (version === 1) database.run(UPGRADE);
     if (version === 1 || version === 2) database.run(LOCKOUTS);
     if (version === 2 || version === 3) database.run("ALTER TABLE sessions ADD COLUMN proof BLOB");
-    if (version > 0 && version < SCHEMA_VERSION) database.run(MAILBOX_UPGRADE);
+    if (version > 0 && version < 4) database.run(MAILBOX_UPGRADE);
+    if (version > 0 && version < 5) database.run(JOURNAL);
     if (version < SCHEMA_VERSION) database.run(`PRAGMA user_version = ${SCHEMA_VERSION}`);
     database.run("COMMIT");
     // SQLite keeps a descriptor of who closes while others are open, for the next one: now, and not some day.
@@ -109,14 +105,14 @@ export function openDatabase(folder: string, durability: Durability): Database {
     return database;
   } catch (error) {
     database?.close();
-    throw error instanceof StoreError ? error : new StoreError(explain(error, folder, opening));
+    throw error instanceof StoreError ? error : new StoreError(explain(error, folder, file));
   }
 }
 
 function explain(error: unknown, folder: string, file: string): string {
   const { message } = error as Error;
   if (error instanceof SQLiteError) {
-    if (error.code?.startsWith("SQLITE_BUSY")) return `the data folder ${folder} is in use by another server`;
+    if (error.code?.startsWith("SQLITE_BUSY")) return `${file} is in use by another program`;
     if (error.code === "SQLITE_NOTADB" || error.code?.startsWith("SQLITE_CORRUPT"))
       return `${file} is damaged: ${message}`;
   }

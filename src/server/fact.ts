@@ -40,6 +40,8 @@ const HEAD = 8;
 /** Facts begin at multiples of it, so that their numbers can be stored as such: a DataView costs four times as much. */
 const ALIGNMENT = 8;
 const BUFFER_BYTES = 64 << 10;
+/** A fact without a text has fewer: its names are a user's and an address, or nothing. */
+const HELD_BYTES = 256;
 
 export const NOTHING = new Uint8Array(0);
 
@@ -148,6 +150,39 @@ export class FactBuffer {
     this.#place = fits ? this.#own : new Place(Buffer.alloc(count));
     this.start = 0;
     if (this.length > 0) bytes.copy(this.bytes, 0, start, start + this.length);
+  }
+}
+
+/**
+ * Facts that wait for room in the journal: the newest of each kind and subject. Only for kinds of which a newer fact
+ * replaces an older one, and whose loss in a crash breaks no promise.
+ */
+export class HeldFacts {
+  readonly #facts = new Map<
+    string,
+    { kind: FactKind; flag: number; a: Uint8Array; b: Uint8Array; numbers: number[] }
+  >();
+
+  get size(): number {
+    return this.#facts.size;
+  }
+
+  hold(kind: FactKind, flag: number, a: Uint8Array, b: Uint8Array, ...numbers: number[]): void {
+    const subject =
+      a.length > 0 ? `${Buffer.from(a).toString("latin1")} ${Buffer.from(b).toString("latin1")}` : numbers[0];
+    const key = `${kind} ${subject}`;
+    const before = this.#facts.get(key);
+    if (kind === Fact.Confirmed && before !== undefined) numbers[0] = Math.max(numbers[0]!, before.numbers[0]!);
+    this.#facts.set(key, { kind, flag, a, b, numbers });
+  }
+
+  /** Moves held facts to a turn's facts while these have at most `bytes`. */
+  release(facts: FactBuffer, bytes: number): void {
+    for (const [key, { kind, flag, a, b, numbers }] of this.#facts) {
+      if (facts.length + HELD_BYTES > bytes) return;
+      facts.add(kind, flag, a, b, NOTHING, ...numbers);
+      this.#facts.delete(key);
+    }
   }
 }
 

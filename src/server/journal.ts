@@ -1,19 +1,12 @@
 import { JOURNAL_SEGMENTS_KEPT, JOURNAL_SEGMENT_BYTES, JOURNAL_SPARES_MAX } from "../limits.ts";
 import { Place } from "./fact.ts";
+import { HEAD, LAST_BYTES, LAST_NAME, LENGTH, SEQUENCE, aligned } from "./record.ts";
 import type { Filling, Segment, SegmentFolder } from "./segment.ts";
 
-/** A record: crc32 of all that follows, bytes of the body, sequence number; then the body, and up to 7 bytes more. */
-const HEAD = 16;
-const LENGTH = 4;
-const SEQUENCE = 8;
-const ALIGNMENT = 8;
 const SEGMENT_NAME = /^\d{16}$/;
 const SPARE_NAME = /^spare-(\d+)$/;
-/**
- * A journal begins so far behind the last record of the one before, which is further than any of that reached: what
- * lies in a segment that is used again is never taken for the next record.
- */
-export const SEQUENCE_SPAN = 2 ** 24;
+/** The reserve is a quarter of a segment; as a shift, since that stays an integer, which are compared faster. */
+const RESERVE_SHIFT = 2;
 
 /** A segment in use. */
 interface Used {
@@ -48,6 +41,11 @@ export class Journal {
   /** The disk refused a new segment; `prepare` tries again. */
   fault: unknown = null;
   readonly #folder: SegmentFolder;
+  /** Bytes that `room` leaves out, for facts that promise nothing. */
+  readonly reserve: number;
+  readonly #seed: number;
+  readonly #last: Float64Array;
+  readonly #lastFile: Segment;
   readonly #segmentBytes: number;
   readonly #segmentsKept: number;
   readonly #used: Used[] = [];
@@ -56,25 +54,54 @@ export class Journal {
   #at = 0;
   #place: Place | null = null;
   #spareNames = 0;
-  /** What was written since the last `sync`. */
+  /** What was written since the last `sync`, and whether names were changed. */
   readonly #unsynced = new Set<Segment>();
   #renamed = false;
+  /** Why a sync failed. Linux reports that once, and the next sync of the same bytes may succeed without them. */
+  #syncError: unknown = null;
 
-  /** Goes on behind record `sequence`. What the folder holds is not needed any more. Throws when the disk refuses. */
+  /**
+   * Continues after record `sequence`, with checksums that begin with `seed`. The folder's old content is not needed.
+   * Throws when the disk refuses.
+   */
   constructor(
     folder: SegmentFolder,
     sequence: number,
+    seed: number,
     segmentBytes = JOURNAL_SEGMENT_BYTES,
     segmentsKept = JOURNAL_SEGMENTS_KEPT,
   ) {
     this.#folder = folder;
     this.#segmentBytes = segmentBytes;
+    this.reserve = segmentBytes >> RESERVE_SHIFT;
     this.#segmentsKept = segmentsKept;
+    this.#seed = seed;
     this.sequence = sequence;
     const names = folder.names();
     for (const name of names) this.#spareNames = Math.max(this.#spareNames, Number(SPARE_NAME.exec(name)?.[1] ?? 0));
     for (const name of names) if (SPARE_NAME.test(name) || SEGMENT_NAME.test(name)) this.#recycle(folder.open(name));
+    this.#lastFile = this.#openLast(names);
+    this.#last = new Place(this.#lastFile.bytes).numbers;
+    this.#last.set([sequence, seed, -seed]);
     while (this.#spares.length === 0) this.#fill();
+  }
+
+  #openLast(names: readonly string[]): Segment {
+    if (names.includes(LAST_NAME)) {
+      const segment = this.#folder.open(LAST_NAME);
+      if (segment.bytes.length === LAST_BYTES) return segment;
+      segment.remove();
+    }
+    const segment = filled(this.#folder.fill(this.#spareName(), LAST_BYTES));
+    new Place(segment.bytes).numbers.set([this.sequence, this.#seed, -this.#seed]);
+    segment.syncNow();
+    segment.rename(LAST_NAME); // Only now is it one: what it says is never half written, after a power cut neither.
+    return segment;
+  }
+
+  /** Records up to `sequence` are complete: from now on a recovery must find them. */
+  announce(sequence = this.sequence): void {
+    this.#last[0] = sequence;
   }
 
   /** The number of the first record in the newest segment; 0 when there is none. */
@@ -82,9 +109,33 @@ export class Journal {
     return Number(this.#used.at(-1)?.segment.name ?? 0);
   }
 
+  /** Whether all its files are still where they belong. */
+  get isWhole(): boolean {
+    const files = [this.#lastFile, ...this.#used.map(({ segment }) => segment), ...this.#spares];
+    return files.every((file) => file.isThere());
+  }
+
   /** Whether everything written is on the disk for sure. */
   get isSynced(): boolean {
-    return this.#unsynced.size === 0;
+    return this.#unsynced.size === 0 && !this.#renamed;
+  }
+
+  /** Bytes that the next record can have without a new file, with the reserve left after it. */
+  get room(): number {
+    const left = (this.#place?.bytes.length ?? 0) - this.#at;
+    const spare = this.#spares.length > 0 ? this.#spares.at(-1)!.bytes.length : 0;
+    return Math.max(left, spare) - HEAD - this.reserve;
+  }
+
+  /** Fills spares until `room` is at least `bytes`, and the loop waits. False when the disk refuses. */
+  makeRoom(bytes: number): boolean {
+    try {
+      while (this.room < bytes) this.#fill(bytes + HEAD + this.reserve);
+      return true;
+    } catch (error) {
+      this.fault = error;
+      return false;
+    }
   }
 
   /** Where the body of the next record will be, when it fits there: from `bodyStart` on. Null when nobody knows yet. */
@@ -101,7 +152,7 @@ export class Journal {
    * message number before it. Throws when there is no room for it.
    */
   append(body: Buffer, start: number, length: number, number: number): void {
-    const bytes = HEAD + Math.ceil(length / ALIGNMENT) * ALIGNMENT;
+    const bytes = HEAD + aligned(length);
     let used = this.#used.at(-1);
     if (used === undefined || this.#at + bytes > used.segment.bytes.length) {
       used = { segment: this.#next(bytes), number };
@@ -116,7 +167,7 @@ export class Journal {
     if (body !== target || start !== at + HEAD) body.copy(target, at + HEAD, start, start + length);
     target.writeDoubleLE(this.sequence + 1, at + SEQUENCE);
     target.writeUInt32LE(length, at + LENGTH);
-    target.writeUInt32LE(Bun.hash.crc32(target.subarray(at + LENGTH, end)), at);
+    target.writeUInt32LE(Bun.hash.crc32(target.subarray(at + LENGTH, end), this.#seed), at);
     this.sequence++;
     this.#at += bytes;
     this.#unsynced.add(segment);
@@ -125,11 +176,12 @@ export class Journal {
   /** A segment for at least so many bytes, named for the next record. */
   #next(bytes: number): Segment {
     try {
-      const isLong = bytes > this.#segmentBytes;
-      while (!isLong && this.#spares.length === 0) this.#fill();
-      const segment = isLong ? this.#long(bytes) : this.#spares.at(-1)!;
+      const fits = ({ bytes: { length } }: Segment): boolean => length >= bytes;
+      while (!this.#spares.some(fits)) this.#fill(bytes);
+      const index = this.#spares.findLastIndex(fits);
+      const segment = this.#spares[index]!;
       segment.rename(segmentName(this.sequence + 1));
-      if (!isLong) this.#spares.pop();
+      this.#spares.splice(index, 1);
       this.#renamed = true;
       this.fault = null;
       return segment;
@@ -139,31 +191,32 @@ export class Journal {
     }
   }
 
-  #long(bytes: number): Segment {
-    const filling = this.#folder.fill(this.#spareName(), bytes);
-    for (;;) {
-      const segment = filling.step();
-      if (segment !== null) return segment;
-    }
-  }
-
   #spareName(): string {
     return `spare-${++this.#spareNames}`;
   }
 
-  /** Makes the next piece of a spare when there is none, so that no turn has to wait for a whole one. */
+  /**
+   * Makes the next piece of a spare when there is none, so that no turn has to wait for a whole one; all of it when
+   * there is little room left, since what is full must be known before that is used up.
+   */
   prepare(): void {
-    if (this.#spares.length > 0) return;
+    if (this.#spares.length > 0) {
+      this.fault = null; // What was refused was more than a segment.
+      return;
+    }
     try {
       this.#fill();
+      while (this.room <= 0) this.#fill();
     } catch (error) {
       this.fault = error;
     }
   }
 
-  #fill(): void {
+  /** Fills the next piece of a spare of at least `least` bytes. */
+  #fill(least = this.#segmentBytes): void {
     try {
-      const filling = (this.#filling ??= this.#folder.fill(this.#spareName(), this.#segmentBytes));
+      const bytes = Math.ceil(least / this.#segmentBytes) * this.#segmentBytes;
+      const filling = (this.#filling ??= this.#folder.fill(this.#spareName(), bytes));
       const segment = filling.step();
       this.fault = null;
       if (segment === null) return;
@@ -204,71 +257,46 @@ export class Journal {
     }
   }
 
-  /** Everything written by now is on the disk when the promise resolves. */
+  /**
+   * Everything written by now is on the disk when the promise resolves: the bytes, then the names of the files that
+   * have them. It rejects for good once the disk has failed.
+   */
   async sync(): Promise<void> {
     const unsynced = [...this.#unsynced];
+    const { sequence } = this;
     const renamed = this.#renamed;
     this.#unsynced.clear();
     this.#renamed = false;
-    await Promise.all(unsynced.map((segment) => segment.sync()));
-    if (renamed) await this.#folder.sync();
+    try {
+      if (this.#syncError !== null) throw this.#syncError;
+      await Promise.all(unsynced.map((segment) => segment.sync()));
+      if (renamed) await this.#folder.sync();
+    } catch (error) {
+      this.#syncError ??= error;
+      throw error;
+    }
+    this.announce(sequence);
   }
 
   /** The same, and the loop waits. */
   syncNow(): void {
-    for (const segment of this.#unsynced) segment.syncNow();
+    try {
+      if (this.#syncError !== null) throw this.#syncError;
+      for (const segment of this.#unsynced) segment.syncNow();
+      if (this.#renamed) this.#folder.syncNow();
+    } catch (error) {
+      this.#syncError ??= error;
+      throw error;
+    }
     this.#unsynced.clear();
+    this.#renamed = false;
+    this.announce();
   }
 }
 
-/** The records of a segment, one after another. */
-export class RecordReader {
-  /** The record is bytes[start..end), and this its number. */
-  sequence: number;
-  start = 0;
-  end = 0;
-  readonly bytes: Buffer;
-  #at = 0;
-
-  /** `first`: the number of the segment's first record. */
-  constructor(bytes: Buffer, first: number) {
-    this.bytes = bytes;
-    this.sequence = first - 1;
-  }
-
-  /** Where the next record should begin. */
-  get at(): number {
-    return this.#at;
-  }
-
-  /** The next record into the fields; false when the records end here, well or not: see `goOn`. */
-  next(): boolean {
-    return this.#take(this.#at, this.sequence + 1);
-  }
-
-  /**
-   * Behind what is no record: the next one that is, and belongs to the same run. Returns its number, and `next` reads
-   * on behind it; 0 when there is none, as it should be.
-   */
-  goOn(): number {
-    for (let at = this.#at; at + HEAD <= this.bytes.length; at += ALIGNMENT) {
-      const sequence = this.bytes.readDoubleLE(at + SEQUENCE);
-      const ahead = sequence - this.sequence;
-      if (ahead > 0 && ahead < SEQUENCE_SPAN && this.#take(at, sequence)) return sequence;
-    }
-    return 0;
-  }
-
-  #take(at: number, sequence: number): boolean {
-    const { bytes } = this;
-    if (at + HEAD > bytes.length || bytes.readDoubleLE(at + SEQUENCE) !== sequence) return false;
-    const end = at + HEAD + bytes.readUInt32LE(at + LENGTH);
-    if (end > bytes.length) return false;
-    if (bytes.readUInt32LE(at) !== Bun.hash.crc32(bytes.subarray(at + LENGTH, end))) return false;
-    this.sequence = sequence;
-    this.start = at + HEAD;
-    this.end = end;
-    this.#at = at + HEAD + Math.ceil((end - this.start) / ALIGNMENT) * ALIGNMENT;
-    return true;
+function filled(filling: Filling): Segment {
+  for (;;) {
+    const segment = filling.step();
+    if (segment !== null) return segment;
   }
 }

@@ -1,7 +1,11 @@
-import { dlopen, ptr } from "bun:ffi";
+import { type Pointer, dlopen, ptr, read } from "bun:ffi";
 import { readFileSync } from "node:fs";
+import { constants } from "node:os";
 
-/** What only the kernel can be told or asked. Elsewhere than on Linux with glibc things stay as the kernel has them. */
+/**
+ * What only the kernel can be told or asked. Elsewhere than on Linux with glibc things stay as the kernel has them, but
+ * for locks, which must hold everywhere.
+ */
 
 const SOL_SOCKET = 1;
 const SO_SNDBUF = 7;
@@ -12,6 +16,10 @@ const MSG_NOSIGNAL = 0x4000;
 const SCHED_SETATTR = { x64: 314, arm64: 274 }[process.arch as string];
 const SCHED_ATTR_BYTES = 48;
 const SCHED_FLAG_RESET_ON_FORK = 1n;
+const LOCK_EX = 2;
+const LOCK_NB = 4;
+/** C libraries that have flock: those of glibc, musl and macOS. */
+const LIBRARIES = ["libc.so.6", "libc.musl-x86_64.so.1", "libc.musl-aarch64.so.1", "libSystem.B.dylib"];
 
 const libc = openLibc();
 const value = new Int32Array(1);
@@ -78,4 +86,27 @@ export function descriptorsMax(): number {
   } catch {
     return 1024;
   }
+}
+
+/**
+ * Locks what an open descriptor refers to, for as long as this process has it open (flock). Returns null when it is
+ * locked, "taken" when another descriptor has the lock, and otherwise why there can be no lock.
+ */
+export function lock(descriptor: number): string | null {
+  const location = process.platform === "darwin" ? "__error" : "__errno_location";
+  for (const library of LIBRARIES) {
+    let libc: Record<string, (...numbers: number[]) => unknown>;
+    try {
+      libc = dlopen(library, {
+        flock: { args: ["i32", "i32"], returns: "i32" },
+        [location]: { args: [], returns: "ptr" },
+      }).symbols;
+    } catch {
+      continue; // It is the library of another system.
+    }
+    if (libc.flock!(descriptor, LOCK_EX | LOCK_NB) === 0) return null;
+    const errno = read.i32(libc[location]!() as Pointer);
+    return errno === constants.errno.EWOULDBLOCK ? "taken" : `flock: error ${errno}`;
+  }
+  return "this system has no flock";
 }

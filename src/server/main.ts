@@ -30,7 +30,11 @@ async function main(): Promise<void> {
   process.on("uncaughtException", survive);
   process.on("unhandledRejection", survive);
   setSlice(SLICE_MICROS);
-  const server = new Server(config, credentials, log);
+  const exit = async (code: number): Promise<void> => {
+    await output.close();
+    process.exit(code);
+  };
+  const server = new Server(config, credentials, log, exit);
   const { plain, encrypted } = server.listen();
   let stoppedMs = 0;
   const stop = async (signal: NodeJS.Signals): Promise<void> => {
@@ -40,8 +44,7 @@ async function main(): Promise<void> {
     stoppedMs = performance.now();
     log.info(`${signal}: telling everybody goodbye; a second signal ends it at once`);
     const isWell = await server.stop();
-    await output.close();
-    process.exit(isWell ? 0 : 1);
+    await exit(isWell ? 0 : 1);
   };
   process.on("SIGINT", stop);
   process.on("SIGTERM", stop);
@@ -49,7 +52,7 @@ async function main(): Promise<void> {
   reload = (signal) => {
     if (stoppedMs > 0) return;
     if (hasTerminal && !isatty(0)) return void stop(signal); // The window that it ran in was closed.
-    attempt(log, "the users stay as they are", () => server.reload(readCredentials(config.credentials)));
+    attempt(log, "the users stay as they are", () => server.reload(readCredentials(config.credentials, "regular")));
     attempt(log, "the certificate stays as it is", () => server.renewCertificate());
   };
   const { address, port } = (plain ?? encrypted)!;

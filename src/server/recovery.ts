@@ -1,10 +1,15 @@
 import type { Database, SQLQueryBindings } from "bun:sqlite";
-import { join } from "node:path";
+import { randomInt } from "node:crypto";
+import { existsSync } from "node:fs";
+import { dirname, join, resolve } from "node:path";
+import { JOURNAL_SEGMENT_BYTES, SESSIONS_KEPT } from "../limits.ts";
 import { wordEnd } from "../protocol/ascii.ts";
+import { DataFolder } from "./data-folder.ts";
 import { type Durability, StoreError, openDatabase } from "./database.ts";
 import { Fact, FactReader } from "./fact.ts";
-import { Journal, RecordReader, SEQUENCE_SPAN, segmentName, segmentsOf } from "./journal.ts";
-import { FileFolder, type SegmentFolder } from "./segment.ts";
+import { Journal, segmentName, segmentsOf } from "./journal.ts";
+import { type Announced, RecordReader, SEQUENCE_SPAN, announced, hasKnownLength } from "./record.ts";
+import { FileFolder, type SegmentFolder, syncFolder } from "./segment.ts";
 import { Store } from "./store.ts";
 
 const BEGIN = "INSERT OR IGNORE INTO sessions VALUES (?, ?, ?, ?, 0, 0, NULL, ?)";
@@ -30,7 +35,7 @@ export interface Recovered {
 interface Progress {
   /** Everything up to this record rests in SQLite. */
   sequence: number;
-  /** First record of the newest segment. */
+  /** The last record when that was committed. */
   newest: number;
   number: number;
 }
@@ -41,16 +46,39 @@ export function openStore(
   durability: Durability,
   options: RecoveryOptions,
 ): { store: Store; recovered: Recovered } {
-  const database = openDatabase(path, durability);
-  if (path === ":memory:") return { store: new Store(database), recovered: { records: 0, messages: 0, damage: null } };
-  const folder = new FileFolder(join(path, "journal"));
+  if (path === ":memory:") {
+    const store = new Store(openDatabase(path, durability));
+    return { store, recovered: { records: 0, messages: 0, damage: null } };
+  }
+  const existing = existingFolder(path);
+  const data = new DataFolder(path);
+  let database: Database | null = null;
   try {
-    const recovered = new Recovery(database, folder, options).run();
-    return { store: newStore(database, folder, durability), recovered };
+    database = openDatabase(path, durability);
+    const recovered = new Recovery(database, new FileFolder(join(path, "journal")), options).run();
+    const folder = new FileFolder(data.inside("journal"));
+    const store = newStore(database, folder, durability, undefined, data);
+    if (durability === "power") syncUpTo(existing, join(path, "journal"));
+    return { store, recovered };
   } catch (error) {
-    database.close();
+    database?.close();
+    data.close();
     if (error instanceof StoreError) throw error;
     throw new StoreError(`the data folder ${path} cannot be used: ${(error as Error).message}`);
+  }
+}
+
+/** The nearest folder at or above that path which is there. */
+function existingFolder(path: string): string {
+  const folder = resolve(path);
+  return existsSync(folder) ? folder : existingFolder(dirname(folder));
+}
+
+/** The names of files and new folders are on the disk: in `folder`, and above it up to `top` and what that lies in. */
+function syncUpTo(top: string, folder: string): void {
+  for (let each = resolve(folder); ; each = dirname(each)) {
+    syncFolder(each);
+    if (each === top) return;
   }
 }
 
@@ -59,11 +87,18 @@ export function newStore(
   database: Database,
   folder: SegmentFolder,
   durability: Durability,
-  segmentBytes?: number,
+  segmentBytes = JOURNAL_SEGMENT_BYTES,
+  data: DataFolder | null = null,
 ): Store {
-  if (durability === "none") return new Store(database);
   const { sequence } = database.query<Progress, []>("SELECT * FROM progress").get()!;
-  return new Store(database, new Journal(folder, sequence, segmentBytes), durability === "power");
+  const journal = durability === "none" ? null : new Journal(folder, sequence, seedOf(database), segmentBytes);
+  data?.watch(journal);
+  return new Store(database, journal, durability === "power", undefined, data);
+}
+
+/** What the checksums of the journal's records begin with; 0 for a journal that a version before 5 has left. */
+export function seedOf(database: Database): number {
+  return database.query<{ seed: number }, []>("SELECT seed FROM journal").get()?.seed ?? 0;
 }
 
 /**
@@ -77,6 +112,12 @@ export class Recovery {
   readonly #options: RecoveryOptions;
   readonly #progress: Progress;
   readonly #segments: number[];
+  readonly #segmentBytes: number;
+  readonly #seed: number;
+  /** Everything up to this record rests in SQLite. */
+  readonly #settled: number;
+  /** Null when no file says it. */
+  readonly #announced: Announced | null;
   readonly #confirmed = new Map<string, number>();
   readonly #received = new Map<number, number>();
   readonly #damages: string[] = [];
@@ -85,17 +126,42 @@ export class Recovery {
   #records = 0;
   #messages = 0;
 
-  constructor(database: Database, folder: SegmentFolder, options: RecoveryOptions) {
+  constructor(
+    database: Database,
+    folder: SegmentFolder,
+    options: RecoveryOptions,
+    segmentBytes = JOURNAL_SEGMENT_BYTES,
+  ) {
     this.#database = database;
     this.#folder = folder;
     this.#options = options;
     this.#progress = database.query<Progress, []>("SELECT * FROM progress").get()!;
+    this.#segmentBytes = segmentBytes;
     const { sequence, number } = this.#progress;
     this.#last = sequence;
     this.#number = number;
-    const firsts = segmentsOf(folder);
-    // What lies before the next segment's first record can be left out when all of it is settled.
-    this.#segments = firsts.filter((_, i) => (firsts[i + 1] ?? Number.POSITIVE_INFINITY) > sequence + 1);
+    this.#announced = this.#readAnnounced();
+    this.#seed = this.#announced?.seed ?? seedOf(database);
+    const isForeign = this.#seed !== seedOf(database);
+    if (isForeign && number > 0) {
+      throw new StoreError(
+        `the journal ${folder.path} and the database next to it belong to different data folders; put back the right ` +
+          "one, or move one of them away and start once with --salvage, which keeps what is in the other",
+      );
+    }
+    if (isForeign) this.#damages.push("records 1 and on were written for another database, which is missing");
+    this.#settled = isForeign ? 0 : sequence;
+    // A segment is settled as a whole or not at all.
+    this.#segments = segmentsOf(folder).filter((first) => first > this.#settled);
+  }
+
+  #readAnnounced(): Announced | null {
+    try {
+      return announced(this.#folder);
+    } catch (error) {
+      this.#damages.push(`records ${this.#progress.sequence + 1} and on may be missing: ${(error as Error).message}`);
+      return null;
+    }
   }
 
   run(): Recovered {
@@ -108,7 +174,8 @@ export class Recovery {
       );
     }
     // Also where nothing was found: other files may hold later records, and a new journal must begin behind those.
-    if (this.#segments.length > 0 || damage !== null) this.#apply();
+    if (this.#segments.length > 0 || damage !== null || this.#seed === 0) this.#apply();
+    this.#endSessions();
     return { records: this.#records, messages: this.#messages, damage };
   }
 
@@ -122,9 +189,18 @@ export class Recovery {
       this.#run("UPDATE sessions SET received = max(received, ?) WHERE number = ?", position, session);
     }
     this.#run("DELETE FROM carried WHERE session NOT IN (SELECT number FROM sessions)");
-    this.#run("UPDATE sessions SET ended_ms = ? WHERE ended_ms IS NULL", this.#options.unixMs);
     this.#run("UPDATE progress SET sequence = ?, newest = 0, number = ?", this.#last + SEQUENCE_SPAN, this.#number);
+    if (seedOf(this.#database) === 0) this.#run("INSERT INTO journal VALUES (?)", randomInt(1, 2 ** 32));
     this.#database.run("COMMIT");
+  }
+
+  /** Sessions that the last run did not end are over. Without a journal nobody knows how far they came. */
+  #endSessions(): void {
+    this.#run("DELETE FROM sessions WHERE received < 0");
+    const count = this.#run("UPDATE sessions SET ended_ms = ? WHERE ended_ms IS NULL", this.#options.unixMs);
+    if (count === 0) return;
+    const ages = "SELECT number, row_number() OVER (PARTITION BY user ORDER BY number DESC) AS age FROM sessions";
+    this.#run(`DELETE FROM sessions WHERE number IN (SELECT number FROM (${ages}) WHERE age > ?)`, SESSIONS_KEPT);
   }
 
   /** What was reached in the end. */
@@ -192,23 +268,28 @@ export class Recovery {
 
   /** Every fact of every record that is not settled, in order. The first time it notes what is missing. */
   #read(done: number, each: (fact: FactReader) => void): void {
-    const { sequence: settled, newest } = this.#progress;
+    const { newest } = this.#progress;
     const isFirst = done === 0;
-    let last = settled;
+    const note = (damage: string): void => void (isFirst && this.#damages.push(damage));
+    let last = this.#settled;
     const reached = (sequence: number, where: string): void => {
-      if (isFirst && sequence > last + 1) this.#damages.push(`records ${last + 1} to ${sequence - 1} ${where}`);
+      const missing = sequence - 1 - last;
+      if (missing > 0) note(`records ${last + 1} to ${sequence - 1} ${where} (${missing} in all)`);
     };
     for (const [i, first] of this.#segments.entries()) {
-      reached(first, "are missing");
-      const { bytes } = this.#folder.open(segmentName(first));
-      const reader = new RecordReader(bytes, first);
+      const name = segmentName(first);
+      reached(first, `are missing before ${name}`);
+      const { bytes } = this.#folder.open(name);
+      if (!hasKnownLength(bytes, first, this.#segmentBytes))
+        note(`records ${first} and on may be missing: ${name} has ${bytes.length} bytes and not ${this.#segmentBytes}`);
+      const reader = new RecordReader(bytes, first, this.#seed);
       for (;;) {
         if (!reader.next()) {
           const found = reader.goOn();
           if (found === 0) break;
-          reached(found, `in ${segmentName(first)} cannot be read`);
+          reached(found, `in ${name} cannot be read`);
         }
-        if (reader.sequence <= settled) continue;
+        if (reader.sequence <= last) continue;
         last = reader.sequence;
         if (isFirst) this.#records++;
         const facts = new FactReader(bytes, reader.start, reader.end);
@@ -216,7 +297,10 @@ export class Recovery {
         this.#options.progress(done + ((i + reader.at / bytes.length) / this.#segments.length) * 0.5);
       }
     }
-    if (newest > settled && !this.#segments.includes(newest)) reached(newest + 1, "and on are missing");
-    this.#last = Math.max(this.#last, last);
+    const written = Math.max(newest, this.#announced?.sequence ?? 0);
+    const newestFile = this.#segments.at(-1);
+    const where = newestFile === undefined ? "" : ` at the end of ${segmentName(newestFile)}`;
+    reached(written + 1, `${this.#announced === null ? "and perhaps later ones " : ""}are missing${where}`);
+    this.#last = Math.max(this.#last, last, written);
   }
 }

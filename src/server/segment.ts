@@ -3,6 +3,7 @@ import {
   existsSync,
   fdatasync,
   fdatasyncSync,
+  fsyncSync,
   mkdirSync,
   openSync,
   readdirSync,
@@ -21,6 +22,8 @@ export interface Segment {
   readonly bytes: Buffer;
   rename(name: string): void;
   remove(): void;
+  /** Whether its name still leads to it. */
+  isThere(): boolean;
   /** What was stored by now is on the disk when the promise resolves; the loop goes on meanwhile. */
   sync(): Promise<void>;
   /** The same, and the loop waits. */
@@ -42,6 +45,8 @@ export interface SegmentFolder {
   fill(name: string, bytes: number): Filling;
   /** The names too are on the disk when the promise resolves. */
   sync(): Promise<void>;
+  /** The same, and the loop waits. */
+  syncNow(): void;
 }
 
 const PIECE = Buffer.alloc(256 << 10);
@@ -89,6 +94,20 @@ export class FileFolder implements SegmentFolder {
     const folder = await open(this.path);
     await folder.sync().finally(() => folder.close());
   }
+
+  syncNow(): void {
+    syncFolder(this.path);
+  }
+}
+
+/** The names of a folder are on the disk when it returns. */
+export function syncFolder(path: string): void {
+  const descriptor = openSync(path, "r");
+  try {
+    fsyncSync(descriptor);
+  } finally {
+    closeSync(descriptor);
+  }
 }
 
 class FileSegment implements Segment {
@@ -96,13 +115,16 @@ class FileSegment implements Segment {
   readonly bytes: Buffer;
   readonly #folder: string;
   readonly #descriptor: number;
+  readonly #inode: number;
 
   constructor(folder: string, name: string) {
     const file = join(folder, name);
     this.name = name;
     this.#folder = folder;
     this.#descriptor = openSync(file, "r+");
-    const empty = statSync(file).size === 0;
+    const { size, ino } = statSync(file);
+    const empty = size === 0;
+    this.#inode = ino;
     const map = empty ? new Uint8Array(0) : Bun.mmap(file, { shared: true });
     this.bytes = Buffer.from(map.buffer, map.byteOffset, map.byteLength);
   }
@@ -115,6 +137,10 @@ class FileSegment implements Segment {
   remove(): void {
     closeSync(this.#descriptor);
     unlinkSync(join(this.#folder, this.name));
+  }
+
+  isThere(): boolean {
+    return statSync(join(this.#folder, this.name), { throwIfNoEntry: false })?.ino === this.#inode;
   }
 
   sync(): Promise<void> {

@@ -9,6 +9,7 @@ import { CertificateError, readCertificate } from "./certificate.ts";
 import type { Config } from "./config.ts";
 import { type Accepted, Connection, Connections } from "./connection.ts";
 import type { Credentials } from "./credentials.ts";
+import { StoreError } from "./database.ts";
 import { descriptorsMax } from "./kernel.ts";
 import { Listener } from "./listener.ts";
 import type { Logger } from "./log.ts";
@@ -18,6 +19,8 @@ import type { Store } from "./store.ts";
 
 /** How long clients get to close their side when the server stops, once they have everything. */
 const FAREWELL_MS = 1_000;
+/** A wall clock that differs by this much from the monotonic one was set. */
+const CLOCK_STEP_MS = 1_000;
 /** How often the log tells of connections that were refused. */
 const REFUSALS_MS = 8 * STORE_RETRY_MS;
 
@@ -25,17 +28,19 @@ const REFUSALS_MS = 8 * STORE_RETRY_MS;
 export class Server {
   readonly #config: Config;
   readonly #log: Logger;
+  /** Ends the process, when what was logged has left it. */
+  readonly #exit: (code: number) => Promise<void>;
   readonly #store: Store;
   readonly #turn = new LoopTurn({
     begins: () => {
       this.#chat.wheel.begin(performance.now());
-      this.#chat.unixMs = Date.now();
+      this.#chat.unixMs = unixMs();
       this.#connections.goOn();
     },
     ends: () => this.#chat.turnEnds() || this.#connections.waiting.size > 0,
     saves: () => {
       const saved = this.#store.save();
-      return typeof saved === "boolean" ? saved : saved.catch((error) => this.#die(error));
+      return typeof saved === "boolean" ? saved : saved.catch((error: unknown) => this.#die(error));
     },
     failed: (error, sink) => this.#fault(error, sink ?? null, "a fault while writing"),
   });
@@ -49,13 +54,16 @@ export class Server {
   #ticker: Timer | null = null;
   #ticks = 0;
   #trouble: string | null = null;
+  /** Unix time when the monotonic clock was 0: it changes when the wall clock is set. */
+  #epochMs = unixMs() - performance.now();
   /** The least memory since garbage was collected the last time. */
   #leastBytes = Number.POSITIVE_INFINITY;
 
   /** Opens the data folder. Throws StoreError. */
-  constructor(config: Config, credentials: Credentials, log: Logger) {
+  constructor(config: Config, credentials: Credentials, log: Logger, exit: (code: number) => Promise<void>) {
     this.#config = config;
     this.#log = log;
+    this.#exit = exit;
     this.#store = this.#recover();
     const limits = fitDescriptors(config.limits, descriptorsMax());
     const { connectionsMax } = config.limits;
@@ -91,7 +99,7 @@ export class Server {
       saidMs = performance.now();
       process.stderr.write(`recovering what the last run left: ${Math.floor(part * 100)} %\n`);
     };
-    const { store, recovered } = openStore(data, durability, { salvage, unixMs: Date.now(), progress });
+    const { store, recovered } = openStore(data, durability, { salvage, unixMs: unixMs(), progress });
     const { records, messages, damage } = recovered;
     const tookMs = Math.round(performance.now() - beganMs);
     if (records > 0) this.#log.info(`the last run was cut off: recovered in ${tookMs} ms, with ${messages} messages`);
@@ -99,10 +107,11 @@ export class Server {
     return store;
   }
 
-  /** The disk broke a promise of its own: what was not answered yet must not be. */
-  #die(error: unknown): void {
+  /** The disk broke a promise of its own: what was not answered yet must not be, so this never resolves. */
+  #die(error: unknown): Promise<never> {
     this.#log.fatal(error, "the disk does not keep what is written; nothing more can be promised");
-    process.exit(1);
+    void this.#exit(1);
+    return new Promise(() => {});
   }
 
   #load(credentials: Credentials): void {
@@ -112,9 +121,9 @@ export class Server {
     for (const { user, from, messages, bytes } of this.#store.waiting()) {
       accounts.recall(user).waits(from, messages, bytes);
     }
-    const unixMs = Date.now();
+    const nowMs = unixMs();
     for (const { untilUnixMs, ...wrong } of this.#store.lockouts()) {
-      if (this.#chat.lockouts.restore(wrong, untilUnixMs - unixMs)) continue;
+      if (this.#chat.lockouts.restore(wrong, untilUnixMs - nowMs)) continue;
       this.#store.wrongPasswords({ ...wrong, count: 0 }, 0);
     }
   }
@@ -213,7 +222,7 @@ export class Server {
   renewCertificate(): void {
     if (this.#encrypted === null) return;
     const { chain, key } = this.#config.tls!;
-    const certificate = readCertificate(chain, key);
+    const certificate = readCertificate(chain, key, "regular");
     if (certificate.outdated !== null) throw new CertificateError(certificate.outdated);
     this.#encrypted.renew(certificate);
     this.#log.info("the certificate was read again");
@@ -227,6 +236,7 @@ export class Server {
       wheel.advance(performance.now());
       if (++this.#ticks % (PRESENCE_DELAY_MS / TICK_MS) === 0) this.#chat.sweep(process.memoryUsage.rss());
       if (this.#ticks % (STORE_RETRY_MS / TICK_MS) === 0) this.#retry();
+      if (this.#ticks % (STORE_RETRY_MS / TICK_MS) === 0) this.#compareClocks();
       if (this.#ticks % (GARBAGE_MS / TICK_MS) === 0) this.#collect(process.memoryUsage.rss());
       if (this.#ticks % (REFUSALS_MS / TICK_MS) === 0) this.#admission.report();
     } catch (error) {
@@ -248,14 +258,22 @@ export class Server {
     Bun.gc(false);
   }
 
-  /** What the disk refused is tried again; the operator hears of it once. */
+  /** Times that outlive the server are times of the wall clock, which somebody may set. */
+  #compareClocks(): void {
+    const epochMs = unixMs() - performance.now();
+    if (Math.abs(epochMs - this.#epochMs) < CLOCK_STEP_MS) return;
+    this.#epochMs = epochMs;
+    this.#chat.lockouts.clockWasSet();
+  }
+
+  /** What the disk refused is tried again; each change of that is logged once. */
   #retry(): void {
     this.#store.retry();
-    const { trouble } = this.#store;
+    const { trouble, troubleUntil } = this.#store;
     if (trouble === this.#trouble) return;
     this.#trouble = trouble;
     if (trouble === null) this.#log.info("the disk takes everything again");
-    else this.#log.error(`${trouble}; until there is room, messages are answered with err internal`);
+    else this.#log.error(`${trouble}; messages are answered with err internal until ${troubleUntil}`);
   }
 
   /** Says goodbye to everybody, lets the sockets take what was promised, and closes the store; false when it fails. */
@@ -277,14 +295,21 @@ export class Server {
     for (const connection of [...open]) connection.hangUp();
     if (this.#ticker !== null) clearTimeout(this.#ticker);
     this.#chat.settleAll();
+    this.#compareClocks();
     try {
       this.#store.close();
       return true;
     } catch (error) {
+      if (error instanceof StoreError) return (this.#log.error(error.message), false);
       const { durability } = this.#config;
       const fate = durability === "none" ? "what was said last is lost" : "the next start takes it from the journal";
       this.#log.error(error, `not everything could be stored; ${fate}`);
       return false;
     }
   }
+}
+
+/** The wall clock, wherever it was set; never 0, which no message's time may be. */
+function unixMs(): number {
+  return Math.max(1, Date.now());
 }

@@ -3,19 +3,16 @@ import { createHash } from "node:crypto";
 import type { WrongPasswords } from "../chat/lockouts.ts";
 import type { Account } from "../chat/session.ts";
 import type { Amount, ChatStore, EndedSession, KnownSession, StoredMessage } from "../chat/store.ts";
-import {
-  SESSIONS_KEPT,
-  SESSIONS_KEPT_MS,
-  STORE_CHANGES_BYTES_MAX,
-  STORE_CHANGES_HELD,
-  STORE_CHANGES_MAX,
-} from "../limits.ts";
+import { SESSIONS_KEPT, STORE_CHANGES_BYTES_MAX, STORE_CHANGES_HELD, STORE_CHANGES_MAX } from "../limits.ts";
 import { encode } from "../protocol/ascii.ts";
-import { MARK, type StreamCopy, type Unconfirmed } from "../protocol/marks.ts";
+import type { Unconfirmed } from "../protocol/marks.ts";
 import type { Outbox } from "../protocol/outbox.ts";
 import { Arena } from "./arena.ts";
-import { Fact, FactBuffer, type FactKind, NOTHING } from "./fact.ts";
+import type { DataFolder } from "./data-folder.ts";
+import { StoreError } from "./database.ts";
+import { Fact, NOTHING } from "./fact.ts";
 import type { Journal } from "./journal.ts";
+import { TurnRecord } from "./turn-record.ts";
 import { Wal } from "./wal.ts";
 
 type Value = SQLQueryBindings;
@@ -43,17 +40,18 @@ export interface Waiting extends Amount {
  *
  * Without a journal the last second's changes are lost with the process.
  */
-export class Store implements ChatStore, StreamCopy {
+export class Store implements ChatStore {
   trouble: string | null = null;
+  /** When the trouble ends, in words for the operator. */
+  troubleUntil = "";
   readonly #database: Database;
+  readonly #folder: DataFolder | null;
   readonly #journal: Journal | null;
   readonly #wal: WriteAhead;
   /** What was synced to the disk counts, not what the kernel has. */
   readonly #power: boolean;
-  readonly #facts = new FactBuffer();
-  /** Whose stream is being copied. */
-  #to: Account | null = null;
-  #session = 0;
+  /** Of this turn; null without a journal. */
+  readonly #record: TurnRecord | null;
   #number: number;
   /** A commit that fails takes the transaction back: then its changes are made again. */
   #changes: Change[] = [];
@@ -69,6 +67,8 @@ export class Store implements ChatStore, StreamCopy {
   /** The part of the journal that is being given up, and the last record that is not needed any more. */
   #old: { number: number; sequence: number } | null = null;
   #settled: number;
+  /** The last record that the journal was told to give up. */
+  #freed = 0;
 
   readonly #insert;
   readonly #carry;
@@ -78,8 +78,7 @@ export class Store implements ChatStore, StreamCopy {
   readonly #begin;
   readonly #receive;
   readonly #end;
-  readonly #trimOld;
-  readonly #trimMany;
+  readonly #trim;
   readonly #lock;
   readonly #unlock;
   readonly #block;
@@ -90,10 +89,13 @@ export class Store implements ChatStore, StreamCopy {
     journal: Journal | null = null,
     power = false,
     wal: WriteAhead = new Wal(database.filename),
+    folder: DataFolder | null = null,
   ) {
     this.#database = database;
+    this.#folder = folder;
     this.#wal = wal;
     this.#journal = journal;
+    this.#record = journal === null ? null : new TurnRecord(journal);
     this.#power = power;
     // Only a commit may find that the disk is full, and not a change in the middle of a transaction.
     database.run("PRAGMA cache_spill = OFF");
@@ -110,11 +112,10 @@ export class Store implements ChatStore, StreamCopy {
        WHERE user = ? AND number <= ? GROUP BY sender`,
     );
     this.#delete = database.query("DELETE FROM mailbox WHERE user = ? AND number <= ?");
-    this.#begin = database.query("INSERT OR IGNORE INTO sessions VALUES (?, ?, ?, ?, 0, 0, NULL, ?)");
+    this.#begin = database.query("INSERT OR IGNORE INTO sessions VALUES (?, ?, ?, ?, 0, ?, NULL, ?)");
     this.#receive = database.query("UPDATE sessions SET received = ? WHERE number = ?");
     this.#end = database.query("UPDATE sessions SET replaced = ?, received = ?, ended_ms = ? WHERE number = ?");
-    this.#trimOld = database.query("DELETE FROM sessions WHERE user = ? AND ended_ms < ?");
-    this.#trimMany = database.query(
+    this.#trim = database.query(
       `DELETE FROM sessions WHERE number IN (SELECT number FROM sessions WHERE user = ? AND ended_ms IS NOT NULL
        ORDER BY number DESC LIMIT -1 OFFSET ${SESSIONS_KEPT})`,
     );
@@ -122,6 +123,16 @@ export class Store implements ChatStore, StreamCopy {
     this.#unlock = database.query("DELETE FROM lockouts WHERE user = ? AND source = ?");
     this.#block = database.query("INSERT OR IGNORE INTO blocks VALUES (?, ?)");
     this.#unblock = database.query("DELETE FROM blocks WHERE user = ? AND other = ?");
+  }
+
+  accepts(bytes: number): boolean {
+    return this.trouble === null && this.hasRoom(bytes);
+  }
+
+  hasRoom(bytes: number): boolean {
+    if (this.#record === null || this.#record.hasRoom(bytes)) return true;
+    this.#judge();
+    return false;
   }
 
   get isBehind(): boolean {
@@ -134,8 +145,8 @@ export class Store implements ChatStore, StreamCopy {
 
   waiting(): Waiting[] {
     this.#make();
-    const sql = `SELECT user, sender AS "from", count(*) AS messages, total(length(text)) AS bytes FROM mailbox
-      GROUP BY user, sender`;
+    const sums = "count(*) AS messages, total(length(text)) AS bytes";
+    const sql = `SELECT user, sender AS "from", ${sums} FROM mailbox GROUP BY user, sender`;
     return this.#database.query<Waiting, []>(sql).all();
   }
 
@@ -152,24 +163,13 @@ export class Store implements ChatStore, StreamCopy {
   }
 
   wrote(to: Account, session: number, outbox: Outbox): void {
-    if (this.#journal === null) return;
-    this.#to = to;
-    this.#session = session;
-    outbox.copyNew(this);
-  }
-
-  take(marks: readonly number[], first: number, last: number, bytes: Uint8Array, start: number, end: number): void {
-    const { nameBytes } = this.#to!;
-    if (marks[first + MARK.unixMs] !== 0)
-      this.#facts.addMarks(Fact.Sent, nameBytes, this.#session, marks, first, last, bytes, start, end);
-    else if (this.#session !== 0)
-      this.#facts.addMarks(Fact.Fed, nameBytes, this.#session, marks, first, last, NOTHING, 0, 0);
+    this.#record?.wrote(to, session, outbox);
   }
 
   keep(user: string, message: StoredMessage): void {
     const { number, unixMs, from, text } = message;
     this.#keep(user, message);
-    this.#add(Fact.Stored, 0, encode(user), encode(from), text, number, unixMs);
+    this.#record?.add(Fact.Stored, 0, encode(user), encode(from), text, number, unixMs);
   }
 
   #keep(user: string, { number, unixMs, from, text }: StoredMessage): void {
@@ -178,12 +178,13 @@ export class Store implements ChatStore, StreamCopy {
   }
 
   confirmed(user: Account, upTo: number): void {
-    this.#add(Fact.Confirmed, 0, user.nameBytes, NOTHING, NOTHING, upTo);
+    this.#record?.note(Fact.Confirmed, 0, user.nameBytes, NOTHING, upTo);
   }
 
   began({ number, token, user, resumable }: KnownSession, proof: Uint8Array): void {
-    this.#change(this.#begin, number, hash(token), user, Number(resumable), proof);
-    this.#add(Fact.Began, Number(resumable), encode(user), hash(token), proof, number);
+    const received = this.#journal === null ? -1 : 0; // Until it ends, the journal alone knows how far it came.
+    this.#change(this.#begin, number, hash(token), user, Number(resumable), received, proof);
+    this.#record?.add(Fact.Began, Number(resumable), encode(user), hash(token), proof, number);
   }
 
   /** What a session of that user, which still goes on or is known, began with; empty when there is none. */
@@ -194,14 +195,13 @@ export class Store implements ChatStore, StreamCopy {
   }
 
   received(session: number, position: number): void {
-    this.#add(Fact.Received, 0, NOTHING, NOTHING, NOTHING, session, position);
+    this.#record?.note(Fact.Received, 0, NOTHING, NOTHING, session, position);
   }
 
   ends({ number, user, replaced, received, endedUnixMs }: EndedSession): void {
     this.#change(this.#end, Number(replaced), received, endedUnixMs, number);
-    this.#change(this.#trimOld, user, endedUnixMs - SESSIONS_KEPT_MS);
-    this.#change(this.#trimMany, user);
-    this.#add(Fact.Ended, Number(replaced), NOTHING, NOTHING, NOTHING, number, received, endedUnixMs);
+    this.#change(this.#trim, user);
+    this.#record?.note(Fact.Ended, Number(replaced), NOTHING, NOTHING, number, received, endedUnixMs);
   }
 
   get restUpTo(): number | null {
@@ -214,7 +214,7 @@ export class Store implements ChatStore, StreamCopy {
       if (!message.resting) this.#keep(user, message);
       if (session !== 0) this.#change(this.#carry, session, message.number, message.position);
     }
-    if (session !== 0) this.#change(this.#receive, received, session);
+    if (session !== 0 && this.#journal !== null) this.#change(this.#receive, received, session);
   }
 
   rested(): void {
@@ -244,11 +244,9 @@ export class Store implements ChatStore, StreamCopy {
 
   ended(token: string): EndedSession | null {
     this.#make();
-    const row = this.#database
-      .query<Record<"number" | "resumable" | "replaced" | "received" | "ended_ms", number> & { user: string }, [Value]>(
-        "SELECT * FROM sessions WHERE token = ? AND ended_ms IS NOT NULL",
-      )
-      .get(hash(token));
+    type Row = Record<"number" | "resumable" | "replaced" | "received" | "ended_ms", number> & { user: string };
+    const sql = "SELECT * FROM sessions WHERE token = ? AND ended_ms IS NOT NULL";
+    const row = this.#database.query<Row, [Value]>(sql).get(hash(token));
     if (row === null) return null;
     const { number, user, received, ended_ms: endedUnixMs } = row;
     return { number, token, user, received, endedUnixMs, resumable: row.resumable === 1, replaced: row.replaced === 1 };
@@ -263,21 +261,17 @@ export class Store implements ChatStore, StreamCopy {
   wrongPasswords({ user, source, count }: WrongPasswords, untilUnixMs: number): void {
     if (count > 0) this.#change(this.#lock, user, source, count, untilUnixMs);
     else this.#change(this.#unlock, user, source);
-    this.#add(Fact.WrongPasswords, 0, encode(user), encode(source), NOTHING, count, untilUnixMs);
+    this.#record?.note(Fact.WrongPasswords, 0, encode(user), encode(source), count, untilUnixMs);
   }
 
   block(user: string, other: string): void {
     this.#change(this.#block, user, other);
-    this.#add(Fact.Blocked, 0, encode(user), encode(other), NOTHING);
+    this.#record?.add(Fact.Blocked, 0, encode(user), encode(other), NOTHING);
   }
 
   unblock(user: string, other: string): void {
     this.#change(this.#unblock, user, other);
-    this.#add(Fact.Unblocked, 0, encode(user), encode(other), NOTHING);
-  }
-
-  #add(kind: FactKind, flag: number, a: Uint8Array, b: Uint8Array, text: Uint8Array, n0 = 0, n1 = 0, n2 = 0): void {
-    if (this.#journal !== null) this.#facts.add(kind, flag, a, b, text, n0, n1, n2);
+    this.#record?.add(Fact.Unblocked, 0, encode(user), encode(other), NOTHING);
   }
 
   /**
@@ -285,9 +279,10 @@ export class Store implements ChatStore, StreamCopy {
    * when the disk has no room for it, and it must be tried again.
    */
   save(): boolean | Promise<void> {
-    if (!this.#record()) return false;
+    if (!this.#write()) return false;
     const journal = this.#journal;
-    if (journal !== null && journal.newest !== this.#newest) this.#commitDue = true;
+    // A commit that failed is tried again by `retry`: it makes all changes once more, which is too much for each turn.
+    if (journal !== null && journal.newest !== this.#newest && this.#fault === null) this.#commitDue = true;
     if (this.#isCommitDue()) this.commit();
     return !this.#power || journal === null || journal.isSynced || journal.sync();
   }
@@ -299,24 +294,16 @@ export class Store implements ChatStore, StreamCopy {
   }
 
   /** Writes the turn's record; false when the disk has no room for it. */
-  #record(): boolean {
-    const journal = this.#journal;
-    const facts = this.#facts;
-    if (journal === null || facts.length === 0) return true;
-    try {
-      journal.append(facts.bytes, facts.start, facts.length, this.#number);
-      facts.restart(journal.place, journal.bodyStart);
-      if (journal.fault === null) journal.prepare();
-      return true;
-    } catch {
-      return false; // The journal keeps the fault.
-    } finally {
-      this.#judge();
-    }
+  #write(end = false): boolean {
+    const isWritten = this.#record?.write(this.#number, end) ?? true;
+    if (!this.#power) this.#journal?.announce();
+    this.#judge();
+    return isWritten;
   }
 
-  /** Now and then: what the disk refused is tried again when the turn ends. */
+  /** Now and then: what the disk refused is tried again when the turn ends, and the data folder is checked. */
   retry(): void {
+    this.#folder?.check();
     this.#journal?.prepare();
     this.#commitDue ||= this.#fault !== null || (this.#journal === null && this.#changes.length > 0);
     this.#judge();
@@ -325,14 +312,15 @@ export class Store implements ChatStore, StreamCopy {
   /** Commits what the journal has. When the disk refuses, it is tried again later. */
   commit(): void {
     this.#commitDue = false;
-    const { sequence, newest } = { sequence: this.#settled, newest: this.#journal?.newest ?? 0 };
+    const sequence = this.#settled;
+    const newest = this.#journal?.newest ?? 0;
     try {
       this.#make();
       if (!this.#database.inTransaction) this.#database.run(BEGIN);
       if (this.#power && this.#journal?.isSynced === false) this.#journal.syncNow();
       this.#database
         .query("UPDATE progress SET sequence = ?, newest = ?, number = ?")
-        .run(sequence, newest, this.#number);
+        .run(sequence, this.#journal?.sequence ?? 0, this.#number);
       this.#database.run("COMMIT");
       this.#wal.committed();
       this.#changes = [];
@@ -340,7 +328,8 @@ export class Store implements ChatStore, StreamCopy {
       this.#changedBytes = 0;
       this.#fault = null;
       this.#newest = newest;
-      this.#journal?.free(sequence);
+      // Records are given up when the database has their messages, and is still there.
+      if (sequence !== this.#freed && this.#folder?.check() !== false) this.#journal?.free((this.#freed = sequence));
       if (this.#old?.sequence === sequence) this.#old = null;
     } catch (error) {
       this.#fault = error;
@@ -349,8 +338,12 @@ export class Store implements ChatStore, StreamCopy {
   }
 
   #judge(): void {
+    this.#record?.measure();
     const fault = this.#fault ?? this.#journal?.fault ?? null;
     this.trouble = fault === null ? null : `the disk refuses: ${fault instanceof Error ? fault.message : fault}`;
+    this.troubleUntil = "there is room";
+    const loss = this.#folder?.loss ?? null;
+    if (loss !== null) ({ what: this.trouble, until: this.troubleUntil } = loss);
   }
 
   #change(statement: Statement, ...values: Value[]): void {
@@ -369,15 +362,20 @@ export class Store implements ChatStore, StreamCopy {
     }
   }
 
-  /** Every session has been settled: SQLite has it all, and the journal is not needed. Throws when the disk refuses. */
+  /** Every session has been settled: SQLite has it all. Throws when the disk refuses; StoreError when it is gone. */
   close(): void {
     try {
-      this.#record();
+      this.#write(true);
       this.#settled = this.#journal?.sequence ?? this.#settled;
       this.commit();
       if (this.#fault !== null) throw this.#fault;
+      this.#folder?.check();
+      const { what, fate = null } = this.#folder?.loss ?? {};
+      const count = this.waiting().reduce((sum, { messages }) => sum + messages, 0);
+      if (fate !== null) throw new StoreError(`${what}: ${count} messages that wait for their users ${fate}`);
     } finally {
       this.#database.close();
+      this.#folder?.close();
     }
   }
 }

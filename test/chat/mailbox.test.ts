@@ -284,3 +284,25 @@ test.each(["", " resumable"])("what a session%s had not received waits until the
   Object.assign(world.store, { ends, rest });
   expect(texts(world.login("bob").read())).toEqual(["alice 0", "alice 1"]);
 });
+
+test("what a callback client confirms while its ended session is still being settled does not come again", () => {
+  const world = new World(["alice", "bob"]);
+  const [alice] = world.online("alice") as [TestPeer];
+  for (let i = 0; i < 40; i++) world.say(alice, `message bob ${i} ${"x".repeat(1000)}`);
+  world.say(world.connect(), "login bob secret callback=2000");
+  world.endTurns();
+  const session = world.account("bob").session!;
+  const { outbox, token } = session;
+  world.begin();
+  while (outbox.peek()) outbox.took(outbox.pieceEnd - outbox.pieceStart);
+  const received = outbox.sent;
+  expect(received).toBeGreaterThan(40_000);
+  world.chat.end(session, "expired");
+  expect(world.account("bob").leaving).toBe(session); // For there is more than moves in a turn.
+  world.chat.confirm(session, received);
+  world.endTurns();
+  const bob = world.connect();
+  world.say(bob, `login bob secret after=${token}:${received}`);
+  world.endTurns();
+  expect(texts(bob.read())).toEqual([]);
+});

@@ -23,6 +23,16 @@ const line = fc.oneof(
     `bob ${HASH}`,
     `bob ${HASH}x`,
     "bob \ufffd",
+    "bob x\u00a0",
+    "alice x\u3000 ",
+    "c.d \u00a0",
+    "alice x\u0085",
+    "bob a\u2028b",
+    "bob x\ufeff",
+    "alice x\f",
+    "\u00a0",
+    "\ufeff",
+    "bob x\0",
   ),
   fc.string({ unit: "binary", maxLength: 12 }),
 );
@@ -39,14 +49,14 @@ function plainly(text: string): Credentials["users"] | number | null {
     .replaceAll("\r\n", "\n")
     .split("\n")
     .entries()) {
-    if (/^\s*$/.test(line) || line.startsWith("#")) continue;
-    const parts = /^([A-Za-z0-9][A-Za-z0-9._-]{0,31}) ([^ ]*\S)\s*$/.exec(line);
+    if (/^[ \t\r]*$/.test(line) || line.startsWith("#")) continue;
+    const parts = /^([A-Za-z0-9][A-Za-z0-9._-]{0,31}) ([^ ]*[^ \t\r])[ \t\r]*$/.exec(line);
     const name = parts?.[1] ?? "";
     const isAddress = /^(\d{1,3}\.){3}\d{1,3}$/.test(name) && name.split(".").every((part) => Number(part) < 256);
     if (parts === null || name.includes("..") || isAddress || users.has(name)) return index + 1;
     const password = parts[2]!;
     if (Buffer.byteLength(password) > 1024) return index + 1;
-    if ((password.startsWith("$") && password !== HASH) || password.includes("\ufffd")) return index + 1;
+    if ((password.startsWith("$") && password !== HASH) || /[\ufffd\0]/.test(password)) return index + 1;
     users.set(name, password);
   }
   return users.size === 0 ? null : [...users].map(([name, password]) => ({ name, password }));

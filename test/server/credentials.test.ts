@@ -1,5 +1,5 @@
 import { afterAll, describe, expect, test } from "bun:test";
-import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { mkdtempSync, rmSync, truncateSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { CredentialsError, parseCredentials, plainUsers, readCredentials } from "../../src/server/credentials.ts";
@@ -40,6 +40,26 @@ test.each([
   ]);
 });
 
+test.each([
+  ["a no-break space", "x\u00a0"],
+  ["an ideographic space", "x\u3000"],
+  ["a zero width no-break space", "x\ufeff"],
+  ["a next line character", "x\u0085"],
+  ["a form feed", "x\f"],
+  ["a line separator inside", "x\u2028y"],
+  ["a tab and a CR inside", "x\ty\rz"],
+  ["nothing but a no-break space", "\u00a0"],
+])("a password with %s keeps it, at every kind of line end", (_what, password) => {
+  for (const end of ["", "\n", "\r\n", " \t\n", " \r\r\n"]) {
+    expect(parseCredentials(`alice ${password}${end}`, "f").users).toEqual([{ name: "alice", password }]);
+  }
+});
+
+test("a very long line of spaces takes no longer than its length", () => {
+  const spaces = " ".repeat(1 << 20);
+  expect(complaint(() => parseCredentials(`alice one\nbob${spaces}x\n`, "f"))).toStartWith("f:2: ");
+});
+
 describe("a bad line makes the whole file bad, and is named", () => {
   test.each([
     "bob",
@@ -56,6 +76,8 @@ describe("a bad line makes the whole file bad, and is named", () => {
     "böb one",
     `${"b".repeat(33)} one`,
     "bob gr\ufffd\ufffde",
+    "bob x\0",
+    "\u00a0",
     `bob ${"x".repeat(1025)}`,
   ])("%p", (line) => {
     expect(complaint(() => parseCredentials(`# users\nalice one\n${line}\ncarol x\n`, "users.txt"))).toStartWith(
@@ -170,6 +192,37 @@ test("a file without users is refused", () => {
 test("a file that is missing or a folder is refused by its name", () => {
   expect(complaint(() => readCredentials(join(folder, "none.txt")))).toContain("none.txt");
   expect(complaint(() => readCredentials(folder))).toContain(folder);
+});
+
+describe("while the server runs, a credentials file is refused that is", () => {
+  const refusal = (file: string): string => complaint(() => readCredentials(file, "regular"));
+
+  test("a named pipe, which nobody waits for", () => {
+    const pipe = join(folder, "pipe");
+    expect(Bun.spawnSync(["mkfifo", pipe]).exitCode).toBe(0);
+    expect(refusal(pipe)).toContain("not a regular file; a pipe can only be read when the server starts");
+  });
+
+  test("a device, or a folder", () => {
+    expect(refusal("/dev/zero")).toContain("not a regular file");
+    expect(refusal(folder)).toContain("it is a folder");
+  });
+
+  test("larger than 64 MiB", () => {
+    const file = join(folder, "large.txt");
+    writeFileSync(file, "");
+    truncateSync(file, 1 << 30);
+    expect(refusal(file)).toContain("it has more than 67108864 bytes");
+  });
+});
+
+test("at the start, a credentials file may be a pipe, and a device without an end is refused", async () => {
+  const pipe = join(folder, "input");
+  expect(Bun.spawnSync(["mkfifo", pipe]).exitCode).toBe(0);
+  const writer = Bun.spawn(["sh", "-c", 'printf "alice one\n" > "$0"', pipe]);
+  expect(readCredentials(pipe).users).toEqual([{ name: "alice", password: "one" }]);
+  await writer.exited;
+  expect(complaint(() => readCredentials("/dev/zero"))).toContain("it has more than");
 });
 
 test("a file is read from disk", () => {

@@ -1,5 +1,6 @@
 import { afterEach, beforeAll, describe, expect, test } from "bun:test";
-import { mkdtempSync, rmSync, statSync, writeFileSync } from "node:fs";
+import { Database } from "bun:sqlite";
+import { existsSync, mkdtempSync, readdirSync, renameSync, rmSync, statSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { JOURNAL_SEGMENT_BYTES } from "../../src/limits.ts";
@@ -110,6 +111,20 @@ describe("after kill -9 and a restart", () => {
   });
 });
 
+test("with durability none, a session that a kill -9 ended is forgotten, since nobody knows how far it came", async () => {
+  const sessions = (): number => {
+    using database = new Database(join(path, "none/heartline.sqlite"), { readonly: true });
+    return database.query<{ count: number }, []>("SELECT count(*) AS count FROM sessions").get()!.count;
+  };
+  const first = start("none", "--durability", "none");
+  const [, [token]] = await login(first, "alice", " resumable");
+  while (sessions() === 0) await new Promise((resolve) => setImmediate(resolve));
+  await kill(first);
+  const [, words] = await login(start("none", "--durability", "none"), "alice", ` after=${token}:0`);
+  expect(words).toHaveLength(2);
+  expect(sessions()).toBe(0);
+});
+
 /** How many of these lines fill so many bytes. */
 function countOf(lines: readonly string[], bytes: number): number {
   let count = 0;
@@ -127,14 +142,50 @@ test("a second server on the same folder is refused; after kill -9 the next one 
   await start("shared").port();
 });
 
-test("a damaged lock is named, and not the database", async () => {
-  const first = start("locked");
+test("a second server is refused even when everything in the folder was deleted", async () => {
+  const first = start("emptied");
   await first.port();
-  await kill(first);
-  writeFileSync(join(path, "locked/lock"), "x".repeat(4096));
-  const second = start("locked");
+  const data = join(path, "emptied");
+  for (const name of readdirSync(data)) rmSync(join(data, name), { recursive: true });
+  const second = start("emptied");
   expect(await second.exits()).toBe(1);
-  expect(second.stderr).toMatch(/^heartline: \S+\/lock is damaged: [^\n]*\n$/);
+  expect(second.stderr).toMatch(/is in use by another server\n$/);
+});
+
+describe("a data folder that is taken from a running server", () => {
+  test("is answered with err internal, logged once, and told again by exit code 1 when it was deleted", async () => {
+    const server = start("deleted");
+    const [alice] = await login(server, "alice");
+    await alice.asks("message bob hello", "ok stored");
+    rmSync(join(path, "deleted"), { recursive: true });
+    await server.logs(/the data folder is gone; messages are answered with err internal until /);
+    await alice.asks("message bob lost", "err internal the data folder is gone");
+    await alice.asks("block carol", "err internal the data folder is gone");
+    const other = await WireClient.connect(await server.port());
+    clients.push(other);
+    await other.asks(`login bob ${PASSWORD} resumable`, "err internal the data folder is gone");
+    server.kill("SIGTERM");
+    expect(await server.exits()).toBe(1);
+    expect(server.stderr.match(/messages are answered with err internal/g)).toHaveLength(1);
+    expect(server.stderr).toContain("1 messages that wait for their users are lost");
+    expect(existsSync(join(path, "deleted"))).toBe(false);
+  });
+
+  test("makes no difference any more when it is moved back", async () => {
+    const server = start("moved");
+    const [alice] = await login(server, "alice");
+    await alice.asks("message bob before", "ok stored");
+    renameSync(join(path, "moved"), join(path, "moved.aside"));
+    await server.logs(/the data folder is gone/);
+    await alice.asks("message bob meanwhile", "err internal the data folder is gone");
+    renameSync(join(path, "moved.aside"), join(path, "moved"));
+    await server.logs(/the disk takes everything again/);
+    await alice.asks("message bob after", "ok stored");
+    server.kill("SIGTERM");
+    expect(await server.exits()).toBe(0);
+    const [bob] = await login(start("moved"), "bob");
+    await bob.hears("stored alice <ms> before", "stored alice <ms> after");
+  });
 });
 
 test("a folder that cannot be is refused in one line", async () => {
@@ -161,6 +212,67 @@ test("a damaged journal is refused in one line that says what to do, and --salva
   await salvaged.logs(/salvaged a damaged journal/);
   expect(await bob.line()).toMatch(/^stored alice \d+ one$/);
 });
+
+test("a journal whose last message is gone is refused with code 1, and a salvage logs how much is missing", async () => {
+  const first = start("cut");
+  const [alice] = await login(first, "alice");
+  for (const text of ["one", "two", "three"]) await alice.asks(`message bob ${text}`, "ok stored");
+  await kill(first);
+  const segment = join(path, "cut/journal/0000000000000001");
+  const bytes = Buffer.from(await Bun.file(segment).bytes());
+  writeFileSync(segment, bytes.fill(0, bytes.indexOf("three") - 48));
+  const refused = start("cut");
+  expect(await refused.exits()).toBe(1);
+  expect(refused.stderr).toMatch(
+    /^heartline: the journal \S+ is damaged: records 3 to 3 are missing at the end of 0000000000000001 \(1 in all\)\..*\n$/,
+  );
+  const salvaged = start("cut", "--salvage");
+  await salvaged.logs(/salvaged a damaged journal: records 3 to 3 are missing/);
+  const [bob] = await login(salvaged, "bob");
+  await bob.hears("stored alice <ms> one", "stored alice <ms> two");
+});
+
+test("a journal whose database is missing is refused, and the database that was there is enough to start again", async () => {
+  const first = start("apart");
+  const [alice] = await login(first, "alice");
+  await alice.asks("message bob hello", "ok stored");
+  await kill(first);
+  const files = ["", "-wal", "-shm"].map((end) => join(path, `apart/heartline.sqlite${end}`));
+  for (const file of files) renameSync(file, `${file}.away`);
+  for (let times = 0; times < 2; times++) {
+    const refused = start("apart");
+    expect(await refused.exits()).toBe(1);
+    expect(refused.stderr).toMatch(/records 1 and on were written for another database, which is missing/);
+  }
+  for (const file of files) {
+    rmSync(file, { force: true });
+    renameSync(`${file}.away`, file);
+  }
+  const [bob] = await login(start("apart"), "bob");
+  await bob.hears("stored alice <ms> hello");
+});
+
+const strace = Bun.which("strace");
+const canTrace = strace !== null && Bun.spawnSync([strace, "-o", "/dev/null", "true"]).exitCode === 0;
+if (!canTrace) console.log("SKIPPED: a disk that fails (strace is missing, or may not trace)");
+
+test.skipIf(!canTrace)(
+  "a disk that cannot sync ends the server with code 1, without an ok, and its log says why",
+  async () => {
+    const server = start("failing", "--durability", "power");
+    const [alice] = await login(server, "alice");
+    const options = ["-f", "-o", "/dev/null", "-e", "inject=fdatasync:error=EIO", "-p", String(server.pid)];
+    const tracer = Bun.spawn([strace!, ...options], { stdout: "ignore", stderr: "pipe" });
+    await tracer.stderr.getReader().read(); // It says that it is attached.
+    alice.say("message bob hello");
+    expect(await server.exits()).toBe(1);
+    expect(server.stderr).toMatch(
+      /"level":60,.*"the disk does not keep what is written; nothing more can be promised"/,
+    );
+    await tracer.exited;
+    expect(alice.line()).rejects.toThrow("ended");
+  },
+);
 
 const prlimit = Bun.which("prlimit");
 if (prlimit === null) console.log("SKIPPED: a disk that refuses (there is no prlimit; Debian has it in util-linux)");
@@ -191,6 +303,12 @@ describe.skipIf(prlimit === null)("a disk that refuses", () => {
     await server.logs(/messages are answered with err internal/);
     await alice.asks("block carol", "err internal <words>");
     await alice.asks("online", "ok");
+    await alice.asks("alive", "ok");
+    await alice.asks("broadcast hello", "ok 0");
+    const [carol] = await login(server, "carol");
+    await alice.hears("joined carol");
+    await carol.asks("logout", "ok");
+    await alice.hears("left carol logout");
     limit(server, "unlimited");
     await server.logs(/the disk takes everything again/);
     await alice.asks("message bob afterwards", "ok stored");

@@ -3,10 +3,14 @@ import { mkdtempSync, readdirSync, rmSync, truncateSync, writeFileSync } from "n
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { JOURNAL_SEGMENTS_KEPT, JOURNAL_SPARES_MAX } from "../../src/limits.ts";
-import { Journal, RecordReader, segmentName, segmentsOf } from "../../src/server/journal.ts";
-import { FileFolder, type Filling } from "../../src/server/segment.ts";
+import { openDatabase } from "../../src/server/database.ts";
+import { Journal, segmentName, segmentsOf } from "../../src/server/journal.ts";
+import { RecordReader, announced } from "../../src/server/record.ts";
+import { newStore } from "../../src/server/recovery.ts";
+import { FileFolder, type Filling, type Segment } from "../../src/server/segment.ts";
 
 const SEGMENT_BYTES = 1024;
+const SEED = 0xfedcba98;
 const folders: string[] = [];
 
 /** A folder whose disk refuses new segments while it is told so. */
@@ -30,7 +34,7 @@ afterEach(() => {
 });
 
 function newJournal(folder = newFolder(), sequence = 0): { journal: Journal; folder: TestFolder } {
-  return { journal: new Journal(folder, sequence, SEGMENT_BYTES), folder };
+  return { journal: new Journal(folder, sequence, SEED, SEGMENT_BYTES), folder };
 }
 
 function append(journal: Journal, text: string, number = 0): void {
@@ -42,7 +46,7 @@ function append(journal: Journal, text: string, number = 0): void {
 function records(folder: FileFolder): [number, string][] {
   const found: [number, string][] = [];
   for (const first of segmentsOf(folder)) {
-    const reader = new RecordReader(folder.open(segmentName(first)).bytes, first);
+    const reader = new RecordReader(folder.open(segmentName(first)).bytes, first, SEED);
     while (reader.next()) found.push([reader.sequence, reader.bytes.toString("latin1", reader.start, reader.end)]);
   }
   return found;
@@ -53,7 +57,7 @@ function threeRecords(): { bytes: Buffer; middle: number; last: number; end: num
   const { journal, folder } = newJournal();
   for (const text of ["first", "the second record", "third and last"]) append(journal, text);
   const bytes = Buffer.from(folder.open(segmentName(1)).bytes);
-  const reader = new RecordReader(bytes, 1);
+  const reader = new RecordReader(bytes, 1, SEED);
   reader.next();
   const middle = reader.at;
   reader.next();
@@ -63,7 +67,7 @@ function threeRecords(): { bytes: Buffer; middle: number; last: number; end: num
 }
 
 function sequences(bytes: Buffer): number[] {
-  const reader = new RecordReader(bytes, 1);
+  const reader = new RecordReader(bytes, 1, SEED);
   const found: number[] = [];
   while (reader.next()) found.push(reader.sequence);
   return found;
@@ -102,7 +106,7 @@ describe("a record that was not written whole", () => {
       const torn = Buffer.from(bytes).fill(0, cut, end);
       // A cut that takes only zeros takes nothing.
       if (torn.equals(bytes)) continue;
-      const reader = new RecordReader(torn, 1);
+      const reader = new RecordReader(torn, 1, SEED);
       expect(sequences(torn)).toEqual([1, 2]);
       while (reader.next());
       expect(reader.goOn()).toBe(0);
@@ -115,7 +119,7 @@ describe("a record that was not written whole", () => {
       const at = bit >> 3;
       const changed = Buffer.from(bytes);
       changed[at]! ^= 1 << (bit & 7);
-      const reader = new RecordReader(changed, 1);
+      const reader = new RecordReader(changed, 1, SEED);
       while (reader.next());
       if (at >= last) expect([reader.sequence, reader.goOn()]).toEqual([2, 0]);
       // What lies behind a record's end to round it up is nothing.
@@ -169,7 +173,7 @@ describe("old segments", () => {
     truncateSync(join(folder.path, segmentName(3)), 10);
     writeFileSync(join(folder.path, "spare-7"), "");
     writeFileSync(join(folder.path, "notes.txt"), "somebody else's");
-    const again = new Journal(folder, 1000, SEGMENT_BYTES);
+    const again = new Journal(folder, 1000, SEED, SEGMENT_BYTES);
     expect(readdirSync(folder.path).filter((name) => name.startsWith("spare-"))).toHaveLength(JOURNAL_SPARES_MAX);
     expect(segmentsOf(folder)).toEqual([]);
     for (let i = 0; i < 5; i++) append(again, `new ${i}`.padEnd(900));
@@ -220,4 +224,110 @@ test("everything is synced that was written, and the names", async () => {
   expect(journal.isSynced).toBe(false);
   journal.syncNow();
   expect(journal.isSynced).toBe(true);
+});
+
+describe("a journal on a disk of which everything is known", () => {
+  /** Every call that makes something durable, or changes what must be. */
+  class WatchedFolder extends TestFolder {
+    readonly events: string[] = [];
+    fails = false;
+
+    override open(name: string): Segment {
+      const segment = super.open(name);
+      const { rename, sync, syncNow } = segment;
+      segment.rename = (to) => {
+        this.events.push("rename");
+        rename.call(segment, to);
+      };
+      segment.sync = async () => {
+        await sync.call(segment);
+        if (this.fails) throw new Error("input/output error");
+        this.events.push("data");
+      };
+      segment.syncNow = () => {
+        syncNow.call(segment);
+        if (this.fails) throw new Error("input/output error");
+        this.events.push("data");
+      };
+      return segment;
+    }
+
+    override async sync(): Promise<void> {
+      await super.sync();
+      this.events.push("names");
+    }
+
+    override syncNow(): void {
+      super.syncNow();
+      this.events.push("names");
+    }
+  }
+
+  function watched(): { journal: Journal; folder: WatchedFolder } {
+    const path = mkdtempSync(join(tmpdir(), "heartline-"));
+    folders.push(path);
+    const folder = new WatchedFolder(join(path, "journal"));
+    const journal = new Journal(folder, 0, SEED, SEGMENT_BYTES);
+    expect(folder.events).toEqual(["data", "rename"]); // The announcement, before it has its name.
+    folder.events.length = 0;
+    return { journal, folder };
+  }
+
+  test.each(["sync", "syncNow"] as const)(
+    "is synced when a segment's name is durable too, after its bytes: %s",
+    async (how) => {
+      const { journal, folder } = watched();
+      append(journal, "first");
+      expect(journal.isSynced).toBe(false);
+      await journal[how]();
+      expect([folder.events, journal.isSynced]).toEqual([["rename", "data", "names"], true]);
+      append(journal, "in the same segment");
+      await journal[how]();
+      expect(folder.events.slice(3)).toEqual(["data"]);
+      append(journal, "x".repeat(980));
+      await journal[how]();
+      expect(folder.events.slice(4)).toEqual(["rename", "data", "names"]);
+    },
+  );
+
+  test("announces with durability power what was synced, and no record before", async () => {
+    const { journal, folder } = watched();
+    append(journal, "first");
+    expect(announced(folder)).toEqual({ sequence: 0, seed: SEED });
+    const synced = journal.sync();
+    expect(announced(folder)!.sequence).toBe(0);
+    await synced;
+    expect(announced(folder)!.sequence).toBe(1);
+    append(journal, "second");
+    journal.syncNow();
+    expect(announced(folder)!.sequence).toBe(2);
+  });
+
+  test("never trusts a sync again after one has failed, since the kernel reports a lost page once", async () => {
+    for (const first of ["sync", "syncNow"] as const) {
+      const { journal, folder } = watched();
+      append(journal, "first");
+      folder.fails = true;
+      expect(async () => journal[first]()).toThrow("input/output error");
+      folder.fails = false;
+      expect(() => journal.syncNow()).toThrow("input/output error");
+      expect(journal.sync()).rejects.toThrow("input/output error");
+    }
+  });
+
+  test("lets no turn of a store with durability power end before the segment's name is durable", async () => {
+    const path = mkdtempSync(join(tmpdir(), "heartline-"));
+    folders.push(path);
+    const folder = new WatchedFolder(join(path, "journal"));
+    const store = newStore(openDatabase(":memory:", "power"), folder, "power", SEGMENT_BYTES);
+    for (let i = 0; i < 100; i++) {
+      folder.events.length = 0;
+      store.keep("bob", { number: store.newNumber(), unixMs: 5, from: "alice", text: Buffer.alloc(300, "x") });
+      await store.save();
+      const { events } = folder;
+      expect(events.indexOf("data")).toBeGreaterThanOrEqual(0);
+      const named = events.indexOf("rename");
+      if (named >= 0) expect(events.indexOf("names")).toBeGreaterThan(named);
+    }
+  });
 });

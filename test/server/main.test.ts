@@ -175,6 +175,26 @@ test("takes users and certificate anew with SIGHUP; a bad file changes nothing, 
   expect(await server.exits()).toBe(0);
 });
 
+test("chats on when a pipe is in the place of the credentials, certificate or key at a SIGHUP", async () => {
+  const own = join(folder, "pipes");
+  mkdirSync(own);
+  const users = join(own, "users.txt");
+  writeFileSync(users, "alice secret\n");
+  const { chain, key } = writeCertificate(own, await makeCertificate());
+  const files = ["--credentials", users, "--tls-cert", chain, "--tls-key", key, "--tls-port", "0"];
+  const server = start("--host", "127.0.0.1", "--port", "0", "--data", ":memory:", ...files);
+  const alice = await login(await server.port(), "alice");
+  for (const file of [users, key, chain]) {
+    rmSync(file);
+    expect(Bun.spawnSync(["mkfifo", file]).exitCode).toBe(0);
+    server.kill("SIGHUP");
+    await server.logs(
+      new RegExp(`cannot read [^\n]*${file}: not a regular file; a pipe can only be read when the server starts`),
+    );
+    await alice.asks("alive", "ok");
+  }
+});
+
 test("stops in order when the terminal that it runs on is closed", async () => {
   const options = ["--host", "127.0.0.1", "--port", "0", "--credentials", USERS, "--data", newFolder()];
   const pty = new Pty(["src/server/main.ts", ...options], { columns: 200 });

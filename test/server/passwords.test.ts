@@ -74,6 +74,44 @@ test("who has hung up when their turn comes is not judged, and keeps nobody wait
   expect(await judge.verify(alice, RIGHT, null, STAYS)).toBe(true);
 });
 
+describe("a bcrypt hash", () => {
+  /** Made by libxcrypt. The second password has two bytes of one character at 71 and 72. */
+  const LONG = "x".repeat(30) + "y".repeat(50);
+  const HASH = "$2y$04$Oj0AIXo6Og6b/z9S/lV3Gu.3U1sNzhOzaGUx1vDGHAHW5yqZUA4Sy";
+  const SPLIT = `${"a".repeat(71)}ézzz`;
+  const HASH_OF_SPLIT = "$2b$04$Oj0AIXo6Og6b/z9S/lV3Gu.DDi5Y1SpmcpmShNQpmBMiR.b6wNpGK";
+  const HASH_OF_SECRET = "$2b$04$Oj0AIXo6Og6b/z9S/lV3GuC1ijec.GHDT.nL1aQjsQBsl6zNuJdPW";
+  const verdict = async (password: string | Uint8Array, hash: string): Promise<boolean | null> =>
+    passwords().verify(account(hash), Buffer.from(password as string), null, STAYS);
+
+  test.each(["2a", "2b", "2y"])("of the kind $%s$ is verified with the first 72 bytes of a password", async (kind) => {
+    const hash = HASH.replace("2y", kind);
+    expect(await verdict(LONG, hash)).toBe(true);
+    expect(await verdict(LONG.slice(0, 72), hash)).toBe(true);
+    expect(await verdict(`${LONG.slice(0, 72)}z`, hash)).toBe(true);
+    expect(await verdict(LONG.slice(0, 71), hash)).toBe(false);
+    expect(await verdict(`${LONG.slice(0, 71)}z${LONG.slice(72)}`, hash)).toBe(false);
+  });
+
+  test("is verified with bytes, also where the 72nd is half a character", async () => {
+    expect(await verdict(SPLIT, HASH_OF_SPLIT)).toBe(true);
+    expect(await verdict(Buffer.from(SPLIT).subarray(0, 72), HASH_OF_SPLIT)).toBe(true);
+    expect(await verdict(SPLIT.replace("é", "è"), HASH_OF_SPLIT)).toBe(true); // Both begin with the same byte.
+    expect(await verdict(SPLIT.replace("é", "ez"), HASH_OF_SPLIT)).toBe(false);
+  });
+
+  test("that Bun made of a long password is verified with all of it", async () => {
+    const hash = await Bun.password.hash(LONG, { algorithm: "bcrypt", cost: 4 });
+    expect(await verdict(LONG, hash)).toBe(true);
+    expect(await verdict(LONG.slice(0, 72), hash)).toBe(false);
+  });
+
+  test("lets in nobody with a NUL, which would repeat the password", async () => {
+    expect(await verdict("secret", HASH_OF_SECRET)).toBe(true);
+    expect(await verdict("secret\0secret", HASH_OF_SECRET)).toBe(false);
+  });
+});
+
 describe("with the token of an earlier session", () => {
   const known = (before: Account, password = RIGHT): Passwords =>
     passwords(new Map([[`alice ${TOKEN}`, passwords().prove(before, password, TOKEN)]]));

@@ -1,17 +1,29 @@
 import { afterEach, describe, expect, test } from "bun:test";
 import { Database } from "bun:sqlite";
 import { createHash } from "node:crypto";
-import { mkdtempSync, readFileSync, readdirSync, rmSync, unlinkSync, writeFileSync } from "node:fs";
+import {
+  copyFileSync,
+  mkdtempSync,
+  readFileSync,
+  readdirSync,
+  renameSync,
+  rmSync,
+  statSync,
+  truncateSync,
+  unlinkSync,
+  writeFileSync,
+} from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { Account } from "../../src/chat/session.ts";
 import { Outbox } from "../../src/protocol/outbox.ts";
 import { type Durability, StoreError, openDatabase } from "../../src/server/database.ts";
 import { NOTHING } from "../../src/server/fact.ts";
-import { segmentName, segmentsOf } from "../../src/server/journal.ts";
-import { type Recovered, Recovery, newStore, openStore } from "../../src/server/recovery.ts";
+import { Journal, segmentName, segmentsOf } from "../../src/server/journal.ts";
+import { RecordReader } from "../../src/server/record.ts";
+import { type Recovered, Recovery, newStore, openStore, seedOf } from "../../src/server/recovery.ts";
 import { FileFolder } from "../../src/server/segment.ts";
-import type { Store } from "../../src/server/store.ts";
+import { Store } from "../../src/server/store.ts";
 
 const SEGMENT_BYTES = 4096;
 const UNIX_MS = 1_700_000_000_000;
@@ -38,7 +50,12 @@ class Disk {
   /** A server starts; the one before it was killed, wherever it was. */
   start({ salvage = false, progress = (_part: number): void => {} } = {}): Store {
     this.kill();
-    this.recovered = new Recovery(this.database, this.folder, { salvage, unixMs: UNIX_MS, progress }).run();
+    this.recovered = new Recovery(
+      this.database,
+      this.folder,
+      { salvage, unixMs: UNIX_MS, progress },
+      SEGMENT_BYTES,
+    ).run();
     return newStore(this.database, this.folder, "process", SEGMENT_BYTES);
   }
 
@@ -173,6 +190,19 @@ describe("after a kill", () => {
     expect(waiting(again)).toEqual(["carol fed", "alice one"]);
   });
 
+  test("the last eight sessions of a user are kept, however often the server was killed in one", () => {
+    const disk = new Disk();
+    const tokens = Array.from({ length: 11 }, (_, i) => String(i).padStart(22, "t"));
+    for (const token of tokens) {
+      const store = disk.start();
+      began(store, token);
+      store.save();
+    }
+    const store = disk.start();
+    expect(tokens.filter((token) => store.ended(token) !== null)).toEqual(tokens.slice(3));
+    expect(disk.database.query("SELECT count(*) AS count FROM sessions").get()).toEqual({ count: 8 });
+  });
+
   test("the proof that a session left is its user's, by its token", () => {
     const disk = new Disk();
     const store = disk.start();
@@ -299,6 +329,7 @@ describe("a damaged journal", () => {
     for (let i = 0; i < 200; i++) {
       message(`message ${i}`);
       store.save();
+      if (i === 195) copyFileSync(disk.file(-1), join(disk.folder.path, "../copy"));
     }
     expect(segmentsOf(disk.folder).length).toBeGreaterThan(3);
     return disk;
@@ -314,7 +345,44 @@ describe("a damaged journal", () => {
     "one in the middle missing": (disk) => unlinkSync(disk.file(2)),
     "the newest missing": (disk) => unlinkSync(disk.file(-1)),
     "an empty segment": (disk) => writeFileSync(disk.file(1), ""),
+    "the newest empty": (disk) => writeFileSync(disk.file(-1), ""),
+    "the newest cut in the middle of its records": (disk) => truncateSync(disk.file(-1), recordsOf(disk).at(-2)!),
+    "the newest without its last record, exactly": (disk) => zero(disk, recordsOf(disk).at(-1)!),
+    "the newest all zeros": (disk) => zero(disk, 0),
+    "garbage at the head of the last record": (disk) => change(disk, recordsOf(disk).at(-1)!),
+    "a changed byte in the last record's text": (disk) => change(disk, recordsOf(disk).at(-1)! + 80),
+    "an older copy of the newest put back": (disk) => copyFileSync(join(disk.folder.path, "../copy"), disk.file(-1)),
+    "two segments swapped": (disk) => {
+      const [one, other] = [readFileSync(disk.file(1)), readFileSync(disk.file(2))];
+      writeFileSync(disk.file(1), other);
+      writeFileSync(disk.file(2), one);
+    },
+    "a segment copied over another one": (disk) => copyFileSync(disk.file(1), disk.file(2)),
+    "a segment under another one's name": (disk) => renameSync(disk.file(2), join(disk.folder.path, segmentName(9000))),
+    "a segment of another data folder in the place of one": (disk) => {
+      const other = written();
+      copyFileSync(other.file(1), disk.file(1));
+    },
   };
+
+  /** Where the records of the newest segment begin. */
+  function recordsOf(disk: Disk): number[] {
+    const first = segmentsOf(disk.folder).at(-1)!;
+    const reader = new RecordReader(readFileSync(disk.file(-1)), first, seedOf(disk.database));
+    const starts: number[] = [];
+    for (let { at } = reader; reader.next(); { at } = reader) starts.push(at);
+    return starts;
+  }
+
+  function zero(disk: Disk, from: number): void {
+    writeFileSync(disk.file(-1), readFileSync(disk.file(-1)).fill(0, from));
+  }
+
+  function change(disk: Disk, at: number): void {
+    const bytes = readFileSync(disk.file(-1));
+    bytes[at]! ^= 0x55;
+    writeFileSync(disk.file(-1), bytes);
+  }
 
   test.each(Object.keys(DAMAGES))("is refused in words that say what to do: %s", (damage) => {
     const disk = written();
@@ -343,8 +411,142 @@ describe("a damaged journal", () => {
   });
 });
 
+describe("a journal that announces its last record", () => {
+  function written(): Disk {
+    const disk = new Disk();
+    const store = disk.start();
+    const { message } = newStream(store, 0);
+    for (let i = 0; i < 10; i++) {
+      message(`message ${i}`);
+      store.save();
+    }
+    return disk;
+  }
+
+  test.each(["zeros", "garbage", "nothing", "a changed seed"])("is refused when the announcement holds %s", (what) => {
+    const disk = written();
+    const file = join(disk.folder.path, "last");
+    const bytes = readFileSync(file);
+    if (what === "a changed seed") bytes[12]! ^= 1;
+    else bytes.fill(what === "zeros" ? 0 : 0xa5);
+    writeFileSync(file, what === "nothing" ? "" : bytes);
+    expect(() => disk.start()).toThrow(/damaged: records 1 and on may be missing: last /);
+    expect(waiting(disk.start({ salvage: true }))).toHaveLength(10);
+    expect([waiting(disk.start()).length, disk.recovered.damage]).toEqual([10, null]);
+  });
+
+  test("opens without the announcement, as one of the version before it", () => {
+    const disk = written();
+    unlinkSync(join(disk.folder.path, "last"));
+    expect(waiting(disk.start())).toHaveLength(10);
+  });
+
+  test("takes a record that was completed but not announced, as a kill between the two leaves it", () => {
+    const disk = written();
+    const file = join(disk.folder.path, "last");
+    const bytes = readFileSync(file);
+    bytes.writeDoubleLE(9, 0);
+    writeFileSync(file, bytes);
+    expect(waiting(disk.start())).toHaveLength(10);
+    expect(disk.recovered).toMatchObject({ records: 10, damage: null });
+  });
+
+  test("opens when the record after the last one is torn anywhere", () => {
+    const disk = written();
+    const bytes = readFileSync(disk.file(0));
+    const reader = new RecordReader(bytes, 1, seedOf(disk.database));
+    while (reader.next());
+    const torn = Buffer.from(bytes.subarray(0, reader.at));
+    torn.copy(bytes, reader.at, 0, 100);
+    bytes.writeDoubleLE(reader.sequence + 1, reader.at + 8);
+    writeFileSync(disk.file(0), bytes);
+    expect(waiting(disk.start())).toHaveLength(10);
+    expect(disk.recovered.damage).toBeNull();
+  });
+
+  test("belongs to its database: a new one in that one's place is refused, and a salvage reads everything", () => {
+    const disk = written();
+    const other = new Disk();
+    const open = (salvage: boolean): Recovered =>
+      new Recovery(other.database, disk.folder, { salvage, unixMs: UNIX_MS, progress: () => {} }, SEGMENT_BYTES).run();
+    expect(() => open(false)).toThrow(/records 1 and on were written for another database, which is missing/);
+    expect(open(true)).toMatchObject({ records: 10, messages: 10 });
+  });
+
+  test("is not mixed with a database that holds something of another data folder, not even by a salvage", () => {
+    const disk = written();
+    const other = written();
+    other.start();
+    const options = { salvage: true, unixMs: UNIX_MS, progress: () => {} };
+    const open = (): unknown => new Recovery(other.database, disk.folder, options, SEGMENT_BYTES).run();
+    expect(open).toThrow(/belong to different data folders/);
+  });
+
+  test("opens though it was left by the version before seeds and announcements, and has both from then on", () => {
+    const disk = new Disk();
+    disk.database.run("DELETE FROM journal");
+    disk.kill();
+    const { sequence } = disk.database.query<{ sequence: number }, []>("SELECT sequence FROM progress").get()!;
+    const old = new Store(disk.database, new Journal(disk.folder, sequence, 0, SEGMENT_BYTES));
+    const { message } = newStream(old, 0);
+    for (let i = 0; i < 50; i++) {
+      message(`message ${i}`);
+      old.save();
+    }
+    unlinkSync(join(disk.folder.path, "last"));
+    const again = disk.start();
+    expect(waiting(again)).toHaveLength(50);
+    expect(disk.recovered.damage).toBeNull();
+    expect(seedOf(disk.database)).toBeGreaterThan(0);
+    expect(readdirSync(disk.folder.path)).toContain("last");
+  });
+});
+
+describe("a segment that is longer for the sake of one record", () => {
+  function written(): Disk {
+    const disk = new Disk();
+    newStream(disk.start(), 0).message("first");
+    const store = disk.start();
+    newStream(store, 0).message("x".repeat(10 * SEGMENT_BYTES));
+    store.save();
+    return disk;
+  }
+
+  test("has a known length too: a shorter one is refused, and so is one whose record does not fit", () => {
+    for (const bytes of [SEGMENT_BYTES, 10 * SEGMENT_BYTES, 10 * SEGMENT_BYTES + 8]) {
+      const disk = written();
+      expect(statSync(disk.file(-1)).size % SEGMENT_BYTES).toBe(0);
+      truncateSync(disk.file(-1), bytes);
+      expect(() => disk.start()).toThrow(/damaged: records \d+ .*are missing at the end of/);
+    }
+  });
+
+  test("may be as long as its record, as earlier versions made it", () => {
+    const disk = written();
+    truncateSync(disk.file(-1), 16 + 8 * Math.ceil(readFileSync(disk.file(-1)).readUInt32LE(4) / 8));
+    expect(waiting(disk.start())).toEqual([`alice ${"x".repeat(10 * SEGMENT_BYTES)}`]);
+  });
+});
+
+test("a text that looks like a record is never taken for one, whatever the server's end", () => {
+  const disk = new Disk();
+  const store = disk.start();
+  const forged = Buffer.alloc(16 + 88);
+  const victim = new Journal(new FileFolder(join(newPath(), "journal")), 4, 0, SEGMENT_BYTES);
+  victim.append(Buffer.alloc(88), 0, 88, 0);
+  victim.place!.bytes.copy(forged, 0, 0, forged.length); // A whole record, as somebody without the seed can make it.
+  newStream(store, 0).message("first");
+  store.save();
+  for (let shift = 0; shift < 8; shift++) {
+    const text = Buffer.concat([Buffer.alloc(shift, "x"), forged]);
+    store.keep("bob", { number: store.newNumber(), unixMs: 5, from: "carol", text });
+  }
+  expect(waiting(disk.start())).toEqual(["alice first"]); // The turn never ended.
+  expect(disk.recovered).toEqual({ records: 1, messages: 1, damage: null });
+});
+
 describe("a folder whose files changed places", () => {
-  test("gives nothing of what lies in the wrong file, then or later", () => {
+  test("is refused, and a salvage gives nothing of what lies in the wrong file, then or later", () => {
     const disk = new Disk();
     const store = disk.start();
     const { message } = newStream(store, 0);
@@ -358,7 +560,8 @@ describe("a folder whose files changed places", () => {
     );
     writeFileSync(spare, readFileSync(disk.file(0)));
     writeFileSync(disk.file(0), "");
-    const again = disk.start();
+    expect(() => disk.start()).toThrow(/records 1 to 3 are missing at the end of 0000000000000001 \(3 in all\)/);
+    const again = disk.start({ salvage: true });
     expect(waiting(again)).toEqual([]);
     newStream(again, 0).message("new");
     again.save();

@@ -212,7 +212,7 @@ test("files that cannot be used are told by name", async () => {
     `there is no certificate in ${bad.chain} that can be used (PEM)`,
   );
   expect(complaint({ ...good, key: bad.key })).toBe(`there is no private key in ${bad.key} that can be used (PEM)`);
-  expect(complaint({ ...good, key: "/nowhere" })).toBe("cannot read /nowhere: ENOENT");
+  expect(complaint({ ...good, key: "/nowhere" })).toBe("cannot read /nowhere: there is no such file");
 });
 
 describe("clients of other makers", () => {

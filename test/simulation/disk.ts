@@ -1,13 +1,13 @@
 import type { Database } from "bun:sqlite";
 import { openDatabase } from "../../src/server/database.ts";
 import { Journal } from "../../src/server/journal.ts";
-import { Recovery } from "../../src/server/recovery.ts";
+import { Recovery, seedOf } from "../../src/server/recovery.ts";
 import type { Filling, Segment, SegmentFolder } from "../../src/server/segment.ts";
 import type { Random } from "../support/random.ts";
 import { segmentIn } from "../support/segment.ts";
 
-/** So small that a few turns fill one. */
-const SEGMENT_BYTES = 512;
+/** So small that some turns fill one. */
+const SEGMENT_BYTES = 2048;
 /** A record's head: its last bytes to be stored are the first ones, the checksum. */
 const RECORD_HEAD = 16;
 const CHECKSUM = 4;
@@ -82,6 +82,8 @@ export class Disk implements SegmentFolder {
     return Promise.resolve();
   }
 
+  syncNow(): void {}
+
   /** If the server is to be killed here, it is. */
   dies(death: Death): boolean {
     if (this.death !== death || this.isDead) return false;
@@ -120,14 +122,14 @@ export class Disk implements SegmentFolder {
         if (isKilled && --steps === 0) throw new Error("killed");
       };
       try {
-        records = new Recovery(this.database, this, { salvage: false, unixMs, progress }).run().records;
+        records = new Recovery(this.database, this, { salvage: false, unixMs, progress }, SEGMENT_BYTES).run().records;
       } catch (error) {
         if (!isKilled || String(error) !== "Error: killed") throw error;
         isKilled = this.#random.oneIn(2);
       }
     }
     const { sequence } = this.database.query<{ sequence: number }, []>("SELECT sequence FROM progress").get()!;
-    const journal = new Journal(this, sequence, SEGMENT_BYTES, this.#random.between(1, 2));
+    const journal = new Journal(this, sequence, seedOf(this.database), SEGMENT_BYTES, this.#random.between(1, 2));
     const { append } = journal;
     journal.append = (...record) => {
       const before = this.death === "torn" ? copied(this.#files) : null;

@@ -133,6 +133,7 @@ export class Host {
     const disk = this.#disk;
     if (disk.isDead || disk.dies("handled")) return true;
     const saved = this.store.save();
+    if (saved === false) throw new Violation("a turn cannot end, and nothing leaves");
     if (saved !== true || disk.isDead) return saved;
     this.#ledger.recorded();
     disk.dies("saved");

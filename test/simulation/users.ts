@@ -169,8 +169,8 @@ export class User {
 
   #fits({ kind, session }: Stay, { verb, text, confirms, end }: Request, line: string): boolean {
     const { ledger } = this.around;
-    if (isRefused(line) && ["message", "block", "unblock"].includes(verb)) {
-      return ledger.hasRefused && !ledger.accepted.has(text);
+    if (isRefused(line) && ["message", "broadcast", "block", "unblock"].includes(verb)) {
+      return ledger.hasRefused && !ledger.accepted.has(text) && !ledger.broadcasts.has(text);
     }
     switch (verb) {
       case "message":

@@ -12,6 +12,7 @@ export function segmentIn(files: Map<string, Buffer>, name: string): Segment {
       segment.name = to;
     },
     remove: () => void files.delete(segment.name),
+    isThere: () => files.get(segment.name) === bytes,
     sync: () => Promise.resolve(),
     syncNow: () => {},
   };

@@ -193,7 +193,7 @@ export class WireServer {
       if (JSON.parse(line).level >= pino.levels.values.error!) this.faults.push(line);
     };
     const log = pino({ level: "trace" }, { write });
-    this.server = new Server(config, { users, sample: false }, log);
+    this.server = new Server(config, { users, sample: false }, log, () => Promise.resolve());
     const { plain, encrypted } = this.server.listen();
     this.port = (plain ?? encrypted)!.port;
     this.tlsPort = plain === null ? 0 : (encrypted?.port ?? 0);

@@ -1,0 +1,50 @@
+import { closeSync, constants, fstatSync, openSync, readSync, statSync } from "node:fs";
+
+const CHUNK_BYTES = 64 << 10;
+
+/** What may be read: while the server runs, only what has an end. */
+export type InputKind = "regular" | "any";
+
+/**
+ * The bytes of a file that an operator named. A pipe, a terminal or a device may never end or never begin, and the loop
+ * would wait for it: with "regular" only regular files are read. Throws, in words for the operator.
+ */
+export function readInput(file: string, bytesMax: number, kind: InputKind): Buffer {
+  let descriptor = -1;
+  try {
+    if (statSync(file).isDirectory()) throw new Error("it is a folder");
+    // Not even opening it may wait: somebody may put a pipe in its place at any moment.
+    descriptor = openSync(file, kind === "any" ? constants.O_RDONLY : constants.O_RDONLY | constants.O_NONBLOCK);
+    const before = fstatSync(descriptor);
+    const isRegular = before.isFile();
+    if (!isRegular && kind === "regular")
+      throw new Error("not a regular file; a pipe can only be read when the server starts");
+    const bytes = isRegular && before.size > bytesMax ? null : readAll(descriptor, bytesMax);
+    if (bytes === null) throw new Error(`it has more than ${bytesMax} bytes`);
+    const after = fstatSync(descriptor);
+    if (isRegular && (after.size !== before.size || after.mtimeMs !== before.mtimeMs))
+      throw new Error("it was changed while it was read; try again");
+    return bytes;
+  } finally {
+    if (descriptor >= 0) closeSync(descriptor);
+  }
+}
+
+/** Up to the end; null when that does not come soon enough. */
+function readAll(descriptor: number, bytesMax: number): Buffer | null {
+  const chunks: Buffer[] = [];
+  for (let length = 0; length <= bytesMax;) {
+    const chunk = Buffer.alloc(CHUNK_BYTES);
+    const count = readSync(descriptor, chunk);
+    if (count === 0) return Buffer.concat(chunks);
+    chunks.push(chunk.subarray(0, count));
+    length += count;
+  }
+  return null;
+}
+
+/** Why a file could not be read, in words. */
+export function whyUnreadable(error: unknown): string {
+  const { code, message } = error as NodeJS.ErrnoException;
+  return code === "ENOENT" ? "there is no such file" : (code ?? message);
+}

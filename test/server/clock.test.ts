@@ -1,0 +1,99 @@
+import { Database } from "bun:sqlite";
+import { afterEach, describe, expect, setSystemTime, test } from "bun:test";
+import { mkdtempSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { PASSWORD, WireServer } from "../support/wire.ts";
+
+const YEAR_MS = 365 * 24 * 3600 * 1000;
+const folders: string[] = [];
+const servers: WireServer[] = [];
+const now = Date.now();
+
+afterEach(async () => {
+  setSystemTime();
+  for (const server of servers.splice(0)) await server.stop();
+  for (const folder of folders.splice(0)) rmSync(folder, { recursive: true });
+});
+
+function newFolder(): string {
+  folders.push(mkdtempSync(join(tmpdir(), "heartline-")));
+  return folders.at(-1)!;
+}
+
+function start(data = ":memory:"): WireServer {
+  servers.push(new WireServer({ data }));
+  return servers.at(-1)!;
+}
+
+/** Logs in, says one line and logs out; returns the token and the words behind it. */
+async function session(server: WireServer, options = ""): Promise<string[]> {
+  const client = await server.connect();
+  client.say(`login alice ${PASSWORD} resumable${options}`);
+  const [ok, ...words] = (await client.line()).split(" ");
+  expect(ok).toBe("ok");
+  await client.asks("alive", "ok 6");
+  await client.asks("logout", "ok");
+  return words;
+}
+
+describe("a session is remembered that ended", () => {
+  test.each([
+    ["30 years ago", -30 * YEAR_MS],
+    ["8 days ago", -8 * 24 * 3600 * 1000],
+    ["in 8 days", 8 * 24 * 3600 * 1000],
+    ["when the clock said 1970", -now],
+  ])("%s by a clock that was set since", async (_when, offsetMs) => {
+    const server = start();
+    setSystemTime(now + offsetMs);
+    const [token] = await session(server);
+    setSystemTime(now);
+    for (let i = 0; i < 6; i++) await session(server);
+    const words = await session(server, ` after=${token}:0`);
+    expect(words.slice(2)).toEqual(["received=13"]);
+  });
+
+  test("until eight newer ones have ended", async () => {
+    const server = start();
+    const [token] = await session(server);
+    for (let i = 0; i < 8; i++) await session(server);
+    expect(await session(server, ` after=${token}:0`)).toHaveLength(2);
+  });
+});
+
+test("a message that is accepted when the clock says 0 is delivered to the next session like any other", async () => {
+  const server = start();
+  const alice = await server.login("alice");
+  const bob = await server.connect();
+  await bob.asks(`login bob ${PASSWORD} resumable`, "ok <token> 35");
+  await alice.hears("joined bob");
+  setSystemTime(0);
+  await alice.asks("message bob one", "ok sent");
+  setSystemTime(now);
+  const again = await server.login("bob");
+  expect(await again.line()).toBe("stored alice 1 one");
+});
+
+describe("a lockout survives a restart", () => {
+  test.each([
+    ["30 years behind", -30 * YEAR_MS],
+    ["30 years ahead", 30 * YEAR_MS],
+  ])("when it began while the clock was %s, which was set since, and lasts no longer", async (_how, offsetMs) => {
+    const data = newFolder();
+    setSystemTime(now + offsetMs);
+    const first = start(data);
+    const guesser = await first.connect();
+    guesser.say("login alice a", "login alice b", "login alice c");
+    await guesser.hears("err wrong_password 2", "err wrong_password 1", "err locked_out 60");
+    setSystemTime(now);
+    await first.stop();
+    const before = new Database(join(data, "heartline.sqlite"), { readonly: true });
+    const { leftMs } = before.query<{ leftMs: number }, []>(`SELECT until_ms - ${now} AS leftMs FROM lockouts`).get()!;
+    before.close();
+    expect(leftMs).toBeGreaterThan(0);
+    expect(leftMs).toBeLessThanOrEqual(60_000);
+    const alice = await start(data).connect();
+    alice.say(`login alice ${PASSWORD}`);
+    expect(await alice.line()).toMatch(/^err locked_out ([1-5]?\d|60)$/);
+  });
+});
