@@ -236,7 +236,6 @@ export class Server {
       wheel.advance(performance.now());
       if (++this.#ticks % (PRESENCE_DELAY_MS / TICK_MS) === 0) this.#chat.sweep(process.memoryUsage.rss());
       if (this.#ticks % (STORE_RETRY_MS / TICK_MS) === 0) this.#retry();
-      if (this.#ticks % (STORE_RETRY_MS / TICK_MS) === 0) this.#compareClocks();
       if (this.#ticks % (GARBAGE_MS / TICK_MS) === 0) this.#collect(process.memoryUsage.rss());
       if (this.#ticks % (REFUSALS_MS / TICK_MS) === 0) this.#admission.report();
     } catch (error) {
@@ -268,6 +267,7 @@ export class Server {
 
   /** What the disk refused is tried again; each change of that is logged once. */
   #retry(): void {
+    this.#compareClocks();
     this.#store.retry();
     const { trouble, troubleUntil } = this.#store;
     if (trouble === this.#trouble) return;
