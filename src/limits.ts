@@ -128,6 +128,8 @@ export const BROADCAST_LOG_BYTES_MAX = 8 << 20;
 
 /** Bytes of messages that move from sessions to mailboxes in one turn; the rest follows in the next ones. */
 export const MOVED_BYTES_PER_TURN = 16 << 10;
+/** Of one user at a time, when several wait for theirs. */
+export const MOVED_BYTES_SHARE = 4 << 10;
 
 /** A segment of the journal; a longer record gets a longer one of its own. */
 export const JOURNAL_SEGMENT_BYTES = 16 << 20;

@@ -105,17 +105,22 @@ export class Mailbox {
   }
 
   /**
-   * Feeds the next portion, as far as there is room for it, of about `bytesMax`. Returns how many bytes that was. The
-   * room grows by what was confirmed (TCP's slow start, RFC 5681), so that who comes again and again, and confirms
-   * nothing, costs little. It is never less than what makes a client confirm.
+   * Bytes that may be fed now; 0 or less when there is no room, or nothing to feed. The room grows by what was confirmed
+   * (TCP's slow start, RFC 5681), so that a client that logs in again and again, and confirms nothing, costs little. It
+   * is never less than what makes a client confirm.
    */
+  room(session: Session): number {
+    const { unconfirmed, confirmed } = session.outbox;
+    if (session.ended || !this.hasMore(session)) return 0;
+    return Math.min(MAILBOX_FEED_BYTES, CONFIRM_BYTES_MAX + confirmed) - unconfirmed;
+  }
+
+  /** Feeds the next portion, as far as there is room for it, of about `bytesMax`. Returns how many bytes that was. */
   feed(session: Session, bytesMax: number): number {
     const { account, outbox } = session;
     this.forget(session);
-    const { unconfirmed, confirmed } = outbox;
-    const portion = Math.min(MAILBOX_FEED_BYTES, CONFIRM_BYTES_MAX + confirmed);
-    const room = Math.min(bytesMax, portion - unconfirmed);
-    if (room <= 0 || !this.hasMore(session)) return 0;
+    const room = Math.min(bytesMax, this.room(session));
+    if (room <= 0) return 0;
     const { end } = outbox;
     for (const { number, unixMs, from, text } of this.#store.read(account.name, session.fedUpTo, room)) {
       outbox.appendMessage(number, 0, encode(`stored ${from} ${unixMs} `), text, 0, text.length);

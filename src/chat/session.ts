@@ -155,6 +155,8 @@ export class Session {
   forgottenUpTo = 0;
   /** A portion of it is to be fed in the next turns, and the client's next request comes behind that. */
   hungry = false;
+  /** A login of the same user waits until what it holds is in the mailbox; new messages wait there too. */
+  isBeingReplaced = false;
   /** Messages were appended to its stream in this turn. */
   written = false;
   /** Its unconfirmed messages up to that number rest in the mailbox too. */

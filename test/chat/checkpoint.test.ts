@@ -322,12 +322,14 @@ describe("of many users at once", () => {
     const session = bob.session!;
     expect([session.hungry, session.fedUnconfirmed]).toEqual([true, 0]);
     for (let i = 0; i < 20; i++) world.say(alice, `broadcast ${TEXT}`);
-    isBehind = false;
-    nextTurn(world);
     world.begin();
+    session.hungry = true;
     expect([session.hungry, session.outbox.touched]).toEqual([true, false]);
     world.chat.flushed(session);
     expect([session.hungry, session.fedUnconfirmed, session.outbox.touched]).toEqual([false, 0, true]);
+    isBehind = false;
+    nextTurn(world);
+    expect([session.hungry, session.fedUnconfirmed]).toEqual([false, 0]);
   });
 
   test("what waits is fed behind what the store needs for its oldest records, also to who has no connection", () => {
@@ -364,20 +366,140 @@ describe("of many users at once", () => {
     expect(fed()).toBe(NAMES.length * EACH);
   });
 
-  test("what sessions hold that end together is taken back from one after the other", () => {
+  test("what sessions hold that end together is taken back a little of each in turn", () => {
     const { world, peers, fed } = comeBack();
     world.endTurns();
     expect(fed()).toBe(NAMES.length * EACH);
     const sessions = peers.map(({ session }) => session!);
     world.begin();
     for (const session of sessions) world.chat.end(session, "expired");
-    const counts: number[] = [];
-    for (let turns = 0; turns < 50; turns++) {
-      counts.push(sessions.filter(({ settling }) => settling).length);
-      world.endTurn();
-    }
-    expect(counts.slice(0, 2)).toEqual([1, 1]);
-    for (const [i, count] of counts.slice(1).entries()) expect(count - counts[i]!).toBeLessThanOrEqual(1);
+    const left = (): number[] => sessions.map(({ outbox, restedUpTo }) => outbox.messages(restedUpTo, 1e9, 1e9).length);
+    world.endTurn();
+    for (let turns = 0; turns < 5; turns++) world.endTurn();
+    expect(Math.min(...left())).toBeGreaterThan(0);
+    expect(Math.max(...left())).toBeLessThan(EACH);
+    world.endTurns();
     expect(NAMES.map((name) => world.account(name)).filter(({ leaving }) => leaving !== null)).toEqual([]);
   });
+});
+
+describe.each(["", " resumable"])("while a login waits until very much that a session%s holds is moved", (kind) => {
+  /** Bob logs in again; his session holds a hundred long messages. */
+  function setUpLogin(): { world: World; alice: TestPeer; bob: TestPeer; again: TestPeer } {
+    const { world, alice, bob } = setUp(kind);
+    for (const name of ["carol", "dave"]) world.chat.accounts.add(name, "secret");
+    world.say(alice, `message dave ${TEXT}`);
+    const again = world.connect();
+    world.begin();
+    again.feed(Buffer.from("login bob secret\n"));
+    world.endTurn();
+    expect(again.session).toBeNull();
+    return { world, alice, bob, again };
+  }
+
+  test("a login that has little to move is answered before those that came earlier and have much", () => {
+    const { world, alice, again } = setUpLogin();
+    const first = ["carol", "erin"].map((name) => {
+      world.chat.accounts.add(name, "secret");
+      const peer = world.connect();
+      world.begin();
+      peer.feed(Buffer.from(`login ${name} secret${kind}\n`));
+      peer.room = 0;
+      return peer;
+    });
+    for (let i = 0; i < 10; i++) alice.feed(Buffer.from(`message erin ${TEXT}\n`));
+    alice.feed(Buffer.from("message carol hello\n"));
+    world.endTurn();
+    const [erin, carol] = ["erin", "carol"].map((name) => {
+      const peer = world.connect();
+      peer.feed(Buffer.from(`login ${name} secret\n`));
+      return peer;
+    });
+    nextTurn(world);
+    nextTurn(world);
+    expect([first.length, carol!.session?.account.name, erin!.session, again.session]).toEqual([
+      2,
+      "carol",
+      null,
+      null,
+    ]);
+  });
+
+  test("the mailboxes of other users are fed", () => {
+    const { world, alice, again } = setUpLogin();
+    for (let i = 1; i < 10; i++) alice.feed(Buffer.from(`message dave ${TEXT}\n`));
+    const dave = world.connect();
+    dave.feed(Buffer.from("login dave secret\n"));
+    for (let turns = 0; dave.session?.fedUnconfirmed !== 10 && turns < 10; turns++) {
+      dave.room = 0;
+      nextTurn(world);
+    }
+    expect([dave.session!.fedUnconfirmed, again.session]).toEqual([10, null]);
+  });
+
+  test("it is answered after a bounded number of turns, though more messages to that user come than can be moved", () => {
+    const { world, alice, bob, again } = setUpLogin();
+    let sent = MESSAGES;
+    let turns = 0;
+    for (; again.session === null && turns < 1000; turns++) {
+      world.begin();
+      for (let i = 0; i < 10; i++) alice.feed(Buffer.from(`message bob ${sent++} ${TEXT}\n`));
+      world.endTurn();
+    }
+    expect(turns).toBeLessThan((2 * MESSAGES * TEXT.length) / MOVED_BYTES_PER_TURN);
+    bob.hangUp();
+    world.endTurns();
+    const numbers = again.read().flatMap((line) => /^stored alice \d+ (\d+) x/.exec(line)?.[1] ?? []);
+    expect(numbers).toEqual(Array.from({ length: sent }, (_, i) => String(i)));
+  });
+
+  test("it is answered while the disk is behind", () => {
+    const { world, again } = setUpLogin();
+    Object.defineProperty(world.store, "isBehind", { get: () => true });
+    for (let turns = 0; again.session === null && turns < 1000; turns++) nextTurn(world);
+    expect(again.session).not.toBeNull();
+  });
+
+  test("messages to that user are stored, and come to the old session when the login comes to nothing", () => {
+    const { world, alice, bob, again } = setUpLogin();
+    world.begin();
+    alice.feed(Buffer.from("message bob last\n"));
+    world.endTurn();
+    expect(alice.read().at(-1)).toBe("ok stored");
+    again.gone = true;
+    world.endTurns();
+    bob.take();
+    world.chat.confirm(bob.session!, bob.session!.outbox.sent);
+    world.say(bob, "alive");
+    const lines = bob.read().filter((line) => /^(message|stored) /.test(line));
+    expect([lines.length, lines.at(-1)]).toEqual([MESSAGES + 1, expect.stringMatching(/^stored alice \d+ last$/)]);
+    expect(world.ask(alice, "message bob new")).toEqual(["ok sent"]);
+  });
+});
+
+test("thousands of users whose sessions end at once are settled in turns of bounded length", () => {
+  const names = Array.from({ length: 2000 }, (_, i) => `u${i}`);
+  const world = new World(["alice", ...names]);
+  const [alice] = world.online("alice") as [TestPeer];
+  const peers = names.map((name) => {
+    const peer = world.connect();
+    peer.room = 0;
+    world.say(peer, `login ${name} secret resumable`);
+    return peer;
+  });
+  for (const name of names) world.say(alice, `message ${name} hello`);
+  let moved = 0;
+  const { rest } = world.store;
+  world.store.rest = (...args) => {
+    moved += args[3].length;
+    rest.apply(world.store, args);
+  };
+  world.begin();
+  for (const { session } of peers) world.chat.end(session!, "expired");
+  const counts: number[] = [];
+  for (let before = 0; moved < names.length; before = moved) {
+    world.endTurn();
+    counts.push(moved - before);
+  }
+  expect(Math.max(...counts)).toBeLessThan(150);
 });
