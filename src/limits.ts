@@ -114,6 +114,8 @@ export const LEFT_OVER_PER_TURN = 64;
 export const SKIPPED_BYTES_PER_REQUEST = 256;
 /** A broadcast counts as one request more for so many users that it goes to, since each of them costs a send. */
 export const RECEIVERS_PER_REQUEST = 10;
+/** `online` counts as one request more for so many names, since the whole list is copied and sent. */
+export const NAMES_PER_REQUEST = 100;
 /** Bytes that the kernel has not taken; beyond them the connection's requests wait, unread, until it takes some. */
 export const UNSENT_BYTES_MAX = 256 << 10;
 /** Bytes of mailbox entries inside a session at most; the next portion follows when some of them are confirmed. */
