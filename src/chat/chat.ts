@@ -13,7 +13,8 @@ import { Consents } from "./consents.ts";
 import { Lockouts, type LockoutScope } from "./lockouts.ts";
 import { Mailbox } from "./mailbox.ts";
 import { Presence } from "./presence.ts";
-import { type Account, type Caller, type LoginOptions, type Peer, Session } from "./session.ts";
+import { Rates } from "./rates.ts";
+import { type Account, type Caller, type LoginOptions, type Peer, Session, type SessionKind } from "./session.ts";
 import type { ChatStore } from "./store.ts";
 
 export interface ChatOptions {
@@ -47,6 +48,7 @@ export class Chat {
   readonly mailbox: Mailbox;
   readonly lockouts: Lockouts;
   readonly addresses: Addresses;
+  readonly rates: Rates;
   readonly consents: Consents;
   readonly passwords: Passwords;
   readonly silenceMs: number;
@@ -86,6 +88,7 @@ export class Chat {
       store.wrongPasswords(wrong, this.unixMs + leftMs),
     );
     this.addresses = new Addresses(wheel, limits);
+    this.rates = new Rates(wheel, limits);
     this.consents = new Consents(wheel, limits.consentsMax, options.newToken);
     const wrote = (session: Session): void => this.#wrote(session);
     this.checkpoint = new Checkpoint(this.accounts, this.mailbox, store, wrote, options.report);
@@ -148,13 +151,11 @@ export class Chat {
   }
 
   /**
-   * A resumable session goes on at another connection, from the position to which its client has its stream. Returns
-   * why not, or null.
+   * A resumable session goes on at another connection, from the position to which its client has its stream; false when
+   * that is further than anything that was sent.
    */
-  resume(peer: Peer, token: string, position: number): "unknown_session" | "replaced" | "bad_request" | null {
-    const session = this.#byToken.get(token);
-    if (session?.kind !== "resumable") return this.whyUnknown(token);
-    if (position > session.outbox.furthest) return "bad_request";
+  resume(peer: Peer, session: Session, position: number): boolean {
+    if (position > session.outbox.furthest) return false;
     session.peer?.detach();
     session.address = peer.address;
     session.heardMs = this.wheel.nowMs;
@@ -164,18 +165,18 @@ export class Chat {
     this.#attach(session, peer);
     this.flushed(session);
     session.outbox.touch();
-    return null;
+    return true;
   }
 
-  /** The callback session of that token; null when there is none. */
-  called(token: string): Session | null {
+  /** The session of that kind and token; null when there is none. */
+  known(kind: SessionKind, token: string): Session | null {
     const session = this.#byToken.get(token);
-    return session?.kind === "callback" ? session : null;
+    return session?.kind === kind ? session : null;
   }
 
   /** Whether a token that names no session did so until a newer login of the same user. */
-  whyUnknown(token: string): "unknown_session" | "replaced" {
-    return this.store.ended(token)?.replaced === true ? "replaced" : "unknown_session";
+  wasReplaced(token: string): boolean {
+    return this.store.ended(token)?.replaced === true;
   }
 
   /** The client says how far it has its stream; false when that is further than anything that was sent. */
@@ -390,7 +391,7 @@ export class Chat {
   }
 
   #heardNothing(session: Session): void {
-    if (session.peer?.paused) session.heardMs = this.wheel.nowMs;
+    if (session.peer?.paused || this.rates.isWaiting(session.account)) session.heardMs = this.wheel.nowMs;
     const leftMs = session.heardMs + this.silenceMs - this.wheel.nowMs;
     if (leftMs <= 0) this.end(session, "expired");
     else session.timer = this.wheel.schedule(this.#silence, session, leftMs);

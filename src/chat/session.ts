@@ -3,6 +3,7 @@ import type { Outbox } from "../protocol/outbox.ts";
 import type { GoodbyeReason, LeftReason } from "../protocol/reply.ts";
 import type { Sink } from "../protocol/turn.ts";
 import type { TimerHandle } from "../timer-wheel.ts";
+import type { Allowance } from "./rates.ts";
 
 /** Whoever sends lines: a connection, or in tests a double. Before it has a session, it is a stranger. */
 export interface Peer {
@@ -19,8 +20,10 @@ export interface Peer {
   readonly gone: boolean;
   /** It takes no line for a while. */
   readonly paused: boolean;
-  /** What it asked for counts as so many requests more. */
-  charge(requests: number): void;
+  /** Consecutive invalid lines without a session. */
+  badLines: number;
+  /** Its last request counts against the rate of a user, and not of its address. */
+  refund(): void;
   /** Takes no further line until `resume`: the reply to the last one is not known yet. */
   pause(): void;
   resume(): void;
@@ -50,6 +53,8 @@ export class Account {
   session: Session | null = null;
   /** One that ended and may still hold messages which its connection has not taken. */
   leaving: Session | null = null;
+  /** What the user may still ask for now; null before the first login. */
+  allowance: Allowance | null = null;
   /** Messages and bytes of text in the mailbox, of all senders and of each. */
   waiting = 0;
   waitingBytes = 0;
@@ -134,6 +139,8 @@ export class Session {
   /** The connection that the stream is attached to; a resumable session may have none, a callback session never has. */
   peer: Peer | null = null;
   caller: Caller | null = null;
+  /** Consecutive invalid lines, on whatever connections. */
+  badLines = 0;
   /** Position in the client's stream: everything before it was acted on. */
   received = 0;
   /** Wheel time at which the client last confirmed, or had next to nothing to confirm. */
