@@ -254,10 +254,21 @@ export class Store implements ChatStore, StreamCopy {
     return { number, token, user, received, endedUnixMs, resumable: row.resumable === 1, replaced: row.replaced === 1 };
   }
 
+  /** Positions rise with numbers: a few dozen look-ups find it (binary search). */
   carried(session: number, position: number): number {
     this.#make();
-    const sql = "SELECT ifnull(max(number), 0) AS last FROM carried WHERE session = ? AND position <= ?";
-    return this.#database.query<{ last: number }, [number, number]>(sql).get(session, position)!.last;
+    const sql = "SELECT number, position FROM carried WHERE session = ? AND number >= ? ORDER BY number LIMIT 1";
+    const next = this.#database.query<{ number: number; position: number }, [number, number]>(sql);
+    const maximum = "SELECT ifnull(max(number), 0) AS high FROM carried WHERE session = ?";
+    let { high } = this.#database.query<{ high: number }, [number]>(maximum).get(session)!;
+    let last = 0;
+    for (let low = 1; low <= high;) {
+      const middle = low + Math.floor((high - low) / 2);
+      const row = next.get(session, middle);
+      if (row !== null && row.position <= position) low = (last = row.number) + 1;
+      else high = middle - 1;
+    }
+    return last;
   }
 
   wrongPasswords({ user, source, count }: WrongPasswords, untilUnixMs: number): void {

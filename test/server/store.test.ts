@@ -175,6 +175,16 @@ describe("a session that has ended", () => {
     expect([89, 90, 119, 120, 1e6].map((position) => store.carried(5, position))).toEqual([0, 9, 9, 12, 12]);
     expect(store.carried(6, 1e6)).toBe(0);
   });
+
+  test("are found by position however many there are, without a look at each of them", () => {
+    const numbers = Array.from({ length: 3000 }, (_, i) => 10 + 7 * i + (i % 5));
+    const carried = numbers.map((number, i) => ({ ...message(number), position: 20 * (i + 1) }));
+    const store = open();
+    store.rest("bob", 5, 0, carried);
+    for (let i = 0; i <= numbers.length; i += 13) {
+      expect(store.carried(5, 20 * i + 19)).toBe(numbers[i - 1] ?? 0);
+    }
+  });
 });
 
 test("blocks are kept once, in their direction, until they are taken back", () => {
