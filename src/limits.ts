@@ -120,6 +120,8 @@ export const NAMES_PER_REQUEST = 100;
 export const UNSENT_BYTES_MAX = 256 << 10;
 /** Bytes of mailbox entries inside a session at most; the next portion follows when some of them are confirmed. */
 export const MAILBOX_FEED_BYTES = 256 << 10;
+/** Bytes of begun lines and of requests that wait, of all connections; beyond them those that hold most are closed. */
+export const INPUT_BYTES_MAX = 64 << 20;
 /** What the kernel may hold for one connection (SO_SNDBUF): what it took counts as delivered to a plain session. */
 export const KERNEL_SEND_BYTES = 64 << 10;
 /** What the kernel may hold of a connection that is not read (SO_RCVBUF): the runtime reads all of it at once. */

@@ -44,9 +44,9 @@ export class LineReader {
     return bytes;
   }
 
-  /** Bytes of memory that the beginning of a line takes. */
+  /** Bytes of memory that the beginning of a line takes, and what was not pulled. */
   get heldBytes(): number {
-    return this.#carried.bytes.length;
+    return this.#more.reduce((sum, { length }) => sum + length, this.#carried.bytes.length + this.#chunk.length);
   }
 
   /** There may be another line. */

@@ -3,12 +3,12 @@ import type { Chat } from "../chat/chat.ts";
 import { receive } from "../chat/commands.ts";
 import type { Peer, Session } from "../chat/session.ts";
 import {
-  SKIPPED_BYTES_PER_REQUEST,
   LEFT_OVER_PER_TURN,
   LINGER_BYTES_MAX,
   LINGER_MS,
   type Limits,
   REQUESTS_PER_TURN,
+  SKIPPED_BYTES_PER_REQUEST,
   UNSENT_BYTES_MAX,
 } from "../limits.ts";
 import { LineReader } from "../protocol/line-reader.ts";
@@ -129,6 +129,11 @@ export class Connection implements Accepted, Peer, Sink {
 
   get replies(): Outbox {
     return this.session?.outbox ?? (this.#own ??= this.#newStream());
+  }
+
+  /** Bytes that came and were not acted on. */
+  get heldBytes(): number {
+    return this.#reader.heldBytes;
   }
 
   /** Everything that was appended has been taken by the kernel. */

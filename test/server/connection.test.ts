@@ -1,8 +1,11 @@
 import { describe, expect, test } from "bun:test";
+import { closeLargest } from "../../src/server/server.ts";
 import { type Accepted, type AcceptedSocket, Connection, Connections } from "../../src/server/connection.ts";
 import {
   CONFIRM_BYTES_MAX,
+  INPUT_BYTES_MAX,
   LEFT_OVER_PER_TURN,
+  LINE_BYTES_MAX,
   LINGER_BYTES_MAX,
   LINGER_MS,
   type Limits,
@@ -714,4 +717,20 @@ test.each(["resumable", "callback=5000"])("invalid lines of a session (%s) count
   const wire = new Wire({}, world, first.all);
   wire.say(...(isCallback ? [`as ${token} nonsense`] : [`resume ${token} 0`, "nonsense"]));
   expect(world.account("alice").session).toBeNull();
+});
+
+test("connections that hold most of unfinished lines are closed when all together hold too much, strangers first", () => {
+  const first = new Wire({ lineBytesMax: LINE_BYTES_MAX, requestsPerSecondMax: 0 });
+  first.say("login alice secret");
+  const count = Math.ceil(INPUT_BYTES_MAX / LINE_BYTES_MAX) + 10;
+  const small = new Wire({}, first.world, first.all);
+  const large = Array.from({ length: count }, () => new Wire({}, first.world, first.all));
+  const long = "x".repeat(LINE_BYTES_MAX - 1);
+  for (const wire of [first, ...large]) wire.feed(long);
+  small.feed("login bo");
+  closeLargest(first.all.open);
+  expect(large.filter(({ hungUp }) => hungUp).length).toBeWithin(10, count);
+  expect(large.filter(({ hungUp }) => !hungUp).length).toBeGreaterThan(50);
+  expect([first.hungUp, small.hungUp]).toEqual([false, false]);
+  expect(small.say("b secret")[0]).toMatch(/^ok /);
 });
