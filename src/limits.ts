@@ -132,6 +132,8 @@ export const BROADCAST_LOG_BYTES_MAX = 8 << 20;
 
 /** Bytes of messages that move from sessions to mailboxes in one turn; the rest follows in the next ones. */
 export const MOVED_BYTES_PER_TURN = 16 << 10;
+/** A shorter message counts as so many, since the store has a row for each. */
+export const MOVED_BYTES_MIN = 64;
 /** Of one user at a time, when several wait for theirs. */
 export const MOVED_BYTES_SHARE = 4 << 10;
 

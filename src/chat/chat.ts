@@ -125,6 +125,7 @@ export class Chat {
       reply += ` secret=${secret}`;
     }
     if (options.after !== null) reply += this.#takeUp(account, options.after);
+    this.mailbox.skip(session);
     peer.replies.append(encode(`${reply}\n`));
     if (replaced === null) this.#announce(account, `joined ${account.name}`);
     session.outbox.join(this.multicast);
@@ -141,7 +142,7 @@ export class Chat {
   #takeUp(account: Account, { token, received }: { token: string; received: number }): string {
     const ended = this.store.ended(token);
     if (ended === null || ended.user !== account.name) return "";
-    this.mailbox.dropCarried(account, ended, received);
+    this.mailbox.confirmCarried(account, ended, received);
     return ended.resumable ? ` received=${ended.received}` : "";
   }
 
@@ -387,7 +388,7 @@ export class Chat {
 
   /** What could not be stored when its session ended is tried a last time. */
   settleAll(): void {
-    for (const { leaving } of this.accounts.all) if (leaving !== null) this.checkpoint.settleNow(leaving);
+    for (const account of this.accounts.all) this.checkpoint.finish(account);
   }
 
   #heardNothing(session: Session): void {

@@ -53,7 +53,7 @@ export class Checkpoint {
     if (session.isBeingReplaced) return;
     const wasHungry = session.hungry;
     session.hungry = this.#mailbox.room(session) > 0;
-    if (session.hungry) this.#enqueue(session.account);
+    if (session.hungry || session.account.confirmedUpTo > 0) this.#enqueue(session.account);
     // What is left needs a turn to come; and requests that waited for the portion go on, even if there was no room.
     if (session.hungry ? !this.#store.isBehind : wasHungry) session.outbox.touch();
   }
@@ -65,7 +65,8 @@ export class Checkpoint {
     } catch (error) {
       return this.#report(error);
     }
-    if (session.account.leaving === session) this.#enqueue(session.account);
+    const { account } = session;
+    if (account.leaving === session || account.confirmedUpTo > 0) this.#enqueue(account);
   }
 
   /** All of it goes back now; false when the disk refuses. */
@@ -76,6 +77,16 @@ export class Checkpoint {
       this.#report(error);
     }
     return session.account.leaving === null;
+  }
+
+  /** Nothing of that user is left to be moved, unless the disk refuses. */
+  finish(account: Account): void {
+    if (account.leaving !== null) this.settleNow(account.leaving);
+    try {
+      while (account.confirmedUpTo > 0) this.#mailbox.drop(account, Number.MAX_SAFE_INTEGER);
+    } catch (error) {
+      this.#report(error);
+    }
   }
 
   /** When the disk refuses, the session stays the one that is leaving, and its user cannot log in. */
@@ -124,9 +135,10 @@ export class Checkpoint {
     let bytes = 0;
     if (leaving?.settling === true) bytes = this.#settle(leaving, bytesMax);
     else if (logins !== undefined) bytes = this.#prepare(account, logins, bytesMax);
+    else if (account.confirmedUpTo > 0) bytes = this.#mailbox.drop(account, bytesMax);
     else if (session?.hungry === true) bytes = this.#feed(session, bytesMax);
-    const isDone = account.leaving?.settling !== true && account.session?.hungry !== true;
-    if (!isDone || this.#logins.has(account)) this.#queue.add(account);
+    const isDone = account.leaving?.settling !== true && account.confirmedUpTo === 0;
+    if (!isDone || account.session?.hungry === true || this.#logins.has(account)) this.#queue.add(account);
     return bytes;
   }
 
@@ -199,6 +211,8 @@ export class Checkpoint {
       const account = all[this.#next]!;
       const { session, leaving } = account;
       if (leaving?.settling === true) this.#queue.add(account); // Again, if the disk refused it.
+      if (account.confirmedUpTo > 0) bytesLeft -= this.#mailbox.drop(account, bytesLeft);
+      if (account.confirmedUpTo > 0) return;
       for (const each of [leaving, session]) {
         if (each === null) continue;
         if (bytesLeft <= 0) return;

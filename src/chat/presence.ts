@@ -38,10 +38,7 @@ export class Presence {
   /** The line `ok [<user> ...]`, `most` names in byte order: without the asker and those who blocked the asker. */
   list(asker: Account, most: number): Buffer {
     if (this.#changed.size > 0) this.#refresh();
-    const hidden: number[] = [];
-    for (const account of [asker, ...asker.blockedBy])
-      if (account.session !== null) hidden.push(this.#placeOf(account));
-    hidden.sort((a, b) => a - b);
+    const hidden = this.#hiddenFrom(asker);
     let to = most;
     for (const place of hidden) if (place < to) to++;
     to = Math.min(to, this.#sorted.length);
@@ -64,6 +61,19 @@ export class Presence {
     take(starts[to]!);
     copy(tail, line, at, 0, tail.length);
     return line.subarray(0, at + tail.length);
+  }
+
+  /** The places of those whom the asker is not shown, in their order: looked up, or if they are many, by a look at all. */
+  #hiddenFrom(asker: Account): number[] {
+    const { blockedBy } = asker;
+    const hidden: number[] = [];
+    if (blockedBy.size * 16 > this.#sorted.length) {
+      for (const [place, account] of this.#sorted.entries())
+        if (account === asker || blockedBy.has(account)) hidden.push(place);
+      return hidden;
+    }
+    for (const account of [asker, ...blockedBy]) if (account.session !== null) hidden.push(this.#placeOf(account));
+    return hidden.sort((a, b) => a - b);
   }
 
   /** Takes in who has come or gone. What stands before the first of them stays. */

@@ -58,6 +58,8 @@ export class Account {
   /** Messages and bytes of text in the mailbox, of all senders and of each. */
   waiting = 0;
   waitingBytes = 0;
+  /** The user has all messages up to that number: those in the mailbox are dropped some at a time; 0 when all are. */
+  confirmedUpTo = 0;
   #waitingFrom: Map<string, Waiting> | null = null;
   #blocks: Set<Account> | null = null;
   #blockedBy: Set<Account> | null = null;
@@ -158,6 +160,8 @@ export class Session {
   endedUnixMs = 0;
   /** The mailbox: fed up to that number, of which so many are unconfirmed, and forgotten up to that number. */
   fedUpTo = 0;
+  /** Messages of it up to that number were confirmed before, and not fed. */
+  skippedUpTo = 0;
   fedUnconfirmed = 0;
   forgottenUpTo = 0;
   /** A portion of it is to be fed in the next turns, and the client's next request comes behind that. */

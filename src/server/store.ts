@@ -234,10 +234,13 @@ export class Store implements ChatStore, StreamCopy {
     return messages;
   }
 
-  drop(user: string, upTo: number): Amount[] {
+  drop(user: string, upTo: number, most: number): Amount[] {
     this.#make();
-    const amounts = this.#size.all(user, upTo);
-    if (amounts.length > 0) this.#change(this.#delete, user, upTo);
+    const sql = "SELECT number FROM mailbox WHERE user = ? AND number <= ? ORDER BY number LIMIT 1 OFFSET ?";
+    const nth = this.#database.query<{ number: number }, [string, number, number]>(sql).get(user, upTo, most - 1);
+    const last = nth?.number ?? upTo;
+    const amounts = this.#size.all(user, last);
+    if (amounts.length > 0) this.#change(this.#delete, user, last);
     for (const { bytes } of amounts) this.#changedBytes += bytes;
     return amounts;
   }
@@ -259,9 +262,7 @@ export class Store implements ChatStore, StreamCopy {
     this.#make();
     const sql = "SELECT number, position FROM carried WHERE session = ? AND number >= ? ORDER BY number LIMIT 1";
     const next = this.#database.query<{ number: number; position: number }, [number, number]>(sql);
-    const maximum = "SELECT ifnull(max(number), 0) AS high FROM carried WHERE session = ?";
-    let { high } = this.#database.query<{ high: number }, [number]>(maximum).get(session)!;
-    let last = 0;
+    let [last, high] = [0, this.#number];
     for (let low = 1; low <= high;) {
       const middle = low + Math.floor((high - low) / 2);
       const row = next.get(session, middle);

@@ -503,3 +503,88 @@ test("thousands of users whose sessions end at once are settled in turns of boun
   }
   expect(Math.max(...counts)).toBeLessThan(150);
 });
+
+describe("thousands of short messages that a user has confirmed", () => {
+  const COUNT = 4000;
+
+  /** Bob has a session that got and lost its connection with them; and the number of rows that each turn drops. */
+  function setUpShort(): { world: World; alice: TestPeer; token: string; dropped: () => number; left: () => number } {
+    const world = new World(["alice", "bob"]);
+    const [alice] = world.online("alice") as [TestPeer];
+    const bob = world.connect();
+    world.say(bob, "login bob secret resumable");
+    const token = bob.read()[0]!.split(" ")[1]!;
+    for (let i = 0; i < COUNT; i++) alice.feed(Buffer.from(`message bob ${i}\n`));
+    world.endTurns();
+    alice.read();
+    bob.hangUp();
+    world.chat.end(world.account("bob").session!, "expired");
+    world.endTurns();
+    let most = 0;
+    const { drop } = world.store;
+    world.store.drop = (...args) => {
+      const amounts = drop.apply(world.store, args);
+      most = Math.max(
+        most,
+        amounts.reduce((sum, { messages }) => sum + messages, 0),
+      );
+      return amounts;
+    };
+    return { world, alice, token, dropped: () => most, left: () => world.store.read("bob", 0, 1e9).length };
+  }
+
+  test("with after= are dropped some in each turn, and none of them comes", () => {
+    const { world, alice, token, dropped, left } = setUpShort();
+    expect(left()).toBe(COUNT);
+    const position = `message alice ${COUNT - 1}\n`.length * 3000;
+    const again = world.connect();
+    world.begin();
+    again.feed(Buffer.from(`login bob secret resumable after=${token}:${position}\n`));
+    world.endTurn();
+    expect(left()).toBeGreaterThan(COUNT / 2);
+    expect(world.ask(alice, "message bob last").at(-1)).toBe("ok stored");
+    world.endTurns();
+    world.say(again, "alive");
+    const texts = again.read().flatMap((line) => /^(?:stored alice \d+|message alice) (.*)/.exec(line)?.[1] ?? []);
+    const first = Number(texts[0]);
+    expect(first).toBeWithin(3000, 3200);
+    expect(texts).toEqual([...Array.from({ length: COUNT - first }, (_, i) => String(first + i)), "last"]);
+    expect(dropped()).toBeLessThanOrEqual(MOVED_BYTES_PER_TURN / 64);
+    expect(left()).toBe(texts.length);
+    world.chat.confirm(again.session!, again.session!.outbox.sent);
+    world.begin();
+    world.endTurns();
+    expect([left(), world.account("bob").waiting]).toEqual([0, 0]);
+    expect(world.ask(alice, "message bob new")).toEqual(["ok sent"]);
+  });
+
+  test("are not delivered to a session that begins before they are dropped, or after a restart", () => {
+    for (const ends of ["a login", "a stop"]) {
+      const { world, token, left } = setUpShort();
+      const end = `message alice ${COUNT - 1}\n`.length * COUNT;
+      const again = world.connect();
+      world.begin();
+      again.feed(Buffer.from(`login bob secret resumable after=${token}:${end}\n`));
+      const third = world.connect();
+      third.feed(Buffer.from("login bob secret\n"));
+      expect(left()).toBeGreaterThan(0);
+      if (ends === "a login") world.endTurns();
+      else world.chat.settleAll();
+      expect(third.read().filter((line) => line.startsWith("stored"))).toEqual([]);
+      expect([left(), world.account("bob").waiting]).toEqual([0, 0]);
+    }
+  });
+
+  test("are dropped before the store forgets the records that say so", () => {
+    const { world, token, left } = setUpShort();
+    let rested = false;
+    Object.defineProperty(world.store, "restUpTo", { get: () => (rested ? null : Number.POSITIVE_INFINITY) });
+    world.store.rested = () => {
+      expect(left()).toBe(0);
+      rested = true;
+    };
+    world.say(world.connect(), `login bob secret resumable after=${token}:${1e5}`);
+    for (let turns = 0; !rested && turns < 1000; turns++) nextTurn(world);
+    expect(rested).toBe(true);
+  });
+});
