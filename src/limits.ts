@@ -16,7 +16,7 @@ export interface Limits {
   failedLoginsPerMinuteMax: number;
   /** Whether all this holds for who comes from this machine, too. */
   limitsLoopback: boolean;
-  /** Requests a second and connection; above it the connection is read later. */
+  /** Requests a second of a user, or without a session of an address; above it they are read later. */
   requestsPerSecondMax: number;
   /** So many lines in a row that are no requests are `goodbye flood`. */
   badLinesMax: number;
