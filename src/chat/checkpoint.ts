@@ -13,8 +13,8 @@ const SESSION_BYTES = 256;
  * so that the store may forget its oldest records; from them, what waits for users who are online.
  *
  * Users take turns (round robin): each visit moves a share, then the user goes to the end of the queue. So nobody's
- * mail delays the login or the mailbox of another for longer than one round. While the disk is behind, only logins go
- * on, with one share a turn.
+ * mail delays the login or the mailbox of another for longer than one round. While the disk is behind, only what somebody
+ * waits for goes on, with one share a turn: logins, and mail that a client's next request comes behind.
  */
 export class Checkpoint {
   readonly #accounts: Accounts;
@@ -24,7 +24,9 @@ export class Checkpoint {
   readonly #report: (error: unknown) => void;
   /** Users with something to move, in the order of their next visits. */
   readonly #queue = new Set<Account>();
-  /** Logins that wait until what their user's earlier sessions hold is in the mailbox; in the same order. */
+  /** Those of them who wait for it, in the same order. */
+  readonly #urgent = new Set<Account>();
+  /** Logins that wait until what their user's earlier sessions hold is in the mailbox. */
   readonly #logins = new Map<Account, (() => void)[]>();
   /** What may still be moved in this turn. */
   #bytesLeft = MOVED_BYTES_PER_TURN;
@@ -55,7 +57,7 @@ export class Checkpoint {
     session.hungry = this.#mailbox.room(session) > 0;
     if (session.hungry || session.account.confirmedUpTo > 0) this.#enqueue(session.account);
     // What is left needs a turn to come; and requests that waited for the portion go on, even if there was no room.
-    if (session.hungry ? !this.#store.isBehind : wasHungry) session.outbox.touch();
+    if (session.hungry || wasHungry) session.outbox.touch();
   }
 
   /** A session has ended: what it holds goes back to its user's mailbox, at once or in the next turns. */
@@ -113,12 +115,18 @@ export class Checkpoint {
   /** At once when nobody else waits; else in their turn. */
   #enqueue(account: Account): void {
     this.#queue.add(account);
+    if (this.#isUrgent(account)) this.#urgent.add(account);
     if (this.#queue.size === 1 && this.#bytesLeft > 0) this.#visit(account, this.#bytesLeft);
+  }
+
+  #isUrgent(account: Account): boolean {
+    return account.session?.hungry === true || this.#logins.has(account);
   }
 
   /** Moves about so many bytes of that user's messages. With more to move, the user goes to the end of the queue. */
   #visit(account: Account, bytesMax: number): void {
     this.#queue.delete(account);
+    this.#urgent.delete(account);
     let bytes = SESSION_BYTES;
     try {
       bytes = Math.max(bytes, this.#move(account, bytesMax));
@@ -137,16 +145,15 @@ export class Checkpoint {
     else if (logins !== undefined) bytes = this.#prepare(account, logins, bytesMax);
     else if (account.confirmedUpTo > 0) bytes = this.#mailbox.drop(account, bytesMax);
     else if (session?.hungry === true) bytes = this.#feed(session, bytesMax);
-    const isDone = account.leaving?.settling !== true && account.confirmedUpTo === 0;
-    if (!isDone || account.session?.hungry === true || this.#logins.has(account)) this.#queue.add(account);
+    const isUrgent = this.#isUrgent(account);
+    if (isUrgent) this.#urgent.add(account);
+    if (isUrgent || account.leaving?.settling === true || account.confirmedUpTo > 0) this.#queue.add(account);
     return bytes;
   }
 
   /** The next login goes on once nothing is left to move. */
   #prepare(account: Account, logins: (() => void)[], bytesMax: number): number {
     const { leaving, session } = account;
-    this.#logins.delete(account);
-    this.#logins.set(account, logins); // Behind the others.
     let bytes = 0;
     for (const each of [leaving, session]) {
       if (each === null || isRested(each)) continue;
@@ -184,12 +191,12 @@ export class Checkpoint {
 
   /**
    * A turn ends, and all that was said in it is known to the store. True when another one should follow at once; while
-   * the disk is behind, what is not a login goes on with some turn that comes anyhow.
+   * the disk is behind, what nobody waits for goes on with some turn that comes anyhow.
    */
   step(): boolean {
     const wasBehind = this.#isBehind;
     if (wasBehind) this.#bytesLeft = MOVED_BYTES_SHARE;
-    for (const account of wasBehind ? this.#logins.keys() : this.#queue) {
+    for (const account of wasBehind ? this.#urgent : this.#queue) {
       if (this.#bytesLeft <= 0) break;
       const { session } = account;
       const isFed = session?.hungry === true;
@@ -200,7 +207,7 @@ export class Checkpoint {
     if (upTo !== null && !wasBehind) this.#restOld(upTo);
     this.#isBehind = this.#store.isBehind;
     this.#bytesLeft = this.#isBehind ? 0 : MOVED_BYTES_PER_TURN;
-    return this.#isBehind ? this.#logins.size > 0 : this.#queue.size > 0;
+    return this.#isBehind ? this.#urgent.size > 0 : this.#queue.size > 0;
   }
 
   /** What the store needs for its oldest records has bytes of its own, or the journal would grow without a bound. */
