@@ -16,8 +16,8 @@ interface Standing {
 
 /**
  * What is limited by source address, since users and connections cost a stranger nothing: connections at once, new ones
- * a second, requests without a session, and logins that fail, whoever they name. This machine is exempt unless it is told not to be. Addresses are
- * forgotten when all that they may do is allowed again.
+ * a second, requests without a session, and logins that fail, whoever they name. This machine is exempt unless it is
+ * told not to be. Addresses are forgotten when all that they may do is allowed again.
  */
 export class Addresses {
   readonly #wheel: TimerWheel;

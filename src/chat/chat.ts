@@ -386,11 +386,6 @@ export class Chat {
     for (const session of [...this.presence.online]) this.end(session, "shutdown");
   }
 
-  /** What could not be stored when its session ended is tried a last time. */
-  settleAll(): void {
-    for (const account of this.accounts.all) this.checkpoint.finish(account);
-  }
-
   #heardNothing(session: Session): void {
     if (session.peer?.paused || this.rates.isWaiting(session.account)) session.heardMs = this.wheel.nowMs;
     const leftMs = session.heardMs + this.silenceMs - this.wheel.nowMs;

@@ -13,8 +13,8 @@ const SESSION_BYTES = 256;
  * so that the store may forget its oldest records; from them, what waits for users who are online.
  *
  * Users take turns (round robin): each visit moves a share, then the user goes to the end of the queue. So nobody's
- * mail delays the login or the mailbox of another for longer than one round. While the disk is behind, only what somebody
- * waits for goes on, with one share a turn: logins, and mail that a client's next request comes behind.
+ * mail delays the login or the mailbox of another for longer than one round. While the disk is behind, only what
+ * somebody waits for goes on, with one share a turn: logins, and mail that a client's next request comes behind.
  */
 export class Checkpoint {
   readonly #accounts: Accounts;
@@ -81,8 +81,12 @@ export class Checkpoint {
     return session.account.leaving === null;
   }
 
-  /** Nothing of that user is left to be moved, unless the disk refuses. */
-  finish(account: Account): void {
+  /** The server stops: nothing is left to be moved, unless the disk refuses. */
+  finish(): void {
+    for (const account of this.#accounts.all) this.#finish(account);
+  }
+
+  #finish(account: Account): void {
     if (account.leaving !== null) this.settleNow(account.leaving);
     try {
       while (account.confirmedUpTo > 0) this.#mailbox.drop(account, Number.MAX_SAFE_INTEGER);

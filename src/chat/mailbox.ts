@@ -124,9 +124,9 @@ export class Mailbox {
   }
 
   /**
-   * Bytes that may be fed now; 0 or less when there is no room, or nothing to feed. The room grows by what was confirmed
-   * (TCP's slow start, RFC 5681), so that a client that logs in again and again, and confirms nothing, costs little. It
-   * is never less than what makes a client confirm.
+   * Bytes that may be fed now; 0 or less when there is no room, or nothing to feed. The room grows by what was
+   * confirmed (TCP's slow start, RFC 5681), so that a client that logs in again and again, and confirms nothing, costs
+   * little. It is never less than what makes a client confirm.
    */
   room(session: Session): number {
     const { unconfirmed, confirmed } = session.outbox;

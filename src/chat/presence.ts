@@ -14,7 +14,7 @@ export class Presence {
   /** Everybody who was online when the list was asked for last, in byte order; and who has come or gone since. */
   #sorted: Account[] = [];
   readonly #changed = new Set<Account>();
-  /** `ok <user> ...` with the first so many of these names, and where each of them begins: one more, and where it ends. */
+  /** `ok <user> ...` with so many of these names, and where each of them begins; one more, and where the last ends. */
   #line: Buffer = OK;
   #names = 0;
   readonly #starts = [OK.length];
@@ -63,7 +63,7 @@ export class Presence {
     return line.subarray(0, at + tail.length);
   }
 
-  /** The places of those whom the asker is not shown, in their order: looked up, or if they are many, by a look at all. */
+  /** Places of those whom the asker is not shown, in their order: looked up, or if they are many, by a look at all. */
   #hiddenFrom(asker: Account): number[] {
     const { blockedBy } = asker;
     const hidden: number[] = [];

@@ -1,21 +1,7 @@
 import type { Limits } from "../limits.ts";
-import type { TimerHandle, TimerKind, TimerWheel } from "../timer-wheel.ts";
-import { TokenBucket, tokensMax } from "../token-bucket.ts";
-import type { Account, Peer } from "./session.ts";
-
-/** A request on a connection of its own that waits until its user's rate allows it. */
-interface Delayed {
-  peer: Peer;
-  act: () => void;
-}
-
-/** What one user may still ask for now. It outlives connections and sessions, or a new one would have all of it again. */
-export class Allowance extends TokenBucket {
-  /** In their order; each has reserved a token. */
-  delayed: Delayed[] = [];
-  /** Armed while some wait. */
-  timer: TimerHandle = 0;
-}
+import type { TimerKind, TimerWheel } from "../timer-wheel.ts";
+import { tokensMax } from "../token-bucket.ts";
+import { type Account, Allowance, type Peer } from "./session.ts";
 
 /** The rate of each user's requests: above it they are acted on later, in their order, and nothing is refused. */
 export class Rates {

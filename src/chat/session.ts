@@ -3,7 +3,7 @@ import type { Outbox } from "../protocol/outbox.ts";
 import type { GoodbyeReason, LeftReason } from "../protocol/reply.ts";
 import type { Sink } from "../protocol/turn.ts";
 import type { TimerHandle } from "../timer-wheel.ts";
-import type { Allowance } from "./rates.ts";
+import { TokenBucket } from "../token-bucket.ts";
 
 /** Whoever sends lines: a connection, or in tests a double. Before it has a session, it is a stranger. */
 export interface Peer {
@@ -31,6 +31,14 @@ export interface Peer {
   detach(): void;
   /** Takes no further line, and closes when everything that was appended has been written. */
   close(): void;
+}
+
+/** What one user may still ask for now. It outlives sessions, or each new one would have a second's worth again. */
+export class Allowance extends TokenBucket {
+  /** Requests on connections without a session that wait, in their order; each has reserved a token. */
+  delayed: { peer: Peer; act: () => void }[] = [];
+  /** Armed while some wait. */
+  timer: TimerHandle = 0;
 }
 
 interface Waiting {

@@ -123,7 +123,7 @@ export class Marks {
       fields[i + MARK.unixMs] = 0;
   }
 
-  /** The first mark with a number above `after`: numbers rise (binary search), and many marks are looked at in portions. */
+  /** The first mark with a number above `after`: numbers rise (binary search), and many marks move in portions. */
   #behind(after: number): number {
     const { fields } = this;
     let low = this.first / MARK.fields;

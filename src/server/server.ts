@@ -31,8 +31,8 @@ const SESSION_WEIGHT = 8;
 const REFUSALS_MS = 8 * STORE_RETRY_MS;
 
 /**
- * What connections hold of lines that are not acted on is bounded, all together, or many long lines without an end would
- * be a lot of memory. Those with most of it are closed, and those without a session sooner.
+ * What connections hold of lines that are not acted on is bounded, all together, or many long lines without an end
+ * would be a lot of memory. Those with most of it are closed, and those without a session sooner.
  */
 export function closeLargest(open: Iterable<Connection>): void {
   const all = [...open];
@@ -307,7 +307,7 @@ export class Server {
     }
     for (const connection of [...open]) connection.hangUp();
     if (this.#ticker !== null) clearTimeout(this.#ticker);
-    this.#chat.settleAll();
+    this.#chat.checkpoint.finish();
     try {
       this.#store.close();
       return true;

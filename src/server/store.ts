@@ -40,7 +40,6 @@ export interface Waiting extends Amount {
  * What outlives the server. Each change goes as a fact into the turn's record of the journal, which makes it safe; and
  * into SQLite, where things rest, with those of many turns. They are only committed behind the records of them, so that
  * whatever the end, a turn is there as a whole or not at all.
- *
  * Without a journal the last second's changes are lost with the process.
  */
 export class Store implements ChatStore, StreamCopy {

@@ -230,7 +230,7 @@ describe.each(["", " resumable"])("a login that replaces a session%s which holds
     world.chat.shutdown();
     world.endTurns();
     expect([again.session, world.chat.presence.online.length]).toEqual([null, 0]);
-    world.chat.settleAll();
+    world.chat.checkpoint.finish();
     expect(world.store.read("bob", 0, 1e9)).toHaveLength(MESSAGES);
   });
 
@@ -561,7 +561,7 @@ describe("thousands of short messages that a user has confirmed", () => {
       third.feed(Buffer.from("login bob secret\n"));
       expect(left()).toBeGreaterThan(0);
       if (ends === "a login") world.endTurns();
-      else world.chat.settleAll();
+      else world.chat.checkpoint.finish();
       expect(third.read().filter((line) => line.startsWith("stored"))).toEqual([]);
       expect([left(), world.account("bob").waiting]).toEqual([0, 0]);
     }
