@@ -4,6 +4,8 @@ import { PASSWORD } from "./target.ts";
 /** What hostile clients do. */
 export interface Attack {
   help: string;
+  /** Options that the server has meanwhile. */
+  options?: readonly string[];
   begin(field: Field): void;
 }
 
@@ -106,6 +108,60 @@ export const ATTACKS = {
       for (let i = 0; i < field.scaled(4); i++) pipeline(field, field.user(i), words);
     },
   },
+  resumes: {
+    help: "3 users make up to 10,000 requests a second, on connections that are resumed, logged in again or for one request",
+    begin: (field) => {
+      const port = field.listen(null);
+      const requests = Buffer.from("alive\n".repeat(100));
+      let resumed = "";
+      let called = "";
+      const tokenOf = (line: string): string => line.split(" ")[1]!;
+      field.open({ user: field.user(0), options: " resumable", begins: (_, line) => void (resumed = tokenOf(line)) });
+      field.perSecond(field.scaled(50), () => {
+        const resume = Buffer.from(`resume ${resumed} 0\n`);
+        field.visit({ begins: (intruder) => intruder.say(Buffer.concat([resume, requests])) });
+      });
+      field.perSecond(field.scaled(50), () => {
+        field.visit({ user: field.user(1), begins: (intruder) => intruder.say(requests) });
+      });
+      const callback = { user: field.user(2), options: ` callback=${port}` };
+      field.visit({ ...callback, begins: (_, line) => void (called = tokenOf(line)) });
+      field.perSecond(field.scaled(200), () => {
+        field.visit({ begins: (intruder) => intruder.say(Buffer.from(`as ${called} broadcast listen to me\n`)) });
+      });
+    },
+  },
+  lists: {
+    help: "20 users, each blocked by another one, ask 10,000 times a second for the names of 400",
+    begin: (field) => {
+      const asking = range(field.scaled(20), (i) => field.open({ user: field.user(i) }));
+      const others = Math.min(field.scaled(400), field.order.users.length - asking.length);
+      for (let i = 0; i < others; i++) {
+        const block = Buffer.from(`block ${field.user(i % asking.length)}\n`);
+        const begins = (intruder: Intruder): void => intruder.say(block);
+        field.open({ user: field.user(asking.length + i), ...(i < asking.length ? { begins } : {}) });
+      }
+      const lines = Buffer.from("online\n".repeat(10));
+      field.perSecond(field.scaled(1_000), (count) => {
+        const intruder = asking[count % asking.length]!;
+        if (intruder.isIn) intruder.say(lines);
+      });
+    },
+  },
+  dribble: {
+    help: "20 connections say lines of half a megabyte in pieces of 1 KB, 10 MB a second; half of them are logged in",
+    options: ["--buffer-size", String(512 << 10)],
+    begin: (field) => {
+      const all = range(field.scaled(20), (i) => field.open(i % 2 === 0 ? {} : { user: field.user(i) }));
+      const piece = Buffer.alloc(1 << 10, "x");
+      const end = Buffer.from("\n");
+      field.perSecond(field.scaled(10_000), (count) => {
+        const intruder = all[count % all.length]!;
+        intruder.say(piece);
+        if (Math.floor(count / all.length) % 500 === 499) intruder.say(end);
+      });
+    },
+  },
   endless: {
     help: "8 connections with a line without end, 8 with one too long line after another, half of them logged in",
     begin: (field) => {
@@ -150,6 +206,39 @@ export const ATTACKS = {
         const writer = all[count % all.length]!;
         const to = field.user(all.length + (count % 40));
         if (writer.isIn) writer.say(Buffer.from(`message ${to} ${LONG_TEXT}\n`));
+      });
+    },
+  },
+  relogins: {
+    help: "2 users write 4 KB messages as fast as they may to a third, who confirms them and logs in 20 times a second",
+    begin: (field) => {
+      const third = field.user(2);
+      for (let i = 0; i < 2; i++) pipeline(field, field.user(i), [`message ${third} ${LONG_TEXT}`]);
+      field.perSecond(field.scaled(20), () => {
+        let received = 0;
+        let confirmed = 0;
+        field.visit({
+          ...{ user: third, options: " resumable" },
+          hears: (intruder, chunk) => {
+            received += chunk.length;
+            if (received < confirmed + (16 << 10)) return;
+            confirmed = received;
+            intruder.say(Buffer.from(`alive ${received}\n`));
+          },
+        });
+      });
+    },
+  },
+  after: {
+    help: "a user logs in 100 times a second after= a session of which 40,000 messages were not confirmed",
+    begin: (field) => {
+      const [user, writer] = [field.user(0), field.user(1)];
+      let token = "";
+      field.visit({ user, options: " resumable", begins: (_, line) => void (token = line.split(" ")[1]!) });
+      const lines = Buffer.from(`message ${user} h\n`.repeat(field.scaled(40_000)));
+      field.open({ user: writer, begins: (intruder) => intruder.say(lines) });
+      field.perSecond(field.scaled(100), (count) => {
+        if (count > field.scaled(100)) field.visit({ user, options: ` resumable after=${token}:${count}` });
       });
     },
   },

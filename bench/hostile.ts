@@ -13,7 +13,7 @@ const OPTIONS = ["attacks", "seconds", "rounds", "rate", "strength", "warmup", "
 type OptionName = (typeof OPTIONS)[number];
 
 /** Users of the attackers. */
-const HOSTILE = 200;
+const HOSTILE = 500;
 const HASHED = 4;
 /** One broadcast for so many messages of ordinary users, by turns. */
 const BROADCAST_EACH = 50;
@@ -102,7 +102,7 @@ async function run(attack: TroubleName, options: Options, say: (text: string) =>
   const target = await Target.start({
     users: [...ordinary, ...users],
     hashed,
-    options: options.server,
+    options: [...trouble.options, ...options.server],
     descriptorsMax,
   });
   const talk = { users: ordinary, rate: options.rate, broadcastEach: BROADCAST_EACH, broadcasters: ORDINARY };

@@ -50,6 +50,8 @@ export interface Script {
   options?: string;
   /** The connection stands, and the user is in; with the first line that came. */
   begins?: (intruder: Intruder, line: string) => void;
+  /** Bytes came after that line. */
+  hears?: (intruder: Intruder, chunk: Buffer) => void;
   /** The kernel took everything. */
   spent?: (intruder: Intruder) => void;
   /** At the port where TLS is spoken: speaks it, or says anything else. */
@@ -115,12 +117,13 @@ export class Intruder {
   }
 
   #read(chunk: Buffer): void {
-    if (this.#isIn) return;
+    if (this.#isIn) return this.script.hears?.(this, chunk);
     this.#heard += chunk.toString("latin1");
     const lf = this.#heard.indexOf("\n");
     if (lf < 0) return;
-    if (this.#heard.startsWith("ok")) this.#begin(this.#heard.slice(0, lf));
-    else this.leave();
+    if (!this.#heard.startsWith("ok")) return this.leave();
+    this.#begin(this.#heard.slice(0, lf));
+    this.script.hears?.(this, Buffer.from(this.#heard.slice(lf + 1), "latin1"));
   }
 
   #ended(socket: Socket<undefined>): void {

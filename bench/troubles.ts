@@ -1,4 +1,4 @@
-import { ATTACKS, ATTACK_NAMES, type AttackName } from "./attacks.ts";
+import { ATTACKS, ATTACK_NAMES, type Attack, type AttackName } from "./attacks.ts";
 import type { Target } from "./target.ts";
 
 /** What is done to a server besides what hostile clients do, or for want of them. */
@@ -6,6 +6,8 @@ export interface Trouble {
   help: string;
   /** What hostile clients do meanwhile. */
   attacks: readonly AttackName[];
+  /** Options that the server has. */
+  options: readonly string[];
   /** Descriptors that the server may have; null for as many as there are. */
   descriptorsMax: number | null;
   /** Whether latencies beside it are judged, or only told. */
@@ -21,7 +23,7 @@ export interface Trouble {
 const FULL_BYTES = 64 << 10;
 
 const NOTHING: Omit<Trouble, "help" | "attacks"> = {
-  ...{ descriptorsMax: null, isJudged: true, mayRefuse: false },
+  ...{ options: [], descriptorsMax: null, isJudged: true, mayRefuse: false },
   begins: () => {},
   ends: () => {},
 };
@@ -57,6 +59,6 @@ export const TROUBLE_NAMES = [...ATTACK_NAMES, ...Object.keys(MACHINE)] as Troub
 
 export function troubleOf(name: TroubleName): Trouble {
   if (name in MACHINE) return MACHINE[name as keyof typeof MACHINE];
-  const attack = name as AttackName;
-  return { ...NOTHING, help: ATTACKS[attack].help, attacks: [attack] };
+  const attack: Attack = ATTACKS[name as AttackName];
+  return { ...NOTHING, help: attack.help, options: attack.options ?? [], attacks: [name as AttackName] };
 }

@@ -16,7 +16,7 @@ export interface Limits {
   failedLoginsPerMinuteMax: number;
   /** Whether all this holds for who comes from this machine, too. */
   limitsLoopback: boolean;
-  /** Requests a second and connection; above it the connection is read later. */
+  /** Requests a second of a user, or without a session of an address; above it they are read later. */
   requestsPerSecondMax: number;
   /** So many lines in a row that are no requests are `goodbye flood`. */
   badLinesMax: number;
@@ -124,10 +124,14 @@ export const LEFT_OVER_PER_TURN = 64;
 export const SKIPPED_BYTES_PER_REQUEST = 256;
 /** A broadcast counts as one request more for so many users that it goes to, since each of them costs a send. */
 export const RECEIVERS_PER_REQUEST = 10;
+/** `online` counts as one request more for so many names, since the whole list is copied and sent. */
+export const NAMES_PER_REQUEST = 100;
 /** Bytes that the kernel has not taken; beyond them the connection's requests wait, unread, until it takes some. */
 export const UNSENT_BYTES_MAX = 256 << 10;
 /** Bytes of mailbox entries inside a session at most; the next portion follows when some of them are confirmed. */
 export const MAILBOX_FEED_BYTES = 256 << 10;
+/** Bytes of begun lines and of requests that wait, of all connections; beyond them those that hold most are closed. */
+export const INPUT_BYTES_MAX = 64 << 20;
 /** What the kernel may hold for one connection (SO_SNDBUF): what it took counts as delivered to a plain session. */
 export const KERNEL_SEND_BYTES = 64 << 10;
 /** What the kernel may hold of a connection that is not read (SO_RCVBUF): the runtime reads all of it at once. */
@@ -138,6 +142,10 @@ export const BROADCAST_LOG_BYTES_MAX = 8 << 20;
 
 /** Bytes of messages that move from sessions to mailboxes in one turn; the rest follows in the next ones. */
 export const MOVED_BYTES_PER_TURN = 16 << 10;
+/** A shorter message counts as so many, since the store has a row for each. */
+export const MOVED_BYTES_MIN = 64;
+/** Of one user at a time, when several wait for theirs. */
+export const MOVED_BYTES_SHARE = 4 << 10;
 
 /** A segment of the journal; a longer record gets a longer one of its own. */
 export const JOURNAL_SEGMENT_BYTES = 16 << 20;

@@ -16,4 +16,16 @@ export class TokenBucket {
     this.tokens = Math.min(most, this.tokens + ((nowMs - this.#atMs) * perSecond) / 1000);
     this.#atMs = nowMs;
   }
+
+  /** Milliseconds until there is a whole token besides those that are `reserved`; 0 when there is one. */
+  waitMs(perSecond: number, nowMs: number, reserved = 0): number {
+    if (this.tokens + reserved >= 1) return 0;
+    this.earn(perSecond, tokensMax(perSecond), nowMs);
+    return Math.max(0, ((1 - reserved - this.tokens) * 1000) / perSecond);
+  }
+}
+
+/** How many can be saved, and are there at first: those of a second; without a rate any number. */
+export function tokensMax(perSecond: number): number {
+  return perSecond === 0 ? Number.POSITIVE_INFINITY : Math.max(1, perSecond);
 }

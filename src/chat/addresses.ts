@@ -1,6 +1,6 @@
 import { ADDRESSES_IDLE_MAX, ADDRESSES_IDLE_MS, type Limits } from "../limits.ts";
 import type { TimerWheel } from "../timer-wheel.ts";
-import { TokenBucket } from "../token-bucket.ts";
+import { TokenBucket, tokensMax } from "../token-bucket.ts";
 
 /** What one source address has, and what it may still do. */
 interface Standing {
@@ -8,14 +8,16 @@ interface Standing {
   /** New connections, and logins that fail. */
   connects: TokenBucket;
   failures: TokenBucket;
+  /** Requests of its connections without a session. */
+  requests: TokenBucket;
   /** Wheel time at which it was last seen. */
   seenMs: number;
 }
 
 /**
  * What is limited by source address, since users and connections cost a stranger nothing: connections at once, new ones
- * a second, and logins that fail, whoever they name. This machine is exempt unless it is told not to be. Addresses are
- * forgotten when all that they may do is allowed again.
+ * a second, requests without a session, and logins that fail, whoever they name. This machine is exempt unless it is
+ * told not to be. Addresses are forgotten when all that they may do is allowed again.
  */
 export class Addresses {
   readonly #wheel: TimerWheel;
@@ -80,6 +82,18 @@ export class Addresses {
     if (!this.#isExempt(address)) this.#standing(source(address)).failures.tokens++;
   }
 
+  /**
+   * What connections from there without a session may still ask for, all together, or opening another one would be
+   * worth a second's requests. For an exempt address each has its own.
+   */
+  requests(address: string): TokenBucket {
+    return this.#isExempt(address) ? this.#newRequests() : this.#standing(source(address)).requests;
+  }
+
+  #newRequests(): TokenBucket {
+    return new TokenBucket(tokensMax(this.#limits.requestsPerSecondMax), this.#wheel.nowMs);
+  }
+
   #isExempt(address: string): boolean {
     return !this.#limits.limitsLoopback && (address.startsWith("127.") || address === "::1");
   }
@@ -93,6 +107,7 @@ export class Addresses {
       connections: 0,
       connects: new TokenBucket(Math.max(1, connectionsPerSecondMax), nowMs),
       failures: new TokenBucket(failedLoginsPerMinuteMax, nowMs),
+      requests: this.#newRequests(),
       seenMs: nowMs,
     };
     this.#keep(key, standing);

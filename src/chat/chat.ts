@@ -13,7 +13,8 @@ import { Consents } from "./consents.ts";
 import { Lockouts, type LockoutScope } from "./lockouts.ts";
 import { Mailbox } from "./mailbox.ts";
 import { Presence } from "./presence.ts";
-import { type Account, type Caller, type LoginOptions, type Peer, Session } from "./session.ts";
+import { Rates } from "./rates.ts";
+import { type Account, type Caller, type LoginOptions, type Peer, Session, type SessionKind } from "./session.ts";
 import type { ChatStore } from "./store.ts";
 
 export interface ChatOptions {
@@ -47,6 +48,7 @@ export class Chat {
   readonly mailbox: Mailbox;
   readonly lockouts: Lockouts;
   readonly addresses: Addresses;
+  readonly rates: Rates;
   readonly consents: Consents;
   readonly passwords: Passwords;
   readonly silenceMs: number;
@@ -86,6 +88,7 @@ export class Chat {
       store.wrongPasswords(wrong, this.unixMs + leftMs),
     );
     this.addresses = new Addresses(wheel, limits);
+    this.rates = new Rates(wheel, limits);
     this.consents = new Consents(wheel, limits.consentsMax, options.newToken);
     const wrote = (session: Session): void => this.#wrote(session);
     this.checkpoint = new Checkpoint(this.accounts, this.mailbox, store, wrote, options.report);
@@ -122,6 +125,7 @@ export class Chat {
       reply += ` secret=${secret}`;
     }
     if (options.after !== null) reply += this.#takeUp(account, options.after);
+    this.mailbox.skip(session);
     peer.replies.append(encode(`${reply}\n`));
     if (replaced === null) this.#announce(account, `joined ${account.name}`);
     session.outbox.join(this.multicast);
@@ -138,7 +142,7 @@ export class Chat {
   #takeUp(account: Account, { token, received }: { token: string; received: number }): string {
     const ended = this.store.ended(token);
     if (ended === null || ended.user !== account.name) return "";
-    this.mailbox.dropCarried(account, ended, received);
+    this.mailbox.confirmCarried(account, ended, received);
     return ended.resumable ? ` received=${ended.received}` : "";
   }
 
@@ -148,13 +152,11 @@ export class Chat {
   }
 
   /**
-   * A resumable session goes on at another connection, from the position to which its client has its stream. Returns
-   * why not, or null.
+   * A resumable session goes on at another connection, from the position to which its client has its stream; false when
+   * that is further than anything that was sent.
    */
-  resume(peer: Peer, token: string, position: number): "unknown_session" | "replaced" | "bad_request" | null {
-    const session = this.#byToken.get(token);
-    if (session?.kind !== "resumable") return this.whyUnknown(token);
-    if (position > session.outbox.furthest) return "bad_request";
+  resume(peer: Peer, session: Session, position: number): boolean {
+    if (position > session.outbox.furthest) return false;
     session.peer?.detach();
     session.address = peer.address;
     session.heardMs = this.wheel.nowMs;
@@ -164,18 +166,18 @@ export class Chat {
     this.#attach(session, peer);
     this.flushed(session);
     session.outbox.touch();
-    return null;
+    return true;
   }
 
-  /** The callback session of that token; null when there is none. */
-  called(token: string): Session | null {
+  /** The session of that kind and token; null when there is none. */
+  known(kind: SessionKind, token: string): Session | null {
     const session = this.#byToken.get(token);
-    return session?.kind === "callback" ? session : null;
+    return session?.kind === kind ? session : null;
   }
 
   /** Whether a token that names no session did so until a newer login of the same user. */
-  whyUnknown(token: string): "unknown_session" | "replaced" {
-    return this.store.ended(token)?.replaced === true ? "replaced" : "unknown_session";
+  wasReplaced(token: string): boolean {
+    return this.store.ended(token)?.replaced === true;
   }
 
   /** The client says how far it has its stream; false when that is further than anything that was sent. */
@@ -186,8 +188,8 @@ export class Chat {
     if (position > outbox.confirmed) {
       outbox.confirm(position);
       session.promptMs = this.wheel.nowMs;
-      if (session.account.leaving === session) this.mailbox.forget(session); // It ended, and is not settled yet.
-      else this.checkpoint.feed(session);
+      // Of an ended session too, while no newer one is fed from the same mailbox.
+      if (!session.ended || session.account.session === null) this.checkpoint.feed(session);
     }
     return true;
   }
@@ -196,7 +198,7 @@ export class Chat {
   send(from: Account, to: Account, bytes: Uint8Array, start: number, end: number): "sent" | "stored" | "full" {
     const { store, mailbox, unixMs } = this;
     const { session } = to;
-    if (session !== null && !mailbox.hasMore(session) && !this.#mustWait(session)) {
+    if (session !== null && !session.isBeingReplaced && !mailbox.hasMore(session) && !this.#mustWait(session)) {
       session.outbox.appendMessage(store.newNumber(), unixMs, from.messageHead, bytes, start, end);
       this.#wrote(session);
       return "sent";
@@ -382,13 +384,8 @@ export class Chat {
     for (const session of [...this.presence.online]) this.end(session, "shutdown");
   }
 
-  /** What could not be stored when its session ended is tried a last time. */
-  settleAll(): void {
-    for (const { leaving } of this.accounts.all) if (leaving !== null) this.checkpoint.settleNow(leaving);
-  }
-
   #heardNothing(session: Session): void {
-    if (session.peer?.paused) session.heardMs = this.wheel.nowMs;
+    if (session.peer?.paused || this.rates.isWaiting(session.account)) session.heardMs = this.wheel.nowMs;
     const leftMs = session.heardMs + this.silenceMs - this.wheel.nowMs;
     if (leftMs <= 0) this.end(session, "expired");
     else this.wheel.schedule(session.timer, this.#silence, leftMs);

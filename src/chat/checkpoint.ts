@@ -1,17 +1,20 @@
-import { MOVED_BYTES_PER_TURN } from "../limits.ts";
+import { MOVED_BYTES_PER_TURN, MOVED_BYTES_SHARE } from "../limits.ts";
 import type { Accounts } from "./accounts.ts";
 import type { Mailbox } from "./mailbox.ts";
 import type { Account, Session } from "./session.ts";
 import type { ChatStore } from "./store.ts";
 
-/** A session counts as so many bytes at least, since the store is told of each. */
+/** Each visit to a user counts as at least this many bytes, since the store is told of each. */
 const SESSION_BYTES = 256;
 
 /**
- * Moves messages to and from the mailboxes, some in each turn, so that no turn is long: to them, what ended sessions
- * leave behind, what a session holds that is about to be replaced, and what nobody has confirmed for long, so that the
- * store may forget its oldest records, which alone know it; from them, what waits for users who are there. While the
- * disk is behind, nothing moves.
+ * Moves messages to and from the mailboxes, a bounded number of bytes in each turn, so that no turn is long: to them,
+ * what ended sessions leave, what a session holds that is about to be replaced, and what nobody has confirmed for long,
+ * so that the store may forget its oldest records; from them, what waits for users who are online.
+ *
+ * Users take turns (round robin): each visit moves a share, then the user goes to the end of the queue. So nobody's
+ * mail delays the login or the mailbox of another for longer than one round. While the disk is behind, only what
+ * somebody waits for goes on, with one share a turn: logins, and mail that a client's next request comes behind.
  */
 export class Checkpoint {
   readonly #accounts: Accounts;
@@ -19,18 +22,20 @@ export class Checkpoint {
   readonly #store: ChatStore;
   readonly #wrote: (session: Session) => void;
   readonly #report: (error: unknown) => void;
-  /** Those to whom more of their mailbox is fed. */
-  readonly #hungry = new Set<Session>();
-  /** Ended sessions that are not settled yet. */
-  readonly #leaving = new Set<Session>();
-  /** Who waits until what a user's earlier sessions hold is in the mailbox. */
-  readonly #waiting: { account: Account; goOn: () => void }[] = [];
+  /** Users with something to move, in the order of their next visits. */
+  readonly #queue = new Set<Account>();
+  /** Those of them who wait for it, in the same order. */
+  readonly #urgent = new Set<Account>();
+  /** Logins that wait until what their user's earlier sessions hold is in the mailbox. */
+  readonly #logins = new Map<Account, (() => void)[]>();
   /** What may still be moved in this turn. */
   #bytesLeft = MOVED_BYTES_PER_TURN;
-  /** The next user to look at. */
+  /** The disk was behind when the last turn ended. */
+  #isBehind = false;
+  /** Index of the next account whose oldest messages the store needs. */
   #next = 0;
 
-  /** `wrote` hears of streams to which messages were fed. */
+  /** `wrote` receives the sessions to whose streams messages were fed. */
   constructor(
     accounts: Accounts,
     mailbox: Mailbox,
@@ -51,94 +56,167 @@ export class Checkpoint {
    */
   feed(session: Session): void {
     this.#mailbox.forget(session);
-    if (session.account.waiting === 0) return;
+    if (session.isBeingReplaced || session.account.waiting === 0) return;
     const wasHungry = session.hungry;
-    session.hungry = true;
-    this.#hungry.add(session);
-    if (this.#bytesLeft > 0) this.#feed(session);
-    // What is left needs a turn to come; and who is not hungry any more may go on, even if there was nothing to feed.
-    if (session.hungry ? !this.#store.isBehind : wasHungry) session.outbox.touch();
-  }
-
-  #feed(session: Session): void {
-    try {
-      if (!session.ended) this.#bytesLeft -= this.#mailbox.feed(session, this.#bytesLeft);
-      this.#wrote(session);
-    } catch (error) {
-      this.#report(error);
-    }
-    if (this.#bytesLeft <= 0) return;
-    session.hungry = false;
-    this.#hungry.delete(session);
+    session.hungry = this.#mailbox.room(session) > 0;
+    if (session.hungry || session.account.confirmedUpTo > 0) this.#enqueue(session.account);
+    // What is left needs a turn to come; and requests that waited for the portion go on, even if there was no room.
+    if (session.hungry || wasHungry) session.outbox.touch();
   }
 
   /** A session has ended: what it holds goes back to its user's mailbox, at once or in the next turns. */
   settle(session: Session): void {
-    this.#leaving.add(session);
-    if (this.#bytesLeft > 0) this.#settle(session, this.#bytesLeft);
+    try {
+      this.#settle(session, 0); // The store knows of the end at once.
+    } catch (error) {
+      return this.#report(error);
+    }
+    const { account } = session;
+    if (account.leaving === session || account.confirmedUpTo > 0) this.#enqueue(account);
   }
 
   /** All of it goes back now; false when the disk refuses. */
   settleNow(session: Session): boolean {
-    this.#settle(session, Number.POSITIVE_INFINITY);
-    return session.account.leaving === null;
-  }
-
-  /** While the disk refuses, the session stays the one that is leaving, and its user cannot log in. */
-  #settle(session: Session, bytesMax: number): void {
     try {
-      this.#bytesLeft -= this.#mailbox.settle(session, bytesMax);
-      if (session.outbox.lastNumber > session.restedUpTo) return;
-      session.outbox.withdraw();
-      session.account.leaving = null;
+      this.#settle(session, Number.POSITIVE_INFINITY);
     } catch (error) {
       this.#report(error);
     }
-    this.#leaving.delete(session);
+    return session.account.leaving === null;
+  }
+
+  /** The server stops: nothing is left to be moved, unless the disk refuses. */
+  finish(): void {
+    for (const account of this.#accounts.all) this.#finish(account);
+  }
+
+  #finish(account: Account): void {
+    if (account.leaving !== null) this.settleNow(account.leaving);
+    try {
+      while (account.confirmedUpTo > 0) this.#mailbox.drop(account, Number.MAX_SAFE_INTEGER);
+    } catch (error) {
+      this.#report(error);
+    }
+  }
+
+  /** When the disk refuses, the session stays the one that is leaving, and its user cannot log in. */
+  #settle(session: Session, bytesMax: number): number {
+    const bytes = this.#mailbox.settle(session, bytesMax);
+    if (!isRested(session)) return bytes;
+    session.outbox.withdraw();
+    session.account.leaving = null;
+    return bytes;
   }
 
   /** Goes on when a new session of that user makes no long turn: at once, or at the end of one of the next. */
   prepare(account: Account, goOn: () => void): void {
-    if (this.#isPrepared(account)) goOn();
-    else this.#waiting.push({ account, goOn });
+    const logins = this.#logins.get(account);
+    if (logins !== undefined) return void logins.push(goOn);
+    const { leaving, session } = account;
+    if ((leaving === null || isRested(leaving)) && (session === null || isRested(session))) return goOn();
+    // What is sent to the user from now on waits in the mailbox, so that what has to be moved does not grow.
+    if (session !== null) session.isBeingReplaced = true;
+    this.#logins.set(account, [goOn]);
+    this.#enqueue(account);
   }
 
-  /** Moves more of what that user's sessions hold; true when nothing is left to be moved. */
-  #isPrepared({ leaving, session }: Account): boolean {
-    if (leaving !== null && leaving.settling) return !this.#leaving.has(leaving);
-    if (leaving === null && session === null) return true;
+  /** At once when nobody else waits; else in their turn. */
+  #enqueue(account: Account): void {
+    this.#queue.add(account);
+    if (this.#isUrgent(account)) this.#urgent.add(account);
+    if (this.#queue.size === 1 && this.#bytesLeft > 0) this.#visit(account, this.#bytesLeft);
+  }
+
+  #isUrgent(account: Account): boolean {
+    return account.session?.hungry === true || this.#logins.has(account);
+  }
+
+  /** Moves about so many bytes of that user's messages. With more to move, the user goes to the end of the queue. */
+  #visit(account: Account, bytesMax: number): void {
+    this.#queue.delete(account);
+    this.#urgent.delete(account);
+    let bytes = SESSION_BYTES;
     try {
-      for (const each of [leaving, session]) if (each !== null) this.#rest(each, Number.POSITIVE_INFINITY);
-      return this.#bytesLeft > 0;
+      bytes = Math.max(bytes, this.#move(account, bytesMax));
     } catch (error) {
       this.#report(error);
-      return true; // It goes on as it can.
+      this.#giveUp(account);
     }
+    this.#bytesLeft -= bytes;
   }
 
-  #rest(session: Session, upTo: number): void {
-    if (this.#bytesLeft <= 0) return;
-    this.#bytesLeft -= Math.max(SESSION_BYTES, this.#mailbox.rest(session, upTo, this.#bytesLeft));
+  #move(account: Account, bytesMax: number): number {
+    const { leaving, session } = account;
+    const logins = this.#logins.get(account);
+    let bytes = 0;
+    if (leaving?.settling === true) bytes = this.#settle(leaving, bytesMax);
+    else if (logins !== undefined) bytes = this.#prepare(account, logins, bytesMax);
+    else if (account.confirmedUpTo > 0) bytes = this.#mailbox.drop(account, bytesMax);
+    else if (session?.hungry === true) bytes = this.#feed(session, bytesMax);
+    const isUrgent = this.#isUrgent(account);
+    if (isUrgent) this.#urgent.add(account);
+    if (isUrgent || account.leaving?.settling === true || account.confirmedUpTo > 0) this.#queue.add(account);
+    return bytes;
+  }
+
+  /** The next login goes on once nothing is left to move. */
+  #prepare(account: Account, logins: (() => void)[], bytesMax: number): number {
+    const { leaving, session } = account;
+    let bytes = 0;
+    for (const each of [leaving, session]) {
+      if (each === null || isRested(each)) continue;
+      if (bytes < bytesMax) bytes += this.#mailbox.rest(each, Number.POSITIVE_INFINITY, bytesMax - bytes);
+      if (!isRested(each)) return bytes;
+    }
+    this.#goOn(account, logins);
+    return bytes;
+  }
+
+  #goOn(account: Account, logins: (() => void)[]): void {
+    const goOn = logins.shift()!;
+    const isLast = logins.length === 0;
+    if (isLast) this.#logins.delete(account);
+    goOn();
+    const { session } = account; // A new one, or still the old one if the login came to nothing.
+    if (session === null) return;
+    session.isBeingReplaced = !isLast;
+    if (account.waiting > 0) this.feed(session);
+  }
+
+  /** The disk refuses, or the store is damaged: logins fail by themselves, and requests need not wait for mail. */
+  #giveUp(account: Account): void {
+    for (let logins = this.#logins.get(account); logins !== undefined; logins = this.#logins.get(account))
+      this.#goOn(account, logins);
+    if (account.session !== null) account.session.hungry = false;
+  }
+
+  #feed(session: Session, bytesMax: number): number {
+    const bytes = this.#mailbox.feed(session, bytesMax);
+    this.#wrote(session);
+    session.hungry = bytes > 0 && this.#mailbox.room(session) > 0;
+    return bytes;
   }
 
   /**
    * A turn ends, and all that was said in it is known to the store. True when another one should follow at once; while
-   * the disk is behind, what waits goes on with some turn that comes anyhow.
+   * the disk is behind, what nobody waits for goes on with some turn that comes anyhow.
    */
   step(): boolean {
-    for (const session of this.#leaving) if (this.#bytesLeft > 0) this.#settle(session, this.#bytesLeft);
-    while (this.#waiting.length > 0 && this.#isPrepared(this.#waiting[0]!.account)) this.#waiting.shift()!.goOn();
-    const upTo = this.#store.restUpTo;
-    if (upTo !== null) this.#restOld(upTo);
+    const wasBehind = this.#isBehind;
     if (this.#mailbox.feedRefused && this.#store.trouble === null) this.#feedAll();
-    for (const session of this.#hungry) {
+    if (wasBehind) this.#bytesLeft = MOVED_BYTES_SHARE;
+    for (const account of wasBehind ? this.#urgent : this.#queue) {
       if (this.#bytesLeft <= 0) break;
-      this.#feed(session);
-      session.outbox.touch(); // Its requests may go on.
+      const { session } = account;
+      const isFed = session?.hungry === true;
+      this.#visit(account, Math.max(MOVED_BYTES_SHARE, this.#bytesLeft / this.#queue.size));
+      if (isFed) session!.outbox.touch(); // Its requests may go on.
     }
-    const { isBehind } = this.#store;
-    this.#bytesLeft = isBehind ? 0 : MOVED_BYTES_PER_TURN;
-    return !isBehind && this.#hungry.size + this.#leaving.size + this.#waiting.length > 0;
+    const upTo = this.#store.restUpTo;
+    if (upTo !== null && !wasBehind) this.#restOld(upTo);
+    this.#isBehind = this.#store.isBehind;
+    this.#bytesLeft = this.#isBehind ? 0 : MOVED_BYTES_PER_TURN;
+    return this.#isBehind ? this.#urgent.size > 0 : this.#queue.size > 0;
   }
 
   /** There is room again for what was refused. */
@@ -147,18 +225,30 @@ export class Checkpoint {
     for (const { session, waiting } of this.#accounts.all) if (session !== null && waiting > 0) this.feed(session);
   }
 
+  /** What the store needs for its oldest records has bytes of its own, or the journal would grow without a bound. */
   #restOld(upTo: number): void {
     const { all } = this.#accounts;
+    let bytesLeft = MOVED_BYTES_PER_TURN / 2;
     for (; this.#next < all.length; this.#next++) {
-      const { session, leaving } = all[this.#next]!;
-      if (leaving !== null && leaving.settling) {
-        this.#leaving.add(leaving); // Again, if the disk refused it.
-        return;
+      const account = all[this.#next]!;
+      const { session, leaving } = account;
+      if (leaving?.settling === true) this.#queue.add(account); // Again, if the disk refused it.
+      if (account.confirmedUpTo > 0) bytesLeft -= this.#mailbox.drop(account, bytesLeft);
+      if (account.confirmedUpTo > 0) return;
+      for (const each of [leaving, session]) {
+        if (each === null) continue;
+        if (bytesLeft <= 0) return;
+        const bytes = this.#mailbox.rest(each, upTo, bytesLeft);
+        if (bytes >= bytesLeft) return; // There may be more of this one.
+        bytesLeft -= Math.max(SESSION_BYTES, bytes);
       }
-      for (const each of [leaving, session]) if (each !== null) this.#rest(each, upTo);
-      if (this.#bytesLeft <= 0) return; // There may be more of this one.
     }
     this.#next = 0;
     this.#store.rested();
   }
+}
+
+/** All unconfirmed messages of that session are in the mailbox too. */
+function isRested({ outbox, restedUpTo }: Session): boolean {
+  return outbox.lastNumber <= restedUpTo;
 }

@@ -1,4 +1,4 @@
-import { ONLINE_NAMES_MAX, RECEIVERS_PER_REQUEST } from "../limits.ts";
+import { NAMES_PER_REQUEST, ONLINE_NAMES_MAX, RECEIVERS_PER_REQUEST } from "../limits.ts";
 import { encode, equals, isToken, parseNumber, startsWith } from "../protocol/ascii.ts";
 import type { LineReader } from "../protocol/line-reader.ts";
 import type { Outbox } from "../protocol/outbox.ts";
@@ -6,7 +6,7 @@ import { type ErrorCode, OK, OK_ASKED, OK_SENT, OK_STORED, refuse } from "../pro
 import { Request, SHAPES, type Verb, isOtherProtocol } from "../protocol/request.ts";
 import type { Chat } from "./chat.ts";
 import type { LoginRecord } from "./lockouts.ts";
-import type { Account, LoginOptions, Peer, Session } from "./session.ts";
+import type { Account, LoginOptions, Peer, Session, SessionKind } from "./session.ts";
 
 /** A verb's row: who may say it, and what it does. Its words have the shape of protocol/request.ts by then. */
 type Command =
@@ -32,13 +32,14 @@ const COMMANDS: Record<Verb, Command> = {
   logout: { session: logout },
 };
 
+const GOODBYE_FLOOD = encode("goodbye flood\n");
 const request = new Request();
 
 /**
- * One line of a peer: PROTOCOL.md, Requests, in the order in which its errors are given. False when it is none that
- * this peer may say. A fault inside ends the peer's connection and nothing else.
+ * One line of a peer: PROTOCOL.md, Requests, in the order in which its errors are given. A fault inside ends the peer's
+ * connection and nothing else.
  */
-export function receive(chat: Chat, peer: Peer, line: LineReader): boolean {
+export function receive(chat: Chat, peer: Peer, line: LineReader): void {
   const { session, replies } = peer;
   if (session !== null) {
     session.heardMs = chat.wheel.nowMs;
@@ -49,18 +50,32 @@ export function receive(chat: Chat, peer: Peer, line: LineReader): boolean {
       : isOtherProtocol(line.bytes, line.start, line.end)
   ) {
     peer.close(); // Nothing more of this connection is a request, and a browser gets no reply to show.
-    return true;
+    return;
   }
-  if (line.tooLong) return decline(replies, "line_too_long");
-  if (line.start === line.end) return decline(replies, "bad_request", "the line is empty");
-  try {
-    return answer(chat, peer, session, replies, line.bytes, line.start, line.end);
-  } catch (error) {
-    fail(chat, peer, error);
-    return true;
+  let isValid = false;
+  if (line.tooLong) decline(replies, "line_too_long");
+  else if (line.start === line.end) decline(replies, "bad_request", "the line is empty");
+  else {
+    try {
+      isValid = answer(chat, peer, session, replies, line.bytes, line.start, line.end);
+    } catch (error) {
+      return fail(chat, peer, error);
+    }
   }
+  if (session !== null) return countInvalid(chat, session, isValid);
+  peer.badLines = isValid ? 0 : peer.badLines + 1;
+  if (peer.badLines === 0 || peer.badLines !== chat.limits.badLinesMax) return;
+  replies.finish(GOODBYE_FLOOD);
+  peer.close();
 }
 
+/** Many consecutive invalid lines are no mistake, and reading them later would help nobody. */
+function countInvalid(chat: Chat, session: Session, isValid: boolean): void {
+  session.badLines = isValid ? 0 : session.badLines + 1;
+  if (session.badLines > 0 && session.badLines === chat.limits.badLinesMax) chat.end(session, "flood");
+}
+
+/** False when this peer may not say that line. */
 function answer(
   chat: Chat,
   peer: Peer,
@@ -189,8 +204,10 @@ function login(chat: Chat, peer: Peer, request: Request): void {
     const judged = (right: boolean | null): void => {
       if (right === null) return conclude(() => void (hasFailed = true)); // It hung up: nobody knows.
       if (!right) return conclude(() => answer(record, false));
-      chat.checkpoint.prepare(account, () => conclude(() => answer(record, true)));
-      peer.replies.touch(); // The verdict may come between two turns, and whoever waits needs one.
+      chat.rates.take(account, peer, () => {
+        chat.checkpoint.prepare(account, () => conclude(() => answer(record, true)));
+        peer.replies.touch(); // The verdict may come between two turns, and whoever waits needs one.
+      });
     };
     const failed = (error: unknown): void => conclude(() => fail(chat, peer, error));
     if (chat.lockouts.secondsLeft(record) > 0) return conclude(() => lockedOut(chat, peer, record));
@@ -215,31 +232,48 @@ function lockedOut(chat: Chat, peer: Peer, record: LoginRecord): void {
   peer.close();
 }
 
-function unknownSession(out: Outbox, why: "unknown_session" | "replaced"): void {
-  refuse(out, "unknown_session", why === "replaced" ? why : undefined);
-}
-
 function resume(chat: Chat, peer: Peer, request: Request): void {
-  const refusal = chat.resume(peer, request.word(0), request.number(1));
-  if (refusal === "bad_request") refuse(peer.replies, refusal, "so much was never sent");
-  else if (refusal !== null) unknownSession(peer.replies, refusal);
+  const position = request.number(1);
+  forSession(chat, peer, "resumable", request.word(0), (session) => {
+    if (!chat.resume(peer, session, position)) refuse(peer.replies, "bad_request", "so much was never sent");
+  });
 }
 
 /** One request of a callback session: its reply goes to this connection, which is closed behind it. */
 function as(chat: Chat, peer: Peer, request: Request): void {
   const { replies } = peer;
+  // While this peer is paused they stay as they are.
   const { bytes, textStart, end } = request;
-  const token = request.word(0);
   const verb = request.parseVerb(bytes, textStart, end);
-  const session = chat.called(token);
-  if (verb !== null && "stranger" in COMMANDS[verb]) refuse(replies, "bad_request", SHAPES.as.usage);
-  else if (session === null) unknownSession(replies, chat.whyUnknown(token));
-  else {
-    session.heardMs = chat.wheel.nowMs;
-    answer(chat, peer, session, replies, bytes, textStart, end);
-    session.caller?.retry();
+  if (verb !== null && "stranger" in COMMANDS[verb]) {
+    refuse(replies, "bad_request", SHAPES.as.usage);
+    return peer.close();
   }
-  peer.close();
+  forSession(chat, peer, "callback", request.word(0), (session) => {
+    session.heardMs = chat.wheel.nowMs;
+    countInvalid(chat, session, answer(chat, peer, session, replies, bytes, textStart, end));
+    session.caller?.retry();
+  });
+}
+
+/** Acts for the session of that token, when its user's rate allows it; a callback session's connection is for that. */
+function forSession(chat: Chat, peer: Peer, kind: SessionKind, token: string, act: (session: Session) => void): void {
+  const attempt = (): void => {
+    try {
+      const session = chat.known(kind, token); // It may have ended meanwhile.
+      if (session === null) refuse(peer.replies, "unknown_session", chat.wasReplaced(token) ? "replaced" : undefined);
+      else act(session);
+    } catch (error) {
+      return fail(chat, peer, error);
+    }
+    if (kind === "callback") peer.close();
+  };
+  const session = chat.known(kind, token);
+  if (session === null) return attempt();
+  chat.rates.take(session.account, peer, () => {
+    if (!peer.gone) attempt();
+    peer.resume();
+  });
 }
 
 function message(chat: Chat, { account }: Session, request: Request, out: Outbox): void {
@@ -252,15 +286,18 @@ function message(chat: Chat, { account }: Session, request: Request, out: Outbox
   else out.append(fate === "sent" ? OK_SENT : OK_STORED);
 }
 
-function broadcast(chat: Chat, { account, peer, kind }: Session, request: Request, out: Outbox): void {
+function broadcast(chat: Chat, { account, kind }: Session, request: Request, out: Outbox): void {
   // That it was acted on must be known after a crash, or its client would send it again.
   if (kind === "resumable" && !chat.store.hasRoom(0)) return refuse(out, "internal", chat.store.trouble!);
   const count = chat.broadcast(account, request.bytes, request.textStart, request.end);
-  peer?.charge(count / RECEIVERS_PER_REQUEST);
+  // Who blocks the sender costs as much as who receives it.
+  chat.rates.charge(account, (count + account.blockedBy.size) / RECEIVERS_PER_REQUEST);
   out.append(encode(`ok ${count}\n`));
 }
 
 function online(chat: Chat, { account }: Session, _request: Request, out: Outbox): void {
+  const names = Math.min(chat.presence.online.length, ONLINE_NAMES_MAX) + account.blockedBy.size;
+  chat.rates.charge(account, names / NAMES_PER_REQUEST);
   out.append(chat.presence.list(account, ONLINE_NAMES_MAX));
 }
 

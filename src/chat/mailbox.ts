@@ -1,4 +1,4 @@
-import { CONFIRM_BYTES_MAX, type Limits, MAILBOX_FEED_BYTES } from "../limits.ts";
+import { CONFIRM_BYTES_MAX, type Limits, MAILBOX_FEED_BYTES, MOVED_BYTES_MIN } from "../limits.ts";
 import { encode } from "../protocol/ascii.ts";
 import type { Unconfirmed } from "../protocol/marks.ts";
 import type { Account, Session } from "./session.ts";
@@ -71,15 +71,21 @@ export class Mailbox {
     if (carried.length === 0 && (number === 0 || session.ended)) return 0;
     this.#store.rest(account.name, number, received, carried);
     session.fedUnconfirmed += this.#returned(account, carried);
-    session.restedUpTo = carried.at(-1)?.number ?? session.restedUpTo;
-    outbox.rest(session.restedUpTo);
+    const upToNow = carried.at(-1)?.number ?? session.restedUpTo;
+    outbox.rest(session.restedUpTo, upToNow);
+    session.restedUpTo = upToNow;
     session.fedUpTo = Math.max(session.fedUpTo, session.restedUpTo);
-    return carried.reduce((sum, { bytes }) => sum + bytes, 0);
+    return carried.reduce((sum, { bytes }) => sum + Math.max(MOVED_BYTES_MIN, bytes), 0);
   }
 
-  /** Drops what an ended session of that user had carried up to `position`: its client has it. */
-  dropCarried(account: Account, ended: EndedSession, position: number): void {
-    this.#drop(account, this.#store.carried(ended.number, position));
+  /** What an ended session of that user had carried up to `position` is confirmed: its client has it. */
+  confirmCarried(account: Account, ended: EndedSession, position: number): void {
+    this.#confirmed(account, this.#store.carried(ended.number, position));
+  }
+
+  /** A session begins: it gets nothing that was confirmed before. */
+  skip(session: Session): void {
+    session.fedUpTo = session.skippedUpTo = session.account.confirmedUpTo;
   }
 
   /** Whether some of it has not been fed into the session yet: then a new message must join its end. */
@@ -93,31 +99,49 @@ export class Mailbox {
     const upTo = outbox.confirmedNumber;
     if (upTo === session.forgottenUpTo) return;
     session.forgottenUpTo = upTo;
-    session.fedUnconfirmed -= this.#drop(account, upTo);
+    this.#confirmed(account, upTo);
   }
 
-  /** The user has all messages up to that number; returns how many of them the store had. */
-  #drop(account: Account, upTo: number): number {
+  #confirmed(account: Account, upTo: number): void {
     this.#store.confirmed(account, upTo);
-    if (account.waiting === 0) return 0;
+    if (account.waiting > 0) account.confirmedUpTo = Math.max(account.confirmedUpTo, upTo);
+  }
+
+  /** Drops some of what the user has confirmed, for about `bytesMax`. Returns for how many bytes that counts. */
+  drop(account: Account, bytesMax: number): number {
+    const { session } = account;
+    const isSkipped = session !== null && session.skippedUpTo > 0;
+    const upTo = isSkipped ? Math.min(account.confirmedUpTo, session.skippedUpTo) : account.confirmedUpTo;
+    const most = Math.max(1, Math.ceil(bytesMax / MOVED_BYTES_MIN));
     const before = account.waiting;
-    for (const { from, messages, bytes } of this.#store.drop(account.name, upTo))
+    for (const { from, messages, bytes } of this.#store.drop(account.name, upTo, most))
       account.waits(from, -messages, -bytes);
-    return before - account.waiting;
+    const dropped = before - account.waiting;
+    if (session !== null && !isSkipped) session.fedUnconfirmed -= dropped;
+    if (dropped < most) {
+      if (isSkipped) session.skippedUpTo = 0;
+      if (account.confirmedUpTo === upTo) account.confirmedUpTo = 0;
+    }
+    return dropped * MOVED_BYTES_MIN;
   }
 
   /**
-   * Feeds the next portion, as far as there is room for it, of about `bytesMax`. Returns how many bytes that was. The
-   * room grows by what was confirmed (TCP's slow start, RFC 5681), so that who comes again and again, and confirms
-   * nothing, costs little. It is never less than what makes a client confirm.
+   * Bytes that may be fed now; 0 or less when there is no room, or nothing to feed. The room grows by what was
+   * confirmed (TCP's slow start, RFC 5681), so that a client that logs in again and again, and confirms nothing, costs
+   * little. It is never less than what makes a client confirm.
    */
+  room(session: Session): number {
+    const { unconfirmed, confirmed } = session.outbox;
+    if (session.ended || !this.hasMore(session)) return 0;
+    return Math.min(MAILBOX_FEED_BYTES, CONFIRM_BYTES_MAX + confirmed) - unconfirmed;
+  }
+
+  /** Feeds the next portion, as far as there is room for it, of about `bytesMax`. Returns how many bytes that was. */
   feed(session: Session, bytesMax: number): number {
     const { account, outbox, number } = session;
     this.forget(session);
-    const { unconfirmed, confirmed } = outbox;
-    const portion = Math.min(MAILBOX_FEED_BYTES, CONFIRM_BYTES_MAX + confirmed);
-    const room = Math.min(bytesMax, portion - unconfirmed);
-    if (room <= 0 || !this.hasMore(session)) return 0;
+    const room = Math.min(bytesMax, this.room(session));
+    if (room <= 0) return 0;
     if (number !== 0 && !this.#store.hasRoom(room)) {
       this.feedRefused = true; // What a known session carried is recorded, or it might come again.
       return 0;

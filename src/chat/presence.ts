@@ -1,17 +1,28 @@
-import { encode } from "../protocol/ascii.ts";
+import { NAME_BYTES_MAX } from "../limits.ts";
+import { SPACE, encode } from "../protocol/ascii.ts";
+import { copy } from "../protocol/byte-queue.ts";
 import type { Account, Session } from "./session.ts";
 
-/** Who is online. */
+const OK = encode("ok");
+
+/**
+ * Who is online. The list of names is kept as bytes from one request to the next, and a user's own is that with a few
+ * ranges left out, so that neither blocks nor logins make each request put thousands of names together again.
+ */
 export class Presence {
   readonly online: Session[] = [];
-  #sorted: Account[] | null = null;
-  /** The line for whom nobody has blocked, but that it has the asker's name too; null when it is not known. */
-  #line: Buffer | null = null;
+  /** Everybody who was online when the list was asked for last, in byte order; and who has come or gone since. */
+  #sorted: Account[] = [];
+  readonly #changed = new Set<Account>();
+  /** `ok <user> ...` with so many of these names, and where each of them begins; one more, and where the last ends. */
+  #line: Buffer = OK;
+  #names = 0;
+  readonly #starts = [OK.length];
 
   add(session: Session): void {
     session.place = this.online.push(session) - 1;
     session.account.session = session;
-    this.#sorted = this.#line = null;
+    this.#changed.add(session.account);
   }
 
   remove(session: Session): void {
@@ -21,24 +32,95 @@ export class Presence {
       last.place = session.place;
     }
     session.account.session = null;
-    this.#sorted = this.#line = null;
+    this.#changed.add(session.account);
   }
 
   /** The line `ok [<user> ...]`, `most` names in byte order: without the asker and those who blocked the asker. */
-  list(asker: Account, most: number): Uint8Array {
-    this.#sorted ??= this.online.map(({ account }) => account).sort((a, b) => (a.name < b.name ? -1 : 1));
-    if (asker.blockedBy.size > 0 || this.#sorted.length > most) {
-      const seen = this.#sorted.filter((account) => account !== asker && !asker.blockedBy.has(account));
-      return lineOf(seen.slice(0, most), seen.length - most);
+  list(asker: Account, most: number): Buffer {
+    if (this.#changed.size > 0) this.#refresh();
+    const hidden = this.#hiddenFrom(asker);
+    let to = most;
+    for (const place of hidden) if (place < to) to++;
+    to = Math.min(to, this.#sorted.length);
+    this.#encode(to);
+    const more = this.#sorted.length - hidden.length - most;
+    const tail = encode(more > 0 ? ` +${more}\n` : "\n");
+    const starts = this.#starts;
+    const line = Buffer.allocUnsafe(starts[to]! + tail.length);
+    let at = 0;
+    let from = 0;
+    const take = (end: number): void => {
+      copy(this.#line, line, at, from, end);
+      at += end - from;
+    };
+    for (const place of hidden) {
+      if (place >= to) break;
+      take(starts[place]!);
+      from = starts[place + 1]!;
     }
-    // Whoever asks again and again must not make the same line be put together each time.
-    this.#line ??= lineOf(this.#sorted, 0);
-    const at = this.#line.indexOf(` ${asker.name}`);
-    return Buffer.concat([this.#line.subarray(0, at), this.#line.subarray(at + 1 + asker.name.length)]);
+    take(starts[to]!);
+    copy(tail, line, at, 0, tail.length);
+    return line.subarray(0, at + tail.length);
   }
-}
 
-function lineOf(accounts: readonly Account[], more: number): Buffer {
-  const names = accounts.map(({ name }) => ` ${name}`).join("");
-  return encode(`ok${names}${more > 0 ? ` +${more}` : ""}\n`);
+  /** Places of those whom the asker is not shown, in their order: looked up, or if they are many, by a look at all. */
+  #hiddenFrom(asker: Account): number[] {
+    const { blockedBy } = asker;
+    const hidden: number[] = [];
+    if (blockedBy.size * 16 > this.#sorted.length) {
+      for (const [place, account] of this.#sorted.entries())
+        if (account === asker || blockedBy.has(account)) hidden.push(place);
+      return hidden;
+    }
+    for (const account of [asker, ...blockedBy]) if (account.session !== null) hidden.push(this.#placeOf(account));
+    return hidden.sort((a, b) => a - b);
+  }
+
+  /** Takes in who has come or gone. What stands before the first of them stays. */
+  #refresh(): void {
+    const sorted = this.#sorted;
+    const parts: Account[][] = [];
+    let from = 0;
+    for (const account of [...this.#changed].sort((a, b) => (a.name < b.name ? -1 : 1))) {
+      const place = this.#placeOf(account);
+      const isListed = sorted[place] === account;
+      if (isListed === (account.session !== null)) continue;
+      this.#names = Math.min(this.#names, place);
+      parts.push(sorted.slice(from, place), isListed ? [] : [account]);
+      from = isListed ? place + 1 : place;
+    }
+    this.#changed.clear();
+    if (parts.length > 0) this.#sorted = [...parts, sorted.slice(from)].flat();
+  }
+
+  /** Where that user is in the order of names, or would be (binary search). */
+  #placeOf({ name }: Account): number {
+    const sorted = this.#sorted;
+    let low = 0;
+    let high = sorted.length;
+    while (low < high) {
+      const middle = (low + high) >> 1;
+      if (sorted[middle]!.name < name) low = middle + 1;
+      else high = middle;
+    }
+    return low;
+  }
+
+  /** The line has at least that many names. */
+  #encode(names: number): void {
+    const starts = this.#starts;
+    let at = starts[this.#names]!;
+    const bytesMax = at + (names - this.#names) * (1 + NAME_BYTES_MAX);
+    if (bytesMax > this.#line.length) {
+      const line = Buffer.allocUnsafeSlow(2 * bytesMax);
+      copy(this.#line, line, 0, 0, at);
+      this.#line = line;
+    }
+    for (; this.#names < names; starts[++this.#names] = at) {
+      const { nameBytes } = this.#sorted[this.#names]!;
+      this.#line[at] = SPACE;
+      copy(nameBytes, this.#line, at + 1, 0, nameBytes.length);
+      at += 1 + nameBytes.length;
+    }
+  }
 }

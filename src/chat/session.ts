@@ -3,6 +3,7 @@ import type { Outbox } from "../protocol/outbox.ts";
 import type { GoodbyeReason, LeftReason } from "../protocol/reply.ts";
 import type { Sink } from "../protocol/turn.ts";
 import { WheelTimer } from "../timer-wheel.ts";
+import { TokenBucket } from "../token-bucket.ts";
 
 /** Whoever sends lines: a connection, or in tests a double. Before it has a session, it is a stranger. */
 export interface Peer {
@@ -19,8 +20,10 @@ export interface Peer {
   readonly gone: boolean;
   /** It takes no line for a while. */
   readonly paused: boolean;
-  /** What it asked for counts as so many requests more. */
-  charge(requests: number): void;
+  /** Consecutive invalid lines without a session. */
+  badLines: number;
+  /** Its last request counts against the rate of a user, and not of its address. */
+  refund(): void;
   /** Takes no further line until `resume`: the reply to the last one is not known yet. */
   pause(): void;
   resume(): void;
@@ -28,6 +31,14 @@ export interface Peer {
   detach(): void;
   /** Takes no further line, and closes when everything that was appended has been written. */
   close(): void;
+}
+
+/** What one user may still ask for now. It outlives sessions, or each new one would have a second's worth again. */
+export class Allowance extends TokenBucket {
+  /** Requests on connections without a session that wait, in their order; each has reserved a token. */
+  delayed: { peer: Peer; act: () => void }[] = [];
+  /** Armed while some wait. */
+  readonly timer = new WheelTimer<Allowance>(this);
 }
 
 interface Waiting {
@@ -50,9 +61,13 @@ export class Account {
   session: Session | null = null;
   /** One that ended and may still hold messages which its connection has not taken. */
   leaving: Session | null = null;
+  /** What the user may still ask for now; null before the first login. */
+  allowance: Allowance | null = null;
   /** Messages and bytes of text in the mailbox, of all senders and of each. */
   waiting = 0;
   waitingBytes = 0;
+  /** The user has all messages up to that number: those in the mailbox are dropped some at a time; 0 when all are. */
+  confirmedUpTo = 0;
   #waitingFrom: Map<string, Waiting> | null = null;
   #blocks: Set<Account> | null = null;
   #blockedBy: Set<Account> | null = null;
@@ -134,6 +149,8 @@ export class Session {
   /** The connection that the stream is attached to; a resumable session may have none, a callback session never has. */
   peer: Peer | null = null;
   caller: Caller | null = null;
+  /** Consecutive invalid lines, on whatever connections. */
+  badLines = 0;
   /** Position in the client's stream: everything before it was acted on. */
   received = 0;
   /** Wheel time at which the client last confirmed, or had next to nothing to confirm. */
@@ -151,10 +168,14 @@ export class Session {
   endedUnixMs = 0;
   /** The mailbox: fed up to that number, of which so many are unconfirmed, and forgotten up to that number. */
   fedUpTo = 0;
+  /** Messages of it up to that number were confirmed before, and not fed. */
+  skippedUpTo = 0;
   fedUnconfirmed = 0;
   forgottenUpTo = 0;
   /** A portion of it is to be fed in the next turns, and the client's next request comes behind that. */
   hungry = false;
+  /** A login of the same user waits until what it holds is in the mailbox; new messages wait there too. */
+  isBeingReplaced = false;
   /** Messages were appended to its stream in this turn. */
   written = false;
   /** Its unconfirmed messages up to that number rest in the mailbox too. */

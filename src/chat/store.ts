@@ -76,8 +76,8 @@ export interface ChatStore {
 
   /** The oldest messages with a number above `after`, until their texts have `bytes`, but at least one. */
   read(user: string, after: number, bytes: number): StoredMessage[];
-  /** Forgets the messages of the mailbox up to that number; returns how much of whom that was. */
-  drop(user: string, upTo: number): Amount[];
+  /** Forgets the oldest messages of the mailbox up to that number, `most` at most; returns how much of whom it was. */
+  drop(user: string, upTo: number, most: number): Amount[];
   ended(token: string): EndedSession | null;
   /** The number of the last message that an ended session had carried up to that position; 0 when there is none. */
   carried(session: number, position: number): number;

@@ -1,4 +1,5 @@
 import { CR, LF } from "./ascii.ts";
+import { ByteQueue, copy } from "./byte-queue.ts";
 
 /**
  * Bytes as they come, out as lines: the same lines wherever TCP cut them. Pull what is there with `next` before feeding
@@ -24,7 +25,10 @@ export class LineReader {
   #at = 0;
   /** Chunks that came while there were lines in this one. */
   readonly #more: Uint8Array[] = [];
-  #carried: Uint8Array = EMPTY;
+  /** The beginning of a line, from earlier chunks. It grows by doubling, or a dripped line would be copied per byte. */
+  readonly #carried = new ByteQueue();
+  /** The line that `next` gave lies in `#carried`. */
+  #isCarried = false;
   /** Bytes of the line that it is in, when they are too many already; and of all such lines since it was asked. */
   #skipped = 0;
   #skippedInAll = 0;
@@ -42,6 +46,11 @@ export class LineReader {
     return bytes;
   }
 
+  /** Bytes of memory that the beginning of a line takes, and what was not pulled. */
+  get heldBytes(): number {
+    return this.#more.reduce((sum, { length }) => sum + length, this.#carried.bytes.length + this.#chunk.length);
+  }
+
   /** There may be another line. */
   get holdsMore(): boolean {
     return this.#at < this.#chunk.length || this.#more.length > 0;
@@ -56,6 +65,7 @@ export class LineReader {
 
   /** The next whole line into `bytes`, `start` and `end`; false when there is none. */
   next(): boolean {
+    if (this.#isCarried) this.#forget();
     let chunk = this.#chunk;
     let lf = this.#at < chunk.length ? chunk.indexOf(LF, this.#at) : -1;
     while (lf < 0) {
@@ -72,26 +82,40 @@ export class LineReader {
     if (this.tooLong) {
       this.#excerptWith(chunk.subarray(from, lf));
       this.#skippedInAll += this.lineBytes - this.#skipped;
-      this.bytes = EMPTY;
-      this.start = this.end = 0;
+      this.#forget();
     } else if (this.#carried.length > 0) {
-      this.bytes = Buffer.concat([this.#carried, chunk.subarray(from, lf)]);
-      this.start = 0;
-      this.end = this.bytes.length;
+      this.#append(chunk, from, lf);
+      this.bytes = this.#carried.bytes;
+      this.start = this.#carried.head;
+      this.end = this.#carried.tail;
+      this.#isCarried = true;
     } else {
       this.bytes = chunk;
       this.start = from;
       this.end = lf;
     }
     if (this.end > this.start && this.bytes[this.end - 1] === CR) this.end--;
-    this.#carried = EMPTY;
     this.#skipped = 0;
     return true;
   }
 
   /** More of a line that is too long has come. */
   #excerptWith(bytes: Uint8Array): void {
-    this.excerpt = ends(this.#skipped > 0 ? this.excerpt : this.#carried, bytes);
+    const { bytes: carried, head, tail } = this.#carried;
+    this.excerpt = ends(this.#skipped > 0 ? this.excerpt : carried.subarray(head, tail), bytes);
+  }
+
+  #append(chunk: Uint8Array, from: number, to: number): void {
+    const at = this.#carried.reserve(to - from);
+    copy(chunk, this.#carried.bytes, at, from, to);
+  }
+
+  /** The last line was used: its memory may be somebody else's from now on. */
+  #forget(): void {
+    this.#isCarried = false;
+    this.bytes = EMPTY;
+    this.start = this.end = 0;
+    this.#carried.clear();
   }
 
   /** Keeps the beginning of a line, but not more of it than a line may have, and lets go of the chunk. */
@@ -103,9 +127,9 @@ export class LineReader {
         this.#excerptWith(this.#chunk.subarray(this.#at));
         this.#skipped += bytes;
         this.#skippedInAll += bytes;
-        this.#carried = EMPTY;
+        this.#carried.clear();
       } else {
-        this.#carried = Buffer.concat([this.#carried, this.#chunk.subarray(this.#at)]);
+        this.#append(this.#chunk, this.#at, this.#chunk.length);
       }
     }
     release(this.#chunk);

@@ -1,3 +1,4 @@
+import { MOVED_BYTES_MIN } from "../limits.ts";
 import { wordEnd } from "./ascii.ts";
 
 /** Fields of a mark: message number, time in Unix ms (0: it rests in a mailbox), where its line starts and ends. */
@@ -98,14 +99,13 @@ export class Marks {
     const messages: Unconfirmed[] = [];
     const { fields } = this;
     let left = bytesMax;
-    for (let i = this.first; i < fields.length && left > 0; i += MARK.fields) {
+    for (let i = this.#behind(after); i < fields.length && left > 0; i += MARK.fields) {
       const number = fields[i + MARK.number]!;
-      if (number <= after) continue;
       if (number > upTo) break;
       const unixMs = fields[i + MARK.unixMs]!;
       const lineStart = fields[i + MARK.start]!;
       const position = fields[i + MARK.end]!;
-      left -= position - lineStart;
+      left -= Math.max(MOVED_BYTES_MIN, position - lineStart);
       const end = position + offset - 1;
       const name = wordEnd(bytes, lineStart + offset, end) + 1;
       const nameEnd = wordEnd(bytes, name, end);
@@ -116,10 +116,23 @@ export class Marks {
     return messages;
   }
 
-  /** Those with numbers up to `upTo` rest in the mailbox from now on. */
-  rest(upTo: number): void {
+  /** Those with numbers above `after` and up to `upTo` rest in the mailbox from now on. */
+  rest(after: number, upTo: number): void {
     const { fields } = this;
-    for (let i = this.first; i < fields.length && fields[i + MARK.number]! <= upTo; i += MARK.fields)
+    for (let i = this.#behind(after); i < fields.length && fields[i + MARK.number]! <= upTo; i += MARK.fields)
       fields[i + MARK.unixMs] = 0;
+  }
+
+  /** The first mark with a number above `after`: numbers rise (binary search), and many marks move in portions. */
+  #behind(after: number): number {
+    const { fields } = this;
+    let low = this.first / MARK.fields;
+    let high = fields.length / MARK.fields;
+    while (low < high) {
+      const middle = (low + high) >> 1;
+      if (fields[middle * MARK.fields + MARK.number]! <= after) low = middle + 1;
+      else high = middle;
+    }
+    return low * MARK.fields;
   }
 }

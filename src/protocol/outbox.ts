@@ -300,9 +300,9 @@ export class Outbox implements Stream {
     this.#forget(this.confirmed);
   }
 
-  /** Messages up to that number rest in the mailbox from now on. */
-  rest(upTo: number): void {
-    this.#marks.rest(upTo);
+  /** Messages with numbers above `after` and up to `upTo` rest in the mailbox from now on. */
+  rest(after: number, upTo: number): void {
+    this.#marks.rest(after, upTo);
   }
 
   /** The unconfirmed messages with numbers above `after` and up to `upTo`, about so many bytes of them. */

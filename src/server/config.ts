@@ -78,7 +78,7 @@ const LIMITS: Record<Exclude<keyof Limits, "limitsLoopback">, LimitOption> = {
   },
   failedLoginsPerMinuteMax: count("login-failures", 0, "logins that fail a minute and address, 0 for any"),
   requestsPerSecondMax: {
-    ...count("rate-limit", 0, "requests a second and session, more are read later; 0 for any"),
+    ...count("rate-limit", 0, "requests a second and user, more are read later; 0 for any"),
     isWhole: false,
   },
   badLinesMax: count("bad-lines", 0, "lines in a row that are no requests, then goodbye flood; 0 for any"),

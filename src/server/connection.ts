@@ -3,23 +3,20 @@ import type { Chat } from "../chat/chat.ts";
 import { receive } from "../chat/commands.ts";
 import type { Peer, Session } from "../chat/session.ts";
 import {
-  SKIPPED_BYTES_PER_REQUEST,
   LEFT_OVER_PER_TURN,
   LINGER_BYTES_MAX,
   LINGER_MS,
   type Limits,
   REQUESTS_PER_TURN,
+  SKIPPED_BYTES_PER_REQUEST,
   UNSENT_BYTES_MAX,
 } from "../limits.ts";
-import { encode } from "../protocol/ascii.ts";
 import { LineReader } from "../protocol/line-reader.ts";
 import { Outbox } from "../protocol/outbox.ts";
 import type { Sink } from "../protocol/turn.ts";
 import { WheelTimer, type TimerKind, type TimerWheel } from "../timer-wheel.ts";
-import { TokenBucket } from "../token-bucket.ts";
+import type { TokenBucket } from "../token-bucket.ts";
 import { send } from "./kernel.ts";
-
-const GOODBYE_FLOOD = encode("goodbye flood\n");
 
 /** Whom the events of an accepted socket are told. */
 export interface Accepted {
@@ -105,10 +102,9 @@ export class Connection implements Accepted, Peer, Sink {
   /** What it said since then. */
   #droppedBytes = 0;
   #shut = false;
-  /** Requests that it may still make at once. */
-  readonly #allowance: TokenBucket;
-  /** The last lines that were no requests. */
-  #badLines = 0;
+  /** Requests that it may still make at once: those of its address until it has a session, then those of its user. */
+  #allowance: TokenBucket;
+  badLines = 0;
 
   /** `address`: where it comes from, which a proxy may have said. */
   constructor(all: Connections, socket: AcceptedSocket, address: string, isEncrypted = false) {
@@ -121,7 +117,7 @@ export class Connection implements Accepted, Peer, Sink {
     this.#reader = new LineReader(all.limits.lineBytesMax);
     this.#own = this.#newStream();
     this.#openedMs = this.#heardMs = nowMs;
-    this.#allowance = new TokenBucket(all.limits.requestsPerSecondMax || Number.POSITIVE_INFINITY, nowMs);
+    this.#allowance = all.chat.addresses.requests(address);
     this.heardNothing();
     all.open.add(this);
     all.strangers.add(this);
@@ -133,6 +129,11 @@ export class Connection implements Accepted, Peer, Sink {
 
   get replies(): Outbox {
     return this.session?.outbox ?? (this.#own ??= this.#newStream());
+  }
+
+  /** Bytes that came and were not acted on. */
+  get heldBytes(): number {
+    return this.#reader.heldBytes;
   }
 
   /** Everything that was appended has been taken by the kernel. */
@@ -149,6 +150,9 @@ export class Connection implements Accepted, Peer, Sink {
   attach(session: Session): void {
     this.session = session;
     session.outbox.sink = this;
+    this.#allowance = this.#all.chat.rates.of(session.account);
+    this.#overRate = false;
+    this.#all.wheel.cancel(this.#later);
     this.#all.strangers.delete(this);
     this.#all.wheel.cancel(this.#timer);
   }
@@ -159,8 +163,8 @@ export class Connection implements Accepted, Peer, Sink {
     this.hangUp();
   }
 
-  charge(requests: number): void {
-    this.#allowance.tokens -= requests;
+  refund(): void {
+    this.#allowance.tokens++;
   }
 
   pause(): void {
@@ -226,8 +230,7 @@ export class Connection implements Accepted, Peer, Sink {
     while (!this.#closing && !this.#unanswered && !this.#waits && !this.#mustWait() && this.#reader.next()) {
       this.#heardMs = this.#all.wheel.nowMs;
       this.#allowance.tokens--;
-      if (receive(this.#all.chat, this, this.#reader)) this.#badLines = 0;
-      else if (++this.#badLines === this.#all.limits.badLinesMax) this.#flooded();
+      receive(this.#all.chat, this, this.#reader);
       if (--left === 0 && this.#reader.holdsMore) this.#wait();
     }
     this.#pulling = false;
@@ -241,7 +244,7 @@ export class Connection implements Accepted, Peer, Sink {
   /** A line that is too long may have no end: what follows is not waited for, and is read when its turn has come. */
   #chargeSkipped(bytes: number): void {
     if (bytes === 0) return;
-    this.charge(bytes / SKIPPED_BYTES_PER_REQUEST);
+    this.#allowance.tokens -= bytes / SKIPPED_BYTES_PER_REQUEST;
     this.#earn();
     if (!this.#overRate) this.#wait();
   }
@@ -256,19 +259,10 @@ export class Connection implements Accepted, Peer, Sink {
   #earn(): void {
     if (this.#allowance.tokens >= 1) return;
     const { limits, wheel, later } = this.#all;
-    const { requestsPerSecondMax: rate } = limits;
-    this.#allowance.earn(rate, Math.max(1, rate), wheel.nowMs);
-    const missing = 1 - this.#allowance.tokens;
-    this.#overRate = missing > 0;
-    if (this.#overRate) wheel.schedule(this.#later, later, (missing * 1000) / rate);
+    const waitMs = this.#allowance.waitMs(limits.requestsPerSecondMax, wheel.nowMs);
+    this.#overRate = waitMs > 0;
+    if (this.#overRate) wheel.schedule(this.#later, later, waitMs);
     else wheel.cancel(this.#later);
-  }
-
-  /** So many lines that are no requests cannot be meant, and reading them later would help nobody. */
-  #flooded(): void {
-    if (this.session !== null) return this.#all.chat.end(this.session, "flood");
-    this.replies.finish(GOODBYE_FLOOD);
-    this.close();
   }
 
   /** The rate allows the next request. */

@@ -1,6 +1,13 @@
 import { randomBytes } from "node:crypto";
 import { Chat } from "../chat/chat.ts";
-import { GARBAGE_BYTES_MAX, GARBAGE_MS, LINGER_MS, PRESENCE_DELAY_MS, STORE_RETRY_MS } from "../limits.ts";
+import {
+  GARBAGE_BYTES_MAX,
+  GARBAGE_MS,
+  INPUT_BYTES_MAX,
+  LINGER_MS,
+  PRESENCE_DELAY_MS,
+  STORE_RETRY_MS,
+} from "../limits.ts";
 import { LoopTurn } from "../protocol/turn.ts";
 import { TICK_MS, TimerWheel } from "../timer-wheel.ts";
 import { Admission, fitDescriptors } from "./admission.ts";
@@ -21,8 +28,26 @@ import type { Store } from "./store.ts";
 const FAREWELL_MS = 1_000;
 /** A wall clock that differs by this much from the monotonic one was set. */
 const CLOCK_STEP_MS = 1_000;
+/** A connection with a session may hold so many times as much as one without, before it is closed. */
+const SESSION_WEIGHT = 8;
 /** How often the log tells of connections that were refused. */
 const REFUSALS_MS = 8 * STORE_RETRY_MS;
+
+/**
+ * What connections hold of lines that are not acted on is bounded, all together, or many long lines without an end
+ * would be a lot of memory. Those with most of it are closed, and those without a session sooner.
+ */
+export function closeLargest(open: Iterable<Connection>): void {
+  const all = [...open];
+  let bytes = all.reduce((sum, { heldBytes }) => sum + heldBytes, 0);
+  if (bytes <= INPUT_BYTES_MAX) return;
+  const rank = ({ session, heldBytes }: Connection): number => heldBytes / (session === null ? 1 : SESSION_WEIGHT);
+  for (const connection of all.sort((a, b) => rank(b) - rank(a))) {
+    if (bytes <= INPUT_BYTES_MAX) return;
+    bytes -= connection.heldBytes;
+    connection.hangUp();
+  }
+}
 
 /** A running server: the chat with its store behind it and its sockets before it. */
 export class Server {
@@ -234,7 +259,7 @@ export class Server {
     try {
       this.#turn.begin();
       wheel.advance(performance.now());
-      if (++this.#ticks % (PRESENCE_DELAY_MS / TICK_MS) === 0) this.#chat.sweep(process.memoryUsage.rss());
+      if (++this.#ticks % (PRESENCE_DELAY_MS / TICK_MS) === 0) this.#sweep(process.memoryUsage.rss());
       if (this.#ticks % (STORE_RETRY_MS / TICK_MS) === 0) this.#retry();
       if (this.#ticks % (GARBAGE_MS / TICK_MS) === 0) this.#collect(process.memoryUsage.rss());
       if (this.#ticks % (REFUSALS_MS / TICK_MS) === 0) this.#admission.report();
@@ -243,6 +268,12 @@ export class Server {
     }
     const delayMs = TICK_MS - (performance.now() % TICK_MS);
     this.#ticker = setTimeout(() => this.#tick(), Math.ceil(delayMs));
+  }
+
+  /** While the process has little memory, nobody holds much. */
+  #sweep(residentBytes: number): void {
+    this.#chat.sweep(residentBytes);
+    if (residentBytes > this.#chat.limits.streamsBytesMax) closeLargest(this.#connections.open);
   }
 
   /**
@@ -294,7 +325,7 @@ export class Server {
     }
     for (const connection of [...open]) connection.hangUp();
     if (this.#ticker !== null) clearTimeout(this.#ticker);
-    this.#chat.settleAll();
+    this.#chat.checkpoint.finish();
     this.#compareClocks();
     try {
       this.#store.close();

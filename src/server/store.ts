@@ -37,7 +37,6 @@ export interface Waiting extends Amount {
  * What outlives the server. Each change goes as a fact into the turn's record of the journal, which makes it safe; and
  * into SQLite, where things rest, with those of many turns. They are only committed behind the records of them, so that
  * whatever the end, a turn is there as a whole or not at all.
- *
  * Without a journal the last second's changes are lost with the process.
  */
 export class Store implements ChatStore {
@@ -234,10 +233,13 @@ export class Store implements ChatStore {
     return messages;
   }
 
-  drop(user: string, upTo: number): Amount[] {
+  drop(user: string, upTo: number, most: number): Amount[] {
     this.#make();
-    const amounts = this.#size.all(user, upTo);
-    if (amounts.length > 0) this.#change(this.#delete, user, upTo);
+    const sql = "SELECT number FROM mailbox WHERE user = ? AND number <= ? ORDER BY number LIMIT 1 OFFSET ?";
+    const nth = this.#database.query<{ number: number }, [string, number, number]>(sql).get(user, upTo, most - 1);
+    const last = nth?.number ?? upTo;
+    const amounts = this.#size.all(user, last);
+    if (amounts.length > 0) this.#change(this.#delete, user, last);
     for (const { bytes } of amounts) this.#changedBytes += bytes;
     return amounts;
   }
@@ -252,10 +254,19 @@ export class Store implements ChatStore {
     return { number, token, user, received, endedUnixMs, resumable: row.resumable === 1, replaced: row.replaced === 1 };
   }
 
+  /** Positions rise with numbers: a few dozen look-ups find it (binary search). */
   carried(session: number, position: number): number {
     this.#make();
-    const sql = "SELECT ifnull(max(number), 0) AS last FROM carried WHERE session = ? AND position <= ?";
-    return this.#database.query<{ last: number }, [number, number]>(sql).get(session, position)!.last;
+    const sql = "SELECT number, position FROM carried WHERE session = ? AND number >= ? ORDER BY number LIMIT 1";
+    const next = this.#database.query<{ number: number; position: number }, [number, number]>(sql);
+    let [last, high] = [0, this.#number];
+    for (let low = 1; low <= high;) {
+      const middle = low + Math.floor((high - low) / 2);
+      const row = next.get(session, middle);
+      if (row !== null && row.position <= position) low = (last = row.number) + 1;
+      else high = middle - 1;
+    }
+    return last;
   }
 
   wrongPasswords({ user, source, count }: WrongPasswords, untilUnixMs: number): void {

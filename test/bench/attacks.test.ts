@@ -61,6 +61,18 @@ const CHECKS: Record<AttackName, (what: Awaited<ReturnType<typeof seen>>) => voi
     expect(deeds.bytes).toBeGreaterThan(100_000);
   },
   broadcasts: ({ heard }) => expect(heard).toEqual(hears("broadcast x0 listen to me")),
+  resumes: ({ deeds, heard }) => {
+    expect(heard).toEqual(hears("broadcast x2 listen to me"));
+    expect(deeds.bytes).toBeGreaterThan(1_000);
+  },
+  lists: ({ deeds, heard }) => {
+    expect(heard).toEqual(hears("joined x0"));
+    expect(deeds.bytes).toBeGreaterThan(1_000);
+  },
+  dribble: ({ deeds, heard }) => {
+    expect(heard).toEqual(hears("joined x1"));
+    expect(deeds.bytes).toBeGreaterThan(50_000);
+  },
   endless: ({ deeds }) => expect(deeds.bytes).toBeGreaterThan(64 << 10),
   logins: ({ deeds, heard }) => {
     expect(deeds.connects).toBeGreaterThan(5);
@@ -69,6 +81,14 @@ const CHECKS: Record<AttackName, (what: Awaited<ReturnType<typeof seen>>) => voi
   },
   hashes: ({ heard }) => expect(heard).toEqual(hears("joined h0")),
   hoard: ({ stored }) => expect(stored).toEqual(hears(/^stored x\d+ \d+ xxxx/)),
+  relogins: ({ deeds, heard }) => {
+    expect(heard).toEqual(hears("joined x2"));
+    expect(deeds.bytes).toBeGreaterThan(100_000);
+  },
+  after: ({ deeds, heard }) => {
+    expect(heard).toEqual(hears("joined x0"));
+    expect(deeds.bytes).toBeGreaterThan(100_000);
+  },
   callbacks: ({ deeds, heard }) => {
     expect(heard).toEqual(hears("joined x0"));
     expect(deeds.connects).toBeGreaterThan(3);
@@ -88,7 +108,7 @@ const CHECKS: Record<AttackName, (what: Awaited<ReturnType<typeof seen>>) => voi
   },
 };
 
-test.concurrent.each(ATTACK_NAMES.map((name) => [name, ATTACKS[name].help]))("%s: %s", async (name) => {
+test.each(ATTACK_NAMES.map((name) => [name, ATTACKS[name].help]))("%s: %s", async (name) => {
   CHECKS[name as AttackName](await seen(name as AttackName));
 });
 

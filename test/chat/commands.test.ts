@@ -1,5 +1,6 @@
 import { describe, expect, test } from "bun:test";
 import { PASSWORD, type TestPeer, UNIX_MS, World } from "../support/chat.ts";
+import { Random, seedFor } from "../support/random.ts";
 
 const LOGGED_IN = /^ok token\d{20} 35$/;
 
@@ -295,6 +296,25 @@ describe("online", () => {
     expect(world.ask(alice, "online")).toContain("ok carol");
   });
 
+  test("is right whoever comes, goes, blocks and unblocks in between", () => {
+    const random = new Random(seedFor("online"));
+    const names = Array.from({ length: 30 }, (_, i) => `${"abc"[i % 3]}${"x".repeat(i % 7)}${i}`);
+    const world = new World(names);
+    const peers = new Map(names.map((name) => [name, world.login(name)]));
+    for (let step = 0; step < 1500; step++) {
+      const [one, other] = [random.pick(names), random.pick(names)];
+      const peer = peers.get(one)!;
+      if (peer.gone) peers.set(one, world.login(one));
+      else if (random.oneIn(4)) peer.hangUp();
+      else if (random.oneIn(2)) world.say(peer, `${random.oneIn(2) ? "block" : "unblock"} ${other}`);
+      else {
+        const seen = names.filter((name) => name !== one && !peers.get(name)!.gone);
+        const shown = seen.filter((name) => !world.account(name).blocks.has(world.account(one))).sort();
+        expect(world.ask(peer, "online").at(-1)).toBe(["ok", ...shown].join(" "));
+      }
+    }
+  });
+
   test("past 10,000 names ends with how many more there are; the hidden do not count", () => {
     const names = Array.from({ length: 10_005 }, (_, i) => `user${String(i).padStart(6, "0")}`);
     const world = new World(["asker", "hider", ...names]);
@@ -306,6 +326,10 @@ describe("online", () => {
     expect(full).toBe(`ok ${names.slice(0, 10_000).join(" ")}`);
     for (const name of names.slice(10_000)) world.login(name);
     expect(world.ask(asker, "online").at(-1)).toBe(`${full} +5`);
+    const last = world.connect();
+    world.say(last, `login ${names.at(-1)} secret`);
+    last.read();
+    expect(world.ask(last, "online").at(-1)).toBe(`ok asker hider ${names.slice(0, 9_998).join(" ")} +6`);
   });
 });
 

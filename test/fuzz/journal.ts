@@ -235,7 +235,7 @@ class Run {
     outbox.safe = outbox.sent = outbox.end;
     outbox.confirm(Math.max(outbox.confirmed, last.position));
     this.#store.confirmed(account, last.number);
-    this.#store.drop(account.name, last.number);
+    this.#store.drop(account.name, last.number, 1e9);
     for (const message of waiting) message.confirmed ||= message.number <= last.number;
   }
 
@@ -256,7 +256,7 @@ class Run {
       const carried = stream.messages(this.#rested[index]!, upTo, 1e9);
       this.#store.rest(name, 0, 0, carried);
       this.#rested[index] = carried.at(-1)?.number ?? this.#rested[index]!;
-      stream.rest(this.#rested[index]!);
+      stream.rest(0, this.#rested[index]!);
     }
     for (const message of this.written) if (message.number <= upTo) message.inStream = false;
     this.#store.rested();

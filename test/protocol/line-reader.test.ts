@@ -207,6 +207,34 @@ test("the bytes that were skipped are those of too long lines, each once, also b
   }
 });
 
+describe("a line that comes byte by byte", () => {
+  const limit = 64 << 10;
+
+  test("takes memory that grows by doubling, at most twice as much as a line may have, and none behind its end", () => {
+    const reader = new LineReader(limit);
+    const sizes = new Set<number>();
+    for (let bytes = 1; bytes < limit; bytes++) {
+      reader.feed(bytesOf("x"));
+      expect(reader.next()).toBe(false);
+      sizes.add(reader.heldBytes);
+    }
+    expect(sizes.size).toBeLessThan(10);
+    expect(Math.max(...sizes)).toBeLessThanOrEqual(2 * limit);
+    reader.feed(bytesOf("\n"));
+    expect(pull(reader)).toEqual([{ text: "x".repeat(limit - 1), position: limit }]);
+    expect(reader.heldBytes).toBe(0);
+  });
+
+  test("takes no memory any more when it is too long", () => {
+    const reader = new LineReader(limit);
+    for (let i = 0; i < 65; i++) {
+      reader.feed(bytesOf("x".repeat(1024)));
+      expect(reader.next()).toBe(false);
+    }
+    expect(reader.heldBytes).toBe(0);
+  });
+});
+
 describe("pulling", () => {
   test("may stop after any line, while more chunks are fed, and go on later", () => {
     const reader = new LineReader(LIMIT);

@@ -1,15 +1,18 @@
 import { describe, expect, test } from "bun:test";
+import { closeLargest } from "../../src/server/server.ts";
 import { type Accepted, type AcceptedSocket, Connection, Connections } from "../../src/server/connection.ts";
 import {
   CONFIRM_BYTES_MAX,
+  INPUT_BYTES_MAX,
   LEFT_OVER_PER_TURN,
+  LINE_BYTES_MAX,
   LINGER_BYTES_MAX,
   LINGER_MS,
   type Limits,
   REQUESTS_PER_TURN,
   SKIPPED_BYTES_PER_REQUEST,
 } from "../../src/limits.ts";
-import { BLOCK_MS, SILENCE_MS, World } from "../support/chat.ts";
+import { BLOCK_MS, SILENCE_MS, type TestPeer, World } from "../support/chat.ts";
 
 /** Two ends of a connection over the loopback: the accepted one, and what the other one has heard, which can wait. */
 async function ends(drained: () => void) {
@@ -102,6 +105,7 @@ class Wire {
     world = new World(["alice", "bob"], { limits }),
     all?: Connections,
     isEncrypted = false,
+    address = "192.0.2.1",
   ) {
     this.world = world;
     this.all = all ?? new Connections(world.chat);
@@ -121,7 +125,7 @@ class Wire {
       end: () => void (this.shut = this.hungUp = true),
     };
     this.world.begin();
-    this.connection = new Connection(this.all, socket as never, "192.0.2.1", isEncrypted);
+    this.connection = new Connection(this.all, socket as never, address, isEncrypted);
     this.world.endTurns();
   }
 
@@ -417,26 +421,21 @@ test.each(["", " resumable"])("a session's%s requests come behind the portion of
   expect(verbs).toEqual(["ok", ...Array<string>(count).fill("stored"), "ok", "ok"]);
 });
 
-test("a session's requests go on when the disk is behind no more, though its stream has no room for its mailbox", () => {
+test("a session's requests come behind its mail while the disk is behind too, unless its stream has no room for it", () => {
   const world = new World(["alice", "bob"]);
   const [alice] = world.online("alice");
   const text = "x".repeat(3500);
   const count = Math.ceil(CONFIRM_BYTES_MAX / text.length);
   for (let i = 0; i < 2 * count; i++) world.say(alice!, `message bob ${i} ${text}`);
+  Object.defineProperty(world.store, "isBehind", { get: () => true });
+  world.begin();
+  world.endTurns();
   const wire = new Wire({}, world);
-  wire.say("login bob secret resumable");
-  for (let turns = 0; turns < count; turns++) world.endTurns();
-  const fed = world.account("bob").session!.fedUnconfirmed;
-  let isBehind = true;
-  Object.defineProperty(world.store, "isBehind", { get: () => isBehind });
-  wire.say("alive 0");
-  expect(wire.say("alive 0")).toEqual([]);
-  isBehind = false;
-  for (let turns = 0; turns < 2; turns++) {
-    world.begin();
-    world.endTurns();
-  }
-  expect(wire.read()).toEqual(["ok 16"]);
+  const verbs = wire.say("login bob secret resumable", "alive 0").map((line) => line.split(" ", 1)[0]);
+  const { fedUnconfirmed: fed } = world.account("bob").session!;
+  expect(fed).toBeWithin(count - 1, count + 2);
+  expect(verbs).toEqual(["ok", ...Array<string>(fed).fill("stored"), "ok"]);
+  expect(wire.say("alive 0")).toEqual(["ok 16"]);
   expect(world.account("bob").session!.fedUnconfirmed).toBe(fed);
 });
 
@@ -526,4 +525,230 @@ describe("what one connection says at once", () => {
     const { open, strangers, waiting } = wire.all;
     expect([open.size, strangers.size, waiting.size]).toEqual([0, 0, 0]);
   });
+});
+
+describe("the rate of requests", () => {
+  const LIMIT = { requestsPerSecondMax: 10 };
+  const SECONDS = 20;
+  /** What may be saved, and what is earned meanwhile. */
+  const ALLOWED = 10 + 10 * SECONDS;
+
+  class Clients {
+    readonly #first: Wire;
+    readonly world: World;
+
+    constructor(limits: Partial<Limits> = LIMIT) {
+      const names = ["alice", "bob", ...Array.from({ length: 20 }, (_, i) => `u${i}`)];
+      this.#first = new Wire({}, new World(names, { limits }));
+      this.world = this.#first.world;
+    }
+
+    connect(address?: string): Wire {
+      return new Wire({}, this.world, this.#first.all, false, address);
+    }
+
+    /** Does that many times a second for a while. */
+    repeat(times: number, act: () => void): void {
+      for (let i = 0; i < times * SECONDS; i++) {
+        act();
+        this.world.pass(1000 / times);
+      }
+    }
+  }
+
+  test("is the session's, also when it is resumed on a new connection again and again", () => {
+    const clients = new Clients();
+    const first = clients.connect();
+    const token = first.say("login alice secret resumable")[0]!.split(" ")[1];
+    let done = 0;
+    let last = first;
+    clients.repeat(5, () => {
+      last.feed("alive\n".repeat(100));
+      last = clients.connect();
+      last.feed(`resume ${token} 0\n`);
+    });
+    done = clients.world.account("alice").session!.received / "alive\n".length;
+    expect(done).toBeWithin(50, ALLOWED + 1);
+  });
+
+  test("is the user's, also when each login begins a new session", () => {
+    const clients = new Clients();
+    let done = 0;
+    clients.repeat(5, () => {
+      const wire = clients.connect();
+      done += wire.say("login alice secret", ...Array<string>(20).fill("alive")).filter((line) => line === "ok").length;
+      clients.world.begin();
+      wire.connection.closed();
+      clients.world.endTurns();
+    });
+    expect(done).toBeWithin(1, ALLOWED + 1);
+  });
+
+  test("holds for logins alone, and nothing of them is refused", () => {
+    const clients = new Clients();
+    const wires: Wire[] = [];
+    clients.repeat(15, () => {
+      const wire = clients.connect(`192.0.2.${1 + (wires.length % 50)}`);
+      wire.feed("login alice secret\n");
+      wires.push(wire);
+    });
+    const replies = (): string[] => wires.map((wire) => wire.read()[0] ?? "");
+    const first = replies();
+    expect(first.filter((line) => line.startsWith("ok ")).length).toBeWithin(ALLOWED - 20, ALLOWED + 1);
+    clients.world.pass(20_000);
+    expect([...first, ...replies()].filter((line) => line.startsWith("ok "))).toHaveLength(wires.length);
+    expect(first.filter((line) => line.startsWith("err"))).toEqual([]);
+  });
+
+  test("is the user's for requests of a callback session on many connections, which are acted on in order", () => {
+    const clients = new Clients();
+    const { world } = clients;
+    const [bob] = world.online("bob") as [TestPeer];
+    const token = clients.connect().say("login alice secret callback=5000")[0]!.split(" ")[1];
+    const wires: Wire[] = [];
+    clients.repeat(15, () => {
+      const wire = clients.connect();
+      wire.feed(`as ${token} message bob ${wires.length}\n`);
+      wires.push(wire);
+    });
+    const heard = (): string[] => bob.read().flatMap((line) => /^message alice (\d+)/.exec(line)?.[1] ?? []);
+    const first = heard();
+    expect(first.length).toBeWithin(ALLOWED - 20, ALLOWED + 1);
+    world.pass(15_000);
+    const all = [...first, ...heard()];
+    expect(all).toEqual(wires.map((_, i) => String(i)));
+    expect(wires.map((wire) => wire.read())).toEqual(wires.map(() => ["ok sent"]));
+    expect(wires.every(({ shut }) => shut)).toBe(true);
+    expect(world.account("alice").session).not.toBeNull();
+  });
+
+  test("counts what a callback session's broadcasts cost", () => {
+    const clients = new Clients();
+    const { world } = clients;
+    world.online(...Array.from({ length: 20 }, (_, i) => `u${i}`));
+    const token = clients.connect().say("login alice secret callback=5000")[0]!.split(" ")[1];
+    const wires: Wire[] = [];
+    clients.repeat(10, () => {
+      const wire = clients.connect();
+      wire.feed(`as ${token} broadcast hi\n`);
+      wires.push(wire);
+    });
+    // Each counts as three, since two tens receive it.
+    expect(wires.filter((wire) => wire.read()[0] === "ok 20").length).toBeWithin(50, ALLOWED / 3 + 2);
+  });
+
+  test("counts a name list by its length", () => {
+    const names = Array.from({ length: 400 }, (_, i) => `name${i}`);
+    const clients = new Clients();
+    for (const name of names) clients.world.chat.accounts.add(name, "secret");
+    clients.world.online(...names);
+    const wire = clients.connect();
+    wire.say("login alice secret");
+    clients.world.pass(5000);
+    wire.read();
+    const lists = wire.say(...Array<string>(100).fill("online")).length;
+    clients.world.pass(10_000);
+    // Each counts as five, since there are four hundreds of names.
+    expect(lists + wire.read().length).toBeWithin(18, 26);
+  });
+
+  test("of connections without a session is that of their address, and others are not concerned", () => {
+    const clients = new Clients({ ...LIMIT, badLinesMax: 0 });
+    let done = 0;
+    clients.repeat(5, () => {
+      const wire = clients.connect();
+      done += wire.say(...Array<string>(20).fill("alive")).length;
+      clients.world.begin();
+      wire.connection.closed();
+      clients.world.endTurns();
+    });
+    expect(done).toBeWithin(50, ALLOWED + 1);
+    expect(clients.connect("192.0.2.2").say("login bob secret")[0]).toMatch(/^ok /);
+  });
+
+  test("of connections without a session is each one's own on this machine, unless it is to be limited as well", () => {
+    for (const limitsLoopback of [false, true]) {
+      const clients = new Clients({ ...LIMIT, limitsLoopback });
+      const replies = [1, 2, 3].map(() => clients.connect("127.0.0.1").say(...Array<string>(20).fill("alive")).length);
+      expect(replies).toEqual(limitsLoopback ? [10, 0, 0] : [10, 10, 10]);
+    }
+  });
+
+  test("of an address is not taken up by those who get in, resume or ask for their session", () => {
+    const clients = new Clients();
+    const tokens = Array.from({ length: 20 }, (_, i) => {
+      const kind = i % 2 === 0 ? "resumable" : "callback=5000";
+      return clients.connect().say(`login u${i} secret ${kind}`)[0]!.split(" ")[1];
+    });
+    for (const [i, token] of tokens.entries()) {
+      const wire = clients.connect();
+      expect(wire.say(i % 2 === 0 ? `resume ${token} 0` : `as ${token} alive`)[0]).toBe("ok 0");
+    }
+    expect(clients.connect().say("alive")).toEqual(["err not_logged_in"]);
+  });
+
+  test("keeps no requests of connections that hung up", () => {
+    const clients = new Clients();
+    const token = clients.connect().say("login alice secret callback=5000")[0]!.split(" ")[1];
+    clients.world.chat.rates.charge(clients.world.account("alice"), 20);
+    const stays = clients.connect();
+    stays.feed(`as ${token} unblock bob\n`);
+    for (let i = 0; i < 1000; i++) {
+      const wire = clients.connect();
+      wire.feed(`as ${token} block bob\n`);
+      clients.world.begin();
+      wire.connection.closed();
+      clients.world.endTurns();
+    }
+    expect(clients.world.account("alice").allowance!.delayed.length).toBeWithin(1, 4);
+    const last = clients.connect();
+    last.feed(`as ${token} alive\n`);
+    clients.world.pass(3000);
+    expect([stays.read(), last.read()]).toEqual([["err not_blocked"], ["ok 0"]]);
+  });
+
+  test("lets a session live whose requests wait for it", () => {
+    const clients = new Clients();
+    const { world } = clients;
+    const token = clients.connect().say("login alice secret callback=5000")[0]!.split(" ")[1];
+    world.chat.rates.charge(world.account("alice"), 1000);
+    const wire = clients.connect();
+    wire.feed(`as ${token} alive\n`);
+    world.pass(90_000);
+    expect(wire.read()).toEqual([]);
+    world.pass(15_000);
+    expect(wire.read()).toEqual(["ok 0"]);
+  });
+});
+
+test.each(["resumable", "callback=5000"])("invalid lines of a session (%s) count on all its connections", (kind) => {
+  const first = new Wire({ badLinesMax: 20 });
+  const token = first.say(`login alice secret ${kind}`)[0]!.split(" ")[1];
+  const { world } = first;
+  const isCallback = kind.startsWith("callback");
+  for (let i = 0; i < 19; i++) {
+    const wire = new Wire({}, world, first.all);
+    if (isCallback) wire.say(`as ${token} nonsense`);
+    else wire.say(`resume ${token} 0`, "nonsense");
+    expect(world.account("alice").session).not.toBeNull();
+  }
+  const wire = new Wire({}, world, first.all);
+  wire.say(...(isCallback ? [`as ${token} nonsense`] : [`resume ${token} 0`, "nonsense"]));
+  expect(world.account("alice").session).toBeNull();
+});
+
+test("connections that hold most of unfinished lines are closed when all together hold too much, strangers first", () => {
+  const first = new Wire({ lineBytesMax: LINE_BYTES_MAX, requestsPerSecondMax: 0 });
+  first.say("login alice secret");
+  const count = Math.ceil(INPUT_BYTES_MAX / LINE_BYTES_MAX) + 10;
+  const small = new Wire({}, first.world, first.all);
+  const large = Array.from({ length: count }, () => new Wire({}, first.world, first.all));
+  const long = "x".repeat(LINE_BYTES_MAX - 1);
+  for (const wire of [first, ...large]) wire.feed(long);
+  small.feed("login bo");
+  closeLargest(first.all.open);
+  expect(large.filter(({ hungUp }) => hungUp).length).toBeWithin(10, count);
+  expect(large.filter(({ hungUp }) => !hungUp).length).toBeGreaterThan(50);
+  expect([first.hungUp, small.hungUp]).toEqual([false, false]);
+  expect(small.say("b secret")[0]).toMatch(/^ok /);
 });

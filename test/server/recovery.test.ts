@@ -266,7 +266,7 @@ describe("after a kill", () => {
         const carried = outbox.messages(rested, upTo, 1e9);
         store.rest("bob", number, 40 + i, carried);
         rested = carried.at(-1)?.number ?? rested;
-        outbox.rest(rested);
+        outbox.rest(0, rested);
         store.rested();
       }
       store.save();

@@ -115,10 +115,19 @@ describe("a mailbox", () => {
     const store = open();
     store.rest("bob", 0, 0, [message(1, "a"), message(2, "bb"), message(5, "ccc")]);
     store.rest("carol", 0, 0, [message(3)]);
-    expect(store.drop("bob", 2)).toEqual([{ from: "alice", messages: 2, bytes: 3 }]);
-    expect(store.drop("bob", 4)).toEqual([]);
+    expect(store.drop("bob", 2, 100)).toEqual([{ from: "alice", messages: 2, bytes: 3 }]);
+    expect(store.drop("bob", 4, 100)).toEqual([]);
     expect(texts(store.read("bob", 0, 1e6))).toEqual(["ccc"]);
     expect(texts(store.read("carol", 0, 1e6))).toEqual(["text 3"]);
+  });
+
+  test("forgets so many at most, the oldest first", () => {
+    const store = open();
+    const texts = [message(1, "a"), message(2, "bb"), { ...message(5, "ccc"), from: "carol" }, message(6)];
+    store.rest("bob", 0, 0, texts);
+    expect(store.drop("bob", 5, 2)).toEqual([{ from: "alice", messages: 2, bytes: 3 }]);
+    expect(store.drop("bob", 5, 2)).toEqual([{ from: "carol", messages: 1, bytes: 3 }]);
+    expect(store.read("bob", 0, 1e6).map(({ number }) => number)).toEqual([6]);
   });
 
   test("has a message once, however often it moves there", () => {
@@ -171,9 +180,20 @@ describe("a session that has ended", () => {
     const store = open();
     store.began(known, NOTHING);
     store.ends(ended);
+    while (store.newNumber() < 12);
     store.rest("bob", 5, 77, [message(9), message(12)]);
     expect([89, 90, 119, 120, 1e6].map((position) => store.carried(5, position))).toEqual([0, 9, 9, 12, 12]);
     expect(store.carried(6, 1e6)).toBe(0);
+  });
+
+  test("are found by position however many there are, without a look at each of them", () => {
+    const store = open();
+    const numbers = Array.from({ length: 9000 }, () => store.newNumber()).filter((number) => number % 7 > 3);
+    const carried = numbers.map((number, i) => ({ ...message(number), position: 20 * (i + 1) }));
+    store.rest("bob", 5, 0, carried);
+    for (let i = 0; i <= numbers.length; i += 13) {
+      expect(store.carried(5, 20 * i + 19)).toBe(numbers[i - 1] ?? 0);
+    }
   });
 });
 
@@ -202,10 +222,10 @@ test("what is forgotten counts for a commit like what is kept: SQLite writes all
   keep(Math.ceil(STORE_CHANGES_BYTES_MAX / text.length));
   store.save();
   expect(commits()).toBe(1);
-  store.drop("bob", 10);
+  store.drop("bob", 10, 100);
   store.save();
   expect(commits()).toBe(1);
-  store.drop("bob", 1e9);
+  store.drop("bob", 1e9, 100);
   store.save();
   expect(commits()).toBe(2);
 });
@@ -278,7 +298,7 @@ describe("SQLite's write-ahead log", () => {
     const store = new Store(database);
     stores.push(store);
     store.read("bob", 0, 1e9);
-    store.drop("bob", 5);
+    store.drop("bob", 5, 100);
     expect(database.inTransaction).toBe(false);
   });
 });
@@ -379,7 +399,7 @@ describe("a commit that the disk refuses", () => {
     expect(texts(store.read("bob", 0, 1e6))).toEqual(["text 1", "text 2"]);
     store.retry();
     store.save();
-    expect(store.drop("bob", 1)).toEqual([{ from: "alice", messages: 1, bytes: 6 }]);
+    expect(store.drop("bob", 1, 100)).toEqual([{ from: "alice", messages: 1, bytes: 6 }]);
     disk.refuses = false;
     store.retry();
     store.save();

@@ -296,7 +296,7 @@ export class Host {
     for (const stay of [...this.#ledger.online.values()]) {
       throw new Violation(`${stay.user} was online when the server had stopped`);
     }
-    this.chat.settleAll();
+    this.chat.checkpoint.finish();
     const refused = this.#disk.refuses;
     try {
       this.store.close();

@@ -220,7 +220,9 @@ export class TestPeer implements Peer, Sink {
     this.#lost();
   }
 
-  charge(): void {}
+  badLines = 0;
+
+  refund(): void {}
 
   pause(): void {
     this.paused = true;
