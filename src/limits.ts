@@ -83,8 +83,8 @@ export const UNCONFIRMED_BYTES_MIN = 512 << 10;
 /** A client confirms at the latest after so many bytes. */
 export const CONFIRM_BYTES_MAX = 64 << 10;
 /**
- * A client that holds more than this of what its output or its event handler has not taken stops reading. While a
- * request waits for its reply it goes on, up to so many times as much: the handler may be what waits for the reply.
+ * Bytes of lines that a client has read and its handler or output has not taken; above them it stops reading. While a
+ * request waits for its reply the bound is UNDELIVERED_BOUNDS times as high, since the handler may wait for that reply.
  */
 export const UNDELIVERED_BYTES_MAX = 256 << 10;
 export const UNDELIVERED_BOUNDS = 32;

@@ -26,9 +26,9 @@ import {
 
 /** The server calls right after a login; a client that hears nothing for so long cannot be reached. */
 const FIRST_CALL_MS = 5_000;
-/** For how long a request is made again that the server had no room for. */
+/** A request that the server refuses for lack of room is retried for this time. */
 const BUSY_MS = 30_000;
-/** What a later login may overcome. */
+/** Failures after which a later login may succeed. */
 const PASSING = ["not_sent", "unknown_outcome", "unreachable", "busy", "internal", "locked_out"];
 
 /** A call under way: its head line, and then so many bytes of the server's stream. */
@@ -40,9 +40,9 @@ interface Call {
   left: number;
   /** Position of the next line in the stream. */
   position: number;
-  /** Why the server ends the session, when it said so. */
+  /** Reason of the `goodbye` that this call delivered; empty without one. */
   goodbye: string;
-  /** It has ended. */
+  /** Resolves when the connection is closed. */
   closed: PromiseWithResolvers<void>;
 }
 
@@ -59,26 +59,26 @@ export class CallbackSession implements ChatSession {
   /** How it logs in, but for `callback=` and `after=`. */
   #login = "";
   #token = "";
-  /** How far the server's stream was read and delivered. */
+  /** Positions in the server's stream: read and delivered. */
   readonly #stream = new DeliveryQueue(
     () => this.#delivered(),
     () => this.#end("undelivered", true),
   );
-  /** The server's calls under way. */
+  /** Calls of the server that are in progress. */
   readonly #calls = new Set<Socket<Call>>();
   #saved = true;
   /** How far the server acted on the requests of an earlier, resumable session; everything when nobody knows. */
   #acted = Number.POSITIVE_INFINITY;
-  /** Why it ended, and whether that was told; empty before. */
+  /** Reason of the end; empty while the session goes on. */
   #reason = "";
   #hasToldEnd = false;
   readonly #heartbeat = new Heartbeat({
-    state: () => "unread", // There is no connection that could be found dead.
+    state: () => "unread", // Without a lasting connection no answer can be late.
     isDue: () => false,
     beat: () => this.request("alive"),
     late: () => {},
   });
-  /** Requests, but for beats, that have no reply yet. */
+  /** Requests without a reply, beats not counted. */
   #requests = 0;
   /** Requests go one at a time: each waits for the one before. */
   #last: Promise<unknown> = Promise.resolve();
@@ -165,7 +165,7 @@ export class CallbackSession implements ChatSession {
 
   async confirm(): Promise<void> {
     await this.request("alive");
-    // What has come meanwhile is acknowledged when it is delivered: then its call ends.
+    // A call that is in progress ends when everything that it brought is delivered and acknowledged.
     const ends = [...this.#calls].map(({ data }) => data.closed.promise);
     await Promise.race([Promise.all(ends), Bun.sleep(ANSWER_MS)]);
     await this.#stream.settled();
@@ -186,9 +186,9 @@ export class CallbackSession implements ChatSession {
     return this.#reason !== "";
   }
 
-  /** A request, made again while the server has no room for its connection, since nothing was done then. */
+  /** Sends a request, and again after `busy`: the server refused the connection and did not act on it. */
   #sayPatiently(line: string): Promise<string> {
-    // The server may have too many questions for addresses: that refusal is the user's.
+    // `busy` may be the reply to `getaddress` itself (too many questions): the user gets it.
     const passing = line.startsWith("getaddress") ? [] : ["busy"];
     const attempt = (): Promise<string> => this.#say(`as ${this.#token} ${line}`);
     return retry(attempt, passing, Math.min(BUSY_MS, this.#options.giveUpMs));
@@ -223,7 +223,8 @@ export class CallbackSession implements ChatSession {
     if (secret !== this.#secret) return;
     this.#listener.lost();
     const attempt = async (): Promise<void> => {
-      // What waits to be delivered would come once more in the new session; but its handler may wait for a reply.
+      // Undelivered lines come again in the new session, so it begins after them. A handler that waits for a reply
+      // cannot end before: then the wait is bounded.
       const isStuck = this.#requests > 0 ? Bun.sleep(ANSWER_MS) : this.#stream.settled();
       await Promise.race([this.#stream.settled(), isStuck]);
       if (!this.#ended) await this.#logIn(` after=${this.#token}:${this.#stream.delivered}`);
@@ -280,7 +281,7 @@ export class CallbackSession implements ChatSession {
     this.#tell(socket, 0);
   }
 
-  /** Tells the lines that are new; when all is there and delivered, confirms and hangs up. */
+  /** Handles the new lines of a call. When the call is complete and delivered, acknowledges it. */
   #tell(socket: Socket<Call>, bytes: number): void {
     const call = socket.data;
     const { reader } = call;
@@ -297,11 +298,11 @@ export class CallbackSession implements ChatSession {
     if (call.goodbye !== "replaced") this.#save();
     if (this.#stream.isFull(false, this.#requests > 0)) socket.pause();
     if (call.left > 0) return;
-    call.left = Number.POSITIVE_INFINITY; // It has nothing more to say.
+    call.left = Number.POSITIVE_INFINITY; // Complete: further bytes are ignored.
     void this.#stream.settled().then(() => this.#answer(socket));
   }
 
-  /** All that a call has brought is delivered. */
+  /** Acknowledges a call whose lines are all delivered, and closes it. */
   #answer(socket: Socket<Call>): void {
     const { goodbye, secret } = socket.data;
     if (secret !== this.#secret) return void socket.end();
@@ -310,7 +311,7 @@ export class CallbackSession implements ChatSession {
     else if (goodbye !== "") this.#last = this.#last.then(() => this.#comeBack(secret));
   }
 
-  /** A handler or the output has taken what it was given before. */
+  /** The delivered position has advanced. */
   #delivered(): void {
     if (this.#hasToldEnd) return;
     if (this.#saved) setImmediate(() => this.#save());
@@ -324,11 +325,11 @@ export class CallbackSession implements ChatSession {
     this.#store?.save({ token: this.#token, received: this.#stream.delivered, unanswered: [] });
   }
 
-  /** It is over: nothing more is said or read. That is told at once, or when all that was read is delivered. */
+  /** Ends the session. The listener is told at once, or when everything that was read is delivered. */
   #end(reason: string, atOnce = false): void {
     if (!this.#ended) {
       this.#reason = reason;
-      // After a replacement the state belongs to the newer session.
+      // After `replaced` the state file belongs to the newer session.
       if (reason === "replaced") this.#store = null;
       this.#heartbeat.stop();
       this.#port?.stop(true);

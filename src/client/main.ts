@@ -57,13 +57,13 @@ interface Options {
 
 const output = new OutputWriter(process.stdout);
 const errors = new OutputWriter(process.stderr);
-/** Ends the session without another acknowledgement, and keeps its state. */
+/** Saves the state and closes the session, without another acknowledgement. */
 let hangUp = (): void => {};
 
 /** Refusals that another name or password does not help against. */
 const FINAL = ["locked_out", "closed", "untrusted", "needs_tls"];
 
-/** How long the rest of what was written may take, where nobody should have to wait for it. */
+/** Bound of the wait for output at exit, on a terminal and for standard error. */
 const LEAVE_MS = 1_000;
 
 /** How long a script waits for a server that went away. */
@@ -157,7 +157,7 @@ async function converse(options: Options): Promise<void> {
       client.logout().catch(() => client.close());
     };
     const reason = await client.ended;
-    if (reason === goodbye) throw new Exit(SESSION_ENDED, ""); // It was shown.
+    if (reason === goodbye) throw new Exit(SESSION_ENDED, ""); // Already shown.
     farewell(reason);
   } finally {
     screen.close();
@@ -219,12 +219,12 @@ async function follow(options: Options): Promise<void> {
   client.ended.then(() => lines.close());
   for await (const line of lines) await terminal.run(line);
   await client.catchUp().catch(() => {});
-  await output.idle(); // So the logout acknowledges all of it.
+  await output.idle(); // So that the logout acknowledges all of it.
   await client.logout().catch(() => client.close());
   farewell(await client.ended);
 }
 
-/** Logs in, again and again while the server has no room: many may come at once. */
+/** Logs in; retries while the server has no room. */
 async function logIn(
   client: ChatClient,
   user: string,
@@ -337,16 +337,16 @@ function unreachable(error: unknown): string {
   return message;
 }
 
-/** Ends the program when what it wrote has left it: a reader that takes nothing is waited for, a person is not. */
+/** Exits when the output is written. A pipe's reader is waited for without a bound, a terminal for LEAVE_MS. */
 async function leave(code: number): Promise<never> {
   const all = Promise.all([output.idle(), Promise.race([errors.idle(), errors.failed, Bun.sleep(LEAVE_MS)])]);
   await (process.stdout.isTTY ? Promise.race([all, Bun.sleep(LEAVE_MS)]) : all);
   process.exit(code);
 }
 
-/** Output that nobody takes any more ends the program: quietly when the reader has had enough. */
+/** A write error ends the program; silently when the reader has closed the pipe. */
 void output.failed.then(({ code, message }) => {
-  // Not before it is known of every line that was taken.
+  // After the promises of all lines that were taken.
   setImmediate(() => {
     hangUp();
     if (code === "EPIPE") process.exit(0);
