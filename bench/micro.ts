@@ -15,7 +15,7 @@ import { openStore } from "../src/server/recovery.ts";
 import type { Store } from "../src/server/store.ts";
 import { Chat } from "../src/chat/chat.ts";
 import { Account } from "../src/chat/session.ts";
-import { TimerWheel } from "../src/timer-wheel.ts";
+import { WheelTimer, TimerWheel } from "../src/timer-wheel.ts";
 import { TimerHeap } from "./heap.ts";
 import { type CommandLine, Progress, UsageError, runProgram } from "./command-line.ts";
 import { Histogram } from "./histogram.ts";
@@ -87,17 +87,18 @@ const PARTS: Record<string, Part> = {
   ...timers("wheel: schedule and cancel", (count) => {
     const wheel = new TimerWheel();
     const kind = wheel.kind(() => {});
-    const handles = Array.from({ length: count }, (_, i) => wheel.schedule(kind, null, 35_000 + (i % 1000)));
+    const timers = Array.from({ length: count }, () => new WheelTimer(null));
+    for (const [i, timer] of timers.entries()) wheel.schedule(timer, kind, 35_000 + (i % 1000));
     return (i) => {
-      wheel.cancel(handles[i]!);
-      handles[i] = wheel.schedule(kind, null, 35_000 + (i % 1000));
+      wheel.cancel(timers[i]!);
+      wheel.schedule(timers[i]!, kind, 35_000 + (i % 1000));
     };
   }),
   ...timers("wheel: heard (a store, looked at when due)", (count) => {
     const wheel = new TimerWheel();
     const kind = wheel.kind(() => {});
     const sessions = Array.from({ length: count }, () => ({ heardMs: 0 }));
-    for (const session of sessions) wheel.schedule(kind, session, 35_000);
+    for (const session of sessions) wheel.schedule(new WheelTimer(session), kind, 35_000);
     return (i) => {
       sessions[i]!.heardMs = wheel.nowMs;
     };

@@ -2,20 +2,12 @@
 export const TICK_MS = 64;
 
 const SLOTS = 1024;
-/** A record: next, previous (indexes of records), due tick, and generation << 8 | kind. */
+/** A record: next, previous (indexes of records), due tick, and kind. */
 const FIELDS = 4;
 const NEXT = 0;
 const PREVIOUS = 1;
 const DUE = 2;
-const META = 3;
-const KIND_BITS = 8;
-/**
- * A handle is generation << INDEX_BITS | index of the record, and a whole number of 31 bits: with doubles, arming and
- * disarming takes twice as long. So a wheel has room for a million timers, and a handle is unmistakable until its
- * record has served 2,047 others.
- */
-const INDEX_BITS = 20;
-const GENERATION_MAX = (1 << 11) - 1;
+const KIND = 3;
 /** The list being fired is a sentinel of its own, just behind the slots. */
 const FIRING = SLOTS;
 const FIRST_TIMER = SLOTS + 1;
@@ -24,12 +16,29 @@ const STALL_MS = 4 * TICK_MS;
 
 /** What to do when a timer is due: a number that `kind` gave out for owners of type T. */
 export type TimerKind<T> = number & { readonly owner?: T };
-/** A timer's name; 0 is none. It is safe to cancel after the timer fired, but not for ever: see INDEX_BITS. */
-export type TimerHandle = number;
+
+/**
+ * A deadline of one owner, armed and cancelled any number of times. It knows its record in the wheel only while it is
+ * armed: the wheel takes the index back when the timer fires or is cancelled, so no index can outlive its use and
+ * cancel the timer that has the record next.
+ */
+export class WheelTimer<T> {
+  readonly owner: T;
+  /** Index of its record while it is armed, otherwise 0. Only the wheel changes it. */
+  record = 0;
+
+  constructor(owner: T) {
+    this.owner = owner;
+  }
+
+  get armed(): boolean {
+    return this.record !== 0;
+  }
+}
 
 /**
  * One hashed timer wheel (Varghese & Lauck 1987, scheme 6) for every deadline: 1,024 slots of 64 ms, records in one
- * Int32Array, slots as sentinels of circular lists, no closure and no object a timer. Time comes in as a number.
+ * Int32Array, slots as sentinels of circular lists. Arming makes no closure and no object. Time comes in as a number.
  *
  * Its clock leaves out stalls: when the process was stopped for ten seconds, nobody else was silent for ten seconds.
  */
@@ -44,7 +53,8 @@ export class TimerWheel {
   #stalledMs = 0;
   #clockMs = 0;
   #records = new Int32Array((FIRST_TIMER + 1023) * FIELDS);
-  #owners: unknown[] = [];
+  /** The timers of the records in use. */
+  readonly #timers: (WheelTimer<unknown> | undefined)[] = [];
   #free = 0;
   #used = FIRST_TIMER;
   readonly #fires: ((owner: never) => void)[] = [];
@@ -88,25 +98,21 @@ export class TimerWheel {
     }
   }
 
-  /** Arms a timer for `owner`, due `delayMs` from now; at the earliest in the next tick. */
-  schedule<T>(kind: TimerKind<T>, owner: T, delayMs: number): TimerHandle {
-    const timer = this.#take();
+  /** Arms a timer, or moves one that is armed: due `delayMs` from now, at the earliest in the next tick. */
+  schedule<T>(timer: WheelTimer<T>, kind: TimerKind<T>, delayMs: number): void {
+    if (timer.record === 0) this.#take(timer);
+    else this.#unlink(timer.record);
     const due = Math.max(Math.ceil((this.nowMs + delayMs) / TICK_MS), this.#tick + 1);
-    const at = timer * FIELDS;
-    const generation = this.#records[at + META]! >>> KIND_BITS;
+    const at = timer.record * FIELDS;
     this.#records[at + DUE] = due;
-    this.#records[at + META] = (generation << KIND_BITS) | kind;
-    this.#owners[timer - FIRST_TIMER] = owner;
-    this.#link(timer, due & (SLOTS - 1));
-    this.armed++;
-    return (generation << INDEX_BITS) | timer;
+    this.#records[at + KIND] = kind;
+    this.#link(timer.record, due & (SLOTS - 1));
   }
 
-  /** Disarms a timer; false when it has fired or was cancelled before. */
-  cancel(handle: TimerHandle): boolean {
-    const timer = handle & ((1 << INDEX_BITS) - 1);
-    if (timer === 0 || this.#records[timer * FIELDS + META]! >>> KIND_BITS !== handle >>> INDEX_BITS) return false;
-    this.#unlink(timer);
+  /** Disarms a timer; false when it is not armed. */
+  cancel(timer: WheelTimer<unknown>): boolean {
+    if (timer.record === 0) return false;
+    this.#unlink(timer.record);
     this.#release(timer);
     return true;
   }
@@ -127,45 +133,45 @@ export class TimerWheel {
 
   #drain(): void {
     for (;;) {
-      const timer = this.#records[FIRING * FIELDS + NEXT]!;
-      if (timer === FIRING) return;
-      this.#unlink(timer);
-      const due = this.#records[timer * FIELDS + DUE]!;
-      if (due > this.#tick) {
-        this.#link(timer, due & (SLOTS - 1));
+      const record = this.#records[FIRING * FIELDS + NEXT]!;
+      if (record === FIRING) return;
+      this.#unlink(record);
+      const due = this.#records[record * FIELDS + DUE]!;
+      // The difference is right even when the count of ticks has left the 32 bits of a record.
+      if (((due - this.#tick) | 0) > 0) {
+        this.#link(record, due & (SLOTS - 1));
         continue;
       }
-      const kind = this.#records[timer * FIELDS + META]! & ((1 << KIND_BITS) - 1);
-      const owner = this.#owners[timer - FIRST_TIMER];
+      const kind = this.#records[record * FIELDS + KIND]!;
+      const timer = this.#timers[record - FIRST_TIMER]!;
       this.#release(timer);
-      this.firing = owner;
-      this.#fires[kind]!(owner as never);
+      this.firing = timer.owner;
+      this.#fires[kind]!(timer.owner as never);
     }
   }
 
-  #take(): number {
-    const free = this.#free;
-    if (free !== 0) {
-      this.#free = this.#records[free * FIELDS + NEXT]!;
-      return free;
+  #take(timer: WheelTimer<unknown>): void {
+    let record = this.#free;
+    if (record !== 0) this.#free = this.#records[record * FIELDS + NEXT]!;
+    else {
+      if (this.#used * FIELDS === this.#records.length) {
+        const grown = new Int32Array(this.#records.length * 2);
+        grown.set(this.#records);
+        this.#records = grown;
+      }
+      record = this.#used++;
     }
-    if (this.#used === 1 << INDEX_BITS) throw new RangeError("the wheel has no room for another timer");
-    if (this.#used * FIELDS === this.#records.length) {
-      const grown = new Int32Array(this.#records.length * 2);
-      grown.set(this.#records);
-      this.#records = grown;
-    }
-    this.#records[this.#used * FIELDS + META] = 1 << KIND_BITS;
-    return this.#used++;
+    timer.record = record;
+    this.#timers[record - FIRST_TIMER] = timer;
+    this.armed++;
   }
 
-  #release(timer: number): void {
-    const at = timer * FIELDS;
-    const generation = this.#records[at + META]! >>> KIND_BITS;
-    this.#records[at + META] = (generation === GENERATION_MAX ? 1 : generation + 1) << KIND_BITS;
-    this.#records[at + NEXT] = this.#free;
-    this.#owners[timer - FIRST_TIMER] = undefined;
-    this.#free = timer;
+  #release(timer: WheelTimer<unknown>): void {
+    const { record } = timer;
+    timer.record = 0;
+    this.#records[record * FIELDS + NEXT] = this.#free;
+    this.#timers[record - FIRST_TIMER] = undefined;
+    this.#free = record;
     this.armed--;
   }
 

@@ -91,7 +91,7 @@ export class Chat {
     this.checkpoint = new Checkpoint(this.accounts, this.mailbox, store, wrote, options.report);
     this.#newToken = options.newToken;
     this.#newCaller = options.newCaller;
-    this.#overdue = wheel.kind((session) => this.#stillOverdue(session));
+    this.#overdue = wheel.kind((session) => this.flushed(session));
     this.#silence = wheel.kind((session) => this.#heardNothing(session));
   }
 
@@ -108,7 +108,7 @@ export class Chat {
     const session = new Session(account, number, this.#newToken(), kind, outbox, wheel.nowMs);
     session.address = peer.address;
     session.listenPort = options.listenPort;
-    session.timer = wheel.schedule(this.#silence, session, this.silenceMs);
+    wheel.schedule(session.timer, this.#silence, this.silenceMs);
     let reply = `ok ${session.token} ${this.silenceMs / 1000}`;
     if (kind !== "plain") {
       this.#byToken.set(session.token, session);
@@ -131,7 +131,7 @@ export class Chat {
       session.outbox.touch(); // The first call comes even with nothing to deliver.
       peer.close();
     } else this.#attach(session, peer);
-    if (account.waiting > 0) this.checkpoint.feed(session);
+    this.checkpoint.feed(session);
   }
 
   /** Goes on after an earlier session of the same user: what its client has is not delivered again. */
@@ -186,7 +186,7 @@ export class Chat {
     if (position > outbox.confirmed) {
       outbox.confirm(position);
       session.promptMs = this.wheel.nowMs;
-      this.flushed(session);
+      this.checkpoint.feed(session);
     }
     return true;
   }
@@ -202,7 +202,7 @@ export class Chat {
     }
     if (mailbox.isFull(to, from)) return "full";
     mailbox.keep(to, { number: store.newNumber(), unixMs, from: from.name, text: bytes.subarray(start, end) });
-    if (session !== null) this.flushed(session);
+    if (session !== null) this.checkpoint.feed(session);
     return "stored";
   }
 
@@ -272,7 +272,8 @@ export class Chat {
     this.#byToken.delete(session.token);
     outbox.leave();
     this.presence.remove(session);
-    if (reason !== "logout" && reason !== "disconnected") outbox.append(encode(`goodbye ${reason}\n`));
+    const hasGoodbye = reason !== "logout" && reason !== "disconnected";
+    outbox.finish(hasGoodbye ? encode(`goodbye ${reason}\n`) : null);
     this.consents.end(session);
     if (reason !== "replaced" && reason !== "shutdown") this.#announce(account, `left ${account.name} ${reason}`);
     account.leaving = session;
@@ -303,24 +304,20 @@ export class Chat {
     else session.outbox.withdraw(); // Once more, now that nobody reads it.
   }
 
-  /** A stream was written or confirmed: more of the mailbox may follow; too much left is the end. */
+  /**
+   * A stream was written: more of the mailbox may follow; too much left is the end. Not for a request of that session,
+   * whose reply must come before the end: the stream is written after it.
+   */
   flushed(session: Session): void {
     if (session.ended) return;
-    const { account } = session;
     const { unconfirmed } = session.outbox;
     if (unconfirmed <= CONFIRM_BYTES_MAX) session.promptMs = this.wheel.nowMs;
     const most = this.limits.unconfirmedBytesMax;
     if (unconfirmed > most) {
       if (unconfirmed > KEEPING_UP_BOUNDS * most || !this.#keepsUp(session)) return this.end(session, "slow");
-      if (session.overdue === 0) session.overdue = this.wheel.schedule(this.#overdue, session, KEEPING_UP_MS);
+      if (!session.overdue.armed) this.wheel.schedule(session.overdue, this.#overdue, KEEPING_UP_MS);
     }
-    this.mailbox.forget(session);
-    if (account.waiting > 0) this.checkpoint.feed(session);
-  }
-
-  #stillOverdue(session: Session): void {
-    session.overdue = 0;
-    this.flushed(session);
+    this.checkpoint.feed(session);
   }
 
   /** The turn ends: broadcasts reach everybody's stream. Presence alone waits. True when another turn should follow. */
@@ -393,6 +390,6 @@ export class Chat {
     if (session.peer?.paused) session.heardMs = this.wheel.nowMs;
     const leftMs = session.heardMs + this.silenceMs - this.wheel.nowMs;
     if (leftMs <= 0) this.end(session, "expired");
-    else session.timer = this.wheel.schedule(this.#silence, session, leftMs);
+    else this.wheel.schedule(session.timer, this.#silence, leftMs);
   }
 }

@@ -45,8 +45,13 @@ export class Checkpoint {
     this.#report = report;
   }
 
-  /** Feeds the next portion of a mailbox, as far as there is room for it: at once, or in the next turns. */
+  /**
+   * What was confirmed leaves the mailbox, and the next portion is fed, as far as there is room for it: at once, or in
+   * the next turns.
+   */
   feed(session: Session): void {
+    this.#mailbox.forget(session);
+    if (session.account.waiting === 0) return;
     const wasHungry = session.hungry;
     session.hungry = true;
     this.#hungry.add(session);

@@ -3,7 +3,7 @@ import { encode, equals, isToken, parseNumber, startsWith } from "../protocol/as
 import type { LineReader } from "../protocol/line-reader.ts";
 import type { Outbox } from "../protocol/outbox.ts";
 import { type ErrorCode, OK, OK_ASKED, OK_SENT, OK_STORED, refuse } from "../protocol/reply.ts";
-import { Request, SHAPES, type Verb } from "../protocol/request.ts";
+import { Request, SHAPES, type Verb, isOtherProtocol } from "../protocol/request.ts";
 import type { Chat } from "./chat.ts";
 import type { LoginRecord } from "./lockouts.ts";
 import type { Account, LoginOptions, Peer, Session } from "./session.ts";
@@ -43,6 +43,13 @@ export function receive(chat: Chat, peer: Peer, line: LineReader): boolean {
   if (session !== null) {
     session.heardMs = chat.wheel.nowMs;
     session.received += line.lineBytes;
+  } else if (
+    line.tooLong
+      ? isOtherProtocol(line.excerpt, 0, line.excerpt.length)
+      : isOtherProtocol(line.bytes, line.start, line.end)
+  ) {
+    peer.close(); // Nothing more of this connection is a request, and a browser gets no reply to show.
+    return true;
   }
   if (line.tooLong) return decline(replies, "line_too_long");
   if (line.start === line.end) return decline(replies, "bad_request", "the line is empty");

@@ -1,17 +1,24 @@
 import { CONSENT_MS } from "../limits.ts";
 import { encode } from "../protocol/ascii.ts";
-import type { TimerHandle, TimerKind, TimerWheel } from "../timer-wheel.ts";
+import { WheelTimer, type TimerKind, type TimerWheel } from "../timer-wheel.ts";
 import type { Session } from "./session.ts";
 
 /** That one session may call another's client: a question until it is granted, then good for as long as both live. */
-interface Consent {
-  asker: Session;
-  asked: Session;
+class Consent {
+  readonly asker: Session;
+  readonly asked: Session;
   /** The asker's certificate, passed on as it came; empty for none. */
-  key: string;
+  readonly key: string;
   /** Empty while it is a question. */
-  ticket: string;
-  timer: TimerHandle;
+  ticket = "";
+  /** Armed while it is a question. */
+  readonly timer = new WheelTimer<Consent>(this);
+
+  constructor(asker: Session, asked: Session, key: string) {
+    this.asker = asker;
+    this.asked = asked;
+    this.key = key;
+  }
 }
 
 /**
@@ -37,8 +44,8 @@ export class Consents {
   ask(asker: Session, asked: Session, key: string): "already_asked" | "busy" | null {
     if (this.#find(asker, asked, true) !== undefined) return "already_asked";
     if (this.#isFull(asker) || this.#isFull(asked)) return "busy";
-    const consent: Consent = { asker, asked, key, ticket: "", timer: 0 };
-    consent.timer = this.#wheel.schedule(this.#expiry, consent, CONSENT_MS);
+    const consent = new Consent(asker, asked, key);
+    this.#wheel.schedule(consent.timer, this.#expiry, CONSENT_MS);
     for (const session of [asker, asked]) this.#consentsOf(session).add(consent);
     say(asked, "private_request", asker.account.name, key);
     return null;

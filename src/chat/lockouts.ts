@@ -1,5 +1,5 @@
 import { LOCKOUTS_MAX, LOGINS_WAITING_MAX, WRONG_PASSWORDS_MAX } from "../limits.ts";
-import type { TimerHandle, TimerKind, TimerWheel } from "../timer-wheel.ts";
+import { WheelTimer, type TimerKind, type TimerWheel } from "../timer-wheel.ts";
 import { secondsIn, source } from "./addresses.ts";
 import type { Account } from "./session.ts";
 
@@ -26,7 +26,7 @@ export class LoginRecord implements WrongPasswords {
   /** An attempt is being judged; the others wait their turn. */
   judging = false;
   waiting: (() => void)[] = [];
-  timer: TimerHandle = 0;
+  readonly timer = new WheelTimer<LoginRecord>(this);
 
   constructor(key: string, user: string, source: string) {
     this.key = key;
@@ -116,10 +116,9 @@ export class Lockouts {
   }
 
   #set(record: LoginRecord, count: number, leftMs: number): void {
-    this.#wheel.cancel(record.timer);
     record.count = count;
     record.untilMs = this.#wheel.nowMs + leftMs;
-    record.timer = this.#wheel.schedule(this.#expiry, record, leftMs);
+    this.#wheel.schedule(record.timer, this.#expiry, leftMs);
     this.#records.delete(record.key);
     this.#records.set(record.key, record);
   }
@@ -142,7 +141,7 @@ export class Lockouts {
   #clear(record: LoginRecord): void {
     if (record.count === 0) return;
     this.#wheel.cancel(record.timer);
-    record.timer = record.count = record.untilMs = 0;
+    record.count = record.untilMs = 0;
     this.#changed(record, 0);
   }
 }

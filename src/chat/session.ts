@@ -2,7 +2,7 @@ import { encode } from "../protocol/ascii.ts";
 import type { Outbox } from "../protocol/outbox.ts";
 import type { GoodbyeReason, LeftReason } from "../protocol/reply.ts";
 import type { Sink } from "../protocol/turn.ts";
-import type { TimerHandle } from "../timer-wheel.ts";
+import { WheelTimer } from "../timer-wheel.ts";
 
 /** Whoever sends lines: a connection, or in tests a double. Before it has a session, it is a stranger. */
 export interface Peer {
@@ -139,13 +139,13 @@ export class Session {
   /** Wheel time at which the client last confirmed, or had next to nothing to confirm. */
   promptMs = Number.NEGATIVE_INFINITY;
   /** Armed while more than the bound waits for a client that may be keeping up. */
-  overdue: TimerHandle = 0;
+  readonly overdue = new WheelTimer<Session>(this);
   /** Where the client accepts private chats: the address that the server saw last, and a port; 0 is none. */
   address = "";
   listenPort = 0;
   /** Wheel time of the last line. */
   heardMs: number;
-  timer: TimerHandle = 0;
+  readonly timer = new WheelTimer<Session>(this);
   /** Why it ended; null while it lives. */
   endReason: GoodbyeReason | LeftReason | null = null;
   endedUnixMs = 0;

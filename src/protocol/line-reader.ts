@@ -15,6 +15,8 @@ export class LineReader {
   end = 0;
   /** The line was longer than the limit: it was skipped, and there is no text. */
   tooLong = false;
+  /** The first and last bytes of the last line that was too long: 128 of each, or all it has. */
+  excerpt: Uint8Array = EMPTY;
   /** Bytes of the line as it came, its end mark included: how far it moves a position in the peer's stream. */
   lineBytes = 0;
 
@@ -68,6 +70,7 @@ export class LineReader {
     this.lineBytes = this.#skipped + this.#carried.length + lf + 1 - from;
     this.tooLong = this.lineBytes > this.#lineBytesMax;
     if (this.tooLong) {
+      this.#excerptWith(chunk.subarray(from, lf));
       this.#skippedInAll += this.lineBytes - this.#skipped;
       this.bytes = EMPTY;
       this.start = this.end = 0;
@@ -86,12 +89,18 @@ export class LineReader {
     return true;
   }
 
+  /** More of a line that is too long has come. */
+  #excerptWith(bytes: Uint8Array): void {
+    this.excerpt = ends(this.#skipped > 0 ? this.excerpt : this.#carried, bytes);
+  }
+
   /** Keeps the beginning of a line, but not more of it than a line may have, and lets go of the chunk. */
   #carry(): void {
     const rest = this.#chunk.length - this.#at;
     if (rest > 0) {
       const bytes = this.#carried.length + rest;
       if (this.#skipped > 0 || bytes >= this.#lineBytesMax) {
+        this.#excerptWith(this.#chunk.subarray(this.#at));
         this.#skipped += bytes;
         this.#skippedInAll += bytes;
         this.#carried = EMPTY;
@@ -106,6 +115,18 @@ export class LineReader {
 }
 
 const EMPTY = Buffer.alloc(0);
+const EXCERPT_END_BYTES = 128;
+
+/** One after the other, without the middle if that is long. */
+function ends(before: Uint8Array, after: Uint8Array): Uint8Array {
+  const length = before.length + after.length;
+  const both = Buffer.alloc(Math.min(length, 2 * EXCERPT_END_BYTES));
+  for (let i = 0; i < both.length; i++) {
+    const at = i < EXCERPT_END_BYTES ? i : length - both.length + i;
+    both[i] = at < before.length ? before[at]! : after[at - before.length]!;
+  }
+  return both;
+}
 /** Giving back a smaller one costs more than it saves. */
 const LARGE_BYTES_MIN = 4096;
 

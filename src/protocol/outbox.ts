@@ -49,6 +49,7 @@ export class Outbox implements Stream {
   readonly #turn: Turn;
   /** How far it was ever sent: behind a `rewind` that is further than `sent`. */
   #furthest = 0;
+  #finished = false;
   #sink: Sink | null = null;
   #group: StreamGroup | null = null;
   #log: BroadcastLog | null = null;
@@ -199,19 +200,28 @@ export class Outbox implements Stream {
     if (this.#from < this.#to && this.#from < before) this.#fold();
   }
 
+  /** It has left the log: appends the last line, if there is one. Whatever is appended later is dropped. */
+  finish(line: Uint8Array | null): void {
+    if (line !== null) this.append(line);
+    this.#finished = true;
+  }
+
   append(line: Uint8Array): void {
     const at = this.#reserve(line.length);
+    if (at < 0) return;
     copy(line, this.#own.bytes, at, 0, line.length);
   }
 
-  /** Appends the line head + bytes[start..end) + LF. */
-  appendLine(head: Uint8Array, bytes: Uint8Array, start: number, end: number): void {
+  /** Appends the line head + bytes[start..end) + LF; false when the stream is finished. */
+  appendLine(head: Uint8Array, bytes: Uint8Array, start: number, end: number): boolean {
     const count = head.length + end - start + 1;
     const at = this.#reserve(count);
+    if (at < 0) return false;
     const own = this.#own.bytes;
     copy(head, own, at, 0, head.length);
     copy(bytes, own, at + head.length, start, end);
     own[at + count - 1] = LF;
+    return true;
   }
 
   /**
@@ -219,7 +229,7 @@ export class Outbox implements Stream {
    * `message <from> `. With 0 it rests in the mailbox too.
    */
   appendMessage(number: number, unixMs: number, head: Uint8Array, bytes: Uint8Array, start: number, end: number): void {
-    this.appendLine(head, bytes, start, end);
+    if (!this.appendLine(head, bytes, start, end)) return;
     const to = this.end;
     this.#marks.add(number, unixMs, to - (head.length + end - start + 1), to);
   }
@@ -343,9 +353,11 @@ export class Outbox implements Stream {
     this.#drop(this.#to);
   }
 
-  /** Room for a line of its own, behind everything that came before it. */
+  /** Room for a line of its own, behind everything that came before it; -1 when the stream is finished. */
   #reserve(count: number): number {
+    // Without a log, as a finished stream is, this is always so.
     if (!this.touched || this.#inStep || this.#from !== this.#to || this.#followed !== this.#log?.end) {
+      if (this.#finished) return -1;
       this.follow();
       this.#fold();
       this.touch();

@@ -46,6 +46,34 @@ const NO = encode("no");
 const BY_FIRST: { verb: Verb; word: Uint8Array }[][] = Array.from({ length: 256 }, () => []);
 for (const verb of Object.keys(SHAPES) as Verb[]) BY_FIRST[verb.charCodeAt(0)]!.push({ verb, word: encode(verb) });
 
+const HTTP_1 = encode("HTTP/1.");
+const HTTP_2_PREFACE = encode("PRI * HTTP/2.0");
+/** The beginning of a TLS record with a handshake message: ClientHello (RFC 8446, 5.1). */
+const TLS_HANDSHAKE = encode("\x16\x03");
+const HOST = encode("host");
+const ORIGIN = encode("origin");
+const COLON = 58;
+
+/**
+ * Whether a line is of HTTP (a request line, `Host:` or `Origin:`) or TLS. A web page can make a browser send these to
+ * any port, with lines of its own choice after them.
+ */
+export function isOtherProtocol(bytes: Uint8Array, start: number, end: number): boolean {
+  if (isHeader(bytes, start, end, HOST) || isHeader(bytes, start, end, ORIGIN)) return true;
+  const target = wordEnd(bytes, start, end) + 1;
+  const version = wordEnd(bytes, target, end) + 1;
+  if (target > start + 1 && version > target + 1 && startsWith(bytes, version, end, HTTP_1)) return true;
+  return startsWith(bytes, start, end, TLS_HANDSHAKE) || equals(bytes, start, end, HTTP_2_PREFACE);
+}
+
+/** `name` is in lower case; the line may have it in any. */
+function isHeader(bytes: Uint8Array, start: number, end: number, name: Uint8Array): boolean {
+  if (end - start <= name.length || bytes[start + name.length] !== COLON) return false;
+  // The cases of a letter differ in the bit 0x20 alone.
+  for (let i = 0; i < name.length; i++) if ((bytes[start + i]! | 0x20) !== name[i]) return false;
+  return true;
+}
+
 /** One request as offsets into its line, parsed in two steps; reused for every line, so keep nothing of it. */
 export class Request {
   bytes: Uint8Array = new Uint8Array(0);

@@ -7,7 +7,7 @@ import {
   PROXY_HEADER_MS,
   TLS_HANDSHAKE_MS,
 } from "../limits.ts";
-import type { TimerHandle, TimerKind } from "../timer-wheel.ts";
+import { WheelTimer, type TimerKind } from "../timer-wheel.ts";
 import { type Accepted, type AcceptedSocket, Connection, type Connections } from "./connection.ts";
 import { setBuffers } from "./kernel.ts";
 import type { Logger } from "./log.ts";
@@ -101,7 +101,7 @@ export abstract class Newcomer implements Accepted {
   protected readonly admission: Admission;
   protected readonly socket: AcceptedSocket;
   protected readonly address: string;
-  readonly #timer: TimerHandle;
+  readonly #timer = new WheelTimer<Newcomer>(this);
   readonly #missing: string;
 
   /** `missing`: what it has to say within `delayMs`. */
@@ -111,7 +111,7 @@ export abstract class Newcomer implements Accepted {
     this.socket = socket;
     this.address = address;
     this.#missing = missing;
-    this.#timer = connections.wheel.schedule(late, this, delayMs);
+    connections.wheel.schedule(this.#timer, late, delayMs);
     newcomers.add(this);
     connections.strangers.add(this);
   }

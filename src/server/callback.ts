@@ -4,7 +4,7 @@ import type { Caller, Session } from "../chat/session.ts";
 import { CALLBACK_BYTES_MAX, CALLBACK_DEADLINE_MS, CALLBACK_PAUSE_MAX_MS, CALLBACK_PAUSE_MIN_MS } from "../limits.ts";
 import { encode, equals, parseNumber, startsWith } from "../protocol/ascii.ts";
 import { LineReader } from "../protocol/line-reader.ts";
-import type { TimerHandle, TimerKind } from "../timer-wheel.ts";
+import { WheelTimer, type TimerKind } from "../timer-wheel.ts";
 
 /** The longest line that a called client has to say: `ready <token>`, with room to spare. */
 const ANSWER_BYTES_MAX = 256;
@@ -59,7 +59,8 @@ export class Callback implements Caller {
   readonly secret: string;
   #call: Call | null = null;
   #pauseMs = CALLBACK_PAUSE_MIN_MS;
-  #timer: TimerHandle = 0;
+  /** Armed during a pause. */
+  readonly #pause = new WheelTimer<Callback>(this);
   /** The first call comes even with nothing to deliver: a client that hears none knows that it cannot be reached. */
   #reached = false;
   #last = false;
@@ -77,7 +78,7 @@ export class Callback implements Caller {
     this.all.chat.flushed(this.session);
     const { ended, outbox } = this.session;
     if (this.#call !== null || this.#last || outbox.sink !== this) return;
-    if (this.#timer !== 0 && !ended) return;
+    if (this.#pause.armed && !ended) return;
     if (this.#reached && outbox.safe === outbox.confirmed) return;
     this.#cancelPause();
     if (!this.all.mayCall(this)) return;
@@ -101,15 +102,14 @@ export class Callback implements Caller {
     }
     if (progress) this.#pauseMs = CALLBACK_PAUSE_MIN_MS;
     else if (!session.ended) {
-      this.#timer = all.chat.wheel.schedule(all.pause, this, this.#pauseMs);
+      all.chat.wheel.schedule(this.#pause, all.pause, this.#pauseMs);
       this.#pauseMs = Math.min(this.#pauseMs * 2, CALLBACK_PAUSE_MAX_MS);
     }
     this.flush();
   }
 
   #cancelPause(): void {
-    this.all.chat.wheel.cancel(this.#timer);
-    this.#timer = 0;
+    this.all.chat.wheel.cancel(this.#pause);
   }
 }
 
@@ -119,7 +119,7 @@ export class Call {
   readonly #position: number;
   readonly #to: number;
   readonly #answers = new LineReader(ANSWER_BYTES_MAX);
-  readonly timer: TimerHandle;
+  readonly timer = new WheelTimer<Call>(this);
   #socket: Socket<undefined> | null = null;
   #ready = false;
   /** How far this call brought the stream. */
@@ -132,7 +132,7 @@ export class Call {
     this.#position = session.outbox.confirmed;
     const { safe } = session.outbox;
     this.#to = session.ended ? safe : Math.min(safe, this.#position + CALLBACK_BYTES_MAX);
-    this.timer = all.chat.wheel.schedule(all.deadline, this, CALLBACK_DEADLINE_MS);
+    all.chat.wheel.schedule(this.timer, all.deadline, CALLBACK_DEADLINE_MS);
     all.calls.add(this);
     const heard = (handle: () => void) => (): void => {
       all.begin();

@@ -15,7 +15,7 @@ import { encode } from "../protocol/ascii.ts";
 import { LineReader } from "../protocol/line-reader.ts";
 import { Outbox } from "../protocol/outbox.ts";
 import type { Sink } from "../protocol/turn.ts";
-import type { TimerHandle, TimerKind, TimerWheel } from "../timer-wheel.ts";
+import { WheelTimer, type TimerKind, type TimerWheel } from "../timer-wheel.ts";
 import { TokenBucket } from "../token-bucket.ts";
 import { send } from "./kernel.ts";
 
@@ -86,8 +86,8 @@ export class Connection implements Accepted, Peer, Sink {
   #own: Outbox | null;
   readonly #openedMs: number;
   #heardMs: number;
-  #timer: TimerHandle = 0;
-  #later: TimerHandle = 0;
+  readonly #timer = new WheelTimer<Connection>(this);
+  readonly #later = new WheelTimer<Connection>(this);
   /** The last request is not answered yet. */
   #unanswered = false;
   /** The rate limit was reached; or too much of its own output waits, or is to come out of the mailbox. */
@@ -99,7 +99,7 @@ export class Connection implements Accepted, Peer, Sink {
   #pulling = false;
   /** The kernel takes no more until `drain`; there is a limit to that. */
   #full = false;
-  #stall: TimerHandle = 0;
+  readonly #stall = new WheelTimer<Connection>(this);
   #ended = false;
   #closing = false;
   /** What it said since then. */
@@ -151,12 +151,6 @@ export class Connection implements Accepted, Peer, Sink {
     session.outbox.sink = this;
     this.#all.strangers.delete(this);
     this.#all.wheel.cancel(this.#timer);
-    this.#timer = 0;
-  }
-
-  #arm(kind: TimerKind<Connection>, delayMs: number): void {
-    this.#all.wheel.cancel(this.#timer);
-    this.#timer = this.#all.wheel.schedule(kind, this, delayMs);
   }
 
   detach(): void {
@@ -181,7 +175,7 @@ export class Connection implements Accepted, Peer, Sink {
   close(): void {
     if (this.#closing || this.gone) return;
     this.#closing = true;
-    this.#arm(this.#all.linger, LINGER_MS);
+    this.#all.wheel.schedule(this.#timer, this.#all.linger, LINGER_MS);
     this.#read(true);
     this.replies.touch();
   }
@@ -225,7 +219,7 @@ export class Connection implements Accepted, Peer, Sink {
 
   /** Answers what may be answered now; returns how many requests that were. */
   #pull(): number {
-    if (this.#pulling) return 0;
+    if (this.#pulling || this.gone) return 0;
     this.#pulling = true;
     const received = this.session?.received;
     let left = REQUESTS_PER_TURN;
@@ -266,21 +260,20 @@ export class Connection implements Accepted, Peer, Sink {
     this.#allowance.earn(rate, Math.max(1, rate), wheel.nowMs);
     const missing = 1 - this.#allowance.tokens;
     this.#overRate = missing > 0;
-    wheel.cancel(this.#later);
-    this.#later = this.#overRate ? wheel.schedule(later, this, (missing * 1000) / rate) : 0;
+    if (this.#overRate) wheel.schedule(this.#later, later, (missing * 1000) / rate);
+    else wheel.cancel(this.#later);
   }
 
   /** So many lines that are no requests cannot be meant, and reading them later would help nobody. */
   #flooded(): void {
     if (this.session !== null) return this.#all.chat.end(this.session, "flood");
-    this.replies.append(GOODBYE_FLOOD);
+    this.replies.finish(GOODBYE_FLOOD);
     this.close();
   }
 
   /** The rate allows the next request. */
   readOn(): void {
     this.#overRate = false;
-    this.#later = 0;
     this.#wait();
   }
 
@@ -349,8 +342,7 @@ export class Connection implements Accepted, Peer, Sink {
   /** From now on something must be taken for as long as a session may be silent. */
   #stalled(): void {
     const { chat, wheel, stall } = this.#all;
-    wheel.cancel(this.#stall);
-    this.#stall = wheel.schedule(stall, this, chat.silenceMs);
+    wheel.schedule(this.#stall, stall, chat.silenceMs);
   }
 
   /**
@@ -378,7 +370,7 @@ export class Connection implements Accepted, Peer, Sink {
     // Whoever waits for a password to be judged is not to blame.
     if (!this.#unanswered) leftMs = Math.min(leftMs, this.#openedMs + limits.loginMs - nowMs);
     if (leftMs <= 0) this.close();
-    else this.#arm(silence, leftMs);
+    else this.#all.wheel.schedule(this.#timer, silence, leftMs);
   }
 
   /** Closes without waiting for anything; what the kernel took it still delivers. */

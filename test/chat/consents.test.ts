@@ -1,6 +1,6 @@
 import { beforeEach, describe, expect, test } from "bun:test";
 import { CONSENT_MS, KEY_BYTES_MAX, LIMITS_DEFAULT } from "../../src/limits.ts";
-import { PASSWORD, type TestPeer, World } from "../support/chat.ts";
+import { PASSWORD, SILENCE_MS, type TestPeer, World } from "../support/chat.ts";
 
 const KEY = "bm90IGEgcmVhbCBjZXJ0aWZpY2F0ZQ==";
 const OTHER_KEY = "YW5vdGhlcg==";
@@ -245,4 +245,26 @@ test("a callback session asks and answers like any other", () => {
   );
   expect(as("getaddress bob")).toEqual(["ok asked"]);
   expect(bob.read().at(-1)).toBe("private_request carol");
+});
+
+test("2,046 refused questions and a block end no timer but their own: a silent third user still expires", () => {
+  grant();
+  for (let i = 0; i < 2046; i++) {
+    world.say(alice, "getaddress bob");
+    world.say(bob, "private_answer alice no");
+  }
+  alice.read();
+  bob.read();
+  // Her idle timer has the record of the wheel that the granted question had.
+  const carol = world.login("carol");
+  world.announce();
+  expect(world.ask(alice, "block bob")).toEqual(["joined carol", "denied bob", "ok"]);
+  for (let passedMs = 0; passedMs < SILENCE_MS + 1000; passedMs += 1000) {
+    world.say(alice, "alive");
+    world.say(bob, "alive");
+    world.pass(1000);
+  }
+  expect(carol.read().at(-1)).toBe("goodbye expired");
+  expect(bob.read()).toContain("left carol expired");
+  expect(world.chat.wheel.armed).toBe(2);
 });

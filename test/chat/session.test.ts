@@ -1,5 +1,6 @@
 import { describe, expect, test } from "bun:test";
 import { LIMITS_DEFAULT, SPARE_MS } from "../../src/limits.ts";
+import type { Session } from "../../src/chat/session.ts";
 import { ByteQueue } from "../../src/protocol/byte-queue.ts";
 import { SILENCE_MS, type TestPeer, UNIX_MS, World } from "../support/chat.ts";
 import { Random, seedFor } from "../support/random.ts";
@@ -414,4 +415,124 @@ test("when all streams together hold too much, those that hold most end as slow,
   const again = world.login("bob");
   again.take();
   expect(again.read().filter((line) => line.startsWith("stored"))).toHaveLength(100);
+});
+
+describe("goodbye is the last line of a session", () => {
+  const LIMIT = 128 << 10;
+  const TEXT = "x".repeat(4000);
+
+  /** All that was appended to a stream and is not confirmed, as lines. */
+  function lines({ outbox }: Session): string[] {
+    outbox.rewind(outbox.confirmed);
+    let text = "";
+    while (outbox.peek()) {
+      text += outbox.piece.toString("latin1", outbox.pieceStart, outbox.pieceEnd);
+      outbox.took(outbox.pieceEnd - outbox.pieceStart);
+    }
+    return text.split("\n").slice(0, -1);
+  }
+
+  /** Alice's mailbox holds more than a portion, and what waits in her session is just below the limit. */
+  function nearlySlow(
+    option: string,
+    room = Number.POSITIVE_INFINITY,
+  ): { world: World; alice: TestPeer; bob: TestPeer; session: Session } {
+    const world = new World(["alice", "bob"], { limits: { unconfirmedBytesMax: LIMIT } });
+    const [bob] = world.online("bob") as [TestPeer];
+    for (let i = 0; i < 30; i++) world.say(bob, `message alice ${TEXT}`);
+    const alice = world.connect();
+    alice.room = room;
+    world.say(alice, `login alice secret${option}`);
+    world.announce();
+    world.pass(3000);
+    alice.read();
+    bob.read();
+    const { session } = world.account("alice");
+    if (session === null) throw new Error("alice is not online");
+    while (session.outbox.unconfirmed + TEXT.length + 100 < LIMIT) world.say(bob, `broadcast ${TEXT}`);
+    return { world, alice, bob, session };
+  }
+
+  test("in a resumable session that a message to oneself makes slow: its reply comes before", () => {
+    const { world, alice, bob, session } = nearlySlow(" resumable");
+    world.say(alice, "alive");
+    alice.read();
+    world.say(bob, `broadcast ${TEXT}`);
+    const asked = ["alive", "message alice hi", "message alice and that", "alive"];
+    world.say(alice, ...asked.slice(1));
+    world.say(alice, "message alice not any more");
+    const received = asked.join("\n").length + 1;
+    expect(alice.read().slice(-4)).toEqual(["ok stored", "ok stored", `ok ${received}`, "goodbye slow"]);
+    expect(alice.gone).toBe(true);
+    // What the replies said is true, and what came after them was not acted on.
+    const again = world.connect();
+    world.say(again, `login alice secret after=${session.token}:0`);
+    const [reply, ...stored] = again.read();
+    expect(reply).toEndWith(` received=${received}`);
+    const own = stored.filter((line) => line.startsWith("stored alice "));
+    expect(own.map((line) => line.split(" ").slice(3).join(" "))).toEqual(["hi", "and that"]);
+  });
+
+  test("in a plain session that does not take its lines", () => {
+    const { world, alice, bob, session } = nearlySlow("", 100);
+    world.begin();
+    bob.feed(Buffer.from(`broadcast ${TEXT}\n`));
+    world.chat.announceNow();
+    alice.feed(Buffer.from("message alice hi\n"));
+    world.endTurns();
+    expect(session.endReason).toBe("slow");
+    alice.take();
+    expect(alice.read().slice(-2)).toEqual(["ok stored", "goodbye slow"]);
+  });
+
+  test("in a callback session, whose reply has a connection of its own", () => {
+    const { world, bob, session } = nearlySlow(" callback=4242");
+    world.say(bob, `broadcast ${TEXT}`);
+    const peer = world.connect();
+    expect(world.ask(peer, `as ${session.token} message alice hi`)).toEqual(["ok stored"]);
+    world.chat.flushed(session); // As its caller does.
+    world.endTurns();
+    expect(session.endReason).toBe("slow");
+    expect(lines(session).at(-1)).toBe("goodbye slow");
+  });
+
+  test("when a position is confirmed and too much is left: the reply to alive comes before", () => {
+    const { world, alice, bob } = nearlySlow(" resumable");
+    world.begin();
+    alice.feed(Buffer.from("alive 100\n"));
+    for (let i = 0; i < 150; i++) bob.feed(Buffer.from(`broadcast ${TEXT}\n`));
+    world.chat.announceNow();
+    alice.feed(Buffer.from("alive 200\n"));
+    world.endTurns();
+    expect(alice.read().slice(-2)).toEqual(["ok 20", "goodbye slow"]);
+  });
+
+  test("whatever somebody appends to the stream of a session that has ended", () => {
+    const world = new World(["alice", "bob"]);
+    const [alice, bob] = world.online("alice", "bob") as [TestPeer, TestPeer];
+    const { session } = world.account("alice");
+    world.begin();
+    world.chat.end(session!, "flood");
+    const bytes = Buffer.from("text");
+    session!.outbox.append(Buffer.from("ok\n"));
+    session!.outbox.appendLine(Buffer.from("joined "), bytes, 0, 4);
+    session!.outbox.appendMessage(1, 1, Buffer.from("message bob "), bytes, 0, 4);
+    bob.feed(Buffer.from("broadcast hi\n"));
+    world.endTurns();
+    expect(alice.read()).toEqual(["goodbye flood"]);
+    expect(world.account("alice").waiting).toBe(0);
+  });
+
+  test("not even an answer to what fails in the request that ended it", () => {
+    const world = new World(["alice"]);
+    const [alice] = world.online("alice") as [TestPeer];
+    const { end } = world.chat;
+    world.chat.end = (session, reason) => {
+      if (session.ended) return;
+      end.call(world.chat, session, reason);
+      throw new Error("a fault");
+    };
+    expect(world.ask(alice, "logout")).toEqual(["ok"]);
+    expect(world.faults).toHaveLength(1);
+  });
 });

@@ -17,7 +17,7 @@ function plainly(bytes: Buffer, bytesMax: number): Line[] {
   }));
 }
 
-/** `next`, which makes no buffer longer than a line may be: that is all it could keep. */
+/** `next`, which joins no buffers to more than a line may have: all it keeps, but for the excerpt of a long one. */
 function next(reader: LineReader, bytesMax: number): boolean {
   const { concat } = Buffer;
   Buffer.concat = (...list) => {

@@ -137,6 +137,24 @@ describe("a line that is too long", () => {
     expect(read([bytesOf(`${"x".repeat(LIMIT - 1)}\r\n`)])).toEqual([{ text: null, position: LIMIT + 1 }]);
   });
 
+  test("shows its first and last 128 bytes, or all it has, wherever it was cut", () => {
+    const middle = "-".repeat(300);
+    for (const [line, shown] of [
+      ["short, but too long", "short, but too long"],
+      [`${"a".repeat(128)}${middle}${"z".repeat(128)}`, `${"a".repeat(128)}${"z".repeat(128)}`],
+    ] as const) {
+      const bytes = bytesOf(`fits\n${line}\n`);
+      for (let cut = 0; cut <= bytes.length; cut++) {
+        const reader = new LineReader(LIMIT);
+        for (const chunk of [bytes.subarray(0, cut), bytes.subarray(cut)]) {
+          reader.feed(chunk);
+          while (reader.next());
+        }
+        expect(Buffer.from(reader.excerpt).toString("latin1")).toBe(shown);
+      }
+    }
+  });
+
   test("is not reported before its LF has come, and then once", () => {
     const reader = new LineReader(LIMIT);
     for (let chunk = 0; chunk < 1000; chunk++) {

@@ -2,7 +2,7 @@ import { describe, expect, test } from "bun:test";
 import { isIPv4 } from "node:net";
 import fc from "fast-check";
 import { isName, isToken, parseNumber } from "../../src/protocol/ascii.ts";
-import { Request, SHAPES, type Verb } from "../../src/protocol/request.ts";
+import { Request, SHAPES, type Verb, isOtherProtocol } from "../../src/protocol/request.ts";
 import { seedFor } from "../support/random.ts";
 
 const VERBS = Object.keys(SHAPES) as Verb[];
@@ -280,4 +280,27 @@ describe("whatever a line holds", () => {
     );
     expect(accepted).toBeGreaterThan(0);
   });
+});
+
+test("a line of HTTP or TLS is told from one of this protocol by its beginning, and by nothing outside it", () => {
+  const theirs = ["GET / HTTP/1.1", "login /x HTTP/1.", "a b HTTP/1.0 and more", "PRI * HTTP/2.0", "\x16\x03\x01"];
+  for (const line of [...theirs, "Host:", "hOST: a", "ORIGIN:", "origin: null"]) {
+    expect([line, within(line, isOtherProtocol)]).toEqual([line, true]);
+  }
+  const ours = ["", " ", "HTTP/1.1", "GET HTTP/1.1", "GET / HTTP/2.0", "GET / HTTP/1", "GET  HTTP/1.1", " / HTTP/1.1"];
+  const alike = [
+    "Host",
+    "Hos:",
+    "Host :",
+    " Host:",
+    "xHost:",
+    "host\x1a",
+    "Origin",
+    "\x16",
+    "\x16\x02",
+    "PRI * HTTP/2.01",
+  ];
+  for (const line of [...ours, ...alike, "login alice x", "as x message bob GET / HTTP/1.1"]) {
+    expect([line, within(line, isOtherProtocol)]).toEqual([line, false]);
+  }
 });

@@ -9,7 +9,7 @@ import {
   REQUESTS_PER_TURN,
   SKIPPED_BYTES_PER_REQUEST,
 } from "../../src/limits.ts";
-import { SILENCE_MS, World } from "../support/chat.ts";
+import { BLOCK_MS, SILENCE_MS, World } from "../support/chat.ts";
 
 /** Two ends of a connection over the loopback: the accepted one, and what the other one has heard, which can wait. */
 async function ends(drained: () => void) {
@@ -313,6 +313,29 @@ describe("a connection without a session", () => {
     verdict.resolve(true);
     await wire.world.later();
     expect(wire.read()[0]).toMatch(/^ok /);
+  });
+
+  test("that is gone when its password is judged gets nothing more answered, and no session to resume", async () => {
+    const wire = new Wire();
+    const verdict = Promise.withResolvers<boolean>();
+    const alice = wire.world.connect();
+    const [reply] = wire.world.ask(alice, "login alice secret resumable") as [string];
+    alice.hangUp();
+    const { session } = wire.world.account("alice");
+    wire.world.verify = () => verdict.promise;
+    wire.feed(`login bob guess\nresume ${reply.split(" ")[1]} 0\nlogin bob guess\n`);
+    wire.world.begin();
+    wire.connection.closed();
+    wire.world.endTurns();
+    verdict.resolve(false);
+    await wire.world.later();
+    expect([session!.peer, wire.connection.session]).toEqual([null, null]);
+    const { open, strangers, waiting } = wire.all;
+    expect([open.size, strangers.size, waiting.size]).toEqual([0, 0, 0]);
+    wire.world.pass(SILENCE_MS + 200);
+    expect(session!.endReason).toBe("expired");
+    wire.world.pass(BLOCK_MS + 200);
+    expect(wire.world.chat.wheel.armed).toBe(0);
   });
 
   test("is closed also while it is read later, for more than it may have said", () => {

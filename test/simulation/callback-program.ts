@@ -209,6 +209,8 @@ class CallReader implements ClientEnd {
     for (let lf = this.#partial.indexOf("\n"); lf >= 0; lf = this.#partial.indexOf("\n")) {
       const line = this.#partial.slice(0, lf);
       this.#partial = this.#partial.slice(lf + 1);
+      if (line.startsWith("goodbye ") && (this.#partial !== "" || this.#position < this.#to))
+        throw new Violation("a call went on after the last line");
       program.reading.take(line, program.reading.read + lf + 1);
       if (this.#manner === "hangs up within") return link.hangUp();
     }

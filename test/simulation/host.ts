@@ -344,6 +344,7 @@ export class Host {
       ) {
         throw new Violation(`${account.name}'s stream holds ${outbox.unconfirmed} bytes`);
       }
+      if (!session.timer.armed) throw new Violation(`${account.name} is online without an idle timer`);
       const silentMs = nowMs - session.heardMs;
       if (silentMs > this.#choices.silenceMs + 3 * TICK_MS && peer?.paused !== true) {
         throw new Violation(`${account.name} was silent for ${silentMs} ms and is still online`);

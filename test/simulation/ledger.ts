@@ -14,6 +14,8 @@ export class Stay {
   /** By the other user: what must come, and how much of it came. */
   readonly expected = new Map<string, Expected[]>();
   reason = "";
+  /** Its last line was heard: a goodbye, or the reply to a logout. */
+  isOver = false;
   /** Wheel time at which a whole line of its client last reached the server. */
   heardMs: number;
 

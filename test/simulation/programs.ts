@@ -15,6 +15,11 @@ export class Lines {
     }
   }
 
+  /** What came after the line that was given last. */
+  get rest(): string {
+    return this.#partial;
+  }
+
   drop(): void {
     this.#partial = "";
   }
@@ -265,15 +270,25 @@ export class ResumableProgram implements Program, Left {
   }
 
   #line(stay: Stay, line: string): void {
-    if (!isReply(line)) return this.#reading.take(line, this.#at);
+    if (!isReply(line)) {
+      if (line.startsWith("goodbye ")) this.#checkLast();
+      return this.#reading.take(line, this.#at);
+    }
     this.#reading.read = this.#at;
     const request = this.unanswered.shift();
     if (request === undefined) throw new Violation(`${this.#user.name} got a reply to nothing: ${show(line)}`);
+    if (request.verb === "logout") this.#reading.flushAll();
     this.#user.reply(stay, request, line);
     this.#answered = request.end;
     if (request.verb !== "logout") return;
-    this.#reading.flushAll();
+    this.#checkLast();
     this.#over();
+  }
+
+  /** The last line was heard: nothing follows it, nor is on its way. */
+  #checkLast(): void {
+    const rest = this.#lines.rest + this.link!.down;
+    if (rest !== "") throw new Violation(`${this.#user.name} heard something after the last line: ${show(rest)}`);
   }
 
   #over(): void {

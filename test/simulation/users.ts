@@ -131,6 +131,7 @@ export class User {
   /** An event of a session. Returns false when it was the last one. */
   event(stay: Stay, line: string, repeats = false): boolean {
     const { ledger } = this.around;
+    this.#expectNotOver(stay, line);
     const [verb = "", from = "", third = ""] = line.split(" ");
     const text = line.slice(verb.length + from.length + 2);
     if (verb === "message") {
@@ -145,16 +146,24 @@ export class User {
     else if (verb === "left") ledger.hears(stay, from, `left ${text}`);
     else if (verb === "goodbye") {
       if (stay.reason !== from) throw new Violation(`${this.name} heard "${line}" of a session "${stay.reason}"`);
+      stay.isOver = true;
       return false;
     } else throw new Violation(`${this.name} heard: ${show(line)}`);
     return true;
   }
 
+  #expectNotOver(stay: Stay, line: string): void {
+    if (stay.isOver) throw new Violation(`${this.name} heard something after the last line: ${show(line)}`);
+  }
+
   /** A reply, held against its request. */
   reply(stay: Stay, request: Request, line: string): void {
+    // The reply to a request of a callback session is not part of its stream.
+    if (stay.kind !== "callback") this.#expectNotOver(stay, line);
     if (!this.#fits(stay, request, line)) {
       throw new Violation(`${this.name}: "${show(request.line.trimEnd())}" at ${request.end} got "${show(line)}"`);
     }
+    if (request.verb === "logout" && stay.kind !== "callback") stay.isOver = true;
     if ((request.verb === "block" || request.verb === "unblock") && line === "ok") this.blocksDone++;
   }
 

@@ -1,0 +1,155 @@
+import { afterEach, describe, expect, test } from "bun:test";
+import { mkdtempSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { World } from "../support/chat.ts";
+import { makeCertificate, writeCertificate } from "../support/certificate.ts";
+import { type Overrides, PASSWORD, type WireClient, WireServer } from "../support/wire.ts";
+
+/** What a web page can have a browser send to any port: the body is the page's choice. */
+const HEADERS = [
+  "Host: 127.0.0.1:6001",
+  "Connection: keep-alive",
+  "Content-Type: text/plain",
+  "Origin: https://page.example",
+  "",
+  "",
+].join("\r\n");
+const LOCKS_OUT = "login alice x\nlogin alice x\nlogin alice x\n";
+const LONG = "a".repeat(5000);
+
+/** Each is closed without a byte, and nothing after it is acted on. */
+const OPENINGS: Record<string, string> = {
+  "a POST of HTTP/1.1": `POST / HTTP/1.1\r\n${HEADERS}`,
+  "a GET of HTTP/1.0 without headers": "GET / HTTP/1.0\r\n\r\n",
+  "a method that nobody knows, with a bare LF": "foo /bar HTTP/1.1\n",
+  "a method that is a verb": "login /alice HTTP/1.1\r\n",
+  "a version of HTTP/1 to come": "GET / HTTP/1.27\r\n",
+  "OPTIONS *": `OPTIONS * HTTP/1.1\r\n${HEADERS}`,
+  "an absolute target": `GET http://127.0.0.1:6001/ HTTP/1.1\r\n${HEADERS}`,
+  CONNECT: "CONNECT 127.0.0.1:6001 HTTP/1.1\r\n",
+  "a WebSocket upgrade": "GET /chat HTTP/1.1\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n",
+  "lone CRs inside the line": "POST / HTTP/1.1\rHost: a\r\r\n",
+  "a Host header": "Host: a\r\n",
+  "a Host header in capitals, without a value": "HOST:\n",
+  "an Origin header in any case": "oRiGiN: null\r\n",
+  "a request line longer than a line may be": `POST /${LONG} HTTP/1.1\r\n`,
+  "a Host header longer than a line may be": `Host: ${LONG}\r\n`,
+  "the preface of HTTP/2": "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+  "a ClientHello in the clear": "\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\n",
+};
+
+const running: WireServer[] = [];
+const folders: string[] = [];
+
+function start(overrides?: Overrides): WireServer {
+  const server = new WireServer(overrides);
+  running.push(server);
+  return server;
+}
+
+afterEach(async () => {
+  for (const server of running.splice(0)) {
+    server.cut();
+    await server.stop();
+  }
+  for (const folder of folders.splice(0)) rmSync(folder, { recursive: true });
+});
+
+/** Nobody was locked out, and nobody is online. */
+async function nothingHappened(server: WireServer, authority?: string): Promise<void> {
+  const alice = await server.login("alice", authority);
+  await alice.asks("online", "ok");
+  await alice.asks("logout", "ok");
+}
+
+describe("a connection without a session is closed without a reply, and nothing after it is acted on, by", () => {
+  for (const [name, opening] of Object.entries(OPENINGS)) {
+    test(name, async () => {
+      const server = start();
+      const page = await server.connect();
+      page.send(`${opening}${LOCKS_OUT}login bob ${PASSWORD}\n`);
+      await page.ends();
+      page.send(LOCKS_OUT);
+      await nothingHappened(server);
+    });
+  }
+
+  test("an HTTP request over TLS", async () => {
+    const folder = mkdtempSync(join(tmpdir(), "heartline-http-"));
+    folders.push(folder);
+    const certificate = await makeCertificate();
+    const server = start({ tls: { ...writeCertificate(folder, certificate), port: 0 } });
+    const page = await server.connect(certificate.cert);
+    page.send(`POST / HTTP/1.1\r\n${HEADERS}${LOCKS_OUT}login bob ${PASSWORD}\n`);
+    await page.ends();
+    await nothingHappened(server, certificate.cert);
+  });
+
+  test("a Host line after a failed login, or after any other line", async () => {
+    const server = start();
+    const page = await server.connect();
+    page.say("", "online", "login alice x", "Host: a", "login alice x", "login alice x");
+    await page.hears("err bad_request <words>", "err not_logged_in", "err wrong_password 2");
+    await page.ends();
+    await nothingHappened(server);
+  });
+
+  test("a request line, before a resume or an as that would be known", async () => {
+    const server = start();
+    const alice = await server.connect();
+    alice.say(`login alice ${PASSWORD} resumable`);
+    const token = (await alice.line()).split(" ")[1]!;
+    const bob = await server.connect();
+    bob.say(`login bob ${PASSWORD} callback=65535`);
+    const callback = (await bob.line()).split(" ")[1]!;
+    await alice.hears("joined bob");
+    for (const line of [`resume ${token} 0`, `as ${callback} broadcast hi`]) {
+      const page = await server.connect();
+      page.say("POST / HTTP/1.1", line);
+      await page.ends();
+    }
+    await alice.asks("alive", "ok 6");
+  });
+});
+
+test("HTTP is noticed wherever its bytes are cut, also in a line that is too long", () => {
+  const world = new World(["alice"]);
+  for (const opening of ["POST /x HTTP/1.1\r\n", "Host: a\r\n", `POST /${"x".repeat(300)} HTTP/1.1\r\n`]) {
+    for (let cut = 1; cut < opening.length; cut++) {
+      const page = world.connect("192.0.2.9", 64);
+      for (const chunk of [opening.slice(0, cut), opening.slice(cut), `login alice x\nHost: a\n`]) {
+        world.begin();
+        page.feed(Buffer.from(chunk));
+        world.endTurns();
+      }
+      expect(page.read()).toEqual([]);
+      expect(page.gone).toBe(true);
+    }
+  }
+});
+
+test("in a session such lines are lines like any other, and a text may be anything", async () => {
+  const server = start();
+  const [alice, bob] = (await server.online("alice", "bob")) as [WireClient, WireClient];
+  await alice.asks("message bob GET / HTTP/1.1", "ok sent");
+  await bob.hears("message alice GET / HTTP/1.1");
+  await alice.asks("broadcast Host: a", "ok 1");
+  await bob.hears("broadcast alice Host: a");
+  for (const line of ["GET / HTTP/1.1", "Host: a", "Origin: a"]) await alice.asks(line, "err unknown_command");
+  await alice.asks(`POST /${LONG} HTTP/1.1`, "err line_too_long");
+  await alice.asks("alive", "ok");
+});
+
+test("without a session, lines that only mention HTTP are answered", async () => {
+  const page = await start().connect();
+  const token = "t".repeat(64);
+  await page.asks("GET /", "err unknown_command");
+  await page.asks("HTTP/1.1 200 OK", "err unknown_command");
+  await page.asks("Hosts: a", "err unknown_command");
+  await page.asks("a Host: b", "err unknown_command");
+  await page.asks(`as ${token} message bob GET / HTTP/1.1`, "err unknown_session");
+  const another = await running.at(-1)!.connect();
+  await another.asks(`as ${token} message bob ${LONG} HTTP/1.1`, "err line_too_long");
+  await another.asks(`login alice ${PASSWORD}`, "ok <token> 35");
+});
