@@ -12,6 +12,7 @@ import { Checkpoint } from "./checkpoint.ts";
 import { Consents } from "./consents.ts";
 import { Lockouts, type LockoutScope } from "./lockouts.ts";
 import { Mailbox } from "./mailbox.ts";
+import { limitMemory } from "./memory.ts";
 import { Presence } from "./presence.ts";
 import { type Account, type Caller, type LoginOptions, type Peer, Session } from "./session.ts";
 import type { ChatStore } from "./store.ts";
@@ -57,6 +58,8 @@ export class Chat {
   /** Unix time of this turn, for messages that are read later. */
   unixMs = 0;
   readonly checkpoint: Checkpoint;
+  /** Ended sessions whose last bytes are still being written; see `departed`. */
+  readonly departing = new Set<Session>();
   #broadcastWaits = false;
   /** How far the multicast was sent when the last sweep looked at those who are slow. */
   #lookedAt = 0;
@@ -278,7 +281,9 @@ export class Chat {
     account.leaving = session;
     // Nobody is connected to read its goodbye, or there is none to call for.
     if (peer === null && (kind === "resumable" || reason === "logout")) outbox.sink = null;
+    else this.departing.add(session);
     if (kind !== "plain") this.checkpoint.settle(session);
+    if (outbox.sink === null) session.caller?.giveUp();
     peer?.close();
   }
 
@@ -298,6 +303,12 @@ export class Chat {
       return;
     }
     this.end(session, "disconnected");
+    this.departed(session);
+  }
+
+  /** An ended session's last bytes have been written, or are not written any more. */
+  departed(session: Session): void {
+    this.departing.delete(session);
     session.outbox.sink = null;
     if (session.account.leaving === session) this.checkpoint.settle(session);
     else session.outbox.withdraw(); // Once more, now that nobody reads it.
@@ -361,21 +372,10 @@ export class Chat {
     const { sent } = this.multicast;
     if (this.#lookedAt !== sent) for (const session of this.#byToken.values()) this.flushed(session);
     this.#lookedAt = sent;
-    if (processBytes > this.limits.streamsBytesMax) this.#limitMemory();
+    if (processBytes > this.limits.streamsBytesMax) limitMemory(this);
     if (this.wheel.nowMs < this.#trimMs) return;
     this.#trimMs = this.wheel.nowMs + SPARE_MS;
     trimSpares();
-  }
-
-  /** All streams together are bounded too: those that hold most end, until the others have room. */
-  #limitMemory(): void {
-    let bytes = 0;
-    for (const { outbox } of this.presence.online) bytes += outbox.heldBytes;
-    while (bytes > this.limits.streamsBytesMax) {
-      const most = this.presence.online.reduce((a, b) => (b.outbox.heldBytes > a.outbox.heldBytes ? b : a));
-      bytes -= most.outbox.heldBytes;
-      this.end(most, "slow");
-    }
   }
 
   /** Ends everybody's session; nobody gets in any more. */
