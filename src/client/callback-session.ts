@@ -3,6 +3,7 @@ import { SERVER_LINE_BYTES_MAX } from "../limits.ts";
 import { LineReader } from "../protocol/line-reader.ts";
 import { decode } from "./event.ts";
 import { Link } from "./link.ts";
+import { Greetings } from "./listener.ts";
 import {
   ANSWER_MS,
   type Asker,
@@ -23,16 +24,22 @@ import {
 
 /** The server calls right after a login; a client that hears nothing for so long cannot be reached. */
 const FIRST_CALL_MS = 5_000;
+/** The longest head line of a call, `callback <secret> <position> <bytes>`, with room to spare. */
+const HEAD_BYTES_MAX = 256;
 
 /** A call under way: its head line, and then so many bytes of the server's stream. */
 interface Call {
   /** Whose calls show that secret: a call of an earlier session has nothing more to say. */
   secret: PromiseWithResolvers<string> | null;
   reader: LineReader;
+  /** Bytes that came before the caller had proved to be the server. */
+  headBytes: number;
   /** Bytes that are still to come; -1 before the head. */
   left: number;
   /** Position of the next line in the stream. */
   position: number;
+  /** How far the stream had come when the call began. */
+  receivedBefore: number;
 }
 
 /**
@@ -44,6 +51,9 @@ export class CallbackSession implements ChatSession {
   readonly #listener: SessionListener;
   #store: StateStore | null = null;
   #port: TCPSocketListener<Call> | null = null;
+  /** Callers that have not shown the secret, and the last one that has: the server calls once at a time. */
+  readonly #greetings = new Greetings<Socket<Call>>((socket) => socket.terminate());
+  #call: Socket<Call> | null = null;
   #user = "";
   /** How it logs in, but for `callback=` and `after=`. */
   #login = "";
@@ -112,7 +122,12 @@ export class CallbackSession implements ChatSession {
   }
 
   request(line: string): Promise<string> {
-    const outcome = this.#last.then(() => this.#ask(line));
+    return this.#queue(() => line);
+  }
+
+  /** The line is made when its turn has come: a position must be of the session that it is said in. */
+  #queue(line: () => string): Promise<string> {
+    const outcome = this.#last.then(() => this.#ask(line()));
     this.#last = outcome.catch(() => {});
     return outcome;
   }
@@ -134,11 +149,11 @@ export class CallbackSession implements ChatSession {
   }
 
   async confirm(): Promise<void> {
-    await this.request("alive");
+    await this.#queue(() => `alive ${this.#received}`);
   }
 
   async logout(): Promise<void> {
-    await this.request(`logout ${this.#received}`).catch((error: ChatError) => {
+    await this.#queue(() => `logout ${this.#received}`).catch((error: ChatError) => {
       if (error.code !== "unknown_session") throw error; // Else it is over already.
     });
     this.#end("logout");
@@ -192,9 +207,12 @@ export class CallbackSession implements ChatSession {
       port: this.#options.callbackPort,
       socket: {
         open: (socket) => {
-          socket.data = { secret: null, reader: new LineReader(SERVER_LINE_BYTES_MAX), left: -1, position: 0 };
+          const reader = new LineReader(SERVER_LINE_BYTES_MAX);
+          socket.data = { secret: null, reader, headBytes: 0, left: -1, position: 0, receivedBefore: 0 };
+          this.#greetings.add(socket);
         },
         data: (socket, chunk) => this.#hear(socket, chunk),
+        close: (socket) => this.#closed(socket),
       },
     });
   }
@@ -202,11 +220,23 @@ export class CallbackSession implements ChatSession {
   #hear(socket: Socket<Call>, chunk: Buffer): void {
     const call = socket.data;
     call.reader.feed(chunk);
-    if (call.left < 0) {
-      if (!call.reader.next()) return;
-      const { bytes, start, end } = call.reader;
-      void this.#answerCall(socket, decode(bytes, start, end).split(" "));
-    } else this.#tell(socket, chunk.length);
+    if (call.left >= 0) return this.#tell(socket, chunk.length);
+    call.headBytes += chunk.length;
+    // The server says one short line, and waits for the answer.
+    if (call.headBytes > HEAD_BYTES_MAX || call.secret !== null) return void socket.terminate();
+    if (!call.reader.next()) return;
+    const { bytes, start, end } = call.reader;
+    void this.#answerCall(socket, decode(bytes, start, end).split(" "));
+  }
+
+  /** A call that was cut has brought something: the server goes on behind it, and does not bring it again. */
+  #closed(socket: Socket<Call>): void {
+    const { secret, left, receivedBefore } = socket.data;
+    socket.data.secret = null;
+    this.#greetings.delete(socket);
+    if (this.#call === socket) this.#call = null;
+    if (left <= 0 || secret !== this.#secret || this.#received === receivedBefore || this.#ended) return;
+    this.confirm().catch(() => {});
   }
 
   /** Only who knows the secret is answered, and not when the call begins beyond what is known here. */
@@ -217,6 +247,10 @@ export class CallbackSession implements ChatSession {
     call.position = Number(position);
     call.left = Number(bytes);
     if (!isServer || !(call.position <= this.#received) || !(call.left >= 0)) return void socket.end();
+    this.#greetings.delete(socket);
+    this.#call?.terminate();
+    this.#call = socket;
+    call.receivedBefore = this.#received;
     socket.write(`ready ${this.#token}\n`);
     this.#firstCall.resolve();
     this.#tell(socket, 0);
