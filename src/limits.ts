@@ -109,7 +109,7 @@ export const CALLBACK_PAUSE_MAX_MS = 8_000;
 /** Bytes of one delivery; the rest comes with the next. Only a line that is longer makes a longer one. */
 export const CALLBACK_BYTES_MIN = 8 << 10;
 export const CALLBACK_BYTES_MAX = 128 << 10;
-/** Calls of one user at once: one session lives, the others have ended; one more, and the oldest of these is given up. */
+/** Calls of one user at once: of one session that lives, and of ended ones; one more, and the oldest is given up. */
 export const CALLBACKS_PER_USER_MAX = 32;
 
 /**

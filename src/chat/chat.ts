@@ -10,9 +10,9 @@ import { Accounts, type Passwords } from "./accounts.ts";
 import { Addresses } from "./addresses.ts";
 import { Checkpoint } from "./checkpoint.ts";
 import { Consents } from "./consents.ts";
+import { Departing } from "./departing.ts";
 import { Lockouts, type LockoutScope } from "./lockouts.ts";
 import { Mailbox } from "./mailbox.ts";
-import { limitMemory } from "./memory.ts";
 import { Presence } from "./presence.ts";
 import { type Account, type Caller, type LoginOptions, type Peer, Session } from "./session.ts";
 import type { ChatStore } from "./store.ts";
@@ -58,8 +58,7 @@ export class Chat {
   /** Unix time of this turn, for messages that are read later. */
   unixMs = 0;
   readonly checkpoint: Checkpoint;
-  /** Ended sessions whose last bytes are still being written; see `departed`. */
-  readonly departing = new Set<Session>();
+  readonly departing: Departing;
   #broadcastWaits = false;
   /** How far the multicast was sent when the last sweep looked at those who are slow. */
   #lookedAt = 0;
@@ -92,6 +91,7 @@ export class Chat {
     this.consents = new Consents(wheel, limits.consentsMax, options.newToken);
     const wrote = (session: Session): void => this.#wrote(session);
     this.checkpoint = new Checkpoint(this.accounts, this.mailbox, store, wrote, options.report);
+    this.departing = new Departing(this.checkpoint);
     this.#newToken = options.newToken;
     this.#newCaller = options.newCaller;
     this.#overdue = wheel.kind((session) => this.#stillOverdue(session));
@@ -267,7 +267,7 @@ export class Chat {
    */
   end(session: Session, reason: GoodbyeReason | LeftReason): void {
     if (session.ended) return;
-    const { account, outbox, peer, kind } = session;
+    const { account, outbox } = session;
     session.endReason = reason;
     session.endedUnixMs = this.unixMs;
     this.wheel.cancel(session.timer);
@@ -279,12 +279,7 @@ export class Chat {
     this.consents.end(session);
     if (reason !== "replaced" && reason !== "shutdown") this.#announce(account, `left ${account.name} ${reason}`);
     account.leaving = session;
-    // Nobody is connected to read its goodbye, or there is none to call for.
-    if (peer === null && (kind === "resumable" || reason === "logout")) outbox.sink = null;
-    else this.departing.add(session);
-    if (kind !== "plain") this.checkpoint.settle(session);
-    if (outbox.sink === null) session.caller?.giveUp();
-    peer?.close();
+    this.departing.add(session);
   }
 
   /** Is no user any more; what waits for them and whom they block is kept, should they become one again. */
@@ -303,15 +298,7 @@ export class Chat {
       return;
     }
     this.end(session, "disconnected");
-    this.departed(session);
-  }
-
-  /** An ended session's last bytes have been written, or are not written any more. */
-  departed(session: Session): void {
-    this.departing.delete(session);
-    session.outbox.sink = null;
-    if (session.account.leaving === session) this.checkpoint.settle(session);
-    else session.outbox.withdraw(); // Once more, now that nobody reads it.
+    this.departing.remove(session);
   }
 
   /** A stream was written or confirmed: more of the mailbox may follow; too much left is the end. */
@@ -372,10 +359,23 @@ export class Chat {
     const { sent } = this.multicast;
     if (this.#lookedAt !== sent) for (const session of this.#byToken.values()) this.flushed(session);
     this.#lookedAt = sent;
-    if (processBytes > this.limits.streamsBytesMax) limitMemory(this);
+    if (processBytes > this.limits.streamsBytesMax) this.#limitMemory();
     if (this.wheel.nowMs < this.#trimMs) return;
     this.#trimMs = this.wheel.nowMs + SPARE_MS;
     trimSpares();
+  }
+
+  /** All streams together are bounded too: the ended go, then those that hold most end, until the others have room. */
+  #limitMemory(): void {
+    const { streamsBytesMax } = this.limits;
+    let bytes = this.departing.heldBytes;
+    for (const { outbox } of this.presence.online) bytes += outbox.heldBytes;
+    bytes -= this.departing.free(bytes - streamsBytesMax);
+    while (bytes > streamsBytesMax) {
+      const most = this.presence.online.reduce((a, b) => (b.outbox.heldBytes > a.outbox.heldBytes ? b : a));
+      bytes -= most.outbox.heldBytes;
+      this.end(most, "slow");
+    }
   }
 
   /** Ends everybody's session; nobody gets in any more. */

@@ -132,7 +132,7 @@ export class Callback implements Caller {
     this.#cancelPause();
     this.all.leave(this);
     this.#call?.end();
-    this.all.chat.departed(this.session);
+    this.all.chat.departing.remove(this.session);
   }
 
   /** A call is over. The client has the stream up to `received`, -1 when it did not answer. */
@@ -148,7 +148,7 @@ export class Callback implements Caller {
     else if (received > position) this.portion = Math.min(CALLBACK_BYTES_MAX, this.portion * 2);
     // The client takes whole lines, and its next one is longer than that.
     else if (to > position) this.portion = Math.min(SERVER_LINE_BYTES_MAX, this.portion * 2);
-    if (this.#last) return all.chat.departed(session);
+    if (this.#last) return all.chat.departing.remove(session);
     if (received > position || (received >= 0 && to === position)) this.#pauseMs = CALLBACK_PAUSE_MIN_MS;
     else if (!session.ended) {
       this.#timer = all.chat.wheel.schedule(all.pause, this, this.#pauseMs);
