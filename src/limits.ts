@@ -24,7 +24,7 @@ export interface Limits {
   lineBytesMax: number;
   /** Bytes that a session's client has not confirmed; beyond them it ends as `slow`, its messages in the mailbox. */
   unconfirmedBytesMax: number;
-  /** Bytes that all sessions' streams hold together; beyond them those that hold most end as `slow`. */
+  /** Bytes that all sessions' streams hold together, ended ones first to go; beyond them the largest end as `slow`. */
   streamsBytesMax: number;
   /** Messages, and bytes of their text, that wait for one user; one more is `mailbox_full`. */
   mailboxMessagesMax: number;
