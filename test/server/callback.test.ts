@@ -471,10 +471,13 @@ describe("calls on sockets moved by hand", () => {
 
   test("the goodbye is part of the last call when too much waits for a client", () => {
     const [bob] = world.online("bob") as [TestPeer];
-    answer(call(), `ready ${TOKEN}`, "received 0");
-    call();
-    for (let i = 0; i <= 1100; i++) world.say(bob, `broadcast ${"x".repeat(1000)}`);
-    world.pass(KEEPING_UP_MS + 4000);
+    for (const pauseMs of [300, 600, 1100, 2100, KEEPING_UP_MS + 500]) {
+      call().end();
+      world.pass(pauseMs);
+    }
+    expect(calls).toEqual([]);
+    world.say(bob, ...Array<string>(1100).fill(`broadcast ${"x".repeat(1000)}`));
+    expect(world.account("alice").session).toBe(null);
     const last = call();
     answer(last, `ready ${TOKEN}`);
     expect(last.written.slice(-13)).toBe("goodbye slow\n");
@@ -528,7 +531,9 @@ describe("calls on sockets moved by hand", () => {
       world.chat.accounts.add("carol", "secret");
       world.say(world.connect(), "login carol secret callback=2000");
       expect(open()).toBe(10);
+      expect(calls.map(({ ended }) => ended)).toEqual([true, ...Array<boolean>(10).fill(false)]);
       const carol = calls.at(-1)!;
+      world.pass(1000);
       carol.handlers.open();
       answer(carol, `ready ${world.account("carol").session!.token}`, "received 0");
       expect(world.account("carol").session!.heardMs).toBe(world.chat.wheel.nowMs);
