@@ -232,7 +232,6 @@ export class CallbackSession implements ChatSession {
   /** A call that was cut has brought something: the server goes on behind it, and does not bring it again. */
   #closed(socket: Socket<Call>): void {
     const { secret, left, receivedBefore } = socket.data;
-    socket.data.secret = null;
     this.#greetings.delete(socket);
     if (this.#call === socket) this.#call = null;
     if (left <= 0 || secret !== this.#secret || this.#received === receivedBefore || this.#ended) return;
@@ -244,6 +243,7 @@ export class CallbackSession implements ChatSession {
     const call = socket.data;
     call.secret = this.#secret;
     const isServer = verb === "callback" && secret === (await this.#secret.promise) && call.secret === this.#secret;
+    if (socket.readyState !== 1) return; // It was cut meanwhile.
     call.position = Number(position);
     call.left = Number(bytes);
     if (!isServer || !(call.position <= this.#received) || !(call.left >= 0)) return void socket.end();
