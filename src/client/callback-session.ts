@@ -5,6 +5,7 @@ import { decode } from "./event.ts";
 import { DeliveryQueue } from "./delivery.ts";
 import { Heartbeat } from "./heartbeat.ts";
 import { Link } from "./link.ts";
+import { Greetings } from "./listener.ts";
 import {
   ANSWER_MS,
   type Asker,
@@ -30,16 +31,24 @@ const FIRST_CALL_MS = 5_000;
 const BUSY_MS = 30_000;
 /** Failures after which a later login may succeed. */
 const PASSING = ["not_sent", "unknown_outcome", "unreachable", "busy", "internal", "locked_out"];
+/** The longest head line of a call, `callback <secret> <position> <bytes>`, with room to spare. */
+const HEAD_BYTES_MAX = 256;
 
 /** A call under way: its head line, and then so many bytes of the server's stream. */
 interface Call {
   /** Whose calls show that secret: a call of an earlier session has nothing more to say. */
   secret: PromiseWithResolvers<string> | null;
   reader: LineReader;
+  /** Bytes that came before the caller had proved to be the server. */
+  headBytes: number;
   /** Bytes that are still to come; -1 before the head. */
   left: number;
   /** Position of the next line in the stream. */
   position: number;
+  /** How far the stream was delivered when the call began. */
+  deliveredBefore: number;
+  /** The client has acknowledged the call. */
+  isAnswered: boolean;
   /** Reason of the `goodbye` that this call delivered; empty without one. */
   goodbye: string;
   /** Resolves when the connection is closed. */
@@ -55,6 +64,9 @@ export class CallbackSession implements ChatSession {
   readonly #listener: SessionListener;
   #store: StateStore | null = null;
   #port: TCPSocketListener<Call> | null = null;
+  /** Callers that have not shown the secret, and the last one that has: the server calls once at a time. */
+  readonly #greetings = new Greetings<Socket<Call>>((socket) => socket.terminate());
+  #call: Socket<Call> | null = null;
   #user = "";
   /** How it logs in, but for `callback=` and `after=`. */
   #login = "";
@@ -64,8 +76,6 @@ export class CallbackSession implements ChatSession {
     () => this.#delivered(),
     () => this.#end("undelivered", true),
   );
-  /** Calls of the server that are in progress. */
-  readonly #calls = new Set<Socket<Call>>();
   #saved = true;
   /** How far the server acted on the requests of an earlier, resumable session; everything when nobody knows. */
   #acted = Number.POSITIVE_INFINITY;
@@ -75,7 +85,7 @@ export class CallbackSession implements ChatSession {
   readonly #heartbeat = new Heartbeat({
     state: () => "unread", // Without a lasting connection no answer can be late.
     isDue: () => false,
-    beat: () => this.request("alive"),
+    beat: () => this.#confirm(),
     late: () => {},
   });
   /** Requests without a reply, beats not counted. */
@@ -139,9 +149,13 @@ export class CallbackSession implements ChatSession {
   }
 
   request(line: string): Promise<string> {
-    const isBeat = line === "alive";
-    if (!isBeat) this.#requests++;
-    const outcome = this.#last.then(() => this.#ask(line)).finally(() => isBeat || this.#requests--);
+    this.#requests++;
+    return this.#queue(() => line).finally(() => this.#requests--);
+  }
+
+  /** The line is made when its turn has come: a position must be of the session that it is said in. */
+  #queue(line: () => string): Promise<string> {
+    const outcome = this.#last.then(() => this.#ask(line()));
     this.#last = outcome.catch(() => {});
     return outcome;
   }
@@ -164,15 +178,18 @@ export class CallbackSession implements ChatSession {
   }
 
   async confirm(): Promise<void> {
-    await this.request("alive");
+    await this.#confirm();
     // A call that is in progress ends when everything that it brought is delivered and acknowledged.
-    const ends = [...this.#calls].map(({ data }) => data.closed.promise);
-    await Promise.race([Promise.all(ends), Bun.sleep(ANSWER_MS)]);
+    if (this.#call !== null) await Promise.race([this.#call.data.closed.promise, Bun.sleep(ANSWER_MS)]);
     await this.#stream.settled();
   }
 
+  #confirm(): Promise<string> {
+    return this.#queue(() => `alive ${this.#stream.delivered}`);
+  }
+
   async logout(): Promise<void> {
-    await this.request(`logout ${this.#stream.delivered}`).catch((error: ChatError) => {
+    await this.#queue(() => `logout ${this.#stream.delivered}`).catch((error: ChatError) => {
       if (error.code !== "unknown_session") throw error; // Else it is over already.
     });
     this.#end("logout");
@@ -246,13 +263,12 @@ export class CallbackSession implements ChatSession {
         open: (socket) => {
           const reader = new LineReader(SERVER_LINE_BYTES_MAX);
           const closed = Promise.withResolvers<void>();
-          socket.data = { secret: null, reader, left: -1, position: 0, goodbye: "", closed };
+          const call = { headBytes: 0, left: -1, position: 0, deliveredBefore: 0, isAnswered: false };
+          socket.data = { secret: null, reader, ...call, goodbye: "", closed };
+          this.#greetings.add(socket);
         },
         data: (socket, chunk) => this.#hear(socket, chunk),
-        close: (socket) => {
-          this.#calls.delete(socket);
-          socket.data.closed.resolve();
-        },
+        close: (socket) => this.#closed(socket),
       },
     });
   }
@@ -260,11 +276,23 @@ export class CallbackSession implements ChatSession {
   #hear(socket: Socket<Call>, chunk: Buffer): void {
     const call = socket.data;
     call.reader.feed(chunk);
-    if (call.left < 0) {
-      if (!call.reader.next()) return;
-      const { bytes, start, end } = call.reader;
-      void this.#answerCall(socket, decode(bytes, start, end).split(" "));
-    } else this.#tell(socket, chunk.length);
+    if (call.left >= 0) return this.#tell(socket, chunk.length);
+    call.headBytes += chunk.length;
+    // The server says one short line, and waits for the answer.
+    if (call.headBytes > HEAD_BYTES_MAX || call.secret !== null) return void socket.terminate();
+    if (!call.reader.next()) return;
+    const { bytes, start, end } = call.reader;
+    void this.#answerCall(socket, decode(bytes, start, end).split(" "));
+  }
+
+  /** A call that was cut may have delivered something: the server goes on after it, and does not send it again. */
+  #closed(socket: Socket<Call>): void {
+    const { secret, isAnswered, deliveredBefore, closed } = socket.data;
+    closed.resolve();
+    this.#greetings.delete(socket);
+    if (this.#call === socket) this.#call = null;
+    const isSession = secret !== null && secret === this.#secret && !this.#ended;
+    if (isSession && !isAnswered && this.#stream.delivered > deliveredBefore) this.#confirm().catch(() => {});
   }
 
   /** Only who knows the secret is answered, and not when the call begins beyond what is known here. */
@@ -272,10 +300,14 @@ export class CallbackSession implements ChatSession {
     const call = socket.data;
     call.secret = this.#secret;
     const isServer = verb === "callback" && secret === (await this.#secret.promise) && call.secret === this.#secret;
+    if (socket.readyState !== 1) return; // It was cut meanwhile.
     call.position = Number(position);
     call.left = Number(bytes);
     if (!isServer || !(call.position <= this.#stream.read) || !(call.left >= 0)) return void socket.end();
-    this.#calls.add(socket);
+    this.#greetings.delete(socket);
+    this.#call?.terminate();
+    this.#call = socket;
+    call.deliveredBefore = this.#stream.delivered;
     socket.write(`ready ${this.#token}\n`);
     this.#firstCall.resolve();
     this.#tell(socket, 0);
@@ -305,6 +337,7 @@ export class CallbackSession implements ChatSession {
   /** Acknowledges a call whose lines are all delivered, and closes it. */
   #answer(socket: Socket<Call>): void {
     const { goodbye, secret } = socket.data;
+    socket.data.isAnswered = true;
     if (secret !== this.#secret) return void socket.end();
     socket.end(`received ${this.#stream.delivered}\n`);
     if (STAYS_AWAY.includes(goodbye)) this.#end(goodbye);
@@ -316,7 +349,7 @@ export class CallbackSession implements ChatSession {
     if (this.#hasToldEnd) return;
     if (this.#saved) setImmediate(() => this.#save());
     this.#saved = false;
-    if (!this.#stream.isFull(true, this.#requests > 0)) for (const call of this.#calls) call.resume();
+    if (!this.#stream.isFull(true, this.#requests > 0)) this.#call?.resume();
   }
 
   #save(): void {
