@@ -29,6 +29,8 @@ import {
 const FIRST_CALL_MS = 5_000;
 /** A request that the server refuses for lack of room is retried for this time. */
 const BUSY_MS = 30_000;
+/** The server needs less than this, and a round trip, for its next call while something waits. */
+const NEXT_CALL_MS = 200;
 /** Failures after which a later login may succeed. */
 const PASSING = ["not_sent", "unknown_outcome", "unreachable", "busy", "internal", "locked_out"];
 /** The longest head line of a call, `callback <secret> <position> <bytes>`, with room to spare. */
@@ -178,7 +180,10 @@ export class CallbackSession implements ChatSession {
   }
 
   async confirm(): Promise<void> {
+    const startMs = performance.now();
     await this.#confirm();
+    // While something waits the server calls again at once, which takes it one round trip; the request took two.
+    await Bun.sleep(Math.max(NEXT_CALL_MS, performance.now() - startMs));
     // A call that is in progress ends when everything that it brought is delivered and acknowledged.
     if (this.#call !== null) await Promise.race([this.#call.data.closed.promise, Bun.sleep(ANSWER_MS)]);
     await this.#stream.settled();

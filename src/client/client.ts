@@ -48,6 +48,9 @@ export interface ChatClientOptions {
   onRecovered?: (request: string, error: ChatError | null) => void;
 }
 
+/** Failures of an acknowledgement whose session was followed by a new one, and how many of them `catchUp` takes. */
+const RENEWED = ["unknown_outcome", "unknown_session"];
+const CATCH_UP_FAILURES_MAX = 5;
 /** Difference of the clocks of client and server up to which `catchUp` does not stop too early. */
 const CLOCKS_DIFFER_MS = 1_000;
 
@@ -192,10 +195,15 @@ export class ChatClient {
    * they are acknowledged; messages that join its end after the login are not waited for.
    */
   async catchUp(): Promise<void> {
+    let failuresLeft = CATCH_UP_FAILURES_MAX;
     // The first answer may be on its way before the portion that it asks for; the next one is not.
     for (let idle = 0; idle < 2 && !this.#hasNews; idle++) {
       const before = this.#stored;
-      await this.#session.confirm();
+      // In a new session the mailbox begins anew.
+      await this.#session.confirm().catch((error: ChatError) => {
+        if (!RENEWED.includes(error.code) || --failuresLeft < 0) throw error;
+        idle = -1;
+      });
       if (this.#stored > before) idle = -1;
     }
     if (this.#hasNews) await this.#session.confirm();

@@ -250,6 +250,34 @@ describe("catchUp", () => {
     }
   });
 
+  test("fetches a mailbox that takes a callback session many calls", async () => {
+    const bob = await server.login("bob");
+    const count = 600;
+    for (let index = 0; index < count; index++) bob.say(`message alice ${"x".repeat(3_000)}`);
+    for (let index = 0; index < count; index++) await bob.hears("ok stored");
+    const { client, events } = newClient({ port: server.port, session: "callback", store: undefined });
+    const take = setInterval(() => events.forEach((event) => event.take()), 1);
+    await client.login("alice", PASSWORD);
+    await client.catchUp();
+    clearInterval(take);
+    expect(events.filter(({ text }) => text.startsWith("x"))).toHaveLength(count);
+  });
+
+  test("goes on in the session that follows when the server ends the first one", async () => {
+    fake = new FakeServer((line, { number, say, hangUp }) => {
+      if (line.startsWith("login"))
+        say(`ok ${number === 1 ? TOKEN : NEXT} 35\n${number === 1 ? "" : "stored bob 1 two\n"}`);
+      else if (line.startsWith("resume")) say("err unknown_session\n");
+      else if (number === 1) hangUp();
+      else say("ok 0\n");
+    });
+    const told: ChatEvent[] = [];
+    const { client } = newClient({ onEvent: (event) => void told.push(event) });
+    await client.login("alice", PASSWORD);
+    await client.catchUp();
+    expect(told.map(({ kind }) => kind)).toEqual(["stored"]);
+  });
+
   test("fetches everything from a server whose clock is ahead", async () => {
     const texts = ["one", "two", "three"];
     fake = new FakeServer((line, { say }) => {
