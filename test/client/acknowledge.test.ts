@@ -259,6 +259,7 @@ describe("catchUp", () => {
     const take = setInterval(() => events.forEach((event) => event.take()), 1);
     await client.login("alice", PASSWORD);
     await client.catchUp();
+    await client.logout();
     clearInterval(take);
     expect(events.filter(({ text }) => text.startsWith("x"))).toHaveLength(count);
   });
