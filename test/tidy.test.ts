@@ -11,8 +11,9 @@ const LAYERS: Record<string, readonly string[]> = {
   base: [],
   protocol: ["base"],
   chat: ["base", "protocol"],
-  server: ["base", "protocol", "chat"],
-  client: ["base", "protocol"],
+  net: ["base"],
+  server: ["base", "protocol", "chat", "net"],
+  client: ["base", "protocol", "net"],
 };
 
 /** Files of the project that a source imports, types included. */

@@ -64,8 +64,8 @@ export class Consents {
     if (earlier !== undefined) this.#forget(earlier);
     question.ticket = this.#newTicket();
     // First who is called, then who calls: the ticket should be known where it is shown.
-    say(asked, "expect", asker.account.name, asker.address, question.ticket, question.key);
-    say(asker, "address", asked.account.name, asked.address, asked.listenPort, question.ticket, key);
+    say(asked, "expect", asker.account.name, ipOf(asker), question.ticket, question.key);
+    say(asker, "address", asked.account.name, ipOf(asked), asked.listenPort, question.ticket, key);
     return true;
   }
 
@@ -114,6 +114,11 @@ export class Consents {
   #isFull(session: Session): boolean {
     return (this.#of.get(session)?.size ?? 0) >= this.#most;
   }
+}
+
+/** Without the zone of a link-local address, which means something on this machine only. */
+function ipOf({ address }: Session): string {
+  return address.replace(/%.*/, "");
 }
 
 /** An event of these words; a key that there is not is no word. */

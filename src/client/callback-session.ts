@@ -1,5 +1,6 @@
 import type { Socket, TCPSocketListener } from "bun";
 import { SERVER_LINE_BYTES_MAX } from "../limits.ts";
+import { everyAddress } from "../net/host.ts";
 import { LineReader } from "../protocol/line-reader.ts";
 import { decode } from "./event.ts";
 import { DeliveryQueue } from "./delivery.ts";
@@ -111,7 +112,7 @@ export class CallbackSession implements ChatSession {
   async login(user: string, password: string, listenPort: number): Promise<Login> {
     this.#user = user;
     this.#login = loginLine(user, password, listenPort);
-    this.#store = this.#options.store(user);
+    this.#store = await this.#options.store(user);
     const earlier = this.#store?.load() ?? null;
     const after = earlier === null ? "" : ` after=${earlier.token}:${earlier.received}`;
     const login = await this.#logIn(after).catch((error: unknown) => {
@@ -262,7 +263,7 @@ export class CallbackSession implements ChatSession {
 
   #listen(): TCPSocketListener<Call> {
     return Bun.listen<Call>({
-      hostname: "0.0.0.0",
+      hostname: everyAddress(),
       port: this.#options.callbackPort,
       socket: {
         open: (socket) => {

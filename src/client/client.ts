@@ -1,3 +1,4 @@
+import { withZone } from "../net/host.ts";
 import { CallbackSession } from "./callback-session.ts";
 import { type ChatEvent, type ConsentEvent, parseEvent } from "./event.ts";
 import { PrivateChats } from "./private.ts";
@@ -25,7 +26,7 @@ export interface ChatClientOptions {
   /** Where others may call for private chats, when you agree; 0 takes a free port. Nowhere by default. */
   listenPort?: number;
   /** Keeps what must outlive this program, so that also then nothing is lost and nothing comes twice. */
-  store?: (user: string) => StateStore;
+  store?: (user: string) => Promise<StateStore> | StateStore;
   /** For how long a lost server is tried again; for ever by default. */
   giveUpMs?: number;
   /**
@@ -76,6 +77,9 @@ export class ChatClient {
   readonly #listenPort: number | null;
   /** Messages that had waited for the user. */
   #stored = 0;
+  /** This end of the last connection to the server, and whether the other end is on this machine, too. */
+  #localAddress = "";
+  #isThisMachine = false;
   /** Time of the login, and whether a message that was sent after it has come. */
   #beganMs = 0;
   #hasNews = false;
@@ -109,11 +113,16 @@ export class ChatClient {
     this.#private = new PrivateChats(
       (request) => this.#session.request(request),
       (event) => onEvent?.(event),
+      (address) => withZone(address, { localAddress: this.#localAddress }),
     );
     const kind = options.session ?? "resumable";
     const { tls = false, callbackPort = 0, giveUpMs = Number.POSITIVE_INFINITY, store = () => null } = options;
     if (kind === "callback" && tls !== false) throw new ChatError("bad_request", "no callback session over TLS");
-    const all = { ...options, tls, kind, callbackPort, giveUpMs, store };
+    const connected = (localAddress: string, isThisMachine: boolean): void => {
+      this.#localAddress = localAddress;
+      this.#isThisMachine = isThisMachine;
+    };
+    const all = { ...options, tls, kind, callbackPort, giveUpMs, store, connected };
     this.#session = kind === "callback" ? new CallbackSession(all, listener) : new StreamSession(all, listener);
   }
 
@@ -123,6 +132,11 @@ export class ChatClient {
    */
   connect(): Promise<void> {
     return this.#session.connect();
+  }
+
+  /** Whether the last connection went to this machine: what is said over it in the clear, nobody else can read. */
+  get isThisMachine(): boolean {
+    return this.#isThisMachine;
   }
 
   /**
@@ -238,11 +252,12 @@ function isConsent(event: NonNullable<ReturnType<typeof parseEvent>>): event is 
 
 /** A word of a request must not become two, or a line of its own. */
 function word(text: string): string {
-  if (text === "" || /[ \n]/.test(text)) throw new ChatError("bad_request", "a name or password is one word");
+  if (text === "" || /[ \r\n]/.test(text)) throw new ChatError("bad_request", "a name or password is one word");
   return text;
 }
 
+/** The receiver drops one CR before the LF: a text that ends in one takes two. */
 function line(text: string): string {
   if (text === "" || text.includes("\n")) throw new ChatError("bad_request", "a text is one line, and not empty");
-  return text;
+  return text.endsWith("\r") ? `${text}\r` : text;
 }

@@ -1,13 +1,88 @@
 import { createColors } from "picocolors";
-import type { ChatEvent } from "./event.ts";
+import { filterText } from "../display-filter.ts";
+import { formatAddress } from "../net/host.ts";
+import { type ChatEvent, decode, encodeText } from "./event.ts";
 
-/** C0 and C1 controls, the marks and overrides of direction, and the line and paragraph separators. */
-// biome-ignore lint/suspicious/noControlCharactersInRegex: they are what must go
-const UNSAFE = /[\u0000-\u001f\u007f-\u009f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]/g;
+declare const filtered: unique symbol;
 
-/** Text of others without what could move the cursor, change colours, or show a text in another order. */
-export function printable(text: string): string {
-  return text.replace(/\t/g, " ").replace(UNSAFE, "");
+/** A line that may be shown: only this file makes one, and what of it comes from outside was filtered. */
+export type Printable = string & { readonly [filtered]: true };
+
+/** Text of others as it may be shown. */
+export function printable(text: string): Printable {
+  const shown = filterText(text);
+  if (shown === text || shown.isWellFormed()) return shown as Printable;
+  // Bytes that were no UTF-8 may be neighbours now, and be UTF-8 together.
+  const bytes = encodeText(shown);
+  return printable(decode(bytes, 0, bytes.length));
+}
+
+/** Begins each row that continues a line, so that no text stands where a name begins. */
+const INDENT = "  ";
+const COLUMNS_DEFAULT = 80;
+/** A narrower terminal breaks lines by itself. */
+const COLUMNS_MIN = 8;
+/** Off, a character that is wider than expected stays in its row (DECAWM), instead of beginning one not indented. */
+const [AUTOWRAP_OFF, AUTOWRAP_ON] = ["\x1b[?7l", "\x1b[?7h"];
+// biome-ignore lint/suspicious/noControlCharactersInRegex: colours begin with one
+const COLOR = /(\x1b\[\d+m)/g;
+const graphemes = new Intl.Segmenter();
+
+/**
+ * The bytes to write for a line. For a terminal this program breaks the line into rows and indents all but the first:
+ * otherwise a text could fill its row and go on like the line of another user. For a pipe they are the line and LF.
+ */
+export function rendered(line: Printable, { isTTY, columns }: { isTTY?: boolean; columns?: number }): Uint8Array {
+  if (isTTY !== true) return encodeText(`${line}\n`);
+  const rows = rowsOf(line, columns).join("\n");
+  return Buffer.from(/^[\n\x1b-~]*$/.test(rows) ? `${rows}\n` : `${AUTOWRAP_OFF}${rows}${AUTOWRAP_ON}\n`);
+}
+
+/** The rows of a line on a terminal, with the colours in it. */
+export function rowsOf(line: Printable, columns = 0): string[] {
+  const limit = columns > 0 ? columns : COLUMNS_DEFAULT;
+  if (limit < COLUMNS_MIN) return [line];
+  const rows: string[] = [];
+  let row = "";
+  let width = 0;
+  for (const part of line.toWellFormed().split(COLOR)) {
+    if (part.startsWith("\x1b")) {
+      row += part;
+      continue;
+    }
+    // A column for each character, as nearly all texts have it: 15 times as fast (a text of 4,000 characters: 0.08 ms).
+    if (/^[ -~]*$/.test(part)) {
+      let at = 0;
+      // A grapheme may have been wider than the terminal.
+      for (let room = Math.max(0, limit - width); part.length - at > room; room = limit - INDENT.length) {
+        rows.push(row + part.slice(at, at + room));
+        at += room;
+        row = INDENT;
+        width = INDENT.length;
+      }
+      row += part.slice(at);
+      width += part.length - at;
+      continue;
+    }
+    for (const { segment } of graphemes.segment(part)) {
+      const columns = widthOf(segment);
+      if (width + columns > limit) {
+        rows.push(row);
+        row = INDENT;
+        width = INDENT.length;
+      }
+      row += segment;
+      width += columns;
+    }
+  }
+  return [...rows, row];
+}
+
+/** The most columns that a terminal takes for it, without colours: some show the parts of an emoji one by one. */
+export function widthOf(text: string): number {
+  let columns = 0;
+  for (const character of text.replace(COLOR, "")) columns += character === "\ufe0f" ? 1 : Bun.stringWidth(character);
+  return columns;
 }
 
 const GOODBYES: Record<string, string> = {
@@ -27,7 +102,11 @@ export class Display {
     this.#colors = createColors(colored);
   }
 
-  event(event: ChatEvent): string {
+  event(event: ChatEvent): Printable {
+    return this.#words(event) as Printable;
+  }
+
+  #words(event: ChatEvent): string {
     const { bold, dim, inverse, yellow } = this.#colors;
     const user = "user" in event ? printable(event.user) : "";
     switch (event.kind) {
@@ -67,17 +146,17 @@ export class Display {
   }
 
   /** What came of a command. */
-  note(text: string): string {
-    return this.#colors.dim(printable(text));
+  note(text: string): Printable {
+    return this.#colors.dim(printable(text)) as Printable;
   }
 
-  failure(text: string): string {
-    return this.#colors.red(printable(text));
+  failure(text: string): Printable {
+    return this.#colors.red(printable(text)) as Printable;
   }
 }
 
 function address({ host, port }: { host: string; port: number }): string {
-  return host.includes(":") ? `[${printable(host)}]:${port}` : `${printable(host)}:${port}`;
+  return formatAddress(printable(host), port);
 }
 
 /** A local time that sorts and reads well: 2026-11-22 21:58. */

@@ -1,6 +1,10 @@
+import { isUtf8 } from "node:buffer";
 import { wordEnd } from "../protocol/ascii.ts";
 
-/** What the server passes on. Texts are decoded as UTF-8 and not yet fit for a display. */
+/**
+ * What the server passes on. Texts are UTF-8 and not yet fit for a display. A byte that is not UTF-8 is a lone
+ * surrogate from U+DC80 to U+DCFF (`toWellFormed()` replaces it), which is sent as that byte when the text is sent on.
+ */
 type TalkEvent =
   | { kind: "message" | "broadcast"; from: string; text: string }
   | { kind: "stored"; from: string; unixMs: number; text: string }
@@ -69,7 +73,29 @@ export function parseEvent(bytes: Uint8Array, start: number, end: number): TalkE
   }
 }
 
-/** UTF-8, whatever the bytes are. */
+/** UTF-8 as text; a byte that is not UTF-8 as a lone surrogate, as Python's "surrogateescape" does it (PEP 383). */
 export function decode(bytes: Uint8Array, start: number, end: number): string {
-  return Buffer.from(bytes.buffer, bytes.byteOffset + start, end - start).toString("utf8");
+  const buffer = Buffer.from(bytes.buffer, bytes.byteOffset + start, end - start);
+  const text = buffer.toString("utf8");
+  return text.includes("\ufffd") && !isUtf8(buffer) ? decodeEscaped(buffer) : text;
+}
+
+/** The bytes that `decode` made this text of. */
+export function encodeText(text: string): Buffer {
+  if (text.isWellFormed()) return Buffer.from(text);
+  const parts = text.split(/([\udc80-\udcff]+)/u);
+  return Buffer.concat(parts.map((part, index) => Buffer.from(part, index % 2 === 0 ? "utf8" : "latin1")));
+}
+
+function decodeEscaped(buffer: Buffer): string {
+  let text = "";
+  for (let at = 0; at < buffer.length;) {
+    const lead = buffer[at]!;
+    const count = lead < 0x80 ? 1 : lead < 0xe0 ? 2 : lead < 0xf0 ? 3 : 4;
+    const character = buffer.subarray(at, at + count);
+    const isValid = isUtf8(character);
+    text += isValid ? character.toString("utf8") : String.fromCharCode(0xdc00 + lead);
+    at += isValid ? count : 1;
+  }
+  return text;
 }

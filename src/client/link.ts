@@ -1,9 +1,10 @@
 import type { Socket } from "bun";
 import { SERVER_LINE_BYTES_MAX } from "../limits.ts";
-import { encode } from "../protocol/ascii.ts";
+import { isThisMachine, nameInCertificate, readHost } from "../net/host.ts";
 import { LineReader } from "../protocol/line-reader.ts";
 import { Outbox } from "../protocol/outbox.ts";
 import { LoopTurn, type Sink } from "../protocol/turn.ts";
+import { encodeText } from "./event.ts";
 import { ANSWER_MS, type Address, ChatError, NO_ANSWER } from "./request.ts";
 import { handshakeFailure } from "./handshake.ts";
 
@@ -44,22 +45,26 @@ export class Link implements Sink {
    * Connects. Rejects with the system's error (`code` tells which) when nobody listens there, with `untrusted`, or with
    * `closed`; a link that nobody has yet writes nothing, so that nothing leaves before a handshake is done.
    */
-  static async connect({ host, port, tls }: Address, listener: LinkListener): Promise<Link> {
+  static async connect({ host, port, tls, connected }: Address, listener: LinkListener): Promise<Link> {
     const link = new Link(listener);
     const ready = Promise.withResolvers<void>();
     const hint = tls === false ? "" : "; perhaps there is no TLS at that port";
     const late = new ChatError("closed", `${NO_ANSWER}${hint}`);
     const deadline = setTimeout(() => ready.reject(late), ANSWER_MS);
     try {
-      const connected = Bun.connect({
-        hostname: host,
+      const hostname = readHost(host);
+      const serverName = nameInCertificate(hostname);
+      const opened = Bun.connect({
+        hostname,
         port,
         // Not the default for what is not authorized: an environment variable may turn that off.
-        tls: tls === false ? undefined : { ...(tls === true ? {} : tls), serverName: host, rejectUnauthorized: true },
+        tls: tls === false ? undefined : { ...(tls === true ? {} : tls), serverName, rejectUnauthorized: true },
         socket: {
           open: (socket) => {
             if (link.#closing) return void socket.end();
             link.#socket = socket;
+            const { localAddress, remoteAddress } = socket;
+            connected?.(localAddress, isThisMachine(localAddress, remoteAddress));
             if (tls === false) ready.resolve();
           },
           handshake: (socket, isTrusted, error) => {
@@ -77,7 +82,7 @@ export class Link implements Sink {
           connectError: () => {},
         },
       });
-      await Promise.all([connected, ready.promise]);
+      await Promise.all([opened, ready.promise]);
     } catch (error) {
       link.close();
       throw error;
@@ -90,7 +95,7 @@ export class Link implements Sink {
 
   /** Sends a line, given without its end. */
   send(line: string): void {
-    this.#outbox.append(encode(`${line}\n`));
+    this.#outbox.append(encodeText(`${line}\n`));
   }
 
   close(): void {

@@ -2,6 +2,7 @@ import { once } from "node:events";
 import { type AddressInfo, type Server, type Socket, createServer } from "node:net";
 import { TLSSocket } from "node:tls";
 import { GREETING_MS, GREETINGS_MAX } from "../limits.ts";
+import { everyAddress } from "../net/host.ts";
 import type { Certificate } from "./certificate.ts";
 import { PrivateLine } from "./private-line.ts";
 
@@ -63,7 +64,7 @@ export class Listener {
   /** Listens on that port, or with 0 on a free one. Rejects with the system's error. */
   static async open(port: number, doorkeeper: Doorkeeper): Promise<Listener> {
     const listener = new Listener(doorkeeper);
-    listener.#server.listen(port);
+    listener.#server.listen(port, everyAddress());
     await once(listener.#server, "listening");
     return listener;
   }

@@ -1,22 +1,23 @@
 import { X509Certificate } from "node:crypto";
 import { readFileSync } from "node:fs";
-import { isIPv4 } from "node:net";
-import { createInterface } from "node:readline";
 import { parseArgs } from "node:util";
+import { onEndingSignal } from "../keyboard.ts";
+import { formatAddress, readHost } from "../net/host.ts";
 import { ChatClient, type ChatClientOptions, ChatError } from "./client.ts";
-import { Display, printable } from "./display.ts";
+import { Display, type Printable, printable, rendered } from "./display.ts";
 import { OutputWriter } from "./output.ts";
 import { retry } from "./request.ts";
 import { Screen } from "./screen.ts";
-import { StateFile, stateFolder } from "./state-file.ts";
-import { type Surface, Terminal, canBeName, explain, explainEnd } from "./terminal.ts";
+import { SCRIPT_LINE_BYTES_MAX, scriptLines } from "./script.ts";
+import { StateFile, StateInUse, stateFolder } from "./state-file.ts";
+import { type Surface, Terminal, canBeName, explain, explainEnd, explainUnreachable } from "./terminal.ts";
 
 const USAGE = `Usage: bun run client <host> <port> [options]
 
 Logs in to a Heartline server and chats from this terminal. Without a terminal it reads commands from
 standard input, one a line, prints plain lines, and leaves at the end of the input, when all that had
 waited is printed. A lost connection is taken up again where it was; what that needs is kept in
-$XDG_STATE_HOME/heartline.
+$XDG_STATE_HOME/heartline. Another client of the same user on this machine takes the session over.
 
   --user <name>     who you are; the password is asked, or taken from HEARTLINE_PASSWORD
   --tls             encrypted, and only with who proves to be <host> by a certificate
@@ -59,10 +60,15 @@ const output = new OutputWriter(process.stdout);
 const errors = new OutputWriter(process.stderr);
 /** Saves the state and closes the session, without another acknowledgement. */
 let hangUp = (): void => {};
+/** Lets another client of the user on this machine have the state; and whether one wants it. */
+let releaseState = (): void => {};
+let isTakenOver = false;
 
 /** Refusals that another name or password does not help against. */
 const FINAL = ["locked_out", "closed", "untrusted", "needs_tls"];
 
+/** How long a logout waits for its reply when the user leaves: the server may be away. */
+const LOGOUT_MS = 5_000;
 /** Bound of the wait for output at exit, on a terminal and for standard error. */
 const LEAVE_MS = 1_000;
 
@@ -101,7 +107,7 @@ function parseOptions(): Options | null {
     const password = process.env.HEARTLINE_PASSWORD ?? null;
     if (values.user !== undefined && !canBeName(values.user)) throw new Error(`"${values.user}" cannot be a user name`);
     const [user, callback] = [values.user ?? null, values.callback === true];
-    return { host, port: Number(port), user, password, callback, tls, listenPort };
+    return { host: readHost(host), port: Number(port), user, password, callback, tls, listenPort };
   } catch (error) {
     throw new Exit(BAD_USAGE, `${(error as Error).message.split(/\.\s/)[0]} (--help shows how)`);
   }
@@ -141,6 +147,7 @@ async function converse(options: Options): Promise<void> {
   });
   const terminal = new Terminal(client, screen, display);
   let goodbye = "";
+  onEndingSignal(() => screen.quit(false));
   try {
     const quit = new Promise<never>((_, reject) => {
       screen.onQuit = () => reject(new Exit(DID_NOT_GET_IN, "not logged in"));
@@ -153,8 +160,8 @@ async function converse(options: Options): Promise<void> {
     // Replies come in order; only what is said privately may take longer, and holds nothing up.
     screen.onLine = (line) => void terminal.run(line);
     screen.onQuit = () => {
-      screen.onQuit = () => client.close();
-      client.logout().catch(() => client.close());
+      screen.onQuit = (byCtrlC) => byCtrlC && client.close();
+      void logOut(client);
     };
     const reason = await client.ended;
     if (reason === goodbye) throw new Exit(SESSION_ENDED, ""); // Already shown.
@@ -201,12 +208,12 @@ async function follow(options: Options): Promise<void> {
   }
   const display = new Display(hasColors(process.stdout));
   const surface = {
-    print: (line: string) => output.write(`${line}\n`),
-    fail: (line: string) => void errors.write(`${line}\n`),
+    print: (line: Printable) => output.write(rendered(line, process.stdout)),
+    fail: (line: Printable) => void errors.write(rendered(line, process.stderr)),
   };
   const client = newClient(options, SCRIPT_GIVES_UP_MS, surface, {
     onEvent: (event) => terminal.hear(event),
-    onUntrusted: (error) => surface.fail(distrusted(error)),
+    onUntrusted: (error) => surface.fail(printable(distrusted(error))),
     onRecovered: (request, error) => terminal.recover(request, error),
   });
   const terminal = new Terminal(client, surface, display);
@@ -215,9 +222,10 @@ async function follow(options: Options): Promise<void> {
     throw new Exit(DID_NOT_GET_IN, refused(error, user, tls));
   });
   terminal.start();
-  const lines = createInterface({ input: process.stdin });
-  client.ended.then(() => lines.close());
-  for await (const line of lines) await terminal.run(line);
+  for await (const line of scriptLines(process.stdin, client.ended)) {
+    if (line !== null) await terminal.run(line);
+    else surface.fail(display.failure(`a line has more than ${SCRIPT_LINE_BYTES_MAX} bytes; it is skipped`));
+  }
   await client.catchUp().catch(() => {});
   await output.idle(); // So that the logout acknowledges all of it.
   await client.logout().catch(() => client.close());
@@ -238,6 +246,7 @@ async function logIn(
     try {
       await client.login(user, password);
     } catch (error) {
+      releaseState();
       const isBusy = error instanceof ChatError && error.code === "busy";
       if (isBusy && !isTold) surface.fail(display.failure(`${explain(error, user)}; trying on`));
       isTold ||= isBusy;
@@ -247,6 +256,13 @@ async function logIn(
   await retry(attempt, ["busy"], giveUpMs);
 }
 
+/** Ends the session in good order: all that was printed is acknowledged. Without a reply in time it hangs up. */
+async function logOut(client: ChatClient): Promise<void> {
+  setTimeout(() => client.close(), LOGOUT_MS);
+  await output.idle();
+  await client.logout().catch(() => client.close());
+}
+
 /** A client that keeps what it needs to lose nothing and to show nothing twice, also when it is killed. */
 function newClient(
   { host, port, tls, callback, listenPort }: Options,
@@ -254,12 +270,19 @@ function newClient(
   surface: Surface,
   hears: Partial<ChatClientOptions>,
 ): ChatClient {
-  const store = (user: string): StateFile => {
+  const store = async (user: string): Promise<StateFile> => {
     const folder = stateFolder();
-    const onFault = (why: string): void => surface.fail(`cannot keep the session's state: ${why}`);
+    const onFault = (why: string): void => surface.fail(printable(`cannot keep the session's state: ${why}`));
     try {
-      return new StateFile(folder, user, host, port, onFault);
+      const file = new StateFile(folder, user, host, port, onFault);
+      releaseState = () => file.release();
+      await file.claim(() => {
+        isTakenOver = true;
+        void logOut(client);
+      });
+      return file;
     } catch (error) {
+      if (error instanceof StateInUse) throw new Exit(DID_NOT_GET_IN, `${error.message}; end it first`);
       throw new Exit(DID_NOT_GET_IN, `cannot use ${folder} (XDG_STATE_HOME): ${(error as Error).message}`);
     }
   };
@@ -286,14 +309,10 @@ async function reach(
 ): Promise<void> {
   await client.connect().catch((error: unknown) => {
     if (error instanceof ChatError && error.code === "busy") return; // The login tries again.
-    throw new Exit(DID_NOT_GET_IN, `cannot reach ${host}:${port}: ${unreachable(error)}`);
+    throw new Exit(DID_NOT_GET_IN, `cannot reach ${formatAddress(host, port)}: ${explainUnreachable(error)}`);
   });
-  if (tls !== false || isThisMachine(host)) return;
+  if (tls !== false || client.isThisMachine) return;
   surface.fail(display.failure(`without --tls, others on the way to ${host} can read your password and all you say`));
-}
-
-function isThisMachine(host: string): boolean {
-  return host === "localhost" || host === "::1" || (isIPv4(host) && host.startsWith("127."));
 }
 
 function distrusted({ detail }: ChatError): string {
@@ -302,6 +321,7 @@ function distrusted({ detail }: ChatError): string {
 
 /** Leaving is no failure; everything else was said by the server, or nobody could say it. */
 function farewell(reason: string): void {
+  if (isTakenOver) throw new Exit(SESSION_ENDED, "another client of yours on this machine has taken the session over");
   if (reason === "logout") return;
   throw new Exit(SESSION_ENDED, explainEnd(reason));
 }
@@ -313,7 +333,8 @@ function hasColors(output: NodeJS.WriteStream): boolean {
 function refused(error: unknown, user: string, tls: Options["tls"]): string {
   if (!(error instanceof ChatError)) {
     const { code, syscall } = error as NodeJS.ErrnoException;
-    if (syscall !== "listen") throw error;
+    if (syscall === undefined) throw error;
+    if (syscall !== "listen") throw new Exit(DID_NOT_GET_IN, `cannot reach the server: ${explainUnreachable(error)}`);
     throw new Exit(DID_NOT_GET_IN, `cannot listen for private chats: ${code}; --listen chooses another port`);
   }
   switch (error.code) {
@@ -329,12 +350,8 @@ function refused(error: unknown, user: string, tls: Options["tls"]): string {
   }
 }
 
-function unreachable(error: unknown): string {
-  if (error instanceof ChatError) return error.detail;
-  const { code, message } = error as NodeJS.ErrnoException;
-  if (code === "ECONNREFUSED") return "nobody listens there";
-  if (code === "ENOTFOUND") return "there is no such host";
-  return message;
+function complain(message: string): void {
+  void errors.write(rendered(printable(`heartline: ${message}`), process.stderr));
 }
 
 /** Exits when the output is written. A pipe's reader is waited for without a bound, a terminal for LEAVE_MS. */
@@ -350,7 +367,7 @@ void output.failed.then(({ code, message }) => {
   setImmediate(() => {
     hangUp();
     if (code === "EPIPE") process.exit(0);
-    void errors.write(`heartline: cannot write: ${printable(message)}\n`);
+    complain(`cannot write: ${message}`);
     setImmediate(() => process.exit(SESSION_ENDED));
   });
 });
@@ -362,7 +379,9 @@ try {
   else await follow(options);
   await leave(0);
 } catch (error) {
-  if (!(error instanceof Exit)) throw error;
-  if (error.message !== "") void errors.write(`heartline: ${printable(error.message)}\n`);
-  await leave(error.code);
+  const { syscall, message } = error as NodeJS.ErrnoException;
+  // Any other fault is the program's own.
+  if (!(error instanceof Exit || error instanceof ChatError) && syscall === undefined) throw error;
+  if (message !== "") complain(message);
+  await leave(error instanceof Exit ? error.code : DID_NOT_GET_IN);
 }

@@ -6,7 +6,7 @@
 export class OutputWriter {
   readonly #stream: NodeJS.WritableStream;
   /** Texts that the kernel has not taken; the first one is being written. */
-  readonly #texts: { text: string; resolve: () => void }[] = [];
+  readonly #texts: { text: string | Uint8Array; resolve: () => void }[] = [];
   /** Resolves with the first write error. Nothing is written after it. */
   readonly failed: Promise<NodeJS.ErrnoException>;
   #fail: (error: NodeJS.ErrnoException) => void;
@@ -24,7 +24,7 @@ export class OutputWriter {
   }
 
   /** Resolves when the kernel took the text; stays pending after a write error. */
-  write(text: string): Promise<void> {
+  write(text: string | Uint8Array): Promise<void> {
     return new Promise((resolve) => {
       this.#texts.push({ text, resolve });
       if (this.#texts.length === 1) this.#next();
@@ -46,7 +46,7 @@ export class OutputWriter {
       this.#next();
     };
     // An empty text only marks a position in the queue.
-    if (first.text === "") taken();
+    if (first.text.length === 0) taken();
     else this.#stream.write(first.text, taken);
   }
 }

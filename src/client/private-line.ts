@@ -1,7 +1,7 @@
 import type { TLSSocket } from "node:tls";
 import { PRIVATE_LINE_BYTES_MAX, PRIVATE_UNSENT_BYTES_MAX } from "../limits.ts";
 import { LineReader } from "../protocol/line-reader.ts";
-import { decode } from "./event.ts";
+import { decode, encodeText } from "./event.ts";
 import { ChatError } from "./request.ts";
 
 /** How long the other side may take to close a connection that was ended in good order. */
@@ -49,7 +49,7 @@ export class PrivateLine {
   send(line: string): Promise<void> {
     const socket = this.#socket;
     return new Promise((resolve, reject) => {
-      const bytes = Buffer.from(`${line}\n`);
+      const bytes = encodeText(`${line}\n`);
       if (bytes.length > PRIVATE_LINE_BYTES_MAX) return reject(new ChatError("line_too_long"));
       const isStuck = socket.writableLength > PRIVATE_UNSENT_BYTES_MAX;
       if (!socket.writable || isStuck) return reject(new ChatError("gone"));

@@ -33,6 +33,7 @@ interface Introduction {
 export class PrivateChats implements Doorkeeper {
   readonly #request: (line: string) => Promise<string>;
   readonly #tell: (event: PrivateEvent) => void;
+  readonly #reach: (address: string) => string;
   #user = "";
   #listener: Listener | null = null;
   /** Made when it is first needed, and kept for as long as the program runs. */
@@ -46,9 +47,15 @@ export class PrivateChats implements Doorkeeper {
   readonly #callees = new Map<string, Introduction>();
   readonly #callers = new Map<string, Introduction>();
 
-  constructor(request: (line: string) => Promise<string>, tell: (event: PrivateEvent) => void) {
+  /** `reach`: an address that the server gave, as it is reached from here. */
+  constructor(
+    request: (line: string) => Promise<string>,
+    tell: (event: PrivateEvent) => void,
+    reach = (address: string): string => address,
+  ) {
     this.#request = request;
     this.#tell = tell;
+    this.#reach = reach;
   }
 
   get certificate(): Certificate | null {
@@ -254,7 +261,8 @@ export class PrivateChats implements Doorkeeper {
   async #dial(introduction: Introduction): Promise<PrivateLine> {
     const { key, pem: cert } = this.#certificate!;
     const options = { rejectUnauthorized: false, minVersion: "TLSv1.3", key, cert } as const;
-    const socket = connect({ ...introduction.address!, ...options });
+    const { host, port } = introduction.address!;
+    const socket = connect({ host: this.#reach(host), port, ...options });
     const line = new PrivateLine(socket);
     const deadline = setTimeout(() => line.cut(), GREETING_MS);
     try {

@@ -72,6 +72,8 @@ export interface Address {
   host: string;
   port: number;
   tls: boolean | { ca: string };
+  /** Called for each connection with its own address, and with whether the server is on the same machine. */
+  connected?: (localAddress: string, isThisMachine: boolean) => void;
 }
 
 export interface SessionOptions extends Address {
@@ -81,7 +83,7 @@ export interface SessionOptions extends Address {
   callbackPort: number;
   /** For how long a lost server is tried. */
   giveUpMs: number;
-  store: (user: string) => StateStore | null;
+  store: (user: string) => Promise<StateStore> | StateStore | null;
 }
 
 /** What a login gave. */

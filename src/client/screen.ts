@@ -1,5 +1,7 @@
 import { type Interface, createInterface } from "node:readline";
 import { Writable } from "node:stream";
+import { keyboard } from "../keyboard.ts";
+import { type Printable, rendered, rowsOf, widthOf } from "./display.ts";
 import type { OutputWriter } from "./output.ts";
 
 /** What readline keeps to itself, and we must set: rows of the prompt above the cursor, and the lines typed before. */
@@ -7,6 +9,9 @@ interface Hidden {
   prevRows: number;
   history: string[];
 }
+
+/** More lines than any screen has rows. */
+const RECENT_MAX = 300;
 
 /** A terminal: a prompt below, and above it what arrives, which never tears the line that is being typed. */
 export class Screen {
@@ -17,11 +22,13 @@ export class Screen {
   /** Nothing typed is shown: it may be a password that comes before it was asked for. */
   #muted = true;
   #closed = false;
+  /** The last lines, and how wide the terminal was when they were printed. */
+  readonly #recent: { line: Printable; columns: number }[] = [];
   #answer: ((line: string | null) => void) | null = null;
   /** Hears the lines that no question waits for. */
   onLine: (line: string) => void = () => {};
-  /** Hears Ctrl+C, Ctrl+D and the terminal's end. */
-  onQuit: () => void = () => {};
+  /** Called at Ctrl+C with true; at Ctrl+D, a signal and the terminal's end with false, perhaps more than once. */
+  onQuit: (byCtrlC: boolean) => void = () => {};
 
   /** `writer` writes to `output`; `complete` is what readline calls a completer. */
   constructor(
@@ -34,7 +41,7 @@ export class Screen {
     this.#output = output;
     this.#writer = writer;
     this.#readline = createInterface({
-      input,
+      input: keyboard(input),
       output: this.#unlessMuted(),
       terminal: true,
       completer: complete,
@@ -47,10 +54,10 @@ export class Screen {
       this.#redraw();
       this.onLine(line);
     });
-    this.#readline.on("SIGINT", () => this.#quit());
+    this.#readline.on("SIGINT", () => this.quit(true));
     this.#readline.on("SIGTSTP", () => this.#suspend());
-    this.#readline.on("close", () => this.#quit());
-    output.on("resize", () => this.#readline.emit("resize"));
+    this.#readline.on("close", () => this.quit(false));
+    output.on("resize", () => this.#resized());
   }
 
   /** Readline's own output, dropped while it is muted. */
@@ -69,11 +76,12 @@ export class Screen {
     });
   }
 
-  #quit(): void {
+  /** The user wants to leave, or is not there any more. A question gets no answer then. */
+  quit(byCtrlC: boolean): void {
     const answer = this.#answer;
     this.#answer = null;
     if (answer !== null) answer(null);
-    else this.onQuit();
+    else this.onQuit(byCtrlC);
   }
 
   /**
@@ -113,20 +121,47 @@ export class Screen {
     this.#redraw();
   }
 
-  fail(text: string): void {
-    void this.print(text);
+  fail(line: Printable): void {
+    void this.print(line);
   }
 
   /** Prints a line above the prompt and what is typed there; resolves when the terminal took it. */
-  print(text: string): Promise<void> {
-    if (this.#closed || this.#answer !== null) return this.#write(`${text}\n`);
+  print(line: Printable): Promise<void> {
+    if (this.#closed || this.#answer !== null) return this.#write(rendered(line, this.#output));
     this.#erase();
-    const printed = this.#write(`${text}\n`);
+    const printed = this.#write(rendered(line, this.#output));
     this.#redraw();
+    this.#recent.push({ line, columns: this.#output.columns });
+    if (this.#recent.length > RECENT_MAX) this.#recent.shift();
     return printed;
   }
 
-  #write(text: string): Promise<void> {
+  /**
+   * A terminal that got narrower has broken rows into two, and the second is not indented: what of them is on the
+   * screen is printed again. What has left the screen by then stays as the terminal shows it.
+   */
+  #resized(): void {
+    const { columns, rows } = this.#output;
+    if (this.#closed || this.#answer !== null) return;
+    const room = rows - 1 - this.#readline.getCursorPos().rows;
+    let first = this.#recent.length;
+    let height = 0;
+    while (first > 0 && height < room) {
+      const { line, columns: before } = this.#recent[--first]!;
+      for (const row of rowsOf(line, before)) height += Math.max(1, Math.ceil(widthOf(row) / columns));
+    }
+    const visible = this.#recent.slice(first);
+    if (visible.every(({ columns: before }) => before <= columns)) return;
+    this.#erase();
+    this.#write(`\x1b[${Math.min(height, room)}A\x1b[J`);
+    for (const recent of visible) {
+      this.#write(rendered(recent.line, this.#output));
+      recent.columns = columns;
+    }
+    this.#redraw();
+  }
+
+  #write(text: string | Uint8Array): Promise<void> {
     return this.#writer.write(text);
   }
 

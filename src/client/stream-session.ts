@@ -1,5 +1,6 @@
 import { CONFIRM_BYTES_MAX } from "../limits.ts";
 import { DeliveryQueue } from "./delivery.ts";
+import { encodeText } from "./event.ts";
 import { Heartbeat } from "./heartbeat.ts";
 import { Link } from "./link.ts";
 import {
@@ -103,7 +104,7 @@ export class StreamSession implements ChatSession {
     if (this.#link === null) await this.connect();
     this.#user = user;
     this.#login = loginLine(user, password, listenPort) + (this.#options.kind === "plain" ? "" : " resumable");
-    this.#store = this.#options.store(user);
+    this.#store = await this.#options.store(user);
     const earlier = this.#store?.load() ?? null;
     for (const { line, position } of earlier?.unanswered ?? []) {
       const reject = (error: ChatError): void => {
@@ -197,7 +198,7 @@ export class StreamSession implements ChatSession {
   }
 
   #send(pending: Pending): void {
-    this.#position += Buffer.byteLength(pending.line) + 1;
+    this.#position += encodeText(pending.line).length + 1;
     pending.position = this.#position;
     this.#pending.push(pending);
     this.#saved = false;

@@ -1,12 +1,12 @@
 import { isName } from "../protocol/ascii.ts";
 import { ChatClient, ChatError, type ChatEvent } from "./client.ts";
-import type { Display } from "./display.ts";
+import { type Display, type Printable, printable } from "./display.ts";
 
 /** Who is asked, and where answers go: a screen, or a pipe. */
 export interface Surface {
   /** Resolves when the kernel took the line. */
-  print(line: string): Promise<void>;
-  fail(line: string): void;
+  print(line: Printable): Promise<void>;
+  fail(line: Printable): void;
 }
 
 interface Command {
@@ -138,8 +138,7 @@ const COMMANDS: Record<string, Command> = {
 
 const HELP = Object.values(COMMANDS)
   .concat({ usage: "help", help: "shows this list", names: 0, text: false, run: async () => "" })
-  .map(({ usage, help }) => `  ${usage.padEnd(24)} ${help}`)
-  .join("\n");
+  .map(({ usage, help }) => `  ${usage.padEnd(24)} ${help}`);
 
 const FAILURES: Record<string, (user: string, detail: string) => string> = {
   unknown_user: (user) => `there is no user ${user}`,
@@ -203,6 +202,17 @@ export function explainEnd(reason: string): string {
   return `the session has ended: ${why}`;
 }
 
+/** Why no connection came about, in words for people. */
+export function explainUnreachable(error: unknown): string {
+  if (error instanceof ChatError) return error.detail;
+  const { code, message } = error as NodeJS.ErrnoException;
+  if (code === "ECONNREFUSED") return "nobody listens there";
+  if (code === "ENOTFOUND") return "there is no such host";
+  if (code === "EADDRNOTAVAIL") return "this machine has no address that could reach it";
+  if (code === "EINVAL") return "a link-local address needs its interface, like fe80::1%eth0";
+  return message;
+}
+
 /** Typed lines to requests, and what comes back to words. It knows neither readline nor sockets. */
 export class Terminal {
   readonly #client: ChatClient;
@@ -211,7 +221,7 @@ export class Terminal {
   /** Names that were seen, for completion. */
   readonly #names = new Set<string>();
   /** What arrives before `start` waits for it; null from then on. */
-  #early: { line: string; resolve: (printed: Promise<void>) => void }[] | null = [];
+  #early: { line: Printable; resolve: (printed: Promise<void>) => void }[] | null = [];
 
   constructor(client: ChatClient, surface: Surface, display: Display) {
     this.#client = client;
@@ -226,7 +236,7 @@ export class Terminal {
     for (const { line, resolve } of early) resolve(this.#surface.print(line));
   }
 
-  #show(line: string): Promise<void> {
+  #show(line: Printable): Promise<void> {
     const early = this.#early;
     if (early === null) return this.#surface.print(line);
     return new Promise((resolve) => early.push({ line, resolve }));
@@ -251,9 +261,9 @@ export class Terminal {
 
   /** Carries out one typed line; done when its outcome is shown. */
   async run(line: string): Promise<void> {
-    const [verb = "", ...rest] = line.trim().split(/\s+/);
+    const [verb = "", ...rest] = line.split(/[ \t]+/).filter((word) => word !== "");
     if (verb === "") return;
-    if (verb === "help") return this.#surface.print(HELP);
+    if (verb === "help") return HELP.forEach((row) => this.#surface.print(printable(row)));
     const command = Object.hasOwn(COMMANDS, verb) ? COMMANDS[verb]! : null;
     if (command === null) return this.#fail(`there is no command ${verb}; help lists them`);
     const [user = ""] = command.names === 1 ? rest : [];
@@ -290,7 +300,10 @@ export function canBeName(text: string): boolean {
   return isName(bytes, 0, bytes.length);
 }
 
-/** What of a typed line stands behind its first words: spaces inside and at its end are the user's. */
+/**
+ * What follows the first words of a line: spaces inside and at its end are the user's. Only spaces and tabs separate
+ * words, since all other white space of Unicode may be part of a text.
+ */
 function textBehind(line: string, words: number): string {
-  return line.trimStart().replace(new RegExp(`^(\\S+(\\s+|$)){${words}}`), "");
+  return line.replace(/^[ \t]+/, "").replace(new RegExp(`^([^ \\t]+([ \\t]+|$)){${words}}`), "");
 }

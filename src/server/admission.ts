@@ -7,6 +7,7 @@ import {
   PROXY_HEADER_MS,
   TLS_HANDSHAKE_MS,
 } from "../limits.ts";
+import { withZone } from "../net/host.ts";
 import { WheelTimer, type TimerKind } from "../timer-wheel.ts";
 import { type Accepted, type AcceptedSocket, Connection, type Connections } from "./connection.ts";
 import { setBuffers } from "./kernel.ts";
@@ -62,7 +63,7 @@ export class Admission {
     }
     const isProxy = !isEncrypted && this.#proxies?.check(address, address.includes(":") ? "ipv6" : "ipv4");
     if (isProxy === true) socket.data = new Unnamed(this, socket, address);
-    else this.admit(socket, address, isEncrypted);
+    else this.admit(socket, withZone(address, socket), isEncrypted);
   }
 
   /** Lets it in, unless there are too many of that address. */

@@ -40,7 +40,7 @@ interface Option {
 }
 
 const OPTIONS = {
-  host: { value: "<address>", fallback: "0.0.0.0", help: "the address to listen on" },
+  host: { value: "<address>", fallback: "0.0.0.0", help: "the address to listen on; :: is all, IPv6 too" },
   port: { value: "<port>", fallback: "6001", help: "the port to listen on; 0 takes a free one" },
   credentials: { value: "<file>", fallback: "credentials.txt", help: "who may log in: a line is <user> <password>" },
   data: { value: "<folder>", fallback: "data", help: "where mailboxes and blocks rest; :memory: keeps nothing" },

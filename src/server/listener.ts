@@ -1,5 +1,6 @@
 import { closeSync } from "node:fs";
 import type { TCPSocketListener } from "bun";
+import { formatAddress } from "../net/host.ts";
 import type { Certificate } from "./certificate.ts";
 import type { Accepted } from "./connection.ts";
 import { duplicate } from "./kernel.ts";
@@ -24,11 +25,11 @@ export class Listener {
       this.#socket = listen({ hostname: host, port }, handlers, certificate);
     } catch (error) {
       const option = certificate !== null ? "--tls-port, or --port with --tls-only," : "--port";
-      throw new ListenError(`cannot listen on ${host}:${port}: ${reason(error, option)}`);
+      throw new ListenError(`cannot listen on ${formatAddress(host, port)}: ${reason(error, host, option)}`);
     }
     const { hostname } = this.#socket;
     this.port = this.#socket.port;
-    this.address = `${hostname.includes(":") ? `[${hostname}]` : hostname}:${this.port}`;
+    this.address = formatAddress(hostname, this.port);
   }
 
   /**
@@ -63,10 +64,11 @@ function listen(
   return Bun.listen({ ...(at as { hostname: string; port: number }), allowHalfOpen: true, data: null, socket, ...tls });
 }
 
-function reason(error: unknown, option: string): string {
+function reason(error: unknown, host: string, option: string): string {
   const { code, message } = error as NodeJS.ErrnoException;
   if (code === "EADDRINUSE") return `the port is taken; ${option} chooses another, 0 a free one`;
   if (code === "EACCES") return "not allowed; ports below 1024 need privileges";
   if (code === "EADDRNOTAVAIL") return "this machine has no such address";
-  return message;
+  // Without IPv6 the runtime gives no code.
+  return code === undefined && host.includes(":") ? "this machine has no IPv6" : message;
 }

@@ -1,5 +1,7 @@
 import { lookup } from "node:dns/promises";
 import { isatty } from "node:tty";
+import { everyAddress, readHost } from "../net/host.ts";
+import { filterText } from "../display-filter.ts";
 import { CertificateError } from "./certificate.ts";
 import { UsageError, USAGE, parseConfig } from "./config.ts";
 import { CredentialsError, plainUsers, readCredentials } from "./credentials.ts";
@@ -79,7 +81,8 @@ function attempt(log: Logger, otherwise: string, act: () => void): void {
 /** The address that a host's name stands for. */
 async function resolve(host: string): Promise<string> {
   try {
-    return (await lookup(host)).address;
+    const { address } = await lookup(readHost(host));
+    return address === "::" ? everyAddress() : address;
   } catch {
     throw new ListenError(`cannot listen on ${host}: there is no such host`);
   }
@@ -91,6 +94,8 @@ try {
   const usage = error instanceof UsageError;
   const known = [UsageError, CredentialsError, CertificateError, StoreError, ListenError];
   if (!known.some((kind) => error instanceof kind)) throw error;
-  process.stderr.write(`heartline: ${(error as Error).message}${usage ? " (--help lists the options)" : ""}\n`);
+  process.stderr.write(
+    `heartline: ${filterText((error as Error).message)}${usage ? " (--help lists the options)" : ""}\n`,
+  );
   process.exit(usage ? 2 : 1);
 }

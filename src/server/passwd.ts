@@ -1,8 +1,12 @@
+import { isUtf8 } from "node:buffer";
 import { createInterface } from "node:readline";
 import { Writable } from "node:stream";
 import { parseArgs } from "node:util";
-import { PASSWORD_BYTES_MAX } from "../limits.ts";
+import { filterText } from "../display-filter.ts";
+import { keyboard, onEndingSignal } from "../keyboard.ts";
+import { LINE_BYTES_MAX, PASSWORD_BYTES_MAX } from "../limits.ts";
 import { isName } from "../protocol/ascii.ts";
+import { LineReader } from "../protocol/line-reader.ts";
 import { UsageError } from "./config.ts";
 import { changePasswords, readUsers } from "./credentials-file.ts";
 import { CredentialsError, plainUsers } from "./credentials.ts";
@@ -30,6 +34,7 @@ const PROGRESS_LOG_MS = 10_000;
 
 const TAKE_IT = "kill -HUP <pid> makes a running server take it";
 const UNCHANGED = "nothing was changed";
+const LINE_FEED = Buffer.from("\n");
 
 interface Options {
   file: string;
@@ -67,13 +72,38 @@ async function setPassword(file: string, user: string): Promise<string> {
   return `${isNew ? `added ${user} to` : `changed the password of ${user} in`} ${file}; ${TAKE_IT}`;
 }
 
-/** On a terminal it is not shown, and typed twice; from a script it is one line. */
+/** From a script it is one line; on a terminal it is not shown, and typed twice. */
 async function askPassword(user: string): Promise<string> {
+  if (process.stdin.isTTY) return askTwice(user);
+  const password = await readLine(process.stdin);
+  const fault = password === null ? "there is no password on standard input" : passwordFault(password);
+  if (fault !== null) throw new CredentialsError(fault);
+  return password!;
+}
+
+/** The first line, which ends at LF only, or with the input; null when there is none. */
+async function readLine(input: AsyncIterable<Buffer>): Promise<string | null> {
+  const reader = new LineReader(LINE_BYTES_MAX);
+  const lineOf = ({ bytes, start, end, tooLong }: LineReader): string => {
+    if (tooLong) throw new CredentialsError(TOO_LONG);
+    const line = Buffer.from(bytes.subarray(start, end));
+    if (!isUtf8(line)) throw new CredentialsError(FORBIDDEN);
+    return line.toString();
+  };
+  for await (const chunk of input) {
+    reader.feed(chunk);
+    if (reader.next()) return lineOf(reader);
+  }
+  reader.feed(LINE_FEED);
+  reader.next();
+  return reader.lineBytes > LINE_FEED.length ? lineOf(reader) : null;
+}
+
+async function askTwice(user: string): Promise<string> {
   const { stdin, stderr } = process;
-  const isTerminal = stdin.isTTY === true;
   // Readline would show what is typed: it writes nowhere, and questions go past it.
   const output = new Writable({ write: (_chunk, _encoding, done) => done() });
-  const readline = createInterface({ input: stdin, output, terminal: isTerminal, historySize: 0 });
+  const readline = createInterface({ input: keyboard(stdin), output, terminal: true, historySize: 0 });
   const lines = readline[Symbol.asyncIterator]();
   let asked = "";
   // Ctrl+Z: all of the shell's job stops, or whoever started this would wait for it, and the password be shown.
@@ -85,18 +115,17 @@ async function askPassword(user: string): Promise<string> {
   });
   const ask = async (question: string): Promise<string> => {
     asked = question;
-    if (isTerminal) stderr.write(question);
+    stderr.write(question);
     const { value, done } = await lines.next();
-    if (isTerminal) stderr.write("\n");
-    if (done === true) throw new CredentialsError(isTerminal ? UNCHANGED : "there is no password on standard input");
+    stderr.write("\n");
+    if (done === true) throw new CredentialsError(UNCHANGED);
     return value;
   };
   try {
     for (;;) {
       const password = await ask(`New password for ${user}: `);
       const fault = passwordFault(password);
-      if (fault !== null && !isTerminal) throw new CredentialsError(fault);
-      if (fault === null && (!isTerminal || (await ask("Again: ")) === password)) return password;
+      if (fault === null && (await ask("Again: ")) === password) return password;
       stderr.write(`${fault ?? "these were two different passwords"}\n`);
     }
   } finally {
@@ -104,12 +133,14 @@ async function askPassword(user: string): Promise<string> {
   }
 }
 
+const FORBIDDEN = "a password has no spaces and no control characters, and is UTF-8";
+const TOO_LONG = `a password has ${PASSWORD_BYTES_MAX} bytes at most`;
+
 /** Why nobody could log in with it. */
 function passwordFault(password: string): string | null {
   if (password === "") return "a password cannot be empty";
-  if (/[\s\p{Cc}\ufffd]/u.test(password)) return "a password has no spaces and no control characters, and is UTF-8";
-  const isLong = Buffer.byteLength(password) > PASSWORD_BYTES_MAX;
-  return isLong ? `a password has ${PASSWORD_BYTES_MAX} bytes at most` : null;
+  if (/[\s\p{Cc}\ufffd]/u.test(password)) return FORBIDDEN;
+  return Buffer.byteLength(password) > PASSWORD_BYTES_MAX ? TOO_LONG : null;
 }
 
 async function migrate(file: string): Promise<string> {
@@ -152,19 +183,19 @@ function tellProgress(words: () => string): () => void {
 }
 
 function fail(message: string, code: number): never {
-  process.stderr.write(`heartline: ${message}\n`);
+  process.stderr.write(`heartline: ${filterText(message)}\n`);
   process.exit(code);
 }
 
 /** Heard while nothing is changed yet: a change begins and ends in one go. */
-for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"]) process.on(signal, () => fail(UNCHANGED, 1));
+onEndingSignal(() => fail(UNCHANGED, 1));
 
 try {
   const options = parseOptions(process.argv.slice(2));
   if (options === null) process.stdout.write(USAGE);
   else {
     const { file, user } = options;
-    process.stdout.write(`${await (user === null ? migrate(file) : setPassword(file, user))}\n`);
+    process.stdout.write(`${filterText(await (user === null ? migrate(file) : setPassword(file, user)))}\n`);
   }
   process.exit(0);
 } catch (error) {

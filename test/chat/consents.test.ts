@@ -48,6 +48,18 @@ describe("a question", () => {
     expect(ticketIn(alice.read(), `address bob 2001:db8::7 4242 <ticket> ${OTHER_KEY}`)).toBe(ticket);
   });
 
+  test("passes a link-local address on without the zone that it has on the server's machine", () => {
+    const carol = enter("carol", "fe80::c%eth0", " listen=4243");
+    world.ask(carol, "getaddress bob");
+    bob.read();
+    const ticket = ticketIn(world.ask(bob, "private_answer carol yes").slice(0, 1), "expect carol fe80::c <ticket>");
+    expect(carol.read()).toEqual([`address bob 2001:db8::7 4242 ${ticket}`]);
+    world.ask(bob, "getaddress carol");
+    carol.read();
+    world.ask(carol, "private_answer bob yes");
+    ticketIn(bob.read(), "address carol fe80::c 4243 <ticket>");
+  });
+
   test("works without keys", () => {
     world.ask(alice, "getaddress bob");
     expect(bob.read()).toEqual(["private_request alice"]);

@@ -158,7 +158,8 @@ describe("on a terminal", () => {
     const rows = (line: string): string[] => line.match(/.{1,40}/g)!.map((row) => row.trimEnd());
     expect(lines.slice(lines.indexOf("* SEAS is here") + 1)).toEqual([
       "SEAS: first",
-      ...rows("SEAS: a line that is itself wider than this terminal is"),
+      "SEAS: a line that is itself wider than t",
+      "  his terminal is",
       "SEAS: last",
       ...rows(`> ${typed.slice(0, -2)}XY89`),
     ]);
@@ -184,6 +185,52 @@ describe("on a terminal", () => {
     await other.message("columbia", "\x1b[2J\x1b[Hgone\x07\u009b2J\u202e!");
     await pty.sees("SEAS: [2J[Hgone2J!");
     expect(pty.lines[0]).toContain("You are in");
+  });
+
+  test("a text that fills the row does not begin the next one, where another user's line would begin", async () => {
+    const pty = await columbiaIsIn({ columns: 80 });
+    await other.login("SEAS", PASSWORD);
+    const imitation = "foobar: the meeting moved to 3 pm";
+    const texts = [
+      `lunch?${" ".repeat(68)}${imitation}`,
+      // Terminals do not agree on how wide these are.
+      ...["👩‍👩‍👧‍👦", "❤️", "🇩🇪", "\u1160", "e\u0301", "日"].flatMap((filler) =>
+        [20, 25, 37, 38, 74].map((count) => filler.repeat(count) + imitation),
+      ),
+    ];
+    for (const text of texts) await other.message("columbia", text);
+    await other.message("columbia", "last");
+    const lines = await pty.sees("SEAS: last");
+    expect(lines.filter((line) => line.includes("the meeting moved")).length).toBeGreaterThan(5);
+    for (const line of lines) expect(line).toMatch(/^(SEAS: | {2}|> ?$|\* |You are in)/);
+  });
+
+  test("a text begins no row like another user's line when the window gets narrower later", async () => {
+    const pty = await columbiaIsIn({ columns: 60, rows: 12 });
+    await other.login("SEAS", PASSWORD);
+    await pty.sees("* SEAS is here");
+    for (let i = 0; i < 15; i++) await other.message("columbia", `${"foobar: moved ".repeat(6)}${i}`);
+    await pty.sees("moved 14");
+    pty.type("message SEAS typed");
+    await pty.until((lines) => lines.at(-1) === "> message SEAS typed");
+    for (const columns of [46, 34, 50, 20, 60]) {
+      pty.resize(columns);
+      const isWell = (lines: string[]): boolean =>
+        lines.at(-1) === "> message SEAS typed" && lines.slice(0, -1).every((line) => /^(SEAS: | {2})/.test(line));
+      await pty.until(isWell);
+      expect(pty.lines.join("").replaceAll(" ", "")).toContain("foobar:moved14");
+    }
+    pty.type("!\r");
+    await pty.sees("sent to SEAS");
+  });
+
+  test("pasted line separators of Unicode end no command", async () => {
+    const pty = await columbiaIsIn();
+    const seas = await server.login("SEAS");
+    await pty.sees("* SEAS is here");
+    pty.type("message SEAS hi\u2028broadcast secrets\u2029logout\r");
+    await pty.sees("sent to SEAS");
+    await seas.hears("message columbia hi broadcast secrets logout");
   });
 
   test("who asks to chat privately does not tear what is being typed, and private lines are marked", async () => {
@@ -271,6 +318,38 @@ describe("on a terminal", () => {
     expect((await other.online()).names).toEqual([]);
   });
 
+  test.each(["SIGHUP", "SIGQUIT", "SIGTERM", "SIGINT"] as const)(
+    "%s at the password's question leaves the terminal as it was",
+    async (signal) => {
+      const pty = new Pty(["-i"], { columns: 100, rows: 40, program: "/bin/sh", env: { PS1: "$ " } });
+      ptys.push(pty);
+      const client = `${process.execPath} src/client/main.ts 127.0.0.1 ${server.port} --user columbia`;
+      await pty.until((lines) => lines.at(-1) === "$");
+      pty.type(`XDG_STATE_HOME=${state} sh -c 'echo pid=$$; exec ${client}'\r`);
+      const lines = await pty.sees("Password:");
+      process.kill(Number(/^pid=(\d+)$/m.exec(lines.join("\n"))![1]), signal);
+      await pty.sees("not logged in");
+      await pty.until((lines) => lines.at(-1) === "$");
+      pty.type("stty -a; echo done\r");
+      const modes = (await pty.until((lines) => lines.includes("done"))).join("\n");
+      expect(modes).toMatch(/ icanon .* echo /s);
+      expect(modes).not.toMatch(/ -(icanon|echo) /);
+    },
+  );
+
+  test.each(["SIGHUP", "SIGQUIT", "SIGTERM", "SIGINT", "a closed window"] as const)(
+    "%s logs a chatting client out",
+    async (end) => {
+      const seas = await server.login("SEAS");
+      const pty = await columbiaIsIn();
+      await seas.hears("joined columbia");
+      if (end === "a closed window") pty.hangUp();
+      else pty.kill(end);
+      await seas.hears("left columbia logout");
+      await pty.exited;
+    },
+  );
+
   test("logout ends with 0, and Ctrl+C before the login with 1", async () => {
     const pty = await columbiaIsIn();
     pty.type("logout\r");
@@ -298,14 +377,14 @@ describe("on a terminal", () => {
 });
 
 /** A client that reads its commands from a pipe. */
-async function pipe(input: string, args: string[], password?: string) {
+async function pipe(input: string | Uint8Array, args: string[], password?: string) {
   const program = Bun.spawn([process.execPath, "src/client/main.ts", ...args], {
     env: {
       PATH: process.env.PATH,
       XDG_STATE_HOME: state,
       ...(password === undefined ? {} : { HEARTLINE_PASSWORD: password }),
     },
-    stdin: Buffer.from(input),
+    stdin: Buffer.from(input as string),
     stdout: "pipe",
     stderr: "pipe",
   });
@@ -325,6 +404,61 @@ describe("in a pipe", () => {
     );
     expect(err).toBe("there is no user nobody\n");
     expect(code).toBe(0);
+  });
+
+  describe("a script's line", () => {
+    /** What SEAS receives, a character for each byte, when columbia's script has these bytes. */
+    async function received(script: string): Promise<{ lines: string[]; out: string; err: string }> {
+      const seas = await server.login("SEAS");
+      const at = ["127.0.0.1", String(server.port), "--user", "columbia"];
+      const { out, err } = await pipe(Buffer.from(script, "latin1"), at, PASSWORD);
+      const [, ...lines] = await seas.until("left columbia logout");
+      return { lines, out, err };
+    }
+
+    test("ends at LF only", async () => {
+      const ends = ["\xe2\x80\xa8", "\xe2\x80\xa9", "\r", "\x0b", "\x0c", "\xc2\x85", "\x00", "\x1e"];
+      const { lines, out, err } = await received(
+        ends.map((end) => `message SEAS hi${end}broadcast secrets\n`).join(""),
+      );
+      expect(lines).toEqual(ends.map((end) => `message columbia hi${end}broadcast secrets`));
+      expect({ out, err }).toEqual({ out: "sent to SEAS\n".repeat(ends.length), err: "" });
+    });
+
+    test("loses one CR at its end, and no other byte", async () => {
+      const { lines } = await received(
+        "message SEAS one\r\nmessage SEAS two\r\r\nmessage SEAS \xe3\x80\x80three\xc2\xa0\n",
+      );
+      const texts = ["one", "two\r", "\xe3\x80\x80three\xc2\xa0"];
+      expect(lines).toEqual(texts.map((text) => `message columbia ${text}`));
+    });
+
+    test("may have bytes that are not UTF-8, which arrive as they are, also at the recipient's pipe", async () => {
+      const bytes = Array.from({ length: 128 }, (_, index) => String.fromCharCode(128 + index)).join("");
+      const { lines } = await received(
+        `message SEAS caf\xe9\nbroadcast ${bytes}\nmessage foobar \xff\xfe\xed\xa0\x80\n`,
+      );
+      expect(lines).toEqual(["message columbia caf\xe9", `broadcast columbia ${bytes}`]);
+      const program = Bun.spawn(
+        [process.execPath, "src/client/main.ts", "127.0.0.1", String(server.port), "--user", "foobar"],
+        { env: { XDG_STATE_HOME: state, HEARTLINE_PASSWORD: PASSWORD }, stdin: "ignore", stdout: "pipe" },
+      );
+      expect(Buffer.from(await program.stdout.bytes()).toString("latin1")).toEndWith(": \xff\xfe\xed\xa0\x80\n");
+    });
+
+    test("counts without an LF at the end of the input, and behind a byte order mark at its beginning", async () => {
+      const { lines } = await received("\xef\xbb\xbfmessage SEAS one\nmessage SEAS two");
+      expect(lines).toEqual(["message columbia one", "message columbia two"]);
+    });
+
+    test("that is too long is told in words, and the next ones go on", async () => {
+      const long = "x".repeat(600_000);
+      const { lines, err } = await received(
+        `message SEAS ${long}\nmessage SEAS ${long.slice(0, 5000)}\nmessage SEAS short\n`,
+      );
+      expect(lines).toEqual(["message columbia short"]);
+      expect(err).toBe("a line has more than 524288 bytes; it is skipped\nthat line is too long for this server\n");
+    });
   });
 
   test("a script chats privately: it waits for the answer, and what it said arrives before it leaves", async () => {
@@ -391,6 +525,37 @@ describe("in a pipe", () => {
       err: "heartline: cannot reach 127.0.0.1:1: nobody listens there\n",
       code: 1,
     });
+  });
+
+  test("a second client of the user on this machine takes the session over, with nothing lost and nothing twice", async () => {
+    await other.login("SEAS", PASSWORD);
+    const at = ["127.0.0.1", String(server.port), "--user", "columbia"];
+    const first = Bun.spawn([process.execPath, "src/client/main.ts", ...at], {
+      env: { XDG_STATE_HOME: state, HEARTLINE_PASSWORD: PASSWORD },
+      stdin: "pipe",
+      stdout: "pipe",
+      stderr: "pipe",
+    });
+    while (!(await other.online()).names.includes("columbia")) continue;
+    const texts: string[] = [];
+    const say = async (): Promise<void> => {
+      const text = `number ${texts.length};`;
+      texts.push(text);
+      await other.message("columbia", text);
+    };
+    for (let i = 0; i < 20; i++) await say();
+    const second = pipe("online\n", at, PASSWORD);
+    while (first.exitCode === null) await Promise.race([say(), first.exited]);
+    expect(await first.exited).toBe(3);
+    expect(await first.stderr.text()).toBe(
+      "heartline: another client of yours on this machine has taken the session over\n",
+    );
+    const { out, code } = await second;
+    expect(code).toBe(0);
+    // The rest waits for the next one.
+    const third = await pipe("", at, PASSWORD);
+    const all = (await first.stdout.text()) + out + third.out;
+    expect([...(all.match(/number \d+;/g) ?? [])]).toEqual(texts);
   });
 
   test("a folder for its state that cannot be used is one clear line, and nobody is logged in", async () => {

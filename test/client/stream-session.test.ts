@@ -94,6 +94,30 @@ test("a cut connection is taken up again where it was: nothing is lost, and noth
   expect(columbia.seen.lost + seas.seen.lost).toBeGreaterThan(0);
 });
 
+test("texts that are not UTF-8 count and are kept as the bytes that they are", async () => {
+  const store = newStore();
+  const columbia = newClient();
+  const seas = newClient({ store: () => store });
+  await columbia.client.login("columbia", PASSWORD);
+  await seas.client.login("SEAS", PASSWORD);
+  proxy.refuses = true;
+  proxy.cut();
+  const fates = ["\udce9 \udcff", "größe\r"].map((text) => seas.client.message("columbia", text));
+  while (store.state!.unanswered.length < 2) await new Promise((resolve) => setImmediate(resolve));
+  expect(JSON.parse(JSON.stringify(store.state!.unanswered))).toEqual([
+    { line: "message columbia \udce9 \udcff", position: 17 + 3 + 1 },
+    // The server drops the second CR.
+    { line: "message columbia größe\r\r", position: 21 + 17 + 9 + 1 },
+  ]);
+  proxy.refuses = false;
+  expect(await Promise.all(fates)).toEqual(["sent", "sent"]);
+  await columbia.until(() => columbia.heard.includes("message größe"));
+  expect(columbia.heard.filter((line) => line.startsWith("message"))).toEqual([
+    "message \udce9 \udcff",
+    "message größe",
+  ]);
+});
+
 test("requests made while the server is away wait, and are made when it is back", async () => {
   const { client, heard, until } = newClient();
   await client.login("columbia", PASSWORD);

@@ -8,7 +8,7 @@ import { type TLSSocket, createServer } from "node:tls";
 import { ChatClient, type ChatClientOptions } from "heartline/client";
 import { Proxy } from "../../bench/proxy.ts";
 import { ANSWER_MS } from "../../src/client/request.ts";
-import { type Certificate, makeCertificate } from "../support/certificate.ts";
+import { type Certificate, makeCertificate, writeCertificate } from "../support/certificate.ts";
 import { runWith } from "../support/process.ts";
 import { Pty } from "../support/pty.ts";
 import { openssl, python, tellSkipped } from "../support/tls-programs.ts";
@@ -17,7 +17,7 @@ import { PASSWORD, WireServer } from "../support/wire.ts";
 const USERS = ["columbia", "SEAS"];
 const DAY_MS = 24 * 3600 * 1000;
 const authority = await makeCertificate(["Columbia University"]);
-const good = await makeCertificate(["localhost", "127.0.0.1", "0.0.0.0"], { issuer: authority });
+const good = await makeCertificate(["localhost", "127.0.0.1", "::1"], { issuer: authority });
 const selfSigned = await makeCertificate(["localhost"]);
 const unknown = await makeCertificate(["Barnard College"]);
 
@@ -191,6 +191,22 @@ describe("with a certificate that fits", () => {
     });
   });
 });
+
+test.each(["[::1]", "::1", "LOCALHOST", "localhost.", "127.1", "::ffff:127.0.0.1"])(
+  "the certificate is checked for the host that %s is",
+  async (host) => {
+    const files = writeCertificate(folder, good);
+    const encrypted = new WireServer({ host: "::", tls: { ...files, port: 0 } }, USERS);
+    const at = [host, String(encrypted.tlsPort), "--user", "columbia", ...trusting()];
+    const env = { XDG_STATE_HOME: folder, HEARTLINE_PASSWORD: PASSWORD };
+    expect(await runWith({ input: "online\n", env }, "src/client/main.ts", ...at)).toEqual({
+      out: "nobody else is here\n",
+      err: "",
+      code: 0,
+    });
+    await encrypted.stop();
+  },
+);
 
 const UNKNOWN = /nobody in --ca has signed the certificate there \(.*\)/;
 
@@ -375,22 +391,37 @@ describe("without --tls", () => {
     proxy.stop();
   });
 
+  /** Has the client take this machine for another one. */
+  function elsewhere(): Record<string, string> {
+    const file = join(folder, "elsewhere.ts");
+    const client = join(import.meta.dir, "../../src/client/client.ts");
+    writeFileSync(
+      file,
+      `import { ChatClient } from ${JSON.stringify(client)};
+       Object.defineProperty(ChatClient.prototype, "isThisMachine", { get: () => false });`,
+    );
+    return { BUN_OPTIONS: `--preload ${file}` };
+  }
+
   test("a password for another machine is warned of, in a script", async () => {
-    const warning = "without --tls, others on the way to 0.0.0.0 can read your password and all you say\n";
-    // To this machine, but by none of the names that say so.
-    expect(await runClient("0.0.0.0", server.port, [])).toEqual({ out: "", err: warning, code: 0 });
-    expect(await runClient("0.0.0.0", server.port, ["--callback"])).toEqual({ out: "", err: warning, code: 0 });
-    for (const host of ["127.0.0.1", "localhost"]) {
-      expect(await runClient(host, server.port, [])).toEqual({ out: "", err: "", code: 0 });
+    const warning = "without --tls, others on the way to 127.0.0.1 can read your password and all you say\n";
+    for (const options of [[], ["--callback"]]) {
+      const { err, code } = await runClient("127.0.0.1", server.port, options, "", elsewhere());
+      expect({ err, code }).toEqual({ err: warning, code: 0 });
     }
-    expect(await runClient("0.0.0.0", front.port, trusting())).toMatchObject({ err: "" });
+    expect(await runClient("127.0.0.1", front.port, trusting(), "", elsewhere())).toMatchObject({ err: "", code: 0 });
   });
 
+  test.each(["127.0.0.1", "localhost", "LOCALHOST", "localhost.", "127.1", "[::ffff:127.0.0.1]", "0.0.0.0"])(
+    "a password for this machine is not warned of, when it is called %s",
+    async (host) => expect(await runClient(host, server.port, [])).toEqual({ out: "", err: "", code: 0 }),
+  );
+
   test("and on a terminal before it is asked", async () => {
-    const pty = new Pty(["src/client/main.ts", "0.0.0.0", String(server.port)], { columns: 120 });
+    const pty = new Pty(["src/client/main.ts", "127.0.0.1", String(server.port)], { columns: 120, env: elsewhere() });
     ptys.push(pty);
     const lines = await pty.until((lines) => lines.at(-1) === "Name:");
-    expect(lines[0]).toBe("without --tls, others on the way to 0.0.0.0 can read your password and all you say");
+    expect(lines[0]).toBe("without --tls, others on the way to 127.0.0.1 can read your password and all you say");
   });
 });
 

@@ -1,6 +1,6 @@
 import fc from "fast-check";
 import { ChatClient, ChatError, type ChatEvent } from "../../src/client/client.ts";
-import { Display } from "../../src/client/display.ts";
+import { Display, type Printable, rendered, rowsOf } from "../../src/client/display.ts";
 import { decode, parseEvent } from "../../src/client/event.ts";
 import { Terminal, explain } from "../../src/client/terminal.ts";
 import { expectThat, latin1, target } from "./target.ts";
@@ -95,6 +95,11 @@ export const display = target(
       expectThat(typeof text === "string", () => `it shows ${typeof text}`);
       const plain = colored ? text.replace(COLORS, "") : text;
       expectThat(!CONTROL.test(plain), () => `it shows ${JSON.stringify(text)}`);
+      const isIndented = rowsOf(text as Printable, 12).every((row, index) => index === 0 || row.startsWith("  "));
+      expectThat(isIndented, () => `a row of ${JSON.stringify(text)} is not indented`);
+      const written = Buffer.from(rendered(text as Printable, {}));
+      const shownAgain = decode(written, 0, written.length - 1).replace(COLORS, "");
+      expectThat(!CONTROL.test(shownAgain), () => `it writes ${JSON.stringify(text)} with a control character`);
     }
   },
 );

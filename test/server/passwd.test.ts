@@ -88,8 +88,24 @@ describe("nothing is changed, and one line says why, when", () => {
       refuses(USERS, "topsecret\x1b1\n", "alice", "control characters"),
       refuses(USERS, Buffer.from("topsecret\xff\n", "latin1"), "alice", "UTF-8"),
       refuses(USERS, `topsecret${"ö".repeat(508)}\n`, "alice", "1024 bytes"),
+      refuses(USERS, `topsecret${"ö".repeat(600_000)}\n`, "alice", "1024 bytes"),
     ]);
   });
+
+  test.each([
+    ["LINE SEPARATOR", "\u2028"],
+    ["PARAGRAPH SEPARATOR", "\u2029"],
+    ["CR", "\r"],
+    ["two CRs before the LF", "\r\r\n"],
+    ["VT", "\x0b"],
+    ["FF", "\x0c"],
+    ["NEL", "\u0085"],
+    ["NUL", "\0"],
+    ["a byte order mark", "\ufeff"],
+    ["U+FFFD", "\ufffd"],
+  ])("the password is not the whole line up to LF, because of %s in it", (_, separator) =>
+    refuses(USERS, `topsecret${separator}rest\n`.replace(/\nrest/, ""), "alice", "control characters"),
+  );
 
   test("the name cannot be one, or a line of the file is bad", async () => {
     await Promise.all([
@@ -111,6 +127,12 @@ describe("nothing is changed, and one line says why, when", () => {
     expect(code).toBe(1);
     expect(err).toContain("no such file");
   });
+});
+
+test("a last line without LF is a password, too", async () => {
+  const file = newFile();
+  expect(await setsPassword("größe1", file, "alice")).toMatchObject({ err: "", code: 0 });
+  expect(await Bun.password.verify("größe1", hashOf(file, "alice"))).toBe(true);
 });
 
 test("several at once lose nothing of one another", async () => {
@@ -176,6 +198,27 @@ describe("on a terminal", () => {
     const lines = await pty.sees("changed the password of alice");
     expect(lines.join("\n")).not.toContain("topsecret");
   });
+
+  test.each(["SIGHUP", "SIGQUIT", "SIGTERM", "SIGINT"] as const)(
+    "%s in the middle of a password leaves the terminal as it was, and nothing changed",
+    async (signal) => {
+      const file = newFile("alice one\n");
+      const pty = new Pty(["-i"], { columns: 100, rows: 40, program: "/bin/sh", env: { PS1: "$ " } });
+      ptys.push(pty);
+      await pty.until((lines) => lines.at(-1) === "$");
+      pty.type(`sh -c 'echo pid=$$; exec ${process.execPath} src/server/passwd.ts ${file} alice'\r`);
+      const lines = await pty.sees("New password for alice:");
+      const [, pid = ""] = /^pid=(\d+)$/m.exec(lines.join("\n"))!;
+      process.kill(Number(pid), signal);
+      await pty.sees("nothing was changed");
+      await pty.until((lines) => lines.at(-1) === "$");
+      pty.type("stty -a; echo done\r");
+      const modes = (await pty.until((lines) => lines.includes("done"))).join("\n");
+      expect(modes).toMatch(/ icanon .* echo /s);
+      expect(modes).not.toMatch(/ -(icanon|echo) /);
+      expect(readFileSync(file, "utf8")).toBe("alice one\n");
+    },
+  );
 
   test.each([
     ["Ctrl+C", "half\x03"],

@@ -271,22 +271,23 @@ export class ResumableProgram implements Program, Left {
 
   #line(stay: Stay, line: string): void {
     if (!isReply(line)) {
-      if (line.startsWith("goodbye ")) this.#checkLast();
+      if (line.startsWith("goodbye ")) this.#expectNoMore();
       return this.#reading.take(line, this.#at);
     }
     this.#reading.read = this.#at;
     const request = this.unanswered.shift();
     if (request === undefined) throw new Violation(`${this.#user.name} got a reply to nothing: ${show(line)}`);
-    if (request.verb === "logout") this.#reading.flushAll();
+    if (request.verb === "logout") {
+      this.#expectNoMore();
+      this.#reading.flushAll(); // What waits to be shown came before this reply.
+    }
     this.#user.reply(stay, request, line);
     this.#answered = request.end;
-    if (request.verb !== "logout") return;
-    this.#checkLast();
-    this.#over();
+    if (request.verb === "logout") this.#over();
   }
 
-  /** The last line was heard: nothing follows it, nor is on its way. */
-  #checkLast(): void {
+  /** The last line came: nothing follows it, nor is on its way. */
+  #expectNoMore(): void {
     const rest = this.#lines.rest + this.link!.down;
     if (rest !== "") throw new Violation(`${this.#user.name} heard something after the last line: ${show(rest)}`);
   }

@@ -91,6 +91,10 @@ export class Pty {
     return this.until((lines) => lines.some((line) => line.includes(text)));
   }
 
+  kill(signal: NodeJS.Signals): void {
+    this.#process.kill(signal);
+  }
+
   /** The window is closed. */
   hangUp(): void {
     this.#process.terminal!.close();
