@@ -31,7 +31,7 @@ const FIRST_CALL_MS = 5_000;
 /** A request that the server refuses for lack of room is retried for this time. */
 const BUSY_MS = 30_000;
 /** The server needs less than this, and a round trip, for its next call while something waits. */
-const NEXT_CALL_MS = 200;
+const NEXT_CALL_MS = 300;
 /** Failures after which a later login may succeed. */
 const PASSING = ["not_sent", "unknown_outcome", "unreachable", "busy", "internal", "locked_out"];
 /** The longest head line of a call, `callback <secret> <position> <bytes>`, with room to spare. */
@@ -190,8 +190,9 @@ export class CallbackSession implements ChatSession {
     await this.#stream.settled();
   }
 
+  /** Acknowledges by a beat, unless a call is in progress: its answer does, and a position beyond its own ends it. */
   #confirm(): Promise<string> {
-    return this.#queue(() => `alive ${this.#stream.delivered}`);
+    return this.#queue(() => (this.#call === null ? `alive ${this.#stream.delivered}` : "alive"));
   }
 
   async logout(): Promise<void> {
