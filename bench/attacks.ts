@@ -266,6 +266,21 @@ export const ATTACKS = {
       });
     },
   },
+  unanswered: {
+    help: "8 users log in 150 times a second to be called at a port that accepts nobody; a third log out again",
+    begin: (field) => {
+      const port = field.fullPort();
+      field.perSecond(field.scaled(150), (count) => {
+        const user = field.user(count % 8);
+        const again = (line: string): void => {
+          const [, token] = line.split(" ");
+          const request = Buffer.from(`as ${token} ${count % 3 === 0 ? "logout" : `message ${user} ${LONG_TEXT}`}\n`);
+          field.visit({ begins: (intruder) => intruder.say(request) });
+        };
+        field.visit({ user, options: ` callback=${port}`, begins: (_intruder, line) => again(line) });
+      });
+    },
+  },
   escapes: {
     help: "10 users write 500 texts a second that are made for terminals or are no text, and broadcast 20",
     begin: (field) => {

@@ -1,4 +1,5 @@
 import type { Socket } from "bun";
+import { FullPort } from "../test/support/full-port.ts";
 import { PASSWORD } from "./target.ts";
 
 /** How long somebody who was thrown out stays away. */
@@ -243,6 +244,15 @@ export class Field {
     const listener = Bun.listen({ hostname: this.source(0), port: 0, socket: { data: () => {} } });
     listener.stop(true);
     return listener.port;
+  }
+
+  /** A port that accepts nobody: a connection to it stays in SYN_SENT. */
+  fullPort(): number {
+    const full = new FullPort();
+    this.#listeners.push({ stop: () => full.close() });
+    // The one that its queue holds.
+    Bun.connect({ hostname: this.source(0), port: full.port, socket: { data: () => {} } }).catch(() => {});
+    return full.port;
   }
 
   get count(): number {

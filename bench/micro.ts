@@ -142,7 +142,7 @@ const PARTS: Record<string, Part> = {
         newToken: () => String(++tokens),
         report: console.error,
       },
-      newCaller: () => ({ flush: () => {}, retry: () => {} }),
+      newCaller: () => ({ flush: () => {}, retry: () => {}, giveUp: () => {} }),
     });
     let tokens = 0;
     chat.unixMs = Date.now();

@@ -24,7 +24,7 @@ export interface Limits {
   lineBytesMax: number;
   /** Bytes that a session's client has not confirmed; beyond them it ends as `slow`, its messages in the mailbox. */
   unconfirmedBytesMax: number;
-  /** Bytes that all sessions' streams hold together; beyond them those that hold most end as `slow`. */
+  /** Bytes that all sessions' streams hold together, ended ones first to go; beyond them the largest end as `slow`. */
   streamsBytesMax: number;
   /** Messages, and bytes of their text, that wait for one user; one more is `mailbox_full`. */
   mailboxMessagesMax: number;
@@ -88,8 +88,8 @@ export const UNCONFIRMED_BYTES_MIN = 512 << 10;
 /** A client confirms at the latest after so many bytes. */
 export const CONFIRM_BYTES_MAX = 64 << 10;
 /**
- * A client that holds more than this of what its output or its event handler has not taken stops reading. While a
- * request waits for its reply it goes on, up to so many times as much: the handler may be what waits for the reply.
+ * Bytes of lines that a client has read and its handler or output has not taken; above them it stops reading. While a
+ * request waits for its reply the bound is UNDELIVERED_BOUNDS times as high, since the handler may wait for that reply.
  */
 export const UNDELIVERED_BYTES_MAX = 256 << 10;
 export const UNDELIVERED_BOUNDS = 32;
@@ -107,12 +107,20 @@ export const GARBAGE_BYTES_MAX = 16 << 20;
 export const GARBAGE_MS = 1_024;
 /** Ended sessions of a user that are kept, whatever the clock says: what they had carried is not delivered twice. */
 export const SESSIONS_KEPT = 8;
-/** A callback that is not answered within so long is tried again, after a pause that grows from and to these. */
+/**
+ * What a call of a callback session's client gets to connect, to say `ready`, and to take the delivery; a delivery gets
+ * more time by its length, at a rate that any link has. A call that fails is made again after a pause, which grows from
+ * and to these, with half as many bytes.
+ */
 export const CALLBACK_DEADLINE_MS = 5_000;
+export const CALLBACK_BYTES_PER_SECOND_MIN = 2 << 10;
 export const CALLBACK_PAUSE_MIN_MS = 250;
 export const CALLBACK_PAUSE_MAX_MS = 8_000;
-/** Bytes of one callback's delivery; the rest comes with the next. Any line fits, since clients take whole lines. */
-export const CALLBACK_BYTES_MAX = SERVER_LINE_BYTES_MAX;
+/** Bytes of one delivery; the rest comes with the next. Only a line that is longer makes a longer one. */
+export const CALLBACK_BYTES_MIN = 8 << 10;
+export const CALLBACK_BYTES_MAX = 128 << 10;
+/** Calls of one user at once: of one session that lives, and of ended ones; one more, and the oldest is given up. */
+export const CALLBACKS_PER_USER_MAX = 32;
 
 /**
  * Requests of one connection in one turn, and about so many of all that go on with what was left over from earlier

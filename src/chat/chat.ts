@@ -10,6 +10,7 @@ import { Accounts, type Passwords } from "./accounts.ts";
 import { Addresses } from "./addresses.ts";
 import { Checkpoint } from "./checkpoint.ts";
 import { Consents } from "./consents.ts";
+import { Departing } from "./departing.ts";
 import { Lockouts, type LockoutScope } from "./lockouts.ts";
 import { Mailbox } from "./mailbox.ts";
 import { Presence } from "./presence.ts";
@@ -59,6 +60,7 @@ export class Chat {
   /** Unix time of this turn, for messages that are read later. */
   unixMs = 0;
   readonly checkpoint: Checkpoint;
+  readonly departing: Departing;
   #broadcastWaits = false;
   /** How far the multicast was sent when the last sweep looked at those who are slow. */
   #lookedAt = 0;
@@ -92,6 +94,7 @@ export class Chat {
     this.consents = new Consents(wheel, limits.consentsMax, options.newToken);
     const wrote = (session: Session): void => this.#wrote(session);
     this.checkpoint = new Checkpoint(this.accounts, this.mailbox, store, wrote, options.report);
+    this.departing = new Departing(this.checkpoint);
     this.#newToken = options.newToken;
     this.#newCaller = options.newCaller;
     this.#overdue = wheel.kind((session) => this.flushed(session));
@@ -267,7 +270,7 @@ export class Chat {
    */
   end(session: Session, reason: GoodbyeReason | LeftReason): void {
     if (session.ended) return;
-    const { account, outbox, peer, kind } = session;
+    const { account, outbox } = session;
     session.endReason = reason;
     session.endedUnixMs = this.unixMs;
     this.wheel.cancel(session.timer);
@@ -280,10 +283,7 @@ export class Chat {
     this.consents.end(session);
     if (reason !== "replaced" && reason !== "shutdown") this.#announce(account, `left ${account.name} ${reason}`);
     account.leaving = session;
-    // Nobody is connected to read its goodbye, or there is none to call for.
-    if (peer === null && (kind === "resumable" || reason === "logout")) outbox.sink = null;
-    if (kind !== "plain") this.checkpoint.settle(session);
-    peer?.close();
+    this.departing.add(session);
   }
 
   /** Is no user any more; what waits for them and whom they block is kept, should they become one again. */
@@ -302,9 +302,7 @@ export class Chat {
       return;
     }
     this.end(session, "disconnected");
-    session.outbox.sink = null;
-    if (session.account.leaving === session) this.checkpoint.settle(session);
-    else session.outbox.withdraw(); // Once more, now that nobody reads it.
+    this.departing.remove(session);
   }
 
   /**
@@ -367,11 +365,13 @@ export class Chat {
     trimSpares();
   }
 
-  /** All streams together are bounded too: those that hold most end, until the others have room. */
+  /** All streams together are bounded too: the ended go, then those that hold most end, until the others have room. */
   #limitMemory(): void {
-    let bytes = 0;
+    const { streamsBytesMax } = this.limits;
+    let bytes = this.departing.heldBytes;
     for (const { outbox } of this.presence.online) bytes += outbox.heldBytes;
-    while (bytes > this.limits.streamsBytesMax) {
+    bytes -= this.departing.free(bytes - streamsBytesMax);
+    while (bytes > streamsBytesMax) {
       const most = this.presence.online.reduce((a, b) => (b.outbox.heldBytes > a.outbox.heldBytes ? b : a));
       bytes -= most.outbox.heldBytes;
       this.end(most, "slow");

@@ -136,6 +136,8 @@ export type SessionKind = "plain" | "resumable" | "callback";
 export interface Caller extends Sink {
   /** The client was heard: do not wait for the end of a pause. */
   retry(): void;
+  /** The session has ended, and its client is not called any more. */
+  giveUp(): void;
 }
 
 /** One user online. There is one session a user; its stream is what its peer is attached to. */

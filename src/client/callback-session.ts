@@ -6,6 +6,7 @@ import { decode } from "./event.ts";
 import { DeliveryQueue } from "./delivery.ts";
 import { Heartbeat } from "./heartbeat.ts";
 import { Link } from "./link.ts";
+import { Greetings } from "./listener.ts";
 import {
   ANSWER_MS,
   type Asker,
@@ -27,23 +28,33 @@ import {
 
 /** The server calls right after a login; a client that hears nothing for so long cannot be reached. */
 const FIRST_CALL_MS = 5_000;
-/** For how long a request is made again that the server had no room for. */
+/** A request that the server refuses for lack of room is retried for this time. */
 const BUSY_MS = 30_000;
-/** What a later login may overcome. */
+/** The server needs less than this, and a round trip, for its next call while something waits. */
+const NEXT_CALL_MS = 300;
+/** Failures after which a later login may succeed. */
 const PASSING = ["not_sent", "unknown_outcome", "unreachable", "busy", "internal", "locked_out"];
+/** The longest head line of a call, `callback <secret> <position> <bytes>`, with room to spare. */
+const HEAD_BYTES_MAX = 256;
 
 /** A call under way: its head line, and then so many bytes of the server's stream. */
 interface Call {
   /** Whose calls show that secret: a call of an earlier session has nothing more to say. */
   secret: PromiseWithResolvers<string> | null;
   reader: LineReader;
+  /** Bytes that came before the caller had proved to be the server. */
+  headBytes: number;
   /** Bytes that are still to come; -1 before the head. */
   left: number;
   /** Position of the next line in the stream. */
   position: number;
-  /** Why the server ends the session, when it said so. */
+  /** How far the stream was delivered when the call began. */
+  deliveredBefore: number;
+  /** The client has acknowledged the call. */
+  isAnswered: boolean;
+  /** Reason of the `goodbye` that this call delivered; empty without one. */
   goodbye: string;
-  /** It has ended. */
+  /** Resolves when the connection is closed. */
   closed: PromiseWithResolvers<void>;
 }
 
@@ -56,30 +67,31 @@ export class CallbackSession implements ChatSession {
   readonly #listener: SessionListener;
   #store: StateStore | null = null;
   #port: TCPSocketListener<Call> | null = null;
+  /** Callers that have not shown the secret, and the last one that has: the server calls once at a time. */
+  readonly #greetings = new Greetings<Socket<Call>>((socket) => socket.terminate());
+  #call: Socket<Call> | null = null;
   #user = "";
   /** How it logs in, but for `callback=` and `after=`. */
   #login = "";
   #token = "";
-  /** How far the server's stream was read and delivered. */
+  /** Positions in the server's stream: read and delivered. */
   readonly #stream = new DeliveryQueue(
     () => this.#delivered(),
     () => this.#end("undelivered", true),
   );
-  /** The server's calls under way. */
-  readonly #calls = new Set<Socket<Call>>();
   #saved = true;
   /** How far the server acted on the requests of an earlier, resumable session; everything when nobody knows. */
   #acted = Number.POSITIVE_INFINITY;
-  /** Why it ended, and whether that was told; empty before. */
+  /** Reason of the end; empty while the session goes on. */
   #reason = "";
   #hasToldEnd = false;
   readonly #heartbeat = new Heartbeat({
-    state: () => "unread", // There is no connection that could be found dead.
+    state: () => "unread", // Without a lasting connection no answer can be late.
     isDue: () => false,
-    beat: () => this.request("alive"),
+    beat: () => this.#confirm(),
     late: () => {},
   });
-  /** Requests, but for beats, that have no reply yet. */
+  /** Requests without a reply, beats not counted. */
   #requests = 0;
   /** Requests go one at a time: each waits for the one before. */
   #last: Promise<unknown> = Promise.resolve();
@@ -140,9 +152,13 @@ export class CallbackSession implements ChatSession {
   }
 
   request(line: string): Promise<string> {
-    const isBeat = line === "alive";
-    if (!isBeat) this.#requests++;
-    const outcome = this.#last.then(() => this.#ask(line)).finally(() => isBeat || this.#requests--);
+    this.#requests++;
+    return this.#queue(() => line).finally(() => this.#requests--);
+  }
+
+  /** The line is made when its turn has come: a position must be of the session that it is said in. */
+  #queue(line: () => string): Promise<string> {
+    const outcome = this.#last.then(() => this.#ask(line()));
     this.#last = outcome.catch(() => {});
     return outcome;
   }
@@ -165,15 +181,22 @@ export class CallbackSession implements ChatSession {
   }
 
   async confirm(): Promise<void> {
-    await this.request("alive");
-    // What has come meanwhile is acknowledged when it is delivered: then its call ends.
-    const ends = [...this.#calls].map(({ data }) => data.closed.promise);
-    await Promise.race([Promise.all(ends), Bun.sleep(ANSWER_MS)]);
+    const startMs = performance.now();
+    await this.#confirm();
+    // While something waits the server calls again at once, which takes it one round trip; the request took two.
+    await Bun.sleep(Math.max(NEXT_CALL_MS, performance.now() - startMs));
+    // A call that is in progress ends when everything that it brought is delivered and acknowledged.
+    if (this.#call !== null) await Promise.race([this.#call.data.closed.promise, Bun.sleep(ANSWER_MS)]);
     await this.#stream.settled();
   }
 
+  /** Acknowledges by a beat, unless a call is in progress: its answer does, and a position beyond its own ends it. */
+  #confirm(): Promise<string> {
+    return this.#queue(() => (this.#call === null ? `alive ${this.#stream.delivered}` : "alive"));
+  }
+
   async logout(): Promise<void> {
-    await this.request(`logout ${this.#stream.delivered}`).catch((error: ChatError) => {
+    await this.#queue(() => `logout ${this.#stream.delivered}`).catch((error: ChatError) => {
       if (error.code !== "unknown_session") throw error; // Else it is over already.
     });
     this.#end("logout");
@@ -187,9 +210,9 @@ export class CallbackSession implements ChatSession {
     return this.#reason !== "";
   }
 
-  /** A request, made again while the server has no room for its connection, since nothing was done then. */
+  /** Sends a request, and again after `busy`: the server refused the connection and did not act on it. */
   #sayPatiently(line: string): Promise<string> {
-    // The server may have too many questions for addresses: that refusal is the user's.
+    // `busy` may be the reply to `getaddress` itself (too many questions): the user gets it.
     const passing = line.startsWith("getaddress") ? [] : ["busy"];
     const attempt = (): Promise<string> => this.#say(`as ${this.#token} ${line}`);
     return retry(attempt, passing, Math.min(BUSY_MS, this.#options.giveUpMs));
@@ -224,7 +247,8 @@ export class CallbackSession implements ChatSession {
     if (secret !== this.#secret) return;
     this.#listener.lost();
     const attempt = async (): Promise<void> => {
-      // What waits to be delivered would come once more in the new session; but its handler may wait for a reply.
+      // Undelivered lines come again in the new session, so it begins after them. A handler that waits for a reply
+      // cannot end before: then the wait is bounded.
       const isStuck = this.#requests > 0 ? Bun.sleep(ANSWER_MS) : this.#stream.settled();
       await Promise.race([this.#stream.settled(), isStuck]);
       if (!this.#ended) await this.#logIn(` after=${this.#token}:${this.#stream.delivered}`);
@@ -246,13 +270,12 @@ export class CallbackSession implements ChatSession {
         open: (socket) => {
           const reader = new LineReader(SERVER_LINE_BYTES_MAX);
           const closed = Promise.withResolvers<void>();
-          socket.data = { secret: null, reader, left: -1, position: 0, goodbye: "", closed };
+          const call = { headBytes: 0, left: -1, position: 0, deliveredBefore: 0, isAnswered: false };
+          socket.data = { secret: null, reader, ...call, goodbye: "", closed };
+          this.#greetings.add(socket);
         },
         data: (socket, chunk) => this.#hear(socket, chunk),
-        close: (socket) => {
-          this.#calls.delete(socket);
-          socket.data.closed.resolve();
-        },
+        close: (socket) => this.#closed(socket),
       },
     });
   }
@@ -260,11 +283,23 @@ export class CallbackSession implements ChatSession {
   #hear(socket: Socket<Call>, chunk: Buffer): void {
     const call = socket.data;
     call.reader.feed(chunk);
-    if (call.left < 0) {
-      if (!call.reader.next()) return;
-      const { bytes, start, end } = call.reader;
-      void this.#answerCall(socket, decode(bytes, start, end).split(" "));
-    } else this.#tell(socket, chunk.length);
+    if (call.left >= 0) return this.#tell(socket, chunk.length);
+    call.headBytes += chunk.length;
+    // The server says one short line, and waits for the answer.
+    if (call.headBytes > HEAD_BYTES_MAX || call.secret !== null) return void socket.terminate();
+    if (!call.reader.next()) return;
+    const { bytes, start, end } = call.reader;
+    void this.#answerCall(socket, decode(bytes, start, end).split(" "));
+  }
+
+  /** A call that was cut may have delivered something: the server goes on after it, and does not send it again. */
+  #closed(socket: Socket<Call>): void {
+    const { secret, isAnswered, deliveredBefore, closed } = socket.data;
+    closed.resolve();
+    this.#greetings.delete(socket);
+    if (this.#call === socket) this.#call = null;
+    const isSession = secret !== null && secret === this.#secret && !this.#ended;
+    if (isSession && !isAnswered && this.#stream.delivered > deliveredBefore) this.#confirm().catch(() => {});
   }
 
   /** Only who knows the secret is answered, and not when the call begins beyond what is known here. */
@@ -272,16 +307,20 @@ export class CallbackSession implements ChatSession {
     const call = socket.data;
     call.secret = this.#secret;
     const isServer = verb === "callback" && secret === (await this.#secret.promise) && call.secret === this.#secret;
+    if (socket.readyState !== 1) return; // It was cut meanwhile.
     call.position = Number(position);
     call.left = Number(bytes);
     if (!isServer || !(call.position <= this.#stream.read) || !(call.left >= 0)) return void socket.end();
-    this.#calls.add(socket);
+    this.#greetings.delete(socket);
+    this.#call?.terminate();
+    this.#call = socket;
+    call.deliveredBefore = this.#stream.delivered;
     socket.write(`ready ${this.#token}\n`);
     this.#firstCall.resolve();
     this.#tell(socket, 0);
   }
 
-  /** Tells the lines that are new; when all is there and delivered, confirms and hangs up. */
+  /** Handles the new lines of a call. When the call is complete and delivered, acknowledges it. */
   #tell(socket: Socket<Call>, bytes: number): void {
     const call = socket.data;
     const { reader } = call;
@@ -298,25 +337,26 @@ export class CallbackSession implements ChatSession {
     if (call.goodbye !== "replaced") this.#save();
     if (this.#stream.isFull(false, this.#requests > 0)) socket.pause();
     if (call.left > 0) return;
-    call.left = Number.POSITIVE_INFINITY; // It has nothing more to say.
+    call.left = Number.POSITIVE_INFINITY; // Complete: further bytes are ignored.
     void this.#stream.settled().then(() => this.#answer(socket));
   }
 
-  /** All that a call has brought is delivered. */
+  /** Acknowledges a call whose lines are all delivered, and closes it. */
   #answer(socket: Socket<Call>): void {
     const { goodbye, secret } = socket.data;
+    socket.data.isAnswered = true;
     if (secret !== this.#secret) return void socket.end();
     socket.end(`received ${this.#stream.delivered}\n`);
     if (STAYS_AWAY.includes(goodbye)) this.#end(goodbye);
     else if (goodbye !== "") this.#last = this.#last.then(() => this.#comeBack(secret));
   }
 
-  /** A handler or the output has taken what it was given before. */
+  /** The delivered position has advanced. */
   #delivered(): void {
     if (this.#hasToldEnd) return;
     if (this.#saved) setImmediate(() => this.#save());
     this.#saved = false;
-    if (!this.#stream.isFull(true, this.#requests > 0)) for (const call of this.#calls) call.resume();
+    if (!this.#stream.isFull(true, this.#requests > 0)) this.#call?.resume();
   }
 
   #save(): void {
@@ -325,11 +365,11 @@ export class CallbackSession implements ChatSession {
     this.#store?.save({ token: this.#token, received: this.#stream.delivered, unanswered: [] });
   }
 
-  /** It is over: nothing more is said or read. That is told at once, or when all that was read is delivered. */
+  /** Ends the session. The listener is told at once, or when everything that was read is delivered. */
   #end(reason: string, atOnce = false): void {
     if (!this.#ended) {
       this.#reason = reason;
-      // After a replacement the state belongs to the newer session.
+      // After `replaced` the state file belongs to the newer session.
       if (reason === "replaced") this.#store = null;
       this.#heartbeat.stop();
       this.#port?.stop(true);

@@ -30,11 +30,11 @@ export interface ChatClientOptions {
   /** For how long a lost server is tried again; for ever by default. */
   giveUpMs?: number;
   /**
-   * Called with everything that the server says by itself, in order. An event is acknowledged to the server when the
-   * promise that this returns, if any, is resolved, and those of all earlier events are; it may await replies of this
-   * client. The next call does not wait for it, until 256 KiB of events do: then no more are read. When it throws or
-   * rejects, that is a warning of the process, the session ends as "undelivered", and the event and all later ones come
-   * again at the next login.
+   * Called for each event, in order. An event is acknowledged to the server when the promise that the handler returns,
+   * if any, is resolved, and so are those of all earlier events. Calls do not wait for the promise of the call before;
+   * reading stops while more than 256 KiB of events are pending. The handler may await requests of this client. When it
+   * throws or rejects, the error is emitted as a warning of the process, the session ends as "undelivered", and this
+   * event and all later ones come again at the next login.
    */
   onEvent?: (event: ChatEvent) => unknown;
   /** Hears that the connection was lost, and that it is there again. Requests wait in between. */
@@ -49,7 +49,10 @@ export interface ChatClientOptions {
   onRecovered?: (request: string, error: ChatError | null) => void;
 }
 
-/** By how much the clocks of client and server may differ before the end of a mailbox is not told from its times. */
+/** Failures of an acknowledgement whose session was followed by a new one, and how many of them `catchUp` takes. */
+const RENEWED = ["unknown_outcome", "unknown_session"];
+const CATCH_UP_FAILURES_MAX = 5;
+/** Difference of the clocks of client and server up to which `catchUp` does not stop too early. */
 const CLOCKS_DIFFER_MS = 1_000;
 
 /** Who is online: names in byte order, and how many more there are than the server lists. */
@@ -65,8 +68,8 @@ export interface Online {
  */
 export class ChatClient {
   /**
-   * Resolves when the session has ended and does not come back, and all that came is delivered, with why: "logout", the
-   * reason of the server's goodbye, the code that refused a new login, "undelivered" or "lost".
+   * Resolves when the session has ended for good and all events are delivered, with the reason: "logout", the reason of
+   * the server's goodbye, the code that refused a new login, "undelivered" or "lost".
    */
   readonly ended: Promise<string>;
   readonly #session: ChatSession;
@@ -77,7 +80,7 @@ export class ChatClient {
   /** This end of the last connection to the server, and whether the other end is on this machine, too. */
   #localAddress = "";
   #isThisMachine = false;
-  /** When the session began, and whether something came since that was said after that. */
+  /** Time of the login, and whether a message that was sent after it has come. */
   #beganMs = 0;
   #hasNews = false;
 
@@ -202,26 +205,31 @@ export class ChatClient {
   }
 
   /**
-   * Resolves when all that waited for the user at login is delivered and acknowledged: a mailbox comes in portions, as
-   * they are acknowledged. What others say meanwhile may join its end; that need not be waited for.
+   * Resolves when all messages that waited at login are delivered and acknowledged. A mailbox comes in portions, as
+   * they are acknowledged; messages that join its end after the login are not waited for.
    */
   async catchUp(): Promise<void> {
+    let failuresLeft = CATCH_UP_FAILURES_MAX;
     // The first answer may be on its way before the portion that it asks for; the next one is not.
     for (let idle = 0; idle < 2 && !this.#hasNews; idle++) {
       const before = this.#stored;
-      await this.#session.confirm();
+      // In a new session the mailbox begins anew.
+      await this.#session.confirm().catch((error: ChatError) => {
+        if (!RENEWED.includes(error.code) || --failuresLeft < 0) throw error;
+        idle = -1;
+      });
       if (this.#stored > before) idle = -1;
     }
     if (this.#hasNews) await this.#session.confirm();
   }
 
-  /** Messages come oldest first: what was said after the login tells that all that had waited then is there. */
+  /** Messages come oldest first, so one that was sent after the login follows all that waited at the login. */
   #note(event: NonNullable<ReturnType<typeof parseEvent>>): void {
     if (event.kind === "message") this.#hasNews = true;
     if (event.kind !== "stored") return;
     this.#stored++;
     const nowMs = Date.now();
-    // A time of the future shows that the server's clock is ahead, and says nothing about what came before the login.
+    // A time in the future means that the server's clock is ahead: then times do not tell.
     this.#hasNews ||= event.unixMs > this.#beganMs + CLOCKS_DIFFER_MS && event.unixMs <= nowMs;
   }
 

@@ -1,6 +1,6 @@
 import { UNDELIVERED_BOUNDS, UNDELIVERED_BYTES_MAX } from "../limits.ts";
 
-/** A line whose handler is at work, or done while an earlier line's is not. */
+/** A line whose handler runs, or is done while the handler of an earlier line runs. */
 interface Undelivered {
   /** Position before the line. */
   start: number;
@@ -8,9 +8,9 @@ interface Undelivered {
 }
 
 /**
- * Positions of a session in the server's stream: how far it was read, and how far it was delivered. Every line before
- * the delivered position was handled to the end, in order. Only this position is acknowledged, saved and resumed from,
- * so what waits for a slow handler or output is never lost.
+ * Two positions in the server's stream: read and delivered. All lines before the delivered position were handled
+ * completely. Only this position is acknowledged, saved and resumed from, so a line that waits for a slow handler or
+ * output is not lost when the client ends.
  */
 export class DeliveryQueue {
   /** Position after the last line that was read. */
@@ -20,7 +20,7 @@ export class DeliveryQueue {
   readonly #advanced: () => void;
   readonly #failed: () => void;
 
-  /** `advanced`: the delivered position moved after a handler's promise; `failed`: a handler threw or rejected. */
+  /** `advanced`: a promise was resolved and the delivered position moved; `failed`: a handler threw or rejected. */
   constructor(advanced: () => void, failed: () => void) {
     this.#advanced = advanced;
     this.#failed = failed;
@@ -32,8 +32,8 @@ export class DeliveryQueue {
   }
 
   /**
-   * Whether too much waits to read on from the server; `isPaused`: whether that was so until now. `mustRead`: somebody
-   * waits for a reply, perhaps the handler itself.
+   * Whether reading should pause. `isPaused`: whether it is paused now (resumes at half the bound). `mustRead`: a
+   * request waits for its reply, perhaps inside a handler.
    */
   isFull(isPaused: boolean, mustRead: boolean): boolean {
     const bytesMax = UNDELIVERED_BYTES_MAX * (mustRead ? UNDELIVERED_BOUNDS : isPaused ? 0.5 : 1);
@@ -57,25 +57,25 @@ export class DeliveryQueue {
     Promise.resolve(outcome).then(
       () => this.#done(line),
       (error: unknown) => {
-        process.emitWarning(error instanceof Error ? error : String(error)); // Nobody else sees it.
+        process.emitWarning(error instanceof Error ? error : String(error)); // Nothing else reports it.
         this.#failed();
       },
     );
   }
 
-  /** Resolves when all that was read by now is delivered, or after `release`. */
+  /** Resolves when all lines read so far are delivered, or after `release`. */
   settled(): Promise<void> {
     const position = this.read;
     if (this.delivered >= position) return Promise.resolve();
     return new Promise((resolve) => this.#waiters.push({ position, resolve }));
   }
 
-  /** Nobody has to wait any longer. */
+  /** Resolves all promises of `settled`. */
   release(): void {
     for (const { resolve } of this.#waiters.splice(0)) resolve();
   }
 
-  /** A new stream begins: what of the one before is not delivered comes again in it. */
+  /** A new stream begins at position 0. Undelivered lines of the old stream come again in it. */
   restart(): void {
     this.read = 0;
     this.#undelivered.length = 0;

@@ -2,37 +2,36 @@ import { ANSWER_MS } from "./request.ts";
 
 const BEAT_MS = 30_000;
 const TICK_MS = 1_000;
-/** A beat without an answer for so long tells that the server is gone: with the ticks, that is within ANSWER_MS. */
+/** Deadline for the answer to a beat. With up to two ticks of delay a dead server is noticed within ANSWER_MS. */
 const BEAT_ANSWER_MS = ANSWER_MS - 2 * TICK_MS;
-/** A tick that comes so much too late comes after a sleep of the machine. */
+/** A tick that is later than this follows a suspend of the machine. */
 const SLEPT_MS = 5_000;
 
-/** What a heartbeat needs to know of its session, and does with it. */
+/** The session as its heartbeat sees it. */
 export interface Pulse {
-  /** Whether beats can be sent now, and whether their answers are read now. */
+  /** "away": no connection; "unread": beats are sent, answers are not read now; "read": both work. */
   state(): "away" | "unread" | "read";
-  /** Whether there is another reason to beat: something is to be acknowledged. */
+  /** Whether something must be acknowledged now. */
   isDue(nowMs: number): boolean;
-  /** Sends one; resolves or rejects when it is answered or will never be. */
+  /** Sends a beat. Resolves with its answer, or rejects when there will be none. */
   beat(): Promise<unknown>;
-  /** The server did not answer in time. */
+  /** The answer to a beat is overdue. */
   late(): void;
 }
 
 /**
- * Decides when a session beats, well within the silence that ends it, and when an answer is so late that the server is
- * gone. During a suspend of the machine the monotonic clock may stand still while the wall clock goes on, so it looks
- * at both: after one, whatever was on its way may be gone, and a beat finds that out at once. A wall clock that is set
- * forward looks the same, which costs one beat.
+ * Sends the beats of a session in time, and notices a dead server by overdue answers. During a suspend of the machine
+ * the monotonic clock may stand still while the wall clock goes on, so ticks compare both; after a suspend a beat tests
+ * the connection at once. A wall clock that is set forward looks the same and costs one extra beat.
  */
 export class Heartbeat {
   readonly #pulse: Pulse;
   #ticker: Timer | null = null;
   #tickMs = TICK_MS;
   #beatMs = BEAT_MS;
-  /** When something was sent last, whatever it was. */
+  /** Time of the last line that was sent. */
   #saidMs = 0;
-  /** When the beat was sent that has no answer yet; 0 when every one has. */
+  /** Time of the oldest beat without an answer; 0 when all are answered. */
   #beatSentMs = 0;
   /** Both clocks at the last tick. */
   #monotonicMs = 0;
@@ -42,7 +41,7 @@ export class Heartbeat {
     this.#pulse = pulse;
   }
 
-  /** A session with that silence begins. */
+  /** Starts for a session that ends after `silenceMs` without a line. */
   start(silenceMs: number): void {
     this.stop();
     this.#beatMs = Math.min(BEAT_MS, Math.max(silenceMs - 5_000, silenceMs * 0.6));
@@ -57,18 +56,18 @@ export class Heartbeat {
     this.#ticker = null;
   }
 
-  /** Something was sent: that counts as a beat. */
+  /** A line was sent, which counts as a beat. */
   said(): void {
     this.#saidMs = performance.now();
   }
 
-  /** Answers are awaited from now on: there is a new connection. */
+  /** There is a new connection: earlier beats are forgotten. */
   restart(): void {
     this.said();
     this.#beatSentMs = 0;
   }
 
-  /** Answers are read again: one that nobody read in between is not late. */
+  /** Reading was resumed: the deadline of an unread answer starts again. */
   readsAgain(): void {
     if (this.#beatSentMs > 0) this.#beatSentMs = performance.now();
   }

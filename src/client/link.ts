@@ -103,12 +103,12 @@ export class Link implements Sink {
     this.#socket?.end();
   }
 
-  /** Whether nothing is read at the moment. */
+  /** Whether reading is paused. */
   get isPaused(): boolean {
     return this.#isPaused;
   }
 
-  /** Stops reading, or goes on: what the kernel holds then makes the server wait. */
+  /** Pauses or resumes reading. While it is paused the kernel buffers fill up, and the server waits. */
   set isPaused(isPaused: boolean) {
     if (isPaused === this.#isPaused || this.#closing) return;
     this.#isPaused = isPaused;

@@ -15,13 +15,46 @@ export interface Doorkeeper {
 }
 
 /**
+ * Callers that have not proved who they are: few at a time, and not for long. The oldest is cut for a new one, so that
+ * many callers that say nothing keep nobody out.
+ */
+export class Greetings<T> {
+  readonly #callers = new Map<T, Timer>();
+  readonly #cut: (caller: T) => void;
+
+  constructor(cut: (caller: T) => void) {
+    this.#cut = cut;
+  }
+
+  add(caller: T): void {
+    const [oldest] = this.#callers.keys();
+    if (oldest !== undefined && this.#callers.size >= GREETINGS_MAX) {
+      this.delete(oldest);
+      this.#cut(oldest);
+    }
+    const deadline = setTimeout(() => this.#cut(caller), GREETING_MS);
+    this.#callers.set(caller, deadline);
+  }
+
+  /** It has proved who it is, or it is gone. */
+  delete(caller: T): void {
+    clearTimeout(this.#callers.get(caller));
+    this.#callers.delete(caller);
+  }
+
+  cutAll(): void {
+    for (const caller of this.#callers.keys()) this.#cut(caller);
+  }
+}
+
+/**
  * The client's own port. Whoever connects has a few seconds to prove by certificate and ticket that they were invited,
  * and learns nothing else; only so many may try at a time, and none while nobody was invited.
  */
 export class Listener {
   readonly #server: Server;
   readonly #doorkeeper: Doorkeeper;
-  readonly #greeting = new Set<PrivateLine>();
+  readonly #greetings = new Greetings<PrivateLine>((line) => line.cut());
 
   private constructor(doorkeeper: Doorkeeper) {
     this.#doorkeeper = doorkeeper;
@@ -44,12 +77,6 @@ export class Listener {
     socket.on("error", () => {});
     const { certificate } = this.#doorkeeper;
     if (certificate === null) return void socket.destroy();
-    // The oldest goes: whoever opens many and says nothing keeps nobody out.
-    const [oldest] = this.#greeting;
-    if (oldest !== undefined && this.#greeting.size >= GREETINGS_MAX) {
-      this.#greeting.delete(oldest);
-      oldest.cut();
-    }
     const { key, pem: cert } = certificate;
     // Anybody's certificate is taken here: whose it must be depends on the name that comes with the first line.
     const options = { isServer: true, requestCert: true, rejectUnauthorized: false, minVersion: "TLSv1.3" } as const;
@@ -57,18 +84,16 @@ export class Listener {
   }
 
   async #greet(line: PrivateLine): Promise<void> {
-    this.#greeting.add(line);
-    const deadline = setTimeout(() => line.cut(), GREETING_MS);
+    this.#greetings.add(line);
     const admitted = line.lines.next().then(({ value }) => this.#doorkeeper.admit(line, value ?? ""));
     // A caller who is gone by now was not admitted either.
     const isAdmitted = await Promise.race([admitted, line.closed.then(() => false)]).catch(() => false);
-    clearTimeout(deadline);
-    this.#greeting.delete(line);
+    this.#greetings.delete(line);
     if (!isAdmitted) line.cut();
   }
 
   close(): void {
     this.#server.close();
-    for (const line of this.#greeting) line.cut();
+    this.#greetings.cutAll();
   }
 }

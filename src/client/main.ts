@@ -58,7 +58,7 @@ interface Options {
 
 const output = new OutputWriter(process.stdout);
 const errors = new OutputWriter(process.stderr);
-/** Ends the session without another acknowledgement, and keeps its state. */
+/** Saves the state and closes the session, without another acknowledgement. */
 let hangUp = (): void => {};
 /** Lets another client of the user on this machine have the state; and whether one wants it. */
 let releaseState = (): void => {};
@@ -69,7 +69,7 @@ const FINAL = ["locked_out", "closed", "untrusted", "needs_tls"];
 
 /** How long a logout waits for its reply when the user leaves: the server may be away. */
 const LOGOUT_MS = 5_000;
-/** How long the rest of what was written may take, where nobody should have to wait for it. */
+/** Bound of the wait for output at exit, on a terminal and for standard error. */
 const LEAVE_MS = 1_000;
 
 /** How long a script waits for a server that went away. */
@@ -164,7 +164,7 @@ async function converse(options: Options): Promise<void> {
       void logOut(client);
     };
     const reason = await client.ended;
-    if (reason === goodbye) throw new Exit(SESSION_ENDED, ""); // It was shown.
+    if (reason === goodbye) throw new Exit(SESSION_ENDED, ""); // Already shown.
     farewell(reason);
   } finally {
     screen.close();
@@ -227,12 +227,12 @@ async function follow(options: Options): Promise<void> {
     else surface.fail(display.failure(`a line has more than ${SCRIPT_LINE_BYTES_MAX} bytes; it is skipped`));
   }
   await client.catchUp().catch(() => {});
-  await output.idle(); // So the logout acknowledges all of it.
+  await output.idle(); // So that the logout acknowledges all of it.
   await client.logout().catch(() => client.close());
   farewell(await client.ended);
 }
 
-/** Logs in, again and again while the server has no room: many may come at once. */
+/** Logs in; retries while the server has no room. */
 async function logIn(
   client: ChatClient,
   user: string,
@@ -354,16 +354,16 @@ function complain(message: string): void {
   void errors.write(rendered(printable(`heartline: ${message}`), process.stderr));
 }
 
-/** Ends the program when what it wrote has left it: a reader that takes nothing is waited for, a person is not. */
+/** Exits when the output is written. A pipe's reader is waited for without a bound, a terminal for LEAVE_MS. */
 async function leave(code: number): Promise<never> {
   const all = Promise.all([output.idle(), Promise.race([errors.idle(), errors.failed, Bun.sleep(LEAVE_MS)])]);
   await (process.stdout.isTTY ? Promise.race([all, Bun.sleep(LEAVE_MS)]) : all);
   process.exit(code);
 }
 
-/** Output that nobody takes any more ends the program: quietly when the reader has had enough. */
+/** A write error ends the program; silently when the reader has closed the pipe. */
 void output.failed.then(({ code, message }) => {
-  // Not before it is known of every line that was taken.
+  // After the promises of all lines that were taken.
   setImmediate(() => {
     hangUp();
     if (code === "EPIPE") process.exit(0);

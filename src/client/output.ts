@@ -1,13 +1,13 @@
 /**
- * Writes to standard output or standard error, one text at a time: the write callback of this runtime comes when the
- * kernel took the text, but only then exact when no other write waits. So a promise tells exactly what has left the
- * process, also when the reader goes away.
+ * Writes to standard output or standard error, one text at a time. The write callback of this runtime means that the
+ * kernel took the bytes, but pending writes share one result; with one write in progress the promise is exact, also
+ * when the reader goes away in the middle.
  */
 export class OutputWriter {
   readonly #stream: NodeJS.WritableStream;
-  /** Texts that the kernel has not taken yet; the first one is being written. */
+  /** Texts that the kernel has not taken; the first one is being written. */
   readonly #texts: { text: string | Uint8Array; resolve: () => void }[] = [];
-  /** Resolves with the error when nothing can be written any more. */
+  /** Resolves with the first write error. Nothing is written after it. */
   readonly failed: Promise<NodeJS.ErrnoException>;
   #fail: (error: NodeJS.ErrnoException) => void;
   #hasFailed = false;
@@ -23,7 +23,7 @@ export class OutputWriter {
     stream.on("error", (error) => this.#fail(error));
   }
 
-  /** Resolves when the kernel took the text; never when it cannot be written. */
+  /** Resolves when the kernel took the text; stays pending after a write error. */
   write(text: string | Uint8Array): Promise<void> {
     return new Promise((resolve) => {
       this.#texts.push({ text, resolve });
@@ -31,7 +31,7 @@ export class OutputWriter {
     });
   }
 
-  /** Resolves when everything up to now was taken; never when that cannot be written. */
+  /** Resolves when the kernel took all texts so far; stays pending after a write error. */
   async idle(): Promise<void> {
     if (this.#texts.length > 0) await this.write("");
   }
@@ -45,7 +45,7 @@ export class OutputWriter {
       first.resolve();
       this.#next();
     };
-    // This runtime never calls back for an empty text behind a write that waits.
+    // An empty text only marks a position in the queue.
     if (first.text.length === 0) taken();
     else this.#stream.write(first.text, taken);
   }

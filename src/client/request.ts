@@ -40,7 +40,7 @@ export interface ChatSession {
   login(user: string, password: string, listenPort: number): Promise<Login>;
   /** A request, without its line's end; resolves with the words behind `ok`. It waits while the server is away. */
   request(line: string): Promise<string>;
-  /** Acknowledges all that has come by now, as soon as it is delivered; resolves with the server's reply to that. */
+  /** Acknowledges everything read so far, once it is delivered. Resolves after the server's reply. */
   confirm(): Promise<void>;
   logout(): Promise<void>;
   /** Hangs up for good. */
@@ -52,8 +52,8 @@ export interface SessionListener {
   /** A session of that user begins, the first or a newer one: nothing of an earlier one's holds but its messages. */
   began(user: string): void;
   /**
-   * An event's line, valid during the call. When it returns a promise, the line and those after it are acknowledged
-   * once that is resolved; a handler that throws or rejects ends the session as "undelivered".
+   * An event's line, valid during the call. The line is acknowledged when the returned promise, if any, is resolved,
+   * and so are the promises of earlier lines. A handler that throws or rejects ends the session as "undelivered".
    */
   event(bytes: Uint8Array, start: number, end: number): unknown;
   /** The connection was lost, and is there again. */
@@ -63,7 +63,7 @@ export interface SessionListener {
   untrusted(error: ChatError): void;
   /** A request of an earlier run that had no answer yet: it was made again, or why not, or why that was refused. */
   recovered(line: string, error: ChatError | null): void;
-  /** It has ended and does not come back: "logout", the server's reason, a refusal's code, "undelivered" or "lost". */
+  /** The session has ended for good: "logout", the server's reason, a refusal's code, "undelivered" or "lost". */
   ended(reason: string): void;
 }
 
@@ -115,7 +115,7 @@ export class Pauses {
     this.#pauseMs = Math.min(PAUSE_MIN_MS * 2 ** attempts, PAUSE_MAX_MS);
   }
 
-  /** Waits, at least for so long. */
+  /** Waits for the next pause, at least `leastMs`. */
   async next(leastMs = 0): Promise<void> {
     const pauseMs = this.#pauseMs * (0.5 + Math.random() / 2);
     this.#pauseMs = Math.min(this.#pauseMs * 2, PAUSE_MAX_MS);
@@ -124,8 +124,8 @@ export class Pauses {
 }
 
 /**
- * Attempts something until it works, with growing pauses, while it fails with one of the `passing` codes; a lockout is
- * waited for. Rejects with the failure that ends it: another code, or the last one when `giveUpMs` is over.
+ * Repeats `attempt` after growing pauses while it fails with one of the `passing` codes. After `locked_out <seconds>`
+ * it waits for the end of the lockout. Rejects with any other failure, and with the last one when `giveUpMs` is over.
  */
 export async function retry<T>(attempt: () => Promise<T>, passing: readonly string[], giveUpMs: number): Promise<T> {
   const startMs = performance.now();
@@ -157,10 +157,7 @@ export function answer({ resolve, reject }: Asker, isOk: boolean, bytes: Uint8Ar
   reject(refusalIn(bytes, start, end)!);
 }
 
-/**
- * The refusal in a line `err <code> ...`, or in `busy <words>`, with which older servers refuse a connection; null for
- * any other line.
- */
+/** The refusal in a line `err <code> ...`, or in `busy <words>` of an older server; null for any other line. */
 export function refusalIn(bytes: Uint8Array, start: number, end: number): ChatError | null {
   const isError = startsWithWord(bytes, start, end, "err");
   if (!isError && !startsWithWord(bytes, start, end, "busy")) return null;
@@ -168,7 +165,7 @@ export function refusalIn(bytes: Uint8Array, start: number, end: number): ChatEr
   return new ChatError(code, detail.join(" "));
 }
 
-/** After these the session, and its user's state, belong to somebody else, or the user does not want it back. */
+/** Reasons after which a client does not log in again by itself. */
 export const STAYS_AWAY = ["replaced", "removed", "kicked", "logout"];
 
 /** Whether the first word of a line is that one. */

@@ -35,7 +35,7 @@ const CONFIRM_MS = 4_000;
 /** What a later attempt to come back may overcome. All else is the server's refusal. */
 const PASSING = ["closed", "busy", "internal", "locked_out", "untrusted", "needs_tls"];
 
-/** Refusals of a login after which the next attempt uses the same connection. */
+/** Refusals of a login after which the server keeps the connection open. */
 const ON_SAME_CONNECTION = ["wrong_password", "unknown_user"];
 
 /**
@@ -49,25 +49,25 @@ export class StreamSession implements ChatSession {
   #link: Link | null = null;
   /** A reply outside the streams is awaited: to `login` or `resume`. */
   #greeting: Asker | null = null;
-  /** That reply was `ok` on this connection: from then on its lines are the server's stream, and not before. */
+  /** Whether that reply was `ok` on this connection. Only lines after it belong to the server's stream. */
   #isAttached = false;
   #user = "";
   /** How it logs in, but for `after=`. */
   #login = "";
   #token = "";
-  /** Why it ended, and whether that was told; empty before. */
+  /** Reason of the end; empty while the session goes on. */
   #reason = "";
   #hasToldEnd = false;
   /** Requests without a reply, in their order, and the position behind the last one. */
   #pending: Pending[] = [];
   #position = 0;
-  /** How far the server's stream was read and delivered, and acknowledged. */
+  /** Positions in the server's stream: read and delivered, and the last one that was acknowledged. */
   readonly #stream = new DeliveryQueue(
     () => this.#delivered(),
     () => this.#end("undelivered", true),
   );
   #confirmed = 0;
-  /** Position of the connection in that stream: after a resume it is behind what was read and not delivered. */
+  /** Position of the next line on this connection. After a resume it starts at the delivered position. */
   #at = 0;
   #unconfirmedSinceMs = 0;
   #saved = true;
@@ -116,7 +116,7 @@ export class StreamSession implements ChatSession {
       return await this.#logIn(earlier === null ? "" : ` after=${earlier.token}:${earlier.received}`);
     } catch (error) {
       this.#pending.length = 0;
-      // Behind any other refusal the server may be about to close the connection.
+      // After any other refusal the server may be about to close the connection.
       if (!ON_SAME_CONNECTION.includes((error as ChatError).code)) this.#link?.close();
       throw error;
     }
@@ -214,7 +214,7 @@ export class StreamSession implements ChatSession {
     if (!this.#isAttached) return this.#beforeStream(isOk, bytes, start, end);
     const isReply = isOk || startsWithWord(bytes, start, end, "err");
     this.#at += lineBytes;
-    if (this.#at <= this.#stream.read) return; // It came before the last loss, and is not delivered yet.
+    if (this.#at <= this.#stream.read) return; // Already read on an earlier connection.
     this.#saved = false;
     if (isReply) {
       this.#stream.take(this.#at);
@@ -230,7 +230,7 @@ export class StreamSession implements ChatSession {
     if (reason !== null && (STAYS_AWAY.includes(reason) || this.#options.kind === "plain")) this.#end(reason);
   }
 
-  /** The reply that begins the stream on this connection, or a line before it, which may be a refusal at the door. */
+  /** A line before the stream begins: the reply to `login` or `resume`, a refusal of the connection, or noise. */
   #beforeStream(isOk: boolean, bytes: Uint8Array, start: number, end: number): void {
     const greeting = this.#greeting;
     const refusal = isOk ? null : refusalIn(bytes, start, end);
@@ -250,7 +250,7 @@ export class StreamSession implements ChatSession {
     if (this.#stream.delivered - this.#confirmed >= CONFIRM_BYTES_MAX) this.#heartbeat.beat();
   }
 
-  /** A handler or the output has taken what it was given before. */
+  /** The delivered position has advanced. */
   #delivered(): void {
     if (this.#hasToldEnd) return;
     if (this.#saved) setImmediate(() => this.#save());
@@ -264,12 +264,12 @@ export class StreamSession implements ChatSession {
     return this.#reason !== "";
   }
 
-  /** Somebody waits for a reply. */
+  /** Whether a request other than a beat waits for its reply. */
   get #mustRead(): boolean {
     return this.#pending.some(({ line }) => !line.startsWith("alive"));
   }
 
-  /** Reads on, or not, as what was read is delivered. */
+  /** Pauses reading while too much is undelivered. */
   #regulate(): void {
     const link = this.#link;
     if (link === null) return;
@@ -345,8 +345,8 @@ export class StreamSession implements ChatSession {
       });
     } catch (error) {
       if (!(error instanceof ChatError) || error.code !== "unknown_session" || error.detail !== "") throw error;
-      // What waits to be delivered would come once more in the new session: that begins when it is delivered. Not so
-      // what waits because its handler waits for a reply: that comes in the new session only.
+      // Undelivered lines come again in the new session, so it begins after them. A handler that waits for a reply
+      // cannot end before: then the wait is bounded.
       if (this.#stream.delivered < this.#stream.read) {
         this.#link?.close();
         const isStuck = this.#mustRead ? Bun.sleep(ANSWER_MS) : this.#stream.settled();
@@ -358,11 +358,11 @@ export class StreamSession implements ChatSession {
     }
   }
 
-  /** It is over: nothing more is said or read. That is told at once, or when all that was read is delivered. */
+  /** Ends the session. The listener is told at once, or when everything that was read is delivered. */
   #end(reason: string, atOnce = false): void {
     if (!this.#ended) {
       this.#reason = reason;
-      // After a replacement the state belongs to the newer session.
+      // After `replaced` the state file belongs to the newer session.
       if (reason === "replaced") this.#store = null;
       this.#save();
       this.#heartbeat.stop();
@@ -382,7 +382,7 @@ export class StreamSession implements ChatSession {
   }
 }
 
-/** An error of the system is a server that cannot be reached. */
+/** Errors of the system mean that the server cannot be reached. */
 function asChatError(error: unknown): ChatError {
   return error instanceof ChatError ? error : new ChatError("closed");
 }

@@ -4,7 +4,7 @@ import { type Display, type Printable, printable } from "./display.ts";
 
 /** Who is asked, and where answers go: a screen, or a pipe. */
 export interface Surface {
-  /** Resolves when the line has left this process. */
+  /** Resolves when the kernel took the line. */
   print(line: Printable): Promise<void>;
   fail(line: Printable): void;
 }
@@ -175,7 +175,7 @@ export function explain(error: unknown, user: string): string {
   return error.detail === "" ? error.code.replaceAll("_", " ") : error.detail;
 }
 
-/** Reasons for the end of a session that other words tell better. */
+/** Reasons for the end of a session, in words for people. */
 const ENDINGS: Record<string, string> = {
   replaced: "you logged in somewhere else",
   expired: "the server heard nothing for too long and ended the session",
@@ -242,7 +242,7 @@ export class Terminal {
     return new Promise((resolve) => early.push({ line, resolve }));
   }
 
-  /** Resolves when the event has left this process. */
+  /** Shows an event. Resolves when the kernel took it. */
   hear(event: ChatEvent): Promise<void> {
     const name = "from" in event ? event.from : "user" in event ? event.user : "";
     if (canBeName(name)) this.#names.add(name);

@@ -78,6 +78,15 @@ export function setSlice(micros: number): void {
   libc.syscall(SCHED_SETATTR, 0, at, 0, 0);
 }
 
+/** Bytes of memory that this process has; undefined when they cannot be read, for want of a descriptor. */
+export function residentBytes(): number | undefined {
+  try {
+    return process.memoryUsage.rss();
+  } catch {
+    return undefined;
+  }
+}
+
 /** How many descriptors this process may open. */
 export function descriptorsMax(): number {
   try {

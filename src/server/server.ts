@@ -17,7 +17,7 @@ import type { Config } from "./config.ts";
 import { type Accepted, Connection, Connections } from "./connection.ts";
 import type { Credentials } from "./credentials.ts";
 import { StoreError } from "./database.ts";
-import { descriptorsMax } from "./kernel.ts";
+import { descriptorsMax, residentBytes } from "./kernel.ts";
 import { Listener } from "./listener.ts";
 import type { Logger } from "./log.ts";
 import { Passwords } from "./passwords.ts";
@@ -253,27 +253,49 @@ export class Server {
     this.#log.info("the certificate was read again");
   }
 
-  /** The wheel turns: everything that has a deadline. */
+  /** What is done at every so many ticks. */
+  readonly #duties: readonly { ticks: number; act: () => void }[] = [
+    { ticks: 1, act: () => this.#turn.begin() },
+    { ticks: 1, act: () => this.#advance() },
+    { ticks: PRESENCE_DELAY_MS / TICK_MS, act: () => this.#sweep(residentBytes()) },
+    { ticks: STORE_RETRY_MS / TICK_MS, act: () => this.#retry() },
+    { ticks: GARBAGE_MS / TICK_MS, act: () => this.#collect(residentBytes()) },
+    { ticks: REFUSALS_MS / TICK_MS, act: () => this.#admission.report() },
+  ];
+
+  /** One tick. A fault in one of the duties does not affect the others. */
   #tick(): void {
-    const { wheel } = this.#chat;
-    try {
-      this.#turn.begin();
-      wheel.advance(performance.now());
-      if (++this.#ticks % (PRESENCE_DELAY_MS / TICK_MS) === 0) this.#sweep(process.memoryUsage.rss());
-      if (this.#ticks % (STORE_RETRY_MS / TICK_MS) === 0) this.#retry();
-      if (this.#ticks % (GARBAGE_MS / TICK_MS) === 0) this.#collect(process.memoryUsage.rss());
-      if (this.#ticks % (REFUSALS_MS / TICK_MS) === 0) this.#admission.report();
-    } catch (error) {
-      this.#fault(error, wheel.firing, "a fault at a deadline");
+    this.#ticks++;
+    for (const { ticks, act } of this.#duties) {
+      if (this.#ticks % ticks !== 0) continue;
+      try {
+        act();
+      } catch (error) {
+        this.#blame(error, null, "a fault at a tick");
+      }
     }
     const delayMs = TICK_MS - (performance.now() % TICK_MS);
     this.#ticker = setTimeout(() => this.#tick(), Math.ceil(delayMs));
   }
 
   /** While the process has little memory, nobody holds much. */
-  #sweep(residentBytes: number): void {
+  #sweep(residentBytes?: number): void {
     this.#chat.sweep(residentBytes);
-    if (residentBytes > this.#chat.limits.streamsBytesMax) closeLargest(this.#connections.open);
+    if (residentBytes === undefined || residentBytes > this.#chat.limits.streamsBytesMax)
+      closeLargest(this.#connections.open);
+  }
+
+  /** Fires every timer that is due. A fault in one of them costs its connection at most. */
+  #advance(): void {
+    const { wheel } = this.#chat;
+    const nowMs = performance.now();
+    for (;;) {
+      try {
+        return wheel.advance(nowMs);
+      } catch (error) {
+        this.#fault(error, wheel.firing, "a fault at a deadline");
+      }
+    }
   }
 
   /**
@@ -281,10 +303,11 @@ export class Server {
    * collects; its timer does that each second, but each 30 once the heap has not grown for half a minute. It is told to
    * earlier, and collects what is young beside the turns that follow; what has outlived that when it thinks fit.
    */
-  #collect(residentBytes: number): void {
-    this.#leastBytes = Math.min(this.#leastBytes, residentBytes);
-    if (residentBytes - this.#leastBytes < GARBAGE_BYTES_MAX) return;
-    this.#leastBytes = residentBytes;
+  #collect(bytes: number | undefined): void {
+    if (bytes === undefined) return;
+    this.#leastBytes = Math.min(this.#leastBytes, bytes);
+    if (bytes - this.#leastBytes < GARBAGE_BYTES_MAX) return;
+    this.#leastBytes = bytes;
     Bun.gc(false);
   }
 
@@ -324,6 +347,7 @@ export class Server {
       for (const connection of [...open]) if (connection.drained) connection.hangUp();
     }
     for (const connection of [...open]) connection.hangUp();
+    for (const call of calls) call.end();
     if (this.#ticker !== null) clearTimeout(this.#ticker);
     this.#chat.checkpoint.finish();
     this.#compareClocks();

@@ -93,6 +93,10 @@ const CHECKS: Record<AttackName, (what: Awaited<ReturnType<typeof seen>>) => voi
     expect(heard).toEqual(hears("joined x0"));
     expect(deeds.connects).toBeGreaterThan(3);
   },
+  unanswered: ({ deeds, heard }) => {
+    expect(heard).toEqual(hears("joined x0"));
+    expect(deeds.connects).toBeGreaterThan(5);
+  },
   escapes: ({ heard }) => {
     expect(heard).toEqual(hears(/^message x\d+ \x1b\[2J/));
     expect(heard).toEqual(hears(/^broadcast x\d+ /));

@@ -58,8 +58,8 @@ function sessionWith(lines: string, more: (line: string, connection: FakeConnect
 const THREE = ["one", "two", "three"].map((text) => `message bob ${text}\n`);
 const AFTER = THREE.map((_, index) => THREE.slice(0, index + 1).join("").length);
 
-describe("an event is acknowledged when its promise is resolved, and those before it are:", () => {
-  test("positions that are said and kept stop at the first event that is not taken", async () => {
+describe("acknowledgement by promises:", () => {
+  test("the acknowledged and the saved position stop before the first event whose promise is pending", async () => {
     fake = sessionWith(THREE.join(""));
     const { client, events, until, state } = newClient();
     await client.login("alice", PASSWORD);
@@ -75,7 +75,7 @@ describe("an event is acknowledged when its promise is resolved, and those befor
     expect(state()!.received).toBe(AFTER[1]!);
   });
 
-  test("after a cut what still waits is skipped when it comes again, and what is new is told", async () => {
+  test("after a reconnect pending events are skipped when they come again, and new ones are delivered", async () => {
     fake = new FakeServer((line, { number, say, hangUp }) => {
       if (line.startsWith("login")) say(`ok ${TOKEN} 35\n${THREE[0]}${THREE[1]}`);
       else if (number === 1) hangUp();
@@ -91,7 +91,7 @@ describe("an event is acknowledged when its promise is resolved, and those befor
     for (const { take } of events) take();
   });
 
-  test("a session that is taken up by a new one waits for what it was told, so that nothing comes twice", async () => {
+  test("a new login waits until pending events are delivered, so none of them is delivered twice", async () => {
     const asked = Promise.withResolvers<void>();
     fake = new FakeServer((line, { number, say, hangUp }) => {
       if (line.startsWith("login")) say(`ok ${number === 1 ? TOKEN : NEXT} 35\n${number === 1 ? THREE[0] : ""}`);
@@ -112,7 +112,7 @@ describe("an event is acknowledged when its promise is resolved, and those befor
     expect(login).toEndWith(`login alice ${PASSWORD} resumable after=${TOKEN}:${AFTER[0]}`);
   });
 
-  test("a handler that rejects ends the session as undelivered, and what it did not take is kept unacknowledged", async () => {
+  test("a handler that rejects ends the session as undelivered, before its event is acknowledged", async () => {
     fake = sessionWith(THREE.join(""));
     const warned = Promise.withResolvers<unknown>();
     process.once("warning", warned.resolve);
@@ -127,7 +127,7 @@ describe("an event is acknowledged when its promise is resolved, and those befor
     expect(await warned.promise).toEqual(new Error("no room"));
   });
 
-  test("a handler may await the replies to its own requests, however much waits", async () => {
+  test("a handler may await replies to its own requests while more than the bound is pending", async () => {
     const many = Array.from({ length: 700 }, (_, index) => `message bob ${index} ${"x".repeat(1000)}\n`).join("");
     fake = sessionWith(many, (line, { say }) => line.startsWith("message") && (say("ok sent\n"), true));
     let echoed = 0;
@@ -143,7 +143,7 @@ describe("an event is acknowledged when its promise is resolved, and those befor
   });
 });
 
-test("no more is read while much waits to be taken, and everything comes when it is", async () => {
+test("reading stops while more than the bound is pending, and goes on when handlers finish", async () => {
   const line = `broadcast bob ${"x".repeat(1000)}\n`;
   const count = 20_000;
   let sent = 0;
@@ -182,7 +182,7 @@ test("no more is read while much waits to be taken, and everything comes when it
   flood.stop(true);
 });
 
-test("positions that were read and delivered are told apart, in whatever order handlers end", () => {
+test("the delivered position stays before a pending line, and both positions restart with a new stream", () => {
   const queue = new DeliveryQueue(
     () => {},
     () => {},
@@ -196,7 +196,7 @@ test("positions that were read and delivered are told apart, in whatever order h
   expect([queue.read, queue.delivered]).toEqual([0, 0]);
 });
 
-describe("who catches up", () => {
+describe("catchUp", () => {
   let server: WireServer;
   let folder: string;
 
@@ -211,7 +211,7 @@ describe("who catches up", () => {
   });
 
   test.each(["resumable", "callback"] as const)(
-    "in a %s session has all that waited acknowledged when it is delivered, so that another client gets nothing",
+    "acknowledges all stored messages of a %s session, so the next login of any client gets none",
     async (session) => {
       const bob = await server.login("bob");
       for (let index = 0; index < 50; index++) await bob.asks(`message alice number ${index}`, "ok stored");
@@ -233,7 +233,7 @@ describe("who catches up", () => {
     },
   );
 
-  test("ends though others never stop to send, since what was said after the login did not wait for it", async () => {
+  test("resolves while others keep sending, once a message from after the login has come", async () => {
     const atMs = Date.now();
     fake = new FakeServer((line, { say }) => {
       if (line.startsWith("login")) return say(`ok ${TOKEN} 35\nstored bob ${atMs - 5_000} waited\n`);
@@ -250,7 +250,36 @@ describe("who catches up", () => {
     }
   });
 
-  test("does not take messages of a server whose clock is ahead for news", async () => {
+  test("fetches a mailbox that takes a callback session many calls", async () => {
+    const bob = await server.login("bob");
+    const count = 600;
+    for (let index = 0; index < count; index++) bob.say(`message alice ${"x".repeat(3_000)}`);
+    for (let index = 0; index < count; index++) await bob.hears("ok stored");
+    const { client, events } = newClient({ port: server.port, session: "callback", store: undefined });
+    const take = setInterval(() => events.forEach((event) => event.take()), 1);
+    await client.login("alice", PASSWORD);
+    await client.catchUp();
+    await client.logout();
+    clearInterval(take);
+    expect(events.filter(({ text }) => text.startsWith("x"))).toHaveLength(count);
+  });
+
+  test("goes on in the session that follows when the server ends the first one", async () => {
+    fake = new FakeServer((line, { number, say, hangUp }) => {
+      if (line.startsWith("login"))
+        say(`ok ${number === 1 ? TOKEN : NEXT} 35\n${number === 1 ? "" : "stored bob 1 two\n"}`);
+      else if (line.startsWith("resume")) say("err unknown_session\n");
+      else if (number === 1) hangUp();
+      else say("ok 0\n");
+    });
+    const told: ChatEvent[] = [];
+    const { client } = newClient({ onEvent: (event) => void told.push(event) });
+    await client.login("alice", PASSWORD);
+    await client.catchUp();
+    expect(told.map(({ kind }) => kind)).toEqual(["stored"]);
+  });
+
+  test("fetches everything from a server whose clock is ahead", async () => {
     const texts = ["one", "two", "three"];
     fake = new FakeServer((line, { say }) => {
       const text = texts.shift();
@@ -265,7 +294,7 @@ describe("who catches up", () => {
   });
 });
 
-test("a lockout is waited for, and what does not pass is not tried again", async () => {
+test("retry waits for the end of a lockout, and does not repeat after a final refusal", async () => {
   jest.useFakeTimers();
   try {
     const failures = [new ChatError("locked_out", "60"), new ChatError("wrong_password", "2")];
@@ -305,7 +334,7 @@ describe("a heartbeat", () => {
     return { did, heartbeat };
   }
 
-  test("beats after a sleep of the machine in which only the wall clock went on, and misses an answer within 10 s", () => {
+  test("beats after a suspend in which only the wall clock went on, and reports a dead server within 10 s", () => {
     const { did, heartbeat } = newHeartbeat();
     jest.advanceTimersByTime(3_000);
     expect(did).toEqual([]);
@@ -317,7 +346,7 @@ describe("a heartbeat", () => {
     heartbeat.stop();
   });
 
-  test("takes a wall clock that is set back for nothing", () => {
+  test("sends no extra beat when the wall clock is set back", () => {
     const { did, heartbeat } = newHeartbeat();
     jest.setSystemTime(Date.now() - 600_000);
     jest.advanceTimersByTime(20_000);
@@ -325,7 +354,7 @@ describe("a heartbeat", () => {
     heartbeat.stop();
   });
 
-  test("goes on while nothing is read, when no answer can be late, and awaits one anew when it is", () => {
+  test("goes on while reading is paused, and restarts the deadline of an answer when reading goes on", () => {
     const state = { now: "unread" as "unread" | "read" };
     const { did, heartbeat } = newHeartbeat(state);
     jest.advanceTimersByTime(95_000);

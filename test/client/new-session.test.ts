@@ -1,6 +1,8 @@
-import { afterEach, expect, test } from "bun:test";
+import { afterEach, expect, jest, test } from "bun:test";
 import type { Socket, TCPSocketListener } from "bun";
 import { ChatClient } from "heartline/client";
+import { Greetings } from "../../src/client/listener.ts";
+import { GREETING_MS, GREETINGS_MAX } from "../../src/limits.ts";
 import { WireClient } from "../support/wire.ts";
 
 const TOKENS = ["A".repeat(22), "B".repeat(22)];
@@ -136,4 +138,85 @@ test("whoever calls without the secret, or from beyond what the client has, is h
   await server.asks("message SEAS truth", "received 19");
   expect(heard).toEqual(["truth"]);
   server.cut();
+});
+
+/** A client in a callback session, where it listens, what it heard, and what it says to its server. */
+async function called(): Promise<{ port: number; heard: string[]; said: string[] }> {
+  const [heard, said]: [string[], string[]] = [[], []];
+  const called = { port: 0, heard, said };
+  const port = serve((request) => {
+    if (!request.startsWith("login")) {
+      said.push(request);
+      return "ok 0\n";
+    }
+    called.port = Number(/callback=(\d+)/.exec(request)![1]);
+    setTimeout(async () => (await WireClient.connect(called.port)).say("callback secret 0 0"));
+    return `ok ${TOKENS[0]} 35 secret=secret\n`;
+  });
+  client = new ChatClient({
+    ...{ host: "127.0.0.1", port, session: "callback" },
+    onEvent: (event) => void heard.push("text" in event ? event.text : event.kind),
+  });
+  await client.login("columbia", "secret");
+  return called;
+}
+
+test("the server's call gets in while a crowd of others holds connections open and says nothing", async () => {
+  const { port, heard } = await called();
+  const crowd: WireClient[] = [];
+  for (let i = 0; i < 4 * GREETINGS_MAX; i++) crowd.push(await WireClient.connect(port));
+  const server = await WireClient.connect(port);
+  await server.asks("callback secret 0 19", `ready ${TOKENS[0]}`);
+  await server.asks("message SEAS truth", "received 19");
+  expect(heard).toEqual(["truth"]);
+  // Of the crowd, the first have gone for those who came later.
+  await Promise.all(crowd.slice(0, 3 * GREETINGS_MAX).map((stranger) => stranger.ends()));
+});
+
+test("a caller without the secret may say one short line", async () => {
+  const { port } = await called();
+  for (const bytes of ["x".repeat(300), "callback secret 0", " ".repeat(300)]) {
+    const stranger = await WireClient.connect(port);
+    stranger.send(bytes);
+    if (bytes.length < 256) stranger.send("x".repeat(256));
+    await stranger.ends();
+  }
+});
+
+test("a caller that has not shown the secret is cut after 5 s, one that has is not", () => {
+  jest.useFakeTimers();
+  try {
+    const cut: string[] = [];
+    const greetings = new Greetings<string>((caller) => void cut.push(caller));
+    greetings.add("silent");
+    greetings.add("server");
+    greetings.delete("server");
+    jest.advanceTimersByTime(GREETING_MS - 1);
+    expect(cut).toEqual([]);
+    jest.advanceTimersByTime(1);
+    expect(cut).toEqual(["silent"]);
+  } finally {
+    jest.useRealTimers();
+  }
+});
+
+test("a new call of the server ends the one before", async () => {
+  const { port } = await called();
+  const old = await WireClient.connect(port);
+  await old.asks("callback secret 0 19", `ready ${TOKENS[0]}`);
+  const next = await WireClient.connect(port);
+  await next.asks("callback secret 0 19", `ready ${TOKENS[0]}`);
+  await old.ends();
+});
+
+test("what a call brought before it was cut is confirmed, and not brought again", async () => {
+  const { port, heard, said } = await called();
+  const broken = await WireClient.connect(port);
+  await broken.asks("callback secret 0 36", `ready ${TOKENS[0]}`);
+  broken.send("message SEAS one\nmessage SE");
+  while (heard.length === 0) await new Promise(setImmediate);
+  broken.cut();
+  while (said.length === 0) await new Promise(setImmediate);
+  expect(said).toEqual([`as ${TOKENS[0]} alive 17`]);
+  expect(heard).toEqual(["one"]);
 });

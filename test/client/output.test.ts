@@ -49,8 +49,8 @@ const printed = (file: string): number[] => numbersIn(readFileSync(join(folder, 
 const ALL = Array.from({ length: COUNT }, (_, index) => index);
 const MODES: [name: string, ...args: string[]][] = [["resumable"], ["callback", "--callback"]];
 
-describe.each(MODES)("what waited is fetched by a %s session", (_name, ...args) => {
-  test("through a pipe whose reader is slower than the network: all of it comes, and is not fetched again", async () => {
+describe.each(MODES)("a fetch with a %s session", (_name, ...args) => {
+  test("into a slow pipe delivers every stored message, and the next fetch is empty", async () => {
     const slow = shell('$CLIENT </dev/null | while read -r line; do echo "$line"; done >first', ...args);
     expect(await slow.exited).toBe(0);
     expect(printed("first")).toEqual(ALL);
@@ -58,7 +58,7 @@ describe.each(MODES)("what waited is fetched by a %s session", (_name, ...args) 
     expect(printed("second")).toEqual([]);
   }, 30_000);
 
-  test("by a reader who goes away in the middle: the next fetch begins behind what the kernel took", async () => {
+  test("whose reader closes the pipe in the middle is continued by the next fetch, after the last line the kernel took", async () => {
     await shell("mkfifo pipe").exited;
     const pipe = openSync(join(folder, "pipe"), constants.O_RDONLY | constants.O_NONBLOCK);
     const client = shell("exec $CLIENT </dev/null >pipe", ...args);
@@ -90,7 +90,7 @@ describe.each(MODES)("what waited is fetched by a %s session", (_name, ...args) 
     expect([...numbersIn(taken), ...printed("rest")]).toEqual(ALL);
   }, 30_000);
 
-  test("by a reader who wants one line only: the next fetch does not begin with that again", async () => {
+  test("whose reader takes one line is continued by the next fetch without that line", async () => {
     expect(await shell("$CLIENT </dev/null | head -1 >first", ...args).exited).toBe(0);
     expect(printed("first")).toEqual([0]);
     expect(await shell("$CLIENT </dev/null >rest", ...args).exited).toBe(0);
@@ -99,7 +99,7 @@ describe.each(MODES)("what waited is fetched by a %s session", (_name, ...args) 
     expect(rest).toEqual(ALL.slice(rest[0] ?? COUNT));
   }, 30_000);
 
-  test("onto a full disk: that is told, with exit code 3, and all of it comes at the next fetch", async () => {
+  test("onto a full disk exits with 3 and a reason, and the next fetch delivers everything", async () => {
     const full = shell("$CLIENT </dev/null >/dev/full", ...args);
     expect(await full.stderr.text()).toMatch(/^heartline: cannot write: ENOSPC.*\n$/);
     expect(await full.exited).toBe(3);
@@ -108,13 +108,13 @@ describe.each(MODES)("what waited is fetched by a %s session", (_name, ...args) 
   }, 30_000);
 });
 
-test("a script with a closed standard error loses nothing of what it prints", async () => {
+test("a script with a closed standard error prints every message", async () => {
   writeFileSync(join(folder, "commands"), "message nobody hi\nonline\n");
   expect(await shell("$CLIENT <commands >all 2>&-").exited).toBe(0);
   expect(printed("all")).toEqual(ALL);
 }, 30_000);
 
-test("a script ends when its reader has all, however late that reads, and a signal ends it before", async () => {
+test("a script whose reader does not read waits, and SIGTERM ends it without acknowledging the rest", async () => {
   await shell("mkfifo pipe").exited;
   const pipe = openSync(join(folder, "pipe"), constants.O_RDONLY | constants.O_NONBLOCK);
   const client = shell("exec $CLIENT </dev/null >pipe");

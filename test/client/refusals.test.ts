@@ -51,7 +51,7 @@ function cutAfterOneMessage(...next: ((connection: FakeConnection) => void)[]): 
   });
 }
 
-describe("until the reply to resume has come, nothing counts:", () => {
+describe("the resume position is unchanged after", () => {
   const refusals: [name: string, refuse: (connection: FakeConnection) => void][] = [
     ["a line busy, as older servers say it", ({ say }) => say("busy too many\n")],
     ["a line err busy", ({ say }) => say("err busy too many\n")],
@@ -82,7 +82,7 @@ describe("until the reply to resume has come, nothing counts:", () => {
   });
 });
 
-test("a session that comes back waits for the end of a lockout, and then takes up where it was", async () => {
+test("a reconnecting session waits for the end of a lockout, then logs in with its position", async () => {
   let logins = 0;
   server = new FakeServer((line, { number, say, hangUp }) => {
     if (number === 1) {
@@ -124,7 +124,7 @@ test.each(["replaced", "removed", "kicked you were warned"])(
   },
 );
 
-test("a first login that is refused at the door says so, with the server's words, and the next one may get in", async () => {
+test("a first login that is refused at the door rejects with busy and the words of the server", async () => {
   server = new FakeServer(
     (_line, { number, say }) => number > 1 && say(`ok ${TOKEN} 35\n`),
     ({ number, say, hangUp }) => {
@@ -140,7 +140,7 @@ test("a first login that is refused at the door says so, with the server's words
 });
 
 test.each(["busy too many\n", "err busy too many\n"])(
-  "a request of a callback session that is refused at the door with %j is made again, since nothing was done",
+  "a request of a callback session that is refused at the door with %j is retried",
   async (refusal) => {
     let refused = false;
     server = new FakeServer(
@@ -174,7 +174,7 @@ function call(port: number): void {
   });
 }
 
-describe("whatever ends a script's session is told in words on stderr, with exit code 3:", () => {
+describe("a script whose session ends exits with 3 and a reason on stderr after", () => {
   const endings: [reply: string, words: string][] = [
     ["err bad_request", "did not accept where the session was to go on"],
     ["err unknown_session replaced", "you logged in somewhere else"],
@@ -196,7 +196,7 @@ describe("whatever ends a script's session is told in words on stderr, with exit
   });
 });
 
-test("sixty sessions behind one address all come back after a cut, though new connections of it are limited", async () => {
+test("sixty sessions behind one address all resume after a cut, in spite of its connection rate limit", async () => {
   const names = Array.from({ length: 60 }, (_, index) => `user${index}`);
   const wire = new WireServer({ limits: { limitsLoopback: true, connectionsPerSecondMax: 30 } }, names);
   const proxy = new Proxy(wire.port);

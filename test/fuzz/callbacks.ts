@@ -2,6 +2,7 @@ import fc from "fast-check";
 import type { Session } from "../../src/chat/session.ts";
 import { CALLBACK_DEADLINE_MS, CALLBACK_PAUSE_MAX_MS } from "../../src/limits.ts";
 import { Callback, Callbacks } from "../../src/server/callback.ts";
+import type { DialHandlers, DialedSocket } from "../../src/server/dial.ts";
 import { TICK_MS } from "../../src/timer-wheel.ts";
 import { type TestPeer, World } from "../support/chat.ts";
 import { cut, cuts, expectAlike, expectThat, latin1, target } from "./target.ts";
@@ -49,38 +50,37 @@ const step = fc.oneof(
   { weight: 1, arbitrary: fc.record({ confirms: fc.nat({ max: 200 }) }) },
 );
 
-interface Handlers {
-  open(socket: Socket): void;
-  data(socket: Socket, chunk: Buffer): void;
-  drain(): void;
-  close(): void;
-  connectError(): void;
-}
-
 /** A call's socket, moved by hand, and what its owner has said and was sent. */
-class Socket {
+class Socket implements DialedSocket {
   said = "";
   written = "";
   /** How many bytes it takes; -1 when it is dead. */
   room = Number.POSITIVE_INFINITY;
   opened = false;
   ended = false;
-  readonly handlers: Handlers;
+  readonly handlers: DialHandlers;
 
-  constructor(handlers: Handlers) {
+  constructor(handlers: DialHandlers) {
     this.handlers = handlers;
   }
 
-  write(bytes: string | Buffer, offset = 0, length = bytes.length): number {
+  write(bytes: Buffer, start: number, count: number): number {
     if (this.room < 0 || this.ended) return -1;
-    const taken = typeof bytes === "string" ? length : Math.min(length, this.room);
-    this.room -= typeof bytes === "string" ? 0 : taken;
-    this.written += latin1(bytes.toString("latin1")).toString("latin1", offset, offset + taken);
+    // The kernel always takes the first line.
+    const taken = this.written === "" ? count : Math.min(count, this.room);
+    if (this.written !== "") this.room -= taken;
+    this.written += bytes.toString("latin1", start, start + taken);
     return taken;
   }
 
   end(): void {
+    if (this.ended) return;
     this.ended = true;
+    this.handlers.closed();
+  }
+
+  terminate(): void {
+    this.end();
   }
 
   /** What the server announced: the position and how many bytes follow; null before it has. */
@@ -99,7 +99,11 @@ class Room {
   readonly sockets: Socket[] = [];
   readonly #bob: TestPeer;
   readonly #session: Session;
-  readonly #callbacks = new Callbacks(this.world.chat, () => this.world.begin());
+  readonly #callbacks = new Callbacks(
+    this.world.chat,
+    () => this.world.begin(),
+    (_host, _port, handlers) => this.#dialed(handlers),
+  );
   /** The stream as it was seen at calls, by position. */
   readonly #seen: string[] = [];
   /** Texts that must arrive, in order. */
@@ -116,8 +120,10 @@ class Room {
     this.judge();
   }
 
-  connected(handlers: Handlers): void {
-    this.sockets.push(new Socket(handlers));
+  #dialed(handlers: DialHandlers): Socket {
+    const socket = new Socket(handlers);
+    this.sockets.push(socket);
+    return socket;
   }
 
   /** The newest, when it has not ended. One that ends before it is open does not show that. */
@@ -129,23 +135,21 @@ class Room {
   open(socket: Socket): void {
     if (socket.opened || socket.ended) return;
     socket.opened = true;
-    socket.handlers.open(socket);
+    socket.handlers.open();
   }
 
   say(socket: Socket, text: string, sizes: readonly number[] = []): void {
     if (!socket.opened || socket.room < 0) return;
     for (const chunk of cut(latin1(text), sizes)) {
       socket.said += chunk.toString("latin1");
-      socket.handlers.data(socket, chunk);
+      socket.handlers.data(chunk);
       this.world.endTurns();
     }
   }
 
   /** The owner hangs up, or never picks up. */
   close(socket: Socket): void {
-    if (socket.opened) socket.handlers.close();
-    else socket.handlers.connectError();
-    socket.ended = true;
+    socket.end();
     this.world.endTurns();
   }
 
@@ -223,17 +227,8 @@ export const callbacks = target(
   },
   fc.array(step, { maxLength: 30, size: "max" }),
   (steps) => {
-    const { connect } = Bun;
-    let room: Room | null = null;
-    const early: Handlers[] = [];
-    Bun.connect = ((options: { socket: Handlers }) => {
-      if (room === null) early.push(options.socket);
-      else room.connected(options.socket);
-      return new Promise(() => {});
-    }) as unknown as typeof Bun.connect;
+    const room = new Room();
     try {
-      room = new Room();
-      for (const handlers of early) room.connected(handlers);
       for (const step of steps) {
         const { call } = room;
         if ("passMs" in step) room.world.pass(step.passMs);
@@ -258,8 +253,7 @@ export const callbacks = target(
       }
       room.finish();
     } finally {
-      Bun.connect = connect;
-      room?.world.store.close();
+      room.world.store.close();
     }
   },
 );

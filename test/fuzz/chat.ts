@@ -61,6 +61,8 @@ class Called implements Caller {
   retry(): void {
     this.flush();
   }
+
+  giveUp(): void {}
 }
 
 /** Three connections to a chat: whenever one is gone, another takes its place. */

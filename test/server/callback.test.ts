@@ -1,6 +1,7 @@
-import { afterEach, beforeEach, describe, expect, spyOn, test } from "bun:test";
+import { afterEach, beforeEach, describe, expect, test } from "bun:test";
 import { KEEPING_UP_MS, LIMITS_DEFAULT } from "../../src/limits.ts";
 import { Callback, Callbacks } from "../../src/server/callback.ts";
+import type { DialHandlers, DialedSocket } from "../../src/server/dial.ts";
 import { type TestPeer, World } from "../support/chat.ts";
 import { PASSWORD, type WireClient, WireServer } from "../support/wire.ts";
 
@@ -252,51 +253,51 @@ describe("calls on sockets moved by hand", () => {
   const TOKEN = "token00000000000000000001";
 
   /** What a call does with its socket, and what it wrote. */
-  class Socket {
+  class Socket implements DialedSocket {
     written = "";
     ended = false;
     room = Number.POSITIVE_INFINITY;
-    constructor(
-      readonly handlers: Record<"open" | "close", (socket: Socket) => void> & {
-        data(socket: Socket, chunk: Buffer): void;
-      },
-    ) {}
-    write(bytes: string | Buffer, offset = 0, length = bytes.length): number {
+    constructor(readonly handlers: DialHandlers) {}
+    write(bytes: Buffer, start: number, length: number): number {
       const count = Math.min(length, this.room);
       this.room -= count;
-      this.written += bytes.toString("latin1").slice(offset, offset + count);
+      this.written += bytes.toString("latin1", start, start + count);
       return count;
     }
     end(): void {
+      if (this.ended) return;
       this.ended = true;
+      this.handlers.closed();
+    }
+    terminate(): void {
+      this.end();
     }
     says(line: string): void {
-      this.handlers.data(this, Buffer.from(`${line}\n`));
+      this.handlers.data(Buffer.from(`${line}\n`));
     }
   }
 
   let world: World;
   let calls: Socket[];
-  let connect: { mockRestore(): void };
+
+  const dialed = (_host: string, _port: number, handlers: DialHandlers): Socket => {
+    const socket = new Socket(handlers);
+    calls.push(socket);
+    return socket;
+  };
 
   beforeEach(() => {
     calls = [];
-    connect = spyOn(Bun, "connect").mockImplementation(((options: { socket: Socket["handlers"] }) => {
-      calls.push(new Socket(options.socket));
-      return new Promise(() => {});
-    }) as unknown as typeof Bun.connect);
     world = new World(["alice", "bob"]);
-    const callbacks = new Callbacks(world.chat, () => {});
+    const callbacks = new Callbacks(world.chat, () => world.begin(), dialed);
     world.newCaller = (session) => new Callback(callbacks, session, "192.0.2.1", 2000, "secret");
     world.say(world.connect(), "login alice secret callback=2000");
   });
 
-  afterEach(() => connect.mockRestore());
-
   /** The next call that the server made, begun. */
   function call(): Socket {
     const socket = calls.shift()!;
-    socket.handlers.open(socket);
+    socket.handlers.open();
     return socket;
   }
 
@@ -317,7 +318,7 @@ describe("calls on sockets moved by hand", () => {
 
   test("at most so many are under way, and whoever waits is called when one is over, in their order", () => {
     world.chat.limits.callbacksMax = 2;
-    const callbacks = new Callbacks(world.chat, () => {});
+    const callbacks = new Callbacks(world.chat, () => world.begin(), dialed);
     calls.length = 0;
     for (const name of ["carol", "dave", "erin"]) {
       world.newCaller = (session) => new Callback(callbacks, session, "192.0.2.1", 2000, name);
@@ -328,12 +329,12 @@ describe("calls on sockets moved by hand", () => {
     expect([carol.written, dave.written]).toEqual(["callback carol 0 0\n", "callback dave 0 0\n"]);
     world.pass(1000);
     expect(calls).toHaveLength(0);
-    carol.handlers.close(carol);
+    carol.end();
     expect(call().written).toMatch(/^callback erin /);
     // Carol's second call is due, and waits for the end of another.
     world.pass(1000);
     expect(calls).toHaveLength(0);
-    dave.handlers.close(dave);
+    dave.end();
     expect(call().written).toMatch(/^callback carol /);
     expect(callbacks.waiting.size).toBe(0);
   });
@@ -359,19 +360,205 @@ describe("calls on sockets moved by hand", () => {
     expect(third.written).toBe("callback secret 11 16\nmessage bob one\n");
   });
 
-  test("the longest line there is fits into a delivery; an answer without progress is followed by a pause", () => {
-    const text = Buffer.alloc(512 << 10, "x");
-    const { session } = world.account("alice");
+  /** Alice's phone answers its first call, and then so many bytes wait for her. */
+  function backlog(bytes: number): void {
     answer(call(), `ready ${TOKEN}`, "received 0");
+    const text = Buffer.alloc(bytes - "message bob \n".length, "x");
     world.begin();
     world.chat.send(world.account("bob"), world.account("alice"), text, 0, text.length);
     world.endTurns();
-    const first = call();
-    expect(first.written).toBe(`callback secret 0 ${session!.outbox.end}\n`);
-    answer(first, `ready ${TOKEN}`, "received 0");
+  }
+
+  /** What a call announces: its position and how many bytes. */
+  function announced(socket: Socket): [position: number, bytes: number] {
+    const [, , position, bytes] = socket.written.split("\n", 1)[0]!.split(" ");
+    return [Number(position), Number(bytes)];
+  }
+
+  test("a line longer than a delivery makes the next ones longer; an answer without progress is followed by a pause", () => {
+    backlog(512 << 10);
+    for (const bytes of [128 << 10, 256 << 10]) {
+      const socket = call();
+      expect(announced(socket)).toEqual([0, bytes]);
+      answer(socket, `ready ${TOKEN}`, "received 0");
+      expect(calls).toEqual([]);
+      world.pass(1000);
+    }
+    const whole = call();
+    expect(announced(whole)).toEqual([0, 512 << 10]);
+    answer(whole, `ready ${TOKEN}`, `received ${512 << 10}`);
+    expect(world.account("alice").session!.outbox.unconfirmed).toBe(0);
+  });
+
+  test("a call that nobody answers within 5 s closes its descriptor", () => {
+    world.pass(4_900);
+    expect(calls[0]!.ended).toBe(false);
+    world.pass(200);
+    expect(calls[0]!.ended).toBe(true);
+  });
+
+  test("a delivery has 5 s and one second more for each 2 KiB, whatever trickles in meanwhile", () => {
+    backlog(64 << 10);
+    const slow = call();
+    slow.room = 200;
+    answer(slow, `ready ${TOKEN}`);
+    for (let seconds = 0; seconds < 36; seconds++) {
+      world.pass(1000);
+      world.begin();
+      slow.room = 1;
+      slow.handlers.drain();
+      world.say(world.connect(), `as ${TOKEN} alive`);
+    }
+    expect(slow.ended).toBe(false);
+    world.pass(2000);
+    expect(slow.ended).toBe(true);
+  });
+
+  test("a delivery over a slow link that takes longer than 5 s is confirmed", () => {
+    backlog(128 << 10);
+    const slow = call();
+    slow.room = 100;
+    answer(slow, `ready ${TOKEN}`);
+    for (let seconds = 0; seconds < 30; seconds++) {
+      world.pass(1000);
+      slow.room = 4500;
+      world.begin();
+      slow.handlers.drain();
+    }
+    answer(slow, `received ${128 << 10}`);
+    expect(world.account("alice").session!.outbox.unconfirmed).toBe(0);
+  });
+
+  test("the delivery after a failed one is half as long, down to 8 KiB, and grows again", () => {
+    world.begin();
+    const text = Buffer.alloc(1000, "x");
+    for (let i = 0; i < 300; i++) world.chat.send(world.account("bob"), world.account("alice"), text, 0, text.length);
+    world.endTurns();
+    answer(call(), `ready ${TOKEN}`, "received 0");
+    const lengths: number[] = [];
+    for (let i = 0; i < 6; i++) {
+      const socket = call();
+      lengths.push(announced(socket)[1]);
+      answer(socket, `ready ${TOKEN}`);
+      socket.end();
+      world.say(world.connect(), `as ${TOKEN} alive`);
+    }
+    for (let i = 0; i < 3; i++) {
+      const socket = call();
+      const [position, bytes] = announced(socket);
+      lengths.push(bytes);
+      answer(socket, `ready ${TOKEN}`, `received ${position + bytes}`);
+    }
+    expect(lengths.map((bytes) => bytes >> 10)).toEqual([128, 64, 32, 16, 8, 8, 8, 16, 32]);
+  });
+
+  test("who answers with more than two short lines is hung up on", () => {
+    const socket = call();
+    for (let bytes = 0; bytes < 600; bytes += 100) socket.handlers.data(Buffer.alloc(100, "x"));
+    expect(socket.ended).toBe(true);
+  });
+
+  test("a fault at the event of a call is reported, and costs that call alone", () => {
+    const { outbox } = world.account("alice").session!;
+    outbox.rewind = () => {
+      throw new Error("a fault");
+    };
+    const socket = call();
+    answer(socket, `ready ${TOKEN}`);
+    expect(world.faults.map(String)).toEqual(["Error: a fault"]);
+    expect(socket.ended).toBe(true);
+  });
+
+  test("the goodbye is part of the last call when too much waits for a client", () => {
+    const [bob] = world.online("bob") as [TestPeer];
+    for (const pauseMs of [300, 600, 1100, 2100, KEEPING_UP_MS + 500]) {
+      call().end();
+      world.pass(pauseMs);
+    }
     expect(calls).toEqual([]);
-    world.pass(500);
-    expect(call().written).toBe(`callback secret 0 ${session!.outbox.end}\n`);
+    world.say(bob, ...Array<string>(1100).fill(`broadcast ${"x".repeat(1000)}`));
+    expect(world.account("alice").session).toBe(null);
+    const last = call();
+    answer(last, `ready ${TOKEN}`);
+    expect(last.written.slice(-13)).toBe("goodbye slow\n");
+  });
+
+  describe("the calls of ended sessions", () => {
+    /** Alice logs in so many times, and hears nothing. */
+    function logins(times: number): void {
+      for (let i = 0; i < times; i++) world.say(world.connect(), "login alice secret callback=2000");
+    }
+
+    const open = (): number => calls.filter(({ ended }) => !ended).length;
+
+    test("one user has at most 32 calls at once, the session that lives among them", () => {
+      logins(100);
+      expect(open()).toBe(32);
+      const living = calls.at(-1)!;
+      expect(living.ended).toBe(false);
+      calls = [living];
+      world.login("bob");
+      world.announce();
+      answer(call(), `ready ${world.account("alice").session!.token}`, "received 0");
+      expect(announced(call())).toEqual([0, "joined bob\n".length]);
+    });
+
+    test("a slot is held until the descriptor is closed", () => {
+      world.chat.limits.callbacksMax = 1;
+      const [socket] = calls as [Socket];
+      const { closed } = socket.handlers;
+      socket.handlers.closed = () => {};
+      world.pass(5100);
+      expect(socket.ended).toBe(true);
+      world.pass(1000);
+      expect(calls).toHaveLength(1);
+      world.begin();
+      closed();
+      world.pass(1000);
+      expect(calls).toHaveLength(2);
+    });
+
+    test("a logout ends the call under way", () => {
+      world.say(world.connect(), `as ${TOKEN} logout`);
+      expect(calls.map(({ ended }) => ended)).toEqual([true]);
+    });
+
+    test("a session that lives takes the slot of an ended one, and does not wait for the others", () => {
+      world.chat.limits.callbacksMax = 10;
+      logins(20);
+      expect(open()).toBe(10);
+      calls = calls.filter(({ ended }) => !ended);
+      world.chat.accounts.add("carol", "secret");
+      world.say(world.connect(), "login carol secret callback=2000");
+      expect(open()).toBe(10);
+      expect(calls.map(({ ended }) => ended)).toEqual([true, ...Array<boolean>(10).fill(false)]);
+      const carol = calls.at(-1)!;
+      world.pass(1000);
+      carol.handlers.open();
+      answer(carol, `ready ${world.account("carol").session!.token}`, "received 0");
+      expect(world.account("carol").session!.heardMs).toBe(world.chat.wheel.nowMs);
+    });
+
+    test("their memory counts with that of all streams, and is the first to be freed", () => {
+      const { chat } = world;
+      chat.limits.streamsBytesMax = 1 << 20;
+      answer(call(), `ready ${TOKEN}`, "received 0");
+      for (let i = 0; i < 5; i++) {
+        const { outbox } = world.account("alice").session!;
+        world.begin();
+        outbox.append(Buffer.alloc(300_000, "x"));
+        world.endTurns();
+        logins(1);
+      }
+      expect(chat.departing.size).toBe(5);
+      chat.sweep();
+      const { heldBytes } = chat.departing;
+      expect(heldBytes).toBeLessThanOrEqual(1 << 20);
+      expect(heldBytes).toBeGreaterThan(0);
+      expect(chat.presence.online).toHaveLength(1);
+      world.pass(60_000);
+      expect(chat.departing.size).toBe(0);
+    });
   });
 });
 

@@ -2,6 +2,8 @@ import { afterEach, beforeEach, describe, expect, spyOn, test } from "bun:test";
 import { Chat } from "../../src/chat/chat.ts";
 import { Outbox } from "../../src/protocol/outbox.ts";
 import { Connection } from "../../src/server/connection.ts";
+import { Store } from "../../src/server/store.ts";
+import { TimerWheel } from "../../src/timer-wheel.ts";
 import { PASSWORD, type WireClient, WireServer } from "../support/wire.ts";
 
 let server: WireServer;
@@ -96,6 +98,46 @@ describe("a fault inside ends one connection, and one line of the log says whose
     expect(theFault()).toMatchObject({ address: "127.0.0.1", user: "alice" });
     await expectOnlyAliceWent();
   });
+});
+
+test("a fault in one duty of a tick does not affect the others", async () => {
+  const sweep = spyOn(Chat.prototype, "sweep").mockImplementation(() => {
+    throw new Error("a fault");
+  });
+  const { promise: retried, resolve } = Promise.withResolvers<void>();
+  const retry = spyOn(Store.prototype, "retry").mockImplementation(() => resolve());
+  await retried;
+  sweep.mockRestore();
+  retry.mockRestore();
+  expect(server.faults.length).toBeGreaterThan(0);
+  for (const fault of server.faults.splice(0)) expect(JSON.parse(fault)).toMatchObject({ err: { message: "a fault" } });
+  await bob.asks("message alice hi", "ok sent");
+});
+
+test("timers that are due fire in the tick in which another one fails", async () => {
+  const { advance } = TimerWheel.prototype;
+  const clocks: number[] = [];
+  const { promise: fired, resolve } = Promise.withResolvers<void>();
+  const spy = spyOn(TimerWheel.prototype, "advance").mockImplementation(function (this: TimerWheel, clockMs: number) {
+    clocks.push(clockMs);
+    if (clocks.length === 1) throw new Error("a fault");
+    advance.call(this, clockMs);
+    resolve();
+  });
+  await fired;
+  spy.mockRestore();
+  expect(clocks[1]).toBe(clocks[0]!);
+  expect(theFault()).toMatchObject({ err: { message: "a fault" } });
+});
+
+test("presence is told while the memory of the process cannot be read", async () => {
+  const rss = spyOn(process.memoryUsage, "rss").mockImplementation(() => {
+    throw new Error("EMFILE");
+  });
+  await server.login("carol");
+  await Promise.all([bob, alice].map((client) => client.hears("joined carol")));
+  rss.mockRestore();
+  expect(server.faults).toEqual([]);
 });
 
 test("the log has no password, token or text, whatever happens", async () => {

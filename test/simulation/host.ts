@@ -12,13 +12,14 @@ import {
 import { LoopTurn } from "../../src/protocol/turn.ts";
 import { Callback, Callbacks } from "../../src/server/callback.ts";
 import { type AcceptedSocket, Connection, Connections } from "../../src/server/connection.ts";
+import type { DialHandlers, DialedSocket, dial } from "../../src/server/dial.ts";
 import { NOTHING } from "../../src/server/fact.ts";
 import { segmentsOf } from "../../src/server/journal.ts";
 import { Store } from "../../src/server/store.ts";
 import { TICK_MS, TimerWheel } from "../../src/timer-wheel.ts";
 import type { Disk } from "./disk.ts";
 import { type Ledger, Violation } from "./ledger.ts";
-import type { Link, ServerEnd } from "./network.ts";
+import type { Link } from "./network.ts";
 
 export const PASSWORD = "secret";
 const UNIX_MS = 1_700_000_000_000;
@@ -28,6 +29,8 @@ export interface HostChoices {
   silenceMs: number;
   lineBytesMax: number;
   clockMs: number;
+  /** How the server calls the clients of callback sessions. */
+  dial: typeof dial;
 }
 
 /** A plain session's connection has given up: what its kernel took by now was delivered, all else is in the mailbox. */
@@ -115,7 +118,7 @@ export class Host {
     for (const { user, from, messages, bytes } of this.store.waiting()) {
       chat.accounts.named(user)!.waits(from, messages, bytes);
     }
-    this.#callbacks = new Callbacks(chat, () => {});
+    this.#callbacks = new Callbacks(chat, () => {}, this.#choices.dial);
     this.#connections = new Connections(chat);
     this.#watch(chat);
     return records;
@@ -289,7 +292,7 @@ export class Host {
   /** It has stopped, whatever was not written by now; and starts again. */
   startAgain(): void {
     this.turn(() => {
-      for (const call of [...this.#callbacks.calls]) call.end(false);
+      for (const call of [...this.#callbacks.calls]) call.end();
       for (const link of [...this.#links.values()]) link.serverDies();
     });
     if (this.#disk.isDead) return;
@@ -389,22 +392,48 @@ export class Host {
   }
 }
 
-/** What `Bun.connect` is given for a call. */
-export interface CallHandlers {
-  open(socket: unknown): void;
-  data(socket: unknown, chunk: Buffer): void;
-  drain(socket: unknown): void;
-  close(socket: unknown): void;
-  connectError(socket: unknown): void;
-}
+/** The server's end of a call: nobody has answered yet, until there is a link. */
+export class Dialed implements DialedSocket {
+  readonly port: number;
+  readonly #handlers: DialHandlers;
+  #link: Link | null = null;
+  /** The server has given it up, or nobody answers. */
+  isClosed = false;
 
-/** The server's end of a call. */
-export function callEnd(link: Link, handlers: CallHandlers): ServerEnd {
-  return {
-    data: (chunk) => handlers.data(link, chunk),
-    drain: () => handlers.drain(link),
-    // Without allowHalfOpen the runtime closes when the other side ends.
-    end: () => link.end(),
-    closed: () => handlers.close(link),
-  };
+  constructor(port: number, handlers: DialHandlers) {
+    this.port = port;
+    this.#handlers = handlers;
+  }
+
+  /** Somebody answers. */
+  open(link: Link): void {
+    this.#link = link;
+    link.server = {
+      data: (chunk) => this.#handlers.data(chunk),
+      drain: () => this.#handlers.drain(),
+      // The runtime closes when the other side ends.
+      end: () => link.end(),
+      closed: () => this.#closed(),
+    };
+    this.#handlers.open();
+  }
+
+  write(bytes: Buffer, start: number, count: number): number {
+    return this.#link?.write(bytes, start, count) ?? 0;
+  }
+
+  end(): void {
+    if (this.#link === null) this.#closed();
+    else this.#link.serverDies();
+  }
+
+  terminate(): void {
+    this.end();
+  }
+
+  #closed(): void {
+    if (this.isClosed) return;
+    this.isClosed = true;
+    this.#handlers.closed();
+  }
 }

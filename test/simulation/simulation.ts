@@ -1,7 +1,8 @@
 import { Random } from "../support/random.ts";
 import { CallbackProgram } from "./callback-program.ts";
 import { DEATHS, Disk } from "./disk.ts";
-import { type CallHandlers, Host, callEnd } from "./host.ts";
+import type { DialHandlers } from "../../src/server/dial.ts";
+import { Dialed, Host } from "./host.ts";
 import { Ledger, Violation } from "./ledger.ts";
 import { type ClientEnd, Link } from "./network.ts";
 import { PlainProgram, ResumableProgram } from "./programs.ts";
@@ -15,12 +16,6 @@ const VERBS: readonly Verb[] = [
   ...(["message", "message", "message", "message", "message", "message", "message", "broadcast", "broadcast"] as const),
   ...(["online", "block", "unblock", "unblock", "nonsense", "alive", "alive"] as const),
 ];
-
-/** A call that the server makes, before anybody takes it. */
-interface Dialled {
-  port: number;
-  handlers: CallHandlers;
-}
 
 /**
  * One seed: users of all kinds over a bad network, with a server that is stopped now and then. In the end all come
@@ -39,7 +34,7 @@ export class Simulation implements Surroundings {
   readonly #refuses: boolean;
   readonly #users: User[];
   #links: Link[] = [];
-  #dialled: Dialled[] = [];
+  #dialed: Dialed[] = [];
   /** Messages are large in some seeds, for what has to do with bounds. */
   readonly #large: boolean;
   readonly #trace: string[] | null;
@@ -57,7 +52,13 @@ export class Simulation implements Surroundings {
     this.#kills = this.random.oneIn(2);
     this.#refuses = this.random.oneIn(6);
     this.#disk = new Disk(this.random);
-    const choices = { names: NAMES, silenceMs: SILENCE_MS, lineBytesMax, clockMs: 5000 + this.random.below(1000) };
+    const clockMs = 5000 + this.random.below(1000);
+    const dial = (_host: string, port: number, handlers: DialHandlers): Dialed => {
+      const dialed = new Dialed(port, handlers);
+      this.#dialed.push(dialed);
+      return dialed;
+    };
+    const choices = { names: NAMES, silenceMs: SILENCE_MS, lineBytesMax, clockMs, dial };
     this.#host = new Host(choices, this.ledger, this.#disk, (link) => {
       link.takeDown(Number.POSITIVE_INFINITY);
       if (link.client instanceof PlainProgram) link.client.settled();
@@ -67,12 +68,6 @@ export class Simulation implements Surroundings {
 
   /** Runs it all; returns how many messages were heard. */
   run(): number {
-    const { connect } = Bun;
-    Bun.connect = ((options: { port: number; socket: CallHandlers }) => {
-      this.#dialled.push({ port: options.port, handlers: options.socket });
-      // The handlers hear what comes of it, as soon as the simulation says.
-      return { catch: () => {} };
-    }) as unknown as typeof Bun.connect;
     try {
       for (let step = 0; step < STEPS; step++) {
         this.#step();
@@ -81,7 +76,6 @@ export class Simulation implements Surroundings {
       }
       this.#finish();
     } finally {
-      Bun.connect = connect;
       this.#host.close();
     }
     return this.ledger.heard;
@@ -154,16 +148,16 @@ export class Simulation implements Surroundings {
 
   /** The next call of the server reaches a client, or nobody. */
   #dial(): void {
-    if (this.#dialled.length === 0 || (!this.calm && this.random.oneIn(3))) return;
-    const { port, handlers } = this.#dialled.shift()!;
-    const program = this.#users.find((user) => user.port === port)?.program;
+    if (this.#dialed.length === 0 || (!this.calm && this.random.oneIn(3))) return;
+    const dialed = this.#dialed.shift()!;
+    if (dialed.isClosed) return;
+    const program = this.#users.find((user) => user.port === dialed.port)?.program;
     if (!(program instanceof CallbackProgram) || (!this.calm && this.random.oneIn(8))) {
-      return this.#host.turn(() => handlers.connectError(null));
+      return this.#host.turn(() => dialed.end());
     }
     const link = new Link(program.called(), this.random.between(100, 2000) * (this.#large ? 500 : 1), this.#disk);
-    link.server = callEnd(link, handlers);
     this.#links.push(link);
-    this.#host.turn(() => handlers.open(link));
+    this.#host.turn(() => dialed.open(link));
   }
 
   #pass(ms: number): void {
@@ -208,7 +202,7 @@ export class Simulation implements Surroundings {
     if (!this.#disk.isDead) return;
     this.#did("the server was killed, and starts again");
     this.#stopping = 0;
-    this.#dialled = [];
+    this.#dialed = [];
     for (const link of this.#links) link.serverKilled(this.random);
     this.#host.startAfterKill();
   }
@@ -319,7 +313,7 @@ export class Simulation implements Surroundings {
     for (const link of this.#links) link.stalled = false;
     for (let times = 0; ; times++) {
       if (times > 1000) throw new Violation("the network never comes to rest");
-      while (this.#dialled.length > 0) this.#dial();
+      while (this.#dialed.length > 0) this.#dial();
       const busy = this.#links.filter((link) => link.busy);
       if (busy.length === 0) break;
       this.#host.turn(() => {

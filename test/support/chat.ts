@@ -49,7 +49,7 @@ export class World {
   verify: (account: Account, password: Uint8Array) => ReturnType<Passwords["verify"]> = (_account, password) =>
     Buffer.from(password).toString("latin1") === PASSWORD;
   /** Calls the client of a callback session; a test says what comes of it. */
-  newCaller: (session: Session) => Caller = () => ({ flush: () => {}, retry: () => {} });
+  newCaller: (session: Session) => Caller = () => ({ flush: () => {}, retry: () => {}, giveUp: () => {} });
   /** What goes on with each turn, and whether another one should follow for it. */
   goOn: () => void = () => {};
   more: () => boolean = () => false;

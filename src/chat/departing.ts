@@ -1,0 +1,58 @@
+import type { Checkpoint } from "./checkpoint.ts";
+import type { Session } from "./session.ts";
+
+/**
+ * Ended sessions whose last bytes are still being written, to their connection or by a last call. Their memory counts
+ * with that of the sessions that live. What of them was promised is in the mailbox, or on its way there.
+ */
+export class Departing {
+  readonly #checkpoint: Checkpoint;
+  readonly #sessions = new Set<Session>();
+
+  constructor(checkpoint: Checkpoint) {
+    this.#checkpoint = checkpoint;
+  }
+
+  get size(): number {
+    return this.#sessions.size;
+  }
+
+  get heldBytes(): number {
+    let bytes = 0;
+    for (const { outbox } of this.#sessions) bytes += outbox.heldBytes;
+    return bytes;
+  }
+
+  /** A session has ended. */
+  add(session: Session): void {
+    const { kind, outbox, peer, endReason } = session;
+    // Nobody is connected to read its goodbye, or there is none to call for.
+    const isUnread = peer === null && (kind === "resumable" || endReason === "logout");
+    if (isUnread) outbox.sink = null;
+    else this.#sessions.add(session);
+    if (kind !== "plain") this.#checkpoint.settle(session);
+    if (isUnread) session.caller?.giveUp();
+    peer?.close();
+  }
+
+  /** Its last bytes have been written, or are not to be written any more. */
+  remove(session: Session): void {
+    this.#sessions.delete(session);
+    session.outbox.sink = null;
+    if (session.account.leaving === session) this.#checkpoint.settle(session);
+    else session.outbox.withdraw(); // Once more, now that nobody reads it.
+  }
+
+  /** Gives up the oldest until about so many bytes are free; returns how many are. */
+  free(bytes: number): number {
+    let freed = 0;
+    for (const session of this.#sessions) {
+      if (freed >= bytes) break;
+      freed += session.outbox.heldBytes;
+      session.caller?.giveUp();
+      session.peer?.detach();
+      this.remove(session);
+    }
+    return freed;
+  }
+}

@@ -1,0 +1,31 @@
+import { dlopen, ptr } from "bun:ffi";
+
+const AF_INET = 2;
+const SOCK_STREAM = 1;
+
+/**
+ * A port at every IPv4 address of this machine whose queue holds one connection, which nobody accepts: the kernel drops
+ * the SYN of every other. Linux only.
+ */
+export class FullPort {
+  readonly port: number;
+  readonly #libc = dlopen("libc.so.6", {
+    socket: { args: ["i32", "i32", "i32"], returns: "i32" },
+    listen: { args: ["i32", "i32"], returns: "i32" },
+    getsockname: { args: ["i32", "ptr", "ptr"], returns: "i32" },
+    close: { args: ["i32"], returns: "i32" },
+  }).symbols;
+  readonly #descriptor: number;
+
+  constructor() {
+    this.#descriptor = this.#libc.socket(AF_INET, SOCK_STREAM, 0);
+    this.#libc.listen(this.#descriptor, 0); // Unbound, it takes a free port of any address.
+    const address = Buffer.alloc(16);
+    this.#libc.getsockname(this.#descriptor, ptr(address), ptr(new Uint32Array([16])));
+    this.port = address.readUInt16BE(2);
+  }
+
+  close(): void {
+    this.#libc.close(this.#descriptor);
+  }
+}
