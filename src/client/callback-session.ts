@@ -30,8 +30,12 @@ import {
 const FIRST_CALL_MS = 5_000;
 /** A request that the server refuses for lack of room is retried for this time. */
 const BUSY_MS = 30_000;
-/** The server needs less than this, and a round trip, for its next call while something waits. */
+/**
+ * While something waits the server calls again within this time and a round trip. After the login it takes longer: it
+ * prepares the mailbox first, and answers requests meanwhile.
+ */
 const NEXT_CALL_MS = 300;
+const FIRST_DELIVERY_MS = 1_000;
 /** Failures after which a later login may succeed. */
 const PASSING = ["not_sent", "unknown_outcome", "unreachable", "busy", "internal", "locked_out"];
 /** The longest head line of a call, `callback <secret> <position> <bytes>`, with room to spare. */
@@ -184,7 +188,8 @@ export class CallbackSession implements ChatSession {
     const startMs = performance.now();
     await this.#confirm();
     // While something waits the server calls again at once, which takes it one round trip; the request took two.
-    await Bun.sleep(Math.max(NEXT_CALL_MS, performance.now() - startMs));
+    const nextCallMs = this.#stream.read > 0 ? NEXT_CALL_MS : FIRST_DELIVERY_MS;
+    await Bun.sleep(Math.max(nextCallMs, performance.now() - startMs));
     // A call that is in progress ends when everything that it brought is delivered and acknowledged.
     if (this.#call !== null) await Promise.race([this.#call.data.closed.promise, Bun.sleep(ANSWER_MS)]);
     await this.#stream.settled();

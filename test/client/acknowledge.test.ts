@@ -231,6 +231,7 @@ describe("catchUp", () => {
       await again.client.catchUp();
       expect(taken.filter((text) => text.startsWith("again stored"))).toEqual([]);
     },
+    30_000,
   );
 
   test("resolves while others keep sending, once a message from after the login has come", async () => {
@@ -262,7 +263,7 @@ describe("catchUp", () => {
     await client.logout();
     clearInterval(take);
     expect(events.filter(({ text }) => text.startsWith("x"))).toHaveLength(count);
-  });
+  }, 30_000);
 
   test("goes on in the session that follows when the server ends the first one", async () => {
     fake = new FakeServer((line, { number, say, hangUp }) => {
