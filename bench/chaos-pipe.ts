@@ -94,13 +94,15 @@ export class PipeReader {
     this.fetches++;
     const pipe = openSync(join(folder, "pipe"), constants.O_RDONLY | constants.O_NONBLOCK);
     const client = [process.execPath, join(root, "src/client/main.ts"), "127.0.0.1", String(port), "--user", reader];
-    const child = Bun.spawn(["sh", "-c", 'exec "$@" </dev/null >pipe', "sh", ...client], {
+    const output = openSync(join(folder, "pipe"), constants.O_WRONLY);
+    const child = Bun.spawn(client, {
       cwd: folder,
       env: { PATH: process.env.PATH, XDG_STATE_HOME: join(folder, "pipe-state"), HEARTLINE_PASSWORD: PASSWORD },
       stdin: "ignore",
-      stdout: "ignore",
+      stdout: output,
       stderr: "pipe",
     });
+    closeSync(output);
     this.#child = child;
     const errors = child.stderr.text();
     let taken = "";
