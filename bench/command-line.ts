@@ -1,8 +1,6 @@
+import { UsageError, usageError } from "../src/usage-error.ts";
 import { closeSync, openSync } from "node:fs";
 import { parseArgs } from "node:util";
-
-/** A command line that cannot be meant. */
-export class UsageError extends Error {}
 
 type Values = Partial<Record<string, string | boolean>>;
 
@@ -24,8 +22,7 @@ export class CommandLine<Name extends string> {
     try {
       this.#values = parseArgs({ args, options }).values as Values;
     } catch (error) {
-      const [reason = ""] = (error as Error).message.split(/\.\s/);
-      throw new UsageError(reason.replace(/^\w/, (letter) => letter.toLowerCase()));
+      throw usageError(error);
     }
   }
 

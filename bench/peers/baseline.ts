@@ -13,7 +13,7 @@ export const baseline: Peer = {
   command: ({ sharedFolder, port }) => {
     const program = join(sharedFolder, "baseline");
     if (!existsSync(program)) {
-      const source = join(import.meta.dir, "../baseline.c");
+      const source = join(import.meta.dir, "baseline.c");
       const { success, stderr } = Bun.spawnSync(["cc", "-O2", "-Wall", "-Wextra", "-o", program, source]);
       if (!success) throw new Error(`cc cannot compile ${source}: ${stderr.toString()}`);
     }

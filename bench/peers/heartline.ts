@@ -21,7 +21,7 @@ export function heartline(durability: "none" | "process" | "power"): Peer {
     loginsAtOnce: 64,
     version: null,
     command: ({ folder, port, credentials }) => [
-      ...[process.execPath, "src/server/main.ts", "--host", "127.0.0.1", "--port", String(port)],
+      ...[process.execPath, "src/main.ts", "serve", "--host", "127.0.0.1", "--port", String(port)],
       ...["--credentials", credentials, "--data", join(folder, "data"), "--durability", durability],
       ...["--heartbeat-interval", "3600", "--rate-limit", "0"],
     ],

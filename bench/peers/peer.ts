@@ -1,4 +1,4 @@
-import type { DialectName } from "../dialect.ts";
+import type { DialectName } from "../load/dialect.ts";
 
 /** A server that can be measured. */
 export interface Peer {

@@ -1,11 +1,11 @@
 import { NAMES_PER_REQUEST, ONLINE_NAMES_MAX, RECEIVERS_PER_REQUEST } from "../limits.ts";
 import { encode, equals, isToken, parseNumber, startsWith } from "../protocol/ascii.ts";
 import type { LineReader } from "../protocol/line-reader.ts";
-import type { Outbox } from "../protocol/outbox.ts";
+import type { Outbox } from "../stream/outbox.ts";
 import { type ErrorCode, OK, OK_ASKED, OK_SENT, OK_STORED, refuse } from "../protocol/reply.ts";
 import { Request, SHAPES, type Verb, isOtherProtocol } from "../protocol/request.ts";
 import type { Chat } from "./chat.ts";
-import type { LoginRecord } from "./lockouts.ts";
+import type { LoginRecord } from "../auth/lockouts.ts";
 import type { Account, LoginOptions, Peer, Session, SessionKind } from "./session.ts";
 
 /** A verb's row: who may say it, and what it does. Its words have the shape of protocol/request.ts by then. */
@@ -220,7 +220,7 @@ function login(chat: Chat, peer: Peer, request: Request): void {
       failed(error);
     }
   };
-  if (!chat.lockouts.enter(account, peer.address, judge)) {
+  if (!chat.lockouts.enter(account.name, peer.address, judge)) {
     chat.addresses.loginEnds(peer.address);
     refuse(peer.replies, "busy");
     peer.resume();

@@ -1,6 +1,6 @@
 import { CONFIRM_BYTES_MAX, type Limits, MAILBOX_FEED_BYTES, MOVED_BYTES_MIN } from "../limits.ts";
 import { encode } from "../protocol/ascii.ts";
-import type { Unconfirmed } from "../protocol/marks.ts";
+import type { Unconfirmed } from "../stream/marks.ts";
 import type { Account, Session } from "./session.ts";
 import type { ChatStore, EndedSession, StoredMessage } from "./store.ts";
 

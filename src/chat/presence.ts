@@ -1,6 +1,6 @@
 import { NAME_BYTES_MAX } from "../limits.ts";
 import { SPACE, encode } from "../protocol/ascii.ts";
-import { copy } from "../protocol/byte-queue.ts";
+import { copy } from "../byte-queue.ts";
 import type { Account, Session } from "./session.ts";
 
 const OK = encode("ok");

@@ -1,7 +1,7 @@
 import { encode } from "../protocol/ascii.ts";
-import type { Outbox } from "../protocol/outbox.ts";
+import type { Outbox } from "../stream/outbox.ts";
 import type { GoodbyeReason, LeftReason } from "../protocol/reply.ts";
-import type { Sink } from "../protocol/turn.ts";
+import type { Sink } from "../stream/turn.ts";
 import { WheelTimer } from "../timer-wheel.ts";
 import { TokenBucket } from "../token-bucket.ts";
 

@@ -1,6 +1,6 @@
-import type { Unconfirmed } from "../protocol/marks.ts";
-import type { Outbox } from "../protocol/outbox.ts";
-import type { WrongPasswords } from "./lockouts.ts";
+import type { Unconfirmed } from "../stream/marks.ts";
+import type { Outbox } from "../stream/outbox.ts";
+import type { WrongPasswords } from "../auth/lockouts.ts";
 import type { Account } from "./session.ts";
 
 /** A message that waits: its number orders it among all others. */

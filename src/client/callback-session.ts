@@ -1,12 +1,12 @@
 import type { Socket, TCPSocketListener } from "bun";
 import { SERVER_LINE_BYTES_MAX } from "../limits.ts";
-import { everyAddress } from "../net/host.ts";
+import { everyAddress } from "../runtime/host.ts";
 import { LineReader } from "../protocol/line-reader.ts";
 import { decode } from "./event.ts";
 import { DeliveryQueue } from "./delivery.ts";
 import { Heartbeat } from "./heartbeat.ts";
 import { Link } from "./link.ts";
-import { Greetings } from "./listener.ts";
+import { Greetings } from "./p2p/listener.ts";
 import {
   ANSWER_MS,
   type Asker,

@@ -1,7 +1,7 @@
-import { withZone } from "../net/host.ts";
+import { withZone } from "../runtime/host.ts";
 import { CallbackSession } from "./callback-session.ts";
 import { type ChatEvent, type ConsentEvent, parseEvent } from "./event.ts";
-import { PrivateChats } from "./private.ts";
+import { PrivateChats } from "./p2p/private.ts";
 import { ChatError, type ChatSession, type Login, type SessionListener, type StateStore } from "./request.ts";
 import { StreamSession } from "./stream-session.ts";
 

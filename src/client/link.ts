@@ -1,9 +1,9 @@
 import type { Socket } from "bun";
 import { SERVER_LINE_BYTES_MAX } from "../limits.ts";
-import { isThisMachine, nameInCertificate, readHost } from "../net/host.ts";
+import { isThisMachine, nameInCertificate, readHost } from "../runtime/host.ts";
 import { LineReader } from "../protocol/line-reader.ts";
-import { Outbox } from "../protocol/outbox.ts";
-import { LoopTurn, type Sink } from "../protocol/turn.ts";
+import { Outbox } from "../stream/outbox.ts";
+import { LoopTurn, type Sink } from "../stream/turn.ts";
 import { encodeText } from "./event.ts";
 import { ANSWER_MS, type Address, ChatError, NO_ANSWER } from "./request.ts";
 import { handshakeFailure } from "./handshake.ts";

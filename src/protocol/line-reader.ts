@@ -1,5 +1,5 @@
 import { CR, LF } from "./ascii.ts";
-import { ByteQueue, copy } from "./byte-queue.ts";
+import { ByteQueue, copy } from "../byte-queue.ts";
 
 /**
  * Bytes as they come, out as lines: the same lines wherever TCP cut them. Pull what is there with `next` before feeding

@@ -1,5 +1,9 @@
 import { encode } from "./ascii.ts";
-import type { Outbox } from "./outbox.ts";
+
+/** Where a reply goes. */
+interface Replies {
+  append(line: Uint8Array): void;
+}
 
 export const OK = encode("ok\n");
 export const OK_SENT = encode("ok sent\n");
@@ -36,7 +40,7 @@ export type LeftReason = "logout" | "expired" | "disconnected" | "slow" | "flood
 const BARE = new Map<ErrorCode, Uint8Array>();
 
 /** Appends `err <code>`, with what a person or a client may want to know behind it. */
-export function refuse(out: Outbox, code: ErrorCode, detail?: string | number): void {
+export function refuse(out: Replies, code: ErrorCode, detail?: string | number): void {
   if (detail !== undefined) {
     out.append(encode(`err ${code} ${detail}\n`));
     return;

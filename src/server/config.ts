@@ -1,8 +1,9 @@
 import { BlockList, isIPv4, isIPv6 } from "node:net";
 import { parseArgs } from "node:util";
-import type { LockoutScope } from "../chat/lockouts.ts";
+import type { LockoutScope } from "../auth/lockouts.ts";
 import { LIMITS_DEFAULT, LINE_BYTES_MAX, LINE_BYTES_MIN, type Limits, UNCONFIRMED_BYTES_MIN } from "../limits.ts";
-import type { Durability } from "./database.ts";
+import type { Durability } from "../storage/database.ts";
+import { UsageError, usageError } from "../usage-error.ts";
 
 /** What the operator chose. */
 export interface Config {
@@ -29,9 +30,6 @@ export interface TlsConfig {
   key: string;
   port: number | null;
 }
-
-/** A command line that cannot be meant. */
-export class UsageError extends Error {}
 
 interface Option {
   value: string;
@@ -233,7 +231,7 @@ function parseOptions(args: readonly string[]): Map<string, string> {
       const behind = args.find((each, at) => args[at - 1] === name && each.startsWith("-"));
       throw new UsageError(`${name} needs a value behind it, and not "${behind}"`);
     }
-    throw new UsageError((error as Error).message.split(/\.\s/)[0]!.replace(/^\w/, (letter) => letter.toLowerCase()));
+    throw usageError(error);
   }
   return given;
 }

@@ -1,14 +1,15 @@
 import { lookup } from "node:dns/promises";
 import { isatty } from "node:tty";
-import { everyAddress, readHost } from "../net/host.ts";
+import { everyAddress, readHost } from "../runtime/host.ts";
 import { filterText } from "../display-filter.ts";
-import { CertificateError } from "./certificate.ts";
-import { UsageError, USAGE, parseConfig } from "./config.ts";
-import { CredentialsError, plainUsers, readCredentials } from "./credentials.ts";
-import { StoreError } from "./database.ts";
-import { setSlice } from "./kernel.ts";
-import { ListenError } from "./listener.ts";
-import { Log, type Logger } from "./log.ts";
+import { CertificateError } from "../net/certificate.ts";
+import { UsageError } from "../usage-error.ts";
+import { USAGE, parseConfig } from "./config.ts";
+import { CredentialsError, plainUsers, readCredentials } from "../auth/credentials.ts";
+import { StoreError } from "../storage/database.ts";
+import { setSlice } from "../runtime/kernel.ts";
+import { ListenError } from "../net/listener.ts";
+import { Log, type Logger } from "../runtime/log.ts";
 import { Server } from "./server.ts";
 
 /** Ctrl+C reaches both `bun start` and the server, which then gets it from `bun start` once more: no second signal. */
@@ -16,11 +17,25 @@ const ECHO_MS = 100;
 /** The least that the kernel takes. */
 const SLICE_MICROS = 100;
 
-/** The server as a program: 0 after an orderly stop, 1 when it cannot run, 2 when the command line cannot be meant. */
-async function main(): Promise<void> {
+/** `heartline serve`. Exit codes: 0 after an orderly stop, 1 when it cannot run, 2 for an invalid command line. */
+export async function main(args: string[]): Promise<void> {
+  try {
+    await serve(args);
+  } catch (error) {
+    const usage = error instanceof UsageError;
+    const known = [UsageError, CredentialsError, CertificateError, StoreError, ListenError];
+    if (!known.some((kind) => error instanceof kind)) throw error;
+    process.stderr.write(
+      `heartline: ${filterText((error as Error).message)}${usage ? " (--help lists the options)" : ""}\n`,
+    );
+    process.exit(usage ? 2 : 1);
+  }
+}
+
+async function serve(args: string[]): Promise<void> {
   let reload = (_signal: NodeJS.Signals): void => {}; // Before it runs, all of that is still to be read.
   process.on("SIGHUP", (signal) => reload(signal));
-  const config = parseConfig(process.argv.slice(2));
+  const config = parseConfig(args);
   if (config === null) return void process.stdout.write(USAGE);
   config.host = await resolve(config.host);
   const credentials = readCredentials(config.credentials);
@@ -89,16 +104,4 @@ async function resolve(host: string): Promise<string> {
   } catch {
     throw new ListenError(`cannot listen on ${host}: there is no such host`);
   }
-}
-
-try {
-  await main();
-} catch (error) {
-  const usage = error instanceof UsageError;
-  const known = [UsageError, CredentialsError, CertificateError, StoreError, ListenError];
-  if (!known.some((kind) => error instanceof kind)) throw error;
-  process.stderr.write(
-    `heartline: ${filterText((error as Error).message)}${usage ? " (--help lists the options)" : ""}\n`,
-  );
-  process.exit(usage ? 2 : 1);
 }

@@ -8,21 +8,21 @@ import {
   PRESENCE_DELAY_MS,
   STORE_RETRY_MS,
 } from "../limits.ts";
-import { LoopTurn } from "../protocol/turn.ts";
+import { LoopTurn } from "../stream/turn.ts";
 import { TICK_MS, TimerWheel } from "../timer-wheel.ts";
-import { Admission, fitDescriptors } from "./admission.ts";
-import { Callback, Callbacks } from "./callback.ts";
-import { CertificateError, readCertificate } from "./certificate.ts";
+import { Admission, fitDescriptors } from "../net/admission.ts";
+import { Callback, Callbacks } from "../net/callback.ts";
+import { CertificateError, readCertificate } from "../net/certificate.ts";
 import type { Config } from "./config.ts";
-import { type Accepted, Connection, Connections } from "./connection.ts";
-import type { Credentials } from "./credentials.ts";
-import { StoreError } from "./database.ts";
-import { descriptorsMax, residentBytes } from "./kernel.ts";
-import { Listener } from "./listener.ts";
-import type { Logger } from "./log.ts";
-import { Passwords } from "./passwords.ts";
-import { openStore } from "./recovery.ts";
-import type { Store } from "./store.ts";
+import { type Accepted, Connection, Connections } from "../net/connection.ts";
+import type { Credentials } from "../auth/credentials.ts";
+import { StoreError } from "../storage/database.ts";
+import { descriptorsMax, residentBytes } from "../runtime/kernel.ts";
+import { Listener } from "../net/listener.ts";
+import type { Logger } from "../runtime/log.ts";
+import { Passwords } from "../auth/passwords.ts";
+import { openStore } from "../storage/recovery.ts";
+import type { Store } from "../storage/store.ts";
 
 /** How long clients get to close their side when the server stops, once they have everything. */
 const FAREWELL_MS = 1_000;

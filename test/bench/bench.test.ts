@@ -2,11 +2,11 @@ import { afterAll, describe, expect, test } from "bun:test";
 import { existsSync, mkdtempSync, readFileSync, readdirSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { Contest } from "../../bench/contest.ts";
+import { Contest } from "../../bench/load/contest.ts";
 import { isInstalled } from "../../bench/peers/peer.ts";
 import { PEERS } from "../../bench/peers/peers.ts";
-import { readResult } from "../../bench/result.ts";
-import { SCENARIOS, SCENARIO_NAMES } from "../../bench/scenario.ts";
+import { readResult } from "../../bench/report/result.ts";
+import { SCENARIOS, SCENARIO_NAMES } from "../../bench/load/scenario.ts";
 import { ServerProcess, run } from "../support/process.ts";
 
 const folder = mkdtempSync(join(tmpdir(), "heartline-"));
@@ -24,7 +24,7 @@ describe("bench", () => {
       const file = join(folder, `${scenario}.json`);
       const more = scenario === "alive" ? ["--beat", "0.2"] : scenario === "login" ? ["--window", "4"] : [];
       const { out, err, code } = await run(
-        "bench/load.ts",
+        "bench/load/main.ts",
         "--scenario",
         scenario,
         ...SHORT,
@@ -53,7 +53,7 @@ describe("bench", () => {
     "measures resumable sessions, at a given rate, with other payloads",
     async () => {
       const more = "--sessions resumable --rate 500 --payload 200 --seconds 1.5".split(" ");
-      const { out, code } = await run("bench/load.ts", ...SHORT, ...more);
+      const { out, code } = await run("bench/load/main.ts", ...SHORT, ...more);
       expect(out).toMatch(/20 clients, 200 bytes, resumable sessions/);
       expect(out).toMatch(/accepted messages\/s +\d{3}\b/);
       expect(code).toBe(0);
@@ -67,7 +67,7 @@ describe("bench", () => {
       const server = new ServerProcess("--host", "127.0.0.1", "--port", "0", "--data", ":memory:");
       const target = ["--target", `127.0.0.1:${await server.port()}`, "--credentials", "credentials.txt"];
       const { out, code } = await run(
-        "bench/load.ts",
+        "bench/load/main.ts",
         ...target,
         "--clients",
         "8",
@@ -86,34 +86,34 @@ describe("bench", () => {
   );
 
   test.concurrent.each<[string, string[], RegExp]>([
-    ["load.ts", ["--scenario", "dance"], /--scenario takes mixed, .* or idle, not "dance"/],
-    ["load.ts", ["--clients", "3"], /--clients takes an even number/],
-    ["load.ts", ["--clients", "1000000"], /--clients takes a whole number from 2 to \d+/],
-    ["load.ts", ["--window", "1.5"], /--window takes a whole number/],
-    ["load.ts", ["--scenario", "login", "--crowd", "5"], /--crowd is not for login/],
-    ["load.ts", ["--json", "/nowhere/x.json"], /cannot write \/nowhere\/x.json/],
-    ["load.ts", ["--target", "127.0.0.1:1", "--credentials", "package.json"], /it needs two users/],
-    ["load.ts", ["--rate", "5", "--window", "5"], /give one/],
-    ["load.ts", ["--target", "127.0.0.1:1"], /--target and --credentials go together/],
-    ["load.ts", ["--wat"], /--help lists the options/],
-    ["peers.ts", ["--peers", "nobody"], /--peers knows no "nobody"/],
-    ["peers.ts", ["--works", "none"], /--works knows no "none"/],
-    ["hostile.ts", ["--attacks", "kindness"], /--attacks knows no "kindness"/],
-    ["hostile.ts", ["--rounds", "0"], /--rounds takes a whole number from 1 to 1000/],
-    ["micro.ts", ["--filter", "nothing like that"], /no part has/],
-    ["report.ts", [], /give a file/],
-    ["report.ts", ["package.json"], /is no file of results/],
+    ["bench/load", ["--scenario", "dance"], /--scenario takes mixed, .* or idle, not "dance"/],
+    ["bench/load", ["--clients", "3"], /--clients takes an even number/],
+    ["bench/load", ["--clients", "1000000"], /--clients takes a whole number from 2 to \d+/],
+    ["bench/load", ["--window", "1.5"], /--window takes a whole number/],
+    ["bench/load", ["--scenario", "login", "--crowd", "5"], /--crowd is not for login/],
+    ["bench/load", ["--json", "/nowhere/x.json"], /cannot write \/nowhere\/x.json/],
+    ["bench/load", ["--target", "127.0.0.1:1", "--credentials", "package.json"], /it needs two users/],
+    ["bench/load", ["--rate", "5", "--window", "5"], /give one/],
+    ["bench/load", ["--target", "127.0.0.1:1"], /--target and --credentials go together/],
+    ["bench/load", ["--wat"], /--help lists the options/],
+    ["bench/peers", ["--peers", "nobody"], /--peers knows no "nobody"/],
+    ["bench/peers", ["--works", "none"], /--works knows no "none"/],
+    ["test/system/hostile", ["--attacks", "kindness"], /--attacks knows no "kindness"/],
+    ["test/system/hostile", ["--rounds", "0"], /--rounds takes a whole number from 1 to 1000/],
+    ["bench/micro", ["--filter", "nothing like that"], /no part has/],
+    ["bench/report", [], /give a file/],
+    ["bench/report", ["package.json"], /is no file of results/],
   ])("%s %p is refused in one line", async (program, args, why) => {
-    const { out, err, code } = await run(`bench/${program}`, ...args);
+    const { out, err, code } = await run(`${program}/main.ts`, ...args);
     expect(err).toMatch(/^bench[^\n]*\n$/);
     expect(err).toMatch(why);
     expect({ out, code }).toEqual({ out: "", code: 2 });
   });
 
-  test.concurrent.each(["load.ts", "peers.ts", "hostile.ts", "micro.ts", "report.ts"])(
+  test.concurrent.each(["bench/load", "bench/peers", "test/system/hostile", "bench/micro", "bench/report"])(
     "%s explains itself",
     async (program) => {
-      const { out, err, code } = await run(`bench/${program}`, "--help");
+      const { out, err, code } = await run(`${program}/main.ts`, "--help");
       expect(out).toStartWith("Usage: bun run bench");
       expect({ err, code }).toEqual({ err: "", code: 0 });
     },
@@ -156,7 +156,7 @@ describe("a peer", () => {
   }
 
   test("that does not start is named, with what it said", async () => {
-    const broken = { ...PEERS[0]!, name: "broken", command: () => [process.execPath, "src/server/main.ts", "--wat"] };
+    const broken = { ...PEERS[0]!, name: "broken", command: () => [process.execPath, "src/main.ts", "serve", "--wat"] };
     const task = { users: contest.users, crowd: 0, scenario: SCENARIOS.message, window: 1, rate: 0, payloadBytes: 64 };
     const run = contest.run(broken, { ...task, beatMs: 1, warmupMs: 0, measureMs: 1, resumable: false }, () => {});
     await expect(run).rejects.toThrow(/^broken: .*does not listen.*--wat/);
@@ -171,7 +171,7 @@ test(
     const short = ["--rounds", "2", "--seconds", "0.2", "--warmup", "0.1"];
     const peers = Bun.which("cc") === null ? "heartline,node-net" : "heartline,baseline";
     const { out, err, code } = await run(
-      "bench/peers.ts",
+      "bench/peers/main.ts",
       "--peers",
       peers,
       "--works",
@@ -190,7 +190,7 @@ test(
       `1 ${second}`,
       `1 ${first}`,
     ]);
-    const made = await run("bench/report.ts", "--out", join(folder, "page"), file);
+    const made = await run("bench/report/main.ts", "--out", join(folder, "page"), file);
     expect(made).toMatchObject({ err: "", code: 0 });
     const page = readFileSync(join(folder, "page/index.html"), "utf8");
     expect(page).toContain("<h3>messages, 64 clients, 1 in flight</h3>");
@@ -207,7 +207,7 @@ test(
   "ordinary users are measured beside hostile ones, and each attack is a row",
   async () => {
     const short = "--attacks drip,disk --seconds 0.3 --rounds 1 --warmup 0.3 --recovery 0".split(" ");
-    const { out, err, code } = await run("bench/hostile.ts", ...short, "--", "--rate-limit", "900");
+    const { out, err, code } = await run("test/system/hostile/main.ts", ...short, "--", "--rate-limit", "900");
     for (const name of ["drip", "disk"]) {
       expect(out).toMatch(new RegExp(`^  ${name} +[\\d.,]+ .* \\d+/\\d+/\\d+ `, "m"));
       expect(out).toMatch(new RegExp(`^  ${name} .* messages lost 0, twice 0, out of order 0.*; dropped 0$`, "m"));
@@ -223,7 +223,7 @@ test(
 test(
   "a part is measured alone",
   async () => {
-    const { out, code } = await run("bench/micro.ts", "--filter", "line reader");
+    const { out, code } = await run("bench/micro/main.ts", "--filter", "line reader");
     expect(out).toMatch(/^ns an operation .*\nline reader: a line of 77 bytes +[\d.]+ +[\d.]+ +[\d.,]+\n$/);
     expect(code).toBe(0);
   },

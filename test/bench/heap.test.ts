@@ -1,5 +1,5 @@
 import { expect, test } from "bun:test";
-import { TimerHeap } from "../../bench/heap.ts";
+import { TimerHeap } from "../../bench/micro/heap.ts";
 import { Random, seedFor } from "../support/random.ts";
 
 test("what the wheel is measured against is a heap: the least is first, whatever was moved or cancelled", () => {

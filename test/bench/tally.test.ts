@@ -1,6 +1,6 @@
 import { expect, test } from "bun:test";
-import * as payload from "../../bench/payload.ts";
-import { Tally } from "../../bench/tally.ts";
+import * as payload from "../../bench/load/payload.ts";
+import { Tally } from "../../bench/load/tally.ts";
 
 /** What is counted when these numbers come of a stream of which so many were sent. */
 function counted(sent: number, ...numbers: number[]) {

@@ -1,7 +1,7 @@
 import { describe, expect, test } from "bun:test";
 import { LIMITS_DEFAULT, SPARE_MS } from "../../src/limits.ts";
 import type { Session } from "../../src/chat/session.ts";
-import { ByteQueue } from "../../src/protocol/byte-queue.ts";
+import { ByteQueue } from "../../src/byte-queue.ts";
 import { SILENCE_MS, type TestPeer, UNIX_MS, World } from "../support/chat.ts";
 import { Random, seedFor } from "../support/random.ts";
 

@@ -1,7 +1,7 @@
 import { afterEach, expect, jest, test } from "bun:test";
 import type { Socket, TCPSocketListener } from "bun";
 import { ChatClient } from "heartline/client";
-import { Greetings } from "../../src/client/listener.ts";
+import { Greetings } from "../../src/client/p2p/listener.ts";
 import { GREETING_MS, GREETINGS_MAX } from "../../src/limits.ts";
 import { WireClient } from "../support/wire.ts";
 

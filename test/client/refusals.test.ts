@@ -3,7 +3,7 @@ import { ChatClient, type ChatClientOptions, ChatError } from "heartline/client"
 import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { Proxy } from "../../bench/proxy.ts";
+import { Proxy } from "../system/chaos/proxy.ts";
 import { retry } from "../../src/client/request.ts";
 import { type FakeConnection, FakeServer } from "../support/fake-server.ts";
 import { runWith } from "../support/process.ts";
@@ -187,7 +187,7 @@ describe("a script whose session ends exits with 3 and a reason on stderr after"
     server = cutAfterOneMessage(({ say }) => say(`${reply}\n`));
     const state = mkdtempSync(join(tmpdir(), "heartline-"));
     const env = { HEARTLINE_PASSWORD: PASSWORD, XDG_STATE_HOME: state };
-    const args = ["src/client/main.ts", "127.0.0.1", String(server.port), "--user", "alice"];
+    const args = ["src/main.ts", "chat", "127.0.0.1", String(server.port), "--user", "alice"];
     const { err, code } = await runWith({ env, input: "online\n" }, ...args);
     expect(err).toContain(words);
     expect(err).toMatch(/heartline: the session has ended: .*\n$/);

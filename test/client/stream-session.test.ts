@@ -9,8 +9,8 @@ import {
   type ClientState,
   type StateStore,
 } from "heartline/client";
-import { Proxy } from "../../bench/proxy.ts";
-import { StateFile, stateFolder } from "../../src/client/state-file.ts";
+import { Proxy } from "../system/chaos/proxy.ts";
+import { StateFile, stateFolder } from "../../src/terminal/state-file.ts";
 import { PASSWORD, WireServer } from "../support/wire.ts";
 
 const USERS = ["columbia", "SEAS"];

@@ -1,8 +1,8 @@
 import fc from "fast-check";
 import type { Session } from "../../src/chat/session.ts";
 import { CALLBACK_DEADLINE_MS, CALLBACK_PAUSE_MAX_MS } from "../../src/limits.ts";
-import { Callback, Callbacks } from "../../src/server/callback.ts";
-import type { DialHandlers, DialedSocket } from "../../src/server/dial.ts";
+import { Callback, Callbacks } from "../../src/net/callback.ts";
+import type { DialHandlers, DialedSocket } from "../../src/net/dial.ts";
 import { TICK_MS } from "../../src/timer-wheel.ts";
 import { type TestPeer, World } from "../support/chat.ts";
 import { cut, cuts, expectAlike, expectThat, latin1, target } from "./target.ts";

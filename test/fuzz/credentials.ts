@@ -1,5 +1,5 @@
 import fc from "fast-check";
-import { type Credentials, CredentialsError, parseCredentials } from "../../src/server/credentials.ts";
+import { type Credentials, CredentialsError, parseCredentials } from "../../src/auth/credentials.ts";
 import { expectAlike, expectThat, target } from "./target.ts";
 
 const FILE = "users.txt";

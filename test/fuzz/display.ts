@@ -1,8 +1,8 @@
 import fc from "fast-check";
 import { ChatClient, ChatError, type ChatEvent } from "../../src/client/client.ts";
-import { Display, type Printable, rendered, rowsOf } from "../../src/client/display.ts";
+import { Display, type Printable, rendered, rowsOf } from "../../src/terminal/display.ts";
 import { decode, parseEvent } from "../../src/client/event.ts";
-import { Terminal, explain } from "../../src/client/terminal.ts";
+import { Terminal, explain } from "../../src/terminal/terminal.ts";
 import { expectThat, latin1, target } from "./target.ts";
 
 /** What could move the cursor, break a line, or turn the direction of writing round. */

@@ -1,5 +1,5 @@
 import fc from "fast-check";
-import { Fact, FactBuffer, FactReader } from "../../src/server/fact.ts";
+import { Fact, FactBuffer, FactReader } from "../../src/storage/fact.ts";
 import { expectThat, latin1, target } from "./target.ts";
 
 /** Numbers that no fact has, and some that one may have. */

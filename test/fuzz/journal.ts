@@ -1,12 +1,12 @@
 import fc from "fast-check";
 import { Account } from "../../src/chat/session.ts";
-import { Outbox } from "../../src/protocol/outbox.ts";
-import { StoreError, openDatabase } from "../../src/server/database.ts";
-import { segmentName, segmentsOf } from "../../src/server/journal.ts";
-import { RecordReader } from "../../src/server/record.ts";
-import { Recovery, newStore, seedOf } from "../../src/server/recovery.ts";
-import type { Filling, Segment, SegmentFolder } from "../../src/server/segment.ts";
-import type { Store } from "../../src/server/store.ts";
+import { Outbox } from "../../src/stream/outbox.ts";
+import { StoreError, openDatabase } from "../../src/storage/database.ts";
+import { segmentName, segmentsOf } from "../../src/storage/journal.ts";
+import { RecordReader } from "../../src/storage/record.ts";
+import { Recovery, newStore, seedOf } from "../../src/storage/recovery.ts";
+import type { Filling, Segment, SegmentFolder } from "../../src/storage/segment.ts";
+import type { Store } from "../../src/storage/store.ts";
 import { segmentIn } from "../support/segment.ts";
 import { expectAlike, expectThat, target } from "./target.ts";
 

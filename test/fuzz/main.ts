@@ -1,4 +1,5 @@
-import { Progress, UsageError, beforeQuitting, runProgram } from "../../bench/command-line.ts";
+import { Progress, beforeQuitting, runProgram } from "../../bench/command-line.ts";
+import { UsageError } from "../../src/usage-error.ts";
 import { Runner, describe } from "./runner.ts";
 import { targets } from "./targets.ts";
 

@@ -1,8 +1,8 @@
 import { type Socket, connect, createServer } from "node:net";
 import { type TLSSocket, connect as connectTls } from "node:tls";
 import fc from "fast-check";
-import { type Certificate, newCertificate } from "../../src/client/certificate.ts";
-import { PrivateChats } from "../../src/client/private.ts";
+import { type Certificate, newCertificate } from "../../src/client/p2p/certificate.ts";
+import { PrivateChats } from "../../src/client/p2p/private.ts";
 import { GREETING_MS, GREETINGS_MAX, PRIVATE_LINE_BYTES_MAX } from "../../src/limits.ts";
 import { cut, cuts, expectAlike, latin1, target } from "./target.ts";
 

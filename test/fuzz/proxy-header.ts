@@ -1,7 +1,7 @@
 import { isIP } from "node:net";
 import fc from "fast-check";
 import { PROXY_HEADER_BYTES_MAX } from "../../src/limits.ts";
-import { type ProxyHeader, parseProxyHeader } from "../../src/server/proxy-header.ts";
+import { type ProxyHeader, parseProxyHeader } from "../../src/net/proxy-header.ts";
 import { expectAlike, expectThat, latin1, target } from "./target.ts";
 
 const SIGNATURE = "\r\n\r\n\0\r\nQUIT\n";

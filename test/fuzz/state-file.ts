@@ -2,7 +2,7 @@ import { mkdtempSync, readdirSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import fc from "fast-check";
-import { StateFile } from "../../src/client/state-file.ts";
+import { StateFile } from "../../src/terminal/state-file.ts";
 import { expectAlike, expectThat, latin1, target } from "./target.ts";
 
 const TOKEN = "A".repeat(22);

@@ -1,6 +1,7 @@
 import { describe, expect, test } from "bun:test";
 import { LIMITS_DEFAULT } from "../../src/limits.ts";
-import { USAGE, UsageError, parseConfig } from "../../src/server/config.ts";
+import { USAGE, parseConfig } from "../../src/server/config.ts";
+import { UsageError } from "../../src/usage-error.ts";
 
 /** What the operator is told. */
 function complaint(...args: string[]): string {

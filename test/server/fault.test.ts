@@ -1,8 +1,8 @@
 import { afterEach, beforeEach, describe, expect, spyOn, test } from "bun:test";
 import { Chat } from "../../src/chat/chat.ts";
-import { Outbox } from "../../src/protocol/outbox.ts";
-import { Connection } from "../../src/server/connection.ts";
-import { Store } from "../../src/server/store.ts";
+import { Outbox } from "../../src/stream/outbox.ts";
+import { Connection } from "../../src/net/connection.ts";
+import { Store } from "../../src/storage/store.ts";
 import { TimerWheel } from "../../src/timer-wheel.ts";
 import { PASSWORD, type WireClient, WireServer } from "../support/wire.ts";
 

@@ -101,7 +101,7 @@ test("shows its options for --help, on stdout, and exits with 0", async () => {
 
 test("waits for nobody who does not read its log, and stops in order", async () => {
   const full = 'mkfifo "$0" && exec 9<>"$0" && head -c 65536 /dev/zero >&9 && exec "$@" 2>&9';
-  const args = ["src/server/main.ts", "--port", "0", "--host", "127.0.0.1", "--credentials", USERS];
+  const args = ["src/main.ts", "serve", "--port", "0", "--host", "127.0.0.1", "--credentials", USERS];
   const server = Bun.spawn(["sh", "-c", full, join(folder, "log"), process.execPath, ...args, "--data", newFolder()], {
     stdout: "pipe",
   });
@@ -197,7 +197,7 @@ test("chats on when a pipe is in the place of the credentials, certificate or ke
 
 test("stops in order when the terminal that it runs on is closed", async () => {
   const options = ["--host", "127.0.0.1", "--port", "0", "--credentials", USERS, "--data", newFolder()];
-  const pty = new Pty(["src/server/main.ts", ...options], { columns: 200 });
+  const pty = new Pty(["src/main.ts", "serve", ...options], { columns: 200 });
   try {
     const lines = await pty.sees("listening on 127.0.0.1:");
     const alice = await login(Number(/listening on \S+:(\d+)/.exec(lines.join("\n"))![1]), "alice");

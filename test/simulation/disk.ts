@@ -1,8 +1,8 @@
 import type { Database } from "bun:sqlite";
-import { openDatabase } from "../../src/server/database.ts";
-import { Journal } from "../../src/server/journal.ts";
-import { Recovery, seedOf } from "../../src/server/recovery.ts";
-import type { Filling, Segment, SegmentFolder } from "../../src/server/segment.ts";
+import { openDatabase } from "../../src/storage/database.ts";
+import { Journal } from "../../src/storage/journal.ts";
+import { Recovery, seedOf } from "../../src/storage/recovery.ts";
+import type { Filling, Segment, SegmentFolder } from "../../src/storage/segment.ts";
 import type { Random } from "../support/random.ts";
 import { segmentIn } from "../support/segment.ts";
 

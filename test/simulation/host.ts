@@ -9,13 +9,13 @@ import {
   PRESENCE_DELAY_MS,
   STORE_RETRY_MS,
 } from "../../src/limits.ts";
-import { LoopTurn } from "../../src/protocol/turn.ts";
-import { Callback, Callbacks } from "../../src/server/callback.ts";
-import { type AcceptedSocket, Connection, Connections } from "../../src/server/connection.ts";
-import type { DialHandlers, DialedSocket, dial } from "../../src/server/dial.ts";
-import { NOTHING } from "../../src/server/fact.ts";
-import { segmentsOf } from "../../src/server/journal.ts";
-import { Store } from "../../src/server/store.ts";
+import { LoopTurn } from "../../src/stream/turn.ts";
+import { Callback, Callbacks } from "../../src/net/callback.ts";
+import { type AcceptedSocket, Connection, Connections } from "../../src/net/connection.ts";
+import type { DialHandlers, DialedSocket, dial } from "../../src/net/dial.ts";
+import { NOTHING } from "../../src/storage/fact.ts";
+import { segmentsOf } from "../../src/storage/journal.ts";
+import { Store } from "../../src/storage/store.ts";
 import { TICK_MS, TimerWheel } from "../../src/timer-wheel.ts";
 import type { Disk } from "./disk.ts";
 import { type Ledger, Violation } from "./ledger.ts";

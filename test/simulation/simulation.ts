@@ -1,7 +1,7 @@
 import { Random } from "../support/random.ts";
 import { CallbackProgram } from "./callback-program.ts";
 import { DEATHS, Disk } from "./disk.ts";
-import type { DialHandlers } from "../../src/server/dial.ts";
+import type { DialHandlers } from "../../src/net/dial.ts";
 import { Dialed, Host } from "./host.ts";
 import { Ledger, Violation } from "./ledger.ts";
 import { type ClientEnd, Link } from "./network.ts";

@@ -1,16 +1,16 @@
 import type { Passwords } from "../../src/chat/accounts.ts";
 import { Chat } from "../../src/chat/chat.ts";
 import { receive } from "../../src/chat/commands.ts";
-import type { LockoutScope } from "../../src/chat/lockouts.ts";
+import type { LockoutScope } from "../../src/auth/lockouts.ts";
 import type { Account, Caller, Peer, Session } from "../../src/chat/session.ts";
 import { LIMITS_DEFAULT, type Limits, PRESENCE_DELAY_MS } from "../../src/limits.ts";
 import { LineReader } from "../../src/protocol/line-reader.ts";
-import { Outbox } from "../../src/protocol/outbox.ts";
-import type { Sink } from "../../src/protocol/turn.ts";
-import { LoopTurn } from "../../src/protocol/turn.ts";
-import { NOTHING } from "../../src/server/fact.ts";
-import { openDatabase } from "../../src/server/database.ts";
-import { Store } from "../../src/server/store.ts";
+import { Outbox } from "../../src/stream/outbox.ts";
+import type { Sink } from "../../src/stream/turn.ts";
+import { LoopTurn } from "../../src/stream/turn.ts";
+import { NOTHING } from "../../src/storage/fact.ts";
+import { openDatabase } from "../../src/storage/database.ts";
+import { Store } from "../../src/storage/store.ts";
 import { TICK_MS, TimerWheel } from "../../src/timer-wheel.ts";
 
 export const SILENCE_MS = 35_000;

@@ -33,7 +33,7 @@ export class ServerProcess {
   #ended = false;
 
   constructor(...args: string[]) {
-    this.#process = Bun.spawn([process.execPath, "src/server/main.ts", ...args], {
+    this.#process = Bun.spawn([process.execPath, "src/main.ts", "serve", ...args], {
       cwd: root,
       env: process.env, // As it is now, and not as it was when this process began.
       stdin: "ignore",

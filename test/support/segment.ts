@@ -1,4 +1,4 @@
-import type { Segment } from "../../src/server/segment.ts";
+import type { Segment } from "../../src/storage/segment.ts";
 
 /** A segment of the journal that lies in memory, among these files. */
 export function segmentIn(files: Map<string, Buffer>, name: string): Segment {

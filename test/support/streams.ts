@@ -1,5 +1,5 @@
-import type { Outbox } from "../../src/protocol/outbox.ts";
-import type { Stream, Turn } from "../../src/protocol/turn.ts";
+import type { Outbox } from "../../src/stream/outbox.ts";
+import type { Stream, Turn } from "../../src/stream/turn.ts";
 
 /** A turn that ends when the test says so. */
 export class HandTurn implements Turn {

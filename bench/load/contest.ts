@@ -1,0 +1,130 @@
+import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { createServer } from "node:net";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { PATH, type Peer } from "../peers/peer.ts";
+import { linesOf, onCore, within } from "../program.ts";
+import type { Order, Outcome } from "./order.ts";
+import { descriptorsMax } from "../../src/runtime/kernel.ts";
+
+const root = join(import.meta.dir, "../..");
+const READY_MS = 10_000;
+const STOP_MS = 10_000;
+const PASSWORD = "secret";
+
+/** A program that cannot be run here, or a run that failed, in words for a person. */
+export class ContestError extends Error {}
+
+/** Descriptors of a process that are no client's. */
+const DESCRIPTORS_SPARE = 200;
+
+/** How many clients a server, and a swarm, can have on this machine. */
+export function clientsMax(): number {
+  return descriptorsMax() - DESCRIPTORS_SPARE;
+}
+
+/** What a run is, but for the server. */
+export type Task = Omit<Order, "dialect" | "host" | "port" | "pid" | "loginsAtOnce">;
+
+/** Where servers and swarms run, one after the other; `remove` takes all their files away and ends what still runs. */
+export class Contest {
+  readonly folder = mkdtempSync(join(tmpdir(), "heartline-bench-"));
+  readonly users: [name: string, password: string][];
+  readonly #running = new Set<Bun.Subprocess>();
+  #runs = 0;
+
+  constructor(users: number) {
+    this.users = Array.from({ length: users }, (_, index) => [`u${String(index).padStart(5, "0")}`, PASSWORD]);
+    writeFileSync(join(this.folder, "credentials"), this.users.map((user) => `${user.join(" ")}\n`).join(""));
+  }
+
+  /** Runs a fresh server with nothing kept from an earlier one, and a swarm against it. Throws ContestError. */
+  async run(peer: Peer, task: Task, say: (progress: string) => void): Promise<Outcome> {
+    const folder = join(this.folder, `run-${++this.#runs}`);
+    mkdirSync(folder);
+    const credentials = join(this.folder, "credentials");
+    const site = { folder, sharedFolder: this.folder, port: await freePort(), credentials };
+    const server = this.#spawn([...onCore(0), ...peer.command(site)]);
+    const errors = new Response(server.stderr).text();
+    try {
+      const port = await this.#listens(server, site.port);
+      if (port === null) throw new ContestError(`${peer.name} does not listen: ${(await errors).slice(0, 500)}`);
+      const { dialect, loginsAtOnce } = peer;
+      return await this.swarm({ ...task, dialect, loginsAtOnce, host: "127.0.0.1", port, pid: server.pid }, say);
+    } catch (error) {
+      throw error instanceof ContestError ? new ContestError(`${peer.name}: ${error.message}`) : error;
+    } finally {
+      await this.#stop(server);
+      rmSync(folder, { recursive: true, force: true });
+    }
+  }
+
+  /** Runs a swarm. Throws ContestError. */
+  async swarm(order: Order, say: (progress: string) => void): Promise<Outcome> {
+    const swarm = this.#spawn([...onCore(1), process.execPath, join(import.meta.dir, "swarm.ts")], "pipe");
+    (swarm.stdin as Bun.FileSink).write(`${JSON.stringify(order)}\n`);
+    (swarm.stdin as Bun.FileSink).end();
+    const errors = new Response(swarm.stderr).text();
+    let outcome: Outcome | null = null;
+    for await (const line of linesOf(swarm.stdout)) {
+      const said = JSON.parse(line) as { progress: string } | { outcome: Outcome };
+      if ("progress" in said) say(said.progress);
+      else outcome = said.outcome;
+    }
+    await swarm.exited;
+    const ended = `the swarm ended (${swarm.signalCode ?? `code ${swarm.exitCode}`})`;
+    if (outcome === null) throw new ContestError((await errors).split("\n", 3).join(" ").slice(0, 500) || ended);
+    return outcome;
+  }
+
+  #spawn(command: string[], stdin: "ignore" | "pipe" = "ignore"): Bun.Subprocess<"ignore" | "pipe", "pipe", "pipe"> {
+    const child = Bun.spawn(command, {
+      cwd: root,
+      stdin,
+      stdout: "pipe",
+      stderr: "pipe",
+      env: { ...process.env, PATH },
+    });
+    this.#running.add(child);
+    void child.exited.then(() => this.#running.delete(child));
+    return child;
+  }
+
+  /** The port on which a server listens: the one that it says, or the given one as soon as somebody answers there. */
+  async #listens(server: Bun.Subprocess<"ignore" | "pipe", "pipe", "pipe">, port: number): Promise<number | null> {
+    let said: number | null = null;
+    void (async () => {
+      for await (const line of linesOf(server.stdout))
+        said ??= Number(/listening on \S+:(\d+)$/.exec(line)?.[1] ?? 0) || null;
+    })();
+    for (let waitedMs = 0; waitedMs < READY_MS && server.exitCode === null; waitedMs += 20) {
+      await Bun.sleep(20);
+      const at = said ?? port;
+      const socket = await Bun.connect({ hostname: "127.0.0.1", port: at, socket: { data: () => {} } }).catch(
+        () => null,
+      );
+      socket?.terminate();
+      if (socket !== null) return at;
+    }
+    return null;
+  }
+
+  async #stop(server: Bun.Subprocess): Promise<void> {
+    server.kill("SIGTERM");
+    if ((await within(server.exited, STOP_MS)) === null) server.kill("SIGKILL");
+    await server.exited;
+  }
+
+  remove(): void {
+    for (const child of this.#running) child.kill("SIGKILL");
+    rmSync(this.folder, { recursive: true, force: true });
+  }
+}
+
+async function freePort(): Promise<number> {
+  const server = createServer();
+  await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
+  const { port } = server.address() as { port: number };
+  await new Promise((resolve) => server.close(resolve));
+  return port;
+}

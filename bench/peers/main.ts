@@ -1,0 +1,185 @@
+import { type CommandLine, Progress, beforeQuitting, runProgram } from "../command-line.ts";
+import { UsageError } from "../../src/usage-error.ts";
+import { Contest, ContestError, clientsMax } from "../load/contest.ts";
+import { type Peer, isInstalled } from "./peer.ts";
+import { PEERS } from "./peers.ts";
+import {
+  type Result,
+  type Run,
+  newResult,
+  runsOf,
+  shareOf,
+  toldMicros,
+  versionOf,
+  writeResult,
+} from "../report/result.ts";
+import { digits, median, range, spread } from "../report/statistics.ts";
+import { isClean } from "../load/order.ts";
+import { WORKS, WORK_GROUPS, type Work } from "./work.ts";
+
+const OPTIONS = ["peers", "works", "rounds", "seconds", "warmup", "json"] as const;
+const PEERS_DEFAULT = PEERS.map(({ name }) => name).filter((name) => !/-(none|power|resumable)$/.test(name));
+
+const WARM_MESSAGES = 100_000;
+const WARM_MS = 6_000;
+
+const USAGE = `Usage: bun run bench:peers [options]
+
+Measures this server beside others, on this machine: the same work by the same swarm, in alternating runs, each with a
+fresh server on one core and the swarm on another. The ratios are taken round by round, against the first of the peers.
+A peer that is not installed is left out, and named.
+
+  --peers <list>       ${PEERS.map(({ name }) => name).join(", ")}
+                       (${PEERS_DEFAULT.join(",")})
+  --works <list>       groups of works, or names of theirs (${Object.keys(WORK_GROUPS).join(",")}):
+${WORKS.map(({ name, group, title }) => `                         ${group.padEnd(9)} ${name.padEnd(16)} ${title}`).join("\n")}
+  --rounds <number>    how often each of them has its turn (5)
+  --seconds <number>   how long a run is measured (3)
+  --warmup <number>    seconds before that, which do not count (1.5)
+  --json <file>        writes all figures there, for bench:report
+  --help               this page
+
+Exit code: 0, 1 when no peer could be measured or this server lost something, 2 for a command line that cannot be meant.
+`;
+
+function chosen<T>(given: string | null, otherwise: string[], what: string, find: (name: string) => T[]): T[] {
+  return (given?.split(",") ?? otherwise).flatMap((name) => {
+    const found = find(name);
+    if (found.length === 0) throw new UsageError(`--${what} knows no "${name}"`);
+    return found;
+  });
+}
+
+const COLUMNS = [16, 34, 22, 11, 22, 9, 9, 9];
+
+function row(...cells: string[]): string {
+  return `  ${cells.map((cell, i) => (i === 0 ? cell.padEnd(COLUMNS[i]!) : cell.padStart(COLUMNS[i]!))).join("")}`;
+}
+
+/** A row a peer: medians, with ranges of what is compared. */
+function report(result: Result, works: readonly Work[]): string {
+  const lines: string[] = [];
+  for (const { name, title, task } of works) {
+    const peers = Object.keys(result.peers).filter((peer) => runsOf(result, name, peer).length > 0);
+    const [first] = peers;
+    if (first === undefined) continue;
+    const isIdle = task.scenario.instead === "idle";
+    const amount = ({ outcome }: Run): number => (isIdle ? outcome.server!.resident : outcome.delivered);
+    const cost = ({ outcome }: Run): number => outcome.server!.cpuMicros;
+    lines.push("", title);
+    const what = isIdle ? ["bytes a client", `${first} / it`] : ["deliveries/s", `${first} / it`];
+    lines.push(row("", ...what, ...(isIdle ? [] : ["server µs", `${first} / it`, "p50 µs", "p99 µs", "p99.9 µs"])));
+    for (const peer of peers) {
+      const runs = runsOf(result, name, peer);
+      const share = (of: (run: Run) => number): string =>
+        peer === first ? "" : shareOf(runsOf(result, name, first), runs, of);
+      const cells = [peer, range(spread(runs.map(amount))), share(amount)];
+      if (!isIdle) cells.push(digits(median(runs.map(cost))), share(cost), ...toldMicros(runs));
+      lines.push(row(...cells).trimEnd());
+    }
+  }
+  for (const [peer, why] of Object.entries(result.leftOut)) lines.push("", `left out: ${peer}, ${why}`);
+  return `${lines.join("\n")}\n`;
+}
+
+async function main(line: CommandLine<(typeof OPTIONS)[number]>): Promise<number> {
+  const peers = chosen(line.text("peers"), PEERS_DEFAULT, "peers", (name) =>
+    PEERS.filter((peer) => peer.name === name),
+  );
+  const works = chosen(line.text("works"), Object.keys(WORK_GROUPS), "works", (name) =>
+    WORKS.filter((work) => work.name === name || work.group === name),
+  );
+  const [rounds, seconds] = [line.number("rounds", 5, 1, 1000), line.number("seconds", 3, 0.1, 600, true)];
+  const json = line.output("json");
+  const warmup = line.number("warmup", 1.5, 0, 600, true);
+  const most = clientsMax();
+  const progress = new Progress();
+  const result = newResult(0);
+  const present = peers.filter((peer) => isHere(peer, result, progress));
+  const fitting = works.filter((work) => work.clients + work.crowd <= most);
+  for (const { title } of works.filter((work) => !fitting.includes(work)))
+    progress.note(`SKIPPED: ${title}, since a process may only have ${most} connections here`);
+  const contest = new Contest(Math.max(2, ...fitting.map(({ clients, crowd }) => clients + crowd)));
+  beforeQuitting(() => {
+    progress.clear();
+    contest.remove();
+  });
+  let todo = 0;
+  for (const work of fitting) todo += (work.once ? 1 : rounds) * present.filter((peer) => work.fits(peer)).length;
+  const minutes = Math.ceil((todo * (seconds + warmup + 1.5)) / 60);
+  progress.note(`${todo} runs, about ${minutes} ${minutes === 1 ? "minute" : "minutes"}`);
+  let isFaulty = false;
+  try {
+    let done = 0;
+    for (let round = 0; round < rounds; round++) {
+      for (const work of fitting) {
+        if (work.once && round > 0) continue;
+        const fits = present.filter((peer) => work.fits(peer));
+        for (const peer of round % 2 === 0 ? fits : fits.toReversed()) {
+          const at = `${++done} of ${todo}: ${work.title}, ${peer.name}`;
+          const task = {
+            ...{ ...work.task, resumable: peer.resumable === true, crowd: work.crowd },
+            ...{ warmupMs: warmupMs(work, warmup), measureMs: seconds * 1000 },
+          };
+          const users = contest.users.slice(0, work.clients + work.crowd);
+          try {
+            const outcome = await contest.run(peer, { ...task, users }, (text) => progress.say(`${at}: ${text}`));
+            result.runs.push({
+              peer: peer.name,
+              work: work.name,
+              task: { ...task, clients: work.clients },
+              round,
+              outcome,
+            });
+            if (isClean(outcome)) continue;
+            isFaulty ||= peer.name.startsWith("heartline");
+            const { lost, twice, disordered, faults } = outcome;
+            const what = [...faults, `lost ${lost}, twice ${twice}, out of order ${disordered}`].join("; ");
+            progress.note(`${at}: ${what}`);
+          } catch (error) {
+            if (!(error instanceof ContestError)) throw error;
+            progress.note(`${at}: FAILED: ${error.message}`);
+            isFaulty ||= peer.name.startsWith("heartline");
+          }
+        }
+        if (json !== null) writeResult(json, result);
+      }
+    }
+    progress.clear();
+    const { machine, commit } = result;
+    process.stdout.write(
+      `${rounds} rounds of ${digits(seconds)} s, commit ${commit}: median [range], -: the swarm fell behind\n`,
+    );
+    process.stdout.write(
+      `${Object.entries(machine)
+        .map(([name, value]) => `${name} ${value}`)
+        .join(", ")}\n`,
+    );
+    process.stdout.write(report(result, fitting));
+    return isFaulty || result.runs.length === 0 ? 1 : 0;
+  } finally {
+    progress.clear();
+    contest.remove();
+  }
+}
+
+/** At a low rate it takes a while until a server's code is as fast as it gets. */
+function warmupMs({ task }: Work, seconds: number): number {
+  const messagesMs = task.rate > 0 ? Math.min(1000 * (WARM_MESSAGES / task.rate), WARM_MS) : 0;
+  return Math.max(1000 * seconds, messagesMs);
+}
+
+/** Whether it is installed; the result says so. */
+function isHere(peer: Peer, result: Result, progress: Progress): boolean {
+  const { name, needs, about } = peer;
+  if (needs !== null && !isInstalled(peer)) {
+    result.leftOut[name] = `which needs ${needs.program} (Debian's package ${needs.package})`;
+    progress.note(`SKIPPED: ${name}, ${result.leftOut[name]}`);
+    return false;
+  }
+  result.peers[name] = { about, version: versionOf(peer) };
+  return true;
+}
+
+const failures = (error: unknown): boolean => error instanceof ContestError;
+await runProgram({ name: "bench:peers", usage: USAGE, options: OPTIONS, failures }, main);

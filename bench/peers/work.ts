@@ -1,0 +1,91 @@
+import type { Task } from "../load/contest.ts";
+import type { Peer } from "./peer.ts";
+import { SCENARIOS } from "../load/scenario.ts";
+
+/** Something that all peers are to do alike. */
+export interface Work {
+  name: string;
+  group: keyof typeof WORK_GROUPS;
+  title: string;
+  clients: number;
+  crowd: number;
+  /** It is part of a curve, and measured in the first round only. */
+  once: boolean;
+  task: Omit<Task, "users" | "resumable" | "crowd" | "warmupMs" | "measureMs">;
+  fits: (peer: Peer) => boolean;
+}
+
+/** What each group is there to show. */
+export const WORK_GROUPS = {
+  saturation: "how much is possible",
+  load: "latency over the offered load",
+  users: "cost over the number of users online",
+  memory: "memory of an idle client",
+};
+
+const TASK = { window: 0, rate: 0, payloadBytes: 64, beatMs: 30_000 };
+
+function messages(clients: number, window: number): Work {
+  return {
+    name: `message-${clients}-${window}`,
+    group: "saturation",
+    title: `messages, ${clients.toLocaleString("en")} clients, ${window} in flight`,
+    ...{ clients, crowd: 0, once: false, fits: () => true },
+    task: { ...TASK, scenario: SCENARIOS.message, window },
+  };
+}
+
+function broadcasts(senders: number, window: number, payloadBytes = 64): Work {
+  const size = payloadBytes === 64 ? "" : `, ${payloadBytes} bytes`;
+  return {
+    name: `broadcast-${senders}-${window}${payloadBytes === 64 ? "" : `-${payloadBytes}`}`,
+    group: "saturation",
+    title: `broadcast to 1,000, ${senders === 1 ? "" : `${senders} senders, `}${window} in flight${size}`,
+    ...{ clients: 1000, crowd: 0, once: false, fits: () => true },
+    task: { ...TASK, payloadBytes, scenario: { ...SCENARIOS.broadcast, broadcasters: senders }, window },
+  };
+}
+
+function offered(rate: number): Work {
+  return {
+    name: `load-${rate}`,
+    group: "load",
+    title: `messages, 64 clients, ${rate.toLocaleString("en")} a second offered`,
+    ...{ clients: 64, crowd: 0, once: true, fits: () => true },
+    task: { ...TASK, scenario: SCENARIOS.message, rate },
+  };
+}
+
+function beside(crowd: number): Work {
+  return {
+    name: `users-${crowd}`,
+    group: "users",
+    title: `messages, 64 clients, 16 in flight, beside ${crowd.toLocaleString("en")} who say nothing`,
+    // Where logins are told to everybody, or every socket is looked at, crowds take minutes to come in.
+    ...{ clients: 64, crowd, once: true, fits: ({ name }) => /^(heartline|baseline|nats|redis)$/.test(name) },
+    task: { ...TASK, scenario: SCENARIOS.message, window: 16 },
+  };
+}
+
+function idle(clients: number): Work {
+  return {
+    name: `idle-${clients}`,
+    group: "memory",
+    title: `${clients.toLocaleString("en")} idle clients: from the first quarter on`,
+    ...{ clients, crowd: 0, once: true, fits: ({ name }) => !/-(none|power)$/.test(name) },
+    task: { ...TASK, scenario: SCENARIOS.idle },
+  };
+}
+
+export const WORKS: readonly Work[] = [
+  messages(64, 1),
+  messages(64, 64),
+  messages(1000, 16),
+  broadcasts(1, 1),
+  broadcasts(1, 16),
+  broadcasts(4, 64),
+  broadcasts(1, 8, 400),
+  ...[5_000, 10_000, 20_000, 30_000, 40_000, 60_000, 80_000, 120_000].map(offered),
+  ...[0, 1_000, 4_000, 19_000].map(beside),
+  idle(8_000),
+];

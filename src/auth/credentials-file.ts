@@ -1,0 +1,131 @@
+import {
+  closeSync,
+  fchmodSync,
+  fchownSync,
+  fsyncSync,
+  lstatSync,
+  openSync,
+  realpathSync,
+  renameSync,
+  rmSync,
+  statSync,
+  writeFileSync,
+} from "node:fs";
+import { CREDENTIALS_BYTES_MAX } from "../limits.ts";
+import { CredentialsError, type User, parseUsers } from "./credentials.ts";
+import { readInput, whyUnreadable } from "../runtime/input-file.ts";
+
+/** How often, and after what pauses, the end of somebody else's change is waited for: one takes milliseconds. */
+const TRIES = 40;
+const PAUSE_MS = 50;
+
+/** The users of the file; null when there is no such file. One that a server would refuse is refused. */
+export function readUsers(file: string): User[] | null {
+  const text = read(file);
+  return text === null ? null : usersOf(text, file);
+}
+
+/**
+ * Gives those whom `choose` picks other passwords, and those who are new a line at the end; all else stays as it is.
+ * The file is replaced as a whole or not at all, and what others change meanwhile is kept.
+ */
+export async function changePasswords(
+  file: string,
+  choose: (users: readonly User[]) => ReadonlyMap<string, string>,
+): Promise<void> {
+  const path = follow(file);
+  const draft = `${path}.new`;
+  const descriptor = await createAlone(draft, file);
+  // From here on nothing waits, so that a signal is not heard before the end.
+  try {
+    const text = read(path) ?? "";
+    const passwords = choose(usersOf(text, file));
+    keepOwnerAndMode(descriptor, path);
+    writeFileSync(descriptor, withPasswords(text, passwords), "latin1");
+    fsyncSync(descriptor);
+    renameSync(draft, path);
+  } catch (error) {
+    rmSync(draft, { force: true });
+    throw unable(`change ${file}`, error);
+  } finally {
+    closeSync(descriptor);
+  }
+}
+
+/** The file's bytes, a character each: what is no user's line need not be UTF-8. */
+function read(file: string): string | null {
+  try {
+    return readInput(file, CREDENTIALS_BYTES_MAX, "regular").toString("latin1");
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code === "ENOENT") return null;
+    throw new CredentialsError(`cannot read ${file}: ${whyUnreadable(error)}`);
+  }
+}
+
+function usersOf(text: string, file: string): User[] {
+  return parseUsers(Buffer.from(text, "latin1").toString(), file);
+}
+
+/** A user's line: perhaps a byte order mark, the name, the password, and the CR of the line's end. */
+const LINE = /^(\xef\xbb\xbf)?([^ ]+) .*?(\r?)$/s;
+
+function withPasswords(text: string, passwords: ReadonlyMap<string, string>): string {
+  const added = new Map(passwords);
+  const lines = text.split("\n").map((line) => {
+    const [, mark = "", name = "", cr = ""] = LINE.exec(line) ?? [];
+    const password = passwords.get(name);
+    return password !== undefined && added.delete(name) ? `${mark}${name} ${password}${cr}` : line;
+  });
+  const end = text.includes("\r\n") ? "\r\n" : "\n";
+  const changed = lines.join("\n");
+  const between = added.size === 0 || lines.at(-1) === "" ? "" : end;
+  return changed + between + [...added].map(([name, password]) => `${name} ${password}${end}`).join("");
+}
+
+/** The file behind symbolic links, so that they stay. What is no file, like a device, would be replaced by one. */
+function follow(file: string): string {
+  try {
+    const path = realpathSync(file);
+    if (statSync(path).isFile()) return path;
+    throw new CredentialsError(`cannot change ${file}: it is no file`);
+  } catch (error) {
+    if (error instanceof CredentialsError) throw error;
+    // No such file, unless there is a link to it: then nobody knows where it should be.
+    const isNew = lstatSync(file, { throwIfNoEntry: false }) === undefined;
+    if (isNew) return file;
+    throw unable(`change ${file}`, error);
+  }
+}
+
+/** Creates a file that nobody else has. Who finds one waits, or the change of its owner would be lost. */
+async function createAlone(draft: string, file: string): Promise<number> {
+  for (let tries = 1; ; tries++) {
+    try {
+      return openSync(draft, "wx", 0o600);
+    } catch (error) {
+      if ((error as NodeJS.ErrnoException).code !== "EEXIST") throw unable(`change ${file}`, error);
+    }
+    if (tries === TRIES) {
+      throw new CredentialsError(
+        `another passwd is changing ${file}; if there is none, one was killed: delete ${draft}`,
+      );
+    }
+    await Bun.sleep(PAUSE_MS);
+  }
+}
+
+function keepOwnerAndMode(descriptor: number, path: string): void {
+  const before = statSync(path, { throwIfNoEntry: false });
+  if (before === undefined) return;
+  try {
+    fchownSync(descriptor, before.uid, before.gid);
+  } catch {
+    // Only root gives files away: it belongs to who changed it.
+  }
+  fchmodSync(descriptor, before.mode & 0o7777);
+}
+
+function unable(what: string, error: unknown): unknown {
+  const { code, message } = error as NodeJS.ErrnoException;
+  return code === undefined ? error : new CredentialsError(`cannot ${what}: ${message}`);
+}

@@ -1,0 +1,125 @@
+import {
+  BCRYPT_COST_MAX,
+  CREDENTIALS_BYTES_MAX,
+  HASH_KIB_MAX,
+  HASH_WORK_KIB_MAX,
+  PASSWORD_BYTES_MAX,
+} from "../limits.ts";
+import { isName } from "../protocol/ascii.ts";
+import { type InputKind, readInput, whyUnreadable } from "../runtime/input-file.ts";
+
+/** The sample file's first line. Whoever makes the file their own deletes it, and with it the warning. */
+export const SAMPLE_MARK = "# SAMPLE: everybody knows these passwords.";
+
+export interface User {
+  name: string;
+  /** As it is, or a hash: that begins with `$`. */
+  password: string;
+}
+
+export interface Credentials {
+  users: User[];
+  /** It is the file that came with the program. */
+  sample: boolean;
+}
+
+/** A credentials file that cannot be used: names the file, and the line where one is to blame. */
+export class CredentialsError extends Error {}
+
+/** Of any kind of file at the start, like /dev/stdin; of a regular file while the server runs. */
+export function readCredentials(file: string, kind: InputKind = "any"): Credentials {
+  let bytes: Buffer;
+  try {
+    bytes = readInput(file, CREDENTIALS_BYTES_MAX, kind);
+  } catch (error) {
+    const why = whyUnreadable(error);
+    throw new CredentialsError(`cannot read the credentials ${file}: ${why} (--credentials names another one)`);
+  }
+  return parseCredentials(bytes.toString(), file);
+}
+
+export function parseCredentials(text: string, file: string): Credentials {
+  const users = parseUsers(text, file);
+  if (users.length === 0) throw new CredentialsError(`${file}: there are no users in it; a line is <user> <password>`);
+  return { users, sample: text.replace(/^\ufeff/, "").startsWith(SAMPLE_MARK) };
+}
+
+/**
+ * The users of lines `<user> <password>`; blank lines and those that begin with `#` do not count. A bad line or a name
+ * that comes twice makes the whole file bad, since a user who silently does not exist helps nobody.
+ */
+export function parseUsers(text: string, file: string): User[] {
+  const lineOf = new Map<string, number>();
+  const users: User[] = [];
+  const lines = text.replace(/^\ufeff/, "").split("\n");
+  for (const [index, untrimmed] of lines.entries()) {
+    const line = trimmed(untrimmed);
+    if (line === "" || line.startsWith("#")) continue;
+    const bad = (why: string): CredentialsError => new CredentialsError(`${file}:${index + 1}: ${why}`);
+    const [name = "", password = "", ...rest] = line.split(" ");
+    const bytes = Buffer.from(name);
+    if (!isName(bytes, 0, bytes.length)) throw bad(`"${printable(name)}" cannot be a user name`);
+    if (password === "" || rest.length > 0) throw bad("a line is a user, one space and a password without spaces");
+    // What cannot be decoded is not what anybody's client sends.
+    if (password.includes("\ufffd")) throw bad("the password is not UTF-8");
+    if (password.includes("\0")) throw bad("the password has a NUL byte");
+    if (Buffer.byteLength(password) > PASSWORD_BYTES_MAX) throw bad(TOO_LONG);
+    const fault = isHash(password) ? hashFault(password) : null;
+    if (fault !== null) throw bad(fault);
+    if (lineOf.has(name)) throw bad(`the user ${name} stands in line ${lineOf.get(name)} already`);
+    lineOf.set(name, index + 1);
+    users.push({ name, password });
+  }
+  return users;
+}
+
+/** Without spaces, tabs and CRs at its end. Any other space, like U+00A0, belongs to the password. */
+function trimmed(line: string): string {
+  let end = line.length;
+  while (end > 0 && " \t\r".includes(line[end - 1]!)) end--;
+  return line.slice(0, end);
+}
+
+/** Those whose passwords stand there as they are. */
+export function plainUsers(users: readonly User[]): User[] {
+  return users.filter(({ password }) => !isHash(password));
+}
+
+/** Any other password stands there as it is. */
+export function isHash(password: string): boolean {
+  return password.startsWith("$");
+}
+
+/** The variant, then memory in KiB, passes and lanes, salt and hash: at least 8 and 16 bytes. */
+const ARGON2 =
+  /^\$argon2(?:id|i|d)\$v=19\$m=([1-9]\d*),t=([1-9]\d*),p=([1-9]\d*)\$([A-Za-z0-9+/]{11,})\$([A-Za-z0-9+/]{22,})$/;
+/** Bun verifies no hash with more of them. */
+const LANES_MAX = 64;
+const LANE_KIB_MIN = 8;
+/** The variant, the cost, 16 bytes of salt and 23 of hash. */
+const BCRYPT = /^\$2[aby]\$(0[4-9]|[1-3]\d)\$[./A-Za-z0-9]{21}[.Oeu][./A-Za-z0-9]{30}[.CGKOSWaeimquy26]$/;
+
+const TOO_LONG = `a password has ${PASSWORD_BYTES_MAX} bytes at most, so that a login fits into a line`;
+const MALFORMED = "a password that begins with $ is a hash, and this is none that can be verified (argon2, bcrypt)";
+const COSTLY =
+  `this hash takes too much: argon2 may have m=${HASH_KIB_MAX} and m*t=${HASH_WORK_KIB_MAX}, ` +
+  `bcrypt a cost of ${BCRYPT_COST_MAX}`;
+
+/** Why nobody could log in with this hash, or only at the server's expense. */
+function hashFault(hash: string): string | null {
+  const bcrypt = BCRYPT.exec(hash);
+  if (bcrypt !== null) return Number(bcrypt[1]) > BCRYPT_COST_MAX ? COSTLY : null;
+  const [kib = 0, passes = 0, lanes = 0] = ARGON2.exec(hash)?.slice(1, 4).map(Number) ?? [];
+  const isHash = lanes > 0 && lanes <= LANES_MAX && kib >= lanes * LANE_KIB_MIN;
+  if (!isHash || !hash.split("$").slice(-2).every(isBase64)) return MALFORMED;
+  return kib > HASH_KIB_MAX || kib * passes > HASH_WORK_KIB_MAX ? COSTLY : null;
+}
+
+/** Without padding, and with nothing in the last character's spare bits. */
+function isBase64(text: string): boolean {
+  return Buffer.from(text, "base64").toString("base64").replace(/=+$/, "") === text;
+}
+
+function printable(text: string): string {
+  return text.slice(0, 40).replace(/[^\x20-\x7e]/g, "?");
+}

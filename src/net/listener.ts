@@ -1,0 +1,74 @@
+import { closeSync } from "node:fs";
+import type { TCPSocketListener } from "bun";
+import { formatAddress } from "../runtime/host.ts";
+import type { Certificate } from "./certificate.ts";
+import type { Accepted } from "./connection.ts";
+import { duplicate } from "../runtime/kernel.ts";
+
+/** A port that cannot be listened on, in words for the operator. */
+export class ListenError extends Error {}
+
+type Handlers = Bun.SocketHandler<Accepted | null>;
+
+/** A port that is listened on, plain or over TLS. */
+export class Listener {
+  /** As `<ip>:<port>`. */
+  readonly address: string;
+  readonly port: number;
+  readonly #handlers: Handlers;
+  #socket: TCPSocketListener<Accepted | null>;
+
+  /** With a certificate it speaks TLS, and `handlers` have `handshake`. Port 0 is a free one. Throws ListenError. */
+  constructor(host: string, port: number, handlers: Handlers, certificate: Certificate | null) {
+    this.#handlers = handlers;
+    try {
+      this.#socket = listen({ hostname: host, port }, handlers, certificate);
+    } catch (error) {
+      const option = certificate !== null ? "--tls-port, or --port with --tls-only," : "--port";
+      throw new ListenError(`cannot listen on ${formatAddress(host, port)}: ${reason(error, host, option)}`);
+    }
+    const { hostname } = this.#socket;
+    this.port = this.#socket.port;
+    this.address = formatAddress(hostname, this.port);
+  }
+
+  /**
+   * Who connects from now on is shown this certificate. This runtime keeps the one that a listener began with: another
+   * listener takes over the same socket, with whoever waits in it. Throws when there is none, and the old one stays.
+   */
+  renew(certificate: Certificate): void {
+    const fd = duplicate((this.#socket as unknown as { fd: number }).fd);
+    if (fd < 0) throw new Error("here a certificate is only renewed by a restart");
+    let renewed: TCPSocketListener<Accepted | null>;
+    try {
+      renewed = listen({ fd }, this.#handlers, certificate);
+    } catch (error) {
+      closeSync(fd);
+      throw error;
+    }
+    this.#socket.stop();
+    this.#socket = renewed;
+  }
+
+  stop(): void {
+    this.#socket.stop();
+  }
+}
+
+function listen(
+  at: { hostname: string; port: number } | { fd: number },
+  socket: Handlers,
+  certificate: Certificate | null,
+): TCPSocketListener<Accepted | null> {
+  const tls = certificate === null ? {} : { tls: { cert: certificate.chain, key: certificate.key } };
+  return Bun.listen({ ...(at as { hostname: string; port: number }), allowHalfOpen: true, data: null, socket, ...tls });
+}
+
+function reason(error: unknown, host: string, option: string): string {
+  const { code, message } = error as NodeJS.ErrnoException;
+  if (code === "EADDRINUSE") return `the port is taken; ${option} chooses another, 0 a free one`;
+  if (code === "EACCES") return "not allowed; ports below 1024 need privileges";
+  if (code === "EADDRNOTAVAIL") return "this machine has no such address";
+  // Without IPv6 the runtime gives no code.
+  return code === undefined && host.includes(":") ? "this machine has no IPv6" : message;
+}

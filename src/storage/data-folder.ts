@@ -1,0 +1,149 @@
+import { Database } from "bun:sqlite";
+import {
+  accessSync,
+  closeSync,
+  constants,
+  existsSync,
+  fstatSync,
+  mkdirSync,
+  openSync,
+  readlinkSync,
+  rmSync,
+  statSync,
+} from "node:fs";
+import { join } from "node:path";
+import { DATABASE, StoreError } from "./database.ts";
+import type { Journal } from "./journal.ts";
+import { lock } from "../runtime/kernel.ts";
+
+/** Earlier versions lock a database of this name, which is not needed any more. */
+const FORMER_LOCK = "lock";
+
+/** Something that the data folder lost while the server runs, in words for people. */
+export interface Loss {
+  what: string;
+  /** When messages are accepted again: what the operator can do. */
+  until: string;
+  /** What becomes of waiting messages when the server stops; null when the next start finds them. */
+  fate: string | null;
+}
+
+/**
+ * The folder that holds everything durable: locked for this process, and checked now and then. When somebody deletes,
+ * moves or replaces it or one of its files, writes go on to what is open and mapped, and none of them fails.
+ */
+export class DataFolder {
+  readonly path: string;
+  readonly #descriptor: number;
+  readonly #identity: string;
+  /** The database's files by name, and what they have to be. */
+  readonly #files = new Map<string, string>();
+  #journal: Journal | null = null;
+  /** What the last check found missing; null when everything was in place. */
+  loss: Loss | null = null;
+
+  /** Creates the folder when it is missing, and locks it. Throws StoreError. */
+  constructor(path: string) {
+    this.path = path;
+    let descriptor = -1;
+    try {
+      mkdirSync(path, { recursive: true, mode: 0o700 });
+      descriptor = openSync(path, constants.O_RDONLY | constants.O_DIRECTORY);
+      const refusal = lock(descriptor);
+      if (refusal === "taken" || isLockedByFormer(join(path, FORMER_LOCK)))
+        throw new StoreError(`the data folder ${path} is in use by another server`);
+      if (refusal !== null) throw new Error(`it cannot be locked: ${refusal}`);
+    } catch (error) {
+      if (descriptor >= 0) closeSync(descriptor);
+      if (error instanceof StoreError) throw error;
+      throw new StoreError(`the data folder ${path} cannot be used: ${(error as Error).message}`);
+    }
+    this.#descriptor = descriptor;
+    const { dev, ino } = fstatSync(descriptor);
+    this.#identity = `${dev} ${ino}`;
+  }
+
+  /** A path to a file of this folder that stays right when the folder is moved, where the system has such paths. */
+  inside(name: string): string {
+    const link = `/proc/self/fd/${this.#descriptor}`;
+    return join(existsSync(link) ? link : this.path, name);
+  }
+
+  /** The database and the journal are open: from now on their files have to stay. */
+  watch(journal: Journal | null): void {
+    this.#journal = journal;
+    for (const name of [DATABASE, `${DATABASE}-wal`, `${DATABASE}-shm`]) {
+      const identity = identityOf(join(this.path, name));
+      if (identity !== null) this.#files.set(name, identity);
+    }
+  }
+
+  /** Looks whether everything is in place, with a dozen calls of stat; see `loss`. */
+  check(): boolean {
+    this.loss = this.#look();
+    return this.loss === null;
+  }
+
+  #look(): Loss | null {
+    try {
+      const identity = identityOf(this.path);
+      if (identity !== this.#identity) return this.#lossOfFolder(identity === null);
+      for (const [name, known] of this.#files) {
+        if (identityOf(join(this.path, name)) === known) continue;
+        return lossOfFile(name, name === DATABASE ? "are lost, since it is not in the data folder" : null);
+      }
+      if (this.#journal?.isWhole === false) return lossOfFile("a file of the journal", null);
+      accessSync(this.path, constants.R_OK | constants.W_OK | constants.X_OK);
+      return null;
+    } catch (error) {
+      const { code } = error as NodeJS.ErrnoException;
+      return { what: `the data folder cannot be used: ${code}`, until: "it can be", fate: null };
+    }
+  }
+
+  #lossOfFolder(isMissing: boolean): Loss {
+    const what = isMissing ? "the data folder is gone" : "the data folder was replaced by another one";
+    const isDeleted = fstatSync(this.#descriptor).nlink === 0;
+    if (isDeleted) {
+      const until = `the server is restarted; before, deleted files can be copied from /proc/${process.pid}/fd`;
+      return { what, until, fate: "are lost" };
+    }
+    let now = "elsewhere";
+    try {
+      now = readlinkSync(this.inside("."));
+    } catch {
+      // Only Linux tells where it went.
+    }
+    return { what, until: `it is back at ${this.path} (now it is ${now})`, fate: `are in ${now}` };
+  }
+
+  /** Another process may open it. */
+  close(): void {
+    closeSync(this.#descriptor);
+  }
+}
+
+function lossOfFile(name: string, fate: string | null): Loss {
+  const keeps = "the server is restarted, which keeps what was promised";
+  const until = fate === null ? keeps : "the same file is back, or the server is restarted without it";
+  return { what: `${name} was deleted or replaced in the data folder`, until, fate };
+}
+
+/** What a path leads to; null when nothing is there. */
+function identityOf(path: string): string | null {
+  const found = statSync(path, { throwIfNoEntry: false });
+  return found === undefined ? null : `${found.dev} ${found.ino}`;
+}
+
+/** Whether a server of an earlier version has the folder; its lock is removed when none has. */
+function isLockedByFormer(file: string): boolean {
+  if (!existsSync(file)) return false;
+  try {
+    using database = new Database(file, { create: false, readwrite: true });
+    database.run("BEGIN EXCLUSIVE");
+  } catch (error) {
+    if ((error as { code?: string }).code?.startsWith("SQLITE_BUSY")) return true;
+  }
+  rmSync(file);
+  return false;
+}

@@ -1,0 +1,138 @@
+import { MOVED_BYTES_MIN } from "../limits.ts";
+import { wordEnd } from "../protocol/ascii.ts";
+
+/** Fields of a mark: message number, time in Unix ms (0: it rests in a mailbox), where its line starts and ends. */
+export const MARK = { fields: 4, number: 0, unixMs: 1, start: 2, end: 3 } as const;
+
+/** Other lines between two messages, up to this size, do not make them two runs. */
+const GAP_BYTES_MAX = 64;
+
+/** Keeps a copy of new messages: fields[first..last) of their marks, whose lines lie in bytes[start..end). */
+export interface StreamCopy {
+  take(fields: readonly number[], first: number, last: number, bytes: Uint8Array, start: number, end: number): void;
+}
+
+/** A message inside a stream that its reader has not confirmed. */
+export interface Unconfirmed {
+  number: number;
+  /** The stream's position behind it, and how many bytes its line has. */
+  position: number;
+  bytes: number;
+  /** It rests in the mailbox too: nothing but its number and position is known here. */
+  resting: boolean;
+  unixMs: number;
+  from: string;
+  text: Uint8Array;
+}
+
+/** The messages of a stream that its reader has not confirmed, oldest first: a flat list, no object a message. */
+export class Marks {
+  /** Fields of all marks; those before `first` are confirmed. */
+  readonly fields: number[] = [];
+  first = 0;
+  /** The highest number among the messages that were confirmed. */
+  confirmedNumber = 0;
+  /** So many fields at the end are new: no copy has them. */
+  #newFields = 0;
+
+  /** The number of the last message that is not confirmed; 0 when all are. */
+  get lastNumber(): number {
+    return this.fields.at(MARK.number - MARK.fields) ?? 0;
+  }
+
+  add(number: number, unixMs: number, start: number, end: number): void {
+    this.fields.push(number, unixMs, start, end);
+    this.#newFields += MARK.fields;
+  }
+
+  /** The reader has everything before `position`; returns from where on bytes are still needed. */
+  confirm(position: number): number {
+    const { fields } = this;
+    let { first } = this;
+    while (first < fields.length && fields[first + MARK.end]! <= position) {
+      this.confirmedNumber = fields[first + MARK.number]!;
+      first += MARK.fields;
+    }
+    if (first === fields.length) {
+      this.clear();
+      return position;
+    }
+    if (first > 1024 * MARK.fields && first * 2 > fields.length) {
+      fields.splice(0, first);
+      first = 0;
+    }
+    this.first = first;
+    // A message that is half confirmed must stay whole, since it may have to go back to the mailbox.
+    return Math.min(position, fields[first + MARK.start]!);
+  }
+
+  clear(): void {
+    if (this.fields.length > 0) this.fields.length = 0;
+    this.first = this.#newFields = 0;
+  }
+
+  /**
+   * Gives each run of marks that were added since the last time, which lie together and are alike, to `copy`; position
+   * p of the stream lies at bytes[p + offset].
+   */
+  takeNew(copy: StreamCopy, bytes: Uint8Array, offset: number): void {
+    const { fields } = this;
+    let first = Math.max(this.first, fields.length - this.#newFields);
+    this.#newFields = 0;
+    while (first < fields.length) {
+      let last = first + MARK.fields;
+      while (last < fields.length && fields[last + MARK.unixMs] === fields[first + MARK.unixMs]) {
+        if (fields[last + MARK.start]! - fields[last - MARK.fields + MARK.end]! > GAP_BYTES_MAX) break;
+        last += MARK.fields;
+      }
+      const start = offset + fields[first + MARK.start]!;
+      copy.take(fields, first, last, bytes, start, offset + fields[last - MARK.fields + MARK.end]!);
+      first = last;
+    }
+  }
+
+  /**
+   * The messages with numbers above `after` and up to `upTo`, about so many bytes of them but at least one; position p
+   * of the stream lies at bytes[p + offset].
+   */
+  messages(after: number, upTo: number, bytesMax: number, bytes: Buffer, offset: number): Unconfirmed[] {
+    const messages: Unconfirmed[] = [];
+    const { fields } = this;
+    let left = bytesMax;
+    for (let i = this.#behind(after); i < fields.length && left > 0; i += MARK.fields) {
+      const number = fields[i + MARK.number]!;
+      if (number > upTo) break;
+      const unixMs = fields[i + MARK.unixMs]!;
+      const lineStart = fields[i + MARK.start]!;
+      const position = fields[i + MARK.end]!;
+      left -= Math.max(MOVED_BYTES_MIN, position - lineStart);
+      const end = position + offset - 1;
+      const name = wordEnd(bytes, lineStart + offset, end) + 1;
+      const nameEnd = wordEnd(bytes, name, end);
+      const from = bytes.toString("latin1", name, nameEnd);
+      const text = bytes.subarray(nameEnd + 1, end);
+      messages.push({ number, position, bytes: position - lineStart, resting: unixMs === 0, unixMs, from, text });
+    }
+    return messages;
+  }
+
+  /** Those with numbers above `after` and up to `upTo` rest in the mailbox from now on. */
+  rest(after: number, upTo: number): void {
+    const { fields } = this;
+    for (let i = this.#behind(after); i < fields.length && fields[i + MARK.number]! <= upTo; i += MARK.fields)
+      fields[i + MARK.unixMs] = 0;
+  }
+
+  /** The first mark with a number above `after`: numbers rise (binary search), and many marks move in portions. */
+  #behind(after: number): number {
+    const { fields } = this;
+    let low = this.first / MARK.fields;
+    let high = fields.length / MARK.fields;
+    while (low < high) {
+      const middle = (low + high) >> 1;
+      if (fields[middle * MARK.fields + MARK.number]! <= after) low = middle + 1;
+      else high = middle;
+    }
+    return low * MARK.fields;
+  }
+}

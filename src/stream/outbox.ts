@@ -1,0 +1,385 @@
+import { LF } from "../protocol/ascii.ts";
+import type { BroadcastLog } from "./broadcast-log.ts";
+import { ByteQueue, copy } from "../byte-queue.ts";
+import { MARK, Marks, type StreamCopy, type Unconfirmed } from "./marks.ts";
+import type { Sink, Stream, Turn } from "./turn.ts";
+
+/** The streams that follow one log; see `Multicast`. */
+export interface StreamGroup {
+  readonly log: BroadcastLog;
+  /** How far those in step were sent. */
+  readonly sent: number;
+  /** Returns its place in the group, which is the group's. */
+  add(outbox: Outbox): number;
+  /** It has stepped out before. */
+  remove(outbox: Outbox): void;
+  stepOut(outbox: Outbox): void;
+}
+
+const EMPTY = Buffer.alloc(0);
+/** A piece of the log up to this size joins the outbox's own bytes, to leave in the same send. */
+const JOIN_BYTES_MAX = 4096;
+
+/**
+ * One byte stream to one reader, with positions: confirmed <= sent <= safe <= end. Whole lines are appended at `end`;
+ * the end of the turn moves `safe`; a socket takes from `sent`, never beyond `safe`; the reader moves `confirmed`. It
+ * may follow the broadcast log: then its last part is a range of the log and its own bytes come before it.
+ *
+ * It knows which messages (marks) lie in it unconfirmed, so that they can go back to the mailbox. An idle outbox holds
+ * no buffer.
+ */
+export class Outbox implements Stream {
+  confirmed = 0;
+  sent = 0;
+  safe = 0;
+  /** How far it will be safe when what the turn has saved is. */
+  saving = 0;
+  /** Set and cleared by the turn. */
+  touched = false;
+  /** Its place in the group; the group keeps it. */
+  place = -1;
+  /** Confirmed follows what the kernel took: a plain session, or lines outside any session. */
+  readonly plain: boolean;
+
+  /** The piece that `peek` found: bytes[start..end). */
+  piece: Buffer = EMPTY;
+  pieceStart = 0;
+  pieceEnd = 0;
+
+  readonly #turn: Turn;
+  /** How far it was ever sent: behind a `rewind` that is further than `sent`. */
+  #furthest = 0;
+  #finished = false;
+  #sink: Sink | null = null;
+  #group: StreamGroup | null = null;
+  #log: BroadcastLog | null = null;
+  /** Written with the others of the group: positions are those of when it stepped in, until `#catchUp`. */
+  #inStep = false;
+  /** The range of the log that is this stream's last part, and up to where the log was followed. */
+  #from = 0;
+  #to = 0;
+  #followed = 0;
+  /** Bytes of its own, and the position of the first of them. */
+  readonly #own = new ByteQueue();
+  #base = 0;
+  readonly #marks = new Marks();
+
+  constructor(turn: Turn, plain: boolean) {
+    this.#turn = turn;
+    this.plain = plain;
+  }
+
+  get sink(): Sink | null {
+    return this.#sink;
+  }
+
+  set sink(sink: Sink | null) {
+    this.follow();
+    this.#sink = sink;
+  }
+
+  /** Position behind the last byte that was appended or followed. */
+  get end(): number {
+    return this.#base + this.#own.length + this.#to - this.#from;
+  }
+
+  /** How far a reader may have it: on an earlier connection that may be further than on this one. */
+  get furthest(): number {
+    this.#catchUp();
+    return Math.max(this.#furthest, this.sent);
+  }
+
+  /** The number of the last message that is not confirmed; 0 when all are. */
+  get lastNumber(): number {
+    return this.#marks.lastNumber;
+  }
+
+  /** The highest number among the messages that were confirmed. */
+  get confirmedNumber(): number {
+    return this.#marks.confirmedNumber;
+  }
+
+  /** Bytes of memory that are this stream's own. */
+  get heldBytes(): number {
+    return this.#own.bytes.length;
+  }
+
+  /** Bytes that the reader has not confirmed. */
+  get unconfirmed(): number {
+    this.#catchUp();
+    return this.end - this.confirmed;
+  }
+
+  /** Bytes that the kernel has not taken. */
+  get unsent(): number {
+    return this.end - this.sent;
+  }
+
+  /** The sink is flushed when the turn ends, as it is after everything that is appended. */
+  touch(): void {
+    if (!this.touched) this.#turn.touch(this);
+  }
+
+  /** From now on what is appended to the log is part of this stream. */
+  join(group: StreamGroup): void {
+    this.#group = group;
+    this.#log = group.log;
+    this.#followed = this.#log.end;
+    this.place = group.add(this);
+  }
+
+  /** What the log holds by now still belongs to the stream; what comes later does not. */
+  leave(): void {
+    this.follow();
+    this.#fold();
+    this.#group?.remove(this);
+    this.#group = this.#log = null;
+  }
+
+  /** Takes in what was appended to the log since. */
+  follow(): void {
+    const log = this.#log;
+    if (log === null) return;
+    if (this.#inStep) this.#stepOut();
+    if (this.#followed === log.end) return;
+    if (this.#from === this.#to) this.#hold(this.#followed);
+    else if (this.#to !== this.#followed) {
+      this.#fold();
+      this.#hold(this.#followed);
+    }
+    this.#to = this.#followed = log.end;
+    this.touch();
+  }
+
+  /** Steps in with those who were sent everything up to `at` of the log; false when it has something else to send. */
+  stepIn(at: number): boolean {
+    if (this.#followed !== at || this.sent < this.end || this.#sink?.write === undefined) return false;
+    if (this.#to !== at) this.#fold();
+    if (this.plain)
+      this.#from = this.#to = at; // All that it was sent is confirmed: it holds nothing.
+    else if (this.#from === this.#to) this.#hold(at);
+    this.#inStep = true;
+    return true;
+  }
+
+  /** Its socket took only so many bytes of what those in step are sent just now. */
+  fallBehind(taken: number): void {
+    this.follow();
+    this.safe = this.saving = this.sent + taken;
+    this.took(taken);
+  }
+
+  #stepOut(): void {
+    this.#catchUp();
+    this.#inStep = false;
+    if (this.#from === this.#to && !this.plain) this.#log!.release(this.#from);
+    this.#group!.stepOut(this);
+  }
+
+  /** Follows those in step: everything up to there was sent. */
+  #catchUp(): void {
+    if (!this.#inStep) return;
+    const { sent } = this.#group!;
+    this.sent += sent - this.#to;
+    this.#to = this.#followed = sent;
+    if (this.plain) {
+      this.#from = sent;
+      this.confirmed = this.#base = this.sent;
+    }
+    this.safe = this.saving = this.sent;
+  }
+
+  /** The log goes on without this stream: what was appended since the last `follow` is not for it. */
+  skip(): void {
+    if (this.#log !== null) this.#followed = this.#log.end; // It has stepped out, since it followed.
+  }
+
+  /** Copies what it holds of the log to its own bytes, so that the log may forget it. */
+  letGo(before: number): void {
+    this.#catchUp();
+    if (this.#from < this.#to && this.#from < before) this.#fold();
+  }
+
+  /** It has left the log: appends the last line, if there is one. Whatever is appended later is dropped. */
+  finish(line: Uint8Array | null): void {
+    if (line !== null) this.append(line);
+    this.#finished = true;
+  }
+
+  append(line: Uint8Array): void {
+    const at = this.#reserve(line.length);
+    if (at < 0) return;
+    copy(line, this.#own.bytes, at, 0, line.length);
+  }
+
+  /** Appends the line head + bytes[start..end) + LF; false when the stream is finished. */
+  appendLine(head: Uint8Array, bytes: Uint8Array, start: number, end: number): boolean {
+    const count = head.length + end - start + 1;
+    const at = this.#reserve(count);
+    if (at < 0) return false;
+    const own = this.#own.bytes;
+    copy(head, own, at, 0, head.length);
+    copy(bytes, own, at + head.length, start, end);
+    own[at + count - 1] = LF;
+    return true;
+  }
+
+  /**
+   * Appends a message's line, which stays marked until it is confirmed. With `unixMs` it exists only here: its head is
+   * `message <from> `. With 0 it rests in the mailbox too.
+   */
+  appendMessage(number: number, unixMs: number, head: Uint8Array, bytes: Uint8Array, start: number, end: number): void {
+    if (!this.appendLine(head, bytes, start, end)) return;
+    const to = this.end;
+    this.#marks.add(number, unixMs, to - (head.length + end - start + 1), to);
+  }
+
+  /** Copies the messages that were appended since the last time, in runs of what was appended together. */
+  copyNew(copy: StreamCopy): void {
+    const { bytes, head } = this.#own;
+    this.#marks.takeNew(copy, bytes, head - this.#base);
+  }
+
+  /** The next bytes to write, into `piece`; false when nothing is safe to write. The socket's answer goes to `took`. */
+  peek(): boolean {
+    if (this.sent >= this.safe) return false;
+    const own = this.#own;
+    let ownEnd = this.#base + own.length;
+    if (this.sent < ownEnd && this.#from < this.#to && this.#to - this.#from <= JOIN_BYTES_MAX) {
+      this.#fold();
+      ownEnd = this.#base + own.length;
+    }
+    if (this.sent < ownEnd) {
+      this.piece = own.bytes;
+      this.pieceStart = own.head + this.sent - this.#base;
+      this.pieceEnd = this.pieceStart + Math.min(ownEnd, this.safe) - this.sent;
+    } else {
+      const position = this.#from + this.sent - ownEnd;
+      this.piece = this.#log!.block(position);
+      this.pieceStart = this.#log!.offset(position);
+      this.pieceEnd = Math.min(this.piece.length, this.pieceStart + this.safe - this.sent);
+    }
+    return true;
+  }
+
+  /** The socket took so many bytes of `piece`. */
+  took(count: number): void {
+    this.sent += count;
+    this.piece = EMPTY;
+    if (this.plain) this.confirm(this.sent);
+  }
+
+  /** The reader is there again, on another connection: it has everything before `position`, and wants the rest. */
+  rewind(position: number): void {
+    this.follow();
+    this.#furthest = this.furthest;
+    if (position > this.confirmed) this.confirm(position);
+    this.sent = this.confirmed;
+  }
+
+  /** The reader has everything before `position`. */
+  confirm(position: number): void {
+    this.#catchUp();
+    this.confirmed = position;
+    if (position > this.sent) this.sent = position;
+    this.#forget(this.#marks.confirm(position));
+  }
+
+  /**
+   * The session has ended, and its messages rest in the mailbox: they are none of this stream's any more. Of a plain
+   * one what was not begun to be sent leaves it; the rest of a line begun stays, so that no line is torn. The reader of
+   * any other stream may still get it all, and say at its next login how far it came. When there is no sink, nobody is
+   * there to read anything.
+   */
+  withdraw(): void {
+    this.follow();
+    this.#fold();
+    if (this.plain) this.#cutMessages();
+    this.#marks.clear();
+    if (this.#sink === null) this.confirmed = this.sent = this.safe = this.saving = this.end;
+    this.#forget(this.confirmed);
+  }
+
+  /** Messages with numbers above `after` and up to `upTo` rest in the mailbox from now on. */
+  rest(after: number, upTo: number): void {
+    this.#marks.rest(after, upTo);
+  }
+
+  /** The unconfirmed messages with numbers above `after` and up to `upTo`, about so many bytes of them. */
+  messages(after: number, upTo: number, bytesMax: number): Unconfirmed[] {
+    const { bytes, head } = this.#own;
+    return this.#marks.messages(after, upTo, bytesMax, bytes, head - this.#base);
+  }
+
+  /** Marked lines that were not begun to be sent go, and the rest moves together, in one pass: there may be many. */
+  #cutMessages(): void {
+    const own = this.#own;
+    const { bytes, head } = own;
+    const offset = head - this.#base;
+    let at = head;
+    let from = head;
+    const keep = (end: number): void => {
+      if (at < from) copy(bytes, bytes, at, from, end);
+      at += end - from;
+    };
+    const { fields, first } = this.#marks;
+    let { safe, saving } = this;
+    for (let i = first; i < fields.length; i += MARK.fields) {
+      const start = fields[i + MARK.start]!;
+      const end = fields[i + MARK.end]!;
+      if (start < this.sent) continue;
+      keep(offset + start);
+      from = offset + end;
+      safe -= Math.max(0, Math.min(end, this.safe) - start);
+      saving -= Math.max(0, Math.min(end, this.saving) - start);
+    }
+    keep(own.tail);
+    own.tail = at;
+    this.safe = safe;
+    this.saving = saving;
+  }
+
+  #hold(position: number): void {
+    this.#from = this.#to = position;
+    this.#log!.hold(position);
+  }
+
+  /** The range of the log becomes own bytes. */
+  #fold(): void {
+    const count = this.#to - this.#from;
+    if (count === 0) return;
+    const at = this.#own.reserve(count);
+    this.#log!.copy(this.#from, this.#to, this.#own.bytes, at);
+    this.#drop(this.#to);
+  }
+
+  /** Room for a line of its own, behind everything that came before it; -1 when the stream is finished. */
+  #reserve(count: number): number {
+    // Without a log, as a finished stream is, this is always so.
+    if (!this.touched || this.#inStep || this.#from !== this.#to || this.#followed !== this.#log?.end) {
+      if (this.#finished) return -1;
+      this.follow();
+      this.#fold();
+      this.touch();
+    }
+    return this.#own.reserve(count);
+  }
+
+  /** Gives up what lies before `position`. */
+  #forget(position: number): void {
+    const ownEnd = this.#base + this.#own.length;
+    if (position < ownEnd) this.#own.drop(position - this.#base);
+    else {
+      this.#own.clear();
+      if (position > ownEnd) this.#drop(this.#from + position - ownEnd);
+    }
+    this.#base = position;
+  }
+
+  /** Its range of the log begins at `from` now. One in step holds its place even when the range is empty. */
+  #drop(from: number): void {
+    if (from === this.#to && !this.#inStep) this.#log!.release(this.#from);
+    else this.#log!.move(this.#from, from);
+    this.#from = from;
+  }
+}

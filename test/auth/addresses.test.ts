@@ -1,0 +1,176 @@
+import { describe, expect, test } from "bun:test";
+import { Addresses, source } from "../../src/auth/addresses.ts";
+import { ADDRESSES_IDLE_MAX, ADDRESSES_IDLE_MS, LIMITS_DEFAULT, type Limits } from "../../src/limits.ts";
+import { TimerWheel } from "../../src/timer-wheel.ts";
+import { PASSWORD, World } from "../support/chat.ts";
+
+const HERE = "192.0.2.1";
+const ELSEWHERE = "192.0.2.2";
+
+function setUp(limits: Partial<Limits> = {}): { addresses: Addresses; pass: (ms: number) => void } {
+  const wheel = new TimerWheel();
+  let clockMs = 0;
+  // In steps, since a jump would count as a stall.
+  const pass = (ms: number): void => {
+    for (const untilMs = clockMs + ms; clockMs < untilMs;) wheel.advance((clockMs = Math.min(untilMs, clockMs + 50)));
+  };
+  return { addresses: new Addresses(wheel, { ...LIMITS_DEFAULT, ...limits }), pass };
+}
+
+describe("connections of one address", () => {
+  test("are bounded, and one that ends makes room for another", () => {
+    const { addresses } = setUp({ connectionsPerAddressMax: 2 });
+    expect([1, 2, 3].map(() => addresses.connect(HERE))).toEqual([null, null, "connections from your address"]);
+    expect(addresses.connect(ELSEWHERE)).toBeNull();
+    addresses.disconnect(HERE);
+    expect([1, 2].map(() => addresses.connect(HERE))).toEqual([null, "connections from your address"]);
+  });
+
+  test("come at most so fast, though they end at once; what was saved up may come together", () => {
+    const { addresses, pass } = setUp({ connectionsPerSecondMax: 4 });
+    const connect = (): string | null => {
+      const tooMany = addresses.connect(HERE);
+      if (tooMany === null) addresses.disconnect(HERE);
+      return tooMany;
+    };
+    const all = Array.from({ length: 5 }, connect);
+    expect(all).toEqual([null, null, null, null, "new connections from your address"]);
+    pass(200);
+    expect(connect()).not.toBeNull();
+    pass(50);
+    expect([connect(), connect()]).toEqual([null, "new connections from your address"]);
+    expect(addresses.connect(ELSEWHERE)).toBeNull();
+  });
+
+  test("of IPv6 are those of a /64", () => {
+    const { addresses } = setUp({ connectionsPerAddressMax: 1 });
+    expect(addresses.connect("2001:db8:0:1::1")).toBeNull();
+    expect(addresses.connect("2001:db8:0:1:ffff::2")).not.toBeNull();
+    expect(addresses.connect("2001:db8:0:2::1")).toBeNull();
+  });
+
+  test.each(["127.0.0.1", "127.255.0.1", "::1"])("are not limited for %s, unless that is asked for", (address) => {
+    const limits = { connectionsPerAddressMax: 1, connectionsPerSecondMax: 1, failedLoginsPerMinuteMax: 1 };
+    const { addresses } = setUp(limits);
+    for (let i = 0; i < 5; i++) {
+      expect(addresses.connect(address)).toBeNull();
+      addresses.loginBegins(address);
+      expect(addresses.loginWait(address)).toBe(0);
+    }
+    const { addresses: strict } = setUp({ ...limits, limitsLoopback: true });
+    expect([strict.connect(address), strict.connect(address)]).toEqual([null, "connections from your address"]);
+    strict.loginBegins(address);
+    expect(strict.loginWait(address)).toBe(60);
+  });
+
+  test("have no limit that is 0", () => {
+    const none = { connectionsPerAddressMax: 0, connectionsPerSecondMax: 0, failedLoginsPerMinuteMax: 0 };
+    const { addresses } = setUp(none);
+    for (let i = 0; i < 1000; i++) {
+      expect(addresses.connect(HERE)).toBeNull();
+      addresses.loginBegins(HERE);
+    }
+    expect(addresses.loginWait(HERE)).toBe(0);
+  });
+});
+
+describe("addresses are forgotten", () => {
+  test("when they have no connection any more and may do everything again, not before", () => {
+    const { addresses, pass } = setUp({ failedLoginsPerMinuteMax: 2 });
+    addresses.connect(HERE);
+    addresses.connect(ELSEWHERE);
+    pass(2 * ADDRESSES_IDLE_MS);
+    expect(addresses.loginWait(HERE)).toBe(0);
+    for (let i = 0; i < 2; i++) addresses.loginBegins(HERE);
+    addresses.disconnect(HERE);
+    pass(20_000);
+    addresses.connect(ELSEWHERE);
+    expect(addresses.loginWait(HERE)).toBe(10);
+    pass(ADDRESSES_IDLE_MS);
+    addresses.connect("192.0.2.3");
+    expect(addresses.size).toBe(2);
+    expect(addresses.loginWait(HERE)).toBe(0);
+  });
+
+  test("when there are too many of them, but never those with a connection", () => {
+    const { addresses } = setUp({ connectionsPerAddressMax: 1 });
+    addresses.connect(HERE);
+    for (let i = 0; i <= ADDRESSES_IDLE_MAX; i++) {
+      const address = `2001:db8:${(i >> 16).toString(16)}:${(i & 0xffff).toString(16)}::1`;
+      addresses.connect(address);
+      addresses.disconnect(address);
+    }
+    expect(addresses.size).toBe(ADDRESSES_IDLE_MAX + 1);
+    expect(addresses.connect(HERE)).not.toBeNull();
+  });
+});
+
+describe("logins that fail", () => {
+  const limits = { failedLoginsPerMinuteMax: 6 };
+
+  test("count for all users and all connections of the address; then every login is busy, and nothing is closed", () => {
+    const world = new World(["alice", "bob", "carol"], { limits });
+    const peer = world.connect(HERE);
+    for (const name of ["nobody", "alice", "bob", "carol"]) world.say(peer, `login ${name} wrong`);
+    for (const name of ["nobody", "x"]) world.say(world.connect(HERE), `login ${name} wrong`);
+    peer.read();
+    expect(world.ask(peer, "login nobody x")).toEqual(["err busy too many failed logins; try again in 10 s"]);
+    expect(world.ask(peer, `login alice ${PASSWORD}`)).toEqual(["err busy too many failed logins; try again in 10 s"]);
+    expect(world.ask(world.connect(ELSEWHERE), `login alice ${PASSWORD}`)[0]).toMatch(/^ok /);
+    world.pass(9_800);
+    expect(world.ask(peer, `login bob ${PASSWORD}`)).toEqual(["err busy too many failed logins; try again in 1 s"]);
+    world.pass(300);
+    expect(world.ask(peer, `login bob ${PASSWORD}`)[0]).toMatch(/^ok /);
+  });
+
+  test("are all those that are still judged: of many at once no more are judged than may fail", async () => {
+    const world = new World(["alice", "bob"], { limits });
+    const verdict = Promise.withResolvers<boolean>();
+    world.verify = () => verdict.promise;
+    const peers = Array.from({ length: 8 }, () => world.connect(HERE));
+    for (const [i, peer] of peers.entries()) world.say(peer, `login ${i % 2 === 0 ? "alice" : "bob"} ${PASSWORD}`);
+    const busy = peers.filter((peer) => peer.read().join().startsWith("err busy too many failed logins"));
+    expect(busy).toHaveLength(2);
+    verdict.resolve(true);
+    await world.later();
+    world.verify = () => true;
+    expect(world.login("alice", HERE).read()[0]).toMatch(/^ok /);
+  });
+
+  test("are not those that get in", () => {
+    const world = new World(["alice"], { limits });
+    for (let i = 0; i < 20; i++) expect(world.login("alice", HERE).read()[0]).toMatch(/^ok /);
+  });
+
+  test("that are busy count for no lockout", () => {
+    const world = new World(["alice"], { limits: { failedLoginsPerMinuteMax: 1 } });
+    const peer = world.connect(HERE);
+    world.say(peer, "login nobody x", "login alice a", "login alice b", "login alice c");
+    expect(peer.read().map((line) => line.slice(0, 9))).toEqual(["err unkno", "err busy ", "err busy ", "err busy "]);
+    world.pass(60_100);
+    expect(world.ask(peer, "login alice a")).toEqual(["err wrong_password 2"]);
+  });
+});
+
+describe("the address that counts", () => {
+  test.each([
+    ["192.0.2.1", "192.0.2.1"],
+    ["::ffff:192.0.2.1", "192.0.2.1"],
+    ["2001:db8:1:2::9", "2001:db8:1:2:7:7:7:7"],
+    ["2001:db8::1", "2001:0db8:0000:0000:1:2:3:4"],
+    ["2001:db8::1:2:3:4:5", "2001:db8:0:1::"],
+    ["::1", "0:0:0:0::2"],
+    ["fe80::1%eth0", "fe80::2"],
+  ])("of %s is that of %s", (one, other) => {
+    expect(source(one)).toBe(source(other));
+  });
+
+  test.each([
+    ["192.0.2.1", "192.0.2.10"],
+    ["2001:db8:1:2::1", "2001:db8:1:3::1"],
+    ["2001:db8:1::1", "2001:db8:1:1::1"],
+    ["::1", "::1:0:0:0:0"],
+  ])("of %s is not that of %s", (one, other) => {
+    expect(source(one)).not.toBe(source(other));
+  });
+});

@@ -1,0 +1,282 @@
+import { afterAll, afterEach, describe, expect, test } from "bun:test";
+import { existsSync, mkdtempSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { readCredentials } from "../../src/auth/credentials.ts";
+import { run, runWith } from "../support/process.ts";
+import { Pty } from "../support/pty.ts";
+
+const folder = mkdtempSync(join(tmpdir(), "heartline-"));
+const ptys: Pty[] = [];
+let files = 0;
+
+afterEach(() => ptys.splice(0).forEach((pty) => pty.end()));
+afterAll(() => rmSync(folder, { recursive: true }));
+
+/** A file of its own; without text there is none yet. */
+function newFile(text?: string): string {
+  const file = join(folder, `users${files++}.txt`);
+  if (text !== undefined) writeFileSync(file, text);
+  return file;
+}
+
+function passwd(...args: string[]): ReturnType<typeof run> {
+  return run("src/main.ts", "passwd", ...args);
+}
+
+/** As from a script. */
+function setsPassword(input: string | Uint8Array, ...args: string[]): ReturnType<typeof run> {
+  return runWith({ input }, "src/main.ts", "passwd", ...args);
+}
+
+function onTerminal(args: string[], env: Record<string, string> = {}): Pty {
+  const pty = new Pty(["src/main.ts", "passwd", ...args], { columns: 100, env });
+  ptys.push(pty);
+  return pty;
+}
+
+/** Has the program run this first. */
+function preload(script: string): Record<string, string> {
+  const file = join(folder, `preload${files++}.ts`);
+  writeFileSync(file, script);
+  return { BUN_OPTIONS: `--preload ${file}` };
+}
+
+function hashOf(file: string, user: string): string {
+  return readCredentials(file).users.find(({ name }) => name === user)!.password;
+}
+
+test("a user is added to a file that nobody else reads, and later gets another password", async () => {
+  const file = newFile();
+  expect(await setsPassword("two words\n", file, "alice")).toMatchObject({ out: "", code: 1 });
+  expect(existsSync(file)).toBe(false);
+  const first = await setsPassword("größe1\nnot this\n", file, "alice");
+  expect(first).toEqual({
+    out: `added alice to ${file}; kill -HUP <pid> makes a running server take it\n`,
+    err: "",
+    code: 0,
+  });
+  expect(statSync(file).mode & 0o777).toBe(0o600);
+  expect(hashOf(file, "alice")).toStartWith("$argon2id$v=19$m=65536,t=2,p=1$");
+  expect(await Bun.password.verify("größe1", hashOf(file, "alice"))).toBe(true);
+  const second = await setsPassword("$ecret2\r\n", file, "alice");
+  expect(second).toMatchObject({ out: expect.stringContaining(`changed the password of alice in ${file}`), code: 0 });
+  expect(await Bun.password.verify("$ecret2", hashOf(file, "alice"))).toBe(true);
+  expect(readCredentials(file).users).toHaveLength(1);
+});
+
+describe("nothing is changed, and one line says why, when", () => {
+  const USERS = "# users\nalice one\n";
+
+  async function refuses(text: string, input: string | Uint8Array, user: string, ...words: string[]): Promise<void> {
+    const file = newFile(text);
+    const { out, err, code } = await setsPassword(input, file, user);
+    expect({ out, code }).toEqual({ out: "", code: 1 });
+    expect(err).toMatch(/^heartline: [^\n]+\n$/);
+    for (const word of words) expect(err.replace(file, "file")).toContain(word);
+    expect(err).not.toMatch(/topsecret|\.ts\b/);
+    expect(readFileSync(file, "utf8")).toBe(text);
+    expect(existsSync(`${file}.new`)).toBe(false);
+  }
+
+  test("no server would take the password", async () => {
+    await Promise.all([
+      refuses(USERS, "", "alice", "no password"),
+      refuses(USERS, "\n", "alice", "empty"),
+      refuses(USERS, "topsecret 1\n", "alice", "spaces"),
+      refuses(USERS, "topsecret\t1\n", "alice", "control characters"),
+      refuses(USERS, "topsecret\x1b1\n", "alice", "control characters"),
+      refuses(USERS, Buffer.from("topsecret\xff\n", "latin1"), "alice", "UTF-8"),
+      refuses(USERS, `topsecret${"ö".repeat(508)}\n`, "alice", "1024 bytes"),
+      refuses(USERS, `topsecret${"ö".repeat(600_000)}\n`, "alice", "1024 bytes"),
+    ]);
+  });
+
+  test.each([
+    ["LINE SEPARATOR", "\u2028"],
+    ["PARAGRAPH SEPARATOR", "\u2029"],
+    ["CR", "\r"],
+    ["two CRs before the LF", "\r\r\n"],
+    ["VT", "\x0b"],
+    ["FF", "\x0c"],
+    ["NEL", "\u0085"],
+    ["NUL", "\0"],
+    ["a byte order mark", "\ufeff"],
+    ["U+FFFD", "\ufffd"],
+  ])("the password is not the whole line up to LF, because of %s in it", (_, separator) =>
+    refuses(USERS, `topsecret${separator}rest\n`.replace(/\nrest/, ""), "alice", "control characters"),
+  );
+
+  test("the name cannot be one, or a line of the file is bad", async () => {
+    await Promise.all([
+      refuses(USERS, "topsecret\n", "b..b", "b..b"),
+      refuses("b..b topsecret\n", "topsecret\n", "a b", "a b"),
+      refuses(`${USERS}bob\n`, "", "alice", "file:3: "),
+      refuses(`${USERS}bob $topsecret\n`, "topsecret\n", "carol", "file:3: "),
+    ]);
+  });
+
+  test("the file is a folder, or in none", async () => {
+    for (const file of [folder, join(folder, "none", "users.txt")]) {
+      const { err, code } = await setsPassword("topsecret\n", file, "alice");
+      expect(code).toBe(1);
+      expect(err).toMatch(/^heartline: cannot [^\n]+\n$/);
+      expect(err).toContain(file);
+    }
+    const { err, code } = await passwd("--migrate", newFile());
+    expect(code).toBe(1);
+    expect(err).toContain("no such file");
+  });
+});
+
+test("a last line without LF is a password, too", async () => {
+  const file = newFile();
+  expect(await setsPassword("größe1", file, "alice")).toMatchObject({ err: "", code: 0 });
+  expect(await Bun.password.verify("größe1", hashOf(file, "alice"))).toBe(true);
+});
+
+test("several at once lose nothing of one another", async () => {
+  const file = newFile("zoe one\n");
+  const names = ["alice", "bob", "carol"];
+  const all = await Promise.all(names.map((name) => setsPassword(`of-${name}\n`, file, name)));
+  expect(all.map(({ code, err }) => ({ code, err }))).toEqual(names.map(() => ({ code: 0, err: "" })));
+  expect(
+    readCredentials(file)
+      .users.map(({ name }) => name)
+      .sort(),
+  ).toEqual([...names, "zoe"]);
+});
+
+test("the command line is explained, or refused with 2", async () => {
+  const help = await passwd("--help");
+  expect(help).toMatchObject({ err: "", code: 0 });
+  expect(help.out).toContain("--migrate");
+  for (const args of [[], ["a", "b", "c"], ["--migrate", "a", "b"], ["--nonsense", "alice"]]) {
+    const { out, err, code } = await passwd(...args);
+    expect({ out, code }).toEqual({ out: "", code: 2 });
+    expect(err).toMatch(/^heartline: [^\n]+--help[^\n]+\n$/);
+  }
+});
+
+describe("on a terminal", () => {
+  test("the password is asked twice, until both are the same and good, and never shown", async () => {
+    const file = newFile("alice one\n");
+    const pty = onTerminal([file, "alice"]);
+    const types = async (prompt: string, keys: string): Promise<void> => {
+      await pty.until((lines) => lines.at(-1) === prompt);
+      pty.type(keys);
+    };
+    const [NEW, AGAIN] = ["New password for alice:", "Again:"];
+    await types(NEW, "\r");
+    await pty.sees("cannot be empty");
+    await types(NEW, "top secret\r");
+    await pty.sees("no spaces");
+    await types(NEW, "topsecret1\r");
+    await types(AGAIN, "topsecret2\r");
+    await pty.sees("two different passwords");
+    await types(NEW, "topsecretx\x7f3\r");
+    await types(AGAIN, "topsecret3\r");
+    const lines = await pty.sees("changed the password of alice");
+    expect(await pty.exited).toBe(0);
+    expect(lines.join("\n")).not.toContain("top");
+    expect(await Bun.password.verify("topsecret3", hashOf(file, "alice"))).toBe(true);
+  });
+
+  test("Ctrl+Z stops it, with who started it, and fg asks again and shows nothing", async () => {
+    const file = newFile("alice one\n");
+    const pty = new Pty(["-i"], { columns: 100, program: "/bin/sh", env: { PS1: "$ " } });
+    ptys.push(pty);
+    pty.type(`'${process.execPath}' run passwd ${file} alice\r`);
+    for (const prompt of ["New password for alice:", "Again:"]) {
+      await pty.until((lines) => lines.at(-1) === prompt);
+      pty.type("\x1a");
+      await pty.until((lines) => lines.at(-1) === "$");
+      pty.type("fg\r");
+      await pty.until((lines) => lines.at(-1) === prompt);
+      pty.type("topsecret\r");
+    }
+    const lines = await pty.sees("changed the password of alice");
+    expect(lines.join("\n")).not.toContain("topsecret");
+  });
+
+  test.each(["SIGHUP", "SIGQUIT", "SIGTERM", "SIGINT"] as const)(
+    "%s in the middle of a password leaves the terminal as it was, and nothing changed",
+    async (signal) => {
+      const file = newFile("alice one\n");
+      const pty = new Pty(["-i"], { columns: 100, rows: 40, program: "/bin/sh", env: { PS1: "$ " } });
+      ptys.push(pty);
+      await pty.until((lines) => lines.at(-1) === "$");
+      pty.type(`sh -c 'echo pid=$$; exec ${process.execPath} src/main.ts passwd ${file} alice'\r`);
+      const lines = await pty.sees("New password for alice:");
+      const [, pid = ""] = /^pid=(\d+)$/m.exec(lines.join("\n"))!;
+      process.kill(Number(pid), signal);
+      await pty.sees("nothing was changed");
+      await pty.until((lines) => lines.at(-1) === "$");
+      pty.type("stty -a; echo done\r");
+      const modes = (await pty.until((lines) => lines.includes("done"))).join("\n");
+      expect(modes).toMatch(/ icanon .* echo /s);
+      expect(modes).not.toMatch(/ -(icanon|echo) /);
+      expect(readFileSync(file, "utf8")).toBe("alice one\n");
+    },
+  );
+
+  test.each([
+    ["Ctrl+C", "half\x03"],
+    ["Ctrl+D", "\x04"],
+  ])("%s leaves with nothing changed", async (_key, keys) => {
+    const file = newFile("alice one\n");
+    const pty = onTerminal([file, "alice"]);
+    await pty.sees("New password");
+    pty.type("topsecret\r");
+    await pty.sees("Again:");
+    pty.type(keys);
+    await pty.sees("nothing was changed");
+    expect(await pty.exited).toBe(1);
+    expect(readFileSync(file, "utf8")).toBe("alice one\n");
+  });
+});
+
+describe("--migrate", () => {
+  test("hashes all plain passwords, and nothing else", async () => {
+    const hash = await Bun.password.hash("two", { algorithm: "bcrypt", cost: 4 });
+    const file = newFile(`# users\r\nalice one\r\n\r\nbob ${hash}\r\ncarol größe \r\n`);
+    const first = await passwd("--migrate", file);
+    expect(first).toMatchObject({ out: expect.stringContaining(`hashed 2 passwords in ${file}; kill -HUP`), code: 0 });
+    const text = readFileSync(file, "utf8");
+    const [alice, bob, carol] = readCredentials(file).users.map(({ password }) => password);
+    expect(text).toBe(`# users\r\nalice ${alice}\r\n\r\nbob ${hash}\r\ncarol ${carol}\r\n`);
+    expect(bob).toBe(hash);
+    expect(await Bun.password.verify("one", alice!)).toBe(true);
+    expect(await Bun.password.verify("größe", carol!)).toBe(true);
+    const { ino } = statSync(file);
+    expect(await passwd("--migrate", file)).toEqual({ out: `hashed 0 passwords in ${file}\n`, err: "", code: 0 });
+    expect(statSync(file).ino).toBe(ino);
+  });
+
+  test("keeps what somebody else changes meanwhile", async () => {
+    const file = newFile("alice one\nbob two\n");
+    const env = preload(`
+      import { writeFileSync } from "node:fs";
+      const { hash } = Bun.password;
+      Bun.password.hash = (password) => {
+        writeFileSync(${JSON.stringify(file)}, "# new\\nbob three\\nalice one\\ncarol four\\n");
+        return hash(password, { algorithm: "bcrypt", cost: 4 });
+      };`);
+    const pty = onTerminal(["--migrate", file], env);
+    await pty.sees("hashed 1 password in");
+    expect(readFileSync(file, "utf8")).toMatch(/^# new\nbob three\nalice \$2b\$\S+\ncarol four\n$/);
+  });
+
+  test("tells how far it is, and Ctrl+C in the middle changes nothing", async () => {
+    const file = newFile("alice one\nbob two\ncarol three\n");
+    const env = preload(`
+      const { hash } = Bun.password;
+      Bun.password.hash = (password) => (password === "two" ? new Promise(() => {}) : hash(password, "bcrypt"));`);
+    const pty = onTerminal(["--migrate", file], env);
+    await pty.sees("hashed 2 of 3 passwords");
+    pty.type("\x03");
+    expect(await pty.exited).toBe(1);
+    await pty.sees("nothing was changed");
+    expect(readFileSync(file, "utf8")).toBe("alice one\nbob two\ncarol three\n");
+  });
+});

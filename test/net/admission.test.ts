@@ -1,0 +1,286 @@
+import { afterEach, describe, expect, test } from "bun:test";
+import { BlockList } from "node:net";
+import pino from "pino";
+import { LIMITS_DEFAULT, type Limits, PROXY_HEADER_MS, TLS_HANDSHAKE_MS } from "../../src/limits.ts";
+import { Admission, fitDescriptors } from "../../src/net/admission.ts";
+import { type Accepted, Connections } from "../../src/net/connection.ts";
+import { TICK_MS } from "../../src/timer-wheel.ts";
+import { World } from "../support/chat.ts";
+import { PASSWORD, type WireClient, WireServer, proxyHeader } from "../support/wire.ts";
+
+const running: WireServer[] = [];
+
+afterEach(async () => {
+  for (const server of running.splice(0)) {
+    server.cut();
+    await server.stop();
+  }
+});
+
+function start(limits: Partial<Limits>, proxyFrom: BlockList | null = null): WireServer {
+  const server = new WireServer({ limits, proxyFrom });
+  running.push(server);
+  return server;
+}
+
+/** A server to which this machine is a proxy. */
+function behindProxy(limits: Partial<Limits> = {}): WireServer {
+  return start(limits, loopback());
+}
+
+function loopback(): BlockList {
+  const list = new BlockList();
+  list.addSubnet("127.0.0.0", 8);
+  return list;
+}
+
+async function connectAs(server: WireServer, address: string): Promise<WireClient> {
+  const client = await server.connect();
+  client.send(proxyHeader(address));
+  return client;
+}
+
+describe("with as many descriptors as there are", () => {
+  const fit = (limits: Partial<Limits>, descriptors: number): [number, number] => {
+    const { connectionsMax, callbacksMax } = fitDescriptors({ ...LIMITS_DEFAULT, ...limits }, descriptors);
+    return [connectionsMax, callbacksMax];
+  };
+
+  test("connections get what calls and files leave", () => {
+    expect(fit({}, 20_000)).toEqual([18_900, 1000]);
+    expect(fit({ connectionsMax: 500 }, 20_000)).toEqual([500, 1000]);
+    expect(fit({ connectionsMax: 50_000, callbacksMax: 10 }, 20_000)).toEqual([19_890, 10]);
+  });
+
+  test("which may be few, calls get a quarter at most", () => {
+    expect(fit({}, 500)).toEqual([300, 100]);
+    const [connections, calls] = fit({}, 50);
+    expect(connections + calls).toBeGreaterThan(0);
+  });
+});
+
+describe("when everything is taken", () => {
+  test("a newcomer has the place of whoever waited longest without getting in", async () => {
+    const server = start({ connectionsMax: 3 });
+    const alice = await server.login("alice");
+    const [first, second] = [await server.connect(), await server.connect()];
+    await second.asks("alive", "err not_logged_in");
+    const bob = await server.connect();
+    await first.ends();
+    await bob.asks(`login bob ${PASSWORD}`, "ok <token> 35");
+    await alice.hears("joined bob");
+    await second.asks("alive", "err not_logged_in");
+  });
+
+  test("by people who are in, a newcomer is refused with a word, and nobody else notices", async () => {
+    const server = start({ connectionsMax: 2 });
+    const [alice, bob] = (await server.online("alice", "bob")) as [WireClient, WireClient];
+    const late = await server.connect();
+    await late.hears("err busy too many connections");
+    await late.ends();
+    await alice.asks("message bob hi", "ok sent");
+    await bob.hears("message alice hi");
+    await bob.asks("logout", "ok");
+    await bob.ends();
+    await (await server.connect()).asks("alive", "err not_logged_in");
+  });
+});
+
+describe("the proxy says for whom a connection is", () => {
+  test("so that limits hit that address, and no other", async () => {
+    const server = behindProxy({ connectionsPerAddressMax: 2 });
+    const [one, two] = [await connectAs(server, "192.0.2.7"), await connectAs(server, "192.0.2.7")];
+    await one.asks("alive", "err not_logged_in");
+    await two.asks("alive", "err not_logged_in");
+    const three = await connectAs(server, "192.0.2.7");
+    await three.hears("err busy too many connections from your address");
+    await three.ends();
+    await (await connectAs(server, "192.0.2.8")).asks("alive", "err not_logged_in");
+    one.cut();
+    await two.asks("online", "err not_logged_in");
+    for (;;) {
+      const again = await connectAs(server, "192.0.2.7");
+      again.say("alive");
+      if ((await again.line()) === "err not_logged_in") break;
+    }
+  });
+
+  test("so that a lockout does, and private chats are told that address", async () => {
+    const server = behindProxy();
+    const guesser = await connectAs(server, "192.0.2.7");
+    guesser.say("login alice a", "login alice b", "login alice c");
+    await guesser.hears("err wrong_password 2", "err wrong_password 1", "err locked_out 60");
+    const alice = await connectAs(server, "2001:db8:0:0:0:0:0:5");
+    await alice.asks(`login alice ${PASSWORD} listen=7000`, "ok <token> 35");
+    const bob = await connectAs(server, "192.0.2.7");
+    await bob.asks(`login bob ${PASSWORD}`, "ok <token> 35");
+    await bob.asks("getaddress alice", "ok asked");
+    await alice.hears("joined bob", "private_request bob");
+    await alice.asks("private_answer bob yes", "expect bob 192.0.2.7 <token>");
+    await bob.hears("address alice 2001:db8::5 7000 <token>");
+  });
+
+  test("in any pieces, and a request may come right behind it", async () => {
+    const server = behindProxy();
+    const client = await server.connect();
+    const bytes = Buffer.concat([proxyHeader("192.0.2.7"), Buffer.from(`login alice ${PASSWORD}\nalive\n`)]);
+    client.send(bytes.subarray(0, 5));
+    await (await connectAs(server, "192.0.2.8")).asks("alive", "err not_logged_in");
+    client.send(bytes.subarray(5));
+    await client.hears("ok <token> 35", "ok");
+  });
+
+  test("or it is hung up on, and the operator hears of it in one line", () => {
+    const lines: string[] = [];
+    const { admission, world } = setUp(loopback(), lines);
+    const garbage = new Socket("127.0.0.1");
+    const silent = new Socket("127.0.0.1");
+    for (const socket of [garbage, silent]) admission.open(socket as never);
+    garbage.data!.data(Buffer.from("login alice secret\n"));
+    expect([garbage.ended, silent.ended]).toEqual([true, false]);
+    world.pass(PROXY_HEADER_MS + 200);
+    expect(silent.ended).toBe(true);
+    for (const socket of [garbage, silent]) socket.data!.closed();
+    expect(admission.newcomers.size).toBe(0);
+    expect(garbage.heard + silent.heard).toBe("");
+    admission.report();
+    admission.report();
+    expect(lines.map((line) => JSON.parse(line))).toMatchObject([
+      { refused: 2, last: { address: "127.0.0.1", why: "no PROXY header came" } },
+    ]);
+  });
+
+  test("which is said once, and counts for it like any other", () => {
+    const { admission, world } = setUp(loopback(), []);
+    const sockets = Array.from({ length: 3 }, () => new Socket("127.0.0.1"));
+    for (const socket of sockets) {
+      admission.open(socket as never);
+      socket.data!.data(proxyHeader("192.0.2.7"));
+    }
+    expect(sockets.map(({ ended }) => ended)).toEqual([false, false, true]);
+    expect(sockets[2]!.data).toBeNull();
+    expect(admission.newcomers.size).toBe(0);
+    world.pass(PROXY_HEADER_MS + 200);
+    expect(sockets.map(({ ended }) => ended)).toEqual([false, false, true]);
+    expect(admission.connections.open.size).toBe(2);
+  });
+
+  test("and a server that stops waits for none that was not said", async () => {
+    const server = behindProxy();
+    const client = await server.connect();
+    client.send(proxyHeader("192.0.2.7").subarray(0, 5));
+    await (await connectAs(server, "192.0.2.8")).asks("alive", "err not_logged_in");
+    await Promise.all([server.stop(), client.ends()]);
+  });
+
+  test("and nobody else may", async () => {
+    const client = await connectAs(start({}), "192.0.2.7");
+    await client.hears("err bad_request the line is empty");
+  });
+});
+
+describe("a handshake over TLS", () => {
+  test("that does not come in time, or fails, ends the connection, and the operator hears of each once", () => {
+    const lines: string[] = [];
+    const { admission, world } = setUp(null, lines);
+    const [silent, garbage] = [new Socket("192.0.2.7"), new Socket("192.0.2.7")];
+    for (const socket of [silent, garbage]) admission.open(socket as never, true);
+    garbage.data!.handshake!(new Error("wrong version number"));
+    expect([silent.ended, garbage.ended]).toEqual([false, true]);
+    world.pass(TLS_HANDSHAKE_MS - TICK_MS);
+    expect(silent.ended).toBe(false);
+    world.pass(4 * TICK_MS);
+    expect(silent.ended).toBe(true);
+    silent.data!.handshake!(new Error("this runtime says so when it is hung up on"));
+    for (const socket of [silent, garbage]) socket.data!.closed();
+    expect([admission.newcomers.size, admission.connections.strangers.size]).toEqual([0, 0]);
+    expect(silent.heard + garbage.heard).toBe("");
+    admission.report();
+    expect(lines.map((line) => JSON.parse(line))).toMatchObject([
+      { refused: 2, last: { address: "192.0.2.7", why: "no TLS handshake came" } },
+    ]);
+  });
+
+  test("that is over in time is a connection like any other, and counts once", () => {
+    const { admission, world } = setUp(null, []);
+    const socket = new Socket("192.0.2.7");
+    admission.open(socket as never, true);
+    socket.data!.handshake!(null);
+    expect([...admission.connections.open]).toMatchObject([{ address: "192.0.2.7", isEncrypted: true }]);
+    world.pass(2 * TLS_HANDSHAKE_MS);
+    expect(socket.ended).toBe(false);
+    socket.data!.closed();
+    expect(world.chat.addresses.connect("192.0.2.7")).toBeNull();
+    world.chat.addresses.disconnect("192.0.2.7");
+    expect([admission.newcomers.size, admission.connections.strangers.size]).toEqual([0, 0]);
+  });
+
+  test("that is not over yet has to go for a newcomer when everything is taken", () => {
+    const { admission } = setUp(null, [], { connectionsMax: 2, connectionsPerSecondMax: 0 });
+    const sockets = Array.from({ length: 3 }, () => new Socket("192.0.2.7"));
+    for (const socket of sockets) admission.open(socket as never, true);
+    expect(sockets.map(({ ended }) => ended)).toEqual([true, false, false]);
+  });
+
+  test("is nobody's to whom a word could be said", () => {
+    const { admission } = setUp(null, []);
+    const sockets = Array.from({ length: 3 }, () => new Socket("192.0.2.7"));
+    for (const socket of sockets) admission.open(socket as never, true);
+    expect(sockets.map(({ ended, heard }) => [ended, heard])).toEqual([
+      [false, ""],
+      [false, ""],
+      [true, ""],
+    ]);
+  });
+
+  test("is for whom it comes from, whatever proxies say in the clear", () => {
+    const { admission } = setUp(loopback(), []);
+    const socket = new Socket("127.0.0.1");
+    admission.open(socket as never, true);
+    socket.data!.handshake!(null);
+    expect(admission.connections.open.size).toBe(1);
+  });
+});
+
+test("of new connections that come too fast, the operator hears how many there were and from where", () => {
+  const lines: string[] = [];
+  const { admission } = setUp(null, lines);
+  const sockets = Array.from({ length: 5 }, () => new Socket("::ffff:192.0.2.7"));
+  for (const socket of sockets) admission.open(socket as never);
+  expect(sockets.map(({ heard }) => heard)).toEqual([
+    "",
+    "",
+    ...Array<string>(3).fill("err busy too many new connections from your address\n"),
+  ]);
+  expect(sockets.map(({ data }) => data === null)).toEqual([false, false, true, true, true]);
+  admission.report();
+  expect(lines).toHaveLength(1);
+  expect(JSON.parse(lines[0]!)).toMatchObject({ refused: 3, last: { address: "192.0.2.7" } });
+});
+
+/** An admission under a hand-moved clock that takes two new connections a second. */
+function setUp(
+  proxies: BlockList | null,
+  lines: string[],
+  limits: Partial<Limits> = {},
+): { admission: Admission; world: World } {
+  const world = new World(["alice"], { limits: { connectionsPerSecondMax: 2, connectionsMax: 100, ...limits } });
+  const log = pino({ level: "trace" }, { write: (line) => void lines.push(line) });
+  return { admission: new Admission(new Connections(world.chat), proxies, log), world };
+}
+
+class Socket {
+  readonly remoteAddress: string;
+  data: Accepted | null = null;
+  ended = false;
+  heard = "";
+
+  constructor(remoteAddress: string) {
+    this.remoteAddress = remoteAddress;
+  }
+
+  end(text = ""): void {
+    this.ended = true;
+    this.heard += text;
+  }
+}

@@ -1,0 +1,573 @@
+import { afterEach, beforeEach, describe, expect, test } from "bun:test";
+import { KEEPING_UP_MS, LIMITS_DEFAULT } from "../../src/limits.ts";
+import { Callback, Callbacks } from "../../src/net/callback.ts";
+import type { DialHandlers, DialedSocket } from "../../src/net/dial.ts";
+import { type TestPeer, World } from "../support/chat.ts";
+import { PASSWORD, type WireClient, WireServer } from "../support/wire.ts";
+
+let server: WireServer;
+const phones: Phone[] = [];
+
+beforeEach(() => {
+  server = new WireServer();
+});
+
+afterEach(async () => {
+  await server.stop();
+  for (const phone of phones.splice(0)) phone.hangUp();
+});
+
+/** What a call does to a phone: the answers it gets to `callback ...` and, once the bytes are there, to those. */
+interface Manners {
+  ready?: string;
+  received?: (position: number) => string;
+}
+
+/** A callback client: it listens, logs in, says each request on a connection of its own, and takes calls. */
+class Phone {
+  token = "";
+  secret = "";
+  received = 0;
+  /** Lines that calls delivered, each once. */
+  readonly lines: string[] = [];
+  /** What calls began with: `<position> <bytes>`. */
+  readonly calls: string[] = [];
+  manners: Manners = {};
+  #listener: Bun.TCPSocketListener<{ text: string }> | null = null;
+  #changed = (): void => {};
+
+  static async login(name: string, options = ""): Promise<Phone> {
+    const phone = new Phone();
+    phones.push(phone);
+    phone.#listen(0);
+    const wire = await server.connect();
+    wire.say(`login ${name} ${PASSWORD} callback=${phone.port}${options}`);
+    const [ok, token, silence, secret] = (await wire.line()).split(" ");
+    expect([ok, silence]).toEqual(["ok", "35"]);
+    phone.token = token!;
+    phone.secret = secret!.replace("secret=", "");
+    await wire.ends();
+    return phone;
+  }
+
+  get port(): number {
+    return this.#listener!.port;
+  }
+
+  #listen(port: number): void {
+    this.#listener = Bun.listen<{ text: string }>({
+      hostname: "127.0.0.1",
+      port,
+      socket: {
+        open: (socket) => void (socket.data = { text: "" }),
+        data: (socket, chunk) => {
+          socket.data.text += chunk.toString("latin1");
+          this.#hear(socket.data.text, (answer) => socket.write(answer));
+        },
+      },
+    });
+  }
+
+  #hear(text: string, answer: (line: string) => void): void {
+    const lf = text.indexOf("\n");
+    const [verb, secret, position, bytes] = text.slice(0, lf).split(" ");
+    expect(verb).toBe("callback");
+    if (secret !== this.secret) return; // The login's reply is still on its way, or it is a stranger.
+    if (text.length === lf + 1) {
+      this.calls.push(`${position} ${bytes}`);
+      answer(`${this.manners.ready ?? `ready ${this.token}`}\n`);
+    }
+    if (text.length !== lf + 1 + Number(bytes)) return this.#changed();
+    const news = text.slice(lf + 1).slice(this.received - Number(position));
+    this.lines.push(...news.split("\n").slice(0, -1));
+    this.received = Number(position) + Number(bytes);
+    answer(`${this.manners.received?.(this.received) ?? `received ${this.received}`}\n`);
+    this.#changed();
+  }
+
+  /** One request on a connection of its own. */
+  async asks(request: string, reply: string): Promise<void> {
+    const wire = await server.connect();
+    await wire.asks(`as ${this.token} ${request}`, reply);
+    await wire.ends();
+  }
+
+  async hears(...expected: string[]): Promise<void> {
+    while (this.lines.length < expected.length) await new Promise<void>((resolve) => (this.#changed = resolve));
+    const heard = this.lines.splice(0, expected.length).map((line) => line.replace(/^(stored \S+) \d{13}/, "$1 <ms>"));
+    expect(heard).toEqual(expected);
+  }
+
+  async called(times: number): Promise<void> {
+    while (this.calls.length < times) await new Promise<void>((resolve) => (this.#changed = resolve));
+  }
+
+  hangUp(): void {
+    this.#listener!.stop(true);
+  }
+
+  /** Listens at the port that it had, or at a free one. */
+  pickUp(): void {
+    this.#listen(this.#listener?.port ?? 0);
+  }
+}
+
+test("the first call comes right after the login, even with nothing to deliver", async () => {
+  const alice = await Phone.login("alice");
+  await alice.called(1);
+  expect(alice.calls).toEqual(["0 0"]);
+});
+
+test("everything in the chat works as in other sessions", async () => {
+  const bob = await server.login("bob");
+  const alice = await Phone.login("alice");
+  await bob.hears("joined alice");
+  await alice.asks("online", "ok bob");
+  await alice.asks("message bob hi", "ok sent");
+  await bob.hears("message alice hi");
+  await alice.asks("broadcast to all", "ok 1");
+  await bob.hears("broadcast alice to all");
+  await bob.asks("message alice you too", "ok sent");
+  await alice.hears("message bob you too");
+  await bob.asks("broadcast everybody", "ok 1");
+  await alice.hears("broadcast bob everybody");
+  await alice.asks("block bob", "ok");
+  await bob.asks("message alice again", "err blocked");
+  await alice.asks("unblock bob", "ok");
+  await alice.asks("message carol later", "ok stored");
+  await alice.asks("alive", "ok 0");
+  await alice.asks("dance", "err unknown_command");
+  await alice.asks("message bob", "err bad_request message <user> <text>");
+  await alice.asks("logout", "ok");
+  await bob.hears("left alice logout");
+  const late = await server.connect();
+  await late.asks(`as ${alice.token} online`, "err unknown_session");
+});
+
+test("a user's callback and another's are two ends of a chat; a message to oneself comes by a call", async () => {
+  const alice = await Phone.login("alice");
+  const bob = await Phone.login("bob");
+  await alice.hears("joined bob");
+  await alice.asks("message bob hi", "ok sent");
+  await bob.hears("message alice hi");
+  await bob.asks("message bob me", "ok sent");
+  await bob.hears("message bob me");
+});
+
+test("as cannot log in, resume or nest, and needs a token of a callback session", async () => {
+  const alice = await Phone.login("alice");
+  for (const inner of ["login alice x", `resume ${alice.token} 0`, `as ${alice.token} online`]) {
+    const wire = await server.connect();
+    wire.say(`as ${alice.token} ${inner}`);
+    expect(await wire.line()).toBe("err bad_request as <token> <request>");
+  }
+  const wire = await server.connect();
+  await wire.asks(`as AAAAAAAAAAAAAAAAAAAAAA online`, "err unknown_session");
+});
+
+test("a stranger at the port learns nothing and confirms nothing", async () => {
+  const alice = await Phone.login("alice");
+  await alice.called(1);
+  alice.manners = { ready: "ready AAAAAAAAAAAAAAAAAAAAAA" };
+  const bob = await server.login("bob");
+  await bob.asks("message alice secret", "ok sent");
+  await alice.called(2);
+  expect(alice.lines).toEqual([]);
+  alice.manners = { ready: "received 1000" };
+  await alice.asks("alive", "ok 0");
+  await alice.called(3);
+  expect(alice.lines).toEqual([]);
+  alice.manners = {};
+  await alice.asks("alive", "ok 0");
+  await alice.hears("joined bob", "message bob secret");
+});
+
+test("a delivery that is not confirmed, or beyond what was sent, is made again from the same position", async () => {
+  const alice = await Phone.login("alice");
+  await alice.called(1);
+  alice.manners = { received: () => "received 1000000" };
+  await alice.asks("message alice one", "ok sent");
+  await alice.hears("message alice one");
+  alice.manners = {};
+  await alice.asks("alive", "ok 0");
+  await alice.asks("message alice two", "ok sent");
+  await alice.hears("message alice two");
+  expect(alice.calls[1]).toBe("0 18");
+  expect(alice.calls[2]).toBe("0 18");
+});
+
+test("a client that cannot be reached for a while gets everything when it can", async () => {
+  const alice = await Phone.login("alice");
+  await alice.called(1);
+  alice.hangUp();
+  const bob = await server.login("bob");
+  for (const text of ["one", "two"]) await bob.asks(`message alice ${text}`, "ok sent");
+  alice.pickUp();
+  await alice.hears("joined bob", "message bob one", "message bob two");
+});
+
+test("a takeover and the server's stop are told by one more call", async () => {
+  const alice = await Phone.login("alice");
+  const young = await Phone.login("alice");
+  await alice.hears("goodbye replaced");
+  const late = await server.connect();
+  await late.asks(`as ${alice.token} online`, "err unknown_session replaced");
+  await young.called(1);
+  const stopped = server.stop();
+  await young.hears("goodbye shutdown");
+  await stopped;
+});
+
+test("a silent callback session expires and is told; calls that are answered count as heard", async () => {
+  await server.stop();
+  server = new WireServer({ silenceMs: 300 });
+  const phone = new Phone();
+  phones.push(phone);
+  const wire: WireClient = await server.connect();
+  wire.say(`login alice ${PASSWORD} callback=${listenFor(phone)}`);
+  const [, token, , secret] = (await wire.line()).split(" ");
+  phone.token = token!;
+  phone.secret = secret!.replace("secret=", "");
+  await phone.hears("goodbye expired");
+});
+
+test("what an ended session had carried does not come again with after=, nor what its last call confirmed", async () => {
+  const alice = await Phone.login("alice");
+  await alice.called(1);
+  await alice.asks("message alice one", "ok sent");
+  await alice.hears("message alice one");
+  alice.hangUp();
+  await alice.asks("message alice two", "ok sent");
+  const wire = await server.connect();
+  wire.say(`login alice ${PASSWORD} after=${alice.token}:${alice.received}`);
+  await wire.hears("ok <token> 35", "stored alice <ms> two");
+  await wire.asks("alive", "ok");
+});
+
+function listenFor(phone: Phone): number {
+  phone.pickUp();
+  return phone.port;
+}
+
+describe("calls on sockets moved by hand", () => {
+  const TOKEN = "token00000000000000000001";
+
+  /** What a call does with its socket, and what it wrote. */
+  class Socket implements DialedSocket {
+    written = "";
+    ended = false;
+    room = Number.POSITIVE_INFINITY;
+    constructor(readonly handlers: DialHandlers) {}
+    write(bytes: Buffer, start: number, length: number): number {
+      const count = Math.min(length, this.room);
+      this.room -= count;
+      this.written += bytes.toString("latin1", start, start + count);
+      return count;
+    }
+    end(): void {
+      if (this.ended) return;
+      this.ended = true;
+      this.handlers.closed();
+    }
+    terminate(): void {
+      this.end();
+    }
+    says(line: string): void {
+      this.handlers.data(Buffer.from(`${line}\n`));
+    }
+  }
+
+  let world: World;
+  let calls: Socket[];
+
+  const dialed = (_host: string, _port: number, handlers: DialHandlers): Socket => {
+    const socket = new Socket(handlers);
+    calls.push(socket);
+    return socket;
+  };
+
+  beforeEach(() => {
+    calls = [];
+    world = new World(["alice", "bob"]);
+    const callbacks = new Callbacks(world.chat, () => world.begin(), dialed);
+    world.newCaller = (session) => new Callback(callbacks, session, "192.0.2.1", 2000, "secret");
+    world.say(world.connect(), "login alice secret callback=2000");
+  });
+
+  /** The next call that the server made, begun. */
+  function call(): Socket {
+    const socket = calls.shift()!;
+    socket.handlers.open();
+    return socket;
+  }
+
+  function answer(socket: Socket, ...lines: string[]): void {
+    for (const line of lines) {
+      socket.says(line);
+      world.endTurns();
+    }
+  }
+
+  test("a client that is never reached ends as slow when too much waits for it", () => {
+    const [bob] = world.online("bob") as [TestPeer];
+    const text = "x".repeat(4000);
+    for (let bytes = 0; bytes <= LIMITS_DEFAULT.unconfirmedBytesMax; bytes += 4000) world.say(bob, `broadcast ${text}`);
+    world.pass(KEEPING_UP_MS + 1000);
+    expect(bob.read().at(-1)).toBe("left alice slow");
+  });
+
+  test("at most so many are under way, and whoever waits is called when one is over, in their order", () => {
+    world.chat.limits.callbacksMax = 2;
+    const callbacks = new Callbacks(world.chat, () => world.begin(), dialed);
+    calls.length = 0;
+    for (const name of ["carol", "dave", "erin"]) {
+      world.newCaller = (session) => new Callback(callbacks, session, "192.0.2.1", 2000, name);
+      world.chat.accounts.add(name, "secret");
+      world.say(world.connect(), `login ${name} secret callback=2000`);
+    }
+    const [carol, dave] = [call(), call()];
+    expect([carol.written, dave.written]).toEqual(["callback carol 0 0\n", "callback dave 0 0\n"]);
+    world.pass(1000);
+    expect(calls).toHaveLength(0);
+    carol.end();
+    expect(call().written).toMatch(/^callback erin /);
+    // Carol's second call is due, and waits for the end of another.
+    world.pass(1000);
+    expect(calls).toHaveLength(0);
+    dave.end();
+    expect(call().written).toMatch(/^callback carol /);
+    expect(callbacks.waiting.size).toBe(0);
+  });
+
+  test("a position that is confirmed by an as while a call begins takes no bytes out of what it announced", () => {
+    const lost = call();
+    answer(lost, `ready ${TOKEN}`, "received 0");
+    const [bob] = world.online("bob") as [TestPeer];
+    world.say(bob, "message alice one");
+    const first = call();
+    answer(first, `ready ${TOKEN}`);
+    expect(first.written).toBe("callback secret 0 11\njoined bob\n");
+    answer(first, "received 99");
+    world.pass(300);
+    const second = call();
+    expect(second.written).toBe("callback secret 0 27\n");
+    world.say(world.connect(), `as ${TOKEN} alive 11`);
+    answer(second, `ready ${TOKEN}`);
+    expect(second).toMatchObject({ written: "callback secret 0 27\n", ended: true });
+    world.pass(1000);
+    const third = call();
+    answer(third, `ready ${TOKEN}`);
+    expect(third.written).toBe("callback secret 11 16\nmessage bob one\n");
+  });
+
+  /** Alice's phone answers its first call, and then so many bytes wait for her. */
+  function backlog(bytes: number): void {
+    answer(call(), `ready ${TOKEN}`, "received 0");
+    const text = Buffer.alloc(bytes - "message bob \n".length, "x");
+    world.begin();
+    world.chat.send(world.account("bob"), world.account("alice"), text, 0, text.length);
+    world.endTurns();
+  }
+
+  /** What a call announces: its position and how many bytes. */
+  function announced(socket: Socket): [position: number, bytes: number] {
+    const [, , position, bytes] = socket.written.split("\n", 1)[0]!.split(" ");
+    return [Number(position), Number(bytes)];
+  }
+
+  test("a line longer than a delivery makes the next ones longer; an answer without progress is followed by a pause", () => {
+    backlog(512 << 10);
+    for (const bytes of [128 << 10, 256 << 10]) {
+      const socket = call();
+      expect(announced(socket)).toEqual([0, bytes]);
+      answer(socket, `ready ${TOKEN}`, "received 0");
+      expect(calls).toEqual([]);
+      world.pass(1000);
+    }
+    const whole = call();
+    expect(announced(whole)).toEqual([0, 512 << 10]);
+    answer(whole, `ready ${TOKEN}`, `received ${512 << 10}`);
+    expect(world.account("alice").session!.outbox.unconfirmed).toBe(0);
+  });
+
+  test("a call that nobody answers within 5 s closes its descriptor", () => {
+    world.pass(4_900);
+    expect(calls[0]!.ended).toBe(false);
+    world.pass(200);
+    expect(calls[0]!.ended).toBe(true);
+  });
+
+  test("a delivery has 5 s and one second more for each 2 KiB, whatever trickles in meanwhile", () => {
+    backlog(64 << 10);
+    const slow = call();
+    slow.room = 200;
+    answer(slow, `ready ${TOKEN}`);
+    for (let seconds = 0; seconds < 36; seconds++) {
+      world.pass(1000);
+      world.begin();
+      slow.room = 1;
+      slow.handlers.drain();
+      world.say(world.connect(), `as ${TOKEN} alive`);
+    }
+    expect(slow.ended).toBe(false);
+    world.pass(2000);
+    expect(slow.ended).toBe(true);
+  });
+
+  test("a delivery over a slow link that takes longer than 5 s is confirmed", () => {
+    backlog(128 << 10);
+    const slow = call();
+    slow.room = 100;
+    answer(slow, `ready ${TOKEN}`);
+    for (let seconds = 0; seconds < 30; seconds++) {
+      world.pass(1000);
+      slow.room = 4500;
+      world.begin();
+      slow.handlers.drain();
+    }
+    answer(slow, `received ${128 << 10}`);
+    expect(world.account("alice").session!.outbox.unconfirmed).toBe(0);
+  });
+
+  test("the delivery after a failed one is half as long, down to 8 KiB, and grows again", () => {
+    world.begin();
+    const text = Buffer.alloc(1000, "x");
+    for (let i = 0; i < 300; i++) world.chat.send(world.account("bob"), world.account("alice"), text, 0, text.length);
+    world.endTurns();
+    answer(call(), `ready ${TOKEN}`, "received 0");
+    const lengths: number[] = [];
+    for (let i = 0; i < 6; i++) {
+      const socket = call();
+      lengths.push(announced(socket)[1]);
+      answer(socket, `ready ${TOKEN}`);
+      socket.end();
+      world.say(world.connect(), `as ${TOKEN} alive`);
+    }
+    for (let i = 0; i < 3; i++) {
+      const socket = call();
+      const [position, bytes] = announced(socket);
+      lengths.push(bytes);
+      answer(socket, `ready ${TOKEN}`, `received ${position + bytes}`);
+    }
+    expect(lengths.map((bytes) => bytes >> 10)).toEqual([128, 64, 32, 16, 8, 8, 8, 16, 32]);
+  });
+
+  test("who answers with more than two short lines is hung up on", () => {
+    const socket = call();
+    for (let bytes = 0; bytes < 600; bytes += 100) socket.handlers.data(Buffer.alloc(100, "x"));
+    expect(socket.ended).toBe(true);
+  });
+
+  test("a fault at the event of a call is reported, and costs that call alone", () => {
+    const { outbox } = world.account("alice").session!;
+    outbox.rewind = () => {
+      throw new Error("a fault");
+    };
+    const socket = call();
+    answer(socket, `ready ${TOKEN}`);
+    expect(world.faults.map(String)).toEqual(["Error: a fault"]);
+    expect(socket.ended).toBe(true);
+  });
+
+  test("the goodbye is part of the last call when too much waits for a client", () => {
+    const [bob] = world.online("bob") as [TestPeer];
+    for (const pauseMs of [300, 600, 1100, 2100, KEEPING_UP_MS + 500]) {
+      call().end();
+      world.pass(pauseMs);
+    }
+    expect(calls).toEqual([]);
+    world.say(bob, ...Array<string>(1100).fill(`broadcast ${"x".repeat(1000)}`));
+    expect(world.account("alice").session).toBe(null);
+    const last = call();
+    answer(last, `ready ${TOKEN}`);
+    expect(last.written.slice(-13)).toBe("goodbye slow\n");
+  });
+
+  describe("the calls of ended sessions", () => {
+    /** Alice logs in so many times, and hears nothing. */
+    function logins(times: number): void {
+      for (let i = 0; i < times; i++) world.say(world.connect(), "login alice secret callback=2000");
+    }
+
+    const open = (): number => calls.filter(({ ended }) => !ended).length;
+
+    test("one user has at most 32 calls at once, the session that lives among them", () => {
+      logins(100);
+      expect(open()).toBe(32);
+      const living = calls.at(-1)!;
+      expect(living.ended).toBe(false);
+      calls = [living];
+      world.login("bob");
+      world.announce();
+      answer(call(), `ready ${world.account("alice").session!.token}`, "received 0");
+      expect(announced(call())).toEqual([0, "joined bob\n".length]);
+    });
+
+    test("a slot is held until the descriptor is closed", () => {
+      world.chat.limits.callbacksMax = 1;
+      const [socket] = calls as [Socket];
+      const { closed } = socket.handlers;
+      socket.handlers.closed = () => {};
+      world.pass(5100);
+      expect(socket.ended).toBe(true);
+      world.pass(1000);
+      expect(calls).toHaveLength(1);
+      world.begin();
+      closed();
+      world.pass(1000);
+      expect(calls).toHaveLength(2);
+    });
+
+    test("a logout ends the call under way", () => {
+      world.say(world.connect(), `as ${TOKEN} logout`);
+      expect(calls.map(({ ended }) => ended)).toEqual([true]);
+    });
+
+    test("a session that lives takes the slot of an ended one, and does not wait for the others", () => {
+      world.chat.limits.callbacksMax = 10;
+      logins(20);
+      expect(open()).toBe(10);
+      calls = calls.filter(({ ended }) => !ended);
+      world.chat.accounts.add("carol", "secret");
+      world.say(world.connect(), "login carol secret callback=2000");
+      expect(open()).toBe(10);
+      expect(calls.map(({ ended }) => ended)).toEqual([true, ...Array<boolean>(10).fill(false)]);
+      const carol = calls.at(-1)!;
+      world.pass(1000);
+      carol.handlers.open();
+      answer(carol, `ready ${world.account("carol").session!.token}`, "received 0");
+      expect(world.account("carol").session!.heardMs).toBe(world.chat.wheel.nowMs);
+    });
+
+    test("their memory counts with that of all streams, and is the first to be freed", () => {
+      const { chat } = world;
+      chat.limits.streamsBytesMax = 1 << 20;
+      answer(call(), `ready ${TOKEN}`, "received 0");
+      for (let i = 0; i < 5; i++) {
+        const { outbox } = world.account("alice").session!;
+        world.begin();
+        outbox.append(Buffer.alloc(300_000, "x"));
+        world.endTurns();
+        logins(1);
+      }
+      expect(chat.departing.size).toBe(5);
+      chat.sweep();
+      const { heldBytes } = chat.departing;
+      expect(heldBytes).toBeLessThanOrEqual(1 << 20);
+      expect(heldBytes).toBeGreaterThan(0);
+      expect(chat.presence.online).toHaveLength(1);
+      world.pass(60_000);
+      expect(chat.departing.size).toBe(0);
+    });
+  });
+});
+
+test("as is closed behind its reply, also when that is a refusal", async () => {
+  const alice = await Phone.login("alice");
+  for (const request of [`as ${alice.token} login alice x`, `as ${alice.token} dance`, `as ${"A".repeat(22)} online`]) {
+    const wire = await server.connect();
+    wire.say(request);
+    expect(await wire.line()).toStartWith("err ");
+    await wire.ends();
+  }
+});

@@ -1,0 +1,754 @@
+import { describe, expect, test } from "bun:test";
+import { closeLargest } from "../../src/server/server.ts";
+import { type Accepted, type AcceptedSocket, Connection, Connections } from "../../src/net/connection.ts";
+import {
+  CONFIRM_BYTES_MAX,
+  INPUT_BYTES_MAX,
+  LEFT_OVER_PER_TURN,
+  LINE_BYTES_MAX,
+  LINGER_BYTES_MAX,
+  LINGER_MS,
+  type Limits,
+  REQUESTS_PER_TURN,
+  SKIPPED_BYTES_PER_REQUEST,
+} from "../../src/limits.ts";
+import { BLOCK_MS, SILENCE_MS, type TestPeer, World } from "../support/chat.ts";
+
+/** Two ends of a connection over the loopback: the accepted one, and what the other one has heard, which can wait. */
+async function ends(drained: () => void) {
+  const heard = { text: "", until: (_end: string): Promise<void> => Promise.resolve() };
+  const accepted = Promise.withResolvers<AcceptedSocket>();
+  const listener = Bun.listen<Accepted | null>({
+    hostname: "127.0.0.1",
+    port: 0,
+    data: null,
+    socket: { open: accepted.resolve, data: () => {}, drain: drained },
+  });
+  let look = (): void => {};
+  const far = await Bun.connect({
+    hostname: "127.0.0.1",
+    port: listener.port,
+    socket: {
+      data: (_socket, chunk) => {
+        heard.text += chunk.toString("latin1");
+        look();
+      },
+    },
+  });
+  heard.until = (end) =>
+    new Promise((resolve) => {
+      look = () => void (heard.text.endsWith(end) && resolve());
+      look();
+    });
+  return { near: await accepted.promise, far, heard, stop: () => listener.stop(true) };
+}
+
+test("what goes to everybody does not overtake the reply to a login that the kernel had no room for", async () => {
+  const world = new World(["alice", "bob"]);
+  const [alice] = world.online("alice");
+  let drain = (): void => {};
+  const { near, far, heard, stop } = await ends(() => drain());
+  far.pause();
+  const filler = Buffer.alloc(64 << 10, "x");
+  while (near.write(filler) === filler.length);
+  const it = new Connection(new Connections(world.chat), near, "127.0.0.1");
+  world.begin();
+  it.data(Buffer.from("login bob secret\n"));
+  world.endTurns();
+  world.announce();
+  // Somebody says something to all, and in the same turn there is room again.
+  drain = () => {
+    drain = () => {};
+    world.begin();
+    alice!.feed(Buffer.from("broadcast one\n"));
+    world.chat.announceNow();
+    it.drain();
+    world.endTurns();
+  };
+  far.resume();
+  await heard.until("one\n");
+  expect(heard.text.replace(/^x*/, "")).toMatch(/^ok \S+ 35\nbroadcast alice one\n$/);
+  stop();
+});
+
+test("a connection that is closed writes nothing where its descriptor may be somebody else's", async () => {
+  const world = new World(["bob"]);
+  const { near, heard, stop } = await ends(() => {});
+  const it = new Connection(new Connections(world.chat), near, "127.0.0.1");
+  world.begin();
+  it.data(Buffer.from("login bob secret\n"));
+  world.endTurns();
+  const bytes = Buffer.from("first");
+  expect(it.write(bytes, 0, 5)).toBe(5);
+  it.closed();
+  expect(it.write(bytes, 0, 5)).toBe(0);
+  near.write("end");
+  await heard.until("end");
+  expect(heard.text).toMatch(/^ok \S+ 35\nfirstend$/);
+  stop();
+});
+
+/** A connection on a socket that takes everything, under the clock of its world. */
+class Wire {
+  readonly world: World;
+  readonly all: Connections;
+  readonly connection: Connection;
+  reading = true;
+  shut = false;
+  hungUp = false;
+  /** Bytes that the kernel still takes. */
+  room = Number.POSITIVE_INFINITY;
+  #heard = "";
+
+  constructor(
+    limits: Partial<Limits> = {},
+    world = new World(["alice", "bob"], { limits }),
+    all?: Connections,
+    isEncrypted = false,
+    address = "192.0.2.1",
+  ) {
+    this.world = world;
+    this.all = all ?? new Connections(world.chat);
+    world.goOn = () => this.all.goOn();
+    if (all === undefined) world.more = () => this.all.waiting.size > 0;
+    const write = (bytes: Buffer, start: number, count: number): number => {
+      const taken = Math.min(this.room, count);
+      this.room -= taken;
+      this.#heard += bytes.toString("latin1", start, start + taken);
+      return taken;
+    };
+    const socket = {
+      write,
+      pause: () => void (this.reading = false),
+      resume: () => void (this.reading = true),
+      shutdown: () => void (this.shut = true),
+      end: () => void (this.shut = this.hungUp = true),
+    };
+    this.world.begin();
+    this.connection = new Connection(this.all, socket as never, address, isEncrypted);
+    this.world.endTurns();
+  }
+
+  /** Bytes come, and the turn ends. */
+  feed(bytes: string): void {
+    this.world.begin();
+    this.connection.data(Buffer.from(bytes, "latin1"));
+    this.world.endTurns();
+  }
+
+  /** Says lines; returns those that came since the last time. */
+  say(...lines: string[]): string[] {
+    this.feed(lines.map((line) => `${line}\n`).join(""));
+    return this.read();
+  }
+
+  read(): string[] {
+    const lines = this.#heard.split("\n");
+    this.#heard = lines.pop()!;
+    return lines;
+  }
+}
+
+describe("a connection over TLS whose bytes nobody takes", () => {
+  const setUp = (isEncrypted: boolean): Wire => {
+    const wire = new Wire({}, undefined, undefined, isEncrypted);
+    wire.say("login alice secret");
+    wire.room = 1;
+    wire.say("alive");
+    return wire;
+  };
+  /** So long the client goes on beating. */
+  const beat = (wire: Wire, ms: number): void => {
+    for (let left = ms; left > 0; left -= 5_000) {
+      wire.world.pass(5_000);
+      wire.feed("alive\n");
+    }
+  };
+
+  test("is dead after the silence of a session: what is fatal to this runtime's TLS is told in no other way", () => {
+    const wire = setUp(true);
+    beat(wire, SILENCE_MS - 5_000);
+    expect(wire.shut).toBe(false);
+    beat(wire, 10_000);
+    expect(wire.shut).toBe(true);
+  });
+
+  test("is not when some are taken meanwhile; and in the clear the kernel will say so", () => {
+    const [wire, plain] = [setUp(true), setUp(false)];
+    beat(wire, SILENCE_MS - 5_000);
+    wire.room = 1e6;
+    wire.world.begin();
+    wire.connection.drain();
+    wire.world.endTurns();
+    for (const each of [wire, plain]) {
+      beat(each, 2 * SILENCE_MS);
+      expect(each.shut).toBe(false);
+    }
+  });
+});
+
+describe("a connection in the clear that takes nothing", () => {
+  /** Its own lines wait behind what it does not read. */
+  const setUp = (): Wire => {
+    const wire = new Wire();
+    wire.say("login alice secret");
+    wire.room = 1;
+    wire.say(...Array<string>(100).fill(`message alice ${"x".repeat(3000)}`));
+    expect(wire.connection.paused).toBe(true);
+    return wire;
+  };
+
+  test("is dead after the silence of a session, since nothing more is heard of it", () => {
+    const wire = setUp();
+    wire.world.pass(SILENCE_MS - 500);
+    expect(wire.shut).toBe(false);
+    wire.world.pass(1000);
+    expect(wire.hungUp).toBe(true);
+  });
+
+  test("is not when it takes some now and then", () => {
+    const wire = setUp();
+    for (let i = 0; i < 5; i++) {
+      wire.world.pass(SILENCE_MS - 500);
+      wire.room = 1000;
+      wire.world.begin();
+      wire.connection.drain();
+      wire.world.endTurns();
+    }
+    expect(wire.shut).toBe(false);
+  });
+});
+
+describe("lines without end that are no requests", () => {
+  const BAD = ["nonsense", "", "message", "message bob hi", "x".repeat(5000)];
+
+  test("end a connection without a session as a flood, behind their answers", () => {
+    const wire = new Wire({ badLinesMax: 20 });
+    const heard = wire.say(...Array.from({ length: 30 }, (_, i) => BAD[i % BAD.length]!));
+    expect(heard.slice(0, 5)).toEqual([
+      "err unknown_command",
+      "err bad_request the line is empty",
+      "err not_logged_in",
+      "err not_logged_in",
+      "err line_too_long",
+    ]);
+    expect(heard).toHaveLength(21);
+    expect(heard.at(-1)).toBe("goodbye flood");
+    expect(wire.shut).toBe(true);
+  });
+
+  test("end a session, and the others hear why", () => {
+    const wire = new Wire({ badLinesMax: 20 });
+    wire.say("login alice secret");
+    const [bob] = wire.world.online("bob");
+    wire.read();
+    const heard = wire.say(...Array<string>(25).fill("nonsense"));
+    expect(heard).toEqual([...Array<string>(20).fill("err unknown_command"), "goodbye flood"]);
+    wire.world.announce();
+    expect(bob!.read()).toEqual(["left alice flood"]);
+    expect(wire.shut).toBe(true);
+  });
+
+  test("are dropped behind that for a while, and then nobody reads them", () => {
+    const wire = new Wire({ badLinesMax: 20 });
+    wire.say(...Array<string>(20).fill("nonsense"));
+    const piece = "x".repeat(64 << 10);
+    for (let bytes = 0; bytes < LINGER_BYTES_MAX; bytes += piece.length) wire.feed(piece);
+    expect(wire.hungUp).toBe(false);
+    wire.feed("x");
+    expect(wire.hungUp).toBe(true);
+  });
+
+  test("are hung up on after a while, also when they were too long and more than the rate allows", () => {
+    const wire = new Wire({ badLinesMax: 20, requestsPerSecondMax: 30, lineBytesMax: 100 });
+    const line = "x".repeat(4 * SKIPPED_BYTES_PER_REQUEST);
+    expect(wire.say(...Array<string>(20).fill(line)).at(-1)).toBe("goodbye flood");
+    wire.world.pass(LINGER_MS - 100);
+    expect(wire.hungUp).toBe(false);
+    wire.world.pass(200);
+    expect(wire.hungUp).toBe(true);
+  });
+
+  test("are only those in a row, and names and passwords that are wrong are none", () => {
+    const wire = new Wire({ badLinesMax: 20, failedLoginsPerMinuteMax: 0 });
+    const bad = Array<string>(19).fill("nonsense");
+    wire.say(...bad, "login nobody x", ...bad, "login nobody x");
+    wire.say(...Array<string>(50).fill("login nobody x"));
+    expect(wire.say("login alice secret").at(-1)).toMatch(/^ok /);
+    wire.say(...bad, "alive", ...bad, "message nobody hi", ...bad);
+    expect(wire.say("alive")).toEqual(["ok"]);
+  });
+
+  test("are read later above the rate, like anything else", () => {
+    const wire = new Wire({ badLinesMax: 0, requestsPerSecondMax: 10 });
+    expect(wire.say(...Array<string>(25).fill("nonsense")).length).toBeWithin(9, 11);
+    expect(wire.reading).toBe(false);
+    wire.world.pass(1000);
+    expect(wire.read().length).toBeWithin(8, 12);
+    expect(wire.reading).toBe(false);
+    wire.world.pass(1000);
+    expect(wire.read().length).toBeGreaterThan(3);
+    expect(wire.reading).toBe(true);
+  });
+});
+
+describe("a connection without a session", () => {
+  test("is closed when it had one for too long not, whatever it says; one with a session is not", () => {
+    for (const login of ["login nobody x", "login alice secret"]) {
+      const wire = new Wire({ loginMs: 100_000 });
+      wire.say(login);
+      for (let ms = 0; ms < 99_000; ms += 9_000) {
+        wire.say("online");
+        wire.world.pass(9_000);
+      }
+      expect(wire.shut).toBe(false);
+      wire.world.pass(1_200);
+      expect(wire.shut).toBe(login.startsWith("login nobody"));
+    }
+  });
+
+  test("is not closed while its password is judged, and then gets in", async () => {
+    const wire = new Wire({ loginMs: 1000 });
+    const verdict = Promise.withResolvers<boolean>();
+    wire.world.verify = () => verdict.promise;
+    wire.say("login alice secret");
+    wire.world.pass(60_000);
+    expect(wire.shut).toBe(false);
+    verdict.resolve(true);
+    await wire.world.later();
+    expect(wire.read()[0]).toMatch(/^ok /);
+  });
+
+  test("that is gone when its password is judged gets nothing more answered, and no session to resume", async () => {
+    const wire = new Wire();
+    const verdict = Promise.withResolvers<boolean>();
+    const alice = wire.world.connect();
+    const [reply] = wire.world.ask(alice, "login alice secret resumable") as [string];
+    alice.hangUp();
+    const { session } = wire.world.account("alice");
+    wire.world.verify = () => verdict.promise;
+    wire.feed(`login bob guess\nresume ${reply.split(" ")[1]} 0\nlogin bob guess\n`);
+    wire.world.begin();
+    wire.connection.closed();
+    wire.world.endTurns();
+    verdict.resolve(false);
+    await wire.world.later();
+    expect([session!.peer, wire.connection.session]).toEqual([null, null]);
+    const { open, strangers, waiting } = wire.all;
+    expect([open.size, strangers.size, waiting.size]).toEqual([0, 0, 0]);
+    wire.world.pass(SILENCE_MS + 200);
+    expect(session!.endReason).toBe("expired");
+    wire.world.pass(BLOCK_MS + 200);
+    expect(wire.world.chat.wheel.armed).toBe(0);
+  });
+
+  test("is closed also while it is read later, for more than it may have said", () => {
+    const wire = new Wire({ requestsPerSecondMax: 1, loginMs: 2000 });
+    wire.feed("x".repeat(60_000));
+    wire.world.pass(1900);
+    expect(wire.shut).toBe(false);
+    wire.world.pass(200);
+    expect(wire.shut).toBe(true);
+  });
+
+  test("is closed for its silence also when it was read later before", () => {
+    const wire = new Wire({ requestsPerSecondMax: 10 });
+    expect(wire.say(...Array<string>(15).fill("online")).length).toBeWithin(9, 11);
+    wire.world.pass(1000);
+    expect(wire.read().length).toBeWithin(5, 7);
+    wire.world.pass(SILENCE_MS - 1500);
+    expect(wire.shut).toBe(false);
+    wire.world.pass(1500);
+    expect(wire.shut).toBe(true);
+  });
+});
+
+test("a line without end counts by its bytes and is read later, and what follows it is answered", () => {
+  const wire = new Wire({ requestsPerSecondMax: 10, lineBytesMax: 100 });
+  wire.feed("x".repeat(30 * SKIPPED_BYTES_PER_REQUEST));
+  expect(wire.reading).toBe(false);
+  wire.world.pass(1900);
+  expect(wire.reading).toBe(false);
+  wire.world.pass(400);
+  expect(wire.reading).toBe(true);
+  wire.feed("\nnonsense\n");
+  wire.world.pass(1000);
+  expect(wire.read()).toEqual(["err line_too_long", "err unknown_command"]);
+});
+
+test("lines that are too long count by their bytes as well, each of them once", () => {
+  const wire = new Wire({ requestsPerSecondMax: 10, lineBytesMax: 100 });
+  wire.feed(`${"x".repeat(4 * SKIPPED_BYTES_PER_REQUEST - 1)}\n`.repeat(6));
+  wire.feed("alive\n");
+  expect(wire.read()).toEqual(Array<string>(6).fill("err line_too_long"));
+  // 30 of 10 were taken: 21 are missing for one more.
+  wire.world.pass(1900);
+  expect(wire.read()).toEqual([]);
+  wire.world.pass(400);
+  expect(wire.read()).toEqual(["err not_logged_in"]);
+});
+
+test("a broadcast counts as more requests the more users it goes to", () => {
+  const wire = new Wire({ requestsPerSecondMax: 10 });
+  const { world } = wire;
+  const crowd = Array.from({ length: 40 }, (_, i) => `u${i}`);
+  for (const name of crowd) world.chat.accounts.add(name, "secret");
+  wire.say("login alice secret");
+  world.online(...crowd);
+  world.pass(5000);
+  wire.read();
+  wire.say(...Array<string>(50).fill("broadcast hi"));
+  // Each counts as five, since four tens hear it: two a second.
+  world.pass(5000);
+  wire.read();
+  world.pass(5000);
+  expect(wire.read()).toEqual(Array<string>(10).fill("ok 40"));
+});
+
+test.each(["", " resumable"])("a session's%s requests come behind the portion of its mailbox that is due", (kind) => {
+  const world = new World(["alice", "bob"]);
+  const [alice] = world.online("alice");
+  const text = "x".repeat(3500);
+  const count = Math.floor(CONFIRM_BYTES_MAX / text.length);
+  for (let i = 0; i < count; i++) world.say(alice!, `message bob ${text}`);
+  const wire = new Wire({}, world);
+  const heard = wire.say(`login bob secret${kind}`, "alive", "logout");
+  for (let turns = 0; !wire.shut && turns < 100; turns++) {
+    world.begin();
+    world.endTurns();
+  }
+  const verbs = [...heard, ...wire.read()].map((line) => line.split(" ", 1)[0]);
+  expect(verbs).toEqual(["ok", ...Array<string>(count).fill("stored"), "ok", "ok"]);
+});
+
+test("a session's requests come behind its mail while the disk is behind too, unless its stream has no room for it", () => {
+  const world = new World(["alice", "bob"]);
+  const [alice] = world.online("alice");
+  const text = "x".repeat(3500);
+  const count = Math.ceil(CONFIRM_BYTES_MAX / text.length);
+  for (let i = 0; i < 2 * count; i++) world.say(alice!, `message bob ${i} ${text}`);
+  Object.defineProperty(world.store, "isBehind", { get: () => true });
+  world.begin();
+  world.endTurns();
+  const wire = new Wire({}, world);
+  const verbs = wire.say("login bob secret resumable", "alive 0").map((line) => line.split(" ", 1)[0]);
+  const { fedUnconfirmed: fed } = world.account("bob").session!;
+  expect(fed).toBeWithin(count - 1, count + 2);
+  expect(verbs).toEqual(["ok", ...Array<string>(fed).fill("stored"), "ok"]);
+  expect(wire.say("alive 0")).toEqual(["ok 16"]);
+  expect(world.account("bob").session!.fedUnconfirmed).toBe(fed);
+});
+
+describe("what one connection says at once", () => {
+  const ALIVE = Array<string>(2 * REQUESTS_PER_TURN + 10).fill("alive");
+
+  /** Connections of one server, whose turns the test begins. */
+  function setUp(count: number): { wires: Wire[]; nextTurn: () => boolean } {
+    const world = new World(["alice", "bob"]);
+    const all = new Connections(world.chat);
+    const nextTurn = (): boolean => {
+      const isNeeded = all.waiting.size > 0;
+      world.begin();
+      world.endTurns();
+      return isNeeded;
+    };
+    return { wires: Array.from({ length: count }, () => new Wire({}, world, all)), nextTurn };
+  }
+
+  test("is answered in several turns, in order, and nothing more is read meanwhile", () => {
+    const { wires, nextTurn } = setUp(2);
+    const [wire, other] = wires as [Wire, Wire];
+    wire.say("login alice secret");
+    expect(wire.say(...ALIVE, "online", "logout")).toHaveLength(REQUESTS_PER_TURN);
+    expect(wire.reading).toBe(false);
+    expect(other.say("alive")).toEqual(["err not_logged_in"]);
+    expect(wire.read()).toHaveLength(REQUESTS_PER_TURN);
+    wire.connection.end();
+    expect(wire.shut).toBe(false);
+    expect(nextTurn()).toBe(true);
+    expect(wire.read().slice(9)).toEqual(["ok", "ok", "ok"]);
+    expect(wire.shut).toBe(true);
+    expect(nextTurn()).toBe(false);
+  });
+
+  test("by many, is answered in turns of about so many requests of them together, and one is read again in each", () => {
+    const { wires, nextTurn } = setUp(3);
+    const { world } = wires[0]!;
+    world.begin();
+    for (const { connection } of wires) connection.data(Buffer.from(`${ALIVE.join("\n")}\n`));
+    world.endTurns();
+    for (const wire of wires) wire.read();
+    const answered = (): number[] => wires.map((wire) => wire.read().length);
+    const turns = [...wires, ...wires].map(() => {
+      nextTurn();
+      return [...answered(), wires.filter(({ reading }) => reading).length];
+    });
+    expect(turns).toEqual([
+      [LEFT_OVER_PER_TURN, 0, 0, 0],
+      [0, LEFT_OVER_PER_TURN, 0, 0],
+      [0, 0, LEFT_OVER_PER_TURN, 0],
+      [10, 0, 0, 1],
+      [0, 10, 0, 2],
+      [0, 0, 10, 3],
+    ]);
+  });
+
+  test("in too long lines, by many, is read again one by one, also below the rate", () => {
+    const { wires, nextTurn } = setUp(3);
+    const { world } = wires[0]!;
+    const line = "x".repeat(world.chat.limits.lineBytesMax);
+    world.begin();
+    for (const { connection } of wires) connection.data(Buffer.from(`${line}\n${line}`));
+    world.endTurns();
+    const reading = (): number => wires.filter((wire) => wire.reading).length;
+    expect([reading(), nextTurn(), reading(), nextTurn(), reading(), nextTurn(), reading()]).toEqual([
+      0,
+      true,
+      1,
+      true,
+      2,
+      true,
+      3,
+    ]);
+    expect(wires.map((wire) => wire.read())).toEqual(wires.map(() => ["err line_too_long"]));
+  });
+
+  test("is not answered any more when it is gone, and nothing of it is kept", () => {
+    const { wires, nextTurn } = setUp(1);
+    const [wire] = wires as [Wire];
+    wire.say("login alice secret");
+    wire.say(...ALIVE, "message bob hi");
+    wire.connection.closed();
+    while (nextTurn());
+    expect(wire.read()).toEqual([]);
+    expect(wire.world.store.read("bob", 0, 1e9)).toEqual([]);
+    const { open, strangers, waiting } = wire.all;
+    expect([open.size, strangers.size, waiting.size]).toEqual([0, 0, 0]);
+  });
+});
+
+describe("the rate of requests", () => {
+  const LIMIT = { requestsPerSecondMax: 10 };
+  const SECONDS = 20;
+  /** What may be saved, and what is earned meanwhile. */
+  const ALLOWED = 10 + 10 * SECONDS;
+
+  class Clients {
+    readonly #first: Wire;
+    readonly world: World;
+
+    constructor(limits: Partial<Limits> = LIMIT) {
+      const names = ["alice", "bob", ...Array.from({ length: 20 }, (_, i) => `u${i}`)];
+      this.#first = new Wire({}, new World(names, { limits }));
+      this.world = this.#first.world;
+    }
+
+    connect(address?: string): Wire {
+      return new Wire({}, this.world, this.#first.all, false, address);
+    }
+
+    /** Does that many times a second for a while. */
+    repeat(times: number, act: () => void): void {
+      for (let i = 0; i < times * SECONDS; i++) {
+        act();
+        this.world.pass(1000 / times);
+      }
+    }
+  }
+
+  test("is the session's, also when it is resumed on a new connection again and again", () => {
+    const clients = new Clients();
+    const first = clients.connect();
+    const token = first.say("login alice secret resumable")[0]!.split(" ")[1];
+    let done = 0;
+    let last = first;
+    clients.repeat(5, () => {
+      last.feed("alive\n".repeat(100));
+      last = clients.connect();
+      last.feed(`resume ${token} 0\n`);
+    });
+    done = clients.world.account("alice").session!.received / "alive\n".length;
+    expect(done).toBeWithin(50, ALLOWED + 1);
+  });
+
+  test("is the user's, also when each login begins a new session", () => {
+    const clients = new Clients();
+    let done = 0;
+    clients.repeat(5, () => {
+      const wire = clients.connect();
+      done += wire.say("login alice secret", ...Array<string>(20).fill("alive")).filter((line) => line === "ok").length;
+      clients.world.begin();
+      wire.connection.closed();
+      clients.world.endTurns();
+    });
+    expect(done).toBeWithin(1, ALLOWED + 1);
+  });
+
+  test("holds for logins alone, and nothing of them is refused", () => {
+    const clients = new Clients();
+    const wires: Wire[] = [];
+    clients.repeat(15, () => {
+      const wire = clients.connect(`192.0.2.${1 + (wires.length % 50)}`);
+      wire.feed("login alice secret\n");
+      wires.push(wire);
+    });
+    const replies = (): string[] => wires.map((wire) => wire.read()[0] ?? "");
+    const first = replies();
+    expect(first.filter((line) => line.startsWith("ok ")).length).toBeWithin(ALLOWED - 20, ALLOWED + 1);
+    clients.world.pass(20_000);
+    expect([...first, ...replies()].filter((line) => line.startsWith("ok "))).toHaveLength(wires.length);
+    expect(first.filter((line) => line.startsWith("err"))).toEqual([]);
+  });
+
+  test("is the user's for requests of a callback session on many connections, which are acted on in order", () => {
+    const clients = new Clients();
+    const { world } = clients;
+    const [bob] = world.online("bob") as [TestPeer];
+    const token = clients.connect().say("login alice secret callback=5000")[0]!.split(" ")[1];
+    const wires: Wire[] = [];
+    clients.repeat(15, () => {
+      const wire = clients.connect();
+      wire.feed(`as ${token} message bob ${wires.length}\n`);
+      wires.push(wire);
+    });
+    const heard = (): string[] => bob.read().flatMap((line) => /^message alice (\d+)/.exec(line)?.[1] ?? []);
+    const first = heard();
+    expect(first.length).toBeWithin(ALLOWED - 20, ALLOWED + 1);
+    world.pass(15_000);
+    const all = [...first, ...heard()];
+    expect(all).toEqual(wires.map((_, i) => String(i)));
+    expect(wires.map((wire) => wire.read())).toEqual(wires.map(() => ["ok sent"]));
+    expect(wires.every(({ shut }) => shut)).toBe(true);
+    expect(world.account("alice").session).not.toBeNull();
+  });
+
+  test("counts what a callback session's broadcasts cost", () => {
+    const clients = new Clients();
+    const { world } = clients;
+    world.online(...Array.from({ length: 20 }, (_, i) => `u${i}`));
+    const token = clients.connect().say("login alice secret callback=5000")[0]!.split(" ")[1];
+    const wires: Wire[] = [];
+    clients.repeat(10, () => {
+      const wire = clients.connect();
+      wire.feed(`as ${token} broadcast hi\n`);
+      wires.push(wire);
+    });
+    // Each counts as three, since two tens receive it.
+    expect(wires.filter((wire) => wire.read()[0] === "ok 20").length).toBeWithin(50, ALLOWED / 3 + 2);
+  });
+
+  test("counts a name list by its length", () => {
+    const names = Array.from({ length: 400 }, (_, i) => `name${i}`);
+    const clients = new Clients();
+    for (const name of names) clients.world.chat.accounts.add(name, "secret");
+    clients.world.online(...names);
+    const wire = clients.connect();
+    wire.say("login alice secret");
+    clients.world.pass(5000);
+    wire.read();
+    const lists = wire.say(...Array<string>(100).fill("online")).length;
+    clients.world.pass(10_000);
+    // Each counts as five, since there are four hundreds of names.
+    expect(lists + wire.read().length).toBeWithin(18, 26);
+  });
+
+  test("of connections without a session is that of their address, and others are not concerned", () => {
+    const clients = new Clients({ ...LIMIT, badLinesMax: 0 });
+    let done = 0;
+    clients.repeat(5, () => {
+      const wire = clients.connect();
+      done += wire.say(...Array<string>(20).fill("alive")).length;
+      clients.world.begin();
+      wire.connection.closed();
+      clients.world.endTurns();
+    });
+    expect(done).toBeWithin(50, ALLOWED + 1);
+    expect(clients.connect("192.0.2.2").say("login bob secret")[0]).toMatch(/^ok /);
+  });
+
+  test("of connections without a session is each one's own on this machine, unless it is to be limited as well", () => {
+    for (const limitsLoopback of [false, true]) {
+      const clients = new Clients({ ...LIMIT, limitsLoopback });
+      const replies = [1, 2, 3].map(() => clients.connect("127.0.0.1").say(...Array<string>(20).fill("alive")).length);
+      expect(replies).toEqual(limitsLoopback ? [10, 0, 0] : [10, 10, 10]);
+    }
+  });
+
+  test("of an address is not taken up by those who get in, resume or ask for their session", () => {
+    const clients = new Clients();
+    const tokens = Array.from({ length: 20 }, (_, i) => {
+      const kind = i % 2 === 0 ? "resumable" : "callback=5000";
+      return clients.connect().say(`login u${i} secret ${kind}`)[0]!.split(" ")[1];
+    });
+    for (const [i, token] of tokens.entries()) {
+      const wire = clients.connect();
+      expect(wire.say(i % 2 === 0 ? `resume ${token} 0` : `as ${token} alive`)[0]).toBe("ok 0");
+    }
+    expect(clients.connect().say("alive")).toEqual(["err not_logged_in"]);
+  });
+
+  test("keeps no requests of connections that hung up", () => {
+    const clients = new Clients();
+    const token = clients.connect().say("login alice secret callback=5000")[0]!.split(" ")[1];
+    clients.world.chat.rates.charge(clients.world.account("alice"), 20);
+    const stays = clients.connect();
+    stays.feed(`as ${token} unblock bob\n`);
+    for (let i = 0; i < 1000; i++) {
+      const wire = clients.connect();
+      wire.feed(`as ${token} block bob\n`);
+      clients.world.begin();
+      wire.connection.closed();
+      clients.world.endTurns();
+    }
+    expect(clients.world.account("alice").allowance!.delayed.length).toBeWithin(1, 4);
+    const last = clients.connect();
+    last.feed(`as ${token} alive\n`);
+    clients.world.pass(3000);
+    expect([stays.read(), last.read()]).toEqual([["err not_blocked"], ["ok 0"]]);
+  });
+
+  test("lets a session live whose requests wait for it", () => {
+    const clients = new Clients();
+    const { world } = clients;
+    const token = clients.connect().say("login alice secret callback=5000")[0]!.split(" ")[1];
+    world.chat.rates.charge(world.account("alice"), 1000);
+    const wire = clients.connect();
+    wire.feed(`as ${token} alive\n`);
+    world.pass(90_000);
+    expect(wire.read()).toEqual([]);
+    world.pass(15_000);
+    expect(wire.read()).toEqual(["ok 0"]);
+  });
+});
+
+test.each(["resumable", "callback=5000"])("invalid lines of a session (%s) count on all its connections", (kind) => {
+  const first = new Wire({ badLinesMax: 20 });
+  const token = first.say(`login alice secret ${kind}`)[0]!.split(" ")[1];
+  const { world } = first;
+  const isCallback = kind.startsWith("callback");
+  for (let i = 0; i < 19; i++) {
+    const wire = new Wire({}, world, first.all);
+    if (isCallback) wire.say(`as ${token} nonsense`);
+    else wire.say(`resume ${token} 0`, "nonsense");
+    expect(world.account("alice").session).not.toBeNull();
+  }
+  const wire = new Wire({}, world, first.all);
+  wire.say(...(isCallback ? [`as ${token} nonsense`] : [`resume ${token} 0`, "nonsense"]));
+  expect(world.account("alice").session).toBeNull();
+});
+
+test("connections that hold most of unfinished lines are closed when all together hold too much, strangers first", () => {
+  const first = new Wire({ lineBytesMax: LINE_BYTES_MAX, requestsPerSecondMax: 0 });
+  first.say("login alice secret");
+  const count = Math.ceil(INPUT_BYTES_MAX / LINE_BYTES_MAX) + 10;
+  const small = new Wire({}, first.world, first.all);
+  const large = Array.from({ length: count }, () => new Wire({}, first.world, first.all));
+  const long = "x".repeat(LINE_BYTES_MAX - 1);
+  for (const wire of [first, ...large]) wire.feed(long);
+  small.feed("login bo");
+  closeLargest(first.all.open);
+  expect(large.filter(({ hungUp }) => hungUp).length).toBeWithin(10, count);
+  expect(large.filter(({ hungUp }) => !hungUp).length).toBeGreaterThan(50);
+  expect([first.hungUp, small.hungUp]).toEqual([false, false]);
+  expect(small.say("b secret")[0]).toMatch(/^ok /);
+});

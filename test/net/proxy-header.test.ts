@@ -1,0 +1,55 @@
+import { describe, expect, test } from "bun:test";
+import { PROXY_HEADER_BYTES_MAX } from "../../src/limits.ts";
+import { parseProxyHeader } from "../../src/net/proxy-header.ts";
+import { proxyHeader } from "../support/wire.ts";
+
+test.each([
+  ["192.0.2.7", "192.0.2.7"],
+  ["2001:db8:0:1:2:3:4:5", "2001:db8:0:1:2:3:4:5"],
+  ["2001:db8:0:0:0:0:0:5", "2001:db8::5"],
+  ["0:0:0:0:0:0:0:1", "::1"],
+  ["fe80:0:0:0:0:0:0:0", "fe80::"],
+  ["0:0:0:0:0:ffff:c000:0207", "192.0.2.7"],
+])("says for whom the connection is: %s", (written, address) => {
+  const header = proxyHeader(written);
+  expect(parseProxyHeader(Buffer.concat([header, Buffer.from("login")]))).toEqual({ bytes: header.length, address });
+});
+
+test("is not there before its last byte, wherever it is cut", () => {
+  const header = Buffer.concat([proxyHeader("192.0.2.7", Buffer.from("\x04\0\x03abc", "latin1"))]);
+  for (let cut = 0; cut < header.length; cut++) expect(parseProxyHeader(header.subarray(0, cut))).toBeNull();
+  expect(parseProxyHeader(header)).toEqual({ bytes: header.length, address: "192.0.2.7" });
+});
+
+test.each([
+  ["a health check", 0x20, 0x00, 0],
+  ["a Unix socket", 0x21, 0x31, 216],
+  ["nothing that is known", 0x21, 0x00, 0],
+])("may be for the proxy itself: %s", (_what, command, family, length) => {
+  const header = proxyHeader("192.0.2.7").subarray(0, 16);
+  header[12] = command;
+  header[13] = family;
+  header.writeUInt16BE(length, 14);
+  const bytes = Buffer.concat([header, Buffer.alloc(length)]);
+  expect(parseProxyHeader(bytes)).toEqual({ bytes: bytes.length, address: null });
+});
+
+describe("what is none is known at once:", () => {
+  const change = (at: number, value: number): Buffer => {
+    const header = Buffer.from(proxyHeader("192.0.2.7"));
+    header[at] = value;
+    return header;
+  };
+
+  test.each([
+    ["a request", Buffer.from("login alice secret\n")],
+    ["one byte", Buffer.from("l")],
+    ["version 1", Buffer.from("PROXY TCP4 192.0.2.7 192.0.2.1 1 2\r\n")],
+    ["an unknown version", change(12, 0x11)],
+    ["an unknown command", change(12, 0x22)],
+    ["addresses that are too short", change(15, 11)],
+    ["more than it may have", change(14, PROXY_HEADER_BYTES_MAX >> 8)],
+  ])("%s", (_what, bytes) => {
+    expect(() => parseProxyHeader(bytes)).toThrow("PROXY header");
+  });
+});

@@ -1,0 +1,200 @@
+import { afterEach, describe, expect, test } from "bun:test";
+import type { Database } from "bun:sqlite";
+import { mkdtempSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { Account } from "../../src/chat/session.ts";
+import { openDatabase } from "../../src/storage/database.ts";
+import { NOTHING } from "../../src/storage/fact.ts";
+import { Recovery, newStore } from "../../src/storage/recovery.ts";
+import { FileFolder, type Filling } from "../../src/storage/segment.ts";
+import type { Store } from "../../src/storage/store.ts";
+
+const SEGMENT_BYTES = 16 << 10;
+const UNIX_MS = 1_700_000_000_000;
+const bob = new Account("bob");
+const folders: string[] = [];
+
+afterEach(() => {
+  for (const path of folders.splice(0)) rmSync(path, { recursive: true });
+});
+
+/** A disk that takes no new segment while `isFull`, and no commit while `isDatabaseFull`. */
+class Disk extends FileFolder {
+  isFull = false;
+  isDatabaseFull = false;
+  readonly database: Database = openDatabase(":memory:", "process");
+
+  constructor() {
+    const path = mkdtempSync(join(tmpdir(), "heartline-"));
+    folders.push(path);
+    super(join(path, "journal"));
+    const { run } = this.database;
+    this.database.run = (sql, ...values) => {
+      if (sql !== "COMMIT" || !this.isDatabaseFull) return run.call(this.database, sql, ...(values as []));
+      run.call(this.database, "ROLLBACK");
+      throw new Error("the database has no room");
+    };
+  }
+
+  override fill(name: string, bytes: number): Filling {
+    if (this.isFull) throw new Error("no room");
+    return super.fill(name, bytes);
+  }
+
+  /** A server starts; the one before was killed. */
+  start(): Store {
+    if (this.database.inTransaction) this.database.run("ROLLBACK");
+    const options = { salvage: false, unixMs: UNIX_MS, progress: () => {} };
+    new Recovery(this.database, this, options, SEGMENT_BYTES).run();
+    return newStore(this.database, this, "process", SEGMENT_BYTES);
+  }
+}
+
+function tokenOf(index: number): string {
+  return String(index).padStart(22, "t");
+}
+
+/** A store with so many known sessions, whose disk is full from now on; that is known. */
+function full(disk: Disk, sessions: number): { store: Store; numbers: number[] } {
+  const store = disk.start();
+  const numbers = Array.from({ length: sessions }, (_, i) => {
+    const number = store.newNumber();
+    store.began({ number, token: tokenOf(i), user: `user${i}`, resumable: true }, NOTHING);
+    return number;
+  });
+  disk.isFull = true;
+  store.save();
+  store.retry();
+  expect(store.trouble).toContain("no room");
+  return { store, numbers };
+}
+
+function keep(store: Store, text: string): void {
+  store.keep("bob", { number: store.newNumber(), unixMs: 5, from: "alice", text: Buffer.from(text) });
+}
+
+function waiting(store: Store): string[] {
+  return store.read("bob", 0, 1e9).map(({ text }) => Buffer.from(text).toString());
+}
+
+describe("while the disk is full", () => {
+  const NOTES: Record<string, (store: Store, numbers: readonly number[], turn: number) => void> = {
+    "positions of sessions": (store, numbers, turn) => {
+      for (const number of numbers) store.received(number, turn);
+    },
+    "confirmed messages": (store, _numbers, turn) => store.confirmed(bob, Math.min(turn, 8)),
+    "wrong passwords": (store, _numbers, turn) =>
+      store.wrongPasswords({ user: "bob", source: `10.0.0.${turn % 250}`, count: 1 + (turn % 3) }, UNIX_MS + turn),
+    "sessions that end": (store, numbers, turn) => {
+      const index = turn % numbers.length;
+      const { [index]: number = 0 } = numbers;
+      const known = { number, token: tokenOf(index), user: `user${index}`, resumable: true };
+      store.ends({ ...known, replaced: false, received: turn, endedUnixMs: UNIX_MS });
+    },
+  };
+
+  test.each(Object.keys(NOTES))("every turn ends, however many of these it brings: %s", (what) => {
+    const disk = new Disk();
+    const { store, numbers } = full(disk, 8);
+    for (let turn = 1; turn <= 3000; turn++) {
+      NOTES[what]!(store, numbers, turn);
+      expect(store.save()).toBe(true);
+    }
+    expect(store.accepts(1)).toBe(false);
+    disk.isFull = false;
+    store.retry();
+    expect(store.trouble).toBeNull();
+    expect(store.accepts(1)).toBe(true);
+    keep(store, "there is room again");
+    expect(store.save()).toBe(true);
+    expect(waiting(disk.start())).toEqual(["there is room again"]);
+  });
+
+  test("positions that waited are recorded as soon as there is room, in the record of what is accepted then", () => {
+    const disk = new Disk();
+    const { store, numbers } = full(disk, 8);
+    for (let turn = 1; turn <= 3000; turn++) {
+      NOTES["positions of sessions"]!(store, numbers, turn);
+      store.save();
+    }
+    disk.isFull = false;
+    store.retry();
+    expect(store.accepts(1)).toBe(true);
+    keep(store, "accepted");
+    store.received(numbers[3]!, 3001);
+    store.save();
+    const again = disk.start();
+    const received = numbers.map((_, i) => again.ended(tokenOf(i))!.received);
+    expect(received).toEqual([3000, 3000, 3000, 3001, 3000, 3000, 3000, 3000]);
+  });
+
+  test("positions that waited go into the reserve when the server ends, and the database does not take them", () => {
+    const disk = new Disk();
+    const { store, numbers } = full(disk, 8);
+    for (let turn = 1; turn <= 3000; turn++) {
+      NOTES["positions of sessions"]!(store, numbers, turn);
+      store.save();
+    }
+    disk.isDatabaseFull = true;
+    disk.database.close = () => {};
+    expect(() => store.close()).toThrow("the database has no room");
+    disk.isFull = disk.isDatabaseFull = false;
+    const again = disk.start();
+    expect(numbers.map((_, i) => again.ended(tokenOf(i))!.received)).toEqual(Array(8).fill(3000));
+  });
+
+  test("what a turn accepted is recorded: it accepts no more than its record has room for", () => {
+    const disk = new Disk();
+    const store = disk.start();
+    keep(store, "first");
+    store.save();
+    disk.isFull = true; // Nobody knows yet.
+    const text = "x".repeat(100);
+    let accepted = 0;
+    while (store.accepts(text.length)) {
+      keep(store, text);
+      accepted++;
+    }
+    expect(store.trouble).toContain("no room");
+    expect(accepted).toBeGreaterThan(20);
+    expect(store.save()).toBe(true);
+    disk.isFull = false;
+    store.retry();
+    expect([store.trouble, store.accepts(1)]).toEqual([null, true]);
+    expect(waiting(disk.start())).toHaveLength(1 + accepted);
+  });
+
+  test("a database that takes no commit refuses what must be promised, and turns end", () => {
+    const disk = new Disk();
+    const store = disk.start();
+    disk.isDatabaseFull = true;
+    keep(store, "kept in the journal");
+    expect(store.save()).toBe(true);
+    store.commit();
+    expect([store.accepts(1), store.hasRoom(1)]).toEqual([false, true]);
+    for (let turn = 0; turn < 3000; turn++) {
+      store.wrongPasswords({ user: "bob", source: `10.0.0.${turn % 250}`, count: 1 }, UNIX_MS);
+      expect(store.save()).toBe(true);
+    }
+    disk.isDatabaseFull = false;
+    store.retry();
+    store.save();
+    expect(store.accepts(1)).toBe(true);
+    expect(waiting(disk.start())).toEqual(["kept in the journal"]);
+  });
+});
+
+test("a turn that accepts more than a segment holds is recorded as a whole while the disk has room", () => {
+  const disk = new Disk();
+  const store = disk.start();
+  const texts = Array.from({ length: 100 }, (_, i) => `${i} `.padEnd(1000, "x"));
+  for (const text of texts) {
+    expect(store.accepts(text.length)).toBe(true);
+    keep(store, text);
+  }
+  expect(store.save()).toBe(true);
+  keep(store, "behind it");
+  expect(store.save()).toBe(true);
+  expect(waiting(disk.start())).toEqual([...texts, "behind it"]);
+});

@@ -1,0 +1,675 @@
+import { afterEach, describe, expect, test } from "bun:test";
+import { Database } from "bun:sqlite";
+import { createHash } from "node:crypto";
+import {
+  copyFileSync,
+  mkdtempSync,
+  readFileSync,
+  readdirSync,
+  renameSync,
+  rmSync,
+  statSync,
+  truncateSync,
+  unlinkSync,
+  writeFileSync,
+} from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { Account } from "../../src/chat/session.ts";
+import { Outbox } from "../../src/stream/outbox.ts";
+import { type Durability, StoreError, openDatabase } from "../../src/storage/database.ts";
+import { NOTHING } from "../../src/storage/fact.ts";
+import { Journal, segmentName, segmentsOf } from "../../src/storage/journal.ts";
+import { RecordReader } from "../../src/storage/record.ts";
+import { type Recovered, Recovery, newStore, openStore, seedOf } from "../../src/storage/recovery.ts";
+import { FileFolder } from "../../src/storage/segment.ts";
+import { Store } from "../../src/storage/store.ts";
+
+const SEGMENT_BYTES = 4096;
+const UNIX_MS = 1_700_000_000_000;
+const TOKEN = "t".repeat(22);
+const [alice, bob] = [new Account("alice"), new Account("bob")] as const;
+const folders: string[] = [];
+
+afterEach(() => {
+  for (const path of folders.splice(0)) rmSync(path, { recursive: true });
+});
+
+function newPath(): string {
+  const path = mkdtempSync(join(tmpdir(), "heartline-"));
+  folders.push(path);
+  return path;
+}
+
+/** A disk on which servers come and go: what they leave behind is what they had written. */
+class Disk {
+  readonly database = openDatabase(":memory:", "process");
+  readonly folder = new FileFolder(join(newPath(), "journal"));
+  recovered: Recovered = { records: 0, messages: 0, damage: null };
+
+  /** A server starts; the one before it was killed, wherever it was. */
+  start({ salvage = false, progress = (_part: number): void => {} } = {}): Store {
+    this.kill();
+    this.recovered = new Recovery(
+      this.database,
+      this.folder,
+      { salvage, unixMs: UNIX_MS, progress },
+      SEGMENT_BYTES,
+    ).run();
+    return newStore(this.database, this.folder, "process", SEGMENT_BYTES);
+  }
+
+  kill(): void {
+    if (this.database.inTransaction) this.database.run("ROLLBACK");
+  }
+
+  /** The n-th segment's file. */
+  file(index: number): string {
+    return join(this.folder.path, segmentName(segmentsOf(this.folder).at(index)!));
+  }
+}
+
+/** Bob's stream in session `number`; `message` appends one to it, which is told to the store. */
+function newStream(store: Store, number: number, user = bob): { outbox: Outbox; message: (text: string) => number } {
+  const outbox = new Outbox({ touch: () => {} }, number === 0);
+  const message = (text: string): number => {
+    const id = store.newNumber();
+    outbox.appendMessage(id, UNIX_MS + id, Buffer.from("message alice "), Buffer.from(text), 0, text.length);
+    store.wrote(user, number, outbox);
+    return id;
+  };
+  return { outbox, message };
+}
+
+function began(store: Store, token = TOKEN): number {
+  const number = store.newNumber();
+  store.began({ number, token, user: "bob", resumable: true }, NOTHING);
+  return number;
+}
+
+function waiting(store: Store, user = "bob"): string[] {
+  return store.read(user, 0, 1e9).map(({ from, text }) => `${from} ${Buffer.from(text)}`);
+}
+
+describe("after a kill", () => {
+  test("wrong passwords still count, and those that were forgotten do not", () => {
+    const disk = new Disk();
+    const store = disk.start();
+    const wrong = (user: string, count: number, untilUnixMs: number): void =>
+      store.wrongPasswords({ user, source: "2001:db8:0:0", count }, untilUnixMs);
+    wrong("bob", 1, UNIX_MS + 1000);
+    wrong("alice", 2, UNIX_MS + 1500);
+    store.save();
+    wrong("bob", 3, UNIX_MS + 2000);
+    wrong("alice", 0, 0);
+    store.save();
+    const expected = [{ user: "bob", source: "2001:db8:0:0", count: 3, untilUnixMs: UNIX_MS + 2000 }];
+    expect(disk.start().lockouts()).toEqual(expected);
+    expect(disk.start().lockouts()).toEqual(expected);
+  });
+
+  test("messages that nobody confirmed wait, with their times, in their order, of streams and mailboxes", () => {
+    const disk = new Disk();
+    const store = disk.start();
+    const { message } = newStream(store, 0);
+    const first = message("one");
+    store.save();
+    store.keep("bob", { number: store.newNumber(), unixMs: 5, from: "carol", text: Buffer.from([13, 0, 255]) });
+    message("three of it");
+    store.save();
+    const again = disk.start();
+    expect(disk.recovered).toEqual({ records: 2, messages: 3, damage: null });
+    expect(again.read("bob", 0, 1e9)).toEqual([
+      { number: first, unixMs: UNIX_MS + first, from: "alice", text: new Uint8Array(Buffer.from("one")) },
+      { number: first + 1, unixMs: 5, from: "carol", text: new Uint8Array([13, 0, 255]) },
+      {
+        number: first + 2,
+        unixMs: UNIX_MS + first + 2,
+        from: "alice",
+        text: new Uint8Array(Buffer.from("three of it")),
+      },
+    ]);
+    expect(again.newNumber()).toBe(first + 3);
+  });
+
+  test("what was not saved yet did not happen", () => {
+    const disk = new Disk();
+    const store = disk.start();
+    const { message } = newStream(store, 0);
+    message("saved");
+    store.block("bob", "alice");
+    store.save();
+    message("not saved");
+    store.unblock("bob", "alice");
+    store.keep("carol", { number: store.newNumber(), unixMs: 5, from: "bob", text: Buffer.from("x") });
+    const again = disk.start();
+    expect([waiting(again), waiting(again, "carol"), again.blocks()]).toEqual([
+      ["alice saved"],
+      [],
+      [{ user: "bob", other: "alice" }],
+    ]);
+  });
+
+  test("what was confirmed is gone, wherever it was", () => {
+    const disk = new Disk();
+    const store = disk.start();
+    store.keep("bob", { number: store.newNumber(), unixMs: 5, from: "carol", text: Buffer.from("rests") });
+    const { message } = newStream(store, 0);
+    const last = message("one");
+    message("two");
+    store.save();
+    store.confirmed(bob, last);
+    store.save();
+    expect(waiting(disk.start())).toEqual(["alice two"]);
+  });
+
+  test("a session that was alive has ended, as far as it had got, with what it carried", () => {
+    const disk = new Disk();
+    const store = disk.start();
+    store.keep("bob", { number: store.newNumber(), unixMs: 5, from: "carol", text: Buffer.from("fed") });
+    store.save();
+    store.commit();
+    const number = began(store);
+    const { outbox, message } = newStream(store, number);
+    outbox.appendMessage(1, 0, Buffer.from("stored carol 5 "), Buffer.from("fed"), 0, 3);
+    const sent = message("one");
+    store.received(number, 100);
+    store.received(number, 250);
+    store.save();
+    const again = disk.start();
+    expect(again.ended(TOKEN)).toEqual({
+      number,
+      token: TOKEN,
+      user: "bob",
+      resumable: true,
+      replaced: false,
+      received: 250,
+      endedUnixMs: UNIX_MS,
+    });
+    expect([18, 19, 36, 37].map((position) => again.carried(number, position))).toEqual([0, 1, 1, sent]);
+    expect(waiting(again)).toEqual(["carol fed", "alice one"]);
+  });
+
+  test("the last eight sessions of a user are kept, however often the server was killed in one", () => {
+    const disk = new Disk();
+    const tokens = Array.from({ length: 11 }, (_, i) => String(i).padStart(22, "t"));
+    for (const token of tokens) {
+      const store = disk.start();
+      began(store, token);
+      store.save();
+    }
+    const store = disk.start();
+    expect(tokens.filter((token) => store.ended(token) !== null)).toEqual(tokens.slice(3));
+    expect(disk.database.query("SELECT count(*) AS count FROM sessions").get()).toEqual({ count: 8 });
+  });
+
+  test("the proof that a session left is its user's, by its token", () => {
+    const disk = new Disk();
+    const store = disk.start();
+    store.block("alice", "bob");
+    store.save(); // The first record of a segment is committed at once, and this one is not.
+    const proof = Buffer.from("\x00\xffproof", "latin1");
+    store.began({ number: store.newNumber(), token: TOKEN, user: "bob", resumable: true }, proof);
+    store.save();
+    for (const each of [disk.start(), disk.start()]) {
+      expect(Buffer.from(each.proof("bob", TOKEN))).toEqual(proof);
+      expect(each.proof("alice", TOKEN)).toHaveLength(0);
+      expect(each.proof("bob", "u".repeat(22))).toHaveLength(0);
+    }
+  });
+
+  test("a session that had ended stays as it ended", () => {
+    const disk = new Disk();
+    const store = disk.start();
+    const number = began(store);
+    store.received(number, 70);
+    const ended = { number, token: TOKEN, user: "bob", resumable: true, replaced: true, received: 90, endedUnixMs: 17 };
+    store.ends(ended);
+    store.save();
+    expect(disk.start().ended(TOKEN)).toEqual(ended);
+  });
+
+  test("blocks are as they were said last", () => {
+    const disk = new Disk();
+    const store = disk.start();
+    store.block("alice", "bob");
+    store.block("bob", "alice");
+    store.save();
+    store.unblock("alice", "bob");
+    store.block("carol", "bob");
+    store.unblock("carol", "bob");
+    store.block("carol", "bob");
+    store.save();
+    expect(
+      disk
+        .start()
+        .blocks()
+        .toSorted((a, b) => a.user.localeCompare(b.user)),
+    ).toEqual([
+      { user: "bob", other: "alice" },
+      { user: "carol", other: "bob" },
+    ]);
+  });
+
+  test("what moved to the mailbox out of an old segment is there once, and the segments are few", () => {
+    const disk = new Disk();
+    const store = disk.start();
+    const number = began(store);
+    const { outbox, message } = newStream(store, number);
+    const texts: string[] = [];
+    let rested = 0;
+    for (let i = 0; i < 300; i++) {
+      texts.push(`alice ${i} ${"x".repeat(100)}`);
+      message(texts.at(-1)!.slice(6));
+      const upTo = store.restUpTo;
+      if (upTo !== null) {
+        const carried = outbox.messages(rested, upTo, 1e9);
+        store.rest("bob", number, 40 + i, carried);
+        rested = carried.at(-1)?.number ?? rested;
+        outbox.rest(0, rested);
+        store.rested();
+      }
+      store.save();
+      expect(segmentsOf(disk.folder).length).toBeLessThan(7);
+    }
+    const again = disk.start();
+    expect(waiting(again)).toEqual(texts);
+    expect(again.carried(number, 1e9)).toBe(again.read("bob", 0, 1e9).at(-1)!.number);
+  });
+
+  test("a server that ended in order leaves nothing to recover", () => {
+    const disk = new Disk();
+    const store = disk.start();
+    const { message } = newStream(store, 0);
+    message("one");
+    store.save();
+    const { close } = disk.database;
+    disk.database.close = () => {};
+    store.rest("bob", 0, 0, []);
+    store.close();
+    disk.database.close = close;
+    disk.start();
+    expect(disk.recovered).toEqual({ records: 0, messages: 0, damage: null });
+  });
+});
+
+describe("a recovery that is killed", () => {
+  test("at any point, any number of times, leaves the same as one that is not", () => {
+    const disk = new Disk();
+    let store = disk.start();
+    const { message } = newStream(store, 0);
+    const texts = Array.from({ length: 40 }, (_, i) => `message ${i}`);
+    for (const text of texts) {
+      message(text);
+      store.save();
+    }
+    for (let steps = 1; steps < 90; steps += 7) {
+      let left = steps;
+      const progress = (): void => {
+        if (--left === 0) throw new Error("killed");
+      };
+      try {
+        store = disk.start({ progress });
+        break;
+      } catch (error) {
+        expect(String(error)).toContain("killed");
+      }
+    }
+    disk.kill();
+    expect(waiting(disk.start())).toEqual(texts.map((text) => `alice ${text}`));
+  });
+});
+
+describe("a damaged journal", () => {
+  /** Some segments of messages, `message 0` and on, one a record. */
+  function written(): Disk {
+    const disk = new Disk();
+    const store = disk.start();
+    const { message } = newStream(store, 0);
+    for (let i = 0; i < 200; i++) {
+      message(`message ${i}`);
+      store.save();
+      if (i === 195) copyFileSync(disk.file(-1), join(disk.folder.path, "../copy"));
+    }
+    expect(segmentsOf(disk.folder).length).toBeGreaterThan(3);
+    return disk;
+  }
+
+  const DAMAGES: Record<string, (disk: Disk) => void> = {
+    "a changed byte in the middle": (disk) => {
+      const bytes = readFileSync(disk.file(1));
+      bytes[1000]! ^= 1;
+      writeFileSync(disk.file(1), bytes);
+    },
+    "the first segment missing": (disk) => unlinkSync(disk.file(0)),
+    "one in the middle missing": (disk) => unlinkSync(disk.file(2)),
+    "the newest missing": (disk) => unlinkSync(disk.file(-1)),
+    "an empty segment": (disk) => writeFileSync(disk.file(1), ""),
+    "the newest empty": (disk) => writeFileSync(disk.file(-1), ""),
+    "the newest cut in the middle of its records": (disk) => truncateSync(disk.file(-1), recordsOf(disk).at(-2)!),
+    "the newest without its last record, exactly": (disk) => zero(disk, recordsOf(disk).at(-1)!),
+    "the newest all zeros": (disk) => zero(disk, 0),
+    "garbage at the head of the last record": (disk) => change(disk, recordsOf(disk).at(-1)!),
+    "a changed byte in the last record's text": (disk) => change(disk, recordsOf(disk).at(-1)! + 80),
+    "an older copy of the newest put back": (disk) => copyFileSync(join(disk.folder.path, "../copy"), disk.file(-1)),
+    "two segments swapped": (disk) => {
+      const [one, other] = [readFileSync(disk.file(1)), readFileSync(disk.file(2))];
+      writeFileSync(disk.file(1), other);
+      writeFileSync(disk.file(2), one);
+    },
+    "a segment copied over another one": (disk) => copyFileSync(disk.file(1), disk.file(2)),
+    "a segment under another one's name": (disk) => renameSync(disk.file(2), join(disk.folder.path, segmentName(9000))),
+    "a segment of another data folder in the place of one": (disk) => {
+      const other = written();
+      copyFileSync(other.file(1), disk.file(1));
+    },
+  };
+
+  /** Where the records of the newest segment begin. */
+  function recordsOf(disk: Disk): number[] {
+    const first = segmentsOf(disk.folder).at(-1)!;
+    const reader = new RecordReader(readFileSync(disk.file(-1)), first, seedOf(disk.database));
+    const starts: number[] = [];
+    for (let { at } = reader; reader.next(); { at } = reader) starts.push(at);
+    return starts;
+  }
+
+  function zero(disk: Disk, from: number): void {
+    writeFileSync(disk.file(-1), readFileSync(disk.file(-1)).fill(0, from));
+  }
+
+  function change(disk: Disk, at: number): void {
+    const bytes = readFileSync(disk.file(-1));
+    bytes[at]! ^= 0x55;
+    writeFileSync(disk.file(-1), bytes);
+  }
+
+  test.each(Object.keys(DAMAGES))("is refused in words that say what to do: %s", (damage) => {
+    const disk = written();
+    DAMAGES[damage]!(disk);
+    const before = readdirSync(disk.folder.path);
+    for (let i = 0; i < 2; i++) {
+      expect(() => disk.start()).toThrow(StoreError);
+      expect(() => disk.start()).toThrow(/damaged: records \d+ .*--salvage/);
+    }
+    expect(readdirSync(disk.folder.path)).toEqual(before);
+  });
+
+  test.each(Object.keys(DAMAGES))("gives what can be read when it is salvaged, and is well then: %s", (damage) => {
+    const disk = written();
+    DAMAGES[damage]!(disk);
+    const found = waiting(disk.start({ salvage: true }));
+    expect(disk.recovered.damage).toContain("records");
+    expect(found.length).toBeGreaterThan(100);
+    expect(found.length).toBeLessThan(200);
+    expect(found).toEqual([...found].sort((a, b) => Number(a.split(" ")[2]) - Number(b.split(" ")[2])));
+    const again = disk.start();
+    expect([waiting(again), disk.recovered.damage]).toEqual([found, null]);
+    newStream(again, 0).message("goes on");
+    again.save();
+    expect(waiting(disk.start())).toEqual([...found, "alice goes on"]);
+  });
+});
+
+describe("a journal that announces its last record", () => {
+  function written(): Disk {
+    const disk = new Disk();
+    const store = disk.start();
+    const { message } = newStream(store, 0);
+    for (let i = 0; i < 10; i++) {
+      message(`message ${i}`);
+      store.save();
+    }
+    return disk;
+  }
+
+  test.each(["zeros", "garbage", "nothing", "a changed seed"])("is refused when the announcement holds %s", (what) => {
+    const disk = written();
+    const file = join(disk.folder.path, "last");
+    const bytes = readFileSync(file);
+    if (what === "a changed seed") bytes[12]! ^= 1;
+    else bytes.fill(what === "zeros" ? 0 : 0xa5);
+    writeFileSync(file, what === "nothing" ? "" : bytes);
+    expect(() => disk.start()).toThrow(/damaged: records 1 and on may be missing: last /);
+    expect(waiting(disk.start({ salvage: true }))).toHaveLength(10);
+    expect([waiting(disk.start()).length, disk.recovered.damage]).toEqual([10, null]);
+  });
+
+  test("opens without the announcement, as one of the version before it", () => {
+    const disk = written();
+    unlinkSync(join(disk.folder.path, "last"));
+    expect(waiting(disk.start())).toHaveLength(10);
+  });
+
+  test("takes a record that was completed but not announced, as a kill between the two leaves it", () => {
+    const disk = written();
+    const file = join(disk.folder.path, "last");
+    const bytes = readFileSync(file);
+    bytes.writeDoubleLE(9, 0);
+    writeFileSync(file, bytes);
+    expect(waiting(disk.start())).toHaveLength(10);
+    expect(disk.recovered).toMatchObject({ records: 10, damage: null });
+  });
+
+  test("opens when the record after the last one is torn anywhere", () => {
+    const disk = written();
+    const bytes = readFileSync(disk.file(0));
+    const reader = new RecordReader(bytes, 1, seedOf(disk.database));
+    while (reader.next());
+    const torn = Buffer.from(bytes.subarray(0, reader.at));
+    torn.copy(bytes, reader.at, 0, 100);
+    bytes.writeDoubleLE(reader.sequence + 1, reader.at + 8);
+    writeFileSync(disk.file(0), bytes);
+    expect(waiting(disk.start())).toHaveLength(10);
+    expect(disk.recovered.damage).toBeNull();
+  });
+
+  test("belongs to its database: a new one in that one's place is refused, and a salvage reads everything", () => {
+    const disk = written();
+    const other = new Disk();
+    const open = (salvage: boolean): Recovered =>
+      new Recovery(other.database, disk.folder, { salvage, unixMs: UNIX_MS, progress: () => {} }, SEGMENT_BYTES).run();
+    expect(() => open(false)).toThrow(/records 1 and on were written for another database, which is missing/);
+    expect(open(true)).toMatchObject({ records: 10, messages: 10 });
+  });
+
+  test("is not mixed with a database that holds something of another data folder, not even by a salvage", () => {
+    const disk = written();
+    const other = written();
+    other.start();
+    const options = { salvage: true, unixMs: UNIX_MS, progress: () => {} };
+    const open = (): unknown => new Recovery(other.database, disk.folder, options, SEGMENT_BYTES).run();
+    expect(open).toThrow(/belong to different data folders/);
+  });
+
+  test("opens though it was left by the version before seeds and announcements, and has both from then on", () => {
+    const disk = new Disk();
+    disk.database.run("DELETE FROM journal");
+    disk.kill();
+    const { sequence } = disk.database.query<{ sequence: number }, []>("SELECT sequence FROM progress").get()!;
+    const old = new Store(disk.database, new Journal(disk.folder, sequence, 0, SEGMENT_BYTES));
+    const { message } = newStream(old, 0);
+    for (let i = 0; i < 50; i++) {
+      message(`message ${i}`);
+      old.save();
+    }
+    unlinkSync(join(disk.folder.path, "last"));
+    const again = disk.start();
+    expect(waiting(again)).toHaveLength(50);
+    expect(disk.recovered.damage).toBeNull();
+    expect(seedOf(disk.database)).toBeGreaterThan(0);
+    expect(readdirSync(disk.folder.path)).toContain("last");
+  });
+});
+
+describe("a segment that is longer for the sake of one record", () => {
+  function written(): Disk {
+    const disk = new Disk();
+    newStream(disk.start(), 0).message("first");
+    const store = disk.start();
+    newStream(store, 0).message("x".repeat(10 * SEGMENT_BYTES));
+    store.save();
+    return disk;
+  }
+
+  test("has a known length too: a shorter one is refused, and so is one whose record does not fit", () => {
+    for (const bytes of [SEGMENT_BYTES, 10 * SEGMENT_BYTES, 10 * SEGMENT_BYTES + 8]) {
+      const disk = written();
+      expect(statSync(disk.file(-1)).size % SEGMENT_BYTES).toBe(0);
+      truncateSync(disk.file(-1), bytes);
+      expect(() => disk.start()).toThrow(/damaged: records \d+ .*are missing at the end of/);
+    }
+  });
+
+  test("may be as long as its record, as earlier versions made it", () => {
+    const disk = written();
+    truncateSync(disk.file(-1), 16 + 8 * Math.ceil(readFileSync(disk.file(-1)).readUInt32LE(4) / 8));
+    expect(waiting(disk.start())).toEqual([`alice ${"x".repeat(10 * SEGMENT_BYTES)}`]);
+  });
+});
+
+test("a text that looks like a record is never taken for one, whatever the server's end", () => {
+  const disk = new Disk();
+  const store = disk.start();
+  const forged = Buffer.alloc(16 + 88);
+  const victim = new Journal(new FileFolder(join(newPath(), "journal")), 4, 0, SEGMENT_BYTES);
+  victim.append(Buffer.alloc(88), 0, 88, 0);
+  victim.place!.bytes.copy(forged, 0, 0, forged.length); // A whole record, as somebody without the seed can make it.
+  newStream(store, 0).message("first");
+  store.save();
+  for (let shift = 0; shift < 8; shift++) {
+    const text = Buffer.concat([Buffer.alloc(shift, "x"), forged]);
+    store.keep("bob", { number: store.newNumber(), unixMs: 5, from: "carol", text });
+  }
+  expect(waiting(disk.start())).toEqual(["alice first"]); // The turn never ended.
+  expect(disk.recovered).toEqual({ records: 1, messages: 1, damage: null });
+});
+
+describe("a folder whose files changed places", () => {
+  test("is refused, and a salvage gives nothing of what lies in the wrong file, then or later", () => {
+    const disk = new Disk();
+    const store = disk.start();
+    const { message } = newStream(store, 0);
+    for (const text of ["one", "two", "three"]) {
+      message(text);
+      store.save();
+    }
+    const spare = join(
+      disk.folder.path,
+      readdirSync(disk.folder.path).find((name) => name.startsWith("spare-"))!,
+    );
+    writeFileSync(spare, readFileSync(disk.file(0)));
+    writeFileSync(disk.file(0), "");
+    expect(() => disk.start()).toThrow(/records 1 to 3 are missing at the end of 0000000000000001 \(3 in all\)/);
+    const again = disk.start({ salvage: true });
+    expect(waiting(again)).toEqual([]);
+    newStream(again, 0).message("new");
+    again.save();
+    expect([waiting(disk.start()), disk.recovered.damage]).toEqual([["alice new"], null]);
+  });
+
+  test("may hold one with a number that is none of a segment", () => {
+    const disk = new Disk();
+    const store = disk.start();
+    newStream(store, 0).message("one");
+    store.save();
+    writeFileSync(join(disk.folder.path, "9999999999999999"), "somebody else's");
+    expect(waiting(disk.start())).toEqual(["alice one"]);
+  });
+});
+
+describe("a data folder", () => {
+  function open(path: string, durability: Durability): Store {
+    return openStore(path, durability, { salvage: false, unixMs: UNIX_MS, progress: () => {} }).store;
+  }
+
+  test("may be opened with one durability after another, and loses nothing by that", () => {
+    const path = newPath();
+    for (const [i, durability] of (["process", "none", "power", "process"] as const).entries()) {
+      const store = open(path, durability);
+      expect(waiting(store)).toHaveLength(i);
+      store.keep("bob", { number: store.newNumber(), unixMs: 5, from: "carol", text: Buffer.from(durability) });
+      store.save();
+      store.close();
+    }
+  });
+
+  test.each([2, 3])("of version %d, before TLS, is upgraded", (version) => {
+    const path = newPath();
+    const database = openDatabase(path, "process");
+    if (version === 2) database.run("DROP TABLE lockouts");
+    database.run(`
+      ALTER TABLE sessions DROP COLUMN proof;
+      INSERT INTO sessions VALUES (3, x'00', 'bob', 1, 0, 123, 9);
+      DROP TABLE mailbox;
+      CREATE TABLE mailbox (
+        user TEXT NOT NULL, number INTEGER NOT NULL, unix_ms INTEGER NOT NULL, sender TEXT NOT NULL, text BLOB NOT NULL,
+        PRIMARY KEY (user, number)
+      ) WITHOUT ROWID;
+      INSERT INTO mailbox VALUES ('bob', 42, 5, 'carol', 'two'), ('bob', 41, 5, 'alice', 'one');
+      INSERT INTO blocks VALUES ('alice', 'bob');
+      PRAGMA user_version = ${version};
+    `);
+    database.close();
+    const { store } = openStore(path, "process", { salvage: false, unixMs: UNIX_MS, progress: () => {} });
+    expect(waiting(store)).toEqual(["alice one", "carol two"]);
+    expect(store.blocks()).toEqual([{ user: "alice", other: "bob" }]);
+    store.began({ number: store.newNumber(), token: TOKEN, user: "bob", resumable: true }, Buffer.from("proof"));
+    store.wrongPasswords({ user: "alice", source: "", count: 1 }, UNIX_MS);
+    expect(store.lockouts()).toHaveLength(1);
+    store.close();
+    expect(mailboxOf(path)).toBe(mailboxOf(newPath()));
+  });
+
+  function mailboxOf(path: string): unknown {
+    const database = openDatabase(path, "process");
+    const { sql } = database.query<{ sql: string }, []>("SELECT sql FROM sqlite_schema WHERE name = 'mailbox'").get()!;
+    database.close();
+    return sql;
+  }
+
+  test("of the version before the journal is upgraded, and nothing in it is lost", () => {
+    const path = newPath();
+    const database = new Database(join(path, "heartline.sqlite"), { create: true });
+    database.run(`
+      CREATE TABLE mailbox (
+        user TEXT NOT NULL, number INTEGER NOT NULL, unix_ms INTEGER NOT NULL, sender TEXT NOT NULL, text BLOB NOT NULL,
+        PRIMARY KEY (user, number)
+      ) WITHOUT ROWID;
+      CREATE TABLE sessions (
+        id INTEGER PRIMARY KEY, token BLOB NOT NULL UNIQUE, user TEXT NOT NULL, resumable INTEGER NOT NULL,
+        replaced INTEGER NOT NULL, received INTEGER NOT NULL, ended_ms INTEGER NOT NULL
+      );
+      CREATE INDEX sessions_of_user ON sessions (user);
+      CREATE TABLE carried (
+        session INTEGER NOT NULL, number INTEGER NOT NULL, position INTEGER NOT NULL, PRIMARY KEY (session, number)
+      ) WITHOUT ROWID;
+      CREATE TRIGGER forget AFTER DELETE ON sessions BEGIN DELETE FROM carried WHERE session = old.id; END;
+      CREATE TABLE blocks (user TEXT NOT NULL, other TEXT NOT NULL, PRIMARY KEY (user, other)) WITHOUT ROWID;
+      PRAGMA user_version = 1;
+      INSERT INTO mailbox VALUES ('bob', 41, 5, 'alice', 'old');
+      INSERT INTO carried VALUES (3, 41, 77);
+      INSERT INTO blocks VALUES ('alice', 'bob');
+    `);
+    const token = createHash("sha256").update(TOKEN).digest();
+    database.query("INSERT INTO sessions VALUES (3, ?, 'bob', 1, 0, 123, 9)").run(token);
+    database.close();
+    const store = open(path, "process");
+    expect(waiting(store)).toEqual(["alice old"]);
+    expect(store.ended(TOKEN)).toMatchObject({ number: 3, received: 123, endedUnixMs: 9 });
+    expect(store.carried(3, 77)).toBe(41);
+    expect(store.blocks()).toEqual([{ user: "alice", other: "bob" }]);
+    expect(store.newNumber()).toBe(42);
+    store.close();
+  });
+});
+
+test("nothing is committed before the record that says it too", () => {
+  const disk = new Disk();
+  const store = disk.start();
+  for (let i = 0; i < 3000; i++) {
+    store.keep("bob", { number: store.newNumber(), unixMs: 5, from: alice.name, text: Buffer.from("x") });
+  }
+  disk.kill();
+  expect(waiting(disk.start())).toEqual([]);
+});

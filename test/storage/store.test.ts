@@ -1,0 +1,417 @@
+import { afterEach, describe, expect, spyOn, test } from "bun:test";
+import { Database } from "bun:sqlite";
+import { copyFileSync, mkdirSync, mkdtempSync, readdirSync, rmSync, statSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import type { StoredMessage } from "../../src/chat/store.ts";
+import { STORE_CHANGES_BYTES_MAX, STORE_CHANGES_HELD, WAL_COMMITS_MAX } from "../../src/limits.ts";
+import type { Unconfirmed } from "../../src/stream/marks.ts";
+import { type Durability, StoreError, openDatabase } from "../../src/storage/database.ts";
+import { NOTHING } from "../../src/storage/fact.ts";
+import { openStore } from "../../src/storage/recovery.ts";
+import { Store, type WriteAhead } from "../../src/storage/store.ts";
+import { Wal } from "../../src/storage/wal.ts";
+
+const folders: string[] = [];
+const stores: Store[] = [];
+
+function folder(): string {
+  const path = mkdtempSync(join(tmpdir(), "heartline-"));
+  folders.push(path);
+  return path;
+}
+
+function open(path = ":memory:", durability: Durability = "process"): Store {
+  const options = { salvage: false, unixMs: 1_700_000_000_000, progress: () => {} };
+  const { store } = openStore(path, path === ":memory:" ? "none" : durability, options);
+  stores.push(store);
+  return store;
+}
+
+/** It ends in order. */
+function close(store: Store): void {
+  stores.splice(stores.indexOf(store), 1);
+  store.close();
+}
+
+afterEach(() => {
+  for (const store of stores.splice(0)) store.close();
+  for (const path of folders.splice(0)) rmSync(path, { recursive: true });
+});
+
+function message(number: number, text = `text ${number}`, from = "alice"): Unconfirmed {
+  const unixMs = 1_700_000_000_000 + number;
+  return {
+    number,
+    position: 10 * number,
+    bytes: text.length,
+    resting: false,
+    unixMs,
+    from,
+    text: Buffer.from(text, "latin1"),
+  };
+}
+
+function texts(messages: readonly StoredMessage[]): string[] {
+  return messages.map(({ text }) => Buffer.from(text).toString("latin1"));
+}
+
+function complaint(path: string): string {
+  try {
+    open(path);
+  } catch (error) {
+    if (error instanceof StoreError) return error.message;
+    throw error;
+  }
+  throw new Error("it opens");
+}
+
+describe("a mailbox", () => {
+  test("gives its messages by number, in whatever order they were kept, as they were", () => {
+    const store = open();
+    store.rest("bob", 0, 0, [message(5), message(7)]);
+    store.rest("bob", 0, 0, [message(2)]);
+    store.rest("bob", 0, 0, [message(6, "\x00\xff\r ", "carol")]);
+    store.rest("carol", 0, 0, [message(3)]);
+    const messages = store.read("bob", 0, 1e6);
+    expect(texts(messages)).toEqual(["text 2", "text 5", "\x00\xff\r ", "text 7"]);
+    expect(messages[2]).toMatchObject({ number: 6, unixMs: 1_700_000_000_006, from: "carol" });
+  });
+
+  test("gives those above a number only", () => {
+    const store = open();
+    store.rest(
+      "bob",
+      0,
+      0,
+      [1, 2, 3].map((number) => message(number)),
+    );
+    expect(texts(store.read("bob", 2, 1e6))).toEqual(["text 3"]);
+    expect(store.read("bob", 3, 1e6)).toEqual([]);
+  });
+
+  test("gives portions of about so many bytes, but one message at least", () => {
+    const store = open();
+    store.rest(
+      "bob",
+      0,
+      0,
+      Array.from({ length: 100 }, (_, i) => message(i + 1, "x".repeat(1000))),
+    );
+    expect(store.read("bob", 0, 1)).toHaveLength(1);
+    const portion = store.read("bob", 0, 10_000).length;
+    expect(portion).toBeGreaterThanOrEqual(9);
+    expect(portion).toBeLessThanOrEqual(10);
+    const all: number[] = [];
+    for (let last = 0; ; last = all.at(-1)!) {
+      const next = store.read("bob", last, 5000).map(({ number }) => number);
+      if (next.length === 0) break;
+      all.push(...next);
+    }
+    expect(all).toEqual(Array.from({ length: 100 }, (_, i) => i + 1));
+  });
+
+  test("forgets up to a number, and says what that was", () => {
+    const store = open();
+    store.rest("bob", 0, 0, [message(1, "a"), message(2, "bb"), message(5, "ccc")]);
+    store.rest("carol", 0, 0, [message(3)]);
+    expect(store.drop("bob", 2, 100)).toEqual([{ from: "alice", messages: 2, bytes: 3 }]);
+    expect(store.drop("bob", 4, 100)).toEqual([]);
+    expect(texts(store.read("bob", 0, 1e6))).toEqual(["ccc"]);
+    expect(texts(store.read("carol", 0, 1e6))).toEqual(["text 3"]);
+  });
+
+  test("forgets so many at most, the oldest first", () => {
+    const store = open();
+    const texts = [message(1, "a"), message(2, "bb"), { ...message(5, "ccc"), from: "carol" }, message(6)];
+    store.rest("bob", 0, 0, texts);
+    expect(store.drop("bob", 5, 2)).toEqual([{ from: "alice", messages: 2, bytes: 3 }]);
+    expect(store.drop("bob", 5, 2)).toEqual([{ from: "carol", messages: 1, bytes: 3 }]);
+    expect(store.read("bob", 0, 1e6).map(({ number }) => number)).toEqual([6]);
+  });
+
+  test("has a message once, however often it moves there", () => {
+    const store = open();
+    store.rest("bob", 0, 0, [message(3)]);
+    store.rest("bob", 0, 0, [message(2), message(3), message(4)]);
+    expect(texts(store.read("bob", 0, 1e6))).toEqual(["text 2", "text 3", "text 4"]);
+  });
+
+  test("is counted by user and sender", () => {
+    const store = open();
+    expect(store.waiting()).toEqual([]);
+    store.rest("bob", 0, 0, [message(1, "a"), message(9, "bb"), { ...message(10, "dddd"), from: "dave" }]);
+    store.rest("carol", 0, 0, [message(4, "ccc")]);
+    expect(store.waiting().toSorted((a, b) => a.user.localeCompare(b.user))).toEqual([
+      { user: "bob", from: "alice", messages: 2, bytes: 3 },
+      { user: "bob", from: "dave", messages: 1, bytes: 4 },
+      { user: "carol", from: "alice", messages: 1, bytes: 3 },
+    ]);
+  });
+
+  test("holds numbers and times far beyond 32 bits", () => {
+    const store = open();
+    const large = { ...message(2 ** 52), unixMs: 2 ** 43 };
+    store.rest("bob", 0, 0, [large]);
+    expect(store.read("bob", 2 ** 52 - 1, 1000)).toMatchObject([{ number: 2 ** 52, unixMs: 2 ** 43 }]);
+  });
+
+  test("does not get again what rests in it", () => {
+    const store = open();
+    store.rest("bob", 0, 0, [message(1), { ...message(2), resting: true }]);
+    expect(texts(store.read("bob", 0, 1000))).toEqual(["text 1"]);
+  });
+});
+
+describe("a session that has ended", () => {
+  const known = { number: 5, token: "t".repeat(22), user: "bob", resumable: true };
+  const ended = { ...known, replaced: true, received: 77, endedUnixMs: 1_700_000_000_000 };
+
+  test("is known by its token, but not before it has ended", () => {
+    const store = open();
+    store.began(known, NOTHING);
+    expect(store.ended(known.token)).toBeNull();
+    store.ends(ended);
+    expect(store.ended(known.token)).toEqual(ended);
+    expect(store.ended("u".repeat(22))).toBeNull();
+  });
+
+  test("had carried messages up to positions", () => {
+    const store = open();
+    store.began(known, NOTHING);
+    store.ends(ended);
+    while (store.newNumber() < 12);
+    store.rest("bob", 5, 77, [message(9), message(12)]);
+    expect([89, 90, 119, 120, 1e6].map((position) => store.carried(5, position))).toEqual([0, 9, 9, 12, 12]);
+    expect(store.carried(6, 1e6)).toBe(0);
+  });
+
+  test("are found by position however many there are, without a look at each of them", () => {
+    const store = open();
+    const numbers = Array.from({ length: 9000 }, () => store.newNumber()).filter((number) => number % 7 > 3);
+    const carried = numbers.map((number, i) => ({ ...message(number), position: 20 * (i + 1) }));
+    store.rest("bob", 5, 0, carried);
+    for (let i = 0; i <= numbers.length; i += 13) {
+      expect(store.carried(5, 20 * i + 19)).toBe(numbers[i - 1] ?? 0);
+    }
+  });
+});
+
+test("blocks are kept once, in their direction, until they are taken back", () => {
+  const store = open();
+  store.block("alice", "bob");
+  store.block("alice", "bob");
+  store.block("bob", "carol");
+  store.unblock("bob", "alice");
+  expect(store.blocks()).toEqual([
+    { user: "alice", other: "bob" },
+    { user: "bob", other: "carol" },
+  ]);
+  store.unblock("alice", "bob");
+  expect(store.blocks()).toEqual([{ user: "bob", other: "carol" }]);
+});
+
+test("what is forgotten counts for a commit like what is kept: SQLite writes all of it", () => {
+  const store = open(folder());
+  const text = Buffer.alloc(1000, "x");
+  const keep = (count: number): void => {
+    for (let i = 0; i < count; i++) store.keep("bob", { ...message(store.newNumber()), text });
+  };
+  const commit = spyOn(store, "commit");
+  const commits = (): number => commit.mock.calls.length;
+  keep(Math.ceil(STORE_CHANGES_BYTES_MAX / text.length));
+  store.save();
+  expect(commits()).toBe(1);
+  store.drop("bob", 10, 100);
+  store.save();
+  expect(commits()).toBe(1);
+  store.drop("bob", 1e9, 100);
+  store.save();
+  expect(commits()).toBe(2);
+});
+
+describe("SQLite's write-ahead log", () => {
+  const text = Buffer.alloc(STORE_CHANGES_BYTES_MAX, "x");
+
+  /** A store in that folder, and what everybody else sees in its database. */
+  function watched(path: string, wal: WriteAhead): { store: Store; seen: () => number } {
+    const database = openDatabase(path, "process");
+    const store = new Store(database, null, false, wal);
+    stores.push(store);
+    const count = "SELECT count(*) AS messages FROM mailbox";
+    const seen = (): number => {
+      using other = new Database(join(path, "heartline.sqlite"), { readonly: true });
+      return other.query<{ messages: number }, []>(count).get()!.messages;
+    };
+    return { store, seen };
+  }
+
+  test("is copied to the database by a thread, after so many commits", async () => {
+    const path = folder();
+    const file = join(path, "heartline.sqlite");
+    const wal = new Wal(file);
+    const { store } = watched(path, wal);
+    for (let i = 1; i <= WAL_COMMITS_MAX; i++) {
+      expect(wal.isCopied()).toBe(false);
+      store.keep("bob", { ...message(i), text });
+      store.save();
+    }
+    while (wal.isCopied()) await new Promise((resolve) => setImmediate(resolve));
+    const copy = join(folder(), "heartline.sqlite");
+    copyFileSync(file, copy);
+    using database = new Database(copy);
+    expect(database.query("SELECT count(*) AS messages FROM mailbox").get()).toEqual({ messages: WAL_COMMITS_MAX });
+  });
+
+  test("is copied no more when the thread fails, which is asked again after as many commits", async () => {
+    const wal = new Wal(join(folder(), "nowhere", "heartline.sqlite"));
+    for (let times = 0; times < 2; times++) {
+      for (let i = 0; i < WAL_COMMITS_MAX; i++) wal.committed();
+      expect(wal.isCopied()).toBe(true);
+      while (wal.isCopied()) await new Promise((resolve) => setImmediate(resolve));
+    }
+  });
+
+  test("gets no commit while it is copied, unless very much waits; and all can be read", () => {
+    let isCopied = true;
+    const { store, seen } = watched(folder(), { isCopied: () => isCopied, committed: () => {} });
+    const keep = (): void => {
+      store.keep("bob", { ...message(store.newNumber()), text });
+      store.retry();
+      store.save();
+    };
+    keep();
+    keep();
+    expect(store.read("bob", 0, 1e9)).toHaveLength(2);
+    expect(seen()).toBe(0);
+    for (let i = 3; i <= STORE_CHANGES_HELD; i++) keep();
+    expect(seen()).toBe(STORE_CHANGES_HELD);
+    keep();
+    expect(seen()).toBe(STORE_CHANGES_HELD);
+    isCopied = false;
+    store.save();
+    expect(seen()).toBe(STORE_CHANGES_HELD + 1);
+  });
+
+  test("is left alone by who only reads", () => {
+    const database = openDatabase(":memory:", "process");
+    const store = new Store(database);
+    stores.push(store);
+    store.read("bob", 0, 1e9);
+    store.drop("bob", 5, 100);
+    expect(database.inTransaction).toBe(false);
+  });
+});
+
+describe("a data folder", () => {
+  test.each(["none", "process", "power"] as const)("keeps what is in it, with durability %s", (durability) => {
+    const path = folder();
+    const first = open(path, durability);
+    const number = first.newNumber();
+    first.rest("bob", 0, 0, [message(3)]);
+    first.block("alice", "bob");
+    close(first);
+    const second = open(path, durability);
+    expect(texts(second.read("bob", 0, 1000))).toEqual(["text 3"]);
+    expect(second.blocks()).toEqual([{ user: "alice", other: "bob" }]);
+    expect(second.newNumber()).toBeGreaterThan(number);
+  });
+
+  test("is made when it is missing, its parents too, for nobody else to look into", () => {
+    const path = join(folder(), "a/b");
+    const store = open(path);
+    store.block("alice", "bob");
+    store.save();
+    for (const each of [path, join(path, "journal")]) expect(statSync(each).mode & 0o777).toBe(0o700);
+    const files = readdirSync(path, { recursive: true, withFileTypes: true }).filter((entry) => entry.isFile());
+    expect(files.length).toBeGreaterThan(1);
+    for (const { name, parentPath } of files) {
+      expect([name, statSync(join(parentPath, name)).mode & 0o777]).toEqual([name, 0o600]);
+    }
+  });
+
+  test("is for one server only, until that one closes it", () => {
+    const path = folder();
+    const first = open(path);
+    expect(complaint(path)).toMatch(/in use/);
+    expect(complaint(path)).toContain(path);
+    close(first);
+    open(path);
+    expect(complaint(path)).toMatch(/in use/);
+  });
+
+  test("that cannot be is refused by its name: below a file, a file, a folder in the database's place", () => {
+    const path = folder();
+    writeFileSync(join(path, "file"), "");
+    expect(complaint(join(path, "file/data"))).toContain("file/data");
+    expect(complaint(join(path, "file"))).toContain("file");
+    mkdirSync(join(path, "data/heartline.sqlite"), { recursive: true });
+    expect(complaint(join(path, "data"))).toContain("data");
+  });
+
+  test("whose file is no database is refused, and the file is left as it is", async () => {
+    const path = folder();
+    const file = join(path, "heartline.sqlite");
+    const garbage = "no database at all ".repeat(1000);
+    writeFileSync(file, garbage);
+    expect(complaint(path)).toContain("damaged");
+    expect(await Bun.file(file).text()).toBe(garbage);
+  });
+
+  test("of a newer program is refused", () => {
+    const path = folder();
+    close(open(path));
+    const database = new Database(join(path, "heartline.sqlite"));
+    database.run("PRAGMA user_version = 999");
+    database.close();
+    expect(complaint(path)).toContain("newer");
+  });
+});
+
+describe("a commit that the disk refuses", () => {
+  /** The database takes the transaction back instead of committing it, while `refuses` says so. */
+  function refusing(): { store: Store; disk: { refuses: boolean }; committed: () => StoredMessage[] } {
+    const database = openDatabase(":memory:", "none");
+    const disk = { refuses: false };
+    const { run } = database;
+    database.run = (sql, ...values) => {
+      if (sql !== "COMMIT" || !disk.refuses) return run.call(database, sql, ...(values as []));
+      run.call(database, "ROLLBACK");
+      throw new Error("no room");
+    };
+    const store = new Store(database);
+    stores.push(store);
+    const committed = (): StoredMessage[] => {
+      if (database.inTransaction) run.call(database, "ROLLBACK");
+      return new Store(database).read("bob", 0, 1e6);
+    };
+    return { store, disk, committed };
+  }
+
+  test("loses nothing that was said, and says that there is trouble until it goes well", () => {
+    const { store, disk, committed } = refusing();
+    disk.refuses = true;
+    store.keep("bob", message(1));
+    store.retry();
+    store.save();
+    expect(store.trouble).toContain("no room");
+    store.keep("bob", message(2));
+    expect(texts(store.read("bob", 0, 1e6))).toEqual(["text 1", "text 2"]);
+    store.retry();
+    store.save();
+    expect(store.drop("bob", 1, 100)).toEqual([{ from: "alice", messages: 1, bytes: 6 }]);
+    disk.refuses = false;
+    store.retry();
+    store.save();
+    expect(store.trouble).toBeNull();
+    expect(texts(committed())).toEqual(["text 2"]);
+  });
+
+  test("is told when the store is closed", () => {
+    const { store, disk } = refusing();
+    store.keep("bob", message(1));
+    disk.refuses = true;
+    stores.length = 0;
+    expect(() => store.close()).toThrow("no room");
+  });
+});

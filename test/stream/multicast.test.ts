@@ -1,0 +1,201 @@
+import { describe, expect, test } from "bun:test";
+import { BROADCAST_LOG_BYTES_MAX } from "../../src/limits.ts";
+import { Multicast } from "../../src/stream/multicast.ts";
+import { Outbox } from "../../src/stream/outbox.ts";
+import { HandTurn, drain } from "../support/streams.ts";
+
+const BLOCK = 64 << 10;
+
+/** Some receivers; each notes what it is sent with the others, in pieces, and takes only what it has room for. */
+function receivers(count: number, plain = true) {
+  const turn = new HandTurn();
+  const multicast = new Multicast(turn);
+  const all = Array.from({ length: count }, () => {
+    const outbox = new Outbox(turn, plain);
+    const receiver = { outbox, pieces: [] as string[], room: Number.POSITIVE_INFINITY };
+    outbox.sink = {
+      flush: () => {},
+      write: (bytes, start, most) => {
+        const taken = Math.min(receiver.room, most);
+        receiver.pieces.push(bytes.toString("latin1", start, start + taken));
+        return taken;
+      },
+    };
+    outbox.join(multicast);
+    return receiver;
+  });
+  const say = (text: string): void => multicast.log.append(Buffer.from("b "), Buffer.from(text), 0, text.length);
+  const endTurn = (): unknown[] => {
+    multicast.announce();
+    const ending = turn.end();
+    multicast.flush();
+    return ending;
+  };
+  return { turn, multicast, all, say, endTurn };
+}
+
+describe("a multicast", () => {
+  test("writes to all who have nothing else to send, and touches none of their streams", () => {
+    const { multicast, all, say, endTurn } = receivers(3);
+    say("one");
+    say("two");
+    expect(endTurn()).toEqual([multicast]);
+    expect(all.map(({ pieces }) => pieces)).toEqual([["b one\nb two\n"], ["b one\nb two\n"], ["b one\nb two\n"]]);
+    expect(endTurn()).toEqual([]);
+  });
+
+  test("sends together what was said together, also where two blocks of the log meet", () => {
+    const { all, say, endTurn } = receivers(2);
+    say("x".repeat(BLOCK - 10));
+    endTurn();
+    say("one");
+    say("two");
+    endTurn();
+    for (const { pieces } of all) expect(pieces.slice(1)).toEqual(["b one\nb two\n"]);
+  });
+
+  test("leaves out whoever has a line of their own, until everything is sent", () => {
+    const { all, say, endTurn } = receivers(3);
+    const [one, two] = [all[0]!, all[2]!];
+    say("first");
+    one.outbox.append(Buffer.from("ok\n"));
+    say("second");
+    endTurn();
+    expect(drain(one.outbox)).toEqual({ bytes: Buffer.from("b first\nok\nb second\n"), sends: 1 });
+    expect([one.pieces, two.pieces]).toEqual([[], ["b first\nb second\n"]]);
+    say("third");
+    endTurn();
+    expect([one.pieces, two.pieces.at(-1)]).toEqual([["b third\n"], "b third\n"]);
+    expect(one.outbox.peek()).toBe(false);
+  });
+
+  test("leaves it to the stream of whoever does not take everything to send the rest, before anything newer", () => {
+    const { all, turn, say, endTurn } = receivers(3);
+    const slow = all[1]!;
+    slow.room = 4;
+    say("hello");
+    endTurn();
+    expect(slow.pieces).toEqual(["b he"]);
+    expect(slow.outbox.peek()).toBe(false); // Its turn comes with the next one.
+    say("again");
+    endTurn();
+    expect(drain(slow.outbox).bytes.toString()).toBe("llo\nb again\n");
+    slow.room = 100;
+    say("third");
+    endTurn();
+    expect(slow.pieces).toEqual(["b he", "b third\n"]);
+    expect(all[2]!.pieces).toEqual(["b hello\n", "b again\n", "b third\n"]);
+    turn.end();
+    expect(slow.outbox.unconfirmed).toBe(0);
+  });
+
+  test("goes on behind a sink that fails, and nobody is sent anything twice", () => {
+    const { turn, all, say, endTurn } = receivers(3);
+    const bad = all[1]!.outbox;
+    const fault = () => {
+      throw new Error("a broken sink");
+    };
+    bad.sink = { flush: () => {}, write: fault };
+    say("one");
+    endTurn();
+    turn.end();
+    expect([all[0]!.pieces, all[2]!.pieces]).toEqual([["b one\n"], ["b one\n"]]);
+    expect(drain(bad).bytes.toString()).toBe("b one\n");
+    say("two");
+    endTurn();
+    expect([all[0]!.pieces, all[2]!.pieces]).toEqual(Array(2).fill(["b one\n", "b two\n"]));
+  });
+
+  test("sends nothing that is not safe, to those who step out meanwhile neither", () => {
+    const { multicast, turn, all, say } = receivers(2);
+    say("saved late");
+    multicast.announce();
+    multicast.flush();
+    all[0]!.outbox.append(Buffer.from("ok\n"));
+    expect(all[0]!.outbox.peek()).toBe(false);
+    expect(all[1]!.pieces).toEqual([]);
+    turn.end();
+    multicast.flush();
+    expect(drain(all[0]!.outbox).bytes.toString()).toBe("b saved late\nok\n");
+    expect(all[1]!.pieces).toEqual(["b saved late\n"]);
+  });
+
+  test("holds for a stream that confirms what it has not confirmed, and sends it again", () => {
+    const { multicast, turn, all, say, endTurn } = receivers(2, false);
+    const [one, two] = [all[0]!, all[1]!];
+    const lines = ["a", "b", "c"].map((letter) => letter.repeat(BLOCK));
+    for (const line of lines) {
+      say(line);
+      endTurn();
+    }
+    expect(one.pieces.join("")).toBe(lines.map((line) => `b ${line}\n`).join(""));
+    expect([one.outbox.furthest, one.outbox.unconfirmed]).toEqual([3 * (BLOCK + 3), 3 * (BLOCK + 3)]);
+    two.outbox.confirm(3 * (BLOCK + 3));
+    expect([two.outbox.unconfirmed, two.outbox.sent]).toEqual([0, 3 * (BLOCK + 3)]);
+    one.outbox.confirm(BLOCK + 3);
+    expect(multicast.log.bytes).toBe(3 * BLOCK);
+    one.outbox.rewind(2 * (BLOCK + 3));
+    turn.end();
+    expect(drain(one.outbox).bytes.toString()).toBe(`b ${lines[2]}\n`);
+    one.outbox.confirm(one.outbox.furthest);
+    say("more");
+    endTurn();
+    expect([one.pieces.at(-1), two.pieces.at(-1)]).toEqual(["b more\n", "b more\n"]);
+    for (const { outbox } of all) outbox.confirm(outbox.furthest);
+    expect(multicast.log.bytes).toBe(BLOCK);
+  });
+
+  test("sends to where a stream goes on, and what it was about to send elsewhere too", () => {
+    const { turn, all, say, endTurn } = receivers(2);
+    say("one");
+    endTurn();
+    const moved = all[0]!.outbox;
+    const pieces: string[] = [];
+    say("two");
+    moved.sink = {
+      flush: () => {},
+      write: (bytes, start, count) => {
+        pieces.push(bytes.toString("latin1", start, start + count));
+        return count;
+      },
+    };
+    endTurn();
+    expect(drain(moved).bytes.toString()).toBe("b two\n");
+    say("three");
+    endTurn();
+    turn.end();
+    expect([all[0]!.pieces, pieces]).toEqual([["b one\n"], ["b three\n"]]);
+  });
+
+  test("lets nobody who stays behind keep more of the log than its bound", () => {
+    const { multicast, all, say, endTurn } = receivers(2);
+    const behind = all[0]!;
+    behind.room = 0;
+    const blocks = BROADCAST_LOG_BYTES_MAX / BLOCK;
+    for (let i = 0; i < blocks + 20; i++) {
+      say("x".repeat(BLOCK - 3));
+      endTurn();
+    }
+    expect(multicast.log.bytes).toBeLessThanOrEqual(BROADCAST_LOG_BYTES_MAX + 2 * BLOCK);
+    expect(behind.outbox.heldBytes).toBeGreaterThan(20 * BLOCK);
+    expect(behind.outbox.unsent).toBe((blocks + 20) * BLOCK);
+  });
+
+  test("forgets who leaves, whoever they are among the others", () => {
+    const { all, say, endTurn } = receivers(5);
+    say("to all");
+    endTurn();
+    const [gone, own, , last] = all as [(typeof all)[0], (typeof all)[0], unknown, (typeof all)[0]];
+    own.outbox.append(Buffer.from("ok\n"));
+    gone.outbox.leave();
+    last.outbox.leave();
+    say("to three");
+    endTurn();
+    expect(drain(own.outbox).bytes.toString()).toBe("ok\nb to three\n");
+    expect(all.map(({ pieces }) => pieces.length)).toEqual([1, 1, 2, 1, 2]);
+    own.outbox.leave();
+    say("to two");
+    endTurn();
+    expect(all.map(({ pieces }) => pieces.length)).toEqual([1, 1, 3, 1, 3]);
+  });
+});

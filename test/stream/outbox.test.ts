@@ -1,0 +1,658 @@
+import { describe, expect, test } from "bun:test";
+import type { BroadcastLog } from "../../src/stream/broadcast-log.ts";
+import type { Unconfirmed } from "../../src/stream/marks.ts";
+import { Multicast } from "../../src/stream/multicast.ts";
+import { Outbox } from "../../src/stream/outbox.ts";
+import { Random, seedFor } from "../support/random.ts";
+import { HandTurn, drain, offered } from "../support/streams.ts";
+
+const NOTHING = Buffer.alloc(0);
+const BLOCK = 64 << 10;
+
+/** A stream by itself, or with a log to follow. */
+function stream(plain: boolean) {
+  const turn = new HandTurn();
+  const multicast = new Multicast(turn);
+  const outbox = new Outbox(turn, plain);
+  outbox.sink = { flush: () => {} };
+  return { turn, multicast, log: multicast.log, outbox };
+}
+
+/** A message as it is passed on: the text lies inside somebody's chunk. */
+function message(outbox: Outbox, number: number, text: string, from = "alice", unixMs = 1000 + number): void {
+  const chunk = Buffer.from(`message bob ${text}\nmore`, "latin1");
+  outbox.appendMessage(number, unixMs, Buffer.from(`message ${from} `), chunk, 12, chunk.length - 5);
+}
+
+/** One that rests in the mailbox too. */
+function fed(outbox: Outbox, number: number, text: string): void {
+  const bytes = Buffer.from(text, "latin1");
+  outbox.appendMessage(number, 0, Buffer.from(`stored alice 17 `), bytes, 0, bytes.length);
+}
+
+/** A broadcast to everybody who follows the log. */
+function broadcast(log: BroadcastLog, text: string): void {
+  log.append(Buffer.from("broadcast alice "), Buffer.from(text, "latin1"), 0, text.length);
+}
+
+function taken(outbox: Outbox, most = Infinity): string {
+  const piece = offered(outbox);
+  if (piece === null) return "";
+  const count = Math.min(piece.length, most);
+  outbox.took(count);
+  return piece.toString("latin1", 0, count);
+}
+
+function unconfirmed(outbox: Outbox): Unconfirmed[] {
+  return outbox.messages(0, Number.POSITIVE_INFINITY, Number.POSITIVE_INFINITY);
+}
+
+/** The messages that go back to a mailbox and rest nowhere else, as words; the stream is rid of them. */
+function withdrawn(outbox: Outbox): string[] {
+  const words = unconfirmed(outbox)
+    .filter(({ resting }) => !resting)
+    .map(({ number, unixMs, from, text }) => `${number} ${unixMs} ${from}: ${Buffer.from(text).toString("latin1")}`);
+  outbox.withdraw();
+  return words;
+}
+
+describe("a stream", () => {
+  test("offers nothing before the turn has ended, and then everything in one piece", () => {
+    const { turn, outbox } = stream(true);
+    outbox.append(Buffer.from("ok\n"));
+    outbox.appendLine(Buffer.from("joined "), Buffer.from("xbobx"), 1, 4);
+    message(outbox, 1, "hi there");
+    expect(outbox.peek()).toBe(false);
+    expect(turn.end()).toEqual([outbox]);
+    expect(taken(outbox)).toBe("ok\njoined bob\nmessage alice hi there\n");
+    expect(outbox.peek()).toBe(false);
+  });
+
+  test("does not offer what was appended behind the end of the turn", () => {
+    const { turn, outbox } = stream(true);
+    outbox.append(Buffer.from("safe\n"));
+    turn.end();
+    outbox.append(Buffer.from("not safe\n"));
+    expect(taken(outbox)).toBe("safe\n");
+    expect(outbox.peek()).toBe(false);
+    expect(turn.end()).toEqual([outbox]);
+    expect(taken(outbox)).toBe("not safe\n");
+  });
+
+  test("goes on behind the bytes that the socket took, were it none", () => {
+    const { turn, outbox } = stream(true);
+    outbox.append(Buffer.from("0123456789\n"));
+    turn.end();
+    expect(taken(outbox, 0)).toBe("");
+    expect(taken(outbox, 4)).toBe("0123");
+    outbox.append(Buffer.from("next\n"));
+    expect(taken(outbox)).toBe("456789\n");
+    turn.end();
+    expect(taken(outbox)).toBe("next\n");
+  });
+
+  test("counts what is unconfirmed and what is unsent", () => {
+    const { turn, outbox } = stream(false);
+    outbox.append(Buffer.from("0123456789\n"));
+    turn.end();
+    taken(outbox, 8);
+    outbox.confirm(3);
+    expect([outbox.confirmed, outbox.sent, outbox.end]).toEqual([3, 8, 11]);
+    expect([outbox.unconfirmed, outbox.unsent]).toEqual([8, 3]);
+  });
+
+  test("that is plain is confirmed by what the kernel took, half lines included", () => {
+    const { turn, outbox } = stream(true);
+    message(outbox, 1, "one");
+    message(outbox, 2, "two");
+    turn.end();
+    taken(outbox, 25);
+    expect(outbox.confirmed).toBe(25);
+    expect(withdrawn(outbox)).toEqual(["2 1002 alice: two"]);
+  });
+
+  test("that is not plain keeps everything that was sent, and sends it again from what is confirmed", () => {
+    const { turn, outbox } = stream(false);
+    for (const line of ["one\n", "two\n", "three\n"]) outbox.append(Buffer.from(line));
+    turn.end();
+    drain(outbox);
+    outbox.confirm(4);
+    // As `resume` does: the connection is new, the stream goes on from what the reader has.
+    outbox.sent = outbox.confirmed;
+    expect(drain(outbox).bytes.toString()).toBe("two\nthree\n");
+  });
+
+  test("knows the last message that is confirmed whole", () => {
+    const { turn, outbox } = stream(false);
+    fed(outbox, 5, "first");
+    const behindFirst = outbox.end;
+    fed(outbox, 9, "second");
+    turn.end();
+    drain(outbox);
+    outbox.confirm(behindFirst - 1);
+    expect(outbox.confirmedNumber).toBe(0);
+    outbox.confirm(behindFirst);
+    expect(outbox.confirmedNumber).toBe(5);
+    outbox.confirm(outbox.end);
+    expect(outbox.confirmedNumber).toBe(9);
+  });
+});
+
+describe("a stream that follows the log", () => {
+  test("takes in what comes after it joined, and nothing from before or after it left", () => {
+    const { turn, multicast, log, outbox } = stream(true);
+    broadcast(log, "before");
+    outbox.join(multicast);
+    broadcast(log, "during");
+    outbox.leave();
+    broadcast(log, "after");
+    outbox.follow();
+    turn.end();
+    expect(drain(outbox).bytes.toString()).toBe("broadcast alice during\n");
+  });
+
+  test("keeps the order of its own lines and those of the log", () => {
+    const { turn, multicast, log, outbox } = stream(true);
+    outbox.join(multicast);
+    for (let i = 0; i < 3; i++) {
+      outbox.append(Buffer.from(`own ${i}\n`));
+      broadcast(log, String(i));
+    }
+    outbox.follow();
+    turn.end();
+    const lines = [0, 1, 2].map((i) => `own ${i}\nbroadcast alice ${i}\n`);
+    expect(drain(outbox).bytes.toString()).toBe(lines.join(""));
+  });
+
+  test("leaves out what it skips, in the order in which everything else came", () => {
+    const { turn, multicast, log, outbox } = stream(true);
+    outbox.join(multicast);
+    for (const text of ["1", "mine", "2", "mine again", "3"]) {
+      outbox.follow();
+      broadcast(log, text);
+      if (text.startsWith("mine")) outbox.skip();
+    }
+    outbox.follow();
+    turn.end();
+    const lines = ["1", "2", "3"].map((text) => `broadcast alice ${text}\n`);
+    expect(drain(outbox).bytes.toString()).toBe(lines.join(""));
+  });
+
+  test("writes a large part of the log from the log itself, with no copy", () => {
+    const { turn, multicast, log, outbox } = stream(true);
+    outbox.join(multicast);
+    broadcast(log, "x".repeat(5000));
+    outbox.follow();
+    turn.end();
+    expect(outbox.peek()).toBe(true);
+    expect(outbox.piece).toBe(log.block(0));
+  });
+
+  test("writes a small part of the log together with the lines before it, in one send", () => {
+    const { turn, multicast, log, outbox } = stream(true);
+    outbox.join(multicast);
+    outbox.append(Buffer.from("ok 7\n"));
+    broadcast(log, "hello");
+    outbox.follow();
+    turn.end();
+    expect(drain(outbox)).toEqual({ bytes: Buffer.from("ok 7\nbroadcast alice hello\n"), sends: 1 });
+  });
+
+  test("is touched when it takes something in, and not when there is nothing", () => {
+    const { turn, multicast, log, outbox } = stream(true);
+    outbox.join(multicast);
+    outbox.follow();
+    expect(turn.end()).toEqual([]);
+    broadcast(log, "hello");
+    outbox.skip();
+    outbox.follow();
+    expect(turn.end()).toEqual([]);
+    broadcast(log, "hello");
+    outbox.follow();
+    expect(turn.end()).toEqual([outbox]);
+  });
+
+  test("that is not plain holds its part of the log until that is confirmed, and can send it again", () => {
+    const { turn, multicast, log, outbox } = stream(false);
+    outbox.join(multicast);
+    const lines = ["a", "b", "c"].map((letter) => letter.repeat(BLOCK));
+    for (const line of lines) broadcast(log, line);
+    multicast.announce();
+    turn.end();
+    multicast.flush();
+    const all = drain(outbox).bytes;
+    expect(log.bytes).toBe(4 * BLOCK);
+    const position = BLOCK + "broadcast alice \n".length;
+    outbox.confirm(position);
+    expect(log.bytes).toBe(3 * BLOCK);
+    outbox.sent = outbox.confirmed;
+    expect(drain(outbox).bytes.equals(all.subarray(position))).toBe(true);
+    outbox.confirm(outbox.end);
+    expect(log.bytes).toBe(BLOCK);
+  });
+});
+
+describe("withdrawing", () => {
+  test("gives back the messages that nobody confirmed, oldest first; a reader who confirms may still get them", () => {
+    const { turn, outbox } = stream(false);
+    message(outbox, 1, "confirmed");
+    const behindFirst = outbox.end;
+    message(outbox, 2, "sent", "bob");
+    turn.end();
+    drain(outbox);
+    outbox.confirm(behindFirst);
+    outbox.append(Buffer.from("ok\n"));
+    message(outbox, 3, " not  sent \xff", "carol.c");
+    outbox.append(Buffer.from("goodbye slow\n"));
+    expect(withdrawn(outbox)).toEqual(["2 1002 bob: sent", "3 1003 carol.c:  not  sent \xff"]);
+    turn.end();
+    expect(drain(outbox).bytes.toString("latin1")).toBe("ok\nmessage carol.c  not  sent \xff\ngoodbye slow\n");
+  });
+
+  test("of a stream whose reader confirms tells the position behind each message, and what rests in a mailbox", () => {
+    const { turn, outbox } = stream(false);
+    fed(outbox, 1, "rests");
+    const behindFirst = outbox.end;
+    message(outbox, 2, "exists only here");
+    turn.end();
+    const told = unconfirmed(outbox).map(({ number, position, resting }) => ({ number, position, resting }));
+    expect(told).toEqual([
+      { number: 1, position: behindFirst, resting: true },
+      { number: 2, position: outbox.end, resting: false },
+    ]);
+  });
+
+  test("does not tear a line that was begun", () => {
+    const { turn, outbox } = stream(true);
+    message(outbox, 1, "begun");
+    message(outbox, 2, "not begun");
+    outbox.append(Buffer.from("goodbye replaced\n"));
+    turn.end();
+    let bytes = taken(outbox, 10);
+    expect(withdrawn(outbox)).toEqual(["1 1001 alice: begun", "2 1002 alice: not begun"]);
+    bytes += drain(outbox).bytes.toString();
+    expect(bytes).toBe("message alice begun\ngoodbye replaced\n");
+  });
+
+  test("leaves mailbox entries where they rest: they leave the stream and are not given back", () => {
+    const { turn, outbox } = stream(true);
+    fed(outbox, 1, "rests");
+    message(outbox, 2, "exists only here");
+    outbox.append(Buffer.from("goodbye expired\n"));
+    turn.end();
+    expect(withdrawn(outbox)).toEqual(["2 1002 alice: exists only here"]);
+    expect(outbox.confirmedNumber).toBe(0);
+    expect(drain(outbox).bytes.toString()).toBe("goodbye expired\n");
+  });
+
+  test("gives nothing the second time", () => {
+    const { turn, outbox } = stream(true);
+    message(outbox, 1, "once");
+    turn.end();
+    expect(withdrawn(outbox)).toHaveLength(1);
+    expect(withdrawn(outbox)).toEqual([]);
+  });
+
+  test("keeps what is not safe yet unsafe, though the safe messages before it are gone", () => {
+    const { turn, outbox } = stream(true);
+    message(outbox, 1, "safe, and taken back");
+    turn.end();
+    outbox.append(Buffer.from("ok sent\n"));
+    outbox.withdraw();
+    expect(outbox.peek()).toBe(false);
+    turn.end();
+    expect(drain(outbox).bytes.toString()).toBe("ok sent\n");
+  });
+
+  test("without a sink leaves a stream that nobody reads: it holds no memory", () => {
+    for (const plain of [true, false]) {
+      const { turn, outbox } = stream(plain);
+      outbox.append(Buffer.from("ok\n"));
+      message(outbox, 1, "to nobody");
+      turn.end();
+      outbox.withdraw();
+      expect(outbox.heldBytes).toBeGreaterThan(0);
+      outbox.sink = null;
+      outbox.withdraw();
+      expect([outbox.heldBytes, outbox.unconfirmed]).toEqual([0, 0]);
+    }
+  });
+
+  test("after thousands of messages, confirmed a few at a time, gives back exactly the rest", () => {
+    const seed = seedFor("thousands of messages");
+    const random = new Random(seed);
+    const { turn, outbox } = stream(false);
+    const ends: number[] = [];
+    for (let number = 1; number <= 6000; number++) {
+      message(outbox, number, String(number));
+      ends.push(outbox.end);
+    }
+    turn.end();
+    drain(outbox);
+    let confirmed = 0;
+    while (confirmed < 4000) outbox.confirm(ends[(confirmed += random.between(1, 50)) - 1]!);
+    const rest = Array.from({ length: 6000 - confirmed }, (_, i) => confirmed + 1 + i);
+    expect(withdrawn(outbox)).toEqual(rest.map((number) => `${number} ${1000 + number} alice: ${number}`));
+  });
+});
+
+test("streams that everything was taken from hold no buffer: the next one writes into it", () => {
+  const buffers = new Set<Buffer>();
+  for (const plain of [true, false, true, false]) {
+    const { turn, outbox } = stream(plain);
+    outbox.append(Buffer.alloc(10_000, "x"));
+    message(outbox, 1, "hello");
+    turn.end();
+    outbox.peek();
+    buffers.add(outbox.piece);
+    expect(outbox.heldBytes).toBe(18 << 10);
+    drain(outbox);
+    if (!outbox.plain) outbox.confirm(outbox.end);
+    expect(outbox.heldBytes).toBe(0);
+  }
+  expect(buffers.size).toBe(1);
+});
+
+/** A message that the model knows of. */
+interface Mark {
+  number: number;
+  unixMs: number;
+  from: string;
+  text: string;
+  start: number;
+  end: number;
+}
+
+/** A stream by plain means: all bytes that are not confirmed, positions, and the messages among them. */
+class Model {
+  confirmed = 0;
+  sent = 0;
+  safe = 0;
+  confirmedNumber = 0;
+  following = false;
+  marks: Mark[] = [];
+  /** Positions behind whole lines, from which a reader confirms. */
+  lineEnds: number[] = [];
+  /** The bytes from `base` on. */
+  bytes = NOTHING;
+  base = 0;
+  readonly outbox: Outbox;
+
+  constructor(outbox: Outbox) {
+    this.outbox = outbox;
+  }
+
+  get end(): number {
+    return this.base + this.bytes.length;
+  }
+
+  append(line: Uint8Array, mark?: Omit<Mark, "start" | "end">): void {
+    const start = this.end;
+    this.bytes = Buffer.concat([this.bytes, line]);
+    this.lineEnds.push(this.end);
+    if (mark !== undefined) this.marks.push({ ...mark, start, end: this.end });
+  }
+
+  between(from: number, to: number): Buffer {
+    return this.bytes.subarray(from - this.base, to - this.base);
+  }
+
+  confirm(position: number): void {
+    this.confirmed = position;
+    for (const { end, number } of this.marks) if (end <= position) this.confirmedNumber = number;
+    this.marks = this.marks.filter(({ end }) => end > position);
+    this.lineEnds = this.lineEnds.filter((end) => end > position);
+    this.bytes = this.bytes.subarray(position - this.base);
+    this.base = position;
+  }
+
+  /** Returns the messages that must come back. */
+  withdraw(): Mark[] {
+    const { marks } = this;
+    this.marks = [];
+    const cut = this.outbox.plain ? marks.filter((mark) => mark.start >= this.sent) : [];
+    for (const { start, end } of cut.reverse()) {
+      this.bytes = Buffer.concat([this.between(this.base, start), this.between(end, this.end)]);
+      this.lineEnds = this.lineEnds.filter((at) => at !== end).map((at) => (at > end ? at - (end - start) : at));
+      if (this.safe >= end) this.safe -= end - start;
+      else if (this.safe > start) throw new Error("a turn ends between lines");
+    }
+    if (this.outbox.sink === null) {
+      this.sent = this.safe = this.end;
+      this.confirm(this.end);
+    }
+    return marks.filter(({ unixMs }) => unixMs !== 0);
+  }
+}
+
+test("random lines, broadcasts, cuts and withdrawals leave the bytes and messages of a plain model", () => {
+  const seed = seedFor("streams beside plain models");
+  for (let round = 0; round < 60; round++) new Weave(new Random(seed + round), round % 3 === 0).run();
+});
+
+/** Some streams on one log, each beside its model. */
+class Weave {
+  readonly #random: Random;
+  /** Lines and broadcasts are so long that they reach over blocks of the log; else most are short. */
+  readonly #long: boolean;
+  readonly #turn = new HandTurn();
+  readonly #multicast = new Multicast(this.#turn);
+  readonly #log = this.#multicast.log;
+  readonly #models: Model[] = [];
+  #lastNumber = 0;
+
+  constructor(random: Random, long: boolean) {
+    this.#random = random;
+    this.#long = long;
+    for (let i = 0; i < 5; i++) this.#models.push(this.#newModel(i % 2 === 0));
+  }
+
+  run(): void {
+    for (let step = 0; step < 300; step++) {
+      this.#step(this.#random.pick(this.#models));
+      for (const model of this.#models) if (!this.#random.oneIn(3)) this.#compare(model);
+    }
+    this.#settle();
+  }
+
+  #newModel(plain: boolean): Model {
+    const model = new Model(new Outbox(this.#turn, plain));
+    if (!this.#random.oneIn(4)) model.outbox.sink = { flush: () => {}, write: this.#write.bind(this, model) };
+    if (!this.#random.oneIn(5)) this.#join(model);
+    return model;
+  }
+
+  #join(model: Model): void {
+    model.outbox.join(this.#multicast);
+    model.following = true;
+  }
+
+  #leave(model: Model): void {
+    model.outbox.leave();
+    model.following = false;
+  }
+
+  #text(): Buffer {
+    const random = this.#random;
+    const most = this.#long ? random.pick([10, 5000, 40_000, 150_000]) : random.pick([2, 30, 30, 30, 600]);
+    const text = Buffer.alloc(random.between(1, most), random.pick(["x", "two words ", "\xff ", " "]), "latin1");
+    // Where a byte is wrong, the place of it should show.
+    text.write(String(this.#lastNumber), random.below(text.length), "latin1");
+    return text;
+  }
+
+  #step(model: Model): void {
+    const random = this.#random;
+    switch (random.below(this.#long ? 12 : 16)) {
+      case 0:
+        return this.#broadcast(model);
+      case 1:
+      case 2:
+      case 3:
+        return this.#take(model);
+      case 4:
+        return this.#confirm(model);
+      case 5:
+      case 6:
+        return this.#endTurn();
+      case 7:
+        return this.#rare(model);
+      case 8:
+      case 9:
+        return this.#append(model);
+      default:
+        return this.#message(model);
+    }
+  }
+
+  #append(model: Model): void {
+    const line = Buffer.concat([this.#text(), Buffer.from("\n")]);
+    if (this.#random.oneIn(2)) model.outbox.append(line);
+    else model.outbox.appendLine(line.subarray(0, 1), line, 1, line.length - 1);
+    model.append(line);
+  }
+
+  #message(model: Model): void {
+    const number = ++this.#lastNumber;
+    const unixMs = this.#random.oneIn(3) ? 0 : 1_700_000_000_000 + number;
+    const from = this.#random.pick(["alice", "b", "carol.c-3"]);
+    const head = Buffer.from(unixMs === 0 ? `stored ${from} 17 ` : `message ${from} `);
+    const text = this.#text();
+    const chunk = Buffer.concat([Buffer.from("message x "), text, Buffer.from("\n")]);
+    model.outbox.appendMessage(number, unixMs, head, chunk, 10, 10 + text.length);
+    const mark = { number, unixMs, from, text: text.toString("latin1") };
+    model.append(Buffer.concat([head, text, Buffer.from("\n")]), mark);
+    chunk.fill(0x21);
+  }
+
+  /** As the chat does it: whom it is not for takes in what came before, and passes over it. */
+  #broadcast(by: Model): void {
+    const past = this.#models.filter((model) => model === by || this.#random.oneIn(5));
+    for (const { outbox } of past) outbox.follow();
+    const text = this.#text();
+    this.#log.append(Buffer.from("broadcast b "), text, 0, text.length);
+    for (const { outbox } of past) outbox.skip();
+    const line = Buffer.concat([Buffer.from("broadcast b "), text, Buffer.from("\n")]);
+    for (const model of this.#models) if (model.following && !past.includes(model)) model.append(line);
+    if (this.#random.oneIn(4)) this.#random.pick(this.#models).outbox.follow();
+  }
+
+  #endTurn(): void {
+    this.#multicast.announce();
+    this.#turn.end();
+    for (const model of this.#models) model.safe = model.end;
+    this.#multicast.flush();
+    for (const model of this.#models) {
+      if (this.#random.oneIn(3)) continue; // Nobody asks for a while.
+      expect(model.outbox.unconfirmed).toBe(model.end - model.confirmed);
+      expect(model.outbox.unsent).toBe(model.end - model.sent);
+      expect(model.outbox.end).toBe(model.end);
+    }
+  }
+
+  /** One in step is written; it may not take everything. */
+  #write(model: Model, bytes: Buffer, start: number, count: number): number {
+    expect(bytes.subarray(start, start + count).equals(model.between(model.sent, model.sent + count))).toBe(true);
+    const taken = this.#random.oneIn(4) ? this.#random.below(count) : count;
+    model.sent += taken;
+    if (taken < count) model.safe = model.sent;
+    if (model.outbox.plain) model.confirm(model.sent);
+    return taken;
+  }
+
+  #take(model: Model): void {
+    const piece = offered(model.outbox);
+    if (model.sent === model.safe) expect(piece).toBeNull();
+    if (piece === null) return expect(model.sent).toBe(model.safe);
+    expect(piece.length).toBeGreaterThan(0);
+    expect(model.sent + piece.length).toBeLessThanOrEqual(model.safe);
+    expect(piece.equals(model.between(model.sent, model.sent + piece.length))).toBe(true);
+    const count = this.#random.oneIn(2) ? piece.length : this.#random.below(piece.length + 1);
+    model.outbox.took(count);
+    model.sent += count;
+    if (model.outbox.plain) model.confirm(model.sent);
+  }
+
+  #confirm(model: Model): void {
+    if (model.outbox.plain) return;
+    const ends = model.lineEnds.filter((end) => end <= model.sent);
+    // A reader confirms whole lines; one that does not must do no harm either.
+    const position = this.#random.oneIn(5) ? this.#random.between(model.confirmed, model.sent) : null;
+    if (position === null && ends.length === 0) return;
+    model.outbox.confirm(position ?? this.#random.pick(ends));
+    model.confirm(model.outbox.confirmed);
+  }
+
+  #rare(model: Model): void {
+    const random = this.#random;
+    switch (random.below(7)) {
+      case 6:
+        return model.outbox.touch();
+      case 0:
+        return model.outbox.letGo(random.below(this.#log.end + 1));
+      case 1:
+        return model.following ? this.#leave(model) : this.#join(model);
+      case 2:
+        return this.#withdraw(model);
+      case 3:
+        // The session ends: what its connection does not take any more goes back, and another session comes.
+        if (model.following) this.#leave(model);
+        this.#append(model);
+        if (random.oneIn(2)) this.#endTurn();
+        if (random.oneIn(2)) this.#take(model);
+        this.#withdraw(model);
+        this.#endTurn();
+        while (model.sent < model.safe) this.#take(model);
+        this.#models[this.#models.indexOf(model)] = this.#newModel(random.oneIn(2));
+        return;
+      default:
+        // The connection was cut, and another one goes on from what the reader has.
+        if (model.outbox.plain) return;
+        model.outbox.rewind(model.confirmed);
+        model.sent = model.confirmed;
+    }
+  }
+
+  #withdraw(model: Model): void {
+    const messages = unconfirmed(model.outbox).filter(({ resting }) => !resting);
+    const words = messages.map(({ number, unixMs, from, text }) => ({
+      number,
+      unixMs,
+      from,
+      text: Buffer.from(text).toString("latin1"),
+    }));
+    model.outbox.withdraw();
+    expect(words).toEqual(model.withdraw().map(({ number, unixMs, from, text }) => ({ number, unixMs, from, text })));
+  }
+
+  #compare(model: Model): void {
+    const { outbox } = model;
+    const { confirmed, sent, safe, confirmedNumber } = model;
+    // Of one in step they are true when it is asked for this.
+    expect(outbox.unconfirmed).toBeLessThanOrEqual(model.end - confirmed);
+    expect([outbox.confirmed, outbox.sent, outbox.safe, outbox.confirmedNumber]).toEqual([
+      confirmed,
+      sent,
+      safe,
+      confirmedNumber,
+    ]);
+    expect(outbox.end).toBeGreaterThanOrEqual(safe);
+    // What the log has and the stream has not followed yet is all that may be missing.
+    expect(outbox.end).toBeLessThanOrEqual(model.end);
+  }
+
+  /** Everybody takes and confirms everything: nothing is left, in the streams and in the log. */
+  #settle(): void {
+    this.#endTurn();
+    this.#endTurn(); // Whoever fell behind has its rest safe only now.
+    for (const model of this.#models) {
+      while (model.sent < model.safe) this.#take(model);
+      model.outbox.confirm(model.end);
+      model.confirm(model.end);
+      this.#compare(model);
+      expect([model.outbox.unconfirmed, model.outbox.unsent]).toEqual([0, 0]);
+      expect(unconfirmed(model.outbox)).toEqual([]);
+    }
+    expect(this.#log.bytes).toBeLessThanOrEqual(2 * BLOCK);
+  }
+}

@@ -1,0 +1,176 @@
+import { closeSync, constants, openSync, readFileSync, readSync } from "node:fs";
+import { join } from "node:path";
+import { ChatClient, type ChatError, type ClientState } from "../../../src/client/client.ts";
+import type { Random } from "../../support/random.ts";
+import { PASSWORD } from "./clients.ts";
+import { SILENCE_S } from "./server.ts";
+
+const root = join(import.meta.dir, "../../..");
+const SAY_MS = 15;
+const READ_MS = 20;
+const READ_BYTES_MAX = 6_000;
+const FETCHES_MAX = 20;
+
+/** Where the two users are, and who they are. */
+export interface PipeOrder {
+  folder: string;
+  port: number;
+  reader: string;
+  sender: string;
+}
+
+/**
+ * One user who never runs for long, but fetches messages through a pipe again and again: its reader is slow, pauses for
+ * longer than a session may be silent, and often goes away in the middle. What the kernel took of the client's output
+ * is read to the last byte; that and the next fetch must be all that another user said, once and in order.
+ */
+export class PipeReader {
+  readonly #order: PipeOrder;
+  readonly #random: Random;
+  readonly #fault: (what: string) => void;
+  readonly #sender: ChatClient;
+  #state: ClientState | null = null;
+  #said = 0;
+  readonly #accepted: number[] = [];
+  #unanswered = 0;
+  readonly #shown: number[] = [];
+  #fetching: Promise<void> = Promise.resolve();
+  #child: Bun.Subprocess | null = null;
+  #isCalm = false;
+  #isStopped = false;
+  fetches = 0;
+  /** Of these, those whose reader went away in the middle. */
+  left = 0;
+
+  constructor(order: PipeOrder, random: Random, fault: (what: string) => void) {
+    this.#order = order;
+    this.#random = random;
+    this.#fault = fault;
+    Bun.spawnSync(["mkfifo", join(order.folder, "pipe")]);
+    const store = { load: () => this.#state, save: (state: ClientState) => void (this.#state = state) };
+    this.#sender = new ChatClient({ host: "127.0.0.1", port: order.port, store: () => store });
+  }
+
+  get shown(): number {
+    return this.#shown.length;
+  }
+
+  start(): void {
+    void this.#talk();
+    this.#fetching = this.#fetchAgain();
+  }
+
+  async #talk(): Promise<void> {
+    while (!this.#isCalm) {
+      const isIn = await this.#sender.login(this.#order.sender, PASSWORD).then(
+        () => true,
+        () => false,
+      );
+      if (isIn) break;
+      await Bun.sleep(100);
+    }
+    while (!this.#isCalm) {
+      const number = ++this.#said;
+      this.#unanswered++;
+      const answered = (): number => this.#unanswered--;
+      this.#sender
+        .message(this.#order.reader, `${number} pipe ${"x".repeat(this.#random.below(1_500))}`)
+        .then(() => this.#accepted.push(number))
+        .catch(({ code }: ChatError) => {
+          if (code !== "unknown_outcome" && code !== "closed") this.#fault(`the pipe's sender got ${code}`);
+        })
+        .finally(answered);
+      await Bun.sleep(SAY_MS);
+    }
+  }
+
+  async #fetchAgain(): Promise<void> {
+    while (!this.#isCalm) await this.#fetch();
+  }
+
+  /** One run of the client, and what of its output is read. */
+  async #fetch(): Promise<void> {
+    const { folder, port, reader } = this.#order;
+    this.fetches++;
+    const pipe = openSync(join(folder, "pipe"), constants.O_RDONLY | constants.O_NONBLOCK);
+    const client = [process.execPath, join(root, "src/main.ts"), "chat", "127.0.0.1", String(port), "--user", reader];
+    const output = openSync(join(folder, "pipe"), constants.O_WRONLY);
+    const child = Bun.spawn(client, {
+      cwd: folder,
+      env: { PATH: process.env.PATH, XDG_STATE_HOME: join(folder, "pipe-state"), HEARTLINE_PASSWORD: PASSWORD },
+      stdin: "ignore",
+      stdout: output,
+      stderr: "pipe",
+    });
+    closeSync(output);
+    this.#child = child;
+    const errors = child.stderr.text();
+    let taken = "";
+    const chunk = Buffer.alloc(65_536);
+    const read = (bytesMax: number): boolean => {
+      let bytes = 0;
+      try {
+        bytes = readSync(pipe, chunk, 0, bytesMax, null);
+      } catch {} // It is empty now.
+      taken += chunk.toString("latin1", 0, bytes);
+      return bytes > 0;
+    };
+    let readsLeft = this.#random.oneIn(2) ? this.#random.below(40) : Number.POSITIVE_INFINITY;
+    const pauseAt = this.#random.oneIn(6) ? this.#random.below(10) : -1;
+    for (let reads = 0; child.exitCode === null && child.signalCode === null; reads++) {
+      if (readsLeft-- <= 0 && !this.#isCalm) break;
+      const pauseMs = reads === pauseAt && !this.#isCalm ? this.#random.below(SILENCE_S * 1_600) : READ_MS;
+      await Bun.sleep(pauseMs);
+      while (read(this.#isCalm ? chunk.length : 1 + this.#random.below(READ_BYTES_MAX)) && this.#isCalm) {}
+    }
+    await this.#standStill(child);
+    while (read(chunk.length)) {}
+    closeSync(pipe);
+    if (child.exitCode === null) this.left++;
+    child.kill("SIGCONT");
+    const code = await child.exited;
+    this.#child = null;
+    if (this.#isStopped) return;
+    if (code !== 0 && code !== 1) this.#fault(`the pipe's client ended with ${code}: ${await errors}`);
+    const line = new RegExp(`^${this.#order.sender}(?: on \\S+ \\S+)?: (\\d+) pipe x*\n`, "gm");
+    for (const [, number] of taken.matchAll(line)) this.#shown.push(Number(number));
+  }
+
+  /** So what it wrote can be read to the end, and nothing is written behind that before the pipe is closed. */
+  async #standStill(child: Bun.Subprocess): Promise<void> {
+    child.kill("SIGSTOP");
+    while (child.exitCode === null && child.signalCode === null) {
+      try {
+        if (/\) [TZ]/.test(readFileSync(`/proc/${child.pid}/stat`, "latin1"))) return;
+      } catch {
+        return; // It has ended.
+      }
+      await Bun.sleep(1);
+    }
+  }
+
+  /** Nothing breaks any more: fetches what is left, and says what was lost, came twice or out of order. */
+  async finish(): Promise<{ lost: string[]; twice: string[]; disordered: string[] }> {
+    this.#isCalm = true;
+    await this.#fetching;
+    while (this.#unanswered > 0 && !this.#isStopped) await Bun.sleep(READ_MS);
+    this.#sender.close();
+    for (let times = 0, before = -1; before < this.shown && times < FETCHES_MAX; times++) {
+      before = this.shown;
+      await this.#fetch();
+    }
+    const seen = new Set(this.#shown);
+    const name = (number: number): string => `${this.#order.sender} > ${this.#order.reader} ${number} (pipe)`;
+    return {
+      lost: this.#accepted.filter((number) => !seen.has(number)).map(name),
+      twice: this.#shown.filter((number, index) => this.#shown.indexOf(number) < index).map(name),
+      disordered: this.#shown.filter((number, index) => index > 0 && number < this.#shown[index - 1]!).map(name),
+    };
+  }
+
+  stop(): void {
+    this.#isCalm = this.#isStopped = true;
+    this.#sender.close();
+    this.#child?.kill("SIGKILL");
+  }
+}

@@ -1,0 +1,47 @@
+import { type Outcome, type Slice, isBehind } from "../../../bench/load/order.ts";
+import { type Spread, median, ratios, spread } from "../../../bench/report/statistics.ts";
+
+/** The 99th percentile beside an attack may be so many times the quiet one. */
+export const RATIO_MAX = 3;
+
+/** What ordinary users noticed of an attack. */
+export interface Harm {
+  /** By round, quiet and beside the attack. */
+  rounds: { quiet: Slice; hostile: Slice }[];
+  outcome: Outcome;
+  /** Whether latencies are judged; where the server was stopped they are only told. */
+  isJudged: boolean;
+}
+
+/**
+ * Beside the attack to the quiet of the same round. A quiet slice in which the users' own process was late would flatter
+ * the server, and tells nothing; in a hostile one that only adds to what the attack is said to have done.
+ */
+export function p99Ratios({ rounds }: Pick<Harm, "rounds">): number[] {
+  const told = rounds.filter(({ quiet }) => !isBehind(quiet));
+  return ratios(
+    told.map(({ hostile }) => hostile.latency.p99),
+    told.map(({ quiet }) => quiet.latency.p99),
+  );
+}
+
+/** What must not be, in words; nothing when all is well. */
+export function verdict(harm: Harm): string[] {
+  const { outcome, isJudged } = harm;
+  const { dropped, twice, disordered, faults } = outcome;
+  const lost = outcome.lost - outcome.refused;
+  const wrong: string[] = [];
+  if (dropped > 0) wrong.push(`${dropped} ordinary users were dropped`);
+  if (lost !== 0 || twice + disordered > 0) wrong.push(`lost ${lost}, twice ${twice}, out of order ${disordered}`);
+  wrong.push(...faults);
+  if (!isJudged) return wrong;
+  const found = p99Ratios(harm);
+  if (found.length === 0) wrong.push("the ordinary users' process was too late to say");
+  else if (median(found) > RATIO_MAX) wrong.push(`p99 is ${median(found).toFixed(1)} times the quiet one`);
+  return wrong;
+}
+
+/** Of all rounds the values of one kind of slice. */
+export function spreadOf({ rounds }: Harm, kind: "quiet" | "hostile", of: (slice: Slice) => number): Spread {
+  return spread(rounds.map((round) => of(round[kind])));
+}

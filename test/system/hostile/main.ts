@@ -1,0 +1,222 @@
+import { writeFileSync } from "node:fs";
+import { Attackers } from "./attack.ts";
+import { type CommandLine, Progress, beforeQuitting, runProgram } from "../../../bench/command-line.ts";
+import { UsageError } from "../../../src/usage-error.ts";
+import { type Harm, RATIO_MAX, p99Ratios, spreadOf, verdict } from "./harm.ts";
+import { type Deeds, sumOf } from "./intruder.ts";
+import { ORDINARY, Ordinary } from "./ordinary.ts";
+import { newResult } from "../../../bench/report/result.ts";
+import { digits, range, spread } from "../../../bench/report/statistics.ts";
+import { Target, TargetError } from "../target.ts";
+import { TROUBLE_NAMES, type TroubleName, troubleOf } from "./troubles.ts";
+
+const OPTIONS = ["attacks", "seconds", "rounds", "rate", "strength", "warmup", "recovery", "stop", "json"] as const;
+type OptionName = (typeof OPTIONS)[number];
+
+/** Users of the attackers. */
+const HOSTILE = 500;
+const HASHED = 4;
+/** One broadcast for so many messages of ordinary users, by turns. */
+const BROADCAST_EACH = 50;
+/** So many times as many rounds are made at most, where some say nothing. */
+const ATTEMPTS = 2;
+/** What is still closing when attackers have left belongs to the attack. */
+const SETTLE_MS = 1_000;
+const SAMPLE_MS = 100;
+
+const USAGE = `Usage: bun run bench:hostile [options] [-- <options of the server>]
+
+Measures what hostile clients cost ordinary users: ${ORDINARY} of them, every other one with a resumable session, write to each
+other and broadcast while an attack goes on beside them. For each attack a server is started, on one core, with the
+ordinary users on another and the hostile ones on what the server leaves of its own; quiet and hostile slices alternate.
+None of the ordinary users may be dropped, none of their messages lost, twice or out of order, and the median of their p99
+beside the attack may be ${RATIO_MAX} times the quiet one of the same round. The first round warms the server up, since the runtime
+compiles on that core what runs for the first time: its p99 beside the attack is told, and does not count. A round in
+whose quiet slice the users' own process was late says nothing, and is made again. Jumps of the clock cannot be made for
+one process from outside: test/simulation makes them.
+
+  --attacks <list>       which (all of them):
+${TROUBLE_NAMES.map((name) => `                           ${name.padEnd(10)} ${troubleOf(name).help}`).join("\n")}
+  --seconds <number>     how long a slice is (8)
+  --rounds <number>      a quiet and a hostile slice each, behind the first one (5)
+  --rate <number>        messages a second of all ordinary users together (1,000)
+  --strength <number>    so many times as many connections of each attack, and as much said on them (1)
+  --warmup <number>      seconds before the first slice (3)
+  --recovery <number>    seconds from when the attackers left until memory is looked at again (12)
+  --stop <seconds>       how long the server is stopped (10)
+  --json <file>          writes all figures there
+  --help                 this page
+
+Exit code: 0, 1 when somebody ordinary was harmed, 2 for a command line that cannot be meant.
+`;
+
+interface Options {
+  attacks: TroubleName[];
+  sliceMs: number;
+  rounds: number;
+  rate: number;
+  strength: number;
+  warmupMs: number;
+  recoveryMs: number;
+  stopMs: number;
+  json: string | null;
+  server: readonly string[];
+}
+
+/** One attack: what ordinary users noticed, and what it did to the server. */
+interface Report {
+  attack: TroubleName;
+  harm: Harm;
+  /** The 99th percentile beside the first attack, in µs. */
+  firstP99: number;
+  wrong: string[];
+  /** Bytes of resident memory: before the first attack, at most during one, and when the attackers have been away. */
+  resident: { before: number; peak: number; after: number };
+  deeds: Deeds;
+}
+
+function parseOptions(line: CommandLine<OptionName>): Options {
+  const attacks = line.text("attacks")?.split(",") ?? TROUBLE_NAMES;
+  for (const name of attacks)
+    if (!(TROUBLE_NAMES as string[]).includes(name)) throw new UsageError(`--attacks knows no "${name}"`);
+  return {
+    attacks: attacks as TroubleName[],
+    sliceMs: 1000 * line.number("seconds", 8, 0.1, 600, true),
+    rounds: line.number("rounds", 5, 1, 1000),
+    rate: line.number("rate", 1000, 1, 100_000),
+    strength: line.number("strength", 1, 0.01, 100, true),
+    warmupMs: 1000 * line.number("warmup", 3, 0, 600, true),
+    recoveryMs: 1000 * line.number("recovery", 12, 0, 600, true),
+    stopMs: 1000 * line.number("stop", 10, 0.1, 30, true),
+    json: line.output("json"),
+    server: line.rest,
+  };
+}
+
+/** Runs one attack against a server of its own. Throws TargetError. */
+async function run(attack: TroubleName, options: Options, say: (text: string) => void): Promise<Report> {
+  const names = (letter: string, count: number): string[] => Array.from({ length: count }, (_, i) => `${letter}${i}`);
+  const [ordinary, users, hashed] = [names("u", ORDINARY), names("x", HOSTILE), names("h", HASHED)];
+  say("starting");
+  const trouble = troubleOf(attack);
+  const { descriptorsMax, isJudged, mayRefuse } = trouble;
+  const target = await Target.start({
+    users: [...ordinary, ...users],
+    hashed,
+    options: [...trouble.options, ...options.server],
+    descriptorsMax,
+  });
+  const talk = { users: ordinary, rate: options.rate, broadcastEach: BROADCAST_EACH, broadcasters: ORDINARY };
+  const people = new Ordinary(target, { ...talk, warmupMs: options.warmupMs, mayRefuse });
+  const { strength } = options;
+  const { port, tlsPort } = target;
+  const order = { attacks: [...trouble.attacks], port, tlsPort, users, hashed, ordinary, strength };
+  const attackers = new Attackers(order);
+  const rounds: Harm["rounds"] = [];
+  const resident = { before: 0, peak: 0, after: 0 };
+  const deeds: Deeds[] = [];
+  let firstP99 = 0;
+  try {
+    await people.enter();
+    const isDone = (): boolean =>
+      rounds.length === ATTEMPTS * options.rounds || p99Ratios({ rounds }).length === options.rounds;
+    for (let round = 0; !isDone(); round++) {
+      say(`round ${round}, quiet`);
+      const quiet = await people.measure(options.sliceMs);
+      if (round === 0) resident.before = target.resident;
+      say(`round ${round}, attack`);
+      const sampler = setInterval(() => (resident.peak = Math.max(resident.peak, target.resident)), SAMPLE_MS);
+      trouble.begins(target);
+      attackers.go();
+      if (attack === "stop") setTimeout(() => trouble.ends(target), options.stopMs);
+      const hostile = await people.measure(options.sliceMs + (attack === "stop" ? options.stopMs : 0));
+      trouble.ends(target);
+      clearInterval(sampler);
+      deeds.push(await attackers.rest());
+      if (round === 0) firstP99 = hostile.latency.p99;
+      else rounds.push({ quiet, hostile });
+      await Bun.sleep(SETTLE_MS);
+    }
+    say("recovery");
+    target.collect();
+    await Bun.sleep(options.recoveryMs);
+    resident.after = target.resident;
+    const harm: Harm = { rounds, outcome: await people.leave(), isJudged };
+    const wrong = verdict(harm);
+    if (!target.isRunning) wrong.push("the server has ended");
+    if (!mayRefuse)
+      wrong.push(...target.complaints.slice(0, 3).map((line) => `the server logged: ${line.slice(0, 200)}`));
+    return { attack, harm, firstP99, wrong, resident, deeds: sumOf(deeds) };
+  } finally {
+    await attackers.stop();
+    await target.remove();
+  }
+}
+
+const COLUMNS = [11, 11, 11, 12, 34, 24, 12, 22, 12];
+
+function row(...cells: string[]): string {
+  return `  ${cells.map((cell, i) => (i === 0 ? cell.padEnd(COLUMNS[i]!) : cell.padStart(COLUMNS[i]!))).join("")}`.trimEnd();
+}
+
+function table(reports: readonly Report[], { sliceMs, rounds }: Options): string {
+  const lines = [
+    row("", "quiet p50", "quiet p99", "first", "p99 beside it", "to quiet", "max", "MB before/peak/after", "core"),
+  ];
+  for (const { attack, harm, firstP99, resident } of reports) {
+    const found = p99Ratios(harm);
+    const megabytes = [resident.before, resident.peak, resident.after].map((bytes) => Math.round(bytes / 1e6));
+    lines.push(
+      row(
+        attack,
+        digits(spreadOf(harm, "quiet", ({ latency }) => latency.p50).median),
+        digits(spreadOf(harm, "quiet", ({ latency }) => latency.p99).median),
+        digits(firstP99),
+        range(spreadOf(harm, "hostile", ({ latency }) => latency.p99)),
+        found.length === 0 ? "not told" : range(spread(found)),
+        digits(spreadOf(harm, "hostile", ({ latency }) => latency.max).max),
+        megabytes.join("/"),
+        digits(spreadOf(harm, "hostile", ({ server }) => server?.core ?? Number.NaN).median),
+      ),
+    );
+  }
+  lines.push("", `  µs; median [range] of ${rounds} rounds or more of ${digits(sliceMs / 1000)} s`);
+  for (const { attack, deeds, harm } of reports) {
+    const seconds = harm.rounds.reduce((sum, { hostile }) => sum + hostile.seconds, 0);
+    const per = (count: number): string => digits(Math.round(count / seconds));
+    const { sent, lost, refused, twice, disordered, dropped } = harm.outcome;
+    lines.push(
+      `  ${attack.padEnd(12)}${per(deeds.connects)} connections a second, ${per(deeds.thrownOut)} thrown out, ` +
+        `${per(deeds.bytes / 1000)} KB; of ${digits(sent)} messages lost ${lost - refused}, twice ${twice}, ` +
+        `out of order ${disordered}${refused > 0 ? `, refused ${refused}` : ""}; dropped ${dropped}`,
+    );
+  }
+  for (const { attack, wrong } of reports) for (const what of wrong) lines.push(`  HARM: ${attack}: ${what}`);
+  return `${lines.join("\n")}\n`;
+}
+
+async function main(line: CommandLine<OptionName>): Promise<number> {
+  const options = parseOptions(line);
+  const progress = new Progress();
+  beforeQuitting(() => {
+    progress.clear();
+    Target.quit();
+  });
+  const reports: Report[] = [];
+  const failed: string[] = [];
+  for (const attack of options.attacks) {
+    try {
+      reports.push(await run(attack, options, (text) => progress.say(`${attack}: ${text}`)));
+    } catch (error) {
+      if (!(error instanceof TargetError)) throw error;
+      failed.push(`  HARM: ${attack}: ${error.message}\n`);
+    }
+    if (options.json !== null) writeFileSync(options.json, `${JSON.stringify({ ...newResult(0), reports })}\n`);
+  }
+  progress.clear();
+  process.stdout.write(table(reports, options) + failed.join(""));
+  return failed.length === 0 && reports.every(({ wrong }) => wrong.length === 0) ? 0 : 1;
+}
+
+const failures = (error: unknown): boolean => error instanceof TargetError;
+await runProgram({ name: "bench:hostile", usage: USAGE, options: OPTIONS, takesRest: true, failures }, main);

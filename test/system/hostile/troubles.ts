@@ -1,0 +1,64 @@
+import { ATTACKS, ATTACK_NAMES, type Attack, type AttackName } from "./attacks.ts";
+import type { Target } from "../target.ts";
+
+/** What is done to a server besides what hostile clients do, or for want of them. */
+export interface Trouble {
+  help: string;
+  /** What hostile clients do meanwhile. */
+  attacks: readonly AttackName[];
+  /** Options that the server has. */
+  options: readonly string[];
+  /** Descriptors that the server may have; null for as many as there are. */
+  descriptorsMax: number | null;
+  /** Whether latencies beside it are judged, or only told. */
+  isJudged: boolean;
+  /** Messages may be refused, but then they are. */
+  mayRefuse: boolean;
+  /** Done to the server when the slice begins, and when it ends. */
+  begins(target: Target): void;
+  ends(target: Target): void;
+}
+
+/** Bytes of a file that a server may still write whose disk is full: less than what is there already. */
+const FULL_BYTES = 64 << 10;
+
+const NOTHING: Omit<Trouble, "help" | "attacks"> = {
+  ...{ options: [], descriptorsMax: null, isJudged: true, mayRefuse: false },
+  begins: () => {},
+  ends: () => {},
+};
+
+/** What is done to the machine. */
+const MACHINE = {
+  stop: {
+    ...NOTHING,
+    help: "the server's process is stopped (SIGSTOP) for --stop seconds, and goes on; latencies are told, not judged",
+    attacks: [],
+    isJudged: false,
+    begins: (target) => target.kill("SIGSTOP"),
+    ends: (target) => target.kill("SIGCONT"),
+  },
+  descriptors: {
+    ...NOTHING,
+    help: "mute and flapping against a server that may have 300 descriptors (EMFILE)",
+    attacks: ["mute", "flapping"],
+    descriptorsMax: 300,
+  },
+  disk: {
+    ...NOTHING,
+    help: "hoard while the disk is full: messages are refused or arrive; latencies are told, not judged",
+    attacks: ["hoard"],
+    ...{ isJudged: false, mayRefuse: true },
+    begins: (target) => target.limitFiles(FULL_BYTES),
+    ends: (target) => target.limitFiles("unlimited"),
+  },
+} satisfies Record<string, Trouble>;
+
+export type TroubleName = AttackName | keyof typeof MACHINE;
+export const TROUBLE_NAMES = [...ATTACK_NAMES, ...Object.keys(MACHINE)] as TroubleName[];
+
+export function troubleOf(name: TroubleName): Trouble {
+  if (name in MACHINE) return MACHINE[name as keyof typeof MACHINE];
+  const attack: Attack = ATTACKS[name as AttackName];
+  return { ...NOTHING, help: attack.help, options: attack.options ?? [], attacks: [name as AttackName] };
+}

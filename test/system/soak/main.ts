@@ -1,0 +1,278 @@
+import { writeFileSync } from "node:fs";
+import { ChatClient, ChatError } from "../../../src/client/client.ts";
+import { Attackers } from "../hostile/attack.ts";
+import type { AttackName } from "../hostile/attacks.ts";
+import { type CommandLine, Progress, beforeQuitting, runProgram } from "../../../bench/command-line.ts";
+import { UsageError } from "../../../src/usage-error.ts";
+import { clientsMax } from "../../../bench/load/contest.ts";
+import type { Deeds } from "../hostile/intruder.ts";
+import type { Outcome, Slice } from "../../../bench/load/order.ts";
+import { Ordinary } from "../hostile/ordinary.ts";
+import { newResult } from "../../../bench/report/result.ts";
+import { JUDGED_MS_MIN, type Findings, MARKS, SPREAD_MAX, spreadOf, verdict } from "./verdict.ts";
+import { digits, median } from "../../../bench/report/statistics.ts";
+import { PASSWORD, Target, TargetError } from "../target.ts";
+import { type Visits, Visitors, visitorName } from "./visitors.ts";
+
+const OPTIONS = ["clients", "minutes", "rate", "seed", "json"] as const;
+
+const CLIENTS_DEFAULT = 5_000;
+/** Messages a second of each client, by default; and the least, so that none is silent for too long. */
+const RATE_DEFAULT = 0.4;
+const RATE_MIN = 1 / 15;
+const BROADCASTERS = 8;
+/** Of each so many clients, one more comes and goes. */
+const CLIENTS_PER_VISITOR = 50;
+const VISITORS_MIN = 6;
+/**
+ * What goes on all the time, together and with little strength, so that each mark sees the same. Left out are attacks
+ * that take whatever is left of a core, and the hashes, of which one alone needs 64 MB as long as it takes.
+ */
+const ATTACKS: AttackName[] = [
+  ...(["drip", "deaf", "mute", "logins", "hoard", "callbacks", "escapes", "flapping"] as const),
+];
+const STRENGTH = 0.05;
+const HOSTILE = 50 * ATTACKS.length;
+const WARMUP_MS = 1_000;
+const LINE_MS = 60_000;
+/**
+ * A mark is the median of so many readings, so far apart. One alone lies up to 5 % beside it: for half a minute or more
+ * the runtime collects every second, and then as long seldom, which leaves more memory with its allocator.
+ */
+const READINGS = 20;
+const READING_MS = 6_000;
+const SAMPLE_MS = 1_000;
+/** By then every session of who left without a word has run out, and every connection is closed. */
+const GONE_MS = 45_000;
+
+const USAGE = `Usage: bun run soak [options] [-- <options of the server>]
+
+Keeps a server busy for long, and looks at what it keeps: clients, every other one with a resumable session, who stay,
+write to each other and broadcast; people who come and go, are cut off, and get what was said to them while they were
+away; and hostile ones, all the time. Its resident memory at each third of the time, with all garbage collected (the
+median of ${READINGS} readings in the ${(READINGS * READING_MS) / 1000} s before), may be ${SPREAD_MAX} % apart, which is judged from ${JUDGED_MS_MIN / 60_000} minutes on.
+Before and after it must have the same open, but for up to six segments of the journal, which it keeps. Nobody may be
+dropped, and no message lost, twice or out of order.
+
+  --clients <number>     who stay, an even number (${CLIENTS_DEFAULT}); one in ${CLIENTS_PER_VISITOR} more comes and goes
+  --minutes <number>     how long (30)
+  --rate <number>        messages a second of all who stay (${RATE_DEFAULT} of each)
+  --seed <number>        decides who of those who come and go does what (1)
+  --json <file>          writes all samples and the verdict there
+  --help                 this page
+
+Exit code: 0, 1 when any of that does not hold, 2 for a command line that cannot be meant.
+`;
+
+interface Options {
+  clients: number;
+  visitors: number;
+  lengthMs: number;
+  rate: number;
+  seed: number;
+  json: string | null;
+  server: readonly string[];
+}
+
+/** What there is to be seen at one moment, and what happened since the one before. */
+interface Row {
+  atMs: number;
+  resident: number;
+  mapped: number;
+  descriptors: number;
+  sessions: number;
+  slice: Omit<Slice, "series">;
+  visits: Visits;
+}
+
+interface Soak extends Findings {
+  /** By mark, what it is the median of. */
+  readings: number[][];
+  /** All the time: resident bytes, and those of them that are a file's. */
+  samples: { atMs: number; resident: number; mapped: number }[];
+  ordinary: Outcome;
+  visitors: Visits;
+  hostile: Deeds;
+}
+
+function parseOptions(line: CommandLine<(typeof OPTIONS)[number]>): Options {
+  const most = Math.floor((clientsMax() - HOSTILE) / (1 + 1 / CLIENTS_PER_VISITOR));
+  const clients = line.number("clients", CLIENTS_DEFAULT, BROADCASTERS, most);
+  if (clients % 2 !== 0) throw new UsageError("--clients takes an even number, since they write in pairs");
+  return {
+    clients,
+    visitors: Math.max(VISITORS_MIN, Math.round(clients / CLIENTS_PER_VISITOR)),
+    lengthMs: 60_000 * line.number("minutes", 30, 0.01, 10_000, true),
+    rate: line.number("rate", Math.ceil(clients * RATE_DEFAULT), Math.ceil(clients * RATE_MIN), 100_000),
+    seed: line.number("seed", 1, 0, 2 ** 31),
+    json: line.output("json"),
+    server: line.rest,
+  };
+}
+
+const COLUMNS = ["minute", "MB", "of files", "descriptors", "sessions", "deliveries/s", "p99 ms", "core"];
+const WRONG = ["lost", "twice", "disordered", "dropped"] as const;
+
+function row(cells: readonly string[]): string {
+  return `${cells.map((cell, i) => cell.padStart(2 + Math.max(6, [...COLUMNS, ...WRONG][i]!.length))).join("")}\n`;
+}
+
+function rowOf({ atMs, resident, mapped, descriptors, sessions, slice, visits }: Row): string {
+  const megabytes = (bytes: number): string => (bytes / 1e6).toFixed(1);
+  const { delivered, latency, server } = slice;
+  const wrong = WRONG.map((what) => digits(slice[what] + (what === "dropped" ? 0 : visits[what])));
+  const core = server === null ? "-" : server.core.toFixed(2);
+  return row([
+    ...[(atMs / 60_000).toFixed(2), megabytes(resident), megabytes(mapped), digits(descriptors), digits(sessions)],
+    ...[digits(Math.round(delivered)), digits(latency.p99 / 1000), core, ...wrong],
+  ]);
+}
+
+/** Everybody comes, does what they do for so long, and leaves. Throws TargetError. */
+async function soak(options: Options, say: (text: string) => void, tell: (row: Row) => void): Promise<Soak> {
+  const { clients, visitors: visitorsCount, lengthMs, rate, seed } = options;
+  const names = (count: number, name: (index: number) => string): string[] =>
+    Array.from({ length: count }, (_, index) => name(index));
+  const ordinary = names(clients, (index) => `u${index}`);
+  const hostile = names(HOSTILE, (index) => `x${index}`);
+  say("starting");
+  const users = [...ordinary, ...hostile, ...names(visitorsCount, visitorName), "watcher"];
+  const target = await Target.start({ users, hashed: [], options: options.server, descriptorsMax: null });
+  const { port, tlsPort } = target;
+  const before = target.open;
+  const talk = { users: ordinary, rate, broadcastEach: rate, broadcasters: BROADCASTERS };
+  const people = new Ordinary(target, { ...talk, warmupMs: WARMUP_MS, mayRefuse: false });
+  const visitors = new Visitors({ port, count: visitorsCount, seed });
+  const order = { attacks: ATTACKS, port, tlsPort, users: hostile, hashed: [], ordinary, strength: STRENGTH };
+  const attackers = new Attackers(order);
+  try {
+    const watcher = new ChatClient({ host: "127.0.0.1", port, session: "plain" });
+    await watcher.login("watcher", PASSWORD);
+    say("they come in");
+    attackers.go();
+    await people.enter();
+    const watched = await watch(target, lengthMs, async (atMs, ms) => {
+      const { series: _, ...slice } = await people.measure(ms);
+      const { names: online, more } = await watcher.online();
+      const { resident, mapped, descriptors } = target;
+      const sessions = 1 + online.length + more;
+      tell({ atMs: atMs(), resident, mapped, descriptors, sessions, slice, visits: await visitors.visits() });
+      // It ends at once when something has gone wrong.
+      return slice.seconds * 1000 >= 0.9 * ms;
+    });
+    say("they leave");
+    const deeds = await attackers.rest();
+    await attackers.stop();
+    const visits = await visitors.leave();
+    const outcome = await people.leave();
+    await watcher.logout();
+    await until(() => target.open.length === before.length, GONE_MS);
+    const { complaints, isRunning, open: after } = target;
+    const state = { lengthMs, ...watched, descriptors: { before, after }, complaints: [...complaints], isRunning };
+    return { ...state, ordinary: outcome, visitors: visits, hostile: deeds };
+  } finally {
+    await attackers.stop();
+    await visitors.stop();
+    await target.remove();
+  }
+}
+
+/** Looks at the server's memory for so long, while rows are made, one after the other, as long as they are well. */
+async function watch(
+  target: Target,
+  lengthMs: number,
+  makeRow: (atMs: () => number, ms: number) => Promise<boolean>,
+): Promise<Pick<Soak, "marks" | "readings" | "samples">> {
+  const samples: Soak["samples"] = [];
+  const readings: number[][] = Array.from({ length: MARKS }, () => []);
+  const startMs = performance.now();
+  const atMs = (): number => performance.now() - startMs;
+  const readingMs = Math.min(READING_MS, lengthMs / 10 / READINGS);
+  const sampler = setInterval(
+    () => {
+      const { resident, mapped } = target;
+      samples.push({ atMs: atMs(), resident, mapped });
+    },
+    Math.min(SAMPLE_MS, readingMs),
+  );
+  const collectors = readings.flatMap((mark, index) =>
+    Array.from({ length: READINGS }, (_, reading) => {
+      // The kernel gets what was collected back within half a second; later there is new garbage.
+      const collect = async (): Promise<void> => {
+        target.collect();
+        await Bun.sleep(readingMs / 6);
+        mark.push(target.resident);
+      };
+      return setTimeout(collect, ((index + 1) * lengthMs) / MARKS - (READINGS - reading) * readingMs);
+    }),
+  );
+  const everyMs = Math.min(LINE_MS, lengthMs / 10);
+  try {
+    let isWell = true;
+    for (let dueMs = everyMs; isWell && dueMs < lengthMs + everyMs / 2; dueMs += everyMs)
+      isWell = await makeRow(atMs, Math.max(1, dueMs - atMs()));
+    if (isWell) await Bun.sleep(readingMs); // The last reading may be late.
+  } finally {
+    clearInterval(sampler);
+    collectors.forEach(clearTimeout);
+  }
+  return { marks: readings.filter((mark) => mark.length === READINGS).map(median), readings, samples };
+}
+
+async function until(is: () => boolean, ms: number): Promise<void> {
+  for (const endMs = performance.now() + ms; !is() && performance.now() < endMs;) await Bun.sleep(100);
+}
+
+function summary(found: Soak, wrong: readonly string[]): string {
+  const { lengthMs, marks, samples, descriptors, ordinary, visitors, hostile } = found;
+  const megabytes = (all: number[]): string => all.map((bytes) => (bytes / 1e6).toFixed(1)).join(", ");
+  const minutes = marks.map((_, index) => digits(((index + 1) * lengthMs) / marks.length / 60_000)).join(", ");
+  const delivery = ({ lost, twice, disordered }: Visits | Outcome): string =>
+    `lost ${digits(lost)}, twice ${digits(twice)}, out of order ${digits(disordered)}`;
+  const isJudged = lengthMs >= JUDGED_MS_MIN;
+  const verdicts = wrong.length === 0 ? ["well"] : wrong.map((what) => `WRONG: ${what}`);
+  const lines = [
+    `resident at minutes ${minutes}: ${megabytes(marks)} MB, ` +
+      `${digits(spreadOf(marks))} % apart${isJudged ? "" : " (not judged in so short a time)"}; ` +
+      `with garbage at most ${megabytes([Math.max(...samples.map(({ resident }) => resident))])} MB`,
+    `descriptors but the journal's: ${descriptors.before.length} before, ${descriptors.after.length} after`,
+    `who stayed: ${digits(ordinary.sent)} messages and broadcasts, ${delivery(ordinary)}, dropped ${ordinary.dropped}`,
+    `who came and went: ${digits(visitors.came)} times, cut off ${digits(visitors.cuts)} times, ` +
+      `${digits(visitors.said)} messages, ${digits(visitors.stored)} of them stored, ${delivery(visitors)}`,
+    `hostile: ${digits(hostile.connects)} connections, ${digits(hostile.thrownOut)} thrown out, ` +
+      `${digits(hostile.bytes / 1e6)} MB`,
+  ];
+  return ["", ...lines, ...verdicts].map((line) => `  ${line}`.trimEnd()).join("\n") + "\n";
+}
+
+async function main(line: CommandLine<(typeof OPTIONS)[number]>): Promise<number> {
+  const options = parseOptions(line);
+  const progress = new Progress();
+  beforeQuitting(() => {
+    progress.clear();
+    Target.quit();
+  });
+  const { clients, visitors, rate, seed, lengthMs, json } = options;
+  process.stdout.write(
+    `${digits(clients)} clients stay, ${visitors} come and go, ${ATTACKS.length} attacks, ` +
+      `${digits(rate)} messages a second, ${digits(lengthMs / 60_000)} minutes, seed ${seed}\n\n` +
+      row([...COLUMNS, ...WRONG]),
+  );
+  const rows: Row[] = [];
+  const tell = (made: Row): void => {
+    rows.push(made);
+    progress.clear();
+    process.stdout.write(rowOf(made));
+  };
+  const found = await soak(options, (text) => progress.say(text), tell);
+  const wrong = verdict(found);
+  progress.clear();
+  process.stdout.write(summary(found, wrong));
+  const { madeAt, commit, machine } = newResult(seed);
+  if (json !== null)
+    writeFileSync(json, `${JSON.stringify({ madeAt, commit, machine, options, wrong, rows, ...found })}\n`);
+  return wrong.length === 0 ? 0 : 1;
+}
+
+const failures = (error: unknown): boolean => error instanceof TargetError || error instanceof ChatError;
+await runProgram({ name: "soak", usage: USAGE, options: OPTIONS, takesRest: true, failures }, main);
