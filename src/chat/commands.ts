@@ -36,8 +36,8 @@ const GOODBYE_FLOOD = encode("goodbye flood\n");
 const request = new Request();
 
 /**
- * One line of a peer: PROTOCOL.md, Requests, in the order in which its errors are given. A fault inside ends the peer's
- * connection and nothing else.
+ * One line of a peer: docs/protocol.md, Requests, in the order in which its errors are given. A fault inside ends the
+ * peer's connection and nothing else.
  */
 export function receive(chat: Chat, peer: Peer, line: LineReader): void {
   const { session, replies } = peer;

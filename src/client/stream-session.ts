@@ -39,8 +39,8 @@ const PASSING = ["closed", "busy", "internal", "locked_out", "untrusted", "needs
 const ON_SAME_CONNECTION = ["wrong_password", "unknown_user"];
 
 /**
- * A session over connections that come and go. Both directions are byte streams with positions (PROTOCOL.md, Sessions):
- * after a loss they go on where they were, so that each request is acted on once and each line told once.
+ * A session over connections that come and go. Both directions are byte streams with positions (docs/protocol.md,
+ * Sessions): after a loss they go on where they were, so that each request is acted on once and each line told once.
  */
 export class StreamSession implements ChatSession {
   readonly #options: SessionOptions;

@@ -62,8 +62,8 @@ function isLetterOrDigit(byte: number): boolean {
 }
 
 /**
- * Where the name that begins at `start` ends, as `wordEnd` does it; -1 when it is none: PROTOCOL.md, Lines: 1 to 32 of
- * `A-Z a-z 0-9 . _ -`, the first a letter or digit, no `..`, not an IPv4 address.
+ * Where the name that begins at `start` ends, as `wordEnd` does it; -1 when it is none: docs/protocol.md, Lines: 1 to
+ * 32 of `A-Z a-z 0-9 . _ -`, the first a letter or digit, no `..`, not an IPv4 address.
  */
 export function nameEnd(bytes: Uint8Array, start: number, end: number): number {
   let kinds = 0;

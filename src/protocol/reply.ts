@@ -10,7 +10,7 @@ export const OK_SENT = encode("ok sent\n");
 export const OK_ASKED = encode("ok asked\n");
 export const OK_STORED = encode("ok stored\n");
 
-/** PROTOCOL.md, Requests: what may stand behind `err`. */
+/** docs/protocol.md, Requests: what may stand behind `err`. */
 export type ErrorCode =
   | "line_too_long"
   | "unknown_command"

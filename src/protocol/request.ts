@@ -25,7 +25,7 @@ interface Shape {
   usage: string;
 }
 
-/** PROTOCOL.md, Requests. The rules of a verb stand in chat/commands.ts under the same name. */
+/** docs/protocol.md, Requests. The rules of a verb stand in chat/commands.ts under the same name. */
 export const SHAPES: Record<Verb, Shape> = {
   login: { needed: ["name", "word"], most: "options", usage: "login <user> <password> [option...]" },
   resume: { needed: ["token", "number"], most: "nothing", usage: "resume <token> <received>" },

@@ -5,7 +5,7 @@ import { SILENCE_MS, type TestPeer, World } from "../support/chat.ts";
 import { NAMES, line, longLine } from "./grammar.ts";
 import { cut, cuts, expectAlike, expectThat, latin1, target } from "./target.ts";
 
-/** PROTOCOL.md: every event there is, and every code behind `err`. */
+/** docs/protocol.md: every event there is, and every code behind `err`. */
 const EVENT =
   /^(message|stored|broadcast|joined|left|private_request|address|expect|denied|goodbye) [^ ]|^(message|broadcast) /;
 const REFUSAL = new RegExp(

@@ -25,7 +25,7 @@ function isAddress(parts: string[]): boolean {
   return parts.length === 4 && parts.every((part) => /^\d{1,3}$/.test(part) && Number(part) <= 255);
 }
 
-/** PROTOCOL.md, Requests: the whole line, and what each of its words must be. */
+/** docs/protocol.md, Requests: the whole line, and what each of its words must be. */
 const REQUESTS: Record<string, [line: RegExp, ...words: { test(word: string): boolean }[]]> = {
   login: [/^login ([^ ]+) ([^ ]+)((?: [^ ]+)*)$/s, NAME, WORD],
   resume: [/^resume ([^ ]+) ([^ ]+)$/s, TOKEN, NUMBER],
@@ -72,7 +72,7 @@ function parse(line: string): Said {
 }
 
 export const requests = target(
-  { name: "requests", holds: "a line is the request that PROTOCOL.md says, read by plain patterns, or none" },
+  { name: "requests", holds: "a line is the request that docs/protocol.md says, read by plain patterns, or none" },
   fc.array(line, { minLength: 1, maxLength: 4 }),
   (lines) => {
     for (const line of lines) expectAlike(parse(line), plainly(line), "a request");

@@ -37,7 +37,7 @@ test.skipIf(!hasSlices)(
 );
 
 test.skipIf(!hasSlices)("an operator's niceness stays", () => {
-  const script = 'import { setSlice } from "./src/server/kernel.ts"; setSlice(100); console.log(os.getPriority());';
+  const script = 'import { setSlice } from "./src/runtime/kernel.ts"; setSlice(100); console.log(os.getPriority());';
   const child = Bun.spawnSync(["nice", "-n", "7", process.execPath, "-e", script], {
     cwd: join(import.meta.dir, "../.."),
   });

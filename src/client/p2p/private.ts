@@ -26,9 +26,9 @@ interface Introduction {
 }
 
 /**
- * Private chats of one client: asks for addresses, answers those who ask, calls and is called (PROTOCOL.md, Private
- * chat). The server introduces; what is said goes from machine to machine, and only to who has shown the key of the
- * certificate that came with the introduction.
+ * Private chats of one client: asks for addresses, answers those who ask, calls and is called (docs/protocol.md,
+ * Private chat). The server introduces; what is said goes from machine to machine, and only to who has shown the key of
+ * the certificate that came with the introduction.
  */
 export class PrivateChats implements Doorkeeper {
   readonly #request: (line: string) => Promise<string>;

@@ -1,0 +1,35 @@
+import { expect, test } from "bun:test";
+import { version } from "../package.json";
+import { run } from "./support/process.ts";
+
+const heartline = (...args: string[]) => run("src/main.ts", ...args);
+
+test("without a command heartline exits with 2 and says how to list them", async () => {
+  const err = "heartline: give a command (heartline help lists the commands)\n";
+  expect(await heartline()).toEqual({ out: "", err, code: 2 });
+});
+
+test("an unknown command is refused by its name, with exit code 2", async () => {
+  for (const name of ["wat", "constructor", "", "serve.ts"]) {
+    const err = `heartline: there is no command ${JSON.stringify(name)} (heartline help lists the commands)\n`;
+    expect(await heartline(name)).toEqual({ out: "", err, code: 2 });
+    if (name !== "") expect(await heartline("help", name)).toEqual({ out: "", err, code: 2 });
+  }
+});
+
+test.each(["help", "--help", "-h"])("%s lists every command", async (word) => {
+  const { out, err, code } = await heartline(word);
+  expect({ err, code }).toEqual({ err: "", code: 0 });
+  for (const command of ["serve", "chat", "passwd", "version", "help"]) expect(out).toContain(`\n  ${command} `);
+});
+
+test.each(["serve", "chat", "passwd"])("help %s prints what %s --help prints", async (command) => {
+  const page = await heartline(command, "--help");
+  expect(page).toMatchObject({ err: "", code: 0 });
+  expect(page.out).toStartWith("Usage: ");
+  expect(await heartline("help", command)).toEqual(page);
+});
+
+test.each(["version", "--version"])("%s prints the version of the package", async (word) => {
+  expect(await heartline(word)).toEqual({ out: `heartline ${version}\n`, err: "", code: 0 });
+});
