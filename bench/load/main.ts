@@ -13,8 +13,22 @@ import { type Outcome, isBehind, isClean } from "./order.ts";
 const CLIENTS_DEFAULT = 5000;
 const VISITORS_DEFAULT = 32;
 const OPTIONS = [
-  ...["scenario", "clients", "crowd", "window", "rate", "payload", "seconds", "warmup", "senders", "beat", "sessions"],
-  ...["durability", "seed", "target", "credentials", "json"],
+  "scenario",
+  "clients",
+  "crowd",
+  "window",
+  "rate",
+  "payload",
+  "seconds",
+  "warmup",
+  "senders",
+  "beat",
+  "sessions",
+  "durability",
+  "seed",
+  "target",
+  "credentials",
+  "json",
 ] as const;
 
 const USAGE = `Usage: bun run bench [options]

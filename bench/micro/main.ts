@@ -136,7 +136,12 @@ const PARTS: Record<string, Part> = {
       later: (end) => void ends.push(end),
     });
     const chat: Chat = new Chat({
-      ...{ wheel: new TimerWheel(), turn, store, silenceMs: 1e9, blockMs: 1e9, lockoutScope: "address" },
+      wheel: new TimerWheel(),
+      turn,
+      store,
+      silenceMs: 1e9,
+      blockMs: 1e9,
+      lockoutScope: "address",
       limits: { ...LIMITS_DEFAULT, requestsPerSecondMax: 0 },
       ...{
         passwords: { verify: () => true, prove: () => new Uint8Array(0) },

@@ -118,8 +118,11 @@ async function main(line: CommandLine<(typeof OPTIONS)[number]>): Promise<number
         for (const peer of round % 2 === 0 ? fits : fits.toReversed()) {
           const at = `${++done} of ${todo}: ${work.title}, ${peer.name}`;
           const task = {
-            ...{ ...work.task, resumable: peer.resumable === true, crowd: work.crowd },
-            ...{ warmupMs: warmupMs(work, warmup), measureMs: seconds * 1000 },
+            ...work.task,
+            resumable: peer.resumable === true,
+            crowd: work.crowd,
+            warmupMs: warmupMs(work, warmup),
+            measureMs: seconds * 1000,
           };
           const users = contest.users.slice(0, work.clients + work.crowd);
           try {

@@ -30,7 +30,10 @@ function messages(clients: number, window: number): Work {
     name: `message-${clients}-${window}`,
     group: "saturation",
     title: `messages, ${clients.toLocaleString("en")} clients, ${window} in flight`,
-    ...{ clients, crowd: 0, once: false, fits: () => true },
+    clients,
+    crowd: 0,
+    once: false,
+    fits: () => true,
     task: { ...TASK, scenario: SCENARIOS.message, window },
   };
 }
@@ -41,7 +44,10 @@ function broadcasts(senders: number, window: number, payloadBytes = 64): Work {
     name: `broadcast-${senders}-${window}${payloadBytes === 64 ? "" : `-${payloadBytes}`}`,
     group: "saturation",
     title: `broadcast to 1,000, ${senders === 1 ? "" : `${senders} senders, `}${window} in flight${size}`,
-    ...{ clients: 1000, crowd: 0, once: false, fits: () => true },
+    clients: 1000,
+    crowd: 0,
+    once: false,
+    fits: () => true,
     task: { ...TASK, payloadBytes, scenario: { ...SCENARIOS.broadcast, broadcasters: senders }, window },
   };
 }
@@ -51,7 +57,10 @@ function offered(rate: number): Work {
     name: `load-${rate}`,
     group: "load",
     title: `messages, 64 clients, ${rate.toLocaleString("en")} a second offered`,
-    ...{ clients: 64, crowd: 0, once: true, fits: () => true },
+    clients: 64,
+    crowd: 0,
+    once: true,
+    fits: () => true,
     task: { ...TASK, scenario: SCENARIOS.message, rate },
   };
 }
@@ -62,7 +71,10 @@ function beside(crowd: number): Work {
     group: "users",
     title: `messages, 64 clients, 16 in flight, beside ${crowd.toLocaleString("en")} who say nothing`,
     // Where logins are told to everybody, or every socket is looked at, crowds take minutes to come in.
-    ...{ clients: 64, crowd, once: true, fits: ({ name }) => /^(heartline|baseline|nats|redis)$/.test(name) },
+    clients: 64,
+    crowd,
+    once: true,
+    fits: ({ name }) => /^(heartline|baseline|nats|redis)$/.test(name),
     task: { ...TASK, scenario: SCENARIOS.message, window: 16 },
   };
 }
@@ -72,7 +84,10 @@ function idle(clients: number): Work {
     name: `idle-${clients}`,
     group: "memory",
     title: `${clients.toLocaleString("en")} idle clients: from the first quarter on`,
-    ...{ clients, crowd: 0, once: true, fits: ({ name }) => !/-(none|power)$/.test(name) },
+    clients,
+    crowd: 0,
+    once: true,
+    fits: ({ name }) => !/-(none|power)$/.test(name),
     task: { ...TASK, scenario: SCENARIOS.idle },
   };
 }

@@ -93,7 +93,11 @@ class Report {
       xAxis: { type: "value", max: (value: { max: number }) => Math.min(4, Math.ceil(value.max * 10) / 10) },
       yAxis: { type: "category", inverse: true, data: works.map(({ title }) => title), axisTick: { show: false } },
       series: this.#peers.map((peer) => ({
-        ...{ type: "bar" as const, name: peer, color: COLORS[peer], barGap: "10%", barCategoryGap: "25%" },
+        type: "bar" as const,
+        name: peer,
+        color: COLORS[peer],
+        barGap: "10%",
+        barCategoryGap: "25%",
         data: works.map((work) => Number(share(work, peer).toFixed(3))),
         ...(peer === "heartline" ? { label: { show: true, position: "right" as const, fontSize: 10 } } : {}),
       })),

@@ -72,7 +72,8 @@ const LIMITS: Record<Exclude<keyof Limits, "limitsLoopback">, LimitOption> = {
   connectionsPerSecondMax: count("connection-rate", 0, "new ones a second and address, 0 for any"),
   loginMs: {
     ...count("login-time", 0.1, "how long one may be without a session", 86_400),
-    ...{ isWhole: false, unit: 1000 },
+    isWhole: false,
+    unit: 1000,
   },
   failedLoginsPerMinuteMax: count("login-failures", 0, "logins that fail a minute and address, 0 for any"),
   requestsPerSecondMax: {

@@ -91,7 +91,10 @@ test("a call of a session that has ended tells nothing any more: the next one br
   });
   const { promise: back, resolve } = Promise.withResolvers<void>();
   client = new ChatClient({
-    ...{ host: "127.0.0.1", port, session: "callback", onBack: resolve },
+    host: "127.0.0.1",
+    port,
+    session: "callback",
+    onBack: resolve,
     onEvent: (event) => void heard.push("text" in event ? event.text : event.kind),
   });
   await client.login("columbia", "secret");
@@ -118,7 +121,9 @@ test("whoever calls without the secret, or from beyond what the client has, is h
     return `ok ${TOKENS[0]} 35 secret=secret\n`;
   });
   client = new ChatClient({
-    ...{ host: "127.0.0.1", port, session: "callback" },
+    host: "127.0.0.1",
+    port,
+    session: "callback",
     onEvent: (event) => void heard.push("text" in event ? event.text : event.kind),
   });
   await client.login("columbia", "secret");
@@ -154,7 +159,9 @@ async function called(): Promise<{ port: number; heard: string[]; said: string[]
     return `ok ${TOKENS[0]} 35 secret=secret\n`;
   });
   client = new ChatClient({
-    ...{ host: "127.0.0.1", port, session: "callback" },
+    host: "127.0.0.1",
+    port,
+    session: "callback",
     onEvent: (event) => void heard.push("text" in event ? event.text : event.kind),
   });
   await client.login("columbia", "secret");

@@ -10,9 +10,24 @@ const EVENT =
   /^(message|stored|broadcast|joined|left|private_request|address|expect|denied|goodbye) [^ ]|^(message|broadcast) /;
 const REFUSAL = new RegExp(
   `^err (${[
-    ...["line_too_long", "unknown_command", "not_logged_in", "already_logged_in", "bad_request", "busy"],
-    ...["unknown_session( replaced)?", "unknown_user", "locked_out \\d+", "wrong_password [12]", "blocked"],
-    ...["mailbox_full", "already_blocked", "not_blocked", "offline", "not_listening", "already_asked", "no_request"],
+    "line_too_long",
+    "unknown_command",
+    "not_logged_in",
+    "already_logged_in",
+    "bad_request",
+    "busy",
+    "unknown_session( replaced)?",
+    "unknown_user",
+    "locked_out \\d+",
+    "wrong_password [12]",
+    "blocked",
+    "mailbox_full",
+    "already_blocked",
+    "not_blocked",
+    "offline",
+    "not_listening",
+    "already_asked",
+    "no_request",
   ].join("|")})( .+)?$`,
   "s",
 );

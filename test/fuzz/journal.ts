@@ -220,8 +220,15 @@ class Run {
       store.wrote(account, 0, outbox);
     } else store.keep(account.name, { number, unixMs, from: "carol", text });
     this.written.push({
-      ...{ user: account.name, number, unixMs, text: text.toString("latin1"), record: this.#places.length + 1 },
-      ...{ rests: false, inStream, confirmed: false, position: outbox.end },
+      user: account.name,
+      number,
+      unixMs,
+      text: text.toString("latin1"),
+      record: this.#places.length + 1,
+      rests: false,
+      inStream,
+      confirmed: false,
+      position: outbox.end,
     });
   }
 

@@ -79,8 +79,18 @@ test("says how many passwords are plain, and how to hash them, unless there are 
 
 test("takes every option of the contract", async () => {
   const server = serve(
-    ...["--data", newFolder(), "--buffer-size", "64", "--block-time", "2.5", "--heartbeat-interval", "17.5"],
-    ...["--durability", "power", "--rate-limit", "1000"],
+    "--data",
+    newFolder(),
+    "--buffer-size",
+    "64",
+    "--block-time",
+    "2.5",
+    "--heartbeat-interval",
+    "17.5",
+    "--durability",
+    "power",
+    "--rate-limit",
+    "1000",
   );
   const alice = await WireClient.connect(await server.port());
   await alice.asks("x".repeat(64), "err line_too_long");
@@ -147,8 +157,19 @@ test("takes users and certificate anew with SIGHUP; a bad file changes nothing, 
   };
   const { chain, key } = write("alice secret\nbob secret\n", first);
   const server = start(
-    ...["--host", "127.0.0.1", "--port", "0", "--credentials", users, "--data", ":memory:"],
-    ...["--tls-cert", chain, "--tls-key", key, "--tls-only"],
+    "--host",
+    "127.0.0.1",
+    "--port",
+    "0",
+    "--credentials",
+    users,
+    "--data",
+    ":memory:",
+    "--tls-cert",
+    chain,
+    "--tls-key",
+    key,
+    "--tls-only",
   );
   const port = await server.port();
   const login = async (name: string, { cert }: Certificate): Promise<WireClient> => {

@@ -63,10 +63,25 @@ export class Target {
     const listens = Promise.withResolvers<void>();
     this.#program = new Program(
       [
-        ...["--preload", "./test/system/collect.ts", "src/main.ts", "serve"],
-        ...["--host", "127.0.0.1", "--port", "0", "--credentials", credentials],
-        ...["--tls-cert", chain, "--tls-key", key, "--tls-port", "0"],
-        ...["--data", join(this.#folder, "data"), ...options],
+        "--preload",
+        "./test/system/collect.ts",
+        "src/main.ts",
+        "serve",
+        "--host",
+        "127.0.0.1",
+        "--port",
+        "0",
+        "--credentials",
+        credentials,
+        "--tls-cert",
+        chain,
+        "--tls-key",
+        key,
+        "--tls-port",
+        "0",
+        "--data",
+        join(this.#folder, "data"),
+        ...options,
       ],
       (line) => {
         [this.port = 0, this.tlsPort = 0] = (line.match(/(?<=:)\d+(?=,|$)/g) ?? []).map(Number);

@@ -53,7 +53,11 @@ interface Options {
 function parseOptions(args: string[]): Options | null {
   const text = { type: "string" } as const;
   const options = {
-    ...{ seed: text, seconds: text, clients: text, "server-kills": text, durability: text },
+    seed: text,
+    seconds: text,
+    clients: text,
+    "server-kills": text,
+    durability: text,
     "limit-loopback": { type: "boolean" },
     help: { type: "boolean", short: "h" },
   } as const;
@@ -77,7 +81,9 @@ function parseOptions(args: string[]): Options | null {
   const seconds = number("seconds", 10, 1, 86_400);
   return {
     limitLoopback: values["limit-loopback"] === true,
-    ...{ seconds, durability, clients: number("clients", 200, 2, 2_000) },
+    seconds,
+    durability,
+    clients: number("clients", 200, 2, 2_000),
     seed: number("seed", Math.floor(Math.random() * 2 ** 31), 0, 2 ** 32 - 1),
     serverKills: number("server-kills", Math.min(10_000, Math.round(seconds / SECONDS_PER_SERVER_KILL)), 0, 10_000),
   };

@@ -65,9 +65,20 @@ export class ChaosServer {
     writeFileSync(credentials, users.join(""));
     this.#data = join(order.folder, "data");
     this.#args = [
-      ...["src/main.ts", "serve", "--host", "127.0.0.1", "--port", String(this.port), "--credentials", credentials],
-      ...["--data", this.#data, "--durability", order.durability],
-      ...["--heartbeat-interval", String(SILENCE_S)],
+      "src/main.ts",
+      "serve",
+      "--host",
+      "127.0.0.1",
+      "--port",
+      String(this.port),
+      "--credentials",
+      credentials,
+      "--data",
+      this.#data,
+      "--durability",
+      order.durability,
+      "--heartbeat-interval",
+      String(SILENCE_S),
       ...(order.limitLoopback ? ["--limit-loopback", "--connection-rate", "50"] : []),
       ...(order.limitLoopback ? ["--connections-per-address", String(order.users * 2)] : []),
     ];

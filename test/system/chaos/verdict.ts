@@ -143,9 +143,23 @@ export class Verdict {
 
   tally(): Tally {
     const tally: Tally = {
-      ...{ accepted: 0, received: 0, refused: 0, unknown: 0, broadcasts: 0, heard: 0, blocks: 0 },
-      ...{ resumes: 0, logins: 0, saves: 0 },
-      ...{ lost: [], twice: [], disordered: [], faults: [], shownAgain: 0, neverKept: 0, overtaken: 0 },
+      accepted: 0,
+      received: 0,
+      refused: 0,
+      unknown: 0,
+      broadcasts: 0,
+      heard: 0,
+      blocks: 0,
+      resumes: 0,
+      logins: 0,
+      saves: 0,
+      lost: [],
+      twice: [],
+      disordered: [],
+      faults: [],
+      shownAgain: 0,
+      neverKept: 0,
+      overtaken: 0,
     };
     for (const { sent } of this.#logs.values()) for (const message of sent.values()) message.shown = false;
     for (const log of this.#logs.values()) this.#judgeShown(log, tally);

@@ -118,8 +118,13 @@ test.each(ATTACK_NAMES.map((name) => [name, ATTACKS[name].help]))("%s: %s", asyn
 
 test("whoever asks hostile clients that have ended hears so, and does not wait", async () => {
   const attackers = new Attackers({
-    ...{ attacks: [], users: [], hashed: [], ordinary: [], strength: 1 },
-    ...{ port: 1, tlsPort: 1 },
+    attacks: [],
+    users: [],
+    hashed: [],
+    ordinary: [],
+    strength: 1,
+    port: 1,
+    tlsPort: 1,
   });
   expect(await attackers.rest()).toEqual({ connects: 0, thrownOut: 0, bytes: 0 });
   await attackers.stop();

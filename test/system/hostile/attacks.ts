@@ -21,23 +21,19 @@ const ENDLESS = Buffer.alloc(64 << 10, "x");
  * ask it who it is, turn the writing around; that are no UTF-8; and that are not text at all.
  */
 const ESCAPES = [
-  ...[
-    "\x1b[2J\x1b[H",
-    "\x1b]0;root\x07",
-    "\x1b]52;c;cm0gLXJm\x07",
-    "\x1b[c\x1b[6n",
-    "\x9b31m",
-    "\x1bP$q\x1b\\",
-    "\x1bc",
-  ],
-  ...[
-    "\xe2\x80\xae txt.exe",
-    "\xff\xfe\xc0\x80",
-    "\xed\xa0\x80",
-    "\xf8\x88\x80\x80\x80",
-    "\0\b\b\b\b\x7f",
-    "a\rb\x0b\x0c",
-  ],
+  "\x1b[2J\x1b[H",
+  "\x1b]0;root\x07",
+  "\x1b]52;c;cm0gLXJm\x07",
+  "\x1b[c\x1b[6n",
+  "\x9b31m",
+  "\x1bP$q\x1b\\",
+  "\x1bc",
+  "\xe2\x80\xae txt.exe",
+  "\xff\xfe\xc0\x80",
+  "\xed\xa0\x80",
+  "\xf8\x88\x80\x80\x80",
+  "\0\b\b\b\b\x7f",
+  "a\rb\x0b\x0c",
   Array.from({ length: 200 }, (_, i) => String.fromCharCode(i === 10 || i === 124 || i === 126 ? 0 : i)).join(""),
 ].map((text) => Buffer.from(text, "latin1"));
 
@@ -71,7 +67,8 @@ export const ATTACKS = {
       const lists = Buffer.from("online\n".repeat(2_000));
       for (const [i, user] of deaf.entries())
         field.open({
-          ...{ user, options: i % 2 === 0 ? "" : " resumable" },
+          user,
+          options: i % 2 === 0 ? "" : " resumable",
           begins: (intruder) => {
             intruder.goDeaf();
             intruder.say(lists);
@@ -218,7 +215,8 @@ export const ATTACKS = {
         let received = 0;
         let confirmed = 0;
         field.visit({
-          ...{ user: third, options: " resumable" },
+          user: third,
+          options: " resumable",
           hears: (intruder, chunk) => {
             received += chunk.length;
             if (received < confirmed + (16 << 10)) return;

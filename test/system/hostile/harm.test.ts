@@ -7,9 +7,21 @@ const latency = (p99: number, count = 1): Latency => ({ count, p50: 1, p99, p999
 /** A slice in which the 99th percentile was so many µs, and so many of them before anything was sent. */
 function slice(p99: number, late = 0): Slice {
   return {
-    ...{ clients: 20, seconds: 1, accepted: 1, delivered: 1, server: null, busy: 0, stolen: 0, series: [] },
-    ...{ latency: latency(p99), last: latency(p99), lateness: latency(late) },
-    ...{ lost: 0, twice: 0, disordered: 0, dropped: 0 },
+    clients: 20,
+    seconds: 1,
+    accepted: 1,
+    delivered: 1,
+    server: null,
+    busy: 0,
+    stolen: 0,
+    series: [],
+    latency: latency(p99),
+    last: latency(p99),
+    lateness: latency(late),
+    lost: 0,
+    twice: 0,
+    disordered: 0,
+    dropped: 0,
   };
 }
 

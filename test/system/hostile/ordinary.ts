@@ -26,11 +26,22 @@ export class Ordinary {
 
   constructor(target: Target, { users, rate, broadcastEach, broadcasters, warmupMs, mayRefuse }: Talk) {
     const order: Order = {
-      ...{ dialect: "heartline", host: "127.0.0.1", port: target.port, pid: target.pid },
+      dialect: "heartline",
+      host: "127.0.0.1",
+      port: target.port,
+      pid: target.pid,
       users: users.map((name) => [name, PASSWORD]),
-      ...{ crowd: 0, window: 0, rate, payloadBytes: PAYLOAD_BYTES, beatMs: 0, warmupMs, measureMs: 0 },
+      crowd: 0,
+      window: 0,
+      rate,
+      payloadBytes: PAYLOAD_BYTES,
+      beatMs: 0,
+      warmupMs,
+      measureMs: 0,
       scenario: { help: "", messages: true, broadcasters, broadcastEach, aliveEach: 9, instead: null },
-      ...{ resumable: "half", loginsAtOnce: 64, mayRefuse },
+      resumable: "half",
+      loginsAtOnce: 64,
+      mayRefuse,
     };
     const isAnswer = (said: object): boolean => "slice" in said || "outcome" in said;
     this.#program = new Respondent("the ordinary users", "bench/load/swarm.ts", order, onCore(1), isAnswer);

@@ -23,7 +23,10 @@ export interface Trouble {
 const FULL_BYTES = 64 << 10;
 
 const NOTHING: Omit<Trouble, "help" | "attacks"> = {
-  ...{ options: [], descriptorsMax: null, isJudged: true, mayRefuse: false },
+  options: [],
+  descriptorsMax: null,
+  isJudged: true,
+  mayRefuse: false,
   begins: () => {},
   ends: () => {},
 };
@@ -48,7 +51,8 @@ const MACHINE = {
     ...NOTHING,
     help: "hoard while the disk is full: messages are refused or arrive; latencies are told, not judged",
     attacks: ["hoard"],
-    ...{ isJudged: false, mayRefuse: true },
+    isJudged: false,
+    mayRefuse: true,
     begins: (target) => target.limitFiles(FULL_BYTES),
     ends: (target) => target.limitFiles("unlimited"),
   },

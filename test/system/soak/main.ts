@@ -123,8 +123,15 @@ function rowOf({ atMs, resident, mapped, descriptors, sessions, slice, visits }:
   const wrong = WRONG.map((what) => digits(slice[what] + (what === "dropped" ? 0 : visits[what])));
   const core = server === null ? "-" : server.core.toFixed(2);
   return row([
-    ...[(atMs / 60_000).toFixed(2), megabytes(resident), megabytes(mapped), digits(descriptors), digits(sessions)],
-    ...[digits(Math.round(delivered)), digits(latency.p99 / 1000), core, ...wrong],
+    (atMs / 60_000).toFixed(2),
+    megabytes(resident),
+    megabytes(mapped),
+    digits(descriptors),
+    digits(sessions),
+    digits(Math.round(delivered)),
+    digits(latency.p99 / 1000),
+    core,
+    ...wrong,
   ]);
 }
 

@@ -13,7 +13,10 @@ const LENGTH_MS = 30 * 60_000;
 function findings(given: Partial<Findings> = {}): Findings {
   const delivery = { lost: 0, twice: 0, disordered: 0, faults: [] };
   return {
-    ...{ lengthMs: LENGTH_MS, marks: [200e6, 200e6, 200e6], complaints: [], isRunning: true },
+    lengthMs: LENGTH_MS,
+    marks: [200e6, 200e6, 200e6],
+    complaints: [],
+    isRunning: true,
     descriptors: { before: ["anon_inode:[eventpoll]", "socket"], after: ["anon_inode:[eventpoll]", "socket"] },
     ordinary: { ...delivery, dropped: 0 },
     visitors: delivery,

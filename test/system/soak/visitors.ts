@@ -155,7 +155,9 @@ class Visitor {
     const square = this.#square;
     for (;;) {
       const client = new ChatClient({
-        ...{ host: "127.0.0.1", port: square.proxy.port, session: "resumable" },
+        host: "127.0.0.1",
+        port: square.proxy.port,
+        session: "resumable",
         store: () => ({ load: () => this.#state, save: (state) => void (this.#state = state) }),
         onEvent: (event) => this.#hear(event),
         onRecovered: (_request, error) => this.#refused(error),
