@@ -295,8 +295,9 @@ export class Connection implements Accepted, Peer, Sink {
 
   flush(): void {
     if (this.gone) return;
-    if (this.#own !== null && this.#write(this.#own) && this.session !== null) this.#own = null;
+    if (this.#own !== null) this.#write(this.#own);
     if (this.session !== null) {
+      if (this.#own?.unsent === 0) this.#own = null; // Else its last lines are not safe yet, or the kernel is full.
       if (this.#own === null) this.#write(this.session.outbox);
       this.#all.chat.flushed(this.session);
     }
@@ -305,17 +306,13 @@ export class Connection implements Accepted, Peer, Sink {
     if (this.#backlogged) this.#pull();
   }
 
-  /** False when the kernel did not take everything. */
-  #write(stream: Outbox): boolean {
+  /** Writes what is safe, as far as the kernel takes it. */
+  #write(stream: Outbox): void {
     while (!this.#full && stream.peek()) {
       const taken = this.#send(stream.piece, stream.pieceStart, stream.pieceEnd - stream.pieceStart);
-      if (taken < 0) {
-        this.hangUp();
-        return false;
-      }
+      if (taken < 0) return this.hangUp();
       stream.took(taken);
     }
-    return !this.#full;
   }
 
   write(bytes: Buffer, start: number, count: number): number {

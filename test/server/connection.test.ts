@@ -149,6 +149,47 @@ class Wire {
   }
 }
 
+describe("the reply that begins a session, made while the disk syncs the turn before", () => {
+  /** What is said in the next turn is being synced until the promise resolves that this returns the end of. */
+  const slowDisk = (world: World): (() => Promise<void>) => {
+    const { promise, resolve } = Promise.withResolvers<void>();
+    const saves = world.saves;
+    world.saves = () => {
+      world.saves = saves;
+      return promise;
+    };
+    return () => {
+      resolve();
+      return world.later();
+    };
+  };
+
+  test("comes before the session's lines of that turn on the connection that resumes it", async () => {
+    const first = new Wire();
+    const [reply] = first.say("login alice secret resumable");
+    const token = reply!.split(" ")[1]!;
+    const second = new Wire({}, first.world, first.all);
+    const sync = slowDisk(first.world);
+    expect(first.say("message bob one")).toEqual([]);
+    expect(second.say(`resume ${token} 0`)).toEqual([]);
+    await sync();
+    expect(second.read()).toEqual(["ok 16", "ok stored"]);
+  });
+
+  test("comes after the refusal of the line before, and before the session's next lines", async () => {
+    const wire = new Wire();
+    const sync = slowDisk(wire.world);
+    expect(wire.say("alive")).toEqual([]);
+    expect(wire.say("login alice secret")).toEqual([]);
+    await sync();
+    expect([...wire.read(), ...wire.say("alive")]).toEqual([
+      expect.stringMatching(/^err not_logged_in/),
+      expect.stringMatching(/^ok token\d+ 35$/),
+      "ok",
+    ]);
+  });
+});
+
 describe("a connection over TLS whose bytes nobody takes", () => {
   const setUp = (isEncrypted: boolean): Wire => {
     const wire = new Wire({}, undefined, undefined, isEncrypted);
