@@ -96,9 +96,11 @@ try {
 } catch (error) {
   const usage = error instanceof UsageError;
   const known = [UsageError, CredentialsError, CertificateError, StoreError, ListenError];
-  if (!known.some((kind) => error instanceof kind)) throw error;
-  process.stderr.write(
-    `heartline: ${filterText((error as Error).message)}${usage ? " (--help lists the options)" : ""}\n`,
-  );
+  // Thrown on, a fault of ours would be survived like any other one, and a server that never ran would exit with 0.
+  if (known.some((kind) => error instanceof kind)) {
+    process.stderr.write(
+      `heartline: ${filterText((error as Error).message)}${usage ? " (--help lists the options)" : ""}\n`,
+    );
+  } else console.error(error);
   process.exit(usage ? 2 : 1);
 }

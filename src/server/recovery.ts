@@ -5,7 +5,7 @@ import { dirname, join, resolve } from "node:path";
 import { JOURNAL_SEGMENT_BYTES, SESSIONS_KEPT } from "../limits.ts";
 import { wordEnd } from "../protocol/ascii.ts";
 import { DataFolder } from "./data-folder.ts";
-import { type Durability, StoreError, openDatabase } from "./database.ts";
+import { type Durability, StoreError, asStoreError, openDatabase } from "./database.ts";
 import { Fact, FactReader } from "./fact.ts";
 import { Journal, segmentName, segmentsOf } from "./journal.ts";
 import { type Announced, RecordReader, SEQUENCE_SPAN, announced, hasKnownLength } from "./record.ts";
@@ -63,8 +63,7 @@ export function openStore(
   } catch (error) {
     database?.close();
     data.close();
-    if (error instanceof StoreError) throw error;
-    throw new StoreError(`the data folder ${path} cannot be used: ${(error as Error).message}`);
+    throw asStoreError(error, path);
   }
 }
 
