@@ -35,7 +35,7 @@ export class PipeReader {
   #unanswered = 0;
   readonly #shown: number[] = [];
   #fetching: Promise<void> = Promise.resolve();
-  #child: Bun.Subprocess<"ignore", "ignore", "pipe"> | null = null;
+  #child: Bun.Subprocess<"ignore", number, "pipe"> | null = null;
   #isCalm = false;
   #isStopped = false;
   fetches = 0;
