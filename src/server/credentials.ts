@@ -60,11 +60,7 @@ export function parseUsers(text: string, file: string): User[] {
     const bytes = Buffer.from(name);
     if (!isName(bytes, 0, bytes.length)) throw bad(`"${printable(name)}" cannot be a user name`);
     if (password === "" || rest.length > 0) throw bad("a line is a user, one space and a password without spaces");
-    // What cannot be decoded is not what anybody's client sends.
-    if (password.includes("\ufffd")) throw bad("the password is not UTF-8");
-    if (password.includes("\0")) throw bad("the password has a NUL byte");
-    if (Buffer.byteLength(password) > PASSWORD_BYTES_MAX) throw bad(TOO_LONG);
-    const fault = isHash(password) ? hashFault(password) : null;
+    const fault = passwordFault(password) ?? (isHash(password) ? hashFault(password) : null);
     if (fault !== null) throw bad(fault);
     if (lineOf.has(name)) throw bad(`the user ${name} stands in line ${lineOf.get(name)} already`);
     lineOf.set(name, index + 1);
@@ -78,6 +74,20 @@ function trimmed(line: string): string {
   let end = line.length;
   while (end > 0 && " \t\r".includes(line[end - 1]!)) end--;
   return line.slice(0, end);
+}
+
+export const PASSWORD_TOO_LONG = `a password has ${PASSWORD_BYTES_MAX} bytes at most, so that a login fits into a line`;
+/** U+FFFD stands for bytes that are not UTF-8. All other characters may be used, also spaces such as U+00A0. */
+const FORBIDDEN = /[ \p{Cc}\ufffd]/u;
+
+/**
+ * The reason why a password cannot be used, in words; null for one that can. The rule for passwords in the file and for
+ * new ones: a person can type them at a prompt, a line of the file can have them, and a login line has room for them.
+ */
+export function passwordFault(password: string): string | null {
+  if (password === "") return "a password cannot be empty";
+  if (FORBIDDEN.test(password)) return "a password has no spaces and no control characters, and is UTF-8";
+  return Buffer.byteLength(password) > PASSWORD_BYTES_MAX ? PASSWORD_TOO_LONG : null;
 }
 
 /** Those whose passwords stand there as they are. */
@@ -99,7 +109,6 @@ const LANE_KIB_MIN = 8;
 /** The variant, the cost, 16 bytes of salt and 23 of hash. */
 const BCRYPT = /^\$2[aby]\$(0[4-9]|[1-3]\d)\$[./A-Za-z0-9]{21}[.Oeu][./A-Za-z0-9]{30}[.CGKOSWaeimquy26]$/;
 
-const TOO_LONG = `a password has ${PASSWORD_BYTES_MAX} bytes at most, so that a login fits into a line`;
 const MALFORMED = "a password that begins with $ is a hash, and this is none that can be verified (argon2, bcrypt)";
 const COSTLY =
   `this hash takes too much: argon2 may have m=${HASH_KIB_MAX} and m*t=${HASH_WORK_KIB_MAX}, ` +
