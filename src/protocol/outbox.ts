@@ -200,7 +200,7 @@ export class Outbox implements Stream {
     if (this.#from < this.#to && this.#from < before) this.#fold();
   }
 
-  /** It has left the log: appends the last line, if there is one. Whatever is appended later is dropped. */
+  /** Appends the last line, if there is one; later lines are dropped. The stream has left the log before. */
   finish(line: Uint8Array | null): void {
     if (line !== null) this.append(line);
     this.#finished = true;

@@ -16,7 +16,7 @@ import { DATABASE, StoreError } from "./database.ts";
 import type { Journal } from "./journal.ts";
 import { lock } from "./kernel.ts";
 
-/** Earlier versions lock a database of this name, which is not needed any more. */
+/** Earlier versions lock a database of this name. */
 const FORMER_LOCK = "lock";
 
 /** Something that the data folder lost while the server runs, in words for people. */
@@ -112,7 +112,7 @@ export class DataFolder {
     try {
       now = readlinkSync(this.inside("."));
     } catch {
-      // Only Linux tells where it went.
+      // Only Linux gives the new path.
     }
     return { what, until: `it is back at ${this.path} (now it is ${now})`, fate: `are in ${now}` };
   }
