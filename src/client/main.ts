@@ -175,7 +175,7 @@ async function askUntilIn(
   client: ChatClient,
   screen: Screen,
   display: Display,
-  { user: givenUser, password: givenPassword, tls }: Options,
+  { user: givenUser, password: givenPassword, host, tls }: Options,
 ): Promise<void> {
   let user = givenUser;
   for (;;) {
@@ -190,7 +190,7 @@ async function askUntilIn(
     try {
       return await logIn(client, user, password, Number.POSITIVE_INFINITY, screen, display);
     } catch (error) {
-      const refusal = refused(error, user, tls);
+      const refusal = refused(error, user, host, tls);
       const { code } = error as ChatError;
       const asked = code === "wrong_password" ? givenPassword === null : givenUser === null;
       if (FINAL.includes(code) || !asked) throw new Exit(DID_NOT_GET_IN, refusal);
@@ -202,7 +202,7 @@ async function askUntilIn(
 
 /** With a script: one command after the other, each when the one before is answered. */
 async function follow(options: Options): Promise<void> {
-  const { user, password, tls } = options;
+  const { user, password, host, tls } = options;
   if (user === null || password === null) {
     throw new Exit(BAD_USAGE, "there is no terminal to ask on: give --user and HEARTLINE_PASSWORD");
   }
@@ -219,7 +219,7 @@ async function follow(options: Options): Promise<void> {
   const terminal = new Terminal(client, surface, display);
   await reach(client, options, surface, display);
   await logIn(client, user, password, SCRIPT_GIVES_UP_MS, surface, display).catch((error: unknown) => {
-    throw new Exit(DID_NOT_GET_IN, refused(error, user, tls));
+    throw new Exit(DID_NOT_GET_IN, refused(error, user, host, tls));
   });
   terminal.start();
   for await (const line of scriptLines(process.stdin, client.ended)) {
@@ -309,7 +309,7 @@ async function reach(
 ): Promise<void> {
   await client.connect().catch((error: unknown) => {
     if (error instanceof ChatError && error.code === "busy") return; // The login tries again.
-    throw new Exit(DID_NOT_GET_IN, `cannot reach ${formatAddress(host, port)}: ${explainUnreachable(error)}`);
+    throw new Exit(DID_NOT_GET_IN, `cannot reach ${formatAddress(host, port)}: ${explainUnreachable(error, host)}`);
   });
   if (tls !== false || client.isThisMachine) return;
   surface.fail(display.failure(`without --tls, others on the way to ${host} can read your password and all you say`));
@@ -330,11 +330,12 @@ function hasColors(output: NodeJS.WriteStream): boolean {
   return output.isTTY === true && !process.env.NO_COLOR && process.env.TERM !== "dumb";
 }
 
-function refused(error: unknown, user: string, tls: Options["tls"]): string {
+function refused(error: unknown, user: string, host: string, tls: Options["tls"]): string {
   if (!(error instanceof ChatError)) {
     const { code, syscall } = error as NodeJS.ErrnoException;
     if (syscall === undefined) throw error;
-    if (syscall !== "listen") throw new Exit(DID_NOT_GET_IN, `cannot reach the server: ${explainUnreachable(error)}`);
+    if (syscall !== "listen")
+      throw new Exit(DID_NOT_GET_IN, `cannot reach the server: ${explainUnreachable(error, host)}`);
     throw new Exit(DID_NOT_GET_IN, `cannot listen for private chats: ${code}; --listen chooses another port`);
   }
   switch (error.code) {

@@ -1,3 +1,5 @@
+import { isIPv6 } from "node:net";
+import { everyAddress } from "../net/host.ts";
 import { isName } from "../protocol/ascii.ts";
 import { ChatClient, ChatError, type ChatEvent } from "./client.ts";
 import { type Display, type Printable, printable } from "./display.ts";
@@ -202,9 +204,10 @@ export function explainEnd(reason: string): string {
   return `the session has ended: ${why}`;
 }
 
-/** Why no connection came about, in words for people. */
-export function explainUnreachable(error: unknown): string {
+/** Why no connection to that host came about, in words for people. */
+export function explainUnreachable(error: unknown, host: string): string {
   if (error instanceof ChatError) return error.detail;
+  if (isIPv6(host) && everyAddress() !== "::") return "this machine has no IPv6"; // The runtime gives ECONNREFUSED.
   const { code, message } = error as NodeJS.ErrnoException;
   if (code === "ECONNREFUSED") return "nobody listens there";
   if (code === "ENOTFOUND") return "there is no such host";

@@ -32,8 +32,8 @@ export function readCredentials(file: string, kind: InputKind = "any"): Credenti
   try {
     bytes = readInput(file, CREDENTIALS_BYTES_MAX, kind);
   } catch (error) {
-    const why = whyUnreadable(error);
-    throw new CredentialsError(`cannot read the credentials ${file}: ${why} (--credentials names another one)`);
+    const hint = kind === "any" ? " (--credentials names another one)" : ""; // A running server has its options.
+    throw new CredentialsError(`cannot read the credentials ${file}: ${whyUnreadable(error)}${hint}`);
   }
   return parseCredentials(bytes.toString(), file);
 }

@@ -46,5 +46,7 @@ function readAll(descriptor: number, bytesMax: number): Buffer | null {
 /** Why a file could not be read, in words. */
 export function whyUnreadable(error: unknown): string {
   const { code, message } = error as NodeJS.ErrnoException;
-  return code === "ENOENT" ? "there is no such file" : (code ?? message);
+  if (code === "ENOENT") return "there is no such file";
+  if (code === "EACCES") return "permission denied";
+  return code ?? message;
 }

@@ -69,7 +69,8 @@ async function main(): Promise<void> {
       `${plainCount} of ${users} passwords are plain text: bun run passwd --migrate ${config.credentials} hashes them`,
     );
   }
-  log.info(`${users} users; join with: bun run client 127.0.0.1 ${port}${plain === null ? " --tls" : ""}`);
+  const host = ["0.0.0.0", "::"].includes(config.host) ? "127.0.0.1" : config.host;
+  log.info(`${users} users; join with: npm run client -- ${host} ${port}${plain === null ? " --tls" : ""}`);
 }
 
 /** Does it, or says why not, and what follows. */

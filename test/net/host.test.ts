@@ -158,6 +158,14 @@ describe.skipIf(library === null)("on a kernel without IPv6", () => {
     await server.stop();
   });
 
+  test("a client says why it cannot reach ::1", async () => {
+    expect(await runWith({ input: "", env }, "src/client/main.ts", "::1", "6001", "--user", "columbia")).toEqual({
+      out: "",
+      err: "heartline: cannot reach [::1]:6001: this machine has no IPv6\n",
+      code: 1,
+    });
+  });
+
   test("a server listens at them with --host ::, and says why it cannot listen at ::1", async () => {
     const args = ["--port", "0", "--data", ":memory:", "--host"];
     process.env.LD_PRELOAD = env.LD_PRELOAD;

@@ -56,6 +56,15 @@ test("prints one line when it is ready, and logs to stderr only", async () => {
   expect(server.stderr).not.toContain("SAMPLE");
 });
 
+test.each([
+  ["0.0.0.0", "127.0.0.1"],
+  ["127.1", "127.0.0.1"],
+  ["127.0.0.2", "127.0.0.2"],
+])("a server that listens on %s logs the command that connects to %s", async (host, reached) => {
+  const server = start("--host", host, "--port", "0", "--credentials", USERS, "--data", ":memory:");
+  await server.logs(new RegExp(`join with: npm run client -- ${reached} ${await server.port()}\\b`));
+});
+
 test("warns loudly while the sample credentials are in use", async () => {
   const server = start("--host", "127.0.0.1", "--port", "0", "--data", ":memory:");
   await server.port();
