@@ -27,7 +27,7 @@ $XDG_STATE_HOME/heartline. Another client of the same user on this machine takes
   --no-listen       nowhere: you may ask others, and none can ask you
   --help            this page
 
-Exit code: 0 after a chat, 1 when you did not get in, 2 for a command line that cannot be meant,
+Exit code: 0 after a chat, 1 when you did not get in, 2 for an invalid command line,
 3 when the server or the network ended the session.
 `;
 

@@ -16,7 +16,7 @@ const ECHO_MS = 100;
 /** The least that the kernel takes. */
 const SLICE_MICROS = 100;
 
-/** The server as a program: 0 after an orderly stop, 1 when it cannot run, 2 when the command line cannot be meant. */
+/** The server as a program: 0 after an orderly stop, 1 when it cannot run, 2 for an invalid command line. */
 async function main(): Promise<void> {
   let reload = (_signal: NodeJS.Signals): void => {}; // Before it runs, all of that is still to be read.
   process.on("SIGHUP", (signal) => reload(signal));

@@ -20,7 +20,7 @@ change with kill -HUP <pid>. The file is credentials.txt unless you name another
   --migrate   hashes all passwords of the file that are plain text
   --help      this page
 
-Exit code: 0 when it is done, 1 when nothing was changed, 2 for a command line that cannot be meant.
+Exit code: 0 when it is done, 1 when nothing was changed, 2 for an invalid command line.
 `;
 
 /** Bun's defaults, named since README.md says what memory a login takes. */

@@ -4,7 +4,7 @@ import { networkInterfaces, tmpdir } from "node:os";
 import { join } from "node:path";
 import { ChatClient, type ChatEvent } from "heartline/client";
 import { HostError, formatAddress, isThisMachine, nameInCertificate, readHost, withZone } from "../../src/net/host.ts";
-import { ServerProcess, runWith } from "../support/process.ts";
+import { ServerProcess, run, runWith } from "../support/process.ts";
 import { PASSWORD, WireServer } from "../support/wire.ts";
 
 const folder = mkdtempSync(join(tmpdir(), "heartline-"));
@@ -119,6 +119,14 @@ test.each(["::1", "localhost"])("a callback session works when the server is rea
   expect(await heard.promise).toEqual({ kind: "message", from: "columbia", text: "hi" });
   await client.logout();
   await server.stop();
+});
+
+test.each([
+  ["fe80::1", "a link-local address needs its interface"],
+  ["fe80::1%nosuch0", "there is no such interface"],
+])("a server says why it cannot listen at %s", async (host, why) => {
+  const { err, code } = await run("src/server/main.ts", "--port", "0", "--data", ":memory:", "--host", host);
+  expect({ err, code }).toEqual({ err: expect.stringContaining(`cannot listen on [${host}]:0: ${why}`), code: 1 });
 });
 
 /** A library that, loaded first, makes the kernel look like one without IPv6; null where there is no C compiler. */

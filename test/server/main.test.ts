@@ -269,7 +269,7 @@ describe("says why it cannot run in one line on stderr, and exits with", () => {
     await (await login(port, "alice")).asks("message bob hi", "ok stored");
   });
 
-  test("2 when the command line cannot be meant", async () => {
+  test("2 for an invalid command line", async () => {
     await Promise.all([
       fails(serve("--nonsense"), 2, "nonsense", "--help"),
       fails(serve("extra"), 2, "extra"),
