@@ -58,7 +58,7 @@ const COMMANDS: Record<string, Command> = {
   },
   block: {
     usage: "block <user>",
-    help: "hears nothing from a user any more, who does not see you either",
+    help: "stops messages from a user, who no longer sees you",
     names: 1,
     text: false,
     run: async (client, user) => {
@@ -68,7 +68,7 @@ const COMMANDS: Record<string, Command> = {
   },
   unblock: {
     usage: "unblock <user>",
-    help: "takes that back",
+    help: "ends the block",
     names: 1,
     text: false,
     run: async (client, user) => {

@@ -105,7 +105,7 @@ export class DataFolder {
     const what = isMissing ? "the data folder is gone" : "the data folder was replaced by another one";
     const isDeleted = fstatSync(this.#descriptor).nlink === 0;
     if (isDeleted) {
-      const until = `the server is restarted; before, deleted files can be copied from /proc/${process.pid}/fd`;
+      const until = `the server is restarted; before that, deleted files can be copied from /proc/${process.pid}/fd`;
       return { what, until, fate: "are lost" };
     }
     let now = "elsewhere";
