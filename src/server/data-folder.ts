@@ -29,8 +29,8 @@ export interface Loss {
 }
 
 /**
- * The folder that holds everything durable: locked for this process, and checked now and then. When somebody deletes,
- * moves or replaces it or one of its files, writes go on to what is open and mapped, and none of them fails.
+ * The folder that holds everything durable: locked for this process, and checked once a second. When it or one of its
+ * files is deleted, moved or replaced, writes still go to the open and mapped files, and none of them fails.
  */
 export class DataFolder {
   readonly path: string;
