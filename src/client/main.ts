@@ -47,6 +47,7 @@ class Exit extends Error {
 
 interface Options {
   host: string;
+  typedHost: string;
   port: number;
   user: string | null;
   password: string | null;
@@ -107,7 +108,8 @@ function parseOptions(): Options | null {
     const password = process.env.HEARTLINE_PASSWORD ?? null;
     if (values.user !== undefined && !canBeName(values.user)) throw new Error(`"${values.user}" cannot be a user name`);
     const [user, callback] = [values.user ?? null, values.callback === true];
-    return { host: readHost(host), port: Number(port), user, password, callback, tls, listenPort };
+    const hosts = { host: readHost(host), typedHost: host };
+    return { ...hosts, port: Number(port), user, password, callback, tls, listenPort };
   } catch (error) {
     throw new Exit(BAD_USAGE, `${(error as Error).message.split(/\.\s/)[0]} (--help shows how)`);
   }
@@ -265,7 +267,7 @@ async function logOut(client: ChatClient): Promise<void> {
 
 /** A client that keeps what it needs to lose nothing and to show nothing twice, also when it is killed. */
 function newClient(
-  { host, port, tls, callback, listenPort }: Options,
+  { host, typedHost, port, tls, callback, listenPort }: Options,
   giveUpMs: number,
   surface: Surface,
   hears: Partial<ChatClientOptions>,
@@ -274,7 +276,7 @@ function newClient(
     const folder = stateFolder();
     const onFault = (why: string): void => surface.fail(printable(`cannot keep the session's state: ${why}`));
     try {
-      const file = new StateFile(folder, user, host, port, onFault);
+      const file = new StateFile(folder, user, host, port, onFault, typedHost);
       releaseState = () => file.release();
       await file.claim(() => {
         isTakenOver = true;
