@@ -60,7 +60,7 @@ export function parseUsers(text: string, file: string): User[] {
     const bytes = Buffer.from(name);
     if (!isName(bytes, 0, bytes.length)) throw bad(`"${printable(name)}" cannot be a user name`);
     if (password === "" || rest.length > 0) throw bad("a line is a user, one space and a password without spaces");
-    const fault = passwordFault(password) ?? (isHash(password) ? hashFault(password) : null);
+    const fault = passwordFault(password, false) ?? (isHash(password) ? hashFault(password) : null);
     if (fault !== null) throw bad(fault);
     if (lineOf.has(name)) throw bad(`the user ${name} stands in line ${lineOf.get(name)} already`);
     lineOf.set(name, index + 1);
@@ -77,16 +77,20 @@ function trimmed(line: string): string {
 }
 
 export const PASSWORD_TOO_LONG = `a password has ${PASSWORD_BYTES_MAX} bytes at most, so that a login fits into a line`;
-/** U+FFFD stands for bytes that are not UTF-8. All other characters may be used, also spaces such as U+00A0. */
-const FORBIDDEN = /[ \p{Cc}\ufffd]/u;
+/** U+FFFD stands for bytes that are not UTF-8. */
+const FORBIDDEN = /[ \0\ufffd]/;
+const FORBIDDEN_IN_NEW = /[ \p{Cc}\ufffd]/u;
 
 /**
- * The reason why a password cannot be used, in words; null for one that can. The rule for passwords in the file and for
- * new ones: a person can type them at a prompt, a line of the file can have them, and a login line has room for them.
+ * The reason why a password cannot be used, in words; null for one that can. All white space but the space may be used,
+ * such as U+00A0. A new password has no control characters, since people cannot type them at a prompt; files of earlier
+ * versions may have some.
  */
-export function passwordFault(password: string): string | null {
+export function passwordFault(password: string, isNew: boolean): string | null {
   if (password === "") return "a password cannot be empty";
-  if (FORBIDDEN.test(password)) return "a password has no spaces and no control characters, and is UTF-8";
+  if (isNew && FORBIDDEN_IN_NEW.test(password))
+    return "a password has no spaces and no control characters, and is UTF-8";
+  if (FORBIDDEN.test(password)) return "a password has no spaces and no NUL bytes, and is UTF-8";
   return Buffer.byteLength(password) > PASSWORD_BYTES_MAX ? PASSWORD_TOO_LONG : null;
 }
 

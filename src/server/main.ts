@@ -70,7 +70,8 @@ async function main(): Promise<void> {
     );
   }
   const host = ["0.0.0.0", "::"].includes(config.host) ? "127.0.0.1" : config.host;
-  log.info(`${users} users; join with: npm run client -- ${host} ${port}${plain === null ? " --tls" : ""}`);
+  const target = `${host} ${port}${plain === null ? " --tls" : ""}`;
+  log.info(`${users} users; join with: bun run client ${target}, or npm run client -- ${target}`);
 }
 
 /** Does it, or says why not, and what follows. */

@@ -75,7 +75,7 @@ async function setPassword(file: string, user: string): Promise<string> {
 async function askPassword(user: string): Promise<string> {
   if (process.stdin.isTTY) return askTwice(user);
   const password = await readLine(process.stdin);
-  const fault = password === null ? "there is no password on standard input" : passwordFault(password);
+  const fault = password === null ? "there is no password on standard input" : passwordFault(password, true);
   if (fault !== null) throw new CredentialsError(fault);
   return password!;
 }
@@ -121,7 +121,7 @@ async function askTwice(user: string): Promise<string> {
   try {
     for (;;) {
       const password = await ask(`New password for ${user}: `);
-      const fault = passwordFault(password);
+      const fault = passwordFault(password, true);
       if (fault === null && (await ask("Again: ")) === password) return password;
       stderr.write(`${fault ?? "these were two different passwords"}\n`);
     }

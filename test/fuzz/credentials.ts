@@ -56,7 +56,7 @@ function plainly(text: string): Credentials["users"] | number | null {
     if (parts === null || name.includes("..") || isAddress || users.has(name)) return index + 1;
     const password = parts[2]!;
     if (Buffer.byteLength(password) > 1024) return index + 1;
-    if ((password.startsWith("$") && password !== HASH) || /[\ufffd\p{Cc}]/u.test(password)) return index + 1;
+    if ((password.startsWith("$") && password !== HASH) || /[\ufffd\0]/.test(password)) return index + 1;
     users.set(name, password);
   }
   return users.size === 0 ? null : [...users].map(([name, password]) => ({ name, password }));

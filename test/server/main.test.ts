@@ -62,7 +62,7 @@ test.each([
   ["127.0.0.2", "127.0.0.2"],
 ])("a server that listens on %s logs the command that connects to %s", async (host, reached) => {
   const server = start("--host", host, "--port", "0", "--credentials", USERS, "--data", ":memory:");
-  await server.logs(new RegExp(`join with: npm run client -- ${reached} ${await server.port()}\\b`));
+  await server.logs(new RegExp(`join with: bun run client ${reached} ${await server.port()}, or npm`));
 });
 
 test("warns loudly while the sample credentials are in use", async () => {
