@@ -64,9 +64,10 @@ export const SERVER_LINE_BYTES_MAX = 1 << 20;
 
 /** A user name's bytes; a longer one is `bad_request`. */
 export const NAME_BYTES_MAX = 32;
-/** Bytes of a credentials file, and of a certificate or key: a larger file is refused. */
+/** Bytes of a credentials file, of a certificate or key, and of a client's authorities: a larger file is refused. */
 export const CREDENTIALS_BYTES_MAX = 64 << 20;
 export const CERTIFICATE_BYTES_MAX = 1 << 20;
+export const AUTHORITIES_BYTES_MAX = 16 << 20;
 /** A new password's bytes: with it, a login and all its options fit into a line. */
 export const PASSWORD_BYTES_MAX = 1024;
 /**

@@ -1,7 +1,8 @@
 import { X509Certificate } from "node:crypto";
-import { readFileSync } from "node:fs";
 import { parseArgs } from "node:util";
+import { readInput } from "../net/input-file.ts";
 import { onEndingSignal } from "../keyboard.ts";
+import { AUTHORITIES_BYTES_MAX } from "../limits.ts";
 import { formatAddress, readHost } from "../net/host.ts";
 import { ChatClient, type ChatClientOptions, ChatError } from "./client.ts";
 import { Display, type Printable, printable, rendered } from "./display.ts";
@@ -118,9 +119,10 @@ function parseOptions(): Options | null {
 function readAuthorities(file: string): string {
   let ca: string;
   try {
-    ca = readFileSync(file, "utf8");
+    ca = readInput(file, AUTHORITIES_BYTES_MAX, "any").toString();
   } catch (error) {
-    throw new Error(`cannot read --ca ${file}: ${(error as NodeJS.ErrnoException).code}`);
+    const { code, message } = error as NodeJS.ErrnoException;
+    throw new Error(`cannot read --ca ${file}: ${code ?? message}`);
   }
   try {
     new X509Certificate(ca);

@@ -1,7 +1,7 @@
 import { X509Certificate, createPrivateKey } from "node:crypto";
 import { createSecureContext } from "node:tls";
 import { CERTIFICATE_BYTES_MAX } from "../limits.ts";
-import { type InputKind, readInput, whyUnreadable } from "./input-file.ts";
+import { type InputKind, readInput, whyUnreadable } from "../net/input-file.ts";
 
 /** What a server shows of itself over TLS: PEM, as they stand in their files. */
 export interface Certificate {

@@ -6,7 +6,7 @@ import {
   PASSWORD_BYTES_MAX,
 } from "../limits.ts";
 import { isName } from "../protocol/ascii.ts";
-import { type InputKind, readInput, whyUnreadable } from "./input-file.ts";
+import { type InputKind, readInput, whyUnreadable } from "../net/input-file.ts";
 
 /** The sample file's first line. Whoever makes the file their own deletes it, and with it the warning. */
 export const SAMPLE_MARK = "# SAMPLE: everybody knows these passwords.";
