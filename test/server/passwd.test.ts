@@ -136,12 +136,10 @@ test.each([
   ["a no-break space at its end", "x\u00a0"],
   ["an ideographic space at its end", "x\u3000"],
   ["a line separator inside", "x\u2028y"],
-  ["a byte order mark at its end", "x\ufeff"],
-])("a password with %s that the file may have can be set and hashed", async (_what, password) => {
-  const file = newFile(`alice ${password}\n`);
-  expect(await passwd("--migrate", file)).toMatchObject({ err: "", code: 0 });
-  expect(await setsPassword(`${password}\n`, file, "bob")).toMatchObject({ err: "", code: 0 });
-  for (const user of ["alice", "bob"]) expect(await Bun.password.verify(password, hashOf(file, user))).toBe(true);
+])("a password with %s is set as a whole", async (_what, password) => {
+  const file = newFile();
+  expect(await setsPassword(`${password}\n`, file, "alice")).toMatchObject({ err: "", code: 0 });
+  expect(await Bun.password.verify(password, hashOf(file, "alice"))).toBe(true);
 });
 
 test("several at once lose nothing of one another", async () => {
