@@ -1,7 +1,7 @@
 import { closeSync, openSync } from "node:fs";
 import { parseArgs } from "node:util";
 
-/** A command line that cannot be meant. */
+/** An invalid command line. */
 export class UsageError extends Error {}
 
 type Values = Partial<Record<string, string | boolean>>;
@@ -75,7 +75,7 @@ export class CommandLine<Name extends string> {
 }
 
 /**
- * Runs a program of the benchmark: `--help` prints its page, a command line that cannot be meant is one line and exit
+ * Runs a program of the benchmark: `--help` prints its page, an invalid command line gives one line and exit
  * code 2, a failure of a known kind one line and 1; else `main` says what the code is.
  */
 export async function runProgram<Name extends string>(

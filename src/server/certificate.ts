@@ -1,7 +1,7 @@
 import { X509Certificate, createPrivateKey } from "node:crypto";
 import { createSecureContext } from "node:tls";
 import { CERTIFICATE_BYTES_MAX } from "../limits.ts";
-import { type InputKind, readInput, whyUnreadable } from "./input-file.ts";
+import { type InputKind, readInput, whyUnreadable } from "../net/input-file.ts";
 
 /** What a server shows of itself over TLS: PEM, as they stand in their files. */
 export interface Certificate {
@@ -16,8 +16,8 @@ export interface Certificate {
 export class CertificateError extends Error {}
 
 /**
- * Reads a certificate, with what stands behind it in its chain, and its key: from any kind of file at the start, from
- * regular files while the server runs. Throws CertificateError.
+ * Reads a certificate, with the rest of its chain, and its key: from any kind of file at the start, from regular files
+ * while the server runs. Throws CertificateError.
  */
 export function readCertificate(chainFile: string, keyFile: string, kind: InputKind = "any"): Certificate {
   const [chain, key] = [read(chainFile, kind), read(keyFile, kind)];

@@ -30,7 +30,7 @@ export interface TlsConfig {
   port: number | null;
 }
 
-/** A command line that cannot be meant. */
+/** An invalid command line. */
 export class UsageError extends Error {}
 
 interface Option {
@@ -74,7 +74,7 @@ const LIMITS: Record<Exclude<keyof Limits, "limitsLoopback">, LimitOption> = {
   connectionsPerSecondMax: count("connection-rate", 0, "new ones a second and address, 0 for any"),
   loginMs: {
     ...count("login-time", 0.1, "how long one may be without a session", 86_400),
-    ...{ isWhole: false, unit: 1000 },
+    ...{ value: "<seconds>", isWhole: false, unit: 1000 },
   },
   failedLoginsPerMinuteMax: count("login-failures", 0, "logins that fail a minute and address, 0 for any"),
   requestsPerSecondMax: {

@@ -13,7 +13,7 @@ import {
 } from "node:fs";
 import { CREDENTIALS_BYTES_MAX } from "../limits.ts";
 import { CredentialsError, type User, parseUsers } from "./credentials.ts";
-import { readInput, whyUnreadable } from "./input-file.ts";
+import { readInput, whyUnreadable } from "../net/input-file.ts";
 
 /** How often, and after what pauses, the end of somebody else's change is waited for: one takes milliseconds. */
 const TRIES = 40;

@@ -16,7 +16,7 @@ const ECHO_MS = 100;
 /** The least that the kernel takes. */
 const SLICE_MICROS = 100;
 
-/** The server as a program: 0 after an orderly stop, 1 when it cannot run, 2 when the command line cannot be meant. */
+/** The server as a program: 0 after an orderly stop, 1 when it cannot run, 2 for an invalid command line. */
 async function main(): Promise<void> {
   let reload = (_signal: NodeJS.Signals): void => {}; // Before it runs, all of that is still to be read.
   process.on("SIGHUP", (signal) => reload(signal));
@@ -69,7 +69,9 @@ async function main(): Promise<void> {
       `${plainCount} of ${users} passwords are plain text: bun run passwd --migrate ${config.credentials} hashes them`,
     );
   }
-  log.info(`${users} users; join with: bun run client 127.0.0.1 ${port}${plain === null ? " --tls" : ""}`);
+  const host = ["0.0.0.0", "::"].includes(config.host) ? "127.0.0.1" : config.host;
+  const target = `${host} ${port}${plain === null ? " --tls" : ""}`;
+  log.info(`${users} users; join with: bun run client ${target}, or npm run client -- ${target}`);
 }
 
 /** Does it, or says why not, and what follows. */

@@ -115,7 +115,7 @@ export class Recovery {
   readonly #seed: number;
   /** Everything up to this record rests in SQLite. */
   readonly #settled: number;
-  /** Null when no file says it. */
+  /** Null without the file `last`. */
   readonly #announced: Announced | null;
   readonly #confirmed = new Map<string, number>();
   readonly #received = new Map<number, number>();
@@ -193,7 +193,7 @@ export class Recovery {
     this.#database.run("COMMIT");
   }
 
-  /** Sessions that the last run did not end are over. Without a journal nobody knows how far they came. */
+  /** Ends the sessions that the last run did not end; without a journal they are deleted, their positions unknown. */
   #endSessions(): void {
     this.#run("DELETE FROM sessions WHERE received < 0");
     const count = this.#run("UPDATE sessions SET ended_ms = ? WHERE ended_ms IS NULL", this.#options.unixMs);
