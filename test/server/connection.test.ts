@@ -666,6 +666,19 @@ describe("the rate of requests", () => {
     expect(clients.connect("192.0.2.2").say("login bob secret")[0]).toMatch(/^ok /);
   });
 
+  test("of an address is shared by its connections in turn, so that one with many requests keeps no other out", () => {
+    const clients = new Clients({ ...LIMIT, badLinesMax: 0 });
+    const crowd = clients.connect();
+    crowd.feed("alive\n".repeat(2000));
+    for (let i = 0; i < 10; i++) {
+      const wire = clients.connect();
+      wire.feed(`login u${i} secret\n`);
+      clients.world.pass(500);
+      expect(wire.read()[0]).toMatch(/^ok /);
+    }
+    expect(crowd.read().length).toBeWithin(30, 61);
+  });
+
   test("of connections without a session is each one's own on this machine, unless it is to be limited as well", () => {
     for (const limitsLoopback of [false, true]) {
       const clients = new Clients({ ...LIMIT, limitsLoopback });
