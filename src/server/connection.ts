@@ -230,6 +230,7 @@ export class Connection implements Accepted, Peer, Sink {
     this.#pulling = true;
     const received = this.session?.received;
     let left = REQUESTS_PER_TURN;
+    this.#allowance.save(this.#all.limits.requestsPerSecondMax, this.#all.wheel.nowMs);
     while (!this.#closing && !this.#unanswered && !this.#waits && !this.#mustWait() && this.#reader.next()) {
       this.#heardMs = this.#all.wheel.nowMs;
       if (!this.#reserved) this.#allowance.tokens--;

@@ -584,6 +584,18 @@ describe("the rate of requests", () => {
     expect(done).toBeWithin(1, ALLOWED + 1);
   });
 
+  test("lets those who said nothing for long say a second's requests at once, and no more", () => {
+    const clients = new Clients();
+    const plain = clients.connect();
+    plain.say("login alice secret");
+    const token = clients.connect().say("login bob secret callback=5000")[0]!.split(" ")[1];
+    clients.world.pass(20_000);
+    const plainAtOnce = plain.say(...Array<string>(100).fill("alive")).filter((line) => line === "ok").length;
+    const wires = Array.from({ length: 100 }, () => clients.connect());
+    const callbackAtOnce = wires.filter((wire) => wire.say(`as ${token} alive`)[0] === "ok 0").length;
+    expect([plainAtOnce, callbackAtOnce]).toEqual([10, 10]);
+  });
+
   test("holds for logins alone, and nothing of them is refused", () => {
     const clients = new Clients();
     const wires: Wire[] = [];
