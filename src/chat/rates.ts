@@ -36,6 +36,7 @@ export class Rates {
    */
   take(account: Account, peer: Peer, act: () => void): void {
     const allowance = this.of(account);
+    allowance.save(this.#perSecond, this.#wheel.nowMs);
     peer.refund();
     peer.pause();
     if (allowance.delayed.length > 0) this.#dropGone(allowance);

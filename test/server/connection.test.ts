@@ -625,6 +625,18 @@ describe("the rate of requests", () => {
     expect(done).toBeWithin(1, ALLOWED + 1);
   });
 
+  test("lets those who said nothing for long say a second's requests at once, and no more", () => {
+    const clients = new Clients();
+    const plain = clients.connect();
+    plain.say("login alice secret");
+    const token = clients.connect().say("login bob secret callback=5000")[0]!.split(" ")[1];
+    clients.world.pass(20_000);
+    const plainAtOnce = plain.say(...Array<string>(100).fill("alive")).filter((line) => line === "ok").length;
+    const wires = Array.from({ length: 100 }, () => clients.connect());
+    const callbackAtOnce = wires.filter((wire) => wire.say(`as ${token} alive`)[0] === "ok 0").length;
+    expect([plainAtOnce, callbackAtOnce]).toEqual([10, 10]);
+  });
+
   test("holds for logins alone, and nothing of them is refused", () => {
     const clients = new Clients();
     const wires: Wire[] = [];
@@ -705,6 +717,19 @@ describe("the rate of requests", () => {
     });
     expect(done).toBeWithin(50, ALLOWED + 1);
     expect(clients.connect("192.0.2.2").say("login bob secret")[0]).toMatch(/^ok /);
+  });
+
+  test("of an address is shared by its connections in turn, so that one with many requests keeps no other out", () => {
+    const clients = new Clients({ ...LIMIT, badLinesMax: 0 });
+    const crowd = clients.connect();
+    crowd.feed("alive\n".repeat(2000));
+    for (let i = 0; i < 10; i++) {
+      const wire = clients.connect();
+      wire.feed(`login u${i} secret\n`);
+      clients.world.pass(500);
+      expect(wire.read()[0]).toMatch(/^ok /);
+    }
+    expect(crowd.read().length).toBeWithin(30, 61);
   });
 
   test("of connections without a session is each one's own on this machine, unless it is to be limited as well", () => {
