@@ -72,7 +72,7 @@ export class CommandLine<Name extends string> {
 }
 
 /**
- * Runs a program of the benchmark: `--help` prints its page, a command line that cannot be meant is one line and exit
+ * Runs a program of the benchmark: `--help` prints its page, an invalid command line gives one line and exit
  * code 2, a failure of a known kind one line and 1; else `main` says what the code is.
  */
 export async function runProgram<Name extends string>(

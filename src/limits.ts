@@ -64,9 +64,10 @@ export const SERVER_LINE_BYTES_MAX = 1 << 20;
 
 /** A user name's bytes; a longer one is `bad_request`. */
 export const NAME_BYTES_MAX = 32;
-/** Bytes of a credentials file, and of a certificate or key: a larger file is refused. */
+/** Bytes of a credentials file, of a certificate or key, and of a client's authorities: a larger file is refused. */
 export const CREDENTIALS_BYTES_MAX = 64 << 20;
 export const CERTIFICATE_BYTES_MAX = 1 << 20;
+export const AUTHORITIES_BYTES_MAX = 16 << 20;
 /** A new password's bytes: with it, a login and all its options fit into a line. */
 export const PASSWORD_BYTES_MAX = 1024;
 /**
@@ -105,12 +106,12 @@ export const SPARE_MS = 8_192;
 /** When the process has grown by so much, its young garbage is collected; it is looked at so often. */
 export const GARBAGE_BYTES_MAX = 16 << 20;
 export const GARBAGE_MS = 1_024;
-/** Ended sessions of a user that are kept, whatever the clock says: what they had carried is not delivered twice. */
+/** Ended sessions of a user that are kept, whatever their age: messages that they delivered do not come twice. */
 export const SESSIONS_KEPT = 8;
 /**
- * What a call of a callback session's client gets to connect, to say `ready`, and to take the delivery; a delivery gets
- * more time by its length, at a rate that any link has. A call that fails is made again after a pause, which grows from
- * and to these, with half as many bytes.
+ * Time that a call of a callback session's client has for each step: to connect, to answer `ready`, and to take the
+ * delivery, which has more time by its length, at a rate that any link has. A call that fails is repeated after a
+ * pause, which grows between these bounds, with half as many bytes.
  */
 export const CALLBACK_DEADLINE_MS = 5_000;
 export const CALLBACK_BYTES_PER_SECOND_MIN = 2 << 10;
@@ -132,7 +133,7 @@ export const LEFT_OVER_PER_TURN = 64;
 export const SKIPPED_BYTES_PER_REQUEST = 256;
 /** A broadcast counts as one request more for so many users that it goes to, since each of them costs a send. */
 export const RECEIVERS_PER_REQUEST = 10;
-/** `online` counts as one request more for so many names, since the whole list is copied and sent. */
+/** For each NAMES_PER_REQUEST names `online` counts as one request more, since the whole list is copied and sent. */
 export const NAMES_PER_REQUEST = 100;
 /** Bytes that the kernel has not taken; beyond them the connection's requests wait, unread, until it takes some. */
 export const UNSENT_BYTES_MAX = 256 << 10;
@@ -150,9 +151,9 @@ export const BROADCAST_LOG_BYTES_MAX = 8 << 20;
 
 /** Bytes of messages that move from sessions to mailboxes in one turn; the rest follows in the next ones. */
 export const MOVED_BYTES_PER_TURN = 16 << 10;
-/** A shorter message counts as so many, since the store has a row for each. */
+/** A shorter message counts as this many bytes, since the store has a row for each. */
 export const MOVED_BYTES_MIN = 64;
-/** Of one user at a time, when several wait for theirs. */
+/** The part of that for one user at a time, while several wait. */
 export const MOVED_BYTES_SHARE = 4 << 10;
 
 /** A segment of the journal; a longer record gets a longer one of its own. */

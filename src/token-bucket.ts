@@ -17,10 +17,15 @@ export class TokenBucket {
     this.#atMs = nowMs;
   }
 
+  /** Adds what was earned before something is taken, or what was saved then would be saved again. */
+  save(perSecond: number, nowMs: number): void {
+    if (nowMs !== this.#atMs) this.earn(perSecond, tokensMax(perSecond), nowMs);
+  }
+
   /** Milliseconds until there is a whole token besides those that are `reserved`; 0 when there is one. */
   waitMs(perSecond: number, nowMs: number, reserved = 0): number {
     if (this.tokens + reserved >= 1) return 0;
-    this.earn(perSecond, tokensMax(perSecond), nowMs);
+    this.save(perSecond, nowMs);
     return Math.max(0, ((1 - reserved - this.tokens) * 1000) / perSecond);
   }
 }

@@ -30,7 +30,7 @@ test.each([
     ["--target", "luck"],
     /^fuzz: --target takes line-reader, .* or proxy-header, not "luck" \(--help lists the options\)\n$/,
   ],
-])("a command line that cannot be meant is refused with the reason: %j", async (args, reason) => {
+])("an invalid command line is refused with the reason: %j", async (args, reason) => {
   const { code, out, err } = await fuzz(...args);
   expect({ code, out }).toEqual({ code: 2, out: "" });
   if (typeof reason === "string") expect(err).toBe(`fuzz: ${reason} (--help lists the options)\n`);

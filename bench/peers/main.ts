@@ -39,7 +39,7 @@ ${WORKS.map(({ name, group, title }) => `                         ${group.padEnd
   --json <file>        writes all figures there, for bench:report
   --help               this page
 
-Exit code: 0, 1 when no peer could be measured or this server lost something, 2 for a command line that cannot be meant.
+Exit code: 0, 1 when no peer could be measured or this server lost something, 2 for an invalid command line.
 `;
 
 function chosen<T>(given: string | null, otherwise: string[], what: string, find: (name: string) => T[]): T[] {

@@ -15,9 +15,9 @@ interface Standing {
 }
 
 /**
- * What is limited by source address, since users and connections cost a stranger nothing: connections at once, new ones
- * a second, requests without a session, and logins that fail, whoever they name. This machine is exempt unless it is
- * told not to be. Addresses are forgotten when all that they may do is allowed again.
+ * Limits for each source address: connections at once, new connections a second, requests without a session, and failed
+ * logins of any user. The server's own machine is exempt unless `limitsLoopback` is set. An address is forgotten when
+ * its budgets are full again.
  */
 export class Addresses {
   readonly #wheel: TimerWheel;
@@ -83,8 +83,8 @@ export class Addresses {
   }
 
   /**
-   * What connections from there without a session may still ask for, all together, or opening another one would be
-   * worth a second's requests. For an exempt address each has its own.
+   * The request budget of all connections from there without a session. It is shared, or each new connection would
+   * bring a second's worth of requests. At an exempt address each connection has its own.
    */
   requests(address: string): TokenBucket {
     return this.#isExempt(address) ? this.#newRequests() : this.#standing(source(address)).requests;

@@ -32,8 +32,8 @@ export function readCredentials(file: string, kind: InputKind = "any"): Credenti
   try {
     bytes = readInput(file, CREDENTIALS_BYTES_MAX, kind);
   } catch (error) {
-    const why = whyUnreadable(error);
-    throw new CredentialsError(`cannot read the credentials ${file}: ${why} (--credentials names another one)`);
+    const hint = kind === "any" ? " (--credentials names another one)" : ""; // A running server has its options.
+    throw new CredentialsError(`cannot read the credentials ${file}: ${whyUnreadable(error)}${hint}`);
   }
   return parseCredentials(bytes.toString(), file);
 }
@@ -60,11 +60,7 @@ export function parseUsers(text: string, file: string): User[] {
     const bytes = Buffer.from(name);
     if (!isName(bytes, 0, bytes.length)) throw bad(`"${printable(name)}" cannot be a user name`);
     if (password === "" || rest.length > 0) throw bad("a line is a user, one space and a password without spaces");
-    // What cannot be decoded is not what anybody's client sends.
-    if (password.includes("\ufffd")) throw bad("the password is not UTF-8");
-    if (password.includes("\0")) throw bad("the password has a NUL byte");
-    if (Buffer.byteLength(password) > PASSWORD_BYTES_MAX) throw bad(TOO_LONG);
-    const fault = isHash(password) ? hashFault(password) : null;
+    const fault = passwordFault(password, false) ?? (isHash(password) ? hashFault(password) : null);
     if (fault !== null) throw bad(fault);
     if (lineOf.has(name)) throw bad(`the user ${name} stands in line ${lineOf.get(name)} already`);
     lineOf.set(name, index + 1);
@@ -78,6 +74,24 @@ function trimmed(line: string): string {
   let end = line.length;
   while (end > 0 && " \t\r".includes(line[end - 1]!)) end--;
   return line.slice(0, end);
+}
+
+export const PASSWORD_TOO_LONG = `a password has ${PASSWORD_BYTES_MAX} bytes at most, so that a login fits into a line`;
+/** U+FFFD stands for bytes that are not UTF-8. */
+const FORBIDDEN = /[ \0\ufffd]/;
+const FORBIDDEN_IN_NEW = /[ \p{Cc}\ufffd]/u;
+
+/**
+ * The reason why a password cannot be used, in words; null for one that can. All white space but the space may be used,
+ * such as U+00A0. A new password has no control characters, since people cannot type them at a prompt; files of earlier
+ * versions may have some.
+ */
+export function passwordFault(password: string, isNew: boolean): string | null {
+  if (password === "") return "a password cannot be empty";
+  if (isNew && FORBIDDEN_IN_NEW.test(password))
+    return "a password has no spaces and no control characters, and is UTF-8";
+  if (FORBIDDEN.test(password)) return "a password has no spaces and no NUL bytes, and is UTF-8";
+  return Buffer.byteLength(password) > PASSWORD_BYTES_MAX ? PASSWORD_TOO_LONG : null;
 }
 
 /** Those whose passwords stand there as they are. */
@@ -99,7 +113,6 @@ const LANE_KIB_MIN = 8;
 /** The variant, the cost, 16 bytes of salt and 23 of hash. */
 const BCRYPT = /^\$2[aby]\$(0[4-9]|[1-3]\d)\$[./A-Za-z0-9]{21}[.Oeu][./A-Za-z0-9]{30}[.CGKOSWaeimquy26]$/;
 
-const TOO_LONG = `a password has ${PASSWORD_BYTES_MAX} bytes at most, so that a login fits into a line`;
 const MALFORMED = "a password that begins with $ is a hash, and this is none that can be verified (argon2, bcrypt)";
 const COSTLY =
   `this hash takes too much: argon2 may have m=${HASH_KIB_MAX} and m*t=${HASH_WORK_KIB_MAX}, ` +

@@ -107,7 +107,7 @@ export class Lockouts {
     return true;
   }
 
-  /** The clock was set: how long each of them still lasts is told again, to be kept as a time of the new clock. */
+  /** The wall clock was set: reports the remaining time of each lockout, to be stored as a time of the new clock. */
   clockWasSet(): void {
     for (const record of this.#records.values()) {
       const leftMs = record.untilMs - this.#wheel.nowMs;

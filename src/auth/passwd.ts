@@ -1,15 +1,14 @@
-import { isUtf8 } from "node:buffer";
 import { createInterface } from "node:readline";
 import { Writable } from "node:stream";
 import { parseArgs } from "node:util";
 import { filterText } from "../display-filter.ts";
 import { keyboard, onEndingSignal } from "../runtime/keyboard.ts";
-import { LINE_BYTES_MAX, PASSWORD_BYTES_MAX } from "../limits.ts";
+import { LINE_BYTES_MAX } from "../limits.ts";
 import { isName } from "../protocol/ascii.ts";
 import { LineReader } from "../protocol/line-reader.ts";
 import { UsageError, usageError } from "../usage-error.ts";
 import { changePasswords, readUsers } from "./credentials-file.ts";
-import { CredentialsError, plainUsers } from "./credentials.ts";
+import { CredentialsError, PASSWORD_TOO_LONG, passwordFault, plainUsers } from "./credentials.ts";
 
 const USAGE = `Usage: bun run passwd [file] <user>
        bun run passwd --migrate [file]
@@ -21,7 +20,7 @@ change with kill -HUP <pid>. The file is credentials.txt unless you name another
   --migrate   hashes all passwords of the file that are plain text
   --help      this page
 
-Exit code: 0 when it is done, 1 when nothing was changed, 2 for a command line that cannot be meant.
+Exit code: 0 when it is done, 1 when nothing was changed, 2 for an invalid command line.
 `;
 
 /** Bun's defaults, named since README.md says what memory a login takes. */
@@ -76,7 +75,7 @@ async function setPassword(file: string, user: string): Promise<string> {
 async function askPassword(user: string): Promise<string> {
   if (process.stdin.isTTY) return askTwice(user);
   const password = await readLine(process.stdin);
-  const fault = password === null ? "there is no password on standard input" : passwordFault(password);
+  const fault = password === null ? "there is no password on standard input" : passwordFault(password, true);
   if (fault !== null) throw new CredentialsError(fault);
   return password!;
 }
@@ -85,10 +84,8 @@ async function askPassword(user: string): Promise<string> {
 async function readLine(input: AsyncIterable<Buffer>): Promise<string | null> {
   const reader = new LineReader(LINE_BYTES_MAX);
   const lineOf = ({ bytes, start, end, tooLong }: LineReader): string => {
-    if (tooLong) throw new CredentialsError(TOO_LONG);
-    const line = Buffer.from(bytes.subarray(start, end));
-    if (!isUtf8(line)) throw new CredentialsError(FORBIDDEN);
-    return line.toString();
+    if (tooLong) throw new CredentialsError(PASSWORD_TOO_LONG);
+    return Buffer.from(bytes.subarray(start, end)).toString();
   };
   for await (const chunk of input) {
     reader.feed(chunk);
@@ -124,23 +121,13 @@ async function askTwice(user: string): Promise<string> {
   try {
     for (;;) {
       const password = await ask(`New password for ${user}: `);
-      const fault = passwordFault(password);
+      const fault = passwordFault(password, true);
       if (fault === null && (await ask("Again: ")) === password) return password;
       stderr.write(`${fault ?? "these were two different passwords"}\n`);
     }
   } finally {
     readline.close();
   }
-}
-
-const FORBIDDEN = "a password has no spaces and no control characters, and is UTF-8";
-const TOO_LONG = `a password has ${PASSWORD_BYTES_MAX} bytes at most`;
-
-/** Why nobody could log in with it. */
-function passwordFault(password: string): string | null {
-  if (password === "") return "a password cannot be empty";
-  if (/[\s\p{Cc}\ufffd]/u.test(password)) return FORBIDDEN;
-  return Buffer.byteLength(password) > PASSWORD_BYTES_MAX ? TOO_LONG : null;
 }
 
 async function migrate(file: string): Promise<string> {

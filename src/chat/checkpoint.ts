@@ -4,17 +4,17 @@ import type { Mailbox } from "./mailbox.ts";
 import type { Account, Session } from "./session.ts";
 import type { ChatStore } from "./store.ts";
 
-/** Each visit to a user counts as at least this many bytes, since the store is told of each. */
+/** Each visit to a user counts as at least this many bytes, since each costs the store a write. */
 const SESSION_BYTES = 256;
 
 /**
  * Moves messages to and from the mailboxes, a bounded number of bytes in each turn, so that no turn is long: to them,
- * what ended sessions leave, what a session holds that is about to be replaced, and what nobody has confirmed for long,
- * so that the store may forget its oldest records; from them, what waits for users who are online.
+ * messages of ended sessions, of sessions that are about to be replaced, and those that have been unconfirmed for long,
+ * so that the store may forget its oldest records; from them, messages that wait for users who are online.
  *
- * Users take turns (round robin): each visit moves a share, then the user goes to the end of the queue. So nobody's
- * mail delays the login or the mailbox of another for longer than one round. While the disk is behind, only what
- * somebody waits for goes on, with one share a turn: logins, and mail that a client's next request comes behind.
+ * Users take turns (round robin): each visit moves a share, then the user goes to the end of the queue. So the
+ * mail of one user delays the login or the mailbox of another for one round at most. While the disk is behind, only
+ * urgent users are visited, with one share a turn: a login waits for the move, or a client's next request does.
  */
 export class Checkpoint {
   readonly #accounts: Accounts;
@@ -24,7 +24,7 @@ export class Checkpoint {
   readonly #report: (error: unknown) => void;
   /** Users with something to move, in the order of their next visits. */
   readonly #queue = new Set<Account>();
-  /** Those of them who wait for it, in the same order. */
+  /** The urgent ones among them, in the same order. */
   readonly #urgent = new Set<Account>();
   /** Logins that wait until what their user's earlier sessions hold is in the mailbox. */
   readonly #logins = new Map<Account, (() => void)[]>();
@@ -51,8 +51,8 @@ export class Checkpoint {
   }
 
   /**
-   * What was confirmed leaves the mailbox, and the next portion is fed, as far as there is room for it: at once, or in
-   * the next turns.
+   * Drops confirmed messages from the mailbox and feeds the next portion for which there is room: at once, or in the
+   * next turns.
    */
   feed(session: Session): void {
     this.#mailbox.forget(session);
@@ -120,7 +120,7 @@ export class Checkpoint {
     this.#enqueue(account);
   }
 
-  /** At once when nobody else waits; else in their turn. */
+  /** Visits the user at once when the queue was empty, else in a later turn. */
   #enqueue(account: Account): void {
     this.#queue.add(account);
     if (this.#isUrgent(account)) this.#urgent.add(account);
@@ -131,7 +131,7 @@ export class Checkpoint {
     return account.session?.hungry === true || this.#logins.has(account);
   }
 
-  /** Moves about so many bytes of that user's messages. With more to move, the user goes to the end of the queue. */
+  /** Moves about `bytesMax` bytes of that user's messages. With more to move, the user goes to the end of the queue. */
   #visit(account: Account, bytesMax: number): void {
     this.#queue.delete(account);
     this.#urgent.delete(account);
@@ -183,7 +183,7 @@ export class Checkpoint {
     if (account.waiting > 0) this.feed(session);
   }
 
-  /** The disk refuses, or the store is damaged: logins fail by themselves, and requests need not wait for mail. */
+  /** After a failure of the store: logins go on and are refused, and requests do not wait for mail. */
   #giveUp(account: Account): void {
     for (let logins = this.#logins.get(account); logins !== undefined; logins = this.#logins.get(account))
       this.#goOn(account, logins);
@@ -198,8 +198,8 @@ export class Checkpoint {
   }
 
   /**
-   * A turn ends, and all that was said in it is known to the store. True when another one should follow at once; while
-   * the disk is behind, what nobody waits for goes on with some turn that comes anyhow.
+   * A turn ends, and the store has all its changes. True when another one should follow at once; while the disk is
+   * behind, only for urgent users.
    */
   step(): boolean {
     const wasBehind = this.#isBehind;
@@ -219,7 +219,7 @@ export class Checkpoint {
     return this.#isBehind ? this.#urgent.size > 0 : this.#queue.size > 0;
   }
 
-  /** There is room again for what was refused. */
+  /** The store has room again: feeds the sessions that were refused. */
   #feedAll(): void {
     this.#mailbox.feedRefused = false;
     for (const { session, waiting } of this.#accounts.all) if (session !== null && waiting > 0) this.feed(session);

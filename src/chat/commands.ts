@@ -69,13 +69,13 @@ export function receive(chat: Chat, peer: Peer, line: LineReader): void {
   peer.close();
 }
 
-/** Many consecutive invalid lines are no mistake, and reading them later would help nobody. */
+/** Ends the session after `badLinesMax` consecutive invalid lines. */
 function countInvalid(chat: Chat, session: Session, isValid: boolean): void {
   session.badLines = isValid ? 0 : session.badLines + 1;
   if (session.badLines > 0 && session.badLines === chat.limits.badLinesMax) chat.end(session, "flood");
 }
 
-/** False when this peer may not say that line. */
+/** False when the line is not a valid request of this peer. */
 function answer(
   chat: Chat,
   peer: Peer,
@@ -206,7 +206,7 @@ function login(chat: Chat, peer: Peer, request: Request): void {
       if (!right) return conclude(() => answer(record, false));
       chat.rates.take(account, peer, () => {
         chat.checkpoint.prepare(account, () => conclude(() => answer(record, true)));
-        peer.replies.touch(); // The verdict may come between two turns, and whoever waits needs one.
+        peer.replies.touch(); // The verdict may come between two turns: this begins one.
       });
     };
     const failed = (error: unknown): void => conclude(() => fail(chat, peer, error));
@@ -242,7 +242,7 @@ function resume(chat: Chat, peer: Peer, request: Request): void {
 /** One request of a callback session: its reply goes to this connection, which is closed behind it. */
 function as(chat: Chat, peer: Peer, request: Request): void {
   const { replies } = peer;
-  // While this peer is paused they stay as they are.
+  // They stay valid while this peer is paused.
   const { bytes, textStart, end } = request;
   const verb = request.parseVerb(bytes, textStart, end);
   if (verb !== null && "stranger" in COMMANDS[verb]) {
@@ -256,7 +256,10 @@ function as(chat: Chat, peer: Peer, request: Request): void {
   });
 }
 
-/** Acts for the session of that token, when its user's rate allows it; a callback session's connection is for that. */
+/**
+ * Calls `act` with the session of that kind and token when its user's rate allows it. A connection with a request of a
+ * callback session is closed after it.
+ */
 function forSession(chat: Chat, peer: Peer, kind: SessionKind, token: string, act: (session: Session) => void): void {
   const attempt = (): void => {
     try {
@@ -290,7 +293,7 @@ function broadcast(chat: Chat, { account, kind }: Session, request: Request, out
   // That it was acted on must be known after a crash, or its client would send it again.
   if (kind === "resumable" && !chat.store.hasRoom(0)) return refuse(out, "internal", chat.store.trouble!);
   const count = chat.broadcast(account, request.bytes, request.textStart, request.end);
-  // Who blocks the sender costs as much as who receives it.
+  // A user who has blocked the sender costs as much as a receiver.
   chat.rates.charge(account, (count + account.blockedBy.size) / RECEIVERS_PER_REQUEST);
   out.append(encode(`ok ${count}\n`));
 }

@@ -3,7 +3,7 @@ import type { Session } from "./session.ts";
 
 /**
  * Ended sessions whose last bytes are still being written, to their connection or by a last call. Their memory counts
- * with that of the sessions that live. What of them was promised is in the mailbox, or on its way there.
+ * with that of live sessions. Their unconfirmed messages are in the mailbox, or are being moved there.
  */
 export class Departing {
   readonly #checkpoint: Checkpoint;
@@ -26,7 +26,7 @@ export class Departing {
   /** A session has ended. */
   add(session: Session): void {
     const { kind, outbox, peer, endReason } = session;
-    // Nobody is connected to read its goodbye, or there is none to call for.
+    // There is no connection for its goodbye, or no goodbye to call for.
     const isUnread = peer === null && (kind === "resumable" || endReason === "logout");
     if (isUnread) outbox.sink = null;
     else this.#sessions.add(session);
@@ -35,15 +35,15 @@ export class Departing {
     peer?.close();
   }
 
-  /** Its last bytes have been written, or are not to be written any more. */
+  /** Its last bytes were written, or are given up. */
   remove(session: Session): void {
     this.#sessions.delete(session);
     session.outbox.sink = null;
     if (session.account.leaving === session) this.#checkpoint.settle(session);
-    else session.outbox.withdraw(); // Once more, now that nobody reads it.
+    else session.outbox.withdraw(); // Again, now that nothing is written from it.
   }
 
-  /** Gives up the oldest until about so many bytes are free; returns how many are. */
+  /** Gives up the oldest until about `bytes` are free; returns the bytes that became free. */
   free(bytes: number): number {
     let freed = 0;
     for (const session of this.#sessions) {

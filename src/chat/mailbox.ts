@@ -136,7 +136,7 @@ export class Mailbox {
     return Math.min(MAILBOX_FEED_BYTES, CONFIRM_BYTES_MAX + confirmed) - unconfirmed;
   }
 
-  /** Feeds the next portion, as far as there is room for it, of about `bytesMax`. Returns how many bytes that was. */
+  /** Feeds the next portion for which there is room, of about `bytesMax`. Returns its bytes. */
   feed(session: Session, bytesMax: number): number {
     const { account, outbox, number } = session;
     this.forget(session);

@@ -6,15 +6,15 @@ import type { Account, Session } from "./session.ts";
 const OK = encode("ok");
 
 /**
- * Who is online. The list of names is kept as bytes from one request to the next, and a user's own is that with a few
- * ranges left out, so that neither blocks nor logins make each request put thousands of names together again.
+ * The sessions that are online. Their names are kept as bytes between requests, and each asker gets a copy without a
+ * few ranges, so that neither blocks nor logins make each request encode thousands of names again.
  */
 export class Presence {
   readonly online: Session[] = [];
-  /** Everybody who was online when the list was asked for last, in byte order; and who has come or gone since. */
+  /** The accounts that were online at the last request, in byte order; and those that came or left since. */
   #sorted: Account[] = [];
   readonly #changed = new Set<Account>();
-  /** `ok <user> ...` with so many of these names, and where each of them begins; one more, and where the last ends. */
+  /** `ok <user> ...` with the first `#names` of them; `#starts` has the offset of each, and that of the end. */
   #line: Buffer = OK;
   #names = 0;
   readonly #starts = [OK.length];
@@ -63,7 +63,7 @@ export class Presence {
     return line.subarray(0, at + tail.length);
   }
 
-  /** Places of those whom the asker is not shown, in their order: looked up, or if they are many, by a look at all. */
+  /** Indexes of the accounts that the asker must not see, ascending: by binary search, or for many by a scan. */
   #hiddenFrom(asker: Account): number[] {
     const { blockedBy } = asker;
     const hidden: number[] = [];
@@ -76,7 +76,7 @@ export class Presence {
     return hidden.sort((a, b) => a - b);
   }
 
-  /** Takes in who has come or gone. What stands before the first of them stays. */
+  /** Applies the changes since the last request. Encoded names before the first change are kept. */
   #refresh(): void {
     const sorted = this.#sorted;
     const parts: Account[][] = [];
@@ -93,7 +93,7 @@ export class Presence {
     if (parts.length > 0) this.#sorted = [...parts, sorted.slice(from)].flat();
   }
 
-  /** Where that user is in the order of names, or would be (binary search). */
+  /** Index of that user in the order of names, or where it would be inserted (binary search). */
   #placeOf({ name }: Account): number {
     const sorted = this.#sorted;
     let low = 0;
@@ -106,7 +106,7 @@ export class Presence {
     return low;
   }
 
-  /** The line has at least that many names. */
+  /** Extends the line to at least that many names. */
   #encode(names: number): void {
     const starts = this.#starts;
     let at = starts[this.#names]!;

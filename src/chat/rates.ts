@@ -19,7 +19,7 @@ export class Rates {
     return (account.allowance ??= new Allowance(tokensMax(this.#perSecond), this.#wheel.nowMs));
   }
 
-  /** What the user asked for counts as so many requests more. */
+  /** The user's last request counts as `requests` more. */
   charge(account: Account, requests: number): void {
     this.of(account).tokens -= requests;
   }
@@ -30,12 +30,13 @@ export class Rates {
   }
 
   /**
-   * A connection without a session has shown whose its request is: it counts against that user, and is acted on when
-   * that user's rate allows it, now or later; until then the connection is paused. `act` is called also when the
-   * connection is gone, and lets it go on.
+   * For a request on a connection without a session, once its user is known: it counts against the rate of that user,
+   * and `act` is called when the rate allows it, now or later. Until then the connection is paused; `act` resumes it.
+   * `act` is also called when the connection is gone.
    */
   take(account: Account, peer: Peer, act: () => void): void {
     const allowance = this.of(account);
+    allowance.save(this.#perSecond, this.#wheel.nowMs);
     peer.refund();
     peer.pause();
     if (allowance.delayed.length > 0) this.#dropGone(allowance);
@@ -44,7 +45,7 @@ export class Rates {
     this.#act(allowance);
   }
 
-  /** The number of connections is bounded, but not of those that hung up. */
+  /** Drops requests of closed connections, whose number is not bounded. */
   #dropGone(allowance: Allowance): void {
     const gone = allowance.delayed.filter(({ peer }) => peer.gone);
     if (gone.length === 0) return;

@@ -33,7 +33,7 @@ export interface Peer {
   close(): void;
 }
 
-/** What one user may still ask for now. It outlives sessions, or each new one would have a second's worth again. */
+/** The request budget of a user. It outlives sessions, or each new one would bring a second's worth of requests. */
 export class Allowance extends TokenBucket {
   /** Requests on connections without a session that wait, in their order; each has reserved a token. */
   delayed: { peer: Peer; act: () => void }[] = [];
@@ -61,7 +61,7 @@ export class Account {
   session: Session | null = null;
   /** One that ended and may still hold messages which its connection has not taken. */
   leaving: Session | null = null;
-  /** What the user may still ask for now; null before the first login. */
+  /** The request budget; null before the first login. */
   allowance: Allowance | null = null;
   /** Messages and bytes of text in the mailbox, of all senders and of each. */
   waiting = 0;
@@ -136,7 +136,7 @@ export type SessionKind = "plain" | "resumable" | "callback";
 export interface Caller extends Sink {
   /** The client was heard: do not wait for the end of a pause. */
   retry(): void;
-  /** The session has ended, and its client is not called any more. */
+  /** The session has ended: its client is not called again. */
   giveUp(): void;
 }
 

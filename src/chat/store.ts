@@ -76,7 +76,7 @@ export interface ChatStore {
 
   /** The oldest messages with a number above `after`, until their texts have `bytes`, but at least one. */
   read(user: string, after: number, bytes: number): StoredMessage[];
-  /** Forgets the oldest messages of the mailbox up to that number, `most` at most; returns how much of whom it was. */
+  /** Forgets the oldest messages of the mailbox up to that number, `most` at most; returns their amounts by sender. */
   drop(user: string, upTo: number, most: number): Amount[];
   ended(token: string): EndedSession | null;
   /** The number of the last message that an ended session had carried up to that position; 0 when there is none. */

@@ -160,7 +160,7 @@ export class CallbackSession implements ChatSession {
     return this.#queue(() => line).finally(() => this.#requests--);
   }
 
-  /** The line is made when its turn has come: a position must be of the session that it is said in. */
+  /** `line` is called when its turn has come: a position in it must belong to the session of that moment. */
   #queue(line: () => string): Promise<string> {
     const outcome = this.#last.then(() => this.#ask(line()));
     this.#last = outcome.catch(() => {});
@@ -290,7 +290,7 @@ export class CallbackSession implements ChatSession {
     call.reader.feed(chunk);
     if (call.left >= 0) return this.#tell(socket, chunk.length);
     call.headBytes += chunk.length;
-    // The server says one short line, and waits for the answer.
+    // The server sends one short line and waits for the answer.
     if (call.headBytes > HEAD_BYTES_MAX || call.secret !== null) return void socket.terminate();
     if (!call.reader.next()) return;
     const { bytes, start, end } = call.reader;
@@ -370,7 +370,7 @@ export class CallbackSession implements ChatSession {
     this.#store?.save({ token: this.#token, received: this.#stream.delivered, unanswered: [] });
   }
 
-  /** Ends the session. The listener is told at once, or when everything that was read is delivered. */
+  /** Ends the session. The listener is called at once, or when everything that was read is delivered. */
   #end(reason: string, atOnce = false): void {
     if (!this.#ended) {
       this.#reason = reason;

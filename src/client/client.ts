@@ -134,7 +134,7 @@ export class ChatClient {
     return this.#session.connect();
   }
 
-  /** Whether the last connection went to this machine: what is said over it in the clear, nobody else can read. */
+  /** Whether the last connection stayed on this machine, so that nobody on a network can read it. */
   get isThisMachine(): boolean {
     return this.#isThisMachine;
   }
@@ -229,7 +229,7 @@ export class ChatClient {
     if (event.kind !== "stored") return;
     this.#stored++;
     const nowMs = Date.now();
-    // A time in the future means that the server's clock is ahead: then times do not tell.
+    // A time in the future means that the server's clock is ahead: then times cannot be compared.
     this.#hasNews ||= event.unixMs > this.#beganMs + CLOCKS_DIFFER_MS && event.unixMs <= nowMs;
   }
 

@@ -57,13 +57,13 @@ export class Heartbeat {
   }
 
   /** A line was sent, which counts as a beat. */
-  said(): void {
+  sent(): void {
     this.#saidMs = performance.now();
   }
 
   /** There is a new connection: earlier beats are forgotten. */
   restart(): void {
-    this.said();
+    this.sent();
     this.#beatSentMs = 0;
   }
 
@@ -73,7 +73,7 @@ export class Heartbeat {
   }
 
   beat(): void {
-    this.said();
+    this.sent();
     if (this.#beatSentMs === 0) this.#beatSentMs = performance.now();
     const answered = (): number => (this.#beatSentMs = 0);
     this.#pulse.beat().then(answered, answered);

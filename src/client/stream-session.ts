@@ -204,7 +204,7 @@ export class StreamSession implements ChatSession {
     this.#saved = false;
     // While a greeting is under way nobody knows yet where the stream goes on. What waits for it is kept all the same.
     if (this.#link === null || this.#greeting !== null) return void setImmediate(() => this.#save());
-    this.#heartbeat.said();
+    this.#heartbeat.sent();
     this.#link.send(pending.line);
     this.#regulate();
   }
@@ -358,7 +358,7 @@ export class StreamSession implements ChatSession {
     }
   }
 
-  /** Ends the session. The listener is told at once, or when everything that was read is delivered. */
+  /** Ends the session. The listener is called at once, or when everything that was read is delivered. */
   #end(reason: string, atOnce = false): void {
     if (!this.#ended) {
       this.#reason = reason;

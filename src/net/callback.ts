@@ -15,7 +15,7 @@ import { LineReader } from "../protocol/line-reader.ts";
 import { WheelTimer, type TimerKind } from "../timer-wheel.ts";
 import { type DialedSocket, dial } from "./dial.ts";
 
-/** The longest line that a called client has to say, `ready <token>`, with room to spare; it says two lines. */
+/** The longest line of a called client, `ready <token>`, with room to spare; it sends two lines. */
 const ANSWER_BYTES_MAX = 256;
 const RECEIVED = encode("received ");
 

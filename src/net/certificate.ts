@@ -16,8 +16,8 @@ export interface Certificate {
 export class CertificateError extends Error {}
 
 /**
- * Reads a certificate, with what stands behind it in its chain, and its key: from any kind of file at the start, from
- * regular files while the server runs. Throws CertificateError.
+ * Reads a certificate, with the rest of its chain, and its key: from any kind of file at the start, from regular files
+ * while the server runs. Throws CertificateError.
  */
 export function readCertificate(chainFile: string, keyFile: string, kind: InputKind = "any"): Certificate {
   const [chain, key] = [read(chainFile, kind), read(keyFile, kind)];

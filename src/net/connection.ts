@@ -104,6 +104,8 @@ export class Connection implements Accepted, Peer, Sink {
   #shut = false;
   /** Requests that it may still make at once: those of its address until it has a session, then those of its user. */
   #allowance: TokenBucket;
+  /** Its next request has waited and is paid for, so that no other connection with the same allowance overtakes it. */
+  #reserved = false;
   badLines = 0;
 
   /** `address`: where it comes from, which a proxy may have said. */
@@ -150,9 +152,8 @@ export class Connection implements Accepted, Peer, Sink {
   attach(session: Session): void {
     this.session = session;
     session.outbox.sink = this;
+    this.#giveBack();
     this.#allowance = this.#all.chat.rates.of(session.account);
-    this.#overRate = false;
-    this.#all.wheel.cancel(this.#later);
     this.#all.strangers.delete(this);
     this.#all.wheel.cancel(this.#timer);
   }
@@ -179,6 +180,7 @@ export class Connection implements Accepted, Peer, Sink {
   close(): void {
     if (this.#closing || this.gone) return;
     this.#closing = true;
+    this.#giveBack();
     this.#all.wheel.schedule(this.#timer, this.#all.linger, LINGER_MS);
     this.#read(true);
     this.replies.touch();
@@ -212,8 +214,9 @@ export class Connection implements Accepted, Peer, Sink {
   closed(): void {
     if (this.gone) return;
     this.gone = true;
+    this.#giveBack();
     this.#descriptor = -1;
-    for (const timer of [this.#timer, this.#later, this.#stall]) this.#all.wheel.cancel(timer);
+    for (const timer of [this.#timer, this.#stall]) this.#all.wheel.cancel(timer);
     this.#all.open.delete(this);
     this.#all.waiting.delete(this);
     this.#all.strangers.delete(this);
@@ -227,9 +230,11 @@ export class Connection implements Accepted, Peer, Sink {
     this.#pulling = true;
     const received = this.session?.received;
     let left = REQUESTS_PER_TURN;
+    this.#allowance.save(this.#all.limits.requestsPerSecondMax, this.#all.wheel.nowMs);
     while (!this.#closing && !this.#unanswered && !this.#waits && !this.#mustWait() && this.#reader.next()) {
       this.#heardMs = this.#all.wheel.nowMs;
-      this.#allowance.tokens--;
+      if (!this.#reserved) this.#allowance.tokens--;
+      this.#reserved = false;
       receive(this.#all.chat, this, this.#reader);
       if (--left === 0 && this.#reader.holdsMore) this.#wait();
     }
@@ -244,6 +249,7 @@ export class Connection implements Accepted, Peer, Sink {
   /** A line that is too long may have no end: what follows is not waited for, and is read when its turn has come. */
   #chargeSkipped(bytes: number): void {
     if (bytes === 0) return;
+    this.#giveBack();
     this.#allowance.tokens -= bytes / SKIPPED_BYTES_PER_REQUEST;
     this.#earn();
     if (!this.#overRate) this.#wait();
@@ -251,18 +257,26 @@ export class Connection implements Accepted, Peer, Sink {
 
   #mustWait(): boolean {
     this.#backlogged = this.replies.unsent > UNSENT_BYTES_MAX || this.session?.hungry === true;
-    this.#earn();
+    if (this.#allowance.tokens < 1 && this.#reader.holdsMore) this.#earn();
     return this.#backlogged || this.#overRate;
   }
 
-  /** Sees to it that the next request is allowed, or made later. */
+  /** Sees to it that the next request is allowed, or made later. Who waits longer is allowed sooner. */
   #earn(): void {
-    if (this.#allowance.tokens >= 1) return;
+    if (this.#reserved || this.#allowance.tokens >= 1) return;
     const { limits, wheel, later } = this.#all;
     const waitMs = this.#allowance.waitMs(limits.requestsPerSecondMax, wheel.nowMs);
-    this.#overRate = waitMs > 0;
-    if (this.#overRate) wheel.schedule(this.#later, later, waitMs);
-    else wheel.cancel(this.#later);
+    if (waitMs === 0) return;
+    this.#overRate = this.#reserved = true;
+    this.#allowance.tokens--;
+    wheel.schedule(this.#later, later, waitMs);
+  }
+
+  /** What is reserved is not needed any more. */
+  #giveBack(): void {
+    if (this.#reserved) this.#allowance.tokens++;
+    this.#overRate = this.#reserved = false;
+    this.#all.wheel.cancel(this.#later);
   }
 
   /** The rate allows the next request. */
@@ -295,8 +309,9 @@ export class Connection implements Accepted, Peer, Sink {
 
   flush(): void {
     if (this.gone) return;
-    if (this.#own !== null && this.#write(this.#own) && this.session !== null) this.#own = null;
+    if (this.#own !== null) this.#write(this.#own);
     if (this.session !== null) {
+      if (this.#own?.unsent === 0) this.#own = null; // Else its last lines are not safe yet, or the kernel is full.
       if (this.#own === null) this.#write(this.session.outbox);
       this.#all.chat.flushed(this.session);
     }
@@ -305,17 +320,13 @@ export class Connection implements Accepted, Peer, Sink {
     if (this.#backlogged) this.#pull();
   }
 
-  /** False when the kernel did not take everything. */
-  #write(stream: Outbox): boolean {
+  /** Writes what is safe, as far as the kernel takes it. */
+  #write(stream: Outbox): void {
     while (!this.#full && stream.peek()) {
       const taken = this.#send(stream.piece, stream.pieceStart, stream.pieceEnd - stream.pieceStart);
-      if (taken < 0) {
-        this.hangUp();
-        return false;
-      }
+      if (taken < 0) return this.hangUp();
       stream.took(taken);
     }
-    return !this.#full;
   }
 
   write(bytes: Buffer, start: number, count: number): number {
@@ -369,6 +380,8 @@ export class Connection implements Accepted, Peer, Sink {
 
   /** Closes without waiting for anything; what the kernel took it still delivers. */
   hangUp(): void {
-    if (!this.gone) this.#socket.end();
+    if (this.gone) return;
+    this.#giveBack();
+    this.#socket.end();
   }
 }

@@ -1,6 +1,7 @@
 import { closeSync } from "node:fs";
+import { isIPv6 } from "node:net";
 import type { TCPSocketListener } from "bun";
-import { formatAddress } from "../runtime/host.ts";
+import { everyAddress, formatAddress } from "../runtime/host.ts";
 import type { Certificate } from "./certificate.ts";
 import type { Accepted } from "./connection.ts";
 import { duplicate } from "../runtime/kernel.ts";
@@ -69,6 +70,8 @@ function reason(error: unknown, host: string, option: string): string {
   if (code === "EADDRINUSE") return `the port is taken; ${option} chooses another, 0 a free one`;
   if (code === "EACCES") return "not allowed; ports below 1024 need privileges";
   if (code === "EADDRNOTAVAIL") return "this machine has no such address";
-  // Without IPv6 the runtime gives no code.
-  return code === undefined && host.includes(":") ? "this machine has no IPv6" : message;
+  if (code === "EINVAL" && isIPv6(host)) return "a link-local address needs its interface, like fe80::1%eth0";
+  if (isIPv6(host) && everyAddress() !== "::") return "this machine has no IPv6"; // The runtime gives no code.
+  if (code === undefined && host.includes("%")) return "there is no such interface, or not with that address";
+  return message;
 }

@@ -110,7 +110,7 @@ export class LineReader {
     copy(chunk, this.#carried.bytes, at, from, to);
   }
 
-  /** The last line was used: its memory may be somebody else's from now on. */
+  /** Releases the memory of the last line. */
   #forget(): void {
     this.#isCarried = false;
     this.bytes = EMPTY;

@@ -1,14 +1,14 @@
 import { isIPv4, isIPv6 } from "node:net";
 import { networkInterfaces } from "node:os";
 
-/** Hosts and addresses: how one that a person wrote is read, how one is written, and which one stands for all. */
+/** Reads hosts that people write, formats addresses, and decides which address to listen on. */
 
-/** A host that nobody can connect to or listen on, in words for people. */
+/** The text is not a host; the message is for people. */
 export class HostError extends Error {}
 
 /**
  * A host as a person writes it: a name in any case, IPv4 also in its short forms (`127.1`), IPv6 with or without
- * brackets, and with a zone (`fe80::1%eth0`). Returned is what connects there; throws HostError.
+ * brackets, and with a zone (`fe80::1%eth0`). Returns the form that `connect` takes; throws HostError.
  */
 export function readHost(text: string): string {
   const [, bracketed] = /^\[(.*)\]$/.exec(text) ?? [];
@@ -63,8 +63,9 @@ export function isThisMachine(local: string, remote: string): boolean {
 }
 
 /**
- * A link-local IPv6 address (RFC 4007) says where to go only with its zone, which is lost on the wire: the interface of
- * the connection over which it became known, whose own address is `localAddress`. Any other address is as it was.
+ * Adds its zone to a link-local IPv6 address (RFC 4007), which is ambiguous without one. The zone is not sent on the
+ * wire: it is the interface of the connection over which the address came, whose own address is `localAddress`. Any
+ * other address is returned as it is.
  */
 export function withZone(address: string, connection: { readonly localAddress: string }): string {
   if (!/^fe[89ab][\da-f]:[^%]*$/i.test(address)) return address;

@@ -2,18 +2,18 @@ import { closeSync, constants, fstatSync, openSync, readSync, statSync } from "n
 
 const CHUNK_BYTES = 64 << 10;
 
-/** What may be read: while the server runs, only what has an end. */
+/** Kinds of files that may be read: "regular" while the server runs, "any" when it starts. */
 export type InputKind = "regular" | "any";
 
 /**
- * The bytes of a file that an operator named. A pipe, a terminal or a device may never end or never begin, and the loop
- * would wait for it: with "regular" only regular files are read. Throws, in words for the operator.
+ * The bytes of a file that an operator named. Reading a pipe, a terminal or a device may block the event loop for ever:
+ * with "regular" only regular files are read. Throws the system's error, or one with words for the operator.
  */
 export function readInput(file: string, bytesMax: number, kind: InputKind): Buffer {
   let descriptor = -1;
   try {
     if (statSync(file).isDirectory()) throw new Error("it is a folder");
-    // Not even opening it may wait: somebody may put a pipe in its place at any moment.
+    // Opening must not block either: a pipe may take the file's place at any moment.
     descriptor = openSync(file, kind === "any" ? constants.O_RDONLY : constants.O_RDONLY | constants.O_NONBLOCK);
     const before = fstatSync(descriptor);
     const isRegular = before.isFile();
@@ -30,7 +30,7 @@ export function readInput(file: string, bytesMax: number, kind: InputKind): Buff
   }
 }
 
-/** Up to the end; null when that does not come soon enough. */
+/** Everything up to the end; null when that is more than `bytesMax`. */
 function readAll(descriptor: number, bytesMax: number): Buffer | null {
   const chunks: Buffer[] = [];
   for (let length = 0; length <= bytesMax;) {
@@ -46,5 +46,7 @@ function readAll(descriptor: number, bytesMax: number): Buffer | null {
 /** Why a file could not be read, in words. */
 export function whyUnreadable(error: unknown): string {
   const { code, message } = error as NodeJS.ErrnoException;
-  return code === "ENOENT" ? "there is no such file" : (code ?? message);
+  if (code === "ENOENT") return "there is no such file";
+  if (code === "EACCES") return "permission denied";
+  return code ?? message;
 }

@@ -3,8 +3,8 @@ import { readFileSync } from "node:fs";
 import { constants } from "node:os";
 
 /**
- * What only the kernel can be told or asked. Elsewhere than on Linux with glibc things stay as the kernel has them, but
- * for locks, which must hold everywhere.
+ * System calls that the runtime does not offer. On other systems than Linux with glibc they do nothing, except locks,
+ * which must hold everywhere.
  */
 
 const SOL_SOCKET = 1;
@@ -78,7 +78,7 @@ export function setSlice(micros: number): void {
   libc.syscall(SCHED_SETATTR, 0, at, 0, 0);
 }
 
-/** Bytes of memory that this process has; undefined when they cannot be read, for want of a descriptor. */
+/** Bytes of memory that this process has; undefined when no descriptor is free to read them. */
 export function residentBytes(): number | undefined {
   try {
     return process.memoryUsage.rss();

@@ -1,12 +1,12 @@
 import { Transform } from "node:stream";
 import { StringDecoder } from "node:string_decoder";
 
-/** Signals that end a program at a terminal. This runtime leaves the terminal in raw mode after some of them. */
+/** Signals that end a program at a terminal. */
 const ENDING_SIGNALS = ["SIGHUP", "SIGINT", "SIGQUIT", "SIGTERM"] as const;
 
 /**
- * What is typed at a terminal, for readline: which takes U+2028 and U+2029 for the end of a line, so that a pasted text
- * would be several. They become spaces here; only Enter ends a line.
+ * A terminal's input for readline, which takes U+2028 and U+2029 for the end of a line, so that a pasted text would
+ * become several lines. Here they become spaces; only Enter ends a line.
  */
 export function keyboard(terminal: NodeJS.ReadStream): NodeJS.ReadStream {
   const decoder = new StringDecoder("utf8");

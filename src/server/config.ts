@@ -72,6 +72,7 @@ const LIMITS: Record<Exclude<keyof Limits, "limitsLoopback">, LimitOption> = {
   connectionsPerSecondMax: count("connection-rate", 0, "new ones a second and address, 0 for any"),
   loginMs: {
     ...count("login-time", 0.1, "how long one may be without a session", 86_400),
+    value: "<seconds>",
     isWhole: false,
     unit: 1000,
   },

@@ -24,10 +24,12 @@ export async function main(args: string[]): Promise<void> {
   } catch (error) {
     const usage = error instanceof UsageError;
     const known = [UsageError, CredentialsError, CertificateError, StoreError, ListenError];
-    if (!known.some((kind) => error instanceof kind)) throw error;
-    process.stderr.write(
-      `heartline: ${filterText((error as Error).message)}${usage ? " (--help lists the options)" : ""}\n`,
-    );
+    // Thrown on, a fault of ours would be survived like any other one, and a server that never ran would exit with 0.
+    if (known.some((kind) => error instanceof kind)) {
+      process.stderr.write(
+        `heartline: ${filterText((error as Error).message)}${usage ? " (--help lists the options)" : ""}\n`,
+      );
+    } else console.error(error);
     process.exit(usage ? 2 : 1);
   }
 }
@@ -84,7 +86,9 @@ async function serve(args: string[]): Promise<void> {
       `${plainCount} of ${users} passwords are plain text: bun run passwd --migrate ${config.credentials} hashes them`,
     );
   }
-  log.info(`${users} users; join with: bun run client 127.0.0.1 ${port}${plain === null ? " --tls" : ""}`);
+  const host = ["0.0.0.0", "::"].includes(config.host) ? "127.0.0.1" : config.host;
+  const target = `${host} ${port}${plain === null ? " --tls" : ""}`;
+  log.info(`${users} users; join with: bun run client ${target}, or npm run client -- ${target}`);
 }
 
 /** Does it, or says why not, and what follows. */

@@ -28,14 +28,14 @@ import type { Store } from "../storage/store.ts";
 const FAREWELL_MS = 1_000;
 /** A wall clock that differs by this much from the monotonic one was set. */
 const CLOCK_STEP_MS = 1_000;
-/** A connection with a session may hold so many times as much as one without, before it is closed. */
+/** A connection with a session may hold this many times as much as one without. */
 const SESSION_WEIGHT = 8;
 /** How often the log tells of connections that were refused. */
 const REFUSALS_MS = 8 * STORE_RETRY_MS;
 
 /**
- * What connections hold of lines that are not acted on is bounded, all together, or many long lines without an end
- * would be a lot of memory. Those with most of it are closed, and those without a session sooner.
+ * Bounds the memory of unfinished and waiting lines of all connections together. Closes the connections that hold most,
+ * and those without a session sooner.
  */
 export function closeLargest(open: Iterable<Connection>): void {
   const all = [...open];
@@ -53,7 +53,7 @@ export function closeLargest(open: Iterable<Connection>): void {
 export class Server {
   readonly #config: Config;
   readonly #log: Logger;
-  /** Ends the process, when what was logged has left it. */
+  /** Ends the process once the log is written. */
   readonly #exit: (code: number) => Promise<void>;
   readonly #store: Store;
   readonly #turn = new LoopTurn({
@@ -253,7 +253,7 @@ export class Server {
     this.#log.info("the certificate was read again");
   }
 
-  /** What is done at every so many ticks. */
+  /** Periodic work, and its interval in ticks. */
   readonly #duties: readonly { ticks: number; act: () => void }[] = [
     { ticks: 1, act: () => this.#turn.begin() },
     { ticks: 1, act: () => this.#advance() },
@@ -278,7 +278,7 @@ export class Server {
     this.#ticker = setTimeout(() => this.#tick(), Math.ceil(delayMs));
   }
 
-  /** While the process has little memory, nobody holds much. */
+  /** A process smaller than the bound of all streams needs no count of waiting lines. */
   #sweep(residentBytes?: number): void {
     this.#chat.sweep(residentBytes);
     if (residentBytes === undefined || residentBytes > this.#chat.limits.streamsBytesMax)
@@ -311,7 +311,7 @@ export class Server {
     Bun.gc(false);
   }
 
-  /** Times that outlive the server are times of the wall clock, which somebody may set. */
+  /** Stored lockouts end at times of the wall clock: when it was set, they are stored again. */
   #compareClocks(): void {
     const epochMs = unixMs() - performance.now();
     if (Math.abs(epochMs - this.#epochMs) < CLOCK_STEP_MS) return;

@@ -16,7 +16,7 @@ import { DATABASE, StoreError } from "./database.ts";
 import type { Journal } from "./journal.ts";
 import { lock } from "../runtime/kernel.ts";
 
-/** Earlier versions lock a database of this name, which is not needed any more. */
+/** Earlier versions lock a database of this name. */
 const FORMER_LOCK = "lock";
 
 /** Something that the data folder lost while the server runs, in words for people. */
@@ -29,8 +29,8 @@ export interface Loss {
 }
 
 /**
- * The folder that holds everything durable: locked for this process, and checked now and then. When somebody deletes,
- * moves or replaces it or one of its files, writes go on to what is open and mapped, and none of them fails.
+ * The folder that holds everything durable: locked for this process, and checked once a second. When it or one of its
+ * files is deleted, moved or replaced, writes still go to the open and mapped files, and none of them fails.
  */
 export class DataFolder {
   readonly path: string;
@@ -105,14 +105,14 @@ export class DataFolder {
     const what = isMissing ? "the data folder is gone" : "the data folder was replaced by another one";
     const isDeleted = fstatSync(this.#descriptor).nlink === 0;
     if (isDeleted) {
-      const until = `the server is restarted; before, deleted files can be copied from /proc/${process.pid}/fd`;
+      const until = `the server is restarted; before that, deleted files can be copied from /proc/${process.pid}/fd`;
       return { what, until, fate: "are lost" };
     }
     let now = "elsewhere";
     try {
       now = readlinkSync(this.inside("."));
     } catch {
-      // Only Linux tells where it went.
+      // Only Linux gives the new path.
     }
     return { what, until: `it is back at ${this.path} (now it is ${now})`, fate: `are in ${now}` };
   }

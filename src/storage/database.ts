@@ -85,6 +85,7 @@ export function openDatabase(folder: string, durability: Durability): Database {
     database = new Database(file, { create: true });
     chmodSync(file, 0o600);
     database.run("PRAGMA journal_mode = WAL");
+    checkPages(database, file);
     database.run(`PRAGMA synchronous = ${SYNCHRONOUS[durability]}`);
     database.run(`PRAGMA wal_autocheckpoint = ${CHECKPOINT_PAGES}`);
     // Else SQLite opens a file in the machine's folder for temporary ones, which may be full, and keeps it.
@@ -105,16 +106,31 @@ export function openDatabase(folder: string, durability: Durability): Database {
     return database;
   } catch (error) {
     database?.close();
-    throw error instanceof StoreError ? error : new StoreError(explain(error, folder, file));
+    throw asStoreError(error, folder);
   }
 }
 
-function explain(error: unknown, folder: string, file: string): string {
+/** Now, while the journal still has what may be missing: damage that is found later has cost messages. */
+function checkPages(database: Database, file: string): void {
+  const { quick_check: verdict } = database.query<{ quick_check: string }, []>("PRAGMA quick_check(1)").get()!;
+  if (verdict !== "ok") throw damaged(file, verdict.split("\n").at(-1)!);
+}
+
+function damaged(file: string, why: string): StoreError {
+  return new StoreError(
+    `${file} is damaged: ${why}. Put back a copy of the whole folder, or move this file away and start once with ` +
+      "--salvage, which keeps what the journal still has",
+  );
+}
+
+/** Why the data folder cannot be used, of whatever went wrong with it. */
+export function asStoreError(error: unknown, folder: string): StoreError {
+  if (error instanceof StoreError) return error;
   const { message } = error as Error;
+  const file = join(folder, DATABASE);
   if (error instanceof SQLiteError) {
-    if (error.code?.startsWith("SQLITE_BUSY")) return `${file} is in use by another program`;
-    if (error.code === "SQLITE_NOTADB" || error.code?.startsWith("SQLITE_CORRUPT"))
-      return `${file} is damaged: ${message}`;
+    if (error.code?.startsWith("SQLITE_BUSY")) return new StoreError(`${file} is in use by another program`);
+    if (error.code === "SQLITE_NOTADB" || error.code?.startsWith("SQLITE_CORRUPT")) return damaged(file, message);
   }
-  return `the data folder ${folder} cannot be used: ${message}`;
+  return new StoreError(`the data folder ${folder} cannot be used: ${message}`);
 }

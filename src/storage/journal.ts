@@ -95,7 +95,7 @@ export class Journal {
     const segment = filled(this.#folder.fill(this.#spareName(), LAST_BYTES));
     new Place(segment.bytes).numbers.set([this.sequence, this.#seed, -this.#seed]);
     segment.syncNow();
-    segment.rename(LAST_NAME); // Only now is it one: what it says is never half written, after a power cut neither.
+    segment.rename(LAST_NAME); // Named last, so that it is never half written, even after a power cut.
     return segment;
   }
 
@@ -197,7 +197,7 @@ export class Journal {
 
   /**
    * Makes the next piece of a spare when there is none, so that no turn has to wait for a whole one; all of it when
-   * there is little room left, since what is full must be known before that is used up.
+   * little room is left, since a full disk must be noticed before the rest is used up.
    */
   prepare(): void {
     if (this.#spares.length > 0) {

@@ -9,8 +9,8 @@ export const LENGTH = 4;
 export const SEQUENCE = 8;
 const ALIGNMENT = 8;
 /**
- * A journal begins so far behind the last record of the one before, which is further than any of that reached: what
- * lies in a segment that is used again is never taken for the next record.
+ * A new journal begins this many numbers after the last record of the one before, which is more than any journal has:
+ * old records in a segment that is used again are never taken for the next record.
  */
 export const SEQUENCE_SPAN = 2 ** 24;
 /** The file that announces the last complete record; see `announced`. */
@@ -19,7 +19,7 @@ export const LAST_BYTES = 24;
 /** No journal gets so far; a number beyond it is garbage. */
 const SEQUENCE_MAX = 2 ** 52;
 
-/** What the file `last` says: these numbers, and the seed once more, below zero, so that a change of it is noticed. */
+/** Content of the file `last`: these numbers, and the negated seed as a check. */
 export interface Announced {
   /** Every record up to this one was written completely. */
   sequence: number;
@@ -28,9 +28,9 @@ export interface Announced {
 }
 
 /**
- * Whether a missing record was lost or never written, only another file can tell. `last` has the number of the last
- * complete record, stored after that record (with durability `power` after its sync). Returns null when the file is
- * missing; throws when its content is invalid.
+ * The file `last` decides whether a missing record was lost or never written: it has the number of the last complete
+ * record, stored after that record (with durability `power` after its sync). Returns null when the file is missing;
+ * throws when its content is invalid.
  */
 export function announced(folder: SegmentFolder): Announced | null {
   if (!folder.names().includes(LAST_NAME)) return null;
@@ -85,8 +85,8 @@ export class RecordReader {
   }
 
   /**
-   * Behind what is no record: the next one that is, and belongs to the same run. Returns its number, and `next` reads
-   * on behind it; 0 when there is none, as it should be.
+   * After invalid bytes: finds the next valid record of the same run. Returns its number, and `next` reads the one
+   * after it; 0 when there is none, as at the end of a healthy journal.
    */
   goOn(): number {
     for (let at = this.#at; at + HEAD <= this.bytes.length; at += ALIGNMENT) {

@@ -5,7 +5,7 @@ import { dirname, join, resolve } from "node:path";
 import { JOURNAL_SEGMENT_BYTES, SESSIONS_KEPT } from "../limits.ts";
 import { wordEnd } from "../protocol/ascii.ts";
 import { DataFolder } from "./data-folder.ts";
-import { type Durability, StoreError, openDatabase } from "./database.ts";
+import { type Durability, StoreError, asStoreError, openDatabase } from "./database.ts";
 import { Fact, FactReader } from "./fact.ts";
 import { Journal, segmentName, segmentsOf } from "./journal.ts";
 import { type Announced, RecordReader, SEQUENCE_SPAN, announced, hasKnownLength } from "./record.ts";
@@ -63,8 +63,7 @@ export function openStore(
   } catch (error) {
     database?.close();
     data.close();
-    if (error instanceof StoreError) throw error;
-    throw new StoreError(`the data folder ${path} cannot be used: ${(error as Error).message}`);
+    throw asStoreError(error, path);
   }
 }
 
@@ -116,7 +115,7 @@ export class Recovery {
   readonly #seed: number;
   /** Everything up to this record rests in SQLite. */
   readonly #settled: number;
-  /** Null when no file says it. */
+  /** Null without the file `last`. */
   readonly #announced: Announced | null;
   readonly #confirmed = new Map<string, number>();
   readonly #received = new Map<number, number>();
@@ -194,7 +193,7 @@ export class Recovery {
     this.#database.run("COMMIT");
   }
 
-  /** Sessions that the last run did not end are over. Without a journal nobody knows how far they came. */
+  /** Ends the sessions that the last run did not end; without a journal they are deleted, their positions unknown. */
   #endSessions(): void {
     this.#run("DELETE FROM sessions WHERE received < 0");
     const count = this.#run("UPDATE sessions SET ended_ms = ? WHERE ended_ms IS NULL", this.#options.unixMs);

@@ -66,7 +66,7 @@ export class Store implements ChatStore {
   /** The part of the journal that is being given up, and the last record that is not needed any more. */
   #old: { number: number; sequence: number } | null = null;
   #settled: number;
-  /** The last record that the journal was told to give up. */
+  /** The journal has freed its records up to this one. */
   #freed = 0;
 
   readonly #insert;

@@ -8,7 +8,7 @@ import type { Journal } from "./journal.ts";
 const PROMISE_BYTES = 256;
 
 /**
- * The facts of a turn, until they are a record of the journal. It knows how much room that record has: it accepts no
+ * The facts of a turn, until they are written as a record of the journal, whose room it knows: it accepts no
  * text beyond that, and holds back facts that promise nothing while there is none. So a turn can end on a full disk.
  */
 export class TurnRecord implements StreamCopy {
@@ -68,8 +68,8 @@ export class TurnRecord implements StreamCopy {
   }
 
   /**
-   * Writes the record, if there is anything to be said; `number` is the highest message number before it. False when
-   * the disk has no room for it. In the `end`, what waits goes into the reserve.
+   * Writes the record unless it is empty; `number` is the highest message number before it. False when
+   * the disk has no room for it. With `end` the held facts use the reserve.
    */
   write(number: number, end = false): boolean {
     const facts = this.#facts;

@@ -99,7 +99,7 @@ export class Marks {
     const messages: Unconfirmed[] = [];
     const { fields } = this;
     let left = bytesMax;
-    for (let i = this.#behind(after); i < fields.length && left > 0; i += MARK.fields) {
+    for (let i = this.#firstAfter(after); i < fields.length && left > 0; i += MARK.fields) {
       const number = fields[i + MARK.number]!;
       if (number > upTo) break;
       const unixMs = fields[i + MARK.unixMs]!;
@@ -119,12 +119,12 @@ export class Marks {
   /** Those with numbers above `after` and up to `upTo` rest in the mailbox from now on. */
   rest(after: number, upTo: number): void {
     const { fields } = this;
-    for (let i = this.#behind(after); i < fields.length && fields[i + MARK.number]! <= upTo; i += MARK.fields)
+    for (let i = this.#firstAfter(after); i < fields.length && fields[i + MARK.number]! <= upTo; i += MARK.fields)
       fields[i + MARK.unixMs] = 0;
   }
 
   /** The first mark with a number above `after`: numbers rise (binary search), and many marks move in portions. */
-  #behind(after: number): number {
+  #firstAfter(after: number): number {
     const { fields } = this;
     let low = this.first / MARK.fields;
     let high = fields.length / MARK.fields;

@@ -200,7 +200,7 @@ export class Outbox implements Stream {
     if (this.#from < this.#to && this.#from < before) this.#fold();
   }
 
-  /** It has left the log: appends the last line, if there is one. Whatever is appended later is dropped. */
+  /** Appends the last line, if there is one; later lines are dropped. The stream has left the log before. */
   finish(line: Uint8Array | null): void {
     if (line !== null) this.append(line);
     this.#finished = true;
@@ -353,7 +353,7 @@ export class Outbox implements Stream {
     this.#drop(this.#to);
   }
 
-  /** Room for a line of its own, behind everything that came before it; -1 when the stream is finished. */
+  /** Room for a line of its own, after everything that came before it; -1 when the stream is finished. */
   #reserve(count: number): number {
     // Without a log, as a finished stream is, this is always so.
     if (!this.touched || this.#inStep || this.#from !== this.#to || this.#followed !== this.#log?.end) {

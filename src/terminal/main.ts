@@ -1,8 +1,9 @@
 import { X509Certificate } from "node:crypto";
-import { readFileSync } from "node:fs";
 import { parseArgs } from "node:util";
 import { onEndingSignal } from "../runtime/keyboard.ts";
 import { formatAddress, readHost } from "../runtime/host.ts";
+import { readInput } from "../runtime/input-file.ts";
+import { AUTHORITIES_BYTES_MAX } from "../limits.ts";
 import { ChatClient, type ChatClientOptions, ChatError } from "../client/client.ts";
 import { Display, type Printable, printable, rendered } from "./display.ts";
 import { usageError } from "../usage-error.ts";
@@ -28,7 +29,7 @@ $XDG_STATE_HOME/heartline. Another client of the same user on this machine takes
   --no-listen       nowhere: you may ask others, and none can ask you
   --help            this page
 
-Exit code: 0 after a chat, 1 when you did not get in, 2 for a command line that cannot be meant,
+Exit code: 0 after a chat, 1 when you did not get in, 2 for an invalid command line,
 3 when the server or the network ended the session.
 `;
 
@@ -48,6 +49,7 @@ class Exit extends Error {
 
 interface Options {
   host: string;
+  typedHost: string;
   port: number;
   user: string | null;
   password: string | null;
@@ -109,7 +111,8 @@ function parseOptions(args: string[]): Options | null {
     const password = process.env.HEARTLINE_PASSWORD ?? null;
     if (values.user !== undefined && !canBeName(values.user)) throw new Error(`"${values.user}" cannot be a user name`);
     const [user, callback] = [values.user ?? null, values.callback === true];
-    return { host: readHost(host), port: Number(port), user, password, callback, tls, listenPort };
+    const hosts = { host: readHost(host), typedHost: host };
+    return { ...hosts, port: Number(port), user, password, callback, tls, listenPort };
   } catch (error) {
     throw new Exit(BAD_USAGE, `${usageError(error).message} (--help shows how)`);
   }
@@ -118,9 +121,10 @@ function parseOptions(args: string[]): Options | null {
 function readAuthorities(file: string): string {
   let ca: string;
   try {
-    ca = readFileSync(file, "utf8");
+    ca = readInput(file, AUTHORITIES_BYTES_MAX, "any").toString();
   } catch (error) {
-    throw new Error(`cannot read --ca ${file}: ${(error as NodeJS.ErrnoException).code}`);
+    const { code, message } = error as NodeJS.ErrnoException;
+    throw new Error(`cannot read --ca ${file}: ${code ?? message}`);
   }
   try {
     new X509Certificate(ca);
@@ -177,7 +181,7 @@ async function askUntilIn(
   client: ChatClient,
   screen: Screen,
   display: Display,
-  { user: givenUser, password: givenPassword, tls }: Options,
+  { user: givenUser, password: givenPassword, host, tls }: Options,
 ): Promise<void> {
   let user = givenUser;
   for (;;) {
@@ -192,7 +196,7 @@ async function askUntilIn(
     try {
       return await logIn(client, user, password, Number.POSITIVE_INFINITY, screen, display);
     } catch (error) {
-      const refusal = refused(error, user, tls);
+      const refusal = refused(error, user, host, tls);
       const { code } = error as ChatError;
       const asked = code === "wrong_password" ? givenPassword === null : givenUser === null;
       if (FINAL.includes(code) || !asked) throw new Exit(DID_NOT_GET_IN, refusal);
@@ -204,7 +208,7 @@ async function askUntilIn(
 
 /** With a script: one command after the other, each when the one before is answered. */
 async function follow(options: Options): Promise<void> {
-  const { user, password, tls } = options;
+  const { user, password, host, tls } = options;
   if (user === null || password === null) {
     throw new Exit(BAD_USAGE, "there is no terminal to ask on: give --user and HEARTLINE_PASSWORD");
   }
@@ -221,7 +225,7 @@ async function follow(options: Options): Promise<void> {
   const terminal = new Terminal(client, surface, display);
   await reach(client, options, surface, display);
   await logIn(client, user, password, SCRIPT_GIVES_UP_MS, surface, display).catch((error: unknown) => {
-    throw new Exit(DID_NOT_GET_IN, refused(error, user, tls));
+    throw new Exit(DID_NOT_GET_IN, refused(error, user, host, tls));
   });
   terminal.start();
   for await (const line of scriptLines(process.stdin, client.ended)) {
@@ -267,7 +271,7 @@ async function logOut(client: ChatClient): Promise<void> {
 
 /** A client that keeps what it needs to lose nothing and to show nothing twice, also when it is killed. */
 function newClient(
-  { host, port, tls, callback, listenPort }: Options,
+  { host, typedHost, port, tls, callback, listenPort }: Options,
   giveUpMs: number,
   surface: Surface,
   hears: Partial<ChatClientOptions>,
@@ -276,7 +280,7 @@ function newClient(
     const folder = stateFolder();
     const onFault = (why: string): void => surface.fail(printable(`cannot keep the session's state: ${why}`));
     try {
-      const file = new StateFile(folder, user, host, port, onFault);
+      const file = new StateFile(folder, user, host, port, onFault, typedHost);
       releaseState = () => file.release();
       await file.claim(() => {
         isTakenOver = true;
@@ -311,7 +315,7 @@ async function reach(
 ): Promise<void> {
   await client.connect().catch((error: unknown) => {
     if (error instanceof ChatError && error.code === "busy") return; // The login tries again.
-    throw new Exit(DID_NOT_GET_IN, `cannot reach ${formatAddress(host, port)}: ${explainUnreachable(error)}`);
+    throw new Exit(DID_NOT_GET_IN, `cannot reach ${formatAddress(host, port)}: ${explainUnreachable(error, host)}`);
   });
   if (tls !== false || client.isThisMachine) return;
   surface.fail(display.failure(`without --tls, others on the way to ${host} can read your password and all you say`));
@@ -332,11 +336,12 @@ function hasColors(output: NodeJS.WriteStream): boolean {
   return output.isTTY === true && !process.env.NO_COLOR && process.env.TERM !== "dumb";
 }
 
-function refused(error: unknown, user: string, tls: Options["tls"]): string {
+function refused(error: unknown, user: string, host: string, tls: Options["tls"]): string {
   if (!(error instanceof ChatError)) {
     const { code, syscall } = error as NodeJS.ErrnoException;
     if (syscall === undefined) throw error;
-    if (syscall !== "listen") throw new Exit(DID_NOT_GET_IN, `cannot reach the server: ${explainUnreachable(error)}`);
+    if (syscall !== "listen")
+      throw new Exit(DID_NOT_GET_IN, `cannot reach the server: ${explainUnreachable(error, host)}`);
     throw new Exit(DID_NOT_GET_IN, `cannot listen for private chats: ${code}; --listen chooses another port`);
   }
   switch (error.code) {

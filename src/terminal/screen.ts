@@ -76,7 +76,7 @@ export class Screen {
     });
   }
 
-  /** The user wants to leave, or is not there any more. A question gets no answer then. */
+  /** The user wants to leave, or the terminal is gone. An open question is answered with null. */
   quit(byCtrlC: boolean): void {
     const answer = this.#answer;
     this.#answer = null;

@@ -40,17 +40,31 @@ export class StateInUse extends Error {}
  */
 export class StateFile implements StateStore {
   readonly #file: string;
+  /** Name of the file in earlier versions, which did not normalize hosts: `[::1]` and `::1` had one each. */
+  readonly #formerFile: string;
   /** An empty database, locked: the kernel releases the lock when the process ends, also after SIGKILL. */
   #lock: Database | null = null;
   #watch: Timer | null = null;
   readonly #onFault: (why: string) => void;
   #faulty = false;
 
-  /** Makes the folder; throws the system's error when it cannot be used. `onFault` hears once that a save failed. */
-  constructor(folder: string, user: string, host: string, port: number, onFault: (why: string) => void) {
+  /**
+   * Makes the folder; throws the system's error when it cannot be used. `onFault` is called once when a save fails;
+   * `typedHost` is the host as the user wrote it.
+   */
+  constructor(
+    folder: string,
+    user: string,
+    host: string,
+    port: number,
+    onFault: (why: string) => void,
+    typedHost = host,
+  ) {
     mkdirSync(folder, { recursive: true, mode: 0o700 });
     accessSync(folder, constants.W_OK);
-    this.#file = join(folder, `${encodeURIComponent(`${user}@${host}:${port}`)}.json`);
+    const fileFor = (name: string): string => join(folder, `${encodeURIComponent(`${user}@${name}:${port}`)}.json`);
+    this.#file = fileFor(host);
+    this.#formerFile = fileFor(typedHost);
     this.#onFault = onFault;
   }
 
@@ -74,6 +88,7 @@ export class StateFile implements StateStore {
     }
     rmSync(wanted, { force: true });
     this.#lock = lock;
+    if (!existsSync(this.#file) && existsSync(this.#formerFile)) renameSync(this.#formerFile, this.#file);
     this.#watch = setInterval(() => {
       if (!existsSync(wanted)) return;
       this.#stopWatching();

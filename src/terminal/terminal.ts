@@ -1,3 +1,5 @@
+import { isIPv6 } from "node:net";
+import { everyAddress } from "../runtime/host.ts";
 import { isName } from "../protocol/ascii.ts";
 import { ChatClient, ChatError, type ChatEvent } from "../client/client.ts";
 import { type Display, type Printable, printable } from "./display.ts";
@@ -56,7 +58,7 @@ const COMMANDS: Record<string, Command> = {
   },
   block: {
     usage: "block <user>",
-    help: "hears nothing from a user any more, who does not see you either",
+    help: "stops messages from a user, who no longer sees you",
     names: 1,
     text: false,
     run: async (client, user) => {
@@ -66,7 +68,7 @@ const COMMANDS: Record<string, Command> = {
   },
   unblock: {
     usage: "unblock <user>",
-    help: "takes that back",
+    help: "ends the block",
     names: 1,
     text: false,
     run: async (client, user) => {
@@ -202,9 +204,10 @@ export function explainEnd(reason: string): string {
   return `the session has ended: ${why}`;
 }
 
-/** Why no connection came about, in words for people. */
-export function explainUnreachable(error: unknown): string {
+/** Why no connection to that host came about, in words for people. */
+export function explainUnreachable(error: unknown, host: string): string {
   if (error instanceof ChatError) return error.detail;
+  if (isIPv6(host) && everyAddress() !== "::") return "this machine has no IPv6"; // The runtime gives ECONNREFUSED.
   const { code, message } = error as NodeJS.ErrnoException;
   if (code === "ECONNREFUSED") return "nobody listens there";
   if (code === "ENOTFOUND") return "there is no such host";

@@ -17,7 +17,7 @@ it reads. Everything stays on this machine.
 
 ${targets.map(({ name, holds }) => `  ${name.padEnd(WIDTH)}  ${holds}`).join("\n")}
 
-Exit code: 0 when everything held, 1 when not, 2 for a command line that cannot be meant.
+Exit code: 0 when everything held, 1 when not, 2 for an invalid command line.
 `;
 
 await runProgram(

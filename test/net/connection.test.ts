@@ -149,6 +149,47 @@ class Wire {
   }
 }
 
+describe("the reply that begins a session, made while the disk syncs the turn before", () => {
+  /** What is said in the next turn is being synced until the promise resolves that this returns the end of. */
+  const slowDisk = (world: World): (() => Promise<void>) => {
+    const { promise, resolve } = Promise.withResolvers<void>();
+    const saves = world.saves;
+    world.saves = () => {
+      world.saves = saves;
+      return promise;
+    };
+    return () => {
+      resolve();
+      return world.later();
+    };
+  };
+
+  test("comes before the session's lines of that turn on the connection that resumes it", async () => {
+    const first = new Wire();
+    const [reply] = first.say("login alice secret resumable");
+    const token = reply!.split(" ")[1]!;
+    const second = new Wire({}, first.world, first.all);
+    const sync = slowDisk(first.world);
+    expect(first.say("message bob one")).toEqual([]);
+    expect(second.say(`resume ${token} 0`)).toEqual([]);
+    await sync();
+    expect(second.read()).toEqual(["ok 16", "ok stored"]);
+  });
+
+  test("comes after the refusal of the line before, and before the session's next lines", async () => {
+    const wire = new Wire();
+    const sync = slowDisk(wire.world);
+    expect(wire.say("alive")).toEqual([]);
+    expect(wire.say("login alice secret")).toEqual([]);
+    await sync();
+    expect([...wire.read(), ...wire.say("alive")]).toEqual([
+      expect.stringMatching(/^err not_logged_in/),
+      expect.stringMatching(/^ok token\d+ 35$/),
+      "ok",
+    ]);
+  });
+});
+
 describe("a connection over TLS whose bytes nobody takes", () => {
   const setUp = (isEncrypted: boolean): Wire => {
     const wire = new Wire({}, undefined, undefined, isEncrypted);
@@ -584,6 +625,18 @@ describe("the rate of requests", () => {
     expect(done).toBeWithin(1, ALLOWED + 1);
   });
 
+  test("lets those who said nothing for long say a second's requests at once, and no more", () => {
+    const clients = new Clients();
+    const plain = clients.connect();
+    plain.say("login alice secret");
+    const token = clients.connect().say("login bob secret callback=5000")[0]!.split(" ")[1];
+    clients.world.pass(20_000);
+    const plainAtOnce = plain.say(...Array<string>(100).fill("alive")).filter((line) => line === "ok").length;
+    const wires = Array.from({ length: 100 }, () => clients.connect());
+    const callbackAtOnce = wires.filter((wire) => wire.say(`as ${token} alive`)[0] === "ok 0").length;
+    expect([plainAtOnce, callbackAtOnce]).toEqual([10, 10]);
+  });
+
   test("holds for logins alone, and nothing of them is refused", () => {
     const clients = new Clients();
     const wires: Wire[] = [];
@@ -664,6 +717,19 @@ describe("the rate of requests", () => {
     });
     expect(done).toBeWithin(50, ALLOWED + 1);
     expect(clients.connect("192.0.2.2").say("login bob secret")[0]).toMatch(/^ok /);
+  });
+
+  test("of an address is shared by its connections in turn, so that one with many requests keeps no other out", () => {
+    const clients = new Clients({ ...LIMIT, badLinesMax: 0 });
+    const crowd = clients.connect();
+    crowd.feed("alive\n".repeat(2000));
+    for (let i = 0; i < 10; i++) {
+      const wire = clients.connect();
+      wire.feed(`login u${i} secret\n`);
+      clients.world.pass(500);
+      expect(wire.read()[0]).toMatch(/^ok /);
+    }
+    expect(crowd.read().length).toBeWithin(30, 61);
   });
 
   test("of connections without a session is each one's own on this machine, unless it is to be limited as well", () => {

@@ -11,7 +11,7 @@ import {
   readHost,
   withZone,
 } from "../../src/runtime/host.ts";
-import { ServerProcess, runWith } from "../support/process.ts";
+import { ServerProcess, run, runWith } from "../support/process.ts";
 import { PASSWORD, WireServer } from "../support/wire.ts";
 
 const folder = mkdtempSync(join(tmpdir(), "heartline-"));
@@ -128,6 +128,14 @@ test.each(["::1", "localhost"])("a callback session works when the server is rea
   await server.stop();
 });
 
+test.each([
+  ["fe80::1", "a link-local address needs its interface"],
+  ["fe80::1%nosuch0", "there is no such interface"],
+])("a server says why it cannot listen at %s", async (host, why) => {
+  const { err, code } = await run("src/main.ts", "serve", "--port", "0", "--data", ":memory:", "--host", host);
+  expect({ err, code }).toEqual({ err: expect.stringContaining(`cannot listen on [${host}]:0: ${why}`), code: 1 });
+});
+
 /** A library that, loaded first, makes the kernel look like one without IPv6; null where there is no C compiler. */
 function libraryWithoutIpv6(): string | null {
   const cc = Bun.which("cc");
@@ -163,6 +171,14 @@ describe.skipIf(library === null)("on a kernel without IPv6", () => {
       code: 0,
     });
     await server.stop();
+  });
+
+  test("a client says why it cannot reach ::1", async () => {
+    expect(await runWith({ input: "", env }, "src/main.ts", "chat", "::1", "6001", "--user", "columbia")).toEqual({
+      out: "",
+      err: "heartline: cannot reach [::1]:6001: this machine has no IPv6\n",
+      code: 1,
+    });
   });
 
   test("a server listens at them with --host ::, and says why it cannot listen at ::1", async () => {

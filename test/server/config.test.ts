@@ -185,7 +185,7 @@ test("TLS takes a certificate and its key, at a port of its own or instead of th
   expect(parseConfig([...files, "--proxy-from", "::1"])!.proxyFrom).not.toBeNull();
 });
 
-describe("what cannot be meant is refused in one line", () => {
+describe("an invalid command line is refused in one line", () => {
   test.each([
     [["--nonsense"], "nonsense"],
     [["--nonsense", "5"], "nonsense"],

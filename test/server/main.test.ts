@@ -56,6 +56,15 @@ test("prints one line when it is ready, and logs to stderr only", async () => {
   expect(server.stderr).not.toContain("SAMPLE");
 });
 
+test.each([
+  ["0.0.0.0", "127.0.0.1"],
+  ["127.1", "127.0.0.1"],
+  ["127.0.0.2", "127.0.0.2"],
+])("a server that listens on %s logs the command that connects to %s", async (host, reached) => {
+  const server = start("--host", host, "--port", "0", "--credentials", USERS, "--data", ":memory:");
+  await server.logs(new RegExp(`join with: bun run client ${reached} ${await server.port()}, or npm`));
+});
+
 test("warns loudly while the sample credentials are in use", async () => {
   const server = start("--host", "127.0.0.1", "--port", "0", "--data", ":memory:");
   await server.port();
@@ -281,7 +290,7 @@ describe("says why it cannot run in one line on stderr, and exits with", () => {
     await (await login(port, "alice")).asks("message bob hi", "ok stored");
   });
 
-  test("2 when the command line cannot be meant", async () => {
+  test("2 for an invalid command line", async () => {
     await Promise.all([
       fails(serve("--nonsense"), 2, "nonsense", "--help"),
       fails(serve("extra"), 2, "extra"),

@@ -88,9 +88,9 @@ export class User {
 
   /** There is no room, or the disk takes nothing, so nobody gets a session that must be remembered. */
   isRefused(line: string): boolean {
-    if (isRefusedAtDoor(line)) return this.lostLogins-- > 0;
-    if (!isRefused(line) || !this.around.ledger.hasRefused) return false;
-    this.lostLogins--;
+    if (!isRefusedAtDoor(line) && !(isRefused(line) && this.around.ledger.hasRefused)) return false;
+    // The reply to a later login may have come before it.
+    this.lostLogins = Math.max(0, this.lostLogins - 1);
     return true;
   }
 

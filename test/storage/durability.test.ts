@@ -213,6 +213,32 @@ test("a damaged journal is refused in one line that says what to do, and --salva
   expect(await bob.line()).toMatch(/^stored alice \d+ one$/);
 });
 
+test.each(["mailbox", "blocks", "progress"])(
+  "a database whose table %s is damaged is refused with code 1 and one line that says what to do",
+  async (table) => {
+    const folder = `damaged-${table}`;
+    const first = start(folder);
+    const [alice] = await login(first, "alice");
+    await alice.asks("message bob hello", "ok stored");
+    first.kill("SIGTERM");
+    expect(await first.exits()).toBe(0);
+    const file = join(path, folder, "heartline.sqlite");
+    using database = new Database(file, { readonly: true });
+    const { page_size: pageBytes } = database.query<{ page_size: number }, []>("PRAGMA page_size").get()!;
+    const root = "SELECT rootpage FROM sqlite_master WHERE name = ?";
+    const { rootpage } = database.query<{ rootpage: number }, [string]>(root).get(table)!;
+    const bytes = Buffer.from(await Bun.file(file).bytes());
+    writeFileSync(file, bytes.fill(0xff, (rootpage - 1) * pageBytes, rootpage * pageBytes));
+    const refused = start(folder);
+    expect(await refused.exits()).toBe(1);
+    expect(refused.stderr).toMatch(/^heartline: \S+heartline\.sqlite is damaged: .* --salvage.*\n$/);
+    renameSync(file, `${file}.aside`);
+    const salvaged = start(folder, "--salvage");
+    const [bob] = await login(salvaged, "bob");
+    await bob.hears("stored alice <ms> hello");
+  },
+);
+
 test("a journal whose last message is gone is refused with code 1, and a salvage logs how much is missing", async () => {
   const first = start("cut");
   const [alice] = await login(first, "alice");

@@ -39,7 +39,7 @@ export class World {
       this.goOn();
     },
     ends: () => this.chat.turnEnds() || this.more(),
-    saves: () => this.store.save(),
+    saves: () => this.saves(),
     failed: (error) => this.faults.push(error),
     later: (end) => void this.#ends.push(end),
   });
@@ -50,6 +50,8 @@ export class World {
     Buffer.from(password).toString("latin1") === PASSWORD;
   /** Calls the client of a callback session; a test says what comes of it. */
   newCaller: (session: Session) => Caller = () => ({ flush: () => {}, retry: () => {}, giveUp: () => {} });
+  /** Makes what was said safe; a test may take its time, as a disk does with durability `power`. */
+  saves: () => boolean | Promise<void> = () => this.store.save();
   /** What goes on with each turn, and whether another one should follow for it. */
   goOn: () => void = () => {};
   more: () => boolean = () => false;

@@ -579,7 +579,7 @@ describe("in a pipe", () => {
     expect(await program.stdout.text()).toContain("message <user> <text>");
   });
 
-  test("a command line that cannot be meant says so in one line, with exit code 2", async () => {
+  test("an invalid command line gives one line, with exit code 2", async () => {
     for (const args of [
       [],
       ["127.0.0.1"],

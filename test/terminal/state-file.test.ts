@@ -51,6 +51,20 @@ test("a state is claimed by one process at a time: it is asked to leave when ano
   await open("another").claim(() => {});
 });
 
+test("a state that an earlier version kept under the host as typed is taken over once", async () => {
+  const [former, state] = ["[::1]", "::1"].map((host) => new StateFile(folder, "former", host, 6001, () => {}));
+  former!.save(STATE);
+  const named = (): StateFile => new StateFile(folder, "former", "::1", 6001, () => {}, "[::1]");
+  const first = named();
+  await first.claim(() => {});
+  expect(first.load()).toEqual(STATE);
+  first.save({ ...STATE, received: 6 });
+  first.release();
+  former!.save(STATE);
+  await named().claim(() => {});
+  expect(state!.load()).toEqual({ ...STATE, received: 6 });
+});
+
 test("a claim ends with its process, also when that is killed", async () => {
   const script = `
     import { StateFile } from ${JSON.stringify(join(import.meta.dir, "../../src/terminal/state-file.ts"))};

@@ -437,6 +437,11 @@ describe("a command line", () => {
     }
   });
 
+  test("with a device that never ends, the size of --ca is refused", async () => {
+    const err = "heartline: cannot read --ca /dev/zero: it has more than 16777216 bytes (--help shows how)\n";
+    expect(await call("--tls", "--ca", "/dev/zero")).toEqual({ out: "", err, code: 2 });
+  });
+
   test("with a file that holds no certificate says so", async () => {
     const file = join(folder, "x.pem");
     expect(await call("--tls", "--ca", file)).toMatchObject({ err: expect.stringContaining("ENOENT"), code: 2 });

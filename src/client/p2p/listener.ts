@@ -15,8 +15,8 @@ export interface Doorkeeper {
 }
 
 /**
- * Callers that have not proved who they are: few at a time, and not for long. The oldest is cut for a new one, so that
- * many callers that say nothing keep nobody out.
+ * Unauthenticated callers: at most GREETINGS_MAX, each for at most GREETING_MS. The oldest is cut for a new one, so
+ * that silent callers keep nobody out.
  */
 export class Greetings<T> {
   readonly #callers = new Map<T, Timer>();
@@ -36,7 +36,7 @@ export class Greetings<T> {
     this.#callers.set(caller, deadline);
   }
 
-  /** It has proved who it is, or it is gone. */
+  /** The caller is authenticated, or gone. */
   delete(caller: T): void {
     clearTimeout(this.#callers.get(caller));
     this.#callers.delete(caller);

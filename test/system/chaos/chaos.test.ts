@@ -65,7 +65,7 @@ test("every message comes once and in order when many connections are refused at
   if (code !== 0) throw new Error(`${stdout}${stderr}`);
 }, 60_000);
 
-test("a command line that cannot be meant is refused with the reason", async () => {
+test("an invalid command line is refused with the reason", async () => {
   const { code, stdout, stderr } = await chaos("--seconds", "soon");
   expect({ code, stdout }).toEqual({ code: 2, stdout: "" });
   expect(stderr).toBe('chaos: --seconds takes a whole number from 1 to 86400, not "soon" (--help lists the options)\n');

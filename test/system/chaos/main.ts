@@ -27,7 +27,7 @@ with what everybody was shown. Everything stays on this machine, in temporary fo
   --limit-loopback         new connections of an address are limited, so that many are refused at the door
   --help                   this page
 
-Exit code: 0 when every message came once and in order, 1 when not, 2 for a command line that cannot be meant.
+Exit code: 0 when every message came once and in order, 1 when not, 2 for an invalid command line.
 `;
 
 const MESSAGES_PER_CLIENT = 4;

@@ -11,7 +11,7 @@ const READ_MS = 20;
 const READ_BYTES_MAX = 6_000;
 const FETCHES_MAX = 20;
 
-/** Where the two users are, and who they are. */
+/** The server and the two users. */
 export interface PipeOrder {
   folder: string;
   port: number;
@@ -136,7 +136,7 @@ export class PipeReader {
     for (const [, number] of taken.matchAll(line)) this.#shown.push(Number(number));
   }
 
-  /** So what it wrote can be read to the end, and nothing is written behind that before the pipe is closed. */
+  /** Stops the client, so that its output can be read to the end and the pipe is closed with nothing in it. */
   async #standStill(child: Bun.Subprocess): Promise<void> {
     child.kill("SIGSTOP");
     while (child.exitCode === null && child.signalCode === null) {
@@ -149,7 +149,7 @@ export class PipeReader {
     }
   }
 
-  /** Nothing breaks any more: fetches what is left, and says what was lost, came twice or out of order. */
+  /** Once the faults are over: fetches the rest, and reports what was lost, came twice or out of order. */
   async finish(): Promise<{ lost: string[]; twice: string[]; disordered: string[] }> {
     this.#isCalm = true;
     await this.#fetching;

@@ -47,7 +47,7 @@ ${TROUBLE_NAMES.map((name) => `                           ${name.padEnd(10)} ${t
   --json <file>          writes all figures there
   --help                 this page
 
-Exit code: 0, 1 when somebody ordinary was harmed, 2 for a command line that cannot be meant.
+Exit code: 0, 1 when somebody ordinary was harmed, 2 for an invalid command line.
 `;
 
 interface Options {

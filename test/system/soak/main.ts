@@ -61,7 +61,7 @@ dropped, and no message lost, twice or out of order.
   --json <file>          writes all samples and the verdict there
   --help                 this page
 
-Exit code: 0, 1 when any of that does not hold, 2 for a command line that cannot be meant.
+Exit code: 0, 1 when any of that does not hold, 2 for an invalid command line.
 `;
 
 interface Options {
