@@ -58,7 +58,7 @@ interface Options {
 
 const output = new OutputWriter(process.stdout);
 const errors = new OutputWriter(process.stderr);
-/** Saves the state and closes the session, without another acknowledgement. */
+/** Saves the state and closes the session. Lines that still wait are not printed: the next login brings them again. */
 let hangUp = (): void => {};
 /** Lets another client of the user on this machine have the state; and whether one wants it. */
 let releaseState = (): void => {};
@@ -228,7 +228,7 @@ async function follow(options: Options): Promise<void> {
   }
   await client.catchUp().catch(() => {});
   await output.idle(); // So that the logout acknowledges all of it.
-  await client.logout().catch(() => client.close());
+  await client.logout().catch(hangUp);
   farewell(await client.ended);
 }
 
@@ -256,11 +256,15 @@ async function logIn(
   await retry(attempt, ["busy"], giveUpMs);
 }
 
-/** Ends the session in good order: all that was printed is acknowledged. Without a reply in time it hangs up. */
+/**
+ * Ends the session in good order: all that was printed is acknowledged. Without a reply in time it hangs up. A pipe's
+ * reader is waited for before that time starts: what it reads after the end is not saved, and would come again.
+ */
 async function logOut(client: ChatClient): Promise<void> {
-  setTimeout(() => client.close(), LOGOUT_MS);
+  if (!process.stdout.isTTY) await output.idle();
+  setTimeout(hangUp, LOGOUT_MS);
   await output.idle();
-  await client.logout().catch(() => client.close());
+  await client.logout().catch(hangUp);
 }
 
 /** A client that keeps what it needs to lose nothing and to show nothing twice, also when it is killed. */
@@ -296,7 +300,10 @@ function newClient(
     giveUpMs,
     ...hears,
   });
-  hangUp = () => client.close();
+  hangUp = () => {
+    client.close();
+    output.discard();
+  };
   return client;
 }
 
