@@ -21,6 +21,7 @@ import {
   goodbyeReason,
   isOwn,
   loginLine,
+  parseLogin,
   refusalIn,
   retry,
   startsWithWord,
@@ -136,8 +137,8 @@ export class CallbackSession implements ChatSession {
     this.#secret = Promise.withResolvers();
     this.#firstCall = Promise.withResolvers();
     const words = await this.#say(`${this.#login} callback=${this.#port.port}${after}`);
-    const [token = "", silence = "", ...rest] = words.split(" ");
-    const option = (name: string): string | undefined => rest.find((word) => word.startsWith(name))?.slice(name.length);
+    const { token, silenceMs, more } = parseLogin(words);
+    const option = (name: string): string | undefined => more.find((word) => word.startsWith(name))?.slice(name.length);
     this.#token = token;
     this.#stream.restart();
     this.#acted = Number(option("received=") ?? Number.POSITIVE_INFINITY);
@@ -145,7 +146,6 @@ export class CallbackSession implements ChatSession {
     this.#save();
     this.#listener.began(this.#user);
     this.#secret.resolve(option("secret=") ?? "");
-    const silenceMs = Number(silence) * 1000;
     this.#heartbeat.start(silenceMs);
     const inTime = await Promise.race([this.#firstCall.promise.then(() => true), Bun.sleep(FIRST_CALL_MS)]);
     if (inTime !== true) {

@@ -86,6 +86,15 @@ export interface SessionOptions extends Address {
   store: (user: string) => Promise<StateStore> | StateStore | null;
 }
 
+/** The words of `ok` after a login. Throws for a reply without a token: something else than this server answers. */
+export function parseLogin(words: string): Login & { more: string[] } {
+  const [token = "", silence = "", ...more] = words.split(" ");
+  const silenceMs = Number(silence) * 1000;
+  if (!/^[\w-]{22,64}$/.test(token) || !(silenceMs > 0 && silenceMs <= SILENCE_MS_MAX))
+    throw new ChatError("closed", "the answer to the login is not one of a Heartline server");
+  return { token, silenceMs, more };
+}
+
 /** What a login gave. */
 export interface Login {
   token: string;
@@ -103,6 +112,8 @@ export interface Asker {
 export const ANSWER_MS = 10_000;
 export const NO_ANSWER = `no answer came within ${ANSWER_MS / 1000} seconds`;
 const LOCKOUT_MS_MAX = 3_600_000;
+/** The longest time that a timer of this runtime takes. */
+const SILENCE_MS_MAX = 2 ** 31 - 1;
 const PAUSE_MIN_MS = 200;
 const PAUSE_MAX_MS = 20_000;
 
@@ -162,7 +173,7 @@ export function refusalIn(bytes: Uint8Array, start: number, end: number): ChatEr
   const isError = startsWithWord(bytes, start, end, "err");
   if (!isError && !startsWithWord(bytes, start, end, "busy")) return null;
   const [code = "", ...detail] = decode(bytes, isError ? Math.min(start + 4, end) : start, end).split(" ");
-  return new ChatError(code, detail.join(" "));
+  return new ChatError(code === "" ? "refused" : code, detail.join(" "));
 }
 
 /** Reasons after which a client does not log in again by itself. */
@@ -175,7 +186,7 @@ export function startsWithWord(bytes: Uint8Array, start: number, end: number, wo
   return at === end || bytes[at] === 32;
 }
 
-/** The reason that a `goodbye` line gives; null for any other line. */
+/** The reason that a `goodbye` line gives, `unknown` if none; null for any other line. */
 export function goodbyeReason(bytes: Uint8Array, start: number, end: number): string | null {
-  return startsWithWord(bytes, start, end, "goodbye") ? (decode(bytes, start, end).split(" ", 2)[1] ?? "") : null;
+  return startsWithWord(bytes, start, end, "goodbye") ? decode(bytes, start, end).split(" ", 2)[1] || "unknown" : null;
 }

@@ -19,6 +19,7 @@ import {
   goodbyeReason,
   isOwn,
   loginLine,
+  parseLogin,
   refusalIn,
   retry,
   startsWithWord,
@@ -125,7 +126,7 @@ export class StreamSession implements ChatSession {
   /** Logs in, and makes those requests again that an earlier session is known not to have acted on. */
   #logIn(after: string): Promise<Login> {
     return this.#greet(this.#login + after, (reply) => {
-      const [token = "", silence = "", ...more] = reply.split(" ");
+      const { token, silenceMs, more } = parseLogin(reply);
       const acted = more.find((word) => word.startsWith("received="))?.slice("received=".length);
       this.#token = token;
       this.#stream.restart();
@@ -140,7 +141,6 @@ export class StreamSession implements ChatSession {
         else pending.reject(new ChatError("unknown_outcome"));
       }
       this.#saved = false;
-      const silenceMs = Number(silence) * 1000;
       this.#heartbeat.start(silenceMs);
       return { token, silenceMs };
     });
@@ -192,7 +192,15 @@ export class StreamSession implements ChatSession {
           clearTimeout(deadline);
           then(value);
         };
-      this.#greeting = { resolve: inTime((words: string) => resolve(take(words))), reject: inTime(reject) };
+      const taken = (words: string): void => {
+        try {
+          resolve(take(words));
+        } catch (error) {
+          this.#isAttached = false;
+          reject(error);
+        }
+      };
+      this.#greeting = { resolve: inTime(taken), reject: inTime(reject) };
       link.send(line);
     });
   }

@@ -124,6 +124,34 @@ test.each(["replaced", "removed", "kicked you were warned"])(
   },
 );
 
+describe.each(["resumable", "callback"] as const)(
+  "the login of a %s session rejects when the server answers",
+  (session) => {
+    const replies = [
+      "ok",
+      "ok short 35",
+      `ok ${TOKEN}`,
+      `ok ${TOKEN} soon`,
+      `ok ${TOKEN} 0`,
+      `ok ${TOKEN} -5`,
+      `ok ${TOKEN} 1e99`,
+    ];
+    test.each(replies)("%s", async (reply) => {
+      server = new FakeServer((_line, { say }) => say(`${reply}\n`));
+      const { client } = newClient({ session });
+      const refused = await client.login("alice", PASSWORD).catch((error: unknown) => error);
+      expect(refused).toEqual(new ChatError("closed", "the answer to the login is not one of a Heartline server"));
+    });
+  },
+);
+
+test("a goodbye without a reason ends a plain session as unknown", async () => {
+  server = new FakeServer((_line, { say }) => say(`ok ${TOKEN} 35\ngoodbye\n`));
+  const { client } = newClient({ session: "plain" });
+  await client.login("alice", PASSWORD);
+  expect(await client.ended).toBe("unknown");
+});
+
 test("a first login that is refused at the door rejects with busy and the words of the server", async () => {
   server = new FakeServer(
     (_line, { number, say }) => number > 1 && say(`ok ${TOKEN} 35\n`),
@@ -182,6 +210,7 @@ describe("a script whose session ends exits with 3 and a reason on stderr after"
     ["err banned 60", "this user is banned"],
     ["err unknown_user", "does not know this user any more"],
     ["err odd because", "odd"],
+    ["err ", "refused it without a reason"],
   ];
   test.each(endings)("%s", async (reply, words) => {
     server = cutAfterOneMessage(({ say }) => say(`${reply}\n`));
