@@ -15,6 +15,11 @@ export class ChatError extends Error {
   }
 }
 
+/** Errors of the system mean that the server cannot be reached. */
+export function asChatError(error: unknown): ChatError {
+  return error instanceof ChatError ? error : new ChatError("closed");
+}
+
 /** What must outlive the program, so that nothing comes or goes twice. */
 export interface ClientState {
   token: string;
@@ -119,11 +124,23 @@ const PAUSE_MAX_MS = 20_000;
 
 /** Growing pauses between attempts, uneven, so that the clients of a server that went away do not come back as one. */
 export class Pauses {
+  readonly #startMs = performance.now();
   #pauseMs: number;
+  #lastMs = performance.now();
 
   /** Goes on behind so many attempts. */
   constructor(attempts = 0) {
     this.#pauseMs = Math.min(PAUSE_MIN_MS * 2 ** attempts, PAUSE_MAX_MS);
+  }
+
+  /** Time since the first attempt. */
+  get elapsedMs(): number {
+    return performance.now() - this.#startMs;
+  }
+
+  /** Time since the end of the last pause. */
+  get sinceLastMs(): number {
+    return performance.now() - this.#lastMs;
   }
 
   /** Waits for the next pause, at least `leastMs`. */
@@ -131,17 +148,23 @@ export class Pauses {
     const pauseMs = this.#pauseMs * (0.5 + Math.random() / 2);
     this.#pauseMs = Math.min(this.#pauseMs * 2, PAUSE_MAX_MS);
     await Bun.sleep(Math.max(pauseMs, leastMs));
+    this.#lastMs = performance.now();
   }
 }
 
 /**
  * Repeats `attempt` after growing pauses while it fails with one of the `passing` codes. After `locked_out <seconds>`
- * it waits for the end of the lockout. Rejects with any other failure, and with the last one when `giveUpMs` is over.
+ * it waits for the end of the lockout. Rejects with any other failure, and with the last one when `giveUpMs` is over,
+ * counted from the start of `pauses`.
  */
-export async function retry<T>(attempt: () => Promise<T>, passing: readonly string[], giveUpMs: number): Promise<T> {
-  const startMs = performance.now();
-  for (const pauses = new Pauses(); ;) {
-    const isLastTime = performance.now() - startMs > giveUpMs;
+export async function retry<T>(
+  attempt: () => Promise<T>,
+  passing: readonly string[],
+  giveUpMs: number,
+  pauses = new Pauses(),
+): Promise<T> {
+  for (;;) {
+    const isLastTime = pauses.elapsedMs > giveUpMs;
     try {
       return await attempt();
     } catch (error) {

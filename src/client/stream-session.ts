@@ -16,6 +16,7 @@ import {
   type SessionOptions,
   type StateStore,
   answer,
+  asChatError,
   goodbyeReason,
   isOwn,
   loginLine,
@@ -79,6 +80,8 @@ export class StreamSession implements ChatSession {
     late: () => this.#link?.close(),
   });
   #comingBack = false;
+  /** They go on growing while each connection that comes back ends early without a line but `goodbye`. */
+  #pauses: Pauses | null = null;
   /** Why nobody who answered since the loss was to be trusted, as it was told last: the same is not told again. */
   #distrust = "";
   /** What a greeting fails with when the connection is closed. */
@@ -196,7 +199,7 @@ export class StreamSession implements ChatSession {
         try {
           resolve(take(words));
         } catch (error) {
-          this.#isAttached = false;
+          link.close(); // What follows is no stream.
           reject(error);
         }
       };
@@ -224,6 +227,8 @@ export class StreamSession implements ChatSession {
     this.#at += lineBytes;
     if (this.#at <= this.#stream.read) return; // Already read on an earlier connection.
     this.#saved = false;
+    const reason = goodbyeReason(bytes, start, end);
+    if (reason === null) this.#pauses = null;
     if (isReply) {
       this.#stream.take(this.#at);
       const pending = this.#pending.shift();
@@ -234,7 +239,6 @@ export class StreamSession implements ChatSession {
     this.#stream.take(this.#at, () => this.#listener.event(bytes, start, end));
     if (this.#stream.delivered === this.#at) this.#heard();
     else this.#regulate();
-    const reason = goodbyeReason(bytes, start, end);
     if (reason !== null && (STAYS_AWAY.includes(reason) || this.#options.kind === "plain")) this.#end(reason);
   }
 
@@ -312,8 +316,12 @@ export class StreamSession implements ChatSession {
     this.#comingBack = true;
     this.#distrust = "";
     this.#listener.lost();
-    await new Pauses().next();
-    const failure = await retry(() => this.#tryAgain(), PASSING, this.#options.giveUpMs).catch(asChatError);
+    const { giveUpMs } = this.#options;
+    if (this.#pauses === null || this.#pauses.sinceLastMs > ANSWER_MS) this.#pauses = new Pauses();
+    const pauses = this.#pauses;
+    if (pauses.elapsedMs > giveUpMs) return this.#end("lost");
+    await pauses.next();
+    const failure = await retry(() => this.#tryAgain(), PASSING, giveUpMs, pauses).catch(asChatError);
     this.#comingBack = false;
     if (this.#ended) return;
     if (failure === undefined) return this.#listener.back();
@@ -388,9 +396,4 @@ export class StreamSession implements ChatSession {
     this.#hasToldEnd = true;
     if (this.#token !== "") this.#listener.ended(this.#reason);
   }
-}
-
-/** Errors of the system mean that the server cannot be reached. */
-function asChatError(error: unknown): ChatError {
-  return error instanceof ChatError ? error : new ChatError("closed");
 }

@@ -102,6 +102,20 @@ test("a reconnecting session waits for the end of a lockout, then logs in with i
   );
 });
 
+test.each(["", "goodbye slow\n"])(
+  "a server that accepts each resume, says %j and closes is given up as one that is away",
+  async (words) => {
+    server = new FakeServer((_line, { number, say, hangUp }) => {
+      say(number === 1 ? `ok ${TOKEN} 35\nmessage bob one\n` : `ok 0\n${words}`);
+      hangUp();
+    });
+    const { client, told } = newClient({ giveUpMs: 100 });
+    await client.login("alice", PASSWORD);
+    expect(await client.ended).toBe("lost");
+    expect(told[0]).toBe("one");
+  },
+);
+
 test.each([
   ["err unknown_session replaced", "replaced"],
   ["err unknown_session kicked", "kicked"],
