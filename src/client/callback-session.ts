@@ -38,7 +38,7 @@ const BUSY_MS = 30_000;
 const NEXT_CALL_MS = 300;
 const FIRST_DELIVERY_MS = 1_000;
 /** Failures after which a later login may succeed. */
-const PASSING = ["not_sent", "unknown_outcome", "unreachable", "busy", "internal", "locked_out"];
+const PASSING = ["closed", "not_sent", "unknown_outcome", "unreachable", "busy", "internal", "locked_out"];
 /** The longest head line of a call, `callback <secret> <position> <bytes>`, with room to spare. */
 const HEAD_BYTES_MAX = 256;
 
@@ -263,7 +263,7 @@ export class CallbackSession implements ChatSession {
       if (!this.#ended) this.#listener.back();
     } catch (error) {
       const { code } = error as ChatError;
-      this.#end(["not_sent", "unknown_outcome"].includes(code) ? "lost" : code);
+      this.#end(["closed", "not_sent", "unknown_outcome"].includes(code) ? "lost" : code);
     }
   }
 

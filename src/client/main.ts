@@ -350,6 +350,7 @@ function refused(error: unknown, user: string, tls: Options["tls"]): string {
     case "locked_out":
       return `too many wrong passwords: ${user} is locked out from here for ${error.detail} seconds`;
     case "closed":
+    case "unknown_outcome": // The login of a callback session had no answer.
       if (error.detail === "" && tls === false) return "the server closed the connection; if it speaks TLS, try --tls";
       return explain(error, user);
     default:

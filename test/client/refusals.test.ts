@@ -239,6 +239,33 @@ describe("a script whose session ends exits with 3 and a reason on stderr after"
   });
 });
 
+test("a callback script whose login is not answered exits with 1 and says that the server closed the connection", async () => {
+  server = new FakeServer((_line, { hangUp }) => hangUp());
+  const state = mkdtempSync(join(tmpdir(), "heartline-"));
+  const env = { HEARTLINE_PASSWORD: PASSWORD, XDG_STATE_HOME: state };
+  const args = ["src/client/main.ts", "127.0.0.1", String(server.port), "--user", "alice", "--callback"];
+  const { err, code } = await runWith({ env, input: "online\n" }, ...args);
+  expect(err).toBe("heartline: the server closed the connection; if it speaks TLS, try --tls\n");
+  expect(code).toBe(1);
+  rmSync(state, { recursive: true });
+});
+
+test("a callback session whose new login has an unreadable reply logs in again", async () => {
+  const logins: string[] = [];
+  server = new FakeServer((line, { say, hangUp }) => {
+    const port = Number(/callback=(\d+)/.exec(line)?.[1]);
+    if (port > 0 && logins.push(line) !== 2) {
+      say(`ok ${TOKEN} 35 secret=${"S".repeat(22)}\n`);
+      setImmediate(() => call(port));
+    } else say(port > 0 ? "ok\n" : logins.length === 1 ? "err unknown_session\n" : "ok sent\n");
+    hangUp();
+  });
+  const { client } = newClient({ session: "callback" });
+  await client.login("alice", PASSWORD);
+  expect(await client.message("bob", "hi")).toBe("sent");
+  expect(logins).toHaveLength(3);
+});
+
 test("sixty sessions behind one address all resume after a cut, in spite of its connection rate limit", async () => {
   const names = Array.from({ length: 60 }, (_, index) => `user${index}`);
   const wire = new WireServer({ limits: { limitsLoopback: true, connectionsPerSecondMax: 30 } }, names);
