@@ -160,7 +160,7 @@ async function converse(options: Options): Promise<void> {
     // Replies come in order; only what is said privately may take longer, and holds nothing up.
     screen.onLine = (line) => void terminal.run(line);
     screen.onQuit = () => {
-      screen.onQuit = (byCtrlC) => byCtrlC && client.close();
+      screen.onQuit = (byCtrlC) => byCtrlC && hangUp();
       void logOut(client);
     };
     const reason = await client.ended;
