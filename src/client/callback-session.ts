@@ -13,6 +13,7 @@ import {
   type ChatSession,
   ChatError,
   type Login,
+  Pauses,
   STAYS_AWAY,
   type SessionListener,
   type SessionOptions,
@@ -103,6 +104,8 @@ export class CallbackSession implements ChatSession {
   /** The secret that the server's calls show; a call may come before the login's reply. */
   #secret = Promise.withResolvers<string>();
   #firstCall = Promise.withResolvers<void>();
+  /** Before each login that follows an ended session; they grow while sessions end soon after they began. */
+  #pauses = new Pauses();
 
   constructor(options: SessionOptions, listener: SessionListener) {
     this.#options = options;
@@ -251,6 +254,8 @@ export class CallbackSession implements ChatSession {
   async #comeBack(secret: PromiseWithResolvers<string> | null): Promise<void> {
     if (secret !== this.#secret) return;
     this.#listener.lost();
+    if (this.#pauses.sinceLastMs > ANSWER_MS) this.#pauses = new Pauses();
+    await this.#pauses.next();
     const attempt = async (): Promise<void> => {
       // Undelivered lines come again in the new session, so it begins after them. A handler that waits for a reply
       // cannot end before: then the wait is bounded.

@@ -1,10 +1,11 @@
-import { afterEach, describe, expect, test } from "bun:test";
+import type { Socket } from "bun";
+import { afterEach, describe, expect, spyOn, test } from "bun:test";
 import { ChatClient, type ChatClientOptions, ChatError } from "heartline/client";
 import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { Proxy } from "../../bench/proxy.ts";
-import { retry } from "../../src/client/request.ts";
+import { Pauses, retry } from "../../src/client/request.ts";
 import { type FakeConnection, FakeServer } from "../support/fake-server.ts";
 import { runWith } from "../support/process.ts";
 import { PASSWORD, WireServer } from "../support/wire.ts";
@@ -208,12 +209,11 @@ test.each(["busy too many\n", "err busy too many\n"])(
   },
 );
 
-function call(port: number): void {
-  void Bun.connect({
-    hostname: "127.0.0.1",
-    port,
-    socket: { open: (socket) => void socket.write(`callback ${"S".repeat(22)} 0 0\n`), data: () => {} },
-  });
+/** Calls a callback client as the server does, to deliver `text`. */
+function call(port: number, text = ""): void {
+  const open = (socket: Socket): void => void socket.write(`callback ${"S".repeat(22)} 0 ${text.length}\n`);
+  const data = (socket: Socket, chunk: Buffer): void => void (chunk.includes("ready") && socket.write(text));
+  void Bun.connect({ hostname: "127.0.0.1", port, socket: { open, data } });
 }
 
 describe("a script whose session ends exits with 3 and a reason on stderr after", () => {
@@ -264,6 +264,25 @@ test("a callback session whose new login has an unreadable reply logs in again",
   await client.login("alice", PASSWORD);
   expect(await client.message("bob", "hi")).toBe("sent");
   expect(logins).toHaveLength(3);
+});
+
+test("a callback session that is ended again and again logs in after growing pauses", async () => {
+  let logins = 0;
+  const { promise: fourth, resolve } = Promise.withResolvers<void>();
+  server = new FakeServer((line, { say, hangUp }) => {
+    const port = Number(/callback=(\d+)/.exec(line)?.[1]);
+    say(port > 0 ? `ok ${TOKEN} 35 secret=${"S".repeat(22)}\n` : "ok\n");
+    hangUp();
+    if (++logins === 4) resolve();
+    else setImmediate(() => call(port, "goodbye slow\n"));
+  });
+  const next = spyOn(Pauses.prototype, "next");
+  const { client } = newClient({ session: "callback" });
+  void client.login("alice", PASSWORD).catch(() => {});
+  await fourth;
+  expect(next).toHaveBeenCalledTimes(3);
+  expect(new Set(next.mock.contexts).size).toBe(1);
+  next.mockRestore();
 });
 
 test("sixty sessions behind one address all resume after a cut, in spite of its connection rate limit", async () => {
