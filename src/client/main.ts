@@ -60,7 +60,7 @@ interface Options {
 
 const output = new OutputWriter(process.stdout);
 const errors = new OutputWriter(process.stderr);
-/** Saves the state and closes the session, without another acknowledgement. */
+/** Saves the state and closes the session. Lines that still wait are not printed: the next login brings them again. */
 let hangUp = (): void => {};
 /** Lets another client of the user on this machine have the state; and whether one wants it. */
 let releaseState = (): void => {};
@@ -164,7 +164,7 @@ async function converse(options: Options): Promise<void> {
     // Replies come in order; only what is said privately may take longer, and holds nothing up.
     screen.onLine = (line) => void terminal.run(line);
     screen.onQuit = () => {
-      screen.onQuit = (byCtrlC) => byCtrlC && client.close();
+      screen.onQuit = (byCtrlC) => byCtrlC && hangUp();
       void logOut(client);
     };
     const reason = await client.ended;
@@ -232,7 +232,7 @@ async function follow(options: Options): Promise<void> {
   }
   await client.catchUp().catch(() => {});
   await output.idle(); // So that the logout acknowledges all of it.
-  await client.logout().catch(() => client.close());
+  await client.logout().catch(hangUp);
   farewell(await client.ended);
 }
 
@@ -260,11 +260,15 @@ async function logIn(
   await retry(attempt, ["busy"], giveUpMs);
 }
 
-/** Ends the session in good order: all that was printed is acknowledged. Without a reply in time it hangs up. */
+/**
+ * Ends the session in good order: all that was printed is acknowledged. Without a reply in time it hangs up. A pipe's
+ * reader is waited for before that time starts: what it reads after the end is not saved, and would come again.
+ */
 async function logOut(client: ChatClient): Promise<void> {
-  setTimeout(() => client.close(), LOGOUT_MS);
+  if (!process.stdout.isTTY) await output.idle();
+  setTimeout(hangUp, LOGOUT_MS);
   await output.idle();
-  await client.logout().catch(() => client.close());
+  await client.logout().catch(hangUp);
 }
 
 /** A client that keeps what it needs to lose nothing and to show nothing twice, also when it is killed. */
@@ -300,7 +304,10 @@ function newClient(
     giveUpMs,
     ...hears,
   });
-  hangUp = () => client.close();
+  hangUp = () => {
+    client.close();
+    output.discard();
+  };
   return client;
 }
 
@@ -348,6 +355,7 @@ function refused(error: unknown, user: string, host: string, tls: Options["tls"]
     case "locked_out":
       return `too many wrong passwords: ${user} is locked out from here for ${error.detail} seconds`;
     case "closed":
+    case "unknown_outcome": // The login of a callback session had no answer.
       if (error.detail === "" && tls === false) return "the server closed the connection; if it speaks TLS, try --tls";
       return explain(error, user);
     default:
