@@ -13,6 +13,7 @@ import {
   type ChatSession,
   ChatError,
   type Login,
+  Pauses,
   STAYS_AWAY,
   type SessionListener,
   type SessionOptions,
@@ -21,6 +22,7 @@ import {
   goodbyeReason,
   isOwn,
   loginLine,
+  parseLogin,
   refusalIn,
   retry,
   startsWithWord,
@@ -37,7 +39,7 @@ const BUSY_MS = 30_000;
 const NEXT_CALL_MS = 300;
 const FIRST_DELIVERY_MS = 1_000;
 /** Failures after which a later login may succeed. */
-const PASSING = ["not_sent", "unknown_outcome", "unreachable", "busy", "internal", "locked_out"];
+const PASSING = ["closed", "not_sent", "unknown_outcome", "unreachable", "busy", "internal", "locked_out"];
 /** The longest head line of a call, `callback <secret> <position> <bytes>`, with room to spare. */
 const HEAD_BYTES_MAX = 256;
 
@@ -102,6 +104,8 @@ export class CallbackSession implements ChatSession {
   /** The secret that the server's calls show; a call may come before the login's reply. */
   #secret = Promise.withResolvers<string>();
   #firstCall = Promise.withResolvers<void>();
+  /** Before each login that follows an ended session; they grow while sessions end soon after they began. */
+  #pauses = new Pauses();
 
   constructor(options: SessionOptions, listener: SessionListener) {
     this.#options = options;
@@ -136,8 +140,8 @@ export class CallbackSession implements ChatSession {
     this.#secret = Promise.withResolvers();
     this.#firstCall = Promise.withResolvers();
     const words = await this.#say(`${this.#login} callback=${this.#port.port}${after}`);
-    const [token = "", silence = "", ...rest] = words.split(" ");
-    const option = (name: string): string | undefined => rest.find((word) => word.startsWith(name))?.slice(name.length);
+    const { token, silenceMs, more } = parseLogin(words);
+    const option = (name: string): string | undefined => more.find((word) => word.startsWith(name))?.slice(name.length);
     this.#token = token;
     this.#stream.restart();
     this.#acted = Number(option("received=") ?? Number.POSITIVE_INFINITY);
@@ -145,7 +149,6 @@ export class CallbackSession implements ChatSession {
     this.#save();
     this.#listener.began(this.#user);
     this.#secret.resolve(option("secret=") ?? "");
-    const silenceMs = Number(silence) * 1000;
     this.#heartbeat.start(silenceMs);
     const inTime = await Promise.race([this.#firstCall.promise.then(() => true), Bun.sleep(FIRST_CALL_MS)]);
     if (inTime !== true) {
@@ -251,6 +254,8 @@ export class CallbackSession implements ChatSession {
   async #comeBack(secret: PromiseWithResolvers<string> | null): Promise<void> {
     if (secret !== this.#secret) return;
     this.#listener.lost();
+    if (this.#pauses.sinceLastMs > ANSWER_MS) this.#pauses = new Pauses();
+    await this.#pauses.next();
     const attempt = async (): Promise<void> => {
       // Undelivered lines come again in the new session, so it begins after them. A handler that waits for a reply
       // cannot end before: then the wait is bounded.
@@ -263,7 +268,7 @@ export class CallbackSession implements ChatSession {
       if (!this.#ended) this.#listener.back();
     } catch (error) {
       const { code } = error as ChatError;
-      this.#end(["not_sent", "unknown_outcome"].includes(code) ? "lost" : code);
+      this.#end(["closed", "not_sent", "unknown_outcome"].includes(code) ? "lost" : code);
     }
   }
 

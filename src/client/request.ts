@@ -15,6 +15,11 @@ export class ChatError extends Error {
   }
 }
 
+/** Errors of the system mean that the server cannot be reached. */
+export function asChatError(error: unknown): ChatError {
+  return error instanceof ChatError ? error : new ChatError("closed");
+}
+
 /** What must outlive the program, so that nothing comes or goes twice. */
 export interface ClientState {
   token: string;
@@ -86,6 +91,15 @@ export interface SessionOptions extends Address {
   store: (user: string) => Promise<StateStore> | StateStore | null;
 }
 
+/** The words of `ok` after a login. Throws for a reply without a token: something else than this server answers. */
+export function parseLogin(words: string): Login & { more: string[] } {
+  const [token = "", silence = "", ...more] = words.split(" ");
+  const silenceMs = Number(silence) * 1000;
+  if (!/^[\w-]{22,64}$/.test(token) || !(silenceMs > 0 && silenceMs <= SILENCE_MS_MAX))
+    throw new ChatError("closed", "the answer to the login is not one of a Heartline server");
+  return { token, silenceMs, more };
+}
+
 /** What a login gave. */
 export interface Login {
   token: string;
@@ -103,16 +117,30 @@ export interface Asker {
 export const ANSWER_MS = 10_000;
 export const NO_ANSWER = `no answer came within ${ANSWER_MS / 1000} seconds`;
 const LOCKOUT_MS_MAX = 3_600_000;
+/** The longest time that a timer of this runtime takes. */
+const SILENCE_MS_MAX = 2 ** 31 - 1;
 const PAUSE_MIN_MS = 200;
 const PAUSE_MAX_MS = 20_000;
 
 /** Growing pauses between attempts, uneven, so that the clients of a server that went away do not come back as one. */
 export class Pauses {
+  readonly #startMs = performance.now();
   #pauseMs: number;
+  #lastMs = performance.now();
 
   /** Goes on behind so many attempts. */
   constructor(attempts = 0) {
     this.#pauseMs = Math.min(PAUSE_MIN_MS * 2 ** attempts, PAUSE_MAX_MS);
+  }
+
+  /** Time since the first attempt. */
+  get elapsedMs(): number {
+    return performance.now() - this.#startMs;
+  }
+
+  /** Time since the end of the last pause. */
+  get sinceLastMs(): number {
+    return performance.now() - this.#lastMs;
   }
 
   /** Waits for the next pause, at least `leastMs`. */
@@ -120,17 +148,23 @@ export class Pauses {
     const pauseMs = this.#pauseMs * (0.5 + Math.random() / 2);
     this.#pauseMs = Math.min(this.#pauseMs * 2, PAUSE_MAX_MS);
     await Bun.sleep(Math.max(pauseMs, leastMs));
+    this.#lastMs = performance.now();
   }
 }
 
 /**
  * Repeats `attempt` after growing pauses while it fails with one of the `passing` codes. After `locked_out <seconds>`
- * it waits for the end of the lockout. Rejects with any other failure, and with the last one when `giveUpMs` is over.
+ * it waits for the end of the lockout. Rejects with any other failure, and with the last one when `giveUpMs` is over,
+ * counted from the start of `pauses`.
  */
-export async function retry<T>(attempt: () => Promise<T>, passing: readonly string[], giveUpMs: number): Promise<T> {
-  const startMs = performance.now();
-  for (const pauses = new Pauses(); ;) {
-    const isLastTime = performance.now() - startMs > giveUpMs;
+export async function retry<T>(
+  attempt: () => Promise<T>,
+  passing: readonly string[],
+  giveUpMs: number,
+  pauses = new Pauses(),
+): Promise<T> {
+  for (;;) {
+    const isLastTime = pauses.elapsedMs > giveUpMs;
     try {
       return await attempt();
     } catch (error) {
@@ -162,7 +196,7 @@ export function refusalIn(bytes: Uint8Array, start: number, end: number): ChatEr
   const isError = startsWithWord(bytes, start, end, "err");
   if (!isError && !startsWithWord(bytes, start, end, "busy")) return null;
   const [code = "", ...detail] = decode(bytes, isError ? Math.min(start + 4, end) : start, end).split(" ");
-  return new ChatError(code, detail.join(" "));
+  return new ChatError(code === "" ? "refused" : code, detail.join(" "));
 }
 
 /** Reasons after which a client does not log in again by itself. */
@@ -175,7 +209,7 @@ export function startsWithWord(bytes: Uint8Array, start: number, end: number, wo
   return at === end || bytes[at] === 32;
 }
 
-/** The reason that a `goodbye` line gives; null for any other line. */
+/** The reason that a `goodbye` line gives, `unknown` if none; null for any other line. */
 export function goodbyeReason(bytes: Uint8Array, start: number, end: number): string | null {
-  return startsWithWord(bytes, start, end, "goodbye") ? (decode(bytes, start, end).split(" ", 2)[1] ?? "") : null;
+  return startsWithWord(bytes, start, end, "goodbye") ? decode(bytes, start, end).split(" ", 2)[1] || "unknown" : null;
 }

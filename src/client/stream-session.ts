@@ -16,9 +16,11 @@ import {
   type SessionOptions,
   type StateStore,
   answer,
+  asChatError,
   goodbyeReason,
   isOwn,
   loginLine,
+  parseLogin,
   refusalIn,
   retry,
   startsWithWord,
@@ -78,6 +80,8 @@ export class StreamSession implements ChatSession {
     late: () => this.#link?.close(),
   });
   #comingBack = false;
+  /** They go on growing while each connection that comes back ends early without a line but `goodbye`. */
+  #pauses: Pauses | null = null;
   /** Why nobody who answered since the loss was to be trusted, as it was told last: the same is not told again. */
   #distrust = "";
   /** What a greeting fails with when the connection is closed. */
@@ -125,7 +129,7 @@ export class StreamSession implements ChatSession {
   /** Logs in, and makes those requests again that an earlier session is known not to have acted on. */
   #logIn(after: string): Promise<Login> {
     return this.#greet(this.#login + after, (reply) => {
-      const [token = "", silence = "", ...more] = reply.split(" ");
+      const { token, silenceMs, more } = parseLogin(reply);
       const acted = more.find((word) => word.startsWith("received="))?.slice("received=".length);
       this.#token = token;
       this.#stream.restart();
@@ -140,7 +144,6 @@ export class StreamSession implements ChatSession {
         else pending.reject(new ChatError("unknown_outcome"));
       }
       this.#saved = false;
-      const silenceMs = Number(silence) * 1000;
       this.#heartbeat.start(silenceMs);
       return { token, silenceMs };
     });
@@ -192,7 +195,15 @@ export class StreamSession implements ChatSession {
           clearTimeout(deadline);
           then(value);
         };
-      this.#greeting = { resolve: inTime((words: string) => resolve(take(words))), reject: inTime(reject) };
+      const taken = (words: string): void => {
+        try {
+          resolve(take(words));
+        } catch (error) {
+          link.close(); // What follows is no stream.
+          reject(error);
+        }
+      };
+      this.#greeting = { resolve: inTime(taken), reject: inTime(reject) };
       link.send(line);
     });
   }
@@ -216,6 +227,8 @@ export class StreamSession implements ChatSession {
     this.#at += lineBytes;
     if (this.#at <= this.#stream.read) return; // Already read on an earlier connection.
     this.#saved = false;
+    const reason = goodbyeReason(bytes, start, end);
+    if (reason === null) this.#pauses = null;
     if (isReply) {
       this.#stream.take(this.#at);
       const pending = this.#pending.shift();
@@ -226,7 +239,6 @@ export class StreamSession implements ChatSession {
     this.#stream.take(this.#at, () => this.#listener.event(bytes, start, end));
     if (this.#stream.delivered === this.#at) this.#heard();
     else this.#regulate();
-    const reason = goodbyeReason(bytes, start, end);
     if (reason !== null && (STAYS_AWAY.includes(reason) || this.#options.kind === "plain")) this.#end(reason);
   }
 
@@ -304,8 +316,12 @@ export class StreamSession implements ChatSession {
     this.#comingBack = true;
     this.#distrust = "";
     this.#listener.lost();
-    await new Pauses().next();
-    const failure = await retry(() => this.#tryAgain(), PASSING, this.#options.giveUpMs).catch(asChatError);
+    const { giveUpMs } = this.#options;
+    if (this.#pauses === null || this.#pauses.sinceLastMs > ANSWER_MS) this.#pauses = new Pauses();
+    const pauses = this.#pauses;
+    if (pauses.elapsedMs > giveUpMs) return this.#end("lost");
+    await pauses.next();
+    const failure = await retry(() => this.#tryAgain(), PASSING, giveUpMs, pauses).catch(asChatError);
     this.#comingBack = false;
     if (this.#ended) return;
     if (failure === undefined) return this.#listener.back();
@@ -380,9 +396,4 @@ export class StreamSession implements ChatSession {
     this.#hasToldEnd = true;
     if (this.#token !== "") this.#listener.ended(this.#reason);
   }
-}
-
-/** Errors of the system mean that the server cannot be reached. */
-function asChatError(error: unknown): ChatError {
-  return error instanceof ChatError ? error : new ChatError("closed");
 }

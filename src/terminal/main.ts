@@ -1,37 +1,15 @@
-import { X509Certificate } from "node:crypto";
-import { parseArgs } from "node:util";
 import { onEndingSignal } from "../runtime/keyboard.ts";
-import { formatAddress, readHost } from "../runtime/host.ts";
-import { readInput } from "../runtime/input-file.ts";
-import { AUTHORITIES_BYTES_MAX } from "../limits.ts";
+import { formatAddress } from "../runtime/host.ts";
 import { ChatClient, type ChatClientOptions, ChatError } from "../client/client.ts";
 import { Display, type Printable, printable, rendered } from "./display.ts";
-import { usageError } from "../usage-error.ts";
+import { UsageError } from "../usage-error.ts";
+import { type Options, USAGE, parseOptions } from "./options.ts";
 import { OutputWriter } from "./output.ts";
 import { retry } from "../client/request.ts";
 import { Screen } from "./screen.ts";
 import { SCRIPT_LINE_BYTES_MAX, scriptLines } from "./script.ts";
 import { StateFile, StateInUse, stateFolder } from "./state-file.ts";
 import { type Surface, Terminal, canBeName, explain, explainEnd, explainUnreachable } from "./terminal.ts";
-
-const USAGE = `Usage: bun run client <host> <port> [options]
-
-Logs in to a Heartline server and chats from this terminal. Without a terminal it reads commands from
-standard input, one a line, prints plain lines, and leaves at the end of the input, when all that had
-waited is printed. A lost connection is taken up again where it was; what that needs is kept in
-$XDG_STATE_HOME/heartline. Another client of the same user on this machine takes the session over.
-
-  --user <name>     who you are; the password is asked, or taken from HEARTLINE_PASSWORD
-  --tls             encrypted, and only with who proves to be <host> by a certificate
-  --ca <file>       with --tls: trusts the authorities in that PEM file, instead of the public ones
-  --callback        no lasting connection: each command is one, and the server calls back to deliver
-  --listen <port>   where others may call you for private chats, if you agree (a free port)
-  --no-listen       nowhere: you may ask others, and none can ask you
-  --help            this page
-
-Exit code: 0 after a chat, 1 when you did not get in, 2 for an invalid command line,
-3 when the server or the network ended the session.
-`;
 
 const DID_NOT_GET_IN = 1;
 const BAD_USAGE = 2;
@@ -47,21 +25,9 @@ class Exit extends Error {
   }
 }
 
-interface Options {
-  host: string;
-  typedHost: string;
-  port: number;
-  user: string | null;
-  password: string | null;
-  callback: boolean;
-  tls: boolean | { ca: string };
-  /** Where others may call; 0 is a free port, null nowhere. */
-  listenPort: number | null;
-}
-
 const output = new OutputWriter(process.stdout);
 const errors = new OutputWriter(process.stderr);
-/** Saves the state and closes the session, without another acknowledgement. */
+/** Saves the state and closes the session. Lines that still wait are not printed: the next login brings them again. */
 let hangUp = (): void => {};
 /** Lets another client of the user on this machine have the state; and whether one wants it. */
 let releaseState = (): void => {};
@@ -77,62 +43,6 @@ const LEAVE_MS = 1_000;
 
 /** How long a script waits for a server that went away. */
 const SCRIPT_GIVES_UP_MS = 30_000;
-
-function parseOptions(args: string[]): Options | null {
-  try {
-    const { values, positionals } = parseArgs({
-      args,
-      options: {
-        user: { type: "string" },
-        tls: { type: "boolean" },
-        ca: { type: "string" },
-        callback: { type: "boolean" },
-        listen: { type: "string" },
-        "no-listen": { type: "boolean" },
-        help: { type: "boolean", short: "h" },
-      },
-      allowPositionals: true,
-    });
-    if (values.help === true) return null;
-    const [host, port, ...rest] = positionals;
-    if (host === undefined || port === undefined || rest.length > 0) throw new Error("give a host and a port");
-    for (const number of [port, values.listen ?? "1"]) {
-      if (!/^\d{1,5}$/.test(number) || Number(number) < 1 || Number(number) > 65535) {
-        throw new Error(`"${number}" is no port`);
-      }
-    }
-    if (values.listen !== undefined && values["no-listen"] === true)
-      throw new Error("--listen or --no-listen, not both");
-    if (values.ca !== undefined && values.tls !== true) throw new Error("--ca goes with --tls");
-    if (values.tls === true && values.callback === true)
-      throw new Error("--tls or --callback, not both: the server's calls are not encrypted");
-    const tls = values.ca === undefined ? values.tls === true : { ca: readAuthorities(values.ca) };
-    const listenPort = values["no-listen"] === true ? null : Number(values.listen ?? 0);
-    const password = process.env.HEARTLINE_PASSWORD ?? null;
-    if (values.user !== undefined && !canBeName(values.user)) throw new Error(`"${values.user}" cannot be a user name`);
-    const [user, callback] = [values.user ?? null, values.callback === true];
-    const hosts = { host: readHost(host), typedHost: host };
-    return { ...hosts, port: Number(port), user, password, callback, tls, listenPort };
-  } catch (error) {
-    throw new Exit(BAD_USAGE, `${usageError(error).message} (--help shows how)`);
-  }
-}
-
-function readAuthorities(file: string): string {
-  let ca: string;
-  try {
-    ca = readInput(file, AUTHORITIES_BYTES_MAX, "any").toString();
-  } catch (error) {
-    const { code, message } = error as NodeJS.ErrnoException;
-    throw new Error(`cannot read --ca ${file}: ${code ?? message}`);
-  }
-  try {
-    new X509Certificate(ca);
-  } catch {
-    throw new Error(`--ca ${file}: it has no certificate in PEM`);
-  }
-  return ca;
-}
 
 /** With people: asks for name and password until they are right, then chats until they leave. */
 async function converse(options: Options): Promise<void> {
@@ -166,7 +76,7 @@ async function converse(options: Options): Promise<void> {
     // Replies come in order; only what is said privately may take longer, and holds nothing up.
     screen.onLine = (line) => void terminal.run(line);
     screen.onQuit = () => {
-      screen.onQuit = (byCtrlC) => byCtrlC && client.close();
+      screen.onQuit = (byCtrlC) => byCtrlC && hangUp();
       void logOut(client);
     };
     const reason = await client.ended;
@@ -234,7 +144,7 @@ async function follow(options: Options): Promise<void> {
   }
   await client.catchUp().catch(() => {});
   await output.idle(); // So that the logout acknowledges all of it.
-  await client.logout().catch(() => client.close());
+  await client.logout().catch(hangUp);
   farewell(await client.ended);
 }
 
@@ -262,11 +172,15 @@ async function logIn(
   await retry(attempt, ["busy"], giveUpMs);
 }
 
-/** Ends the session in good order: all that was printed is acknowledged. Without a reply in time it hangs up. */
+/**
+ * Ends the session in good order: all that was printed is acknowledged. Without a reply in time it hangs up. A pipe's
+ * reader is waited for before that time starts: what it reads after the end is not saved, and would come again.
+ */
 async function logOut(client: ChatClient): Promise<void> {
-  setTimeout(() => client.close(), LOGOUT_MS);
+  if (!process.stdout.isTTY) await output.idle();
+  setTimeout(hangUp, LOGOUT_MS);
   await output.idle();
-  await client.logout().catch(() => client.close());
+  await client.logout().catch(hangUp);
 }
 
 /** A client that keeps what it needs to lose nothing and to show nothing twice, also when it is killed. */
@@ -302,7 +216,10 @@ function newClient(
     giveUpMs,
     ...hears,
   });
-  hangUp = () => client.close();
+  hangUp = () => {
+    client.close();
+    output.discard();
+  };
   return client;
 }
 
@@ -350,6 +267,7 @@ function refused(error: unknown, user: string, host: string, tls: Options["tls"]
     case "locked_out":
       return `too many wrong passwords: ${user} is locked out from here for ${error.detail} seconds`;
     case "closed":
+    case "unknown_outcome": // The login of a callback session had no answer.
       if (error.detail === "" && tls === false) return "the server closed the connection; if it speaks TLS, try --tls";
       return explain(error, user);
     default:
@@ -389,6 +307,10 @@ export async function main(args: string[]): Promise<void> {
     await leave(0);
   } catch (error) {
     const { syscall, message } = error as NodeJS.ErrnoException;
+    if (error instanceof UsageError) {
+      complain(`${message} (--help shows how)`);
+      return leave(BAD_USAGE);
+    }
     // Any other fault is the program's own.
     if (!(error instanceof Exit || error instanceof ChatError) && syscall === undefined) throw error;
     if (message !== "") complain(message);

@@ -23,7 +23,7 @@ export class OutputWriter {
     stream.on("error", (error) => this.#fail(error));
   }
 
-  /** Resolves when the kernel took the text; stays pending after a write error. */
+  /** Resolves when the kernel took the text, or it was discarded; stays pending after a write error. */
   write(text: string | Uint8Array): Promise<void> {
     return new Promise((resolve) => {
       this.#texts.push({ text, resolve });
@@ -34,6 +34,11 @@ export class OutputWriter {
   /** Resolves when the kernel took all texts so far; stays pending after a write error. */
   async idle(): Promise<void> {
     if (this.#texts.length > 0) await this.write("");
+  }
+
+  /** Drops the texts whose write has not begun, and resolves their promises: nobody waits for them any more. */
+  discard(): void {
+    for (const { resolve } of this.#texts.splice(1)) resolve();
   }
 
   #next(): void {

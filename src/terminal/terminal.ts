@@ -161,6 +161,7 @@ const FAILURES: Record<string, (user: string, detail: string) => string> = {
   wrong_certificate: (user) => `whoever answers at the address of ${user} is somebody else; nothing was sent`,
   busy: (_user, why) => (why === "" ? "the server is busy; try again in a moment" : `the server is busy: ${why}`),
   banned: (user, seconds) => `${user} is banned${/^\d+$/.test(seconds) ? ` for ${seconds} seconds` : ""}`,
+  refused: () => "the server refused it without a reason",
   internal: () => "something went wrong in the server; the command may not have been carried out",
   closed: (_user, why) => (why === "" ? "the connection has ended" : why),
   needs_tls: () => "the server speaks TLS at that port: try --tls",

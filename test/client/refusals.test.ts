@@ -1,10 +1,11 @@
-import { afterEach, describe, expect, test } from "bun:test";
+import type { Socket } from "bun";
+import { afterEach, describe, expect, spyOn, test } from "bun:test";
 import { ChatClient, type ChatClientOptions, ChatError } from "heartline/client";
 import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { Proxy } from "../system/chaos/proxy.ts";
-import { retry } from "../../src/client/request.ts";
+import { Pauses, retry } from "../../src/client/request.ts";
 import { type FakeConnection, FakeServer } from "../support/fake-server.ts";
 import { runWith } from "../support/process.ts";
 import { PASSWORD, WireServer } from "../support/wire.ts";
@@ -102,6 +103,20 @@ test("a reconnecting session waits for the end of a lockout, then logs in with i
   );
 });
 
+test.each(["", "goodbye slow\n"])(
+  "a server that accepts each resume, says %j and closes is given up as one that is away",
+  async (words) => {
+    server = new FakeServer((_line, { number, say, hangUp }) => {
+      say(number === 1 ? `ok ${TOKEN} 35\nmessage bob one\n` : `ok 0\n${words}`);
+      hangUp();
+    });
+    const { client, told } = newClient({ giveUpMs: 100 });
+    await client.login("alice", PASSWORD);
+    expect(await client.ended).toBe("lost");
+    expect(told[0]).toBe("one");
+  },
+);
+
 test.each([
   ["err unknown_session replaced", "replaced"],
   ["err unknown_session kicked", "kicked"],
@@ -123,6 +138,34 @@ test.each(["replaced", "removed", "kicked you were warned"])(
     expect(await client.ended).toBe(goodbye.split(" ")[0]!);
   },
 );
+
+describe.each(["resumable", "callback"] as const)(
+  "the login of a %s session rejects when the server answers",
+  (session) => {
+    const replies = [
+      "ok",
+      "ok short 35",
+      `ok ${TOKEN}`,
+      `ok ${TOKEN} soon`,
+      `ok ${TOKEN} 0`,
+      `ok ${TOKEN} -5`,
+      `ok ${TOKEN} 1e99`,
+    ];
+    test.each(replies)("%s", async (reply) => {
+      server = new FakeServer((_line, { say }) => say(`${reply}\n`));
+      const { client } = newClient({ session });
+      const refused = await client.login("alice", PASSWORD).catch((error: unknown) => error);
+      expect(refused).toEqual(new ChatError("closed", "the answer to the login is not one of a Heartline server"));
+    });
+  },
+);
+
+test("a goodbye without a reason ends a plain session as unknown", async () => {
+  server = new FakeServer((_line, { say }) => say(`ok ${TOKEN} 35\ngoodbye\n`));
+  const { client } = newClient({ session: "plain" });
+  await client.login("alice", PASSWORD);
+  expect(await client.ended).toBe("unknown");
+});
 
 test("a first login that is refused at the door rejects with busy and the words of the server", async () => {
   server = new FakeServer(
@@ -166,12 +209,11 @@ test.each(["busy too many\n", "err busy too many\n"])(
   },
 );
 
-function call(port: number): void {
-  void Bun.connect({
-    hostname: "127.0.0.1",
-    port,
-    socket: { open: (socket) => void socket.write(`callback ${"S".repeat(22)} 0 0\n`), data: () => {} },
-  });
+/** Calls a callback client as the server does, to deliver `text`. */
+function call(port: number, text = ""): void {
+  const open = (socket: Socket): void => void socket.write(`callback ${"S".repeat(22)} 0 ${text.length}\n`);
+  const data = (socket: Socket, chunk: Buffer): void => void (chunk.includes("ready") && socket.write(text));
+  void Bun.connect({ hostname: "127.0.0.1", port, socket: { open, data } });
 }
 
 describe("a script whose session ends exits with 3 and a reason on stderr after", () => {
@@ -182,6 +224,7 @@ describe("a script whose session ends exits with 3 and a reason on stderr after"
     ["err banned 60", "this user is banned"],
     ["err unknown_user", "does not know this user any more"],
     ["err odd because", "odd"],
+    ["err ", "refused it without a reason"],
   ];
   test.each(endings)("%s", async (reply, words) => {
     server = cutAfterOneMessage(({ say }) => say(`${reply}\n`));
@@ -194,6 +237,52 @@ describe("a script whose session ends exits with 3 and a reason on stderr after"
     expect(code).toBe(3);
     rmSync(state, { recursive: true });
   });
+});
+
+test("a callback script whose login is not answered exits with 1 and says that the server closed the connection", async () => {
+  server = new FakeServer((_line, { hangUp }) => hangUp());
+  const state = mkdtempSync(join(tmpdir(), "heartline-"));
+  const env = { HEARTLINE_PASSWORD: PASSWORD, XDG_STATE_HOME: state };
+  const args = ["src/main.ts", "chat", "127.0.0.1", String(server.port), "--user", "alice", "--callback"];
+  const { err, code } = await runWith({ env, input: "online\n" }, ...args);
+  expect(err).toBe("heartline: the server closed the connection; if it speaks TLS, try --tls\n");
+  expect(code).toBe(1);
+  rmSync(state, { recursive: true });
+});
+
+test("a callback session whose new login has an unreadable reply logs in again", async () => {
+  const logins: string[] = [];
+  server = new FakeServer((line, { say, hangUp }) => {
+    const port = Number(/callback=(\d+)/.exec(line)?.[1]);
+    if (port > 0 && logins.push(line) !== 2) {
+      say(`ok ${TOKEN} 35 secret=${"S".repeat(22)}\n`);
+      setImmediate(() => call(port));
+    } else say(port > 0 ? "ok\n" : logins.length === 1 ? "err unknown_session\n" : "ok sent\n");
+    hangUp();
+  });
+  const { client } = newClient({ session: "callback" });
+  await client.login("alice", PASSWORD);
+  expect(await client.message("bob", "hi")).toBe("sent");
+  expect(logins).toHaveLength(3);
+});
+
+test("a callback session that is ended again and again logs in after growing pauses", async () => {
+  let logins = 0;
+  const { promise: fourth, resolve } = Promise.withResolvers<void>();
+  server = new FakeServer((line, { say, hangUp }) => {
+    const port = Number(/callback=(\d+)/.exec(line)?.[1]);
+    say(port > 0 ? `ok ${TOKEN} 35 secret=${"S".repeat(22)}\n` : "ok\n");
+    hangUp();
+    if (++logins === 4) resolve();
+    else setImmediate(() => call(port, "goodbye slow\n"));
+  });
+  const next = spyOn(Pauses.prototype, "next");
+  const { client } = newClient({ session: "callback" });
+  void client.login("alice", PASSWORD).catch(() => {});
+  await fourth;
+  expect(next).toHaveBeenCalledTimes(3);
+  expect(new Set(next.mock.contexts).size).toBe(1);
+  next.mockRestore();
 });
 
 test("sixty sessions behind one address all resume after a cut, in spite of its connection rate limit", async () => {

@@ -1,5 +1,15 @@
 import { afterEach, beforeEach, describe, expect, test } from "bun:test";
-import { closeSync, constants, mkdtempSync, openSync, readFileSync, readSync, rmSync, writeFileSync } from "node:fs";
+import {
+  closeSync,
+  constants,
+  existsSync,
+  mkdtempSync,
+  openSync,
+  readFileSync,
+  readSync,
+  rmSync,
+  writeFileSync,
+} from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { ChatClient } from "heartline/client";
@@ -136,4 +146,22 @@ test("a script whose reader does not read waits, and SIGTERM ends it without ack
   const rest = printed("rest");
   expect(rest.length).toBeGreaterThan(1000);
   expect(rest).toEqual(ALL.slice(rest[0]));
+}, 30_000);
+
+test("a client whose state another one wants saves what its reader takes later, so that nothing is printed twice", async () => {
+  await shell("mkfifo pipe").exited;
+  const pipe = openSync(join(folder, "pipe"), constants.O_RDONLY | constants.O_NONBLOCK);
+  const first = shell("exec $CLIENT </dev/null >pipe");
+  const file = join(folder, "heartline", `columbia%40127.0.0.1%3A${server.port}.json`);
+  while (!existsSync(file)) await new Promise((resolve) => setImmediate(resolve));
+  // The first one cannot leave before its reader reads, so the second one gives up.
+  const second = shell("$CLIENT </dev/null >second");
+  expect(await second.stderr.text()).toContain("does not leave");
+  expect(await second.exited).toBe(1);
+  const reader = shell("exec cat pipe >first");
+  expect(await first.exited).toBe(3);
+  expect(await reader.exited).toBe(0);
+  closeSync(pipe);
+  expect(await shell("$CLIENT </dev/null >rest").exited).toBe(0);
+  expect([...printed("first"), ...printed("rest")]).toEqual(ALL);
 }, 30_000);
