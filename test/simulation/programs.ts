@@ -35,6 +35,8 @@ export class Reading {
   readonly #around: Surroundings;
   readonly #show: (line: string) => void;
   readonly #unshown: { line: string; start: number }[] = [];
+  /** How many more attempts the output takes nothing. */
+  #stalls = 0;
 
   constructor(around: Surroundings, show: (line: string) => void) {
     this.#around = around;
@@ -55,7 +57,10 @@ export class Reading {
 
   /** The output takes what waits for it, unless it is stuck. */
   flush(): void {
-    if (!this.#around.isOutputStuck()) this.flushAll();
+    if (this.#around.calm) this.#stalls = 0;
+    else if (this.#stalls === 0) this.#stalls = this.#around.outputStalls();
+    if (this.#stalls === 0) return this.flushAll();
+    this.#stalls--;
   }
 
   flushAll(): void {

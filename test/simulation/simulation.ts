@@ -101,8 +101,8 @@ export class Simulation implements Surroundings {
     return link;
   }
 
-  isOutputStuck(): boolean {
-    return !this.calm && this.#hardships?.oneIn(3) === true;
+  outputStalls(): number {
+    return this.#hardships?.oneIn(3) === true ? 1 + this.#hardships.below(20) : 0;
   }
 
   #did(what: string): void {

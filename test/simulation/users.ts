@@ -33,8 +33,8 @@ export interface Surroundings {
   readonly random: Random;
   /** Nobody misbehaves any more: everybody comes back and reads everything. */
   readonly calm: boolean;
-  /** Whether a client's output takes nothing at the moment. */
-  isOutputStuck(): boolean;
+  /** How many attempts a client's output takes nothing from now on. */
+  outputStalls(): number;
   /** A new connection; null while the server does not listen. */
   connect(client: ClientEnd): Link | null;
 }
