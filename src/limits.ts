@@ -134,7 +134,7 @@ export const SKIPPED_BYTES_PER_REQUEST = 256;
 /** A broadcast counts as one request more for so many users that it goes to, since each of them costs a send. */
 export const RECEIVERS_PER_REQUEST = 10;
 /** For each NAMES_PER_REQUEST names `online` counts as one request more, since the whole list is copied and sent. */
-export const NAMES_PER_REQUEST = 100;
+export const NAMES_PER_REQUEST = 10;
 /** Bytes that the kernel has not taken; beyond them the connection's requests wait, unread, until it takes some. */
 export const UNSENT_BYTES_MAX = 256 << 10;
 /** Bytes of mailbox entries inside a session at most; the next portion follows when some of them are confirmed. */
