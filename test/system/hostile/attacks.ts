@@ -131,12 +131,16 @@ export const ATTACKS = {
   lists: {
     help: "20 users, each blocked by another one, ask 10,000 times a second for the names of 400",
     begin: (field) => {
-      const asking = range(field.scaled(20), (i) => field.open({ user: field.user(i) }));
+      // They block the ordinary users: else these users' broadcasts to 400 more receivers are what is measured.
+      const blocks = (...more: string[]) => {
+        const lines = Buffer.from([...field.order.ordinary, ...more].map((name) => `block ${name}\n`).join(""));
+        return (intruder: Intruder): void => intruder.say(lines);
+      };
+      const asking = range(field.scaled(20), (i) => field.open({ user: field.user(i), begins: blocks() }));
       const others = Math.min(field.scaled(400), field.order.users.length - asking.length);
       for (let i = 0; i < others; i++) {
-        const block = Buffer.from(`block ${field.user(i % asking.length)}\n`);
-        const begins = (intruder: Intruder): void => intruder.say(block);
-        field.open({ user: field.user(asking.length + i), ...(i < asking.length ? { begins } : {}) });
+        const asker = i < asking.length ? [field.user(i)] : [];
+        field.open({ user: field.user(asking.length + i), begins: blocks(...asker) });
       }
       const lines = Buffer.from("online\n".repeat(10));
       field.perSecond(field.scaled(1_000), (count) => {
