@@ -257,10 +257,7 @@ export class CallbackSession implements ChatSession {
     if (this.#pauses.sinceLastMs > ANSWER_MS) this.#pauses = new Pauses();
     await this.#pauses.next();
     const attempt = async (): Promise<void> => {
-      // Undelivered lines come again in the new session, so it begins after them. A handler that waits for a reply
-      // cannot end before: then the wait is bounded.
-      const isStuck = this.#requests > 0 ? Bun.sleep(ANSWER_MS) : this.#stream.settled();
-      await Promise.race([this.#stream.settled(), isStuck]);
+      await this.#stream.settledForNext(this.#requests > 0);
       if (!this.#ended) await this.#logIn(` after=${this.#token}:${this.#stream.delivered}`);
     };
     try {
@@ -384,9 +381,7 @@ export class CallbackSession implements ChatSession {
       this.#heartbeat.stop();
       this.#port?.stop(true);
     }
-    if (atOnce) this.#stream.release();
-    if (atOnce || this.#stream.delivered === this.#stream.read) this.#tellEnd();
-    else void this.#stream.settled().then(() => this.#tellEnd());
+    this.#stream.finish(atOnce, () => this.#tellEnd());
   }
 
   #tellEnd(): void {

@@ -1,4 +1,5 @@
 import { UNDELIVERED_BOUNDS, UNDELIVERED_BYTES_MAX } from "../limits.ts";
+import { ANSWER_MS } from "./request.ts";
 
 /** A line whose handler runs, or is done while the handler of an earlier line runs. */
 interface Undelivered {
@@ -68,6 +69,21 @@ export class DeliveryQueue {
     const position = this.read;
     if (this.delivered >= position) return Promise.resolve();
     return new Promise((resolve) => this.#waiters.push({ position, resolve }));
+  }
+
+  /**
+   * As `settled`, before a new session takes the place of this one: undelivered lines come again in it, so it begins
+   * after them. With `mustRead` (see `isFull`) a handler may wait for a reply, and the wait is bounded.
+   */
+  async settledForNext(mustRead: boolean): Promise<void> {
+    await (mustRead ? Promise.race([this.settled(), Bun.sleep(ANSWER_MS)]) : this.settled());
+  }
+
+  /** The session has ended: calls `done` when everything that was read is delivered, or now with `atOnce`. */
+  finish(atOnce: boolean, done: () => void): void {
+    if (atOnce) this.release();
+    if (atOnce || this.delivered === this.read) done();
+    else void this.settled().then(done);
   }
 
   /** Resolves all promises of `settled`. */

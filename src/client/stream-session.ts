@@ -361,12 +361,9 @@ export class StreamSession implements ChatSession {
       });
     } catch (error) {
       if (!(error instanceof ChatError) || error.code !== "unknown_session" || error.detail !== "") throw error;
-      // Undelivered lines come again in the new session, so it begins after them. A handler that waits for a reply
-      // cannot end before: then the wait is bounded.
       if (this.#stream.delivered < this.#stream.read) {
         this.#link?.close();
-        const isStuck = this.#mustRead ? Bun.sleep(ANSWER_MS) : this.#stream.settled();
-        await Promise.race([this.#stream.settled(), isStuck]);
+        await this.#stream.settledForNext(this.#mustRead);
         if (this.#ended) return;
         await this.connect();
       }
@@ -385,9 +382,7 @@ export class StreamSession implements ChatSession {
       this.#link?.close();
       for (const { reject } of this.#pending) reject(new ChatError("closed"));
     }
-    if (atOnce) this.#stream.release();
-    if (atOnce || this.#stream.delivered === this.#stream.read) this.#tellEnd();
-    else void this.#stream.settled().then(() => this.#tellEnd());
+    this.#stream.finish(atOnce, () => this.#tellEnd());
   }
 
   #tellEnd(): void {
