@@ -162,14 +162,19 @@ export class StreamSession implements ChatSession {
   }
 
   async #confirm(): Promise<void> {
-    this.#confirmed = this.#stream.delivered;
+    this.#confirmed = this.#ackable;
     this.#unconfirmedSinceMs = 0;
     await this.request(this.#options.kind === "plain" ? "alive" : `alive ${this.#confirmed}`);
   }
 
+  /** After a resume the delivered position may be ahead of what has come again; a server may skip what is acked. */
+  get #ackable(): number {
+    return Math.min(this.#stream.delivered, this.#at);
+  }
+
   async logout(): Promise<void> {
     if (this.#link === null) return this.#end("logout");
-    await this.request(this.#options.kind === "plain" ? "logout" : `logout ${this.#stream.delivered}`);
+    await this.request(this.#options.kind === "plain" ? "logout" : `logout ${this.#ackable}`);
     this.#end("logout");
   }
 
@@ -259,7 +264,7 @@ export class StreamSession implements ChatSession {
   /** Something is there to be confirmed. */
   #heard(): void {
     if (this.#unconfirmedSinceMs === 0) this.#unconfirmedSinceMs = performance.now();
-    if (this.#stream.delivered - this.#confirmed >= CONFIRM_BYTES_MAX) this.#heartbeat.beat();
+    if (this.#ackable - this.#confirmed >= CONFIRM_BYTES_MAX) this.#heartbeat.beat();
   }
 
   /** The delivered position has advanced. */

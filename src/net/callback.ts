@@ -246,7 +246,7 @@ export class Call {
   #write(): void {
     if (!this.#ready || this.#over) return;
     const { outbox } = this.callback.session;
-    // By an `as` the client has confirmed what this call would bring next: the bytes that it announced are gone.
+    // Before `ready` an `as` acked more than the announced position: the bytes that this call announced are gone.
     if (outbox.sent !== this.#sent) return this.end();
     while (outbox.sent < this.to && outbox.peek()) {
       const count = Math.min(outbox.pieceEnd - outbox.pieceStart, this.to - outbox.sent);

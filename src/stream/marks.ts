@@ -45,25 +45,25 @@ export class Marks {
     this.#newFields += MARK.fields;
   }
 
-  /** The reader has everything before `position`; returns from where on bytes are still needed. */
-  confirm(position: number): number {
+  /** Start of the first unconfirmed line: it may have to go back to the mailbox, so it stays whole. */
+  get start(): number {
+    return this.fields[this.first + MARK.start] ?? Number.POSITIVE_INFINITY;
+  }
+
+  /** The reader has everything before `position`. */
+  confirm(position: number): void {
     const { fields } = this;
     let { first } = this;
     while (first < fields.length && fields[first + MARK.end]! <= position) {
       this.confirmedNumber = fields[first + MARK.number]!;
       first += MARK.fields;
     }
-    if (first === fields.length) {
-      this.clear();
-      return position;
-    }
+    if (first === fields.length) return this.clear();
     if (first > 1024 * MARK.fields && first * 2 > fields.length) {
       fields.splice(0, first);
       first = 0;
     }
     this.first = first;
-    // A message that is half confirmed must stay whole, since it may have to go back to the mailbox.
-    return Math.min(position, fields[first + MARK.start]!);
   }
 
   clear(): void {

@@ -21,7 +21,7 @@ const EMPTY = Buffer.alloc(0);
 const JOIN_BYTES_MAX = 4096;
 
 /**
- * One byte stream to one reader, with positions: confirmed <= sent <= safe <= end. Whole lines are appended at `end`;
+ * One byte stream to one reader, with positions: confirmed, sent <= safe <= end. Whole lines are appended at `end`;
  * the end of the turn moves `safe`; a socket takes from `sent`, never beyond `safe`; the reader moves `confirmed`. It
  * may follow the broadcast log: then its last part is a range of the log and its own bytes come before it.
  *
@@ -267,6 +267,7 @@ export class Outbox implements Stream {
     this.sent += count;
     this.piece = EMPTY;
     if (this.plain) this.confirm(this.sent);
+    else if (this.#base < this.confirmed) this.#forget();
   }
 
   /** The reader is there again, on another connection: it has everything before `position`, and wants the rest. */
@@ -275,14 +276,18 @@ export class Outbox implements Stream {
     this.#furthest = this.furthest;
     if (position > this.confirmed) this.confirm(position);
     this.sent = this.confirmed;
+    this.#forget();
   }
 
-  /** The reader has everything before `position`. */
+  /**
+   * The reader has everything before `position`, perhaps from an earlier connection: this one is still sent all of it,
+   * since a stream that skips bytes is torn.
+   */
   confirm(position: number): void {
     this.#catchUp();
     this.confirmed = position;
-    if (position > this.sent) this.sent = position;
-    this.#forget(this.#marks.confirm(position));
+    this.#marks.confirm(position);
+    this.#forget();
   }
 
   /**
@@ -297,7 +302,7 @@ export class Outbox implements Stream {
     if (this.plain) this.#cutMessages();
     this.#marks.clear();
     if (this.#sink === null) this.confirmed = this.sent = this.safe = this.saving = this.end;
-    this.#forget(this.confirmed);
+    this.#forget();
   }
 
   /** Messages with numbers above `after` and up to `upTo` rest in the mailbox from now on. */
@@ -365,8 +370,9 @@ export class Outbox implements Stream {
     return this.#own.reserve(count);
   }
 
-  /** Gives up what lies before `position`. */
-  #forget(position: number): void {
+  /** Gives up what is confirmed and was sent on this connection, but for the beginning of an unconfirmed message. */
+  #forget(): void {
+    const position = Math.min(this.confirmed, this.sent, this.#marks.start);
     const ownEnd = this.#base + this.#own.length;
     if (position < ownEnd) this.#own.drop(position - this.#base);
     else {

@@ -91,6 +91,23 @@ describe("acknowledgement by promises:", () => {
     for (const { take } of events) take();
   });
 
+  test("after a reconnect nothing is acked that has not come again on the new connection", async () => {
+    fake = new FakeServer((line, { number, say, hangUp }) => {
+      if (line.startsWith("login")) say(`ok ${TOKEN} 35\n${THREE[0]}${THREE[1]}`);
+      else if (number === 1) hangUp();
+      else if (line.startsWith("resume")) say(`ok 0\n${THREE[0]}`);
+    });
+    const { client, events, until, state } = newClient();
+    await client.login("alice", PASSWORD);
+    await until(() => events.length === 2);
+    client.online().catch(() => {});
+    await fake.hears(/2: online/);
+    for (const { take } of events) take();
+    while (state()!.received < AFTER[1]!) await new Promise((resolve) => setImmediate(resolve));
+    client.logout().catch(() => {});
+    expect(await fake.hears(/logout/)).toBe(`2: logout ${AFTER[0]}`);
+  });
+
   test("a new login waits until pending events are delivered, so none of them is delivered twice", async () => {
     const asked = Promise.withResolvers<void>();
     fake = new FakeServer((line, { number, say, hangUp }) => {

@@ -336,7 +336,7 @@ export class Host {
     for (const session of chat.presence.online) {
       const { outbox, account, peer } = session;
       if (this.#ledger.online.get(account.name)?.session !== session) throw new Violation(`${account.name} is a ghost`);
-      if (outbox.confirmed > outbox.sent || outbox.sent > outbox.safe || outbox.safe > outbox.end) {
+      if (outbox.confirmed > outbox.furthest || outbox.sent > outbox.safe || outbox.safe > outbox.end) {
         throw new Violation(`the positions of ${account.name}'s stream are out of order`);
       }
       const overdue = session.kind === "plain" || session.promptMs + 2 * KEEPING_UP_MS + 4 * TICK_MS < nowMs;

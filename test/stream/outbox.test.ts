@@ -116,10 +116,25 @@ describe("a stream", () => {
     for (const line of ["one\n", "two\n", "three\n"]) outbox.append(Buffer.from(line));
     turn.end();
     drain(outbox);
-    outbox.confirm(4);
-    // As `resume` does: the connection is new, the stream goes on from what the reader has.
-    outbox.sent = outbox.confirmed;
+    outbox.rewind(4);
     expect(drain(outbox).bytes.toString()).toBe("two\nthree\n");
+  });
+
+  test("that is not plain is sent whole on a new connection, even when its reader acks more than that was sent", () => {
+    const { turn, outbox } = stream(false);
+    message(outbox, 1, "one");
+    outbox.append(Buffer.from("two\nthree\n"));
+    turn.end();
+    drain(outbox);
+    outbox.rewind(0);
+    expect(taken(outbox, 7)).toBe("message");
+    outbox.confirm(22); // Its output took meanwhile what an earlier connection brought.
+    expect([outbox.confirmedNumber, outbox.unconfirmed, outbox.unsent]).toEqual([1, 6, 21]);
+    expect(drain(outbox).bytes.toString()).toBe(" alice one\ntwo\nthree\n");
+    outbox.rewind(22);
+    expect(drain(outbox).bytes.toString()).toBe("three\n");
+    outbox.confirm(28);
+    expect(outbox.heldBytes).toBe(0);
   });
 
   test("knows the last message that is confirmed whole", () => {
@@ -367,6 +382,8 @@ interface Mark {
 class Model {
   confirmed = 0;
   sent = 0;
+  /** How far it was ever sent, perhaps on an earlier connection. */
+  furthest = 0;
   safe = 0;
   confirmedNumber = 0;
   following = false;
@@ -402,8 +419,15 @@ class Model {
     for (const { end, number } of this.marks) if (end <= position) this.confirmedNumber = number;
     this.marks = this.marks.filter(({ end }) => end > position);
     this.lineEnds = this.lineEnds.filter((end) => end > position);
-    this.bytes = this.bytes.subarray(position - this.base);
-    this.base = position;
+    this.keep();
+  }
+
+  /** Bytes from the confirmed position on, or from what this connection was not sent yet. */
+  keep(): void {
+    this.furthest = Math.max(this.furthest, this.sent);
+    const from = Math.min(this.confirmed, this.sent);
+    this.bytes = this.bytes.subarray(from - this.base);
+    this.base = from;
   }
 
   /** Returns the messages that must come back. */
@@ -557,6 +581,7 @@ class Weave {
     model.sent += taken;
     if (taken < count) model.safe = model.sent;
     if (model.outbox.plain) model.confirm(model.sent);
+    else model.keep();
     return taken;
   }
 
@@ -571,13 +596,14 @@ class Weave {
     model.outbox.took(count);
     model.sent += count;
     if (model.outbox.plain) model.confirm(model.sent);
+    else model.keep();
   }
 
   #confirm(model: Model): void {
     if (model.outbox.plain) return;
-    const ends = model.lineEnds.filter((end) => end <= model.sent);
+    const ends = model.lineEnds.filter((end) => end <= model.furthest);
     // A reader confirms whole lines; one that does not must do no harm either.
-    const position = this.#random.oneIn(5) ? this.#random.between(model.confirmed, model.sent) : null;
+    const position = this.#random.oneIn(5) ? this.#random.between(model.confirmed, model.furthest) : null;
     if (position === null && ends.length === 0) return;
     model.outbox.confirm(position ?? this.#random.pick(ends));
     model.confirm(model.outbox.confirmed);
@@ -610,6 +636,7 @@ class Weave {
         if (model.outbox.plain) return;
         model.outbox.rewind(model.confirmed);
         model.sent = model.confirmed;
+        model.keep();
     }
   }
 
