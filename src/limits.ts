@@ -124,11 +124,15 @@ export const CALLBACK_BYTES_MAX = 128 << 10;
 export const CALLBACKS_PER_USER_MAX = 32;
 
 /**
- * Requests of one connection in one turn, and about so many of all that go on with what was left over from earlier
- * turns: a crowd that says very much at once takes turns with itself, and the others wait for half a millisecond.
+ * Work is counted in requests: one for each, one more for each WORK_BYTES of its line, WORK_STORED more for a message that
+ * is stored, and what RECEIVERS_PER_REQUEST and NAMES_PER_REQUEST add. A connection does WORK_PER_VISIT at once. Those that
+ * have more take turns, with about WORK_PER_TURN together in each turn, so that all others wait for a fraction of a
+ * millisecond.
  */
-export const REQUESTS_PER_TURN = 64;
-export const LEFT_OVER_PER_TURN = 64;
+export const WORK_PER_VISIT = 128;
+export const WORK_PER_TURN = 512;
+export const WORK_BYTES = 256;
+export const WORK_STORED = 8;
 /** So many bytes of a line that is too long count as one request more, since it may have no end. */
 export const SKIPPED_BYTES_PER_REQUEST = 256;
 /** A broadcast counts as one request more for so many users that it goes to, since each of them costs a send. */

@@ -61,7 +61,7 @@ test("no file imports itself by a detour", () => {
 test("every source file is imported by another one or is a program", () => {
   const imported = new Set(sources.flatMap(imports));
   // Programs, workers and the library; `hash-worker` exports a type and is imported for that.
-  const programs = ["main", "storage/wal-worker", "client/client"].map((name) => `src/${name}.ts`);
+  const programs = ["main", "storage/wal-checkpoint-worker", "client/client"].map((name) => `src/${name}.ts`);
   expect(sources.filter((file) => !imported.has(file) && !programs.includes(file))).toEqual([]);
 });
 

@@ -174,12 +174,11 @@ export class Checkpoint {
 
   #goOn(account: Account, logins: (() => void)[]): void {
     const goOn = logins.shift()!;
-    const isLast = logins.length === 0;
-    if (isLast) this.#logins.delete(account);
-    goOn();
+    if (logins.length === 0) this.#logins.delete(account);
+    goOn(); // It may visit the same user, and let the next login go on as well.
     const { session } = account; // A new one, or still the old one if the login came to nothing.
     if (session === null) return;
-    session.isBeingReplaced = !isLast;
+    session.isBeingReplaced = this.#logins.has(account);
     if (account.waiting > 0) this.feed(session);
   }
 

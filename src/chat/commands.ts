@@ -1,4 +1,4 @@
-import { NAMES_PER_REQUEST, ONLINE_NAMES_MAX, RECEIVERS_PER_REQUEST } from "../limits.ts";
+import { NAMES_PER_REQUEST, ONLINE_NAMES_MAX, RECEIVERS_PER_REQUEST, WORK_BYTES, WORK_STORED } from "../limits.ts";
 import { encode, equals, isToken, parseNumber, startsWith } from "../protocol/ascii.ts";
 import type { LineReader } from "../protocol/line-reader.ts";
 import type { Outbox } from "../stream/outbox.ts";
@@ -41,6 +41,7 @@ const request = new Request();
  */
 export function receive(chat: Chat, peer: Peer, line: LineReader): void {
   const { session, replies } = peer;
+  chat.rates.work += 1 + line.lineBytes / WORK_BYTES;
   if (session !== null) {
     session.heardMs = chat.wheel.nowMs;
     session.received += line.lineBytes;
@@ -285,6 +286,7 @@ function message(chat: Chat, { account }: Session, request: Request, out: Outbox
   if (to.blocks.has(account)) return refuse(out, "blocked");
   if (!chat.store.accepts(request.end - request.textStart)) return refuse(out, "internal", chat.store.trouble!);
   const fate = chat.send(account, to, request.bytes, request.textStart, request.end);
+  if (fate === "stored") chat.rates.work += WORK_STORED + (request.end - request.textStart) / WORK_BYTES;
   if (fate === "full") refuse(out, "mailbox_full");
   else out.append(fate === "sent" ? OK_SENT : OK_STORED);
 }

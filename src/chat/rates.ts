@@ -8,6 +8,8 @@ export class Rates {
   readonly #wheel: TimerWheel;
   readonly #perSecond: number;
   readonly #allowed: TimerKind<Allowance>;
+  /** Work of all requests since the start; see WORK_PER_VISIT. */
+  work = 0;
 
   constructor(wheel: TimerWheel, { requestsPerSecondMax }: Limits) {
     this.#wheel = wheel;
@@ -22,6 +24,7 @@ export class Rates {
   /** The user's last request counts as `requests` more. */
   charge(account: Account, requests: number): void {
     this.of(account).tokens -= requests;
+    this.work += requests;
   }
 
   /** Whether a request of that user waits. */

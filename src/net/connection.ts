@@ -3,13 +3,14 @@ import type { Chat } from "../chat/chat.ts";
 import { receive } from "../chat/commands.ts";
 import type { Peer, Session } from "../chat/session.ts";
 import {
-  LEFT_OVER_PER_TURN,
   LINGER_BYTES_MAX,
   LINGER_MS,
   type Limits,
-  REQUESTS_PER_TURN,
   SKIPPED_BYTES_PER_REQUEST,
   UNSENT_BYTES_MAX,
+  WORK_BYTES,
+  WORK_PER_TURN,
+  WORK_PER_VISIT,
 } from "../limits.ts";
 import { LineReader } from "../protocol/line-reader.ts";
 import { Outbox } from "../stream/outbox.ts";
@@ -59,11 +60,12 @@ export class Connections {
 
   /** A turn begins: some of those that wait go on. While there are any, turns must follow each other. */
   goOn(): void {
-    let left = LEFT_OVER_PER_TURN;
+    const { rates } = this.chat;
+    const most = rates.work + WORK_PER_TURN;
     for (const connection of this.waiting) {
-      if (left <= 0) break;
+      if (rates.work >= most) break;
       this.waiting.delete(connection);
-      left -= connection.goOn();
+      connection.goOn();
     }
   }
 }
@@ -92,6 +94,8 @@ export class Connection implements Accepted, Peer, Sink {
   #backlogged = false;
   /** It has said enough for this turn. */
   #waits = false;
+  /** Its last visit left requests over: until one does not, its new chunks wait in the queue as well. */
+  #isHeavy = false;
   #reading = true;
   #pulling = false;
   /** The kernel takes no more until `drain`; there is a limit to that. */
@@ -190,6 +194,7 @@ export class Connection implements Accepted, Peer, Sink {
   data(chunk: Buffer): void {
     if (this.#closing) return this.#drop(chunk.length);
     this.#reader.feed(chunk);
+    if (this.#isHeavy) this.#wait();
     this.#pull();
   }
 
@@ -224,26 +229,28 @@ export class Connection implements Accepted, Peer, Sink {
     this.#all.chat.lost(this);
   }
 
-  /** Answers what may be answered now; returns how many requests that were. */
-  #pull(): number {
-    if (this.#pulling || this.gone) return 0;
+  /** Answers what may be answered now. */
+  #pull(): void {
+    if (this.#pulling || this.gone) return;
     this.#pulling = true;
+    const { chat } = this.#all;
+    const { rates } = chat;
     const received = this.session?.received;
-    let left = REQUESTS_PER_TURN;
+    const before = rates.work;
     this.#allowance.save(this.#all.limits.requestsPerSecondMax, this.#all.wheel.nowMs);
     while (!this.#closing && !this.#unanswered && !this.#waits && !this.#mustWait() && this.#reader.next()) {
       this.#heardMs = this.#all.wheel.nowMs;
       if (!this.#reserved) this.#allowance.tokens--;
       this.#reserved = false;
-      receive(this.#all.chat, this, this.#reader);
-      if (--left === 0 && this.#reader.holdsMore) this.#wait();
+      receive(chat, this, this.#reader);
+      if (rates.work - before >= WORK_PER_VISIT && this.#reader.holdsMore) this.#wait();
     }
     this.#pulling = false;
     this.#chargeSkipped(this.#reader.takeSkipped());
-    if (this.session !== null && this.session.received !== received) this.#all.chat.acted(this.session);
+    if (rates.work !== before) this.#isHeavy = this.#waits;
+    if (this.session !== null && this.session.received !== received) chat.acted(this.session);
     if (this.#ended && !this.paused) this.close();
     this.#read(this.#closing || !this.paused);
-    return REQUESTS_PER_TURN - left;
   }
 
   /** A line that is too long may have no end: what follows is not waited for, and is read when its turn has come. */
@@ -251,6 +258,7 @@ export class Connection implements Accepted, Peer, Sink {
     if (bytes === 0) return;
     this.#giveBack();
     this.#allowance.tokens -= bytes / SKIPPED_BYTES_PER_REQUEST;
+    this.#all.chat.rates.work += bytes / WORK_BYTES;
     this.#earn();
     if (!this.#overRate) this.#wait();
   }
@@ -290,14 +298,10 @@ export class Connection implements Accepted, Peer, Sink {
     this.#all.waiting.add(this);
   }
 
-  /**
-   * Its turn has come to go on; returns how many requests that counts as. Who is read again takes a whole share: all
-   * that the kernel holds of it comes at once.
-   */
-  goOn(): number {
+  /** Its turn has come to go on. */
+  goOn(): void {
     this.#waits = false;
-    const requests = this.#pull();
-    return this.#reading ? LEFT_OVER_PER_TURN : requests;
+    this.#pull();
   }
 
   #read(on: boolean): void {

@@ -6,7 +6,7 @@ import { join } from "node:path";
 export type Durability = "none" | "process" | "power";
 
 const SYNCHRONOUS: Record<Durability, string> = { none: "OFF", process: "NORMAL", power: "FULL" };
-/** So long the write-ahead log becomes only when the thread that copies it (wal.ts) cannot. */
+/** So long the write-ahead log becomes only when the thread that copies it (wal-checkpointer.ts) cannot. */
 const CHECKPOINT_PAGES = 16_384;
 const SCHEMA_VERSION = 5;
 const SESSIONS = `

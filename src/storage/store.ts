@@ -13,7 +13,7 @@ import { StoreError } from "./database.ts";
 import { Fact, NOTHING } from "./fact.ts";
 import type { Journal } from "./journal.ts";
 import { TurnRecord } from "./turn-record.ts";
-import { Wal } from "./wal.ts";
+import { WalCheckpointer } from "./wal-checkpointer.ts";
 
 type Value = SQLQueryBindings;
 
@@ -26,7 +26,7 @@ interface Change {
 }
 
 /** Hears of every commit, and says whether others should wait. */
-export type WriteAhead = Pick<Wal, "isCopied" | "committed">;
+export type WriteAhead = Pick<WalCheckpointer, "state" | "committed">;
 
 /** What waits for a user of one sender. */
 export interface Waiting extends Amount {
@@ -87,7 +87,7 @@ export class Store implements ChatStore {
     database: Database,
     journal: Journal | null = null,
     power = false,
-    wal: WriteAhead = new Wal(database.filename),
+    wal: WriteAhead = new WalCheckpointer(database.filename),
     folder: DataFolder | null = null,
   ) {
     this.#database = database;
@@ -135,7 +135,7 @@ export class Store implements ChatStore {
   }
 
   get isBehind(): boolean {
-    return this.#wal.isCopied();
+    return this.#wal.state === "finishing";
   }
 
   newNumber(): number {

@@ -206,6 +206,21 @@ describe.each(["", " resumable"])("a login that replaces a session%s which holds
     expect(again.read()).toHaveLength(1 + MESSAGES);
   });
 
+  test("goes on after others that waited for the same mail, and the last session gets it and what is sent later", () => {
+    const { world, alice } = setUp(" resumable");
+    const peers = Array.from({ length: 4 }, () => world.connect());
+    world.begin();
+    for (const peer of peers) peer.feed(Buffer.from("login bob secret resumable\n"));
+    world.endTurns();
+    const last = peers.at(-1)!;
+    while (last.session === null) nextTurn(world);
+    world.endTurns();
+    expect(last.session).toMatchObject({ isBeingReplaced: false });
+    expect(peers.map(({ session }) => session?.ended ?? true)).toEqual([true, true, true, false]);
+    world.say(alice, "message bob later");
+    expect(world.account("bob").session!.fedUnconfirmed).toBeGreaterThan(0);
+  });
+
   test("does not happen when its connection is gone by then, and the session goes on", () => {
     const { world, bob } = setUp(kind);
     const again = world.connect();

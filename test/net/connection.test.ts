@@ -4,12 +4,16 @@ import { type Accepted, type AcceptedSocket, Connection, Connections } from "../
 import {
   CONFIRM_BYTES_MAX,
   INPUT_BYTES_MAX,
-  LEFT_OVER_PER_TURN,
+  NAMES_PER_REQUEST,
+  RECEIVERS_PER_REQUEST,
+  WORK_BYTES,
+  WORK_PER_TURN,
   LINE_BYTES_MAX,
   LINGER_BYTES_MAX,
   LINGER_MS,
   type Limits,
-  REQUESTS_PER_TURN,
+  WORK_PER_VISIT,
+  WORK_STORED,
   SKIPPED_BYTES_PER_REQUEST,
 } from "../../src/limits.ts";
 import { BLOCK_MS, SILENCE_MS, type TestPeer, World } from "../support/chat.ts";
@@ -481,7 +485,9 @@ test("a session's requests come behind its mail while the disk is behind too, un
 });
 
 describe("what one connection says at once", () => {
-  const ALIVE = Array<string>(2 * REQUESTS_PER_TURN + 10).fill("alive");
+  /** Requests that are one visit's work. */
+  const VISIT = Math.ceil(WORK_PER_VISIT / (1 + "alive\n".length / WORK_BYTES));
+  const alive = (count: number): Buffer => Buffer.from("alive\n".repeat(count));
 
   /** Connections of one server, whose turns the test begins. */
   function setUp(count: number): { wires: Wire[]; nextTurn: () => boolean } {
@@ -499,11 +505,12 @@ describe("what one connection says at once", () => {
   test("is answered in several turns, in order, and nothing more is read meanwhile", () => {
     const { wires, nextTurn } = setUp(2);
     const [wire, other] = wires as [Wire, Wire];
+    const turns = WORK_PER_TURN / WORK_PER_VISIT;
     wire.say("login alice secret");
-    expect(wire.say(...ALIVE, "online", "logout")).toHaveLength(REQUESTS_PER_TURN);
+    expect(wire.say(...Array<string>((turns + 1) * VISIT + 10).fill("alive"), "online", "logout")).toHaveLength(VISIT);
     expect(wire.reading).toBe(false);
     expect(other.say("alive")).toEqual(["err not_logged_in"]);
-    expect(wire.read()).toHaveLength(REQUESTS_PER_TURN);
+    expect(wire.read()).toHaveLength(turns * VISIT);
     wire.connection.end();
     expect(wire.shut).toBe(false);
     expect(nextTurn()).toBe(true);
@@ -512,53 +519,108 @@ describe("what one connection says at once", () => {
     expect(nextTurn()).toBe(false);
   });
 
-  test("by many, is answered in turns of about so many requests of them together, and one is read again in each", () => {
-    const { wires, nextTurn } = setUp(3);
+  test("by many is answered a visit each in turn, with a bound on all of them together in one turn", () => {
+    const { wires, nextTurn } = setUp(6);
     const { world } = wires[0]!;
     world.begin();
-    for (const { connection } of wires) connection.data(Buffer.from(`${ALIVE.join("\n")}\n`));
+    for (const { connection } of wires) connection.data(alive(3 * VISIT));
     world.endTurns();
-    for (const wire of wires) wire.read();
-    const answered = (): number[] => wires.map((wire) => wire.read().length);
-    const turns = [...wires, ...wires].map(() => {
-      nextTurn();
-      return [...answered(), wires.filter(({ reading }) => reading).length];
-    });
+    const answered = (): number[] => wires.map((wire) => wire.read().length / VISIT);
+    expect(answered()).toEqual([1, 1, 1, 1, 1, 1]);
+    const turns = [1, 2, 3, 4].map(() => (nextTurn(), answered()));
     expect(turns).toEqual([
-      [LEFT_OVER_PER_TURN, 0, 0, 0],
-      [0, LEFT_OVER_PER_TURN, 0, 0],
-      [0, 0, LEFT_OVER_PER_TURN, 0],
-      [10, 0, 0, 1],
-      [0, 10, 0, 2],
-      [0, 0, 10, 3],
+      [1, 1, 1, 1, 0, 0],
+      [1, 1, 0, 0, 1, 1],
+      [0, 0, 1, 1, 1, 1],
+      [0, 0, 0, 0, 0, 0],
     ]);
   });
 
-  test("in too long lines, by many, is read again one by one, also below the rate", () => {
-    const { wires, nextTurn } = setUp(3);
+  test("counts as what it is: one request more than a visit's work delays no other requests", () => {
+    const { wires, nextTurn } = setUp(12);
     const { world } = wires[0]!;
-    const line = "x".repeat(world.chat.limits.lineBytesMax);
-    world.begin();
-    for (const { connection } of wires) connection.data(Buffer.from(`${line}\n${line}`));
-    world.endTurns();
+    for (let times = 0; times < 3; times++) {
+      world.begin();
+      for (const { connection } of wires) connection.data(alive(VISIT + 1));
+      world.endTurns();
+      nextTurn();
+      expect(wires.map((wire) => wire.read().length)).toEqual(wires.map(() => VISIT + 1));
+      expect(wires.every((wire) => wire.reading)).toBe(true);
+    }
+  });
+
+  test("is counted with the bytes of its lines, the receivers of its broadcasts and the messages that are stored", () => {
+    const names = ["alice", "bob", ...Array.from({ length: 100 }, (_, i) => `u${i}`)];
+    const world = new World(names);
+    const all = new Connections(world.chat);
+    const work = (line: string): number => {
+      const before = world.chat.rates.work;
+      expect(wire.say(line)).toHaveLength(1);
+      return world.chat.rates.work - before;
+    };
+    const wire = new Wire({}, world, all);
+    wire.say("login alice secret");
+    const text = "x".repeat(4 * WORK_BYTES);
+    expect(work(`nonsense ${text}`)).toBeWithin(5, 5.1);
+    expect(work(`message bob ${text}`)).toBeWithin(9 + WORK_STORED, 9.1 + WORK_STORED);
+    for (const name of names.slice(2)) world.login(name);
+    wire.read();
+    world.announce();
+    wire.read();
+    expect(work("broadcast hi")).toBeWithin(1 + 100 / RECEIVERS_PER_REQUEST, 1.1 + 100 / RECEIVERS_PER_REQUEST);
+    expect(work("online")).toBeWithin(1 + 100 / NAMES_PER_REQUEST, 1.3 + 100 / NAMES_PER_REQUEST);
+  });
+
+  test("after requests that were left over waits in the queue as well, until a visit leaves none", () => {
+    const { wires, nextTurn } = setUp(2);
+    const [wire] = wires as [Wire];
+    const { world } = wire;
+    const says = (count: number): number => {
+      world.begin();
+      wire.connection.data(alive(count));
+      world.endTurns();
+      return wire.read().length;
+    };
+    expect(says(VISIT + 1)).toBe(VISIT);
+    nextTurn();
+    expect(wire.read()).toHaveLength(1);
+    expect(says(2 * VISIT)).toBe(VISIT); // Its last visit left nothing.
+    // What the kernel held comes as soon as it is read again, which a visit that leaves nothing allows.
+    wire.connection.data(alive(VISIT));
+    expect(wire.read()).toEqual([]);
+    while (nextTurn());
+    expect(wire.read()).toHaveLength(2 * VISIT);
+    expect(says(1)).toBe(1);
+  });
+
+  test("in too long lines, by many, is read again and skipped in turns of bounded work, also below the rate", () => {
+    const { wires, nextTurn } = setUp(6);
+    const { world } = wires[0]!;
+    const { rates } = world.chat;
+    const bytes = 160 * WORK_BYTES;
+    const say = (): void => {
+      world.begin();
+      for (const { connection } of wires) connection.data(Buffer.alloc(bytes, "x"));
+      world.endTurns();
+    };
     const reading = (): number => wires.filter((wire) => wire.reading).length;
-    expect([reading(), nextTurn(), reading(), nextTurn(), reading(), nextTurn(), reading()]).toEqual([
-      0,
-      true,
-      1,
-      true,
-      2,
-      true,
-      3,
+    say();
+    expect([reading(), nextTurn(), reading()]).toEqual([0, true, 6]);
+    const before = rates.work;
+    say();
+    expect(rates.work).toBe(before);
+    const turns = [1, 2].map(() => (nextTurn(), [rates.work - before, reading()]));
+    expect(turns).toEqual([
+      [4 * 160, 0],
+      [6 * 160, 6],
     ]);
-    expect(wires.map((wire) => wire.read())).toEqual(wires.map(() => ["err line_too_long"]));
   });
 
   test("is not answered any more when it is gone, and nothing of it is kept", () => {
     const { wires, nextTurn } = setUp(1);
     const [wire] = wires as [Wire];
     wire.say("login alice secret");
-    wire.say(...ALIVE, "message bob hi");
+    wire.say(...Array<string>(2 * VISIT).fill("alive"), "message bob hi");
     wire.connection.closed();
     while (nextTurn());
     expect(wire.read()).toEqual([]);

@@ -41,7 +41,12 @@ export class Disk implements SegmentFolder {
 
   constructor(random: Random) {
     this.#random = random;
-    this.wal = { isCopied: () => random.oneIn(3), committed: () => {} };
+    this.wal = {
+      get state() {
+        return random.oneIn(3) ? "finishing" : "idle";
+      },
+      committed: () => {},
+    };
     const { run, close } = this.database;
     this.database.close = () => {};
     this.close = () => close.call(this.database);

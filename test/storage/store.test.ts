@@ -10,7 +10,7 @@ import { type Durability, StoreError, openDatabase } from "../../src/storage/dat
 import { NOTHING } from "../../src/storage/fact.ts";
 import { openStore } from "../../src/storage/recovery.ts";
 import { Store, type WriteAhead } from "../../src/storage/store.ts";
-import { Wal } from "../../src/storage/wal.ts";
+import { WalCheckpointer } from "../../src/storage/wal-checkpointer.ts";
 
 const folders: string[] = [];
 const stores: Store[] = [];
@@ -246,35 +246,64 @@ describe("SQLite's write-ahead log", () => {
     return { store, seen };
   }
 
-  test("is copied to the database by a thread, after so many commits", async () => {
+  /** Waits for the thread; returns the states on the way. */
+  async function untilIdle(wal: WalCheckpointer): Promise<string[]> {
+    const states: string[] = [];
+    while (wal.state !== "idle") {
+      if (states.at(-1) !== wal.state) states.push(wal.state);
+      await new Promise((resolve) => setImmediate(resolve));
+    }
+    return states;
+  }
+
+  test("is copied to the database by a thread, in two passes, after WAL_COMMITS_MAX commits", async () => {
     const path = folder();
     const file = join(path, "heartline.sqlite");
-    const wal = new Wal(file);
+    const wal = new WalCheckpointer(file);
     const { store } = watched(path, wal);
     for (let i = 1; i <= WAL_COMMITS_MAX; i++) {
-      expect(wal.isCopied()).toBe(false);
+      expect(wal.state).toBe("idle");
       store.keep("bob", { ...message(i), text });
       store.save();
     }
-    while (wal.isCopied()) await new Promise((resolve) => setImmediate(resolve));
+    expect(await untilIdle(wal)).toEqual(["copying", "finishing"]);
     const copy = join(folder(), "heartline.sqlite");
     copyFileSync(file, copy);
     using database = new Database(copy);
     expect(database.query("SELECT count(*) AS messages FROM mailbox").get()).toEqual({ messages: WAL_COMMITS_MAX });
   });
 
-  test("is copied no more when the thread fails, which is asked again after as many commits", async () => {
-    const wal = new Wal(join(folder(), "nowhere", "heartline.sqlite"));
+  test("takes commits during the first pass, and is still written from its beginning after the second", async () => {
+    const path = folder();
+    const wal = new WalCheckpointer(join(path, "heartline.sqlite"));
+    const { store } = watched(path, wal);
+    const log = join(path, "heartline.sqlite-wal");
+    const keep = (): void => {
+      store.keep("bob", { ...message(store.newNumber()), text });
+      store.save();
+    };
+    for (let i = 0; i < WAL_COMMITS_MAX; i++) keep();
+    expect(wal.state).toBe("copying");
+    const before = statSync(log).size;
+    keep();
+    const { size } = statSync(log);
+    expect(size).toBeGreaterThan(before);
+    await untilIdle(wal);
+    for (let i = 1; i < WAL_COMMITS_MAX / 2; i++) keep();
+    expect(statSync(log).size).toBe(size);
+  });
+
+  test("is not copied when the thread fails, which is asked again after as many commits", async () => {
+    const wal = new WalCheckpointer(join(folder(), "nowhere", "heartline.sqlite"));
     for (let times = 0; times < 2; times++) {
       for (let i = 0; i < WAL_COMMITS_MAX; i++) wal.committed();
-      expect(wal.isCopied()).toBe(true);
-      while (wal.isCopied()) await new Promise((resolve) => setImmediate(resolve));
+      expect(await untilIdle(wal)).toEqual(["copying"]);
     }
   });
 
-  test("gets no commit while it is copied, unless very much waits; and all can be read", () => {
-    let isCopied = true;
-    const { store, seen } = watched(folder(), { isCopied: () => isCopied, committed: () => {} });
+  test("gets no commit during the second pass, unless very much waits; and all can be read", () => {
+    const wal: WriteAhead = { state: "finishing", committed: () => {} };
+    const { store, seen } = watched(folder(), wal);
     const keep = (): void => {
       store.keep("bob", { ...message(store.newNumber()), text });
       store.retry();
@@ -288,7 +317,7 @@ describe("SQLite's write-ahead log", () => {
     expect(seen()).toBe(STORE_CHANGES_HELD);
     keep();
     expect(seen()).toBe(STORE_CHANGES_HELD);
-    isCopied = false;
+    wal.state = "idle";
     store.save();
     expect(seen()).toBe(STORE_CHANGES_HELD + 1);
   });
