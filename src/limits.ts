@@ -124,10 +124,10 @@ export const CALLBACK_BYTES_MAX = 128 << 10;
 export const CALLBACKS_PER_USER_MAX = 32;
 
 /**
- * Work is counted in requests: one for each, one more for each WORK_BYTES of its line, WORK_STORED more for a message that
- * is stored, and what RECEIVERS_PER_REQUEST and NAMES_PER_REQUEST add. A connection does WORK_PER_VISIT at once. Those that
- * have more take turns, with about WORK_PER_TURN together in each turn, so that all others wait for a fraction of a
- * millisecond.
+ * Work is counted in requests: one for each, one more for each WORK_BYTES of its line, WORK_STORED more for a message
+ * that is stored, and what RECEIVERS_PER_REQUEST and NAMES_PER_REQUEST add. A connection does WORK_PER_VISIT at once.
+ * Those that have more take turns, with about WORK_PER_TURN together in each turn, so that all others wait for a
+ * fraction of a millisecond.
  */
 export const WORK_PER_VISIT = 128;
 export const WORK_PER_TURN = 512;
