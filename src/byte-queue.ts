@@ -1,4 +1,4 @@
-import { SPARE_BYTES_MAX } from "./limits.ts";
+import { POOLED_BYTES_MAX } from "./limits.ts";
 
 const EMPTY: Buffer = Buffer.alloc(0);
 /** An eighth more than a power of two, as all are: what reaches a bound, which is one, goes a little beyond it. */
@@ -53,37 +53,37 @@ export class ByteQueue {
 }
 
 /** Buffers of one length that were given back: a turn needs as many as the one before it. */
-class Spares {
+class BufferPool {
   readonly buffers: Buffer[] = [];
   /** So many were left over all the time since the last trim. */
   unused = 0;
 }
 
 /** By the power of two that they are a little longer than. */
-const spares = Array.from({ length: 32 }, () => new Spares());
-let spareBytes = 0;
+const pools = Array.from({ length: 32 }, () => new BufferPool());
+let pooledBytes = 0;
 
 function borrow(bytes: number): Buffer {
-  const fitting = spares[31 - Math.clz32(bytes)]!;
+  const fitting = pools[31 - Math.clz32(bytes)]!;
   const spare = fitting.buffers.pop();
   if (spare === undefined) return Buffer.allocUnsafeSlow(bytes);
   fitting.unused = Math.min(fitting.unused, fitting.buffers.length);
-  spareBytes -= bytes;
+  pooledBytes -= bytes;
   return spare;
 }
 
 /** Now and then: what nobody needed since the last time is let go. */
-export function trimSpares(): void {
-  for (const fitting of spares) {
-    for (const spare of fitting.buffers.splice(0, fitting.unused)) spareBytes -= spare.length;
+export function trimBufferPools(): void {
+  for (const fitting of pools) {
+    for (const spare of fitting.buffers.splice(0, fitting.unused)) pooledBytes -= spare.length;
     fitting.unused = fitting.buffers.length;
   }
 }
 
 function giveBack(bytes: Buffer): void {
-  if (bytes.length === 0 || spareBytes + bytes.length > SPARE_BYTES_MAX) return;
-  spareBytes += bytes.length;
-  spares[31 - Math.clz32(bytes.length)]!.buffers.push(bytes);
+  if (bytes.length === 0 || pooledBytes + bytes.length > POOLED_BYTES_MAX) return;
+  pooledBytes += bytes.length;
+  pools[31 - Math.clz32(bytes.length)]!.buffers.push(bytes);
 }
 
 /** source[start..end) to target[at..]. `set(subarray)` would make a view first, and take three times as long. */

@@ -23,7 +23,7 @@ export interface Limits {
   /** A request line's bytes, LF included; a longer one is `line_too_long`. */
   lineBytesMax: number;
   /** Bytes that a session's client has not confirmed; beyond them it ends as `slow`, its messages in the mailbox. */
-  unconfirmedBytesMax: number;
+  unackedBytesMax: number;
   /** Bytes that all sessions' streams hold together, ended ones first to go; beyond them the largest end as `slow`. */
   streamsBytesMax: number;
   /** Messages, and bytes of their text, that wait for one user; one more is `mailbox_full`. */
@@ -32,7 +32,7 @@ export interface Limits {
   /** How much of both one sender may take, in percent; more is `mailbox_full` for that sender. */
   mailboxSharePercent: number;
   /** Requests for an address and tickets of one session, those of others to it included; one more is `busy`. */
-  consentsMax: number;
+  introductionsMax: number;
   /** Calls of callback sessions' clients at once; one more waits for the end of another. */
   callbacksMax: number;
 }
@@ -47,12 +47,12 @@ export const LIMITS_DEFAULT: Readonly<Limits> = {
   requestsPerSecondMax: 5000,
   badLinesMax: 1000,
   lineBytesMax: 4096,
-  unconfirmedBytesMax: 1 << 20,
+  unackedBytesMax: 1 << 20,
   streamsBytesMax: 256 << 20,
   mailboxMessagesMax: 100_000,
   mailboxBytesMax: 64 << 20,
   mailboxSharePercent: 25,
-  consentsMax: 256,
+  introductionsMax: 256,
   callbacksMax: 1000,
 };
 
@@ -85,9 +85,9 @@ export const ONLINE_NAMES_MAX = 10_000;
 export const REQUEST_WORDS_MAX = 16;
 
 /** The least that `unconfirmedBytesMax` may be. */
-export const UNCONFIRMED_BYTES_MIN = 512 << 10;
+export const UNACKED_BYTES_MIN = 512 << 10;
 /** A client confirms at the latest after so many bytes. */
-export const CONFIRM_BYTES_MAX = 64 << 10;
+export const ACK_BYTES_MAX = 64 << 10;
 /**
  * Bytes of lines that a client has read and its handler or output has not taken; above them it stops reading. While a
  * request waits for its reply the bound is UNDELIVERED_BOUNDS times as high, since the handler may wait for that reply.
@@ -101,8 +101,8 @@ export const UNDELIVERED_BOUNDS = 32;
 export const KEEPING_UP_BOUNDS = 4;
 export const KEEPING_UP_MS = 2_000;
 /** Memory of streams that were emptied, kept for the next turn's; more, or what nobody needs so long, is given back. */
-export const SPARE_BYTES_MAX = 8 << 20;
-export const SPARE_MS = 8_192;
+export const POOLED_BYTES_MAX = 8 << 20;
+export const POOLED_MS = 8_192;
 /** When the process has grown by so much, its young garbage is collected; it is looked at so often. */
 export const GARBAGE_BYTES_MAX = 16 << 20;
 export const GARBAGE_MS = 1_024;
@@ -142,7 +142,7 @@ export const NAMES_PER_REQUEST = 10;
 /** Bytes that the kernel has not taken; beyond them the connection's requests wait, unread, until it takes some. */
 export const UNSENT_BYTES_MAX = 256 << 10;
 /** Bytes of mailbox entries inside a session at most; the next portion follows when some of them are confirmed. */
-export const MAILBOX_FEED_BYTES = 256 << 10;
+export const MAILBOX_PORTION_BYTES = 256 << 10;
 /** Bytes of begun lines and of requests that wait, of all connections; beyond them those that hold most are closed. */
 export const INPUT_BYTES_MAX = 64 << 20;
 /** What the kernel may hold for one connection (SO_SNDBUF): what it took counts as delivered to a plain session. */
@@ -177,7 +177,7 @@ export const WAL_COMMITS_MAX = 16;
 export const STORE_RETRY_MS = 1024;
 
 /** How long a request for somebody's address waits for their answer; then it is `denied`. */
-export const CONSENT_MS = 60_000;
+export const INTRODUCTION_MS = 60_000;
 /** Characters of a certificate, as base64; a longer one is `bad_request`. */
 export const KEY_BYTES_MAX = 1400;
 
@@ -186,8 +186,8 @@ export const PRIVATE_LINE_BYTES_MAX = 64 << 10;
 /** What waits to be sent to another client; beyond it that client counts as gone. */
 export const PRIVATE_UNSENT_BYTES_MAX = 1 << 20;
 /** What a caller gets to show who they are; then they are hung up on. One caller more, and the oldest of them is. */
-export const GREETING_MS = 5_000;
-export const GREETINGS_MAX = 32;
+export const PRIVATE_AUTH_MS = 5_000;
+export const PRIVATE_AUTHS_MAX = 32;
 
 /** What a proxy gets to say whom it speaks for, in time and in bytes. */
 export const PROXY_HEADER_MS = 5_000;
@@ -222,9 +222,9 @@ export const PRESENCE_DELAY_MS = 256;
 /** Descriptors kept free for files and the listener: at the limit this runtime spins in accept instead of failing. */
 export const DESCRIPTORS_SPARE = 100;
 
-if (MAILBOX_FEED_BYTES + SERVER_LINE_BYTES_MAX / 4 > UNCONFIRMED_BYTES_MIN) {
+if (MAILBOX_PORTION_BYTES + SERVER_LINE_BYTES_MAX / 4 > UNACKED_BYTES_MIN) {
   throw new Error("limits: a mailbox portion must leave room for other lines, or a mailbox could make a session slow");
 }
-if (UNSENT_BYTES_MAX >= UNCONFIRMED_BYTES_MIN) {
+if (UNSENT_BYTES_MAX >= UNACKED_BYTES_MIN) {
   throw new Error("limits: a connection must stop reading before its own replies make it slow");
 }

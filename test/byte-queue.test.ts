@@ -1,5 +1,5 @@
 import { expect, test } from "bun:test";
-import { ByteQueue, trimSpares } from "../src/byte-queue.ts";
+import { ByteQueue, trimBufferPools } from "../src/byte-queue.ts";
 
 /** A length of its own for each test, since spares are shared by all. */
 function filled(bytes: number): { queue: ByteQueue; buffer: Buffer } {
@@ -38,13 +38,13 @@ test("what reaches a bound that is a power of two goes beyond it in the same buf
 });
 
 test("of spare buffers those are let go that nobody needed since the last time", () => {
-  trimSpares();
+  trimBufferPools();
   const old = Array.from({ length: 5 }, () => filled(1 << 14));
   for (const { queue } of old) queue.clear();
-  trimSpares();
+  trimBufferPools();
   const busy = [filled(1 << 14), filled(1 << 14)];
   for (const { queue } of busy) queue.clear();
-  trimSpares();
+  trimBufferPools();
   const buffers = Array.from({ length: 3 }, () => filled(1 << 14).buffer);
   expect(buffers.slice(0, 2).every((buffer) => busy.some((one) => one.buffer === buffer))).toBe(true);
   expect(old.some(({ buffer }) => buffer === buffers[2])).toBe(false);

@@ -1,7 +1,7 @@
 import type { Socket } from "bun";
-import { type Dialect, LINE, type Step } from "./dialect.ts";
+import { type ProtocolAdapter, LINE, type Step } from "./protocol-adapter.ts";
 import type { Histogram } from "../report/histogram.ts";
-import type { Order } from "./order.ts";
+import type { WorkloadSpec } from "./workload-spec.ts";
 import * as payload from "./payload.ts";
 import type { Tally } from "./tally.ts";
 
@@ -14,8 +14,8 @@ const GUESS_BYTES_MIN = 40;
 
 /** What all clients of a swarm share, and tell it. */
 export interface SwarmState {
-  readonly order: Order;
-  readonly dialect: Dialect;
+  readonly order: WorkloadSpec;
+  readonly dialect: ProtocolAdapter;
   readonly clients: readonly Client[];
   readonly payloadBytes: number;
   /** Bytes of a line behind the payload, but for the LF. */

@@ -2,13 +2,13 @@ import { readFileSync } from "node:fs";
 import { Random } from "../../test/support/random.ts";
 import { type CommandLine, Progress, beforeQuitting, runProgram } from "../command-line.ts";
 import { UsageError } from "../../src/usage-error.ts";
-import { Contest, ContestError, type Task, clientsMax } from "./contest.ts";
+import { BenchmarkRunner, BenchmarkError, type Task, clientsMax } from "./benchmark-runner.ts";
 import { PAYLOAD_BYTES_MIN } from "./payload.ts";
 import { heartline } from "../peers/heartline.ts";
 import { newResult, versionOf, writeResult } from "../report/result.ts";
 import { SCENARIOS, SCENARIO_NAMES } from "./scenario.ts";
 import { digits } from "../report/statistics.ts";
-import { type Outcome, isBehind, isClean } from "./order.ts";
+import { type Outcome, isBehind, isClean } from "./workload-spec.ts";
 
 const CLIENTS_DEFAULT = 5000;
 const VISITORS_DEFAULT = 32;
@@ -225,7 +225,7 @@ async function main(line: CommandLine<(typeof OPTIONS)[number]>): Promise<number
   const options = parseOptions(line);
   const { task, clients, target, seed, json } = options;
   const count = clients + (options.visitors > 0 ? options.visitors : task.crowd);
-  const contest = new Contest(count);
+  const contest = new BenchmarkRunner(count);
   const progress = new Progress();
   beforeQuitting(() => {
     progress.clear();
@@ -250,7 +250,7 @@ async function main(line: CommandLine<(typeof OPTIONS)[number]>): Promise<number
           : await contest
               .swarm({ ...order, ...target, dialect: "heartline", loginsAtOnce: 64, pid: null }, say)
               .catch((error: Error) => {
-                throw new ContestError(`${target.host}:${target.port}: ${error.message}`);
+                throw new BenchmarkError(`${target.host}:${target.port}: ${error.message}`);
               });
       runs.push({ title, task, outcome });
       result.runs.push({ peer: peer.name, work: title, task: { ...task, clients }, round: 0, outcome });
@@ -277,5 +277,5 @@ function titleOf({ scenario, window, beatMs }: Options["task"]): string {
   return `${window} in flight`;
 }
 
-const failures = (error: unknown): boolean => error instanceof ContestError;
+const failures = (error: unknown): boolean => error instanceof BenchmarkError;
 await runProgram({ name: "bench", usage: USAGE, options: OPTIONS, failures }, main);

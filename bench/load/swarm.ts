@@ -1,7 +1,7 @@
 import { Client, type SwarmState } from "./client.ts";
-import { DIALECTS, type Dialect } from "./dialect.ts";
+import { PROTOCOLS, type ProtocolAdapter } from "./protocol-adapter.ts";
 import { Histogram } from "../report/histogram.ts";
-import type { Latency, Order, Outcome, Slice } from "./order.ts";
+import type { Latency, WorkloadSpec, Outcome, Slice } from "./workload-spec.ts";
 import * as payload from "./payload.ts";
 import { cpuNs, machineTicks, memoryOf, stolen } from "../process-figures.ts";
 import { linesOf } from "../program.ts";
@@ -16,8 +16,8 @@ const FLIGHTS = 1 << 12;
 
 /** Many clients in one process, which write to each other, and check and time what arrives. */
 export class Swarm implements SwarmState {
-  readonly order: Order;
-  readonly dialect: Dialect;
+  readonly order: WorkloadSpec;
+  readonly dialect: ProtocolAdapter;
   readonly clients: Client[];
   /** Those of them who talk. */
   readonly talkers: Client[];
@@ -58,11 +58,11 @@ export class Swarm implements SwarmState {
   #confirms: Timer | undefined;
   #dropped = 0;
 
-  constructor(order: Order, say: (progress: string) => void) {
+  constructor(order: WorkloadSpec, say: (progress: string) => void) {
     this.order = order;
     this.#say = say;
     const { users, scenario, payloadBytes } = order;
-    this.dialect = DIALECTS[order.dialect];
+    this.dialect = PROTOCOLS[order.dialect];
     this.payloadBytes = payloadBytes;
     this.payloadEnd = this.dialect.message("x", payloadBytes).tail.length - 1;
     this.clients = users.map((_, index) => new Client(this, index));
@@ -350,7 +350,7 @@ if (import.meta.main) {
   const say = (what: object): void => void process.stdout.write(`${JSON.stringify(what)}\n`);
   try {
     const lines = linesOf(Bun.stdin.stream());
-    const order = JSON.parse((await lines.next()).value as string) as Order;
+    const order = JSON.parse((await lines.next()).value as string) as WorkloadSpec;
     const swarm = new Swarm(order, (progress) => say({ progress }));
     if (order.measureMs > 0) say({ outcome: await swarm.run() });
     else {

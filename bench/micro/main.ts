@@ -6,7 +6,7 @@ import { measure } from "mitata";
 import { LIMITS_DEFAULT } from "../../src/limits.ts";
 import { encode } from "../../src/protocol/ascii.ts";
 import { LineReader } from "../../src/protocol/line-reader.ts";
-import { Multicast } from "../../src/stream/multicast.ts";
+import { BroadcastGroup } from "../../src/stream/broadcast-group.ts";
 import { Outbox } from "../../src/stream/outbox.ts";
 import { Request, SHAPES } from "../../src/protocol/request.ts";
 import { LoopTurn } from "../../src/stream/turn.ts";
@@ -36,7 +36,7 @@ A part is done a thousand times in each measured call, so that the call itself c
 const OPERATIONS = 1000;
 type Part = () => () => unknown;
 
-const turn = { touch: (): void => {} };
+const turn = { markDirty: (): void => {} };
 const line = encode("message SEAS 0123456789012345678901234567890123456789012345678901234567890123\n");
 const text = line.subarray(13, line.length - 1);
 
@@ -64,23 +64,23 @@ const PARTS: Record<string, Part> = {
     let number = 0;
     return () => {
       for (let i = 0; i < OPERATIONS; i++) outbox.appendMessage(++number, 1, head, text, 0, text.length);
-      outbox.safe = outbox.end;
-      while (outbox.peek()) outbox.took(outbox.pieceEnd - outbox.pieceStart);
+      outbox.durable = outbox.end;
+      while (outbox.peek()) outbox.advance(outbox.pieceEnd - outbox.pieceStart);
       return number;
     };
   },
   "broadcast: a line to 1,000 who have nothing else to send, each": () => {
-    const multicast = new Multicast(turn);
+    const multicast = new BroadcastGroup(turn);
     const head = encode("broadcast columbia ");
     for (let i = 0; i < OPERATIONS; i++) {
       const outbox = new Outbox(turn, true);
       outbox.sink = { flush: () => {}, write: (_bytes, _start, count) => count };
-      outbox.join(multicast);
+      outbox.subscribe(multicast);
     }
     return () => {
       multicast.log.append(head, text, 0, text.length);
       multicast.announce();
-      multicast.safe = multicast.end;
+      multicast.durable = multicast.end;
       multicast.flush();
       return multicast.sent;
     };
@@ -132,14 +132,14 @@ const PARTS: Record<string, Part> = {
     const ends: (() => void)[] = [];
     const turn = new LoopTurn({
       ends: () => chat.turnEnds(),
-      saves: () => store.save(),
+      commits: () => store.save(),
       later: (end) => void ends.push(end),
     });
     const chat: Chat = new Chat({
       wheel: new TimerWheel(),
       turn,
       store,
-      silenceMs: 1e9,
+      idleTimeoutMs: 1e9,
       blockMs: 1e9,
       lockoutScope: "address",
       limits: { ...LIMITS_DEFAULT, requestsPerSecondMax: 0 },
@@ -165,7 +165,7 @@ const PARTS: Record<string, Part> = {
       for (let i = 0; i < OPERATIONS / 100; i++) {
         connections.forEach((connection, index) => connection.data(chunks[index]!));
         for (let end = ends.pop(); end !== undefined; end = ends.pop()) end();
-        if (store.restUpTo !== null) store.rested();
+        if (store.spillUpTo !== null) store.spilled();
       }
     };
   },
@@ -178,11 +178,11 @@ const PARTS: Record<string, Part> = {
       for (let i = 0; i < OPERATIONS / 100; i++) {
         for (let j = 0; j < 100; j++) outbox.appendMessage(store.newNumber(), 1, head, text, 0, text.length);
         store.wrote(account, 0, outbox);
-        outbox.safe = outbox.end;
-        while (outbox.peek()) outbox.took(outbox.pieceEnd - outbox.pieceStart);
-        store.confirmed(account, outbox.confirmedNumber);
+        outbox.durable = outbox.end;
+        while (outbox.peek()) outbox.advance(outbox.pieceEnd - outbox.pieceStart);
+        store.acked(account, outbox.ackedNumber);
         // What a server's checkpoint does: nothing is left in old segments here.
-        if (store.restUpTo !== null) store.rested();
+        if (store.spillUpTo !== null) store.spilled();
         if (store.save() !== true) throw new Error("the disk refuses");
       }
     };

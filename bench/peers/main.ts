@@ -1,6 +1,6 @@
 import { type CommandLine, Progress, beforeQuitting, runProgram } from "../command-line.ts";
 import { UsageError } from "../../src/usage-error.ts";
-import { Contest, ContestError, clientsMax } from "../load/contest.ts";
+import { BenchmarkRunner, BenchmarkError, clientsMax } from "../load/benchmark-runner.ts";
 import { type Peer, isInstalled } from "./peer.ts";
 import { PEERS } from "./peers.ts";
 import {
@@ -14,7 +14,7 @@ import {
   writeResult,
 } from "../report/result.ts";
 import { digits, median, range, spread } from "../report/statistics.ts";
-import { isClean } from "../load/order.ts";
+import { isClean } from "../load/workload-spec.ts";
 import { WORKS, WORK_GROUPS, type Work } from "./work.ts";
 
 const OPTIONS = ["peers", "works", "rounds", "seconds", "warmup", "json"] as const;
@@ -99,7 +99,7 @@ async function main(line: CommandLine<(typeof OPTIONS)[number]>): Promise<number
   const fitting = works.filter((work) => work.clients + work.crowd <= most);
   for (const { title } of works.filter((work) => !fitting.includes(work)))
     progress.note(`SKIPPED: ${title}, since a process may only have ${most} connections here`);
-  const contest = new Contest(Math.max(2, ...fitting.map(({ clients, crowd }) => clients + crowd)));
+  const contest = new BenchmarkRunner(Math.max(2, ...fitting.map(({ clients, crowd }) => clients + crowd)));
   beforeQuitting(() => {
     progress.clear();
     contest.remove();
@@ -140,7 +140,7 @@ async function main(line: CommandLine<(typeof OPTIONS)[number]>): Promise<number
             const what = [...faults, `lost ${lost}, twice ${twice}, out of order ${disordered}`].join("; ");
             progress.note(`${at}: ${what}`);
           } catch (error) {
-            if (!(error instanceof ContestError)) throw error;
+            if (!(error instanceof BenchmarkError)) throw error;
             progress.note(`${at}: FAILED: ${error.message}`);
             isFaulty ||= peer.name.startsWith("heartline");
           }
@@ -184,5 +184,5 @@ function isHere(peer: Peer, result: Result, progress: Progress): boolean {
   return true;
 }
 
-const failures = (error: unknown): boolean => error instanceof ContestError;
+const failures = (error: unknown): boolean => error instanceof BenchmarkError;
 await runProgram({ name: "bench:peers", usage: USAGE, options: OPTIONS, failures }, main);

@@ -1,11 +1,11 @@
-import type { DialectName } from "../load/dialect.ts";
+import type { ProtocolName } from "../load/protocol-adapter.ts";
 
 /** A server that can be measured. */
 export interface Peer {
   name: string;
   /** In words, for a report: what it is, and what of its work differs from ours. */
   about: string;
-  dialect: DialectName;
+  dialect: ProtocolName;
   /** The program that it needs, and the Debian package that has it; null when everything is here. */
   needs: { program: string; package: string } | null;
   /** Its clients' sessions outlive their connections, and are confirmed once a second. */

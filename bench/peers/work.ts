@@ -1,4 +1,4 @@
-import type { Task } from "../load/contest.ts";
+import type { Task } from "../load/benchmark-runner.ts";
 import type { Peer } from "./peer.ts";
 import { SCENARIOS } from "../load/scenario.ts";
 

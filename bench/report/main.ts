@@ -6,7 +6,7 @@ import { type EChartsOption, init } from "echarts";
 import { Histogram } from "./histogram.ts";
 import { type Result, type Run, readResult, runsOf, shareOf, sharesOf, toldMicros } from "./result.ts";
 import { median, range, spread } from "./statistics.ts";
-import { isBehind } from "../load/order.ts";
+import { isBehind } from "../load/workload-spec.ts";
 import { WORKS, WORK_GROUPS, type Work } from "../peers/work.ts";
 
 const USAGE = `Usage: bun run bench:report [options] <file>...

@@ -1,9 +1,9 @@
 import { readFileSync, writeFileSync } from "node:fs";
 import { cpus, release, totalmem } from "node:os";
-import type { Task } from "../load/contest.ts";
+import type { Task } from "../load/benchmark-runner.ts";
 import { PATH, type Peer } from "../peers/peer.ts";
 import { descriptorsMax } from "../../src/runtime/kernel.ts";
-import { type Outcome, isBehind } from "../load/order.ts";
+import { type Outcome, isBehind } from "../load/workload-spec.ts";
 import { digits, median, range, ratios, spread } from "./statistics.ts";
 
 /** A file of results: what was run where, and every run with all its figures. */

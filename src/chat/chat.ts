@@ -1,15 +1,15 @@
-import { CONFIRM_BYTES_MAX, KEEPING_UP_BOUNDS, KEEPING_UP_MS, type Limits, SPARE_MS } from "../limits.ts";
+import { ACK_BYTES_MAX, KEEPING_UP_BOUNDS, KEEPING_UP_MS, type Limits, POOLED_MS } from "../limits.ts";
 import { encode } from "../protocol/ascii.ts";
-import { trimSpares } from "../byte-queue.ts";
-import { Multicast } from "../stream/multicast.ts";
+import { trimBufferPools } from "../byte-queue.ts";
+import { BroadcastGroup } from "../stream/broadcast-group.ts";
 import { Outbox } from "../stream/outbox.ts";
 import type { GoodbyeReason, LeftReason } from "../protocol/reply.ts";
 import type { Turn } from "../stream/turn.ts";
 import type { TimerKind, TimerWheel } from "../timer-wheel.ts";
 import { Accounts, type Passwords } from "./accounts.ts";
 import { Addresses } from "../auth/addresses.ts";
-import { Checkpoint } from "./checkpoint.ts";
-import { Consents } from "./consents.ts";
+import { MailboxScheduler } from "./mailbox-scheduler.ts";
+import { Introductions } from "./introductions.ts";
 import { Departing } from "./departing.ts";
 import { Lockouts, type LockoutScope } from "../auth/lockouts.ts";
 import { Mailbox } from "./mailbox.ts";
@@ -27,7 +27,7 @@ export interface ChatOptions {
   /** Calls the client of a callback session, at the address of its login. */
   newCaller: (session: Session, address: string, port: number, secret: string) => Caller;
   /** A session ends, and a stranger's connection too, when nothing was heard for so long. */
-  silenceMs: number;
+  idleTimeoutMs: number;
   blockMs: number;
   lockoutScope: LockoutScope;
   limits: Limits;
@@ -42,7 +42,7 @@ export interface ChatOptions {
 export class Chat {
   readonly accounts = new Accounts();
   readonly presence = new Presence();
-  readonly multicast: Multicast;
+  readonly broadcastGroup: BroadcastGroup;
   readonly wheel: TimerWheel;
   readonly turn: Turn;
   readonly store: ChatStore;
@@ -50,16 +50,16 @@ export class Chat {
   readonly lockouts: Lockouts;
   readonly addresses: Addresses;
   readonly rates: Rates;
-  readonly consents: Consents;
+  readonly introductions: Introductions;
   readonly passwords: Passwords;
-  readonly silenceMs: number;
+  readonly idleTimeoutMs: number;
   readonly limits: Limits;
   readonly report: ChatOptions["report"];
   /** The server stops: nobody gets in any more. */
   isOver = false;
   /** Unix time of this turn, for messages that are read later. */
   unixMs = 0;
-  readonly checkpoint: Checkpoint;
+  readonly mailboxScheduler: MailboxScheduler;
   readonly departing: Departing;
   #broadcastWaits = false;
   /** How far the multicast was sent when the last sweep looked at those who are slow. */
@@ -67,21 +67,21 @@ export class Chat {
   /** When spare memory is given back. */
   #trimMs = 0;
   /** Sessions to whose streams messages were appended in this turn. */
-  #written: Session[] = [];
+  #appendedTo: Session[] = [];
   /** Sessions that can be named by their token, from another connection. */
   readonly #byToken = new Map<string, Session>();
   readonly #newToken: () => string;
   readonly #newCaller: ChatOptions["newCaller"];
-  readonly #silence: TimerKind<Session>;
+  readonly #idle: TimerKind<Session>;
   readonly #overdue: TimerKind<Session>;
 
   constructor(options: ChatOptions) {
     this.wheel = options.wheel;
     this.turn = options.turn;
-    this.multicast = new Multicast(options.turn);
+    this.broadcastGroup = new BroadcastGroup(options.turn);
     this.store = options.store;
     this.passwords = options.passwords;
-    this.silenceMs = options.silenceMs;
+    this.idleTimeoutMs = options.idleTimeoutMs;
     this.report = options.report;
     const { wheel, store, limits, blockMs, lockoutScope } = options;
     this.limits = limits;
@@ -91,14 +91,14 @@ export class Chat {
     );
     this.addresses = new Addresses(wheel, limits);
     this.rates = new Rates(wheel, limits);
-    this.consents = new Consents(wheel, limits.consentsMax, options.newToken);
-    const wrote = (session: Session): void => this.#wrote(session);
-    this.checkpoint = new Checkpoint(this.accounts, this.mailbox, store, wrote, options.report);
-    this.departing = new Departing(this.checkpoint);
+    this.introductions = new Introductions(wheel, limits.introductionsMax, options.newToken);
+    const wrote = (session: Session): void => this.#messagesAppended(session);
+    this.mailboxScheduler = new MailboxScheduler(this.accounts, this.mailbox, store, wrote, options.report);
+    this.departing = new Departing(this.mailboxScheduler);
     this.#newToken = options.newToken;
     this.#newCaller = options.newCaller;
     this.#overdue = wheel.kind((session) => this.flushed(session));
-    this.#silence = wheel.kind((session) => this.#heardNothing(session));
+    this.#idle = wheel.kind((session) => this.#idleTimedOut(session));
   }
 
   /** Gives a peer the session of a user, and ends the one that user had. */
@@ -106,7 +106,7 @@ export class Chat {
     const { wheel, turn, store } = this;
     const replaced = account.session;
     if (replaced !== null) this.end(replaced, "replaced");
-    if (account.leaving !== null && !this.checkpoint.settleNow(account.leaving))
+    if (account.leaving !== null && !this.mailboxScheduler.requeueNow(account.leaving))
       throw new Error(`what waits for ${account.name} cannot be stored`);
     const kind = options.callbackPort > 0 ? "callback" : options.resumable ? "resumable" : "plain";
     const number = kind === "plain" ? 0 : store.newNumber();
@@ -114,8 +114,8 @@ export class Chat {
     const session = new Session(account, number, this.#newToken(), kind, outbox, wheel.nowMs);
     session.address = peer.address;
     session.listenPort = options.listenPort;
-    wheel.schedule(session.timer, this.#silence, this.silenceMs);
-    let reply = `ok ${session.token} ${this.silenceMs / 1000}`;
+    wheel.schedule(session.timer, this.#idle, this.idleTimeoutMs);
+    let reply = `ok ${session.token} ${this.idleTimeoutMs / 1000}`;
     if (kind !== "plain") {
       this.#byToken.set(session.token, session);
       const { token } = session;
@@ -131,21 +131,21 @@ export class Chat {
     this.mailbox.skip(session);
     peer.replies.append(encode(`${reply}\n`));
     if (replaced === null) this.#announce(account, `joined ${account.name}`);
-    session.outbox.join(this.multicast);
+    session.outbox.subscribe(this.broadcastGroup);
     this.presence.add(session);
     if (kind === "callback") {
       session.outbox.sink = session.caller;
-      session.outbox.touch(); // The first call comes even with nothing to deliver.
+      session.outbox.markDirty(); // The first call comes even with nothing to deliver.
       peer.close();
     } else this.#attach(session, peer);
-    this.checkpoint.feed(session);
+    this.mailboxScheduler.deliver(session);
   }
 
   /** Goes on after an earlier session of the same user: what its client has is not delivered again. */
   #takeUp(account: Account, { token, received }: { token: string; received: number }): string {
     const ended = this.store.ended(token);
     if (ended === null || ended.user !== account.name) return "";
-    this.mailbox.confirmCarried(account, ended, received);
+    this.mailbox.ackDelivered(account, ended, received);
     return ended.resumable ? ` received=${ended.received}` : "";
   }
 
@@ -162,13 +162,13 @@ export class Chat {
     if (position > session.outbox.furthest) return false;
     session.peer?.detach();
     session.address = peer.address;
-    session.heardMs = this.wheel.nowMs;
-    session.promptMs = this.wheel.nowMs;
+    session.lastActivityMs = this.wheel.nowMs;
+    session.lastAckMs = this.wheel.nowMs;
     session.outbox.rewind(position);
     peer.replies.append(encode(`ok ${session.received}\n`));
     this.#attach(session, peer);
     this.flushed(session);
-    session.outbox.touch();
+    session.outbox.markDirty();
     return true;
   }
 
@@ -184,15 +184,15 @@ export class Chat {
   }
 
   /** The client says how far it has its stream; false when that is further than anything that was sent. */
-  confirm(session: Session, position: number): boolean {
+  ack(session: Session, position: number): boolean {
     const { outbox, kind } = session;
     if (kind === "plain") return true;
     if (position > outbox.furthest) return false;
-    if (position > outbox.confirmed) {
-      outbox.confirm(position);
-      session.promptMs = this.wheel.nowMs;
+    if (position > outbox.acked) {
+      outbox.ack(position);
+      session.lastAckMs = this.wheel.nowMs;
       // Of an ended session too, while no newer one is fed from the same mailbox.
-      if (!session.ended || session.account.session === null) this.checkpoint.feed(session);
+      if (!session.ended || session.account.session === null) this.mailboxScheduler.deliver(session);
     }
     return true;
   }
@@ -203,27 +203,27 @@ export class Chat {
     const { session } = to;
     if (session !== null && !session.isBeingReplaced && !mailbox.hasMore(session) && !this.#mustWait(session)) {
       session.outbox.appendMessage(store.newNumber(), unixMs, from.messageHead, bytes, start, end);
-      this.#wrote(session);
+      this.#messagesAppended(session);
       return "sent";
     }
     if (mailbox.isFull(to, from)) return "full";
     mailbox.keep(to, { number: store.newNumber(), unixMs, from: from.name, text: bytes.subarray(start, end) });
-    if (session !== null) this.checkpoint.feed(session);
+    if (session !== null) this.mailboxScheduler.deliver(session);
     return "stored";
   }
 
-  #wrote(session: Session): void {
-    if (session.written) return;
-    session.written = true;
-    this.#written.push(session);
+  #messagesAppended(session: Session): void {
+    if (session.hasAppended) return;
+    session.hasAppended = true;
+    this.#appendedTo.push(session);
   }
 
   /** A client that confirms, but more slowly than messages come, gets them through the mailbox. */
   #mustWait(session: Session): boolean {
-    return session.outbox.unconfirmed > this.limits.unconfirmedBytesMax && this.#keepsUp(session);
+    return session.outbox.unacked > this.limits.unackedBytesMax && this.#keepsUp(session);
   }
 
-  #keepsUp({ kind, peer, promptMs }: Session): boolean {
+  #keepsUp({ kind, peer, lastAckMs: promptMs }: Session): boolean {
     if (kind === "plain" || (kind === "resumable" && peer === null)) return false;
     return promptMs + KEEPING_UP_MS > this.wheel.nowMs;
   }
@@ -253,7 +253,7 @@ export class Chat {
     let missed = 0;
     by.session?.outbox.follow();
     for (const { session } of others) session?.outbox.follow();
-    this.multicast.log.append(head, bytes, start, end);
+    this.broadcastGroup.log.append(head, bytes, start, end);
     for (const { session } of others) {
       if (session === null) continue;
       session.outbox.skip();
@@ -276,11 +276,11 @@ export class Chat {
     this.wheel.cancel(session.timer);
     this.wheel.cancel(session.overdue);
     this.#byToken.delete(session.token);
-    outbox.leave();
+    outbox.unsubscribe();
     this.presence.remove(session);
     const hasGoodbye = reason !== "logout" && reason !== "disconnected";
     outbox.finish(hasGoodbye ? encode(`goodbye ${reason}\n`) : null);
-    this.consents.end(session);
+    this.introductions.end(session);
     if (reason !== "replaced" && reason !== "shutdown") this.#announce(account, `left ${account.name} ${reason}`);
     account.leaving = session;
     this.departing.add(session);
@@ -293,7 +293,7 @@ export class Chat {
   }
 
   /** A peer hung up, or was hung up on. A resumable session does not mind. */
-  lost(peer: Peer): void {
+  connectionClosed(peer: Peer): void {
     const { session } = peer;
     if (session === null) return;
     if (session.kind === "resumable" && !session.ended) {
@@ -311,42 +311,42 @@ export class Chat {
    */
   flushed(session: Session): void {
     if (session.ended) return;
-    const { unconfirmed } = session.outbox;
-    if (unconfirmed <= CONFIRM_BYTES_MAX) session.promptMs = this.wheel.nowMs;
-    const most = this.limits.unconfirmedBytesMax;
+    const { unacked: unconfirmed } = session.outbox;
+    if (unconfirmed <= ACK_BYTES_MAX) session.lastAckMs = this.wheel.nowMs;
+    const most = this.limits.unackedBytesMax;
     if (unconfirmed > most) {
       if (unconfirmed > KEEPING_UP_BOUNDS * most || !this.#keepsUp(session)) return this.end(session, "slow");
       if (!session.overdue.armed) this.wheel.schedule(session.overdue, this.#overdue, KEEPING_UP_MS);
     }
-    this.checkpoint.feed(session);
+    this.mailboxScheduler.deliver(session);
   }
 
   /** The turn ends: broadcasts reach everybody's stream. Presence alone waits. True when another turn should follow. */
   turnEnds(): boolean {
     if (this.#broadcastWaits) this.announceNow();
-    this.#tellStore();
-    const more = this.checkpoint.step();
-    this.#tellStore(); // Of logins that could go on.
+    this.#recordAppended();
+    const more = this.mailboxScheduler.step();
+    this.#recordAppended(); // Of logins that could go on.
     return more;
   }
 
-  #tellStore(): void {
-    for (const session of this.#written) {
-      session.written = false;
+  #recordAppended(): void {
+    for (const session of this.#appendedTo) {
+      session.hasAppended = false;
       this.store.wrote(session.account, session.number, session.outbox);
     }
-    this.#written.length = 0;
+    this.#appendedTo.length = 0;
   }
 
   /** Lines of that session were acted on: that is safe together with what came of them. */
-  acted({ kind, number, received }: Session): void {
+  requestsDone({ kind, number, received }: Session): void {
     if (kind === "resumable") this.store.received(number, received);
   }
 
   /** Everybody's stream takes in what was broadcast. */
   announceNow(): void {
     this.#broadcastWaits = false;
-    this.multicast.announce();
+    this.broadcastGroup.announce();
   }
 
   /**
@@ -356,13 +356,13 @@ export class Chat {
   sweep(processBytes = Number.POSITIVE_INFINITY): void {
     this.announceNow();
     // Those who confirm are not looked at each time that something is written to all at once, but here.
-    const { sent } = this.multicast;
+    const { sent } = this.broadcastGroup;
     if (this.#lookedAt !== sent) for (const session of this.#byToken.values()) this.flushed(session);
     this.#lookedAt = sent;
     if (processBytes > this.limits.streamsBytesMax) this.#limitMemory();
     if (this.wheel.nowMs < this.#trimMs) return;
-    this.#trimMs = this.wheel.nowMs + SPARE_MS;
-    trimSpares();
+    this.#trimMs = this.wheel.nowMs + POOLED_MS;
+    trimBufferPools();
   }
 
   /** All streams together are bounded too: the ended go, then those that hold most end, until the others have room. */
@@ -384,10 +384,10 @@ export class Chat {
     for (const session of [...this.presence.online]) this.end(session, "shutdown");
   }
 
-  #heardNothing(session: Session): void {
-    if (session.peer?.paused || this.rates.isWaiting(session.account)) session.heardMs = this.wheel.nowMs;
-    const leftMs = session.heardMs + this.silenceMs - this.wheel.nowMs;
+  #idleTimedOut(session: Session): void {
+    if (session.peer?.paused || this.rates.isWaiting(session.account)) session.lastActivityMs = this.wheel.nowMs;
+    const leftMs = session.lastActivityMs + this.idleTimeoutMs - this.wheel.nowMs;
     if (leftMs <= 0) this.end(session, "expired");
-    else this.wheel.schedule(session.timer, this.#silence, leftMs);
+    else this.wheel.schedule(session.timer, this.#idle, leftMs);
   }
 }

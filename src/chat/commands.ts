@@ -43,7 +43,7 @@ export function receive(chat: Chat, peer: Peer, line: LineReader): void {
   const { session, replies } = peer;
   chat.rates.work += 1 + line.lineBytes / WORK_BYTES;
   if (session !== null) {
-    session.heardMs = chat.wheel.nowMs;
+    session.lastActivityMs = chat.wheel.nowMs;
     session.received += line.lineBytes;
   } else if (
     line.tooLong
@@ -180,9 +180,9 @@ function login(chat: Chat, peer: Peer, request: Request): void {
     if (account.password !== known) return refuse(peer.replies, "busy", "your password was just changed; try again");
     if (right) {
       chat.lockouts.right(record);
-      if (peer.gone || chat.isOver) return;
+      if (peer.isClosed || chat.isOver) return;
       const isKnown = options.resumable || options.callbackPort > 0;
-      if (isKnown && !chat.store.accepts(0)) refuse(peer.replies, "internal", chat.store.trouble!);
+      if (isKnown && !chat.store.accepts(0)) refuse(peer.replies, "internal", chat.store.writeError!);
       else chat.login(peer, account, password, options);
       return;
     }
@@ -206,14 +206,14 @@ function login(chat: Chat, peer: Peer, request: Request): void {
       if (right === null) return conclude(() => void (hasFailed = true)); // It hung up: nobody knows.
       if (!right) return conclude(() => answer(record, false));
       chat.rates.take(account, peer, () => {
-        chat.checkpoint.prepare(account, () => conclude(() => answer(record, true)));
-        peer.replies.touch(); // The verdict may come between two turns: this begins one.
+        chat.mailboxScheduler.prepare(account, () => conclude(() => answer(record, true)));
+        peer.replies.markDirty(); // The verdict may come between two turns: this begins one.
       });
     };
     const failed = (error: unknown): void => conclude(() => fail(chat, peer, error));
     if (chat.lockouts.secondsLeft(record) > 0) return conclude(() => lockedOut(chat, peer, record));
     try {
-      const verdict = chat.passwords.verify(account, password, options.after?.token ?? null, () => peer.gone);
+      const verdict = chat.passwords.verify(account, password, options.after?.token ?? null, () => peer.isClosed);
       if (verdict === null) conclude(() => refuse(peer.replies, "busy", "too many log in; try again in a moment"));
       else if (typeof verdict === "boolean") judged(verdict);
       else void verdict.then(judged, failed);
@@ -251,7 +251,7 @@ function as(chat: Chat, peer: Peer, request: Request): void {
     return peer.close();
   }
   forSession(chat, peer, "callback", request.word(0), (session) => {
-    session.heardMs = chat.wheel.nowMs;
+    session.lastActivityMs = chat.wheel.nowMs;
     countInvalid(chat, session, answer(chat, peer, session, replies, bytes, textStart, end));
     session.caller?.retry();
   });
@@ -275,7 +275,7 @@ function forSession(chat: Chat, peer: Peer, kind: SessionKind, token: string, ac
   const session = chat.known(kind, token);
   if (session === null) return attempt();
   chat.rates.take(session.account, peer, () => {
-    if (!peer.gone) attempt();
+    if (!peer.isClosed) attempt();
     peer.resume();
   });
 }
@@ -284,7 +284,7 @@ function message(chat: Chat, { account }: Session, request: Request, out: Outbox
   const to = named(chat, out, request, 0);
   if (to === null) return;
   if (to.blocks.has(account)) return refuse(out, "blocked");
-  if (!chat.store.accepts(request.end - request.textStart)) return refuse(out, "internal", chat.store.trouble!);
+  if (!chat.store.accepts(request.end - request.textStart)) return refuse(out, "internal", chat.store.writeError!);
   const fate = chat.send(account, to, request.bytes, request.textStart, request.end);
   if (fate === "stored") chat.rates.work += WORK_STORED + (request.end - request.textStart) / WORK_BYTES;
   if (fate === "full") refuse(out, "mailbox_full");
@@ -293,7 +293,7 @@ function message(chat: Chat, { account }: Session, request: Request, out: Outbox
 
 function broadcast(chat: Chat, { account, kind }: Session, request: Request, out: Outbox): void {
   // That it was acted on must be known after a crash, or its client would send it again.
-  if (kind === "resumable" && !chat.store.hasRoom(0)) return refuse(out, "internal", chat.store.trouble!);
+  if (kind === "resumable" && !chat.store.hasRoom(0)) return refuse(out, "internal", chat.store.writeError!);
   const count = chat.broadcast(account, request.bytes, request.textStart, request.end);
   // A user who has blocked the sender costs as much as a receiver.
   chat.rates.charge(account, (count + account.blockedBy.size) / RECEIVERS_PER_REQUEST);
@@ -312,10 +312,10 @@ function block(chat: Chat, session: Session, request: Request, out: Outbox): voi
   if (other === null) return;
   if (account.blocks.has(other)) return refuse(out, "already_blocked");
   if (account === other) return refuse(out, "bad_request", "nobody blocks themselves");
-  if (!chat.store.accepts(0)) return refuse(out, "internal", chat.store.trouble!);
+  if (!chat.store.accepts(0)) return refuse(out, "internal", chat.store.writeError!);
   chat.store.block(account.name, other.name);
   account.block(other);
-  if (other.session !== null) chat.consents.part(session, other.session);
+  if (other.session !== null) chat.introductions.part(session, other.session);
   out.append(OK);
 }
 
@@ -323,7 +323,7 @@ function unblock(chat: Chat, { account }: Session, request: Request, out: Outbox
   const other = named(chat, out, request, 0);
   if (other === null) return;
   if (!account.blocks.has(other)) return refuse(out, "not_blocked");
-  if (!chat.store.accepts(0)) return refuse(out, "internal", chat.store.trouble!);
+  if (!chat.store.accepts(0)) return refuse(out, "internal", chat.store.writeError!);
   chat.store.unblock(account.name, other.name);
   account.unblock(other);
   out.append(OK);
@@ -336,7 +336,7 @@ function getaddress(chat: Chat, session: Session, request: Request, out: Outbox)
   if (other.blocks.has(session.account)) return refuse(out, "blocked");
   if (other.session === null) return refuse(out, "offline");
   if (other.session.listenPort === 0) return refuse(out, "not_listening");
-  const refusal = chat.consents.ask(session, other.session, request.words > 1 ? request.word(1) : "");
+  const refusal = chat.introductions.ask(session, other.session, request.words > 1 ? request.word(1) : "");
   if (refusal !== null) return refuse(out, refusal);
   out.append(OK_ASKED);
 }
@@ -344,13 +344,13 @@ function getaddress(chat: Chat, session: Session, request: Request, out: Outbox)
 function privateAnswer(chat: Chat, session: Session, request: Request, out: Outbox): void {
   const asker = chat.accounts.find(request.bytes, request.starts[0]!, request.ends[0]!)?.session ?? null;
   const key = request.words > 2 ? request.word(2) : "";
-  if (!chat.consents.answer(session, asker, request.word(1) === "yes", key)) return refuse(out, "no_request");
+  if (!chat.introductions.answer(session, asker, request.word(1) === "yes", key)) return refuse(out, "no_request");
   out.append(OK);
 }
 
 /** What the client has of its stream, if it says so; false when it cannot have that. */
 function confirmed(chat: Chat, session: Session, request: Request, out: Outbox): boolean {
-  if (request.words === 0 || chat.confirm(session, request.number(0))) return true;
+  if (request.words === 0 || chat.ack(session, request.number(0))) return true;
   refuse(out, "bad_request", "so much was never sent");
   return false;
 }

@@ -1,4 +1,4 @@
-import type { Checkpoint } from "./checkpoint.ts";
+import type { MailboxScheduler } from "./mailbox-scheduler.ts";
 import type { Session } from "./session.ts";
 
 /**
@@ -6,10 +6,10 @@ import type { Session } from "./session.ts";
  * with that of live sessions. Their unconfirmed messages are in the mailbox, or are being moved there.
  */
 export class Departing {
-  readonly #checkpoint: Checkpoint;
+  readonly #checkpoint: MailboxScheduler;
   readonly #sessions = new Set<Session>();
 
-  constructor(checkpoint: Checkpoint) {
+  constructor(checkpoint: MailboxScheduler) {
     this.#checkpoint = checkpoint;
   }
 
@@ -30,7 +30,7 @@ export class Departing {
     const isUnread = peer === null && (kind === "resumable" || endReason === "logout");
     if (isUnread) outbox.sink = null;
     else this.#sessions.add(session);
-    if (kind !== "plain") this.#checkpoint.settle(session);
+    if (kind !== "plain") this.#checkpoint.requeue(session);
     if (isUnread) session.caller?.giveUp();
     peer?.close();
   }
@@ -39,7 +39,7 @@ export class Departing {
   remove(session: Session): void {
     this.#sessions.delete(session);
     session.outbox.sink = null;
-    if (session.account.leaving === session) this.#checkpoint.settle(session);
+    if (session.account.leaving === session) this.#checkpoint.requeue(session);
     else session.outbox.withdraw(); // Again, now that nothing is written from it.
   }
 

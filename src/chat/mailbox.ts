@@ -1,6 +1,6 @@
-import { CONFIRM_BYTES_MAX, type Limits, MAILBOX_FEED_BYTES, MOVED_BYTES_MIN } from "../limits.ts";
+import { ACK_BYTES_MAX, type Limits, MAILBOX_PORTION_BYTES, MOVED_BYTES_MIN } from "../limits.ts";
 import { encode } from "../protocol/ascii.ts";
-import type { Unconfirmed } from "../stream/marks.ts";
+import type { UnackedMessage } from "../stream/unacked-index.ts";
 import type { Account, Session } from "./session.ts";
 import type { ChatStore, EndedSession, StoredMessage } from "./store.ts";
 
@@ -12,7 +12,7 @@ export class Mailbox {
   readonly #store: ChatStore;
   readonly #limits: Limits;
   /** A session was not fed, since the store had no room to record that. */
-  feedRefused = false;
+  deliveryRefused = false;
 
   constructor(store: ChatStore, limits: Limits) {
     this.#store = store;
@@ -30,7 +30,7 @@ export class Mailbox {
 
   keep(account: Account, message: StoredMessage): void {
     this.#store.keep(account.name, message);
-    account.waits(message.from, 1, message.text.length);
+    account.countWaiting(message.from, 1, message.text.length);
   }
 
   /**
@@ -38,24 +38,24 @@ export class Mailbox {
    * was accepted. A stream that a client may have read further than it confirmed is remembered. Messages of about
    * `bytesMax` go back now, and the rest with the next calls. Returns how many bytes that was.
    */
-  settle(session: Session, bytesMax: number): number {
-    if (!session.settling) {
+  requeue(session: Session, bytesMax: number): number {
+    if (!session.requeueing) {
       const ended = endOf(session);
       this.#store.wrote(session.account, session.number, session.outbox);
-      this.forget(session);
+      this.noteAcked(session);
       if (ended !== null) this.#store.ends(ended);
-      session.settling = true;
+      session.requeueing = true;
     }
-    return this.rest(session, Number.POSITIVE_INFINITY, bytesMax);
+    return this.spill(session, Number.POSITIVE_INFINITY, bytesMax);
   }
 
   /** Counts what is in the store from now on. */
-  #returned(account: Account, carried: readonly Unconfirmed[]): number {
+  #countSpilled(account: Account, carried: readonly UnackedMessage[]): number {
     let count = 0;
-    for (const { resting, from, text } of carried) {
+    for (const { spilled: resting, from, text } of carried) {
       if (resting) continue;
       count++;
-      account.waits(from, 1, text.length);
+      account.countWaiting(from, 1, text.length);
     }
     return count;
   }
@@ -64,63 +64,63 @@ export class Mailbox {
    * Unconfirmed messages of a session, up to number `upTo` and about so many bytes, rest in the store from now on, as
    * if they had been fed. Returns how many bytes that was.
    */
-  rest(session: Session, upTo: number, bytesMax: number): number {
+  spill(session: Session, upTo: number, bytesMax: number): number {
     const { account, outbox, number, received } = session;
     this.#store.wrote(account, number, outbox); // Before they rest, or their texts would not be told.
-    const carried = outbox.messages(session.restedUpTo, upTo, bytesMax);
+    const carried = outbox.messages(session.spilledUpTo, upTo, bytesMax);
     if (carried.length === 0 && (number === 0 || session.ended)) return 0;
-    this.#store.rest(account.name, number, received, carried);
-    session.fedUnconfirmed += this.#returned(account, carried);
-    const upToNow = carried.at(-1)?.number ?? session.restedUpTo;
-    outbox.rest(session.restedUpTo, upToNow);
-    session.restedUpTo = upToNow;
-    session.fedUpTo = Math.max(session.fedUpTo, session.restedUpTo);
+    this.#store.spill(account.name, number, received, carried);
+    session.deliveredUnacked += this.#countSpilled(account, carried);
+    const upToNow = carried.at(-1)?.number ?? session.spilledUpTo;
+    outbox.spill(session.spilledUpTo, upToNow);
+    session.spilledUpTo = upToNow;
+    session.deliveredUpTo = Math.max(session.deliveredUpTo, session.spilledUpTo);
     return carried.reduce((sum, { bytes }) => sum + Math.max(MOVED_BYTES_MIN, bytes), 0);
   }
 
   /** What an ended session of that user had carried up to `position` is confirmed: its client has it. */
-  confirmCarried(account: Account, ended: EndedSession, position: number): void {
-    this.#confirmed(account, this.#store.carried(ended.number, position));
+  ackDelivered(account: Account, ended: EndedSession, position: number): void {
+    this.#acked(account, this.#store.lastDelivered(ended.number, position));
   }
 
   /** A session begins: it gets nothing that was confirmed before. */
   skip(session: Session): void {
-    session.fedUpTo = session.skippedUpTo = session.account.confirmedUpTo;
+    session.deliveredUpTo = session.skippedUpTo = session.account.ackedUpTo;
   }
 
   /** Whether some of it has not been fed into the session yet: then a new message must join its end. */
   hasMore(session: Session): boolean {
-    return session.account.waiting > session.fedUnconfirmed;
+    return session.account.waiting > session.deliveredUnacked;
   }
 
   /** Forgets what the session's reader has confirmed. */
-  forget(session: Session): void {
+  noteAcked(session: Session): void {
     const { account, outbox } = session;
-    const upTo = outbox.confirmedNumber;
-    if (upTo === session.forgottenUpTo) return;
-    session.forgottenUpTo = upTo;
-    this.#confirmed(account, upTo);
+    const upTo = outbox.ackedNumber;
+    if (upTo === session.notedAckUpTo) return;
+    session.notedAckUpTo = upTo;
+    this.#acked(account, upTo);
   }
 
-  #confirmed(account: Account, upTo: number): void {
-    this.#store.confirmed(account, upTo);
-    if (account.waiting > 0) account.confirmedUpTo = Math.max(account.confirmedUpTo, upTo);
+  #acked(account: Account, upTo: number): void {
+    this.#store.acked(account, upTo);
+    if (account.waiting > 0) account.ackedUpTo = Math.max(account.ackedUpTo, upTo);
   }
 
   /** Drops some of what the user has confirmed, for about `bytesMax`. Returns for how many bytes that counts. */
   drop(account: Account, bytesMax: number): number {
     const { session } = account;
     const isSkipped = session !== null && session.skippedUpTo > 0;
-    const upTo = isSkipped ? Math.min(account.confirmedUpTo, session.skippedUpTo) : account.confirmedUpTo;
+    const upTo = isSkipped ? Math.min(account.ackedUpTo, session.skippedUpTo) : account.ackedUpTo;
     const most = Math.max(1, Math.ceil(bytesMax / MOVED_BYTES_MIN));
     const before = account.waiting;
     for (const { from, messages, bytes } of this.#store.drop(account.name, upTo, most))
-      account.waits(from, -messages, -bytes);
+      account.countWaiting(from, -messages, -bytes);
     const dropped = before - account.waiting;
-    if (session !== null && !isSkipped) session.fedUnconfirmed -= dropped;
+    if (session !== null && !isSkipped) session.deliveredUnacked -= dropped;
     if (dropped < most) {
       if (isSkipped) session.skippedUpTo = 0;
-      if (account.confirmedUpTo === upTo) account.confirmedUpTo = 0;
+      if (account.ackedUpTo === upTo) account.ackedUpTo = 0;
     }
     return dropped * MOVED_BYTES_MIN;
   }
@@ -131,26 +131,26 @@ export class Mailbox {
    * little. It is never less than what makes a client confirm.
    */
   room(session: Session): number {
-    const { unconfirmed, confirmed } = session.outbox;
+    const { unacked: unconfirmed, acked: confirmed } = session.outbox;
     if (session.ended || !this.hasMore(session)) return 0;
-    return Math.min(MAILBOX_FEED_BYTES, CONFIRM_BYTES_MAX + confirmed) - unconfirmed;
+    return Math.min(MAILBOX_PORTION_BYTES, ACK_BYTES_MAX + confirmed) - unconfirmed;
   }
 
   /** Feeds the next portion for which there is room, of about `bytesMax`. Returns its bytes. */
-  feed(session: Session, bytesMax: number): number {
+  deliver(session: Session, bytesMax: number): number {
     const { account, outbox, number } = session;
-    this.forget(session);
+    this.noteAcked(session);
     const room = Math.min(bytesMax, this.room(session));
     if (room <= 0) return 0;
     if (number !== 0 && !this.#store.hasRoom(room)) {
-      this.feedRefused = true; // What a known session carried is recorded, or it might come again.
+      this.deliveryRefused = true; // What a known session carried is recorded, or it might come again.
       return 0;
     }
     const { end } = outbox;
-    for (const { number, unixMs, from, text } of this.#store.read(account.name, session.fedUpTo, room)) {
+    for (const { number, unixMs, from, text } of this.#store.read(account.name, session.deliveredUpTo, room)) {
       outbox.appendMessage(number, 0, encode(`stored ${from} ${unixMs} `), text, 0, text.length);
-      session.fedUpTo = number;
-      session.fedUnconfirmed++;
+      session.deliveredUpTo = number;
+      session.deliveredUnacked++;
     }
     return outbox.end - end;
   }

@@ -20,7 +20,7 @@ export class Presence {
   readonly #starts = [OK.length];
 
   add(session: Session): void {
-    session.place = this.online.push(session) - 1;
+    session.onlineIndex = this.online.push(session) - 1;
     session.account.session = session;
     this.#changed.add(session.account);
   }
@@ -28,8 +28,8 @@ export class Presence {
   remove(session: Session): void {
     const last = this.online.pop()!;
     if (last !== session) {
-      this.online[session.place] = last;
-      last.place = session.place;
+      this.online[session.onlineIndex] = last;
+      last.onlineIndex = session.onlineIndex;
     }
     session.account.session = null;
     this.#changed.add(session.account);

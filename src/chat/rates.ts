@@ -50,9 +50,9 @@ export class Rates {
 
   /** Drops requests of closed connections, whose number is not bounded. */
   #dropGone(allowance: Allowance): void {
-    const gone = allowance.delayed.filter(({ peer }) => peer.gone);
+    const gone = allowance.delayed.filter(({ peer }) => peer.isClosed);
     if (gone.length === 0) return;
-    allowance.delayed = allowance.delayed.filter(({ peer }) => !peer.gone);
+    allowance.delayed = allowance.delayed.filter(({ peer }) => !peer.isClosed);
     allowance.tokens += gone.length;
     for (const { act } of gone) act();
   }
@@ -61,12 +61,12 @@ export class Rates {
     while (allowance.delayed.length > 0) {
       const { peer, act } = allowance.delayed[0]!;
       const waitMs = allowance.waitMs(this.#perSecond, this.#wheel.nowMs, allowance.delayed.length);
-      if (waitMs > 0 && !peer.gone) {
+      if (waitMs > 0 && !peer.isClosed) {
         if (!allowance.timer.armed) this.#wheel.schedule(allowance.timer, this.#allowed, waitMs);
         return;
       }
       allowance.delayed.shift();
-      if (peer.gone) allowance.tokens++;
+      if (peer.isClosed) allowance.tokens++;
       act();
     }
   }

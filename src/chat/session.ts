@@ -17,7 +17,7 @@ export interface Peer {
   /** What is appended to the new session's stream goes to this peer from now on. */
   attach(session: Session): void;
   /** It hung up. */
-  readonly gone: boolean;
+  readonly isClosed: boolean;
   /** It takes no line for a while. */
   readonly paused: boolean;
   /** Consecutive invalid lines without a session. */
@@ -67,7 +67,7 @@ export class Account {
   waiting = 0;
   waitingBytes = 0;
   /** The user has all messages up to that number: those in the mailbox are dropped some at a time; 0 when all are. */
-  confirmedUpTo = 0;
+  ackedUpTo = 0;
   #waitingFrom: Map<string, Waiting> | null = null;
   #blocks: Set<Account> | null = null;
   #blockedBy: Set<Account> | null = null;
@@ -80,7 +80,7 @@ export class Account {
   }
 
   /** So much more of a sender waits in the mailbox; or less. */
-  waits(from: string, messages: number, bytes: number): void {
+  countWaiting(from: string, messages: number, bytes: number): void {
     this.waiting += messages;
     this.waitingBytes += bytes;
     const all = (this.#waitingFrom ??= new Map());
@@ -156,36 +156,36 @@ export class Session {
   /** Position in the client's stream: everything before it was acted on. */
   received = 0;
   /** Wheel time at which the client last confirmed, or had next to nothing to confirm. */
-  promptMs = Number.NEGATIVE_INFINITY;
+  lastAckMs = Number.NEGATIVE_INFINITY;
   /** Armed while more than the bound waits for a client that may be keeping up. */
   readonly overdue = new WheelTimer<Session>(this);
   /** Where the client accepts private chats: the address that the server saw last, and a port; 0 is none. */
   address = "";
   listenPort = 0;
   /** Wheel time of the last line. */
-  heardMs: number;
+  lastActivityMs: number;
   readonly timer = new WheelTimer<Session>(this);
   /** Why it ended; null while it lives. */
   endReason: GoodbyeReason | LeftReason | null = null;
   endedUnixMs = 0;
   /** The mailbox: fed up to that number, of which so many are unconfirmed, and forgotten up to that number. */
-  fedUpTo = 0;
+  deliveredUpTo = 0;
   /** Messages of it up to that number were confirmed before, and not fed. */
   skippedUpTo = 0;
-  fedUnconfirmed = 0;
-  forgottenUpTo = 0;
+  deliveredUnacked = 0;
+  notedAckUpTo = 0;
   /** A portion of it is to be fed in the next turns, and the client's next request comes behind that. */
-  hungry = false;
+  deliveryPending = false;
   /** A login of the same user waits until what it holds is in the mailbox; new messages wait there too. */
   isBeingReplaced = false;
   /** Messages were appended to its stream in this turn. */
-  written = false;
+  hasAppended = false;
   /** Its unconfirmed messages up to that number rest in the mailbox too. */
-  restedUpTo = 0;
+  spilledUpTo = 0;
   /** It has ended, the store knows, and the rest of its messages follow. */
-  settling = false;
+  requeueing = false;
   /** Place in `Presence.online`. */
-  place = -1;
+  onlineIndex = -1;
 
   constructor(account: Account, number: number, token: string, kind: SessionKind, outbox: Outbox, heardMs: number) {
     this.account = account;
@@ -193,7 +193,7 @@ export class Session {
     this.token = token;
     this.kind = kind;
     this.outbox = outbox;
-    this.heardMs = heardMs;
+    this.lastActivityMs = heardMs;
   }
 
   get ended(): boolean {

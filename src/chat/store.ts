@@ -1,4 +1,4 @@
-import type { Unconfirmed } from "../stream/marks.ts";
+import type { UnackedMessage } from "../stream/unacked-index.ts";
 import type { Outbox } from "../stream/outbox.ts";
 import type { WrongPasswords } from "../auth/lockouts.ts";
 import type { Account } from "./session.ts";
@@ -43,7 +43,7 @@ export interface Amount {
  */
 export interface ChatStore {
   /** Why nothing more may be promised, in words for people; null when all is well. */
-  readonly trouble: string | null;
+  readonly writeError: string | null;
   /** Reserves room for a text of `bytes` in this turn's record. False when it may not be promised: see `trouble`. */
   accepts(bytes: number): boolean;
   /** The same for what goes on during a trouble, as long as the journal has room for it. */
@@ -58,7 +58,7 @@ export interface ChatStore {
   /** A message waits in a user's mailbox. */
   keep(user: string, message: StoredMessage): void;
   /** A user has all messages up to that number, wherever they are. While the disk is full that may be lost. */
-  confirmed(user: Account, upTo: number): void;
+  acked(user: Account, upTo: number): void;
 
   /** `proof`: what lets its user's password be judged at once when it comes with its token; empty when nothing does. */
   began(session: KnownSession, proof: Uint8Array): void;
@@ -68,11 +68,11 @@ export interface ChatStore {
   ends(session: EndedSession): void;
 
   /** Messages up to that number must rest in mailboxes now, unconfirmed ones of living sessions too; null: none. */
-  readonly restUpTo: number | null;
+  readonly spillUpTo: number | null;
   /** Messages that a session carries now rest in the mailbox; of a known session also how far it is. */
-  rest(user: string, session: number, received: number, carried: readonly Unconfirmed[]): void;
+  spill(user: string, session: number, received: number, messages: readonly UnackedMessage[]): void;
   /** All up to `restUpTo` do. */
-  rested(): void;
+  spilled(): void;
 
   /** The oldest messages with a number above `after`, until their texts have `bytes`, but at least one. */
   read(user: string, after: number, bytes: number): StoredMessage[];
@@ -80,7 +80,7 @@ export interface ChatStore {
   drop(user: string, upTo: number, most: number): Amount[];
   ended(token: string): EndedSession | null;
   /** The number of the last message that an ended session had carried up to that position; 0 when there is none. */
-  carried(session: number, position: number): number;
+  lastDelivered(session: number, position: number): number;
 
   /** There are so many wrong passwords of a user from there, until then; none are forgotten. */
   wrongPasswords(wrong: WrongPasswords, untilUnixMs: number): void;

@@ -5,15 +5,15 @@ import { LineReader } from "../protocol/line-reader.ts";
 import { decode } from "./event.ts";
 import { DeliveryQueue } from "./delivery.ts";
 import { Heartbeat } from "./heartbeat.ts";
-import { Link } from "./link.ts";
+import { ServerConnection } from "./server-connection.ts";
 import { Greetings } from "./p2p/listener.ts";
 import {
   ANSWER_MS,
-  type Asker,
+  type PendingReply,
   type ChatSession,
   ChatError,
   type Login,
-  Pauses,
+  Backoff,
   STAYS_AWAY,
   type SessionListener,
   type SessionOptions,
@@ -105,7 +105,7 @@ export class CallbackSession implements ChatSession {
   #secret = Promise.withResolvers<string>();
   #firstCall = Promise.withResolvers<void>();
   /** Before each login that follows an ended session; they grow while sessions end soon after they began. */
-  #pauses = new Pauses();
+  #pauses = new Backoff();
 
   constructor(options: SessionOptions, listener: SessionListener) {
     this.#options = options;
@@ -114,7 +114,7 @@ export class CallbackSession implements ChatSession {
 
   /** Finds out whether somebody listens at the server's port. */
   async connect(): Promise<void> {
-    (await Link.connect(this.#options, { line: () => {}, checkpoint: () => {}, closed: () => {} })).close();
+    (await ServerConnection.connect(this.#options, { line: () => {}, checkpoint: () => {}, closed: () => {} })).close();
   }
 
   async login(user: string, password: string, listenPort: number): Promise<Login> {
@@ -229,8 +229,8 @@ export class CallbackSession implements ChatSession {
   /** One line on a connection of its own, and its reply. */
   async #say(line: string): Promise<string> {
     const { promise, resolve, reject } = Promise.withResolvers<string>();
-    const awaited: Asker = { resolve, reject };
-    const link = await Link.connect(this.#options, {
+    const awaited: PendingReply = { resolve, reject };
+    const link = await ServerConnection.connect(this.#options, {
       line: (bytes, start, end) => {
         const isOk = startsWithWord(bytes, start, end, "ok");
         if (isOk || refusalIn(bytes, start, end) !== null) answer(awaited, isOk, bytes, start, end);
@@ -254,7 +254,7 @@ export class CallbackSession implements ChatSession {
   async #comeBack(secret: PromiseWithResolvers<string> | null): Promise<void> {
     if (secret !== this.#secret) return;
     this.#listener.lost();
-    if (this.#pauses.sinceLastMs > ANSWER_MS) this.#pauses = new Pauses();
+    if (this.#pauses.sinceLastMs > ANSWER_MS) this.#pauses = new Backoff();
     await this.#pauses.next();
     const attempt = async (): Promise<void> => {
       await this.#stream.settledForNext(this.#requests > 0);

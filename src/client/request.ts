@@ -108,7 +108,7 @@ export interface Login {
 }
 
 /** Somebody who waits for a reply. */
-export interface Asker {
+export interface PendingReply {
   resolve: (words: string) => void;
   reject: (error: ChatError) => void;
 }
@@ -123,7 +123,7 @@ const PAUSE_MIN_MS = 200;
 const PAUSE_MAX_MS = 20_000;
 
 /** Growing pauses between attempts, uneven, so that the clients of a server that went away do not come back as one. */
-export class Pauses {
+export class Backoff {
   readonly #startMs = performance.now();
   #pauseMs: number;
   #lastMs = performance.now();
@@ -161,7 +161,7 @@ export async function retry<T>(
   attempt: () => Promise<T>,
   passing: readonly string[],
   giveUpMs: number,
-  pauses = new Pauses(),
+  pauses = new Backoff(),
 ): Promise<T> {
   for (;;) {
     const isLastTime = pauses.elapsedMs > giveUpMs;
@@ -186,7 +186,13 @@ export function isOwn(line: string): boolean {
 }
 
 /** Gives a reply's line bytes[start..end) to who waits for it. */
-export function answer({ resolve, reject }: Asker, isOk: boolean, bytes: Uint8Array, start: number, end: number): void {
+export function answer(
+  { resolve, reject }: PendingReply,
+  isOk: boolean,
+  bytes: Uint8Array,
+  start: number,
+  end: number,
+): void {
   if (isOk) return resolve(decode(bytes, Math.min(start + 3, end), end));
   reject(refusalIn(bytes, start, end)!);
 }

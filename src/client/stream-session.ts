@@ -1,16 +1,16 @@
-import { CONFIRM_BYTES_MAX } from "../limits.ts";
+import { ACK_BYTES_MAX } from "../limits.ts";
 import { DeliveryQueue } from "./delivery.ts";
 import { encodeText } from "./event.ts";
 import { Heartbeat } from "./heartbeat.ts";
-import { Link } from "./link.ts";
+import { ServerConnection } from "./server-connection.ts";
 import {
   ANSWER_MS,
-  type Asker,
+  type PendingReply,
   ChatError,
   type ChatSession,
   type Login,
   NO_ANSWER,
-  Pauses,
+  Backoff,
   STAYS_AWAY,
   type SessionListener,
   type SessionOptions,
@@ -26,7 +26,7 @@ import {
   startsWithWord,
 } from "./request.ts";
 
-interface Pending extends Asker {
+interface Pending extends PendingReply {
   line: string;
   /** Behind it in the client's stream. */
   position: number;
@@ -48,9 +48,9 @@ export class StreamSession implements ChatSession {
   readonly #options: SessionOptions;
   readonly #listener: SessionListener;
   #store: StateStore | null = null;
-  #link: Link | null = null;
+  #link: ServerConnection | null = null;
   /** A reply outside the streams is awaited: to `login` or `resume`. */
-  #greeting: Asker | null = null;
+  #greeting: PendingReply | null = null;
   /** Whether that reply was `ok` on this connection. Only lines after it belong to the server's stream. */
   #isAttached = false;
   #user = "";
@@ -81,7 +81,7 @@ export class StreamSession implements ChatSession {
   });
   #comingBack = false;
   /** They go on growing while each connection that comes back ends early without a line but `goodbye`. */
-  #pauses: Pauses | null = null;
+  #pauses: Backoff | null = null;
   /** Why nobody who answered since the loss was to be trusted, as it was told last: the same is not told again. */
   #distrust = "";
   /** What a greeting fails with when the connection is closed. */
@@ -95,7 +95,7 @@ export class StreamSession implements ChatSession {
   async connect(): Promise<void> {
     this.#closedBy = new ChatError("closed");
     this.#isAttached = false;
-    this.#link = await Link.connect(this.#options, {
+    this.#link = await ServerConnection.connect(this.#options, {
       line: (bytes, start, end, lineBytes) => this.#line(bytes, start, end, lineBytes),
       checkpoint: () => this.#save(),
       closed: (link) => this.#closed(link),
@@ -264,7 +264,7 @@ export class StreamSession implements ChatSession {
   /** Something is there to be confirmed. */
   #heard(): void {
     if (this.#unconfirmedSinceMs === 0) this.#unconfirmedSinceMs = performance.now();
-    if (this.#ackable - this.#confirmed >= CONFIRM_BYTES_MAX) this.#heartbeat.beat();
+    if (this.#ackable - this.#confirmed >= ACK_BYTES_MAX) this.#heartbeat.beat();
   }
 
   /** The delivered position has advanced. */
@@ -305,7 +305,7 @@ export class StreamSession implements ChatSession {
     this.#store.save({ token: this.#token, received: this.#stream.delivered, unanswered });
   }
 
-  #closed(link: Link): void {
+  #closed(link: ServerConnection): void {
     if (link !== this.#link) return;
     this.#link = null;
     this.#isAttached = false;
@@ -322,7 +322,7 @@ export class StreamSession implements ChatSession {
     this.#distrust = "";
     this.#listener.lost();
     const { giveUpMs } = this.#options;
-    if (this.#pauses === null || this.#pauses.sinceLastMs > ANSWER_MS) this.#pauses = new Pauses();
+    if (this.#pauses === null || this.#pauses.sinceLastMs > ANSWER_MS) this.#pauses = new Backoff();
     const pauses = this.#pauses;
     if (pauses.elapsedMs > giveUpMs) return this.#end("lost");
     await pauses.next();

@@ -32,8 +32,8 @@ export function fitDescriptors(limits: Limits, descriptors: number): Limits {
 export class Admission {
   readonly connections: Connections;
   /** Those that have no connection yet. */
-  readonly newcomers = new Set<Newcomer>();
-  readonly late: TimerKind<Newcomer>;
+  readonly pending = new Set<PendingConnection>();
+  readonly late: TimerKind<PendingConnection>;
   readonly #proxies: BlockList | null;
   readonly #log: Logger;
   #refused = 0;
@@ -53,8 +53,8 @@ export class Admission {
     if (remoteAddress === undefined) return void socket.end(); // Gone before anybody looked.
     // On an IPv6 socket IPv4 comes in disguise.
     const address = remoteAddress.replace(/^::ffff:(?=.*\.)/i, "");
-    const { open, strangers, limits } = this.connections;
-    if (open.size + this.newcomers.size >= limits.connectionsMax) {
+    const { open, unauthenticated: strangers, limits } = this.connections;
+    if (open.size + this.pending.size >= limits.connectionsMax) {
       // Whoever is not in has to go, the oldest first: a crowd that says nothing keeps nobody out.
       const [oldest] = strangers;
       if (oldest === undefined) return this.#refuse(socket, address, isEncrypted, "connections");
@@ -62,7 +62,7 @@ export class Admission {
       oldest.hangUp();
     }
     const isProxy = !isEncrypted && this.#proxies?.check(address, address.includes(":") ? "ipv6" : "ipv4");
-    if (isProxy === true) socket.data = new Unnamed(this, socket, address);
+    if (isProxy === true) socket.data = new AwaitingProxyHeader(this, socket, address);
     else this.admit(socket, withZone(address, socket), isEncrypted);
   }
 
@@ -98,23 +98,23 @@ export class Admission {
 }
 
 /** A socket that was accepted, and has to do something before it gets a connection, within some time. */
-export abstract class Newcomer implements Accepted {
+export abstract class PendingConnection implements Accepted {
   protected readonly admission: Admission;
   protected readonly socket: AcceptedSocket;
   protected readonly address: string;
-  readonly #timer = new WheelTimer<Newcomer>(this);
+  readonly #timer = new WheelTimer<PendingConnection>(this);
   readonly #missing: string;
 
   /** `missing`: what it has to say within `delayMs`. */
   constructor(admission: Admission, socket: AcceptedSocket, address: string, missing: string, delayMs: number) {
-    const { connections, late, newcomers } = admission;
+    const { connections, late, pending: newcomers } = admission;
     this.admission = admission;
     this.socket = socket;
     this.address = address;
     this.#missing = missing;
     connections.wheel.schedule(this.#timer, late, delayMs);
     newcomers.add(this);
-    connections.strangers.add(this);
+    connections.unauthenticated.add(this);
   }
 
   late(): void {
@@ -128,9 +128,9 @@ export abstract class Newcomer implements Accepted {
 
   /** It is none any more. */
   protected leave(): void {
-    const { connections, newcomers } = this.admission;
+    const { connections, pending: newcomers } = this.admission;
     connections.wheel.cancel(this.#timer);
-    connections.strangers.delete(this);
+    connections.unauthenticated.delete(this);
     newcomers.delete(this);
   }
 
@@ -153,7 +153,7 @@ export abstract class Newcomer implements Accepted {
 }
 
 /** A connection from a proxy that has not said yet for whom it is. */
-export class Unnamed extends Newcomer {
+export class AwaitingProxyHeader extends PendingConnection {
   #bytes = Buffer.alloc(0);
 
   constructor(admission: Admission, socket: AcceptedSocket, address: string) {
@@ -176,14 +176,14 @@ export class Unnamed extends Newcomer {
 }
 
 /** A connection over TLS whose handshake is not over. It counts as one of its address already. */
-export class Handshake extends Newcomer {
+export class Handshake extends PendingConnection {
   constructor(admission: Admission, socket: AcceptedSocket, address: string) {
     super(admission, socket, address, "TLS handshake", TLS_HANDSHAKE_MS);
   }
 
   /** It is over; `failure`: what made it fail. */
   handshake(failure: Error | null): void {
-    if (!this.admission.newcomers.has(this)) return; // It was hung up on, which this runtime calls a failure.
+    if (!this.admission.pending.has(this)) return; // It was hung up on, which this runtime calls a failure.
     if (failure !== null) return this.reject(`the TLS handshake failed: ${failure.message}`);
     this.leave();
     this.socket.data = new Connection(this.admission.connections, this.socket, this.address, true);

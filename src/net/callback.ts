@@ -115,8 +115,8 @@ export class Callback implements Caller {
     const { ended, outbox } = this.session;
     if (this.#call !== null || this.#last || outbox.sink !== this) return;
     if (this.#pause.armed && !ended) return;
-    if (ended && outbox.safe < outbox.end) return; // The goodbye follows at the end of this turn.
-    if (this.#reached && outbox.safe === outbox.confirmed) return;
+    if (ended && outbox.durable < outbox.end) return; // The goodbye follows at the end of this turn.
+    if (this.#reached && outbox.durable === outbox.acked) return;
     this.#cancelPause();
     if (!this.all.mayCall(this)) return;
     this.#last = ended;
@@ -142,8 +142,8 @@ export class Callback implements Caller {
     const { session, all } = this;
     if (received >= 0) {
       this.#reached = true;
-      session.heardMs = all.chat.wheel.nowMs;
-      all.chat.confirm(session, received);
+      session.lastActivityMs = all.chat.wheel.nowMs;
+      all.chat.ack(session, received);
     }
     if (received < 0) this.portion = Math.max(CALLBACK_BYTES_MIN, this.portion / 2);
     else if (received > position) this.portion = Math.min(CALLBACK_BYTES_MAX, this.portion * 2);
@@ -184,8 +184,8 @@ export class Call {
   constructor(callback: Callback) {
     const { all, session, host, port, portion } = callback;
     this.callback = callback;
-    this.position = session.outbox.confirmed;
-    const { safe } = session.outbox;
+    this.position = session.outbox.acked;
+    const { durable: safe } = session.outbox;
     this.to = session.ended ? safe : Math.min(safe, this.position + portion);
     all.calls.add(this);
     this.#arm(CALLBACK_DEADLINE_MS);
@@ -252,7 +252,7 @@ export class Call {
       const count = Math.min(outbox.pieceEnd - outbox.pieceStart, this.to - outbox.sent);
       const taken = this.#socket.write(outbox.piece, outbox.pieceStart, count);
       if (taken < 0) return this.end();
-      outbox.took(taken);
+      outbox.advance(taken);
       this.#sent = outbox.sent;
       if (taken < count) return;
     }

@@ -39,33 +39,33 @@ export class Connections {
   readonly limits: Limits;
   readonly open = new Set<Connection>();
   /** Those without a session, the oldest first. */
-  readonly strangers = new Set<Accepted>();
+  readonly unauthenticated = new Set<Accepted>();
   /** Those with requests that were left over from a turn, in the order in which they go on. */
-  readonly waiting = new Set<Connection>();
+  readonly ready = new Set<Connection>();
   /** A connection that says nothing, without a session; that does not close its side; is read later; takes nothing. */
-  readonly silence: TimerKind<Connection>;
+  readonly idle: TimerKind<Connection>;
   readonly linger: TimerKind<Connection>;
   readonly later: TimerKind<Connection>;
-  readonly stall: TimerKind<Connection>;
+  readonly stalled: TimerKind<Connection>;
 
   constructor(chat: Chat) {
     this.chat = chat;
     this.wheel = chat.wheel;
     this.limits = chat.limits;
-    this.silence = chat.wheel.kind((connection) => connection.heardNothing());
+    this.idle = chat.wheel.kind((connection) => connection.idleTimedOut());
     this.linger = chat.wheel.kind((connection) => connection.hangUp());
     this.later = chat.wheel.kind((connection) => connection.readOn());
-    this.stall = chat.wheel.kind((connection) => connection.tookNothing());
+    this.stalled = chat.wheel.kind((connection) => connection.tookNothing());
   }
 
   /** A turn begins: some of those that wait go on. While there are any, turns must follow each other. */
-  goOn(): void {
+  serveReady(): void {
     const { rates } = this.chat;
     const most = rates.work + WORK_PER_TURN;
-    for (const connection of this.waiting) {
+    for (const connection of this.ready) {
       if (rates.work >= most) break;
-      this.waiting.delete(connection);
-      connection.goOn();
+      this.ready.delete(connection);
+      connection.serve();
     }
   }
 }
@@ -75,8 +75,8 @@ export class Connection implements Accepted, Peer, Sink {
   readonly address: string;
   readonly isEncrypted: boolean;
   session: Session | null = null;
-  gone = false;
-  readonly #all: Connections;
+  isClosed = false;
+  readonly #server: Connections;
   readonly #socket: AcceptedSocket;
   /** -1 over TLS, where nothing is sent past it; and when it is closed: the number may be somebody else's by then. */
   #descriptor: number;
@@ -84,7 +84,7 @@ export class Connection implements Accepted, Peer, Sink {
   /** Lines outside any session; null when there will be none any more. */
   #own: Outbox | null;
   readonly #openedMs: number;
-  #heardMs: number;
+  #lastActivityMs: number;
   readonly #timer = new WheelTimer<Connection>(this);
   readonly #later = new WheelTimer<Connection>(this);
   /** The last request is not answered yet. */
@@ -115,18 +115,18 @@ export class Connection implements Accepted, Peer, Sink {
   /** `address`: where it comes from, which a proxy may have said. */
   constructor(all: Connections, socket: AcceptedSocket, address: string, isEncrypted = false) {
     const { nowMs } = all.wheel;
-    this.#all = all;
+    this.#server = all;
     this.#socket = socket;
     this.#descriptor = isEncrypted ? -1 : ((socket as unknown as { fd?: number }).fd ?? -1);
     this.address = address;
     this.isEncrypted = isEncrypted;
     this.#reader = new LineReader(all.limits.lineBytesMax);
     this.#own = this.#newStream();
-    this.#openedMs = this.#heardMs = nowMs;
+    this.#openedMs = this.#lastActivityMs = nowMs;
     this.#allowance = all.chat.addresses.requests(address);
-    this.heardNothing();
+    this.idleTimedOut();
     all.open.add(this);
-    all.strangers.add(this);
+    all.unauthenticated.add(this);
   }
 
   get paused(): boolean {
@@ -148,7 +148,7 @@ export class Connection implements Accepted, Peer, Sink {
   }
 
   #newStream(): Outbox {
-    const stream = new Outbox(this.#all.chat.turn, true);
+    const stream = new Outbox(this.#server.chat.turn, true);
     stream.sink = this;
     return stream;
   }
@@ -157,9 +157,9 @@ export class Connection implements Accepted, Peer, Sink {
     this.session = session;
     session.outbox.sink = this;
     this.#giveBack();
-    this.#allowance = this.#all.chat.rates.of(session.account);
-    this.#all.strangers.delete(this);
-    this.#all.wheel.cancel(this.#timer);
+    this.#allowance = this.#server.chat.rates.of(session.account);
+    this.#server.unauthenticated.delete(this);
+    this.#server.wheel.cancel(this.#timer);
   }
 
   detach(): void {
@@ -182,12 +182,12 @@ export class Connection implements Accepted, Peer, Sink {
   }
 
   close(): void {
-    if (this.#closing || this.gone) return;
+    if (this.#closing || this.isClosed) return;
     this.#closing = true;
     this.#giveBack();
-    this.#all.wheel.schedule(this.#timer, this.#all.linger, LINGER_MS);
+    this.#server.wheel.schedule(this.#timer, this.#server.linger, LINGER_MS);
     this.#read(true);
-    this.replies.touch();
+    this.replies.markDirty();
   }
 
   /** Bytes from the socket. What comes after the last line that counts is read and dropped: closing stays clean. */
@@ -212,34 +212,34 @@ export class Connection implements Accepted, Peer, Sink {
   /** The kernel takes bytes again. */
   drain(): void {
     this.#full = false;
-    this.#all.wheel.cancel(this.#stall);
-    this.replies.touch();
+    this.#server.wheel.cancel(this.#stall);
+    this.replies.markDirty();
   }
 
   closed(): void {
-    if (this.gone) return;
-    this.gone = true;
+    if (this.isClosed) return;
+    this.isClosed = true;
     this.#giveBack();
     this.#descriptor = -1;
-    for (const timer of [this.#timer, this.#stall]) this.#all.wheel.cancel(timer);
-    this.#all.open.delete(this);
-    this.#all.waiting.delete(this);
-    this.#all.strangers.delete(this);
-    this.#all.chat.addresses.disconnect(this.address);
-    this.#all.chat.lost(this);
+    for (const timer of [this.#timer, this.#stall]) this.#server.wheel.cancel(timer);
+    this.#server.open.delete(this);
+    this.#server.ready.delete(this);
+    this.#server.unauthenticated.delete(this);
+    this.#server.chat.addresses.disconnect(this.address);
+    this.#server.chat.connectionClosed(this);
   }
 
   /** Answers what may be answered now. */
   #pull(): void {
-    if (this.#pulling || this.gone) return;
+    if (this.#pulling || this.isClosed) return;
     this.#pulling = true;
-    const { chat } = this.#all;
+    const { chat } = this.#server;
     const { rates } = chat;
     const received = this.session?.received;
     const before = rates.work;
-    this.#allowance.save(this.#all.limits.requestsPerSecondMax, this.#all.wheel.nowMs);
+    this.#allowance.save(this.#server.limits.requestsPerSecondMax, this.#server.wheel.nowMs);
     while (!this.#closing && !this.#unanswered && !this.#waits && !this.#mustWait() && this.#reader.next()) {
-      this.#heardMs = this.#all.wheel.nowMs;
+      this.#lastActivityMs = this.#server.wheel.nowMs;
       if (!this.#reserved) this.#allowance.tokens--;
       this.#reserved = false;
       receive(chat, this, this.#reader);
@@ -248,7 +248,7 @@ export class Connection implements Accepted, Peer, Sink {
     this.#pulling = false;
     this.#chargeSkipped(this.#reader.takeSkipped());
     if (rates.work !== before) this.#isHeavy = this.#waits;
-    if (this.session !== null && this.session.received !== received) chat.acted(this.session);
+    if (this.session !== null && this.session.received !== received) chat.requestsDone(this.session);
     if (this.#ended && !this.paused) this.close();
     this.#read(this.#closing || !this.paused);
   }
@@ -258,13 +258,13 @@ export class Connection implements Accepted, Peer, Sink {
     if (bytes === 0) return;
     this.#giveBack();
     this.#allowance.tokens -= bytes / SKIPPED_BYTES_PER_REQUEST;
-    this.#all.chat.rates.work += bytes / WORK_BYTES;
+    this.#server.chat.rates.work += bytes / WORK_BYTES;
     this.#earn();
     if (!this.#overRate) this.#wait();
   }
 
   #mustWait(): boolean {
-    this.#backlogged = this.replies.unsent > UNSENT_BYTES_MAX || this.session?.hungry === true;
+    this.#backlogged = this.replies.unsent > UNSENT_BYTES_MAX || this.session?.deliveryPending === true;
     if (this.#allowance.tokens < 1 && this.#reader.holdsMore) this.#earn();
     return this.#backlogged || this.#overRate;
   }
@@ -272,7 +272,7 @@ export class Connection implements Accepted, Peer, Sink {
   /** Sees to it that the next request is allowed, or made later. Who waits longer is allowed sooner. */
   #earn(): void {
     if (this.#reserved || this.#allowance.tokens >= 1) return;
-    const { limits, wheel, later } = this.#all;
+    const { limits, wheel, later } = this.#server;
     const waitMs = this.#allowance.waitMs(limits.requestsPerSecondMax, wheel.nowMs);
     if (waitMs === 0) return;
     this.#overRate = this.#reserved = true;
@@ -284,7 +284,7 @@ export class Connection implements Accepted, Peer, Sink {
   #giveBack(): void {
     if (this.#reserved) this.#allowance.tokens++;
     this.#overRate = this.#reserved = false;
-    this.#all.wheel.cancel(this.#later);
+    this.#server.wheel.cancel(this.#later);
   }
 
   /** The rate allows the next request. */
@@ -295,31 +295,31 @@ export class Connection implements Accepted, Peer, Sink {
 
   #wait(): void {
     this.#waits = true;
-    this.#all.waiting.add(this);
+    this.#server.ready.add(this);
   }
 
   /** Its turn has come to go on. */
-  goOn(): void {
+  serve(): void {
     this.#waits = false;
     this.#pull();
   }
 
   #read(on: boolean): void {
-    if (on === this.#reading || this.gone) return;
+    if (on === this.#reading || this.isClosed) return;
     this.#reading = on;
     if (on) this.#socket.resume();
     else this.#socket.pause();
   }
 
   flush(): void {
-    if (this.gone) return;
+    if (this.isClosed) return;
     if (this.#own !== null) this.#write(this.#own);
     if (this.session !== null) {
       if (this.#own?.unsent === 0) this.#own = null; // Else its last lines are not safe yet, or the kernel is full.
       if (this.#own === null) this.#write(this.session.outbox);
-      this.#all.chat.flushed(this.session);
+      this.#server.chat.flushed(this.session);
     }
-    if (this.gone) return;
+    if (this.isClosed) return;
     if (this.#closing && !this.#shut && this.drained) this.#shutdown();
     if (this.#backlogged) this.#pull();
   }
@@ -329,7 +329,7 @@ export class Connection implements Accepted, Peer, Sink {
     while (!this.#full && stream.peek()) {
       const taken = this.#send(stream.piece, stream.pieceStart, stream.pieceEnd - stream.pieceStart);
       if (taken < 0) return this.hangUp();
-      stream.took(taken);
+      stream.advance(taken);
     }
   }
 
@@ -350,8 +350,8 @@ export class Connection implements Accepted, Peer, Sink {
 
   /** From now on something must be taken for as long as a session may be silent. */
   #stalled(): void {
-    const { chat, wheel, stall } = this.#all;
-    wheel.schedule(this.#stall, stall, chat.silenceMs);
+    const { chat, wheel, stalled: stall } = this.#server;
+    wheel.schedule(this.#stall, stall, chat.idleTimeoutMs);
   }
 
   /**
@@ -371,20 +371,20 @@ export class Connection implements Accepted, Peer, Sink {
   }
 
   /** Without a session: closes when the silence or the whole has taken too long. */
-  heardNothing(): void {
-    const { chat, limits, silence } = this.#all;
-    const { nowMs } = this.#all.wheel;
-    const silentMs = this.paused ? 0 : nowMs - this.#heardMs;
-    let leftMs = chat.silenceMs - silentMs;
+  idleTimedOut(): void {
+    const { chat, limits, idle: silence } = this.#server;
+    const { nowMs } = this.#server.wheel;
+    const silentMs = this.paused ? 0 : nowMs - this.#lastActivityMs;
+    let leftMs = chat.idleTimeoutMs - silentMs;
     // Whoever waits for a password to be judged is not to blame.
     if (!this.#unanswered) leftMs = Math.min(leftMs, this.#openedMs + limits.loginMs - nowMs);
     if (leftMs <= 0) this.close();
-    else this.#all.wheel.schedule(this.#timer, silence, leftMs);
+    else this.#server.wheel.schedule(this.#timer, silence, leftMs);
   }
 
   /** Closes without waiting for anything; what the kernel took it still delivers. */
   hangUp(): void {
-    if (this.gone) return;
+    if (this.isClosed) return;
     this.#giveBack();
     this.#socket.end();
   }

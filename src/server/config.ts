@@ -1,7 +1,7 @@
 import { BlockList, isIPv4, isIPv6 } from "node:net";
 import { parseArgs } from "node:util";
 import type { LockoutScope } from "../auth/lockouts.ts";
-import { LIMITS_DEFAULT, LINE_BYTES_MAX, LINE_BYTES_MIN, type Limits, UNCONFIRMED_BYTES_MIN } from "../limits.ts";
+import { LIMITS_DEFAULT, LINE_BYTES_MAX, LINE_BYTES_MIN, type Limits, UNACKED_BYTES_MIN } from "../limits.ts";
 import type { Durability } from "../storage/database.ts";
 import { UsageError, usageError } from "../usage-error.ts";
 
@@ -83,12 +83,12 @@ const LIMITS: Record<Exclude<keyof Limits, "limitsLoopback">, LimitOption> = {
   },
   badLinesMax: count("bad-lines", 0, "lines in a row that are no requests, then goodbye flood; 0 for any"),
   lineBytesMax: bytes("buffer-size", LINE_BYTES_MIN, LINE_BYTES_MAX, "the longest request line"),
-  unconfirmedBytesMax: bytes("outbox-size", UNCONFIRMED_BYTES_MIN, GIBIBYTE, "unread of one session, then it is slow"),
-  streamsBytesMax: bytes("outboxes-size", UNCONFIRMED_BYTES_MIN, 64 * GIBIBYTE, "of all, then those with most are"),
+  unackedBytesMax: bytes("outbox-size", UNACKED_BYTES_MIN, GIBIBYTE, "unread of one session, then it is slow"),
+  streamsBytesMax: bytes("outboxes-size", UNACKED_BYTES_MIN, 64 * GIBIBYTE, "of all, then those with most are"),
   mailboxMessagesMax: count("mailbox-messages", 1, "messages that wait for one user"),
   mailboxBytesMax: bytes("mailbox-size", LINE_BYTES_MIN, GIBIBYTE, "bytes of their text"),
   mailboxSharePercent: { ...count("mailbox-share", 1, "of both, for one sender", 100), value: "<percent>" },
-  consentsMax: count("consents", 1, "private chats of one session, asked for or granted"),
+  introductionsMax: count("consents", 1, "private chats of one session, asked for or granted"),
   callbacksMax: count("callbacks", 1, "calls of callback clients at once"),
 };
 

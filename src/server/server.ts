@@ -60,10 +60,10 @@ export class Server {
     begins: () => {
       this.#chat.wheel.begin(performance.now());
       this.#chat.unixMs = unixMs();
-      this.#connections.goOn();
+      this.#connections.serveReady();
     },
-    ends: () => this.#chat.turnEnds() || this.#connections.waiting.size > 0,
-    saves: () => {
+    ends: () => this.#chat.turnEnds() || this.#connections.ready.size > 0,
+    commits: () => {
       const saved = this.#store.save();
       return typeof saved === "boolean" ? saved : saved.catch((error: unknown) => this.#die(error));
     },
@@ -102,7 +102,7 @@ export class Server {
       passwords: new Passwords(this.#store),
       newToken: () => randomBytes(16).toString("base64url"),
       newCaller: (session, address, port, secret) => new Callback(this.#callbacks, session, address, port, secret),
-      silenceMs: config.silenceMs,
+      idleTimeoutMs: config.silenceMs,
       blockMs: config.blockMs,
       lockoutScope: config.lockoutScope,
       limits,
@@ -144,7 +144,7 @@ export class Server {
     for (const { name, password } of credentials.users) accounts.add(name, password);
     for (const { user, other } of this.#store.blocks()) accounts.recall(user).block(accounts.recall(other));
     for (const { user, from, messages, bytes } of this.#store.waiting()) {
-      accounts.recall(user).waits(from, messages, bytes);
+      accounts.recall(user).countWaiting(from, messages, bytes);
     }
     const nowMs = unixMs();
     for (const { untilUnixMs, ...wrong } of this.#store.lockouts()) {
@@ -323,7 +323,7 @@ export class Server {
   #retry(): void {
     this.#compareClocks();
     this.#store.retry();
-    const { trouble, troubleUntil } = this.#store;
+    const { writeError: trouble, writeErrorUntil: troubleUntil } = this.#store;
     if (trouble === this.#trouble) return;
     this.#trouble = trouble;
     if (trouble === null) this.#log.info("the disk takes everything again");
@@ -338,7 +338,7 @@ export class Server {
     this.#chat.shutdown();
     const { open } = this.#connections;
     for (const connection of open) connection.close();
-    for (const newcomer of this.#admission.newcomers) newcomer.hangUp();
+    for (const newcomer of this.#admission.pending) newcomer.hangUp();
     const { calls } = this.#callbacks;
     for (let waitedMs = 0; waitedMs < LINGER_MS; waitedMs += TICK_MS) {
       await Bun.sleep(TICK_MS);
@@ -349,7 +349,7 @@ export class Server {
     for (const connection of [...open]) connection.hangUp();
     for (const call of calls) call.end();
     if (this.#ticker !== null) clearTimeout(this.#ticker);
-    this.#chat.checkpoint.finish();
+    this.#chat.mailboxScheduler.finish();
     this.#compareClocks();
     try {
       this.#store.close();

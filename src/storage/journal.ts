@@ -1,7 +1,7 @@
 import { JOURNAL_SEGMENTS_KEPT, JOURNAL_SEGMENT_BYTES, JOURNAL_SPARES_MAX } from "../limits.ts";
-import { Place } from "./fact.ts";
+import { MappedRegion } from "./journal-entry.ts";
 import { HEAD, LAST_BYTES, LAST_NAME, LENGTH, SEQUENCE, aligned } from "./record.ts";
-import type { Filling, Segment, SegmentFolder } from "./segment.ts";
+import type { Preallocation, Segment, SegmentFolder } from "./segment.ts";
 
 const SEGMENT_NAME = /^\d{16}$/;
 const SPARE_NAME = /^spare-(\d+)$/;
@@ -50,9 +50,9 @@ export class Journal {
   readonly #segmentsKept: number;
   readonly #used: Used[] = [];
   readonly #spares: Segment[] = [];
-  #filling: Filling | null = null;
+  #preallocation: Preallocation | null = null;
   #at = 0;
-  #place: Place | null = null;
+  #region: MappedRegion | null = null;
   #spareNames = 0;
   /** What was written since the last `sync`, and whether names were changed. */
   readonly #unsynced = new Set<Segment>();
@@ -81,7 +81,7 @@ export class Journal {
     for (const name of names) this.#spareNames = Math.max(this.#spareNames, Number(SPARE_NAME.exec(name)?.[1] ?? 0));
     for (const name of names) if (SPARE_NAME.test(name) || SEGMENT_NAME.test(name)) this.#recycle(folder.open(name));
     this.#lastFile = this.#openLast(names);
-    this.#last = new Place(this.#lastFile.bytes).numbers;
+    this.#last = new MappedRegion(this.#lastFile.bytes).numbers;
     this.#last.set([sequence, seed, -seed]);
     while (this.#spares.length === 0) this.#fill();
   }
@@ -93,7 +93,7 @@ export class Journal {
       segment.remove();
     }
     const segment = filled(this.#folder.fill(this.#spareName(), LAST_BYTES));
-    new Place(segment.bytes).numbers.set([this.sequence, this.#seed, -this.#seed]);
+    new MappedRegion(segment.bytes).numbers.set([this.sequence, this.#seed, -this.#seed]);
     segment.syncNow();
     segment.rename(LAST_NAME); // Named last, so that it is never half written, even after a power cut.
     return segment;
@@ -122,7 +122,7 @@ export class Journal {
 
   /** Bytes that the next record can have without a new file, with the reserve left after it. */
   get room(): number {
-    const left = (this.#place?.bytes.length ?? 0) - this.#at;
+    const left = (this.#region?.bytes.length ?? 0) - this.#at;
     const spare = this.#spares.length > 0 ? this.#spares.at(-1)!.bytes.length : 0;
     return Math.max(left, spare) - HEAD - this.reserve;
   }
@@ -139,8 +139,8 @@ export class Journal {
   }
 
   /** Where the body of the next record will be, when it fits there: from `bodyStart` on. Null when nobody knows yet. */
-  get place(): Place | null {
-    return this.#place;
+  get region(): MappedRegion | null {
+    return this.#region;
   }
 
   get bodyStart(): number {
@@ -157,7 +157,7 @@ export class Journal {
     if (used === undefined || this.#at + bytes > used.segment.bytes.length) {
       used = { segment: this.#next(bytes), number };
       this.#used.push(used);
-      this.#place = new Place(used.segment.bytes);
+      this.#region = new MappedRegion(used.segment.bytes);
       this.#at = 0;
     }
     const { segment } = used;
@@ -216,14 +216,14 @@ export class Journal {
   #fill(least = this.#segmentBytes): void {
     try {
       const bytes = Math.ceil(least / this.#segmentBytes) * this.#segmentBytes;
-      const filling = (this.#filling ??= this.#folder.fill(this.#spareName(), bytes));
+      const filling = (this.#preallocation ??= this.#folder.fill(this.#spareName(), bytes));
       const segment = filling.step();
       this.fault = null;
       if (segment === null) return;
-      this.#filling = null;
+      this.#preallocation = null;
       this.#spares.push(segment);
     } catch (error) {
-      this.#filling = null;
+      this.#preallocation = null;
       throw error;
     }
   }
@@ -294,7 +294,7 @@ export class Journal {
   }
 }
 
-function filled(filling: Filling): Segment {
+function filled(filling: Preallocation): Segment {
   for (;;) {
     const segment = filling.step();
     if (segment !== null) return segment;

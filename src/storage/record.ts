@@ -1,4 +1,4 @@
-import { Place } from "./fact.ts";
+import { MappedRegion } from "./journal-entry.ts";
 import type { SegmentFolder } from "./segment.ts";
 
 /** The format of the journal's files: records in segments, and the file that announces the last one. */
@@ -36,7 +36,7 @@ export function announced(folder: SegmentFolder): Announced | null {
   if (!folder.names().includes(LAST_NAME)) return null;
   const { bytes } = folder.open(LAST_NAME);
   if (bytes.length !== LAST_BYTES) throw new Error(`${LAST_NAME} has ${bytes.length} of ${LAST_BYTES} bytes`);
-  const { numbers } = new Place(bytes);
+  const { numbers } = new MappedRegion(bytes);
   const [sequence = 0, seed = 0, check] = numbers;
   const isNumber = Number.isInteger(sequence) && sequence >= 0 && sequence <= SEQUENCE_MAX;
   if (!isNumber || seed === 0 || check !== -seed) throw new Error(`${LAST_NAME} holds no record's number`);

@@ -6,7 +6,7 @@ import { JOURNAL_SEGMENT_BYTES, SESSIONS_KEPT } from "../limits.ts";
 import { wordEnd } from "../protocol/ascii.ts";
 import { DataFolder } from "./data-folder.ts";
 import { type Durability, StoreError, asStoreError, openDatabase } from "./database.ts";
-import { Fact, FactReader } from "./fact.ts";
+import { JournalEntry, EntryReader } from "./journal-entry.ts";
 import { Journal, segmentName, segmentsOf } from "./journal.ts";
 import { type Announced, RecordReader, SEQUENCE_SPAN, announced, hasKnownLength } from "./record.ts";
 import { FileFolder, type SegmentFolder, syncFolder } from "./segment.ts";
@@ -203,35 +203,35 @@ export class Recovery {
   }
 
   /** What was reached in the end. */
-  #learn(fact: FactReader): void {
+  #learn(fact: EntryReader): void {
     const { kind, a, entries, numbers } = fact;
     const [first = 0, second = 0] = numbers;
-    if (kind === Fact.Stored || kind === Fact.Began) this.#number = Math.max(this.#number, first);
+    if (kind === JournalEntry.Stored || kind === JournalEntry.Began) this.#number = Math.max(this.#number, first);
     if (entries > 0) this.#number = Math.max(this.#number, fact.entry(entries - 1).number);
-    if (kind === Fact.Confirmed) this.#confirmed.set(a, Math.max(first, this.#confirmed.get(a) ?? 0));
-    if (kind === Fact.Received || kind === Fact.Ended) {
+    if (kind === JournalEntry.Acked) this.#confirmed.set(a, Math.max(first, this.#confirmed.get(a) ?? 0));
+    if (kind === JournalEntry.Received || kind === JournalEntry.Ended) {
       this.#received.set(first, Math.max(second, this.#received.get(first) ?? 0));
     }
   }
 
-  #insert(fact: FactReader): void {
+  #insert(fact: EntryReader): void {
     const { kind, flag, a, b, bytes, textStart, textEnd } = fact;
     const [first = 0, second = 0, third = 0] = fact.numbers;
     switch (kind) {
-      case Fact.Stored:
+      case JournalEntry.Stored:
         return this.#store(a, first, second, b, bytes.subarray(textStart, textEnd));
-      case Fact.Sent:
-      case Fact.Fed:
+      case JournalEntry.Sent:
+      case JournalEntry.Delivered:
         return this.#stream(fact);
-      case Fact.Began:
+      case JournalEntry.Began:
         return void this.#run(BEGIN, first, Buffer.from(b, "latin1"), a, flag, bytes.subarray(textStart, textEnd));
-      case Fact.Ended:
+      case JournalEntry.Ended:
         return void this.#run("UPDATE sessions SET replaced = ?, ended_ms = ? WHERE number = ?", flag, third, first);
-      case Fact.Blocked:
+      case JournalEntry.Blocked:
         return void this.#run("INSERT OR IGNORE INTO blocks VALUES (?, ?)", a, b);
-      case Fact.Unblocked:
+      case JournalEntry.Unblocked:
         return void this.#run("DELETE FROM blocks WHERE user = ? AND other = ?", a, b);
-      case Fact.WrongPasswords:
+      case JournalEntry.WrongPasswords:
         if (first > 0)
           return void this.#run("INSERT OR REPLACE INTO lockouts VALUES (?, ?, ?, ?)", a, b, first, second);
         return void this.#run("DELETE FROM lockouts WHERE user = ? AND source = ?", a, b);
@@ -239,7 +239,7 @@ export class Recovery {
   }
 
   /** Messages in a user's stream: those that are not confirmed wait, and the session had carried them. */
-  #stream(fact: FactReader): void {
+  #stream(fact: EntryReader): void {
     const { kind, a: user, bytes, entries } = fact;
     const [session = 0, unixMs = 0] = fact.numbers;
     const confirmed = this.#confirmed.get(user) ?? 0;
@@ -247,7 +247,7 @@ export class Recovery {
       const { number, position } = fact.entry(i);
       if (number <= confirmed) continue;
       if (session !== 0) this.#run("INSERT OR IGNORE INTO carried VALUES (?, ?, ?)", session, number, position);
-      if (kind === Fact.Fed) continue;
+      if (kind === JournalEntry.Delivered) continue;
       const { start, end } = fact.line(position);
       const from = wordEnd(bytes, start, end) + 1;
       const fromEnd = wordEnd(bytes, from, end);
@@ -266,7 +266,7 @@ export class Recovery {
   }
 
   /** Every fact of every record that is not settled, in order. The first time it notes what is missing. */
-  #read(done: number, each: (fact: FactReader) => void): void {
+  #read(done: number, each: (fact: EntryReader) => void): void {
     const { newest } = this.#progress;
     const isFirst = done === 0;
     const note = (damage: string): void => void (isFirst && this.#damages.push(damage));
@@ -291,7 +291,7 @@ export class Recovery {
         if (reader.sequence <= last) continue;
         last = reader.sequence;
         if (isFirst) this.#records++;
-        const facts = new FactReader(bytes, reader.start, reader.end);
+        const facts = new EntryReader(bytes, reader.start, reader.end);
         while (facts.next()) each(facts);
         this.#options.progress(done + ((i + reader.at / bytes.length) / this.#segments.length) * 0.5);
       }

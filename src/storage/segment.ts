@@ -31,7 +31,7 @@ export interface Segment {
 }
 
 /** A segment that is being filled with zeros, so that a full disk shows here and nowhere else. */
-export interface Filling {
+export interface Preallocation {
   /** Writes the next piece; the segment when that was the last one. Throws when the disk refuses: that was all then. */
   step(): Segment | null;
 }
@@ -42,7 +42,7 @@ export interface SegmentFolder {
   names(): string[];
   open(name: string): Segment;
   /** Begins a new segment, when there is room for it and as much again. */
-  fill(name: string, bytes: number): Filling;
+  fill(name: string, bytes: number): Preallocation;
   /** The names too are on the disk when the promise resolves. */
   sync(): Promise<void>;
   /** The same, and the loop waits. */
@@ -67,7 +67,7 @@ export class FileFolder implements SegmentFolder {
     return new FileSegment(this.path, name);
   }
 
-  fill(name: string, bytes: number): Filling {
+  fill(name: string, bytes: number): Preallocation {
     mkdirSync(this.path, { recursive: true, mode: 0o700 });
     const { bavail, bsize } = statfsSync(this.path);
     if (bavail * bsize < 2 * bytes) throw new Error("no space left on the disk");

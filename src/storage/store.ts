@@ -5,12 +5,12 @@ import type { Account } from "../chat/session.ts";
 import type { Amount, ChatStore, EndedSession, KnownSession, StoredMessage } from "../chat/store.ts";
 import { SESSIONS_KEPT, STORE_CHANGES_BYTES_MAX, STORE_CHANGES_HELD, STORE_CHANGES_MAX } from "../limits.ts";
 import { encode } from "../protocol/ascii.ts";
-import type { Unconfirmed } from "../stream/marks.ts";
+import type { UnackedMessage } from "../stream/unacked-index.ts";
 import type { Outbox } from "../stream/outbox.ts";
 import { Arena } from "./arena.ts";
 import type { DataFolder } from "./data-folder.ts";
 import { StoreError } from "./database.ts";
-import { Fact, NOTHING } from "./fact.ts";
+import { JournalEntry, NOTHING } from "./journal-entry.ts";
 import type { Journal } from "./journal.ts";
 import { TurnRecord } from "./turn-record.ts";
 import { WalCheckpointer } from "./wal-checkpointer.ts";
@@ -40,9 +40,9 @@ export interface Waiting extends Amount {
  * Without a journal the last second's changes are lost with the process.
  */
 export class Store implements ChatStore {
-  trouble: string | null = null;
+  writeError: string | null = null;
   /** When the trouble ends, in words for the operator. */
-  troubleUntil = "";
+  writeErrorUntil = "";
   readonly #database: Database;
   readonly #folder: DataFolder | null;
   readonly #journal: Journal | null;
@@ -70,7 +70,7 @@ export class Store implements ChatStore {
   #freed = 0;
 
   readonly #insert;
-  readonly #carry;
+  readonly #deliveredPosition;
   readonly #select;
   readonly #size;
   readonly #delete;
@@ -101,7 +101,7 @@ export class Store implements ChatStore {
     const progress = database.query<{ number: number; sequence: number }, []>("SELECT number, sequence FROM progress");
     ({ number: this.#number, sequence: this.#settled } = progress.get()!);
     this.#insert = database.query("INSERT OR IGNORE INTO mailbox VALUES (?, ?, ?, ?, ?)");
-    this.#carry = database.query("INSERT OR IGNORE INTO carried VALUES (?, ?, ?)");
+    this.#deliveredPosition = database.query("INSERT OR IGNORE INTO carried VALUES (?, ?, ?)");
     this.#select = database.query<{ number: number; unixMs: number; from: string; text: Uint8Array }, [string, number]>(
       `SELECT number, unix_ms AS unixMs, sender AS "from", text FROM mailbox
        WHERE user = ? AND number > ? ORDER BY number`,
@@ -125,7 +125,7 @@ export class Store implements ChatStore {
   }
 
   accepts(bytes: number): boolean {
-    return this.trouble === null && this.hasRoom(bytes);
+    return this.writeError === null && this.hasRoom(bytes);
   }
 
   hasRoom(bytes: number): boolean {
@@ -168,7 +168,7 @@ export class Store implements ChatStore {
   keep(user: string, message: StoredMessage): void {
     const { number, unixMs, from, text } = message;
     this.#keep(user, message);
-    this.#record?.add(Fact.Stored, 0, encode(user), encode(from), text, number, unixMs);
+    this.#record?.add(JournalEntry.Stored, 0, encode(user), encode(from), text, number, unixMs);
   }
 
   #keep(user: string, { number, unixMs, from, text }: StoredMessage): void {
@@ -176,14 +176,14 @@ export class Store implements ChatStore {
     this.#change(this.#insert, user, number, unixMs, from, this.#texts.copy(text));
   }
 
-  confirmed(user: Account, upTo: number): void {
-    this.#record?.note(Fact.Confirmed, 0, user.nameBytes, NOTHING, upTo);
+  acked(user: Account, upTo: number): void {
+    this.#record?.note(JournalEntry.Acked, 0, user.nameBytes, NOTHING, upTo);
   }
 
   began({ number, token, user, resumable }: KnownSession, proof: Uint8Array): void {
     const received = this.#journal === null ? -1 : 0; // Until it ends, the journal alone knows how far it came.
     this.#change(this.#begin, number, hash(token), user, Number(resumable), received, proof);
-    this.#record?.add(Fact.Began, Number(resumable), encode(user), hash(token), proof, number);
+    this.#record?.add(JournalEntry.Began, Number(resumable), encode(user), hash(token), proof, number);
   }
 
   /** What a session of that user, which still goes on or is known, began with; empty when there is none. */
@@ -194,29 +194,29 @@ export class Store implements ChatStore {
   }
 
   received(session: number, position: number): void {
-    this.#record?.note(Fact.Received, 0, NOTHING, NOTHING, session, position);
+    this.#record?.note(JournalEntry.Received, 0, NOTHING, NOTHING, session, position);
   }
 
   ends({ number, user, replaced, received, endedUnixMs }: EndedSession): void {
     this.#change(this.#end, Number(replaced), received, endedUnixMs, number);
     this.#change(this.#trim, user);
-    this.#record?.note(Fact.Ended, Number(replaced), NOTHING, NOTHING, number, received, endedUnixMs);
+    this.#record?.note(JournalEntry.Ended, Number(replaced), NOTHING, NOTHING, number, received, endedUnixMs);
   }
 
-  get restUpTo(): number | null {
+  get spillUpTo(): number | null {
     this.#old ??= this.#journal?.old ?? null;
     return this.#old === null || this.#old.sequence === this.#settled ? null : this.#old.number;
   }
 
-  rest(user: string, session: number, received: number, carried: readonly Unconfirmed[]): void {
+  spill(user: string, session: number, received: number, carried: readonly UnackedMessage[]): void {
     for (const message of carried) {
-      if (!message.resting) this.#keep(user, message);
-      if (session !== 0) this.#change(this.#carry, session, message.number, message.position);
+      if (!message.spilled) this.#keep(user, message);
+      if (session !== 0) this.#change(this.#deliveredPosition, session, message.number, message.position);
     }
     if (session !== 0 && this.#journal !== null) this.#change(this.#receive, received, session);
   }
 
-  rested(): void {
+  spilled(): void {
     this.#settled = this.#old!.sequence;
     this.#commitDue = true;
   }
@@ -255,7 +255,7 @@ export class Store implements ChatStore {
   }
 
   /** Positions rise with numbers: a few dozen look-ups find it (binary search). */
-  carried(session: number, position: number): number {
+  lastDelivered(session: number, position: number): number {
     this.#make();
     const sql = "SELECT number, position FROM carried WHERE session = ? AND number >= ? ORDER BY number LIMIT 1";
     const next = this.#database.query<{ number: number; position: number }, [number, number]>(sql);
@@ -272,17 +272,17 @@ export class Store implements ChatStore {
   wrongPasswords({ user, source, count }: WrongPasswords, untilUnixMs: number): void {
     if (count > 0) this.#change(this.#lock, user, source, count, untilUnixMs);
     else this.#change(this.#unlock, user, source);
-    this.#record?.note(Fact.WrongPasswords, 0, encode(user), encode(source), count, untilUnixMs);
+    this.#record?.note(JournalEntry.WrongPasswords, 0, encode(user), encode(source), count, untilUnixMs);
   }
 
   block(user: string, other: string): void {
     this.#change(this.#block, user, other);
-    this.#record?.add(Fact.Blocked, 0, encode(user), encode(other), NOTHING);
+    this.#record?.add(JournalEntry.Blocked, 0, encode(user), encode(other), NOTHING);
   }
 
   unblock(user: string, other: string): void {
     this.#change(this.#unblock, user, other);
-    this.#record?.add(Fact.Unblocked, 0, encode(user), encode(other), NOTHING);
+    this.#record?.add(JournalEntry.Unblocked, 0, encode(user), encode(other), NOTHING);
   }
 
   /**
@@ -351,10 +351,10 @@ export class Store implements ChatStore {
   #judge(): void {
     this.#record?.measure();
     const fault = this.#fault ?? this.#journal?.fault ?? null;
-    this.trouble = fault === null ? null : `the disk refuses: ${fault instanceof Error ? fault.message : fault}`;
-    this.troubleUntil = "there is room";
+    this.writeError = fault === null ? null : `the disk refuses: ${fault instanceof Error ? fault.message : fault}`;
+    this.writeErrorUntil = "there is room";
     const loss = this.#folder?.loss ?? null;
-    if (loss !== null) ({ what: this.trouble, until: this.troubleUntil } = loss);
+    if (loss !== null) ({ what: this.writeError, until: this.writeErrorUntil } = loss);
   }
 
   #change(statement: Statement, ...values: Value[]): void {

@@ -1,7 +1,7 @@
 import type { Outbox } from "../stream/outbox.ts";
-import { MARK, type StreamCopy } from "../stream/marks.ts";
+import { MARK, type StreamCopy } from "../stream/unacked-index.ts";
 import type { Account } from "../chat/session.ts";
-import { Fact, FactBuffer, type FactKind, HeldFacts, NOTHING } from "./fact.ts";
+import { JournalEntry, EntryWriter, type EntryKind, HeldEntries, NOTHING } from "./journal-entry.ts";
 import type { Journal } from "./journal.ts";
 
 /** The most bytes that a text's facts take in a record besides the text: two facts with their names and numbers. */
@@ -13,12 +13,12 @@ const PROMISE_BYTES = 256;
  */
 export class TurnRecord implements StreamCopy {
   readonly #journal: Journal;
-  readonly #facts = new FactBuffer();
+  readonly #entries = new EntryWriter();
   /** Bytes that the record can have, and the part of them that is reserved for accepted texts. */
   #room = 0;
   #promised = 0;
   /** Facts that wait until there is room. */
-  readonly #held = new HeldFacts();
+  readonly #held = new HeldEntries();
   /** Whose stream is being copied. */
   #to: Account | null = null;
   #session = 0;
@@ -43,13 +43,13 @@ export class TurnRecord implements StreamCopy {
     return isDone;
   }
 
-  add(kind: FactKind, flag: number, a: Uint8Array, b: Uint8Array, text: Uint8Array, n0 = 0, n1 = 0, n2 = 0): void {
-    this.#facts.add(kind, flag, a, b, text, n0, n1, n2);
+  add(kind: EntryKind, flag: number, a: Uint8Array, b: Uint8Array, text: Uint8Array, n0 = 0, n1 = 0, n2 = 0): void {
+    this.#entries.add(kind, flag, a, b, text, n0, n1, n2);
   }
 
   /** Adds a fact that promises nothing: it waits while there is no room, and a newer one replaces it meanwhile. */
-  note(kind: FactKind, flag: number, a: Uint8Array, b: Uint8Array, n0 = 0, n1 = 0, n2 = 0): void {
-    if (this.#room > 0 && this.#held.size === 0) this.#facts.add(kind, flag, a, b, NOTHING, n0, n1, n2);
+  note(kind: EntryKind, flag: number, a: Uint8Array, b: Uint8Array, n0 = 0, n1 = 0, n2 = 0): void {
+    if (this.#room > 0 && this.#held.size === 0) this.#entries.add(kind, flag, a, b, NOTHING, n0, n1, n2);
     else this.#held.hold(kind, flag, a, b, n0, n1, n2);
   }
 
@@ -62,9 +62,9 @@ export class TurnRecord implements StreamCopy {
   take(marks: readonly number[], first: number, last: number, bytes: Uint8Array, start: number, end: number): void {
     const { nameBytes } = this.#to!;
     if (marks[first + MARK.unixMs] !== 0)
-      this.#facts.addMarks(Fact.Sent, nameBytes, this.#session, marks, first, last, bytes, start, end);
+      this.#entries.addMarks(JournalEntry.Sent, nameBytes, this.#session, marks, first, last, bytes, start, end);
     else if (this.#session !== 0)
-      this.#facts.addMarks(Fact.Fed, nameBytes, this.#session, marks, first, last, NOTHING, 0, 0);
+      this.#entries.addMarks(JournalEntry.Delivered, nameBytes, this.#session, marks, first, last, NOTHING, 0, 0);
   }
 
   /**
@@ -72,7 +72,7 @@ export class TurnRecord implements StreamCopy {
    * the disk has no room for it. With `end` the held facts use the reserve.
    */
   write(number: number, end = false): boolean {
-    const facts = this.#facts;
+    const facts = this.#entries;
     const journal = this.#journal;
     if (this.#held.size > 0) this.#held.release(facts, this.#room - this.#promised + (end ? journal.reserve : 0));
     if (facts.length > 0) {
@@ -81,7 +81,7 @@ export class TurnRecord implements StreamCopy {
       } catch {
         return false; // The journal keeps the fault.
       }
-      facts.restart(journal.place, journal.bodyStart);
+      facts.restart(journal.region, journal.bodyStart);
       if (journal.fault === null) journal.prepare();
     }
     this.#promised = 0;

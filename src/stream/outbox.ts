@@ -1,7 +1,7 @@
 import { LF } from "../protocol/ascii.ts";
 import type { BroadcastLog } from "./broadcast-log.ts";
 import { ByteQueue, copy } from "../byte-queue.ts";
-import { MARK, Marks, type StreamCopy, type Unconfirmed } from "./marks.ts";
+import { MARK, UnackedIndex, type StreamCopy, type UnackedMessage } from "./unacked-index.ts";
 import type { Sink, Stream, Turn } from "./turn.ts";
 
 /** The streams that follow one log; see `Multicast`. */
@@ -13,7 +13,7 @@ export interface StreamGroup {
   add(outbox: Outbox): number;
   /** It has stepped out before. */
   remove(outbox: Outbox): void;
-  stepOut(outbox: Outbox): void;
+  leave(outbox: Outbox): void;
 }
 
 const EMPTY = Buffer.alloc(0);
@@ -29,15 +29,15 @@ const JOIN_BYTES_MAX = 4096;
  * no buffer.
  */
 export class Outbox implements Stream {
-  confirmed = 0;
+  acked = 0;
   sent = 0;
-  safe = 0;
+  durable = 0;
   /** How far it will be safe when what the turn has saved is. */
-  saving = 0;
+  committing = 0;
   /** Set and cleared by the turn. */
-  touched = false;
+  dirty = false;
   /** Its place in the group; the group keeps it. */
-  place = -1;
+  groupIndex = -1;
   /** Confirmed follows what the kernel took: a plain session, or lines outside any session. */
   readonly plain: boolean;
 
@@ -54,7 +54,7 @@ export class Outbox implements Stream {
   #group: StreamGroup | null = null;
   #log: BroadcastLog | null = null;
   /** Written with the others of the group: positions are those of when it stepped in, until `#catchUp`. */
-  #inStep = false;
+  #inSync = false;
   /** The range of the log that is this stream's last part, and up to where the log was followed. */
   #from = 0;
   #to = 0;
@@ -62,7 +62,7 @@ export class Outbox implements Stream {
   /** Bytes of its own, and the position of the first of them. */
   readonly #own = new ByteQueue();
   #base = 0;
-  readonly #marks = new Marks();
+  readonly #unackedIndex = new UnackedIndex();
 
   constructor(turn: Turn, plain: boolean) {
     this.#turn = turn;
@@ -91,12 +91,12 @@ export class Outbox implements Stream {
 
   /** The number of the last message that is not confirmed; 0 when all are. */
   get lastNumber(): number {
-    return this.#marks.lastNumber;
+    return this.#unackedIndex.lastNumber;
   }
 
   /** The highest number among the messages that were confirmed. */
-  get confirmedNumber(): number {
-    return this.#marks.confirmedNumber;
+  get ackedNumber(): number {
+    return this.#unackedIndex.ackedNumber;
   }
 
   /** Bytes of memory that are this stream's own. */
@@ -105,9 +105,9 @@ export class Outbox implements Stream {
   }
 
   /** Bytes that the reader has not confirmed. */
-  get unconfirmed(): number {
+  get unacked(): number {
     this.#catchUp();
-    return this.end - this.confirmed;
+    return this.end - this.acked;
   }
 
   /** Bytes that the kernel has not taken. */
@@ -116,22 +116,22 @@ export class Outbox implements Stream {
   }
 
   /** The sink is flushed when the turn ends, as it is after everything that is appended. */
-  touch(): void {
-    if (!this.touched) this.#turn.touch(this);
+  markDirty(): void {
+    if (!this.dirty) this.#turn.markDirty(this);
   }
 
   /** From now on what is appended to the log is part of this stream. */
-  join(group: StreamGroup): void {
+  subscribe(group: StreamGroup): void {
     this.#group = group;
     this.#log = group.log;
     this.#followed = this.#log.end;
-    this.place = group.add(this);
+    this.groupIndex = group.add(this);
   }
 
   /** What the log holds by now still belongs to the stream; what comes later does not. */
-  leave(): void {
+  unsubscribe(): void {
     this.follow();
-    this.#fold();
+    this.#materializeAll();
     this.#group?.remove(this);
     this.#group = this.#log = null;
   }
@@ -140,53 +140,53 @@ export class Outbox implements Stream {
   follow(): void {
     const log = this.#log;
     if (log === null) return;
-    if (this.#inStep) this.#stepOut();
+    if (this.#inSync) this.#leave();
     if (this.#followed === log.end) return;
     if (this.#from === this.#to) this.#hold(this.#followed);
     else if (this.#to !== this.#followed) {
-      this.#fold();
+      this.#materializeAll();
       this.#hold(this.#followed);
     }
     this.#to = this.#followed = log.end;
-    this.touch();
+    this.markDirty();
   }
 
   /** Steps in with those who were sent everything up to `at` of the log; false when it has something else to send. */
-  stepIn(at: number): boolean {
+  join(at: number): boolean {
     if (this.#followed !== at || this.sent < this.end || this.#sink?.write === undefined) return false;
-    if (this.#to !== at) this.#fold();
+    if (this.#to !== at) this.#materializeAll();
     if (this.plain)
       this.#from = this.#to = at; // All that it was sent is confirmed: it holds nothing.
     else if (this.#from === this.#to) this.#hold(at);
-    this.#inStep = true;
+    this.#inSync = true;
     return true;
   }
 
   /** Its socket took only so many bytes of what those in step are sent just now. */
   fallBehind(taken: number): void {
     this.follow();
-    this.safe = this.saving = this.sent + taken;
-    this.took(taken);
+    this.durable = this.committing = this.sent + taken;
+    this.advance(taken);
   }
 
-  #stepOut(): void {
+  #leave(): void {
     this.#catchUp();
-    this.#inStep = false;
+    this.#inSync = false;
     if (this.#from === this.#to && !this.plain) this.#log!.release(this.#from);
-    this.#group!.stepOut(this);
+    this.#group!.leave(this);
   }
 
   /** Follows those in step: everything up to there was sent. */
   #catchUp(): void {
-    if (!this.#inStep) return;
+    if (!this.#inSync) return;
     const { sent } = this.#group!;
     this.sent += sent - this.#to;
     this.#to = this.#followed = sent;
     if (this.plain) {
       this.#from = sent;
-      this.confirmed = this.#base = this.sent;
+      this.acked = this.#base = this.sent;
     }
-    this.safe = this.saving = this.sent;
+    this.durable = this.committing = this.sent;
   }
 
   /** The log goes on without this stream: what was appended since the last `follow` is not for it. */
@@ -195,9 +195,9 @@ export class Outbox implements Stream {
   }
 
   /** Copies what it holds of the log to its own bytes, so that the log may forget it. */
-  letGo(before: number): void {
+  materialize(before: number): void {
     this.#catchUp();
-    if (this.#from < this.#to && this.#from < before) this.#fold();
+    if (this.#from < this.#to && this.#from < before) this.#materializeAll();
   }
 
   /** Appends the last line, if there is one; later lines are dropped. The stream has left the log before. */
@@ -231,63 +231,63 @@ export class Outbox implements Stream {
   appendMessage(number: number, unixMs: number, head: Uint8Array, bytes: Uint8Array, start: number, end: number): void {
     if (!this.appendLine(head, bytes, start, end)) return;
     const to = this.end;
-    this.#marks.add(number, unixMs, to - (head.length + end - start + 1), to);
+    this.#unackedIndex.add(number, unixMs, to - (head.length + end - start + 1), to);
   }
 
   /** Copies the messages that were appended since the last time, in runs of what was appended together. */
   copyNew(copy: StreamCopy): void {
     const { bytes, head } = this.#own;
-    this.#marks.takeNew(copy, bytes, head - this.#base);
+    this.#unackedIndex.takeNew(copy, bytes, head - this.#base);
   }
 
   /** The next bytes to write, into `piece`; false when nothing is safe to write. The socket's answer goes to `took`. */
   peek(): boolean {
-    if (this.sent >= this.safe) return false;
+    if (this.sent >= this.durable) return false;
     const own = this.#own;
     let ownEnd = this.#base + own.length;
     if (this.sent < ownEnd && this.#from < this.#to && this.#to - this.#from <= JOIN_BYTES_MAX) {
-      this.#fold();
+      this.#materializeAll();
       ownEnd = this.#base + own.length;
     }
     if (this.sent < ownEnd) {
       this.piece = own.bytes;
       this.pieceStart = own.head + this.sent - this.#base;
-      this.pieceEnd = this.pieceStart + Math.min(ownEnd, this.safe) - this.sent;
+      this.pieceEnd = this.pieceStart + Math.min(ownEnd, this.durable) - this.sent;
     } else {
       const position = this.#from + this.sent - ownEnd;
       this.piece = this.#log!.block(position);
       this.pieceStart = this.#log!.offset(position);
-      this.pieceEnd = Math.min(this.piece.length, this.pieceStart + this.safe - this.sent);
+      this.pieceEnd = Math.min(this.piece.length, this.pieceStart + this.durable - this.sent);
     }
     return true;
   }
 
   /** The socket took so many bytes of `piece`. */
-  took(count: number): void {
+  advance(count: number): void {
     this.sent += count;
     this.piece = EMPTY;
-    if (this.plain) this.confirm(this.sent);
-    else if (this.#base < this.confirmed) this.#forget();
+    if (this.plain) this.ack(this.sent);
+    else if (this.#base < this.acked) this.#release();
   }
 
   /** The reader is there again, on another connection: it has everything before `position`, and wants the rest. */
   rewind(position: number): void {
     this.follow();
     this.#furthest = this.furthest;
-    if (position > this.confirmed) this.confirm(position);
-    this.sent = this.confirmed;
-    this.#forget();
+    if (position > this.acked) this.ack(position);
+    this.sent = this.acked;
+    this.#release();
   }
 
   /**
    * The reader has everything before `position`, perhaps from an earlier connection: this one is still sent all of it,
    * since a stream that skips bytes is torn.
    */
-  confirm(position: number): void {
+  ack(position: number): void {
     this.#catchUp();
-    this.confirmed = position;
-    this.#marks.confirm(position);
-    this.#forget();
+    this.acked = position;
+    this.#unackedIndex.ack(position);
+    this.#release();
   }
 
   /**
@@ -298,22 +298,22 @@ export class Outbox implements Stream {
    */
   withdraw(): void {
     this.follow();
-    this.#fold();
+    this.#materializeAll();
     if (this.plain) this.#cutMessages();
-    this.#marks.clear();
-    if (this.#sink === null) this.confirmed = this.sent = this.safe = this.saving = this.end;
-    this.#forget();
+    this.#unackedIndex.clear();
+    if (this.#sink === null) this.acked = this.sent = this.durable = this.committing = this.end;
+    this.#release();
   }
 
   /** Messages with numbers above `after` and up to `upTo` rest in the mailbox from now on. */
-  rest(after: number, upTo: number): void {
-    this.#marks.rest(after, upTo);
+  spill(after: number, upTo: number): void {
+    this.#unackedIndex.spill(after, upTo);
   }
 
   /** The unconfirmed messages with numbers above `after` and up to `upTo`, about so many bytes of them. */
-  messages(after: number, upTo: number, bytesMax: number): Unconfirmed[] {
+  messages(after: number, upTo: number, bytesMax: number): UnackedMessage[] {
     const { bytes, head } = this.#own;
-    return this.#marks.messages(after, upTo, bytesMax, bytes, head - this.#base);
+    return this.#unackedIndex.messages(after, upTo, bytesMax, bytes, head - this.#base);
   }
 
   /** Marked lines that were not begun to be sent go, and the rest moves together, in one pass: there may be many. */
@@ -327,21 +327,21 @@ export class Outbox implements Stream {
       if (at < from) copy(bytes, bytes, at, from, end);
       at += end - from;
     };
-    const { fields, first } = this.#marks;
-    let { safe, saving } = this;
+    const { fields, first } = this.#unackedIndex;
+    let { durable: safe, committing: saving } = this;
     for (let i = first; i < fields.length; i += MARK.fields) {
       const start = fields[i + MARK.start]!;
       const end = fields[i + MARK.end]!;
       if (start < this.sent) continue;
       keep(offset + start);
       from = offset + end;
-      safe -= Math.max(0, Math.min(end, this.safe) - start);
-      saving -= Math.max(0, Math.min(end, this.saving) - start);
+      safe -= Math.max(0, Math.min(end, this.durable) - start);
+      saving -= Math.max(0, Math.min(end, this.committing) - start);
     }
     keep(own.tail);
     own.tail = at;
-    this.safe = safe;
-    this.saving = saving;
+    this.durable = safe;
+    this.committing = saving;
   }
 
   #hold(position: number): void {
@@ -350,7 +350,7 @@ export class Outbox implements Stream {
   }
 
   /** The range of the log becomes own bytes. */
-  #fold(): void {
+  #materializeAll(): void {
     const count = this.#to - this.#from;
     if (count === 0) return;
     const at = this.#own.reserve(count);
@@ -361,18 +361,18 @@ export class Outbox implements Stream {
   /** Room for a line of its own, after everything that came before it; -1 when the stream is finished. */
   #reserve(count: number): number {
     // Without a log, as a finished stream is, this is always so.
-    if (!this.touched || this.#inStep || this.#from !== this.#to || this.#followed !== this.#log?.end) {
+    if (!this.dirty || this.#inSync || this.#from !== this.#to || this.#followed !== this.#log?.end) {
       if (this.#finished) return -1;
       this.follow();
-      this.#fold();
-      this.touch();
+      this.#materializeAll();
+      this.markDirty();
     }
     return this.#own.reserve(count);
   }
 
   /** Gives up what is confirmed and was sent on this connection, but for the beginning of an unconfirmed message. */
-  #forget(): void {
-    const position = Math.min(this.confirmed, this.sent, this.#marks.start);
+  #release(): void {
+    const position = Math.min(this.acked, this.sent, this.#unackedIndex.start);
     const ownEnd = this.#base + this.#own.length;
     if (position < ownEnd) this.#own.drop(position - this.#base);
     else {
@@ -384,7 +384,7 @@ export class Outbox implements Stream {
 
   /** Its range of the log begins at `from` now. One in step holds its place even when the range is empty. */
   #drop(from: number): void {
-    if (from === this.#to && !this.#inStep) this.#log!.release(this.#from);
+    if (from === this.#to && !this.#inSync) this.#log!.release(this.#from);
     else this.#log!.move(this.#from, from);
     this.#from = from;
   }

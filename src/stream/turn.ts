@@ -1,10 +1,10 @@
 /** Bytes to somebody. The turn asks for `end`, and moves `saving` and `safe` there as what is said becomes safe. */
 export interface Stream {
   /** Set and cleared by the turn. */
-  touched: boolean;
+  dirty: boolean;
   readonly end: number;
-  saving: number;
-  safe: number;
+  committing: number;
+  durable: number;
   readonly sink: Sink | null;
 }
 
@@ -21,7 +21,7 @@ export interface Sink {
 
 /** Hears that something was appended; writes it when the turn ends. */
 export interface Turn {
-  touch(stream: Stream): void;
+  markDirty(stream: Stream): void;
 }
 
 /** What happens around a turn; nothing, where nothing is given. */
@@ -34,7 +34,7 @@ export interface TurnHooks {
    * What was said is made safe: true when it is, or a promise that resolves when it is. False when it cannot be for
    * now: nothing leaves, and the next turn tries again. Must not throw.
    */
-  saves?: () => boolean | Promise<void>;
+  commits?: () => boolean | Promise<void>;
   /** Hears of faults, and at whose stream. */
   failed?: (error: unknown, sink?: Sink | null) => void;
   /** Calls back when the loop has done what it had to do. */
@@ -52,18 +52,18 @@ export class LoopTurn implements Turn {
   readonly #hooks: Required<TurnHooks>;
   #begun = false;
   #armed = false;
-  #saving = false;
-  #touched: Stream[] = [];
+  #isCommitting = false;
+  #dirty: Stream[] = [];
   #ending: Stream[] = [];
 
   constructor({
     begins = () => {},
     ends = () => false,
-    saves = () => true,
+    commits: saves = () => true,
     failed = (error) => reportError(error),
     later = setImmediate,
   }: TurnHooks = {}) {
-    this.#hooks = { begins, ends, saves, failed, later };
+    this.#hooks = { begins, ends, commits: saves, failed, later };
   }
 
   /** Whatever the loop calls begins with this. */
@@ -74,9 +74,9 @@ export class LoopTurn implements Turn {
     this.#arm();
   }
 
-  touch(stream: Stream): void {
-    stream.touched = true;
-    this.#touched.push(stream);
+  markDirty(stream: Stream): void {
+    stream.dirty = true;
+    this.#dirty.push(stream);
     this.#arm();
   }
 
@@ -89,40 +89,40 @@ export class LoopTurn implements Turn {
   readonly #end = (): void => {
     this.begin(); // A stream may have been touched without anything having begun.
     this.#begun = this.#armed = false;
-    if (this.#saving) return;
+    if (this.#isCommitting) return;
     let more = false;
     try {
       more = this.#hooks.ends();
     } catch (error) {
       this.#hooks.failed(error);
     }
-    const saved = this.#hooks.saves();
+    const saved = this.#hooks.commits();
     if (saved === false) return;
-    const ending = this.#touched;
-    this.#touched = this.#ending;
+    const ending = this.#dirty;
+    this.#dirty = this.#ending;
     this.#ending = ending;
     for (let i = 0; i < ending.length; i++) {
       const stream = ending[i]!;
-      stream.touched = false;
-      stream.saving = stream.end;
+      stream.dirty = false;
+      stream.committing = stream.end;
     }
     if (saved === true) this.#flush();
     else {
-      this.#saving = true;
-      saved.then(this.#saved, (error) => this.#hooks.failed(error));
+      this.#isCommitting = true;
+      saved.then(this.#committed, (error) => this.#hooks.failed(error));
     }
     if (more) this.begin();
   };
 
-  readonly #saved = (): void => {
-    this.#saving = false;
+  readonly #committed = (): void => {
+    this.#isCommitting = false;
     this.begin();
     this.#flush();
   };
 
   #flush(): void {
     const ending = this.#ending;
-    for (let i = 0; i < ending.length; i++) ending[i]!.safe = ending[i]!.saving;
+    for (let i = 0; i < ending.length; i++) ending[i]!.durable = ending[i]!.committing;
     for (let i = 0; i < ending.length; i++) {
       try {
         ending[i]!.sink?.flush();

@@ -9,7 +9,7 @@ import { retry } from "../client/request.ts";
 import { Screen } from "./screen.ts";
 import { SCRIPT_LINE_BYTES_MAX, scriptLines } from "./script.ts";
 import { StateFile, StateInUse, stateFolder } from "./state-file.ts";
-import { type Surface, Terminal, canBeName, explain, explainEnd, explainUnreachable } from "./terminal.ts";
+import { type Output, Terminal, canBeName, explain, explainEnd, explainUnreachable } from "./terminal.ts";
 
 const DID_NOT_GET_IN = 1;
 const BAD_USAGE = 2;
@@ -45,7 +45,7 @@ const LEAVE_MS = 1_000;
 const SCRIPT_GIVES_UP_MS = 30_000;
 
 /** With people: asks for name and password until they are right, then chats until they leave. */
-async function converse(options: Options): Promise<void> {
+async function runInteractive(options: Options): Promise<void> {
   const display = new Display(hasColors(process.stdout));
   const screen = new Screen(process.stdin, process.stdout, output, (line) => terminal.complete(line));
   const client = newClient(options, Number.POSITIVE_INFINITY, screen, {
@@ -117,7 +117,7 @@ async function askUntilIn(
 }
 
 /** With a script: one command after the other, each when the one before is answered. */
-async function follow(options: Options): Promise<void> {
+async function runScript(options: Options): Promise<void> {
   const { user, password, host, tls } = options;
   if (user === null || password === null) {
     throw new Exit(BAD_USAGE, "there is no terminal to ask on: give --user and HEARTLINE_PASSWORD");
@@ -154,7 +154,7 @@ async function logIn(
   user: string,
   password: string,
   giveUpMs: number,
-  surface: Surface,
+  surface: Output,
   display: Display,
 ): Promise<void> {
   let isTold = false;
@@ -187,7 +187,7 @@ async function logOut(client: ChatClient): Promise<void> {
 function newClient(
   { host, typedHost, port, tls, callback, listenPort }: Options,
   giveUpMs: number,
-  surface: Surface,
+  surface: Output,
   hears: Partial<ChatClientOptions>,
 ): ChatClient {
   const store = async (user: string): Promise<StateFile> => {
@@ -227,7 +227,7 @@ function newClient(
 async function reach(
   client: ChatClient,
   { host, port, tls }: Options,
-  surface: Surface,
+  surface: Output,
   display: Display,
 ): Promise<void> {
   await client.connect().catch((error: unknown) => {
@@ -302,8 +302,8 @@ export async function main(args: string[]): Promise<void> {
   try {
     const options = parseOptions(args);
     if (options === null) void output.write(USAGE);
-    else if (process.stdin.isTTY && process.stdout.isTTY) await converse(options);
-    else await follow(options);
+    else if (process.stdin.isTTY && process.stdout.isTTY) await runInteractive(options);
+    else await runScript(options);
     await leave(0);
   } catch (error) {
     const { syscall, message } = error as NodeJS.ErrnoException;

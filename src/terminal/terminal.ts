@@ -5,7 +5,7 @@ import { ChatClient, ChatError, type ChatEvent } from "../client/client.ts";
 import { type Display, type Printable, printable } from "./display.ts";
 
 /** Who is asked, and where answers go: a screen, or a pipe. */
-export interface Surface {
+export interface Output {
   /** Resolves when the kernel took the line. */
   print(line: Printable): Promise<void>;
   fail(line: Printable): void;
@@ -220,14 +220,14 @@ export function explainUnreachable(error: unknown, host: string): string {
 /** Typed lines to requests, and what comes back to words. It knows neither readline nor sockets. */
 export class Terminal {
   readonly #client: ChatClient;
-  readonly #surface: Surface;
+  readonly #surface: Output;
   readonly #display: Display;
   /** Names that were seen, for completion. */
   readonly #names = new Set<string>();
   /** What arrives before `start` waits for it; null from then on. */
   #early: { line: Printable; resolve: (printed: Promise<void>) => void }[] | null = [];
 
-  constructor(client: ChatClient, surface: Surface, display: Display) {
+  constructor(client: ChatClient, surface: Output, display: Display) {
     this.#client = client;
     this.#surface = surface;
     this.#display = display;

@@ -30,9 +30,9 @@ test("two wrong passwords are counted down; the third locks out, says for how lo
   const peer = world.connect();
   expect(world.ask(peer, "login alice a")).toEqual(["err wrong_password 2"]);
   expect(world.ask(peer, "login alice b")).toEqual(["err wrong_password 1"]);
-  expect(peer.gone).toBe(false);
+  expect(peer.isClosed).toBe(false);
   expect(world.ask(peer, "login alice c")).toEqual(["err locked_out 60"]);
-  expect(peer.gone).toBe(true);
+  expect(peer.isClosed).toBe(true);
 });
 
 test("what stands behind the third wrong password is not answered", () => {
@@ -56,7 +56,7 @@ test("while it lasts, right and wrong passwords alike are told the seconds left,
   for (const password of [PASSWORD, "wrong"]) {
     const peer = world.connect();
     expect(world.ask(peer, `login alice ${password}`)).toEqual(["err locked_out 40"]);
-    expect(peer.gone).toBe(true);
+    expect(peer.isClosed).toBe(true);
   }
   expect(world.account("alice").session).toBeNull();
 });
@@ -229,7 +229,7 @@ describe("a login that is judged later", () => {
       ["err locked_out 60"],
       ["err locked_out 60"],
     ]);
-    expect(peers.map(({ gone }) => gone)).toEqual([false, false, true, true, true, true]);
+    expect(peers.map(({ isClosed: gone }) => gone)).toEqual([false, false, true, true, true, true]);
   });
 
   test("does not wait for other users or other addresses", () => {
@@ -294,7 +294,7 @@ describe("a login that is judged later", () => {
     world.say(peer, "login alice a", "login alice b");
     await asked[0]!.fail();
     expect(peer.read()).toEqual(["err internal"]);
-    expect(peer.gone).toBe(true);
+    expect(peer.isClosed).toBe(true);
     expect(world.faults).toHaveLength(1);
     const other = world.connect();
     world.say(other, "login alice b");

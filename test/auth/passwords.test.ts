@@ -2,7 +2,7 @@ import { beforeAll, describe, expect, test } from "bun:test";
 import { Accounts } from "../../src/chat/accounts.ts";
 import type { Account } from "../../src/chat/session.ts";
 import { HASHES_WAITING_MAX } from "../../src/limits.ts";
-import { NOTHING } from "../../src/storage/fact.ts";
+import { NOTHING } from "../../src/storage/journal-entry.ts";
 import { Passwords } from "../../src/auth/passwords.ts";
 
 const TOKEN = "t".repeat(22);

@@ -41,7 +41,7 @@ class Simulation {
     const [name, other] = [random.pick(NAMES), random.pick(NAMES)];
     const device = this.#devices.get(name);
     const what = random.below(100);
-    if (device === undefined || device.peer.gone || what < 2) this.login(name);
+    if (device === undefined || device.peer.isClosed || what < 2) this.login(name);
     else if (what < 4) this.#cut(device);
     else if (what < 5) this.#say(device, "logout", "ok");
     else if (what < 15) device.peer.room = random.below(3) * random.below(100);

@@ -304,11 +304,11 @@ describe("online", () => {
     for (let step = 0; step < 1500; step++) {
       const [one, other] = [random.pick(names), random.pick(names)];
       const peer = peers.get(one)!;
-      if (peer.gone) peers.set(one, world.login(one));
+      if (peer.isClosed) peers.set(one, world.login(one));
       else if (random.oneIn(4)) peer.hangUp();
       else if (random.oneIn(2)) world.say(peer, `${random.oneIn(2) ? "block" : "unblock"} ${other}`);
       else {
-        const seen = names.filter((name) => name !== one && !peers.get(name)!.gone);
+        const seen = names.filter((name) => name !== one && !peers.get(name)!.isClosed);
         const shown = seen.filter((name) => !world.account(name).blocks.has(world.account(one))).sort();
         expect(world.ask(peer, "online").at(-1)).toBe(["ok", ...shown].join(" "));
       }

@@ -6,7 +6,7 @@ function fill(world: World, isFull: boolean): void {
   world.store.hasRoom = () => !isFull;
   // The store judges anew at each save, and knows of no fault here.
   const trouble = isFull ? "the disk refuses: no room" : null;
-  Object.defineProperty(world.store, "trouble", { configurable: true, get: () => trouble, set: () => {} });
+  Object.defineProperty(world.store, "writeError", { configurable: true, get: () => trouble, set: () => {} });
 }
 
 const REFUSED = "err internal the disk refuses: no room";

@@ -1,5 +1,5 @@
 import { describe, expect, test } from "bun:test";
-import { CONFIRM_BYTES_MAX, LIMITS_DEFAULT, MAILBOX_FEED_BYTES } from "../../src/limits.ts";
+import { ACK_BYTES_MAX, LIMITS_DEFAULT, MAILBOX_PORTION_BYTES } from "../../src/limits.ts";
 import { PASSWORD, SILENCE_MS, type TestPeer, UNIX_MS, World } from "../support/chat.ts";
 
 /** The sender and text of each `stored` and `message` line. */
@@ -58,7 +58,7 @@ test("what is fed of the shortest messages makes a client confirm too", () => {
   const bob = world.connect();
   world.say(bob, "login bob secret resumable");
   world.endTurns();
-  expect(bob.session!.outbox.unconfirmed).toBeWithin(CONFIRM_BYTES_MAX, CONFIRM_BYTES_MAX + 100);
+  expect(bob.session!.outbox.unacked).toBeWithin(ACK_BYTES_MAX, ACK_BYTES_MAX + 100);
 });
 
 describe("a mailbox of 3 MB", () => {
@@ -80,15 +80,15 @@ describe("a mailbox of 3 MB", () => {
   test("is fed in portions and does not make a session slow that reads nothing for a while", () => {
     const { world, bob } = withMail();
     const fed = (bytes: number): void => {
-      expect(bob.session!.outbox.unconfirmed).toBeGreaterThanOrEqual(bytes);
-      expect(bob.session!.outbox.unconfirmed).toBeLessThan(bytes + 2 * TEXT.length);
+      expect(bob.session!.outbox.unacked).toBeGreaterThanOrEqual(bytes);
+      expect(bob.session!.outbox.unacked).toBeLessThan(bytes + 2 * TEXT.length);
     };
-    fed(CONFIRM_BYTES_MAX);
+    fed(ACK_BYTES_MAX);
     world.pass(10_000);
     bob.take(50_000);
-    fed(CONFIRM_BYTES_MAX + 50_000);
+    fed(ACK_BYTES_MAX + 50_000);
     for (let i = 0; i < 10; i++) bob.take(50_000);
-    fed(MAILBOX_FEED_BYTES);
+    fed(MAILBOX_PORTION_BYTES);
     bob.take();
     expect(texts(bob.read())).toEqual(numbered(3000).map((text) => `${text} ${TEXT}`));
   });
@@ -162,7 +162,7 @@ test("what goes back takes its old place, before what was stored since", () => {
   bob.room = 0;
   world.say(alice, "message bob 0", "message bob 1");
   world.say(bob, "logout");
-  expect(bob.gone).toBe(false);
+  expect(bob.isClosed).toBe(false);
   world.say(alice, "message bob 2");
   bob.hangUp();
   world.say(alice, "message bob 3");
@@ -259,7 +259,7 @@ test("a message that fails inside is answered as a fault, ends its connection, a
   };
   world.say(alice, "message bob 0", "message bob too");
   expect(alice.read()).toEqual(["err internal"]);
-  expect(alice.gone).toBe(true);
+  expect(alice.isClosed).toBe(true);
   expect(world.faults).toHaveLength(1);
   world.store.keep = keep;
   expect(world.ask(world.login("alice"), "message bob 1").at(-1)).toBe("ok stored");
@@ -273,15 +273,15 @@ test.each(["", " resumable"])("what a session%s had not received waits until the
   world.say(bob, `login bob ${PASSWORD}${kind}`);
   bob.room = 0;
   world.say(alice, "message bob 0", "message bob 1");
-  const { ends, rest } = world.store;
-  world.store.ends = world.store.rest = () => {
+  const { ends, spill: rest } = world.store;
+  world.store.ends = world.store.spill = () => {
     throw new Error("disk full");
   };
   bob.hangUp();
   if (kind !== "") world.pass(SILENCE_MS + 200);
   expect(world.login("bob").read()).toEqual(["err internal"]);
   expect(world.faults.length).toBeGreaterThan(0);
-  Object.assign(world.store, { ends, rest });
+  Object.assign(world.store, { ends, spill: rest });
   expect(texts(world.login("bob").read())).toEqual(["alice 0", "alice 1"]);
 });
 
@@ -294,12 +294,12 @@ test("what a callback client confirms while its ended session is still being set
   const session = world.account("bob").session!;
   const { outbox, token } = session;
   world.begin();
-  while (outbox.peek()) outbox.took(outbox.pieceEnd - outbox.pieceStart);
+  while (outbox.peek()) outbox.advance(outbox.pieceEnd - outbox.pieceStart);
   const received = outbox.sent;
   expect(received).toBeGreaterThan(40_000);
   world.chat.end(session, "expired");
   expect(world.account("bob").leaving).toBe(session); // For there is more than moves in a turn.
-  world.chat.confirm(session, received);
+  world.chat.ack(session, received);
   world.endTurns();
   const bob = world.connect();
   world.say(bob, `login bob secret after=${token}:${received}`);

@@ -13,7 +13,7 @@ test("a user who is removed hears goodbye, and is unknown to everybody from then
   const [alice, bob] = world.online("alice", "bob");
   remove(world, "bob");
   expect(bob!.read()).toEqual(["goodbye removed"]);
-  expect(bob!.gone).toBe(true);
+  expect(bob!.isClosed).toBe(true);
   expect(alice!.read()).toEqual(["left bob removed"]);
   for (const line of ["message bob hello", "block bob", "unblock bob", "getaddress bob"]) {
     expect(world.ask(alice!, line)).toEqual(["err unknown_user"]);

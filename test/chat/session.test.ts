@@ -1,5 +1,5 @@
 import { describe, expect, test } from "bun:test";
-import { LIMITS_DEFAULT, SPARE_MS } from "../../src/limits.ts";
+import { LIMITS_DEFAULT, POOLED_MS } from "../../src/limits.ts";
 import type { Session } from "../../src/chat/session.ts";
 import { ByteQueue } from "../../src/byte-queue.ts";
 import { SILENCE_MS, type TestPeer, UNIX_MS, World } from "../support/chat.ts";
@@ -35,7 +35,7 @@ describe("a takeover", () => {
     const old = world.login("alice");
     const now = world.login("alice");
     expect(old.read()).toEqual([LOGGED_IN, "goodbye replaced"]);
-    expect(old.gone).toBe(true);
+    expect(old.isClosed).toBe(true);
     expect(now.read()).toEqual([LOGGED_IN]);
     expect(world.ask(now, "alive")).toEqual(["ok"]);
   });
@@ -141,14 +141,14 @@ describe("logout", () => {
     const [alice] = world.online("alice") as [TestPeer];
     world.say(alice, "online", "logout", "online", "alive");
     expect(alice.read()).toEqual(["ok", "ok"]);
-    expect(alice.gone).toBe(true);
+    expect(alice.isClosed).toBe(true);
   });
 
   test("may carry a position, which is ignored", () => {
     const world = new World(["alice"]);
     const [alice] = world.online("alice") as [TestPeer];
     expect(world.ask(alice, "logout 123456")).toEqual(["ok"]);
-    expect(alice.gone).toBe(true);
+    expect(alice.isClosed).toBe(true);
   });
 
   test("lets the user log in again at once", () => {
@@ -175,7 +175,7 @@ describe("silence", () => {
       expect(alice.read()).toEqual([]);
       world.pass(1 + 2 * TICK_MS);
       expect(alice.read()).toEqual(["goodbye expired"]);
-      expect(alice.gone).toBe(true);
+      expect(alice.isClosed).toBe(true);
     }
   });
 
@@ -247,12 +247,12 @@ describe("silence", () => {
     const endedMs = peers.map(() => 0);
     for (let step = 0; step < 1700; step++) {
       const chatty = random.below(1000);
-      if (!peers[chatty]!.gone && step < 1000) {
+      if (!peers[chatty]!.isClosed && step < 1000) {
         world.say(peers[chatty]!, "alive");
         heardMs[chatty] = world.clockMs;
       }
       world.pass(TICK_MS);
-      for (const [i, { gone }] of peers.entries()) if (gone && endedMs[i] === 0) endedMs[i] = world.clockMs;
+      for (const [i, { isClosed: gone }] of peers.entries()) if (gone && endedMs[i] === 0) endedMs[i] = world.clockMs;
     }
     for (const [i, ms] of endedMs.entries()) {
       expect(ms - heardMs[i]!).toBeGreaterThanOrEqual(SILENCE_MS);
@@ -265,7 +265,7 @@ describe("silence", () => {
 describe("a session that does not read", () => {
   const TEXT = "x".repeat(1000);
   const LINE_BYTES = `message alice 0000 ${TEXT}\n`.length;
-  const MOST = Math.floor(LIMITS_DEFAULT.unconfirmedBytesMax / LINE_BYTES);
+  const MOST = Math.floor(LIMITS_DEFAULT.unackedBytesMax / LINE_BYTES);
 
   function say(world: World, peer: TestPeer, verb: string, count: number, from = 0): void {
     for (let i = from; i < from + count; i++) world.say(peer, `${verb} ${String(i).padStart(4, "0")} ${TEXT}`);
@@ -295,7 +295,7 @@ describe("a session that does not read", () => {
     const lines = bob.read();
     expect(lines).toHaveLength(MOST + 2);
     expect(lines.at(-1)).toBe("goodbye slow");
-    expect(bob.gone).toBe(true);
+    expect(bob.isClosed).toBe(true);
     expect(world.login("bob").read()).toEqual([LOGGED_IN]);
   });
 
@@ -391,7 +391,7 @@ test("memory of streams that were emptied is let go when nobody has needed it fo
   queue.reserve(1 << 15);
   const spare = queue.bytes;
   queue.clear();
-  world.pass(3 * SPARE_MS);
+  world.pass(3 * POOLED_MS);
   queue.reserve(1 << 15);
   expect(queue.bytes).not.toBe(spare);
 });
@@ -423,11 +423,11 @@ describe("goodbye is the last line of a session", () => {
 
   /** All that was appended to a stream and is not confirmed, as lines. */
   function lines({ outbox }: Session): string[] {
-    outbox.rewind(outbox.confirmed);
+    outbox.rewind(outbox.acked);
     let text = "";
     while (outbox.peek()) {
       text += outbox.piece.toString("latin1", outbox.pieceStart, outbox.pieceEnd);
-      outbox.took(outbox.pieceEnd - outbox.pieceStart);
+      outbox.advance(outbox.pieceEnd - outbox.pieceStart);
     }
     return text.split("\n").slice(0, -1);
   }
@@ -437,7 +437,7 @@ describe("goodbye is the last line of a session", () => {
     option: string,
     room = Number.POSITIVE_INFINITY,
   ): { world: World; alice: TestPeer; bob: TestPeer; session: Session } {
-    const world = new World(["alice", "bob"], { limits: { unconfirmedBytesMax: LIMIT } });
+    const world = new World(["alice", "bob"], { limits: { unackedBytesMax: LIMIT } });
     const [bob] = world.online("bob") as [TestPeer];
     for (let i = 0; i < 30; i++) world.say(bob, `message alice ${TEXT}`);
     const alice = world.connect();
@@ -449,7 +449,7 @@ describe("goodbye is the last line of a session", () => {
     bob.read();
     const { session } = world.account("alice");
     if (session === null) throw new Error("alice is not online");
-    while (session.outbox.unconfirmed + TEXT.length + 100 < LIMIT) world.say(bob, `broadcast ${TEXT}`);
+    while (session.outbox.unacked + TEXT.length + 100 < LIMIT) world.say(bob, `broadcast ${TEXT}`);
     return { world, alice, bob, session };
   }
 
@@ -463,7 +463,7 @@ describe("goodbye is the last line of a session", () => {
     world.say(alice, "message alice not any more");
     const received = asked.join("\n").length + 1;
     expect(alice.read().slice(-4)).toEqual(["ok stored", "ok stored", `ok ${received}`, "goodbye slow"]);
-    expect(alice.gone).toBe(true);
+    expect(alice.isClosed).toBe(true);
     // What the replies said is true, and what came after them was not acted on.
     const again = world.connect();
     world.say(again, `login alice secret after=${session.token}:0`);

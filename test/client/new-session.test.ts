@@ -2,7 +2,7 @@ import { afterEach, expect, jest, test } from "bun:test";
 import type { Socket, TCPSocketListener } from "bun";
 import { ChatClient } from "heartline/client";
 import { Greetings } from "../../src/client/p2p/listener.ts";
-import { GREETING_MS, GREETINGS_MAX } from "../../src/limits.ts";
+import { PRIVATE_AUTH_MS, PRIVATE_AUTHS_MAX } from "../../src/limits.ts";
 import { WireClient } from "../support/wire.ts";
 
 const TOKENS = ["A".repeat(22), "B".repeat(22)];
@@ -171,13 +171,13 @@ async function called(): Promise<{ port: number; heard: string[]; said: string[]
 test("the server's call gets in while a crowd of others holds connections open and says nothing", async () => {
   const { port, heard } = await called();
   const crowd: WireClient[] = [];
-  for (let i = 0; i < 4 * GREETINGS_MAX; i++) crowd.push(await WireClient.connect(port));
+  for (let i = 0; i < 4 * PRIVATE_AUTHS_MAX; i++) crowd.push(await WireClient.connect(port));
   const server = await WireClient.connect(port);
   await server.asks("callback secret 0 19", `ready ${TOKENS[0]}`);
   await server.asks("message SEAS truth", "received 19");
   expect(heard).toEqual(["truth"]);
   // Of the crowd, the first have gone for those who came later.
-  await Promise.all(crowd.slice(0, 3 * GREETINGS_MAX).map((stranger) => stranger.ends()));
+  await Promise.all(crowd.slice(0, 3 * PRIVATE_AUTHS_MAX).map((stranger) => stranger.ends()));
 });
 
 test("a caller without the secret may say one short line", async () => {
@@ -198,7 +198,7 @@ test("a caller that has not shown the secret is cut after 5 s, one that has is n
     greetings.add("silent");
     greetings.add("server");
     greetings.delete("server");
-    jest.advanceTimersByTime(GREETING_MS - 1);
+    jest.advanceTimersByTime(PRIVATE_AUTH_MS - 1);
     expect(cut).toEqual([]);
     jest.advanceTimersByTime(1);
     expect(cut).toEqual(["silent"]);

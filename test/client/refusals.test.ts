@@ -4,8 +4,8 @@ import { ChatClient, type ChatClientOptions, ChatError } from "heartline/client"
 import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { Proxy } from "../system/chaos/proxy.ts";
-import { Pauses, retry } from "../../src/client/request.ts";
+import { Proxy } from "../system/chaos/fault-proxy.ts";
+import { Backoff, retry } from "../../src/client/request.ts";
 import { type FakeConnection, FakeServer } from "../support/fake-server.ts";
 import { runWith } from "../support/process.ts";
 import { PASSWORD, WireServer } from "../support/wire.ts";
@@ -276,7 +276,7 @@ test("a callback session that is ended again and again logs in after growing pau
     if (++logins === 4) resolve();
     else setImmediate(() => call(port, "goodbye slow\n"));
   });
-  const next = spyOn(Pauses.prototype, "next");
+  const next = spyOn(Backoff.prototype, "next");
   const { client } = newClient({ session: "callback" });
   void client.login("alice", PASSWORD).catch(() => {});
   await fourth;

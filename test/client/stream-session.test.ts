@@ -9,7 +9,7 @@ import {
   type ClientState,
   type StateStore,
 } from "heartline/client";
-import { Proxy } from "../system/chaos/proxy.ts";
+import { Proxy } from "../system/chaos/fault-proxy.ts";
 import { StateFile, stateFolder } from "../../src/terminal/state-file.ts";
 import { PASSWORD, WireServer } from "../support/wire.ts";
 

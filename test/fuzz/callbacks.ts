@@ -171,7 +171,7 @@ class Room {
     expectAlike(this.world.faults.map(String), [], "faults");
     expectThat(this.#callbacks.calls.size <= 1, () => `${this.#callbacks.calls.size} calls at a time`);
     for (const socket of this.sockets) this.#judge(socket);
-    const { confirmed } = this.#session.outbox;
+    const { acked: confirmed } = this.#session.outbox;
     expectThat(confirmed <= this.#seen.length, () => `${confirmed} confirmed of ${this.#seen.length} that were sent`);
   }
 
@@ -197,7 +197,7 @@ class Room {
     if (this.call !== null) this.close(this.call);
     const [reply] = this.world.ask(this.world.connect(), `as ${TOKEN} alive`);
     expectThat(reply?.startsWith("ok ") === true, () => `alive was answered ${reply}`);
-    for (let calls = 0; outbox.confirmed < outbox.end; calls++) {
+    for (let calls = 0; outbox.acked < outbox.end; calls++) {
       expectThat(calls < 3, () => "three honest answers were not enough");
       for (let ms = 0; this.#callbacks.calls.size === 0 && ms <= CALLBACK_PAUSE_MAX_MS; ms += TICK_MS) {
         this.world.pass(TICK_MS);

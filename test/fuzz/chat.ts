@@ -69,7 +69,7 @@ class Called implements Caller {
     const { outbox } = this.#session;
     while (outbox.peek()) {
       this.taken += outbox.piece.toString("latin1", outbox.pieceStart, outbox.pieceEnd);
-      outbox.took(outbox.pieceEnd - outbox.pieceStart);
+      outbox.advance(outbox.pieceEnd - outbox.pieceStart);
     }
   }
 
@@ -147,7 +147,7 @@ class Room {
   async say(index: number, line: string, sizes: readonly number[]): Promise<void> {
     const { world } = this;
     let peer = this.#peers[index]!;
-    if (peer.gone || peer.closing) peer = this.#peers[index] = this.#connect();
+    if (peer.isClosed || peer.closing) peer = this.#peers[index] = this.#connect();
     world.begin();
     for (const chunk of cut(latin1(`${line}\n`), sizes)) peer.feed(chunk);
     world.endTurns();

@@ -1,5 +1,5 @@
 import fc from "fast-check";
-import { Fact, FactBuffer, FactReader } from "../../src/storage/fact.ts";
+import { JournalEntry, EntryWriter, EntryReader } from "../../src/storage/journal-entry.ts";
 import { expectThat, latin1, target } from "./target.ts";
 
 /** Numbers that no fact has, and some that one may have. */
@@ -11,7 +11,7 @@ const number = fc.oneof(
 );
 
 const fact = fc.record({
-  kind: fc.constantFrom(...Object.values(Fact)),
+  kind: fc.constantFrom(...Object.values(JournalEntry)),
   a: fc.string({ unit: "binary-ascii", maxLength: 6 }),
   text: fc.string({ unit: fc.constantFrom("a", " ", "\n"), maxLength: 20 }),
   numbers: fc.array(number, { minLength: 4, maxLength: 4 }),
@@ -22,7 +22,7 @@ const fact = fc.record({
 const COUNTS: Record<number, number> = { 1: 2, 2: 4, 3: 4, 4: 1, 5: 1, 6: 2, 7: 3, 8: 0, 9: 0, 10: 2 };
 
 function written(list: readonly (typeof fact extends fc.Arbitrary<infer One> ? One : never)[]): Buffer {
-  const buffer = new FactBuffer();
+  const buffer = new EntryWriter();
   for (const { kind, flag, a, text, numbers } of list) {
     buffer.add(kind, flag, latin1(a), latin1(a), latin1(text), ...numbers.slice(0, COUNTS[kind]));
   }
@@ -47,7 +47,7 @@ export const facts = target(
     const all = Buffer.alloc(end + 64, 0x0a);
     bytes.copy(all, start);
     for (const [at, value] of changes) if (at < bytes.length) all[start + at] = value;
-    const reader = new FactReader(all, start, end);
+    const reader = new EntryReader(all, start, end);
     let facts = 0;
     try {
       while (reader.next()) {
@@ -59,7 +59,7 @@ export const facts = target(
         );
         for (let i = 0; i < entries; i++) {
           const { position } = reader.entry(i);
-          if (reader.kind !== Fact.Sent) continue;
+          if (reader.kind !== JournalEntry.Sent) continue;
           const line = reader.line(position);
           expectThat(
             textStart <= line.start && line.start <= line.end && line.end <= textEnd,

@@ -5,7 +5,7 @@ import { StoreError, openDatabase } from "../../src/storage/database.ts";
 import { segmentName, segmentsOf } from "../../src/storage/journal.ts";
 import { RecordReader } from "../../src/storage/record.ts";
 import { Recovery, newStore, seedOf } from "../../src/storage/recovery.ts";
-import type { Filling, Segment, SegmentFolder } from "../../src/storage/segment.ts";
+import type { Preallocation, Segment, SegmentFolder } from "../../src/storage/segment.ts";
 import type { Store } from "../../src/storage/store.ts";
 import { segmentIn } from "../support/segment.ts";
 import { expectAlike, expectThat, target } from "./target.ts";
@@ -63,7 +63,7 @@ class Folder implements SegmentFolder {
     return segmentIn(this.files, name);
   }
 
-  fill(name: string, bytes: number): Filling {
+  fill(name: string, bytes: number): Preallocation {
     return {
       step: () => {
         this.files.set(name, Buffer.alloc(bytes));
@@ -150,7 +150,7 @@ class Run {
   /** Where each record was written, and what; the first one is number 1. */
   readonly #places: { file: string; start: number; bytes: Buffer }[] = [];
   readonly #store: Store;
-  readonly #streams = USERS.map(() => new Outbox({ touch: () => {} }, false));
+  readonly #streams = USERS.map(() => new Outbox({ markDirty: () => {} }, false));
   readonly #rested = USERS.map(() => 0);
   #commits = 0;
 
@@ -239,9 +239,9 @@ class Run {
     const last = waiting[Math.floor((waiting.length * part) / 100)];
     if (last === undefined) return;
     const outbox = this.#streams[index]!;
-    outbox.safe = outbox.sent = outbox.end;
-    outbox.confirm(Math.max(outbox.confirmed, last.position));
-    this.#store.confirmed(account, last.number);
+    outbox.durable = outbox.sent = outbox.end;
+    outbox.ack(Math.max(outbox.acked, last.position));
+    this.#store.acked(account, last.number);
     this.#store.drop(account.name, last.number, 1e9);
     for (const message of waiting) message.confirmed ||= message.number <= last.number;
   }
@@ -256,17 +256,17 @@ class Run {
 
   /** What lies in old segments moves to the mailbox, as a checkpoint does it. */
   #rest(): void {
-    const upTo = this.#store.restUpTo;
+    const upTo = this.#store.spillUpTo;
     if (upTo === null) return;
     for (const [index, { name }] of USERS.entries()) {
       const stream = this.#streams[index]!;
       const carried = stream.messages(this.#rested[index]!, upTo, 1e9);
-      this.#store.rest(name, 0, 0, carried);
+      this.#store.spill(name, 0, 0, carried);
       this.#rested[index] = carried.at(-1)?.number ?? this.#rested[index]!;
-      stream.rest(0, this.#rested[index]!);
+      stream.spill(0, this.#rested[index]!);
     }
     for (const message of this.written) if (message.number <= upTo) message.inStream = false;
-    this.#store.rested();
+    this.#store.spilled();
   }
 
   /** What waits is what was written, byte by byte; without damage that was told, nothing but the end is missing. */

@@ -3,7 +3,7 @@ import { type TLSSocket, connect as connectTls } from "node:tls";
 import fc from "fast-check";
 import { type Certificate, newCertificate } from "../../src/client/p2p/certificate.ts";
 import { PrivateChats } from "../../src/client/p2p/private.ts";
-import { GREETING_MS, GREETINGS_MAX, PRIVATE_LINE_BYTES_MAX } from "../../src/limits.ts";
+import { PRIVATE_AUTH_MS, PRIVATE_AUTHS_MAX, PRIVATE_LINE_BYTES_MAX } from "../../src/limits.ts";
 import { cut, cuts, expectAlike, latin1, target } from "./target.ts";
 
 const TICKET = "T".repeat(22);
@@ -89,7 +89,7 @@ class Deadlines {
   constructor() {
     const { setTimeout, clearTimeout } = this.#own;
     const replaced = (handler: () => void, ms?: number, ...rest: unknown[]): unknown => {
-      if (ms !== GREETING_MS) return setTimeout(handler, ms, ...rest);
+      if (ms !== PRIVATE_AUTH_MS) return setTimeout(handler, ms, ...rest);
       const handle = {};
       this.#open.set(handle, handler);
       return handle;
@@ -205,7 +205,7 @@ export const privateListener = target(
           if (ending === "breaks") one.cut();
         }),
       );
-      if (crowd) for (let i = 0; i < GREETINGS_MAX; i++) call("plain");
+      if (crowd) for (let i = 0; i < PRIVATE_AUTHS_MAX; i++) call("plain");
       let left = callers.length;
       for (const { closed } of open.slice(0, left)) void closed.then(() => left--);
       while (left > 0) {

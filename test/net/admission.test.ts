@@ -141,7 +141,7 @@ describe("the proxy says for whom a connection is", () => {
     world.pass(PROXY_HEADER_MS + 200);
     expect(silent.ended).toBe(true);
     for (const socket of [garbage, silent]) socket.data!.closed();
-    expect(admission.newcomers.size).toBe(0);
+    expect(admission.pending.size).toBe(0);
     expect(garbage.heard + silent.heard).toBe("");
     admission.report();
     admission.report();
@@ -159,7 +159,7 @@ describe("the proxy says for whom a connection is", () => {
     }
     expect(sockets.map(({ ended }) => ended)).toEqual([false, false, true]);
     expect(sockets[2]!.data).toBeNull();
-    expect(admission.newcomers.size).toBe(0);
+    expect(admission.pending.size).toBe(0);
     world.pass(PROXY_HEADER_MS + 200);
     expect(sockets.map(({ ended }) => ended)).toEqual([false, false, true]);
     expect(admission.connections.open.size).toBe(2);
@@ -193,7 +193,7 @@ describe("a handshake over TLS", () => {
     expect(silent.ended).toBe(true);
     silent.data!.handshake!(new Error("this runtime says so when it is hung up on"));
     for (const socket of [silent, garbage]) socket.data!.closed();
-    expect([admission.newcomers.size, admission.connections.strangers.size]).toEqual([0, 0]);
+    expect([admission.pending.size, admission.connections.unauthenticated.size]).toEqual([0, 0]);
     expect(silent.heard + garbage.heard).toBe("");
     admission.report();
     expect(lines.map((line) => JSON.parse(line))).toMatchObject([
@@ -212,7 +212,7 @@ describe("a handshake over TLS", () => {
     socket.data!.closed();
     expect(world.chat.addresses.connect("192.0.2.7")).toBeNull();
     world.chat.addresses.disconnect("192.0.2.7");
-    expect([admission.newcomers.size, admission.connections.strangers.size]).toEqual([0, 0]);
+    expect([admission.pending.size, admission.connections.unauthenticated.size]).toEqual([0, 0]);
   });
 
   test("that is not over yet has to go for a newcomer when everything is taken", () => {

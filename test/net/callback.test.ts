@@ -311,7 +311,7 @@ describe("calls on sockets moved by hand", () => {
   test("a client that is never reached ends as slow when too much waits for it", () => {
     const [bob] = world.online("bob") as [TestPeer];
     const text = "x".repeat(4000);
-    for (let bytes = 0; bytes <= LIMITS_DEFAULT.unconfirmedBytesMax; bytes += 4000) world.say(bob, `broadcast ${text}`);
+    for (let bytes = 0; bytes <= LIMITS_DEFAULT.unackedBytesMax; bytes += 4000) world.say(bob, `broadcast ${text}`);
     world.pass(KEEPING_UP_MS + 1000);
     expect(bob.read().at(-1)).toBe("left alice slow");
   });
@@ -387,7 +387,7 @@ describe("calls on sockets moved by hand", () => {
     const whole = call();
     expect(announced(whole)).toEqual([0, 512 << 10]);
     answer(whole, `ready ${TOKEN}`, `received ${512 << 10}`);
-    expect(world.account("alice").session!.outbox.unconfirmed).toBe(0);
+    expect(world.account("alice").session!.outbox.unacked).toBe(0);
   });
 
   test("a call that nobody answers within 5 s closes its descriptor", () => {
@@ -426,7 +426,7 @@ describe("calls on sockets moved by hand", () => {
       slow.handlers.drain();
     }
     answer(slow, `received ${128 << 10}`);
-    expect(world.account("alice").session!.outbox.unconfirmed).toBe(0);
+    expect(world.account("alice").session!.outbox.unacked).toBe(0);
   });
 
   test("the delivery after a failed one is half as long, down to 8 KiB, and grows again", () => {
@@ -536,7 +536,7 @@ describe("calls on sockets moved by hand", () => {
       world.pass(1000);
       carol.handlers.open();
       answer(carol, `ready ${world.account("carol").session!.token}`, "received 0");
-      expect(world.account("carol").session!.heardMs).toBe(world.chat.wheel.nowMs);
+      expect(world.account("carol").session!.lastActivityMs).toBe(world.chat.wheel.nowMs);
     });
 
     test("their memory counts with that of all streams, and is the first to be freed", () => {

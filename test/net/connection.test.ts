@@ -2,7 +2,7 @@ import { describe, expect, test } from "bun:test";
 import { closeLargest } from "../../src/server/server.ts";
 import { type Accepted, type AcceptedSocket, Connection, Connections } from "../../src/net/connection.ts";
 import {
-  CONFIRM_BYTES_MAX,
+  ACK_BYTES_MAX,
   INPUT_BYTES_MAX,
   NAMES_PER_REQUEST,
   RECEIVERS_PER_REQUEST,
@@ -113,8 +113,8 @@ class Wire {
   ) {
     this.world = world;
     this.all = all ?? new Connections(world.chat);
-    world.goOn = () => this.all.goOn();
-    if (all === undefined) world.more = () => this.all.waiting.size > 0;
+    world.goOn = () => this.all.serveReady();
+    if (all === undefined) world.more = () => this.all.ready.size > 0;
     const write = (bytes: Buffer, start: number, count: number): number => {
       const taken = Math.min(this.room, count);
       this.room -= taken;
@@ -379,7 +379,7 @@ describe("a connection without a session", () => {
     verdict.resolve(false);
     await wire.world.later();
     expect([session!.peer, wire.connection.session]).toEqual([null, null]);
-    const { open, strangers, waiting } = wire.all;
+    const { open, unauthenticated: strangers, ready: waiting } = wire.all;
     expect([open.size, strangers.size, waiting.size]).toEqual([0, 0, 0]);
     wire.world.pass(SILENCE_MS + 200);
     expect(session!.endReason).toBe("expired");
@@ -454,7 +454,7 @@ test.each(["", " resumable"])("a session's%s requests come behind the portion of
   const world = new World(["alice", "bob"]);
   const [alice] = world.online("alice");
   const text = "x".repeat(3500);
-  const count = Math.floor(CONFIRM_BYTES_MAX / text.length);
+  const count = Math.floor(ACK_BYTES_MAX / text.length);
   for (let i = 0; i < count; i++) world.say(alice!, `message bob ${text}`);
   const wire = new Wire({}, world);
   const heard = wire.say(`login bob secret${kind}`, "alive", "logout");
@@ -470,18 +470,18 @@ test("a session's requests come behind its mail while the disk is behind too, un
   const world = new World(["alice", "bob"]);
   const [alice] = world.online("alice");
   const text = "x".repeat(3500);
-  const count = Math.ceil(CONFIRM_BYTES_MAX / text.length);
+  const count = Math.ceil(ACK_BYTES_MAX / text.length);
   for (let i = 0; i < 2 * count; i++) world.say(alice!, `message bob ${i} ${text}`);
   Object.defineProperty(world.store, "isBehind", { get: () => true });
   world.begin();
   world.endTurns();
   const wire = new Wire({}, world);
   const verbs = wire.say("login bob secret resumable", "alive 0").map((line) => line.split(" ", 1)[0]);
-  const { fedUnconfirmed: fed } = world.account("bob").session!;
+  const { deliveredUnacked: fed } = world.account("bob").session!;
   expect(fed).toBeWithin(count - 1, count + 2);
   expect(verbs).toEqual(["ok", ...Array<string>(fed).fill("stored"), "ok"]);
   expect(wire.say("alive 0")).toEqual(["ok 16"]);
-  expect(world.account("bob").session!.fedUnconfirmed).toBe(fed);
+  expect(world.account("bob").session!.deliveredUnacked).toBe(fed);
 });
 
 describe("what one connection says at once", () => {
@@ -494,7 +494,7 @@ describe("what one connection says at once", () => {
     const world = new World(["alice", "bob"]);
     const all = new Connections(world.chat);
     const nextTurn = (): boolean => {
-      const isNeeded = all.waiting.size > 0;
+      const isNeeded = all.ready.size > 0;
       world.begin();
       world.endTurns();
       return isNeeded;
@@ -625,7 +625,7 @@ describe("what one connection says at once", () => {
     while (nextTurn());
     expect(wire.read()).toEqual([]);
     expect(wire.world.store.read("bob", 0, 1e9)).toEqual([]);
-    const { open, strangers, waiting } = wire.all;
+    const { open, unauthenticated: strangers, ready: waiting } = wire.all;
     expect([open.size, strangers.size, waiting.size]).toEqual([0, 0, 0]);
   });
 });

@@ -124,7 +124,7 @@ test("HTTP is noticed wherever its bytes are cut, also in a line that is too lon
         world.endTurns();
       }
       expect(page.read()).toEqual([]);
-      expect(page.gone).toBe(true);
+      expect(page.isClosed).toBe(true);
     }
   }
 });

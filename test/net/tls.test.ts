@@ -68,7 +68,7 @@ test("one port in the clear and one over TLS lead into the same chat", async () 
 });
 
 test("more than the kernel takes at once comes whole and in order", async () => {
-  const server = start({ limits: { unconfirmedBytesMax: 16 << 20 } });
+  const server = start({ limits: { unackedBytesMax: 16 << 20 } });
   const alice = await server.login("alice", first.cert);
   const bob = await server.login("bob");
   await alice.hears("joined bob");

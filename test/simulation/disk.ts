@@ -2,7 +2,7 @@ import type { Database } from "bun:sqlite";
 import { openDatabase } from "../../src/storage/database.ts";
 import { Journal } from "../../src/storage/journal.ts";
 import { Recovery, seedOf } from "../../src/storage/recovery.ts";
-import type { Filling, Segment, SegmentFolder } from "../../src/storage/segment.ts";
+import type { Preallocation, Segment, SegmentFolder } from "../../src/storage/segment.ts";
 import type { Random } from "../support/random.ts";
 import { segmentIn } from "../support/segment.ts";
 
@@ -71,7 +71,7 @@ export class Disk implements SegmentFolder {
     return segmentIn(this.#files, name);
   }
 
-  fill(name: string, bytes: number): Filling {
+  fill(name: string, bytes: number): Preallocation {
     let pieces = 3;
     return {
       step: () => {

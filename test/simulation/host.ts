@@ -13,7 +13,7 @@ import { LoopTurn } from "../../src/stream/turn.ts";
 import { Callback, Callbacks } from "../../src/net/callback.ts";
 import { type AcceptedSocket, Connection, Connections } from "../../src/net/connection.ts";
 import type { DialHandlers, DialedSocket, dial } from "../../src/net/dial.ts";
-import { NOTHING } from "../../src/storage/fact.ts";
+import { NOTHING } from "../../src/storage/journal-entry.ts";
 import { segmentsOf } from "../../src/storage/journal.ts";
 import { Store } from "../../src/storage/store.ts";
 import { TICK_MS, TimerWheel } from "../../src/timer-wheel.ts";
@@ -85,13 +85,13 @@ export class Host {
       begins: () => {
         chat.wheel.begin(this.clockMs);
         chat.unixMs = this.#unixMs;
-        this.#connections.goOn();
+        this.#connections.serveReady();
       },
       ends: () => {
         chat.turnEnds(); // What is moved in pieces is moved while other things happen: no turn follows for it.
-        return this.#connections.waiting.size > 0;
+        return this.#connections.ready.size > 0;
       },
-      saves: () => this.#save(),
+      commits: () => this.#save(),
       failed: (error) => this.#fault(error),
       later: (end) => void ends.push(end),
     });
@@ -105,7 +105,7 @@ export class Host {
       },
       newToken: () => `token${String(++this.#tokens).padStart(20, "0")}`,
       newCaller: (session, address, port, secret) => new Callback(this.#callbacks, session, address, port, secret),
-      silenceMs,
+      idleTimeoutMs: silenceMs,
       blockMs: 60_000,
       lockoutScope: "address",
       limits: { ...LIMITS_DEFAULT, lineBytesMax, requestsPerSecondMax: 0, failedLoginsPerMinuteMax: 0 },
@@ -116,7 +116,7 @@ export class Host {
       chat.accounts.named(user)!.block(chat.accounts.named(other)!);
     }
     for (const { user, from, messages, bytes } of this.store.waiting()) {
-      chat.accounts.named(user)!.waits(from, messages, bytes);
+      chat.accounts.named(user)!.countWaiting(from, messages, bytes);
     }
     this.#callbacks = new Callbacks(chat, () => {}, this.#choices.dial);
     this.#connections = new Connections(chat);
@@ -179,15 +179,15 @@ export class Host {
       if (line.toString() !== `${expected}\n`) throw new Violation(`${asker.name} saw "${line}" for "${expected}"`);
       return line;
     };
-    const { settle } = chat.mailbox;
-    chat.mailbox.settle = (session, bytesMax) => {
+    const { requeue: settle } = chat.mailbox;
+    chat.mailbox.requeue = (session, bytesMax) => {
       const link = session.peer === null ? undefined : this.#linkOf.get(session.peer);
       if (session.kind === "plain" && link !== undefined) this.#settled(link);
       // In pieces: these messages are few and short.
       return settle.call(chat.mailbox, session, bytesMax === Number.POSITIVE_INFINITY ? bytesMax : 1);
     };
-    const { rest } = chat.mailbox;
-    chat.mailbox.rest = (session, upTo, bytesMax) => {
+    const { spill: rest } = chat.mailbox;
+    chat.mailbox.spill = (session, upTo, bytesMax) => {
       if (bytesMax === Number.POSITIVE_INFINITY) return rest.call(chat.mailbox, session, upTo, bytesMax);
       const most = Math.min(bytesMax, 100);
       const bytes = rest.call(chat.mailbox, session, upTo, most);
@@ -203,8 +203,8 @@ export class Host {
     if (reason === "disconnected" && session.kind !== "plain") {
       throw new Violation(`${session.account.name}'s ${session.kind} session ended with a connection`);
     }
-    if (reason === "slow" && session.outbox.unconfirmed <= LIMITS_DEFAULT.unconfirmedBytesMax) {
-      throw new Violation(`${session.account.name} was called slow with ${session.outbox.unconfirmed} bytes`);
+    if (reason === "slow" && session.outbox.unacked <= LIMITS_DEFAULT.unackedBytesMax) {
+      throw new Violation(`${session.account.name} was called slow with ${session.outbox.unacked} bytes`);
     }
   }
 
@@ -299,7 +299,7 @@ export class Host {
     for (const stay of [...this.#ledger.online.values()]) {
       throw new Violation(`${stay.user} was online when the server had stopped`);
     }
-    this.chat.checkpoint.finish();
+    this.chat.mailboxScheduler.finish();
     const refused = this.#disk.refuses;
     try {
       this.store.close();
@@ -331,25 +331,24 @@ export class Host {
     const { nowMs } = chat.wheel;
     const segments = segmentsOf(this.#disk).length;
     if (segments > 3 * JOURNAL_SEGMENTS_KEPT) throw new Violation(`the journal has ${segments} segments`);
-    if (chat.multicast.log.bytes > BROADCAST_LOG_BYTES_MAX + (1 << 20))
+    if (chat.broadcastGroup.log.bytes > BROADCAST_LOG_BYTES_MAX + (1 << 20))
       throw new Violation("the broadcast log is too long");
     for (const session of chat.presence.online) {
       const { outbox, account, peer } = session;
       if (this.#ledger.online.get(account.name)?.session !== session) throw new Violation(`${account.name} is a ghost`);
-      if (outbox.confirmed > outbox.furthest || outbox.sent > outbox.safe || outbox.safe > outbox.end) {
+      if (outbox.acked > outbox.furthest || outbox.sent > outbox.durable || outbox.durable > outbox.end) {
         throw new Violation(`the positions of ${account.name}'s stream are out of order`);
       }
-      const overdue = session.kind === "plain" || session.promptMs + 2 * KEEPING_UP_MS + 4 * TICK_MS < nowMs;
+      const overdue = session.kind === "plain" || session.lastAckMs + 2 * KEEPING_UP_MS + 4 * TICK_MS < nowMs;
       // While the disk takes nothing, nothing leaves, and nobody can be slow.
       if (
-        this.store.trouble === null &&
-        outbox.unconfirmed >
-          (overdue ? LIMITS_DEFAULT.unconfirmedBytesMax : KEEPING_UP_BOUNDS * LIMITS_DEFAULT.unconfirmedBytesMax)
+        this.store.writeError === null &&
+        outbox.unacked > (overdue ? LIMITS_DEFAULT.unackedBytesMax : KEEPING_UP_BOUNDS * LIMITS_DEFAULT.unackedBytesMax)
       ) {
-        throw new Violation(`${account.name}'s stream holds ${outbox.unconfirmed} bytes`);
+        throw new Violation(`${account.name}'s stream holds ${outbox.unacked} bytes`);
       }
       if (!session.timer.armed) throw new Violation(`${account.name} is online without an idle timer`);
-      const silentMs = nowMs - session.heardMs;
+      const silentMs = nowMs - session.lastActivityMs;
       if (silentMs > this.#choices.silenceMs + 3 * TICK_MS && peer?.paused !== true) {
         throw new Violation(`${account.name} was silent for ${silentMs} ms and is still online`);
       }
@@ -378,13 +377,11 @@ export class Host {
   /** Nothing waits for anybody: not in a mailbox, nor unconfirmed in a stream. */
   get isQuiet(): boolean {
     const { accounts, presence } = this.chat;
-    const { log } = this.chat.multicast;
+    const { log } = this.chat.broadcastGroup;
     if (log.followed !== log.end) return false;
     if (accounts.all.some(({ waiting, leaving }) => waiting > 0 || leaving !== null)) return false;
     // A call whose `received` was lost is made again at its deadline.
-    return presence.online.every(
-      ({ outbox, kind }) => (kind === "callback" ? outbox.unconfirmed : outbox.unsent) === 0,
-    );
+    return presence.online.every(({ outbox, kind }) => (kind === "callback" ? outbox.unacked : outbox.unsent) === 0);
   }
 
   close(): void {

@@ -6,7 +6,7 @@ import { LineReader } from "../../src/protocol/line-reader.ts";
 import { Outbox } from "../../src/stream/outbox.ts";
 import { Callback } from "../../src/net/callback.ts";
 import { Connection } from "../../src/net/connection.ts";
-import { Fact, FactBuffer, type FactKind } from "../../src/storage/fact.ts";
+import { JournalEntry, EntryWriter, type EntryKind } from "../../src/storage/journal-entry.ts";
 import { Store } from "../../src/storage/store.ts";
 import { seedsFor } from "../support/random.ts";
 import { Reading } from "./programs.ts";
@@ -95,10 +95,10 @@ function oneLineShort(): Break {
         attach.call(this, session);
       };
     }),
-    without(Mailbox.prototype, "settle", (settle) => {
+    without(Mailbox.prototype, "requeue", (requeue) => {
       return function (this: Mailbox, session, bytesMax) {
         let bytes = 0;
-        short(session, () => (bytes = settle.call(this, session, bytesMax)));
+        short(session, () => (bytes = requeue.call(this, session, bytesMax)));
         sessions.delete(session);
         return bytes;
       };
@@ -123,15 +123,15 @@ const ends = within(Chat.prototype, "end");
 const numbers = new WeakMap<Store, number>();
 
 /** The journal does not hear of facts of that kind. */
-function unsaid(kind: FactKind): Break {
+function unsaid(kind: EntryKind): Break {
   return all(
-    without(FactBuffer.prototype, "add", (add) => {
-      return function (this: FactBuffer, ...fact) {
+    without(EntryWriter.prototype, "add", (add) => {
+      return function (this: EntryWriter, ...fact) {
         if (fact[0] !== kind) add.apply(this, fact);
       };
     }),
-    without(FactBuffer.prototype, "addMarks", (addMarks) => {
-      return function (this: FactBuffer, ...fact) {
+    without(EntryWriter.prototype, "addMarks", (addMarks) => {
+      return function (this: EntryWriter, ...fact) {
         if (fact[0] !== kind) addMarks.apply(this, fact);
       };
     }),
@@ -148,18 +148,18 @@ const RULES: Record<string, Break> = {
   }),
   "a resume goes back to where the reader is": without(Outbox.prototype, "rewind", () => {
     return function (this: Outbox, position) {
-      if (position > this.confirmed) this.confirm(position);
+      if (position > this.acked) this.ack(position);
     };
   }),
   "a resume goes back no further than where the reader is": without(Outbox.prototype, "rewind", () => {
     return function (this: Outbox) {
-      this.sent = this.confirmed;
+      this.sent = this.acked;
     };
   }),
-  "what is confirmed is confirmed": without(Chat.prototype, "confirm", () => () => true),
-  "what was never sent is not confirmed": without(Chat.prototype, "confirm", (confirm) => {
+  "what is confirmed is confirmed": without(Chat.prototype, "ack", () => () => true),
+  "what was never sent is not confirmed": without(Chat.prototype, "ack", (ack) => {
     return function (this: Chat, session, position) {
-      return position > session.outbox.furthest || confirm.call(this, session, position);
+      return position > session.outbox.furthest || ack.call(this, session, position);
     };
   }),
   "all that is unconfirmed goes back": without(Outbox.prototype, "messages", (messages) => {
@@ -167,13 +167,13 @@ const RULES: Record<string, Break> = {
       return messages.call(this, after, upTo, bytesMax).slice(1);
     };
   }),
-  "what a session had carried is remembered": without(Store.prototype, "rest", (rest) => {
+  "what a session had carried is remembered": without(Store.prototype, "spill", (spill) => {
     return function (this: Store, user, session, received, messages) {
       const carried = messages.map((message) => ({ ...message, position: Number.MAX_SAFE_INTEGER }));
-      rest.call(this, user, session, received, carried);
+      spill.call(this, user, session, received, carried);
     };
   }),
-  "what the client has of an ended session is dropped": without(Store.prototype, "carried", () => {
+  "what the client has of an ended session is dropped": without(Store.prototype, "lastDelivered", () => {
     return () => 0;
   }),
   "how far a session was acted on is remembered": without(Store.prototype, "ends", (ends) => {
@@ -189,7 +189,7 @@ const RULES: Record<string, Break> = {
       };
     }),
   ),
-  "what was confirmed leaves the mailbox": without(Mailbox.prototype, "forget", () => () => {}),
+  "what was confirmed leaves the mailbox": without(Mailbox.prototype, "noteAcked", () => () => {}),
   "a broadcast skips those who block its sender": all(broadcasting.watch, noBlocks("blockedBy", broadcasting.on)),
   "a message is refused for whoever blocks its sender": all(
     reads,
@@ -219,7 +219,7 @@ const RULES: Record<string, Break> = {
   "a callback delivers from what is confirmed": without(Callback.prototype, "flush", (flush) => {
     return function (this: Callback) {
       const { outbox } = this.session;
-      outbox.confirm(outbox.sent);
+      outbox.ack(outbox.sent);
       flush.call(this);
     };
   }),
@@ -235,7 +235,7 @@ const RULES: Record<string, Break> = {
       if (reason !== "expired") end.call(this, session, reason);
     };
   }),
-  "a resumable session outlives its connection": without(Chat.prototype, "lost", () => {
+  "a resumable session outlives its connection": without(Chat.prototype, "connectionClosed", () => {
     return function (this: Chat, { session }) {
       if (session !== null) this.end(session, "disconnected");
     };
@@ -263,15 +263,15 @@ const RULES: Record<string, Break> = {
     };
   }),
   "a record that is not whole is none": without(Bun.hash, "crc32", () => () => 0),
-  "what only old records know moves to the mailboxes": without(Mailbox.prototype, "rest", () => () => 0),
-  "the journal hears of messages in streams": unsaid(Fact.Sent),
-  "the journal hears of messages in mailboxes": unsaid(Fact.Stored),
-  "the journal hears of mailbox entries in streams": unsaid(Fact.Fed),
-  "the journal hears of what is confirmed": unsaid(Fact.Confirmed),
-  "the journal hears of sessions": unsaid(Fact.Began),
-  "the journal hears of how far a session was acted on": unsaid(Fact.Received),
-  "the journal hears of blocks": unsaid(Fact.Blocked),
-  "the journal hears when a block is taken back": unsaid(Fact.Unblocked),
+  "what only old records know moves to the mailboxes": without(Mailbox.prototype, "spill", () => () => 0),
+  "the journal hears of messages in streams": unsaid(JournalEntry.Sent),
+  "the journal hears of messages in mailboxes": unsaid(JournalEntry.Stored),
+  "the journal hears of mailbox entries in streams": unsaid(JournalEntry.Delivered),
+  "the journal hears of what is confirmed": unsaid(JournalEntry.Acked),
+  "the journal hears of sessions": unsaid(JournalEntry.Began),
+  "the journal hears of how far a session was acted on": unsaid(JournalEntry.Received),
+  "the journal hears of blocks": unsaid(JournalEntry.Blocked),
+  "the journal hears when a block is taken back": unsaid(JournalEntry.Unblocked),
   "numbers go on after a restart": without(Store.prototype, "newNumber", () => {
     return function (this: Store) {
       numbers.set(this, (numbers.get(this) ?? 0) + 1);

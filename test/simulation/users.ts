@@ -190,8 +190,8 @@ export class User {
         return line.startsWith(`err ${text}`);
       case "alive":
         if (confirms === Number.MAX_SAFE_INTEGER && kind !== "plain") return line.startsWith("err bad_request");
-        if (kind !== "plain" && !session.ended && session.outbox.confirmed < confirms) {
-          throw new Violation(`${this.name} confirmed ${confirms}, and the server has ${session.outbox.confirmed}`);
+        if (kind !== "plain" && !session.ended && session.outbox.acked < confirms) {
+          throw new Violation(`${this.name} confirmed ${confirms}, and the server has ${session.outbox.acked}`);
         }
         return line === (kind === "plain" ? "ok" : `ok ${kind === "callback" ? 0 : end}`);
     }

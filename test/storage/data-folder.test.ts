@@ -129,13 +129,13 @@ describe("a running store promises nothing more", () => {
     const store = open(path);
     keep(store, "one");
     for (let tries = 0; tries < 100; tries++) store.retry(); // A spare is made piece by piece.
-    expect(store.trouble).toBeNull();
+    expect(store.writeError).toBeNull();
     take(path);
     store.retry();
-    expect(store.trouble).toMatch(words);
+    expect(store.writeError).toMatch(words);
     keep(store, "two");
-    expect(store.trouble).toMatch(words);
-    expect(store.trouble).not.toContain(path);
+    expect(store.writeError).toMatch(words);
+    expect(store.writeError).not.toContain(path);
   });
 
   test.each<[string, (path: string) => string]>([
@@ -150,10 +150,10 @@ describe("a running store promises nothing more", () => {
     const moved = of(path);
     renameSync(moved, aside(moved));
     store.retry();
-    expect(store.trouble).not.toBeNull();
+    expect(store.writeError).not.toBeNull();
     renameSync(aside(moved), moved);
     store.retry();
-    expect(store.trouble).toBeNull();
+    expect(store.writeError).toBeNull();
     keep(store, "two");
     close(store);
     expect(kept(path)).toEqual(["one", "two"]);

@@ -5,9 +5,9 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { Account } from "../../src/chat/session.ts";
 import { openDatabase } from "../../src/storage/database.ts";
-import { NOTHING } from "../../src/storage/fact.ts";
+import { NOTHING } from "../../src/storage/journal-entry.ts";
 import { Recovery, newStore } from "../../src/storage/recovery.ts";
-import { FileFolder, type Filling } from "../../src/storage/segment.ts";
+import { FileFolder, type Preallocation } from "../../src/storage/segment.ts";
 import type { Store } from "../../src/storage/store.ts";
 
 const SEGMENT_BYTES = 16 << 10;
@@ -37,7 +37,7 @@ class Disk extends FileFolder {
     };
   }
 
-  override fill(name: string, bytes: number): Filling {
+  override fill(name: string, bytes: number): Preallocation {
     if (this.isFull) throw new Error("no room");
     return super.fill(name, bytes);
   }
@@ -66,7 +66,7 @@ function full(disk: Disk, sessions: number): { store: Store; numbers: number[] }
   disk.isFull = true;
   store.save();
   store.retry();
-  expect(store.trouble).toContain("no room");
+  expect(store.writeError).toContain("no room");
   return { store, numbers };
 }
 
@@ -83,7 +83,7 @@ describe("while the disk is full", () => {
     "positions of sessions": (store, numbers, turn) => {
       for (const number of numbers) store.received(number, turn);
     },
-    "confirmed messages": (store, _numbers, turn) => store.confirmed(bob, Math.min(turn, 8)),
+    "confirmed messages": (store, _numbers, turn) => store.acked(bob, Math.min(turn, 8)),
     "wrong passwords": (store, _numbers, turn) =>
       store.wrongPasswords({ user: "bob", source: `10.0.0.${turn % 250}`, count: 1 + (turn % 3) }, UNIX_MS + turn),
     "sessions that end": (store, numbers, turn) => {
@@ -104,7 +104,7 @@ describe("while the disk is full", () => {
     expect(store.accepts(1)).toBe(false);
     disk.isFull = false;
     store.retry();
-    expect(store.trouble).toBeNull();
+    expect(store.writeError).toBeNull();
     expect(store.accepts(1)).toBe(true);
     keep(store, "there is room again");
     expect(store.save()).toBe(true);
@@ -156,12 +156,12 @@ describe("while the disk is full", () => {
       keep(store, text);
       accepted++;
     }
-    expect(store.trouble).toContain("no room");
+    expect(store.writeError).toContain("no room");
     expect(accepted).toBeGreaterThan(20);
     expect(store.save()).toBe(true);
     disk.isFull = false;
     store.retry();
-    expect([store.trouble, store.accepts(1)]).toEqual([null, true]);
+    expect([store.writeError, store.accepts(1)]).toEqual([null, true]);
     expect(waiting(disk.start())).toHaveLength(1 + accepted);
   });
 

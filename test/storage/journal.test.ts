@@ -7,7 +7,7 @@ import { openDatabase } from "../../src/storage/database.ts";
 import { Journal, segmentName, segmentsOf } from "../../src/storage/journal.ts";
 import { RecordReader, announced } from "../../src/storage/record.ts";
 import { newStore } from "../../src/storage/recovery.ts";
-import { FileFolder, type Filling, type Segment } from "../../src/storage/segment.ts";
+import { FileFolder, type Preallocation, type Segment } from "../../src/storage/segment.ts";
 
 const SEGMENT_BYTES = 1024;
 const SEED = 0xfedcba98;
@@ -17,7 +17,7 @@ const folders: string[] = [];
 class TestFolder extends FileFolder {
   refuses = false;
 
-  override fill(name: string, bytes: number): Filling {
+  override fill(name: string, bytes: number): Preallocation {
     if (this.refuses) throw new Error("no room");
     return super.fill(name, bytes);
   }
@@ -85,7 +85,7 @@ test("records come back in order, over as many segments as they need", () => {
 test("a record whose body lies in its place already is taken as it is", () => {
   const { journal, folder } = newJournal();
   append(journal, "first");
-  const { place, bodyStart } = journal;
+  const { region: place, bodyStart } = journal;
   place!.bytes.write("in its place", bodyStart);
   journal.append(place!.bytes, bodyStart, 12, 0);
   append(journal, "third");

@@ -18,7 +18,7 @@ import { join } from "node:path";
 import { Account } from "../../src/chat/session.ts";
 import { Outbox } from "../../src/stream/outbox.ts";
 import { type Durability, StoreError, openDatabase } from "../../src/storage/database.ts";
-import { NOTHING } from "../../src/storage/fact.ts";
+import { NOTHING } from "../../src/storage/journal-entry.ts";
 import { Journal, segmentName, segmentsOf } from "../../src/storage/journal.ts";
 import { RecordReader } from "../../src/storage/record.ts";
 import { type Recovered, Recovery, newStore, openStore, seedOf } from "../../src/storage/recovery.ts";
@@ -71,7 +71,7 @@ class Disk {
 
 /** Bob's stream in session `number`; `message` appends one to it, which is told to the store. */
 function newStream(store: Store, number: number, user = bob): { outbox: Outbox; message: (text: string) => number } {
-  const outbox = new Outbox({ touch: () => {} }, number === 0);
+  const outbox = new Outbox({ markDirty: () => {} }, number === 0);
   const message = (text: string): number => {
     const id = store.newNumber();
     outbox.appendMessage(id, UNIX_MS + id, Buffer.from("message alice "), Buffer.from(text), 0, text.length);
@@ -158,7 +158,7 @@ describe("after a kill", () => {
     const last = message("one");
     message("two");
     store.save();
-    store.confirmed(bob, last);
+    store.acked(bob, last);
     store.save();
     expect(waiting(disk.start())).toEqual(["alice two"]);
   });
@@ -186,7 +186,7 @@ describe("after a kill", () => {
       received: 250,
       endedUnixMs: UNIX_MS,
     });
-    expect([18, 19, 36, 37].map((position) => again.carried(number, position))).toEqual([0, 1, 1, sent]);
+    expect([18, 19, 36, 37].map((position) => again.lastDelivered(number, position))).toEqual([0, 1, 1, sent]);
     expect(waiting(again)).toEqual(["carol fed", "alice one"]);
   });
 
@@ -261,20 +261,20 @@ describe("after a kill", () => {
     for (let i = 0; i < 300; i++) {
       texts.push(`alice ${i} ${"x".repeat(100)}`);
       message(texts.at(-1)!.slice(6));
-      const upTo = store.restUpTo;
+      const upTo = store.spillUpTo;
       if (upTo !== null) {
         const carried = outbox.messages(rested, upTo, 1e9);
-        store.rest("bob", number, 40 + i, carried);
+        store.spill("bob", number, 40 + i, carried);
         rested = carried.at(-1)?.number ?? rested;
-        outbox.rest(0, rested);
-        store.rested();
+        outbox.spill(0, rested);
+        store.spilled();
       }
       store.save();
       expect(segmentsOf(disk.folder).length).toBeLessThan(7);
     }
     const again = disk.start();
     expect(waiting(again)).toEqual(texts);
-    expect(again.carried(number, 1e9)).toBe(again.read("bob", 0, 1e9).at(-1)!.number);
+    expect(again.lastDelivered(number, 1e9)).toBe(again.read("bob", 0, 1e9).at(-1)!.number);
   });
 
   test("a server that ended in order leaves nothing to recover", () => {
@@ -285,7 +285,7 @@ describe("after a kill", () => {
     store.save();
     const { close } = disk.database;
     disk.database.close = () => {};
-    store.rest("bob", 0, 0, []);
+    store.spill("bob", 0, 0, []);
     store.close();
     disk.database.close = close;
     disk.start();
@@ -534,7 +534,7 @@ test("a text that looks like a record is never taken for one, whatever the serve
   const forged = Buffer.alloc(16 + 88);
   const victim = new Journal(new FileFolder(join(newPath(), "journal")), 4, 0, SEGMENT_BYTES);
   victim.append(Buffer.alloc(88), 0, 88, 0);
-  victim.place!.bytes.copy(forged, 0, 0, forged.length); // A whole record, as somebody without the seed can make it.
+  victim.region!.bytes.copy(forged, 0, 0, forged.length); // A whole record, as somebody without the seed can make it.
   newStream(store, 0).message("first");
   store.save();
   for (let shift = 0; shift < 8; shift++) {
@@ -657,7 +657,7 @@ describe("a data folder", () => {
     const store = open(path, "process");
     expect(waiting(store)).toEqual(["alice old"]);
     expect(store.ended(TOKEN)).toMatchObject({ number: 3, received: 123, endedUnixMs: 9 });
-    expect(store.carried(3, 77)).toBe(41);
+    expect(store.lastDelivered(3, 77)).toBe(41);
     expect(store.blocks()).toEqual([{ user: "alice", other: "bob" }]);
     expect(store.newNumber()).toBe(42);
     store.close();

@@ -5,9 +5,9 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import type { StoredMessage } from "../../src/chat/store.ts";
 import { STORE_CHANGES_BYTES_MAX, STORE_CHANGES_HELD, WAL_COMMITS_MAX } from "../../src/limits.ts";
-import type { Unconfirmed } from "../../src/stream/marks.ts";
+import type { UnackedMessage } from "../../src/stream/unacked-index.ts";
 import { type Durability, StoreError, openDatabase } from "../../src/storage/database.ts";
-import { NOTHING } from "../../src/storage/fact.ts";
+import { NOTHING } from "../../src/storage/journal-entry.ts";
 import { openStore } from "../../src/storage/recovery.ts";
 import { Store, type WriteAhead } from "../../src/storage/store.ts";
 import { WalCheckpointer } from "../../src/storage/wal-checkpointer.ts";
@@ -39,13 +39,13 @@ afterEach(() => {
   for (const path of folders.splice(0)) rmSync(path, { recursive: true });
 });
 
-function message(number: number, text = `text ${number}`, from = "alice"): Unconfirmed {
+function message(number: number, text = `text ${number}`, from = "alice"): UnackedMessage {
   const unixMs = 1_700_000_000_000 + number;
   return {
     number,
     position: 10 * number,
     bytes: text.length,
-    resting: false,
+    spilled: false,
     unixMs,
     from,
     text: Buffer.from(text, "latin1"),
@@ -69,10 +69,10 @@ function complaint(path: string): string {
 describe("a mailbox", () => {
   test("gives its messages by number, in whatever order they were kept, as they were", () => {
     const store = open();
-    store.rest("bob", 0, 0, [message(5), message(7)]);
-    store.rest("bob", 0, 0, [message(2)]);
-    store.rest("bob", 0, 0, [message(6, "\x00\xff\r ", "carol")]);
-    store.rest("carol", 0, 0, [message(3)]);
+    store.spill("bob", 0, 0, [message(5), message(7)]);
+    store.spill("bob", 0, 0, [message(2)]);
+    store.spill("bob", 0, 0, [message(6, "\x00\xff\r ", "carol")]);
+    store.spill("carol", 0, 0, [message(3)]);
     const messages = store.read("bob", 0, 1e6);
     expect(texts(messages)).toEqual(["text 2", "text 5", "\x00\xff\r ", "text 7"]);
     expect(messages[2]).toMatchObject({ number: 6, unixMs: 1_700_000_000_006, from: "carol" });
@@ -80,7 +80,7 @@ describe("a mailbox", () => {
 
   test("gives those above a number only", () => {
     const store = open();
-    store.rest(
+    store.spill(
       "bob",
       0,
       0,
@@ -92,7 +92,7 @@ describe("a mailbox", () => {
 
   test("gives portions of about so many bytes, but one message at least", () => {
     const store = open();
-    store.rest(
+    store.spill(
       "bob",
       0,
       0,
@@ -113,8 +113,8 @@ describe("a mailbox", () => {
 
   test("forgets up to a number, and says what that was", () => {
     const store = open();
-    store.rest("bob", 0, 0, [message(1, "a"), message(2, "bb"), message(5, "ccc")]);
-    store.rest("carol", 0, 0, [message(3)]);
+    store.spill("bob", 0, 0, [message(1, "a"), message(2, "bb"), message(5, "ccc")]);
+    store.spill("carol", 0, 0, [message(3)]);
     expect(store.drop("bob", 2, 100)).toEqual([{ from: "alice", messages: 2, bytes: 3 }]);
     expect(store.drop("bob", 4, 100)).toEqual([]);
     expect(texts(store.read("bob", 0, 1e6))).toEqual(["ccc"]);
@@ -124,7 +124,7 @@ describe("a mailbox", () => {
   test("forgets so many at most, the oldest first", () => {
     const store = open();
     const texts = [message(1, "a"), message(2, "bb"), { ...message(5, "ccc"), from: "carol" }, message(6)];
-    store.rest("bob", 0, 0, texts);
+    store.spill("bob", 0, 0, texts);
     expect(store.drop("bob", 5, 2)).toEqual([{ from: "alice", messages: 2, bytes: 3 }]);
     expect(store.drop("bob", 5, 2)).toEqual([{ from: "carol", messages: 1, bytes: 3 }]);
     expect(store.read("bob", 0, 1e6).map(({ number }) => number)).toEqual([6]);
@@ -132,16 +132,16 @@ describe("a mailbox", () => {
 
   test("has a message once, however often it moves there", () => {
     const store = open();
-    store.rest("bob", 0, 0, [message(3)]);
-    store.rest("bob", 0, 0, [message(2), message(3), message(4)]);
+    store.spill("bob", 0, 0, [message(3)]);
+    store.spill("bob", 0, 0, [message(2), message(3), message(4)]);
     expect(texts(store.read("bob", 0, 1e6))).toEqual(["text 2", "text 3", "text 4"]);
   });
 
   test("is counted by user and sender", () => {
     const store = open();
     expect(store.waiting()).toEqual([]);
-    store.rest("bob", 0, 0, [message(1, "a"), message(9, "bb"), { ...message(10, "dddd"), from: "dave" }]);
-    store.rest("carol", 0, 0, [message(4, "ccc")]);
+    store.spill("bob", 0, 0, [message(1, "a"), message(9, "bb"), { ...message(10, "dddd"), from: "dave" }]);
+    store.spill("carol", 0, 0, [message(4, "ccc")]);
     expect(store.waiting().toSorted((a, b) => a.user.localeCompare(b.user))).toEqual([
       { user: "bob", from: "alice", messages: 2, bytes: 3 },
       { user: "bob", from: "dave", messages: 1, bytes: 4 },
@@ -152,13 +152,13 @@ describe("a mailbox", () => {
   test("holds numbers and times far beyond 32 bits", () => {
     const store = open();
     const large = { ...message(2 ** 52), unixMs: 2 ** 43 };
-    store.rest("bob", 0, 0, [large]);
+    store.spill("bob", 0, 0, [large]);
     expect(store.read("bob", 2 ** 52 - 1, 1000)).toMatchObject([{ number: 2 ** 52, unixMs: 2 ** 43 }]);
   });
 
   test("does not get again what rests in it", () => {
     const store = open();
-    store.rest("bob", 0, 0, [message(1), { ...message(2), resting: true }]);
+    store.spill("bob", 0, 0, [message(1), { ...message(2), spilled: true }]);
     expect(texts(store.read("bob", 0, 1000))).toEqual(["text 1"]);
   });
 });
@@ -181,18 +181,18 @@ describe("a session that has ended", () => {
     store.began(known, NOTHING);
     store.ends(ended);
     while (store.newNumber() < 12);
-    store.rest("bob", 5, 77, [message(9), message(12)]);
-    expect([89, 90, 119, 120, 1e6].map((position) => store.carried(5, position))).toEqual([0, 9, 9, 12, 12]);
-    expect(store.carried(6, 1e6)).toBe(0);
+    store.spill("bob", 5, 77, [message(9), message(12)]);
+    expect([89, 90, 119, 120, 1e6].map((position) => store.lastDelivered(5, position))).toEqual([0, 9, 9, 12, 12]);
+    expect(store.lastDelivered(6, 1e6)).toBe(0);
   });
 
   test("are found by position however many there are, without a look at each of them", () => {
     const store = open();
     const numbers = Array.from({ length: 9000 }, () => store.newNumber()).filter((number) => number % 7 > 3);
     const carried = numbers.map((number, i) => ({ ...message(number), position: 20 * (i + 1) }));
-    store.rest("bob", 5, 0, carried);
+    store.spill("bob", 5, 0, carried);
     for (let i = 0; i <= numbers.length; i += 13) {
-      expect(store.carried(5, 20 * i + 19)).toBe(numbers[i - 1] ?? 0);
+      expect(store.lastDelivered(5, 20 * i + 19)).toBe(numbers[i - 1] ?? 0);
     }
   });
 });
@@ -337,7 +337,7 @@ describe("a data folder", () => {
     const path = folder();
     const first = open(path, durability);
     const number = first.newNumber();
-    first.rest("bob", 0, 0, [message(3)]);
+    first.spill("bob", 0, 0, [message(3)]);
     first.block("alice", "bob");
     close(first);
     const second = open(path, durability);
@@ -423,7 +423,7 @@ describe("a commit that the disk refuses", () => {
     store.keep("bob", message(1));
     store.retry();
     store.save();
-    expect(store.trouble).toContain("no room");
+    expect(store.writeError).toContain("no room");
     store.keep("bob", message(2));
     expect(texts(store.read("bob", 0, 1e6))).toEqual(["text 1", "text 2"]);
     store.retry();
@@ -432,7 +432,7 @@ describe("a commit that the disk refuses", () => {
     disk.refuses = false;
     store.retry();
     store.save();
-    expect(store.trouble).toBeNull();
+    expect(store.writeError).toBeNull();
     expect(texts(committed())).toEqual(["text 2"]);
   });
 

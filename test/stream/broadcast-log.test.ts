@@ -1,6 +1,6 @@
 import { describe, expect, test } from "bun:test";
 import { BroadcastLog } from "../../src/stream/broadcast-log.ts";
-import { Multicast } from "../../src/stream/multicast.ts";
+import { BroadcastGroup } from "../../src/stream/broadcast-group.ts";
 import { Outbox } from "../../src/stream/outbox.ts";
 import { Random, seedFor } from "../support/random.ts";
 import { HandTurn, drain } from "../support/streams.ts";
@@ -123,10 +123,10 @@ describe("a block of the log", () => {
 
   test("is not needed by somebody who takes everything at once, however much is broadcast", () => {
     const turn = new HandTurn();
-    const multicast = new Multicast(turn);
+    const multicast = new BroadcastGroup(turn);
     const { log } = multicast;
     const outbox = new Outbox(turn, true);
-    outbox.join(multicast);
+    outbox.subscribe(multicast);
     for (let i = 0; i < 100; i++) {
       grow(log, 10_000);
       multicast.announce();
@@ -139,19 +139,19 @@ describe("a block of the log", () => {
 
   test("is left by somebody who stays behind when told to let go, and not before", () => {
     const turn = new HandTurn();
-    const multicast = new Multicast(turn);
+    const multicast = new BroadcastGroup(turn);
     const { log } = multicast;
     const behind = new Outbox(turn, true);
-    behind.join(multicast);
+    behind.subscribe(multicast);
     for (let i = 0; i < 5; i++) {
       grow(log, BLOCK, String(i));
       multicast.announce();
     }
-    multicast.safe = multicast.end;
+    multicast.durable = multicast.end;
     multicast.flush();
-    behind.letGo(0);
+    behind.materialize(0);
     expect(log.bytes).toBe(6 * BLOCK);
-    behind.letGo(1);
+    behind.materialize(1);
     expect(log.bytes).toBe(BLOCK);
     turn.end();
     const lines = [0, 1, 2, 3, 4].map((i) => `${String(i).repeat(BLOCK - 1)}\n`);

@@ -1,7 +1,7 @@
 import { describe, expect, test } from "bun:test";
 import type { BroadcastLog } from "../../src/stream/broadcast-log.ts";
-import type { Unconfirmed } from "../../src/stream/marks.ts";
-import { Multicast } from "../../src/stream/multicast.ts";
+import type { UnackedMessage } from "../../src/stream/unacked-index.ts";
+import { BroadcastGroup } from "../../src/stream/broadcast-group.ts";
 import { Outbox } from "../../src/stream/outbox.ts";
 import { Random, seedFor } from "../support/random.ts";
 import { HandTurn, drain, offered } from "../support/streams.ts";
@@ -12,7 +12,7 @@ const BLOCK = 64 << 10;
 /** A stream by itself, or with a log to follow. */
 function stream(plain: boolean) {
   const turn = new HandTurn();
-  const multicast = new Multicast(turn);
+  const multicast = new BroadcastGroup(turn);
   const outbox = new Outbox(turn, plain);
   outbox.sink = { flush: () => {} };
   return { turn, multicast, log: multicast.log, outbox };
@@ -39,18 +39,18 @@ function taken(outbox: Outbox, most = Infinity): string {
   const piece = offered(outbox);
   if (piece === null) return "";
   const count = Math.min(piece.length, most);
-  outbox.took(count);
+  outbox.advance(count);
   return piece.toString("latin1", 0, count);
 }
 
-function unconfirmed(outbox: Outbox): Unconfirmed[] {
+function unconfirmed(outbox: Outbox): UnackedMessage[] {
   return outbox.messages(0, Number.POSITIVE_INFINITY, Number.POSITIVE_INFINITY);
 }
 
 /** The messages that go back to a mailbox and rest nowhere else, as words; the stream is rid of them. */
 function withdrawn(outbox: Outbox): string[] {
   const words = unconfirmed(outbox)
-    .filter(({ resting }) => !resting)
+    .filter(({ spilled: resting }) => !resting)
     .map(({ number, unixMs, from, text }) => `${number} ${unixMs} ${from}: ${Buffer.from(text).toString("latin1")}`);
   outbox.withdraw();
   return words;
@@ -96,9 +96,9 @@ describe("a stream", () => {
     outbox.append(Buffer.from("0123456789\n"));
     turn.end();
     taken(outbox, 8);
-    outbox.confirm(3);
-    expect([outbox.confirmed, outbox.sent, outbox.end]).toEqual([3, 8, 11]);
-    expect([outbox.unconfirmed, outbox.unsent]).toEqual([8, 3]);
+    outbox.ack(3);
+    expect([outbox.acked, outbox.sent, outbox.end]).toEqual([3, 8, 11]);
+    expect([outbox.unacked, outbox.unsent]).toEqual([8, 3]);
   });
 
   test("that is plain is confirmed by what the kernel took, half lines included", () => {
@@ -107,7 +107,7 @@ describe("a stream", () => {
     message(outbox, 2, "two");
     turn.end();
     taken(outbox, 25);
-    expect(outbox.confirmed).toBe(25);
+    expect(outbox.acked).toBe(25);
     expect(withdrawn(outbox)).toEqual(["2 1002 alice: two"]);
   });
 
@@ -128,12 +128,12 @@ describe("a stream", () => {
     drain(outbox);
     outbox.rewind(0);
     expect(taken(outbox, 7)).toBe("message");
-    outbox.confirm(22); // Its output took meanwhile what an earlier connection brought.
-    expect([outbox.confirmedNumber, outbox.unconfirmed, outbox.unsent]).toEqual([1, 6, 21]);
+    outbox.ack(22); // Its output took meanwhile what an earlier connection brought.
+    expect([outbox.ackedNumber, outbox.unacked, outbox.unsent]).toEqual([1, 6, 21]);
     expect(drain(outbox).bytes.toString()).toBe(" alice one\ntwo\nthree\n");
     outbox.rewind(22);
     expect(drain(outbox).bytes.toString()).toBe("three\n");
-    outbox.confirm(28);
+    outbox.ack(28);
     expect(outbox.heldBytes).toBe(0);
   });
 
@@ -144,12 +144,12 @@ describe("a stream", () => {
     fed(outbox, 9, "second");
     turn.end();
     drain(outbox);
-    outbox.confirm(behindFirst - 1);
-    expect(outbox.confirmedNumber).toBe(0);
-    outbox.confirm(behindFirst);
-    expect(outbox.confirmedNumber).toBe(5);
-    outbox.confirm(outbox.end);
-    expect(outbox.confirmedNumber).toBe(9);
+    outbox.ack(behindFirst - 1);
+    expect(outbox.ackedNumber).toBe(0);
+    outbox.ack(behindFirst);
+    expect(outbox.ackedNumber).toBe(5);
+    outbox.ack(outbox.end);
+    expect(outbox.ackedNumber).toBe(9);
   });
 });
 
@@ -157,9 +157,9 @@ describe("a stream that follows the log", () => {
   test("takes in what comes after it joined, and nothing from before or after it left", () => {
     const { turn, multicast, log, outbox } = stream(true);
     broadcast(log, "before");
-    outbox.join(multicast);
+    outbox.subscribe(multicast);
     broadcast(log, "during");
-    outbox.leave();
+    outbox.unsubscribe();
     broadcast(log, "after");
     outbox.follow();
     turn.end();
@@ -168,7 +168,7 @@ describe("a stream that follows the log", () => {
 
   test("keeps the order of its own lines and those of the log", () => {
     const { turn, multicast, log, outbox } = stream(true);
-    outbox.join(multicast);
+    outbox.subscribe(multicast);
     for (let i = 0; i < 3; i++) {
       outbox.append(Buffer.from(`own ${i}\n`));
       broadcast(log, String(i));
@@ -181,7 +181,7 @@ describe("a stream that follows the log", () => {
 
   test("leaves out what it skips, in the order in which everything else came", () => {
     const { turn, multicast, log, outbox } = stream(true);
-    outbox.join(multicast);
+    outbox.subscribe(multicast);
     for (const text of ["1", "mine", "2", "mine again", "3"]) {
       outbox.follow();
       broadcast(log, text);
@@ -195,7 +195,7 @@ describe("a stream that follows the log", () => {
 
   test("writes a large part of the log from the log itself, with no copy", () => {
     const { turn, multicast, log, outbox } = stream(true);
-    outbox.join(multicast);
+    outbox.subscribe(multicast);
     broadcast(log, "x".repeat(5000));
     outbox.follow();
     turn.end();
@@ -205,7 +205,7 @@ describe("a stream that follows the log", () => {
 
   test("writes a small part of the log together with the lines before it, in one send", () => {
     const { turn, multicast, log, outbox } = stream(true);
-    outbox.join(multicast);
+    outbox.subscribe(multicast);
     outbox.append(Buffer.from("ok 7\n"));
     broadcast(log, "hello");
     outbox.follow();
@@ -215,7 +215,7 @@ describe("a stream that follows the log", () => {
 
   test("is touched when it takes something in, and not when there is nothing", () => {
     const { turn, multicast, log, outbox } = stream(true);
-    outbox.join(multicast);
+    outbox.subscribe(multicast);
     outbox.follow();
     expect(turn.end()).toEqual([]);
     broadcast(log, "hello");
@@ -229,7 +229,7 @@ describe("a stream that follows the log", () => {
 
   test("that is not plain holds its part of the log until that is confirmed, and can send it again", () => {
     const { turn, multicast, log, outbox } = stream(false);
-    outbox.join(multicast);
+    outbox.subscribe(multicast);
     const lines = ["a", "b", "c"].map((letter) => letter.repeat(BLOCK));
     for (const line of lines) broadcast(log, line);
     multicast.announce();
@@ -238,11 +238,11 @@ describe("a stream that follows the log", () => {
     const all = drain(outbox).bytes;
     expect(log.bytes).toBe(4 * BLOCK);
     const position = BLOCK + "broadcast alice \n".length;
-    outbox.confirm(position);
+    outbox.ack(position);
     expect(log.bytes).toBe(3 * BLOCK);
-    outbox.sent = outbox.confirmed;
+    outbox.sent = outbox.acked;
     expect(drain(outbox).bytes.equals(all.subarray(position))).toBe(true);
-    outbox.confirm(outbox.end);
+    outbox.ack(outbox.end);
     expect(log.bytes).toBe(BLOCK);
   });
 });
@@ -255,7 +255,7 @@ describe("withdrawing", () => {
     message(outbox, 2, "sent", "bob");
     turn.end();
     drain(outbox);
-    outbox.confirm(behindFirst);
+    outbox.ack(behindFirst);
     outbox.append(Buffer.from("ok\n"));
     message(outbox, 3, " not  sent \xff", "carol.c");
     outbox.append(Buffer.from("goodbye slow\n"));
@@ -270,7 +270,7 @@ describe("withdrawing", () => {
     const behindFirst = outbox.end;
     message(outbox, 2, "exists only here");
     turn.end();
-    const told = unconfirmed(outbox).map(({ number, position, resting }) => ({ number, position, resting }));
+    const told = unconfirmed(outbox).map(({ number, position, spilled: resting }) => ({ number, position, resting }));
     expect(told).toEqual([
       { number: 1, position: behindFirst, resting: true },
       { number: 2, position: outbox.end, resting: false },
@@ -296,7 +296,7 @@ describe("withdrawing", () => {
     outbox.append(Buffer.from("goodbye expired\n"));
     turn.end();
     expect(withdrawn(outbox)).toEqual(["2 1002 alice: exists only here"]);
-    expect(outbox.confirmedNumber).toBe(0);
+    expect(outbox.ackedNumber).toBe(0);
     expect(drain(outbox).bytes.toString()).toBe("goodbye expired\n");
   });
 
@@ -329,7 +329,7 @@ describe("withdrawing", () => {
       expect(outbox.heldBytes).toBeGreaterThan(0);
       outbox.sink = null;
       outbox.withdraw();
-      expect([outbox.heldBytes, outbox.unconfirmed]).toEqual([0, 0]);
+      expect([outbox.heldBytes, outbox.unacked]).toEqual([0, 0]);
     }
   });
 
@@ -345,7 +345,7 @@ describe("withdrawing", () => {
     turn.end();
     drain(outbox);
     let confirmed = 0;
-    while (confirmed < 4000) outbox.confirm(ends[(confirmed += random.between(1, 50)) - 1]!);
+    while (confirmed < 4000) outbox.ack(ends[(confirmed += random.between(1, 50)) - 1]!);
     const rest = Array.from({ length: 6000 - confirmed }, (_, i) => confirmed + 1 + i);
     expect(withdrawn(outbox)).toEqual(rest.map((number) => `${number} ${1000 + number} alice: ${number}`));
   });
@@ -362,7 +362,7 @@ test("streams that everything was taken from hold no buffer: the next one writes
     buffers.add(outbox.piece);
     expect(outbox.heldBytes).toBe(18 << 10);
     drain(outbox);
-    if (!outbox.plain) outbox.confirm(outbox.end);
+    if (!outbox.plain) outbox.ack(outbox.end);
     expect(outbox.heldBytes).toBe(0);
   }
   expect(buffers.size).toBe(1);
@@ -460,7 +460,7 @@ class Weave {
   /** Lines and broadcasts are so long that they reach over blocks of the log; else most are short. */
   readonly #long: boolean;
   readonly #turn = new HandTurn();
-  readonly #multicast = new Multicast(this.#turn);
+  readonly #multicast = new BroadcastGroup(this.#turn);
   readonly #log = this.#multicast.log;
   readonly #models: Model[] = [];
   #lastNumber = 0;
@@ -487,12 +487,12 @@ class Weave {
   }
 
   #join(model: Model): void {
-    model.outbox.join(this.#multicast);
+    model.outbox.subscribe(this.#multicast);
     model.following = true;
   }
 
   #leave(model: Model): void {
-    model.outbox.leave();
+    model.outbox.unsubscribe();
     model.following = false;
   }
 
@@ -568,7 +568,7 @@ class Weave {
     this.#multicast.flush();
     for (const model of this.#models) {
       if (this.#random.oneIn(3)) continue; // Nobody asks for a while.
-      expect(model.outbox.unconfirmed).toBe(model.end - model.confirmed);
+      expect(model.outbox.unacked).toBe(model.end - model.confirmed);
       expect(model.outbox.unsent).toBe(model.end - model.sent);
       expect(model.outbox.end).toBe(model.end);
     }
@@ -593,7 +593,7 @@ class Weave {
     expect(model.sent + piece.length).toBeLessThanOrEqual(model.safe);
     expect(piece.equals(model.between(model.sent, model.sent + piece.length))).toBe(true);
     const count = this.#random.oneIn(2) ? piece.length : this.#random.below(piece.length + 1);
-    model.outbox.took(count);
+    model.outbox.advance(count);
     model.sent += count;
     if (model.outbox.plain) model.confirm(model.sent);
     else model.keep();
@@ -605,17 +605,17 @@ class Weave {
     // A reader confirms whole lines; one that does not must do no harm either.
     const position = this.#random.oneIn(5) ? this.#random.between(model.confirmed, model.furthest) : null;
     if (position === null && ends.length === 0) return;
-    model.outbox.confirm(position ?? this.#random.pick(ends));
-    model.confirm(model.outbox.confirmed);
+    model.outbox.ack(position ?? this.#random.pick(ends));
+    model.confirm(model.outbox.acked);
   }
 
   #rare(model: Model): void {
     const random = this.#random;
     switch (random.below(7)) {
       case 6:
-        return model.outbox.touch();
+        return model.outbox.markDirty();
       case 0:
-        return model.outbox.letGo(random.below(this.#log.end + 1));
+        return model.outbox.materialize(random.below(this.#log.end + 1));
       case 1:
         return model.following ? this.#leave(model) : this.#join(model);
       case 2:
@@ -641,7 +641,7 @@ class Weave {
   }
 
   #withdraw(model: Model): void {
-    const messages = unconfirmed(model.outbox).filter(({ resting }) => !resting);
+    const messages = unconfirmed(model.outbox).filter(({ spilled: resting }) => !resting);
     const words = messages.map(({ number, unixMs, from, text }) => ({
       number,
       unixMs,
@@ -656,8 +656,8 @@ class Weave {
     const { outbox } = model;
     const { confirmed, sent, safe, confirmedNumber } = model;
     // Of one in step they are true when it is asked for this.
-    expect(outbox.unconfirmed).toBeLessThanOrEqual(model.end - confirmed);
-    expect([outbox.confirmed, outbox.sent, outbox.safe, outbox.confirmedNumber]).toEqual([
+    expect(outbox.unacked).toBeLessThanOrEqual(model.end - confirmed);
+    expect([outbox.acked, outbox.sent, outbox.durable, outbox.ackedNumber]).toEqual([
       confirmed,
       sent,
       safe,
@@ -674,10 +674,10 @@ class Weave {
     this.#endTurn(); // Whoever fell behind has its rest safe only now.
     for (const model of this.#models) {
       while (model.sent < model.safe) this.#take(model);
-      model.outbox.confirm(model.end);
+      model.outbox.ack(model.end);
       model.confirm(model.end);
       this.#compare(model);
-      expect([model.outbox.unconfirmed, model.outbox.unsent]).toEqual([0, 0]);
+      expect([model.outbox.unacked, model.outbox.unsent]).toEqual([0, 0]);
       expect(unconfirmed(model.outbox)).toEqual([]);
     }
     expect(this.#log.bytes).toBeLessThanOrEqual(2 * BLOCK);

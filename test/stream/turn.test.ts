@@ -12,7 +12,7 @@ function stream(turn: LoopTurn, notes: string[], name: string, fault?: Error): O
   const outbox = new Outbox(turn, true);
   outbox.sink = {
     flush: () => {
-      notes.push(`${name} ${outbox.safe}`);
+      notes.push(`${name} ${outbox.durable}`);
       if (fault !== undefined) throw fault;
     },
   };
@@ -29,7 +29,7 @@ test("what a turn appended is written once, when the turn ends, and not before",
   two.append(Buffer.from("bc\n"));
   one.append(Buffer.from("d\n"));
   expect(notes).toEqual(["begins"]);
-  expect([one.safe, two.safe]).toEqual([0, 0]);
+  expect([one.durable, two.durable]).toEqual([0, 0]);
   await later();
   expect(notes).toEqual(["begins", "ends", "one 4", "two 3"]);
 });
@@ -66,7 +66,7 @@ test("what is appended while streams are written is written by the next turn", a
   early.sink = { flush: () => late.append(Buffer.from("x\n")) };
   early.append(Buffer.from("y\n"));
   await later();
-  expect(late.safe).toBe(0);
+  expect(late.durable).toBe(0);
   await later();
   expect(notes).toEqual(["late 2"]);
 });
@@ -115,7 +115,7 @@ function byHand(): {
     disk.saves++;
     return disk.answer;
   };
-  const turn = new LoopTurn({ saves, later: (end) => void ends.push(end) });
+  const turn = new LoopTurn({ commits: saves, later: (end) => void ends.push(end) });
   const end = (): void => {
     for (const each of ends.splice(0)) each();
   };
@@ -128,7 +128,7 @@ test("nothing leaves while the turn cannot be saved; the next turn tries again, 
   disk.answer = false;
   one.append(Buffer.from("a\n"));
   end();
-  expect([one.safe, disk.saves]).toEqual([0, 1]);
+  expect([one.durable, disk.saves]).toEqual([0, 1]);
   turn.begin();
   two.append(Buffer.from("b\n"));
   one.append(Buffer.from("c\n"));
@@ -175,5 +175,5 @@ test("a plain stream that is taken back while it is being saved sends nothing th
   disk.answer = false;
   resolve();
   await promise;
-  expect([outbox.safe, outbox.end]).toEqual([3, 19]);
+  expect([outbox.durable, outbox.end]).toEqual([3, 19]);
 });

@@ -8,7 +8,7 @@ import { LineReader } from "../../src/protocol/line-reader.ts";
 import { Outbox } from "../../src/stream/outbox.ts";
 import type { Sink } from "../../src/stream/turn.ts";
 import { LoopTurn } from "../../src/stream/turn.ts";
-import { NOTHING } from "../../src/storage/fact.ts";
+import { NOTHING } from "../../src/storage/journal-entry.ts";
 import { openDatabase } from "../../src/storage/database.ts";
 import { Store } from "../../src/storage/store.ts";
 import { TICK_MS, TimerWheel } from "../../src/timer-wheel.ts";
@@ -39,7 +39,7 @@ export class World {
       this.goOn();
     },
     ends: () => this.chat.turnEnds() || this.more(),
-    saves: () => this.saves(),
+    commits: () => this.saves(),
     failed: (error) => this.faults.push(error),
     later: (end) => void this.#ends.push(end),
   });
@@ -73,7 +73,7 @@ export class World {
       passwords: { verify: (account, password) => this.verify(account, password), prove: () => NOTHING },
       newToken: () => `token${String(++this.#tokens).padStart(20, "0")}`,
       newCaller: (session) => this.newCaller(session),
-      silenceMs: choices.silenceMs ?? SILENCE_MS,
+      idleTimeoutMs: choices.silenceMs ?? SILENCE_MS,
       blockMs: choices.blockMs ?? BLOCK_MS,
       lockoutScope: choices.lockoutScope ?? "address",
       limits: { ...LIMITS_DEFAULT, ...choices.limits },
@@ -176,7 +176,7 @@ export class TestPeer implements Peer, Sink {
   readonly address: string;
   isEncrypted = false;
   session: Session | null = null;
-  gone = false;
+  isClosed = false;
   /** The chat closes it: it takes no further line, and is gone when it has taken everything. */
   closing = false;
   paused = false;
@@ -237,7 +237,7 @@ export class TestPeer implements Peer, Sink {
 
   close(): void {
     this.closing = true;
-    this.replies.touch();
+    this.replies.markDirty();
   }
 
   feed(chunk: Buffer): void {
@@ -246,21 +246,21 @@ export class TestPeer implements Peer, Sink {
   }
 
   #pull(): void {
-    while (!this.closing && !this.gone && !this.paused && this.#reader.next()) {
+    while (!this.closing && !this.isClosed && !this.paused && this.#reader.next()) {
       receive(this.#world.chat, this, this.#reader);
     }
-    if (this.session !== null) this.#world.chat.acted(this.session);
+    if (this.session !== null) this.#world.chat.requestsDone(this.session);
   }
 
   /** It reads again: so many bytes, or whatever comes. */
   take(bytes = Number.POSITIVE_INFINITY): void {
     this.room = bytes;
-    this.replies.touch();
+    this.replies.markDirty();
     this.#world.endTurns();
   }
 
   flush(): void {
-    if (this.gone) return;
+    if (this.isClosed) return;
     this.#write(this.#own);
     if (this.session !== null) {
       if (this.#own.unsent === 0) this.#write(this.session.outbox);
@@ -271,11 +271,11 @@ export class TestPeer implements Peer, Sink {
 
   #write(stream: Outbox): void {
     while (this.room > 0 && stream.peek())
-      stream.took(this.#take(stream.piece, stream.pieceStart, stream.pieceEnd - stream.pieceStart));
+      stream.advance(this.#take(stream.piece, stream.pieceStart, stream.pieceEnd - stream.pieceStart));
   }
 
   write(bytes: Buffer, start: number, count: number): number {
-    return this.gone || this.#own.unsent > 0 ? 0 : this.#take(bytes, start, count);
+    return this.isClosed || this.#own.unsent > 0 ? 0 : this.#take(bytes, start, count);
   }
 
   #take(bytes: Buffer, start: number, count: number): number {
@@ -292,8 +292,8 @@ export class TestPeer implements Peer, Sink {
   }
 
   #lost(): void {
-    if (this.gone) return;
-    this.gone = true;
-    this.#world.chat.lost(this);
+    if (this.isClosed) return;
+    this.isClosed = true;
+    this.#world.chat.connectionClosed(this);
   }
 }

@@ -5,9 +5,9 @@ import type { Stream, Turn } from "../../src/stream/turn.ts";
 export class HandTurn implements Turn {
   #touched: Stream[] = [];
 
-  touch(stream: Stream): void {
-    if (stream.touched) throw new Error("a stream is touched once a turn");
-    stream.touched = true;
+  markDirty(stream: Stream): void {
+    if (stream.dirty) throw new Error("a stream is touched once a turn");
+    stream.dirty = true;
     this.#touched.push(stream);
   }
 
@@ -16,8 +16,8 @@ export class HandTurn implements Turn {
     const ending = this.#touched;
     this.#touched = [];
     for (const stream of ending) {
-      stream.touched = false;
-      stream.safe = stream.saving = stream.end;
+      stream.dirty = false;
+      stream.durable = stream.committing = stream.end;
     }
     return ending;
   }
@@ -33,7 +33,7 @@ export function drain(outbox: Outbox): { bytes: Buffer; sends: number } {
   const pieces: Buffer[] = [];
   for (let piece = offered(outbox); piece !== null; piece = offered(outbox)) {
     pieces.push(piece);
-    outbox.took(piece.length);
+    outbox.advance(piece.length);
   }
   return { bytes: Buffer.concat(pieces), sends: pieces.length };
 }

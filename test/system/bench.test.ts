@@ -2,7 +2,7 @@ import { afterAll, describe, expect, test } from "bun:test";
 import { existsSync, mkdtempSync, readFileSync, readdirSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { Contest } from "../../bench/load/contest.ts";
+import { BenchmarkRunner } from "../../bench/load/benchmark-runner.ts";
 import { isInstalled } from "../../bench/peers/peer.ts";
 import { PEERS } from "../../bench/peers/peers.ts";
 import { readResult } from "../../bench/report/result.ts";
@@ -122,7 +122,7 @@ describe("bench", () => {
 
 describe("a peer", () => {
   const users = 12;
-  const contest = new Contest(users);
+  const contest = new BenchmarkRunner(users);
   afterAll(() => contest.remove());
 
   for (const peer of PEERS) {

@@ -6,7 +6,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { type TLSSocket, createServer } from "node:tls";
 import { ChatClient, type ChatClientOptions } from "heartline/client";
-import { Proxy } from "../system/chaos/proxy.ts";
+import { Proxy } from "../system/chaos/fault-proxy.ts";
 import { ANSWER_MS } from "../../src/client/request.ts";
 import { type Certificate, makeCertificate, writeCertificate } from "../support/certificate.ts";
 import { runWith } from "../support/process.ts";

@@ -1,17 +1,17 @@
 import { once } from "node:events";
 import { type AddressInfo, type Server, type Socket, createServer } from "node:net";
 import { TLSSocket } from "node:tls";
-import { GREETING_MS, GREETINGS_MAX } from "../../limits.ts";
+import { PRIVATE_AUTH_MS, PRIVATE_AUTHS_MAX } from "../../limits.ts";
 import { everyAddress } from "../../runtime/host.ts";
 import type { Certificate } from "./certificate.ts";
-import { PrivateLine } from "./private-line.ts";
+import { PeerConnection } from "./peer-connection.ts";
 
 /** Decides who may stay. */
-export interface Doorkeeper {
+export interface ConnectionAuthorizer {
   /** What to prove ourselves with to a caller; null while nobody may call. */
   readonly certificate: Certificate | null;
   /** Somebody has called and said their first line. False, and they are hung up on. */
-  admit(line: PrivateLine, greeting: string): Promise<boolean>;
+  admit(line: PeerConnection, greeting: string): Promise<boolean>;
 }
 
 /**
@@ -28,11 +28,11 @@ export class Greetings<T> {
 
   add(caller: T): void {
     const [oldest] = this.#callers.keys();
-    if (oldest !== undefined && this.#callers.size >= GREETINGS_MAX) {
+    if (oldest !== undefined && this.#callers.size >= PRIVATE_AUTHS_MAX) {
       this.delete(oldest);
       this.#cut(oldest);
     }
-    const deadline = setTimeout(() => this.#cut(caller), GREETING_MS);
+    const deadline = setTimeout(() => this.#cut(caller), PRIVATE_AUTH_MS);
     this.#callers.set(caller, deadline);
   }
 
@@ -53,16 +53,16 @@ export class Greetings<T> {
  */
 export class Listener {
   readonly #server: Server;
-  readonly #doorkeeper: Doorkeeper;
-  readonly #greetings = new Greetings<PrivateLine>((line) => line.cut());
+  readonly #doorkeeper: ConnectionAuthorizer;
+  readonly #greetings = new Greetings<PeerConnection>((line) => line.cut());
 
-  private constructor(doorkeeper: Doorkeeper) {
+  private constructor(doorkeeper: ConnectionAuthorizer) {
     this.#doorkeeper = doorkeeper;
     this.#server = createServer((socket) => this.#accept(socket));
   }
 
   /** Listens on that port, or with 0 on a free one. Rejects with the system's error. */
-  static async open(port: number, doorkeeper: Doorkeeper): Promise<Listener> {
+  static async open(port: number, doorkeeper: ConnectionAuthorizer): Promise<Listener> {
     const listener = new Listener(doorkeeper);
     listener.#server.listen(port, everyAddress());
     await once(listener.#server, "listening");
@@ -80,10 +80,10 @@ export class Listener {
     const { key, pem: cert } = certificate;
     // Anybody's certificate is taken here: whose it must be depends on the name that comes with the first line.
     const options = { isServer: true, requestCert: true, rejectUnauthorized: false, minVersion: "TLSv1.3" } as const;
-    void this.#greet(new PrivateLine(new TLSSocket(socket, { ...options, key, cert })));
+    void this.#greet(new PeerConnection(new TLSSocket(socket, { ...options, key, cert })));
   }
 
-  async #greet(line: PrivateLine): Promise<void> {
+  async #greet(line: PeerConnection): Promise<void> {
     this.#greetings.add(line);
     const admitted = line.lines.next().then(({ value }) => this.#doorkeeper.admit(line, value ?? ""));
     // A caller who is gone by now was not admitted either.

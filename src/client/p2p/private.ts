@@ -1,9 +1,9 @@
 import { type Certificate, newCertificate, safetyNumber } from "./certificate.ts";
 import type { ConsentEvent, PrivateEvent } from "../event.ts";
-import { type Doorkeeper, Listener } from "./listener.ts";
-import { PrivateLine } from "./private-line.ts";
-import { ChatError, Pauses } from "../request.ts";
-import { GREETING_MS } from "../../limits.ts";
+import { type ConnectionAuthorizer, Listener } from "./listener.ts";
+import { PeerConnection } from "./peer-connection.ts";
+import { ChatError, Backoff } from "../request.ts";
+import { PRIVATE_AUTH_MS } from "../../limits.ts";
 import { connect } from "node:tls";
 
 /** How often in a row a call may fail, or a connection break soon, before it is not tried again by itself. */
@@ -18,11 +18,11 @@ interface Introduction {
   key: string;
   /** Where to call; null when it is the other who calls. */
   address: { host: string; port: number } | null;
-  line: PrivateLine | null;
+  line: PeerConnection | null;
   /** Calls that failed, or did not last, since the last one that did. */
   failures: number;
   /** A call under way. */
-  call: Promise<PrivateLine> | null;
+  call: Promise<PeerConnection> | null;
 }
 
 /**
@@ -30,7 +30,7 @@ interface Introduction {
  * Private chat). The server introduces; what is said goes from machine to machine, and only to who has shown the key of
  * the certificate that came with the introduction.
  */
-export class PrivateChats implements Doorkeeper {
+export class PrivateChats implements ConnectionAuthorizer {
   readonly #request: (line: string) => Promise<string>;
   readonly #tell: (event: PrivateEvent) => void;
   readonly #reach: (address: string) => string;
@@ -173,7 +173,7 @@ export class PrivateChats implements Doorkeeper {
   }
 
   /** A caller's first line: `private <name> <ticket>`, and then their certificate must be the one that we know. */
-  async admit(line: PrivateLine, greeting: string): Promise<boolean> {
+  async admit(line: PeerConnection, greeting: string): Promise<boolean> {
     const [verb = "", user = "", ticket = "", ...more] = greeting.split(" ");
     if (verb !== "private" || more.length > 0) return false;
     await this.#invited.get(user)?.promise;
@@ -240,7 +240,7 @@ export class PrivateChats implements Doorkeeper {
   /** Calls at once, so that both may speak first, and again when the connection breaks. */
   async #keepOpen(introduction: Introduction): Promise<void> {
     const { user } = introduction;
-    for (const pauses = new Pauses(Math.max(0, introduction.failures - 1)); introduction.failures < FAILURES_MAX;) {
+    for (const pauses = new Backoff(Math.max(0, introduction.failures - 1)); introduction.failures < FAILURES_MAX;) {
       if (introduction.failures > 0) await pauses.next();
       if (!this.#isValid(introduction) || introduction.line !== null) return;
       try {
@@ -253,18 +253,18 @@ export class PrivateChats implements Doorkeeper {
     if (this.#isValid(introduction)) this.#tell({ kind: "unreachable", user });
   }
 
-  #call(introduction: Introduction): Promise<PrivateLine> {
+  #call(introduction: Introduction): Promise<PeerConnection> {
     introduction.call ??= this.#dial(introduction).finally(() => (introduction.call = null));
     return introduction.call;
   }
 
-  async #dial(introduction: Introduction): Promise<PrivateLine> {
+  async #dial(introduction: Introduction): Promise<PeerConnection> {
     const { key, pem: cert } = this.#certificate!;
     const options = { rejectUnauthorized: false, minVersion: "TLSv1.3", key, cert } as const;
     const { host, port } = introduction.address!;
     const socket = connect({ host: this.#reach(host), port, ...options });
-    const line = new PrivateLine(socket);
-    const deadline = setTimeout(() => line.cut(), GREETING_MS);
+    const line = new PeerConnection(socket);
+    const deadline = setTimeout(() => line.cut(), PRIVATE_AUTH_MS);
     try {
       const secured = new Promise((resolve) => socket.once("secureConnect", resolve));
       await Promise.race([secured, line.closed]);
@@ -284,7 +284,7 @@ export class PrivateChats implements Doorkeeper {
   }
 
   /** Tells what comes on a connection, until it ends. */
-  async #follow(introduction: Introduction, line: PrivateLine): Promise<void> {
+  async #follow(introduction: Introduction, line: PeerConnection): Promise<void> {
     introduction.line = line;
     const sinceMs = performance.now();
     for await (const words of line.lines) {

@@ -1,5 +1,5 @@
 import { expect, test } from "bun:test";
-import type { Latency, Outcome } from "../../../bench/load/order.ts";
+import type { Latency, Outcome } from "../../../bench/load/workload-spec.ts";
 import { type Run, sharesOf, shareOf, toldMicros } from "../../../bench/report/result.ts";
 
 function latency(p50: number, count = 1): Latency {

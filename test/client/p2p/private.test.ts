@@ -6,7 +6,7 @@ import { ChatClient, type ChatClientOptions, ChatError, type ChatEvent } from "h
 import { type Certificate, newCertificate, safetyNumber } from "../../../src/client/p2p/certificate.ts";
 import { Listener } from "../../../src/client/p2p/listener.ts";
 import { PrivateChats } from "../../../src/client/p2p/private.ts";
-import { GREETINGS_MAX, PRIVATE_LINE_BYTES_MAX } from "../../../src/limits.ts";
+import { PRIVATE_AUTHS_MAX, PRIVATE_LINE_BYTES_MAX } from "../../../src/limits.ts";
 import { PASSWORD, type WireClient, WireServer } from "../../support/wire.ts";
 
 const USERS = ["columbia", "SEAS", "foobar"];
@@ -327,7 +327,7 @@ describe("who calls", () => {
   test("gets in while a crowd of others holds connections open and says nothing", async () => {
     const columbia = await enter("columbia");
     const { port, ticket } = await invitedByHand(columbia);
-    const crowd = Array.from({ length: 4 * GREETINGS_MAX }, () => connect(port, "127.0.0.1").on("error", () => {}));
+    const crowd = Array.from({ length: 4 * PRIVATE_AUTHS_MAX }, () => connect(port, "127.0.0.1").on("error", () => {}));
     sockets.push(...crowd);
     await Promise.all(crowd.map((socket) => new Promise((resolve) => socket.once("connect", resolve))));
     expect((await call(port, mine, `private SEAS ${ticket}`, "message hi")).heard).toBe("ok\n");
@@ -335,7 +335,7 @@ describe("who calls", () => {
     // Of the crowd, the first have gone for those who came later.
     await Promise.all(
       crowd
-        .slice(0, 3 * GREETINGS_MAX - 1)
+        .slice(0, 3 * PRIVATE_AUTHS_MAX - 1)
         .map((socket) => socket.closed || new Promise((done) => socket.once("close", done))),
     );
   });

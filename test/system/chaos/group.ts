@@ -2,7 +2,7 @@ import type { Random } from "../../support/random.ts";
 import { type ClientsOrder, INSTANTS } from "./clients.ts";
 import { SILENCE_S } from "./server.ts";
 import { Program, within } from "../../../bench/program.ts";
-import type { Proxy } from "./proxy.ts";
+import type { Proxy } from "./fault-proxy.ts";
 
 /** One process of clients with a proxy of its own, both of which come and go. */
 export class Group {

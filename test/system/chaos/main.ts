@@ -9,9 +9,9 @@ import { Group } from "./group.ts";
 import { PipeReader } from "./pipe.ts";
 import { ChaosServer, SILENCE_S, freePort } from "./server.ts";
 import { type Tally, Verdict, describe, isWell } from "./verdict.ts";
-import { Witness } from "./witness.ts";
+import { ReferenceModel } from "./reference-model.ts";
 import { Program, within } from "../../../bench/program.ts";
-import { type Observer, Proxy, Storm } from "./proxy.ts";
+import { type Observer, Proxy, RandomFaults } from "./fault-proxy.ts";
 
 const USAGE = `Usage: bun run chaos [options]
 
@@ -93,7 +93,7 @@ function parseOptions(args: string[]): Options | null {
 class Chaos {
   readonly #options: Options;
   readonly #random: Random;
-  readonly #storm: Storm;
+  readonly #storm: RandomFaults;
   readonly #folder = mkdtempSync(join(tmpdir(), "heartline-chaos-"));
   readonly #verdict: Verdict;
   readonly #groups: Group[] = [];
@@ -101,7 +101,7 @@ class Chaos {
   /** Where callback clients can be called: a proxy each, of which the server is told instead of the client's port. */
   readonly #doors = new Map<string, Proxy>();
   readonly #faults: string[] = [];
-  readonly #witness = new Witness((what) => this.#faults.push(what));
+  readonly #witness = new ReferenceModel((what) => this.#faults.push(what));
   readonly #server: ChaosServer;
   #storms = false;
   #isMuted = false;
@@ -113,7 +113,7 @@ class Chaos {
   constructor(options: Options) {
     this.#options = options;
     this.#random = new Random(options.seed);
-    this.#storm = new Storm(this.#random);
+    this.#storm = new RandomFaults(this.#random);
     this.#verdict = new Verdict(this.#folder, options.clients);
     const { durability, limitLoopback } = options;
     const order = { folder: this.#folder, users: options.clients + 2, durability, limitLoopback };

@@ -235,7 +235,7 @@ export class Verdict {
 }
 
 /** What the harness did, beside what came of it. */
-export interface Deeds {
+export interface FaultCounts {
   cuts: number;
   outages: number;
   stalls: number;
@@ -259,7 +259,7 @@ export function isWell({ lost, twice, disordered, faults }: Tally): boolean {
 }
 
 /** A short table, and examples of what went wrong. */
-export function describe(all: Tally & Deeds): string {
+export function describe(all: Tally & FaultCounts): string {
   const rows = {
     messages: all.accepted,
     "  received": all.received,

@@ -1,7 +1,7 @@
 import { ATTACKS, type AttackName } from "./attacks.ts";
-import { type AttackOrder, type Deeds, Field, sumOf } from "./intruder.ts";
+import { type AttackOrder, type AttackStats, AttackRunner, sumOf } from "./attack-client.ts";
 import { linesOf, onCore } from "../../../bench/program.ts";
-import { Respondent } from "../respondent.ts";
+import { ControlledProcess } from "../controlled-process.ts";
 
 /**
  * So long, so often, they do nothing: a virtual machine both of whose cores are never idle is itself made to wait for
@@ -15,11 +15,11 @@ const REST_EACH_MS = 10;
  * those late who measure.
  */
 export class Attackers {
-  readonly #program: Respondent<Deeds>;
+  readonly #program: ControlledProcess<AttackStats>;
 
   constructor(order: AttackOrder) {
     const idly = Bun.which("chrt") === null ? [] : ["chrt", "--idle", "0"];
-    this.#program = new Respondent("the hostile clients", "test/system/hostile/attack.ts", order, [
+    this.#program = new ControlledProcess("the hostile clients", "test/system/hostile/attack.ts", order, [
       ...onCore(0),
       ...idly,
     ]);
@@ -31,7 +31,7 @@ export class Attackers {
   }
 
   /** They leave all at once; resolves when they are gone, with what they did since they came. */
-  rest(): Promise<Deeds> {
+  rest(): Promise<AttackStats> {
     return this.#program.ask("rest");
   }
 
@@ -44,13 +44,13 @@ if (import.meta.main) {
   const lines = linesOf(Bun.stdin.stream());
   const order = JSON.parse((await lines.next()).value as string) as AttackOrder;
   setInterval(() => Bun.sleepSync(REST_MS), REST_EACH_MS);
-  let fields: Field[] = [];
+  let fields: AttackRunner[] = [];
   for await (const line of lines) {
     if (line === "go") {
       fields = order.attacks.map((name, index) => {
         // Users of its own, or two attacks would throw each other out.
         const users = order.users.filter((_, at) => at % order.attacks.length === index);
-        const field = new Field({ ...order, users });
+        const field = new AttackRunner({ ...order, users });
         ATTACKS[name as AttackName].begin(field);
         return field;
       });

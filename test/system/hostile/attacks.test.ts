@@ -4,7 +4,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { Attackers } from "./attack.ts";
 import { ATTACKS, ATTACK_NAMES, type AttackName } from "./attacks.ts";
-import { type Deeds, Field } from "./intruder.ts";
+import { type AttackStats, AttackRunner } from "./attack-client.ts";
 import { makeCertificate, writeCertificate } from "../../support/certificate.ts";
 import { WireServer } from "../../support/wire.ts";
 
@@ -12,14 +12,14 @@ const LASTS_MS = 600;
 const USERS = Array.from({ length: 60 }, (_, i) => `x${i}`);
 
 /** What an attack did, a fifth as strong as it is measured, and what somebody who was there heard of it. */
-async function seen(attack: AttackName): Promise<{ deeds: Deeds; heard: string[]; stored: string[] }> {
+async function seen(attack: AttackName): Promise<{ deeds: AttackStats; heard: string[]; stored: string[] }> {
   const folder = mkdtempSync(join(tmpdir(), "heartline-attacks-"));
   const tls = { ...writeCertificate(folder, await makeCertificate()), port: 0 };
   const server = new WireServer({ tls }, ["alice", "h0", ...USERS]);
   try {
     const alice = await server.login("alice");
     const order = { attacks: [attack], users: USERS, hashed: ["h0"], ordinary: ["alice"], strength: 0.2 };
-    const field = new Field({ ...order, port: server.port, tlsPort: server.tlsPort });
+    const field = new AttackRunner({ ...order, port: server.port, tlsPort: server.tlsPort });
     ATTACKS[attack].begin(field);
     await Bun.sleep(LASTS_MS);
     field.leave();

@@ -1,4 +1,4 @@
-import type { Field, Intruder, Script } from "./intruder.ts";
+import type { AttackRunner, AttackClient, Script } from "./attack-client.ts";
 import { PASSWORD } from "../target.ts";
 
 /** What hostile clients do. */
@@ -6,7 +6,7 @@ export interface Attack {
   help: string;
   /** Options that the server has meanwhile. */
   options?: readonly string[];
-  begin(field: Field): void;
+  begin(field: AttackRunner): void;
 }
 
 const PIPELINE_REQUESTS = 1_000_000;
@@ -134,7 +134,7 @@ export const ATTACKS = {
       // They block the ordinary users: else these users' broadcasts to 400 more receivers are what is measured.
       const blocks = (...more: string[]) => {
         const lines = Buffer.from([...field.order.ordinary, ...more].map((name) => `block ${name}\n`).join(""));
-        return (intruder: Intruder): void => intruder.say(lines);
+        return (intruder: AttackClient): void => intruder.say(lines);
       };
       const asking = range(field.scaled(20), (i) => field.open({ user: field.user(i), begins: blocks() }));
       const others = Math.min(field.scaled(400), field.order.users.length - asking.length);
@@ -169,7 +169,7 @@ export const ATTACKS = {
       const lines = Buffer.concat(range(12, () => LONG_LINE));
       for (let i = 0; i < field.scaled(16); i++) {
         const bytes = i % 2 === 0 ? ENDLESS : lines;
-        const goesOn = (intruder: Intruder): void => field.after(0, () => intruder.say(bytes));
+        const goesOn = (intruder: AttackClient): void => field.after(0, () => intruder.say(bytes));
         const user = i % 4 < 2 ? {} : { user: field.user(i) };
         field.open({ ...user, begins: (intruder) => intruder.say(bytes), spent: goesOn });
       }
@@ -290,7 +290,7 @@ export const ATTACKS = {
       const { ordinary } = field.order;
       const said = (head: string, count: number): Buffer =>
         Buffer.concat([Buffer.from(head), ESCAPES[count % ESCAPES.length]!, Buffer.from("\n")]);
-      const by = (count: number): Intruder => all[count % all.length]!;
+      const by = (count: number): AttackClient => all[count % all.length]!;
       field.perSecond(field.scaled(500), (count) => {
         if (by(count).isIn) by(count).say(said(`message ${ordinary[count % ordinary.length]} `, count));
       });
@@ -328,10 +328,10 @@ function range<T>(count: number, each: (index: number) => T): T[] {
 }
 
 /** Says these lines in turn, a million times in one go, and then again. */
-function pipeline(field: Field, user: string | undefined, lines: readonly string[]): void {
+function pipeline(field: AttackRunner, user: string | undefined, lines: readonly string[]): void {
   const block = Buffer.from(range(BLOCK_REQUESTS, (i) => `${lines[i % lines.length]}\n`).join(""), "latin1");
   let blocks = 0;
-  const next = (intruder: Intruder): void => {
+  const next = (intruder: AttackClient): void => {
     for (let i = 0; i < PIPELINE_REQUESTS / BLOCK_REQUESTS; i++) intruder.say(block);
     blocks++;
   };

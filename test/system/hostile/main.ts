@@ -2,13 +2,13 @@ import { writeFileSync } from "node:fs";
 import { Attackers } from "./attack.ts";
 import { type CommandLine, Progress, beforeQuitting, runProgram } from "../../../bench/command-line.ts";
 import { UsageError } from "../../../src/usage-error.ts";
-import { type Harm, RATIO_MAX, p99Ratios, spreadOf, verdict } from "./harm.ts";
-import { type Deeds, sumOf } from "./intruder.ts";
-import { ORDINARY, Ordinary } from "./ordinary.ts";
+import { type Impact, RATIO_MAX, p99Ratios, spreadOf, verdict } from "./impact.ts";
+import { type AttackStats, sumOf } from "./attack-client.ts";
+import { ORDINARY, BackgroundLoad } from "./background-load.ts";
 import { newResult } from "../../../bench/report/result.ts";
 import { digits, range, spread } from "../../../bench/report/statistics.ts";
 import { Target, TargetError } from "../target.ts";
-import { TROUBLE_NAMES, type TroubleName, troubleOf } from "./troubles.ts";
+import { FAULT_SCENARIO_NAMES, type FaultScenarioName, faultScenario } from "./fault-scenarios.ts";
 
 const OPTIONS = ["attacks", "seconds", "rounds", "rate", "strength", "warmup", "recovery", "stop", "json"] as const;
 type OptionName = (typeof OPTIONS)[number];
@@ -36,7 +36,7 @@ whose quiet slice the users' own process was late says nothing, and is made agai
 one process from outside: test/simulation makes them.
 
   --attacks <list>       which (all of them):
-${TROUBLE_NAMES.map((name) => `                           ${name.padEnd(10)} ${troubleOf(name).help}`).join("\n")}
+${FAULT_SCENARIO_NAMES.map((name) => `                           ${name.padEnd(10)} ${faultScenario(name).help}`).join("\n")}
   --seconds <number>     how long a slice is (8)
   --rounds <number>      a quiet and a hostile slice each, behind the first one (5)
   --rate <number>        messages a second of all ordinary users together (1,000)
@@ -51,7 +51,7 @@ Exit code: 0, 1 when somebody ordinary was harmed, 2 for an invalid command line
 `;
 
 interface Options {
-  attacks: TroubleName[];
+  attacks: FaultScenarioName[];
   sliceMs: number;
   rounds: number;
   rate: number;
@@ -65,22 +65,22 @@ interface Options {
 
 /** One attack: what ordinary users noticed, and what it did to the server. */
 interface Report {
-  attack: TroubleName;
-  harm: Harm;
+  attack: FaultScenarioName;
+  harm: Impact;
   /** The 99th percentile beside the first attack, in µs. */
   firstP99: number;
   wrong: string[];
   /** Bytes of resident memory: before the first attack, at most during one, and when the attackers have been away. */
   resident: { before: number; peak: number; after: number };
-  deeds: Deeds;
+  deeds: AttackStats;
 }
 
 function parseOptions(line: CommandLine<OptionName>): Options {
-  const attacks = line.text("attacks")?.split(",") ?? TROUBLE_NAMES;
+  const attacks = line.text("attacks")?.split(",") ?? FAULT_SCENARIO_NAMES;
   for (const name of attacks)
-    if (!(TROUBLE_NAMES as string[]).includes(name)) throw new UsageError(`--attacks knows no "${name}"`);
+    if (!(FAULT_SCENARIO_NAMES as string[]).includes(name)) throw new UsageError(`--attacks knows no "${name}"`);
   return {
-    attacks: attacks as TroubleName[],
+    attacks: attacks as FaultScenarioName[],
     sliceMs: 1000 * line.number("seconds", 8, 0.1, 600, true),
     rounds: line.number("rounds", 5, 1, 1000),
     rate: line.number("rate", 1000, 1, 100_000),
@@ -94,11 +94,11 @@ function parseOptions(line: CommandLine<OptionName>): Options {
 }
 
 /** Runs one attack against a server of its own. Throws TargetError. */
-async function run(attack: TroubleName, options: Options, say: (text: string) => void): Promise<Report> {
+async function run(attack: FaultScenarioName, options: Options, say: (text: string) => void): Promise<Report> {
   const names = (letter: string, count: number): string[] => Array.from({ length: count }, (_, i) => `${letter}${i}`);
   const [ordinary, users, hashed] = [names("u", ORDINARY), names("x", HOSTILE), names("h", HASHED)];
   say("starting");
-  const trouble = troubleOf(attack);
+  const trouble = faultScenario(attack);
   const { descriptorsMax, isJudged, mayRefuse } = trouble;
   const target = await Target.start({
     users: [...ordinary, ...users],
@@ -107,14 +107,14 @@ async function run(attack: TroubleName, options: Options, say: (text: string) =>
     descriptorsMax,
   });
   const talk = { users: ordinary, rate: options.rate, broadcastEach: BROADCAST_EACH, broadcasters: ORDINARY };
-  const people = new Ordinary(target, { ...talk, warmupMs: options.warmupMs, mayRefuse });
+  const people = new BackgroundLoad(target, { ...talk, warmupMs: options.warmupMs, mayRefuse });
   const { strength } = options;
   const { port, tlsPort } = target;
   const order = { attacks: [...trouble.attacks], port, tlsPort, users, hashed, ordinary, strength };
   const attackers = new Attackers(order);
-  const rounds: Harm["rounds"] = [];
+  const rounds: Impact["rounds"] = [];
   const resident = { before: 0, peak: 0, after: 0 };
-  const deeds: Deeds[] = [];
+  const deeds: AttackStats[] = [];
   let firstP99 = 0;
   try {
     await people.enter();
@@ -141,7 +141,7 @@ async function run(attack: TroubleName, options: Options, say: (text: string) =>
     target.collect();
     await Bun.sleep(options.recoveryMs);
     resident.after = target.resident;
-    const harm: Harm = { rounds, outcome: await people.leave(), isJudged };
+    const harm: Impact = { rounds, outcome: await people.leave(), isJudged };
     const wrong = verdict(harm);
     if (!target.isRunning) wrong.push("the server has ended");
     if (!mayRefuse)

@@ -4,15 +4,15 @@ import { Attackers } from "../hostile/attack.ts";
 import type { AttackName } from "../hostile/attacks.ts";
 import { type CommandLine, Progress, beforeQuitting, runProgram } from "../../../bench/command-line.ts";
 import { UsageError } from "../../../src/usage-error.ts";
-import { clientsMax } from "../../../bench/load/contest.ts";
-import type { Deeds } from "../hostile/intruder.ts";
-import type { Outcome, Slice } from "../../../bench/load/order.ts";
-import { Ordinary } from "../hostile/ordinary.ts";
+import { clientsMax } from "../../../bench/load/benchmark-runner.ts";
+import type { AttackStats } from "../hostile/attack-client.ts";
+import type { Outcome, Slice } from "../../../bench/load/workload-spec.ts";
+import { BackgroundLoad } from "../hostile/background-load.ts";
 import { newResult } from "../../../bench/report/result.ts";
 import { JUDGED_MS_MIN, type Findings, MARKS, SPREAD_MAX, spreadOf, verdict } from "./verdict.ts";
 import { digits, median } from "../../../bench/report/statistics.ts";
 import { PASSWORD, Target, TargetError } from "../target.ts";
-import { type Visits, Visitors, visitorName } from "./visitors.ts";
+import { type Visits, ChurnClients, churnClientName } from "./churn-clients.ts";
 
 const OPTIONS = ["clients", "minutes", "rate", "seed", "json"] as const;
 
@@ -92,7 +92,7 @@ interface Soak extends Findings {
   samples: { atMs: number; resident: number; mapped: number }[];
   ordinary: Outcome;
   visitors: Visits;
-  hostile: Deeds;
+  hostile: AttackStats;
 }
 
 function parseOptions(line: CommandLine<(typeof OPTIONS)[number]>): Options {
@@ -143,13 +143,13 @@ async function soak(options: Options, say: (text: string) => void, tell: (row: R
   const ordinary = names(clients, (index) => `u${index}`);
   const hostile = names(HOSTILE, (index) => `x${index}`);
   say("starting");
-  const users = [...ordinary, ...hostile, ...names(visitorsCount, visitorName), "watcher"];
+  const users = [...ordinary, ...hostile, ...names(visitorsCount, churnClientName), "watcher"];
   const target = await Target.start({ users, hashed: [], options: options.server, descriptorsMax: null });
   const { port, tlsPort } = target;
   const before = target.open;
   const talk = { users: ordinary, rate, broadcastEach: rate, broadcasters: BROADCASTERS };
-  const people = new Ordinary(target, { ...talk, warmupMs: WARMUP_MS, mayRefuse: false });
-  const visitors = new Visitors({ port, count: visitorsCount, seed });
+  const people = new BackgroundLoad(target, { ...talk, warmupMs: WARMUP_MS, mayRefuse: false });
+  const visitors = new ChurnClients({ port, count: visitorsCount, seed });
   const order = { attacks: ATTACKS, port, tlsPort, users: hostile, hashed: [], ordinary, strength: STRENGTH };
   const attackers = new Attackers(order);
   try {

@@ -1,4 +1,4 @@
-import type { Outcome } from "../../../bench/load/order.ts";
+import type { Outcome } from "../../../bench/load/workload-spec.ts";
 import { digits } from "../../../bench/report/statistics.ts";
 
 /** How many percent the marks may lie apart. */

@@ -27,8 +27,8 @@ describe.each(["", " resumable"])("what a session%s leaves behind", (kind) => {
   function end(world: World, bob: TestPeer): void {
     world.begin();
     if (kind === "") {
-      bob.gone = true;
-      world.chat.lost(bob);
+      bob.isClosed = true;
+      world.chat.connectionClosed(bob);
     } else world.chat.end(bob.session!, "expired");
     world.endTurn();
   }
@@ -97,8 +97,8 @@ describe.each(["", " resumable"])("what a session%s leaves behind", (kind) => {
   test("keeps the store's oldest records until all of it is in the mailbox", () => {
     const { world, bob, kept } = setUp(kind);
     let rested = 0;
-    Object.defineProperty(world.store, "restUpTo", { get: () => (rested === 0 ? Number.POSITIVE_INFINITY : null) });
-    world.store.rested = () => {
+    Object.defineProperty(world.store, "spillUpTo", { get: () => (rested === 0 ? Number.POSITIVE_INFINITY : null) });
+    world.store.spilled = () => {
       expect(kept()).toBe(MESSAGES);
       rested++;
     };
@@ -110,18 +110,18 @@ describe.each(["", " resumable"])("what a session%s leaves behind", (kind) => {
 
   test("is tried again for the store's oldest records when the disk had refused it", () => {
     const { world, bob, kept } = setUp(kind);
-    const { ends, rest } = world.store;
-    world.store.ends = world.store.rest = () => {
+    const { ends, spill } = world.store;
+    world.store.ends = world.store.spill = () => {
       throw new Error("disk full");
     };
     end(world, bob);
     expect(world.faults).toHaveLength(1);
-    Object.assign(world.store, { ends, rest });
+    Object.assign(world.store, { ends, spill });
     for (let turns = 0; turns < 50; turns++) nextTurn(world);
     expect(kept()).toBe(0);
     let rested = 0;
-    Object.defineProperty(world.store, "restUpTo", { get: () => (rested === 0 ? Number.POSITIVE_INFINITY : null) });
-    world.store.rested = () => void rested++;
+    Object.defineProperty(world.store, "spillUpTo", { get: () => (rested === 0 ? Number.POSITIVE_INFINITY : null) });
+    world.store.spilled = () => void rested++;
     for (let turns = 0; turns < 50; turns++) nextTurn(world);
     expect([kept(), rested]).toEqual([MESSAGES, 1]);
   });
@@ -133,9 +133,9 @@ test("a store that wants to forget is told of many sessions in several turns, th
   for (const name of names) world.say(world.connect(), `login ${name} secret resumable`);
   let told = 0;
   let rested = false;
-  Object.defineProperty(world.store, "restUpTo", { get: () => (rested ? null : Number.POSITIVE_INFINITY) });
-  world.store.rest = () => void told++;
-  world.store.rested = () => void (rested = true);
+  Object.defineProperty(world.store, "spillUpTo", { get: () => (rested ? null : Number.POSITIVE_INFINITY) });
+  world.store.spill = () => void told++;
+  world.store.spilled = () => void (rested = true);
   const counts: number[] = [];
   for (let before = 0; !rested; before = told) {
     nextTurn(world);
@@ -218,7 +218,7 @@ describe.each(["", " resumable"])("a login that replaces a session%s which holds
     expect(last.session).toMatchObject({ isBeingReplaced: false });
     expect(peers.map(({ session }) => session?.ended ?? true)).toEqual([true, true, true, false]);
     world.say(alice, "message bob later");
-    expect(world.account("bob").session!.fedUnconfirmed).toBeGreaterThan(0);
+    expect(world.account("bob").session!.deliveredUnacked).toBeGreaterThan(0);
   });
 
   test("does not happen when its connection is gone by then, and the session goes on", () => {
@@ -227,7 +227,7 @@ describe.each(["", " resumable"])("a login that replaces a session%s which holds
     world.begin();
     again.feed(Buffer.from("login bob secret\n"));
     world.endTurn();
-    again.gone = true;
+    again.isClosed = true;
     world.endTurns();
     expect(again.session).toBeNull();
     bob.take();
@@ -245,20 +245,20 @@ describe.each(["", " resumable"])("a login that replaces a session%s which holds
     world.chat.shutdown();
     world.endTurns();
     expect([again.session, world.chat.presence.online.length]).toEqual([null, 0]);
-    world.chat.checkpoint.finish();
+    world.chat.mailboxScheduler.finish();
     expect(world.store.read("bob", 0, 1e9)).toHaveLength(MESSAGES);
   });
 
   test("goes on as it can when the disk refuses", () => {
     const { world, alice } = setUp(kind);
-    const { rest } = world.store;
-    world.store.rest = () => {
+    const { spill: rest } = world.store;
+    world.store.spill = () => {
       throw new Error("disk full");
     };
     const again = world.connect();
     world.say(again, "login bob secret");
     expect(world.faults.length).toBeGreaterThan(0);
-    world.store.rest = rest;
+    world.store.spill = rest;
     const heard = again.read();
     again.hangUp();
     heard.push(...world.login("bob").read());
@@ -286,7 +286,7 @@ describe("of many users at once", () => {
       return peer;
     });
     world.endTurn();
-    const fed = (): number => peers.reduce((sum, { session }) => sum + (session?.fedUnconfirmed ?? 0), 0);
+    const fed = (): number => peers.reduce((sum, { session }) => sum + (session?.deliveredUnacked ?? 0), 0);
     return { world, peers, fed };
   }
 
@@ -302,7 +302,7 @@ describe("of many users at once", () => {
     for (const peer of peers) peer.room = Number.POSITIVE_INFINITY;
     world.endTurns();
     for (const peer of peers) {
-      peer.session!.outbox.touch();
+      peer.session!.outbox.markDirty();
       world.endTurns();
       const numbers = peer.read().flatMap((line) => /^stored alice \d+ (\d+) x/.exec(line)?.[1] ?? []);
       expect(numbers).toEqual(Array.from({ length: EACH }, (_, i) => String(i)));
@@ -331,12 +331,12 @@ describe("of many users at once", () => {
     bob.room = 0;
     world.say(bob, "login bob secret resumable");
     const session = bob.session!;
-    const fed = session.fedUnconfirmed;
+    const fed = session.deliveredUnacked;
     for (let i = 0; i < 20; i++) world.say(alice, `broadcast ${TEXT}`);
     world.begin();
-    session.hungry = true;
+    session.deliveryPending = true;
     world.chat.flushed(session);
-    expect([session.hungry, session.fedUnconfirmed, session.outbox.touched]).toEqual([false, fed, true]);
+    expect([session.deliveryPending, session.deliveredUnacked, session.outbox.dirty]).toEqual([false, fed, true]);
   });
 
   test("what waits is fed behind what the store needs for its oldest records, also to who has no connection", () => {
@@ -344,15 +344,15 @@ describe("of many users at once", () => {
     const [alice] = world.online("alice") as [TestPeer];
     for (let i = 0; i < EACH; i++) world.say(alice, `message bob ${i} ${TEXT}`);
     let needed = 2;
-    Object.defineProperty(world.store, "restUpTo", { get: () => (needed-- > 0 ? Number.POSITIVE_INFINITY : null) });
-    world.store.rested = () => {};
+    Object.defineProperty(world.store, "spillUpTo", { get: () => (needed-- > 0 ? Number.POSITIVE_INFINITY : null) });
+    world.store.spilled = () => {};
     world.say(world.connect(), "login bob secret callback=5000");
-    expect(world.account("bob").session!.fedUnconfirmed).toBe(EACH);
+    expect(world.account("bob").session!.deliveredUnacked).toBe(EACH);
   });
 
   test("who goes again before their turn has come keeps nobody from theirs, and loses nothing", () => {
     const { world, peers, fed } = comeBack();
-    const gone = peers.find(({ session }) => session!.fedUnconfirmed === 0)!;
+    const gone = peers.find(({ session }) => session!.deliveredUnacked === 0)!;
     world.chat.end(gone.session!, "logout");
     world.endTurns();
     expect(fed()).toBe((NAMES.length - 1) * EACH);
@@ -380,7 +380,8 @@ describe("of many users at once", () => {
     const sessions = peers.map(({ session }) => session!);
     world.begin();
     for (const session of sessions) world.chat.end(session, "expired");
-    const left = (): number[] => sessions.map(({ outbox, restedUpTo }) => outbox.messages(restedUpTo, 1e9, 1e9).length);
+    const left = (): number[] =>
+      sessions.map(({ outbox, spilledUpTo: restedUpTo }) => outbox.messages(restedUpTo, 1e9, 1e9).length);
     world.endTurn();
     for (let turns = 0; turns < 5; turns++) world.endTurn();
     expect(Math.min(...left())).toBeGreaterThan(0);
@@ -437,11 +438,11 @@ describe.each(["", " resumable"])("while a login waits until very much that a se
     for (let i = 1; i < 10; i++) alice.feed(Buffer.from(`message dave ${TEXT}\n`));
     const dave = world.connect();
     dave.feed(Buffer.from("login dave secret\n"));
-    for (let turns = 0; dave.session?.fedUnconfirmed !== 10 && turns < 10; turns++) {
+    for (let turns = 0; dave.session?.deliveredUnacked !== 10 && turns < 10; turns++) {
       dave.room = 0;
       nextTurn(world);
     }
-    expect([dave.session!.fedUnconfirmed, again.session]).toEqual([10, null]);
+    expect([dave.session!.deliveredUnacked, again.session]).toEqual([10, null]);
   });
 
   test("it is answered after a bounded number of turns, though more messages to that user come than can be moved", () => {
@@ -473,10 +474,10 @@ describe.each(["", " resumable"])("while a login waits until very much that a se
     alice.feed(Buffer.from("message bob last\n"));
     world.endTurn();
     expect(alice.read().at(-1)).toBe("ok stored");
-    again.gone = true;
+    again.isClosed = true;
     world.endTurns();
     bob.take();
-    world.chat.confirm(bob.session!, bob.session!.outbox.sent);
+    world.chat.ack(bob.session!, bob.session!.outbox.sent);
     world.say(bob, "alive");
     const lines = bob.read().filter((line) => /^(message|stored) /.test(line));
     expect([lines.length, lines.at(-1)]).toEqual([MESSAGES + 1, expect.stringMatching(/^stored alice \d+ last$/)]);
@@ -496,8 +497,8 @@ test("thousands of users whose sessions end at once are settled in turns of boun
   });
   for (const name of names) world.say(alice, `message ${name} hello`);
   let moved = 0;
-  const { rest } = world.store;
-  world.store.rest = (...args) => {
+  const { spill: rest } = world.store;
+  world.store.spill = (...args) => {
     moved += args[3].length;
     rest.apply(world.store, args);
   };
@@ -558,7 +559,7 @@ describe("thousands of short messages that a user has confirmed", () => {
     expect(texts).toEqual([...Array.from({ length: COUNT - first }, (_, i) => String(first + i)), "last"]);
     expect(dropped()).toBeLessThanOrEqual(MOVED_BYTES_PER_TURN / 64);
     expect(left()).toBe(texts.length);
-    world.chat.confirm(again.session!, again.session!.outbox.sent);
+    world.chat.ack(again.session!, again.session!.outbox.sent);
     world.begin();
     world.endTurns();
     expect([left(), world.account("bob").waiting]).toEqual([0, 0]);
@@ -576,7 +577,7 @@ describe("thousands of short messages that a user has confirmed", () => {
       third.feed(Buffer.from("login bob secret\n"));
       expect(left()).toBeGreaterThan(0);
       if (ends === "a login") world.endTurns();
-      else world.chat.checkpoint.finish();
+      else world.chat.mailboxScheduler.finish();
       expect(third.read().filter((line) => line.startsWith("stored"))).toEqual([]);
       expect([left(), world.account("bob").waiting]).toEqual([0, 0]);
     }
@@ -585,10 +586,10 @@ describe("thousands of short messages that a user has confirmed", () => {
   test("are dropped before the store forgets the records that say so", () => {
     const { world, token, left } = setUpShort();
     const lefts: number[] = [];
-    Object.defineProperty(world.store, "restUpTo", {
+    Object.defineProperty(world.store, "spillUpTo", {
       get: () => (lefts.length > 0 ? null : Number.POSITIVE_INFINITY),
     });
-    world.store.rested = () => void lefts.push(left());
+    world.store.spilled = () => void lefts.push(left());
     world.say(world.connect(), `login bob secret resumable after=${token}:${1e5}`);
     for (let turns = 0; lefts.length === 0 && turns < 1000; turns++) nextTurn(world);
     expect(lefts).toEqual([0]);

@@ -4,7 +4,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { PATH, type Peer } from "../peers/peer.ts";
 import { linesOf, onCore, within } from "../program.ts";
-import type { Order, Outcome } from "./order.ts";
+import type { WorkloadSpec, Outcome } from "./workload-spec.ts";
 import { descriptorsMax } from "../../src/runtime/kernel.ts";
 
 const root = join(import.meta.dir, "../..");
@@ -13,7 +13,7 @@ const STOP_MS = 10_000;
 const PASSWORD = "secret";
 
 /** A program that cannot be run here, or a run that failed, in words for a person. */
-export class ContestError extends Error {}
+export class BenchmarkError extends Error {}
 
 /** Descriptors of a process that are no client's. */
 const DESCRIPTORS_SPARE = 200;
@@ -24,10 +24,10 @@ export function clientsMax(): number {
 }
 
 /** What a run is, but for the server. */
-export type Task = Omit<Order, "dialect" | "host" | "port" | "pid" | "loginsAtOnce">;
+export type Task = Omit<WorkloadSpec, "dialect" | "host" | "port" | "pid" | "loginsAtOnce">;
 
 /** Where servers and swarms run, one after the other; `remove` takes all their files away and ends what still runs. */
-export class Contest {
+export class BenchmarkRunner {
   readonly folder = mkdtempSync(join(tmpdir(), "heartline-bench-"));
   readonly users: [name: string, password: string][];
   readonly #running = new Set<Bun.Subprocess>();
@@ -48,11 +48,11 @@ export class Contest {
     const errors = new Response(server.stderr).text();
     try {
       const port = await this.#listens(server, site.port);
-      if (port === null) throw new ContestError(`${peer.name} does not listen: ${(await errors).slice(0, 500)}`);
+      if (port === null) throw new BenchmarkError(`${peer.name} does not listen: ${(await errors).slice(0, 500)}`);
       const { dialect, loginsAtOnce } = peer;
       return await this.swarm({ ...task, dialect, loginsAtOnce, host: "127.0.0.1", port, pid: server.pid }, say);
     } catch (error) {
-      throw error instanceof ContestError ? new ContestError(`${peer.name}: ${error.message}`) : error;
+      throw error instanceof BenchmarkError ? new BenchmarkError(`${peer.name}: ${error.message}`) : error;
     } finally {
       await this.#stop(server);
       rmSync(folder, { recursive: true, force: true });
@@ -60,7 +60,7 @@ export class Contest {
   }
 
   /** Runs a swarm. Throws ContestError. */
-  async swarm(order: Order, say: (progress: string) => void): Promise<Outcome> {
+  async swarm(order: WorkloadSpec, say: (progress: string) => void): Promise<Outcome> {
     const swarm = this.#spawn([...onCore(1), process.execPath, join(import.meta.dir, "swarm.ts")], "pipe");
     (swarm.stdin as Bun.FileSink).write(`${JSON.stringify(order)}\n`);
     (swarm.stdin as Bun.FileSink).end();
@@ -73,7 +73,7 @@ export class Contest {
     }
     await swarm.exited;
     const ended = `the swarm ended (${swarm.signalCode ?? `code ${swarm.exitCode}`})`;
-    if (outcome === null) throw new ContestError((await errors).split("\n", 3).join(" ").slice(0, 500) || ended);
+    if (outcome === null) throw new BenchmarkError((await errors).split("\n", 3).join(" ").slice(0, 500) || ended);
     return outcome;
   }
 

@@ -1,4 +1,4 @@
-import { CONSENT_MS } from "../limits.ts";
+import { INTRODUCTION_MS } from "../limits.ts";
 import { encode } from "../protocol/ascii.ts";
 import { WheelTimer, type TimerKind, type TimerWheel } from "../timer-wheel.ts";
 import type { Session } from "./session.ts";
@@ -25,7 +25,7 @@ class Consent {
  * Introduces clients to each other for private chats: who asked whom for their address, and who was granted it. It all
  * belongs to the two sessions, and goes with either of them or with a block. What the two say then, nobody here sees.
  */
-export class Consents {
+export class Introductions {
   readonly #of = new Map<Session, Set<Consent>>();
   readonly #wheel: TimerWheel;
   readonly #most: number;
@@ -45,7 +45,7 @@ export class Consents {
     if (this.#find(asker, asked, true) !== undefined) return "already_asked";
     if (this.#isFull(asker) || this.#isFull(asked)) return "busy";
     const consent = new Consent(asker, asked, key);
-    this.#wheel.schedule(consent.timer, this.#expiry, CONSENT_MS);
+    this.#wheel.schedule(consent.timer, this.#expiry, INTRODUCTION_MS);
     for (const session of [asker, asked]) this.#consentsOf(session).add(consent);
     say(asked, "private_request", asker.account.name, key);
     return null;

@@ -13,25 +13,25 @@ export interface StreamCopy {
 }
 
 /** A message inside a stream that its reader has not confirmed. */
-export interface Unconfirmed {
+export interface UnackedMessage {
   number: number;
   /** The stream's position behind it, and how many bytes its line has. */
   position: number;
   bytes: number;
   /** It rests in the mailbox too: nothing but its number and position is known here. */
-  resting: boolean;
+  spilled: boolean;
   unixMs: number;
   from: string;
   text: Uint8Array;
 }
 
 /** The messages of a stream that its reader has not confirmed, oldest first: a flat list, no object a message. */
-export class Marks {
+export class UnackedIndex {
   /** Fields of all marks; those before `first` are confirmed. */
   readonly fields: number[] = [];
   first = 0;
   /** The highest number among the messages that were confirmed. */
-  confirmedNumber = 0;
+  ackedNumber = 0;
   /** So many fields at the end are new: no copy has them. */
   #newFields = 0;
 
@@ -51,11 +51,11 @@ export class Marks {
   }
 
   /** The reader has everything before `position`. */
-  confirm(position: number): void {
+  ack(position: number): void {
     const { fields } = this;
     let { first } = this;
     while (first < fields.length && fields[first + MARK.end]! <= position) {
-      this.confirmedNumber = fields[first + MARK.number]!;
+      this.ackedNumber = fields[first + MARK.number]!;
       first += MARK.fields;
     }
     if (first === fields.length) return this.clear();
@@ -95,8 +95,8 @@ export class Marks {
    * The messages with numbers above `after` and up to `upTo`, about so many bytes of them but at least one; position p
    * of the stream lies at bytes[p + offset].
    */
-  messages(after: number, upTo: number, bytesMax: number, bytes: Buffer, offset: number): Unconfirmed[] {
-    const messages: Unconfirmed[] = [];
+  messages(after: number, upTo: number, bytesMax: number, bytes: Buffer, offset: number): UnackedMessage[] {
+    const messages: UnackedMessage[] = [];
     const { fields } = this;
     let left = bytesMax;
     for (let i = this.#firstAfter(after); i < fields.length && left > 0; i += MARK.fields) {
@@ -111,13 +111,13 @@ export class Marks {
       const nameEnd = wordEnd(bytes, name, end);
       const from = bytes.toString("latin1", name, nameEnd);
       const text = bytes.subarray(nameEnd + 1, end);
-      messages.push({ number, position, bytes: position - lineStart, resting: unixMs === 0, unixMs, from, text });
+      messages.push({ number, position, bytes: position - lineStart, spilled: unixMs === 0, unixMs, from, text });
     }
     return messages;
   }
 
   /** Those with numbers above `after` and up to `upTo` rest in the mailbox from now on. */
-  rest(after: number, upTo: number): void {
+  spill(after: number, upTo: number): void {
     const { fields } = this;
     for (let i = this.#firstAfter(after); i < fields.length && fields[i + MARK.number]! <= upTo; i += MARK.fields)
       fields[i + MARK.unixMs] = 0;

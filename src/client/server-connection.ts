@@ -21,11 +21,11 @@ export interface LinkListener {
   /** Lines were told, or something is about to be sent: what must be kept is kept now. */
   checkpoint(): void;
   /** Once, whoever closed it. */
-  closed(link: Link): void;
+  closed(link: ServerConnection): void;
 }
 
 /** A connection to a server, seen from the client: lines in, lines out, one write a turn. */
-export class Link implements Sink {
+export class ServerConnection implements Sink {
   readonly #listener: LinkListener;
   readonly #reader = new LineReader(SERVER_LINE_BYTES_MAX);
   readonly #outbox = new Outbox(turn, true);
@@ -45,8 +45,8 @@ export class Link implements Sink {
    * Connects. Rejects with the system's error (`code` tells which) when nobody listens there, with `untrusted`, or with
    * `closed`; a link that nobody has yet writes nothing, so that nothing leaves before a handshake is done.
    */
-  static async connect({ host, port, tls, connected }: Address, listener: LinkListener): Promise<Link> {
-    const link = new Link(listener);
+  static async connect({ host, port, tls, connected }: Address, listener: LinkListener): Promise<ServerConnection> {
+    const link = new ServerConnection(listener);
     const ready = Promise.withResolvers<void>();
     const hint = tls === false ? "" : "; perhaps there is no TLS at that port";
     const late = new ChatError("closed", `${NO_ANSWER}${hint}`);
@@ -129,7 +129,7 @@ export class Link implements Sink {
 
   #drain(): void {
     this.#full = false;
-    this.#outbox.touch();
+    this.#outbox.markDirty();
   }
 
   flush(): void {
@@ -138,7 +138,7 @@ export class Link implements Sink {
       const count = this.#outbox.pieceEnd - this.#outbox.pieceStart;
       const taken = this.#socket.write(this.#outbox.piece, this.#outbox.pieceStart, count);
       if (taken < 0) return this.close();
-      this.#outbox.took(taken);
+      this.#outbox.advance(taken);
       this.#full = taken < count;
     }
   }

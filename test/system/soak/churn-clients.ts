@@ -1,8 +1,8 @@
 import { ChatClient, ChatError, type ChatEvent, type ClientState } from "../../../src/client/client.ts";
 import { Random } from "../../support/random.ts";
 import { linesOf, onCore, within } from "../../../bench/program.ts";
-import { Proxy } from "../chaos/proxy.ts";
-import { Respondent } from "../respondent.ts";
+import { Proxy } from "../chaos/fault-proxy.ts";
+import { ControlledProcess } from "../controlled-process.ts";
 import type { Delivery } from "./verdict.ts";
 import { Tally } from "../../../bench/load/tally.ts";
 import { PASSWORD } from "../target.ts";
@@ -33,16 +33,16 @@ export interface Visits extends Delivery {
   stored: number;
 }
 
-export function visitorName(index: number): string {
+export function churnClientName(index: number): string {
   return `v${index}`;
 }
 
 /** People who come and go in a process of their own: each message between them is numbered, and must come once. */
-export class Visitors {
-  readonly #program: Respondent<Visits>;
+export class ChurnClients {
+  readonly #program: ControlledProcess<Visits>;
 
   constructor(order: VisitorsOrder) {
-    this.#program = new Respondent("the visitors", "test/system/soak/visitors.ts", order, onCore(1));
+    this.#program = new ControlledProcess("the visitors", "test/system/soak/churn-clients.ts", order, onCore(1));
   }
 
   /** How it went so far; nothing is lost before the end. */
@@ -61,7 +61,7 @@ export class Visitors {
 }
 
 /** Where they all meet: what they said to each other, by pair, and what came of it. */
-class Square {
+class ChurnState {
   readonly random: Random;
   readonly proxy: Proxy;
   readonly visits: Visits = { came: 0, cuts: 0, said: 0, stored: 0, lost: 0, twice: 0, disordered: 0, faults: [] };
@@ -119,13 +119,13 @@ class Square {
 }
 
 /** Comes, says something to some of the others, who may be away, and goes: in order, or without a word. */
-class Visitor {
-  readonly #square: Square;
+class ChurnClient {
+  readonly #square: ChurnState;
   readonly #index: number;
   #client: ChatClient | null = null;
   #state: ClientState | null = null;
 
-  constructor(square: Square, index: number) {
+  constructor(square: ChurnState, index: number) {
     this.#square = square;
     this.#index = index;
   }
@@ -163,7 +163,7 @@ class Visitor {
         onRecovered: (_request, error) => this.#refused(error),
       });
       try {
-        await client.login(visitorName(this.#index), PASSWORD);
+        await client.login(churnClientName(this.#index), PASSWORD);
         this.#client = client;
         square.visits.came++;
         void client.ended.then((reason) => {
@@ -188,7 +188,7 @@ class Visitor {
   #say(): void {
     const square = this.#square;
     const { to, number } = square.next(this.#index);
-    this.#client!.message(visitorName(to), `${number} ${TEXT}`).then(
+    this.#client!.message(churnClientName(to), `${number} ${TEXT}`).then(
       (outcome) => (square.visits.stored += Number(outcome === "stored")),
       (error) => this.#refused(error),
     );
@@ -219,8 +219,8 @@ class Visitor {
 async function main(): Promise<void> {
   const lines = linesOf(Bun.stdin.stream());
   const order = JSON.parse((await lines.next()).value as string) as VisitorsOrder;
-  const square = new Square(order);
-  const visitors = Array.from({ length: order.count }, (_, index) => new Visitor(square, index));
+  const square = new ChurnState(order);
+  const visitors = Array.from({ length: order.count }, (_, index) => new ChurnClient(square, index));
   const tell = (): void => void process.stdout.write(`${JSON.stringify(square.told())}\n`);
   const cutter = setInterval(() => square.cutSome(), 1_000);
   const lives = Promise.all(visitors.map((visitor) => visitor.live()));

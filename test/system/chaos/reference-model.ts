@@ -1,4 +1,4 @@
-import type { Observer } from "./proxy.ts";
+import type { Observer } from "./fault-proxy.ts";
 
 /** A resumable session, as far as it went by. */
 interface Stream {
@@ -25,7 +25,7 @@ const STREAMS_MAX = 20_000;
  * `resume` and `received=` must never take back what an earlier one of them had said, and must name the end of a
  * request that was made. What went by has left the server, so a crash is no excuse.
  */
-export class Witness {
+export class ReferenceModel {
   readonly fault: (what: string) => void;
   /** Logins that had to be told `received=`. */
   takenUp = 0;
@@ -101,7 +101,7 @@ export class Witness {
 
 /** One connection, read in both directions. */
 class Reading implements Observer {
-  readonly #witness: Witness;
+  readonly #witness: ReferenceModel;
   readonly #up = new Lines();
   readonly #down = new Lines();
   /** The `login` or `resume` that has no reply yet. */
@@ -111,7 +111,7 @@ class Reading implements Observer {
   #asked = 0;
   #said = 0;
 
-  constructor(witness: Witness) {
+  constructor(witness: ReferenceModel) {
     this.#witness = witness;
   }
 

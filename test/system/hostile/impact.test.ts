@@ -1,6 +1,6 @@
 import { expect, test } from "bun:test";
-import { type Harm, p99Ratios, verdict } from "./harm.ts";
-import type { Latency, Outcome, Slice } from "../../../bench/load/order.ts";
+import { type Impact, p99Ratios, verdict } from "./impact.ts";
+import type { Latency, Outcome, Slice } from "../../../bench/load/workload-spec.ts";
 
 const latency = (p99: number, count = 1): Latency => ({ count, p50: 1, p99, p999: p99, max: p99, buckets: [] });
 
@@ -25,7 +25,7 @@ function slice(p99: number, late = 0): Slice {
   };
 }
 
-function harm(rounds: [quiet: Slice, hostile: Slice][], outcome: Partial<Outcome> = {}, isJudged = true): Harm {
+function harm(rounds: [quiet: Slice, hostile: Slice][], outcome: Partial<Outcome> = {}, isJudged = true): Impact {
   const well = { sent: 9, refused: 0, faults: [] };
   return {
     rounds: rounds.map(([quiet, hostile]) => ({ quiet, hostile })),
@@ -46,7 +46,7 @@ test("p99 is compared round by round, where the ordinary users' own process was 
   expect(p99Ratios(harm(rounds))).toEqual([2, 0.5, 50]);
 });
 
-test.each<[string, Harm, string[]]>([
+test.each<[string, Impact, string[]]>([
   ["nothing", harm(even), []],
   ["a round that is three times as late", harm([[slice(100), slice(300)]]), []],
   ["one late round of three", harm([...even, [slice(100), slice(9000)], ...even]), []],

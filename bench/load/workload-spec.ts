@@ -1,12 +1,12 @@
-import type { DialectName } from "./dialect.ts";
+import type { ProtocolName } from "./protocol-adapter.ts";
 import type { Scenario } from "./scenario.ts";
 
 /** Lateness up to here is a machine's own, and no fault of the swarm's. */
 const LATE_MICROS = 100;
 
 /** What a swarm is to do: JSON on its standard input. It answers with lines of JSON, the last one an Outcome. */
-export interface Order {
-  dialect: DialectName;
+export interface WorkloadSpec {
+  dialect: ProtocolName;
   host: string;
   port: number;
   /** The server's process, whose time and memory are measured; null when it is none of ours. */

@@ -9,14 +9,14 @@ import type { Sink, Stream, Turn } from "./turn.ts";
  * a send costs. Their positions follow when somebody asks, or when they step out, since they have a line of their own
  * or did not take everything.
  */
-export class Multicast implements StreamGroup, Stream, Sink {
+export class BroadcastGroup implements StreamGroup, Stream, Sink {
   readonly log = new BroadcastLog();
   readonly sink = this;
-  touched = false;
+  dirty = false;
   /** Positions of the log: how far those in step were sent, and may be. */
   sent = 0;
-  safe = 0;
-  saving = 0;
+  durable = 0;
+  committing = 0;
   readonly #turn: Turn;
   /** Those in step come first. */
   readonly #outboxes: Outbox[] = [];
@@ -38,21 +38,21 @@ export class Multicast implements StreamGroup, Stream, Sink {
 
   remove(outbox: Outbox): void {
     const last = this.#outboxes.pop()!;
-    if (last !== outbox) this.#put(last, outbox.place);
+    if (last !== outbox) this.#put(last, outbox.groupIndex);
   }
 
-  stepOut(outbox: Outbox): void {
+  leave(outbox: Outbox): void {
     const sink = this.#sinks.pop()!;
     const last = this.#sinks.length;
-    if (outbox.place === last) return;
-    this.#sinks[outbox.place] = sink;
-    this.#put(this.#outboxes[last]!, outbox.place);
+    if (outbox.groupIndex === last) return;
+    this.#sinks[outbox.groupIndex] = sink;
+    this.#put(this.#outboxes[last]!, outbox.groupIndex);
     this.#put(outbox, last);
   }
 
   #put(outbox: Outbox, place: number): void {
     this.#outboxes[place] = outbox;
-    outbox.place = place;
+    outbox.groupIndex = place;
   }
 
   /** Everybody's stream takes in what the log holds. */
@@ -62,21 +62,21 @@ export class Multicast implements StreamGroup, Stream, Sink {
     const outboxes = this.#outboxes;
     for (let i = this.#sinks.length; i < outboxes.length; i++) {
       const outbox = outboxes[i]!;
-      if (outbox.stepIn(sent)) {
+      if (outbox.join(sent)) {
         this.#put(outboxes[this.#sinks.length]!, i);
         this.#put(outbox, this.#sinks.push(outbox.sink!) - 1);
       } else outbox.follow();
     }
     log.followed = log.end;
-    if (!this.touched) this.#turn.touch(this);
+    if (!this.dirty) this.#turn.markDirty(this);
     log.trim();
     if (log.bytes <= BROADCAST_LOG_BYTES_MAX) return;
     const before = log.end - BROADCAST_LOG_BYTES_MAX;
-    for (const outbox of outboxes) outbox.letGo(before);
+    for (const outbox of outboxes) outbox.materialize(before);
   }
 
   flush(): void {
-    const { log, safe } = this;
+    const { log, durable: safe } = this;
     const sinks = this.#sinks;
     while (this.sent < safe) {
       // What was broadcast together arrives together: in one send, also where two blocks of the log meet.

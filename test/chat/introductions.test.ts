@@ -1,5 +1,5 @@
 import { beforeEach, describe, expect, test } from "bun:test";
-import { CONSENT_MS, KEY_BYTES_MAX, LIMITS_DEFAULT } from "../../src/limits.ts";
+import { INTRODUCTION_MS, KEY_BYTES_MAX, LIMITS_DEFAULT } from "../../src/limits.ts";
 import { PASSWORD, SILENCE_MS, type TestPeer, World } from "../support/chat.ts";
 
 const KEY = "bm90IGEgcmVhbCBjZXJ0aWZpY2F0ZQ==";
@@ -79,7 +79,7 @@ describe("a question", () => {
   test("waits so long and no longer", () => {
     world.ask(alice, "getaddress bob");
     for (let i = 0; i < 2; i++) {
-      world.pass(CONSENT_MS / 2 - 200);
+      world.pass(INTRODUCTION_MS / 2 - 200);
       expect(world.ask(alice, "alive")).toEqual(["ok"]);
       world.ask(bob, "alive");
     }
@@ -161,7 +161,7 @@ describe("a question", () => {
   });
 
   test("a session has a bound of them", () => {
-    const names = Array.from({ length: LIMITS_DEFAULT.consentsMax }, (_, i) => `u${i}`);
+    const names = Array.from({ length: LIMITS_DEFAULT.introductionsMax }, (_, i) => `u${i}`);
     for (const name of names) {
       world.chat.accounts.add(name, PASSWORD);
       const peer = world.connect();
@@ -178,7 +178,7 @@ describe("a ticket", () => {
   test("outlives any time, and ends for both with a block", () => {
     grant();
     for (let i = 0; i < 10; i++) {
-      world.pass(CONSENT_MS / 3);
+      world.pass(INTRODUCTION_MS / 3);
       expect(world.ask(alice, "alive")).toEqual(["ok"]);
       expect(world.ask(bob, "alive")).toEqual(["ok"]);
     }
@@ -223,7 +223,7 @@ describe("a ticket", () => {
     grant();
     bob.hangUp();
     expect(alice.read()).toEqual([]);
-    const { confirmed } = world.account("bob").session!.outbox;
+    const { acked: confirmed } = world.account("bob").session!.outbox;
     bob = world.connect("198.51.100.4");
     world.say(bob, `resume ${token} ${confirmed}`);
     bob.read();

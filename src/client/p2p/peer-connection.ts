@@ -11,7 +11,7 @@ const SEND_MS = 10_000;
 const KEEP_ALIVE_MS = 15_000;
 
 /** A connection from client to client, as lines of text. Who is at its other end, the owner has to find out. */
-export class PrivateLine {
+export class PeerConnection {
   readonly lines: AsyncGenerator<string, void>;
   readonly closed: Promise<void>;
   readonly #socket: TLSSocket;

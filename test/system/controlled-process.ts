@@ -2,7 +2,7 @@ import { Program } from "../../bench/program.ts";
 import { TargetError } from "./target.ts";
 
 /** A program of bench/ that is told an order, and answers each line that is said to it with one line of JSON. */
-export class Respondent<Answer> {
+export class ControlledProcess<Answer> {
   readonly #program: Program;
   #answer = Promise.withResolvers<Answer>();
 

@@ -1,11 +1,11 @@
-import { type Outcome, type Slice, isBehind } from "../../../bench/load/order.ts";
+import { type Outcome, type Slice, isBehind } from "../../../bench/load/workload-spec.ts";
 import { type Spread, median, ratios, spread } from "../../../bench/report/statistics.ts";
 
 /** The 99th percentile beside an attack may be so many times the quiet one. */
 export const RATIO_MAX = 3;
 
 /** What ordinary users noticed of an attack. */
-export interface Harm {
+export interface Impact {
   /** By round, quiet and beside the attack. */
   rounds: { quiet: Slice; hostile: Slice }[];
   outcome: Outcome;
@@ -17,7 +17,7 @@ export interface Harm {
  * Beside the attack to the quiet of the same round. A quiet slice in which the users' own process was late would flatter
  * the server, and tells nothing; in a hostile one that only adds to what the attack is said to have done.
  */
-export function p99Ratios({ rounds }: Pick<Harm, "rounds">): number[] {
+export function p99Ratios({ rounds }: Pick<Impact, "rounds">): number[] {
   const told = rounds.filter(({ quiet }) => !isBehind(quiet));
   return ratios(
     told.map(({ hostile }) => hostile.latency.p99),
@@ -26,7 +26,7 @@ export function p99Ratios({ rounds }: Pick<Harm, "rounds">): number[] {
 }
 
 /** What must not be, in words; nothing when all is well. */
-export function verdict(harm: Harm): string[] {
+export function verdict(harm: Impact): string[] {
   const { outcome, isJudged } = harm;
   const { dropped, twice, disordered, faults } = outcome;
   const lost = outcome.lost - outcome.refused;
@@ -42,6 +42,6 @@ export function verdict(harm: Harm): string[] {
 }
 
 /** Of all rounds the values of one kind of slice. */
-export function spreadOf({ rounds }: Harm, kind: "quiet" | "hostile", of: (slice: Slice) => number): Spread {
+export function spreadOf({ rounds }: Impact, kind: "quiet" | "hostile", of: (slice: Slice) => number): Spread {
   return spread(rounds.map((round) => of(round[kind])));
 }

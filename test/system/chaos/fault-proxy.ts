@@ -2,7 +2,7 @@ import type { Socket, TCPSocketListener } from "bun";
 import type { Random } from "../../support/random.ts";
 
 /** What befalls the connections of a proxy; without one they are left alone. */
-export interface Weather {
+export interface FaultModel {
   /** How many bytes a new connection carries, both ways together, before it is cut. */
   bytesUntilCut(): number;
   /** Whether that cut is a reset, rather than an end. */
@@ -13,7 +13,7 @@ export interface Weather {
 }
 
 /** What the proxies do to connections, from one random generator, until it is calm. */
-export class Storm implements Weather {
+export class RandomFaults implements FaultModel {
   readonly #random: Random;
   calm = false;
 
@@ -55,7 +55,7 @@ type Half = Socket<Connection | null>;
 
 /** One direction of a connection: what came in and did not go out yet. */
 class Lane {
-  readonly #weather: Weather | null;
+  readonly #weather: FaultModel | null;
   #from: Half | null = null;
   #to: Half | null = null;
   #waiting: Buffer[] = [];
@@ -65,7 +65,7 @@ class Lane {
   #finished = false;
   #hold: Timer | null = null;
 
-  constructor(weather: Weather | null) {
+  constructor(weather: FaultModel | null) {
     this.#weather = weather;
   }
 
@@ -148,7 +148,7 @@ class Connection {
   #server: Half | null = null;
   #over = false;
 
-  constructor(client: Half, weather: Weather | null, observer: Observer | null) {
+  constructor(client: Half, weather: FaultModel | null, observer: Observer | null) {
     this.#client = client;
     this.#observer = observer;
     this.up = new Lane(weather);
@@ -211,7 +211,7 @@ export class Proxy {
   readonly port: number;
   #listener: TCPSocketListener<Connection | null> | null;
   readonly #open = new Set<Connection>();
-  readonly #weather: Weather | null;
+  readonly #weather: FaultModel | null;
   readonly #observe: () => Observer | null;
   #serverPort: number;
   /** New connections are closed at once. */
@@ -223,7 +223,7 @@ export class Proxy {
   cuts = 0;
 
   /** Before the server at that port, it listens at a port of its own; 0 takes a free one. */
-  constructor(serverPort: number, weather: Weather | null = null, observe = (): Observer | null => null, port = 0) {
+  constructor(serverPort: number, weather: FaultModel | null = null, observe = (): Observer | null => null, port = 0) {
     this.#serverPort = serverPort;
     this.#weather = weather;
     this.#observe = observe;

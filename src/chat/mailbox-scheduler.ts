@@ -16,7 +16,7 @@ const SESSION_BYTES = 256;
  * mail of one user delays the login or the mailbox of another for one round at most. While the disk is behind, only
  * urgent users are visited, with one share a turn: a login waits for the move, or a client's next request does.
  */
-export class Checkpoint {
+export class MailboxScheduler {
   readonly #accounts: Accounts;
   readonly #mailbox: Mailbox;
   readonly #store: ChatStore;
@@ -54,31 +54,31 @@ export class Checkpoint {
    * Drops confirmed messages from the mailbox and feeds the next portion for which there is room: at once, or in the
    * next turns.
    */
-  feed(session: Session): void {
-    this.#mailbox.forget(session);
+  deliver(session: Session): void {
+    this.#mailbox.noteAcked(session);
     if (session.isBeingReplaced || session.account.waiting === 0) return;
-    const wasHungry = session.hungry;
-    session.hungry = this.#mailbox.room(session) > 0;
-    if (session.hungry || session.account.confirmedUpTo > 0) this.#enqueue(session.account);
+    const wasHungry = session.deliveryPending;
+    session.deliveryPending = this.#mailbox.room(session) > 0;
+    if (session.deliveryPending || session.account.ackedUpTo > 0) this.#enqueue(session.account);
     // What is left needs a turn to come; and requests that waited for the portion go on, even if there was no room.
-    if (session.hungry || wasHungry) session.outbox.touch();
+    if (session.deliveryPending || wasHungry) session.outbox.markDirty();
   }
 
   /** A session has ended: what it holds goes back to its user's mailbox, at once or in the next turns. */
-  settle(session: Session): void {
+  requeue(session: Session): void {
     try {
-      this.#settle(session, 0); // The store knows of the end at once.
+      this.#requeue(session, 0); // The store knows of the end at once.
     } catch (error) {
       return this.#report(error);
     }
     const { account } = session;
-    if (account.leaving === session || account.confirmedUpTo > 0) this.#enqueue(account);
+    if (account.leaving === session || account.ackedUpTo > 0) this.#enqueue(account);
   }
 
   /** All of it goes back now; false when the disk refuses. */
-  settleNow(session: Session): boolean {
+  requeueNow(session: Session): boolean {
     try {
-      this.#settle(session, Number.POSITIVE_INFINITY);
+      this.#requeue(session, Number.POSITIVE_INFINITY);
     } catch (error) {
       this.#report(error);
     }
@@ -91,18 +91,18 @@ export class Checkpoint {
   }
 
   #finish(account: Account): void {
-    if (account.leaving !== null) this.settleNow(account.leaving);
+    if (account.leaving !== null) this.requeueNow(account.leaving);
     try {
-      while (account.confirmedUpTo > 0) this.#mailbox.drop(account, Number.MAX_SAFE_INTEGER);
+      while (account.ackedUpTo > 0) this.#mailbox.drop(account, Number.MAX_SAFE_INTEGER);
     } catch (error) {
       this.#report(error);
     }
   }
 
   /** When the disk refuses, the session stays the one that is leaving, and its user cannot log in. */
-  #settle(session: Session, bytesMax: number): number {
-    const bytes = this.#mailbox.settle(session, bytesMax);
-    if (!isRested(session)) return bytes;
+  #requeue(session: Session, bytesMax: number): number {
+    const bytes = this.#mailbox.requeue(session, bytesMax);
+    if (!isSpilled(session)) return bytes;
     session.outbox.withdraw();
     session.account.leaving = null;
     return bytes;
@@ -113,7 +113,7 @@ export class Checkpoint {
     const logins = this.#logins.get(account);
     if (logins !== undefined) return void logins.push(goOn);
     const { leaving, session } = account;
-    if ((leaving === null || isRested(leaving)) && (session === null || isRested(session))) return goOn();
+    if ((leaving === null || isSpilled(leaving)) && (session === null || isSpilled(session))) return goOn();
     // What is sent to the user from now on waits in the mailbox, so that what has to be moved does not grow.
     if (session !== null) session.isBeingReplaced = true;
     this.#logins.set(account, [goOn]);
@@ -128,7 +128,7 @@ export class Checkpoint {
   }
 
   #isUrgent(account: Account): boolean {
-    return account.session?.hungry === true || this.#logins.has(account);
+    return account.session?.deliveryPending === true || this.#logins.has(account);
   }
 
   /** Moves about `bytesMax` bytes of that user's messages. With more to move, the user goes to the end of the queue. */
@@ -149,13 +149,13 @@ export class Checkpoint {
     const { leaving, session } = account;
     const logins = this.#logins.get(account);
     let bytes = 0;
-    if (leaving?.settling === true) bytes = this.#settle(leaving, bytesMax);
+    if (leaving?.requeueing === true) bytes = this.#requeue(leaving, bytesMax);
     else if (logins !== undefined) bytes = this.#prepare(account, logins, bytesMax);
-    else if (account.confirmedUpTo > 0) bytes = this.#mailbox.drop(account, bytesMax);
-    else if (session?.hungry === true) bytes = this.#feed(session, bytesMax);
+    else if (account.ackedUpTo > 0) bytes = this.#mailbox.drop(account, bytesMax);
+    else if (session?.deliveryPending === true) bytes = this.#deliver(session, bytesMax);
     const isUrgent = this.#isUrgent(account);
     if (isUrgent) this.#urgent.add(account);
-    if (isUrgent || account.leaving?.settling === true || account.confirmedUpTo > 0) this.#queue.add(account);
+    if (isUrgent || account.leaving?.requeueing === true || account.ackedUpTo > 0) this.#queue.add(account);
     return bytes;
   }
 
@@ -164,35 +164,35 @@ export class Checkpoint {
     const { leaving, session } = account;
     let bytes = 0;
     for (const each of [leaving, session]) {
-      if (each === null || isRested(each)) continue;
-      if (bytes < bytesMax) bytes += this.#mailbox.rest(each, Number.POSITIVE_INFINITY, bytesMax - bytes);
-      if (!isRested(each)) return bytes;
+      if (each === null || isSpilled(each)) continue;
+      if (bytes < bytesMax) bytes += this.#mailbox.spill(each, Number.POSITIVE_INFINITY, bytesMax - bytes);
+      if (!isSpilled(each)) return bytes;
     }
-    this.#goOn(account, logins);
+    this.#admit(account, logins);
     return bytes;
   }
 
-  #goOn(account: Account, logins: (() => void)[]): void {
+  #admit(account: Account, logins: (() => void)[]): void {
     const goOn = logins.shift()!;
     if (logins.length === 0) this.#logins.delete(account);
     goOn(); // It may visit the same user, and let the next login go on as well.
     const { session } = account; // A new one, or still the old one if the login came to nothing.
     if (session === null) return;
     session.isBeingReplaced = this.#logins.has(account);
-    if (account.waiting > 0) this.feed(session);
+    if (account.waiting > 0) this.deliver(session);
   }
 
   /** After a failure of the store: logins go on and are refused, and requests do not wait for mail. */
   #giveUp(account: Account): void {
     for (let logins = this.#logins.get(account); logins !== undefined; logins = this.#logins.get(account))
-      this.#goOn(account, logins);
-    if (account.session !== null) account.session.hungry = false;
+      this.#admit(account, logins);
+    if (account.session !== null) account.session.deliveryPending = false;
   }
 
-  #feed(session: Session, bytesMax: number): number {
-    const bytes = this.#mailbox.feed(session, bytesMax);
+  #deliver(session: Session, bytesMax: number): number {
+    const bytes = this.#mailbox.deliver(session, bytesMax);
     this.#wrote(session);
-    session.hungry = bytes > 0 && this.#mailbox.room(session) > 0;
+    session.deliveryPending = bytes > 0 && this.#mailbox.room(session) > 0;
     return bytes;
   }
 
@@ -202,52 +202,52 @@ export class Checkpoint {
    */
   step(): boolean {
     const wasBehind = this.#isBehind;
-    if (this.#mailbox.feedRefused && this.#store.trouble === null) this.#feedAll();
+    if (this.#mailbox.deliveryRefused && this.#store.writeError === null) this.#deliverAll();
     if (wasBehind) this.#bytesLeft = MOVED_BYTES_SHARE;
     for (const account of wasBehind ? this.#urgent : this.#queue) {
       if (this.#bytesLeft <= 0) break;
       const { session } = account;
-      const isFed = session?.hungry === true;
+      const isFed = session?.deliveryPending === true;
       this.#visit(account, Math.max(MOVED_BYTES_SHARE, this.#bytesLeft / this.#queue.size));
-      if (isFed) session!.outbox.touch(); // Its requests may go on.
+      if (isFed) session!.outbox.markDirty(); // Its requests may go on.
     }
-    const upTo = this.#store.restUpTo;
-    if (upTo !== null && !wasBehind) this.#restOld(upTo);
+    const upTo = this.#store.spillUpTo;
+    if (upTo !== null && !wasBehind) this.#spillOld(upTo);
     this.#isBehind = this.#store.isBehind;
     this.#bytesLeft = this.#isBehind ? 0 : MOVED_BYTES_PER_TURN;
     return this.#isBehind ? this.#urgent.size > 0 : this.#queue.size > 0;
   }
 
   /** The store has room again: feeds the sessions that were refused. */
-  #feedAll(): void {
-    this.#mailbox.feedRefused = false;
-    for (const { session, waiting } of this.#accounts.all) if (session !== null && waiting > 0) this.feed(session);
+  #deliverAll(): void {
+    this.#mailbox.deliveryRefused = false;
+    for (const { session, waiting } of this.#accounts.all) if (session !== null && waiting > 0) this.deliver(session);
   }
 
   /** What the store needs for its oldest records has bytes of its own, or the journal would grow without a bound. */
-  #restOld(upTo: number): void {
+  #spillOld(upTo: number): void {
     const { all } = this.#accounts;
     let bytesLeft = MOVED_BYTES_PER_TURN / 2;
     for (; this.#next < all.length; this.#next++) {
       const account = all[this.#next]!;
       const { session, leaving } = account;
-      if (leaving?.settling === true) this.#queue.add(account); // Again, if the disk refused it.
-      if (account.confirmedUpTo > 0) bytesLeft -= this.#mailbox.drop(account, bytesLeft);
-      if (account.confirmedUpTo > 0) return;
+      if (leaving?.requeueing === true) this.#queue.add(account); // Again, if the disk refused it.
+      if (account.ackedUpTo > 0) bytesLeft -= this.#mailbox.drop(account, bytesLeft);
+      if (account.ackedUpTo > 0) return;
       for (const each of [leaving, session]) {
         if (each === null) continue;
         if (bytesLeft <= 0) return;
-        const bytes = this.#mailbox.rest(each, upTo, bytesLeft);
+        const bytes = this.#mailbox.spill(each, upTo, bytesLeft);
         if (bytes >= bytesLeft) return; // There may be more of this one.
         bytesLeft -= Math.max(SESSION_BYTES, bytes);
       }
     }
     this.#next = 0;
-    this.#store.rested();
+    this.#store.spilled();
   }
 }
 
 /** All unconfirmed messages of that session are in the mailbox too. */
-function isRested({ outbox, restedUpTo }: Session): boolean {
+function isSpilled({ outbox, spilledUpTo: restedUpTo }: Session): boolean {
   return outbox.lastNumber <= restedUpTo;
 }

@@ -17,7 +17,7 @@ export const LINE = { ignored: 0, reply: 1, closer: 2 } as const;
  * How a kind of server is spoken to. In all of them a payload stands at the end of a line, so that the swarm reads all
  * of them in the same way, at nearly the same cost.
  */
-export interface Dialect {
+export interface ProtocolAdapter {
   /** To everybody: joins what is needed for that too. */
   steps(user: string, password: string, options: { everybody: boolean; resumable: boolean }): Step[];
   message(to: string, payloadBytes: number): Frame;
@@ -45,7 +45,7 @@ const ROOM = "room";
 const ended = (head: string, tail: string): Frame => ({ head: Buffer.from(head), tail: Buffer.from(tail) });
 
 /** Ours, which the plain servers in C and on node:net speak too. */
-const heartline: Dialect = {
+const heartline: ProtocolAdapter = {
   steps: (user, password, { resumable }) => [
     { say: `login ${user} ${password}${resumable ? " resumable" : ""}\n`, until: /^ok/ },
   ],
@@ -68,7 +68,7 @@ const heartline: Dialect = {
 };
 
 /** RFC 2812. There is no reply to a message; whether it was taken shows when it arrives. */
-const irc: Dialect = {
+const irc: ProtocolAdapter = {
   steps: (user, _password, { everybody }) => [
     { say: `NICK ${user}\r\nUSER ${user} 0 * :${user}\r\n`, until: /^\S+ (376|422) / },
     ...(everybody ? [{ say: `JOIN #${ROOM}\r\n`, until: /^\S+ 366 / }] : []),
@@ -84,7 +84,7 @@ const irc: Dialect = {
 };
 
 /** RESP3, in which a connection that has subscribed may publish too; each PUBLISH is answered with a number. */
-const redis: Dialect = {
+const redis: ProtocolAdapter = {
   steps: (user, _password, { everybody }) => [
     { say: `HELLO 3\r\nSUBSCRIBE ${user}${everybody ? ` ${ROOM}` : ""}\r\nPING\r\n`, until: /^\+PONG/ },
   ],
@@ -103,7 +103,7 @@ function publish(channel: string, bytes: number): Frame {
 }
 
 /** Verbose, so that each request is answered with +OK, as ours are. */
-const nats: Dialect = {
+const nats: ProtocolAdapter = {
   steps: (user, _password, { everybody }) => [
     {
       say:
@@ -124,7 +124,7 @@ const nats: Dialect = {
 };
 
 /** RFC 6455 with our words inside, one a frame. Frames of the server end with LF here, so they read as lines. */
-const websocket: Dialect = {
+const websocket: ProtocolAdapter = {
   steps: (user, password) => [
     {
       say:
@@ -159,5 +159,5 @@ function header(bytes: number): Buffer {
   return Buffer.from([0x82, ...length, 0, 0, 0, 0]);
 }
 
-export const DIALECTS = { heartline, irc, redis, nats, websocket };
-export type DialectName = keyof typeof DIALECTS;
+export const PROTOCOLS = { heartline, irc, redis, nats, websocket };
+export type ProtocolName = keyof typeof PROTOCOLS;

@@ -1,6 +1,6 @@
-import type { Order, Outcome, Slice } from "../../../bench/load/order.ts";
+import type { WorkloadSpec, Outcome, Slice } from "../../../bench/load/workload-spec.ts";
 import { onCore } from "../../../bench/program.ts";
-import { Respondent } from "../respondent.ts";
+import { ControlledProcess } from "../controlled-process.ts";
 import { PASSWORD, type Target } from "../target.ts";
 
 export const ORDINARY = 20;
@@ -21,11 +21,11 @@ export interface Talk {
 const PAYLOAD_BYTES = 64;
 
 /** Ordinary users in a process of their own: they go on talking, and are measured slice by slice. */
-export class Ordinary {
-  readonly #program: Respondent<{ slice: Slice | null; outcome: Outcome }>;
+export class BackgroundLoad {
+  readonly #program: ControlledProcess<{ slice: Slice | null; outcome: Outcome }>;
 
   constructor(target: Target, { users, rate, broadcastEach, broadcasters, warmupMs, mayRefuse }: Talk) {
-    const order: Order = {
+    const order: WorkloadSpec = {
       dialect: "heartline",
       host: "127.0.0.1",
       port: target.port,
@@ -44,7 +44,7 @@ export class Ordinary {
       mayRefuse,
     };
     const isAnswer = (said: object): boolean => "slice" in said || "outcome" in said;
-    this.#program = new Respondent("the ordinary users", "bench/load/swarm.ts", order, onCore(1), isAnswer);
+    this.#program = new ControlledProcess("the ordinary users", "bench/load/swarm.ts", order, onCore(1), isAnswer);
   }
 
   /** Resolves when everybody is in, and has talked for a while. */

@@ -2,7 +2,7 @@ import { ATTACKS, ATTACK_NAMES, type Attack, type AttackName } from "./attacks.t
 import type { Target } from "../target.ts";
 
 /** What is done to a server besides what hostile clients do, or for want of them. */
-export interface Trouble {
+export interface FaultScenario {
   help: string;
   /** What hostile clients do meanwhile. */
   attacks: readonly AttackName[];
@@ -22,7 +22,7 @@ export interface Trouble {
 /** Bytes of a file that a server may still write whose disk is full: less than what is there already. */
 const FULL_BYTES = 64 << 10;
 
-const NOTHING: Omit<Trouble, "help" | "attacks"> = {
+const NOTHING: Omit<FaultScenario, "help" | "attacks"> = {
   options: [],
   descriptorsMax: null,
   isJudged: true,
@@ -56,12 +56,12 @@ const MACHINE = {
     begins: (target) => target.limitFiles(FULL_BYTES),
     ends: (target) => target.limitFiles("unlimited"),
   },
-} satisfies Record<string, Trouble>;
+} satisfies Record<string, FaultScenario>;
 
-export type TroubleName = AttackName | keyof typeof MACHINE;
-export const TROUBLE_NAMES = [...ATTACK_NAMES, ...Object.keys(MACHINE)] as TroubleName[];
+export type FaultScenarioName = AttackName | keyof typeof MACHINE;
+export const FAULT_SCENARIO_NAMES = [...ATTACK_NAMES, ...Object.keys(MACHINE)] as FaultScenarioName[];
 
-export function troubleOf(name: TroubleName): Trouble {
+export function faultScenario(name: FaultScenarioName): FaultScenario {
   if (name in MACHINE) return MACHINE[name as keyof typeof MACHINE];
   const attack: Attack = ATTACKS[name as AttackName];
   return { ...NOTHING, help: attack.help, options: attack.options ?? [], attacks: [name as AttackName] };

@@ -1,27 +1,33 @@
 import { describe, expect, test } from "bun:test";
-import type { StreamCopy } from "../../src/stream/marks.ts";
+import type { StreamCopy } from "../../src/stream/unacked-index.ts";
 import { Outbox } from "../../src/stream/outbox.ts";
-import { Fact, FactBuffer, FactReader, NOTHING, Place } from "../../src/storage/fact.ts";
+import { JournalEntry, EntryWriter, EntryReader, NOTHING, MappedRegion } from "../../src/storage/journal-entry.ts";
 
 function bytes(text: string): Buffer {
   return Buffer.from(text, "latin1");
 }
 
-function read(facts: FactBuffer): FactReader {
-  return new FactReader(facts.bytes, facts.start, facts.start + facts.length);
+function read(facts: EntryWriter): EntryReader {
+  return new EntryReader(facts.bytes, facts.start, facts.start + facts.length);
 }
 
 /** A stream of one user, whose new messages go into `facts`. */
-function stream(facts: FactBuffer, session: number): { outbox: Outbox; copyNew: () => void } {
-  const outbox = new Outbox({ touch: () => {} }, false);
+function stream(facts: EntryWriter, session: number): { outbox: Outbox; copyNew: () => void } {
+  const outbox = new Outbox({ markDirty: () => {} }, false);
   const copy: StreamCopy = {
-    take: (...run) => facts.addMarks(run[0][run[1] + 1] === 0 ? Fact.Fed : Fact.Sent, bytes("bob"), session, ...run),
+    take: (...run) =>
+      facts.addMarks(
+        run[0][run[1] + 1] === 0 ? JournalEntry.Delivered : JournalEntry.Sent,
+        bytes("bob"),
+        session,
+        ...run,
+      ),
   };
   return { outbox, copyNew: () => outbox.copyNew(copy) };
 }
 
 /** What a Sent says: each message's number, position and line. */
-function lines(fact: FactReader): [number, number, string][] {
+function lines(fact: EntryReader): [number, number, string][] {
   return Array.from({ length: fact.entries }, (_, i) => {
     const { number, position } = fact.entry(i);
     const { start, end } = fact.line(position);
@@ -30,34 +36,40 @@ function lines(fact: FactReader): [number, number, string][] {
 }
 
 test("facts come back in order as they were added, whatever their lengths", () => {
-  const facts = new FactBuffer();
+  const facts = new EntryWriter();
   const name = "n".repeat(32);
   const text = Buffer.alloc(512 << 10, "\x00\xff\n long");
-  facts.add(Fact.Stored, 0, bytes(name), bytes("a"), text, 2 ** 52, 1_700_000_000_000);
-  facts.add(Fact.Received, 0, NOTHING, NOTHING, NOTHING, 7, 99);
-  facts.add(Fact.Began, 1, bytes("bob"), bytes("\xff\x00hash"), NOTHING, 8);
-  facts.add(Fact.Blocked, 0, bytes("a"), bytes(name), NOTHING);
+  facts.add(JournalEntry.Stored, 0, bytes(name), bytes("a"), text, 2 ** 52, 1_700_000_000_000);
+  facts.add(JournalEntry.Received, 0, NOTHING, NOTHING, NOTHING, 7, 99);
+  facts.add(JournalEntry.Began, 1, bytes("bob"), bytes("\xff\x00hash"), NOTHING, 8);
+  facts.add(JournalEntry.Blocked, 0, bytes("a"), bytes(name), NOTHING);
   const fact = read(facts);
   expect(fact.next()).toBe(true);
   expect([fact.kind, fact.a, fact.b, fact.numbers.slice(0, 2)]).toEqual([
-    Fact.Stored,
+    JournalEntry.Stored,
     name,
     "a",
     [2 ** 52, 1_700_000_000_000],
   ]);
   expect(fact.bytes.subarray(fact.textStart, fact.textEnd).equals(text)).toBe(true);
   expect(fact.next()).toBe(true);
-  expect([fact.kind, fact.a, fact.b, fact.numbers.slice(0, 2)]).toEqual([Fact.Received, "", "", [7, 99]]);
+  expect([fact.kind, fact.a, fact.b, fact.numbers.slice(0, 2)]).toEqual([JournalEntry.Received, "", "", [7, 99]]);
   expect(fact.next()).toBe(true);
-  expect([fact.kind, fact.flag, fact.a, fact.b, fact.numbers[0]]).toEqual([Fact.Began, 1, "bob", "\xff\x00hash", 8]);
+  expect([fact.kind, fact.flag, fact.a, fact.b, fact.numbers[0]]).toEqual([
+    JournalEntry.Began,
+    1,
+    "bob",
+    "\xff\x00hash",
+    8,
+  ]);
   expect(fact.next()).toBe(true);
-  expect([fact.kind, fact.a, fact.b]).toEqual([Fact.Blocked, "a", name]);
+  expect([fact.kind, fact.a, fact.b]).toEqual([JournalEntry.Blocked, "a", name]);
   expect(fact.next()).toBe(false);
 });
 
 describe("new messages of a stream", () => {
   test("come back with their numbers, positions and lines, whatever lies between them", () => {
-    const facts = new FactBuffer();
+    const facts = new EntryWriter();
     const { outbox, copyNew } = stream(facts, 3);
     const head = bytes("message alice ");
     outbox.append(bytes("ok\n"));
@@ -67,7 +79,7 @@ describe("new messages of a stream", () => {
     copyNew();
     const fact = read(facts);
     expect(fact.next()).toBe(true);
-    expect([fact.kind, fact.a, fact.numbers.slice(0, 2)]).toEqual([Fact.Sent, "bob", [3, 500]]);
+    expect([fact.kind, fact.a, fact.numbers.slice(0, 2)]).toEqual([JournalEntry.Sent, "bob", [3, 500]]);
     expect(lines(fact)).toEqual([
       [11, 21, "message alice one"],
       [14, 50, "message alice \r two "],
@@ -76,7 +88,7 @@ describe("new messages of a stream", () => {
   });
 
   test("are copied once, and mailbox entries without their text", () => {
-    const facts = new FactBuffer();
+    const facts = new EntryWriter();
     const { outbox, copyNew } = stream(facts, 3);
     outbox.appendMessage(1, 0, bytes("stored alice 17 "), bytes("rests"), 0, 5);
     outbox.appendMessage(2, 500, bytes("message alice "), bytes("new"), 0, 3);
@@ -84,14 +96,14 @@ describe("new messages of a stream", () => {
     copyNew();
     const fact = read(facts);
     expect(fact.next()).toBe(true);
-    expect([fact.kind, fact.entry(0)]).toEqual([Fact.Fed, { number: 1, position: 22 }]);
+    expect([fact.kind, fact.entry(0)]).toEqual([JournalEntry.Delivered, { number: 1, position: 22 }]);
     expect(fact.next()).toBe(true);
     expect(lines(fact)).toEqual([[2, 40, "message alice new"]]);
     expect(fact.next()).toBe(false);
   });
 
   test("that lie far apart, or were sent at other times, do not take along what is between them", () => {
-    const facts = new FactBuffer();
+    const facts = new EntryWriter();
     const { outbox, copyNew } = stream(facts, 3);
     const head = bytes("message alice ");
     outbox.appendMessage(1, 500, head, bytes("a"), 0, 1);
@@ -110,11 +122,11 @@ describe("new messages of a stream", () => {
   });
 
   test("that were confirmed by then are not copied", () => {
-    const facts = new FactBuffer();
+    const facts = new EntryWriter();
     const { outbox, copyNew } = stream(facts, 3);
     outbox.appendMessage(1, 500, bytes("message alice "), bytes("a"), 0, 1);
-    outbox.safe = outbox.end;
-    outbox.confirm(outbox.end);
+    outbox.durable = outbox.end;
+    outbox.ack(outbox.end);
     outbox.appendMessage(2, 500, bytes("message alice "), bytes("b"), 0, 1);
     copyNew();
     const fact = read(facts);
@@ -124,35 +136,35 @@ describe("new messages of a stream", () => {
 });
 
 test("a turn that was long leaves no memory behind", () => {
-  const facts = new FactBuffer();
+  const facts = new EntryWriter();
   const before = facts.bytes.length;
-  facts.add(Fact.Stored, 0, bytes("bob"), bytes("a"), Buffer.alloc(8 << 20), 1, 2);
+  facts.add(JournalEntry.Stored, 0, bytes("bob"), bytes("a"), Buffer.alloc(8 << 20), 1, 2);
   expect(facts.bytes.length).toBeGreaterThan(8 << 20);
   facts.restart();
   expect([facts.length, facts.bytes.length]).toEqual([0, before]);
 });
 
 test("facts are stored where they are to be, and elsewhere when they do not fit there", () => {
-  const facts = new FactBuffer();
-  const place = new Place(Buffer.alloc(256, 0xee));
+  const facts = new EntryWriter();
+  const place = new MappedRegion(Buffer.alloc(256, 0xee));
   facts.restart(place, 64);
-  facts.add(Fact.Received, 0, NOTHING, NOTHING, NOTHING, 1, 2);
-  facts.add(Fact.Blocked, 0, bytes("a"), bytes("b"), NOTHING);
+  facts.add(JournalEntry.Received, 0, NOTHING, NOTHING, NOTHING, 1, 2);
+  facts.add(JournalEntry.Blocked, 0, bytes("a"), bytes("b"), NOTHING);
   expect([facts.bytes, facts.start]).toEqual([place.bytes, 64]);
   expect(place.bytes.subarray(0, 64).every((byte) => byte === 0xee)).toBe(true);
-  facts.add(Fact.Stored, 0, bytes("bob"), bytes("a"), Buffer.alloc(200, "x"), 3, 4);
-  facts.add(Fact.Stored, 0, bytes("bob"), bytes("a"), Buffer.alloc(200_000, "y"), 5, 6);
+  facts.add(JournalEntry.Stored, 0, bytes("bob"), bytes("a"), Buffer.alloc(200, "x"), 3, 4);
+  facts.add(JournalEntry.Stored, 0, bytes("bob"), bytes("a"), Buffer.alloc(200_000, "y"), 5, 6);
   expect(facts.bytes).not.toBe(place.bytes);
   const kinds: number[] = [];
   for (const fact = read(facts); fact.next();) kinds.push(fact.kind);
-  expect(kinds).toEqual([Fact.Received, Fact.Blocked, Fact.Stored, Fact.Stored]);
+  expect(kinds).toEqual([JournalEntry.Received, JournalEntry.Blocked, JournalEntry.Stored, JournalEntry.Stored]);
   expect(place.bytes.length).toBe(256);
 });
 
 test("counts and positions that cannot be are an error, not a loop or another line", () => {
-  const sent = (count: number, end: number): FactReader => {
-    const facts = new FactBuffer();
-    facts.addMarks(Fact.Sent, bytes("bob"), 3, [9, 500, 40, end], 0, 4, bytes("message a b\n"), 0, 12);
+  const sent = (count: number, end: number): EntryReader => {
+    const facts = new EntryWriter();
+    facts.addMarks(JournalEntry.Sent, bytes("bob"), 3, [9, 500, 40, end], 0, 4, bytes("message a b\n"), 0, 12);
     facts.bytes.writeDoubleLE(count, facts.start + 8 + 3 * 8);
     return read(facts);
   };
@@ -169,10 +181,10 @@ test("counts and positions that cannot be are an error, not a loop or another li
 });
 
 test("bytes that are no facts are an error, not something else", () => {
-  const facts = new FactBuffer();
-  facts.add(Fact.Stored, 0, bytes("bob"), bytes("alice"), bytes("hello"), 1, 2);
+  const facts = new EntryWriter();
+  facts.add(JournalEntry.Stored, 0, bytes("bob"), bytes("alice"), bytes("hello"), 1, 2);
   for (let end = 1; end < facts.length; end++) {
-    expect(() => new FactReader(facts.bytes, 0, end).next()).toThrow();
+    expect(() => new EntryReader(facts.bytes, 0, end).next()).toThrow();
   }
   facts.bytes[facts.start] = 99;
   expect(() => read(facts).next()).toThrow("unknown kind 99");

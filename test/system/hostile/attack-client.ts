@@ -30,16 +30,16 @@ export interface AttackOrder {
 }
 
 /** What they did. */
-export interface Deeds {
+export interface AttackStats {
   connects: number;
   /** Of these the server closed, or cut. */
   thrownOut: number;
   bytes: number;
 }
 
-export function sumOf(all: readonly Deeds[]): Deeds {
-  const sum: Deeds = { connects: 0, thrownOut: 0, bytes: 0 };
-  for (const deeds of all) for (const name of Object.keys(sum) as (keyof Deeds)[]) sum[name] += deeds[name];
+export function sumOf(all: readonly AttackStats[]): AttackStats {
+  const sum: AttackStats = { connects: 0, thrownOut: 0, bytes: 0 };
+  for (const deeds of all) for (const name of Object.keys(sum) as (keyof AttackStats)[]) sum[name] += deeds[name];
   return sum;
 }
 
@@ -50,11 +50,11 @@ export interface Script {
   password?: string;
   options?: string;
   /** The connection stands, and the user is in; with the first line that came. */
-  begins?: (intruder: Intruder, line: string) => void;
+  begins?: (intruder: AttackClient, line: string) => void;
   /** Bytes came after that line. */
-  hears?: (intruder: Intruder, chunk: Buffer) => void;
+  hears?: (intruder: AttackClient, chunk: Buffer) => void;
   /** The kernel took everything. */
-  spent?: (intruder: Intruder) => void;
+  spent?: (intruder: AttackClient) => void;
   /** At the port where TLS is spoken: speaks it, or says anything else. */
   tls?: "spoken" | "not spoken";
   /** Keeps its side open when the server has closed the other one. */
@@ -64,8 +64,8 @@ export interface Script {
 }
 
 /** One hostile connection. What it says goes out as the kernel takes it; whoever is thrown out comes back. */
-export class Intruder {
-  readonly field: Field;
+export class AttackClient {
+  readonly field: AttackRunner;
   readonly script: Script;
   readonly #index: number;
   #socket: Socket<undefined> | null = null;
@@ -73,7 +73,7 @@ export class Intruder {
   #isIn = false;
   #heard = "";
 
-  constructor(field: Field, script: Script, index: number) {
+  constructor(field: AttackRunner, script: Script, index: number) {
     this.field = field;
     this.script = script;
     this.#index = index;
@@ -176,11 +176,11 @@ export class Intruder {
 }
 
 /** Where an attack takes place: its connections, its clock, its listeners. All of it ends with `leave`. */
-export class Field {
+export class AttackRunner {
   readonly order: AttackOrder;
   readonly deeds = sumOf([]);
   isOver = false;
-  readonly #intruders = new Set<Intruder>();
+  readonly #intruders = new Set<AttackClient>();
   readonly #timers = new Set<Timer>();
   readonly #listeners: { stop(closeActive?: boolean): void }[] = [];
   #opened = 0;
@@ -202,8 +202,8 @@ export class Field {
     return this.order.users[index % this.order.users.length]!;
   }
 
-  open(script: Script): Intruder {
-    const intruder = new Intruder(this, script, this.#opened++);
+  open(script: Script): AttackClient {
+    const intruder = new AttackClient(this, script, this.#opened++);
     this.#intruders.add(intruder);
     return intruder;
   }
@@ -217,7 +217,7 @@ export class Field {
     });
   }
 
-  forget(intruder: Intruder): void {
+  forget(intruder: AttackClient): void {
     this.#intruders.delete(intruder);
   }
 

@@ -1,6 +1,6 @@
 import { describe, expect, test } from "bun:test";
 import { BROADCAST_LOG_BYTES_MAX } from "../../src/limits.ts";
-import { Multicast } from "../../src/stream/multicast.ts";
+import { BroadcastGroup } from "../../src/stream/broadcast-group.ts";
 import { Outbox } from "../../src/stream/outbox.ts";
 import { HandTurn, drain } from "../support/streams.ts";
 
@@ -9,7 +9,7 @@ const BLOCK = 64 << 10;
 /** Some receivers; each notes what it is sent with the others, in pieces, and takes only what it has room for. */
 function receivers(count: number, plain = true) {
   const turn = new HandTurn();
-  const multicast = new Multicast(turn);
+  const multicast = new BroadcastGroup(turn);
   const all = Array.from({ length: count }, () => {
     const outbox = new Outbox(turn, plain);
     const receiver = { outbox, pieces: [] as string[], room: Number.POSITIVE_INFINITY };
@@ -21,7 +21,7 @@ function receivers(count: number, plain = true) {
         return taken;
       },
     };
-    outbox.join(multicast);
+    outbox.subscribe(multicast);
     return receiver;
   });
   const say = (text: string): void => multicast.log.append(Buffer.from("b "), Buffer.from(text), 0, text.length);
@@ -86,7 +86,7 @@ describe("a multicast", () => {
     expect(slow.pieces).toEqual(["b he", "b third\n"]);
     expect(all[2]!.pieces).toEqual(["b hello\n", "b again\n", "b third\n"]);
     turn.end();
-    expect(slow.outbox.unconfirmed).toBe(0);
+    expect(slow.outbox.unacked).toBe(0);
   });
 
   test("goes on behind a sink that fails, and nobody is sent anything twice", () => {
@@ -129,19 +129,19 @@ describe("a multicast", () => {
       endTurn();
     }
     expect(one.pieces.join("")).toBe(lines.map((line) => `b ${line}\n`).join(""));
-    expect([one.outbox.furthest, one.outbox.unconfirmed]).toEqual([3 * (BLOCK + 3), 3 * (BLOCK + 3)]);
-    two.outbox.confirm(3 * (BLOCK + 3));
-    expect([two.outbox.unconfirmed, two.outbox.sent]).toEqual([0, 3 * (BLOCK + 3)]);
-    one.outbox.confirm(BLOCK + 3);
+    expect([one.outbox.furthest, one.outbox.unacked]).toEqual([3 * (BLOCK + 3), 3 * (BLOCK + 3)]);
+    two.outbox.ack(3 * (BLOCK + 3));
+    expect([two.outbox.unacked, two.outbox.sent]).toEqual([0, 3 * (BLOCK + 3)]);
+    one.outbox.ack(BLOCK + 3);
     expect(multicast.log.bytes).toBe(3 * BLOCK);
     one.outbox.rewind(2 * (BLOCK + 3));
     turn.end();
     expect(drain(one.outbox).bytes.toString()).toBe(`b ${lines[2]}\n`);
-    one.outbox.confirm(one.outbox.furthest);
+    one.outbox.ack(one.outbox.furthest);
     say("more");
     endTurn();
     expect([one.pieces.at(-1), two.pieces.at(-1)]).toEqual(["b more\n", "b more\n"]);
-    for (const { outbox } of all) outbox.confirm(outbox.furthest);
+    for (const { outbox } of all) outbox.ack(outbox.furthest);
     expect(multicast.log.bytes).toBe(BLOCK);
   });
 
@@ -187,13 +187,13 @@ describe("a multicast", () => {
     endTurn();
     const [gone, own, , last] = all as [(typeof all)[0], (typeof all)[0], unknown, (typeof all)[0]];
     own.outbox.append(Buffer.from("ok\n"));
-    gone.outbox.leave();
-    last.outbox.leave();
+    gone.outbox.unsubscribe();
+    last.outbox.unsubscribe();
     say("to three");
     endTurn();
     expect(drain(own.outbox).bytes.toString()).toBe("ok\nb to three\n");
     expect(all.map(({ pieces }) => pieces.length)).toEqual([1, 1, 2, 1, 2]);
-    own.outbox.leave();
+    own.outbox.unsubscribe();
     say("to two");
     endTurn();
     expect(all.map(({ pieces }) => pieces.length)).toEqual([1, 1, 3, 1, 3]);

@@ -1,6 +1,6 @@
 import { LF } from "../protocol/ascii.ts";
 import { copy } from "../byte-queue.ts";
-import { MARK } from "../stream/marks.ts";
+import { MARK } from "../stream/unacked-index.ts";
 
 /**
  * What a record of the journal says, one after another. Each may be read again and again: it says what is so since
@@ -13,11 +13,11 @@ import { MARK } from "../stream/marks.ts";
  *   was acted on; its end.
  * - WrongPasswords: so many of a user from an address, until then.
  */
-export const Fact = {
+export const JournalEntry = {
   Stored: 1,
   Sent: 2,
-  Fed: 3,
-  Confirmed: 4,
+  Delivered: 3,
+  Acked: 4,
   Began: 5,
   Received: 6,
   Ended: 7,
@@ -26,7 +26,7 @@ export const Fact = {
   WrongPasswords: 10,
 } as const;
 
-export type FactKind = (typeof Fact)[keyof typeof Fact];
+export type EntryKind = (typeof JournalEntry)[keyof typeof JournalEntry];
 
 /**
  * How many numbers each kind carries. Those of Sent and Fed are the session (0 for one that nobody asks for), Unix
@@ -46,7 +46,7 @@ const HELD_BYTES = 256;
 export const NOTHING = new Uint8Array(0);
 
 /** Memory that bytes and numbers can be stored into. */
-export class Place {
+export class MappedRegion {
   readonly bytes: Buffer;
   readonly words: Uint32Array;
   readonly numbers: Float64Array;
@@ -63,29 +63,29 @@ export class Place {
  * The facts of a turn, as bytes[start..start + length). They are stored where they are to be in the end, in a mapped
  * segment, while they fit there: a second copy would cost as much as the first.
  */
-export class FactBuffer {
+export class EntryWriter {
   start = 0;
   length = 0;
-  readonly #own = new Place(Buffer.alloc(BUFFER_BYTES));
-  #place = this.#own;
+  readonly #own = new MappedRegion(Buffer.alloc(BUFFER_BYTES));
+  #region = this.#own;
   #text = 0;
 
   get bytes(): Buffer {
-    return this.#place.bytes;
+    return this.#region.bytes;
   }
 
   /** Forgets all facts. The next ones are stored into `place` from `start` on, or into memory of its own. */
-  restart(place: Place | null = null, start = 0): void {
-    this.#place = place ?? this.#own;
+  restart(place: MappedRegion | null = null, start = 0): void {
+    this.#region = place ?? this.#own;
     this.start = place === null ? 0 : start;
     this.length = 0;
   }
 
   /** Adds a fact about `a` and `b`, with a text and as many of these numbers as its kind has. */
-  add(kind: FactKind, flag: number, a: Uint8Array, b: Uint8Array, text: Uint8Array, n0 = 0, n1 = 0, n2 = 0): void {
+  add(kind: EntryKind, flag: number, a: Uint8Array, b: Uint8Array, text: Uint8Array, n0 = 0, n1 = 0, n2 = 0): void {
     const count = NUMBERS[kind]!;
     const at = this.#reserve(kind, flag, count, a, b, text.length);
-    const { numbers } = this.#place;
+    const { numbers } = this.#region;
     if (count > 0) numbers[at] = n0;
     if (count > 1) numbers[at + 1] = n1;
     if (count > 2) numbers[at + 2] = n2;
@@ -97,7 +97,7 @@ export class FactBuffer {
    * once, since a copy of each costs more than everything else that is done here.
    */
   addMarks(
-    kind: typeof Fact.Sent | typeof Fact.Fed,
+    kind: typeof JournalEntry.Sent | typeof JournalEntry.Delivered,
     user: Uint8Array,
     session: number,
     marks: readonly number[],
@@ -109,7 +109,7 @@ export class FactBuffer {
   ): void {
     const count = (last - first) / MARK.fields;
     let at = this.#reserve(kind, 0, NUMBERS[kind]! + ENTRY * count, user, NOTHING, end - start);
-    const { numbers } = this.#place;
+    const { numbers } = this.#region;
     numbers[at++] = session;
     numbers[at++] = marks[first + MARK.unixMs]!;
     numbers[at++] = marks[first + MARK.start]!;
@@ -122,7 +122,7 @@ export class FactBuffer {
   }
 
   /** Makes room for a fact, and returns where its numbers are; those and the text are still to be stored. */
-  #reserve(kind: FactKind, flag: number, numbers: number, a: Uint8Array, b: Uint8Array, textBytes: number): number {
+  #reserve(kind: EntryKind, flag: number, numbers: number, a: Uint8Array, b: Uint8Array, textBytes: number): number {
     const head = this.start + this.length;
     const names = head + HEAD + ALIGNMENT * numbers;
     const text = names + a.length + b.length;
@@ -131,7 +131,7 @@ export class FactBuffer {
       this.#move(to - this.start);
       return this.#reserve(kind, flag, numbers, a, b, textBytes);
     }
-    const { bytes, words } = this.#place;
+    const { bytes, words } = this.#region;
     words[head / 4] = kind | (flag << 8) | (a.length << 16) | (b.length << 24);
     words[head / 4 + 1] = textBytes;
     for (let i = 0; i < a.length; i++) bytes[names + i] = a[i]!;
@@ -146,8 +146,8 @@ export class FactBuffer {
     const { bytes, start } = this;
     let count = BUFFER_BYTES;
     while (count < least) count *= 2;
-    const fits = count === BUFFER_BYTES && this.#place !== this.#own;
-    this.#place = fits ? this.#own : new Place(Buffer.alloc(count));
+    const fits = count === BUFFER_BYTES && this.#region !== this.#own;
+    this.#region = fits ? this.#own : new MappedRegion(Buffer.alloc(count));
     this.start = 0;
     if (this.length > 0) bytes.copy(this.bytes, 0, start, start + this.length);
   }
@@ -157,37 +157,37 @@ export class FactBuffer {
  * Facts that wait for room in the journal: the newest of each kind and subject. Only for kinds of which a newer fact
  * replaces an older one, and whose loss in a crash breaks no promise.
  */
-export class HeldFacts {
-  readonly #facts = new Map<
+export class HeldEntries {
+  readonly #entries = new Map<
     string,
-    { kind: FactKind; flag: number; a: Uint8Array; b: Uint8Array; numbers: number[] }
+    { kind: EntryKind; flag: number; a: Uint8Array; b: Uint8Array; numbers: number[] }
   >();
 
   get size(): number {
-    return this.#facts.size;
+    return this.#entries.size;
   }
 
-  hold(kind: FactKind, flag: number, a: Uint8Array, b: Uint8Array, ...numbers: number[]): void {
+  hold(kind: EntryKind, flag: number, a: Uint8Array, b: Uint8Array, ...numbers: number[]): void {
     const subject =
       a.length > 0 ? `${Buffer.from(a).toString("latin1")} ${Buffer.from(b).toString("latin1")}` : numbers[0];
     const key = `${kind} ${subject}`;
-    const before = this.#facts.get(key);
-    if (kind === Fact.Confirmed && before !== undefined) numbers[0] = Math.max(numbers[0]!, before.numbers[0]!);
-    this.#facts.set(key, { kind, flag, a, b, numbers });
+    const before = this.#entries.get(key);
+    if (kind === JournalEntry.Acked && before !== undefined) numbers[0] = Math.max(numbers[0]!, before.numbers[0]!);
+    this.#entries.set(key, { kind, flag, a, b, numbers });
   }
 
   /** Moves held facts to a turn's facts while these have at most `bytes`. */
-  release(facts: FactBuffer, bytes: number): void {
-    for (const [key, { kind, flag, a, b, numbers }] of this.#facts) {
+  release(facts: EntryWriter, bytes: number): void {
+    for (const [key, { kind, flag, a, b, numbers }] of this.#entries) {
       if (facts.length + HELD_BYTES > bytes) return;
       facts.add(kind, flag, a, b, NOTHING, ...numbers);
-      this.#facts.delete(key);
+      this.#entries.delete(key);
     }
   }
 }
 
 /** The facts of a record, one after another. */
-export class FactReader {
+export class EntryReader {
   kind = 0;
   flag = 0;
   a = "";
@@ -221,7 +221,7 @@ export class FactReader {
     this.#entries = at + HEAD + ALIGNMENT * count;
     if (this.#entries > this.#end) throw new Error("a fact that reaches beyond its record");
     for (let i = 0; i < count; i++) this.numbers[i] = bytes.readDoubleLE(at + HEAD + ALIGNMENT * i);
-    this.entries = this.kind === Fact.Sent || this.kind === Fact.Fed ? this.numbers[COUNT]! : 0;
+    this.entries = this.kind === JournalEntry.Sent || this.kind === JournalEntry.Delivered ? this.numbers[COUNT]! : 0;
     if (!Number.isInteger(this.entries) || this.entries < 0) throw new Error("a fact that has no count of entries");
     const a = this.#entries + ALIGNMENT * ENTRY * this.entries;
     const b = a + bytes[at + 2]!;
