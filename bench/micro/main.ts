@@ -9,11 +9,10 @@ import { LineReader } from "../../src/protocol/line-reader.ts";
 import { BroadcastGroup } from "../../src/stream/broadcast-group.ts";
 import { Outbox } from "../../src/stream/outbox.ts";
 import { Request, SHAPES } from "../../src/protocol/request.ts";
-import { LoopTurn } from "../../src/stream/turn.ts";
-import { Connection, Connections } from "../../src/net/connection.ts";
+import { Connection } from "../../src/net/connection.ts";
+import { createCore } from "../../src/server/core.ts";
 import { openStore } from "../../src/storage/recovery.ts";
 import type { Store } from "../../src/storage/store.ts";
-import { Chat } from "../../src/chat/chat.ts";
 import { Account } from "../../src/chat/session.ts";
 import { WheelTimer, TimerWheel } from "../../src/timer-wheel.ts";
 import { TimerHeap } from "./heap.ts";
@@ -130,32 +129,23 @@ const PARTS: Record<string, Part> = {
   "server: a message, read in a chunk of 50, recorded, written": () => {
     const store = newStore();
     const ends: (() => void)[] = [];
-    const turn = new LoopTurn({
-      ends: () => chat.turnEnds(),
-      commits: () => store.save(),
-      later: (end) => void ends.push(end),
-    });
-    const chat: Chat = new Chat({
-      wheel: new TimerWheel(),
-      turn,
+    const names = ["columbia", "SEAS"];
+    let tokens = 0;
+    const { connections: all } = createCore({
+      clock: { nowMs: () => 0, unixMs: Date.now },
       store,
+      users: names.map((name) => ({ name, password: "secret" })),
+      passwords: { verify: () => true, prove: () => new Uint8Array(0) },
+      newToken: () => String(++tokens),
       idleTimeoutMs: 1e9,
       blockMs: 1e9,
       lockoutScope: "address",
       limits: { ...LIMITS_DEFAULT, requestsPerSecondMax: 0 },
-      ...{
-        passwords: { verify: () => true, prove: () => new Uint8Array(0) },
-        newToken: () => String(++tokens),
-        report: console.error,
-      },
-      newCaller: () => ({ flush: () => {}, retry: () => {}, giveUp: () => {} }),
+      later: (end) => void ends.push(end),
+      report: console.error,
     });
-    let tokens = 0;
-    chat.unixMs = Date.now();
-    const all = new Connections(chat);
     const socket = { write: (_bytes: Buffer, _start: number, count: number) => count, end: () => {} };
-    const connections = ["columbia", "SEAS"].map((name) => {
-      chat.accounts.add(name, "secret");
+    const connections = names.map((name) => {
       const connection = new Connection(all, socket as never, "127.0.0.1");
       connection.data(encode(`login ${name} secret\n`));
       return connection;

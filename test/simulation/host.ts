@@ -1,4 +1,4 @@
-import { Chat } from "../../src/chat/chat.ts";
+import type { Chat } from "../../src/chat/chat.ts";
 import type { Peer, Session } from "../../src/chat/session.ts";
 import {
   BROADCAST_LOG_BYTES_MAX,
@@ -9,14 +9,13 @@ import {
   PRESENCE_DELAY_MS,
   STORE_RETRY_MS,
 } from "../../src/limits.ts";
-import { LoopTurn } from "../../src/stream/turn.ts";
-import { Callback, Callbacks } from "../../src/net/callback.ts";
-import { type AcceptedSocket, Connection, Connections } from "../../src/net/connection.ts";
+import { type AcceptedSocket, Connection } from "../../src/net/connection.ts";
 import type { DialHandlers, DialedSocket, dial } from "../../src/net/dial.ts";
+import { type Core, createCore } from "../../src/server/core.ts";
 import { NOTHING } from "../../src/storage/journal-entry.ts";
 import { segmentsOf } from "../../src/storage/journal.ts";
 import { Store } from "../../src/storage/store.ts";
-import { TICK_MS, TimerWheel } from "../../src/timer-wheel.ts";
+import { TICK_MS } from "../../src/timer-wheel.ts";
 import type { Disk } from "./disk.ts";
 import { type Ledger, Violation } from "./ledger.ts";
 import type { Link } from "./network.ts";
@@ -42,8 +41,7 @@ export type Settled = (link: Link) => void;
  */
 export class Host {
   chat!: Chat;
-  #connections!: Connections;
-  #callbacks!: Callbacks;
+  #core!: Core;
   store!: Store;
   readonly #disk: Disk;
   readonly #choices: HostChoices;
@@ -56,7 +54,6 @@ export class Host {
   clockMs: number;
   /** New connections are refused while it restarts. */
   listening = true;
-  #turn!: LoopTurn;
   /** Turns that have begun. */
   #ends: (() => void)[] = [];
   #ticks = 0;
@@ -79,47 +76,28 @@ export class Host {
     const { journal, records } = this.#disk.start(this.#unixMs);
     this.store = new Store(this.#disk.database, journal, false, this.#disk.wal);
     this.#watchBlocks();
-    const { names, silenceMs, lineBytesMax } = this.#choices;
+    const { names, silenceMs, lineBytesMax, dial } = this.#choices;
     const ends: (() => void)[] = (this.#ends = []);
-    this.#turn = new LoopTurn({
-      begins: () => {
-        chat.wheel.begin(this.clockMs);
-        chat.unixMs = this.#unixMs;
-        this.#connections.serveReady();
-      },
-      ends: () => {
-        chat.turnEnds(); // What is moved in pieces is moved while other things happen: no turn follows for it.
-        return this.#connections.ready.size > 0;
-      },
-      commits: () => this.#save(),
-      failed: (error) => this.#fault(error),
-      later: (end) => void ends.push(end),
-    });
-    const chat = (this.chat = new Chat({
-      wheel: new TimerWheel(this.clockMs),
-      turn: this.#turn,
+    this.#core = createCore({
+      clock: { nowMs: () => this.clockMs, unixMs: () => this.#unixMs },
       store: this.store,
+      users: names.map((name) => ({ name, password: PASSWORD })),
       passwords: {
         verify: (_account, password) => Buffer.from(password).toString() === PASSWORD,
         prove: () => NOTHING,
       },
       newToken: () => `token${String(++this.#tokens).padStart(20, "0")}`,
-      newCaller: (session, address, port, secret) => new Callback(this.#callbacks, session, address, port, secret),
       idleTimeoutMs: silenceMs,
       blockMs: 60_000,
       lockoutScope: "address",
       limits: { ...LIMITS_DEFAULT, lineBytesMax, requestsPerSecondMax: 0, failedLoginsPerMinuteMax: 0 },
+      commits: () => this.#save(),
+      later: (end) => void ends.push(end),
+      dial,
+      movesAtOnce: false, // Messages move in portions while other things happen.
       report: (error) => this.#fault(error),
-    }));
-    for (const name of names) chat.accounts.add(name, PASSWORD);
-    for (const { user, other } of this.store.blocks()) {
-      chat.accounts.named(user)!.block(chat.accounts.named(other)!);
-    }
-    for (const { user, from, messages, bytes } of this.store.waiting()) {
-      chat.accounts.named(user)!.countWaiting(from, messages, bytes);
-    }
-    this.#callbacks = new Callbacks(chat, () => {}, this.#choices.dial);
-    this.#connections = new Connections(chat);
+    });
+    const chat = (this.chat = this.#core.chat);
     this.#watch(chat);
     return records;
   }
@@ -129,7 +107,7 @@ export class Host {
   }
 
   #fault(error: unknown): void {
-    if (!this.#disk.isDead) this.#faults.push(error);
+    if (!this.#disk.isDead || error instanceof Violation) this.#faults.push(error);
   }
 
   #save(): boolean | Promise<void> {
@@ -223,7 +201,7 @@ export class Host {
 
   /** A connection reaches the listener. */
   accept(link: Link): void {
-    const connection = new Connection(this.#connections, link as unknown as AcceptedSocket, link.remoteAddress);
+    const connection = new Connection(this.#core.connections, link as unknown as AcceptedSocket, link.remoteAddress);
     this.#links.set(connection, link);
     this.#linkOf.set(connection, link);
     link.server = {
@@ -249,7 +227,7 @@ export class Host {
 
   /** One turn of the loop: what became ready, then what it appended is safe and is written. */
   turn(ready: () => void): void {
-    this.#turn.begin();
+    this.#core.turn.begin();
     ready();
     for (let end = this.#ends.shift(); end !== undefined; end = this.#ends.shift()) end();
   }
@@ -274,7 +252,7 @@ export class Host {
 
   #tick(): void {
     this.turn(() => {
-      this.chat.wheel.advance(this.clockMs);
+      this.#core.fireTimers();
       if (++this.#ticks % (PRESENCE_DELAY_MS / TICK_MS) === 0) this.chat.announceNow();
       if (this.#ticks % (STORE_RETRY_MS / TICK_MS) === 0) this.store.retry();
     });
@@ -285,14 +263,14 @@ export class Host {
     this.listening = false;
     this.turn(() => {
       this.chat.shutdown();
-      for (const connection of this.#connections.open) connection.close();
+      for (const connection of this.#core.connections.open) connection.close();
     });
   }
 
   /** It has stopped, whatever was not written by now; and starts again. */
   startAgain(): void {
     this.turn(() => {
-      for (const call of [...this.#callbacks.calls]) call.end();
+      for (const call of [...this.#core.callbacks.calls]) call.end();
       for (const link of [...this.#links.values()]) link.serverDies();
     });
     if (this.#disk.isDead) return;

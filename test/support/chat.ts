@@ -1,17 +1,18 @@
 import type { Passwords } from "../../src/chat/accounts.ts";
-import { Chat } from "../../src/chat/chat.ts";
+import type { Chat } from "../../src/chat/chat.ts";
 import { receive } from "../../src/chat/commands.ts";
 import type { LockoutScope } from "../../src/auth/lockouts.ts";
 import type { Account, Caller, Peer, Session } from "../../src/chat/session.ts";
 import { LIMITS_DEFAULT, type Limits, PRESENCE_DELAY_MS } from "../../src/limits.ts";
 import { LineReader } from "../../src/protocol/line-reader.ts";
 import { Outbox } from "../../src/stream/outbox.ts";
-import type { Sink } from "../../src/stream/turn.ts";
-import { LoopTurn } from "../../src/stream/turn.ts";
+import type { LoopTurn, Sink } from "../../src/stream/turn.ts";
+import type { Connections } from "../../src/net/connection.ts";
+import { type Core, createCore } from "../../src/server/core.ts";
 import { NOTHING } from "../../src/storage/journal-entry.ts";
 import { openDatabase } from "../../src/storage/database.ts";
 import { Store } from "../../src/storage/store.ts";
-import { TICK_MS, TimerWheel } from "../../src/timer-wheel.ts";
+import { TICK_MS } from "../../src/timer-wheel.ts";
 
 export const SILENCE_MS = 35_000;
 export const BLOCK_MS = 60_000;
@@ -30,19 +31,11 @@ interface Choices {
 
 /** A chat without sockets, disk or clock: a test says lines, moves the time and reads what everybody got. */
 export class World {
-  readonly chat: Chat;
   readonly store = new Store(openDatabase(":memory:", "none"));
-  readonly turn = new LoopTurn({
-    begins: () => {
-      this.chat.wheel.begin(this.clockMs);
-      this.chat.unixMs = UNIX_MS + this.clockMs - this.#startMs;
-      this.goOn();
-    },
-    ends: () => this.chat.turnEnds() || this.more(),
-    commits: () => this.saves(),
-    failed: (error) => this.faults.push(error),
-    later: (end) => void this.#ends.push(end),
-  });
+  readonly core: Core;
+  readonly chat: Chat;
+  readonly turn: LoopTurn;
+  readonly connections: Connections;
   /** Faults that the chat reported. */
   readonly faults: unknown[] = [];
   /** Judges passwords; a test may answer later, or never. */
@@ -52,11 +45,7 @@ export class World {
   newCaller: (session: Session) => Caller = () => ({ flush: () => {}, retry: () => {}, giveUp: () => {} });
   /** Makes what was said safe; a test may take its time, as a disk does with durability `power`. */
   saves: () => boolean | Promise<void> = () => this.store.save();
-  /** What goes on with each turn, and whether another one should follow for it. */
-  goOn: () => void = () => {};
-  more: () => boolean = () => false;
   clockMs: number;
-  readonly #startMs: number;
   /** Turns that have begun. */
   readonly #ends: (() => void)[] = [];
   #ticks = 0;
@@ -65,11 +54,11 @@ export class World {
   /** Every user of these names exists; their password is PASSWORD. */
   constructor(names: readonly string[], choices: Choices = {}) {
     const { clockMs = 1000 } = choices;
-    this.clockMs = this.#startMs = clockMs;
-    this.chat = new Chat({
-      wheel: new TimerWheel(clockMs),
-      turn: this.turn,
+    this.clockMs = clockMs;
+    this.core = createCore({
+      clock: { nowMs: () => this.clockMs, unixMs: () => UNIX_MS + this.clockMs - clockMs },
       store: this.store,
+      users: names.map((name) => ({ name, password: PASSWORD })),
       passwords: { verify: (account, password) => this.verify(account, password), prove: () => NOTHING },
       newToken: () => `token${String(++this.#tokens).padStart(20, "0")}`,
       newCaller: (session) => this.newCaller(session),
@@ -77,9 +66,11 @@ export class World {
       blockMs: choices.blockMs ?? BLOCK_MS,
       lockoutScope: choices.lockoutScope ?? "address",
       limits: { ...LIMITS_DEFAULT, ...choices.limits },
+      commits: () => this.saves(),
+      later: (end) => void this.#ends.push(end),
       report: (error) => this.faults.push(error),
     });
-    for (const name of names) this.chat.accounts.add(name, PASSWORD);
+    ({ chat: this.chat, turn: this.turn, connections: this.connections } = this.core);
     this.begin();
     this.endTurns();
   }
