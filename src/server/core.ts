@@ -21,9 +21,11 @@ export interface Clock {
   unixMs(): number;
 }
 
-type Rules = Pick<ChatOptions, "passwords" | "newToken" | "idleTimeoutMs" | "blockMs" | "lockoutScope" | "limits">;
+/** Options that the chat gets as they are. */
+type Given =
+  "passwords" | "newToken" | "idleTimeoutMs" | "blockMs" | "lockoutScope" | "limits" | "observer" | "movedBytesPerTurn";
 
-export interface CoreOptions extends Rules {
+export interface CoreOptions extends Pick<ChatOptions, Given> {
   clock: Clock;
   store: Store;
   users: readonly User[];
