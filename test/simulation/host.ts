@@ -1,4 +1,6 @@
 import type { Chat } from "../../src/chat/chat.ts";
+import type { Database } from "bun:sqlite";
+import type { ChatObserver } from "../../src/chat/observer.ts";
 import type { Peer, Session } from "../../src/chat/session.ts";
 import {
   BROADCAST_LOG_BYTES_MAX,
@@ -13,8 +15,8 @@ import { type AcceptedSocket, Connection } from "../../src/net/connection.ts";
 import type { DialHandlers, DialedSocket, dial } from "../../src/net/dial.ts";
 import { type Core, createCore } from "../../src/server/core.ts";
 import { NOTHING } from "../../src/storage/journal-entry.ts";
-import { segmentsOf } from "../../src/storage/journal.ts";
-import { Store } from "../../src/storage/store.ts";
+import { type Journal, segmentsOf } from "../../src/storage/journal.ts";
+import { Store, type WriteAhead } from "../../src/storage/store.ts";
 import { TICK_MS } from "../../src/timer-wheel.ts";
 import type { Disk } from "./disk.ts";
 import { type Ledger, Violation } from "./ledger.ts";
@@ -28,8 +30,30 @@ export interface HostChoices {
   silenceMs: number;
   lineBytesMax: number;
   clockMs: number;
+  /** The store, or one that breaks a rule. */
+  Store: typeof ObservedStore;
   /** How the server calls the clients of callback sessions. */
   dial: typeof dial;
+}
+
+/** The ledger records the blocks that are stored. */
+export class ObservedStore extends Store {
+  readonly #ledger: Ledger;
+
+  constructor(database: Database, journal: Journal, wal: WriteAhead, ledger: Ledger) {
+    super(database, journal, false, wal);
+    this.#ledger = ledger;
+  }
+
+  override block(user: string, other: string): void {
+    this.#ledger.block(user, other, true);
+    super.block(user, other);
+  }
+
+  override unblock(user: string, other: string): void {
+    this.#ledger.block(user, other, false);
+    super.unblock(user, other);
+  }
 }
 
 /** A plain session's connection has given up: what its kernel took by now was delivered, all else is in the mailbox. */
@@ -42,7 +66,7 @@ export type Settled = (link: Link) => void;
 export class Host {
   chat!: Chat;
   #core!: Core;
-  store!: Store;
+  store!: ObservedStore;
   readonly #disk: Disk;
   readonly #choices: HostChoices;
   readonly #ledger: Ledger;
@@ -58,8 +82,6 @@ export class Host {
   #ends: (() => void)[] = [];
   #ticks = 0;
   #tokens = 0;
-  /** The login under way ends a session of the same user. */
-  #replaces = false;
 
   constructor(choices: HostChoices, ledger: Ledger, disk: Disk, settled: Settled) {
     this.#choices = choices;
@@ -74,8 +96,7 @@ export class Host {
   /** As server.ts composes and loads it. Returns how many records it recovered. */
   #start(): number {
     const { journal, records } = this.#disk.start(this.#unixMs);
-    this.store = new Store(this.#disk.database, journal, false, this.#disk.wal);
-    this.#watchBlocks();
+    this.store = new this.#choices.Store(this.#disk.database, journal, this.#disk.wal, this.#ledger);
     const { names, silenceMs, lineBytesMax, dial } = this.#choices;
     const ends: (() => void)[] = (this.#ends = []);
     this.#core = createCore({
@@ -94,11 +115,13 @@ export class Host {
       commits: () => this.#save(),
       later: (end) => void ends.push(end),
       dial,
-      movesAtOnce: false, // Messages move in portions while other things happen.
+      observer: this.#observe(),
+      // Messages move one or two at a time, and other things happen in between.
+      movedBytesPerTurn: 100,
+      movesAtOnce: false,
       report: (error) => this.#fault(error),
     });
-    const chat = (this.chat = this.#core.chat);
-    this.#watch(chat);
+    this.chat = this.#core.chat;
     return records;
   }
 
@@ -121,55 +144,30 @@ export class Host {
     return true;
   }
 
-  #watch(chat: Chat): void {
+  /** The ledger records what the chat decides, and checks the decisions that contradict it. */
+  #observe(): ChatObserver {
     const ledger = this.#ledger;
-    const { login, end, send, broadcast } = chat;
-    chat.login = (peer, account, password, options) => {
-      this.#replaces = account.session !== null;
-      login.call(chat, peer, account, password, options);
-    };
-    const add = chat.presence.add;
-    chat.presence.add = (session) => {
-      add.call(chat.presence, session);
-      ledger.began(session, chat.wheel.nowMs, this.#replaces);
-    };
-    chat.end = (session, reason) => {
-      if (!session.ended) this.#checkEnd(session, reason);
-      const known = session.ended;
-      end.call(chat, session, reason);
-      if (!known && session.ended) ledger.ended(session, reason);
-    };
-    chat.send = (from, to, bytes, start, endsAt) => {
-      const text = Buffer.from(bytes.subarray(start, endsAt)).toString("latin1");
-      const fate = send.call(chat, from, to, bytes, start, endsAt);
-      if (fate !== "full") ledger.accept(from.name, to.name, text, fate === "sent", chat.unixMs);
-      return fate;
-    };
-    chat.broadcast = (from, bytes, start, endsAt) => {
-      const count = broadcast.call(chat, from, bytes, start, endsAt);
-      ledger.broadcast(from.name, Buffer.from(bytes.subarray(start, endsAt)).toString("latin1"), count);
-      return count;
-    };
-    const { list } = chat.presence;
-    chat.presence.list = (asker, most) => {
-      const line = list.call(chat.presence, asker, most);
-      const expected = ledger.seenBy(asker.name);
-      if (line.toString() !== `${expected}\n`) throw new Violation(`${asker.name} saw "${line}" for "${expected}"`);
-      return line;
-    };
-    const { requeue: settle } = chat.mailbox;
-    chat.mailbox.requeue = (session, bytesMax) => {
-      const link = session.peer === null ? undefined : this.#linkOf.get(session.peer);
-      if (session.kind === "plain" && link !== undefined) this.#settled(link);
-      // In pieces: these messages are few and short.
-      return settle.call(chat.mailbox, session, bytesMax === Number.POSITIVE_INFINITY ? bytesMax : 1);
-    };
-    const { spill: rest } = chat.mailbox;
-    chat.mailbox.spill = (session, upTo, bytesMax) => {
-      if (bytesMax === Number.POSITIVE_INFINITY) return rest.call(chat.mailbox, session, upTo, bytesMax);
-      const most = Math.min(bytesMax, 100);
-      const bytes = rest.call(chat.mailbox, session, upTo, most);
-      return bytes < most ? bytes : bytesMax;
+    const text = (bytes: Uint8Array, start: number, end: number): string =>
+      Buffer.from(bytes.subarray(start, end)).toString("latin1");
+    return {
+      loggedIn: (session, replaced) => ledger.began(session, this.chat.wheel.nowMs, replaced !== null),
+      sessionEnded: (session, reason) => {
+        this.#checkEnd(session, reason);
+        ledger.ended(session, reason);
+      },
+      accepted: (from, to, bytes, start, end, fate) =>
+        ledger.accept(from.name, to.name, text(bytes, start, end), fate === "sent", this.chat.unixMs),
+      refused: (from, to, code) => ledger.refuse(from.name, to.name, code),
+      broadcast: (from, bytes, start, end, receivers) =>
+        ledger.broadcast(from.name, text(bytes, start, end), receivers),
+      listed: (by, line) => {
+        const expected = ledger.seenBy(by.name);
+        if (line.toString() !== `${expected}\n`) throw new Violation(`${by.name} saw "${line}" for "${expected}"`);
+      },
+      requeued: ({ kind, peer }) => {
+        const link = peer === null ? undefined : this.#linkOf.get(peer);
+        if (kind === "plain" && link !== undefined) this.#settled(link);
+      },
     };
   }
 
@@ -184,19 +182,6 @@ export class Host {
     if (reason === "slow" && session.outbox.unacked <= LIMITS_DEFAULT.unackedBytesMax) {
       throw new Violation(`${session.account.name} was called slow with ${session.outbox.unacked} bytes`);
     }
-  }
-
-  #watchBlocks(): void {
-    const { store } = this;
-    const { block, unblock } = store;
-    store.block = (user, other) => {
-      this.#ledger.block(user, other, true);
-      block.call(store, user, other);
-    };
-    store.unblock = (user, other) => {
-      this.#ledger.block(user, other, false);
-      unblock.call(store, user, other);
-    };
   }
 
   /** A connection reaches the listener. */
@@ -308,7 +293,7 @@ export class Host {
     const { chat } = this;
     const { nowMs } = chat.wheel;
     const segments = segmentsOf(this.#disk).length;
-    if (segments > 3 * JOURNAL_SEGMENTS_KEPT) throw new Violation(`the journal has ${segments} segments`);
+    if (segments > 4 * JOURNAL_SEGMENTS_KEPT) throw new Violation(`the journal has ${segments} segments`);
     if (chat.broadcastGroup.log.bytes > BROADCAST_LOG_BYTES_MAX + (1 << 20))
       throw new Violation("the broadcast log is too long");
     for (const session of chat.presence.online) {

@@ -163,6 +163,11 @@ export class Ledger {
     this.#undo.push(stay.expect(from, `message ${text}`));
   }
 
+  /** A message was refused: as blocked only when it is. */
+  refuse(from: string, to: string, code: string): void {
+    if (code === "blocked" && !this.blocks(to, from)) throw new Violation(`${from} is not blocked by ${to}`);
+  }
+
   broadcast(from: string, text: string, count: number): void {
     if (this.broadcasts.has(text)) throw new Violation(`a broadcast was acted on twice: ${show(text)}`);
     let expected = 0;

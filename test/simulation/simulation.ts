@@ -2,7 +2,7 @@ import { Random } from "../support/random.ts";
 import { CallbackProgram } from "./callback-program.ts";
 import { DEATHS, Disk } from "./disk.ts";
 import type { DialHandlers } from "../../src/net/dial.ts";
-import { Dialed, Host } from "./host.ts";
+import { Dialed, Host, ObservedStore } from "./host.ts";
 import { Ledger, Violation } from "./ledger.ts";
 import { type ClientEnd, Link } from "./network.ts";
 import { PlainProgram, ResumableProgram } from "./programs.ts";
@@ -17,6 +17,17 @@ const VERBS: readonly Verb[] = [
   ...(["message", "message", "message", "message", "message", "message", "message", "broadcast", "broadcast"] as const),
   ...(["online", "block", "unblock", "unblock", "nonsense", "alive", "alive"] as const),
 ];
+
+interface Options {
+  /** Messages are large, for rules about bounds. */
+  large?: boolean;
+  /** The server refuses connections, and outputs stall. */
+  hardships?: boolean;
+  /** Receives a line for each step. */
+  trace?: string[] | null;
+  /** A store that breaks a rule. */
+  Store?: typeof ObservedStore;
+}
 
 /**
  * One seed: users of all kinds over a bad network, with a server that is stopped now and then. In the end all come
@@ -43,8 +54,7 @@ export class Simulation implements Surroundings {
   /** Steps until a server that was told to stop has stopped. */
   #stopping = 0;
 
-  /** `trace` takes a line a step. */
-  constructor(seed: number, { large = false, hardships = true, trace = null as string[] | null } = {}) {
+  constructor(seed: number, { large = false, hardships = true, trace = null, Store = ObservedStore }: Options = {}) {
     this.random = new Random(seed);
     this.#hardships = hardships ? new Random(~seed) : null;
     this.#trace = trace;
@@ -59,7 +69,7 @@ export class Simulation implements Surroundings {
       this.#dialed.push(dialed);
       return dialed;
     };
-    const choices = { names: NAMES, silenceMs: SILENCE_MS, lineBytesMax, clockMs, dial };
+    const choices = { names: NAMES, silenceMs: SILENCE_MS, lineBytesMax, clockMs, dial, Store };
     this.#host = new Host(choices, this.ledger, this.#disk, (link) => {
       link.takeDown(Number.POSITIVE_INFINITY);
       if (link.client instanceof PlainProgram) link.client.settled();
