@@ -13,7 +13,7 @@ export interface Config {
   /** A folder, or ":memory:". */
   data: string;
   durability: Durability;
-  silenceMs: number;
+  idleTimeoutMs: number;
   blockMs: number;
   lockoutScope: LockoutScope;
   limits: Limits;
@@ -152,7 +152,7 @@ export function parseConfig(args: readonly string[]): Config | null {
     credentials: text("credentials"),
     data: text("data"),
     durability: oneOf("durability", text("durability"), "none", "process", "power"),
-    silenceMs: seconds("heartbeat-interval"),
+    idleTimeoutMs: seconds("heartbeat-interval"),
     blockMs: seconds("block-time"),
     lockoutScope: oneOf("lockout-scope", text("lockout-scope"), "address", "user"),
     limits: parseLimits(given),

@@ -62,7 +62,7 @@ export class Server {
       users,
       passwords: new Passwords(store),
       newToken: () => randomBytes(16).toString("base64url"),
-      idleTimeoutMs: config.silenceMs,
+      idleTimeoutMs: config.idleTimeoutMs,
       blockMs: config.blockMs,
       lockoutScope: config.lockoutScope,
       limits,

@@ -135,7 +135,7 @@ test("a client whose session is replaced hears it, and why it ended", async () =
 
 test("a client beats by itself, well within the silence that the server announced", async () => {
   await server.stop();
-  server = new WireServer({ silenceMs: 300 }, USERS);
+  server = new WireServer({ idleTimeoutMs: 300 }, USERS);
   const { client: silent } = newClient();
   await silent.login("columbia", PASSWORD);
   const { client: watcher, heard } = newClient();

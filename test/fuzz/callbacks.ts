@@ -95,7 +95,7 @@ class Socket implements DialedSocket {
 
 /** Alice has a callback session, bob talks to her, and whoever has her port answers calls as he likes. */
 class Room {
-  readonly world = new World(["alice", "bob"], { silenceMs: 86_400_000 });
+  readonly world = new World(["alice", "bob"], { idleTimeoutMs: 86_400_000 });
   readonly sockets: Socket[] = [];
   readonly #bob: TestPeer;
   readonly #session: Session;

@@ -21,7 +21,7 @@ test("without options everything is as the contract says", () => {
     credentials: "credentials.txt",
     data: "data",
     durability: "process",
-    silenceMs: 35_000,
+    idleTimeoutMs: 35_000,
     blockMs: 60_000,
     lockoutScope: "address",
     limits: LIMITS_DEFAULT,
@@ -63,7 +63,7 @@ test("every option is taken, with a space or an equals sign", () => {
     credentials: "users.txt",
     data: "/tmp/somewhere",
     durability: "power" as const,
-    silenceMs: 300,
+    idleTimeoutMs: 300,
     blockMs: 1500,
     lockoutScope: "user" as const,
     limits: {

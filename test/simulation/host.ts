@@ -27,7 +27,7 @@ const UNIX_MS = 1_700_000_000_000;
 
 export interface HostChoices {
   names: readonly string[];
-  silenceMs: number;
+  idleTimeoutMs: number;
   lineBytesMax: number;
   clockMs: number;
   /** The store, or one that breaks a rule. */
@@ -97,7 +97,7 @@ export class Host {
   #start(): number {
     const { journal, records } = this.#disk.start(this.#unixMs);
     this.store = new this.#choices.Store(this.#disk.database, journal, this.#disk.wal, this.#ledger);
-    const { names, silenceMs, lineBytesMax, dial } = this.#choices;
+    const { names, idleTimeoutMs: silenceMs, lineBytesMax, dial } = this.#choices;
     const ends: (() => void)[] = (this.#ends = []);
     this.#core = createCore({
       clock: { nowMs: () => this.clockMs, unixMs: () => this.#unixMs },
@@ -173,7 +173,7 @@ export class Host {
 
   #checkEnd(session: Session, reason: string): void {
     const silentMs = this.chat.wheel.nowMs - (this.#ledger.stays.get(session.token)?.heardMs ?? 0);
-    if (reason === "expired" && silentMs < this.#choices.silenceMs - TICK_MS) {
+    if (reason === "expired" && silentMs < this.#choices.idleTimeoutMs - TICK_MS) {
       throw new Violation(`${session.account.name} expired, though heard ${silentMs} ms ago`);
     }
     if (reason === "disconnected" && session.kind !== "plain") {
@@ -312,7 +312,7 @@ export class Host {
       }
       if (!session.timer.armed) throw new Violation(`${account.name} is online without an idle timer`);
       const silentMs = nowMs - session.lastActivityMs;
-      if (silentMs > this.#choices.silenceMs + 3 * TICK_MS && peer?.paused !== true) {
+      if (silentMs > this.#choices.idleTimeoutMs + 3 * TICK_MS && peer?.paused !== true) {
         throw new Violation(`${account.name} was silent for ${silentMs} ms and is still online`);
       }
     }

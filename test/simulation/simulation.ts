@@ -12,7 +12,7 @@ const NAMES = ["a", "b", "c", "d"];
 const STEPS = 160;
 /** 240 s: a callback client that took 390 kB and never answers has 195 s, by its rate; see CALLBACK_BYTES_PER_SECOND_MIN. */
 const ROUNDS_MAX = 1200;
-const SILENCE_MS = 12_000;
+const IDLE_TIMEOUT_MS = 12_000;
 const VERBS: readonly Verb[] = [
   ...(["message", "message", "message", "message", "message", "message", "message", "broadcast", "broadcast"] as const),
   ...(["online", "block", "unblock", "unblock", "nonsense", "alive", "alive"] as const),
@@ -69,7 +69,7 @@ export class Simulation implements Surroundings {
       this.#dialed.push(dialed);
       return dialed;
     };
-    const choices = { names: NAMES, silenceMs: SILENCE_MS, lineBytesMax, clockMs, dial, Store };
+    const choices = { names: NAMES, idleTimeoutMs: IDLE_TIMEOUT_MS, lineBytesMax, clockMs, dial, Store };
     this.#host = new Host(choices, this.ledger, this.#disk, (link) => {
       link.takeDown(Number.POSITIVE_INFINITY);
       if (link.client instanceof PlainProgram) link.client.settled();

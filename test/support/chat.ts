@@ -21,7 +21,7 @@ export const PASSWORD = "secret";
 export const UNIX_MS = 1_700_000_000_000;
 
 interface Choices {
-  silenceMs?: number;
+  idleTimeoutMs?: number;
   blockMs?: number;
   lockoutScope?: LockoutScope;
   limits?: Partial<Limits>;
@@ -62,7 +62,7 @@ export class World {
       passwords: { verify: (account, password) => this.verify(account, password), prove: () => NOTHING },
       newToken: () => `token${String(++this.#tokens).padStart(20, "0")}`,
       newCaller: (session) => this.newCaller(session),
-      idleTimeoutMs: choices.silenceMs ?? SILENCE_MS,
+      idleTimeoutMs: choices.idleTimeoutMs ?? SILENCE_MS,
       blockMs: choices.blockMs ?? BLOCK_MS,
       lockoutScope: choices.lockoutScope ?? "address",
       limits: { ...LIMITS_DEFAULT, ...choices.limits },
