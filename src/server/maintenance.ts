@@ -121,7 +121,7 @@ export class Maintenance {
     const { writeError, writeErrorUntil } = this.#store;
     if (writeError === this.#loggedWriteError) return;
     this.#loggedWriteError = writeError;
-    if (writeError === null) this.#log.info("the disk takes everything again");
-    else this.#log.error(`${writeError}; messages are answered with err internal until ${writeErrorUntil}`);
+    if (writeError === null) this.#log.info("the disk accepts writes again");
+    else this.#log.error(`${writeError}; new messages get err internal until ${writeErrorUntil}`);
   }
 }
