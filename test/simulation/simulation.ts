@@ -219,7 +219,7 @@ export class Simulation implements Surroundings {
   }
 
   #refuse(on: boolean): void {
-    this.#did(`the disk ${on ? "refuses" : "takes everything again"}`);
+    this.#did(`the disk ${on ? "refuses" : "accepts writes again"}`);
     this.#disk.refuses = on;
     this.ledger.hasRefused ||= on;
   }
