@@ -23,15 +23,15 @@ import { digits } from "../report/statistics.ts";
 
 const USAGE = `Usage: bun run bench:micro [options]
 
-Measures the parts, each in a process of its own: after a few benchmarks in one process, calls are not inlined any more.
-A part is done a thousand times in each measured call, so that the call itself costs nothing. Nanoseconds an operation.
+Measures single parts in nanoseconds per operation. Each part has its own process, since the compiler inlines less after
+several benchmarks in one process. A measured call performs 1,000 operations, so that its own cost does not count.
 
-  --filter <text>   only parts whose name has that in it
-  --case <name>     that part alone, in this process
-  --help            this page
+  --filter <text>   only parts whose name contains the text
+  --case <name>     one part, in this process
+  --help            show this page
 `;
 
-/** Each prepares something, and returns what does OPERATIONS of it. */
+/** Prepares a part; returns a function that performs OPERATIONS of it. */
 const OPERATIONS = 1000;
 type Part = () => () => unknown;
 
@@ -57,7 +57,7 @@ const PARTS: Record<string, Part> = {
       return request.parseWords(SHAPES[verb]);
     });
   },
-  "outbox: append a message, send, confirm": () => {
+  "outbox: append a message, send, ack": () => {
     const outbox = new Outbox(turn, true);
     const head = encode("message columbia ");
     let number = 0;
@@ -68,20 +68,20 @@ const PARTS: Record<string, Part> = {
       return number;
     };
   },
-  "broadcast: a line to 1,000 who have nothing else to send, each": () => {
-    const multicast = new BroadcastGroup(turn);
+  "broadcast: a line to 1,000 outboxes in sync, each": () => {
+    const group = new BroadcastGroup(turn);
     const head = encode("broadcast columbia ");
     for (let i = 0; i < OPERATIONS; i++) {
       const outbox = new Outbox(turn, true);
       outbox.sink = { flush: () => {}, write: (_bytes, _start, count) => count };
-      outbox.subscribe(multicast);
+      outbox.subscribe(group);
     }
     return () => {
-      multicast.log.append(head, text, 0, text.length);
-      multicast.announce();
-      multicast.durable = multicast.end;
-      multicast.flush();
-      return multicast.sent;
+      group.log.append(head, text, 0, text.length);
+      group.announce();
+      group.durable = group.end;
+      group.flush();
+      return group.sent;
     };
   },
   ...timers("wheel: schedule and cancel", (count) => {
@@ -94,13 +94,13 @@ const PARTS: Record<string, Part> = {
       wheel.schedule(timers[i]!, kind, 35_000 + (i % 1000));
     };
   }),
-  ...timers("wheel: heard (a store, looked at when due)", (count) => {
+  ...timers("wheel: a line arrives (one store)", (count) => {
     const wheel = new TimerWheel();
     const kind = wheel.kind(() => {});
-    const sessions = Array.from({ length: count }, () => ({ heardMs: 0 }));
+    const sessions = Array.from({ length: count }, () => ({ lastActivityMs: 0 }));
     for (const session of sessions) wheel.schedule(new WheelTimer(session), kind, 35_000);
     return (i) => {
-      sessions[i]!.heardMs = wheel.nowMs;
+      sessions[i]!.lastActivityMs = wheel.nowMs;
     };
   }),
   ...timers("binary heap: schedule and cancel", (count) => {
@@ -112,7 +112,7 @@ const PARTS: Record<string, Part> = {
       heap.schedule(i, ++now + 35_000);
     };
   }),
-  ...timers("binary heap: heard (moved)", (count) => {
+  ...timers("binary heap: a line arrives (rearm)", (count) => {
     const heap = new TimerHeap(count);
     for (let i = 0; i < count; i++) heap.schedule(i, 35_000 + (i % 1000));
     let now = 0;
@@ -171,7 +171,7 @@ const PARTS: Record<string, Part> = {
         outbox.durable = outbox.end;
         while (outbox.peek()) outbox.advance(outbox.pieceEnd - outbox.pieceStart);
         store.acked(account, outbox.ackedNumber);
-        // What a server's checkpoint does: nothing is left in old segments here.
+        // No messages are left in old segments here.
         if (store.spillUpTo !== null) store.spilled();
         if (store.save() !== true) throw new Error("the disk refuses");
       }
@@ -203,7 +203,7 @@ function repeat(operation: () => unknown): () => unknown {
   };
 }
 
-/** With 1,000 and with 100,000 timers armed, in an order that no cache foresees. */
+/** With 1,000 and with 100,000 armed timers, in an order that no cache predicts. */
 function timers(name: string, prepare: (count: number) => (index: number) => unknown): Record<string, Part> {
   const parts: Record<string, Part> = {};
   for (const count of [1_000, 100_000]) {
@@ -214,7 +214,7 @@ function timers(name: string, prepare: (count: number) => (index: number) => unk
       return () => {
         for (let i = 0; i < OPERATIONS; i++) {
           at += step;
-          if (at >= count) at -= count; // A division would take as long as what is measured.
+          if (at >= count) at -= count; // A division would cost as much as the operation.
           operation(at);
         }
         return at;
@@ -224,7 +224,7 @@ function timers(name: string, prepare: (count: number) => (index: number) => unk
   return parts;
 }
 
-/** Warm code only: mitata measures in batches only when the first call is fast. */
+/** Warms the code up: mitata measures in batches only when the first call is fast. */
 async function measured(name: string): Promise<void> {
   const run = PARTS[name]!();
   for (let i = 0; i < 200; i++) run();
@@ -236,12 +236,12 @@ async function measured(name: string): Promise<void> {
 async function main(line: CommandLine<"filter" | "case">): Promise<number> {
   const one = line.text("case");
   if (one !== null) {
-    if (!Object.hasOwn(PARTS, one)) throw new UsageError(`--case knows no "${one}"`);
+    if (!Object.hasOwn(PARTS, one)) throw new UsageError(`--case takes the name of a part, not "${one}"`);
     await measured(one);
     process.exit(0);
   }
   const names = Object.keys(PARTS).filter((name) => name.includes(line.text("filter") ?? ""));
-  if (names.length === 0) throw new UsageError(`no part has "${line.text("filter")}" in its name`);
+  if (names.length === 0) throw new UsageError(`--filter matches no part: "${line.text("filter")}"`);
   const progress = new Progress();
   process.stdout.write(
     `${"ns an operation".padEnd(66)}${"median".padStart(10)}${"min".padStart(10)}${"max".padStart(10)}\n`,

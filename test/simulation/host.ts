@@ -12,7 +12,7 @@ import {
   STORE_RETRY_MS,
 } from "../../src/limits.ts";
 import { type AcceptedSocket, Connection } from "../../src/net/connection.ts";
-import type { DialHandlers, DialedSocket, dial } from "../../src/net/dial.ts";
+import type { dial } from "../../src/net/dial.ts";
 import { type Core, createCore } from "../../src/server/core.ts";
 import { NOTHING } from "../../src/storage/journal-entry.ts";
 import { type Journal, segmentsOf } from "../../src/storage/journal.ts";
@@ -32,7 +32,7 @@ export interface HostChoices {
   clockMs: number;
   /** The store, or one that breaks a rule. */
   Store: typeof ObservedStore;
-  /** How the server calls the clients of callback sessions. */
+  /** Opens the calls to clients of callback sessions. */
   dial: typeof dial;
 }
 
@@ -56,12 +56,12 @@ export class ObservedStore extends Store {
   }
 }
 
-/** A plain session's connection has given up: what its kernel took by now was delivered, all else is in the mailbox. */
-export type Settled = (link: Link) => void;
+/** A plain session's messages move to the mailbox, except those that the kernel of its connection has taken. */
+export type Requeued = (link: Link) => void;
 
 /**
- * The server without its listener, loop and clock: its real connections and callbacks on simulated sockets, and its
- * store, which outlives restarts. Every call of the chat that matters is told to the ledger.
+ * A server without listener, event loop and clock: the real core on simulated sockets, and the real store on a
+ * simulated disk that survives restarts. The ledger observes the chat.
  */
 export class Host {
   chat!: Chat;
@@ -70,30 +70,30 @@ export class Host {
   readonly #disk: Disk;
   readonly #choices: HostChoices;
   readonly #ledger: Ledger;
-  readonly #settled: Settled;
+  readonly #requeued: Requeued;
   readonly #links = new Map<Peer, Link>();
-  /** Of those that are closed, too: a session may be settled later. */
+  /** Of closed connections too: the messages of their sessions may be requeued later. */
   readonly #linkOf = new WeakMap<Peer, Link>();
   readonly #faults: unknown[] = [];
   clockMs: number;
-  /** New connections are refused while it restarts. */
+  /** False while it stops: new connections are refused. */
   listening = true;
-  /** Turns that have begun. */
+  /** Ends of the turns that have begun. */
   #ends: (() => void)[] = [];
   #ticks = 0;
   #tokens = 0;
 
-  constructor(choices: HostChoices, ledger: Ledger, disk: Disk, settled: Settled) {
+  constructor(choices: HostChoices, ledger: Ledger, disk: Disk, requeued: Requeued) {
     this.#choices = choices;
     this.#ledger = ledger;
     this.#disk = disk;
-    this.#settled = settled;
+    this.#requeued = requeued;
     this.clockMs = choices.clockMs;
     disk.recorded = () => ledger.recorded();
     this.#start();
   }
 
-  /** As server.ts composes and loads it. Returns how many records it recovered. */
+  /** Returns the number of recovered records. */
   #start(): number {
     const { journal, records } = this.#disk.start(this.#unixMs);
     this.store = new this.#choices.Store(this.#disk.database, journal, this.#disk.wal, this.#ledger);
@@ -135,12 +135,12 @@ export class Host {
 
   #save(): boolean | Promise<void> {
     const disk = this.#disk;
-    if (disk.isDead || disk.dies("handled")) return true;
+    if (disk.isDead || disk.killAt("handled")) return true;
     const saved = this.store.save();
-    if (saved === false) throw new Violation("a turn cannot end, and nothing leaves");
+    if (saved === false) throw new Violation("a turn cannot be saved");
     if (saved !== true || disk.isDead) return saved;
     this.#ledger.recorded();
-    disk.dies("saved");
+    disk.killAt("saved");
     return true;
   }
 
@@ -156,7 +156,7 @@ export class Host {
         ledger.ended(session, reason);
       },
       accepted: (from, to, bytes, start, end, fate) =>
-        ledger.accept(from.name, to.name, text(bytes, start, end), fate === "sent", this.chat.unixMs),
+        ledger.accepts(from.name, to.name, text(bytes, start, end), fate === "sent", this.chat.unixMs),
       refused: (from, to, code) => ledger.refuse(from.name, to.name, code),
       broadcast: (from, bytes, start, end, receivers) =>
         ledger.broadcast(from.name, text(bytes, start, end), receivers),
@@ -166,21 +166,21 @@ export class Host {
       },
       requeued: ({ kind, peer }) => {
         const link = peer === null ? undefined : this.#linkOf.get(peer);
-        if (kind === "plain" && link !== undefined) this.#settled(link);
+        if (kind === "plain" && link !== undefined) this.#requeued(link);
       },
     };
   }
 
   #checkEnd(session: Session, reason: string): void {
-    const silentMs = this.chat.wheel.nowMs - (this.#ledger.stays.get(session.token)?.heardMs ?? 0);
+    const silentMs = this.chat.wheel.nowMs - (this.#ledger.sessions.get(session.token)?.lastLineMs ?? 0);
     if (reason === "expired" && silentMs < this.#choices.idleTimeoutMs - TICK_MS) {
-      throw new Violation(`${session.account.name} expired, though heard ${silentMs} ms ago`);
+      throw new Violation(`${session.account.name} expired ${silentMs} ms after its last line`);
     }
     if (reason === "disconnected" && session.kind !== "plain") {
       throw new Violation(`${session.account.name}'s ${session.kind} session ended with a connection`);
     }
     if (reason === "slow" && session.outbox.unacked <= LIMITS_DEFAULT.unackedBytesMax) {
-      throw new Violation(`${session.account.name} was called slow with ${session.outbox.unacked} bytes`);
+      throw new Violation(`${session.account.name} ended as slow with ${session.outbox.unacked} bytes`);
     }
   }
 
@@ -193,8 +193,8 @@ export class Host {
       data: (chunk) => {
         connection.data(chunk);
         const { session } = connection;
-        // While it is paused a line may lie unread, and be lost with the connection.
-        if (session !== null && !connection.paused && chunk.includes(10)) this.#heard(session);
+        // While it is paused, a line may stay unread and be lost with the connection.
+        if (session !== null && !connection.paused && chunk.includes(10)) this.#lineReceived(session);
       },
       drain: () => connection.drain(),
       end: () => connection.end(),
@@ -205,19 +205,19 @@ export class Host {
     };
   }
 
-  #heard(session: Session): void {
-    const stay = this.#ledger.stays.get(session.token);
-    if (stay !== undefined) stay.heardMs = this.chat.wheel.nowMs;
+  #lineReceived(session: Session): void {
+    const observed = this.#ledger.sessions.get(session.token);
+    if (observed !== undefined) observed.lastLineMs = this.chat.wheel.nowMs;
   }
 
-  /** One turn of the loop: what became ready, then what it appended is safe and is written. */
+  /** One turn of the loop: `ready` runs, then its output is made durable and written. */
   turn(ready: () => void): void {
     this.#core.turn.begin();
     ready();
     for (let end = this.#ends.shift(); end !== undefined; end = this.#ends.shift()) end();
   }
 
-  /** Time passes as it does for a server: a tick at each multiple of 64 ms, presence with each fourth. */
+  /** Moves the clock, with a tick at each multiple of 64 ms, and presence at each fourth tick, like a server. */
   pass(ms: number): void {
     const untilMs = this.clockMs + ms;
     for (;;) {
@@ -229,7 +229,7 @@ export class Host {
     this.clockMs = untilMs;
   }
 
-  /** The process was stopped for so long, or the clock stepped. */
+  /** The process was stopped for that time, or the clock stepped. */
   jump(ms: number): void {
     this.clockMs += ms;
     this.#tick();
@@ -243,7 +243,7 @@ export class Host {
     });
   }
 
-  /** The server is told to stop. */
+  /** Begins an orderly stop. */
   stop(): void {
     this.listening = false;
     this.turn(() => {
@@ -252,15 +252,15 @@ export class Host {
     });
   }
 
-  /** It has stopped, whatever was not written by now; and starts again. */
+  /** Ends the stop, with what is written by now, and starts again. */
   startAgain(): void {
     this.turn(() => {
       for (const call of [...this.#core.callbacks.calls]) call.end();
-      for (const link of [...this.#links.values()]) link.serverDies();
+      for (const link of [...this.#links.values()]) link.serverExits();
     });
     if (this.#disk.isDead) return;
-    for (const stay of [...this.#ledger.online.values()]) {
-      throw new Violation(`${stay.user} was online when the server had stopped`);
+    for (const observed of [...this.#ledger.online.values()]) {
+      throw new Violation(`${observed.user} was online when the server had stopped`);
     }
     this.chat.mailboxScheduler.finish();
     const refused = this.#disk.refuses;
@@ -274,11 +274,11 @@ export class Host {
     }
     if (this.#disk.isDead) return;
     const records = this.#start();
-    if (records > 0 && !refused) throw new Violation(`${records} records were left by a server that ended in order`);
+    if (records > 0 && !refused) throw new Violation(`${records} records were recovered after an orderly stop`);
     this.listening = true;
   }
 
-  /** It was killed, and starts again. */
+  /** Starts after a kill. */
   startAfterKill(): void {
     this.#links.clear();
     this.#ledger.crashed();
@@ -286,10 +286,14 @@ export class Host {
     this.listening = true;
   }
 
-  /** What must hold after every turn. */
+  /** The first internal error; undefined when there is none. */
+  get fault(): unknown {
+    return this.#faults[0];
+  }
+
+  /** Throws when an invariant does not hold after a turn. */
   check(): void {
-    const [fault] = this.#faults;
-    if (fault !== undefined) throw fault instanceof Error ? fault : new Violation(String(fault));
+    if (this.fault !== undefined) throw this.fault;
     const { chat } = this;
     const { nowMs } = chat.wheel;
     const segments = segmentsOf(this.#disk).length;
@@ -298,12 +302,13 @@ export class Host {
       throw new Violation("the broadcast log is too long");
     for (const session of chat.presence.online) {
       const { outbox, account, peer } = session;
-      if (this.#ledger.online.get(account.name)?.session !== session) throw new Violation(`${account.name} is a ghost`);
+      if (this.#ledger.online.get(account.name)?.session !== session)
+        throw new Violation(`${account.name} is online in the chat only`);
       if (outbox.acked > outbox.furthest || outbox.sent > outbox.durable || outbox.durable > outbox.end) {
         throw new Violation(`the positions of ${account.name}'s stream are out of order`);
       }
       const overdue = session.kind === "plain" || session.lastAckMs + 2 * KEEPING_UP_MS + 4 * TICK_MS < nowMs;
-      // While the disk takes nothing, nothing leaves, and nobody can be slow.
+      // While the disk is full no output leaves, and no session ends as slow.
       if (
         this.store.writeError === null &&
         outbox.unacked > (overdue ? LIMITS_DEFAULT.unackedBytesMax : KEEPING_UP_BOUNDS * LIMITS_DEFAULT.unackedBytesMax)
@@ -320,80 +325,34 @@ export class Host {
   }
 
   #checkMailboxes(): void {
-    const kept = Map.groupBy(this.store.waiting(), ({ user }) => user);
+    const stored = Map.groupBy(this.store.waiting(), ({ user }) => user);
     for (const account of this.chat.accounts.all) {
       let { waiting, waitingBytes } = account;
-      for (const { from, messages, bytes } of kept.get(account.name) ?? []) {
+      for (const { from, messages, bytes } of stored.get(account.name) ?? []) {
         const counted = account.waitingFrom(from);
         if (counted.messages !== messages || counted.bytes !== bytes) {
-          throw new Violation(`${account.name}: ${counted.messages} messages of ${from} counted, ${messages} kept`);
+          throw new Violation(`${account.name}: ${counted.messages} messages of ${from} counted, ${messages} stored`);
         }
         waiting -= messages;
         waitingBytes -= bytes;
       }
       if (waiting !== 0 || waitingBytes !== 0) {
-        throw new Violation(`${account.name}: ${waiting} more messages (${waitingBytes}) counted than kept`);
+        throw new Violation(`${account.name}: ${waiting} more messages (${waitingBytes}) counted than stored`);
       }
     }
   }
 
-  /** Nothing waits for anybody: not in a mailbox, nor unconfirmed in a stream. */
+  /** No message waits in a mailbox, or unacknowledged in a stream. */
   get isQuiet(): boolean {
     const { accounts, presence } = this.chat;
     const { log } = this.chat.broadcastGroup;
     if (log.followed !== log.end) return false;
     if (accounts.all.some(({ waiting, leaving }) => waiting > 0 || leaving !== null)) return false;
-    // A call whose `received` was lost is made again at its deadline.
+    // A call whose `received` was lost is repeated after its deadline.
     return presence.online.every(({ outbox, kind }) => (kind === "callback" ? outbox.unacked : outbox.unsent) === 0);
   }
 
   close(): void {
     this.#disk.close();
-  }
-}
-
-/** The server's end of a call: nobody has answered yet, until there is a link. */
-export class Dialed implements DialedSocket {
-  readonly port: number;
-  readonly #handlers: DialHandlers;
-  #link: Link | null = null;
-  /** The server has given it up, or nobody answers. */
-  isClosed = false;
-
-  constructor(port: number, handlers: DialHandlers) {
-    this.port = port;
-    this.#handlers = handlers;
-  }
-
-  /** Somebody answers. */
-  open(link: Link): void {
-    this.#link = link;
-    link.server = {
-      data: (chunk) => this.#handlers.data(chunk),
-      drain: () => this.#handlers.drain(),
-      // The runtime closes when the other side ends.
-      end: () => link.end(),
-      closed: () => this.#closed(),
-    };
-    this.#handlers.open();
-  }
-
-  write(bytes: Buffer, start: number, count: number): number {
-    return this.#link?.write(bytes, start, count) ?? 0;
-  }
-
-  end(): void {
-    if (this.#link === null) this.#closed();
-    else this.#link.serverDies();
-  }
-
-  terminate(): void {
-    this.end();
-  }
-
-  #closed(): void {
-    if (this.isClosed) return;
-    this.isClosed = true;
-    this.#handlers.closed();
   }
 }

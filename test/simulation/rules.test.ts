@@ -10,7 +10,7 @@ import { Connection } from "../../src/net/connection.ts";
 import { JournalEntry, EntryWriter, type EntryKind } from "../../src/storage/journal-entry.ts";
 import { seedsFor } from "../support/random.ts";
 import { ObservedStore } from "./host.ts";
-import { Reading } from "./programs.ts";
+import { ReadPositions } from "./programs.ts";
 import { Simulation } from "./simulation.ts";
 
 /**
@@ -150,8 +150,8 @@ function unrecorded(kind: EntryKind): Break {
 }
 
 const RULES: Record<string, Break> = {
-  "a client acknowledges only lines that its output has taken": without(Reading.prototype, "shown", () => {
-    return function (this: Reading) {
+  "a client acknowledges only lines that its output has taken": without(ReadPositions.prototype, "shown", () => {
+    return function (this: ReadPositions) {
       return this.read;
     };
   }),
