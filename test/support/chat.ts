@@ -2,6 +2,7 @@ import type { Passwords } from "../../src/chat/accounts.ts";
 import type { Chat } from "../../src/chat/chat.ts";
 import { receive } from "../../src/chat/commands.ts";
 import type { LockoutScope } from "../../src/auth/lockouts.ts";
+import type { ChatObserver } from "../../src/chat/observer.ts";
 import type { Account, Caller, Peer, Session } from "../../src/chat/session.ts";
 import { LIMITS_DEFAULT, type Limits, PRESENCE_DELAY_MS } from "../../src/limits.ts";
 import { LineReader } from "../../src/protocol/line-reader.ts";
@@ -25,6 +26,8 @@ interface Choices {
   blockMs?: number;
   lockoutScope?: LockoutScope;
   limits?: Partial<Limits>;
+  observer?: ChatObserver;
+  movesAtOnce?: boolean;
   /** The monotonic clock at the start. */
   clockMs?: number;
 }
@@ -66,6 +69,8 @@ export class World {
       blockMs: choices.blockMs ?? BLOCK_MS,
       lockoutScope: choices.lockoutScope ?? "address",
       limits: { ...LIMITS_DEFAULT, ...choices.limits },
+      observer: choices.observer,
+      movesAtOnce: choices.movesAtOnce,
       commits: () => this.saves(),
       later: (end) => void this.#ends.push(end),
       report: (error) => this.faults.push(error),
