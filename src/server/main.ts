@@ -9,14 +9,14 @@ import { filterText } from "../display-filter.ts";
 import { CertificateError } from "../net/certificate.ts";
 import { UsageError } from "../usage-error.ts";
 import { USAGE, parseConfig } from "./config.ts";
-import { CredentialsError, plainUsers, readCredentials } from "../auth/credentials.ts";
+import { type Credentials, CredentialsError, plainUsers, readCredentials } from "../auth/credentials.ts";
 import { StoreError } from "../storage/database.ts";
 import { setSlice } from "../runtime/kernel.ts";
 import { ListenError } from "../net/listener.ts";
 import { Log, type Logger } from "../runtime/log.ts";
 import { Server } from "./server.ts";
 
-/** Ctrl+C reaches the server and `bun start`, which sends the server another SIGINT: within this time it is the same. */
+/** Ctrl+C reaches the server and `bun start`, which forwards it: a SIGINT within this time is not a second signal. */
 const ECHO_MS = 100;
 /** The scheduler's time slice (`sched_setattr`): the minimum of the kernel. */
 const SLICE_MICROS = 100;
@@ -75,23 +75,23 @@ async function serve(args: string[]): Promise<void> {
     attempt(log, "the users stay as they are", () => server.reload(readCredentials(config.credentials, "regular")));
     attempt(log, "the certificate stays as it is", () => server.renewCertificate());
   };
-  const { address, port } = (plain ?? encrypted)!;
+  const { address } = (plain ?? encrypted)!;
   const tls = plain === null ? " with TLS" : encrypted === null ? "" : `, and with TLS on ${encrypted.address}`;
   process.stdout.write(`listening on ${address}${tls}\n`);
-  const plainCount = plainUsers(credentials.users).length;
-  const users = credentials.users.length;
-  if (credentials.sample) {
-    log.warn(
-      `SAMPLE CREDENTIALS: the passwords in ${config.credentials} are public; replace them before others can connect`,
-    );
-  } else if (plainCount > 0) {
-    log.warn(
-      `${plainCount} of ${users} passwords are plain text: bun run passwd --migrate ${config.credentials} hashes them`,
-    );
-  }
+  warnOfPlainPasswords(log, credentials, config.credentials);
   const host = ["0.0.0.0", "::"].includes(config.host) ? "127.0.0.1" : config.host;
-  const target = `${host} ${port}${plain === null ? " --tls" : ""}`;
+  const target = plain === null ? `${host} ${encrypted!.port} --tls` : `${host} ${plain.port}`;
+  const users = credentials.users.length;
   log.info(`${users} users; join with: bun run client ${target}, or npm run client -- ${target}`);
+}
+
+function warnOfPlainPasswords(log: Logger, { users, sample }: Credentials, file: string): void {
+  if (sample) {
+    return log.warn(`SAMPLE CREDENTIALS: the passwords in ${file} are public; replace them before others can connect`);
+  }
+  const count = plainUsers(users).length;
+  if (count === 0) return;
+  log.warn(`${count} of ${users.length} passwords are plain text; hash them with bun run passwd --migrate ${file}`);
 }
 
 /** Logs an error of `act`, and what remains in force. */

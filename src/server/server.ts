@@ -9,8 +9,8 @@ import type { Peer } from "../chat/session.ts";
 import { LINGER_MS } from "../limits.ts";
 import { Admission, fitDescriptors } from "../net/admission.ts";
 import { CertificateError, readCertificate } from "../net/certificate.ts";
-import { type Accepted, Connection } from "../net/connection.ts";
 import { Listener } from "../net/listener.ts";
+import { socketHandlers } from "../net/socket-handlers.ts";
 import { descriptorsMax } from "../runtime/kernel.ts";
 import type { Logger } from "../runtime/log.ts";
 import { StoreError } from "../storage/database.ts";
@@ -55,7 +55,6 @@ export class Server {
     if (connectionsMax > limits.connectionsMax) {
       log.warn(`${limits.connectionsMax} connections at most, not ${connectionsMax}: the limit on open files is low`);
     }
-    const report = (error: unknown, peer?: Peer): void => this.#report(error, peer);
     this.#core = createCore({
       clock: CLOCK,
       store,
@@ -70,10 +69,10 @@ export class Server {
         const saved = store.save();
         return typeof saved === "boolean" ? saved : saved.catch((error: unknown) => this.#exitUnsynced(error));
       },
-      report,
+      report: this.#report,
     });
     this.#admission = new Admission(this.#core.connections, config.proxyFrom, log);
-    this.#maintenance = new Maintenance(this.#core, CLOCK, store, this.#admission, log, report);
+    this.#maintenance = new Maintenance(this.#core, CLOCK, store, this.#admission, log, this.#report);
   }
 
   /** A long recovery shows its progress on a terminal. */
@@ -104,12 +103,12 @@ export class Server {
     return new Promise(() => {});
   }
 
-  /** An internal error ends the connection that caused it, if there is one, and nothing else. */
-  #report(error: unknown, peer?: Peer): void {
+  /** An internal error closes the connection that caused it, if there is one, and nothing else. */
+  readonly #report = (error: unknown, peer?: Peer): void => {
     if (peer === undefined) return this.#log.error(error, "internal error; the server continues");
     const { address, session } = peer;
     this.#log.error({ err: error, address, user: session?.account.name }, "internal error; the connection is closed");
-  }
+  };
 
   /** Replaces the users. Sessions of removed users end; mailboxes and blocks of removed users are kept. */
   reload({ users }: Credentials): void {
@@ -134,62 +133,15 @@ export class Server {
   listen(): { plain: Listener | null; encrypted: Listener | null } {
     const { host, port, tls } = this.#config;
     const certificate = tls === null ? null : readCertificate(tls.chain, tls.key);
-    if (tls === null || tls.port !== null) this.#plain = new Listener(host, port, this.#handlers, null);
+    const handlers = socketHandlers(() => this.#core.turn.begin(), this.#admission, this.#report);
+    if (tls === null || tls.port !== null) this.#plain = new Listener(host, port, handlers.plain, null);
     if (certificate !== null) {
-      this.#encrypted = new Listener(host, tls!.port ?? port, this.#tlsHandlers, certificate);
+      this.#encrypted = new Listener(host, tls!.port ?? port, handlers.tls, certificate);
       if (certificate.outdated !== null) this.#log.warn(`${certificate.outdated}: clients will not trust it`);
     }
     this.#maintenance.start();
     return { plain: this.#plain, encrypted: this.#encrypted };
   }
-
-  /** Each handler begins a turn. */
-  readonly #handlers: Bun.SocketHandler<Accepted | null> = {
-    open: (socket) => {
-      this.#core.turn.begin();
-      this.#admission.open(socket);
-    },
-    data: (socket, chunk) => {
-      this.#core.turn.begin();
-      socket.data?.data(chunk);
-    },
-    drain: (socket) => {
-      this.#core.turn.begin();
-      socket.data?.drain();
-    },
-    end: (socket) => {
-      this.#core.turn.begin();
-      socket.data?.end();
-    },
-    close: (socket) => {
-      this.#core.turn.begin();
-      socket.data?.closed();
-    },
-    /** The runtime calls it with what another handler threw. */
-    error: (socket, error) => {
-      this.#report(error, socket.data instanceof Connection ? socket.data : undefined);
-      socket.end();
-    },
-  };
-
-  readonly #tlsHandlers: Bun.SocketHandler<Accepted | null> = {
-    ...this.#handlers,
-    open: (socket) => {
-      this.#core.turn.begin();
-      this.#admission.open(socket, true);
-    },
-    // Without a client certificate `error` is always set: only `isWell` counts.
-    handshake: (socket, isWell, error) => {
-      this.#core.turn.begin();
-      socket.data?.handshake?.(isWell ? null : error);
-    },
-    error: (socket, error) => {
-      const isPeerFault = (error as NodeJS.ErrnoException).code === "EPROTO";
-      if (!isPeerFault) return this.#handlers.error!(socket, error);
-      this.#admission.count(socket.remoteAddress, error.message);
-      socket.end();
-    },
-  };
 
   /** New connections get the renewed certificate. Throws CertificateError, and keeps the current one. */
   renewCertificate(): void {
