@@ -5,7 +5,6 @@
  */
 import type { User } from "../auth/credentials.ts";
 import { Chat, type ChatOptions } from "../chat/chat.ts";
-import type { Peer } from "../chat/session.ts";
 import { Callback, Callbacks } from "../net/callback.ts";
 import { Connection, Connections } from "../net/connection.ts";
 import type { dial as dialSocket } from "../net/dial.ts";
@@ -21,16 +20,11 @@ export interface Clock {
   unixMs(): number;
 }
 
-/** Options that the chat gets as they are. */
-type Given =
-  "passwords" | "newToken" | "idleTimeoutMs" | "blockMs" | "lockoutScope" | "limits" | "observer" | "movedBytesPerTurn";
-
-export interface CoreOptions extends Pick<ChatOptions, Given> {
+/** The chat's options, and those that differ between a server, a simulation and a test. */
+export interface CoreOptions extends Omit<ChatOptions, "wheel" | "turn" | "store" | "newCaller"> {
   clock: Clock;
   store: Store;
   users: readonly User[];
-  /** Receives every internal error, with the peer whose request or output caused it. */
-  report: (error: unknown, peer?: Peer) => void;
   /** Makes the turn durable; `store.save()` by default. See `TurnHooks`. */
   commits?: TurnHooks["commits"];
   /** Schedules the end of the turn; `setImmediate` by default. */
@@ -53,17 +47,8 @@ export interface Core {
 }
 
 export function createCore(options: CoreOptions): Core {
-  const {
-    clock,
-    store,
-    users,
-    report,
-    movesAtOnce = true,
-    commits = () => store.save(),
-    later,
-    dial,
-    ...rules
-  } = options;
+  const { clock, store, users, commits, later, dial, movesAtOnce = true, ...chatOptions } = options;
+  const { report } = options;
   const fail = (error: unknown, owner: unknown): void => {
     if (!(owner instanceof Connection)) return report(error);
     report(error, owner);
@@ -79,17 +64,16 @@ export function createCore(options: CoreOptions): Core {
       const hasMoves = chat.turnEnds();
       return (hasMoves && movesAtOnce) || connections.ready.size > 0;
     },
-    commits,
+    commits: commits ?? (() => store.save()),
     failed: fail,
     later,
   });
   const chat: Chat = new Chat({
     newCaller: (session, address, port, secret) => new Callback(callbacks, session, address, port, secret),
-    ...rules,
+    ...chatOptions,
     wheel: new TimerWheel(clock.nowMs()),
     turn,
     store,
-    report,
   });
   const callbacks = new Callbacks(chat, () => turn.begin(), dial);
   const connections = new Connections(chat);

@@ -47,6 +47,7 @@ export class Disk implements SegmentFolder {
       },
       committed: () => {},
     };
+    // The store commits through `run`: there is no other place to fail, or to be killed, within a commit.
     const { run, close } = this.database;
     this.database.close = () => {};
     this.close = () => close.call(this.database);
@@ -134,17 +135,17 @@ export class Disk implements SegmentFolder {
       }
     }
     const { sequence } = this.database.query<{ sequence: number }, []>("SELECT sequence FROM progress").get()!;
-    const journal = new Journal(this, sequence, seedOf(this.database), SEGMENT_BYTES, this.#random.between(1, 2));
-    const { append } = journal;
-    journal.append = (...record) => {
-      const before = this.killPoint === "torn" ? copied(this.#files) : null;
-      append.apply(journal, record);
-      if (this.isDead) return;
-      if (before !== null) return this.#tear(before);
-      this.recorded();
-      this.killAt("recorded");
-    };
-    return { journal, records };
+    return { journal: new DiskJournal(this, sequence, this.#random.between(1, 2)), records };
+  }
+
+  /** Calls `append` of a journal. The server may be killed within it or after it. */
+  append(append: () => void): void {
+    const before = this.killPoint === "torn" ? copied(this.#files) : null;
+    append();
+    if (this.isDead) return;
+    if (before !== null) return this.#tear(before);
+    this.recorded();
+    this.killAt("recorded");
   }
 
   /** Kills the server within its last append: a part of the record is on the disk, in the order of the writes. */
@@ -162,6 +163,19 @@ export class Disk implements SegmentFolder {
         old.copy(bytes, from, from);
       }
     }
+  }
+}
+
+class DiskJournal extends Journal {
+  readonly #disk: Disk;
+
+  constructor(disk: Disk, sequence: number, segmentsKept: number) {
+    super(disk, sequence, seedOf(disk.database), SEGMENT_BYTES, segmentsKept);
+    this.#disk = disk;
+  }
+
+  override append(...record: Parameters<Journal["append"]>): void {
+    this.#disk.append(() => super.append(...record));
   }
 }
 
