@@ -122,6 +122,6 @@ export class Maintenance {
     if (writeError === this.#loggedWriteError) return;
     this.#loggedWriteError = writeError;
     if (writeError === null) this.#log.info("the disk accepts writes again");
-    else this.#log.error(`${writeError}; new messages get err internal until ${writeErrorUntil}`);
+    else this.#log.error(`${writeError}; messages are answered with err internal until ${writeErrorUntil}`);
   }
 }

@@ -98,7 +98,7 @@ export class Server {
    * turn leaves: the promise never resolves.
    */
   #exitUnsynced(error: unknown): Promise<never> {
-    this.#log.fatal(error, "cannot sync the journal: the disk lost writes; the server exits");
+    this.#log.fatal(error, "cannot sync the journal: the disk may have lost writes; the server exits");
     void this.#exit(1);
     return new Promise(() => {});
   }

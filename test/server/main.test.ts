@@ -310,7 +310,7 @@ describe("serve stops", () => {
       const data = newFolder();
       const first = serve("--data", data);
       const port = await first.port();
-      const [alice, bob, stranger] = [
+      const [alice, bob, unauthenticated] = [
         await login(port, "alice"),
         await login(port, "bob"),
         await WireClient.connect(port),
@@ -324,7 +324,7 @@ describe("serve stops", () => {
         await client.hears("goodbye shutdown");
         await client.ends();
       }
-      await stranger.ends();
+      await unauthenticated.ends();
       expect(await first.exits()).toBe(0);
       const port2 = await serve("--data", data).port();
       await (await login(port2, "carol")).hears("stored alice <ms> one", "stored bob <ms> two");

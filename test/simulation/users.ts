@@ -80,9 +80,9 @@ export class User {
   }
 
   loginLine(option: string): string {
-    const { saved: left } = this;
+    const { saved } = this;
     this.lostLogins++;
-    const after = left === null ? "" : ` after=${left.token}:${left.received}`;
+    const after = saved === null ? "" : ` after=${saved.token}:${saved.received}`;
     return `login ${this.name} ${PASSWORD}${option}${after}\n`;
   }
 
@@ -103,14 +103,14 @@ export class User {
     }
     this.lostLogins = 0;
     const again: Request[] = [];
-    const said = words.find((word) => word.startsWith("received="));
-    const { saved: left } = this;
-    if ((said !== undefined) !== (left?.kind === "resumable")) {
-      throw new Violation(`${this.name}'s login after a ${left?.kind} session got: ${show(line)}`);
+    const option = words.find((word) => word.startsWith("received="));
+    const { saved } = this;
+    if ((option !== undefined) !== (saved?.kind === "resumable")) {
+      throw new Violation(`${this.name}'s login after a ${saved?.kind} session got: ${show(line)}`);
     }
-    const received = said === undefined ? Number.POSITIVE_INFINITY : Number(said.slice("received=".length));
-    for (const request of left?.unanswered ?? []) {
-      if (request.end <= received && said !== undefined) this.#expectProcessed(request);
+    const received = option === undefined ? Number.POSITIVE_INFINITY : Number(option.slice("received=".length));
+    for (const request of saved?.unanswered ?? []) {
+      if (request.end <= received && option !== undefined) this.#expectProcessed(request);
       if (request.end <= received) this.unknown(request);
       else if (request.end - request.line.length < received)
         throw new Violation(`received=${received} is within a line`);

@@ -158,7 +158,7 @@ describe("a data folder that is taken from a running server", () => {
     const [alice] = await login(server, "alice");
     await alice.asks("message bob hello", "ok stored");
     rmSync(join(path, "deleted"), { recursive: true });
-    await server.logs(/the data folder is gone; new messages get err internal until /);
+    await server.logs(/the data folder is gone; messages are answered with err internal until /);
     await alice.asks("message bob lost", "err internal the data folder is gone");
     await alice.asks("block carol", "err internal the data folder is gone");
     const other = await WireClient.connect(await server.port());
@@ -293,7 +293,7 @@ test.skipIf(!canTrace)(
     alice.say("message bob hello");
     expect(await server.exits()).toBe(1);
     expect(server.stderr).toMatch(
-      /"level":60,.*"the disk does not keep what is written; nothing more can be promised"/,
+      /"level":60,.*"cannot sync the journal: the disk may have lost writes; the server exits"/,
     );
     await tracer.exited;
     expect(alice.line()).rejects.toThrow("ended");

@@ -69,8 +69,8 @@ export class WireClient {
   /** The next lines must be exactly these. */
   async hears(...expected: string[]): Promise<void> {
     for (const line of expected) {
-      const heard = await this.line();
-      if (!pattern(line).test(heard)) throw new Error(`received ${show(heard)} instead of ${show(line)}`);
+      const received = await this.line();
+      if (!pattern(line).test(received)) throw new Error(`received ${show(received)} instead of ${show(line)}`);
     }
   }
 
