@@ -1,7 +1,7 @@
 /** An invalid command line: the message says what to change. A program exits with 2 after it. */
 export class UsageError extends Error {}
 
-/** Turns an error into a UsageError. Of an error of `parseArgs` (node:util) it keeps the first sentence, in lower case. */
+/** Turns an error into a UsageError. An error of `parseArgs` (node:util) becomes its first sentence, in lower case. */
 export function usageError(error: unknown): UsageError {
   const { code, message } = error as NodeJS.ErrnoException;
   if (code?.startsWith("ERR_PARSE_ARGS_") !== true) return new UsageError(message);
