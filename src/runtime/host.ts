@@ -19,7 +19,7 @@ export function readHost(text: string): string {
   }
   // Excludes the characters that separate the other parts of a URL.
   const isHost = bracketed === undefined && /^[^\s/:@?#\\[\]%]+$/.test(host) && URL.canParse(`http://${host}`);
-  if (!isHost) throw new HostError(`"${text}" is not a host`);
+  if (!isHost) throw new HostError(`"${text}" is not a host name or an IP address`);
   const { hostname } = new URL(`http://${host}`);
   return hostname === "localhost." ? "localhost" : hostname;
 }

@@ -71,8 +71,8 @@ export function explainUnreachable(error: unknown, host: string): string {
   if (error instanceof ChatError) return error.detail;
   if (isIPv6(host) && everyAddress() !== "::") return "this machine has no IPv6"; // The runtime gives ECONNREFUSED.
   const { code, message } = error as NodeJS.ErrnoException;
-  if (code === "ECONNREFUSED") return "nobody listens there; check the host, the port and that the server runs";
-  if (code === "ENOTFOUND") return "there is no such host";
+  if (code === "ECONNREFUSED") return "no server listens there; check the host and the port";
+  if (code === "ENOTFOUND") return "there is no such host; check the name";
   if (code === "EADDRNOTAVAIL") return "this machine has no network to that address";
   if (code === "EINVAL") return "a link-local address needs its interface, like fe80::1%eth0";
   return message;

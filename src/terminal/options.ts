@@ -32,7 +32,7 @@ Exit code: 0 after a logout or the end of the input, 1 when the login failed, 2 
 line, 3 when the server, the network or another client ended the session.
 `;
 
-/** What the command line and the environment say. */
+/** The command line and the environment, parsed. */
 export interface Options {
   /** In the form that `connect` takes. */
   host: string;

@@ -25,7 +25,7 @@ test("a login that fails for a reason of the server, the network or the port is 
   const explain = (error: unknown): string => explainLogin(error, "bob", OPTIONS);
   expect(explain(new ChatError("wrong_password", "1"))).toBe("wrong password; 1 try left");
   expect(explain(Object.assign(new Error(), { code: "ECONNREFUSED", syscall: "connect" }))).toStartWith(
-    "cannot reach the server: nobody listens there;",
+    "cannot reach the server: no server listens there;",
   );
   expect(explain(Object.assign(new Error(), { code: "EACCES", syscall: "listen" }))).toStartWith(
     "cannot listen for private chats: EACCES;",

@@ -466,14 +466,14 @@ describe("in a pipe", () => {
   test("private messages of a script wait for the answer to getaddress, and arrive before the script exits", async () => {
     other.close();
     const answered = Promise.withResolvers<void>();
-    const heard: string[] = [];
+    const received: string[] = [];
     other = new ChatClient({
       host: "127.0.0.1",
       port: server.port,
       listenPort: 0,
       onEvent: (event) => {
         if (event.kind === "asked") other.answer(event.user, event.user === "columbia").then(answered.resolve);
-        if (event.kind === "private") heard.push(event.text);
+        if (event.kind === "private") received.push(event.text);
       },
     });
     await other.login("SEAS", PASSWORD);
@@ -484,7 +484,7 @@ describe("in a pipe", () => {
     await answered.promise;
     expect({ err, code }).toEqual({ err: "", code: 0 });
     expect(out.match(/sent privately to SEAS/g)).toHaveLength(100);
-    expect(heard).toEqual(texts);
+    expect(received).toEqual(texts);
     const refused = await pipe("getaddress SEAS\nprivate SEAS hi\n", [...at, "foobar"], PASSWORD);
     expect(refused.out).toContain("* SEAS refused the private chat, did not answer, or is not here\n");
     // The refusal may arrive before the private message is sent, or while it waits.
@@ -525,7 +525,7 @@ describe("in a pipe", () => {
       code: 1,
     });
     expect(await pipe("", ["127.0.0.1", "1", "--user", "columbia"], "x")).toMatchObject({
-      err: "heartline: cannot reach 127.0.0.1:1: nobody listens there; check the host, the port and that the server runs\n",
+      err: "heartline: cannot reach 127.0.0.1:1: no server listens there; check the host and the port\n",
       code: 1,
     });
   });
