@@ -9,7 +9,7 @@ import { LineReader } from "../../src/protocol/line-reader.ts";
 import { Outbox } from "../../src/stream/outbox.ts";
 import type { LoopTurn, Sink } from "../../src/stream/turn.ts";
 import type { Connections } from "../../src/net/connection.ts";
-import { type Core, createCore } from "../../src/server/core.ts";
+import { createCore } from "../../src/server/core.ts";
 import { NOTHING } from "../../src/storage/journal-entry.ts";
 import { openDatabase } from "../../src/storage/database.ts";
 import { Store } from "../../src/storage/store.ts";
@@ -35,7 +35,6 @@ interface Choices {
 /** A core without sockets, disk and clock: a test feeds lines, moves the time and reads what each peer received. */
 export class World {
   readonly store = new Store(openDatabase(":memory:", "none"));
-  readonly core: Core;
   readonly chat: Chat;
   readonly turn: LoopTurn;
   readonly connections: Connections;
@@ -58,7 +57,7 @@ export class World {
   constructor(names: readonly string[], choices: Choices = {}) {
     const { clockMs = 1000 } = choices;
     this.clockMs = clockMs;
-    this.core = createCore({
+    const core = createCore({
       clock: { nowMs: () => this.clockMs, unixMs: () => UNIX_MS + this.clockMs - clockMs },
       store: this.store,
       users: names.map((name) => ({ name, password: PASSWORD })),
@@ -75,7 +74,7 @@ export class World {
       later: (end) => void this.#ends.push(end),
       report: (error) => this.faults.push(error),
     });
-    ({ chat: this.chat, turn: this.turn, connections: this.connections } = this.core);
+    ({ chat: this.chat, turn: this.turn, connections: this.connections } = core);
     this.begin();
     this.endTurns();
   }
