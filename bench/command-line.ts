@@ -64,7 +64,7 @@ export class CommandLine<Name extends string> {
   }
 
   /** One of these words. */
-  word<Word extends string>(name: Name, otherwise: Word, words: readonly Word[]): Word {
+  choice<Word extends string>(name: Name, otherwise: Word, words: readonly Word[]): Word {
     const given = (this.text(name) ?? otherwise) as Word;
     if (words.includes(given)) return given;
     throw new UsageError(`--${name} takes ${words.slice(0, -1).join(", ")} or ${words.at(-1)}, not "${given}"`);
@@ -101,7 +101,7 @@ export async function runProgram<Name extends string>(
 }
 
 /** However somebody ends the program: `tidy` runs first. */
-export function beforeQuitting(tidy: () => void): void {
+export function onInterrupt(tidy: () => void): void {
   for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"] as const) {
     process.on(signal, () => {
       tidy();
@@ -118,22 +118,22 @@ export function beforeQuitting(tidy: () => void): void {
 /** Says on stderr how far it is: on a terminal in one row that changes, else a line now and then. */
 export class Progress {
   readonly #isTerminal = process.stderr.isTTY === true;
-  #saidMs = Number.NEGATIVE_INFINITY;
+  #shownMs = Number.NEGATIVE_INFINITY;
   #width = 0;
 
-  say(text: string): void {
+  show(text: string): void {
     if (this.#isTerminal) {
       const row = text.slice(0, Math.max(20, (process.stderr.columns ?? 80) - 1));
       process.stderr.write(`\r${row.padEnd(this.#width)}`);
       this.#width = row.length;
-    } else if (performance.now() - this.#saidMs > 5_000) {
-      this.#saidMs = performance.now();
+    } else if (performance.now() - this.#shownMs > 5_000) {
+      this.#shownMs = performance.now();
       process.stderr.write(`${text}\n`);
     }
   }
 
   /** A line that stays. */
-  note(text: string): void {
+  log(text: string): void {
     this.clear();
     process.stderr.write(`${text}\n`);
   }

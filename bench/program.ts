@@ -45,14 +45,14 @@ export class Program {
     return this.#process.pid;
   }
 
-  say(line: string): void {
+  writeLine(line: string): void {
     if (!this.isRunning) return;
     this.#process.stdin.write(`${line}\n`);
     this.#process.stdin.flush();
   }
 
   /** Nothing more will be said to it. */
-  finish(): void {
+  endInput(): void {
     this.#process.stdin.end();
   }
 

@@ -24,7 +24,7 @@ export function clientsMax(): number {
 }
 
 /** What a run is, but for the server. */
-export type Task = Omit<WorkloadSpec, "dialect" | "host" | "port" | "pid" | "loginsAtOnce">;
+export type Task = Omit<WorkloadSpec, "protocol" | "host" | "port" | "pid" | "loginsAtOnce">;
 
 /** Where servers and swarms run, one after the other; `remove` takes all their files away and ends what still runs. */
 export class BenchmarkRunner {
@@ -39,7 +39,7 @@ export class BenchmarkRunner {
   }
 
   /** Runs a fresh server with nothing kept from an earlier one, and a swarm against it. Throws ContestError. */
-  async run(peer: Peer, task: Task, say: (progress: string) => void): Promise<Outcome> {
+  async run(peer: Peer, task: Task, report: (progress: string) => void): Promise<Outcome> {
     const folder = join(this.folder, `run-${++this.#runs}`);
     mkdirSync(folder);
     const credentials = join(this.folder, "credentials");
@@ -49,8 +49,11 @@ export class BenchmarkRunner {
     try {
       const port = await this.#listens(server, site.port);
       if (port === null) throw new BenchmarkError(`${peer.name} does not listen: ${(await errors).slice(0, 500)}`);
-      const { dialect, loginsAtOnce } = peer;
-      return await this.swarm({ ...task, dialect, loginsAtOnce, host: "127.0.0.1", port, pid: server.pid }, say);
+      const { protocol: dialect, loginsAtOnce } = peer;
+      return await this.swarm(
+        { ...task, protocol: dialect, loginsAtOnce, host: "127.0.0.1", port, pid: server.pid },
+        report,
+      );
     } catch (error) {
       throw error instanceof BenchmarkError ? new BenchmarkError(`${peer.name}: ${error.message}`) : error;
     } finally {
@@ -60,15 +63,15 @@ export class BenchmarkRunner {
   }
 
   /** Runs a swarm. Throws ContestError. */
-  async swarm(order: WorkloadSpec, say: (progress: string) => void): Promise<Outcome> {
+  async swarm(spec: WorkloadSpec, report: (progress: string) => void): Promise<Outcome> {
     const swarm = this.#spawn([...onCore(1), process.execPath, join(import.meta.dir, "swarm.ts")], "pipe");
-    (swarm.stdin as Bun.FileSink).write(`${JSON.stringify(order)}\n`);
+    (swarm.stdin as Bun.FileSink).write(`${JSON.stringify(spec)}\n`);
     (swarm.stdin as Bun.FileSink).end();
     const errors = new Response(swarm.stderr).text();
     let outcome: Outcome | null = null;
     for await (const line of linesOf(swarm.stdout)) {
       const said = JSON.parse(line) as { progress: string } | { outcome: Outcome };
-      if ("progress" in said) say(said.progress);
+      if ("progress" in said) report(said.progress);
       else outcome = said.outcome;
     }
     await swarm.exited;

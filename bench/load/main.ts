@@ -1,6 +1,6 @@
 import { readFileSync } from "node:fs";
 import { Random } from "../../test/support/random.ts";
-import { type CommandLine, Progress, beforeQuitting, runProgram } from "../command-line.ts";
+import { type CommandLine, Progress, onInterrupt, runProgram } from "../command-line.ts";
 import { UsageError } from "../../src/usage-error.ts";
 import { BenchmarkRunner, BenchmarkError, type Task, clientsMax } from "./benchmark-runner.ts";
 import { PAYLOAD_BYTES_MIN } from "./payload.ts";
@@ -77,7 +77,7 @@ interface Options {
 }
 
 function parseOptions(line: CommandLine<(typeof OPTIONS)[number]>): Options {
-  const scenario = line.word("scenario", "mixed", SCENARIO_NAMES);
+  const scenario = line.choice("scenario", "mixed", SCENARIO_NAMES);
   const [target, file] = [line.text("target"), line.text("credentials")];
   if ((target === null) !== (file === null)) throw new UsageError("--target and --credentials go together");
   const [, host, port] = /^(.+):(\d+)$/.exec(target ?? "") ?? [];
@@ -110,13 +110,13 @@ function parseOptions(line: CommandLine<(typeof OPTIONS)[number]>): Options {
       beatMs: line.number("beat", 30, 0.1, 3600, true) * 1000,
       warmupMs: line.number("warmup", 3, 0, 600, true) * 1000,
       measureMs: line.number("seconds", 8, 0.1, 3600, true) * 1000,
-      resumable: line.word("sessions", "plain", ["plain", "resumable"]) === "resumable",
+      resumable: line.choice("sessions", "plain", ["plain", "resumable"]) === "resumable",
     },
     scenario,
     clients,
     visitors,
     isFixed: rate > 0 || window !== null || SCENARIOS[scenario].instead !== null,
-    durability: line.word("durability", "process", ["none", "process", "power"]),
+    durability: line.choice("durability", "process", ["none", "process", "power"]),
     seed: line.number("seed", 1, 0, 2 ** 31),
     target: target === null ? null : { host: host!, port: Number(port) },
     users,
@@ -225,14 +225,14 @@ async function main(line: CommandLine<(typeof OPTIONS)[number]>): Promise<number
   const options = parseOptions(line);
   const { task, clients, target, seed, json } = options;
   const count = clients + (options.visitors > 0 ? options.visitors : task.crowd);
-  const contest = new BenchmarkRunner(count);
+  const runner = new BenchmarkRunner(count);
   const progress = new Progress();
-  beforeQuitting(() => {
+  onInterrupt(() => {
     progress.clear();
-    contest.remove();
+    runner.remove();
   });
   const peer = heartline(options.durability);
-  const users = shuffled(options.users ?? contest.users, seed).slice(0, count);
+  const users = shuffled(options.users ?? runner.users, seed).slice(0, count);
   const result = newResult(seed);
   result.peers[peer.name] =
     target === null
@@ -241,14 +241,14 @@ async function main(line: CommandLine<(typeof OPTIONS)[number]>): Promise<number
   try {
     const runs: { title: string; task: Options["task"]; outcome: Outcome }[] = [];
     const run = async (title: string, task: Options["task"]): Promise<Outcome> => {
-      const say = (text: string): void => progress.say(`${title}: ${text}`);
-      say("starting");
-      const order = { ...task, users };
+      const showProgress = (text: string): void => progress.show(`${title}: ${text}`);
+      showProgress("starting");
+      const spec = { ...task, users };
       const outcome =
         target === null
-          ? await contest.run(peer, order, say)
-          : await contest
-              .swarm({ ...order, ...target, dialect: "heartline", loginsAtOnce: 64, pid: null }, say)
+          ? await runner.run(peer, spec, showProgress)
+          : await runner
+              .swarm({ ...spec, ...target, protocol: "heartline", loginsAtOnce: 64, pid: null }, showProgress)
               .catch((error: Error) => {
                 throw new BenchmarkError(`${target.host}:${target.port}: ${error.message}`);
               });
@@ -267,7 +267,7 @@ async function main(line: CommandLine<(typeof OPTIONS)[number]>): Promise<number
     return runs.every(({ outcome }) => isClean(outcome)) ? 0 : 1;
   } finally {
     progress.clear();
-    contest.remove();
+    runner.remove();
   }
 }
 

@@ -12,7 +12,7 @@ export interface Scenario {
   instead: "alive" | "login" | "idle" | null;
 }
 
-const TALK: Scenario = {
+const MESSAGES: Scenario = {
   help: "",
   messages: true,
   broadcasters: 0,
@@ -23,17 +23,21 @@ const TALK: Scenario = {
 
 export const SCENARIOS = {
   mixed: {
-    ...TALK,
+    ...MESSAGES,
     help: "messages in pairs; for each 9 of a client an alive, for each 10,000 of all a broadcast to everybody",
     broadcasters: 8,
     broadcastEach: 10_000,
     aliveEach: 9,
   },
-  message: { ...TALK, help: "messages in pairs, each client to its neighbour" },
-  broadcast: { ...TALK, help: "broadcasts to everybody, of --senders clients", messages: false, broadcasters: 1 },
-  alive: { ...TALK, help: "a crowd that says nothing but alive, each client every --beat seconds", instead: "alive" },
-  login: { ...TALK, help: "people who come and go beside a crowd that stays", instead: "login" },
-  idle: { ...TALK, help: "a crowd that says nothing: memory per session", instead: "idle" },
+  message: { ...MESSAGES, help: "messages in pairs, each client to its neighbour" },
+  broadcast: { ...MESSAGES, help: "broadcasts to everybody, of --senders clients", messages: false, broadcasters: 1 },
+  alive: {
+    ...MESSAGES,
+    help: "a crowd that says nothing but alive, each client every --beat seconds",
+    instead: "alive",
+  },
+  login: { ...MESSAGES, help: "people who come and go beside a crowd that stays", instead: "login" },
+  idle: { ...MESSAGES, help: "a crowd that says nothing: memory per session", instead: "idle" },
 } satisfies Record<string, Scenario>;
 
 export type ScenarioName = keyof typeof SCENARIOS;

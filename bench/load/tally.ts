@@ -21,7 +21,7 @@ export class Tally {
     return this.#next[stream]!;
   }
 
-  came(stream: number, sequence: number): void {
+  received(stream: number, sequence: number): void {
     if (this.#next[stream] === sequence) this.#next[stream] = sequence + 1;
     else this.#outOfOrder(stream, sequence);
   }

@@ -6,7 +6,7 @@ const LATE_MICROS = 100;
 
 /** What a swarm is to do: JSON on its standard input. It answers with lines of JSON, the last one an Outcome. */
 export interface WorkloadSpec {
-  dialect: ProtocolName;
+  protocol: ProtocolName;
   host: string;
   port: number;
   /** The server's process, whose time and memory are measured; null when it is none of ours. */

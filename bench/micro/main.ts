@@ -258,7 +258,7 @@ async function main(line: CommandLine<"filter" | "case">): Promise<number> {
   );
   let failed = 0;
   for (const [i, name] of names.entries()) {
-    progress.say(`${i + 1} of ${names.length}: ${name}`);
+    progress.show(`${i + 1} of ${names.length}: ${name}`);
     const child = Bun.spawn([process.execPath, import.meta.path, "--case", name], { stdout: "pipe", stderr: "pipe" });
     const [out, errors] = await Promise.all([child.stdout.text(), child.stderr.text()]);
     progress.clear();

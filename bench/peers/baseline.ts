@@ -6,7 +6,7 @@ import type { Peer } from "./peer.ts";
 export const baseline: Peer = {
   name: "baseline",
   about: "a plain C server on epoll that keeps, checks and promises nothing",
-  dialect: "heartline",
+  protocol: "heartline",
   needs: { program: "cc", package: "gcc" },
   loginsAtOnce: 64,
   version: ["cc", "--version"],

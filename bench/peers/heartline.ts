@@ -16,7 +16,7 @@ export function heartline(durability: "none" | "process" | "power"): Peer {
   return {
     name: durability === "process" ? "heartline" : `heartline-${durability}`,
     about: `this server, --durability ${durability}`,
-    dialect: "heartline",
+    protocol: "heartline",
     needs: null,
     loginsAtOnce: 64,
     version: null,

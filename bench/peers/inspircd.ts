@@ -17,7 +17,7 @@ const CONFIG = `
 export const inspircd: Peer = {
   name: "inspircd",
   about: "InspIRCd: messages are not answered, who is not there hears nothing",
-  dialect: "irc",
+  protocol: "irc",
   needs: { program: "inspircd", package: "inspircd" },
   loginsAtOnce: 64,
   version: ["inspircd", "--version"],

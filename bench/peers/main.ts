@@ -1,4 +1,4 @@
-import { type CommandLine, Progress, beforeQuitting, runProgram } from "../command-line.ts";
+import { type CommandLine, Progress, onInterrupt, runProgram } from "../command-line.ts";
 import { UsageError } from "../../src/usage-error.ts";
 import { BenchmarkRunner, BenchmarkError, clientsMax } from "../load/benchmark-runner.ts";
 import { type Peer, isInstalled } from "./peer.ts";
@@ -8,8 +8,8 @@ import {
   type Run,
   newResult,
   runsOf,
-  shareOf,
-  toldMicros,
+  ratioText,
+  latencyCells,
   versionOf,
   writeResult,
 } from "../report/result.ts";
@@ -72,9 +72,9 @@ function report(result: Result, works: readonly Work[]): string {
     for (const peer of peers) {
       const runs = runsOf(result, name, peer);
       const share = (of: (run: Run) => number): string =>
-        peer === first ? "" : shareOf(runsOf(result, name, first), runs, of);
+        peer === first ? "" : ratioText(runsOf(result, name, first), runs, of);
       const cells = [peer, range(spread(runs.map(amount))), share(amount)];
-      if (!isIdle) cells.push(digits(median(runs.map(cost))), share(cost), ...toldMicros(runs));
+      if (!isIdle) cells.push(digits(median(runs.map(cost))), share(cost), ...latencyCells(runs));
       lines.push(row(...cells).trimEnd());
     }
   }
@@ -98,16 +98,16 @@ async function main(line: CommandLine<(typeof OPTIONS)[number]>): Promise<number
   const present = peers.filter((peer) => isHere(peer, result, progress));
   const fitting = works.filter((work) => work.clients + work.crowd <= most);
   for (const { title } of works.filter((work) => !fitting.includes(work)))
-    progress.note(`SKIPPED: ${title}, since a process may only have ${most} connections here`);
-  const contest = new BenchmarkRunner(Math.max(2, ...fitting.map(({ clients, crowd }) => clients + crowd)));
-  beforeQuitting(() => {
+    progress.log(`SKIPPED: ${title}, since a process may only have ${most} connections here`);
+  const runner = new BenchmarkRunner(Math.max(2, ...fitting.map(({ clients, crowd }) => clients + crowd)));
+  onInterrupt(() => {
     progress.clear();
-    contest.remove();
+    runner.remove();
   });
   let todo = 0;
   for (const work of fitting) todo += (work.once ? 1 : rounds) * present.filter((peer) => work.fits(peer)).length;
   const minutes = Math.ceil((todo * (seconds + warmup + 1.5)) / 60);
-  progress.note(`${todo} runs, about ${minutes} ${minutes === 1 ? "minute" : "minutes"}`);
+  progress.log(`${todo} runs, about ${minutes} ${minutes === 1 ? "minute" : "minutes"}`);
   let isFaulty = false;
   try {
     let done = 0;
@@ -124,9 +124,9 @@ async function main(line: CommandLine<(typeof OPTIONS)[number]>): Promise<number
             warmupMs: warmupMs(work, warmup),
             measureMs: seconds * 1000,
           };
-          const users = contest.users.slice(0, work.clients + work.crowd);
+          const users = runner.users.slice(0, work.clients + work.crowd);
           try {
-            const outcome = await contest.run(peer, { ...task, users }, (text) => progress.say(`${at}: ${text}`));
+            const outcome = await runner.run(peer, { ...task, users }, (text) => progress.show(`${at}: ${text}`));
             result.runs.push({
               peer: peer.name,
               work: work.name,
@@ -138,10 +138,10 @@ async function main(line: CommandLine<(typeof OPTIONS)[number]>): Promise<number
             isFaulty ||= peer.name.startsWith("heartline");
             const { lost, twice, disordered, faults } = outcome;
             const what = [...faults, `lost ${lost}, twice ${twice}, out of order ${disordered}`].join("; ");
-            progress.note(`${at}: ${what}`);
+            progress.log(`${at}: ${what}`);
           } catch (error) {
             if (!(error instanceof BenchmarkError)) throw error;
-            progress.note(`${at}: FAILED: ${error.message}`);
+            progress.log(`${at}: FAILED: ${error.message}`);
             isFaulty ||= peer.name.startsWith("heartline");
           }
         }
@@ -162,7 +162,7 @@ async function main(line: CommandLine<(typeof OPTIONS)[number]>): Promise<number
     return isFaulty || result.runs.length === 0 ? 1 : 0;
   } finally {
     progress.clear();
-    contest.remove();
+    runner.remove();
   }
 }
 
@@ -177,7 +177,7 @@ function isHere(peer: Peer, result: Result, progress: Progress): boolean {
   const { name, needs, about } = peer;
   if (needs !== null && !isInstalled(peer)) {
     result.leftOut[name] = `which needs ${needs.program} (Debian's package ${needs.package})`;
-    progress.note(`SKIPPED: ${name}, ${result.leftOut[name]}`);
+    progress.log(`SKIPPED: ${name}, ${result.leftOut[name]}`);
     return false;
   }
   result.peers[name] = { about, version: versionOf(peer) };

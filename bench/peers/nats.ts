@@ -18,7 +18,7 @@ logtime: false
 export const nats: Peer = {
   name: "nats",
   about: "NATS core: who is not there hears nothing; verbose, so that each publish is answered; GOMAXPROCS=1",
-  dialect: "nats",
+  protocol: "nats",
   needs: { program: "nats-server", package: "nats-server" },
   loginsAtOnce: 64,
   version: ["nats-server", "--version"],

@@ -29,7 +29,7 @@ PAM = no
 export const ngircd: Peer = {
   name: "ngircd",
   about: "ngIRCd: messages are not answered, who is not there hears nothing",
-  dialect: "irc",
+  protocol: "irc",
   needs: { program: "ngircd", package: "ngircd" },
   loginsAtOnce: 8, // It listens with a backlog of 10.
   version: ["ngircd", "--version"],

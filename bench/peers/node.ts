@@ -5,7 +5,7 @@ import type { Peer } from "./peer.ts";
 export const node: Peer = {
   name: "node-net",
   about: "a chat of 40 lines on node:net, run by Bun, that keeps, checks and promises nothing",
-  dialect: "heartline",
+  protocol: "heartline",
   needs: null,
   loginsAtOnce: 64,
   version: null,

@@ -5,7 +5,7 @@ export interface Peer {
   name: string;
   /** In words, for a report: what it is, and what of its work differs from ours. */
   about: string;
-  dialect: ProtocolName;
+  protocol: ProtocolName;
   /** The program that it needs, and the Debian package that has it; null when everything is here. */
   needs: { program: string; package: string } | null;
   /** Its clients' sessions outlive their connections, and are confirmed once a second. */

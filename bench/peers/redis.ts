@@ -23,7 +23,7 @@ loglevel warning
 export const redis: Peer = {
   name: "redis",
   about: "Redis pub/sub: who is not there hears nothing; each publish is answered",
-  dialect: "redis",
+  protocol: "redis",
   needs: { program: "redis-server", package: "redis-server" },
   loginsAtOnce: 64,
   version: ["redis-server", "--version"],

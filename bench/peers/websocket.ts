@@ -5,7 +5,7 @@ import type { Peer } from "./peer.ts";
 export const websocket: Peer = {
   name: "bun-websocket",
   about: "a chat of 40 lines on Bun.serve with WebSockets and publish(), that keeps, checks and promises nothing",
-  dialect: "websocket",
+  protocol: "websocket",
   needs: null,
   loginsAtOnce: 64,
   version: null,

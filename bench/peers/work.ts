@@ -65,7 +65,7 @@ function offered(rate: number): Work {
   };
 }
 
-function beside(crowd: number): Work {
+function withIdleUsers(crowd: number): Work {
   return {
     name: `users-${crowd}`,
     group: "users",
@@ -101,6 +101,6 @@ export const WORKS: readonly Work[] = [
   broadcasts(4, 64),
   broadcasts(1, 8, 400),
   ...[5_000, 10_000, 20_000, 30_000, 40_000, 60_000, 80_000, 120_000].map(offered),
-  ...[0, 1_000, 4_000, 19_000].map(beside),
+  ...[0, 1_000, 4_000, 19_000].map(withIdleUsers),
   idle(8_000),
 ];

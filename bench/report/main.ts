@@ -4,7 +4,7 @@ import { join } from "node:path";
 import { parseArgs } from "node:util";
 import { type EChartsOption, init } from "echarts";
 import { Histogram } from "./histogram.ts";
-import { type Result, type Run, readResult, runsOf, shareOf, sharesOf, toldMicros } from "./result.ts";
+import { type Result, type Run, readResult, runsOf, ratioText, ratiosByRound, latencyCells } from "./result.ts";
 import { median, range, spread } from "./statistics.ts";
 import { isBehind } from "../load/workload-spec.ts";
 import { WORKS, WORK_GROUPS, type Work } from "../peers/work.ts";
@@ -87,7 +87,7 @@ class Report {
     const works = this.#worksOf("saturation");
     if (works.length === 0 || !this.#peers.includes(REFERENCE)) return null;
     const share = (work: Work, peer: string): number =>
-      median(sharesOf(this.#runs(work.name, peer), this.#runs(work.name, REFERENCE), of));
+      median(ratiosByRound(this.#runs(work.name, peer), this.#runs(work.name, REFERENCE), of));
     return {
       grid: { left: 290, right: 40, top: 90, bottom: 30 },
       xAxis: { type: "value", max: (value: { max: number }) => Math.min(4, Math.ceil(value.max * 10) / 10) },
@@ -113,8 +113,8 @@ class Report {
       { name: `${which}, µs`, type: "log" },
       (peer) =>
         works.flatMap(({ name, task }) => {
-          const told = this.#runs(name, peer).filter(({ outcome }) => !isBehind(outcome));
-          return told.length === 0 ? [] : [[task.rate, median(told.map(({ outcome }) => outcome.latency[which]))]];
+          const valid = this.#runs(name, peer).filter(({ outcome }) => !isBehind(outcome));
+          return valid.length === 0 ? [] : [[task.rate, median(valid.map(({ outcome }) => outcome.latency[which]))]];
         }),
     );
   }
@@ -259,9 +259,9 @@ ${(Object.keys(WORK_GROUPS) as Work["group"][]).map((group) => this.#tables(grou
     const delivered = ({ outcome }: Run): number => outcome.delivered;
     const cost = ({ outcome }: Run): number => outcome.server!.cpuMicros;
     const share = (of: (run: Run) => number): string =>
-      peer === "heartline" ? "" : shareOf(this.#runs(work, "heartline"), runs, of);
+      peer === "heartline" ? "" : ratioText(this.#runs(work, "heartline"), runs, of);
     const amounts = [range(spread(runs.map(delivered))), share(delivered), range(spread(runs.map(cost))), share(cost)];
-    return [peer, ...amounts, ...toldMicros(runs)];
+    return [peer, ...amounts, ...latencyCells(runs)];
   }
 }
 

@@ -34,7 +34,7 @@ export function runsOf(result: Result, work: string, peer: string): Run[] {
 }
 
 /** How many times `others` go into `runs`, round by round: a round that one of them failed in does not count. */
-export function sharesOf(runs: readonly Run[], others: readonly Run[], of: (run: Run) => number): number[] {
+export function ratiosByRound(runs: readonly Run[], others: readonly Run[], of: (run: Run) => number): number[] {
   const pairs = runs.flatMap((run) => {
     const other = others.find(({ round }) => round === run.round);
     return other === undefined ? [] : [[of(run), of(other)] as const];
@@ -46,16 +46,16 @@ export function sharesOf(runs: readonly Run[], others: readonly Run[], of: (run:
 }
 
 /** The same in words; none where there is none. */
-export function shareOf(runs: readonly Run[], others: readonly Run[], of: (run: Run) => number): string {
-  const shares = sharesOf(runs, others, of);
+export function ratioText(runs: readonly Run[], others: readonly Run[], of: (run: Run) => number): string {
+  const shares = ratiosByRound(runs, others, of);
   return shares.length === 0 ? "" : range(spread(shares));
 }
 
 /** Medians of p50, p99 and p99.9, of those runs in which the swarm did not measure itself. */
-export function toldMicros(runs: readonly Run[]): string[] {
-  const told = runs.filter(({ outcome }) => outcome.latency.count > 0 && !isBehind(outcome));
+export function latencyCells(runs: readonly Run[]): string[] {
+  const valid = runs.filter(({ outcome }) => outcome.latency.count > 0 && !isBehind(outcome));
   return (["p50", "p99", "p999"] as const).map((which) =>
-    digits(median(told.map(({ outcome }) => outcome.latency[which]))),
+    digits(median(valid.map(({ outcome }) => outcome.latency[which]))),
   );
 }
 

@@ -5,7 +5,7 @@ import { Tally } from "../../bench/load/tally.ts";
 /** What is counted when these numbers come of a stream of which so many were sent. */
 function counted(sent: number, ...numbers: number[]) {
   const tally = new Tally(2);
-  for (const number of numbers) tally.came(1, number);
+  for (const number of numbers) tally.received(1, number);
   tally.end(1, sent);
   const { lost, twice, disordered } = tally;
   return { lost, twice, disordered };
@@ -33,7 +33,7 @@ test("streams do not disturb each other", () => {
     [0, 1],
     [1, 1],
   ] as const)
-    tally.came(stream, number);
+    tally.received(stream, number);
   expect([tally.next(0), tally.next(1), tally.lost, tally.twice]).toEqual([2, 2, 0, 0]);
 });
 

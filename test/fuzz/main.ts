@@ -1,4 +1,4 @@
-import { Progress, beforeQuitting, runProgram } from "../../bench/command-line.ts";
+import { Progress, onInterrupt, runProgram } from "../../bench/command-line.ts";
 import { UsageError } from "../../src/usage-error.ts";
 import { Runner, describe } from "./runner.ts";
 import { targets } from "./targets.ts";
@@ -33,8 +33,8 @@ await runProgram(
     const names = only === null ? all : [only];
     console.log(`seed ${seed}`);
     const progress = new Progress();
-    const runner = new Runner(names, seed, (text) => progress.say(text));
-    beforeQuitting(() => runner.stop());
+    const runner = new Runner(names, seed, (text) => progress.show(text));
+    onInterrupt(() => runner.stop());
     const failure = await runner.run(seconds * 1000);
     progress.clear();
     console.log([["target", "inputs"] as const, ...runner.inputs].map(row).join("\n"));

@@ -122,8 +122,8 @@ describe("bench", () => {
 
 describe("a peer", () => {
   const users = 12;
-  const contest = new BenchmarkRunner(users);
-  afterAll(() => contest.remove());
+  const runner = new BenchmarkRunner(users);
+  afterAll(() => runner.remove());
 
   for (const peer of PEERS) {
     test(
@@ -135,10 +135,10 @@ describe("a peer", () => {
           );
         for (const scenario of ["message", "broadcast"] as const) {
           const broadcasters = scenario === "broadcast" ? 2 : 0;
-          const outcome = await contest.run(
+          const outcome = await runner.run(
             peer,
             {
-              users: contest.users,
+              users: runner.users,
               crowd: 0,
               scenario: { ...SCENARIOS[scenario], broadcasters },
               window: 4,
@@ -163,8 +163,8 @@ describe("a peer", () => {
 
   test("that does not start is named, with what it said", async () => {
     const broken = { ...PEERS[0]!, name: "broken", command: () => [process.execPath, "src/main.ts", "serve", "--wat"] };
-    const task = { users: contest.users, crowd: 0, scenario: SCENARIOS.message, window: 1, rate: 0, payloadBytes: 64 };
-    const run = contest.run(broken, { ...task, beatMs: 1, warmupMs: 0, measureMs: 1, resumable: false }, () => {});
+    const task = { users: runner.users, crowd: 0, scenario: SCENARIOS.message, window: 1, rate: 0, payloadBytes: 64 };
+    const run = runner.run(broken, { ...task, beatMs: 1, warmupMs: 0, measureMs: 1, resumable: false }, () => {});
     await expect(run).rejects.toThrow(/^broken: .*does not listen.*--wat/);
   });
 });

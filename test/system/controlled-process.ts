@@ -1,7 +1,7 @@
 import { Program } from "../../bench/program.ts";
 import { TargetError } from "./target.ts";
 
-/** A program of bench/ that is told an order, and answers each line that is said to it with one line of JSON. */
+/** A program of bench/ that is told an spec, and answers each line that is message to it with one line of JSON. */
 export class ControlledProcess<Answer> {
   readonly #program: Program;
   #answer = Promise.withResolvers<Answer>();
@@ -11,25 +11,25 @@ export class ControlledProcess<Answer> {
    * itself is no answer unless `isAnswer` says so.
    */
   constructor(
-    who: string,
+    name: string,
     file: string,
-    order: object,
+    spec: object,
     before: readonly string[],
-    isAnswer: (said: object) => boolean = () => true,
+    isAnswer: (message: object) => boolean = () => true,
   ) {
     const errors: string[] = [];
-    const heard = (line: string): void => {
-      const said = JSON.parse(line);
-      if (isAnswer(said)) this.#answer.resolve(said);
+    const onLine = (line: string): void => {
+      const message = JSON.parse(line);
+      if (isAnswer(message)) this.#answer.resolve(message);
     };
-    this.#program = new Program([file], heard, (line) => errors.push(line), before);
+    this.#program = new Program([file], onLine, (line) => errors.push(line), before);
     void this.#program.ended.then((how) => {
       this.#fail = () =>
-        this.#answer.reject(new TargetError(`${who} ended (${how}): ${errors.join(" ").slice(0, 500)}`));
+        this.#answer.reject(new TargetError(`${name} ended (${how}): ${errors.join(" ").slice(0, 500)}`));
       this.#fail();
     });
     this.#answer.promise.catch(() => {});
-    this.#program.say(JSON.stringify(order));
+    this.#program.writeLine(JSON.stringify(spec));
   }
 
   /** Rejects what is asked of a program that has ended. */
@@ -41,23 +41,23 @@ export class ControlledProcess<Answer> {
   }
 
   /** Says something that is not answered. */
-  tell(line: string): void {
-    this.#program.say(line);
+  send(line: string): void {
+    this.#program.writeLine(line);
   }
 
   ask(line: string): Promise<Answer> {
-    return this.#ask(() => this.#program.say(line));
+    return this.#ask(() => this.#program.writeLine(line));
   }
 
-  /** Nothing more will be said to it; what it answers to that. */
-  finish(): Promise<Answer> {
-    return this.#ask(() => this.#program.finish());
+  /** Nothing more will be message to it; what it answers to that. */
+  endInput(): Promise<Answer> {
+    return this.#ask(() => this.#program.endInput());
   }
 
-  #ask(say: () => void): Promise<Answer> {
+  #ask(write: () => void): Promise<Answer> {
     this.#answer = Promise.withResolvers();
     this.#answer.promise.catch(() => {}); // Whoever asked may have given up by then.
-    say();
+    write();
     this.#fail();
     return this.#answer.promise;
   }

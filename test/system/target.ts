@@ -29,7 +29,7 @@ export class Target {
   readonly #folder = mkdtempSync(join(tmpdir(), "heartline-hostile-"));
   readonly #log: string[] = [];
   /** What it logged of faults, the first lines of them. */
-  readonly complaints: string[] = [];
+  readonly loggedErrors: string[] = [];
   #program: Program | null = null;
   port = 0;
   /** Where it speaks TLS, with a certificate that nobody trusts. */
@@ -96,7 +96,7 @@ export class Target {
 
   #logged(line: string): void {
     if (this.#log.push(line) > LOG_LINES) this.#log.shift();
-    if (/"level":[56]0/.test(line) && this.complaints.length < LOG_LINES) this.complaints.push(line);
+    if (/"level":[56]0/.test(line) && this.loggedErrors.length < LOG_LINES) this.loggedErrors.push(line);
   }
 
   get pid(): number {
@@ -138,7 +138,7 @@ export class Target {
    * What they are, sorted: files by their names, all else by its kind. Without those of the journal, which has more
    * segments under load and keeps them.
    */
-  get open(): string[] {
+  get openDescriptors(): string[] {
     try {
       const all = readdirSync(`/proc/${this.pid}/fd`).map((name) => whereTo(`/proc/${this.pid}/fd/${name}`));
       const journal = join(this.#folder, "data", "journal");
@@ -152,13 +152,13 @@ export class Target {
   }
 
   /** From now on it may write no file beyond so many bytes: a full disk. */
-  limitFiles(bytes: number | "unlimited"): void {
+  limitFileSize(bytes: number | "unlimited"): void {
     const { exitCode, stderr } = Bun.spawnSync(["prlimit", `--fsize=${bytes}:`, "--pid", String(this.pid)]);
     if (exitCode !== 0) throw new TargetError(`prlimit: ${stderr.toString()}`);
   }
 
   /** It gives back all memory that nothing holds any more; else garbage is a part of what is resident. */
-  collect(): void {
+  collectGarbage(): void {
     this.kill("SIGUSR2");
   }
 
@@ -169,18 +169,18 @@ export class Target {
   /** Ends it, and takes its files away. */
   async remove(): Promise<void> {
     if (this.#program?.isRunning) await this.#program.stop();
-    this.#tidy();
+    this.#removeFiles();
   }
 
-  #tidy(): void {
+  #removeFiles(): void {
     Target.#all.delete(this);
     rmSync(this.#folder, { recursive: true, force: true });
   }
 
   /** Takes everything away at once, for somebody who quits. */
-  static quit(): void {
+  static killAll(): void {
     for (const program of Program.running) program.kill("SIGKILL");
-    for (const target of Target.#all) target.#tidy();
+    for (const target of Target.#all) target.#removeFiles();
   }
 }
 

@@ -1,9 +1,9 @@
 /** How far behind a user in the list the one is whom that user may block. */
-const BEHIND = 3;
+const DISTANCE = 3;
 
 /** Whether that user may ever block that other one. */
 export function mayBlock(by: string, other: string): boolean {
-  return Number(by.slice(1)) - Number(other.slice(1)) === BEHIND;
+  return Number(by.slice(1)) - Number(other.slice(1)) === DISTANCE;
 }
 
 export type BlockState = "blocked" | "free" | "unknown";
@@ -14,7 +14,7 @@ export class Block {
   readonly other: string;
   state: BlockState;
   /** A change was asked for, and has no answer. */
-  isAsked = false;
+  isPending = false;
   /** How often it has changed, or may have. */
   changes = 0;
 
@@ -24,13 +24,13 @@ export class Block {
     this.state = state;
   }
 
-  becomes(state: BlockState): void {
+  set(state: BlockState): void {
     this.state = state;
     this.changes++;
   }
 
   /** What it was all the time since so many changes. */
-  since(changes: number): BlockState {
+  stateSince(changes: number): BlockState {
     return changes === this.changes ? this.state : "unknown";
   }
 }

@@ -6,13 +6,13 @@ interface Stream {
   /** Which of its user's logins it was. */
   readonly login: number;
   /** How far the server's stream went by, and the client's, with the requests in it that have no reply. */
-  said: number;
-  asked: number;
+  serverBytes: number;
+  clientBytes: number;
   readonly unanswered: { end: number; verb: string }[];
   /** How far the server acted on the client's stream, as its numbers and its replies say. */
-  acted: number;
+  actedUpTo: number;
   /** What a later login was told of it; -1 before. */
-  final: number;
+  finalPosition: number;
 }
 
 /** The server remembers eight sessions of a user, of which the one that logs in may be one. */
@@ -28,7 +28,7 @@ const STREAMS_MAX = 20_000;
 export class ReferenceModel {
   readonly fault: (what: string) => void;
   /** Logins that had to be told `received=`. */
-  takenUp = 0;
+  continued = 0;
   readonly #streams = new Map<string, Stream>();
   readonly #logins = new Map<string, number>();
 
@@ -37,7 +37,7 @@ export class ReferenceModel {
   }
 
   observe(): Observer {
-    return new Reading(this);
+    return new ConnectionReader(this);
   }
 
   stream(token: string): Stream | undefined {
@@ -45,7 +45,7 @@ export class ReferenceModel {
   }
 
   /** A login goes by; the server may act on it, whatever becomes of its reply. */
-  loginAsked(user: string): void {
+  loginSeen(user: string): void {
     this.#logins.set(user, (this.#logins.get(user) ?? 0) + 1);
   }
 
@@ -56,117 +56,126 @@ export class ReferenceModel {
     const login = this.#logins.get(user)!;
     const after = valueOf(options, "after=");
     const earlier = after === null ? undefined : this.#streams.get(after.split(":", 1)[0]!);
-    if (earlier !== undefined) this.#takesUp(earlier, login, valueOf(words, "received="));
+    if (earlier !== undefined) this.#continueStream(earlier, login, valueOf(words, "received="));
     if (!options.includes("resumable")) return null;
-    const stream: Stream = { user, login, said: 0, asked: 0, unanswered: [], acted: 0, final: -1 };
+    const stream: Stream = {
+      user,
+      login,
+      serverBytes: 0,
+      clientBytes: 0,
+      unanswered: [],
+      actedUpTo: 0,
+      finalPosition: -1,
+    };
     this.#streams.set(token, stream);
     if (this.#streams.size > STREAMS_MAX) this.#streams.delete(this.#streams.keys().next().value!);
     return stream;
   }
 
-  #takesUp(stream: Stream, login: number, received: string | null): void {
+  #continueStream(stream: Stream, login: number, received: string | null): void {
     const isOwed = login - stream.login <= LOGINS_REMEMBERED;
-    if (isOwed) this.takenUp++;
+    if (isOwed) this.continued++;
     if (received === null) {
       if (isOwed) this.fault(`${stream.user} went on after its last session, and was not told received=`);
       return;
     }
     const position = Number(received);
-    this.names(stream, position);
-    if (stream.final >= 0 && stream.final !== position) {
-      this.fault(`${stream.user} was told received=${stream.final}, and later received=${position}`);
+    this.checkPosition(stream, position);
+    if (stream.finalPosition >= 0 && stream.finalPosition !== position) {
+      this.fault(`${stream.user} was told received=${stream.finalPosition}, and later received=${position}`);
     }
-    stream.final = position;
+    stream.finalPosition = position;
   }
 
   /**
    * The server has named a position in the client's stream: the end of a request, not before what it had to include. A
    * reply may be older than what a `resume` said before it.
    */
-  names(stream: Stream, position: number, least = stream.acted): void {
+  checkPosition(stream: Stream, position: number, least = stream.actedUpTo): void {
     const { user, unanswered } = stream;
     const isEnd = position === least || unanswered.some(({ end }) => end === position);
     if (position < least) this.fault(`${user} was told ${position}, and the server had acted on ${least}`);
     else if (!isEnd) this.fault(`${user} was told ${position}, and no request of it ends there`);
-    this.acts(stream, position);
+    this.advanceActed(stream, position);
   }
 
   /** The server has shown that it acted on the client's stream up to there. */
-  acts(stream: Stream, position: number): void {
-    const { user, final } = stream;
-    stream.acted = Math.max(stream.acted, position);
+  advanceActed(stream: Stream, position: number): void {
+    const { user, finalPosition: final } = stream;
+    stream.actedUpTo = Math.max(stream.actedUpTo, position);
     if (final >= 0 && position > final) this.fault(`${user} was told received=${final}, and ${position} was acted on`);
   }
 }
 
 /** One connection, read in both directions. */
-class Reading implements Observer {
-  readonly #witness: ReferenceModel;
+class ConnectionReader implements Observer {
+  readonly #model: ReferenceModel;
   readonly #up = new Lines();
   readonly #down = new Lines();
   /** The `login` or `resume` that has no reply yet. */
-  #greeting = "";
+  #loginRequest = "";
   /** The session whose streams go on here, and where they are. */
   #stream: Stream | null = null;
-  #asked = 0;
-  #said = 0;
+  #clientBytes = 0;
+  #serverBytes = 0;
 
-  constructor(witness: ReferenceModel) {
-    this.#witness = witness;
+  constructor(model: ReferenceModel) {
+    this.#model = model;
   }
 
   up(chunk: Buffer): Buffer {
-    for (const line of this.#up.of(chunk)) this.#asks(line);
+    for (const line of this.#up.of(chunk)) this.#requestLine(line);
     return chunk;
   }
 
   down(chunk: Buffer): void {
-    for (const line of this.#down.of(chunk)) this.#says(line);
+    for (const line of this.#down.of(chunk)) this.#serverLine(line);
   }
 
-  #asks(line: string): void {
+  #requestLine(line: string): void {
     const [verb = "", user = ""] = line.split(" ", 2);
     const stream = this.#stream;
     if (stream === null) {
-      this.#greeting = line;
-      if (verb === "login") this.#witness.loginAsked(user);
+      this.#loginRequest = line;
+      if (verb === "login") this.#model.loginSeen(user);
       return;
     }
-    this.#asked += line.length + 1;
+    this.#clientBytes += line.length + 1;
     // What is said again after a resume went by before.
-    if (this.#asked <= stream.asked) return;
-    stream.asked = this.#asked;
-    stream.unanswered.push({ end: this.#asked, verb });
+    if (this.#clientBytes <= stream.clientBytes) return;
+    stream.clientBytes = this.#clientBytes;
+    stream.unanswered.push({ end: this.#clientBytes, verb });
   }
 
-  #says(line: string): void {
+  #serverLine(line: string): void {
     const isReply = /^(ok|err)( |$)/.test(line);
     const stream = this.#stream;
     if (stream === null) {
-      if (isReply && line.startsWith("ok")) this.#greeted(this.#greeting, line);
+      if (isReply && line.startsWith("ok")) this.#loginReply(this.#loginRequest, line);
       return;
     }
-    this.#said += line.length + 1;
-    if (this.#said <= stream.said) return;
-    stream.said = this.#said;
+    this.#serverBytes += line.length + 1;
+    if (this.#serverBytes <= stream.serverBytes) return;
+    stream.serverBytes = this.#serverBytes;
     if (!isReply) return;
     const request = stream.unanswered.shift();
-    if (request === undefined) return this.#witness.fault(`${stream.user} got a reply to nothing: ${line}`);
-    this.#witness.acts(stream, request.end);
+    if (request === undefined) return this.#model.fault(`${stream.user} got a reply to nothing: ${line}`);
+    this.#model.advanceActed(stream, request.end);
     const [, number] = line.split(" ", 2);
-    if (request.verb === "alive" && line.startsWith("ok")) this.#witness.names(stream, Number(number), request.end);
+    if (request.verb === "alive" && line.startsWith("ok"))
+      this.#model.checkPosition(stream, Number(number), request.end);
   }
 
-  #greeted(request: string, reply: string): void {
+  #loginReply(request: string, reply: string): void {
     const [verb, token = "", received] = request.split(" ", 3);
-    if (verb === "login") this.#stream = this.#witness.loggedIn(request, reply);
+    if (verb === "login") this.#stream = this.#model.loggedIn(request, reply);
     if (verb !== "resume") return;
-    const stream = this.#witness.stream(token);
+    const stream = this.#model.stream(token);
     if (stream === undefined) return;
     this.#stream = stream;
-    this.#said = Number(received);
-    this.#asked = Number(reply.split(" ", 2)[1]);
-    this.#witness.names(stream, this.#asked);
+    this.#serverBytes = Number(received);
+    this.#clientBytes = Number(reply.split(" ", 2)[1]);
+    this.#model.checkPosition(stream, this.#clientBytes);
   }
 }
 

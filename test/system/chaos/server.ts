@@ -4,7 +4,7 @@ import type { Random } from "../../support/random.ts";
 import { PASSWORD, nameOf } from "./clients.ts";
 import { Program, within } from "../../../bench/program.ts";
 
-export interface ServerOrder {
+export interface ServerSpec {
   folder: string;
   users: number;
   durability: string;
@@ -13,18 +13,18 @@ export interface ServerOrder {
 }
 
 /** What is around the server, and hears what happens to it. */
-export interface ServerSurroundings {
+export interface ServerObserver {
   fault(what: string): void;
   /** From now on nothing that it says arrives. */
-  mute(): void;
+  muteOutput(): void;
   /** It was killed. */
-  gone(): void;
+  killed(): void;
   /** It is started again. */
-  starts(): void;
+  starting(): void;
 }
 
 /** A session ends after so much silence; outages outlast it. */
-export const SILENCE_S = 5;
+export const IDLE_TIMEOUT_S = 5;
 /** Systems give ports from 32768 on to whoever wants any: below it a port is still free when its owner comes back. */
 const PORT_MIN = 10_000;
 const PORT_MAX = 32_000;
@@ -47,23 +47,23 @@ export class ChaosServer {
   readonly #args: string[];
   readonly #data: string;
   readonly #random: Random;
-  readonly #around: ServerSurroundings;
+  readonly #observer: ServerObserver;
   readonly #fail: (error: Error) => void;
   #program: Program | null = null;
   #listens = false;
   #startMs = 0;
   #killsAtMs: number[] = [];
   #killsLeft = 0;
-  #crash: Promise<void> | null = null;
-  #isDoomed = false;
-  #diesSpeaking = false;
-  #stopped = false;
+  #restart: Promise<void> | null = null;
+  #isKillPending = false;
+  #killsOnOutput = false;
+  #isStopped = false;
 
-  constructor(order: ServerOrder, random: Random, around: ServerSurroundings) {
-    const credentials = join(order.folder, "credentials.txt");
-    const users = Array.from({ length: order.users }, (_, index) => `${nameOf(index)} ${PASSWORD}\n`);
+  constructor(spec: ServerSpec, random: Random, around: ServerObserver) {
+    const credentials = join(spec.folder, "credentials.txt");
+    const users = Array.from({ length: spec.users }, (_, index) => `${nameOf(index)} ${PASSWORD}\n`);
     writeFileSync(credentials, users.join(""));
-    this.#data = join(order.folder, "data");
+    this.#data = join(spec.folder, "data");
     this.#args = [
       "src/main.ts",
       "serve",
@@ -76,14 +76,14 @@ export class ChaosServer {
       "--data",
       this.#data,
       "--durability",
-      order.durability,
+      spec.durability,
       "--heartbeat-interval",
-      String(SILENCE_S),
-      ...(order.limitLoopback ? ["--limit-loopback", "--connection-rate", "50"] : []),
-      ...(order.limitLoopback ? ["--connections-per-address", String(order.users * 2)] : []),
+      String(IDLE_TIMEOUT_S),
+      ...(spec.limitLoopback ? ["--limit-loopback", "--connection-rate", "50"] : []),
+      ...(spec.limitLoopback ? ["--connections-per-address", String(spec.users * 2)] : []),
     ];
     this.#random = random;
-    this.#around = around;
+    this.#observer = around;
     const { promise, reject } = Promise.withResolvers<never>();
     promise.catch(() => {});
     this.failed = promise;
@@ -106,7 +106,7 @@ export class ChaosServer {
       (line) => {
         if (/"level":[1-4]0/.test(line)) return;
         errors.push(line);
-        this.#around.fault(`the server wrote: ${line}`);
+        this.#observer.fault(`the server wrote: ${line}`);
       },
     );
     this.#program = program;
@@ -118,7 +118,7 @@ export class ChaosServer {
   }
 
   /** It will be killed so many times within about that time. */
-  threaten(kills: number, ms: number): void {
+  scheduleKills(kills: number, ms: number): void {
     const nowMs = performance.now();
     this.#killsLeft = kills;
     this.#killsAtMs = Array.from({ length: kills }, () => nowMs + this.#random.below(ms * 0.9)).sort((a, b) => a - b);
@@ -126,47 +126,47 @@ export class ChaosServer {
 
   /** Time passes. */
   step(): void {
-    if (this.#crash !== null || this.#isDoomed || !(performance.now() > this.#killsAtMs[0]!)) return;
+    if (this.#restart !== null || this.#isKillPending || !(performance.now() > this.#killsAtMs[0]!)) return;
     this.#killsAtMs.shift();
-    this.#isDoomed = true;
+    this.#isKillPending = true;
     const way = this.#random.below(3);
-    this.#diesSpeaking = way === 0;
-    if (way === 1) this.#crashes();
+    this.#killsOnOutput = way === 0;
+    if (way === 1) this.#beginRestart();
     if (way !== 2) return;
     // It acts on much of which nobody hears in time: only what it kept can tell of it.
-    this.#around.mute();
-    setTimeout(() => this.#crashes(), this.#random.below(MUTE_MS));
+    this.#observer.muteOutput();
+    setTimeout(() => this.#beginRestart(), this.#random.below(MUTE_MS));
   }
 
   /** Something that it said went by: some kills come at just that moment, when it must stand by its word. */
-  spoke(): void {
-    if (this.#diesSpeaking) this.#crashes();
+  outputSeen(): void {
+    if (this.#killsOnOutput) this.#beginRestart();
   }
 
   /** It is killed once more, and started again. */
-  async crash(): Promise<void> {
+  async killOnce(): Promise<void> {
     this.#killsLeft = 1;
-    this.#crashes();
-    await this.#crash;
+    this.#beginRestart();
+    await this.#restart;
   }
 
   /** No more kills; resolves when it listens. */
-  async calm(): Promise<void> {
+  async stopKills(): Promise<void> {
     this.#killsAtMs.length = this.#killsLeft = 0;
-    this.#diesSpeaking = false;
-    await this.#crash;
+    this.#killsOnOutput = false;
+    await this.#restart;
   }
 
   /** It is not started any more, and may end. */
   stop(): void {
-    this.#stopped = true;
+    this.#isStopped = true;
     this.#program = null;
   }
 
-  #crashes(): void {
-    this.#isDoomed = this.#diesSpeaking = false;
-    if (this.#killsLeft <= 0 || this.#crash !== null) return;
-    this.#crash = this.#killAndStart().finally(() => (this.#crash = null));
+  #beginRestart(): void {
+    this.#isKillPending = this.#killsOnOutput = false;
+    if (this.#killsLeft <= 0 || this.#restart !== null) return;
+    this.#restart = this.#killAndStart().finally(() => (this.#restart = null));
   }
 
   /** Every third kill comes while it starts again, or when it just has; so do some others. */
@@ -174,17 +174,17 @@ export class ChaosServer {
     for (;;) {
       await this.#kill();
       await Bun.sleep(this.#random.below(AWAY_MS));
-      if (this.#stopped) return;
-      this.#around.starts();
+      if (this.#isStopped) return;
+      this.#observer.starting();
       const started = this.start();
       if (this.#killsLeft <= 0 || (this.kills % 3 !== 2 && !this.#random.oneIn(4))) return started;
-      await this.#momentInStart();
+      await this.#waitForKillInStart();
       if (!this.#listens) this.killsInStart++;
     }
   }
 
   /** Any moment will do; half of the time it is one at which the data are being worked on. */
-  async #momentInStart(): Promise<void> {
+  async #waitForKillInStart(): Promise<void> {
     const anyMs = this.#random.below(this.#startMs * START_FACTOR);
     if (this.#random.oneIn(2)) return Bun.sleep(anyMs);
     const { promise, resolve } = Promise.withResolvers<void>();
@@ -201,7 +201,7 @@ export class ChaosServer {
     this.#killsLeft--;
     this.kills++;
     program.kill("SIGKILL");
-    this.#around.gone();
+    this.#observer.killed();
     await program.ended;
   }
 }

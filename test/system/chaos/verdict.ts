@@ -3,7 +3,7 @@ import { mayBlock } from "./blocks.ts";
 import { isCallback, logOf, nameOf } from "./clients.ts";
 
 /** What came of the messages, and how much happened to the sessions that carried them. */
-export interface Tally {
+export interface DeliveryTally {
   /** With an `ok`; shown at all; refused; without a known outcome. */
   accepted: number;
   received: number;
@@ -11,7 +11,7 @@ export interface Tally {
   unknown: number;
   /** Broadcasts with an `ok`, and shown, by everybody together; blocks made and taken back. */
   broadcasts: number;
-  heard: number;
+  broadcastsReceived: number;
   blocks: number;
   resumes: number;
   logins: number;
@@ -21,9 +21,9 @@ export interface Tally {
   twice: string[];
   disordered: string[];
   faults: string[];
-  shownAgain: number;
+  repeated: number;
   /** Messages of senders that were killed before any state knew of them, and which nobody got. */
-  neverKept: number;
+  neverSaved: number;
   /** Overtaken by a later one of a sender without a connection, which had given up waiting for their answer. */
   overtaken: number;
 }
@@ -34,7 +34,7 @@ const REFUSALS = ["not_sent", "unknown_session", "blocked", "busy"];
 interface Message {
   outcome: "o" | "u" | "n" | "";
   /** Some saved state of the sender knew of it: the sender's next run must see to it. */
-  kept: boolean;
+  saved: boolean;
   shown: boolean;
 }
 
@@ -74,18 +74,18 @@ class Log {
       this.#at += count;
       const lines = (this.#rest + buffer.toString("latin1", 0, count)).split("\n");
       this.#rest = lines.pop()!;
-      for (const line of lines) this.#take(line);
+      for (const line of lines) this.#parse(line);
     }
     closeSync(file);
     return this.#at > from;
   }
 
-  #take(line: string): void {
+  #parse(line: string): void {
     const [what = "", other = "", number = "", code = ""] = line.split(" ");
     const key = `${other} ${number}`;
-    if (what === "i") this.sent.set(key, { outcome: "", kept: false, shown: false });
-    else if (what === "o" || what === "u" || what === "n") this.#settle(what, key, code);
-    else if (what === "k") this.#message(key).kept = true;
+    if (what === "i") this.sent.set(key, { outcome: "", saved: false, shown: false });
+    else if (what === "o" || what === "u" || what === "n") this.#setOutcome(what, key, code);
+    else if (what === "k") this.#message(key).saved = true;
     else if (what === "r") this.shown.push(key);
     else if (what === "run") this.shown.push(what);
     else if (what === "s") {
@@ -104,10 +104,10 @@ class Log {
     const message = this.sent.get(key);
     if (message !== undefined) return message;
     this.faults.push(`${this.user} knows of ${key} and never said it`);
-    return { outcome: "", kept: false, shown: false };
+    return { outcome: "", saved: false, shown: false };
   }
 
-  #settle(outcome: "o" | "u" | "n", key: string, code: string): void {
+  #setOutcome(outcome: "o" | "u" | "n", key: string, code: string): void {
     const message = this.#message(key);
     if (outcome === "n" && !REFUSALS.includes(code)) this.faults.push(`${this.user} got ${code} for ${key}`);
     // What is known stays known; an earlier run's state may not have been told.
@@ -141,14 +141,14 @@ export class Verdict {
     return this.#logs.values().reduce((sum, log) => sum + log.accepted, 0);
   }
 
-  tally(): Tally {
-    const tally: Tally = {
+  tally(): DeliveryTally {
+    const tally: DeliveryTally = {
       accepted: 0,
       received: 0,
       refused: 0,
       unknown: 0,
       broadcasts: 0,
-      heard: 0,
+      broadcastsReceived: 0,
       blocks: 0,
       resumes: 0,
       logins: 0,
@@ -157,8 +157,8 @@ export class Verdict {
       twice: [],
       disordered: [],
       faults: [],
-      shownAgain: 0,
-      neverKept: 0,
+      repeated: 0,
+      neverSaved: 0,
       overtaken: 0,
     };
     for (const { sent } of this.#logs.values()) for (const message of sent.values()) message.shown = false;
@@ -168,7 +168,7 @@ export class Verdict {
   }
 
   /** What one user was shown: once, in the order of each sender, and nothing that nobody said. */
-  #judgeShown({ user, shown }: Log, tally: Tally): void {
+  #judgeShown({ user, shown }: Log, tally: DeliveryTally): void {
     /** The last number of each sender, now and in what was last saved. */
     let last = new Map<string, number>();
     let saved = new Map<string, number>();
@@ -199,8 +199,8 @@ export class Verdict {
       }
       const isTwice = seen.has(entry) && !mayRepeat.delete(entry);
       if (isTwice) tally.twice.push(`${from} > ${user} ${number}`);
-      else if (isBroadcast) tally.heard++;
-      else if (seen.has(entry)) tally.shownAgain++;
+      else if (isBroadcast) tally.broadcastsReceived++;
+      else if (seen.has(entry)) tally.repeated++;
       else tally.received++;
       seen.add(entry);
       message.shown = true;
@@ -214,13 +214,13 @@ export class Verdict {
     }
   }
 
-  #judgeSent(log: Log, tally: Tally): void {
+  #judgeSent(log: Log, tally: DeliveryTally): void {
     const { user, sent } = log;
     for (const count of ["resumes", "logins", "saves", "accepted", "broadcasts", "blocks"] as const) {
       tally[count] += log[count];
     }
     tally.faults.push(...log.faults);
-    for (const [key, { outcome, kept, shown }] of sent) {
+    for (const [key, { outcome, saved: kept, shown }] of sent) {
       if (outcome === "n" && shown) tally.faults.push(`${user} > ${key} was refused, and shown`);
       if (key.startsWith("*")) continue;
       // What was acted on, or will be, and may not be refused.
@@ -229,7 +229,7 @@ export class Verdict {
       if (mustCome && !shown) tally.lost.push(`${user} > ${key} (${outcome || "no outcome"}${kept ? ", kept" : ""})`);
       if (outcome === "n") tally.refused++;
       if (outcome === "u" || outcome === "") tally.unknown++;
-      if (outcome === "" && !kept && !shown) tally.neverKept++;
+      if (outcome === "" && !kept && !shown) tally.neverSaved++;
     }
   }
 }
@@ -244,29 +244,29 @@ export interface FaultCounts {
   serverKills: number;
   killsInStart: number;
   /** Logins that were told `received=`, and held to it. */
-  takenUp: number;
+  continued: number;
   /** Calls to callback clients that reached the proxy before them. */
   calls: number;
   users: number;
   /** Runs of a client that fetches through a pipe, those whose reader went away, and the messages that came through. */
   fetches: number;
-  fetchesLeft: number;
+  fetchesAbandoned: number;
   fetched: number;
 }
 
-export function isWell({ lost, twice, disordered, faults }: Tally): boolean {
+export function isClean({ lost, twice, disordered, faults }: DeliveryTally): boolean {
   return lost.length + twice.length + disordered.length + faults.length === 0;
 }
 
 /** A short table, and examples of what went wrong. */
-export function describe(all: Tally & FaultCounts): string {
+export function describe(all: DeliveryTally & FaultCounts): string {
   const rows = {
     messages: all.accepted,
     "  received": all.received,
     "  refused": all.refused,
     "  outcome unknown": all.unknown,
     broadcasts: all.broadcasts,
-    "  heard": all.heard,
+    "  heard": all.broadcastsReceived,
     "blocks, unblocks": all.blocks,
     cuts: all.cuts,
     outages: all.outages,
@@ -276,17 +276,17 @@ export function describe(all: Tally & FaultCounts): string {
     "  before it listened again": all.killsInStart,
     resumes: all.resumes,
     "logins with after=": Math.max(0, all.logins - all.users),
-    "  that needed received=": all.takenUp,
+    "  that needed received=": all.continued,
     callbacks: all.calls,
     "states saved": all.saves,
     "fetches through a pipe": all.fetches,
-    "  left in the middle": all.fetchesLeft,
+    "  left in the middle": all.fetchesAbandoned,
     "  messages": all.fetched,
     lost: all.lost.length,
     twice: all.twice.length,
     disordered: all.disordered.length,
-    "shown again after a kill": all.shownAgain,
-    "never kept before a kill": all.neverKept,
+    "shown again after a kill": all.repeated,
+    "never kept before a kill": all.neverSaved,
     "overtaken, outcome unknown": all.overtaken,
     "other faults": all.faults.length,
   };

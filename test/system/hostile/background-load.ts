@@ -3,10 +3,10 @@ import { onCore } from "../../../bench/program.ts";
 import { ControlledProcess } from "../controlled-process.ts";
 import { PASSWORD, type Target } from "../target.ts";
 
-export const ORDINARY = 20;
+export const ORDINARY_USERS = 20;
 
 /** What ordinary users do, all together: they talk in pairs, and each of them broadcasts now and then. */
-export interface Talk {
+export interface LoadSpec {
   users: readonly string[];
   /** Messages a second. */
   rate: number;
@@ -24,9 +24,9 @@ const PAYLOAD_BYTES = 64;
 export class BackgroundLoad {
   readonly #program: ControlledProcess<{ slice: Slice | null; outcome: Outcome }>;
 
-  constructor(target: Target, { users, rate, broadcastEach, broadcasters, warmupMs, mayRefuse }: Talk) {
-    const order: WorkloadSpec = {
-      dialect: "heartline",
+  constructor(target: Target, { users, rate, broadcastEach, broadcasters, warmupMs, mayRefuse }: LoadSpec) {
+    const spec: WorkloadSpec = {
+      protocol: "heartline",
       host: "127.0.0.1",
       port: target.port,
       pid: target.pid,
@@ -44,11 +44,11 @@ export class BackgroundLoad {
       mayRefuse,
     };
     const isAnswer = (said: object): boolean => "slice" in said || "outcome" in said;
-    this.#program = new ControlledProcess("the ordinary users", "bench/load/swarm.ts", order, onCore(1), isAnswer);
+    this.#program = new ControlledProcess("the ordinary users", "bench/load/swarm.ts", spec, onCore(1), isAnswer);
   }
 
   /** Resolves when everybody is in, and has talked for a while. */
-  async enter(): Promise<void> {
+  async ready(): Promise<void> {
     await this.#program.answer;
   }
 
@@ -58,7 +58,7 @@ export class BackgroundLoad {
   }
 
   /** Nobody says anything more: how it went, from the first message on. */
-  async leave(): Promise<Outcome> {
-    return (await this.#program.finish()).outcome;
+  async finish(): Promise<Outcome> {
+    return (await this.#program.endInput()).outcome;
   }
 }

@@ -15,54 +15,54 @@ export interface FaultScenario {
   /** Messages may be refused, but then they are. */
   mayRefuse: boolean;
   /** Done to the server when the slice begins, and when it ends. */
-  begins(target: Target): void;
-  ends(target: Target): void;
+  start(target: Target): void;
+  end(target: Target): void;
 }
 
 /** Bytes of a file that a server may still write whose disk is full: less than what is there already. */
 const FULL_BYTES = 64 << 10;
 
-const NOTHING: Omit<FaultScenario, "help" | "attacks"> = {
+const DEFAULTS: Omit<FaultScenario, "help" | "attacks"> = {
   options: [],
   descriptorsMax: null,
   isJudged: true,
   mayRefuse: false,
-  begins: () => {},
-  ends: () => {},
+  start: () => {},
+  end: () => {},
 };
 
 /** What is done to the machine. */
-const MACHINE = {
+const MACHINE_FAULTS = {
   stop: {
-    ...NOTHING,
+    ...DEFAULTS,
     help: "the server's process is stopped (SIGSTOP) for --stop seconds, and goes on; latencies are told, not judged",
     attacks: [],
     isJudged: false,
-    begins: (target) => target.kill("SIGSTOP"),
-    ends: (target) => target.kill("SIGCONT"),
+    start: (target) => target.kill("SIGSTOP"),
+    end: (target) => target.kill("SIGCONT"),
   },
   descriptors: {
-    ...NOTHING,
+    ...DEFAULTS,
     help: "mute and flapping against a server that may have 300 descriptors (EMFILE)",
     attacks: ["mute", "flapping"],
     descriptorsMax: 300,
   },
   disk: {
-    ...NOTHING,
+    ...DEFAULTS,
     help: "hoard while the disk is full: messages are refused or arrive; latencies are told, not judged",
     attacks: ["hoard"],
     isJudged: false,
     mayRefuse: true,
-    begins: (target) => target.limitFiles(FULL_BYTES),
-    ends: (target) => target.limitFiles("unlimited"),
+    start: (target) => target.limitFileSize(FULL_BYTES),
+    end: (target) => target.limitFileSize("unlimited"),
   },
 } satisfies Record<string, FaultScenario>;
 
-export type FaultScenarioName = AttackName | keyof typeof MACHINE;
-export const FAULT_SCENARIO_NAMES = [...ATTACK_NAMES, ...Object.keys(MACHINE)] as FaultScenarioName[];
+export type FaultScenarioName = AttackName | keyof typeof MACHINE_FAULTS;
+export const FAULT_SCENARIO_NAMES = [...ATTACK_NAMES, ...Object.keys(MACHINE_FAULTS)] as FaultScenarioName[];
 
 export function faultScenario(name: FaultScenarioName): FaultScenario {
-  if (name in MACHINE) return MACHINE[name as keyof typeof MACHINE];
+  if (name in MACHINE_FAULTS) return MACHINE_FAULTS[name as keyof typeof MACHINE_FAULTS];
   const attack: Attack = ATTACKS[name as AttackName];
-  return { ...NOTHING, help: attack.help, options: attack.options ?? [], attacks: [name as AttackName] };
+  return { ...DEFAULTS, help: attack.help, options: attack.options ?? [], attacks: [name as AttackName] };
 }

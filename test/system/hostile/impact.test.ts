@@ -25,7 +25,7 @@ function slice(p99: number, late = 0): Slice {
   };
 }
 
-function harm(rounds: [quiet: Slice, hostile: Slice][], outcome: Partial<Outcome> = {}, isJudged = true): Impact {
+function impact(rounds: [quiet: Slice, hostile: Slice][], outcome: Partial<Outcome> = {}, isJudged = true): Impact {
   const well = { sent: 9, refused: 0, faults: [] };
   return {
     rounds: rounds.map(([quiet, hostile]) => ({ quiet, hostile })),
@@ -43,26 +43,26 @@ test("p99 is compared round by round, where the ordinary users' own process was 
     [slice(100), slice(5000, 4000)],
     [slice(2000, 1000), slice(100)],
   ];
-  expect(p99Ratios(harm(rounds))).toEqual([2, 0.5, 50]);
+  expect(p99Ratios(impact(rounds))).toEqual([2, 0.5, 50]);
 });
 
 test.each<[string, Impact, string[]]>([
-  ["nothing", harm(even), []],
-  ["a round that is three times as late", harm([[slice(100), slice(300)]]), []],
-  ["one late round of three", harm([...even, [slice(100), slice(9000)], ...even]), []],
-  ["rounds that are later", harm([[slice(100), slice(310)]]), ["p99 is 3.1 times the quiet one"]],
-  ["the same where it is only told", harm([[slice(100), slice(310)]], {}, false), []],
+  ["nothing", impact(even), []],
+  ["a round that is three times as late", impact([[slice(100), slice(300)]]), []],
+  ["one late round of three", impact([...even, [slice(100), slice(9000)], ...even]), []],
+  ["rounds that are later", impact([[slice(100), slice(310)]]), ["p99 is 3.1 times the quiet one"]],
+  ["the same where it is only told", impact([[slice(100), slice(310)]], {}, false), []],
   [
     "rounds that measured themselves",
-    harm([[slice(100, 200), slice(300)]]),
+    impact([[slice(100, 200), slice(300)]]),
     ["the ordinary users' process was too late to say"],
   ],
-  ["somebody dropped", harm(even, { dropped: 1 }), ["1 ordinary users were dropped"]],
-  ["a lost message", harm(even, { lost: 1 }), ["lost 1, twice 0, out of order 0"]],
-  ["one twice, one out of order", harm(even, { twice: 1, disordered: 1 }), ["lost 0, twice 1, out of order 1"]],
-  ["refused messages that did not come", harm(even, { lost: 3, refused: 3 }), []],
-  ["a refused message that came", harm(even, { lost: 2, refused: 3 }), ["lost -1, twice 0, out of order 0"]],
-  ["a fault", harm(even, { faults: ["the server said: goodbye slow"] }), ["the server said: goodbye slow"]],
+  ["somebody dropped", impact(even, { dropped: 1 }), ["1 ordinary users were dropped"]],
+  ["a lost message", impact(even, { lost: 1 }), ["lost 1, twice 0, out of order 0"]],
+  ["one twice, one out of order", impact(even, { twice: 1, disordered: 1 }), ["lost 0, twice 1, out of order 1"]],
+  ["refused messages that did not come", impact(even, { lost: 3, refused: 3 }), []],
+  ["a refused message that came", impact(even, { lost: 2, refused: 3 }), ["lost -1, twice 0, out of order 0"]],
+  ["a fault", impact(even, { faults: ["the server said: goodbye slow"] }), ["the server said: goodbye slow"]],
 ])("of %s one says so", (_what, given, wrong) => {
   expect(verdict(given)).toEqual(wrong);
 });

@@ -18,16 +18,16 @@ export interface Impact {
  * the server, and tells nothing; in a hostile one that only adds to what the attack is said to have done.
  */
 export function p99Ratios({ rounds }: Pick<Impact, "rounds">): number[] {
-  const told = rounds.filter(({ quiet }) => !isBehind(quiet));
+  const valid = rounds.filter(({ quiet }) => !isBehind(quiet));
   return ratios(
-    told.map(({ hostile }) => hostile.latency.p99),
-    told.map(({ quiet }) => quiet.latency.p99),
+    valid.map(({ hostile }) => hostile.latency.p99),
+    valid.map(({ quiet }) => quiet.latency.p99),
   );
 }
 
 /** What must not be, in words; nothing when all is well. */
-export function verdict(harm: Impact): string[] {
-  const { outcome, isJudged } = harm;
+export function verdict(impact: Impact): string[] {
+  const { outcome, isJudged } = impact;
   const { dropped, twice, disordered, faults } = outcome;
   const lost = outcome.lost - outcome.refused;
   const wrong: string[] = [];
@@ -35,7 +35,7 @@ export function verdict(harm: Impact): string[] {
   if (lost !== 0 || twice + disordered > 0) wrong.push(`lost ${lost}, twice ${twice}, out of order ${disordered}`);
   wrong.push(...faults);
   if (!isJudged) return wrong;
-  const found = p99Ratios(harm);
+  const found = p99Ratios(impact);
   if (found.length === 0) wrong.push("the ordinary users' process was too late to say");
   else if (median(found) > RATIO_MAX) wrong.push(`p99 is ${median(found).toFixed(1)} times the quiet one`);
   return wrong;

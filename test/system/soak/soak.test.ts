@@ -15,16 +15,16 @@ function findings(given: Partial<Findings> = {}): Findings {
   return {
     lengthMs: LENGTH_MS,
     marks: [200e6, 200e6, 200e6],
-    complaints: [],
+    loggedErrors: [],
     isRunning: true,
     descriptors: { before: ["anon_inode:[eventpoll]", "socket"], after: ["anon_inode:[eventpoll]", "socket"] },
     ordinary: { ...delivery, dropped: 0 },
-    visitors: delivery,
+    churn: delivery,
     ...given,
   };
 }
 
-const delivery = findings().visitors;
+const delivery = findings().churn;
 
 test("marks lie so many percent of the least one apart", () => {
   expect(spreadOf([100, 100, 100])).toBe(0);
@@ -57,16 +57,16 @@ test.each<[string, Partial<Findings>, string[]]>([
   ["somebody dropped", { ordinary: { ...delivery, dropped: 2 } }, ["2 ordinary users were dropped"]],
   [
     "a message lost, one twice, one out of order",
-    { ordinary: { ...delivery, lost: 1, dropped: 0 }, visitors: { ...delivery, twice: 1, disordered: 2 } },
+    { ordinary: { ...delivery, lost: 1, dropped: 0 }, churn: { ...delivery, twice: 1, disordered: 2 } },
     ["ordinary: lost 1, twice 0, out of order 0", "visitors: lost 0, twice 1, out of order 2"],
   ],
   [
     "a fault",
-    { visitors: { ...delivery, faults: ["a session has ended: slow"] } },
+    { churn: { ...delivery, faults: ["a session has ended: slow"] } },
     ["visitors: a session has ended: slow"],
   ],
   ["a server that ended", { isRunning: false }, ["the server has ended"]],
-  ["a fault of the server", { complaints: ['{"level":50}'] }, ['the server logged: {"level":50}']],
+  ["a fault of the server", { loggedErrors: ['{"level":50}'] }, ['the server logged: {"level":50}']],
 ])("of %s it says so", (_what, given, wrong) => {
   expect(verdict(findings(given))).toEqual(wrong);
 });

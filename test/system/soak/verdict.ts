@@ -18,9 +18,9 @@ export interface Findings {
   /** What the server has open before everybody comes, and when they have gone. */
   descriptors: { before: string[]; after: string[] };
   ordinary: Delivery & Pick<Outcome, "dropped">;
-  visitors: Delivery;
+  churn: Delivery;
   /** Faults that the server logged. */
-  complaints: string[];
+  loggedErrors: string[];
   isRunning: boolean;
 }
 
@@ -32,7 +32,7 @@ export function spreadOf(marks: readonly number[]): number {
 
 /** What must not be, in words; nothing when all is well. */
 export function verdict(findings: Findings): string[] {
-  const { descriptors, ordinary, visitors, complaints, lengthMs, marks } = findings;
+  const { descriptors, ordinary, churn: visitors, loggedErrors: complaints, lengthMs, marks } = findings;
   const wrong: string[] = [];
   const apart = spreadOf(marks);
   if (marks.length < MARKS) wrong.push("it did not last until the last mark");
