@@ -1,13 +1,17 @@
+/**
+ * The command line of the benchmark and test programs: options, usage errors, exit codes, interrupts and the progress
+ * line on stderr. It knows none of the programs.
+ */
 import { UsageError, usageError } from "../src/usage-error.ts";
 import { closeSync, openSync } from "node:fs";
 import { parseArgs } from "node:util";
 
 type Values = Partial<Record<string, string | boolean>>;
 
-/** The options of a program, of which each takes a value; `--help` too. */
+/** The parsed options of a program. Each option takes a value, except `--help`. */
 export class CommandLine<Name extends string> {
   readonly #values: Values;
-  /** What stands behind `--`, for another program. */
+  /** The arguments after `--`, for another program. */
   readonly rest: readonly string[];
 
   /** Throws UsageError. */
@@ -34,24 +38,16 @@ export class CommandLine<Name extends string> {
     return (this.#values[name] as string | undefined) ?? null;
   }
 
-  /** A whole number, unless `fractions` may be too. */
-  number<Otherwise>(
-    name: Name,
-    otherwise: Otherwise,
-    least: number,
-    most: number,
-    fractions = false,
-  ): number | Otherwise {
+  /** A number from `min` to `max`: a whole number unless `fractions` is set. Throws UsageError. */
+  number<Fallback>(name: Name, fallback: Fallback, min: number, max: number, fractions = false): number | Fallback {
     const given = this.text(name);
-    if (given === null) return otherwise;
+    if (given === null) return fallback;
     const isNumber = (fractions ? /^\d+(\.\d+)?$/ : /^\d+$/).test(given);
-    if (isNumber && Number(given) >= least && Number(given) <= most) return Number(given);
-    throw new UsageError(
-      `--${name} takes a ${fractions ? "" : "whole "}number from ${least} to ${most}, not "${given}"`,
-    );
+    if (isNumber && Number(given) >= min && Number(given) <= max) return Number(given);
+    throw new UsageError(`--${name} takes a ${fractions ? "" : "whole "}number from ${min} to ${max}, not "${given}"`);
   }
 
-  /** A file that can be written, which is tried before anything takes long. */
+  /** A file for output. It is opened here once, so that a wrong path fails before a long run. Throws UsageError. */
   output(name: Name): string | null {
     const given = this.text(name);
     if (given === null) return null;
@@ -63,24 +59,24 @@ export class CommandLine<Name extends string> {
     }
   }
 
-  /** One of these words. */
-  choice<Word extends string>(name: Name, otherwise: Word, words: readonly Word[]): Word {
-    const given = (this.text(name) ?? otherwise) as Word;
+  /** One of the given words. Throws UsageError. */
+  choice<Word extends string>(name: Name, fallback: Word, words: readonly Word[]): Word {
+    const given = (this.text(name) ?? fallback) as Word;
     if (words.includes(given)) return given;
     throw new UsageError(`--${name} takes ${words.slice(0, -1).join(", ")} or ${words.at(-1)}, not "${given}"`);
   }
 }
 
 /**
- * Runs a program of the benchmark: `--help` prints its page, an invalid command line gives one line and exit
- * code 2, a failure of a known kind one line and 1; else `main` says what the code is.
+ * Runs a program: `--help` prints the usage. An invalid command line prints one line and exits with 2, an error that
+ * `failures` accepts prints one line and exits with 1. Otherwise `main` returns the exit code.
  */
 export async function runProgram<Name extends string>(
   program: {
     name: string;
     usage: string;
     options: readonly Name[];
-    /** Arguments behind `--` are for the server. */
+    /** Arguments after `--` are passed to the server. */
     takesRest?: true;
     failures: (error: unknown) => boolean;
   },
@@ -100,25 +96,26 @@ export async function runProgram<Name extends string>(
   }
 }
 
-/** However somebody ends the program: `tidy` runs first. */
-export function onInterrupt(tidy: () => void): void {
+/** Runs `cleanUp` and exits on SIGINT, SIGTERM and SIGHUP, and when stdout is closed. */
+export function onInterrupt(cleanUp: () => void): void {
   for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"] as const) {
     process.on(signal, () => {
-      tidy();
+      cleanUp();
       process.exit(130);
     });
   }
-  // Whoever reads has had enough.
+  // The reader of stdout has closed the pipe (`| head`).
   process.stdout.on("error", () => {
-    tidy();
+    cleanUp();
     process.exit(0);
   });
 }
 
-/** Says on stderr how far it is: on a terminal in one row that changes, else a line now and then. */
+/** Progress on stderr: one row that is overwritten on a terminal, otherwise one line every five seconds at most. */
 export class Progress {
   readonly #isTerminal = process.stderr.isTTY === true;
   #shownMs = Number.NEGATIVE_INFINITY;
+  /** Columns of the row on the terminal. */
   #width = 0;
 
   show(text: string): void {
@@ -132,7 +129,7 @@ export class Progress {
     }
   }
 
-  /** A line that stays. */
+  /** Writes a line that stays. */
   log(text: string): void {
     this.clear();
     process.stderr.write(`${text}\n`);

@@ -1,3 +1,7 @@
+/**
+ * One connection of the load generator: sends what the Swarm asks for, and checks and times what arrives. The Swarm
+ * decides when to send, and holds all counters.
+ */
 import type { Socket } from "bun";
 import { type ProtocolAdapter, LINE_KIND, type Step } from "./protocol-adapter.ts";
 import type { Histogram } from "../report/histogram.ts";
@@ -6,30 +10,34 @@ import * as payload from "./payload.ts";
 import type { Tally } from "./tally.ts";
 
 const LF = 10;
+/** A resumable session acknowledges after this many received bytes. */
 const ACK_BYTES = 64 << 10;
-/** A port can be used again only after a minute: with more addresses there are more of them. */
+/** Source addresses: a closed port is reserved for a minute (TIME_WAIT), so one address may run out of ports. */
 const SOURCE_ADDRESSES = 16;
 const BUFFER_BYTES = 512;
+/** The shortest payload for which the length of the next line is predicted. */
 const GUESS_BYTES_MIN = 40;
 
-/** What all clients of a swarm share, and tell it. */
+/** What a Client needs of its Swarm. */
 export interface SwarmState {
   readonly spec: WorkloadSpec;
   readonly adapter: ProtocolAdapter;
   readonly clients: readonly Client[];
   readonly payloadBytes: number;
-  /** Bytes of a line behind the payload, but for the LF. */
+  /** Bytes between the payload and the LF. */
   readonly payloadEnd: number;
   readonly tally: Tally;
   readonly latency: Histogram;
-  /** Who has something to write when the turn ends. */
+  /** Clients with unsent output, which is written at the end of the turn. */
   readonly dirty: Client[];
-  /** Messages that each client has on their way; 0 when time decides, or none are to be sent any more. */
+  /** Messages in flight per client; 0 in an open loop and when sending has stopped. */
   readonly window: number;
   accepted: number;
   delivered: number;
   refused: number;
+  /** This turn had something to do. */
   isWorking: boolean;
+  /** Sends what an open loop has due by now. */
   sendDue(nowMs: number): void;
   messageSent(stamp: number): void;
   broadcastSent(broadcaster: number, sequence: number): void;
@@ -38,7 +46,7 @@ export interface SwarmState {
   fault(what: string): void;
 }
 
-/** One connection of a swarm: says what it is told to, and checks and times what arrives. */
+/** One connection of a Swarm. */
 export class Client {
   readonly swarm: SwarmState;
   readonly index: number;
@@ -46,17 +54,20 @@ export class Client {
   isLoggedOut = false;
   messagesSent = 0;
   broadcastsSent = 0;
-  /** Requests that are not answered yet. */
+  /** Requests without a reply. */
   unanswered = 0;
-  /** When the alive was due that has no answer yet; -1 when there is none. */
+  /** When the `alive` without a reply was due; -1 when there is none. */
   aliveDueStamp = -1;
+  /** Bytes of the stream that were received, and acknowledged. */
   received = 0;
   #acked = 0;
   readonly #isResumable: boolean;
-  /** What is still to be said before it is in. */
+  /** The steps of the login (or the logout) that are not complete. */
   #steps: Step[];
   #stepsDone: (() => void) | null = null;
+  /** The received part of a line that has no LF yet. */
   #partialLine: Buffer | null = null;
+  /** The message to the partner, in which only the payload changes; and where the payload begins. */
   readonly #message: Buffer;
   readonly #messageAt: number;
   readonly #broadcast: Buffer | null;
@@ -66,15 +77,15 @@ export class Client {
   #isDirty = false;
 
   constructor(swarm: SwarmState, index: number) {
-    const { adapter: adapter, spec: spec } = swarm;
+    const { adapter, spec } = swarm;
     const { users, payloadBytes } = spec;
     this.swarm = swarm;
     this.index = index;
     const [name, password] = users[index]!;
     const { broadcasters } = spec.scenario;
-    const everybody = broadcasters > 0 && (adapter.broadcastersReceive || index >= broadcasters);
+    const broadcasts = broadcasters > 0 && (adapter.broadcastersReceive || index >= broadcasters);
     this.#isResumable = spec.resumable === "half" ? index % 2 === 1 : spec.resumable;
-    this.#steps = adapter.steps(name, password, { everybody, resumable: this.#isResumable });
+    this.#steps = adapter.steps(name, password, { broadcasts, resumable: this.#isResumable });
     const partner = users[index ^ 1]?.[0] ?? name;
     const message = adapter.message(partner, payloadBytes);
     this.#messageAt = message.head.length;
@@ -82,11 +93,11 @@ export class Client {
     this.#message = Buffer.concat([message.head, text, message.tail]);
     const broadcast = adapter.broadcast(payloadBytes);
     this.#broadcastAt = broadcast.head.length;
-    const toAll = payload.newPayload(payload.BROADCAST_MARK, index, payloadBytes);
-    this.#broadcast = index < broadcasters ? Buffer.concat([broadcast.head, toAll, broadcast.tail]) : null;
+    const broadcastText = payload.newPayload(payload.BROADCAST_MARK, index, payloadBytes);
+    this.#broadcast = index < broadcasters ? Buffer.concat([broadcast.head, broadcastText, broadcast.tail]) : null;
   }
 
-  /** Connects and logs in. */
+  /** Connects and logs in. Resolves when the login is complete. */
   async login(): Promise<void> {
     const { host, port } = this.swarm.spec;
     const { promise, resolve } = Promise.withResolvers<void>();
@@ -106,7 +117,7 @@ export class Client {
     await promise;
   }
 
-  /** Logs out and closes, in a way that leaves the port free at once. */
+  /** Logs out, and resets the connection so that its port is free at once. */
   async logout(): Promise<void> {
     const { logout } = this.swarm.adapter;
     if (logout !== "") {
@@ -152,8 +163,9 @@ export class Client {
     this.#markDirty();
   }
 
-  #send(words: string | Buffer): void {
-    this.#append(Buffer.from(words as string));
+  /** Sends bytes that are not counted as a request. */
+  #send(bytes: string | Buffer): void {
+    this.#append(Buffer.from(bytes as string));
     this.unanswered--;
   }
 
@@ -176,7 +188,7 @@ export class Client {
     if (this.#outputBytes > 0) this.#markDirty();
   }
 
-  /** A resumable session's client says how far it has read. */
+  /** Acknowledges what was received, in a resumable session. */
   sendAck(): void {
     if (!this.#isResumable || this.received === this.#acked) return;
     this.#acked = this.received;
@@ -186,17 +198,17 @@ export class Client {
   data(chunk: Buffer): void {
     const { swarm } = this;
     swarm.isWorking = true;
-    // To a crowd that only stays, nothing is said but who comes and goes: that is not what is to be timed here.
+    // In the scenario login, clients that stay online receive only `joined` and `left`, which are not measured.
     if (swarm.spec.scenario.instead === "login" && this.index < swarm.spec.crowd && this.#stepsDone === null) return;
     const bytes = this.#partialLine === null ? chunk : Buffer.concat([this.#partialLine, chunk]);
     const { kinds: lines } = swarm.adapter;
     const { payloadEnd, payloadBytes } = swarm;
     const nowMs = performance.now();
-    // A turn may be long: what falls due meanwhile must not wait for its end.
+    // A turn may be long: messages that fall due meanwhile must not wait for its end.
     swarm.sendDue(nowMs);
     const now = payload.stampAt(nowMs);
     let at = 0;
-    /** The line ends here if it is like the last one with a payload: that is mostly so. */
+    /** Length of the last line with a payload. Most lines have the same length, so the LF is tried there first. */
     let length = 0;
     let first = 0;
     for (;;) {
@@ -206,18 +218,18 @@ export class Client {
       if (!isGuess) lf = bytes.indexOf(LF, at);
       if (lf < 0) break;
       const start = lf - payloadEnd - payloadBytes;
-      const isIn = this.#stepsDone === null;
-      if (start >= at && isMark(bytes[start]!) && isIn) {
-        // Shorter ones could be two lines that are together as long as another one.
+      const isLoggedIn = this.#stepsDone === null;
+      if (start >= at && isMark(bytes[start]!) && isLoggedIn) {
+        // With shorter payloads, two lines could be as long as this one.
         if (payloadBytes >= GUESS_BYTES_MIN) length = lf - at;
         first = bytes[at]!;
         this.#payloadReceived(bytes, start, now);
       } else {
-        const kind = isIn ? lines[bytes[at]!]! : LINE_KIND.closer;
+        const kind = isLoggedIn ? lines[bytes[at]!]! : LINE_KIND.closer;
         if (kind === LINE_KIND.reply) this.#replyReceived(now);
         else if (kind === LINE_KIND.closer) this.#otherLine(bytes, at, lf, now);
       }
-      if (isIn) this.received += lf + 1 - at; // Not the reply to the login: the stream begins behind it.
+      if (isLoggedIn) this.received += lf + 1 - at; // The stream begins after the reply to the login.
       at = lf + 1;
     }
     this.#partialLine = at < bytes.length ? Buffer.from(bytes.subarray(at)) : null;
@@ -232,7 +244,7 @@ export class Client {
     swarm.delivered++;
     swarm.latency.record(age);
     if (bytes[start] === payload.MESSAGE_MARK) {
-      if (sender !== (this.index ^ 1)) return swarm.fault("a message came to somebody else");
+      if (sender !== (this.index ^ 1)) return swarm.fault("a message arrived at the wrong client");
       swarm.tally.received(this.index, sequence);
       swarm.accepted++;
       if (swarm.window > 0) swarm.clients[sender]!.message(now);
@@ -250,6 +262,7 @@ export class Client {
     this.aliveDueStamp = -1;
   }
 
+  /** A line that is examined as text: of the login, an event, an error. */
   #otherLine(bytes: Buffer, at: number, lf: number, now: number): void {
     const line = bytes.toString("latin1", at, lf).replace(/\r$/, "");
     const [step] = this.#steps;
@@ -260,7 +273,8 @@ export class Client {
         if (next !== undefined) return this.#send(next.send);
         this.#stepsDone?.();
         this.#stepsDone = null;
-      } else if (line.startsWith("err ") || line.startsWith("-")) this.swarm.fault(`the server said: ${line}`);
+      } else if (line.startsWith("err ") || line.startsWith("-"))
+        this.swarm.fault(`the server refused the login: ${line}`);
       else if (line.startsWith("PING")) this.#send(this.swarm.adapter.answer(line) as string);
       return;
     }
@@ -269,7 +283,7 @@ export class Client {
       return this.#replyReceived(now);
     }
     const answer = this.swarm.adapter.answer(line);
-    if (answer === null) this.swarm.fault(`the server said: ${line.slice(0, 100)}`);
+    if (answer === null) this.swarm.fault(`unexpected line of the server: ${line.slice(0, 100)}`);
     else if (answer === LINE_KIND.reply) this.#replyReceived(now);
     else this.#send(answer as string);
   }

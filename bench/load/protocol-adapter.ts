@@ -1,37 +1,42 @@
-/** One thing to say before a user is in, and the line of the server's that ends the waiting. */
+/**
+ * How the load generator speaks to each kind of server: the login, the frame around a payload, and the meaning of lines
+ * without a payload. An adapter holds no state.
+ */
+
+/** One step of a login: the bytes to send, and the line of the server that completes the step. */
 export interface Step {
   send: string | Buffer;
   expect: RegExp;
 }
 
-/** What stands before and behind a payload that is sent. */
+/** The bytes before and after a payload. */
 export interface Frame {
   head: Buffer;
   tail: Buffer;
 }
 
-/** What a line is that carries no payload, by its first byte. */
+/** Kinds of lines without a payload. `closer`: the first byte does not decide, so the whole line is examined. */
 export const LINE_KIND = { ignored: 0, reply: 1, closer: 2 } as const;
 
 /**
- * How a kind of server is spoken to. In all of them a payload stands at the end of a line, so that the swarm reads all
+ * The protocol of one kind of server. In all of them a payload is at the end of a line, so the load generator reads all
  * of them in the same way, at nearly the same cost.
  */
 export interface ProtocolAdapter {
-  /** To everybody: joins what is needed for that too. */
-  steps(user: string, password: string, options: { everybody: boolean; resumable: boolean }): Step[];
+  /** The login. With `broadcasts` it also subscribes to broadcasts, where the protocol needs that. */
+  steps(user: string, password: string, options: { broadcasts: boolean; resumable: boolean }): Step[];
   message(to: string, payloadBytes: number): Frame;
   broadcast(payloadBytes: number): Frame;
   alive: Buffer;
-  /** What a user says to leave, and is answered; empty where one just goes. */
+  /** The request that ends a session and has a reply; empty when clients only close the connection. */
   logout: string;
-  /** Whether each request is answered. Where it is not, what arrives is all that is known. */
+  /** Whether each request has a reply. Otherwise only deliveries are counted. */
   replies: boolean;
-  /** Whether who broadcasts hears what other broadcasters say. */
+  /** Whether clients that broadcast receive the broadcasts of others. */
   broadcastersReceive: boolean;
-  /** By first byte. */
+  /** LINE_KIND of a line without a payload, by its first byte. */
   kinds: Uint8Array;
-  /** What to say to a line that is looked at closer, or that it is a reply; null when it must not come. */
+  /** For a line of kind `closer`: the bytes to send back, or that it is a reply; null for a line that is an error. */
   answer(line: string): string | typeof LINE_KIND.reply | null;
 }
 
@@ -44,7 +49,7 @@ function kindsByFirstByte(kinds: Partial<Record<string, number>>, otherwise: num
 const ROOM = "room";
 const textFrame = (head: string, tail: string): Frame => ({ head: Buffer.from(head), tail: Buffer.from(tail) });
 
-/** Ours, which the plain servers in C and on node:net speak too. */
+/** The protocol of this server, also of the plain servers in C and on node:net. */
 const heartline: ProtocolAdapter = {
   steps: (user, password, { resumable }) => [
     { send: `login ${user} ${password}${resumable ? " resumable" : ""}\n`, expect: /^ok/ },
@@ -55,7 +60,7 @@ const heartline: ProtocolAdapter = {
   logout: "logout\n",
   replies: true,
   broadcastersReceive: true,
-  // What strangers to the swarm say (m, b, s) carries no payload of ours.
+  // Messages, broadcasts and stored messages (m, b, s) of other clients have no payload of this format.
   kinds: kindsByFirstByte({
     o: LINE_KIND.reply,
     j: LINE_KIND.ignored,
@@ -67,11 +72,11 @@ const heartline: ProtocolAdapter = {
   answer: () => null,
 };
 
-/** RFC 2812. There is no reply to a message; whether it was taken shows when it arrives. */
+/** RFC 2812. A message has no reply. */
 const irc: ProtocolAdapter = {
-  steps: (user, _password, { everybody }) => [
+  steps: (user, _password, { broadcasts }) => [
     { send: `NICK ${user}\r\nUSER ${user} 0 * :${user}\r\n`, expect: /^\S+ (376|422) / },
-    ...(everybody ? [{ send: `JOIN #${ROOM}\r\n`, expect: /^\S+ 366 / }] : []),
+    ...(broadcasts ? [{ send: `JOIN #${ROOM}\r\n`, expect: /^\S+ 366 / }] : []),
   ],
   message: (to) => textFrame(`PRIVMSG ${to} :`, "\r\n"),
   broadcast: () => textFrame(`PRIVMSG #${ROOM} :`, "\r\n"),
@@ -83,10 +88,10 @@ const irc: ProtocolAdapter = {
   answer: (line) => (line.startsWith("PING") ? `PONG${line.slice(4)}\r\n` : null),
 };
 
-/** RESP3, in which a connection that has subscribed may publish too; each PUBLISH is answered with a number. */
+/** RESP3, where a connection with subscriptions can publish. The reply to PUBLISH is a number. */
 const redis: ProtocolAdapter = {
-  steps: (user, _password, { everybody }) => [
-    { send: `HELLO 3\r\nSUBSCRIBE ${user}${everybody ? ` ${ROOM}` : ""}\r\nPING\r\n`, expect: /^\+PONG/ },
+  steps: (user, _password, { broadcasts }) => [
+    { send: `HELLO 3\r\nSUBSCRIBE ${user}${broadcasts ? ` ${ROOM}` : ""}\r\nPING\r\n`, expect: /^\+PONG/ },
   ],
   message: (to, bytes) => publish(to, bytes),
   broadcast: (bytes) => publish(ROOM, bytes),
@@ -102,13 +107,13 @@ function publish(channel: string, bytes: number): Frame {
   return textFrame(`*3\r\n$7\r\nPUBLISH\r\n$${channel.length}\r\n${channel}\r\n$${bytes}\r\n`, "\r\n");
 }
 
-/** Verbose, so that each request is answered with +OK, as ours are. */
+/** NATS in verbose mode: each request has the reply +OK, as in this server. */
 const nats: ProtocolAdapter = {
-  steps: (user, _password, { everybody }) => [
+  steps: (user, _password, { broadcasts }) => [
     {
       send:
         `CONNECT {"verbose":true,"pedantic":false,"echo":false}\r\nSUB ${user} 1\r\n` +
-        `${everybody ? `SUB ${ROOM} 2\r\n` : ""}PING\r\n`,
+        `${broadcasts ? `SUB ${ROOM} 2\r\n` : ""}PING\r\n`,
       expect: /^PONG/,
     },
   ],
@@ -119,11 +124,11 @@ const nats: ProtocolAdapter = {
   replies: true,
   broadcastersReceive: true,
   kinds: kindsByFirstByte({ "+": LINE_KIND.reply, M: LINE_KIND.ignored, I: LINE_KIND.ignored }),
-  // A PING of its own is how it finds out how far away a client is.
+  // The server measures the round-trip time with a PING of its own.
   answer: (line) => (line === "PONG" ? LINE_KIND.reply : line === "PING" ? "PONG\r\n" : null),
 };
 
-/** RFC 6455 with our words inside, one a frame. Frames of the server end with LF here, so they read as lines. */
+/** RFC 6455 with the lines of this server, one per frame. Frames of the server end with LF, so they are lines. */
 const websocket: ProtocolAdapter = {
   steps: (user, password) => [
     {
@@ -153,7 +158,7 @@ function framed(bytes: Buffer): Buffer {
   return Buffer.concat([header(bytes.length), bytes]);
 }
 
-/** Of a binary frame with a mask of zeros, which leaves the bytes as they are. */
+/** The header of a binary frame. The mask is zero, so the payload is unchanged. */
 function header(bytes: number): Buffer {
   const length = bytes < 126 ? [0x80 | bytes] : [0x80 | 126, bytes >> 8, bytes & 255];
   return Buffer.from([0x82, ...length, 0, 0, 0, 0]);

@@ -1,3 +1,7 @@
+/**
+ * The load generator: many clients in one process. It logs them in, sends in a closed loop (a window) or an open loop
+ * (a rate), and measures. As a program it reads a WorkloadSpec on stdin and writes JSON lines on stdout.
+ */
 import { Client, type SwarmState } from "./client.ts";
 import { PROTOCOLS, type ProtocolAdapter } from "./protocol-adapter.ts";
 import { Histogram } from "../report/histogram.ts";
@@ -10,48 +14,55 @@ import { Tally } from "./tally.ts";
 const ACK_INTERVAL_MS = 1_000;
 const DRAIN_MS = 20_000;
 const LOGIN_MS = 30_000;
+/** Messages of an open loop that are sent at once; then the sockets are read. */
 const DUE_SENDS_MAX = 256;
-/** Broadcasts of one client that may be on their way: a power of 2. */
+/** Broadcasts in flight per client: a power of 2. */
 const BROADCASTS_IN_FLIGHT_MAX = 1 << 12;
 
-/** Many clients in one process, which write to each other, and check and time what arrives. */
+/** The clients of one process, and what is counted over all of them. */
 export class Swarm implements SwarmState {
   readonly spec: WorkloadSpec;
   readonly adapter: ProtocolAdapter;
   readonly clients: Client[];
-  /** Those of them who talk. */
+  /** The clients that send: all but the crowd. */
   readonly senders: Client[];
   dirty: Client[] = [];
+  /** In tenths of µs; see Slice. */
   readonly latency = new Histogram();
   readonly last = new Histogram();
   readonly lateness = new Histogram();
   readonly tally: Tally;
   readonly payloadBytes: number;
-  /** Bytes of a line behind the payload, but for the LF. */
+  /** Bytes between the payload and the LF. */
   readonly payloadEnd: number;
   accepted = 0;
   delivered = 0;
   refused = 0;
-  /** Messages that each client has on their way; 0 when time decides, or none are to be sent any more. */
+  /** Messages in flight per client; 0 in an open loop and when sending has stopped. */
   window = 0;
   isWorking = false;
   readonly #report: (progress: string) => void;
   readonly #faults = new Set<string>();
-  /** Receivers that a broadcast has not reached: [broadcaster * FLIGHTS + sequence % FLIGHTS]. */
+  /** Receivers that a broadcast has not reached, by broadcaster and sequence modulo BROADCASTS_IN_FLIGHT_MAX. */
   readonly #receiversLeft: Int32Array;
   readonly #receivers: number;
   #messagesSent = 0;
   #nextBroadcaster = 0;
+  /** Swapped with `dirty` each turn. */
   #spareDirty: Client[] = [];
+  /** The turns go on. */
   #isRunning = true;
-  #isLoad = true;
+  /** The login loops go on. */
+  #loginLoopsRun = true;
   #loginsBegun = 0;
+  /** Closed connections are not faults any more. */
   #isClosing = false;
+  /** Open loop: when the next message is due, in tenths of µs; messages per second; the index of its sender. */
   #dueTenths = 0;
   #rate = 0;
   #nextSender = 0;
   #idleMs = 0;
-  /** The server's memory before those came in who count, and how many they are. */
+  /** The server's memory before the clients logged in whose memory is measured, and their number. */
   #memoryBefore: ReturnType<typeof memoryOf> | null = null;
   #clientsSince = 0;
   #loginLoops: Promise<void>[] = [];
@@ -83,7 +94,7 @@ export class Swarm implements SwarmState {
     this.fault("the server closed a connection");
   }
 
-  /** A message was sent: of so many, one is followed by a broadcast of whose turn it is. */
+  /** Counts a message that was sent, and sends a broadcast after every `broadcastEach` of them. */
   messageSent(stamp: number): void {
     const { broadcastEach, broadcasters } = this.spec.scenario;
     if (broadcastEach > 0 && ++this.#messagesSent % broadcastEach === 0)
@@ -95,7 +106,7 @@ export class Swarm implements SwarmState {
       this.#receivers;
   }
 
-  /** A broadcast has reached one more receiver. */
+  /** A broadcast has reached one more receiver. The last one makes room for the next broadcast. */
   broadcastReceived(broadcaster: number, sequence: number, age: number, now: number): void {
     if (--this.#receiversLeft[broadcaster * BROADCASTS_IN_FLIGHT_MAX + (sequence % BROADCASTS_IN_FLIGHT_MAX)]! !== 0)
       return;
@@ -104,17 +115,17 @@ export class Swarm implements SwarmState {
     if (this.window > 0 && this.spec.scenario.broadcastEach === 0) this.clients[broadcaster]!.broadcast(now);
   }
 
-  /** Everybody comes in, talks, is measured, and has heard everything. */
+  /** The whole run: log in, warm up, measure, wait for everything in flight. */
   async run(): Promise<Outcome> {
     await this.begin();
     return this.end(await this.measure(this.spec.measureMs));
   }
 
-  /** Everybody comes in, and talks for a while. */
+  /** Logs in, starts to send, and waits for the warm-up. */
   async begin(): Promise<void> {
     const { scenario, warmupMs, rate, window, beatMs } = this.spec;
     this.#runTurns();
-    // Of an idle crowd the slope counts, not what a server needs to begin with.
+    // Memory per idle client is a slope: the server's own memory and the first quarter of the clients do not count.
     const crowd = scenario.instead === "login" ? this.spec.crowd : this.clients.length;
     const first = scenario.instead === "idle" ? crowd >> 2 : 0;
     await this.#logIn(first);
@@ -124,16 +135,16 @@ export class Swarm implements SwarmState {
     if (scenario.instead === "login")
       this.#loginLoops = this.clients.slice(crowd).map(({ index }) => this.#loginLoop(index));
     this.#ackTimer = setInterval(() => this.clients.forEach((client) => client.sendAck()), ACK_INTERVAL_MS);
-    const isTalking = scenario.instead === null;
+    const sendsMessages = scenario.instead === null;
     if (scenario.instead === "alive") this.#rate = this.clients.length / (beatMs / 1000);
-    else if (isTalking) this.#rate = rate;
+    else if (sendsMessages) this.#rate = rate;
     this.#dueTenths = performance.now() * 10_000;
-    if (isTalking && rate === 0) this.#fillWindow(window);
+    if (sendsMessages && rate === 0) this.#fillWindow(window);
     this.#report("warming up");
     await Bun.sleep(warmupMs);
   }
 
-  /** What happens from now on, for so long. */
+  /** Measures for `measureMs`. */
   async measure(measureMs: number): Promise<Slice> {
     for (const histogram of [this.latency, this.last, this.lateness]) histogram.clear();
     this.#idleMs = 0;
@@ -144,8 +155,8 @@ export class Swarm implements SwarmState {
     const [latency, last, lateness] = [summary(this.latency), summary(this.last), summary(this.lateness)];
     const seconds = (to.ms - from.ms) / 1000;
     const busy = 1 - this.#idleMs / (to.ms - from.ms);
-    const stole = stolen(ticks);
-    // All that a session costs is there by now: also what it needs to talk.
+    const stolenShare = stolen(ticks);
+    // By now each session has all the memory that it needs to send and receive.
     const [before, after] = [this.#memoryBefore, this.#readServer(memoryOf)];
     const { accepted, delivered } = { accepted: to.accepted - from.accepted, delivered: to.delivered - from.delivered };
     const counted = Math.max(1, delivered || accepted);
@@ -168,16 +179,16 @@ export class Swarm implements SwarmState {
               anonymous: byClient("anonymous"),
             },
       busy,
-      stolen: stole,
+      stolen: stolenShare,
       series,
       ...this.#errors(),
     };
   }
 
-  /** Nobody says anything more; what is under way arrives. The outcome is that of the slice, with all that went wrong. */
+  /** Stops sending, waits for everything in flight, and returns `slice` with the totals and the errors. */
   async end(slice: Slice): Promise<Outcome> {
     this.window = this.#rate = 0;
-    this.#isLoad = false;
+    this.#loginLoopsRun = false;
     await Promise.all(this.#loginLoops);
     await this.#drain();
     clearInterval(this.#ackTimer);
@@ -191,7 +202,7 @@ export class Swarm implements SwarmState {
     return { lost, twice, disordered, dropped: this.#dropped };
   }
 
-  /** The first messages: each answer, or what arrives, makes room for the next. */
+  /** Closed loop: sends the first messages. Each delivery sends the next one. */
   #fillWindow(window: number): void {
     const { messages, broadcasters, broadcastEach } = this.spec.scenario;
     this.window = window;
@@ -202,23 +213,23 @@ export class Swarm implements SwarmState {
     }
   }
 
-  /** Somebody comes and goes, again and again. */
+  /** Scenario login: one user logs in and out, again and again. */
   async #loginLoop(index: number): Promise<void> {
-    while (this.#isLoad && this.#faults.size === 0) {
+    while (this.#loginLoopsRun && this.#faults.size === 0) {
       const client = new Client(this, index);
-      const cameMs = performance.now();
+      const beganMs = performance.now();
       await client.login();
-      this.latency.record((performance.now() - cameMs) * 10_000);
+      this.latency.record((performance.now() - beganMs) * 10_000);
       this.accepted++;
       await client.logout();
     }
   }
 
-  /** One turn after the other, without ever waiting: whatever is to be said is written once a turn. */
+  /** Runs turns without blocking in between. Each turn writes the output of each dirty client once. */
   #runTurns(): void {
     let sinceMs = performance.now();
     const turn = (): void => {
-      // Two arrays in turn: one a turn would be a million a second for the collector.
+      // Two arrays that are swapped: a new array per turn would be a million per second to collect.
       const due = this.dirty;
       this.dirty = this.#spareDirty;
       this.#spareDirty = due;
@@ -238,14 +249,14 @@ export class Swarm implements SwarmState {
     setImmediate(turn);
   }
 
-  /** Sends what an open loop has due by now, each as if it had gone out when it was due. */
+  /** Open loop: sends all messages that are due. A late one still has the stamp of its due time. */
   sendDue(nowMs: number): void {
     const nowTenths = nowMs * 10_000;
     if (this.#rate === 0 || this.#dueTenths > nowTenths) return;
     const before = this.dirty.length;
     const gapTenths = 1e7 / this.#rate;
     const { messages, broadcasters, instead } = this.spec.scenario;
-    // Whoever is far behind must still get to read.
+    // Bounded, so that sockets are read also when many messages are late.
     for (let i = 0; i < DUE_SENDS_MAX && this.#dueTenths <= nowTenths; i++, this.#dueTenths += gapTenths) {
       const stamp = payload.stampAt(this.#dueTenths / 10_000);
       this.lateness.record(nowTenths - this.#dueTenths);
@@ -263,10 +274,10 @@ export class Swarm implements SwarmState {
     return { ms: performance.now(), accepted, delivered, cpuNs: this.#readServer(cpuNs) ?? 0 };
   }
 
-  /** What is to be known of the server's process; null when it is none of ours, or has ended. */
-  #readServer<T>(ask: (pid: number) => T): T | null {
+  /** Reads a figure of the server's process; null when it was not started here, or has ended. */
+  #readServer<T>(read: (pid: number) => T): T | null {
     try {
-      return this.spec.pid === null ? null : ask(this.spec.pid);
+      return this.spec.pid === null ? null : read(this.spec.pid);
     } catch {
       this.fault("the server has ended");
       return null;
@@ -289,22 +300,22 @@ export class Swarm implements SwarmState {
     return series;
   }
 
-  /** Clients come in, until they are so many. */
+  /** Logs clients in until `count` of them have begun, `loginsAtOnce` at a time. Throws when one fails. */
   async #logIn(count: number): Promise<void> {
-    const { clients, spec: spec } = this;
-    let saidMs = performance.now();
-    const enterSome = async (): Promise<void> => {
+    const { clients, spec } = this;
+    let reportedMs = performance.now();
+    const logInNext = async (): Promise<void> => {
       while (this.#loginsBegun < count && this.#faults.size === 0) {
         const client = clients[this.#loginsBegun++]!;
-        const late = setTimeout(() => this.fault(`a client was not in after ${LOGIN_MS / 1000} s`), LOGIN_MS);
+        const timer = setTimeout(() => this.fault(`a login took longer than ${LOGIN_MS / 1000} s`), LOGIN_MS);
         await client.login();
-        clearTimeout(late);
-        if (performance.now() - saidMs < 1000) continue;
-        saidMs = performance.now();
-        this.#report(`${this.#loginsBegun} of ${count} clients are in`);
+        clearTimeout(timer);
+        if (performance.now() - reportedMs < 1000) continue;
+        reportedMs = performance.now();
+        this.#report(`${this.#loginsBegun} of ${count} clients logged in`);
       }
     };
-    await Promise.race([Promise.all(Array.from({ length: spec.loginsAtOnce }, enterSome)), this.#untilFault()]);
+    await Promise.race([Promise.all(Array.from({ length: spec.loginsAtOnce }, logInNext)), this.#untilFault()]);
     if (this.#faults.size > 0) throw new Error([...this.#faults].join("; "));
   }
 
@@ -312,7 +323,7 @@ export class Swarm implements SwarmState {
     while (this.#faults.size === 0 && this.#isRunning) await Bun.sleep(100);
   }
 
-  /** Everything that was sent has arrived everywhere, and is answered; or it counts as lost. */
+  /** Waits until everything sent has arrived and has its reply. What has not arrived in time counts as lost. */
   async #drain(): Promise<void> {
     const { clients, tally } = this;
     const { broadcasters } = this.spec.scenario;
@@ -329,17 +340,17 @@ export class Swarm implements SwarmState {
     const isDone = (): boolean => {
       let missing = 0;
       for (const { stream, sent } of streams) missing += Math.max(0, sent - tally.next(stream));
-      // What was refused does not come.
+      // Refused messages do not arrive.
       const arrived = missing === 0 || missing + tally.lost <= this.refused;
       return arrived && (!this.adapter.replies || clients.every(({ unanswered }) => unanswered === 0));
     };
     for (let waitedMs = 0; waitedMs < DRAIN_MS && !isDone() && this.#faults.size === 0; waitedMs += 20)
       await Bun.sleep(20);
     this.#isClosing = true;
-    // After a fault nobody waits any more for what is under way: that it is not there says nothing.
+    // After a fault there was no wait, so what is still in flight is not lost.
     if (this.#faults.size === 0) for (const { stream, sent } of streams) tally.end(stream, sent);
     const unanswered = clients.reduce((sum, each) => sum + each.unanswered, 0);
-    if (this.adapter.replies && unanswered !== 0) this.fault(`${unanswered} requests were not answered`);
+    if (this.adapter.replies && unanswered !== 0) this.fault(`${unanswered} requests had no reply`);
   }
 }
 

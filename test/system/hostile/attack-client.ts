@@ -1,39 +1,46 @@
+/**
+ * The means of an attack: connections (AttackClient) and what they share (AttackRunner): timers, listeners, statistics.
+ * What an attack does is in attacks.ts; attack.ts runs it in a process of its own.
+ */
 import type { Socket } from "bun";
 import { FullPort } from "../../support/full-port.ts";
 import { PASSWORD } from "../target.ts";
 
-/** How long somebody who was thrown out stays away. */
+/** Pause before a client connects again after the server closed its connection. */
 const RECONNECT_MS = 300;
-/** Sources of their own, so that nothing which is counted by address meets ordinary users; and there are more ports. */
+/** Source addresses that no ordinary user has, so limits per address do not apply to those; also for more ports. */
 const SOURCE_ADDRESSES = 16;
-/** Of those who come once so many may be there at a time, and each so long. */
+/** Clients of `openOnce` at the same time, and the longest time of each. */
 const CLIENTS_MAX_FOR_ONCE = 500;
 const ONCE_MS = 2_000;
-/** How long somebody who does not close when the server does keeps that up: longer than a server should wait. */
+/** How long a client with `ignoresEnd` keeps its side open: longer than a server should wait. */
 const IGNORES_END_MS = 10_000;
 const STEP_MS = 10;
-/** Whoever was kept from acting for longer does not catch up. */
+/** After a pause of this process, `perSecond` catches up for this long at most. */
 const CATCH_UP_MS = 200;
 
-/** What hostile clients are told: JSON, the first line on their standard input. Then `go` and `rest`. */
+/** The attacks of a process: JSON, the first line on its stdin. The lines after it are `start` and `pause`. */
 export interface AttackSpec {
   attacks: string[];
   port: number;
-  /** Where TLS is spoken. */
+  /** The port for TLS. */
   tlsPort: number;
-  /** Names that they may use; those of which the server has a hash; and those of ordinary users, who are written to. */
+  /** Users of the attackers, with plain passwords. */
   users: string[];
+  /** Users of the attackers whose passwords the server has as hashes. */
   hashed: string[];
+  /** Ordinary users, who receive messages from some attacks. */
   ordinary: string[];
-  /** How many times as many connections as by default, and as much on them. */
+  /** Factor for the number of connections and the rates. */
   strength: number;
 }
 
-/** What they did. */
+/** What an attack did. */
 export interface AttackStats {
   connects: number;
-  /** Of these the server closed, or cut. */
+  /** Connections that the server closed or reset. */
   closedByServer: number;
+  /** Bytes sent. */
   bytes: number;
 }
 
@@ -43,34 +50,39 @@ export function sumOf(all: readonly AttackStats[]): AttackStats {
   return sum;
 }
 
-/** What one connection does. */
+/** The behaviour of one connection. */
 export interface ClientScript {
-  /** Logs in as that user, with that password (the right one) and those options, before anything else. */
+  /** The user to log in first; without one the connection has no session. */
   user?: string;
+  /** The password of the login (PASSWORD). */
   password?: string;
+  /** The options of the login, each after a space. */
   options?: string;
-  /** The connection stands, and the user is in; with the first line that came. */
+  /** The connection is open and the login complete; `line` is the reply to the login. */
   onReady?: (client: AttackClient, line: string) => void;
-  /** Bytes came after that line. */
+  /** Bytes arrived after that reply. */
   onData?: (client: AttackClient, chunk: Buffer) => void;
-  /** The kernel took everything. */
+  /** All output was written to the socket. */
   onDrained?: (client: AttackClient) => void;
-  /** At the port where TLS is spoken: speaks it, or says anything else. */
-  tls?: "spoken" | "not spoken";
-  /** Keeps its side open when the server has closed the other one. */
+  /** Connects to the TLS port, with a handshake or with plain bytes. */
+  tls?: "handshake" | "plain bytes";
+  /** Keeps its side open when the server closes the other one. */
   ignoresEnd?: true;
-  /** Comes once, and does not come back. */
+  /** Does not connect again. */
   once?: true;
 }
 
-/** One hostile connection. What it says goes out as the kernel takes it; whoever is thrown out comes back. */
+/** One hostile client. It sends as fast as the kernel takes its output, and connects again when the server closes. */
 export class AttackClient {
   readonly runner: AttackRunner;
   readonly script: ClientScript;
   readonly #index: number;
   #socket: Socket<undefined> | null = null;
+  /** Output that the kernel has not taken. */
   #waiting: Buffer[] = [];
+  /** The login is complete. */
   #isReady = false;
+  /** Bytes received before that. */
   #loginReply = "";
 
   constructor(runner: AttackRunner, script: ClientScript, index: number) {
@@ -81,7 +93,7 @@ export class AttackClient {
   }
 
   #connect(): void {
-    const { runner: runner } = this;
+    const { runner } = this;
     runner.stats.connects++;
     this.#isReady = false;
     this.#loginReply = "";
@@ -90,7 +102,7 @@ export class AttackClient {
     Bun.connect({
       hostname: "127.0.0.1",
       port: this.script.tls === undefined ? port : tlsPort,
-      ...(this.script.tls === "spoken" ? { tls: { rejectUnauthorized: false } } : {}),
+      ...(this.script.tls === "handshake" ? { tls: { rejectUnauthorized: false } } : {}),
       allowHalfOpen: this.script.ignoresEnd === true,
       ...({ localAddress: runner.sourceAddress(this.#index) } as object),
       socket: {
@@ -132,7 +144,7 @@ export class AttackClient {
   }
 
   #closed(): void {
-    const { runner: runner, script } = this;
+    const { runner, script } = this;
     if (runner.isStopped) return;
     if (this.#socket !== null) runner.stats.closedByServer++;
     this.#socket = null;
@@ -161,21 +173,21 @@ export class AttackClient {
     }
   }
 
-  /** Reads no more. */
+  /** Stops reading for good. */
   stopReading(): void {
     this.#socket?.pause();
   }
 
-  /** Goes, in order or with a reset. */
-  close(cuts = true): void {
+  /** Closes the connection, with a reset or with FIN. */
+  close(reset = true): void {
     const socket = this.#socket;
     this.#socket = null;
-    if (cuts) socket?.terminate();
+    if (reset) socket?.terminate();
     else socket?.end();
   }
 }
 
-/** Where an attack takes place: its connections, its clock, its listeners. All of it ends with `leave`. */
+/** Runs one attack: owns its clients, timers, listeners and statistics. `stop` ends all of them. */
 export class AttackRunner {
   readonly spec: AttackSpec;
   readonly stats = sumOf([]);
@@ -183,13 +195,14 @@ export class AttackRunner {
   readonly #clients = new Set<AttackClient>();
   readonly #timers = new Set<Timer>();
   readonly #listeners: { stop(closeActive?: boolean): void }[] = [];
+  /** Number of clients so far: selects their source addresses. */
   #opened = 0;
 
   constructor(spec: AttackSpec) {
     this.spec = spec;
   }
 
-  /** So many, as strong as the attack is to be. */
+  /** A number of clients or a rate, multiplied by the strength of the attack. */
   scaled(count: number): number {
     return Math.max(1, Math.round(count * this.spec.strength));
   }
@@ -208,7 +221,7 @@ export class AttackRunner {
     return client;
   }
 
-  /** Somebody comes once, and is hung up on when they are still there after a while. */
+  /** Opens a client that does not connect again and is reset after ONCE_MS. */
   openOnce(script: ClientScript): void {
     if (this.#clients.size >= CLIENTS_MAX_FOR_ONCE) return;
     const client = this.open({ ...script, once: true });
@@ -221,7 +234,7 @@ export class AttackRunner {
     this.#clients.delete(client);
   }
 
-  /** A port where somebody answers that, to whatever is said; nothing at all with null. */
+  /** A listener that answers any bytes with `answer`, closes at once if that is empty, and is silent if it is null. */
   listen(answer: string | null): number {
     const listener = Bun.listen({
       hostname: this.sourceAddress(0),
@@ -239,18 +252,18 @@ export class AttackRunner {
     return listener.port;
   }
 
-  /** A port where nobody is. */
+  /** A port without a listener. */
   closedPort(): number {
     const listener = Bun.listen({ hostname: this.sourceAddress(0), port: 0, socket: { data: () => {} } });
     listener.stop(true);
     return listener.port;
   }
 
-  /** A port that accepts nobody: a connection to it stays in SYN_SENT. */
+  /** A port with a full accept queue: a connection to it stays in SYN_SENT. */
   fullPort(): number {
     const full = new FullPort();
     this.#listeners.push({ stop: () => full.close() });
-    // The one that its queue holds.
+    // This connection fills the queue.
     Bun.connect({ hostname: this.sourceAddress(0), port: full.port, socket: { data: () => {} } }).catch(() => {});
     return full.port;
   }
@@ -267,7 +280,7 @@ export class AttackRunner {
     this.#timers.add(timer);
   }
 
-  /** Does that so many times a second. */
+  /** Calls `act` `rate` times per second, with the number of the call. */
   perSecond(rate: number, act: (count: number) => void): void {
     let dueMs = performance.now();
     let count = 0;

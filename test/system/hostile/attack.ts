@@ -1,36 +1,37 @@
+/** The process of the hostile clients, and the handle to it (Attackers). */
 import { ATTACKS, type AttackName } from "./attacks.ts";
 import { type AttackSpec, type AttackStats, AttackRunner, sumOf } from "./attack-client.ts";
 import { linesOf, onCore } from "../../../bench/program.ts";
 import { ControlledProcess } from "../controlled-process.ts";
 
 /**
- * So long, so often, they do nothing: a virtual machine both of whose cores are never idle is itself made to wait for
- * milliseconds, and that would be counted as what they do to the server.
+ * The process sleeps IDLE_MS every IDLE_INTERVAL_MS. A virtual machine whose cores are never idle is suspended by its
+ * host for milliseconds at a time, which would count as an effect of the attack.
  */
 const IDLE_MS = 2;
 const IDLE_INTERVAL_MS = 10;
 
 /**
- * Hostile clients in a process of their own. It gets what the server leaves of its core: on the other one it would make
- * those late who measure.
+ * Hostile clients in a process of their own. It runs at idle priority on the core of the server: on the other core it
+ * would delay the load generator, which measures.
  */
 export class Attackers {
   readonly #program: ControlledProcess<AttackStats>;
 
   constructor(spec: AttackSpec) {
-    const idly = Bun.which("chrt") === null ? [] : ["chrt", "--idle", "0"];
+    const idlePriority = Bun.which("chrt") === null ? [] : ["chrt", "--idle", "0"];
     this.#program = new ControlledProcess("the hostile clients", "test/system/hostile/attack.ts", spec, [
       ...onCore(0),
-      ...idly,
+      ...idlePriority,
     ]);
   }
 
-  /** They come. */
+  /** Starts the attacks. */
   start(): void {
     this.#program.send("start");
   }
 
-  /** They leave all at once; resolves when they are gone, with what they did since they came. */
+  /** Ends the attacks, which can be started again. Resolves with what they did since `start`. */
   pause(): Promise<AttackStats> {
     return this.#program.ask("pause");
   }
@@ -48,7 +49,7 @@ if (import.meta.main) {
   for await (const line of lines) {
     if (line === "start") {
       runners = spec.attacks.map((name, index) => {
-        // Users of its own, or two attacks would throw each other out.
+        // Each attack has users of its own: two attacks with one user would replace each other's sessions.
         const users = spec.users.filter((_, at) => at % spec.attacks.length === index);
         const runner = new AttackRunner({ ...spec, users });
         ATTACKS[name as AttackName].start(runner);

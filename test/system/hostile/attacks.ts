@@ -1,24 +1,26 @@
+/** Every attack, as data: its help text, and how it uses an AttackRunner. */
 import type { AttackRunner, AttackClient, ClientScript } from "./attack-client.ts";
 import { PASSWORD } from "../target.ts";
 
-/** What hostile clients do. */
+/** One attack. */
 export interface Attack {
   help: string;
-  /** Options that the server has meanwhile. */
+  /** Further options of the server. */
   options?: readonly string[];
   start(runner: AttackRunner): void;
 }
 
+/** Requests of a pipeline that are queued at once. */
 const PIPELINE_REQUESTS = 1_000_000;
-/** A pipeline is written block by block, as the kernel takes it. */
+/** Requests of one write. */
 const BLOCK_REQUESTS = 1_000;
 const LONG_TEXT = "x".repeat(3_500);
 const LONG_LINE = Buffer.from(`message somebody ${"x".repeat(5_000)}\n`);
 const ENDLESS = Buffer.alloc(64 << 10, "x");
 
 /**
- * Texts that do something to a terminal that shows them as they are: clear it, rename its window, write to its clipboard,
- * ask it who it is, turn the writing around; that are no UTF-8; and that are not text at all.
+ * Texts that control a terminal that shows them unfiltered: they clear the screen, set the window title, write to the
+ * clipboard, request the terminal's identity or reverse the direction of text. Others are invalid UTF-8 or not text.
  */
 const ESCAPES = [
   "\x1b[2J\x1b[H",
@@ -37,7 +39,7 @@ const ESCAPES = [
   Array.from({ length: 200 }, (_, i) => String.fromCharCode(i === 10 || i === 124 || i === 126 ? 0 : i)).join(""),
 ].map((text) => Buffer.from(text, "latin1"));
 
-/** What answers at a port that is somebody else's. */
+/** The replies of other kinds of servers at a callback port. */
 const OTHER_PROGRAMS = [
   "HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\nConnection: close\r\n\r\n",
   "-ERR unknown command 'callback'\r\n",
@@ -45,12 +47,12 @@ const OTHER_PROGRAMS = [
   "x".repeat(64 << 10),
 ];
 
-/** A record of TLS that says how long it will be, and is not. */
+/** The header of a TLS record without its body. */
 const HALF_HANDSHAKE = Buffer.from("\x16\x03\x01\x02\x00\x01", "latin1");
 
 export const ATTACKS = {
   drip: {
-    help: "300 connections say a byte a second and never a whole line; half of them are logged in",
+    help: "300 connections send a byte per second and never a whole line; half of them are logged in",
     start: (runner) => {
       const line = "message somebody it takes a while to say this, and the end of it never comes";
       const all = range(runner.scaled(300), (i) => runner.open(i % 2 === 0 ? {} : { user: runner.user(i >> 1) }));
@@ -61,7 +63,7 @@ export const ATTACKS = {
     },
   },
   deaf: {
-    help: "16 users, every other one resumable, never read: neither 2,000 lists of names nor 4 MB a second of messages",
+    help: "16 users, half of them resumable, never read 2,000 name lists each and 4 MB of messages per second",
     start: (runner) => {
       const deaf = range(runner.scaled(16), (i) => runner.user(i));
       const lists = Buffer.from("online\n".repeat(2_000));
@@ -82,7 +84,7 @@ export const ATTACKS = {
     },
   },
   mute: {
-    help: "4,000 connections, 2,000 more a second, say nothing, and do not close when the server does",
+    help: "4,000 connections, opened at 2,000 per second, send nothing and stay open when the server closes its side",
     start: (runner) => {
       runner.perSecond(runner.scaled(2_000), () => {
         if (runner.count < runner.scaled(4_000)) runner.open({ ignoresEnd: true });
@@ -90,7 +92,7 @@ export const ATTACKS = {
     },
   },
   pipeline: {
-    help: "8 users with a million requests each, online, alive and messages; 4 strangers with as many that are none",
+    help: "8 users send a million requests each (online, alive, messages); 4 connections send as many invalid lines",
     start: (runner) => {
       const users = range(runner.scaled(8), (i) => runner.user(i));
       for (const [i, user] of users.entries())
@@ -99,14 +101,14 @@ export const ATTACKS = {
     },
   },
   broadcasts: {
-    help: "4 users with a million requests each, a broadcast among ten",
+    help: "4 users send a million requests each; one in ten is a broadcast",
     start: (runner) => {
       const words = ["broadcast listen to me", ...Array.from({ length: 9 }, () => "alive")];
       for (let i = 0; i < runner.scaled(4); i++) pipeline(runner, runner.user(i), words);
     },
   },
   resumes: {
-    help: "3 users make up to 10,000 requests a second, on connections that are resumed, logged in again or for one request",
+    help: "3 users send up to 10,000 requests per second over new connections: with resume, with login, with as",
     start: (runner) => {
       const port = runner.listen(null);
       const requests = Buffer.from("alive\n".repeat(100));
@@ -133,9 +135,9 @@ export const ATTACKS = {
     },
   },
   lists: {
-    help: "20 users, each blocked by another one, ask 10,000 times a second for the names of 400",
+    help: "20 users, each blocked by another user, request the list of 400 names 10,000 times per second",
     start: (runner) => {
-      // They block the ordinary users: else these users' broadcasts to 400 more receivers are what is measured.
+      // They block the ordinary users. Otherwise the broadcasts to 400 more receivers would dominate the measurement.
       const blocks = (...more: string[]) => {
         const lines = Buffer.from([...runner.spec.ordinary, ...more].map((name) => `block ${name}\n`).join(""));
         return (client: AttackClient): void => client.send(lines);
@@ -154,7 +156,7 @@ export const ATTACKS = {
     },
   },
   dribble: {
-    help: "20 connections say lines of half a megabyte in pieces of 1 KB, 10 MB a second; half of them are logged in",
+    help: "20 connections send lines of 512 KB in pieces of 1 KB, 10 MB per second; half of them are logged in",
     options: ["--buffer-size", String(512 << 10)],
     start: (runner) => {
       const all = range(runner.scaled(20), (i) => runner.open(i % 2 === 0 ? {} : { user: runner.user(i) }));
@@ -168,19 +170,19 @@ export const ATTACKS = {
     },
   },
   endless: {
-    help: "8 connections with a line without end, 8 with one too long line after another, half of them logged in",
+    help: "8 connections send a line without an end, 8 send lines that are too long; half of them are logged in",
     start: (runner) => {
       const lines = Buffer.concat(range(12, () => LONG_LINE));
       for (let i = 0; i < runner.scaled(16); i++) {
         const bytes = i % 2 === 0 ? ENDLESS : lines;
-        const goesOn = (client: AttackClient): void => runner.after(0, () => client.send(bytes));
+        const sendAgain = (client: AttackClient): void => runner.after(0, () => client.send(bytes));
         const user = i % 4 < 2 ? {} : { user: runner.user(i) };
-        runner.open({ ...user, onReady: (client) => client.send(bytes), onDrained: goesOn });
+        runner.open({ ...user, onReady: (client) => client.send(bytes), onDrained: sendAgain });
       }
     },
   },
   logins: {
-    help: "500 logins a second: unknown names, wrong passwords, right ones; who is in goes at once, or hangs up before",
+    help: "500 logins per second: unknown users, wrong passwords, valid logins that close after or before the reply",
     start: (runner) => {
       const kinds: ((count: number) => ClientScript)[] = [
         (count) => ({ user: `nobody${count}` }),
@@ -194,7 +196,7 @@ export const ATTACKS = {
     },
   },
   hashes: {
-    help: "20 logins a second of users of whose passwords the server has an argon2id hash; two of three are wrong",
+    help: "20 logins per second of users with argon2id hashes; two of three passwords are wrong",
     start: (runner) => {
       const { hashed } = runner.spec;
       runner.perSecond(runner.scaled(20), (count) => {
@@ -204,7 +206,7 @@ export const ATTACKS = {
     },
   },
   hoard: {
-    help: "4 users write 4 MB a second to 40 others who are away",
+    help: "4 users send 4 MB per second to 40 absent users",
     start: (runner) => {
       const all = range(4, (i) => runner.open({ user: runner.user(i) }));
       runner.perSecond(runner.scaled(1_000), (count) => {
@@ -215,7 +217,7 @@ export const ATTACKS = {
     },
   },
   relogins: {
-    help: "2 users write 4 KB messages as fast as they may to a third, who confirms them and logs in 20 times a second",
+    help: "2 users send 4 KB messages at full speed to a third, who acknowledges them and logs in 20 times per second",
     start: (runner) => {
       const third = runner.user(2);
       for (let i = 0; i < 2; i++) pipeline(runner, runner.user(i), [`message ${third} ${LONG_TEXT}`]);
@@ -236,7 +238,7 @@ export const ATTACKS = {
     },
   },
   after: {
-    help: "a user logs in 100 times a second after= a session of which 40,000 messages were not confirmed",
+    help: "a user logs in 100 times per second with after= for a session with 40,000 unacknowledged messages",
     start: (runner) => {
       const [user, writer] = [runner.user(0), runner.user(1)];
       let token = "";
@@ -249,7 +251,7 @@ export const ATTACKS = {
     },
   },
   callbacks: {
-    help: "40 users are to be called at ports where nobody answers, nobody is, or another program is; 200 requests a second",
+    help: "40 callback users with ports that are silent, closed, or of other programs; 200 requests per second",
     start: (runner) => {
       const ports = [
         runner.listen(null),
@@ -273,7 +275,7 @@ export const ATTACKS = {
     },
   },
   unanswered: {
-    help: "8 users log in 150 times a second to be called at a port that accepts nobody; a third log out again",
+    help: "8 callback users log in 150 times per second with a port that never accepts; a third of them log out again",
     start: (runner) => {
       const port = runner.fullPort();
       runner.perSecond(runner.scaled(150), (count) => {
@@ -288,23 +290,23 @@ export const ATTACKS = {
     },
   },
   escapes: {
-    help: "10 users write 500 texts a second that are made for terminals or are no text, and broadcast 20",
+    help: "10 users send 500 texts per second with terminal control sequences or invalid UTF-8, and broadcast 20",
     start: (runner) => {
       const all = range(runner.scaled(10), (i) => runner.open({ user: runner.user(i) }));
       const { ordinary } = runner.spec;
-      const said = (head: string, count: number): Buffer =>
+      const lineOf = (head: string, count: number): Buffer =>
         Buffer.concat([Buffer.from(head), ESCAPES[count % ESCAPES.length]!, Buffer.from("\n")]);
-      const by = (count: number): AttackClient => all[count % all.length]!;
+      const sender = (count: number): AttackClient => all[count % all.length]!;
       runner.perSecond(runner.scaled(500), (count) => {
-        if (by(count).canSend) by(count).send(said(`message ${ordinary[count % ordinary.length]} `, count));
+        if (sender(count).canSend) sender(count).send(lineOf(`message ${ordinary[count % ordinary.length]} `, count));
       });
       runner.perSecond(runner.scaled(20), (count) => {
-        if (by(count).canSend) by(count).send(said("broadcast ", count));
+        if (sender(count).canSend) sender(count).send(lineOf("broadcast ", count));
       });
     },
   },
   flapping: {
-    help: "1,000 connections a second, which close at once or are reset",
+    help: "1,000 connections per second that close or reset at once",
     start: (runner) => {
       runner.perSecond(runner.scaled(1_000), (count) => {
         runner.openOnce({ onReady: (client) => client.close(count % 2 === 0) });
@@ -312,12 +314,12 @@ export const ATTACKS = {
     },
   },
   handshakes: {
-    help: "300 connections a second where TLS is spoken: whole handshakes, some that stall, and some of other bytes",
+    help: "300 connections per second to the TLS port: complete handshakes, stalled ones, and plain bytes",
     start: (runner) => {
       const kinds: ClientScript[] = [
-        { tls: "spoken", onReady: (client) => client.close(false) },
-        { tls: "not spoken", onReady: (client) => client.send(HALF_HANDSHAKE) },
-        { tls: "not spoken", onReady: (client) => client.send(Buffer.from("login somebody secret\n")) },
+        { tls: "handshake", onReady: (client) => client.close(false) },
+        { tls: "plain bytes", onReady: (client) => client.send(HALF_HANDSHAKE) },
+        { tls: "plain bytes", onReady: (client) => client.send(Buffer.from("login somebody secret\n")) },
       ];
       runner.perSecond(runner.scaled(300), (count) => runner.openOnce(kinds[count % kinds.length]!));
     },
@@ -331,7 +333,7 @@ function range<T>(count: number, each: (index: number) => T): T[] {
   return Array.from({ length: count }, (_, index) => each(index));
 }
 
-/** Says these lines in turn, a million times in one go, and then again. */
+/** A client that sends the lines in turn, a million at once, and again when the kernel has taken them. */
 function pipeline(runner: AttackRunner, user: string | undefined, lines: readonly string[]): void {
   const block = Buffer.from(range(BLOCK_REQUESTS, (i) => `${lines[i % lines.length]}\n`).join(""), "latin1");
   let blocks = 0;

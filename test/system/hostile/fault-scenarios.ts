@@ -1,25 +1,26 @@
+/** What bench:hostile can do to a server: each attack of attacks.ts, and faults of the machine. */
 import { ATTACKS, ATTACK_NAMES, type Attack, type AttackName } from "./attacks.ts";
 import type { Target } from "../target.ts";
 
-/** What is done to a server besides what hostile clients do, or for want of them. */
+/** Hostile clients, a fault of the machine, or both. */
 export interface FaultScenario {
   help: string;
-  /** What hostile clients do meanwhile. */
+  /** The attacks of the hostile clients. */
   attacks: readonly AttackName[];
-  /** Options that the server has. */
+  /** Options of the server. */
   options: readonly string[];
-  /** Descriptors that the server may have; null for as many as there are. */
+  /** Limit of descriptors of the server; null for the limit of this process. */
   descriptorsMax: number | null;
-  /** Whether latencies beside it are judged, or only told. */
+  /** Whether latencies during it are judged, or only reported. */
   isJudged: boolean;
-  /** Messages may be refused, but then they are. */
+  /** Whether the server may refuse messages. A message that was accepted must arrive in any case. */
   mayRefuse: boolean;
-  /** Done to the server when the slice begins, and when it ends. */
+  /** Called when a hostile slice begins, and when it ends. */
   start(target: Target): void;
   end(target: Target): void;
 }
 
-/** Bytes of a file that a server may still write whose disk is full: less than what is there already. */
+/** Length limit of files for a full disk: less than the files that exist already. */
 const FULL_BYTES = 64 << 10;
 
 const DEFAULTS: Omit<FaultScenario, "help" | "attacks"> = {
@@ -31,11 +32,11 @@ const DEFAULTS: Omit<FaultScenario, "help" | "attacks"> = {
   end: () => {},
 };
 
-/** What is done to the machine. */
+/** Faults of the machine. */
 const MACHINE_FAULTS = {
   stop: {
     ...DEFAULTS,
-    help: "the server's process is stopped (SIGSTOP) for --stop seconds, and goes on; latencies are told, not judged",
+    help: "stops the server's process (SIGSTOP) for --stop seconds; latencies are reported, not judged",
     attacks: [],
     isJudged: false,
     start: (target) => target.kill("SIGSTOP"),
@@ -43,13 +44,13 @@ const MACHINE_FAULTS = {
   },
   descriptors: {
     ...DEFAULTS,
-    help: "mute and flapping against a server that may have 300 descriptors (EMFILE)",
+    help: "mute and flapping against a server that is limited to 300 descriptors (EMFILE)",
     attacks: ["mute", "flapping"],
     descriptorsMax: 300,
   },
   disk: {
     ...DEFAULTS,
-    help: "hoard while the disk is full: messages are refused or arrive; latencies are told, not judged",
+    help: "hoard while the disk is full: messages arrive or are refused; latencies are reported, not judged",
     attacks: ["hoard"],
     isJudged: false,
     mayRefuse: true,

@@ -1,3 +1,4 @@
+/** `bun run bench:hostile`: options, the rounds of each attack, the verdict and the report. */
 import { writeFileSync } from "node:fs";
 import { Attackers } from "./attack.ts";
 import { type CommandLine, Progress, onInterrupt, runProgram } from "../../../bench/command-line.ts";
@@ -13,41 +14,41 @@ import { FAULT_SCENARIO_NAMES, type FaultScenarioName, faultScenario } from "./f
 const OPTIONS = ["attacks", "seconds", "rounds", "rate", "strength", "warmup", "recovery", "stop", "json"] as const;
 type OptionName = (typeof OPTIONS)[number];
 
-/** Users of the attackers. */
+/** Users of the attackers, with plain passwords and with hashes. */
 const HOSTILE_USERS = 500;
 const HASHED_USERS = 4;
-/** One broadcast for so many messages of ordinary users, by turns. */
+/** One broadcast per this many messages of the ordinary users. */
 const BROADCAST_EACH = 50;
-/** So many times as many rounds are made at most, where some say nothing. */
+/** Rounds with a late quiet slice are repeated: at most this many times the requested number of rounds. */
 const ATTEMPTS = 2;
-/** What is still closing when attackers have left belongs to the attack. */
+/** Pause after an attack, in which its connections close, before the next quiet slice. */
 const SETTLE_MS = 1_000;
 const SAMPLE_MS = 100;
 
 const USAGE = `Usage: bun run bench:hostile [options] [-- <options of the server>]
 
-Measures what hostile clients cost ordinary users: ${ORDINARY_USERS} of them, every other one with a resumable session, write to each
-other and broadcast while an attack goes on beside them. For each attack a server is started, on one core, with the
-ordinary users on another and the hostile ones on what the server leaves of its own; quiet and hostile slices alternate.
-None of the ordinary users may be dropped, none of their messages lost, twice or out of order, and the median of their p99
-beside the attack may be ${RATIO_MAX} times the quiet one of the same round. The first round warms the server up, since the runtime
-compiles on that core what runs for the first time: its p99 beside the attack is told, and does not count. A round in
-whose quiet slice the users' own process was late says nothing, and is made again. Jumps of the clock cannot be made for
-one process from outside: test/simulation makes them.
+Measures what hostile clients cost ordinary users. ${ORDINARY_USERS} ordinary users, half of them with resumable sessions, send messages
+to each other and broadcast. For each attack a new server runs on one core and the load generator of the ordinary users
+on another; the hostile clients run at idle priority on the server's core. Slices without and with the attack alternate.
 
-  --attacks <list>       which (all of them):
+No ordinary user may be disconnected, and none of their messages may be lost, twice or out of order. The median p99 with
+the attack may be ${RATIO_MAX} times the quiet p99 of the same round. The first round warms the server up: its p99 is reported and does
+not count. A round in which the load generator was late in the quiet slice is repeated. Jumps of the clock are tested in
+test/simulation.
+
+  --attacks <list>       attacks to run (all):
 ${FAULT_SCENARIO_NAMES.map((name) => `                           ${name.padEnd(10)} ${faultScenario(name).help}`).join("\n")}
-  --seconds <number>     how long a slice is (8)
-  --rounds <number>      a quiet and a hostile slice each, behind the first one (5)
-  --rate <number>        messages a second of all ordinary users together (1,000)
-  --strength <number>    so many times as many connections of each attack, and as much said on them (1)
+  --seconds <number>     duration of a slice (8)
+  --rounds <number>      rounds of a quiet and a hostile slice, after the first one (5)
+  --rate <number>        messages per second of all ordinary users together (1,000)
+  --strength <number>    factor for the connections and rates of each attack (1)
   --warmup <number>      seconds before the first slice (3)
-  --recovery <number>    seconds from when the attackers left until memory is looked at again (12)
-  --stop <seconds>       how long the server is stopped (10)
-  --json <file>          writes all figures there
-  --help                 this page
+  --recovery <number>    seconds between the end of the last attack and the last reading of memory (12)
+  --stop <seconds>       how long the attack stop stops the server (10)
+  --json <file>          writes all figures to this file
+  --help                 prints this page
 
-Exit code: 0, 1 when somebody ordinary was harmed, 2 for an invalid command line.
+Exit code: 0; 1 when an ordinary user was harmed; 2 for an invalid command line.
 `;
 
 interface Options {
@@ -63,14 +64,15 @@ interface Options {
   server: readonly string[];
 }
 
-/** One attack: what ordinary users noticed, and what it did to the server. */
+/** The result of one attack. */
 interface Report {
   attack: FaultScenarioName;
   impact: Impact;
-  /** The 99th percentile beside the first attack, in µs. */
+  /** The 99th percentile with the attack in the first round, in µs. */
   firstP99: number;
+  /** The errors; see `verdict`. */
   wrong: string[];
-  /** Bytes of resident memory: before the first attack, at most during one, and when the attackers have been away. */
+  /** Resident memory of the server in bytes: before the attack, the maximum during it, after the recovery. */
   resident: { before: number; peak: number; after: number };
   stats: AttackStats;
 }
@@ -93,7 +95,7 @@ function parseOptions(line: CommandLine<OptionName>): Options {
   };
 }
 
-/** Runs one attack against a server of its own. Throws TargetError. */
+/** Runs one attack against a new server. Throws TargetError. */
 async function run(attack: FaultScenarioName, options: Options, report: (text: string) => void): Promise<Report> {
   const names = (letter: string, count: number): string[] => Array.from({ length: count }, (_, i) => `${letter}${i}`);
   const [ordinary, users, hashed] = [names("u", ORDINARY_USERS), names("x", HOSTILE_USERS), names("h", HASHED_USERS)];
@@ -146,7 +148,7 @@ async function run(attack: FaultScenarioName, options: Options, report: (text: s
     if (!target.isRunning) wrong.push("the server has ended");
     if (!mayRefuse)
       wrong.push(...target.loggedErrors.slice(0, 3).map((line) => `the server logged: ${line.slice(0, 200)}`));
-    return { attack, impact: impact, firstP99, wrong, resident, stats: sumOf(stats) };
+    return { attack, impact, firstP99, wrong, resident, stats: sumOf(stats) };
   } finally {
     await attackers.stop();
     await target.remove();
@@ -161,9 +163,9 @@ function row(...cells: string[]): string {
 
 function table(reports: readonly Report[], { sliceMs, rounds }: Options): string {
   const lines = [
-    row("", "quiet p50", "quiet p99", "first", "p99 beside it", "to quiet", "max", "MB before/peak/after", "core"),
+    row("", "quiet p50", "quiet p99", "first", "p99 with it", "ratio", "max", "MB before/peak/after", "core"),
   ];
-  for (const { attack, impact: impact, firstP99, resident } of reports) {
+  for (const { attack, impact, firstP99, resident } of reports) {
     const found = p99Ratios(impact);
     const megabytes = [resident.before, resident.peak, resident.after].map((bytes) => Math.round(bytes / 1e6));
     lines.push(
@@ -173,7 +175,7 @@ function table(reports: readonly Report[], { sliceMs, rounds }: Options): string
         digits(spreadOf(impact, "quiet", ({ latency }) => latency.p99).median),
         digits(firstP99),
         range(spreadOf(impact, "hostile", ({ latency }) => latency.p99)),
-        found.length === 0 ? "not told" : range(spread(found)),
+        found.length === 0 ? "not shown" : range(spread(found)),
         digits(spreadOf(impact, "hostile", ({ latency }) => latency.max).max),
         megabytes.join("/"),
         digits(spreadOf(impact, "hostile", ({ server }) => server?.core ?? Number.NaN).median),
@@ -181,12 +183,12 @@ function table(reports: readonly Report[], { sliceMs, rounds }: Options): string
     );
   }
   lines.push("", `  µs; median [range] of ${rounds} rounds or more of ${digits(sliceMs / 1000)} s`);
-  for (const { attack, stats: stats, impact: impact } of reports) {
+  for (const { attack, stats, impact } of reports) {
     const seconds = impact.rounds.reduce((sum, { hostile }) => sum + hostile.seconds, 0);
     const per = (count: number): string => digits(Math.round(count / seconds));
     const { sent, lost, refused, twice, disordered, dropped } = impact.outcome;
     lines.push(
-      `  ${attack.padEnd(12)}${per(stats.connects)} connections a second, ${per(stats.closedByServer)} thrown out, ` +
+      `  ${attack.padEnd(12)}${per(stats.connects)} connections/s, ${per(stats.closedByServer)} closed by the server, ` +
         `${per(stats.bytes / 1000)} KB; of ${digits(sent)} messages lost ${lost - refused}, twice ${twice}, ` +
         `out of order ${disordered}${refused > 0 ? `, refused ${refused}` : ""}; dropped ${dropped}`,
     );

@@ -1,3 +1,7 @@
+/**
+ * Clients that log in and out in a process of their own: each sends numbered messages to the others, present or absent,
+ * and loses connections. ChurnClients is the handle to that process; soak/main.ts starts it.
+ */
 import { ChatClient, ChatError, type ChatEvent, type ClientState } from "../../../src/client/client.ts";
 import { Random } from "../../support/random.ts";
 import { linesOf, onCore, within } from "../../../bench/program.ts";
@@ -11,25 +15,25 @@ const MESSAGES_PER_LOGIN_MAX = 20;
 const BETWEEN_MS_MAX = 900;
 const AWAY_MS_MAX = 8_000;
 const RETRY_MS = 200;
-/** Of their connections, one in so many is cut a second. */
+/** Each second, one connection in CUT_ODDS is cut. */
 const CUT_ODDS = 20;
 const DRAIN_MS = 30_000;
 const LOGOUT_MS = 5_000;
 const TEXT = "I was here, and left this for you";
 
-/** What clients are told: JSON, the first line on their standard input. Each line behind it asks for their visits. */
+/** JSON, the first line on the stdin of the process. Each further line requests the statistics so far. */
 interface ChurnSpec {
   port: number;
   count: number;
   seed: number;
 }
 
-/** How often they came, what they said and what became of that. */
+/** What the churn clients did, and how their messages were delivered. */
 export interface ChurnStats extends Delivery {
   logins: number;
   cuts: number;
   sent: number;
-  /** To somebody who was away. */
+  /** Messages to an absent user: `ok stored`. */
   stored: number;
 }
 
@@ -37,20 +41,20 @@ export function churnClientName(index: number): string {
   return `v${index}`;
 }
 
-/** People who come and go in a process of their own: each message between them is numbered, and must come once. */
+/** The handle to the process of the churn clients. */
 export class ChurnClients {
   readonly #program: ControlledProcess<ChurnStats>;
 
   constructor(spec: ChurnSpec) {
-    this.#program = new ControlledProcess("the clients", "test/system/soak/churn-clients.ts", spec, onCore(1));
+    this.#program = new ControlledProcess("the churn clients", "test/system/soak/churn-clients.ts", spec, onCore(1));
   }
 
-  /** How it went so far; nothing is lost before the end. */
+  /** The statistics so far. `lost` is final only after `finish`. */
   stats(): Promise<ChurnStats> {
     return this.#program.ask("visits");
   }
 
-  /** Everybody comes once more, gets what is left for them, and goes. */
+  /** All clients log in once more, receive the rest of their messages and log out. Returns the final statistics. */
   finish(): Promise<ChurnStats> {
     return this.#program.endInput();
   }
@@ -60,7 +64,7 @@ export class ChurnClients {
   }
 }
 
-/** Where they all meet: what they said to each other, by pair, and what came of it. */
+/** What the clients share: the proxy, the numbers of the messages by pair, and their delivery. */
 class ChurnState {
   readonly random: Random;
   readonly proxy: Proxy;
@@ -78,7 +82,7 @@ class ChurnState {
   isStopped = false;
   readonly #count: number;
   readonly #tally: Tally;
-  /** How many messages there were of each pair: [to * count + from]. */
+  /** Number of messages of each pair: [to * count + from]. */
   readonly #sent: Int32Array;
 
   constructor({ port, count, seed }: ChurnSpec) {
@@ -93,7 +97,7 @@ class ChurnState {
     if (this.counts.faults.length < 5) this.counts.faults.push(what);
   }
 
-  /** Whom a user writes to next, and the number of that message. */
+  /** The recipient of a user's next message, and the number of that message. */
   next(from: number): { to: number; number: number } {
     const to = this.random.below(this.#count);
     this.counts.sent++;
@@ -108,7 +112,7 @@ class ChurnState {
     return this.#tally.lost === 0 && this.#sent.every((said, stream) => this.#tally.next(stream) >= said);
   }
 
-  /** Nothing more comes. */
+  /** Counts messages that have not arrived as lost. */
   end(): void {
     this.#sent.forEach((said, stream) => this.#tally.end(stream, said));
   }
@@ -127,7 +131,7 @@ class ChurnState {
   }
 }
 
-/** Comes, says something to some of the others, who may be away, and goes: in spec, or without a word. */
+/** One user: logs in, sends some messages, and logs out or disconnects; then again. */
 class ChurnClient {
   readonly #shared: ChurnState;
   readonly #index: number;
@@ -139,7 +143,7 @@ class ChurnClient {
     this.#index = index;
   }
 
-  /** Comes and goes until that is over, and is there then. */
+  /** Logs in and out until the end, and stays logged in then. */
   async run(): Promise<void> {
     const { random } = this.#shared;
     while (!this.#shared.isStopped) {
@@ -176,11 +180,11 @@ class ChurnClient {
         this.#client = client;
         shared.counts.logins++;
         void client.ended.then((reason) => {
-          if (this.#client === client) shared.fault(`a session has ended: ${reason}`);
+          if (this.#client === client) shared.fault(`a session ended: ${reason}`);
         });
         return;
       } catch (error) {
-        // The connection was cut meanwhile; else it is a fault, and will be one the next time.
+        // The connection was cut during the login. Another failure is reported, and repeats at the next attempt.
         if (error instanceof ChatError) this.#refused(error);
         client.close();
         await Bun.sleep(RETRY_MS);
@@ -204,12 +208,12 @@ class ChurnClient {
   }
 
   /**
-   * What had no answer when it hung up is made again when it comes back, or its outcome is unknown since the server had
-   * acted on it: either way it must arrive.
+   * A request without a reply at a disconnect is repeated at the next login, or its outcome is unknown because the server
+   * had acted on it already. The message must arrive in both cases.
    */
   #refused(error: ChatError | null): void {
     if (error === null || error.code === "closed" || error.code === "unknown_outcome") return;
-    this.#shared.fault(`the server said: ${error.message}`);
+    this.#shared.fault(`a request was refused: ${error.message}`);
   }
 
   async logOut(): Promise<void> {
@@ -238,7 +242,7 @@ async function main(): Promise<void> {
   shared.isStopped = true;
   shared.stopped.resolve();
   const untilMs = performance.now() + DRAIN_MS;
-  if ((await within(runs, DRAIN_MS)) === null) shared.fault("not everybody came back");
+  if ((await within(runs, DRAIN_MS)) === null) shared.fault("not all clients logged in at the end");
   while (!shared.hasEverything && performance.now() < untilMs) await Bun.sleep(50);
   shared.end();
   await within(Promise.all(clients.map((client) => client.logOut())), LOGOUT_MS);

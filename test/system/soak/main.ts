@@ -1,3 +1,4 @@
+/** `bun run soak`: options, the three kinds of clients, readings of memory, the rows and the report. */
 import { writeFileSync } from "node:fs";
 import { ChatClient, ChatError } from "../../../src/client/client.ts";
 import { Attackers } from "../hostile/attack.ts";
@@ -17,51 +18,52 @@ import { type ChurnStats, ChurnClients, churnClientName } from "./churn-clients.
 const OPTIONS = ["clients", "minutes", "rate", "seed", "json"] as const;
 
 const CLIENTS_DEFAULT = 5_000;
-/** Messages a second of each client, by default; and the least, so that none is silent for too long. */
+/** Messages per second of each client: the default, and the minimum, at which no session times out. */
 const RATE_DEFAULT = 0.4;
 const RATE_MIN = 1 / 15;
 const BROADCASTERS = 8;
-/** Of each so many clients, one more comes and goes. */
+/** One further client logs in and out per this many clients. */
 const CLIENTS_PER_CHURN_CLIENT = 50;
 const CHURN_CLIENTS_MIN = 6;
 /**
- * What goes on all the time, together and with little strength, so that each mark sees the same. Left out are attacks
- * that take whatever is left of a core, and the hashes, of which one alone needs 64 MB as long as it takes.
+ * The attacks run all the time at a low strength, so that the load is the same at each mark. Attacks that use all the
+ * rest of a core are left out, and `hashes`, since one hash needs 64 MB while it is computed.
  */
-const ATTACKS: AttackName[] = [
-  ...(["drip", "deaf", "mute", "logins", "hoard", "callbacks", "escapes", "flapping"] as const),
-];
+const ATTACKS: AttackName[] = ["drip", "deaf", "mute", "logins", "hoard", "callbacks", "escapes", "flapping"];
 const STRENGTH = 0.05;
 const HOSTILE_USERS = 50 * ATTACKS.length;
 const WARMUP_MS = 1_000;
 const ROW_MS = 60_000;
 /**
- * A mark is the median of so many readings, so far apart. One alone lies up to 5 % beside it: for half a minute or more
- * the runtime collects every second, and then as long seldom, which leaves more memory with its allocator.
+ * A mark is the median of READINGS readings, READING_MS apart. A single reading differs from it by up to 5 %: the
+ * runtime alternates between half a minute with a collection per second and half a minute with few, which leaves more
+ * memory with its allocator.
  */
 const READINGS = 20;
 const READING_MS = 6_000;
 const SAMPLE_MS = 1_000;
-/** By then every session of who left without a word has run out, and every connection is closed. */
+/** By then the sessions of disconnected clients have expired, and all connections are closed. */
 const GONE_MS = 45_000;
 
 const USAGE = `Usage: bun run soak [options] [-- <options of the server>]
 
-Keeps a server busy for long, and looks at what it keeps: clients, every other one with a resumable session, who stay,
-write to each other and broadcast; load who come and go, are cut off, and get what was said to them while they were
-away; and hostile ones, all the time. Its resident memory at each third of the time, with all garbage collected (the
-median of ${READINGS} readings in the ${(READINGS * READING_MS) / 1000} s before), may be ${SPREAD_MAX} % apart, which is judged from ${JUDGED_MS_MIN / 60_000} minutes on.
-Before and after it must have the same open, but for up to six segments of the journal, which it keeps. Nobody may be
-dropped, and no message lost, twice or out of order.
+Runs a server under constant load and checks that it leaks nothing. Ordinary clients, half of them with resumable
+sessions, stay online, send messages to each other and broadcast. Churn clients log in and out, lose connections, and
+receive what was sent to them while they were absent. Hostile clients attack all the time.
 
-  --clients <number>     who stay, an even number (${CLIENTS_DEFAULT}); one in ${CLIENTS_PER_CHURN_CLIENT} more comes and goes
-  --minutes <number>     how long (30)
-  --rate <number>        messages a second of all who stay (${RATE_DEFAULT} of each)
-  --seed <number>        decides who of those who come and go does what (1)
-  --json <file>          writes all samples and the verdict there
-  --help                 this page
+Resident memory after a full garbage collection is read at the end of each third of the time: the median of
+${READINGS} readings in ${(READINGS * READING_MS) / 1000} s. The three may be ${SPREAD_MAX} % apart, which is judged from ${JUDGED_MS_MIN / 60_000} minutes on. Afterwards the server must have
+the same descriptors open as before, apart from up to six segments of the journal. No ordinary client may be
+disconnected, and no message may be lost, twice or out of order.
 
-Exit code: 0, 1 when any of that does not hold, 2 for an invalid command line.
+  --clients <number>     ordinary clients, an even number (${CLIENTS_DEFAULT}); one churn client per ${CLIENTS_PER_CHURN_CLIENT} of them
+  --minutes <number>     duration (30)
+  --rate <number>        messages per second of all ordinary clients together (${RATE_DEFAULT} of each)
+  --seed <number>        seed of the churn clients (1)
+  --json <file>          writes all samples and the verdict to this file
+  --help                 prints this page
+
+Exit code: 0; 1 when a check fails; 2 for an invalid command line.
 `;
 
 interface Options {
@@ -74,7 +76,7 @@ interface Options {
   server: readonly string[];
 }
 
-/** What there is to be seen at one moment, and what happened since the one before. */
+/** One row of the output: the state of the server, and what happened since the previous row. */
 interface Row {
   atMs: number;
   resident: number;
@@ -86,9 +88,9 @@ interface Row {
 }
 
 interface Soak extends Findings {
-  /** By mark, what it is the median of. */
+  /** The readings of each mark, in bytes. */
   readings: number[][];
-  /** All the time: resident bytes, and those of them that are a file's. */
+  /** Resident bytes over time, and the part of them that is mapped from files. */
   samples: { atMs: number; resident: number; mapped: number }[];
   ordinary: Outcome;
   churn: ChurnStats;
@@ -98,7 +100,7 @@ interface Soak extends Findings {
 function parseOptions(line: CommandLine<(typeof OPTIONS)[number]>): Options {
   const most = Math.floor((clientsMax() - HOSTILE_USERS) / (1 + 1 / CLIENTS_PER_CHURN_CLIENT));
   const clients = line.number("clients", CLIENTS_DEFAULT, BROADCASTERS, most);
-  if (clients % 2 !== 0) throw new UsageError("--clients takes an even number, since they write in pairs");
+  if (clients % 2 !== 0) throw new UsageError("--clients takes an even number: clients exchange messages in pairs");
   return {
     clients,
     churnClients: Math.max(CHURN_CLIENTS_MIN, Math.round(clients / CLIENTS_PER_CHURN_CLIENT)),
@@ -135,27 +137,27 @@ function rowOf({ atMs, resident, mapped, descriptors, sessions, slice, churn: vi
   ]);
 }
 
-/** Everybody comes, does what they do for so long, and leaves. Throws TargetError. */
-async function soak(options: Options, say: (text: string) => void, printRow: (row: Row) => void): Promise<Soak> {
+/** Starts the server and all clients, measures, and stops them. Throws TargetError. */
+async function soak(options: Options, report: (text: string) => void, printRow: (row: Row) => void): Promise<Soak> {
   const { clients, churnClients: churnCount, lengthMs, rate, seed } = options;
   const names = (count: number, name: (index: number) => string): string[] =>
     Array.from({ length: count }, (_, index) => name(index));
   const ordinary = names(clients, (index) => `u${index}`);
   const hostile = names(HOSTILE_USERS, (index) => `x${index}`);
-  say("starting");
+  report("starting");
   const users = [...ordinary, ...hostile, ...names(churnCount, churnClientName), "watcher"];
   const target = await Target.start({ users, hashed: [], options: options.server, descriptorsMax: null });
   const { port, tlsPort } = target;
   const before = target.openDescriptors;
   const loadSpec = { users: ordinary, rate, broadcastEach: rate, broadcasters: BROADCASTERS };
   const load = new BackgroundLoad(target, { ...loadSpec, warmupMs: WARMUP_MS, mayRefuse: false });
-  const visitors = new ChurnClients({ port, count: churnCount, seed });
+  const churnClients = new ChurnClients({ port, count: churnCount, seed });
   const spec = { attacks: ATTACKS, port, tlsPort, users: hostile, hashed: [], ordinary, strength: STRENGTH };
   const attackers = new Attackers(spec);
   try {
     const watcher = new ChatClient({ host: "127.0.0.1", port, session: "plain" });
     await watcher.login("watcher", PASSWORD);
-    say("they come in");
+    report("logging in");
     attackers.start();
     await load.ready();
     const watched = await watch(target, lengthMs, async (atMs, ms) => {
@@ -163,28 +165,28 @@ async function soak(options: Options, say: (text: string) => void, printRow: (ro
       const { names: online, more } = await watcher.online();
       const { resident, mapped, descriptors } = target;
       const sessions = 1 + online.length + more;
-      printRow({ atMs: atMs(), resident, mapped, descriptors, sessions, slice, churn: await visitors.stats() });
-      // It ends at once when something has gone wrong.
+      printRow({ atMs: atMs(), resident, mapped, descriptors, sessions, slice, churn: await churnClients.stats() });
+      // A slice that ended early had a fault.
       return slice.seconds * 1000 >= 0.9 * ms;
     });
-    say("they leave");
+    report("logging out");
     const attackStats = await attackers.pause();
     await attackers.stop();
-    const visits = await visitors.finish();
+    const churn = await churnClients.finish();
     const outcome = await load.finish();
     await watcher.logout();
     await until(() => target.openDescriptors.length === before.length, GONE_MS);
     const { loggedErrors, isRunning, openDescriptors: after } = target;
     const state = { lengthMs, ...watched, descriptors: { before, after }, loggedErrors: [...loggedErrors], isRunning };
-    return { ...state, ordinary: outcome, churn: visits, hostile: attackStats };
+    return { ...state, ordinary: outcome, churn, hostile: attackStats };
   } finally {
     await attackers.stop();
-    await visitors.stop();
+    await churnClients.stop();
     await target.remove();
   }
 }
 
-/** Looks at the server's memory for so long, while rows are made, one after the other, as long as they are well. */
+/** Reads the server's memory for `lengthMs`, and makes rows until one returns false. */
 async function watch(
   target: Target,
   lengthMs: number,
@@ -204,7 +206,7 @@ async function watch(
   );
   const collectors = readings.flatMap((mark, index) =>
     Array.from({ length: READINGS }, (_, reading) => {
-      // The kernel gets what was collected back within half a second; later there is new garbage.
+      // Collected memory is returned to the kernel within half a second. Later there is new garbage.
       const collect = async (): Promise<void> => {
         target.collectGarbage();
         await Bun.sleep(readingMs / 6);
@@ -215,10 +217,10 @@ async function watch(
   );
   const everyMs = Math.min(ROW_MS, lengthMs / 10);
   try {
-    let isWell = true;
-    for (let dueMs = everyMs; isWell && dueMs < lengthMs + everyMs / 2; dueMs += everyMs)
-      isWell = await makeRow(atMs, Math.max(1, dueMs - atMs()));
-    if (isWell) await Bun.sleep(readingMs); // The last reading may be late.
+    let goesOn = true;
+    for (let dueMs = everyMs; goesOn && dueMs < lengthMs + everyMs / 2; dueMs += everyMs)
+      goesOn = await makeRow(atMs, Math.max(1, dueMs - atMs()));
+    if (goesOn) await Bun.sleep(readingMs); // The last reading may be late.
   } finally {
     clearInterval(sampler);
     collectors.forEach(clearTimeout);
@@ -231,7 +233,7 @@ async function until(is: () => boolean, ms: number): Promise<void> {
 }
 
 function summary(found: Soak, wrong: readonly string[]): string {
-  const { lengthMs, marks, samples, descriptors, ordinary, churn: visitors, hostile } = found;
+  const { lengthMs, marks, samples, descriptors, ordinary, churn, hostile } = found;
   const megabytes = (all: number[]): string => all.map((bytes) => (bytes / 1e6).toFixed(1)).join(", ");
   const minutes = marks.map((_, index) => digits(((index + 1) * lengthMs) / marks.length / 60_000)).join(", ");
   const delivery = ({ lost, twice, disordered }: ChurnStats | Outcome): string =>
@@ -242,11 +244,11 @@ function summary(found: Soak, wrong: readonly string[]): string {
     `resident at minutes ${minutes}: ${megabytes(marks)} MB, ` +
       `${digits(spreadOf(marks))} % apart${isJudged ? "" : " (not judged in so short a time)"}; ` +
       `with garbage at most ${megabytes([Math.max(...samples.map(({ resident }) => resident))])} MB`,
-    `descriptors but the journal's: ${descriptors.before.length} before, ${descriptors.after.length} after`,
-    `who stayed: ${digits(ordinary.sent)} messages and broadcasts, ${delivery(ordinary)}, dropped ${ordinary.dropped}`,
-    `who came and went: ${digits(visitors.logins)} times, cut off ${digits(visitors.cuts)} times, ` +
-      `${digits(visitors.sent)} messages, ${digits(visitors.stored)} of them stored, ${delivery(visitors)}`,
-    `hostile: ${digits(hostile.connects)} connections, ${digits(hostile.closedByServer)} thrown out, ` +
+    `descriptors without the journal's: ${descriptors.before.length} before, ${descriptors.after.length} after`,
+    `ordinary: ${digits(ordinary.sent)} messages and broadcasts, ${delivery(ordinary)}, dropped ${ordinary.dropped}`,
+    `churn: ${digits(churn.logins)} logins, ${digits(churn.cuts)} lost connections, ` +
+      `${digits(churn.sent)} messages, ${digits(churn.stored)} of them stored, ${delivery(churn)}`,
+    `hostile: ${digits(hostile.connects)} connections, ${digits(hostile.closedByServer)} closed by the server, ` +
       `${digits(hostile.bytes / 1e6)} MB`,
   ];
   return ["", ...lines, ...verdicts].map((line) => `  ${line}`.trimEnd()).join("\n") + "\n";
@@ -259,10 +261,10 @@ async function main(line: CommandLine<(typeof OPTIONS)[number]>): Promise<number
     progress.clear();
     Target.killAll();
   });
-  const { clients, churnClients: visitors, rate, seed, lengthMs, json } = options;
+  const { clients, churnClients, rate, seed, lengthMs, json } = options;
   process.stdout.write(
-    `${digits(clients)} clients stay, ${visitors} come and go, ${ATTACKS.length} attacks, ` +
-      `${digits(rate)} messages a second, ${digits(lengthMs / 60_000)} minutes, seed ${seed}\n\n` +
+    `${digits(clients)} clients stay online, ${churnClients} log in and out, ${ATTACKS.length} attacks, ` +
+      `${digits(rate)} messages per second, ${digits(lengthMs / 60_000)} minutes, seed ${seed}\n\n` +
       row([...COLUMNS, ...WRONG]),
   );
   const rows: Row[] = [];
