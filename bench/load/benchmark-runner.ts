@@ -54,11 +54,8 @@ export class BenchmarkRunner {
     try {
       const port = await this.#listens(server, site.port);
       if (port === null) throw new BenchmarkError(`${peer.name} does not listen: ${(await errors).slice(0, 500)}`);
-      const { protocol: dialect, loginsAtOnce } = peer;
-      return await this.swarm(
-        { ...task, protocol: dialect, loginsAtOnce, host: "127.0.0.1", port, pid: server.pid },
-        report,
-      );
+      const { protocol, loginsAtOnce } = peer;
+      return await this.swarm({ ...task, protocol, loginsAtOnce, host: "127.0.0.1", port, pid: server.pid }, report);
     } catch (error) {
       throw error instanceof BenchmarkError ? new BenchmarkError(`${peer.name}: ${error.message}`) : error;
     } finally {

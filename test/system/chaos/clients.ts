@@ -1,3 +1,7 @@
+/**
+ * A process of chaos clients: users that send numbered messages and write a log of everything that happens to them. The
+ * log survives a kill of the process; verdict.ts compares the logs of all users.
+ */
 import { openSync, writeSync } from "node:fs";
 import { join } from "node:path";
 import { createInterface } from "node:readline";
@@ -12,25 +16,26 @@ import { StateFile } from "../../../src/terminal/state-file.ts";
 import { Random } from "../../support/random.ts";
 import { Block, type BlockState, mayBlock } from "./blocks.ts";
 
-/** What a process of clients is told by the harness. */
+/** The argument of the process, as JSON. */
 export interface ClientsSpec {
   folder: string;
   port: number;
-  /** Its users are `first` to `first + count - 1` of so many. */
+  /** Its users are `first` to `first + count - 1`. */
   first: number;
   count: number;
+  /** Number of users of all processes. */
   users: number;
-  /** Messages a second, of all its users together; 0 only listens, and every other user has lost the state. */
+  /** Messages per second of its users together. With 0 they only receive, and half of them have lost their state. */
   rate: number;
   seed: number;
 }
 
-/** An instant at which the harness may have the process kill itself, since a kill from outside rarely hits it. */
+/** Points at which the process can kill itself on request, since a kill from outside rarely hits them. */
 export type KillPoint = "shown" | "saving" | "saved";
 export const KILL_POINTS: readonly KillPoint[] = ["shown", "saving", "saved"];
 
 export const PASSWORD = "secret";
-/** How far away in the list the partners of a user are; everybody writes to themselves too. */
+/** The partners of a user, as distances in the list of users; 0 is the user itself. */
 const PARTNERS = [0, 1, 2, 5, 11];
 const UNANSWERED_MAX = 30;
 const STEP_MS = 40;
@@ -44,44 +49,57 @@ export function logOf(folder: string, user: string): string {
   return join(folder, `${user}.log`);
 }
 
-/** One in eight has no connection of its own. */
+/** One user in eight has a callback session. */
 export function isCallback(index: number): boolean {
   return index % 8 === 3;
 }
 
-/** The text of a numbered message: of all lengths, and not only ASCII, so that cuts hit every part of a line. */
+/** The text of a numbered message. Lengths vary and some characters are not ASCII, so cuts hit every part of a line. */
 export function textOf(number: number): string {
   const long = number % 41 === 7 ? 2500 : 0;
   return `${number} ${"gräße"[number % 5]!.repeat(1 + ((number * 37) % 90) + long / 2)}`;
 }
 
 /**
- * One user, who says things and logs what happens, at the moment at which it happens. A log has a line each for: `run`,
- * a start of the process; `i <to> <n>`, about to be sent; `k <to> <n>`, kept in a saved state; `o`, `u` and `n` (with
- * <to> <n> <code>), accepted, unknown and refused; `r <from> <n>`, shown; `s`, all before it is saved; `b <user>
- * <state>`, a block; `lost`, `back` and `login`, of the session; `ended`, it does not come back; and `fault`, what must
- * never be. A broadcast is a message to `*`, and shown as one from `*<from>`.
+ * One user. Everything that happens is written to its log at once, one line per event:
+ *
+ *   run                   the process has started
+ *   i <to> <n>            message n is about to be sent
+ *   k <to> <n>            a saved state contains message n
+ *   o|u|n <to> <n> <code> it was accepted, has an unknown outcome, was refused
+ *   r <from> <n>          message n was shown
+ *   s                     everything shown before is in the saved state
+ *   b <user> <state>      the state of a block
+ *   lost, back, login     the connection was lost, is back; a new session
+ *   ended <reason>        the session ended for good
+ *   fault <words>         an error
+ *
+ * A broadcast is sent to `*` and shown as from `*<from>`.
  */
 class ChaosUser {
   readonly user: string;
   readonly #spec: ClientsSpec;
   readonly #index: number;
+  /** Descriptor of the log. */
   readonly #log: number;
+  /** The number of the last message, by recipient. */
   readonly #numbers: Map<string, number>;
+  /** Messages that a saved state contains, as `<to> <n>`. */
   readonly #saved = new Set<string>();
-  readonly #killPoint: (instant: KillPoint) => void;
+  /** Called at each KillPoint. */
+  readonly #killPoint: (point: KillPoint) => void;
   #client: ChatClient | null = null;
   #isIn = false;
   #token = "";
   #isDisconnected = false;
   #isLeaving = false;
   unanswered = 0;
-  /** Whom it may block, and by whom it may be blocked. */
+  /** The block that this user may set, and the one that may be set against this user. */
   readonly #block: Block | null = null;
   #blockedBy: Block | null = null;
 
-  /** `others` are the users before it. */
-  constructor(spec: ClientsSpec, others: readonly ChaosUser[], earlier: string, reached: (instant: KillPoint) => void) {
+  /** `others` are the users of this process with lower numbers; `earlier` is the log of earlier runs. */
+  constructor(spec: ClientsSpec, others: readonly ChaosUser[], earlier: string, reached: (point: KillPoint) => void) {
     const index = spec.first + others.length;
     this.#spec = spec;
     this.#index = index;
@@ -98,7 +116,7 @@ class ChaosUser {
     return this.#isIn;
   }
 
-  /** Nothing is on its way from here, and it can leave. */
+  /** No request is without a reply, and the user can log out. */
   get isQuiet(): boolean {
     return !this.#isDisconnected && this.unanswered === 0;
   }
@@ -107,7 +125,7 @@ class ChaosUser {
     writeSync(this.#log, `${lines}\n`);
   }
 
-  /** Is in, again and again, until it leaves. */
+  /** Logs in, again and again, until the user logs out. */
   async run(): Promise<void> {
     while (!this.#isLeaving) {
       const client = this.#newClient();
@@ -152,7 +170,7 @@ class ChaosUser {
     this.#write(is ? "lost" : "back");
   }
 
-  /** A store that logs what is saved, once it is. */
+  /** A store that writes to the log what was saved, after it was saved. */
   #loggingStore(store: StateStore): StateStore {
     return {
       load: () => (this.#spec.rate === 0 && this.#index % 2 === 1 ? null : store.load()),
@@ -182,13 +200,13 @@ class ChaosUser {
     this.#killPoint("shown");
   }
 
-  /** Says the next message to one of its partners, or asks for something else, unless too much waits for its answer. */
+  /** Sends one random request, unless too many have no reply. Most are messages to one of the partners. */
   send(random: Random): void {
     const client = this.#client;
     if (!this.#isIn || client === null || this.unanswered >= UNANSWERED_MAX) return;
     if (random.oneIn(50)) return void this.#askOnline(client);
     if (this.#block?.isPending === false && random.oneIn(6)) return void this.#changeBlock(client, this.#block);
-    // Everybody hears a broadcast: so seldom it is about as much as all messages.
+    // Every user receives a broadcast: at these odds broadcasts cause about as many deliveries as messages.
     if (random.oneIn(Math.ceil(this.#spec.users / 2))) return this.#sendNumbered("*", (text) => client.broadcast(text));
     const partners = PARTNERS.map((distance) => nameOf((this.#index + distance) % this.#spec.users));
     if (this.#blockedBy !== null) partners.push(this.#blockedBy.by, this.#blockedBy.by);
@@ -212,23 +230,23 @@ class ChaosUser {
         const code = codeOf(error);
         this.#completed(`${isUnknown(code) ? "u" : "n"} ${to} ${number} ${code}`);
         if (code === "blocked" && block() === "free")
-          this.#write(`fault not blocked by ${to}, who was not told ${number}`);
+          this.#write(`fault not blocked by ${to}, and ${number} was refused as blocked`);
       },
     );
   }
 
-  /** A question whose answer can be told from a message's: replies must not change places. */
+  /** Requests `online`, whose reply differs from that of a message: replies must not change places. */
   async #askOnline(client: ChatClient): Promise<void> {
     this.unanswered++;
     const threat = this.#blockedBy;
     const asked = threat?.changes ?? 0;
     const { names } = await client.online().catch(() => ({ names: ["u0"] }));
     const isSeen = threat !== null && threat.stateSince(asked) === "blocked" && names.includes(threat.by);
-    if (isSeen) this.#write(`fault blocked by ${threat.by}, and sees who did it`);
+    if (isSeen) this.#write(`fault blocked by ${threat.by}, and \`online\` lists that user`);
     this.#completed(names.every((name) => /^u\d+$/.test(name)) ? "online" : `fault reply: ${names.join(" ")}`);
   }
 
-  /** Blocks whom it may block, or takes it back. */
+  /** Sends `block` or `unblock`. */
   async #changeBlock(client: ChatClient, block: Block): Promise<void> {
     const { other, state } = block;
     const wanted = state === "blocked" ? "free" : "blocked";
@@ -240,7 +258,7 @@ class ChaosUser {
     const code = await request.then(() => "ok", codeOf);
     const isDone = code === "ok" || (state === "unknown" && ["already_blocked", "not_blocked"].includes(code));
     if (isDone) block.set(wanted);
-    else if (!isUnknown(code)) this.#write(`fault ${other} was ${state}, and to be ${wanted}: ${code}`);
+    else if (!isUnknown(code)) this.#write(`fault ${other} was ${state} and should be ${wanted}: ${code}`);
     block.isPending = false;
     this.#completed(`b ${other} ${block.state}`);
   }
@@ -250,11 +268,11 @@ class ChaosUser {
     this.#write(line);
   }
 
-  /** Logs out, and so confirms what was shown. */
+  /** Logs out, which acknowledges what was shown. */
   async logOut(): Promise<void> {
     this.#isLeaving = true;
     const client = this.#client!;
-    // A callback session may have ended without its client's noticing: the second time it has taken it up.
+    // A callback session may have ended unnoticed. The second logout goes to the new session.
     const logout = client.logout().catch(() => client.logout());
     await logout.catch((error: unknown) => this.#write(`fault logout: ${codeOf(error)}`));
     client.close();
@@ -265,34 +283,35 @@ function codeOf(error: unknown): string {
   return error instanceof ChatError ? error.code : String(error);
 }
 
-/** Nobody knows what became of it. */
+/** Whether an error code means that the outcome is unknown. */
 function isUnknown(code: string): boolean {
   return code === "unknown_outcome" || code === "closed";
 }
 
-/** The last number that a user had given to a message to each other one, from the log of earlier runs. */
+/** The number of the last message to each recipient, from the log of earlier runs. */
 function numbersIn(log: string): Map<string, number> {
   const numbers = new Map<string, number>();
   for (const [, to, number] of log.matchAll(/^i (\S+) (\d+)$/gm)) numbers.set(to!, Number(number));
   return numbers;
 }
 
-/** What became of that user's block. */
+/** The last state of the user's block, from the log of earlier runs. */
 function blockIn(log: string): BlockState {
   const last = [...log.matchAll(/^b \S+ (\w+)$/gm)].at(-1);
   return (last?.[1] as BlockState | undefined) ?? "free";
 }
 
 /**
- * The program: hears `stop` (say nothing more), `leave`, `die <instant> <count>`; says `in` and `quiet`, or `out` and
- * `busy` with the users who are.
+ * The program. Lines on stdin: `stop` (sends nothing more), `leave` (logs out and exits), `die <kill point> <count>` (kills
+ * itself at the count-th kill point). Lines on stdout: `in` (all users are logged in), `quiet` (the same, without open
+ * requests), `out <users>` and `busy <users>` (the users for which that is not so).
  */
 async function main(): Promise<void> {
   const spec = JSON.parse(process.argv[2]!) as ClientsSpec;
   const random = new Random(spec.seed);
-  let doom: { instant: KillPoint; left: number } | null = null;
-  const reached = (instant: KillPoint): void => {
-    if (doom?.instant === instant && --doom.left <= 0) process.kill(process.pid, "SIGKILL");
+  let kill: { point: KillPoint; left: number } | null = null;
+  const reached = (point: KillPoint): void => {
+    if (kill?.point === point && --kill.left <= 0) process.kill(process.pid, "SIGKILL");
   };
   const users: ChaosUser[] = [];
   while (users.length < spec.count) {
@@ -300,35 +319,35 @@ async function main(): Promise<void> {
     users.push(new ChaosUser(spec, users, (await log.exists()) ? await log.text() : "", reached));
   }
   let stopped = spec.rate === 0;
-  let said = "";
-  const beat = setInterval(() => {
+  let reported = "";
+  const timer = setInterval(() => {
     for (let left = (spec.rate * STEP_MS) / 1000; !stopped && random.below(1000) < left * 1000; left--) {
       random.pick(users).send(random);
     }
     const out = users.filter(({ isIn }) => !isIn);
     const busy = stopped ? users.filter(({ isIn, isQuiet }) => isIn && !isQuiet) : [];
     const waiting = [...out, ...busy].map(({ user }) => user).join(" ");
-    const now = out.length > 0 ? `out ${waiting}` : !stopped ? "in" : busy.length > 0 ? `busy ${waiting}` : "quiet";
-    if (now !== said) process.stdout.write(`${(said = now)}\n`);
+    const state = out.length > 0 ? `out ${waiting}` : !stopped ? "in" : busy.length > 0 ? `busy ${waiting}` : "quiet";
+    if (state !== reported) process.stdout.write(`${(reported = state)}\n`);
   }, STEP_MS);
   const input = createInterface({ input: process.stdin });
   input.on("line", (line) => {
-    const [verb, instant, count] = line.split(" ");
+    const [verb, point, count] = line.split(" ");
     if (verb === "stop") stopped = true;
-    if (verb === "die") doom = { instant: instant as KillPoint, left: Number(count) };
+    if (verb === "die") kill = { point: point as KillPoint, left: Number(count) };
     if (verb !== "leave") return;
-    clearInterval(beat);
+    clearInterval(timer);
     const all = Promise.all(users.map((user) => user.logOut()));
     void Promise.race([all.then(() => 0), Bun.sleep(LEAVE_MS).then(() => 1)]).then((code) => process.exit(code));
   });
-  // Without its harness it is nobody's.
+  // The harness has ended.
   input.on("close", () => process.exit(1));
   await Promise.all(users.map((user) => user.run()));
 }
 
 if (import.meta.main) await main();
 
-/** Without its state a client keeps no promise, and there is nothing to be compared. */
+/** A client that cannot save its state cannot keep its promise, so the run is invalid. */
 function die(why: string): never {
-  throw new Error(`cannot keep a state: ${why}`);
+  throw new Error(`cannot save the state: ${why}`);
 }

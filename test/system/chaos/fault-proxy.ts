@@ -1,18 +1,22 @@
+/**
+ * A TCP proxy that cuts, stalls, splits and refuses connections. It knows nothing of the protocol; an Observer sees the
+ * bytes. Tests of other folders use it too, without a FaultModel.
+ */
 import type { Socket, TCPSocketListener } from "bun";
 import type { Random } from "../../support/random.ts";
 
-/** What befalls the connections of a proxy; without one they are left alone. */
+/** Decides the faults of a connection. A proxy without one makes no faults by itself. */
 export interface FaultModel {
-  /** How many bytes a new connection carries, both ways together, before it is cut. */
+  /** Bytes that a new connection carries in both directions before it is cut. */
   bytesUntilCut(): number;
-  /** Whether that cut is a reset, rather than an end. */
+  /** Whether that cut is a reset rather than FIN. */
   cutsWithReset(): boolean;
-  /** How many of so many bytes go on at once; the others after a pause. */
+  /** How many of `bytes` bytes are written at once. The rest follows after a pause. */
   piece(bytes: number): number;
   pauseMs(): number;
 }
 
-/** What the proxies do to connections, from one random generator, until it is calm. */
+/** Random faults, until `isStopped`. */
 export class RandomFaults implements FaultModel {
   readonly #random: Random;
   isStopped = false;
@@ -21,7 +25,7 @@ export class RandomFaults implements FaultModel {
     this.#random = random;
   }
 
-  /** Some die within their first lines, the others after some conversation. */
+  /** One in twelve is cut within its first lines, the others later. */
   bytesUntilCut(): number {
     if (this.isStopped) return Number.POSITIVE_INFINITY;
     return this.#random.oneIn(12) ? this.#random.below(300) : this.#random.between(1_000, 30_000);
@@ -40,28 +44,32 @@ export class RandomFaults implements FaultModel {
   }
 }
 
-/** Sees what goes by on one connection, before it goes on. */
+/** Sees the bytes of one connection before they are forwarded. */
 export interface Observer {
-  /** Of the client; returns what goes on in its place. */
+  /** Bytes of the client. Returns what is forwarded in their place. */
   up(chunk: Buffer): Buffer;
-  /** Of the server. */
+  /** Bytes of the server. */
   down(chunk: Buffer): void;
 }
 
-/** Bytes that may wait in one direction; beyond them their sender is not read. */
+/** Above this many waiting bytes in one direction, their sender is not read. */
 const WAITING_BYTES_MAX = 256 << 10;
 
 type ProxySocket = Socket<Connection | null>;
 
-/** One direction of a connection: what came in and did not go out yet. */
+/** One direction of a connection: bytes that were received and not yet forwarded. */
 class Direction {
   readonly #faults: FaultModel | null;
   #from: ProxySocket | null = null;
   #to: ProxySocket | null = null;
   #waiting: Buffer[] = [];
+  /** Number of waiting bytes. */
   #bytes = 0;
+  /** The receiver's socket is full. */
   #full = false;
+  /** The sender is not read. */
   #paused = false;
+  /** The sender has closed its side. */
   #finished = false;
   #stallTimer: Timer | null = null;
 
@@ -94,13 +102,13 @@ class Direction {
     this.#pump();
   }
 
-  /** No more comes: the other side hears so behind the last byte. */
+  /** The sender has closed its side: the receiver's side is closed after the last byte. */
   finish(): void {
     this.#finished = true;
     this.#pump();
   }
 
-  /** Nothing goes out for so long. */
+  /** Forwards nothing for `ms`. */
   stall(ms: number): void {
     if (this.#stallTimer !== null) clearTimeout(this.#stallTimer);
     this.#stallTimer = setTimeout(() => this.release(), ms);
@@ -141,7 +149,7 @@ class Direction {
 class Connection {
   readonly up: Direction;
   readonly down: Direction;
-  /** How many bytes it still carries before it is cut. */
+  /** Bytes left until it is cut. */
   bytesLeft: number;
   readonly #observer: Observer | null;
   readonly #client: ProxySocket;
@@ -157,7 +165,7 @@ class Connection {
     this.bytesLeft = faults?.bytesUntilCut() ?? Number.POSITIVE_INFINITY;
   }
 
-  /** The way to the server is open; false when it is not wanted any more. */
+  /** The connection to the server is open. Returns false when the client's side has been closed meanwhile. */
   opened(server: ProxySocket): boolean {
     if (this.#isClosed) return false;
     this.#server = this.down.from = this.up.to = server;
@@ -178,14 +186,14 @@ class Connection {
     return to === this.#client ? this.down : this.up;
   }
 
-  /** Whatever held it up is over, and it lives as long as its sides want. */
+  /** Ends stalls and the limit of bytes. */
   stopFaults(): void {
     this.bytesLeft = Number.POSITIVE_INFINITY;
     this.up.release();
     this.down.release();
   }
 
-  /** One side is gone: what it said still reaches the other. */
+  /** One side has closed. What it sent is still forwarded. */
   closed(socket: ProxySocket): void {
     if (this.#isClosed) return;
     this.directionTo(socket).drop();
@@ -193,7 +201,7 @@ class Connection {
     else this.directionFrom(socket).finish();
   }
 
-  /** Both sides lose it: with a reset nothing more arrives, else what was let through does. */
+  /** Closes both sides: with a reset, or with FIN after the bytes that were forwarded. */
   cut(reset: boolean): void {
     if (this.#isClosed) return;
     this.#isClosed = true;
@@ -206,7 +214,7 @@ class Connection {
   }
 }
 
-/** A TCP proxy before a server on this machine that can lose, stall, tear and refuse connections. */
+/** A TCP proxy for a server on this machine. */
 export class Proxy {
   readonly port: number;
   #listener: TCPSocketListener<Connection | null> | null;
@@ -216,13 +224,13 @@ export class Proxy {
   #serverPort: number;
   /** New connections are closed at once. */
   refuses = false;
-  /** How many bytes all connections together let through before the next cut; -1 for no limit. */
+  /** Bytes of all connections together until the next cut; -1 for no limit. */
   bytesLeft = -1;
-  /** Connections that it took, and that were cut for the bytes they had carried. */
+  /** Connections accepted, and connections cut by the limit of bytes. */
   accepted = 0;
   cuts = 0;
 
-  /** Before the server at that port, it listens at a port of its own; 0 takes a free one. */
+  /** Forwards connections from `port` (0 for a free one) to `serverPort`. */
   constructor(serverPort: number, faults: FaultModel | null = null, observe = (): Observer | null => null, port = 0) {
     this.#serverPort = serverPort;
     this.#faults = faults;
@@ -240,12 +248,12 @@ export class Proxy {
     });
   }
 
-  /** The server is somewhere else from now on. */
+  /** Forwards new connections to another port. */
   moveTo(port: number): void {
     this.#serverPort = port;
   }
 
-  /** Whether anybody listens at its port; the connections that are there go on. */
+  /** Whether the proxy listens. Open connections are not affected. */
   set listens(is: boolean) {
     if (is) this.#listener ??= this.#listen(this.port);
     else this.#listener?.stop();
@@ -256,7 +264,7 @@ export class Proxy {
     return [...this.#open];
   }
 
-  /** Cuts every connection, without a word to either side. */
+  /** Resets every connection. */
   cut(): void {
     for (const connection of this.connections) connection.cut(true);
   }
@@ -268,7 +276,7 @@ export class Proxy {
 
   readonly #handlers: Bun.SocketHandler<Connection | null> = {
     data: (socket, chunk) => {
-      if (socket.data !== null) this.#pass(socket.data, socket, chunk);
+      if (socket.data !== null) this.#forward(socket.data, socket, chunk);
     },
     drain: (socket) => socket.data?.directionTo(socket).drain(),
     close: (socket) => {
@@ -297,13 +305,13 @@ export class Proxy {
     }).catch(() => connection.cut(true));
   }
 
-  #pass(connection: Connection, socket: ProxySocket, came: Buffer): void {
+  #forward(connection: Connection, socket: ProxySocket, received: Buffer): void {
     const direction = connection.directionFrom(socket);
-    const chunk = connection.observed(socket, came);
+    const chunk = connection.observed(socket, received);
     const left = this.bytesLeft < 0 ? connection.bytesLeft : Math.min(this.bytesLeft, connection.bytesLeft);
     direction.push(chunk.length > left ? chunk.subarray(0, left) : chunk);
     if (chunk.length > left) {
-      // Cut in the middle of what was sent: the bytes before the cut still arrive.
+      // The bytes before the cut still arrive.
       this.bytesLeft = -1;
       this.cuts++;
       return connection.cut(this.#faults?.cutsWithReset() ?? false);

@@ -1,17 +1,18 @@
+/** A process of clients behind a proxy of its own: starts it, kills it, and makes outages. */
 import type { Random } from "../../support/random.ts";
 import { type ClientsSpec, KILL_POINTS } from "./clients.ts";
 import { IDLE_TIMEOUT_S } from "./server.ts";
 import { Program, within } from "../../../bench/program.ts";
 import type { Proxy } from "./fault-proxy.ts";
 
-/** One process of clients with a proxy of its own, both of which come and go. */
+/** One process of clients with its proxy. */
 export class Group {
   readonly proxy: Proxy;
   readonly #spec: ClientsSpec;
   readonly #random: Random;
   readonly #fault: (what: string) => void;
   #program: Program | null = null;
-  /** The last word of its process: all its users are in, or some are out; quiet is in, and nothing to be done. */
+  /** The last line of its process (see clients.ts); empty when it does not run. */
   state = "";
   #isKillPending = false;
   #isStopped = false;
@@ -57,7 +58,7 @@ export class Group {
     return this.#program!.ended;
   }
 
-  /** Time passes in the storm. */
+  /** Called every 50 ms while faults are enabled. */
   step(): void {
     const nowMs = performance.now();
     if (nowMs > this.#killAtMs) {
@@ -73,11 +74,11 @@ export class Group {
     setTimeout(() => (this.proxy.refuses = false), ms);
   }
 
-  /** Kills it, half of the time at an instant of its own, and starts it again after a while. */
+  /** Kills the process, half of the time at one of its kill points, and starts it again after a pause. */
   async #kill(): Promise<void> {
     const program = this.#program!;
     this.#isKillPending = true;
-    this.state = ""; // What is said to it from here on may be lost.
+    this.state = ""; // Lines that are written to it from here on may be lost.
     this.kills++;
     const downMs = this.#random.oneIn(4) ? IDLE_TIMEOUT_S * 1_000 + 1_500 : this.#random.below(1_000);
     if (this.#random.oneIn(2)) {
@@ -94,7 +95,7 @@ export class Group {
     return this.state !== "";
   }
 
-  /** Nothing is started any more. */
+  /** The process is not started again. */
   stop(): void {
     this.#isStopped = true;
     this.proxy.stop();

@@ -1,3 +1,7 @@
+/**
+ * `bun run chaos`: options, and the course of a run: start everything, enable faults, stop them, wait until everything
+ * has arrived, start everything once more, judge. What is compared is in verdict.ts and reference-model.ts.
+ */
 import { UsageError, usageError } from "../../../src/usage-error.ts";
 import { mkdirSync, mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
@@ -15,27 +19,27 @@ import { type Observer, Proxy, RandomFaults } from "./fault-proxy.ts";
 
 const USAGE = `Usage: bun run chaos [options]
 
-Runs a server and many clients as processes of their own, with a proxy between them that cuts, stalls and tears
-their connections, kills the server and the clients and starts them again, and then compares what everybody said
-with what everybody was shown. Everything stays on this machine, in temporary folders that are removed.
+Runs a server and many clients as processes, with a proxy between them that cuts, stalls and splits their connections.
+Kills the server and the clients and starts them again. At the end it compares what all users sent with what they were
+shown. Everything runs on this machine, in temporary folders that are removed.
 
-  --seed <number>          decides what happens; the times are the machine's own (a fresh one, which is printed)
-  --seconds <number>       how long people write and things break, 1 to 86400 (10)
-  --clients <number>       how many users there are, 2 to 2000 (200)
-  --server-kills <number>  how often the server is killed, some of them while it starts, 0 to 10000 (one in 3 s)
-  --durability <level>     what the server's messages survive: none, process or power (process)
-  --limit-loopback         new connections of an address are limited, so that many are refused at the proxy
-  --help                   this page
+  --seed <number>          seed of all random decisions, but not of the exact times (random, printed)
+  --seconds <number>       how long users send and faults happen, 1 to 86400 (10)
+  --clients <number>       number of users, 2 to 2000 (200)
+  --server-kills <number>  kills of the server, some of them during its start, 0 to 10000 (one in 3 s)
+  --durability <level>     durability of the server: none, process or power (process)
+  --limit-loopback         applies the limits per address to loopback, so that many connections are refused
+  --help                   prints this page
 
-Exit code: 0 when every message came once and in order, 1 when not, 2 for an invalid command line.
+Exit code: 0 when every message arrived once and in order; 1 otherwise; 2 for an invalid command line.
 `;
 
 const MESSAGES_PER_CLIENT = 4;
 const STEP_MS = 50;
-/** At each step one connection in so many is cut or stalled. */
+/** At each step, one connection in FAULT_ODDS is cut or stalled. */
 const FAULT_ODDS = 200;
 const SECONDS_PER_SERVER_KILL = 3;
-/** Bounds of the waits: for a program to be ready, for everything to arrive, for more to come, for an exit. */
+/** Limits: until a program is ready; until everything has arrived; without news before the end; until an exit. */
 const READY_MS = 30_000;
 const SETTLE_MS = 30_000;
 const QUIET_MS = 1_500;
@@ -89,7 +93,7 @@ function parseOptions(args: string[]): Options | null {
   };
 }
 
-/** A server, its clients, what is between them, and what becomes of it all. */
+/** One run: the server, the groups of clients, the proxies and the faults. */
 class Chaos {
   readonly #options: Options;
   readonly #random: Random;
@@ -98,13 +102,15 @@ class Chaos {
   readonly #verdict: Verdict;
   readonly #groups: Group[] = [];
   #pipe: PipeReader | null = null;
-  /** Where callback clients can be called: a proxy each, of which the server is told instead of the client's port. */
+  /** By user with a callback session: the proxy whose port the server gets in place of the client's port. */
   readonly #callbackProxies = new Map<string, Proxy>();
   readonly #faults: string[] = [];
   readonly #model = new ReferenceModel((what) => this.#faults.push(what));
   readonly #server: ChaosServer;
   #faultsEnabled = false;
+  /** No output of the server is forwarded. */
   #isMuted = false;
+  /** Cuts by `#injectFaults`; the proxies count the others. */
   #cuts = 0;
   #stalls = 0;
   #shownAtMs = 0;
@@ -136,11 +142,11 @@ class Chaos {
       (...states: string[]) =>
       (): boolean =>
         this.#groups.every(({ state }) => states.includes(state));
-    if (!(await this.#until(all("in"), READY_MS))) this.#faults.push("not everybody came in");
+    if (!(await this.#until(all("in"), READY_MS))) this.#faults.push("not all users logged in");
     this.#faultsEnabled = true;
     const faultsMs = this.#options.seconds * 1_000;
     const { serverKills } = this.#options;
-    // The last one comes when everybody has left.
+    // The last kill follows after all users have logged out.
     this.#server.scheduleKills(serverKills > 1 ? serverKills - 1 : serverKills, faultsMs);
     const endMs = performance.now() + faultsMs;
     await this.#until(() => performance.now() > endMs, faultsMs + 1_000);
@@ -148,14 +154,16 @@ class Chaos {
     await this.#until(() => this.#groups.every(({ isRunning: isThere }) => isThere), READY_MS);
     for (const group of this.#groups) group.writeLine("stop");
     const isQuiet = await this.#until(all("quiet"), SETTLE_MS);
-    if (!isQuiet) this.#faults.push(`some did not come back or were never answered: ${this.#states}`);
+    if (!isQuiet)
+      this.#faults.push(`some users did not log in again or have requests without a reply: ${this.#states}`);
     const hasArrived = (): boolean => this.#verdict.tally().lost.length === 0;
     await this.#until(() => !this.#verdict.read() && hasArrived(), isQuiet ? SETTLE_MS : QUIET_MS, 500);
-    // Another run must get nothing that was shown, with a state or, since it was confirmed, without; and miss nothing.
+    // A second run of all clients, half of them without their state, must receive nothing again and miss nothing.
     await this.#logOutAll();
     if (serverKills > 1) await this.#server.killOnce();
     for (const group of this.#groups) group.start(0);
-    if (!(await this.#until(all("quiet"), READY_MS))) this.#faults.push(`some did not come back: ${this.#states}`);
+    if (!(await this.#until(all("quiet"), READY_MS)))
+      this.#faults.push(`some users did not log in again: ${this.#states}`);
     await this.#until(() => !this.#verdict.read(), READY_MS, QUIET_MS);
     await this.#logOutAll();
     this.#verdict.read();
@@ -186,7 +194,7 @@ class Chaos {
     this.#pipe.start();
   }
 
-  /** What the witness sees of a connection; a login that asks to be called names the port of a proxy in between. */
+  /** The observer of a connection: the reference model. The port in a callback login is replaced by that of a proxy. */
   #observe(): Observer {
     const observer = this.#model.observe();
     return {
@@ -198,7 +206,7 @@ class Chaos {
     };
   }
 
-  /** Nothing that the server says arrives, here and at the doors, where it is the one who calls. */
+  /** Stalls all output of the server, also to callback clients, where the server is the connecting side. */
   #muteServer(): void {
     this.#isMuted = true;
     for (const { proxy } of this.#groups) for (const { down } of proxy.connections) down.stall(IDLE_TIMEOUT_S * 1_000);
@@ -206,7 +214,7 @@ class Chaos {
       for (const { up } of connections) up.stall(IDLE_TIMEOUT_S * 1_000);
   }
 
-  /** Nobody is at its port while it is away; what was not let through before is lost. */
+  /** While the server does not run, the proxies do not listen. Stalled output is lost. */
   #setServerPresent(is: boolean): void {
     for (const { proxy } of this.#groups) proxy.listens = is;
     if (this.#isMuted) for (const proxy of this.#proxies) proxy.cut();
@@ -223,7 +231,7 @@ class Chaos {
     return Buffer.from(line.replace(`callback=${port}`, `callback=${proxy.port}`), "latin1");
   }
 
-  /** Waits, with everything going on meanwhile; false when it takes too long. */
+  /** Waits for a condition while the run goes on. Returns false after `ms`. */
   async #until(is: () => boolean, ms: number, stepMs = STEP_MS): Promise<boolean> {
     const endMs = performance.now() + ms;
     while (!is()) {
@@ -244,15 +252,15 @@ class Chaos {
     if (nowMs < this.#shownAtMs + 1_000) return;
     this.#shownAtMs = nowMs;
     this.#verdict.read();
-    const there = this.#groups.filter(({ isRunning: isThere }) => isThere).length;
+    const running = this.#groups.filter(({ isRunning: isThere }) => isThere).length;
     process.stderr.write(
       `${Math.round((nowMs - this.#startMs) / 1_000)} s: ${this.#verdict.accepted} messages, ${this.#allCuts} cuts, ` +
         `${this.#stalls} stalls, ${this.#kills} kills and ${this.#server.kills} of the server, ` +
-        `${there} of ${this.#groups.length} processes there\n`,
+        `${running} of ${this.#groups.length} processes running\n`,
     );
   }
 
-  /** One connection, now and then, is cut or stalled; sometimes for longer than a session lives. */
+  /** Cuts or stalls random connections, some for longer than the idle timeout. */
   #injectFaults(): void {
     const connections = this.#proxies.flatMap((proxy) => proxy.connections);
     const random = this.#random;
@@ -276,7 +284,7 @@ class Chaos {
   }
 
   get #states(): string {
-    return this.#groups.map(({ state }) => state || "not there").join("; ");
+    return this.#groups.map(({ state }) => state || "not running").join("; ");
   }
 
   get #kills(): number {
@@ -295,14 +303,15 @@ class Chaos {
     await this.#server.stopKills();
   }
 
-  /** Everybody logs out, and the processes end. */
+  /** Logs all users out and waits until their processes end. */
   async #logOutAll(): Promise<void> {
     for (const group of this.#groups) group.writeLine("leave");
     const all = Promise.all(this.#groups.map(({ ended }) => ended));
-    if ((await within(all, EXIT_MS * 2)) === null) throw new Error("a client process does not end");
+    if ((await within(all, EXIT_MS * 2)) === null)
+      throw new Error("a client process does not end after its users logged out");
   }
 
-  /** Says what came of it; whether all is well. */
+  /** Prints the result. Returns whether there was no error. */
   #report(tally: DeliveryTally): boolean {
     const { seed, seconds, clients } = this.#options;
     tally.faults.unshift(...this.#faults);
@@ -326,7 +335,7 @@ class Chaos {
     return isClean(tally);
   }
 
-  /** Ends every process that it started, and leaves nothing behind. */
+  /** Ends all processes and removes all files. */
   async stop(): Promise<void> {
     this.#faultsEnabled = false;
     this.#server.stop();

@@ -1,3 +1,4 @@
+/** A terminal client whose output is a pipe with a slow reader: no message may be lost in it. */
 import { closeSync, constants, openSync, readFileSync, readSync } from "node:fs";
 import { join } from "node:path";
 import { ChatClient, type ChatError, type ClientState } from "../../../src/client/client.ts";
@@ -11,7 +12,7 @@ const READ_MS = 20;
 const READ_BYTES_MAX = 6_000;
 const FETCHES_MAX = 20;
 
-/** The server and the two users. */
+/** The port of the server and the two users. */
 export interface PipeSpec {
   folder: string;
   port: number;
@@ -20,9 +21,9 @@ export interface PipeSpec {
 }
 
 /**
- * One user who never runs for long, but fetches messages through a pipe again and again: its reader is slow, pauses for
- * longer than a session may be silent, and often goes away in the middle. What the kernel took of the client's output
- * is read to the last byte; that and the next fetch must be all that another user said, once and in order.
+ * One user that fetches its messages again and again with a terminal client that writes to a pipe. The reader of the pipe
+ * is slow, pauses for longer than the idle timeout, and often closes the pipe before the end. Every byte in the pipe is
+ * read: together the fetches must show each message of the other user once and in order.
  */
 export class PipeReader {
   readonly #spec: PipeSpec;
@@ -39,7 +40,7 @@ export class PipeReader {
   #faultsStopped = false;
   #isStopped = false;
   fetches = 0;
-  /** Of these, those whose reader went away in the middle. */
+  /** Fetches whose reader closed the pipe before the end. */
   abandoned = 0;
 
   constructor(spec: PipeSpec, random: Random, fault: (what: string) => void) {
@@ -88,7 +89,7 @@ export class PipeReader {
     while (!this.#faultsStopped) await this.#fetch();
   }
 
-  /** One run of the client, and what of its output is read. */
+  /** One run of the client, and the reading of its output. */
   async #fetch(): Promise<void> {
     const { folder, port, reader } = this.#spec;
     this.fetches++;
@@ -139,7 +140,7 @@ export class PipeReader {
     for (const [, number] of taken.matchAll(line)) this.#shown.push(Number(number));
   }
 
-  /** Stops the client, so that its output can be read to the end and the pipe is closed with nothing in it. */
+  /** Stops the client with SIGSTOP, so that the pipe can be read to the end and closed empty. */
   async #suspend(child: Bun.Subprocess): Promise<void> {
     child.kill("SIGSTOP");
     while (child.exitCode === null && child.signalCode === null) {
@@ -152,7 +153,7 @@ export class PipeReader {
     }
   }
 
-  /** Once the faults are over: fetches the rest, and reports what was lost, came twice or out of order. */
+  /** After the faults: fetches the rest, and returns what was lost, twice or out of order. */
   async finish(): Promise<{ lost: string[]; twice: string[]; disordered: string[] }> {
     this.#faultsStopped = true;
     await this.#fetching;

@@ -1,51 +1,57 @@
+/** Compares the logs of all users: what each one sent, and what each one was shown. */
 import { closeSync, openSync, readSync } from "node:fs";
 import { mayBlock } from "./blocks.ts";
 import { isCallback, logOf, nameOf } from "./clients.ts";
 
-/** What came of the messages, and how much happened to the sessions that carried them. */
+/** How the messages were delivered, and what happened to the sessions. */
 export interface DeliveryTally {
-  /** With an `ok`; shown at all; refused; without a known outcome. */
+  /** Messages with the reply `ok`. */
   accepted: number;
+  /** Messages shown, each counted once. */
   received: number;
   refused: number;
+  /** Messages without a known outcome. */
   unknown: number;
-  /** Broadcasts with an `ok`, and shown, by everybody together; blocks made and taken back. */
+  /** Broadcasts with the reply `ok`, and deliveries of broadcasts. */
   broadcasts: number;
   broadcastsReceived: number;
+  /** Completed `block` and `unblock` requests. */
   blocks: number;
   resumes: number;
   logins: number;
   saves: number;
-  /** Examples of whatever must not be, and how often it was. */
+  /** The errors, one line each. */
   lost: string[];
   twice: string[];
   disordered: string[];
   faults: string[];
+  /** Messages shown again after a kill, because the state that contained them was not saved. */
   repeated: number;
-  /** Messages of senders that were killed before any state knew of them, and which nobody got. */
+  /** Messages that were not delivered and are not lost: their sender was killed before it saved them. */
   neverSaved: number;
-  /** Overtaken by a later one of a sender without a connection, which had given up waiting for their answer. */
+  /** Messages of callback senders with an unknown outcome that arrived after a later one. */
   overtaken: number;
 }
 
-/** A refusal that says for sure that nothing was acted on; any other one must not come. Talkers judge `blocked`. */
+/** The refusals that may occur; none of them was acted on. ChaosUser checks whether `blocked` is right. */
 const REFUSALS = ["not_sent", "unknown_session", "blocked", "busy"];
 
 interface Message {
+  /** As in the log: accepted, unknown, refused; empty without a reply. */
   outcome: "o" | "u" | "n" | "";
-  /** Some saved state of the sender knew of it: the sender's next run must see to it. */
+  /** A saved state of the sender contains it, so the next run of the sender must send it again. */
   saved: boolean;
   shown: boolean;
 }
 
-/** One user's log, as far as it was read. */
+/** The log of one user, as far as it was read. See clients.ts for its lines. */
 class Log {
   readonly user: string;
   /** Messages by `<to> <number>`, broadcasts by `* <number>`. */
   readonly sent = new Map<string, Message>();
   /**
-   * What was shown, as `<from> <number>` or `*<from> <number>`, with `s` where everything before was saved, and `run`
-   * at a start.
+   * What was shown, as `<from> <number>` or `*<from> <number>`. `s` means that everything before it was saved; `run` is a
+   * start of the process.
    */
   readonly shown: string[] = [];
   readonly faults: string[] = [];
@@ -55,8 +61,11 @@ class Log {
   resumes = 0;
   logins = 0;
   saves = 0;
+  /** The session was begun by a login, not by a resume. */
   #isNew = false;
+  /** An incomplete last line. */
   #rest = "";
+  /** Position in the file. */
   #at = 0;
   readonly #file: string;
 
@@ -65,7 +74,7 @@ class Log {
     this.#file = logOf(folder, user);
   }
 
-  /** Reads what was added since the last time. */
+  /** Reads what was added since the last call. Returns whether there was anything. */
   read(buffer: Buffer): boolean {
     const file = openSync(this.#file, "a+");
     let count = 0;
@@ -103,14 +112,14 @@ class Log {
   #message(key: string): Message {
     const message = this.sent.get(key);
     if (message !== undefined) return message;
-    this.faults.push(`${this.user} knows of ${key} and never said it`);
+    this.faults.push(`${this.user} has an outcome for ${key}, which it never sent`);
     return { outcome: "", saved: false, shown: false };
   }
 
   #setOutcome(outcome: "o" | "u" | "n", key: string, code: string): void {
     const message = this.#message(key);
     if (outcome === "n" && !REFUSALS.includes(code)) this.faults.push(`${this.user} got ${code} for ${key}`);
-    // What is known stays known; an earlier run's state may not have been told.
+    // An accepted message stays accepted: the state of an earlier run may not contain the reply.
     if (message.outcome === "o") return;
     message.outcome = outcome;
     if (outcome !== "o") return;
@@ -119,7 +128,7 @@ class Log {
   }
 }
 
-/** Compares what everybody said with what everybody was shown. */
+/** The logs of all users, and their comparison. */
 export class Verdict {
   readonly #logs: Map<string, Log>;
   readonly #callback: ReadonlySet<string>;
@@ -131,12 +140,12 @@ export class Verdict {
     this.#callback = new Set(all.filter(isCallback).map(nameOf));
   }
 
-  /** Reads on in the logs; returns whether there was anything. */
+  /** Reads what was added to the logs. Returns whether there was anything. */
   read(): boolean {
     return [...this.#logs.values()].filter((log) => log.read(this.#buffer)).length > 0;
   }
 
-  /** Messages accepted so far, and shown. */
+  /** Messages accepted so far. */
   get accepted(): number {
     return this.#logs.values().reduce((sum, log) => sum + log.accepted, 0);
   }
@@ -167,7 +176,7 @@ export class Verdict {
     return tally;
   }
 
-  /** What one user was shown: once, in the order of each sender, and nothing that nobody said. */
+  /** Checks what one user was shown: each message once, in the order of its sender, and none that was never sent. */
   #judgeShown({ user, shown }: Log, tally: DeliveryTally): void {
     /** The last number of each sender, now and in what was last saved. */
     let last = new Map<string, number>();
@@ -182,7 +191,7 @@ export class Verdict {
         continue;
       }
       if (entry === "run") {
-        // Killed: what it showed after its last saved state may be shown again, and in that order.
+        // After a kill, what was shown since the last saved state may be shown again, in the same order.
         for (const key of unsaved) mayRepeat.add(key);
         last = new Map(saved);
         unsaved = [];
@@ -194,7 +203,7 @@ export class Verdict {
       const sender = isBroadcast ? from.slice(1) : from;
       const message = this.#logs.get(sender)?.sent.get(`${isBroadcast ? "*" : user} ${number}`);
       if (message === undefined) {
-        tally.faults.push(`${user} was shown ${entry}, which was never said`);
+        tally.faults.push(`${user} was shown ${entry}, which was never sent`);
         continue;
       }
       const isTwice = seen.has(entry) && !mayRepeat.delete(entry);
@@ -208,7 +217,7 @@ export class Verdict {
       if (number > before) last.set(from, number);
       else if (this.#callback.has(sender) && message.outcome !== "o") tally.overtaken++;
       else if (!isTwice) tally.disordered.push(`${from} > ${user} ${number} after ${before}`);
-      // No session carries a broadcast of an earlier one: it has no second time.
+      // A broadcast of an earlier session is not delivered again.
       if (isBroadcast) saved.set(from, last.get(from)!);
       else unsaved.push(entry);
     }
@@ -223,7 +232,7 @@ export class Verdict {
     for (const [key, { outcome, saved: kept, shown }] of sent) {
       if (outcome === "n" && shown) tally.faults.push(`${user} > ${key} was refused, and shown`);
       if (key.startsWith("*")) continue;
-      // What was acted on, or will be, and may not be refused.
+      // It was or will be acted on, and cannot be refused as blocked.
       const isSure = kept && outcome !== "n" && !this.#callback.has(user) && !mayBlock(key.split(" ", 1)[0]!, user);
       const mustCome = outcome === "o" || isSure;
       if (mustCome && !shown) tally.lost.push(`${user} > ${key} (${outcome || "no outcome"}${kept ? ", kept" : ""})`);
@@ -234,21 +243,22 @@ export class Verdict {
   }
 }
 
-/** What the harness did, beside what came of it. */
+/** What the harness did. */
 export interface FaultCounts {
   cuts: number;
   outages: number;
   stalls: number;
+  /** Kills of client processes. */
   kills: number;
-  /** Of the server, and those of them before it listened again. */
+  /** Kills of the server, and those of them before it listened again. */
   serverKills: number;
   killsInStart: number;
-  /** Logins that were told `received=`, and held to it. */
+  /** Logins whose reply had to contain `received=`. */
   continued: number;
-  /** Calls to callback clients that reached the proxy before them. */
+  /** Calls to callback clients that reached their proxy. */
   calls: number;
   users: number;
-  /** Runs of a client that fetches through a pipe, those whose reader went away, and the messages that came through. */
+  /** Runs of a client that writes to a pipe; those whose reader closed it early; messages received through it. */
   fetches: number;
   fetchesAbandoned: number;
   fetched: number;
@@ -258,7 +268,7 @@ export function isClean({ lost, twice, disordered, faults }: DeliveryTally): boo
   return lost.length + twice.length + disordered.length + faults.length === 0;
 }
 
-/** A short table, and examples of what went wrong. */
+/** A table, and up to ten examples of each kind of error. */
 export function describe(all: DeliveryTally & FaultCounts): string {
   const rows = {
     messages: all.accepted,
@@ -266,7 +276,7 @@ export function describe(all: DeliveryTally & FaultCounts): string {
     "  refused": all.refused,
     "  outcome unknown": all.unknown,
     broadcasts: all.broadcasts,
-    "  heard": all.broadcastsReceived,
+    "  delivered": all.broadcastsReceived,
     "blocks, unblocks": all.blocks,
     cuts: all.cuts,
     outages: all.outages,
@@ -280,13 +290,13 @@ export function describe(all: DeliveryTally & FaultCounts): string {
     callbacks: all.calls,
     "states saved": all.saves,
     "fetches through a pipe": all.fetches,
-    "  left in the middle": all.fetchesAbandoned,
+    "  closed by the reader": all.fetchesAbandoned,
     "  messages": all.fetched,
     lost: all.lost.length,
     twice: all.twice.length,
     disordered: all.disordered.length,
     "shown again after a kill": all.repeated,
-    "never kept before a kill": all.neverSaved,
+    "unsaved before a kill": all.neverSaved,
     "overtaken, outcome unknown": all.overtaken,
     "other faults": all.faults.length,
   };

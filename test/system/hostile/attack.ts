@@ -57,7 +57,7 @@ if (import.meta.main) {
       });
     } else {
       for (const runner of runners) runner.stop();
-      process.stdout.write(`${JSON.stringify(sumOf(runners.map(({ stats: deeds }) => deeds)))}\n`);
+      process.stdout.write(`${JSON.stringify(sumOf(runners.map(({ stats }) => stats)))}\n`);
     }
   }
   process.exit(0);
