@@ -13,7 +13,7 @@ function run(round: number, delivered: number, latencies: Partial<Outcome> = {})
 
 const delivered = ({ outcome }: Run): number => outcome.delivered;
 
-test("runs are compared round by round, also when one of them failed in a round", () => {
+test("runs are compared round by round, without rounds that one peer has no run of", () => {
   const ours = [run(0, 10), run(1, 40), run(2, 90)];
   expect(ratiosByRound(ours, [run(0, 10), run(2, 30)], delivered)).toEqual([1, 3]);
   expect(ratiosByRound([run(2, 30)], ours, delivered)).toEqual([1 / 3]);
@@ -21,7 +21,7 @@ test("runs are compared round by round, also when one of them failed in a round"
   expect(ratioText(ours, [], delivered)).toBe("");
 });
 
-test("latencies are told of the runs in which the swarm did not measure itself", () => {
+test("latencies come only from runs in which the load generator was on time", () => {
   const late = { latency: latency(7), lateness: latency(500) };
   expect(latencyCells([run(0, 1), run(1, 1, late), run(2, 1, { latency: latency(300) })])).toEqual([
     "200",
