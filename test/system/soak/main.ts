@@ -119,10 +119,10 @@ function row(cells: readonly string[]): string {
   return `${cells.map((cell, i) => cell.padStart(2 + Math.max(6, [...COLUMNS, ...WRONG][i]!.length))).join("")}\n`;
 }
 
-function rowOf({ atMs, resident, mapped, descriptors, sessions, slice, churn: visits }: Row): string {
+function rowOf({ atMs, resident, mapped, descriptors, sessions, slice, churn }: Row): string {
   const megabytes = (bytes: number): string => (bytes / 1e6).toFixed(1);
   const { delivered, latency, server } = slice;
-  const wrong = WRONG.map((what) => digits(slice[what] + (what === "dropped" ? 0 : visits[what])));
+  const wrong = WRONG.map((what) => digits(slice[what] + (what === "dropped" ? 0 : churn[what])));
   const core = server === null ? "-" : server.core.toFixed(2);
   return row([
     (atMs / 60_000).toFixed(2),
