@@ -154,7 +154,7 @@ async function main(line: CommandLine<(typeof OPTIONS)[number]>): Promise<number
     progress.clear();
     const { machine, commit } = result;
     process.stdout.write(
-      `${rounds} rounds of ${digits(seconds)} s, commit ${commit}: median [range], -: the swarm fell behind\n`,
+      `${rounds} rounds of ${digits(seconds)} s, commit ${commit}: median [range], -: the load generator was late\n`,
     );
     process.stdout.write(
       `${Object.entries(machine)

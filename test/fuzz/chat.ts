@@ -108,8 +108,8 @@ class ChatFixture {
     return this.world.connect(`192.0.2.${this.#peers.length + 1}`, this.#lineBytesMax);
   }
 
-  /** Checks the output to all connections: valid events, one reply for the line of `speaker`, none for the others. */
-  #checkOutput(speaker: TestPeer | null, line: string): void {
+  /** Checks the output to all connections: valid events, one reply for the line of `sender`, none for the others. */
+  #checkOutput(sender: TestPeer | null, line: string): void {
     for (const peer of this.#peers) {
       expectAlike(peer.begun, "", "bytes after the last complete line");
       const lines = peer.read();
@@ -118,7 +118,7 @@ class ChatFixture {
       }
       const replies = lines.filter((text) => /^(ok|err)( |$)/.test(text));
       // After the reply to `resume`, the stream continues at any position, also in the middle of a line.
-      if (peer === speaker && line.startsWith("resume ") && replies[0] === lines[0] && /^ok/.test(lines[0] ?? ""))
+      if (peer === sender && line.startsWith("resume ") && replies[0] === lines[0] && /^ok/.test(lines[0] ?? ""))
         continue;
       const others = lines.filter((text) => !/^(ok|err)( |$)/.test(text));
       expectAlike(
@@ -127,8 +127,8 @@ class ChatFixture {
         "lines that are neither replies nor events",
       );
       expectThat(
-        replies.length === (peer === speaker ? 1 : 0),
-        () => `${replies.length} replies to ${peer === speaker ? JSON.stringify(line.slice(0, 200)) : "nobody"}`,
+        replies.length === (peer === sender ? 1 : 0),
+        () => `${replies.length} replies to ${peer === sender ? JSON.stringify(line.slice(0, 200)) : "no line"}`,
       );
       const [reply] = replies;
       if (reply !== undefined) this.#checkReply(reply, line);

@@ -22,8 +22,8 @@ export type RoundMessage =
 
 const ALIVE_MS = 1_000;
 
-function writeMessage(said: RoundMessage): void {
-  const bytes = Buffer.from(`${JSON.stringify(said)}\n`);
+function writeMessage(message: RoundMessage): void {
+  const bytes = Buffer.from(`${JSON.stringify(message)}\n`);
   for (let at = 0; at < bytes.length;) {
     try {
       at += writeSync(1, bytes, at);
@@ -60,17 +60,17 @@ async function run(name: string, firstSeed: number, forMs: number): Promise<bool
   return true;
 }
 
-const [forMs = "", trace, ...orders] = process.argv.slice(2);
-let saidMs = performance.now();
+const [forMs = "", trace, ...batches] = process.argv.slice(2);
+let writtenMs = performance.now();
 watchInputs((input) => {
   if (trace === "trace") writeMessage({ input: fc.stringify(input) });
-  else if (performance.now() - saidMs > ALIVE_MS) {
-    saidMs = performance.now();
+  else if (performance.now() - writtenMs > ALIVE_MS) {
+    writtenMs = performance.now();
     writeMessage({ alive: true });
   }
 });
-for (const order of orders) {
-  const [name = "", seed] = order.split(":");
+for (const batch of batches) {
+  const [name = "", seed] = batch.split(":");
   if (!(await run(name, Number(seed), Number(forMs)))) break;
 }
 process.exit(0);

@@ -56,18 +56,18 @@ export class Runner {
   }
 
   async #round(round: number, turnMs: number): Promise<Failure | null> {
-    const orders = [...this.#seeds].map((order) => order.join(":"));
+    const batches = [...this.#seeds].map((batch) => batch.join(":"));
     let failure: Failure | null = null;
-    const end = await this.#spawn([String(Math.round(turnMs)), "-", ...orders], (said) => {
-      if ("target" in said) {
-        if (said.target !== this.#target) this.#report(`round ${round}: ${said.target}`);
-        this.#target = said.target;
-        this.#seeds.set(said.target, said.seed);
-      } else if ("inputs" in said) {
-        this.inputs.set(this.#target, this.inputs.get(this.#target)! + said.inputs);
+    const end = await this.#spawn([String(Math.round(turnMs)), "-", ...batches], (message) => {
+      if ("target" in message) {
+        if (message.target !== this.#target) this.#report(`round ${round}: ${message.target}`);
+        this.#target = message.target;
+        this.#seeds.set(message.target, message.seed);
+      } else if ("inputs" in message) {
+        this.inputs.set(this.#target, this.inputs.get(this.#target)! + message.inputs);
         this.#seeds.set(this.#target, (this.#seeds.get(this.#target)! + 1) % 2 ** 31);
-      } else if ("failure" in said) {
-        failure = { target: this.#target, seed: this.#seeds.get(this.#target)!, ...said.failure };
+      } else if ("failure" in message) {
+        failure = { target: this.#target, seed: this.#seeds.get(this.#target)!, ...message.failure };
       }
     });
     return failure ?? (end === null ? null : this.#trace(end));
@@ -78,14 +78,14 @@ export class Runner {
     const target = this.#target;
     const seed = this.#seeds.get(target)!;
     let input = "";
-    const end = await this.#spawn(["0", "trace", `${target}:${seed}`], (said) => {
-      if ("input" in said) input = said.input;
+    const end = await this.#spawn(["0", "trace", `${target}:${seed}`], (message) => {
+      if ("input" in message) input = message.input;
     });
     return { target, seed, input: end === null ? "(unknown: the second run did not fail)" : input, error };
   }
 
   /** Runs round.ts. Returns null after exit code 0, else what happened. */
-  async #spawn(args: string[], onMessage: (said: RoundMessage) => void): Promise<string | null> {
+  async #spawn(args: string[], onMessage: (message: RoundMessage) => void): Promise<string | null> {
     const child = Bun.spawn([process.execPath, join(import.meta.dir, "round.ts"), ...args], {
       stdin: "ignore",
       stdout: "pipe",

@@ -191,9 +191,9 @@ test(
     );
     if (code !== 0) throw new Error(`${out}${err}`);
     expect(out).toContain("messages, 64 clients, 1 in flight");
-    const order = readResult(file).runs.filter(({ work }) => work === "message-64-1");
+    const runsInOrder = readResult(file).runs.filter(({ work }) => work === "message-64-1");
     const [first, second] = peers.split(",") as [string, string];
-    expect(order.map(({ peer, round }) => `${round} ${peer}`)).toEqual([
+    expect(runsInOrder.map(({ peer, round }) => `${round} ${peer}`)).toEqual([
       `0 ${first}`,
       `0 ${second}`,
       `1 ${second}`,

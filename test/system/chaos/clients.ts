@@ -214,14 +214,14 @@ class ChaosUser {
     this.#sendNumbered(to, (text) => client.message(to, text));
   }
 
-  #sendNumbered(to: string, say: (text: string) => Promise<unknown>): void {
+  #sendNumbered(to: string, send: (text: string) => Promise<unknown>): void {
     const number = (this.#numbers.get(to) ?? 0) + 1;
     this.#numbers.set(to, number);
     this.unanswered++;
     this.#write(`i ${to} ${number}`);
     const asked = this.#blockedBy?.changes ?? 0;
     const block = (): BlockState => (to === this.#blockedBy?.by ? this.#blockedBy.stateSince(asked) : "free");
-    say(textOf(number)).then(
+    send(textOf(number)).then(
       () => {
         this.#completed(`o ${to} ${number}`);
         if (block() === "blocked") this.#write(`fault blocked by ${to}, and ${number} was accepted`);

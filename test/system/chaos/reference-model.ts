@@ -109,7 +109,8 @@ export class ReferenceModel {
   advanceActed(stream: Stream, position: number): void {
     const { user, finalPosition: final } = stream;
     stream.actedUpTo = Math.max(stream.actedUpTo, position);
-    if (final >= 0 && position > final) this.fault(`${user} was told received=${final}, and ${position} was acted on`);
+    if (final >= 0 && position > final)
+      this.fault(`${user} got received=${final}, but position ${position} was acted on`);
   }
 }
 

@@ -45,7 +45,7 @@ export class BackgroundLoad {
       loginsAtOnce: 64,
       mayRefuse,
     };
-    const isAnswer = (said: object): boolean => "slice" in said || "outcome" in said;
+    const isAnswer = (message: object): boolean => "slice" in message || "outcome" in message;
     this.#program = new ControlledProcess("the ordinary users", "bench/load/swarm.ts", spec, onCore(1), isAnswer);
   }
 

@@ -109,12 +109,12 @@ class ChurnState {
   }
 
   get hasEverything(): boolean {
-    return this.#tally.lost === 0 && this.#sent.every((said, stream) => this.#tally.next(stream) >= said);
+    return this.#tally.lost === 0 && this.#sent.every((sent, stream) => this.#tally.next(stream) >= sent);
   }
 
   /** Counts messages that have not arrived as lost. */
   end(): void {
-    this.#sent.forEach((said, stream) => this.#tally.end(stream, said));
+    this.#sent.forEach((sent, stream) => this.#tally.end(stream, sent));
   }
 
   stats(): ChurnStats {
