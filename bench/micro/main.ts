@@ -18,7 +18,7 @@ import { Chat } from "../../src/chat/chat.ts";
 import { Account } from "../../src/chat/session.ts";
 import { WheelTimer, TimerWheel } from "../../src/timer-wheel.ts";
 import { TimerHeap } from "./heap.ts";
-import { type CommandLine, Progress, runProgram } from "../command-line.ts";
+import { type CommandLine, Progress, onInterrupt, runProgram } from "../command-line.ts";
 import { UsageError } from "../../src/usage-error.ts";
 import { Histogram } from "../report/histogram.ts";
 import { digits } from "../report/statistics.ts";
@@ -255,16 +255,22 @@ async function main(line: CommandLine<"filter" | "case">): Promise<number> {
   const names = Object.keys(PARTS).filter((name) => name.includes(line.text("filter") ?? ""));
   if (names.length === 0) throw new UsageError(`no part has "${line.text("filter")}" in its name`);
   const progress = new Progress();
+  let child: Bun.Subprocess | null = null;
+  onInterrupt(() => {
+    progress.clear();
+    child?.kill();
+  });
   process.stdout.write(
     `${"ns per operation".padEnd(66)}${"median".padStart(10)}${"min".padStart(10)}${"max".padStart(10)}\n`,
   );
   let failed = 0;
   for (const [i, name] of names.entries()) {
     progress.show(`${i + 1} of ${names.length}: ${name}`);
-    const child = Bun.spawn([process.execPath, import.meta.path, "--case", name], { stdout: "pipe", stderr: "pipe" });
-    const [out, errors] = await Promise.all([child.stdout.text(), child.stderr.text()]);
+    const part = Bun.spawn([process.execPath, import.meta.path, "--case", name], { stdout: "pipe", stderr: "pipe" });
+    child = part;
+    const [out, errors] = await Promise.all([part.stdout.text(), part.stderr.text()]);
     progress.clear();
-    if ((await child.exited) !== 0) {
+    if ((await part.exited) !== 0) {
       failed++;
       process.stderr.write(`${name} failed: ${errors.slice(0, 500)}\n`);
       continue;

@@ -230,6 +230,17 @@ test(
 );
 
 test(
+  "bench:micro ends without an error when the reader of its output has closed the pipe",
+  async () => {
+    const command = `"${process.execPath}" bench/micro/main.ts --filter "line reader" | true`;
+    const shell = Bun.spawn(["sh", "-c", command], { stdin: "ignore", stdout: "ignore", stderr: "pipe" });
+    const [errors] = await Promise.all([shell.stderr.text(), shell.exited]);
+    expect(errors).not.toContain("EPIPE");
+  },
+  LIMIT_MS,
+);
+
+test(
   "bench:micro --filter measures only the parts whose name matches",
   async () => {
     const { out, code } = await run("bench/micro/main.ts", "--filter", "line reader");
