@@ -7,8 +7,8 @@ const root = join(import.meta.dir, "..");
 const sources = [...new Glob("src/**/*.ts").scanSync(root)].sort();
 
 /**
- * Replaced names, by the name that replaced them. They are banned as identifiers only: comments and strings may use them
- * as words, and a word that the field uses (order, field, link, place) is banned only as the name of a type.
+ * Replaced names, by the name that replaced them. They are banned as identifiers only: comments and strings may use
+ * them as words, and a word that the field uses (order, field, place) is banned only as the name of a type.
  */
 const REPLACED: Record<string, string> = {
   // Streams and turns

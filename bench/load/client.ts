@@ -39,9 +39,11 @@ export interface SwarmState {
   isWorking: boolean;
   /** Sends what an open loop has due by now. */
   sendDue(nowMs: number): void;
+  /** Called for each message sent, for each broadcast sent, and for each delivery of a broadcast. */
   messageSent(stamp: number): void;
   broadcastSent(broadcaster: number, sequence: number): void;
   broadcastReceived(broadcaster: number, sequence: number, age: number, now: number): void;
+  /** Called when the connection of a client has closed. */
   disconnected(client: Client): void;
   fault(what: string): void;
 }

@@ -43,7 +43,7 @@ ${SCENARIO_NAMES.map((name) => `                           ${name.padEnd(10)} ${
   --clients <number>     number of clients, even (as many as descriptors allow, up to ${CLIENTS_DEFAULT})
   --crowd <number>       further clients that are online and send nothing (0)
   --window <number>      messages in flight per client: each delivery sends the next one (1);
-                         in the scenario login: clients that log in and out, in addition to --clients (${CHURN_CLIENTS_DEFAULT})
+                         in the scenario login: clients that log in and out, besides --clients (${CHURN_CLIENTS_DEFAULT})
   --rate <number>        messages per second of all clients together, sent on time whether or not earlier ones have
                          arrived; latencies count from the time at which a message was due
   --payload <bytes>      length of a message's text, at least ${PAYLOAD_BYTES_MIN} (64)

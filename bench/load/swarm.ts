@@ -43,7 +43,7 @@ export class Swarm implements SwarmState {
   isWorking = false;
   readonly #report: (progress: string) => void;
   readonly #faults = new Set<string>();
-  /** Receivers that a broadcast has not reached, by broadcaster and sequence modulo BROADCASTS_IN_FLIGHT_MAX. */
+  /** Receivers that a broadcast has not reached, by `slotOf`; and the number of receivers of each broadcast. */
   readonly #receiversLeft: Int32Array;
   readonly #receivers: number;
   #messagesSent = 0;
@@ -102,14 +102,12 @@ export class Swarm implements SwarmState {
   }
 
   broadcastSent(broadcaster: number, sequence: number): void {
-    this.#receiversLeft[broadcaster * BROADCASTS_IN_FLIGHT_MAX + (sequence % BROADCASTS_IN_FLIGHT_MAX)] =
-      this.#receivers;
+    this.#receiversLeft[slotOf(broadcaster, sequence)] = this.#receivers;
   }
 
   /** A broadcast has reached one more receiver. The last one makes room for the next broadcast. */
   broadcastReceived(broadcaster: number, sequence: number, age: number, now: number): void {
-    if (--this.#receiversLeft[broadcaster * BROADCASTS_IN_FLIGHT_MAX + (sequence % BROADCASTS_IN_FLIGHT_MAX)]! !== 0)
-      return;
+    if (--this.#receiversLeft[slotOf(broadcaster, sequence)]! !== 0) return;
     this.accepted++;
     this.last.record(age);
     if (this.window > 0 && this.spec.scenario.broadcastEach === 0) this.clients[broadcaster]!.broadcast(now);
@@ -352,6 +350,10 @@ export class Swarm implements SwarmState {
     const unanswered = clients.reduce((sum, each) => sum + each.unanswered, 0);
     if (this.adapter.replies && unanswered !== 0) this.fault(`${unanswered} requests had no reply`);
   }
+}
+
+function slotOf(broadcaster: number, sequence: number): number {
+  return broadcaster * BROADCASTS_IN_FLIGHT_MAX + (sequence % BROADCASTS_IN_FLIGHT_MAX);
 }
 
 function summary(histogram: Histogram): Latency {

@@ -25,8 +25,8 @@ import { digits } from "../report/statistics.ts";
 
 const USAGE = `Usage: bun run bench:micro [options]
 
-Measures single parts, each in a process of its own: after several benchmarks in one process, the compiler stops inlining
-calls. Each measured call repeats the operation a thousand times. Prints nanoseconds per operation.
+Measures single parts, each in a process of its own: after several benchmarks in one process, the compiler stops
+inlining calls. Each measured call repeats the operation a thousand times. Prints nanoseconds per operation.
 
   --filter <text>   measures only parts whose name contains the text
   --case <name>     measures one part in this process

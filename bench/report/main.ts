@@ -214,10 +214,11 @@ class Report {
   td:first-child, th:first-child, .words td { text-align: left; white-space: normal } tr.ours { font-weight: 600 }
 </style>
 <h1>Heartline benchmarks</h1>
-<p>Commit ${escape(commit)}, ${escape(madeAt.slice(0, 10))}. All servers did the same works with the same load generator, in
-alternating runs, each with a new server on one core and the load generator on another. Every payload has a number, so
-losses, duplicates and wrong order are detected. Ratios are taken round by round. A median is followed by its range. In
-flight means sent and not yet received by all receivers. A latency is missing where the load generator was late. Command:
+<p>Commit ${escape(commit)}, ${escape(madeAt.slice(0, 10))}. All servers did the same works with the same load
+generator, in alternating runs, each with a new server on one core and the load generator on another. Every payload has
+a number, so losses, duplicates and wrong order are detected. Ratios are taken round by round. A median is followed by
+its range. In flight means sent and not yet received by all receivers. A latency is missing where the load generator was
+late. Command:
 <code>bun run bench:peers --json results.json &amp;&amp; bun run bench:report results.json</code>.</p>
 ${table(["machine", ""], machineRows, "words")}
 ${table(["server", "version", "description"], peerRows, "words")}

@@ -10,7 +10,7 @@ import { cut, cuts, expectAlike, expectThat, latin1, target } from "./target.ts"
 const TOKEN = "token00000000000000000001";
 const SECRET = "token00000000000000000002";
 
-/** Input from the program at the callback port; a number is a `received` that many bytes after the announced position. */
+/** Input from the program at the callback port; a number n is a `received` n bytes after the announced position. */
 const answer = fc.oneof(
   { weight: 6, arbitrary: fc.constant(`ready ${TOKEN}\n`) },
   { weight: 5, arbitrary: fc.nat({ max: 200 }) },

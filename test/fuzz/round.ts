@@ -5,8 +5,8 @@ import { targets } from "./targets.ts";
 
 /**
  * Runs targets one after another in a process of its own, so that runner.ts survives an input that hangs or kills it.
- * Arguments: the milliseconds per target, `trace` (every input is written) or `-`, and `<target>:<seed>` for each target.
- * It writes a RoundMessage per line.
+ * Arguments: the milliseconds per target, `trace` (every input is written) or `-`, and `<target>:<seed>` for each
+ * target. It writes a RoundMessage per line.
  */
 
 /** A line of JSON on stdout. */

@@ -137,8 +137,8 @@ export class Target {
   }
 
   /**
-   * The open descriptors, sorted: files by name, others by kind. Without segments of the journal, since it needs more of
-   * them under load and keeps them as spares.
+   * The open descriptors, sorted: files by name, others by kind. Without segments of the journal, which has more of them
+   * under load and keeps them as spares.
    */
   get openDescriptors(): string[] {
     try {

@@ -89,11 +89,11 @@ class ChaosUser {
   /** Called at each KillPoint. */
   readonly #killPoint: (point: KillPoint) => void;
   #client: ChatClient | null = null;
-  #isIn = false;
+  #isLoggedIn = false;
   #token = "";
   #isDisconnected = false;
   #isLeaving = false;
-  unanswered = 0;
+  pendingReplies = 0;
   /** The block that this user may set, and the one that may be set against this user. */
   readonly #block: Block | null = null;
   #blockedBy: Block | null = null;
@@ -112,13 +112,13 @@ class ChaosUser {
     this.#write("run");
   }
 
-  get isIn(): boolean {
-    return this.#isIn;
+  get isLoggedIn(): boolean {
+    return this.#isLoggedIn;
   }
 
   /** No request is without a reply, and the user can log out. */
   get isQuiet(): boolean {
-    return !this.#isDisconnected && this.unanswered === 0;
+    return !this.#isDisconnected && this.pendingReplies === 0;
   }
 
   #write(lines: string): void {
@@ -131,7 +131,7 @@ class ChaosUser {
       const client = this.#newClient();
       try {
         await client.login(this.user, PASSWORD);
-        this.#isIn = true;
+        this.#isLoggedIn = true;
         const reason = await client.ended;
         if (!this.#isLeaving) this.#write(`ended ${reason}`);
       } catch (error) {
@@ -141,7 +141,7 @@ class ChaosUser {
         client.close();
         await Bun.sleep(200);
       }
-      this.#isIn = false;
+      this.#isLoggedIn = false;
     }
   }
 
@@ -203,7 +203,7 @@ class ChaosUser {
   /** Sends one random request, unless too many have no reply. Most are messages to one of the partners. */
   send(random: Random): void {
     const client = this.#client;
-    if (!this.#isIn || client === null || this.unanswered >= UNANSWERED_MAX) return;
+    if (!this.#isLoggedIn || client === null || this.pendingReplies >= UNANSWERED_MAX) return;
     if (random.oneIn(50)) return void this.#askOnline(client);
     if (this.#block?.isPending === false && random.oneIn(6)) return void this.#changeBlock(client, this.#block);
     // Every user receives a broadcast: at these odds broadcasts cause about as many deliveries as messages.
@@ -217,7 +217,7 @@ class ChaosUser {
   #sendNumbered(to: string, send: (text: string) => Promise<unknown>): void {
     const number = (this.#numbers.get(to) ?? 0) + 1;
     this.#numbers.set(to, number);
-    this.unanswered++;
+    this.pendingReplies++;
     this.#write(`i ${to} ${number}`);
     const asked = this.#blockedBy?.changes ?? 0;
     const block = (): BlockState => (to === this.#blockedBy?.by ? this.#blockedBy.stateSince(asked) : "free");
@@ -237,7 +237,7 @@ class ChaosUser {
 
   /** Requests `online`, whose reply differs from that of a message: replies must not change places. */
   async #askOnline(client: ChatClient): Promise<void> {
-    this.unanswered++;
+    this.pendingReplies++;
     const threat = this.#blockedBy;
     const asked = threat?.changes ?? 0;
     const { names } = await client.online().catch(() => ({ names: ["u0"] }));
@@ -250,7 +250,7 @@ class ChaosUser {
   async #changeBlock(client: ChatClient, block: Block): Promise<void> {
     const { other, state } = block;
     const wanted = state === "blocked" ? "free" : "blocked";
-    this.unanswered++;
+    this.pendingReplies++;
     block.isPending = true;
     block.set("unknown");
     this.#write(`b ${other} unknown`);
@@ -264,7 +264,7 @@ class ChaosUser {
   }
 
   #completed(line: string): void {
-    this.unanswered--;
+    this.pendingReplies--;
     this.#write(line);
   }
 
@@ -302,9 +302,9 @@ function blockIn(log: string): BlockState {
 }
 
 /**
- * The program. Lines on stdin: `stop` (sends nothing more), `leave` (logs out and exits), `die <kill point> <count>` (kills
- * itself at the count-th kill point). Lines on stdout: `in` (all users are logged in), `quiet` (the same, without open
- * requests), `out <users>` and `busy <users>` (the users for which that is not so).
+ * The program. Lines on stdin: `stop` (sends nothing more), `leave` (logs out and exits), `die <kill point> <count>`
+ * (kills itself at the count-th kill point). Lines on stdout: `in` (all users are logged in), `quiet` (also all requests
+ * have replies), `out <users>` (these are not logged in), `busy <users>` (these have requests without a reply).
  */
 async function main(): Promise<void> {
   const spec = JSON.parse(process.argv[2]!) as ClientsSpec;
@@ -324,8 +324,8 @@ async function main(): Promise<void> {
     for (let left = (spec.rate * STEP_MS) / 1000; !stopped && random.below(1000) < left * 1000; left--) {
       random.pick(users).send(random);
     }
-    const out = users.filter(({ isIn }) => !isIn);
-    const busy = stopped ? users.filter(({ isIn, isQuiet }) => isIn && !isQuiet) : [];
+    const out = users.filter(({ isLoggedIn }) => !isLoggedIn);
+    const busy = stopped ? users.filter(({ isLoggedIn, isQuiet }) => isLoggedIn && !isQuiet) : [];
     const waiting = [...out, ...busy].map(({ user }) => user).join(" ");
     const state = out.length > 0 ? `out ${waiting}` : !stopped ? "in" : busy.length > 0 ? `busy ${waiting}` : "quiet";
     if (state !== reported) process.stdout.write(`${(reported = state)}\n`);

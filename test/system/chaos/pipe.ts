@@ -21,9 +21,9 @@ export interface PipeSpec {
 }
 
 /**
- * One user that fetches its messages again and again with a terminal client that writes to a pipe. The reader of the pipe
- * is slow, pauses for longer than the idle timeout, and often closes the pipe before the end. Every byte in the pipe is
- * read: together the fetches must show each message of the other user once and in order.
+ * One user that fetches its messages again and again with a terminal client that writes to a pipe. The reader of the
+ * pipe is slow, pauses for longer than the idle timeout, and often closes the pipe before the end. Every byte in the pipe
+ * is read: together the fetches must show each message of the other user once and in order.
  */
 export class PipeReader {
   readonly #spec: PipeSpec;
@@ -63,11 +63,11 @@ export class PipeReader {
 
   async #sendLoop(): Promise<void> {
     while (!this.#faultsStopped) {
-      const isIn = await this.#sender.login(this.#spec.sender, PASSWORD).then(
+      const isLoggedIn = await this.#sender.login(this.#spec.sender, PASSWORD).then(
         () => true,
         () => false,
       );
-      if (isIn) break;
+      if (isLoggedIn) break;
       await Bun.sleep(100);
     }
     while (!this.#faultsStopped) {

@@ -1,6 +1,6 @@
 /**
- * Checks the positions that the server states, from the bytes that pass the proxies: the counts of `alive`, `resume` and
- * `received=`. Whether messages arrive is checked by verdict.ts.
+ * Checks the positions that the server states, from the bytes that pass the proxies: the counts of `alive`, `resume`
+ * and `received=`. Whether messages arrive is checked by verdict.ts.
  */
 import type { Observer } from "./fault-proxy.ts";
 
@@ -28,8 +28,8 @@ const STREAMS_MAX = 20_000;
 
 /**
  * The model of all sessions. A position in a reply to `alive` or `resume` or in `received=` must never be lower than an
- * earlier one of the session, and must be the end of a request. What passes the proxy has left the server, so this holds
- * across crashes.
+ * earlier one of the session, and must be the end of a request. What passes the proxy has left the server, so this
+ * holds across crashes.
  */
 export class ReferenceModel {
   readonly fault: (what: string) => void;
@@ -94,8 +94,8 @@ export class ReferenceModel {
   }
 
   /**
-   * The server has stated a position in the client's stream. It must be the end of a request and at least `least`: after a
-   * `resume`, replies are sent again with their old positions.
+   * The server has stated a position in the client's stream. It must be the end of a request and at least `least`: after
+   * a `resume`, replies are sent again with their old positions.
    */
   checkPosition(stream: Stream, position: number, least = stream.actedUpTo): void {
     const { user, unanswered } = stream;

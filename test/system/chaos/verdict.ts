@@ -50,8 +50,8 @@ class Log {
   /** Messages by `<to> <number>`, broadcasts by `* <number>`. */
   readonly sent = new Map<string, Message>();
   /**
-   * What was shown, as `<from> <number>` or `*<from> <number>`. `s` means that everything before it was saved; `run` is a
-   * start of the process.
+   * What was shown, as `<from> <number>` or `*<from> <number>`. `s` means that everything before it was saved; `run` is
+   * a start of the process.
    */
   readonly shown: string[] = [];
   readonly faults: string[] = [];

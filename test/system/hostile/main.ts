@@ -27,14 +27,15 @@ const SAMPLE_MS = 100;
 
 const USAGE = `Usage: bun run bench:hostile [options] [-- <options of the server>]
 
-Measures what hostile clients cost ordinary users. ${ORDINARY_USERS} ordinary users, half of them with resumable sessions, send messages
-to each other and broadcast. For each attack a new server runs on one core and the load generator of the ordinary users
-on another; the hostile clients run at idle priority on the server's core. Slices without and with the attack alternate.
+Measures what hostile clients cost ordinary users. ${ORDINARY_USERS} ordinary users, half of them with resumable sessions,
+send messages to each other and broadcast. For each attack a new server runs on one core and the load generator of the
+ordinary users on another; the hostile clients run at idle priority on the server's core. Slices without and with the
+attack alternate.
 
 No ordinary user may be disconnected, and none of their messages may be lost, twice or out of order. The median p99 with
-the attack may be ${RATIO_MAX} times the quiet p99 of the same round. The first round warms the server up: its p99 is reported and does
-not count. A round in which the load generator was late in the quiet slice is repeated. Jumps of the clock are tested in
-test/simulation.
+the attack may be ${RATIO_MAX} times the quiet p99 of the same round. The first round warms the server up: its p99 is
+reported and does not count. A round in which the load generator was late in the quiet slice is repeated. Jumps of the
+clock are tested in test/simulation.
 
   --attacks <list>       attacks to run (all):
 ${FAULT_SCENARIO_NAMES.map((name) => `                           ${name.padEnd(10)} ${faultScenario(name).help}`).join("\n")}

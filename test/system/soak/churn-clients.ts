@@ -208,8 +208,8 @@ class ChurnClient {
   }
 
   /**
-   * A request without a reply at a disconnect is repeated at the next login, or its outcome is unknown because the server
-   * had acted on it already. The message must arrive in both cases.
+   * A request without a reply at a disconnect is repeated at the next login, or its outcome is unknown because the
+   * server had acted on it already. The message must arrive in both cases.
    */
   #refused(error: ChatError | null): void {
     if (error === null || error.code === "closed" || error.code === "unknown_outcome") return;
