@@ -8,21 +8,32 @@ import { parseArgs } from "node:util";
 
 type Values = Partial<Record<string, string | boolean>>;
 
-/** The parsed options of a program. Each option takes a value, except `--help`. */
-export class CommandLine<Name extends string> {
+/** What a program accepts. */
+interface Syntax<Name extends string, Flag extends string> {
+  /** Options with a value. */
+  options: readonly Name[];
+  /** Options without a value, besides `--help`. */
+  flags?: readonly Flag[];
+  /** Arguments after `--` are passed to another program. */
+  takesRest?: true;
+}
+
+/** The parsed options of a program. */
+export class CommandLine<Name extends string, Flag extends string = never> {
   readonly #values: Values;
   /** The arguments after `--`, for another program. */
   readonly rest: readonly string[];
 
   /** Throws UsageError. */
-  constructor(all: string[], names: readonly Name[], takesRest = false) {
+  constructor(all: string[], { options: names, flags = [], takesRest }: Syntax<Name, Flag>) {
     const end = takesRest && all.includes("--") ? all.indexOf("--") : all.length;
     const args = all.slice(0, end);
     this.rest = all.slice(end + 1);
-    const options: Record<string, { type: "string" } | { type: "boolean"; short: string }> = {
+    const options: Record<string, { type: "string" } | { type: "boolean"; short?: string }> = {
       help: { type: "boolean", short: "h" },
     };
     for (const name of names) options[name] = { type: "string" };
+    for (const name of flags) options[name] = { type: "boolean" };
     try {
       this.#values = parseArgs({ args, options }).values as Values;
     } catch (error) {
@@ -32,6 +43,10 @@ export class CommandLine<Name extends string> {
 
   get wantsHelp(): boolean {
     return this.#values.help === true;
+  }
+
+  flag(name: Flag): boolean {
+    return this.#values[name] === true;
   }
 
   text(name: Name): string | null {
@@ -71,20 +86,13 @@ export class CommandLine<Name extends string> {
  * Runs a program: `--help` prints the usage. An invalid command line prints one line and exits with 2, an error that
  * `failures` accepts prints one line and exits with 1. Otherwise `main` returns the exit code.
  */
-export async function runProgram<Name extends string>(
-  program: {
-    name: string;
-    usage: string;
-    options: readonly Name[];
-    /** Arguments after `--` are passed to the server. */
-    takesRest?: true;
-    failures: (error: unknown) => boolean;
-  },
-  main: (line: CommandLine<Name>) => Promise<number>,
+export async function runProgram<Name extends string, Flag extends string = never>(
+  program: Syntax<Name, Flag> & { name: string; usage: string; failures: (error: unknown) => boolean },
+  main: (line: CommandLine<Name, Flag>) => Promise<number>,
 ): Promise<void> {
-  const { name, usage, options, takesRest, failures } = program;
+  const { name, usage, failures } = program;
   try {
-    const line = new CommandLine(process.argv.slice(2), options, takesRest);
+    const line = new CommandLine(process.argv.slice(2), program);
     if (line.wantsHelp) process.stdout.write(usage);
     else process.exitCode = await main(line);
   } catch (error) {

@@ -292,7 +292,7 @@ export class Swarm implements SwarmState {
       const delivered = Math.round((1000 * (now.delivered - before.delivered)) / passedMs);
       series.push({ delivered, core: (now.cpuNs - before.cpuNs) / 1e6 / passedMs });
       const count = delivered > 0 ? delivered : Math.round((1000 * (now.accepted - before.accepted)) / passedMs);
-      this.#report(`measuring: ${count.toLocaleString("en")} a second`);
+      this.#report(`measuring: ${count.toLocaleString("en")} per second`);
       before = now;
     }
     return series;

@@ -2,11 +2,10 @@
  * `bun run chaos`: options, and the course of a run: start everything, enable faults, stop them, wait until everything
  * has arrived, start everything once more, judge. What is compared is in verdict.ts and reference-model.ts.
  */
-import { UsageError, usageError } from "../../../src/usage-error.ts";
 import { mkdirSync, mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { parseArgs } from "node:util";
+import { type CommandLine, runProgram } from "../../../bench/command-line.ts";
 import { Random } from "../../support/random.ts";
 import { isCallback, nameOf } from "./clients.ts";
 import { Group } from "./group.ts";
@@ -34,6 +33,8 @@ shown. Everything runs on this machine, in temporary folders that are removed.
 Exit code: 0 when every message arrived once and in order; 1 otherwise; 2 for an invalid command line.
 `;
 
+const OPTIONS = ["seed", "seconds", "clients", "server-kills", "durability"] as const;
+
 const MESSAGES_PER_CLIENT = 4;
 const STEP_MS = 50;
 /** At each step, one connection in FAULT_ODDS is cut or stalled. */
@@ -54,42 +55,20 @@ interface Options {
   limitLoopback: boolean;
 }
 
-function parseOptions(args: string[]): Options | null {
-  const text = { type: "string" } as const;
-  const options = {
-    seed: text,
-    seconds: text,
-    clients: text,
-    "server-kills": text,
-    durability: text,
-    "limit-loopback": { type: "boolean" },
-    help: { type: "boolean", short: "h" },
-  } as const;
-  type Given = Exclude<keyof typeof options, "help" | "limit-loopback">;
-  let values: { [name in Given]?: string } & { help?: boolean; "limit-loopback"?: boolean };
-  try {
-    ({ values } = parseArgs({ args, options }));
-  } catch (error) {
-    throw usageError(error);
-  }
-  if (values.help === true) return null;
-  const number = (name: Given, fallback: number, least: number, most: number): number => {
-    const given = values[name] ?? String(fallback);
-    if (/^\d+$/.test(given) && Number(given) >= least && Number(given) <= most) return Number(given);
-    throw new UsageError(`--${name} takes a whole number from ${least} to ${most}, not "${given}"`);
-  };
-  const { durability = "process" } = values;
-  if (!["none", "process", "power"].includes(durability)) {
-    throw new UsageError(`--durability takes none, process or power, not "${durability}"`);
-  }
-  const seconds = number("seconds", 10, 1, 86_400);
+function parseOptions(line: CommandLine<(typeof OPTIONS)[number], "limit-loopback">): Options {
+  const seconds = line.number("seconds", 10, 1, 86_400);
   return {
-    limitLoopback: values["limit-loopback"] === true,
     seconds,
-    durability,
-    clients: number("clients", 200, 2, 2_000),
-    seed: number("seed", Math.floor(Math.random() * 2 ** 31), 0, 2 ** 32 - 1),
-    serverKills: number("server-kills", Math.min(10_000, Math.round(seconds / SECONDS_PER_SERVER_KILL)), 0, 10_000),
+    clients: line.number("clients", 200, 2, 2_000),
+    seed: line.number("seed", Math.floor(Math.random() * 2 ** 31), 0, 2 ** 32 - 1),
+    serverKills: line.number(
+      "server-kills",
+      Math.min(10_000, Math.round(seconds / SECONDS_PER_SERVER_KILL)),
+      0,
+      10_000,
+    ),
+    durability: line.choice("durability", "process", ["none", "process", "power"]),
+    limitLoopback: line.flag("limit-loopback"),
   };
 }
 
@@ -346,12 +325,7 @@ class Chaos {
   }
 }
 
-async function main(): Promise<number> {
-  const options = parseOptions(process.argv.slice(2));
-  if (options === null) {
-    process.stdout.write(USAGE);
-    return 0;
-  }
+async function main(options: Options): Promise<number> {
   process.stderr.write(`seed ${options.seed}\n`);
   const chaos = new Chaos(options);
   const { promise: interrupted, resolve } = Promise.withResolvers<number>();
@@ -364,11 +338,8 @@ async function main(): Promise<number> {
   }
 }
 
-try {
-  process.exit(await main());
-} catch (error) {
-  const isUsage = error instanceof UsageError;
-  const { message } = error as Error;
-  process.stderr.write(`chaos: ${message}${isUsage ? " (--help lists the options)" : ""}\n`);
-  process.exit(isUsage ? 2 : 1);
-}
+await runProgram(
+  { name: "chaos", usage: USAGE, options: OPTIONS, flags: ["limit-loopback"], failures: () => true },
+  (line) => main(parseOptions(line)),
+);
+process.exit();
