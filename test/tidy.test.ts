@@ -36,7 +36,7 @@ const REPLACED: Record<string, string> = {
   ConnectionAuthorizer: "Doorkeeper",
   PendingReply: "Asker",
   Backoff: "Pauses",
-  Output: "Surface",
+  Output: "Surface surface",
   "runInteractive, runScript": "converse",
   // Benchmarks and system tests
   "BenchmarkRunner, BenchmarkError": "Contest contest ContestError",

@@ -2,7 +2,8 @@ import fc from "fast-check";
 import { ChatClient, ChatError, type ChatEvent } from "../../src/client/client.ts";
 import { Display, type Printable, rendered, rowsOf } from "../../src/terminal/display.ts";
 import { decode, parseEvent } from "../../src/client/event.ts";
-import { Terminal, explain } from "../../src/terminal/terminal.ts";
+import { explainError } from "../../src/terminal/explanations.ts";
+import { Terminal } from "../../src/terminal/terminal.ts";
 import { expectThat, latin1, target } from "./target.ts";
 
 /** Characters that move the cursor, break a line, or change the direction of text. */
@@ -73,23 +74,23 @@ export const display = target(
   ({ lines, refusal, zone, colored }) => {
     process.env.TZ = zone;
     const shown: string[] = [];
-    const surface = {
+    const output = {
       print: async (text: string) => void shown.push(text),
       fail: (text: string) => void shown.push(text),
     };
     const client = new ChatClient({ host: "127.0.0.1", port: 1 });
     const words = new Display(colored);
-    const terminal = new Terminal(client, surface, words);
+    const terminal = new Terminal(client, output, words);
     terminal.start();
     for (const line of lines) {
       const bytes = latin1(line);
       const event = parseEvent(bytes, 0, bytes.length);
-      if (event !== null) for (const one of clientEvents(event)) terminal.hear(one);
+      if (event !== null) for (const one of clientEvents(event)) terminal.showEvent(one);
     }
     const [code = "", ...detail] = latin1(refusal.join(" ")).toString().split(" ");
     const error = new ChatError(code, detail.join(" "));
-    terminal.recover(decode(latin1(lines[0]!), 0, lines[0]!.length), error);
-    shown.push(words.failure(explain(error, "bob")));
+    terminal.showRecovered(decode(latin1(lines[0]!), 0, lines[0]!.length), error);
+    shown.push(words.failure(explainError(error, "bob")));
     shown.push(...terminal.complete("message ")[0]);
     for (const text of shown) {
       expectThat(typeof text === "string", () => `it prints ${typeof text}`);
