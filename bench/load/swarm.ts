@@ -50,13 +50,9 @@ export class Swarm implements SwarmState {
   #nextBroadcaster = 0;
   /** Swapped with `dirty` each turn. */
   #spareDirty: Client[] = [];
-  /** The turns go on. */
-  #isRunning = true;
-  /** The login loops go on. */
-  #loginLoopsRun = true;
+  /** Loading: clients send. Draining: they wait for what is in flight. Closed: a closed connection is not a fault. */
+  #state: "loading" | "draining" | "closed" = "loading";
   #loginsBegun = 0;
-  /** Closed connections are not faults any more. */
-  #isClosing = false;
   /** Open loop: when the next message is due, in tenths of µs; messages per second; the index of its sender. */
   #dueTenths = 0;
   #rate = 0;
@@ -89,7 +85,7 @@ export class Swarm implements SwarmState {
 
   disconnected(client: Client): void {
     client.socket = null;
-    if (this.#isClosing || client.isLoggedOut) return;
+    if (this.#state === "closed" || client.isLoggedOut) return;
     this.#dropped++;
     this.fault("the server closed a connection");
   }
@@ -186,11 +182,10 @@ export class Swarm implements SwarmState {
   /** Stops sending, waits for everything in flight, and returns `slice` with the totals and the errors. */
   async end(slice: Slice): Promise<Outcome> {
     this.window = this.#rate = 0;
-    this.#loginLoopsRun = false;
+    this.#state = "draining";
     await Promise.all(this.#loginLoops);
     await this.#drain();
     clearInterval(this.#ackTimer);
-    this.#isRunning = false;
     const sent = this.clients.reduce((sum, each) => sum + each.messagesSent + each.broadcastsSent, 0);
     return { ...slice, ...this.#errors(), sent, refused: this.refused, faults: [...this.#faults] };
   }
@@ -213,7 +208,7 @@ export class Swarm implements SwarmState {
 
   /** Scenario login: one user logs in and out, again and again. */
   async #loginLoop(index: number): Promise<void> {
-    while (this.#loginLoopsRun && this.#faults.size === 0) {
+    while (this.#state === "loading" && this.#faults.size === 0) {
       const client = new Client(this, index);
       const beganMs = performance.now();
       await client.login();
@@ -242,7 +237,7 @@ export class Swarm implements SwarmState {
       if (!this.isWorking) this.#idleMs += nowMs - sinceMs;
       this.isWorking = false;
       sinceMs = nowMs;
-      if (this.#isRunning) setImmediate(turn);
+      if (this.#state !== "closed") setImmediate(turn);
     };
     setImmediate(turn);
   }
@@ -318,7 +313,7 @@ export class Swarm implements SwarmState {
   }
 
   async #untilFault(): Promise<void> {
-    while (this.#faults.size === 0 && this.#isRunning) await Bun.sleep(100);
+    while (this.#faults.size === 0 && this.#state !== "closed") await Bun.sleep(100);
   }
 
   /** Waits until everything sent has arrived and has its reply. What has not arrived in time counts as lost. */
@@ -344,7 +339,7 @@ export class Swarm implements SwarmState {
     };
     for (let waitedMs = 0; waitedMs < DRAIN_MS && !isDone() && this.#faults.size === 0; waitedMs += 20)
       await Bun.sleep(20);
-    this.#isClosing = true;
+    this.#state = "closed";
     // After a fault there was no wait, so what is still in flight is not lost.
     if (this.#faults.size === 0) for (const { stream, sent } of streams) tally.end(stream, sent);
     const unanswered = clients.reduce((sum, each) => sum + each.unanswered, 0);
