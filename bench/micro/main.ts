@@ -1,3 +1,4 @@
+/** `bun run bench:micro`: the parts that are measured, and a process of its own for each. */
 import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -16,23 +17,24 @@ import type { Store } from "../../src/storage/store.ts";
 import { Account } from "../../src/chat/session.ts";
 import { WheelTimer, TimerWheel } from "../../src/timer-wheel.ts";
 import { TimerHeap } from "./heap.ts";
-import { type CommandLine, Progress, runProgram } from "../command-line.ts";
+import { type CommandLine, Progress, onInterrupt, runProgram } from "../command-line.ts";
 import { UsageError } from "../../src/usage-error.ts";
 import { Histogram } from "../report/histogram.ts";
 import { digits } from "../report/statistics.ts";
 
 const USAGE = `Usage: bun run bench:micro [options]
 
-Measures single parts in nanoseconds per operation. Each part has its own process, since the compiler inlines less after
-several benchmarks in one process. A measured call performs 1,000 operations, so that its own cost does not count.
+Measures single parts, each in a process of its own: after several benchmarks in one process, the compiler stops
+inlining calls. Each measured call repeats the operation a thousand times. Prints nanoseconds per operation.
 
-  --filter <text>   only parts whose name contains the text
-  --case <name>     one part, in this process
-  --help            show this page
+  --filter <text>   measures only parts whose name contains the text
+  --case <name>     measures one part in this process
+  --help            prints this page
 `;
 
-/** Prepares a part; returns a function that performs OPERATIONS of it. */
+/** Operations per measured call. */
 const OPERATIONS = 1000;
+/** Prepares a part and returns the function to measure, which does OPERATIONS operations. */
 type Part = () => () => unknown;
 
 const turn = { markDirty: (): void => {} };
@@ -68,7 +70,7 @@ const PARTS: Record<string, Part> = {
       return number;
     };
   },
-  "broadcast: a line to 1,000 outboxes in sync, each": () => {
+  "broadcast: a line to 1,000 outboxes in sync, per outbox": () => {
     const group = new BroadcastGroup(turn);
     const head = encode("broadcast columbia ");
     for (let i = 0; i < OPERATIONS; i++) {
@@ -94,7 +96,7 @@ const PARTS: Record<string, Part> = {
       wheel.schedule(timers[i]!, kind, 35_000 + (i % 1000));
     };
   }),
-  ...timers("wheel: a line arrives (one store)", (count) => {
+  ...timers("wheel: note activity (one store; the timer stays)", (count) => {
     const wheel = new TimerWheel();
     const kind = wheel.kind(() => {});
     const sessions = Array.from({ length: count }, () => ({ lastActivityMs: 0 }));
@@ -112,7 +114,7 @@ const PARTS: Record<string, Part> = {
       heap.schedule(i, ++now + 35_000);
     };
   }),
-  ...timers("binary heap: a line arrives (rearm)", (count) => {
+  ...timers("binary heap: note activity (the timer moves)", (count) => {
     const heap = new TimerHeap(count);
     for (let i = 0; i < count; i++) heap.schedule(i, 35_000 + (i % 1000));
     let now = 0;
@@ -171,9 +173,9 @@ const PARTS: Record<string, Part> = {
         outbox.durable = outbox.end;
         while (outbox.peek()) outbox.advance(outbox.pieceEnd - outbox.pieceStart);
         store.acked(account, outbox.ackedNumber);
-        // No messages are left in old segments here.
+        // In the server the MailboxScheduler does this. Here old segments contain nothing that is unacknowledged.
         if (store.spillUpTo !== null) store.spilled();
-        if (store.save() !== true) throw new Error("the disk refuses");
+        if (store.save() !== true) throw new Error("the journal cannot be written");
       }
     };
   },
@@ -203,7 +205,7 @@ function repeat(operation: () => unknown): () => unknown {
   };
 }
 
-/** With 1,000 and with 100,000 armed timers, in an order that no cache predicts. */
+/** Parts with 1,000 and with 100,000 timers armed, in an order that the CPU cannot prefetch. */
 function timers(name: string, prepare: (count: number) => (index: number) => unknown): Record<string, Part> {
   const parts: Record<string, Part> = {};
   for (const count of [1_000, 100_000]) {
@@ -214,7 +216,7 @@ function timers(name: string, prepare: (count: number) => (index: number) => unk
       return () => {
         for (let i = 0; i < OPERATIONS; i++) {
           at += step;
-          if (at >= count) at -= count; // A division would cost as much as the operation.
+          if (at >= count) at -= count; // A division would take as long as the measured operation.
           operation(at);
         }
         return at;
@@ -224,7 +226,7 @@ function timers(name: string, prepare: (count: number) => (index: number) => unk
   return parts;
 }
 
-/** Warms the code up: mitata measures in batches only when the first call is fast. */
+/** Runs the part warm before the measurement: mitata measures in batches only when the first call is fast. */
 async function measured(name: string): Promise<void> {
   const run = PARTS[name]!();
   for (let i = 0; i < 200; i++) run();
@@ -243,16 +245,22 @@ async function main(line: CommandLine<"filter" | "case">): Promise<number> {
   const names = Object.keys(PARTS).filter((name) => name.includes(line.text("filter") ?? ""));
   if (names.length === 0) throw new UsageError(`--filter matches no part: "${line.text("filter")}"`);
   const progress = new Progress();
+  let child: Bun.Subprocess | null = null;
+  onInterrupt(() => {
+    progress.clear();
+    child?.kill();
+  });
   process.stdout.write(
-    `${"ns an operation".padEnd(66)}${"median".padStart(10)}${"min".padStart(10)}${"max".padStart(10)}\n`,
+    `${"ns per operation".padEnd(66)}${"median".padStart(10)}${"min".padStart(10)}${"max".padStart(10)}\n`,
   );
   let failed = 0;
   for (const [i, name] of names.entries()) {
-    progress.say(`${i + 1} of ${names.length}: ${name}`);
-    const child = Bun.spawn([process.execPath, import.meta.path, "--case", name], { stdout: "pipe", stderr: "pipe" });
-    const [out, errors] = await Promise.all([child.stdout.text(), child.stderr.text()]);
+    progress.show(`${i + 1} of ${names.length}: ${name}`);
+    const part = Bun.spawn([process.execPath, import.meta.path, "--case", name], { stdout: "pipe", stderr: "pipe" });
+    child = part;
+    const [out, errors] = await Promise.all([part.stdout.text(), part.stderr.text()]);
     progress.clear();
-    if ((await child.exited) !== 0) {
+    if ((await part.exited) !== 0) {
       failed++;
       process.stderr.write(`${name} failed: ${errors.slice(0, 500)}\n`);
       continue;
