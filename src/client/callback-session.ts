@@ -6,27 +6,20 @@ import { decode } from "./event.ts";
 import { DeliveryQueue } from "./delivery.ts";
 import { Heartbeat } from "./heartbeat.ts";
 import { ServerConnection } from "./server-connection.ts";
-import { Greetings } from "./p2p/listener.ts";
+import { UnauthenticatedCallers } from "./p2p/listener.ts";
+import { ChatError } from "./errors.ts";
+import { type Login, loginLine, parseLogin } from "./login.ts";
 import {
-  ANSWER_MS,
-  type PendingReply,
-  type ChatSession,
-  ChatError,
-  type Login,
-  Backoff,
-  STAYS_AWAY,
-  type SessionListener,
-  type SessionOptions,
-  type StateStore,
-  answer,
   goodbyeReason,
-  isOwn,
-  loginLine,
-  parseLogin,
+  isSessionRequest,
+  type PendingReply,
   refusalIn,
-  retry,
+  settleReply,
   startsWithWord,
-} from "./request.ts";
+  FINAL_REASONS,
+} from "./reply.ts";
+import { Backoff, REPLY_TIMEOUT_MS, retry } from "./retry.ts";
+import type { ChatSession, SessionListener, SessionOptions, StateStore } from "./session.ts";
 
 /** The server calls right after a login; a client that hears nothing for so long cannot be reached. */
 const FIRST_CALL_MS = 5_000;
@@ -74,7 +67,7 @@ export class CallbackSession implements ChatSession {
   #store: StateStore | null = null;
   #port: TCPSocketListener<Call> | null = null;
   /** Callers that have not shown the secret, and the last one that has: the server calls once at a time. */
-  readonly #greetings = new Greetings<Socket<Call>>((socket) => socket.terminate());
+  readonly #greetings = new UnauthenticatedCallers<Socket<Call>>((socket) => socket.terminate());
   #call: Socket<Call> | null = null;
   #user = "";
   /** How it logs in, but for `callback=` and `after=`. */
@@ -140,15 +133,14 @@ export class CallbackSession implements ChatSession {
     this.#secret = Promise.withResolvers();
     this.#firstCall = Promise.withResolvers();
     const words = await this.#say(`${this.#login} callback=${this.#port.port}${after}`);
-    const { token, silenceMs, more } = parseLogin(words);
-    const option = (name: string): string | undefined => more.find((word) => word.startsWith(name))?.slice(name.length);
+    const { token, silenceMs, secret, actedOn } = parseLogin(words);
     this.#token = token;
     this.#stream.restart();
-    this.#acted = Number(option("received=") ?? Number.POSITIVE_INFINITY);
+    this.#acted = actedOn;
     this.#saved = false;
     this.#save();
     this.#listener.began(this.#user);
-    this.#secret.resolve(option("secret=") ?? "");
+    this.#secret.resolve(secret);
     this.#heartbeat.start(silenceMs);
     const inTime = await Promise.race([this.#firstCall.promise.then(() => true), Bun.sleep(FIRST_CALL_MS)]);
     if (inTime !== true) {
@@ -180,21 +172,21 @@ export class CallbackSession implements ChatSession {
       const { code, detail } = error as ChatError;
       if (code !== "unknown_session" || line.startsWith("logout")) throw error;
       const [word = ""] = detail.split(" ");
-      if (STAYS_AWAY.includes(word)) this.#end(word);
+      if (FINAL_REASONS.includes(word)) this.#end(word);
       else await this.#comeBack(secret);
-      if (isOwn(line)) throw error;
+      if (isSessionRequest(line)) throw error;
       return this.#ask(line);
     }
   }
 
-  async confirm(): Promise<void> {
+  async ack(): Promise<void> {
     const startMs = performance.now();
     await this.#confirm();
     // While something waits the server calls again at once, which takes it one round trip; the request took two.
     const nextCallMs = this.#stream.read > 0 ? NEXT_CALL_MS : FIRST_DELIVERY_MS;
     await Bun.sleep(Math.max(nextCallMs, performance.now() - startMs));
     // A call that is in progress ends when everything that it brought is delivered and acknowledged.
-    if (this.#call !== null) await Promise.race([this.#call.data.closed.promise, Bun.sleep(ANSWER_MS)]);
+    if (this.#call !== null) await Promise.race([this.#call.data.closed.promise, Bun.sleep(REPLY_TIMEOUT_MS)]);
     await this.#stream.settled();
   }
 
@@ -233,7 +225,7 @@ export class CallbackSession implements ChatSession {
     const link = await ServerConnection.connect(this.#options, {
       line: (bytes, start, end) => {
         const isOk = startsWithWord(bytes, start, end, "ok");
-        if (isOk || refusalIn(bytes, start, end) !== null) answer(awaited, isOk, bytes, start, end);
+        if (isOk || refusalIn(bytes, start, end) !== null) settleReply(awaited, isOk, bytes, start, end);
       },
       checkpoint: () => {},
       // It was acted on or not: nobody knows.
@@ -243,7 +235,7 @@ export class CallbackSession implements ChatSession {
     });
     link.send(line);
     // A server that does not answer must not hold up the requests behind this one for ever.
-    const deadline = setTimeout(() => link.close(), ANSWER_MS);
+    const deadline = setTimeout(() => link.close(), REPLY_TIMEOUT_MS);
     return promise.finally(() => {
       clearTimeout(deadline);
       link.close();
@@ -254,7 +246,7 @@ export class CallbackSession implements ChatSession {
   async #comeBack(secret: PromiseWithResolvers<string> | null): Promise<void> {
     if (secret !== this.#secret) return;
     this.#listener.lost();
-    if (this.#pauses.sinceLastMs > ANSWER_MS) this.#pauses = new Backoff();
+    if (this.#pauses.sinceLastMs > REPLY_TIMEOUT_MS) this.#pauses = new Backoff();
     await this.#pauses.next();
     const attempt = async (): Promise<void> => {
       await this.#stream.settledForNext(this.#requests > 0);
@@ -354,7 +346,7 @@ export class CallbackSession implements ChatSession {
     socket.data.isAnswered = true;
     if (secret !== this.#secret) return void socket.end();
     socket.end(`received ${this.#stream.delivered}\n`);
-    if (STAYS_AWAY.includes(goodbye)) this.#end(goodbye);
+    if (FINAL_REASONS.includes(goodbye)) this.#end(goodbye);
     else if (goodbye !== "") this.#last = this.#last.then(() => this.#comeBack(secret));
   }
 

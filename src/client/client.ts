@@ -1,12 +1,16 @@
 import { withZone } from "../runtime/host.ts";
 import { CallbackSession } from "./callback-session.ts";
-import { type ChatEvent, type ConsentEvent, parseEvent } from "./event.ts";
+import { type ChatEvent, type IntroductionEvent, parseEvent } from "./event.ts";
 import { PrivateChats } from "./p2p/private.ts";
-import { ChatError, type ChatSession, type Login, type SessionListener, type StateStore } from "./request.ts";
+import { ChatError } from "./errors.ts";
+import type { Login } from "./login.ts";
+import type { ChatSession, SessionListener, StateStore } from "./session.ts";
 import { StreamSession } from "./stream-session.ts";
 
 export type { ChatEvent } from "./event.ts";
-export { ChatError, type ClientState, type Login, type StateStore } from "./request.ts";
+export { ChatError } from "./errors.ts";
+export type { Login } from "./login.ts";
+export type { ClientState, StateStore } from "./session.ts";
 
 export interface ChatClientOptions {
   host: string;
@@ -92,7 +96,7 @@ export class ChatClient {
         const event = parseEvent(bytes, start, end);
         if (event === null) return;
         this.#note(event);
-        if (isConsent(event)) return this.#private.hear(event);
+        if (isConsent(event)) return this.#private.handle(event);
         return onEvent?.(event);
       },
       began: (user) => {
@@ -214,13 +218,13 @@ export class ChatClient {
     for (let idle = 0; idle < 2 && !this.#hasNews; idle++) {
       const before = this.#stored;
       // In a new session the mailbox begins anew.
-      await this.#session.confirm().catch((error: ChatError) => {
+      await this.#session.ack().catch((error: ChatError) => {
         if (!RENEWED.includes(error.code) || --failuresLeft < 0) throw error;
         idle = -1;
       });
       if (this.#stored > before) idle = -1;
     }
-    if (this.#hasNews) await this.#session.confirm();
+    if (this.#hasNews) await this.#session.ack();
   }
 
   /** Messages come oldest first, so one that was sent after the login follows all that waited at the login. */
@@ -246,7 +250,7 @@ export class ChatClient {
   }
 }
 
-function isConsent(event: NonNullable<ReturnType<typeof parseEvent>>): event is ConsentEvent {
+function isConsent(event: NonNullable<ReturnType<typeof parseEvent>>): event is IntroductionEvent {
   return ["private_request", "address", "expect", "denied"].includes(event.kind);
 }
 

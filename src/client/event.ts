@@ -5,7 +5,7 @@ import { wordEnd } from "../protocol/ascii.ts";
  * What the server passes on. Texts are UTF-8 and not yet fit for a display. A byte that is not UTF-8 is a lone
  * surrogate from U+DC80 to U+DCFF (`toWellFormed()` replaces it), which is sent as that byte when the text is sent on.
  */
-type TalkEvent =
+type ServerEvent =
   | { kind: "message" | "broadcast"; from: string; text: string }
   | { kind: "stored"; from: string; unixMs: number; text: string }
   | { kind: "joined"; user: string }
@@ -13,7 +13,7 @@ type TalkEvent =
   | { kind: "goodbye"; reason: string };
 
 /** What the server says of private chats; a key is empty where there is none. */
-export type ConsentEvent =
+export type IntroductionEvent =
   | { kind: "private_request"; user: string; key: string }
   | { kind: "address"; user: string; host: string; port: number; ticket: string; key: string }
   | { kind: "expect"; user: string; host: string; ticket: string; key: string }
@@ -36,10 +36,10 @@ export type PrivateEvent =
   /** A chat that was agreed to is over. */
   | { kind: "parted"; user: string };
 
-export type ChatEvent = TalkEvent | PrivateEvent;
+export type ChatEvent = ServerEvent | PrivateEvent;
 
 /** An event's line as an event; null for one that this client does not know. */
-export function parseEvent(bytes: Uint8Array, start: number, end: number): TalkEvent | ConsentEvent | null {
+export function parseEvent(bytes: Uint8Array, start: number, end: number): ServerEvent | IntroductionEvent | null {
   let at = start;
   const word = (): string => {
     const from = at;

@@ -1,8 +1,13 @@
 import type { Socket } from "bun";
-import { type Address, ChatError } from "./request.ts";
+import { ChatError } from "./errors.ts";
+import type { ServerAddress } from "./session.ts";
 
 /** Why TLS with that host did not come about, in words for people. */
-export function handshakeFailure({ host, tls }: Address, socket: Socket<undefined>, error: Error | null): ChatError {
+export function handshakeFailure(
+  { host, tls }: ServerAddress,
+  socket: Socket<undefined>,
+  error: Error | null,
+): ChatError {
   const { code, message } = error as NodeJS.ErrnoException;
   switch (code) {
     case "EPROTO": {

@@ -1,9 +1,9 @@
-import { ANSWER_MS } from "./request.ts";
+import { REPLY_TIMEOUT_MS } from "./retry.ts";
 
 const BEAT_MS = 30_000;
 const TICK_MS = 1_000;
 /** Deadline for the answer to a beat. With up to two ticks of delay a dead server is noticed within ANSWER_MS. */
-const BEAT_ANSWER_MS = ANSWER_MS - 2 * TICK_MS;
+const BEAT_ANSWER_MS = REPLY_TIMEOUT_MS - 2 * TICK_MS;
 /** A tick that is later than this follows a suspend of the machine. */
 const SLEPT_MS = 5_000;
 

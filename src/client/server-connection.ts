@@ -5,7 +5,9 @@ import { LineReader } from "../protocol/line-reader.ts";
 import { Outbox } from "../stream/outbox.ts";
 import { LoopTurn, type Sink } from "../stream/turn.ts";
 import { encodeText } from "./event.ts";
-import { ANSWER_MS, type Address, ChatError, NO_ANSWER } from "./request.ts";
+import { ChatError } from "./errors.ts";
+import { NO_REPLY, REPLY_TIMEOUT_MS } from "./retry.ts";
+import type { ServerAddress } from "./session.ts";
 import { handshakeFailure } from "./handshake.ts";
 
 /** The first byte of what TLS answers to anything else. No line begins with it. */
@@ -15,7 +17,7 @@ const TLS_ALERT = 0x15;
 const turn = new LoopTurn();
 
 /** What a link tells. */
-export interface LinkListener {
+export interface ConnectionListener {
   /** A line bytes[start..end), valid during the call, of which `lineBytes` came. */
   line(bytes: Uint8Array, start: number, end: number, lineBytes: number): void;
   /** Lines were told, or something is about to be sent: what must be kept is kept now. */
@@ -26,7 +28,7 @@ export interface LinkListener {
 
 /** A connection to a server, seen from the client: lines in, lines out, one write a turn. */
 export class ServerConnection implements Sink {
-  readonly #listener: LinkListener;
+  readonly #listener: ConnectionListener;
   readonly #reader = new LineReader(SERVER_LINE_BYTES_MAX);
   readonly #outbox = new Outbox(turn, true);
   #socket: Socket<undefined> | null = null;
@@ -36,7 +38,7 @@ export class ServerConnection implements Sink {
   /** Whether an alert of TLS was what it answered, instead of lines; null before it has said anything. */
   speaksTls: boolean | null = null;
 
-  private constructor(listener: LinkListener) {
+  private constructor(listener: ConnectionListener) {
     this.#listener = listener;
     this.#outbox.sink = this;
   }
@@ -45,12 +47,15 @@ export class ServerConnection implements Sink {
    * Connects. Rejects with the system's error (`code` tells which) when nobody listens there, with `untrusted`, or with
    * `closed`; a link that nobody has yet writes nothing, so that nothing leaves before a handshake is done.
    */
-  static async connect({ host, port, tls, connected }: Address, listener: LinkListener): Promise<ServerConnection> {
+  static async connect(
+    { host, port, tls, connected }: ServerAddress,
+    listener: ConnectionListener,
+  ): Promise<ServerConnection> {
     const link = new ServerConnection(listener);
     const ready = Promise.withResolvers<void>();
     const hint = tls === false ? "" : "; perhaps there is no TLS at that port";
-    const late = new ChatError("closed", `${NO_ANSWER}${hint}`);
-    const deadline = setTimeout(() => ready.reject(late), ANSWER_MS);
+    const late = new ChatError("closed", `${NO_REPLY}${hint}`);
+    const deadline = setTimeout(() => ready.reject(late), REPLY_TIMEOUT_MS);
     try {
       const hostname = readHost(host);
       const serverName = nameInCertificate(hostname);

@@ -3,28 +3,19 @@ import { DeliveryQueue } from "./delivery.ts";
 import { encodeText } from "./event.ts";
 import { Heartbeat } from "./heartbeat.ts";
 import { ServerConnection } from "./server-connection.ts";
+import { asChatError, ChatError } from "./errors.ts";
+import { type Login, loginLine, parseLogin } from "./login.ts";
 import {
-  ANSWER_MS,
-  type PendingReply,
-  ChatError,
-  type ChatSession,
-  type Login,
-  NO_ANSWER,
-  Backoff,
-  STAYS_AWAY,
-  type SessionListener,
-  type SessionOptions,
-  type StateStore,
-  answer,
-  asChatError,
   goodbyeReason,
-  isOwn,
-  loginLine,
-  parseLogin,
+  isSessionRequest,
+  type PendingReply,
   refusalIn,
-  retry,
+  settleReply,
   startsWithWord,
-} from "./request.ts";
+  FINAL_REASONS,
+} from "./reply.ts";
+import { Backoff, NO_REPLY, REPLY_TIMEOUT_MS, retry } from "./retry.ts";
+import type { ChatSession, SessionListener, SessionOptions, StateStore } from "./session.ts";
 
 interface Pending extends PendingReply {
   line: string;
@@ -129,8 +120,7 @@ export class StreamSession implements ChatSession {
   /** Logs in, and makes those requests again that an earlier session is known not to have acted on. */
   #logIn(after: string): Promise<Login> {
     return this.#greet(this.#login + after, (reply) => {
-      const { token, silenceMs, more } = parseLogin(reply);
-      const acted = more.find((word) => word.startsWith("received="))?.slice("received=".length);
+      const { token, silenceMs, actedOn } = parseLogin(reply);
       this.#token = token;
       this.#stream.restart();
       this.#at = this.#confirmed = this.#position = 0;
@@ -139,7 +129,7 @@ export class StreamSession implements ChatSession {
       this.#pending = [];
       for (const pending of earlier) {
         // A beat's position is one of the earlier stream: in this one it would confirm what nobody has seen.
-        if (!isOwn(pending.line) && acted !== undefined && pending.position > Number(acted)) this.#send(pending);
+        if (!isSessionRequest(pending.line) && pending.position > actedOn) this.#send(pending);
         else if (pending.line.startsWith("logout")) this.#send({ ...pending, line: "logout" });
         else pending.reject(new ChatError("unknown_outcome"));
       }
@@ -156,7 +146,7 @@ export class StreamSession implements ChatSession {
     });
   }
 
-  async confirm(): Promise<void> {
+  async ack(): Promise<void> {
     await this.#stream.settled();
     await this.#confirm();
   }
@@ -191,9 +181,9 @@ export class StreamSession implements ChatSession {
       const link = this.#link;
       if (link === null) return reject(this.#closedBy);
       const deadline = setTimeout(() => {
-        this.#closedBy = new ChatError("closed", NO_ANSWER);
+        this.#closedBy = new ChatError("closed", NO_REPLY);
         link.close();
-      }, ANSWER_MS);
+      }, REPLY_TIMEOUT_MS);
       const inTime =
         <V>(then: (value: V) => void) =>
         (value: V): void => {
@@ -239,12 +229,12 @@ export class StreamSession implements ChatSession {
       const pending = this.#pending.shift();
       if (pending === undefined) return;
       if (!pending.line.startsWith("alive")) this.#heard();
-      return answer(pending, isOk, bytes, start, end);
+      return settleReply(pending, isOk, bytes, start, end);
     }
     this.#stream.take(this.#at, () => this.#listener.event(bytes, start, end));
     if (this.#stream.delivered === this.#at) this.#heard();
     else this.#regulate();
-    if (reason !== null && (STAYS_AWAY.includes(reason) || this.#options.kind === "plain")) this.#end(reason);
+    if (reason !== null && (FINAL_REASONS.includes(reason) || this.#options.kind === "plain")) this.#end(reason);
   }
 
   /** A line before the stream begins: the reply to `login` or `resume`, a refusal of the connection, or noise. */
@@ -254,7 +244,7 @@ export class StreamSession implements ChatSession {
     if (greeting !== null && (isOk || startsWithWord(bytes, start, end, "err"))) {
       this.#greeting = null;
       this.#isAttached = isOk;
-      answer(greeting, isOk, bytes, start, end);
+      settleReply(greeting, isOk, bytes, start, end);
     } else if (refusal !== null) {
       this.#closedBy = refusal;
       this.#link?.close();
@@ -300,7 +290,7 @@ export class StreamSession implements ChatSession {
     if (this.#saved || this.#hasToldEnd || this.#token === "" || this.#store === null) return;
     this.#saved = true;
     const unanswered = this.#pending
-      .filter(({ line }) => !isOwn(line))
+      .filter(({ line }) => !isSessionRequest(line))
       .map(({ line, position }) => ({ line, position }));
     this.#store.save({ token: this.#token, received: this.#stream.delivered, unanswered });
   }
@@ -322,7 +312,7 @@ export class StreamSession implements ChatSession {
     this.#distrust = "";
     this.#listener.lost();
     const { giveUpMs } = this.#options;
-    if (this.#pauses === null || this.#pauses.sinceLastMs > ANSWER_MS) this.#pauses = new Backoff();
+    if (this.#pauses === null || this.#pauses.sinceLastMs > REPLY_TIMEOUT_MS) this.#pauses = new Backoff();
     const pauses = this.#pauses;
     if (pauses.elapsedMs > giveUpMs) return this.#end("lost");
     await pauses.next();
@@ -332,7 +322,7 @@ export class StreamSession implements ChatSession {
     if (failure === undefined) return this.#listener.back();
     const { code, detail } = failure;
     const [word = ""] = detail.split(" ");
-    if (code === "unknown_session" && STAYS_AWAY.includes(word)) this.#end(word);
+    if (code === "unknown_session" && FINAL_REASONS.includes(word)) this.#end(word);
     else this.#end(code === "closed" ? "lost" : code);
   }
 

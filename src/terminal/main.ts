@@ -5,7 +5,7 @@ import { Display, type Printable, printable, rendered } from "./display.ts";
 import { UsageError } from "../usage-error.ts";
 import { type Options, USAGE, parseOptions } from "./options.ts";
 import { OutputWriter } from "./output.ts";
-import { retry } from "../client/request.ts";
+import { retry } from "../client/retry.ts";
 import { Screen } from "./screen.ts";
 import { SCRIPT_LINE_BYTES_MAX, scriptLines } from "./script.ts";
 import { StateFile, StateInUse, stateFolder } from "./state-file.ts";

@@ -13,7 +13,7 @@ import {
 } from "node:fs";
 import { homedir } from "node:os";
 import { isAbsolute, join } from "node:path";
-import type { ClientState, StateStore } from "../client/request.ts";
+import type { ClientState, StateStore } from "../client/session.ts";
 
 /** The folder for states: `$XDG_STATE_HOME/heartline`, below the home folder when that is not set or no full path. */
 export function stateFolder(): string {

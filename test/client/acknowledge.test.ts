@@ -5,7 +5,7 @@ import { join } from "node:path";
 import { ChatClient, type ChatClientOptions, ChatError, type ChatEvent, type ClientState } from "heartline/client";
 import { DeliveryQueue } from "../../src/client/delivery.ts";
 import { Heartbeat } from "../../src/client/heartbeat.ts";
-import { retry } from "../../src/client/request.ts";
+import { retry } from "../../src/client/retry.ts";
 import { UNDELIVERED_BYTES_MAX } from "../../src/limits.ts";
 import { type FakeConnection, FakeServer } from "../support/fake-server.ts";
 import { PASSWORD, WireServer } from "../support/wire.ts";

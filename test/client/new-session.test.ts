@@ -1,7 +1,7 @@
 import { afterEach, expect, jest, test } from "bun:test";
 import type { Socket, TCPSocketListener } from "bun";
 import { ChatClient } from "heartline/client";
-import { Greetings } from "../../src/client/p2p/listener.ts";
+import { UnauthenticatedCallers } from "../../src/client/p2p/listener.ts";
 import { PRIVATE_AUTH_MS, PRIVATE_AUTHS_MAX } from "../../src/limits.ts";
 import { WireClient } from "../support/wire.ts";
 
@@ -194,7 +194,7 @@ test("a caller that has not shown the secret is cut after 5 s, one that has is n
   jest.useFakeTimers();
   try {
     const cut: string[] = [];
-    const greetings = new Greetings<string>((caller) => void cut.push(caller));
+    const greetings = new UnauthenticatedCallers<string>((caller) => void cut.push(caller));
     greetings.add("silent");
     greetings.add("server");
     greetings.delete("server");

@@ -5,7 +5,7 @@ import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { Proxy } from "../system/chaos/fault-proxy.ts";
-import { Backoff, retry } from "../../src/client/request.ts";
+import { Backoff, retry } from "../../src/client/retry.ts";
 import { type FakeConnection, FakeServer } from "../support/fake-server.ts";
 import { runWith } from "../support/process.ts";
 import { PASSWORD, WireServer } from "../support/wire.ts";

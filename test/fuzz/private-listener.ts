@@ -187,7 +187,7 @@ export const privateListener = target(
       chats.begin("columbia");
       const port = await chats.listen(0);
       await chats.answer("SEAS", true);
-      chats.hear({ kind: "expect", user: "SEAS", host: "127.0.0.1", ticket: TICKET, key: seas.base64 });
+      chats.handle({ kind: "expect", user: "SEAS", host: "127.0.0.1", ticket: TICKET, key: seas.base64 });
       const call = (certificate: Certificate | null | "plain"): Caller => {
         const one = new Caller(port, certificate);
         open.push(one);

@@ -7,7 +7,7 @@ import { join } from "node:path";
 import { type TLSSocket, createServer } from "node:tls";
 import { ChatClient, type ChatClientOptions } from "heartline/client";
 import { Proxy } from "../system/chaos/fault-proxy.ts";
-import { ANSWER_MS } from "../../src/client/request.ts";
+import { REPLY_TIMEOUT_MS } from "../../src/client/retry.ts";
 import { type Certificate, makeCertificate, writeCertificate } from "../support/certificate.ts";
 import { runWith } from "../support/process.ts";
 import { Pty } from "../support/pty.ts";
@@ -350,7 +350,7 @@ describe("no handshake", () => {
       const { client } = newClient({ host: "127.0.0.1", port });
       const login = client.login("columbia", PASSWORD);
       expect((await said.promise)[0]).toBe(0x16);
-      jest.advanceTimersByTime(ANSWER_MS);
+      jest.advanceTimersByTime(REPLY_TIMEOUT_MS);
       await expect(login).rejects.toMatchObject({
         code: "closed",
         detail: "no answer came within 10 seconds; perhaps there is no TLS at that port",

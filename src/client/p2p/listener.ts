@@ -18,7 +18,7 @@ export interface ConnectionAuthorizer {
  * Unauthenticated callers: at most GREETINGS_MAX, each for at most GREETING_MS. The oldest is cut for a new one, so
  * that silent callers keep nobody out.
  */
-export class Greetings<T> {
+export class UnauthenticatedCallers<T> {
   readonly #callers = new Map<T, Timer>();
   readonly #cut: (caller: T) => void;
 
@@ -54,7 +54,7 @@ export class Greetings<T> {
 export class Listener {
   readonly #server: Server;
   readonly #doorkeeper: ConnectionAuthorizer;
-  readonly #greetings = new Greetings<PeerConnection>((line) => line.cut());
+  readonly #greetings = new UnauthenticatedCallers<PeerConnection>((line) => line.cut());
 
   private constructor(doorkeeper: ConnectionAuthorizer) {
     this.#doorkeeper = doorkeeper;

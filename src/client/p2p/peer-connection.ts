@@ -2,7 +2,7 @@ import type { TLSSocket } from "node:tls";
 import { PRIVATE_LINE_BYTES_MAX, PRIVATE_UNSENT_BYTES_MAX } from "../../limits.ts";
 import { LineReader } from "../../protocol/line-reader.ts";
 import { decode, encodeText } from "../event.ts";
-import { ChatError } from "../request.ts";
+import { ChatError } from "../errors.ts";
 
 /** How long the other side may take to close a connection that was ended in good order. */
 const FAREWELL_MS = 1_000;

@@ -1,8 +1,9 @@
 import { type Certificate, newCertificate, safetyNumber } from "./certificate.ts";
-import type { ConsentEvent, PrivateEvent } from "../event.ts";
+import type { IntroductionEvent, PrivateEvent } from "../event.ts";
 import { type ConnectionAuthorizer, Listener } from "./listener.ts";
 import { PeerConnection } from "./peer-connection.ts";
-import { ChatError, Backoff } from "../request.ts";
+import { ChatError } from "../errors.ts";
+import { Backoff } from "../retry.ts";
 import { PRIVATE_AUTH_MS } from "../../limits.ts";
 import { connect } from "node:tls";
 
@@ -77,8 +78,8 @@ export class PrivateChats implements ConnectionAuthorizer {
   /** A session of that user begins: what the server had arranged in an earlier one is over. */
   begin(user: string): void {
     this.#user = user;
-    for (const asked of [...this.#questions.keys()]) this.hear({ kind: "denied", user: asked });
-    for (const { user: other } of this.#introductions()) this.hear({ kind: "denied", user: other });
+    for (const asked of [...this.#questions.keys()]) this.handle({ kind: "denied", user: asked });
+    for (const { user: other } of this.#introductions()) this.handle({ kind: "denied", user: other });
     this.#invited.clear();
   }
 
@@ -132,7 +133,7 @@ export class PrivateChats implements ConnectionAuthorizer {
   }
 
   /** What the server says of private chats. */
-  hear(event: ConsentEvent): void {
+  handle(event: IntroductionEvent): void {
     const { user } = event;
     switch (event.kind) {
       case "private_request": {

@@ -235,7 +235,7 @@ describe("who calls", () => {
     await chats.answer("SEAS", true);
     const calling = call(port, mine, "private SEAS ticket");
     await called.promise;
-    chats.hear({ kind: "expect", user: "SEAS", host: "127.0.0.1", ticket: "ticket", key: mine.base64 });
+    chats.handle({ kind: "expect", user: "SEAS", host: "127.0.0.1", ticket: "ticket", key: mine.base64 });
     expect((await calling).heard).toBe("ok\n");
     await chats.end();
   });
