@@ -124,7 +124,6 @@ export class StreamSession implements ChatSession {
       this.#token = token;
       this.#stream.restart();
       this.#at = this.#confirmed = this.#position = 0;
-      this.#listener.began(this.#user);
       const earlier = this.#pending;
       this.#pending = [];
       for (const pending of earlier) {
@@ -134,6 +133,8 @@ export class StreamSession implements ChatSession {
         else pending.reject(new ChatError("unknown_outcome"));
       }
       this.#saved = false;
+      // After the loop: a handler may make requests, which are not to be sent again by it.
+      this.#listener.began(this.#user);
       this.#heartbeat.start(silenceMs);
       return { token, silenceMs };
     });

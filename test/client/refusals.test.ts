@@ -1,6 +1,6 @@
 import type { Socket } from "bun";
 import { afterEach, describe, expect, spyOn, test } from "bun:test";
-import { ChatClient, type ChatClientOptions, ChatError } from "heartline/client";
+import { ChatClient, type ChatClientOptions, ChatError, type ChatEvent } from "heartline/client";
 import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -159,6 +159,26 @@ describe.each(["resumable", "callback"] as const)(
     });
   },
 );
+
+test("a request made in a handler while a later session begins is sent once", async () => {
+  server = new FakeServer((line, { number, say, hangUp }) => {
+    if (line.startsWith("login")) say(`ok ${TOKEN} 35 received=0\n`);
+    else if (line.startsWith("resume")) say("err unknown_session\n");
+    else if (line.startsWith("getaddress")) hangUp();
+    else if (number > 1) say("ok sent\n");
+  });
+  const { promise: reply, resolve } = Promise.withResolvers<string>();
+  // The later session begins with the event `denied`: the question of the earlier one has no answer.
+  const onEvent = (event: ChatEvent): void => {
+    if (event.kind === "denied") resolve(client.message("bob", "once"));
+  };
+  const { client } = newClient({ onEvent });
+  await client.login("alice", PASSWORD);
+  client.getAddress("bob").catch(() => {});
+  expect(await reply).toBe("sent");
+  await client.online();
+  expect(server.lines.filter((line) => line.includes("message"))).toEqual(["2: message bob once"]);
+});
 
 test("a goodbye without a reason ends a plain session as unknown", async () => {
   server = new FakeServer((_line, { say }) => say(`ok ${TOKEN} 35\ngoodbye\n`));
