@@ -10,15 +10,9 @@ export interface PendingReply {
 }
 
 /** Settles a pending reply with the reply line bytes[start..end). `isOk`: the line begins with `ok`. */
-export function settleReply(
-  { resolve, reject }: PendingReply,
-  isOk: boolean,
-  bytes: Uint8Array,
-  start: number,
-  end: number,
-): void {
-  if (isOk) return resolve(decode(bytes, Math.min(start + 3, end), end));
-  reject(refusalIn(bytes, start, end)!);
+export function settleReply(to: PendingReply, isOk: boolean, bytes: Uint8Array, start: number, end: number): void {
+  if (isOk) to.resolve(decode(bytes, Math.min(start + 3, end), end));
+  else to.reject(refusalIn(bytes, start, end)!);
 }
 
 /** The refusal in a line `err <code> ...`, or in `busy <words>` of an older server; null for any other line. */
@@ -44,7 +38,8 @@ export function startsWithWord(bytes: Uint8Array, start: number, end: number, wo
 /** Reasons of the server after which a client does not log in again by itself. */
 export const FINAL_REASONS = ["replaced", "removed", "kicked", "logout"];
 
-/** Whether a request belongs to its session only: a later session does not repeat it. */
-export function isSessionRequest(line: string): boolean {
-  return /^(alive|logout|getaddress|private_answer)/.test(line);
+/** The final reason in `unknown_session <reason>`; null for other failures and other reasons. */
+export function finalReason({ code, detail }: ChatError): string | null {
+  const [reason = ""] = detail.split(" ");
+  return code === "unknown_session" && FINAL_REASONS.includes(reason) ? reason : null;
 }

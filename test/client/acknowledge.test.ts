@@ -337,7 +337,7 @@ describe("a heartbeat", () => {
   afterEach(() => void jest.useRealTimers());
 
   /** A heartbeat with a silence of 35 s, and what it did. */
-  function newHeartbeat(state: { now: "away" | "unread" | "read" } = { now: "read" }) {
+  function newHeartbeat(state: { now: "disconnected" | "paused" | "reading" } = { now: "reading" }) {
     const did: string[] = [];
     const heartbeat = new Heartbeat({
       state: () => state.now,
@@ -346,7 +346,7 @@ describe("a heartbeat", () => {
         did.push("beat");
         return new Promise(() => {});
       },
-      late: () => void did.push("late"),
+      overdue: () => void did.push("overdue"),
     });
     heartbeat.start(35_000);
     return { did, heartbeat };
@@ -360,7 +360,7 @@ describe("a heartbeat", () => {
     jest.advanceTimersByTime(1_000);
     expect(did).toEqual(["beat"]);
     jest.advanceTimersByTime(9_000);
-    expect(did.slice(0, 2)).toEqual(["beat", "late"]);
+    expect(did.slice(0, 2)).toEqual(["beat", "overdue"]);
     heartbeat.stop();
   });
 
@@ -373,16 +373,16 @@ describe("a heartbeat", () => {
   });
 
   test("goes on while reading is paused, and restarts the deadline of an answer when reading goes on", () => {
-    const state = { now: "unread" as "unread" | "read" };
+    const state = { now: "paused" as "paused" | "reading" };
     const { did, heartbeat } = newHeartbeat(state);
     jest.advanceTimersByTime(95_000);
     expect(did).toEqual(["beat", "beat", "beat"]);
-    state.now = "read";
-    heartbeat.readsAgain();
+    state.now = "reading";
+    heartbeat.readingResumed();
     jest.advanceTimersByTime(7_000);
     expect(did).toEqual(["beat", "beat", "beat"]);
     jest.advanceTimersByTime(3_000);
-    expect(did).toContain("late");
+    expect(did).toContain("overdue");
     heartbeat.stop();
   });
 });

@@ -1,6 +1,6 @@
 import type { Socket } from "bun";
 import { afterEach, describe, expect, spyOn, test } from "bun:test";
-import { ChatClient, type ChatClientOptions, ChatError, type ChatEvent } from "heartline/client";
+import { ChatClient, type ChatClientOptions, ChatError, type ChatEvent, type ClientState } from "heartline/client";
 import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -268,6 +268,22 @@ test("a callback script whose login is not answered exits with 1 and says that t
   expect(err).toBe("heartline: the server closed the connection; if it speaks TLS, try --tls\n");
   expect(code).toBe(1);
   rmSync(state, { recursive: true });
+});
+
+test("requests of an earlier run stay saved until the server has called the new callback session", async () => {
+  server = new FakeServer((line, { say }) => line.startsWith("login") && say(`ok ${TOKEN} 35 secret=s\n`));
+  const unanswered = [{ line: "message bob hi", position: 15 }];
+  let state: ClientState = { token: "B".repeat(22), received: 0, unanswered };
+  const { promise: saved, resolve } = Promise.withResolvers<void>();
+  const save = (newer: ClientState): void => {
+    state = newer;
+    resolve();
+  };
+  const { client } = newClient({ session: "callback", store: () => ({ load: () => state, save }) });
+  client.login("alice", PASSWORD).catch(() => {});
+  await saved;
+  client.close();
+  expect(state).toEqual({ token: TOKEN, received: 0, unanswered });
 });
 
 test("a callback session whose new login has an unreadable reply logs in again", async () => {
