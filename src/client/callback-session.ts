@@ -52,7 +52,7 @@ interface Call {
  */
 export class CallbackSession implements ChatSession {
   readonly #state: SessionState;
-  #port: TCPSocketListener<Call> | null = null;
+  #callListener: TCPSocketListener<Call> | null = null;
   readonly #unauthenticated = new UnauthenticatedCallers<Socket<Call>>((socket) => socket.terminate());
   /** The last authenticated call. The server makes one at a time, so a new one replaces it. */
   #call: Socket<Call> | null = null;
@@ -77,16 +77,15 @@ export class CallbackSession implements ChatSession {
       },
       stop: () => {
         this.#heartbeat.stop();
-        this.#port?.stop(true);
+        this.#callListener?.stop(true);
       },
     });
   }
 
   /** Checks that a server listens at the address. */
   async connect(): Promise<void> {
-    (
-      await ServerConnection.connect(this.#state.options, { line: () => {}, checkpoint: () => {}, closed: () => {} })
-    ).close();
+    const listener = { line: () => {}, checkpoint: () => {}, closed: () => {} };
+    (await ServerConnection.connect(this.#state.options, listener)).close();
   }
 
   async login(user: string, password: string, listenPort: number): Promise<Login> {
@@ -102,10 +101,10 @@ export class CallbackSession implements ChatSession {
   }
 
   async #logIn(): Promise<LoginReply> {
-    this.#port ??= this.#listen();
+    this.#callListener ??= this.#listen();
     this.#secret = Promise.withResolvers();
     this.#firstCall = Promise.withResolvers();
-    const reply = parseLogin(await this.#exchange(this.#state.loginRequest(` callback=${this.#port.port}`)));
+    const reply = parseLogin(await this.#exchange(this.#state.loginRequest(` callback=${this.#callListener.port}`)));
     this.#state.startStream(reply.token);
     this.#state.save();
     this.#state.listener.began(this.#state.user);
@@ -114,7 +113,7 @@ export class CallbackSession implements ChatSession {
     const isCalled = await Promise.race([this.#firstCall.promise.then(() => true), Bun.sleep(FIRST_CALL_MS)]);
     if (isCalled !== true) {
       await this.#exchange(`as ${reply.token} logout`).catch(() => {});
-      throw new ChatError("unreachable", `the server could not call port ${this.#port.port} here`);
+      throw new ChatError("unreachable", `the server cannot call port ${this.#callListener.port} of this client`);
     }
     return reply;
   }

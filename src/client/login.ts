@@ -29,7 +29,7 @@ export function parseLogin(words: string): LoginReply {
   const [token = "", silence = "", ...options] = words.split(" ");
   const silenceMs = Number(silence) * 1000;
   if (!/^[\w-]{22,64}$/.test(token) || !(silenceMs > 0 && silenceMs <= SILENCE_MS_MAX))
-    throw new ChatError("closed", "the answer to the login is not one of a Heartline server");
+    throw new ChatError("closed", "invalid reply to the login: there is no Heartline server at that port");
   const option = (name: string): string | undefined =>
     options.find((word) => word.startsWith(name))?.slice(name.length);
   const actedOn = Number(option("received=") ?? Number.POSITIVE_INFINITY);

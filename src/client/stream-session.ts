@@ -195,7 +195,7 @@ export class StreamSession implements ChatSession {
     }
   }
 
-  /** Something was delivered and is not acknowledged. Acknowledges after ACK_BYTES_MAX; after ACK_MS the heartbeat does. */
+  /** Something was delivered that is not acknowledged. Above ACK_BYTES_MAX it is acknowledged at once. */
   #noteUnacked(): void {
     if (this.#unackedSinceMs === 0) this.#unackedSinceMs = performance.now();
     if (this.#ackable - this.#acked >= ACK_BYTES_MAX) this.#heartbeat.beat();

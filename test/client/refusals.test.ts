@@ -155,7 +155,9 @@ describe.each(["resumable", "callback"] as const)(
       server = new FakeServer((_line, { say }) => say(`${reply}\n`));
       const { client } = newClient({ session });
       const refused = await client.login("alice", PASSWORD).catch((error: unknown) => error);
-      expect(refused).toEqual(new ChatError("closed", "the answer to the login is not one of a Heartline server"));
+      expect(refused).toEqual(
+        new ChatError("closed", "invalid reply to the login: there is no Heartline server at that port"),
+      );
     });
   },
 );

@@ -208,7 +208,7 @@ test.each(["[::1]", "::1", "LOCALHOST", "localhost.", "127.1", "::ffff:127.0.0.1
   },
 );
 
-const UNKNOWN = /nobody in --ca has signed the certificate there \(.*\)/;
+const UNKNOWN = /the certificate there is not signed by an authority in --ca \(.*\)/;
 
 describe("a server that cannot be trusted hears nothing, and the client says why and ends with 1:", () => {
   const now = Date.now();
@@ -250,7 +250,9 @@ describe("a server that cannot be trusted hears nothing, and the client says why
   test("self-signed, where only public authorities are trusted", async () => {
     front.show(await makeCertificate(["localhost"]));
     const { err } = await runClient("localhost", front.port, ["--tls"], "");
-    expect(err).toMatch(/nobody who is trusted here has signed the certificate there \(.*\); --ca <file> trusts it\n$/);
+    expect(err).toMatch(
+      /the certificate there is not signed by a trusted authority \(.*\); trust it with --ca <file>\n$/,
+    );
   });
 
   test("an authority that has expired itself", async () => {
@@ -298,7 +300,7 @@ describe("a server that is not to be trusted any more", () => {
     await pty.until((lines) => lines.at(-1) === ">");
     front.show(selfSigned);
     front.cut();
-    await pty.sees("not connected again: nobody in --ca has signed the certificate there");
+    await pty.sees("not connected again: the certificate there is not signed by an authority in --ca");
     await pty.until((lines) => lines.at(-1) === "(lost) >");
     front.show(good);
     await pty.until((lines) => lines.at(-1) === ">");
@@ -353,7 +355,7 @@ describe("no handshake", () => {
       jest.advanceTimersByTime(REPLY_TIMEOUT_MS);
       await expect(login).rejects.toMatchObject({
         code: "closed",
-        detail: "no answer came within 10 seconds; perhaps there is no TLS at that port",
+        detail: "no reply within 10 seconds; perhaps there is no TLS at that port",
       });
       await closed.promise;
     } finally {
