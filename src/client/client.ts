@@ -108,7 +108,7 @@ export class ChatClient {
       began: (user) => {
         this.#beganMs = Date.now();
         this.#hasNews = false;
-        this.#private.begin(user);
+        this.#private.sessionBegan(user);
       },
       lost: () => onLost?.(),
       back: () => onBack?.(),
