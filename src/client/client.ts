@@ -39,7 +39,8 @@ export interface ChatClientOptions {
    * if any, is resolved, and so are those of all earlier events. Calls do not wait for the promise of the call before;
    * reading stops while more than 256 KiB of events are pending. The handler may await requests of this client. When it
    * throws or rejects, the error is emitted as a warning of the process, the session ends as "undelivered", and this
-   * event and all later ones come again at the next login.
+   * event and all later ones come again at the next login. The events `private`, `unreachable` and `impostor` do not
+   * come from the server: for them there is only the warning.
    */
   onEvent?: (event: ChatEvent) => unknown;
   /** Called when the connection was lost. Requests wait until `onBack`. */

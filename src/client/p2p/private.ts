@@ -34,7 +34,7 @@ interface Introduction {
  */
 export class PrivateChats implements ConnectionAuthorizer {
   readonly #request: (line: string) => Promise<string>;
-  readonly #emit: (event: PrivateEvent) => void;
+  readonly #emit: (event: PrivateEvent) => unknown;
   readonly #reachableAddress: (address: string) => string;
   #user = "";
   #listener: Listener | null = null;
@@ -55,7 +55,7 @@ export class PrivateChats implements ConnectionAuthorizer {
    */
   constructor(
     request: (line: string) => Promise<string>,
-    emit: (event: PrivateEvent) => void,
+    emit: (event: PrivateEvent) => unknown,
     reachableAddress = (address: string): string => address,
   ) {
     this.#request = request;
@@ -83,8 +83,8 @@ export class PrivateChats implements ConnectionAuthorizer {
   /** A session of this user begins. The server's introductions in an earlier session no longer hold. */
   sessionBegan(user: string): void {
     this.#user = user;
-    for (const asked of [...this.#unanswered.keys()]) this.handle({ kind: "denied", user: asked });
-    for (const { user: other } of this.#introductions()) this.handle({ kind: "denied", user: other });
+    const others = [...this.#unanswered.keys(), ...this.#introductions().map((introduction) => introduction.user)];
+    for (const other of others) warnOnFailure(() => this.handle({ kind: "denied", user: other }));
     this.#accepted.clear();
   }
 
@@ -138,8 +138,8 @@ export class PrivateChats implements ConnectionAuthorizer {
     return safetyNumber(this.#certificate.base64, introduction.key);
   }
 
-  /** Handles an event of the server about private chats. */
-  handle(event: IntroductionEvent): void {
+  /** Handles an event of the server about private chats. Returns what the event handler of the application returns. */
+  handle(event: IntroductionEvent): unknown {
     const { user } = event;
     switch (event.kind) {
       case "private_request": {
@@ -151,19 +151,20 @@ export class PrivateChats implements ConnectionAuthorizer {
         const { key, ticket, host, port } = event;
         const question = this.#unanswered.get(user);
         this.#unanswered.delete(user);
-        this.#emit({ kind: "agreed", user, host, port, encrypted: key !== "" });
-        if (key === "") return question?.reject(new ChatError("denied"));
-        this.#introduce(this.#outgoing, user, ticket, key, { host, port });
-        return question?.resolve();
+        const handled = this.#emit({ kind: "agreed", user, host, port, encrypted: key !== "" });
+        if (key === "") question?.reject(new ChatError("denied"));
+        else this.#introduce(this.#outgoing, user, ticket, key, { host, port });
+        question?.resolve(); // No effect after the rejection.
+        return handled;
       }
       case "expect": {
         const { key, ticket } = event;
-        if (key !== "" && this.#accepted.has(user)) {
-          this.#introduce(this.#incoming, user, ticket, key, null);
-          this.#emit({ kind: "invited", user });
-        }
-        this.#accepted.get(user)?.resolve();
-        return void this.#accepted.delete(user);
+        const accepted = this.#accepted.get(user);
+        const isInvited = key !== "" && accepted !== undefined;
+        if (isInvited) this.#introduce(this.#incoming, user, ticket, key, null);
+        this.#accepted.delete(user);
+        accepted?.resolve();
+        return isInvited ? this.#emit({ kind: "invited", user }) : undefined;
       }
       case "denied": {
         const question = this.#unanswered.get(user);
@@ -174,7 +175,7 @@ export class PrivateChats implements ConnectionAuthorizer {
         }
         const ended = this.#introductions().filter((introduction) => introduction.user === user);
         for (const introduction of ended) this.#remove(introduction);
-        if (ended.length > 0) this.#emit({ kind: "parted", user });
+        return ended.length > 0 ? this.#emit({ kind: "parted", user }) : undefined;
       }
     }
   }
@@ -255,11 +256,11 @@ export class PrivateChats implements ConnectionAuthorizer {
       try {
         return void (await this.#connect(introduction));
       } catch (error) {
-        if ((error as ChatError).code === "wrong_certificate") return this.#emit({ kind: "impostor", user });
+        if ((error as ChatError).code === "wrong_certificate") return this.#report({ kind: "impostor", user });
         introduction.failures++;
       }
     }
-    if (this.#isValid(introduction)) this.#emit({ kind: "unreachable", user });
+    if (this.#isValid(introduction)) this.#report({ kind: "unreachable", user });
   }
 
   #connect(introduction: Introduction): Promise<PeerConnection> {
@@ -292,6 +293,11 @@ export class PrivateChats implements ConnectionAuthorizer {
     }
   }
 
+  /** Emits an event that is not the server's. Nothing waits for its acknowledgement, so a failure is only a warning. */
+  #report(event: PrivateEvent): void {
+    warnOnFailure(() => this.#emit(event));
+  }
+
   /** Emits the texts of a connection until it ends. */
   async #receive(introduction: Introduction, connection: PeerConnection): Promise<void> {
     introduction.connection = connection;
@@ -299,7 +305,7 @@ export class PrivateChats implements ConnectionAuthorizer {
     for await (const line of connection.lines) {
       if (!this.#isValid(introduction)) continue;
       if (line.startsWith("message ") && line.length > "message ".length) {
-        this.#emit({ kind: "private", from: introduction.user, text: line.slice("message ".length) });
+        this.#report({ kind: "private", from: introduction.user, text: line.slice("message ".length) });
       }
     }
     connection.destroy();
@@ -308,4 +314,9 @@ export class PrivateChats implements ConnectionAuthorizer {
     introduction.failures = performance.now() - sinceMs > STABLE_MS ? 0 : introduction.failures + 1;
     if (this.#isValid(introduction) && introduction.address !== null) void this.#keepConnected(introduction);
   }
+}
+
+/** Calls an event handler of the application. When it throws or rejects, emits a warning of the process. */
+function warnOnFailure(handler: () => unknown): void {
+  Promise.try(handler).catch((error: unknown) => process.emitWarning(error instanceof Error ? error : String(error)));
 }

@@ -459,6 +459,40 @@ describe("without a key on the other side", () => {
   });
 });
 
+describe("an event handler that rejects", () => {
+  test("ends the session as undelivered when the event came from the server", async () => {
+    const onEvent = async ({ kind }: ChatEvent): Promise<void> => {
+      if (kind === "agreed") throw new Error("no room");
+    };
+    const columbia = await enter("columbia", { onEvent });
+    const seas = await enterByHand(1);
+    await columbia.client.getAddress("SEAS");
+    seas.wire.say(`private_answer columbia yes ${mine.base64}`);
+    expect(await columbia.client.ended).toBe("undelivered");
+  });
+
+  test("causes a warning when the event came from another client", async () => {
+    const columbia = await enter("columbia");
+    const onEvent = async ({ kind }: ChatEvent): Promise<void> => {
+      if (kind === "agreed") agreed.resolve();
+      if (kind === "private") throw new Error("no room");
+    };
+    const agreed = Promise.withResolvers<void>();
+    const warned = Promise.withResolvers<unknown>();
+    process.once("warning", warned.resolve);
+    const seas = await enter("SEAS", { onEvent });
+    await seas.client.getAddress("columbia");
+    await columbia.hears("asked SEAS");
+    await columbia.client.answer("SEAS", true);
+    await agreed.promise;
+    await seas.client.private("columbia", "hello");
+    await columbia.hears("private SEAS hello");
+    await columbia.client.private("SEAS", "hi");
+    expect(await warned.promise).toEqual(new Error("no room"));
+    expect((await seas.client.online()).names).toEqual(["columbia"]);
+  });
+});
+
 test("a server that was restarted has introduced nobody", async () => {
   const back = Promise.withResolvers<void>();
   const columbia = await enter("columbia", { onBack: back.resolve });
