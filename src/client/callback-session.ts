@@ -105,11 +105,12 @@ export class CallbackSession implements ChatSession {
     this.#secret = Promise.withResolvers();
     this.#firstCall = Promise.withResolvers();
     const reply = parseLogin(await this.#exchange(this.#state.loginRequest(` callback=${this.#callListener.port}`)));
+    if (this.#state.hasEnded) throw new ChatError("closed");
     this.#state.startStream(reply.token);
     this.#state.save();
+    this.#heartbeat.start(reply.silenceMs);
     this.#state.listener.began(this.#state.user);
     this.#secret.resolve(reply.secret);
-    this.#heartbeat.start(reply.silenceMs);
     const isCalled = await Promise.race([this.#firstCall.promise.then(() => true), Bun.sleep(FIRST_CALL_MS)]);
     if (isCalled !== true) {
       await this.#exchange(`as ${reply.token} logout`).catch(() => {});

@@ -84,9 +84,9 @@ export class StreamSession implements ChatSession {
       this.#state.startStream(token);
       this.#connectionEnd = this.#acked = this.#requestEnd = 0;
       this.#state.repeatPending(actedOn, (pending) => this.#send(pending));
-      // Last: a handler may make requests, which must not be repeated.
-      this.#state.listener.began(this.#state.user);
       this.#heartbeat.start(silenceMs);
+      // Last: a handler may end the session, or make requests, which must not be repeated.
+      this.#state.listener.began(this.#state.user);
       return { token, silenceMs };
     });
   }

@@ -288,6 +288,17 @@ test("requests of an earlier run stay saved until the server has called the new 
   expect(state).toEqual({ token: TOKEN, received: 0, unanswered });
 });
 
+test("a callback client that is closed before the reply to its login stays closed", async () => {
+  const { promise: asked, resolve } = Promise.withResolvers<FakeConnection>();
+  server = new FakeServer((line, connection) => line.startsWith("login") && resolve(connection));
+  const { client } = newClient({ session: "callback" });
+  const refused = client.login("alice", PASSWORD).catch((error: ChatError) => error.code);
+  const { send } = await asked;
+  client.close();
+  send(`ok ${TOKEN} 35 secret=s\n`);
+  expect(await refused).toBe("closed");
+});
+
 test("a callback session logs in again when the reply to a later login is invalid", async () => {
   const logins: string[] = [];
   server = new FakeServer((line, { send, close }) => {
