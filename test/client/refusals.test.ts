@@ -334,6 +334,18 @@ test("a callback session that the server ends repeatedly logs in with growing de
   next.mockRestore();
 });
 
+test("a callback session ends as lost when the server ends each new session for giveUpMs", async () => {
+  server = new FakeServer((line, { send, close }) => {
+    const port = Number(/callback=(\d+)/.exec(line)?.[1]);
+    send(port > 0 ? `ok ${TOKEN} 35 secret=${"S".repeat(22)}\n` : "ok\n");
+    close();
+    if (port > 0) setImmediate(() => call(port, "goodbye slow\n"));
+  });
+  const { client } = newClient({ session: "callback", giveUpMs: 100 });
+  await client.login("alice", PASSWORD);
+  expect(await client.ended).toBe("lost");
+});
+
 test("sixty sessions of one address all resume after a cut, with its connection rate limit", async () => {
   const names = Array.from({ length: 60 }, (_, index) => `user${index}`);
   const wire = new WireServer({ limits: { limitsLoopback: true, connectionsPerSecondMax: 30 } }, names);
