@@ -201,7 +201,7 @@ export class Chat {
   send(from: Account, to: Account, bytes: Uint8Array, start: number, end: number): "sent" | "stored" | "full" {
     const { store, mailbox, unixMs } = this;
     const { session } = to;
-    if (session !== null && !session.isBeingReplaced && !mailbox.hasMore(session) && !this.#mustWait(session)) {
+    if (session !== null && !to.isAwaitingLogin && !mailbox.hasMore(session) && !this.#mustWait(session)) {
       session.outbox.appendMessage(store.newNumber(), unixMs, from.messageHead, bytes, start, end);
       this.#messagesAppended(session);
       return "sent";

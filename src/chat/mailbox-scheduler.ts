@@ -26,8 +26,8 @@ export class MailboxScheduler {
   readonly #queue = new Set<Account>();
   /** The urgent ones among them, in the same order. */
   readonly #urgent = new Set<Account>();
-  /** Logins that wait until what their user's earlier sessions hold is in the mailbox. */
-  readonly #logins = new Map<Account, (() => void)[]>();
+  /** A user is visited: another visit waits, since it could admit a login while one is being admitted. */
+  #isVisiting = false;
   /** What may still be moved in this turn. */
   #bytesLeft = MOVED_BYTES_PER_TURN;
   /** The disk was behind when the last turn ended. */
@@ -56,7 +56,7 @@ export class MailboxScheduler {
    */
   deliver(session: Session): void {
     this.#mailbox.noteAcked(session);
-    if (session.isBeingReplaced || session.account.waiting === 0) return;
+    if (session.account.isAwaitingLogin || session.account.waiting === 0) return;
     const wasHungry = session.deliveryPending;
     session.deliveryPending = this.#mailbox.room(session) > 0;
     if (session.deliveryPending || session.account.ackedUpTo > 0) this.#enqueue(session.account);
@@ -110,47 +110,46 @@ export class MailboxScheduler {
 
   /** Goes on when a new session of that user makes no long turn: at once, or at the end of one of the next. */
   prepare(account: Account, goOn: () => void): void {
-    const logins = this.#logins.get(account);
-    if (logins !== undefined) return void logins.push(goOn);
-    const { leaving, session } = account;
+    const { leaving, session, waitingLogins } = account;
+    if (waitingLogins !== null) return void waitingLogins.push(goOn);
     if ((leaving === null || isSpilled(leaving)) && (session === null || isSpilled(session))) return goOn();
-    // What is sent to the user from now on waits in the mailbox, so that what has to be moved does not grow.
-    if (session !== null) session.isBeingReplaced = true;
-    this.#logins.set(account, [goOn]);
+    account.waitingLogins = [goOn];
     this.#enqueue(account);
   }
 
-  /** Visits the user at once when the queue was empty, else in a later turn. */
+  /** Visits the user at once when the queue was empty and no visit is under way, else at the end of a turn. */
   #enqueue(account: Account): void {
     this.#queue.add(account);
     if (this.#isUrgent(account)) this.#urgent.add(account);
-    if (this.#queue.size === 1 && this.#bytesLeft > 0) this.#visit(account, this.#bytesLeft);
+    if (!this.#isVisiting && this.#queue.size === 1 && this.#bytesLeft > 0) this.#visit(account, this.#bytesLeft);
   }
 
   #isUrgent(account: Account): boolean {
-    return account.session?.deliveryPending === true || this.#logins.has(account);
+    return account.session?.deliveryPending === true || account.isAwaitingLogin;
   }
 
   /** Moves about `bytesMax` bytes of that user's messages. With more to move, the user goes to the end of the queue. */
   #visit(account: Account, bytesMax: number): void {
     this.#queue.delete(account);
     this.#urgent.delete(account);
+    this.#isVisiting = true;
     let bytes = SESSION_BYTES;
     try {
       bytes = Math.max(bytes, this.#move(account, bytesMax));
     } catch (error) {
       this.#report(error);
       this.#giveUp(account);
+    } finally {
+      this.#isVisiting = false;
     }
     this.#bytesLeft -= bytes;
   }
 
   #move(account: Account, bytesMax: number): number {
     const { leaving, session } = account;
-    const logins = this.#logins.get(account);
     let bytes = 0;
     if (leaving?.requeueing === true) bytes = this.#requeue(leaving, bytesMax);
-    else if (logins !== undefined) bytes = this.#prepare(account, logins, bytesMax);
+    else if (account.isAwaitingLogin) bytes = this.#prepare(account, bytesMax);
     else if (account.ackedUpTo > 0) bytes = this.#mailbox.drop(account, bytesMax);
     else if (session?.deliveryPending === true) bytes = this.#deliver(session, bytesMax);
     const isUrgent = this.#isUrgent(account);
@@ -160,7 +159,7 @@ export class MailboxScheduler {
   }
 
   /** The next login goes on once nothing is left to move. */
-  #prepare(account: Account, logins: (() => void)[], bytesMax: number): number {
+  #prepare(account: Account, bytesMax: number): number {
     const { leaving, session } = account;
     let bytes = 0;
     for (const each of [leaving, session]) {
@@ -168,24 +167,22 @@ export class MailboxScheduler {
       if (bytes < bytesMax) bytes += this.#mailbox.spill(each, Number.POSITIVE_INFINITY, bytesMax - bytes);
       if (!isSpilled(each)) return bytes;
     }
-    this.#admit(account, logins);
+    this.#admit(account);
     return bytes;
   }
 
-  #admit(account: Account, logins: (() => void)[]): void {
+  #admit(account: Account): void {
+    const logins = account.waitingLogins!;
     const goOn = logins.shift()!;
-    if (logins.length === 0) this.#logins.delete(account);
-    goOn(); // It may visit the same user, and let the next login go on as well.
+    if (logins.length === 0) account.waitingLogins = null;
+    goOn(); // It may let the user's next login begin to wait.
     const { session } = account; // A new one, or still the old one if the login came to nothing.
-    if (session === null) return;
-    session.isBeingReplaced = this.#logins.has(account);
-    if (account.waiting > 0) this.deliver(session);
+    if (session !== null && account.waiting > 0) this.deliver(session);
   }
 
   /** After a failure of the store: logins go on and are refused, and requests do not wait for mail. */
   #giveUp(account: Account): void {
-    for (let logins = this.#logins.get(account); logins !== undefined; logins = this.#logins.get(account))
-      this.#admit(account, logins);
+    while (account.isAwaitingLogin) this.#admit(account);
     if (account.session !== null) account.session.deliveryPending = false;
   }
 

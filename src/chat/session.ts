@@ -68,6 +68,8 @@ export class Account {
   waitingBytes = 0;
   /** The user has all messages up to that number: those in the mailbox are dropped some at a time; 0 when all are. */
   ackedUpTo = 0;
+  /** Logins that wait until the messages of the user's sessions are in the mailbox, in their order; null without any. */
+  waitingLogins: (() => void)[] | null = null;
   #waitingFrom: Map<string, Waiting> | null = null;
   #blocks: Set<Account> | null = null;
   #blockedBy: Set<Account> | null = null;
@@ -77,6 +79,11 @@ export class Account {
     this.nameBytes = encode(name);
     this.messageHead = encode(`message ${name} `);
     this.broadcastHead = encode(`broadcast ${name} `);
+  }
+
+  /** New messages go to the mailbox: otherwise the messages that the waiting logins need moved would only grow. */
+  get isAwaitingLogin(): boolean {
+    return this.waitingLogins !== null;
   }
 
   /** So much more of a sender waits in the mailbox; or less. */
@@ -176,8 +183,6 @@ export class Session {
   notedAckUpTo = 0;
   /** A portion of it is to be fed in the next turns, and the client's next request comes behind that. */
   deliveryPending = false;
-  /** A login of the same user waits until what it holds is in the mailbox; new messages wait there too. */
-  isBeingReplaced = false;
   /** Messages were appended to its stream in this turn. */
   hasAppended = false;
   /** Its unconfirmed messages up to that number rest in the mailbox too. */

@@ -215,7 +215,7 @@ describe.each(["", " resumable"])("a login that replaces a session%s which holds
     const last = peers.at(-1)!;
     while (last.session === null) nextTurn(world);
     world.endTurns();
-    expect(last.session).toMatchObject({ isBeingReplaced: false });
+    expect(world.account("bob").isAwaitingLogin).toBe(false);
     expect(peers.map(({ session }) => session?.ended ?? true)).toEqual([true, true, true, false]);
     world.say(alice, "message bob later");
     expect(world.account("bob").session!.deliveredUnacked).toBeGreaterThan(0);
@@ -265,6 +265,24 @@ describe.each(["", " resumable"])("a login that replaces a session%s which holds
     expect(heard.filter((line) => line.startsWith("stored "))).toHaveLength(MESSAGES);
     expect(world.ask(alice, "message bob hi").at(-1)).toBe("ok sent");
   });
+});
+
+test("logins of one user from two addresses leave one live session, although acked messages are still dropped", () => {
+  const world = new World(["alice", "bob"]);
+  const [alice] = world.online("alice") as [TestPeer];
+  for (let i = 0; i < 1000; i++) alice.feed(Buffer.from(`message bob ${i} ${"x".repeat(60)}\n`));
+  world.endTurns();
+  const bob = world.connect();
+  world.say(bob, "login bob secret resumable");
+  world.begin();
+  world.chat.ack(bob.session!, bob.session!.outbox.sent / 2);
+  expect(world.account("bob").ackedUpTo).toBeGreaterThan(0);
+  const peers = ["192.0.2.1", "192.0.2.2"].map((address) => world.connect(address));
+  for (const peer of peers) peer.feed(Buffer.from("login bob secret resumable\n"));
+  for (let turns = 0; turns < 50; turns++) nextTurn(world);
+  expect(peers.map(({ session }) => session?.ended)).toEqual([true, false]);
+  expect(world.chat.presence.online.filter(({ account }) => account.name === "bob")).toEqual([peers[1]!.session!]);
+  expect(world.account("bob").session).toBe(peers[1]!.session);
 });
 
 describe("of many users at once", () => {
