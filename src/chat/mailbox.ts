@@ -29,7 +29,7 @@ export class Mailbox {
   }
 
   keep(account: Account, message: StoredMessage): void {
-    this.#store.keep(account.name, message);
+    this.#store.stored(account.name, message);
     account.countWaiting(message.from, 1, message.text.length);
   }
 
@@ -41,9 +41,9 @@ export class Mailbox {
   requeue(session: Session, bytesMax: number): number {
     if (!session.requeueing) {
       const ended = endOf(session);
-      this.#store.wrote(session.account, session.number, session.outbox);
+      this.#store.appended(session.account, session.number, session.outbox);
       this.noteAcked(session);
-      if (ended !== null) this.#store.ends(ended);
+      if (ended !== null) this.#store.sessionEnded(ended);
       session.requeueing = true;
     }
     return this.spill(session, Number.POSITIVE_INFINITY, bytesMax);
@@ -66,10 +66,10 @@ export class Mailbox {
    */
   spill(session: Session, upTo: number, bytesMax: number): number {
     const { account, outbox, number, received } = session;
-    this.#store.wrote(account, number, outbox); // Before they rest, or their texts would not be told.
+    this.#store.appended(account, number, outbox); // Before they rest, or their texts would not be told.
     const carried = outbox.messages(session.spilledUpTo, upTo, bytesMax);
     if (carried.length === 0 && (number === 0 || session.ended)) return 0;
-    this.#store.spill(account.name, number, received, carried);
+    this.#store.requeued(account.name, number, received, carried);
     session.deliveredUnacked += this.#countSpilled(account, carried);
     const upToNow = carried.at(-1)?.number ?? session.spilledUpTo;
     outbox.spill(session.spilledUpTo, upToNow);

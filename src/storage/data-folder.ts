@@ -14,6 +14,7 @@ import {
 import { join } from "node:path";
 import { DATABASE, StoreError } from "./database.ts";
 import type { Journal } from "./journal.ts";
+import { TRANSACTION } from "./sql.ts";
 import { lock } from "../runtime/kernel.ts";
 
 /** Earlier versions lock a database of this name. */
@@ -140,7 +141,7 @@ function isLockedByFormer(file: string): boolean {
   if (!existsSync(file)) return false;
   try {
     using database = new Database(file, { create: false, readwrite: true });
-    database.run("BEGIN EXCLUSIVE");
+    database.run(TRANSACTION.beginExclusive);
   } catch (error) {
     if ((error as { code?: string }).code?.startsWith("SQLITE_BUSY")) return true;
   }

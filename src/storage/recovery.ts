@@ -2,7 +2,7 @@ import type { Database, SQLQueryBindings } from "bun:sqlite";
 import { randomInt } from "node:crypto";
 import { existsSync } from "node:fs";
 import { dirname, join, resolve } from "node:path";
-import { JOURNAL_SEGMENT_BYTES, SESSIONS_KEPT } from "../limits.ts";
+import { JOURNAL_SEGMENT_BYTES } from "../limits.ts";
 import { wordEnd } from "../protocol/ascii.ts";
 import { DataFolder } from "./data-folder.ts";
 import { type Durability, StoreError, asStoreError, openDatabase } from "./database.ts";
@@ -10,9 +10,8 @@ import { JournalEntry, EntryReader } from "./journal-entry.ts";
 import { Journal, segmentName, segmentsOf } from "./journal.ts";
 import { type Announced, RecordReader, SEQUENCE_SPAN, announced, hasKnownLength } from "./record.ts";
 import { FileFolder, type SegmentFolder, syncFolder } from "./segment.ts";
+import { SQL, TRANSACTION } from "./sql.ts";
 import { Store } from "./store.ts";
-
-const BEGIN = "INSERT OR IGNORE INTO sessions VALUES (?, ?, ?, ?, 0, 0, NULL, ?)";
 
 /** How recovery goes on. */
 export interface RecoveryOptions {
@@ -89,7 +88,7 @@ export function newStore(
   segmentBytes = JOURNAL_SEGMENT_BYTES,
   data: DataFolder | null = null,
 ): Store {
-  const { sequence } = database.query<Progress, []>("SELECT * FROM progress").get()!;
+  const { sequence } = database.query<Progress, []>(SQL.selectProgress).get()!;
   const journal = durability === "none" ? null : new Journal(folder, sequence, seedOf(database), segmentBytes);
   data?.watch(journal);
   return new Store(database, journal, durability === "power", undefined, data);
@@ -97,7 +96,7 @@ export function newStore(
 
 /** What the checksums of the journal's records begin with; 0 for a journal that a version before 5 has left. */
 export function seedOf(database: Database): number {
-  return database.query<{ seed: number }, []>("SELECT seed FROM journal").get()?.seed ?? 0;
+  return database.query<{ seed: number }, []>(SQL.selectSeed).get()?.seed ?? 0;
 }
 
 /**
@@ -134,7 +133,7 @@ export class Recovery {
     this.#database = database;
     this.#folder = folder;
     this.#options = options;
-    this.#progress = database.query<Progress, []>("SELECT * FROM progress").get()!;
+    this.#progress = database.query<Progress, []>(SQL.selectProgress).get()!;
     this.#segmentBytes = segmentBytes;
     const { sequence, number } = this.#progress;
     this.#last = sequence;
@@ -179,27 +178,26 @@ export class Recovery {
   }
 
   #apply(): void {
-    this.#database.run("BEGIN IMMEDIATE");
+    this.#database.run(TRANSACTION.begin);
     this.#read(0.5, (fact) => this.#insert(fact));
     for (const [user, upTo] of this.#confirmed) {
-      this.#run("DELETE FROM mailbox WHERE user = ? AND number <= ?", user, upTo);
+      this.#run(SQL.deleteMessages, user, upTo);
     }
     for (const [session, position] of this.#received) {
-      this.#run("UPDATE sessions SET received = max(received, ?) WHERE number = ?", position, session);
+      this.#run(SQL.raiseReceived, position, session);
     }
-    this.#run("DELETE FROM carried WHERE session NOT IN (SELECT number FROM sessions)");
-    this.#run("UPDATE progress SET sequence = ?, newest = 0, number = ?", this.#last + SEQUENCE_SPAN, this.#number);
-    if (seedOf(this.#database) === 0) this.#run("INSERT INTO journal VALUES (?)", randomInt(1, 2 ** 32));
-    this.#database.run("COMMIT");
+    this.#run(SQL.deleteOrphanPositions);
+    this.#run(SQL.updateProgress, this.#last + SEQUENCE_SPAN, 0, this.#number);
+    if (seedOf(this.#database) === 0) this.#run(SQL.insertSeed, randomInt(1, 2 ** 32));
+    this.#database.run(TRANSACTION.commit);
   }
 
   /** Ends the sessions that the last run did not end; without a journal they are deleted, their positions unknown. */
   #endSessions(): void {
-    this.#run("DELETE FROM sessions WHERE received < 0");
-    const count = this.#run("UPDATE sessions SET ended_ms = ? WHERE ended_ms IS NULL", this.#options.unixMs);
+    this.#run(SQL.deleteUnknownSessions);
+    const count = this.#run(SQL.endOpenSessions, this.#options.unixMs);
     if (count === 0) return;
-    const ages = "SELECT number, row_number() OVER (PARTITION BY user ORDER BY number DESC) AS age FROM sessions";
-    this.#run(`DELETE FROM sessions WHERE number IN (SELECT number FROM (${ages}) WHERE age > ?)`, SESSIONS_KEPT);
+    this.#run(SQL.trimAllSessions);
   }
 
   /** What was reached in the end. */
@@ -224,17 +222,24 @@ export class Recovery {
       case JournalEntry.Delivered:
         return this.#stream(fact);
       case JournalEntry.Began:
-        return void this.#run(BEGIN, first, Buffer.from(b, "latin1"), a, flag, bytes.subarray(textStart, textEnd));
+        return void this.#run(
+          SQL.insertSession,
+          first,
+          Buffer.from(b, "latin1"),
+          a,
+          flag,
+          0,
+          bytes.subarray(textStart, textEnd),
+        );
       case JournalEntry.Ended:
-        return void this.#run("UPDATE sessions SET replaced = ?, ended_ms = ? WHERE number = ?", flag, third, first);
+        return void this.#run(SQL.endRecoveredSession, flag, third, first);
       case JournalEntry.Blocked:
-        return void this.#run("INSERT OR IGNORE INTO blocks VALUES (?, ?)", a, b);
+        return void this.#run(SQL.insertBlock, a, b);
       case JournalEntry.Unblocked:
-        return void this.#run("DELETE FROM blocks WHERE user = ? AND other = ?", a, b);
+        return void this.#run(SQL.deleteBlock, a, b);
       case JournalEntry.WrongPasswords:
-        if (first > 0)
-          return void this.#run("INSERT OR REPLACE INTO lockouts VALUES (?, ?, ?, ?)", a, b, first, second);
-        return void this.#run("DELETE FROM lockouts WHERE user = ? AND source = ?", a, b);
+        if (first > 0) return void this.#run(SQL.insertLockout, a, b, first, second);
+        return void this.#run(SQL.deleteLockout, a, b);
     }
   }
 
@@ -246,7 +251,7 @@ export class Recovery {
     for (let i = 0; i < entries; i++) {
       const { number, position } = fact.entry(i);
       if (number <= confirmed) continue;
-      if (session !== 0) this.#run("INSERT OR IGNORE INTO carried VALUES (?, ?, ?)", session, number, position);
+      if (session !== 0) this.#run(SQL.insertPosition, session, number, position);
       if (kind === JournalEntry.Delivered) continue;
       const { start, end } = fact.line(position);
       const from = wordEnd(bytes, start, end) + 1;
@@ -257,8 +262,7 @@ export class Recovery {
 
   #store(user: string, number: number, unixMs: number, from: string, text: Uint8Array): void {
     if (number <= (this.#confirmed.get(user) ?? 0)) return;
-    const sql = "INSERT OR IGNORE INTO mailbox VALUES (?, ?, ?, ?, ?)";
-    this.#messages += this.#run(sql, user, number, unixMs, from, text);
+    this.#messages += this.#run(SQL.insertMessage, user, number, unixMs, from, text);
   }
 
   #run(sql: string, ...values: SQLQueryBindings[]): number {

@@ -53,7 +53,7 @@ export class TurnRecord implements StreamCopy {
     else this.#held.hold(kind, flag, a, b, n0, n1, n2);
   }
 
-  wrote(to: Account, session: number, outbox: Outbox): void {
+  appended(to: Account, session: number, outbox: Outbox): void {
     this.#to = to;
     this.#session = session;
     outbox.copyNew(this);

@@ -322,7 +322,7 @@ describe("a journal on a disk of which everything is known", () => {
     const store = newStore(openDatabase(":memory:", "power"), folder, "power", SEGMENT_BYTES);
     for (let i = 0; i < 100; i++) {
       folder.events.length = 0;
-      store.keep("bob", { number: store.newNumber(), unixMs: 5, from: "alice", text: Buffer.alloc(300, "x") });
+      store.stored("bob", { number: store.newNumber(), unixMs: 5, from: "alice", text: Buffer.alloc(300, "x") });
       await store.save();
       const { events } = folder;
       expect(events.indexOf("data")).toBeGreaterThanOrEqual(0);
