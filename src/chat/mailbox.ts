@@ -52,8 +52,8 @@ export class Mailbox {
   /** Counts what is in the store from now on. */
   #countSpilled(account: Account, carried: readonly UnackedMessage[]): number {
     let count = 0;
-    for (const { spilled: resting, from, text } of carried) {
-      if (resting) continue;
+    for (const { inMailbox, from, text } of carried) {
+      if (inMailbox) continue;
       count++;
       account.countWaiting(from, 1, text.length);
     }
@@ -148,7 +148,7 @@ export class Mailbox {
     }
     const { end } = outbox;
     for (const { number, unixMs, from, text } of this.#store.read(account.name, session.deliveredUpTo, room)) {
-      outbox.appendMessage(number, 0, encode(`stored ${from} ${unixMs} `), text, 0, text.length);
+      outbox.appendFromMailbox(number, encode(`stored ${from} ${unixMs} `), text);
       session.deliveredUpTo = number;
       session.deliveredUnacked++;
     }

@@ -96,7 +96,7 @@ export class EntryWriter {
    * Adds marks[first..last) of a user's stream, whose lines lie in bytes[start..end): a turn's messages are copied at
    * once, since a copy of each costs more than everything else that is done here.
    */
-  addMarks(
+  addMessages(
     kind: typeof JournalEntry.Sent | typeof JournalEntry.Delivered,
     user: Uint8Array,
     session: number,

@@ -105,7 +105,7 @@ export class Store implements ChatStore {
 
   requeued(user: string, session: number, received: number, messages: readonly UnackedMessage[]): void {
     for (const message of messages) {
-      if (!message.spilled) this.#tables.insertMessage(user, message);
+      if (!message.inMailbox) this.#tables.insertMessage(user, message);
       if (session !== 0) this.#tables.insertPosition(session, message.number, message.position);
     }
     if (session !== 0 && this.#journal !== null) this.#tables.updateReceived(session, received);

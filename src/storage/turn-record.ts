@@ -1,5 +1,5 @@
 import type { Outbox } from "../stream/outbox.ts";
-import { MARK, type StreamCopy } from "../stream/unacked-index.ts";
+import type { StreamCopy } from "../stream/unacked-index.ts";
 import type { Account } from "../chat/session.ts";
 import { JournalEntry, EntryWriter, type EntryKind, HeldEntries, NOTHING } from "./journal-entry.ts";
 import type { Journal } from "./journal.ts";
@@ -59,12 +59,23 @@ export class TurnRecord implements StreamCopy {
     outbox.copyNew(this);
   }
 
-  take(marks: readonly number[], first: number, last: number, bytes: Uint8Array, start: number, end: number): void {
+  accepted(
+    fields: readonly number[],
+    first: number,
+    last: number,
+    bytes: Uint8Array,
+    start: number,
+    end: number,
+  ): void {
     const { nameBytes } = this.#to!;
-    if (marks[first + MARK.unixMs] !== 0)
-      this.#entries.addMarks(JournalEntry.Sent, nameBytes, this.#session, marks, first, last, bytes, start, end);
-    else if (this.#session !== 0)
-      this.#entries.addMarks(JournalEntry.Delivered, nameBytes, this.#session, marks, first, last, NOTHING, 0, 0);
+    this.#entries.addMessages(JournalEntry.Sent, nameBytes, this.#session, fields, first, last, bytes, start, end);
+  }
+
+  /** Recovery needs the positions only for known sessions. */
+  delivered(fields: readonly number[], first: number, last: number): void {
+    if (this.#session === 0) return;
+    const { nameBytes } = this.#to!;
+    this.#entries.addMessages(JournalEntry.Delivered, nameBytes, this.#session, fields, first, last, NOTHING, 0, 0);
   }
 
   /**

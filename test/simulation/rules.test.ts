@@ -130,9 +130,9 @@ function unsaid(kind: EntryKind): Break {
         if (fact[0] !== kind) add.apply(this, fact);
       };
     }),
-    without(EntryWriter.prototype, "addMarks", (addMarks) => {
+    without(EntryWriter.prototype, "addMessages", (addMessages) => {
       return function (this: EntryWriter, ...fact) {
-        if (fact[0] !== kind) addMarks.apply(this, fact);
+        if (fact[0] !== kind) addMessages.apply(this, fact);
       };
     }),
   );

@@ -15,13 +15,8 @@ function read(facts: EntryWriter): EntryReader {
 function stream(facts: EntryWriter, session: number): { outbox: Outbox; copyNew: () => void } {
   const outbox = new Outbox({ markDirty: () => {} }, false);
   const copy: StreamCopy = {
-    take: (...run) =>
-      facts.addMarks(
-        run[0][run[1] + 1] === 0 ? JournalEntry.Delivered : JournalEntry.Sent,
-        bytes("bob"),
-        session,
-        ...run,
-      ),
+    accepted: (...run) => facts.addMessages(JournalEntry.Sent, bytes("bob"), session, ...run),
+    delivered: (...run) => facts.addMessages(JournalEntry.Delivered, bytes("bob"), session, ...run, NOTHING, 0, 0),
   };
   return { outbox, copyNew: () => outbox.copyNew(copy) };
 }
@@ -90,7 +85,7 @@ describe("new messages of a stream", () => {
   test("are copied once, and mailbox entries without their text", () => {
     const facts = new EntryWriter();
     const { outbox, copyNew } = stream(facts, 3);
-    outbox.appendMessage(1, 0, bytes("stored alice 17 "), bytes("rests"), 0, 5);
+    outbox.appendFromMailbox(1, bytes("stored alice 17 "), bytes("rests"));
     outbox.appendMessage(2, 500, bytes("message alice "), bytes("new"), 0, 3);
     copyNew();
     copyNew();
@@ -164,7 +159,7 @@ test("facts are stored where they are to be, and elsewhere when they do not fit 
 test("counts and positions that cannot be are an error, not a loop or another line", () => {
   const sent = (count: number, end: number): EntryReader => {
     const facts = new EntryWriter();
-    facts.addMarks(JournalEntry.Sent, bytes("bob"), 3, [9, 500, 40, end], 0, 4, bytes("message a b\n"), 0, 12);
+    facts.addMessages(JournalEntry.Sent, bytes("bob"), 3, [9, 500, 40, end], 0, 4, bytes("message a b\n"), 0, 12);
     facts.bytes.writeDoubleLE(count, facts.start + 8 + 3 * 8);
     return read(facts);
   };

@@ -171,7 +171,7 @@ describe("after a kill", () => {
     store.commit();
     const number = began(store);
     const { outbox, message } = newStream(store, number);
-    outbox.appendMessage(1, 0, Buffer.from("stored carol 5 "), Buffer.from("fed"), 0, 3);
+    outbox.appendFromMailbox(1, Buffer.from("stored carol 5 "), Buffer.from("fed"));
     const sent = message("one");
     store.received(number, 100);
     store.received(number, 250);

@@ -45,7 +45,7 @@ function message(number: number, text = `text ${number}`, from = "alice"): Unack
     number,
     position: 10 * number,
     bytes: text.length,
-    spilled: false,
+    inMailbox: false,
     unixMs,
     from,
     text: Buffer.from(text, "latin1"),
@@ -158,7 +158,7 @@ describe("a mailbox", () => {
 
   test("does not get again what rests in it", () => {
     const store = open();
-    store.requeued("bob", 0, 0, [message(1), { ...message(2), spilled: true }]);
+    store.requeued("bob", 0, 0, [message(1), { ...message(2), inMailbox: true }]);
     expect(texts(store.read("bob", 0, 1000))).toEqual(["text 1"]);
   });
 });
