@@ -203,8 +203,8 @@ export class Store implements ChatStore {
   }
 
   /** Writes the turn's record; false when the disk has no room for it. */
-  #write(end = false): boolean {
-    const isWritten = this.#record?.write(this.#number, end) ?? true;
+  #write(isLast = false): boolean {
+    const isWritten = this.#record?.write(this.#number, isLast) ?? true;
     if (!this.#power) this.#journal?.announce();
     this.#updateWriteError();
     return isWritten;
