@@ -165,7 +165,6 @@ const PARTS: Record<string, Part> = {
       for (let i = 0; i < OPERATIONS / 100; i++) {
         connections.forEach((connection, index) => connection.data(chunks[index]!));
         for (let end = ends.pop(); end !== undefined; end = ends.pop()) end();
-        if (store.spillUpTo !== null) store.spilled();
       }
     };
   },
@@ -177,12 +176,11 @@ const PARTS: Record<string, Part> = {
     return () => {
       for (let i = 0; i < OPERATIONS / 100; i++) {
         for (let j = 0; j < 100; j++) outbox.appendMessage(store.newNumber(), 1, head, text, 0, text.length);
-        store.wrote(account, 0, outbox);
+        store.appended(account, 0, outbox);
         outbox.durable = outbox.end;
         while (outbox.peek()) outbox.advance(outbox.pieceEnd - outbox.pieceStart);
         store.acked(account, outbox.ackedNumber);
-        // What a server's checkpoint does: nothing is left in old segments here.
-        if (store.spillUpTo !== null) store.spilled();
+        store.compact(() => true); // Nothing is left in old segments here.
         if (store.save() !== true) throw new Error("the disk refuses");
       }
     };

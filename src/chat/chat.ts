@@ -120,7 +120,7 @@ export class Chat {
       this.#byToken.set(session.token, session);
       const { token } = session;
       const proof = this.passwords.prove(account, password, token);
-      store.began({ number, token, user: account.name, resumable: kind === "resumable" }, proof);
+      store.sessionBegan({ number, token, user: account.name, resumable: kind === "resumable" }, proof);
     }
     if (kind === "callback") {
       const secret = this.#newToken();
@@ -143,7 +143,7 @@ export class Chat {
 
   /** Goes on after an earlier session of the same user: what its client has is not delivered again. */
   #takeUp(account: Account, { token, received }: { token: string; received: number }): string {
-    const ended = this.store.ended(token);
+    const ended = this.store.endedSession(token);
     if (ended === null || ended.user !== account.name) return "";
     this.mailbox.ackDelivered(account, ended, received);
     return ended.resumable ? ` received=${ended.received}` : "";
@@ -180,7 +180,7 @@ export class Chat {
 
   /** Whether a token that names no session did so until a newer login of the same user. */
   wasReplaced(token: string): boolean {
-    return this.store.ended(token)?.replaced === true;
+    return this.store.endedSession(token)?.replaced === true;
   }
 
   /** The client says how far it has its stream; false when that is further than anything that was sent. */
@@ -333,7 +333,7 @@ export class Chat {
   #recordAppended(): void {
     for (const session of this.#appendedTo) {
       session.hasAppended = false;
-      this.store.wrote(session.account, session.number, session.outbox);
+      this.store.appended(session.account, session.number, session.outbox);
     }
     this.#appendedTo.length = 0;
   }

@@ -9,11 +9,11 @@ const SESSION_BYTES = 256;
 
 /**
  * Moves messages to and from the mailboxes, a bounded number of bytes in each turn, so that no turn is long: to them,
- * messages of ended sessions, of sessions that are about to be replaced, and those that have been unconfirmed for long,
- * so that the store may forget its oldest records; from them, messages that wait for users who are online.
+ * messages of ended sessions, of sessions that are about to be replaced, and old ones when the store asks for them;
+ * from them, messages that wait for users who are online.
  *
  * Users take turns (round robin): each visit moves a share, then the user goes to the end of the queue. So the
- * mail of one user delays the login or the mailbox of another for one round at most. While the disk is behind, only
+ * mail of one user delays the login or the mailbox of another for one round at most. While the store is busy, only
  * urgent users are visited, with one share a turn: a login waits for the move, or a client's next request does.
  */
 export class MailboxScheduler {
@@ -30,9 +30,9 @@ export class MailboxScheduler {
   #isVisiting = false;
   /** What may still be moved in this turn. */
   #bytesLeft = MOVED_BYTES_PER_TURN;
-  /** The disk was behind when the last turn ended. */
-  #isBehind = false;
-  /** Index of the next account whose oldest messages the store needs. */
+  /** The store was busy when the last turn ended. */
+  #wasBusy = false;
+  /** Index of the next account in `#moveOld`. */
   #next = 0;
 
   /** `wrote` receives the sessions to whose streams messages were fed. */
@@ -194,25 +194,24 @@ export class MailboxScheduler {
   }
 
   /**
-   * A turn ends, and the store has all its changes. True when another one should follow at once; while the disk is
-   * behind, only for urgent users.
+   * A turn ends, and the store has all its changes. True when another one should follow at once; while the store
+   * is busy, only for urgent users.
    */
   step(): boolean {
-    const wasBehind = this.#isBehind;
+    const wasBusy = this.#wasBusy;
     if (this.#mailbox.deliveryRefused && this.#store.writeError === null) this.#deliverAll();
-    if (wasBehind) this.#bytesLeft = MOVED_BYTES_SHARE;
-    for (const account of wasBehind ? this.#urgent : this.#queue) {
+    if (wasBusy) this.#bytesLeft = MOVED_BYTES_SHARE;
+    for (const account of wasBusy ? this.#urgent : this.#queue) {
       if (this.#bytesLeft <= 0) break;
       const { session } = account;
       const isFed = session?.deliveryPending === true;
       this.#visit(account, Math.max(MOVED_BYTES_SHARE, this.#bytesLeft / this.#queue.size));
       if (isFed) session!.outbox.markDirty(); // Its requests may go on.
     }
-    const upTo = this.#store.spillUpTo;
-    if (upTo !== null && !wasBehind) this.#spillOld(upTo);
-    this.#isBehind = this.#store.isBehind;
-    this.#bytesLeft = this.#isBehind ? 0 : MOVED_BYTES_PER_TURN;
-    return this.#isBehind ? this.#urgent.size > 0 : this.#queue.size > 0;
+    this.#store.compact(this.#moveOld);
+    this.#wasBusy = this.#store.isBusy;
+    this.#bytesLeft = this.#wasBusy ? 0 : MOVED_BYTES_PER_TURN;
+    return this.#wasBusy ? this.#urgent.size > 0 : this.#queue.size > 0;
   }
 
   /** The store has room again: feeds the sessions that were refused. */
@@ -221,27 +220,27 @@ export class MailboxScheduler {
     for (const { session, waiting } of this.#accounts.all) if (session !== null && waiting > 0) this.deliver(session);
   }
 
-  /** What the store needs for its oldest records has bytes of its own, or the journal would grow without a bound. */
-  #spillOld(upTo: number): void {
+  /** Goes over all users, in as many turns as that takes; see `ChatStore.compact`. */
+  readonly #moveOld = (upTo: number, bytesMax: number): boolean => {
     const { all } = this.#accounts;
-    let bytesLeft = MOVED_BYTES_PER_TURN / 2;
+    let bytesLeft = bytesMax;
     for (; this.#next < all.length; this.#next++) {
       const account = all[this.#next]!;
       const { session, leaving } = account;
       if (leaving?.requeueing === true) this.#queue.add(account); // Again, if the disk refused it.
       if (account.ackedUpTo > 0) bytesLeft -= this.#mailbox.drop(account, bytesLeft);
-      if (account.ackedUpTo > 0) return;
+      if (account.ackedUpTo > 0) return false;
       for (const each of [leaving, session]) {
         if (each === null) continue;
-        if (bytesLeft <= 0) return;
+        if (bytesLeft <= 0) return false;
         const bytes = this.#mailbox.spill(each, upTo, bytesLeft);
-        if (bytes >= bytesLeft) return; // There may be more of this one.
+        if (bytes >= bytesLeft) return false; // There may be more of this one.
         bytesLeft -= Math.max(SESSION_BYTES, bytes);
       }
     }
     this.#next = 0;
-    this.#store.spilled();
-  }
+    return true;
+  };
 }
 
 /** All unconfirmed messages of that session are in the mailbox too. */

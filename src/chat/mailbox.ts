@@ -29,7 +29,7 @@ export class Mailbox {
   }
 
   keep(account: Account, message: StoredMessage): void {
-    this.#store.keep(account.name, message);
+    this.#store.stored(account.name, message);
     account.countWaiting(message.from, 1, message.text.length);
   }
 
@@ -41,9 +41,9 @@ export class Mailbox {
   requeue(session: Session, bytesMax: number): number {
     if (!session.requeueing) {
       const ended = endOf(session);
-      this.#store.wrote(session.account, session.number, session.outbox);
+      this.#store.appended(session.account, session.number, session.outbox);
       this.noteAcked(session);
-      if (ended !== null) this.#store.ends(ended);
+      if (ended !== null) this.#store.sessionEnded(ended);
       session.requeueing = true;
     }
     return this.spill(session, Number.POSITIVE_INFINITY, bytesMax);
@@ -52,8 +52,8 @@ export class Mailbox {
   /** Counts what is in the store from now on. */
   #countSpilled(account: Account, carried: readonly UnackedMessage[]): number {
     let count = 0;
-    for (const { spilled: resting, from, text } of carried) {
-      if (resting) continue;
+    for (const { inMailbox, from, text } of carried) {
+      if (inMailbox) continue;
       count++;
       account.countWaiting(from, 1, text.length);
     }
@@ -66,10 +66,10 @@ export class Mailbox {
    */
   spill(session: Session, upTo: number, bytesMax: number): number {
     const { account, outbox, number, received } = session;
-    this.#store.wrote(account, number, outbox); // Before they rest, or their texts would not be told.
+    this.#store.appended(account, number, outbox); // Before they rest, or their texts would not be told.
     const carried = outbox.messages(session.spilledUpTo, upTo, bytesMax);
     if (carried.length === 0 && (number === 0 || session.ended)) return 0;
-    this.#store.spill(account.name, number, received, carried);
+    this.#store.requeued(account.name, number, received, carried);
     session.deliveredUnacked += this.#countSpilled(account, carried);
     const upToNow = carried.at(-1)?.number ?? session.spilledUpTo;
     outbox.spill(session.spilledUpTo, upToNow);
@@ -148,7 +148,7 @@ export class Mailbox {
     }
     const { end } = outbox;
     for (const { number, unixMs, from, text } of this.#store.read(account.name, session.deliveredUpTo, room)) {
-      outbox.appendMessage(number, 0, encode(`stored ${from} ${unixMs} `), text, 0, text.length);
+      outbox.appendFromMailbox(number, encode(`stored ${from} ${unixMs} `), text);
       session.deliveredUpTo = number;
       session.deliveredUnacked++;
     }

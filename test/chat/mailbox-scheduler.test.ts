@@ -17,6 +17,16 @@ function setUp(kind = ""): { world: World; alice: TestPeer; bob: TestPeer; kept:
   return { world, alice, bob, kept: () => world.store.read("bob", 0, 1e9).length };
 }
 
+/** The store wants to forget all its records. Calls `moved` once, when everything that only they have has moved. */
+function compactOnce(world: World, moved: () => void): void {
+  let isDone = false;
+  world.store.compact = (move) => {
+    if (isDone || !move(Number.POSITIVE_INFINITY, MOVED_BYTES_PER_TURN / 2)) return;
+    isDone = true;
+    moved();
+  };
+}
+
 function nextTurn(world: World): void {
   world.begin();
   world.endTurn();
@@ -52,7 +62,7 @@ describe.each(["", " resumable"])("what a session%s leaves behind", (kind) => {
     const { world, bob, kept } = setUp(kind);
     end(world, bob);
     let isBehind = true;
-    Object.defineProperty(world.store, "isBehind", { get: () => isBehind });
+    Object.defineProperty(world.store, "isBusy", { get: () => isBehind });
     nextTurn(world);
     const before = kept();
     for (let turns = 0; turns < 5; turns++) {
@@ -97,11 +107,10 @@ describe.each(["", " resumable"])("what a session%s leaves behind", (kind) => {
   test("keeps the store's oldest records until all of it is in the mailbox", () => {
     const { world, bob, kept } = setUp(kind);
     let rested = 0;
-    Object.defineProperty(world.store, "spillUpTo", { get: () => (rested === 0 ? Number.POSITIVE_INFINITY : null) });
-    world.store.spilled = () => {
+    compactOnce(world, () => {
       expect(kept()).toBe(MESSAGES);
       rested++;
-    };
+    });
     end(world, bob);
     while (world.account("bob").leaving !== null) nextTurn(world);
     nextTurn(world);
@@ -110,18 +119,17 @@ describe.each(["", " resumable"])("what a session%s leaves behind", (kind) => {
 
   test("is tried again for the store's oldest records when the disk had refused it", () => {
     const { world, bob, kept } = setUp(kind);
-    const { ends, spill } = world.store;
-    world.store.ends = world.store.spill = () => {
+    const { sessionEnded, requeued } = world.store;
+    world.store.sessionEnded = world.store.requeued = () => {
       throw new Error("disk full");
     };
     end(world, bob);
     expect(world.faults).toHaveLength(1);
-    Object.assign(world.store, { ends, spill });
+    Object.assign(world.store, { sessionEnded, requeued });
     for (let turns = 0; turns < 50; turns++) nextTurn(world);
     expect(kept()).toBe(0);
     let rested = 0;
-    Object.defineProperty(world.store, "spillUpTo", { get: () => (rested === 0 ? Number.POSITIVE_INFINITY : null) });
-    world.store.spilled = () => void rested++;
+    compactOnce(world, () => void rested++);
     for (let turns = 0; turns < 50; turns++) nextTurn(world);
     expect([kept(), rested]).toEqual([MESSAGES, 1]);
   });
@@ -133,9 +141,8 @@ test("a store that wants to forget is told of many sessions in several turns, th
   for (const name of names) world.say(world.connect(), `login ${name} secret resumable`);
   let told = 0;
   let rested = false;
-  Object.defineProperty(world.store, "spillUpTo", { get: () => (rested ? null : Number.POSITIVE_INFINITY) });
-  world.store.spill = () => void told++;
-  world.store.spilled = () => void (rested = true);
+  world.store.requeued = () => void told++;
+  compactOnce(world, () => void (rested = true));
   const counts: number[] = [];
   for (let before = 0; !rested; before = told) {
     nextTurn(world);
@@ -251,14 +258,14 @@ describe.each(["", " resumable"])("a login that replaces a session%s which holds
 
   test("goes on as it can when the disk refuses", () => {
     const { world, alice } = setUp(kind);
-    const { spill: rest } = world.store;
-    world.store.spill = () => {
+    const { requeued } = world.store;
+    world.store.requeued = () => {
       throw new Error("disk full");
     };
     const again = world.connect();
     world.say(again, "login bob secret");
     expect(world.faults.length).toBeGreaterThan(0);
-    world.store.spill = rest;
+    world.store.requeued = requeued;
     const heard = again.read();
     again.hangUp();
     heard.push(...world.login("bob").read());
@@ -329,7 +336,7 @@ describe("of many users at once", () => {
 
   test("what waits is fed while the disk is behind too, a share in each turn, since requests come behind it", () => {
     const { world, fed } = comeBack();
-    Object.defineProperty(world.store, "isBehind", { get: () => true });
+    Object.defineProperty(world.store, "isBusy", { get: () => true });
     world.endTurn();
     for (let before = -1; before < fed();) {
       before = fed();
@@ -362,8 +369,9 @@ describe("of many users at once", () => {
     const [alice] = world.online("alice") as [TestPeer];
     for (let i = 0; i < EACH; i++) world.say(alice, `message bob ${i} ${TEXT}`);
     let needed = 2;
-    Object.defineProperty(world.store, "spillUpTo", { get: () => (needed-- > 0 ? Number.POSITIVE_INFINITY : null) });
-    world.store.spilled = () => {};
+    world.store.compact = (move) => {
+      if (needed-- > 0) move(Number.POSITIVE_INFINITY, MOVED_BYTES_PER_TURN / 2);
+    };
     world.say(world.connect(), "login bob secret callback=5000");
     expect(world.account("bob").session!.deliveredUnacked).toBe(EACH);
   });
@@ -481,7 +489,7 @@ describe.each(["", " resumable"])("while a login waits until very much that a se
 
   test("it is answered while the disk is behind", () => {
     const { world, again } = setUpLogin();
-    Object.defineProperty(world.store, "isBehind", { get: () => true });
+    Object.defineProperty(world.store, "isBusy", { get: () => true });
     for (let turns = 0; again.session === null && turns < 1000; turns++) nextTurn(world);
     expect(again.session).not.toBeNull();
   });
@@ -515,10 +523,10 @@ test("thousands of users whose sessions end at once are settled in turns of boun
   });
   for (const name of names) world.say(alice, `message ${name} hello`);
   let moved = 0;
-  const { spill: rest } = world.store;
-  world.store.spill = (...args) => {
+  const { requeued } = world.store;
+  world.store.requeued = (...args) => {
     moved += args[3].length;
-    rest.apply(world.store, args);
+    requeued.apply(world.store, args);
   };
   world.begin();
   for (const { session } of peers) world.chat.end(session!, "expired");
@@ -604,10 +612,7 @@ describe("thousands of short messages that a user has confirmed", () => {
   test("are dropped before the store forgets the records that say so", () => {
     const { world, token, left } = setUpShort();
     const lefts: number[] = [];
-    Object.defineProperty(world.store, "spillUpTo", {
-      get: () => (lefts.length > 0 ? null : Number.POSITIVE_INFINITY),
-    });
-    world.store.spilled = () => void lefts.push(left());
+    compactOnce(world, () => void lefts.push(left()));
     world.say(world.connect(), `login bob secret resumable after=${token}:${1e5}`);
     for (let turns = 0; lefts.length === 0 && turns < 1000; turns++) nextTurn(world);
     expect(lefts).toEqual([0]);

@@ -253,15 +253,15 @@ test("a full mailbox takes back what was accepted before", () => {
 test("a message that fails inside is answered as a fault, ends its connection, and never comes", () => {
   const world = new World(["alice", "bob"]);
   const [alice] = world.online("alice") as [TestPeer];
-  const { keep } = world.store;
-  world.store.keep = () => {
+  const { stored } = world.store;
+  world.store.stored = () => {
     throw new Error("a fault");
   };
   world.say(alice, "message bob 0", "message bob too");
   expect(alice.read()).toEqual(["err internal"]);
   expect(alice.isClosed).toBe(true);
   expect(world.faults).toHaveLength(1);
-  world.store.keep = keep;
+  world.store.stored = stored;
   expect(world.ask(world.login("alice"), "message bob 1").at(-1)).toBe("ok stored");
   expect(texts(world.login("bob").read())).toEqual(["alice 1"]);
 });
@@ -273,15 +273,15 @@ test.each(["", " resumable"])("what a session%s had not received waits until the
   world.say(bob, `login bob ${PASSWORD}${kind}`);
   bob.room = 0;
   world.say(alice, "message bob 0", "message bob 1");
-  const { ends, spill: rest } = world.store;
-  world.store.ends = world.store.spill = () => {
+  const { sessionEnded, requeued } = world.store;
+  world.store.sessionEnded = world.store.requeued = () => {
     throw new Error("disk full");
   };
   bob.hangUp();
   if (kind !== "") world.pass(SILENCE_MS + 200);
   expect(world.login("bob").read()).toEqual(["err internal"]);
   expect(world.faults.length).toBeGreaterThan(0);
-  Object.assign(world.store, { ends, spill: rest });
+  Object.assign(world.store, { sessionEnded, requeued });
   expect(texts(world.login("bob").read())).toEqual(["alice 0", "alice 1"]);
 });
 

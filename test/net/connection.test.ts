@@ -472,7 +472,7 @@ test("a session's requests come behind its mail while the disk is behind too, un
   const text = "x".repeat(3500);
   const count = Math.ceil(ACK_BYTES_MAX / text.length);
   for (let i = 0; i < 2 * count; i++) world.say(alice!, `message bob ${i} ${text}`);
-  Object.defineProperty(world.store, "isBehind", { get: () => true });
+  Object.defineProperty(world.store, "isBusy", { get: () => true });
   world.begin();
   world.endTurns();
   const wire = new Wire({}, world);

@@ -130,9 +130,9 @@ function unsaid(kind: EntryKind): Break {
         if (fact[0] !== kind) add.apply(this, fact);
       };
     }),
-    without(EntryWriter.prototype, "addMarks", (addMarks) => {
+    without(EntryWriter.prototype, "addMessages", (addMessages) => {
       return function (this: EntryWriter, ...fact) {
-        if (fact[0] !== kind) addMarks.apply(this, fact);
+        if (fact[0] !== kind) addMessages.apply(this, fact);
       };
     }),
   );
@@ -167,18 +167,18 @@ const RULES: Record<string, Break> = {
       return messages.call(this, after, upTo, bytesMax).slice(1);
     };
   }),
-  "what a session had carried is remembered": without(Store.prototype, "spill", (spill) => {
+  "what a session had carried is remembered": without(Store.prototype, "requeued", (requeued) => {
     return function (this: Store, user, session, received, messages) {
       const carried = messages.map((message) => ({ ...message, position: Number.MAX_SAFE_INTEGER }));
-      spill.call(this, user, session, received, carried);
+      requeued.call(this, user, session, received, carried);
     };
   }),
   "what the client has of an ended session is dropped": without(Store.prototype, "lastDelivered", () => {
     return () => 0;
   }),
-  "how far a session was acted on is remembered": without(Store.prototype, "ends", (ends) => {
+  "how far a session was acted on is remembered": without(Store.prototype, "sessionEnded", (sessionEnded) => {
     return function (this: Store, ended) {
-      ends.call(this, { ...ended, received: 0 });
+      sessionEnded.call(this, { ...ended, received: 0 });
     };
   }),
   "a new message joins the end of what waits": all(
