@@ -128,7 +128,7 @@ export class Chat {
       reply += ` secret=${secret}`;
     }
     if (options.after !== null) reply += this.#takeUp(account, options.after);
-    this.mailbox.skip(session);
+    this.mailbox.skip(session.delivery);
     peer.replies.append(encode(`${reply}\n`));
     if (replaced === null) this.#announce(account, `joined ${account.name}`);
     session.outbox.subscribe(this.broadcastGroup);
@@ -201,7 +201,7 @@ export class Chat {
   send(from: Account, to: Account, bytes: Uint8Array, start: number, end: number): "sent" | "stored" | "full" {
     const { store, mailbox, unixMs } = this;
     const { session } = to;
-    if (session !== null && !to.isAwaitingLogin && !mailbox.hasMore(session) && !this.#mustWait(session)) {
+    if (session !== null && !to.isAwaitingLogin && !mailbox.hasMore(session.delivery) && !this.#mustWait(session)) {
       session.outbox.appendMessage(store.newNumber(), unixMs, from.messageHead, bytes, start, end);
       this.#messagesAppended(session);
       return "sent";
@@ -282,7 +282,7 @@ export class Chat {
     outbox.finish(hasGoodbye ? encode(`goodbye ${reason}\n`) : null);
     this.introductions.end(session);
     if (reason !== "replaced" && reason !== "shutdown") this.#announce(account, `left ${account.name} ${reason}`);
-    account.leaving = session;
+    session.delivery.end();
     this.departing.add(session);
   }
 

@@ -6,11 +6,11 @@ import type { Session } from "./session.ts";
  * with that of live sessions. Their unconfirmed messages are in the mailbox, or are being moved there.
  */
 export class Departing {
-  readonly #checkpoint: MailboxScheduler;
+  readonly #scheduler: MailboxScheduler;
   readonly #sessions = new Set<Session>();
 
-  constructor(checkpoint: MailboxScheduler) {
-    this.#checkpoint = checkpoint;
+  constructor(scheduler: MailboxScheduler) {
+    this.#scheduler = scheduler;
   }
 
   get size(): number {
@@ -30,7 +30,7 @@ export class Departing {
     const isUnread = peer === null && (kind === "resumable" || endReason === "logout");
     if (isUnread) outbox.sink = null;
     else this.#sessions.add(session);
-    if (kind !== "plain") this.#checkpoint.requeue(session);
+    if (kind !== "plain") this.#scheduler.requeue(session.delivery);
     if (isUnread) session.caller?.giveUp();
     peer?.close();
   }
@@ -39,7 +39,7 @@ export class Departing {
   remove(session: Session): void {
     this.#sessions.delete(session);
     session.outbox.sink = null;
-    if (session.account.leaving === session) this.#checkpoint.requeue(session);
+    if (session.delivery.state !== "done") this.#scheduler.requeue(session.delivery);
     else session.outbox.withdraw(); // Again, now that nothing is written from it.
   }
 

@@ -59,8 +59,8 @@ export class Account {
   readonly broadcastHead: Uint8Array;
   /** The session that is online. */
   session: Session | null = null;
-  /** One that ended and may still hold messages which its connection has not taken. */
-  leaving: Session | null = null;
+  /** That of the last session, which has ended and may still hold messages that are not in the mailbox. */
+  leaving: Delivery | null = null;
   /** The request budget; null before the first login. */
   allowance: Allowance | null = null;
   /** Messages and bytes of text in the mailbox, of all senders and of each. */
@@ -68,7 +68,7 @@ export class Account {
   waitingBytes = 0;
   /** The user has all messages up to that number: those in the mailbox are dropped some at a time; 0 when all are. */
   ackedUpTo = 0;
-  /** Logins that wait until the messages of the user's sessions are in the mailbox, in their order; null without any. */
+  /** Logins that wait until the messages of the user's sessions are in the mailbox; null without any. */
   waitingLogins: (() => void)[] | null = null;
   #waitingFrom: Map<string, Waiting> | null = null;
   #blocks: Set<Account> | null = null;
@@ -175,20 +175,10 @@ export class Session {
   /** Why it ended; null while it lives. */
   endReason: GoodbyeReason | LeftReason | null = null;
   endedUnixMs = 0;
-  /** The mailbox: fed up to that number, of which so many are unconfirmed, and forgotten up to that number. */
-  deliveredUpTo = 0;
-  /** Messages of it up to that number were confirmed before, and not fed. */
-  skippedUpTo = 0;
-  deliveredUnacked = 0;
-  notedAckUpTo = 0;
-  /** A portion of it is to be fed in the next turns, and the client's next request comes behind that. */
-  deliveryPending = false;
+  /** Which messages were delivered, and which are in the mailbox. */
+  readonly delivery = new Delivery(this);
   /** Messages were appended to its stream in this turn. */
   hasAppended = false;
-  /** Its unconfirmed messages up to that number rest in the mailbox too. */
-  spilledUpTo = 0;
-  /** It has ended, the store knows, and the rest of its messages follow. */
-  requeueing = false;
   /** Place in `Presence.online`. */
   onlineIndex = -1;
 
@@ -203,5 +193,65 @@ export class Session {
 
   get ended(): boolean {
     return this.endReason !== null;
+  }
+}
+
+/**
+ * - `live`: the session is online.
+ * - `ended`: the session has ended, but the connection of a plain session may still take messages.
+ * - `requeueing`: the store knows of the end; unacknowledged messages move to the mailbox, some in each turn.
+ * - `done`: every unacknowledged message is in the mailbox.
+ *
+ * Whether the session is about to be replaced is no state of it: see `Account.isAwaitingLogin`.
+ */
+export type DeliveryState = "live" | "ended" | "requeueing" | "done";
+
+/**
+ * The messages of one session: how far the mailbox was delivered into its outbox, and which messages of its outbox are
+ * in the mailbox too. All fields are message numbers or counts; `Mailbox` changes them. It moves no messages itself.
+ */
+export class Delivery {
+  readonly session: Session;
+  /** The mailbox was delivered up to that number. */
+  deliveredUpTo = 0;
+  /** Messages that are in the mailbox and in the outbox. */
+  deliveredUnacked = 0;
+  /** Mailbox entries up to that number were acknowledged before the session began, and are not delivered; 0: none. */
+  skippedUpTo = 0;
+  /** The store knows that messages up to that number are acknowledged. */
+  notedAckUpTo = 0;
+  /** Unacknowledged messages up to that number are in the mailbox too. */
+  spilledUpTo = 0;
+  /** `MailboxScheduler` delivers a portion in this turn or a later one. The client's next request waits for it. */
+  isPending = false;
+  #state: DeliveryState = "live";
+
+  constructor(session: Session) {
+    this.session = session;
+  }
+
+  get state(): DeliveryState {
+    return this.#state;
+  }
+
+  /** Every unacknowledged message is in the mailbox too. */
+  get isSpilled(): boolean {
+    return this.session.outbox.lastNumber <= this.spilledUpTo;
+  }
+
+  /** The session has ended. Its user cannot log in until this delivery is done. */
+  end(): void {
+    this.#state = "ended";
+    this.session.account.leaving = this;
+  }
+
+  /** The store knows of the end. */
+  beginRequeue(): void {
+    this.#state = "requeueing";
+  }
+
+  finish(): void {
+    this.#state = "done";
+    this.session.account.leaving = null;
   }
 }

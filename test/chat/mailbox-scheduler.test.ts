@@ -225,7 +225,7 @@ describe.each(["", " resumable"])("a login that replaces a session%s which holds
     expect(world.account("bob").isAwaitingLogin).toBe(false);
     expect(peers.map(({ session }) => session?.ended ?? true)).toEqual([true, true, true, false]);
     world.say(alice, "message bob later");
-    expect(world.account("bob").session!.deliveredUnacked).toBeGreaterThan(0);
+    expect(world.account("bob").session!.delivery.deliveredUnacked).toBeGreaterThan(0);
   });
 
   test("does not happen when its connection is gone by then, and the session goes on", () => {
@@ -311,7 +311,7 @@ describe("of many users at once", () => {
       return peer;
     });
     world.endTurn();
-    const fed = (): number => peers.reduce((sum, { session }) => sum + (session?.deliveredUnacked ?? 0), 0);
+    const fed = (): number => peers.reduce((sum, { session }) => sum + (session?.delivery.deliveredUnacked ?? 0), 0);
     return { world, peers, fed };
   }
 
@@ -356,12 +356,16 @@ describe("of many users at once", () => {
     bob.room = 0;
     world.say(bob, "login bob secret resumable");
     const session = bob.session!;
-    const fed = session.deliveredUnacked;
+    const fed = session.delivery.deliveredUnacked;
     for (let i = 0; i < 20; i++) world.say(alice, `broadcast ${TEXT}`);
     world.begin();
-    session.deliveryPending = true;
+    session.delivery.isPending = true;
     world.chat.flushed(session);
-    expect([session.deliveryPending, session.deliveredUnacked, session.outbox.dirty]).toEqual([false, fed, true]);
+    expect([session.delivery.isPending, session.delivery.deliveredUnacked, session.outbox.dirty]).toEqual([
+      false,
+      fed,
+      true,
+    ]);
   });
 
   test("what waits is fed behind what the store needs for its oldest records, also to who has no connection", () => {
@@ -373,12 +377,12 @@ describe("of many users at once", () => {
       if (needed-- > 0) move(Number.POSITIVE_INFINITY, MOVED_BYTES_PER_TURN / 2);
     };
     world.say(world.connect(), "login bob secret callback=5000");
-    expect(world.account("bob").session!.deliveredUnacked).toBe(EACH);
+    expect(world.account("bob").session!.delivery.deliveredUnacked).toBe(EACH);
   });
 
   test("who goes again before their turn has come keeps nobody from theirs, and loses nothing", () => {
     const { world, peers, fed } = comeBack();
-    const gone = peers.find(({ session }) => session!.deliveredUnacked === 0)!;
+    const gone = peers.find(({ session }) => session!.delivery.deliveredUnacked === 0)!;
     world.chat.end(gone.session!, "logout");
     world.endTurns();
     expect(fed()).toBe((NAMES.length - 1) * EACH);
@@ -407,7 +411,7 @@ describe("of many users at once", () => {
     world.begin();
     for (const session of sessions) world.chat.end(session, "expired");
     const left = (): number[] =>
-      sessions.map(({ outbox, spilledUpTo: restedUpTo }) => outbox.messages(restedUpTo, 1e9, 1e9).length);
+      sessions.map(({ outbox, delivery }) => outbox.messages(delivery.spilledUpTo, 1e9, 1e9).length);
     world.endTurn();
     for (let turns = 0; turns < 5; turns++) world.endTurn();
     expect(Math.min(...left())).toBeGreaterThan(0);
@@ -464,11 +468,11 @@ describe.each(["", " resumable"])("while a login waits until very much that a se
     for (let i = 1; i < 10; i++) alice.feed(Buffer.from(`message dave ${TEXT}\n`));
     const dave = world.connect();
     dave.feed(Buffer.from("login dave secret\n"));
-    for (let turns = 0; dave.session?.deliveredUnacked !== 10 && turns < 10; turns++) {
+    for (let turns = 0; dave.session?.delivery.deliveredUnacked !== 10 && turns < 10; turns++) {
       dave.room = 0;
       nextTurn(world);
     }
-    expect([dave.session!.deliveredUnacked, again.session]).toEqual([10, null]);
+    expect([dave.session!.delivery.deliveredUnacked, again.session]).toEqual([10, null]);
   });
 
   test("it is answered after a bounded number of turns, though more messages to that user come than can be moved", () => {

@@ -298,7 +298,7 @@ test("what a callback client confirms while its ended session is still being set
   const received = outbox.sent;
   expect(received).toBeGreaterThan(40_000);
   world.chat.end(session, "expired");
-  expect(world.account("bob").leaving).toBe(session); // For there is more than moves in a turn.
+  expect(world.account("bob").leaving).toBe(session.delivery); // For there is more than moves in a turn.
   world.chat.ack(session, received);
   world.endTurns();
   const bob = world.connect();

@@ -477,11 +477,11 @@ test("a session's requests come behind its mail while the disk is behind too, un
   world.endTurns();
   const wire = new Wire({}, world);
   const verbs = wire.say("login bob secret resumable", "alive 0").map((line) => line.split(" ", 1)[0]);
-  const { deliveredUnacked: fed } = world.account("bob").session!;
+  const { deliveredUnacked: fed } = world.account("bob").session!.delivery;
   expect(fed).toBeWithin(count - 1, count + 2);
   expect(verbs).toEqual(["ok", ...Array<string>(fed).fill("stored"), "ok"]);
   expect(wire.say("alive 0")).toEqual(["ok 16"]);
-  expect(world.account("bob").session!.deliveredUnacked).toBe(fed);
+  expect(world.account("bob").session!.delivery.deliveredUnacked).toBe(fed);
 });
 
 describe("what one connection says at once", () => {

@@ -180,17 +180,18 @@ export class Host {
       return line;
     };
     const { requeue: settle } = chat.mailbox;
-    chat.mailbox.requeue = (session, bytesMax) => {
+    chat.mailbox.requeue = (delivery, bytesMax) => {
+      const { session } = delivery;
       const link = session.peer === null ? undefined : this.#linkOf.get(session.peer);
       if (session.kind === "plain" && link !== undefined) this.#settled(link);
       // In pieces: these messages are few and short.
-      return settle.call(chat.mailbox, session, bytesMax === Number.POSITIVE_INFINITY ? bytesMax : 1);
+      return settle.call(chat.mailbox, delivery, bytesMax === Number.POSITIVE_INFINITY ? bytesMax : 1);
     };
     const { spill: rest } = chat.mailbox;
-    chat.mailbox.spill = (session, upTo, bytesMax) => {
-      if (bytesMax === Number.POSITIVE_INFINITY) return rest.call(chat.mailbox, session, upTo, bytesMax);
+    chat.mailbox.spill = (delivery, upTo, bytesMax) => {
+      if (bytesMax === Number.POSITIVE_INFINITY) return rest.call(chat.mailbox, delivery, upTo, bytesMax);
       const most = Math.min(bytesMax, 100);
-      const bytes = rest.call(chat.mailbox, session, upTo, most);
+      const bytes = rest.call(chat.mailbox, delivery, upTo, most);
       return bytes < most ? bytes : bytesMax;
     };
   }

@@ -96,10 +96,10 @@ function oneLineShort(): Break {
       };
     }),
     without(Mailbox.prototype, "requeue", (requeue) => {
-      return function (this: Mailbox, session, bytesMax) {
+      return function (this: Mailbox, delivery, bytesMax) {
         let bytes = 0;
-        short(session, () => (bytes = requeue.call(this, session, bytesMax)));
-        sessions.delete(session);
+        short(delivery.session, () => (bytes = requeue.call(this, delivery, bytesMax)));
+        sessions.delete(delivery.session);
         return bytes;
       };
     }),
@@ -184,8 +184,8 @@ const RULES: Record<string, Break> = {
   "a new message joins the end of what waits": all(
     sending.watch,
     without(Mailbox.prototype, "hasMore", (hasMore) => {
-      return function (this: Mailbox, session) {
-        return !sending.on() && hasMore.call(this, session);
+      return function (this: Mailbox, delivery) {
+        return !sending.on() && hasMore.call(this, delivery);
       };
     }),
   ),
