@@ -52,6 +52,20 @@ test("a password that is still being judged does not let somebody in who was rem
   expect(world.ask(peer, "alive")).toEqual(["err not_logged_in"]);
 });
 
+test("an attempt that waited while its user was removed is refused, and no password is verified for it", async () => {
+  const world = new World(["alice"]);
+  const verdict = Promise.withResolvers<boolean>();
+  let verified = 0;
+  world.verify = () => (verified++, verdict.promise);
+  const [first, second] = [world.login("alice"), world.login("alice")];
+  remove(world, "alice");
+  verdict.resolve(true);
+  await world.later();
+  await world.later();
+  expect([first!.read(), second!.read()]).toEqual([["err unknown_user"], ["err unknown_user"]]);
+  expect(verified).toBe(1);
+});
+
 test("nor by a password that was changed meanwhile", async () => {
   const world = new World(["alice"]);
   const verdict = Promise.withResolvers<boolean>();
