@@ -112,7 +112,7 @@ test("what is no file, like a pipe or a device, is not replaced by one", async (
   const pipe = join(folder, "pipe");
   Bun.spawnSync(["mkfifo", pipe]);
   for (const path of [pipe, folder]) {
-    await expect(change(path, ["bob", "one"])).rejects.toThrow(`cannot change ${path}: it is no file`);
+    await expect(change(path, ["bob", "one"])).rejects.toThrow(`cannot change ${path}: it is not a regular file`);
   }
   expect(readdirSync(folder).sort()).toEqual(["pipe", "users.txt"]);
 });

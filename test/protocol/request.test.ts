@@ -33,7 +33,7 @@ function parseBytes(line: Uint8Array): Parsed {
     words.push(chunk.toString("latin1", request.starts[i]!, request.ends[i]!));
   }
   expect(request.end).toBe(end);
-  return { verb, words, text: shape.most === "text" ? chunk.toString("latin1", request.textStart, request.end) : null };
+  return { verb, words, text: shape.rest === "text" ? chunk.toString("latin1", request.textStart, request.end) : null };
 }
 
 /** Each character is one byte. */
