@@ -147,7 +147,7 @@ class Simulation {
   }
 }
 
-test("whatever users do, every message accepted is heard once and in order, and every reply follows the rules", () => {
+test("in any series of requests, accepted messages arrive once and in order, and replies follow the rules", () => {
   const random = new Random(seedFor("chat"));
   for (let round = 0; round < 20; round++) {
     const simulation = new Simulation(random);

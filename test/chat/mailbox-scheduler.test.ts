@@ -32,7 +32,7 @@ function nextTurn(world: World): void {
   world.endTurn();
 }
 
-describe.each(["", " resumable"])("what a session%s leaves behind", (kind) => {
+describe.each(["", " resumable"])("the unacknowledged messages of an ended session%s", (kind) => {
   /** The session ends, and with it the turn. */
   function end(world: World, bob: TestPeer): void {
     world.begin();
@@ -43,7 +43,7 @@ describe.each(["", " resumable"])("what a session%s leaves behind", (kind) => {
     world.endTurn();
   }
 
-  test("goes back to the mailbox a little in each turn", () => {
+  test("return to the mailbox, a bounded number of bytes in each turn", () => {
     const { world, bob, kept } = setUp(kind);
     end(world, bob);
     const counts: number[] = [];
@@ -58,7 +58,7 @@ describe.each(["", " resumable"])("what a session%s leaves behind", (kind) => {
     expect(world.account("bob")).toMatchObject({ waiting: MESSAGES });
   });
 
-  test("waits while the disk is behind, and no turn follows for it", () => {
+  test("wait while the store is busy, and cause no turns of their own", () => {
     const { world, bob, kept } = setUp(kind);
     end(world, bob);
     let isBehind = true;
@@ -76,7 +76,7 @@ describe.each(["", " resumable"])("what a session%s leaves behind", (kind) => {
     expect(kept()).toBe(MESSAGES);
   });
 
-  test("is there, whole and in order, for who comes back before that is done, with what was said meanwhile", () => {
+  test("are delivered whole and in order to a login before they are requeued, followed by newer messages", () => {
     const { world, alice, bob } = setUp(kind);
     end(world, bob);
     expect(world.ask(alice, "message bob last").at(-1)).toBe("ok stored");
@@ -90,7 +90,7 @@ describe.each(["", " resumable"])("what a session%s leaves behind", (kind) => {
     expect(numbers).toEqual([...Array.from({ length: MESSAGES }, (_, i) => `${i} x`), "last"]);
   });
 
-  test("is waited for by a login that comes before that is done, and no turn is long", () => {
+  test("make a login wait until they are requeued, in turns of bounded length", () => {
     const { world, bob, kept } = setUp(kind);
     end(world, bob);
     const again = world.connect();
@@ -104,7 +104,7 @@ describe.each(["", " resumable"])("what a session%s leaves behind", (kind) => {
     expect(turns).toBeGreaterThan(5);
   });
 
-  test("keeps the store's oldest records until all of it is in the mailbox", () => {
+  test("keep the store's oldest records until all of them are in the mailbox", () => {
     const { world, bob, kept } = setUp(kind);
     let rested = 0;
     compactOnce(world, () => {
@@ -117,7 +117,7 @@ describe.each(["", " resumable"])("what a session%s leaves behind", (kind) => {
     expect(rested).toBe(1);
   });
 
-  test("is tried again for the store's oldest records when the disk had refused it", () => {
+  test("are requeued for the store's oldest records after the disk had refused them", () => {
     const { world, bob, kept } = setUp(kind);
     const { sessionEnded, requeued } = world.store;
     world.store.sessionEnded = world.store.requeued = () => {
@@ -135,7 +135,7 @@ describe.each(["", " resumable"])("what a session%s leaves behind", (kind) => {
   });
 });
 
-test("a store that wants to forget is told of many sessions in several turns, though none holds anything", () => {
+test("compaction visits many sessions over several turns, although none holds a message", () => {
   const names = Array.from({ length: 300 }, (_, i) => `u${i}`);
   const world = new World(names);
   for (const name of names) world.say(world.connect(), `login ${name} secret resumable`);
@@ -152,7 +152,7 @@ test("a store that wants to forget is told of many sessions in several turns, th
   expect(Math.max(...counts)).toBeLessThan(150);
 });
 
-test("many that end at once share what may be moved in a turn", () => {
+test("sessions that end at once share the bytes that may be moved in a turn", () => {
   const names = Array.from({ length: 20 }, (_, i) => `u${i}`);
   const world = new World(["alice", ...names]);
   const [alice] = world.online("alice") as [TestPeer];
@@ -174,8 +174,8 @@ test("many that end at once share what may be moved in a turn", () => {
   }
 });
 
-describe.each(["", " resumable"])("a login that replaces a session%s which holds very much", (kind) => {
-  test("is answered when that is in the mailbox, some in each turn; the others are answered meanwhile", () => {
+describe.each(["", " resumable"])("a login that replaces a session%s with many unacknowledged messages", (kind) => {
+  test("is answered when they are in the mailbox; other users are answered meanwhile", () => {
     const { world, alice, bob, kept } = setUp(kind);
     const again = world.connect();
     world.begin();
@@ -202,7 +202,7 @@ describe.each(["", " resumable"])("a login that replaces a session%s which holds
     expect(world.login("bob").read()).toHaveLength(1);
   });
 
-  test("is answered also when its password was judged between two turns, and nobody says anything", async () => {
+  test("is answered also when its verdict comes between two turns without other input", async () => {
     const { world } = setUp(kind);
     const verdict = Promise.withResolvers<boolean>();
     world.verify = () => verdict.promise;
@@ -213,7 +213,7 @@ describe.each(["", " resumable"])("a login that replaces a session%s which holds
     expect(again.read()).toHaveLength(1 + MESSAGES);
   });
 
-  test("goes on after others that waited for the same mail, and the last session gets it and what is sent later", () => {
+  test("continues after earlier waiting logins, and the last session receives old and new messages", () => {
     const { world, alice } = setUp(" resumable");
     const peers = Array.from({ length: 4 }, () => world.connect());
     world.begin();
@@ -228,7 +228,7 @@ describe.each(["", " resumable"])("a login that replaces a session%s which holds
     expect(world.account("bob").session!.delivery.deliveredUnacked).toBeGreaterThan(0);
   });
 
-  test("does not happen when its connection is gone by then, and the session goes on", () => {
+  test("does not replace the session when its connection is closed by then", () => {
     const { world, bob } = setUp(kind);
     const again = world.connect();
     world.begin();
@@ -242,7 +242,7 @@ describe.each(["", " resumable"])("a login that replaces a session%s which holds
     expect(world.ask(bob, "alive").at(-1)).toMatch(/^ok/);
   });
 
-  test("does not happen when the server stops meanwhile, and nothing is lost", () => {
+  test("does not succeed when the server stops meanwhile, and no message is lost", () => {
     const { world } = setUp(kind);
     const again = world.connect();
     world.begin();
@@ -256,7 +256,7 @@ describe.each(["", " resumable"])("a login that replaces a session%s which holds
     expect(world.store.read("bob", 0, 1e9)).toHaveLength(MESSAGES);
   });
 
-  test("goes on as it can when the disk refuses", () => {
+  test("is admitted when the disk refuses to spill, and no message is lost", () => {
     const { world, alice } = setUp(kind);
     const { requeued } = world.store;
     world.store.requeued = () => {
@@ -274,7 +274,7 @@ describe.each(["", " resumable"])("a login that replaces a session%s which holds
   });
 });
 
-test("logins of one user from two addresses leave one live session, although acked messages are still dropped", () => {
+test("two logins of a user at once leave one live session while acknowledged messages are dropped", () => {
   const world = new World(["alice", "bob"]);
   const [alice] = world.online("alice") as [TestPeer];
   for (let i = 0; i < 1000; i++) alice.feed(Buffer.from(`message bob ${i} ${"x".repeat(60)}\n`));
@@ -292,7 +292,7 @@ test("logins of one user from two addresses leave one live session, although ack
   expect(world.account("bob").session).toBe(peers[1]!.session);
 });
 
-describe("of many users at once", () => {
+describe("deliveries to many users at once", () => {
   const NAMES = ["u0", "u1", "u2"];
   /** No more than a session is fed that confirms nothing. */
   const EACH = 18;
@@ -315,7 +315,7 @@ describe("of many users at once", () => {
     return { world, peers, fed };
   }
 
-  test("what waits is fed a little in each turn, which follow by themselves", () => {
+  test("a mailbox is delivered in portions, in turns that follow by themselves", () => {
     const { world, peers, fed } = comeBack();
     let turns = 0;
     for (let before = 0; fed() < NAMES.length * EACH; turns++) {
@@ -334,7 +334,7 @@ describe("of many users at once", () => {
     }
   });
 
-  test("what waits is fed while the disk is behind too, a share in each turn, since requests come behind it", () => {
+  test("a mailbox is delivered also while the store is busy, one share in each turn", () => {
     const { world, fed } = comeBack();
     Object.defineProperty(world.store, "isBusy", { get: () => true });
     world.endTurn();
@@ -348,7 +348,7 @@ describe("of many users at once", () => {
     expect(world.chat.turnEnds()).toBe(false);
   });
 
-  test("requests of a user for whose mail other lines left no room go on", () => {
+  test("requests continue when other lines leave no room for the mailbox", () => {
     const world = new World(["alice", "bob"]);
     const [alice] = world.online("alice") as [TestPeer];
     for (let i = 0; i < EACH + 10; i++) world.say(alice, `message bob ${i} ${TEXT}`);
@@ -368,7 +368,7 @@ describe("of many users at once", () => {
     ]);
   });
 
-  test("what waits is fed behind what the store needs for its oldest records, also to who has no connection", () => {
+  test("a mailbox is delivered after compaction, also to a callback session", () => {
     const world = new World(["alice", "bob"]);
     const [alice] = world.online("alice") as [TestPeer];
     for (let i = 0; i < EACH; i++) world.say(alice, `message bob ${i} ${TEXT}`);
@@ -380,7 +380,7 @@ describe("of many users at once", () => {
     expect(world.account("bob").session!.delivery.deliveredUnacked).toBe(EACH);
   });
 
-  test("who goes again before their turn has come keeps nobody from theirs, and loses nothing", () => {
+  test("a user who logs out before a portion delays no other user and loses no message", () => {
     const { world, peers, fed } = comeBack();
     const gone = peers.find(({ session }) => session!.delivery.deliveredUnacked === 0)!;
     world.chat.end(gone.session!, "logout");
@@ -389,7 +389,7 @@ describe("of many users at once", () => {
     expect(gone.session!.account.waiting).toBe(EACH);
   });
 
-  test("what a fault keeps from being fed is reported, and fed the next time", () => {
+  test("a fault in a delivery is reported, and the messages are delivered the next time", () => {
     const { world, fed } = comeBack();
     const { read } = world.store;
     world.store.read = () => {
@@ -403,7 +403,7 @@ describe("of many users at once", () => {
     expect(fed()).toBe(NAMES.length * EACH);
   });
 
-  test("what sessions hold that end together is taken back a little of each in turn", () => {
+  test("sessions that end together are requeued in turns, a share of each", () => {
     const { world, peers, fed } = comeBack();
     world.endTurns();
     expect(fed()).toBe(NAMES.length * EACH);
@@ -421,7 +421,7 @@ describe("of many users at once", () => {
   });
 });
 
-describe.each(["", " resumable"])("while a login waits until very much that a session%s holds is moved", (kind) => {
+describe.each(["", " resumable"])("while a login waits for the move of many messages of a session%s", (kind) => {
   /** Bob logs in again; his session holds a hundred long messages. */
   function setUpLogin(): { world: World; alice: TestPeer; bob: TestPeer; again: TestPeer } {
     const { world, alice, bob } = setUp(kind);
@@ -435,7 +435,7 @@ describe.each(["", " resumable"])("while a login waits until very much that a se
     return { world, alice, bob, again };
   }
 
-  test("a login that has little to move is answered before those that came earlier and have much", () => {
+  test("a later login with few messages to move is answered first", () => {
     const { world, alice, again } = setUpLogin();
     const first = ["carol", "erin"].map((name) => {
       world.chat.accounts.add(name, "secret");
@@ -463,7 +463,7 @@ describe.each(["", " resumable"])("while a login waits until very much that a se
     ]);
   });
 
-  test("the mailboxes of other users are fed", () => {
+  test("the mailboxes of other users are delivered", () => {
     const { world, alice, again } = setUpLogin();
     for (let i = 1; i < 10; i++) alice.feed(Buffer.from(`message dave ${TEXT}\n`));
     const dave = world.connect();
@@ -475,7 +475,7 @@ describe.each(["", " resumable"])("while a login waits until very much that a se
     expect([dave.session!.delivery.deliveredUnacked, again.session]).toEqual([10, null]);
   });
 
-  test("it is answered after a bounded number of turns, though more messages to that user come than can be moved", () => {
+  test("it is answered after a bounded number of turns, although messages arrive faster than they are moved", () => {
     const { world, alice, bob, again } = setUpLogin();
     let sent = MESSAGES;
     let turns = 0;
@@ -491,14 +491,14 @@ describe.each(["", " resumable"])("while a login waits until very much that a se
     expect(numbers).toEqual(Array.from({ length: sent }, (_, i) => String(i)));
   });
 
-  test("it is answered while the disk is behind", () => {
+  test("it is answered while the store is busy", () => {
     const { world, again } = setUpLogin();
     Object.defineProperty(world.store, "isBusy", { get: () => true });
     for (let turns = 0; again.session === null && turns < 1000; turns++) nextTurn(world);
     expect(again.session).not.toBeNull();
   });
 
-  test("messages to that user are stored, and come to the old session when the login comes to nothing", () => {
+  test("messages to that user are stored, and delivered to the old session when the login fails", () => {
     const { world, alice, bob, again } = setUpLogin();
     world.begin();
     alice.feed(Buffer.from("message bob last\n"));
@@ -515,7 +515,7 @@ describe.each(["", " resumable"])("while a login waits until very much that a se
   });
 });
 
-test("thousands of users whose sessions end at once are settled in turns of bounded length", () => {
+test("thousands of sessions that end at once are requeued in turns of bounded length", () => {
   const names = Array.from({ length: 2000 }, (_, i) => `u${i}`);
   const world = new World(["alice", ...names]);
   const [alice] = world.online("alice") as [TestPeer];
@@ -542,7 +542,7 @@ test("thousands of users whose sessions end at once are settled in turns of boun
   expect(Math.max(...counts)).toBeLessThan(150);
 });
 
-describe("thousands of short messages that a user has confirmed", () => {
+describe("thousands of short acknowledged messages", () => {
   const COUNT = 4000;
 
   /** Bob has a session that got and lost its connection with them; and the number of rows that each turn drops. */
@@ -571,7 +571,7 @@ describe("thousands of short messages that a user has confirmed", () => {
     return { world, alice, token, dropped: () => most, left: () => world.store.read("bob", 0, 1e9).length };
   }
 
-  test("with after= are dropped some in each turn, and none of them comes", () => {
+  test("are dropped after a login with after=, some in each turn, and none is delivered", () => {
     const { world, alice, token, dropped, left } = setUpShort();
     expect(left()).toBe(COUNT);
     const position = `message alice ${COUNT - 1}\n`.length * 3000;
@@ -613,7 +613,7 @@ describe("thousands of short messages that a user has confirmed", () => {
     }
   });
 
-  test("are dropped before the store forgets the records that say so", () => {
+  test("are dropped before compaction removes the records that acknowledge them", () => {
     const { world, token, left } = setUpShort();
     const lefts: number[] = [];
     compactOnce(world, () => void lefts.push(left()));
