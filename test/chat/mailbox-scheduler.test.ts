@@ -515,6 +515,25 @@ describe.each(["", " resumable"])("while a login waits for the move of many mess
   });
 });
 
+test("logins from several addresses that wait for the same move replace one another, and one session is left", () => {
+  const { world, bob } = setUp(" resumable");
+  const peers = Array.from({ length: 4 }, (_, i) => world.connect(`192.0.2.${10 + i}`));
+  world.begin();
+  for (const peer of peers) peer.feed(Buffer.from("login bob secret resumable\n"));
+  world.endTurn();
+  bob.room = 20_000;
+  world.begin();
+  bob.session!.outbox.markDirty();
+  world.endTurn();
+  // These acknowledged entries are dropped later: until then each step of each login has something to drop.
+  bob.feed(Buffer.from(`alive ${bob.session!.outbox.sent}\n`));
+  for (let turns = 0; turns < 200; turns++) nextTurn(world);
+  const ends = [bob, ...peers].map(({ session }) => session?.endReason);
+  expect(ends).toEqual(["replaced", "replaced", "replaced", "replaced", null]);
+  expect(world.account("bob").session === peers[3]!.session).toBe(true);
+  expect([world.account("bob").isAwaitingLogin, world.chat.presence.online.length]).toEqual([false, 2]);
+});
+
 test("thousands of sessions that end at once are requeued in turns of bounded length", () => {
   const names = Array.from({ length: 2000 }, (_, i) => `u${i}`);
   const world = new World(["alice", ...names]);
