@@ -68,7 +68,7 @@ class Login {
     const { lockouts, passwords } = this.#chat;
     if (lockouts.secondsLeft(record) > 0) return this.#end(record, () => this.#refuseLockedOut(record));
     if (this.#account.password !== this.#accountPassword) return this.#end(record, () => void this.#hasUserChanged());
-    const judged = (isRight: boolean | null): void => this.#judged(record, isRight);
+    const decide = (isRight: boolean | null): void => this.#decide(record, isRight);
     const failed = (error: unknown): void => this.#end(record, () => fault(this.#chat, this.#peer, error));
     let verdict: ReturnType<typeof passwords.verify>;
     try {
@@ -79,12 +79,12 @@ class Login {
     }
     if (verdict === null)
       this.#end(record, () => refuse(this.#peer.replies, "busy", "too many log in; try again in a moment"));
-    else if (typeof verdict === "boolean") judged(verdict);
-    else void verdict.then(judged, failed);
+    else if (typeof verdict === "boolean") decide(verdict);
+    else void verdict.then(decide, failed);
   }
 
   /** `isRight` is null when the peer hung up before its password was compared. */
-  #judged(record: LoginRecord, isRight: boolean | null): void {
+  #decide(record: LoginRecord, isRight: boolean | null): void {
     if (isRight === true) return this.#prepare(record);
     this.#end(record, () => {
       if (isRight === null) this.#hasFailed = true;

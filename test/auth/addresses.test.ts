@@ -10,7 +10,7 @@ const ELSEWHERE = "192.0.2.2";
 function setUp(limits: Partial<Limits> = {}): { addresses: Addresses; pass: (ms: number) => void } {
   const wheel = new TimerWheel();
   let clockMs = 0;
-  // In steps, since a jump would count as a stall.
+  // In steps: the wheel takes a jump for a stall of the process.
   const pass = (ms: number): void => {
     for (const untilMs = clockMs + ms; clockMs < untilMs;) wheel.advance((clockMs = Math.min(untilMs, clockMs + 50)));
   };

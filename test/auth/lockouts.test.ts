@@ -11,7 +11,7 @@ function lockOut(world: World, address = HERE): void {
   world.say(world.connect(address), "login alice a", "login alice b", "login alice c");
 }
 
-/** What a login on a connection of its own is answered. */
+/** The reply to a login on a new connection. */
 function answer(world: World, user: string, password: string, address = HERE): string | undefined {
   const peer = world.connect(address);
   return world.ask(peer, `login ${user} ${password}`)[0];
@@ -167,7 +167,7 @@ test("no record of an address is kept after its time", () => {
 });
 
 describe("a login that is judged later", () => {
-  /** Passwords wait in `asked` for the test to judge them. */
+  /** Verifications wait in `asked` for their verdicts. */
   interface Asked {
     account: Account;
     password: string;
@@ -419,7 +419,7 @@ test("the number of records is bounded: with too many, the next to expire is for
       world.chat.lockouts.leave(record);
     });
   };
-  // But not while an attempt is being judged.
+  // But not while an attempt is verified.
   const verdict = Promise.withResolvers<boolean>();
   const judged = world.connect();
   world.say(judged, "login bob a");

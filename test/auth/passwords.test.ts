@@ -18,7 +18,7 @@ function account(password: string): Account {
   return new Accounts().add("alice", password)!;
 }
 
-/** What sessions left is in this map, by user and token. */
+/** The proofs of earlier sessions, by user and token. */
 function passwords(proofs = new Map<string, Uint8Array>()): Passwords {
   return new Passwords({ proof: (user, token) => proofs.get(`${user} ${token}`) ?? NOTHING });
 }

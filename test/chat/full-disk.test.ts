@@ -1,10 +1,10 @@
 import { describe, expect, test } from "bun:test";
 import { type TestPeer, World } from "../support/chat.ts";
 
-/** A journal without room; false when there is some again. */
+/** Takes the room of the journal away; false gives it back. */
 function fill(world: World, isFull: boolean): void {
   world.store.hasRoom = () => !isFull;
-  // The store judges anew at each save, and knows of no fault here.
+  // The store checks again at each save, and has no error here.
   const trouble = isFull ? "the disk refuses: no room" : null;
   Object.defineProperty(world.store, "writeError", { configurable: true, get: () => trouble, set: () => {} });
 }

@@ -8,7 +8,7 @@ let world: World;
 let alice: TestPeer;
 let bob: TestPeer;
 
-/** A user logs in from an address of their own, with these options; everybody has read everything. */
+/** A user logs in from its own address with these options; all users have read everything. */
 function enter(name: string, address: string, options = ""): TestPeer {
   const peer = world.connect(address);
   world.say(peer, `login ${name} ${PASSWORD}${options}`);
@@ -231,7 +231,7 @@ describe("a ticket", () => {
   });
 });
 
-/** Another question of alice's brings the address where bob is now. */
+/** Another question of alice gets the present address of bob. */
 function grantedAnew(where: string): void {
   alice.read();
   world.ask(alice, "getaddress bob");
@@ -267,7 +267,7 @@ test("2,046 refused questions and a block cancel only their own timers: a silent
   }
   alice.read();
   bob.read();
-  // Her idle timer has the record of the wheel that the granted question had.
+  // Her idle timer has the record in the wheel that the granted question had before.
   const carol = world.login("carol");
   world.announce();
   expect(world.ask(alice, "block bob")).toEqual(["joined carol", "denied bob", "ok"]);

@@ -5,7 +5,7 @@ import { type TestPeer, World } from "../support/chat.ts";
 const TEXT = "x".repeat(3500);
 const MESSAGES = 100;
 
-/** Bob is online, reads nothing, and has a hundred messages of alice before him. */
+/** Bob is online, reads nothing, and has a hundred unacknowledged messages from alice. */
 function setUp(kind = ""): { world: World; alice: TestPeer; bob: TestPeer; kept: () => number } {
   const world = new World(["alice", "bob"]);
   const [alice] = world.online("alice") as [TestPeer];
@@ -17,7 +17,7 @@ function setUp(kind = ""): { world: World; alice: TestPeer; bob: TestPeer; kept:
   return { world, alice, bob, kept: () => world.store.read("bob", 0, 1e9).length };
 }
 
-/** The store wants to forget all its records. Calls `moved` once, when everything that only they have has moved. */
+/** The store compacts all its records. Calls `moved` once, when the scheduler has moved everything. */
 function compactOnce(world: World, moved: () => void): void {
   let isDone = false;
   world.store.compact = (move) => {
@@ -33,7 +33,7 @@ function nextTurn(world: World): void {
 }
 
 describe.each(["", " resumable"])("the unacknowledged messages of an ended session%s", (kind) => {
-  /** The session ends, and with it the turn. */
+  /** The session ends, then the turn. */
   function end(world: World, bob: TestPeer): void {
     world.begin();
     if (kind === "") {
@@ -294,11 +294,11 @@ test("two logins of a user at once leave one live session while acknowledged mes
 
 describe("deliveries to many users at once", () => {
   const NAMES = ["u0", "u1", "u2"];
-  /** No more than a session is fed that confirms nothing. */
+  /** As many messages as are delivered to a session that acknowledges nothing. */
   const EACH = 18;
   const most = Math.ceil(MOVED_BYTES_PER_TURN / TEXT.length) + 1;
 
-  /** For each of them so many messages wait, and in one turn all of them come. */
+  /** `EACH` messages wait for each user, and all users log in in one turn. */
   function comeBack(): { world: World; peers: TestPeer[]; fed: () => number } {
     const world = new World(["alice", ...NAMES]);
     const [alice] = world.online("alice") as [TestPeer];
@@ -422,7 +422,7 @@ describe("deliveries to many users at once", () => {
 });
 
 describe.each(["", " resumable"])("while a login waits for the move of many messages of a session%s", (kind) => {
-  /** Bob logs in again; his session holds a hundred long messages. */
+  /** Bob logs in again while his session has a hundred long unacknowledged messages. */
   function setUpLogin(): { world: World; alice: TestPeer; bob: TestPeer; again: TestPeer } {
     const { world, alice, bob } = setUp(kind);
     for (const name of ["carol", "dave"]) world.chat.accounts.add(name, "secret");
@@ -564,7 +564,7 @@ test("thousands of sessions that end at once are requeued in turns of bounded le
 describe("thousands of short acknowledged messages", () => {
   const COUNT = 4000;
 
-  /** Bob has a session that got and lost its connection with them; and the number of rows that each turn drops. */
+  /** A session of bob received them and ended without an ack. `dropped` is the largest number of one drop. */
   function setUpShort(): { world: World; alice: TestPeer; token: string; dropped: () => number; left: () => number } {
     const world = new World(["alice", "bob"]);
     const [alice] = world.online("alice") as [TestPeer];

@@ -421,7 +421,7 @@ describe("goodbye is the last line of a session", () => {
   const LIMIT = 128 << 10;
   const TEXT = "x".repeat(4000);
 
-  /** All that was appended to a stream and is not confirmed, as lines. */
+  /** The unacknowledged lines of an outbox. */
   function lines({ outbox }: Session): string[] {
     outbox.rewind(outbox.acked);
     let text = "";
@@ -432,7 +432,7 @@ describe("goodbye is the last line of a session", () => {
     return text.split("\n").slice(0, -1);
   }
 
-  /** Alice's mailbox holds more than a portion, and what waits in her session is just below the limit. */
+  /** Alice's mailbox has more than a portion, and her unacknowledged output is just below the limit. */
   function nearlySlow(
     option: string,
     room = Number.POSITIVE_INFINITY,
@@ -464,7 +464,7 @@ describe("goodbye is the last line of a session", () => {
     const received = asked.join("\n").length + 1;
     expect(alice.read().slice(-4)).toEqual(["ok stored", "ok stored", `ok ${received}`, "goodbye slow"]);
     expect(alice.isClosed).toBe(true);
-    // What the replies said is true, and what came after them was not acted on.
+    // The replies are right, and requests after them were not acted on.
     const again = world.connect();
     world.say(again, `login alice secret after=${session.token}:0`);
     const [reply, ...stored] = again.read();

@@ -3,7 +3,7 @@ import fc from "fast-check";
 import { LineReader } from "../../src/protocol/line-reader.ts";
 import { Random, seedFor } from "../support/random.ts";
 
-/** What a line was: its bytes as latin1, or null when it was too long; and the position behind it. */
+/** The bytes of a line as latin1, or null when it was too long; and the position after it. */
 interface Line {
   text: string | null;
   position: number;
@@ -11,7 +11,7 @@ interface Line {
 
 const LIMIT = 16;
 
-/** Every kind of line there is, and the beginning of one more. */
+/** Each kind of line, and the beginning of another line. */
 const EVERYTHING = [
   "alive\n",
   "\n",
@@ -32,10 +32,10 @@ function bytesOf(text: string): Uint8Array {
   return Buffer.from(text, "latin1");
 }
 
-/** Positions behind the last line that each reader gave. */
+/** The position after the last line of each reader. */
 const positions = new WeakMap<LineReader, number>();
 
-/** Everything that the reader has now. */
+/** All complete lines that the reader has now. */
 function pull(reader: LineReader, most = Infinity): Line[] {
   const lines: Line[] = [];
   while (lines.length < most && reader.next()) {
@@ -56,7 +56,7 @@ function read(chunks: readonly Uint8Array[], limit = LIMIT): Line[] {
   });
 }
 
-/** The same by plain means: all bytes at hand, cut at each LF. */
+/** The reference: all bytes together, cut at each LF. */
 function plainly(bytes: Uint8Array, limit = LIMIT): Line[] {
   const whole = Buffer.from(bytes).toString("latin1").split("\n").slice(0, -1);
   let position = 0;

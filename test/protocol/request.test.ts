@@ -7,17 +7,17 @@ import { seedFor } from "../support/random.ts";
 
 const VERBS = Object.keys(SHAPES) as Verb[];
 
-/** What a request turned out to be; null as words: they have not the verb's shape. */
+/** A parsed request; `words` is null when they do not have the shape of the verb. */
 interface Parsed {
   verb: Verb | null;
   words: string[] | null;
   text: string | null;
 }
 
-/** One for all lines, as a connection has it: what an earlier line left behind must not matter. */
+/** One object for all lines, as in a connection: state of an earlier line must not matter. */
 const request = new Request();
 
-/** Parses a line that lies inside a chunk, between lines which a parser that runs too far would read. */
+/** Parses a line within a chunk, between other lines that the parser must not read. */
 function parseBytes(line: Uint8Array): Parsed {
   const before = Buffer.from("message bob 1\n");
   const chunk = Buffer.concat([before, line, Buffer.from(" 2 message bob more words\n")]);
@@ -42,7 +42,7 @@ function parse(line: string): Parsed {
 }
 
 function within(text: string, ask: (bytes: Uint8Array, start: number, end: number) => boolean): boolean {
-  // Letters and digits around it: a check that looks beyond the word would change its mind.
+  // Letters and digits around it: a check beyond the word would give another result.
   return ask(Buffer.from(`a.1${text}1.a`, "latin1"), 3, 3 + text.length);
 }
 
@@ -201,7 +201,7 @@ describe("a user name", () => {
         ),
         (name) => {
           const wellFormed = /^[A-Za-z0-9][A-Za-z0-9._-]{0,31}$/.test(name) && !name.includes("..");
-          // Leading zeros make it neither clearly an address nor clearly not one: the rules leave that open.
+          // The rules leave open whether leading zeros are an address.
           fc.pre(!/(^|\.)0\d/.test(name) || !/^\d+(\.\d+){3}$/.test(name));
           expect(within(name, isName)).toBe(wellFormed && !isIPv4(name));
         },
@@ -258,7 +258,7 @@ test("a token has 22 to 64 letters, digits, underscores and hyphens", () => {
 });
 
 describe("whatever a line holds", () => {
-  /** Lines that come close to being requests: verbs, words, and what is often wrong with them. */
+  /** Lines that are almost requests: verbs, words, and frequent mistakes. */
   const pieces = fc.constantFrom(...VERBS, "alice", "a..b", "1.2.3.4", "12", "9".repeat(20), "", " ", "\r", "\xff");
   const nearly = fc.array(pieces, { maxLength: 22 }).map((words) => Buffer.from(words.join(" "), "latin1"));
   const anything = fc.uint8Array({ maxLength: 200 });
