@@ -157,7 +157,6 @@ const PARTS: Record<string, Part> = {
       for (let i = 0; i < OPERATIONS / 100; i++) {
         connections.forEach((connection, index) => connection.data(chunks[index]!));
         for (let end = ends.pop(); end !== undefined; end = ends.pop()) end();
-        if (store.spillUpTo !== null) store.spilled();
       }
     };
   },
@@ -169,12 +168,12 @@ const PARTS: Record<string, Part> = {
     return () => {
       for (let i = 0; i < OPERATIONS / 100; i++) {
         for (let j = 0; j < 100; j++) outbox.appendMessage(store.newNumber(), 1, head, text, 0, text.length);
-        store.wrote(account, 0, outbox);
+        store.appended(account, 0, outbox);
         outbox.durable = outbox.end;
         while (outbox.peek()) outbox.advance(outbox.pieceEnd - outbox.pieceStart);
         store.acked(account, outbox.ackedNumber);
         // In the server the MailboxScheduler does this. Here old segments contain nothing that is unacknowledged.
-        if (store.spillUpTo !== null) store.spilled();
+        store.compact(() => true);
         if (store.save() !== true) throw new Error("the journal cannot be written");
       }
     };

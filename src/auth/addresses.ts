@@ -2,92 +2,94 @@ import { ADDRESSES_IDLE_MAX, ADDRESSES_IDLE_MS, type Limits } from "../limits.ts
 import type { TimerWheel } from "../timer-wheel.ts";
 import { TokenBucket, tokensMax } from "../token-bucket.ts";
 
-/** What one source address has, and what it may still do. */
-interface Standing {
+/** The connections and the budgets of one source address. */
+interface AddressState {
   connections: number;
-  /** New connections, and logins that fail. */
+  /** Budget of new connections. */
   connects: TokenBucket;
+  /** Budget of failed logins. */
   failures: TokenBucket;
-  /** Requests of its connections without a session. */
+  /** Budget of requests on connections without a session. */
   requests: TokenBucket;
-  /** Wheel time at which it was last seen. */
-  seenMs: number;
+  /** Wheel time of its last connection or request. */
+  lastSeenMs: number;
 }
 
 /**
  * Limits for each source address: connections at once, new connections a second, requests without a session, and failed
- * logins of any user. The server's own machine is exempt unless `limitsLoopback` is set. An address is forgotten when
- * its budgets are full again.
+ * logins of all users together. Loopback addresses are exempt unless `limitsLoopback` is set. An address is forgotten
+ * when its budgets are full again.
  */
 export class Addresses {
   readonly #wheel: TimerWheel;
   readonly #limits: Limits;
-  /** By source: those with connections; and without, in the order in which they were last seen. */
-  readonly #active = new Map<string, Standing>();
-  readonly #idle = new Map<string, Standing>();
+  /** By source address: those with connections; and those without, the longest unused first. */
+  readonly #active = new Map<string, AddressState>();
+  readonly #idle = new Map<string, AddressState>();
 
   constructor(wheel: TimerWheel, limits: Limits) {
     this.#wheel = wheel;
     this.#limits = limits;
   }
 
-  /** Addresses that are remembered. */
+  /** The number of remembered addresses. */
   get size(): number {
     return this.#active.size + this.#idle.size;
   }
 
-  /** Counts a new connection; or returns why there may be none, in words that fit behind "too many". */
+  /** Counts a new connection, or returns why it is refused, in words that complete "too many ...". */
   connect(address: string): string | null {
     if (this.#isExempt(address)) return null;
-    const { connectionsPerAddressMax: most, connectionsPerSecondMax: perSecond } = this.#limits;
+    const { connectionsPerAddressMax, connectionsPerSecondMax: perSecond } = this.#limits;
     const key = source(address);
-    const standing = this.#standing(key);
-    if (most > 0 && standing.connections >= most) return "connections from your address";
+    const state = this.#state(key);
+    if (connectionsPerAddressMax > 0 && state.connections >= connectionsPerAddressMax)
+      return "connections from your address";
     if (perSecond > 0) {
-      standing.connects.earn(perSecond, Math.max(1, perSecond), this.#wheel.nowMs);
-      if (standing.connects.tokens < 1) return "new connections from your address";
-      standing.connects.tokens--;
+      state.connects.earn(perSecond, Math.max(1, perSecond), this.#wheel.nowMs);
+      if (state.connects.tokens < 1) return "new connections from your address";
+      state.connects.tokens--;
     }
-    standing.connections++;
+    state.connections++;
     this.#idle.delete(key);
-    this.#active.set(key, standing);
+    this.#active.set(key, state);
     return null;
   }
 
-  /** A connection that was counted is gone. */
+  /** A counted connection is closed. */
   disconnect(address: string): void {
     const key = source(address);
-    const standing = this.#active.get(key);
-    if (standing === undefined || --standing.connections > 0) return;
+    const state = this.#active.get(key);
+    if (state === undefined || --state.connections > 0) return;
     this.#active.delete(key);
-    this.#keep(key, standing);
+    this.#keep(key, state);
   }
 
-  /** Seconds until a login from there is judged again, since too many have failed; 0 when it is now. */
+  /** Seconds until a login from that address is verified again after too many failures; 0: it is verified now. */
   loginWait(address: string): number {
     const perMinute = this.#limits.failedLoginsPerMinuteMax;
     if (perMinute === 0 || this.#isExempt(address)) return 0;
-    const { failures } = this.#standing(source(address));
+    const { failures } = this.#state(source(address));
     failures.earn(perMinute / 60, perMinute, this.#wheel.nowMs);
     return secondsIn(((1 - failures.tokens) * 60_000) / perMinute);
   }
 
-  /** A login from there is to be judged: it counts as one that fails, or many at once would all be. */
+  /** A login begins. It counts as failed until `loginEnds`: otherwise many parallel logins would all be verified. */
   loginBegins(address: string): void {
-    if (!this.#isExempt(address)) this.#standing(source(address)).failures.tokens--;
+    if (!this.#isExempt(address)) this.#state(source(address)).failures.tokens--;
   }
 
-  /** It did not fail. */
+  /** The login has ended without a failure. */
   loginEnds(address: string): void {
-    if (!this.#isExempt(address)) this.#standing(source(address)).failures.tokens++;
+    if (!this.#isExempt(address)) this.#state(source(address)).failures.tokens++;
   }
 
   /**
-   * The request budget of all connections from there without a session. It is shared, or each new connection would
-   * bring a second's worth of requests. At an exempt address each connection has its own.
+   * The request budget of all connections from that address without a session. It is shared: otherwise each new
+   * connection would get a full budget. Each connection from an exempt address has its own budget.
    */
   requests(address: string): TokenBucket {
-    return this.#isExempt(address) ? this.#newRequests() : this.#standing(source(address)).requests;
+    return this.#isExempt(address) ? this.#newRequests() : this.#state(source(address)).requests;
   }
 
   #newRequests(): TokenBucket {
@@ -98,49 +100,49 @@ export class Addresses {
     return !this.#limits.limitsLoopback && (address.startsWith("127.") || address === "::1");
   }
 
-  #standing(key: string): Standing {
+  #state(key: string): AddressState {
     const known = this.#active.get(key) ?? this.#idle.get(key);
     if (known !== undefined) return known;
     const { connectionsPerSecondMax, failedLoginsPerMinuteMax } = this.#limits;
     const { nowMs } = this.#wheel;
-    const standing: Standing = {
+    const state: AddressState = {
       connections: 0,
       connects: new TokenBucket(Math.max(1, connectionsPerSecondMax), nowMs),
       failures: new TokenBucket(failedLoginsPerMinuteMax, nowMs),
       requests: this.#newRequests(),
-      seenMs: nowMs,
+      lastSeenMs: nowMs,
     };
-    this.#keep(key, standing);
-    return standing;
+    this.#keep(key, state);
+    return state;
   }
 
-  /** Keeps one without connections for a while, and not too many of them. */
-  #keep(key: string, standing: Standing): void {
+  /** Keeps an address without connections for a while; the number of these is bounded. */
+  #keep(key: string, state: AddressState): void {
     const { nowMs } = this.#wheel;
-    standing.seenMs = nowMs;
-    this.#idle.set(key, standing);
-    for (const [oldest, { seenMs }] of this.#idle) {
-      if (this.#idle.size <= ADDRESSES_IDLE_MAX && seenMs + ADDRESSES_IDLE_MS > nowMs) break;
+    state.lastSeenMs = nowMs;
+    this.#idle.set(key, state);
+    for (const [oldest, { lastSeenMs }] of this.#idle) {
+      if (this.#idle.size <= ADDRESSES_IDLE_MAX && lastSeenMs + ADDRESSES_IDLE_MS > nowMs) break;
       this.#idle.delete(oldest);
     }
   }
 }
 
-/** Seconds that a wait is told as: rounded up, and 0 when it is over. */
+/** A remaining time in whole seconds: rounded up, and 0 when it is over. */
 export function secondsIn(ms: number): number {
-  // Whole milliseconds first, or 60 seconds could come out a little longer and be told as 61.
+  // To whole milliseconds first: rounding errors would make 61 of 60 seconds.
   return Math.max(0, Math.ceil(Math.round(ms) / 1000));
 }
 
-/** The address that counts: IPv4 as it is; of IPv6 the first 64 bits, since one household has all the rest. */
+/** The address to which limits apply: IPv4 unchanged; the first 64 bits of IPv6, since one site has the other 64. */
 export function source(address: string): string {
   if (address.includes(".")) return address.slice(address.lastIndexOf(":") + 1);
   const [head = "", tail] = address.split("%")[0]!.split("::");
   const groups = head === "" ? [] : head.split(":");
   if (tail !== undefined) {
-    const behind = tail === "" ? [] : tail.split(":");
-    while (groups.length + behind.length < 8) groups.push("0");
-    groups.push(...behind);
+    const last = tail === "" ? [] : tail.split(":");
+    while (groups.length + last.length < 8) groups.push("0");
+    groups.push(...last);
   }
   return groups
     .slice(0, 4)

@@ -15,19 +15,19 @@ import { CREDENTIALS_BYTES_MAX } from "../limits.ts";
 import { CredentialsError, type User, parseUsers } from "./credentials.ts";
 import { readInput, whyUnreadable } from "../runtime/input-file.ts";
 
-/** How often, and after what pauses, the end of somebody else's change is waited for: one takes milliseconds. */
+/** Attempts to get the lock of another change, which takes milliseconds, and the pause between them. */
 const TRIES = 40;
 const PAUSE_MS = 50;
 
-/** The users of the file; null when there is no such file. One that a server would refuse is refused. */
+/** The users of the file; null when it does not exist. Throws for a file that a server would refuse. */
 export function readUsers(file: string): User[] | null {
   const text = read(file);
   return text === null ? null : usersOf(text, file);
 }
 
 /**
- * Gives those whom `choose` picks other passwords, and those who are new a line at the end; all else stays as it is.
- * The file is replaced as a whole or not at all, and what others change meanwhile is kept.
+ * Changes the passwords that `choose` returns by user name; new users get a line at the end, other lines stay. The file
+ * is replaced as a whole or not at all. Other changes made at the same time are kept.
  */
 export async function changePasswords(
   file: string,
@@ -35,8 +35,8 @@ export async function changePasswords(
 ): Promise<void> {
   const path = follow(file);
   const draft = `${path}.new`;
-  const descriptor = await createAlone(draft, file);
-  // From here on nothing waits, so that a signal is not heard before the end.
+  const descriptor = await createDraft(draft, file);
+  // Nothing waits from here on, so that no signal handler runs before the end.
   try {
     const text = read(path) ?? "";
     const passwords = choose(usersOf(text, file));
@@ -52,7 +52,7 @@ export async function changePasswords(
   }
 }
 
-/** The file's bytes, a character each: what is no user's line need not be UTF-8. */
+/** The file's bytes, one character each: other lines than those of users need not be UTF-8. */
 function read(file: string): string | null {
   try {
     return readInput(file, CREDENTIALS_BYTES_MAX, "regular").toString("latin1");
@@ -82,23 +82,23 @@ function withPasswords(text: string, passwords: ReadonlyMap<string, string>): st
   return changed + between + [...added].map(([name, password]) => `${name} ${password}${end}`).join("");
 }
 
-/** The file behind symbolic links, so that they stay. What is no file, like a device, would be replaced by one. */
+/** The target of symbolic links, so that the links stay. Throws for a device or pipe, which a rename would replace. */
 function follow(file: string): string {
   try {
     const path = realpathSync(file);
     if (statSync(path).isFile()) return path;
-    throw new CredentialsError(`cannot change ${file}: it is no file`);
+    throw new CredentialsError(`cannot change ${file}: it is not a regular file`);
   } catch (error) {
     if (error instanceof CredentialsError) throw error;
-    // No such file, unless there is a link to it: then nobody knows where it should be.
+    // The file is new, unless the name is a dangling link.
     const isNew = lstatSync(file, { throwIfNoEntry: false }) === undefined;
     if (isNew) return file;
     throw unable(`change ${file}`, error);
   }
 }
 
-/** Creates a file that nobody else has. Who finds one waits, or the change of its owner would be lost. */
-async function createAlone(draft: string, file: string): Promise<number> {
+/** Creates the draft, which is also the lock: while another process has one, waits, so that its change is kept. */
+async function createDraft(draft: string, file: string): Promise<number> {
   for (let tries = 1; ; tries++) {
     try {
       return openSync(draft, "wx", 0o600);
@@ -120,7 +120,7 @@ function keepOwnerAndMode(descriptor: number, path: string): void {
   try {
     fchownSync(descriptor, before.uid, before.gid);
   } catch {
-    // Only root gives files away: it belongs to who changed it.
+    // Only root may change owners: the file then belongs to the user who changed it.
   }
   fchmodSync(descriptor, before.mode & 0o7777);
 }

@@ -8,31 +8,32 @@ import {
 import { isName } from "../protocol/ascii.ts";
 import { type InputKind, readInput, whyUnreadable } from "../runtime/input-file.ts";
 
-/** The sample file's first line. Whoever makes the file their own deletes it, and with it the warning. */
+/** The first line of the sample file. A file without it causes no warning. */
 export const SAMPLE_MARK = "# SAMPLE: everybody knows these passwords.";
 
 export interface User {
   name: string;
-  /** As it is, or a hash: that begins with `$`. */
+  /** Plain, or a hash, which begins with `$`. */
   password: string;
 }
 
 export interface Credentials {
   users: User[];
-  /** It is the file that came with the program. */
+  /** The file is the sample that came with the program. */
   sample: boolean;
 }
 
-/** A credentials file that cannot be used: names the file, and the line where one is to blame. */
+/** A credentials file that cannot be used. The message names the file, and the line if there is one. */
 export class CredentialsError extends Error {}
 
-/** Of any kind of file at the start, like /dev/stdin; of a regular file while the server runs. */
+/** `kind` is "any" at the start (/dev/stdin is allowed), and "regular" while the server runs. */
 export function readCredentials(file: string, kind: InputKind = "any"): Credentials {
   let bytes: Buffer;
   try {
     bytes = readInput(file, CREDENTIALS_BYTES_MAX, kind);
   } catch (error) {
-    const hint = kind === "any" ? " (--credentials names another one)" : ""; // A running server has its options.
+    // The options of a running server cannot be changed.
+    const hint = kind === "any" ? " (--credentials names another one)" : "";
     throw new CredentialsError(`cannot read the credentials ${file}: ${whyUnreadable(error)}${hint}`);
   }
   return parseCredentials(bytes.toString(), file);
@@ -45,8 +46,8 @@ export function parseCredentials(text: string, file: string): Credentials {
 }
 
 /**
- * The users of lines `<user> <password>`; blank lines and those that begin with `#` do not count. A bad line or a name
- * that comes twice makes the whole file bad, since a user who silently does not exist helps nobody.
+ * The users of lines `<user> <password>`; blank lines and lines that begin with `#` are skipped. An invalid line or a
+ * repeated name makes the whole file invalid: a user must not be missing without an error.
  */
 export function parseUsers(text: string, file: string): User[] {
   const lineOf = new Map<string, number>();
@@ -69,7 +70,7 @@ export function parseUsers(text: string, file: string): User[] {
   return users;
 }
 
-/** Without spaces, tabs and CRs at its end. Any other space, like U+00A0, belongs to the password. */
+/** Without spaces, tabs and CRs at the end. Other white space, such as U+00A0, belongs to the password. */
 function trimmed(line: string): string {
   let end = line.length;
   while (end > 0 && " \t\r".includes(line[end - 1]!)) end--;
@@ -82,9 +83,8 @@ const FORBIDDEN = /[ \0\ufffd]/;
 const FORBIDDEN_IN_NEW = /[ \p{Cc}\ufffd]/u;
 
 /**
- * The reason why a password cannot be used, in words; null for one that can. All white space but the space may be used,
- * such as U+00A0. A new password has no control characters, since people cannot type them at a prompt; files of earlier
- * versions may have some.
+ * Why a password cannot be used; null when it can. White space other than the space may be used, such as U+00A0. A new
+ * password has no control characters, since they cannot be typed at a prompt; files of earlier versions may have some.
  */
 export function passwordFault(password: string, isNew: boolean): string | null {
   if (password === "") return "a password cannot be empty";
@@ -94,12 +94,12 @@ export function passwordFault(password: string, isNew: boolean): string | null {
   return Buffer.byteLength(password) > PASSWORD_BYTES_MAX ? PASSWORD_TOO_LONG : null;
 }
 
-/** Those whose passwords stand there as they are. */
+/** The users with plain passwords. */
 export function plainUsers(users: readonly User[]): User[] {
   return users.filter(({ password }) => !isHash(password));
 }
 
-/** Any other password stands there as it is. */
+/** Any other password is plain. */
 export function isHash(password: string): boolean {
   return password.startsWith("$");
 }
@@ -107,10 +107,10 @@ export function isHash(password: string): boolean {
 /** The variant, then memory in KiB, passes and lanes, salt and hash: at least 8 and 16 bytes. */
 const ARGON2 =
   /^\$argon2(?:id|i|d)\$v=19\$m=([1-9]\d*),t=([1-9]\d*),p=([1-9]\d*)\$([A-Za-z0-9+/]{11,})\$([A-Za-z0-9+/]{22,})$/;
-/** Bun verifies no hash with more of them. */
+/** Bun rejects hashes with more lanes. */
 const LANES_MAX = 64;
 const LANE_KIB_MIN = 8;
-/** The variant, the cost, 16 bytes of salt and 23 of hash. */
+/** The variant, the cost, 16 bytes of salt and 23 bytes of hash. */
 const BCRYPT = /^\$2[aby]\$(0[4-9]|[1-3]\d)\$[./A-Za-z0-9]{21}[.Oeu][./A-Za-z0-9]{30}[.CGKOSWaeimquy26]$/;
 
 const MALFORMED = "a password that begins with $ is a hash, and this is none that can be verified (argon2, bcrypt)";
@@ -118,7 +118,7 @@ const COSTLY =
   `this hash takes too much: argon2 may have m=${HASH_KIB_MAX} and m*t=${HASH_WORK_KIB_MAX}, ` +
   `bcrypt a cost of ${BCRYPT_COST_MAX}`;
 
-/** Why nobody could log in with this hash, or only at the server's expense. */
+/** Why a hash cannot be verified, or would cost too much; null when it is good. */
 function hashFault(hash: string): string | null {
   const bcrypt = BCRYPT.exec(hash);
   if (bcrypt !== null) return Number(bcrypt[1]) > BCRYPT_COST_MAX ? COSTLY : null;
@@ -128,7 +128,7 @@ function hashFault(hash: string): string | null {
   return kib > HASH_KIB_MAX || kib * passes > HASH_WORK_KIB_MAX ? COSTLY : null;
 }
 
-/** Without padding, and with nothing in the last character's spare bits. */
+/** Without padding, and with zeros in the unused bits of the last character. */
 function isBase64(text: string): boolean {
   return Buffer.from(text, "base64").toString("base64").replace(/=+$/, "") === text;
 }

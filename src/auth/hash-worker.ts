@@ -1,9 +1,9 @@
 import { setPriority } from "node:os";
 import { BCRYPT_BYTES } from "../limits.ts";
 
-/** A thread that verifies one password after the other, and gives way to the chat on a core that they share. */
+/** A worker thread that verifies one password after another, with a lower priority than the chat. */
 
-/** What it is asked; it answers with the verdict, or says what is wrong with the hash. */
+/** A message to the thread. It answers with the verdict, or with the error message of a bad hash. */
 export interface Question {
   password: Uint8Array;
   hash: string;
@@ -11,7 +11,7 @@ export interface Question {
 
 declare const self: Worker;
 
-/** Of this thread alone (Linux). Not the least: logins must go on while something else takes the whole core. */
+/** Of this thread alone (Linux). Not the lowest: logins must continue while another process uses the whole core. */
 setPriority(10);
 
 self.onmessage = ({ data: { password, hash } }: MessageEvent<Question>) => {
@@ -23,8 +23,8 @@ self.onmessage = ({ data: { password, hash } }: MessageEvent<Question>) => {
 };
 
 /**
- * bcrypt, as everybody else makes it, takes the first 72 bytes of a password, and what precedes a NUL; Bun takes the
- * SHA-512 of a longer one, and a NUL for what it is: its own hashes of long passwords are verified too.
+ * Standard bcrypt uses the first 72 bytes of a password, up to a NUL. Bun uses the SHA-512 of a longer password and
+ * treats NUL as any other byte. Hashes of long passwords by Bun are verified too.
  */
 function verify(password: Uint8Array, hash: string): boolean {
   if (!hash.startsWith("$2") || password.length === 0) return Bun.password.verifySync(password, hash);

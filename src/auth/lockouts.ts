@@ -2,28 +2,28 @@ import { LOCKOUTS_MAX, LOGINS_WAITING_MAX, WRONG_PASSWORDS_MAX } from "../limits
 import { WheelTimer, type TimerKind, type TimerWheel } from "../timer-wheel.ts";
 import { secondsIn, source } from "./addresses.ts";
 
-/** Whom three wrong passwords lock out: the user from that address, or the user from everywhere. */
+/** What three wrong passwords lock out: the user from that address, or the user from all addresses. */
 export type LockoutScope = "address" | "user";
 
-/** Wrong passwords that outlive a restart. */
+/** A count of wrong passwords, as the store keeps it across restarts. */
 export interface WrongPasswords {
   user: string;
-  /** Where they came from; empty when they count from everywhere. */
+  /** The source address; empty when the count applies to all addresses. */
   source: string;
-  /** 0 when they are forgotten. */
+  /** 0: the store may forget the record. */
   count: number;
 }
 
-/** What is known of one user's attempts from one address. */
+/** The attempts of one user from one address. */
 export class LoginRecord implements WrongPasswords {
   readonly key: string;
   readonly user: string;
   readonly source: string;
   count = 0;
-  /** Wheel time at which the wrong ones are forgotten, and a lockout ends. */
+  /** Wheel time at which the count is reset and a lockout ends. */
   untilMs = 0;
-  /** An attempt is being judged; the others wait their turn. */
-  judging = false;
+  /** An attempt is being verified; the others are in `waiting`. */
+  isVerifying = false;
   waiting: (() => void)[] = [];
   readonly timer = new WheelTimer<LoginRecord>(this);
 
@@ -35,12 +35,12 @@ export class LoginRecord implements WrongPasswords {
 }
 
 /**
- * Wrong passwords by user and source address: the third one locks that user out from there for `blockMs`. Nobody can
- * lock out somebody who logs in from elsewhere, unless the scope is the user. Attempts of one user from one address are
- * judged one after another, so that parallel ones win nothing.
+ * Wrong passwords by user and source address. The third one locks the user out from that address for `blockMs`; logins
+ * from other addresses are not affected, unless the scope is the user. Attempts of one user from one address are
+ * verified one after another, so that parallel attempts gain nothing. It verifies no passwords itself.
  */
 export class Lockouts {
-  /** Those that will be forgotten first come first. */
+  /** By user and source, the next one to expire first. */
   readonly #records = new Map<string, LoginRecord>();
   readonly #wheel: TimerWheel;
   readonly #blockMs: number;
@@ -48,7 +48,7 @@ export class Lockouts {
   readonly #changed: (wrong: WrongPasswords, leftMs: number) => void;
   readonly #expiry: TimerKind<LoginRecord>;
 
-  /** `changed` hears how many wrong passwords there are, and for how long. */
+  /** `changed` is called with each new count and the time until it expires. */
   constructor(
     wheel: TimerWheel,
     blockMs: number,
@@ -62,32 +62,33 @@ export class Lockouts {
     this.#expiry = wheel.kind((record) => this.#expire(record));
   }
 
-  /** Calls `judge` when it is this attempt's turn, which ends with `leave`; false when too many wait already. */
-  enter(user: string, address: string, judge: (record: LoginRecord) => void): boolean {
+  /** Calls `attempt` at its turn, which ends with `leave`; false when too many attempts wait already. */
+  enter(user: string, address: string, attempt: (record: LoginRecord) => void): boolean {
     const record = this.#record(user, this.#scope === "user" ? "" : source(address));
-    if (record.judging) {
+    if (record.isVerifying) {
       if (record.waiting.length >= LOGINS_WAITING_MAX) return false;
-      record.waiting.push(() => judge(record));
+      record.waiting.push(() => attempt(record));
       return true;
     }
-    record.judging = true;
-    judge(record);
+    record.isVerifying = true;
+    attempt(record);
     return true;
   }
 
+  /** The attempt is over: the next one begins within this call. */
   leave(record: LoginRecord): void {
     const next = record.waiting.shift();
     if (next !== undefined) return next();
-    record.judging = false;
+    record.isVerifying = false;
     if (record.count === 0) this.#records.delete(record.key);
   }
 
-  /** Seconds for which every login is refused, rounded up; 0 when none is. */
+  /** Seconds until the lockout ends, rounded up; 0 when there is no lockout. */
   secondsLeft(record: LoginRecord): number {
     return record.count < WRONG_PASSWORDS_MAX ? 0 : secondsIn(record.untilMs - this.#wheel.nowMs);
   }
 
-  /** A wrong password: how many more there may be; 0 means that it is locked from now on. */
+  /** Counts a wrong password. Returns the number of tries left; 0: the user is locked out from now on. */
   wrong(record: LoginRecord): number {
     this.#set(record, this.#wheel.nowMs >= record.untilMs ? 1 : record.count + 1, this.#blockMs);
     this.#changed(record, this.#blockMs);
@@ -95,14 +96,15 @@ export class Lockouts {
     return WRONG_PASSWORDS_MAX - record.count;
   }
 
+  /** A right password resets the count. */
   right(record: LoginRecord): void {
     this.#clear(record);
   }
 
-  /** What an earlier run knew; false when it does not count any more. */
+  /** Takes a count of an earlier run; false when it has expired or belongs to the other scope. */
   restore({ user, source, count }: WrongPasswords, leftMs: number): boolean {
     if (leftMs <= 0 || (source === "") !== (this.#scope === "user")) return false;
-    // The wall clock may have stepped back meanwhile, which must not lock anybody out for longer.
+    // A wall clock that stepped back must not make the lockout longer.
     this.#set(this.#record(user, source), count, Math.min(leftMs, this.#blockMs));
     return true;
   }
@@ -130,19 +132,19 @@ export class Lockouts {
     this.#records.set(record.key, record);
   }
 
-  /** Whoever guesses from many addresses fills no memory with it. */
+  /** Bounds the memory: an attacker may guess from many addresses. */
   #limit(): void {
     if (this.#records.size <= LOCKOUTS_MAX) return;
     for (const record of this.#records.values()) {
-      if (record.judging) continue;
+      if (record.isVerifying) continue;
       return this.#expire(record);
     }
   }
 
-  /** The block time went by without a wrong password. */
+  /** The block time has passed without a wrong password. */
   #expire(record: LoginRecord): void {
     this.#clear(record);
-    if (!record.judging) this.#records.delete(record.key);
+    if (!record.isVerifying) this.#records.delete(record.key);
   }
 
   #clear(record: LoginRecord): void {

@@ -7,28 +7,28 @@ import { Thread } from "../runtime/thread.ts";
 /** A user as the credentials file has it. */
 interface KnownUser {
   readonly name: string;
-  /** Null for a user that is not in the file any more: such a login is not verified. */
+  /** Null for a removed user: such a login is not verified. */
   readonly password: string | null;
 }
 
-/** What sessions of users left, by their tokens. */
+/** Proofs that sessions of users left in the store, by token. */
 interface Proofs {
-  /** Empty when there is none. */
+  /** Empty without one. */
   proof(user: string, token: string): Uint8Array;
 }
 
-/** A password that waits to be compared with a hash. */
+/** A password that waits for its comparison with a hash. */
 interface Waiting extends Question {
   isGone: () => boolean;
   verdict: PromiseWithResolvers<boolean | null>;
 }
 
 /**
- * Compares passwords with what the credentials file has: a plain one at once, in a time that does not depend on how
- * much of it is right; a hash in a thread of its own, one at a time, since each takes 64 MiB and a sixth of a second.
+ * Verifies passwords against the credentials file. A plain password is compared at once, in constant time; a hash in a
+ * worker thread, one at a time, since each takes 64 MiB and a sixth of a second.
  *
- * Whoever had a session shows its token with the password, and is judged by a proof that only both of them make: a
- * server that was restarted does not hash for thousands before they are back.
+ * A login with a valid token of an earlier session skips the hash: token and password together give a proof (HMAC) that
+ * the store has. So thousands of clients return after a restart without thousands of hashes.
  */
 export class Passwords {
   readonly #proofs: Proofs;
@@ -36,18 +36,19 @@ export class Passwords {
   readonly #thread = new Thread<Question, boolean | string>(
     new URL("./hash-worker.ts", import.meta.url),
     (answer) =>
-      this.#judged(({ verdict }) => {
+      this.#answered(({ verdict }) => {
         if (typeof answer === "boolean") verdict.resolve(answer);
         else verdict.reject(new Error(answer));
       }),
     (fault) =>
-      this.#judged(({ verdict }) => verdict.reject(new Error(`the thread that verifies hashes has ended: ${fault}`))),
+      this.#answered(({ verdict }) => verdict.reject(new Error(`the thread that verifies hashes has ended: ${fault}`))),
   );
 
   constructor(proofs: Proofs) {
     this.#proofs = proofs;
   }
 
+  /** See `Passwords` in chat/accounts.ts. */
   verify(
     user: KnownUser,
     password: Uint8Array,
@@ -63,11 +64,11 @@ export class Passwords {
     if (this.#waiting.length >= HASHES_WAITING_MAX) return null;
     const verdict = Promise.withResolvers<boolean | null>();
     this.#waiting.push({ password, hash: known, isGone, verdict });
-    if (this.#waiting.length === 1) this.#ask();
+    if (this.#waiting.length === 1) this.#askNext();
     return verdict.promise;
   }
 
-  /** The token is 128 random bits, of which the store has a hash: without it nobody can try passwords on the proof. */
+  /** The store has only a hash of the token, 128 random bits: nobody can try passwords on the proof without it. */
   prove(user: KnownUser, password: Uint8Array, token: string): Uint8Array {
     const known = user.password!;
     return isHash(known)
@@ -75,17 +76,17 @@ export class Passwords {
       : new Uint8Array(0);
   }
 
-  /** Has the first of those that wait judged. Who has hung up meanwhile is not worth a hash. */
-  #ask(): void {
+  /** Gives the first waiting password to the thread. Passwords of closed connections are not compared. */
+  #askNext(): void {
     while (this.#waiting[0]?.isGone()) this.#waiting.shift()!.verdict.resolve(null);
     if (this.#waiting.length === 0) return;
     const { password, hash } = this.#waiting[0]!;
     this.#thread.ask({ password, hash });
   }
 
-  #judged(conclude: (first: Waiting) => void): void {
+  #answered(conclude: (first: Waiting) => void): void {
     const first = this.#waiting.shift();
-    this.#ask();
+    this.#askNext();
     if (first !== undefined) conclude(first);
   }
 }

@@ -1,11 +1,12 @@
 import { encode, equals } from "../protocol/ascii.ts";
 import { Account } from "./session.ts";
 
-/** Judges passwords. */
+/** Verifies passwords; src/auth/passwords.ts implements it. */
 export interface Passwords {
   /**
-   * Now or later; null when too many are being judged. With the `token` of a session that the same password began it
-   * may go faster; `isGone` is asked when its turn has come, and who has gone is not judged: a promise of null.
+   * The verdict, at once or as a promise; null when too many wait already. The `token` of a session that began with
+   * the same password can make it faster. `isGone` is called before a waiting password is compared; when it returns
+   * true, the promise resolves to null.
    */
   verify(
     account: Account,
@@ -13,19 +14,19 @@ export interface Passwords {
     token: string | null,
     isGone: () => boolean,
   ): boolean | Promise<boolean | null> | null;
-  /** What a session that this password begins leaves for that; empty when nothing is needed. */
+  /** The proof that a later login with that token needs; empty when the password is not kept as a hash. */
   prove(account: Account, password: Uint8Array, token: string): Uint8Array;
 }
 
 /**
- * All users, and those who were, by the bytes of their name, in an open hash table (FNV-1a, linear probing): no name is
- * ever decoded.
+ * All users, also removed ones, by the bytes of their names: an open hash table (FNV-1a, linear probing), so that names
+ * in requests are not decoded.
  */
 export class Accounts {
   readonly all: Account[] = [];
   #slots: (Account | undefined)[] = new Array(1024);
 
-  /** Adds a user, or takes one back; null when there is one of that name. */
+  /** Adds a user, also one who was removed; null when there is a user of that name. */
   add(name: string, password: string): Account | null {
     const account = this.recall(name);
     if (account.password !== null) return null;
@@ -33,7 +34,7 @@ export class Accounts {
     return account;
   }
 
-  /** Who is, was or may become a user of that name: what is known of them waits for it. */
+  /** The account of a present, removed or future user: the store may have messages and blocks for each of them. */
   recall(name: string): Account {
     const bytes = encode(name);
     const known = this.#at(bytes, 0, bytes.length);
@@ -42,8 +43,8 @@ export class Accounts {
     this.all.push(account);
     if (this.all.length * 2 > this.#slots.length) {
       this.#slots = new Array(this.#slots.length * 4);
-      for (const each of this.all) this.#place(each);
-    } else this.#place(account);
+      for (const each of this.all) this.#insert(each);
+    } else this.#insert(account);
     return account;
   }
 
@@ -65,7 +66,7 @@ export class Accounts {
     }
   }
 
-  #place(account: Account): void {
+  #insert(account: Account): void {
     const slots = this.#slots;
     let at = hash(account.nameBytes, 0, account.nameBytes.length) & (slots.length - 1);
     while (slots[at] !== undefined) at = (at + 1) & (slots.length - 1);

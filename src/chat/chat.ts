@@ -27,12 +27,12 @@ export interface ChatOptions {
   newToken: () => string;
   /** Calls the client of a callback session, at the address of its login. */
   newCaller: (session: Session, address: string, port: number, secret: string) => Caller;
-  /** A session ends, and a stranger's connection too, when nothing was heard for so long. */
+  /** A session, or a connection without a session, ends when no line arrives for that long. */
   idleTimeoutMs: number;
   blockMs: number;
   lockoutScope: LockoutScope;
   limits: Limits;
-  /** Hears of faults that no caller can answer for; with whoever's line it was. */
+  /** Takes faults, with the peer whose line caused them. */
   report: (error: unknown, peer?: Peer) => void;
   observer?: ChatObserver;
   /** See `MailboxScheduler`. */
@@ -40,8 +40,8 @@ export interface ChatOptions {
 }
 
 /**
- * The rules: who is in, who hears what, what happens to a session. It reads no clock and touches no socket or disk:
- * time stands on the wheel, lines are appended to outboxes, and the turn that it was given writes them.
+ * The rules: the life of sessions, messages, broadcasts and presence. It reads no clock and uses no socket and no file:
+ * the time is that of the timer wheel, lines are appended to outboxes, and the turn writes them.
  */
 export class Chat {
   readonly accounts = new Accounts();
@@ -60,20 +60,21 @@ export class Chat {
   readonly limits: Limits;
   readonly report: ChatOptions["report"];
   readonly observer: ChatObserver | null;
-  /** The server stops: nobody gets in any more. */
+  /** The server stops: no login succeeds. */
   isOver = false;
-  /** Unix time of this turn, for messages that are read later. */
+  /** Unix time of this turn, for messages in mailboxes. */
   unixMs = 0;
   readonly mailboxScheduler: MailboxScheduler;
   readonly departing: Departing;
+  /** Broadcasts of this turn are in the log but not yet in the outboxes. */
   #broadcastWaits = false;
-  /** How far the multicast was sent when the last sweep looked at those who are slow. */
-  #lookedAt = 0;
-  /** When spare memory is given back. */
+  /** Position of the broadcast group at the last check for slow clients. */
+  #checkedAt = 0;
+  /** Wheel time of the next trim of the buffer pools. */
   #trimMs = 0;
-  /** Sessions to whose streams messages were appended in this turn. */
+  /** Sessions to whose outboxes messages were appended in this turn. */
   #appendedTo: Session[] = [];
-  /** Sessions that can be named by their token, from another connection. */
+  /** Resumable and callback sessions by token. */
   readonly #byToken = new Map<string, Session>();
   readonly #newToken: () => string;
   readonly #newCaller: ChatOptions["newCaller"];
@@ -98,8 +99,9 @@ export class Chat {
     this.addresses = new Addresses(wheel, limits);
     this.rates = new Rates(wheel, limits);
     this.introductions = new Introductions(wheel, limits.introductionsMax, options.newToken);
-    const wrote = (session: Session): void => this.#messagesAppended(session);
-    this.mailboxScheduler = new MailboxScheduler(this.accounts, this.mailbox, store, wrote, report, movedBytesPerTurn);
+    const appended = (session: Session): void => this.#messagesAppended(session);
+    const { accounts, mailbox } = this;
+    this.mailboxScheduler = new MailboxScheduler(accounts, mailbox, store, appended, report, movedBytesPerTurn);
     this.departing = new Departing(this.mailboxScheduler);
     this.#newToken = options.newToken;
     this.#newCaller = options.newCaller;
@@ -107,13 +109,13 @@ export class Chat {
     this.#idle = wheel.kind((session) => this.#idleTimedOut(session));
   }
 
-  /** Gives a peer the session of a user, and ends the one that user had. */
+  /** Begins a session of a user, and ends the older one. Throws when the messages of that one cannot be stored. */
   login(peer: Peer, account: Account, password: Uint8Array, options: LoginOptions): void {
     const { wheel, turn, store } = this;
     const replaced = account.session;
     if (replaced !== null) this.end(replaced, "replaced");
     if (account.leaving !== null && !this.mailboxScheduler.requeueNow(account.leaving))
-      throw new Error(`what waits for ${account.name} cannot be stored`);
+      throw new Error(`the messages of the last session of ${account.name} cannot be stored`);
     const kind = options.callbackPort > 0 ? "callback" : options.resumable ? "resumable" : "plain";
     const number = kind === "plain" ? 0 : store.newNumber();
     const outbox = new Outbox(turn, kind === "plain");
@@ -126,7 +128,7 @@ export class Chat {
       this.#byToken.set(session.token, session);
       const { token } = session;
       const proof = this.passwords.prove(account, password, token);
-      store.began({ number, token, user: account.name, resumable: kind === "resumable" }, proof);
+      store.sessionBegan({ number, token, user: account.name, resumable: kind === "resumable" }, proof);
     }
     if (kind === "callback") {
       const secret = this.#newToken();
@@ -134,7 +136,7 @@ export class Chat {
       reply += ` secret=${secret}`;
     }
     if (options.after !== null) reply += this.#takeUp(account, options.after);
-    this.mailbox.skip(session);
+    this.mailbox.skip(session.delivery);
     peer.replies.append(encode(`${reply}\n`));
     if (replaced === null) this.#announce(account, `joined ${account.name}`);
     session.outbox.subscribe(this.broadcastGroup);
@@ -148,9 +150,9 @@ export class Chat {
     this.mailboxScheduler.deliver(session);
   }
 
-  /** Goes on after an earlier session of the same user: what its client has is not delivered again. */
+  /** Continues after an earlier session of the same user: messages that the client has are not delivered again. */
   #takeUp(account: Account, { token, received }: { token: string; received: number }): string {
-    const ended = this.store.ended(token);
+    const ended = this.store.endedSession(token);
     if (ended === null || ended.user !== account.name) return "";
     this.mailbox.ackDelivered(account, ended, received);
     return ended.resumable ? ` received=${ended.received}` : "";
@@ -162,8 +164,8 @@ export class Chat {
   }
 
   /**
-   * A resumable session goes on at another connection, from the position to which its client has its stream; false when
-   * that is further than anything that was sent.
+   * Continues a resumable session on another connection, from the position up to which the client has the stream; false
+   * when that was never sent.
    */
   resume(peer: Peer, session: Session, position: number): boolean {
     if (position > session.outbox.furthest) return false;
@@ -179,18 +181,18 @@ export class Chat {
     return true;
   }
 
-  /** The session of that kind and token; null when there is none. */
+  /** The live session of that kind and token; null without one. */
   known(kind: SessionKind, token: string): Session | null {
     const session = this.#byToken.get(token);
     return session?.kind === kind ? session : null;
   }
 
-  /** Whether a token that names no session did so until a newer login of the same user. */
+  /** Whether the session of that token was ended by a newer login. */
   wasReplaced(token: string): boolean {
-    return this.store.ended(token)?.replaced === true;
+    return this.store.endedSession(token)?.replaced === true;
   }
 
-  /** The client says how far it has its stream; false when that is further than anything that was sent. */
+  /** The client has the stream up to that position; false when that was never sent. */
   ack(session: Session, position: number): boolean {
     const { outbox, kind } = session;
     if (kind === "plain") return true;
@@ -198,17 +200,17 @@ export class Chat {
     if (position > outbox.acked) {
       outbox.ack(position);
       session.lastAckMs = this.wheel.nowMs;
-      // Of an ended session too, while no newer one is fed from the same mailbox.
+      // Also for an ended session, while no newer one takes messages from the same mailbox.
       if (!session.ended || session.account.session === null) this.mailboxScheduler.deliver(session);
     }
     return true;
   }
 
-  /** Accepts a message: it is in the other's stream, or in the mailbox, or there is no room for it. */
+  /** Accepts a message: into the recipient's outbox (`sent`) or mailbox (`stored`), unless that is full. */
   send(from: Account, to: Account, bytes: Uint8Array, start: number, end: number): "sent" | "stored" | "full" {
     const { store, mailbox, unixMs } = this;
     const { session } = to;
-    if (session !== null && !session.isBeingReplaced && !mailbox.hasMore(session) && !this.#mustWait(session)) {
+    if (session !== null && !to.isAwaitingLogin && !mailbox.hasMore(session.delivery) && !this.#mustWait(session)) {
       session.outbox.appendMessage(store.newNumber(), unixMs, from.messageHead, bytes, start, end);
       this.#messagesAppended(session);
       return "sent";
@@ -225,30 +227,30 @@ export class Chat {
     this.#appendedTo.push(session);
   }
 
-  /** A client that confirms, but more slowly than messages come, gets them through the mailbox. */
+  /** Messages for a client that acknowledges more slowly than they arrive go through the mailbox. */
   #mustWait(session: Session): boolean {
     return session.outbox.unacked > this.limits.unackedBytesMax && this.#keepsUp(session);
   }
 
-  #keepsUp({ kind, peer, lastAckMs: promptMs }: Session): boolean {
+  #keepsUp({ kind, peer, lastAckMs }: Session): boolean {
     if (kind === "plain" || (kind === "resumable" && peer === null)) return false;
-    return promptMs + KEEPING_UP_MS > this.wheel.nowMs;
+    return lastAckMs + KEEPING_UP_MS > this.wheel.nowMs;
   }
 
-  /** To everybody online but the sender and those who blocked the sender; returns how many they are. */
+  /** Broadcasts to all online users except the sender and users who blocked the sender; returns their number. */
   broadcast(from: Account, bytes: Uint8Array, start: number, end: number): number {
     this.#broadcastWaits = true;
-    const missed = this.#toAll(from, from.blockedBy, from.broadcastHead, bytes, start, end);
-    return this.presence.online.length - missed;
+    const skipped = this.#toAll(from, from.blockedBy, from.broadcastHead, bytes, start, end);
+    return this.presence.online.length - skipped;
   }
 
-  /** `joined` and `left`, which may wait for a while, go to everybody but those whom that user has blocked. */
+  /** `joined` and `left` go to all except users whom that user has blocked, and may be delayed. */
   #announce(about: Account, line: string): void {
     const bytes = encode(line);
     this.#toAll(about, about.blocks, bytes, bytes, 0, 0);
   }
 
-  /** Appends a line to the log, past one user and some others; returns how many of them are online. */
+  /** Appends a line to the log, which some users do not receive; returns how many of those are online. */
   #toAll(
     by: Account,
     others: ReadonlySet<Account>,
@@ -257,21 +259,24 @@ export class Chat {
     start: number,
     end: number,
   ): number {
-    let missed = 0;
+    let skipped = 0;
     by.session?.outbox.follow();
     for (const { session } of others) session?.outbox.follow();
     this.broadcastGroup.log.append(head, bytes, start, end);
     for (const { session } of others) {
       if (session === null) continue;
       session.outbox.skip();
-      missed++;
+      skipped++;
     }
-    if (by.session === null) return missed;
+    if (by.session === null) return skipped;
     by.session.outbox.skip();
-    return missed + 1;
+    return skipped + 1;
   }
 
-  /** Ends a session. Unacknowledged messages (plain: those that the kernel did not take) return to the mailbox. */
+  /**
+   * Ends a session. Its unacknowledged messages return to the mailbox; those of a plain session when its connection has
+   * taken what it still takes.
+   */
   end(session: Session, reason: GoodbyeReason | LeftReason): void {
     if (session.ended) return;
     const { account, outbox } = session;
@@ -287,17 +292,17 @@ export class Chat {
     outbox.finish(hasGoodbye ? encode(`goodbye ${reason}\n`) : null);
     this.introductions.end(session);
     if (reason !== "replaced" && reason !== "shutdown") this.#announce(account, `left ${account.name} ${reason}`);
-    account.leaving = session;
+    session.delivery.end();
     this.departing.add(session);
   }
 
-  /** Is no user any more; what waits for them and whom they block is kept, should they become one again. */
+  /** Removes a user. The mailbox and the blocks are kept for the case that the user is added again. */
   remove(account: Account): void {
     account.password = null;
     if (account.session !== null) this.end(account.session, "removed");
   }
 
-  /** A peer hung up, or was hung up on. A resumable session does not mind. */
+  /** The connection of a peer is closed. A resumable session continues. */
   connectionClosed(peer: Peer): void {
     const { session } = peer;
     if (session === null) return;
@@ -311,66 +316,66 @@ export class Chat {
   }
 
   /**
-   * A stream was written: more of the mailbox may follow; too much left is the end. Not for a request of that session,
-   * whose reply must come before the end: the stream is written after it.
+   * After an outbox was written: delivers more of the mailbox, and ends a session with too much unacknowledged as
+   * `slow`. Not called within a request of that session, whose reply must come before the end.
    */
   flushed(session: Session): void {
     if (session.ended) return;
-    const { unacked: unconfirmed } = session.outbox;
-    if (unconfirmed <= ACK_BYTES_MAX) session.lastAckMs = this.wheel.nowMs;
-    const most = this.limits.unackedBytesMax;
-    if (unconfirmed > most) {
-      if (unconfirmed > KEEPING_UP_BOUNDS * most || !this.#keepsUp(session)) return this.end(session, "slow");
+    const { unacked } = session.outbox;
+    if (unacked <= ACK_BYTES_MAX) session.lastAckMs = this.wheel.nowMs;
+    const { unackedBytesMax } = this.limits;
+    if (unacked > unackedBytesMax) {
+      if (unacked > KEEPING_UP_BOUNDS * unackedBytesMax || !this.#keepsUp(session)) return this.end(session, "slow");
       if (!session.overdue.armed) this.wheel.schedule(session.overdue, this.#overdue, KEEPING_UP_MS);
     }
     this.mailboxScheduler.deliver(session);
   }
 
-  /** The turn ends: broadcasts reach everybody's stream. Presence alone waits. True when another turn should follow. */
+  /** At the end of a turn: broadcasts enter the outboxes; presence alone waits. True: another turn should follow. */
   turnEnds(): boolean {
     if (this.#broadcastWaits) this.announceNow();
     this.#recordAppended();
     const more = this.mailboxScheduler.step();
-    this.#recordAppended(); // Of logins that could go on.
+    this.#recordAppended(); // Those of logins that were admitted.
     return more;
   }
 
   #recordAppended(): void {
     for (const session of this.#appendedTo) {
       session.hasAppended = false;
-      this.store.wrote(session.account, session.number, session.outbox);
+      this.store.appended(session.account, session.number, session.outbox);
     }
     this.#appendedTo.length = 0;
   }
 
-  /** Lines of that session were acted on: that is safe together with what came of them. */
+  /** Requests were acted on: the position becomes durable together with their effects. */
   requestsDone({ kind, number, received }: Session): void {
     if (kind === "resumable") this.store.received(number, received);
   }
 
-  /** Everybody's stream takes in what was broadcast. */
+  /** Broadcasts and presence enter the outboxes. */
   announceNow(): void {
     this.#broadcastWaits = false;
     this.broadcastGroup.announce();
   }
 
   /**
-   * Now and then: presence that waited is told, whoever is slow or holds too much memory ends, spare memory is given
-   * back. `processBytes` is the memory of all that runs here: while that is little, nobody holds much.
+   * At some ticks: sends delayed presence, ends sessions that are slow or hold too much memory, trims the buffer pools.
+   * The memory of sessions is only added up when the whole process uses `processBytes` above its limit.
    */
   sweep(processBytes = Number.POSITIVE_INFINITY): void {
     this.announceNow();
-    // Those who confirm are not looked at each time that something is written to all at once, but here.
+    // `BroadcastGroup.flush` does not call `flushed` for each session; this does.
     const { sent } = this.broadcastGroup;
-    if (this.#lookedAt !== sent) for (const session of this.#byToken.values()) this.flushed(session);
-    this.#lookedAt = sent;
+    if (this.#checkedAt !== sent) for (const session of this.#byToken.values()) this.flushed(session);
+    this.#checkedAt = sent;
     if (processBytes > this.limits.streamsBytesMax) this.#limitMemory();
     if (this.wheel.nowMs < this.#trimMs) return;
     this.#trimMs = this.wheel.nowMs + POOLED_MS;
     trimBufferPools();
   }
 
-  /** All streams together are bounded too: the ended go, then those that hold most end, until the others have room. */
+  /** Bounds the memory of all outboxes: frees ended sessions first, then ends the sessions that hold most. */
   #limitMemory(): void {
     const { streamsBytesMax } = this.limits;
     let bytes = this.departing.heldBytes;
@@ -383,7 +388,7 @@ export class Chat {
     }
   }
 
-  /** Ends everybody's session; nobody gets in any more. */
+  /** Ends all sessions. No login succeeds afterwards. */
   shutdown(): void {
     this.isOver = true;
     for (const session of [...this.presence.online]) this.end(session, "shutdown");

@@ -3,14 +3,14 @@ import type { Session } from "./session.ts";
 
 /**
  * Ended sessions whose last bytes are still being written, to their connection or by a last call. Their memory counts
- * with that of live sessions. Their unconfirmed messages are in the mailbox, or are being moved there.
+ * with that of live sessions. `MailboxScheduler` moves their unacknowledged messages meanwhile.
  */
 export class Departing {
-  readonly #checkpoint: MailboxScheduler;
+  readonly #scheduler: MailboxScheduler;
   readonly #sessions = new Set<Session>();
 
-  constructor(checkpoint: MailboxScheduler) {
-    this.#checkpoint = checkpoint;
+  constructor(scheduler: MailboxScheduler) {
+    this.#scheduler = scheduler;
   }
 
   get size(): number {
@@ -26,24 +26,24 @@ export class Departing {
   /** A session has ended. */
   add(session: Session): void {
     const { kind, outbox, peer, endReason } = session;
-    // There is no connection for its goodbye, or no goodbye to call for.
-    const isUnread = peer === null && (kind === "resumable" || endReason === "logout");
-    if (isUnread) outbox.sink = null;
+    // Nothing can take its last bytes: no connection, or no `goodbye` for which the client would be called.
+    const hasNoReader = peer === null && (kind === "resumable" || endReason === "logout");
+    if (hasNoReader) outbox.sink = null;
     else this.#sessions.add(session);
-    if (kind !== "plain") this.#checkpoint.requeue(session);
-    if (isUnread) session.caller?.giveUp();
+    if (kind !== "plain") this.#scheduler.requeue(session.delivery);
+    if (hasNoReader) session.caller?.giveUp();
     peer?.close();
   }
 
-  /** Its last bytes were written, or are given up. */
+  /** Its last bytes are written or given up. */
   remove(session: Session): void {
     this.#sessions.delete(session);
     session.outbox.sink = null;
-    if (session.account.leaving === session) this.#checkpoint.requeue(session);
+    if (session.delivery.state !== "done") this.#scheduler.requeue(session.delivery);
     else session.outbox.withdraw(); // Again, now that nothing is written from it.
   }
 
-  /** Gives up the oldest until about `bytes` are free; returns the bytes that became free. */
+  /** Gives up the oldest sessions until about `bytes` are free; returns the number of freed bytes. */
   free(bytes: number): number {
     let freed = 0;
     for (const session of this.#sessions) {

@@ -3,16 +3,16 @@ import { encode } from "../protocol/ascii.ts";
 import { WheelTimer, type TimerKind, type TimerWheel } from "../timer-wheel.ts";
 import type { Session } from "./session.ts";
 
-/** That one session may call another's client: a question until it is granted, then good for as long as both live. */
-class Consent {
+/** A question for an address; after a yes, the ticket for that pair of sessions, valid until one of them ends. */
+class Introduction {
   readonly asker: Session;
   readonly asked: Session;
-  /** The asker's certificate, passed on as it came; empty for none. */
+  /** The asker's certificate, passed on unchanged; empty without one. */
   readonly key: string;
-  /** Empty while it is a question. */
+  /** Empty until the question is granted. */
   ticket = "";
-  /** Armed while it is a question. */
-  readonly timer = new WheelTimer<Consent>(this);
+  /** Armed until the question is granted. */
+  readonly timer = new WheelTimer<Introduction>(this);
 
   constructor(asker: Session, asked: Session, key: string) {
     this.asker = asker;
@@ -22,36 +22,36 @@ class Consent {
 }
 
 /**
- * Introduces clients to each other for private chats: who asked whom for their address, and who was granted it. It all
- * belongs to the two sessions, and goes with either of them or with a block. What the two say then, nobody here sees.
+ * Introduces clients to each other for private chats: questions for addresses, and granted tickets. Both belong to two
+ * sessions and end with either of them or with a block. The private chat itself does not pass through the server.
  */
 export class Introductions {
-  readonly #of = new Map<Session, Set<Consent>>();
+  readonly #of = new Map<Session, Set<Introduction>>();
   readonly #wheel: TimerWheel;
-  readonly #most: number;
+  readonly #countMax: number;
   readonly #newTicket: () => string;
-  readonly #expiry: TimerKind<Consent>;
+  readonly #expiry: TimerKind<Introduction>;
 
-  /** `most` questions and tickets of one session. */
-  constructor(wheel: TimerWheel, most: number, newTicket: () => string) {
+  /** `countMax`: questions and tickets of one session. */
+  constructor(wheel: TimerWheel, countMax: number, newTicket: () => string) {
     this.#wheel = wheel;
-    this.#most = most;
+    this.#countMax = countMax;
     this.#newTicket = newTicket;
-    this.#expiry = wheel.kind((consent) => this.#revoke(consent));
+    this.#expiry = wheel.kind((introduction) => this.#revoke(introduction));
   }
 
-  /** Asks for the address of `asked`, who has 60 s to answer. Returns why that cannot be, or null. */
+  /** Asks for the address of `asked`, who has 60 s to answer. Returns an error code, or null. */
   ask(asker: Session, asked: Session, key: string): "already_asked" | "busy" | null {
     if (this.#find(asker, asked, true) !== undefined) return "already_asked";
     if (this.#isFull(asker) || this.#isFull(asked)) return "busy";
-    const consent = new Consent(asker, asked, key);
-    this.#wheel.schedule(consent.timer, this.#expiry, INTRODUCTION_MS);
-    for (const session of [asker, asked]) this.#consentsOf(session).add(consent);
-    say(asked, "private_request", asker.account.name, key);
+    const introduction = new Introduction(asker, asked, key);
+    this.#wheel.schedule(introduction.timer, this.#expiry, INTRODUCTION_MS);
+    for (const session of [asker, asked]) this.#ofSession(session).add(introduction);
+    notify(asked, "private_request", asker.account.name, key);
     return null;
   }
 
-  /** Answers a question; false when `asker` has not asked, or not lately. `key`: the certificate of who was asked. */
+  /** Answers a question; false when `asker` has no open question. `key` is the certificate of `asked`. */
   answer(asked: Session, asker: Session | null, yes: boolean, key: string): boolean {
     const question = asker === null ? undefined : this.#find(asker, asked, true);
     if (question === undefined || asker === null) return false;
@@ -63,65 +63,66 @@ export class Introductions {
     const earlier = this.#find(asker, asked, false);
     if (earlier !== undefined) this.#forget(earlier);
     question.ticket = this.#newTicket();
-    // First who is called, then who calls: the ticket should be known where it is shown.
-    say(asked, "expect", asker.account.name, ipOf(asker), question.ticket, question.key);
-    say(asker, "address", asked.account.name, ipOf(asked), asked.listenPort, question.ticket, key);
+    // First the client that is called: it must know the ticket before the other client presents it.
+    notify(asked, "expect", asker.account.name, ipOf(asker), question.ticket, question.key);
+    notify(asker, "address", asked.account.name, ipOf(asked), asked.listenPort, question.ticket, key);
     return true;
   }
 
-  /** A session has ended, and with it whatever it had asked or granted. */
+  /** Ends all questions and tickets of a session that has ended. */
   end(session: Session): void {
-    for (const consent of this.#of.get(session) ?? []) this.#revoke(consent);
+    for (const introduction of this.#of.get(session) ?? []) this.#revoke(introduction);
   }
 
-  /** A block between two users ends what there was between them. */
+  /** A block between two users ends their questions and tickets. */
   part(one: Session, other: Session): void {
-    for (const consent of this.#of.get(one) ?? []) {
-      if (consent.asker === other || consent.asked === other) this.#revoke(consent);
+    for (const introduction of this.#of.get(one) ?? []) {
+      if (introduction.asker === other || introduction.asked === other) this.#revoke(introduction);
     }
   }
 
-  /** Ends a question or a ticket, and says so to those who rely on it: whatever the reason was, it looks the same. */
-  #revoke(consent: Consent): void {
-    const { asker, asked, ticket } = consent;
-    this.#forget(consent);
-    if (!asker.ended) say(asker, "denied", asked.account.name);
-    if (ticket !== "" && !asked.ended) say(asked, "denied", asker.account.name);
+  /** Ends a question or a ticket and notifies the live sessions. The event is the same for each reason. */
+  #revoke(introduction: Introduction): void {
+    const { asker, asked, ticket } = introduction;
+    this.#forget(introduction);
+    if (!asker.ended) notify(asker, "denied", asked.account.name);
+    if (ticket !== "" && !asked.ended) notify(asked, "denied", asker.account.name);
   }
 
-  #forget(consent: Consent): void {
-    this.#wheel.cancel(consent.timer);
-    for (const session of [consent.asker, consent.asked]) {
+  #forget(introduction: Introduction): void {
+    this.#wheel.cancel(introduction.timer);
+    for (const session of [introduction.asker, introduction.asked]) {
       const all = this.#of.get(session);
-      all?.delete(consent);
+      all?.delete(introduction);
       if (all?.size === 0) this.#of.delete(session);
     }
   }
 
-  #find(asker: Session, asked: Session, isQuestion: boolean): Consent | undefined {
-    for (const consent of this.#of.get(asker) ?? []) {
-      if (consent.asker === asker && consent.asked === asked && (consent.ticket === "") === isQuestion) return consent;
+  #find(asker: Session, asked: Session, isQuestion: boolean): Introduction | undefined {
+    for (const introduction of this.#of.get(asker) ?? []) {
+      if (introduction.asker === asker && introduction.asked === asked && (introduction.ticket === "") === isQuestion)
+        return introduction;
     }
     return undefined;
   }
 
-  #consentsOf(session: Session): Set<Consent> {
+  #ofSession(session: Session): Set<Introduction> {
     let all = this.#of.get(session);
     if (all === undefined) this.#of.set(session, (all = new Set()));
     return all;
   }
 
   #isFull(session: Session): boolean {
-    return (this.#of.get(session)?.size ?? 0) >= this.#most;
+    return (this.#of.get(session)?.size ?? 0) >= this.#countMax;
   }
 }
 
-/** Without the zone of a link-local address, which means something on this machine only. */
+/** Without the zone of a link-local address, which has a meaning on this machine only. */
 function ipOf({ address }: Session): string {
   return address.replace(/%.*/, "");
 }
 
-/** An event of these words; a key that there is not is no word. */
-function say(to: Session, ...words: (string | number)[]): void {
+/** Appends an event; an empty key at the end is left out. */
+function notify(to: Session, ...words: (string | number)[]): void {
   to.outbox.append(encode(`${words.join(" ").trimEnd()}\n`));
 }

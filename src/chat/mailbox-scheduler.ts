@@ -1,104 +1,97 @@
 import { MOVED_BYTES_PER_TURN, MOVED_BYTES_SHARE } from "../limits.ts";
 import type { Accounts } from "./accounts.ts";
 import type { Mailbox } from "./mailbox.ts";
-import type { Account, Session } from "./session.ts";
+import type { Account, Delivery, Session } from "./session.ts";
 import type { ChatStore } from "./store.ts";
 
 /** Each visit to a user counts as at least this many bytes, since each costs the store a write. */
-const SESSION_BYTES = 256;
+const VISIT_BYTES_MIN = 256;
 
 /**
- * Moves messages to and from the mailboxes, a bounded number of bytes in each turn, so that no turn is long: to them,
- * messages of ended sessions, of sessions that are about to be replaced, and those that have been unconfirmed for long,
- * so that the store may forget its oldest records; from them, messages that wait for users who are online.
+ * Decides when messages move to and from mailboxes, a bounded number of bytes in each turn, so that no turn is long.
+ * To a mailbox: messages of ended sessions, of sessions that are about to be replaced, and old ones when the store asks
+ * for them. From a mailbox: messages for users who are online. `Mailbox` does the moves.
  *
- * Users take turns (round robin): each visit moves a share, then the user goes to the end of the queue. So the
- * mail of one user delays the login or the mailbox of another for one round at most. While the disk is behind, only
- * urgent users are visited, with one share a turn: a login waits for the move, or a client's next request does.
+ * Users take turns (round robin): each visit moves a share, then the user goes to the end of the queue. So the mail of
+ * one user delays the login or the mailbox of another user for one round at most. While the store is busy, only urgent
+ * users are visited, with one share a turn: a login waits for the move, or the next request of a client does.
  */
 export class MailboxScheduler {
   readonly #accounts: Accounts;
   readonly #mailbox: Mailbox;
   readonly #store: ChatStore;
-  readonly #wrote: (session: Session) => void;
+  readonly #appended: (session: Session) => void;
   readonly #report: (error: unknown) => void;
   /** Users with something to move, in the order of their next visits. */
   readonly #queue = new Set<Account>();
   /** The urgent ones among them, in the same order. */
   readonly #urgent = new Set<Account>();
-  /** Logins that wait until what their user's earlier sessions hold is in the mailbox. */
-  readonly #logins = new Map<Account, (() => void)[]>();
-  readonly #bytesPerTurn: number;
-  /**
-   * A visit is under way. What it causes is queued: a login in the middle of another login of the same user would leave
-   * two sessions.
-   */
+  /** Visits do not nest: a nested one could admit the next login of a user in the middle of a login. */
   #isVisiting = false;
-  /** What may still be moved in this turn. */
+  readonly #bytesPerTurn: number;
+  /** Bytes that may still be moved in this turn. */
   #bytesLeft: number;
-  /** The disk was behind when the last turn ended. */
-  #isBehind = false;
-  /** Index of the next account whose oldest messages the store needs. */
+  /** The store was busy when the last turn ended. */
+  #wasBusy = false;
+  /** Index of the next account in `#moveOld`. */
   #next = 0;
 
-  /** `wrote` receives the sessions to whose streams messages were fed; `bytesPerTurn` bounds the moves of a turn. */
+  /** `appended` is called with each session to whose outbox a portion was appended; `bytesPerTurn` bounds the moves. */
   constructor(
     accounts: Accounts,
     mailbox: Mailbox,
     store: ChatStore,
-    wrote: (session: Session) => void,
+    appended: (session: Session) => void,
     report: (error: unknown) => void,
     bytesPerTurn = MOVED_BYTES_PER_TURN,
   ) {
     this.#accounts = accounts;
     this.#mailbox = mailbox;
     this.#store = store;
-    this.#wrote = wrote;
+    this.#appended = appended;
     this.#report = report;
     this.#bytesLeft = this.#bytesPerTurn = bytesPerTurn;
   }
 
-  /**
-   * Drops confirmed messages from the mailbox and feeds the next portion for which there is room: at once, or in the
-   * next turns.
-   */
+  /** Drops acknowledged entries and delivers the next portion for which there is room: now or in later turns. */
   deliver(session: Session): void {
-    this.#mailbox.noteAcked(session);
-    if (session.isBeingReplaced || session.account.waiting === 0) return;
-    const wasHungry = session.deliveryPending;
-    session.deliveryPending = this.#mailbox.room(session) > 0;
-    if (session.deliveryPending || session.account.ackedUpTo > 0) this.#enqueue(session.account);
-    // What is left needs a turn to come; and requests that waited for the portion go on, even if there was no room.
-    if (session.deliveryPending || wasHungry) session.outbox.markDirty();
+    const { account, delivery, outbox } = session;
+    this.#mailbox.noteAcked(delivery);
+    if (account.isAwaitingLogin || account.waiting === 0) return;
+    const wasPending = delivery.isPending;
+    delivery.isPending = this.#mailbox.room(session) > 0;
+    if (delivery.isPending || account.ackedUpTo > 0) this.#enqueue(account);
+    // The rest needs another turn; and requests that waited for the portion continue, even if there was no room.
+    if (delivery.isPending || wasPending) outbox.markDirty();
   }
 
-  /** A session has ended: what it holds goes back to its user's mailbox, at once or in the next turns. */
-  requeue(session: Session): void {
+  /** After the end of a session: its unacknowledged messages return to the mailbox, now or in later turns. */
+  requeue(delivery: Delivery): void {
+    const { account } = delivery.session;
     try {
-      this.#requeue(session, 0); // The store knows of the end at once.
+      this.#requeue(delivery, 0); // The store knows of the end at once.
     } catch (error) {
       return this.#report(error);
     }
-    const { account } = session;
-    if (account.leaving === session || account.ackedUpTo > 0) this.#enqueue(account);
+    if (delivery.state !== "done" || account.ackedUpTo > 0) this.#enqueue(account);
   }
 
-  /** All of it goes back now; false when the disk refuses. */
-  requeueNow(session: Session): boolean {
+  /** All of them return now; false when the disk refuses. */
+  requeueNow(delivery: Delivery): boolean {
     try {
-      this.#requeue(session, Number.POSITIVE_INFINITY);
+      this.#requeue(delivery, Number.POSITIVE_INFINITY);
     } catch (error) {
       this.#report(error);
     }
-    return session.account.leaving === null;
+    return delivery.state === "done";
   }
 
-  /** What one user may move while others wait. */
+  /** Bytes of one user per visit while others wait. */
   get #share(): number {
     return Math.min(MOVED_BYTES_SHARE, this.#bytesPerTurn);
   }
 
-  /** The server stops: nothing is left to be moved, unless the disk refuses. */
+  /** The server stops: everything that is left to be moved is moved now, unless the disk refuses. */
   finish(): void {
     for (const account of this.#accounts.all) this.#finish(account);
   }
@@ -112,28 +105,28 @@ export class MailboxScheduler {
     }
   }
 
-  /** When the disk refuses, the session stays the one that is leaving, and its user cannot log in. */
-  #requeue(session: Session, bytesMax: number): number {
-    const bytes = this.#mailbox.requeue(session, bytesMax);
-    if (!isSpilled(session)) return bytes;
-    session.outbox.withdraw();
-    session.account.leaving = null;
+  /** When the disk refuses, the delivery is not done, and its user cannot log in. */
+  #requeue(delivery: Delivery, bytesMax: number): number {
+    const bytes = this.#mailbox.requeue(delivery, bytesMax);
+    if (!delivery.isSpilled) return bytes;
+    delivery.session.outbox.withdraw();
+    delivery.finish();
     return bytes;
   }
 
-  /** Goes on when a new session of that user makes no long turn: at once, or at the end of one of the next. */
-  prepare(account: Account, goOn: () => void): void {
-    const logins = this.#logins.get(account);
-    if (logins !== undefined) return void logins.push(goOn);
-    const { leaving, session } = account;
-    if ((leaving === null || isSpilled(leaving)) && (session === null || isSpilled(session))) return goOn();
-    // What is sent to the user from now on waits in the mailbox, so that what has to be moved does not grow.
-    if (session !== null) session.isBeingReplaced = true;
-    this.#logins.set(account, [goOn]);
+  /**
+   * Calls `admit` when a new session of that user makes no long turn: now, or at the end of this or a later turn, after
+   * the logins that wait already.
+   */
+  prepare(account: Account, admit: () => void): void {
+    const { leaving, session, waitingLogins } = account;
+    if (waitingLogins !== null) return void waitingLogins.push(admit);
+    if (leaving?.isSpilled !== false && session?.delivery.isSpilled !== false) return admit();
+    account.waitingLogins = [admit];
     this.#enqueue(account);
   }
 
-  /** Visits the user at once when the queue was empty, else in a later turn. */
+  /** Visits the user at once when no other user waits and no visit is under way, else at the end of a turn. */
   #enqueue(account: Account): void {
     this.#queue.add(account);
     if (this.#isUrgent(account)) this.#urgent.add(account);
@@ -141,128 +134,122 @@ export class MailboxScheduler {
   }
 
   #isUrgent(account: Account): boolean {
-    return account.session?.deliveryPending === true || this.#logins.has(account);
+    return account.session?.delivery.isPending === true || account.isAwaitingLogin;
   }
 
   /** Moves about `bytesMax` bytes of that user's messages. With more to move, the user goes to the end of the queue. */
   #visit(account: Account, bytesMax: number): void {
     this.#queue.delete(account);
     this.#urgent.delete(account);
-    let bytes = SESSION_BYTES;
     this.#isVisiting = true;
+    let bytes = VISIT_BYTES_MIN;
     try {
       bytes = Math.max(bytes, this.#move(account, bytesMax));
     } catch (error) {
       this.#report(error);
       this.#giveUp(account);
+    } finally {
+      this.#isVisiting = false;
     }
-    this.#isVisiting = false;
     this.#bytesLeft -= bytes;
   }
 
   #move(account: Account, bytesMax: number): number {
     const { leaving, session } = account;
-    const logins = this.#logins.get(account);
     let bytes = 0;
-    if (leaving?.requeueing === true) bytes = this.#requeue(leaving, bytesMax);
-    else if (logins !== undefined) bytes = this.#prepare(account, logins, bytesMax);
+    if (leaving?.state === "requeueing") bytes = this.#requeue(leaving, bytesMax);
+    else if (account.isAwaitingLogin) bytes = this.#prepare(account, bytesMax);
     else if (account.ackedUpTo > 0) bytes = this.#mailbox.drop(account, bytesMax);
-    else if (session?.deliveryPending === true) bytes = this.#deliver(session, bytesMax);
+    else if (session?.delivery.isPending === true) bytes = this.#deliver(session, bytesMax);
     const isUrgent = this.#isUrgent(account);
     if (isUrgent) this.#urgent.add(account);
-    if (isUrgent || account.leaving?.requeueing === true || account.ackedUpTo > 0) this.#queue.add(account);
+    if (isUrgent || account.leaving?.state === "requeueing" || account.ackedUpTo > 0) this.#queue.add(account);
     return bytes;
   }
 
-  /** The next login goes on once nothing is left to move. */
-  #prepare(account: Account, logins: (() => void)[], bytesMax: number): number {
-    const { leaving, session } = account;
+  /** Spills what the user's sessions hold; when nothing is left, the next login is admitted. */
+  #prepare(account: Account, bytesMax: number): number {
     let bytes = 0;
-    for (const each of [leaving, session]) {
-      if (each === null || isSpilled(each)) continue;
-      if (bytes < bytesMax) bytes += this.#mailbox.spill(each, Number.POSITIVE_INFINITY, bytesMax - bytes);
-      if (!isSpilled(each)) return bytes;
+    for (const delivery of deliveries(account)) {
+      if (delivery.isSpilled) continue;
+      if (bytes < bytesMax) bytes += this.#mailbox.spill(delivery, Number.POSITIVE_INFINITY, bytesMax - bytes);
+      if (!delivery.isSpilled) return bytes;
     }
-    this.#admit(account, logins);
+    this.#admit(account);
     return bytes;
   }
 
-  #admit(account: Account, logins: (() => void)[]): void {
-    const goOn = logins.shift()!;
-    if (logins.length === 0) this.#logins.delete(account);
-    goOn();
-    const { session } = account; // A new one, or still the old one if the login came to nothing.
-    if (session === null) return;
-    session.isBeingReplaced = this.#logins.has(account);
-    if (account.waiting > 0) this.deliver(session);
+  #admit(account: Account): void {
+    const logins = account.waitingLogins!;
+    const admit = logins.shift()!;
+    if (logins.length === 0) account.waitingLogins = null;
+    admit(); // It may call `prepare` for the user's next login.
+    const { session } = account; // The new one; the old one when the login failed.
+    if (session !== null && account.waiting > 0) this.deliver(session);
   }
 
-  /** After a failure of the store: logins go on and are refused, and requests do not wait for mail. */
+  /** After a fault of the store: waiting logins continue and are refused, and requests do not wait for the mailbox. */
   #giveUp(account: Account): void {
-    for (let logins = this.#logins.get(account); logins !== undefined; logins = this.#logins.get(account))
-      this.#admit(account, logins);
-    if (account.session !== null) account.session.deliveryPending = false;
+    while (account.isAwaitingLogin) this.#admit(account);
+    if (account.session !== null) account.session.delivery.isPending = false;
   }
 
   #deliver(session: Session, bytesMax: number): number {
     const bytes = this.#mailbox.deliver(session, bytesMax);
-    this.#wrote(session);
-    session.deliveryPending = bytes > 0 && this.#mailbox.room(session) > 0;
+    this.#appended(session);
+    session.delivery.isPending = bytes > 0 && this.#mailbox.room(session) > 0;
     return bytes;
   }
 
   /**
-   * A turn ends, and the store has all its changes. True when another one should follow at once; while the disk is
-   * behind, only for urgent users.
+   * Once at the end of each turn, after its other changes were given to the store. True when another turn should follow
+   * at once; while the store is busy, only for urgent users.
    */
   step(): boolean {
-    const wasBehind = this.#isBehind;
+    const wasBusy = this.#wasBusy;
     if (this.#mailbox.deliveryRefused && this.#store.writeError === null) this.#deliverAll();
-    if (wasBehind) this.#bytesLeft = this.#share;
-    for (const account of wasBehind ? this.#urgent : this.#queue) {
+    if (wasBusy) this.#bytesLeft = this.#share;
+    for (const account of wasBusy ? this.#urgent : this.#queue) {
       if (this.#bytesLeft <= 0) break;
       const { session } = account;
-      const isFed = session?.deliveryPending === true;
+      const wasPending = session?.delivery.isPending === true;
       this.#visit(account, Math.max(this.#share, this.#bytesLeft / this.#queue.size));
-      if (isFed) session!.outbox.markDirty(); // Its requests may go on.
+      if (wasPending) session!.outbox.markDirty(); // Its requests may continue.
     }
-    const upTo = this.#store.spillUpTo;
-    if (upTo !== null && !wasBehind) this.#spillOld(upTo);
-    this.#isBehind = this.#store.isBehind;
-    this.#bytesLeft = this.#isBehind ? 0 : this.#bytesPerTurn;
-    return this.#isBehind ? this.#urgent.size > 0 : this.#queue.size > 0;
+    this.#store.compact(this.#moveOld);
+    this.#wasBusy = this.#store.isBusy;
+    this.#bytesLeft = this.#wasBusy ? 0 : this.#bytesPerTurn;
+    return this.#wasBusy ? this.#urgent.size > 0 : this.#queue.size > 0;
   }
 
-  /** The store has room again: feeds the sessions that were refused. */
+  /** The store has room again: the deliveries that it refused continue. */
   #deliverAll(): void {
     this.#mailbox.deliveryRefused = false;
     for (const { session, waiting } of this.#accounts.all) if (session !== null && waiting > 0) this.deliver(session);
   }
 
-  /** What the store needs for its oldest records has bytes of its own, or the journal would grow without a bound. */
-  #spillOld(upTo: number): void {
+  /** Goes over all users, in as many turns as that takes; see `ChatStore.compact`. */
+  readonly #moveOld = (upTo: number, bytesMax: number): boolean => {
     const { all } = this.#accounts;
-    let bytesLeft = this.#bytesPerTurn / 2;
+    let bytesLeft = Math.min(bytesMax, this.#bytesPerTurn / 2);
     for (; this.#next < all.length; this.#next++) {
       const account = all[this.#next]!;
-      const { session, leaving } = account;
-      if (leaving?.requeueing === true) this.#queue.add(account); // Again, if the disk refused it.
+      if (account.leaving?.state === "requeueing") this.#queue.add(account); // Again, if the disk refused it.
       if (account.ackedUpTo > 0) bytesLeft -= this.#mailbox.drop(account, bytesLeft);
-      if (account.ackedUpTo > 0) return;
-      for (const each of [leaving, session]) {
-        if (each === null) continue;
-        if (bytesLeft <= 0) return;
-        const bytes = this.#mailbox.spill(each, upTo, bytesLeft);
-        if (bytes >= bytesLeft) return; // There may be more of this one.
-        bytesLeft -= Math.max(SESSION_BYTES, bytes);
+      if (account.ackedUpTo > 0) return false;
+      for (const delivery of deliveries(account)) {
+        if (bytesLeft <= 0) return false;
+        const bytes = this.#mailbox.spill(delivery, upTo, bytesLeft);
+        if (bytes >= bytesLeft) return false; // There may be more of this delivery.
+        bytesLeft -= Math.max(VISIT_BYTES_MIN, bytes);
       }
     }
     this.#next = 0;
-    this.#store.spilled();
-  }
+    return true;
+  };
 }
 
-/** All unconfirmed messages of that session are in the mailbox too. */
-function isSpilled({ outbox, spilledUpTo: restedUpTo }: Session): boolean {
-  return outbox.lastNumber <= restedUpTo;
+/** Those of a user that may hold messages which are not in the mailbox, the oldest first. */
+function deliveries({ leaving, session }: Account): Delivery[] {
+  return [leaving, session?.delivery].filter((delivery) => delivery != null);
 }

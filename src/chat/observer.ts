@@ -12,7 +12,7 @@ export interface ChatObserver {
   sessionEnded(session: Session, reason: GoodbyeReason | LeftReason): void;
   /** The message `bytes[start..end)` is in the recipient's stream ("sent"), or waits in the mailbox ("stored"). */
   accepted(from: Account, to: Account, bytes: Uint8Array, start: number, end: number, fate: "sent" | "stored"): void;
-  /** A message to that user was refused. */
+  /** A request of `from` that names the user `to` was refused. */
   refused(from: Account, to: Account, code: ErrorCode): void;
   broadcast(from: Account, bytes: Uint8Array, start: number, end: number, receivers: number): void;
   /** `by` requested the list of users; `line` is the reply. */

@@ -6,12 +6,12 @@ import type { Account, Session } from "./session.ts";
 const OK = encode("ok");
 
 /**
- * The sessions that are online. Their names are kept as bytes between requests, and each asker gets a copy without a
- * few ranges, so that neither blocks nor logins make each request encode thousands of names again.
+ * The sessions that are online, and the reply to `online`. Encoded names are kept between requests; a reply is a copy
+ * without the ranges that the asking user must not see, so that a request does not encode thousands of names.
  */
 export class Presence {
   readonly online: Session[] = [];
-  /** The accounts that were online at the last request, in byte order; and those that came or left since. */
+  /** The accounts that were online at the last request, in byte order; and those that have changed since. */
   #sorted: Account[] = [];
   readonly #changed = new Set<Account>();
   /** `ok <user> ...` with the first `#names` of them; `#starts` has the offset of each, and that of the end. */
@@ -35,30 +35,30 @@ export class Presence {
     this.#changed.add(session.account);
   }
 
-  /** The line `ok [<user> ...]`, `most` names in byte order: without the asker and those who blocked the asker. */
-  list(asker: Account, most: number): Buffer {
+  /** The line `ok [<user> ...]`, `namesMax` names in byte order, without the asker and users who blocked the asker. */
+  list(asker: Account, namesMax: number): Buffer {
     if (this.#changed.size > 0) this.#refresh();
     const hidden = this.#hiddenFrom(asker);
-    let to = most;
-    for (const place of hidden) if (place < to) to++;
+    let to = namesMax;
+    for (const index of hidden) if (index < to) to++;
     to = Math.min(to, this.#sorted.length);
     this.#encode(to);
-    const more = this.#sorted.length - hidden.length - most;
+    const more = this.#sorted.length - hidden.length - namesMax;
     const tail = encode(more > 0 ? ` +${more}\n` : "\n");
     const starts = this.#starts;
     const line = Buffer.allocUnsafe(starts[to]! + tail.length);
     let at = 0;
     let from = 0;
-    const take = (end: number): void => {
+    const copyTo = (end: number): void => {
       copy(this.#line, line, at, from, end);
       at += end - from;
     };
-    for (const place of hidden) {
-      if (place >= to) break;
-      take(starts[place]!);
-      from = starts[place + 1]!;
+    for (const index of hidden) {
+      if (index >= to) break;
+      copyTo(starts[index]!);
+      from = starts[index + 1]!;
     }
-    take(starts[to]!);
+    copyTo(starts[to]!);
     copy(tail, line, at, 0, tail.length);
     return line.subarray(0, at + tail.length);
   }
@@ -68,11 +68,11 @@ export class Presence {
     const { blockedBy } = asker;
     const hidden: number[] = [];
     if (blockedBy.size * 16 > this.#sorted.length) {
-      for (const [place, account] of this.#sorted.entries())
-        if (account === asker || blockedBy.has(account)) hidden.push(place);
+      for (const [index, account] of this.#sorted.entries())
+        if (account === asker || blockedBy.has(account)) hidden.push(index);
       return hidden;
     }
-    for (const account of [asker, ...blockedBy]) if (account.session !== null) hidden.push(this.#placeOf(account));
+    for (const account of [asker, ...blockedBy]) if (account.session !== null) hidden.push(this.#indexOf(account));
     return hidden.sort((a, b) => a - b);
   }
 
@@ -82,19 +82,19 @@ export class Presence {
     const parts: Account[][] = [];
     let from = 0;
     for (const account of [...this.#changed].sort((a, b) => (a.name < b.name ? -1 : 1))) {
-      const place = this.#placeOf(account);
-      const isListed = sorted[place] === account;
+      const index = this.#indexOf(account);
+      const isListed = sorted[index] === account;
       if (isListed === (account.session !== null)) continue;
-      this.#names = Math.min(this.#names, place);
-      parts.push(sorted.slice(from, place), isListed ? [] : [account]);
-      from = isListed ? place + 1 : place;
+      this.#names = Math.min(this.#names, index);
+      parts.push(sorted.slice(from, index), isListed ? [] : [account]);
+      from = isListed ? index + 1 : index;
     }
     this.#changed.clear();
     if (parts.length > 0) this.#sorted = [...parts, sorted.slice(from)].flat();
   }
 
   /** Index of that user in the order of names, or where it would be inserted (binary search). */
-  #placeOf({ name }: Account): number {
+  #indexOf({ name }: Account): number {
     const sorted = this.#sorted;
     let low = 0;
     let high = sorted.length;

@@ -3,7 +3,7 @@ import type { TimerKind, TimerWheel } from "../timer-wheel.ts";
 import { tokensMax } from "../token-bucket.ts";
 import { type Account, Allowance, type Peer } from "./session.ts";
 
-/** The rate of each user's requests: above it they are acted on later, in their order, and nothing is refused. */
+/** The request rate of each user. Requests above it are delayed and keep their order; none is refused. */
 export class Rates {
   readonly #wheel: TimerWheel;
   readonly #perSecond: number;
@@ -33,28 +33,28 @@ export class Rates {
   }
 
   /**
-   * For a request on a connection without a session, once its user is known: it counts against the rate of that user,
-   * and `act` is called when the rate allows it, now or later. Until then the connection is paused; `act` resumes it.
-   * `act` is also called when the connection is gone.
+   * For a request of a known user on a connection without a session: it counts against the rate of the user instead of
+   * the address. Pauses the connection and calls `act` when the rate allows it, at once or later, and also when the
+   * connection is closed. `act` resumes the connection.
    */
   take(account: Account, peer: Peer, act: () => void): void {
     const allowance = this.of(account);
     allowance.save(this.#perSecond, this.#wheel.nowMs);
     peer.refund();
     peer.pause();
-    if (allowance.delayed.length > 0) this.#dropGone(allowance);
+    if (allowance.delayed.length > 0) this.#dropClosed(allowance);
     allowance.delayed.push({ peer, act });
     allowance.tokens--;
     this.#act(allowance);
   }
 
-  /** Drops requests of closed connections, whose number is not bounded. */
-  #dropGone(allowance: Allowance): void {
-    const gone = allowance.delayed.filter(({ peer }) => peer.isClosed);
-    if (gone.length === 0) return;
+  /** Removes requests of closed connections: their number has no other bound. */
+  #dropClosed(allowance: Allowance): void {
+    const closed = allowance.delayed.filter(({ peer }) => peer.isClosed);
+    if (closed.length === 0) return;
     allowance.delayed = allowance.delayed.filter(({ peer }) => !peer.isClosed);
-    allowance.tokens += gone.length;
-    for (const { act } of gone) act();
+    allowance.tokens += closed.length;
+    for (const { act } of closed) act();
   }
 
   #act(allowance: Allowance): void {

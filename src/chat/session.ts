@@ -1,3 +1,8 @@
+/**
+ * The data of users (`Account`), of their sessions (`Session`) and of the messages of a session (`Delivery`), and what
+ * the chat expects of a connection (`Peer`). No rules: those are in chat.ts, mailbox.ts and mailbox-scheduler.ts.
+ */
+
 import { encode } from "../protocol/ascii.ts";
 import type { Outbox } from "../stream/outbox.ts";
 import type { GoodbyeReason, LeftReason } from "../protocol/reply.ts";
@@ -5,42 +10,43 @@ import type { Sink } from "../stream/turn.ts";
 import { WheelTimer } from "../timer-wheel.ts";
 import { TokenBucket } from "../token-bucket.ts";
 
-/** Whoever sends lines: a connection, or in tests a double. Before it has a session, it is a stranger. */
+/** The other end of a session: a connection, or a double in tests. It has no session before the login. */
 export interface Peer {
-  /** Where it comes from: dotted IPv4 or IPv6. */
+  /** Source address: dotted IPv4, or IPv6. */
   readonly address: string;
-  /** It speaks TLS. */
+  /** The connection uses TLS. */
   readonly isEncrypted: boolean;
   session: Session | null;
-  /** Where its replies go: its session's stream, or before that one of its own. */
+  /** Takes its replies: the outbox of its session, or one of its own before the login. */
   readonly replies: Outbox;
-  /** What is appended to the new session's stream goes to this peer from now on. */
+  /** From now on this peer writes the outbox of that session. */
   attach(session: Session): void;
-  /** It hung up. */
+  /** The connection is closed. */
   readonly isClosed: boolean;
-  /** It takes no line for a while. */
+  /** No line is read for the moment. */
   readonly paused: boolean;
   /** Consecutive invalid lines without a session. */
   badLines: number;
-  /** Its last request counts against the rate of a user, and not of its address. */
+  /** The last request counts against the rate of a user instead of the rate of its address. */
   refund(): void;
-  /** Takes no further line until `resume`: the reply to the last one is not known yet. */
+  /** Reads no further line until `resume`, since the last one has no reply yet. */
   pause(): void;
   resume(): void;
-  /** The session goes on elsewhere: closes without a word, and drops what was not read. */
+  /** The session continues on another connection: closes without a last line, and drops unread lines. */
   detach(): void;
-  /** Takes no further line, and closes when everything that was appended has been written. */
+  /** Reads no further line, and closes when everything that was appended is written. */
   close(): void;
 }
 
-/** The request budget of a user. It outlives sessions, or each new one would bring a second's worth of requests. */
+/** The request budget of a user. It outlives sessions: otherwise each new session would get a full budget. */
 export class Allowance extends TokenBucket {
-  /** Requests on connections without a session that wait, in their order; each has reserved a token. */
+  /** Waiting requests of connections without a session, in their order; each has reserved a token. */
   delayed: { peer: Peer; act: () => void }[] = [];
-  /** Armed while some wait. */
+  /** Armed while requests wait. */
   readonly timer = new WheelTimer<Allowance>(this);
 }
 
+/** Messages in a mailbox, and bytes of their texts. */
 interface Waiting {
   messages: number;
   bytes: number;
@@ -48,26 +54,29 @@ interface Waiting {
 
 const NONE: Waiting = { messages: 0, bytes: 0 };
 
-/** A user: who may log in, whom they block, what waits for them. It outlives every session. */
+/** A user: password, blocks, and counts of the mailbox. It outlives every session. */
 export class Account {
   readonly name: string;
   readonly nameBytes: Uint8Array;
-  /** As the credentials file has it; null for who is no user, or none any more. */
+  /** As in the credentials file, plain or a hash; null when the file has no such user. */
   password: string | null = null;
-  /** What this user's lines begin with at other users. */
+  /** The beginnings of the lines that other users receive from this user. */
   readonly messageHead: Uint8Array;
   readonly broadcastHead: Uint8Array;
-  /** The session that is online. */
+  /** The session that is online; null without one. */
   session: Session | null = null;
-  /** One that ended and may still hold messages which its connection has not taken. */
-  leaving: Session | null = null;
+  /** That of the last session, which has ended and may still hold messages that are not in the mailbox. */
+  leaving: Delivery | null = null;
   /** The request budget; null before the first login. */
   allowance: Allowance | null = null;
-  /** Messages and bytes of text in the mailbox, of all senders and of each. */
+  /** Messages in the mailbox, and bytes of their texts. */
   waiting = 0;
   waitingBytes = 0;
-  /** The user has all messages up to that number: those in the mailbox are dropped some at a time; 0 when all are. */
+  /** Mailbox entries up to that message number are acknowledged, and dropped some at a time; 0 when none is left. */
   ackedUpTo = 0;
+  /** Logins that wait until the messages of the user's sessions are in the mailbox; null without any. */
+  waitingLogins: (() => void)[] | null = null;
+  /** The same by sender. */
   #waitingFrom: Map<string, Waiting> | null = null;
   #blocks: Set<Account> | null = null;
   #blockedBy: Set<Account> | null = null;
@@ -79,7 +88,12 @@ export class Account {
     this.broadcastHead = encode(`broadcast ${name} `);
   }
 
-  /** So much more of a sender waits in the mailbox; or less. */
+  /** New messages go to the mailbox: otherwise the messages that the waiting logins need moved would only grow. */
+  get isAwaitingLogin(): boolean {
+    return this.waitingLogins !== null;
+  }
+
+  /** Adds messages of a sender to the counts of the mailbox; negative numbers subtract. */
   countWaiting(from: string, messages: number, bytes: number): void {
     this.waiting += messages;
     this.waitingBytes += bytes;
@@ -92,17 +106,17 @@ export class Account {
     if (all.size === 0) this.#waitingFrom = null;
   }
 
-  /** How much of that sender waits. */
+  /** The counts of one sender. */
   waitingFrom(from: string): Readonly<Waiting> {
     return this.#waitingFrom?.get(from) ?? NONE;
   }
 
-  /** Whom this user has blocked, and who has blocked this user. */
+  /** Users whom this user has blocked, and users who have blocked this user. */
   get blocks(): ReadonlySet<Account> {
-    return this.#blocks ?? NOBODY;
+    return this.#blocks ?? NO_ACCOUNTS;
   }
   get blockedBy(): ReadonlySet<Account> {
-    return this.#blockedBy ?? NOBODY;
+    return this.#blockedBy ?? NO_ACCOUNTS;
   }
 
   block(other: Account): void {
@@ -116,87 +130,137 @@ export class Account {
   }
 }
 
-const NOBODY: ReadonlySet<Account> = new Set();
+const NO_ACCOUNTS: ReadonlySet<Account> = new Set();
 
-/** What a client asked for at its login. */
+/** The options of a login. */
 export interface LoginOptions {
-  /** The port on which it accepts private chats; 0 is none. */
+  /** The port on which the client accepts private chats; 0: none. */
   listenPort: number;
   resumable: boolean;
-  /** The port at which it wants to be called; 0 is none. */
+  /** The port that the server calls; 0: no callback session. */
   callbackPort: number;
-  /** An earlier session, and how far the client has its stream. */
+  /** An earlier session, and the position up to which the client has received its stream. */
   after: { token: string; received: number } | null;
 }
 
-/** How a session is reached: the kinds differ in who confirms its stream, and in what a connection's end means. */
+/** The kinds differ in how their stream is acknowledged, and in what the end of a connection means. */
 export type SessionKind = "plain" | "resumable" | "callback";
 
-/** What writes the stream of a callback session: a sink that calls the client. */
+/** Writes the outbox of a callback session by calling its client. */
 export interface Caller extends Sink {
-  /** The client was heard: do not wait for the end of a pause. */
+  /** The client has sent a request: calls again without waiting for the end of a pause. */
   retry(): void;
   /** The session has ended: its client is not called again. */
   giveUp(): void;
 }
 
-/** One user online. There is one session a user; its stream is what its peer is attached to. */
+/** A session of a user, who has one at most. Its peer may change; its outbox stays. */
 export class Session {
   readonly account: Account;
-  /** From the counter of message numbers; 0 for a plain session, which nobody asks for when it has ended. */
+  /** From the counter of message numbers; 0 for a plain session, which is not remembered after its end. */
   readonly number: number;
   readonly token: string;
   readonly kind: SessionKind;
   readonly outbox: Outbox;
-  /** The connection that the stream is attached to; a resumable session may have none, a callback session never has. */
+  /** The connection; a resumable session may have none, a callback session never has one. */
   peer: Peer | null = null;
+  /** Of a callback session. */
   caller: Caller | null = null;
-  /** Consecutive invalid lines, on whatever connections. */
+  /** Consecutive invalid lines, on all its connections. */
   badLines = 0;
-  /** Position in the client's stream: everything before it was acted on. */
+  /** Position in the client's stream up to which requests were acted on. */
   received = 0;
-  /** Wheel time at which the client last confirmed, or had next to nothing to confirm. */
+  /** Wheel time at which the client last acknowledged, or had at most `ACK_BYTES_MAX` to acknowledge. */
   lastAckMs = Number.NEGATIVE_INFINITY;
-  /** Armed while more than the bound waits for a client that may be keeping up. */
+  /** Armed while more than `unackedBytesMax` is unacknowledged, and the client still acknowledges. */
   readonly overdue = new WheelTimer<Session>(this);
-  /** Where the client accepts private chats: the address that the server saw last, and a port; 0 is none. */
+  /** Address of its last connection, and the port on which the client accepts private chats; 0: none. */
   address = "";
   listenPort = 0;
   /** Wheel time of the last line. */
   lastActivityMs: number;
+  /** Armed until the session expires. */
   readonly timer = new WheelTimer<Session>(this);
-  /** Why it ended; null while it lives. */
+  /** Null while the session is online. */
   endReason: GoodbyeReason | LeftReason | null = null;
   endedUnixMs = 0;
-  /** The mailbox: fed up to that number, of which so many are unconfirmed, and forgotten up to that number. */
-  deliveredUpTo = 0;
-  /** Messages of it up to that number were confirmed before, and not fed. */
-  skippedUpTo = 0;
-  deliveredUnacked = 0;
-  notedAckUpTo = 0;
-  /** A portion of it is to be fed in the next turns, and the client's next request comes behind that. */
-  deliveryPending = false;
-  /** A login of the same user waits until what it holds is in the mailbox; new messages wait there too. */
-  isBeingReplaced = false;
-  /** Messages were appended to its stream in this turn. */
+  /** Which messages were delivered, and which are in the mailbox. */
+  readonly delivery = new Delivery(this);
+  /** Messages were appended to its outbox in this turn. */
   hasAppended = false;
-  /** Its unconfirmed messages up to that number rest in the mailbox too. */
-  spilledUpTo = 0;
-  /** It has ended, the store knows, and the rest of its messages follow. */
-  requeueing = false;
-  /** Place in `Presence.online`. */
+  /** Index in `Presence.online`; -1 before and after. */
   onlineIndex = -1;
 
-  constructor(account: Account, number: number, token: string, kind: SessionKind, outbox: Outbox, heardMs: number) {
+  constructor(account: Account, number: number, token: string, kind: SessionKind, outbox: Outbox, nowMs: number) {
     this.account = account;
     this.number = number;
     this.token = token;
     this.kind = kind;
     this.outbox = outbox;
-    this.lastActivityMs = heardMs;
+    this.lastActivityMs = nowMs;
   }
 
   get ended(): boolean {
     return this.endReason !== null;
+  }
+}
+
+/**
+ * - `live`: the session is online.
+ * - `ended`: the session has ended, but the connection of a plain session may still take messages.
+ * - `requeueing`: the store knows of the end; unacknowledged messages move to the mailbox, some in each turn.
+ * - `done`: every unacknowledged message is in the mailbox.
+ *
+ * Whether the session is about to be replaced is no state of it: see `Account.isAwaitingLogin`.
+ */
+export type DeliveryState = "live" | "ended" | "requeueing" | "done";
+
+/**
+ * The messages of one session: how far the mailbox was delivered into its outbox, and which messages of its outbox are
+ * in the mailbox too. All fields are message numbers or counts; `Mailbox` changes them. It moves no messages itself.
+ */
+export class Delivery {
+  readonly session: Session;
+  /** The mailbox was delivered up to that number. */
+  deliveredUpTo = 0;
+  /** Messages that are in the mailbox and in the outbox. */
+  deliveredUnacked = 0;
+  /** Mailbox entries up to that number were acknowledged before the session began, and are not delivered; 0: none. */
+  skippedUpTo = 0;
+  /** The store knows that messages up to that number are acknowledged. */
+  notedAckUpTo = 0;
+  /** Unacknowledged messages up to that number are in the mailbox too. */
+  spilledUpTo = 0;
+  /** `MailboxScheduler` delivers a portion in this turn or a later one. The client's next request waits for it. */
+  isPending = false;
+  #state: DeliveryState = "live";
+
+  constructor(session: Session) {
+    this.session = session;
+  }
+
+  get state(): DeliveryState {
+    return this.#state;
+  }
+
+  /** Every unacknowledged message is in the mailbox too. */
+  get isSpilled(): boolean {
+    return this.session.outbox.lastNumber <= this.spilledUpTo;
+  }
+
+  /** The session has ended. Its user cannot log in until this delivery is done. */
+  end(): void {
+    this.#state = "ended";
+    this.session.account.leaving = this;
+  }
+
+  /** The store knows of the end. */
+  beginRequeue(): void {
+    this.#state = "requeueing";
+  }
+
+  finish(): void {
+    this.#state = "done";
+    this.session.account.leaving = null;
   }
 }

@@ -3,15 +3,18 @@ import type { Outbox } from "../stream/outbox.ts";
 import type { WrongPasswords } from "../auth/lockouts.ts";
 import type { Account } from "./session.ts";
 
-/** A message that waits: its number orders it among all others. */
+/** The port between the rules and the storage, in the words of the rules. How it is stored is not known here. */
+
+/** A message in a mailbox. */
 export interface StoredMessage {
+  /** Orders it among all messages. */
   number: number;
   unixMs: number;
   from: string;
   text: Uint8Array;
 }
 
-/** A session that its client may ask for when it has ended. */
+/** A session whose client may ask for it after its end: resumable, or with a callback. */
 export interface KnownSession {
   /** From the same counter as message numbers. */
   number: number;
@@ -20,16 +23,16 @@ export interface KnownSession {
   resumable: boolean;
 }
 
-/** What is remembered of a session that has ended, so that nothing of it comes twice. */
+/** What is remembered of a known session after its end, so that no message of it is delivered twice. */
 export interface EndedSession extends KnownSession {
   /** A newer login ended it. */
   replaced: boolean;
-  /** Position in the client's stream up to which it was acted on. */
+  /** Position in the client's stream up to which its requests were acted on. */
   received: number;
   endedUnixMs: number;
 }
 
-/** Messages of one sender, and bytes of their text. */
+/** Messages from one sender, and bytes of their text. */
 export interface Amount {
   from: string;
   messages: number;
@@ -37,54 +40,62 @@ export interface Amount {
 }
 
 /**
- * What the chat wants to find again after a restart, however the last run ended: whatever it says here in one turn is
- * safe together, when the turn has ended and before anything of it leaves. A disk that refuses is no fault of these
- * methods; what was said waits for it.
+ * Moves what the chat still holds of messages up to number `upTo` to the mailboxes: unacknowledged messages by
+ * `ChatStore.requeued`, acknowledged mailbox entries by `ChatStore.drop`. It does about `bytesMax` bytes of that, and
+ * returns true when nothing is left.
+ */
+export type MoveOldMessages = (upTo: number, bytesMax: number) => boolean;
+
+/**
+ * The events that the chat must know again after a restart, however the last run ended. All events of one turn become
+ * durable together: after the end of the turn, and before any output of the turn leaves. These methods do not fail when
+ * the disk is full; what they were given waits until there is room.
  */
 export interface ChatStore {
-  /** Why nothing more may be promised, in words for people; null when all is well. */
+  /** Why nothing more may be promised, in words for people; null when nothing prevents it. */
   readonly writeError: string | null;
-  /** Reserves room for a text of `bytes` in this turn's record. False when it may not be promised: see `trouble`. */
+  /** Reserves room for a text of `bytes` in this turn. False when it may not be promised: see `writeError`. */
   accepts(bytes: number): boolean;
-  /** The same for what goes on during a trouble, as long as the journal has room for it. */
+  /** The same for what continues during a write error while there is room. */
   hasRoom(bytes: number): boolean;
-  /** The disk is behind: what need not move now should wait until it is not. */
-  readonly isBehind: boolean;
-  /** A number above all that were given out before. */
+  /** True while moves to and from mailboxes that no client waits for should be deferred. */
+  readonly isBusy: boolean;
+  /** A number above all numbers that were given out before, also by earlier runs. */
   newNumber(): number;
 
-  /** Messages were appended to a user's stream; `session` is 0 for one that nobody asks for when it has ended. */
-  wrote(to: Account, session: number, outbox: Outbox): void;
-  /** A message waits in a user's mailbox. */
-  keep(user: string, message: StoredMessage): void;
-  /** A user has all messages up to that number, wherever they are. While the disk is full that may be lost. */
+  /** A message was put into the mailbox of a user. */
+  stored(user: string, message: StoredMessage): void;
+  /** Messages were appended to the outbox of a user's session; `session` is 0 for a plain one. */
+  appended(to: Account, session: number, outbox: Outbox): void;
+  /** The user has all messages up to that number. A full disk and a crash may lose this event. */
   acked(user: Account, upTo: number): void;
+  /**
+   * Unacknowledged messages of a session are in the user's mailbox from now on. `received` is how far a known session
+   * was acted on.
+   */
+  requeued(user: string, session: number, received: number, messages: readonly UnackedMessage[]): void;
 
-  /** `proof`: what lets its user's password be judged at once when it comes with its token; empty when nothing does. */
-  began(session: KnownSession, proof: Uint8Array): void;
-  /** A session's client was acted on up to that position of its stream. While the disk is full that may be lost. */
+  /** `proof` lets a login with the session's token skip the hash of the password; empty when nothing is needed. */
+  sessionBegan(session: KnownSession, proof: Uint8Array): void;
+  /** The requests of a session were acted on up to that position. A full disk and a crash may lose this event. */
   received(session: number, position: number): void;
-  /** A session has ended; what it holds follows, to the mailbox. */
-  ends(session: EndedSession): void;
+  /** The session has ended. Its unacknowledged messages follow with `requeued`. */
+  sessionEnded(session: EndedSession): void;
 
-  /** Messages up to that number must rest in mailboxes now, unconfirmed ones of living sessions too; null: none. */
-  readonly spillUpTo: number | null;
-  /** Messages that a session carries now rest in the mailbox; of a known session also how far it is. */
-  spill(user: string, session: number, received: number, messages: readonly UnackedMessage[]): void;
-  /** All up to `restUpTo` do. */
-  spilled(): void;
-
-  /** The oldest messages with a number above `after`, until their texts have `bytes`, but at least one. */
-  read(user: string, after: number, bytes: number): StoredMessage[];
-  /** Forgets the oldest messages of the mailbox up to that number, `most` at most; returns their amounts by sender. */
-  drop(user: string, upTo: number, most: number): Amount[];
-  ended(token: string): EndedSession | null;
-  /** The number of the last message that an ended session had carried up to that position; 0 when there is none. */
-  lastDelivered(session: number, position: number): number;
-
-  /** There are so many wrong passwords of a user from there, until then; none are forgotten. */
+  /** That many wrong passwords of a user from an address count until then; `count` 0 means that none do. */
   wrongPasswords(wrong: WrongPasswords, untilUnixMs: number): void;
-
   block(user: string, other: string): void;
   unblock(user: string, other: string): void;
+
+  /** Once a turn: when the store wants to forget its oldest records, it calls `move` for what only they have. */
+  compact(move: MoveOldMessages): void;
+
+  /** The oldest messages of a mailbox with a number above `after`, until their texts have `bytes`, and at least one. */
+  read(user: string, after: number, bytes: number): StoredMessage[];
+  /** Deletes the oldest messages of a mailbox up to number `upTo`, at most `countMax`; their amounts by sender. */
+  drop(user: string, upTo: number, countMax: number): Amount[];
+  /** The ended session with that token; null when there is none, or when it is forgotten. */
+  endedSession(token: string): EndedSession | null;
+  /** The number of the last message that an ended session had in its stream up to that position; 0 without one. */
+  lastDelivered(session: number, position: number): number;
 }

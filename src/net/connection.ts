@@ -264,7 +264,7 @@ export class Connection implements Accepted, Peer, Sink {
   }
 
   #mustWait(): boolean {
-    this.#backlogged = this.replies.unsent > UNSENT_BYTES_MAX || this.session?.deliveryPending === true;
+    this.#backlogged = this.replies.unsent > UNSENT_BYTES_MAX || this.session?.delivery.isPending === true;
     if (this.#allowance.tokens < 1 && this.#reader.holdsMore) this.#earn();
     return this.#backlogged || this.#overRate;
   }

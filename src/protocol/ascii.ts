@@ -1,3 +1,5 @@
+/** Bytes of protocol lines: words, numbers, names, tokens and keys, without decoding them. */
+
 import { KEY_BYTES_MAX, NAME_BYTES_MAX } from "../limits.ts";
 
 export const LF = 10;
@@ -9,12 +11,12 @@ const SLASH = 47;
 const ZERO = 48;
 const NINE = 57;
 
-/** The bytes of ASCII text; with anything else in it, of its UTF-8. */
+/** The UTF-8 bytes of a text. */
 export function encode(text: string): Buffer {
   return Buffer.from(text);
 }
 
-/** Where the word that begins at `start` ends: at the next space, or at `end`. */
+/** The end of the word that begins at `start`: the next space, or `end`. */
 export function wordEnd(bytes: Uint8Array, start: number, end: number): number {
   let at = start;
   while (at < end && bytes[at] !== SPACE) at++;
@@ -33,7 +35,7 @@ export function startsWith(bytes: Uint8Array, start: number, end: number, prefix
   return end - start >= prefix.length && equals(bytes, start, start + prefix.length, prefix);
 }
 
-/** The number that the decimal digits bytes[start..end) write; -1 when they are no number below 2^53. */
+/** The number of the decimal digits bytes[start..end); -1 when they are not a number below 2^53. */
 export function parseNumber(bytes: Uint8Array, start: number, end: number): number {
   if (start === end) return -1;
   let value = 0;
@@ -46,7 +48,7 @@ export function parseNumber(bytes: Uint8Array, start: number, end: number): numb
   return value;
 }
 
-/** What a byte may be in names and tokens; 0 for any other. */
+/** The kinds of bytes in names and tokens; 0 for any other byte. */
 const LETTER = 1;
 const DIGIT = 2;
 const DASH = 4;
@@ -62,8 +64,8 @@ function isLetterOrDigit(byte: number): boolean {
 }
 
 /**
- * Where the name that begins at `start` ends, as `wordEnd` does it; -1 when it is none: docs/protocol.md, Lines: 1 to
- * 32 of `A-Z a-z 0-9 . _ -`, the first a letter or digit, no `..`, not an IPv4 address.
+ * The end of the user name that begins at `start`, as in `wordEnd`; -1 when the word is not a name (docs/protocol.md,
+ * Lines): 1 to 32 of `A-Z a-z 0-9 . _ -`, the first a letter or digit, no `..`, not an IPv4 address.
  */
 export function nameEnd(bytes: Uint8Array, start: number, end: number): number {
   let kinds = 0;
@@ -88,7 +90,7 @@ function isIpv4(bytes: Uint8Array, start: number, end: number): boolean {
   return parts.length === 4 && parts.every((part) => part !== "" && part.length <= 3 && Number(part) <= 255);
 }
 
-/** Base64, as long as a certificate may be. */
+/** Base64 of at most `KEY_BYTES_MAX` characters. */
 export function isKey(bytes: Uint8Array, start: number, end: number): boolean {
   let last = end;
   while (last > start && end - last < 2 && bytes[last - 1] === 61) last--;

@@ -2,68 +2,68 @@ import { CR, LF } from "./ascii.ts";
 import { ByteQueue, copy } from "../byte-queue.ts";
 
 /**
- * Bytes as they come, out as lines: the same lines wherever TCP cut them. Pull what is there with `next` before feeding
- * more, or stop pulling for a while. A line that lies within one chunk is not copied; between chunks nothing is kept
- * but the beginning of a line.
+ * Cuts a byte stream into lines, wherever the stream is split into chunks. `feed` takes a chunk, `next` gives the next
+ * line; a caller may stop calling `next` for a while. A line within one chunk is not copied; between chunks only the
+ * beginning of a line is kept.
  *
- * A chunk is the reader's own from then on: the memory of a large one is given back when its last line was pulled, and
- * its bytes are gone. If garbage collection did that, every chunk would cost page faults, which is most of reading.
+ * The reader owns the chunks. It frees the memory of a large chunk when the last line was read. Left to the garbage
+ * collector, each chunk would cost page faults, which are most of the cost of reading.
  */
 export class LineReader {
-  /** The line is bytes[start..end), without its end mark. Valid until the next call. */
+  /** The line is bytes[start..end), without CR and LF. Valid until the next call. */
   bytes: Uint8Array = EMPTY;
   start = 0;
   end = 0;
-  /** The line was longer than the limit: it was skipped, and there is no text. */
+  /** The line was longer than the limit and was skipped: it has no text. */
   tooLong = false;
-  /** The first and last bytes of the last line that was too long: 128 of each, or all it has. */
+  /** Of the last line that was too long: the first 128 and the last 128 bytes. */
   excerpt: Uint8Array = EMPTY;
-  /** Bytes of the line as it came, its end mark included: how far it moves a position in the peer's stream. */
+  /** Bytes of the line with its CR and LF: its length in the peer's stream. */
   lineBytes = 0;
 
   #chunk: Uint8Array = EMPTY;
   #at = 0;
-  /** Chunks that came while there were lines in this one. */
+  /** Chunks that arrived while `#chunk` still had lines. */
   readonly #more: Uint8Array[] = [];
-  /** The beginning of a line, from earlier chunks. It grows by doubling, or a dripped line would be copied per byte. */
+  /** The beginning of a line, from earlier chunks. It grows by doubling: a line may arrive byte by byte. */
   readonly #carried = new ByteQueue();
-  /** The line that `next` gave lies in `#carried`. */
+  /** The current line is in `#carried`. */
   #isCarried = false;
-  /** Bytes of the line that it is in, when they are too many already; and of all such lines since it was asked. */
+  /** Skipped bytes of an unfinished line that is too long already; and of all such lines since `takeSkipped`. */
   #skipped = 0;
-  #skippedInAll = 0;
+  #skippedTotal = 0;
   readonly #lineBytesMax: number;
 
-  /** `lineBytesMax` counts the end mark. */
+  /** `lineBytesMax` includes CR and LF. */
   constructor(lineBytesMax: number) {
     this.#lineBytesMax = lineBytesMax;
   }
 
-  /** Bytes of lines longer than the limit, also of one that has not ended yet, since this was called the last time. */
+  /** Bytes of lines that are too long, also of an unfinished one, since the last call. */
   takeSkipped(): number {
-    const bytes = this.#skippedInAll;
-    this.#skippedInAll = 0;
+    const bytes = this.#skippedTotal;
+    this.#skippedTotal = 0;
     return bytes;
   }
 
-  /** Bytes of memory that the beginning of a line takes, and what was not pulled. */
+  /** Bytes of memory of the unread chunks and the beginning of a line. */
   get heldBytes(): number {
     return this.#more.reduce((sum, { length }) => sum + length, this.#carried.bytes.length + this.#chunk.length);
   }
 
-  /** There may be another line. */
+  /** Unread bytes are left; they may hold another line. */
   get holdsMore(): boolean {
     return this.#at < this.#chunk.length || this.#more.length > 0;
   }
 
-  /** Takes a chunk, and keeps it until `next` has said that it holds no more lines. */
+  /** Takes a chunk, and owns it from now on. */
   feed(chunk: Uint8Array): void {
     if (this.holdsMore) return void this.#more.push(chunk);
     this.#chunk = chunk;
     this.#at = 0;
   }
 
-  /** The next whole line into `bytes`, `start` and `end`; false when there is none. */
+  /** Sets `bytes`, `start` and `end` to the next line; false without a complete line. */
   next(): boolean {
     if (this.#isCarried) this.#forget();
     let chunk = this.#chunk;
@@ -81,7 +81,7 @@ export class LineReader {
     this.tooLong = this.lineBytes > this.#lineBytesMax;
     if (this.tooLong) {
       this.#excerptWith(chunk.subarray(from, lf));
-      this.#skippedInAll += this.lineBytes - this.#skipped;
+      this.#skippedTotal += this.lineBytes - this.#skipped;
       this.#forget();
     } else if (this.#carried.length > 0) {
       this.#append(chunk, from, lf);
@@ -99,7 +99,7 @@ export class LineReader {
     return true;
   }
 
-  /** More of a line that is too long has come. */
+  /** Adds more bytes of a line that is too long to the excerpt. */
   #excerptWith(bytes: Uint8Array): void {
     const { bytes: carried, head, tail } = this.#carried;
     this.excerpt = ends(this.#skipped > 0 ? this.excerpt : carried.subarray(head, tail), bytes);
@@ -118,7 +118,7 @@ export class LineReader {
     this.#carried.clear();
   }
 
-  /** Keeps the beginning of a line, but not more of it than a line may have, and lets go of the chunk. */
+  /** Keeps the beginning of a line, unless it is too long already, and frees the chunk. */
   #carry(): void {
     const rest = this.#chunk.length - this.#at;
     if (rest > 0) {
@@ -126,7 +126,7 @@ export class LineReader {
       if (this.#skipped > 0 || bytes >= this.#lineBytesMax) {
         this.#excerptWith(this.#chunk.subarray(this.#at));
         this.#skipped += bytes;
-        this.#skippedInAll += bytes;
+        this.#skippedTotal += bytes;
         this.#carried.clear();
       } else {
         this.#append(this.#chunk, this.#at, this.#chunk.length);
@@ -141,7 +141,7 @@ export class LineReader {
 const EMPTY = Buffer.alloc(0);
 const EXCERPT_END_BYTES = 128;
 
-/** One after the other, without the middle if that is long. */
+/** The two parts together; a long middle is left out. */
 function ends(before: Uint8Array, after: Uint8Array): Uint8Array {
   const length = before.length + after.length;
   const both = Buffer.alloc(Math.min(length, 2 * EXCERPT_END_BYTES));
@@ -151,10 +151,10 @@ function ends(before: Uint8Array, after: Uint8Array): Uint8Array {
   }
   return both;
 }
-/** Giving back a smaller one costs more than it saves. */
+/** Freeing a smaller chunk costs more than it saves. */
 const LARGE_BYTES_MIN = 4096;
 
-/** Unless others have a part of the same memory. */
+/** Frees the memory of a chunk, unless the chunk shares it with others. */
 function release(chunk: Uint8Array): void {
   if (chunk.length < LARGE_BYTES_MIN || chunk.length < chunk.buffer.byteLength) return;
   (chunk.buffer as ArrayBuffer).transfer(0);

@@ -1,6 +1,8 @@
+/** The words that the server sends: replies, error codes, and reasons of `goodbye` and `left`. */
+
 import { encode } from "./ascii.ts";
 
-/** Where a reply goes. */
+/** Takes a reply. */
 interface Replies {
   append(line: Uint8Array): void;
 }
@@ -10,7 +12,7 @@ export const OK_SENT = encode("ok sent\n");
 export const OK_ASKED = encode("ok asked\n");
 export const OK_STORED = encode("ok stored\n");
 
-/** docs/protocol.md, Requests: what may stand behind `err`. */
+/** The codes after `err`: docs/protocol.md, Requests. */
 export type ErrorCode =
   | "line_too_long"
   | "unknown_command"
@@ -32,14 +34,15 @@ export type ErrorCode =
   | "busy"
   | "internal";
 
-/** Why the server ends a session: behind `goodbye`. */
+/** The reason after `goodbye`: why the server ends a session. */
 export type GoodbyeReason = "replaced" | "expired" | "slow" | "flood" | "removed" | "shutdown";
-/** Why a user is gone: behind `left`. */
+/** The reason after `left`: why a user went offline. */
 export type LeftReason = "logout" | "expired" | "disconnected" | "slow" | "flood" | "removed";
 
+/** Encoded `err <code>` lines. */
 const BARE = new Map<ErrorCode, Uint8Array>();
 
-/** Appends `err <code>`, with what a person or a client may want to know behind it. */
+/** Appends `err <code> [<detail>]`. */
 export function refuse(out: Replies, code: ErrorCode, detail?: string | number): void {
   if (detail !== undefined) {
     out.append(encode(`err ${code} ${detail}\n`));

@@ -1,3 +1,5 @@
+/** The grammar of requests: verbs, the words of each verb, and lines of other protocols. No rules. */
+
 import { REQUEST_WORDS_MAX } from "../limits.ts";
 import { SPACE, encode, equals, isKey, isToken, nameEnd, parseNumber, startsWith, wordEnd } from "./ascii.ts";
 
@@ -15,30 +17,30 @@ export type Verb =
   | "alive"
   | "logout";
 
-/** What a word must be: a user name, a token, a number, a certificate, `yes` or `no`, or just not empty. */
+/** The form of a word; `key` is a certificate in base64, `word` any word that is not empty. */
 type Form = "name" | "token" | "number" | "key" | "yes or no" | "word";
 
-/** A verb's words. `most` says what may follow the needed ones; text is the rest of the line, spaces included. */
+/** The words of a verb: the needed ones, then what may follow. `text` is the rest of the line, spaces included. */
 interface Shape {
   needed: readonly Form[];
-  most: "nothing" | "a number" | "a key" | "options" | "text";
+  rest: "nothing" | "a number" | "a key" | "options" | "text";
   usage: string;
 }
 
-/** docs/protocol.md, Requests. The rules of a verb stand in chat/commands.ts under the same name. */
+/** See docs/protocol.md, Requests. The rules of each verb are in chat/commands.ts. */
 export const SHAPES: Record<Verb, Shape> = {
-  login: { needed: ["name", "word"], most: "options", usage: "login <user> <password> [option...]" },
-  resume: { needed: ["token", "number"], most: "nothing", usage: "resume <token> <received>" },
-  as: { needed: ["token"], most: "text", usage: "as <token> <request>" },
-  message: { needed: ["name"], most: "text", usage: "message <user> <text>" },
-  broadcast: { needed: [], most: "text", usage: "broadcast <text>" },
-  online: { needed: [], most: "nothing", usage: "online" },
-  block: { needed: ["name"], most: "nothing", usage: "block <user>" },
-  unblock: { needed: ["name"], most: "nothing", usage: "unblock <user>" },
-  getaddress: { needed: ["name"], most: "a key", usage: "getaddress <user> [<key>]" },
-  private_answer: { needed: ["name", "yes or no"], most: "a key", usage: "private_answer <user> yes|no [<key>]" },
-  alive: { needed: [], most: "a number", usage: "alive [<received>]" },
-  logout: { needed: [], most: "a number", usage: "logout [<received>]" },
+  login: { needed: ["name", "word"], rest: "options", usage: "login <user> <password> [option...]" },
+  resume: { needed: ["token", "number"], rest: "nothing", usage: "resume <token> <received>" },
+  as: { needed: ["token"], rest: "text", usage: "as <token> <request>" },
+  message: { needed: ["name"], rest: "text", usage: "message <user> <text>" },
+  broadcast: { needed: [], rest: "text", usage: "broadcast <text>" },
+  online: { needed: [], rest: "nothing", usage: "online" },
+  block: { needed: ["name"], rest: "nothing", usage: "block <user>" },
+  unblock: { needed: ["name"], rest: "nothing", usage: "unblock <user>" },
+  getaddress: { needed: ["name"], rest: "a key", usage: "getaddress <user> [<key>]" },
+  private_answer: { needed: ["name", "yes or no"], rest: "a key", usage: "private_answer <user> yes|no [<key>]" },
+  alive: { needed: [], rest: "a number", usage: "alive [<received>]" },
+  logout: { needed: [], rest: "a number", usage: "logout [<received>]" },
 };
 
 const YES = encode("yes");
@@ -55,8 +57,8 @@ const ORIGIN = encode("origin");
 const COLON = 58;
 
 /**
- * Whether a line is of HTTP (a request line, `Host:` or `Origin:`) or TLS. A web page can make a browser send these to
- * any port, with lines of its own choice after them.
+ * Whether a line belongs to HTTP (a request line, `Host:` or `Origin:`) or TLS. A web page can make a browser send
+ * these to any port, followed by lines that the page chooses.
  */
 export function isOtherProtocol(bytes: Uint8Array, start: number, end: number): boolean {
   if (isHeader(bytes, start, end, HOST) || isHeader(bytes, start, end, ORIGIN)) return true;
@@ -66,27 +68,27 @@ export function isOtherProtocol(bytes: Uint8Array, start: number, end: number): 
   return startsWith(bytes, start, end, TLS_HANDSHAKE) || equals(bytes, start, end, HTTP_2_PREFACE);
 }
 
-/** `name` is in lower case; the line may have it in any. */
+/** `name` is in lower case; case in the line does not matter. */
 function isHeader(bytes: Uint8Array, start: number, end: number, name: Uint8Array): boolean {
   if (end - start <= name.length || bytes[start + name.length] !== COLON) return false;
-  // The cases of a letter differ in the bit 0x20 alone.
+  // Upper and lower case of a letter differ in the bit 0x20 only.
   for (let i = 0; i < name.length; i++) if ((bytes[start + i]! | 0x20) !== name[i]) return false;
   return true;
 }
 
-/** One request as offsets into its line, parsed in two steps; reused for every line, so keep nothing of it. */
+/** A request as offsets into its line, parsed in two steps. One object is reused for all lines. */
 export class Request {
   bytes: Uint8Array = new Uint8Array(0);
   end = 0;
-  /** Words behind the verb. */
+  /** Number of words after the verb. */
   words = 0;
-  /** The text reaches from here to `end`. */
+  /** The text is bytes[textStart..end). */
   textStart = 0;
   readonly starts = new Int32Array(REQUEST_WORDS_MAX);
   readonly ends = new Int32Array(REQUEST_WORDS_MAX);
   #next = 0;
 
-  /** Step one: the verb of the line bytes[start..end), or null. */
+  /** Step one: the verb of the line bytes[start..end); null when it is unknown. */
   parseVerb(bytes: Uint8Array, start: number, end: number): Verb | null {
     this.bytes = bytes;
     this.end = end;
@@ -102,18 +104,18 @@ export class Request {
     return null;
   }
 
-  /** Step two: the words, when they have the verb's shape; false when they do not. */
+  /** Step two: the words; false when they do not have the shape. */
   parseWords(shape: Shape): boolean {
-    const { needed, most } = shape;
+    const { needed, rest } = shape;
     this.words = 0;
     for (let i = 0; i < needed.length; i++) if (!this.#parseWord(needed[i]!)) return false;
-    if (most === "text") {
+    if (rest === "text") {
       this.textStart = this.#next + 1;
       return this.textStart < this.end;
     }
-    if (most === "a number" && this.#next < this.end && !this.#parseWord("number")) return false;
-    if (most === "a key" && this.#next < this.end && !this.#parseWord("key")) return false;
-    if (most === "options") while (this.#next < this.end) if (!this.#parseWord("word")) return false;
+    if (rest === "a number" && this.#next < this.end && !this.#parseWord("number")) return false;
+    if (rest === "a key" && this.#next < this.end && !this.#parseWord("key")) return false;
+    if (rest === "options") while (this.#next < this.end) if (!this.#parseWord("word")) return false;
     return this.#next >= this.end;
   }
 
@@ -133,12 +135,12 @@ export class Request {
     return true;
   }
 
-  /** A word whose form is a number. */
+  /** A word of the form `number`. */
   number(index: number): number {
     return parseNumber(this.bytes, this.starts[index]!, this.ends[index]!);
   }
 
-  /** A word as text, for what is not on the hot path. */
+  /** A word as a string; not for the hot path. */
   word(index: number): string {
     return Buffer.from(this.bytes.subarray(this.starts[index]!, this.ends[index]!)).toString("utf8");
   }

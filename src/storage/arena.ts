@@ -1,8 +1,8 @@
 import { copy } from "../byte-queue.ts";
 
 /**
- * Copies that are needed until all of them are let go at once, side by side in one buffer (region-based memory). One by
- * one they would be garbage, and memory that is new costs page faults.
+ * Copies of bytes in one buffer that are all freed at once (region-based memory). A buffer for each copy would make
+ * garbage, and new memory costs page faults.
  */
 export class Arena {
   readonly #bytes: Buffer;
@@ -12,7 +12,7 @@ export class Arena {
     this.#bytes = Buffer.allocUnsafeSlow(bytes);
   }
 
-  /** What there is no room for gets memory of its own. */
+  /** A copy that does not fit gets its own memory. */
   copy(source: Uint8Array): Buffer {
     const at = this.#end;
     if (at + source.length > this.#bytes.length) return Buffer.from(source);
@@ -21,7 +21,7 @@ export class Arena {
     return this.#bytes.subarray(at, this.#end);
   }
 
-  /** Nobody needs them any more: the next ones take their place. */
+  /** Frees all copies: the next ones overwrite them. */
   clear(): void {
     this.#end = 0;
   }

@@ -14,35 +14,36 @@ import {
 import { join } from "node:path";
 import { DATABASE, StoreError } from "./database.ts";
 import type { Journal } from "./journal.ts";
+import { TRANSACTION } from "./sql.ts";
 import { lock } from "../runtime/kernel.ts";
 
-/** Earlier versions lock a database of this name. */
+/** Earlier versions lock a database of this name instead of the folder. */
 const FORMER_LOCK = "lock";
 
-/** Something that the data folder lost while the server runs, in words for people. */
+/** A part of the data folder disappeared while the server runs. In words for the operator. */
 export interface Loss {
   what: string;
-  /** When messages are accepted again: what the operator can do. */
+  /** What makes the server accept messages again. */
   until: string;
-  /** What becomes of waiting messages when the server stops; null when the next start finds them. */
+  /** What happens to the messages in mailboxes when the server stops; null when the next start finds them. */
   fate: string | null;
 }
 
 /**
- * The folder that holds everything durable: locked for this process, and checked once a second. When it or one of its
- * files is deleted, moved or replaced, writes still go to the open and mapped files, and none of them fails.
+ * The folder of the database and the journal: locked for this process, and checked once a second. The check is needed
+ * because writes to open and mapped files still succeed after the files were deleted, moved or replaced.
  */
 export class DataFolder {
   readonly path: string;
   readonly #descriptor: number;
   readonly #identity: string;
-  /** The database's files by name, and what they have to be. */
+  /** The identity (device and inode) of each file of the database, by name. */
   readonly #files = new Map<string, string>();
   #journal: Journal | null = null;
-  /** What the last check found missing; null when everything was in place. */
+  /** What the last check found missing; null when nothing is. */
   loss: Loss | null = null;
 
-  /** Creates the folder when it is missing, and locks it. Throws StoreError. */
+  /** Creates the folder if it is missing, and locks it. Throws StoreError. */
   constructor(path: string) {
     this.path = path;
     let descriptor = -1;
@@ -63,13 +64,13 @@ export class DataFolder {
     this.#identity = `${dev} ${ino}`;
   }
 
-  /** A path to a file of this folder that stays right when the folder is moved, where the system has such paths. */
+  /** A path to a file of this folder. On Linux it stays valid when the folder is moved. */
   inside(name: string): string {
     const link = `/proc/self/fd/${this.#descriptor}`;
     return join(existsSync(link) ? link : this.path, name);
   }
 
-  /** The database and the journal are open: from now on their files have to stay. */
+  /** The database and the journal are open: `check` looks for their files from now on. */
   watch(journal: Journal | null): void {
     this.#journal = journal;
     for (const name of [DATABASE, `${DATABASE}-wal`, `${DATABASE}-shm`]) {
@@ -78,13 +79,13 @@ export class DataFolder {
     }
   }
 
-  /** Looks whether everything is in place, with a dozen calls of stat; see `loss`. */
+  /** Checks that all files are in place, with a dozen calls of stat. False when not: see `loss`. */
   check(): boolean {
-    this.loss = this.#look();
+    this.loss = this.#findLoss();
     return this.loss === null;
   }
 
-  #look(): Loss | null {
+  #findLoss(): Loss | null {
     try {
       const identity = identityOf(this.path);
       if (identity !== this.#identity) return this.#lossOfFolder(identity === null);
@@ -117,7 +118,7 @@ export class DataFolder {
     return { what, until: `it is back at ${this.path} (now it is ${now})`, fate: `are in ${now}` };
   }
 
-  /** Another process may open it. */
+  /** Unlocks the folder. */
   close(): void {
     closeSync(this.#descriptor);
   }
@@ -129,18 +130,18 @@ function lossOfFile(name: string, fate: string | null): Loss {
   return { what: `${name} was deleted or replaced in the data folder`, until, fate };
 }
 
-/** What a path leads to; null when nothing is there. */
+/** Device and inode of the file at that path; null without one. */
 function identityOf(path: string): string | null {
   const found = statSync(path, { throwIfNoEntry: false });
   return found === undefined ? null : `${found.dev} ${found.ino}`;
 }
 
-/** Whether a server of an earlier version has the folder; its lock is removed when none has. */
+/** Whether a server of an earlier version uses the folder. If none does, its lock is removed. */
 function isLockedByFormer(file: string): boolean {
   if (!existsSync(file)) return false;
   try {
     using database = new Database(file, { create: false, readwrite: true });
-    database.run("BEGIN EXCLUSIVE");
+    database.run(TRANSACTION.beginExclusive);
   } catch (error) {
     if ((error as { code?: string }).code?.startsWith("SQLITE_BUSY")) return true;
   }

@@ -5,63 +5,70 @@ import type { Preallocation, Segment, SegmentFolder } from "./segment.ts";
 
 const SEGMENT_NAME = /^\d{16}$/;
 const SPARE_NAME = /^spare-(\d+)$/;
-/** The reserve is a quarter of a segment; as a shift, since that stays an integer, which are compared faster. */
+/** The reserve is a quarter of a segment. A shift keeps it an integer, and integers are compared faster. */
 const RESERVE_SHIFT = 2;
 
-/** A segment in use. */
-interface Used {
+/** A segment with records. */
+interface UsedSegment {
   segment: Segment;
-  /** The highest message number before it. */
+  /** The highest message number before its first record. */
   number: number;
 }
 
-/** A segment's name is the sequence number of its first record; any other file of the folder is a spare. */
+/** A segment is named by the sequence number of its first record. */
 export function segmentName(sequence: number): string {
   return String(sequence).padStart(16, "0");
 }
 
-/** Sequence numbers of the segments' first records, in order. */
+/** The sequence numbers of the first records of all segments in a folder, in order. */
 export function segmentsOf(folder: SegmentFolder): number[] {
   const sequences = folder
     .names()
     .filter((name) => SEGMENT_NAME.test(name))
     .map(Number);
-  // A number of 16 digits may be one that cannot be told from its neighbours: that file is somebody else's.
+  // A name of 16 digits above 2 ** 53 is not of this program.
   return sequences.filter(Number.isSafeInteger).sort((a, b) => a - b);
 }
 
 /**
- * What must survive a crash, appended record by record to mapped files (a write-ahead log, after Kafka's segments): one
- * record is one turn, and whoever reads them takes them while their numbers go on and their checksums fit. Segments
- * that are not needed any more become spares again, mapped as they are.
+ * A write-ahead log in mapped files, with segments like Kafka's. One record is one turn. A reader accepts records while
+ * their sequence numbers are consecutive and their checksums are valid. Freed segments become spares and stay mapped.
+ *
+ * What is in a record, and when it is needed no more, is decided elsewhere (turn-record.ts, compaction.ts).
  */
 export class Journal {
   /** Number of the last record. */
   sequence: number;
-  /** The disk refused a new segment; `prepare` tries again. */
+  /** Why the disk refused a new segment; null when it did not. `prepare` tries again. */
   fault: unknown = null;
   readonly #folder: SegmentFolder;
-  /** Bytes that `room` leaves out, for facts that promise nothing. */
-  readonly reserve: number;
+  /** Bytes that `room` does not count: for entries that promise nothing. */
+  readonly reserveBytes: number;
+  /** Of the checksums. */
   readonly #seed: number;
-  readonly #last: Float64Array;
+  /** The file `last`, and its numbers. */
   readonly #lastFile: Segment;
+  readonly #last: Float64Array;
   readonly #segmentBytes: number;
   readonly #segmentsKept: number;
-  readonly #used: Used[] = [];
+  readonly #used: UsedSegment[] = [];
   readonly #spares: Segment[] = [];
+  /** The next spare, while it is filled piece by piece. */
   #preallocation: Preallocation | null = null;
+  /** Where the next record begins in the newest segment, and that segment's memory. */
   #at = 0;
   #region: MappedRegion | null = null;
-  #spareNames = 0;
-  /** What was written since the last `sync`, and whether names were changed. */
+  /** The highest number in a name of a spare. */
+  #spareNumber = 0;
+  /** Segments with records since the last sync. */
   readonly #unsynced = new Set<Segment>();
+  /** A segment got its name since the last sync. */
   #renamed = false;
-  /** Why a sync failed. Linux reports that once, and the next sync of the same bytes may succeed without them. */
+  /** Why a sync failed. Linux reports a failure once: the next sync may succeed although the bytes are lost. */
   #syncError: unknown = null;
 
   /**
-   * Continues after record `sequence`, with checksums that begin with `seed`. The folder's old content is not needed.
+   * Continues after record `sequence`, with checksums that begin with `seed`. Old segments in the folder become spares.
    * Throws when the disk refuses.
    */
   constructor(
@@ -73,12 +80,12 @@ export class Journal {
   ) {
     this.#folder = folder;
     this.#segmentBytes = segmentBytes;
-    this.reserve = segmentBytes >> RESERVE_SHIFT;
+    this.reserveBytes = segmentBytes >> RESERVE_SHIFT;
     this.#segmentsKept = segmentsKept;
     this.#seed = seed;
     this.sequence = sequence;
     const names = folder.names();
-    for (const name of names) this.#spareNames = Math.max(this.#spareNames, Number(SPARE_NAME.exec(name)?.[1] ?? 0));
+    for (const name of names) this.#spareNumber = Math.max(this.#spareNumber, Number(SPARE_NAME.exec(name)?.[1] ?? 0));
     for (const name of names) if (SPARE_NAME.test(name) || SEGMENT_NAME.test(name)) this.#recycle(folder.open(name));
     this.#lastFile = this.#openLast(names);
     this.#last = new MappedRegion(this.#lastFile.bytes).numbers;
@@ -95,11 +102,11 @@ export class Journal {
     const segment = filled(this.#folder.fill(this.#spareName(), LAST_BYTES));
     new MappedRegion(segment.bytes).numbers.set([this.sequence, this.#seed, -this.#seed]);
     segment.syncNow();
-    segment.rename(LAST_NAME); // Named last, so that it is never half written, even after a power cut.
+    segment.rename(LAST_NAME); // Renamed when complete: even after a power cut it is never half written.
     return segment;
   }
 
-  /** Records up to `sequence` are complete: from now on a recovery must find them. */
+  /** Records up to `sequence` are complete: a recovery that does not find them reports damage. */
   announce(sequence = this.sequence): void {
     this.#last[0] = sequence;
   }
@@ -109,28 +116,28 @@ export class Journal {
     return Number(this.#used.at(-1)?.segment.name ?? 0);
   }
 
-  /** Whether all its files are still where they belong. */
+  /** Whether all files are still in the folder. */
   get isWhole(): boolean {
     const files = [this.#lastFile, ...this.#used.map(({ segment }) => segment), ...this.#spares];
     return files.every((file) => file.isThere());
   }
 
-  /** Whether everything written is on the disk for sure. */
+  /** Whether all records are synced to the disk. */
   get isSynced(): boolean {
     return this.#unsynced.size === 0 && !this.#renamed;
   }
 
-  /** Bytes that the next record can have without a new file, with the reserve left after it. */
+  /** How many bytes the next record can have without a new file, and without use of the reserve. */
   get room(): number {
-    const left = (this.#region?.bytes.length ?? 0) - this.#at;
-    const spare = this.#spares.length > 0 ? this.#spares.at(-1)!.bytes.length : 0;
-    return Math.max(left, spare) - HEAD - this.reserve;
+    const leftBytes = (this.#region?.bytes.length ?? 0) - this.#at;
+    const spareBytes = this.#spares.length > 0 ? this.#spares.at(-1)!.bytes.length : 0;
+    return Math.max(leftBytes, spareBytes) - HEAD - this.reserveBytes;
   }
 
-  /** Fills spares until `room` is at least `bytes`, and the loop waits. False when the disk refuses. */
+  /** Fills spares synchronously until `room` is at least `bytes`. False when the disk refuses. */
   makeRoom(bytes: number): boolean {
     try {
-      while (this.room < bytes) this.#fill(bytes + HEAD + this.reserve);
+      while (this.room < bytes) this.#fill(bytes + HEAD + this.reserveBytes);
       return true;
     } catch (error) {
       this.fault = error;
@@ -138,7 +145,7 @@ export class Journal {
     }
   }
 
-  /** Where the body of the next record will be, when it fits there: from `bodyStart` on. Null when nobody knows yet. */
+  /** The newest segment: the body of the next record goes to `bodyStart` if it fits. Null before the first record. */
   get region(): MappedRegion | null {
     return this.#region;
   }
@@ -148,14 +155,14 @@ export class Journal {
   }
 
   /**
-   * Appends the record body[start..start + length), which may lie in its place already; `number` is the highest
-   * message number before it. Throws when there is no room for it.
+   * Appends the record body[start..start + length), which may be at its final place already: see `bodyStart`. `number`
+   * is the highest message number before the record. Throws when there is no room for it.
    */
   append(body: Buffer, start: number, length: number, number: number): void {
     const bytes = HEAD + aligned(length);
     let used = this.#used.at(-1);
     if (used === undefined || this.#at + bytes > used.segment.bytes.length) {
-      used = { segment: this.#next(bytes), number };
+      used = { segment: this.#nextSegment(bytes), number };
       this.#used.push(used);
       this.#region = new MappedRegion(used.segment.bytes);
       this.#at = 0;
@@ -173,8 +180,8 @@ export class Journal {
     this.#unsynced.add(segment);
   }
 
-  /** A segment for at least so many bytes, named for the next record. */
-  #next(bytes: number): Segment {
+  /** A spare of at least that many bytes becomes the segment of the next record. */
+  #nextSegment(bytes: number): Segment {
     try {
       const fits = ({ bytes: { length } }: Segment): boolean => length >= bytes;
       while (!this.#spares.some(fits)) this.#fill(bytes);
@@ -192,16 +199,16 @@ export class Journal {
   }
 
   #spareName(): string {
-    return `spare-${++this.#spareNames}`;
+    return `spare-${++this.#spareNumber}`;
   }
 
   /**
-   * Makes the next piece of a spare when there is none, so that no turn has to wait for a whole one; all of it when
-   * little room is left, since a full disk must be noticed before the rest is used up.
+   * Called once a turn: without a spare, it fills the next piece of one, so that no turn waits for a whole one. When
+   * little room is left it fills all of it: a full disk must be noticed before the rest is used.
    */
   prepare(): void {
     if (this.#spares.length > 0) {
-      this.fault = null; // What was refused was more than a segment.
+      this.fault = null; // It was a segment of more than the usual size that the disk refused.
       return;
     }
     try {
@@ -212,12 +219,12 @@ export class Journal {
     }
   }
 
-  /** Fills the next piece of a spare of at least `least` bytes. */
-  #fill(least = this.#segmentBytes): void {
+  /** Fills the next piece of a spare of at least `bytesMin` bytes. */
+  #fill(bytesMin = this.#segmentBytes): void {
     try {
-      const bytes = Math.ceil(least / this.#segmentBytes) * this.#segmentBytes;
-      const filling = (this.#preallocation ??= this.#folder.fill(this.#spareName(), bytes));
-      const segment = filling.step();
+      const bytes = Math.ceil(bytesMin / this.#segmentBytes) * this.#segmentBytes;
+      this.#preallocation ??= this.#folder.fill(this.#spareName(), bytes);
+      const segment = this.#preallocation.step();
       this.fault = null;
       if (segment === null) return;
       this.#preallocation = null;
@@ -229,8 +236,8 @@ export class Journal {
   }
 
   /**
-   * Messages up to which number lie in old segments, and the last record of those: they must rest elsewhere before
-   * `free` may reuse these. Null when there are no old ones. While the disk is full, all but the newest are old.
+   * The segments that should be freed: the highest message number and the last record in them. Null without any. While
+   * the disk is full, all but the newest segment are old.
    */
   get old(): { number: number; sequence: number } | null {
     const kept = this.fault === null ? this.#segmentsKept : 1;
@@ -239,7 +246,7 @@ export class Journal {
     return { number: first.number, sequence: Number(first.segment.name) - 1 };
   }
 
-  /** Records up to that one are not needed any more. */
+  /** Records up to `sequence` are needed no more: their segments become spares or are removed. */
   free(sequence: number): void {
     while (this.#used.length > 1 && Number(this.#used[1]!.segment.name) <= sequence + 1) {
       this.#unsynced.delete(this.#used[0]!.segment);
@@ -258,8 +265,8 @@ export class Journal {
   }
 
   /**
-   * Everything written by now is on the disk when the promise resolves: the bytes, then the names of the files that
-   * have them. It rejects for good once the disk has failed.
+   * The promise resolves when all records so far are on the disk: the bytes, then the names of their files. Once a sync
+   * has failed, this and every later one rejects.
    */
   async sync(): Promise<void> {
     const unsynced = [...this.#unsynced];
@@ -278,7 +285,7 @@ export class Journal {
     this.announce(sequence);
   }
 
-  /** The same, and the loop waits. */
+  /** The same, synchronously. */
   syncNow(): void {
     try {
       if (this.#syncError !== null) throw this.#syncError;
@@ -294,9 +301,10 @@ export class Journal {
   }
 }
 
-function filled(filling: Preallocation): Segment {
+/** Fills all pieces at once. */
+function filled(preallocation: Preallocation): Segment {
   for (;;) {
-    const segment = filling.step();
+    const segment = preallocation.step();
     if (segment !== null) return segment;
   }
 }

@@ -1,29 +1,32 @@
 import { MappedRegion } from "./journal-entry.ts";
 import type { SegmentFolder } from "./segment.ts";
 
-/** The format of the journal's files: records in segments, and the file that announces the last one. */
+/**
+ * The format of the journal's files: records in segments, and the file `last`, which announces the last complete
+ * record. The entries in a record have their own format (journal-entry.ts).
+ */
 
-/** A record: crc32 of all that follows, bytes of the body, sequence number; then the body, and up to 7 bytes more. */
+/** A record: crc32 of everything after it, bytes of the body, sequence number; then the body, and up to 7 bytes. */
 export const HEAD = 16;
 export const LENGTH = 4;
 export const SEQUENCE = 8;
 const ALIGNMENT = 8;
 /**
- * A new journal begins this many numbers after the last record of the one before, which is more than any journal has:
- * old records in a segment that is used again are never taken for the next record.
+ * The sequence numbers of a new journal begin this much after the last record of the journal before it. No journal has
+ * as many records, so an old record in a segment that is used again is never read as the next record.
  */
 export const SEQUENCE_SPAN = 2 ** 24;
 /** The file that announces the last complete record; see `announced`. */
 export const LAST_NAME = "last";
 export const LAST_BYTES = 24;
-/** No journal gets so far; a number beyond it is garbage. */
+/** No journal reaches this number: a higher one is damage. */
 const SEQUENCE_MAX = 2 ** 52;
 
-/** Content of the file `last`: these numbers, and the negated seed as a check. */
+/** The content of the file `last`: these numbers, and the negated seed as a check. */
 export interface Announced {
   /** Every record up to this one was written completely. */
   sequence: number;
-  /** Of the checksums: see `RecordReader`. */
+  /** The seed of the checksums: see `RecordReader`. */
   seed: number;
 }
 
@@ -43,11 +46,11 @@ export function announced(folder: SegmentFolder): Announced | null {
   return { sequence, seed };
 }
 
-/** The length of every segment is known: a multiple of the ordinary one, or what its one long record needs. */
+/** A segment has a multiple of the usual length, or exactly the length of its one long record. */
 export function hasKnownLength(bytes: Buffer, first: number, segmentBytes: number): boolean {
   if (bytes.length > 0 && bytes.length % segmentBytes === 0) return true;
   if (bytes.length <= segmentBytes || bytes.readDoubleLE(SEQUENCE) !== first) return false;
-  return bytes.length === HEAD + aligned(bytes.readUInt32LE(LENGTH)); // As versions before 5 of the database did it.
+  return bytes.length === HEAD + aligned(bytes.readUInt32LE(LENGTH)); // Before version 5 of the database.
 }
 
 export function aligned(bytes: number): number {
@@ -55,11 +58,11 @@ export function aligned(bytes: number): number {
 }
 
 /**
- * The records of a segment, one after another. Their checksums begin with a number that only this data folder knows: so
- * nothing that came from outside looks like a record, be it in a message's text or in another folder's file.
+ * Reads the records of a segment, one after another. Their checksums begin with a secret seed of this data folder: no
+ * bytes from outside look like a record, neither in a message's text nor in a file of another folder.
  */
 export class RecordReader {
-  /** The record is bytes[start..end), and this its number. */
+  /** The number of the record that was read last; its body is bytes[start..end). */
   sequence: number;
   start = 0;
   end = 0;
@@ -67,37 +70,37 @@ export class RecordReader {
   readonly #seed: number;
   #at = 0;
 
-  /** `first`: the number of the segment's first record. */
+  /** `first` is the number of the segment's first record. */
   constructor(bytes: Buffer, first: number, seed: number) {
     this.bytes = bytes;
     this.sequence = first - 1;
     this.#seed = seed;
   }
 
-  /** Where the next record should begin. */
+  /** Where the next record begins. */
   get at(): number {
     return this.#at;
   }
 
-  /** The next record into the fields; false when the records end here, well or not: see `goOn`. */
+  /** Reads the next record into the fields; false at the end of the records, and at damage: see `skipDamage`. */
   next(): boolean {
-    return this.#take(this.#at, this.sequence + 1);
+    return this.#readAt(this.#at, this.sequence + 1);
   }
 
   /**
-   * After invalid bytes: finds the next valid record of the same run. Returns its number, and `next` reads the one
-   * after it; 0 when there is none, as at the end of a healthy journal.
+   * After `next` returned false: reads the next valid record of the same run, and returns its number. 0 when there is
+   * none, as at the end of an undamaged journal.
    */
-  goOn(): number {
+  skipDamage(): number {
     for (let at = this.#at; at + HEAD <= this.bytes.length; at += ALIGNMENT) {
       const sequence = this.bytes.readDoubleLE(at + SEQUENCE);
       const ahead = sequence - this.sequence;
-      if (ahead > 0 && ahead < SEQUENCE_SPAN && this.#take(at, sequence)) return sequence;
+      if (ahead > 0 && ahead < SEQUENCE_SPAN && this.#readAt(at, sequence)) return sequence;
     }
     return 0;
   }
 
-  #take(at: number, sequence: number): boolean {
+  #readAt(at: number, sequence: number): boolean {
     const { bytes } = this;
     if (at + HEAD > bytes.length || bytes.readDoubleLE(at + SEQUENCE) !== sequence) return false;
     const end = at + HEAD + bytes.readUInt32LE(at + LENGTH);

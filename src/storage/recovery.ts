@@ -2,7 +2,7 @@ import type { Database, SQLQueryBindings } from "bun:sqlite";
 import { randomInt } from "node:crypto";
 import { existsSync } from "node:fs";
 import { dirname, join, resolve } from "node:path";
-import { JOURNAL_SEGMENT_BYTES, SESSIONS_KEPT } from "../limits.ts";
+import { JOURNAL_SEGMENT_BYTES } from "../limits.ts";
 import { wordEnd } from "../protocol/ascii.ts";
 import { DataFolder } from "./data-folder.ts";
 import { type Durability, StoreError, asStoreError, openDatabase } from "./database.ts";
@@ -10,37 +10,42 @@ import { JournalEntry, EntryReader } from "./journal-entry.ts";
 import { Journal, segmentName, segmentsOf } from "./journal.ts";
 import { type Announced, RecordReader, SEQUENCE_SPAN, announced, hasKnownLength } from "./record.ts";
 import { FileFolder, type SegmentFolder, syncFolder } from "./segment.ts";
+import { SQL, TRANSACTION } from "./sql.ts";
 import { Store } from "./store.ts";
 
-const BEGIN = "INSERT OR IGNORE INTO sessions VALUES (?, ?, ?, ?, 0, 0, NULL, ?)";
+/**
+ * Opens a data folder after any end of the last server: locks it, and brings into the database what only the journal
+ * has.
+ */
 
-/** How recovery goes on. */
 export interface RecoveryOptions {
-  /** Takes what can be read of a damaged journal, and gives up the rest. */
+  /** Keeps what can be read of a damaged journal, and gives up the rest. */
   salvage: boolean;
+  /** The time at which the open sessions of the last run end. */
   unixMs: number;
-  /** How much of it is done, from 0 to 1. */
+  /** Called with the part that is done, from 0 to 1. */
   progress: (part: number) => void;
 }
 
-/** What it found. */
+/** The result of a recovery. */
 export interface Recovered {
   records: number;
   messages: number;
-  /** What was given up, in words for the operator; null when nothing was. */
+  /** What was given up, in words for the operator; null without damage. */
   damage: string | null;
 }
 
-/** What the last run had reached, as SQLite knows it. */
+/** The table `progress`: the state at the last commit. */
 interface Progress {
-  /** Everything up to this record rests in SQLite. */
+  /** The database has everything up to this record. */
   sequence: number;
-  /** The last record when that was committed. */
+  /** The last record of the journal. */
   newest: number;
+  /** The highest message or session number. */
   number: number;
 }
 
-/** Opens a data folder as it was promised to be, whatever ended the last server. Throws StoreError. */
+/** Opens a data folder with everything that was promised, whatever ended the last server. Throws StoreError. */
 export function openStore(
   path: string,
   durability: Durability,
@@ -67,13 +72,13 @@ export function openStore(
   }
 }
 
-/** The nearest folder at or above that path which is there. */
+/** The nearest folder at or above that path that exists. */
 function existingFolder(path: string): string {
   const folder = resolve(path);
   return existsSync(folder) ? folder : existingFolder(dirname(folder));
 }
 
-/** The names of files and new folders are on the disk: in `folder`, and above it up to `top` and what that lies in. */
+/** Syncs the names of new files and folders to the disk: `folder` and its parents up to `top`. */
 function syncUpTo(top: string, folder: string): void {
   for (let each = resolve(folder); ; each = dirname(each)) {
     syncFolder(each);
@@ -81,7 +86,7 @@ function syncUpTo(top: string, folder: string): void {
   }
 }
 
-/** A store behind whose journal nothing has to be recovered. */
+/** A store with a new journal, after a recovery. */
 export function newStore(
   database: Database,
   folder: SegmentFolder,
@@ -89,38 +94,43 @@ export function newStore(
   segmentBytes = JOURNAL_SEGMENT_BYTES,
   data: DataFolder | null = null,
 ): Store {
-  const { sequence } = database.query<Progress, []>("SELECT * FROM progress").get()!;
+  const { sequence } = database.query<Progress, []>(SQL.selectProgress).get()!;
   const journal = durability === "none" ? null : new Journal(folder, sequence, seedOf(database), segmentBytes);
   data?.watch(journal);
   return new Store(database, journal, durability === "power", undefined, data);
 }
 
-/** What the checksums of the journal's records begin with; 0 for a journal that a version before 5 has left. */
+/** The seed of the checksums in the journal's records; 0 for a journal of a version before 5. */
 export function seedOf(database: Database): number {
-  return database.query<{ seed: number }, []>("SELECT seed FROM journal").get()?.seed ?? 0;
+  return database.query<{ seed: number }, []>(SQL.selectSeed).get()?.seed ?? 0;
 }
 
 /**
- * Brings what only the journal knows into SQLite, in one transaction: whoever is killed in the middle begins again. The
- * facts are read twice, since what was confirmed in the end must not be inserted in the beginning; only watermarks are
- * held in memory.
+ * Brings into the database what only the journal has, in one transaction: after a kill in the middle, recovery begins
+ * again. It reads the entries twice: first for the highest acknowledged number of each user, then for the messages
+ * above it. So memory holds only those numbers.
  */
 export class Recovery {
   readonly #database: Database;
   readonly #folder: SegmentFolder;
   readonly #options: RecoveryOptions;
   readonly #progress: Progress;
+  /** Sequence numbers of the first records of the segments that are read. */
   readonly #segments: number[];
   readonly #segmentBytes: number;
   readonly #seed: number;
-  /** Everything up to this record rests in SQLite. */
-  readonly #settled: number;
+  /** The database has everything up to this record. */
+  readonly #committedSequence: number;
   /** Null without the file `last`. */
   readonly #announced: Announced | null;
-  readonly #confirmed = new Map<string, number>();
+  /** The highest acknowledged message number of each user. */
+  readonly #ackedUpTo = new Map<string, number>();
+  /** The position up to which the requests of each session were acted on. */
   readonly #received = new Map<number, number>();
   readonly #damages: string[] = [];
-  #last: number;
+  /** The last record, found or missing. */
+  #lastSequence: number;
+  /** The highest message or session number. */
   #number: number;
   #records = 0;
   #messages = 0;
@@ -134,10 +144,10 @@ export class Recovery {
     this.#database = database;
     this.#folder = folder;
     this.#options = options;
-    this.#progress = database.query<Progress, []>("SELECT * FROM progress").get()!;
+    this.#progress = database.query<Progress, []>(SQL.selectProgress).get()!;
     this.#segmentBytes = segmentBytes;
     const { sequence, number } = this.#progress;
-    this.#last = sequence;
+    this.#lastSequence = sequence;
     this.#number = number;
     this.#announced = this.#readAnnounced();
     this.#seed = this.#announced?.seed ?? seedOf(database);
@@ -149,9 +159,9 @@ export class Recovery {
       );
     }
     if (isForeign) this.#damages.push("records 1 and on were written for another database, which is missing");
-    this.#settled = isForeign ? 0 : sequence;
-    // A segment is settled as a whole or not at all.
-    this.#segments = segmentsOf(folder).filter((first) => first > this.#settled);
+    this.#committedSequence = isForeign ? 0 : sequence;
+    // Compaction covers whole segments, so a segment that begins earlier is not needed.
+    this.#segments = segmentsOf(folder).filter((first) => first > this.#committedSequence);
   }
 
   #readAnnounced(): Announced | null {
@@ -164,7 +174,7 @@ export class Recovery {
   }
 
   run(): Recovered {
-    this.#read(0, (fact) => this.#learn(fact));
+    this.#read(0, (entry) => this.#collect(entry));
     const damage = this.#damages.length > 0 ? this.#damages.join("; ") : null;
     if (damage !== null && !this.#options.salvage) {
       throw new StoreError(
@@ -172,134 +182,133 @@ export class Recovery {
           "start once with --salvage, which keeps everything that can be read",
       );
     }
-    // Also where nothing was found: other files may hold later records, and a new journal must begin behind those.
+    // Damage without any record counts too: a file may have later records, and the new journal must begin after them.
     if (this.#segments.length > 0 || damage !== null || this.#seed === 0) this.#apply();
     this.#endSessions();
     return { records: this.#records, messages: this.#messages, damage };
   }
 
   #apply(): void {
-    this.#database.run("BEGIN IMMEDIATE");
-    this.#read(0.5, (fact) => this.#insert(fact));
-    for (const [user, upTo] of this.#confirmed) {
-      this.#run("DELETE FROM mailbox WHERE user = ? AND number <= ?", user, upTo);
-    }
-    for (const [session, position] of this.#received) {
-      this.#run("UPDATE sessions SET received = max(received, ?) WHERE number = ?", position, session);
-    }
-    this.#run("DELETE FROM carried WHERE session NOT IN (SELECT number FROM sessions)");
-    this.#run("UPDATE progress SET sequence = ?, newest = 0, number = ?", this.#last + SEQUENCE_SPAN, this.#number);
-    if (seedOf(this.#database) === 0) this.#run("INSERT INTO journal VALUES (?)", randomInt(1, 2 ** 32));
-    this.#database.run("COMMIT");
+    this.#database.run(TRANSACTION.begin);
+    this.#read(0.5, (entry) => this.#insert(entry));
+    for (const [user, upTo] of this.#ackedUpTo) this.#run(SQL.deleteMessages, user, upTo);
+    for (const [session, position] of this.#received) this.#run(SQL.raiseReceived, position, session);
+    this.#run(SQL.deleteOrphanPositions);
+    this.#run(SQL.updateProgress, this.#lastSequence + SEQUENCE_SPAN, 0, this.#number);
+    if (seedOf(this.#database) === 0) this.#run(SQL.insertSeed, randomInt(1, 2 ** 32));
+    this.#database.run(TRANSACTION.commit);
   }
 
-  /** Ends the sessions that the last run did not end; without a journal they are deleted, their positions unknown. */
+  /** Ends the open sessions of the last run. Sessions of a run without a journal are deleted. */
   #endSessions(): void {
-    this.#run("DELETE FROM sessions WHERE received < 0");
-    const count = this.#run("UPDATE sessions SET ended_ms = ? WHERE ended_ms IS NULL", this.#options.unixMs);
-    if (count === 0) return;
-    const ages = "SELECT number, row_number() OVER (PARTITION BY user ORDER BY number DESC) AS age FROM sessions";
-    this.#run(`DELETE FROM sessions WHERE number IN (SELECT number FROM (${ages}) WHERE age > ?)`, SESSIONS_KEPT);
+    this.#run(SQL.deleteUnknownSessions);
+    if (this.#run(SQL.endOpenSessions, this.#options.unixMs) > 0) this.#run(SQL.trimAllSessions);
   }
 
-  /** What was reached in the end. */
-  #learn(fact: EntryReader): void {
-    const { kind, a, entries, numbers } = fact;
+  /** In the first reading: the highest numbers and positions. */
+  #collect(entry: EntryReader): void {
+    const { kind, user, messageCount, numbers } = entry;
     const [first = 0, second = 0] = numbers;
     if (kind === JournalEntry.Stored || kind === JournalEntry.Began) this.#number = Math.max(this.#number, first);
-    if (entries > 0) this.#number = Math.max(this.#number, fact.entry(entries - 1).number);
-    if (kind === JournalEntry.Acked) this.#confirmed.set(a, Math.max(first, this.#confirmed.get(a) ?? 0));
+    if (messageCount > 0) this.#number = Math.max(this.#number, entry.message(messageCount - 1).number);
+    if (kind === JournalEntry.Acked) this.#ackedUpTo.set(user, Math.max(first, this.#ackedUpTo.get(user) ?? 0));
     if (kind === JournalEntry.Received || kind === JournalEntry.Ended) {
       this.#received.set(first, Math.max(second, this.#received.get(first) ?? 0));
     }
   }
 
-  #insert(fact: EntryReader): void {
-    const { kind, flag, a, b, bytes, textStart, textEnd } = fact;
-    const [first = 0, second = 0, third = 0] = fact.numbers;
+  /** In the second reading: everything that is not acknowledged. */
+  #insert(entry: EntryReader): void {
+    const { kind, flag, user, other } = entry;
+    const [first = 0, second = 0, third = 0] = entry.numbers;
+    const text = entry.bytes.subarray(entry.textStart, entry.textEnd);
     switch (kind) {
       case JournalEntry.Stored:
-        return this.#store(a, first, second, b, bytes.subarray(textStart, textEnd));
+        return this.#insertMessage(user, first, second, other, text);
       case JournalEntry.Sent:
       case JournalEntry.Delivered:
-        return this.#stream(fact);
+        return this.#insertMessages(entry);
       case JournalEntry.Began:
-        return void this.#run(BEGIN, first, Buffer.from(b, "latin1"), a, flag, bytes.subarray(textStart, textEnd));
+        return void this.#run(SQL.insertSession, first, Buffer.from(other, "latin1"), user, flag, 0, text);
       case JournalEntry.Ended:
-        return void this.#run("UPDATE sessions SET replaced = ?, ended_ms = ? WHERE number = ?", flag, third, first);
+        return void this.#run(SQL.endRecoveredSession, flag, third, first);
       case JournalEntry.Blocked:
-        return void this.#run("INSERT OR IGNORE INTO blocks VALUES (?, ?)", a, b);
+        return void this.#run(SQL.insertBlock, user, other);
       case JournalEntry.Unblocked:
-        return void this.#run("DELETE FROM blocks WHERE user = ? AND other = ?", a, b);
+        return void this.#run(SQL.deleteBlock, user, other);
       case JournalEntry.WrongPasswords:
-        if (first > 0)
-          return void this.#run("INSERT OR REPLACE INTO lockouts VALUES (?, ?, ?, ?)", a, b, first, second);
-        return void this.#run("DELETE FROM lockouts WHERE user = ? AND source = ?", a, b);
+        if (first > 0) return void this.#run(SQL.insertLockout, user, other, first, second);
+        return void this.#run(SQL.deleteLockout, user, other);
     }
   }
 
-  /** Messages in a user's stream: those that are not confirmed wait, and the session had carried them. */
-  #stream(fact: EntryReader): void {
-    const { kind, a: user, bytes, entries } = fact;
-    const [session = 0, unixMs = 0] = fact.numbers;
-    const confirmed = this.#confirmed.get(user) ?? 0;
-    for (let i = 0; i < entries; i++) {
-      const { number, position } = fact.entry(i);
-      if (number <= confirmed) continue;
-      if (session !== 0) this.#run("INSERT OR IGNORE INTO carried VALUES (?, ?, ?)", session, number, position);
+  /** Messages in a user's stream: their positions, and those that are not in the mailbox. */
+  #insertMessages(entry: EntryReader): void {
+    const { kind, user, bytes, messageCount } = entry;
+    const [session = 0, unixMs = 0] = entry.numbers;
+    const ackedUpTo = this.#ackedUpTo.get(user) ?? 0;
+    for (let i = 0; i < messageCount; i++) {
+      const { number, position } = entry.message(i);
+      if (number <= ackedUpTo) continue;
+      if (session !== 0) this.#run(SQL.insertPosition, session, number, position);
       if (kind === JournalEntry.Delivered) continue;
-      const { start, end } = fact.line(position);
+      const { start, end } = entry.line(position);
       const from = wordEnd(bytes, start, end) + 1;
       const fromEnd = wordEnd(bytes, from, end);
-      this.#store(user, number, unixMs, bytes.toString("latin1", from, fromEnd), bytes.subarray(fromEnd + 1, end));
+      const text = bytes.subarray(fromEnd + 1, end);
+      this.#insertMessage(user, number, unixMs, bytes.toString("latin1", from, fromEnd), text);
     }
   }
 
-  #store(user: string, number: number, unixMs: number, from: string, text: Uint8Array): void {
-    if (number <= (this.#confirmed.get(user) ?? 0)) return;
-    const sql = "INSERT OR IGNORE INTO mailbox VALUES (?, ?, ?, ?, ?)";
-    this.#messages += this.#run(sql, user, number, unixMs, from, text);
+  #insertMessage(user: string, number: number, unixMs: number, from: string, text: Uint8Array): void {
+    if (number <= (this.#ackedUpTo.get(user) ?? 0)) return;
+    this.#messages += this.#run(SQL.insertMessage, user, number, unixMs, from, text);
   }
 
   #run(sql: string, ...values: SQLQueryBindings[]): number {
     return this.#database.query(sql).run(...values).changes;
   }
 
-  /** Every fact of every record that is not settled, in order. The first time it notes what is missing. */
-  #read(done: number, each: (fact: EntryReader) => void): void {
-    const { newest } = this.#progress;
+  /**
+   * Calls `each` with every entry after the committed records, in order. `done` is the progress before: the first
+   * reading begins at 0, counts the records and collects the damage.
+   */
+  #read(done: number, each: (entry: EntryReader) => void): void {
     const isFirst = done === 0;
-    const note = (damage: string): void => void (isFirst && this.#damages.push(damage));
-    let last = this.#settled;
-    const reached = (sequence: number, where: string): void => {
+    const addDamage = (damage: string): void => void (isFirst && this.#damages.push(damage));
+    let last = this.#committedSequence;
+    /** The next record is `sequence`: all between the last one and that one are missing. */
+    const expectNoGap = (sequence: number, where: string): void => {
       const missing = sequence - 1 - last;
-      if (missing > 0) note(`records ${last + 1} to ${sequence - 1} ${where} (${missing} in all)`);
+      if (missing > 0) addDamage(`records ${last + 1} to ${sequence - 1} ${where} (${missing} in all)`);
     };
     for (const [i, first] of this.#segments.entries()) {
       const name = segmentName(first);
-      reached(first, `are missing before ${name}`);
+      expectNoGap(first, `are missing before ${name}`);
       const { bytes } = this.#folder.open(name);
-      if (!hasKnownLength(bytes, first, this.#segmentBytes))
-        note(`records ${first} and on may be missing: ${name} has ${bytes.length} bytes and not ${this.#segmentBytes}`);
+      if (!hasKnownLength(bytes, first, this.#segmentBytes)) {
+        const lengths = `${bytes.length} bytes and not ${this.#segmentBytes}`;
+        addDamage(`records ${first} and on may be missing: ${name} has ${lengths}`);
+      }
       const reader = new RecordReader(bytes, first, this.#seed);
       for (;;) {
         if (!reader.next()) {
-          const found = reader.goOn();
-          if (found === 0) break;
-          reached(found, `in ${name} cannot be read`);
+          const sequence = reader.skipDamage();
+          if (sequence === 0) break;
+          expectNoGap(sequence, `in ${name} cannot be read`);
         }
         if (reader.sequence <= last) continue;
         last = reader.sequence;
         if (isFirst) this.#records++;
-        const facts = new EntryReader(bytes, reader.start, reader.end);
-        while (facts.next()) each(facts);
+        const entries = new EntryReader(bytes, reader.start, reader.end);
+        while (entries.next()) each(entries);
         this.#options.progress(done + ((i + reader.at / bytes.length) / this.#segments.length) * 0.5);
       }
     }
-    const written = Math.max(newest, this.#announced?.sequence ?? 0);
+    const written = Math.max(this.#progress.newest, this.#announced?.sequence ?? 0);
     const newestFile = this.#segments.at(-1);
     const where = newestFile === undefined ? "" : ` at the end of ${segmentName(newestFile)}`;
-    reached(written + 1, `${this.#announced === null ? "and perhaps later ones " : ""}are missing${where}`);
-    this.#last = Math.max(this.#last, last, written);
+    expectNoGap(written + 1, `${this.#announced === null ? "and perhaps later ones " : ""}are missing${where}`);
+    this.#lastSequence = Math.max(this.#lastSequence, last, written);
   }
 }

@@ -16,42 +16,47 @@ import {
 import { open } from "node:fs/promises";
 import { join } from "node:path";
 
-/** A file of fixed size, mapped into memory: what is stored into its bytes survives the end of this process. */
+/**
+ * Files of the journal, mapped into memory, and the folder they are in. What they contain is not known here
+ * (journal.ts, record.ts).
+ */
+
+/** A file of fixed size, mapped into memory: bytes that are written to it survive the end of this process. */
 export interface Segment {
   name: string;
   readonly bytes: Buffer;
   rename(name: string): void;
   remove(): void;
-  /** Whether its name still leads to it. */
+  /** Whether a file of its name is still this one. */
   isThere(): boolean;
-  /** What was stored by now is on the disk when the promise resolves; the loop goes on meanwhile. */
+  /** The promise resolves when all bytes that were written before the call are on the disk. */
   sync(): Promise<void>;
-  /** The same, and the loop waits. */
+  /** The same, synchronously. */
   syncNow(): void;
 }
 
-/** A segment that is being filled with zeros, so that a full disk shows here and nowhere else. */
+/** Fills a new file with zeros. A full disk fails here, and no write to the mapped file fails later. */
 export interface Preallocation {
-  /** Writes the next piece; the segment when that was the last one. Throws when the disk refuses: that was all then. */
+  /** Writes the next piece; the segment after the last one. When the disk refuses, it removes the file and throws. */
   step(): Segment | null;
 }
 
-/** Where segments are. Methods throw when the disk refuses. */
+/** A folder of segments. Its methods throw when the disk refuses. */
 export interface SegmentFolder {
   readonly path: string;
   names(): string[];
   open(name: string): Segment;
-  /** Begins a new segment, when there is room for it and as much again. */
+  /** Begins a new segment. Throws unless the disk has room for two of that size. */
   fill(name: string, bytes: number): Preallocation;
-  /** The names too are on the disk when the promise resolves. */
+  /** The promise resolves when the names of the files are on the disk. */
   sync(): Promise<void>;
-  /** The same, and the loop waits. */
+  /** The same, synchronously. */
   syncNow(): void;
 }
 
 const PIECE = Buffer.alloc(256 << 10);
 
-/** Segments as files of a folder, which is made when there is something to put into it. */
+/** Segments as files of a folder. The folder is created with its first file. */
 export class FileFolder implements SegmentFolder {
   readonly path: string;
 
@@ -100,7 +105,7 @@ export class FileFolder implements SegmentFolder {
   }
 }
 
-/** The names of a folder are on the disk when it returns. */
+/** Syncs the names of a folder's files to the disk. */
 export function syncFolder(path: string): void {
   const descriptor = openSync(path, "r");
   try {
@@ -123,9 +128,8 @@ class FileSegment implements Segment {
     this.#folder = folder;
     this.#descriptor = openSync(file, "r+");
     const { size, ino } = statSync(file);
-    const empty = size === 0;
     this.#inode = ino;
-    const map = empty ? new Uint8Array(0) : Bun.mmap(file, { shared: true });
+    const map = size === 0 ? new Uint8Array(0) : Bun.mmap(file, { shared: true });
     this.bytes = Buffer.from(map.buffer, map.byteOffset, map.byteLength);
   }
 

@@ -1,25 +1,26 @@
 import type { Outbox } from "../stream/outbox.ts";
-import { MARK, type StreamCopy } from "../stream/unacked-index.ts";
+import type { StreamCopy } from "../stream/unacked-index.ts";
 import type { Account } from "../chat/session.ts";
 import { JournalEntry, EntryWriter, type EntryKind, HeldEntries, NOTHING } from "./journal-entry.ts";
 import type { Journal } from "./journal.ts";
 
-/** The most bytes that a text's facts take in a record besides the text: two facts with their names and numbers. */
-const PROMISE_BYTES = 256;
+/** The most bytes that the entries of an accepted text take besides the text: two entries with names and numbers. */
+const ENTRIES_BYTES_MAX = 256;
 
 /**
- * The facts of a turn, until they are written as a record of the journal, whose room it knows: it accepts no
- * text beyond that, and holds back facts that promise nothing while there is none. So a turn can end on a full disk.
+ * The journal entries of a turn, until they are written as one record. It reserves room in the journal for accepted
+ * texts, and holds back entries that promise nothing while there is no room: so a turn can end on a full disk.
  */
 export class TurnRecord implements StreamCopy {
   readonly #journal: Journal;
   readonly #entries = new EntryWriter();
-  /** Bytes that the record can have, and the part of them that is reserved for accepted texts. */
-  #room = 0;
-  #promised = 0;
-  /** Facts that wait until there is room. */
+  /** Bytes that the record can have. */
+  #roomBytes = 0;
+  /** The part of them that is reserved for accepted texts. */
+  #reservedBytes = 0;
+  /** Entries that wait until there is room. */
   readonly #held = new HeldEntries();
-  /** Whose stream is being copied. */
+  /** The user and the session whose outbox `appended` copies from. */
   #to: Account | null = null;
   #session = 0;
 
@@ -28,63 +29,86 @@ export class TurnRecord implements StreamCopy {
     this.measure();
   }
 
-  /** The journal's room has changed. */
+  /** Asks the journal for its room, which may have changed. */
   measure(): void {
-    this.#room = this.#journal.room;
+    this.#roomBytes = this.#journal.room;
   }
 
   /** Reserves room for a text of `bytes`; false when neither the journal nor the disk has any. */
   hasRoom(bytes: number): boolean {
-    this.#promised += bytes + PROMISE_BYTES;
-    if (this.#promised <= this.#room) return true;
-    const { fault } = this.#journal;
-    const isDone = fault === null && this.#journal.makeRoom(this.#promised);
+    this.#reservedBytes += bytes + ENTRIES_BYTES_MAX;
+    if (this.#reservedBytes <= this.#roomBytes) return true;
+    const hasRoom = this.#journal.fault === null && this.#journal.makeRoom(this.#reservedBytes);
     this.measure();
-    return isDone;
+    return hasRoom;
   }
 
-  add(kind: EntryKind, flag: number, a: Uint8Array, b: Uint8Array, text: Uint8Array, n0 = 0, n1 = 0, n2 = 0): void {
-    this.#entries.add(kind, flag, a, b, text, n0, n1, n2);
+  /** See `EntryWriter.add`. */
+  add(
+    kind: EntryKind,
+    flag: number,
+    user: Uint8Array,
+    other: Uint8Array,
+    text: Uint8Array,
+    n0 = 0,
+    n1 = 0,
+    n2 = 0,
+  ): void {
+    this.#entries.add(kind, flag, user, other, text, n0, n1, n2);
   }
 
-  /** Adds a fact that promises nothing: it waits while there is no room, and a newer one replaces it meanwhile. */
-  note(kind: EntryKind, flag: number, a: Uint8Array, b: Uint8Array, n0 = 0, n1 = 0, n2 = 0): void {
-    if (this.#room > 0 && this.#held.size === 0) this.#entries.add(kind, flag, a, b, NOTHING, n0, n1, n2);
-    else this.#held.hold(kind, flag, a, b, n0, n1, n2);
+  /** Adds an entry that promises nothing. Without room it waits, and a newer entry on the same subject replaces it. */
+  note(kind: EntryKind, flag: number, user: Uint8Array, other: Uint8Array, n0 = 0, n1 = 0, n2 = 0): void {
+    if (this.#roomBytes > 0 && this.#held.size === 0) this.#entries.add(kind, flag, user, other, NOTHING, n0, n1, n2);
+    else this.#held.hold(kind, flag, user, other, n0, n1, n2);
   }
 
-  wrote(to: Account, session: number, outbox: Outbox): void {
+  appended(to: Account, session: number, outbox: Outbox): void {
     this.#to = to;
     this.#session = session;
     outbox.copyNew(this);
   }
 
-  take(marks: readonly number[], first: number, last: number, bytes: Uint8Array, start: number, end: number): void {
+  accepted(
+    fields: readonly number[],
+    first: number,
+    last: number,
+    bytes: Uint8Array,
+    start: number,
+    end: number,
+  ): void {
     const { nameBytes } = this.#to!;
-    if (marks[first + MARK.unixMs] !== 0)
-      this.#entries.addMarks(JournalEntry.Sent, nameBytes, this.#session, marks, first, last, bytes, start, end);
-    else if (this.#session !== 0)
-      this.#entries.addMarks(JournalEntry.Delivered, nameBytes, this.#session, marks, first, last, NOTHING, 0, 0);
+    this.#entries.addMessages(JournalEntry.Sent, nameBytes, this.#session, fields, first, last, bytes, start, end);
+  }
+
+  /** Recovery needs the positions only for known sessions. */
+  delivered(fields: readonly number[], first: number, last: number): void {
+    if (this.#session === 0) return;
+    const { nameBytes } = this.#to!;
+    this.#entries.addMessages(JournalEntry.Delivered, nameBytes, this.#session, fields, first, last, NOTHING, 0, 0);
   }
 
   /**
-   * Writes the record unless it is empty; `number` is the highest message number before it. False when
-   * the disk has no room for it. With `end` the held facts use the reserve.
+   * Appends the record to the journal unless it is empty; `number` is the highest message number so far. False when the
+   * disk has no room for it. At the end of the server (`isLast`), held entries may use the journal's reserve.
    */
-  write(number: number, end = false): boolean {
-    const facts = this.#entries;
+  write(number: number, isLast = false): boolean {
+    const entries = this.#entries;
     const journal = this.#journal;
-    if (this.#held.size > 0) this.#held.release(facts, this.#room - this.#promised + (end ? journal.reserve : 0));
-    if (facts.length > 0) {
+    if (this.#held.size > 0) {
+      const leftBytes = this.#roomBytes - this.#reservedBytes;
+      this.#held.release(entries, isLast ? leftBytes + journal.reserveBytes : leftBytes);
+    }
+    if (entries.length > 0) {
       try {
-        journal.append(facts.bytes, facts.start, facts.length, number);
+        journal.append(entries.bytes, entries.start, entries.length, number);
       } catch {
-        return false; // The journal keeps the fault.
+        return false; // `Journal.fault` has the reason.
       }
-      facts.restart(journal.region, journal.bodyStart);
+      entries.restart(journal.region, journal.bodyStart);
       if (journal.fault === null) journal.prepare();
     }
-    this.#promised = 0;
+    this.#reservedBytes = 0;
     return true;
   }
 }

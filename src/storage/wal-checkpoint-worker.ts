@@ -1,18 +1,19 @@
 import { Database } from "bun:sqlite";
 import { setPriority } from "node:os";
+import { PRAGMA } from "./sql.ts";
 
-/** A thread that copies the write-ahead log of a database to it, and answers when that is done. */
+/** The thread of wal-checkpointer.ts: copies the write-ahead log of a database to the database, and then replies. */
 
 declare const self: Worker;
 
-/** Of this thread alone (Linux): on a core that they share it gives way to the chat. */
+/** Lowest priority, on Linux for this thread only: on a shared core the chat runs first. */
 setPriority(19);
 
 self.onmessage = ({ data: file }: MessageEvent<string>) => {
   {
     using database = new Database(file, { create: false, readwrite: true });
-    database.run("PRAGMA synchronous = NORMAL");
-    database.run("PRAGMA wal_checkpoint(PASSIVE)");
+    database.run(PRAGMA.synchronous.process);
+    database.run(PRAGMA.checkpoint);
   }
   self.postMessage(null);
 };

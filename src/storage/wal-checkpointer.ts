@@ -3,29 +3,29 @@ import { Thread } from "../runtime/thread.ts";
 
 /**
  * Copies SQLite's write-ahead log to the database after every WAL_COMMITS_MAX commits (a checkpoint). That syncs both
- * files, which takes milliseconds on a busy disk: a thread does it, with a connection of its own.
+ * files, which takes milliseconds on a busy disk: a thread does it, with its own connection.
  *
- * SQLite writes the log from its beginning again only when a checkpoint has reached its end. So there are two passes:
- * commits go on during the first, which copies most of it, and wait during the second, which is short. A log that has
- * become very long all the same SQLite copies itself, at a commit.
+ * SQLite writes the log from its beginning again only after a checkpoint that reached the end of the log. So there are
+ * two passes: commits continue during the first pass, which copies most of the log, and wait during the second, which
+ * is short. If the log becomes very long nevertheless, SQLite copies it at a commit (`wal_autocheckpoint`).
  */
 export class WalCheckpointer {
   readonly #file: string;
-  /** In the last state transactions should wait. */
+  /** The passes; while `finishing`, commits should wait. */
   state: "idle" | "copying" | "finishing" = "idle";
   readonly #thread = new Thread<string, null>(
     new URL("./wal-checkpoint-worker.ts", import.meta.url),
     () => this.#copied(),
-    () => void (this.state = "idle"), // What a full disk did not take is tried again, and reported by a commit.
+    () => void (this.state = "idle"), // Later commits start the next try, and a full disk makes one of them fail.
   );
   #commits = 0;
 
-  /** Of that database; one in memory has no log. */
+  /** `file` is the database; a database in memory has no log. */
   constructor(file: string) {
     this.#file = file;
   }
 
-  /** One more commit is in the log. */
+  /** Counts a commit, and starts a checkpoint when it is due. */
   committed(): void {
     this.#commits++;
     if (this.state !== "idle" || this.#file === ":memory:" || this.#commits < WAL_COMMITS_MAX) return;

@@ -224,14 +224,18 @@ export class Outbox implements Stream {
     return true;
   }
 
-  /**
-   * Appends a message's line, which stays marked until it is confirmed. With `unixMs` it exists only here: its head is
-   * `message <from> `. With 0 it rests in the mailbox too.
-   */
+  /** Appends the line of a message that only this outbox has until it is acknowledged; `head` is `message <from> `. */
   appendMessage(number: number, unixMs: number, head: Uint8Array, bytes: Uint8Array, start: number, end: number): void {
     if (!this.appendLine(head, bytes, start, end)) return;
     const to = this.end;
     this.#unackedIndex.add(number, unixMs, to - (head.length + end - start + 1), to);
+  }
+
+  /** Appends the line of a message that the mailbox has too, until it is acknowledged. */
+  appendFromMailbox(number: number, head: Uint8Array, text: Uint8Array): void {
+    if (!this.appendLine(head, text, 0, text.length)) return;
+    const to = this.end;
+    this.#unackedIndex.addFromMailbox(number, to - (head.length + text.length + 1), to);
   }
 
   /** Copies the messages that were appended since the last time, in runs of what was appended together. */
@@ -305,7 +309,7 @@ export class Outbox implements Stream {
     this.#release();
   }
 
-  /** Messages with numbers above `after` and up to `upTo` rest in the mailbox from now on. */
+  /** The mailbox has the messages with numbers above `after` and up to `upTo` from now on. */
   spill(after: number, upTo: number): void {
     this.#unackedIndex.spill(after, upTo);
   }

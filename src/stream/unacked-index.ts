@@ -1,15 +1,20 @@
 import { MOVED_BYTES_MIN } from "../limits.ts";
 import { wordEnd } from "../protocol/ascii.ts";
 
-/** Fields of a mark: message number, time in Unix ms (0: it rests in a mailbox), where its line starts and ends. */
+/** Fields of a message: its number, when it was accepted (Unix ms) or IN_MAILBOX, where its line starts and ends. */
 export const MARK = { fields: 4, number: 0, unixMs: 1, start: 2, end: 3 } as const;
+/** In place of the time: the mailbox has the message too, with its time. No clock gives this time. */
+const IN_MAILBOX = 0;
 
 /** Other lines between two messages, up to this size, do not make them two runs. */
 const GAP_BYTES_MAX = 64;
 
-/** Keeps a copy of new messages: fields[first..last) of their marks, whose lines lie in bytes[start..end). */
+/** Receives runs of new messages: fields[first..last) of the index. */
 export interface StreamCopy {
-  take(fields: readonly number[], first: number, last: number, bytes: Uint8Array, start: number, end: number): void;
+  /** Messages that only this stream has; their lines are bytes[start..end). */
+  accepted(fields: readonly number[], first: number, last: number, bytes: Uint8Array, start: number, end: number): void;
+  /** Messages that the mailbox has too. */
+  delivered(fields: readonly number[], first: number, last: number): void;
 }
 
 /** A message inside a stream that its reader has not confirmed. */
@@ -18,8 +23,8 @@ export interface UnackedMessage {
   /** The stream's position behind it, and how many bytes its line has. */
   position: number;
   bytes: number;
-  /** It rests in the mailbox too: nothing but its number and position is known here. */
-  spilled: boolean;
+  /** The mailbox has it too. Then `unixMs`, `from` and `text` are not those of the message. */
+  inMailbox: boolean;
   unixMs: number;
   from: string;
   text: Uint8Array;
@@ -40,9 +45,15 @@ export class UnackedIndex {
     return this.fields.at(MARK.number - MARK.fields) ?? 0;
   }
 
+  /** A message that only this stream has. */
   add(number: number, unixMs: number, start: number, end: number): void {
     this.fields.push(number, unixMs, start, end);
     this.#newFields += MARK.fields;
+  }
+
+  /** A message that was delivered from the mailbox. */
+  addFromMailbox(number: number, start: number, end: number): void {
+    this.add(number, IN_MAILBOX, start, end);
   }
 
   /** Start of the first unconfirmed line: it may have to go back to the mailbox, so it stays whole. */
@@ -85,8 +96,11 @@ export class UnackedIndex {
         if (fields[last + MARK.start]! - fields[last - MARK.fields + MARK.end]! > GAP_BYTES_MAX) break;
         last += MARK.fields;
       }
-      const start = offset + fields[first + MARK.start]!;
-      copy.take(fields, first, last, bytes, start, offset + fields[last - MARK.fields + MARK.end]!);
+      if (fields[first + MARK.unixMs] === IN_MAILBOX) copy.delivered(fields, first, last);
+      else {
+        const end = fields[last - MARK.fields + MARK.end]!;
+        copy.accepted(fields, first, last, bytes, offset + fields[first + MARK.start]!, offset + end);
+      }
       first = last;
     }
   }
@@ -111,16 +125,17 @@ export class UnackedIndex {
       const nameEnd = wordEnd(bytes, name, end);
       const from = bytes.toString("latin1", name, nameEnd);
       const text = bytes.subarray(nameEnd + 1, end);
-      messages.push({ number, position, bytes: position - lineStart, spilled: unixMs === 0, unixMs, from, text });
+      const inMailbox = unixMs === IN_MAILBOX;
+      messages.push({ number, position, bytes: position - lineStart, inMailbox, unixMs, from, text });
     }
     return messages;
   }
 
-  /** Those with numbers above `after` and up to `upTo` rest in the mailbox from now on. */
+  /** The mailbox has the messages with numbers above `after` and up to `upTo` from now on. */
   spill(after: number, upTo: number): void {
     const { fields } = this;
     for (let i = this.#firstAfter(after); i < fields.length && fields[i + MARK.number]! <= upTo; i += MARK.fields)
-      fields[i + MARK.unixMs] = 0;
+      fields[i + MARK.unixMs] = IN_MAILBOX;
   }
 
   /** The first mark with a number above `after`: numbers rise (binary search), and many marks move in portions. */

@@ -10,7 +10,7 @@ const ELSEWHERE = "192.0.2.2";
 function setUp(limits: Partial<Limits> = {}): { addresses: Addresses; pass: (ms: number) => void } {
   const wheel = new TimerWheel();
   let clockMs = 0;
-  // In steps, since a jump would count as a stall.
+  // In steps: the wheel takes a jump for a stall of the process.
   const pass = (ms: number): void => {
     for (const untilMs = clockMs + ms; clockMs < untilMs;) wheel.advance((clockMs = Math.min(untilMs, clockMs + 50)));
   };
@@ -18,7 +18,7 @@ function setUp(limits: Partial<Limits> = {}): { addresses: Addresses; pass: (ms:
 }
 
 describe("connections of one address", () => {
-  test("are bounded, and one that ends makes room for another", () => {
+  test("the connections of an address are bounded, and a closed one makes room for another", () => {
     const { addresses } = setUp({ connectionsPerAddressMax: 2 });
     expect([1, 2, 3].map(() => addresses.connect(HERE))).toEqual([null, null, "connections from your address"]);
     expect(addresses.connect(ELSEWHERE)).toBeNull();
@@ -26,7 +26,7 @@ describe("connections of one address", () => {
     expect([1, 2].map(() => addresses.connect(HERE))).toEqual([null, "connections from your address"]);
   });
 
-  test("come at most so fast, though they end at once; what was saved up may come together", () => {
+  test("new connections of an address have a rate with a burst, also when they close at once", () => {
     const { addresses, pass } = setUp({ connectionsPerSecondMax: 4 });
     const connect = (): string | null => {
       const tooMany = addresses.connect(HERE);
@@ -42,14 +42,14 @@ describe("connections of one address", () => {
     expect(addresses.connect(ELSEWHERE)).toBeNull();
   });
 
-  test("of IPv6 are those of a /64", () => {
+  test("all addresses of an IPv6 /64 share their limits", () => {
     const { addresses } = setUp({ connectionsPerAddressMax: 1 });
     expect(addresses.connect("2001:db8:0:1::1")).toBeNull();
     expect(addresses.connect("2001:db8:0:1:ffff::2")).not.toBeNull();
     expect(addresses.connect("2001:db8:0:2::1")).toBeNull();
   });
 
-  test.each(["127.0.0.1", "127.255.0.1", "::1"])("are not limited for %s, unless that is asked for", (address) => {
+  test.each(["127.0.0.1", "127.255.0.1", "::1"])("%s has no limits unless limitsLoopback is set", (address) => {
     const limits = { connectionsPerAddressMax: 1, connectionsPerSecondMax: 1, failedLoginsPerMinuteMax: 1 };
     const { addresses } = setUp(limits);
     for (let i = 0; i < 5; i++) {
@@ -63,7 +63,7 @@ describe("connections of one address", () => {
     expect(strict.loginWait(address)).toBe(60);
   });
 
-  test("have no limit that is 0", () => {
+  test("a limit of 0 is no limit", () => {
     const none = { connectionsPerAddressMax: 0, connectionsPerSecondMax: 0, failedLoginsPerMinuteMax: 0 };
     const { addresses } = setUp(none);
     for (let i = 0; i < 1000; i++) {
@@ -75,7 +75,7 @@ describe("connections of one address", () => {
 });
 
 describe("addresses are forgotten", () => {
-  test("when they have no connection any more and may do everything again, not before", () => {
+  test("an address is forgotten when it has no connection and its budgets are full, not before", () => {
     const { addresses, pass } = setUp({ failedLoginsPerMinuteMax: 2 });
     addresses.connect(HERE);
     addresses.connect(ELSEWHERE);
@@ -92,7 +92,7 @@ describe("addresses are forgotten", () => {
     expect(addresses.loginWait(HERE)).toBe(0);
   });
 
-  test("when there are too many of them, but never those with a connection", () => {
+  test("the longest unused address is forgotten when there are too many, but none with a connection", () => {
     const { addresses } = setUp({ connectionsPerAddressMax: 1 });
     addresses.connect(HERE);
     for (let i = 0; i <= ADDRESSES_IDLE_MAX; i++) {
@@ -108,7 +108,7 @@ describe("addresses are forgotten", () => {
 describe("logins that fail", () => {
   const limits = { failedLoginsPerMinuteMax: 6 };
 
-  test("count for all users and all connections of the address; then every login is busy, and nothing is closed", () => {
+  test("failed logins count for all users of an address; then each login is busy, and nothing is closed", () => {
     const world = new World(["alice", "bob", "carol"], { limits });
     const peer = world.connect(HERE);
     for (const name of ["nobody", "alice", "bob", "carol"]) world.say(peer, `login ${name} wrong`);
@@ -123,7 +123,7 @@ describe("logins that fail", () => {
     expect(world.ask(peer, `login bob ${PASSWORD}`)[0]).toMatch(/^ok /);
   });
 
-  test("are all those that are still judged: of many at once no more are judged than may fail", async () => {
+  test("logins count as failed during verification, so no more run at once than may fail", async () => {
     const world = new World(["alice", "bob"], { limits });
     const verdict = Promise.withResolvers<boolean>();
     world.verify = () => verdict.promise;
@@ -137,12 +137,12 @@ describe("logins that fail", () => {
     expect(world.login("alice", HERE).read()[0]).toMatch(/^ok /);
   });
 
-  test("are not those that get in", () => {
+  test("successful logins do not count as failed", () => {
     const world = new World(["alice"], { limits });
     for (let i = 0; i < 20; i++) expect(world.login("alice", HERE).read()[0]).toMatch(/^ok /);
   });
 
-  test("that are busy count for no lockout", () => {
+  test("busy logins do not count for a lockout", () => {
     const world = new World(["alice"], { limits: { failedLoginsPerMinuteMax: 1 } });
     const peer = world.connect(HERE);
     world.say(peer, "login nobody x", "login alice a", "login alice b", "login alice c");

@@ -63,7 +63,7 @@ describe("only the lines of those whose passwords change do so", () => {
 });
 
 describe("the file is replaced, and keeps", () => {
-  test("its mode, with nothing left beside it", async () => {
+  test("a change of passwords keeps the mode of the file and leaves no draft", async () => {
     const { folder, file } = newFile("bob one\n");
     chmodSync(file, 0o640);
     const before = statSync(file).ino;
@@ -73,7 +73,7 @@ describe("the file is replaced, and keeps", () => {
     expect(readdirSync(folder)).toEqual(["users.txt"]);
   });
 
-  test.skipIf(process.getuid?.() !== 0)("its owner and group", async () => {
+  test.skipIf(process.getuid?.() !== 0)("a change of passwords keeps owner and group", async () => {
     const { file } = newFile("bob one\n");
     chownSync(file, 12345, 54321);
     await change(file, ["bob", "new"]);
@@ -81,7 +81,7 @@ describe("the file is replaced, and keeps", () => {
     expect([uid, gid]).toEqual([12345, 54321]);
   });
 
-  test("the symbolic links that lead to it", async () => {
+  test("a change of passwords keeps symbolic links to the file", async () => {
     const { folder, file } = newFile("bob one\n");
     const link = join(folder, "link.txt");
     symlinkSync("users.txt", link);
@@ -93,7 +93,7 @@ describe("the file is replaced, and keeps", () => {
   });
 });
 
-test("nothing is changed or left behind when the change is not made", async () => {
+test("a failed change leaves the file as it was and no draft", async () => {
   const { folder, file } = newFile("bob one\nzoe\n");
   expect(() => readUsers(file)).toThrow(`${file}:2: `);
   await expect(change(file, ["bob", "new"])).rejects.toThrow(`${file}:2: `);
@@ -107,17 +107,17 @@ test("nothing is changed or left behind when the change is not made", async () =
   expect(readdirSync(folder)).toEqual(["users.txt"]);
 });
 
-test("what is no file, like a pipe or a device, is not replaced by one", async () => {
+test("a pipe or a device is not replaced by a file", async () => {
   const { folder } = newFile("");
   const pipe = join(folder, "pipe");
   Bun.spawnSync(["mkfifo", pipe]);
   for (const path of [pipe, folder]) {
-    await expect(change(path, ["bob", "one"])).rejects.toThrow(`cannot change ${path}: it is no file`);
+    await expect(change(path, ["bob", "one"])).rejects.toThrow(`cannot change ${path}: it is not a regular file`);
   }
   expect(readdirSync(folder).sort()).toEqual(["pipe", "users.txt"]);
 });
 
-test("who finds somebody else changing the file waits for the end of it", async () => {
+test("a change waits for the end of another process's change", async () => {
   const { file } = newFile("bob one\n");
   writeFileSync(`${file}.new`, "");
   const waiting = change(file, ["bob", "new"]);
@@ -126,7 +126,7 @@ test("who finds somebody else changing the file waits for the end of it", async 
   expect(readFileSync(file, "utf8")).toBe("bob new\n");
 });
 
-test("and is told what to delete when there is none", async () => {
+test("the error names the draft to delete when a killed process left it", async () => {
   const { file } = newFile("bob one\n");
   writeFileSync(`${file}.new`, "half");
   await expect(change(file, ["bob", "new"])).rejects.toThrow(`delete ${file}.new`);

@@ -17,7 +17,7 @@ function complaint(parse: () => unknown): string {
   throw new Error("it is taken");
 }
 
-test("a line is a user and a password; blank lines and comments do not count", () => {
+test("each line is a user and a password; blank lines and comments are skipped", () => {
   expect(parseCredentials("# users\n\nalice one\n   \n#bob two\ncarol #three\n1.2.3 f$ur\n", "f")).toEqual({
     users: [
       { name: "alice", password: "one" },
@@ -56,7 +56,7 @@ test.each([
   }
 });
 
-test("a very long line of spaces takes no longer than its length", () => {
+test("a very long line of spaces is trimmed in linear time", () => {
   const spaces = " ".repeat(1 << 20);
   expect(complaint(() => parseCredentials(`alice one\nbob${spaces}x\n`, "f"))).toStartWith("f:2: ");
 });
@@ -86,18 +86,18 @@ describe("a bad line makes the whole file bad, and is named", () => {
     );
   });
 
-  test("as is a name that comes twice, with both lines", () => {
+  test("a repeated name is refused with the numbers of both lines", () => {
     const words = complaint(() => parseCredentials("alice one\nbob two\n\nalice three\n", "users.txt"));
     expect(words).toStartWith("users.txt:4: ");
     expect(words).toContain("alice");
     expect(words).toContain("line 1");
   });
 
-  test("but case counts: names that differ in it are two", () => {
+  test("names that differ in case are different users", () => {
     expect(parseCredentials("alice one\nAlice two\n", "f").users).toHaveLength(2);
   });
 
-  test("without showing the password, or bytes that harm a terminal", () => {
+  test("the error shows neither the password nor control bytes", () => {
     const words = complaint(() => parseCredentials("b\x1b[31mb topsecret\n", "f"));
     expect(words).not.toContain("topsecret");
     expect(words).not.toContain("\x1b");
@@ -122,13 +122,13 @@ describe("a password that begins with $ is a hash", () => {
     ["a", "$2a$06$m0CrhHm10qJ3lXRY.5zDGO3rS2KdeeWLuGmsfGlMfOxih58VYVfxe"],
   ] as const;
 
-  test.each(TAKEN)("that verifies %p: %s", async (password, hash) => {
+  test.each(TAKEN)("a hash in the file verifies %p: %s", async (password, hash) => {
     const [user] = parseCredentials(`alice ${hash}\n`, "f").users;
     expect(await Bun.password.verify(password, user!.password)).toBe(true);
     expect(await Bun.password.verify(`${password}1`, user!.password)).toBe(false);
   });
 
-  test("or its line is bad", () => {
+  test("a malformed hash makes its line invalid", () => {
     for (const hash of [
       "$",
       "$four",
@@ -163,7 +163,7 @@ describe("a password that begins with $ is a hash", () => {
     }
   });
 
-  test("or its line is bad, since it would stop the server", () => {
+  test("a hash that costs too much makes its line invalid", () => {
     for (const hash of [
       ARGON2.replace("m=256", "m=1048577"),
       ARGON2.replace("m=256", `m=1${"0".repeat(400)}`),
@@ -178,7 +178,7 @@ describe("a password that begins with $ is a hash", () => {
     for (const hash of most) expect(parseCredentials(`bob ${hash}\n`, "f").users).toHaveLength(1);
   });
 
-  test("and the others are plain", () => {
+  test("passwords that do not begin with $ are plain", () => {
     const { users } = parseCredentials(`alice one\nbob ${BCRYPT}\ncarol t$o\n`, "f");
     expect(plainUsers(users).map(({ name }) => name)).toEqual(["alice", "carol"]);
   });
@@ -190,7 +190,7 @@ test("a file without users is refused", () => {
   }
 });
 
-test("a file that is missing or a folder is refused by its name", () => {
+test("a missing file, or a folder, is refused with its name", () => {
   expect(complaint(() => readCredentials(join(folder, "none.txt")))).toContain("none.txt");
   expect(complaint(() => readCredentials(folder))).toContain(folder);
 });
@@ -198,18 +198,18 @@ test("a file that is missing or a folder is refused by its name", () => {
 describe("while the server runs, a credentials file is refused that is", () => {
   const refusal = (file: string): string => complaint(() => readCredentials(file, "regular"));
 
-  test("a named pipe, which nobody waits for", () => {
+  test("while the server runs, a named pipe is refused at once", () => {
     const pipe = join(folder, "pipe");
     expect(Bun.spawnSync(["mkfifo", pipe]).exitCode).toBe(0);
     expect(refusal(pipe)).toContain("not a regular file; a pipe can only be read when the server starts");
   });
 
-  test("a device, or a folder", () => {
+  test("while the server runs, a device or a folder is refused", () => {
     expect(refusal("/dev/zero")).toContain("not a regular file");
     expect(refusal(folder)).toEndWith(`${folder}: it is a folder`);
   });
 
-  test("larger than 64 MiB", () => {
+  test("while the server runs, a file larger than 64 MiB is refused", () => {
     const file = join(folder, "large.txt");
     writeFileSync(file, "");
     truncateSync(file, 1 << 30);
@@ -217,7 +217,7 @@ describe("while the server runs, a credentials file is refused that is", () => {
   });
 });
 
-test("at the start, a credentials file may be a pipe, and a device without an end is refused", async () => {
+test("at the start a pipe is accepted, and a device without an end is refused", async () => {
   const pipe = join(folder, "input");
   expect(Bun.spawnSync(["mkfifo", pipe]).exitCode).toBe(0);
   const writer = Bun.spawn(["sh", "-c", 'printf "alice one\n" > "$0"', pipe]);
@@ -232,7 +232,7 @@ test("a file is read from disk", () => {
   expect(readCredentials(file).users).toEqual([{ name: "alice", password: "one" }]);
 });
 
-test("the file that is shipped can be used, and is known as a sample until its mark is deleted", async () => {
+test("the shipped sample file is valid, and is recognised until its mark is deleted", async () => {
   const file = join(import.meta.dir, "../../credentials.txt");
   const shipped = readCredentials(file);
   expect(shipped.sample).toBe(true);

@@ -11,13 +11,13 @@ function lockOut(world: World, address = HERE): void {
   world.say(world.connect(address), "login alice a", "login alice b", "login alice c");
 }
 
-/** What a login on a connection of its own is answered. */
+/** The reply to a login on a new connection. */
 function answer(world: World, user: string, password: string, address = HERE): string | undefined {
   const peer = world.connect(address);
   return world.ask(peer, `login ${user} ${password}`)[0];
 }
 
-test("an unknown user may be tried for ever, and the known one behind it still gets in", () => {
+test("logins of an unknown user never lock out, and a known user on that connection can still log in", () => {
   const world = new World(["alice"], { limits: { failedLoginsPerMinuteMax: 0 } });
   const peer = world.connect();
   for (let i = 0; i < 1000; i++) expect(world.ask(peer, `login nobody${i} x`)).toEqual(["err unknown_user"]);
@@ -25,7 +25,7 @@ test("an unknown user may be tried for ever, and the known one behind it still g
   expect(world.ask(peer, `login alice ${PASSWORD}`)[0]).toMatch(/^ok /);
 });
 
-test("two wrong passwords are counted down; the third locks out, says for how long, and closes", () => {
+test("two wrong passwords are counted down; the third locks the user out and closes the connection", () => {
   const world = new World(["alice"]);
   const peer = world.connect();
   expect(world.ask(peer, "login alice a")).toEqual(["err wrong_password 2"]);
@@ -35,7 +35,7 @@ test("two wrong passwords are counted down; the third locks out, says for how lo
   expect(peer.isClosed).toBe(true);
 });
 
-test("what stands behind the third wrong password is not answered", () => {
+test("lines after the third wrong password get no reply", () => {
   const world = new World(["alice", "bob"]);
   const peer = world.connect();
   world.say(peer, "login alice a", "login alice b", "login alice c", `login bob ${PASSWORD}`, "online");
@@ -49,7 +49,7 @@ test("wrong passwords count over all connections of an address", () => {
   expect(answer(world, "alice", "c")).toBe("err locked_out 60");
 });
 
-test("while it lasts, right and wrong passwords alike are told the seconds left, and the connection closes", () => {
+test("during a lockout, right and wrong passwords alike get the seconds left, and the connection closes", () => {
   const world = new World(["alice"]);
   lockOut(world);
   world.pass(20_500);
@@ -61,7 +61,7 @@ test("while it lasts, right and wrong passwords alike are told the seconds left,
   expect(world.account("alice").session).toBeNull();
 });
 
-test("a lockout asks nobody to judge the password", () => {
+test("during a lockout no password is verified", () => {
   const world = new World(["alice"]);
   lockOut(world);
   world.verify = () => {
@@ -70,7 +70,7 @@ test("a lockout asks nobody to judge the password", () => {
   expect(answer(world, "alice", PASSWORD)).toBe("err locked_out 60");
 });
 
-test("neither other users nor other addresses are locked out", () => {
+test("other users and other addresses are not locked out", () => {
   const world = new World(["alice", "bob"]);
   lockOut(world);
   expect(answer(world, "bob", PASSWORD)).toMatch(/^ok /);
@@ -78,7 +78,7 @@ test("neither other users nor other addresses are locked out", () => {
   expect(answer(world, "alice", PASSWORD, ELSEWHERE)).toMatch(/^ok /);
 });
 
-test("a session in being is not touched by the lockout of its user", () => {
+test("a lockout does not affect an existing session of the user", () => {
   const world = new World(["alice"]);
   const alice = world.login("alice");
   alice.read();
@@ -86,7 +86,7 @@ test("a session in being is not touched by the lockout of its user", () => {
   expect(world.ask(alice, "alive")).toEqual(["ok"]);
 });
 
-test("all addresses of an IPv6 /64 are one address, those of another /64 are not", () => {
+test("addresses of one IPv6 /64 share a lockout, and other addresses do not", () => {
   const world = new World(["alice"]);
   expect(answer(world, "alice", "a", "2001:db8:1:2::1")).toBe("err wrong_password 2");
   expect(answer(world, "alice", "b", "2001:db8:1:2:ffff::")).toBe("err wrong_password 1");
@@ -95,7 +95,7 @@ test("all addresses of an IPv6 /64 are one address, those of another /64 are not
   expect(answer(world, "alice", "a", "2001:db8:1:3::1")).toBe("err wrong_password 2");
 });
 
-test("a lockout lasts its whole time, and is over at most two ticks after it", () => {
+test("a lockout lasts its whole time, and ends at most two ticks later", () => {
   const world = new World(["alice"], { clockMs: 1010 });
   lockOut(world);
   world.pass(BLOCK_MS - 1);
@@ -104,7 +104,7 @@ test("a lockout lasts its whole time, and is over at most two ticks after it", (
   expect(answer(world, "alice", PASSWORD)).toMatch(/^ok /);
 });
 
-test("after a lockout there are three tries again", () => {
+test("there are three tries again after a lockout", () => {
   const world = new World(["alice"]);
   lockOut(world);
   world.pass(BLOCK_MS + 128);
@@ -113,7 +113,7 @@ test("after a lockout there are three tries again", () => {
   expect(peer.read()).toEqual(["err wrong_password 2", "err wrong_password 1", "err locked_out 60"]);
 });
 
-test("logins during a lockout do not make it longer", () => {
+test("logins during a lockout do not extend it", () => {
   const world = new World(["alice"]);
   lockOut(world);
   for (let i = 0; i < 6; i++) {
@@ -124,7 +124,7 @@ test("logins during a lockout do not make it longer", () => {
   expect(answer(world, "alice", PASSWORD)).toMatch(/^ok /);
 });
 
-test("a right password sets the count back", () => {
+test("a right password resets the count", () => {
   const world = new World(["alice"]);
   answer(world, "alice", "a");
   answer(world, "alice", "b");
@@ -132,7 +132,7 @@ test("a right password sets the count back", () => {
   expect(answer(world, "alice", "a")).toBe("err wrong_password 2");
 });
 
-test("a right password from elsewhere does not set the count back", () => {
+test("a right password from another address does not reset the count", () => {
   const world = new World(["alice"]);
   answer(world, "alice", "a");
   answer(world, "alice", "b");
@@ -140,7 +140,7 @@ test("a right password from elsewhere does not set the count back", () => {
   expect(answer(world, "alice", "c")).toBe("err locked_out 60");
 });
 
-test("the block time without a wrong password sets the count back; less does not", () => {
+test("the block time without a wrong password resets the count; a shorter time does not", () => {
   const world = new World(["alice"]);
   answer(world, "alice", "a");
   world.pass(BLOCK_MS - 1000);
@@ -149,7 +149,7 @@ test("the block time without a wrong password sets the count back; less does not
   expect(answer(world, "alice", "c")).toBe("err wrong_password 2");
 });
 
-test("three wrong passwords lock out however slowly they come, each within the block time of the last", () => {
+test("three wrong passwords lock out when each comes within the block time of the one before", () => {
   const world = new World(["alice"]);
   answer(world, "alice", "a");
   world.pass(BLOCK_MS - 1000);
@@ -158,7 +158,7 @@ test("three wrong passwords lock out however slowly they come, each within the b
   expect(answer(world, "alice", "c")).toBe("err locked_out 60");
 });
 
-test("nothing is remembered of an address once its time is over", () => {
+test("no record of an address is kept after its time", () => {
   const world = new World(["alice"]);
   for (let i = 0; i < 100; i++) lockOut(world, `192.0.2.${i}`);
   expect(world.chat.wheel.armed).toBe(100);
@@ -167,7 +167,7 @@ test("nothing is remembered of an address once its time is over", () => {
 });
 
 describe("a login that is judged later", () => {
-  /** Passwords wait in `asked` for the test to judge them. */
+  /** Verifications wait in `asked` for their verdicts. */
   interface Asked {
     account: Account;
     password: string;
@@ -190,7 +190,7 @@ describe("a login that is judged later", () => {
     return asked;
   }
 
-  test("keeps the lines behind it waiting, and their replies in order", async () => {
+  test("lines after a login wait for its verdict, and replies keep their order", async () => {
     const world = new World(["alice"]);
     const asked = slowly(world);
     const peer = world.connect();
@@ -203,7 +203,7 @@ describe("a login that is judged later", () => {
     expect(peer.read()).toEqual([expect.stringMatching(/^ok token\d+ 35$/), "ok", "ok 0"]);
   });
 
-  test("does not hold up anybody else", () => {
+  test("a login that waits for its verdict delays no other connection", () => {
     const world = new World(["alice", "bob"]);
     const [bob] = world.online("bob") as [TestPeer];
     slowly(world);
@@ -211,7 +211,7 @@ describe("a login that is judged later", () => {
     expect(world.ask(bob, "broadcast hi")).toEqual(["ok 0"]);
   });
 
-  test("is judged alone: parallel attempts of one user from one address get no more than three tries", async () => {
+  test("parallel attempts of one user from one address run one after another, and get three tries", async () => {
     const world = new World(["alice"]);
     const asked = slowly(world);
     const peers = Array.from({ length: 6 }, () => world.connect());
@@ -232,7 +232,7 @@ describe("a login that is judged later", () => {
     expect(peers.map(({ isClosed: gone }) => gone)).toEqual([false, false, true, true, true, true]);
   });
 
-  test("does not wait for other users or other addresses", () => {
+  test("an attempt does not wait for those of other users or addresses", () => {
     const world = new World(["alice", "bob"]);
     const asked = slowly(world);
     world.say(world.connect(HERE), "login alice a");
@@ -245,7 +245,7 @@ describe("a login that is judged later", () => {
     ]);
   });
 
-  test("that is right among parallel ones gives a session, and the next right one takes it over", async () => {
+  test("the first right password of parallel attempts gives a session, and the next replaces it", async () => {
     const world = new World(["alice"]);
     const asked = slowly(world);
     const [first, second] = [world.connect(), world.connect()];
@@ -257,7 +257,7 @@ describe("a login that is judged later", () => {
     expect(second.read()).toEqual([expect.stringMatching(/^ok /)]);
   });
 
-  test("gives no session to a peer that hung up meanwhile, and nobody hears of it", async () => {
+  test("a peer that hung up before the verdict gets no session, and no event is sent", async () => {
     const world = new World(["alice", "bob"]);
     const [bob] = world.online("bob") as [TestPeer];
     const asked = slowly(world);
@@ -275,7 +275,7 @@ describe("a login that is judged later", () => {
     expect(bob.read()).toEqual(["joined alice"]);
   });
 
-  test("counts as wrong also when the peer hung up meanwhile", async () => {
+  test("a wrong password counts also when the peer has hung up", async () => {
     const world = new World(["alice"]);
     const asked = slowly(world);
     for (let i = 0; i < 3; i++) {
@@ -287,7 +287,7 @@ describe("a login that is judged later", () => {
     expect(answer(world, "alice", PASSWORD)).toBe("err locked_out 60");
   });
 
-  test("that cannot be judged is a fault of the server and no try, and ends its connection", async () => {
+  test("a fault in the verification is answered with internal, counts as no try, and ends the connection", async () => {
     const world = new World(["alice"]);
     const asked = slowly(world);
     const peer = world.connect();
@@ -302,7 +302,7 @@ describe("a login that is judged later", () => {
     expect(other.read()).toEqual(["err wrong_password 2"]);
   });
 
-  test("is refused as busy when sixteen others of that user from there wait already", async () => {
+  test("a login is busy when sixteen others of that user and address wait", async () => {
     const world = new World(["alice"]);
     const asked = slowly(world);
     const peers = Array.from({ length: 18 }, () => world.connect());
@@ -314,7 +314,7 @@ describe("a login that is judged later", () => {
     expect(peers[17]!.read()).toEqual([]);
   });
 
-  test("counts from the moment it is judged, and the lockout from the third of them", async () => {
+  test("a try counts from its verdict, and the lockout from the third verdict", async () => {
     const world = new World(["alice"]);
     const asked = slowly(world);
     const peer = world.connect();
@@ -338,7 +338,7 @@ test.each([0.1, 0.3, 0.7, 7000.123456, 123_456.789])(
   },
 );
 
-test("the block time without a wrong password counts to the millisecond, not to the wheel's next tick", () => {
+test("the block time is exact to the millisecond, not to the next tick", () => {
   const world = new World(["alice"], { clockMs: 1000 });
   const stranger = world.connect();
   for (let i = 0; i < 2; i++) world.say(stranger, "login alice wrong");
@@ -347,7 +347,7 @@ test("the block time without a wrong password counts to the millisecond, not to 
 });
 
 describe("with the user as the scope", () => {
-  test("wrong passwords count from everywhere, and lock out everywhere", () => {
+  test("with the scope user, wrong passwords count and lock out for all addresses", () => {
     const world = new World(["alice", "bob"], { lockoutScope: "user" });
     expect(answer(world, "alice", "a", "192.0.2.1")).toBe("err wrong_password 2");
     expect(answer(world, "alice", "b", "192.0.2.2")).toBe("err wrong_password 1");
@@ -361,7 +361,7 @@ describe("what an earlier run knew", () => {
   const restore = (world: World, count: number, leftMs: number, source = HERE): boolean =>
     world.chat.lockouts.restore({ user: "alice", source, count }, leftMs);
 
-  test("goes on to count, and a lockout lasts for what was left of it", () => {
+  test("counts and lockouts of an earlier run continue for the rest of their time", () => {
     const world = new World(["alice", "bob"]);
     restore(world, 3, 20_000);
     restore(world, 2, 20_000, ELSEWHERE);
@@ -372,13 +372,13 @@ describe("what an earlier run knew", () => {
     expect(answer(world, "alice", PASSWORD)).toMatch(/^ok /);
   });
 
-  test("locks nobody out for longer than the block time, though the wall clock stepped back", () => {
+  test("after a step back of the wall clock no restored lockout exceeds the block time", () => {
     const world = new World(["alice"]);
     restore(world, 3, 10 * BLOCK_MS);
     expect(answer(world, "alice", PASSWORD)).toBe("err locked_out 60");
   });
 
-  test("does not count when it is over, or of the other scope", () => {
+  test("expired counts and counts of the other scope are not restored", () => {
     const world = new World(["alice"]);
     expect([restore(world, 3, 0), restore(world, 3, 20_000, ""), restore(world, 3, 20_000)]).toEqual([
       false,
@@ -391,7 +391,7 @@ describe("what an earlier run knew", () => {
   });
 });
 
-test("the store hears of every wrong password, and when they are forgotten", () => {
+test("the store receives each wrong password and each reset", () => {
   const world = new World(["alice"]);
   const changes = spyOn(world.store, "wrongPasswords");
   expect(answer(world, "alice", PASSWORD)).toMatch(/^ok /);
@@ -411,7 +411,7 @@ test("the store hears of every wrong password, and when they are forgotten", () 
   expect(known()).toEqual([]);
 });
 
-test("whoever guesses from very many addresses fills no memory: those are forgotten that would be first", async () => {
+test("the number of records is bounded: with too many, the next to expire is forgotten", async () => {
   const world = new World(["alice", "bob"], { limits: { failedLoginsPerMinuteMax: 0 } });
   const judge = (address: string): void => {
     world.chat.lockouts.enter("alice", address, (record) => {
@@ -419,7 +419,7 @@ test("whoever guesses from very many addresses fills no memory: those are forgot
       world.chat.lockouts.leave(record);
     });
   };
-  // But not while an attempt is being judged.
+  // But not while an attempt is verified.
   const verdict = Promise.withResolvers<boolean>();
   const judged = world.connect();
   world.say(judged, "login bob a");

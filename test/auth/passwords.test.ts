@@ -18,12 +18,12 @@ function account(password: string): Account {
   return new Accounts().add("alice", password)!;
 }
 
-/** What sessions left is in this map, by user and token. */
+/** The proofs of earlier sessions, by user and token. */
 function passwords(proofs = new Map<string, Uint8Array>()): Passwords {
   return new Passwords({ proof: (user, token) => proofs.get(`${user} ${token}`) ?? NOTHING });
 }
 
-test("a plain password is judged at once, and leaves no proof", () => {
+test("a plain password is verified at once and leaves no proof", () => {
   const alice = account("secret");
   const judged = ["secret", "secre", "secrets", "Secret", "", "s\0cret"].map((password) =>
     passwords().verify(alice, Buffer.from(password), null, STAYS),
@@ -32,7 +32,7 @@ test("a plain password is judged at once, and leaves no proof", () => {
   expect(passwords().prove(alice, RIGHT, TOKEN)).toHaveLength(0);
 });
 
-test("a hash is judged later, in the order in which it was asked", async () => {
+test("hashes are verified later, in the order of the requests", async () => {
   const judge = passwords();
   const alice = account(hash);
   const order: number[] = [];
@@ -45,7 +45,7 @@ test("a hash is judged later, in the order in which it was asked", async () => {
   expect(order).toEqual([0, 1, 2]);
 });
 
-test("a hash that cannot be judged is a fault of its own, and those behind it are judged", async () => {
+test("a hash that cannot be verified rejects its own request only", async () => {
   const judge = passwords();
   const bad = judge.verify(account("$argon2id$nonsense"), RIGHT, null, STAYS) as Promise<boolean>;
   const good = judge.verify(account(hash), RIGHT, null, STAYS);
@@ -53,7 +53,7 @@ test("a hash that cannot be judged is a fault of its own, and those behind it ar
   expect(await good).toBe(true);
 });
 
-test("only so many wait to be judged; when they are, there is room again", async () => {
+test("the number of waiting verifications is bounded, and verdicts make room again", async () => {
   const judge = passwords();
   const alice = account(hash);
   const verdicts = Array.from({ length: HASHES_WAITING_MAX }, () => judge.verify(alice, RIGHT, null, STAYS));
@@ -62,7 +62,7 @@ test("only so many wait to be judged; when they are, there is room again", async
   expect(await judge.verify(alice, WRONG, null, STAYS)).toBe(false);
 });
 
-test("who has hung up when their turn comes is not judged, and keeps nobody waiting", async () => {
+test("the password of a closed connection is skipped at its turn", async () => {
   const judge = passwords();
   const alice = account(hash);
   const gone = Array.from({ length: HASHES_WAITING_MAX - 2 }, () => [false]);
@@ -84,7 +84,7 @@ describe("a bcrypt hash", () => {
   const verdict = async (password: string | Uint8Array, hash: string): Promise<boolean | null> =>
     passwords().verify(account(hash), Buffer.from(password as string), null, STAYS);
 
-  test.each(["2a", "2b", "2y"])("of the kind $%s$ is verified with the first 72 bytes of a password", async (kind) => {
+  test.each(["2a", "2b", "2y"])("a bcrypt hash $%s$ covers the first 72 bytes of a password", async (kind) => {
     const hash = HASH.replace("2y", kind);
     expect(await verdict(LONG, hash)).toBe(true);
     expect(await verdict(LONG.slice(0, 72), hash)).toBe(true);
@@ -93,20 +93,20 @@ describe("a bcrypt hash", () => {
     expect(await verdict(`${LONG.slice(0, 71)}z${LONG.slice(72)}`, hash)).toBe(false);
   });
 
-  test("is verified with bytes, also where the 72nd is half a character", async () => {
+  test("a bcrypt hash is verified with bytes, also when the 72nd byte is within a character", async () => {
     expect(await verdict(SPLIT, HASH_OF_SPLIT)).toBe(true);
     expect(await verdict(Buffer.from(SPLIT).subarray(0, 72), HASH_OF_SPLIT)).toBe(true);
     expect(await verdict(SPLIT.replace("é", "è"), HASH_OF_SPLIT)).toBe(true); // Both begin with the same byte.
     expect(await verdict(SPLIT.replace("é", "ez"), HASH_OF_SPLIT)).toBe(false);
   });
 
-  test("that Bun made of a long password is verified with all of it", async () => {
+  test("a bcrypt hash that Bun made of a long password is verified with the whole password", async () => {
     const hash = await Bun.password.hash(LONG, { algorithm: "bcrypt", cost: 4 });
     expect(await verdict(LONG, hash)).toBe(true);
     expect(await verdict(LONG.slice(0, 72), hash)).toBe(false);
   });
 
-  test("lets in nobody with a NUL, which would repeat the password", async () => {
+  test("a password with a NUL does not match a bcrypt hash of its repetition", async () => {
     expect(await verdict("secret", HASH_OF_SECRET)).toBe(true);
     expect(await verdict("secret\0secret", HASH_OF_SECRET)).toBe(false);
   });
@@ -116,7 +116,7 @@ describe("with the token of an earlier session", () => {
   const known = (before: Account, password = RIGHT): Passwords =>
     passwords(new Map([[`alice ${TOKEN}`, passwords().prove(before, password, TOKEN)]]));
 
-  test("the password that began it is judged at once", () => {
+  test("the token of an earlier session lets the same password be verified at once", () => {
     const alice = account(hash);
     expect(known(alice).verify(alice, RIGHT, TOKEN, STAYS)).toBe(true);
   });

@@ -1,7 +1,7 @@
 import { expect, test } from "bun:test";
 import { Accounts } from "../../src/chat/accounts.ts";
 
-test("every one of 5,000 users is found by name, and nobody else is", () => {
+test("each of 5,000 users is found by name, and no other name is", () => {
   const accounts = new Accounts();
   for (let i = 0; i < 5000; i++) expect(accounts.add(`user${i}`, "")).not.toBeNull();
   for (let i = 0; i < 5000; i++) expect(accounts.named(`user${i}`)?.name).toBe(`user${i}`);
@@ -9,7 +9,7 @@ test("every one of 5,000 users is found by name, and nobody else is", () => {
   expect(accounts.all.length).toBe(5000);
 });
 
-test("a name that is taken is not given twice, while one in other case is another name", () => {
+test("a name cannot be added twice, and names that differ in case are different", () => {
   const accounts = new Accounts();
   const first = accounts.add("bob", "one");
   expect(accounts.add("bob", "two")).toBeNull();
@@ -18,7 +18,7 @@ test("a name that is taken is not given twice, while one in other case is anothe
   expect(accounts.add("Bob", "three")).not.toBeNull();
 });
 
-test("somebody of whom only something is known is no user until they are added, and is the same then", () => {
+test("a recalled account is not a user until it is added, and stays the same object", () => {
   const accounts = new Accounts();
   const known = accounts.recall("bob");
   expect(accounts.named("bob")).toBeUndefined();

@@ -56,7 +56,7 @@ class Simulation {
     for (const each of this.#devices.values()) this.#read(each);
   }
 
-  /** Everybody logs in and reads everything; then all that was accepted has been heard, and in its order. */
+  /** All users log in and read everything; then each accepted message has arrived, in order. */
   finish(): void {
     for (const name of NAMES) this.login(name);
     for (const device of this.#devices.values()) this.#read(device);
@@ -123,7 +123,7 @@ class Simulation {
     return this.world.account(name).session !== null;
   }
 
-  /** False when the session has ended, so that nobody reads the line. */
+  /** False when the session has ended and the line is not read. */
   #say(device: Device, line: string, reply: string): boolean {
     if (device.peer.closing) return false;
     device.expected.push(reply);
@@ -147,7 +147,7 @@ class Simulation {
   }
 }
 
-test("whatever users do, every message accepted is heard once and in order, and every reply follows the rules", () => {
+test("in any series of requests, accepted messages arrive once and in order, and replies follow the rules", () => {
   const random = new Random(seedFor("chat"));
   for (let round = 0; round < 20; round++) {
     const simulation = new Simulation(random);

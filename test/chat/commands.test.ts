@@ -60,18 +60,21 @@ describe("before login", () => {
     expect(world.ask(peer, `login alice ${PASSWORD}`)).toEqual([expect.stringMatching(LOGGED_IN)]);
   });
 
-  test.each(["a", "a".repeat(32), "1.2.3", "1.2.3.4.5", "256.1.1.1", "a.b_c-d", "0"])("%p may be a name", (name) => {
-    const world = new World([name]);
-    expect(world.ask(world.connect(), `login ${name} ${PASSWORD}`)[0]).toMatch(LOGGED_IN);
-  });
+  test.each(["a", "a".repeat(32), "1.2.3", "1.2.3.4.5", "256.1.1.1", "a.b_c-d", "0"])(
+    "a user may be named %p",
+    (name) => {
+      const world = new World([name]);
+      expect(world.ask(world.connect(), `login ${name} ${PASSWORD}`)[0]).toMatch(LOGGED_IN);
+    },
+  );
 
-  test("a login may say where it listens", () => {
+  test("a login accepts the option listen=<port>", () => {
     const world = new World(["alice"]);
     expect(world.ask(world.connect(), `login alice ${PASSWORD} listen=65535`)[0]).toMatch(LOGGED_IN);
     expect(world.account("alice").session?.listenPort).toBe(65_535);
   });
 
-  test("an option that is refused comes back shortened: the reply is no longer than a line of a server may be", () => {
+  test("the reply to an unknown option shows its first 64 characters only", () => {
     const world = new World(["alice"]);
     const line = `login alice ${PASSWORD} ${"\xff".repeat(4000)}`;
     expect(world.ask(world.connect(), line)).toEqual([
@@ -79,7 +82,7 @@ describe("before login", () => {
     ]);
   });
 
-  test("case counts in names and passwords", () => {
+  test("user names and passwords are case-sensitive", () => {
     const world = new World(["alice"]);
     expect(world.ask(world.connect(), `login Alice ${PASSWORD}`)).toEqual(["err unknown_user"]);
     expect(world.ask(world.connect(), `login alice ${PASSWORD.toUpperCase()}`)).toEqual(["err wrong_password 2"]);
@@ -128,13 +131,13 @@ describe("in a session", () => {
     expect(world.ask(alice, "alive")).toEqual(["ok"]);
   });
 
-  test.each(["alive", "alive 0", "alive 9007199254740991"])("%p is answered with a bare ok", (line) => {
+  test.each(["alive", "alive 0", "alive 9007199254740991"])("%p in a plain session is answered with ok", (line) => {
     const world = new World(["alice"]);
     const [alice] = world.online("alice") as [TestPeer];
     expect(world.ask(alice, line)).toEqual(["ok"]);
   });
 
-  test("a line over the limit is answered once, whatever it says, and the next one is read", () => {
+  test("a line over the limit gets one reply whatever its content, and the next line is read", () => {
     const world = new World(["alice"]);
     const [alice] = world.online("alice") as [TestPeer];
     world.say(alice, "x".repeat(5000), "alive", `message alice ${"x".repeat(4096)}`, "alive");
@@ -143,7 +146,7 @@ describe("in a session", () => {
 });
 
 describe("message", () => {
-  test("to somebody online arrives at once and at nobody else", () => {
+  test("a message to an online user arrives at once, and at that user only", () => {
     const world = new World(["alice", "bob", "carol"]);
     const [alice, bob, carol] = world.online("alice", "bob", "carol") as [TestPeer, TestPeer, TestPeer];
     expect(world.ask(alice, "message bob hi there")).toEqual(["ok sent"]);
@@ -151,7 +154,7 @@ describe("message", () => {
     expect(carol.read()).toEqual([]);
   });
 
-  test("passes the text on byte for byte: leading and double spaces, control bytes, what is no UTF-8", () => {
+  test("a message passes its text on byte for byte: leading and double spaces, control bytes, invalid UTF-8", () => {
     const world = new World(["alice", "bob"]);
     const [alice, bob] = world.online("alice", "bob") as [TestPeer, TestPeer];
     const everything = Array.from({ length: 256 }, (_, byte) => String.fromCharCode(byte)).join("");
@@ -160,14 +163,14 @@ describe("message", () => {
     expect(bob.read()).toEqual([`message alice ${text}`]);
   });
 
-  test("of a single space is a message", () => {
+  test("a single space is a valid text of a message", () => {
     const world = new World(["alice", "bob"]);
     const [alice, bob] = world.online("alice", "bob") as [TestPeer, TestPeer];
     expect(world.ask(alice, "message bob  ")).toEqual(["ok sent"]);
     expect(bob.read()).toEqual(["message alice  "]);
   });
 
-  test("to somebody offline is stored, and comes at the login with the time at which it was accepted", () => {
+  test("a message to an offline user is stored and delivered at the login with the time of its acceptance", () => {
     const world = new World(["alice", "bob"]);
     const [alice] = world.online("alice") as [TestPeer];
     world.pass(5000);
@@ -176,13 +179,13 @@ describe("message", () => {
     expect(world.login("bob").read().slice(1)).toEqual([`stored alice ${UNIX_MS + 5000} hi  there`]);
   });
 
-  test("to oneself arrives", () => {
+  test("a message to oneself arrives", () => {
     const world = new World(["alice"]);
     const [alice] = world.online("alice") as [TestPeer];
     expect(world.ask(alice, "message alice hi").toSorted()).toEqual(["message alice hi", "ok sent"]);
   });
 
-  test("of one sender to one recipient keep their order, whatever else is said", () => {
+  test("messages from one sender to one recipient keep their order among other requests", () => {
     const world = new World(["alice", "bob", "carol"]);
     const [alice, bob, carol] = world.online("alice", "bob", "carol") as [TestPeer, TestPeer, TestPeer];
     for (let i = 0; i < 50; i++) {
@@ -200,7 +203,7 @@ describe("message", () => {
 });
 
 describe("broadcast", () => {
-  test("goes to everybody online but the sender, and says to how many", () => {
+  test("a broadcast reaches all online users except the sender, and the reply has their number", () => {
     const world = new World(["alice", "bob", "carol", "dave"]);
     const [alice, bob, carol] = world.online("alice", "bob", "carol") as [TestPeer, TestPeer, TestPeer];
     expect(world.ask(alice, "broadcast hi  all")).toEqual(["ok 2"]);
@@ -209,13 +212,13 @@ describe("broadcast", () => {
     expect(world.login("dave").read()).toHaveLength(1);
   });
 
-  test("to nobody counts none", () => {
+  test("a broadcast without receivers is answered with 0", () => {
     const world = new World(["alice"]);
     const [alice] = world.online("alice") as [TestPeer];
     expect(world.ask(alice, "broadcast hi")).toEqual(["ok 0"]);
   });
 
-  test("skips who has blocked the sender, and does not count them; whom the sender blocked still gets it", () => {
+  test("a broadcast skips users who blocked the sender, and reaches users whom the sender blocked", () => {
     const world = new World(["alice", "bob", "carol", "dave"]);
     const [alice, bob, carol] = world.online("alice", "bob", "carol") as [TestPeer, TestPeer, TestPeer];
     world.say(bob, "block alice");
@@ -226,7 +229,7 @@ describe("broadcast", () => {
     expect(carol.read()).toEqual(["broadcast alice hi"]);
   });
 
-  test("who has blocked the sender and is offline does not lower the count", () => {
+  test("an offline user who blocked the sender does not lower the count", () => {
     const world = new World(["alice", "bob", "carol"]);
     const [alice, bob, carol] = world.online("alice", "bob", "carol") as [TestPeer, TestPeer, TestPeer];
     world.say(bob, "block alice", "logout");
@@ -236,7 +239,7 @@ describe("broadcast", () => {
     expect(world.ask(alice, "broadcast hi")).toEqual(["ok 1"]);
   });
 
-  test("many in one turn keep their order at everybody, the blocked ones left out", () => {
+  test("many broadcasts in one turn keep their order at each receiver, and skip users who blocked the sender", () => {
     const world = new World(["alice", "bob", "carol"]);
     const [alice, bob, carol] = world.online("alice", "bob", "carol") as [TestPeer, TestPeer, TestPeer];
     expect(world.ask(bob, "block carol")).toEqual(["ok"]);
@@ -262,19 +265,19 @@ describe("broadcast", () => {
 });
 
 describe("online", () => {
-  test("lists the others in byte order", () => {
+  test("online lists the other users in byte order", () => {
     const world = new World(["b", "a", "B", "Z", "a-", "a.", "a0", "aa", "10", "9"]);
     const [asker] = world.online("b", "a", "B", "Z", "a-", "a.", "a0", "aa", "10", "9") as [TestPeer];
     expect(world.ask(asker, "online")).toEqual(["ok 10 9 B Z a a- a. a0 aa"]);
   });
 
-  test("with nobody else there is a bare ok", () => {
+  test("online without other users is answered with ok", () => {
     const world = new World(["alice", "bob"]);
     const [alice] = world.online("alice") as [TestPeer];
     expect(world.ask(alice, "online")).toEqual(["ok"]);
   });
 
-  test("hides who has blocked the asker, from the asker only", () => {
+  test("online hides users who blocked the asking user from that user only", () => {
     const world = new World(["alice", "bob", "carol"]);
     const [alice, bob, carol] = world.online("alice", "bob", "carol") as [TestPeer, TestPeer, TestPeer];
     world.say(bob, "block alice");
@@ -286,7 +289,7 @@ describe("online", () => {
     expect(world.ask(alice, "online")).toEqual(["ok bob carol"]);
   });
 
-  test("follows who comes and goes", () => {
+  test("online follows logins and logouts", () => {
     const world = new World(["alice", "bob", "carol"]);
     const [alice, bob] = world.online("alice", "bob") as [TestPeer, TestPeer];
     expect(world.ask(alice, "online")).toEqual(["ok bob"]);
@@ -296,7 +299,7 @@ describe("online", () => {
     expect(world.ask(alice, "online")).toContain("ok carol");
   });
 
-  test("is right whoever comes, goes, blocks and unblocks in between", () => {
+  test("online is right after any series of logins, logouts, blocks and unblocks", () => {
     const random = new Random(seedFor("online"));
     const names = Array.from({ length: 30 }, (_, i) => `${"abc"[i % 3]}${"x".repeat(i % 7)}${i}`);
     const world = new World(names);
@@ -315,7 +318,7 @@ describe("online", () => {
     }
   });
 
-  test("past 10,000 names ends with how many more there are; the hidden do not count", () => {
+  test("after 10,000 names online ends with the number of further names, without hidden ones", () => {
     const names = Array.from({ length: 10_005 }, (_, i) => `user${String(i).padStart(6, "0")}`);
     const world = new World(["asker", "hider", ...names]);
     const [asker, hider] = world.online("asker", "hider") as [TestPeer, TestPeer];
@@ -334,7 +337,7 @@ describe("online", () => {
 });
 
 describe("block and unblock", () => {
-  test("the blocked one's messages are refused, the other way round they are not", () => {
+  test("messages of a blocked user are refused, and messages to that user are not", () => {
     const world = new World(["alice", "bob"]);
     const [alice, bob] = world.online("alice", "bob") as [TestPeer, TestPeer];
     expect(world.ask(alice, "block bob")).toEqual(["ok"]);
@@ -344,7 +347,7 @@ describe("block and unblock", () => {
     expect(alice.read()).toEqual([]);
   });
 
-  test("hold for somebody who is offline, on either side", () => {
+  test("blocks apply while either user is offline", () => {
     const world = new World(["alice", "bob"]);
     const [alice] = world.online("alice") as [TestPeer];
     expect(world.ask(alice, "block bob")).toEqual(["ok"]);
@@ -359,14 +362,14 @@ describe("block and unblock", () => {
     expect(world.ask(bob, "message alice hi")).toContain("ok sent");
   });
 
-  test("twice is an error", () => {
+  test("a second block or unblock is refused", () => {
     const world = new World(["alice", "bob"]);
     const [alice] = world.online("alice") as [TestPeer];
     world.say(alice, "block bob", "block bob", "unblock bob", "unblock bob", "block bob");
     expect(alice.read()).toEqual(["ok", "err already_blocked", "ok", "err not_blocked", "ok"]);
   });
 
-  test("send no event to anybody", () => {
+  test("block and unblock send no event to any user", () => {
     const world = new World(["alice", "bob"]);
     const [alice, bob] = world.online("alice", "bob") as [TestPeer, TestPeer];
     world.say(alice, "block bob", "unblock bob");
@@ -375,7 +378,7 @@ describe("block and unblock", () => {
     expect(bob.read()).toEqual([]);
   });
 
-  test("leave alone what was accepted before", () => {
+  test("a block does not affect messages that were accepted before", () => {
     const world = new World(["alice", "bob", "carol"]);
     const [bob, carol] = world.online("bob", "carol") as [TestPeer, TestPeer];
     world.say(bob, "message alice stored before", "message carol sent before");
@@ -391,7 +394,7 @@ describe("block and unblock", () => {
     ]);
   });
 
-  test("what the store cannot take is not done and not promised", () => {
+  test("a message or block that the store cannot take is refused and has no effect", () => {
     const world = new World(["alice", "bob"]);
     const [alice, bob] = world.online("alice", "bob") as [TestPeer, TestPeer];
     world.store.block = () => {

@@ -1,10 +1,10 @@
 import { describe, expect, test } from "bun:test";
 import { type TestPeer, World } from "../support/chat.ts";
 
-/** A journal without room; false when there is some again. */
+/** Takes the room of the journal away; false gives it back. */
 function fill(world: World, isFull: boolean): void {
   world.store.hasRoom = () => !isFull;
-  // The store judges anew at each save, and knows of no fault here.
+  // The store checks again at each save, and has no error here.
   const trouble = isFull ? "the disk refuses: no room" : null;
   Object.defineProperty(world.store, "writeError", { configurable: true, get: () => trouble, set: () => {} });
 }
@@ -12,7 +12,7 @@ function fill(world: World, isFull: boolean): void {
 const REFUSED = "err internal the disk refuses: no room";
 
 describe("while the disk is full", () => {
-  test("messages, blocks and known logins are refused, and all else goes on", () => {
+  test("while the disk is full, messages, blocks and known logins are refused, and other requests succeed", () => {
     const world = new World(["alice", "bob", "carol"]);
     const [alice] = world.online("alice", "bob") as [TestPeer, TestPeer];
     world.ask(alice, "block carol");
@@ -31,7 +31,7 @@ describe("while the disk is full", () => {
     expect(world.ask(alice, "message carol hello").at(-1)).toBe("ok stored");
   });
 
-  test("a broadcast of a resumable session is refused, since after a crash its client would send it again", () => {
+  test("while the disk is full, a broadcast of a resumable session is refused, or a crash would repeat it", () => {
     const world = new World(["alice", "bob"]);
     const [bob] = world.online("bob") as [TestPeer];
     const alice = world.connect();
@@ -47,7 +47,7 @@ describe("while the disk is full", () => {
     expect(bob.read()).toEqual(["broadcast alice hello"]);
   });
 
-  test("a known session's requests are answered, and its mailbox comes when there is room; a plain one's comes at once", () => {
+  test("while the disk is full, known sessions get their mailbox later, and plain ones at once", () => {
     const world = new World(["alice", "bob", "carol"]);
     const [alice] = world.online("alice") as [TestPeer];
     world.say(alice, "message bob one");

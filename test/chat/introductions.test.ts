@@ -8,7 +8,7 @@ let world: World;
 let alice: TestPeer;
 let bob: TestPeer;
 
-/** A user logs in from an address of their own, with these options; everybody has read everything. */
+/** A user logs in from its own address with these options; all users have read everything. */
 function enter(name: string, address: string, options = ""): TestPeer {
   const peer = world.connect(address);
   world.say(peer, `login ${name} ${PASSWORD}${options}`);
@@ -39,7 +39,7 @@ function grant(): string {
 }
 
 describe("a question", () => {
-  test("reaches who is asked, and a yes introduces both, each with the other's key", () => {
+  test("a question reaches the asked user, and a yes gives both the other's key", () => {
     expect(world.ask(alice, `getaddress bob ${KEY}`)).toEqual(["ok asked"]);
     expect(bob.read()).toEqual([`private_request alice ${KEY}`]);
     const [expected, reply] = world.ask(bob, `private_answer alice yes ${OTHER_KEY}`);
@@ -48,7 +48,7 @@ describe("a question", () => {
     expect(ticketIn(alice.read(), `address bob 2001:db8::7 4242 <ticket> ${OTHER_KEY}`)).toBe(ticket);
   });
 
-  test("passes a link-local address on without the zone that it has on the server's machine", () => {
+  test("a link-local address is passed on without its zone", () => {
     const carol = enter("carol", "fe80::c%eth0", " listen=4243");
     world.ask(carol, "getaddress bob");
     bob.read();
@@ -60,14 +60,14 @@ describe("a question", () => {
     ticketIn(bob.read(), "address carol fe80::c 4243 <ticket>");
   });
 
-  test("works without keys", () => {
+  test("a question and its answer work without keys", () => {
     world.ask(alice, "getaddress bob");
     expect(bob.read()).toEqual(["private_request alice"]);
     const ticket = ticketIn(world.ask(bob, "private_answer alice yes").slice(0, 1), "expect alice 192.0.2.1 <ticket>");
     expect(alice.read()).toEqual([`address bob 2001:db8::7 4242 ${ticket}`]);
   });
 
-  test("a no is denied, and answered once", () => {
+  test("a no is sent as denied, and a second answer is refused", () => {
     world.ask(alice, "getaddress bob");
     bob.read();
     expect(world.ask(bob, `private_answer alice no`)).toEqual(["ok"]);
@@ -76,7 +76,7 @@ describe("a question", () => {
     expect(alice.read()).toEqual([]);
   });
 
-  test("waits so long and no longer", () => {
+  test("a question expires after 60 seconds", () => {
     world.ask(alice, "getaddress bob");
     for (let i = 0; i < 2; i++) {
       world.pass(INTRODUCTION_MS / 2 - 200);
@@ -88,7 +88,7 @@ describe("a question", () => {
     expect(world.ask(bob, "private_answer alice yes")).toEqual(["err no_request"]);
   });
 
-  test("is one a pair and direction at a time", () => {
+  test("there is one question at a time for each pair and direction", () => {
     const carol = enter("carol", "192.0.2.3", " listen=1");
     world.ask(carol, "getaddress bob");
     world.ask(alice, "getaddress bob");
@@ -124,14 +124,14 @@ describe("a question", () => {
     else expect(heard).toMatch(reply);
   });
 
-  test("cannot be put to who does not listen, or has blocked the asker; an own block does not matter", () => {
+  test("a question to a user who does not listen or has blocked the asker is refused", () => {
     expect(world.ask(bob, "getaddress alice")).toEqual(["err not_listening"]);
     world.ask(alice, "block bob");
     expect(world.ask(bob, "getaddress alice")).toEqual(["err blocked"]);
     expect(world.ask(alice, "getaddress bob")).toEqual(["ok asked"]);
   });
 
-  test("dies with who was asked, and is not left to a newer session", () => {
+  test("a question ends with the asked session, and does not pass to a newer one", () => {
     world.ask(alice, "getaddress bob");
     bob = enter("bob", "192.0.2.9", " listen=4243");
     expect(world.ask(bob, "private_answer alice yes")).toEqual(["err no_request"]);
@@ -141,7 +141,7 @@ describe("a question", () => {
     expect(alice.read()).toEqual(["denied bob"]);
   });
 
-  test("dies with the asker", () => {
+  test("a question ends with the asking session", () => {
     world.ask(alice, "getaddress bob");
     alice.hangUp();
     bob.read();
@@ -160,7 +160,7 @@ describe("a question", () => {
     expect(world.ask(bob, "private_answer alice yes")).toEqual(["err no_request"]);
   });
 
-  test("a session has a bound of them", () => {
+  test("the questions and tickets of a session are bounded", () => {
     const names = Array.from({ length: LIMITS_DEFAULT.introductionsMax }, (_, i) => `u${i}`);
     for (const name of names) {
       world.chat.accounts.add(name, PASSWORD);
@@ -175,7 +175,7 @@ describe("a question", () => {
 });
 
 describe("a ticket", () => {
-  test("outlives any time, and ends for both with a block", () => {
+  test("a ticket does not expire, and a block ends it for both", () => {
     grant();
     for (let i = 0; i < 10; i++) {
       world.pass(INTRODUCTION_MS / 3);
@@ -189,14 +189,14 @@ describe("a ticket", () => {
     expect(alice.read()).toEqual([]);
   });
 
-  test("ends with the asker's session, however that ends", () => {
+  test("a ticket ends with the asking session, whatever ends that", () => {
     grant();
     expect(world.ask(alice, "logout")).toEqual(["ok"]);
     world.announce();
     expect(bob.read()).toEqual(["denied alice", "left alice logout"]);
   });
 
-  test("ends when one is replaced, and the newer session has nothing of it", () => {
+  test("a ticket ends when one session is replaced, and the newer session does not have it", () => {
     grant();
     bob.read();
     const old = bob;
@@ -208,7 +208,7 @@ describe("a ticket", () => {
     grantedAnew("192.0.2.9 4243");
   });
 
-  test("may be asked for again: the newer one takes its place, and ends once", () => {
+  test("a new ticket replaces the old one of the same pair, and ends once", () => {
     const first = grant();
     expect(grant()).not.toBe(first);
     bob.read();
@@ -217,7 +217,7 @@ describe("a ticket", () => {
     expect(alice.read()).toEqual(["denied bob", "left bob disconnected"]);
   });
 
-  test("outlives a connection of a resumable session, which calls from where it is now", () => {
+  test("a ticket outlives a connection of a resumable session, and a new question has the new address", () => {
     bob = enter("bob", "2001:db8::7", " resumable listen=4242");
     const { token } = world.account("bob").session!;
     grant();
@@ -231,7 +231,7 @@ describe("a ticket", () => {
   });
 });
 
-/** Another question of alice's brings the address where bob is now. */
+/** Another question of alice gets the present address of bob. */
 function grantedAnew(where: string): void {
   alice.read();
   world.ask(alice, "getaddress bob");
@@ -239,7 +239,7 @@ function grantedAnew(where: string): void {
   ticketIn(alice.read(), `address bob ${where} <ticket>`);
 }
 
-test("a callback session asks and answers like any other", () => {
+test("a callback session asks and answers like other sessions", () => {
   const carol = world.connect("192.0.2.3");
   world.say(carol, `login carol ${PASSWORD} callback=5000 listen=4000`);
   const [reply = ""] = carol.read();
@@ -259,7 +259,7 @@ test("a callback session asks and answers like any other", () => {
   expect(bob.read().at(-1)).toBe("private_request carol");
 });
 
-test("2,046 refused questions and a block end no timer but their own: a silent third user still expires", () => {
+test("2,046 refused questions and a block cancel only their own timers: a silent third user still expires", () => {
   grant();
   for (let i = 0; i < 2046; i++) {
     world.say(alice, "getaddress bob");
@@ -267,7 +267,7 @@ test("2,046 refused questions and a block end no timer but their own: a silent t
   }
   alice.read();
   bob.read();
-  // Her idle timer has the record of the wheel that the granted question had.
+  // Her idle timer has the record in the wheel that the granted question had before.
   const carol = world.login("carol");
   world.announce();
   expect(world.ask(alice, "block bob")).toEqual(["joined carol", "denied bob", "ok"]);

@@ -12,7 +12,7 @@ function numbered(count: number, from = 0): string[] {
   return Array.from({ length: count }, (_, i) => `alice ${from + i}`);
 }
 
-test("stored messages come oldest first, of all senders by the time of their acceptance, and are gone then", () => {
+test("stored messages are delivered oldest first across senders, and only once", () => {
   const world = new World(["alice", "bob", "carol"]);
   const [alice, carol] = world.online("alice", "carol") as [TestPeer, TestPeer];
   expect(world.ask(alice, "message bob one")).toEqual(["ok stored"]);
@@ -32,7 +32,7 @@ test("stored messages come oldest first, of all senders by the time of their acc
   expect(world.login("bob").read()).toHaveLength(1);
 });
 
-test("stored messages are nobody else's", () => {
+test("stored messages are delivered to their recipient only", () => {
   const world = new World(["alice", "bob", "bo", "bobby"]);
   const [alice] = world.online("alice") as [TestPeer];
   world.say(alice, "message bob secret");
@@ -40,7 +40,7 @@ test("stored messages are nobody else's", () => {
   expect(texts(world.login("bob").read())).toEqual(["alice secret"]);
 });
 
-test("10,000 of them come in order and exactly once", () => {
+test("10,000 stored messages are delivered in order and exactly once", () => {
   const world = new World(["alice", "bob"]);
   const [alice] = world.online("alice") as [TestPeer];
   const padding = "x".repeat(100);
@@ -51,7 +51,7 @@ test("10,000 of them come in order and exactly once", () => {
   expect(world.login("bob").read()).toHaveLength(1);
 });
 
-test("what is fed of the shortest messages makes a client confirm too", () => {
+test("a portion of the shortest messages is large enough to make a client acknowledge", () => {
   const world = new World(["alice", "bob"]);
   const [alice] = world.online("alice") as [TestPeer];
   for (let i = 0; i < 3000; i++) world.say(alice, "message bob x");
@@ -77,7 +77,7 @@ describe("a mailbox of 3 MB", () => {
     return { world, alice, bob };
   }
 
-  test("is fed in portions and does not make a session slow that reads nothing for a while", () => {
+  test("a mailbox of 3 MB is delivered in portions, and does not end a session as slow that pauses reading", () => {
     const { world, bob } = withMail();
     const fed = (bytes: number): void => {
       expect(bob.session!.outbox.unacked).toBeGreaterThanOrEqual(bytes);
@@ -93,7 +93,7 @@ describe("a mailbox of 3 MB", () => {
     expect(texts(bob.read())).toEqual(numbered(3000).map((text) => `${text} ${TEXT}`));
   });
 
-  test("lets new messages join its end while some of it waits, and overtake nothing", () => {
+  test("new messages join the end of a mailbox that is being delivered, and overtake nothing", () => {
     const { world, alice, bob } = withMail();
     expect(world.ask(alice, "message bob 3000")).toEqual(["ok stored"]);
     bob.take(1_000_000);
@@ -106,7 +106,7 @@ describe("a mailbox of 3 MB", () => {
     expect(lines.at(-1)).toBe("message alice 3002");
   });
 
-  test("loses and doubles nothing when the connection is cut again and again", () => {
+  test("a mailbox loses and doubles nothing when the connection is cut again and again", () => {
     const { world, bob } = withMail();
     const got: string[] = [];
     let peer = bob;
@@ -120,7 +120,7 @@ describe("a mailbox of 3 MB", () => {
     expect(texts(peer.read())).toEqual([]);
   });
 
-  test("is left alone by broadcasts, which come at once", () => {
+  test("broadcasts are delivered at once while a mailbox is being delivered", () => {
     const { world, alice, bob } = withMail();
     bob.take(10_000);
     bob.read();
@@ -132,7 +132,7 @@ describe("a mailbox of 3 MB", () => {
   });
 });
 
-test("wherever the connection is cut, what it had not taken whole comes at the next login, once and in order", () => {
+test("wherever the connection is cut, messages not taken whole come at the next login, once and in order", () => {
   const cutAt = (bytes: number): { before: string[]; after: string[]; everything: boolean } => {
     const world = new World(["alice", "bob"]);
     const [alice] = world.online("alice") as [TestPeer];
@@ -156,7 +156,7 @@ test("wherever the connection is cut, what it had not taken whole comes at the n
   expect(bytes).toBeGreaterThan(150);
 });
 
-test("what goes back takes its old place, before what was stored since", () => {
+test("requeued messages return to their old place, before messages stored since", () => {
   const world = new World(["alice", "bob", "carol"]);
   const [alice, bob] = world.online("alice", "bob") as [TestPeer, TestPeer];
   bob.room = 0;
@@ -170,7 +170,7 @@ test("what goes back takes its old place, before what was stored since", () => {
   expect(texts(world.login("bob").read())).toEqual(numbered(4));
 });
 
-test("what goes back carries the time of its acceptance", () => {
+test("requeued messages keep the time of their acceptance", () => {
   const world = new World(["alice", "bob"]);
   const [alice, bob] = world.online("alice", "bob") as [TestPeer, TestPeer];
   bob.room = 0;
@@ -181,7 +181,7 @@ test("what goes back carries the time of its acceptance", () => {
   expect(world.login("bob").read().slice(1)).toEqual([`stored alice ${UNIX_MS + 1000} hi`]);
 });
 
-test("broadcasts and presence that were not taken do not go back", () => {
+test("untaken broadcasts and presence are not requeued", () => {
   const world = new World(["alice", "bob", "carol"]);
   const [alice, bob] = world.online("alice", "bob") as [TestPeer, TestPeer];
   bob.room = 0;
@@ -192,7 +192,7 @@ test("broadcasts and presence that were not taken do not go back", () => {
   expect(world.login("bob").read().slice(1)).toEqual([`stored alice ${UNIX_MS} 0`]);
 });
 
-test("a mailbox that is full by number or by bytes refuses, and takes again when there is room", () => {
+test("a mailbox that is full by number or by bytes refuses messages until there is room", () => {
   for (const full of [
     { waiting: LIMITS_DEFAULT.mailboxMessagesMax },
     { waitingBytes: LIMITS_DEFAULT.mailboxBytesMax },
@@ -210,7 +210,7 @@ test("a mailbox that is full by number or by bytes refuses, and takes again when
   }
 });
 
-test("one sender fills their share of a mailbox, by number or by bytes, and leaves the rest to others", () => {
+test("one sender can fill a share of a mailbox, by number or by bytes, and leaves the rest to others", () => {
   for (const [limits, text] of [
     [{ mailboxMessagesMax: 8, mailboxSharePercent: 25 }, "x"],
     [{ mailboxBytesMax: 8000, mailboxSharePercent: 25 }, "x".repeat(1000)],
@@ -229,7 +229,7 @@ test("one sender fills their share of a mailbox, by number or by bytes, and leav
   }
 });
 
-test("a share is counted again after what was not taken has gone back", () => {
+test("the share of a sender includes requeued messages", () => {
   const world = new World(["alice", "bob"], { limits: { mailboxMessagesMax: 12, mailboxSharePercent: 25 } });
   const [alice, bob] = world.online("alice", "bob") as [TestPeer, TestPeer];
   bob.room = 0;
@@ -240,7 +240,7 @@ test("a share is counted again after what was not taken has gone back", () => {
   expect(texts(world.login("bob").read())).toEqual(numbered(5));
 });
 
-test("a full mailbox takes back what was accepted before", () => {
+test("a full mailbox takes requeued messages", () => {
   const world = new World(["alice", "bob"]);
   const [alice, bob] = world.online("alice", "bob") as [TestPeer, TestPeer];
   bob.room = 0;
@@ -250,42 +250,42 @@ test("a full mailbox takes back what was accepted before", () => {
   expect(texts(world.login("bob").read())).toEqual(["alice 0"]);
 });
 
-test("a message that fails inside is answered as a fault, ends its connection, and never comes", () => {
+test("a message that causes a fault is answered with internal, ends its connection, and is not delivered", () => {
   const world = new World(["alice", "bob"]);
   const [alice] = world.online("alice") as [TestPeer];
-  const { keep } = world.store;
-  world.store.keep = () => {
+  const { stored } = world.store;
+  world.store.stored = () => {
     throw new Error("a fault");
   };
   world.say(alice, "message bob 0", "message bob too");
   expect(alice.read()).toEqual(["err internal"]);
   expect(alice.isClosed).toBe(true);
   expect(world.faults).toHaveLength(1);
-  world.store.keep = keep;
+  world.store.stored = stored;
   expect(world.ask(world.login("alice"), "message bob 1").at(-1)).toBe("ok stored");
   expect(texts(world.login("bob").read())).toEqual(["alice 1"]);
 });
 
-test.each(["", " resumable"])("what a session%s had not received waits until the disk takes it", (kind) => {
+test.each(["", " resumable"])("unreceived messages of a session%s wait until the disk takes them", (kind) => {
   const world = new World(["alice", "bob"]);
   const [alice] = world.online("alice") as [TestPeer];
   const bob = world.connect();
   world.say(bob, `login bob ${PASSWORD}${kind}`);
   bob.room = 0;
   world.say(alice, "message bob 0", "message bob 1");
-  const { ends, spill: rest } = world.store;
-  world.store.ends = world.store.spill = () => {
+  const { sessionEnded, requeued } = world.store;
+  world.store.sessionEnded = world.store.requeued = () => {
     throw new Error("disk full");
   };
   bob.hangUp();
   if (kind !== "") world.pass(SILENCE_MS + 200);
   expect(world.login("bob").read()).toEqual(["err internal"]);
   expect(world.faults.length).toBeGreaterThan(0);
-  Object.assign(world.store, { ends, spill: rest });
+  Object.assign(world.store, { sessionEnded, requeued });
   expect(texts(world.login("bob").read())).toEqual(["alice 0", "alice 1"]);
 });
 
-test("what a callback client confirms while its ended session is still being settled does not come again", () => {
+test("messages that a callback client acknowledges while its ended session is requeued are not delivered again", () => {
   const world = new World(["alice", "bob"]);
   const [alice] = world.online("alice") as [TestPeer];
   for (let i = 0; i < 40; i++) world.say(alice, `message bob ${i} ${"x".repeat(1000)}`);
@@ -298,7 +298,7 @@ test("what a callback client confirms while its ended session is still being set
   const received = outbox.sent;
   expect(received).toBeGreaterThan(40_000);
   world.chat.end(session, "expired");
-  expect(world.account("bob").leaving).toBe(session); // For there is more than moves in a turn.
+  expect(world.account("bob").leaving).toBe(session.delivery); // For there is more than moves in a turn.
   world.chat.ack(session, received);
   world.endTurns();
   const bob = world.connect();

@@ -3,7 +3,7 @@ import { type TestPeer, World } from "../support/chat.ts";
 
 const HALF_A_SECOND = 500;
 
-test("everybody else hears who comes", () => {
+test("all other users receive joined", () => {
   const world = new World(["alice", "bob", "carol"]);
   const [alice, bob] = world.online("alice", "bob") as [TestPeer, TestPeer];
   const carol = world.login("carol");
@@ -13,7 +13,7 @@ test("everybody else hears who comes", () => {
   expect(carol.read()).toEqual([expect.stringMatching(/^ok /)]);
 });
 
-test("everybody else hears who goes, and why", () => {
+test("all other users receive left with the reason", () => {
   const world = new World(["alice", "bob", "carol", "dave"]);
   const [alice, bob, carol, dave] = world.online("alice", "bob", "carol", "dave") as TestPeer[];
   world.say(bob!, "logout");
@@ -24,7 +24,7 @@ test("everybody else hears who goes, and why", () => {
   expect(alice!.read()).toEqual(["left bob logout", "left carol disconnected", "ok"]);
 });
 
-test("neither coming nor going is shown to those whom that user has blocked", () => {
+test("joined and left of a user are not sent to users whom that user has blocked", () => {
   const world = new World(["alice", "bob", "carol"]);
   const [alice, bob, carol] = world.online("alice", "bob", "carol") as [TestPeer, TestPeer, TestPeer];
   world.say(alice, "block bob", "logout");
@@ -40,7 +40,7 @@ test("neither coming nor going is shown to those whom that user has blocked", ()
   expect(bob.read()).toEqual(["left alice logout"]);
 });
 
-test("who was blocked sees the one that blocked them neither come nor go, but the other way round it is seen", () => {
+test("a blocked user receives no joined and left of the blocking user, who receives those of the blocked one", () => {
   const world = new World(["alice", "bob"]);
   const [alice, bob] = world.online("alice", "bob") as [TestPeer, TestPeer];
   expect(world.ask(alice, "block bob")).toEqual(["ok"]);
@@ -49,7 +49,7 @@ test("who was blocked sees the one that blocked them neither come nor go, but th
   expect(alice.read()).toEqual(["left bob disconnected"]);
 });
 
-test("presence alone comes at most half a second late, at any moment", () => {
+test("presence alone arrives at most half a second late", () => {
   for (let offsetMs = 0; offsetMs < 300; offsetMs += 7) {
     const world = new World(["alice", "bob"], { clockMs: 1000 + offsetMs });
     const [alice] = world.online("alice") as [TestPeer];
@@ -63,7 +63,7 @@ test("presence alone comes at most half a second late, at any moment", () => {
   }
 });
 
-test("presence is gathered: a hundred logins in one turn are not a hundred turns of output", () => {
+test("presence is sent together: a hundred logins in one turn cause one output", () => {
   const names = Array.from({ length: 100 }, (_, i) => `user${i}`);
   const world = new World(["alice", ...names]);
   const [alice] = world.online("alice") as [TestPeer];
@@ -73,7 +73,7 @@ test("presence is gathered: a hundred logins in one turn are not a hundred turns
   expect(alice.read()).toEqual(names.map((name) => `joined ${name}`));
 });
 
-test("never comes out of order with that user's other lines", () => {
+test("presence keeps its order with that user's other lines", () => {
   const world = new World(["alice", "bob"]);
   const [alice] = world.online("alice") as [TestPeer];
   const first = world.login("bob");
@@ -93,7 +93,7 @@ test("never comes out of order with that user's other lines", () => {
   ]);
 });
 
-test("what happened before a login is not news to it", () => {
+test("a login receives no presence of the time before it", () => {
   const world = new World(["alice", "bob", "carol"]);
   world.login("bob").hangUp();
   world.login("carol");

@@ -8,7 +8,7 @@ function remove(world: World, name: string): void {
   world.announce();
 }
 
-test("a user who is removed hears goodbye, and is unknown to everybody from then on", () => {
+test("a removed user receives goodbye removed and is unknown_user from then on", () => {
   const world = new World(["alice", "bob"]);
   const [alice, bob] = world.online("alice", "bob");
   remove(world, "bob");
@@ -22,7 +22,7 @@ test("a user who is removed hears goodbye, and is unknown to everybody from then
   expect(world.ask(world.connect(), `login bob ${PASSWORD}`)).toEqual(["err unknown_user"]);
 });
 
-test("one who becomes a user again finds what was waiting, and whom they had blocked", () => {
+test("a user who is added again finds the mailbox and the blocks", () => {
   const world = new World(["alice", "bob", "carol"]);
   const [alice, bob, carol] = world.online("alice", "bob", "carol");
   world.say(bob!, "block carol");
@@ -40,7 +40,7 @@ test("one who becomes a user again finds what was waiting, and whom they had blo
   expect(back.read()).toEqual([expect.stringMatching(/^ok /), expect.stringMatching(/^stored alice \d+ one$/)]);
 });
 
-test("a password that is still being judged does not let somebody in who was removed meanwhile", async () => {
+test("a login whose user is removed while the password is verified is refused", async () => {
   const world = new World(["alice"]);
   const verdict = Promise.withResolvers<boolean>();
   world.verify = () => verdict.promise;
@@ -52,7 +52,21 @@ test("a password that is still being judged does not let somebody in who was rem
   expect(world.ask(peer, "alive")).toEqual(["err not_logged_in"]);
 });
 
-test("nor by a password that was changed meanwhile", async () => {
+test("an attempt that waited while its user was removed is refused without a verification", async () => {
+  const world = new World(["alice"]);
+  const verdict = Promise.withResolvers<boolean>();
+  let verified = 0;
+  world.verify = () => (verified++, verdict.promise);
+  const [first, second] = [world.login("alice"), world.login("alice")];
+  remove(world, "alice");
+  verdict.resolve(true);
+  await world.later();
+  await world.later();
+  expect([first!.read(), second!.read()]).toEqual([["err unknown_user"], ["err unknown_user"]]);
+  expect(verified).toBe(1);
+});
+
+test("a login whose password is changed while it is verified is refused", async () => {
   const world = new World(["alice"]);
   const verdict = Promise.withResolvers<boolean>();
   world.verify = () => verdict.promise;
@@ -64,7 +78,7 @@ test("nor by a password that was changed meanwhile", async () => {
   expect(world.ask(peer, "alive")).toEqual(["err not_logged_in"]);
 });
 
-test("who was not judged, having hung up, counts as a login that failed, but not as a wrong password", async () => {
+test("a login that hung up before its verification counts as a failed login but not as a wrong password", async () => {
   const world = new World(["alice"], { limits: { failedLoginsPerMinuteMax: 3 } });
   const { verify } = world;
   world.verify = () => Promise.resolve(null);
@@ -79,7 +93,7 @@ test("who was not judged, having hung up, counts as a login that failed, but not
   expect(world.ask(world.connect(), "login alice guess")).toEqual(["err wrong_password 2"]);
 });
 
-test("when too many passwords are being judged, one more is busy, and counts as no try", async () => {
+test("a login is busy and counts as no attempt when too many verifications wait", async () => {
   const world = new World(["alice"]);
   const { verify } = world;
   world.verify = () => null;

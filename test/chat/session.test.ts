@@ -9,19 +9,19 @@ const TICK_MS = 64;
 const LOGGED_IN = expect.stringMatching(/^ok token\d{20} 35$/);
 
 describe("login", () => {
-  test("tells the seconds of silence, fractions too", () => {
+  test("the reply to a login has the seconds of silence, fractions included", () => {
     expect(new World(["alice"]).login("alice").read()).toEqual([LOGGED_IN]);
     const hasty = new World(["alice"], { idleTimeoutMs: 300 });
     expect(hasty.login("alice").read()).toEqual([expect.stringMatching(/^ok token\d+ 0\.3$/)]);
   });
 
-  test("answers each with a token of its own", () => {
+  test("each login gets its own token", () => {
     const world = new World(["alice", "bob"]);
     const tokens = ["alice", "bob", "alice"].map((name) => world.login(name).read()[0]!.split(" ")[1]);
     expect(new Set(tokens).size).toBe(3);
   });
 
-  test("after failed ones on the same connection works, and what stands behind it is answered in the session", () => {
+  test("a login succeeds after failed ones on the same connection; later lines belong to the session", () => {
     const world = new World(["alice"]);
     const peer = world.connect();
     world.say(peer, "login nobody x", "login alice wrong", "login alice secret", "online", "login alice secret");
@@ -30,7 +30,7 @@ describe("login", () => {
 });
 
 describe("a takeover", () => {
-  test("says goodbye to the older session and closes it", () => {
+  test("a takeover sends goodbye replaced to the older session and closes its connection", () => {
     const world = new World(["alice"]);
     const old = world.login("alice");
     const now = world.login("alice");
@@ -40,7 +40,7 @@ describe("a takeover", () => {
     expect(world.ask(now, "alive")).toEqual(["ok"]);
   });
 
-  test("is seen by nobody else", () => {
+  test("a takeover sends no event to other users", () => {
     const world = new World(["alice", "bob"]);
     const [bob] = world.online("alice", "bob").slice(1) as [TestPeer];
     world.login("alice");
@@ -50,7 +50,7 @@ describe("a takeover", () => {
     expect(world.ask(bob, "broadcast hi")).toEqual(["ok 1"]);
   });
 
-  test("passes on as stored what the older one had not taken, in order and before newer messages", () => {
+  test("a takeover delivers the untaken messages of the older session as stored, before newer messages", () => {
     const world = new World(["alice", "bob"]);
     const [alice, bob] = world.online("alice", "bob") as [TestPeer, TestPeer];
     world.say(alice, "message bob taken");
@@ -68,7 +68,7 @@ describe("a takeover", () => {
     expect(bob.read()).toEqual(["message alice taken", "broadcast alice lost", "goodbye replaced"]);
   });
 
-  test("passes on what waited for the older one and had not been taken", () => {
+  test("a takeover delivers the undelivered mailbox of the older session", () => {
     const world = new World(["alice", "bob"]);
     const [alice] = world.online("alice") as [TestPeer];
     world.say(alice, "message bob one", "message bob two");
@@ -80,7 +80,7 @@ describe("a takeover", () => {
     expect(now.read()).toEqual([LOGGED_IN, `stored alice ${UNIX_MS} two`]);
   });
 
-  test("tears no line at the older one, wherever it stopped reading, and loses nothing", () => {
+  test("a takeover tears no line of the older session, wherever it stopped reading, and loses nothing", () => {
     for (let room = 0; room < 100; room++) {
       const world = new World(["alice", "bob"]);
       const [alice, bob] = world.online("alice", "bob") as [TestPeer, TestPeer];
@@ -99,7 +99,7 @@ describe("a takeover", () => {
     }
   });
 
-  test("is not undone when the older connection goes away later, or says something", () => {
+  test("a takeover is not undone by a late close or a late line of the older connection", () => {
     const world = new World(["alice", "bob"]);
     const [bob, old] = world.online("bob", "alice") as [TestPeer, TestPeer];
     old.room = 0;
@@ -114,7 +114,7 @@ describe("a takeover", () => {
     expect(now.read()).toEqual(["message bob again"]);
   });
 
-  test("of a takeover, while none of them reads, keeps every message once", () => {
+  test("several takeovers while no connection reads keep every message once", () => {
     const world = new World(["alice", "bob"]);
     const [alice, first] = world.online("alice", "bob") as [TestPeer, TestPeer];
     const peers = [first];
@@ -136,7 +136,7 @@ describe("a takeover", () => {
 });
 
 describe("logout", () => {
-  test("is answered ok and closes, without a goodbye; what stands behind it is not answered", () => {
+  test("logout is answered with ok and closes the connection without a goodbye; later lines get no reply", () => {
     const world = new World(["alice"]);
     const [alice] = world.online("alice") as [TestPeer];
     world.say(alice, "online", "logout", "online", "alive");
@@ -144,14 +144,14 @@ describe("logout", () => {
     expect(alice.isClosed).toBe(true);
   });
 
-  test("may carry a position, which is ignored", () => {
+  test("logout ignores a position in a plain session", () => {
     const world = new World(["alice"]);
     const [alice] = world.online("alice") as [TestPeer];
     expect(world.ask(alice, "logout 123456")).toEqual(["ok"]);
     expect(alice.isClosed).toBe(true);
   });
 
-  test("lets the user log in again at once", () => {
+  test("the user can log in again at once after logout", () => {
     const world = new World(["alice", "bob"]);
     const [alice, bob] = world.online("alice", "bob") as [TestPeer, TestPeer];
     world.say(alice, "logout");
@@ -162,7 +162,7 @@ describe("logout", () => {
 });
 
 describe("silence", () => {
-  test("ends a session, never early and at most two ticks late, whenever its last line came", () => {
+  test("silence ends a session, never early and at most two ticks late, whenever its last line arrived", () => {
     const random = new Random(seedFor("silence"));
     for (let round = 0; round < 100; round++) {
       const world = new World(["alice"], { clockMs: 1000 + random.below(1000) });
@@ -179,7 +179,7 @@ describe("silence", () => {
     }
   });
 
-  test("is seen by the others as expired", () => {
+  test("silence is shown to other users as left expired", () => {
     const world = new World(["alice", "bob"]);
     const [alice] = world.online("bob", "alice").slice(1) as [TestPeer];
     world.pass(SILENCE_MS - 1000);
@@ -202,7 +202,7 @@ describe("silence", () => {
     },
   );
 
-  test("is not broken by the beginning of a line, nor by what is sent to it", () => {
+  test("the beginning of a line, and output to the client, do not end the silence", () => {
     const world = new World(["alice", "bob"]);
     const [alice, bob] = world.online("alice", "bob") as [TestPeer, TestPeer];
     for (let i = 0; i < 10; i++) {
@@ -214,7 +214,7 @@ describe("silence", () => {
     expect(bob.session?.ended).toBe(false);
   });
 
-  test("does not count while the server itself does not read", () => {
+  test("time during which the server does not read the connection does not count as silence", () => {
     const world = new World(["alice"]);
     const [alice] = world.online("alice") as [TestPeer];
     alice.pause();
@@ -225,7 +225,7 @@ describe("silence", () => {
     expect(alice.read()).toEqual(["goodbye expired"]);
   });
 
-  test("does not count while the process stood still: nobody expires, and the lines that came are heard first", () => {
+  test("after the process stood still no session expires, and the lines that arrived are read first", () => {
     const names = Array.from({ length: 20 }, (_, i) => `user${i}`);
     const world = new World(names);
     const peers = world.online(...names);
@@ -238,7 +238,7 @@ describe("silence", () => {
     expect(peers.map(({ session }) => session?.ended)).toEqual([...Array(10).fill(false), ...Array(10).fill(true)]);
   });
 
-  test("has its own deadline for each of a thousand", () => {
+  test("each of a thousand sessions has its own deadline", () => {
     const names = Array.from({ length: 1000 }, (_, i) => `user${i}`);
     const world = new World(names);
     const random = new Random(seedFor("deadlines"));
@@ -271,7 +271,7 @@ describe("a session that does not read", () => {
     for (let i = from; i < from + count; i++) world.say(peer, `${verb} ${String(i).padStart(4, "0")} ${TEXT}`);
   }
 
-  test("may leave 1 MiB unconfirmed, but more ends it as slow", () => {
+  test("a session that does not read may have 1 MiB unacknowledged; more ends it as slow", () => {
     const world = new World(["alice", "bob"]);
     const [alice, bob] = world.online("alice", "bob") as [TestPeer, TestPeer];
     bob.room = 0;
@@ -286,7 +286,7 @@ describe("a session that does not read", () => {
     expect(world.ask(alice, "online")).toEqual(["ok"]);
   });
 
-  test("gets everything and then goodbye slow, when it reads on after all", () => {
+  test("a slow session receives everything and then goodbye slow when it reads again", () => {
     const world = new World(["alice", "bob"]);
     const [alice, bob] = world.online("alice", "bob") as [TestPeer, TestPeer];
     bob.room = 0;
@@ -299,7 +299,7 @@ describe("a session that does not read", () => {
     expect(world.login("bob").read()).toEqual([LOGGED_IN]);
   });
 
-  test("finds what it had not taken in its mailbox, in the old order, and what came since behind it", () => {
+  test("the untaken messages of a slow session are in its mailbox, in the old order and before newer ones", () => {
     const world = new World(["alice", "bob"]);
     const [alice, bob] = world.online("alice", "bob") as [TestPeer, TestPeer];
     say(world, alice, "message bob", 10);
@@ -317,7 +317,7 @@ describe("a session that does not read", () => {
     expect(after.every((line) => line.startsWith("stored alice "))).toBe(true);
   });
 
-  test("finds them also when it logs in while its old connection still hangs", () => {
+  test("the mailbox has them also when the user logs in before the old connection is closed", () => {
     const world = new World(["alice", "bob"]);
     const [alice, bob] = world.online("alice", "bob") as [TestPeer, TestPeer];
     bob.room = 0;
@@ -328,7 +328,7 @@ describe("a session that does not read", () => {
     expect(bob.read()).toEqual(["goodbye slow"]);
   });
 
-  test("of broadcasts ends as slow too; nobody else notices, and they do not go back", () => {
+  test("broadcasts end a session that does not read as slow, do not affect others and are not stored", () => {
     const world = new World(["alice", "bob", "carol"]);
     const [alice, bob, carol] = world.online("alice", "bob", "carol") as [TestPeer, TestPeer, TestPeer];
     bob.room = 0;
@@ -341,7 +341,7 @@ describe("a session that does not read", () => {
     expect(world.login("bob").read()).toEqual([LOGGED_IN]);
   });
 
-  test("does not end when it reads a little all the time", () => {
+  test("a session that reads a little all the time does not end as slow", () => {
     const world = new World(["alice", "bob"]);
     const [alice, bob] = world.online("alice", "bob") as [TestPeer, TestPeer];
     const half = Math.floor(MOST / 2);
@@ -354,7 +354,7 @@ describe("a session that does not read", () => {
   });
 });
 
-test("a position that was sent on one connection holds after a resume whose connection took less of it", () => {
+test("a position that was sent on one connection stays valid after a resume whose connection took less", () => {
   const world = new World(["alice"]);
   const [first, late, last] = [world.connect(), world.connect(), world.connect()] as [TestPeer, TestPeer, TestPeer];
   world.say(first, "login alice secret resumable", "message alice hi");
@@ -368,7 +368,7 @@ test("a position that was sent on one connection holds after a resume whose conn
   expect(world.ask(last, "alive")).toEqual(["ok 23"]);
 });
 
-test("a shutdown says goodbye to everybody and shows nobody as leaving; what was not taken is kept", () => {
+test("a shutdown sends goodbye to all sessions and left to none; untaken messages are stored", () => {
   const world = new World(["alice", "bob", "carol"]);
   const [alice, bob, carol] = world.online("alice", "bob", "carol") as [TestPeer, TestPeer, TestPeer];
   carol.room = 0;
@@ -385,7 +385,7 @@ test("a shutdown says goodbye to everybody and shows nobody as leaving; what was
   ]);
 });
 
-test("memory of streams that were emptied is let go when nobody has needed it for a while", () => {
+test("the memory of emptied outboxes is freed after a while without use", () => {
   const world = new World(["alice"]);
   const queue = new ByteQueue();
   queue.reserve(1 << 15);
@@ -396,7 +396,7 @@ test("memory of streams that were emptied is let go when nobody has needed it fo
   expect(queue.bytes).not.toBe(spare);
 });
 
-test("when all streams together hold too much, those that hold most end as slow, and lose no message", () => {
+test("when all outboxes together hold too much, the largest sessions end as slow, and no message is lost", () => {
   const world = new World(["alice", "bob", "carol", "dave"], { limits: { streamsBytesMax: 300_000 } });
   const [alice, bob, carol, dave] = world.online("alice", "bob", "carol", "dave") as TestPeer[];
   for (const peer of [bob!, carol!]) peer.room = 0;
@@ -421,7 +421,7 @@ describe("goodbye is the last line of a session", () => {
   const LIMIT = 128 << 10;
   const TEXT = "x".repeat(4000);
 
-  /** All that was appended to a stream and is not confirmed, as lines. */
+  /** The unacknowledged lines of an outbox. */
   function lines({ outbox }: Session): string[] {
     outbox.rewind(outbox.acked);
     let text = "";
@@ -432,7 +432,7 @@ describe("goodbye is the last line of a session", () => {
     return text.split("\n").slice(0, -1);
   }
 
-  /** Alice's mailbox holds more than a portion, and what waits in her session is just below the limit. */
+  /** Alice's mailbox has more than a portion, and her unacknowledged output is just below the limit. */
   function nearlySlow(
     option: string,
     room = Number.POSITIVE_INFINITY,
@@ -453,7 +453,7 @@ describe("goodbye is the last line of a session", () => {
     return { world, alice, bob, session };
   }
 
-  test("in a resumable session that a message to oneself makes slow: its reply comes before", () => {
+  test("goodbye follows the reply in a resumable session that becomes slow by a message to itself", () => {
     const { world, alice, bob, session } = nearlySlow(" resumable");
     world.say(alice, "alive");
     alice.read();
@@ -464,7 +464,7 @@ describe("goodbye is the last line of a session", () => {
     const received = asked.join("\n").length + 1;
     expect(alice.read().slice(-4)).toEqual(["ok stored", "ok stored", `ok ${received}`, "goodbye slow"]);
     expect(alice.isClosed).toBe(true);
-    // What the replies said is true, and what came after them was not acted on.
+    // The replies are right, and requests after them were not acted on.
     const again = world.connect();
     world.say(again, `login alice secret after=${session.token}:0`);
     const [reply, ...stored] = again.read();
@@ -473,7 +473,7 @@ describe("goodbye is the last line of a session", () => {
     expect(own.map((line) => line.split(" ").slice(3).join(" "))).toEqual(["hi", "and that"]);
   });
 
-  test("in a plain session that does not take its lines", () => {
+  test("goodbye is the last line of a plain session that does not read", () => {
     const { world, alice, bob, session } = nearlySlow("", 100);
     world.begin();
     bob.feed(Buffer.from(`broadcast ${TEXT}\n`));
@@ -485,7 +485,7 @@ describe("goodbye is the last line of a session", () => {
     expect(alice.read().slice(-2)).toEqual(["ok stored", "goodbye slow"]);
   });
 
-  test("in a callback session, whose reply has a connection of its own", () => {
+  test("goodbye is the last line of a callback session, whose reply has its own connection", () => {
     const { world, bob, session } = nearlySlow(" callback=4242");
     world.say(bob, `broadcast ${TEXT}`);
     const peer = world.connect();
@@ -496,7 +496,7 @@ describe("goodbye is the last line of a session", () => {
     expect(lines(session).at(-1)).toBe("goodbye slow");
   });
 
-  test("when a position is confirmed and too much is left: the reply to alive comes before", () => {
+  test("the reply to alive comes before goodbye when too much stays unacknowledged", () => {
     const { world, alice, bob } = nearlySlow(" resumable");
     world.begin();
     alice.feed(Buffer.from("alive 100\n"));
@@ -507,7 +507,7 @@ describe("goodbye is the last line of a session", () => {
     expect(alice.read().slice(-2)).toEqual(["ok 20", "goodbye slow"]);
   });
 
-  test("whatever somebody appends to the stream of a session that has ended", () => {
+  test("nothing that is appended after the end of a session follows its goodbye", () => {
     const world = new World(["alice", "bob"]);
     const [alice, bob] = world.online("alice", "bob") as [TestPeer, TestPeer];
     const { session } = world.account("alice");
@@ -523,7 +523,7 @@ describe("goodbye is the last line of a session", () => {
     expect(world.account("alice").waiting).toBe(0);
   });
 
-  test("not even an answer to what fails in the request that ended it", () => {
+  test("no reply to a fault in the request that ended the session follows its goodbye", () => {
     const world = new World(["alice"]);
     const [alice] = world.online("alice") as [TestPeer];
     const { end } = world.chat;

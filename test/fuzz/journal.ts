@@ -180,7 +180,7 @@ class Run {
       else if ("blocks" in one) this.#block(one.blocks, true);
       else this.#block(one.unblocks, false);
     }
-    this.#rest();
+    this.#store.compact(this.#moveOld);
     this.#store.save();
     this.#recorded();
     if (this.#commits === commits) return;
@@ -217,8 +217,8 @@ class Run {
     const text = Buffer.from(bytes.map((byte) => (byte === 10 ? 13 : byte)));
     if (inStream) {
       outbox.appendMessage(number, unixMs, Buffer.from("message carol "), text, 0, text.length);
-      store.wrote(account, 0, outbox);
-    } else store.keep(account.name, { number, unixMs, from: "carol", text });
+      store.appended(account, 0, outbox);
+    } else store.stored(account.name, { number, unixMs, from: "carol", text });
     this.written.push({
       user: account.name,
       number,
@@ -254,20 +254,18 @@ class Run {
     this.blocks[on ? "add" : "delete"](user);
   }
 
-  /** What lies in old segments moves to the mailbox, as a checkpoint does it. */
-  #rest(): void {
-    const upTo = this.#store.spillUpTo;
-    if (upTo === null) return;
+  /** Messages in old segments move to the mailbox, as in a server. */
+  readonly #moveOld = (upTo: number): boolean => {
     for (const [index, { name }] of USERS.entries()) {
       const stream = this.#streams[index]!;
       const carried = stream.messages(this.#rested[index]!, upTo, 1e9);
-      this.#store.spill(name, 0, 0, carried);
+      this.#store.requeued(name, 0, 0, carried);
       this.#rested[index] = carried.at(-1)?.number ?? this.#rested[index]!;
       stream.spill(0, this.#rested[index]!);
     }
     for (const message of this.written) if (message.number <= upTo) message.inStream = false;
-    this.#store.spilled();
-  }
+    return true;
+  };
 
   /** What waits is what was written, byte by byte; without damage that was told, nothing but the end is missing. */
   judge(store: Store, { untold, whole, intact, isAnnounced }: Judged): void {
@@ -346,7 +344,7 @@ export const journal = target(
       }
       // It goes on from there, and is well: what is said now is there the next time.
       const number = store.newNumber();
-      store.keep("alice", { number, unixMs: 5, from: "carol", text: Buffer.from("goes on") });
+      store.stored("alice", { number, unixMs: 5, from: "carol", text: Buffer.from("goes on") });
       store.save();
       const again = run.start(false).read("alice", number - 1, 1000);
       expectAlike(

@@ -67,7 +67,7 @@ function parse(line: string): ParsedRequest {
   const verb = request.parseVerb(bytes, before.length, before.length + line.length);
   if (verb === null || !request.parseWords(SHAPES[verb])) return { verb, words: null, text: null };
   const word = (_: unknown, i: number): string => bytes.toString("latin1", request.starts[i], request.ends[i]);
-  const text = SHAPES[verb].most === "text" ? bytes.toString("latin1", request.textStart, request.end) : null;
+  const text = SHAPES[verb].rest === "text" ? bytes.toString("latin1", request.textStart, request.end) : null;
   return { verb, words: Array.from({ length: request.words }, word), text };
 }
 

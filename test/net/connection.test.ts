@@ -470,16 +470,16 @@ test("a session's requests come behind its mail while the disk is behind too, un
   const text = "x".repeat(3500);
   const count = Math.ceil(ACK_BYTES_MAX / text.length);
   for (let i = 0; i < 2 * count; i++) world.say(alice!, `message bob ${i} ${text}`);
-  Object.defineProperty(world.store, "isBehind", { get: () => true });
+  Object.defineProperty(world.store, "isBusy", { get: () => true });
   world.begin();
   world.endTurns();
   const wire = new Wire({}, world);
   const verbs = wire.say("login bob secret resumable", "alive 0").map((line) => line.split(" ", 1)[0]);
-  const { deliveredUnacked: fed } = world.account("bob").session!;
+  const { deliveredUnacked: fed } = world.account("bob").session!.delivery;
   expect(fed).toBeWithin(count - 1, count + 2);
   expect(verbs).toEqual(["ok", ...Array<string>(fed).fill("stored"), "ok"]);
   expect(wire.say("alive 0")).toEqual(["ok 16"]);
-  expect(world.account("bob").session!.deliveredUnacked).toBe(fed);
+  expect(world.account("bob").session!.delivery.deliveredUnacked).toBe(fed);
 });
 
 describe("what one connection says at once", () => {

@@ -3,7 +3,7 @@ import fc from "fast-check";
 import { LineReader } from "../../src/protocol/line-reader.ts";
 import { Random, seedFor } from "../support/random.ts";
 
-/** What a line was: its bytes as latin1, or null when it was too long; and the position behind it. */
+/** The bytes of a line as latin1, or null when it was too long; and the position after it. */
 interface Line {
   text: string | null;
   position: number;
@@ -11,7 +11,7 @@ interface Line {
 
 const LIMIT = 16;
 
-/** Every kind of line there is, and the beginning of one more. */
+/** Each kind of line, and the beginning of another line. */
 const EVERYTHING = [
   "alive\n",
   "\n",
@@ -32,10 +32,10 @@ function bytesOf(text: string): Uint8Array {
   return Buffer.from(text, "latin1");
 }
 
-/** Positions behind the last line that each reader gave. */
+/** The position after the last line of each reader. */
 const positions = new WeakMap<LineReader, number>();
 
-/** Everything that the reader has now. */
+/** All complete lines that the reader has now. */
 function pull(reader: LineReader, most = Infinity): Line[] {
   const lines: Line[] = [];
   while (lines.length < most && reader.next()) {
@@ -56,7 +56,7 @@ function read(chunks: readonly Uint8Array[], limit = LIMIT): Line[] {
   });
 }
 
-/** The same by plain means: all bytes at hand, cut at each LF. */
+/** The reference: all bytes together, cut at each LF. */
 function plainly(bytes: Uint8Array, limit = LIMIT): Line[] {
   const whole = Buffer.from(bytes).toString("latin1").split("\n").slice(0, -1);
   let position = 0;
@@ -70,7 +70,7 @@ describe("bytes become the same lines", () => {
   const bytes = bytesOf(EVERYTHING);
   const lines = read([bytes]);
 
-  test("as one would write them down by hand", () => {
+  test("chunks become the lines of a hand-written example", () => {
     expect(lines.map(({ text }) => text)).toEqual([
       "alive",
       "",
@@ -88,13 +88,13 @@ describe("bytes become the same lines", () => {
     expect(lines).toEqual(plainly(bytes));
   });
 
-  test("at every cut", () => {
+  test("chunks become the same lines at every cut", () => {
     for (let cut = 0; cut <= bytes.length; cut++) {
       expect(read([bytes.subarray(0, cut), bytes.subarray(cut)])).toEqual(lines);
     }
   });
 
-  test("at every two cuts", () => {
+  test("chunks become the same lines at every two cuts", () => {
     for (let first = 0; first <= bytes.length; first++) {
       for (let second = first; second <= bytes.length; second++) {
         const chunks = [bytes.subarray(0, first), bytes.subarray(first, second), bytes.subarray(second)];
@@ -103,12 +103,12 @@ describe("bytes become the same lines", () => {
     }
   });
 
-  test("one byte at a time, with empty chunks between them", () => {
+  test("single bytes with empty chunks between them become the same lines", () => {
     const chunks = [...bytes].flatMap((byte) => [Uint8Array.of(byte), new Uint8Array(0)]);
     expect(read(chunks)).toEqual(lines);
   });
 
-  test("for any bytes, any cuts and any limit", () => {
+  test("any bytes become the same lines for any cuts and any limit", () => {
     const seed = seedFor("lines of any bytes");
     const someBytes = fc.array(fc.constantFrom(10, 10, 13, 32, 97, 255), { maxLength: 120 });
     const cuts = fc.array(fc.nat({ max: 30 }), { maxLength: 20 });
@@ -127,17 +127,17 @@ describe("bytes become the same lines", () => {
 });
 
 describe("a line that is too long", () => {
-  test("is one byte longer than the limit, LF included", () => {
+  test("a line is too long from one byte above the limit, LF included", () => {
     expect(read([bytesOf(`${"x".repeat(LIMIT - 1)}\n`)])).toEqual([{ text: "x".repeat(LIMIT - 1), position: LIMIT }]);
     expect(read([bytesOf(`${"x".repeat(LIMIT)}\n`)])).toEqual([{ text: null, position: LIMIT + 1 }]);
   });
 
-  test("counts its CR too", () => {
+  test("the CR counts towards the limit", () => {
     expect(read([bytesOf(`${"x".repeat(LIMIT - 2)}\r\n`)])).toEqual([{ text: "x".repeat(LIMIT - 2), position: LIMIT }]);
     expect(read([bytesOf(`${"x".repeat(LIMIT - 1)}\r\n`)])).toEqual([{ text: null, position: LIMIT + 1 }]);
   });
 
-  test("shows its first and last 128 bytes, or all it has, wherever it was cut", () => {
+  test("the excerpt of a long line has its first and last 128 bytes, wherever it was cut", () => {
     const middle = "-".repeat(300);
     for (const [line, shown] of [
       ["short, but too long", "short, but too long"],
@@ -155,7 +155,7 @@ describe("a line that is too long", () => {
     }
   });
 
-  test("is not reported before its LF has come, and then once", () => {
+  test("a line that is too long is reported once, after its LF", () => {
     const reader = new LineReader(LIMIT);
     for (let chunk = 0; chunk < 1000; chunk++) {
       reader.feed(bytesOf("y".repeat(50)));
@@ -166,7 +166,7 @@ describe("a line that is too long", () => {
     expect(reader.next()).toBe(false);
   });
 
-  test("does not spoil the next one, which is read as ever", () => {
+  test("the line after one that is too long is read as usual", () => {
     const long = "z".repeat(3 * LIMIT);
     expect(read([bytesOf(`${long}\nonline\n${long}`), bytesOf(`${long}\nalive\n`)])).toEqual([
       { text: null, position: 49 },
@@ -177,7 +177,7 @@ describe("a line that is too long", () => {
   });
 });
 
-test("the bytes of lines count every byte of every whole line, refused ones and end marks included", () => {
+test("lineBytes counts every byte of every line, CR, LF and refused lines included", () => {
   const bytes = bytesOf(EVERYTHING);
   const reader = new LineReader(LIMIT);
   reader.feed(bytes);
@@ -187,7 +187,7 @@ test("the bytes of lines count every byte of every whole line, refused ones and 
   expect(pull(reader)).toEqual([{ text: "rest", position: bytes.length + 2 }]);
 });
 
-test("the bytes that were skipped are those of too long lines, each once, also before they end", () => {
+test("takeSkipped counts each byte of lines that are too long once, also before they end", () => {
   const skipped = plainly(bytesOf(EVERYTHING)).reduce(
     ({ sum, from }, { text, position }) => ({ sum: sum + (text === null ? position - from : 0), from: position }),
     { sum: 0, from: 0 },
@@ -210,7 +210,7 @@ test("the bytes that were skipped are those of too long lines, each once, also b
 describe("a line that comes byte by byte", () => {
   const limit = 64 << 10;
 
-  test("takes memory that grows by doubling, at most twice as much as a line may have, and none behind its end", () => {
+  test("a line that arrives byte by byte takes at most twice the limit in memory, and none after its end", () => {
     const reader = new LineReader(limit);
     const sizes = new Set<number>();
     for (let bytes = 1; bytes < limit; bytes++) {
@@ -225,7 +225,7 @@ describe("a line that comes byte by byte", () => {
     expect(reader.heldBytes).toBe(0);
   });
 
-  test("takes no memory any more when it is too long", () => {
+  test("an unfinished line that is too long takes no memory", () => {
     const reader = new LineReader(limit);
     for (let i = 0; i < 65; i++) {
       reader.feed(bytesOf("x".repeat(1024)));
@@ -236,7 +236,7 @@ describe("a line that comes byte by byte", () => {
 });
 
 describe("pulling", () => {
-  test("may stop after any line, while more chunks are fed, and go on later", () => {
+  test("reading may stop after any line while more chunks are fed, and continue later", () => {
     const reader = new LineReader(LIMIT);
     reader.feed(bytesOf("one\ntwo\nthr"));
     expect(pull(reader, 1)).toEqual([{ text: "one", position: 4 }]);
@@ -249,7 +249,7 @@ describe("pulling", () => {
     ]);
   });
 
-  test("may stop behind the beginning of a line that came before", () => {
+  test("reading may stop after the beginning of an earlier line", () => {
     const reader = new LineReader(LIMIT);
     reader.feed(bytesOf("begin"));
     expect(pull(reader)).toEqual([]);
@@ -258,7 +258,7 @@ describe("pulling", () => {
     expect(pull(reader).map(({ text }) => text)).toEqual(["beginning", "second", "third"]);
   });
 
-  test("at random moments gives the lines that pulling at once gives", () => {
+  test("reading at random moments gives the same lines as reading at once", () => {
     const seed = seedFor("pulling at random moments");
     for (let round = 0; round < 300; round++) {
       const random = new Random(seed + round);
@@ -277,7 +277,7 @@ describe("pulling", () => {
     }
   });
 
-  test("to the end gives back the memory of a large chunk, unless others have a part of it", () => {
+  test("reading to the end frees the memory of a large chunk, unless it is shared", () => {
     const reader = new LineReader(LIMIT);
     const chunk = new Uint8Array(64 << 10).fill(0x0a);
     chunk.set(bytesOf("begun"), chunk.length - 5);
@@ -294,7 +294,7 @@ describe("pulling", () => {
     expect(part.length).toBe((64 << 10) - 1);
   });
 
-  test("to the end lets the caller use a small chunk's memory again", () => {
+  test("reading to the end leaves the memory of a small chunk to the caller", () => {
     const reader = new LineReader(LIMIT);
     const chunk = bytesOf("whole\nbegun");
     reader.feed(chunk);

@@ -7,17 +7,17 @@ import { seedFor } from "../support/random.ts";
 
 const VERBS = Object.keys(SHAPES) as Verb[];
 
-/** What a request turned out to be; null as words: they have not the verb's shape. */
+/** A parsed request; `words` is null when they do not have the shape of the verb. */
 interface Parsed {
   verb: Verb | null;
   words: string[] | null;
   text: string | null;
 }
 
-/** One for all lines, as a connection has it: what an earlier line left behind must not matter. */
+/** One object for all lines, as in a connection: state of an earlier line must not matter. */
 const request = new Request();
 
-/** Parses a line that lies inside a chunk, between lines which a parser that runs too far would read. */
+/** Parses a line within a chunk, between other lines that the parser must not read. */
 function parseBytes(line: Uint8Array): Parsed {
   const before = Buffer.from("message bob 1\n");
   const chunk = Buffer.concat([before, line, Buffer.from(" 2 message bob more words\n")]);
@@ -33,7 +33,7 @@ function parseBytes(line: Uint8Array): Parsed {
     words.push(chunk.toString("latin1", request.starts[i]!, request.ends[i]!));
   }
   expect(request.end).toBe(end);
-  return { verb, words, text: shape.most === "text" ? chunk.toString("latin1", request.textStart, request.end) : null };
+  return { verb, words, text: shape.rest === "text" ? chunk.toString("latin1", request.textStart, request.end) : null };
 }
 
 /** Each character is one byte. */
@@ -42,12 +42,12 @@ function parse(line: string): Parsed {
 }
 
 function within(text: string, ask: (bytes: Uint8Array, start: number, end: number) => boolean): boolean {
-  // Letters and digits around it: a check that looks beyond the word would change its mind.
+  // Letters and digits around it: a check beyond the word would give another result.
   return ask(Buffer.from(`a.1${text}1.a`, "latin1"), 3, 3 + text.length);
 }
 
 describe("the verb", () => {
-  test("is the first word, and each row of the table is found", () => {
+  test("the verb is the first word, and each row of the table is found", () => {
     for (const verb of VERBS) {
       expect(parse(verb).verb).toBe(verb);
       expect(parse(`${verb} and more`).verb).toBe(verb);
@@ -55,14 +55,14 @@ describe("the verb", () => {
     }
   });
 
-  test("is known only when it is written exactly so, in lower case", () => {
+  test("a verb is known in its exact lower-case spelling only", () => {
     for (const verb of VERBS) {
       const wrong = [verb.slice(0, -1), `${verb}s`, `x${verb.slice(1)}`, verb.toUpperCase(), ` ${verb}`, `${verb}\t`];
       for (const line of wrong) expect(parse(line)).toEqual({ verb: null, words: null, text: null });
     }
   });
 
-  test("of an empty line or of a line of spaces is unknown", () => {
+  test("an empty line and a line of spaces have no known verb", () => {
     expect(parse("").verb).toBeNull();
     expect(parse(" ").verb).toBeNull();
     expect(parse("   ").verb).toBeNull();
@@ -142,13 +142,13 @@ describe("the words", () => {
     expect(parse(line).words).toBeNull();
   });
 
-  test("are at most sixteen, of which a login has fourteen for options", () => {
+  test("a request has at most sixteen words, so a login has at most fourteen options", () => {
     const options = Array.from({ length: 15 }, (_, i) => `option${i}`);
     expect(parse(`login alice secret ${options.slice(0, 14).join(" ")}`).words).toHaveLength(16);
     expect(parse(`login alice secret ${options.join(" ")}`).words).toBeNull();
   });
 
-  test("can be had as text, decoded as UTF-8", () => {
+  test("a word can be decoded as UTF-8", () => {
     const line = Buffer.from("login alice pässwörd");
     expect(request.parseVerb(line, 0, line.length)).toBe("login");
     expect(request.parseWords(SHAPES.login)).toBe(true);
@@ -173,22 +173,22 @@ describe("a user name", () => {
     "255.255.255.255",
   ];
 
-  test.each(good)("may be `%s`", (name) => {
+  test.each(good)("`%s` is a user name", (name) => {
     expect(within(name, isName)).toBe(true);
   });
 
-  test.each(bad)("may not be `%j`", (name) => {
+  test.each(bad)("`%j` is not a user name", (name) => {
     expect(within(name, isName)).toBe(false);
   });
 
-  test("holds no other bytes than letters, digits, dot, underscore and hyphen", () => {
+  test("a user name has letters, digits, dot, underscore and hyphen only", () => {
     for (let byte = 0; byte < 256; byte++) {
       const name = `a${String.fromCharCode(byte)}a`;
       expect(within(name, isName)).toBe(/^[\w.-]+$/.test(name));
     }
   });
 
-  test("follows the rules for any bytes", () => {
+  test("the rules for user names hold for any bytes", () => {
     const seed = seedFor("names");
     const near = fc.string({ unit: fc.constantFrom(..."aZ019._-", "\xe4", " "), maxLength: 35 });
     const address = fc.array(fc.constantFrom("0", "1", "25", "255", "256", "1000", ""), { minLength: 3, maxLength: 5 });
@@ -201,7 +201,7 @@ describe("a user name", () => {
         ),
         (name) => {
           const wellFormed = /^[A-Za-z0-9][A-Za-z0-9._-]{0,31}$/.test(name) && !name.includes("..");
-          // Leading zeros make it neither clearly an address nor clearly not one: the rules leave that open.
+          // The rules leave open whether leading zeros are an address.
           fc.pre(!/(^|\.)0\d/.test(name) || !/^\d+(\.\d+){3}$/.test(name));
           expect(within(name, isName)).toBe(wellFormed && !isIPv4(name));
         },
@@ -216,7 +216,7 @@ describe("a number", () => {
     return parseNumber(Buffer.from(`9${text}9`, "latin1"), 1, 1 + text.length);
   }
 
-  test("is decimal digits below 2^53", () => {
+  test("a number is decimal digits below 2^53", () => {
     expect(numberIn("0")).toBe(0);
     expect(numberIn("007")).toBe(7);
     expect(numberIn("9007199254740991")).toBe(Number.MAX_SAFE_INTEGER);
@@ -225,13 +225,13 @@ describe("a number", () => {
     }
   });
 
-  test("is nothing else", () => {
+  test("other texts are not numbers", () => {
     for (const text of ["", " ", "-1", "+1", "1.0", "1e3", "0x1", " 1", "1 ", "1a", "/", ":", "\xb2"]) {
       expect(numberIn(text)).toBe(-1);
     }
   });
 
-  test("is read as it is written, and any other text is refused", () => {
+  test("random numbers are parsed exactly, and other texts are refused", () => {
     const seed = seedFor("numbers");
     fc.assert(
       fc.property(fc.maxSafeNat(), (value) => expect(numberIn(String(value))).toBe(value)),
@@ -258,12 +258,12 @@ test("a token has 22 to 64 letters, digits, underscores and hyphens", () => {
 });
 
 describe("whatever a line holds", () => {
-  /** Lines that come close to being requests: verbs, words, and what is often wrong with them. */
+  /** Lines that are almost requests: verbs, words, and frequent mistakes. */
   const pieces = fc.constantFrom(...VERBS, "alice", "a..b", "1.2.3.4", "12", "9".repeat(20), "", " ", "\r", "\xff");
   const nearly = fc.array(pieces, { maxLength: 22 }).map((words) => Buffer.from(words.join(" "), "latin1"));
   const anything = fc.uint8Array({ maxLength: 200 });
 
-  test("parsing it never throws, and what is accepted is the whole line again", () => {
+  test("parsing random lines never throws, and an accepted request covers the whole line", () => {
     const seed = seedFor("requests of any bytes");
     let accepted = 0;
     fc.assert(
@@ -282,7 +282,7 @@ describe("whatever a line holds", () => {
   });
 });
 
-test("a line of HTTP or TLS is told from one of this protocol by its beginning, and by nothing outside it", () => {
+test("lines of HTTP and TLS are recognised by their beginning, without bytes outside the line", () => {
   const theirs = ["GET / HTTP/1.1", "login /x HTTP/1.", "a b HTTP/1.0 and more", "PRI * HTTP/2.0", "\x16\x03\x01"];
   for (const line of [...theirs, "Host:", "hOST: a", "ORIGIN:", "origin: null"]) {
     expect([line, within(line, isOtherProtocol)]).toEqual([line, true]);

@@ -16,7 +16,7 @@ import type { dial } from "../../src/net/dial.ts";
 import { type Core, createCore } from "../../src/server/core.ts";
 import { NOTHING } from "../../src/storage/journal-entry.ts";
 import { type Journal, segmentsOf } from "../../src/storage/journal.ts";
-import { Store, type WriteAhead } from "../../src/storage/store.ts";
+import { Store, type Checkpoints } from "../../src/storage/store.ts";
 import { TICK_MS } from "../../src/timer-wheel.ts";
 import type { Disk } from "./disk.ts";
 import { type Ledger, Violation } from "./ledger.ts";
@@ -40,8 +40,8 @@ export interface HostChoices {
 export class ObservedStore extends Store {
   readonly #ledger: Ledger;
 
-  constructor(database: Database, journal: Journal, wal: WriteAhead, ledger: Ledger) {
-    super(database, journal, false, wal);
+  constructor(database: Database, journal: Journal, checkpoints: Checkpoints, ledger: Ledger) {
+    super(database, journal, false, checkpoints);
     this.#ledger = ledger;
   }
 

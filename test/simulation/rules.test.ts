@@ -108,10 +108,10 @@ function oneLineShort(): Break {
       };
     }),
     without(Mailbox.prototype, "requeue", (requeue) => {
-      return function (this: Mailbox, session, bytesMax) {
+      return function (this: Mailbox, delivery, bytesMax) {
         let bytes = 0;
-        withoutLast(session, () => (bytes = requeue.call(this, session, bytesMax)));
-        sessions.delete(session);
+        withoutLast(delivery.session, () => (bytes = requeue.call(this, delivery, bytesMax)));
+        sessions.delete(delivery.session);
         return bytes;
       };
     }),
@@ -141,9 +141,9 @@ function unrecorded(kind: EntryKind): Break {
         if (entry[0] !== kind) add.apply(this, entry);
       };
     }),
-    without(EntryWriter.prototype, "addMarks", (addMarks) => {
+    without(EntryWriter.prototype, "addMessages", (addMessages) => {
       return function (this: EntryWriter, ...entry) {
-        if (entry[0] !== kind) addMarks.apply(this, entry);
+        if (entry[0] !== kind) addMessages.apply(this, entry);
       };
     }),
   );
@@ -182,9 +182,9 @@ const RULES: Record<string, Break> = {
   ),
   "the store remembers the stream positions of messages that a session delivered": {
     Store: class extends ObservedStore {
-      override spill(...[user, session, received, messages]: Parameters<ObservedStore["spill"]>): void {
+      override requeued(...[user, session, received, messages]: Parameters<ObservedStore["requeued"]>): void {
         const misplaced = messages.map((message) => ({ ...message, position: Number.MAX_SAFE_INTEGER }));
-        super.spill(user, session, received, misplaced);
+        super.requeued(user, session, received, misplaced);
       }
     },
   },
@@ -197,16 +197,16 @@ const RULES: Record<string, Break> = {
   },
   "the store remembers how many bytes of requests an ended session had processed": {
     Store: class extends ObservedStore {
-      override ends(ended: EndedSession): void {
-        super.ends({ ...ended, received: 0 });
+      override sessionEnded(ended: EndedSession): void {
+        super.sessionEnded({ ...ended, received: 0 });
       }
     },
   },
   "a new message is delivered after those that wait in the mailbox": all(
     sending.watch,
     without(Mailbox.prototype, "hasMore", (hasMore) => {
-      return function (this: Mailbox, session) {
-        return !sending.on() && hasMore.call(this, session);
+      return function (this: Mailbox, delivery) {
+        return !sending.on() && hasMore.call(this, delivery);
       };
     }),
   ),
@@ -295,8 +295,8 @@ const RULES: Record<string, Break> = {
   "an incomplete journal record is ignored": without(Bun.hash, "crc32", () => () => 0),
   "messages that only the oldest segments hold are copied to the mailboxes": {
     Store: class extends ObservedStore {
-      override get spillUpTo(): null {
-        return null;
+      override compact(): void {
+        super.compact(() => true);
       }
     },
   },

@@ -46,7 +46,7 @@ function close(each: { close(): void }): void {
 }
 
 function keep(store: Store, text: string): void {
-  store.keep("bob", { number: store.newNumber(), unixMs: 1_700_000_000_000, from: "alice", text: Buffer.from(text) });
+  store.stored("bob", { number: store.newNumber(), unixMs: 1_700_000_000_000, from: "alice", text: Buffer.from(text) });
   store.save();
 }
 

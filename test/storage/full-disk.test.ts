@@ -60,7 +60,7 @@ function full(disk: Disk, sessions: number): { store: Store; numbers: number[] }
   const store = disk.start();
   const numbers = Array.from({ length: sessions }, (_, i) => {
     const number = store.newNumber();
-    store.began({ number, token: tokenOf(i), user: `user${i}`, resumable: true }, NOTHING);
+    store.sessionBegan({ number, token: tokenOf(i), user: `user${i}`, resumable: true }, NOTHING);
     return number;
   });
   disk.isFull = true;
@@ -71,7 +71,7 @@ function full(disk: Disk, sessions: number): { store: Store; numbers: number[] }
 }
 
 function keep(store: Store, text: string): void {
-  store.keep("bob", { number: store.newNumber(), unixMs: 5, from: "alice", text: Buffer.from(text) });
+  store.stored("bob", { number: store.newNumber(), unixMs: 5, from: "alice", text: Buffer.from(text) });
 }
 
 function waiting(store: Store): string[] {
@@ -90,7 +90,7 @@ describe("while the disk is full", () => {
       const index = turn % numbers.length;
       const { [index]: number = 0 } = numbers;
       const known = { number, token: tokenOf(index), user: `user${index}`, resumable: true };
-      store.ends({ ...known, replaced: false, received: turn, endedUnixMs: UNIX_MS });
+      store.sessionEnded({ ...known, replaced: false, received: turn, endedUnixMs: UNIX_MS });
     },
   };
 
@@ -125,7 +125,7 @@ describe("while the disk is full", () => {
     store.received(numbers[3]!, 3001);
     store.save();
     const again = disk.start();
-    const received = numbers.map((_, i) => again.ended(tokenOf(i))!.received);
+    const received = numbers.map((_, i) => again.endedSession(tokenOf(i))!.received);
     expect(received).toEqual([3000, 3000, 3000, 3001, 3000, 3000, 3000, 3000]);
   });
 
@@ -141,7 +141,7 @@ describe("while the disk is full", () => {
     expect(() => store.close()).toThrow("the database has no room");
     disk.isFull = disk.isDatabaseFull = false;
     const again = disk.start();
-    expect(numbers.map((_, i) => again.ended(tokenOf(i))!.received)).toEqual(Array(8).fill(3000));
+    expect(numbers.map((_, i) => again.endedSession(tokenOf(i))!.received)).toEqual(Array(8).fill(3000));
   });
 
   test("what a turn accepted is recorded: it accepts no more than its record has room for", () => {

@@ -109,7 +109,7 @@ describe("a record that was not written whole", () => {
       const reader = new RecordReader(torn, 1, SEED);
       expect(sequences(torn)).toEqual([1, 2]);
       while (reader.next());
-      expect(reader.goOn()).toBe(0);
+      expect(reader.skipDamage()).toBe(0);
     }
   });
 
@@ -121,9 +121,9 @@ describe("a record that was not written whole", () => {
       changed[at]! ^= 1 << (bit & 7);
       const reader = new RecordReader(changed, 1, SEED);
       while (reader.next());
-      if (at >= last) expect([reader.sequence, reader.goOn()]).toEqual([2, 0]);
+      if (at >= last) expect([reader.sequence, reader.skipDamage()]).toEqual([2, 0]);
       // What lies behind a record's end to round it up is nothing.
-      else if (reader.sequence !== 3) expect([reader.sequence, reader.goOn()]).toEqual([1, 3]);
+      else if (reader.sequence !== 3) expect([reader.sequence, reader.skipDamage()]).toEqual([1, 3]);
     }
   });
 });
@@ -322,7 +322,7 @@ describe("a journal on a disk of which everything is known", () => {
     const store = newStore(openDatabase(":memory:", "power"), folder, "power", SEGMENT_BYTES);
     for (let i = 0; i < 100; i++) {
       folder.events.length = 0;
-      store.keep("bob", { number: store.newNumber(), unixMs: 5, from: "alice", text: Buffer.alloc(300, "x") });
+      store.stored("bob", { number: store.newNumber(), unixMs: 5, from: "alice", text: Buffer.alloc(300, "x") });
       await store.save();
       const { events } = folder;
       expect(events.indexOf("data")).toBeGreaterThanOrEqual(0);

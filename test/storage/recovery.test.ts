@@ -75,7 +75,7 @@ function newStream(store: Store, number: number, user = bob): { outbox: Outbox; 
   const message = (text: string): number => {
     const id = store.newNumber();
     outbox.appendMessage(id, UNIX_MS + id, Buffer.from("message alice "), Buffer.from(text), 0, text.length);
-    store.wrote(user, number, outbox);
+    store.appended(user, number, outbox);
     return id;
   };
   return { outbox, message };
@@ -83,7 +83,7 @@ function newStream(store: Store, number: number, user = bob): { outbox: Outbox; 
 
 function began(store: Store, token = TOKEN): number {
   const number = store.newNumber();
-  store.began({ number, token, user: "bob", resumable: true }, NOTHING);
+  store.sessionBegan({ number, token, user: "bob", resumable: true }, NOTHING);
   return number;
 }
 
@@ -114,7 +114,7 @@ describe("after a kill", () => {
     const { message } = newStream(store, 0);
     const first = message("one");
     store.save();
-    store.keep("bob", { number: store.newNumber(), unixMs: 5, from: "carol", text: Buffer.from([13, 0, 255]) });
+    store.stored("bob", { number: store.newNumber(), unixMs: 5, from: "carol", text: Buffer.from([13, 0, 255]) });
     message("three of it");
     store.save();
     const again = disk.start();
@@ -141,7 +141,7 @@ describe("after a kill", () => {
     store.save();
     message("not saved");
     store.unblock("bob", "alice");
-    store.keep("carol", { number: store.newNumber(), unixMs: 5, from: "bob", text: Buffer.from("x") });
+    store.stored("carol", { number: store.newNumber(), unixMs: 5, from: "bob", text: Buffer.from("x") });
     const again = disk.start();
     expect([waiting(again), waiting(again, "carol"), again.blocks()]).toEqual([
       ["alice saved"],
@@ -153,7 +153,7 @@ describe("after a kill", () => {
   test("what was confirmed is gone, wherever it was", () => {
     const disk = new Disk();
     const store = disk.start();
-    store.keep("bob", { number: store.newNumber(), unixMs: 5, from: "carol", text: Buffer.from("rests") });
+    store.stored("bob", { number: store.newNumber(), unixMs: 5, from: "carol", text: Buffer.from("rests") });
     const { message } = newStream(store, 0);
     const last = message("one");
     message("two");
@@ -166,18 +166,18 @@ describe("after a kill", () => {
   test("a session that was alive has ended, as far as it had got, with what it carried", () => {
     const disk = new Disk();
     const store = disk.start();
-    store.keep("bob", { number: store.newNumber(), unixMs: 5, from: "carol", text: Buffer.from("fed") });
+    store.stored("bob", { number: store.newNumber(), unixMs: 5, from: "carol", text: Buffer.from("fed") });
     store.save();
     store.commit();
     const number = began(store);
     const { outbox, message } = newStream(store, number);
-    outbox.appendMessage(1, 0, Buffer.from("stored carol 5 "), Buffer.from("fed"), 0, 3);
+    outbox.appendFromMailbox(1, Buffer.from("stored carol 5 "), Buffer.from("fed"));
     const sent = message("one");
     store.received(number, 100);
     store.received(number, 250);
     store.save();
     const again = disk.start();
-    expect(again.ended(TOKEN)).toEqual({
+    expect(again.endedSession(TOKEN)).toEqual({
       number,
       token: TOKEN,
       user: "bob",
@@ -199,7 +199,7 @@ describe("after a kill", () => {
       store.save();
     }
     const store = disk.start();
-    expect(tokens.filter((token) => store.ended(token) !== null)).toEqual(tokens.slice(3));
+    expect(tokens.filter((token) => store.endedSession(token) !== null)).toEqual(tokens.slice(3));
     expect(disk.database.query("SELECT count(*) AS count FROM sessions").get()).toEqual({ count: 8 });
   });
 
@@ -209,7 +209,7 @@ describe("after a kill", () => {
     store.block("alice", "bob");
     store.save(); // The first record of a segment is committed at once, and this one is not.
     const proof = Buffer.from("\x00\xffproof", "latin1");
-    store.began({ number: store.newNumber(), token: TOKEN, user: "bob", resumable: true }, proof);
+    store.sessionBegan({ number: store.newNumber(), token: TOKEN, user: "bob", resumable: true }, proof);
     store.save();
     for (const each of [disk.start(), disk.start()]) {
       expect(Buffer.from(each.proof("bob", TOKEN))).toEqual(proof);
@@ -224,9 +224,9 @@ describe("after a kill", () => {
     const number = began(store);
     store.received(number, 70);
     const ended = { number, token: TOKEN, user: "bob", resumable: true, replaced: true, received: 90, endedUnixMs: 17 };
-    store.ends(ended);
+    store.sessionEnded(ended);
     store.save();
-    expect(disk.start().ended(TOKEN)).toEqual(ended);
+    expect(disk.start().endedSession(TOKEN)).toEqual(ended);
   });
 
   test("blocks are as they were said last", () => {
@@ -261,14 +261,13 @@ describe("after a kill", () => {
     for (let i = 0; i < 300; i++) {
       texts.push(`alice ${i} ${"x".repeat(100)}`);
       message(texts.at(-1)!.slice(6));
-      const upTo = store.spillUpTo;
-      if (upTo !== null) {
+      store.compact((upTo) => {
         const carried = outbox.messages(rested, upTo, 1e9);
-        store.spill("bob", number, 40 + i, carried);
+        store.requeued("bob", number, 40 + i, carried);
         rested = carried.at(-1)?.number ?? rested;
         outbox.spill(0, rested);
-        store.spilled();
-      }
+        return true;
+      });
       store.save();
       expect(segmentsOf(disk.folder).length).toBeLessThan(7);
     }
@@ -285,7 +284,7 @@ describe("after a kill", () => {
     store.save();
     const { close } = disk.database;
     disk.database.close = () => {};
-    store.spill("bob", 0, 0, []);
+    store.requeued("bob", 0, 0, []);
     store.close();
     disk.database.close = close;
     disk.start();
@@ -539,7 +538,7 @@ test("a text that looks like a record is never taken for one, whatever the serve
   store.save();
   for (let shift = 0; shift < 8; shift++) {
     const text = Buffer.concat([Buffer.alloc(shift, "x"), forged]);
-    store.keep("bob", { number: store.newNumber(), unixMs: 5, from: "carol", text });
+    store.stored("bob", { number: store.newNumber(), unixMs: 5, from: "carol", text });
   }
   expect(waiting(disk.start())).toEqual(["alice first"]); // The turn never ended.
   expect(disk.recovered).toEqual({ records: 1, messages: 1, damage: null });
@@ -588,7 +587,7 @@ describe("a data folder", () => {
     for (const [i, durability] of (["process", "none", "power", "process"] as const).entries()) {
       const store = open(path, durability);
       expect(waiting(store)).toHaveLength(i);
-      store.keep("bob", { number: store.newNumber(), unixMs: 5, from: "carol", text: Buffer.from(durability) });
+      store.stored("bob", { number: store.newNumber(), unixMs: 5, from: "carol", text: Buffer.from(durability) });
       store.save();
       store.close();
     }
@@ -614,7 +613,7 @@ describe("a data folder", () => {
     const { store } = openStore(path, "process", { salvage: false, unixMs: UNIX_MS, progress: () => {} });
     expect(waiting(store)).toEqual(["alice one", "carol two"]);
     expect(store.blocks()).toEqual([{ user: "alice", other: "bob" }]);
-    store.began({ number: store.newNumber(), token: TOKEN, user: "bob", resumable: true }, Buffer.from("proof"));
+    store.sessionBegan({ number: store.newNumber(), token: TOKEN, user: "bob", resumable: true }, Buffer.from("proof"));
     store.wrongPasswords({ user: "alice", source: "", count: 1 }, UNIX_MS);
     expect(store.lockouts()).toHaveLength(1);
     store.close();
@@ -656,7 +655,7 @@ describe("a data folder", () => {
     database.close();
     const store = open(path, "process");
     expect(waiting(store)).toEqual(["alice old"]);
-    expect(store.ended(TOKEN)).toMatchObject({ number: 3, received: 123, endedUnixMs: 9 });
+    expect(store.endedSession(TOKEN)).toMatchObject({ number: 3, received: 123, endedUnixMs: 9 });
     expect(store.lastDelivered(3, 77)).toBe(41);
     expect(store.blocks()).toEqual([{ user: "alice", other: "bob" }]);
     expect(store.newNumber()).toBe(42);
@@ -668,7 +667,7 @@ test("nothing is committed before the record that says it too", () => {
   const disk = new Disk();
   const store = disk.start();
   for (let i = 0; i < 3000; i++) {
-    store.keep("bob", { number: store.newNumber(), unixMs: 5, from: alice.name, text: Buffer.from("x") });
+    store.stored("bob", { number: store.newNumber(), unixMs: 5, from: alice.name, text: Buffer.from("x") });
   }
   disk.kill();
   expect(waiting(disk.start())).toEqual([]);

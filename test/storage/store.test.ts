@@ -9,7 +9,7 @@ import type { UnackedMessage } from "../../src/stream/unacked-index.ts";
 import { type Durability, StoreError, openDatabase } from "../../src/storage/database.ts";
 import { NOTHING } from "../../src/storage/journal-entry.ts";
 import { openStore } from "../../src/storage/recovery.ts";
-import { Store, type WriteAhead } from "../../src/storage/store.ts";
+import { Store, type Checkpoints } from "../../src/storage/store.ts";
 import { WalCheckpointer } from "../../src/storage/wal-checkpointer.ts";
 
 const folders: string[] = [];
@@ -45,7 +45,7 @@ function message(number: number, text = `text ${number}`, from = "alice"): Unack
     number,
     position: 10 * number,
     bytes: text.length,
-    spilled: false,
+    inMailbox: false,
     unixMs,
     from,
     text: Buffer.from(text, "latin1"),
@@ -69,10 +69,10 @@ function complaint(path: string): string {
 describe("a mailbox", () => {
   test("gives its messages by number, in whatever order they were kept, as they were", () => {
     const store = open();
-    store.spill("bob", 0, 0, [message(5), message(7)]);
-    store.spill("bob", 0, 0, [message(2)]);
-    store.spill("bob", 0, 0, [message(6, "\x00\xff\r ", "carol")]);
-    store.spill("carol", 0, 0, [message(3)]);
+    store.requeued("bob", 0, 0, [message(5), message(7)]);
+    store.requeued("bob", 0, 0, [message(2)]);
+    store.requeued("bob", 0, 0, [message(6, "\x00\xff\r ", "carol")]);
+    store.requeued("carol", 0, 0, [message(3)]);
     const messages = store.read("bob", 0, 1e6);
     expect(texts(messages)).toEqual(["text 2", "text 5", "\x00\xff\r ", "text 7"]);
     expect(messages[2]).toMatchObject({ number: 6, unixMs: 1_700_000_000_006, from: "carol" });
@@ -80,7 +80,7 @@ describe("a mailbox", () => {
 
   test("gives those above a number only", () => {
     const store = open();
-    store.spill(
+    store.requeued(
       "bob",
       0,
       0,
@@ -92,7 +92,7 @@ describe("a mailbox", () => {
 
   test("gives portions of about so many bytes, but one message at least", () => {
     const store = open();
-    store.spill(
+    store.requeued(
       "bob",
       0,
       0,
@@ -113,8 +113,8 @@ describe("a mailbox", () => {
 
   test("forgets up to a number, and says what that was", () => {
     const store = open();
-    store.spill("bob", 0, 0, [message(1, "a"), message(2, "bb"), message(5, "ccc")]);
-    store.spill("carol", 0, 0, [message(3)]);
+    store.requeued("bob", 0, 0, [message(1, "a"), message(2, "bb"), message(5, "ccc")]);
+    store.requeued("carol", 0, 0, [message(3)]);
     expect(store.drop("bob", 2, 100)).toEqual([{ from: "alice", messages: 2, bytes: 3 }]);
     expect(store.drop("bob", 4, 100)).toEqual([]);
     expect(texts(store.read("bob", 0, 1e6))).toEqual(["ccc"]);
@@ -124,7 +124,7 @@ describe("a mailbox", () => {
   test("forgets so many at most, the oldest first", () => {
     const store = open();
     const texts = [message(1, "a"), message(2, "bb"), { ...message(5, "ccc"), from: "carol" }, message(6)];
-    store.spill("bob", 0, 0, texts);
+    store.requeued("bob", 0, 0, texts);
     expect(store.drop("bob", 5, 2)).toEqual([{ from: "alice", messages: 2, bytes: 3 }]);
     expect(store.drop("bob", 5, 2)).toEqual([{ from: "carol", messages: 1, bytes: 3 }]);
     expect(store.read("bob", 0, 1e6).map(({ number }) => number)).toEqual([6]);
@@ -132,16 +132,16 @@ describe("a mailbox", () => {
 
   test("has a message once, however often it moves there", () => {
     const store = open();
-    store.spill("bob", 0, 0, [message(3)]);
-    store.spill("bob", 0, 0, [message(2), message(3), message(4)]);
+    store.requeued("bob", 0, 0, [message(3)]);
+    store.requeued("bob", 0, 0, [message(2), message(3), message(4)]);
     expect(texts(store.read("bob", 0, 1e6))).toEqual(["text 2", "text 3", "text 4"]);
   });
 
   test("is counted by user and sender", () => {
     const store = open();
     expect(store.waiting()).toEqual([]);
-    store.spill("bob", 0, 0, [message(1, "a"), message(9, "bb"), { ...message(10, "dddd"), from: "dave" }]);
-    store.spill("carol", 0, 0, [message(4, "ccc")]);
+    store.requeued("bob", 0, 0, [message(1, "a"), message(9, "bb"), { ...message(10, "dddd"), from: "dave" }]);
+    store.requeued("carol", 0, 0, [message(4, "ccc")]);
     expect(store.waiting().toSorted((a, b) => a.user.localeCompare(b.user))).toEqual([
       { user: "bob", from: "alice", messages: 2, bytes: 3 },
       { user: "bob", from: "dave", messages: 1, bytes: 4 },
@@ -152,13 +152,13 @@ describe("a mailbox", () => {
   test("holds numbers and times far beyond 32 bits", () => {
     const store = open();
     const large = { ...message(2 ** 52), unixMs: 2 ** 43 };
-    store.spill("bob", 0, 0, [large]);
+    store.requeued("bob", 0, 0, [large]);
     expect(store.read("bob", 2 ** 52 - 1, 1000)).toMatchObject([{ number: 2 ** 52, unixMs: 2 ** 43 }]);
   });
 
   test("does not get again what rests in it", () => {
     const store = open();
-    store.spill("bob", 0, 0, [message(1), { ...message(2), spilled: true }]);
+    store.requeued("bob", 0, 0, [message(1), { ...message(2), inMailbox: true }]);
     expect(texts(store.read("bob", 0, 1000))).toEqual(["text 1"]);
   });
 });
@@ -169,19 +169,19 @@ describe("a session that has ended", () => {
 
   test("is known by its token, but not before it has ended", () => {
     const store = open();
-    store.began(known, NOTHING);
-    expect(store.ended(known.token)).toBeNull();
-    store.ends(ended);
-    expect(store.ended(known.token)).toEqual(ended);
-    expect(store.ended("u".repeat(22))).toBeNull();
+    store.sessionBegan(known, NOTHING);
+    expect(store.endedSession(known.token)).toBeNull();
+    store.sessionEnded(ended);
+    expect(store.endedSession(known.token)).toEqual(ended);
+    expect(store.endedSession("u".repeat(22))).toBeNull();
   });
 
   test("had carried messages up to positions", () => {
     const store = open();
-    store.began(known, NOTHING);
-    store.ends(ended);
+    store.sessionBegan(known, NOTHING);
+    store.sessionEnded(ended);
     while (store.newNumber() < 12);
-    store.spill("bob", 5, 77, [message(9), message(12)]);
+    store.requeued("bob", 5, 77, [message(9), message(12)]);
     expect([89, 90, 119, 120, 1e6].map((position) => store.lastDelivered(5, position))).toEqual([0, 9, 9, 12, 12]);
     expect(store.lastDelivered(6, 1e6)).toBe(0);
   });
@@ -190,7 +190,7 @@ describe("a session that has ended", () => {
     const store = open();
     const numbers = Array.from({ length: 9000 }, () => store.newNumber()).filter((number) => number % 7 > 3);
     const carried = numbers.map((number, i) => ({ ...message(number), position: 20 * (i + 1) }));
-    store.spill("bob", 5, 0, carried);
+    store.requeued("bob", 5, 0, carried);
     for (let i = 0; i <= numbers.length; i += 13) {
       expect(store.lastDelivered(5, 20 * i + 19)).toBe(numbers[i - 1] ?? 0);
     }
@@ -215,7 +215,7 @@ test("what is forgotten counts for a commit like what is kept: SQLite writes all
   const store = open(folder());
   const text = Buffer.alloc(1000, "x");
   const keep = (count: number): void => {
-    for (let i = 0; i < count; i++) store.keep("bob", { ...message(store.newNumber()), text });
+    for (let i = 0; i < count; i++) store.stored("bob", { ...message(store.newNumber()), text });
   };
   const commit = spyOn(store, "commit");
   const commits = (): number => commit.mock.calls.length;
@@ -234,7 +234,7 @@ describe("SQLite's write-ahead log", () => {
   const text = Buffer.alloc(STORE_CHANGES_BYTES_MAX, "x");
 
   /** A store in that folder, and what everybody else sees in its database. */
-  function watched(path: string, wal: WriteAhead): { store: Store; seen: () => number } {
+  function watched(path: string, wal: Checkpoints): { store: Store; seen: () => number } {
     const database = openDatabase(path, "process");
     const store = new Store(database, null, false, wal);
     stores.push(store);
@@ -263,7 +263,7 @@ describe("SQLite's write-ahead log", () => {
     const { store } = watched(path, wal);
     for (let i = 1; i <= WAL_COMMITS_MAX; i++) {
       expect(wal.state).toBe("idle");
-      store.keep("bob", { ...message(i), text });
+      store.stored("bob", { ...message(i), text });
       store.save();
     }
     expect(await untilIdle(wal)).toEqual(["copying", "finishing"]);
@@ -279,7 +279,7 @@ describe("SQLite's write-ahead log", () => {
     const { store } = watched(path, wal);
     const log = join(path, "heartline.sqlite-wal");
     const keep = (): void => {
-      store.keep("bob", { ...message(store.newNumber()), text });
+      store.stored("bob", { ...message(store.newNumber()), text });
       store.save();
     };
     for (let i = 0; i < WAL_COMMITS_MAX; i++) keep();
@@ -302,10 +302,10 @@ describe("SQLite's write-ahead log", () => {
   });
 
   test("gets no commit during the second pass, unless very much waits; and all can be read", () => {
-    const wal: WriteAhead = { state: "finishing", committed: () => {} };
+    const wal: Checkpoints = { state: "finishing", committed: () => {} };
     const { store, seen } = watched(folder(), wal);
     const keep = (): void => {
-      store.keep("bob", { ...message(store.newNumber()), text });
+      store.stored("bob", { ...message(store.newNumber()), text });
       store.retry();
       store.save();
     };
@@ -337,7 +337,7 @@ describe("a data folder", () => {
     const path = folder();
     const first = open(path, durability);
     const number = first.newNumber();
-    first.spill("bob", 0, 0, [message(3)]);
+    first.requeued("bob", 0, 0, [message(3)]);
     first.block("alice", "bob");
     close(first);
     const second = open(path, durability);
@@ -420,11 +420,11 @@ describe("a commit that the disk refuses", () => {
   test("loses nothing that was said, and says that there is trouble until it goes well", () => {
     const { store, disk, committed } = refusing();
     disk.refuses = true;
-    store.keep("bob", message(1));
+    store.stored("bob", message(1));
     store.retry();
     store.save();
     expect(store.writeError).toContain("no room");
-    store.keep("bob", message(2));
+    store.stored("bob", message(2));
     expect(texts(store.read("bob", 0, 1e6))).toEqual(["text 1", "text 2"]);
     store.retry();
     store.save();
@@ -438,7 +438,7 @@ describe("a commit that the disk refuses", () => {
 
   test("is told when the store is closed", () => {
     const { store, disk } = refusing();
-    store.keep("bob", message(1));
+    store.stored("bob", message(1));
     disk.refuses = true;
     stores.length = 0;
     expect(() => store.close()).toThrow("no room");

@@ -24,10 +24,9 @@ function message(outbox: Outbox, number: number, text: string, from = "alice", u
   outbox.appendMessage(number, unixMs, Buffer.from(`message ${from} `), chunk, 12, chunk.length - 5);
 }
 
-/** One that rests in the mailbox too. */
+/** A message that the mailbox has too. */
 function fed(outbox: Outbox, number: number, text: string): void {
-  const bytes = Buffer.from(text, "latin1");
-  outbox.appendMessage(number, 0, Buffer.from(`stored alice 17 `), bytes, 0, bytes.length);
+  outbox.appendFromMailbox(number, Buffer.from(`stored alice 17 `), Buffer.from(text, "latin1"));
 }
 
 /** A broadcast to everybody who follows the log. */
@@ -50,7 +49,7 @@ function unconfirmed(outbox: Outbox): UnackedMessage[] {
 /** The messages that go back to a mailbox and rest nowhere else, as words; the stream is rid of them. */
 function withdrawn(outbox: Outbox): string[] {
   const words = unconfirmed(outbox)
-    .filter(({ spilled: resting }) => !resting)
+    .filter(({ inMailbox }) => !inMailbox)
     .map(({ number, unixMs, from, text }) => `${number} ${unixMs} ${from}: ${Buffer.from(text).toString("latin1")}`);
   outbox.withdraw();
   return words;
@@ -270,10 +269,10 @@ describe("withdrawing", () => {
     const behindFirst = outbox.end;
     message(outbox, 2, "exists only here");
     turn.end();
-    const told = unconfirmed(outbox).map(({ number, position, spilled: resting }) => ({ number, position, resting }));
+    const told = unconfirmed(outbox).map(({ number, position, inMailbox }) => ({ number, position, inMailbox }));
     expect(told).toEqual([
-      { number: 1, position: behindFirst, resting: true },
-      { number: 2, position: outbox.end, resting: false },
+      { number: 1, position: behindFirst, inMailbox: true },
+      { number: 2, position: outbox.end, inMailbox: false },
     ]);
   });
 
@@ -543,7 +542,8 @@ class Weave {
     const head = Buffer.from(unixMs === 0 ? `stored ${from} 17 ` : `message ${from} `);
     const text = this.#text();
     const chunk = Buffer.concat([Buffer.from("message x "), text, Buffer.from("\n")]);
-    model.outbox.appendMessage(number, unixMs, head, chunk, 10, 10 + text.length);
+    if (unixMs === 0) model.outbox.appendFromMailbox(number, head, text);
+    else model.outbox.appendMessage(number, unixMs, head, chunk, 10, 10 + text.length);
     const mark = { number, unixMs, from, text: text.toString("latin1") };
     model.append(Buffer.concat([head, text, Buffer.from("\n")]), mark);
     chunk.fill(0x21);
@@ -641,7 +641,7 @@ class Weave {
   }
 
   #withdraw(model: Model): void {
-    const messages = unconfirmed(model.outbox).filter(({ spilled: resting }) => !resting);
+    const messages = unconfirmed(model.outbox).filter(({ inMailbox }) => !inMailbox);
     const words = messages.map(({ number, unixMs, from, text }) => ({
       number,
       unixMs,

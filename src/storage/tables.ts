@@ -1,0 +1,167 @@
+import type { Database, SQLQueryBindings } from "bun:sqlite";
+import { createHash } from "node:crypto";
+import type { WrongPasswords } from "../auth/lockouts.ts";
+import type { Amount, EndedSession, KnownSession, StoredMessage } from "../chat/store.ts";
+import { PendingChanges } from "./pending-changes.ts";
+import { SQL } from "./sql.ts";
+
+/** What waits for a user from one sender. */
+export interface Waiting extends Amount {
+  user: string;
+}
+
+/** A lockout, or wrong passwords before one, and when they are forgotten. */
+export type StoredLockout = WrongPasswords & { untilUnixMs: number };
+
+const NO_PROOF = new Uint8Array(0);
+
+/**
+ * Reads and changes the tables of the database. Changes are pending until a commit; each read executes them first, so
+ * it finds them. The journal is not known here.
+ */
+export class Tables {
+  readonly changes: PendingChanges;
+  readonly #database: Database;
+  readonly #statements;
+
+  constructor(database: Database) {
+    this.#database = database;
+    this.changes = new PendingChanges(database);
+    this.#statements = prepare(database);
+  }
+
+  insertMessage(user: string, { number, unixMs, from, text }: StoredMessage): void {
+    this.changes.add(this.#statements.insertMessage, user, number, unixMs, from, this.changes.copy(text));
+  }
+
+  /** The message ends at `position` of the session's stream. */
+  insertPosition(session: number, number: number, position: number): void {
+    this.changes.add(this.#statements.insertPosition, session, number, position);
+  }
+
+  /** `received` is -1 when it is unknown until the session ends. */
+  insertSession({ number, token, user, resumable }: KnownSession, received: number, proof: Uint8Array): void {
+    const { insertSession } = this.#statements;
+    this.changes.add(insertSession, number, hashToken(token), user, Number(resumable), received, proof);
+  }
+
+  updateReceived(session: number, position: number): void {
+    this.changes.add(this.#statements.updateReceived, position, session);
+  }
+
+  /** The oldest ended sessions of the user are deleted: SESSIONS_KEPT stay. */
+  endSession({ number, user, replaced, received, endedUnixMs }: EndedSession): void {
+    this.changes.add(this.#statements.endSession, Number(replaced), received, endedUnixMs, number);
+    this.changes.add(this.#statements.trimSessions, user);
+  }
+
+  setLockout({ user, source, count }: WrongPasswords, untilUnixMs: number): void {
+    if (count > 0) this.changes.add(this.#statements.insertLockout, user, source, count, untilUnixMs);
+    else this.changes.add(this.#statements.deleteLockout, user, source);
+  }
+
+  insertBlock(user: string, other: string): void {
+    this.changes.add(this.#statements.insertBlock, user, other);
+  }
+
+  deleteBlock(user: string, other: string): void {
+    this.changes.add(this.#statements.deleteBlock, user, other);
+  }
+
+  /** Deletes the oldest messages up to number `upTo`, at most `countMax`; returns their amounts by sender. */
+  deleteMessages(user: string, upTo: number, countMax: number): Amount[] {
+    const nth = this.#get<{ number: number }>(SQL.selectNumberAt, user, upTo, countMax - 1);
+    const last = nth?.number ?? upTo;
+    const amounts = this.#statements.sumMessages.all(user, last);
+    if (amounts.length > 0) this.changes.add(this.#statements.deleteMessages, user, last);
+    for (const { bytes } of amounts) this.changes.countBytes(bytes);
+    return amounts;
+  }
+
+  /** The oldest messages with a number above `after`, until they have `bytes`, and at least one. */
+  messages(user: string, after: number, bytes: number): StoredMessage[] {
+    this.changes.execute();
+    const messages: StoredMessage[] = [];
+    let left = bytes;
+    for (const message of this.#statements.selectMessages.iterate(user, after)) {
+      messages.push(message);
+      left -= message.text.length + message.from.length + 32;
+      if (left <= 0) break;
+    }
+    return messages;
+  }
+
+  waiting(): Waiting[] {
+    return this.#all<Waiting>(SQL.sumAllMessages);
+  }
+
+  /** In the order in which they are forgotten. */
+  lockouts(): StoredLockout[] {
+    return this.#all<StoredLockout>(SQL.selectLockouts);
+  }
+
+  blocks(): { user: string; other: string }[] {
+    return this.#all<{ user: string; other: string }>(SQL.selectBlocks);
+  }
+
+  endedSession(token: string): EndedSession | null {
+    type Row = Record<"number" | "resumable" | "replaced" | "received" | "ended_ms", number> & { user: string };
+    const row = this.#get<Row>(SQL.selectEndedSession, hashToken(token));
+    if (row === null) return null;
+    const { number, user, received, ended_ms: endedUnixMs } = row;
+    return { number, token, user, received, endedUnixMs, resumable: row.resumable === 1, replaced: row.replaced === 1 };
+  }
+
+  proof(user: string, token: string): Uint8Array {
+    return this.#get<{ proof: Uint8Array }>(SQL.selectProof, hashToken(token), user)?.proof ?? NO_PROOF;
+  }
+
+  /**
+   * The highest message number up to `numberMax` whose position in the session's stream is at most `position`; 0
+   * without one. Positions rise with numbers, so a binary search finds it with a few dozen look-ups.
+   */
+  lastDelivered(session: number, position: number, numberMax: number): number {
+    let [last, high] = [0, numberMax];
+    for (let low = 1; low <= high;) {
+      const middle = low + Math.floor((high - low) / 2);
+      const row = this.#get<{ number: number; position: number }>(SQL.selectPosition, session, middle);
+      if (row !== null && row.position <= position) low = (last = row.number) + 1;
+      else high = middle - 1;
+    }
+    return last;
+  }
+
+  #get<Row>(sql: string, ...values: SQLQueryBindings[]): Row | null {
+    this.changes.execute();
+    return this.#database.query<Row, SQLQueryBindings[]>(sql).get(...values);
+  }
+
+  #all<Row>(sql: string): Row[] {
+    this.changes.execute();
+    return this.#database.query<Row, []>(sql).all();
+  }
+}
+
+/** Statements that are run for messages and sessions: prepared once. */
+function prepare(database: Database) {
+  return {
+    insertMessage: database.query(SQL.insertMessage),
+    selectMessages: database.query<StoredMessage, [string, number]>(SQL.selectMessages),
+    sumMessages: database.query<Amount, [string, number]>(SQL.sumMessages),
+    deleteMessages: database.query(SQL.deleteMessages),
+    insertPosition: database.query(SQL.insertPosition),
+    insertSession: database.query(SQL.insertSession),
+    updateReceived: database.query(SQL.updateReceived),
+    endSession: database.query(SQL.endSession),
+    trimSessions: database.query(SQL.trimSessions),
+    insertLockout: database.query(SQL.insertLockout),
+    deleteLockout: database.query(SQL.deleteLockout),
+    insertBlock: database.query(SQL.insertBlock),
+    deleteBlock: database.query(SQL.deleteBlock),
+  };
+}
+
+/** Tokens are stored as hashes: a reader of the database can take over no session. */
+export function hashToken(token: string): Uint8Array {
+  return createHash("sha256").update(token).digest();
+}
