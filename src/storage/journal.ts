@@ -204,7 +204,7 @@ export class Journal {
 
   /**
    * Called once a turn: without a spare, it fills the next piece of one, so that no turn waits for a whole one. When
-   * little room is left it fills all of it: a full disk must be noticed before the rest is used.
+   * little room is left it fills all of it: a full disk must be found before that room is used.
    */
   prepare(): void {
     if (this.#spares.length > 0) {

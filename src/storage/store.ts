@@ -113,7 +113,7 @@ export class Store implements ChatStore {
 
   sessionBegan(session: KnownSession, proof: Uint8Array): void {
     const { number, token, user, resumable } = session;
-    // Only the journal knows how far a session was acted on until it ends; without a journal nobody does.
+    // Until the session ends, only the journal has its received position; without a journal it is unknown (-1).
     this.#tables.insertSession(session, this.#journal === null ? -1 : 0, proof);
     this.#record?.add(JournalEntry.Began, Number(resumable), encode(user), hashToken(token), proof, number);
   }

@@ -261,9 +261,9 @@ class Run {
   readonly #moveOld = (upTo: number): boolean => {
     for (const [index, { name }] of USERS.entries()) {
       const stream = this.#streams[index]!;
-      const carried = stream.messages(this.#movedUpTo[index]!, upTo, 1e9);
-      this.#store.requeued(name, 0, 0, carried);
-      this.#movedUpTo[index] = carried.at(-1)?.number ?? this.#movedUpTo[index]!;
+      const messages = stream.messages(this.#movedUpTo[index]!, upTo, 1e9);
+      this.#store.requeued(name, 0, 0, messages);
+      this.#movedUpTo[index] = messages.at(-1)?.number ?? this.#movedUpTo[index]!;
       stream.spill(0, this.#movedUpTo[index]!);
     }
     for (const message of this.written) if (message.number <= upTo) message.inStream = false;

@@ -199,7 +199,7 @@ describe("a full disk", () => {
     expect(records(folder).map(([sequence]) => sequence)).toEqual([1, 2, 3]);
   });
 
-  test("is not reported any more when an old segment is freed", () => {
+  test("is reported until an old segment is freed", () => {
     const { journal, folder } = newJournal();
     append(journal, "x".repeat(900));
     append(journal, "x".repeat(900));

@@ -153,7 +153,7 @@ describe("after a kill", () => {
   test("acknowledged messages of streams and mailboxes are gone", () => {
     const disk = new Disk();
     const store = disk.start();
-    store.stored("bob", { number: store.newNumber(), unixMs: 5, from: "carol", text: Buffer.from("rests") });
+    store.stored("bob", { number: store.newNumber(), unixMs: 5, from: "carol", text: Buffer.from("in the mailbox") });
     const { message } = newStream(store, 0);
     const last = message("one");
     message("two");
@@ -257,15 +257,15 @@ describe("after a kill", () => {
     const number = began(store);
     const { outbox, message } = newStream(store, number);
     const texts: string[] = [];
-    let rested = 0;
+    let movedUpTo = 0;
     for (let i = 0; i < 300; i++) {
       texts.push(`alice ${i} ${"x".repeat(100)}`);
       message(texts.at(-1)!.slice(6));
       store.compact((upTo) => {
-        const carried = outbox.messages(rested, upTo, 1e9);
-        store.requeued("bob", number, 40 + i, carried);
-        rested = carried.at(-1)?.number ?? rested;
-        outbox.spill(0, rested);
+        const messages = outbox.messages(movedUpTo, upTo, 1e9);
+        store.requeued("bob", number, 40 + i, messages);
+        movedUpTo = messages.at(-1)?.number ?? movedUpTo;
+        outbox.spill(0, movedUpTo);
         return true;
       });
       store.save();

@@ -189,8 +189,8 @@ describe("an ended session", () => {
   test("has that number also among thousands of messages", () => {
     const store = open();
     const numbers = Array.from({ length: 9000 }, () => store.newNumber()).filter((number) => number % 7 > 3);
-    const carried = numbers.map((number, i) => ({ ...message(number), position: 20 * (i + 1) }));
-    store.requeued("bob", 5, 0, carried);
+    const messages = numbers.map((number, i) => ({ ...message(number), position: 20 * (i + 1) }));
+    store.requeued("bob", 5, 0, messages);
     for (let i = 0; i <= numbers.length; i += 13) {
       expect(store.lastDelivered(5, 20 * i + 19)).toBe(numbers[i - 1] ?? 0);
     }
