@@ -6,7 +6,8 @@ import { JOURNAL_SEGMENTS_KEPT } from "../../src/limits.ts";
 import { openDatabase } from "../../src/storage/database.ts";
 import { Journal, segmentsOf } from "../../src/storage/journal.ts";
 import { FileFolder } from "../../src/storage/segment.ts";
-import { type Checkpoints, Store } from "../../src/storage/store.ts";
+import type { Checkpoints } from "../../src/storage/commits.ts";
+import { Store } from "../../src/storage/store.ts";
 
 const SEGMENT_BYTES = 4096;
 const folders: string[] = [];
