@@ -37,7 +37,8 @@ export class SpareSegments {
 
   /** The size of the spare that came last; 0 without any. */
   get lastBytes(): number {
-    return this.isEmpty ? 0 : this.#segments.at(-1)!.bytes.length;
+    const { length } = this.#segments;
+    return length > 0 ? this.#segments[length - 1]!.bytes.length : 0;
   }
 
   newName(): string {
