@@ -28,31 +28,34 @@ export class MailboxScheduler {
   readonly #urgent = new Set<Account>();
   /** Logins that wait until what their user's earlier sessions hold is in the mailbox. */
   readonly #logins = new Map<Account, (() => void)[]>();
+  readonly #bytesPerTurn: number;
   /**
    * A visit is under way. What it causes is queued: a login in the middle of another login of the same user would leave
    * two sessions.
    */
   #isVisiting = false;
   /** What may still be moved in this turn. */
-  #bytesLeft = MOVED_BYTES_PER_TURN;
+  #bytesLeft: number;
   /** The store was busy when the last turn ended. */
   #wasBusy = false;
   /** Index of the next account in `#moveOld`. */
   #next = 0;
 
-  /** `wrote` receives the sessions to whose streams messages were fed. */
+  /** `wrote` receives the sessions to whose streams messages were fed; `bytesPerTurn` bounds the moves of a turn. */
   constructor(
     accounts: Accounts,
     mailbox: Mailbox,
     store: ChatStore,
     wrote: (session: Session) => void,
     report: (error: unknown) => void,
+    bytesPerTurn = MOVED_BYTES_PER_TURN,
   ) {
     this.#accounts = accounts;
     this.#mailbox = mailbox;
     this.#store = store;
     this.#wrote = wrote;
     this.#report = report;
+    this.#bytesLeft = this.#bytesPerTurn = bytesPerTurn;
   }
 
   /**
@@ -88,6 +91,11 @@ export class MailboxScheduler {
       this.#report(error);
     }
     return session.account.leaving === null;
+  }
+
+  /** What one user may move while others wait. */
+  get #share(): number {
+    return Math.min(MOVED_BYTES_SHARE, this.#bytesPerTurn);
   }
 
   /** The server stops: nothing is left to be moved, unless the disk refuses. */
@@ -210,17 +218,17 @@ export class MailboxScheduler {
   step(): boolean {
     const wasBusy = this.#wasBusy;
     if (this.#mailbox.deliveryRefused && this.#store.writeError === null) this.#deliverAll();
-    if (wasBusy) this.#bytesLeft = MOVED_BYTES_SHARE;
+    if (wasBusy) this.#bytesLeft = this.#share;
     for (const account of wasBusy ? this.#urgent : this.#queue) {
       if (this.#bytesLeft <= 0) break;
       const { session } = account;
       const isFed = session?.deliveryPending === true;
-      this.#visit(account, Math.max(MOVED_BYTES_SHARE, this.#bytesLeft / this.#queue.size));
+      this.#visit(account, Math.max(this.#share, this.#bytesLeft / this.#queue.size));
       if (isFed) session!.outbox.markDirty(); // Its requests may go on.
     }
     this.#store.compact(this.#moveOld);
     this.#wasBusy = this.#store.isBusy;
-    this.#bytesLeft = this.#wasBusy ? 0 : MOVED_BYTES_PER_TURN;
+    this.#bytesLeft = this.#wasBusy ? 0 : this.#bytesPerTurn;
     return this.#wasBusy ? this.#urgent.size > 0 : this.#queue.size > 0;
   }
 
@@ -233,7 +241,7 @@ export class MailboxScheduler {
   /** Goes over all users, in as many turns as that takes; see `ChatStore.compact`. */
   readonly #moveOld = (upTo: number, bytesMax: number): boolean => {
     const { all } = this.#accounts;
-    let bytesLeft = bytesMax;
+    let bytesLeft = Math.min(bytesMax, this.#bytesPerTurn / 2);
     for (; this.#next < all.length; this.#next++) {
       const account = all[this.#next]!;
       const { session, leaving } = account;

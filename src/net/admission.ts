@@ -1,6 +1,7 @@
 import type { BlockList } from "node:net";
 import {
   DESCRIPTORS_SPARE,
+  INPUT_BYTES_MAX,
   KERNEL_RECEIVE_BYTES,
   KERNEL_SEND_BYTES,
   type Limits,
@@ -26,6 +27,25 @@ export function fitDescriptors(limits: Limits, descriptors: number): Limits {
   const callbacksMax = Math.min(limits.callbacksMax, Math.floor(free * CALLBACKS_SHARE));
   const connectionsMax = Math.min(limits.connectionsMax || free, free - callbacksMax);
   return { ...limits, callbacksMax, connectionsMax };
+}
+
+/** A connection with a session may hold this many times as many bytes as one without. */
+const SESSION_WEIGHT = 8;
+
+/**
+ * Bounds the memory of incomplete lines and waiting requests of all connections together: closes the connections that
+ * hold most. A connection without a session is closed earlier than one with a session.
+ */
+export function closeLargest(open: Iterable<Connection>): void {
+  const all = [...open];
+  let bytes = all.reduce((sum, { heldBytes }) => sum + heldBytes, 0);
+  if (bytes <= INPUT_BYTES_MAX) return;
+  const rank = ({ session, heldBytes }: Connection): number => heldBytes / (session === null ? 1 : SESSION_WEIGHT);
+  for (const connection of all.sort((a, b) => rank(b) - rank(a))) {
+    if (bytes <= INPUT_BYTES_MAX) return;
+    bytes -= connection.heldBytes;
+    connection.hangUp();
+  }
 }
 
 /** Decides about sockets that were accepted: who gets a connection, who has to go for it, and in whose name it is. */

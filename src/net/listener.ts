@@ -4,23 +4,22 @@ import type { TCPSocketListener } from "bun";
 import { everyAddress, formatAddress } from "../runtime/host.ts";
 import type { Certificate } from "./certificate.ts";
 import type { Accepted } from "./connection.ts";
+import type { SocketHandlers } from "./socket-handlers.ts";
 import { duplicate } from "../runtime/kernel.ts";
 
 /** A port that cannot be listened on, in words for the operator. */
 export class ListenError extends Error {}
-
-type Handlers = Bun.SocketHandler<Accepted | null>;
 
 /** A port that is listened on, plain or over TLS. */
 export class Listener {
   /** As `<ip>:<port>`. */
   readonly address: string;
   readonly port: number;
-  readonly #handlers: Handlers;
+  readonly #handlers: SocketHandlers;
   #socket: TCPSocketListener<Accepted | null>;
 
   /** With a certificate it speaks TLS, and `handlers` have `handshake`. Port 0 is a free one. Throws ListenError. */
-  constructor(host: string, port: number, handlers: Handlers, certificate: Certificate | null) {
+  constructor(host: string, port: number, handlers: SocketHandlers, certificate: Certificate | null) {
     this.#handlers = handlers;
     try {
       this.#socket = listen({ hostname: host, port }, handlers, certificate);
@@ -58,7 +57,7 @@ export class Listener {
 
 function listen(
   at: { hostname: string; port: number } | { fd: number },
-  socket: Handlers,
+  socket: SocketHandlers,
   certificate: Certificate | null,
 ): TCPSocketListener<Accepted | null> {
   const tls = certificate === null ? {} : { tls: { cert: certificate.chain, key: certificate.key } };

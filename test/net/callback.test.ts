@@ -220,7 +220,7 @@ test("a takeover and the server's stop are told by one more call", async () => {
 
 test("a silent callback session expires and is told; calls that are answered count as heard", async () => {
   await server.stop();
-  server = new WireServer({ silenceMs: 300 });
+  server = new WireServer({ idleTimeoutMs: 300 });
   const phone = new Phone();
   phones.push(phone);
   const wire: WireClient = await server.connect();

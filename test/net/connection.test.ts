@@ -1,5 +1,5 @@
 import { describe, expect, test } from "bun:test";
-import { closeLargest } from "../../src/server/server.ts";
+import { closeLargest } from "../../src/net/admission.ts";
 import { type Accepted, type AcceptedSocket, Connection, Connections } from "../../src/net/connection.ts";
 import {
   ACK_BYTES_MAX,
@@ -112,9 +112,7 @@ class Wire {
     address = "192.0.2.1",
   ) {
     this.world = world;
-    this.all = all ?? new Connections(world.chat);
-    world.goOn = () => this.all.serveReady();
-    if (all === undefined) world.more = () => this.all.ready.size > 0;
+    this.all = all ?? world.connections;
     const write = (bytes: Buffer, start: number, count: number): number => {
       const taken = Math.min(this.room, count);
       this.room -= taken;
@@ -496,6 +494,7 @@ describe("what one connection says at once", () => {
     const nextTurn = (): boolean => {
       const isNeeded = all.ready.size > 0;
       world.begin();
+      all.serveReady();
       world.endTurns();
       return isNeeded;
     };
@@ -510,6 +509,7 @@ describe("what one connection says at once", () => {
     expect(wire.say(...Array<string>((turns + 1) * VISIT + 10).fill("alive"), "online", "logout")).toHaveLength(VISIT);
     expect(wire.reading).toBe(false);
     expect(other.say("alive")).toEqual(["err not_logged_in"]);
+    nextTurn();
     expect(wire.read()).toHaveLength(turns * VISIT);
     wire.connection.end();
     expect(wire.shut).toBe(false);

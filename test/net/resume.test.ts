@@ -121,7 +121,7 @@ test("every request of a pipeline that is cut anywhere is acted on once, and eve
 
 test("a session that nobody resumes expires, and its messages wait for the next login", async () => {
   await server.stop();
-  server = new WireServer({ silenceMs: 300 });
+  server = new WireServer({ idleTimeoutMs: 300 });
   const alice = await Resumable.login("alice");
   alice.wire.cut();
   const bob = await server.connect();

@@ -179,7 +179,7 @@ describe("the data folder of a running server", () => {
     await server.logs(/the data folder is gone/);
     await alice.asks("message bob meanwhile", "err internal the data folder is gone");
     renameSync(join(path, "moved.aside"), join(path, "moved"));
-    await server.logs(/the disk takes everything again/);
+    await server.logs(/the disk accepts writes again/);
     await alice.asks("message bob after", "ok stored");
     server.kill("SIGTERM");
     expect(await server.exits()).toBe(0);
@@ -290,7 +290,9 @@ test.skipIf(!canTrace)("when a sync fails, the server sends no ok, logs why, and
   await tracer.stderr.getReader().read(); // It reports that it is attached.
   alice.say("message bob hello");
   expect(await server.exits()).toBe(1);
-  expect(server.stderr).toMatch(/"level":60,.*"the disk does not keep what is written; nothing more can be promised"/);
+  expect(server.stderr).toMatch(
+    /"level":60,.*"cannot sync the journal: the disk may have lost writes; the server exits"/,
+  );
   await tracer.exited;
   expect(alice.line()).rejects.toThrow("ended");
 });
@@ -331,7 +333,7 @@ describe.skipIf(prlimit === null)("a full disk", () => {
     await carol.asks("logout", "ok");
     await alice.hears("left carol logout");
     limit(server, "unlimited");
-    await server.logs(/the disk takes everything again/);
+    await server.logs(/the disk accepts writes again/);
     await alice.asks("message bob afterwards", "ok stored");
     await kill(server);
     const [bob] = await login(start("full"), "bob");
