@@ -172,8 +172,7 @@ const PARTS: Record<string, Part> = {
         outbox.durable = outbox.end;
         while (outbox.peek()) outbox.advance(outbox.pieceEnd - outbox.pieceStart);
         store.acked(account, outbox.ackedNumber);
-        // In the server the MailboxScheduler does this. Here old segments contain nothing that is unacknowledged.
-        store.compact(() => true);
+        store.compact(() => true); // Old segments contain nothing that is unacknowledged.
         if (store.save() !== true) throw new Error("the journal cannot be written");
       }
     };

@@ -15,7 +15,7 @@ export class Compaction {
   readonly #folder: DataFolder | null;
   /** The segments that are being freed: the last message number and the last record in them. */
   #old: { number: number; sequence: number } | null = null;
-  /** Everything up to this record is in the database with the next commit. */
+  /** See `movedSequence`. */
   #movedSequence: number;
   /** The journal has freed its records up to this one. */
   #freedSequence = 0;
@@ -27,7 +27,7 @@ export class Compaction {
     this.#movedSequence = sequence;
   }
 
-  /** The last record that the database does not need any more after a commit. */
+  /** After the next commit, the database has everything up to this record. */
   get movedSequence(): number {
     return this.#movedSequence;
   }
@@ -41,7 +41,7 @@ export class Compaction {
     return true;
   }
 
-  /** The chat has stopped, and the database has everything with the next commit. */
+  /** The chat has stopped and moved everything. */
   moveAll(): void {
     this.#movedSequence = this.#journal?.sequence ?? this.#movedSequence;
   }

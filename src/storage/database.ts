@@ -57,8 +57,8 @@ function checkPages(database: Database, file: string): void {
 
 function damaged(file: string, why: string): StoreError {
   return new StoreError(
-    `${file} is damaged: ${why}. Put back a copy of the whole folder, or move this file away and start once with ` +
-      "--salvage, which keeps what the journal still has",
+    `${file} is damaged: ${why}; put back a copy of the whole folder, or move this file away and start once with ` +
+      "--salvage, which keeps what the journal has",
   );
 }
 

@@ -1,10 +1,10 @@
-import { JOURNAL_SEGMENTS_KEPT, JOURNAL_SEGMENT_BYTES, JOURNAL_SPARES_MAX } from "../limits.ts";
+import { JOURNAL_SEGMENTS_KEPT, JOURNAL_SEGMENT_BYTES } from "../limits.ts";
 import { MappedRegion } from "./journal-entry.ts";
 import { HEAD, LAST_BYTES, LAST_NAME, LENGTH, SEQUENCE, aligned } from "./record.ts";
 import type { Preallocation, Segment, SegmentFolder } from "./segment.ts";
+import { SpareSegments } from "./spare-segments.ts";
 
 const SEGMENT_NAME = /^\d{16}$/;
-const SPARE_NAME = /^spare-(\d+)$/;
 /** The reserve is a quarter of a segment. A shift keeps it an integer, and integers are compared faster. */
 const RESERVE_SHIFT = 2;
 
@@ -39,8 +39,6 @@ export function segmentsOf(folder: SegmentFolder): number[] {
 export class Journal {
   /** Number of the last record. */
   sequence: number;
-  /** Why the disk refused a new segment; null when it did not. `prepare` tries again. */
-  fault: unknown = null;
   readonly #folder: SegmentFolder;
   /** Bytes that `room` does not count: for entries that promise nothing. */
   readonly reserveBytes: number;
@@ -49,17 +47,12 @@ export class Journal {
   /** The file `last`, and its numbers. */
   readonly #lastFile: Segment;
   readonly #last: Float64Array;
-  readonly #segmentBytes: number;
   readonly #segmentsKept: number;
   readonly #used: UsedSegment[] = [];
-  readonly #spares: Segment[] = [];
-  /** The next spare, while it is filled piece by piece. */
-  #preallocation: Preallocation | null = null;
+  readonly #spares: SpareSegments;
   /** Where the next record begins in the newest segment, and that segment's memory. */
   #at = 0;
   #region: MappedRegion | null = null;
-  /** The highest number in a name of a spare. */
-  #spareNumber = 0;
   /** Segments with records since the last sync. */
   readonly #unsynced = new Set<Segment>();
   /** A segment got its name since the last sync. */
@@ -79,31 +72,34 @@ export class Journal {
     segmentsKept = JOURNAL_SEGMENTS_KEPT,
   ) {
     this.#folder = folder;
-    this.#segmentBytes = segmentBytes;
     this.reserveBytes = segmentBytes >> RESERVE_SHIFT;
     this.#segmentsKept = segmentsKept;
     this.#seed = seed;
     this.sequence = sequence;
-    const names = folder.names();
-    for (const name of names) this.#spareNumber = Math.max(this.#spareNumber, Number(SPARE_NAME.exec(name)?.[1] ?? 0));
-    for (const name of names) if (SPARE_NAME.test(name) || SEGMENT_NAME.test(name)) this.#recycle(folder.open(name));
-    this.#lastFile = this.#openLast(names);
+    this.#spares = new SpareSegments(folder, segmentBytes);
+    for (const name of folder.names()) if (SEGMENT_NAME.test(name)) this.#spares.recycle(folder.open(name));
+    this.#lastFile = this.#openLast();
     this.#last = new MappedRegion(this.#lastFile.bytes).numbers;
     this.#last.set([sequence, seed, -seed]);
-    while (this.#spares.length === 0) this.#fill();
+    while (this.#spares.isEmpty) this.#spares.fill();
   }
 
-  #openLast(names: readonly string[]): Segment {
-    if (names.includes(LAST_NAME)) {
+  #openLast(): Segment {
+    if (this.#folder.names().includes(LAST_NAME)) {
       const segment = this.#folder.open(LAST_NAME);
       if (segment.bytes.length === LAST_BYTES) return segment;
       segment.remove();
     }
-    const segment = filled(this.#folder.fill(this.#spareName(), LAST_BYTES));
+    const segment = filled(this.#folder.fill(this.#spares.newName(), LAST_BYTES));
     new MappedRegion(segment.bytes).numbers.set([this.sequence, this.#seed, -this.#seed]);
     segment.syncNow();
     segment.rename(LAST_NAME); // Renamed when complete: even after a power cut it is never half written.
     return segment;
+  }
+
+  /** Why the disk refused a new segment; null when it did not. `prepare` tries again. */
+  get fault(): unknown {
+    return this.#spares.fault;
   }
 
   /** Records up to `sequence` are complete: a recovery that does not find them reports damage. */
@@ -118,7 +114,7 @@ export class Journal {
 
   /** Whether all files are still in the folder. */
   get isWhole(): boolean {
-    const files = [this.#lastFile, ...this.#used.map(({ segment }) => segment), ...this.#spares];
+    const files = [this.#lastFile, ...this.#used.map(({ segment }) => segment), ...this.#spares.all];
     return files.every((file) => file.isThere());
   }
 
@@ -130,18 +126,16 @@ export class Journal {
   /** How many bytes the next record can have without a new file, and without use of the reserve. */
   get room(): number {
     const leftBytes = (this.#region?.bytes.length ?? 0) - this.#at;
-    const spareBytes = this.#spares.length > 0 ? this.#spares.at(-1)!.bytes.length : 0;
-    return Math.max(leftBytes, spareBytes) - HEAD - this.reserveBytes;
+    return Math.max(leftBytes, this.#spares.lastBytes) - HEAD - this.reserveBytes;
   }
 
   /** Fills spares synchronously until `room` is at least `bytes`. False when the disk refuses. */
   makeRoom(bytes: number): boolean {
     try {
-      while (this.room < bytes) this.#fill(bytes + HEAD + this.reserveBytes);
+      while (this.room < bytes) this.#spares.fill(bytes + HEAD + this.reserveBytes);
       return true;
-    } catch (error) {
-      this.fault = error;
-      return false;
+    } catch {
+      return false; // `fault` has the reason.
     }
   }
 
@@ -162,8 +156,9 @@ export class Journal {
     const bytes = HEAD + aligned(length);
     let used = this.#used.at(-1);
     if (used === undefined || this.#at + bytes > used.segment.bytes.length) {
-      used = { segment: this.#nextSegment(bytes), number };
+      used = { segment: this.#spares.take(bytes, segmentName(this.sequence + 1)), number };
       this.#used.push(used);
+      this.#renamed = true;
       this.#region = new MappedRegion(used.segment.bytes);
       this.#at = 0;
     }
@@ -180,58 +175,20 @@ export class Journal {
     this.#unsynced.add(segment);
   }
 
-  /** A spare of at least that many bytes becomes the segment of the next record. */
-  #nextSegment(bytes: number): Segment {
-    try {
-      const fits = ({ bytes: { length } }: Segment): boolean => length >= bytes;
-      while (!this.#spares.some(fits)) this.#fill(bytes);
-      const index = this.#spares.findLastIndex(fits);
-      const segment = this.#spares[index]!;
-      segment.rename(segmentName(this.sequence + 1));
-      this.#spares.splice(index, 1);
-      this.#renamed = true;
-      this.fault = null;
-      return segment;
-    } catch (error) {
-      this.fault = error;
-      throw error;
-    }
-  }
-
-  #spareName(): string {
-    return `spare-${++this.#spareNumber}`;
-  }
-
   /**
    * Called once a turn: without a spare, it fills the next piece of one, so that no turn waits for a whole one. When
-   * little room is left it fills all of it: a full disk must be noticed before the rest is used.
+   * little room is left it fills all of it: a full disk must be found before that room is used.
    */
   prepare(): void {
-    if (this.#spares.length > 0) {
-      this.fault = null; // It was a segment of more than the usual size that the disk refused.
+    if (!this.#spares.isEmpty) {
+      this.#spares.fault = null; // The disk refused a segment of more than the usual size.
       return;
     }
     try {
-      this.#fill();
-      while (this.room <= 0) this.#fill();
-    } catch (error) {
-      this.fault = error;
-    }
-  }
-
-  /** Fills the next piece of a spare of at least `bytesMin` bytes. */
-  #fill(bytesMin = this.#segmentBytes): void {
-    try {
-      const bytes = Math.ceil(bytesMin / this.#segmentBytes) * this.#segmentBytes;
-      this.#preallocation ??= this.#folder.fill(this.#spareName(), bytes);
-      const segment = this.#preallocation.step();
-      this.fault = null;
-      if (segment === null) return;
-      this.#preallocation = null;
-      this.#spares.push(segment);
-    } catch (error) {
-      this.#preallocation = null;
-      throw error;
+      this.#spares.fill();
+      while (this.room <= 0) this.#spares.fill();
+    } catch {
+      // `fault` has the reason.
     }
   }
 
@@ -250,17 +207,8 @@ export class Journal {
   free(sequence: number): void {
     while (this.#used.length > 1 && Number(this.#used[1]!.segment.name) <= sequence + 1) {
       this.#unsynced.delete(this.#used[0]!.segment);
-      this.#recycle(this.#used[0]!.segment);
+      this.#spares.recycle(this.#used[0]!.segment);
       this.#used.shift();
-      this.fault = null;
-    }
-  }
-
-  #recycle(segment: Segment): void {
-    if (segment.bytes.length !== this.#segmentBytes || this.#spares.length >= JOURNAL_SPARES_MAX) segment.remove();
-    else {
-      if (SEGMENT_NAME.test(segment.name)) segment.rename(this.#spareName());
-      this.#spares.push(segment);
     }
   }
 

@@ -4,8 +4,8 @@ import { Arena } from "./arena.ts";
 import { TRANSACTION } from "./sql.ts";
 
 /**
- * Changes of the database that no commit has yet. They are executed when somebody reads or commits: a turn costs
- * SQLite nothing. A failed commit rolls the transaction back, and the next attempt executes all of them again. When to
+ * Changes of the database that no commit has yet. They are executed at the next read or commit, and not in each
+ * turn. A failed commit rolls the transaction back, and the next attempt executes all of them again. When to
  * commit is not decided here (store.ts).
  */
 export class PendingChanges {

@@ -178,7 +178,7 @@ export class Recovery {
     const damage = this.#damages.length > 0 ? this.#damages.join("; ") : null;
     if (damage !== null && !this.#options.salvage) {
       throw new StoreError(
-        `the journal ${this.#folder.path} is damaged: ${damage}. Nothing was changed. Put back what is missing, or ` +
+        `the journal ${this.#folder.path} is damaged: ${damage}; nothing was changed; put back what is missing, or ` +
           "start once with --salvage, which keeps everything that can be read",
       );
     }

@@ -2,23 +2,19 @@ import type { Database } from "bun:sqlite";
 import type { WrongPasswords } from "../auth/lockouts.ts";
 import type { Account } from "../chat/session.ts";
 import type { Amount, ChatStore, EndedSession, KnownSession, MoveOldMessages, StoredMessage } from "../chat/store.ts";
-import { STORE_CHANGES_HELD } from "../limits.ts";
 import { encode } from "../protocol/ascii.ts";
 import type { UnackedMessage } from "../stream/unacked-index.ts";
 import type { Outbox } from "../stream/outbox.ts";
+import { type Checkpoints, Commits } from "./commits.ts";
 import { Compaction } from "./compaction.ts";
 import type { DataFolder } from "./data-folder.ts";
 import { StoreError } from "./database.ts";
 import { JournalEntry, NOTHING } from "./journal-entry.ts";
 import type { Journal } from "./journal.ts";
-import type { PendingChanges } from "./pending-changes.ts";
 import { PRAGMA, SQL } from "./sql.ts";
 import { type StoredLockout, Tables, type Waiting, hashToken } from "./tables.ts";
 import { TurnRecord } from "./turn-record.ts";
 import { WalCheckpointer } from "./wal-checkpointer.ts";
-
-/** Counts commits for checkpoints of SQLite's write-ahead log; commits should wait while `state` is `finishing`. */
-export type Checkpoints = Pick<WalCheckpointer, "state" | "committed">;
 
 /**
  * What outlives the server. Each event of the chat becomes an entry in the turn's record of the journal, which makes it
@@ -33,22 +29,16 @@ export class Store implements ChatStore {
   writeErrorUntil = "";
   readonly #database: Database;
   readonly #tables: Tables;
-  readonly #changes: PendingChanges;
   readonly #folder: DataFolder | null;
   readonly #journal: Journal | null;
   /** The record of this turn; null without a journal. */
   readonly #record: TurnRecord | null;
   readonly #compaction: Compaction;
-  readonly #checkpoints: Checkpoints;
+  readonly #commits: Commits;
   /** Durability `power`: a turn is durable when it is synced to the disk, not when the kernel has it. */
   readonly #power: boolean;
   /** The highest message or session number that was given out. */
   #number: number;
-  /** Why the last commit failed; null when it did not. */
-  #commitError: unknown = null;
-  #commitDue = false;
-  /** The newest segment of the journal at the last commit: a new segment makes a commit due. */
-  #committedSegment = 0;
 
   constructor(
     database: Database,
@@ -61,12 +51,11 @@ export class Store implements ChatStore {
     const { number, sequence } = database.query<{ number: number; sequence: number }, []>(SQL.selectProgress).get()!;
     this.#database = database;
     this.#tables = new Tables(database);
-    this.#changes = this.#tables.changes;
     this.#folder = folder;
     this.#journal = journal;
     this.#record = journal === null ? null : new TurnRecord(journal);
     this.#compaction = new Compaction(journal, folder, sequence);
-    this.#checkpoints = checkpoints;
+    this.#commits = new Commits(database, this.#tables.changes, journal, this.#compaction, checkpoints, power);
     this.#power = power;
     this.#number = number;
   }
@@ -82,7 +71,7 @@ export class Store implements ChatStore {
   }
 
   get isBusy(): boolean {
-    return this.#checkpoints.state === "finishing";
+    return this.#commits.isBusy;
   }
 
   newNumber(): number {
@@ -113,7 +102,7 @@ export class Store implements ChatStore {
 
   sessionBegan(session: KnownSession, proof: Uint8Array): void {
     const { number, token, user, resumable } = session;
-    // Only the journal knows how far a session was acted on until it ends; without a journal nobody does.
+    // Until the session ends, only the journal has its received position; without a journal it is unknown (-1).
     this.#tables.insertSession(session, this.#journal === null ? -1 : 0, proof);
     this.#record?.add(JournalEntry.Began, Number(resumable), encode(user), hashToken(token), proof, number);
   }
@@ -145,7 +134,7 @@ export class Store implements ChatStore {
   }
 
   compact(move: MoveOldMessages): void {
-    if (!this.isBusy && this.#compaction.step(move)) this.#commitDue = true;
+    if (!this.isBusy && this.#compaction.step(move)) this.#commits.makeDue();
   }
 
   read(user: string, after: number, bytes: number): StoredMessage[] {
@@ -188,18 +177,9 @@ export class Store implements ChatStore {
    */
   save(): boolean | Promise<void> {
     if (!this.#write()) return false;
+    if (this.#commits.commitIfDue(this.#number)) this.#updateWriteError();
     const journal = this.#journal;
-    // After a failed commit only `retry` makes the next one due: it executes all changes again, too much for each turn.
-    if (journal !== null && journal.newest !== this.#committedSegment && this.#commitError === null)
-      this.#commitDue = true;
-    if (this.#isCommitDue()) this.commit();
     return !this.#power || journal === null || journal.isSynced || journal.sync();
-  }
-
-  #isCommitDue(): boolean {
-    const { fill } = this.#changes;
-    if (this.isBusy && fill < STORE_CHANGES_HELD) return false;
-    return this.#commitDue || (this.#commitError === null && fill >= 1);
   }
 
   /** Writes the turn's record; false when the disk has no room for it. */
@@ -214,34 +194,20 @@ export class Store implements ChatStore {
   retry(): void {
     this.#folder?.check();
     this.#journal?.prepare();
-    this.#commitDue ||= this.#commitError !== null || (this.#journal === null && !this.#changes.isEmpty);
+    this.#commits.retry();
     this.#updateWriteError();
   }
 
   /** Commits all pending changes. When the disk refuses, a later commit tries again. */
   commit(): void {
-    this.#commitDue = false;
-    const sequence = this.#compaction.movedSequence;
-    const segment = this.#journal?.newest ?? 0;
-    try {
-      this.#changes.commit(() => {
-        if (this.#power && this.#journal?.isSynced === false) this.#journal.syncNow();
-        this.#database.query(SQL.updateProgress).run(sequence, this.#journal?.sequence ?? 0, this.#number);
-      });
-      this.#checkpoints.committed();
-      this.#commitError = null;
-      this.#committedSegment = segment;
-      this.#compaction.committed(sequence);
-    } catch (error) {
-      this.#commitError = error;
-    }
+    this.#commits.commit(this.#number);
     this.#updateWriteError();
   }
 
   /** After anything that the disk may have refused or has room for again. */
   #updateWriteError(): void {
     this.#record?.measure();
-    const error = this.#commitError ?? this.#journal?.fault ?? null;
+    const error = this.#commits.error ?? this.#journal?.fault ?? null;
     this.writeError = error === null ? null : `the disk refuses: ${error instanceof Error ? error.message : error}`;
     this.writeErrorUntil = "there is room";
     const loss = this.#folder?.loss ?? null;
@@ -257,7 +223,7 @@ export class Store implements ChatStore {
       this.#write(true);
       this.#compaction.moveAll();
       this.commit();
-      if (this.#commitError !== null) throw this.#commitError;
+      if (this.#commits.error !== null) throw this.#commits.error;
       this.#folder?.check();
       const { what, fate = null } = this.#folder?.loss ?? {};
       const count = this.waiting().reduce((sum, { messages }) => sum + messages, 0);

@@ -4,7 +4,7 @@ import type { Account } from "../chat/session.ts";
 import { JournalEntry, EntryWriter, type EntryKind, HeldEntries, NOTHING } from "./journal-entry.ts";
 import type { Journal } from "./journal.ts";
 
-/** The most bytes that the entries of an accepted text take besides the text: two entries with names and numbers. */
+/** The most bytes that the entries of an accepted text take in addition to it: two entries with names and numbers. */
 const ENTRIES_BYTES_MAX = 256;
 
 /**

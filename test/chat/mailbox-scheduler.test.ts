@@ -61,8 +61,8 @@ describe.each(["", " resumable"])("the unacknowledged messages of an ended sessi
   test("wait while the store is busy, and cause no turns of their own", () => {
     const { world, bob, kept } = setUp(kind);
     end(world, bob);
-    let isBehind = true;
-    Object.defineProperty(world.store, "isBusy", { get: () => isBehind });
+    let isBusy = true;
+    Object.defineProperty(world.store, "isBusy", { get: () => isBusy });
     nextTurn(world);
     const before = kept();
     for (let turns = 0; turns < 5; turns++) {
@@ -71,7 +71,7 @@ describe.each(["", " resumable"])("the unacknowledged messages of an ended sessi
       world.endTurn();
     }
     expect(kept()).toBe(before);
-    isBehind = false;
+    isBusy = false;
     while (world.account("bob").leaving !== null) nextTurn(world);
     expect(kept()).toBe(MESSAGES);
   });

@@ -10,7 +10,7 @@ import type { Store } from "../../src/storage/store.ts";
 import { segmentIn } from "../support/segment.ts";
 import { expectAlike, expectThat, target } from "./target.ts";
 
-/** So small that a few records fill one. */
+/** A few records fill a segment. */
 const SEGMENT_BYTES = 512;
 const UNIX_MS = 1_700_000_000_000;
 const USERS = [new Account("alice"), new Account("bob")] as const;
@@ -21,18 +21,18 @@ const text = fc.oneof(
   { weight: 1, arbitrary: fc.integer({ min: 300, max: 700 }).map((count) => new Uint8Array(count).fill(0x78)) },
 );
 
-/** What happens in a turn of a server. */
+/** An event in a turn of the server. */
 const act = fc.oneof(
   { weight: 4, arbitrary: fc.record({ stores: user, text }) },
   { weight: 6, arbitrary: fc.record({ sends: user, text }) },
-  { weight: 2, arbitrary: fc.record({ confirms: user, part: fc.nat({ max: 100 }) }) },
+  { weight: 2, arbitrary: fc.record({ acks: user, part: fc.nat({ max: 100 }) }) },
   { weight: 1, arbitrary: fc.record({ blocks: user }) },
   { weight: 1, arbitrary: fc.record({ unblocks: user }) },
 );
 
 const at = fc.nat({ max: 5000 });
 const file = fc.nat({ max: 9 });
-/** What becomes of the files; each number is taken within what there is. */
+/** A damage to the files. Indexes and positions are taken modulo the number of files and bytes. */
 const damage = fc.oneof(
   { weight: 4, arbitrary: fc.record({ flips: file, at, bit: fc.nat({ max: 7 }) }) },
   { weight: 3, arbitrary: fc.record({ truncates: file, at }) },
@@ -99,7 +99,7 @@ class Folder implements SegmentFolder {
       Buffer.from(how.bytes).copy(bytes, within(bytes, how.at));
     } else if ("copies" in how) {
       const [from, to] = [bytesOf(how.copies), bytesOf(how.to)];
-      // Records begin at multiples of 8: there a copy may look like one.
+      // Records begin at multiples of 8: a copy to another place may look like a record.
       from.copy(to, within(to, how.toAt) & -8, within(from, how.at) & -8, within(from, how.at) + how.count);
     } else if ("swaps" in how) {
       const [one, other] = [bytesOf(how.swaps), bytesOf(how.with)];
@@ -113,45 +113,48 @@ class Folder implements SegmentFolder {
   }
 }
 
-/** A message as it was written, and what became of it. */
+/** A message that was written, and its fate. */
 interface Written {
   user: string;
   number: number;
   unixMs: number;
   text: string;
-  /** The record that has it. */
+  /** The number of the record that has it. */
   record: number;
-  /** It is committed: SQLite has it too. */
-  rests: boolean;
+  /** The database has it too. */
+  committed: boolean;
+  /** Only an outbox has it, and not the mailbox. */
   inStream: boolean;
-  confirmed: boolean;
-  /** The position of the stream behind it. */
+  acked: boolean;
+  /** Where its line ends in the stream. */
   position: number;
 }
 
-/** What is known of the damage. */
-interface Judged {
-  /** The server started, and said nothing of it. */
-  untold: boolean;
-  /** There is none. */
-  whole: boolean;
+/** What the test expects of a recovery. */
+interface Expected {
+  /** The server started without an error: all messages of intact records are there. */
+  isSilent: boolean;
+  /** Nothing was damaged. */
+  isUndamaged: boolean;
+  /** The numbers of the records whose bytes are unchanged. */
   intact: Set<number>;
-  /** The file that announces the last record was left alone: then nothing may be missing untold. */
+  /** The file `last` is unchanged: then a silent start may miss no record. */
   isAnnounced: boolean;
 }
 
-/** A server that wrote its journal and was killed. */
+/** The disk of a server that wrote its journal and was killed, and a model of what it wrote. */
 class Run {
   readonly folder = new Folder();
   readonly database = openDatabase(":memory:", "process");
   readonly written: Written[] = [];
   readonly blocks = new Set<string>();
-  everBlocked = new Set<string>();
-  /** Where each record was written, and what; the first one is number 1. */
-  readonly #places: { file: string; start: number; bytes: Buffer }[] = [];
+  readonly everBlocked = new Set<string>();
+  /** File, position and bytes of each record; the first one is number 1. */
+  readonly #records: { file: string; start: number; bytes: Buffer }[] = [];
   readonly #store: Store;
   readonly #streams = USERS.map(() => new Outbox({ markDirty: () => {} }, false));
-  readonly #rested = USERS.map(() => 0);
+  /** For each user: messages up to that number moved from the outbox to the mailbox. */
+  readonly #movedUpTo = USERS.map(() => 0);
   #commits = 0;
 
   constructor() {
@@ -163,7 +166,7 @@ class Run {
     };
   }
 
-  /** A server starts, after the one before was killed. Throws as it does. */
+  /** A server starts, after the one before was killed. Throws its StoreError. */
   start(salvage: boolean): Store {
     if (this.database.inTransaction) this.database.run("ROLLBACK");
     const options = { salvage, unixMs: UNIX_MS, progress: () => {} };
@@ -176,37 +179,37 @@ class Run {
     for (const one of acts) {
       if ("stores" in one) this.#write(one.stores, one.text, false);
       else if ("sends" in one) this.#write(one.sends, one.text, true);
-      else if ("confirms" in one) this.#confirm(one.confirms, one.part);
+      else if ("acks" in one) this.#ack(one.acks, one.part);
       else if ("blocks" in one) this.#block(one.blocks, true);
       else this.#block(one.unblocks, false);
     }
     this.#store.compact(this.#moveOld);
     this.#store.save();
-    this.#recorded();
+    this.#noteRecord();
     if (this.#commits === commits) return;
-    for (const message of this.written) message.rests ||= !message.inStream;
+    for (const message of this.written) message.committed ||= !message.inStream;
   }
 
-  /** If the turn has left a record, it is the last one of the newest segment. */
-  #recorded(): void {
+  /** Notes the record of the turn, if it has one: the last record of the newest segment. */
+  #noteRecord(): void {
     const first = segmentsOf(this.folder).at(-1);
     if (first === undefined) return;
     const file = segmentName(first);
     const reader = new RecordReader(this.folder.files.get(file)!, first, seedOf(this.database));
     let start = 0;
     for (let at = reader.at; reader.next(); at = reader.at) start = at;
-    if (reader.sequence !== this.#places.length + 1) return;
-    this.#places.push({ file, start, bytes: Buffer.from(reader.bytes.subarray(start, reader.end)) });
+    if (reader.sequence !== this.#records.length + 1) return;
+    this.#records.push({ file, start, bytes: Buffer.from(reader.bytes.subarray(start, reader.end)) });
   }
 
-  /** Records that are where they were written, behind a damage or not. */
+  /** Numbers of the records whose bytes are unchanged and in place. */
   intact(): Set<number> {
     const isIntact = ({ file, start, bytes }: { file: string; start: number; bytes: Buffer }): boolean =>
       this.folder.files
         .get(file)
         ?.subarray(start, start + bytes.length)
         .equals(bytes) === true;
-    return new Set(this.#places.flatMap((place, i) => (isIntact(place) ? [i + 1] : [])));
+    return new Set(this.#records.flatMap((record, i) => (isIntact(record) ? [i + 1] : [])));
   }
 
   #write(index: number, bytes: Uint8Array, inStream: boolean): void {
@@ -224,18 +227,18 @@ class Run {
       number,
       unixMs,
       text: text.toString("latin1"),
-      record: this.#places.length + 1,
-      rests: false,
+      record: this.#records.length + 1,
+      committed: false,
       inStream,
-      confirmed: false,
+      acked: false,
       position: outbox.end,
     });
   }
 
-  /** The user has the oldest of what waits, a part in 100 of it. */
-  #confirm(index: number, part: number): void {
+  /** The user acknowledges the oldest messages, `part` percent of them. */
+  #ack(index: number, part: number): void {
     const account = USERS[index]!;
-    const waiting = this.written.filter(({ user, confirmed }) => user === account.name && !confirmed);
+    const waiting = this.written.filter(({ user, acked }) => user === account.name && !acked);
     const last = waiting[Math.floor((waiting.length * part) / 100)];
     if (last === undefined) return;
     const outbox = this.#streams[index]!;
@@ -243,7 +246,7 @@ class Run {
     outbox.ack(Math.max(outbox.acked, last.position));
     this.#store.acked(account, last.number);
     this.#store.drop(account.name, last.number, 1e9);
-    for (const message of waiting) message.confirmed ||= message.number <= last.number;
+    for (const message of waiting) message.acked ||= message.number <= last.number;
   }
 
   #block(index: number, on: boolean): void {
@@ -258,23 +261,23 @@ class Run {
   readonly #moveOld = (upTo: number): boolean => {
     for (const [index, { name }] of USERS.entries()) {
       const stream = this.#streams[index]!;
-      const carried = stream.messages(this.#rested[index]!, upTo, 1e9);
-      this.#store.requeued(name, 0, 0, carried);
-      this.#rested[index] = carried.at(-1)?.number ?? this.#rested[index]!;
-      stream.spill(0, this.#rested[index]!);
+      const messages = stream.messages(this.#movedUpTo[index]!, upTo, 1e9);
+      this.#store.requeued(name, 0, 0, messages);
+      this.#movedUpTo[index] = messages.at(-1)?.number ?? this.#movedUpTo[index]!;
+      stream.spill(0, this.#movedUpTo[index]!);
     }
     for (const message of this.written) if (message.number <= upTo) message.inStream = false;
     return true;
   };
 
-  /** What waits is what was written, byte by byte; without damage that was told, nothing but the end is missing. */
-  judge(store: Store, { untold, whole, intact, isAnnounced }: Judged): void {
+  /** The mailboxes have what was written, byte by byte; after a silent start at most the end is missing. */
+  check(store: Store, { isSilent, isUndamaged, intact, isAnnounced }: Expected): void {
     const found = new Set<number>();
     for (const { name } of USERS) {
       for (const { number, unixMs, from, text } of store.read(name, 0, Number.POSITIVE_INFINITY)) {
         const message = this.written.find((one) => one.number === number && one.user === name);
         const as = { number, unixMs, from, text: Buffer.from(text).toString("latin1") };
-        if (message === undefined) throw new Error(`${name} gets a message that nobody wrote: ${fc.stringify(as)}`);
+        if (message === undefined) throw new Error(`${name} has a message that was never written: ${fc.stringify(as)}`);
         expectAlike(as, { number, unixMs: message.unixMs, from: "carol", text: message.text }, `a message to ${name}`);
         found.add(number);
       }
@@ -284,26 +287,28 @@ class Run {
       blocking.every((user) => this.everBlocked.has(user)),
       () => `blocks of ${blocking}`,
     );
-    const missing = this.written.filter(({ number, confirmed }) => !confirmed && !found.has(number));
-    if (whole) {
-      expectAlike(missing, [], "messages that are missing though nothing was damaged");
+    const missing = this.written.filter(({ number, acked }) => !acked && !found.has(number));
+    if (isUndamaged) {
+      expectAlike(missing, [], "messages that are missing although nothing was damaged");
       expectAlike(blocking.sort(), [...this.blocks].sort(), "blocks");
-      const twice = this.written.filter(({ number, confirmed }) => confirmed && found.has(number));
-      expectAlike(twice, [], "messages that come again though they were confirmed");
+      const twice = this.written.filter(({ number, acked }) => acked && found.has(number));
+      expectAlike(twice, [], "messages that are there although they were acknowledged");
     }
-    if (!untold) return;
+    if (!isSilent) return;
     expectAlike(
       missing.filter(({ record }) => isAnnounced || intact.has(record)),
       [],
-      "messages that are missing, and nobody is told",
+      "messages that are missing without an error",
     );
     const lost = Math.min(...missing.map(({ record }) => record));
-    const later = this.written.filter(({ number, record, rests }) => record > lost && !rests && found.has(number));
-    expectAlike(later, [], `messages that are there though record ${lost} is missing`);
+    const later = this.written.filter(
+      ({ number, record, committed }) => record > lost && !committed && found.has(number),
+    );
+    expectAlike(later, [], `messages that are there although record ${lost} is missing`);
     expectAlike(
-      missing.filter(({ rests }) => rests),
+      missing.filter(({ committed }) => committed),
       [],
-      "messages that are missing though SQLite had them",
+      "messages that are missing although the database had them",
     );
   }
 
@@ -315,8 +320,7 @@ class Run {
 export const journal = target(
   {
     name: "journal",
-    holds:
-      "a journal that was damaged anywhere gives what was written up to some record, or is refused; salvage opens it",
+    holds: "a journal with any damage is read up to some record or refused, and --salvage opens it",
     batch: 50,
   },
   fc.record({
@@ -334,25 +338,25 @@ export const journal = target(
       let store: Store;
       try {
         store = run.start(false);
-        run.judge(store, { untold: true, whole: damages.length === 0, intact, isAnnounced });
+        run.check(store, { isSilent: true, isUndamaged: damages.length === 0, intact, isAnnounced });
       } catch (error) {
-        const isToldWell = error instanceof StoreError && /damaged: records \d+ /.test(error.message);
-        if (!isToldWell) throw error;
+        const isExpected = error instanceof StoreError && /damaged: records \d+ /.test(error.message);
+        if (!isExpected) throw error;
         expectThat(damages.length > 0, () => error.message);
         store = run.start(true);
-        run.judge(store, { untold: false, whole: false, intact, isAnnounced });
+        run.check(store, { isSilent: false, isUndamaged: false, intact, isAnnounced });
       }
-      // It goes on from there, and is well: what is said now is there the next time.
+      // The journal is undamaged now: a new message is there after the next start.
       const number = store.newNumber();
-      store.stored("alice", { number, unixMs: 5, from: "carol", text: Buffer.from("goes on") });
+      store.stored("alice", { number, unixMs: 5, from: "carol", text: Buffer.from("continues") });
       store.save();
       const again = run.start(false).read("alice", number - 1, 1000);
       expectAlike(
         again.map(({ text }) => Buffer.from(text).toString()),
-        ["goes on"],
-        "what was said afterwards",
+        ["continues"],
+        "messages after the recovery",
       );
-      expectThat(segmentsOf(run.folder).length <= 1, () => "old segments are still there");
+      expectThat(segmentsOf(run.folder).length <= 1, () => "old segments are left");
     } finally {
       run.close();
     }

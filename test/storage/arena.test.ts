@@ -1,7 +1,7 @@
 import { expect, test } from "bun:test";
 import { Arena } from "../../src/storage/arena.ts";
 
-test("copies stay as they are, also beyond its room, until all are let go; then others take their place", () => {
+test("copies keep their bytes, also beyond the room of the arena, until all are freed; then new copies overwrite them", () => {
   const arena = new Arena(10);
   const source = Buffer.from("source");
   const copies = Array.from({ length: 3 }, () => arena.copy(source));

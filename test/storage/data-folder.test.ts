@@ -65,7 +65,7 @@ const segmentOf = (path: string): string =>
   );
 const aside = (path: string): string => `${path}.aside`;
 
-describe("a running store promises nothing more", () => {
+describe("a running store accepts nothing", () => {
   test.each<[string, (path: string) => void, RegExp]>([
     ["when its folder is deleted", (path) => rmSync(path, { recursive: true }), /the data folder is gone/],
     ["when its folder is moved away", (path) => renameSync(path, aside(path)), /the data folder is gone/],
@@ -78,7 +78,7 @@ describe("a running store promises nothing more", () => {
       /the data folder was replaced/,
     ],
     [
-      "when a copy stands in its folder's place",
+      "when its folder is replaced by a copy",
       (path) => {
         renameSync(path, aside(path));
         cpSync(aside(path), path, { recursive: true });
@@ -143,7 +143,7 @@ describe("a running store promises nothing more", () => {
     ["its database", (path) => join(path, "heartline.sqlite")],
     ["its journal", (path) => join(path, "journal")],
     ["a segment", segmentOf],
-  ])("until %s that was moved away is moved back", (_what, of) => {
+  ])("until %s is moved back, after it was moved away", (_what, of) => {
     const path = newPath();
     const store = open(path);
     keep(store, "one");
@@ -160,13 +160,13 @@ describe("a running store promises nothing more", () => {
   });
 });
 
-describe("a store that is closed", () => {
+describe("closing a store", () => {
   test.each<[string, (path: string) => void]>([
     ["its write-ahead log", (path) => rmSync(join(path, "heartline.sqlite-wal"))],
     ["its shared memory file", (path) => rmSync(join(path, "heartline.sqlite-shm"))],
     ["its journal", (path) => rmSync(join(path, "journal"), { recursive: true })],
     ["a segment", (path) => rmSync(segmentOf(path))],
-  ])("keeps what was promised although %s was deleted", (_what, take) => {
+  ])("keeps everything that was accepted although %s was deleted", (_what, take) => {
     const path = newPath();
     const store = open(path);
     keep(store, "one");
@@ -177,7 +177,7 @@ describe("a store that is closed", () => {
     expect(kept(path)).toEqual(["one", "two"]);
   });
 
-  test("says how many messages are lost with a deleted folder, and leaves the path as it is", () => {
+  test("reports how many messages are lost with a deleted folder, and does not create the folder again", () => {
     const path = newPath();
     const store = open(path);
     for (const text of ["one", "two", "three"]) keep(store, text);
@@ -186,7 +186,7 @@ describe("a store that is closed", () => {
     expect(existsSync(path)).toBe(false);
   });
 
-  test("says where its folder is that was moved away, and keeps everything there", () => {
+  test("reports the new path of a folder that was moved, and keeps everything in it", () => {
     const path = newPath();
     const store = open(path);
     keep(store, "one");
@@ -196,7 +196,7 @@ describe("a store that is closed", () => {
     expect(kept(aside(path))).toEqual(["one", "two"]);
   });
 
-  test("leaves alone the copy that stands in its folder's place", () => {
+  test("changes nothing in a copy that replaced its folder", () => {
     const path = newPath();
     const store = open(path);
     keep(store, "one");
@@ -210,10 +210,10 @@ describe("a store that is closed", () => {
   });
 });
 
-describe("a data folder is locked", () => {
+describe("the lock of a data folder", () => {
   const IN_USE = "is in use by another server";
 
-  test("whatever files are deleted in it, until it is closed", () => {
+  test("holds until the folder is closed, even when all files in it are deleted", () => {
     const path = newPath();
     const store = open(path);
     for (const name of readdirSync(path)) rmSync(join(path, name), { recursive: true });
@@ -222,7 +222,7 @@ describe("a data folder is locked", () => {
     lock(path);
   });
 
-  test("by every path that leads to it", () => {
+  test("holds for every path to the folder", () => {
     const path = newPath();
     const first = lock(path);
     symlinkSync(path, aside(path));
@@ -233,7 +233,7 @@ describe("a data folder is locked", () => {
     lock(`${path}.moved`);
   });
 
-  test("by no child that its process has started", async () => {
+  test("is not inherited by a child process", async () => {
     const path = newPath();
     const first = lock(path);
     const child = Bun.spawn(["cat"], { stdin: "pipe", stdout: "pipe" });
@@ -246,7 +246,7 @@ describe("a data folder is locked", () => {
     await child.exited;
   });
 
-  test("by a server of an earlier version too, whose lock is removed when it has ended", () => {
+  test("respects a running server of an earlier version, and removes the lock file of one that has ended", () => {
     const path = newPath();
     mkdirSync(path);
     const file = join(path, "lock");

@@ -39,7 +39,7 @@ async function kill(server: ServerProcess): Promise<void> {
   await server.exits();
 }
 
-/** Logs in; returns the client, and the words behind `ok`. */
+/** Logs in; returns the client, and the words after `ok`. */
 async function login(server: ServerProcess, user: string, options = ""): Promise<[WireClient, string[]]> {
   const client = await WireClient.connect(await server.port());
   clients.push(client);
@@ -50,7 +50,7 @@ async function login(server: ServerProcess, user: string, options = ""): Promise
 }
 
 describe("after kill -9 and a restart", () => {
-  test("everything that got its ok is there, once, and the sender hears how far it was acted on", async () => {
+  test("every acknowledged request took effect once, and the sender learns which of its requests were acted on", async () => {
     const first = start("kill");
     const [alice, [token]] = await login(first, "alice", " resumable");
     const [bob, [tokenOfBob]] = await login(first, "bob", " resumable");
@@ -73,7 +73,7 @@ describe("after kill -9 and a restart", () => {
     await carol.asks("message alice hello", "err blocked");
   });
 
-  test("nothing is lost or twice, whenever it is killed, again and again, by a sender that goes on where it was", async () => {
+  test("no message is lost or stored twice over many kills, when the sender continues where the server stopped", async () => {
     const random = new Random(seedFor("kills"));
     const texts = Array.from({ length: 400 }, (_, i) => `${i} ${"x".repeat(random.below(300))}`);
     const lines = texts.map((text) => `message bob ${text}\n`);
@@ -83,7 +83,7 @@ describe("after kill -9 and a restart", () => {
       const server = start("kills", ...(round % 4 === 3 ? ["--durability", "power"] : []));
       if (round % 5 === 4) {
         await server.port();
-        await kill(server); // It has recovered, and that is all.
+        await kill(server); // It recovers, and accepts nothing.
         continue;
       }
       const [alice, [token, , received]] = await login(server, "alice", ` resumable${after}`);
@@ -98,7 +98,7 @@ describe("after kill -9 and a restart", () => {
     for (const text of texts) await bob.hears(`stored alice <ms> ${text}`);
   });
 
-  test("an orderly stop leaves nothing to recover", async () => {
+  test("an orderly stop leaves nothing to recover for the next start", async () => {
     const first = start("stop");
     const [alice] = await login(first, "alice");
     await alice.asks("message bob hello", "ok stored");
@@ -111,7 +111,7 @@ describe("after kill -9 and a restart", () => {
   });
 });
 
-test("with durability none, a session that a kill -9 ended is forgotten, since nobody knows how far it came", async () => {
+test("with durability none, a session that kill -9 ended is forgotten, since its state is unknown", async () => {
   const sessions = (): number => {
     using database = new Database(join(path, "none/heartline.sqlite"), { readonly: true });
     return database.query<{ count: number }, []>("SELECT count(*) AS count FROM sessions").get()!.count;
@@ -125,14 +125,14 @@ test("with durability none, a session that a kill -9 ended is forgotten, since n
   expect(sessions()).toBe(0);
 });
 
-/** How many of these lines fill so many bytes. */
+/** How many of the lines have that many bytes. */
 function countOf(lines: readonly string[], bytes: number): number {
   let count = 0;
   for (let left = bytes; left > 0; count++) left -= lines[count]!.length;
   return count;
 }
 
-test("a second server on the same folder is refused; after kill -9 the next one opens it", async () => {
+test("a second server on the same data folder exits, and after kill -9 of the first the next one opens the folder", async () => {
   const first = start("shared");
   await first.port();
   const second = start("shared");
@@ -142,7 +142,7 @@ test("a second server on the same folder is refused; after kill -9 the next one 
   await start("shared").port();
 });
 
-test("a second server is refused even when everything in the folder was deleted", async () => {
+test("a second server exits even when all files in the data folder were deleted", async () => {
   const first = start("emptied");
   await first.port();
   const data = join(path, "emptied");
@@ -152,8 +152,8 @@ test("a second server is refused even when everything in the folder was deleted"
   expect(second.stderr).toMatch(/is in use by another server\n$/);
 });
 
-describe("a data folder that is taken from a running server", () => {
-  test("is answered with err internal, logged once, and told again by exit code 1 when it was deleted", async () => {
+describe("the data folder of a running server", () => {
+  test("when it is deleted, messages get err internal, the log has it once, and the exit code is 1", async () => {
     const server = start("deleted");
     const [alice] = await login(server, "alice");
     await alice.asks("message bob hello", "ok stored");
@@ -171,7 +171,7 @@ describe("a data folder that is taken from a running server", () => {
     expect(existsSync(join(path, "deleted"))).toBe(false);
   });
 
-  test("makes no difference any more when it is moved back", async () => {
+  test("when it is moved away and back, messages are accepted again", async () => {
     const server = start("moved");
     const [alice] = await login(server, "alice");
     await alice.asks("message bob before", "ok stored");
@@ -188,14 +188,14 @@ describe("a data folder that is taken from a running server", () => {
   });
 });
 
-test("a folder that cannot be is refused in one line", async () => {
+test("an unusable path of the data folder is refused with one line", async () => {
   writeFileSync(join(path, "file"), "");
   const server = start("file/data");
   expect(await server.exits()).toBe(1);
   expect(server.stderr).toMatch(/^heartline: the data folder \S+ cannot be used: .*\n$/);
 });
 
-test("a damaged journal is refused in one line that says what to do, and --salvage does it", async () => {
+test("a damaged journal is refused with one line that names --salvage, and --salvage keeps the other records", async () => {
   const first = start("damaged");
   const [alice] = await login(first, "alice");
   for (const text of ["one", "two", "three"]) await alice.asks(`message bob ${text}`, "ok stored");
@@ -214,7 +214,7 @@ test("a damaged journal is refused in one line that says what to do, and --salva
 });
 
 test.each(["mailbox", "blocks", "progress"])(
-  "a database whose table %s is damaged is refused with code 1 and one line that says what to do",
+  "a database with a damaged table %s is refused with exit code 1 and one line that names --salvage",
   async (table) => {
     const folder = `damaged-${table}`;
     const first = start(folder);
@@ -239,7 +239,7 @@ test.each(["mailbox", "blocks", "progress"])(
   },
 );
 
-test("a journal whose last message is gone is refused with code 1, and a salvage logs how much is missing", async () => {
+test("a journal without its last record is refused with exit code 1, and --salvage logs how many records are missing", async () => {
   const first = start("cut");
   const [alice] = await login(first, "alice");
   for (const text of ["one", "two", "three"]) await alice.asks(`message bob ${text}`, "ok stored");
@@ -250,7 +250,7 @@ test("a journal whose last message is gone is refused with code 1, and a salvage
   const refused = start("cut");
   expect(await refused.exits()).toBe(1);
   expect(refused.stderr).toMatch(
-    /^heartline: the journal \S+ is damaged: records 3 to 3 are missing at the end of 0000000000000001 \(1 in all\)\..*\n$/,
+    /^heartline: the journal \S+ is damaged: records 3 to 3 are missing at the end of 0000000000000001 \(1 in all\); .*\n$/,
   );
   const salvaged = start("cut", "--salvage");
   await salvaged.logs(/salvaged a damaged journal: records 3 to 3 are missing/);
@@ -258,7 +258,7 @@ test("a journal whose last message is gone is refused with code 1, and a salvage
   await bob.hears("stored alice <ms> one", "stored alice <ms> two");
 });
 
-test("a journal whose database is missing is refused, and the database that was there is enough to start again", async () => {
+test("a journal without its database is refused, and the server starts when the database is back", async () => {
   const first = start("apart");
   const [alice] = await login(first, "alice");
   await alice.asks("message bob hello", "ok stored");
@@ -280,37 +280,34 @@ test("a journal whose database is missing is refused, and the database that was 
 
 const strace = Bun.which("strace");
 const canTrace = strace !== null && Bun.spawnSync([strace, "-o", "/dev/null", "true"]).exitCode === 0;
-if (!canTrace) console.log("SKIPPED: a disk that fails (strace is missing, or may not trace)");
+if (!canTrace) console.log("SKIPPED: a disk that fails (strace is missing or not allowed)");
 
-test.skipIf(!canTrace)(
-  "a disk that cannot sync ends the server with code 1, without an ok, and its log says why",
-  async () => {
-    const server = start("failing", "--durability", "power");
-    const [alice] = await login(server, "alice");
-    const options = ["-f", "-o", "/dev/null", "-e", "inject=fdatasync:error=EIO", "-p", String(server.pid)];
-    const tracer = Bun.spawn([strace!, ...options], { stdout: "ignore", stderr: "pipe" });
-    await tracer.stderr.getReader().read(); // It says that it is attached.
-    alice.say("message bob hello");
-    expect(await server.exits()).toBe(1);
-    expect(server.stderr).toMatch(
-      /"level":60,.*"cannot sync the journal: the disk may have lost writes; the server exits"/,
-    );
-    await tracer.exited;
-    expect(alice.line()).rejects.toThrow("ended");
-  },
-);
+test.skipIf(!canTrace)("when a sync fails, the server sends no ok, logs why, and exits with code 1", async () => {
+  const server = start("failing", "--durability", "power");
+  const [alice] = await login(server, "alice");
+  const options = ["-f", "-o", "/dev/null", "-e", "inject=fdatasync:error=EIO", "-p", String(server.pid)];
+  const tracer = Bun.spawn([strace!, ...options], { stdout: "ignore", stderr: "pipe" });
+  await tracer.stderr.getReader().read(); // It reports that it is attached.
+  alice.say("message bob hello");
+  expect(await server.exits()).toBe(1);
+  expect(server.stderr).toMatch(
+    /"level":60,.*"cannot sync the journal: the disk may have lost writes; the server exits"/,
+  );
+  await tracer.exited;
+  expect(alice.line()).rejects.toThrow("ended");
+});
 
 const prlimit = Bun.which("prlimit");
-if (prlimit === null) console.log("SKIPPED: a disk that refuses (there is no prlimit; Debian has it in util-linux)");
+if (prlimit === null) console.log("SKIPPED: a disk that refuses (prlimit is missing; Debian has it in util-linux)");
 
-describe.skipIf(prlimit === null)("a disk that refuses", () => {
-  /** The server may write no file beyond so many bytes. */
+describe.skipIf(prlimit === null)("a full disk", () => {
+  /** The server can write no file beyond that size. */
   function limit(server: ServerProcess, bytes: number | "unlimited"): void {
     const { exitCode, stderr } = Bun.spawnSync([prlimit!, `--fsize=${bytes}:`, "--pid", String(server.pid)]);
     if (exitCode !== 0) throw new Error(stderr.toString());
   }
 
-  test("is answered with err internal, loses nothing that was promised, and may have room again later", async () => {
+  test("makes messages get err internal, loses no acknowledged message, and accepts messages again when it has room", async () => {
     const server = start("full");
     const [alice] = await login(server, "alice");
     limit(server, 100_000);
@@ -345,7 +342,7 @@ describe.skipIf(prlimit === null)("a disk that refuses", () => {
   });
 });
 
-test("the data folder is as large as the journal's segments, however much is said", async () => {
+test("the journal does not grow beyond seven segments, however many messages are sent", async () => {
   const server = start("large");
   const [alice] = await login(server, "alice");
   const [bob] = await login(server, "bob");

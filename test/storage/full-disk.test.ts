@@ -19,7 +19,7 @@ afterEach(() => {
   for (const path of folders.splice(0)) rmSync(path, { recursive: true });
 });
 
-/** A disk that takes no new segment while `isFull`, and no commit while `isDatabaseFull`. */
+/** A disk that refuses new segments while `isFull`, and commits while `isDatabaseFull`. */
 class Disk extends FileFolder {
   isFull = false;
   isDatabaseFull = false;
@@ -42,7 +42,7 @@ class Disk extends FileFolder {
     return super.fill(name, bytes);
   }
 
-  /** A server starts; the one before was killed. */
+  /** A server starts, after the one before was killed. */
   start(): Store {
     if (this.database.inTransaction) this.database.run("ROLLBACK");
     const options = { salvage: false, unixMs: UNIX_MS, progress: () => {} };
@@ -55,7 +55,7 @@ function tokenOf(index: number): string {
   return String(index).padStart(22, "t");
 }
 
-/** A store with so many known sessions, whose disk is full from now on; that is known. */
+/** A store with that many known sessions, which has noticed that its disk is full. */
 function full(disk: Disk, sessions: number): { store: Store; numbers: number[] } {
   const store = disk.start();
   const numbers = Array.from({ length: sessions }, (_, i) => {
@@ -83,7 +83,7 @@ describe("while the disk is full", () => {
     "positions of sessions": (store, numbers, turn) => {
       for (const number of numbers) store.received(number, turn);
     },
-    "confirmed messages": (store, _numbers, turn) => store.acked(bob, Math.min(turn, 8)),
+    "acknowledged messages": (store, _numbers, turn) => store.acked(bob, Math.min(turn, 8)),
     "wrong passwords": (store, _numbers, turn) =>
       store.wrongPasswords({ user: "bob", source: `10.0.0.${turn % 250}`, count: 1 + (turn % 3) }, UNIX_MS + turn),
     "sessions that end": (store, numbers, turn) => {
@@ -94,7 +94,7 @@ describe("while the disk is full", () => {
     },
   };
 
-  test.each(Object.keys(NOTES))("every turn ends, however many of these it brings: %s", (what) => {
+  test.each(Object.keys(NOTES))("every turn can end, however many entries of this kind it has: %s", (what) => {
     const disk = new Disk();
     const { store, numbers } = full(disk, 8);
     for (let turn = 1; turn <= 3000; turn++) {
@@ -111,7 +111,7 @@ describe("while the disk is full", () => {
     expect(waiting(disk.start())).toEqual(["there is room again"]);
   });
 
-  test("positions that waited are recorded as soon as there is room, in the record of what is accepted then", () => {
+  test("positions that waited are in the first record after there is room again", () => {
     const disk = new Disk();
     const { store, numbers } = full(disk, 8);
     for (let turn = 1; turn <= 3000; turn++) {
@@ -129,7 +129,7 @@ describe("while the disk is full", () => {
     expect(received).toEqual([3000, 3000, 3000, 3001, 3000, 3000, 3000, 3000]);
   });
 
-  test("positions that waited go into the reserve when the server ends, and the database does not take them", () => {
+  test("positions that waited are written to the reserve of the journal when the server stops and the database is full too", () => {
     const disk = new Disk();
     const { store, numbers } = full(disk, 8);
     for (let turn = 1; turn <= 3000; turn++) {
@@ -144,12 +144,12 @@ describe("while the disk is full", () => {
     expect(numbers.map((_, i) => again.endedSession(tokenOf(i))!.received)).toEqual(Array(8).fill(3000));
   });
 
-  test("what a turn accepted is recorded: it accepts no more than its record has room for", () => {
+  test("a turn accepts no more than its record has room for, and everything that it accepted is recorded", () => {
     const disk = new Disk();
     const store = disk.start();
     keep(store, "first");
     store.save();
-    disk.isFull = true; // Nobody knows yet.
+    disk.isFull = true; // The store has not noticed it yet.
     const text = "x".repeat(100);
     let accepted = 0;
     while (store.accepts(text.length)) {
@@ -165,7 +165,7 @@ describe("while the disk is full", () => {
     expect(waiting(disk.start())).toHaveLength(1 + accepted);
   });
 
-  test("a database that takes no commit refuses what must be promised, and turns end", () => {
+  test("while the database refuses commits, nothing is accepted, and every turn can end", () => {
     const disk = new Disk();
     const store = disk.start();
     disk.isDatabaseFull = true;
@@ -185,7 +185,7 @@ describe("while the disk is full", () => {
   });
 });
 
-test("a turn that accepts more than a segment holds is recorded as a whole while the disk has room", () => {
+test("a turn with more than a segment has room for is recorded as a whole while the disk has room", () => {
   const disk = new Disk();
   const store = disk.start();
   const texts = Array.from({ length: 100 }, (_, i) => `${i} `.padEnd(1000, "x"));
@@ -194,7 +194,7 @@ test("a turn that accepts more than a segment holds is recorded as a whole while
     keep(store, text);
   }
   expect(store.save()).toBe(true);
-  keep(store, "behind it");
+  keep(store, "after it");
   expect(store.save()).toBe(true);
-  expect(waiting(disk.start())).toEqual([...texts, "behind it"]);
+  expect(waiting(disk.start())).toEqual([...texts, "after it"]);
 });

@@ -13,7 +13,7 @@ const SEGMENT_BYTES = 1024;
 const SEED = 0xfedcba98;
 const folders: string[] = [];
 
-/** A folder whose disk refuses new segments while it is told so. */
+/** A folder whose disk refuses new segments while `refuses`. */
 class TestFolder extends FileFolder {
   refuses = false;
 
@@ -42,7 +42,7 @@ function append(journal: Journal, text: string, number = 0): void {
   journal.append(body, 0, body.length, number);
 }
 
-/** The records of all segments, as whoever recovers reads them. */
+/** The records of all segments, as recovery reads them. */
 function records(folder: FileFolder): [number, string][] {
   const found: [number, string][] = [];
   for (const first of segmentsOf(folder)) {
@@ -52,7 +52,7 @@ function records(folder: FileFolder): [number, string][] {
   return found;
 }
 
-/** One segment with three records, as bytes; the last one begins at `last` and reaches to `end`. */
+/** The bytes of a segment with three records: the second begins at `middle`, the third is from `last` to `end`. */
 function threeRecords(): { bytes: Buffer; middle: number; last: number; end: number } {
   const { journal, folder } = newJournal();
   for (const text of ["first", "the second record", "third and last"]) append(journal, text);
@@ -73,7 +73,7 @@ function sequences(bytes: Buffer): number[] {
   return found;
 }
 
-test("records come back in order, over as many segments as they need", () => {
+test("records are read in order, over as many segments as they need", () => {
   const { journal, folder } = newJournal();
   const texts = Array.from({ length: 100 }, (_, i) => `${i} ${"x".repeat((i * 37) % 300)}`);
   for (const text of texts) append(journal, text);
@@ -82,7 +82,7 @@ test("records come back in order, over as many segments as they need", () => {
   expect(journal.newest).toBe(segmentsOf(folder).at(-1)!);
 });
 
-test("a record whose body lies in its place already is taken as it is", () => {
+test("a record whose body is at its final place already is not copied", () => {
   const { journal, folder } = newJournal();
   append(journal, "first");
   const { region: place, bodyStart } = journal;
@@ -92,19 +92,19 @@ test("a record whose body lies in its place already is taken as it is", () => {
   expect(records(folder).map(([, text]) => text)).toEqual(["first", "in its place", "third"]);
 });
 
-test("a record that is longer than a segment gets a longer one, and the next ones do not", () => {
+test("a record that is longer than a segment gets a longer segment, and the next records do not", () => {
   const { journal, folder } = newJournal();
   const texts = ["short", "x".repeat(10 * SEGMENT_BYTES), "y".repeat(SEGMENT_BYTES - 16), "short again"];
   for (const text of texts) append(journal, text);
   expect(records(folder).map(([, text]) => text)).toEqual(texts);
 });
 
-describe("a record that was not written whole", () => {
-  test("is none, at whichever byte it was cut; those before it are there", () => {
+describe("a reader of records", () => {
+  test("reads all records before one that is cut, at whichever byte it was cut", () => {
     const { bytes, last, end } = threeRecords();
     for (let cut = last; cut < end; cut++) {
       const torn = Buffer.from(bytes).fill(0, cut, end);
-      // A cut that takes only zeros takes nothing.
+      // A cut through zeros only changes nothing.
       if (torn.equals(bytes)) continue;
       const reader = new RecordReader(torn, 1, SEED);
       expect(sequences(torn)).toEqual([1, 2]);
@@ -113,7 +113,7 @@ describe("a record that was not written whole", () => {
     }
   });
 
-  test("is none with any bit changed; behind one in the middle the next is found", () => {
+  test("does not read a record with any bit changed, and finds the next one after it", () => {
     const { bytes, middle, last, end } = threeRecords();
     for (let bit = middle * 8; bit < end * 8; bit++) {
       const at = bit >> 3;
@@ -122,13 +122,13 @@ describe("a record that was not written whole", () => {
       const reader = new RecordReader(changed, 1, SEED);
       while (reader.next());
       if (at >= last) expect([reader.sequence, reader.skipDamage()]).toEqual([2, 0]);
-      // What lies behind a record's end to round it up is nothing.
+      // The bytes that align the end of a record belong to no record.
       else if (reader.sequence !== 3) expect([reader.sequence, reader.skipDamage()]).toEqual([1, 3]);
     }
   });
 });
 
-test("what lies in a segment that is used again is never taken for a record", () => {
+test("an old record in a segment that is used again is never read", () => {
   const { journal, folder } = newJournal();
   for (let i = 0; i < 40; i++) append(journal, `${i}`.padEnd(84));
   journal.free(journal.sequence);
@@ -139,7 +139,7 @@ test("what lies in a segment that is used again is never taken for a record", ()
 });
 
 describe("old segments", () => {
-  test("are all but so many; when they are freed they are used again, and the folder does not grow", () => {
+  test("are all but the newest JOURNAL_SEGMENTS_KEPT; they are used again when they are freed, and the folder does not grow", () => {
     const { journal, folder } = newJournal();
     let names = 0;
     for (let i = 1; i <= 2000; i++) {
@@ -156,7 +156,7 @@ describe("old segments", () => {
     expect(names).toBeLessThanOrEqual(JOURNAL_SEGMENTS_KEPT + 1 + JOURNAL_SPARES_MAX);
   });
 
-  test("are all but the newest while the disk is full", () => {
+  test("are all but the newest one while the disk is full", () => {
     const { journal, folder } = newJournal();
     append(journal, "x".repeat(900));
     append(journal, "x".repeat(900));
@@ -166,13 +166,13 @@ describe("old segments", () => {
     expect(journal.old).toEqual({ number: 0, sequence: 1 });
   });
 
-  test("that are left from a killed run become spares, those of another size are removed", () => {
+  test("of a killed run become spares, and those of another size are removed", () => {
     const folder = newFolder();
     const { journal } = newJournal(folder);
     for (let i = 0; i < 30; i++) append(journal, "x".repeat(900));
     truncateSync(join(folder.path, segmentName(3)), 10);
     writeFileSync(join(folder.path, "spare-7"), "");
-    writeFileSync(join(folder.path, "notes.txt"), "somebody else's");
+    writeFileSync(join(folder.path, "notes.txt"), "not of this program");
     const again = new Journal(folder, 1000, SEED, SEGMENT_BYTES);
     expect(readdirSync(folder.path).filter((name) => name.startsWith("spare-"))).toHaveLength(JOURNAL_SPARES_MAX);
     expect(segmentsOf(folder)).toEqual([]);
@@ -182,8 +182,8 @@ describe("old segments", () => {
   });
 });
 
-describe("a disk that refuses", () => {
-  test("is known as soon as the next segment cannot be prepared, and when it can again", () => {
+describe("a full disk", () => {
+  test("is reported when no spare can be prepared, until one can", () => {
     const { journal, folder } = newJournal();
     append(journal, "x".repeat(900));
     folder.refuses = true;
@@ -199,7 +199,7 @@ describe("a disk that refuses", () => {
     expect(records(folder).map(([sequence]) => sequence)).toEqual([1, 2, 3]);
   });
 
-  test("is no fault any more when an old segment is free", () => {
+  test("is reported until an old segment is freed", () => {
     const { journal, folder } = newJournal();
     append(journal, "x".repeat(900));
     append(journal, "x".repeat(900));
@@ -212,7 +212,7 @@ describe("a disk that refuses", () => {
   });
 });
 
-test("everything is synced that was written, and the names", async () => {
+test("a sync covers all records so far, and a new record needs the next sync", async () => {
   const { journal } = newJournal();
   expect(journal.isSynced).toBe(true);
   append(journal, "x".repeat(900));
@@ -226,8 +226,8 @@ test("everything is synced that was written, and the names", async () => {
   expect(journal.isSynced).toBe(true);
 });
 
-describe("a journal on a disk of which everything is known", () => {
-  /** Every call that makes something durable, or changes what must be. */
+describe("a journal on a disk that counts syncs", () => {
+  /** Notes syncs of bytes (`data`) and of names (`names`), and every `rename`. */
   class WatchedFolder extends TestFolder {
     readonly events: string[] = [];
     fails = false;
@@ -268,13 +268,13 @@ describe("a journal on a disk of which everything is known", () => {
     folders.push(path);
     const folder = new WatchedFolder(join(path, "journal"));
     const journal = new Journal(folder, 0, SEED, SEGMENT_BYTES);
-    expect(folder.events).toEqual(["data", "rename"]); // The announcement, before it has its name.
+    expect(folder.events).toEqual(["data", "rename"]); // The file `last` is synced before it gets its name.
     folder.events.length = 0;
     return { journal, folder };
   }
 
   test.each(["sync", "syncNow"] as const)(
-    "is synced when a segment's name is durable too, after its bytes: %s",
+    "is synced when the bytes and then the name of its new segment are synced: %s",
     async (how) => {
       const { journal, folder } = watched();
       append(journal, "first");
@@ -290,7 +290,7 @@ describe("a journal on a disk of which everything is known", () => {
     },
   );
 
-  test("announces with durability power what was synced, and no record before", async () => {
+  test("announces with durability power only records that are synced", async () => {
     const { journal, folder } = watched();
     append(journal, "first");
     expect(announced(folder)).toEqual({ sequence: 0, seed: SEED });
@@ -303,7 +303,7 @@ describe("a journal on a disk of which everything is known", () => {
     expect(announced(folder)!.sequence).toBe(2);
   });
 
-  test("never trusts a sync again after one has failed, since the kernel reports a lost page once", async () => {
+  test("rejects every sync after a failed one, since the kernel reports a lost page once", async () => {
     for (const first of ["sync", "syncNow"] as const) {
       const { journal, folder } = watched();
       append(journal, "first");
@@ -315,7 +315,7 @@ describe("a journal on a disk of which everything is known", () => {
     }
   });
 
-  test("lets no turn of a store with durability power end before the segment's name is durable", async () => {
+  test("makes a turn with durability power durable only after the name of its segment is synced", async () => {
     const path = mkdtempSync(join(tmpdir(), "heartline-"));
     folders.push(path);
     const folder = new WatchedFolder(join(path, "journal"));

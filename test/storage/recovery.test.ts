@@ -41,13 +41,13 @@ function newPath(): string {
   return path;
 }
 
-/** A disk on which servers come and go: what they leave behind is what they had written. */
+/** The disk of several servers, one after another: it has what they wrote before they were killed. */
 class Disk {
   readonly database = openDatabase(":memory:", "process");
   readonly folder = new FileFolder(join(newPath(), "journal"));
   recovered: Recovered = { records: 0, messages: 0, damage: null };
 
-  /** A server starts; the one before it was killed, wherever it was. */
+  /** A server starts, after the one before was killed at any point. */
   start({ salvage = false, progress = (_part: number): void => {} } = {}): Store {
     this.kill();
     this.recovered = new Recovery(
@@ -63,13 +63,13 @@ class Disk {
     if (this.database.inTransaction) this.database.run("ROLLBACK");
   }
 
-  /** The n-th segment's file. */
+  /** The file of the segment at that index. */
   file(index: number): string {
     return join(this.folder.path, segmentName(segmentsOf(this.folder).at(index)!));
   }
 }
 
-/** Bob's stream in session `number`; `message` appends one to it, which is told to the store. */
+/** The outbox of a session; `message` appends a message to it, reports it to the store and returns its number. */
 function newStream(store: Store, number: number, user = bob): { outbox: Outbox; message: (text: string) => number } {
   const outbox = new Outbox({ markDirty: () => {} }, number === 0);
   const message = (text: string): number => {
@@ -92,7 +92,7 @@ function waiting(store: Store, user = "bob"): string[] {
 }
 
 describe("after a kill", () => {
-  test("wrong passwords still count, and those that were forgotten do not", () => {
+  test("wrong passwords still count unless they were forgotten", () => {
     const disk = new Disk();
     const store = disk.start();
     const wrong = (user: string, count: number, untilUnixMs: number): void =>
@@ -108,7 +108,7 @@ describe("after a kill", () => {
     expect(disk.start().lockouts()).toEqual(expected);
   });
 
-  test("messages that nobody confirmed wait, with their times, in their order, of streams and mailboxes", () => {
+  test("unacknowledged messages of streams and mailboxes are in the mailbox, in order and with their times", () => {
     const disk = new Disk();
     const store = disk.start();
     const { message } = newStream(store, 0);
@@ -132,7 +132,7 @@ describe("after a kill", () => {
     expect(again.newNumber()).toBe(first + 3);
   });
 
-  test("what was not saved yet did not happen", () => {
+  test("events of a turn that was not saved have no effect", () => {
     const disk = new Disk();
     const store = disk.start();
     const { message } = newStream(store, 0);
@@ -150,10 +150,10 @@ describe("after a kill", () => {
     ]);
   });
 
-  test("what was confirmed is gone, wherever it was", () => {
+  test("acknowledged messages of streams and mailboxes are gone", () => {
     const disk = new Disk();
     const store = disk.start();
-    store.stored("bob", { number: store.newNumber(), unixMs: 5, from: "carol", text: Buffer.from("rests") });
+    store.stored("bob", { number: store.newNumber(), unixMs: 5, from: "carol", text: Buffer.from("in the mailbox") });
     const { message } = newStream(store, 0);
     const last = message("one");
     message("two");
@@ -163,7 +163,7 @@ describe("after a kill", () => {
     expect(waiting(disk.start())).toEqual(["alice two"]);
   });
 
-  test("a session that was alive has ended, as far as it had got, with what it carried", () => {
+  test("an open session has ended, with its received position and the positions of its messages", () => {
     const disk = new Disk();
     const store = disk.start();
     store.stored("bob", { number: store.newNumber(), unixMs: 5, from: "carol", text: Buffer.from("fed") });
@@ -190,7 +190,7 @@ describe("after a kill", () => {
     expect(waiting(again)).toEqual(["carol fed", "alice one"]);
   });
 
-  test("the last eight sessions of a user are kept, however often the server was killed in one", () => {
+  test("the last eight sessions of a user are kept, over any number of kills", () => {
     const disk = new Disk();
     const tokens = Array.from({ length: 11 }, (_, i) => String(i).padStart(22, "t"));
     for (const token of tokens) {
@@ -203,11 +203,11 @@ describe("after a kill", () => {
     expect(disk.database.query("SELECT count(*) AS count FROM sessions").get()).toEqual({ count: 8 });
   });
 
-  test("the proof that a session left is its user's, by its token", () => {
+  test("the proof of a session is found by the name of its user and its token", () => {
     const disk = new Disk();
     const store = disk.start();
     store.block("alice", "bob");
-    store.save(); // The first record of a segment is committed at once, and this one is not.
+    store.save(); // The first record of a segment is committed at once; the next one is not.
     const proof = Buffer.from("\x00\xffproof", "latin1");
     store.sessionBegan({ number: store.newNumber(), token: TOKEN, user: "bob", resumable: true }, proof);
     store.save();
@@ -218,7 +218,7 @@ describe("after a kill", () => {
     }
   });
 
-  test("a session that had ended stays as it ended", () => {
+  test("a session that had ended keeps its end", () => {
     const disk = new Disk();
     const store = disk.start();
     const number = began(store);
@@ -229,7 +229,7 @@ describe("after a kill", () => {
     expect(disk.start().endedSession(TOKEN)).toEqual(ended);
   });
 
-  test("blocks are as they were said last", () => {
+  test("the last block or unblock of each pair counts", () => {
     const disk = new Disk();
     const store = disk.start();
     store.block("alice", "bob");
@@ -251,21 +251,21 @@ describe("after a kill", () => {
     ]);
   });
 
-  test("what moved to the mailbox out of an old segment is there once, and the segments are few", () => {
+  test("compaction keeps each message once, and the number of segments small", () => {
     const disk = new Disk();
     const store = disk.start();
     const number = began(store);
     const { outbox, message } = newStream(store, number);
     const texts: string[] = [];
-    let rested = 0;
+    let movedUpTo = 0;
     for (let i = 0; i < 300; i++) {
       texts.push(`alice ${i} ${"x".repeat(100)}`);
       message(texts.at(-1)!.slice(6));
       store.compact((upTo) => {
-        const carried = outbox.messages(rested, upTo, 1e9);
-        store.requeued("bob", number, 40 + i, carried);
-        rested = carried.at(-1)?.number ?? rested;
-        outbox.spill(0, rested);
+        const messages = outbox.messages(movedUpTo, upTo, 1e9);
+        store.requeued("bob", number, 40 + i, messages);
+        movedUpTo = messages.at(-1)?.number ?? movedUpTo;
+        outbox.spill(0, movedUpTo);
         return true;
       });
       store.save();
@@ -276,7 +276,7 @@ describe("after a kill", () => {
     expect(again.lastDelivered(number, 1e9)).toBe(again.read("bob", 0, 1e9).at(-1)!.number);
   });
 
-  test("a server that ended in order leaves nothing to recover", () => {
+  test("an orderly stop leaves nothing to recover", () => {
     const disk = new Disk();
     const store = disk.start();
     const { message } = newStream(store, 0);
@@ -292,8 +292,8 @@ describe("after a kill", () => {
   });
 });
 
-describe("a recovery that is killed", () => {
-  test("at any point, any number of times, leaves the same as one that is not", () => {
+describe("a killed recovery", () => {
+  test("has the same result as one that is not killed, at any point and any number of times", () => {
     const disk = new Disk();
     let store = disk.start();
     const { message } = newStream(store, 0);
@@ -320,7 +320,7 @@ describe("a recovery that is killed", () => {
 });
 
 describe("a damaged journal", () => {
-  /** Some segments of messages, `message 0` and on, one a record. */
+  /** Some segments with records of one message each: `message 0`, `message 1` and so on. */
   function written(): Disk {
     const disk = new Disk();
     const store = disk.start();
@@ -383,7 +383,7 @@ describe("a damaged journal", () => {
     writeFileSync(disk.file(-1), bytes);
   }
 
-  test.each(Object.keys(DAMAGES))("is refused in words that say what to do: %s", (damage) => {
+  test.each(Object.keys(DAMAGES))("is refused with a message that names --salvage: %s", (damage) => {
     const disk = written();
     DAMAGES[damage]!(disk);
     const before = readdirSync(disk.folder.path);
@@ -394,23 +394,26 @@ describe("a damaged journal", () => {
     expect(readdirSync(disk.folder.path)).toEqual(before);
   });
 
-  test.each(Object.keys(DAMAGES))("gives what can be read when it is salvaged, and is well then: %s", (damage) => {
-    const disk = written();
-    DAMAGES[damage]!(disk);
-    const found = waiting(disk.start({ salvage: true }));
-    expect(disk.recovered.damage).toContain("records");
-    expect(found.length).toBeGreaterThan(100);
-    expect(found.length).toBeLessThan(200);
-    expect(found).toEqual([...found].sort((a, b) => Number(a.split(" ")[2]) - Number(b.split(" ")[2])));
-    const again = disk.start();
-    expect([waiting(again), disk.recovered.damage]).toEqual([found, null]);
-    newStream(again, 0).message("goes on");
-    again.save();
-    expect(waiting(disk.start())).toEqual([...found, "alice goes on"]);
-  });
+  test.each(Object.keys(DAMAGES))(
+    "gives all readable messages to a salvage, and is undamaged after it: %s",
+    (damage) => {
+      const disk = written();
+      DAMAGES[damage]!(disk);
+      const found = waiting(disk.start({ salvage: true }));
+      expect(disk.recovered.damage).toContain("records");
+      expect(found.length).toBeGreaterThan(100);
+      expect(found.length).toBeLessThan(200);
+      expect(found).toEqual([...found].sort((a, b) => Number(a.split(" ")[2]) - Number(b.split(" ")[2])));
+      const again = disk.start();
+      expect([waiting(again), disk.recovered.damage]).toEqual([found, null]);
+      newStream(again, 0).message("continues");
+      again.save();
+      expect(waiting(disk.start())).toEqual([...found, "alice continues"]);
+    },
+  );
 });
 
-describe("a journal that announces its last record", () => {
+describe("a journal with the file last", () => {
   function written(): Disk {
     const disk = new Disk();
     const store = disk.start();
@@ -422,7 +425,7 @@ describe("a journal that announces its last record", () => {
     return disk;
   }
 
-  test.each(["zeros", "garbage", "nothing", "a changed seed"])("is refused when the announcement holds %s", (what) => {
+  test.each(["zeros", "garbage", "nothing", "a changed seed"])("is refused when the file has %s", (what) => {
     const disk = written();
     const file = join(disk.folder.path, "last");
     const bytes = readFileSync(file);
@@ -434,13 +437,13 @@ describe("a journal that announces its last record", () => {
     expect([waiting(disk.start()).length, disk.recovered.damage]).toEqual([10, null]);
   });
 
-  test("opens without the announcement, as one of the version before it", () => {
+  test("opens without the file, as a journal of an earlier version", () => {
     const disk = written();
     unlinkSync(join(disk.folder.path, "last"));
     expect(waiting(disk.start())).toHaveLength(10);
   });
 
-  test("takes a record that was completed but not announced, as a kill between the two leaves it", () => {
+  test("keeps a complete record that is not announced, after a kill between the two", () => {
     const disk = written();
     const file = join(disk.folder.path, "last");
     const bytes = readFileSync(file);
@@ -450,7 +453,7 @@ describe("a journal that announces its last record", () => {
     expect(disk.recovered).toMatchObject({ records: 10, damage: null });
   });
 
-  test("opens when the record after the last one is torn anywhere", () => {
+  test("opens when the record after the last one is incomplete", () => {
     const disk = written();
     const bytes = readFileSync(disk.file(0));
     const reader = new RecordReader(bytes, 1, seedOf(disk.database));
@@ -463,7 +466,7 @@ describe("a journal that announces its last record", () => {
     expect(disk.recovered.damage).toBeNull();
   });
 
-  test("belongs to its database: a new one in that one's place is refused, and a salvage reads everything", () => {
+  test("is refused with a new database, and a salvage reads all of it", () => {
     const disk = written();
     const other = new Disk();
     const open = (salvage: boolean): Recovered =>
@@ -472,7 +475,7 @@ describe("a journal that announces its last record", () => {
     expect(open(true)).toMatchObject({ records: 10, messages: 10 });
   });
 
-  test("is not mixed with a database that holds something of another data folder, not even by a salvage", () => {
+  test("is refused with the database of another data folder, even by a salvage", () => {
     const disk = written();
     const other = written();
     other.start();
@@ -481,7 +484,7 @@ describe("a journal that announces its last record", () => {
     expect(open).toThrow(/belong to different data folders/);
   });
 
-  test("opens though it was left by the version before seeds and announcements, and has both from then on", () => {
+  test("opens a journal of the version without seed and file, and has both from then on", () => {
     const disk = new Disk();
     disk.database.run("DELETE FROM journal");
     disk.kill();
@@ -501,7 +504,7 @@ describe("a journal that announces its last record", () => {
   });
 });
 
-describe("a segment that is longer for the sake of one record", () => {
+describe("a longer segment for one long record", () => {
   function written(): Disk {
     const disk = new Disk();
     newStream(disk.start(), 0).message("first");
@@ -511,7 +514,7 @@ describe("a segment that is longer for the sake of one record", () => {
     return disk;
   }
 
-  test("has a known length too: a shorter one is refused, and so is one whose record does not fit", () => {
+  test("is refused when it is truncated", () => {
     for (const bytes of [SEGMENT_BYTES, 10 * SEGMENT_BYTES, 10 * SEGMENT_BYTES + 8]) {
       const disk = written();
       expect(statSync(disk.file(-1)).size % SEGMENT_BYTES).toBe(0);
@@ -520,32 +523,32 @@ describe("a segment that is longer for the sake of one record", () => {
     }
   });
 
-  test("may be as long as its record, as earlier versions made it", () => {
+  test("opens with exactly the length of its record, as earlier versions wrote it", () => {
     const disk = written();
     truncateSync(disk.file(-1), 16 + 8 * Math.ceil(readFileSync(disk.file(-1)).readUInt32LE(4) / 8));
     expect(waiting(disk.start())).toEqual([`alice ${"x".repeat(10 * SEGMENT_BYTES)}`]);
   });
 });
 
-test("a text that looks like a record is never taken for one, whatever the server's end", () => {
+test("a text with the bytes of a record is never read as a record", () => {
   const disk = new Disk();
   const store = disk.start();
   const forged = Buffer.alloc(16 + 88);
   const victim = new Journal(new FileFolder(join(newPath(), "journal")), 4, 0, SEGMENT_BYTES);
   victim.append(Buffer.alloc(88), 0, 88, 0);
-  victim.region!.bytes.copy(forged, 0, 0, forged.length); // A whole record, as somebody without the seed can make it.
+  victim.region!.bytes.copy(forged, 0, 0, forged.length); // A complete record, made without the seed.
   newStream(store, 0).message("first");
   store.save();
   for (let shift = 0; shift < 8; shift++) {
     const text = Buffer.concat([Buffer.alloc(shift, "x"), forged]);
     store.stored("bob", { number: store.newNumber(), unixMs: 5, from: "carol", text });
   }
-  expect(waiting(disk.start())).toEqual(["alice first"]); // The turn never ended.
+  expect(waiting(disk.start())).toEqual(["alice first"]); // The turn with the texts was not saved.
   expect(disk.recovered).toEqual({ records: 1, messages: 1, damage: null });
 });
 
-describe("a folder whose files changed places", () => {
-  test("is refused, and a salvage gives nothing of what lies in the wrong file, then or later", () => {
+describe("a journal folder with exchanged files", () => {
+  test("is refused, and a salvage never reads records in the wrong file", () => {
     const disk = new Disk();
     const store = disk.start();
     const { message } = newStream(store, 0);
@@ -567,12 +570,12 @@ describe("a folder whose files changed places", () => {
     expect([waiting(disk.start()), disk.recovered.damage]).toEqual([["alice new"], null]);
   });
 
-  test("may hold one with a number that is none of a segment", () => {
+  test("ignores a file whose name is above every sequence number", () => {
     const disk = new Disk();
     const store = disk.start();
     newStream(store, 0).message("one");
     store.save();
-    writeFileSync(join(disk.folder.path, "9999999999999999"), "somebody else's");
+    writeFileSync(join(disk.folder.path, "9999999999999999"), "not of this program");
     expect(waiting(disk.start())).toEqual(["alice one"]);
   });
 });
@@ -582,7 +585,7 @@ describe("a data folder", () => {
     return openStore(path, durability, { salvage: false, unixMs: UNIX_MS, progress: () => {} }).store;
   }
 
-  test("may be opened with one durability after another, and loses nothing by that", () => {
+  test("loses nothing when it is opened with different durabilities, one after another", () => {
     const path = newPath();
     for (const [i, durability] of (["process", "none", "power", "process"] as const).entries()) {
       const store = open(path, durability);
@@ -593,7 +596,7 @@ describe("a data folder", () => {
     }
   });
 
-  test.each([2, 3])("of version %d, before TLS, is upgraded", (version) => {
+  test.each([2, 3])("of version %d is upgraded", (version) => {
     const path = newPath();
     const database = openDatabase(path, "process");
     if (version === 2) database.run("DROP TABLE lockouts");
@@ -627,7 +630,7 @@ describe("a data folder", () => {
     return sql;
   }
 
-  test("of the version before the journal is upgraded, and nothing in it is lost", () => {
+  test("of version 1, without a journal, is upgraded and loses nothing", () => {
     const path = newPath();
     const database = new Database(join(path, "heartline.sqlite"), { create: true });
     database.run(`
@@ -663,7 +666,7 @@ describe("a data folder", () => {
   });
 });
 
-test("nothing is committed before the record that says it too", () => {
+test("no change is committed before its record is written", () => {
   const disk = new Disk();
   const store = disk.start();
   for (let i = 0; i < 3000; i++) {

@@ -1,6 +1,6 @@
 import type { Segment } from "../../src/storage/segment.ts";
 
-/** A segment of the journal that lies in memory, among these files. */
+/** A segment of the journal in memory: one of the files. */
 export function segmentIn(files: Map<string, Buffer>, name: string): Segment {
   const bytes = files.get(name)!;
   const segment: Segment = {
