@@ -369,23 +369,12 @@ export class Chat {
     const { sent } = this.broadcastGroup;
     if (this.#checkedAt !== sent) for (const session of this.#byToken.values()) this.flushed(session);
     this.#checkedAt = sent;
-    if (processBytes > this.limits.streamsBytesMax) this.#limitMemory();
+    const { streamsBytesMax } = this.limits;
+    if (processBytes > streamsBytesMax)
+      this.departing.limitMemory(this.presence.online, streamsBytesMax, (session) => this.end(session, "slow"));
     if (this.wheel.nowMs < this.#trimMs) return;
     this.#trimMs = this.wheel.nowMs + POOLED_MS;
     trimBufferPools();
-  }
-
-  /** Bounds the memory of all outboxes: frees ended sessions first, then ends the sessions that hold most. */
-  #limitMemory(): void {
-    const { streamsBytesMax } = this.limits;
-    let bytes = this.departing.heldBytes;
-    for (const { outbox } of this.presence.online) bytes += outbox.heldBytes;
-    bytes -= this.departing.free(bytes - streamsBytesMax);
-    while (bytes > streamsBytesMax) {
-      const most = this.presence.online.reduce((a, b) => (b.outbox.heldBytes > a.outbox.heldBytes ? b : a));
-      bytes -= most.outbox.heldBytes;
-      this.end(most, "slow");
-    }
   }
 
   /** Ends all sessions. No login succeeds afterwards. */

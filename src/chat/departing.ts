@@ -43,8 +43,20 @@ export class Departing {
     else session.outbox.withdraw(); // Again, now that nothing is written from it.
   }
 
+  /** Bounds the memory of all outboxes: gives up ended sessions first, then ends those `online` that hold most. */
+  limitMemory(online: readonly Session[], streamsBytesMax: number, end: (session: Session) => void): void {
+    let bytes = this.heldBytes;
+    for (const { outbox } of online) bytes += outbox.heldBytes;
+    bytes -= this.#free(bytes - streamsBytesMax);
+    while (bytes > streamsBytesMax) {
+      const most = online.reduce((a, b) => (b.outbox.heldBytes > a.outbox.heldBytes ? b : a));
+      bytes -= most.outbox.heldBytes;
+      end(most);
+    }
+  }
+
   /** Gives up the oldest sessions until about `bytes` are free; returns the number of freed bytes. */
-  free(bytes: number): number {
+  #free(bytes: number): number {
     let freed = 0;
     for (const session of this.#sessions) {
       if (freed >= bytes) break;
