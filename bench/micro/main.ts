@@ -11,6 +11,7 @@ import { Outbox } from "../../src/stream/outbox.ts";
 import { Request, SHAPES } from "../../src/protocol/request.ts";
 import { LoopTurn } from "../../src/stream/turn.ts";
 import { Connection, Connections } from "../../src/net/connection.ts";
+import type { Transport } from "../../src/net/transport.ts";
 import { openStore } from "../../src/storage/recovery.ts";
 import type { Store } from "../../src/storage/store.ts";
 import { Chat } from "../../src/chat/chat.ts";
@@ -153,10 +154,22 @@ const PARTS: Record<string, Part> = {
     let tokens = 0;
     chat.unixMs = Date.now();
     const all = new Connections(chat);
-    const socket = { write: (_bytes: Buffer, _start: number, count: number) => count, end: () => {} };
+    const ignore = (): void => {};
+    const transport: Transport = {
+      isEncrypted: false,
+      write: (_bytes: Buffer, _start: number, count: number) => count,
+      send: () => 0,
+      pause: ignore,
+      resume: ignore,
+      shutdown: ignore,
+      end: ignore,
+      closed: ignore,
+      // The chunks are sent again and again.
+      release: ignore,
+    };
     const connections = ["columbia", "SEAS"].map((name) => {
       chat.accounts.add(name, "secret");
-      const connection = new Connection(all, socket as never, "127.0.0.1");
+      const connection = new Connection(all, transport, "127.0.0.1");
       connection.data(encode(`login ${name} secret\n`));
       return connection;
     });

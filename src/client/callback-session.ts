@@ -2,6 +2,7 @@ import type { Socket, TCPSocketListener } from "bun";
 import { SERVER_LINE_BYTES_MAX } from "../limits.ts";
 import { everyAddress } from "../runtime/host.ts";
 import { LineReader } from "../protocol/line-reader.ts";
+import { RECEIVED_CHUNKS } from "../runtime/received-chunk.ts";
 import { decode } from "./event.ts";
 import { DeliveryQueue } from "./delivery.ts";
 import { Heartbeat } from "./heartbeat.ts";
@@ -275,7 +276,7 @@ export class CallbackSession implements ChatSession {
       port: this.#options.callbackPort,
       socket: {
         open: (socket) => {
-          const reader = new LineReader(SERVER_LINE_BYTES_MAX);
+          const reader = new LineReader(SERVER_LINE_BYTES_MAX, RECEIVED_CHUNKS);
           const closed = Promise.withResolvers<void>();
           const call = { headBytes: 0, left: -1, position: 0, deliveredBefore: 0, isAnswered: false };
           socket.data = { secret: null, reader, ...call, goodbye: "", closed };

@@ -2,6 +2,7 @@ import type { Socket } from "bun";
 import { SERVER_LINE_BYTES_MAX } from "../limits.ts";
 import { isThisMachine, nameInCertificate, readHost } from "../runtime/host.ts";
 import { LineReader } from "../protocol/line-reader.ts";
+import { RECEIVED_CHUNKS } from "../runtime/received-chunk.ts";
 import { Outbox } from "../stream/outbox.ts";
 import { LoopTurn, type Sink } from "../stream/turn.ts";
 import { encodeText } from "./event.ts";
@@ -27,7 +28,7 @@ export interface LinkListener {
 /** A connection to a server, seen from the client: lines in, lines out, one write a turn. */
 export class ServerConnection implements Sink {
   readonly #listener: LinkListener;
-  readonly #reader = new LineReader(SERVER_LINE_BYTES_MAX);
+  readonly #reader = new LineReader(SERVER_LINE_BYTES_MAX, RECEIVED_CHUNKS);
   readonly #outbox = new Outbox(turn, true);
   #socket: Socket<undefined> | null = null;
   #full = false;

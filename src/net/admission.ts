@@ -1,18 +1,12 @@
 import type { BlockList } from "node:net";
-import {
-  DESCRIPTORS_SPARE,
-  KERNEL_RECEIVE_BYTES,
-  KERNEL_SEND_BYTES,
-  type Limits,
-  PROXY_HEADER_MS,
-  TLS_HANDSHAKE_MS,
-} from "../limits.ts";
+import { DESCRIPTORS_SPARE, type Limits, PROXY_HEADER_MS, TLS_HANDSHAKE_MS } from "../limits.ts";
 import { withZone } from "../runtime/host.ts";
 import { WheelTimer, type TimerKind } from "../timer-wheel.ts";
-import { type Accepted, type AcceptedSocket, Connection, type Connections } from "./connection.ts";
-import { setBuffers } from "../runtime/kernel.ts";
 import type { Logger } from "../runtime/log.ts";
+import { Connection, type Connections } from "./connection.ts";
 import { type ProxyHeader, parseProxyHeader } from "./proxy-header.ts";
+import { type AcceptedSocket, TcpTransport } from "./tcp-transport.ts";
+import type { SocketEvents } from "./transport.ts";
 
 /** At most this part of the descriptors is kept for calls of clients. */
 const CALLBACKS_SHARE = 1 / 4;
@@ -70,10 +64,10 @@ export class Admission {
   admit(socket: AcceptedSocket, address: string, isEncrypted = false): void {
     const tooMany = this.connections.chat.addresses.connect(address);
     if (tooMany !== null) return this.#refuse(socket, address, isEncrypted, tooMany);
-    setBuffers((socket as unknown as { fd: number }).fd, KERNEL_SEND_BYTES, KERNEL_RECEIVE_BYTES);
+    const transport = new TcpTransport(socket, isEncrypted);
     socket.data = isEncrypted
-      ? new Handshake(this, socket, address)
-      : new Connection(this.connections, socket, address);
+      ? new Handshake(this, socket, address, transport)
+      : new Connection(this.connections, transport, address);
   }
 
   #refuse(socket: AcceptedSocket, address: string, isEncrypted: boolean, tooMany: string): void {
@@ -98,7 +92,7 @@ export class Admission {
 }
 
 /** A socket that was accepted, and has to do something before it gets a connection, within some time. */
-export abstract class PendingConnection implements Accepted {
+export abstract class PendingConnection implements SocketEvents {
   protected readonly admission: Admission;
   protected readonly socket: AcceptedSocket;
   protected readonly address: string;
@@ -177,8 +171,11 @@ export class AwaitingProxyHeader extends PendingConnection {
 
 /** A connection over TLS whose handshake is not over. It counts as one of its address already. */
 export class Handshake extends PendingConnection {
-  constructor(admission: Admission, socket: AcceptedSocket, address: string) {
+  readonly #transport: TcpTransport;
+
+  constructor(admission: Admission, socket: AcceptedSocket, address: string, transport: TcpTransport) {
     super(admission, socket, address, "TLS handshake", TLS_HANDSHAKE_MS);
+    this.#transport = transport;
   }
 
   /** It is over; `failure`: what made it fail. */
@@ -186,7 +183,7 @@ export class Handshake extends PendingConnection {
     if (!this.admission.pending.has(this)) return; // It was hung up on, which this runtime calls a failure.
     if (failure !== null) return this.reject(`the TLS handshake failed: ${failure.message}`);
     this.leave();
-    this.socket.data = new Connection(this.admission.connections, this.socket, this.address, true);
+    this.socket.data = new Connection(this.admission.connections, this.#transport, this.address);
   }
 
   override closed(): void {

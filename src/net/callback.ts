@@ -12,6 +12,7 @@ import {
 } from "../limits.ts";
 import { encode, equals, parseNumber, startsWith } from "../protocol/ascii.ts";
 import { LineReader } from "../protocol/line-reader.ts";
+import { SocketWriter } from "../stream/socket-writer.ts";
 import { WheelTimer, type TimerKind } from "../timer-wheel.ts";
 import { type DialedSocket, dial } from "./dial.ts";
 
@@ -174,6 +175,7 @@ export class Call {
   readonly #answers = new LineReader(ANSWER_BYTES_MAX);
   #answerBytes = 0;
   readonly #socket: DialedSocket;
+  readonly #writer: SocketWriter;
   /** Armed until the next step of the call is due. */
   readonly #timer = new WheelTimer<Call>(this);
   #ready = false;
@@ -201,9 +203,10 @@ export class Call {
     this.#socket = all.dial(host, port, {
       open: () => guarded(() => this.#open()),
       data: (chunk) => guarded(() => this.#read(chunk)),
-      drain: () => guarded(() => this.#write()),
+      drain: () => guarded(() => this.#drain()),
       closed: () => guarded(() => this.#closed()),
     });
+    this.#writer = new SocketWriter(this.#socket);
   }
 
   /** From now on, the time for the next step of the call. */
@@ -243,19 +246,18 @@ export class Call {
     }
   }
 
+  #drain(): void {
+    this.#writer.isFull = false;
+    this.#write();
+  }
+
   #write(): void {
     if (!this.#ready || this.#over) return;
     const { outbox } = this.callback.session;
     // Before `ready` an `as` acked more than the announced position: the bytes that this call announced are gone.
     if (outbox.sent !== this.#sent) return this.end();
-    while (outbox.sent < this.to && outbox.peek()) {
-      const count = Math.min(outbox.pieceEnd - outbox.pieceStart, this.to - outbox.sent);
-      const taken = this.#socket.write(outbox.piece, outbox.pieceStart, count);
-      if (taken < 0) return this.end();
-      outbox.advance(taken);
-      this.#sent = outbox.sent;
-      if (taken < count) return;
-    }
+    if (!this.#writer.write(outbox, this.to)) return this.end();
+    this.#sent = outbox.sent;
   }
 
   /** Hangs up; `received` is what the client answered, -1 for a call that has failed. */

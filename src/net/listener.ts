@@ -3,13 +3,13 @@ import { isIPv6 } from "node:net";
 import type { TCPSocketListener } from "bun";
 import { everyAddress, formatAddress } from "../runtime/host.ts";
 import type { Certificate } from "./certificate.ts";
-import type { Accepted } from "./connection.ts";
+import type { SocketEvents } from "./transport.ts";
 import { duplicate } from "../runtime/kernel.ts";
 
 /** A port that cannot be listened on, in words for the operator. */
 export class ListenError extends Error {}
 
-type Handlers = Bun.SocketHandler<Accepted | null>;
+type Handlers = Bun.SocketHandler<SocketEvents | null>;
 
 /** A port that is listened on, plain or over TLS. */
 export class Listener {
@@ -17,7 +17,7 @@ export class Listener {
   readonly address: string;
   readonly port: number;
   readonly #handlers: Handlers;
-  #socket: TCPSocketListener<Accepted | null>;
+  #socket: TCPSocketListener<SocketEvents | null>;
 
   /** With a certificate it speaks TLS, and `handlers` have `handshake`. Port 0 is a free one. Throws ListenError. */
   constructor(host: string, port: number, handlers: Handlers, certificate: Certificate | null) {
@@ -40,7 +40,7 @@ export class Listener {
   renew(certificate: Certificate): void {
     const fd = duplicate((this.#socket as unknown as { fd: number }).fd);
     if (fd < 0) throw new Error("here a certificate is only renewed by a restart");
-    let renewed: TCPSocketListener<Accepted | null>;
+    let renewed: TCPSocketListener<SocketEvents | null>;
     try {
       renewed = listen({ fd }, this.#handlers, certificate);
     } catch (error) {
@@ -60,7 +60,7 @@ function listen(
   at: { hostname: string; port: number } | { fd: number },
   socket: Handlers,
   certificate: Certificate | null,
-): TCPSocketListener<Accepted | null> {
+): TCPSocketListener<SocketEvents | null> {
   const tls = certificate === null ? {} : { tls: { cert: certificate.chain, key: certificate.key } };
   return Bun.listen({ ...(at as { hostname: string; port: number }), allowHalfOpen: true, data: null, socket, ...tls });
 }

@@ -1,13 +1,19 @@
 import { CR, LF } from "./ascii.ts";
 import { ByteQueue, copy } from "../byte-queue.ts";
 
+/** Owns the memory of chunks. */
+export interface ChunkSource {
+  /** The reader needs the chunk no longer. */
+  release(chunk: Uint8Array): void;
+}
+
 /**
  * Bytes as they come, out as lines: the same lines wherever TCP cut them. Pull what is there with `next` before feeding
  * more, or stop pulling for a while. A line that lies within one chunk is not copied; between chunks nothing is kept
  * but the beginning of a line.
  *
- * A chunk is the reader's own from then on: the memory of a large one is given back when its last line was pulled, and
- * its bytes are gone. If garbage collection did that, every chunk would cost page faults, which is most of reading.
+ * The reader keeps a chunk until its last line was pulled. Then it releases the chunk to its source, and the bytes of
+ * the last line are no longer valid.
  */
 export class LineReader {
   /** The line is bytes[start..end), without its end mark. Valid until the next call. */
@@ -33,10 +39,12 @@ export class LineReader {
   #skipped = 0;
   #skippedInAll = 0;
   readonly #lineBytesMax: number;
+  readonly #source: ChunkSource | null;
 
-  /** `lineBytesMax` counts the end mark. */
-  constructor(lineBytesMax: number) {
+  /** `lineBytesMax` counts the end mark. `source` may use the memory of a chunk again when its last line was pulled. */
+  constructor(lineBytesMax: number, source: ChunkSource | null = null) {
     this.#lineBytesMax = lineBytesMax;
+    this.#source = source;
   }
 
   /** Bytes of lines longer than the limit, also of one that has not ended yet, since this was called the last time. */
@@ -132,7 +140,7 @@ export class LineReader {
         this.#append(this.#chunk, this.#at, this.#chunk.length);
       }
     }
-    release(this.#chunk);
+    if (this.#chunk !== EMPTY) this.#source?.release(this.#chunk);
     this.#chunk = this.bytes = EMPTY;
     this.#at = 0;
   }
@@ -150,12 +158,4 @@ function ends(before: Uint8Array, after: Uint8Array): Uint8Array {
     both[i] = at < before.length ? before[at]! : after[at - before.length]!;
   }
   return both;
-}
-/** Giving back a smaller one costs more than it saves. */
-const LARGE_BYTES_MIN = 4096;
-
-/** Unless others have a part of the same memory. */
-function release(chunk: Uint8Array): void {
-  if (chunk.length < LARGE_BYTES_MIN || chunk.length < chunk.buffer.byteLength) return;
-  (chunk.buffer as ArrayBuffer).transfer(0);
 }

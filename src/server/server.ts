@@ -14,7 +14,8 @@ import { Admission, fitDescriptors } from "../net/admission.ts";
 import { Callback, Callbacks } from "../net/callback.ts";
 import { CertificateError, readCertificate } from "../net/certificate.ts";
 import type { Config } from "./config.ts";
-import { type Accepted, Connection, Connections } from "../net/connection.ts";
+import { Connection, Connections } from "../net/connection.ts";
+import type { SocketEvents } from "../net/transport.ts";
 import type { Credentials } from "../auth/credentials.ts";
 import { StoreError } from "../storage/database.ts";
 import { descriptorsMax, residentBytes } from "../runtime/kernel.ts";
@@ -197,7 +198,7 @@ export class Server {
   }
 
   /** Every fault in a handler costs its own connection at most. */
-  readonly #handlers: Bun.SocketHandler<Accepted | null> = {
+  readonly #handlers: Bun.SocketHandler<SocketEvents | null> = {
     open: (socket) => {
       this.#turn.begin();
       this.#admission.open(socket);
@@ -224,7 +225,7 @@ export class Server {
     },
   };
 
-  readonly #tlsHandlers: Bun.SocketHandler<Accepted | null> = {
+  readonly #tlsHandlers: Bun.SocketHandler<SocketEvents | null> = {
     ...this.#handlers,
     open: (socket) => {
       this.#turn.begin();

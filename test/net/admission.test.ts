@@ -3,7 +3,8 @@ import { BlockList } from "node:net";
 import pino from "pino";
 import { LIMITS_DEFAULT, type Limits, PROXY_HEADER_MS, TLS_HANDSHAKE_MS } from "../../src/limits.ts";
 import { Admission, fitDescriptors } from "../../src/net/admission.ts";
-import { type Accepted, Connections } from "../../src/net/connection.ts";
+import { Connections } from "../../src/net/connection.ts";
+import type { SocketEvents } from "../../src/net/transport.ts";
 import { TICK_MS } from "../../src/timer-wheel.ts";
 import { World } from "../support/chat.ts";
 import { PASSWORD, type WireClient, WireServer, proxyHeader } from "../support/wire.ts";
@@ -271,7 +272,7 @@ function setUp(
 
 class Socket {
   readonly remoteAddress: string;
-  data: Accepted | null = null;
+  data: SocketEvents | null = null;
   ended = false;
   heard = "";
 

@@ -1,6 +1,8 @@
 import { describe, expect, test } from "bun:test";
 import { closeLargest } from "../../src/server/server.ts";
-import { type Accepted, type AcceptedSocket, Connection, Connections } from "../../src/net/connection.ts";
+import { Connection, Connections } from "../../src/net/connection.ts";
+import { type AcceptedSocket, TcpTransport } from "../../src/net/tcp-transport.ts";
+import type { SocketEvents, Transport } from "../../src/net/transport.ts";
 import {
   ACK_BYTES_MAX,
   INPUT_BYTES_MAX,
@@ -22,7 +24,7 @@ import { BLOCK_MS, SILENCE_MS, type TestPeer, World } from "../support/chat.ts";
 async function ends(drained: () => void) {
   const heard = { text: "", until: (_end: string): Promise<void> => Promise.resolve() };
   const accepted = Promise.withResolvers<AcceptedSocket>();
-  const listener = Bun.listen<Accepted | null>({
+  const listener = Bun.listen<SocketEvents | null>({
     hostname: "127.0.0.1",
     port: 0,
     data: null,
@@ -55,7 +57,7 @@ test("what goes to everybody does not overtake the reply to a login that the ker
   far.pause();
   const filler = Buffer.alloc(64 << 10, "x");
   while (near.write(filler) === filler.length);
-  const it = new Connection(new Connections(world.chat), near, "127.0.0.1");
+  const it = new Connection(new Connections(world.chat), new TcpTransport(near), "127.0.0.1");
   world.begin();
   it.data(Buffer.from("login bob secret\n"));
   world.endTurns();
@@ -78,7 +80,7 @@ test("what goes to everybody does not overtake the reply to a login that the ker
 test("a connection that is closed writes nothing where its descriptor may be somebody else's", async () => {
   const world = new World(["bob"]);
   const { near, heard, stop } = await ends(() => {});
-  const it = new Connection(new Connections(world.chat), near, "127.0.0.1");
+  const it = new Connection(new Connections(world.chat), new TcpTransport(near), "127.0.0.1");
   world.begin();
   it.data(Buffer.from("login bob secret\n"));
   world.endTurns();
@@ -121,15 +123,19 @@ class Wire {
       this.#heard += bytes.toString("latin1", start, start + taken);
       return taken;
     };
-    const socket = {
+    const transport: Transport = {
+      isEncrypted,
       write,
+      send: () => 0,
       pause: () => void (this.reading = false),
       resume: () => void (this.reading = true),
       shutdown: () => void (this.shut = true),
       end: () => void (this.shut = this.hungUp = true),
+      closed: () => {},
+      release: () => {},
     };
     this.world.begin();
-    this.connection = new Connection(this.all, socket as never, address, isEncrypted);
+    this.connection = new Connection(this.all, transport, address);
     this.world.endTurns();
   }
 
@@ -261,6 +267,36 @@ describe("a connection in the clear that takes nothing", () => {
       wire.world.endTurns();
     }
     expect(wire.shut).toBe(false);
+  });
+});
+
+describe("the state of a connection", () => {
+  test("passes through all states from the login to the end of the socket, and each of them once", () => {
+    const wire = new Wire();
+    const { connection } = wire;
+    const states: string[] = [connection.state];
+    wire.say("login alice secret");
+    states.push(connection.state);
+    wire.room = 0;
+    wire.say("logout");
+    states.push(connection.state);
+    wire.room = 1e6;
+    wire.world.begin();
+    connection.drain();
+    wire.world.endTurns();
+    states.push(connection.state);
+    connection.closed();
+    connection.closed();
+    states.push(connection.state);
+    expect(states).toEqual(["unauthenticated", "open", "draining", "shut", "closed"]);
+  });
+
+  test("does not go back: a connection that is closing gets no session", () => {
+    const wire = new Wire();
+    wire.connection.close();
+    const [alice] = wire.world.online("alice");
+    expect(() => wire.connection.attach(alice!.session!)).toThrow("cannot change from shut to open");
+    expect(wire.connection.session).toBeNull();
   });
 });
 

@@ -30,7 +30,7 @@ export class CallbackProgram implements Program, Left {
     if (this.link === null) return;
     user.program = this;
     this.link.trusted = user.lostLogins > 3;
-    this.link.send(user.loginLine(` callback=${user.port}`));
+    this.link.say(user.loginLine(` callback=${user.port}`));
   }
 
   get ready(): boolean {
@@ -61,7 +61,7 @@ export class CallbackProgram implements Program, Left {
     if (this.link === null) return;
     this.#lines = new Lines();
     this.#asked = this.#waiting.shift()!;
-    this.link.send(`as ${this.token} ${this.#asked.line}`);
+    this.link.say(`as ${this.token} ${this.#asked.line}`);
   }
 
   heard(link: Link, bytes: string): void {
@@ -192,7 +192,7 @@ class CallReader implements ClientEnd {
     // The server has given up the call before: what of it is still on its way must not be mixed with this one.
     this.#program.call?.hangUp();
     this.#program.call = link;
-    link.send(`ready ${this.#manner === "wrong token" ? "x".repeat(25) : this.#program.token}\n`);
+    link.say(`ready ${this.#manner === "wrong token" ? "x".repeat(25) : this.#program.token}\n`);
     this.#bytes(link, "");
   }
 
@@ -217,7 +217,7 @@ class CallReader implements ClientEnd {
     if (this.#position < this.#to) return;
     // What its output has not taken it does not acknowledge: it is called again.
     if (this.#manner === "no received" || program.received < program.reading.read) return;
-    link.send(`received ${this.#manner === "too much" ? 1e12 : program.received}\n`);
+    link.say(`received ${this.#manner === "too much" ? 1e12 : program.received}\n`);
     link.hangUp();
   }
 

@@ -11,7 +11,7 @@ import {
 } from "../../src/limits.ts";
 import { LoopTurn } from "../../src/stream/turn.ts";
 import { Callback, Callbacks } from "../../src/net/callback.ts";
-import { type AcceptedSocket, Connection, Connections } from "../../src/net/connection.ts";
+import { Connection, Connections } from "../../src/net/connection.ts";
 import type { DialHandlers, DialedSocket, dial } from "../../src/net/dial.ts";
 import { NOTHING } from "../../src/storage/journal-entry.ts";
 import { segmentsOf } from "../../src/storage/journal.ts";
@@ -223,7 +223,7 @@ export class Host {
 
   /** A connection reaches the listener. */
   accept(link: Link): void {
-    const connection = new Connection(this.#connections, link as unknown as AcceptedSocket, link.remoteAddress);
+    const connection = new Connection(this.#connections, link, link.remoteAddress);
     this.#links.set(connection, link);
     this.#linkOf.set(connection, link);
     link.server = {

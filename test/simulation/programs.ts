@@ -91,7 +91,7 @@ export class PlainProgram implements Program {
     if (this.link === null) return;
     this.link.faithful = true;
     user.program = this;
-    this.link.send(user.loginLine(""));
+    this.link.say(user.loginLine(""));
   }
 
   get ready(): boolean {
@@ -105,7 +105,7 @@ export class PlainProgram implements Program {
   ask(request: Request): void {
     this.#unanswered.push(request);
     this.#leaving ||= request.verb === "logout";
-    this.link?.send(request.line);
+    this.link?.say(request.line);
   }
 
   heard(_link: Link, bytes: string): void {
@@ -203,7 +203,7 @@ export class ResumableProgram implements Program, Left {
     if (this.link === null) return;
     user.program = this;
     this.link.trusted = user.lostLogins > 3;
-    this.link.send(user.loginLine(" resumable"));
+    this.link.say(user.loginLine(" resumable"));
   }
 
   get ready(): boolean {
@@ -228,7 +228,7 @@ export class ResumableProgram implements Program, Left {
     const asked = { ...request, end: this.#end };
     this.#leaving ||= request.verb === "logout";
     this.unanswered.push(asked);
-    if (this.#phase === "on") this.link!.send(asked.line);
+    if (this.#phase === "on") this.link!.say(asked.line);
   }
 
   heard(_link: Link, bytes: string): void {
@@ -270,7 +270,7 @@ export class ResumableProgram implements Program, Left {
     for (const { line: asked, end } of this.unanswered) {
       if (end <= position) continue;
       if (end - asked.length < position) throw new Violation(`${this.#user.name} resumed in a line: ${position}`);
-      this.link!.send(asked);
+      this.link!.say(asked);
     }
   }
 
@@ -329,7 +329,7 @@ export class ResumableProgram implements Program, Left {
     if (this.link === null) return;
     this.#phase = "resuming";
     this.#at = this.position;
-    this.link.send(`resume ${this.token} ${this.#at}\n`);
+    this.link.say(`resume ${this.token} ${this.#at}\n`);
   }
 
   kill(): void {
