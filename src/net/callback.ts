@@ -87,9 +87,9 @@ export class Callbacks {
 }
 
 /**
- * The sink of one callback session. It calls the client when there is something to deliver, one call at a time, from the
- * acknowledged position. A failed call is repeated after a growing pause, with half as many bytes. After the end of the
- * session there is one last call, for the goodbye.
+ * The sink of one callback session. It calls the client when there is something to deliver, one call at a time, from
+ * the acknowledged position. A failed call is repeated after a growing pause, with half as many bytes. After the end of
+ * the session there is one last call, for the goodbye.
  */
 export class Callback implements Caller {
   readonly all: Callbacks;

@@ -1,3 +1,5 @@
+/** Listening ports, over TCP or TLS, and the renewal of a certificate without closing the port. */
+
 import { closeSync } from "node:fs";
 import { isIPv6 } from "node:net";
 import type { TCPSocketListener } from "bun";
@@ -6,20 +8,20 @@ import type { Certificate } from "./certificate.ts";
 import type { SocketEvents } from "./transport.ts";
 import { duplicate } from "../runtime/kernel.ts";
 
-/** A port that cannot be listened on, in words for the operator. */
+/** The server cannot listen on a port. The message is meant for the operator. */
 export class ListenError extends Error {}
 
 type Handlers = Bun.SocketHandler<SocketEvents | null>;
 
-/** A port that is listened on, plain or over TLS. */
+/** One listening port. */
 export class Listener {
-  /** As `<ip>:<port>`. */
+  /** `<ip>:<port>`. */
   readonly address: string;
   readonly port: number;
   readonly #handlers: Handlers;
   #socket: TCPSocketListener<SocketEvents | null>;
 
-  /** With a certificate it speaks TLS, and `handlers` have `handshake`. Port 0 is a free one. Throws ListenError. */
+  /** With a certificate it uses TLS, and `handlers` have `handshake`. Port 0 is any free port. Throws ListenError. */
   constructor(host: string, port: number, handlers: Handlers, certificate: Certificate | null) {
     this.#handlers = handlers;
     try {
@@ -34,12 +36,13 @@ export class Listener {
   }
 
   /**
-   * Who connects from now on is shown this certificate. This runtime keeps the one that a listener began with: another
-   * listener takes over the same socket, with whoever waits in it. Throws when there is none, and the old one stays.
+   * New connections use this certificate. The runtime cannot change the certificate of a listener, so a new listener
+   * takes over the same socket, with the connections that wait in it. When that fails, it throws, and the old listener
+   * stays.
    */
   renew(certificate: Certificate): void {
     const fd = duplicate((this.#socket as unknown as { fd: number }).fd);
-    if (fd < 0) throw new Error("here a certificate is only renewed by a restart");
+    if (fd < 0) throw new Error("this system cannot share a listening socket; restart to use the new certificate");
     let renewed: TCPSocketListener<SocketEvents | null>;
     try {
       renewed = listen({ fd }, this.#handlers, certificate);

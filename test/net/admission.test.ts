@@ -147,7 +147,7 @@ describe("the proxy says for whom a connection is", () => {
     admission.report();
     admission.report();
     expect(lines.map((line) => JSON.parse(line))).toMatchObject([
-      { refused: 2, last: { address: "127.0.0.1", why: "no PROXY header came" } },
+      { refused: 2, last: { address: "127.0.0.1", why: "no PROXY header within 5 seconds" } },
     ]);
   });
 
@@ -198,7 +198,7 @@ describe("a handshake over TLS", () => {
     expect(silent.heard + garbage.heard).toBe("");
     admission.report();
     expect(lines.map((line) => JSON.parse(line))).toMatchObject([
-      { refused: 2, last: { address: "192.0.2.7", why: "no TLS handshake came" } },
+      { refused: 2, last: { address: "192.0.2.7", why: "no TLS handshake within 5 seconds" } },
     ]);
   });
 

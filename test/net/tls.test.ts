@@ -195,7 +195,7 @@ test("a bad one is told by its file, and the old one stays", async () => {
   // The first of the chain is good, and what stands behind it is not.
   writeFileSync(files.chain, `${second.cert}\n-----BEGIN CERTIFICATE-----\nrubbish\n-----END CERTIFICATE-----\n`);
   writeFileSync(files.key, second.key);
-  const why = `there is no chain of certificates in ${files.chain} that can be used (PEM)`;
+  const why = `cannot use ${files.chain}: there is no valid chain of certificates in it; it must be in PEM format`;
   expect(() => server.server.renewCertificate()).toThrow(why);
   const alice = await server.login("alice", first.cert);
   await alice.asks("alive", "ok");
@@ -209,9 +209,11 @@ test("files that cannot be used are told by name", async () => {
     `${other.key} is not the key of the certificate in ${good.chain}`,
   );
   expect(complaint({ ...good, chain: bad.chain })).toBe(
-    `there is no certificate in ${bad.chain} that can be used (PEM)`,
+    `cannot use ${bad.chain}: there is no valid certificate in it; it must be in PEM format`,
   );
-  expect(complaint({ ...good, key: bad.key })).toBe(`there is no private key in ${bad.key} that can be used (PEM)`);
+  expect(complaint({ ...good, key: bad.key })).toBe(
+    `cannot use ${bad.key}: there is no valid private key in it; it must be in PEM format`,
+  );
   expect(complaint({ ...good, key: "/nowhere" })).toBe("cannot read /nowhere: there is no such file");
 });
 
