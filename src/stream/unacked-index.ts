@@ -1,41 +1,45 @@
+/**
+ * Which messages in a stream are not acknowledged, and where their lines are. The outbox has the bytes.
+ */
+
 import { MOVED_BYTES_MIN } from "../limits.ts";
 import { wordEnd } from "../protocol/ascii.ts";
 
-/** Fields of a mark: message number, time in Unix ms (0: it rests in a mailbox), where its line starts and ends. */
+/** Fields of an entry: message number, time in Unix ms (0: it is in the mailbox too), start and end of its line. */
 export const MARK = { fields: 4, number: 0, unixMs: 1, start: 2, end: 3 } as const;
 
-/** Other lines between two messages, up to this size, do not make them two runs. */
+/** Two messages belong to one run when there are at most this many bytes of other lines between them. */
 const GAP_BYTES_MAX = 64;
 
-/** Keeps a copy of new messages: fields[first..last) of their marks, whose lines lie in bytes[start..end). */
+/** Receives new messages: fields[first..last) are their entries, bytes[start..end) has their lines. */
 export interface StreamCopy {
   take(fields: readonly number[], first: number, last: number, bytes: Uint8Array, start: number, end: number): void;
 }
 
-/** A message inside a stream that its reader has not confirmed. */
+/** A message in a stream that the reader has not acknowledged. */
 export interface UnackedMessage {
   number: number;
-  /** The stream's position behind it, and how many bytes its line has. */
+  /** Position in the stream after its line, and the length of the line. */
   position: number;
   bytes: number;
-  /** It rests in the mailbox too: nothing but its number and position is known here. */
+  /** It is in the mailbox too. `unixMs` is 0 then, and the line may have another form. */
   spilled: boolean;
   unixMs: number;
   from: string;
   text: Uint8Array;
 }
 
-/** The messages of a stream that its reader has not confirmed, oldest first: a flat list, no object a message. */
+/** The unacknowledged messages of a stream, oldest first, in a flat list of numbers: no object for each message. */
 export class UnackedIndex {
-  /** Fields of all marks; those before `first` are confirmed. */
+  /** Fields of all entries. Those before `first` are acknowledged. */
   readonly fields: number[] = [];
   first = 0;
-  /** The highest number among the messages that were confirmed. */
+  /** The highest number among the acknowledged messages. */
   ackedNumber = 0;
-  /** So many fields at the end are new: no copy has them. */
+  /** This number of fields at the end was not given to `takeNew`'s copy yet. */
   #newFields = 0;
 
-  /** The number of the last message that is not confirmed; 0 when all are. */
+  /** The number of the last unacknowledged message; 0 without one. */
   get lastNumber(): number {
     return this.fields.at(MARK.number - MARK.fields) ?? 0;
   }
@@ -45,7 +49,7 @@ export class UnackedIndex {
     this.#newFields += MARK.fields;
   }
 
-  /** Start of the first unconfirmed line: it may have to go back to the mailbox, so it stays whole. */
+  /** Start of the first unacknowledged line. The line stays whole, since it may have to return to the mailbox. */
   get start(): number {
     return this.fields[this.first + MARK.start] ?? Number.POSITIVE_INFINITY;
   }
@@ -72,8 +76,8 @@ export class UnackedIndex {
   }
 
   /**
-   * Gives each run of marks that were added since the last time, which lie together and are alike, to `copy`; position
-   * p of the stream lies at bytes[p + offset].
+   * Gives the messages that were added since the last call to `copy`, in runs of neighbours with the same time.
+   * Position p of the stream is at bytes[p + offset].
    */
   takeNew(copy: StreamCopy, bytes: Uint8Array, offset: number): void {
     const { fields } = this;
@@ -92,8 +96,8 @@ export class UnackedIndex {
   }
 
   /**
-   * The messages with numbers above `after` and up to `upTo`, about so many bytes of them but at least one; position p
-   * of the stream lies at bytes[p + offset].
+   * The messages with numbers in (after, upTo], up to about `bytesMax` bytes but at least one. Position p of the stream
+   * is at bytes[p + offset].
    */
   messages(after: number, upTo: number, bytesMax: number, bytes: Buffer, offset: number): UnackedMessage[] {
     const messages: UnackedMessage[] = [];
@@ -116,14 +120,14 @@ export class UnackedIndex {
     return messages;
   }
 
-  /** Those with numbers above `after` and up to `upTo` rest in the mailbox from now on. */
+  /** The messages with numbers in (after, upTo] are in the mailbox too from now on. */
   spill(after: number, upTo: number): void {
     const { fields } = this;
     for (let i = this.#firstAfter(after); i < fields.length && fields[i + MARK.number]! <= upTo; i += MARK.fields)
       fields[i + MARK.unixMs] = 0;
   }
 
-  /** The first mark with a number above `after`: numbers rise (binary search), and many marks move in portions. */
+  /** Index of the first entry with a number above `after`, by binary search: numbers increase. */
   #firstAfter(after: number): number {
     const { fields } = this;
     let low = this.first / MARK.fields;
