@@ -90,8 +90,8 @@ export const UNACKED_BYTES_MIN = 512 << 10;
 export const ACK_BYTES_MAX = 64 << 10;
 /**
  * Bytes of lines that a client has received and its handler or output has not taken. Above it the client stops
- * reading. While a request waits for its reply the limit is UNDELIVERED_BOUNDS times as high, since the handler may wait
- * for that reply.
+ * reading. While a request waits for its reply the limit is UNDELIVERED_BOUNDS times as high: the handler may wait for
+ * that reply.
  */
 export const UNDELIVERED_BYTES_MAX = 256 << 10;
 export const UNDELIVERED_BOUNDS = 32;
