@@ -308,8 +308,9 @@ export class Connection implements SocketEvents, Peer, Sink {
     return this.#writer.isFull || this.#replies !== null ? 0 : this.#transport.send(bytes, start, count);
   }
 
-  /** The kernel accepts bytes again. */
+  /** The kernel accepts bytes again. The runtime sends this event after each pause and resume too. */
   drain(): void {
+    if (!this.#writer.isFull) return;
     this.#writer.isFull = false;
     this.#server.wheel.cancel(this.#stall);
     this.replies.markDirty();

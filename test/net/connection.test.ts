@@ -273,6 +273,14 @@ describe("a plain TCP connection whose requests wait for unsent output", () => {
   });
 });
 
+test("a drain event without unsent output, as the runtime sends after each pause, causes no write", () => {
+  const wire = new Wire();
+  const [reply] = wire.say("login alice secret");
+  wire.connection.drain();
+  expect(reply).toStartWith("ok ");
+  expect(wire.connection.replies.dirty).toBe(false);
+});
+
 describe("the state of a connection", () => {
   test("passes through all states once, from the login to the closed socket", () => {
     const wire = new Wire();
