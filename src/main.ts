@@ -1,15 +1,17 @@
 import { version } from "../package.json";
 
+/** The command `heartline`: finds the program of the first word and loads only that one. */
+
 const USAGE = `Usage: heartline <command> [options]
 
-  serve     runs the server
-  chat      logs in to a server and chats from this terminal
-  passwd    adds a user to a credentials file, or changes a password
-  version   prints the version
-  help      prints this page, or with a command the page of that command
+  serve            runs the server
+  chat             logs in to a server and chats from this terminal
+  passwd           adds a user to a credentials file, or changes a password
+  version          prints the version
+  help             prints this page
+  help <command>   prints the options of serve, chat or passwd
 `;
 
-/** The programs of the command `heartline`, each loaded only when it is asked for. */
 const PROGRAMS: Record<string, () => Promise<{ main: (args: string[]) => Promise<void> }>> = {
   serve: () => import("./server/main.ts"),
   chat: () => import("./terminal/main.ts"),
@@ -17,18 +19,22 @@ const PROGRAMS: Record<string, () => Promise<{ main: (args: string[]) => Promise
 };
 
 async function run([command, ...args]: string[]): Promise<void> {
-  if (command === undefined) return refuse("give a command");
+  if (command === undefined) return fail("give a command");
   if (command === "version" || command === "--version") return void process.stdout.write(`heartline ${version}\n`);
-  if (Object.hasOwn(PROGRAMS, command)) return (await PROGRAMS[command]!()).main(args);
-  if (!["help", "--help", "-h"].includes(command)) return refuse(`there is no command ${JSON.stringify(command)}`);
+  if (!["help", "--help", "-h"].includes(command)) return start(command, args);
   const [topic] = args;
   if (topic === undefined) return void process.stdout.write(USAGE);
-  if (!Object.hasOwn(PROGRAMS, topic)) return refuse(`there is no command ${JSON.stringify(topic)}`);
-  return (await PROGRAMS[topic]!()).main(["--help"]);
+  return start(topic, ["--help"]);
 }
 
-function refuse(why: string): void {
-  process.stderr.write(`heartline: ${why} (heartline help lists the commands)\n`);
+async function start(command: string, args: string[]): Promise<void> {
+  if (!Object.hasOwn(PROGRAMS, command)) return fail(`there is no command ${JSON.stringify(command)}`);
+  const { main } = await PROGRAMS[command]!();
+  return main(args);
+}
+
+function fail(message: string): void {
+  process.stderr.write(`heartline: ${message} (heartline help lists the commands)\n`);
   process.exitCode = 2;
 }
 

@@ -1,8 +1,10 @@
-/** A command line that is not valid: the message says what to change. Programs exit with 2 after it. */
+/** An invalid command line: the message says what to change. A program exits with 2 after it. */
 export class UsageError extends Error {}
 
-/** What `parseArgs` of node:util says is wrong: its first sentence, in lower case, since advice on quoting follows. */
+/** Turns an error into a UsageError. An error of `parseArgs` (node:util) becomes its first sentence, in lower case. */
 export function usageError(error: unknown): UsageError {
-  const [reason = ""] = (error as Error).message.split(/\.\s/);
+  const { code, message } = error as NodeJS.ErrnoException;
+  if (code?.startsWith("ERR_PARSE_ARGS_") !== true) return new UsageError(message);
+  const [reason = ""] = message.split(/\.\s/); // Advice on quoting follows.
   return new UsageError(reason.replace(/^\w/, (letter) => letter.toLowerCase()));
 }

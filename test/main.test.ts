@@ -4,12 +4,12 @@ import { run } from "./support/process.ts";
 
 const heartline = (...args: string[]) => run("src/main.ts", ...args);
 
-test("without a command heartline exits with 2 and says how to list them", async () => {
+test("without a command heartline exits with 2 and a hint to heartline help", async () => {
   const err = "heartline: give a command (heartline help lists the commands)\n";
   expect(await heartline()).toEqual({ out: "", err, code: 2 });
 });
 
-test("an unknown command is refused by its name, with exit code 2", async () => {
+test("an unknown command is reported with its name and exit code 2", async () => {
   for (const name of ["wat", "constructor", "", "serve.ts"]) {
     const err = `heartline: there is no command ${JSON.stringify(name)} (heartline help lists the commands)\n`;
     expect(await heartline(name)).toEqual({ out: "", err, code: 2 });
@@ -30,6 +30,6 @@ test.each(["serve", "chat", "passwd"])("help %s prints what %s --help prints", a
   expect(await heartline("help", command)).toEqual(page);
 });
 
-test.each(["version", "--version"])("%s prints the version of the package", async (word) => {
+test.each(["version", "--version"])("%s prints the version in package.json", async (word) => {
   expect(await heartline(word)).toEqual({ out: `heartline ${version}\n`, err: "", code: 0 });
 });

@@ -10,34 +10,40 @@ import { UsageError, usageError } from "../usage-error.ts";
 import { changePasswords, readUsers } from "./credentials-file.ts";
 import { CredentialsError, PASSWORD_TOO_LONG, passwordFault, plainUsers } from "./credentials.ts";
 
+/**
+ * `heartline passwd`: asks for a password, hashes it, and has it written. The format of the credentials file is in
+ * credentials.ts, its safe replacement in credentials-file.ts.
+ */
+
 const USAGE = `Usage: bun run passwd [file] <user>
        bun run passwd --migrate [file]
+       npm run passwd -- [file] <user>
 
-Gives a user a password, of which the credentials file keeps a hash; who is not in it yet is added. The
-password is asked, or without a terminal the first line of standard input. A running server takes the
-change with kill -HUP <pid>. The file is credentials.txt unless you name another one.
+Adds a user to a credentials file, or changes the password of a user. The file contains a hash of the
+password. The program asks for the password; without a terminal it reads the first line of standard
+input. A running server reads the change after kill -HUP <pid>. The file is credentials.txt by default.
 
-  --migrate   hashes all passwords of the file that are plain text
-  --help      this page
+  --migrate   replaces all plain passwords of the file by hashes
+  --help      prints this page
 
-Exit code: 0 when it is done, 1 when nothing was changed, 2 for an invalid command line.
+Exit code: 0 after the change, 1 when nothing was changed, 2 for an invalid command line.
 `;
 
-/** Bun's defaults, named since README.md says what memory a login takes. */
+/** Bun's defaults, written down because docs/operating.md says how much memory a login takes. */
 const HASH = { algorithm: "argon2id", memoryCost: 65_536, timeCost: 2 } as const;
-/** Each takes a core and 64 MiB. */
-const HASHES_AT_ONCE = 4;
-/** How often a person, and a log, are told how far it is. */
-const PROGRESS_MS = 1000;
+/** Parallel hashes; each takes a core and 64 MiB. */
+const HASHES_MAX = 4;
+/** Time between two lines of progress, on a terminal and in a log. */
+const PROGRESS_TERMINAL_MS = 1000;
 const PROGRESS_LOG_MS = 10_000;
 
-const TAKE_IT = "kill -HUP <pid> makes a running server take it";
+const RELOAD_HINT = "a running server reads the change after kill -HUP <pid>";
 const UNCHANGED = "nothing was changed";
 const LINE_FEED = Buffer.from("\n");
 
 interface Options {
   file: string;
-  /** Whose password is set; null hashes all. */
+  /** The user whose password is set; null hashes all plain passwords. */
   user: string | null;
 }
 
@@ -50,8 +56,8 @@ function parseOptions(args: string[]): Options | null {
     });
     if (values.help === true) return null;
     const user = values.migrate === true ? null : positionals.pop();
-    const [file = "credentials.txt", ...rest] = positionals;
-    if (user === undefined || rest.length > 0) throw new Error("give a user, or a file and a user, or --migrate");
+    const [file = "credentials.txt", ...extra] = positionals;
+    if (user === undefined || extra.length > 0) throw new Error("give a user, a file and a user, or --migrate");
     return { file, user };
   } catch (error) {
     throw usageError(error);
@@ -61,26 +67,27 @@ function parseOptions(args: string[]): Options | null {
 async function setPassword(file: string, user: string): Promise<string> {
   const bytes = Buffer.from(user);
   if (!isName(bytes, 0, bytes.length)) throw new CredentialsError(`${JSON.stringify(user)} cannot be a user name`);
-  readUsers(file); // It may be refused: before anybody types.
+  readUsers(file); // An invalid file is reported before the password is typed.
   const hash = await Bun.password.hash(await askPassword(user), HASH);
   let isNew = false;
   await changePasswords(file, (users) => {
     isNew = !users.some(({ name }) => name === user);
     return new Map([[user, hash]]);
   });
-  return `${isNew ? `added ${user} to` : `changed the password of ${user} in`} ${file}; ${TAKE_IT}`;
+  return `${isNew ? `added ${user} to` : `changed the password of ${user} in`} ${file}; ${RELOAD_HINT}`;
 }
 
-/** From a script it is one line; on a terminal it is not shown, and typed twice. */
+/** On a terminal the password is typed twice and not shown; from a script it is the first line of standard input. */
 async function askPassword(user: string): Promise<string> {
   if (process.stdin.isTTY) return askTwice(user);
   const password = await readLine(process.stdin);
-  const fault = password === null ? "there is no password on standard input" : passwordFault(password, true);
+  if (password === null) throw new CredentialsError("there is no password on standard input");
+  const fault = passwordFault(password, true);
   if (fault !== null) throw new CredentialsError(fault);
-  return password!;
+  return password;
 }
 
-/** The first line, which ends at LF only, or with the input; null when there is none. */
+/** The first line: it ends at LF only, or with the input. Null when the input is empty. */
 async function readLine(input: AsyncIterable<Buffer>): Promise<string | null> {
   const reader = new LineReader(LINE_BYTES_MAX);
   const lineOf = ({ bytes, start, end, tooLong }: LineReader): string => {
@@ -98,20 +105,21 @@ async function readLine(input: AsyncIterable<Buffer>): Promise<string | null> {
 
 async function askTwice(user: string): Promise<string> {
   const { stdin, stderr } = process;
-  // Readline would show what is typed: it writes nowhere, and questions go past it.
+  // Readline echoes what is typed: its output is dropped, and the questions are written to stderr directly.
   const output = new Writable({ write: (_chunk, _encoding, done) => done() });
   const readline = createInterface({ input: keyboard(stdin), output, terminal: true, historySize: 0 });
   const lines = readline[Symbol.asyncIterator]();
-  let asked = "";
-  // Ctrl+Z: all of the shell's job stops, or whoever started this would wait for it, and the password be shown.
+  let question = "";
+  // Ctrl+Z stops the whole process group. If only this process stopped, its parent (`bun run`) would stay in the
+  // foreground, and the terminal would show the password as it is typed.
   readline.on("SIGTSTP", () => {
     stdin.setRawMode(false);
     process.kill(0, "SIGTSTP");
     stdin.setRawMode(true);
-    stderr.write(asked);
+    stderr.write(question);
   });
-  const ask = async (question: string): Promise<string> => {
-    asked = question;
+  const ask = async (text: string): Promise<string> => {
+    question = text;
     stderr.write(question);
     const { value, done } = await lines.next();
     stderr.write("\n");
@@ -123,7 +131,7 @@ async function askTwice(user: string): Promise<string> {
       const password = await ask(`New password for ${user}: `);
       const fault = passwordFault(password, true);
       if (fault === null && (await ask("Again: ")) === password) return password;
-      stderr.write(`${fault ?? "these were two different passwords"}\n`);
+      stderr.write(`${fault ?? "you typed two different passwords; try again"}\n`);
     }
   } finally {
     readline.close();
@@ -132,17 +140,17 @@ async function askTwice(user: string): Promise<string> {
 
 async function migrate(file: string): Promise<string> {
   const users = readUsers(file);
-  if (users === null) throw new CredentialsError(`${file}: there is no such file`);
+  if (users === null) throw new CredentialsError(`cannot read ${file}: there is no such file`);
   const plain = plainUsers(users);
-  /** By the line that one stands for: what somebody changes meanwhile stays as they want it. */
+  /** Hashes by `<user> <password>`: a line that another program changes meanwhile keeps its new password. */
   const hashes = new Map<string, string>();
-  const stopTelling = tellProgress(() => `hashed ${hashes.size} of ${plain.length} passwords`);
-  const rest = plain.values();
-  const hashSome = async (): Promise<void> => {
-    for (const { name, password } of rest) hashes.set(`${name} ${password}`, await Bun.password.hash(password, HASH));
+  const stopProgress = showProgress(() => `hashed ${hashes.size} of ${plain.length} passwords`);
+  const queue = plain.values();
+  const hashQueued = async (): Promise<void> => {
+    for (const { name, password } of queue) hashes.set(`${name} ${password}`, await Bun.password.hash(password, HASH));
   };
-  await Promise.all(Array.from({ length: HASHES_AT_ONCE }, hashSome));
-  stopTelling();
+  await Promise.all(Array.from({ length: HASHES_MAX }, hashQueued));
+  stopProgress();
   const changed = new Map<string, string>();
   if (plain.length > 0) {
     await changePasswords(file, (users) => {
@@ -154,18 +162,18 @@ async function migrate(file: string): Promise<string> {
     });
   }
   const count = `${changed.size} password${changed.size === 1 ? "" : "s"}`;
-  return `hashed ${count} in ${file}${changed.size > 0 ? `; ${TAKE_IT}` : ""}`;
+  return `hashed ${count} in ${file}${changed.size > 0 ? `; ${RELOAD_HINT}` : ""}`;
 }
 
-/** Until what it returns is called. */
-function tellProgress(words: () => string): () => void {
+/** Writes a line of progress to stderr from time to time; the returned function stops that. */
+function showProgress(line: () => string): () => void {
   const { stderr } = process;
-  const inPlace = stderr.isTTY === true;
-  const tell = (): void => void stderr.write(`${words()}${inPlace ? "\r" : "\n"}`);
-  const timer = setInterval(tell, inPlace ? PROGRESS_MS : PROGRESS_LOG_MS);
+  const isTerminal = stderr.isTTY === true;
+  const write = (): void => void stderr.write(`${line()}${isTerminal ? "\r" : "\n"}`);
+  const timer = setInterval(write, isTerminal ? PROGRESS_TERMINAL_MS : PROGRESS_LOG_MS);
   return () => {
     clearInterval(timer);
-    if (inPlace) stderr.write("\x1b[K");
+    if (isTerminal) stderr.write("\x1b[K");
   };
 }
 
@@ -174,9 +182,9 @@ function fail(message: string, code: number): never {
   process.exit(code);
 }
 
-/** `heartline passwd`. Exit codes: 0 done, 1 nothing was changed, 2 for an invalid command line. */
+/** `heartline passwd`. USAGE has the exit codes. */
 export async function main(args: string[]): Promise<void> {
-  // A signal finds nothing changed yet: a change begins and ends in one go.
+  // When a signal arrives, nothing is changed yet: the file is changed without a wait, and then the program exits.
   onEndingSignal(() => fail(UNCHANGED, 1));
   try {
     const options = parseOptions(args);
@@ -187,7 +195,7 @@ export async function main(args: string[]): Promise<void> {
     }
     process.exit(0);
   } catch (error) {
-    if (error instanceof UsageError) fail(`${error.message} (--help shows how)`, 2);
+    if (error instanceof UsageError) fail(`${error.message} (--help lists the options)`, 2);
     if (error instanceof CredentialsError) fail(error.message, 1);
     throw error;
   }

@@ -28,6 +28,11 @@ export class MailboxScheduler {
   readonly #urgent = new Set<Account>();
   /** Logins that wait until what their user's earlier sessions hold is in the mailbox. */
   readonly #logins = new Map<Account, (() => void)[]>();
+  /**
+   * A visit is under way. What it causes is queued: a login in the middle of another login of the same user would leave
+   * two sessions.
+   */
+  #isVisiting = false;
   /** What may still be moved in this turn. */
   #bytesLeft = MOVED_BYTES_PER_TURN;
   /** The disk was behind when the last turn ended. */
@@ -124,7 +129,7 @@ export class MailboxScheduler {
   #enqueue(account: Account): void {
     this.#queue.add(account);
     if (this.#isUrgent(account)) this.#urgent.add(account);
-    if (this.#queue.size === 1 && this.#bytesLeft > 0) this.#visit(account, this.#bytesLeft);
+    if (!this.#isVisiting && this.#queue.size === 1 && this.#bytesLeft > 0) this.#visit(account, this.#bytesLeft);
   }
 
   #isUrgent(account: Account): boolean {
@@ -136,12 +141,14 @@ export class MailboxScheduler {
     this.#queue.delete(account);
     this.#urgent.delete(account);
     let bytes = SESSION_BYTES;
+    this.#isVisiting = true;
     try {
       bytes = Math.max(bytes, this.#move(account, bytesMax));
     } catch (error) {
       this.#report(error);
       this.#giveUp(account);
     }
+    this.#isVisiting = false;
     this.#bytesLeft -= bytes;
   }
 
@@ -175,7 +182,7 @@ export class MailboxScheduler {
   #admit(account: Account, logins: (() => void)[]): void {
     const goOn = logins.shift()!;
     if (logins.length === 0) this.#logins.delete(account);
-    goOn(); // It may visit the same user, and let the next login go on as well.
+    goOn();
     const { session } = account; // A new one, or still the old one if the login came to nothing.
     if (session === null) return;
     session.isBeingReplaced = this.#logins.has(account);

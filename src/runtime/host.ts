@@ -1,14 +1,14 @@
 import { isIPv4, isIPv6 } from "node:net";
 import { networkInterfaces } from "node:os";
 
-/** Reads hosts that people write, formats addresses, and decides which address to listen on. */
+/** Hosts as people write them, addresses as programs print them, and the address families of this machine. */
 
-/** The text is not a host; the message is for people. */
+/** The text is not a host; the message is for the user. */
 export class HostError extends Error {}
 
 /**
- * A host as a person writes it: a name in any case, IPv4 also in its short forms (`127.1`), IPv6 with or without
- * brackets, and with a zone (`fe80::1%eth0`). Returns the form that `connect` takes; throws HostError.
+ * Normalizes a host: a name in any case, IPv4 also in its short forms (`127.1`), IPv6 with or without brackets, also
+ * with a zone (`fe80::1%eth0`). Returns the form that `connect` takes; throws HostError.
  */
 export function readHost(text: string): string {
   const [, bracketed] = /^\[(.*)\]$/.exec(text) ?? [];
@@ -17,14 +17,14 @@ export function readHost(text: string): string {
     const [address = "", ...zone] = host.split("%");
     return [shortForm(address), ...zone].join("%");
   }
-  // What a URL takes for something else than a host.
+  // Excludes the characters that separate the other parts of a URL.
   const isHost = bracketed === undefined && /^[^\s/:@?#\\[\]%]+$/.test(host) && URL.canParse(`http://${host}`);
-  if (!isHost) throw new HostError(`"${text}" is not a host`);
+  if (!isHost) throw new HostError(`"${text}" is not a host name or an IP address`);
   const { hostname } = new URL(`http://${host}`);
   return hostname === "localhost." ? "localhost" : hostname;
 }
 
-/** IPv6 in its shortest form; an IPv4 address in it as that. */
+/** IPv6 in its shortest form; an IPv4-mapped address (`::ffff:127.0.0.1`) as IPv4. */
 function shortForm(address: string): string {
   const host = new URL(`http://[${address}]`).hostname.slice(1, -1);
   const [, high, low] = /^::ffff:([\da-f]+):([\da-f]+)$/.exec(host) ?? [];
@@ -33,39 +33,39 @@ function shortForm(address: string): string {
   return [24, 16, 8, 0].map((shift) => (bits >>> shift) & 255).join(".");
 }
 
-/** The name that a certificate has for that host. */
+/** The host as a certificate contains it: without a zone and without a dot at the end. */
 export function nameInCertificate(host: string): string {
   return host.replace(/%.*/, "").replace(/\.$/, "");
 }
 
-/** As `<host>:<port>`, with brackets where they are needed. */
+/** `<host>:<port>`, with brackets around IPv6. */
 export function formatAddress(host: string, port: number): string {
   return host.includes(":") ? `[${host}]:${port}` : `${host}:${port}`;
 }
 
-let every: "::" | "0.0.0.0" | null = null;
+let wildcard: "::" | "0.0.0.0" | null = null;
 
-/** The address to listen on for every address of this machine: of both families, if the kernel has IPv6. */
+/** The wildcard address to listen on: `::`, which includes IPv4, or `0.0.0.0` when the kernel has no IPv6. */
 export function everyAddress(): "::" | "0.0.0.0" {
-  if (every !== null) return every;
+  if (wildcard !== null) return wildcard;
   try {
     Bun.listen({ hostname: "::", port: 0, socket: { data() {} } }).stop();
-    every = "::";
+    wildcard = "::";
   } catch {
-    every = "0.0.0.0";
+    wildcard = "0.0.0.0";
   }
-  return every;
+  return wildcard;
 }
 
-/** Whether a connection from `local` to `remote` does not leave this machine. */
+/** Whether a connection between the addresses `local` and `remote` stays on this machine. */
 export function isThisMachine(local: string, remote: string): boolean {
   return local === remote || remote === "::1" || (isIPv4(remote) && remote.startsWith("127."));
 }
 
 /**
- * Adds its zone to a link-local IPv6 address (RFC 4007), which is ambiguous without one. The zone is not sent on the
- * wire: it is the interface of the connection over which the address came, whose own address is `localAddress`. Any
- * other address is returned as it is.
+ * Adds the zone to a link-local IPv6 address, which is ambiguous without one (RFC 4007). The zone is the network
+ * interface of the connection over which the address arrived; its own end has `localAddress`. Any other address is
+ * returned unchanged.
  */
 export function withZone(address: string, connection: { readonly localAddress: string }): string {
   if (!/^fe[89ab][\da-f]:[^%]*$/i.test(address)) return address;

@@ -1,19 +1,21 @@
 import { closeSync, constants, fstatSync, openSync, readSync, statSync } from "node:fs";
 
+/** Reads files that the user or operator names, with a size limit, and explains why a file cannot be read. */
+
 const CHUNK_BYTES = 64 << 10;
 
-/** Kinds of files that may be read: "regular" while the server runs, "any" when it starts. */
+/** Which files may be read: "regular" ones while the server runs, "any" (also pipes) when a program starts. */
 export type InputKind = "regular" | "any";
 
 /**
- * The bytes of a file that an operator named. Reading a pipe, a terminal or a device may block the event loop for ever:
- * with "regular" only regular files are read. Throws the system's error, or one with words for the operator.
+ * The bytes of a file. Reading a pipe, a terminal or a device can block the event loop for ever: with "regular" only
+ * regular files are read. Throws the system's error, or an error with a message for the user; see `whyUnreadable`.
  */
 export function readInput(file: string, bytesMax: number, kind: InputKind): Buffer {
   let descriptor = -1;
   try {
     if (statSync(file).isDirectory()) throw new Error("it is a folder");
-    // Opening must not block either: a pipe may take the file's place at any moment.
+    // O_NONBLOCK: the file may be replaced by a pipe at any moment, and opening a pipe blocks, too.
     descriptor = openSync(file, kind === "any" ? constants.O_RDONLY : constants.O_RDONLY | constants.O_NONBLOCK);
     const before = fstatSync(descriptor);
     const isRegular = before.isFile();
@@ -30,7 +32,7 @@ export function readInput(file: string, bytesMax: number, kind: InputKind): Buff
   }
 }
 
-/** Everything up to the end; null when that is more than `bytesMax`. */
+/** Reads to the end; returns null when there are more than `bytesMax` bytes. */
 function readAll(descriptor: number, bytesMax: number): Buffer | null {
   const chunks: Buffer[] = [];
   for (let length = 0; length <= bytesMax;) {
@@ -43,7 +45,7 @@ function readAll(descriptor: number, bytesMax: number): Buffer | null {
   return null;
 }
 
-/** Why a file could not be read, in words. */
+/** The reason why `readInput` failed, in words for the user. */
 export function whyUnreadable(error: unknown): string {
   const { code, message } = error as NodeJS.ErrnoException;
   if (code === "ENOENT") return "there is no such file";

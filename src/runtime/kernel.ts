@@ -3,8 +3,8 @@ import { readFileSync } from "node:fs";
 import { constants } from "node:os";
 
 /**
- * System calls that the runtime does not offer. On other systems than Linux with glibc they do nothing, except locks,
- * which must hold everywhere.
+ * System calls that the runtime does not offer, by FFI, and the resources of this process. Without Linux and glibc the
+ * calls have no effect, except `lock`, which works on each supported system.
  */
 
 const SOL_SOCKET = 1;
@@ -12,17 +12,19 @@ const SO_SNDBUF = 7;
 const SO_RCVBUF = 8;
 const MSG_DONTWAIT = 0x40;
 const MSG_NOSIGNAL = 0x4000;
-/** System calls that libc has no functions for: sched_setattr, and behind it sched_getattr. */
+/** Number of the system call sched_setattr, by architecture; the next number is sched_getattr. glibc wraps neither. */
 const SCHED_SETATTR = { x64: 314, arm64: 274 }[process.arch as string];
 const SCHED_ATTR_BYTES = 48;
+const SCHED_OTHER = 0n;
 const SCHED_FLAG_RESET_ON_FORK = 1n;
 const LOCK_EX = 2;
 const LOCK_NB = 4;
-/** C libraries that have flock: those of glibc, musl and macOS. */
+/** C libraries with flock: glibc, musl, macOS. */
 const LIBRARIES = ["libc.so.6", "libc.musl-x86_64.so.1", "libc.musl-aarch64.so.1", "libSystem.B.dylib"];
 
 const libc = openLibc();
-const value = new Int32Array(1);
+/** The argument of setsockopt. */
+const socketOption = new Int32Array(1);
 
 function openLibc() {
   if (process.platform !== "linux") return null;
@@ -38,17 +40,18 @@ function openLibc() {
   }
 }
 
-/** How many bytes the kernel may hold for a socket, each way; it takes twice that. */
+/** Sets SO_SNDBUF and SO_RCVBUF. The kernel doubles each value for its own overhead (socket(7)). */
 export function setBuffers(descriptor: number, sendBytes: number, receiveBytes: number): void {
-  value[0] = sendBytes;
-  libc?.setsockopt(descriptor, SOL_SOCKET, SO_SNDBUF, ptr(value), 4);
-  value[0] = receiveBytes;
-  libc?.setsockopt(descriptor, SOL_SOCKET, SO_RCVBUF, ptr(value), 4);
+  socketOption[0] = sendBytes;
+  libc?.setsockopt(descriptor, SOL_SOCKET, SO_SNDBUF, ptr(socketOption), 4);
+  socketOption[0] = receiveBytes;
+  libc?.setsockopt(descriptor, SOL_SOCKET, SO_RCVBUF, ptr(socketOption), 4);
 }
 
 /**
- * Sends bytes[start..start + count) without the runtime's socket, which costs an eighth of a send. Returns how many the
- * kernel took; 0 or less when the runtime's socket must be asked why, and when it takes more.
+ * Sends bytes[start, start + count) past the runtime's socket, which saves an eighth of the cost of a send. Returns the
+ * number of bytes that the kernel took. At 0 or less the caller sends through the runtime's socket, which reports the
+ * error or the next drain.
  */
 export function send(descriptor: number, bytes: Buffer, start: number, count: number): number {
   return libc === null || descriptor < 0
@@ -56,29 +59,29 @@ export function send(descriptor: number, bytes: Buffer, start: number, count: nu
     : libc.send(descriptor, ptr(bytes, start), count, MSG_DONTWAIT | MSG_NOSIGNAL);
 }
 
-/** Another descriptor of the same socket; below 0 when there is none. */
+/** A new descriptor of the same socket (dup); negative when that failed. */
 export function duplicate(descriptor: number): number {
   return libc?.dup(descriptor) ?? -1;
 }
 
 /**
- * For how long at a time this thread has its core while others want it too (Linux 6.12, EEVDF): the shorter, the sooner
- * it gets it. So the runtime's own threads give way to it as soon as there is something to do, and on the whole it gets
- * no more than before. An operator's niceness stays, and so does any other policy.
+ * Sets the time slice of this thread (EEVDF scheduler, Linux 6.12). A thread with a shorter slice is scheduled sooner
+ * when it wakes up, so it preempts the runtime's own threads; its share of the CPU stays the same. The nice value
+ * stays, and so does a scheduling policy other than SCHED_OTHER.
  */
 export function setSlice(micros: number): void {
   if (libc === null || SCHED_SETATTR === undefined) return;
   const attributes = new BigUint64Array(SCHED_ATTR_BYTES / 8);
   const at = ptr(attributes);
   const hasFailed = Number(libc.syscall(SCHED_SETATTR + 1, 0, at, SCHED_ATTR_BYTES, 0)) !== 0;
-  const isOrdinary = attributes[0]! >> 32n === 0n;
-  if (hasFailed || !isOrdinary) return;
-  attributes[1]! |= SCHED_FLAG_RESET_ON_FORK; // Threads that it starts have ordinary slices.
+  const isDefaultPolicy = attributes[0]! >> 32n === SCHED_OTHER;
+  if (hasFailed || !isDefaultPolicy) return;
+  attributes[1]! |= SCHED_FLAG_RESET_ON_FORK; // Threads that it starts get the default slice.
   attributes[3] = BigInt(1000 * micros);
   libc.syscall(SCHED_SETATTR, 0, at, 0, 0);
 }
 
-/** Bytes of memory that this process has; undefined when no descriptor is free to read them. */
+/** Resident memory of this process; undefined when no descriptor is free to read it. */
 export function residentBytes(): number | undefined {
   try {
     return process.memoryUsage.rss();
@@ -87,7 +90,7 @@ export function residentBytes(): number | undefined {
   }
 }
 
-/** How many descriptors this process may open. */
+/** The soft limit of open files; 1024 when it cannot be read. */
 export function descriptorsMax(): number {
   try {
     const limit = /^Max open files\s+(\d+)/m.exec(readFileSync("/proc/self/limits", "latin1"));
@@ -98,8 +101,8 @@ export function descriptorsMax(): number {
 }
 
 /**
- * Locks what an open descriptor refers to, for as long as this process has it open (flock). Returns null when it is
- * locked, "taken" when another descriptor has the lock, and otherwise why there can be no lock.
+ * Locks the open file of a descriptor until this process closes it (flock). Returns null on success, "taken" when
+ * another open file has the lock, and otherwise the reason why it cannot be locked.
  */
 export function lock(descriptor: number): string | null {
   const location = process.platform === "darwin" ? "__error" : "__errno_location";
@@ -111,7 +114,7 @@ export function lock(descriptor: number): string | null {
         [location]: { args: [], returns: "ptr" },
       }).symbols;
     } catch {
-      continue; // It is the library of another system.
+      continue; // This library belongs to another system.
     }
     if (libc.flock!(descriptor, LOCK_EX | LOCK_NB) === 0) return null;
     const errno = read.i32(libc[location]!() as Pointer);

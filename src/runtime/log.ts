@@ -4,8 +4,8 @@ import { LOG_BYTES_MAX, LOG_MS } from "../limits.ts";
 export type { Logger };
 
 /**
- * The server's log on stderr: JSON lines, on a terminal something to read. Never a line a message, never a secret. Who
- * reads it may be slow, or stop: nobody waits for that, and what is too much is not logged.
+ * The server's log on stderr: JSON lines, or formatted text on a terminal. It has no line per message and no secrets.
+ * Writing never blocks the server: when the reader of stderr is slow, lines beyond LOG_BYTES_MAX are dropped.
  */
 export class Log {
   readonly logger: Logger;
@@ -13,7 +13,7 @@ export class Log {
 
   private constructor(format: (line: string) => string) {
     this.logger = pino({ base: null }, { write: (line) => void this.#lines.write(format(line)) });
-    this.#lines.on("error", () => {}); // No room for it, or a terminal that was closed: it is tried with the next line.
+    this.#lines.on("error", () => {}); // A full buffer or a closed terminal: the next line is tried again.
   }
 
   static async open(): Promise<Log> {
@@ -23,9 +23,10 @@ export class Log {
     return new Log(prettyFactory({ colorize, translateTime: "SYS:HH:MM:ss" }));
   }
 
-  /** Before the process exits: what was logged is written, unless nobody takes it in time. */
+  /** Writes the pending lines before the process exits, for LOG_MS at most. */
   async close(): Promise<void> {
     const written = new Promise<boolean>((resolve) => this.#lines.flush((error) => resolve(!error)));
-    if (!(await Promise.race([written, Bun.sleep(LOG_MS)]))) this.#lines.destroy(); // Else its exit handler would wait.
+    const isWritten = await Promise.race([written, Bun.sleep(LOG_MS)]);
+    if (!isWritten) this.#lines.destroy(); // Otherwise pino's exit handler waits for the reader.
   }
 }

@@ -1,45 +1,47 @@
 import { THREAD_IDLE_MS } from "../limits.ts";
 
 /**
- * A thread that answers one question at a time. It begins with the first, does not keep the process alive, and ends
- * when nobody has asked for a while, or by a fault of its own. The next question begins another.
+ * A worker thread that handles one request at a time: the caller waits for the reply before the next request. The
+ * thread starts with a request and ends after `idleMs` without one, or by an error of its own; the next request starts
+ * a new thread. It does not keep the process alive.
  */
-export class Thread<Question, Answer> {
+export class Thread<Request, Reply> {
   readonly #script: URL;
-  readonly #answered: (answer: Answer) => void;
-  readonly #failed: (fault: string) => void;
+  readonly #onReply: (reply: Reply) => void;
+  readonly #onError: (message: string) => void;
   readonly #idleMs: number;
   #worker: Worker | null = null;
-  #idle: Timer | undefined;
+  /** Ends the idle thread. */
+  #idleTimer: Timer | undefined;
 
   constructor(
     script: URL,
-    answered: (answer: Answer) => void,
-    failed: (fault: string) => void,
+    onReply: (reply: Reply) => void,
+    onError: (message: string) => void,
     idleMs = THREAD_IDLE_MS,
   ) {
     this.#script = script;
-    this.#answered = answered;
-    this.#failed = failed;
+    this.#onReply = onReply;
+    this.#onError = onError;
     this.#idleMs = idleMs;
   }
 
-  ask(question: Question): void {
-    clearTimeout(this.#idle);
+  ask(request: Request): void {
+    clearTimeout(this.#idleTimer);
     this.#worker ??= this.#start();
-    this.#worker.postMessage(question);
+    this.#worker.postMessage(request);
   }
 
   #start(): Worker {
     const worker = new Worker(this.#script, { smol: true });
     worker.unref();
-    worker.onmessage = ({ data }: MessageEvent<Answer>) => {
-      this.#idle = setTimeout(() => this.#end(), this.#idleMs).unref();
-      this.#answered(data);
+    worker.onmessage = ({ data }: MessageEvent<Reply>) => {
+      this.#idleTimer = setTimeout(() => this.#end(), this.#idleMs).unref();
+      this.#onReply(data);
     };
     worker.onerror = ({ message }) => {
       this.#end();
-      this.#failed(message);
+      this.#onError(message);
     };
     return worker;
   }

@@ -2,35 +2,41 @@ import { createColors } from "picocolors";
 import { filterText } from "../display-filter.ts";
 import { formatAddress } from "../runtime/host.ts";
 import { type ChatEvent, decode, encodeText } from "../client/event.ts";
+import { explainGoodbye } from "./explanations.ts";
+
+/**
+ * What may be printed, and how: texts of others without control characters, lines broken into rows, events in words.
+ * Error codes and reasons in words are in explanations.ts.
+ */
 
 declare const filtered: unique symbol;
 
-/** A line that may be shown: only this file makes one, and what of it comes from outside was filtered. */
+/** A line that may be printed: only this file makes one, from text that is filtered. */
 export type Printable = string & { readonly [filtered]: true };
 
-/** Text of others as it may be shown. */
+/** Removes control characters and invisible characters from a text. */
 export function printable(text: string): Printable {
   const shown = filterText(text);
   if (shown === text || shown.isWellFormed()) return shown as Printable;
-  // Bytes that were no UTF-8 may be neighbours now, and be UTF-8 together.
+  // Invalid bytes that the filter made neighbours may together be valid UTF-8, such as a control character.
   const bytes = encodeText(shown);
   return printable(decode(bytes, 0, bytes.length));
 }
 
-/** Begins each row that continues a line, so that no text stands where a name begins. */
+/** Begins each row that continues a line. The first column is where the name of a sender begins. */
 const INDENT = "  ";
 const COLUMNS_DEFAULT = 80;
 /** A narrower terminal breaks lines by itself. */
 const COLUMNS_MIN = 8;
-/** Off, a character that is wider than expected stays in its row (DECAWM), instead of beginning one not indented. */
+/** DECAWM. While it is off, a character that is wider than expected does not begin a new row without indent. */
 const [AUTOWRAP_OFF, AUTOWRAP_ON] = ["\x1b[?7l", "\x1b[?7h"];
-// biome-ignore lint/suspicious/noControlCharactersInRegex: colours begin with one
+// biome-ignore lint/suspicious/noControlCharactersInRegex: colours begin with ESC
 const COLOR = /(\x1b\[\d+m)/g;
 const graphemes = new Intl.Segmenter();
 
 /**
- * The bytes to write for a line. For a terminal this program breaks the line into rows and indents all but the first:
- * otherwise a text could fill its row and go on like the line of another user. For a pipe they are the line and LF.
+ * The bytes to write for a line. For a pipe they are the line and LF. For a terminal the line is broken into rows, all
+ * but the first indented: otherwise a text could fill its row and continue like the line of another user.
  */
 export function rendered(line: Printable, { isTTY, columns }: { isTTY?: boolean; columns?: number }): Uint8Array {
   if (isTTY !== true) return encodeText(`${line}\n`);
@@ -38,7 +44,7 @@ export function rendered(line: Printable, { isTTY, columns }: { isTTY?: boolean;
   return Buffer.from(/^[\n\x1b-~]*$/.test(rows) ? `${rows}\n` : `${AUTOWRAP_OFF}${rows}${AUTOWRAP_ON}\n`);
 }
 
-/** The rows of a line on a terminal, with the colours in it. */
+/** Breaks a line into the rows of a terminal. Colours stay and take no columns. */
 export function rowsOf(line: Printable, columns = 0): string[] {
   const limit = columns > 0 ? columns : COLUMNS_DEFAULT;
   if (limit < COLUMNS_MIN) return [line];
@@ -50,10 +56,10 @@ export function rowsOf(line: Printable, columns = 0): string[] {
       row += part;
       continue;
     }
-    // A column for each character, as nearly all texts have it: 15 times as fast (a text of 4,000 characters: 0.08 ms).
+    // Plain ASCII, which most texts are: one column per character, 15 times as fast (4,000 characters in 0.08 ms).
     if (/^[ -~]*$/.test(part)) {
       let at = 0;
-      // A grapheme may have been wider than the terminal.
+      // The row may be too wide already, by a grapheme that is wider than the terminal.
       for (let room = Math.max(0, limit - width); part.length - at > room; room = limit - INDENT.length) {
         rows.push(row + part.slice(at, at + room));
         at += room;
@@ -78,23 +84,18 @@ export function rowsOf(line: Printable, columns = 0): string[] {
   return [...rows, row];
 }
 
-/** The most columns that a terminal takes for it, without colours: some show the parts of an emoji one by one. */
+/** The largest width in columns that any terminal may show, without colours: some show each part of an emoji. */
 export function widthOf(text: string): number {
   let columns = 0;
   for (const character of text.replace(COLOR, "")) columns += character === "\ufe0f" ? 1 : Bun.stringWidth(character);
   return columns;
 }
 
-const GOODBYES: Record<string, string> = {
-  replaced: "You logged in somewhere else, so this session has ended.",
-  expired: "The server heard nothing for too long and ended the session.",
-  slow: "Too much waited to be read here, so the server ended the session. Messages are kept for the next login.",
-  flood: "The server ended the session: too many bad lines.",
-  removed: "The server ended the session: this user was removed.",
-  shutdown: "The server is shutting down.",
-};
+export function hasColors(output: NodeJS.WriteStream): boolean {
+  return output.isTTY === true && !process.env.NO_COLOR && process.env.TERM !== "dumb";
+}
 
-/** Words for people; with colours where there is a terminal that wants them. */
+/** Turns events and results into printable lines, with or without colours. */
 export class Display {
   readonly #colors: ReturnType<typeof createColors>;
 
@@ -123,29 +124,29 @@ export class Display {
       case "private":
         return `${inverse("[private]")} ${bold(printable(event.from))}: ${printable(event.text)}`;
       case "asked":
-        if (!event.encrypted) return yellow(`* ${user} asks to chat privately, but not encrypted; the answer was no`);
-        return yellow(`? ${user} asks to chat privately: yes ${user}, or no ${user}`);
+        if (!event.encrypted)
+          return yellow(`* ${user} asks for a private chat without encryption; this client refused it`);
+        return yellow(`? ${user} asks for a private chat; answer with: yes ${user}, or no ${user}`);
       case "agreed":
-        if (!event.encrypted) return yellow(`* ${user} agrees to a chat that is not encrypted; there will be none`);
-        return yellow(`* ${user} agrees: private ${user} <text> goes straight to ${address(event)}`);
+        if (!event.encrypted)
+          return yellow(`* ${user} agrees to a private chat without encryption; this client does not start it`);
+        return yellow(`* ${user} agrees to a private chat: private ${user} <text> sends directly to ${address(event)}`);
       case "invited":
-        return dim(`* ${user} may write to you privately now; private ${user} <text> answers`);
+        return dim(`* ${user} can send you private messages now; answer with: private ${user} <text>`);
       case "denied":
-        return dim(`* ${user} does not agree to a private chat, or is not here`);
+        return dim(`* ${user} refused the private chat, did not answer, or is not here`);
       case "parted":
-        return dim(`* the private chat with ${user} is over`);
+        return dim(`* the private chat with ${user} has ended`);
       case "unreachable":
-        return dim(`* ${user} cannot be reached privately for now`);
+        return dim(`* ${user} cannot be reached directly; to send through the server: message ${user} <text>`);
       case "impostor":
-        return yellow(`* whoever answers at the address of ${user} is somebody else; nothing was said`);
+        return yellow(`* another program answers at the address of ${user}; nothing was sent to it`);
       case "goodbye":
-        // The reason is the server's: it may be a word that every object has.
-        if (Object.hasOwn(GOODBYES, event.reason)) return yellow(GOODBYES[event.reason]!);
-        return yellow(`The server ended the session (${printable(event.reason)}).`);
+        return yellow(printable(explainGoodbye(event.reason)));
     }
   }
 
-  /** What came of a command. */
+  /** The result of a command, or another line of the program's own. */
   note(text: string): Printable {
     return this.#colors.dim(printable(text)) as Printable;
   }
@@ -159,7 +160,7 @@ function address({ host, port }: { host: string; port: number }): string {
   return formatAddress(printable(host), port);
 }
 
-/** A local time that sorts and reads well: 2026-11-22 21:58. */
+/** A local time in the form 2026-11-22 21:58; "?" for a number that is not a time. */
 function time(unixMs: number): string {
   const local = new Date(unixMs - new Date(unixMs).getTimezoneOffset() * 60_000);
   return Number.isNaN(local.getTime()) ? "?" : local.toISOString().slice(0, 16).replace("T", " ");

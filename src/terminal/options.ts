@@ -2,43 +2,53 @@ import { X509Certificate } from "node:crypto";
 import { parseArgs } from "node:util";
 import { AUTHORITIES_BYTES_MAX } from "../limits.ts";
 import { readHost } from "../runtime/host.ts";
-import { readInput } from "../runtime/input-file.ts";
+import { readInput, whyUnreadable } from "../runtime/input-file.ts";
 import { usageError } from "../usage-error.ts";
-import { canBeName } from "./terminal.ts";
+import { isUserName } from "./commands.ts";
+
+/** The command line of `heartline chat`, and the environment variable with the password. */
 
 export const USAGE = `Usage: bun run client <host> <port> [options]
+       npm run client -- <host> <port> [options]
 
 Logs in to a Heartline server and chats from this terminal. Without a terminal it reads commands from
-standard input, one a line, prints plain lines, and leaves at the end of the input, when all that had
-waited is printed. A lost connection is taken up again where it was; what that needs is kept in
-$XDG_STATE_HOME/heartline. Another client of the same user on this machine takes the session over.
+standard input, one per line, and prints plain lines. At the end of the input it prints all messages
+that waited for the user, and logs out.
 
-  --user <name>     who you are; the password is asked, or taken from HEARTLINE_PASSWORD
-  --tls             encrypted, and only with who proves to be <host> by a certificate
-  --ca <file>       with --tls: trusts the authorities in that PEM file, instead of the public ones
-  --callback        no lasting connection: each command is one, and the server calls back to deliver
-  --listen <port>   where others may call you for private chats, if you agree (a free port)
-  --no-listen       nowhere: you may ask others, and none can ask you
-  --help            this page
+When the connection is lost, the client connects again and continues the session: no message is lost or
+shown twice. The state for that is in $XDG_STATE_HOME/heartline (~/.local/state/heartline by default).
+When a second client of the same user starts on this machine, it takes over the session.
 
-Exit code: 0 after a chat, 1 when you did not get in, 2 for an invalid command line,
-3 when the server or the network ended the session.
+  --user <name>     the user name; the password is asked for, or taken from HEARTLINE_PASSWORD
+  --tls             encrypts, and accepts only a server with a valid certificate for <host>
+  --ca <file>       with --tls: trusts the authorities in this PEM file instead of the public ones
+  --callback        keeps no connection open: one connection per command, and the server connects
+                    to this client to deliver messages
+  --listen <port>   the port for private chats that you accept (a free port by default)
+  --no-listen       accepts no private chats; you can still ask others for one
+  --help            prints this page
+
+Exit code: 0 after a logout or the end of the input, 1 when the login failed, 2 for an invalid command
+line, 3 when the server, the network or another client ended the session.
 `;
 
-/** What the user chose. */
+/** The command line and the environment, parsed. */
 export interface Options {
+  /** In the form that `connect` takes. */
   host: string;
+  /** As the user wrote it. */
   typedHost: string;
   port: number;
+  /** Null: the program asks. */
   user: string | null;
   password: string | null;
   callback: boolean;
   tls: boolean | { ca: string };
-  /** Where others may call; 0 is a free port, null nowhere. */
+  /** The port for incoming private chats: 0 is a free port, null accepts none. */
   listenPort: number | null;
 }
 
-/** The options of that command line; null for `--help`. Throws UsageError. */
+/** Returns null for `--help`. Throws UsageError. */
 export function parseOptions(args: string[]): Options | null {
   try {
     const { values, positionals } = parseArgs({
@@ -55,25 +65,31 @@ export function parseOptions(args: string[]): Options | null {
       allowPositionals: true,
     });
     if (values.help === true) return null;
-    const [host, port, ...rest] = positionals;
-    if (host === undefined || port === undefined || rest.length > 0) throw new Error("give a host and a port");
+    const [host, port, ...extra] = positionals;
+    if (host === undefined || port === undefined || extra.length > 0)
+      throw new Error("give one host and one port, like 127.0.0.1 6001");
     for (const number of [port, values.listen ?? "1"]) {
       if (!/^\d{1,5}$/.test(number) || Number(number) < 1 || Number(number) > 65535) {
-        throw new Error(`"${number}" is no port`);
+        throw new Error(`"${number}" is not a port: a port is a number from 1 to 65535`);
       }
     }
     if (values.listen !== undefined && values["no-listen"] === true)
-      throw new Error("--listen or --no-listen, not both");
-    if (values.ca !== undefined && values.tls !== true) throw new Error("--ca goes with --tls");
+      throw new Error("use --listen or --no-listen, not both");
+    if (values.ca !== undefined && values.tls !== true) throw new Error("--ca needs --tls");
     if (values.tls === true && values.callback === true)
-      throw new Error("--tls or --callback, not both: the server's calls are not encrypted");
-    const tls = values.ca === undefined ? values.tls === true : { ca: readAuthorities(values.ca) };
-    const listenPort = values["no-listen"] === true ? null : Number(values.listen ?? 0);
-    const password = process.env.HEARTLINE_PASSWORD ?? null;
-    if (values.user !== undefined && !canBeName(values.user)) throw new Error(`"${values.user}" cannot be a user name`);
-    const [user, callback] = [values.user ?? null, values.callback === true];
-    const hosts = { host: readHost(host), typedHost: host };
-    return { ...hosts, port: Number(port), user, password, callback, tls, listenPort };
+      throw new Error("--tls and --callback cannot be combined: the server's calls to a client are not encrypted");
+    if (values.user !== undefined && !isUserName(values.user))
+      throw new Error(`"${values.user}" cannot be a user name`);
+    return {
+      host: readHost(host),
+      typedHost: host,
+      port: Number(port),
+      user: values.user ?? null,
+      password: process.env.HEARTLINE_PASSWORD ?? null,
+      callback: values.callback === true,
+      tls: values.ca === undefined ? values.tls === true : { ca: readAuthorities(values.ca) },
+      listenPort: values["no-listen"] === true ? null : Number(values.listen ?? 0),
+    };
   } catch (error) {
     throw usageError(error);
   }
@@ -84,13 +100,12 @@ function readAuthorities(file: string): string {
   try {
     ca = readInput(file, AUTHORITIES_BYTES_MAX, "any").toString();
   } catch (error) {
-    const { code, message } = error as NodeJS.ErrnoException;
-    throw new Error(`cannot read --ca ${file}: ${code ?? message}`);
+    throw new Error(`cannot read --ca ${file}: ${whyUnreadable(error)}`);
   }
   try {
     new X509Certificate(ca);
   } catch {
-    throw new Error(`--ca ${file}: it has no certificate in PEM`);
+    throw new Error(`--ca ${file}: the file contains no PEM certificate`);
   }
   return ca;
 }

@@ -1,7 +1,7 @@
 /**
  * Writes to standard output or standard error, one text at a time. The write callback of this runtime means that the
- * kernel took the bytes, but pending writes share one result; with one write in progress the promise is exact, also
- * when the reader goes away in the middle.
+ * kernel took the bytes, but pending writes share one result: only with one write in progress does the promise of a
+ * text say exactly whether the kernel took it, also when the reader closes the pipe.
  */
 export class OutputWriter {
   readonly #stream: NodeJS.WritableStream;
@@ -36,7 +36,7 @@ export class OutputWriter {
     if (this.#texts.length > 0) await this.write("");
   }
 
-  /** Drops the texts whose write has not begun, and resolves their promises: nobody waits for them any more. */
+  /** Drops the texts whose write has not begun, and resolves their promises. */
   discard(): void {
     for (const { resolve } of this.#texts.splice(1)) resolve();
   }
@@ -44,14 +44,14 @@ export class OutputWriter {
   #next(): void {
     const first = this.#texts[0];
     if (first === undefined || this.#hasFailed) return;
-    const taken = (error?: Error | null): void => {
+    const onWritten = (error?: Error | null): void => {
       if (error != null) return this.#fail(error);
       this.#texts.shift();
       first.resolve();
       this.#next();
     };
     // An empty text only marks a position in the queue.
-    if (first.text.length === 0) taken();
-    else this.#stream.write(first.text, taken);
+    if (first.text.length === 0) onWritten();
+    else this.#stream.write(first.text, onWritten);
   }
 }

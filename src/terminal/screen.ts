@@ -4,33 +4,40 @@ import { keyboard } from "../runtime/keyboard.ts";
 import { type Printable, rendered, rowsOf, widthOf } from "./display.ts";
 import type { OutputWriter } from "./output.ts";
 
-/** What readline keeps to itself, and we must set: rows of the prompt above the cursor, and the lines typed before. */
-interface Hidden {
+/** Internal fields of readline that this file sets. */
+interface ReadlineInternals {
+  /** Rows between the first row of the prompt and the cursor. */
   prevRows: number;
+  /** The lines typed before, for the arrow keys. */
   history: string[];
 }
 
 /** More lines than any screen has rows. */
 const RECENT_MAX = 300;
+const HISTORY_MAX = 500;
 
-/** A terminal: a prompt below, and above it what arrives, which never tears the line that is being typed. */
+/**
+ * A terminal: the prompt with the typed line at the bottom, printed lines above it. Printing keeps the typed line
+ * intact. It does not know what the lines mean.
+ */
 export class Screen {
   readonly #input: NodeJS.ReadStream;
   readonly #output: NodeJS.WriteStream;
   readonly #writer: OutputWriter;
-  readonly #readline: Interface & Hidden;
-  /** Nothing typed is shown: it may be a password that comes before it was asked for. */
+  readonly #readline: Interface & ReadlineInternals;
+  /** Typed characters are not shown. True before a question, too: they may be a password that is typed early. */
   #muted = true;
   #closed = false;
-  /** The last lines, and how wide the terminal was when they were printed. */
+  /** The last printed lines, and the width of the terminal when they were printed. */
   readonly #recent: { line: Printable; columns: number }[] = [];
-  #answer: ((line: string | null) => void) | null = null;
-  /** Hears the lines that no question waits for. */
+  /** Resolves the open question of `ask`; null when there is none. */
+  #resolveQuestion: ((line: string | null) => void) | null = null;
+  /** Called with each line that is not the answer to a question. */
   onLine: (line: string) => void = () => {};
-  /** Called at Ctrl+C with true; at Ctrl+D, a signal and the terminal's end with false, perhaps more than once. */
+  /** Called with true for Ctrl+C; with false for Ctrl+D, a signal or a closed terminal, possibly more than once. */
   onQuit: (byCtrlC: boolean) => void = () => {};
 
-  /** `writer` writes to `output`; `complete` is what readline calls a completer. */
+  /** `writer` writes to `output`; `complete` is a completer for readline. */
   constructor(
     input: NodeJS.ReadStream,
     output: NodeJS.WriteStream,
@@ -42,15 +49,14 @@ export class Screen {
     this.#writer = writer;
     this.#readline = createInterface({
       input: keyboard(input),
-      output: this.#unlessMuted(),
+      output: this.#readlineOutput(),
       terminal: true,
       completer: complete,
-      historySize: 500,
-    }) as Interface & Hidden;
+      historySize: HISTORY_MAX,
+    }) as Interface & ReadlineInternals;
     this.#readline.on("line", (line) => {
-      const answer = this.#answer;
-      this.#answer = null;
-      if (answer !== null) return answer(line);
+      const resolve = this.#takeQuestion();
+      if (resolve !== null) return resolve(line);
       this.#redraw();
       this.onLine(line);
     });
@@ -60,8 +66,8 @@ export class Screen {
     output.on("resize", () => this.#resized());
   }
 
-  /** Readline's own output, dropped while it is muted. */
-  #unlessMuted(): Writable {
+  /** The stream that readline writes to: drops everything while muted. */
+  #readlineOutput(): Writable {
     const output = this.#output;
     const stream = new Writable({
       write: (chunk, _encoding, done) => {
@@ -76,17 +82,22 @@ export class Screen {
     });
   }
 
-  /** The user wants to leave, or the terminal is gone. An open question is answered with null. */
+  /** The user wants to leave, or the terminal was closed. An open question resolves with null. */
   quit(byCtrlC: boolean): void {
-    const answer = this.#answer;
-    this.#answer = null;
-    if (answer !== null) answer(null);
+    const resolve = this.#takeQuestion();
+    if (resolve !== null) resolve(null);
     else this.onQuit(byCtrlC);
   }
 
+  #takeQuestion(): ((line: string | null) => void) | null {
+    const resolve = this.#resolveQuestion;
+    this.#resolveQuestion = null;
+    return resolve;
+  }
+
   /**
-   * Ctrl+Z: goes on when somebody says `fg`, or at once where there is no shell to say it to. All of the shell's job
-   * stops, since whoever started this program (`bun run`) would wait for it in the foreground.
+   * Ctrl+Z: stops until `fg`; without a job-control shell it continues at once. The signal goes to the process group,
+   * since the parent (`bun run`) would otherwise keep waiting in the foreground.
    */
   #suspend(): void {
     this.#input.setRawMode(false);
@@ -95,7 +106,7 @@ export class Screen {
     this.#redraw();
   }
 
-  /** A line typed behind `question`; null when there will be none. With `secret` it is neither shown nor remembered. */
+  /** Shows a question and returns the typed line; null when the user leaves. A `secret` line is not shown. */
   async ask(question: string, secret = false): Promise<string | null> {
     if (this.#closed) return null;
     const { history } = this.#readline;
@@ -103,16 +114,16 @@ export class Screen {
     this.#readline.setPrompt(question);
     this.#muted = secret;
     this.#redraw();
-    const line = await new Promise<string | null>((resolve) => (this.#answer = resolve));
+    const line = await new Promise<string | null>((resolve) => (this.#resolveQuestion = resolve));
     if (secret) this.#write("\n");
     this.#muted = true;
-    // Names and passwords are no commands: none of them comes back with the arrow keys.
+    // The arrow keys bring back commands, not names and passwords.
     history.splice(0, history.length, ...before);
     this.#readline.setPrompt("");
     return line;
   }
 
-  /** From now on lines are commands, typed behind `prompt`. */
+  /** Shows a prompt; typed lines go to `onLine` from now on. */
   setPrompt(prompt: string): void {
     if (this.#closed) return;
     this.#erase();
@@ -125,9 +136,9 @@ export class Screen {
     void this.print(line);
   }
 
-  /** Prints a line above the prompt and what is typed there; resolves when the terminal took it. */
+  /** Prints a line above the prompt and the typed line; resolves when the kernel took it. */
   print(line: Printable): Promise<void> {
-    if (this.#closed || this.#answer !== null) return this.#write(rendered(line, this.#output));
+    if (this.#closed || this.#resolveQuestion !== null) return this.#write(rendered(line, this.#output));
     this.#erase();
     const printed = this.#write(rendered(line, this.#output));
     this.#redraw();
@@ -137,12 +148,12 @@ export class Screen {
   }
 
   /**
-   * A terminal that got narrower has broken rows into two, and the second is not indented: what of them is on the
-   * screen is printed again. What has left the screen by then stays as the terminal shows it.
+   * A terminal that became narrower has broken long rows in two, and the second row is not indented: the lines that are
+   * still on the screen are printed again. Lines that have left the screen stay as the terminal broke them.
    */
   #resized(): void {
     const { columns, rows } = this.#output;
-    if (this.#closed || this.#answer !== null) return;
+    if (this.#closed || this.#resolveQuestion !== null) return;
     const room = rows - 1 - this.#readline.getCursorPos().rows;
     let first = this.#recent.length;
     let height = 0;
@@ -165,15 +176,15 @@ export class Screen {
     return this.#writer.write(text);
   }
 
-  /** Shows prompt and typed line at the cursor's row. */
+  /** Shows the prompt and the typed line from the cursor's row on. */
   #redraw(): void {
-    // Else readline would go up to where the prompt began before, and erase what was just printed there.
+    // Otherwise readline moves up to the former first row of the prompt and erases the line printed there.
     this.#readline.prevRows = 0;
     if (this.#muted) this.#write(this.#readline.getPrompt());
     this.#readline.prompt(true);
   }
 
-  /** Takes the prompt and what is typed behind it off the screen. */
+  /** Removes the prompt and the typed line from the screen. */
   #erase(): void {
     const { rows } = this.#readline.getCursorPos();
     this.#write(`\r${rows > 0 ? `\x1b[${rows}A` : ""}\x1b[J`);
@@ -183,7 +194,7 @@ export class Screen {
     if (this.#closed) return;
     this.#closed = true;
     this.#erase();
-    this.#answer = null;
+    this.#resolveQuestion = null;
     this.onQuit = () => {};
     this.#readline.close();
   }

@@ -15,101 +15,102 @@ import { homedir } from "node:os";
 import { isAbsolute, join } from "node:path";
 import type { ClientState, StateStore } from "../client/request.ts";
 
-/** The folder for states: `$XDG_STATE_HOME/heartline`, below the home folder when that is not set or no full path. */
+/** `$XDG_STATE_HOME/heartline`; `~/.local/state/heartline` when that is not set or is a relative path. */
 export function stateFolder(): string {
-  const { XDG_STATE_HOME: given = "" } = process.env;
-  return join(isAbsolute(given) ? given : join(homedir(), ".local", "state"), "heartline");
+  const { XDG_STATE_HOME: base = "" } = process.env;
+  return join(isAbsolute(base) ? base : join(homedir(), ".local", "state"), "heartline");
 }
 
-/** How often the owner of a state checks whether another process wants it, and that one whether it is free. */
-const WANTED_MS = 250;
-const FREE_MS = 50;
-/** How long the owner may take to leave. */
+/** How often the owner of a state checks for a request to hand it over, and the other process for its release. */
+const REQUEST_CHECK_MS = 250;
+const RELEASE_CHECK_MS = 50;
+/** How long the owner may take to release the state. */
 const HANDOVER_MS = 10_000;
 
-/** Another process owns the state and does not leave. */
+/** Another process owns the state and does not release it. */
 export class StateInUse extends Error {}
 
 /**
- * The state of one user at one server, in a file that nobody else can read: it holds the session's token, and requests
- * that were not answered. Each save replaces the whole file, so that a killed program leaves the old or the new one.
- * It is not synced: it survives the program, but a power cut may bring an older one back, and with it messages twice.
+ * The state of one user at one server, in a file with mode 0600: it contains the token of the session and the requests
+ * without a reply. Each save replaces the whole file, so a killed program leaves the old or the new state. The file is
+ * not synced: after a power cut an older state may return, and messages may be shown twice.
  *
- * With `claim`, one process at a time owns the state. A process that waits for it creates a file; the owner then ends
- * its session and exits, so that everything it has shown is saved before the other one logs in.
+ * With `claim`, one process at a time owns the state. A process that wants it creates a request file. The owner then
+ * ends its session and exits: everything it has shown is saved before the other process logs in.
  */
 export class StateFile implements StateStore {
   readonly #file: string;
-  /** Name of the file in earlier versions, which did not normalize hosts: `[::1]` and `::1` had one each. */
-  readonly #formerFile: string;
-  /** An empty database, locked: the kernel releases the lock when the process ends, also after SIGKILL. */
+  /** The file of earlier versions, which did not normalize hosts: `[::1]` and `::1` had different files. */
+  readonly #legacyFile: string;
+  /** An empty SQLite database, locked: the kernel releases the lock when the process ends, also by SIGKILL. */
   #lock: Database | null = null;
-  #watch: Timer | null = null;
-  readonly #onFault: (why: string) => void;
-  #faulty = false;
+  /** Checks for the request file of another process. */
+  #requestCheck: Timer | null = null;
+  readonly #onSaveError: (why: string) => void;
+  #hasSaveError = false;
 
   /**
-   * Makes the folder; throws the system's error when it cannot be used. `onFault` is called once when a save fails;
-   * `typedHost` is the host as the user wrote it.
+   * Creates the folder; throws the system's error when it cannot be used. `onSaveError` is called for the first save
+   * that fails; `typedHost` is the host as the user wrote it.
    */
   constructor(
     folder: string,
     user: string,
     host: string,
     port: number,
-    onFault: (why: string) => void,
+    onSaveError: (why: string) => void,
     typedHost = host,
   ) {
     mkdirSync(folder, { recursive: true, mode: 0o700 });
     accessSync(folder, constants.W_OK);
     const fileFor = (name: string): string => join(folder, `${encodeURIComponent(`${user}@${name}:${port}`)}.json`);
     this.#file = fileFor(host);
-    this.#formerFile = fileFor(typedHost);
-    this.#onFault = onFault;
+    this.#legacyFile = fileFor(typedHost);
+    this.#onSaveError = onSaveError;
   }
 
   /**
-   * Makes this process the owner; `onWanted` is called when another one wants the state. Rejects with StateInUse when
-   * the owner does not leave.
+   * Makes this process the owner. `onWanted` is called when another process wants the state. Rejects with StateInUse
+   * when the present owner does not release it.
    */
   async claim(onWanted: () => void): Promise<void> {
-    const [file, wanted] = [`${this.#file}.lock`, `${this.#file}.wanted`];
-    closeSync(openSync(file, "a", 0o600));
-    const lock = new Database(file);
+    const [lockFile, requestFile] = [`${this.#file}.lock`, `${this.#file}.wanted`];
+    closeSync(openSync(lockFile, "a", 0o600));
+    const lock = new Database(lockFile);
     const startMs = performance.now();
-    for (; !isLocked(lock); await Bun.sleep(FREE_MS)) {
+    for (; !tryLock(lock); await Bun.sleep(RELEASE_CHECK_MS)) {
       const isLate = performance.now() - startMs > HANDOVER_MS;
-      if (!isLate) writeFileSync(wanted, "", { mode: 0o600 });
+      if (!isLate) writeFileSync(requestFile, "", { mode: 0o600 });
       else {
-        rmSync(wanted, { force: true });
+        rmSync(requestFile, { force: true });
         lock.close();
         throw new StateInUse("another client of this user on this machine does not leave");
       }
     }
-    rmSync(wanted, { force: true });
+    rmSync(requestFile, { force: true });
     this.#lock = lock;
-    if (!existsSync(this.#file) && existsSync(this.#formerFile)) renameSync(this.#formerFile, this.#file);
-    this.#watch = setInterval(() => {
-      if (!existsSync(wanted)) return;
-      this.#stopWatching();
+    if (!existsSync(this.#file) && existsSync(this.#legacyFile)) renameSync(this.#legacyFile, this.#file);
+    this.#requestCheck = setInterval(() => {
+      if (!existsSync(requestFile)) return;
+      this.#stopRequestCheck();
       onWanted();
-    }, WANTED_MS);
-    this.#watch.unref();
+    }, REQUEST_CHECK_MS);
+    this.#requestCheck.unref();
   }
 
   /** Ends the claim. */
   release(): void {
-    this.#stopWatching();
+    this.#stopRequestCheck();
     this.#lock?.close();
     this.#lock = null;
   }
 
-  #stopWatching(): void {
-    if (this.#watch !== null) clearInterval(this.#watch);
-    this.#watch = null;
+  #stopRequestCheck(): void {
+    if (this.#requestCheck !== null) clearInterval(this.#requestCheck);
+    this.#requestCheck = null;
   }
 
-  /** The last state; null when there is none, or none that can be read. */
+  /** The saved state; null when there is none or it is invalid. */
   load(): ClientState | null {
     try {
       const state: unknown = JSON.parse(readFileSync(this.#file, "utf8"));
@@ -125,14 +126,14 @@ export class StateFile implements StateStore {
       writeFileSync(draft, JSON.stringify(state), { mode: 0o600 });
       renameSync(draft, this.#file);
     } catch (error) {
-      if (!this.#faulty) this.#onFault((error as Error).message);
-      this.#faulty = true;
+      if (!this.#hasSaveError) this.#onSaveError((error as Error).message);
+      this.#hasSaveError = true;
     }
   }
 }
 
-/** Locks the database until it is closed; false when another process has done that. */
-function isLocked(database: Database): boolean {
+/** Locks the database until it is closed; returns false when another process has locked it. */
+function tryLock(database: Database): boolean {
   try {
     database.run("BEGIN EXCLUSIVE");
     return true;
@@ -142,7 +143,7 @@ function isLocked(database: Database): boolean {
   }
 }
 
-/** Whether a client can go on from it: somebody may have written into the file. */
+/** Whether a client can continue from this value: the file may have been edited. */
 function isState(value: unknown): value is ClientState {
   const { token, received, unanswered } = value as { [key in keyof ClientState]: unknown };
   const isRequest = ({ line, position }: Record<string, unknown>): boolean =>

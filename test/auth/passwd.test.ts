@@ -13,7 +13,7 @@ let files = 0;
 afterEach(() => ptys.splice(0).forEach((pty) => pty.end()));
 afterAll(() => rmSync(folder, { recursive: true }));
 
-/** A file of its own; without text there is none yet. */
+/** The path of a new file; without text the file does not exist. */
 function newFile(text?: string): string {
   const file = join(folder, `users${files++}.txt`);
   if (text !== undefined) writeFileSync(file, text);
@@ -24,8 +24,8 @@ function passwd(...args: string[]): ReturnType<typeof run> {
   return run("src/main.ts", "passwd", ...args);
 }
 
-/** As from a script. */
-function setsPassword(input: string | Uint8Array, ...args: string[]): ReturnType<typeof run> {
+/** Sets a password from standard input, as a script does. */
+function setPassword(input: string | Uint8Array, ...args: string[]): ReturnType<typeof run> {
   return runWith({ input }, "src/main.ts", "passwd", ...args);
 }
 
@@ -35,7 +35,7 @@ function onTerminal(args: string[], env: Record<string, string> = {}): Pty {
   return pty;
 }
 
-/** Has the program run this first. */
+/** An environment in which the program runs this script first. */
 function preload(script: string): Record<string, string> {
   const file = join(folder, `preload${files++}.ts`);
   writeFileSync(file, script);
@@ -46,31 +46,31 @@ function hashOf(file: string, user: string): string {
   return readCredentials(file).users.find(({ name }) => name === user)!.password;
 }
 
-test("a user is added to a file that nobody else reads, and later gets another password", async () => {
+test("passwd adds a user to a new file with mode 0600, and later changes the password", async () => {
   const file = newFile();
-  expect(await setsPassword("two words\n", file, "alice")).toMatchObject({ out: "", code: 1 });
+  expect(await setPassword("two words\n", file, "alice")).toMatchObject({ out: "", code: 1 });
   expect(existsSync(file)).toBe(false);
-  const first = await setsPassword("größe1\nnot this\n", file, "alice");
+  const first = await setPassword("größe1\nnot this\n", file, "alice");
   expect(first).toEqual({
-    out: `added alice to ${file}; kill -HUP <pid> makes a running server take it\n`,
+    out: `added alice to ${file}; a running server reads the change after kill -HUP <pid>\n`,
     err: "",
     code: 0,
   });
   expect(statSync(file).mode & 0o777).toBe(0o600);
   expect(hashOf(file, "alice")).toStartWith("$argon2id$v=19$m=65536,t=2,p=1$");
   expect(await Bun.password.verify("größe1", hashOf(file, "alice"))).toBe(true);
-  const second = await setsPassword("$ecret2\r\n", file, "alice");
+  const second = await setPassword("$ecret2\r\n", file, "alice");
   expect(second).toMatchObject({ out: expect.stringContaining(`changed the password of alice in ${file}`), code: 0 });
   expect(await Bun.password.verify("$ecret2", hashOf(file, "alice"))).toBe(true);
   expect(readCredentials(file).users).toHaveLength(1);
 });
 
-describe("nothing is changed, and one line says why, when", () => {
+describe("nothing is changed, and one line has the reason, when", () => {
   const USERS = "# users\nalice one\n";
 
   async function refuses(text: string, input: string | Uint8Array, user: string, ...words: string[]): Promise<void> {
     const file = newFile(text);
-    const { out, err, code } = await setsPassword(input, file, user);
+    const { out, err, code } = await setPassword(input, file, user);
     expect({ out, code }).toEqual({ out: "", code: 1 });
     expect(err).toMatch(/^heartline: [^\n]+\n$/);
     for (const word of words) expect(err.replace(file, "file")).toContain(word);
@@ -79,7 +79,7 @@ describe("nothing is changed, and one line says why, when", () => {
     expect(existsSync(`${file}.new`)).toBe(false);
   }
 
-  test("no server would take the password", async () => {
+  test("the password is invalid", async () => {
     await Promise.all([
       refuses(USERS, "", "alice", "no password"),
       refuses(USERS, "\n", "alice", "empty"),
@@ -100,11 +100,11 @@ describe("nothing is changed, and one line says why, when", () => {
     ["NEL", "\u0085"],
     ["NUL", "\0"],
     ["U+FFFD", "\ufffd"],
-  ])("the password is not the whole line up to LF, because of %s in it", (_, separator) =>
+  ])("the password has the control character %s", (_, separator) =>
     refuses(USERS, `topsecret${separator}rest\n`.replace(/\nrest/, ""), "alice", "control characters"),
   );
 
-  test("the name cannot be one, or a line of the file is bad", async () => {
+  test("the user name or a line of the file is invalid", async () => {
     await Promise.all([
       refuses(USERS, "topsecret\n", "b..b", "b..b"),
       refuses("b..b topsecret\n", "topsecret\n", "a b", "a b"),
@@ -113,9 +113,9 @@ describe("nothing is changed, and one line says why, when", () => {
     ]);
   });
 
-  test("the file is a folder, or in none", async () => {
+  test("the file is a folder, or its folder does not exist", async () => {
     for (const file of [folder, join(folder, "none", "users.txt")]) {
-      const { err, code } = await setsPassword("topsecret\n", file, "alice");
+      const { err, code } = await setPassword("topsecret\n", file, "alice");
       expect(code).toBe(1);
       expect(err).toMatch(/^heartline: cannot [^\n]+\n$/);
       expect(err).toContain(file);
@@ -126,9 +126,9 @@ describe("nothing is changed, and one line says why, when", () => {
   });
 });
 
-test("a last line without LF is a password, too", async () => {
+test("a password may end with the input, without LF", async () => {
   const file = newFile();
-  expect(await setsPassword("größe1", file, "alice")).toMatchObject({ err: "", code: 0 });
+  expect(await setPassword("größe1", file, "alice")).toMatchObject({ err: "", code: 0 });
   expect(await Bun.password.verify("größe1", hashOf(file, "alice"))).toBe(true);
 });
 
@@ -136,16 +136,16 @@ test.each([
   ["a no-break space at its end", "x\u00a0"],
   ["an ideographic space at its end", "x\u3000"],
   ["a line separator inside", "x\u2028y"],
-])("a password with %s is set as a whole", async (_what, password) => {
+])("a password with %s is set unchanged", async (_what, password) => {
   const file = newFile();
-  expect(await setsPassword(`${password}\n`, file, "alice")).toMatchObject({ err: "", code: 0 });
+  expect(await setPassword(`${password}\n`, file, "alice")).toMatchObject({ err: "", code: 0 });
   expect(await Bun.password.verify(password, hashOf(file, "alice"))).toBe(true);
 });
 
-test("several at once lose nothing of one another", async () => {
+test("several passwd programs at the same time keep each change", async () => {
   const file = newFile("zoe one\n");
   const names = ["alice", "bob", "carol"];
-  const all = await Promise.all(names.map((name) => setsPassword(`of-${name}\n`, file, name)));
+  const all = await Promise.all(names.map((name) => setPassword(`of-${name}\n`, file, name)));
   expect(all.map(({ code, err }) => ({ code, err }))).toEqual(names.map(() => ({ code: 0, err: "" })));
   expect(
     readCredentials(file)
@@ -154,7 +154,7 @@ test("several at once lose nothing of one another", async () => {
   ).toEqual([...names, "zoe"]);
 });
 
-test("the command line is explained, or refused with 2", async () => {
+test("--help prints the usage, and an invalid command line exits with 2", async () => {
   const help = await passwd("--help");
   expect(help).toMatchObject({ err: "", code: 0 });
   expect(help.out).toContain("--migrate");
@@ -166,30 +166,30 @@ test("the command line is explained, or refused with 2", async () => {
 });
 
 describe("on a terminal", () => {
-  test("the password is asked twice, until both are the same and good, and never shown", async () => {
+  test("the password is asked for until both entries are valid and equal, and is never shown", async () => {
     const file = newFile("alice one\n");
     const pty = onTerminal([file, "alice"]);
-    const types = async (prompt: string, keys: string): Promise<void> => {
+    const typeAt = async (prompt: string, keys: string): Promise<void> => {
       await pty.until((lines) => lines.at(-1) === prompt);
       pty.type(keys);
     };
     const [NEW, AGAIN] = ["New password for alice:", "Again:"];
-    await types(NEW, "\r");
+    await typeAt(NEW, "\r");
     await pty.sees("cannot be empty");
-    await types(NEW, "top secret\r");
+    await typeAt(NEW, "top secret\r");
     await pty.sees("no spaces");
-    await types(NEW, "topsecret1\r");
-    await types(AGAIN, "topsecret2\r");
+    await typeAt(NEW, "topsecret1\r");
+    await typeAt(AGAIN, "topsecret2\r");
     await pty.sees("two different passwords");
-    await types(NEW, "topsecretx\x7f3\r");
-    await types(AGAIN, "topsecret3\r");
+    await typeAt(NEW, "topsecretx\x7f3\r");
+    await typeAt(AGAIN, "topsecret3\r");
     const lines = await pty.sees("changed the password of alice");
     expect(await pty.exited).toBe(0);
     expect(lines.join("\n")).not.toContain("top");
     expect(await Bun.password.verify("topsecret3", hashOf(file, "alice"))).toBe(true);
   });
 
-  test("Ctrl+Z stops it, with who started it, and fg asks again and shows nothing", async () => {
+  test("Ctrl+Z stops passwd and its parent, and fg asks again without showing the password", async () => {
     const file = newFile("alice one\n");
     const pty = new Pty(["-i"], { columns: 100, program: "/bin/sh", env: { PS1: "$ " } });
     ptys.push(pty);
@@ -207,7 +207,7 @@ describe("on a terminal", () => {
   });
 
   test.each(["SIGHUP", "SIGQUIT", "SIGTERM", "SIGINT"] as const)(
-    "%s in the middle of a password leaves the terminal as it was, and nothing changed",
+    "%s while a password is typed restores the terminal and changes nothing",
     async (signal) => {
       const file = newFile("alice one\n");
       const pty = new Pty(["-i"], { columns: 100, rows: 40, program: "/bin/sh", env: { PS1: "$ " } });
@@ -230,7 +230,7 @@ describe("on a terminal", () => {
   test.each([
     ["Ctrl+C", "half\x03"],
     ["Ctrl+D", "\x04"],
-  ])("%s leaves with nothing changed", async (_key, keys) => {
+  ])("%s exits with 1 and changes nothing", async (_key, keys) => {
     const file = newFile("alice one\n");
     const pty = onTerminal([file, "alice"]);
     await pty.sees("New password");
@@ -244,11 +244,14 @@ describe("on a terminal", () => {
 });
 
 describe("--migrate", () => {
-  test("hashes all plain passwords, and nothing else", async () => {
+  test("hashes all plain passwords and keeps every other byte", async () => {
     const hash = await Bun.password.hash("two", { algorithm: "bcrypt", cost: 4 });
     const file = newFile(`# users\r\nalice one\r\n\r\nbob ${hash}\r\ncarol größe \r\n`);
     const first = await passwd("--migrate", file);
-    expect(first).toMatchObject({ out: expect.stringContaining(`hashed 2 passwords in ${file}; kill -HUP`), code: 0 });
+    expect(first).toMatchObject({
+      out: expect.stringContaining(`hashed 2 passwords in ${file}; a running server`),
+      code: 0,
+    });
     const text = readFileSync(file, "utf8");
     const [alice, bob, carol] = readCredentials(file).users.map(({ password }) => password);
     expect(text).toBe(`# users\r\nalice ${alice}\r\n\r\nbob ${hash}\r\ncarol ${carol}\r\n`);
@@ -260,7 +263,7 @@ describe("--migrate", () => {
     expect(statSync(file).ino).toBe(ino);
   });
 
-  test("keeps what somebody else changes meanwhile", async () => {
+  test("keeps changes that another program makes meanwhile", async () => {
     const file = newFile("alice one\nbob two\n");
     const env = preload(`
       import { writeFileSync } from "node:fs";
@@ -274,7 +277,7 @@ describe("--migrate", () => {
     expect(readFileSync(file, "utf8")).toMatch(/^# new\nbob three\nalice \$2b\$\S+\ncarol four\n$/);
   });
 
-  test("tells how far it is, and Ctrl+C in the middle changes nothing", async () => {
+  test("shows its progress, and Ctrl+C changes nothing", async () => {
     const file = newFile("alice one\nbob two\ncarol three\n");
     const env = preload(`
       const { hash } = Bun.password;

@@ -218,13 +218,13 @@ function call(port: number, text = ""): void {
 
 describe("a script whose session ends exits with 3 and a reason on stderr after", () => {
   const endings: [reply: string, words: string][] = [
-    ["err bad_request", "did not accept where the session was to go on"],
+    ["err bad_request", "did not accept the position at which the session should continue"],
     ["err unknown_session replaced", "you logged in somewhere else"],
-    ["err unknown_session kicked", "the operator ended the session"],
+    ["err unknown_session kicked", "the operator disconnected this user"],
     ["err banned 60", "this user is banned"],
-    ["err unknown_user", "does not know this user any more"],
+    ["err unknown_user", "no longer knows this user"],
     ["err odd because", "odd"],
-    ["err ", "refused it without a reason"],
+    ["err ", "refused the request without a reason"],
   ];
   test.each(endings)("%s", async (reply, words) => {
     server = cutAfterOneMessage(({ say }) => say(`${reply}\n`));

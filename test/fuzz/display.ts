@@ -2,7 +2,8 @@ import fc from "fast-check";
 import { ChatClient, ChatError, type ChatEvent } from "../../src/client/client.ts";
 import { Display, type Printable, rendered, rowsOf } from "../../src/terminal/display.ts";
 import { decode, parseEvent } from "../../src/client/event.ts";
-import { Terminal, explain } from "../../src/terminal/terminal.ts";
+import { explainError } from "../../src/terminal/explanations.ts";
+import { Terminal } from "../../src/terminal/terminal.ts";
 import { expectThat, latin1, target } from "./target.ts";
 
 /** What could move the cursor, break a line, or turn the direction of writing round. */
@@ -84,12 +85,12 @@ export const display = target(
     for (const line of lines) {
       const bytes = latin1(line);
       const event = parseEvent(bytes, 0, bytes.length);
-      if (event !== null) for (const one of told(event)) terminal.hear(one);
+      if (event !== null) for (const one of told(event)) terminal.showEvent(one);
     }
     const [code = "", ...detail] = latin1(refusal.join(" ")).toString().split(" ");
     const error = new ChatError(code, detail.join(" "));
-    terminal.recover(decode(latin1(lines[0]!), 0, lines[0]!.length), error);
-    shown.push(words.failure(explain(error, "bob")));
+    terminal.showRecovered(decode(latin1(lines[0]!), 0, lines[0]!.length), error);
+    shown.push(words.failure(explainError(error, "bob")));
     shown.push(...terminal.complete("message ")[0]);
     for (const text of shown) {
       expectThat(typeof text === "string", () => `it shows ${typeof text}`);

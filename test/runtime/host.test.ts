@@ -18,7 +18,7 @@ const folder = mkdtempSync(join(tmpdir(), "heartline-"));
 
 afterAll(() => rmSync(folder, { recursive: true }));
 
-describe("a host that a person wrote", () => {
+describe("a host as a person writes it", () => {
   test.each([
     ["localhost", "localhost"],
     ["LOCALHOST", "localhost"],
@@ -36,28 +36,28 @@ describe("a host that a person wrote", () => {
     ["[::FFFF:192.0.2.1]", "192.0.2.1"],
     ["fe80::1%eth0", "fe80::1%eth0"],
     ["[FE80::1%Eth0]", "fe80::1%Eth0"],
-  ])("%s is connected to as %s", (text, host) => {
+  ])("%s is normalized to %s", (text, host) => {
     expect(readHost(text)).toBe(host);
     expect(readHost(host)).toBe(host);
   });
 
   test.each(["", " ", "a b", "[a]", "[::1", "[::1]:6001", "a:6001", "a/b", "me@a", "x%41", "\x1b[2J", "256.1.1.1"])(
-    "%p is none",
+    "%p is refused",
     (text) => expect(() => readHost(text)).toThrow(HostError),
   );
 
-  test("stands in a certificate without its zone and its last dot", () => {
+  test("is looked for in a certificate without its zone and its last dot", () => {
     expect(nameInCertificate("fe80::1%eth0")).toBe("fe80::1");
     expect(nameInCertificate("chat.example.")).toBe("chat.example");
   });
 
-  test("has brackets before a port when it is IPv6", () => {
+  test("is printed in brackets before a port when it is IPv6", () => {
     expect(formatAddress("::1", 6001)).toBe("[::1]:6001");
     expect(formatAddress("127.0.0.1", 6001)).toBe("127.0.0.1:6001");
   });
 });
 
-test("a connection to an address of this machine, by whatever name, does not leave it", () => {
+test("isThisMachine is true for each address of this machine, and for no other", () => {
   for (const [local, remote] of [
     ["127.0.0.1", "127.0.0.1"],
     ["127.0.0.1", "127.8.8.8"],
@@ -79,7 +79,7 @@ if (linkLocal === undefined) console.log("SKIPPED: link-local addresses (this ma
 describe.skipIf(linkLocal === undefined)("a link-local address", () => {
   const { zone = "", address = "" } = linkLocal ?? {};
 
-  test("gets the zone of the connection over which it became known, and no other address does", () => {
+  test("gets the zone of the connection over which it arrived; any other address is unchanged", () => {
     const connection = { localAddress: address };
     expect(withZone("fe80::5", connection)).toBe(`fe80::5%${zone}`);
     for (const other of ["fe80::5%lo", "2001:db8::5", "192.0.2.5", "fd00::5"]) {
@@ -88,7 +88,7 @@ describe.skipIf(linkLocal === undefined)("a link-local address", () => {
     expect(withZone("fe80::5", { localAddress: "192.0.2.250" })).toBe("fe80::5");
   });
 
-  test.each(["resumable", "callback"] as const)("is where %s clients chat, also privately", async (session) => {
+  test.each(["resumable", "callback"] as const)("works for %s clients, also for private chats", async (session) => {
     const server = new WireServer({ host: "::" }, ["columbia", "SEAS"]);
     const clients: ChatClient[] = [];
     const enter = async (
@@ -101,29 +101,29 @@ describe.skipIf(linkLocal === undefined)("a link-local address", () => {
       await client.login(user, PASSWORD);
       return client;
     };
-    const said = Promise.withResolvers<string>();
+    const received = Promise.withResolvers<string>();
     await enter("SEAS", (event, client) => {
       if (event.kind === "asked") void client.answer(event.user, true);
-      if (event.kind === "private") said.resolve(event.text);
+      if (event.kind === "private") received.resolve(event.text);
     });
     const agreed = Promise.withResolvers<ChatEvent>();
     const columbia = await enter("columbia", (event) => event.kind === "agreed" && agreed.resolve(event));
     await columbia.getAddress("SEAS");
     await columbia.private("SEAS", "psst");
-    expect(await said.promise).toBe("psst");
+    expect(await received.promise).toBe("psst");
     expect(await agreed.promise).toMatchObject({ host: address });
     for (const client of clients) client.close();
     await server.stop();
   });
 });
 
-test.each(["::1", "localhost"])("a callback session works when the server is reached at %s over IPv6", async (host) => {
+test.each(["::1", "localhost"])("a callback session works with a server at %s over IPv6", async (host) => {
   const server = new WireServer({ host: "::1" }, ["columbia"]);
-  const heard = Promise.withResolvers<ChatEvent>();
-  const client = new ChatClient({ host, port: server.port, session: "callback", onEvent: heard.resolve });
+  const received = Promise.withResolvers<ChatEvent>();
+  const client = new ChatClient({ host, port: server.port, session: "callback", onEvent: received.resolve });
   await client.login("columbia", PASSWORD);
   await client.message("columbia", "hi");
-  expect(await heard.promise).toEqual({ kind: "message", from: "columbia", text: "hi" });
+  expect(await received.promise).toEqual({ kind: "message", from: "columbia", text: "hi" });
   await client.logout();
   await server.stop();
 });
@@ -131,12 +131,12 @@ test.each(["::1", "localhost"])("a callback session works when the server is rea
 test.each([
   ["fe80::1", "a link-local address needs its interface"],
   ["fe80::1%nosuch0", "there is no such interface"],
-])("a server says why it cannot listen at %s", async (host, why) => {
+])("a server that cannot listen at %s prints the reason", async (host, why) => {
   const { err, code } = await run("src/main.ts", "serve", "--port", "0", "--data", ":memory:", "--host", host);
   expect({ err, code }).toEqual({ err: expect.stringContaining(`cannot listen on [${host}]:0: ${why}`), code: 1 });
 });
 
-/** A library that, loaded first, makes the kernel look like one without IPv6; null where there is no C compiler. */
+/** Compiles a library for LD_PRELOAD that simulates a kernel without IPv6; null without a C compiler. */
 function libraryWithoutIpv6(): string | null {
   const cc = Bun.which("cc");
   if (cc === null || process.platform !== "linux") return null;
@@ -162,7 +162,7 @@ if (library === null) console.log("SKIPPED: a kernel without IPv6 (there is no c
 describe.skipIf(library === null)("on a kernel without IPv6", () => {
   const env = { LD_PRELOAD: library ?? "", XDG_STATE_HOME: folder, HEARTLINE_PASSWORD: PASSWORD };
 
-  test.each([[[]], [["--callback"]]])("a client listens at all IPv4 addresses, with %p", async (options) => {
+  test.each([[[]], [["--callback"]]])("a client listens on 0.0.0.0, with options %p", async (options) => {
     const server = new WireServer({}, ["columbia"]);
     const args = ["src/main.ts", "chat", "127.0.0.1", String(server.port), "--user", "columbia", ...options];
     expect(await runWith({ input: "online\n", env }, ...args)).toEqual({
@@ -173,7 +173,7 @@ describe.skipIf(library === null)("on a kernel without IPv6", () => {
     await server.stop();
   });
 
-  test("a client says why it cannot reach ::1", async () => {
+  test("a client that cannot reach ::1 prints the reason", async () => {
     expect(await runWith({ input: "", env }, "src/main.ts", "chat", "::1", "6001", "--user", "columbia")).toEqual({
       out: "",
       err: "heartline: cannot reach [::1]:6001: this machine has no IPv6\n",
@@ -181,7 +181,7 @@ describe.skipIf(library === null)("on a kernel without IPv6", () => {
     });
   });
 
-  test("a server listens at them with --host ::, and says why it cannot listen at ::1", async () => {
+  test("a server with --host :: listens on 0.0.0.0, and with --host ::1 prints why it cannot", async () => {
     const args = ["--port", "0", "--data", ":memory:", "--host"];
     process.env.LD_PRELOAD = env.LD_PRELOAD;
     const server = new ServerProcess(...args, "::");

@@ -7,47 +7,47 @@ import { Thread } from "../../src/runtime/thread.ts";
 
 const folder = mkdtempSync(join(tmpdir(), "heartline-"));
 const script = join(folder, "script.ts");
-/** Counts what it is asked; fails, or takes its time, when it is asked that. */
+/** Replies with the request and the count of requests; "fail" throws and "slowly" takes 20 ms. */
 writeFileSync(
   script,
-  `let asked = 0;
+  `let count = 0;
    self.onmessage = ({ data }) => {
      if (data === "fail") throw new Error("no such thing");
      if (data === "slowly") Bun.sleepSync(20);
-     postMessage([data, ++asked]);
+     postMessage([data, ++count]);
    };`,
 );
 afterAll(() => rmSync(folder, { recursive: true }));
 
-/** Asks a thread of that script, and returns what it answers; throws what it failed of. */
-function asking(idleMs?: number): (question: string) => Promise<unknown> {
-  let answer = Promise.withResolvers<unknown>();
+/** Starts a thread with that script; the returned function sends a request and resolves with the reply. */
+function startThread(idleMs?: number): (request: string) => Promise<unknown> {
+  let reply = Promise.withResolvers<unknown>();
   const thread = new Thread<string, unknown>(
     pathToFileURL(script),
-    (data) => answer.resolve(data),
-    (fault) => answer.reject(new Error(fault)),
+    (data) => reply.resolve(data),
+    (message) => reply.reject(new Error(message)),
     idleMs,
   );
-  return (question) => {
-    answer = Promise.withResolvers();
-    thread.ask(question);
-    return answer.promise;
+  return (request) => {
+    reply = Promise.withResolvers();
+    thread.ask(request);
+    return reply.promise;
   };
 }
 
-test("a thread answers one question after the other, and remembers", async () => {
-  const ask = asking();
+test("a thread handles one request after the other and keeps its state", async () => {
+  const ask = startThread();
   expect(await ask("what")).toEqual(["what", 1]);
   expect(await ask("why")).toEqual(["why", 2]);
 });
 
-test("a thread that is asked again in time does not end before it has answered", async () => {
-  const answers: unknown[] = [];
+test("a thread that gets a request before the idle time is over does not end before its reply", async () => {
+  const replies: unknown[] = [];
   await new Promise<void>((resolve) => {
     const thread = new Thread<string, unknown>(
       pathToFileURL(script),
-      (answer) => {
-        if (answers.push(answer) === 1) thread.ask("slowly");
+      (reply) => {
+        if (replies.push(reply) === 1) thread.ask("slowly");
         else resolve();
       },
       () => {},
@@ -55,21 +55,21 @@ test("a thread that is asked again in time does not end before it has answered",
     );
     thread.ask("what");
   });
-  expect(answers).toEqual([
+  expect(replies).toEqual([
     ["what", 1],
     ["slowly", 2],
   ]);
 });
 
-test("a thread that nobody asks anything ends, and the next question begins another", async () => {
-  const ask = asking(0);
+test("a thread without requests ends, and the next request starts a new one", async () => {
+  const ask = startThread(0);
   expect(await ask("what")).toEqual(["what", 1]);
   await new Promise((resolve) => setTimeout(resolve, 0));
   expect(await ask("why")).toEqual(["why", 1]);
 });
 
-test("a thread that fails says of what, and the next question begins another", async () => {
-  const ask = asking();
+test("an error in a thread is reported, and the next request starts a new thread", async () => {
+  const ask = startThread();
   expect(await ask("what")).toEqual(["what", 1]);
   expect(ask("fail")).rejects.toThrow("no such thing");
   expect(await ask("why")).toEqual(["why", 1]);

@@ -2,12 +2,12 @@ import { join } from "node:path";
 
 const root = join(import.meta.dir, "../..");
 
-/** Runs a program of this project to its end, as its users do: its file and arguments. */
+/** Runs a program of this project, given as its file and arguments, until it exits. */
 export function run(...args: string[]): ReturnType<typeof runWith> {
   return runWith({}, ...args);
 }
 
-/** The same with an input, and with more in its environment. */
+/** As `run`, with an input and additional environment variables. */
 export async function runWith(
   { input = "", env = {} }: { input?: string | Uint8Array; env?: Record<string, string> },
   ...args: string[]
@@ -23,26 +23,26 @@ export async function runWith(
   return { out, err, code };
 }
 
-/** The server as a real process, with all that it writes. */
+/** The server as a process, and everything that it writes. */
 export class ServerProcess {
   stdout = "";
   stderr = "";
   readonly #process: Bun.Subprocess<"ignore", "pipe", "pipe">;
-  readonly #changes = new Set<() => void>();
+  readonly #watchers = new Set<() => void>();
   readonly #done: Promise<unknown>;
   #ended = false;
 
   constructor(...args: string[]) {
     this.#process = Bun.spawn([process.execPath, "src/main.ts", "serve", ...args], {
       cwd: root,
-      env: process.env, // As it is now, and not as it was when this process began.
+      env: process.env, // The present one: by default it is that of the start of this process.
       stdin: "ignore",
       stdout: "pipe",
       stderr: "pipe",
     });
     this.#done = Promise.all([this.#read("stdout"), this.#read("stderr")]).then(() => {
       this.#ended = true;
-      this.#changed();
+      this.#notify();
     });
   }
 
@@ -50,17 +50,17 @@ export class ServerProcess {
     return this.#process.pid;
   }
 
-  /** The port of its one line; waits for it. */
+  /** Waits for the line "listening on"; returns its port. */
   async port(): Promise<number> {
     return Number((await this.#find("stdout", /listening on \S+:(\d+)[ ,\n]/))[1]);
   }
 
-  /** Waits until it has logged something like that. */
-  async logs(what: RegExp): Promise<void> {
-    await this.#find("stderr", what);
+  /** Waits for a log line that matches. */
+  async logs(pattern: RegExp): Promise<void> {
+    await this.#find("stderr", pattern);
   }
 
-  /** The exit code, when everything that it wrote has been read. */
+  /** Waits until the process has exited and all its output is read; returns the exit code. */
   async exits(): Promise<number> {
     await this.#done;
     return this.#process.exited;
@@ -74,21 +74,21 @@ export class ServerProcess {
     const decoder = new TextDecoder();
     for await (const chunk of this.#process[name]) {
       this[name] += decoder.decode(chunk, { stream: true });
-      this.#changed();
+      this.#notify();
     }
   }
 
-  #changed(): void {
-    for (const change of this.#changes) change();
-    this.#changes.clear();
+  #notify(): void {
+    for (const watcher of this.#watchers) watcher();
+    this.#watchers.clear();
   }
 
-  async #find(name: "stdout" | "stderr", what: RegExp): Promise<RegExpExecArray> {
+  async #find(name: "stdout" | "stderr", pattern: RegExp): Promise<RegExpExecArray> {
     for (;;) {
-      const found = what.exec(this[name]);
+      const found = pattern.exec(this[name]);
       if (found !== null) return found;
-      if (this.#ended) throw new Error(`it ended without ${what}: ${this.stdout}${this.stderr}`);
-      await new Promise<void>((resolve) => this.#changes.add(resolve));
+      if (this.#ended) throw new Error(`the server exited without ${pattern}: ${this.stdout}${this.stderr}`);
+      await new Promise<void>((resolve) => this.#watchers.add(resolve));
     }
   }
 }

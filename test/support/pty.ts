@@ -3,7 +3,7 @@ import { join } from "node:path";
 
 const root = join(import.meta.dir, "../..");
 
-/** A program of the project on a real pseudo-terminal, and the screen that a person would see. */
+/** A program of the project on a pseudo-terminal, and the screen that a person sees (xterm). */
 export class Pty {
   readonly #screen: Terminal;
   readonly #process: Bun.Subprocess;
@@ -24,8 +24,8 @@ export class Pty {
       terminal: {
         cols: columns,
         rows,
-        // A copy, since the screen reads the bytes later.
-        data: (_terminal, bytes) => this.#screen.write(Uint8Array.from(bytes), () => this.#changed()),
+        // A copy: xterm reads the bytes later.
+        data: (_terminal, bytes) => this.#screen.write(Uint8Array.from(bytes), () => this.#notify()),
       },
     });
   }
@@ -34,7 +34,7 @@ export class Pty {
     return this.#process.exited;
   }
 
-  /** The rows of the screen down to the last that is not empty, without the spaces at their ends. */
+  /** The rows of the screen without spaces at their ends, and without empty rows at the bottom. */
   get lines(): string[] {
     const { active } = this.#screen.buffer;
     const lines: string[] = [];
@@ -50,7 +50,7 @@ export class Pty {
     return lines;
   }
 
-  /** Whether anything on the screen has a colour of its own. */
+  /** Whether any cell of the screen is coloured, bold or dim. */
   get colored(): boolean {
     const { active } = this.#screen.buffer;
     for (let row = 0; row < this.#rows; row++) {
@@ -72,7 +72,7 @@ export class Pty {
     this.#process.terminal!.resize(columns, this.#rows);
   }
 
-  /** Resolves as soon as the screen is as asked; the test's own time limit is the bound. */
+  /** Resolves when the rows of the screen meet the condition; the time limit of the test ends the wait. */
   async until(condition: (lines: string[]) => boolean): Promise<string[]> {
     while (!condition(this.lines)) {
       await new Promise<void>((resolve) => {
@@ -86,7 +86,7 @@ export class Pty {
     return this.lines;
   }
 
-  /** Resolves when the text stands in a row of the screen. */
+  /** Resolves when a row of the screen contains the text. */
   async sees(text: string): Promise<string[]> {
     return this.until((lines) => lines.some((line) => line.includes(text)));
   }
@@ -95,7 +95,7 @@ export class Pty {
     this.#process.kill(signal);
   }
 
-  /** The window is closed. */
+  /** Closes the terminal, as a closed window does. */
   hangUp(): void {
     this.#process.terminal!.close();
   }
@@ -105,7 +105,7 @@ export class Pty {
     this.#process.terminal?.close();
   }
 
-  #changed(): void {
+  #notify(): void {
     for (const watcher of [...this.#watchers]) watcher();
   }
 }

@@ -3,7 +3,7 @@ import type { ChatEvent } from "heartline/client";
 import { Display, printable, rendered, rowsOf, widthOf } from "../../src/terminal/display.ts";
 import { decode } from "../../src/client/event.ts";
 
-/** A text of bytes, one a character. */
+/** Decodes a text that is given with one character per byte. */
 function textOf(bytes: string): string {
   const buffer = Buffer.from(bytes, "latin1");
   return decode(buffer, 0, buffer.length);
@@ -13,7 +13,7 @@ function filter(text: string): string {
   return printable(text);
 }
 
-describe("text of others", () => {
+describe("the text of another user", () => {
   test.each([
     ["soft hyphen", "\u00ad"],
     ["zero-width space", "\u200b"],
@@ -24,30 +24,30 @@ describe("text of others", () => {
     ["tags", "\u{e0001}\u{e0041}\u{e007f}"],
     ["interlinear annotation", "\ufff9\ufffa\ufffb"],
     ["musical format controls", "\u{1d173}"],
-  ])("loses what is invisible: %s", (_, invisible) => {
+  ])("loses invisible characters: %s", (_, invisible) => {
     expect(filter(`a${invisible}b`)).toBe("ab");
   });
 
-  test("keeps joiners and variation selectors, which emoji, Persian and Indic scripts are written with", () => {
+  test("keeps joiners and variation selectors, which emoji and the Persian and Indic scripts need", () => {
     for (const text of ["👩‍💻", "❤️", "می‌خواهم", "क्‍ष", "葛\u{e0100}"]) expect(filter(text)).toBe(text);
   });
 
-  test("loses no byte that is not UTF-8 in a pipe, and shows it as U+FFFD on a terminal", () => {
+  test("keeps bytes that are not UTF-8 in a pipe, and shows each as U+FFFD on a terminal", () => {
     const line = printable(textOf("caf\xe9 \xff\xc3"));
     expect(Buffer.from(rendered(line, {})).toString("latin1")).toBe("caf\xe9 \xff\xc3\n");
     expect(rowsOf(line)).toEqual(["caf\ufffd \ufffd\ufffd"]);
   });
 
-  test("becomes no control character by what the filter takes away between two bytes", () => {
+  test("gets no control character when the filter makes two bytes neighbours", () => {
     const line = printable(textOf("a\xc2\xe2\x80\xae\x9b2J"));
     expect(Buffer.from(rendered(line, {})).toString("latin1")).toBe("a2J\n");
   });
 
-  test("loses C0 and C1 controls, escape sequences and line ends", () => {
+  test("loses C0 and C1 controls, including those of escape sequences and line ends", () => {
     expect(filter("a\x1b[31mred\x07\x9b2J\r\nb\x7f")).toBe("a[31mred2Jb");
   });
 
-  test("loses what changes the direction of writing, and separators that a terminal may break lines at", () => {
+  test("loses overrides of the writing direction, and line and paragraph separators", () => {
     expect(filter("a\u202eb\u2066c\u200fd\u061ce\u2028f")).toBe("abcdef");
   });
 
@@ -56,10 +56,10 @@ describe("text of others", () => {
   });
 });
 
-describe("events in words", () => {
+describe("an event in words", () => {
   const words = (event: ChatEvent): string => new Display(false).event(event);
 
-  test("say who, to whom and when", () => {
+  test("has the sender, the recipients and the time", () => {
     expect(words({ kind: "message", from: "bob", text: "hi" })).toBe("bob: hi");
     expect(words({ kind: "broadcast", from: "bob", text: "hi" })).toBe("bob to all: hi");
     expect(words({ kind: "stored", from: "bob", unixMs: Date.UTC(2026, 0, 2, 3, 4), text: "hi" })).toMatch(
@@ -71,35 +71,47 @@ describe("events in words", () => {
 
   test.each<[ChatEvent, string]>([
     [{ kind: "private", from: "bob", text: "psst" }, "[private] bob: psst"],
-    [{ kind: "asked", user: "bob", encrypted: true }, "? bob asks to chat privately: yes bob, or no bob"],
+    [{ kind: "asked", user: "bob", encrypted: true }, "? bob asks for a private chat; answer with: yes bob, or no bob"],
     [
       { kind: "asked", user: "bob", encrypted: false },
-      "* bob asks to chat privately, but not encrypted; the answer was no",
+      "* bob asks for a private chat without encryption; this client refused it",
     ],
     [
       { kind: "agreed", user: "bob", host: "192.0.2.1", port: 5, encrypted: true },
-      "* bob agrees: private bob <text> goes straight to 192.0.2.1:5",
+      "* bob agrees to a private chat: private bob <text> sends directly to 192.0.2.1:5",
     ],
     [
       { kind: "agreed", user: "bob", host: "2001:db8::1", port: 5, encrypted: true },
-      "* bob agrees: private bob <text> goes straight to [2001:db8::1]:5",
+      "* bob agrees to a private chat: private bob <text> sends directly to [2001:db8::1]:5",
     ],
-    [{ kind: "denied", user: "bob" }, "* bob does not agree to a private chat, or is not here"],
-    [{ kind: "unreachable", user: "bob" }, "* bob cannot be reached privately for now"],
-    [{ kind: "impostor", user: "bob" }, "* whoever answers at the address of bob is somebody else; nothing was said"],
-  ])("tell of private chats: %p", (event, expected) => {
+    [
+      { kind: "agreed", user: "bob", host: "192.0.2.1", port: 5, encrypted: false },
+      "* bob agrees to a private chat without encryption; this client does not start it",
+    ],
+    [{ kind: "invited", user: "bob" }, "* bob can send you private messages now; answer with: private bob <text>"],
+    [{ kind: "denied", user: "bob" }, "* bob refused the private chat, did not answer, or is not here"],
+    [{ kind: "parted", user: "bob" }, "* the private chat with bob has ended"],
+    [
+      { kind: "unreachable", user: "bob" },
+      "* bob cannot be reached directly; to send through the server: message bob <text>",
+    ],
+    [{ kind: "impostor", user: "bob" }, "* another program answers at the address of bob; nothing was sent to it"],
+  ])("of a private chat says what happened and what to type: %p", (event, expected) => {
     expect(words(event)).toBe(expected);
   });
 
-  test("name a goodbye that this client does not know", () => {
+  test("of a goodbye with an unknown reason has that reason", () => {
     expect(words({ kind: "goodbye", reason: "tired" })).toBe("The server ended the session (tired).");
   });
 
-  test.each(["constructor", "__proto__", "toString"])("name a goodbye that every object knows: %s", (reason) => {
-    expect(words({ kind: "goodbye", reason })).toBe(`The server ended the session (${reason}).`);
-  });
+  test.each(["constructor", "__proto__", "toString"])(
+    "of a goodbye with a property name as its reason: %s",
+    (reason) => {
+      expect(words({ kind: "goodbye", reason })).toBe(`The server ended the session (${reason}).`);
+    },
+  );
 
-  test("survive a time that is none in some time zone only", () => {
+  test("has a text for a time that is out of range in one time zone only", () => {
     const { TZ } = process.env;
     try {
       for (const zone of ["Pacific/Kiritimati", "America/Los_Angeles"]) {
@@ -114,21 +126,22 @@ describe("events in words", () => {
     }
   });
 
-  test("strip what a hostile server puts into names and reasons", () => {
+  test("loses control characters in the names and reasons of a hostile server", () => {
+    expect(words({ kind: "goodbye", reason: "x\x1b[2J" })).toBe("The server ended the session (x[2J).");
     expect(words({ kind: "left", user: "b\x1bob", reason: "x\x1b[2J" })).toBe("* bob left (x[2J)");
   });
 
-  test("survive a time that is none", () => {
+  test("has a question mark for a time that is not a number", () => {
     expect(words({ kind: "stored", from: "bob", unixMs: Number.NaN, text: "hi" })).toBe("bob on ?: hi");
   });
 
-  test("have colours only when asked for", () => {
+  test("has colours only when the display is created with colours", () => {
     expect(words({ kind: "message", from: "bob", text: "hi" })).not.toContain("\x1b");
     expect(new Display(true).event({ kind: "message", from: "bob", text: "hi" })).toContain("\x1b[1mbob");
   });
 });
 
-describe("on a terminal", () => {
+describe("a line on a terminal", () => {
   const COLUMNS = 20;
   const colored = new Display(true);
   const rows = (text: string): string[] => rowsOf(colored.event({ kind: "message", from: "bob", text }), COLUMNS);
@@ -144,7 +157,7 @@ describe("on a terminal", () => {
     ["tabs", `lunch?${"\t".repeat(9)}carol: the meeting moved`],
     ["bytes that are not UTF-8", textOf(`${"\xff".repeat(15)}carol: the meeting moved`)],
     ["a name in the middle of a row", "carol: ".repeat(12)],
-  ])("a text that fills its row with %s begins no other row, and no row is too wide", (_, text) => {
+  ])("continues in indented rows, none too wide, when its text has %s", (_, text) => {
     const [first = "", ...more] = rows(text);
     expect(first).toStartWith("\x1b[1mbob\x1b[22m: ");
     expect(more.length).toBeGreaterThan(0);
@@ -155,18 +168,18 @@ describe("on a terminal", () => {
     );
   });
 
-  test("text behind an emoji that is wider than the terminal goes on in an indented row", () => {
+  test("continues in an indented row after an emoji that is wider than the terminal", () => {
     const emoji = "👩‍".repeat(15);
     expect(rows(`${emoji} carol: moved`).slice(1)).toEqual([`  ${emoji}`, "   carol: moved"]);
   });
 
-  test("the terminal itself continues no row, however wide it takes a character for", () => {
+  test("is written with autowrap off when it has a character whose width terminals disagree about", () => {
     const line = printable("日本");
     expect(Buffer.from(rendered(line, { isTTY: true, columns: 20 })).toString()).toBe("\x1b[?7l日本\x1b[?7h\n");
     expect(Buffer.from(rendered(printable("ok"), { isTTY: true, columns: 20 })).toString()).toBe("ok\n");
   });
 
-  test("a line in a pipe is one line", () => {
+  test("is not broken when the output is a pipe", () => {
     expect(Buffer.from(rendered(printable("x".repeat(500)), {})).toString()).toBe(`${"x".repeat(500)}\n`);
   });
 });

@@ -38,8 +38,8 @@ function openClient(
   return pty;
 }
 
-/** A client on a terminal whose user is in and has an empty prompt. */
-async function columbiaIsIn(options: ConstructorParameters<typeof Pty>[1] = {}): Promise<Pty> {
+/** A client on a terminal, logged in as columbia, with an empty prompt. */
+async function openColumbia(options: ConstructorParameters<typeof Pty>[1] = {}): Promise<Pty> {
   const pty = openClient(["--user", "columbia"], {
     ...options,
     env: { ...options.env, HEARTLINE_PASSWORD: PASSWORD },
@@ -49,7 +49,7 @@ async function columbiaIsIn(options: ConstructorParameters<typeof Pty>[1] = {}):
 }
 
 describe("on a terminal", () => {
-  test("name and password are asked until they are right; the password is never shown", async () => {
+  test("the client asks for name and password until the login succeeds, and never shows the password", async () => {
     const pty = openClient();
     await pty.sees("Name:");
     pty.type("b..b\r");
@@ -72,7 +72,7 @@ describe("on a terminal", () => {
     expect((await other.online()).names).toEqual(["columbia"]);
   });
 
-  test("neither name nor password come back with the arrow keys, but commands do", async () => {
+  test("the arrow keys bring back commands, but neither the name nor the password", async () => {
     const pty = openClient();
     await pty.sees("Name:");
     pty.type("columbia\r");
@@ -87,9 +87,9 @@ describe("on a terminal", () => {
     await pty.until((lines) => lines.at(-1) === "> online");
   });
 
-  test("three wrong passwords lock out, say for how long, and end the program with 1", async () => {
+  test("the third wrong password prints the lockout time and exits with 1", async () => {
     const pty = openClient(["--user", "columbia"], { columns: 100 });
-    for (const left of ["2 tries left", "1 try left", "locked out from here for 60 seconds"]) {
+    for (const left of ["2 tries left", "1 try left", "locked out from this address for 60 seconds"]) {
       await pty.until((lines) => lines.at(-1) === "Password:");
       pty.type("wrong\r");
       await pty.sees(left);
@@ -97,23 +97,23 @@ describe("on a terminal", () => {
     expect(await pty.exited).toBe(1);
   });
 
-  test("the commands say what they did", async () => {
-    const pty = await columbiaIsIn({ columns: 90 });
+  test("each command prints its result or the reason of a refusal", async () => {
+    const pty = await openColumbia({ columns: 90 });
     await other.login("SEAS", PASSWORD);
     await pty.sees("* SEAS is here");
     const dialogue: [typed: string, seen: string][] = [
       ["message SEAS hi", "sent to SEAS"],
-      ["message foobar hi", "stored for foobar, who is not here"],
+      ["message foobar hi", "stored for foobar; it is delivered when foobar is here"],
       ["message nobody hi", "there is no user nobody"],
       ["message SEAS", "usage: message <user> <text>"],
       ["broadcast hi", "sent to 1 user"],
       ["online", "here: SEAS"],
       ["block SEAS", "SEAS is blocked"],
       ["block SEAS", "SEAS is blocked already"],
-      ["unblock SEAS", "SEAS is not blocked any more"],
+      ["unblock SEAS", "SEAS is no longer blocked"],
       ["unblock SEAS", "SEAS is not blocked"],
-      ["dance", "there is no command dance; help lists them"],
-      ["help", "message <user> <text>    says something"],
+      ["dance", "there is no command dance; help lists the commands"],
+      ["help", "message <user> <text>    sends to a user"],
     ];
     for (const [typed, seen] of dialogue) {
       pty.type(`${typed}\r`);
@@ -121,17 +121,17 @@ describe("on a terminal", () => {
     }
   });
 
-  test("what waited is shown below the line that says that one is in", async () => {
+  test("messages that waited for the user are printed after the line about the login", async () => {
     await other.login("SEAS", PASSWORD);
     await other.message("columbia", "while you were away");
-    const pty = await columbiaIsIn();
+    const pty = await openColumbia();
     const lines = await pty.sees("while you were away");
     expect(lines[0]).toContain("You are in");
     expect(lines[1]).toMatch(/^SEAS on .*: while you were away$/);
   });
 
-  test("tab completes commands and the names that were seen", async () => {
-    const pty = await columbiaIsIn();
+  test("Tab completes commands and the names in earlier events", async () => {
+    const pty = await openColumbia();
     await other.login("SEAS", PASSWORD);
     await pty.sees("* SEAS is here");
     pty.type("mes\t");
@@ -142,8 +142,8 @@ describe("on a terminal", () => {
     await pty.sees("sent to SEAS");
   });
 
-  test("what arrives does not tear the line that is being typed, nor is it swallowed by one over several rows", async () => {
-    const pty = await columbiaIsIn({ columns: 40 });
+  test("an event is printed above the typed line, also when that line has several rows", async () => {
+    const pty = await openColumbia({ columns: 40 });
     await other.login("SEAS", PASSWORD);
     await pty.sees("* SEAS is here");
     const typed = `message SEAS ${"0123456789".repeat(9)}`;
@@ -167,8 +167,8 @@ describe("on a terminal", () => {
     await pty.sees("sent to SEAS");
   });
 
-  test("a typed line survives a narrower window", async () => {
-    const pty = await columbiaIsIn({ columns: 60 });
+  test("the typed line stays intact when the window becomes narrower", async () => {
+    const pty = await openColumbia({ columns: 60 });
     await other.login("SEAS", PASSWORD);
     await pty.sees("* SEAS is here");
     pty.type("message SEAS 012345678901234567890123456789012345");
@@ -179,16 +179,16 @@ describe("on a terminal", () => {
     await pty.until((lines) => lines.slice(-2).join("") === "> message SEAS 012345678901234567890123456789012345");
   });
 
-  test("control characters of others reach no terminal", async () => {
-    const pty = await columbiaIsIn();
+  test("control characters in the text of another user do not reach the terminal", async () => {
+    const pty = await openColumbia();
     await other.login("SEAS", PASSWORD);
     await other.message("columbia", "\x1b[2J\x1b[Hgone\x07\u009b2J\u202e!");
     await pty.sees("SEAS: [2J[Hgone2J!");
     expect(pty.lines[0]).toContain("You are in");
   });
 
-  test("a text that fills the row does not begin the next one, where another user's line would begin", async () => {
-    const pty = await columbiaIsIn({ columns: 80 });
+  test("a text that fills its row continues in an indented row, so that it cannot look like a line of another user", async () => {
+    const pty = await openColumbia({ columns: 80 });
     await other.login("SEAS", PASSWORD);
     const imitation = "foobar: the meeting moved to 3 pm";
     const texts = [
@@ -205,8 +205,8 @@ describe("on a terminal", () => {
     for (const line of lines) expect(line).toMatch(/^(SEAS: | {2}|> ?$|\* |You are in)/);
   });
 
-  test("a text begins no row like another user's line when the window gets narrower later", async () => {
-    const pty = await columbiaIsIn({ columns: 60, rows: 12 });
+  test("printed lines are indented again when the window becomes narrower", async () => {
+    const pty = await openColumbia({ columns: 60, rows: 12 });
     await other.login("SEAS", PASSWORD);
     await pty.sees("* SEAS is here");
     for (let i = 0; i < 15; i++) await other.message("columbia", `${"foobar: moved ".repeat(6)}${i}`);
@@ -224,8 +224,8 @@ describe("on a terminal", () => {
     await pty.sees("sent to SEAS");
   });
 
-  test("pasted line separators of Unicode end no command", async () => {
-    const pty = await columbiaIsIn();
+  test("pasted U+2028 and U+2029 do not end a command", async () => {
+    const pty = await openColumbia();
     const seas = await server.login("SEAS");
     await pty.sees("* SEAS is here");
     pty.type("message SEAS hi\u2028broadcast secrets\u2029logout\r");
@@ -233,19 +233,19 @@ describe("on a terminal", () => {
     await seas.hears("message columbia hi broadcast secrets logout");
   });
 
-  test("who asks to chat privately does not tear what is being typed, and private lines are marked", async () => {
-    const pty = await columbiaIsIn({ columns: 90 });
+  test("a request for a private chat keeps the typed line intact, and private lines are marked", async () => {
+    const pty = await openColumbia({ columns: 90 });
     await other.login("SEAS", PASSWORD);
     await pty.sees("* SEAS is here");
     pty.type("message SEAS half a");
     await pty.until((lines) => lines.at(-1) === "> message SEAS half a");
     await other.getAddress("columbia");
-    await pty.sees("? SEAS asks to chat privately: yes SEAS, or no SEAS");
+    await pty.sees("? SEAS asks for a private chat; answer with: yes SEAS, or no SEAS");
     await pty.until((lines) => lines.at(-1) === "> message SEAS half a");
     pty.type(" line\r");
     await pty.sees("sent to SEAS");
     pty.type("yes SEAS\r");
-    await pty.sees("* SEAS may write to you privately now; private SEAS <text> answers");
+    await pty.sees("* SEAS can send you private messages now; answer with: private SEAS <text>");
     await other.private("columbia", "psst \x1b[2J");
     await pty.until((lines) => lines.includes("[private] SEAS: psst [2J"));
     pty.type("private SEAS yes?\r");
@@ -253,24 +253,24 @@ describe("on a terminal", () => {
     pty.type("verify SEAS\r");
     await pty.sees(`safety number with SEAS: ${other.safetyNumber("columbia")}`);
     await other.logout();
-    await pty.sees("* the private chat with SEAS is over");
+    await pty.sees("* the private chat with SEAS has ended");
     pty.type("private SEAS are you there?\r");
     await pty.sees("there is no private chat with SEAS; getaddress SEAS asks for one");
     pty.type("getaddress SEAS\r");
     await pty.sees("SEAS is not here");
     pty.type("yes SEAS\r");
-    await pty.sees("SEAS has not asked, or not within the last minute");
+    await pty.sees("SEAS has not asked for a private chat in the last minute");
   });
 
-  test("an answer that comes while something is typed leaves the cursor where it is", async () => {
-    const pty = await columbiaIsIn();
+  test("a result that arrives while the user types leaves the cursor in place", async () => {
+    const pty = await openColumbia();
     pty.type("online\rmess");
     await pty.until((lines) => lines.at(-2) === "nobody else is here" && lines.at(-1) === "> mess");
     pty.type("X\r");
     await pty.sees("there is no command messX");
   });
 
-  test("Ctrl+Z stops it, with who started it, and fg goes on with the line as it was", async () => {
+  test("Ctrl+Z stops the client and its parent, and fg continues with the typed line", async () => {
     const pty = new Pty(["-i"], { program: "/bin/sh", env: { XDG_STATE_HOME: state, PS1: "$ " } });
     ptys.push(pty);
     const run = `'${process.execPath}' run client 127.0.0.1 ${server.port} --user columbia`;
@@ -293,13 +293,13 @@ describe("on a terminal", () => {
     expect(lines.join()).not.toContain(PASSWORD);
   });
 
-  test("Ctrl+Z where there is no shell to go back to disturbs nothing", async () => {
-    const pty = await columbiaIsIn();
+  test("Ctrl+Z without a job-control shell has no effect", async () => {
+    const pty = await openColumbia();
     pty.type("onl\x1aine\r");
     await pty.sees("nobody else is here");
   });
 
-  test("Ctrl+C ends it with 1 also while the server is silent", async () => {
+  test("Ctrl+C exits with 1 while the server does not answer", async () => {
     const asked = Promise.withResolvers<void>();
     const silent = Bun.listen({ hostname: "127.0.0.1", port: 0, socket: { data: () => asked.resolve() } });
     const pty = openClient(["--user", "columbia"], { env: { HEARTLINE_PASSWORD: PASSWORD } }, silent.port);
@@ -310,16 +310,16 @@ describe("on a terminal", () => {
     silent.stop(true);
   });
 
-  test("Ctrl+C logs out and ends with 0", async () => {
+  test("Ctrl+C logs out and exits with 0", async () => {
     await other.login("SEAS", PASSWORD);
-    const pty = await columbiaIsIn();
+    const pty = await openColumbia();
     pty.type("half a line\x03");
     expect(await pty.exited).toBe(0);
     expect((await other.online()).names).toEqual([]);
   });
 
   test.each(["SIGHUP", "SIGQUIT", "SIGTERM", "SIGINT"] as const)(
-    "%s at the password's question leaves the terminal as it was",
+    "%s at the password question restores the terminal",
     async (signal) => {
       const pty = new Pty(["-i"], { columns: 100, rows: 40, program: "/bin/sh", env: { PS1: "$ " } });
       ptys.push(pty);
@@ -338,10 +338,10 @@ describe("on a terminal", () => {
   );
 
   test.each(["SIGHUP", "SIGQUIT", "SIGTERM", "SIGINT", "a closed window"] as const)(
-    "%s logs a chatting client out",
+    "%s logs the user out",
     async (end) => {
       const seas = await server.login("SEAS");
-      const pty = await columbiaIsIn();
+      const pty = await openColumbia();
       await seas.hears("joined columbia");
       if (end === "a closed window") pty.hangUp();
       else pty.kill(end);
@@ -350,8 +350,8 @@ describe("on a terminal", () => {
     },
   );
 
-  test("logout ends with 0, and Ctrl+C before the login with 1", async () => {
-    const pty = await columbiaIsIn();
+  test("logout exits with 0, and Ctrl+C before the login exits with 1", async () => {
+    const pty = await openColumbia();
     pty.type("logout\r");
     expect(await pty.exited).toBe(0);
     const early = openClient();
@@ -360,23 +360,23 @@ describe("on a terminal", () => {
     expect(await early.exited).toBe(1);
   });
 
-  test("the server's goodbye is told, and ends the program with 3", async () => {
-    const pty = await columbiaIsIn();
+  test("the goodbye of the server is printed, and the client exits with 3", async () => {
+    const pty = await openColumbia();
     await other.login("columbia", PASSWORD);
     await pty.sees("You logged in somewhere else");
     expect(await pty.exited).toBe(3);
   });
 
-  test("there are colours, but none with NO_COLOR", async () => {
-    const colored = await columbiaIsIn();
+  test("the client prints colours, except with NO_COLOR", async () => {
+    const colored = await openColumbia();
     expect(colored.colored).toBe(true);
     colored.type("logout\r");
     await colored.exited;
-    expect((await columbiaIsIn({ env: { NO_COLOR: "1" } })).colored).toBe(false);
+    expect((await openColumbia({ env: { NO_COLOR: "1" } })).colored).toBe(false);
   });
 });
 
-/** A client that reads its commands from a pipe. */
+/** Runs a client that reads its commands from a pipe. */
 async function pipe(input: string | Uint8Array, args: string[], password?: string) {
   const program = Bun.spawn([process.execPath, "src/main.ts", "chat", ...args], {
     env: {
@@ -393,21 +393,21 @@ async function pipe(input: string | Uint8Array, args: string[], password?: strin
 }
 
 describe("in a pipe", () => {
-  test("commands are read from standard input, and answered in plain lines before it ends with 0", async () => {
+  test("commands are read from standard input, results are plain lines, and the exit code is 0", async () => {
     const { out, err, code } = await pipe(
       "message foobar hi\nonline\n\nmessage nobody x\nmessage columbia  two  spaces \n",
       ["127.0.0.1", String(server.port), "--user", "columbia"],
       PASSWORD,
     );
     expect(out).toBe(
-      "stored for foobar, who is not here\nnobody else is here\ncolumbia: two  spaces \nsent to columbia\n",
+      "stored for foobar; it is delivered when foobar is here\nnobody else is here\ncolumbia: two  spaces \nsent to columbia\n",
     );
     expect(err).toBe("there is no user nobody\n");
     expect(code).toBe(0);
   });
 
-  describe("a script's line", () => {
-    /** What SEAS receives, a character for each byte, when columbia's script has these bytes. */
+  describe("a line of a script", () => {
+    /** Runs a script of columbia, given with one character per byte; returns the lines that SEAS receives. */
     async function received(script: string): Promise<{ lines: string[]; out: string; err: string }> {
       const seas = await server.login("SEAS");
       const at = ["127.0.0.1", String(server.port), "--user", "columbia"];
@@ -433,7 +433,7 @@ describe("in a pipe", () => {
       expect(lines).toEqual(texts.map((text) => `message columbia ${text}`));
     });
 
-    test("may have bytes that are not UTF-8, which arrive as they are, also at the recipient's pipe", async () => {
+    test("may have bytes that are not UTF-8, which reach the pipe of the recipient unchanged", async () => {
       const bytes = Array.from({ length: 128 }, (_, index) => String.fromCharCode(128 + index)).join("");
       const { lines } = await received(
         `message SEAS caf\xe9\nbroadcast ${bytes}\nmessage foobar \xff\xfe\xed\xa0\x80\n`,
@@ -446,32 +446,34 @@ describe("in a pipe", () => {
       expect(Buffer.from(await program.stdout.bytes()).toString("latin1")).toEndWith(": \xff\xfe\xed\xa0\x80\n");
     });
 
-    test("counts without an LF at the end of the input, and behind a byte order mark at its beginning", async () => {
+    test("is complete without LF at the end of the input, and loses a byte order mark at the beginning of the input", async () => {
       const { lines } = await received("\xef\xbb\xbfmessage SEAS one\nmessage SEAS two");
       expect(lines).toEqual(["message columbia one", "message columbia two"]);
     });
 
-    test("that is too long is told in words, and the next ones go on", async () => {
+    test("that is too long is skipped with a message, and the next line is carried out", async () => {
       const long = "x".repeat(600_000);
       const { lines, err } = await received(
         `message SEAS ${long}\nmessage SEAS ${long.slice(0, 5000)}\nmessage SEAS short\n`,
       );
       expect(lines).toEqual(["message columbia short"]);
-      expect(err).toBe("a line has more than 524288 bytes; it is skipped\nthat line is too long for this server\n");
+      expect(err).toBe(
+        "a line has more than 524288 bytes; it is skipped\nthe line is too long for this server; send a shorter text\n",
+      );
     });
   });
 
-  test("a script chats privately: it waits for the answer, and what it said arrives before it leaves", async () => {
+  test("private messages of a script wait for the answer to getaddress, and arrive before the script exits", async () => {
     other.close();
     const answered = Promise.withResolvers<void>();
-    const heard: string[] = [];
+    const received: string[] = [];
     other = new ChatClient({
       host: "127.0.0.1",
       port: server.port,
       listenPort: 0,
       onEvent: (event) => {
         if (event.kind === "asked") other.answer(event.user, event.user === "columbia").then(answered.resolve);
-        if (event.kind === "private") heard.push(event.text);
+        if (event.kind === "private") received.push(event.text);
       },
     });
     await other.login("SEAS", PASSWORD);
@@ -482,25 +484,26 @@ describe("in a pipe", () => {
     await answered.promise;
     expect({ err, code }).toEqual({ err: "", code: 0 });
     expect(out.match(/sent privately to SEAS/g)).toHaveLength(100);
-    expect(heard).toEqual(texts);
+    expect(received).toEqual(texts);
     const refused = await pipe("getaddress SEAS\nprivate SEAS hi\n", [...at, "foobar"], PASSWORD);
-    expect(refused.out).toContain("* SEAS does not agree to a private chat, or is not here\n");
-    // The no may be there before the text, or find it waiting.
-    expect(refused.err).toMatch(/^(SEAS did not agree|there is no private chat with SEAS)/);
+    expect(refused.out).toContain("* SEAS refused the private chat, did not answer, or is not here\n");
+    // The refusal may arrive before the private message is sent, or while it waits.
+    expect(refused.err).toMatch(/^(SEAS refused the private chat|there is no private chat with SEAS)/);
   });
 
-  test("a port for private chats that is taken is one clear line, and exit code 1", async () => {
+  test("a port for private chats that is in use is reported in one line, with exit code 1", async () => {
     const at = ["127.0.0.1", String(server.port), "--user", "columbia", "--listen", String(server.port)];
     const { err, code } = await pipe("", at, PASSWORD);
-    expect(err).toBe("heartline: cannot listen for private chats: EADDRINUSE; --listen chooses another port\n");
+    const hint = "choose another port with --listen, or use --no-listen";
+    expect(err).toBe(`heartline: cannot listen for private chats: the port is already in use; ${hint}\n`);
     expect(code).toBe(1);
     const both = await pipe("", [...at, "--no-listen"], PASSWORD);
     expect(both).toMatchObject({ err: expect.stringContaining("not both"), code: 2 });
   });
 
-  test("all that waited is printed before it leaves", async () => {
+  test("all messages that waited at the login are printed before the client exits", async () => {
     await other.login("SEAS", PASSWORD);
-    const padding = "x".repeat(500); // It is more than the server feeds before something is confirmed.
+    const padding = "x".repeat(500); // More bytes than the server delivers before the first acknowledgement.
     await Promise.all(
       Array.from({ length: 2000 }, (_, index) => other.message("columbia", `number ${index} ${padding}`)),
     );
@@ -510,7 +513,7 @@ describe("in a pipe", () => {
     expect(code).toBe(0);
   });
 
-  test("who does not get in hears why on stderr, and the exit code is 1", async () => {
+  test("a failed login prints its reason on stderr and exits with 1", async () => {
     const at = ["127.0.0.1", String(server.port), "--user"];
     expect(await pipe("", [...at, "columbia"], "wrong")).toEqual({
       out: "",
@@ -522,12 +525,12 @@ describe("in a pipe", () => {
       code: 1,
     });
     expect(await pipe("", ["127.0.0.1", "1", "--user", "columbia"], "x")).toMatchObject({
-      err: "heartline: cannot reach 127.0.0.1:1: nobody listens there\n",
+      err: "heartline: cannot reach 127.0.0.1:1: no server listens there; check the host and the port\n",
       code: 1,
     });
   });
 
-  test("a second client of the user on this machine takes the session over, with nothing lost and nothing twice", async () => {
+  test("a second client of the user on this machine takes over the session: no message is lost or printed twice", async () => {
     await other.login("SEAS", PASSWORD);
     const at = ["127.0.0.1", String(server.port), "--user", "columbia"];
     const first = Bun.spawn([process.execPath, "src/main.ts", "chat", ...at], {
@@ -538,37 +541,37 @@ describe("in a pipe", () => {
     });
     while (!(await other.online()).names.includes("columbia")) continue;
     const texts: string[] = [];
-    const say = async (): Promise<void> => {
+    const send = async (): Promise<void> => {
       const text = `number ${texts.length};`;
       texts.push(text);
       await other.message("columbia", text);
     };
-    for (let i = 0; i < 20; i++) await say();
+    for (let i = 0; i < 20; i++) await send();
     const second = pipe("online\n", at, PASSWORD);
-    while (first.exitCode === null) await Promise.race([say(), first.exited]);
+    while (first.exitCode === null) await Promise.race([send(), first.exited]);
     expect(await first.exited).toBe(3);
     expect(await first.stderr.text()).toBe(
-      "heartline: another client of yours on this machine has taken the session over\n",
+      "heartline: another client of the same user on this machine has taken over the session\n",
     );
     const { out, code } = await second;
     expect(code).toBe(0);
-    // The rest waits for the next one.
+    // A third client gets the rest.
     const third = await pipe("", at, PASSWORD);
     const all = (await first.stdout.text()) + out + third.out;
     expect([...(all.match(/number \d+;/g) ?? [])]).toEqual(texts);
   });
 
-  test("a folder for its state that cannot be used is one clear line, and nobody is logged in", async () => {
+  test("a state folder that cannot be used is reported in one line, and nobody is logged in", async () => {
     await other.login("columbia", PASSWORD);
     state = join(process.execPath, "state");
     const { err, code } = await pipe("", ["127.0.0.1", String(server.port), "--user", "columbia"], PASSWORD);
     state = mkdtempSync(join(tmpdir(), "heartline-"));
-    expect(err).toMatch(/^heartline: cannot use .* \(XDG_STATE_HOME\): .*\n$/);
+    expect(err).toMatch(/^heartline: cannot use the state folder .*: .*; XDG_STATE_HOME sets another one\n$/);
     expect(code).toBe(1);
     expect((await other.online()).names).toEqual([]);
   });
 
-  test("a reader who has had enough ends it without a word", async () => {
+  test("a reader that closes the pipe ends the client without a message", async () => {
     const client = `${process.execPath} src/main.ts chat 127.0.0.1 ${server.port} --user columbia`;
     const program = Bun.spawn(["sh", "-c", `yes help | head -2000 | ${client} | head -1`], {
       env: { PATH: process.env.PATH, XDG_STATE_HOME: state, HEARTLINE_PASSWORD: PASSWORD },
@@ -579,7 +582,7 @@ describe("in a pipe", () => {
     expect(await program.stdout.text()).toContain("message <user> <text>");
   });
 
-  test("an invalid command line gives one line, with exit code 2", async () => {
+  test("an invalid command line is reported in one line, with exit code 2", async () => {
     for (const args of [
       [],
       ["127.0.0.1"],

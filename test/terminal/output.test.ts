@@ -35,7 +35,7 @@ afterEach(async () => {
   rmSync(folder, { recursive: true });
 });
 
-/** Runs a shell's line with the program as $CLIENT, in a folder of its own. */
+/** Runs a shell command in the folder, with the program as $CLIENT. */
 function shell(line: string, ...args: string[]) {
   const client = [process.execPath, join(root, "src/main.ts"), "chat", "127.0.0.1", String(server.port), ...args];
   return Bun.spawn(["sh", "-c", line], {
@@ -50,7 +50,7 @@ function shell(line: string, ...args: string[]) {
   });
 }
 
-/** The numbers of the messages in what was printed; a last line that is not whole is not one. */
+/** The numbers of the complete message lines in a printed text. */
 function numbersIn(printed: string): number[] {
   return [...printed.matchAll(/number (\d+) x{60}\n/g)].map(([, number]) => Number(number));
 }
@@ -60,7 +60,7 @@ const ALL = Array.from({ length: COUNT }, (_, index) => index);
 const MODES: [name: string, ...args: string[]][] = [["resumable"], ["callback", "--callback"]];
 
 describe.each(MODES)("a fetch with a %s session", (_name, ...args) => {
-  test("into a slow pipe delivers every stored message, and the next fetch is empty", async () => {
+  test("into a slow pipe prints every stored message, and the next fetch prints none", async () => {
     const slow = shell('$CLIENT </dev/null | while read -r line; do echo "$line"; done >first', ...args);
     expect(await slow.exited).toBe(0);
     expect(printed("first")).toEqual(ALL);
@@ -68,13 +68,13 @@ describe.each(MODES)("a fetch with a %s session", (_name, ...args) => {
     expect(printed("second")).toEqual([]);
   }, 30_000);
 
-  test("whose reader closes the pipe in the middle is continued by the next fetch, after the last line the kernel took", async () => {
+  test("is continued by the next fetch after the last line that the kernel took, when the reader closes the pipe", async () => {
     await shell("mkfifo pipe").exited;
     const pipe = openSync(join(folder, "pipe"), constants.O_RDONLY | constants.O_NONBLOCK);
     const client = shell("exec $CLIENT </dev/null >pipe", ...args);
     const chunk = Buffer.alloc(65_536);
     let taken = "";
-    /** Reads what the pipe has; false when it has nothing now. */
+    /** Reads what is in the pipe; returns false when it is empty. */
     const read = (): boolean => {
       let bytes = 0;
       try {
@@ -87,7 +87,7 @@ describe.each(MODES)("a fetch with a %s session", (_name, ...args) => {
       read();
       await new Promise((resolve) => setImmediate(resolve));
     }
-    // While it stands still what it wrote so far can be read to the last byte.
+    // While the client is stopped, all that it has written can be read.
     client.kill("SIGSTOP");
     while (!/\) T/.test(readFileSync(`/proc/${client.pid}/stat`, "latin1"))) {}
     while (read()) {}
@@ -100,7 +100,7 @@ describe.each(MODES)("a fetch with a %s session", (_name, ...args) => {
     expect([...numbersIn(taken), ...printed("rest")]).toEqual(ALL);
   }, 30_000);
 
-  test("whose reader takes one line is continued by the next fetch without that line", async () => {
+  test("whose reader takes one line is continued by the next fetch after that line", async () => {
     expect(await shell("$CLIENT </dev/null | head -1 >first", ...args).exited).toBe(0);
     expect(printed("first")).toEqual([0]);
     expect(await shell("$CLIENT </dev/null >rest", ...args).exited).toBe(0);
@@ -109,7 +109,7 @@ describe.each(MODES)("a fetch with a %s session", (_name, ...args) => {
     expect(rest).toEqual(ALL.slice(rest[0] ?? COUNT));
   }, 30_000);
 
-  test("onto a full disk exits with 3 and a reason, and the next fetch delivers everything", async () => {
+  test("onto a full disk exits with 3 and a reason, and the next fetch prints everything", async () => {
     const full = shell("$CLIENT </dev/null >/dev/full", ...args);
     expect(await full.stderr.text()).toMatch(/^heartline: cannot write: ENOSPC.*\n$/);
     expect(await full.exited).toBe(3);
@@ -124,7 +124,7 @@ test("a script with a closed standard error prints every message", async () => {
   expect(printed("all")).toEqual(ALL);
 }, 30_000);
 
-test("a script whose reader does not read waits, and SIGTERM ends it without acknowledging the rest", async () => {
+test("a script waits while its output is not read, and SIGTERM ends it without acknowledging the rest", async () => {
   await shell("mkfifo pipe").exited;
   const pipe = openSync(join(folder, "pipe"), constants.O_RDONLY | constants.O_NONBLOCK);
   const client = shell("exec $CLIENT </dev/null >pipe");
@@ -136,7 +136,7 @@ test("a script whose reader does not read waits, and SIGTERM ends it without ack
       return 0;
     }
   };
-  // Something was printed and is kept; the rest does not fit into the pipe, and so nothing ends.
+  // Some lines are printed and saved; the rest does not fit into the pipe, so the client waits.
   while (received() === 0) await new Promise((resolve) => setImmediate(resolve));
   client.kill("SIGTERM");
   await client.exited;
@@ -148,13 +148,13 @@ test("a script whose reader does not read waits, and SIGTERM ends it without ack
   expect(rest).toEqual(ALL.slice(rest[0]));
 }, 30_000);
 
-test("a client whose state another one wants saves what its reader takes later, so that nothing is printed twice", async () => {
+test("a client that must release its state first waits for its reader, so that no line is printed twice", async () => {
   await shell("mkfifo pipe").exited;
   const pipe = openSync(join(folder, "pipe"), constants.O_RDONLY | constants.O_NONBLOCK);
   const first = shell("exec $CLIENT </dev/null >pipe");
   const file = join(folder, "heartline", `columbia%40127.0.0.1%3A${server.port}.json`);
   while (!existsSync(file)) await new Promise((resolve) => setImmediate(resolve));
-  // The first one cannot leave before its reader reads, so the second one gives up.
+  // The first client cannot exit before its reader reads, so the second one gives up.
   const second = shell("$CLIENT </dev/null >second");
   expect(await second.stderr.text()).toContain("does not leave");
   expect(await second.exited).toBe(1);

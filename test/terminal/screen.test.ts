@@ -3,7 +3,7 @@ import { PassThrough } from "node:stream";
 import { OutputWriter } from "../../src/terminal/output.ts";
 import { Screen } from "../../src/terminal/screen.ts";
 
-/** A screen, what is typed at it, and all that it shows. */
+/** A screen, a function that types, and one that returns everything that was written. */
 function setUp() {
   const input = Object.assign(new PassThrough(), { isTTY: true, setRawMode: () => input });
   const shown: string[] = [];
@@ -17,7 +17,7 @@ function setUp() {
   return { screen, type, shown: () => shown.join("") };
 }
 
-test("a password that is typed before it is asked for is taken, and never shown", async () => {
+test("a password that is typed before the question is the answer, and is never shown", async () => {
   const { screen, type, shown } = setUp();
   await type("sec");
   const asked = screen.ask("Password: ", true);
@@ -32,7 +32,7 @@ test("a password that is typed before it is asked for is taken, and never shown"
   screen.close();
 });
 
-test("a name that is typed before it is asked for stands behind the question", async () => {
+test("a name that is typed before the question is shown after it", async () => {
   const { screen, type, shown } = setUp();
   await type("colum");
   const asked = screen.ask("Name: ");

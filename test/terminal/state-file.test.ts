@@ -12,15 +12,15 @@ afterAll(() => rmSync(folder, { recursive: true }));
 
 test.each([
   ["null", "null"],
-  ["no state", "{}"],
-  ["a token that is no text", JSON.stringify({ ...STATE, token: [STATE.token] })],
-  ["a position below 0", JSON.stringify({ ...STATE, received: -1 })],
-  ["a request that is none", JSON.stringify({ ...STATE, unanswered: [null] })],
+  ["an empty object", "{}"],
+  ["a token that is not a string", JSON.stringify({ ...STATE, token: [STATE.token] })],
+  ["a negative position", JSON.stringify({ ...STATE, received: -1 })],
+  ["a request that is null", JSON.stringify({ ...STATE, unanswered: [null] })],
   ["a request without a line", JSON.stringify({ ...STATE, unanswered: [{ position: 1 }] })],
   ["a request of two lines", JSON.stringify({ ...STATE, unanswered: [{ line: "alive\nlogout", position: 1 }] })],
   ["a request without a position", JSON.stringify({ ...STATE, unanswered: [{ line: "alive", position: "1" }] })],
-  ["half of it", JSON.stringify(STATE).slice(0, 60)],
-])("a file that somebody wrote into holds no state: %s", (_, content) => {
+  ["half of a state", JSON.stringify(STATE).slice(0, 60)],
+])("a file with invalid content loads as no state: %s", (_, content) => {
   file.save(STATE);
   expect(file.load()).toEqual(STATE);
   writeFileSync(join(folder, readdirSync(folder)[0]!), content);
@@ -36,22 +36,22 @@ function wanted(user: string): string {
   return join(folder, `${user}%40127.0.0.1%3A6001.json.wanted`);
 }
 
-test("a state is claimed by one process at a time: it is asked to leave when another one wants it", async () => {
+test("one process at a time owns a state, and the owner is called when another process claims it", async () => {
   const [first, second] = [open("first"), open("first")];
-  let asked = 0;
+  let calls = 0;
   await first.claim(() => {
-    asked++;
+    calls++;
     first.save(STATE);
     first.release();
   });
   await second.claim(() => {});
-  expect(asked).toBe(1);
+  expect(calls).toBe(1);
   expect(second.load()).toEqual(STATE);
   expect(existsSync(wanted("first"))).toBe(false);
   await open("another").claim(() => {});
 });
 
-test("a state that an earlier version kept under the host as typed is taken over once", async () => {
+test("the file of an earlier version, named by the host as typed, is renamed once", async () => {
   const [former, state] = ["[::1]", "::1"].map((host) => new StateFile(folder, "former", host, 6001, () => {}));
   former!.save(STATE);
   const named = (): StateFile => new StateFile(folder, "former", "::1", 6001, () => {}, "[::1]");
@@ -65,7 +65,7 @@ test("a state that an earlier version kept under the host as typed is taken over
   expect(state!.load()).toEqual({ ...STATE, received: 6 });
 });
 
-test("a claim ends with its process, also when that is killed", async () => {
+test("a claim ends with its process, also by SIGKILL", async () => {
   const script = `
     import { StateFile } from ${JSON.stringify(join(import.meta.dir, "../../src/terminal/state-file.ts"))};
     const file = new StateFile(${JSON.stringify(folder)}, "killed", "127.0.0.1", 6001, () => {});
@@ -80,7 +80,7 @@ test("a claim ends with its process, also when that is killed", async () => {
   await claimed;
 });
 
-test("a process that does not leave keeps its state, and the other one says so after a while", async () => {
+test("a claim is rejected with StateInUse when the owner does not release the state in time", async () => {
   jest.useFakeTimers();
   try {
     await open("stuck").claim(() => {});

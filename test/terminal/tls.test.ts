@@ -23,7 +23,7 @@ const unknown = await makeCertificate(["Barnard College"]);
 
 let folder: string;
 let server: WireServer;
-let front: Front;
+let front: TlsProxy;
 const clients: ChatClient[] = [];
 const listeners: TCPSocketListener[] = [];
 const ptys: Pty[] = [];
@@ -32,7 +32,7 @@ beforeEach(async () => {
   folder = mkdtempSync(join(tmpdir(), "heartline-"));
   writeFileSync(join(folder, "ca.pem"), authority.cert);
   server = new WireServer({}, USERS);
-  front = await Front.open(server.port);
+  front = await TlsProxy.open(server.port);
 });
 
 afterEach(async () => {
@@ -44,19 +44,19 @@ afterEach(async () => {
   rmSync(folder, { recursive: true });
 });
 
-/** TLS before a server that has none; what clients say is kept as it goes by. */
-class Front {
+/** Adds TLS to a server without TLS; keeps the bytes that clients send. */
+class TlsProxy {
   readonly port: number;
-  heard = "";
-  onHeard = (): void => {};
-  #calls = 0;
-  #called = (): void => {};
+  received = "";
+  onData = (): void => {};
+  #connections = 0;
+  #connected = (): void => {};
   readonly #server = createServer(good);
   readonly #sockets = new Set<TLSSocket>();
 
-  static async open(port: number): Promise<Front> {
+  static async open(port: number): Promise<TlsProxy> {
     const listening = Promise.withResolvers<void>();
-    const front = new Front(port, listening.resolve);
+    const front = new TlsProxy(port, listening.resolve);
     await listening.promise;
     return front;
   }
@@ -66,8 +66,8 @@ class Front {
       this.#sockets.add(socket);
       const inner = connect(port, "127.0.0.1");
       socket.on("data", (chunk: Buffer) => {
-        this.heard += chunk.toString("latin1");
-        this.onHeard();
+        this.received += chunk.toString("latin1");
+        this.onData();
       });
       socket.pipe(inner).pipe(socket);
       socket.on("error", () => {});
@@ -77,22 +77,22 @@ class Front {
     });
     this.#server.on("tlsClientError", () => {});
     this.#server.on("connection", () => {
-      this.#calls++;
-      this.#called();
+      this.#connections++;
+      this.#connected();
     });
     this.#server.listen(0, "127.0.0.1", listening);
     this.port = (this.#server.address() as AddressInfo).port;
   }
 
-  /** What it shows to those who connect from now on. */
+  /** New connections get this certificate. */
   show(certificate: Certificate): void {
     this.#server.setSecureContext(certificate);
   }
 
-  /** So many more have connected, whatever came of it. */
-  async isCalled(times: number): Promise<void> {
-    const until = this.#calls + times;
-    while (this.#calls < until) await new Promise<void>((resolve) => (this.#called = resolve));
+  /** Resolves after `count` more connections, accepted by the client or not. */
+  async connections(count: number): Promise<void> {
+    const until = this.#connections + count;
+    while (this.#connections < until) await new Promise<void>((resolve) => (this.#connected = resolve));
   }
 
   cut(): void {
@@ -106,12 +106,12 @@ class Front {
   }
 }
 
-/** A client that trusts the authority, and what it hears, one line each. */
+/** A client that trusts the authority, and its events, one line each. */
 function newClient(options: Partial<ChatClientOptions> = {}) {
-  const heard: string[] = [];
+  const lines: string[] = [];
   let changed = (): void => {};
   const note = (line: string): void => {
-    heard.push(line);
+    lines.push(line);
     changed();
   };
   const client = new ChatClient({
@@ -125,13 +125,13 @@ function newClient(options: Partial<ChatClientOptions> = {}) {
     ...options,
   });
   clients.push(client);
-  const hears = async (line: string): Promise<void> => {
-    while (!heard.includes(line)) await new Promise<void>((resolve) => (changed = resolve));
+  const sees = async (line: string): Promise<void> => {
+    while (!lines.includes(line)) await new Promise<void>((resolve) => (changed = resolve));
   };
-  return { client, heard, hears };
+  return { client, lines, sees };
 }
 
-/** Somebody who listens without TLS; whatever the handlers do not say is left undone. */
+/** A listener without TLS that has only these handlers. */
 function listenPlain(handlers: Bun.SocketHandler<undefined>): number {
   const socket = { data() {}, ...handlers };
   const listener = Bun.listen<undefined>({ hostname: "127.0.0.1", port: 0, socket });
@@ -139,36 +139,36 @@ function listenPlain(handlers: Bun.SocketHandler<undefined>): number {
   return listener.port;
 }
 
-/** The program in a pipe. */
+/** Runs the client in a pipe. */
 function runClient(host: string, port: number, args: string[], input = "", env: Record<string, string> = {}) {
   const user = { XDG_STATE_HOME: folder, HEARTLINE_PASSWORD: PASSWORD, ...env };
   const line = ["src/main.ts", "chat", host, String(port), "--user", "columbia", ...args];
   return runWith({ input, env: user }, ...line);
 }
 
-/** The options of who trusts the authority. */
+/** Options that trust the authority. */
 const trusting = (): string[] => ["--tls", "--ca", join(folder, "ca.pem")];
 
-describe("with a certificate that fits", () => {
-  test.each(["localhost", "127.0.0.1"])("people chat at %s, and privately from machine to machine", async (host) => {
+describe("with a valid certificate", () => {
+  test.each(["localhost", "127.0.0.1"])("two clients chat at %s, also privately", async (host) => {
     const columbia = newClient({ host, listenPort: 0 });
     const seas = newClient({ host, listenPort: 0, session: "plain" });
     await columbia.client.login("columbia", PASSWORD);
     await seas.client.login("SEAS", PASSWORD);
     expect(await seas.client.message("columbia", "größe")).toBe("sent");
-    await columbia.hears("message größe");
+    await columbia.sees("message größe");
     await columbia.client.getAddress("SEAS");
-    await seas.hears("asked");
+    await seas.sees("asked");
     await seas.client.answer("columbia", true);
     await columbia.client.private("SEAS", "psst");
-    await seas.hears("private psst");
+    await seas.sees("private psst");
     await columbia.client.logout();
     expect(await columbia.client.ended).toBe("logout");
-    expect(front.heard).toContain(`login columbia ${PASSWORD}`);
+    expect(front.received).toContain(`login columbia ${PASSWORD}`);
   });
 
-  test("a cut connection is taken up again where it was: nothing is lost, and nothing comes twice", async () => {
-    const { client, heard, hears } = newClient();
+  test("a session continues after its connections are cut: no message is lost or arrives twice", async () => {
+    const { client, lines, sees } = newClient();
     await client.login("columbia", PASSWORD);
     const { client: seas } = newClient({ port: server.port, tls: false });
     await seas.login("SEAS", PASSWORD);
@@ -177,15 +177,15 @@ describe("with a certificate that fits", () => {
       await seas.message("columbia", text);
       if (index % 40 === 20) front.cut();
     }
-    await hears("message number 99");
-    expect(heard.filter((line) => line.startsWith("message"))).toEqual(texts.map((text) => `message ${text}`));
-    expect(front.heard).toMatch(/^resume \S+ \d+$/m);
+    await sees("message number 99");
+    expect(lines.filter((line) => line.startsWith("message"))).toEqual(texts.map((text) => `message ${text}`));
+    expect(front.received).toMatch(/^resume \S+ \d+$/m);
   });
 
-  test("the terminal client chats and leaves with 0", async () => {
+  test("the terminal client chats and exits with 0", async () => {
     const input = "message SEAS hi\nmessage columbia me\n";
     expect(await runClient("127.0.0.1", front.port, trusting(), input)).toEqual({
-      out: "stored for SEAS, who is not here\ncolumbia: me\nsent to columbia\n",
+      out: "stored for SEAS; it is delivered when SEAS is here\ncolumbia: me\nsent to columbia\n",
       err: "",
       code: 0,
     });
@@ -193,7 +193,7 @@ describe("with a certificate that fits", () => {
 });
 
 test.each(["[::1]", "::1", "LOCALHOST", "localhost.", "127.1", "::ffff:127.0.0.1"])(
-  "the certificate is checked for the host that %s is",
+  "the certificate is checked for the normalized form of %s",
   async (host) => {
     const files = writeCertificate(folder, good);
     const encrypted = new WireServer({ host: "::", tls: { ...files, port: 0 } }, USERS);
@@ -210,7 +210,7 @@ test.each(["[::1]", "::1", "LOCALHOST", "localhost.", "127.1", "::ffff:127.0.0.1
 
 const UNKNOWN = /nobody in --ca has signed the certificate there \(.*\)/;
 
-describe("a server that cannot be trusted hears nothing, and the client says why and ends with 1:", () => {
+describe("an untrusted server receives nothing, and the client prints the reason and exits with 1:", () => {
   const now = Date.now();
   const [past, yesterday] = [new Date(now - 2 * DAY_MS), new Date(now - DAY_MS)];
   const [tomorrow, future] = [new Date(now + DAY_MS), new Date(now + 2 * DAY_MS)];
@@ -238,22 +238,22 @@ describe("a server that cannot be trusted hears nothing, and the client says why
     ],
   ])("%s", async (_what, certificate, words) => {
     front.show(await certificate);
-    // What this variable allows other programs is not allowed here.
+    // The runtime accepts any certificate with this variable; the client does not.
     const { out, err, code } = await runClient("localhost", front.port, trusting(), "message SEAS hi\n", {
       NODE_TLS_REJECT_UNAUTHORIZED: "0",
     });
     const [, why = err] = new RegExp(`^heartline: cannot reach localhost:${front.port}: (.*)\n$`).exec(err) ?? [];
     expect(why).toMatch(words);
-    expect({ out, code, heard: front.heard }).toEqual({ out: "", code: 1, heard: "" });
+    expect({ out, code, received: front.received }).toEqual({ out: "", code: 1, received: "" });
   });
 
-  test("self-signed, where only public authorities are trusted", async () => {
+  test("self-signed, without --ca", async () => {
     front.show(await makeCertificate(["localhost"]));
     const { err } = await runClient("localhost", front.port, ["--tls"], "");
     expect(err).toMatch(/nobody who is trusted here has signed the certificate there \(.*\); --ca <file> trusts it\n$/);
   });
 
-  test("an authority that has expired itself", async () => {
+  test("an expired authority", async () => {
     const old = await makeCertificate(["Old authority"], { notBefore: past, notAfter: yesterday });
     front.show(await makeCertificate(["localhost"], { issuer: old }));
     const { client } = newClient({ tls: { ca: old.cert } });
@@ -263,64 +263,64 @@ describe("a server that cannot be trusted hears nothing, and the client says why
     });
   });
 
-  test("without --ca only public authorities count, and with it only that file's", async () => {
+  test("without --ca only public authorities are trusted, with it only those of the file", async () => {
     const { client } = newClient({ tls: true });
     await expect(client.login("columbia", PASSWORD)).rejects.toMatchObject({ code: "untrusted" });
     front.show(selfSigned);
     const { client: trusting } = newClient({ tls: { ca: `${authority.cert}\n${selfSigned.cert}` } });
     await trusting.login("columbia", PASSWORD);
-    expect(front.heard).toStartWith("login");
+    expect(front.received).toStartWith("login");
   });
 });
 
-describe("a server that is not to be trusted any more", () => {
-  test("is tried on, and told of once for each reason, until it is itself again", async () => {
-    const { client, heard, hears } = newClient();
+describe("a server whose certificate becomes invalid", () => {
+  test("is tried again and reported once per reason, until its certificate is valid again", async () => {
+    const { client, lines, sees } = newClient();
     await client.login("columbia", PASSWORD);
     front.show(selfSigned);
     front.cut();
-    await front.isCalled(2);
-    const before = front.heard;
+    await front.connections(2);
+    const before = front.received;
     front.show(await makeCertificate(["chat.example"], { issuer: authority }));
-    await hears("the certificate there is for chat.example, not for localhost");
-    expect(front.heard).toBe(before);
+    await sees("the certificate there is for chat.example, not for localhost");
+    expect(front.received).toBe(before);
     front.show(good);
-    await hears("back");
+    await sees("back");
     expect(await client.message("columbia", "again")).toBe("sent");
-    expect(heard.filter((line) => UNKNOWN.test(line))).toHaveLength(1);
-    expect(heard.filter((line) => line === "lost")).toHaveLength(1);
+    expect(lines.filter((line) => UNKNOWN.test(line))).toHaveLength(1);
+    expect(lines.filter((line) => line === "lost")).toHaveLength(1);
   });
 
-  test("is one line on the screen, and the prompt comes back with the server", async () => {
+  test("is reported once on the screen, and the prompt returns with the connection", async () => {
     const args = ["src/main.ts", "chat", "localhost", String(front.port), "--user", "columbia", ...trusting()];
     const pty = new Pty(args, { columns: 120, env: { XDG_STATE_HOME: folder, HEARTLINE_PASSWORD: PASSWORD } });
     ptys.push(pty);
     await pty.until((lines) => lines.at(-1) === ">");
     front.show(selfSigned);
     front.cut();
-    await pty.sees("not connected again: nobody in --ca has signed the certificate there");
+    await pty.sees("cannot reconnect: nobody in --ca has signed the certificate there");
     await pty.until((lines) => lines.at(-1) === "(lost) >");
     front.show(good);
     await pty.until((lines) => lines.at(-1) === ">");
-    expect(pty.lines.filter((line) => line.includes("not connected again"))).toHaveLength(1);
+    expect(pty.lines.filter((line) => line.includes("cannot reconnect"))).toHaveLength(1);
   });
 
-  test("is one line on stderr of a script, which goes on with the server", async () => {
-    front.onHeard = () => {
-      if (!front.heard.includes("message SEAS hi")) return;
-      front.onHeard = () => {};
+  test("is reported once on stderr of a script, which continues with the connection", async () => {
+    front.onData = () => {
+      if (!front.received.includes("message SEAS hi")) return;
+      front.onData = () => {};
       front.show(selfSigned);
       front.cut();
-      void front.isCalled(2).then(() => front.show(good));
+      void front.connections(2).then(() => front.show(good));
     };
     const { out, err, code } = await runClient("localhost", front.port, trusting(), "message SEAS hi\n");
-    expect({ out, code }).toEqual({ out: "stored for SEAS, who is not here\n", code: 0 });
-    expect(err).toMatch(new RegExp(`^not connected again: ${UNKNOWN.source}; trying on\n$`));
+    expect({ out, code }).toEqual({ out: "stored for SEAS; it is delivered when SEAS is here\n", code: 0 });
+    expect(err).toMatch(new RegExp(`^cannot reconnect: ${UNKNOWN.source}; trying again\n$`));
   });
 });
 
-describe("no handshake", () => {
-  test("comes from a server without TLS, and that is said", async () => {
+describe("a failed TLS handshake", () => {
+  test("with a server without TLS is reported as that", async () => {
     const port = listenPlain({ data: (socket) => void socket.write("err unknown_command\n") });
     expect(await runClient("127.0.0.1", port, trusting())).toEqual({
       out: "",
@@ -334,7 +334,7 @@ describe("no handshake", () => {
     ["resets at once", { open: (socket) => void socket.terminate() }],
     ["closes in the middle", { data: (socket) => void socket.end() }],
     ["resets in the middle", { data: (socket) => void socket.terminate() }],
-  ])("comes from a server that %s, and that is said", async (_what, handlers) => {
+  ])("with a server that %s is reported with a hint", async (_what, handlers) => {
     const { client } = newClient({ host: "127.0.0.1", port: listenPlain(handlers) });
     await expect(client.connect()).rejects.toMatchObject({
       code: "closed",
@@ -342,14 +342,14 @@ describe("no handshake", () => {
     });
   });
 
-  test("comes from a server that never answers: it is given up, and nothing was said but TLS", async () => {
-    const [said, closed] = [Promise.withResolvers<Buffer>(), Promise.withResolvers<void>()];
-    const port = listenPlain({ data: (_socket, chunk) => said.resolve(chunk), close: () => closed.resolve() });
+  test("with a server that never answers ends after 10 seconds, and the server receives only TLS", async () => {
+    const [received, closed] = [Promise.withResolvers<Buffer>(), Promise.withResolvers<void>()];
+    const port = listenPlain({ data: (_socket, chunk) => received.resolve(chunk), close: () => closed.resolve() });
     jest.useFakeTimers();
     try {
       const { client } = newClient({ host: "127.0.0.1", port });
       const login = client.login("columbia", PASSWORD);
-      expect((await said.promise)[0]).toBe(0x16);
+      expect((await received.promise)[0]).toBe(0x16);
       jest.advanceTimersByTime(ANSWER_MS);
       await expect(login).rejects.toMatchObject({
         code: "closed",
@@ -363,7 +363,7 @@ describe("no handshake", () => {
 });
 
 describe("without --tls", () => {
-  test.each(["", "--callback"])("a port with TLS is recognized, and --tls proposed %s", async (option) => {
+  test.each(["", "--callback"])("the error at a TLS port proposes --tls %s", async (option) => {
     expect(await runClient("127.0.0.1", front.port, option === "" ? [] : [option])).toEqual({
       out: "",
       err: "heartline: the server speaks TLS at that port: try --tls\n",
@@ -371,27 +371,27 @@ describe("without --tls", () => {
     });
   });
 
-  test("--tls is proposed also when a server closes without a word", async () => {
+  test("the error proposes --tls also when the server closes without a reply", async () => {
     const port = listenPlain({ data: (socket) => void socket.end() });
     const { err, code } = await runClient("127.0.0.1", port, []);
     expect(err).toBe("heartline: the server closed the connection; if it speaks TLS, try --tls\n");
     expect(code).toBe(1);
   });
 
-  test("a client tries on when its server speaks TLS now, and comes back when it does not", async () => {
+  test("a client keeps reconnecting while its server speaks TLS, and succeeds when it does not", async () => {
     const proxy = new Proxy(server.port);
-    const { client, heard, hears } = newClient({ host: "127.0.0.1", port: proxy.port, tls: false });
+    const { client, lines, sees } = newClient({ host: "127.0.0.1", port: proxy.port, tls: false });
     await client.login("columbia", PASSWORD);
     proxy.moveTo(front.port);
     proxy.cut();
-    await front.isCalled(1);
+    await front.connections(1);
     proxy.moveTo(server.port);
-    await hears("back");
-    expect(heard).toEqual(["lost", "back"]);
+    await sees("back");
+    expect(lines).toEqual(["lost", "back"]);
     proxy.stop();
   });
 
-  /** Has the client take this machine for another one. */
+  /** Makes the client treat this machine as another one. */
   function elsewhere(): Record<string, string> {
     const file = join(folder, "elsewhere.ts");
     const client = join(import.meta.dir, "../../src/client/client.ts");
@@ -403,8 +403,8 @@ describe("without --tls", () => {
     return { BUN_OPTIONS: `--preload ${file}` };
   }
 
-  test("a password for another machine is warned of, in a script", async () => {
-    const warning = "without --tls, others on the way to 127.0.0.1 can read your password and all you say\n";
+  test("a script prints a warning before it sends a password to another machine", async () => {
+    const warning = "without --tls, others on the network to 127.0.0.1 can read your password and your messages\n";
     for (const options of [[], ["--callback"]]) {
       const { err, code } = await runClient("127.0.0.1", server.port, options, "", elsewhere());
       expect({ err, code }).toEqual({ err: warning, code: 0 });
@@ -413,22 +413,22 @@ describe("without --tls", () => {
   });
 
   test.each(["127.0.0.1", "localhost", "LOCALHOST", "localhost.", "127.1", "[::ffff:127.0.0.1]", "0.0.0.0"])(
-    "a password for this machine is not warned of, when it is called %s",
+    "there is no warning when the host is this machine, written as %s",
     async (host) => expect(await runClient(host, server.port, [])).toEqual({ out: "", err: "", code: 0 }),
   );
 
-  test("and on a terminal before it is asked", async () => {
+  test("on a terminal the warning comes before the question for the name", async () => {
     const pty = new Pty(["src/main.ts", "chat", "127.0.0.1", String(server.port)], { columns: 120, env: elsewhere() });
     ptys.push(pty);
     const lines = await pty.until((lines) => lines.at(-1) === "Name:");
-    expect(lines[0]).toBe("without --tls, others on the way to 127.0.0.1 can read your password and all you say");
+    expect(lines[0]).toBe("without --tls, others on the network to 127.0.0.1 can read your password and your messages");
   });
 });
 
-describe("a command line", () => {
+describe("the command line", () => {
   const call = (...args: string[]): ReturnType<typeof runClient> => runClient("127.0.0.1", front.port, args);
 
-  test("with --ca alone, or with --callback, is not meant", async () => {
+  test("is invalid with --ca but without --tls, and with --tls and --callback", async () => {
     for (const args of [
       ["--ca", join(folder, "ca.pem")],
       ["--tls", "--callback"],
@@ -437,32 +437,33 @@ describe("a command line", () => {
     }
   });
 
-  test("with a device that never ends, the size of --ca is refused", async () => {
-    const err = "heartline: cannot read --ca /dev/zero: it has more than 16777216 bytes (--help shows how)\n";
+  test("is invalid when the file of --ca has more than 16 MiB", async () => {
+    const err = "heartline: cannot read --ca /dev/zero: it has more than 16777216 bytes (--help lists the options)\n";
     expect(await call("--tls", "--ca", "/dev/zero")).toEqual({ out: "", err, code: 2 });
   });
 
-  test("with a file that holds no certificate says so", async () => {
+  test("is invalid when the file of --ca is missing or has no certificate", async () => {
     const file = join(folder, "x.pem");
-    expect(await call("--tls", "--ca", file)).toMatchObject({ err: expect.stringContaining("ENOENT"), code: 2 });
+    const missing = `heartline: cannot read --ca ${file}: there is no such file (--help lists the options)\n`;
+    expect(await call("--tls", "--ca", file)).toEqual({ out: "", err: missing, code: 2 });
     const damaged = authority.cert.replace(/\n.*\n/, "\n");
     for (const text of ["", "garbage", authority.key, damaged]) {
       writeFileSync(file, text);
       expect(await call("--tls", "--ca", file)).toEqual({
         out: "",
-        err: `heartline: --ca ${file}: it has no certificate in PEM (--help shows how)\n`,
+        err: `heartline: --ca ${file}: the file contains no PEM certificate (--help lists the options)\n`,
         code: 2,
       });
     }
-    expect(front.heard).toBe("");
+    expect(front.received).toBe("");
   });
 });
 
-test("a callback session has no TLS, since the server's calls have none", () => {
+test("a callback session over TLS is refused, since calls of the server are plain TCP", () => {
   expect(() => newClient({ session: "callback" })).toThrow("bad_request");
 });
 
-test("what a server says reaches stderr without control characters", async () => {
+test("the text of a server reaches stderr without control characters", async () => {
   const port = listenPlain({ data: (socket) => void socket.end("err odd \x1b[2Jgone\n") });
   expect(await runClient("127.0.0.1", port, [])).toMatchObject({
     err: "heartline: [2Jgone\n",
@@ -471,7 +472,7 @@ test("what a server says reaches stderr without control characters", async () =>
 });
 
 const REPLY = "ok AAAAAAAAAAAAAAAAAAAAAA 35\n";
-/** Answers every line like that, behind the certificate of its argument's file. */
+/** A TLS server with the certificate file of its argument that sends REPLY to every line. */
 const PYTHON = `
 import socket, ssl, sys
 context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -491,7 +492,7 @@ describe("other implementations of TLS", () => {
     for (const program of programs.splice(0)) program.kill();
   });
 
-  /** The port of a program that shows the certificate of its last argument; what it prints of requests is answered. */
+  /** Starts a TLS server that prints what it receives, and sends replies through it; returns its port. */
   function start(...command: string[]): Promise<number> {
     const file = join(folder, "server.pem");
     writeFileSync(file, good.cert + "\n" + good.key);
@@ -499,12 +500,12 @@ describe("other implementations of TLS", () => {
     programs.push(program);
     const port = Promise.withResolvers<number>();
     const answer = async (): Promise<void> => {
-      let said = "";
+      let printed = "";
       for await (const chunk of program.stdout) {
-        said += Buffer.from(chunk).toString("latin1");
-        const found = /^(?:ACCEPT .*:)?(\d+)\n/m.exec(said);
+        printed += Buffer.from(chunk).toString("latin1");
+        const found = /^(?:ACCEPT .*:)?(\d+)\n/m.exec(printed);
         if (found !== null) port.resolve(Number(found[1]));
-        said = said.replace(/^(login|message|logout).*\n/gm, () => {
+        printed = printed.replace(/^(login|message|logout).*\n/gm, () => {
           program.stdin.write(REPLY);
           program.stdin.flush();
           return "";
@@ -528,11 +529,11 @@ describe("other implementations of TLS", () => {
     expect(await client.ended).toBe("logout");
   }
 
-  test.skipIf(openssl === null).each(["tls1_3", "tls1_2"])("openssl chats by %s", async (version) => {
+  test.skipIf(openssl === null).each(["tls1_3", "tls1_2"])("a client chats with openssl over %s", async (version) => {
     await chats(await startOpenssl(version));
   });
 
-  test.skipIf(openssl === null)("openssl is refused below TLS 1.2", async () => {
+  test.skipIf(openssl === null)("openssl below TLS 1.2 is refused", async () => {
     const { client } = newClient({ host: "127.0.0.1", port: await startOpenssl("tls1_1") });
     await expect(client.connect()).rejects.toMatchObject({
       code: "closed",
@@ -540,7 +541,7 @@ describe("other implementations of TLS", () => {
     });
   });
 
-  test.skipIf(python === null)("Python chats", async () => {
+  test.skipIf(python === null)("a client chats with Python", async () => {
     await chats(await start(python!, "-c", PYTHON));
   });
 });

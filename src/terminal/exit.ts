@@ -1,0 +1,56 @@
+import { printable, rendered } from "./display.ts";
+import { OutputWriter } from "./output.ts";
+
+/**
+ * How the program ends: the exit codes, the last line on standard error, and the wait for pending output. It owns the
+ * writers of standard output and standard error.
+ */
+
+export const EXIT_NO_LOGIN = 1;
+export const EXIT_USAGE = 2;
+export const EXIT_SESSION_ENDED = 3;
+
+/** Limit of the wait for pending output, on a terminal and for standard error. */
+const FLUSH_MS = 1_000;
+
+/** Ends the program with an exit code and a message for the user; an empty message prints nothing. */
+export class Exit extends Error {
+  readonly code: number;
+
+  constructor(code: number, message: string) {
+    super(message);
+    this.code = code;
+  }
+}
+
+export const output = new OutputWriter(process.stdout);
+export const errors = new OutputWriter(process.stderr);
+
+let closeSession = (): void => {};
+
+/** Sets the function that closes the session before the program exits after a write error. */
+export function beforeErrorExit(close: () => void): void {
+  closeSession = close;
+}
+
+// A write error on standard output ends the program, without a message when the reader has closed the pipe.
+void output.failed.then(({ code, message }) => {
+  // Only now are the promises of all lines that the kernel took resolved, so that the saved state includes them.
+  setImmediate(() => {
+    closeSession();
+    if (code === "EPIPE") process.exit(0);
+    printError(`cannot write: ${message}`);
+    setImmediate(() => process.exit(EXIT_SESSION_ENDED));
+  });
+});
+
+export function printError(message: string): void {
+  void errors.write(rendered(printable(`heartline: ${message}`), process.stderr));
+}
+
+/** Exits when pending output is written: for a pipe's reader it waits without a limit, for a terminal FLUSH_MS. */
+export async function exit(code: number): Promise<never> {
+  const written = Promise.all([output.idle(), Promise.race([errors.idle(), errors.failed, Bun.sleep(FLUSH_MS)])]);
+  await (process.stdout.isTTY ? Promise.race([written, Bun.sleep(FLUSH_MS)]) : written);
+  process.exit(code);
+}

@@ -1,0 +1,34 @@
+import { expect, test } from "bun:test";
+import { ChatError } from "heartline/client";
+import { explainEnd, explainError, explainGoodbye, explainLogin } from "../../src/terminal/explanations.ts";
+import { parseOptions } from "../../src/terminal/options.ts";
+
+const OPTIONS = parseOptions(["127.0.0.1", "6001"])!;
+
+test.each(["constructor", "__proto__", "toString", "hasOwnProperty"])(
+  "a code that is also a property of every object is explained like any unknown code: %s",
+  (code) => {
+    expect(explainError(new ChatError(code, "because"), "bob")).toBe("because");
+    expect(explainError(new ChatError(code), "bob")).toBe(code.replaceAll("_", " "));
+    expect(explainEnd(code)).toBe(`the session has ended: ${code.replaceAll("_", " ")}`);
+    expect(explainGoodbye(code)).toBe(`The server ended the session (${code}).`);
+  },
+);
+
+test.each([
+  ["replaced", "You logged in somewhere else, so this session has ended."],
+  ["kicked", "The operator disconnected this user, so this session has ended."],
+  ["shutdown", "The server is shutting down, so this session has ended."],
+])("goodbye %s is one sentence", (reason, sentence) => expect(explainGoodbye(reason)).toBe(sentence));
+
+test("a login that fails for a reason of the server, the network or the port is explained, any other error is thrown", () => {
+  const explain = (error: unknown): string => explainLogin(error, "bob", OPTIONS);
+  expect(explain(new ChatError("wrong_password", "1"))).toBe("wrong password; 1 try left");
+  expect(explain(Object.assign(new Error(), { code: "ECONNREFUSED", syscall: "connect" }))).toStartWith(
+    "cannot reach the server: no server listens there;",
+  );
+  expect(explain(Object.assign(new Error(), { code: "EACCES", syscall: "listen" }))).toStartWith(
+    "cannot listen for private chats: EACCES;",
+  );
+  expect(() => explain(new TypeError("a bug"))).toThrow("a bug");
+});
