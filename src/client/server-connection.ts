@@ -4,6 +4,7 @@ import { isThisMachine, nameInCertificate, readHost } from "../runtime/host.ts";
 import { LineReader } from "../protocol/line-reader.ts";
 import { RECEIVED_CHUNKS } from "../runtime/received-chunk.ts";
 import { Outbox } from "../stream/outbox.ts";
+import { SocketWriter } from "../stream/socket-writer.ts";
 import { LoopTurn, type Sink } from "../stream/turn.ts";
 import { encodeText } from "./event.ts";
 import { ANSWER_MS, type Address, ChatError, NO_ANSWER } from "./request.ts";
@@ -31,7 +32,7 @@ export class ServerConnection implements Sink {
   readonly #reader = new LineReader(SERVER_LINE_BYTES_MAX, RECEIVED_CHUNKS);
   readonly #outbox = new Outbox(turn, true);
   #socket: Socket<undefined> | null = null;
-  #full = false;
+  #writer: SocketWriter | null = null;
   #closing = false;
   #isPaused = false;
   /** Whether an alert of TLS was what it answered, instead of lines; null before it has said anything. */
@@ -64,6 +65,7 @@ export class ServerConnection implements Sink {
           open: (socket) => {
             if (link.#closing) return void socket.end();
             link.#socket = socket;
+            link.#writer = new SocketWriter(socket);
             const { localAddress, remoteAddress } = socket;
             connected?.(localAddress, isThisMachine(localAddress, remoteAddress));
             if (tls === false) ready.resolve();
@@ -129,24 +131,18 @@ export class ServerConnection implements Sink {
   }
 
   #drain(): void {
-    this.#full = false;
+    if (this.#writer !== null) this.#writer.isFull = false;
     this.#outbox.markDirty();
   }
 
   flush(): void {
     this.#listener.checkpoint();
-    while (this.#socket !== null && !this.#full && this.#outbox.peek()) {
-      const count = this.#outbox.pieceEnd - this.#outbox.pieceStart;
-      const taken = this.#socket.write(this.#outbox.piece, this.#outbox.pieceStart, count);
-      if (taken < 0) return this.close();
-      this.#outbox.advance(taken);
-      this.#full = taken < count;
-    }
+    if (this.#writer?.write(this.#outbox) === false) this.close();
   }
 
   #closed(): void {
     this.#closing = true;
-    this.#socket = null;
+    this.#socket = this.#writer = null;
     this.#listener.closed(this);
   }
 }
