@@ -260,11 +260,11 @@ export class Connection implements SocketEvents, Peer, Sink {
     const { chat, wheel } = this.#server;
     const received = this.session?.received;
     gate.beginVisit();
-    while (this.#takesRequests() && gate.admits(this.#isBacklogged(), reader.holdsMore) && reader.next()) {
+    while (this.#takesRequests() && gate.admits(this.#isBacklogged(), reader) && reader.next()) {
       this.#lastActivityMs = wheel.nowMs;
       gate.taken();
       receive(chat, this, reader);
-      gate.done(reader.holdsMore);
+      gate.done(reader);
     }
     this.#isPulling = false;
     gate.endVisit(reader.takeSkipped());

@@ -13,6 +13,12 @@ export const BACKLOGGED = 4;
 /** The connection is in the queue `ready`: its last visit left requests over, or the rate limit allows the next one. */
 export const QUEUED = 8;
 
+/** Requests that have arrived. */
+interface Input {
+  /** There may be another request. */
+  readonly holdsMore: boolean;
+}
+
 /** What the gates of all connections of a server share. */
 export interface GateShared<Owner> {
   readonly wheel: TimerWheel;
@@ -100,12 +106,12 @@ export class ReadGate<Owner> {
     this.#bucket.save(limits.requestsPerSecondMax, wheel.nowMs);
   }
 
-  /** Whether the next request may be taken. `holdsMore`: there may be one, for which a token is reserved. */
-  admits(isBacklogged: boolean, holdsMore: boolean): boolean {
+  /** Whether the next request may be taken. If there may be one and the bucket is empty, a token is reserved. */
+  admits(isBacklogged: boolean, input: Input): boolean {
     if ((this.#reasons & (UNANSWERED | QUEUED)) !== 0) return false;
     if (isBacklogged) this.#reasons |= BACKLOGGED;
     else this.#reasons &= ~BACKLOGGED;
-    if (this.#bucket.tokens < 1 && holdsMore) this.#reserve();
+    if (this.#bucket.tokens < 1 && input.holdsMore) this.#reserve();
     return this.#reasons === 0;
   }
 
@@ -115,9 +121,9 @@ export class ReadGate<Owner> {
     this.#isReserved = false;
   }
 
-  /** That request was acted on. `holdsMore`: there may be another one. */
-  done(holdsMore: boolean): void {
-    if (this.#shared.rates.work - this.#workBefore >= WORK_PER_VISIT && holdsMore) this.enqueue();
+  /** That request was acted on. */
+  done(input: Input): void {
+    if (this.#shared.rates.work - this.#workBefore >= WORK_PER_VISIT && input.holdsMore) this.enqueue();
   }
 
   /** Of lines that are too long `skippedBytes` were skipped since the last visit. */

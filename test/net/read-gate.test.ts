@@ -4,6 +4,7 @@ import { BACKLOGGED, OVER_RATE, QUEUED, ReadGate, UNANSWERED } from "../../src/n
 import { type TimerKind, TimerWheel } from "../../src/timer-wheel.ts";
 import { TokenBucket } from "../../src/token-bucket.ts";
 
+const MORE = { holdsMore: true };
 const REASONS = { UNANSWERED, OVER_RATE, BACKLOGGED, QUEUED };
 
 /** A server with a limit of one request per second, under a clock that the test moves. */
@@ -36,11 +37,11 @@ function reasons(gate: ReadGate<string>): string[] {
 function visit(gate: ReadGate<string>, requests: number, rates = { work: 0 }, workEach = 0): number {
   let taken = 0;
   gate.beginVisit();
-  while (gate.admits(false, taken < requests) && taken < requests) {
+  while (gate.admits(false, { holdsMore: taken < requests }) && taken < requests) {
     gate.taken();
     rates.work += workEach;
     taken++;
-    gate.done(taken < requests);
+    gate.done({ holdsMore: taken < requests });
   }
   gate.endVisit(0);
   return taken;
@@ -53,10 +54,10 @@ test("the gate is open when no reason is left, in any order", () => {
   gate.enqueue();
   expect(reasons(gate)).toEqual(["UNANSWERED", "QUEUED"]);
   gate.remove(QUEUED);
-  expect([gate.isOpen, gate.admits(true, true)]).toEqual([false, false]);
+  expect([gate.isOpen, gate.admits(true, MORE)]).toEqual([false, false]);
   gate.remove(UNANSWERED);
-  expect([gate.admits(true, true), reasons(gate)]).toEqual([false, ["BACKLOGGED"]]);
-  expect([gate.admits(false, true), gate.isOpen]).toEqual([true, true]);
+  expect([gate.admits(true, MORE), reasons(gate)]).toEqual([false, ["BACKLOGGED"]]);
+  expect([gate.admits(false, MORE), gate.isOpen]).toEqual([true, true]);
 });
 
 test("connections that share an empty bucket continue in the order in which they began to wait", () => {
