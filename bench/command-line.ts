@@ -1,24 +1,39 @@
+/**
+ * The command line of the benchmark and test programs: options, usage errors, exit codes, interrupts and the progress
+ * line on stderr. It knows none of the programs.
+ */
 import { UsageError, usageError } from "../src/usage-error.ts";
 import { closeSync, openSync } from "node:fs";
 import { parseArgs } from "node:util";
 
 type Values = Partial<Record<string, string | boolean>>;
 
-/** The options of a program, of which each takes a value; `--help` too. */
-export class CommandLine<Name extends string> {
+/** What a program accepts. */
+interface Syntax<Name extends string, Flag extends string> {
+  /** Options with a value. */
+  options: readonly Name[];
+  /** Options without a value, besides `--help`. */
+  flags?: readonly Flag[];
+  /** Arguments after `--` are passed to another program. */
+  takesRest?: true;
+}
+
+/** The parsed options of a program. */
+export class CommandLine<Name extends string, Flag extends string = never> {
   readonly #values: Values;
-  /** What stands behind `--`, for another program. */
+  /** The arguments after `--`, for another program. */
   readonly rest: readonly string[];
 
   /** Throws UsageError. */
-  constructor(all: string[], names: readonly Name[], takesRest = false) {
+  constructor(all: string[], { options: names, flags = [], takesRest }: Syntax<Name, Flag>) {
     const end = takesRest && all.includes("--") ? all.indexOf("--") : all.length;
     const args = all.slice(0, end);
     this.rest = all.slice(end + 1);
-    const options: Record<string, { type: "string" } | { type: "boolean"; short: string }> = {
+    const options: Record<string, { type: "string" } | { type: "boolean"; short?: string }> = {
       help: { type: "boolean", short: "h" },
     };
     for (const name of names) options[name] = { type: "string" };
+    for (const name of flags) options[name] = { type: "boolean" };
     try {
       this.#values = parseArgs({ args, options }).values as Values;
     } catch (error) {
@@ -30,28 +45,24 @@ export class CommandLine<Name extends string> {
     return this.#values.help === true;
   }
 
+  flag(name: Flag): boolean {
+    return this.#values[name] === true;
+  }
+
   text(name: Name): string | null {
     return (this.#values[name] as string | undefined) ?? null;
   }
 
-  /** A whole number, unless `fractions` may be too. */
-  number<Otherwise>(
-    name: Name,
-    otherwise: Otherwise,
-    least: number,
-    most: number,
-    fractions = false,
-  ): number | Otherwise {
+  /** A number from `min` to `max`: a whole number unless `fractions` is set. Throws UsageError. */
+  number<Fallback>(name: Name, fallback: Fallback, min: number, max: number, fractions = false): number | Fallback {
     const given = this.text(name);
-    if (given === null) return otherwise;
+    if (given === null) return fallback;
     const isNumber = (fractions ? /^\d+(\.\d+)?$/ : /^\d+$/).test(given);
-    if (isNumber && Number(given) >= least && Number(given) <= most) return Number(given);
-    throw new UsageError(
-      `--${name} takes a ${fractions ? "" : "whole "}number from ${least} to ${most}, not "${given}"`,
-    );
+    if (isNumber && Number(given) >= min && Number(given) <= max) return Number(given);
+    throw new UsageError(`--${name} takes a ${fractions ? "" : "whole "}number from ${min} to ${max}, not "${given}"`);
   }
 
-  /** A file that can be written, which is tried before anything takes long. */
+  /** A file for output. It is opened here once, so that a wrong path fails before a long run. Throws UsageError. */
   output(name: Name): string | null {
     const given = this.text(name);
     if (given === null) return null;
@@ -63,32 +74,25 @@ export class CommandLine<Name extends string> {
     }
   }
 
-  /** One of these words. */
-  word<Word extends string>(name: Name, otherwise: Word, words: readonly Word[]): Word {
-    const given = (this.text(name) ?? otherwise) as Word;
+  /** One of the given words. Throws UsageError. */
+  choice<Word extends string>(name: Name, fallback: Word, words: readonly Word[]): Word {
+    const given = (this.text(name) ?? fallback) as Word;
     if (words.includes(given)) return given;
     throw new UsageError(`--${name} takes ${words.slice(0, -1).join(", ")} or ${words.at(-1)}, not "${given}"`);
   }
 }
 
 /**
- * Runs a program of the benchmark: `--help` prints its page, an invalid command line gives one line and exit
- * code 2, a failure of a known kind one line and 1; else `main` says what the code is.
+ * Runs a program: `--help` prints the usage. An invalid command line prints one line and exits with 2, an error that
+ * `failures` accepts prints one line and exits with 1. Otherwise `main` returns the exit code.
  */
-export async function runProgram<Name extends string>(
-  program: {
-    name: string;
-    usage: string;
-    options: readonly Name[];
-    /** Arguments behind `--` are for the server. */
-    takesRest?: true;
-    failures: (error: unknown) => boolean;
-  },
-  main: (line: CommandLine<Name>) => Promise<number>,
+export async function runProgram<Name extends string, Flag extends string = never>(
+  program: Syntax<Name, Flag> & { name: string; usage: string; failures: (error: unknown) => boolean },
+  main: (line: CommandLine<Name, Flag>) => Promise<number>,
 ): Promise<void> {
-  const { name, usage, options, takesRest, failures } = program;
+  const { name, usage, failures } = program;
   try {
-    const line = new CommandLine(process.argv.slice(2), options, takesRest);
+    const line = new CommandLine(process.argv.slice(2), program);
     if (line.wantsHelp) process.stdout.write(usage);
     else process.exitCode = await main(line);
   } catch (error) {
@@ -100,40 +104,41 @@ export async function runProgram<Name extends string>(
   }
 }
 
-/** However somebody ends the program: `tidy` runs first. */
-export function beforeQuitting(tidy: () => void): void {
+/** Runs `cleanUp` and exits on SIGINT, SIGTERM and SIGHUP, and when stdout is closed. */
+export function onInterrupt(cleanUp: () => void): void {
   for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"] as const) {
     process.on(signal, () => {
-      tidy();
+      cleanUp();
       process.exit(130);
     });
   }
-  // Whoever reads has had enough.
+  // The reader of stdout has closed the pipe (`| head`).
   process.stdout.on("error", () => {
-    tidy();
+    cleanUp();
     process.exit(0);
   });
 }
 
-/** Says on stderr how far it is: on a terminal in one row that changes, else a line now and then. */
+/** Progress on stderr: one row that is overwritten on a terminal, otherwise one line every five seconds at most. */
 export class Progress {
   readonly #isTerminal = process.stderr.isTTY === true;
-  #saidMs = Number.NEGATIVE_INFINITY;
+  #shownMs = Number.NEGATIVE_INFINITY;
+  /** Columns of the row on the terminal. */
   #width = 0;
 
-  say(text: string): void {
+  show(text: string): void {
     if (this.#isTerminal) {
       const row = text.slice(0, Math.max(20, (process.stderr.columns ?? 80) - 1));
       process.stderr.write(`\r${row.padEnd(this.#width)}`);
       this.#width = row.length;
-    } else if (performance.now() - this.#saidMs > 5_000) {
-      this.#saidMs = performance.now();
+    } else if (performance.now() - this.#shownMs > 5_000) {
+      this.#shownMs = performance.now();
       process.stderr.write(`${text}\n`);
     }
   }
 
-  /** A line that stays. */
-  note(text: string): void {
+  /** Writes a line that stays. */
+  log(text: string): void {
     this.clear();
     process.stderr.write(`${text}\n`);
   }

@@ -1,32 +1,34 @@
+/** Child processes of the benchmarks and system tests, by lines of text. What the lines mean is up to the caller. */
 import { join } from "node:path";
 
 const root = join(import.meta.dir, "..");
 
-/** What a program gets to end in order, before it is killed. */
+/** Time between SIGTERM and SIGKILL. */
 const STOP_MS = 10_000;
 
-/** The words before a command that keep it on one core; none where that cannot be told, and the system decides. */
+/** Prefix of a command that pins it to one core (taskset). Empty without taskset or with a single core. */
 export function onCore(core: 0 | 1): string[] {
   const taskset = Bun.which("taskset");
   return taskset === null || navigator.hardwareConcurrency < 2 ? [] : [taskset, "-c", String(core)];
 }
 
-/** A program that the harness started: its lines, and its end. Nothing else is ever killed. */
+/** A child process that runs a TypeScript file of this project with Bun. */
 export class Program {
+  /** All children that have not ended. */
   static readonly running = new Set<Program>();
   readonly #process: Bun.Subprocess<"pipe", "pipe", "pipe">;
-  /** The signal or code with which it ended. */
+  /** Resolves with the signal (`SIGKILL`) or the exit code (`code 1`). */
   readonly ended: Promise<string>;
   isRunning = true;
 
-  /** `before` are the words of a command that runs another one, and becomes it: taskset, nice, prlimit. */
+  /** `prefix` is a command that replaces itself by the program: taskset, nice, prlimit. */
   constructor(
     args: string[],
     onLine: (line: string) => void,
     onError: (line: string) => void,
-    before: readonly string[] = [],
+    prefix: readonly string[] = [],
   ) {
-    this.#process = Bun.spawn([...before, process.execPath, ...args], {
+    this.#process = Bun.spawn([...prefix, process.execPath, ...args], {
       cwd: root,
       stdin: "pipe",
       stdout: "pipe",
@@ -45,14 +47,14 @@ export class Program {
     return this.#process.pid;
   }
 
-  say(line: string): void {
+  writeLine(line: string): void {
     if (!this.isRunning) return;
     this.#process.stdin.write(`${line}\n`);
     this.#process.stdin.flush();
   }
 
-  /** Nothing more will be said to it. */
-  finish(): void {
+  /** Closes its stdin. */
+  endInput(): void {
     this.#process.stdin.end();
   }
 
@@ -60,7 +62,7 @@ export class Program {
     this.#process.kill(signal);
   }
 
-  /** Ends it, in order when it can. */
+  /** Ends it with SIGTERM, or with SIGKILL after 10 seconds. */
   async stop(): Promise<void> {
     this.kill("SIGTERM");
     if ((await within(this.ended, STOP_MS)) === null) this.kill("SIGKILL");
@@ -72,7 +74,7 @@ async function eachLine(stream: ReadableStream<Uint8Array>, onLine: (line: strin
   for await (const line of linesOf(stream)) onLine(line);
 }
 
-/** The whole lines of what a program writes. */
+/** The complete lines of a stream, without LF. */
 export async function* linesOf(stream: ReadableStream<Uint8Array>): AsyncGenerator<string> {
   const decoder = new TextDecoder();
   let rest = "";
@@ -83,9 +85,9 @@ export async function* linesOf(stream: ReadableStream<Uint8Array>): AsyncGenerat
   }
 }
 
-/** What comes of the promise, or null when it takes longer. */
+/** The result of a promise, or null after `ms`. */
 export async function within<T>(promise: Promise<T>, ms: number): Promise<T | null> {
-  const { promise: late, resolve } = Promise.withResolvers<null>();
+  const { promise: timeout, resolve } = Promise.withResolvers<null>();
   const timer = setTimeout(resolve, ms, null);
-  return Promise.race([promise, late]).finally(() => clearTimeout(timer));
+  return Promise.race([promise, timeout]).finally(() => clearTimeout(timer));
 }

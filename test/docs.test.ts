@@ -8,12 +8,12 @@ const root = join(import.meta.dir, "..");
 const README_LINES_MAX = 150;
 const pages = ["README.md", "SECURITY.md", "CONTRIBUTING.md", ...new Glob("docs/*.md").scanSync(root)].sort();
 
-/** A page without its fenced code, in which brackets and `#` mean other things. */
+/** A page without fenced code, where brackets and `#` are not Markdown. */
 function withoutFences(page: string): string {
   return readFileSync(join(root, page), "utf8").replace(/^ *```[\s\S]*?^ *```$/gm, "");
 }
 
-/** Targets of all links and pictures of a page, without those to other sites. */
+/** The targets of all links and pictures of a page, except those to other sites. */
 function links(page: string): string[] {
   const text = withoutFences(page).replace(/`[^`\n]*`/g, "");
   const targets = [...text.matchAll(/\]\(([^)\s]+)\)/g)].map(([, target]) => target!);
@@ -35,7 +35,7 @@ function anchors(file: string): Set<string> {
   return found;
 }
 
-/** Why a link leads nowhere; null when it leads somewhere. */
+/** The reason why a link is broken; null for a valid link. */
 function failure(page: string, target: string): string | null {
   const [path = "", anchor] = target.split("#");
   const file = path === "" ? page : relative(root, join(root, dirname(page), path));
@@ -46,27 +46,27 @@ function failure(page: string, target: string): string | null {
   return anchors(file).has(anchor) ? null : `${page}: ${target} names no heading`;
 }
 
-test("every relative link and anchor of the documents leads somewhere", () => {
+test("every relative link and anchor of the documents exists", () => {
   const all = pages.flatMap((page) => links(page).map((target) => failure(page, target)));
   expect(all.length).toBeGreaterThan(100);
   expect(all.filter((each) => each !== null)).toEqual([]);
 });
 
-test("the check of links finds a missing file, a missing heading and a path out of the repository", () => {
+test("the check of links finds a missing file, a missing heading and a path outside the repository", () => {
   expect(failure("docs/protocol.md", "../src/nowhere.ts")).toContain("does not exist");
   expect(failure("README.md", "docs/protocol.md#nothing")).toContain("names no heading");
   expect(failure("README.md", "../elsewhere")).toContain("leaves the repository");
   expect(failure("docs/protocol.md", "#what-an-attacker-can-do")).toBeNull();
 });
 
-test("README.md has fewer than 150 lines and keeps the two commands of the installation", () => {
+test("README.md has fewer than 150 lines and contains the two commands of the installation", () => {
   const text = readFileSync(join(root, "README.md"), "utf8");
   expect(text.trimEnd().split("\n").length).toBeLessThan(README_LINES_MAX);
   expect(text).toContain("\n    npm install && npm start ");
   expect(text).toContain("\n    npm install && npm test ");
 });
 
-test("the options in docs/operating.md are those of the program", () => {
+test("docs/operating.md lists exactly the options of the server", () => {
   const text = readFileSync(join(root, "docs/operating.md"), "utf8");
   const [manual = "", rest] = text.split("\n## Passwords\n");
   const inManual = [...manual.matchAll(/^\| `(--[\w-]+)/gm)].map(([, option]) => option!);
@@ -74,13 +74,13 @@ test("the options in docs/operating.md are those of the program", () => {
   expect(inManual.toSorted()).toEqual([...USAGE.matchAll(/^ {2}(--[\w-]+)/gm)].map(([, option]) => option!).toSorted());
 });
 
-test("every member that docs/architecture.md names is in a file that declares its class", () => {
+test("every class member in docs/architecture.md exists in a file that declares the class", () => {
   const sources = [...new Glob("src/**/*.ts").scanSync(root)].map((file) => readFileSync(join(root, file), "utf8"));
   const text = readFileSync(join(root, "docs/architecture.md"), "utf8");
   const members = [...text.matchAll(/`([A-Z]\w+)\.(#?\w+)`/g)].map(([, type, member]) => ({ type, member }));
   const missing = members.filter(({ type, member }) => {
-    const homes = sources.filter((source) => new RegExp(`\\b(class|interface) ${type}\\b`).test(source));
-    return !homes.some((source) => new RegExp(`(^|\\W)${member}\\b`).test(source));
+    const declaring = sources.filter((source) => new RegExp(`\\b(class|interface) ${type}\\b`).test(source));
+    return !declaring.some((source) => new RegExp(`(^|\\W)${member}\\b`).test(source));
   });
   expect(members.length).toBeGreaterThan(40);
   expect(missing).toEqual([]);

@@ -8,7 +8,7 @@ let running: Runner | null = null;
 
 afterEach(() => running?.stop());
 
-test("whatever is tried in ten seconds, everything that reads what others write holds", async () => {
+test("every fuzz target holds for the inputs of ten seconds", async () => {
   const names = targets.map(({ name }) => name);
   running = new Runner(names, seedFor("fuzz"));
   const failure = await running.run(10_000);
@@ -18,7 +18,7 @@ test("whatever is tried in ten seconds, everything that reads what others write 
 
 const fuzz = (...args: string[]) => run("test/fuzz/main.ts", ...args);
 
-test("it says its seed, and in the end how much was tried", async () => {
+test("the fuzz program prints its seed and the number of inputs", async () => {
   const { code, out } = await fuzz("--target", "line-reader", "--seconds", "1", "--seed", "5");
   expect(code).toBe(0);
   expect(out).toMatch(/^seed 5\ntarget +inputs\nline-reader +\d+\n$/);
@@ -30,7 +30,7 @@ test.each([
     ["--target", "luck"],
     /^fuzz: --target takes line-reader, .* or proxy-header, not "luck" \(--help lists the options\)\n$/,
   ],
-])("an invalid command line is refused with the reason: %j", async (args, reason) => {
+])("the invalid arguments %j print the reason and exit with 2", async (args, reason) => {
   const { code, out, err } = await fuzz(...args);
   expect({ code, out }).toEqual({ code: 2, out: "" });
   if (typeof reason === "string") expect(err).toBe(`fuzz: ${reason} (--help lists the options)\n`);

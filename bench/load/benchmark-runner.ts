@@ -1,3 +1,7 @@
+/**
+ * Starts a server and a load generator (swarm.ts) for each run, in a temporary folder, and returns the outcome. What a
+ * run does is in its WorkloadSpec; which server it is, in its Peer.
+ */
 import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { createServer } from "node:net";
 import { tmpdir } from "node:os";
@@ -12,25 +16,26 @@ const READY_MS = 10_000;
 const STOP_MS = 10_000;
 const PASSWORD = "secret";
 
-/** A program that cannot be run here, or a run that failed, in words for a person. */
+/** A server that does not start, or a run that failed. The message is for users. */
 export class BenchmarkError extends Error {}
 
-/** Descriptors of a process that are no client's. */
+/** Descriptors of a process that are not for clients. */
 const DESCRIPTORS_SPARE = 200;
 
-/** How many clients a server, and a swarm, can have on this machine. */
+/** The number of clients that one process can have under the limit of descriptors. */
 export function clientsMax(): number {
   return descriptorsMax() - DESCRIPTORS_SPARE;
 }
 
-/** What a run is, but for the server. */
-export type Task = Omit<WorkloadSpec, "dialect" | "host" | "port" | "pid" | "loginsAtOnce">;
+/** A workload without the fields that depend on the server. */
+export type Task = Omit<WorkloadSpec, "protocol" | "host" | "port" | "pid" | "loginsAtOnce">;
 
-/** Where servers and swarms run, one after the other; `remove` takes all their files away and ends what still runs. */
+/** Runs servers and load generators, one pair after another. `remove` ends what still runs and removes all files. */
 export class BenchmarkRunner {
   readonly folder = mkdtempSync(join(tmpdir(), "heartline-bench-"));
   readonly users: [name: string, password: string][];
   readonly #running = new Set<Bun.Subprocess>();
+  /** Number of runs so far: the name of the next folder. */
   #runs = 0;
 
   constructor(users: number) {
@@ -38,8 +43,8 @@ export class BenchmarkRunner {
     writeFileSync(join(this.folder, "credentials"), this.users.map((user) => `${user.join(" ")}\n`).join(""));
   }
 
-  /** Runs a fresh server with nothing kept from an earlier one, and a swarm against it. Throws ContestError. */
-  async run(peer: Peer, task: Task, say: (progress: string) => void): Promise<Outcome> {
+  /** Runs a new server with an empty folder, and a load generator against it. Throws BenchmarkError. */
+  async run(peer: Peer, task: Task, report: (progress: string) => void): Promise<Outcome> {
     const folder = join(this.folder, `run-${++this.#runs}`);
     mkdirSync(folder);
     const credentials = join(this.folder, "credentials");
@@ -49,8 +54,8 @@ export class BenchmarkRunner {
     try {
       const port = await this.#listens(server, site.port);
       if (port === null) throw new BenchmarkError(`${peer.name} does not listen: ${(await errors).slice(0, 500)}`);
-      const { dialect, loginsAtOnce } = peer;
-      return await this.swarm({ ...task, dialect, loginsAtOnce, host: "127.0.0.1", port, pid: server.pid }, say);
+      const { protocol, loginsAtOnce } = peer;
+      return await this.swarm({ ...task, protocol, loginsAtOnce, host: "127.0.0.1", port, pid: server.pid }, report);
     } catch (error) {
       throw error instanceof BenchmarkError ? new BenchmarkError(`${peer.name}: ${error.message}`) : error;
     } finally {
@@ -59,17 +64,17 @@ export class BenchmarkRunner {
     }
   }
 
-  /** Runs a swarm. Throws ContestError. */
-  async swarm(order: WorkloadSpec, say: (progress: string) => void): Promise<Outcome> {
+  /** Runs a load generator against a server that listens already. Throws BenchmarkError. */
+  async swarm(spec: WorkloadSpec, report: (progress: string) => void): Promise<Outcome> {
     const swarm = this.#spawn([...onCore(1), process.execPath, join(import.meta.dir, "swarm.ts")], "pipe");
-    (swarm.stdin as Bun.FileSink).write(`${JSON.stringify(order)}\n`);
+    (swarm.stdin as Bun.FileSink).write(`${JSON.stringify(spec)}\n`);
     (swarm.stdin as Bun.FileSink).end();
     const errors = new Response(swarm.stderr).text();
     let outcome: Outcome | null = null;
     for await (const line of linesOf(swarm.stdout)) {
-      const said = JSON.parse(line) as { progress: string } | { outcome: Outcome };
-      if ("progress" in said) say(said.progress);
-      else outcome = said.outcome;
+      const message = JSON.parse(line) as { progress: string } | { outcome: Outcome };
+      if ("progress" in message) report(message.progress);
+      else outcome = message.outcome;
     }
     await swarm.exited;
     const ended = `the swarm ended (${swarm.signalCode ?? `code ${swarm.exitCode}`})`;
@@ -90,16 +95,19 @@ export class BenchmarkRunner {
     return child;
   }
 
-  /** The port on which a server listens: the one that it says, or the given one as soon as somebody answers there. */
+  /**
+   * Waits until the server accepts connections and returns its port: the one that it prints, or else `port`. Null when
+   * it has ended or is not ready in time.
+   */
   async #listens(server: Bun.Subprocess<"ignore" | "pipe", "pipe", "pipe">, port: number): Promise<number | null> {
-    let said: number | null = null;
+    let printed: number | null = null;
     void (async () => {
       for await (const line of linesOf(server.stdout))
-        said ??= Number(/listening on \S+:(\d+)$/.exec(line)?.[1] ?? 0) || null;
+        printed ??= Number(/listening on \S+:(\d+)$/.exec(line)?.[1] ?? 0) || null;
     })();
     for (let waitedMs = 0; waitedMs < READY_MS && server.exitCode === null; waitedMs += 20) {
       await Bun.sleep(20);
-      const at = said ?? port;
+      const at = printed ?? port;
       const socket = await Bun.connect({ hostname: "127.0.0.1", port: at, socket: { data: () => {} } }).catch(
         () => null,
       );

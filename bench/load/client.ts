@@ -1,122 +1,135 @@
+/**
+ * One connection of the load generator: sends what the Swarm asks for, and checks and times what arrives. The Swarm
+ * decides when to send, and holds all counters.
+ */
 import type { Socket } from "bun";
-import { type ProtocolAdapter, LINE, type Step } from "./protocol-adapter.ts";
+import { type ProtocolAdapter, LINE_KIND, type Step } from "./protocol-adapter.ts";
 import type { Histogram } from "../report/histogram.ts";
 import type { WorkloadSpec } from "./workload-spec.ts";
 import * as payload from "./payload.ts";
 import type { Tally } from "./tally.ts";
 
 const LF = 10;
-const CONFIRM_BYTES = 64 << 10;
-/** A port can be used again only after a minute: with more addresses there are more of them. */
-const SOURCES = 16;
+/** A resumable session acknowledges after this many received bytes. */
+const ACK_BYTES = 64 << 10;
+/** Source addresses: a closed port is reserved for a minute (TIME_WAIT), so one address may run out of ports. */
+const SOURCE_ADDRESSES = 16;
 const BUFFER_BYTES = 512;
+/** The shortest payload for which the length of the next line is predicted. */
 const GUESS_BYTES_MIN = 40;
 
-/** What all clients of a swarm share, and tell it. */
+/** What a Client needs of its Swarm. */
 export interface SwarmState {
-  readonly order: WorkloadSpec;
-  readonly dialect: ProtocolAdapter;
+  readonly spec: WorkloadSpec;
+  readonly adapter: ProtocolAdapter;
   readonly clients: readonly Client[];
   readonly payloadBytes: number;
-  /** Bytes of a line behind the payload, but for the LF. */
+  /** Bytes between the payload and the LF. */
   readonly payloadEnd: number;
   readonly tally: Tally;
   readonly latency: Histogram;
-  /** Who has something to write when the turn ends. */
-  readonly touched: Client[];
-  /** Messages that each client has on their way; 0 when time decides, or none are to be sent any more. */
+  /** Clients with unsent output, which is written at the end of the turn. */
+  readonly dirty: Client[];
+  /** Messages in flight per client; 0 in an open loop and when sending has stopped. */
   readonly window: number;
   accepted: number;
   delivered: number;
   refused: number;
+  /** This turn had something to do. */
   isWorking: boolean;
-  offer(nowMs: number): void;
-  spoke(stamp: number): void;
-  flies(broadcaster: number, sequence: number): void;
-  landed(broadcaster: number, sequence: number, age: number, now: number): void;
-  lost(client: Client): void;
+  /** Sends what an open loop has due by now. */
+  sendDue(nowMs: number): void;
+  /** Called for each message sent, for each broadcast sent, and for each delivery of a broadcast. */
+  messageSent(stamp: number): void;
+  broadcastSent(broadcaster: number, sequence: number): void;
+  broadcastReceived(broadcaster: number, sequence: number, age: number, now: number): void;
+  /** Called when the connection of a client has closed. */
+  disconnected(client: Client): void;
   fault(what: string): void;
 }
 
-/** One connection of a swarm: says what it is told to, and checks and times what arrives. */
+/** One connection of a Swarm. */
 export class Client {
   readonly swarm: SwarmState;
   readonly index: number;
   socket: Socket<undefined> | null = null;
-  hasLeft = false;
+  isLoggedOut = false;
   messagesSent = 0;
   broadcastsSent = 0;
-  /** Requests that are not answered yet. */
+  /** Requests without a reply. */
   unanswered = 0;
-  /** When the alive was due that has no answer yet; -1 when there is none. */
-  aliveDue = -1;
+  /** When the `alive` without a reply was due; -1 when there is none. */
+  aliveDueStamp = -1;
+  /** Bytes of the stream that were received, and acknowledged. */
   received = 0;
-  #confirmed = 0;
+  #acked = 0;
   readonly #isResumable: boolean;
-  /** What is still to be said before it is in. */
+  /** The steps of the login (or the logout) that are not complete. */
   #steps: Step[];
-  #entered: (() => void) | null = null;
-  #carried: Buffer | null = null;
+  #stepsDone: (() => void) | null = null;
+  /** The received part of a line that has no LF yet. */
+  #partialLine: Buffer | null = null;
+  /** The message to the partner, in which only the payload changes; and where the payload begins. */
   readonly #message: Buffer;
   readonly #messageAt: number;
   readonly #broadcast: Buffer | null;
   readonly #broadcastAt: number;
-  #next = Buffer.allocUnsafeSlow(BUFFER_BYTES);
-  #nextBytes = 0;
-  #isTouched = false;
+  #output = Buffer.allocUnsafeSlow(BUFFER_BYTES);
+  #outputBytes = 0;
+  #isDirty = false;
 
   constructor(swarm: SwarmState, index: number) {
-    const { dialect, order } = swarm;
-    const { users, payloadBytes } = order;
+    const { adapter, spec } = swarm;
+    const { users, payloadBytes } = spec;
     this.swarm = swarm;
     this.index = index;
     const [name, password] = users[index]!;
-    const { broadcasters } = order.scenario;
-    const everybody = broadcasters > 0 && (dialect.broadcastersHear || index >= broadcasters);
-    this.#isResumable = order.resumable === "half" ? index % 2 === 1 : order.resumable;
-    this.#steps = dialect.steps(name, password, { everybody, resumable: this.#isResumable });
+    const { broadcasters } = spec.scenario;
+    const broadcasts = broadcasters > 0 && (adapter.broadcastersReceive || index >= broadcasters);
+    this.#isResumable = spec.resumable === "half" ? index % 2 === 1 : spec.resumable;
+    this.#steps = adapter.steps(name, password, { broadcasts, resumable: this.#isResumable });
     const partner = users[index ^ 1]?.[0] ?? name;
-    const message = dialect.message(partner, payloadBytes);
+    const message = adapter.message(partner, payloadBytes);
     this.#messageAt = message.head.length;
     const text = payload.newPayload(payload.MESSAGE_MARK, index, payloadBytes);
     this.#message = Buffer.concat([message.head, text, message.tail]);
-    const broadcast = dialect.broadcast(payloadBytes);
+    const broadcast = adapter.broadcast(payloadBytes);
     this.#broadcastAt = broadcast.head.length;
-    const toAll = payload.newPayload(payload.BROADCAST_MARK, index, payloadBytes);
-    this.#broadcast = index < broadcasters ? Buffer.concat([broadcast.head, toAll, broadcast.tail]) : null;
+    const broadcastText = payload.newPayload(payload.BROADCAST_MARK, index, payloadBytes);
+    this.#broadcast = index < broadcasters ? Buffer.concat([broadcast.head, broadcastText, broadcast.tail]) : null;
   }
 
-  /** Connects and logs in. */
-  async enter(): Promise<void> {
-    const { host, port } = this.swarm.order;
+  /** Connects and logs in. Resolves when the login is complete. */
+  async login(): Promise<void> {
+    const { host, port } = this.swarm.spec;
     const { promise, resolve } = Promise.withResolvers<void>();
-    this.#entered = resolve;
+    this.#stepsDone = resolve;
     const isLocal = host.startsWith("127.");
     this.socket = await Bun.connect({
       hostname: host,
       port,
-      ...((isLocal ? { localAddress: `127.0.0.${2 + (this.index % SOURCES)}` } : {}) as object),
+      ...((isLocal ? { localAddress: `127.0.0.${2 + (this.index % SOURCE_ADDRESSES)}` } : {}) as object),
       socket: {
-        data: (_socket, chunk) => this.hears(chunk),
-        drain: () => this.drained(),
-        close: () => this.swarm.lost(this),
+        data: (_socket, chunk) => this.data(chunk),
+        drain: () => this.drain(),
+        close: () => this.swarm.disconnected(this),
       },
     });
-    this.#say(this.#steps[0]!.say);
+    this.#send(this.#steps[0]!.send);
     await promise;
   }
 
-  /** Logs out and closes, in a way that leaves the port free at once. */
-  async leave(): Promise<void> {
-    const { logout } = this.swarm.dialect;
+  /** Logs out, and resets the connection so that its port is free at once. */
+  async logout(): Promise<void> {
+    const { logout } = this.swarm.adapter;
     if (logout !== "") {
       const { promise, resolve } = Promise.withResolvers<void>();
-      this.#entered = resolve;
-      this.#steps = [{ say: logout, until: /^ok/ }];
-      this.#say(logout);
+      this.#stepsDone = resolve;
+      this.#steps = [{ send: logout, expect: /^ok/ }];
+      this.#send(logout);
       await promise;
     }
-    this.hasLeft = true;
+    this.isLoggedOut = true;
     this.socket?.terminate();
   }
 
@@ -124,79 +137,80 @@ export class Client {
     const { swarm } = this;
     payload.stampPayload(this.#message, this.#messageAt, this.messagesSent++, stamp);
     this.#append(this.#message);
-    const { aliveEach } = swarm.order.scenario;
-    if (aliveEach > 0 && this.messagesSent % aliveEach === 0) this.#append(swarm.dialect.alive);
-    swarm.spoke(stamp);
+    const { aliveEach } = swarm.spec.scenario;
+    if (aliveEach > 0 && this.messagesSent % aliveEach === 0) this.#append(swarm.adapter.alive);
+    swarm.messageSent(stamp);
   }
 
   broadcast(stamp: number): void {
     payload.stampPayload(this.#broadcast!, this.#broadcastAt, this.broadcastsSent, stamp);
-    this.swarm.flies(this.index, this.broadcastsSent++);
+    this.swarm.broadcastSent(this.index, this.broadcastsSent++);
     this.#append(this.#broadcast!);
   }
 
   alive(due: number): void {
-    this.aliveDue = due;
-    this.#append(this.swarm.dialect.alive);
+    this.aliveDueStamp = due;
+    this.#append(this.swarm.adapter.alive);
   }
 
   #append(line: Buffer): void {
-    if (this.#nextBytes + line.length > this.#next.length) {
-      const larger = Buffer.allocUnsafeSlow(2 * this.#next.length + line.length);
-      this.#next.copy(larger, 0, 0, this.#nextBytes);
-      this.#next = larger;
+    if (this.#outputBytes + line.length > this.#output.length) {
+      const larger = Buffer.allocUnsafeSlow(2 * this.#output.length + line.length);
+      this.#output.copy(larger, 0, 0, this.#outputBytes);
+      this.#output = larger;
     }
-    line.copy(this.#next, this.#nextBytes);
-    this.#nextBytes += line.length;
+    line.copy(this.#output, this.#outputBytes);
+    this.#outputBytes += line.length;
     this.unanswered++;
-    this.#touch();
+    this.#markDirty();
   }
 
-  #say(words: string | Buffer): void {
-    this.#append(Buffer.from(words as string));
+  /** Sends bytes that are not counted as a request. */
+  #send(bytes: string | Buffer): void {
+    this.#append(Buffer.from(bytes as string));
     this.unanswered--;
   }
 
-  #touch(): void {
-    if (this.#isTouched) return;
-    this.#isTouched = true;
-    this.swarm.touched.push(this);
+  #markDirty(): void {
+    if (this.#isDirty) return;
+    this.#isDirty = true;
+    this.swarm.dirty.push(this);
   }
 
   flush(): void {
-    this.#isTouched = false;
+    this.#isDirty = false;
     if (this.socket === null) return;
-    const taken = this.socket.write(this.#next, 0, this.#nextBytes);
+    const taken = this.socket.write(this.#output, 0, this.#outputBytes);
     if (taken <= 0) return;
-    if (taken < this.#nextBytes) this.#next.copy(this.#next, 0, taken, this.#nextBytes);
-    this.#nextBytes -= taken;
+    if (taken < this.#outputBytes) this.#output.copy(this.#output, 0, taken, this.#outputBytes);
+    this.#outputBytes -= taken;
   }
 
-  drained(): void {
-    if (this.#nextBytes > 0) this.#touch();
+  drain(): void {
+    if (this.#outputBytes > 0) this.#markDirty();
   }
 
-  /** A resumable session's client says how far it has read. */
-  confirm(): void {
-    if (!this.#isResumable || this.received === this.#confirmed) return;
-    this.#confirmed = this.received;
+  /** Acknowledges what was received, in a resumable session. */
+  sendAck(): void {
+    if (!this.#isResumable || this.received === this.#acked) return;
+    this.#acked = this.received;
     this.#append(Buffer.from(`alive ${this.received}\n`));
   }
 
-  hears(chunk: Buffer): void {
+  data(chunk: Buffer): void {
     const { swarm } = this;
     swarm.isWorking = true;
-    // To a crowd that only stays, nothing is said but who comes and goes: that is not what is to be timed here.
-    if (swarm.order.scenario.instead === "login" && this.index < swarm.order.crowd && this.#entered === null) return;
-    const bytes = this.#carried === null ? chunk : Buffer.concat([this.#carried, chunk]);
-    const { lines } = swarm.dialect;
+    // In the scenario login, clients that stay online receive only `joined` and `left`, which are not measured.
+    if (swarm.spec.scenario.instead === "login" && this.index < swarm.spec.crowd && this.#stepsDone === null) return;
+    const bytes = this.#partialLine === null ? chunk : Buffer.concat([this.#partialLine, chunk]);
+    const { kinds: lines } = swarm.adapter;
     const { payloadEnd, payloadBytes } = swarm;
     const nowMs = performance.now();
-    // A turn may be long: what falls due meanwhile must not wait for its end.
-    swarm.offer(nowMs);
+    // A turn may be long: messages that fall due meanwhile must not wait for its end.
+    swarm.sendDue(nowMs);
     const now = payload.stampAt(nowMs);
     let at = 0;
-    /** The line ends here if it is like the last one with a payload: that is mostly so. */
+    /** Length of the last line with a payload. Most lines have the same length, so the LF is tried there first. */
     let length = 0;
     let first = 0;
     for (;;) {
@@ -206,25 +220,25 @@ export class Client {
       if (!isGuess) lf = bytes.indexOf(LF, at);
       if (lf < 0) break;
       const start = lf - payloadEnd - payloadBytes;
-      const isIn = this.#entered === null;
-      if (start >= at && isMark(bytes[start]!) && isIn) {
-        // Shorter ones could be two lines that are together as long as another one.
+      const isLoggedIn = this.#stepsDone === null;
+      if (start >= at && isMark(bytes[start]!) && isLoggedIn) {
+        // With shorter payloads, two lines could be as long as this one.
         if (payloadBytes >= GUESS_BYTES_MIN) length = lf - at;
         first = bytes[at]!;
-        this.#delivered(bytes, start, now);
+        this.#payloadReceived(bytes, start, now);
       } else {
-        const kind = isIn ? lines[bytes[at]!]! : LINE.closer;
-        if (kind === LINE.reply) this.#replied(now);
-        else if (kind === LINE.closer) this.#look(bytes, at, lf, now);
+        const kind = isLoggedIn ? lines[bytes[at]!]! : LINE_KIND.closer;
+        if (kind === LINE_KIND.reply) this.#replyReceived(now);
+        else if (kind === LINE_KIND.closer) this.#otherLine(bytes, at, lf, now);
       }
-      if (isIn) this.received += lf + 1 - at; // Not the reply to the login: the stream begins behind it.
+      if (isLoggedIn) this.received += lf + 1 - at; // The stream begins after the reply to the login.
       at = lf + 1;
     }
-    this.#carried = at < bytes.length ? Buffer.from(bytes.subarray(at)) : null;
-    if (this.received - this.#confirmed >= CONFIRM_BYTES) this.confirm();
+    this.#partialLine = at < bytes.length ? Buffer.from(bytes.subarray(at)) : null;
+    if (this.received - this.#acked >= ACK_BYTES) this.sendAck();
   }
 
-  #delivered(bytes: Buffer, start: number, now: number): void {
+  #payloadReceived(bytes: Buffer, start: number, now: number): void {
     const { swarm } = this;
     const sender = payload.senderOf(bytes, start);
     const sequence = payload.sequenceOf(bytes, start);
@@ -232,46 +246,48 @@ export class Client {
     swarm.delivered++;
     swarm.latency.record(age);
     if (bytes[start] === payload.MESSAGE_MARK) {
-      if (sender !== (this.index ^ 1)) return swarm.fault("a message came to somebody else");
-      swarm.tally.came(this.index, sequence);
+      if (sender !== (this.index ^ 1)) return swarm.fault("a message arrived at the wrong client");
+      swarm.tally.received(this.index, sequence);
       swarm.accepted++;
       if (swarm.window > 0) swarm.clients[sender]!.message(now);
     } else {
-      swarm.tally.came(swarm.clients.length + this.index * swarm.order.scenario.broadcasters + sender, sequence);
-      swarm.landed(sender, sequence, age, now);
+      swarm.tally.received(swarm.clients.length + this.index * swarm.spec.scenario.broadcasters + sender, sequence);
+      swarm.broadcastReceived(sender, sequence, age, now);
     }
   }
 
-  #replied(now: number): void {
+  #replyReceived(now: number): void {
     this.unanswered--;
-    if (this.aliveDue < 0) return;
-    this.swarm.latency.record((now - this.aliveDue) & (2 ** 30 - 1));
+    if (this.aliveDueStamp < 0) return;
+    this.swarm.latency.record((now - this.aliveDueStamp) & (2 ** 30 - 1));
     this.swarm.accepted++;
-    this.aliveDue = -1;
+    this.aliveDueStamp = -1;
   }
 
-  #look(bytes: Buffer, at: number, lf: number, now: number): void {
+  /** A line that is examined as text: of the login, an event, an error. */
+  #otherLine(bytes: Buffer, at: number, lf: number, now: number): void {
     const line = bytes.toString("latin1", at, lf).replace(/\r$/, "");
     const [step] = this.#steps;
     if (step !== undefined) {
-      if (step.until.test(line)) {
+      if (step.expect.test(line)) {
         this.#steps.shift();
         const [next] = this.#steps;
-        if (next !== undefined) return this.#say(next.say);
-        this.#entered?.();
-        this.#entered = null;
-      } else if (line.startsWith("err ") || line.startsWith("-")) this.swarm.fault(`the server said: ${line}`);
-      else if (line.startsWith("PING")) this.#say(this.swarm.dialect.answer(line) as string);
+        if (next !== undefined) return this.#send(next.send);
+        this.#stepsDone?.();
+        this.#stepsDone = null;
+      } else if (line.startsWith("err ") || line.startsWith("-"))
+        this.swarm.fault(`the server refused the login: ${line}`);
+      else if (line.startsWith("PING")) this.#send(this.swarm.adapter.answer(line) as string);
       return;
     }
-    if (this.swarm.order.mayRefuse === true && line.startsWith("err internal")) {
+    if (this.swarm.spec.mayRefuse === true && line.startsWith("err internal")) {
       this.swarm.refused++;
-      return this.#replied(now);
+      return this.#replyReceived(now);
     }
-    const answer = this.swarm.dialect.answer(line);
-    if (answer === null) this.swarm.fault(`the server said: ${line.slice(0, 100)}`);
-    else if (answer === LINE.reply) this.#replied(now);
-    else this.#say(answer as string);
+    const answer = this.swarm.adapter.answer(line);
+    if (answer === null) this.swarm.fault(`unexpected line of the server: ${line.slice(0, 100)}`);
+    else if (answer === LINE_KIND.reply) this.#replyReceived(now);
+    else this.#send(answer as string);
   }
 }
 

@@ -1,6 +1,7 @@
+/** `bun run bench`: options, the runs of one benchmark, and its report on stdout. */
 import { readFileSync } from "node:fs";
 import { Random } from "../../test/support/random.ts";
-import { type CommandLine, Progress, beforeQuitting, runProgram } from "../command-line.ts";
+import { type CommandLine, Progress, onInterrupt, runProgram } from "../command-line.ts";
 import { UsageError } from "../../src/usage-error.ts";
 import { BenchmarkRunner, BenchmarkError, type Task, clientsMax } from "./benchmark-runner.ts";
 import { PAYLOAD_BYTES_MIN } from "./payload.ts";
@@ -11,7 +12,7 @@ import { digits } from "../report/statistics.ts";
 import { type Outcome, isBehind, isClean } from "./workload-spec.ts";
 
 const CLIENTS_DEFAULT = 5000;
-const VISITORS_DEFAULT = 32;
+const CHURN_CLIENTS_DEFAULT = 32;
 const OPTIONS = [
   "scenario",
   "clients",
@@ -33,41 +34,41 @@ const OPTIONS = [
 
 const USAGE = `Usage: bun run bench [options]
 
-Measures a Heartline server on this machine: starts one of its own, on one core, and a swarm of clients on another, who
-write to each other. Every payload is numbered and timed: none may be lost, twice or out of order. Unless a rate or a
-window is given, it measures first how much is possible, and then the latencies at half of that.
+Measures a Heartline server on this machine. It starts a server on one core and a load generator on another, whose
+clients send messages to each other. Every payload has a number and a time: none may be lost, twice or out of order.
+Without --rate and --window it measures first the highest rate, and then the latencies at half of that rate.
 
   --scenario <name>      what the clients do (mixed):
 ${SCENARIO_NAMES.map((name) => `                           ${name.padEnd(10)} ${SCENARIOS[name].help}`).join("\n")}
-  --clients <number>     how many, an even number (as many as descriptors allow, up to ${CLIENTS_DEFAULT})
-  --crowd <number>       so many more who are online and say nothing (0)
-  --window <number>      messages that each client has on its way; a new one for each that arrived (1);
-                         in the scenario login, how many people come and go beside --clients (${VISITORS_DEFAULT})
-  --rate <number>        messages a second of all clients together, whatever comes back; late ones count from when they
-                         were due
-  --payload <bytes>      the text of a message, at least ${PAYLOAD_BYTES_MIN} (64)
-  --seconds <number>     how long it is measured (8)
-  --warmup <number>      seconds before that, which do not count (3)
-  --senders <number>     who broadcasts, in the scenario broadcast (1)
-  --beat <seconds>       how often each client says alive, in the scenario alive (30)
-  --sessions <kind>      plain, or resumable: then clients confirm every second (plain)
-  --durability <level>   of the server: none, process or power (process)
-  --seed <number>        decides who writes to whom (1)
-  --target <host:port>   measures a server that runs already, instead of one of its own; without its time and memory
-  --credentials <file>   the users of that server
-  --json <file>          writes all figures there
-  --help                 this page
+  --clients <number>     number of clients, even (as many as descriptors allow, up to ${CLIENTS_DEFAULT})
+  --crowd <number>       further clients that are online and send nothing (0)
+  --window <number>      messages in flight per client: each delivery sends the next one (1);
+                         in the scenario login: clients that log in and out, besides --clients (${CHURN_CLIENTS_DEFAULT})
+  --rate <number>        messages per second of all clients together, sent on time whether or not earlier ones have
+                         arrived; latencies count from the time at which a message was due
+  --payload <bytes>      length of a message's text, at least ${PAYLOAD_BYTES_MIN} (64)
+  --seconds <number>     duration of the measurement (8)
+  --warmup <number>      seconds before the measurement (3)
+  --senders <number>     number of clients that broadcast, in the scenario broadcast (1)
+  --beat <seconds>       interval between two alive of a client, in the scenario alive (30)
+  --sessions <kind>      plain, or resumable with an acknowledgement per second (plain)
+  --durability <level>   durability of the server: none, process or power (process)
+  --seed <number>        seed that pairs the clients (1)
+  --target <host:port>   measures a server that runs already, without its CPU time and memory
+  --credentials <file>   credentials file with users of that server
+  --json <file>          writes all figures to this file
+  --help                 prints this page
 
-Exit code: 0, 1 when something was lost, twice, out of order or otherwise failed, 2 for a command line that cannot be
-meant.
+Exit code: 0; 1 when a message was lost, twice or out of order, or something else failed; 2 for an invalid command line.
 `;
 
 interface Options {
   task: Omit<Task, "users">;
   scenario: string;
   clients: number;
-  visitors: number;
-  /** Given by the user; else it is found out. */
+  /** Clients that log in and out, in the scenario login. */
+  churnClients: number;
+  /** The rate or the window was given, or the scenario has none: one run only. */
   isFixed: boolean;
   durability: "none" | "process" | "power";
   seed: number;
@@ -77,46 +78,47 @@ interface Options {
 }
 
 function parseOptions(line: CommandLine<(typeof OPTIONS)[number]>): Options {
-  const scenario = line.word("scenario", "mixed", SCENARIO_NAMES);
+  const scenario = line.choice("scenario", "mixed", SCENARIO_NAMES);
   const [target, file] = [line.text("target"), line.text("credentials")];
   if ((target === null) !== (file === null)) throw new UsageError("--target and --credentials go together");
   const [, host, port] = /^(.+):(\d+)$/.exec(target ?? "") ?? [];
   if (target !== null && line.text("durability") !== null)
-    throw new UsageError("--durability is of a server of its own, and --target has it already");
+    throw new UsageError("--durability cannot be combined with --target: the server runs already");
   if (target !== null && (host === undefined || Number(port) > 65535))
     throw new UsageError(`--target takes <host>:<port>, not "${target}"`);
   const users = file === null ? null : readUsers(file);
-  const most = Math.min(users?.length ?? Number.POSITIVE_INFINITY, clientsMax()) & ~1;
-  const clients = line.number("clients", Math.min(most, CLIENTS_DEFAULT), 2, most);
-  if (clients % 2 !== 0) throw new UsageError("--clients takes an even number, since they write in pairs");
+  const clientsLimit = Math.min(users?.length ?? Number.POSITIVE_INFINITY, clientsMax()) & ~1;
+  const clients = line.number("clients", Math.min(clientsLimit, CLIENTS_DEFAULT), 2, clientsLimit);
+  if (clients % 2 !== 0) throw new UsageError("--clients takes an even number: clients exchange messages in pairs");
   const isBroadcast = scenario === "broadcast";
   const senders = line.number("senders", isBroadcast ? 1 : SCENARIOS[scenario].broadcasters, 1, 64);
   const rate = line.number("rate", 0, 1, 2_000_000);
   const window = line.number("window", null, 1, 1024);
-  if (rate > 0 && window !== null) throw new UsageError("--rate sends by time and --window by what arrives: give one");
+  if (rate > 0 && window !== null) throw new UsageError("--rate and --window exclude each other: give one");
   const broadcasters = SCENARIOS[scenario].broadcasters === 0 ? 0 : Math.min(senders, clients);
-  // Those of --clients stay, others come and go.
-  const visitors = scenario === "login" ? (window ?? VISITORS_DEFAULT) : 0;
-  if (visitors > 0 && line.text("crowd") !== null)
-    throw new UsageError("--crowd is not for login: --clients stay there");
-  if (clients + visitors > most) throw new UsageError(`--clients and who comes and goes are more than ${most}`);
+  // In the scenario login, --clients stay online while others log in and out.
+  const churnClients = scenario === "login" ? (window ?? CHURN_CLIENTS_DEFAULT) : 0;
+  if (churnClients > 0 && line.text("crowd") !== null)
+    throw new UsageError("--crowd is not for login: --clients stay online there");
+  if (clients + churnClients > clientsLimit)
+    throw new UsageError(`--clients and the clients that log in and out are more than ${clientsLimit}: give fewer`);
   return {
     task: {
       scenario: { ...SCENARIOS[scenario], broadcasters },
-      crowd: visitors > 0 ? clients : line.number("crowd", 0, 0, most - clients),
+      crowd: churnClients > 0 ? clients : line.number("crowd", 0, 0, clientsLimit - clients),
       window: window ?? 1,
       rate,
       payloadBytes: line.number("payload", 64, PAYLOAD_BYTES_MIN, 400_000),
       beatMs: line.number("beat", 30, 0.1, 3600, true) * 1000,
       warmupMs: line.number("warmup", 3, 0, 600, true) * 1000,
       measureMs: line.number("seconds", 8, 0.1, 3600, true) * 1000,
-      resumable: line.word("sessions", "plain", ["plain", "resumable"]) === "resumable",
+      resumable: line.choice("sessions", "plain", ["plain", "resumable"]) === "resumable",
     },
     scenario,
     clients,
-    visitors,
+    churnClients,
     isFixed: rate > 0 || window !== null || SCENARIOS[scenario].instead !== null,
-    durability: line.word("durability", "process", ["none", "process", "power"]),
+    durability: line.choice("durability", "process", ["none", "process", "power"]),
     seed: line.number("seed", 1, 0, 2 ** 31),
     target: target === null ? null : { host: host!, port: Number(port) },
     users,
@@ -128,7 +130,7 @@ function readUsers(file: string): [string, string][] {
   try {
     const lines = readFileSync(file, "utf8").split(/\r?\n/);
     const users = lines.filter((line) => /^[^#\s]\S* \S+$/.test(line)).map((line) => line.split(" "));
-    if (users.length < 2) throw new Error("it needs two users at least, a line each: <user> <password>");
+    if (users.length < 2) throw new Error("it needs two users, one per line: <user> <password>");
     return users as [string, string][];
   } catch (error) {
     throw new UsageError(`cannot use ${file}: ${(error as Error).message}`);
@@ -145,7 +147,7 @@ function shuffled<T>(list: readonly T[], seed: number): T[] {
   return all;
 }
 
-/** What a run came to, by row; `-` where it does not apply. */
+/** The rows of the report; `-` where one does not apply. */
 const ROWS: [name: string, of: (outcome: Outcome) => string][] = [
   ["accepted messages/s", ({ accepted }) => digits(Math.round(accepted))],
   ["deliveries/s", ({ delivered }) => digits(Math.round(delivered))],
@@ -154,21 +156,21 @@ const ROWS: [name: string, of: (outcome: Outcome) => string][] = [
   ["        p99.9", (outcome) => micros(outcome, outcome.latency.p999)],
   ["        max", (outcome) => micros(outcome, outcome.latency.max)],
   [
-    "server CPU a delivery",
+    "server CPU per delivery",
     ({ server, accepted }) => (server === null || accepted === 0 ? "-" : `${digits(server.cpuMicros)} µs`),
   ],
-  ["server CPU, of a core", ({ server }) => (server === null ? "-" : `${digits(100 * server.core)} %`)],
-  // Of a few, what the server itself grows by meanwhile would be most of it.
+  ["server CPU, of one core", ({ server }) => (server === null ? "-" : `${digits(100 * server.core)} %`)],
+  // With few clients, the growth of the server itself would be most of it.
   [
-    "memory a client",
+    "memory per client",
     ({ server, clients }) => (server === null || clients < 1000 ? "-" : `${digits(Math.round(server.resident))} B`),
   ],
-  ["swarm busy", ({ busy }) => `${digits(100 * busy)} %`],
+  ["load generator busy", ({ busy }) => `${digits(100 * busy)} %`],
 ];
 
 function micros(outcome: Outcome, value: number): string {
   if (outcome.latency.count === 0) return "-";
-  if (isBehind(outcome)) return "not told";
+  if (isBehind(outcome)) return "not shown";
   return value >= 10_000 ? `${digits(value / 1000)} ms` : `${digits(value)} µs`;
 }
 
@@ -202,37 +204,38 @@ function report(options: Options, runs: { title: string; task: Options["task"]; 
   return `${lines.join("\n")}\n`;
 }
 
-/** What must be known to read the figures rightly. */
+/** Remarks on a run: why figures are missing or lower than they could be, and its faults. */
 function remarks({ server, lateness, ...outcome }: Outcome, { rate, scenario }: Options["task"]): string[] {
   const lines: string[] = [];
   if (isBehind({ server, lateness, ...outcome })) {
     const late = digits(lateness.p99 / 1000);
-    lines.push(`  the swarm fell behind (p99 ${late} ms late), so its latencies are not the server's and are not told`);
+    lines.push(`  the load generator was late (p99 ${late} ms): its latencies are not the server's and are not shown`);
   } else if (outcome.accepted < 0.99 * rate) {
-    lines.push(`  the server took only ${digits(outcome.accepted)} of ${digits(rate)} messages a second`);
+    lines.push(`  the server accepted only ${digits(outcome.accepted)} of ${digits(rate)} messages per second`);
   } else if (rate === 0 && scenario.instead === null && server !== null && server.core < 0.9) {
     lines.push(
-      `  the server used only ${digits(100 * server.core)} % of its core: more in flight may be more a second`,
+      `  the server used only ${digits(100 * server.core)} % of its core: a larger --window may give a higher rate`,
     );
   }
-  if (outcome.stolen > 0.02) lines.push(`  others took ${digits(100 * outcome.stolen)} % of this machine meanwhile`);
+  if (outcome.stolen > 0.02)
+    lines.push(`  the hypervisor gave ${digits(100 * outcome.stolen)} % of this machine's time to others`);
   for (const fault of outcome.faults) lines.push(`  FAULT: ${fault}`);
-  if (outcome.faults.length > 0) lines.push("  what was under way then is not counted, neither as arrived nor as lost");
+  if (outcome.faults.length > 0) lines.push("  messages in flight at the fault count neither as delivered nor as lost");
   return lines;
 }
 
 async function main(line: CommandLine<(typeof OPTIONS)[number]>): Promise<number> {
   const options = parseOptions(line);
   const { task, clients, target, seed, json } = options;
-  const count = clients + (options.visitors > 0 ? options.visitors : task.crowd);
-  const contest = new BenchmarkRunner(count);
+  const count = clients + (options.churnClients > 0 ? options.churnClients : task.crowd);
+  const runner = new BenchmarkRunner(count);
   const progress = new Progress();
-  beforeQuitting(() => {
+  onInterrupt(() => {
     progress.clear();
-    contest.remove();
+    runner.remove();
   });
   const peer = heartline(options.durability);
-  const users = shuffled(options.users ?? contest.users, seed).slice(0, count);
+  const users = shuffled(options.users ?? runner.users, seed).slice(0, count);
   const result = newResult(seed);
   result.peers[peer.name] =
     target === null
@@ -241,14 +244,14 @@ async function main(line: CommandLine<(typeof OPTIONS)[number]>): Promise<number
   try {
     const runs: { title: string; task: Options["task"]; outcome: Outcome }[] = [];
     const run = async (title: string, task: Options["task"]): Promise<Outcome> => {
-      const say = (text: string): void => progress.say(`${title}: ${text}`);
-      say("starting");
-      const order = { ...task, users };
+      const showProgress = (text: string): void => progress.show(`${title}: ${text}`);
+      showProgress("starting");
+      const spec = { ...task, users };
       const outcome =
         target === null
-          ? await contest.run(peer, order, say)
-          : await contest
-              .swarm({ ...order, ...target, dialect: "heartline", loginsAtOnce: 64, pid: null }, say)
+          ? await runner.run(peer, spec, showProgress)
+          : await runner
+              .swarm({ ...spec, ...target, protocol: "heartline", loginsAtOnce: 64, pid: null }, showProgress)
               .catch((error: Error) => {
                 throw new BenchmarkError(`${target.host}:${target.port}: ${error.message}`);
               });
@@ -256,7 +259,7 @@ async function main(line: CommandLine<(typeof OPTIONS)[number]>): Promise<number
       result.runs.push({ peer: peer.name, work: title, task: { ...task, clients }, round: 0, outcome });
       return outcome;
     };
-    const first = await run(task.rate > 0 ? `${digits(task.rate)} a second` : titleOf(task), task);
+    const first = await run(task.rate > 0 ? `${digits(task.rate)} per second` : titleOf(task), task);
     if (!options.isFixed && first.faults.length === 0) {
       const rate = Math.max(1, Math.round(first.accepted / 2));
       await run(`half of that: ${digits(rate)}/s`, { ...task, rate });
@@ -267,7 +270,7 @@ async function main(line: CommandLine<(typeof OPTIONS)[number]>): Promise<number
     return runs.every(({ outcome }) => isClean(outcome)) ? 0 : 1;
   } finally {
     progress.clear();
-    contest.remove();
+    runner.remove();
   }
 }
 

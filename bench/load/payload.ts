@@ -1,6 +1,6 @@
 /**
- * What a payload says: a mark, who sent it, the how-manieth of its kind it is, and when it was due, in digits of 6 bits;
- * then filler. It has no byte that any dialect minds.
+ * The format of a payload: a mark (message or broadcast), the sender's index, a sequence number, and the time at which
+ * it was due, in digits of 6 bits; then filler. All bytes are printable, so every protocol can carry them.
  */
 export const MESSAGE_MARK = 126;
 export const BROADCAST_MARK = 124;
@@ -8,10 +8,10 @@ export const PAYLOAD_BYTES_MIN = 14;
 const [SENDER, SEQUENCE, STAMP] = [1, 4, 9] as const;
 const ZERO = 48;
 const FILLER = 120;
-/** Stamps count tenths of a microsecond and begin again after 107 s: latencies are less. */
+/** Stamps count tenths of a microsecond and wrap around after 107 s. Latencies are shorter than that. */
 const STAMP_MASK = 2 ** 30 - 1;
 
-/** A payload of that many bytes, for `sender`, with sequence and stamp still to be written. */
+/** A payload of `bytes` bytes from `sender`. `stampPayload` writes the sequence number and the stamp. */
 export function newPayload(mark: number, sender: number, bytes: number): Buffer {
   const payload = Buffer.alloc(bytes, FILLER);
   payload[0] = mark;
@@ -37,12 +37,12 @@ export function sequenceOf(bytes: Uint8Array, start: number): number {
   return readDigits(bytes, start + SEQUENCE);
 }
 
-/** Tenths of a microsecond from when it was due to `now`, a stamp too. */
+/** Tenths of a microsecond between the payload's due time and the stamp `now`. */
 export function ageOf(bytes: Uint8Array, start: number, now: number): number {
   return (now - readDigits(bytes, start + STAMP)) & STAMP_MASK;
 }
 
-/** A moment of `performance.now()` as a stamp. */
+/** A time of `performance.now()` as a stamp. */
 export function stampAt(nowMs: number): number {
   return Math.floor(nowMs * 10_000) % (STAMP_MASK + 1);
 }

@@ -1,18 +1,19 @@
-/** What the clients do, as data. */
+/** What the clients of a benchmark do, as data. */
 export interface Scenario {
   help: string;
   /** Clients write to each other in pairs. */
   messages: boolean;
-  /** So many clients broadcast to all: each as the window allows; or by turns, one after every `each` messages. */
+  /** Number of clients that broadcast: as fast as the window allows, or in turn with `broadcastEach`. */
   broadcasters: number;
+  /** One broadcast per this many messages of all clients; 0 for as many as the window allows. */
   broadcastEach: number;
-  /** A client says `alive` behind every so many messages of its own; with 0 never. */
+  /** Each client sends `alive` after this many of its messages; 0 for never. */
   aliveEach: number;
-  /** Instead of all that: everybody says `alive` once in a while; people come and go; nobody says anything. */
+  /** In place of messages: each client sends `alive` at intervals; clients log in and out; clients send nothing. */
   instead: "alive" | "login" | "idle" | null;
 }
 
-const TALK: Scenario = {
+const MESSAGES: Scenario = {
   help: "",
   messages: true,
   broadcasters: 0,
@@ -23,17 +24,21 @@ const TALK: Scenario = {
 
 export const SCENARIOS = {
   mixed: {
-    ...TALK,
-    help: "messages in pairs; for each 9 of a client an alive, for each 10,000 of all a broadcast to everybody",
+    ...MESSAGES,
+    help: "messages in pairs, an alive per 9 messages of a client, a broadcast per 10,000 messages of all",
     broadcasters: 8,
     broadcastEach: 10_000,
     aliveEach: 9,
   },
-  message: { ...TALK, help: "messages in pairs, each client to its neighbour" },
-  broadcast: { ...TALK, help: "broadcasts to everybody, of --senders clients", messages: false, broadcasters: 1 },
-  alive: { ...TALK, help: "a crowd that says nothing but alive, each client every --beat seconds", instead: "alive" },
-  login: { ...TALK, help: "people who come and go beside a crowd that stays", instead: "login" },
-  idle: { ...TALK, help: "a crowd that says nothing: memory per session", instead: "idle" },
+  message: { ...MESSAGES, help: "messages in pairs" },
+  broadcast: { ...MESSAGES, help: "broadcasts of --senders clients to all others", messages: false, broadcasters: 1 },
+  alive: {
+    ...MESSAGES,
+    help: "each client sends only alive, every --beat seconds",
+    instead: "alive",
+  },
+  login: { ...MESSAGES, help: "clients that log in and out, while others stay online", instead: "login" },
+  idle: { ...MESSAGES, help: "clients that send nothing: memory per session", instead: "idle" },
 } satisfies Record<string, Scenario>;
 
 export type ScenarioName = keyof typeof SCENARIOS;

@@ -1,3 +1,7 @@
+/**
+ * The load generator: many clients in one process. It logs them in, sends in a closed loop (a window) or an open loop
+ * (a rate), and measures. As a program it reads a WorkloadSpec on stdin and writes JSON lines on stdout.
+ */
 import { Client, type SwarmState } from "./client.ts";
 import { PROTOCOLS, type ProtocolAdapter } from "./protocol-adapter.ts";
 import { Histogram } from "../report/histogram.ts";
@@ -7,146 +11,150 @@ import { cpuNs, machineTicks, memoryOf, stolen } from "../process-figures.ts";
 import { linesOf } from "../program.ts";
 import { Tally } from "./tally.ts";
 
-const CONFIRM_MS = 1_000;
+const ACK_INTERVAL_MS = 1_000;
 const DRAIN_MS = 20_000;
 const LOGIN_MS = 30_000;
-const OFFERS_MAX = 256;
-/** Broadcasts of one client that may be on their way: a power of 2. */
-const FLIGHTS = 1 << 12;
+/** Messages of an open loop that are sent at once; then the sockets are read. */
+const DUE_SENDS_MAX = 256;
+/** Broadcasts in flight per client: a power of 2. */
+const BROADCASTS_IN_FLIGHT_MAX = 1 << 12;
 
-/** Many clients in one process, which write to each other, and check and time what arrives. */
+/** The clients of one process, and what is counted over all of them. */
 export class Swarm implements SwarmState {
-  readonly order: WorkloadSpec;
-  readonly dialect: ProtocolAdapter;
+  readonly spec: WorkloadSpec;
+  readonly adapter: ProtocolAdapter;
   readonly clients: Client[];
-  /** Those of them who talk. */
-  readonly talkers: Client[];
-  touched: Client[] = [];
+  /** The clients that send: all but the crowd. */
+  readonly senders: Client[];
+  dirty: Client[] = [];
+  /** In tenths of µs; see Slice. */
   readonly latency = new Histogram();
   readonly last = new Histogram();
   readonly lateness = new Histogram();
   readonly tally: Tally;
   readonly payloadBytes: number;
-  /** Bytes of a line behind the payload, but for the LF. */
+  /** Bytes between the payload and the LF. */
   readonly payloadEnd: number;
   accepted = 0;
   delivered = 0;
   refused = 0;
-  /** Messages that each client has on their way; 0 when time decides, or none are to be sent any more. */
+  /** Messages in flight per client; 0 in an open loop and when sending has stopped. */
   window = 0;
   isWorking = false;
-  readonly #say: (progress: string) => void;
+  readonly #report: (progress: string) => void;
   readonly #faults = new Set<string>();
-  /** Receivers that a broadcast has not reached: [broadcaster * FLIGHTS + sequence % FLIGHTS]. */
-  readonly #flights: Int32Array;
+  /** Receivers that a broadcast has not reached, by `slotOf`; and the number of receivers of each broadcast. */
+  readonly #receiversLeft: Int32Array;
   readonly #receivers: number;
-  #spoken = 0;
-  #turn = 0;
-  #spare: Client[] = [];
-  #isRunning = true;
-  #isOpen = true;
-  #entered = 0;
-  #isLeaving = false;
+  #messagesSent = 0;
+  #nextBroadcaster = 0;
+  /** Swapped with `dirty` each turn. */
+  #spareDirty: Client[] = [];
+  /** Loading: clients send. Draining: they wait for what is in flight. Closed: a closed connection is not a fault. */
+  #state: "loading" | "draining" | "closed" = "loading";
+  #loginsBegun = 0;
+  /** Open loop: when the next message is due, in tenths of µs; messages per second; the index of its sender. */
   #dueTenths = 0;
   #rate = 0;
-  #next = 0;
+  #nextSender = 0;
   #idleMs = 0;
-  /** The server's memory before those came in who count, and how many they are. */
-  #memory: ReturnType<typeof memoryOf> | null = null;
-  #since = 0;
-  #visits: Promise<void>[] = [];
-  #confirms: Timer | undefined;
+  /** The server's memory before the clients logged in whose memory is measured, and their number. */
+  #memoryBefore: ReturnType<typeof memoryOf> | null = null;
+  #clientsSince = 0;
+  #loginLoops: Promise<void>[] = [];
+  #ackTimer: Timer | undefined;
   #dropped = 0;
 
-  constructor(order: WorkloadSpec, say: (progress: string) => void) {
-    this.order = order;
-    this.#say = say;
-    const { users, scenario, payloadBytes } = order;
-    this.dialect = PROTOCOLS[order.dialect];
+  constructor(spec: WorkloadSpec, report: (progress: string) => void) {
+    this.spec = spec;
+    this.#report = report;
+    const { users, scenario, payloadBytes } = spec;
+    this.adapter = PROTOCOLS[spec.protocol];
     this.payloadBytes = payloadBytes;
-    this.payloadEnd = this.dialect.message("x", payloadBytes).tail.length - 1;
+    this.payloadEnd = this.adapter.message("x", payloadBytes).tail.length - 1;
     this.clients = users.map((_, index) => new Client(this, index));
-    this.talkers = this.clients.slice(0, users.length - order.crowd);
+    this.senders = this.clients.slice(0, users.length - spec.crowd);
     this.tally = new Tally(users.length * (1 + scenario.broadcasters));
-    this.#flights = new Int32Array(scenario.broadcasters * FLIGHTS);
-    this.#receivers = users.length - (this.dialect.broadcastersHear ? 1 : scenario.broadcasters);
+    this.#receiversLeft = new Int32Array(scenario.broadcasters * BROADCASTS_IN_FLIGHT_MAX);
+    this.#receivers = users.length - (this.adapter.broadcastersReceive ? 1 : scenario.broadcasters);
   }
 
   fault(what: string): void {
     if (this.#faults.size < 5) this.#faults.add(what);
   }
 
-  lost(client: Client): void {
+  disconnected(client: Client): void {
     client.socket = null;
-    if (this.#isLeaving || client.hasLeft) return;
+    if (this.#state === "closed" || client.isLoggedOut) return;
     this.#dropped++;
     this.fault("the server closed a connection");
   }
 
-  /** A message was sent: of so many, one is followed by a broadcast of whose turn it is. */
-  spoke(stamp: number): void {
-    const { broadcastEach, broadcasters } = this.order.scenario;
-    if (broadcastEach > 0 && ++this.#spoken % broadcastEach === 0)
-      this.clients[this.#turn++ % broadcasters]!.broadcast(stamp);
+  /** Counts a message that was sent, and sends a broadcast after every `broadcastEach` of them. */
+  messageSent(stamp: number): void {
+    const { broadcastEach, broadcasters } = this.spec.scenario;
+    if (broadcastEach > 0 && ++this.#messagesSent % broadcastEach === 0)
+      this.clients[this.#nextBroadcaster++ % broadcasters]!.broadcast(stamp);
   }
 
-  flies(broadcaster: number, sequence: number): void {
-    this.#flights[broadcaster * FLIGHTS + (sequence % FLIGHTS)] = this.#receivers;
+  broadcastSent(broadcaster: number, sequence: number): void {
+    this.#receiversLeft[slotOf(broadcaster, sequence)] = this.#receivers;
   }
 
-  /** A broadcast has reached one more receiver. */
-  landed(broadcaster: number, sequence: number, age: number, now: number): void {
-    if (--this.#flights[broadcaster * FLIGHTS + (sequence % FLIGHTS)]! !== 0) return;
+  /** A broadcast has reached one more receiver. The last one makes room for the next broadcast. */
+  broadcastReceived(broadcaster: number, sequence: number, age: number, now: number): void {
+    if (--this.#receiversLeft[slotOf(broadcaster, sequence)]! !== 0) return;
     this.accepted++;
     this.last.record(age);
-    if (this.window > 0 && this.order.scenario.broadcastEach === 0) this.clients[broadcaster]!.broadcast(now);
+    if (this.window > 0 && this.spec.scenario.broadcastEach === 0) this.clients[broadcaster]!.broadcast(now);
   }
 
-  /** Everybody comes in, talks, is measured, and has heard everything. */
+  /** The whole run: log in, warm up, measure, wait for everything in flight. */
   async run(): Promise<Outcome> {
     await this.begin();
-    return this.end(await this.measure(this.order.measureMs));
+    return this.end(await this.measure(this.spec.measureMs));
   }
 
-  /** Everybody comes in, and talks for a while. */
+  /** Logs in, starts to send, and waits for the warm-up. */
   async begin(): Promise<void> {
-    const { scenario, warmupMs, rate, window, beatMs } = this.order;
-    this.#spin();
-    // Of an idle crowd the slope counts, not what a server needs to begin with.
-    const crowd = scenario.instead === "login" ? this.order.crowd : this.clients.length;
+    const { scenario, warmupMs, rate, window, beatMs } = this.spec;
+    this.#runTurns();
+    // Memory per idle client is a slope: the server's own memory and the first quarter of the clients do not count.
+    const crowd = scenario.instead === "login" ? this.spec.crowd : this.clients.length;
     const first = scenario.instead === "idle" ? crowd >> 2 : 0;
-    await this.#enter(first);
-    this.#memory = this.#ofServer(memoryOf);
-    this.#since = crowd - first;
-    await this.#enter(crowd);
-    if (scenario.instead === "login") this.#visits = this.clients.slice(crowd).map(({ index }) => this.#visit(index));
-    this.#confirms = setInterval(() => this.clients.forEach((client) => client.confirm()), CONFIRM_MS);
-    const isTalking = scenario.instead === null;
+    await this.#logIn(first);
+    this.#memoryBefore = this.#readServer(memoryOf);
+    this.#clientsSince = crowd - first;
+    await this.#logIn(crowd);
+    if (scenario.instead === "login")
+      this.#loginLoops = this.clients.slice(crowd).map(({ index }) => this.#loginLoop(index));
+    this.#ackTimer = setInterval(() => this.clients.forEach((client) => client.sendAck()), ACK_INTERVAL_MS);
+    const sendsMessages = scenario.instead === null;
     if (scenario.instead === "alive") this.#rate = this.clients.length / (beatMs / 1000);
-    else if (isTalking) this.#rate = rate;
+    else if (sendsMessages) this.#rate = rate;
     this.#dueTenths = performance.now() * 10_000;
-    if (isTalking && rate === 0) this.#open(window);
-    this.#say("warming up");
+    if (sendsMessages && rate === 0) this.#fillWindow(window);
+    this.#report("warming up");
     await Bun.sleep(warmupMs);
   }
 
-  /** What happens from now on, for so long. */
+  /** Measures for `measureMs`. */
   async measure(measureMs: number): Promise<Slice> {
     for (const histogram of [this.latency, this.last, this.lateness]) histogram.clear();
     this.#idleMs = 0;
     const ticks = machineTicks();
-    const from = this.#now();
-    const series = await this.#watch(measureMs);
-    const to = this.#now();
+    const from = this.#counters();
+    const series = await this.#recordSeries(measureMs);
+    const to = this.#counters();
     const [latency, last, lateness] = [summary(this.latency), summary(this.last), summary(this.lateness)];
     const seconds = (to.ms - from.ms) / 1000;
     const busy = 1 - this.#idleMs / (to.ms - from.ms);
-    const stole = stolen(ticks);
-    // All that a session costs is there by now: also what it needs to talk.
-    const [before, after] = [this.#memory, this.#ofServer(memoryOf)];
+    const stolenShare = stolen(ticks);
+    // By now each session has all the memory that it needs to send and receive.
+    const [before, after] = [this.#memoryBefore, this.#readServer(memoryOf)];
     const { accepted, delivered } = { accepted: to.accepted - from.accepted, delivered: to.delivered - from.delivered };
     const counted = Math.max(1, delivered || accepted);
-    const byClient = (of: "resident" | "anonymous"): number => (after![of] - before![of]) / this.#since;
+    const byClient = (of: "resident" | "anonymous"): number => (after![of] - before![of]) / this.#clientsSince;
     return {
       clients: this.clients.length,
       seconds,
@@ -165,179 +173,182 @@ export class Swarm implements SwarmState {
               anonymous: byClient("anonymous"),
             },
       busy,
-      stolen: stole,
+      stolen: stolenShare,
       series,
-      ...this.#wrong(),
+      ...this.#errors(),
     };
   }
 
-  /** Nobody says anything more; what is under way arrives. The outcome is that of the slice, with all that went wrong. */
+  /** Stops sending, waits for everything in flight, and returns `slice` with the totals and the errors. */
   async end(slice: Slice): Promise<Outcome> {
     this.window = this.#rate = 0;
-    this.#isOpen = false;
-    await Promise.all(this.#visits);
+    this.#state = "draining";
+    await Promise.all(this.#loginLoops);
     await this.#drain();
-    clearInterval(this.#confirms);
-    this.#isRunning = false;
+    clearInterval(this.#ackTimer);
     const sent = this.clients.reduce((sum, each) => sum + each.messagesSent + each.broadcastsSent, 0);
-    return { ...slice, ...this.#wrong(), sent, refused: this.refused, faults: [...this.#faults] };
+    return { ...slice, ...this.#errors(), sent, refused: this.refused, faults: [...this.#faults] };
   }
 
-  #wrong(): Pick<Slice, "lost" | "twice" | "disordered" | "dropped"> {
+  #errors(): Pick<Slice, "lost" | "twice" | "disordered" | "dropped"> {
     const { lost, twice, disordered } = this.tally;
     return { lost, twice, disordered, dropped: this.#dropped };
   }
 
-  /** The first messages: each answer, or what arrives, makes room for the next. */
-  #open(window: number): void {
-    const { messages, broadcasters, broadcastEach } = this.order.scenario;
+  /** Closed loop: sends the first messages. Each delivery sends the next one. */
+  #fillWindow(window: number): void {
+    const { messages, broadcasters, broadcastEach } = this.spec.scenario;
     this.window = window;
     const now = payload.stampAt(performance.now());
     for (let i = 0; i < window; i++) {
-      if (messages) for (const client of this.talkers) client.message(now);
+      if (messages) for (const client of this.senders) client.message(now);
       if (broadcastEach === 0) for (let b = 0; b < broadcasters; b++) this.clients[b]!.broadcast(now);
     }
   }
 
-  /** Somebody comes and goes, again and again. */
-  async #visit(index: number): Promise<void> {
-    while (this.#isOpen && this.#faults.size === 0) {
+  /** Scenario login: one user logs in and out, again and again. */
+  async #loginLoop(index: number): Promise<void> {
+    while (this.#state === "loading" && this.#faults.size === 0) {
       const client = new Client(this, index);
-      const cameMs = performance.now();
-      await client.enter();
-      this.latency.record((performance.now() - cameMs) * 10_000);
+      const beganMs = performance.now();
+      await client.login();
+      this.latency.record((performance.now() - beganMs) * 10_000);
       this.accepted++;
-      await client.leave();
+      await client.logout();
     }
   }
 
-  /** One turn after the other, without ever waiting: whatever is to be said is written once a turn. */
-  #spin(): void {
+  /** Runs turns without blocking in between. Each turn writes the output of each dirty client once. */
+  #runTurns(): void {
     let sinceMs = performance.now();
     const turn = (): void => {
-      // Two arrays in turn: one a turn would be a million a second for the collector.
-      const due = this.touched;
-      this.touched = this.#spare;
-      this.#spare = due;
+      // Two arrays that are swapped: a new array per turn would be a million per second to collect.
+      const due = this.dirty;
+      this.dirty = this.#spareDirty;
+      this.#spareDirty = due;
       for (let i = 0; i < due.length; i++) {
         due[i]!.flush();
         this.isWorking = true;
-        if (this.#rate > 0) this.offer(performance.now());
+        if (this.#rate > 0) this.sendDue(performance.now());
       }
       due.length = 0;
       const nowMs = performance.now();
-      this.offer(nowMs);
+      this.sendDue(nowMs);
       if (!this.isWorking) this.#idleMs += nowMs - sinceMs;
       this.isWorking = false;
       sinceMs = nowMs;
-      if (this.#isRunning) setImmediate(turn);
+      if (this.#state !== "closed") setImmediate(turn);
     };
     setImmediate(turn);
   }
 
-  /** Sends what an open loop has due by now, each as if it had gone out when it was due. */
-  offer(nowMs: number): void {
+  /** Open loop: sends all messages that are due. A late one still has the stamp of its due time. */
+  sendDue(nowMs: number): void {
     const nowTenths = nowMs * 10_000;
     if (this.#rate === 0 || this.#dueTenths > nowTenths) return;
-    const before = this.touched.length;
+    const before = this.dirty.length;
     const gapTenths = 1e7 / this.#rate;
-    const { messages, broadcasters, instead } = this.order.scenario;
-    // Whoever is far behind must still get to read.
-    for (let i = 0; i < OFFERS_MAX && this.#dueTenths <= nowTenths; i++, this.#dueTenths += gapTenths) {
+    const { messages, broadcasters, instead } = this.spec.scenario;
+    // Bounded, so that sockets are read also when many messages are late.
+    for (let i = 0; i < DUE_SENDS_MAX && this.#dueTenths <= nowTenths; i++, this.#dueTenths += gapTenths) {
       const stamp = payload.stampAt(this.#dueTenths / 10_000);
       this.lateness.record(nowTenths - this.#dueTenths);
-      const next = this.#next++;
+      const next = this.#nextSender++;
       if (instead === "alive") this.clients[next % this.clients.length]!.alive(stamp);
-      else if (messages) this.talkers[next % this.talkers.length]!.message(stamp);
+      else if (messages) this.senders[next % this.senders.length]!.message(stamp);
       else this.clients[next % broadcasters]!.broadcast(stamp);
     }
-    for (let i = before; i < this.touched.length; i++) this.touched[i]!.flush();
-    this.touched.length = before;
+    for (let i = before; i < this.dirty.length; i++) this.dirty[i]!.flush();
+    this.dirty.length = before;
   }
 
-  #now(): { ms: number; accepted: number; delivered: number; cpuNs: number } {
+  #counters(): { ms: number; accepted: number; delivered: number; cpuNs: number } {
     const { accepted, delivered } = this;
-    return { ms: performance.now(), accepted, delivered, cpuNs: this.#ofServer(cpuNs) ?? 0 };
+    return { ms: performance.now(), accepted, delivered, cpuNs: this.#readServer(cpuNs) ?? 0 };
   }
 
-  /** What is to be known of the server's process; null when it is none of ours, or has ended. */
-  #ofServer<T>(ask: (pid: number) => T): T | null {
+  /** Reads a figure of the server's process; null when it was not started here, or has ended. */
+  #readServer<T>(read: (pid: number) => T): T | null {
     try {
-      return this.order.pid === null ? null : ask(this.order.pid);
+      return this.spec.pid === null ? null : read(this.spec.pid);
     } catch {
       this.fault("the server has ended");
       return null;
     }
   }
 
-  async #watch(measureMs: number): Promise<Outcome["series"]> {
+  async #recordSeries(measureMs: number): Promise<Outcome["series"]> {
     const series: Outcome["series"] = [];
-    let before = this.#now();
+    let before = this.#counters();
     for (let leftMs = measureMs; leftMs > 0 && this.#faults.size === 0; leftMs -= 1000) {
       await Bun.sleep(Math.min(1000, leftMs));
-      const now = this.#now();
+      const now = this.#counters();
       const passedMs = now.ms - before.ms;
       const delivered = Math.round((1000 * (now.delivered - before.delivered)) / passedMs);
       series.push({ delivered, core: (now.cpuNs - before.cpuNs) / 1e6 / passedMs });
       const count = delivered > 0 ? delivered : Math.round((1000 * (now.accepted - before.accepted)) / passedMs);
-      this.#say(`measuring: ${count.toLocaleString("en")} a second`);
+      this.#report(`measuring: ${count.toLocaleString("en")} per second`);
       before = now;
     }
     return series;
   }
 
-  /** Clients come in, until they are so many. */
-  async #enter(count: number): Promise<void> {
-    const { clients, order } = this;
-    let saidMs = performance.now();
-    const enterSome = async (): Promise<void> => {
-      while (this.#entered < count && this.#faults.size === 0) {
-        const client = clients[this.#entered++]!;
-        const late = setTimeout(() => this.fault(`a client was not in after ${LOGIN_MS / 1000} s`), LOGIN_MS);
-        await client.enter();
-        clearTimeout(late);
-        if (performance.now() - saidMs < 1000) continue;
-        saidMs = performance.now();
-        this.#say(`${this.#entered} of ${count} clients are in`);
+  /** Logs clients in until `count` of them have begun, `loginsAtOnce` at a time. Throws when one fails. */
+  async #logIn(count: number): Promise<void> {
+    const { clients, spec } = this;
+    let reportedMs = performance.now();
+    const logInNext = async (): Promise<void> => {
+      while (this.#loginsBegun < count && this.#faults.size === 0) {
+        const client = clients[this.#loginsBegun++]!;
+        const timer = setTimeout(() => this.fault(`a login took longer than ${LOGIN_MS / 1000} s`), LOGIN_MS);
+        await client.login();
+        clearTimeout(timer);
+        if (performance.now() - reportedMs < 1000) continue;
+        reportedMs = performance.now();
+        this.#report(`${this.#loginsBegun} of ${count} clients logged in`);
       }
     };
-    await Promise.race([Promise.all(Array.from({ length: order.loginsAtOnce }, enterSome)), this.#faulty()]);
+    await Promise.race([Promise.all(Array.from({ length: spec.loginsAtOnce }, logInNext)), this.#untilFault()]);
     if (this.#faults.size > 0) throw new Error([...this.#faults].join("; "));
   }
 
-  async #faulty(): Promise<void> {
-    while (this.#faults.size === 0 && this.#isRunning) await Bun.sleep(100);
+  async #untilFault(): Promise<void> {
+    while (this.#faults.size === 0 && this.#state !== "closed") await Bun.sleep(100);
   }
 
-  /** Everything that was sent has arrived everywhere, and is answered; or it counts as lost. */
+  /** Waits until everything sent has arrived and has its reply. What has not arrived in time counts as lost. */
   async #drain(): Promise<void> {
     const { clients, tally } = this;
-    const { broadcasters } = this.order.scenario;
+    const { broadcasters } = this.spec.scenario;
     const streams: { stream: number; sent: number }[] = [];
     for (const { index, socket } of clients) {
       if (socket === null) continue;
       streams.push({ stream: index, sent: clients[index ^ 1]?.messagesSent ?? 0 });
       for (let b = 0; b < broadcasters; b++) {
-        const hears = index !== b && (this.dialect.broadcastersHear || index >= broadcasters);
-        if (hears)
+        const receives = index !== b && (this.adapter.broadcastersReceive || index >= broadcasters);
+        if (receives)
           streams.push({ stream: clients.length + index * broadcasters + b, sent: clients[b]!.broadcastsSent });
       }
     }
     const isDone = (): boolean => {
       let missing = 0;
       for (const { stream, sent } of streams) missing += Math.max(0, sent - tally.next(stream));
-      // What was refused does not come.
+      // Refused messages do not arrive.
       const arrived = missing === 0 || missing + tally.lost <= this.refused;
-      return arrived && (!this.dialect.replies || clients.every(({ unanswered }) => unanswered === 0));
+      return arrived && (!this.adapter.replies || clients.every(({ unanswered }) => unanswered === 0));
     };
     for (let waitedMs = 0; waitedMs < DRAIN_MS && !isDone() && this.#faults.size === 0; waitedMs += 20)
       await Bun.sleep(20);
-    this.#isLeaving = true;
-    // After a fault nobody waits any more for what is under way: that it is not there says nothing.
+    this.#state = "closed";
+    // After a fault there was no wait, so what is still in flight is not lost.
     if (this.#faults.size === 0) for (const { stream, sent } of streams) tally.end(stream, sent);
     const unanswered = clients.reduce((sum, each) => sum + each.unanswered, 0);
-    if (this.dialect.replies && unanswered !== 0) this.fault(`${unanswered} requests were not answered`);
+    if (this.adapter.replies && unanswered !== 0) this.fault(`${unanswered} requests had no reply`);
   }
+}
+
+function slotOf(broadcaster: number, sequence: number): number {
+  return broadcaster * BROADCASTS_IN_FLIGHT_MAX + (sequence % BROADCASTS_IN_FLIGHT_MAX);
 }
 
 function summary(histogram: Histogram): Latency {
@@ -347,18 +358,18 @@ function summary(histogram: Histogram): Latency {
 }
 
 if (import.meta.main) {
-  const say = (what: object): void => void process.stdout.write(`${JSON.stringify(what)}\n`);
+  const write = (message: object): void => void process.stdout.write(`${JSON.stringify(message)}\n`);
   try {
     const lines = linesOf(Bun.stdin.stream());
-    const order = JSON.parse((await lines.next()).value as string) as WorkloadSpec;
-    const swarm = new Swarm(order, (progress) => say({ progress }));
-    if (order.measureMs > 0) say({ outcome: await swarm.run() });
+    const spec = JSON.parse((await lines.next()).value as string) as WorkloadSpec;
+    const swarm = new Swarm(spec, (progress) => write({ progress }));
+    if (spec.measureMs > 0) write({ outcome: await swarm.run() });
     else {
       await swarm.begin();
-      say({ slice: null });
+      write({ slice: null });
       let slice: Slice | null = null;
-      for await (const line of lines) say({ slice: (slice = await swarm.measure(Number(line))) });
-      say({ outcome: await swarm.end(slice ?? (await swarm.measure(1))) });
+      for await (const line of lines) write({ slice: (slice = await swarm.measure(Number(line))) });
+      write({ outcome: await swarm.end(slice ?? (await swarm.measure(1))) });
     }
     process.exit(0);
   } catch (error) {

@@ -1,27 +1,29 @@
-/** Numbers that are missing of one stream are remembered up to this many; beyond that they only count. */
+/** Missing numbers of one stream that are remembered; more are only counted as lost. */
 const GAP_MAX = 10_000;
 
 /**
- * Counts what came of numbered streams from one sender to one receiver: each number must come once, and in order. A
- * stream is a number of its own; all of them are one array.
+ * Checks numbered streams, each from one sender to one receiver: every number must arrive once and in order. A stream
+ * is an index into one array.
  */
 export class Tally {
   lost = 0;
   twice = 0;
   disordered = 0;
+  /** By stream: the next number that is expected. */
   readonly #next: Int32Array;
+  /** By stream: numbers that were skipped and may still arrive. */
   readonly #missing = new Map<number, Set<number>>();
 
   constructor(streams: number) {
     this.#next = new Int32Array(streams);
   }
 
-  /** What came of a stream: as many as should be there when none is lost. */
+  /** The next number that is expected of a stream. */
   next(stream: number): number {
     return this.#next[stream]!;
   }
 
-  came(stream: number, sequence: number): void {
+  received(stream: number, sequence: number): void {
     if (this.#next[stream] === sequence) this.#next[stream] = sequence + 1;
     else this.#outOfOrder(stream, sequence);
   }
@@ -43,7 +45,7 @@ export class Tally {
     this.#next[stream] = sequence + 1;
   }
 
-  /** At the end: so many were sent. */
+  /** At the end of a stream: numbers below `sent` that have not arrived are lost. */
   end(stream: number, sent: number): void {
     this.lost += Math.max(0, sent - this.#next[stream]!);
   }

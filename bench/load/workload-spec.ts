@@ -1,74 +1,80 @@
+/** The data that a load generator reads and writes: the workload on its stdin, the outcome on its stdout. */
 import type { ProtocolName } from "./protocol-adapter.ts";
 import type { Scenario } from "./scenario.ts";
 
-/** Lateness up to here is a machine's own, and no fault of the swarm's. */
+/** Lateness below this is normal for a machine. */
 const LATE_MICROS = 100;
 
-/** What a swarm is to do: JSON on its standard input. It answers with lines of JSON, the last one an Outcome. */
+/** The workload of a load generator: JSON on its stdin. It writes lines of JSON, the last of which is the Outcome. */
 export interface WorkloadSpec {
-  dialect: ProtocolName;
+  protocol: ProtocolName;
   host: string;
   port: number;
-  /** The server's process, whose time and memory are measured; null when it is none of ours. */
+  /** The server's process, whose CPU time and memory are measured; null for a server that was not started here. */
   pid: number | null;
-  /** The last `crowd` of them say nothing. */
+  /** One client per user. The last `crowd` of them send nothing. */
   users: [name: string, password: string][];
   crowd: number;
   scenario: Scenario;
-  /** Closed: messages that each client has on their way. Open: so many a second of all together, whatever comes back. */
+  /** Closed loop: messages in flight per client. */
   window: number;
+  /** Open loop: messages per second of all clients together; 0 for a closed loop. */
   rate: number;
   payloadBytes: number;
-  /** How often a client of an alive crowd says so. */
+  /** Interval between two `alive` of a client, in the scenario alive. */
   beatMs: number;
   warmupMs: number;
-  /** With 0 the swarm is measured slice by slice: a line on standard input is one, and says how many ms. */
+  /** With 0 it measures slices: each further line on stdin is the length of one in ms. */
   measureMs: number;
-  /** Of its sessions none, every other one, or all. */
+  /** Which clients have resumable sessions: all, none, or every second one. */
   resumable: boolean | "half";
-  /** A message may be refused with `err internal`: it is said again by nobody, and need not arrive. */
+  /** The server may refuse messages with `err internal`. They are not sent again and need not arrive. */
   mayRefuse?: boolean;
   /** Clients that log in at the same time. */
   loginsAtOnce: number;
 }
 
-/** Values in µs. */
+/** Percentiles in µs. */
 export interface Latency {
   count: number;
   p50: number;
   p99: number;
   p999: number;
   max: number;
-  /** Of a histogram of tenths of µs. */
+  /** The buckets of a Histogram in tenths of µs. */
   buckets: [index: number, count: number][];
 }
 
-/** What was measured for a while. */
+/** What was measured in one period. */
 export interface Slice {
   clients: number;
   seconds: number;
-  /** A second: what was accepted and reached all its receivers; and what was received. For `login`: people who came. */
+  /** Messages and broadcasts per second that reached all their receivers. In `login`: logins per second. */
   accepted: number;
+  /** Deliveries per second. */
   delivered: number;
-  /** From when a message was to be sent until it arrived; for a broadcast also until it had arrived at the last one. */
+  /** From the time at which a message was due until it arrived. */
   latency: Latency;
+  /** The same for a broadcast, until it arrived at its last receiver. */
   last: Latency;
-  /** How much later than it was due a message of an open loop was sent. */
+  /** Open loop: from the time at which a message was due until it was sent. */
   lateness: Latency;
   server: {
-    /** µs of its processor's time, by delivery or whatever was counted, and the part of one core that it used. */
+    /** CPU time per delivery (or per login or `alive`), in µs. */
     cpuMicros: number;
+    /** The share of one core that it used. */
     core: number;
-    /** Bytes by client: all that is resident; and without what is a file's. */
+    /** Bytes per client: resident memory, and the part of it that is not mapped from files. */
     resident: number;
     anonymous: number;
   } | null;
-  /** The part of the time in which the swarm had something to do, and of the machine's time that others took. */
+  /** The share of the time in which the load generator was not idle. */
   busy: number;
+  /** The share of the machine's time that the hypervisor gave to others. */
   stolen: number;
-  /** By second: deliveries, and the part of a core that the server used. */
+  /** By second: deliveries, and the share of a core that the server used. */
   series: { delivered: number; core: number }[];
-  /** Since the first message; of those that are lost, some may still be on their way. */
+  /** These count from the first message. Before the end, messages in flight may count as lost. */
   lost: number;
   twice: number;
   disordered: number;
@@ -76,21 +82,21 @@ export interface Slice {
   dropped: number;
 }
 
-/** What a swarm came to: what was measured last, and everything since its first message. */
+/** The result of a load generator: its last slice, and totals since its first message. */
 export interface Outcome extends Slice {
   sent: number;
-  /** Messages that were refused: as many of those that are lost are not. */
+  /** Messages that the server refused. They are also counted in `lost`. */
   refused: number;
-  /** What went wrong; nothing when all is well. */
+  /** Other errors; empty for a valid run. */
   faults: string[];
 }
 
-/** Whether everything came once and in order, and nothing else went wrong. */
+/** Whether every message arrived once and in order, without other errors. */
 export function isClean({ lost, twice, disordered, faults }: Outcome): boolean {
   return lost + twice + disordered + faults.length === 0;
 }
 
-/** Whether an open loop measured itself: it could not send in time what was due. */
+/** Whether the load generator was too slow to send messages on time, so that its latencies are not the server's. */
 export function isBehind({ lateness, latency }: Slice): boolean {
   return lateness.count > 0 && lateness.p99 > Math.max(LATE_MICROS, latency.p99 / 10);
 }

@@ -1,21 +1,23 @@
 /**
- * A binary heap of timers that knows where each of them is, so that any can be cancelled: what the wheel is measured
- * against. Timers are numbers below `timersMax`; due times are whole numbers.
+ * A binary heap of timers with the position of each timer, so that any timer can be cancelled. The timer wheel is
+ * compared with it. Timers are numbers below `timersMax`; due times are whole numbers.
  */
 export class TimerHeap {
+  /** Due time, by timer. */
   readonly #dues: Int32Array;
+  /** Timers in heap order. */
   readonly #heap: Int32Array;
-  /** Place of each timer in the heap. */
-  readonly #places: Int32Array;
+  /** Index in the heap, by timer; -1 when it is not armed. */
+  readonly #indexes: Int32Array;
   size = 0;
 
   constructor(timersMax: number) {
     this.#dues = new Int32Array(timersMax);
     this.#heap = new Int32Array(timersMax);
-    this.#places = new Int32Array(timersMax).fill(-1);
+    this.#indexes = new Int32Array(timersMax).fill(-1);
   }
 
-  /** The timer that is due first, while there is any. */
+  /** The timer that is due first; valid while `size` is not 0. */
   get first(): number {
     return this.#heap[0]!;
   }
@@ -26,52 +28,52 @@ export class TimerHeap {
   }
 
   cancel(timer: number): void {
-    const place = this.#places[timer]!;
-    if (place < 0) return;
-    this.#places[timer] = -1;
+    const index = this.#indexes[timer]!;
+    if (index < 0) return;
+    this.#indexes[timer] = -1;
     const last = this.#heap[--this.size]!;
     if (last === timer) return;
-    this.#up(last, place);
-    this.#down(last, this.#places[last]!);
+    this.#up(last, index);
+    this.#down(last, this.#indexes[last]!);
   }
 
-  /** Moves a timer that is armed. */
+  /** Changes the due time of an armed timer. */
   rearm(timer: number, due: number): void {
     this.#dues[timer] = due;
-    this.#up(timer, this.#places[timer]!);
-    this.#down(timer, this.#places[timer]!);
+    this.#up(timer, this.#indexes[timer]!);
+    this.#down(timer, this.#indexes[timer]!);
   }
 
   #up(timer: number, from: number): void {
-    let place = from;
+    let index = from;
     const due = this.#dues[timer]!;
-    while (place > 0) {
-      const parent = (place - 1) >> 1;
+    while (index > 0) {
+      const parent = (index - 1) >> 1;
       const other = this.#heap[parent]!;
       if (this.#dues[other]! <= due) break;
-      this.#put(other, place);
-      place = parent;
+      this.#put(other, index);
+      index = parent;
     }
-    this.#put(timer, place);
+    this.#put(timer, index);
   }
 
   #down(timer: number, from: number): void {
-    let place = from;
+    let index = from;
     const due = this.#dues[timer]!;
     for (;;) {
-      let child = 2 * place + 1;
+      let child = 2 * index + 1;
       if (child >= this.size) break;
       if (child + 1 < this.size && this.#dues[this.#heap[child + 1]!]! < this.#dues[this.#heap[child]!]!) child++;
       const other = this.#heap[child]!;
       if (this.#dues[other]! >= due) break;
-      this.#put(other, place);
-      place = child;
+      this.#put(other, index);
+      index = child;
     }
-    this.#put(timer, place);
+    this.#put(timer, index);
   }
 
-  #put(timer: number, place: number): void {
-    this.#heap[place] = timer;
-    this.#places[timer] = place;
+  #put(timer: number, index: number): void {
+    this.#heap[index] = timer;
+    this.#indexes[timer] = index;
   }
 }

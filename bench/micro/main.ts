@@ -1,3 +1,4 @@
+/** `bun run bench:micro`: the parts that are measured, and a process of its own for each. */
 import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -18,23 +19,24 @@ import { Chat } from "../../src/chat/chat.ts";
 import { Account } from "../../src/chat/session.ts";
 import { WheelTimer, TimerWheel } from "../../src/timer-wheel.ts";
 import { TimerHeap } from "./heap.ts";
-import { type CommandLine, Progress, runProgram } from "../command-line.ts";
+import { type CommandLine, Progress, onInterrupt, runProgram } from "../command-line.ts";
 import { UsageError } from "../../src/usage-error.ts";
 import { Histogram } from "../report/histogram.ts";
 import { digits } from "../report/statistics.ts";
 
 const USAGE = `Usage: bun run bench:micro [options]
 
-Measures the parts, each in a process of its own: after a few benchmarks in one process, calls are not inlined any more.
-A part is done a thousand times in each measured call, so that the call itself costs nothing. Nanoseconds an operation.
+Measures single parts, each in a process of its own: after several benchmarks in one process, the compiler stops
+inlining calls. Each measured call repeats the operation a thousand times. Prints nanoseconds per operation.
 
-  --filter <text>   only parts whose name has that in it
-  --case <name>     that part alone, in this process
-  --help            this page
+  --filter <text>   measures only parts whose name contains the text
+  --case <name>     measures one part in this process
+  --help            prints this page
 `;
 
-/** Each prepares something, and returns what does OPERATIONS of it. */
+/** Operations per measured call. */
 const OPERATIONS = 1000;
+/** Prepares a part and returns the function to measure, which does OPERATIONS operations. */
 type Part = () => () => unknown;
 
 const turn = { markDirty: (): void => {} };
@@ -59,7 +61,7 @@ const PARTS: Record<string, Part> = {
       return request.parseWords(SHAPES[verb]);
     });
   },
-  "outbox: append a message, send, confirm": () => {
+  "outbox: append a message, send, ack": () => {
     const outbox = new Outbox(turn, true);
     const head = encode("message columbia ");
     let number = 0;
@@ -70,20 +72,20 @@ const PARTS: Record<string, Part> = {
       return number;
     };
   },
-  "broadcast: a line to 1,000 who have nothing else to send, each": () => {
-    const multicast = new BroadcastGroup(turn);
+  "broadcast: a line to 1,000 outboxes in sync, per outbox": () => {
+    const group = new BroadcastGroup(turn);
     const head = encode("broadcast columbia ");
     for (let i = 0; i < OPERATIONS; i++) {
       const outbox = new Outbox(turn, true);
       outbox.sink = { flush: () => {}, write: (_bytes, _start, count) => count };
-      outbox.subscribe(multicast);
+      outbox.subscribe(group);
     }
     return () => {
-      multicast.log.append(head, text, 0, text.length);
-      multicast.announce();
-      multicast.durable = multicast.end;
-      multicast.flush();
-      return multicast.sent;
+      group.log.append(head, text, 0, text.length);
+      group.announce();
+      group.durable = group.end;
+      group.flush();
+      return group.sent;
     };
   },
   ...timers("wheel: schedule and cancel", (count) => {
@@ -96,13 +98,13 @@ const PARTS: Record<string, Part> = {
       wheel.schedule(timers[i]!, kind, 35_000 + (i % 1000));
     };
   }),
-  ...timers("wheel: heard (a store, looked at when due)", (count) => {
+  ...timers("wheel: note activity (one store; the timer stays)", (count) => {
     const wheel = new TimerWheel();
     const kind = wheel.kind(() => {});
-    const sessions = Array.from({ length: count }, () => ({ heardMs: 0 }));
+    const sessions = Array.from({ length: count }, () => ({ lastActivityMs: 0 }));
     for (const session of sessions) wheel.schedule(new WheelTimer(session), kind, 35_000);
     return (i) => {
-      sessions[i]!.heardMs = wheel.nowMs;
+      sessions[i]!.lastActivityMs = wheel.nowMs;
     };
   }),
   ...timers("binary heap: schedule and cancel", (count) => {
@@ -114,7 +116,7 @@ const PARTS: Record<string, Part> = {
       heap.schedule(i, ++now + 35_000);
     };
   }),
-  ...timers("binary heap: heard (moved)", (count) => {
+  ...timers("binary heap: note activity (the timer moves)", (count) => {
     const heap = new TimerHeap(count);
     for (let i = 0; i < count; i++) heap.schedule(i, 35_000 + (i % 1000));
     let now = 0;
@@ -194,9 +196,9 @@ const PARTS: Record<string, Part> = {
         outbox.durable = outbox.end;
         while (outbox.peek()) outbox.advance(outbox.pieceEnd - outbox.pieceStart);
         store.acked(account, outbox.ackedNumber);
-        // What a server's checkpoint does: nothing is left in old segments here.
+        // In the server the MailboxScheduler does this. Here old segments contain nothing that is unacknowledged.
         if (store.spillUpTo !== null) store.spilled();
-        if (store.save() !== true) throw new Error("the disk refuses");
+        if (store.save() !== true) throw new Error("the journal cannot be written");
       }
     };
   },
@@ -226,7 +228,7 @@ function repeat(operation: () => unknown): () => unknown {
   };
 }
 
-/** With 1,000 and with 100,000 timers armed, in an order that no cache foresees. */
+/** Parts with 1,000 and with 100,000 timers armed, in an order that the CPU cannot prefetch. */
 function timers(name: string, prepare: (count: number) => (index: number) => unknown): Record<string, Part> {
   const parts: Record<string, Part> = {};
   for (const count of [1_000, 100_000]) {
@@ -237,7 +239,7 @@ function timers(name: string, prepare: (count: number) => (index: number) => unk
       return () => {
         for (let i = 0; i < OPERATIONS; i++) {
           at += step;
-          if (at >= count) at -= count; // A division would take as long as what is measured.
+          if (at >= count) at -= count; // A division would take as long as the measured operation.
           operation(at);
         }
         return at;
@@ -247,7 +249,7 @@ function timers(name: string, prepare: (count: number) => (index: number) => unk
   return parts;
 }
 
-/** Warm code only: mitata measures in batches only when the first call is fast. */
+/** Runs the part warm before the measurement: mitata measures in batches only when the first call is fast. */
 async function measured(name: string): Promise<void> {
   const run = PARTS[name]!();
   for (let i = 0; i < 200; i++) run();
@@ -266,16 +268,22 @@ async function main(line: CommandLine<"filter" | "case">): Promise<number> {
   const names = Object.keys(PARTS).filter((name) => name.includes(line.text("filter") ?? ""));
   if (names.length === 0) throw new UsageError(`no part has "${line.text("filter")}" in its name`);
   const progress = new Progress();
+  let child: Bun.Subprocess | null = null;
+  onInterrupt(() => {
+    progress.clear();
+    child?.kill();
+  });
   process.stdout.write(
-    `${"ns an operation".padEnd(66)}${"median".padStart(10)}${"min".padStart(10)}${"max".padStart(10)}\n`,
+    `${"ns per operation".padEnd(66)}${"median".padStart(10)}${"min".padStart(10)}${"max".padStart(10)}\n`,
   );
   let failed = 0;
   for (const [i, name] of names.entries()) {
-    progress.say(`${i + 1} of ${names.length}: ${name}`);
-    const child = Bun.spawn([process.execPath, import.meta.path, "--case", name], { stdout: "pipe", stderr: "pipe" });
-    const [out, errors] = await Promise.all([child.stdout.text(), child.stderr.text()]);
+    progress.show(`${i + 1} of ${names.length}: ${name}`);
+    const part = Bun.spawn([process.execPath, import.meta.path, "--case", name], { stdout: "pipe", stderr: "pipe" });
+    child = part;
+    const [out, errors] = await Promise.all([part.stdout.text(), part.stderr.text()]);
     progress.clear();
-    if ((await child.exited) !== 0) {
+    if ((await part.exited) !== 0) {
       failed++;
       process.stderr.write(`${name} failed: ${errors.slice(0, 500)}\n`);
       continue;

@@ -1,6 +1,6 @@
 /*
- * The least that a server of this kind can do: one thread, epoll, lines in, lines out, each touched socket written once
- * a round. It keeps nothing, checks nothing, and knows only what the load generator says:
+ * The minimum of a chat server, as a reference: one thread, epoll, lines in, lines out, each dirty socket written once
+ * per round. It stores nothing, checks nothing, and knows only the requests of the load generator:
  *
  *   login <user> <password>   ok <token> 35
  *   message <user> <text>     ok sent; to that user: message <from> <text>
@@ -31,15 +31,17 @@ struct client {
   char name[NAME_BYTES_MAX];
   size_t name_bytes;
   struct buffer in, out;
-  int touched, full;
-  size_t place;
+  /* In the list of dirty clients; the socket is full, so EPOLLOUT is watched. */
+  int dirty, full;
+  /* Index in `online`, from 1; 0 before the login. */
+  size_t online_index;
 };
 
 static struct client *clients[DESCRIPTORS_MAX];
 static struct client *slots[SLOTS];
-static struct client *touched[DESCRIPTORS_MAX];
-static size_t touched_count;
-/* Those who are in. */
+static struct client *dirty[DESCRIPTORS_MAX];
+static size_t dirty_count;
+/* Clients that have logged in. */
 static struct client *online[DESCRIPTORS_MAX];
 static size_t online_count;
 static char chunk[READ_BYTES];
@@ -64,11 +66,11 @@ static void append(struct buffer *buffer, const char *bytes, size_t count) {
   buffer->end += count;
 }
 
-static void say(struct client *client, const char *bytes, size_t count) {
+static void send_to(struct client *client, const char *bytes, size_t count) {
   append(&client->out, bytes, count);
-  if (client->touched) return;
-  client->touched = 1;
-  touched[touched_count++] = client;
+  if (client->dirty) return;
+  client->dirty = 1;
+  dirty[dirty_count++] = client;
 }
 
 static size_t slot_of(const char *name, size_t count) {
@@ -80,60 +82,60 @@ static size_t slot_of(const char *name, size_t count) {
   return at;
 }
 
-static void take_line(struct client *client, const char *line, size_t count) {
+static void handle_line(struct client *client, const char *line, size_t count) {
   if (count > 8 && memcmp(line, "message ", 8) == 0) {
     const char *name = line + 8;
     const char *space = memchr(name, ' ', count - 8);
     struct client *to = space == NULL ? NULL : slots[slot_of(name, (size_t)(space - name))];
-    if (to == NULL) return say(client, "err unknown_user\n", 17);
-    say(to, "message ", 8);
-    say(to, client->name, client->name_bytes);
-    say(to, space, (size_t)(line + count - space));
-    say(to, "\n", 1);
-    say(client, "ok sent\n", 8);
+    if (to == NULL) return send_to(client, "err unknown_user\n", 17);
+    send_to(to, "message ", 8);
+    send_to(to, client->name, client->name_bytes);
+    send_to(to, space, (size_t)(line + count - space));
+    send_to(to, "\n", 1);
+    send_to(client, "ok sent\n", 8);
   } else if (count > 10 && memcmp(line, "broadcast ", 10) == 0) {
     char frame[4096 + NAME_BYTES_MAX + 1], reply[32];
     size_t bytes = 10 + client->name_bytes + count - 9 + 1;
-    if (client->place == 0 || bytes > sizeof frame) return say(client, "err bad_request\n", 16);
+    if (client->online_index == 0 || bytes > sizeof frame) return send_to(client, "err bad_request\n", 16);
     memcpy(frame, line, 10);
     memcpy(frame + 10, client->name, client->name_bytes);
     memcpy(frame + 10 + client->name_bytes, line + 9, count - 9);
     frame[bytes - 1] = '\n';
     for (size_t i = 0; i < online_count; i++)
-      if (online[i] != client) say(online[i], frame, bytes);
-    say(client, reply, (size_t)snprintf(reply, sizeof reply, "ok %zu\n", online_count - 1));
+      if (online[i] != client) send_to(online[i], frame, bytes);
+    send_to(client, reply, (size_t)snprintf(reply, sizeof reply, "ok %zu\n", online_count - 1));
   } else if (count > 6 && memcmp(line, "login ", 6) == 0) {
     const char *space = memchr(line + 6, ' ', count - 6);
     size_t bytes = space == NULL ? 0 : (size_t)(space - line - 6);
-    if (bytes == 0 || bytes > NAME_BYTES_MAX) return say(client, "err bad_request\n", 16);
+    if (bytes == 0 || bytes > NAME_BYTES_MAX) return send_to(client, "err bad_request\n", 16);
     memcpy(client->name, line + 6, bytes);
     client->name_bytes = bytes;
     slots[slot_of(client->name, bytes)] = client;
     online[online_count++] = client;
-    client->place = online_count;
-    say(client, "ok AAAAAAAAAAAAAAAAAAAAAA 35\n", 29);
+    client->online_index = online_count;
+    send_to(client, "ok AAAAAAAAAAAAAAAAAAAAAA 35\n", 29);
   } else
-    say(client, "ok\n", 3);
+    send_to(client, "ok\n", 3);
 }
 
-static void hang_up(struct client *client) {
+static void disconnect(struct client *client) {
   close(client->descriptor);
   clients[client->descriptor] = NULL;
-  if (client->place > 0) {
+  if (client->online_index > 0) {
     struct client *last = online[--online_count];
-    online[client->place - 1] = last;
-    last->place = client->place;
-    client->place = 0;
+    online[client->online_index - 1] = last;
+    last->online_index = client->online_index;
+    client->online_index = 0;
   }
-  /* Its name stays in the table, so the client does: a run is short. */
+  /* The name stays in the table, so the client is not freed. A run is short. */
   client->descriptor = -1;
   client->out.start = client->out.end = 0;
 }
 
-static void take(struct client *client) {
+static void receive(struct client *client) {
   ssize_t count = recv(client->descriptor, chunk, sizeof chunk, 0);
   if (count <= 0) {
-    if (count == 0 || (errno != EAGAIN && errno != EINTR)) hang_up(client);
+    if (count == 0 || (errno != EAGAIN && errno != EINTR)) disconnect(client);
     return;
   }
   const char *at = chunk, *end = chunk + count;
@@ -142,12 +144,12 @@ static void take(struct client *client) {
     const char *lf = memchr(at, '\n', (size_t)(end - at));
     if (lf == NULL) return append(in, at, (size_t)(end - at));
     append(in, at, (size_t)(lf - at));
-    take_line(client, in->bytes + in->start, in->end - in->start);
+    handle_line(client, in->bytes + in->start, in->end - in->start);
     in->start = in->end = 0;
     at = lf + 1;
   }
   for (const char *lf; (lf = memchr(at, '\n', (size_t)(end - at))) != NULL; at = lf + 1)
-    take_line(client, at, (size_t)(lf - at));
+    handle_line(client, at, (size_t)(lf - at));
   if (at < end) append(in, at, (size_t)(end - at));
 }
 
@@ -161,14 +163,14 @@ static void flush(struct client *client) {
   struct buffer *out = &client->out;
   if (client->descriptor < 0 || out->start == out->end) return;
   ssize_t count = send(client->descriptor, out->bytes + out->start, out->end - out->start, MSG_NOSIGNAL);
-  if (count < 0 && errno != EAGAIN) return hang_up(client);
+  if (count < 0 && errno != EAGAIN) return disconnect(client);
   if (count > 0) out->start += (size_t)count;
   if (out->start == out->end) out->start = out->end = 0;
   int full = out->end > 0;
   if (full != client->full) watch(client, EPOLL_CTL_MOD, full);
 }
 
-static void take_connections(int listener) {
+static void accept_connections(int listener) {
   int descriptor;
   while ((descriptor = accept4(listener, NULL, NULL, SOCK_NONBLOCK)) >= 0) {
     if (descriptor >= DESCRIPTORS_MAX) die("too many connections");
@@ -199,16 +201,16 @@ int main(int count, char **arguments) {
     int ready = epoll_wait(poll_descriptor, events, EVENTS_MAX, -1);
     for (int i = 0; i < ready; i++) {
       struct client *client = events[i].data.ptr;
-      if (client == NULL) take_connections(listener);
+      if (client == NULL) accept_connections(listener);
       else if (client->descriptor >= 0) {
-        if (events[i].events & EPOLLOUT) say(client, "", 0);
-        if (events[i].events & ~(uint32_t)EPOLLOUT) take(client);
+        if (events[i].events & EPOLLOUT) send_to(client, "", 0);
+        if (events[i].events & ~(uint32_t)EPOLLOUT) receive(client);
       }
     }
-    for (size_t i = 0; i < touched_count; i++) {
-      touched[i]->touched = 0;
-      flush(touched[i]);
+    for (size_t i = 0; i < dirty_count; i++) {
+      dirty[i]->dirty = 0;
+      flush(dirty[i]);
     }
-    touched_count = 0;
+    dirty_count = 0;
   }
 }

@@ -2,11 +2,11 @@ import { existsSync } from "node:fs";
 import { join } from "node:path";
 import type { Peer } from "./peer.ts";
 
-/** What the kernel allows a program that only copies: see baseline.c. */
+/** The rate that the kernel allows: a server that only copies bytes. See baseline.c. */
 export const baseline: Peer = {
   name: "baseline",
-  about: "a plain C server on epoll that keeps, checks and promises nothing",
-  dialect: "heartline",
+  about: "a plain C server on epoll that stores and checks nothing",
+  protocol: "heartline",
   needs: { program: "cc", package: "gcc" },
   loginsAtOnce: 64,
   version: ["cc", "--version"],

@@ -11,12 +11,12 @@ export function resumable(): Peer {
   };
 }
 
-/** This server with that durability. Who sends is never read later, as with the others, and may be silent. */
+/** This server with the given durability. Like the other servers, it has no rate limit and no idle timeout here. */
 export function heartline(durability: "none" | "process" | "power"): Peer {
   return {
     name: durability === "process" ? "heartline" : `heartline-${durability}`,
     about: `this server, --durability ${durability}`,
-    dialect: "heartline",
+    protocol: "heartline",
     needs: null,
     loginsAtOnce: 64,
     version: null,

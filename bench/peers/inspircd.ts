@@ -2,7 +2,7 @@ import { writeFileSync } from "node:fs";
 import { join } from "node:path";
 import type { Peer } from "./peer.ts";
 
-/** Without its penalties. A net buffer above 65,534 would silently become a small one. */
+/** Without flood penalties. A `netbuffersize` above 65,534 is silently replaced by a small one. */
 const CONFIG = `
 <server name="bench.local" description="bench" network="bench" id="001">
 <admin name="bench" nick="bench" email="bench@bench.local">
@@ -16,8 +16,8 @@ const CONFIG = `
 
 export const inspircd: Peer = {
   name: "inspircd",
-  about: "InspIRCd: messages are not answered, who is not there hears nothing",
-  dialect: "irc",
+  about: "InspIRCd: messages have no reply, absent users receive nothing",
+  protocol: "irc",
   needs: { program: "inspircd", package: "inspircd" },
   loginsAtOnce: 64,
   version: ["inspircd", "--version"],

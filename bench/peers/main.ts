@@ -1,4 +1,5 @@
-import { type CommandLine, Progress, beforeQuitting, runProgram } from "../command-line.ts";
+/** `bun run bench:peers`: measures this server and others with the same works, and prints a table. */
+import { type CommandLine, Progress, onInterrupt, runProgram } from "../command-line.ts";
 import { UsageError } from "../../src/usage-error.ts";
 import { BenchmarkRunner, BenchmarkError, clientsMax } from "../load/benchmark-runner.ts";
 import { type Peer, isInstalled } from "./peer.ts";
@@ -8,8 +9,8 @@ import {
   type Run,
   newResult,
   runsOf,
-  shareOf,
-  toldMicros,
+  ratioText,
+  latencyCells,
   versionOf,
   writeResult,
 } from "../report/result.ts";
@@ -20,32 +21,34 @@ import { WORKS, WORK_GROUPS, type Work } from "./work.ts";
 const OPTIONS = ["peers", "works", "rounds", "seconds", "warmup", "json"] as const;
 const PEERS_DEFAULT = PEERS.map(({ name }) => name).filter((name) => !/-(none|power|resumable)$/.test(name));
 
+/** Messages after which the code of a server is compiled, and the time limit for them. */
 const WARM_MESSAGES = 100_000;
 const WARM_MS = 6_000;
 
 const USAGE = `Usage: bun run bench:peers [options]
 
-Measures this server beside others, on this machine: the same work by the same swarm, in alternating runs, each with a
-fresh server on one core and the swarm on another. The ratios are taken round by round, against the first of the peers.
-A peer that is not installed is left out, and named.
+Compares this server with others on this machine: the same works with the same load generator, in alternating runs. Each
+run starts a new server on one core and the load generator on another. Ratios are relative to the first peer and taken
+round by round. A peer that is not installed is skipped, with a line that names it.
 
   --peers <list>       ${PEERS.map(({ name }) => name).join(", ")}
                        (${PEERS_DEFAULT.join(",")})
-  --works <list>       groups of works, or names of theirs (${Object.keys(WORK_GROUPS).join(",")}):
+  --works <list>       groups of works, or names of works (${Object.keys(WORK_GROUPS).join(",")}):
 ${WORKS.map(({ name, group, title }) => `                         ${group.padEnd(9)} ${name.padEnd(16)} ${title}`).join("\n")}
-  --rounds <number>    how often each of them has its turn (5)
-  --seconds <number>   how long a run is measured (3)
-  --warmup <number>    seconds before that, which do not count (1.5)
-  --json <file>        writes all figures there, for bench:report
-  --help               this page
+  --rounds <number>    number of runs per work and peer (5)
+  --seconds <number>   duration of the measurement in each run (3)
+  --warmup <number>    seconds before the measurement (1.5)
+  --json <file>        writes all figures to this file, for bench:report
+  --help               prints this page
 
-Exit code: 0, 1 when no peer could be measured or this server lost something, 2 for an invalid command line.
+Exit code: 0; 1 when no peer could be measured, or a run of this server failed; 2 for an invalid command line.
 `;
 
-function chosen<T>(given: string | null, otherwise: string[], what: string, find: (name: string) => T[]): T[] {
-  return (given?.split(",") ?? otherwise).flatMap((name) => {
+/** The values that a list of names selects. Throws UsageError for a name that selects none. */
+function chosen<T>(given: string | null, fallback: string[], option: string, find: (name: string) => T[]): T[] {
+  return (given?.split(",") ?? fallback).flatMap((name) => {
     const found = find(name);
-    if (found.length === 0) throw new UsageError(`--${what} knows no "${name}"`);
+    if (found.length === 0) throw new UsageError(`--${option} knows no "${name}"`);
     return found;
   });
 }
@@ -56,7 +59,7 @@ function row(...cells: string[]): string {
   return `  ${cells.map((cell, i) => (i === 0 ? cell.padEnd(COLUMNS[i]!) : cell.padStart(COLUMNS[i]!))).join("")}`;
 }
 
-/** A row a peer: medians, with ranges of what is compared. */
+/** One table per work with one row per peer: medians, and the ranges of the compared figures. */
 function report(result: Result, works: readonly Work[]): string {
   const lines: string[] = [];
   for (const { name, title, task } of works) {
@@ -67,18 +70,18 @@ function report(result: Result, works: readonly Work[]): string {
     const amount = ({ outcome }: Run): number => (isIdle ? outcome.server!.resident : outcome.delivered);
     const cost = ({ outcome }: Run): number => outcome.server!.cpuMicros;
     lines.push("", title);
-    const what = isIdle ? ["bytes a client", `${first} / it`] : ["deliveries/s", `${first} / it`];
-    lines.push(row("", ...what, ...(isIdle ? [] : ["server µs", `${first} / it`, "p50 µs", "p99 µs", "p99.9 µs"])));
+    const what = isIdle ? ["bytes per client", `${first} / peer`] : ["deliveries/s", `${first} / peer`];
+    lines.push(row("", ...what, ...(isIdle ? [] : ["server µs", `${first} / peer`, "p50 µs", "p99 µs", "p99.9 µs"])));
     for (const peer of peers) {
       const runs = runsOf(result, name, peer);
       const share = (of: (run: Run) => number): string =>
-        peer === first ? "" : shareOf(runsOf(result, name, first), runs, of);
+        peer === first ? "" : ratioText(runsOf(result, name, first), runs, of);
       const cells = [peer, range(spread(runs.map(amount))), share(amount)];
-      if (!isIdle) cells.push(digits(median(runs.map(cost))), share(cost), ...toldMicros(runs));
+      if (!isIdle) cells.push(digits(median(runs.map(cost))), share(cost), ...latencyCells(runs));
       lines.push(row(...cells).trimEnd());
     }
   }
-  for (const [peer, why] of Object.entries(result.leftOut)) lines.push("", `left out: ${peer}, ${why}`);
+  for (const [peer, why] of Object.entries(result.leftOut)) lines.push("", `left out: ${peer}: ${why}`);
   return `${lines.join("\n")}\n`;
 }
 
@@ -92,22 +95,22 @@ async function main(line: CommandLine<(typeof OPTIONS)[number]>): Promise<number
   const [rounds, seconds] = [line.number("rounds", 5, 1, 1000), line.number("seconds", 3, 0.1, 600, true)];
   const json = line.output("json");
   const warmup = line.number("warmup", 1.5, 0, 600, true);
-  const most = clientsMax();
+  const connectionsMax = clientsMax();
   const progress = new Progress();
   const result = newResult(0);
   const present = peers.filter((peer) => isHere(peer, result, progress));
-  const fitting = works.filter((work) => work.clients + work.crowd <= most);
+  const fitting = works.filter((work) => work.clients + work.crowd <= connectionsMax);
   for (const { title } of works.filter((work) => !fitting.includes(work)))
-    progress.note(`SKIPPED: ${title}, since a process may only have ${most} connections here`);
-  const contest = new BenchmarkRunner(Math.max(2, ...fitting.map(({ clients, crowd }) => clients + crowd)));
-  beforeQuitting(() => {
+    progress.log(`SKIPPED: ${title}: a process can have only ${connectionsMax} connections here`);
+  const runner = new BenchmarkRunner(Math.max(2, ...fitting.map(({ clients, crowd }) => clients + crowd)));
+  onInterrupt(() => {
     progress.clear();
-    contest.remove();
+    runner.remove();
   });
   let todo = 0;
   for (const work of fitting) todo += (work.once ? 1 : rounds) * present.filter((peer) => work.fits(peer)).length;
   const minutes = Math.ceil((todo * (seconds + warmup + 1.5)) / 60);
-  progress.note(`${todo} runs, about ${minutes} ${minutes === 1 ? "minute" : "minutes"}`);
+  progress.log(`${todo} runs, about ${minutes} ${minutes === 1 ? "minute" : "minutes"}`);
   let isFaulty = false;
   try {
     let done = 0;
@@ -124,9 +127,9 @@ async function main(line: CommandLine<(typeof OPTIONS)[number]>): Promise<number
             warmupMs: warmupMs(work, warmup),
             measureMs: seconds * 1000,
           };
-          const users = contest.users.slice(0, work.clients + work.crowd);
+          const users = runner.users.slice(0, work.clients + work.crowd);
           try {
-            const outcome = await contest.run(peer, { ...task, users }, (text) => progress.say(`${at}: ${text}`));
+            const outcome = await runner.run(peer, { ...task, users }, (text) => progress.show(`${at}: ${text}`));
             result.runs.push({
               peer: peer.name,
               work: work.name,
@@ -138,10 +141,10 @@ async function main(line: CommandLine<(typeof OPTIONS)[number]>): Promise<number
             isFaulty ||= peer.name.startsWith("heartline");
             const { lost, twice, disordered, faults } = outcome;
             const what = [...faults, `lost ${lost}, twice ${twice}, out of order ${disordered}`].join("; ");
-            progress.note(`${at}: ${what}`);
+            progress.log(`${at}: ${what}`);
           } catch (error) {
             if (!(error instanceof BenchmarkError)) throw error;
-            progress.note(`${at}: FAILED: ${error.message}`);
+            progress.log(`${at}: FAILED: ${error.message}`);
             isFaulty ||= peer.name.startsWith("heartline");
           }
         }
@@ -151,7 +154,7 @@ async function main(line: CommandLine<(typeof OPTIONS)[number]>): Promise<number
     progress.clear();
     const { machine, commit } = result;
     process.stdout.write(
-      `${rounds} rounds of ${digits(seconds)} s, commit ${commit}: median [range], -: the swarm fell behind\n`,
+      `${rounds} rounds of ${digits(seconds)} s, commit ${commit}: median [range], -: the load generator was late\n`,
     );
     process.stdout.write(
       `${Object.entries(machine)
@@ -162,22 +165,22 @@ async function main(line: CommandLine<(typeof OPTIONS)[number]>): Promise<number
     return isFaulty || result.runs.length === 0 ? 1 : 0;
   } finally {
     progress.clear();
-    contest.remove();
+    runner.remove();
   }
 }
 
-/** At a low rate it takes a while until a server's code is as fast as it gets. */
+/** At a low rate the warm-up is longer, so that the server's code is compiled before it is measured. */
 function warmupMs({ task }: Work, seconds: number): number {
   const messagesMs = task.rate > 0 ? Math.min(1000 * (WARM_MESSAGES / task.rate), WARM_MS) : 0;
   return Math.max(1000 * seconds, messagesMs);
 }
 
-/** Whether it is installed; the result says so. */
+/** Whether a peer is installed. Its version, or the reason to leave it out, is added to the result. */
 function isHere(peer: Peer, result: Result, progress: Progress): boolean {
   const { name, needs, about } = peer;
   if (needs !== null && !isInstalled(peer)) {
-    result.leftOut[name] = `which needs ${needs.program} (Debian's package ${needs.package})`;
-    progress.note(`SKIPPED: ${name}, ${result.leftOut[name]}`);
+    result.leftOut[name] = `needs ${needs.program} (Debian package ${needs.package})`;
+    progress.log(`SKIPPED: ${name}: ${result.leftOut[name]}`);
     return false;
   }
   result.peers[name] = { about, version: versionOf(peer) };

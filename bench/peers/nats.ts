@@ -14,11 +14,11 @@ max_control_line: 4096
 logtime: false
 `;
 
-/** On one core: a second one would be the swarm's. */
+/** With GOMAXPROCS=1, since the second core belongs to the load generator. */
 export const nats: Peer = {
   name: "nats",
-  about: "NATS core: who is not there hears nothing; verbose, so that each publish is answered; GOMAXPROCS=1",
-  dialect: "nats",
+  about: "NATS core: absent users receive nothing; verbose, so each publish has a reply; GOMAXPROCS=1",
+  protocol: "nats",
   needs: { program: "nats-server", package: "nats-server" },
   loginsAtOnce: 64,
   version: ["nats-server", "--version"],

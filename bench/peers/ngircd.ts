@@ -2,7 +2,7 @@ import { writeFileSync } from "node:fs";
 import { join } from "node:path";
 import type { Peer } from "./peer.ts";
 
-/** Without penalties; its 512 bytes a line, 3 commands a turn and 32 KiB a slow reader are built in. */
+/** Without flood penalties. 512 bytes per line, 3 commands per turn and 32 KiB per slow reader are built in. */
 const CONFIG = `
 [Global]
 Name = bench.local
@@ -28,10 +28,10 @@ PAM = no
 
 export const ngircd: Peer = {
   name: "ngircd",
-  about: "ngIRCd: messages are not answered, who is not there hears nothing",
-  dialect: "irc",
+  about: "ngIRCd: messages have no reply, absent users receive nothing",
+  protocol: "irc",
   needs: { program: "ngircd", package: "ngircd" },
-  loginsAtOnce: 8, // It listens with a backlog of 10.
+  loginsAtOnce: 8, // Its listen backlog is 10.
   version: ["ngircd", "--version"],
   command: ({ folder, port }) => {
     const file = join(folder, "ngircd.conf");

@@ -1,11 +1,11 @@
 import { type Socket, createServer } from "node:net";
 import type { Peer } from "./peer.ts";
 
-/** What one would write first on node:net, with Bun under it: strings, a map of users, a write to each. */
+/** The simplest chat on node:net, run by Bun: strings, a map of users, one write per receiver. */
 export const node: Peer = {
   name: "node-net",
-  about: "a chat of 40 lines on node:net, run by Bun, that keeps, checks and promises nothing",
-  dialect: "heartline",
+  about: "a chat of 40 lines on node:net, run by Bun, that stores and checks nothing",
+  protocol: "heartline",
   needs: null,
   loginsAtOnce: 64,
   version: null,

@@ -1,34 +1,36 @@
 import type { ProtocolName } from "../load/protocol-adapter.ts";
 
-/** A server that can be measured. */
+/** A kind of server that can be measured: how to start it, and which protocol its clients use. */
 export interface Peer {
   name: string;
-  /** In words, for a report: what it is, and what of its work differs from ours. */
+  /** For the report: what it is, and how its work differs from that of Heartline. */
   about: string;
-  dialect: ProtocolName;
-  /** The program that it needs, and the Debian package that has it; null when everything is here. */
+  protocol: ProtocolName;
+  /** The program that it needs, and the Debian package that provides it; null when nothing must be installed. */
   needs: { program: string; package: string } | null;
-  /** Its clients' sessions outlive their connections, and are confirmed once a second. */
+  /** Its clients have resumable sessions and acknowledge once per second. */
   resumable?: true;
   /** How many clients may log in at the same time. */
   loginsAtOnce: number;
-  /** The command that starts it on 127.0.0.1, when files are written into `folder`. */
+  /** Writes its files into `site.folder` and returns the command that starts it on 127.0.0.1. */
   command(site: Site): string[];
-  /** The command that prints its version; null when it is this checkout's. */
+  /** The command that prints its version; null for a server of this checkout. */
   version: string[] | null;
 }
 
-/** Where a server runs. */
+/** Where a server runs: its folders, port and users. */
 export interface Site {
-  /** For this run alone; and one that the runs share. */
+  /** For this run only. */
   folder: string;
+  /** For all runs of one benchmark. */
   sharedFolder: string;
   /** A free port; a server that prints `listening on <ip>:<port>` may take another one. */
   port: number;
+  /** Credentials file. */
   credentials: string;
 }
 
-/** Servers are often where only root looks for programs. */
+/** Servers are often in folders that are on the PATH of root only. */
 export const PATH = `${process.env.PATH ?? ""}:/usr/local/sbin:/usr/sbin:/sbin`;
 
 export function isInstalled({ needs }: Peer): boolean {

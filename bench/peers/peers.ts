@@ -8,7 +8,7 @@ import type { Peer } from "./peer.ts";
 import { redis } from "./redis.ts";
 import { websocket } from "./websocket.ts";
 
-/** All that can be measured, in the order in which they are told. */
+/** All peers, in the order of the reports. */
 export const PEERS: readonly Peer[] = [
   heartline("process"),
   heartline("none"),

@@ -2,7 +2,7 @@ import { writeFileSync } from "node:fs";
 import { join } from "node:path";
 import type { Peer } from "./peer.ts";
 
-/** Its limits lifted, and nothing written to the disk. */
+/** Without limits on clients and output buffers, and without persistence. */
 const CONFIG = `
 bind 127.0.0.1
 protected-mode no
@@ -22,8 +22,8 @@ loglevel warning
 
 export const redis: Peer = {
   name: "redis",
-  about: "Redis pub/sub: who is not there hears nothing; each publish is answered",
-  dialect: "redis",
+  about: "Redis pub/sub: absent users receive nothing; each publish has a reply",
+  protocol: "redis",
   needs: { program: "redis-server", package: "redis-server" },
   loginsAtOnce: 64,
   version: ["redis-server", "--version"],

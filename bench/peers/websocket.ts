@@ -1,11 +1,11 @@
 import type { ServerWebSocket } from "bun";
 import type { Peer } from "./peer.ts";
 
-/** What one would take on Bun: WebSockets, and for everybody its own publish(). */
+/** The usual way on Bun: WebSockets, and `publish()` for broadcasts. */
 export const websocket: Peer = {
   name: "bun-websocket",
-  about: "a chat of 40 lines on Bun.serve with WebSockets and publish(), that keeps, checks and promises nothing",
-  dialect: "websocket",
+  about: "a chat of 40 lines on Bun.serve with WebSockets and publish(), that stores and checks nothing",
+  protocol: "websocket",
   needs: null,
   loginsAtOnce: 64,
   version: null,

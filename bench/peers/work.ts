@@ -2,25 +2,25 @@ import type { Task } from "../load/benchmark-runner.ts";
 import type { Peer } from "./peer.ts";
 import { SCENARIOS } from "../load/scenario.ts";
 
-/** Something that all peers are to do alike. */
+/** One workload that all peers are measured with. */
 export interface Work {
   name: string;
   group: keyof typeof WORK_GROUPS;
   title: string;
   clients: number;
   crowd: number;
-  /** It is part of a curve, and measured in the first round only. */
+  /** A point of a curve, measured in the first round only. */
   once: boolean;
   task: Omit<Task, "users" | "resumable" | "crowd" | "warmupMs" | "measureMs">;
   fits: (peer: Peer) => boolean;
 }
 
-/** What each group is there to show. */
+/** The groups of works, and what each of them shows. */
 export const WORK_GROUPS = {
-  saturation: "how much is possible",
-  load: "latency over the offered load",
-  users: "cost over the number of users online",
-  memory: "memory of an idle client",
+  saturation: "highest rate",
+  load: "latency by offered load",
+  users: "cost by number of users online",
+  memory: "memory per idle client",
 };
 
 const TASK = { window: 0, rate: 0, payloadBytes: 64, beatMs: 30_000 };
@@ -56,7 +56,7 @@ function offered(rate: number): Work {
   return {
     name: `load-${rate}`,
     group: "load",
-    title: `messages, 64 clients, ${rate.toLocaleString("en")} a second offered`,
+    title: `messages, 64 clients, ${rate.toLocaleString("en")} per second offered`,
     clients: 64,
     crowd: 0,
     once: true,
@@ -65,12 +65,12 @@ function offered(rate: number): Work {
   };
 }
 
-function beside(crowd: number): Work {
+function withIdleUsers(crowd: number): Work {
   return {
     name: `users-${crowd}`,
     group: "users",
-    title: `messages, 64 clients, 16 in flight, beside ${crowd.toLocaleString("en")} who say nothing`,
-    // Where logins are told to everybody, or every socket is looked at, crowds take minutes to come in.
+    title: `messages, 64 clients, 16 in flight, ${crowd.toLocaleString("en")} idle users online`,
+    // The other peers notify all users of each login, or scan all sockets: thousands of logins would take minutes.
     clients: 64,
     crowd,
     once: true,
@@ -83,7 +83,7 @@ function idle(clients: number): Work {
   return {
     name: `idle-${clients}`,
     group: "memory",
-    title: `${clients.toLocaleString("en")} idle clients: from the first quarter on`,
+    title: `${clients.toLocaleString("en")} idle clients, without the first quarter`,
     clients,
     crowd: 0,
     once: true,
@@ -101,6 +101,6 @@ export const WORKS: readonly Work[] = [
   broadcasts(4, 64),
   broadcasts(1, 8, 400),
   ...[5_000, 10_000, 20_000, 30_000, 40_000, 60_000, 80_000, 120_000].map(offered),
-  ...[0, 1_000, 4_000, 19_000].map(beside),
+  ...[0, 1_000, 4_000, 19_000].map(withIdleUsers),
   idle(8_000),
 ];

@@ -1,14 +1,14 @@
-/** Buckets an octave: a value is known to within 0.8 %. */
+/** Buckets per octave: a value is exact to 0.8 %. */
 const BUCKETS = 128;
 const OCTAVE_BITS = 7;
 
-/** Counts of whole numbers from 0 to 2^31 in log-linear buckets, after HdrHistogram: the leading bits tell which. */
+/** Counts of whole numbers from 0 to 2^31 in log-linear buckets (HdrHistogram): the leading bits select the bucket. */
 export class Histogram {
   readonly #counts = new Uint32Array(BUCKETS * (33 - OCTAVE_BITS));
   count = 0;
   max = 0;
 
-  /** From what `buckets` gave. */
+  /** A histogram from saved `buckets`. */
   static from(buckets: readonly (readonly [index: number, count: number])[], max: number): Histogram {
     const histogram = new Histogram();
     for (const [index, count] of buckets) {
@@ -31,7 +31,7 @@ export class Histogram {
     this.count = this.max = 0;
   }
 
-  /** The value that `part` of all values (0 to 1) do not exceed; 0 when there are none. */
+  /** The value that a share `part` (0 to 1) of all values does not exceed; 0 for an empty histogram. */
   percentile(part: number): number {
     let left = Math.max(1, Math.ceil(part * this.count));
     for (let i = 0; i < this.#counts.length; i++) {
@@ -41,14 +41,14 @@ export class Histogram {
     return this.max;
   }
 
-  /** How many values are greater, but for those in the same bucket. */
+  /** Number of values in higher buckets. */
   above(value: number): number {
     let count = 0;
     for (let i = bucketOf(value) + 1; i < this.#counts.length; i++) count += this.#counts[i]!;
     return count;
   }
 
-  /** The buckets that are not empty: what goes into a file. */
+  /** The non-empty buckets, for a file. */
   get buckets(): [index: number, count: number][] {
     const buckets: [number, number][] = [];
     for (let i = 0; i < this.#counts.length; i++) if (this.#counts[i]! > 0) buckets.push([i, this.#counts[i]!]);
@@ -62,7 +62,7 @@ function bucketOf(value: number): number {
   return BUCKETS * shift + (value >>> shift);
 }
 
-/** The highest value that falls into a bucket. */
+/** The highest value of a bucket. */
 function highestOf(index: number): number {
   if (index < 2 * BUCKETS) return index;
   const shift = Math.floor(index / BUCKETS) - 1;

@@ -1,28 +1,28 @@
+/** `bun run bench:report`: a page with pictures and tables from the files that `bench:peers --json` writes. */
 import { usageError } from "../../src/usage-error.ts";
 import { mkdirSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { parseArgs } from "node:util";
 import { type EChartsOption, init } from "echarts";
 import { Histogram } from "./histogram.ts";
-import { type Result, type Run, readResult, runsOf, shareOf, sharesOf, toldMicros } from "./result.ts";
+import { type Result, type Run, readResult, runsOf, ratioText, ratiosByRound, latencyCells } from "./result.ts";
 import { median, range, spread } from "./statistics.ts";
 import { isBehind } from "../load/workload-spec.ts";
 import { WORKS, WORK_GROUPS, type Work } from "../peers/work.ts";
 
 const USAGE = `Usage: bun run bench:report [options] <file>...
 
-Makes one page, index.html, and pictures (SVG) of the results that bench:peers --json has written; several files of one
-machine are put together.
+Writes a page (index.html) and pictures (SVG) from files of bench:peers --json. Several files of one machine are merged.
 
-  --out <folder>   where they go (bench/results)
-  --help           this page
+  --out <folder>   the folder for page and pictures (bench/results)
+  --help           prints this page
 `;
 
 const REFERENCE = "baseline";
-/** At this offered load the percentiles are drawn. */
+/** The work whose percentiles are drawn. */
 const CURVE_WORK = "load-20000";
 const WIDTH = 960;
-/** Ours stands out; what it is measured against is grey. */
+/** Heartline in red, the reference in grey. */
 const COLORS: Record<string, string> = {
   heartline: "#c8374a",
   "heartline-none": "#e08a94",
@@ -58,19 +58,19 @@ class Report {
     );
   }
 
-  /** Every picture for which there are figures, by file name. */
+  /** All pictures for which the result has figures, by file name. */
   pictures(): Map<string, string> {
     const pictures = new Map<string, string>();
     const add = (name: string, title: string, height: number, option: EChartsOption | null): void => {
       if (option !== null) pictures.set(`${name}.svg`, picture(title, height, option));
     };
-    add("throughput", "Deliveries a second, as parts of a plain C server's", 620, this.#throughput());
-    add("cpu", "Server CPU a delivery, as parts of a plain C server's (less is better)", 620, this.#cpu());
-    add("load", "Latency (p99) over the offered load: messages of 64 clients", 420, this.#load("p99"));
-    add("load-median", "Latency (median) over the offered load: messages of 64 clients", 420, this.#load("p50"));
-    add("percentiles", "Latencies at 20,000 messages a second, 64 clients", 420, this.#percentiles());
-    add("users", "Server CPU a message, beside so many who say nothing", 420, this.#users());
-    add("memory", "Resident memory of an idle client, in bytes", 360, this.#memory());
+    add("throughput", "Deliveries per second, relative to a plain C server", 620, this.#throughput());
+    add("cpu", "Server CPU per delivery, relative to a plain C server (less is better)", 620, this.#cpu());
+    add("load", "Latency (p99) by offered load: messages of 64 clients", 420, this.#load("p99"));
+    add("load-median", "Latency (median) by offered load: messages of 64 clients", 420, this.#load("p50"));
+    add("percentiles", "Latencies at 20,000 messages per second, 64 clients", 420, this.#percentiles());
+    add("users", "Server CPU per message, by number of idle users online", 420, this.#users());
+    add("memory", "Resident memory per idle client, in bytes", 360, this.#memory());
     return pictures;
   }
 
@@ -87,7 +87,7 @@ class Report {
     const works = this.#worksOf("saturation");
     if (works.length === 0 || !this.#peers.includes(REFERENCE)) return null;
     const share = (work: Work, peer: string): number =>
-      median(sharesOf(this.#runs(work.name, peer), this.#runs(work.name, REFERENCE), of));
+      median(ratiosByRound(this.#runs(work.name, peer), this.#runs(work.name, REFERENCE), of));
     return {
       grid: { left: 290, right: 40, top: 90, bottom: 30 },
       xAxis: { type: "value", max: (value: { max: number }) => Math.min(4, Math.ceil(value.max * 10) / 10) },
@@ -113,8 +113,8 @@ class Report {
       { name: `${which}, µs`, type: "log" },
       (peer) =>
         works.flatMap(({ name, task }) => {
-          const told = this.#runs(name, peer).filter(({ outcome }) => !isBehind(outcome));
-          return told.length === 0 ? [] : [[task.rate, median(told.map(({ outcome }) => outcome.latency[which]))]];
+          const valid = this.#runs(name, peer).filter(({ outcome }) => !isBehind(outcome));
+          return valid.length === 0 ? [] : [[task.rate, median(valid.map(({ outcome }) => outcome.latency[which]))]];
         }),
     );
   }
@@ -196,16 +196,16 @@ class Report {
     };
   }
 
-  /** The page, with everything in it, these pictures too. */
+  /** The page as one HTML file, with the pictures inside. */
   page(drawn: ReadonlyMap<string, string>): string {
     const { machine, commit, madeAt, peers, leftOut } = this.#result;
     const pictures = [...drawn.values()].map((svg) => `<figure>${svg}</figure>`);
     const machineRows = Object.entries(machine).map(([name, value]) => [name, String(value)]);
     const peerRows = Object.entries(peers).map(([name, { about, version }]) => [name, version, about]);
-    const left = Object.entries(leftOut).map(([name, why]) => `<p>Left out: ${escape(name)}, ${escape(why)}.</p>`);
+    const left = Object.entries(leftOut).map(([name, why]) => `<p>Left out: ${escape(name)}: ${escape(why)}.</p>`);
     return `<!doctype html>
 <html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
-<title>Heartline, measured</title>
+<title>Heartline benchmarks</title>
 <style>
   body { font: 15px/1.5 system-ui, sans-serif; max-width: ${WIDTH}px; margin: 2rem auto; padding: 0 1rem; color: #1f2430 }
   figure { margin: 2rem 0 } svg { max-width: 100%; height: auto } h2 { margin-top: 3rem }
@@ -213,14 +213,15 @@ class Report {
   td, th { text-align: right; padding: .15rem .5rem; border-bottom: 1px solid #e5e7eb; white-space: nowrap }
   td:first-child, th:first-child, .words td { text-align: left; white-space: normal } tr.ours { font-weight: 600 }
 </style>
-<h1>Heartline, measured</h1>
-<p>Commit ${escape(commit)}, ${escape(madeAt.slice(0, 10))}. The same work by the same swarm of clients, in alternating runs,
-each with a fresh server on one core and the swarm on another. Every payload was numbered: what was lost, came twice or
-out of order would be told. Ratios are taken round by round; behind a median stands the range. In flight means sent and
-not yet received by all receivers. Where the swarm itself fell behind, no latency is told. To make it again:
+<h1>Heartline benchmarks</h1>
+<p>Commit ${escape(commit)}, ${escape(madeAt.slice(0, 10))}. All servers did the same works with the same load
+generator, in alternating runs, each with a new server on one core and the load generator on another. Every payload has
+a number, so losses, duplicates and wrong order are detected. Ratios are taken round by round. A median is followed by
+its range. In flight means sent and not yet received by all receivers. A latency is missing where the load generator was
+late. Command:
 <code>bun run bench:peers --json results.json &amp;&amp; bun run bench:report results.json</code>.</p>
 ${table(["machine", ""], machineRows, "words")}
-${table(["server", "version", "what it does"], peerRows, "words")}
+${table(["server", "version", "description"], peerRows, "words")}
 ${left.join("\n")}
 ${pictures.join("\n")}
 ${(Object.keys(WORK_GROUPS) as Work["group"][]).map((group) => this.#tables(group)).join("\n")}
@@ -236,15 +237,15 @@ ${(Object.keys(WORK_GROUPS) as Work["group"][]).map((group) => this.#tables(grou
       if (task.scenario.instead === "idle") {
         const bytes = (peer: string): number[] => this.#runs(name, peer).map(({ outcome }) => outcome.server!.resident);
         const rows = peers.map((peer) => [peer, range(spread(bytes(peer)))]);
-        return `<h3>${escape(title)}</h3>${table(["", "bytes a client"], rows)}`;
+        return `<h3>${escape(title)}</h3>${table(["", "bytes per client"], rows)}`;
       }
       const rows = peers.map((peer) => this.#row(name, peer));
       const head = [
         "",
         "deliveries/s",
-        "heartline / it",
+        "heartline / peer",
         "server µs",
-        "heartline / it",
+        "heartline / peer",
         "p50 µs",
         "p99 µs",
         "p99.9 µs",
@@ -259,9 +260,9 @@ ${(Object.keys(WORK_GROUPS) as Work["group"][]).map((group) => this.#tables(grou
     const delivered = ({ outcome }: Run): number => outcome.delivered;
     const cost = ({ outcome }: Run): number => outcome.server!.cpuMicros;
     const share = (of: (run: Run) => number): string =>
-      peer === "heartline" ? "" : shareOf(this.#runs(work, "heartline"), runs, of);
+      peer === "heartline" ? "" : ratioText(this.#runs(work, "heartline"), runs, of);
     const amounts = [range(spread(runs.map(delivered))), share(delivered), range(spread(runs.map(cost))), share(cost)];
-    return [peer, ...amounts, ...toldMicros(runs)];
+    return [peer, ...amounts, ...latencyCells(runs)];
   }
 }
 
@@ -321,7 +322,7 @@ function main(args: string[]): number {
   const report = new Report(result);
   const pictures = report.pictures();
   if (pictures.size === 0) {
-    process.stderr.write("bench:report: there is nothing to draw; only bench:peers --json writes what is drawn here\n");
+    process.stderr.write("bench:report: no figures to draw: give a file that bench:peers --json has written\n");
     return 1;
   }
   try {

@@ -1,3 +1,4 @@
+/** The JSON file of `--json`: its fields, how it is written and read, and comparisons between its runs. */
 import { readFileSync, writeFileSync } from "node:fs";
 import { cpus, release, totalmem } from "node:os";
 import type { Task } from "../load/benchmark-runner.ts";
@@ -6,15 +7,16 @@ import { descriptorsMax } from "../../src/runtime/kernel.ts";
 import { type Outcome, isBehind } from "../load/workload-spec.ts";
 import { digits, median, range, ratios, spread } from "./statistics.ts";
 
-/** A file of results: what was run where, and every run with all its figures. */
+/** A file of results: the machine, the peers, and every run with all its figures. */
 export interface Result {
   schema: 1;
   madeAt: string;
-  /** The commit of this checkout; `+` behind it when files had changed since. */
+  /** The commit of this checkout, followed by `+` when files had changed since. */
   commit: string;
   machine: Record<string, string | number | boolean>;
-  /** What was measured, by name: in words, and which version. Those left out: why. */
+  /** The measured peers, by name. */
   peers: Record<string, { about: string; version: string }>;
+  /** Peers that were not measured, and the reason. */
   leftOut: Record<string, string>;
   seed: number;
   runs: Run[];
@@ -22,7 +24,7 @@ export interface Result {
 
 export interface Run {
   peer: string;
-  /** What was to be done, in words; and the same as numbers. */
+  /** The name of the work (of `bench`: the title of the run), and its parameters. */
   work: string;
   task: Omit<Task, "users"> & { clients: number };
   round: number;
@@ -33,8 +35,8 @@ export function runsOf(result: Result, work: string, peer: string): Run[] {
   return result.runs.filter((run) => run.work === work && run.peer === peer);
 }
 
-/** How many times `others` go into `runs`, round by round: a round that one of them failed in does not count. */
-export function sharesOf(runs: readonly Run[], others: readonly Run[], of: (run: Run) => number): number[] {
+/** Ratios of a figure of `runs` to that of `others`, round by round. A round without one of the two does not count. */
+export function ratiosByRound(runs: readonly Run[], others: readonly Run[], of: (run: Run) => number): number[] {
   const pairs = runs.flatMap((run) => {
     const other = others.find(({ round }) => round === run.round);
     return other === undefined ? [] : [[of(run), of(other)] as const];
@@ -45,17 +47,17 @@ export function sharesOf(runs: readonly Run[], others: readonly Run[], of: (run:
   );
 }
 
-/** The same in words; none where there is none. */
-export function shareOf(runs: readonly Run[], others: readonly Run[], of: (run: Run) => number): string {
-  const shares = sharesOf(runs, others, of);
-  return shares.length === 0 ? "" : range(spread(shares));
+/** The median and range of these ratios; empty without any. */
+export function ratioText(runs: readonly Run[], others: readonly Run[], of: (run: Run) => number): string {
+  const found = ratiosByRound(runs, others, of);
+  return found.length === 0 ? "" : range(spread(found));
 }
 
-/** Medians of p50, p99 and p99.9, of those runs in which the swarm did not measure itself. */
-export function toldMicros(runs: readonly Run[]): string[] {
-  const told = runs.filter(({ outcome }) => outcome.latency.count > 0 && !isBehind(outcome));
+/** Medians of p50, p99 and p99.9 in µs, from the runs in which the load generator was not late. */
+export function latencyCells(runs: readonly Run[]): string[] {
+  const valid = runs.filter(({ outcome }) => outcome.latency.count > 0 && !isBehind(outcome));
   return (["p50", "p99", "p999"] as const).map((which) =>
-    digits(median(told.map(({ outcome }) => outcome.latency[which]))),
+    digits(median(valid.map(({ outcome }) => outcome.latency[which]))),
   );
 }
 
@@ -91,7 +93,7 @@ export function newResult(seed: number): Result {
   };
 }
 
-/** The peer's version; the word itself where it is part of this checkout. */
+/** The version of a peer, as its program prints it. */
 export function versionOf({ version }: Peer): string {
   if (version === null) return "of this checkout";
   const [line = ""] = output(version).split("\n");
@@ -108,7 +110,7 @@ function output(command: string[]): string {
   }
 }
 
-/** Writes a file of results. Of closed loops, whose latencies nobody draws, it keeps the figures alone. */
+/** Writes a file of results. Histograms are kept only for latencies of open loops, which bench:report draws. */
 export function writeResult(file: string, result: Result): void {
   const slim = (key: string, value: unknown): unknown =>
     key === "last" || key === "lateness" ? figures(value) : value;
@@ -122,7 +124,7 @@ function figures(latency: unknown): unknown {
   return { ...(latency as object), buckets: [] };
 }
 
-/** Reads a file of results. Throws an error in words for a person. */
+/** Reads a file of results. Throws an Error with a message for users. */
 export function readResult(file: string): Result {
   let result: Result;
   try {
@@ -131,6 +133,6 @@ export function readResult(file: string): Result {
     throw new Error(`cannot read ${file}: ${(error as Error).message}`);
   }
   const isResult = result?.schema === 1 && Array.isArray(result.runs) && typeof result.peers === "object";
-  if (!isResult) throw new Error(`${file} is no file of results`);
+  if (!isResult) throw new Error(`${file} is not a file of results: bench:peers --json writes one`);
   return result;
 }

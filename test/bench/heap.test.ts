@@ -2,7 +2,7 @@ import { expect, test } from "bun:test";
 import { TimerHeap } from "../../bench/micro/heap.ts";
 import { Random, seedFor } from "../support/random.ts";
 
-test("what the wheel is measured against is a heap: the least is first, whatever was moved or cancelled", () => {
+test("the heap of bench:micro has the earliest timer first after random inserts, moves and cancels", () => {
   const random = new Random(seedFor("heap"));
   const heap = new TimerHeap(64);
   const dues = new Map<number, number>();

@@ -1,7 +1,7 @@
 import { expect, test } from "bun:test";
 import { cpuNs, threadNs } from "../../bench/process-figures.ts";
 
-test("a thread that has ended meanwhile takes no time, and a process that has ended is told", async () => {
+test("the CPU time of an ended thread is 0, and that of an ended process throws", async () => {
   expect(cpuNs(process.pid)).toBeGreaterThan(0);
   expect(threadNs(process.pid, String(process.pid))).toBeGreaterThan(0);
   expect(threadNs(process.pid, "0")).toBe(0);

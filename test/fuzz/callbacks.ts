@@ -10,7 +10,7 @@ import { cut, cuts, expectAlike, expectThat, latin1, target } from "./target.ts"
 const TOKEN = "token00000000000000000001";
 const SECRET = "token00000000000000000002";
 
-/** What the owner of the port says; a number is a position of the stream behind the one that was announced. */
+/** Input from the program at the callback port; a number n is a `received` n bytes after the announced position. */
 const answer = fc.oneof(
   { weight: 6, arbitrary: fc.constant(`ready ${TOKEN}\n`) },
   { weight: 5, arbitrary: fc.nat({ max: 200 }) },
@@ -37,7 +37,7 @@ const answer = fc.oneof(
 
 const step = fc.oneof(
   { weight: 6, arbitrary: fc.constant({ opens: true } as const) },
-  { weight: 8, arbitrary: fc.record({ says: fc.array(answer, { minLength: 1, maxLength: 3 }), cuts }) },
+  { weight: 8, arbitrary: fc.record({ sends: fc.array(answer, { minLength: 1, maxLength: 3 }), cuts }) },
   { weight: 1, arbitrary: fc.constant({ closes: true } as const) },
   { weight: 1, arbitrary: fc.record({ room: fc.oneof(fc.nat({ max: 60 }), fc.constant(-1)) }) },
   { weight: 2, arbitrary: fc.constant({ drains: true } as const) },
@@ -47,13 +47,13 @@ const step = fc.oneof(
   },
   { weight: 4, arbitrary: fc.record({ message: fc.nat({ max: 90 }) }) },
   { weight: 2, arbitrary: fc.record({ broadcast: fc.nat({ max: 90 }) }) },
-  { weight: 1, arbitrary: fc.record({ confirms: fc.nat({ max: 200 }) }) },
+  { weight: 1, arbitrary: fc.record({ acks: fc.nat({ max: 200 }) }) },
 );
 
-/** A call's socket, moved by hand, and what its owner has said and was sent. */
+/** The socket of a call, driven by the test: its input and output so far. */
 class Socket implements DialedSocket {
-  said = "";
-  written = "";
+  input = "";
+  output = "";
   /** How many bytes it takes; -1 when it is dead. */
   room = Number.POSITIVE_INFINITY;
   opened = false;
@@ -66,10 +66,10 @@ class Socket implements DialedSocket {
 
   write(bytes: Buffer, start: number, count: number): number {
     if (this.room < 0 || this.ended) return -1;
-    // The kernel always takes the first line.
-    const taken = this.written === "" ? count : Math.min(count, this.room);
-    if (this.written !== "") this.room -= taken;
-    this.written += bytes.toString("latin1", start, start + taken);
+    // The first line fits into the send buffer of a new socket.
+    const taken = this.output === "" ? count : Math.min(count, this.room);
+    if (this.output !== "") this.room -= taken;
+    this.output += bytes.toString("latin1", start, start + taken);
     return taken;
   }
 
@@ -83,18 +83,18 @@ class Socket implements DialedSocket {
     this.end();
   }
 
-  /** What the server announced: the position and how many bytes follow; null before it has. */
+  /** The server's announcement: position and number of bytes, and the stream so far; null before it. */
   get announced(): { position: number; bytes: number; stream: string } | null {
-    const [head = "", secret, position, bytes] = this.written.split("\n", 1)[0]!.split(" ");
-    if (!this.written.includes("\n")) return null;
-    expectAlike([head, secret], ["callback", SECRET], "a call's first words");
-    const stream = this.written.slice(this.written.indexOf("\n") + 1);
+    const [head = "", secret, position, bytes] = this.output.split("\n", 1)[0]!.split(" ");
+    if (!this.output.includes("\n")) return null;
+    expectAlike([head, secret], ["callback", SECRET], "the first words of a call");
+    const stream = this.output.slice(this.output.indexOf("\n") + 1);
     return { position: Number(position), bytes: Number(bytes), stream };
   }
 }
 
-/** Alice has a callback session, bob talks to her, and whoever has her port answers calls as he likes. */
-class Room {
+/** Alice has a callback session and bob sends to her. Any program may answer at her port. */
+class CallbackFixture {
   readonly world = new World(["alice", "bob"], { silenceMs: 86_400_000 });
   readonly sockets: Socket[] = [];
   readonly #bob: TestPeer;
@@ -104,9 +104,9 @@ class Room {
     () => this.world.begin(),
     (_host, _port, handlers) => this.#dialed(handlers),
   );
-  /** The stream as it was seen at calls, by position. */
-  readonly #seen: string[] = [];
-  /** Texts that must arrive, in order. */
+  /** The bytes of the stream that were seen in calls, by position. */
+  readonly #stream: string[] = [];
+  /** The texts that must arrive, in order. */
   readonly #expected: string[] = [];
 
   constructor() {
@@ -117,7 +117,7 @@ class Room {
     this.#bob = world.login("bob");
     world.announce();
     this.#bob.read();
-    this.judge();
+    this.check();
   }
 
   #dialed(handlers: DialHandlers): Socket {
@@ -126,7 +126,7 @@ class Room {
     return socket;
   }
 
-  /** The newest, when it has not ended. One that ends before it is open does not show that. */
+  /** The newest call, unless it has ended. */
   get call(): Socket | null {
     const newest = this.sockets.at(-1);
     return newest?.ended === false ? newest : null;
@@ -138,109 +138,117 @@ class Room {
     socket.handlers.open();
   }
 
-  say(socket: Socket, text: string, sizes: readonly number[] = []): void {
+  receive(socket: Socket, text: string, sizes: readonly number[] = []): void {
     if (!socket.opened || socket.room < 0) return;
     for (const chunk of cut(latin1(text), sizes)) {
-      socket.said += chunk.toString("latin1");
+      socket.input += chunk.toString("latin1");
       socket.handlers.data(chunk);
       this.world.endTurns();
     }
   }
 
-  /** The owner hangs up, or never picks up. */
+  /** The other side closes the call, or refuses it. */
   close(socket: Socket): void {
     socket.end();
     this.world.endTurns();
   }
 
-  talk(verb: "message alice" | "broadcast", length: number): void {
+  sendToAlice(verb: "message alice" | "broadcast", length: number): void {
     const text = `${this.#expected.length} ${"x".repeat(length)}`;
     const [reply] = this.world.ask(this.#bob, `${verb} ${text}`);
-    expectThat(/^ok (sent|stored|1)$/.test(reply ?? ""), () => `bob was answered ${reply}`);
+    expectThat(/^ok (sent|stored|1)$/.test(reply ?? ""), () => `bob got the reply ${reply}`);
     this.#expected.push(text);
   }
 
-  confirm(position: number): void {
+  ack(position: number): void {
     const [reply] = this.world.ask(this.world.connect(), `as ${TOKEN} alive ${position}`);
-    const isSent = position <= this.#seen.length;
-    expectAlike(reply?.split(" ")[0], isSent ? "ok" : "err", `the reply to alive ${position} of ${this.#seen.length}`);
+    const isSent = position <= this.#stream.length;
+    expectAlike(
+      reply?.split(" ")[0],
+      isSent ? "ok" : "err",
+      `the reply to alive ${position} of ${this.#stream.length}`,
+    );
   }
 
-  /** What holds at every moment. */
-  judge(): void {
+  /** Checks what must hold at all times. */
+  check(): void {
     expectAlike(this.world.faults.map(String), [], "faults");
     expectThat(this.#callbacks.calls.size <= 1, () => `${this.#callbacks.calls.size} calls at a time`);
-    for (const socket of this.sockets) this.#judge(socket);
-    const { acked: confirmed } = this.#session.outbox;
-    expectThat(confirmed <= this.#seen.length, () => `${confirmed} confirmed of ${this.#seen.length} that were sent`);
+    for (const socket of this.sockets) this.#checkSocket(socket);
+    const { acked } = this.#session.outbox;
+    expectThat(acked <= this.#stream.length, () => `${acked} bytes acked of ${this.#stream.length} that were sent`);
   }
 
-  /** To the wrong owner nothing is written; to the right one the stream, from where it was announced. */
-  #judge(socket: Socket): void {
+  /** Only a program with the token gets the stream, from the announced position on. */
+  #checkSocket(socket: Socket): void {
     const { announced } = socket;
-    if (announced === null) return expectAlike(socket.written, "", "what is written before the announcement");
+    if (announced === null) return expectAlike(socket.output, "", "output before the announcement");
     const { position, bytes, stream } = announced;
     const isRight =
-      socket.said.split("\n", 1)[0]!.replace(/\r$/, "") === `ready ${TOKEN}` && socket.said.includes("\n");
-    expectThat(isRight || stream === "", () => `written to who said ${JSON.stringify(socket.said)}: ${stream}`);
+      socket.input.split("\n", 1)[0]!.replace(/\r$/, "") === `ready ${TOKEN}` && socket.input.includes("\n");
+    expectThat(isRight || stream === "", () => `after the input ${JSON.stringify(socket.input)} it wrote ${stream}`);
     expectThat(stream.length <= bytes, () => `${stream.length} bytes where ${bytes} were announced`);
-    expectThat(position <= this.#seen.length, () => `a call from ${position}, where ${this.#seen.length} were sent`);
+    expectThat(
+      position <= this.#stream.length,
+      () => `a call from ${position}, where ${this.#stream.length} were sent`,
+    );
     for (const [i, character] of [...stream].entries()) {
-      const known = (this.#seen[position + i] ??= character);
-      expectThat(known === character, () => `byte ${position + i} of the stream is two things`);
+      const known = (this.#stream[position + i] ??= character);
+      expectThat(known === character, () => `byte ${position + i} of the stream has changed`);
     }
   }
 
-  /** An honest owner has it all soon: each call as it comes is answered as it should be. */
+  /** From here on all calls are answered as the protocol says: three calls deliver everything. */
   finish(): void {
     const { outbox } = this.#session;
     if (this.call !== null) this.close(this.call);
     const [reply] = this.world.ask(this.world.connect(), `as ${TOKEN} alive`);
-    expectThat(reply?.startsWith("ok ") === true, () => `alive was answered ${reply}`);
+    expectThat(reply?.startsWith("ok ") === true, () => `alive got the reply ${reply}`);
     for (let calls = 0; outbox.acked < outbox.end; calls++) {
-      expectThat(calls < 3, () => "three honest answers were not enough");
+      expectThat(calls < 3, () => "three calls were not enough");
       for (let ms = 0; this.#callbacks.calls.size === 0 && ms <= CALLBACK_PAUSE_MAX_MS; ms += TICK_MS) {
         this.world.pass(TICK_MS);
       }
       const socket = this.sockets.at(-1)!;
       this.open(socket);
       const { position, bytes } = socket.announced!;
-      this.say(socket, `ready ${TOKEN}\n`);
-      expectAlike(socket.announced!.stream.length, bytes, "bytes of an honest delivery");
-      this.say(socket, `received ${position + bytes}\n`);
-      this.judge();
+      this.receive(socket, `ready ${TOKEN}\n`);
+      expectAlike(socket.announced!.stream.length, bytes, "the number of delivered bytes");
+      this.receive(socket, `received ${position + bytes}\n`);
+      this.check();
     }
-    const texts = this.#seen
+    const texts = this.#stream
       .join("")
       .split("\n")
       .filter((line) => /^(message|stored|broadcast)/.test(line));
-    const heard = texts.map((line) => line.replace(/^(message bob|stored bob \d+|broadcast bob) /, ""));
-    expectAlike(heard, this.#expected, "what alice got");
-    this.judge();
+    const received = texts.map((line) => line.replace(/^(message bob|stored bob \d+|broadcast bob) /, ""));
+    expectAlike(received, this.#expected, "the texts that alice received");
+    this.check();
   }
 }
 
 export const callbacks = target(
   {
     name: "callbacks",
-    holds: "whoever answers a call gets nothing without the token and confirms nothing unsent; the honest gets it all",
+    holds:
+      "a call delivers nothing without the token, acks cover sent bytes only, and the right client gets everything",
   },
   fc.array(step, { maxLength: 30, size: "max" }),
   (steps) => {
-    const room = new Room();
+    const room = new CallbackFixture();
     try {
       for (const step of steps) {
         const { call } = room;
         if ("passMs" in step) room.world.pass(step.passMs);
-        else if ("message" in step) room.talk("message alice", step.message);
-        else if ("broadcast" in step) room.talk("broadcast", step.broadcast);
-        else if ("confirms" in step) room.confirm(step.confirms);
+        else if ("message" in step) room.sendToAlice("message alice", step.message);
+        else if ("broadcast" in step) room.sendToAlice("broadcast", step.broadcast);
+        else if ("acks" in step) room.ack(step.acks);
         else if (call === null) continue;
         else if ("opens" in step) for (const socket of room.sockets) room.open(socket);
-        else if ("says" in step) {
+        else if ("sends" in step) {
           const position = call.announced?.position ?? 0;
-          const texts = step.says.map((said) => (typeof said === "number" ? `received ${position + said}\n` : said));
-          room.say(call, texts.join(""), step.cuts);
+          const texts = step.sends.map((line) => (typeof line === "number" ? `received ${position + line}\n` : line));
+          room.receive(call, texts.join(""), step.cuts);
         } else if ("closes" in step) room.close(call);
         else if (call.room < 0) continue;
         else if ("room" in step) call.room = step.room;
@@ -249,7 +257,7 @@ export const callbacks = target(
           call.handlers.drain();
         }
         room.world.endTurns();
-        room.judge();
+        room.check();
       }
       room.finish();
     } finally {

@@ -5,7 +5,7 @@ import { SILENCE_MS, type TestPeer, World } from "../support/chat.ts";
 import { NAMES, line, longLine } from "./grammar.ts";
 import { cut, cuts, expectAlike, expectThat, latin1, target } from "./target.ts";
 
-/** docs/protocol.md: every event there is, and every code behind `err`. */
+/** docs/protocol.md: the pattern of every event, and every error code after `err`. */
 const EVENT =
   /^(message|stored|broadcast|joined|left|private_request|address|expect|denied|goodbye) [^ ]|^(message|broadcast) /;
 const REFUSAL = new RegExp(
@@ -31,7 +31,7 @@ const REFUSAL = new RegExp(
   ].join("|")})( .+)?$`,
   "s",
 );
-/** What may stand behind `ok`, by verb. */
+/** The pattern of a reply with `ok`, by verb. */
 const OK: Record<string, RegExp> = {
   login: /^ok [\w-]{22,64} 35( secret=[\w-]{22,64})?( received=\d+)?$/,
   resume: /^ok \d+$/,
@@ -56,9 +56,9 @@ const step = fc.oneof(
   { weight: 1, arbitrary: fc.record({ passMs: fc.constantFrom(100, 1_000, 30_000, 70_000) }) },
 );
 
-/** The client of a callback session: it takes what is safe, and says nothing. */
-class Called implements Caller {
-  taken = "";
+/** The client of a callback session: takes all durable output at once, and acknowledges nothing. */
+class TestCaller implements Caller {
+  output = "";
   readonly #session: Session;
 
   constructor(session: Session) {
@@ -68,7 +68,7 @@ class Called implements Caller {
   flush(): void {
     const { outbox } = this.#session;
     while (outbox.peek()) {
-      this.taken += outbox.piece.toString("latin1", outbox.pieceStart, outbox.pieceEnd);
+      this.output += outbox.piece.toString("latin1", outbox.pieceStart, outbox.pieceEnd);
       outbox.advance(outbox.pieceEnd - outbox.pieceStart);
     }
   }
@@ -80,22 +80,22 @@ class Called implements Caller {
   giveUp(): void {}
 }
 
-/** Three connections to a chat: whenever one is gone, another takes its place. */
-class Room {
+/** Three connections to a chat. A closed one is replaced at its next turn. */
+class ChatFixture {
   readonly world = new World(NAMES);
-  readonly called: Called[] = [];
+  readonly callers: TestCaller[] = [];
   readonly #peers: TestPeer[] = [];
   readonly #lineBytesMax: number;
 
   constructor(lineBytesMax: number, late: boolean) {
     this.#lineBytesMax = lineBytesMax;
     this.world.newCaller = (session) => {
-      const called = new Called(session);
-      this.called.push(called);
+      const called = new TestCaller(session);
+      this.callers.push(called);
       return called;
     };
     for (let i = 0; i < PEERS; i++) this.#peers.push(this.#connect());
-    // So that there is something to talk about from the start.
+    // Two users are logged in from the start.
     for (const [i, name] of NAMES.slice(0, PEERS - 1).entries()) {
       this.world.say(this.#peers[i]!, `login ${name} secret listen=4242${i === 0 ? " resumable" : ""}`);
       this.#peers[i]!.read();
@@ -108,34 +108,34 @@ class Room {
     return this.world.connect(`192.0.2.${this.#peers.length + 1}`, this.#lineBytesMax);
   }
 
-  /** What everybody hears is well-formed: one reply to who has spoken, if anybody has, and none to others. */
-  #hear(speaker: TestPeer | null, line: string): void {
+  /** Checks the output to all connections: valid events, one reply for the line of `sender`, none for the others. */
+  #checkOutput(sender: TestPeer | null, line: string): void {
     for (const peer of this.#peers) {
-      expectAlike(peer.begun, "", "what came behind the last whole line");
+      expectAlike(peer.begun, "", "bytes after the last complete line");
       const lines = peer.read();
-      for (const heard of lines) {
-        expectThat(heard.length < SERVER_LINE_BYTES_MAX, () => `a line of ${heard.length + 1} bytes`);
+      for (const text of lines) {
+        expectThat(text.length < SERVER_LINE_BYTES_MAX, () => `a line of ${text.length + 1} bytes`);
       }
-      const replies = lines.filter((heard) => /^(ok|err)( |$)/.test(heard));
-      // From there on comes what a resumed session had said before, from any position of it.
-      if (peer === speaker && line.startsWith("resume ") && replies[0] === lines[0] && /^ok/.test(lines[0] ?? ""))
+      const replies = lines.filter((text) => /^(ok|err)( |$)/.test(text));
+      // After the reply to `resume`, the stream continues at any position, also in the middle of a line.
+      if (peer === sender && line.startsWith("resume ") && replies[0] === lines[0] && /^ok/.test(lines[0] ?? ""))
         continue;
-      const others = lines.filter((heard) => !/^(ok|err)( |$)/.test(heard));
+      const others = lines.filter((text) => !/^(ok|err)( |$)/.test(text));
       expectAlike(
-        others.filter((heard) => !EVENT.test(heard)),
+        others.filter((text) => !EVENT.test(text)),
         [],
-        "lines that are no events",
+        "lines that are neither replies nor events",
       );
       expectThat(
-        replies.length === (peer === speaker ? 1 : 0),
-        () => `${replies.length} replies to ${peer === speaker ? JSON.stringify(line.slice(0, 200)) : "nobody"}`,
+        replies.length === (peer === sender ? 1 : 0),
+        () => `${replies.length} replies to ${peer === sender ? JSON.stringify(line.slice(0, 200)) : "no line"}`,
       );
       const [reply] = replies;
-      if (reply !== undefined) this.#judge(reply, line);
+      if (reply !== undefined) this.#checkReply(reply, line);
     }
   }
 
-  #judge(reply: string, line: string): void {
+  #checkReply(reply: string, line: string): void {
     const [verb = "", , inner = ""] = line.replace(/\r$/, "").split(" ");
     const pattern = OK[verb === "as" ? inner : verb];
     expectThat(
@@ -144,7 +144,7 @@ class Room {
     );
   }
 
-  async say(index: number, line: string, sizes: readonly number[]): Promise<void> {
+  async send(index: number, line: string, sizes: readonly number[]): Promise<void> {
     const { world } = this;
     let peer = this.#peers[index]!;
     if (peer.isClosed || peer.closing) peer = this.#peers[index] = this.#connect();
@@ -152,25 +152,25 @@ class Room {
     for (const chunk of cut(latin1(`${line}\n`), sizes)) peer.feed(chunk);
     world.endTurns();
     while (peer.paused) await world.later();
-    this.#hear(peer, line);
+    this.#checkOutput(peer, line);
   }
 
-  hangUp(index: number): void {
+  disconnect(index: number): void {
     this.#peers[index]!.hangUp();
-    this.#hear(null, "");
+    this.#checkOutput(null, "");
   }
 
   pass(ms: number): void {
     this.world.pass(ms);
     this.world.announce();
-    this.#hear(null, "");
+    this.#checkOutput(null, "");
   }
 }
 
 export const chat = target(
   {
     name: "chat",
-    holds: "whatever clients say, each line gets one reply, all that is heard is well-formed, and nothing is a fault",
+    holds: "each line of a client gets one reply, all output is valid, and no line causes a fault",
     batch: 20,
   },
   fc.record({
@@ -180,22 +180,22 @@ export const chat = target(
     late: fc.boolean(),
   }),
   async ({ steps, cuts, lineBytesMax, late }) => {
-    const room = new Room(lineBytesMax, late);
+    const room = new ChatFixture(lineBytesMax, late);
     for (const step of steps) {
-      if ("line" in step) await room.say(step.peer, step.line, cuts);
-      else if ("hangsUp" in step) room.hangUp(step.hangsUp);
+      if ("line" in step) await room.send(step.peer, step.line, cuts);
+      else if ("hangsUp" in step) room.disconnect(step.hangsUp);
       else room.pass(step.passMs);
       expectAlike(room.world.faults.map(String), [], "faults");
     }
     room.pass(2 * SILENCE_MS);
     expectAlike(room.world.chat.presence.online.length, 0, "sessions in the end");
-    for (const { taken } of room.called) {
+    for (const { output: taken } of room.callers) {
       const lines = taken.split("\n");
-      expectAlike(lines.pop(), "", "what a callback brought behind its last whole line");
+      expectAlike(lines.pop(), "", "bytes after the last complete line of a callback session");
       expectAlike(
-        lines.filter((heard) => !EVENT.test(heard)),
+        lines.filter((text) => !EVENT.test(text)),
         [],
-        "lines of callbacks that are no events",
+        "lines of callback sessions that are not events",
       );
     }
     expectAlike(room.world.faults.map(String), [], "faults");

@@ -41,8 +41,8 @@ const text = fc
   .array(fc.tuple(line, fc.constantFrom("\n", "\n", "\r\n", "\r")), { maxLength: 8 })
   .map((lines) => lines.flat().join(""));
 
-/** What a good file holds; the number of the first bad line, or null for a file without users. */
-function plainly(text: string): Credentials["users"] | number | null {
+/** The expected users of a valid file; the number of the first invalid line; null for a file without users. */
+function parseByPatterns(text: string): Credentials["users"] | number | null {
   const users = new Map<string, string>();
   for (const [index, line] of text
     .replace(/^\ufeff/, "")
@@ -65,19 +65,22 @@ function plainly(text: string): Credentials["users"] | number | null {
 export const credentials = target(
   {
     name: "credentials",
-    holds: "a credentials file gives its users, or says in one printable line what is wrong where",
+    holds: "a credentials file gives its users, or an error of one printable line with the line number",
   },
   text,
   (text) => {
-    const expected = plainly(text);
+    const expected = parseByPatterns(text);
     let users: Credentials["users"];
     try {
       ({ users } = parseCredentials(text, FILE));
     } catch (error) {
       const { message } = error as Error;
-      expectThat(error instanceof CredentialsError && /^[\x20-\x7e]+$/.test(message), () => `it says ${String(error)}`);
+      expectThat(
+        error instanceof CredentialsError && /^[\x20-\x7e]+$/.test(message),
+        () => `the error is ${String(error)}`,
+      );
       const number = /^users\.txt:(\d+): /.exec(message)?.[1];
-      return expectAlike(number === undefined ? null : Number(number), expected, "the line that is to blame");
+      return expectAlike(number === undefined ? null : Number(number), expected, "the number of the invalid line");
     }
     expectAlike(users, expected, "the users");
   },

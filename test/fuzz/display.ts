@@ -6,9 +6,9 @@ import { explainError } from "../../src/terminal/explanations.ts";
 import { Terminal } from "../../src/terminal/terminal.ts";
 import { expectThat, latin1, target } from "./target.ts";
 
-/** What could move the cursor, break a line, or turn the direction of writing round. */
+/** Characters that move the cursor, break a line, or change the direction of text. */
 const CONTROL = /[\p{Cc}\p{Zl}\p{Zp}\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]/u;
-/** The colours of this client's own. */
+/** The colours that the client itself uses. */
 // biome-ignore lint/suspicious/noControlCharactersInRegex: they are what it is about
 const COLORS = /\u001b\[\d+m/g;
 
@@ -47,8 +47,8 @@ const line = fc
   .tuple(fc.oneof({ weight: 6, arbitrary: fc.constantFrom(...EVENTS) }, word), fc.array(word, { maxLength: 6 }))
   .map(([verb, words]) => [verb, ...words].join(" "));
 
-/** What a client tells of a line: of private chats it is what it makes of the server's. */
-function told(event: NonNullable<ReturnType<typeof parseEvent>>): ChatEvent[] {
+/** The client events that an event of the server may cause. Those of private chats differ from the server's. */
+function clientEvents(event: NonNullable<ReturnType<typeof parseEvent>>): ChatEvent[] {
   const { kind } = event;
   if (kind === "private_request") {
     return [true, false].map((encrypted) => ({ kind: "asked", user: event.user, encrypted }));
@@ -64,7 +64,7 @@ function told(event: NonNullable<ReturnType<typeof parseEvent>>): ChatEvent[] {
 }
 
 export const display = target(
-  { name: "display", holds: "whatever a server says, a client shows it without control characters" },
+  { name: "display", holds: "the terminal client shows any event of a server without control characters" },
   fc.record({
     lines: fc.array(line, { minLength: 1, maxLength: 4 }),
     refusal: fc.array(word, { minLength: 1, maxLength: 3 }),
@@ -74,18 +74,18 @@ export const display = target(
   ({ lines, refusal, zone, colored }) => {
     process.env.TZ = zone;
     const shown: string[] = [];
-    const surface = {
+    const output = {
       print: async (text: string) => void shown.push(text),
       fail: (text: string) => void shown.push(text),
     };
     const client = new ChatClient({ host: "127.0.0.1", port: 1 });
     const words = new Display(colored);
-    const terminal = new Terminal(client, surface, words);
+    const terminal = new Terminal(client, output, words);
     terminal.start();
     for (const line of lines) {
       const bytes = latin1(line);
       const event = parseEvent(bytes, 0, bytes.length);
-      if (event !== null) for (const one of told(event)) terminal.showEvent(one);
+      if (event !== null) for (const one of clientEvents(event)) terminal.showEvent(one);
     }
     const [code = "", ...detail] = latin1(refusal.join(" ")).toString().split(" ");
     const error = new ChatError(code, detail.join(" "));
@@ -93,9 +93,9 @@ export const display = target(
     shown.push(words.failure(explainError(error, "bob")));
     shown.push(...terminal.complete("message ")[0]);
     for (const text of shown) {
-      expectThat(typeof text === "string", () => `it shows ${typeof text}`);
+      expectThat(typeof text === "string", () => `it prints ${typeof text}`);
       const plain = colored ? text.replace(COLORS, "") : text;
-      expectThat(!CONTROL.test(plain), () => `it shows ${JSON.stringify(text)}`);
+      expectThat(!CONTROL.test(plain), () => `it prints ${JSON.stringify(text)}`);
       const isIndented = rowsOf(text as Printable, 12).every((row, index) => index === 0 || row.startsWith("  "));
       expectThat(isIndented, () => `a row of ${JSON.stringify(text)} is not indented`);
       const written = Buffer.from(rendered(text as Printable, {}));

@@ -2,7 +2,7 @@ import fc from "fast-check";
 import { JournalEntry, EntryWriter, EntryReader } from "../../src/storage/journal-entry.ts";
 import { expectThat, latin1, target } from "./target.ts";
 
-/** Numbers that no fact has, and some that one may have. */
+/** Numbers that are valid in an entry, and numbers that are not. */
 const number = fc.oneof(
   fc.nat({ max: 40 }),
   fc.constantFrom(0.5, -1, -8, 1e9, 2 ** 31, 2 ** 32, 2 ** 53, 1e300, Number.NaN, Number.POSITIVE_INFINITY),
@@ -18,7 +18,7 @@ const fact = fc.record({
   flag: fc.nat({ max: 255 }),
 });
 
-/** Numbers of each kind: only with as many does a fact come back. */
+/** Numbers of an entry, by kind. */
 const COUNTS: Record<number, number> = { 1: 2, 2: 4, 3: 4, 4: 1, 5: 1, 6: 2, 7: 3, 8: 0, 9: 0, 10: 2 };
 
 function written(list: readonly (typeof fact extends fc.Arbitrary<infer One> ? One : never)[]): Buffer {
@@ -35,7 +35,7 @@ const bytes = fc.oneof(
 );
 
 export const facts = target(
-  { name: "facts", holds: "bytes that are said to be facts are facts that lie within them, or an error" },
+  { name: "facts", holds: "any bytes are read as journal entries within their bounds, or give an error" },
   fc.record({
     bytes,
     changes: fc.array(fc.tuple(fc.nat({ max: 200 }), fc.nat({ max: 255 })), { maxLength: 4 }),
@@ -51,7 +51,7 @@ export const facts = target(
     let facts = 0;
     try {
       while (reader.next()) {
-        expectThat(++facts <= bytes.length / 8, () => "there are more facts than fit");
+        expectThat(++facts <= bytes.length / 8, () => "more entries than the bytes can contain");
         const { textStart, textEnd, entries } = reader;
         expectThat(
           start <= textStart && textStart <= textEnd && textEnd <= end,

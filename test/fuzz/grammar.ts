@@ -1,11 +1,11 @@
 import fc from "fast-check";
 
-/** Lines as clients say them, nearly right ones and others; each character is a byte. */
+/** Random request lines: valid ones, ones with a mistake, and noise. Each character is a byte (latin1). */
 
 /** Users that exist. */
 export const NAMES = ["alice", "bob", "carol", "1.2.3"];
 
-/** The first tokens, secrets and tickets that a server of the tests gives out. */
+/** The first tokens, secrets and tickets that the tests' server creates. */
 const TOKENS = Array.from({ length: 9 }, (_, i) => `token${String(i + 1).padStart(20, "0")}`);
 
 const byte = fc.nat({ max: 255 }).map((code) => (code === 10 ? "\r" : String.fromCharCode(code)));
@@ -49,7 +49,7 @@ const text = fc.oneof(
   },
 );
 
-/** Only where lines may be that long does it make a difference; elsewhere it is one more that is too long. */
+/** Longer than the default limit of a line, and within the highest limit. */
 const longText = fc.tuple(byte, fc.integer({ min: 1000, max: 600_000 })).map(([one, count]) => one.repeat(count));
 
 const option = fc.oneof(
@@ -97,8 +97,8 @@ const as = fc
   .tuple(fc.array(token, { minLength: 1, maxLength: 2 }), request)
   .map(([tokens, inner]) => [...tokens.flatMap((which) => ["as", which]), inner].join(" "));
 
-/** What is often wrong with a line. */
-const slip: fc.Arbitrary<(line: string, at: number) => string> = fc.constantFrom(
+/** Common mistakes in a line. */
+const mistake: fc.Arbitrary<(line: string, at: number) => string> = fc.constantFrom(
   (line, at) => `${line.slice(0, at)} ${line.slice(at)}`,
   (line, at) => line.slice(0, at) + line.slice(at + 1),
   (line, at) => line.slice(0, at),
@@ -125,24 +125,26 @@ const VERBS = [
   "getaddress",
 ];
 
-/** A line without its end. */
+/** A line without LF. */
 export const line: fc.Arbitrary<string> = fc.oneof(
   { weight: 12, arbitrary: request },
   { weight: 3, arbitrary: as },
   {
     weight: 4,
-    arbitrary: fc.tuple(fc.oneof(request, as), slip, fc.nat({ max: 60 })).map(([right, slip, at]) => slip(right, at)),
+    arbitrary: fc
+      .tuple(fc.oneof(request, as), mistake, fc.nat({ max: 60 }))
+      .map(([valid, apply, at]) => apply(valid, at)),
   },
   { weight: 1, arbitrary: fc.string({ unit: byte, maxLength: 30 }) },
   {
     weight: 1,
     arbitrary: fc
       .array(fc.oneof(fc.constantFrom(...VERBS), name, token, number, option, text), { maxLength: 20 })
-      .map((soup) => soup.join(" ")),
+      .map((list) => list.join(" ")),
   },
 );
 
-/** Now and then one of half a megabyte. */
+/** A line of up to 600,000 bytes. */
 export const longLine: fc.Arbitrary<string> = fc
   .tuple(fc.constantFrom("login alice secret ", "message alice ", "broadcast ", "as ", "block ", ""), longText)
   .map(([head, rest]) => head + rest);

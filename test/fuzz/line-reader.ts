@@ -2,14 +2,15 @@ import fc from "fast-check";
 import { LineReader } from "../../src/protocol/line-reader.ts";
 import { cut, cuts, expectAlike, expectThat, latin1, target } from "./target.ts";
 
-/** A line as latin1, null when it was too long; and its bytes with its end mark. */
 interface Line {
+  /** As latin1; null for a line that is too long. */
   text: string | null;
+  /** Length with the LF. */
   bytes: number;
 }
 
-/** All bytes at hand, cut at each LF. */
-function plainly(bytes: Buffer, bytesMax: number): Line[] {
+/** The expected lines, from all bytes at once. */
+function splitLines(bytes: Buffer, bytesMax: number): Line[] {
   const lines = bytes.toString("latin1").split("\n").slice(0, -1);
   return lines.map((line) => ({
     text: line.length + 1 > bytesMax ? null : line.replace(/\r$/, ""),
@@ -17,7 +18,7 @@ function plainly(bytes: Buffer, bytesMax: number): Line[] {
   }));
 }
 
-/** `next`, which joins no buffers to more than a line may have: all it keeps, but for the excerpt of a long one. */
+/** Calls `LineReader.next` and checks that it never concatenates more bytes than a line may have. */
 function next(reader: LineReader, bytesMax: number): boolean {
   const { concat } = Buffer;
   Buffer.concat = (...list) => {
@@ -52,13 +53,13 @@ const pieces = fc.oneof(
 export const lineReader = target(
   {
     name: "line-reader",
-    holds: "bytes at any cuts give the lines that a plain split gives, and no more than a line is kept of them",
+    holds: "chunks of any size give the same lines as a split at LF, and at most one line is buffered",
   },
   fc.record({
     text: fc.array(pieces, { maxLength: 30 }).map((list) => list.join("")),
     cuts,
     bytesMax: fc.integer({ min: 1, max: 64 }),
-    /** How many lines are pulled behind each chunk; behind the last one all are. */
+    /** How many lines are read after each chunk. After the last chunk all lines are read. */
     pulls: fc.array(fc.oneof(fc.nat({ max: 3 }), fc.constant(99)), { maxLength: 12 }),
   }),
   ({ text, cuts, bytesMax, pulls }) => {
@@ -69,10 +70,10 @@ export const lineReader = target(
       const most = pulls[index] ?? 99;
       const pulled = pull(reader, bytesMax, most);
       lines.push(...pulled);
-      // Once it says that there is no more, the chunk belongs to whoever fed it.
+      // After `next` has returned false, the reader must not use the chunk any more.
       if (pulled.length < most) chunk.fill(0x21);
     }
     lines.push(...pull(reader, bytesMax, Number.POSITIVE_INFINITY));
-    expectAlike(lines, plainly(latin1(text), bytesMax), "lines");
+    expectAlike(lines, splitLines(latin1(text), bytesMax), "lines");
   },
 );

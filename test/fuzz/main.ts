@@ -1,4 +1,5 @@
-import { Progress, beforeQuitting, runProgram } from "../../bench/command-line.ts";
+/** `bun run fuzz`: options, and the report of a run. */
+import { Progress, onInterrupt, runProgram } from "../../bench/command-line.ts";
 import { UsageError } from "../../src/usage-error.ts";
 import { Runner, describe } from "./runner.ts";
 import { targets } from "./targets.ts";
@@ -7,17 +8,17 @@ const WIDTH = Math.max(...targets.map(({ name }) => name.length));
 
 const USAGE = `Usage: bun run fuzz [options]
 
-Tries inputs that nobody would think of on the parts that read what others write, each of which must hold whatever
-it reads. Everything stays on this machine.
+Tests every part that reads external data with random inputs. Each target below states what must hold for any input.
+Everything runs on this machine.
 
-  --seed <number>     decides which inputs are tried (a fresh one, which is printed)
-  --seconds <number>  for how long, 1 to 86400 (60)
-  --target <name>     only that one
-  --help              this page
+  --seed <number>     seed of the inputs (random, printed)
+  --seconds <number>  duration, 1 to 86400 (60)
+  --target <name>     runs one target only
+  --help              prints this page
 
 ${targets.map(({ name, holds }) => `  ${name.padEnd(WIDTH)}  ${holds}`).join("\n")}
 
-Exit code: 0 when everything held, 1 when not, 2 for an invalid command line.
+Exit code: 0 when every target holds; 1 otherwise; 2 for an invalid command line.
 `;
 
 await runProgram(
@@ -33,8 +34,8 @@ await runProgram(
     const names = only === null ? all : [only];
     console.log(`seed ${seed}`);
     const progress = new Progress();
-    const runner = new Runner(names, seed, (text) => progress.say(text));
-    beforeQuitting(() => runner.stop());
+    const runner = new Runner(names, seed, (text) => progress.show(text));
+    onInterrupt(() => runner.stop());
     const failure = await runner.run(seconds * 1000);
     progress.clear();
     console.log([["target", "inputs"] as const, ...runner.inputs].map(row).join("\n"));

@@ -9,7 +9,7 @@ import { cut, cuts, expectAlike, latin1, target } from "./target.ts";
 const TICKET = "T".repeat(22);
 const HELLO = `private SEAS ${TICKET}\n`;
 
-/** What a caller says first; whoever has the right certificate says it without the right ticket. */
+/** The first bytes of a caller, without the right ticket. */
 const wrongGreeting = fc.oneof(
   fc.constantFrom(
     "private SEAS\n",
@@ -42,28 +42,28 @@ const wrongGreeting = fc.oneof(
 );
 
 const caller = fc.record({
-  /** How they connect: plainly, or over TLS with whose certificate. */
+  /** Plain TCP, or TLS with no certificate, with an unknown one, or with that of SEAS. */
   as: fc.constantFrom("plain", "nobody", "stranger", "SEAS"),
   wrong: wrongGreeting,
-  /** Over TLS: the right greeting, by who has not the right certificate. */
+  /** Over TLS, without the certificate of SEAS: sends the right ticket. */
   knowsTicket: fc.boolean(),
-  /** Plainly: how much of a real client's first bytes comes before all else, and what is changed in it. */
+  /** Over plain TCP: how many bytes of a real ClientHello come first, and changes in them. */
   hello: fc.nat({ max: 1600 }),
   changed: fc.array(fc.tuple(fc.nat({ max: 1600 }), fc.nat({ max: 255 })), { maxLength: 3 }),
   cuts,
   ending: fc.constantFrom("waits", "ends", "breaks"),
 });
 
-/** Certificates, and the first bytes of a real client; made once. */
-interface Kit {
+/** Certificates, and the ClientHello of a real client. Made once. */
+interface Fixtures {
   seas: Certificate;
   stranger: Certificate;
   clientHello: Buffer;
 }
 
-let made: Promise<Kit> | null = null;
+let made: Promise<Fixtures> | null = null;
 
-async function make(): Promise<Kit> {
+async function make(): Promise<Fixtures> {
   const { promise, resolve } = Promise.withResolvers<Buffer>();
   const server = createServer((socket) => {
     socket.on("error", () => {});
@@ -81,7 +81,7 @@ async function make(): Promise<Kit> {
   return { seas, stranger, clientHello };
 }
 
-/** The deadlines of callers: none is over before `meet`. */
+/** Replaces the timers of PRIVATE_AUTH_MS: they fire only in `expire`. */
 class Deadlines {
   readonly #open = new Map<unknown, () => void>();
   readonly #own = { setTimeout: globalThis.setTimeout, clearTimeout: globalThis.clearTimeout };
@@ -100,7 +100,7 @@ class Deadlines {
     }) as typeof clearTimeout;
   }
 
-  meet(): void {
+  expire(): void {
     for (const handler of this.#open.values()) handler();
     this.#open.clear();
   }
@@ -110,9 +110,9 @@ class Deadlines {
   }
 }
 
-/** Somebody who calls, what they hear, and when they are hung up on. */
+/** One connection to the listener: what it received, and when it was closed. */
 class Caller {
-  heard = "";
+  received = "";
   readonly closed: Promise<void>;
   readonly #socket: Socket | TLSSocket;
   readonly #ready: Promise<void>;
@@ -126,7 +126,7 @@ class Caller {
       ? connect(where)
       : connectTls({ ...where, ...proof, rejectUnauthorized: false, minVersion: "TLSv1.3" });
     this.#socket.on("error", () => {});
-    this.#socket.on("data", (bytes: Buffer) => (this.heard += bytes.toString("latin1")));
+    this.#socket.on("data", (bytes: Buffer) => (this.received += bytes.toString("latin1")));
     this.closed = new Promise((resolve) => this.#socket.once("close", () => resolve()));
     const connected = new Promise<void>((resolve) => {
       this.#socket.once(isPlain ? "connect" : "secureConnect", () => resolve());
@@ -134,8 +134,8 @@ class Caller {
     this.#ready = Promise.race([connected, this.closed]);
   }
 
-  /** Each piece leaves before the next one. */
-  async say(pieces: readonly Buffer[]): Promise<void> {
+  /** Sends the pieces one after another, each after the previous one was written. */
+  async send(pieces: readonly Buffer[]): Promise<void> {
     await this.#ready;
     for (const piece of pieces) {
       if (!this.#socket.writable) return;
@@ -144,9 +144,9 @@ class Caller {
     }
   }
 
-  /** Waits for that, or for the end. */
-  async hears(text: string): Promise<void> {
-    while (!this.heard.includes(text) && !this.#socket.closed) {
+  /** Waits until the text has arrived or the connection is closed. */
+  async waitFor(text: string): Promise<void> {
+    while (!this.received.includes(text) && !this.#socket.closed) {
       const news = new Promise<void>((resolve) => this.#socket.once("data", () => resolve()));
       await Promise.race([news, this.closed]);
     }
@@ -164,21 +164,21 @@ class Caller {
 export const privateListener = target(
   {
     name: "private-listener",
-    holds: "whoever calls a client without key and ticket is shown nowhere and hung up on, and the invited gets in",
+    holds: "callers without certificate and ticket are closed and show nothing, and the invited user gets through",
     batch: 10,
   },
-  /** Who waits in silence has to go when their time is over, or when many others come. */
+  /** Silent callers are closed at their deadline, or when many others connect. */
   fc.record({ callers: fc.array(caller, { maxLength: 6 }), crowd: fc.boolean() }),
   async ({ callers, crowd }) => {
     const { seas, stranger, clientHello } = await (made ??= make());
-    const told: string[] = [];
+    const events: string[] = [];
     const wrong = Promise.withResolvers<never>();
-    wrong.promise.catch(() => {}); // Whoever waits for something else waits for this too.
+    wrong.promise.catch(() => {}); // It is also awaited below.
     const chats = new PrivateChats(
       async () => "",
       (event) => {
-        told.push("text" in event ? `${event.kind} ${event.from} ${event.text}` : event.kind);
-        if (told.at(-1)!.includes("evil")) wrong.reject(new Error(`the client was told ${told.at(-1)}`));
+        events.push("text" in event ? `${event.kind} ${event.from} ${event.text}` : event.kind);
+        if (events.at(-1)!.includes("evil")) wrong.reject(new Error(`the client got the event ${events.at(-1)}`));
       },
     );
     const deadlines = new Deadlines();
@@ -200,7 +200,7 @@ export const privateListener = target(
           for (const [at, value] of changed) if (at < begun.length) begun[at] = value;
           const greeting = latin1(as !== "SEAS" && knowsTicket ? HELLO : wrong);
           const bytes = Buffer.concat([as === "plain" ? begun : latin1(""), greeting, latin1("message evil\n")]);
-          await one.say(cut(bytes, cuts));
+          await one.send(cut(bytes, cuts));
           if (ending === "ends") one.end();
           if (ending === "breaks") one.cut();
         }),
@@ -209,20 +209,20 @@ export const privateListener = target(
       let left = callers.length;
       for (const { closed } of open.slice(0, left)) void closed.then(() => left--);
       while (left > 0) {
-        if (!crowd) deadlines.meet();
+        if (!crowd) deadlines.expire();
         await Promise.race([new Promise((resolve) => setImmediate(resolve)), wrong.promise]);
       }
-      // Plainly one hears of TLS; over it there is nothing to hear.
+      // Over plain TCP the caller receives a TLS alert. Over TLS it must receive nothing.
       for (const [i, { as }] of callers.entries()) {
-        if (as !== "plain") expectAlike(open[i]!.heard, "", `what ${as} heard`);
+        if (as !== "plain") expectAlike(open[i]!.received, "", `what ${as} received`);
       }
       const invited = call(seas);
-      await invited.say([latin1(HELLO)]);
-      await invited.hears("ok\n");
-      expectAlike(invited.heard, "ok\n", "what the invited heard");
-      await invited.say([latin1("message hello\n")]);
-      while (told.length < 2) await new Promise((resolve) => setImmediate(resolve));
-      expectAlike(told, ["invited", "private SEAS hello"], "what the client was told");
+      await invited.send([latin1(HELLO)]);
+      await invited.waitFor("ok\n");
+      expectAlike(invited.received, "ok\n", "what the invited user received");
+      await invited.send([latin1("message hello\n")]);
+      while (events.length < 2) await new Promise((resolve) => setImmediate(resolve));
+      expectAlike(events, ["invited", "private SEAS hello"], "the events of the client");
     } finally {
       deadlines.restore();
       for (const one of open) one.cut();

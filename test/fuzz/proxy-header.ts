@@ -8,17 +8,17 @@ const SIGNATURE = "\r\n\r\n\0\r\nQUIT\n";
 
 const byte = fc.oneof(fc.constantFrom(0, 1, 255), fc.nat({ max: 255 }));
 
-/** A header, the lines behind it, and what is changed in it. */
+/** A PROXY header (version 2), the bytes after it, and changes to it. */
 const input = fc.record({
   command: fc.oneof({ weight: 4, arbitrary: fc.constantFrom(0x21, 0x20) }, byte),
   family: fc.oneof({ weight: 4, arbitrary: fc.constantFrom(0x11, 0x21) }, byte),
-  /** How much longer or shorter it says to be than it is. */
+  /** The difference between the stated and the real length. */
   lie: fc.oneof({ weight: 3, arbitrary: fc.constant(0) }, fc.integer({ min: -40, max: 600 })),
   body: fc.array(byte, { maxLength: 60, size: "max" }),
   changed: fc.array(fc.tuple(fc.nat({ max: 40 }), byte), { maxLength: 2 }),
 });
 
-/** What is read of the bytes: a header, nothing yet, or what is wrong with them. */
+/** The result of the parser: a header, null for too few bytes, or the message of an error. */
 function read(bytes: Buffer): ProxyHeader | null | string {
   try {
     return parseProxyHeader(bytes);
@@ -27,13 +27,13 @@ function read(bytes: Buffer): ProxyHeader | null | string {
   }
 }
 
-/** IPv6 as browsers write it, IPv4 as it is. */
+/** The canonical text of an IPv6 address (RFC 5952); an IPv4 address is unchanged. */
 function canonical(address: string): string {
   return address.includes(":") ? new URL(`http://[${address}]`).hostname : address;
 }
 
-/** The address that a header says, by plain means; null for none. */
-function plainly(bytes: Buffer): string | null {
+/** The expected address of a header; null for one without an address. */
+function addressOf(bytes: Buffer): string | null {
   if (bytes[12] !== 0x21) return null;
   if (bytes[13] === 0x11) return bytes.subarray(16, 20).join(".");
   if (bytes[13] !== 0x21) return null;
@@ -43,7 +43,10 @@ function plainly(bytes: Buffer): string | null {
 }
 
 export const proxyHeader = target(
-  { name: "proxy-header", holds: "a proxy's first bytes at any cut are an address, not enough yet, or an error" },
+  {
+    name: "proxy-header",
+    holds: "the first bytes of a proxy, cut anywhere, are an address, too few bytes, or an error",
+  },
   input,
   ({ command, family, lie, body, changed }) => {
     const length = Math.max(0, body.length + lie);
@@ -51,16 +54,16 @@ export const proxyHeader = target(
     const bytes = Buffer.from([...head, ...body]);
     for (const [at, value] of changed) if (at < bytes.length) bytes[at] = value;
     const whole = read(bytes);
-    // At a cut it is the same, or there is not enough yet.
+    // A prefix of the bytes gives the same result, or is too short.
     for (let end = 0; end < bytes.length; end++) {
       const part = read(bytes.subarray(0, end));
       if (part !== null) expectAlike(part, whole, `the first ${end} bytes`);
     }
     if (typeof whole === "string") return expectThat(/ PROXY header /.test(whole), () => whole);
-    // What is waited for has an end.
+    // The parser waits for a bounded number of bytes.
     if (whole === null) return expectThat(16 + bytes.readUInt16BE(14) <= PROXY_HEADER_BYTES_MAX, () => "it waits");
     expectThat(whole.bytes <= Math.min(bytes.length, PROXY_HEADER_BYTES_MAX), () => `${whole.bytes} bytes`);
     expectThat(whole.address === null || isIP(whole.address) > 0, () => `an address ${whole.address}`);
-    expectAlike(whole.address === null ? null : canonical(whole.address), plainly(bytes), "the address");
+    expectAlike(whole.address === null ? null : canonical(whole.address), addressOf(bytes), "the address");
   },
 );

@@ -4,8 +4,8 @@ import { Request, SHAPES } from "../../src/protocol/request.ts";
 import { line } from "./grammar.ts";
 import { expectAlike, latin1, target } from "./target.ts";
 
-/** What a line says; null as words when they have not the verb's shape. */
-interface Said {
+/** The result of parsing a line. `words` is null when they do not have the verb's shape. */
+interface ParsedRequest {
   verb: string | null;
   words: string[] | null;
   text: string | null;
@@ -25,7 +25,7 @@ function isAddress(parts: string[]): boolean {
   return parts.length === 4 && parts.every((part) => /^\d{1,3}$/.test(part) && Number(part) <= 255);
 }
 
-/** docs/protocol.md, Requests: the whole line, and what each of its words must be. */
+/** docs/protocol.md, Requests: the pattern of the line, and of each of its words. */
 const REQUESTS: Record<string, [line: RegExp, ...words: { test(word: string): boolean }[]]> = {
   login: [/^login ([^ ]+) ([^ ]+)((?: [^ ]+)*)$/s, NAME, WORD],
   resume: [/^resume ([^ ]+) ([^ ]+)$/s, TOKEN, NUMBER],
@@ -42,8 +42,8 @@ const REQUESTS: Record<string, [line: RegExp, ...words: { test(word: string): bo
 };
 const HAVE_TEXT = ["as", "message", "broadcast"];
 
-/** The same by strings and patterns. */
-function plainly(line: string): Said {
+/** The expected result, by regular expressions. */
+function parseByPatterns(line: string): ParsedRequest {
   const verb = line.split(" ")[0]!;
   if (!Object.hasOwn(REQUESTS, verb)) return { verb: null, words: null, text: null };
   const [whole, ...forms] = REQUESTS[verb]!;
@@ -57,11 +57,11 @@ function plainly(line: string): Said {
   return words.every((word, i) => (forms[i] ?? WORD).test(word)) ? { verb, words, text } : bad;
 }
 
-/** One for all lines, as the server has it: what an earlier line left behind must not matter. */
+/** One parser for all lines, as in the server: the state of an earlier line must not matter. */
 const request = new Request();
 
-/** Parses a line that lies between others, which a parser that goes too far would read. */
-function parse(line: string): Said {
+/** Parses a line between two others, which a parser that reads too far would notice. */
+function parse(line: string): ParsedRequest {
   const before = "message bob 1\n";
   const bytes = latin1(`${before}${line} 2 message bob more words\n`);
   const verb = request.parseVerb(bytes, before.length, before.length + line.length);
@@ -72,9 +72,9 @@ function parse(line: string): Said {
 }
 
 export const requests = target(
-  { name: "requests", holds: "a line is the request that docs/protocol.md says, read by plain patterns, or none" },
+  { name: "requests", holds: "a line parses as the patterns of docs/protocol.md say, or is refused" },
   fc.array(line, { minLength: 1, maxLength: 4 }),
   (lines) => {
-    for (const line of lines) expectAlike(parse(line), plainly(line), "a request");
+    for (const line of lines) expectAlike(parse(line), parseByPatterns(line), "a request");
   },
 );

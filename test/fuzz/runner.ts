@@ -1,43 +1,45 @@
+/** Runs fuzz targets in child processes (round.ts), and finds the input of a hang or a crash. */
 import { join } from "node:path";
-import type { Said } from "./round.ts";
+import type { RoundMessage } from "./round.ts";
 
-/** A target from which nothing is heard for so long hangs. */
+/** A child without output for this long hangs. */
 const HANG_MS = 20_000;
-/** For how long a target runs before the next one has its turn, at most and at least. */
+/** Time per target and round: maximum and minimum. */
 const TURN_MS_MAX = 10_000;
 const TURN_MS_MIN = 100;
-/** Characters of an input or an error that are shown. */
+/** Longer inputs and errors are shortened for the report. */
 const SHOWN_MAX = 10_000;
 
 /** An input for which a target does not hold. */
 export interface Failure {
   target: string;
-  /** The batch that finds it again. */
+  /** The seed of the batch: it finds the input again. */
   seed: number;
   input: string;
   error: string;
 }
 
-/** Runs targets in turn, a round in a process of its own, with ever new seeds. */
+/** Runs targets in rounds. Each round is a new process and continues with the next seeds. */
 export class Runner {
-  /** Inputs that were tried, by target. */
+  /** Number of inputs so far, by target. */
   readonly inputs = new Map<string, number>();
-  /** Each target's next batch. */
+  /** Seed of the next batch, by target. */
   readonly #seeds = new Map<string, number>();
-  readonly #told: (text: string) => void;
+  readonly #report: (text: string) => void;
+  /** The target that runs. */
   #target = "";
   #running: Bun.Subprocess<"ignore", "pipe", "inherit"> | null = null;
 
-  /** Each target's first batch has that seed. `told` hears now and then how far it is. */
-  constructor(names: readonly string[], seed: number, told: (text: string) => void = () => {}) {
+  /** `seed` is that of the first batch of each target. `report` is called with the progress. */
+  constructor(names: readonly string[], seed: number, report: (text: string) => void = () => {}) {
     for (const name of names) {
       this.inputs.set(name, 0);
       this.#seeds.set(name, seed);
     }
-    this.#told = told;
+    this.#report = report;
   }
 
-  /** Until the time is up or something fails, which it returns. */
+  /** Runs for `forMs` or until the first failure, which it returns. */
   async run(forMs: number): Promise<Failure | null> {
     const untilMs = performance.now() + forMs;
     for (let round = 1; ; round++) {
@@ -48,42 +50,42 @@ export class Runner {
     }
   }
 
-  /** Ends the process that runs, if one does. */
+  /** Kills the child process, if there is one. */
   stop(): void {
     this.#running?.kill("SIGKILL");
   }
 
   async #round(round: number, turnMs: number): Promise<Failure | null> {
-    const orders = [...this.#seeds].map((order) => order.join(":"));
+    const batches = [...this.#seeds].map((batch) => batch.join(":"));
     let failure: Failure | null = null;
-    const end = await this.#spawn([String(Math.round(turnMs)), "-", ...orders], (said) => {
-      if ("target" in said) {
-        if (said.target !== this.#target) this.#told(`round ${round}: ${said.target}`);
-        this.#target = said.target;
-        this.#seeds.set(said.target, said.seed);
-      } else if ("inputs" in said) {
-        this.inputs.set(this.#target, this.inputs.get(this.#target)! + said.inputs);
+    const end = await this.#spawn([String(Math.round(turnMs)), "-", ...batches], (message) => {
+      if ("target" in message) {
+        if (message.target !== this.#target) this.#report(`round ${round}: ${message.target}`);
+        this.#target = message.target;
+        this.#seeds.set(message.target, message.seed);
+      } else if ("inputs" in message) {
+        this.inputs.set(this.#target, this.inputs.get(this.#target)! + message.inputs);
         this.#seeds.set(this.#target, (this.#seeds.get(this.#target)! + 1) % 2 ** 31);
-      } else if ("failure" in said) {
-        failure = { target: this.#target, seed: this.#seeds.get(this.#target)!, ...said.failure };
+      } else if ("failure" in message) {
+        failure = { target: this.#target, seed: this.#seeds.get(this.#target)!, ...message.failure };
       }
     });
     return failure ?? (end === null ? null : this.#trace(end));
   }
 
-  /** What was tried when it hung or died: the same again, with every input written down. */
+  /** Repeats the batch of a hang or crash with every input written, to find the input. */
   async #trace(error: string): Promise<Failure> {
     const target = this.#target;
     const seed = this.#seeds.get(target)!;
     let input = "";
-    const end = await this.#spawn(["0", "trace", `${target}:${seed}`], (said) => {
-      if ("input" in said) input = said.input;
+    const end = await this.#spawn(["0", "trace", `${target}:${seed}`], (message) => {
+      if ("input" in message) input = message.input;
     });
-    return { target, seed, input: end === null ? "(unknown: it went well the second time)" : input, error };
+    return { target, seed, input: end === null ? "(unknown: the second run did not fail)" : input, error };
   }
 
-  /** Runs round.ts; null when it ended well, else what happened to it. */
-  async #spawn(args: string[], told: (said: Said) => void): Promise<string | null> {
+  /** Runs round.ts. Returns null after exit code 0, else what happened. */
+  async #spawn(args: string[], onMessage: (message: RoundMessage) => void): Promise<string | null> {
     const child = Bun.spawn([process.execPath, join(import.meta.dir, "round.ts"), ...args], {
       stdin: "ignore",
       stdout: "pipe",
@@ -102,23 +104,23 @@ export class Runner {
       timer = setTimeout(hung, HANG_MS);
       const lines = (rest + chunk).split("\n");
       rest = lines.pop()!;
-      for (const line of lines) told(JSON.parse(line) as Said);
+      for (const line of lines) onMessage(JSON.parse(line) as RoundMessage);
     }
     clearTimeout(timer);
     const code = await child.exited;
     this.#running = null;
-    if (hangs) return `it hangs: nothing came of it for ${HANG_MS / 1000} s`;
+    if (hangs) return `it hangs: no output for ${HANG_MS / 1000} s`;
     return code === 0 ? null : `its process ended with ${child.signalCode ?? `code ${code}`}`;
   }
 }
 
-/** A failure in words for people, with the command that repeats it. */
+/** A failure as text, with the command that repeats it. */
 export function describe({ target, seed, input, error }: Failure): string {
   const command = `bun run fuzz --target ${target} --seed ${seed} --seconds 1`;
   return `${target} does not hold.\n\ninput: ${visible(input)}\n\n${visible(error)}\n\nagain: ${command}\n`;
 }
 
-/** Inputs may hold what would do something to a terminal, and half a megabyte of it. */
+/** Shortens a text and escapes its control characters for the terminal. */
 function visible(text: string): string {
   const rest = text.length - SHOWN_MAX;
   const shown = rest > 0 ? `${text.slice(0, SHOWN_MAX)}... (${rest} characters more)` : text;

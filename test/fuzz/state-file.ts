@@ -8,7 +8,7 @@ import { expectAlike, expectThat, latin1, target } from "./target.ts";
 const TOKEN = "A".repeat(22);
 const GOOD = { token: TOKEN, received: 5, unanswered: [{ line: "message SEAS hi", position: 16 }] };
 
-/** A client's file and its path; made when it is first needed, and gone with the process. */
+/** A state file and its path: created once per process, and removed at exit. */
 let stored: { file: StateFile; path: string } | null = null;
 
 function newFile(): { file: StateFile; path: string } {
@@ -55,7 +55,7 @@ function isPosition(value: unknown): boolean {
 }
 
 export const stateFile = target(
-  { name: "state-file", holds: "a state that is loaded is one that a client may go on from, whatever the file holds" },
+  { name: "state-file", holds: "any state file gives a valid state or none" },
   content,
   (text) => {
     const { file, path } = (stored ??= newFile());
@@ -68,6 +68,6 @@ export const stateFile = target(
       expectThat(typeof line === "string" && /^[^\n]+$/.test(line) && isPosition(position), () => "a request");
     }
     file.save(state);
-    expectAlike(file.load(), state, "the state, saved again");
+    expectAlike(file.load(), state, "the state after it was saved again");
   },
 );

@@ -1,29 +1,30 @@
+/** What a fuzz target is, and helpers that all targets share. */
 import fc from "fast-check";
 
-/** Something that must hold for whatever input. */
+/** A property that must hold for every input. */
 export interface Target {
   readonly name: string;
   /** What must hold, in one sentence. */
   readonly holds: string;
-  /** Inputs that are tried before anybody looks at the clock. */
+  /** Number of inputs per batch: the time is checked after each batch. */
   readonly batch: number;
   readonly property: fc.IAsyncProperty<[unknown]>;
 }
 
-/** What went wrong where nobody could catch it: in a handler of a socket, or in a promise that nobody waits for. */
-const strays: unknown[] = [];
+/** Errors that no caller can catch: in a handler of a socket, or in a promise without a handler. */
+const uncaughtErrors: unknown[] = [];
 
-/** Hears of each input before it is tried; whoever looks for the one that hangs writes it down. */
+/** Called with each input before the check. */
 let watch: (input: unknown) => void = () => {};
 
-/** From now on what nobody catches makes the input under way a failure, and `watcher` hears of each input. */
+/** From now on an uncaught error is a failure of the current input, and `watcher` is called with each input. */
 export function watchInputs(watcher: (input: unknown) => void): void {
   watch = watcher;
-  process.on("uncaughtException", (error) => void strays.push(error));
-  process.on("unhandledRejection", (error) => void strays.push(error));
+  process.on("uncaughtException", (error) => void uncaughtErrors.push(error));
+  process.on("unhandledRejection", (error) => void uncaughtErrors.push(error));
 }
 
-/** A target that makes inputs like that, for each of which `check` must not throw. */
+/** A target: for each of the inputs, `check` must not throw. */
 export function target<Input>(
   { name, holds, batch = 100 }: { name: string; holds: string; batch?: number },
   inputs: fc.Arbitrary<Input>,
@@ -32,18 +33,18 @@ export function target<Input>(
   const property = fc.asyncProperty(inputs, async (input) => {
     watch(input);
     await check(input);
-    // Only when the loop has turned is it known that nobody catches something.
+    // An unhandled rejection is reported after a turn of the event loop.
     await new Promise((resolve) => setImmediate(resolve));
-    const stray = strays.shift();
-    if (stray !== undefined) throw stray;
+    const uncaught = uncaughtErrors.shift();
+    if (uncaught !== undefined) throw uncaught;
   });
   return { name, holds, batch, property };
 }
 
-/** Sizes of the pieces that bytes come in. */
+/** Sizes of the chunks in which bytes arrive. */
 export const cuts: fc.Arbitrary<number[]> = fc.array(fc.nat({ max: 40 }), { maxLength: 12 });
 
-/** Bytes in pieces of these sizes, and the rest in one; each with memory of its own, as sockets give them. */
+/** Cuts bytes into chunks of these sizes and one for the rest. Each chunk has its own memory, as those of sockets. */
 export function cut(bytes: Uint8Array, sizes: readonly number[]): Buffer[] {
   const pieces: Buffer[] = [];
   let at = 0;
@@ -55,17 +56,18 @@ export function cut(bytes: Uint8Array, sizes: readonly number[]): Buffer[] {
   return pieces.filter((piece) => piece.length > 0);
 }
 
-/** Text whose characters are bytes, as bytes. */
+/** The bytes of a latin1 text. */
 export function latin1(text: string): Buffer {
   return Buffer.from(text, "latin1");
 }
 
-/** Two values of plain data are alike. */
+/** Throws unless the two values of plain data are deeply equal. */
 export function expectAlike(found: unknown, expected: unknown, what: string): void {
   if (Bun.deepEquals(found, expected, true)) return;
   throw new Error(`${what}: found ${fc.stringify(found)} instead of ${fc.stringify(expected)}`);
 }
 
-export function expectThat(holds: boolean, otherwise: () => string): void {
-  if (!holds) throw new Error(otherwise());
+/** Throws `message()` unless the condition holds. */
+export function expectThat(holds: boolean, message: () => string): void {
+  if (!holds) throw new Error(message());
 }

@@ -1,63 +1,63 @@
 import { Program } from "../../bench/program.ts";
 import { TargetError } from "./target.ts";
 
-/** A program of bench/ that is told an order, and answers each line that is said to it with one line of JSON. */
+/** A program of this project in a process of its own: it reads a spec and then lines, and answers each with JSON. */
 export class ControlledProcess<Answer> {
   readonly #program: Program;
   #answer = Promise.withResolvers<Answer>();
 
   /**
-   * `who` is what it is called when it ends before it has answered; `before` are words as of `Program`. What it says by
-   * itself is no answer unless `isAnswer` says so.
+   * `name` is its name in errors; `prefix` is that of `Program`. Lines that `isAnswer` does not accept are ignored:
+   * progress, for example.
    */
   constructor(
-    who: string,
+    name: string,
     file: string,
-    order: object,
-    before: readonly string[],
-    isAnswer: (said: object) => boolean = () => true,
+    spec: object,
+    prefix: readonly string[],
+    isAnswer: (message: object) => boolean = () => true,
   ) {
     const errors: string[] = [];
-    const heard = (line: string): void => {
-      const said = JSON.parse(line);
-      if (isAnswer(said)) this.#answer.resolve(said);
+    const onLine = (line: string): void => {
+      const message = JSON.parse(line);
+      if (isAnswer(message)) this.#answer.resolve(message);
     };
-    this.#program = new Program([file], heard, (line) => errors.push(line), before);
+    this.#program = new Program([file], onLine, (line) => errors.push(line), prefix);
     void this.#program.ended.then((how) => {
       this.#fail = () =>
-        this.#answer.reject(new TargetError(`${who} ended (${how}): ${errors.join(" ").slice(0, 500)}`));
+        this.#answer.reject(new TargetError(`${name} ended (${how}): ${errors.join(" ").slice(0, 500)}`));
       this.#fail();
     });
     this.#answer.promise.catch(() => {});
-    this.#program.say(JSON.stringify(order));
+    this.#program.writeLine(JSON.stringify(spec));
   }
 
-  /** Rejects what is asked of a program that has ended. */
+  /** Once the program has ended: rejects the pending answer. */
   #fail = (): void => {};
 
-  /** What it answers next. Rejects with TargetError. */
+  /** The next answer. Rejects with TargetError when the program ends. */
   get answer(): Promise<Answer> {
     return this.#answer.promise;
   }
 
-  /** Says something that is not answered. */
-  tell(line: string): void {
-    this.#program.say(line);
+  /** Writes a line that has no answer. */
+  send(line: string): void {
+    this.#program.writeLine(line);
   }
 
   ask(line: string): Promise<Answer> {
-    return this.#ask(() => this.#program.say(line));
+    return this.#ask(() => this.#program.writeLine(line));
   }
 
-  /** Nothing more will be said to it; what it answers to that. */
-  finish(): Promise<Answer> {
-    return this.#ask(() => this.#program.finish());
+  /** Closes its stdin and returns its last answer. */
+  endInput(): Promise<Answer> {
+    return this.#ask(() => this.#program.endInput());
   }
 
-  #ask(say: () => void): Promise<Answer> {
+  #ask(write: () => void): Promise<Answer> {
     this.#answer = Promise.withResolvers();
-    this.#answer.promise.catch(() => {}); // Whoever asked may have given up by then.
-    say();
+    this.#answer.promise.catch(() => {}); // The caller may not wait for it any more.
+    write();
     this.#fail();
     return this.#answer.promise;
   }

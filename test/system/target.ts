@@ -1,3 +1,4 @@
+/** The server under test in the hostile and soak tests: its start, its memory, its descriptors, its log, its end. */
 import { mkdtempSync, readFileSync, readdirSync, readlinkSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -9,37 +10,38 @@ const PAGE_BYTES = 4096;
 const LOG_LINES = 20;
 export const PASSWORD = "secret";
 
-/** A server that does not start, or ended; in words for a person. */
+/** A process that does not start, or has ended. The message is for users. */
 export class TargetError extends Error {}
 
 export interface TargetOptions {
-  /** Names of the users; all have the same password. */
+  /** Users with the plain password PASSWORD. */
   users: readonly string[];
-  /** Of these the server has nothing but an argon2id hash. */
+  /** Users with an argon2id hash of it. */
   hashed: readonly string[];
-  /** Options of the server besides those that say where it is. */
+  /** Further options of the server. */
   options: readonly string[];
-  /** So many descriptors it may have; null for as many as there are. */
+  /** Limit of descriptors (RLIMIT_NOFILE); null for the limit of this process. */
   descriptorsMax: number | null;
 }
 
-/** The server that is attacked: on one core, with data in a temporary folder. */
+/** A server on one core, with its data in a temporary folder. */
 export class Target {
   static readonly #all = new Set<Target>();
   readonly #folder = mkdtempSync(join(tmpdir(), "heartline-hostile-"));
+  /** The last lines of its log. */
   readonly #log: string[] = [];
-  /** What it logged of faults, the first lines of them. */
-  readonly complaints: string[] = [];
+  /** The first lines of its log with level error or fatal. */
+  readonly loggedErrors: string[] = [];
   #program: Program | null = null;
   port = 0;
-  /** Where it speaks TLS, with a certificate that nobody trusts. */
+  /** The port for TLS. The certificate is self-signed. */
   tlsPort = 0;
 
   private constructor() {
     Target.#all.add(this);
   }
 
-  /** Starts a server; resolves when it listens. Throws TargetError. */
+  /** Starts a server and resolves when it listens. Throws TargetError. */
   static async start(options: TargetOptions): Promise<Target> {
     const target = new Target();
     try {
@@ -96,7 +98,7 @@ export class Target {
 
   #logged(line: string): void {
     if (this.#log.push(line) > LOG_LINES) this.#log.shift();
-    if (/"level":[56]0/.test(line) && this.complaints.length < LOG_LINES) this.complaints.push(line);
+    if (/"level":[56]0/.test(line) && this.loggedErrors.length < LOG_LINES) this.loggedErrors.push(line);
   }
 
   get pid(): number {
@@ -107,12 +109,12 @@ export class Target {
     return this.#program!.isRunning;
   }
 
-  /** Bytes of memory that are resident; 0 when it has ended. */
+  /** Resident memory in bytes; 0 when it has ended. */
   get resident(): number {
     return this.#pages(1);
   }
 
-  /** Those of them that are a file's: its program, its journal. */
+  /** The part of it that is mapped from files: the program and the journal. */
   get mapped(): number {
     return this.#pages(2);
   }
@@ -125,7 +127,7 @@ export class Target {
     }
   }
 
-  /** How many descriptors it has open. */
+  /** Number of open descriptors. */
   get descriptors(): number {
     try {
       return readdirSync(`/proc/${this.pid}/fd`).length;
@@ -135,12 +137,12 @@ export class Target {
   }
 
   /**
-   * What they are, sorted: files by their names, all else by its kind. Without those of the journal, which has more
-   * segments under load and keeps them.
+   * The open descriptors, sorted: files by name, others by kind. Without segments of the journal, which has more of them
+   * under load and keeps them as spares.
    */
-  get open(): string[] {
+  get openDescriptors(): string[] {
     try {
-      const all = readdirSync(`/proc/${this.pid}/fd`).map((name) => whereTo(`/proc/${this.pid}/fd/${name}`));
+      const all = readdirSync(`/proc/${this.pid}/fd`).map((name) => linkTarget(`/proc/${this.pid}/fd/${name}`));
       const journal = join(this.#folder, "data", "journal");
       return all
         .filter((what) => !what.startsWith(journal))
@@ -151,14 +153,14 @@ export class Target {
     }
   }
 
-  /** From now on it may write no file beyond so many bytes: a full disk. */
-  limitFiles(bytes: number | "unlimited"): void {
+  /** Limits the length of its files (RLIMIT_FSIZE): a full disk. */
+  limitFileSize(bytes: number | "unlimited"): void {
     const { exitCode, stderr } = Bun.spawnSync(["prlimit", `--fsize=${bytes}:`, "--pid", String(this.pid)]);
     if (exitCode !== 0) throw new TargetError(`prlimit: ${stderr.toString()}`);
   }
 
-  /** It gives back all memory that nothing holds any more; else garbage is a part of what is resident. */
-  collect(): void {
+  /** Makes it collect all garbage, which is otherwise part of the resident memory. */
+  collectGarbage(): void {
     this.kill("SIGUSR2");
   }
 
@@ -166,26 +168,26 @@ export class Target {
     this.#program?.kill(signal);
   }
 
-  /** Ends it, and takes its files away. */
+  /** Ends the server and removes its files. */
   async remove(): Promise<void> {
     if (this.#program?.isRunning) await this.#program.stop();
-    this.#tidy();
+    this.#removeFiles();
   }
 
-  #tidy(): void {
+  #removeFiles(): void {
     Target.#all.delete(this);
     rmSync(this.#folder, { recursive: true, force: true });
   }
 
-  /** Takes everything away at once, for somebody who quits. */
-  static quit(): void {
+  /** Kills all programs and removes all files, for an interrupt. */
+  static killAll(): void {
     for (const program of Program.running) program.kill("SIGKILL");
-    for (const target of Target.#all) target.#tidy();
+    for (const target of Target.#all) target.#removeFiles();
   }
 }
 
-/** Where a link leads; nowhere when it has just gone. */
-function whereTo(link: string): string {
+/** The target of a symbolic link; empty when the descriptor has just been closed. */
+function linkTarget(link: string): string {
   try {
     return readlinkSync(link);
   } catch {

@@ -1,21 +1,23 @@
-/** How far behind a user in the list the one is whom that user may block. */
-const BEHIND = 3;
+/** Which users may block which, and what a process of clients knows about the state of a block. */
 
-/** Whether that user may ever block that other one. */
+/** User n may block user n - DISTANCE only. */
+const DISTANCE = 3;
+
+/** Whether the user `by` may ever block `other`. */
 export function mayBlock(by: string, other: string): boolean {
-  return Number(by.slice(1)) - Number(other.slice(1)) === BEHIND;
+  return Number(by.slice(1)) - Number(other.slice(1)) === DISTANCE;
 }
 
 export type BlockState = "blocked" | "free" | "unknown";
 
-/** A user's block of another one, as far as the process of both can know: only what is answered is known. */
+/** A block of one user by another, as the process of both knows it. It is unknown while a request has no reply. */
 export class Block {
   readonly by: string;
   readonly other: string;
   state: BlockState;
-  /** A change was asked for, and has no answer. */
-  isAsked = false;
-  /** How often it has changed, or may have. */
+  /** A `block` or `unblock` has no reply. */
+  isPending = false;
+  /** Number of changes so far, also of those that may have happened. */
   changes = 0;
 
   constructor(by: string, other: string, state: BlockState) {
@@ -24,13 +26,13 @@ export class Block {
     this.state = state;
   }
 
-  becomes(state: BlockState): void {
+  set(state: BlockState): void {
     this.state = state;
     this.changes++;
   }
 
-  /** What it was all the time since so many changes. */
-  since(changes: number): BlockState {
+  /** The state, if it has not changed since there were `changes` changes; otherwise unknown. */
+  stateSince(changes: number): BlockState {
     return changes === this.changes ? this.state : "unknown";
   }
 }

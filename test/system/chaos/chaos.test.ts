@@ -6,13 +6,13 @@ const root = join(import.meta.dir, "../../..");
 let running: Bun.Subprocess<"ignore", "pipe", "pipe"> | null = null;
 
 afterEach(async () => {
-  // It ends what it started when it is asked to end.
+  // At SIGTERM the program ends the processes that it has started.
   running?.kill("SIGTERM");
   await running?.exited;
   running = null;
 });
 
-/** The chaos as its users run it: its exit code, and what it wrote. */
+/** Runs the program as a user does. */
 async function chaos(...args: string[]): Promise<{ code: number; stdout: string; stderr: string }> {
   const options = { cwd: root, stdin: "ignore", stdout: "pipe", stderr: "pipe" } as const;
   running = Bun.spawn([process.execPath, "test/system/chaos/main.ts", ...args], options);
@@ -24,16 +24,16 @@ async function chaos(...args: string[]): Promise<{ code: number; stdout: string;
   return { code, stdout, stderr };
 }
 
-test("whatever is cut, stalled or killed, every message comes once and in order", async () => {
+test("every message arrives once and in order under cuts, stalls and kills", async () => {
   const seed = seedFor("chaos");
-  const order = ["--seed", String(seed), "--seconds", "4", "--clients", "60", "--server-kills", "3"];
-  const { code, stdout, stderr } = await chaos(...order);
+  const args = ["--seed", String(seed), "--seconds", "4", "--clients", "60", "--server-kills", "3"];
+  const { code, stdout, stderr } = await chaos(...args);
   const count = (what: string): number => Number(new RegExp(`^${what} +(\\d+)$`, "m").exec(stdout)?.[1]);
-  // The whole report explains a failure best.
+  // The whole report is the explanation of a failure.
   if (code !== 0) throw new Error(`${stdout}${stderr}`);
   for (const never of ["lost", "twice", "disordered", "other faults"]) expect(count(never)).toBe(0);
-  // Stalls and resumes are left to chance in so short a run.
-  const deeds = [
+  // A short run may have no stall and no resume.
+  const faults = [
     "cuts",
     "outages",
     "kills",
@@ -43,29 +43,19 @@ test("whatever is cut, stalled or killed, every message comes once and in order"
     "callbacks",
     "fetches through a pipe",
   ];
-  for (const happened of ["messages", "broadcasts", "blocks, unblocks", ...deeds]) {
+  for (const happened of ["messages", "broadcasts", "blocks, unblocks", ...faults]) {
     expect([happened, count(happened) > 0]).toEqual([happened, true]);
   }
 }, 60_000);
 
-test("every message comes once and in order when many connections are refused at the door", async () => {
+test("every message arrives once and in order when the limits per address refuse many connections", async () => {
   const seed = seedFor("chaos with limits");
-  const order = [
-    "--seed",
-    String(seed),
-    "--seconds",
-    "2",
-    "--clients",
-    "30",
-    "--server-kills",
-    "1",
-    "--limit-loopback",
-  ];
-  const { code, stdout, stderr } = await chaos(...order);
+  const args = ["--seed", String(seed), "--seconds", "2", "--clients", "30", "--server-kills", "1", "--limit-loopback"];
+  const { code, stdout, stderr } = await chaos(...args);
   if (code !== 0) throw new Error(`${stdout}${stderr}`);
 }, 60_000);
 
-test("an invalid command line is refused with the reason", async () => {
+test("an invalid command line prints the reason and exits with 2", async () => {
   const { code, stdout, stderr } = await chaos("--seconds", "soon");
   expect({ code, stdout }).toEqual({ code: 2, stdout: "" });
   expect(stderr).toBe('chaos: --seconds takes a whole number from 1 to 86400, not "soon" (--help lists the options)\n');

@@ -1,3 +1,7 @@
+/**
+ * A process of chaos clients: users that send numbered messages and write a log of everything that happens to them. The
+ * log survives a kill of the process; verdict.ts compares the logs of all users.
+ */
 import { openSync, writeSync } from "node:fs";
 import { join } from "node:path";
 import { createInterface } from "node:readline";
@@ -12,28 +16,29 @@ import { StateFile } from "../../../src/terminal/state-file.ts";
 import { Random } from "../../support/random.ts";
 import { Block, type BlockState, mayBlock } from "./blocks.ts";
 
-/** What a process of clients is told by the harness. */
-export interface ClientsOrder {
+/** The argument of the process, as JSON. */
+export interface ClientsSpec {
   folder: string;
   port: number;
-  /** Its users are `first` to `first + count - 1` of so many. */
+  /** Its users are `first` to `first + count - 1`. */
   first: number;
   count: number;
+  /** Number of users of all processes. */
   users: number;
-  /** Messages a second, of all its users together; 0 only listens, and every other user has lost the state. */
+  /** Messages per second of its users together. With 0 they only receive, and half of them have lost their state. */
   rate: number;
   seed: number;
 }
 
-/** An instant at which the harness may have the process kill itself, since a kill from outside rarely hits it. */
-export type Instant = "shown" | "saving" | "saved";
-export const INSTANTS: readonly Instant[] = ["shown", "saving", "saved"];
+/** Points at which the process can kill itself on request, since a kill from outside rarely hits them. */
+export type KillPoint = "shown" | "saving" | "saved";
+export const KILL_POINTS: readonly KillPoint[] = ["shown", "saving", "saved"];
 
 export const PASSWORD = "secret";
-/** How far away in the list the partners of a user are; everybody writes to themselves too. */
+/** The partners of a user, as distances in the list of users; 0 is the user itself. */
 const PARTNERS = [0, 1, 2, 5, 11];
 const UNANSWERED_MAX = 30;
-const BEAT_MS = 40;
+const STEP_MS = 40;
 const LEAVE_MS = 10_000;
 
 export function nameOf(index: number): string {
@@ -44,219 +49,232 @@ export function logOf(folder: string, user: string): string {
   return join(folder, `${user}.log`);
 }
 
-/** One in eight has no connection of its own. */
+/** One user in eight has a callback session. */
 export function isCallback(index: number): boolean {
   return index % 8 === 3;
 }
 
-/** The text of a numbered message: of all lengths, and not only ASCII, so that cuts hit every part of a line. */
+/** The text of a numbered message. Lengths vary and some characters are not ASCII, so cuts hit every part of a line. */
 export function textOf(number: number): string {
   const long = number % 41 === 7 ? 2500 : 0;
   return `${number} ${"gräße"[number % 5]!.repeat(1 + ((number * 37) % 90) + long / 2)}`;
 }
 
 /**
- * One user, who says things and logs what happens, at the moment at which it happens. A log has a line each for: `run`,
- * a start of the process; `i <to> <n>`, about to be sent; `k <to> <n>`, kept in a saved state; `o`, `u` and `n` (with
- * <to> <n> <code>), accepted, unknown and refused; `r <from> <n>`, shown; `s`, all before it is saved; `b <user>
- * <state>`, a block; `lost`, `back` and `login`, of the session; `ended`, it does not come back; and `fault`, what must
- * never be. A broadcast is a message to `*`, and shown as one from `*<from>`.
+ * One user. Everything that happens is written to its log at once, one line per event:
+ *
+ *   run                   the process has started
+ *   i <to> <n>            message n is about to be sent
+ *   k <to> <n>            a saved state contains message n
+ *   o|u|n <to> <n> <code> it was accepted, has an unknown outcome, was refused
+ *   r <from> <n>          message n was shown
+ *   s                     everything shown before is in the saved state
+ *   b <user> <state>      the state of a block
+ *   lost, back, login     the connection was lost, is back; a new session
+ *   ended <reason>        the session ended for good
+ *   fault <words>         an error
+ *
+ * A broadcast is sent to `*` and shown as from `*<from>`.
  */
-class Talker {
+class ChaosUser {
   readonly user: string;
-  readonly #order: ClientsOrder;
+  readonly #spec: ClientsSpec;
   readonly #index: number;
+  /** Descriptor of the log. */
   readonly #log: number;
+  /** The number of the last message, by recipient. */
   readonly #numbers: Map<string, number>;
-  readonly #kept = new Set<string>();
-  readonly #reached: (instant: Instant) => void;
+  /** Messages that a saved state contains, as `<to> <n>`. */
+  readonly #saved = new Set<string>();
+  /** Called at each KillPoint. */
+  readonly #killPoint: (point: KillPoint) => void;
   #client: ChatClient | null = null;
-  #isIn = false;
+  #isLoggedIn = false;
   #token = "";
-  #away = false;
-  #leaving = false;
-  unanswered = 0;
-  /** Whom it may block, and by whom it may be blocked. */
+  #isDisconnected = false;
+  #isLeaving = false;
+  pendingReplies = 0;
+  /** The block that this user may set, and the one that may be set against this user. */
   readonly #block: Block | null = null;
-  #threat: Block | null = null;
+  #blockedBy: Block | null = null;
 
-  /** `others` are the users before it. */
-  constructor(order: ClientsOrder, others: readonly Talker[], earlier: string, reached: (instant: Instant) => void) {
-    const index = order.first + others.length;
-    this.#order = order;
+  /** `others` are the users of this process with lower numbers; `earlier` is the log of earlier runs. */
+  constructor(spec: ClientsSpec, others: readonly ChaosUser[], earlier: string, reached: (point: KillPoint) => void) {
+    const index = spec.first + others.length;
+    this.#spec = spec;
     this.#index = index;
     this.user = nameOf(index);
     this.#numbers = numbersIn(earlier);
-    const other = isCallback(index) ? undefined : others.find((talker) => mayBlock(this.user, talker.user));
-    if (other !== undefined) this.#block = other.#threat = new Block(this.user, other.user, blockIn(earlier));
-    this.#reached = reached;
-    this.#log = openSync(logOf(order.folder, this.user), "a");
-    this.#note("run");
+    const other = isCallback(index) ? undefined : others.find((user) => mayBlock(this.user, user.user));
+    if (other !== undefined) this.#block = other.#blockedBy = new Block(this.user, other.user, blockIn(earlier));
+    this.#killPoint = reached;
+    this.#log = openSync(logOf(spec.folder, this.user), "a");
+    this.#write("run");
   }
 
-  get isIn(): boolean {
-    return this.#isIn;
+  get isLoggedIn(): boolean {
+    return this.#isLoggedIn;
   }
 
-  /** Nothing is on its way from here, and it can leave. */
+  /** No request is without a reply, and the user can log out. */
   get isQuiet(): boolean {
-    return !this.#away && this.unanswered === 0;
+    return !this.#isDisconnected && this.pendingReplies === 0;
   }
 
-  #note(lines: string): void {
+  #write(lines: string): void {
     writeSync(this.#log, `${lines}\n`);
   }
 
-  /** Is in, again and again, until it leaves. */
-  async live(): Promise<void> {
-    while (!this.#leaving) {
+  /** Logs in, again and again, until the user logs out. */
+  async run(): Promise<void> {
+    while (!this.#isLeaving) {
       const client = this.#newClient();
       try {
         await client.login(this.user, PASSWORD);
-        this.#isIn = true;
+        this.#isLoggedIn = true;
         const reason = await client.ended;
-        if (!this.#leaving) this.#note(`ended ${reason}`);
+        if (!this.#isLeaving) this.#write(`ended ${reason}`);
       } catch (error) {
         const { code } = error as NodeJS.ErrnoException;
         const refused = ["unknown_user", "wrong_password", "bad_request", "locked_out", "unknown_session"];
-        if (refused.includes(code ?? "")) this.#note(`fault login: ${(error as Error).message}`);
+        if (refused.includes(code ?? "")) this.#write(`fault login: ${(error as Error).message}`);
         client.close();
         await Bun.sleep(200);
       }
-      this.#isIn = false;
+      this.#isLoggedIn = false;
     }
   }
 
   #newClient(): ChatClient {
-    const { folder, port } = this.#order;
+    const { folder, port } = this.#spec;
     const client = new ChatClient({
       host: "127.0.0.1",
       port,
       session: isCallback(this.#index) ? "callback" : "resumable",
-      store: (user) => this.#watched(new StateFile(join(folder, "state"), user, "127.0.0.1", 1, die)),
-      onEvent: (event) => this.#show(event),
-      onLost: () => this.#isAway(true),
-      onBack: () => this.#isAway(false),
+      store: (user) => this.#loggingStore(new StateFile(join(folder, "state"), user, "127.0.0.1", 1, die)),
+      onEvent: (event) => this.#received(event),
+      onLost: () => this.#connectionChanged(true),
+      onBack: () => this.#connectionChanged(false),
       onRecovered: (request, error) => {
         const [verb, to, number] = request.split(" ");
         const verdict = error === null ? "o" : isUnknown(error.code) ? "u" : "n";
-        if (verb === "message") this.#note(`${verdict} ${to} ${number} ${error?.code ?? "recovered"}`);
+        if (verb === "message") this.#write(`${verdict} ${to} ${number} ${error?.code ?? "recovered"}`);
       },
     });
     this.#client = client;
     return client;
   }
 
-  #isAway(is: boolean): void {
-    this.#away = is;
-    this.#note(is ? "lost" : "back");
+  #connectionChanged(is: boolean): void {
+    this.#isDisconnected = is;
+    this.#write(is ? "lost" : "back");
   }
 
-  /** A store that logs what is saved, once it is. */
-  #watched(store: StateStore): StateStore {
+  /** A store that writes to the log what was saved, after it was saved. */
+  #loggingStore(store: StateStore): StateStore {
     return {
-      load: () => (this.#order.rate === 0 && this.#index % 2 === 1 ? null : store.load()),
+      load: () => (this.#spec.rate === 0 && this.#index % 2 === 1 ? null : store.load()),
       save: (state: ClientState) => {
-        this.#reached("saving");
+        this.#killPoint("saving");
         store.save(state);
         let lines = "s";
         for (const { line } of state.unanswered) {
           const [verb, to, number] = line.split(" ", 3);
-          if (verb !== "message" || this.#kept.has(`${to} ${number}`)) continue;
-          this.#kept.add(`${to} ${number}`);
+          if (verb !== "message" || this.#saved.has(`${to} ${number}`)) continue;
+          this.#saved.add(`${to} ${number}`);
           lines += `\nk ${to} ${number}`;
         }
         if (state.token !== this.#token) lines += `\nlogin ${(this.#token = state.token)}`;
-        this.#note(lines);
-        this.#reached("saved");
+        this.#write(lines);
+        this.#killPoint("saved");
       },
     };
   }
 
-  #show(event: ChatEvent): void {
+  #received(event: ChatEvent): void {
     if (!("text" in event)) return;
     const number = Number.parseInt(event.text, 10);
     const from = event.kind === "broadcast" ? `*${event.from}` : event.from;
-    if (event.text === textOf(number)) this.#note(`r ${from} ${number}`);
-    else this.#note(`fault torn: ${from} ${event.text.slice(0, 40)}`);
-    this.#reached("shown");
+    if (event.text === textOf(number)) this.#write(`r ${from} ${number}`);
+    else this.#write(`fault torn: ${from} ${event.text.slice(0, 40)}`);
+    this.#killPoint("shown");
   }
 
-  /** Says the next message to one of its partners, or asks for something else, unless too much waits for its answer. */
-  say(random: Random): void {
+  /** Sends one random request, unless too many have no reply. Most are messages to one of the partners. */
+  send(random: Random): void {
     const client = this.#client;
-    if (!this.#isIn || client === null || this.unanswered >= UNANSWERED_MAX) return;
-    if (random.oneIn(50)) return void this.#ask(client);
-    if (this.#block?.isAsked === false && random.oneIn(6)) return void this.#turn(client, this.#block);
-    // Everybody hears a broadcast: so seldom it is about as much as all messages.
-    if (random.oneIn(Math.ceil(this.#order.users / 2))) return this.#tell("*", (text) => client.broadcast(text));
-    const partners = PARTNERS.map((distance) => nameOf((this.#index + distance) % this.#order.users));
-    if (this.#threat !== null) partners.push(this.#threat.by, this.#threat.by);
+    if (!this.#isLoggedIn || client === null || this.pendingReplies >= UNANSWERED_MAX) return;
+    if (random.oneIn(50)) return void this.#askOnline(client);
+    if (this.#block?.isPending === false && random.oneIn(6)) return void this.#changeBlock(client, this.#block);
+    // Every user receives a broadcast: at these odds broadcasts cause about as many deliveries as messages.
+    if (random.oneIn(Math.ceil(this.#spec.users / 2))) return this.#sendNumbered("*", (text) => client.broadcast(text));
+    const partners = PARTNERS.map((distance) => nameOf((this.#index + distance) % this.#spec.users));
+    if (this.#blockedBy !== null) partners.push(this.#blockedBy.by, this.#blockedBy.by);
     const to = random.pick(partners);
-    this.#tell(to, (text) => client.message(to, text));
+    this.#sendNumbered(to, (text) => client.message(to, text));
   }
 
-  #tell(to: string, say: (text: string) => Promise<unknown>): void {
+  #sendNumbered(to: string, send: (text: string) => Promise<unknown>): void {
     const number = (this.#numbers.get(to) ?? 0) + 1;
     this.#numbers.set(to, number);
-    this.unanswered++;
-    this.#note(`i ${to} ${number}`);
-    const asked = this.#threat?.changes ?? 0;
-    const block = (): BlockState => (to === this.#threat?.by ? this.#threat.since(asked) : "free");
-    say(textOf(number)).then(
+    this.pendingReplies++;
+    this.#write(`i ${to} ${number}`);
+    const asked = this.#blockedBy?.changes ?? 0;
+    const block = (): BlockState => (to === this.#blockedBy?.by ? this.#blockedBy.stateSince(asked) : "free");
+    send(textOf(number)).then(
       () => {
-        this.#answered(`o ${to} ${number}`);
-        if (block() === "blocked") this.#note(`fault blocked by ${to}, and ${number} was accepted`);
+        this.#completed(`o ${to} ${number}`);
+        if (block() === "blocked") this.#write(`fault blocked by ${to}, and ${number} was accepted`);
       },
       (error: unknown) => {
         const code = codeOf(error);
-        this.#answered(`${isUnknown(code) ? "u" : "n"} ${to} ${number} ${code}`);
+        this.#completed(`${isUnknown(code) ? "u" : "n"} ${to} ${number} ${code}`);
         if (code === "blocked" && block() === "free")
-          this.#note(`fault not blocked by ${to}, who was not told ${number}`);
+          this.#write(`fault not blocked by ${to}, and ${number} was refused as blocked`);
       },
     );
   }
 
-  /** A question whose answer can be told from a message's: replies must not change places. */
-  async #ask(client: ChatClient): Promise<void> {
-    this.unanswered++;
-    const threat = this.#threat;
+  /** Requests `online`, whose reply differs from that of a message: replies must not change places. */
+  async #askOnline(client: ChatClient): Promise<void> {
+    this.pendingReplies++;
+    const threat = this.#blockedBy;
     const asked = threat?.changes ?? 0;
     const { names } = await client.online().catch(() => ({ names: ["u0"] }));
-    const isSeen = threat !== null && threat.since(asked) === "blocked" && names.includes(threat.by);
-    if (isSeen) this.#note(`fault blocked by ${threat.by}, and sees who did it`);
-    this.#answered(names.every((name) => /^u\d+$/.test(name)) ? "online" : `fault reply: ${names.join(" ")}`);
+    const isSeen = threat !== null && threat.stateSince(asked) === "blocked" && names.includes(threat.by);
+    if (isSeen) this.#write(`fault blocked by ${threat.by}, and \`online\` lists that user`);
+    this.#completed(names.every((name) => /^u\d+$/.test(name)) ? "online" : `fault reply: ${names.join(" ")}`);
   }
 
-  /** Blocks whom it may block, or takes it back. */
-  async #turn(client: ChatClient, block: Block): Promise<void> {
+  /** Sends `block` or `unblock`. */
+  async #changeBlock(client: ChatClient, block: Block): Promise<void> {
     const { other, state } = block;
     const wanted = state === "blocked" ? "free" : "blocked";
-    this.unanswered++;
-    block.isAsked = true;
-    block.becomes("unknown");
-    this.#note(`b ${other} unknown`);
+    this.pendingReplies++;
+    block.isPending = true;
+    block.set("unknown");
+    this.#write(`b ${other} unknown`);
     const request = wanted === "blocked" ? client.block(other) : client.unblock(other);
     const code = await request.then(() => "ok", codeOf);
     const isDone = code === "ok" || (state === "unknown" && ["already_blocked", "not_blocked"].includes(code));
-    if (isDone) block.becomes(wanted);
-    else if (!isUnknown(code)) this.#note(`fault ${other} was ${state}, and to be ${wanted}: ${code}`);
-    block.isAsked = false;
-    this.#answered(`b ${other} ${block.state}`);
+    if (isDone) block.set(wanted);
+    else if (!isUnknown(code)) this.#write(`fault ${other} was ${state} and should be ${wanted}: ${code}`);
+    block.isPending = false;
+    this.#completed(`b ${other} ${block.state}`);
   }
 
-  #answered(line: string): void {
-    this.unanswered--;
-    this.#note(line);
+  #completed(line: string): void {
+    this.pendingReplies--;
+    this.#write(line);
   }
 
-  /** Logs out, and so confirms what was shown. */
-  async leave(): Promise<void> {
-    this.#leaving = true;
+  /** Logs out, which acknowledges what was shown. */
+  async logOut(): Promise<void> {
+    this.#isLeaving = true;
     const client = this.#client!;
-    // A callback session may have ended without its client's noticing: the second time it has taken it up.
+    // A callback session may have ended unnoticed. The second logout goes to the new session.
     const logout = client.logout().catch(() => client.logout());
-    await logout.catch((error: unknown) => this.#note(`fault logout: ${codeOf(error)}`));
+    await logout.catch((error: unknown) => this.#write(`fault logout: ${codeOf(error)}`));
     client.close();
   }
 }
@@ -265,70 +283,71 @@ function codeOf(error: unknown): string {
   return error instanceof ChatError ? error.code : String(error);
 }
 
-/** Nobody knows what became of it. */
+/** Whether an error code means that the outcome is unknown. */
 function isUnknown(code: string): boolean {
   return code === "unknown_outcome" || code === "closed";
 }
 
-/** The last number that a user had given to a message to each other one, from the log of earlier runs. */
+/** The number of the last message to each recipient, from the log of earlier runs. */
 function numbersIn(log: string): Map<string, number> {
   const numbers = new Map<string, number>();
   for (const [, to, number] of log.matchAll(/^i (\S+) (\d+)$/gm)) numbers.set(to!, Number(number));
   return numbers;
 }
 
-/** What became of that user's block. */
+/** The last state of the user's block, from the log of earlier runs. */
 function blockIn(log: string): BlockState {
   const last = [...log.matchAll(/^b \S+ (\w+)$/gm)].at(-1);
   return (last?.[1] as BlockState | undefined) ?? "free";
 }
 
 /**
- * The program: hears `stop` (say nothing more), `leave`, `die <instant> <count>`; says `in` and `quiet`, or `out` and
- * `busy` with the users who are.
+ * The program. Lines on stdin: `stop` (sends nothing more), `leave` (logs out and exits), `die <kill point> <count>`
+ * (kills itself at the count-th kill point). Lines on stdout: `in` (all users are logged in), `quiet` (also all requests
+ * have replies), `out <users>` (these are not logged in), `busy <users>` (these have requests without a reply).
  */
 async function main(): Promise<void> {
-  const order = JSON.parse(process.argv[2]!) as ClientsOrder;
-  const random = new Random(order.seed);
-  let doom: { instant: Instant; left: number } | null = null;
-  const reached = (instant: Instant): void => {
-    if (doom?.instant === instant && --doom.left <= 0) process.kill(process.pid, "SIGKILL");
+  const spec = JSON.parse(process.argv[2]!) as ClientsSpec;
+  const random = new Random(spec.seed);
+  let kill: { point: KillPoint; left: number } | null = null;
+  const reached = (point: KillPoint): void => {
+    if (kill?.point === point && --kill.left <= 0) process.kill(process.pid, "SIGKILL");
   };
-  const talkers: Talker[] = [];
-  while (talkers.length < order.count) {
-    const log = Bun.file(logOf(order.folder, nameOf(order.first + talkers.length)));
-    talkers.push(new Talker(order, talkers, (await log.exists()) ? await log.text() : "", reached));
+  const users: ChaosUser[] = [];
+  while (users.length < spec.count) {
+    const log = Bun.file(logOf(spec.folder, nameOf(spec.first + users.length)));
+    users.push(new ChaosUser(spec, users, (await log.exists()) ? await log.text() : "", reached));
   }
-  let stopped = order.rate === 0;
-  let said = "";
-  const beat = setInterval(() => {
-    for (let left = (order.rate * BEAT_MS) / 1000; !stopped && random.below(1000) < left * 1000; left--) {
-      random.pick(talkers).say(random);
+  let stopped = spec.rate === 0;
+  let reported = "";
+  const timer = setInterval(() => {
+    for (let left = (spec.rate * STEP_MS) / 1000; !stopped && random.below(1000) < left * 1000; left--) {
+      random.pick(users).send(random);
     }
-    const out = talkers.filter(({ isIn }) => !isIn);
-    const busy = stopped ? talkers.filter(({ isIn, isQuiet }) => isIn && !isQuiet) : [];
+    const out = users.filter(({ isLoggedIn }) => !isLoggedIn);
+    const busy = stopped ? users.filter(({ isLoggedIn, isQuiet }) => isLoggedIn && !isQuiet) : [];
     const waiting = [...out, ...busy].map(({ user }) => user).join(" ");
-    const now = out.length > 0 ? `out ${waiting}` : !stopped ? "in" : busy.length > 0 ? `busy ${waiting}` : "quiet";
-    if (now !== said) process.stdout.write(`${(said = now)}\n`);
-  }, BEAT_MS);
+    const state = out.length > 0 ? `out ${waiting}` : !stopped ? "in" : busy.length > 0 ? `busy ${waiting}` : "quiet";
+    if (state !== reported) process.stdout.write(`${(reported = state)}\n`);
+  }, STEP_MS);
   const input = createInterface({ input: process.stdin });
   input.on("line", (line) => {
-    const [verb, instant, count] = line.split(" ");
+    const [verb, point, count] = line.split(" ");
     if (verb === "stop") stopped = true;
-    if (verb === "die") doom = { instant: instant as Instant, left: Number(count) };
+    if (verb === "die") kill = { point: point as KillPoint, left: Number(count) };
     if (verb !== "leave") return;
-    clearInterval(beat);
-    const all = Promise.all(talkers.map((talker) => talker.leave()));
+    clearInterval(timer);
+    const all = Promise.all(users.map((user) => user.logOut()));
     void Promise.race([all.then(() => 0), Bun.sleep(LEAVE_MS).then(() => 1)]).then((code) => process.exit(code));
   });
-  // Without its harness it is nobody's.
+  // The harness has ended.
   input.on("close", () => process.exit(1));
-  await Promise.all(talkers.map((talker) => talker.live()));
+  await Promise.all(users.map((user) => user.run()));
 }
 
 if (import.meta.main) await main();
 
-/** Without its state a client keeps no promise, and there is nothing to be compared. */
+/** A client that cannot save its state cannot keep its promise, so the run is invalid. */
 function die(why: string): never {
-  throw new Error(`cannot keep a state: ${why}`);
+  throw new Error(`cannot save the state: ${why}`);
 }

@@ -1,29 +1,33 @@
+/**
+ * A TCP proxy that cuts, stalls, splits and refuses connections. It knows nothing of the protocol; an Observer sees the
+ * bytes. Tests of other folders use it too, without a FaultModel.
+ */
 import type { Socket, TCPSocketListener } from "bun";
 import type { Random } from "../../support/random.ts";
 
-/** What befalls the connections of a proxy; without one they are left alone. */
+/** Decides the faults of a connection. A proxy without one makes no faults by itself. */
 export interface FaultModel {
-  /** How many bytes a new connection carries, both ways together, before it is cut. */
+  /** Bytes that a new connection carries in both directions before it is cut. */
   bytesUntilCut(): number;
-  /** Whether that cut is a reset, rather than an end. */
+  /** Whether that cut is a reset rather than FIN. */
   cutsWithReset(): boolean;
-  /** How many of so many bytes go on at once; the others after a pause. */
+  /** How many of `bytes` bytes are written at once. The rest follows after a pause. */
   piece(bytes: number): number;
   pauseMs(): number;
 }
 
-/** What the proxies do to connections, from one random generator, until it is calm. */
+/** Random faults, until `isStopped`. */
 export class RandomFaults implements FaultModel {
   readonly #random: Random;
-  calm = false;
+  isStopped = false;
 
   constructor(random: Random) {
     this.#random = random;
   }
 
-  /** Some die within their first lines, the others after some conversation. */
+  /** One in twelve is cut within its first lines, the others later. */
   bytesUntilCut(): number {
-    if (this.calm) return Number.POSITIVE_INFINITY;
+    if (this.isStopped) return Number.POSITIVE_INFINITY;
     return this.#random.oneIn(12) ? this.#random.below(300) : this.#random.between(1_000, 30_000);
   }
 
@@ -32,7 +36,7 @@ export class RandomFaults implements FaultModel {
   }
 
   piece(bytes: number): number {
-    return this.calm || !this.#random.oneIn(4) ? bytes : this.#random.between(1, bytes);
+    return this.isStopped || !this.#random.oneIn(4) ? bytes : this.#random.between(1, bytes);
   }
 
   pauseMs(): number {
@@ -40,45 +44,49 @@ export class RandomFaults implements FaultModel {
   }
 }
 
-/** Sees what goes by on one connection, before it goes on. */
+/** Sees the bytes of one connection before they are forwarded. */
 export interface Observer {
-  /** Of the client; returns what goes on in its place. */
+  /** Bytes of the client. Returns what is forwarded in their place. */
   up(chunk: Buffer): Buffer;
-  /** Of the server. */
+  /** Bytes of the server. */
   down(chunk: Buffer): void;
 }
 
-/** Bytes that may wait in one direction; beyond them their sender is not read. */
+/** Above this many waiting bytes in one direction, their sender is not read. */
 const WAITING_BYTES_MAX = 256 << 10;
 
-type Half = Socket<Connection | null>;
+type ProxySocket = Socket<Connection | null>;
 
-/** One direction of a connection: what came in and did not go out yet. */
-class Lane {
-  readonly #weather: FaultModel | null;
-  #from: Half | null = null;
-  #to: Half | null = null;
+/** One direction of a connection: bytes that were received and not yet forwarded. */
+class Direction {
+  readonly #faults: FaultModel | null;
+  #from: ProxySocket | null = null;
+  #to: ProxySocket | null = null;
   #waiting: Buffer[] = [];
+  /** Number of waiting bytes. */
   #bytes = 0;
+  /** The receiver's socket is full. */
   #full = false;
+  /** The sender is not read. */
   #paused = false;
+  /** The sender has closed its side. */
   #finished = false;
-  #hold: Timer | null = null;
+  #stallTimer: Timer | null = null;
 
-  constructor(weather: FaultModel | null) {
-    this.#weather = weather;
+  constructor(faults: FaultModel | null) {
+    this.#faults = faults;
   }
 
-  set from(socket: Half) {
+  set from(socket: ProxySocket) {
     this.#from = socket;
   }
 
-  set to(socket: Half) {
+  set to(socket: ProxySocket) {
     this.#to = socket;
     this.#pump();
   }
 
-  take(chunk: Buffer): void {
+  push(chunk: Buffer): void {
     if (chunk.length === 0) return;
     this.#waiting.push(chunk);
     this.#bytes += chunk.length;
@@ -94,40 +102,40 @@ class Lane {
     this.#pump();
   }
 
-  /** No more comes: the other side hears so behind the last byte. */
+  /** The sender has closed its side: the receiver's side is closed after the last byte. */
   finish(): void {
     this.#finished = true;
     this.#pump();
   }
 
-  /** Nothing goes out for so long. */
+  /** Forwards nothing for `ms`. */
   stall(ms: number): void {
-    if (this.#hold !== null) clearTimeout(this.#hold);
-    this.#hold = setTimeout(() => this.release(), ms);
+    if (this.#stallTimer !== null) clearTimeout(this.#stallTimer);
+    this.#stallTimer = setTimeout(() => this.release(), ms);
   }
 
   release(): void {
-    if (this.#hold !== null) clearTimeout(this.#hold);
-    this.#hold = null;
+    if (this.#stallTimer !== null) clearTimeout(this.#stallTimer);
+    this.#stallTimer = null;
     this.#pump();
   }
 
   drop(): void {
-    if (this.#hold !== null) clearTimeout(this.#hold);
-    this.#hold = this.#to = null;
+    if (this.#stallTimer !== null) clearTimeout(this.#stallTimer);
+    this.#stallTimer = this.#to = null;
     this.#waiting.length = 0;
   }
 
   #pump(): void {
-    while (this.#to !== null && this.#hold === null && !this.#full && this.#waiting.length > 0) {
+    while (this.#to !== null && this.#stallTimer === null && !this.#full && this.#waiting.length > 0) {
       const next = this.#waiting[0]!;
-      const count = this.#weather?.piece(next.length) ?? next.length;
+      const count = this.#faults?.piece(next.length) ?? next.length;
       const taken = Math.max(0, this.#to.write(next, 0, count));
       this.#full = taken < count;
       this.#bytes -= taken;
       if (taken < next.length) this.#waiting[0] = next.subarray(taken);
       else this.#waiting.shift();
-      if (!this.#full && count < next.length) this.stall(this.#weather?.pauseMs() ?? 0);
+      if (!this.#full && count < next.length) this.stall(this.#faults?.pauseMs() ?? 0);
     }
     if (this.#paused && this.#bytes <= WAITING_BYTES_MAX && !this.#finished) {
       this.#paused = false;
@@ -139,93 +147,93 @@ class Lane {
 
 /** A connection through the proxy. */
 class Connection {
-  readonly up: Lane;
-  readonly down: Lane;
-  /** How many bytes it still carries before it is cut. */
+  readonly up: Direction;
+  readonly down: Direction;
+  /** Bytes left until it is cut. */
   bytesLeft: number;
   readonly #observer: Observer | null;
-  readonly #client: Half;
-  #server: Half | null = null;
-  #over = false;
+  readonly #client: ProxySocket;
+  #server: ProxySocket | null = null;
+  #isClosed = false;
 
-  constructor(client: Half, weather: FaultModel | null, observer: Observer | null) {
+  constructor(client: ProxySocket, faults: FaultModel | null, observer: Observer | null) {
     this.#client = client;
     this.#observer = observer;
-    this.up = new Lane(weather);
-    this.down = new Lane(weather);
+    this.up = new Direction(faults);
+    this.down = new Direction(faults);
     this.up.from = this.down.to = client;
-    this.bytesLeft = weather?.bytesUntilCut() ?? Number.POSITIVE_INFINITY;
+    this.bytesLeft = faults?.bytesUntilCut() ?? Number.POSITIVE_INFINITY;
   }
 
-  /** The way to the server is open; false when it is not wanted any more. */
-  opened(server: Half): boolean {
-    if (this.#over) return false;
+  /** The connection to the server is open. Returns false when the client's side has been closed meanwhile. */
+  opened(server: ProxySocket): boolean {
+    if (this.#isClosed) return false;
     this.#server = this.down.from = this.up.to = server;
     return true;
   }
 
-  lane(from: Half): Lane {
+  directionFrom(from: ProxySocket): Direction {
     return from === this.#client ? this.up : this.down;
   }
 
-  observed(from: Half, chunk: Buffer): Buffer {
+  observed(from: ProxySocket, chunk: Buffer): Buffer {
     if (from === this.#client) return this.#observer?.up(chunk) ?? chunk;
     this.#observer?.down(chunk);
     return chunk;
   }
 
-  laneTo(to: Half): Lane {
+  directionTo(to: ProxySocket): Direction {
     return to === this.#client ? this.down : this.up;
   }
 
-  /** Whatever held it up is over, and it lives as long as its sides want. */
-  calm(): void {
+  /** Ends stalls and the limit of bytes. */
+  stopFaults(): void {
     this.bytesLeft = Number.POSITIVE_INFINITY;
     this.up.release();
     this.down.release();
   }
 
-  /** One side is gone: what it said still reaches the other. */
-  closed(half: Half): void {
-    if (this.#over) return;
-    this.laneTo(half).drop();
-    if (half === this.#client && this.#server === null) this.#over = true;
-    else this.lane(half).finish();
+  /** One side has closed. What it sent is still forwarded. */
+  closed(socket: ProxySocket): void {
+    if (this.#isClosed) return;
+    this.directionTo(socket).drop();
+    if (socket === this.#client && this.#server === null) this.#isClosed = true;
+    else this.directionFrom(socket).finish();
   }
 
-  /** Both sides lose it: with a reset nothing more arrives, else what was let through does. */
+  /** Closes both sides: with a reset, or with FIN after the bytes that were forwarded. */
   cut(reset: boolean): void {
-    if (this.#over) return;
-    this.#over = true;
+    if (this.#isClosed) return;
+    this.#isClosed = true;
     this.up.drop();
     this.down.drop();
-    for (const half of [this.#client, this.#server]) {
-      if (reset) half?.terminate();
-      else half?.end();
+    for (const socket of [this.#client, this.#server]) {
+      if (reset) socket?.terminate();
+      else socket?.end();
     }
   }
 }
 
-/** A TCP proxy before a server on this machine that can lose, stall, tear and refuse connections. */
+/** A TCP proxy for a server on this machine. */
 export class Proxy {
   readonly port: number;
   #listener: TCPSocketListener<Connection | null> | null;
   readonly #open = new Set<Connection>();
-  readonly #weather: FaultModel | null;
+  readonly #faults: FaultModel | null;
   readonly #observe: () => Observer | null;
   #serverPort: number;
   /** New connections are closed at once. */
   refuses = false;
-  /** How many bytes all connections together let through before the next cut; -1 for no limit. */
+  /** Bytes of all connections together until the next cut; -1 for no limit. */
   bytesLeft = -1;
-  /** Connections that it took, and that were cut for the bytes they had carried. */
+  /** Connections accepted, and connections cut by the limit of bytes. */
   accepted = 0;
   cuts = 0;
 
-  /** Before the server at that port, it listens at a port of its own; 0 takes a free one. */
-  constructor(serverPort: number, weather: FaultModel | null = null, observe = (): Observer | null => null, port = 0) {
+  /** Forwards connections from `port` (0 for a free one) to `serverPort`. */
+  constructor(serverPort: number, faults: FaultModel | null = null, observe = (): Observer | null => null, port = 0) {
     this.#serverPort = serverPort;
-    this.#weather = weather;
+    this.#faults = faults;
     this.#observe = observe;
     this.#listener = this.#listen(port);
     this.port = this.#listener.port;
@@ -240,12 +248,12 @@ export class Proxy {
     });
   }
 
-  /** The server is somewhere else from now on. */
+  /** Forwards new connections to another port. */
   moveTo(port: number): void {
     this.#serverPort = port;
   }
 
-  /** Whether anybody listens at its port; the connections that are there go on. */
+  /** Whether the proxy listens. Open connections are not affected. */
   set listens(is: boolean) {
     if (is) this.#listener ??= this.#listen(this.port);
     else this.#listener?.stop();
@@ -256,7 +264,7 @@ export class Proxy {
     return [...this.#open];
   }
 
-  /** Cuts every connection, without a word to either side. */
+  /** Resets every connection. */
   cut(): void {
     for (const connection of this.connections) connection.cut(true);
   }
@@ -267,20 +275,20 @@ export class Proxy {
   }
 
   readonly #handlers: Bun.SocketHandler<Connection | null> = {
-    data: (half, chunk) => {
-      if (half.data !== null) this.#pass(half.data, half, chunk);
+    data: (socket, chunk) => {
+      if (socket.data !== null) this.#forward(socket.data, socket, chunk);
     },
-    drain: (half) => half.data?.laneTo(half).drain(),
-    close: (half) => {
-      half.data?.closed(half);
-      if (half.data !== null) this.#open.delete(half.data);
+    drain: (socket) => socket.data?.directionTo(socket).drain(),
+    close: (socket) => {
+      socket.data?.closed(socket);
+      if (socket.data !== null) this.#open.delete(socket.data);
     },
   };
 
-  #accept(client: Half): void {
+  #accept(client: ProxySocket): void {
     if (this.refuses) return void client.terminate();
     this.accepted++;
-    const connection = new Connection(client, this.#weather, this.#observe());
+    const connection = new Connection(client, this.#faults, this.#observe());
     client.data = connection;
     this.#open.add(connection);
     Bun.connect<Connection | null>({
@@ -297,16 +305,16 @@ export class Proxy {
     }).catch(() => connection.cut(true));
   }
 
-  #pass(connection: Connection, half: Half, came: Buffer): void {
-    const lane = connection.lane(half);
-    const chunk = connection.observed(half, came);
+  #forward(connection: Connection, socket: ProxySocket, received: Buffer): void {
+    const direction = connection.directionFrom(socket);
+    const chunk = connection.observed(socket, received);
     const left = this.bytesLeft < 0 ? connection.bytesLeft : Math.min(this.bytesLeft, connection.bytesLeft);
-    lane.take(chunk.length > left ? chunk.subarray(0, left) : chunk);
+    direction.push(chunk.length > left ? chunk.subarray(0, left) : chunk);
     if (chunk.length > left) {
-      // Cut in the middle of what was sent: the bytes before the cut still arrive.
+      // The bytes before the cut still arrive.
       this.bytesLeft = -1;
       this.cuts++;
-      return connection.cut(this.#weather?.cutsWithReset() ?? false);
+      return connection.cut(this.#faults?.cutsWithReset() ?? false);
     }
     connection.bytesLeft -= chunk.length;
     if (this.bytesLeft >= 0) this.bytesLeft -= chunk.length;

@@ -1,63 +1,64 @@
+/** A process of clients behind a proxy of its own: starts it, kills it, and makes outages. */
 import type { Random } from "../../support/random.ts";
-import { type ClientsOrder, INSTANTS } from "./clients.ts";
-import { SILENCE_S } from "./server.ts";
+import { type ClientsSpec, KILL_POINTS } from "./clients.ts";
+import { IDLE_TIMEOUT_S } from "./server.ts";
 import { Program, within } from "../../../bench/program.ts";
 import type { Proxy } from "./fault-proxy.ts";
 
-/** One process of clients with a proxy of its own, both of which come and go. */
+/** One process of clients with its proxy. */
 export class Group {
   readonly proxy: Proxy;
-  readonly #order: ClientsOrder;
+  readonly #spec: ClientsSpec;
   readonly #random: Random;
   readonly #fault: (what: string) => void;
   #program: Program | null = null;
-  /** The last word of its process: all its users are in, or some are out; quiet is in, and nothing to be done. */
+  /** The last line of its process (see clients.ts); empty when it does not run. */
   state = "";
-  #doomed = false;
-  #stopped = false;
-  readonly #calmed = Promise.withResolvers<void>();
+  #isKillPending = false;
+  #isStopped = false;
+  readonly #faultsStopped = Promise.withResolvers<void>();
   #killAtMs = 0;
   #outageAtMs = 0;
   kills = 0;
   outages = 0;
 
-  constructor(proxy: Proxy, order: ClientsOrder, random: Random, fault: (what: string) => void) {
+  constructor(proxy: Proxy, spec: ClientsSpec, random: Random, fault: (what: string) => void) {
     this.proxy = proxy;
-    this.#order = order;
+    this.#spec = spec;
     this.#random = random;
     this.#fault = fault;
     this.#outageAtMs = performance.now() + random.between(1_000, 4_000);
   }
 
-  start(rate = this.#order.rate): void {
-    this.#doomed = false;
+  start(rate = this.#spec.rate): void {
+    this.#isKillPending = false;
     this.state = "";
     this.#killAtMs = performance.now() + this.#random.between(1_500, this.kills === 0 ? 4_000 : 9_000);
-    const order: ClientsOrder = { ...this.#order, rate, seed: this.#random.below(2 ** 31) };
+    const spec: ClientsSpec = { ...this.#spec, rate, seed: this.#random.below(2 ** 31) };
     const program = new Program(
-      ["test/system/chaos/clients.ts", JSON.stringify(order)],
+      ["test/system/chaos/clients.ts", JSON.stringify(spec)],
       (line) => {
-        if (!this.#doomed) this.state = line;
+        if (!this.#isKillPending) this.state = line;
       },
       (line) => this.#fault(`a client process wrote: ${line}`),
     );
     this.#program = program;
     void program.ended.then((how) => {
       if (program === this.#program) this.state = "";
-      const isMeant = how === "SIGKILL" ? this.#doomed : how === "code 0";
+      const isMeant = how === "SIGKILL" ? this.#isKillPending : how === "code 0";
       if (!isMeant) this.#fault(`a client process ended with ${how}`);
     });
   }
 
-  say(line: string): void {
-    this.#program?.say(line);
+  writeLine(line: string): void {
+    this.#program?.writeLine(line);
   }
 
   get ended(): Promise<string> {
     return this.#program!.ended;
   }
 
-  /** Time passes in the storm. */
+  /** Called every 50 ms while faults are enabled. */
   step(): void {
     const nowMs = performance.now();
     if (nowMs > this.#killAtMs) {
@@ -65,7 +66,7 @@ export class Group {
       void this.#kill();
     }
     if (nowMs < this.#outageAtMs) return;
-    const ms = this.#random.between(500, SILENCE_S * 1_500);
+    const ms = this.#random.between(500, IDLE_TIMEOUT_S * 1_500);
     this.#outageAtMs = nowMs + ms + this.#random.between(5_000, 15_000);
     this.outages++;
     this.proxy.refuses = true;
@@ -73,36 +74,36 @@ export class Group {
     setTimeout(() => (this.proxy.refuses = false), ms);
   }
 
-  /** Kills it, half of the time at an instant of its own, and starts it again after a while. */
+  /** Kills the process, half of the time at one of its kill points, and starts it again after a pause. */
   async #kill(): Promise<void> {
     const program = this.#program!;
-    this.#doomed = true;
-    this.state = ""; // What is said to it from here on may be lost.
+    this.#isKillPending = true;
+    this.state = ""; // Lines that are written to it from here on may be lost.
     this.kills++;
-    const downMs = this.#random.oneIn(4) ? SILENCE_S * 1_000 + 1_500 : this.#random.below(1_000);
+    const downMs = this.#random.oneIn(4) ? IDLE_TIMEOUT_S * 1_000 + 1_500 : this.#random.below(1_000);
     if (this.#random.oneIn(2)) {
-      program.say(`die ${this.#random.pick(INSTANTS)} ${this.#random.between(1, 30)}`);
+      program.writeLine(`die ${this.#random.pick(KILL_POINTS)} ${this.#random.between(1, 30)}`);
       await within(program.ended, 1_000);
     }
     program.kill("SIGKILL");
     await program.ended;
-    await within(this.#calmed.promise, downMs);
-    if (!this.#stopped) this.start();
+    await within(this.#faultsStopped.promise, downMs);
+    if (!this.#isStopped) this.start();
   }
 
-  get isThere(): boolean {
+  get isRunning(): boolean {
     return this.state !== "";
   }
 
-  /** Nothing is started any more. */
+  /** The process is not started again. */
   stop(): void {
-    this.#stopped = true;
+    this.#isStopped = true;
     this.proxy.stop();
   }
 
-  calm(): void {
+  stopFaults(): void {
     this.#killAtMs = this.#outageAtMs = Number.POSITIVE_INFINITY;
     this.proxy.refuses = false;
-    this.#calmed.resolve();
+    this.#faultsStopped.resolve();
   }
 }

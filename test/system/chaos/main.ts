@@ -1,41 +1,46 @@
-import { UsageError, usageError } from "../../../src/usage-error.ts";
+/**
+ * `bun run chaos`: options, and the course of a run: start everything, enable faults, stop them, wait until everything
+ * has arrived, start everything once more, judge. What is compared is in verdict.ts and reference-model.ts.
+ */
 import { mkdirSync, mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { parseArgs } from "node:util";
+import { type CommandLine, runProgram } from "../../../bench/command-line.ts";
 import { Random } from "../../support/random.ts";
 import { isCallback, nameOf } from "./clients.ts";
 import { Group } from "./group.ts";
 import { PipeReader } from "./pipe.ts";
-import { ChaosServer, SILENCE_S, freePort } from "./server.ts";
-import { type Tally, Verdict, describe, isWell } from "./verdict.ts";
+import { ChaosServer, IDLE_TIMEOUT_S, freePort } from "./server.ts";
+import { type DeliveryTally, Verdict, describe, isClean } from "./verdict.ts";
 import { ReferenceModel } from "./reference-model.ts";
 import { Program, within } from "../../../bench/program.ts";
 import { type Observer, Proxy, RandomFaults } from "./fault-proxy.ts";
 
 const USAGE = `Usage: bun run chaos [options]
 
-Runs a server and many clients as processes of their own, with a proxy between them that cuts, stalls and tears
-their connections, kills the server and the clients and starts them again, and then compares what everybody said
-with what everybody was shown. Everything stays on this machine, in temporary folders that are removed.
+Runs a server and many clients as processes, with a proxy between them that cuts, stalls and splits their connections.
+Kills the server and the clients and starts them again. At the end it compares what all users sent with what they were
+shown. Everything runs on this machine, in temporary folders that are removed.
 
-  --seed <number>          decides what happens; the times are the machine's own (a fresh one, which is printed)
-  --seconds <number>       how long people write and things break, 1 to 86400 (10)
-  --clients <number>       how many users there are, 2 to 2000 (200)
-  --server-kills <number>  how often the server is killed, some of them while it starts, 0 to 10000 (one in 3 s)
-  --durability <level>     what the server's messages survive: none, process or power (process)
-  --limit-loopback         new connections of an address are limited, so that many are refused at the door
-  --help                   this page
+  --seed <number>          seed of all random decisions, but not of the exact times (random, printed)
+  --seconds <number>       how long users send and faults happen, 1 to 86400 (10)
+  --clients <number>       number of users, 2 to 2000 (200)
+  --server-kills <number>  kills of the server, some of them during its start, 0 to 10000 (one in 3 s)
+  --durability <level>     durability of the server: none, process or power (process)
+  --limit-loopback         applies the limits per address to loopback, so that many connections are refused
+  --help                   prints this page
 
-Exit code: 0 when every message came once and in order, 1 when not, 2 for an invalid command line.
+Exit code: 0 when every message arrived once and in order; 1 otherwise; 2 for an invalid command line.
 `;
+
+const OPTIONS = ["seed", "seconds", "clients", "server-kills", "durability"] as const;
 
 const MESSAGES_PER_CLIENT = 4;
 const STEP_MS = 50;
-/** At each step one connection in so many is cut or stalled. */
-const STRIKE_ODDS = 200;
+/** At each step, one connection in FAULT_ODDS is cut or stalled. */
+const FAULT_ODDS = 200;
 const SECONDS_PER_SERVER_KILL = 3;
-/** Bounds of the waits: for a program to be ready, for everything to arrive, for more to come, for an exit. */
+/** Limits: until a program is ready; until everything has arrived; without news before the end; until an exit. */
 const READY_MS = 30_000;
 const SETTLE_MS = 30_000;
 const QUIET_MS = 1_500;
@@ -50,61 +55,41 @@ interface Options {
   limitLoopback: boolean;
 }
 
-function parseOptions(args: string[]): Options | null {
-  const text = { type: "string" } as const;
-  const options = {
-    seed: text,
-    seconds: text,
-    clients: text,
-    "server-kills": text,
-    durability: text,
-    "limit-loopback": { type: "boolean" },
-    help: { type: "boolean", short: "h" },
-  } as const;
-  type Given = Exclude<keyof typeof options, "help" | "limit-loopback">;
-  let values: { [name in Given]?: string } & { help?: boolean; "limit-loopback"?: boolean };
-  try {
-    ({ values } = parseArgs({ args, options }));
-  } catch (error) {
-    throw usageError(error);
-  }
-  if (values.help === true) return null;
-  const number = (name: Given, fallback: number, least: number, most: number): number => {
-    const given = values[name] ?? String(fallback);
-    if (/^\d+$/.test(given) && Number(given) >= least && Number(given) <= most) return Number(given);
-    throw new UsageError(`--${name} takes a whole number from ${least} to ${most}, not "${given}"`);
-  };
-  const { durability = "process" } = values;
-  if (!["none", "process", "power"].includes(durability)) {
-    throw new UsageError(`--durability takes none, process or power, not "${durability}"`);
-  }
-  const seconds = number("seconds", 10, 1, 86_400);
+function parseOptions(line: CommandLine<(typeof OPTIONS)[number], "limit-loopback">): Options {
+  const seconds = line.number("seconds", 10, 1, 86_400);
   return {
-    limitLoopback: values["limit-loopback"] === true,
     seconds,
-    durability,
-    clients: number("clients", 200, 2, 2_000),
-    seed: number("seed", Math.floor(Math.random() * 2 ** 31), 0, 2 ** 32 - 1),
-    serverKills: number("server-kills", Math.min(10_000, Math.round(seconds / SECONDS_PER_SERVER_KILL)), 0, 10_000),
+    clients: line.number("clients", 200, 2, 2_000),
+    seed: line.number("seed", Math.floor(Math.random() * 2 ** 31), 0, 2 ** 32 - 1),
+    serverKills: line.number(
+      "server-kills",
+      Math.min(10_000, Math.round(seconds / SECONDS_PER_SERVER_KILL)),
+      0,
+      10_000,
+    ),
+    durability: line.choice("durability", "process", ["none", "process", "power"]),
+    limitLoopback: line.flag("limit-loopback"),
   };
 }
 
-/** A server, its clients, what is between them, and what becomes of it all. */
+/** One run: the server, the groups of clients, the proxies and the faults. */
 class Chaos {
   readonly #options: Options;
   readonly #random: Random;
-  readonly #storm: RandomFaults;
+  readonly #faultModel: RandomFaults;
   readonly #folder = mkdtempSync(join(tmpdir(), "heartline-chaos-"));
   readonly #verdict: Verdict;
   readonly #groups: Group[] = [];
   #pipe: PipeReader | null = null;
-  /** Where callback clients can be called: a proxy each, of which the server is told instead of the client's port. */
-  readonly #doors = new Map<string, Proxy>();
+  /** By user with a callback session: the proxy whose port the server gets in place of the client's port. */
+  readonly #callbackProxies = new Map<string, Proxy>();
   readonly #faults: string[] = [];
-  readonly #witness = new ReferenceModel((what) => this.#faults.push(what));
+  readonly #model = new ReferenceModel((what) => this.#faults.push(what));
   readonly #server: ChaosServer;
-  #storms = false;
+  #faultsEnabled = false;
+  /** No output of the server is forwarded. */
   #isMuted = false;
+  /** Cuts by `#injectFaults`; the proxies count the others. */
   #cuts = 0;
   #stalls = 0;
   #shownAtMs = 0;
@@ -113,15 +98,15 @@ class Chaos {
   constructor(options: Options) {
     this.#options = options;
     this.#random = new Random(options.seed);
-    this.#storm = new RandomFaults(this.#random);
+    this.#faultModel = new RandomFaults(this.#random);
     this.#verdict = new Verdict(this.#folder, options.clients);
     const { durability, limitLoopback } = options;
-    const order = { folder: this.#folder, users: options.clients + 2, durability, limitLoopback };
-    this.#server = new ChaosServer(order, this.#random, {
+    const spec = { folder: this.#folder, users: options.clients + 2, durability, limitLoopback };
+    this.#server = new ChaosServer(spec, this.#random, {
       fault: (what) => this.#faults.push(what),
-      mute: () => this.#mute(),
-      gone: () => this.#serverIsThere(false),
-      starts: () => this.#serverIsThere(true),
+      muteOutput: () => this.#muteServer(),
+      killed: () => this.#setServerPresent(false),
+      starting: () => this.#setServerPresent(true),
     });
   }
 
@@ -136,28 +121,30 @@ class Chaos {
       (...states: string[]) =>
       (): boolean =>
         this.#groups.every(({ state }) => states.includes(state));
-    if (!(await this.#until(all("in"), READY_MS))) this.#faults.push("not everybody came in");
-    this.#storms = true;
-    const stormMs = this.#options.seconds * 1_000;
+    if (!(await this.#until(all("in"), READY_MS))) this.#faults.push("not all users logged in");
+    this.#faultsEnabled = true;
+    const faultsMs = this.#options.seconds * 1_000;
     const { serverKills } = this.#options;
-    // The last one comes when everybody has left.
-    this.#server.threaten(serverKills > 1 ? serverKills - 1 : serverKills, stormMs);
-    const endMs = performance.now() + stormMs;
-    await this.#until(() => performance.now() > endMs, stormMs + 1_000);
-    await this.#calmDown();
-    await this.#until(() => this.#groups.every(({ isThere }) => isThere), READY_MS);
-    for (const group of this.#groups) group.say("stop");
+    // The last kill follows after all users have logged out.
+    this.#server.scheduleKills(serverKills > 1 ? serverKills - 1 : serverKills, faultsMs);
+    const endMs = performance.now() + faultsMs;
+    await this.#until(() => performance.now() > endMs, faultsMs + 1_000);
+    await this.#stopFaults();
+    await this.#until(() => this.#groups.every(({ isRunning: isThere }) => isThere), READY_MS);
+    for (const group of this.#groups) group.writeLine("stop");
     const isQuiet = await this.#until(all("quiet"), SETTLE_MS);
-    if (!isQuiet) this.#faults.push(`some did not come back or were never answered: ${this.#states}`);
+    if (!isQuiet)
+      this.#faults.push(`some users did not log in again or have requests without a reply: ${this.#states}`);
     const hasArrived = (): boolean => this.#verdict.tally().lost.length === 0;
     await this.#until(() => !this.#verdict.read() && hasArrived(), isQuiet ? SETTLE_MS : QUIET_MS, 500);
-    // Another run must get nothing that was shown, with a state or, since it was confirmed, without; and miss nothing.
-    await this.#leave();
-    if (serverKills > 1) await this.#server.crash();
+    // A second run of all clients, half of them without their state, must receive nothing again and miss nothing.
+    await this.#logOutAll();
+    if (serverKills > 1) await this.#server.killOnce();
     for (const group of this.#groups) group.start(0);
-    if (!(await this.#until(all("quiet"), READY_MS))) this.#faults.push(`some did not come back: ${this.#states}`);
+    if (!(await this.#until(all("quiet"), READY_MS)))
+      this.#faults.push(`some users did not log in again: ${this.#states}`);
     await this.#until(() => !this.#verdict.read(), READY_MS, QUIET_MS);
-    await this.#leave();
+    await this.#logOutAll();
     this.#verdict.read();
     const tally = this.#verdict.tally();
     const { lost, twice, disordered } = await this.#pipe!.finish();
@@ -172,57 +159,58 @@ class Chaos {
     mkdirSync(join(this.#folder, "state"));
     const size = Math.min(40, Math.ceil(clients / 3));
     for (let first = 0; first < clients; first += size) {
-      const proxy = new Proxy(this.#server.port, this.#storm, () => this.#observe(), freePort());
+      const proxy = new Proxy(this.#server.port, this.#faultModel, () => this.#observe(), freePort());
       const count = Math.min(size, clients - first);
       const rate = count * MESSAGES_PER_CLIENT;
-      const order = { folder: this.#folder, port: proxy.port, first, count, users: clients, rate, seed: 0 };
-      const group = new Group(proxy, order, this.#random, (what) => this.#faults.push(what));
+      const spec = { folder: this.#folder, port: proxy.port, first, count, users: clients, rate, seed: 0 };
+      const group = new Group(proxy, spec, this.#random, (what) => this.#faults.push(what));
       this.#groups.push(group);
       group.start();
     }
     const [reader, sender] = [nameOf(clients), nameOf(clients + 1)];
-    const order = { folder: this.#folder, port: this.#groups[0]!.proxy.port, reader, sender };
-    this.#pipe = new PipeReader(order, this.#random, (what) => this.#faults.push(what));
+    const spec = { folder: this.#folder, port: this.#groups[0]!.proxy.port, reader, sender };
+    this.#pipe = new PipeReader(spec, this.#random, (what) => this.#faults.push(what));
     this.#pipe.start();
   }
 
-  /** What the witness sees of a connection; a login that asks to be called names the port of a proxy in between. */
+  /** The observer of a connection: the reference model. The port in a callback login is replaced by that of a proxy. */
   #observe(): Observer {
-    const observer = this.#witness.observe();
+    const observer = this.#model.observe();
     return {
-      up: (chunk) => this.#announceDoor(observer.up(chunk)),
+      up: (chunk) => this.#redirectCallback(observer.up(chunk)),
       down: (chunk) => {
         observer.down(chunk);
-        this.#server.spoke();
+        this.#server.outputSeen();
       },
     };
   }
 
-  /** Nothing that the server says arrives, here and at the doors, where it is the one who calls. */
-  #mute(): void {
+  /** Stalls all output of the server, also to callback clients, where the server is the connecting side. */
+  #muteServer(): void {
     this.#isMuted = true;
-    for (const { proxy } of this.#groups) for (const { down } of proxy.connections) down.stall(SILENCE_S * 1_000);
-    for (const { connections } of this.#doors.values()) for (const { up } of connections) up.stall(SILENCE_S * 1_000);
+    for (const { proxy } of this.#groups) for (const { down } of proxy.connections) down.stall(IDLE_TIMEOUT_S * 1_000);
+    for (const { connections } of this.#callbackProxies.values())
+      for (const { up } of connections) up.stall(IDLE_TIMEOUT_S * 1_000);
   }
 
-  /** Nobody is at its port while it is away; what was not let through before is lost. */
-  #serverIsThere(is: boolean): void {
+  /** While the server does not run, the proxies do not listen. Stalled output is lost. */
+  #setServerPresent(is: boolean): void {
     for (const { proxy } of this.#groups) proxy.listens = is;
     if (this.#isMuted) for (const proxy of this.#proxies) proxy.cut();
     this.#isMuted = false;
   }
 
-  #announceDoor(chunk: Buffer): Buffer {
+  #redirectCallback(chunk: Buffer): Buffer {
     const line = chunk.toString("latin1");
     const [, user, port] = /^login (\S+) .* callback=(\d+)/.exec(line) ?? [];
     if (user === undefined || port === undefined) return chunk;
-    const door = this.#doors.get(user) ?? new Proxy(Number(port), this.#storm);
-    door.moveTo(Number(port));
-    this.#doors.set(user, door);
-    return Buffer.from(line.replace(`callback=${port}`, `callback=${door.port}`), "latin1");
+    const proxy = this.#callbackProxies.get(user) ?? new Proxy(Number(port), this.#faultModel);
+    proxy.moveTo(Number(port));
+    this.#callbackProxies.set(user, proxy);
+    return Buffer.from(line.replace(`callback=${port}`, `callback=${proxy.port}`), "latin1");
   }
 
-  /** Waits, with everything going on meanwhile; false when it takes too long. */
+  /** Waits for a condition while the run goes on. Returns false after `ms`. */
   async #until(is: () => boolean, ms: number, stepMs = STEP_MS): Promise<boolean> {
     const endMs = performance.now() + ms;
     while (!is()) {
@@ -235,27 +223,27 @@ class Chaos {
 
   #step(): void {
     const nowMs = performance.now();
-    if (this.#storms) {
+    if (this.#faultsEnabled) {
       this.#server.step();
       for (const group of this.#groups) group.step();
-      this.#strike();
+      this.#injectFaults();
     }
     if (nowMs < this.#shownAtMs + 1_000) return;
     this.#shownAtMs = nowMs;
     this.#verdict.read();
-    const there = this.#groups.filter(({ isThere }) => isThere).length;
+    const running = this.#groups.filter(({ isRunning: isThere }) => isThere).length;
     process.stderr.write(
       `${Math.round((nowMs - this.#startMs) / 1_000)} s: ${this.#verdict.accepted} messages, ${this.#allCuts} cuts, ` +
         `${this.#stalls} stalls, ${this.#kills} kills and ${this.#server.kills} of the server, ` +
-        `${there} of ${this.#groups.length} processes there\n`,
+        `${running} of ${this.#groups.length} processes running\n`,
     );
   }
 
-  /** One connection, now and then, is cut or stalled; sometimes for longer than a session lives. */
-  #strike(): void {
+  /** Cuts or stalls random connections, some for longer than the idle timeout. */
+  #injectFaults(): void {
     const connections = this.#proxies.flatMap((proxy) => proxy.connections);
     const random = this.#random;
-    for (let left = connections.length; random.below(STRIKE_ODDS) < left; left -= STRIKE_ODDS) {
+    for (let left = connections.length; random.below(FAULT_ODDS) < left; left -= FAULT_ODDS) {
       const connection = random.pick(connections);
       if (random.oneIn(3)) {
         this.#cuts++;
@@ -263,7 +251,7 @@ class Chaos {
         continue;
       }
       this.#stalls++;
-      const ms = random.oneIn(8) ? random.between(3_000, SILENCE_S * 2_000) : random.between(20, 1_500);
+      const ms = random.oneIn(8) ? random.between(3_000, IDLE_TIMEOUT_S * 2_000) : random.between(20, 1_500);
       const way = random.below(3);
       if (way !== 1) connection.up.stall(ms);
       if (way !== 2) connection.down.stall(ms);
@@ -271,11 +259,11 @@ class Chaos {
   }
 
   get #proxies(): Proxy[] {
-    return [...this.#groups.map(({ proxy }) => proxy), ...this.#doors.values()];
+    return [...this.#groups.map(({ proxy }) => proxy), ...this.#callbackProxies.values()];
   }
 
   get #states(): string {
-    return this.#groups.map(({ state }) => state || "not there").join("; ");
+    return this.#groups.map(({ state }) => state || "not running").join("; ");
   }
 
   get #kills(): number {
@@ -286,79 +274,72 @@ class Chaos {
     return this.#proxies.reduce((sum, { cuts }) => sum + cuts, this.#cuts);
   }
 
-  async #calmDown(): Promise<void> {
-    this.#storms = false;
-    this.#storm.calm = true;
-    for (const group of this.#groups) group.calm();
-    for (const { connections } of this.#proxies) for (const connection of connections) connection.calm();
-    await this.#server.calm();
+  async #stopFaults(): Promise<void> {
+    this.#faultsEnabled = false;
+    this.#faultModel.isStopped = true;
+    for (const group of this.#groups) group.stopFaults();
+    for (const { connections } of this.#proxies) for (const connection of connections) connection.stopFaults();
+    await this.#server.stopKills();
   }
 
-  /** Everybody logs out, and the processes end. */
-  async #leave(): Promise<void> {
-    for (const group of this.#groups) group.say("leave");
+  /** Logs all users out and waits until their processes end. */
+  async #logOutAll(): Promise<void> {
+    for (const group of this.#groups) group.writeLine("leave");
     const all = Promise.all(this.#groups.map(({ ended }) => ended));
-    if ((await within(all, EXIT_MS * 2)) === null) throw new Error("a client process does not end");
+    if ((await within(all, EXIT_MS * 2)) === null)
+      throw new Error("a client process does not end after its users logged out");
   }
 
-  /** Says what came of it; whether all is well. */
-  #report(tally: Tally): boolean {
+  /** Prints the result. Returns whether there was no error. */
+  #report(tally: DeliveryTally): boolean {
     const { seed, seconds, clients } = this.#options;
     tally.faults.unshift(...this.#faults);
     const callbacks = Array.from({ length: clients }, (_, index) => isCallback(index)).filter(Boolean).length;
-    const deeds = {
+    const counts = {
       cuts: this.#allCuts,
       outages: this.#groups.reduce((sum, { outages }) => sum + outages, 0),
       stalls: this.#stalls,
       kills: this.#kills,
       serverKills: this.#server.kills,
       killsInStart: this.#server.killsInStart,
-      takenUp: this.#witness.takenUp,
+      continued: this.#model.continued,
       fetches: this.#pipe!.fetches,
-      fetchesLeft: this.#pipe!.left,
+      fetchesAbandoned: this.#pipe!.abandoned,
       fetched: this.#pipe!.shown,
-      calls: this.#doors.values().reduce((sum, { accepted }) => sum + accepted, 0),
+      calls: this.#callbackProxies.values().reduce((sum, { accepted }) => sum + accepted, 0),
       users: clients,
     };
     const who = `${clients} clients (${callbacks} callback) in ${this.#groups.length} processes`;
-    process.stdout.write(`seed ${seed}, ${seconds} s, ${who}\n${describe({ ...tally, ...deeds })}`);
-    return isWell(tally);
+    process.stdout.write(`seed ${seed}, ${seconds} s, ${who}\n${describe({ ...tally, ...counts })}`);
+    return isClean(tally);
   }
 
-  /** Ends every process that it started, and leaves nothing behind. */
+  /** Ends all processes and removes all files. */
   async stop(): Promise<void> {
-    this.#storms = false;
+    this.#faultsEnabled = false;
     this.#server.stop();
     this.#pipe?.stop();
-    for (const stopping of [...this.#groups, ...this.#doors.values()]) stopping.stop();
+    for (const stopping of [...this.#groups, ...this.#callbackProxies.values()]) stopping.stop();
     await Promise.all([...Program.running].map((program) => program.stop()));
     rmSync(this.#folder, { recursive: true, force: true });
   }
 }
 
-async function main(): Promise<number> {
-  const options = parseOptions(process.argv.slice(2));
-  if (options === null) {
-    process.stdout.write(USAGE);
-    return 0;
-  }
+async function main(options: Options): Promise<number> {
   process.stderr.write(`seed ${options.seed}\n`);
   const chaos = new Chaos(options);
   const { promise: interrupted, resolve } = Promise.withResolvers<number>();
   process.once("SIGINT", () => resolve(130));
   process.once("SIGTERM", () => resolve(143));
   try {
-    return await Promise.race([interrupted, chaos.run().then((allIsWell) => (allIsWell ? 0 : 1))]);
+    return await Promise.race([interrupted, chaos.run().then((isClean) => (isClean ? 0 : 1))]);
   } finally {
     await chaos.stop();
   }
 }
 
-try {
-  process.exit(await main());
-} catch (error) {
-  const isUsage = error instanceof UsageError;
-  const { message } = error as Error;
-  process.stderr.write(`chaos: ${message}${isUsage ? " (--help lists the options)" : ""}\n`);
-  process.exit(isUsage ? 2 : 1);
-}
+await runProgram(
+  { name: "chaos", usage: USAGE, options: OPTIONS, flags: ["limit-loopback"], failures: () => true },
+  (line) => main(parseOptions(line)),
+);
+process.exit();

@@ -1,9 +1,10 @@
+/** A terminal client whose output is a pipe with a slow reader: no message may be lost in it. */
 import { closeSync, constants, openSync, readFileSync, readSync } from "node:fs";
 import { join } from "node:path";
 import { ChatClient, type ChatError, type ClientState } from "../../../src/client/client.ts";
 import type { Random } from "../../support/random.ts";
 import { PASSWORD } from "./clients.ts";
-import { SILENCE_S } from "./server.ts";
+import { IDLE_TIMEOUT_S } from "./server.ts";
 
 const root = join(import.meta.dir, "../../..");
 const SAY_MS = 15;
@@ -11,8 +12,8 @@ const READ_MS = 20;
 const READ_BYTES_MAX = 6_000;
 const FETCHES_MAX = 20;
 
-/** The server and the two users. */
-export interface PipeOrder {
+/** The port of the server and the two users. */
+export interface PipeSpec {
   folder: string;
   port: number;
   reader: string;
@@ -20,35 +21,35 @@ export interface PipeOrder {
 }
 
 /**
- * One user who never runs for long, but fetches messages through a pipe again and again: its reader is slow, pauses for
- * longer than a session may be silent, and often goes away in the middle. What the kernel took of the client's output
- * is read to the last byte; that and the next fetch must be all that another user said, once and in order.
+ * One user that fetches its messages again and again with a terminal client that writes to a pipe. The reader of the
+ * pipe is slow, pauses for longer than the idle timeout, and often closes the pipe before the end. Every byte in the pipe
+ * is read: together the fetches must show each message of the other user once and in order.
  */
 export class PipeReader {
-  readonly #order: PipeOrder;
+  readonly #spec: PipeSpec;
   readonly #random: Random;
   readonly #fault: (what: string) => void;
   readonly #sender: ChatClient;
   #state: ClientState | null = null;
-  #said = 0;
+  #sent = 0;
   readonly #accepted: number[] = [];
   #unanswered = 0;
   readonly #shown: number[] = [];
   #fetching: Promise<void> = Promise.resolve();
   #child: Bun.Subprocess | null = null;
-  #isCalm = false;
+  #faultsStopped = false;
   #isStopped = false;
   fetches = 0;
-  /** Of these, those whose reader went away in the middle. */
-  left = 0;
+  /** Fetches whose reader closed the pipe before the end. */
+  abandoned = 0;
 
-  constructor(order: PipeOrder, random: Random, fault: (what: string) => void) {
-    this.#order = order;
+  constructor(spec: PipeSpec, random: Random, fault: (what: string) => void) {
+    this.#spec = spec;
     this.#random = random;
     this.#fault = fault;
-    Bun.spawnSync(["mkfifo", join(order.folder, "pipe")]);
+    Bun.spawnSync(["mkfifo", join(spec.folder, "pipe")]);
     const store = { load: () => this.#state, save: (state: ClientState) => void (this.#state = state) };
-    this.#sender = new ChatClient({ host: "127.0.0.1", port: order.port, store: () => store });
+    this.#sender = new ChatClient({ host: "127.0.0.1", port: spec.port, store: () => store });
   }
 
   get shown(): number {
@@ -56,25 +57,25 @@ export class PipeReader {
   }
 
   start(): void {
-    void this.#talk();
-    this.#fetching = this.#fetchAgain();
+    void this.#sendLoop();
+    this.#fetching = this.#fetchLoop();
   }
 
-  async #talk(): Promise<void> {
-    while (!this.#isCalm) {
-      const isIn = await this.#sender.login(this.#order.sender, PASSWORD).then(
+  async #sendLoop(): Promise<void> {
+    while (!this.#faultsStopped) {
+      const isLoggedIn = await this.#sender.login(this.#spec.sender, PASSWORD).then(
         () => true,
         () => false,
       );
-      if (isIn) break;
+      if (isLoggedIn) break;
       await Bun.sleep(100);
     }
-    while (!this.#isCalm) {
-      const number = ++this.#said;
+    while (!this.#faultsStopped) {
+      const number = ++this.#sent;
       this.#unanswered++;
       const answered = (): number => this.#unanswered--;
       this.#sender
-        .message(this.#order.reader, `${number} pipe ${"x".repeat(this.#random.below(1_500))}`)
+        .message(this.#spec.reader, `${number} pipe ${"x".repeat(this.#random.below(1_500))}`)
         .then(() => this.#accepted.push(number))
         .catch(({ code }: ChatError) => {
           if (code !== "unknown_outcome" && code !== "closed") this.#fault(`the pipe's sender got ${code}`);
@@ -84,13 +85,13 @@ export class PipeReader {
     }
   }
 
-  async #fetchAgain(): Promise<void> {
-    while (!this.#isCalm) await this.#fetch();
+  async #fetchLoop(): Promise<void> {
+    while (!this.#faultsStopped) await this.#fetch();
   }
 
-  /** One run of the client, and what of its output is read. */
+  /** One run of the client, and the reading of its output. */
   async #fetch(): Promise<void> {
-    const { folder, port, reader } = this.#order;
+    const { folder, port, reader } = this.#spec;
     this.fetches++;
     const pipe = openSync(join(folder, "pipe"), constants.O_RDONLY | constants.O_NONBLOCK);
     const client = [process.execPath, join(root, "src/main.ts"), "chat", "127.0.0.1", String(port), "--user", reader];
@@ -118,26 +119,29 @@ export class PipeReader {
     let readsLeft = this.#random.oneIn(2) ? this.#random.below(40) : Number.POSITIVE_INFINITY;
     const pauseAt = this.#random.oneIn(6) ? this.#random.below(10) : -1;
     for (let reads = 0; child.exitCode === null && child.signalCode === null; reads++) {
-      if (readsLeft-- <= 0 && !this.#isCalm) break;
-      const pauseMs = reads === pauseAt && !this.#isCalm ? this.#random.below(SILENCE_S * 1_600) : READ_MS;
+      if (readsLeft-- <= 0 && !this.#faultsStopped) break;
+      const pauseMs = reads === pauseAt && !this.#faultsStopped ? this.#random.below(IDLE_TIMEOUT_S * 1_600) : READ_MS;
       await Bun.sleep(pauseMs);
-      while (read(this.#isCalm ? chunk.length : 1 + this.#random.below(READ_BYTES_MAX)) && this.#isCalm) {}
+      while (
+        read(this.#faultsStopped ? chunk.length : 1 + this.#random.below(READ_BYTES_MAX)) &&
+        this.#faultsStopped
+      ) {}
     }
-    await this.#standStill(child);
+    await this.#suspend(child);
     while (read(chunk.length)) {}
     closeSync(pipe);
-    if (child.exitCode === null) this.left++;
+    if (child.exitCode === null) this.abandoned++;
     child.kill("SIGCONT");
     const code = await child.exited;
     this.#child = null;
     if (this.#isStopped) return;
     if (code !== 0 && code !== 1) this.#fault(`the pipe's client ended with ${code}: ${await errors}`);
-    const line = new RegExp(`^${this.#order.sender}(?: on \\S+ \\S+)?: (\\d+) pipe x*\n`, "gm");
+    const line = new RegExp(`^${this.#spec.sender}(?: on \\S+ \\S+)?: (\\d+) pipe x*\n`, "gm");
     for (const [, number] of taken.matchAll(line)) this.#shown.push(Number(number));
   }
 
-  /** Stops the client, so that its output can be read to the end and the pipe is closed with nothing in it. */
-  async #standStill(child: Bun.Subprocess): Promise<void> {
+  /** Stops the client with SIGSTOP, so that the pipe can be read to the end and closed empty. */
+  async #suspend(child: Bun.Subprocess): Promise<void> {
     child.kill("SIGSTOP");
     while (child.exitCode === null && child.signalCode === null) {
       try {
@@ -149,9 +153,9 @@ export class PipeReader {
     }
   }
 
-  /** Once the faults are over: fetches the rest, and reports what was lost, came twice or out of order. */
+  /** After the faults: fetches the rest, and returns what was lost, twice or out of order. */
   async finish(): Promise<{ lost: string[]; twice: string[]; disordered: string[] }> {
-    this.#isCalm = true;
+    this.#faultsStopped = true;
     await this.#fetching;
     while (this.#unanswered > 0 && !this.#isStopped) await Bun.sleep(READ_MS);
     this.#sender.close();
@@ -160,7 +164,7 @@ export class PipeReader {
       await this.#fetch();
     }
     const seen = new Set(this.#shown);
-    const name = (number: number): string => `${this.#order.sender} > ${this.#order.reader} ${number} (pipe)`;
+    const name = (number: number): string => `${this.#spec.sender} > ${this.#spec.reader} ${number} (pipe)`;
     return {
       lost: this.#accepted.filter((number) => !seen.has(number)).map(name),
       twice: this.#shown.filter((number, index) => this.#shown.indexOf(number) < index).map(name),
@@ -169,7 +173,7 @@ export class PipeReader {
   }
 
   stop(): void {
-    this.#isCalm = this.#isStopped = true;
+    this.#faultsStopped = this.#isStopped = true;
     this.#sender.close();
     this.#child?.kill("SIGKILL");
   }

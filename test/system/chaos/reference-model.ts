@@ -1,34 +1,40 @@
+/**
+ * Checks the positions that the server states, from the bytes that pass the proxies: the counts of `alive`, `resume`
+ * and `received=`. Whether messages arrive is checked by verdict.ts.
+ */
 import type { Observer } from "./fault-proxy.ts";
 
-/** A resumable session, as far as it went by. */
+/** The two streams of a resumable session, as they passed the proxy. */
 interface Stream {
   readonly user: string;
-  /** Which of its user's logins it was. */
+  /** The number of the login that began it, among the logins of its user. */
   readonly login: number;
-  /** How far the server's stream went by, and the client's, with the requests in it that have no reply. */
-  said: number;
-  asked: number;
+  /** End of the server's stream so far. */
+  serverBytes: number;
+  /** End of the client's stream so far. */
+  clientBytes: number;
+  /** Requests without a reply, with the position of their end in the client's stream. */
   readonly unanswered: { end: number; verb: string }[];
-  /** How far the server acted on the client's stream, as its numbers and its replies say. */
-  acted: number;
-  /** What a later login was told of it; -1 before. */
-  final: number;
+  /** Position up to which the server has acted on the client's stream, from its replies. */
+  actedUpTo: number;
+  /** The `received=` of a later login that continued this session; -1 before. */
+  finalPosition: number;
 }
 
-/** The server remembers eight sessions of a user, of which the one that logs in may be one. */
+/** The server remembers eight sessions per user, one of which may be the new one. */
 const LOGINS_REMEMBERED = 7;
-/** Sessions that are known here; nobody goes on after one that is so much older. */
+/** Sessions remembered here. No client continues an older one. */
 const STREAMS_MAX = 20_000;
 
 /**
- * Reads along between the clients and the server, and holds the server to its numbers: a session's replies, `alive`,
- * `resume` and `received=` must never take back what an earlier one of them had said, and must name the end of a
- * request that was made. What went by has left the server, so a crash is no excuse.
+ * The model of all sessions. A position in a reply to `alive` or `resume` or in `received=` must never be lower than an
+ * earlier one of the session, and must be the end of a request. What passes the proxy has left the server, so this
+ * holds across crashes.
  */
 export class ReferenceModel {
   readonly fault: (what: string) => void;
-  /** Logins that had to be told `received=`. */
-  takenUp = 0;
+  /** Logins whose reply had to contain `received=`. */
+  continued = 0;
   readonly #streams = new Map<string, Stream>();
   readonly #logins = new Map<string, number>();
 
@@ -37,140 +43,150 @@ export class ReferenceModel {
   }
 
   observe(): Observer {
-    return new Reading(this);
+    return new ConnectionReader(this);
   }
 
   stream(token: string): Stream | undefined {
     return this.#streams.get(token);
   }
 
-  /** A login goes by; the server may act on it, whatever becomes of its reply. */
-  loginAsked(user: string): void {
+  /** A login request passes. The server may act on it even if its reply is lost. */
+  loginSeen(user: string): void {
     this.#logins.set(user, (this.#logins.get(user) ?? 0) + 1);
   }
 
-  /** Returns the session that a login has begun, unless it is none with a stream on this connection. */
+  /** A login succeeded. Returns the streams of the new session; null unless it is resumable. */
   loggedIn(request: string, reply: string): Stream | null {
     const [, user = "", , ...options] = request.split(" ");
     const [, token = "", , ...words] = reply.split(" ");
     const login = this.#logins.get(user)!;
     const after = valueOf(options, "after=");
     const earlier = after === null ? undefined : this.#streams.get(after.split(":", 1)[0]!);
-    if (earlier !== undefined) this.#takesUp(earlier, login, valueOf(words, "received="));
+    if (earlier !== undefined) this.#continueStream(earlier, login, valueOf(words, "received="));
     if (!options.includes("resumable")) return null;
-    const stream: Stream = { user, login, said: 0, asked: 0, unanswered: [], acted: 0, final: -1 };
+    const stream: Stream = {
+      user,
+      login,
+      serverBytes: 0,
+      clientBytes: 0,
+      unanswered: [],
+      actedUpTo: 0,
+      finalPosition: -1,
+    };
     this.#streams.set(token, stream);
     if (this.#streams.size > STREAMS_MAX) this.#streams.delete(this.#streams.keys().next().value!);
     return stream;
   }
 
-  #takesUp(stream: Stream, login: number, received: string | null): void {
+  #continueStream(stream: Stream, login: number, received: string | null): void {
     const isOwed = login - stream.login <= LOGINS_REMEMBERED;
-    if (isOwed) this.takenUp++;
+    if (isOwed) this.continued++;
     if (received === null) {
-      if (isOwed) this.fault(`${stream.user} went on after its last session, and was not told received=`);
+      if (isOwed) this.fault(`${stream.user} logged in with after= and got no received=`);
       return;
     }
     const position = Number(received);
-    this.names(stream, position);
-    if (stream.final >= 0 && stream.final !== position) {
-      this.fault(`${stream.user} was told received=${stream.final}, and later received=${position}`);
+    this.checkPosition(stream, position);
+    if (stream.finalPosition >= 0 && stream.finalPosition !== position) {
+      this.fault(`${stream.user} got received=${stream.finalPosition}, and later received=${position}`);
     }
-    stream.final = position;
+    stream.finalPosition = position;
   }
 
   /**
-   * The server has named a position in the client's stream: the end of a request, not before what it had to include. A
-   * reply may be older than what a `resume` said before it.
+   * The server has stated a position in the client's stream. It must be the end of a request and at least `least`: after
+   * a `resume`, replies are sent again with their old positions.
    */
-  names(stream: Stream, position: number, least = stream.acted): void {
+  checkPosition(stream: Stream, position: number, least = stream.actedUpTo): void {
     const { user, unanswered } = stream;
     const isEnd = position === least || unanswered.some(({ end }) => end === position);
-    if (position < least) this.fault(`${user} was told ${position}, and the server had acted on ${least}`);
-    else if (!isEnd) this.fault(`${user} was told ${position}, and no request of it ends there`);
-    this.acts(stream, position);
+    if (position < least) this.fault(`${user} got position ${position}, but the server had acted up to ${least}`);
+    else if (!isEnd) this.fault(`${user} got position ${position}, where no request ends`);
+    this.advanceActed(stream, position);
   }
 
-  /** The server has shown that it acted on the client's stream up to there. */
-  acts(stream: Stream, position: number): void {
-    const { user, final } = stream;
-    stream.acted = Math.max(stream.acted, position);
-    if (final >= 0 && position > final) this.fault(`${user} was told received=${final}, and ${position} was acted on`);
+  /** The server has acted on the client's stream up to `position`. */
+  advanceActed(stream: Stream, position: number): void {
+    const { user, finalPosition: final } = stream;
+    stream.actedUpTo = Math.max(stream.actedUpTo, position);
+    if (final >= 0 && position > final)
+      this.fault(`${user} got received=${final}, but position ${position} was acted on`);
   }
 }
 
-/** One connection, read in both directions. */
-class Reading implements Observer {
-  readonly #witness: ReferenceModel;
+/** Reads both directions of one connection. */
+class ConnectionReader implements Observer {
+  readonly #model: ReferenceModel;
   readonly #up = new Lines();
   readonly #down = new Lines();
-  /** The `login` or `resume` that has no reply yet. */
-  #greeting = "";
-  /** The session whose streams go on here, and where they are. */
+  /** The `login` or `resume` without a reply. */
+  #loginRequest = "";
+  /** The session of this connection, and the positions of this connection in its two streams. */
   #stream: Stream | null = null;
-  #asked = 0;
-  #said = 0;
+  #clientBytes = 0;
+  #serverBytes = 0;
 
-  constructor(witness: ReferenceModel) {
-    this.#witness = witness;
+  constructor(model: ReferenceModel) {
+    this.#model = model;
   }
 
   up(chunk: Buffer): Buffer {
-    for (const line of this.#up.of(chunk)) this.#asks(line);
+    for (const line of this.#up.of(chunk)) this.#requestLine(line);
     return chunk;
   }
 
   down(chunk: Buffer): void {
-    for (const line of this.#down.of(chunk)) this.#says(line);
+    for (const line of this.#down.of(chunk)) this.#serverLine(line);
   }
 
-  #asks(line: string): void {
+  #requestLine(line: string): void {
     const [verb = "", user = ""] = line.split(" ", 2);
     const stream = this.#stream;
     if (stream === null) {
-      this.#greeting = line;
-      if (verb === "login") this.#witness.loginAsked(user);
+      this.#loginRequest = line;
+      if (verb === "login") this.#model.loginSeen(user);
       return;
     }
-    this.#asked += line.length + 1;
-    // What is said again after a resume went by before.
-    if (this.#asked <= stream.asked) return;
-    stream.asked = this.#asked;
-    stream.unanswered.push({ end: this.#asked, verb });
+    this.#clientBytes += line.length + 1;
+    // Requests that are sent again after a resume are known.
+    if (this.#clientBytes <= stream.clientBytes) return;
+    stream.clientBytes = this.#clientBytes;
+    stream.unanswered.push({ end: this.#clientBytes, verb });
   }
 
-  #says(line: string): void {
+  #serverLine(line: string): void {
     const isReply = /^(ok|err)( |$)/.test(line);
     const stream = this.#stream;
     if (stream === null) {
-      if (isReply && line.startsWith("ok")) this.#greeted(this.#greeting, line);
+      if (isReply && line.startsWith("ok")) this.#loginReply(this.#loginRequest, line);
       return;
     }
-    this.#said += line.length + 1;
-    if (this.#said <= stream.said) return;
-    stream.said = this.#said;
+    this.#serverBytes += line.length + 1;
+    if (this.#serverBytes <= stream.serverBytes) return;
+    stream.serverBytes = this.#serverBytes;
     if (!isReply) return;
     const request = stream.unanswered.shift();
-    if (request === undefined) return this.#witness.fault(`${stream.user} got a reply to nothing: ${line}`);
-    this.#witness.acts(stream, request.end);
+    if (request === undefined) return this.#model.fault(`${stream.user} got a reply to nothing: ${line}`);
+    this.#model.advanceActed(stream, request.end);
     const [, number] = line.split(" ", 2);
-    if (request.verb === "alive" && line.startsWith("ok")) this.#witness.names(stream, Number(number), request.end);
+    if (request.verb === "alive" && line.startsWith("ok"))
+      this.#model.checkPosition(stream, Number(number), request.end);
   }
 
-  #greeted(request: string, reply: string): void {
+  #loginReply(request: string, reply: string): void {
     const [verb, token = "", received] = request.split(" ", 3);
-    if (verb === "login") this.#stream = this.#witness.loggedIn(request, reply);
+    if (verb === "login") this.#stream = this.#model.loggedIn(request, reply);
     if (verb !== "resume") return;
-    const stream = this.#witness.stream(token);
+    const stream = this.#model.stream(token);
     if (stream === undefined) return;
     this.#stream = stream;
-    this.#said = Number(received);
-    this.#asked = Number(reply.split(" ", 2)[1]);
-    this.#witness.names(stream, this.#asked);
+    this.#serverBytes = Number(received);
+    this.#clientBytes = Number(reply.split(" ", 2)[1]);
+    this.#model.checkPosition(stream, this.#clientBytes);
   }
 }
 
-/** The whole lines of one direction, byte for byte. */
+/** The complete lines of one direction, as latin1. */
 class Lines {
   #rest = "";
 
@@ -181,7 +197,7 @@ class Lines {
   }
 }
 
-/** What follows a prefix in the first word that has it. */
+/** The rest of the first word with the given prefix. */
 function valueOf(words: string[], prefix: string): string | null {
   return words.find((word) => word.startsWith(prefix))?.slice(prefix.length) ?? null;
 }

@@ -1,69 +1,74 @@
+/** The server under chaos: started, killed at random or chosen moments, and started again with the same data. */
 import { watch, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import type { Random } from "../../support/random.ts";
 import { PASSWORD, nameOf } from "./clients.ts";
 import { Program, within } from "../../../bench/program.ts";
 
-export interface ServerOrder {
+export interface ServerSpec {
   folder: string;
   users: number;
   durability: string;
-  /** Whether the limits on addresses hold here, so that newcomers are refused at the door. */
+  /** Whether the limits per address apply to loopback, so that many connections are refused. */
   limitLoopback: boolean;
 }
 
-/** What is around the server, and hears what happens to it. */
-export interface ServerSurroundings {
+/** Is notified of what happens to the server. */
+export interface ServerObserver {
   fault(what: string): void;
-  /** From now on nothing that it says arrives. */
-  mute(): void;
-  /** It was killed. */
-  gone(): void;
-  /** It is started again. */
-  starts(): void;
+  /** From now on, no output of the server may reach a client. */
+  muteOutput(): void;
+  /** The server was killed. */
+  killed(): void;
+  /** The server is started again. */
+  starting(): void;
 }
 
-/** A session ends after so much silence; outages outlast it. */
-export const SILENCE_S = 5;
-/** Systems give ports from 32768 on to whoever wants any: below it a port is still free when its owner comes back. */
+/** Idle timeout of sessions. Some outages are longer. */
+export const IDLE_TIMEOUT_S = 5;
+/** Below the ephemeral ports of Linux (from 32768), so that the port is still free when the server starts again. */
 const PORT_MIN = 10_000;
 const PORT_MAX = 32_000;
-/** Bounds of times: for it to be ready; how long it is away; how long before it nothing arrives. */
+/** Limits: until the server is ready; until it starts again; from the end of its output until the kill. */
 const READY_MS = 30_000;
 const AWAY_MS = 1_200;
 const MUTE_MS = 800;
-/** A kill in a start comes within so much of the time of the last start; what it does with its data takes so much. */
+/** A kill during a start comes within these parts of the duration of the last start: of all of it, and of recovery. */
 const START_FACTOR = 1.3;
 const RECOVERY_FACTOR = 0.15;
 
-/** The server, which is killed now and then, and started again on the same port with the same data. */
+/** A server that is killed now and then and started again on the same port with the same data. */
 export class ChaosServer {
   readonly port = freePort();
-  /** Rejects when it cannot go on. */
+  /** Rejects when the server does not start, or ends by itself. */
   readonly failed: Promise<never>;
   kills = 0;
-  /** Those of them that came before it listened again. */
+  /** Kills before it listened again. */
   killsInStart = 0;
   readonly #args: string[];
   readonly #data: string;
   readonly #random: Random;
-  readonly #around: ServerSurroundings;
+  readonly #observer: ServerObserver;
   readonly #fail: (error: Error) => void;
   #program: Program | null = null;
   #listens = false;
+  /** Duration of the last start. */
   #startMs = 0;
+  /** When the next kills are due, ascending. */
   #killsAtMs: number[] = [];
   #killsLeft = 0;
-  #crash: Promise<void> | null = null;
-  #isDoomed = false;
-  #diesSpeaking = false;
-  #stopped = false;
+  #restart: Promise<void> | null = null;
+  /** A kill is due and has not happened. */
+  #isKillPending = false;
+  /** It happens at the next output of the server. */
+  #killsOnOutput = false;
+  #isStopped = false;
 
-  constructor(order: ServerOrder, random: Random, around: ServerSurroundings) {
-    const credentials = join(order.folder, "credentials.txt");
-    const users = Array.from({ length: order.users }, (_, index) => `${nameOf(index)} ${PASSWORD}\n`);
+  constructor(spec: ServerSpec, random: Random, around: ServerObserver) {
+    const credentials = join(spec.folder, "credentials.txt");
+    const users = Array.from({ length: spec.users }, (_, index) => `${nameOf(index)} ${PASSWORD}\n`);
     writeFileSync(credentials, users.join(""));
-    this.#data = join(order.folder, "data");
+    this.#data = join(spec.folder, "data");
     this.#args = [
       "src/main.ts",
       "serve",
@@ -76,21 +81,21 @@ export class ChaosServer {
       "--data",
       this.#data,
       "--durability",
-      order.durability,
+      spec.durability,
       "--heartbeat-interval",
-      String(SILENCE_S),
-      ...(order.limitLoopback ? ["--limit-loopback", "--connection-rate", "50"] : []),
-      ...(order.limitLoopback ? ["--connections-per-address", String(order.users * 2)] : []),
+      String(IDLE_TIMEOUT_S),
+      ...(spec.limitLoopback ? ["--limit-loopback", "--connection-rate", "50"] : []),
+      ...(spec.limitLoopback ? ["--connections-per-address", String(spec.users * 2)] : []),
     ];
     this.#random = random;
-    this.#around = around;
+    this.#observer = around;
     const { promise, reject } = Promise.withResolvers<never>();
     promise.catch(() => {});
     this.failed = promise;
     this.#fail = reject;
   }
 
-  /** Starts it; resolves when it listens. */
+  /** Starts the server and resolves when it listens. */
   async start(): Promise<void> {
     const startedMs = performance.now();
     this.#listens = false;
@@ -106,7 +111,7 @@ export class ChaosServer {
       (line) => {
         if (/"level":[1-4]0/.test(line)) return;
         errors.push(line);
-        this.#around.fault(`the server wrote: ${line}`);
+        this.#observer.fault(`the server wrote: ${line}`);
       },
     );
     this.#program = program;
@@ -117,74 +122,74 @@ export class ChaosServer {
     if (listens === null) this.#fail(new Error("the server does not start"));
   }
 
-  /** It will be killed so many times within about that time. */
-  threaten(kills: number, ms: number): void {
+  /** Schedules `kills` kills within `ms`. */
+  scheduleKills(kills: number, ms: number): void {
     const nowMs = performance.now();
     this.#killsLeft = kills;
     this.#killsAtMs = Array.from({ length: kills }, () => nowMs + this.#random.below(ms * 0.9)).sort((a, b) => a - b);
   }
 
-  /** Time passes. */
+  /** Called every 50 ms: begins a kill that is due, in one of three ways. */
   step(): void {
-    if (this.#crash !== null || this.#isDoomed || !(performance.now() > this.#killsAtMs[0]!)) return;
+    if (this.#restart !== null || this.#isKillPending || !(performance.now() > this.#killsAtMs[0]!)) return;
     this.#killsAtMs.shift();
-    this.#isDoomed = true;
+    this.#isKillPending = true;
     const way = this.#random.below(3);
-    this.#diesSpeaking = way === 0;
-    if (way === 1) this.#crashes();
+    this.#killsOnOutput = way === 0;
+    if (way === 1) this.#beginRestart();
     if (way !== 2) return;
-    // It acts on much of which nobody hears in time: only what it kept can tell of it.
-    this.#around.mute();
-    setTimeout(() => this.#crashes(), this.#random.below(MUTE_MS));
+    // Killed after a while in which no output arrived: only its stored state shows what it acted on.
+    this.#observer.muteOutput();
+    setTimeout(() => this.#beginRestart(), this.#random.below(MUTE_MS));
   }
 
-  /** Something that it said went by: some kills come at just that moment, when it must stand by its word. */
-  spoke(): void {
-    if (this.#diesSpeaking) this.#crashes();
+  /** Output of the server was seen. Some kills happen at that moment: what was promised must survive. */
+  outputSeen(): void {
+    if (this.#killsOnOutput) this.#beginRestart();
   }
 
-  /** It is killed once more, and started again. */
-  async crash(): Promise<void> {
+  /** Kills the server once more and starts it again. */
+  async killOnce(): Promise<void> {
     this.#killsLeft = 1;
-    this.#crashes();
-    await this.#crash;
+    this.#beginRestart();
+    await this.#restart;
   }
 
-  /** No more kills; resolves when it listens. */
-  async calm(): Promise<void> {
+  /** Ends the kills. Resolves when the server listens. */
+  async stopKills(): Promise<void> {
     this.#killsAtMs.length = this.#killsLeft = 0;
-    this.#diesSpeaking = false;
-    await this.#crash;
+    this.#killsOnOutput = false;
+    await this.#restart;
   }
 
-  /** It is not started any more, and may end. */
+  /** The server is not started again, and may end. */
   stop(): void {
-    this.#stopped = true;
+    this.#isStopped = true;
     this.#program = null;
   }
 
-  #crashes(): void {
-    this.#isDoomed = this.#diesSpeaking = false;
-    if (this.#killsLeft <= 0 || this.#crash !== null) return;
-    this.#crash = this.#killAndStart().finally(() => (this.#crash = null));
+  #beginRestart(): void {
+    this.#isKillPending = this.#killsOnOutput = false;
+    if (this.#killsLeft <= 0 || this.#restart !== null) return;
+    this.#restart = this.#killAndStart().finally(() => (this.#restart = null));
   }
 
-  /** Every third kill comes while it starts again, or when it just has; so do some others. */
+  /** Kills the server and starts it. Every third kill and some others are followed by one during or after the start. */
   async #killAndStart(): Promise<void> {
     for (;;) {
       await this.#kill();
       await Bun.sleep(this.#random.below(AWAY_MS));
-      if (this.#stopped) return;
-      this.#around.starts();
+      if (this.#isStopped) return;
+      this.#observer.starting();
       const started = this.start();
       if (this.#killsLeft <= 0 || (this.kills % 3 !== 2 && !this.#random.oneIn(4))) return started;
-      await this.#momentInStart();
+      await this.#waitForKillInStart();
       if (!this.#listens) this.killsInStart++;
     }
   }
 
-  /** Any moment will do; half of the time it is one at which the data are being worked on. */
-  async #momentInStart(): Promise<void> {
+  /** Waits for the moment of such a kill: a random one, or half of the time one during recovery. */
+  async #waitForKillInStart(): Promise<void> {
     const anyMs = this.#random.below(this.#startMs * START_FACTOR);
     if (this.#random.oneIn(2)) return Bun.sleep(anyMs);
     const { promise, resolve } = Promise.withResolvers<void>();
@@ -201,12 +206,12 @@ export class ChaosServer {
     this.#killsLeft--;
     this.kills++;
     program.kill("SIGKILL");
-    this.#around.gone();
+    this.#observer.killed();
     await program.ended;
   }
 }
 
-/** A port where nobody is. */
+/** A port without a listener. */
 export function freePort(): number {
   for (;;) {
     const port = PORT_MIN + Math.floor(Math.random() * (PORT_MAX - PORT_MIN));
@@ -214,7 +219,7 @@ export function freePort(): number {
       Bun.listen({ hostname: "127.0.0.1", port, socket: { data: () => {} } }).stop();
       return port;
     } catch {
-      // Somebody is there.
+      // The port is in use.
     }
   }
 }

@@ -1,51 +1,57 @@
+/** Compares the logs of all users: what each one sent, and what each one was shown. */
 import { closeSync, openSync, readSync } from "node:fs";
 import { mayBlock } from "./blocks.ts";
 import { isCallback, logOf, nameOf } from "./clients.ts";
 
-/** What came of the messages, and how much happened to the sessions that carried them. */
-export interface Tally {
-  /** With an `ok`; shown at all; refused; without a known outcome. */
+/** How the messages were delivered, and what happened to the sessions. */
+export interface DeliveryTally {
+  /** Messages with the reply `ok`. */
   accepted: number;
+  /** Messages shown, each counted once. */
   received: number;
   refused: number;
+  /** Messages without a known outcome. */
   unknown: number;
-  /** Broadcasts with an `ok`, and shown, by everybody together; blocks made and taken back. */
+  /** Broadcasts with the reply `ok`, and deliveries of broadcasts. */
   broadcasts: number;
-  heard: number;
+  broadcastsReceived: number;
+  /** Completed `block` and `unblock` requests. */
   blocks: number;
   resumes: number;
   logins: number;
   saves: number;
-  /** Examples of whatever must not be, and how often it was. */
+  /** The errors, one line each. */
   lost: string[];
   twice: string[];
   disordered: string[];
   faults: string[];
-  shownAgain: number;
-  /** Messages of senders that were killed before any state knew of them, and which nobody got. */
-  neverKept: number;
-  /** Overtaken by a later one of a sender without a connection, which had given up waiting for their answer. */
+  /** Messages shown again after a kill, because the state that contained them was not saved. */
+  repeated: number;
+  /** Messages that were not delivered and are not lost: their sender was killed before it saved them. */
+  neverSaved: number;
+  /** Messages of callback senders with an unknown outcome that arrived after a later one. */
   overtaken: number;
 }
 
-/** A refusal that says for sure that nothing was acted on; any other one must not come. Talkers judge `blocked`. */
+/** The refusals that may occur; none of them was acted on. ChaosUser checks whether `blocked` is right. */
 const REFUSALS = ["not_sent", "unknown_session", "blocked", "busy"];
 
 interface Message {
+  /** As in the log: accepted, unknown, refused; empty without a reply. */
   outcome: "o" | "u" | "n" | "";
-  /** Some saved state of the sender knew of it: the sender's next run must see to it. */
-  kept: boolean;
+  /** A saved state of the sender contains it, so the next run of the sender must send it again. */
+  saved: boolean;
   shown: boolean;
 }
 
-/** One user's log, as far as it was read. */
+/** The log of one user, as far as it was read. See clients.ts for its lines. */
 class Log {
   readonly user: string;
   /** Messages by `<to> <number>`, broadcasts by `* <number>`. */
   readonly sent = new Map<string, Message>();
   /**
-   * What was shown, as `<from> <number>` or `*<from> <number>`, with `s` where everything before was saved, and `run`
-   * at a start.
+   * What was shown, as `<from> <number>` or `*<from> <number>`. `s` means that everything before it was saved; `run` is
+   * a start of the process.
    */
   readonly shown: string[] = [];
   readonly faults: string[] = [];
@@ -55,8 +61,11 @@ class Log {
   resumes = 0;
   logins = 0;
   saves = 0;
+  /** The session was begun by a login, not by a resume. */
   #isNew = false;
+  /** An incomplete last line. */
   #rest = "";
+  /** Position in the file. */
   #at = 0;
   readonly #file: string;
 
@@ -65,7 +74,7 @@ class Log {
     this.#file = logOf(folder, user);
   }
 
-  /** Reads what was added since the last time. */
+  /** Reads what was added since the last call. Returns whether there was anything. */
   read(buffer: Buffer): boolean {
     const file = openSync(this.#file, "a+");
     let count = 0;
@@ -74,18 +83,18 @@ class Log {
       this.#at += count;
       const lines = (this.#rest + buffer.toString("latin1", 0, count)).split("\n");
       this.#rest = lines.pop()!;
-      for (const line of lines) this.#take(line);
+      for (const line of lines) this.#parse(line);
     }
     closeSync(file);
     return this.#at > from;
   }
 
-  #take(line: string): void {
+  #parse(line: string): void {
     const [what = "", other = "", number = "", code = ""] = line.split(" ");
     const key = `${other} ${number}`;
-    if (what === "i") this.sent.set(key, { outcome: "", kept: false, shown: false });
-    else if (what === "o" || what === "u" || what === "n") this.#settle(what, key, code);
-    else if (what === "k") this.#message(key).kept = true;
+    if (what === "i") this.sent.set(key, { outcome: "", saved: false, shown: false });
+    else if (what === "o" || what === "u" || what === "n") this.#setOutcome(what, key, code);
+    else if (what === "k") this.#message(key).saved = true;
     else if (what === "r") this.shown.push(key);
     else if (what === "run") this.shown.push(what);
     else if (what === "s") {
@@ -103,14 +112,14 @@ class Log {
   #message(key: string): Message {
     const message = this.sent.get(key);
     if (message !== undefined) return message;
-    this.faults.push(`${this.user} knows of ${key} and never said it`);
-    return { outcome: "", kept: false, shown: false };
+    this.faults.push(`${this.user} has an outcome for ${key}, which it never sent`);
+    return { outcome: "", saved: false, shown: false };
   }
 
-  #settle(outcome: "o" | "u" | "n", key: string, code: string): void {
+  #setOutcome(outcome: "o" | "u" | "n", key: string, code: string): void {
     const message = this.#message(key);
     if (outcome === "n" && !REFUSALS.includes(code)) this.faults.push(`${this.user} got ${code} for ${key}`);
-    // What is known stays known; an earlier run's state may not have been told.
+    // An accepted message stays accepted: the state of an earlier run may not contain the reply.
     if (message.outcome === "o") return;
     message.outcome = outcome;
     if (outcome !== "o") return;
@@ -119,7 +128,7 @@ class Log {
   }
 }
 
-/** Compares what everybody said with what everybody was shown. */
+/** The logs of all users, and their comparison. */
 export class Verdict {
   readonly #logs: Map<string, Log>;
   readonly #callback: ReadonlySet<string>;
@@ -131,24 +140,24 @@ export class Verdict {
     this.#callback = new Set(all.filter(isCallback).map(nameOf));
   }
 
-  /** Reads on in the logs; returns whether there was anything. */
+  /** Reads what was added to the logs. Returns whether there was anything. */
   read(): boolean {
     return [...this.#logs.values()].filter((log) => log.read(this.#buffer)).length > 0;
   }
 
-  /** Messages accepted so far, and shown. */
+  /** Messages accepted so far. */
   get accepted(): number {
     return this.#logs.values().reduce((sum, log) => sum + log.accepted, 0);
   }
 
-  tally(): Tally {
-    const tally: Tally = {
+  tally(): DeliveryTally {
+    const tally: DeliveryTally = {
       accepted: 0,
       received: 0,
       refused: 0,
       unknown: 0,
       broadcasts: 0,
-      heard: 0,
+      broadcastsReceived: 0,
       blocks: 0,
       resumes: 0,
       logins: 0,
@@ -157,8 +166,8 @@ export class Verdict {
       twice: [],
       disordered: [],
       faults: [],
-      shownAgain: 0,
-      neverKept: 0,
+      repeated: 0,
+      neverSaved: 0,
       overtaken: 0,
     };
     for (const { sent } of this.#logs.values()) for (const message of sent.values()) message.shown = false;
@@ -167,8 +176,8 @@ export class Verdict {
     return tally;
   }
 
-  /** What one user was shown: once, in the order of each sender, and nothing that nobody said. */
-  #judgeShown({ user, shown }: Log, tally: Tally): void {
+  /** Checks what one user was shown: each message once, in the order of its sender, and none that was never sent. */
+  #judgeShown({ user, shown }: Log, tally: DeliveryTally): void {
     /** The last number of each sender, now and in what was last saved. */
     let last = new Map<string, number>();
     let saved = new Map<string, number>();
@@ -182,7 +191,7 @@ export class Verdict {
         continue;
       }
       if (entry === "run") {
-        // Killed: what it showed after its last saved state may be shown again, and in that order.
+        // After a kill, what was shown since the last saved state may be shown again, in the same order.
         for (const key of unsaved) mayRepeat.add(key);
         last = new Map(saved);
         unsaved = [];
@@ -194,13 +203,13 @@ export class Verdict {
       const sender = isBroadcast ? from.slice(1) : from;
       const message = this.#logs.get(sender)?.sent.get(`${isBroadcast ? "*" : user} ${number}`);
       if (message === undefined) {
-        tally.faults.push(`${user} was shown ${entry}, which was never said`);
+        tally.faults.push(`${user} was shown ${entry}, which was never sent`);
         continue;
       }
       const isTwice = seen.has(entry) && !mayRepeat.delete(entry);
       if (isTwice) tally.twice.push(`${from} > ${user} ${number}`);
-      else if (isBroadcast) tally.heard++;
-      else if (seen.has(entry)) tally.shownAgain++;
+      else if (isBroadcast) tally.broadcastsReceived++;
+      else if (seen.has(entry)) tally.repeated++;
       else tally.received++;
       seen.add(entry);
       message.shown = true;
@@ -208,65 +217,66 @@ export class Verdict {
       if (number > before) last.set(from, number);
       else if (this.#callback.has(sender) && message.outcome !== "o") tally.overtaken++;
       else if (!isTwice) tally.disordered.push(`${from} > ${user} ${number} after ${before}`);
-      // No session carries a broadcast of an earlier one: it has no second time.
+      // A broadcast of an earlier session is not delivered again.
       if (isBroadcast) saved.set(from, last.get(from)!);
       else unsaved.push(entry);
     }
   }
 
-  #judgeSent(log: Log, tally: Tally): void {
+  #judgeSent(log: Log, tally: DeliveryTally): void {
     const { user, sent } = log;
     for (const count of ["resumes", "logins", "saves", "accepted", "broadcasts", "blocks"] as const) {
       tally[count] += log[count];
     }
     tally.faults.push(...log.faults);
-    for (const [key, { outcome, kept, shown }] of sent) {
+    for (const [key, { outcome, saved: kept, shown }] of sent) {
       if (outcome === "n" && shown) tally.faults.push(`${user} > ${key} was refused, and shown`);
       if (key.startsWith("*")) continue;
-      // What was acted on, or will be, and may not be refused.
+      // It was or will be acted on, and cannot be refused as blocked.
       const isSure = kept && outcome !== "n" && !this.#callback.has(user) && !mayBlock(key.split(" ", 1)[0]!, user);
       const mustCome = outcome === "o" || isSure;
       if (mustCome && !shown) tally.lost.push(`${user} > ${key} (${outcome || "no outcome"}${kept ? ", kept" : ""})`);
       if (outcome === "n") tally.refused++;
       if (outcome === "u" || outcome === "") tally.unknown++;
-      if (outcome === "" && !kept && !shown) tally.neverKept++;
+      if (outcome === "" && !kept && !shown) tally.neverSaved++;
     }
   }
 }
 
-/** What the harness did, beside what came of it. */
+/** What the harness did. */
 export interface FaultCounts {
   cuts: number;
   outages: number;
   stalls: number;
+  /** Kills of client processes. */
   kills: number;
-  /** Of the server, and those of them before it listened again. */
+  /** Kills of the server, and those of them before it listened again. */
   serverKills: number;
   killsInStart: number;
-  /** Logins that were told `received=`, and held to it. */
-  takenUp: number;
-  /** Calls to callback clients that reached the proxy before them. */
+  /** Logins whose reply had to contain `received=`. */
+  continued: number;
+  /** Calls to callback clients that reached their proxy. */
   calls: number;
   users: number;
-  /** Runs of a client that fetches through a pipe, those whose reader went away, and the messages that came through. */
+  /** Runs of a client that writes to a pipe; those whose reader closed it early; messages received through it. */
   fetches: number;
-  fetchesLeft: number;
+  fetchesAbandoned: number;
   fetched: number;
 }
 
-export function isWell({ lost, twice, disordered, faults }: Tally): boolean {
+export function isClean({ lost, twice, disordered, faults }: DeliveryTally): boolean {
   return lost.length + twice.length + disordered.length + faults.length === 0;
 }
 
-/** A short table, and examples of what went wrong. */
-export function describe(all: Tally & FaultCounts): string {
+/** A table, and up to ten examples of each kind of error. */
+export function describe(all: DeliveryTally & FaultCounts): string {
   const rows = {
     messages: all.accepted,
     "  received": all.received,
     "  refused": all.refused,
     "  outcome unknown": all.unknown,
     broadcasts: all.broadcasts,
-    "  heard": all.heard,
+    "  delivered": all.broadcastsReceived,
     "blocks, unblocks": all.blocks,
     cuts: all.cuts,
     outages: all.outages,
@@ -276,17 +286,17 @@ export function describe(all: Tally & FaultCounts): string {
     "  before it listened again": all.killsInStart,
     resumes: all.resumes,
     "logins with after=": Math.max(0, all.logins - all.users),
-    "  that needed received=": all.takenUp,
+    "  that needed received=": all.continued,
     callbacks: all.calls,
     "states saved": all.saves,
     "fetches through a pipe": all.fetches,
-    "  left in the middle": all.fetchesLeft,
+    "  closed by the reader": all.fetchesAbandoned,
     "  messages": all.fetched,
     lost: all.lost.length,
     twice: all.twice.length,
     disordered: all.disordered.length,
-    "shown again after a kill": all.shownAgain,
-    "never kept before a kill": all.neverKept,
+    "shown again after a kill": all.repeated,
+    "unsaved before a kill": all.neverSaved,
     "overtaken, outcome unknown": all.overtaken,
     "other faults": all.faults.length,
   };

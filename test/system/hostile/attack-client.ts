@@ -1,98 +1,110 @@
+/**
+ * The means of an attack: connections (AttackClient) and what they share (AttackRunner): timers, listeners, statistics.
+ * What an attack does is in attacks.ts; attack.ts runs it in a process of its own.
+ */
 import type { Socket } from "bun";
 import { FullPort } from "../../support/full-port.ts";
 import { PASSWORD } from "../target.ts";
 
-/** How long somebody who was thrown out stays away. */
-const PAUSE_MS = 300;
-/** Sources of their own, so that nothing which is counted by address meets ordinary users; and there are more ports. */
-const SOURCES = 16;
-/** Of those who come once so many may be there at a time, and each so long. */
-const VISITS_MAX = 500;
-const VISIT_MS = 2_000;
-/** How long somebody who does not close when the server does keeps that up: longer than a server should wait. */
-const STAYS_MS = 10_000;
+/** Pause before a client connects again after the server closed its connection. */
+const RECONNECT_MS = 300;
+/** Source addresses that no ordinary user has, so limits per address do not apply to those; also for more ports. */
+const SOURCE_ADDRESSES = 16;
+/** Clients of `openOnce` at the same time, and the longest time of each. */
+const CLIENTS_MAX_FOR_ONCE = 500;
+const ONCE_MS = 2_000;
+/** How long a client with `ignoresEnd` keeps its side open: longer than a server should wait. */
+const IGNORES_END_MS = 10_000;
 const STEP_MS = 10;
-/** Whoever was kept from acting for longer does not catch up. */
+/** After a pause of this process, `perSecond` catches up for this long at most. */
 const CATCH_UP_MS = 200;
 
-/** What hostile clients are told: JSON, the first line on their standard input. Then `go` and `rest`. */
-export interface AttackOrder {
+/** The attacks of a process: JSON, the first line on its stdin. The lines after it are `start` and `pause`. */
+export interface AttackSpec {
   attacks: string[];
   port: number;
-  /** Where TLS is spoken. */
+  /** The port for TLS. */
   tlsPort: number;
-  /** Names that they may use; those of which the server has a hash; and those of ordinary users, who are written to. */
+  /** Users of the attackers, with plain passwords. */
   users: string[];
+  /** Users of the attackers whose passwords the server has as hashes. */
   hashed: string[];
+  /** Ordinary users, who receive messages from some attacks. */
   ordinary: string[];
-  /** How many times as many connections as by default, and as much on them. */
+  /** Factor for the number of connections and the rates. */
   strength: number;
 }
 
-/** What they did. */
+/** What an attack did. */
 export interface AttackStats {
   connects: number;
-  /** Of these the server closed, or cut. */
-  thrownOut: number;
+  /** Connections that the server closed or reset. */
+  closedByServer: number;
+  /** Bytes sent. */
   bytes: number;
 }
 
 export function sumOf(all: readonly AttackStats[]): AttackStats {
-  const sum: AttackStats = { connects: 0, thrownOut: 0, bytes: 0 };
-  for (const deeds of all) for (const name of Object.keys(sum) as (keyof AttackStats)[]) sum[name] += deeds[name];
+  const sum: AttackStats = { connects: 0, closedByServer: 0, bytes: 0 };
+  for (const stats of all) for (const name of Object.keys(sum) as (keyof AttackStats)[]) sum[name] += stats[name];
   return sum;
 }
 
-/** What one connection does. */
-export interface Script {
-  /** Logs in as that user, with that password (the right one) and those options, before anything else. */
+/** The behaviour of one connection. */
+export interface ClientScript {
+  /** The user to log in first; without one the connection has no session. */
   user?: string;
+  /** The password of the login (PASSWORD). */
   password?: string;
+  /** The options of the login, each after a space. */
   options?: string;
-  /** The connection stands, and the user is in; with the first line that came. */
-  begins?: (intruder: AttackClient, line: string) => void;
-  /** Bytes came after that line. */
-  hears?: (intruder: AttackClient, chunk: Buffer) => void;
-  /** The kernel took everything. */
-  spent?: (intruder: AttackClient) => void;
-  /** At the port where TLS is spoken: speaks it, or says anything else. */
-  tls?: "spoken" | "not spoken";
-  /** Keeps its side open when the server has closed the other one. */
-  stays?: true;
-  /** Comes once, and does not come back. */
+  /** The connection is open and the login complete; `line` is the reply to the login. */
+  onReady?: (client: AttackClient, line: string) => void;
+  /** Bytes arrived after that reply. */
+  onData?: (client: AttackClient, chunk: Buffer) => void;
+  /** All output was written to the socket. */
+  onDrained?: (client: AttackClient) => void;
+  /** Connects to the TLS port, with a handshake or with plain bytes. */
+  tls?: "handshake" | "plain bytes";
+  /** Keeps its side open when the server closes the other one. */
+  ignoresEnd?: true;
+  /** Does not connect again. */
   once?: true;
 }
 
-/** One hostile connection. What it says goes out as the kernel takes it; whoever is thrown out comes back. */
+/** One hostile client. It sends as fast as the kernel takes its output, and connects again when the server closes. */
 export class AttackClient {
-  readonly field: AttackRunner;
-  readonly script: Script;
+  readonly runner: AttackRunner;
+  readonly script: ClientScript;
   readonly #index: number;
   #socket: Socket<undefined> | null = null;
+  /** Output that the kernel has not taken. */
   #waiting: Buffer[] = [];
-  #isIn = false;
-  #heard = "";
+  /** The login is complete. */
+  #isReady = false;
+  /** Bytes received before that. */
+  #loginReply = "";
 
-  constructor(field: AttackRunner, script: Script, index: number) {
-    this.field = field;
+  constructor(runner: AttackRunner, script: ClientScript, index: number) {
+    this.runner = runner;
     this.script = script;
     this.#index = index;
     this.#connect();
   }
 
   #connect(): void {
-    const { field } = this;
-    field.deeds.connects++;
-    this.#isIn = false;
-    this.#heard = "";
+    const { runner } = this;
+    runner.stats.connects++;
+    this.#isReady = false;
+    this.#loginReply = "";
     this.#waiting.length = 0;
-    const { port, tlsPort } = field.order;
+    const { port, tlsPort } = runner.spec;
     Bun.connect({
       hostname: "127.0.0.1",
       port: this.script.tls === undefined ? port : tlsPort,
-      ...(this.script.tls === "spoken" ? { tls: { rejectUnauthorized: false } } : {}),
-      allowHalfOpen: this.script.stays === true,
-      ...({ localAddress: field.source(this.#index) } as object),
+      ...(this.script.tls === "handshake" ? { tls: { rejectUnauthorized: false } } : {}),
+      allowHalfOpen: this.script.ignoresEnd === true,
+      ...({ localAddress: runner.sourceAddress(this.#index) } as object),
       socket: {
         open: (socket) => this.#opened(socket),
         data: (_socket, chunk) => this.#read(chunk),
@@ -105,46 +117,46 @@ export class AttackClient {
   }
 
   #opened(socket: Socket<undefined>): void {
-    if (this.field.isOver) return void socket.terminate();
+    if (this.runner.isStopped) return void socket.terminate();
     this.#socket = socket;
     const { user, password = PASSWORD, options = "" } = this.script;
-    if (user === undefined) this.#begin();
-    else this.say(Buffer.from(`login ${user} ${password}${options}\n`));
+    if (user === undefined) this.#ready();
+    else this.send(Buffer.from(`login ${user} ${password}${options}\n`));
   }
 
-  #begin(line = ""): void {
-    this.#isIn = true;
-    this.script.begins?.(this, line);
+  #ready(line = ""): void {
+    this.#isReady = true;
+    this.script.onReady?.(this, line);
   }
 
   #read(chunk: Buffer): void {
-    if (this.#isIn) return this.script.hears?.(this, chunk);
-    this.#heard += chunk.toString("latin1");
-    const lf = this.#heard.indexOf("\n");
+    if (this.#isReady) return this.script.onData?.(this, chunk);
+    this.#loginReply += chunk.toString("latin1");
+    const lf = this.#loginReply.indexOf("\n");
     if (lf < 0) return;
-    if (!this.#heard.startsWith("ok")) return this.leave();
-    this.#begin(this.#heard.slice(0, lf));
-    this.script.hears?.(this, Buffer.from(this.#heard.slice(lf + 1), "latin1"));
+    if (!this.#loginReply.startsWith("ok")) return this.close();
+    this.#ready(this.#loginReply.slice(0, lf));
+    this.script.onData?.(this, Buffer.from(this.#loginReply.slice(lf + 1), "latin1"));
   }
 
   #ended(socket: Socket<undefined>): void {
-    if (this.script.stays) this.field.after(STAYS_MS, () => socket.terminate());
+    if (this.script.ignoresEnd) this.runner.after(IGNORES_END_MS, () => socket.terminate());
   }
 
   #closed(): void {
-    const { field, script } = this;
-    if (field.isOver) return;
-    if (this.#socket !== null) field.deeds.thrownOut++;
+    const { runner, script } = this;
+    if (runner.isStopped) return;
+    if (this.#socket !== null) runner.stats.closedByServer++;
     this.#socket = null;
-    if (script.once) field.forget(this);
-    else field.after(PAUSE_MS, () => this.#connect());
+    if (script.once) runner.forget(this);
+    else runner.after(RECONNECT_MS, () => this.#connect());
   }
 
-  get isIn(): boolean {
-    return this.#isIn && this.#socket !== null;
+  get canSend(): boolean {
+    return this.#isReady && this.#socket !== null;
   }
 
-  say(bytes: Buffer): void {
+  send(bytes: Buffer): void {
     if (this.#socket === null) return;
     this.#waiting.push(bytes);
     if (this.#waiting.length === 1) this.#flush();
@@ -154,77 +166,78 @@ export class AttackClient {
     while (this.#socket !== null && this.#waiting.length > 0) {
       const bytes = this.#waiting[0]!;
       const taken = Math.max(0, this.#socket.write(bytes));
-      this.field.deeds.bytes += taken;
+      this.runner.stats.bytes += taken;
       if (taken < bytes.length) return void (this.#waiting[0] = bytes.subarray(taken));
       this.#waiting.shift();
-      if (this.#waiting.length === 0) this.script.spent?.(this);
+      if (this.#waiting.length === 0) this.script.onDrained?.(this);
     }
   }
 
-  /** Reads no more. */
-  goDeaf(): void {
+  /** Stops reading for good. */
+  stopReading(): void {
     this.#socket?.pause();
   }
 
-  /** Goes, in order or with a reset. */
-  leave(cuts = true): void {
+  /** Closes the connection, with a reset or with FIN. */
+  close(reset = true): void {
     const socket = this.#socket;
     this.#socket = null;
-    if (cuts) socket?.terminate();
+    if (reset) socket?.terminate();
     else socket?.end();
   }
 }
 
-/** Where an attack takes place: its connections, its clock, its listeners. All of it ends with `leave`. */
+/** Runs one attack: owns its clients, timers, listeners and statistics. `stop` ends all of them. */
 export class AttackRunner {
-  readonly order: AttackOrder;
-  readonly deeds = sumOf([]);
-  isOver = false;
-  readonly #intruders = new Set<AttackClient>();
+  readonly spec: AttackSpec;
+  readonly stats = sumOf([]);
+  isStopped = false;
+  readonly #clients = new Set<AttackClient>();
   readonly #timers = new Set<Timer>();
   readonly #listeners: { stop(closeActive?: boolean): void }[] = [];
+  /** Number of clients so far: selects their source addresses. */
   #opened = 0;
 
-  constructor(order: AttackOrder) {
-    this.order = order;
+  constructor(spec: AttackSpec) {
+    this.spec = spec;
   }
 
-  /** So many, as strong as the attack is to be. */
+  /** A number of clients or a rate, multiplied by the strength of the attack. */
   scaled(count: number): number {
-    return Math.max(1, Math.round(count * this.order.strength));
+    return Math.max(1, Math.round(count * this.spec.strength));
   }
 
-  source(index: number): string {
-    return `127.0.66.${1 + (index % SOURCES)}`;
+  sourceAddress(index: number): string {
+    return `127.0.66.${1 + (index % SOURCE_ADDRESSES)}`;
   }
 
   user(index: number): string {
-    return this.order.users[index % this.order.users.length]!;
+    return this.spec.users[index % this.spec.users.length]!;
   }
 
-  open(script: Script): AttackClient {
-    const intruder = new AttackClient(this, script, this.#opened++);
-    this.#intruders.add(intruder);
-    return intruder;
+  open(script: ClientScript): AttackClient {
+    const client = new AttackClient(this, script, this.#opened++);
+    this.#clients.add(client);
+    return client;
   }
 
-  /** Somebody comes once, and is hung up on when they are still there after a while. */
-  visit(script: Script): void {
-    if (this.#intruders.size >= VISITS_MAX) return;
-    const intruder = this.open({ ...script, once: true });
-    this.after(VISIT_MS, () => {
-      if (this.#intruders.delete(intruder)) intruder.leave();
+  /** Opens a client that does not connect again and is reset after ONCE_MS. */
+  openOnce(script: ClientScript): void {
+    if (this.#clients.size >= CLIENTS_MAX_FOR_ONCE) return;
+    const client = this.open({ ...script, once: true });
+    this.after(ONCE_MS, () => {
+      if (this.#clients.delete(client)) client.close();
     });
   }
 
-  forget(intruder: AttackClient): void {
-    this.#intruders.delete(intruder);
+  forget(client: AttackClient): void {
+    this.#clients.delete(client);
   }
 
-  /** A port where somebody answers that, to whatever is said; nothing at all with null. */
+  /** A listener that answers any bytes with `answer`, closes at once if that is empty, and is silent if it is null. */
   listen(answer: string | null): number {
     const listener = Bun.listen({
-      hostname: this.source(0),
+      hostname: this.sourceAddress(0),
       port: 0,
       socket: {
         open: (socket) => {
@@ -239,24 +252,24 @@ export class AttackRunner {
     return listener.port;
   }
 
-  /** A port where nobody is. */
-  unused(): number {
-    const listener = Bun.listen({ hostname: this.source(0), port: 0, socket: { data: () => {} } });
+  /** A port without a listener. */
+  closedPort(): number {
+    const listener = Bun.listen({ hostname: this.sourceAddress(0), port: 0, socket: { data: () => {} } });
     listener.stop(true);
     return listener.port;
   }
 
-  /** A port that accepts nobody: a connection to it stays in SYN_SENT. */
+  /** A port with a full accept queue: a connection to it stays in SYN_SENT. */
   fullPort(): number {
     const full = new FullPort();
     this.#listeners.push({ stop: () => full.close() });
-    // The one that its queue holds.
-    Bun.connect({ hostname: this.source(0), port: full.port, socket: { data: () => {} } }).catch(() => {});
+    // This connection fills the queue.
+    Bun.connect({ hostname: this.sourceAddress(0), port: full.port, socket: { data: () => {} } }).catch(() => {});
     return full.port;
   }
 
   get count(): number {
-    return this.#intruders.size;
+    return this.#clients.size;
   }
 
   after(ms: number, act: () => void): void {
@@ -267,22 +280,22 @@ export class AttackRunner {
     this.#timers.add(timer);
   }
 
-  /** Does that so many times a second. */
+  /** Calls `act` `rate` times per second, with the number of the call. */
   perSecond(rate: number, act: (count: number) => void): void {
     let dueMs = performance.now();
     let count = 0;
     const timer = setInterval(() => {
       const nowMs = performance.now();
       dueMs = Math.max(dueMs, nowMs - CATCH_UP_MS);
-      for (; dueMs <= nowMs && !this.isOver; dueMs += 1000 / rate) act(count++);
+      for (; dueMs <= nowMs && !this.isStopped; dueMs += 1000 / rate) act(count++);
     }, STEP_MS);
     this.#timers.add(timer);
   }
 
-  leave(): void {
-    this.isOver = true;
+  stop(): void {
+    this.isStopped = true;
     for (const timer of this.#timers) clearTimeout(timer);
     for (const listener of this.#listeners) listener.stop(true);
-    for (const intruder of this.#intruders) intruder.leave();
+    for (const client of this.#clients) client.close();
   }
 }

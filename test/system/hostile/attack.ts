@@ -1,38 +1,39 @@
+/** The process of the hostile clients, and the handle to it (Attackers). */
 import { ATTACKS, type AttackName } from "./attacks.ts";
-import { type AttackOrder, type AttackStats, AttackRunner, sumOf } from "./attack-client.ts";
+import { type AttackSpec, type AttackStats, AttackRunner, sumOf } from "./attack-client.ts";
 import { linesOf, onCore } from "../../../bench/program.ts";
 import { ControlledProcess } from "../controlled-process.ts";
 
 /**
- * So long, so often, they do nothing: a virtual machine both of whose cores are never idle is itself made to wait for
- * milliseconds, and that would be counted as what they do to the server.
+ * The process sleeps IDLE_MS every IDLE_INTERVAL_MS. A virtual machine whose cores are never idle is suspended by its
+ * host for milliseconds at a time, which would count as an effect of the attack.
  */
-const REST_MS = 2;
-const REST_EACH_MS = 10;
+const IDLE_MS = 2;
+const IDLE_INTERVAL_MS = 10;
 
 /**
- * Hostile clients in a process of their own. It gets what the server leaves of its core: on the other one it would make
- * those late who measure.
+ * Hostile clients in a process of their own. It runs at idle priority on the core of the server: on the other core it
+ * would delay the load generator, which measures.
  */
 export class Attackers {
   readonly #program: ControlledProcess<AttackStats>;
 
-  constructor(order: AttackOrder) {
-    const idly = Bun.which("chrt") === null ? [] : ["chrt", "--idle", "0"];
-    this.#program = new ControlledProcess("the hostile clients", "test/system/hostile/attack.ts", order, [
+  constructor(spec: AttackSpec) {
+    const idlePriority = Bun.which("chrt") === null ? [] : ["chrt", "--idle", "0"];
+    this.#program = new ControlledProcess("the hostile clients", "test/system/hostile/attack.ts", spec, [
       ...onCore(0),
-      ...idly,
+      ...idlePriority,
     ]);
   }
 
-  /** They come. */
-  go(): void {
-    this.#program.tell("go");
+  /** Starts the attacks. */
+  start(): void {
+    this.#program.send("start");
   }
 
-  /** They leave all at once; resolves when they are gone, with what they did since they came. */
-  rest(): Promise<AttackStats> {
-    return this.#program.ask("rest");
+  /** Ends the attacks, which can be started again. Resolves with what they did since `start`. */
+  pause(): Promise<AttackStats> {
+    return this.#program.ask("pause");
   }
 
   stop(): Promise<void> {
@@ -42,21 +43,21 @@ export class Attackers {
 
 if (import.meta.main) {
   const lines = linesOf(Bun.stdin.stream());
-  const order = JSON.parse((await lines.next()).value as string) as AttackOrder;
-  setInterval(() => Bun.sleepSync(REST_MS), REST_EACH_MS);
-  let fields: AttackRunner[] = [];
+  const spec = JSON.parse((await lines.next()).value as string) as AttackSpec;
+  setInterval(() => Bun.sleepSync(IDLE_MS), IDLE_INTERVAL_MS);
+  let runners: AttackRunner[] = [];
   for await (const line of lines) {
-    if (line === "go") {
-      fields = order.attacks.map((name, index) => {
-        // Users of its own, or two attacks would throw each other out.
-        const users = order.users.filter((_, at) => at % order.attacks.length === index);
-        const field = new AttackRunner({ ...order, users });
-        ATTACKS[name as AttackName].begin(field);
-        return field;
+    if (line === "start") {
+      runners = spec.attacks.map((name, index) => {
+        // Each attack has users of its own: two attacks with one user would replace each other's sessions.
+        const users = spec.users.filter((_, at) => at % spec.attacks.length === index);
+        const runner = new AttackRunner({ ...spec, users });
+        ATTACKS[name as AttackName].start(runner);
+        return runner;
       });
     } else {
-      for (const field of fields) field.leave();
-      process.stdout.write(`${JSON.stringify(sumOf(fields.map(({ deeds }) => deeds)))}\n`);
+      for (const runner of runners) runner.stop();
+      process.stdout.write(`${JSON.stringify(sumOf(runners.map(({ stats }) => stats)))}\n`);
     }
   }
   process.exit(0);

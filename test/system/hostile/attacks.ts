@@ -1,24 +1,26 @@
-import type { AttackRunner, AttackClient, Script } from "./attack-client.ts";
+/** Every attack, as data: its help text, and how it uses an AttackRunner. */
+import type { AttackRunner, AttackClient, ClientScript } from "./attack-client.ts";
 import { PASSWORD } from "../target.ts";
 
-/** What hostile clients do. */
+/** One attack. */
 export interface Attack {
   help: string;
-  /** Options that the server has meanwhile. */
+  /** Further options of the server. */
   options?: readonly string[];
-  begin(field: AttackRunner): void;
+  start(runner: AttackRunner): void;
 }
 
+/** Requests of a pipeline that are queued at once. */
 const PIPELINE_REQUESTS = 1_000_000;
-/** A pipeline is written block by block, as the kernel takes it. */
+/** Requests of one write. */
 const BLOCK_REQUESTS = 1_000;
 const LONG_TEXT = "x".repeat(3_500);
 const LONG_LINE = Buffer.from(`message somebody ${"x".repeat(5_000)}\n`);
 const ENDLESS = Buffer.alloc(64 << 10, "x");
 
 /**
- * Texts that do something to a terminal that shows them as they are: clear it, rename its window, write to its clipboard,
- * ask it who it is, turn the writing around; that are no UTF-8; and that are not text at all.
+ * Texts that control a terminal that shows them unfiltered: they clear the screen, set the window title, write to the
+ * clipboard, request the terminal's identity or reverse the direction of text. Others are invalid UTF-8 or not text.
  */
 const ESCAPES = [
   "\x1b[2J\x1b[H",
@@ -37,7 +39,7 @@ const ESCAPES = [
   Array.from({ length: 200 }, (_, i) => String.fromCharCode(i === 10 || i === 124 || i === 126 ? 0 : i)).join(""),
 ].map((text) => Buffer.from(text, "latin1"));
 
-/** What answers at a port that is somebody else's. */
+/** The replies of other kinds of servers at a callback port. */
 const OTHER_PROGRAMS = [
   "HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\nConnection: close\r\n\r\n",
   "-ERR unknown command 'callback'\r\n",
@@ -45,277 +47,281 @@ const OTHER_PROGRAMS = [
   "x".repeat(64 << 10),
 ];
 
-/** A record of TLS that says how long it will be, and is not. */
+/** The header of a TLS record without its body. */
 const HALF_HANDSHAKE = Buffer.from("\x16\x03\x01\x02\x00\x01", "latin1");
 
 export const ATTACKS = {
   drip: {
-    help: "300 connections say a byte a second and never a whole line; half of them are logged in",
-    begin: (field) => {
+    help: "300 connections send a byte per second and never a whole line; half of them are logged in",
+    start: (runner) => {
       const line = "message somebody it takes a while to say this, and the end of it never comes";
-      const all = range(field.scaled(300), (i) => field.open(i % 2 === 0 ? {} : { user: field.user(i >> 1) }));
-      field.perSecond(all.length, (count) => {
+      const all = range(runner.scaled(300), (i) => runner.open(i % 2 === 0 ? {} : { user: runner.user(i >> 1) }));
+      runner.perSecond(all.length, (count) => {
         const at = Math.floor(count / all.length) % line.length;
-        all[count % all.length]!.say(Buffer.from(line[at]!));
+        all[count % all.length]!.send(Buffer.from(line[at]!));
       });
     },
   },
   deaf: {
-    help: "16 users, every other one resumable, never read: neither 2,000 lists of names nor 4 MB a second of messages",
-    begin: (field) => {
-      const deaf = range(field.scaled(16), (i) => field.user(i));
+    help: "16 users, half of them resumable, never read 2,000 name lists each and 4 MB of messages per second",
+    start: (runner) => {
+      const deaf = range(runner.scaled(16), (i) => runner.user(i));
       const lists = Buffer.from("online\n".repeat(2_000));
       for (const [i, user] of deaf.entries())
-        field.open({
+        runner.open({
           user,
           options: i % 2 === 0 ? "" : " resumable",
-          begins: (intruder) => {
-            intruder.goDeaf();
-            intruder.say(lists);
+          onReady: (client) => {
+            client.stopReading();
+            client.send(lists);
           },
         });
-      const writers = range(4, (i) => field.open({ user: field.user(deaf.length + i) }));
-      field.perSecond(field.scaled(1_000), (count) => {
+      const writers = range(4, (i) => runner.open({ user: runner.user(deaf.length + i) }));
+      runner.perSecond(runner.scaled(1_000), (count) => {
         const writer = writers[count % writers.length]!;
-        if (writer.isIn) writer.say(Buffer.from(`message ${deaf[count % deaf.length]} ${LONG_TEXT}\n`));
+        if (writer.canSend) writer.send(Buffer.from(`message ${deaf[count % deaf.length]} ${LONG_TEXT}\n`));
       });
     },
   },
   mute: {
-    help: "4,000 connections, 2,000 more a second, say nothing, and do not close when the server does",
-    begin: (field) => {
-      field.perSecond(field.scaled(2_000), () => {
-        if (field.count < field.scaled(4_000)) field.open({ stays: true });
+    help: "4,000 connections, opened at 2,000 per second, send nothing and stay open when the server closes its side",
+    start: (runner) => {
+      runner.perSecond(runner.scaled(2_000), () => {
+        if (runner.count < runner.scaled(4_000)) runner.open({ ignoresEnd: true });
       });
     },
   },
   pipeline: {
-    help: "8 users with a million requests each, online, alive and messages; 4 strangers with as many that are none",
-    begin: (field) => {
-      const users = range(field.scaled(8), (i) => field.user(i));
+    help: "8 users send a million requests each (online, alive, messages); 4 connections send as many invalid lines",
+    start: (runner) => {
+      const users = range(runner.scaled(8), (i) => runner.user(i));
       for (const [i, user] of users.entries())
-        pipeline(field, user, [`message ${users[(i + 1) % users.length]} hello`, "alive", "online", "alive"]);
-      for (const words of [[""], ["hello"], ["message a b"], ["\xff\xfe", ""]]) pipeline(field, undefined, words);
+        pipeline(runner, user, [`message ${users[(i + 1) % users.length]} hello`, "alive", "online", "alive"]);
+      for (const words of [[""], ["hello"], ["message a b"], ["\xff\xfe", ""]]) pipeline(runner, undefined, words);
     },
   },
   broadcasts: {
-    help: "4 users with a million requests each, a broadcast among ten",
-    begin: (field) => {
+    help: "4 users send a million requests each; one in ten is a broadcast",
+    start: (runner) => {
       const words = ["broadcast listen to me", ...Array.from({ length: 9 }, () => "alive")];
-      for (let i = 0; i < field.scaled(4); i++) pipeline(field, field.user(i), words);
+      for (let i = 0; i < runner.scaled(4); i++) pipeline(runner, runner.user(i), words);
     },
   },
   resumes: {
-    help: "3 users make up to 10,000 requests a second, on connections that are resumed, logged in again or for one request",
-    begin: (field) => {
-      const port = field.listen(null);
+    help: "3 users send up to 10,000 requests per second over new connections: with resume, with login, with as",
+    start: (runner) => {
+      const port = runner.listen(null);
       const requests = Buffer.from("alive\n".repeat(100));
       let resumed = "";
       let called = "";
       const tokenOf = (line: string): string => line.split(" ")[1]!;
-      field.open({ user: field.user(0), options: " resumable", begins: (_, line) => void (resumed = tokenOf(line)) });
-      field.perSecond(field.scaled(50), () => {
+      runner.open({
+        user: runner.user(0),
+        options: " resumable",
+        onReady: (_, line) => void (resumed = tokenOf(line)),
+      });
+      runner.perSecond(runner.scaled(50), () => {
         const resume = Buffer.from(`resume ${resumed} 0\n`);
-        field.visit({ begins: (intruder) => intruder.say(Buffer.concat([resume, requests])) });
+        runner.openOnce({ onReady: (client) => client.send(Buffer.concat([resume, requests])) });
       });
-      field.perSecond(field.scaled(50), () => {
-        field.visit({ user: field.user(1), begins: (intruder) => intruder.say(requests) });
+      runner.perSecond(runner.scaled(50), () => {
+        runner.openOnce({ user: runner.user(1), onReady: (client) => client.send(requests) });
       });
-      const callback = { user: field.user(2), options: ` callback=${port}` };
-      field.visit({ ...callback, begins: (_, line) => void (called = tokenOf(line)) });
-      field.perSecond(field.scaled(200), () => {
-        field.visit({ begins: (intruder) => intruder.say(Buffer.from(`as ${called} broadcast listen to me\n`)) });
+      const callback = { user: runner.user(2), options: ` callback=${port}` };
+      runner.openOnce({ ...callback, onReady: (_, line) => void (called = tokenOf(line)) });
+      runner.perSecond(runner.scaled(200), () => {
+        runner.openOnce({ onReady: (client) => client.send(Buffer.from(`as ${called} broadcast listen to me\n`)) });
       });
     },
   },
   lists: {
-    help: "20 users, each blocked by another one, ask 10,000 times a second for the names of 400",
-    begin: (field) => {
-      // They block the ordinary users: else these users' broadcasts to 400 more receivers are what is measured.
+    help: "20 users, each blocked by another user, request the list of 400 names 10,000 times per second",
+    start: (runner) => {
+      // They block the ordinary users. Otherwise the broadcasts to 400 more receivers would dominate the measurement.
       const blocks = (...more: string[]) => {
-        const lines = Buffer.from([...field.order.ordinary, ...more].map((name) => `block ${name}\n`).join(""));
-        return (intruder: AttackClient): void => intruder.say(lines);
+        const lines = Buffer.from([...runner.spec.ordinary, ...more].map((name) => `block ${name}\n`).join(""));
+        return (client: AttackClient): void => client.send(lines);
       };
-      const asking = range(field.scaled(20), (i) => field.open({ user: field.user(i), begins: blocks() }));
-      const others = Math.min(field.scaled(400), field.order.users.length - asking.length);
+      const asking = range(runner.scaled(20), (i) => runner.open({ user: runner.user(i), onReady: blocks() }));
+      const others = Math.min(runner.scaled(400), runner.spec.users.length - asking.length);
       for (let i = 0; i < others; i++) {
-        const asker = i < asking.length ? [field.user(i)] : [];
-        field.open({ user: field.user(asking.length + i), begins: blocks(...asker) });
+        const asker = i < asking.length ? [runner.user(i)] : [];
+        runner.open({ user: runner.user(asking.length + i), onReady: blocks(...asker) });
       }
       const lines = Buffer.from("online\n".repeat(10));
-      field.perSecond(field.scaled(1_000), (count) => {
-        const intruder = asking[count % asking.length]!;
-        if (intruder.isIn) intruder.say(lines);
+      runner.perSecond(runner.scaled(1_000), (count) => {
+        const client = asking[count % asking.length]!;
+        if (client.canSend) client.send(lines);
       });
     },
   },
   dribble: {
-    help: "20 connections say lines of half a megabyte in pieces of 1 KB, 10 MB a second; half of them are logged in",
+    help: "20 connections send lines of 512 KB in pieces of 1 KB, 10 MB per second; half of them are logged in",
     options: ["--buffer-size", String(512 << 10)],
-    begin: (field) => {
-      const all = range(field.scaled(20), (i) => field.open(i % 2 === 0 ? {} : { user: field.user(i) }));
+    start: (runner) => {
+      const all = range(runner.scaled(20), (i) => runner.open(i % 2 === 0 ? {} : { user: runner.user(i) }));
       const piece = Buffer.alloc(1 << 10, "x");
       const end = Buffer.from("\n");
-      field.perSecond(field.scaled(10_000), (count) => {
-        const intruder = all[count % all.length]!;
-        intruder.say(piece);
-        if (Math.floor(count / all.length) % 500 === 499) intruder.say(end);
+      runner.perSecond(runner.scaled(10_000), (count) => {
+        const client = all[count % all.length]!;
+        client.send(piece);
+        if (Math.floor(count / all.length) % 500 === 499) client.send(end);
       });
     },
   },
   endless: {
-    help: "8 connections with a line without end, 8 with one too long line after another, half of them logged in",
-    begin: (field) => {
+    help: "8 connections send a line without an end, 8 send lines that are too long; half of them are logged in",
+    start: (runner) => {
       const lines = Buffer.concat(range(12, () => LONG_LINE));
-      for (let i = 0; i < field.scaled(16); i++) {
+      for (let i = 0; i < runner.scaled(16); i++) {
         const bytes = i % 2 === 0 ? ENDLESS : lines;
-        const goesOn = (intruder: AttackClient): void => field.after(0, () => intruder.say(bytes));
-        const user = i % 4 < 2 ? {} : { user: field.user(i) };
-        field.open({ ...user, begins: (intruder) => intruder.say(bytes), spent: goesOn });
+        const sendAgain = (client: AttackClient): void => runner.after(0, () => client.send(bytes));
+        const user = i % 4 < 2 ? {} : { user: runner.user(i) };
+        runner.open({ ...user, onReady: (client) => client.send(bytes), onDrained: sendAgain });
       }
     },
   },
   logins: {
-    help: "500 logins a second: unknown names, wrong passwords, right ones; who is in goes at once, or hangs up before",
-    begin: (field) => {
-      const kinds: ((count: number) => Script)[] = [
+    help: "500 logins per second: unknown users, wrong passwords, valid logins that close after or before the reply",
+    start: (runner) => {
+      const kinds: ((count: number) => ClientScript)[] = [
         (count) => ({ user: `nobody${count}` }),
-        (count) => ({ user: field.user(count), password: "guess" }),
-        (count) => ({ user: field.user(count), begins: (intruder) => intruder.leave(false) }),
-        (count) => ({ user: field.user(count), spent: (intruder) => intruder.leave() }),
+        (count) => ({ user: runner.user(count), password: "guess" }),
+        (count) => ({ user: runner.user(count), onReady: (client) => client.close(false) }),
+        (count) => ({ user: runner.user(count), onDrained: (client) => client.close() }),
       ];
-      field.perSecond(field.scaled(500), (count) => {
-        field.visit(kinds[count % kinds.length]!(Math.floor(count / kinds.length)));
+      runner.perSecond(runner.scaled(500), (count) => {
+        runner.openOnce(kinds[count % kinds.length]!(Math.floor(count / kinds.length)));
       });
     },
   },
   hashes: {
-    help: "20 logins a second of users of whose passwords the server has an argon2id hash; two of three are wrong",
-    begin: (field) => {
-      const { hashed } = field.order;
-      field.perSecond(field.scaled(20), (count) => {
+    help: "20 logins per second of users with argon2id hashes; two of three passwords are wrong",
+    start: (runner) => {
+      const { hashed } = runner.spec;
+      runner.perSecond(runner.scaled(20), (count) => {
         const password = count % 3 === 0 ? PASSWORD : "guess";
-        field.visit({ user: hashed[count % hashed.length]!, password, begins: (intruder) => intruder.leave(false) });
+        runner.openOnce({ user: hashed[count % hashed.length]!, password, onReady: (client) => client.close(false) });
       });
     },
   },
   hoard: {
-    help: "4 users write 4 MB a second to 40 others who are away",
-    begin: (field) => {
-      const all = range(4, (i) => field.open({ user: field.user(i) }));
-      field.perSecond(field.scaled(1_000), (count) => {
+    help: "4 users send 4 MB per second to 40 absent users",
+    start: (runner) => {
+      const all = range(4, (i) => runner.open({ user: runner.user(i) }));
+      runner.perSecond(runner.scaled(1_000), (count) => {
         const writer = all[count % all.length]!;
-        const to = field.user(all.length + (count % 40));
-        if (writer.isIn) writer.say(Buffer.from(`message ${to} ${LONG_TEXT}\n`));
+        const to = runner.user(all.length + (count % 40));
+        if (writer.canSend) writer.send(Buffer.from(`message ${to} ${LONG_TEXT}\n`));
       });
     },
   },
   relogins: {
-    help: "2 users write 4 KB messages as fast as they may to a third, who confirms them and logs in 20 times a second",
-    begin: (field) => {
-      const third = field.user(2);
-      for (let i = 0; i < 2; i++) pipeline(field, field.user(i), [`message ${third} ${LONG_TEXT}`]);
-      field.perSecond(field.scaled(20), () => {
+    help: "2 users send 4 KB messages at full speed to a third, who acknowledges them and logs in 20 times per second",
+    start: (runner) => {
+      const third = runner.user(2);
+      for (let i = 0; i < 2; i++) pipeline(runner, runner.user(i), [`message ${third} ${LONG_TEXT}`]);
+      runner.perSecond(runner.scaled(20), () => {
         let received = 0;
         let confirmed = 0;
-        field.visit({
+        runner.openOnce({
           user: third,
           options: " resumable",
-          hears: (intruder, chunk) => {
+          onData: (client, chunk) => {
             received += chunk.length;
             if (received < confirmed + (16 << 10)) return;
             confirmed = received;
-            intruder.say(Buffer.from(`alive ${received}\n`));
+            client.send(Buffer.from(`alive ${received}\n`));
           },
         });
       });
     },
   },
   after: {
-    help: "a user logs in 100 times a second after= a session of which 40,000 messages were not confirmed",
-    begin: (field) => {
-      const [user, writer] = [field.user(0), field.user(1)];
+    help: "a user logs in 100 times per second with after= for a session with 40,000 unacknowledged messages",
+    start: (runner) => {
+      const [user, writer] = [runner.user(0), runner.user(1)];
       let token = "";
-      field.visit({ user, options: " resumable", begins: (_, line) => void (token = line.split(" ")[1]!) });
-      const lines = Buffer.from(`message ${user} h\n`.repeat(field.scaled(40_000)));
-      field.open({ user: writer, begins: (intruder) => intruder.say(lines) });
-      field.perSecond(field.scaled(100), (count) => {
-        if (count > field.scaled(100)) field.visit({ user, options: ` resumable after=${token}:${count}` });
+      runner.openOnce({ user, options: " resumable", onReady: (_, line) => void (token = line.split(" ")[1]!) });
+      const lines = Buffer.from(`message ${user} h\n`.repeat(runner.scaled(40_000)));
+      runner.open({ user: writer, onReady: (client) => client.send(lines) });
+      runner.perSecond(runner.scaled(100), (count) => {
+        if (count > runner.scaled(100)) runner.openOnce({ user, options: ` resumable after=${token}:${count}` });
       });
     },
   },
   callbacks: {
-    help: "40 users are to be called at ports where nobody answers, nobody is, or another program is; 200 requests a second",
-    begin: (field) => {
+    help: "40 callback users with ports that are silent, closed, or of other programs; 200 requests per second",
+    start: (runner) => {
       const ports = [
-        field.listen(null),
-        field.unused(),
-        field.listen(""),
-        ...OTHER_PROGRAMS.map((text) => field.listen(text)),
+        runner.listen(null),
+        runner.closedPort(),
+        runner.listen(""),
+        ...OTHER_PROGRAMS.map((text) => runner.listen(text)),
       ];
-      const users = range(field.scaled(40), (i) => field.user(i));
+      const users = range(runner.scaled(40), (i) => runner.user(i));
       const tokens = new Map<string, string>();
-      field.perSecond(field.scaled(200), (count) => {
+      runner.perSecond(runner.scaled(200), (count) => {
         const user = users[count % users.length]!;
         const token = tokens.get(user);
         if (token === undefined || count % 10 === 0) {
           const options = ` callback=${ports[(count % users.length) % ports.length]}`;
-          field.visit({ user, options, begins: (_intruder, line) => void tokens.set(user, line.split(" ")[1]!) });
+          runner.openOnce({ user, options, onReady: (_intruder, line) => void tokens.set(user, line.split(" ")[1]!) });
         } else {
           const request = Buffer.from(`as ${token} message ${users[(count + 1) % users.length]} hello\n`);
-          field.visit({ begins: (intruder) => intruder.say(request) });
+          runner.openOnce({ onReady: (client) => client.send(request) });
         }
       });
     },
   },
   unanswered: {
-    help: "8 users log in 150 times a second to be called at a port that accepts nobody; a third log out again",
-    begin: (field) => {
-      const port = field.fullPort();
-      field.perSecond(field.scaled(150), (count) => {
-        const user = field.user(count % 8);
+    help: "8 callback users log in 150 times per second with a port that never accepts; a third of them log out again",
+    start: (runner) => {
+      const port = runner.fullPort();
+      runner.perSecond(runner.scaled(150), (count) => {
+        const user = runner.user(count % 8);
         const again = (line: string): void => {
           const [, token] = line.split(" ");
           const request = Buffer.from(`as ${token} ${count % 3 === 0 ? "logout" : `message ${user} ${LONG_TEXT}`}\n`);
-          field.visit({ begins: (intruder) => intruder.say(request) });
+          runner.openOnce({ onReady: (client) => client.send(request) });
         };
-        field.visit({ user, options: ` callback=${port}`, begins: (_intruder, line) => again(line) });
+        runner.openOnce({ user, options: ` callback=${port}`, onReady: (_intruder, line) => again(line) });
       });
     },
   },
   escapes: {
-    help: "10 users write 500 texts a second that are made for terminals or are no text, and broadcast 20",
-    begin: (field) => {
-      const all = range(field.scaled(10), (i) => field.open({ user: field.user(i) }));
-      const { ordinary } = field.order;
-      const said = (head: string, count: number): Buffer =>
+    help: "10 users send 500 texts per second with terminal control sequences or invalid UTF-8, and broadcast 20",
+    start: (runner) => {
+      const all = range(runner.scaled(10), (i) => runner.open({ user: runner.user(i) }));
+      const { ordinary } = runner.spec;
+      const lineOf = (head: string, count: number): Buffer =>
         Buffer.concat([Buffer.from(head), ESCAPES[count % ESCAPES.length]!, Buffer.from("\n")]);
-      const by = (count: number): AttackClient => all[count % all.length]!;
-      field.perSecond(field.scaled(500), (count) => {
-        if (by(count).isIn) by(count).say(said(`message ${ordinary[count % ordinary.length]} `, count));
+      const sender = (count: number): AttackClient => all[count % all.length]!;
+      runner.perSecond(runner.scaled(500), (count) => {
+        if (sender(count).canSend) sender(count).send(lineOf(`message ${ordinary[count % ordinary.length]} `, count));
       });
-      field.perSecond(field.scaled(20), (count) => {
-        if (by(count).isIn) by(count).say(said("broadcast ", count));
+      runner.perSecond(runner.scaled(20), (count) => {
+        if (sender(count).canSend) sender(count).send(lineOf("broadcast ", count));
       });
     },
   },
   flapping: {
-    help: "1,000 connections a second, which close at once or are reset",
-    begin: (field) => {
-      field.perSecond(field.scaled(1_000), (count) => {
-        field.visit({ begins: (intruder) => intruder.leave(count % 2 === 0) });
+    help: "1,000 connections per second that close or reset at once",
+    start: (runner) => {
+      runner.perSecond(runner.scaled(1_000), (count) => {
+        runner.openOnce({ onReady: (client) => client.close(count % 2 === 0) });
       });
     },
   },
   handshakes: {
-    help: "300 connections a second where TLS is spoken: whole handshakes, some that stall, and some of other bytes",
-    begin: (field) => {
-      const kinds: Script[] = [
-        { tls: "spoken", begins: (intruder) => intruder.leave(false) },
-        { tls: "not spoken", begins: (intruder) => intruder.say(HALF_HANDSHAKE) },
-        { tls: "not spoken", begins: (intruder) => intruder.say(Buffer.from("login somebody secret\n")) },
+    help: "300 connections per second to the TLS port: complete handshakes, stalled ones, and plain bytes",
+    start: (runner) => {
+      const kinds: ClientScript[] = [
+        { tls: "handshake", onReady: (client) => client.close(false) },
+        { tls: "plain bytes", onReady: (client) => client.send(HALF_HANDSHAKE) },
+        { tls: "plain bytes", onReady: (client) => client.send(Buffer.from("login somebody secret\n")) },
       ];
-      field.perSecond(field.scaled(300), (count) => field.visit(kinds[count % kinds.length]!));
+      runner.perSecond(runner.scaled(300), (count) => runner.openOnce(kinds[count % kinds.length]!));
     },
   },
 } satisfies Record<string, Attack>;
@@ -327,19 +333,19 @@ function range<T>(count: number, each: (index: number) => T): T[] {
   return Array.from({ length: count }, (_, index) => each(index));
 }
 
-/** Says these lines in turn, a million times in one go, and then again. */
-function pipeline(field: AttackRunner, user: string | undefined, lines: readonly string[]): void {
+/** A client that sends the lines in turn, a million at once, and again when the kernel has taken them. */
+function pipeline(runner: AttackRunner, user: string | undefined, lines: readonly string[]): void {
   const block = Buffer.from(range(BLOCK_REQUESTS, (i) => `${lines[i % lines.length]}\n`).join(""), "latin1");
   let blocks = 0;
-  const next = (intruder: AttackClient): void => {
-    for (let i = 0; i < PIPELINE_REQUESTS / BLOCK_REQUESTS; i++) intruder.say(block);
+  const next = (client: AttackClient): void => {
+    for (let i = 0; i < PIPELINE_REQUESTS / BLOCK_REQUESTS; i++) client.send(block);
     blocks++;
   };
-  field.open({
+  runner.open({
     ...(user === undefined ? {} : { user }),
-    begins: next,
-    spent: (intruder) => {
-      if (blocks > 0 && intruder.isIn) field.after(0, () => next(intruder));
+    onReady: next,
+    onDrained: (client) => {
+      if (blocks > 0 && client.canSend) runner.after(0, () => next(client));
     },
   });
 }

@@ -1,32 +1,34 @@
+/** The ordinary users of the hostile and soak tests: a load generator that is measured slice by slice. */
 import type { WorkloadSpec, Outcome, Slice } from "../../../bench/load/workload-spec.ts";
 import { onCore } from "../../../bench/program.ts";
 import { ControlledProcess } from "../controlled-process.ts";
 import { PASSWORD, type Target } from "../target.ts";
 
-export const ORDINARY = 20;
+export const ORDINARY_USERS = 20;
 
-/** What ordinary users do, all together: they talk in pairs, and each of them broadcasts now and then. */
-export interface Talk {
+/** The load of the ordinary users: messages in pairs, and broadcasts of some of them in turn. */
+export interface LoadSpec {
   users: readonly string[];
-  /** Messages a second. */
+  /** Messages per second of all together. */
   rate: number;
-  /** One broadcast for so many messages, of so many users. */
+  /** One broadcast per this many messages. */
   broadcastEach: number;
+  /** Number of users that broadcast. */
   broadcasters: number;
   warmupMs: number;
-  /** A message may be refused. */
+  /** Whether the server may refuse messages. */
   mayRefuse: boolean;
 }
 
 const PAYLOAD_BYTES = 64;
 
-/** Ordinary users in a process of their own: they go on talking, and are measured slice by slice. */
+/** A load generator in a process of its own. It sends all the time; `measure` returns the figures of one period. */
 export class BackgroundLoad {
   readonly #program: ControlledProcess<{ slice: Slice | null; outcome: Outcome }>;
 
-  constructor(target: Target, { users, rate, broadcastEach, broadcasters, warmupMs, mayRefuse }: Talk) {
-    const order: WorkloadSpec = {
-      dialect: "heartline",
+  constructor(target: Target, { users, rate, broadcastEach, broadcasters, warmupMs, mayRefuse }: LoadSpec) {
+    const spec: WorkloadSpec = {
+      protocol: "heartline",
       host: "127.0.0.1",
       port: target.port,
       pid: target.pid,
@@ -43,22 +45,22 @@ export class BackgroundLoad {
       loginsAtOnce: 64,
       mayRefuse,
     };
-    const isAnswer = (said: object): boolean => "slice" in said || "outcome" in said;
-    this.#program = new ControlledProcess("the ordinary users", "bench/load/swarm.ts", order, onCore(1), isAnswer);
+    const isAnswer = (message: object): boolean => "slice" in message || "outcome" in message;
+    this.#program = new ControlledProcess("the ordinary users", "bench/load/swarm.ts", spec, onCore(1), isAnswer);
   }
 
-  /** Resolves when everybody is in, and has talked for a while. */
-  async enter(): Promise<void> {
+  /** Resolves when all users are logged in and the warm-up is over. */
+  async ready(): Promise<void> {
     await this.#program.answer;
   }
 
-  /** What they notice from now on, for so long. */
+  /** Measures for `ms`. */
   async measure(ms: number): Promise<Slice> {
     return (await this.#program.ask(String(ms))).slice!;
   }
 
-  /** Nobody says anything more: how it went, from the first message on. */
-  async leave(): Promise<Outcome> {
-    return (await this.#program.finish()).outcome;
+  /** Stops sending, and returns the totals since the first message. */
+  async finish(): Promise<Outcome> {
+    return (await this.#program.endInput()).outcome;
   }
 }

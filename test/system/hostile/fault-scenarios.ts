@@ -1,68 +1,69 @@
+/** What bench:hostile can do to a server: each attack of attacks.ts, and faults of the machine. */
 import { ATTACKS, ATTACK_NAMES, type Attack, type AttackName } from "./attacks.ts";
 import type { Target } from "../target.ts";
 
-/** What is done to a server besides what hostile clients do, or for want of them. */
+/** Hostile clients, a fault of the machine, or both. */
 export interface FaultScenario {
   help: string;
-  /** What hostile clients do meanwhile. */
+  /** The attacks of the hostile clients. */
   attacks: readonly AttackName[];
-  /** Options that the server has. */
+  /** Options of the server. */
   options: readonly string[];
-  /** Descriptors that the server may have; null for as many as there are. */
+  /** Limit of descriptors of the server; null for the limit of this process. */
   descriptorsMax: number | null;
-  /** Whether latencies beside it are judged, or only told. */
+  /** Whether latencies during it are judged, or only reported. */
   isJudged: boolean;
-  /** Messages may be refused, but then they are. */
+  /** Whether the server may refuse messages. A message that was accepted must arrive in any case. */
   mayRefuse: boolean;
-  /** Done to the server when the slice begins, and when it ends. */
-  begins(target: Target): void;
-  ends(target: Target): void;
+  /** Called when a hostile slice begins, and when it ends. */
+  start(target: Target): void;
+  end(target: Target): void;
 }
 
-/** Bytes of a file that a server may still write whose disk is full: less than what is there already. */
+/** Length limit of files for a full disk: less than the files that exist already. */
 const FULL_BYTES = 64 << 10;
 
-const NOTHING: Omit<FaultScenario, "help" | "attacks"> = {
+const DEFAULTS: Omit<FaultScenario, "help" | "attacks"> = {
   options: [],
   descriptorsMax: null,
   isJudged: true,
   mayRefuse: false,
-  begins: () => {},
-  ends: () => {},
+  start: () => {},
+  end: () => {},
 };
 
-/** What is done to the machine. */
-const MACHINE = {
+/** Faults of the machine. */
+const MACHINE_FAULTS = {
   stop: {
-    ...NOTHING,
-    help: "the server's process is stopped (SIGSTOP) for --stop seconds, and goes on; latencies are told, not judged",
+    ...DEFAULTS,
+    help: "stops the server's process (SIGSTOP) for --stop seconds; latencies are reported, not judged",
     attacks: [],
     isJudged: false,
-    begins: (target) => target.kill("SIGSTOP"),
-    ends: (target) => target.kill("SIGCONT"),
+    start: (target) => target.kill("SIGSTOP"),
+    end: (target) => target.kill("SIGCONT"),
   },
   descriptors: {
-    ...NOTHING,
-    help: "mute and flapping against a server that may have 300 descriptors (EMFILE)",
+    ...DEFAULTS,
+    help: "mute and flapping against a server that is limited to 300 descriptors (EMFILE)",
     attacks: ["mute", "flapping"],
     descriptorsMax: 300,
   },
   disk: {
-    ...NOTHING,
-    help: "hoard while the disk is full: messages are refused or arrive; latencies are told, not judged",
+    ...DEFAULTS,
+    help: "hoard while the disk is full: messages arrive or are refused; latencies are reported, not judged",
     attacks: ["hoard"],
     isJudged: false,
     mayRefuse: true,
-    begins: (target) => target.limitFiles(FULL_BYTES),
-    ends: (target) => target.limitFiles("unlimited"),
+    start: (target) => target.limitFileSize(FULL_BYTES),
+    end: (target) => target.limitFileSize("unlimited"),
   },
 } satisfies Record<string, FaultScenario>;
 
-export type FaultScenarioName = AttackName | keyof typeof MACHINE;
-export const FAULT_SCENARIO_NAMES = [...ATTACK_NAMES, ...Object.keys(MACHINE)] as FaultScenarioName[];
+export type FaultScenarioName = AttackName | keyof typeof MACHINE_FAULTS;
+export const FAULT_SCENARIO_NAMES = [...ATTACK_NAMES, ...Object.keys(MACHINE_FAULTS)] as FaultScenarioName[];
 
 export function faultScenario(name: FaultScenarioName): FaultScenario {
-  if (name in MACHINE) return MACHINE[name as keyof typeof MACHINE];
+  if (name in MACHINE_FAULTS) return MACHINE_FAULTS[name as keyof typeof MACHINE_FAULTS];
   const attack: Attack = ATTACKS[name as AttackName];
-  return { ...NOTHING, help: attack.help, options: attack.options ?? [], attacks: [name as AttackName] };
+  return { ...DEFAULTS, help: attack.help, options: attack.options ?? [], attacks: [name as AttackName] };
 }

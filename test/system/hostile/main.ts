@@ -1,10 +1,11 @@
+/** `bun run bench:hostile`: options, the rounds of each attack, the verdict and the report. */
 import { writeFileSync } from "node:fs";
 import { Attackers } from "./attack.ts";
-import { type CommandLine, Progress, beforeQuitting, runProgram } from "../../../bench/command-line.ts";
+import { type CommandLine, Progress, onInterrupt, runProgram } from "../../../bench/command-line.ts";
 import { UsageError } from "../../../src/usage-error.ts";
 import { type Impact, RATIO_MAX, p99Ratios, spreadOf, verdict } from "./impact.ts";
 import { type AttackStats, sumOf } from "./attack-client.ts";
-import { ORDINARY, BackgroundLoad } from "./background-load.ts";
+import { ORDINARY_USERS, BackgroundLoad } from "./background-load.ts";
 import { newResult } from "../../../bench/report/result.ts";
 import { digits, range, spread } from "../../../bench/report/statistics.ts";
 import { Target, TargetError } from "../target.ts";
@@ -13,41 +14,42 @@ import { FAULT_SCENARIO_NAMES, type FaultScenarioName, faultScenario } from "./f
 const OPTIONS = ["attacks", "seconds", "rounds", "rate", "strength", "warmup", "recovery", "stop", "json"] as const;
 type OptionName = (typeof OPTIONS)[number];
 
-/** Users of the attackers. */
-const HOSTILE = 500;
-const HASHED = 4;
-/** One broadcast for so many messages of ordinary users, by turns. */
+/** Users of the attackers, with plain passwords and with hashes. */
+const HOSTILE_USERS = 500;
+const HASHED_USERS = 4;
+/** One broadcast per this many messages of the ordinary users. */
 const BROADCAST_EACH = 50;
-/** So many times as many rounds are made at most, where some say nothing. */
+/** Rounds with a late quiet slice are repeated: at most this many times the requested number of rounds. */
 const ATTEMPTS = 2;
-/** What is still closing when attackers have left belongs to the attack. */
+/** Pause after an attack, in which its connections close, before the next quiet slice. */
 const SETTLE_MS = 1_000;
 const SAMPLE_MS = 100;
 
 const USAGE = `Usage: bun run bench:hostile [options] [-- <options of the server>]
 
-Measures what hostile clients cost ordinary users: ${ORDINARY} of them, every other one with a resumable session, write to each
-other and broadcast while an attack goes on beside them. For each attack a server is started, on one core, with the
-ordinary users on another and the hostile ones on what the server leaves of its own; quiet and hostile slices alternate.
-None of the ordinary users may be dropped, none of their messages lost, twice or out of order, and the median of their p99
-beside the attack may be ${RATIO_MAX} times the quiet one of the same round. The first round warms the server up, since the runtime
-compiles on that core what runs for the first time: its p99 beside the attack is told, and does not count. A round in
-whose quiet slice the users' own process was late says nothing, and is made again. Jumps of the clock cannot be made for
-one process from outside: test/simulation makes them.
+Measures what hostile clients cost ordinary users. ${ORDINARY_USERS} ordinary users, half of them with resumable sessions,
+send messages to each other and broadcast. For each attack a new server runs on one core and the load generator of the
+ordinary users on another; the hostile clients run at idle priority on the server's core. Slices without and with the
+attack alternate.
 
-  --attacks <list>       which (all of them):
+No ordinary user may be disconnected, and none of their messages may be lost, twice or out of order. The median p99 with
+the attack may be ${RATIO_MAX} times the quiet p99 of the same round. The first round warms the server up: its p99 is
+reported and does not count. A round in which the load generator was late in the quiet slice is repeated. Jumps of the
+clock are tested in test/simulation.
+
+  --attacks <list>       attacks to run (all):
 ${FAULT_SCENARIO_NAMES.map((name) => `                           ${name.padEnd(10)} ${faultScenario(name).help}`).join("\n")}
-  --seconds <number>     how long a slice is (8)
-  --rounds <number>      a quiet and a hostile slice each, behind the first one (5)
-  --rate <number>        messages a second of all ordinary users together (1,000)
-  --strength <number>    so many times as many connections of each attack, and as much said on them (1)
+  --seconds <number>     duration of a slice (8)
+  --rounds <number>      rounds of a quiet and a hostile slice, after the first one (5)
+  --rate <number>        messages per second of all ordinary users together (1,000)
+  --strength <number>    factor for the connections and rates of each attack (1)
   --warmup <number>      seconds before the first slice (3)
-  --recovery <number>    seconds from when the attackers left until memory is looked at again (12)
-  --stop <seconds>       how long the server is stopped (10)
-  --json <file>          writes all figures there
-  --help                 this page
+  --recovery <number>    seconds between the end of the last attack and the last reading of memory (12)
+  --stop <seconds>       how long the attack stop stops the server (10)
+  --json <file>          writes all figures to this file
+  --help                 prints this page
 
-Exit code: 0, 1 when somebody ordinary was harmed, 2 for an invalid command line.
+Exit code: 0; 1 when an ordinary user was harmed; 2 for an invalid command line.
 `;
 
 interface Options {
@@ -63,16 +65,17 @@ interface Options {
   server: readonly string[];
 }
 
-/** One attack: what ordinary users noticed, and what it did to the server. */
+/** The result of one attack. */
 interface Report {
   attack: FaultScenarioName;
-  harm: Impact;
-  /** The 99th percentile beside the first attack, in µs. */
+  impact: Impact;
+  /** The 99th percentile with the attack in the first round, in µs. */
   firstP99: number;
+  /** The errors; see `verdict`. */
   wrong: string[];
-  /** Bytes of resident memory: before the first attack, at most during one, and when the attackers have been away. */
+  /** Resident memory of the server in bytes: before the attack, the maximum during it, after the recovery. */
   resident: { before: number; peak: number; after: number };
-  deeds: AttackStats;
+  stats: AttackStats;
 }
 
 function parseOptions(line: CommandLine<OptionName>): Options {
@@ -93,60 +96,60 @@ function parseOptions(line: CommandLine<OptionName>): Options {
   };
 }
 
-/** Runs one attack against a server of its own. Throws TargetError. */
-async function run(attack: FaultScenarioName, options: Options, say: (text: string) => void): Promise<Report> {
+/** Runs one attack against a new server. Throws TargetError. */
+async function run(attack: FaultScenarioName, options: Options, report: (text: string) => void): Promise<Report> {
   const names = (letter: string, count: number): string[] => Array.from({ length: count }, (_, i) => `${letter}${i}`);
-  const [ordinary, users, hashed] = [names("u", ORDINARY), names("x", HOSTILE), names("h", HASHED)];
-  say("starting");
-  const trouble = faultScenario(attack);
-  const { descriptorsMax, isJudged, mayRefuse } = trouble;
+  const [ordinary, users, hashed] = [names("u", ORDINARY_USERS), names("x", HOSTILE_USERS), names("h", HASHED_USERS)];
+  report("starting");
+  const scenario = faultScenario(attack);
+  const { descriptorsMax, isJudged, mayRefuse } = scenario;
   const target = await Target.start({
     users: [...ordinary, ...users],
     hashed,
-    options: [...trouble.options, ...options.server],
+    options: [...scenario.options, ...options.server],
     descriptorsMax,
   });
-  const talk = { users: ordinary, rate: options.rate, broadcastEach: BROADCAST_EACH, broadcasters: ORDINARY };
-  const people = new BackgroundLoad(target, { ...talk, warmupMs: options.warmupMs, mayRefuse });
+  const loadSpec = { users: ordinary, rate: options.rate, broadcastEach: BROADCAST_EACH, broadcasters: ORDINARY_USERS };
+  const load = new BackgroundLoad(target, { ...loadSpec, warmupMs: options.warmupMs, mayRefuse });
   const { strength } = options;
   const { port, tlsPort } = target;
-  const order = { attacks: [...trouble.attacks], port, tlsPort, users, hashed, ordinary, strength };
-  const attackers = new Attackers(order);
+  const spec = { attacks: [...scenario.attacks], port, tlsPort, users, hashed, ordinary, strength };
+  const attackers = new Attackers(spec);
   const rounds: Impact["rounds"] = [];
   const resident = { before: 0, peak: 0, after: 0 };
-  const deeds: AttackStats[] = [];
+  const stats: AttackStats[] = [];
   let firstP99 = 0;
   try {
-    await people.enter();
+    await load.ready();
     const isDone = (): boolean =>
       rounds.length === ATTEMPTS * options.rounds || p99Ratios({ rounds }).length === options.rounds;
     for (let round = 0; !isDone(); round++) {
-      say(`round ${round}, quiet`);
-      const quiet = await people.measure(options.sliceMs);
+      report(`round ${round}, quiet`);
+      const quiet = await load.measure(options.sliceMs);
       if (round === 0) resident.before = target.resident;
-      say(`round ${round}, attack`);
+      report(`round ${round}, attack`);
       const sampler = setInterval(() => (resident.peak = Math.max(resident.peak, target.resident)), SAMPLE_MS);
-      trouble.begins(target);
-      attackers.go();
-      if (attack === "stop") setTimeout(() => trouble.ends(target), options.stopMs);
-      const hostile = await people.measure(options.sliceMs + (attack === "stop" ? options.stopMs : 0));
-      trouble.ends(target);
+      scenario.start(target);
+      attackers.start();
+      if (attack === "stop") setTimeout(() => scenario.end(target), options.stopMs);
+      const hostile = await load.measure(options.sliceMs + (attack === "stop" ? options.stopMs : 0));
+      scenario.end(target);
       clearInterval(sampler);
-      deeds.push(await attackers.rest());
+      stats.push(await attackers.pause());
       if (round === 0) firstP99 = hostile.latency.p99;
       else rounds.push({ quiet, hostile });
       await Bun.sleep(SETTLE_MS);
     }
-    say("recovery");
-    target.collect();
+    report("recovery");
+    target.collectGarbage();
     await Bun.sleep(options.recoveryMs);
     resident.after = target.resident;
-    const harm: Impact = { rounds, outcome: await people.leave(), isJudged };
-    const wrong = verdict(harm);
+    const impact: Impact = { rounds, outcome: await load.finish(), isJudged };
+    const wrong = verdict(impact);
     if (!target.isRunning) wrong.push("the server has ended");
     if (!mayRefuse)
-      wrong.push(...target.complaints.slice(0, 3).map((line) => `the server logged: ${line.slice(0, 200)}`));
-    return { attack, harm, firstP99, wrong, resident, deeds: sumOf(deeds) };
+      wrong.push(...target.loggedErrors.slice(0, 3).map((line) => `the server logged: ${line.slice(0, 200)}`));
+    return { attack, impact, firstP99, wrong, resident, stats: sumOf(stats) };
   } finally {
     await attackers.stop();
     await target.remove();
@@ -161,33 +164,33 @@ function row(...cells: string[]): string {
 
 function table(reports: readonly Report[], { sliceMs, rounds }: Options): string {
   const lines = [
-    row("", "quiet p50", "quiet p99", "first", "p99 beside it", "to quiet", "max", "MB before/peak/after", "core"),
+    row("", "quiet p50", "quiet p99", "first", "p99 with it", "ratio", "max", "MB before/peak/after", "core"),
   ];
-  for (const { attack, harm, firstP99, resident } of reports) {
-    const found = p99Ratios(harm);
+  for (const { attack, impact, firstP99, resident } of reports) {
+    const found = p99Ratios(impact);
     const megabytes = [resident.before, resident.peak, resident.after].map((bytes) => Math.round(bytes / 1e6));
     lines.push(
       row(
         attack,
-        digits(spreadOf(harm, "quiet", ({ latency }) => latency.p50).median),
-        digits(spreadOf(harm, "quiet", ({ latency }) => latency.p99).median),
+        digits(spreadOf(impact, "quiet", ({ latency }) => latency.p50).median),
+        digits(spreadOf(impact, "quiet", ({ latency }) => latency.p99).median),
         digits(firstP99),
-        range(spreadOf(harm, "hostile", ({ latency }) => latency.p99)),
-        found.length === 0 ? "not told" : range(spread(found)),
-        digits(spreadOf(harm, "hostile", ({ latency }) => latency.max).max),
+        range(spreadOf(impact, "hostile", ({ latency }) => latency.p99)),
+        found.length === 0 ? "not shown" : range(spread(found)),
+        digits(spreadOf(impact, "hostile", ({ latency }) => latency.max).max),
         megabytes.join("/"),
-        digits(spreadOf(harm, "hostile", ({ server }) => server?.core ?? Number.NaN).median),
+        digits(spreadOf(impact, "hostile", ({ server }) => server?.core ?? Number.NaN).median),
       ),
     );
   }
   lines.push("", `  µs; median [range] of ${rounds} rounds or more of ${digits(sliceMs / 1000)} s`);
-  for (const { attack, deeds, harm } of reports) {
-    const seconds = harm.rounds.reduce((sum, { hostile }) => sum + hostile.seconds, 0);
+  for (const { attack, stats, impact } of reports) {
+    const seconds = impact.rounds.reduce((sum, { hostile }) => sum + hostile.seconds, 0);
     const per = (count: number): string => digits(Math.round(count / seconds));
-    const { sent, lost, refused, twice, disordered, dropped } = harm.outcome;
+    const { sent, lost, refused, twice, disordered, dropped } = impact.outcome;
     lines.push(
-      `  ${attack.padEnd(12)}${per(deeds.connects)} connections a second, ${per(deeds.thrownOut)} thrown out, ` +
-        `${per(deeds.bytes / 1000)} KB; of ${digits(sent)} messages lost ${lost - refused}, twice ${twice}, ` +
+      `  ${attack.padEnd(12)}${per(stats.connects)} connections/s, ${per(stats.closedByServer)} closed by the server, ` +
+        `${per(stats.bytes / 1000)} KB; of ${digits(sent)} messages lost ${lost - refused}, twice ${twice}, ` +
         `out of order ${disordered}${refused > 0 ? `, refused ${refused}` : ""}; dropped ${dropped}`,
     );
   }
@@ -198,15 +201,15 @@ function table(reports: readonly Report[], { sliceMs, rounds }: Options): string
 async function main(line: CommandLine<OptionName>): Promise<number> {
   const options = parseOptions(line);
   const progress = new Progress();
-  beforeQuitting(() => {
+  onInterrupt(() => {
     progress.clear();
-    Target.quit();
+    Target.killAll();
   });
   const reports: Report[] = [];
   const failed: string[] = [];
   for (const attack of options.attacks) {
     try {
-      reports.push(await run(attack, options, (text) => progress.say(`${attack}: ${text}`)));
+      reports.push(await run(attack, options, (text) => progress.show(`${attack}: ${text}`)));
     } catch (error) {
       if (!(error instanceof TargetError)) throw error;
       failed.push(`  HARM: ${attack}: ${error.message}\n`);

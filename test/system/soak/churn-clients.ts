@@ -1,3 +1,7 @@
+/**
+ * Clients that log in and out in a process of their own: each sends numbered messages to the others, present or absent,
+ * and loses connections. ChurnClients is the handle to that process; soak/main.ts starts it.
+ */
 import { ChatClient, ChatError, type ChatEvent, type ClientState } from "../../../src/client/client.ts";
 import { Random } from "../../support/random.ts";
 import { linesOf, onCore, within } from "../../../bench/program.ts";
@@ -7,29 +11,29 @@ import type { Delivery } from "./verdict.ts";
 import { Tally } from "../../../bench/load/tally.ts";
 import { PASSWORD } from "../target.ts";
 
-const STAY_MESSAGES_MAX = 20;
+const MESSAGES_PER_LOGIN_MAX = 20;
 const BETWEEN_MS_MAX = 900;
 const AWAY_MS_MAX = 8_000;
 const RETRY_MS = 200;
-/** Of their connections, one in so many is cut a second. */
-const CUT_ONE_IN = 20;
+/** Each second, one connection in CUT_ODDS is cut. */
+const CUT_ODDS = 20;
 const DRAIN_MS = 30_000;
 const LOGOUT_MS = 5_000;
 const TEXT = "I was here, and left this for you";
 
-/** What visitors are told: JSON, the first line on their standard input. Each line behind it asks for their visits. */
-interface VisitorsOrder {
+/** JSON, the first line on the stdin of the process. Each further line requests the statistics so far. */
+interface ChurnSpec {
   port: number;
   count: number;
   seed: number;
 }
 
-/** How often they came, what they said and what became of that. */
-export interface Visits extends Delivery {
-  came: number;
+/** What the churn clients did, and how their messages were delivered. */
+export interface ChurnStats extends Delivery {
+  logins: number;
   cuts: number;
-  said: number;
-  /** To somebody who was away. */
+  sent: number;
+  /** Messages to an absent user: `ok stored`. */
   stored: number;
 }
 
@@ -37,22 +41,22 @@ export function churnClientName(index: number): string {
   return `v${index}`;
 }
 
-/** People who come and go in a process of their own: each message between them is numbered, and must come once. */
+/** The handle to the process of the churn clients. */
 export class ChurnClients {
-  readonly #program: ControlledProcess<Visits>;
+  readonly #program: ControlledProcess<ChurnStats>;
 
-  constructor(order: VisitorsOrder) {
-    this.#program = new ControlledProcess("the visitors", "test/system/soak/churn-clients.ts", order, onCore(1));
+  constructor(spec: ChurnSpec) {
+    this.#program = new ControlledProcess("the churn clients", "test/system/soak/churn-clients.ts", spec, onCore(1));
   }
 
-  /** How it went so far; nothing is lost before the end. */
-  visits(): Promise<Visits> {
+  /** The statistics so far. `lost` is final only after `finish`. */
+  stats(): Promise<ChurnStats> {
     return this.#program.ask("visits");
   }
 
-  /** Everybody comes once more, gets what is left for them, and goes. */
-  leave(): Promise<Visits> {
-    return this.#program.finish();
+  /** All clients log in once more, receive the rest of their messages and log out. Returns the final statistics. */
+  finish(): Promise<ChurnStats> {
+    return this.#program.endInput();
   }
 
   stop(): Promise<void> {
@@ -60,118 +64,127 @@ export class ChurnClients {
   }
 }
 
-/** Where they all meet: what they said to each other, by pair, and what came of it. */
+/** What the clients share: the proxy, the numbers of the messages by pair, and their delivery. */
 class ChurnState {
   readonly random: Random;
   readonly proxy: Proxy;
-  readonly visits: Visits = { came: 0, cuts: 0, said: 0, stored: 0, lost: 0, twice: 0, disordered: 0, faults: [] };
-  readonly over = Promise.withResolvers<void>();
-  isOver = false;
+  readonly counts: ChurnStats = {
+    logins: 0,
+    cuts: 0,
+    sent: 0,
+    stored: 0,
+    lost: 0,
+    twice: 0,
+    disordered: 0,
+    faults: [],
+  };
+  readonly stopped = Promise.withResolvers<void>();
+  isStopped = false;
   readonly #count: number;
   readonly #tally: Tally;
-  /** How many messages there were of each pair: [to * count + from]. */
-  readonly #said: Int32Array;
+  /** Number of messages of each pair: [to * count + from]. */
+  readonly #sent: Int32Array;
 
-  constructor({ port, count, seed }: VisitorsOrder) {
+  constructor({ port, count, seed }: ChurnSpec) {
     this.random = new Random(seed);
     this.proxy = new Proxy(port);
     this.#count = count;
     this.#tally = new Tally(count * count);
-    this.#said = new Int32Array(count * count);
+    this.#sent = new Int32Array(count * count);
   }
 
   fault(what: string): void {
-    if (this.visits.faults.length < 5) this.visits.faults.push(what);
+    if (this.counts.faults.length < 5) this.counts.faults.push(what);
   }
 
-  /** Whom a user writes to next, and the number of that message. */
+  /** The recipient of a user's next message, and the number of that message. */
   next(from: number): { to: number; number: number } {
     const to = this.random.below(this.#count);
-    this.visits.said++;
-    return { to, number: this.#said[to * this.#count + from]!++ };
+    this.counts.sent++;
+    return { to, number: this.#sent[to * this.#count + from]!++ };
   }
 
-  came(to: number, from: number, number: number): void {
-    this.#tally.came(to * this.#count + from, number);
+  received(to: number, from: number, number: number): void {
+    this.#tally.received(to * this.#count + from, number);
   }
 
   get hasEverything(): boolean {
-    return this.#tally.lost === 0 && this.#said.every((said, stream) => this.#tally.next(stream) >= said);
+    return this.#tally.lost === 0 && this.#sent.every((sent, stream) => this.#tally.next(stream) >= sent);
   }
 
-  /** Nothing more comes. */
+  /** Counts messages that have not arrived as lost. */
   end(): void {
-    this.#said.forEach((said, stream) => this.#tally.end(stream, said));
+    this.#sent.forEach((sent, stream) => this.#tally.end(stream, sent));
   }
 
-  told(): Visits {
+  stats(): ChurnStats {
     const { lost, twice, disordered } = this.#tally;
-    return { ...this.visits, lost, twice, disordered };
+    return { ...this.counts, lost, twice, disordered };
   }
 
   cutSome(): void {
     for (const connection of this.proxy.connections) {
-      if (!this.random.oneIn(CUT_ONE_IN)) continue;
+      if (!this.random.oneIn(CUT_ODDS)) continue;
       connection.cut(this.random.oneIn(2));
-      this.visits.cuts++;
+      this.counts.cuts++;
     }
   }
 }
 
-/** Comes, says something to some of the others, who may be away, and goes: in order, or without a word. */
+/** One user: logs in, sends some messages, and logs out or disconnects; then again. */
 class ChurnClient {
-  readonly #square: ChurnState;
+  readonly #shared: ChurnState;
   readonly #index: number;
   #client: ChatClient | null = null;
   #state: ClientState | null = null;
 
-  constructor(square: ChurnState, index: number) {
-    this.#square = square;
+  constructor(shared: ChurnState, index: number) {
+    this.#shared = shared;
     this.#index = index;
   }
 
-  /** Comes and goes until that is over, and is there then. */
-  async live(): Promise<void> {
-    const { random } = this.#square;
-    while (!this.#square.isOver) {
-      await this.#come();
-      for (let left = random.between(1, STAY_MESSAGES_MAX); left > 0 && !this.#square.isOver; left--) {
+  /** Logs in and out until the end, and stays logged in then. */
+  async run(): Promise<void> {
+    const { random } = this.#shared;
+    while (!this.#shared.isStopped) {
+      await this.#logIn();
+      for (let left = random.between(1, MESSAGES_PER_LOGIN_MAX); left > 0 && !this.#shared.isStopped; left--) {
         await this.#wait(random.below(BETWEEN_MS_MAX));
-        this.#say();
+        this.#send();
       }
-      if (this.#square.isOver) break;
-      if (random.oneIn(2)) await this.leave();
-      else this.#vanish();
+      if (this.#shared.isStopped) break;
+      if (random.oneIn(2)) await this.logOut();
+      else this.#disconnect();
       await this.#wait(random.below(AWAY_MS_MAX));
     }
-    if (this.#client === null) await this.#come();
+    if (this.#client === null) await this.#logIn();
   }
 
   #wait(ms: number): Promise<unknown> {
-    return Promise.race([Bun.sleep(ms), this.#square.over.promise]);
+    return Promise.race([Bun.sleep(ms), this.#shared.stopped.promise]);
   }
 
-  async #come(): Promise<void> {
-    const square = this.#square;
+  async #logIn(): Promise<void> {
+    const shared = this.#shared;
     for (;;) {
       const client = new ChatClient({
         host: "127.0.0.1",
-        port: square.proxy.port,
+        port: shared.proxy.port,
         session: "resumable",
         store: () => ({ load: () => this.#state, save: (state) => void (this.#state = state) }),
-        onEvent: (event) => this.#hear(event),
+        onEvent: (event) => this.#received(event),
         onRecovered: (_request, error) => this.#refused(error),
       });
       try {
         await client.login(churnClientName(this.#index), PASSWORD);
         this.#client = client;
-        square.visits.came++;
+        shared.counts.logins++;
         void client.ended.then((reason) => {
-          if (this.#client === client) square.fault(`a session has ended: ${reason}`);
+          if (this.#client === client) shared.fault(`a session ended: ${reason}`);
         });
         return;
       } catch (error) {
-        // The connection was cut meanwhile; else it is a fault, and will be one the next time.
+        // The connection was cut during the login. Another failure is reported, and repeats at the next attempt.
         if (error instanceof ChatError) this.#refused(error);
         client.close();
         await Bun.sleep(RETRY_MS);
@@ -179,37 +192,37 @@ class ChurnClient {
     }
   }
 
-  #hear(event: ChatEvent): void {
+  #received(event: ChatEvent): void {
     if (event.kind !== "message" && event.kind !== "stored") return;
     const [, from] = /^v(\d+)$/.exec(event.from) ?? [];
-    if (from !== undefined) this.#square.came(this.#index, Number(from), Number.parseInt(event.text, 10));
+    if (from !== undefined) this.#shared.received(this.#index, Number(from), Number.parseInt(event.text, 10));
   }
 
-  #say(): void {
-    const square = this.#square;
-    const { to, number } = square.next(this.#index);
+  #send(): void {
+    const shared = this.#shared;
+    const { to, number } = shared.next(this.#index);
     this.#client!.message(churnClientName(to), `${number} ${TEXT}`).then(
-      (outcome) => (square.visits.stored += Number(outcome === "stored")),
+      (outcome) => (shared.counts.stored += Number(outcome === "stored")),
       (error) => this.#refused(error),
     );
   }
 
   /**
-   * What had no answer when it hung up is made again when it comes back, or its outcome is unknown since the server had
-   * acted on it: either way it must arrive.
+   * A request without a reply at a disconnect is repeated at the next login, or its outcome is unknown because the
+   * server had acted on it already. The message must arrive in both cases.
    */
   #refused(error: ChatError | null): void {
     if (error === null || error.code === "closed" || error.code === "unknown_outcome") return;
-    this.#square.fault(`the server said: ${error.message}`);
+    this.#shared.fault(`a request was refused: ${error.message}`);
   }
 
-  async leave(): Promise<void> {
+  async logOut(): Promise<void> {
     const client = this.#client;
     this.#client = null;
     await client?.logout().catch((error) => this.#refused(error));
   }
 
-  #vanish(): void {
+  #disconnect(): void {
     const client = this.#client;
     this.#client = null;
     client?.close();
@@ -218,22 +231,22 @@ class ChurnClient {
 
 async function main(): Promise<void> {
   const lines = linesOf(Bun.stdin.stream());
-  const order = JSON.parse((await lines.next()).value as string) as VisitorsOrder;
-  const square = new ChurnState(order);
-  const visitors = Array.from({ length: order.count }, (_, index) => new ChurnClient(square, index));
-  const tell = (): void => void process.stdout.write(`${JSON.stringify(square.told())}\n`);
-  const cutter = setInterval(() => square.cutSome(), 1_000);
-  const lives = Promise.all(visitors.map((visitor) => visitor.live()));
-  for await (const _ of lines) tell();
+  const spec = JSON.parse((await lines.next()).value as string) as ChurnSpec;
+  const shared = new ChurnState(spec);
+  const clients = Array.from({ length: spec.count }, (_, index) => new ChurnClient(shared, index));
+  const printStats = (): void => void process.stdout.write(`${JSON.stringify(shared.stats())}\n`);
+  const cutter = setInterval(() => shared.cutSome(), 1_000);
+  const runs = Promise.all(clients.map((client) => client.run()));
+  for await (const _ of lines) printStats();
   clearInterval(cutter);
-  square.isOver = true;
-  square.over.resolve();
+  shared.isStopped = true;
+  shared.stopped.resolve();
   const untilMs = performance.now() + DRAIN_MS;
-  if ((await within(lives, DRAIN_MS)) === null) square.fault("not everybody came back");
-  while (!square.hasEverything && performance.now() < untilMs) await Bun.sleep(50);
-  square.end();
-  await within(Promise.all(visitors.map((visitor) => visitor.leave())), LOGOUT_MS);
-  tell();
+  if ((await within(runs, DRAIN_MS)) === null) shared.fault("not all clients logged in at the end");
+  while (!shared.hasEverything && performance.now() < untilMs) await Bun.sleep(50);
+  shared.end();
+  await within(Promise.all(clients.map((client) => client.logOut())), LOGOUT_MS);
+  printStats();
   process.exit(0);
 }
 
