@@ -1,6 +1,6 @@
 import type { Outbox } from "./outbox.ts";
 
-/** A socket, as far as a `SocketWriter` needs it. */
+/** A socket, seen by a `SocketWriter`. */
 export interface WritableSocket {
   /** Returns how many of bytes[start..start + count) were accepted; below 0 when the socket is closed. */
   write(bytes: Buffer, start: number, count: number): number;

@@ -49,7 +49,7 @@ function sockets(others: readonly string[] = []): string[] {
     try {
       return readlinkSync(`/proc/self/fd/${descriptor}`);
     } catch {
-      return ""; // It was the one of the folder itself.
+      return ""; // The descriptor of /proc/self/fd itself, which is closed by now.
     }
   });
   return links.filter((link) => link.startsWith("socket:") && !others.includes(link));

@@ -125,7 +125,7 @@ test.each([
     await once(socket, "close");
   }
   await alice.asks("alive", "ok");
-  await server.login("bob", first.cert); // None of them counts any more.
+  await server.login("bob", first.cert); // The stalled handshakes are not counted any longer.
 });
 
 test("a stalled handshake counts as a connection of its address", async () => {
@@ -158,7 +158,7 @@ test("new connections get a renewed certificate, and existing ones stay", async 
   const files = write(first);
   const server = start({}, files);
   const alice = await server.login("alice", first.cert);
-  const waiting = createConnection(server.tlsPort, "127.0.0.1"); // It has not begun its handshake yet.
+  const waiting = createConnection(server.tlsPort, "127.0.0.1"); // It does not begin its handshake.
   await once(waiting, "connect");
   writeFileSync(files.chain, second.cert);
   writeFileSync(files.key, second.key);
@@ -174,7 +174,7 @@ test("new connections get a renewed certificate, and existing ones stay", async 
   expect(server.connect(first.cert)).rejects.toThrow("self signed");
   waiting.destroy();
   await server.stop();
-  expect(WireClient.connect(server.tlsPort)).rejects.toThrow(); // No listener of before is left.
+  expect(WireClient.connect(server.tlsPort)).rejects.toThrow(); // No listener with the old certificate is left.
 });
 
 test("a renewal with an invalid file is refused with its name, and the old certificate stays", async () => {

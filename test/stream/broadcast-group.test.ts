@@ -76,7 +76,7 @@ describe("a broadcast group", () => {
     say("hello");
     endTurn();
     expect(slow.pieces).toEqual(["b he"]);
-    expect(slow.outbox.peek()).toBe(false); // Its turn comes with the next one.
+    expect(slow.outbox.peek()).toBe(false); // The rest becomes durable with the next turn.
     say("again");
     endTurn();
     expect(drain(slow.outbox).bytes.toString()).toBe("llo\nb again\n");

@@ -128,7 +128,7 @@ describe("a stream", () => {
     drain(outbox);
     outbox.rewind(0);
     expect(taken(outbox, 7)).toBe("message");
-    outbox.ack(22); // Its output took meanwhile what an earlier connection brought.
+    outbox.ack(22); // The reader has received more from an earlier connection.
     expect([outbox.ackedNumber, outbox.unacked, outbox.unsent]).toEqual([1, 6, 21]);
     expect(drain(outbox).bytes.toString()).toBe(" alice one\ntwo\nthree\n");
     outbox.rewind(22);
@@ -567,7 +567,7 @@ class Weave {
     for (const model of this.#models) model.durable = model.end;
     this.#group.flush();
     for (const model of this.#models) {
-      if (this.#random.oneIn(3)) continue; // Nobody asks for a while.
+      if (this.#random.oneIn(3)) continue; // The positions of members are read now and then only.
       expect(model.outbox.unacked).toBe(model.end - model.acked);
       expect(model.outbox.unsent).toBe(model.end - model.sent);
       expect(model.outbox.end).toBe(model.end);
@@ -671,7 +671,7 @@ class Weave {
   /** All readers accept and acknowledge everything: nothing is left in the streams and the log. */
   #settle(): void {
     this.#endTurn();
-    this.#endTurn(); // Whoever fell behind has its rest durable only now.
+    this.#endTurn(); // The rest of a stream that left the group becomes durable now.
     for (const model of this.#models) {
       while (model.sent < model.durable) this.#take(model);
       model.outbox.ack(model.end);
