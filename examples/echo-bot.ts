@@ -1,10 +1,10 @@
 /**
- * A bot that answers every message with its own text.
+ * A bot that replies to every message with the same text.
  *
  *     HEARTLINE_PASSWORD=passpass bun examples/echo-bot.ts 127.0.0.1 6001 foobar
  *
- * The client acknowledges a message when the promise of `onEvent` is resolved, so here when the answer was accepted. A
- * bot that is killed before that gets the message again at its next start.
+ * The client acknowledges a message when the promise of `onEvent` is resolved: here, when the server has accepted the
+ * reply. A bot that is killed before that gets the message again at its next start.
  */
 import { ChatClient, ChatError, type ChatEvent } from "heartline/client";
 
@@ -16,9 +16,9 @@ async function onEvent(event: ChatEvent): Promise<void> {
   try {
     await client.message(event.from, `you said: ${event.text}`);
   } catch (error) {
-    // Somebody who has blocked the bot, or whose mailbox is full, gets no answer.
+    // A user who has blocked the bot, or whose mailbox is full, gets no reply.
     if (!(error instanceof ChatError)) throw error;
-    console.error(`no answer to ${event.from}: ${error.code}`);
+    console.error(`no reply to ${event.from}: ${error.code}`);
   }
 }
 

@@ -1,6 +1,6 @@
 /**
- * Sends one message and exits, for scripts that alert somebody: with 0 once the server has the message on its disk, so
- * that the recipient gets it now or at the next login, and with 1 when it could not be sent.
+ * Sends one message and exits, for scripts that alert a user. Exits with 0 when the server has stored the message, so
+ * that the recipient gets it now or at the next login, and with 1 when it was not sent.
  *
  *     HEARTLINE_PASSWORD=passpass bun examples/notify.ts 127.0.0.1 6001 foobar columbia "the build is done"
  */
@@ -10,8 +10,8 @@ const [host = "127.0.0.1", port = "6001", user = "", to = "", text = ""] = proce
 const client = new ChatClient({ host, port: Number(port), giveUpMs: 10_000 });
 try {
   await client.login(user, process.env.HEARTLINE_PASSWORD ?? "");
-  const fate = await client.message(to, text);
-  console.log(fate === "sent" ? `${to} is online` : `${to} gets it at the next login`);
+  const outcome = await client.message(to, text);
+  console.log(outcome === "sent" ? `${to} is online` : `${to} gets it at the next login`);
   await client.logout();
 } catch (error) {
   const { code, message } = error as ChatError;

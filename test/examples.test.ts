@@ -28,7 +28,7 @@ async function startBot(): Promise<void> {
   expect(String(new TextDecoder().decode(value))).toBe("alice answers\n");
 }
 
-test("the echo bot answers messages and stored messages with their text, in order", async () => {
+test("the echo bot replies to messages and stored messages with their text, in order", async () => {
   const bob = await server.login("bob");
   await bob.asks("message alice before", "ok stored");
   await startBot();
@@ -48,7 +48,7 @@ test("the echo bot logs out when it is terminated, and exits with 0", async () =
   expect(await bot!.exited).toBe(0);
 });
 
-test("notify sends its text and exits with 0, also when the recipient is away", async () => {
+test("notify sends its text and exits with 0, also when the recipient is offline", async () => {
   const env = { HEARTLINE_PASSWORD: PASSWORD };
   const notify = (to: string) =>
     runWith({ env }, "examples/notify.ts", "127.0.0.1", String(server.port), "alice", to, "the build is done");
@@ -60,7 +60,7 @@ test("notify sends its text and exits with 0, also when the recipient is away", 
   await carol.hears("stored alice <ms> the build is done");
 });
 
-test("notify says why nothing was sent, and exits with 1", async () => {
+test("notify prints why nothing was sent, and exits with 1", async () => {
   const notify = (password: string, to: string) =>
     runWith(
       { env: { HEARTLINE_PASSWORD: password } },

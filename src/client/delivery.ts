@@ -1,5 +1,5 @@
 import { UNDELIVERED_BOUNDS, UNDELIVERED_BYTES_MAX } from "../limits.ts";
-import { ANSWER_MS } from "./request.ts";
+import { REPLY_TIMEOUT_MS } from "./retry.ts";
 
 /** A line whose handler runs, or is done while the handler of an earlier line runs. */
 interface Undelivered {
@@ -76,7 +76,7 @@ export class DeliveryQueue {
    * after them. With `mustRead` (see `isFull`) a handler may wait for a reply, and the wait is bounded.
    */
   async settledForNext(mustRead: boolean): Promise<void> {
-    await (mustRead ? Promise.race([this.settled(), Bun.sleep(ANSWER_MS)]) : this.settled());
+    await (mustRead ? Promise.race([this.settled(), Bun.sleep(REPLY_TIMEOUT_MS)]) : this.settled());
   }
 
   /** The session has ended: calls `done` when everything that was read is delivered, or now with `atOnce`. */

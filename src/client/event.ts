@@ -1,45 +1,47 @@
+/** The events of the library: their types, and how event lines and texts are decoded. Replies are in reply.ts. */
 import { isUtf8 } from "node:buffer";
 import { wordEnd } from "../protocol/ascii.ts";
 
 /**
- * What the server passes on. Texts are UTF-8 and not yet fit for a display. A byte that is not UTF-8 is a lone
- * surrogate from U+DC80 to U+DCFF (`toWellFormed()` replaces it), which is sent as that byte when the text is sent on.
+ * Events about messages and users. A text may contain control characters: filter it before you display it. A byte that
+ * is not UTF-8 is a lone surrogate from U+DC80 to U+DCFF, which is sent as that byte when the text is sent on;
+ * `toWellFormed()` replaces it. `unixMs` is the time at which the server accepted the message.
  */
-type TalkEvent =
+export type ServerEvent =
   | { kind: "message" | "broadcast"; from: string; text: string }
   | { kind: "stored"; from: string; unixMs: number; text: string }
   | { kind: "joined"; user: string }
   | { kind: "left"; user: string; reason: string }
   | { kind: "goodbye"; reason: string };
 
-/** What the server says of private chats; a key is empty where there is none. */
-export type ConsentEvent =
+/** Events of the server about private chats. `key` is a certificate in base64; empty when the user has none. */
+export type IntroductionEvent =
   | { kind: "private_request"; user: string; key: string }
   | { kind: "address"; user: string; host: string; port: number; ticket: string; key: string }
   | { kind: "expect"; user: string; host: string; ticket: string; key: string }
   | { kind: "denied"; user: string };
 
-/** What a client hears of private chats. */
+/** Events about private chats, as ChatClient reports them. */
 export type PrivateEvent =
-  /** Somebody asks for this client's address: see `answer`. Without encryption the answer was no already. */
+  /** The user asks for a private chat: see `answer`. When `encrypted` is false, it was refused already. */
   | { kind: "asked"; user: string; encrypted: boolean }
-  /** Somebody agreed: what is said to them privately goes there; but to nobody who does not encrypt. */
+  /** The user agreed: `private` sends to that address. When `encrypted` is false, nothing is sent. */
   | { kind: "agreed"; user: string; host: string; port: number; encrypted: boolean }
-  /** Somebody was told yes, and may write privately from now on. */
+  /** The server has introduced this client to a user whose request it accepted. Both may send now. */
   | { kind: "invited"; user: string }
-  /** A question was answered no, or not in time, or the other went away. */
+  /** The user refused the request of this client, did not answer in time, or went offline. */
   | { kind: "denied"; user: string }
-  /** Said from machine to machine. */
+  /** A text that was sent directly, not through the server. */
   | { kind: "private"; from: string; text: string }
-  /** Somebody cannot be reached for now; or somebody else answers at that address. */
+  /** The user cannot be reached for now; or the certificate at that address is not the user's. */
   | { kind: "unreachable" | "impostor"; user: string }
-  /** A chat that was agreed to is over. */
+  /** A private chat is over. */
   | { kind: "parted"; user: string };
 
-export type ChatEvent = TalkEvent | PrivateEvent;
+export type ChatEvent = ServerEvent | PrivateEvent;
 
-/** An event's line as an event; null for one that this client does not know. */
-export function parseEvent(bytes: Uint8Array, start: number, end: number): TalkEvent | ConsentEvent | null {
+/** Parses an event line; null for an event that this client does not know. */
+export function parseEvent(bytes: Uint8Array, start: number, end: number): ServerEvent | IntroductionEvent | null {
   let at = start;
   const word = (): string => {
     const from = at;
@@ -73,14 +75,14 @@ export function parseEvent(bytes: Uint8Array, start: number, end: number): TalkE
   }
 }
 
-/** UTF-8 as text; a byte that is not UTF-8 as a lone surrogate, as Python's "surrogateescape" does it (PEP 383). */
+/** Decodes UTF-8. A byte that is not UTF-8 becomes a lone surrogate, as in Python's "surrogateescape" (PEP 383). */
 export function decode(bytes: Uint8Array, start: number, end: number): string {
   const buffer = Buffer.from(bytes.buffer, bytes.byteOffset + start, end - start);
   const text = buffer.toString("utf8");
   return text.includes("\ufffd") && !isUtf8(buffer) ? decodeEscaped(buffer) : text;
 }
 
-/** The bytes that `decode` made this text of. */
+/** The inverse of `decode`. */
 export function encodeText(text: string): Buffer {
   if (text.isWellFormed()) return Buffer.from(text);
   const parts = text.split(/([\udc80-\udcff]+)/u);

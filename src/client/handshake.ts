@@ -1,26 +1,28 @@
+/** Turns a failed TLS handshake into an error that a person can act on. */
 import type { Socket } from "bun";
-import { type Address, ChatError } from "./request.ts";
+import { ChatError } from "./errors.ts";
+import type { ServerAddress } from "./session.ts";
 
-/** Why TLS with that host did not come about, in words for people. */
-export function handshakeFailure({ host, tls }: Address, socket: Socket<undefined>, error: Error | null): ChatError {
+/** The error for a failed TLS handshake, with a detail for people: `untrusted` or `closed`. */
+export function handshakeFailure(address: ServerAddress, socket: Socket<undefined>, error: Error | null): ChatError {
   const { code, message } = error as NodeJS.ErrnoException;
   switch (code) {
     case "EPROTO": {
-      const reason = message.split(":").at(-1)!; // Behind the library's number and its parts.
+      const reason = message.split(":").at(-1)!; // After the error number and the names of the library.
       if (reason === "WRONG_VERSION_NUMBER") return new ChatError("closed", "there is no TLS at that port");
       return new ChatError("closed", `the TLS handshake failed: ${reason}`);
     }
     default:
-      return new ChatError("untrusted", distrust(host, tls === true, socket, code ?? "", message));
+      return new ChatError("untrusted", untrustedReason(address, socket, code ?? "", message));
   }
 }
 
-function distrust(host: string, isPublic: boolean, socket: Socket<undefined>, code: string, message: string): string {
+function untrustedReason(address: ServerAddress, socket: Socket<undefined>, code: string, message: string): string {
   const { subject, subjectaltname, valid_from, valid_to } = socket.getPeerCertificate();
   switch (code) {
     case "ERR_TLS_CERT_ALTNAME_INVALID": {
       const names = subjectaltname?.replaceAll(/(DNS|IP Address):/g, "") ?? subject.CN;
-      return `the certificate there is for ${names}, not for ${host}`;
+      return `the certificate there is for ${names}, not for ${address.host}`;
     }
     case "CERT_HAS_EXPIRED":
       if (Date.parse(valid_to) > Date.now()) return "the authority of the certificate there has expired";
@@ -32,8 +34,8 @@ function distrust(host: string, isPublic: boolean, socket: Socket<undefined>, co
     case "UNABLE_TO_GET_ISSUER_CERT":
     case "UNABLE_TO_GET_ISSUER_CERT_LOCALLY":
     case "UNABLE_TO_VERIFY_LEAF_SIGNATURE":
-      if (!isPublic) return `nobody in --ca has signed the certificate there (${message})`;
-      return `nobody who is trusted here has signed the certificate there (${message}); --ca <file> trusts it`;
+      if (address.tls !== true) return `the certificate there is not signed by an authority in --ca (${message})`;
+      return `the certificate there is not signed by a trusted authority (${message}); trust it with --ca <file>`;
     default:
       return `the certificate there is not accepted: ${message}`;
   }

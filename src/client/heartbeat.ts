@@ -1,44 +1,44 @@
-import { ANSWER_MS } from "./request.ts";
+import { REPLY_TIMEOUT_MS } from "./retry.ts";
 
 const BEAT_MS = 30_000;
 const TICK_MS = 1_000;
-/** Deadline for the answer to a beat. With up to two ticks of delay a dead server is noticed within ANSWER_MS. */
-const BEAT_ANSWER_MS = ANSWER_MS - 2 * TICK_MS;
+/** Deadline for the reply to a beat. With up to two ticks of delay a dead server is noticed within REPLY_TIMEOUT_MS. */
+const BEAT_REPLY_MS = REPLY_TIMEOUT_MS - 2 * TICK_MS;
 /** A tick that is later than this follows a suspend of the machine. */
-const SLEPT_MS = 5_000;
+const SUSPEND_MS = 5_000;
 
-/** The session as its heartbeat sees it. */
-export interface Pulse {
-  /** "away": no connection; "unread": beats are sent, answers are not read now; "read": both work. */
-  state(): "away" | "unread" | "read";
+/** The session that a heartbeat belongs to. */
+export interface HeartbeatSession {
+  /** "disconnected": beats cannot be sent; "paused": replies to them are not read now; "reading": both work. */
+  state(): "disconnected" | "paused" | "reading";
   /** Whether something must be acknowledged now. */
   isDue(nowMs: number): boolean;
-  /** Sends a beat. Resolves with its answer, or rejects when there will be none. */
+  /** Sends a beat. Resolves with its reply, or rejects when there will be none. */
   beat(): Promise<unknown>;
-  /** The answer to a beat is overdue. */
-  late(): void;
+  /** The reply to a beat is overdue. */
+  overdue(): void;
 }
 
 /**
- * Sends the beats of a session in time, and notices a dead server by overdue answers. During a suspend of the machine
- * the monotonic clock may stand still while the wall clock goes on, so ticks compare both; after a suspend a beat tests
- * the connection at once. A wall clock that is set forward looks the same and costs one extra beat.
+ * Sends the beats of a session in time, and notices a dead server by overdue replies. During a suspend of the machine
+ * the monotonic clock may stand still while the wall clock continues, so ticks compare both; after a suspend a beat
+ * tests the connection at once. A wall clock that is set forward looks the same and costs one extra beat.
  */
 export class Heartbeat {
-  readonly #pulse: Pulse;
+  readonly #session: HeartbeatSession;
   #ticker: Timer | null = null;
   #tickMs = TICK_MS;
   #beatMs = BEAT_MS;
   /** Time of the last line that was sent. */
-  #saidMs = 0;
-  /** Time of the oldest beat without an answer; 0 when all are answered. */
+  #lastSentMs = 0;
+  /** Time of the oldest beat without a reply; 0 when all have one. */
   #beatSentMs = 0;
   /** Both clocks at the last tick. */
   #monotonicMs = 0;
   #wallMs = 0;
 
-  constructor(pulse: Pulse) {
-    this.#pulse = pulse;
+  constructor(session: HeartbeatSession) {
+    this.#session = session;
   }
 
   /** Starts for a session that ends after `silenceMs` without a line. */
@@ -47,7 +47,7 @@ export class Heartbeat {
     this.#beatMs = Math.min(BEAT_MS, Math.max(silenceMs - 5_000, silenceMs * 0.6));
     this.#tickMs = Math.min(TICK_MS, this.#beatMs / 2);
     this.restart();
-    this.#hasSlept();
+    this.#wasSuspended();
     this.#ticker = setInterval(() => this.#tick(), this.#tickMs);
   }
 
@@ -58,44 +58,45 @@ export class Heartbeat {
 
   /** A line was sent, which counts as a beat. */
   sent(): void {
-    this.#saidMs = performance.now();
+    this.#lastSentMs = performance.now();
   }
 
-  /** There is a new connection: earlier beats are forgotten. */
+  /** There is a new connection: replies to earlier beats will not arrive. */
   restart(): void {
     this.sent();
     this.#beatSentMs = 0;
   }
 
-  /** Reading was resumed: the deadline of an unread answer starts again. */
-  readsAgain(): void {
+  /** Reading was resumed: the deadline of a reply that was not read starts again. */
+  readingResumed(): void {
     if (this.#beatSentMs > 0) this.#beatSentMs = performance.now();
   }
 
   beat(): void {
     this.sent();
     if (this.#beatSentMs === 0) this.#beatSentMs = performance.now();
-    const answered = (): number => (this.#beatSentMs = 0);
-    this.#pulse.beat().then(answered, answered);
+    const replied = (): number => (this.#beatSentMs = 0);
+    this.#session.beat().then(replied, replied);
   }
 
-  #hasSlept(): boolean {
+  /** Whether the machine was suspended since the last call. */
+  #wasSuspended(): boolean {
     const [monotonicMs, wallMs] = [performance.now(), Date.now()];
     const passedMs = Math.max(monotonicMs - this.#monotonicMs, wallMs - this.#wallMs);
     this.#monotonicMs = monotonicMs;
     this.#wallMs = wallMs;
-    return passedMs > this.#tickMs + SLEPT_MS;
+    return passedMs > this.#tickMs + SUSPEND_MS;
   }
 
   #tick(): void {
-    const hasSlept = this.#hasSlept();
-    const state = this.#pulse.state();
-    if (state === "away") return;
+    const wasSuspended = this.#wasSuspended();
+    const state = this.#session.state();
+    if (state === "disconnected") return;
     const nowMs = performance.now();
-    if (hasSlept) this.readsAgain();
-    if (state === "read" && this.#beatSentMs > 0) {
-      if (nowMs - this.#beatSentMs >= Math.min(BEAT_ANSWER_MS, this.#beatMs)) this.#pulse.late();
-    } else if (hasSlept || nowMs - this.#saidMs >= this.#beatMs - this.#tickMs || this.#pulse.isDue(nowMs)) {
+    if (wasSuspended) this.readingResumed();
+    if (state === "reading" && this.#beatSentMs > 0) {
+      if (nowMs - this.#beatSentMs >= Math.min(BEAT_REPLY_MS, this.#beatMs)) this.#session.overdue();
+    } else if (wasSuspended || nowMs - this.#lastSentMs >= this.#beatMs - this.#tickMs || this.#session.isDue(nowMs)) {
       this.beat();
     }
   }

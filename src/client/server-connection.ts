@@ -7,102 +7,106 @@ import { Outbox } from "../stream/outbox.ts";
 import { SocketWriter } from "../stream/socket-writer.ts";
 import { LoopTurn, type Sink } from "../stream/turn.ts";
 import { encodeText } from "./event.ts";
-import { ANSWER_MS, type Address, ChatError, NO_ANSWER } from "./request.ts";
+import { ChatError } from "./errors.ts";
+import { NO_REPLY, REPLY_TIMEOUT_MS } from "./retry.ts";
+import type { ServerAddress } from "./session.ts";
 import { handshakeFailure } from "./handshake.ts";
 
-/** The first byte of what TLS answers to anything else. No line begins with it. */
+/** First byte of the alert that a TLS server sends after plain text. No line begins with it. */
 const TLS_ALERT = 0x15;
 
-/** All links of a process end their turns together. */
+/** All connections of a process share a turn, so each is written once per turn. */
 const turn = new LoopTurn();
 
-/** What a link tells. */
-export interface LinkListener {
-  /** A line bytes[start..end), valid during the call, of which `lineBytes` came. */
+/** Calls from a connection to its owner. */
+export interface ConnectionListener {
+  /** A line bytes[start..end), valid during the call. `lineBytes` counts its bytes with the line end. */
   line(bytes: Uint8Array, start: number, end: number, lineBytes: number): void;
-  /** Lines were told, or something is about to be sent: what must be kept is kept now. */
+  /** Lines were read, or bytes are about to be sent: the state must be saved before this returns. */
   checkpoint(): void;
-  /** Once, whoever closed it. */
-  closed(link: ServerConnection): void;
+  /** The connection is closed, by either side. Called once. */
+  closed(connection: ServerConnection): void;
 }
 
-/** A connection to a server, seen from the client: lines in, lines out, one write a turn. */
+/** A connection to a server, over TCP or TLS: reads lines, and writes what was sent once per turn. */
 export class ServerConnection implements Sink {
-  readonly #listener: LinkListener;
+  readonly #listener: ConnectionListener;
   readonly #reader = new LineReader(SERVER_LINE_BYTES_MAX, RECEIVED_CHUNKS);
   readonly #outbox = new Outbox(turn, true);
   #socket: Socket<undefined> | null = null;
+  /** Null before the socket is open, and when it is closed. */
   #writer: SocketWriter | null = null;
-  #closing = false;
+  #isClosing = false;
   #isPaused = false;
-  /** Whether an alert of TLS was what it answered, instead of lines; null before it has said anything. */
+  /** Whether the first byte of the server was a TLS alert; null before the first byte. */
   speaksTls: boolean | null = null;
 
-  private constructor(listener: LinkListener) {
+  private constructor(listener: ConnectionListener) {
     this.#listener = listener;
     this.#outbox.sink = this;
   }
 
   /**
-   * Connects. Rejects with the system's error (`code` tells which) when nobody listens there, with `untrusted`, or with
-   * `closed`; a link that nobody has yet writes nothing, so that nothing leaves before a handshake is done.
+   * Connects. Rejects with the system's error (such as `code` "ECONNREFUSED"), with `untrusted`, or with `closed`. The
+   * caller gets the connection after the TLS handshake, so nothing is sent before it.
    */
-  static async connect({ host, port, tls, connected }: Address, listener: LinkListener): Promise<ServerConnection> {
-    const link = new ServerConnection(listener);
+  static async connect(address: ServerAddress, listener: ConnectionListener): Promise<ServerConnection> {
+    const { host, port, tls, connected } = address;
+    const connection = new ServerConnection(listener);
     const ready = Promise.withResolvers<void>();
     const hint = tls === false ? "" : "; perhaps there is no TLS at that port";
-    const late = new ChatError("closed", `${NO_ANSWER}${hint}`);
-    const deadline = setTimeout(() => ready.reject(late), ANSWER_MS);
+    const timeout = new ChatError("closed", `${NO_REPLY}${hint}`);
+    const deadline = setTimeout(() => ready.reject(timeout), REPLY_TIMEOUT_MS);
     try {
       const hostname = readHost(host);
       const serverName = nameInCertificate(hostname);
       const opened = Bun.connect({
         hostname,
         port,
-        // Not the default for what is not authorized: an environment variable may turn that off.
+        // Explicit, because an environment variable can turn the default off.
         tls: tls === false ? undefined : { ...(tls === true ? {} : tls), serverName, rejectUnauthorized: true },
         socket: {
           open: (socket) => {
-            if (link.#closing) return void socket.end();
-            link.#socket = socket;
-            link.#writer = new SocketWriter(socket);
+            if (connection.#isClosing) return void socket.end();
+            connection.#socket = socket;
+            connection.#writer = new SocketWriter(socket);
             const { localAddress, remoteAddress } = socket;
             connected?.(localAddress, isThisMachine(localAddress, remoteAddress));
             if (tls === false) ready.resolve();
           },
           handshake: (socket, isTrusted, error) => {
             if (isTrusted) ready.resolve();
-            // An end in the middle of it is told by `close`.
+            // When the connection ended during the handshake, `close` follows and rejects.
             else if ((error as NodeJS.ErrnoException).code !== "ECONNRESET")
-              ready.reject(handshakeFailure({ host, port, tls }, socket, error));
+              ready.reject(handshakeFailure(address, socket, error));
           },
-          data: (_socket, chunk) => link.#read(chunk),
-          drain: () => link.#drain(),
+          data: (_socket, chunk) => connection.#read(chunk),
+          drain: () => connection.#drain(),
           close: () => {
             ready.reject(new ChatError("closed", `the connection was closed at once${hint}`));
-            link.#closed();
+            connection.#closed();
           },
           connectError: () => {},
         },
       });
       await Promise.all([opened, ready.promise]);
     } catch (error) {
-      link.close();
+      connection.close();
       throw error;
     } finally {
       clearTimeout(deadline);
     }
-    if (link.#closing) throw new ChatError("closed", "the connection was closed at once");
-    return link;
+    if (connection.#isClosing) throw new ChatError("closed", "the connection was closed at once");
+    return connection;
   }
 
-  /** Sends a line, given without its end. */
+  /** Sends a line, given without LF, at the end of the turn. */
   send(line: string): void {
     this.#outbox.append(encodeText(`${line}\n`));
   }
 
   close(): void {
-    this.#closing = true;
+    this.#isClosing = true;
     this.#socket?.end();
   }
 
@@ -113,7 +117,7 @@ export class ServerConnection implements Sink {
 
   /** Pauses or resumes reading. While it is paused the kernel buffers fill up, and the server waits. */
   set isPaused(isPaused: boolean) {
-    if (isPaused === this.#isPaused || this.#closing) return;
+    if (isPaused === this.#isPaused || this.#isClosing) return;
     this.#isPaused = isPaused;
     if (isPaused) this.#socket?.pause();
     else this.#socket?.resume();
@@ -122,7 +126,7 @@ export class ServerConnection implements Sink {
   #read(chunk: Buffer): void {
     this.speaksTls ??= chunk[0] === TLS_ALERT;
     this.#reader.feed(chunk);
-    while (!this.#closing && this.#reader.next()) {
+    while (!this.#isClosing && this.#reader.next()) {
       if (this.#reader.tooLong) return this.close();
       const { bytes, start, end, lineBytes } = this.#reader;
       this.#listener.line(bytes, start, end, lineBytes);
@@ -141,7 +145,7 @@ export class ServerConnection implements Sink {
   }
 
   #closed(): void {
-    this.#closing = true;
+    this.#isClosing = true;
     this.#socket = this.#writer = null;
     this.#listener.closed(this);
   }

@@ -1,5 +1,5 @@
 import { ChatClient, type ChatClientOptions, ChatError } from "../client/client.ts";
-import { retry } from "../client/request.ts";
+import { retry } from "../client/retry.ts";
 import { formatAddress } from "../runtime/host.ts";
 import type { Display } from "./display.ts";
 import { EXIT_NO_LOGIN, EXIT_SESSION_ENDED, Exit, beforeErrorExit, output } from "./exit.ts";

@@ -13,7 +13,7 @@ import {
 } from "node:fs";
 import { homedir } from "node:os";
 import { isAbsolute, join } from "node:path";
-import type { ClientState, StateStore } from "../client/request.ts";
+import type { ClientState, StateStore } from "../client/session.ts";
 
 /** `$XDG_STATE_HOME/heartline`; `~/.local/state/heartline` when that is not set or is a relative path. */
 export function stateFolder(): string {

@@ -5,7 +5,7 @@ import { join } from "node:path";
 import { ChatClient, type ChatClientOptions, ChatError, type ChatEvent, type ClientState } from "heartline/client";
 import { DeliveryQueue } from "../../src/client/delivery.ts";
 import { Heartbeat } from "../../src/client/heartbeat.ts";
-import { retry } from "../../src/client/request.ts";
+import { retry } from "../../src/client/retry.ts";
 import { UNDELIVERED_BYTES_MAX } from "../../src/limits.ts";
 import { type FakeConnection, FakeServer } from "../support/fake-server.ts";
 import { PASSWORD, WireServer } from "../support/wire.ts";
@@ -20,7 +20,7 @@ afterEach(() => {
   fake = null;
 });
 
-/** A client whose events wait until they are taken, one by one and in any order, and what it keeps. */
+/** A client whose event handlers finish when the test calls `take` or `refuse`, and the state that it saved. */
 function newClient(options: Partial<ChatClientOptions> = {}) {
   const events: { text: string; take: () => void; refuse: (error: Error) => void }[] = [];
   let changed = (): void => {};
@@ -45,11 +45,11 @@ function newClient(options: Partial<ChatClientOptions> = {}) {
   return { client, events, texts, until, state: () => state };
 }
 
-/** A server whose reply to a login brings these lines, and which answers all else with ok. */
+/** A server that sends `lines` after a login, and `ok` to any line for which `more` returns false. */
 function sessionWith(lines: string, more: (line: string, connection: FakeConnection) => boolean = () => false) {
   return new FakeServer((line, connection) => {
     if (more(line, connection)) return;
-    connection.say(
+    connection.send(
       line.startsWith("login") ? `ok ${TOKEN} 35\n${lines}` : line.startsWith("resume") ? "ok 0\n" : "ok\n",
     );
   });
@@ -58,7 +58,7 @@ function sessionWith(lines: string, more: (line: string, connection: FakeConnect
 const THREE = ["one", "two", "three"].map((text) => `message bob ${text}\n`);
 const AFTER = THREE.map((_, index) => THREE.slice(0, index + 1).join("").length);
 
-describe("acknowledgement by promises:", () => {
+describe("event handlers that return promises:", () => {
   test("the acknowledged and the saved position stop before the first event whose promise is pending", async () => {
     fake = sessionWith(THREE.join(""));
     const { client, events, until, state } = newClient();
@@ -71,15 +71,15 @@ describe("acknowledgement by promises:", () => {
     events[0]!.take();
     while (state()!.received < AFTER[1]!) await new Promise((resolve) => setImmediate(resolve));
     client.logout().catch(() => {});
-    expect(await fake.hears(/logout/)).toBe(`1: logout ${AFTER[1]}`);
+    expect(await fake.received(/logout/)).toBe(`1: logout ${AFTER[1]}`);
     expect(state()!.received).toBe(AFTER[1]!);
   });
 
   test("after a reconnect pending events are skipped when they come again, and new ones are delivered", async () => {
-    fake = new FakeServer((line, { number, say, hangUp }) => {
-      if (line.startsWith("login")) say(`ok ${TOKEN} 35\n${THREE[0]}${THREE[1]}`);
-      else if (number === 1) hangUp();
-      else say(line.startsWith("resume") ? `ok 0\n${THREE.join("")}` : "ok\n");
+    fake = new FakeServer((line, { number, send, close }) => {
+      if (line.startsWith("login")) send(`ok ${TOKEN} 35\n${THREE[0]}${THREE[1]}`);
+      else if (number === 1) close();
+      else send(line.startsWith("resume") ? `ok 0\n${THREE.join("")}` : "ok\n");
     });
     const { client, events, texts, until } = newClient();
     await client.login("alice", PASSWORD);
@@ -87,36 +87,36 @@ describe("acknowledgement by promises:", () => {
     client.online().catch(() => {});
     await until(() => events.length === 3);
     expect(texts()).toEqual(["one", "two", "three"]);
-    expect(await fake.hears(/resume/)).toBe(`2: resume ${TOKEN} 0`);
+    expect(await fake.received(/resume/)).toBe(`2: resume ${TOKEN} 0`);
     for (const { take } of events) take();
   });
 
-  test("after a reconnect nothing is acked that has not come again on the new connection", async () => {
-    fake = new FakeServer((line, { number, say, hangUp }) => {
-      if (line.startsWith("login")) say(`ok ${TOKEN} 35\n${THREE[0]}${THREE[1]}`);
-      else if (number === 1) hangUp();
-      else if (line.startsWith("resume")) say(`ok 0\n${THREE[0]}`);
+  test("after a reconnect the ack does not pass the lines that arrived again on the new connection", async () => {
+    fake = new FakeServer((line, { number, send, close }) => {
+      if (line.startsWith("login")) send(`ok ${TOKEN} 35\n${THREE[0]}${THREE[1]}`);
+      else if (number === 1) close();
+      else if (line.startsWith("resume")) send(`ok 0\n${THREE[0]}`);
     });
     const { client, events, until, state } = newClient();
     await client.login("alice", PASSWORD);
     await until(() => events.length === 2);
     client.online().catch(() => {});
-    await fake.hears(/2: online/);
+    await fake.received(/2: online/);
     for (const { take } of events) take();
     while (state()!.received < AFTER[1]!) await new Promise((resolve) => setImmediate(resolve));
     client.logout().catch(() => {});
-    expect(await fake.hears(/logout/)).toBe(`2: logout ${AFTER[0]}`);
+    expect(await fake.received(/logout/)).toBe(`2: logout ${AFTER[0]}`);
   });
 
   test("a new login waits until pending events are delivered, so none of them is delivered twice", async () => {
     const asked = Promise.withResolvers<void>();
-    fake = new FakeServer((line, { number, say, hangUp }) => {
-      if (line.startsWith("login")) say(`ok ${number === 1 ? TOKEN : NEXT} 35\n${number === 1 ? THREE[0] : ""}`);
+    fake = new FakeServer((line, { number, send, close }) => {
+      if (line.startsWith("login")) send(`ok ${number === 1 ? TOKEN : NEXT} 35\n${number === 1 ? THREE[0] : ""}`);
       else if (number === 1) return;
-      else if (line.startsWith("resume")) say("err unknown_session\n");
-      else say("ok\n");
+      else if (line.startsWith("resume")) send("err unknown_session\n");
+      else send("ok\n");
       if (line.startsWith("resume")) asked.resolve();
-      if (number === 1) setImmediate(hangUp);
+      if (number === 1) setImmediate(close);
     });
     const { client, events, until } = newClient();
     await client.login("alice", PASSWORD);
@@ -125,7 +125,7 @@ describe("acknowledgement by promises:", () => {
     for (let turns = 0; turns < 300; turns++) await new Promise((resolve) => setImmediate(resolve));
     expect(fake.lines.filter((line) => line.includes("login"))).toHaveLength(1);
     events[0]!.take();
-    const login = await fake.hears(/after=/);
+    const login = await fake.received(/after=/);
     expect(login).toEndWith(`login alice ${PASSWORD} resumable after=${TOKEN}:${AFTER[0]}`);
   });
 
@@ -146,7 +146,7 @@ describe("acknowledgement by promises:", () => {
 
   test("a handler may await replies to its own requests while more than the bound is pending", async () => {
     const many = Array.from({ length: 700 }, (_, index) => `message bob ${index} ${"x".repeat(1000)}\n`).join("");
-    fake = sessionWith(many, (line, { say }) => line.startsWith("message") && (say("ok sent\n"), true));
+    fake = sessionWith(many, (line, { send }) => line.startsWith("message") && (send("ok sent\n"), true));
     let echoed = 0;
     const { promise: allEchoed, resolve } = Promise.withResolvers<void>();
     const { client } = newClient({
@@ -160,7 +160,7 @@ describe("acknowledgement by promises:", () => {
   });
 });
 
-test("reading stops while more than the bound is pending, and goes on when handlers finish", async () => {
+test("reading stops while more than the bound is pending, and continues when handlers finish", async () => {
   const line = `broadcast bob ${"x".repeat(1000)}\n`;
   const count = 20_000;
   let sent = 0;
@@ -187,7 +187,7 @@ test("reading stops while more than the bound is pending, and goes on when handl
   });
   const { client, events, until } = newClient({ port: flood.port });
   await client.login("alice", PASSWORD);
-  // What the kernels hold and one chunk of the runtime are read at once; far from all of it.
+  // The client may read the kernel buffers and one chunk of the runtime, which is far from everything.
   await until(() => events.length * line.length > UNDELIVERED_BYTES_MAX);
   for (let turns = 0; turns < 200; turns++) await new Promise((resolve) => setImmediate(resolve));
   expect(events.length * line.length).toBeLessThan(2 * UNDELIVERED_BYTES_MAX + 524_288);
@@ -251,12 +251,12 @@ describe("catchUp", () => {
     30_000,
   );
 
-  test("resolves while others keep sending, once a message from after the login has come", async () => {
+  test("resolves after the first message that was sent after the login, while others keep sending", async () => {
     const atMs = Date.now();
-    fake = new FakeServer((line, { say }) => {
-      if (line.startsWith("login")) return say(`ok ${TOKEN} 35\nstored bob ${atMs - 5_000} waited\n`);
+    fake = new FakeServer((line, { send }) => {
+      if (line.startsWith("login")) return send(`ok ${TOKEN} 35\nstored bob ${atMs - 5_000} waited\n`);
       setSystemTime(Date.now() + 1_000);
-      say(`stored bob ${Date.now()} news\nok 0\n`);
+      send(`stored bob ${Date.now()} news\nok 0\n`);
     });
     const { client } = newClient({ onEvent: () => {} });
     try {
@@ -268,7 +268,7 @@ describe("catchUp", () => {
     }
   });
 
-  test("fetches a mailbox that takes a callback session many calls", async () => {
+  test("fetches a mailbox that needs many calls of a callback session", async () => {
     const bob = await server.login("bob");
     const count = 600;
     for (let index = 0; index < count; index++) bob.say(`message alice ${"x".repeat(3_000)}`);
@@ -282,33 +282,33 @@ describe("catchUp", () => {
     expect(events.filter(({ text }) => text.startsWith("x"))).toHaveLength(count);
   }, 30_000);
 
-  test("goes on in the session that follows when the server ends the first one", async () => {
-    fake = new FakeServer((line, { number, say, hangUp }) => {
+  test("continues in the next session when the server ends the first one", async () => {
+    fake = new FakeServer((line, { number, send, close }) => {
       if (line.startsWith("login"))
-        say(`ok ${number === 1 ? TOKEN : NEXT} 35\n${number === 1 ? "" : "stored bob 1 two\n"}`);
-      else if (line.startsWith("resume")) say("err unknown_session\n");
-      else if (number === 1) hangUp();
-      else say("ok 0\n");
+        send(`ok ${number === 1 ? TOKEN : NEXT} 35\n${number === 1 ? "" : "stored bob 1 two\n"}`);
+      else if (line.startsWith("resume")) send("err unknown_session\n");
+      else if (number === 1) close();
+      else send("ok 0\n");
     });
-    const told: ChatEvent[] = [];
-    const { client } = newClient({ onEvent: (event) => void told.push(event) });
+    const delivered: ChatEvent[] = [];
+    const { client } = newClient({ onEvent: (event) => void delivered.push(event) });
     await client.login("alice", PASSWORD);
     await client.catchUp();
-    expect(told.map(({ kind }) => kind)).toEqual(["stored"]);
+    expect(delivered.map(({ kind }) => kind)).toEqual(["stored"]);
   });
 
   test("fetches everything from a server whose clock is ahead", async () => {
     const texts = ["one", "two", "three"];
-    fake = new FakeServer((line, { say }) => {
+    fake = new FakeServer((line, { send }) => {
       const text = texts.shift();
       const stored = text === undefined ? "" : `stored bob ${Date.now() + 3_600_000} ${text}\n`;
-      say(line.startsWith("login") ? `ok ${TOKEN} 35\n${stored}` : `${stored}ok 0\n`);
+      send(line.startsWith("login") ? `ok ${TOKEN} 35\n${stored}` : `${stored}ok 0\n`);
     });
-    const told: ChatEvent[] = [];
-    const { client } = newClient({ onEvent: (event) => void told.push(event) });
+    const delivered: ChatEvent[] = [];
+    const { client } = newClient({ onEvent: (event) => void delivered.push(event) });
     await client.login("alice", PASSWORD);
     await client.catchUp();
-    expect(told).toHaveLength(3);
+    expect(delivered).toHaveLength(3);
   });
 });
 
@@ -336,8 +336,8 @@ describe("a heartbeat", () => {
   beforeEach(() => void jest.useFakeTimers());
   afterEach(() => void jest.useRealTimers());
 
-  /** A heartbeat with a silence of 35 s, and what it did. */
-  function newHeartbeat(state: { now: "away" | "unread" | "read" } = { now: "read" }) {
+  /** A heartbeat of a session that ends after 35 s without a line, and what it did. */
+  function newHeartbeat(state: { now: "disconnected" | "paused" | "reading" } = { now: "reading" }) {
     const did: string[] = [];
     const heartbeat = new Heartbeat({
       state: () => state.now,
@@ -346,13 +346,13 @@ describe("a heartbeat", () => {
         did.push("beat");
         return new Promise(() => {});
       },
-      late: () => void did.push("late"),
+      overdue: () => void did.push("overdue"),
     });
     heartbeat.start(35_000);
     return { did, heartbeat };
   }
 
-  test("beats after a suspend in which only the wall clock went on, and reports a dead server within 10 s", () => {
+  test("beats after a suspend in which only the wall clock advanced, and reports a dead server within 10 s", () => {
     const { did, heartbeat } = newHeartbeat();
     jest.advanceTimersByTime(3_000);
     expect(did).toEqual([]);
@@ -360,7 +360,7 @@ describe("a heartbeat", () => {
     jest.advanceTimersByTime(1_000);
     expect(did).toEqual(["beat"]);
     jest.advanceTimersByTime(9_000);
-    expect(did.slice(0, 2)).toEqual(["beat", "late"]);
+    expect(did.slice(0, 2)).toEqual(["beat", "overdue"]);
     heartbeat.stop();
   });
 
@@ -372,17 +372,17 @@ describe("a heartbeat", () => {
     heartbeat.stop();
   });
 
-  test("goes on while reading is paused, and restarts the deadline of an answer when reading goes on", () => {
-    const state = { now: "unread" as "unread" | "read" };
+  test("sends beats while reading is paused, and restarts the deadline of a reply when reading continues", () => {
+    const state = { now: "paused" as "paused" | "reading" };
     const { did, heartbeat } = newHeartbeat(state);
     jest.advanceTimersByTime(95_000);
     expect(did).toEqual(["beat", "beat", "beat"]);
-    state.now = "read";
-    heartbeat.readsAgain();
+    state.now = "reading";
+    heartbeat.readingResumed();
     jest.advanceTimersByTime(7_000);
     expect(did).toEqual(["beat", "beat", "beat"]);
     jest.advanceTimersByTime(3_000);
-    expect(did).toContain("late");
+    expect(did).toContain("overdue");
     heartbeat.stop();
   });
 });

@@ -15,11 +15,11 @@ afterEach(async () => {
   await server.stop();
 });
 
-/** A client, and what it hears; `heard(n)` resolves with the first n events. */
+/** A client; `received(n)` resolves with its first n events. */
 function newClient(
   port = server.port,
   options: Partial<ChatClientOptions> = {},
-): { client: ChatClient; heard: (count: number) => Promise<ChatEvent[]> } {
+): { client: ChatClient; received: (count: number) => Promise<ChatEvent[]> } {
   const events: ChatEvent[] = [];
   let changed = (): void => {};
   const onEvent = (event: ChatEvent): void => {
@@ -28,16 +28,16 @@ function newClient(
   };
   const client = new ChatClient({ host: "127.0.0.1", port, onEvent, ...options });
   clients.push(client);
-  const heard = async (count: number): Promise<ChatEvent[]> => {
+  const received = async (count: number): Promise<ChatEvent[]> => {
     while (events.length < count) await new Promise<void>((resolve) => (changed = resolve));
     return events.slice(0, count);
   };
-  return { client, heard };
+  return { client, received };
 }
 
-test("people log in, talk, look around, block each other and leave", async () => {
-  const { client: columbia, heard } = newClient();
-  const { client: seas, heard: seasHeard } = newClient();
+test("login, message, broadcast, online, block, unblock and logout work between two clients", async () => {
+  const { client: columbia, received } = newClient();
+  const { client: seas, received: seasReceived } = newClient();
   expect(await columbia.login("columbia", PASSWORD)).toMatchObject({ silenceMs: 35_000 });
   await seas.login("SEAS", PASSWORD);
   expect(await columbia.online()).toEqual({ names: ["SEAS"], more: 0 });
@@ -49,25 +49,25 @@ test("people log in, talk, look around, block each other and leave", async () =>
   await seas.unblock("columbia");
   await seas.logout();
   expect(await seas.ended).toBe("logout");
-  expect(await seasHeard(1)).toEqual([{ kind: "message", from: "columbia", text: "größe  👋 " }]);
-  expect(await heard(3)).toEqual([
+  expect(await seasReceived(1)).toEqual([{ kind: "message", from: "columbia", text: "größe  👋 " }]);
+  expect(await received(3)).toEqual([
     { kind: "joined", user: "SEAS" },
     { kind: "broadcast", from: "SEAS", text: "to all" },
     { kind: "left", user: "SEAS", reason: "logout" },
   ]);
 });
 
-test("requests made without waiting are answered in their order", async () => {
-  const { client, heard } = newClient();
+test("requests that do not wait for earlier replies are answered in order", async () => {
+  const { client, received } = newClient();
   await client.login("columbia", PASSWORD);
   const texts = Array.from({ length: 1000 }, (_, index) => `number ${index}`);
   const fates = await Promise.all(texts.map((text) => client.message("columbia", text)));
   expect(fates.every((fate) => fate === "sent")).toBe(true);
-  expect((await heard(1000)).map((event) => "text" in event && event.text)).toEqual(texts);
+  expect((await received(1000)).map((event) => "text" in event && event.text)).toEqual(texts);
 });
 
 test.each(["plain", "resumable"] as const)(
-  "a server without room says so to a %s session, which gets in later",
+  "a full server refuses the login of a %s session with busy, and accepts it later",
   async (session) => {
     await server.stop();
     server = new WireServer({ limits: { connectionsMax: 1 } }, USERS);
@@ -88,33 +88,33 @@ test.each(["plain", "resumable"] as const)(
   },
 );
 
-test("stored messages come with the time they were sent", async () => {
+test("stored messages have the time at which they were sent", async () => {
   const { client: columbia } = newClient();
   await columbia.login("columbia", PASSWORD);
   const before = Date.now();
   await columbia.message("SEAS", "while you were away");
-  const { client: seas, heard } = newClient();
+  const { client: seas, received } = newClient();
   await seas.login("SEAS", PASSWORD);
-  const [event] = await heard(1);
+  const [event] = await received(1);
   expect(event).toMatchObject({ kind: "stored", from: "columbia", text: "while you were away" });
   expect(event!.kind === "stored" && event!.unixMs >= before && event!.unixMs <= Date.now()).toBe(true);
 });
 
-test("a refused login says why, and the next one may be right", async () => {
+test("a refused login rejects with the reason, and the next login may succeed", async () => {
   const { client } = newClient();
   await expect(client.login("nobody", "x")).rejects.toMatchObject({ code: "unknown_user" });
   await expect(client.login("columbia", "x")).rejects.toMatchObject({ code: "wrong_password", detail: "2" });
   expect((await client.login("columbia", PASSWORD)).token).toMatch(/^[\w-]{22,64}$/);
 });
 
-test("a locked out client is hung up on, and its next login connects again", async () => {
+test("the server closes the connection of a locked out client, and the next login connects again", async () => {
   const { client } = newClient();
   for (let i = 0; i < 2; i++) await client.login("columbia", "x").catch(() => {});
   await expect(client.login("columbia", "x")).rejects.toMatchObject({ code: "locked_out", detail: "60" });
   await expect(client.login("SEAS", PASSWORD).catch(() => client.login("SEAS", PASSWORD))).resolves.toBeDefined();
 });
 
-test("names and texts that would be other lines are refused before they are sent", async () => {
+test("names and texts that would form other requests are refused before they are sent", async () => {
   const { client } = newClient();
   await client.login("columbia", PASSWORD);
   await expect(client.message("SEAS", "one\nlogout")).rejects.toMatchObject({ code: "bad_request" });
@@ -123,34 +123,34 @@ test("names and texts that would be other lines are refused before they are sent
   expect((await client.online()).names).toEqual([]);
 });
 
-test("a client whose session is replaced hears it, and why it ended", async () => {
-  const { client: old, heard } = newClient();
+test("a client whose session is replaced receives goodbye replaced, and ended resolves with replaced", async () => {
+  const { client: old, received } = newClient();
   await old.login("columbia", PASSWORD);
   const { client: young } = newClient();
   await young.login("columbia", PASSWORD);
   expect(await old.ended).toBe("replaced");
-  expect(await heard(1)).toEqual([{ kind: "goodbye", reason: "replaced" }]);
+  expect(await received(1)).toEqual([{ kind: "goodbye", reason: "replaced" }]);
   await expect(old.online()).rejects.toMatchObject({ code: "closed" });
 });
 
-test("a client beats by itself, well within the silence that the server announced", async () => {
+test("a client sends heartbeats by itself, within the idle timeout that the server announced", async () => {
   await server.stop();
   server = new WireServer({ silenceMs: 300 }, USERS);
   const { client: silent } = newClient();
   await silent.login("columbia", PASSWORD);
-  const { client: watcher, heard } = newClient();
+  const { client: watcher, received } = newClient();
   await watcher.login("SEAS", PASSWORD);
-  // A session that says nothing at all measures the time in which the other two must have beaten.
+  // A session that sends nothing expires. Until then the other two must have sent a heartbeat.
   const mute = await Bun.connect({ hostname: "127.0.0.1", port: server.port, socket: { data() {} } });
   mute.write(`login foobar ${PASSWORD}\n`);
-  expect(await heard(2)).toEqual([
+  expect(await received(2)).toEqual([
     { kind: "joined", user: "foobar" },
     { kind: "left", user: "foobar", reason: "expired" },
   ]);
   expect((await watcher.online()).names).toEqual(["columbia"]);
 });
 
-test("a server that stops answering is given up", async () => {
+test("a plain session ends as lost when the server stops replying", async () => {
   const mute = Bun.listen({
     hostname: "127.0.0.1",
     port: 0,
@@ -166,14 +166,14 @@ test("a server that stops answering is given up", async () => {
   mute.stop(true);
 });
 
-test("a server's stop ends a plain session with its word", async () => {
+test("a plain session ends as shutdown when the server stops", async () => {
   const { client } = newClient(server.port, { session: "plain" });
   await client.login("columbia", PASSWORD);
   void server.stop();
   expect(await client.ended).toBe("shutdown");
 });
 
-test("nobody at the port is an error that names the system's reason", async () => {
+test("connect rejects with ECONNREFUSED when no server listens at the port", async () => {
   const { client } = newClient(1);
   await expect(client.connect()).rejects.toMatchObject({ code: "ECONNREFUSED" });
 });

@@ -1,7 +1,7 @@
 import { afterEach, expect, jest, test } from "bun:test";
 import type { Socket, TCPSocketListener } from "bun";
 import { ChatClient } from "heartline/client";
-import { Greetings } from "../../src/client/p2p/listener.ts";
+import { UnauthenticatedCallers } from "../../src/client/p2p/listener.ts";
 import { PRIVATE_AUTH_MS, PRIVATE_AUTHS_MAX } from "../../src/limits.ts";
 import { WireClient } from "../support/wire.ts";
 
@@ -14,7 +14,7 @@ afterEach(() => {
   listener.stop(true);
 });
 
-/** A server that says what the test tells it to say. */
+/** A server that sends the reply of `answer` to each line; null closes the connection. */
 function serve(answer: (line: string, socket: Socket<undefined>) => string | null): number {
   listener = Bun.listen<undefined>({
     hostname: "127.0.0.1",
@@ -32,44 +32,44 @@ function serve(answer: (line: string, socket: Socket<undefined>) => string | nul
   return listener.port;
 }
 
-test("a beat of an ended session is not made again in the next one, where it would confirm too much", async () => {
-  const heard: string[] = [];
+test("a heartbeat of an ended session is not repeated in the next one, where it would ack too much", async () => {
+  const delivered: string[] = [];
   const tokens = [...TOKENS];
   const port = serve((line) => {
-    heard.push(line);
+    delivered.push(line);
     if (line.startsWith("login")) return `ok ${tokens.shift()} 1 received=0\n`;
     if (line.startsWith("resume")) return "err unknown_session\n";
-    if (heard.filter((other) => other.startsWith("login")).length < 2) return null;
+    if (delivered.filter((other) => other.startsWith("login")).length < 2) return null;
     return line.startsWith("message") ? "ok sent\nmessage SEAS hi\n" : "ok\n";
   });
   const { promise: shown, resolve } = Promise.withResolvers<void>();
   client = new ChatClient({ host: "127.0.0.1", port, onEvent: () => resolve() });
   await client.login("columbia", "secret");
-  while (!heard.some((line) => line.startsWith("alive"))) await Bun.sleep(10);
+  while (!delivered.some((line) => line.startsWith("alive"))) await Bun.sleep(10);
   await client.message("SEAS", "hi");
   await shown;
-  const relogin = heard.findLastIndex((line) => line.startsWith("login"));
-  expect(heard[relogin]).toBe(`login columbia secret resumable after=${TOKENS[0]}:0`);
-  expect(heard[relogin + 1]).toBe("message SEAS hi");
+  const relogin = delivered.findLastIndex((line) => line.startsWith("login"));
+  expect(delivered[relogin]).toBe(`login columbia secret resumable after=${TOKENS[0]}:0`);
+  expect(delivered[relogin + 1]).toBe("message SEAS hi");
 });
 
-test("who catches up confirms what comes until two answers in a row have nothing stored before them", async () => {
-  const heard: string[] = [];
+test("catchUp acks until two consecutive replies have no stored message before them", async () => {
+  const delivered: string[] = [];
   const answers = ["", "stored SEAS 1 one\n", "", "stored SEAS 2 two\nstored SEAS 3 three\n", "", ""];
   const port = serve((line) => {
     if (line.startsWith("login")) return `ok ${TOKENS[0]} 35\n`;
-    heard.push(line);
+    delivered.push(line);
     return `${answers.shift()}ok 0\n`;
   });
   client = new ChatClient({ host: "127.0.0.1", port });
   await client.login("columbia", "secret");
   await client.catchUp();
-  // Each answer has 5 bytes, the lines before them 18 and 38.
-  expect(heard).toEqual([0, 5, 28, 33, 76, 81].map((position) => `alive ${position}`));
+  // Each reply has 5 bytes. The lines before the second and fourth reply have 18 and 38.
+  expect(delivered).toEqual([0, 5, 28, 33, 76, 81].map((position) => `alive ${position}`));
 });
 
-test("a call of a session that has ended tells nothing any more: the next one brings it, and says again what was not acted on", async () => {
-  const heard: string[] = [];
+test("a call of an ended session delivers nothing, and the next session repeats the pending request", async () => {
+  const delivered: string[] = [];
   let callbackPort = 0;
   const tokens = [...TOKENS];
   const call = async (name: string, text: string): Promise<WireClient> => {
@@ -95,7 +95,7 @@ test("a call of a session that has ended tells nothing any more: the next one br
     port,
     session: "callback",
     onBack: resolve,
-    onEvent: (event) => void heard.push("text" in event ? event.text : event.kind),
+    onEvent: (event) => void delivered.push("text" in event ? event.text : event.kind),
   });
   await client.login("columbia", "secret");
   late = call("first", line);
@@ -104,15 +104,15 @@ test("a call of a session that has ended tells nothing any more: the next one br
   await back;
   (await late).send(line.slice(5));
   await (await late).ends();
-  expect(heard).toEqual([]);
+  expect(delivered).toEqual([]);
   const fresh = await call("second", line);
   fresh.send(line);
   await fresh.hears(`received ${line.length}`);
-  expect(heard).toEqual(["once"]);
+  expect(delivered).toEqual(["once"]);
 });
 
-test("whoever calls without the secret, or from beyond what the client has, is hung up on and tells nothing", async () => {
-  const heard: string[] = [];
+test("a call without the secret, or that begins after the position read, is closed and delivers nothing", async () => {
+  const delivered: string[] = [];
   let callbackPort = 0;
   const port = serve((request) => {
     callbackPort = Number(/callback=(\d+)/.exec(request)![1]);
@@ -124,7 +124,7 @@ test("whoever calls without the secret, or from beyond what the client has, is h
     host: "127.0.0.1",
     port,
     session: "callback",
-    onEvent: (event) => void heard.push("text" in event ? event.text : event.kind),
+    onEvent: (event) => void delivered.push("text" in event ? event.text : event.kind),
   });
   await client.login("columbia", "secret");
   for (const call of [
@@ -134,24 +134,24 @@ test("whoever calls without the secret, or from beyond what the client has, is h
     "callback",
     "GET / HTTP/1.1",
   ]) {
-    const stranger = await WireClient.connect(callbackPort);
-    stranger.say(call, "message SEAS lies");
-    await stranger.ends();
+    const caller = await WireClient.connect(callbackPort);
+    caller.say(call, "message SEAS lies");
+    await caller.ends();
   }
   const server = await WireClient.connect(callbackPort);
   await server.asks("callback secret 0 19", `ready ${TOKENS[0]}`);
   await server.asks("message SEAS truth", "received 19");
-  expect(heard).toEqual(["truth"]);
+  expect(delivered).toEqual(["truth"]);
   server.cut();
 });
 
-/** A client in a callback session, where it listens, what it heard, and what it says to its server. */
-async function called(): Promise<{ port: number; heard: string[]; said: string[] }> {
-  const [heard, said]: [string[], string[]] = [[], []];
-  const called = { port: 0, heard, said };
+/** A client in a callback session: its port, the texts that it delivered, and its requests. */
+async function called(): Promise<{ port: number; delivered: string[]; requests: string[] }> {
+  const [delivered, requests]: [string[], string[]] = [[], []];
+  const called = { port: 0, delivered, requests };
   const port = serve((request) => {
     if (!request.startsWith("login")) {
-      said.push(request);
+      requests.push(request);
       return "ok 0\n";
     }
     called.port = Number(/callback=(\d+)/.exec(request)![1]);
@@ -162,42 +162,42 @@ async function called(): Promise<{ port: number; heard: string[]; said: string[]
     host: "127.0.0.1",
     port,
     session: "callback",
-    onEvent: (event) => void heard.push("text" in event ? event.text : event.kind),
+    onEvent: (event) => void delivered.push("text" in event ? event.text : event.kind),
   });
   await client.login("columbia", "secret");
   return called;
 }
 
-test("the server's call gets in while a crowd of others holds connections open and says nothing", async () => {
-  const { port, heard } = await called();
-  const crowd: WireClient[] = [];
-  for (let i = 0; i < 4 * PRIVATE_AUTHS_MAX; i++) crowd.push(await WireClient.connect(port));
+test("the call of the server is accepted while many silent connections are open", async () => {
+  const { port, delivered } = await called();
+  const silent: WireClient[] = [];
+  for (let i = 0; i < 4 * PRIVATE_AUTHS_MAX; i++) silent.push(await WireClient.connect(port));
   const server = await WireClient.connect(port);
   await server.asks("callback secret 0 19", `ready ${TOKENS[0]}`);
   await server.asks("message SEAS truth", "received 19");
-  expect(heard).toEqual(["truth"]);
-  // Of the crowd, the first have gone for those who came later.
-  await Promise.all(crowd.slice(0, 3 * PRIVATE_AUTHS_MAX).map((stranger) => stranger.ends()));
+  expect(delivered).toEqual(["truth"]);
+  // Later connections replaced the first ones.
+  await Promise.all(silent.slice(0, 3 * PRIVATE_AUTHS_MAX).map((caller) => caller.ends()));
 });
 
-test("a caller without the secret may say one short line", async () => {
+test("a caller without the secret is disconnected after 256 bytes or one line", async () => {
   const { port } = await called();
   for (const bytes of ["x".repeat(300), "callback secret 0", " ".repeat(300)]) {
-    const stranger = await WireClient.connect(port);
-    stranger.send(bytes);
-    if (bytes.length < 256) stranger.send("x".repeat(256));
-    await stranger.ends();
+    const caller = await WireClient.connect(port);
+    caller.send(bytes);
+    if (bytes.length < 256) caller.send("x".repeat(256));
+    await caller.ends();
   }
 });
 
-test("a caller that has not shown the secret is cut after 5 s, one that has is not", () => {
+test("a caller without the secret is disconnected after 5 s, an authenticated caller is not", () => {
   jest.useFakeTimers();
   try {
     const cut: string[] = [];
-    const greetings = new Greetings<string>((caller) => void cut.push(caller));
-    greetings.add("silent");
-    greetings.add("server");
-    greetings.delete("server");
+    const callers = new UnauthenticatedCallers<string>((caller) => void cut.push(caller));
+    callers.add("silent");
+    callers.add("server");
+    callers.delete("server");
     jest.advanceTimersByTime(PRIVATE_AUTH_MS - 1);
     expect(cut).toEqual([]);
     jest.advanceTimersByTime(1);
@@ -207,7 +207,7 @@ test("a caller that has not shown the secret is cut after 5 s, one that has is n
   }
 });
 
-test("a new call of the server ends the one before", async () => {
+test("a new call of the server closes the call before it", async () => {
   const { port } = await called();
   const old = await WireClient.connect(port);
   await old.asks("callback secret 0 19", `ready ${TOKENS[0]}`);
@@ -216,14 +216,14 @@ test("a new call of the server ends the one before", async () => {
   await old.ends();
 });
 
-test("what a call brought before it was cut is confirmed, and not brought again", async () => {
-  const { port, heard, said } = await called();
+test("after a call breaks, the client acks the lines that it delivered", async () => {
+  const { port, delivered, requests } = await called();
   const broken = await WireClient.connect(port);
   await broken.asks("callback secret 0 36", `ready ${TOKENS[0]}`);
   broken.send("message SEAS one\nmessage SE");
-  while (heard.length === 0) await new Promise(setImmediate);
+  while (delivered.length === 0) await new Promise(setImmediate);
   broken.cut();
-  while (said.length === 0) await new Promise(setImmediate);
-  expect(said).toEqual([`as ${TOKENS[0]} alive 17`]);
-  expect(heard).toEqual(["one"]);
+  while (requests.length === 0) await new Promise(setImmediate);
+  expect(requests).toEqual([`as ${TOKENS[0]} alive 17`]);
+  expect(delivered).toEqual(["one"]);
 });

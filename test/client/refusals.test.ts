@@ -1,11 +1,11 @@
 import type { Socket } from "bun";
 import { afterEach, describe, expect, spyOn, test } from "bun:test";
-import { ChatClient, type ChatClientOptions, ChatError } from "heartline/client";
+import { ChatClient, type ChatClientOptions, ChatError, type ChatEvent, type ClientState } from "heartline/client";
 import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { Proxy } from "../system/chaos/fault-proxy.ts";
-import { Backoff, retry } from "../../src/client/request.ts";
+import { Backoff, retry } from "../../src/client/retry.ts";
 import { type FakeConnection, FakeServer } from "../support/fake-server.ts";
 import { runWith } from "../support/process.ts";
 import { PASSWORD, WireServer } from "../support/wire.ts";
@@ -20,9 +20,9 @@ afterEach(() => {
   server?.stop();
 });
 
-/** A client, what it was told, and what it keeps. */
+/** A client, the texts that it delivered, and the positions that it saved. */
 function newClient(options: Partial<ChatClientOptions> = {}) {
-  const told: string[] = [];
+  const delivered: string[] = [];
   const positions: number[] = [];
   let changed = (): void => {};
   const until = async (condition: () => boolean): Promise<void> => {
@@ -32,52 +32,52 @@ function newClient(options: Partial<ChatClientOptions> = {}) {
     host: "127.0.0.1",
     port: server.port,
     onEvent: (event) => {
-      told.push("text" in event ? event.text : event.kind);
+      delivered.push("text" in event ? event.text : event.kind);
       changed();
     },
     store: () => ({ load: () => null, save: ({ received }) => void positions.push(received) }),
     ...options,
   });
   clients.push(client);
-  return { client, told, positions, until };
+  return { client, delivered, positions, until };
 }
 
-/** A server whose first session gets one message and is cut; then its connections do as told, one after the other. */
+/** A server that sends one message on its first connection and closes it. `next` handles the later connections. */
 function cutAfterOneMessage(...next: ((connection: FakeConnection) => void)[]): FakeServer {
   return new FakeServer((_line, connection) => {
     if (connection.number === 1) {
-      connection.say(`ok ${TOKEN} 35\nmessage bob one\n`);
-      connection.hangUp();
+      connection.send(`ok ${TOKEN} 35\nmessage bob one\n`);
+      connection.close();
     } else next[connection.number - 2]?.(connection);
   });
 }
 
-describe("the resume position is unchanged after", () => {
+describe("the resume position is the same after a connection that sends", () => {
   const refusals: [name: string, refuse: (connection: FakeConnection) => void][] = [
-    ["a line busy, as older servers say it", ({ say }) => say("busy too many\n")],
-    ["a line err busy", ({ say }) => say("err busy too many\n")],
-    ["err internal", ({ say }) => say("err internal\n")],
-    ["half a line", ({ say }) => say("ok 1")],
-    ["no word at all", () => {}],
-    ["an event before a reply", ({ say }) => say("joined carol\nbroadcast carol hi\n")],
-    ["a greeting of something else, and a line busy", ({ say }) => say("220 welcome\nbusy too many\n")],
+    ["a line busy, which older servers send", ({ send }) => send("busy too many\n")],
+    ["a line err busy", ({ send }) => send("err busy too many\n")],
+    ["err internal", ({ send }) => send("err internal\n")],
+    ["half a line", ({ send }) => send("ok 1")],
+    ["nothing", () => {}],
+    ["an event before a reply", ({ send }) => send("joined carol\nbroadcast carol hi\n")],
+    ["the greeting of another protocol, and a line busy", ({ send }) => send("220 welcome\nbusy too many\n")],
   ];
-  test.each(refusals)("%s and a close", async (_name, refuse) => {
+  test.each(refusals)("%s and closes", async (_name, refuse) => {
     server = cutAfterOneMessage(
       (connection) => {
         refuse(connection);
-        connection.hangUp();
+        connection.close();
       },
-      (connection) => connection.say("ok 0\nmessage bob two\n"),
+      (connection) => connection.send("ok 0\nmessage bob two\n"),
     );
-    const { client, told, positions, until } = newClient();
+    const { client, delivered, positions, until } = newClient();
     await client.login("alice", PASSWORD);
-    await until(() => told.length === 2);
+    await until(() => delivered.length === 2);
     void client.logout().catch(() => {});
-    await server.hears(/^3: logout/);
+    await server.received(/^3: logout/);
     const resumes = server.lines.filter((line) => line.includes("resume"));
     expect(resumes).toEqual([`2: resume ${TOKEN} ${BYTES}`, `3: resume ${TOKEN} ${BYTES}`]);
-    expect(told).toEqual(["one", "two"]);
+    expect(delivered).toEqual(["one", "two"]);
     expect(server.lines).toContain(`3: logout ${2 * BYTES}`);
     expect(new Set([0, ...positions])).toEqual(new Set([0, BYTES, 2 * BYTES]));
   });
@@ -85,15 +85,15 @@ describe("the resume position is unchanged after", () => {
 
 test("a reconnecting session waits for the end of a lockout, then logs in with its position", async () => {
   let logins = 0;
-  server = new FakeServer((line, { number, say, hangUp }) => {
+  server = new FakeServer((line, { number, send, close }) => {
     if (number === 1) {
-      say(`ok ${TOKEN} 35\nmessage bob one\n`);
-      return hangUp();
+      send(`ok ${TOKEN} 35\nmessage bob one\n`);
+      return close();
     }
-    if (line.startsWith("resume")) return say("err unknown_session\n");
-    if (++logins > 1) return say(`ok ${"B".repeat(22)} 35\n`);
-    say("err locked_out 1\n");
-    hangUp();
+    if (line.startsWith("resume")) return send("err unknown_session\n");
+    if (++logins > 1) return send(`ok ${"B".repeat(22)} 35\n`);
+    send("err locked_out 1\n");
+    close();
   });
   const { client } = newClient();
   await client.login("alice", PASSWORD);
@@ -104,16 +104,16 @@ test("a reconnecting session waits for the end of a lockout, then logs in with i
 });
 
 test.each(["", "goodbye slow\n"])(
-  "a server that accepts each resume, says %j and closes is given up as one that is away",
+  "a session ends as lost when each resume is accepted, followed by %j and closed",
   async (words) => {
-    server = new FakeServer((_line, { number, say, hangUp }) => {
-      say(number === 1 ? `ok ${TOKEN} 35\nmessage bob one\n` : `ok 0\n${words}`);
-      hangUp();
+    server = new FakeServer((_line, { number, send, close }) => {
+      send(number === 1 ? `ok ${TOKEN} 35\nmessage bob one\n` : `ok 0\n${words}`);
+      close();
     });
-    const { client, told } = newClient({ giveUpMs: 100 });
+    const { client, delivered } = newClient({ giveUpMs: 100 });
     await client.login("alice", PASSWORD);
     expect(await client.ended).toBe("lost");
-    expect(told[0]).toBe("one");
+    expect(delivered[0]).toBe("one");
   },
 );
 
@@ -122,17 +122,17 @@ test.each([
   ["err unknown_session kicked", "kicked"],
   ["err bad_request", "bad_request"],
   ["err line_too_long", "line_too_long"],
-])("a resume that is answered %s ends the session as %s", async (reply, reason) => {
-  server = cutAfterOneMessage(({ say }) => say(`${reply}\n`));
+])("a resume with the reply %s ends the session as %s", async (reply, reason) => {
+  server = cutAfterOneMessage(({ send }) => send(`${reply}\n`));
   const { client } = newClient();
   await client.login("alice", PASSWORD);
   expect(await client.ended).toBe(reason);
 });
 
 test.each(["replaced", "removed", "kicked you were warned"])(
-  "after goodbye %s a session does not come back by itself",
+  "a session does not reconnect after goodbye %s",
   async (goodbye) => {
-    server = new FakeServer((_line, { say }) => say(`ok ${TOKEN} 35\ngoodbye ${goodbye}\n`));
+    server = new FakeServer((_line, { send }) => send(`ok ${TOKEN} 35\ngoodbye ${goodbye}\n`));
     const { client } = newClient();
     await client.login("alice", PASSWORD);
     expect(await client.ended).toBe(goodbye.split(" ")[0]!);
@@ -140,7 +140,7 @@ test.each(["replaced", "removed", "kicked you were warned"])(
 );
 
 describe.each(["resumable", "callback"] as const)(
-  "the login of a %s session rejects when the server answers",
+  "the login of a %s session rejects after the invalid reply",
   (session) => {
     const replies = [
       "ok",
@@ -152,28 +152,50 @@ describe.each(["resumable", "callback"] as const)(
       `ok ${TOKEN} 1e99`,
     ];
     test.each(replies)("%s", async (reply) => {
-      server = new FakeServer((_line, { say }) => say(`${reply}\n`));
+      server = new FakeServer((_line, { send }) => send(`${reply}\n`));
       const { client } = newClient({ session });
       const refused = await client.login("alice", PASSWORD).catch((error: unknown) => error);
-      expect(refused).toEqual(new ChatError("closed", "the answer to the login is not one of a Heartline server"));
+      expect(refused).toEqual(
+        new ChatError("closed", "invalid reply to the login: there is no Heartline server at that port"),
+      );
     });
   },
 );
 
+test("a request made in a handler while a later session begins is sent once", async () => {
+  server = new FakeServer((line, { number, send, close }) => {
+    if (line.startsWith("login")) send(`ok ${TOKEN} 35 received=0\n`);
+    else if (line.startsWith("resume")) send("err unknown_session\n");
+    else if (line.startsWith("getaddress")) close();
+    else if (number > 1) send("ok sent\n");
+  });
+  const { promise: reply, resolve } = Promise.withResolvers<string>();
+  // The later session begins with the event `denied`: the question of the earlier one has no answer.
+  const onEvent = (event: ChatEvent): void => {
+    if (event.kind === "denied") resolve(client.message("bob", "once"));
+  };
+  const { client } = newClient({ onEvent });
+  await client.login("alice", PASSWORD);
+  client.getAddress("bob").catch(() => {});
+  expect(await reply).toBe("sent");
+  await client.online();
+  expect(server.lines.filter((line) => line.includes("message"))).toEqual(["2: message bob once"]);
+});
+
 test("a goodbye without a reason ends a plain session as unknown", async () => {
-  server = new FakeServer((_line, { say }) => say(`ok ${TOKEN} 35\ngoodbye\n`));
+  server = new FakeServer((_line, { send }) => send(`ok ${TOKEN} 35\ngoodbye\n`));
   const { client } = newClient({ session: "plain" });
   await client.login("alice", PASSWORD);
   expect(await client.ended).toBe("unknown");
 });
 
-test("a first login that is refused at the door rejects with busy and the words of the server", async () => {
+test("a first login rejects with busy and the detail when the connection is refused", async () => {
   server = new FakeServer(
-    (_line, { number, say }) => number > 1 && say(`ok ${TOKEN} 35\n`),
-    ({ number, say, hangUp }) => {
+    (_line, { number, send }) => number > 1 && send(`ok ${TOKEN} 35\n`),
+    ({ number, send, close }) => {
       if (number > 1) return;
-      say("err busy too many connections\n");
-      hangUp();
+      send("err busy too many connections\n");
+      close();
     },
   );
   const { client } = newClient();
@@ -183,23 +205,23 @@ test("a first login that is refused at the door rejects with busy and the words 
 });
 
 test.each(["busy too many\n", "err busy too many\n"])(
-  "a request of a callback session that is refused at the door with %j is retried",
+  "a request of a callback session is repeated when its connection is refused with %j",
   async (refusal) => {
     let refused = false;
     server = new FakeServer(
-      (line, { say, hangUp }) => {
+      (line, { send, close }) => {
         if (line.startsWith("login")) {
           const port = Number(/callback=(\d+)/.exec(line)![1]);
-          say(`ok ${TOKEN} 35 secret=${"S".repeat(22)}\n`);
+          send(`ok ${TOKEN} 35 secret=${"S".repeat(22)}\n`);
           setImmediate(() => call(port));
-        } else say(line.includes("logout") ? "ok\n" : "ok sent\n");
-        hangUp();
+        } else send(line.includes("logout") ? "ok\n" : "ok sent\n");
+        close();
       },
-      ({ number, say, hangUp }) => {
+      ({ number, send, close }) => {
         if (number === 1 || refused) return;
         refused = true;
-        say(refusal);
-        hangUp();
+        send(refusal);
+        close();
       },
     );
     const { client } = newClient({ session: "callback" });
@@ -216,7 +238,7 @@ function call(port: number, text = ""): void {
   void Bun.connect({ hostname: "127.0.0.1", port, socket: { open, data } });
 }
 
-describe("a script whose session ends exits with 3 and a reason on stderr after", () => {
+describe("a script exits with 3 and prints the reason on stderr when its session ends after", () => {
   const endings: [reply: string, words: string][] = [
     ["err bad_request", "did not accept the position at which the session should continue"],
     ["err unknown_session replaced", "you logged in somewhere else"],
@@ -227,7 +249,7 @@ describe("a script whose session ends exits with 3 and a reason on stderr after"
     ["err ", "refused the request without a reason"],
   ];
   test.each(endings)("%s", async (reply, words) => {
-    server = cutAfterOneMessage(({ say }) => say(`${reply}\n`));
+    server = cutAfterOneMessage(({ send }) => send(`${reply}\n`));
     const state = mkdtempSync(join(tmpdir(), "heartline-"));
     const env = { HEARTLINE_PASSWORD: PASSWORD, XDG_STATE_HOME: state };
     const args = ["src/main.ts", "chat", "127.0.0.1", String(server.port), "--user", "alice"];
@@ -239,8 +261,8 @@ describe("a script whose session ends exits with 3 and a reason on stderr after"
   });
 });
 
-test("a callback script whose login is not answered exits with 1 and says that the server closed the connection", async () => {
-  server = new FakeServer((_line, { hangUp }) => hangUp());
+test("a callback script exits with 1 when the server closes the connection without a reply to the login", async () => {
+  server = new FakeServer((_line, { close }) => close());
   const state = mkdtempSync(join(tmpdir(), "heartline-"));
   const env = { HEARTLINE_PASSWORD: PASSWORD, XDG_STATE_HOME: state };
   const args = ["src/main.ts", "chat", "127.0.0.1", String(server.port), "--user", "alice", "--callback"];
@@ -250,15 +272,42 @@ test("a callback script whose login is not answered exits with 1 and says that t
   rmSync(state, { recursive: true });
 });
 
-test("a callback session whose new login has an unreadable reply logs in again", async () => {
+test("requests of an earlier run stay saved until the server has called the new callback session", async () => {
+  server = new FakeServer((line, { send }) => line.startsWith("login") && send(`ok ${TOKEN} 35 secret=s\n`));
+  const unanswered = [{ line: "message bob hi", position: 15 }];
+  let state: ClientState = { token: "B".repeat(22), received: 0, unanswered };
+  const { promise: saved, resolve } = Promise.withResolvers<void>();
+  const save = (newer: ClientState): void => {
+    state = newer;
+    resolve();
+  };
+  const { client } = newClient({ session: "callback", store: () => ({ load: () => state, save }) });
+  client.login("alice", PASSWORD).catch(() => {});
+  await saved;
+  client.close();
+  expect(state).toEqual({ token: TOKEN, received: 0, unanswered });
+});
+
+test("a callback client that is closed before the reply to its login stays closed", async () => {
+  const { promise: asked, resolve } = Promise.withResolvers<FakeConnection>();
+  server = new FakeServer((line, connection) => line.startsWith("login") && resolve(connection));
+  const { client } = newClient({ session: "callback" });
+  const refused = client.login("alice", PASSWORD).catch((error: ChatError) => error.code);
+  const { send } = await asked;
+  client.close();
+  send(`ok ${TOKEN} 35 secret=s\n`);
+  expect(await refused).toBe("closed");
+});
+
+test("a callback session logs in again when the reply to a later login is invalid", async () => {
   const logins: string[] = [];
-  server = new FakeServer((line, { say, hangUp }) => {
+  server = new FakeServer((line, { send, close }) => {
     const port = Number(/callback=(\d+)/.exec(line)?.[1]);
     if (port > 0 && logins.push(line) !== 2) {
-      say(`ok ${TOKEN} 35 secret=${"S".repeat(22)}\n`);
+      send(`ok ${TOKEN} 35 secret=${"S".repeat(22)}\n`);
       setImmediate(() => call(port));
-    } else say(port > 0 ? "ok\n" : logins.length === 1 ? "err unknown_session\n" : "ok sent\n");
-    hangUp();
+    } else send(port > 0 ? "ok\n" : logins.length === 1 ? "err unknown_session\n" : "ok sent\n");
+    close();
   });
   const { client } = newClient({ session: "callback" });
   await client.login("alice", PASSWORD);
@@ -266,13 +315,13 @@ test("a callback session whose new login has an unreadable reply logs in again",
   expect(logins).toHaveLength(3);
 });
 
-test("a callback session that is ended again and again logs in after growing pauses", async () => {
+test("a callback session that the server ends repeatedly logs in with growing delays", async () => {
   let logins = 0;
   const { promise: fourth, resolve } = Promise.withResolvers<void>();
-  server = new FakeServer((line, { say, hangUp }) => {
+  server = new FakeServer((line, { send, close }) => {
     const port = Number(/callback=(\d+)/.exec(line)?.[1]);
-    say(port > 0 ? `ok ${TOKEN} 35 secret=${"S".repeat(22)}\n` : "ok\n");
-    hangUp();
+    send(port > 0 ? `ok ${TOKEN} 35 secret=${"S".repeat(22)}\n` : "ok\n");
+    close();
     if (++logins === 4) resolve();
     else setImmediate(() => call(port, "goodbye slow\n"));
   });
@@ -285,7 +334,19 @@ test("a callback session that is ended again and again logs in after growing pau
   next.mockRestore();
 });
 
-test("sixty sessions behind one address all resume after a cut, in spite of its connection rate limit", async () => {
+test("a callback session ends as lost when the server ends each new session for giveUpMs", async () => {
+  server = new FakeServer((line, { send, close }) => {
+    const port = Number(/callback=(\d+)/.exec(line)?.[1]);
+    send(port > 0 ? `ok ${TOKEN} 35 secret=${"S".repeat(22)}\n` : "ok\n");
+    close();
+    if (port > 0) setImmediate(() => call(port, "goodbye slow\n"));
+  });
+  const { client } = newClient({ session: "callback", giveUpMs: 100 });
+  await client.login("alice", PASSWORD);
+  expect(await client.ended).toBe("lost");
+});
+
+test("sixty sessions of one address all resume after a cut, with its connection rate limit", async () => {
   const names = Array.from({ length: 60 }, (_, index) => `user${index}`);
   const wire = new WireServer({ limits: { limitsLoopback: true, connectionsPerSecondMax: 30 } }, names);
   const proxy = new Proxy(wire.port);

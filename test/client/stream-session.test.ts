@@ -32,14 +32,14 @@ afterEach(async () => {
   rmSync(folder, { recursive: true });
 });
 
-/** A client behind the proxy, what it heard as text, and how often it was lost and back. */
+/** A client of the proxy, its events as text, and how often `onLost` and `onBack` were called. */
 function newClient(options: Partial<ChatClientOptions> = {}) {
-  const heard: string[] = [];
+  const events: string[] = [];
   const recovered: [request: string, code: string | null][] = [];
   const seen = { lost: 0, back: 0 };
   let changed = (): void => {};
   const note = (line: string): void => {
-    heard.push(line);
+    events.push(line);
     changed();
   };
   const client = new ChatClient({
@@ -58,10 +58,10 @@ function newClient(options: Partial<ChatClientOptions> = {}) {
   const until = async (condition: () => boolean): Promise<void> => {
     while (!condition()) await new Promise<void>((resolve) => (changed = resolve));
   };
-  return { client, heard, recovered, seen, until };
+  return { client, events, recovered, seen, until };
 }
 
-/** A store in memory that survives its client, as a file would. */
+/** A store in memory that survives its client, like a file. */
 function newStore(): StateStore & { state: ClientState | null } {
   return {
     state: null,
@@ -74,7 +74,7 @@ function newStore(): StateStore & { state: ClientState | null } {
   };
 }
 
-test("a cut connection is taken up again where it was: nothing is lost, and nothing comes twice", async () => {
+test("after a cut the session continues at its position: no message is lost or delivered twice", async () => {
   const columbia = newClient();
   const seas = newClient();
   await columbia.client.login("columbia", PASSWORD);
@@ -89,12 +89,12 @@ test("a cut connection is taken up again where it was: nothing is lost, and noth
     }
   }
   await Promise.all(fates);
-  await columbia.until(() => columbia.heard.filter((line) => line.startsWith("message")).length >= texts.length);
-  expect(columbia.heard.filter((line) => line.startsWith("message"))).toEqual(texts.map((text) => `message ${text}`));
+  await columbia.until(() => columbia.events.filter((line) => line.startsWith("message")).length >= texts.length);
+  expect(columbia.events.filter((line) => line.startsWith("message"))).toEqual(texts.map((text) => `message ${text}`));
   expect(columbia.seen.lost + seas.seen.lost).toBeGreaterThan(0);
 });
 
-test("texts that are not UTF-8 count and are kept as the bytes that they are", async () => {
+test("texts that are not UTF-8 are counted, saved and sent as their bytes", async () => {
   const store = newStore();
   const columbia = newClient();
   const seas = newClient({ store: () => store });
@@ -111,53 +111,53 @@ test("texts that are not UTF-8 count and are kept as the bytes that they are", a
   ]);
   proxy.refuses = false;
   expect(await Promise.all(fates)).toEqual(["sent", "sent"]);
-  await columbia.until(() => columbia.heard.includes("message größe"));
-  expect(columbia.heard.filter((line) => line.startsWith("message"))).toEqual([
+  await columbia.until(() => columbia.events.includes("message größe"));
+  expect(columbia.events.filter((line) => line.startsWith("message"))).toEqual([
     "message \udce9 \udcff",
     "message größe",
   ]);
 });
 
-test("requests made while the server is away wait, and are made when it is back", async () => {
-  const { client, heard, until } = newClient();
+test("requests made during a disconnect wait, and are sent after the reconnect", async () => {
+  const { client, events, until } = newClient();
   await client.login("columbia", PASSWORD);
   proxy.refuses = true;
   proxy.cut();
   const fate = client.message("columbia", "while away");
   proxy.refuses = false;
   expect(await fate).toBe("sent");
-  await until(() => heard.length > 0);
-  expect(heard).toEqual(["message while away"]);
+  await until(() => events.length > 0);
+  expect(events).toEqual(["message while away"]);
 });
 
-test("what is said while the server is away is kept at once, should the program be killed", async () => {
+test("a request made during a disconnect is saved at once, so it survives a kill of the program", async () => {
   const store = newStore();
   const { client } = newClient({ store: () => store });
   await client.login("columbia", PASSWORD);
   proxy.refuses = true;
   proxy.cut();
-  client.message("SEAS", "said while away").catch(() => {});
+  client.message("SEAS", "made while away").catch(() => {});
   while (store.state!.unanswered.length === 0) await new Promise((resolve) => setImmediate(resolve));
-  expect(store.state!.unanswered).toEqual([{ line: "message SEAS said while away", position: 29 }]);
+  expect(store.state!.unanswered).toEqual([{ line: "message SEAS made while away", position: 29 }]);
 });
 
-test("after a restart of the server a new session takes the old one up", async () => {
+test("after a restart of the server a new session continues the old one", async () => {
   const columbia = newClient();
   const seas = newClient();
   await columbia.client.login("columbia", PASSWORD);
   await seas.client.login("SEAS", PASSWORD);
   await seas.client.message("columbia", "before");
-  await columbia.until(() => columbia.heard.includes("message before"));
+  await columbia.until(() => columbia.events.includes("message before"));
   const { port } = server;
   await server.stop();
   server = new WireServer({ data: join(folder, "data"), port }, USERS);
   expect(await seas.client.message("columbia", "after")).toMatch(/sent|stored/);
-  await columbia.until(() => columbia.heard.some((line) => line.endsWith(" after")));
-  expect(columbia.heard.filter((line) => line.includes("before"))).toEqual(["message before"]);
-  expect(columbia.heard).toContain("goodbye");
+  await columbia.until(() => columbia.events.some((line) => line.endsWith(" after")));
+  expect(columbia.events.filter((line) => line.includes("before"))).toEqual(["message before"]);
+  expect(columbia.events).toContain("goodbye");
 });
 
-test("a replaced client never comes back by itself", async () => {
+test("a replaced client does not reconnect", async () => {
   const old = newClient();
   await old.client.login("columbia", PASSWORD);
   proxy.refuses = true;
@@ -169,15 +169,15 @@ test("a replaced client never comes back by itself", async () => {
   expect((await young.client.online()).names).toEqual([]);
 });
 
-test("a program that was killed shows nothing twice and loses nothing when it runs again", async () => {
+test("a program that was killed delivers each message once when it runs again", async () => {
   const store = newStore();
   const columbia = newClient({ store: () => store });
   const seas = newClient();
   await columbia.client.login("columbia", PASSWORD);
   await seas.client.login("SEAS", PASSWORD);
   for (const text of ["one", "two"]) await seas.client.message("columbia", text);
-  await columbia.until(() => columbia.heard.includes("message two"));
-  // Killed: what it would do from here on reaches neither the server nor its state.
+  await columbia.until(() => columbia.events.includes("message two"));
+  // A kill is simulated: from here on nothing reaches the server or the store.
   const { state } = store;
   store.save = () => {};
   proxy.refuses = true;
@@ -188,28 +188,28 @@ test("a program that was killed shows nothing twice and loses nothing when it ru
   const after = { ...newStore(), state };
   const again = newClient({ store: () => after });
   await again.client.login("columbia", PASSWORD);
-  await again.until(() => again.heard.length > 0);
+  await again.until(() => again.events.length > 0);
   await again.client.online();
-  expect(again.heard).toEqual(["stored three"]);
+  expect(again.events).toEqual(["stored three"]);
 });
 
-test("lines right behind the login's reply count, so that a cut after them brings none of them twice", async () => {
+test("lines right after the reply to the login count, so none of them is delivered twice after a cut", async () => {
   const seas = newClient();
   await seas.client.login("SEAS", PASSWORD);
   const texts = Array.from({ length: 20 }, (_, index) => `waiting ${index}`);
   for (const text of texts) await seas.client.message("columbia", text);
   const columbia = newClient();
   await columbia.client.login("columbia", PASSWORD);
-  await columbia.until(() => columbia.heard.length === texts.length);
+  await columbia.until(() => columbia.events.length === texts.length);
   proxy.cut();
   await columbia.until(() => columbia.seen.back === 1);
   await columbia.client.message("columbia", "last");
-  await columbia.until(() => columbia.heard.includes("message last"));
-  expect(columbia.heard).toEqual([...texts.map((text) => `stored ${text}`), "message last"]);
+  await columbia.until(() => columbia.events.includes("message last"));
+  expect(columbia.events).toEqual([...texts.map((text) => `stored ${text}`), "message last"]);
 });
 
 test.each(["resumable", "callback"] as const)(
-  "what the server had not heard is said again by a %s run, which tells what came of it",
+  "a later %s run repeats the requests that the server did not act on, and reports each outcome",
   async (session) => {
     const seas = newClient();
     const first = newClient();
@@ -217,27 +217,30 @@ test.each(["resumable", "callback"] as const)(
     const store = newStore();
     const columbia = newClient({ store: () => store });
     await columbia.client.login("columbia", PASSWORD);
-    const lines = ["message SEAS heard", "message SEAS not heard", "message nobody hello"];
+    const lines = ["message SEAS acted on", "message SEAS not acted on", "message nobody hello"];
     const positions = lines.map((_, i) => lines.slice(0, i + 1).join("\n").length + 1);
-    await columbia.client.message("SEAS", "heard");
+    await columbia.client.message("SEAS", "acted on");
     columbia.client.close();
     store.state!.unanswered = lines.map((line, i) => ({ line, position: positions[i]! }));
     await columbia.client.ended;
     const again = newClient({ store: () => store, port: server.port, session });
     await again.client.login("columbia", PASSWORD);
-    await seas.until(() => seas.heard.includes("message not heard"));
-    expect(seas.heard.filter((line) => line.startsWith("message"))).toEqual(["message heard", "message not heard"]);
+    await seas.until(() => seas.events.includes("message not acted on"));
+    expect(seas.events.filter((line) => line.startsWith("message"))).toEqual([
+      "message acted on",
+      "message not acted on",
+    ]);
     await again.client.online();
     expect(again.recovered).toEqual([
-      ["message SEAS heard", "unknown_outcome"],
-      ["message SEAS not heard", null],
+      ["message SEAS acted on", "unknown_outcome"],
+      ["message SEAS not acted on", null],
       ["message nobody hello", "unknown_user"],
     ]);
     first.client.close();
   },
 );
 
-test("a folder for states that is no full path is none", () => {
+test("a relative path in XDG_STATE_HOME is ignored", () => {
   const before = process.env.XDG_STATE_HOME;
   try {
     for (const [given, there] of [
@@ -253,7 +256,7 @@ test("a folder for states that is no full path is none", () => {
   }
 });
 
-test("a file keeps the state for its owner alone, one for each user and server", () => {
+test("a state file is readable by its owner only, and there is one for each user and server", () => {
   const faults: string[] = [];
   const open = (port: number): StateFile =>
     new StateFile(join(folder, "state"), "columbia", "::1", port, (why) => faults.push(why));
@@ -272,23 +275,23 @@ test("a file keeps the state for its owner alone, one for each user and server",
   expect(faults).toHaveLength(1);
 });
 
-test("a callback client chats as the others do, without a connection", async () => {
+test("a callback client sends and receives without a lasting connection", async () => {
   const columbia = newClient({ port: server.port, session: "callback" });
   const seas = newClient();
   await columbia.client.login("columbia", PASSWORD);
   await seas.client.login("SEAS", PASSWORD);
-  await columbia.until(() => columbia.heard.includes("joined"));
+  await columbia.until(() => columbia.events.includes("joined"));
   expect(await columbia.client.message("SEAS", "hi")).toBe("sent");
   const texts = Array.from({ length: 300 }, (_, index) => `number ${index}`);
   await Promise.all(texts.map((text) => seas.client.message("columbia", text)));
-  await columbia.until(() => columbia.heard.length > texts.length);
-  expect(columbia.heard.slice(1)).toEqual(texts.map((text) => `message ${text}`));
+  await columbia.until(() => columbia.events.length > texts.length);
+  expect(columbia.events.slice(1)).toEqual(texts.map((text) => `message ${text}`));
   expect((await columbia.client.online()).names).toEqual(["SEAS"]);
   await columbia.client.logout();
   expect(await columbia.client.ended).toBe("logout");
 });
 
-test("a callback client takes its session up after a restart of the server, and not after a takeover", async () => {
+test("a callback client continues after a restart of the server, and not after goodbye replaced", async () => {
   const columbia = newClient({ port: server.port, session: "callback" });
   await columbia.client.login("columbia", PASSWORD);
   const { port } = server;
@@ -296,7 +299,7 @@ test("a callback client takes its session up after a restart of the server, and 
   server = new WireServer({ data: join(folder, "data"), port }, USERS);
   await columbia.until(() => columbia.seen.back === 1);
   expect(await columbia.client.message("columbia", "again")).toBe("sent");
-  await columbia.until(() => columbia.heard.includes("message again"));
+  await columbia.until(() => columbia.events.includes("message again"));
   const young = newClient();
   await young.client.login("columbia", PASSWORD);
   expect(await columbia.client.ended).toBe("replaced");

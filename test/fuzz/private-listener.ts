@@ -184,10 +184,10 @@ export const privateListener = target(
     const deadlines = new Deadlines();
     const open: Caller[] = [];
     try {
-      chats.begin("columbia");
+      chats.sessionBegan("columbia");
       const port = await chats.listen(0);
       await chats.answer("SEAS", true);
-      chats.hear({ kind: "expect", user: "SEAS", host: "127.0.0.1", ticket: TICKET, key: seas.base64 });
+      chats.handle({ kind: "expect", user: "SEAS", host: "127.0.0.1", ticket: TICKET, key: seas.base64 });
       const call = (certificate: Certificate | null | "plain"): Caller => {
         const one = new Caller(port, certificate);
         open.push(one);

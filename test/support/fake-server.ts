@@ -1,24 +1,26 @@
+/** A server for client tests that writes literal bytes and records the lines of its clients. It has no rules. */
 import type { Socket, TCPSocketListener } from "bun";
 
-/** One connection to a fake server: which one it is, and what to write there. */
+/** One connection to a fake server. */
 export interface FakeConnection {
-  /** 1 for the first. */
+  /** 1 for the first connection. */
   number: number;
-  say(text: string): void;
-  hangUp(): void;
+  send(text: string): void;
+  close(): void;
 }
 
-/** A server in literal bytes, which notes every line that clients send, as `<connection>: <line>`. */
 export class FakeServer {
+  /** All lines of all clients, as `<connection>: <line>`. */
   readonly lines: string[] = [];
   readonly #listener: TCPSocketListener<{ connection: FakeConnection; rest: string }>;
+  /** Called after new lines arrived. */
   readonly #watchers = new Set<() => void>();
   #connections = 0;
 
-  /** `opens` is called for each connection, `hears` for each of its lines. */
+  /** `opened` is called for each connection, `received` for each of its lines. */
   constructor(
-    hears: (line: string, connection: FakeConnection) => void,
-    opens: (connection: FakeConnection) => void = () => {},
+    received: (line: string, connection: FakeConnection) => void,
+    opened: (connection: FakeConnection) => void = () => {},
   ) {
     this.#listener = Bun.listen({
       hostname: "127.0.0.1",
@@ -27,7 +29,7 @@ export class FakeServer {
         open: (socket) => {
           const connection = this.#connect(socket);
           socket.data = { connection, rest: "" };
-          opens(connection);
+          opened(connection);
         },
         data: (socket, chunk) => {
           const { data } = socket;
@@ -35,7 +37,7 @@ export class FakeServer {
           data.rest = lines.pop()!;
           for (const line of lines) {
             this.lines.push(`${data.connection.number}: ${line}`);
-            hears(line, data.connection);
+            received(line, data.connection);
           }
           for (const watcher of this.#watchers) watcher();
         },
@@ -46,8 +48,8 @@ export class FakeServer {
   #connect(socket: Socket<unknown>): FakeConnection {
     return {
       number: ++this.#connections,
-      say: (text) => void socket.write(text),
-      hangUp: () => void socket.end(),
+      send: (text) => void socket.write(text),
+      close: () => void socket.end(),
     };
   }
 
@@ -55,10 +57,10 @@ export class FakeServer {
     return this.#listener.port;
   }
 
-  /** Resolves when clients have sent a line like that. */
-  async hears(what: RegExp): Promise<string> {
+  /** Resolves with the first recorded line that matches, once there is one. */
+  async received(pattern: RegExp): Promise<string> {
     for (;;) {
-      const line = this.lines.find((each) => what.test(each));
+      const line = this.lines.find((each) => pattern.test(each));
       if (line !== undefined) return line;
       await new Promise<void>((resolve) => this.#watchers.add(resolve));
       this.#watchers.clear();

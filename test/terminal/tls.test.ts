@@ -7,7 +7,7 @@ import { join } from "node:path";
 import { type TLSSocket, createServer } from "node:tls";
 import { ChatClient, type ChatClientOptions } from "heartline/client";
 import { Proxy } from "../system/chaos/fault-proxy.ts";
-import { ANSWER_MS } from "../../src/client/request.ts";
+import { REPLY_TIMEOUT_MS } from "../../src/client/retry.ts";
 import { type Certificate, makeCertificate, writeCertificate } from "../support/certificate.ts";
 import { runWith } from "../support/process.ts";
 import { Pty } from "../support/pty.ts";
@@ -208,7 +208,7 @@ test.each(["[::1]", "::1", "LOCALHOST", "localhost.", "127.1", "::ffff:127.0.0.1
   },
 );
 
-const UNKNOWN = /nobody in --ca has signed the certificate there \(.*\)/;
+const UNKNOWN = /the certificate there is not signed by an authority in --ca \(.*\)/;
 
 describe("an untrusted server receives nothing, and the client prints the reason and exits with 1:", () => {
   const now = Date.now();
@@ -250,7 +250,9 @@ describe("an untrusted server receives nothing, and the client prints the reason
   test("self-signed, without --ca", async () => {
     front.show(await makeCertificate(["localhost"]));
     const { err } = await runClient("localhost", front.port, ["--tls"], "");
-    expect(err).toMatch(/nobody who is trusted here has signed the certificate there \(.*\); --ca <file> trusts it\n$/);
+    expect(err).toMatch(
+      /the certificate there is not signed by a trusted authority \(.*\); trust it with --ca <file>\n$/,
+    );
   });
 
   test("an expired authority", async () => {
@@ -298,7 +300,7 @@ describe("a server whose certificate becomes invalid", () => {
     await pty.until((lines) => lines.at(-1) === ">");
     front.show(selfSigned);
     front.cut();
-    await pty.sees("cannot reconnect: nobody in --ca has signed the certificate there");
+    await pty.sees("cannot reconnect: the certificate there is not signed by an authority in --ca");
     await pty.until((lines) => lines.at(-1) === "(lost) >");
     front.show(good);
     await pty.until((lines) => lines.at(-1) === ">");
@@ -350,10 +352,10 @@ describe("a failed TLS handshake", () => {
       const { client } = newClient({ host: "127.0.0.1", port });
       const login = client.login("columbia", PASSWORD);
       expect((await received.promise)[0]).toBe(0x16);
-      jest.advanceTimersByTime(ANSWER_MS);
+      jest.advanceTimersByTime(REPLY_TIMEOUT_MS);
       await expect(login).rejects.toMatchObject({
         code: "closed",
-        detail: "no answer came within 10 seconds; perhaps there is no TLS at that port",
+        detail: "no reply within 10 seconds; perhaps there is no TLS at that port",
       });
       await closed.promise;
     } finally {

@@ -1,21 +1,24 @@
+/** Certificates of private chats, and the safety number by which two people compare them. */
 import { pbkdf2Sync } from "node:crypto";
 
 const DAY_MS = 24 * 3600 * 1000;
 const VALID_MS = 365 * DAY_MS;
-/** A safety number: 30 digits, each group of 5 from 5 bytes, as Signal does it. */
+/** A safety number has 30 digits: 6 groups of 5 digits, each from 5 bytes, as in Signal. */
 const GROUPS = 6;
 const GROUP_BYTES = 5;
-/** Makes a search for two certificates with the same number this much more work; takes some 20 ms. */
+/** Rounds of PBKDF2, which make a search for two certificates with the same number more expensive. Takes 20 ms. */
 const SAFETY_ROUNDS = 100_000;
 
-/** Who somebody is for one run of a client: a key and a self-signed certificate, both as PEM, and that as base64. */
+/** The identity of a client for one run: a key and a self-signed certificate. */
 export interface Certificate {
+  /** The private key, as PEM. */
   key: string;
   pem: string;
+  /** The certificate in DER, as base64. */
   base64: string;
 }
 
-/** A fresh certificate for that user. The library is loaded only now, since that takes longer than all the rest. */
+/** Creates a certificate for a user. Loads the library only now, because loading takes longer than the rest. */
 export async function newCertificate(user: string): Promise<Certificate> {
   await import("reflect-metadata");
   const x509 = await import("@peculiar/x509");
@@ -33,7 +36,7 @@ export async function newCertificate(user: string): Promise<Certificate> {
   return { key, pem: certificate.toString("pem"), base64: Buffer.from(certificate.rawData).toString("base64") };
 }
 
-/** What two people compare aloud: the same on both sides when each has the other's true certificate. */
+/** The number of two certificates, in any order. It is equal on both sides if each has the certificate of the other. */
 export function safetyNumber(one: string, other: string): string {
   const both = Buffer.concat([one, other].sort().map((base64) => Buffer.from(base64, "base64")));
   const digest = pbkdf2Sync(both, "heartline safety number", SAFETY_ROUNDS, GROUPS * GROUP_BYTES, "sha256");

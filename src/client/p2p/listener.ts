@@ -1,3 +1,4 @@
+/** The port for incoming private chats, and the bound on callers that are not authenticated. */
 import { once } from "node:events";
 import { type AddressInfo, type Server, type Socket, createServer } from "node:net";
 import { TLSSocket } from "node:tls";
@@ -6,64 +7,64 @@ import { everyAddress } from "../../runtime/host.ts";
 import type { Certificate } from "./certificate.ts";
 import { PeerConnection } from "./peer-connection.ts";
 
-/** Decides who may stay. */
+/** Decides which incoming connections are accepted. */
 export interface ConnectionAuthorizer {
-  /** What to prove ourselves with to a caller; null while nobody may call. */
+  /** The certificate of this client; null while no caller is expected. */
   readonly certificate: Certificate | null;
-  /** Somebody has called and said their first line. False, and they are hung up on. */
-  admit(line: PeerConnection, greeting: string): Promise<boolean>;
+  /** Checks the first line of a caller. When it resolves with false, the connection is closed. */
+  admit(connection: PeerConnection, firstLine: string): Promise<boolean>;
 }
 
 /**
- * Unauthenticated callers: at most GREETINGS_MAX, each for at most GREETING_MS. The oldest is cut for a new one, so
- * that silent callers keep nobody out.
+ * Callers that are not authenticated: at most PRIVATE_AUTHS_MAX, each for at most PRIVATE_AUTH_MS. A new caller
+ * replaces the oldest one, so silent callers cannot keep others out.
  */
-export class Greetings<T> {
+export class UnauthenticatedCallers<T> {
   readonly #callers = new Map<T, Timer>();
-  readonly #cut: (caller: T) => void;
+  readonly #destroy: (caller: T) => void;
 
-  constructor(cut: (caller: T) => void) {
-    this.#cut = cut;
+  constructor(destroy: (caller: T) => void) {
+    this.#destroy = destroy;
   }
 
   add(caller: T): void {
     const [oldest] = this.#callers.keys();
     if (oldest !== undefined && this.#callers.size >= PRIVATE_AUTHS_MAX) {
       this.delete(oldest);
-      this.#cut(oldest);
+      this.#destroy(oldest);
     }
-    const deadline = setTimeout(() => this.#cut(caller), PRIVATE_AUTH_MS);
+    const deadline = setTimeout(() => this.#destroy(caller), PRIVATE_AUTH_MS);
     this.#callers.set(caller, deadline);
   }
 
-  /** The caller is authenticated, or gone. */
+  /** The caller is authenticated, or its connection is closed. */
   delete(caller: T): void {
     clearTimeout(this.#callers.get(caller));
     this.#callers.delete(caller);
   }
 
-  cutAll(): void {
-    for (const caller of this.#callers.keys()) this.#cut(caller);
+  destroyAll(): void {
+    for (const caller of this.#callers.keys()) this.#destroy(caller);
   }
 }
 
 /**
- * The client's own port. Whoever connects has a few seconds to prove by certificate and ticket that they were invited,
- * and learns nothing else; only so many may try at a time, and none while nobody was invited.
+ * The port for incoming private chats. A caller must prove by certificate and ticket that it was invited, within
+ * PRIVATE_AUTH_MS, and learns nothing else. While no caller is expected, each connection is closed at once.
  */
 export class Listener {
   readonly #server: Server;
-  readonly #doorkeeper: ConnectionAuthorizer;
-  readonly #greetings = new Greetings<PeerConnection>((line) => line.cut());
+  readonly #authorizer: ConnectionAuthorizer;
+  readonly #unauthenticated = new UnauthenticatedCallers<PeerConnection>((caller) => caller.destroy());
 
-  private constructor(doorkeeper: ConnectionAuthorizer) {
-    this.#doorkeeper = doorkeeper;
+  private constructor(authorizer: ConnectionAuthorizer) {
+    this.#authorizer = authorizer;
     this.#server = createServer((socket) => this.#accept(socket));
   }
 
-  /** Listens on that port, or with 0 on a free one. Rejects with the system's error. */
-  static async open(port: number, doorkeeper: ConnectionAuthorizer): Promise<Listener> {
-    const listener = new Listener(doorkeeper);
+  /** Listens on a port; 0 takes a free one. Rejects with the system's error. */
+  static async open(port: number, authorizer: ConnectionAuthorizer): Promise<Listener> {
+    const listener = new Listener(authorizer);
     listener.#server.listen(port, everyAddress());
     await once(listener.#server, "listening");
     return listener;
@@ -75,25 +76,25 @@ export class Listener {
 
   #accept(socket: Socket): void {
     socket.on("error", () => {});
-    const { certificate } = this.#doorkeeper;
+    const { certificate } = this.#authorizer;
     if (certificate === null) return void socket.destroy();
     const { key, pem: cert } = certificate;
-    // Anybody's certificate is taken here: whose it must be depends on the name that comes with the first line.
+    // Any certificate is accepted here: which one is right depends on the name in the first line.
     const options = { isServer: true, requestCert: true, rejectUnauthorized: false, minVersion: "TLSv1.3" } as const;
-    void this.#greet(new PeerConnection(new TLSSocket(socket, { ...options, key, cert })));
+    void this.#authenticate(new PeerConnection(new TLSSocket(socket, { ...options, key, cert })));
   }
 
-  async #greet(line: PeerConnection): Promise<void> {
-    this.#greetings.add(line);
-    const admitted = line.lines.next().then(({ value }) => this.#doorkeeper.admit(line, value ?? ""));
-    // A caller who is gone by now was not admitted either.
-    const isAdmitted = await Promise.race([admitted, line.closed.then(() => false)]).catch(() => false);
-    this.#greetings.delete(line);
-    if (!isAdmitted) line.cut();
+  async #authenticate(caller: PeerConnection): Promise<void> {
+    this.#unauthenticated.add(caller);
+    const admitted = caller.lines.next().then(({ value }) => this.#authorizer.admit(caller, value ?? ""));
+    // A connection that closes meanwhile is not admitted.
+    const isAdmitted = await Promise.race([admitted, caller.closed.then(() => false)]).catch(() => false);
+    this.#unauthenticated.delete(caller);
+    if (!isAdmitted) caller.destroy();
   }
 
   close(): void {
     this.#server.close();
-    this.#greetings.cutAll();
+    this.#unauthenticated.destroyAll();
   }
 }

@@ -1,210 +1,219 @@
 import { type Certificate, newCertificate, safetyNumber } from "./certificate.ts";
-import type { ConsentEvent, PrivateEvent } from "../event.ts";
+import type { IntroductionEvent, PrivateEvent } from "../event.ts";
 import { type ConnectionAuthorizer, Listener } from "./listener.ts";
 import { PeerConnection } from "./peer-connection.ts";
-import { ChatError, Backoff } from "../request.ts";
+import { ChatError } from "../errors.ts";
+import { Backoff } from "../retry.ts";
 import { PRIVATE_AUTH_MS } from "../../limits.ts";
 import { connect } from "node:tls";
 
-/** How often in a row a call may fail, or a connection break soon, before it is not tried again by itself. */
+/** Consecutive failures after which the client stops connecting by itself. */
 const FAILURES_MAX = 4;
-const SOON_MS = 5_000;
+/** A connection that breaks sooner than this counts as a failure. */
+const STABLE_MS = 5_000;
 
-/** Two clients that the server has introduced to each other, for as long as it does not take that back. */
+/** The server's introduction of another client. It holds until the server sends `denied` or the session ends. */
 interface Introduction {
   user: string;
   ticket: string;
-  /** The other's certificate, as base64. */
+  /** Certificate of the user, as base64. */
   key: string;
-  /** Where to call; null when it is the other who calls. */
+  /** Where this client connects to; null when the other client connects. */
   address: { host: string; port: number } | null;
-  line: PeerConnection | null;
-  /** Calls that failed, or did not last, since the last one that did. */
+  connection: PeerConnection | null;
+  /** Connections that failed, or broke within STABLE_MS, since the last stable one. */
   failures: number;
-  /** A call under way. */
-  call: Promise<PeerConnection> | null;
+  /** The connection attempt in progress. */
+  connecting: Promise<PeerConnection> | null;
 }
 
 /**
- * Private chats of one client: asks for addresses, answers those who ask, calls and is called (docs/protocol.md,
- * Private chat). The server introduces; what is said goes from machine to machine, and only to who has shown the key of
- * the certificate that came with the introduction.
+ * The private chats of one client (docs/protocol.md, Private chat): requests and answers, and the connections in both
+ * directions. The server introduces two clients and gives each the certificate of the other. Texts go directly between
+ * the clients, and only over a connection whose peer has that certificate's key.
  */
 export class PrivateChats implements ConnectionAuthorizer {
   readonly #request: (line: string) => Promise<string>;
-  readonly #tell: (event: PrivateEvent) => void;
-  readonly #reach: (address: string) => string;
+  readonly #emit: (event: PrivateEvent) => unknown;
+  readonly #reachableAddress: (address: string) => string;
   #user = "";
   #listener: Listener | null = null;
-  /** Made when it is first needed, and kept for as long as the program runs. */
+  /** Created when it is first needed, and kept until the program ends. */
   #certificate: Certificate | null = null;
-  #making: Promise<Certificate> | null = null;
-  /** Questions that wait for the other's answer. */
-  readonly #questions = new Map<string, PromiseWithResolvers<void>>();
-  /** Those who were told yes, and may call before the server's word of that is here. */
-  readonly #invited = new Map<string, PromiseWithResolvers<void>>();
-  /** Whom this client calls, and who calls it. */
-  readonly #callees = new Map<string, Introduction>();
-  readonly #callers = new Map<string, Introduction>();
+  #newCertificate: Promise<Certificate> | null = null;
+  /** Requests of this client without an answer, by user. */
+  readonly #unanswered = new Map<string, PromiseWithResolvers<void>>();
+  /** Users whose request was accepted, until `expect` arrives. They may connect before it does. */
+  readonly #accepted = new Map<string, PromiseWithResolvers<void>>();
+  /** Introductions to users that this client connects to, and to users that connect to it. */
+  readonly #outgoing = new Map<string, Introduction>();
+  readonly #incoming = new Map<string, Introduction>();
 
-  /** `reach`: an address that the server gave, as it is reached from here. */
+  /**
+   * `request` sends a request to the server. `reachableAddress` turns an address of the server's into one that can be
+   * reached from here.
+   */
   constructor(
     request: (line: string) => Promise<string>,
-    tell: (event: PrivateEvent) => void,
-    reach = (address: string): string => address,
+    emit: (event: PrivateEvent) => unknown,
+    reachableAddress = (address: string): string => address,
   ) {
     this.#request = request;
-    this.#tell = tell;
-    this.#reach = reach;
+    this.#emit = emit;
+    this.#reachableAddress = reachableAddress;
   }
 
+  /** The certificate of this client; null while no caller is expected. */
   get certificate(): Certificate | null {
-    return this.#invited.size + this.#callers.size > 0 ? this.#certificate : null;
+    return this.#accepted.size + this.#incoming.size > 0 ? this.#certificate : null;
   }
 
-  /** Listens for callers at that port, 0 for a free one; returns which. Rejects with the system's error. */
+  /** Listens on a port; 0 takes a free one. Resolves with the port. Rejects with the system's error. */
   async listen(port: number): Promise<number> {
     this.#listener ??= await Listener.open(port, this);
     return this.#listener.port;
   }
 
-  /** Nobody can call any more. */
+  /** Closes the port for incoming private chats. */
   stopListening(): void {
     this.#listener?.close();
     this.#listener = null;
   }
 
-  /** A session of that user begins: what the server had arranged in an earlier one is over. */
-  begin(user: string): void {
+  /** A session of this user begins. The server's introductions in an earlier session no longer hold. */
+  sessionBegan(user: string): void {
     this.#user = user;
-    for (const asked of [...this.#questions.keys()]) this.hear({ kind: "denied", user: asked });
-    for (const { user: other } of this.#introductions()) this.hear({ kind: "denied", user: other });
-    this.#invited.clear();
+    const others = [...this.#unanswered.keys(), ...this.#introductions().map((introduction) => introduction.user)];
+    for (const other of others) warnOnFailure(() => this.handle({ kind: "denied", user: other }));
+    this.#accepted.clear();
   }
 
-  /** Asks for that user's address; their answer comes as an event. */
+  /** Asks a user for a private chat. The answer arrives as an event. */
   async ask(user: string): Promise<void> {
     const question = Promise.withResolvers<void>();
-    question.promise.catch(() => {}); // Whoever does not wait for it hears the event.
-    // Before the server's reply: in a callback session the answer may overtake it.
-    if (!this.#questions.has(user)) this.#questions.set(user, question);
+    question.promise.catch(() => {}); // Only `send` waits for it; others get the event.
+    // Added before the server's reply: in a callback session the answer may arrive first.
+    if (!this.#unanswered.has(user)) this.#unanswered.set(user, question);
     try {
-      await this.#request(`getaddress ${user} ${await this.#key()}`);
+      await this.#request(`getaddress ${user} ${await this.#ownKey()}`);
     } catch (error) {
-      if (this.#questions.get(user) === question) this.#questions.delete(user);
+      if (this.#unanswered.get(user) === question) this.#unanswered.delete(user);
       question.reject(error);
       throw error;
     }
   }
 
-  /** Answers that user's question. */
+  /** Answers the request of a user. */
   async answer(user: string, yes: boolean): Promise<void> {
     if (!yes) return void (await this.#request(`private_answer ${user} no`));
-    const key = await this.#key();
-    if (!this.#invited.has(user)) this.#invited.set(user, Promise.withResolvers());
+    const key = await this.#ownKey();
+    if (!this.#accepted.has(user)) this.#accepted.set(user, Promise.withResolvers());
     try {
       await this.#request(`private_answer ${user} yes ${key}`);
     } catch (error) {
-      this.#invited.get(user)?.resolve();
-      this.#invited.delete(user);
+      this.#accepted.get(user)?.resolve();
+      this.#accepted.delete(user);
       throw error;
     }
   }
 
   /**
-   * Says something to that user directly, when they have answered if they were asked. Rejects with `not_introduced`,
-   * `denied`, `wrong_certificate`, or `gone` when they cannot be reached.
+   * Sends a text directly to a user. Waits for the answer to `ask` if there is none yet. Rejects with `not_introduced`,
+   * `denied`, `wrong_certificate`, `line_too_long`, or `gone` when the user cannot be reached.
    */
   async send(user: string, text: string): Promise<void> {
-    if (!this.#callees.has(user) && !this.#callers.get(user)?.line) await this.#questions.get(user)?.promise;
-    const [called, caller] = [this.#callees.get(user), this.#callers.get(user)];
-    if (called === undefined && caller === undefined) throw new ChatError("not_introduced");
-    const line = called?.line ?? caller?.line ?? (called === undefined ? null : await this.#call(called));
-    if (line === null) throw new ChatError("gone"); // Only they can call.
-    await line.send(`message ${text}`);
+    if (!this.#outgoing.has(user) && !this.#incoming.get(user)?.connection) await this.#unanswered.get(user)?.promise;
+    const [outgoing, incoming] = [this.#outgoing.get(user), this.#incoming.get(user)];
+    if (outgoing === undefined && incoming === undefined) throw new ChatError("not_introduced");
+    let connection = outgoing?.connection ?? incoming?.connection ?? null;
+    if (outgoing !== undefined) connection ??= await this.#connect(outgoing);
+    if (connection === null) throw new ChatError("gone"); // Only the other client can connect.
+    await connection.send(`message ${text}`);
   }
 
-  /** The number that both sides of a chat must have alike; `not_introduced` when there is none. */
+  /** The safety number of a private chat. Throws `not_introduced` when there is none. */
   safetyNumber(user: string): string {
-    const introduction = this.#callees.get(user) ?? this.#callers.get(user);
+    const introduction = this.#outgoing.get(user) ?? this.#incoming.get(user);
     if (introduction === undefined || this.#certificate === null) throw new ChatError("not_introduced");
     return safetyNumber(this.#certificate.base64, introduction.key);
   }
 
-  /** What the server says of private chats. */
-  hear(event: ConsentEvent): void {
+  /** Handles an event of the server about private chats. Returns what the event handler of the application returns. */
+  handle(event: IntroductionEvent): unknown {
     const { user } = event;
     switch (event.kind) {
       case "private_request": {
-        // Without a key on the other side there would be no telling who calls, and no secrecy.
+        // Without the certificate of the other client, the caller could not be authenticated.
         if (event.key === "") void this.answer(user, false).catch(() => {});
-        return this.#tell({ kind: "asked", user, encrypted: event.key !== "" });
+        return this.#emit({ kind: "asked", user, encrypted: event.key !== "" });
       }
       case "address": {
         const { key, ticket, host, port } = event;
-        const question = this.#questions.get(user);
-        this.#questions.delete(user);
-        this.#tell({ kind: "agreed", user, host, port, encrypted: key !== "" });
-        if (key === "") return question?.reject(new ChatError("denied"));
-        this.#introduce(this.#callees, user, ticket, key, { host, port });
-        return question?.resolve();
+        const question = this.#unanswered.get(user);
+        this.#unanswered.delete(user);
+        const handled = this.#emit({ kind: "agreed", user, host, port, encrypted: key !== "" });
+        if (key === "") question?.reject(new ChatError("denied"));
+        else this.#introduce(this.#outgoing, user, ticket, key, { host, port });
+        question?.resolve(); // No effect after the rejection.
+        return handled;
       }
       case "expect": {
         const { key, ticket } = event;
-        if (key !== "" && this.#invited.has(user)) {
-          this.#introduce(this.#callers, user, ticket, key, null);
-          this.#tell({ kind: "invited", user });
-        }
-        this.#invited.get(user)?.resolve();
-        return void this.#invited.delete(user);
+        const accepted = this.#accepted.get(user);
+        const isInvited = key !== "" && accepted !== undefined;
+        if (isInvited) this.#introduce(this.#incoming, user, ticket, key, null);
+        this.#accepted.delete(user);
+        accepted?.resolve();
+        return isInvited ? this.#emit({ kind: "invited", user }) : undefined;
       }
       case "denied": {
-        const question = this.#questions.get(user);
+        const question = this.#unanswered.get(user);
         if (question !== undefined) {
-          this.#questions.delete(user);
+          this.#unanswered.delete(user);
           question.reject(new ChatError("denied"));
-          return this.#tell({ kind: "denied", user });
+          return this.#emit({ kind: "denied", user });
         }
         const ended = this.#introductions().filter((introduction) => introduction.user === user);
-        for (const introduction of ended) this.#part(introduction);
-        if (ended.length > 0) this.#tell({ kind: "parted", user });
+        for (const introduction of ended) this.#remove(introduction);
+        return ended.length > 0 ? this.#emit({ kind: "parted", user }) : undefined;
       }
     }
   }
 
-  /** A caller's first line: `private <name> <ticket>`, and then their certificate must be the one that we know. */
-  async admit(line: PeerConnection, greeting: string): Promise<boolean> {
-    const [verb = "", user = "", ticket = "", ...more] = greeting.split(" ");
+  /** Accepts a caller whose first line is `private <name> <ticket>` and who has the certificate of that user. */
+  async admit(connection: PeerConnection, firstLine: string): Promise<boolean> {
+    const [verb = "", user = "", ticket = "", ...more] = firstLine.split(" ");
     if (verb !== "private" || more.length > 0) return false;
-    await this.#invited.get(user)?.promise;
-    const introduction = this.#callers.get(user);
-    if (introduction === undefined || introduction.key !== line.key || introduction.ticket !== ticket) return false;
-    introduction.line?.cut(); // They would not call again if they still had it.
-    await line.send("ok");
+    await this.#accepted.get(user)?.promise;
+    const introduction = this.#incoming.get(user);
+    const isInvited = introduction?.key === connection.key && introduction.ticket === ticket;
+    if (introduction === undefined || !isInvited) return false;
+    introduction.connection?.destroy(); // The caller has lost it, or it would not connect again.
+    await connection.send("ok");
     if (!this.#isValid(introduction)) return false;
-    void this.#follow(introduction, line);
+    void this.#receive(introduction, connection);
     return true;
   }
 
-  /** Ends all chats in good order, and is reached by nobody any more. */
+  /** Closes the port, and all connections after everything was sent. */
   async end(): Promise<void> {
     this.stopListening();
     for (const introduction of this.#introductions()) introduction.failures = FAILURES_MAX;
-    await Promise.all(this.#introductions().map(({ line }) => line?.end()));
-    this.#callees.clear();
-    this.#callers.clear();
+    await Promise.all(this.#introductions().map(({ connection }) => connection?.end()));
+    this.#outgoing.clear();
+    this.#incoming.clear();
   }
 
-  async #key(): Promise<string> {
-    this.#certificate ??= await (this.#making ??= newCertificate(this.#user));
+  async #ownKey(): Promise<string> {
+    this.#certificate ??= await (this.#newCertificate ??= newCertificate(this.#user));
     return this.#certificate.base64;
   }
 
   #introductions(): Introduction[] {
-    return [...this.#callees.values(), ...this.#callers.values()];
+    return [...this.#outgoing.values(), ...this.#incoming.values()];
   }
 
-  /** A newer introduction takes the place of an older one of the same kind: the ticket is for calls from now on. */
+  /** A newer introduction in the same direction replaces an older one. A connection of the same user is kept. */
   #introduce(
     to: Map<string, Introduction>,
     user: string,
@@ -215,88 +224,99 @@ export class PrivateChats implements ConnectionAuthorizer {
     const earlier = to.get(user);
     if (earlier?.key === key) {
       Object.assign(earlier, { ticket, address, failures: 0 });
-      if (address !== null && earlier.line === null) void this.#keepOpen(earlier);
+      if (address !== null && earlier.connection === null) void this.#keepConnected(earlier);
       return;
     }
-    void earlier?.line?.end();
-    const introduction = { user, ticket, key, address, line: null, failures: 0, call: null };
+    void earlier?.connection?.end();
+    const introduction = { user, ticket, key, address, connection: null, failures: 0, connecting: null };
     to.set(user, introduction);
-    if (address !== null) void this.#keepOpen(introduction);
+    if (address !== null) void this.#keepConnected(introduction);
   }
 
-  #part(introduction: Introduction): void {
-    this.#alike(introduction).delete(introduction.user);
-    void introduction.line?.end();
+  #remove(introduction: Introduction): void {
+    this.#mapOf(introduction).delete(introduction.user);
+    void introduction.connection?.end();
   }
 
   #isValid(introduction: Introduction): boolean {
-    return this.#alike(introduction).get(introduction.user) === introduction;
+    return this.#mapOf(introduction).get(introduction.user) === introduction;
   }
 
-  #alike({ address }: Introduction): Map<string, Introduction> {
-    return address === null ? this.#callers : this.#callees;
+  #mapOf({ address }: Introduction): Map<string, Introduction> {
+    return address === null ? this.#incoming : this.#outgoing;
   }
 
-  /** Calls at once, so that both may speak first, and again when the connection breaks. */
-  async #keepOpen(introduction: Introduction): Promise<void> {
+  /** Connects at once, so that both users can write first, and again when the connection breaks. */
+  async #keepConnected(introduction: Introduction): Promise<void> {
     const { user } = introduction;
-    for (const pauses = new Backoff(Math.max(0, introduction.failures - 1)); introduction.failures < FAILURES_MAX;) {
-      if (introduction.failures > 0) await pauses.next();
-      if (!this.#isValid(introduction) || introduction.line !== null) return;
+    const backoff = new Backoff(Math.max(0, introduction.failures - 1));
+    while (introduction.failures < FAILURES_MAX) {
+      if (introduction.failures > 0) await backoff.next();
+      if (!this.#isValid(introduction) || introduction.connection !== null) return;
       try {
-        return void (await this.#call(introduction));
+        return void (await this.#connect(introduction));
       } catch (error) {
-        if ((error as ChatError).code === "wrong_certificate") return this.#tell({ kind: "impostor", user });
+        if ((error as ChatError).code === "wrong_certificate") return this.#report({ kind: "impostor", user });
         introduction.failures++;
       }
     }
-    if (this.#isValid(introduction)) this.#tell({ kind: "unreachable", user });
+    if (this.#isValid(introduction)) this.#report({ kind: "unreachable", user });
   }
 
-  #call(introduction: Introduction): Promise<PeerConnection> {
-    introduction.call ??= this.#dial(introduction).finally(() => (introduction.call = null));
-    return introduction.call;
+  #connect(introduction: Introduction): Promise<PeerConnection> {
+    introduction.connecting ??= this.#dial(introduction).finally(() => (introduction.connecting = null));
+    return introduction.connecting;
   }
 
   async #dial(introduction: Introduction): Promise<PeerConnection> {
     const { key, pem: cert } = this.#certificate!;
     const options = { rejectUnauthorized: false, minVersion: "TLSv1.3", key, cert } as const;
     const { host, port } = introduction.address!;
-    const socket = connect({ host: this.#reach(host), port, ...options });
-    const line = new PeerConnection(socket);
-    const deadline = setTimeout(() => line.cut(), PRIVATE_AUTH_MS);
+    const socket = connect({ host: this.#reachableAddress(host), port, ...options });
+    const connection = new PeerConnection(socket);
+    const deadline = setTimeout(() => connection.destroy(), PRIVATE_AUTH_MS);
     try {
       const secured = new Promise((resolve) => socket.once("secureConnect", resolve));
-      await Promise.race([secured, line.closed]);
-      if (line.key === "") throw new ChatError("gone");
-      if (line.key !== introduction.key) throw new ChatError("wrong_certificate");
-      await line.send(`private ${this.#user} ${introduction.ticket}`);
-      const { value } = await line.lines.next();
+      await Promise.race([secured, connection.closed]);
+      if (connection.key === "") throw new ChatError("gone");
+      if (connection.key !== introduction.key) throw new ChatError("wrong_certificate");
+      await connection.send(`private ${this.#user} ${introduction.ticket}`);
+      const { value } = await connection.lines.next();
       if (value !== "ok" || !this.#isValid(introduction)) throw new ChatError("gone");
-      void this.#follow(introduction, line);
-      return line;
+      void this.#receive(introduction, connection);
+      return connection;
     } catch (error) {
-      line.cut();
+      connection.destroy();
       throw error;
     } finally {
       clearTimeout(deadline);
     }
   }
 
-  /** Tells what comes on a connection, until it ends. */
-  async #follow(introduction: Introduction, line: PeerConnection): Promise<void> {
-    introduction.line = line;
+  /** Emits an event that is not the server's. Nothing waits for its acknowledgement, so a failure is only a warning. */
+  #report(event: PrivateEvent): void {
+    warnOnFailure(() => this.#emit(event));
+  }
+
+  /** Emits the texts of a connection until it ends. */
+  async #receive(introduction: Introduction, connection: PeerConnection): Promise<void> {
+    introduction.connection = connection;
     const sinceMs = performance.now();
-    for await (const words of line.lines) {
+    for await (const line of connection.lines) {
       if (!this.#isValid(introduction)) continue;
-      if (words.startsWith("message ") && words.length > "message ".length) {
-        this.#tell({ kind: "private", from: introduction.user, text: words.slice("message ".length) });
+      if (line.startsWith("message ") && line.length > "message ".length) {
+        this.#report({ kind: "private", from: introduction.user, text: line.slice("message ".length) });
       }
     }
-    line.cut();
-    if (introduction.line !== line) return;
-    introduction.line = null;
-    introduction.failures = performance.now() - sinceMs > SOON_MS ? 0 : introduction.failures + 1;
-    if (this.#isValid(introduction) && introduction.address !== null) void this.#keepOpen(introduction);
+    connection.destroy();
+    if (introduction.connection !== connection) return;
+    introduction.connection = null;
+    introduction.failures = performance.now() - sinceMs > STABLE_MS ? 0 : introduction.failures + 1;
+    if (this.#isValid(introduction) && introduction.address !== null) void this.#keepConnected(introduction);
   }
+}
+
+/** Calls an event handler of the application. When it throws or rejects, emits a warning of the process. */
+function warnOnFailure(handler: () => unknown): void {
+  Promise.try(handler).catch((error: unknown) => process.emitWarning(error instanceof Error ? error : String(error)));
 }

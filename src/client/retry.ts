@@ -1,0 +1,63 @@
+/** How long the client waits for a server, and how often it tries again. */
+import { ChatError } from "./errors.ts";
+
+/** A server that does not reply within this time is lost, even when its connection seems open. */
+export const REPLY_TIMEOUT_MS = 10_000;
+export const NO_REPLY = `no reply within ${REPLY_TIMEOUT_MS / 1000} seconds`;
+const LOCKOUT_MS_MAX = 3_600_000;
+const DELAY_MIN_MS = 200;
+const DELAY_MAX_MS = 20_000;
+
+/** Growing random delays between attempts; random, so that clients of a restarted server do not return all at once. */
+export class Backoff {
+  readonly #startMs = performance.now();
+  #delayMs: number;
+  /** End of the last delay. */
+  #lastMs = performance.now();
+
+  /** `attempts`: number of delays to skip. */
+  constructor(attempts = 0) {
+    this.#delayMs = Math.min(DELAY_MIN_MS * 2 ** attempts, DELAY_MAX_MS);
+  }
+
+  /** Time since the construction. */
+  get elapsedMs(): number {
+    return performance.now() - this.#startMs;
+  }
+
+  /** Time since the end of the last delay. */
+  get sinceLastMs(): number {
+    return performance.now() - this.#lastMs;
+  }
+
+  /** Waits for the next delay, at least `leastMs`. */
+  async next(leastMs = 0): Promise<void> {
+    const delayMs = this.#delayMs * (0.5 + Math.random() / 2);
+    this.#delayMs = Math.min(this.#delayMs * 2, DELAY_MAX_MS);
+    await Bun.sleep(Math.max(delayMs, leastMs));
+    this.#lastMs = performance.now();
+  }
+}
+
+/**
+ * Repeats `attempt` with the delays of `backoff` while it fails with one of the `temporary` codes. After `locked_out
+ * <seconds>` it waits until the lockout ends. Rejects with any other failure, and with the last failure when `giveUpMs`
+ * have passed since the construction of `backoff`.
+ */
+export async function retry<T>(
+  attempt: () => Promise<T>,
+  temporary: readonly string[],
+  giveUpMs: number,
+  backoff = new Backoff(),
+): Promise<T> {
+  for (;;) {
+    const isLastAttempt = backoff.elapsedMs > giveUpMs;
+    try {
+      return await attempt();
+    } catch (error) {
+      if (isLastAttempt || !(error instanceof ChatError) || !temporary.includes(error.code)) throw error;
+      const isLockedOut = error.code === "locked_out";
+      await backoff.next(isLockedOut ? Math.min(Number.parseInt(error.detail, 10) * 1000 || 0, LOCKOUT_MS_MAX) : 0);
+    }
+  }
+}

@@ -1,0 +1,220 @@
+import { DeliveryQueue } from "./delivery.ts";
+import { ChatError, asChatError } from "./errors.ts";
+import { loginLine } from "./login.ts";
+import { type PendingReply, finalReason, goodbyeReason } from "./reply.ts";
+import { Backoff, REPLY_TIMEOUT_MS, retry } from "./retry.ts";
+import type { ClientState, SessionListener, SessionOptions, StateStore } from "./session.ts";
+
+/** A request without a reply. */
+export interface PendingRequest extends PendingReply {
+  line: string;
+  /** Position in the client's stream after the line. */
+  position: number;
+  /** Made by an earlier run. When the session ends first, it stays in the saved state for the next run. */
+  isRecovered: boolean;
+}
+
+/** What the state needs from the session that moves the bytes. */
+export interface Carrier {
+  /** The delivered position has advanced. */
+  delivered(): void;
+  /** The session has ended: closes connections and ports, and stops timers. */
+  stop(): void;
+}
+
+/** Failures of a reconnect after which the next attempt may succeed. All others end the session. */
+const LOST = ["closed", "not_sent", "unknown_outcome"];
+const TEMPORARY = [...LOST, "busy", "internal", "locked_out", "unreachable", "untrusted", "needs_tls"];
+
+/** Whether a request belongs to its session only: a later session does not repeat it. */
+export function isSessionRequest(line: string): boolean {
+  return /^(alive|logout|getaddress|private_answer)/.test(line);
+}
+
+/**
+ * The state of a session, for any way in which its bytes travel: the login, requests without a reply, the positions in
+ * the server's stream, saving, reconnects, and the end. It uses no socket: StreamSession and CallbackSession own those.
+ */
+export class SessionState {
+  /** Name of the user; empty before the first login. */
+  user = "";
+  /** Token of the session; empty before the first login. */
+  token = "";
+  /** Requests without a reply, in order. */
+  pending: PendingRequest[] = [];
+  /** Positions in the server's stream: read and delivered. */
+  readonly stream = new DeliveryQueue(
+    () => this.#delivered(),
+    () => this.end("undelivered", true),
+  );
+  readonly options: SessionOptions;
+  readonly listener: SessionListener;
+  readonly #carrier: Carrier;
+  /**
+   * "connected" also before the first login. "ending": lines that were read are not all delivered yet. "ended": the
+   * listener was called.
+   */
+  #phase: "connected" | "reconnecting" | "ending" | "ended" = "connected";
+  #reason = "";
+  /** The login request without the options of `loginRequest`. */
+  #login = "";
+  #store: StateStore | null = null;
+  /** State of an earlier run, which the first login continues. */
+  #earlier: ClientState | null = null;
+  #isSaved = true;
+  /** Kept while each reconnect ends soon, without a line except `goodbye`. */
+  #backoff: Backoff | null = null;
+
+  constructor(options: SessionOptions, listener: SessionListener, carrier: Carrier) {
+    this.options = options;
+    this.listener = listener;
+    this.#carrier = carrier;
+  }
+
+  get hasEnded(): boolean {
+    return this.#phase === "ending" || this.#phase === "ended";
+  }
+
+  /** Whether requests may be made. */
+  get isOpen(): boolean {
+    return this.token !== "" && !this.hasEnded;
+  }
+
+  /** The first login, by `attempt`. Before that it loads the state and the requests of an earlier run. */
+  async login<T>(user: string, password: string, listenPort: number, attempt: () => Promise<T>): Promise<T> {
+    this.user = user;
+    this.#login = loginLine(user, password, listenPort);
+    this.#store = await this.options.store(user);
+    this.#earlier = this.#store?.load() ?? null;
+    for (const { line, position } of this.#earlier?.unanswered ?? []) {
+      const report = (error: ChatError | null): void => this.listener.recovered(line, error);
+      this.pending.push({ line, position, isRecovered: true, resolve: () => report(null), reject: report });
+    }
+    try {
+      return await attempt();
+    } catch (error) {
+      this.pending.length = 0;
+      throw error;
+    }
+  }
+
+  /** The request for a login with `options`, which continues the session before it. */
+  loginRequest(options: string): string {
+    const earlier = this.token === "" ? this.#earlier : { token: this.token, received: this.stream.delivered };
+    return this.#login + options + (earlier === null ? "" : ` after=${earlier.token}:${earlier.received}`);
+  }
+
+  /** A login was accepted: the server's stream begins at position 0. */
+  startStream(token: string): void {
+    this.token = token;
+    this.stream.restart();
+    this.#isSaved = false;
+  }
+
+  /**
+   * Sends the pending requests of an earlier session again if the server is known not to have acted on them: those
+   * after position `actedOn`. The others reject with `unknown_outcome`.
+   */
+  repeatPending(actedOn: number, send: (request: PendingRequest) => void): void {
+    const earlier = this.pending;
+    this.pending = [];
+    this.#isSaved = false;
+    for (const request of earlier) {
+      // The position in `alive` and `logout` is one of the earlier stream: in this one it would ack unseen lines.
+      if (!isSessionRequest(request.line) && request.position > actedOn) send(request);
+      else if (request.line.startsWith("logout")) send({ ...request, line: "logout" });
+      else request.reject(new ChatError("unknown_outcome"));
+    }
+  }
+
+  addPending(request: PendingRequest): void {
+    this.pending.push(request);
+    this.#isSaved = false;
+  }
+
+  /** A reply that ends at `position` was read. Returns its request; undefined when there is none. */
+  takeReply(position: number): PendingRequest | undefined {
+    this.#isSaved = false;
+    this.#backoff = null;
+    this.stream.take(position);
+    return this.pending.shift();
+  }
+
+  /** An event that ends at `position` was read. Returns the reason of a `goodbye`, null for all other events. */
+  takeEvent(position: number, bytes: Uint8Array, start: number, end: number): string | null {
+    const reason = goodbyeReason(bytes, start, end);
+    this.#isSaved = false;
+    if (reason === null) this.#backoff = null;
+    this.stream.take(position, () => this.listener.event(bytes, start, end));
+    return reason;
+  }
+
+  /** Saves the state unless it is saved. Only the delivered position is saved, never the one that was read. */
+  save(): void {
+    if (this.#isSaved || this.#phase === "ended" || this.token === "" || this.#store === null) return;
+    this.#isSaved = true;
+    const unanswered = this.pending
+      .filter(({ line }) => !isSessionRequest(line))
+      .map(({ line, position }) => ({ line, position }));
+    this.#store.save({ token: this.token, received: this.stream.delivered, unanswered });
+  }
+
+  #delivered(): void {
+    if (this.#phase === "ended") return;
+    if (this.#isSaved) setImmediate(() => this.save());
+    this.#isSaved = false;
+    this.#carrier.delivered();
+  }
+
+  /**
+   * The connection was lost, or the server has ended the session: repeats `attempt` with growing delays until the
+   * session continues, or ends it. Does nothing before the first login, after the end, and while it is running.
+   */
+  async reconnect(attempt: () => Promise<void>): Promise<void> {
+    if (this.token === "" || this.#phase !== "connected") return;
+    if (this.options.kind === "plain") return this.end("lost");
+    this.#phase = "reconnecting";
+    this.listener.lost();
+    if (this.#backoff === null || this.#backoff.sinceLastMs > REPLY_TIMEOUT_MS) this.#backoff = new Backoff();
+    const backoff = this.#backoff;
+    const { giveUpMs } = this.options;
+    if (backoff.elapsedMs > giveUpMs) return this.end("lost");
+    await backoff.next();
+    let reported = "";
+    const reportingAttempt = (): Promise<void> =>
+      attempt().catch((error: unknown) => {
+        const failure = asChatError(error);
+        if (failure.code !== "untrusted" || failure.detail === reported) throw failure;
+        reported = failure.detail;
+        this.listener.untrusted(failure);
+        throw failure;
+      });
+    const failure = await retry(reportingAttempt, TEMPORARY, giveUpMs, backoff).catch(asChatError);
+    if (this.hasEnded) return;
+    if (failure !== undefined)
+      return this.end(finalReason(failure) ?? (LOST.includes(failure.code) ? "lost" : failure.code));
+    this.#phase = "connected";
+    this.listener.back();
+  }
+
+  /** Ends the session, and calls the listener when everything that was read is delivered; at once with `atOnce`. */
+  end(reason: string, atOnce = false): void {
+    if (!this.hasEnded) {
+      this.#phase = "ending";
+      this.#reason = reason;
+      // After `replaced` the saved state belongs to the newer session.
+      if (reason === "replaced") this.#store = null;
+      this.save();
+      this.#carrier.stop();
+      for (const { isRecovered, reject } of this.pending) if (!isRecovered) reject(new ChatError("closed"));
+    }
+    this.stream.finish(atOnce, () => this.#reportEnd());
+  }
+
+  #reportEnd(): void {
+    if (this.#phase === "ended") return;
+    this.save();
+    this.#phase = "ended";
+    if (this.token !== "") this.listener.ended(this.#reason);
+  }
+}
