@@ -10,12 +10,11 @@ import { LineReader } from "../../src/protocol/line-reader.ts";
 import { BroadcastGroup } from "../../src/stream/broadcast-group.ts";
 import { Outbox } from "../../src/stream/outbox.ts";
 import { Request, SHAPES } from "../../src/protocol/request.ts";
-import { LoopTurn } from "../../src/stream/turn.ts";
-import { Connection, Connections } from "../../src/net/connection.ts";
+import { Connection } from "../../src/net/connection.ts";
 import type { Transport } from "../../src/net/transport.ts";
+import { createCore } from "../../src/server/core.ts";
 import { openStore } from "../../src/storage/recovery.ts";
 import type { Store } from "../../src/storage/store.ts";
-import { Chat } from "../../src/chat/chat.ts";
 import { Account } from "../../src/chat/session.ts";
 import { WheelTimer, TimerWheel } from "../../src/timer-wheel.ts";
 import { TimerHeap } from "./heap.ts";
@@ -133,29 +132,21 @@ const PARTS: Record<string, Part> = {
   "server: a message, read in a chunk of 50, recorded, written": () => {
     const store = newStore();
     const ends: (() => void)[] = [];
-    const turn = new LoopTurn({
-      ends: () => chat.turnEnds(),
-      commits: () => store.save(),
-      later: (end) => void ends.push(end),
-    });
-    const chat: Chat = new Chat({
-      wheel: new TimerWheel(),
-      turn,
+    const names = ["columbia", "SEAS"];
+    let tokens = 0;
+    const { connections: all } = createCore({
+      clock: { nowMs: () => 0, unixMs: Date.now },
       store,
+      users: names.map((name) => ({ name, password: "secret" })),
+      passwords: { verify: () => true, prove: () => new Uint8Array(0) },
+      newToken: () => String(++tokens),
       idleTimeoutMs: 1e9,
       blockMs: 1e9,
       lockoutScope: "address",
       limits: { ...LIMITS_DEFAULT, requestsPerSecondMax: 0 },
-      ...{
-        passwords: { verify: () => true, prove: () => new Uint8Array(0) },
-        newToken: () => String(++tokens),
-        report: console.error,
-      },
-      newCaller: () => ({ flush: () => {}, retry: () => {}, giveUp: () => {} }),
+      later: (end) => void ends.push(end),
+      report: console.error,
     });
-    let tokens = 0;
-    chat.unixMs = Date.now();
-    const all = new Connections(chat);
     const ignore = (): void => {};
     const transport: Transport = {
       isEncrypted: false,
@@ -169,8 +160,7 @@ const PARTS: Record<string, Part> = {
       // The chunks are sent again and again.
       release: ignore,
     };
-    const connections = ["columbia", "SEAS"].map((name) => {
-      chat.accounts.add(name, "secret");
+    const connections = names.map((name) => {
       const connection = new Connection(all, transport, "127.0.0.1");
       connection.data(encode(`login ${name} secret\n`));
       return connection;
@@ -261,12 +251,12 @@ async function measured(name: string): Promise<void> {
 async function main(line: CommandLine<"filter" | "case">): Promise<number> {
   const one = line.text("case");
   if (one !== null) {
-    if (!Object.hasOwn(PARTS, one)) throw new UsageError(`--case knows no "${one}"`);
+    if (!Object.hasOwn(PARTS, one)) throw new UsageError(`--case takes the name of a part, not "${one}"`);
     await measured(one);
     process.exit(0);
   }
   const names = Object.keys(PARTS).filter((name) => name.includes(line.text("filter") ?? ""));
-  if (names.length === 0) throw new UsageError(`no part has "${line.text("filter")}" in its name`);
+  if (names.length === 0) throw new UsageError(`--filter matches no part: "${line.text("filter")}"`);
   const progress = new Progress();
   let child: Bun.Subprocess | null = null;
   onInterrupt(() => {

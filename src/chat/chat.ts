@@ -13,6 +13,7 @@ import { Introductions } from "./introductions.ts";
 import { Departing } from "./departing.ts";
 import { Lockouts, type LockoutScope } from "../auth/lockouts.ts";
 import { Mailbox } from "./mailbox.ts";
+import type { ChatObserver } from "./observer.ts";
 import { Presence } from "./presence.ts";
 import { Rates } from "./rates.ts";
 import { type Account, type Caller, type LoginOptions, type Peer, Session, type SessionKind } from "./session.ts";
@@ -33,6 +34,9 @@ export interface ChatOptions {
   limits: Limits;
   /** Hears of faults that no caller can answer for; with whoever's line it was. */
   report: (error: unknown, peer?: Peer) => void;
+  observer?: ChatObserver;
+  /** See `MailboxScheduler`. */
+  movedBytesPerTurn?: number;
 }
 
 /**
@@ -55,6 +59,7 @@ export class Chat {
   readonly idleTimeoutMs: number;
   readonly limits: Limits;
   readonly report: ChatOptions["report"];
+  readonly observer: ChatObserver | null;
   /** The server stops: nobody gets in any more. */
   isOver = false;
   /** Unix time of this turn, for messages that are read later. */
@@ -83,9 +88,10 @@ export class Chat {
     this.passwords = options.passwords;
     this.idleTimeoutMs = options.idleTimeoutMs;
     this.report = options.report;
-    const { wheel, store, limits, blockMs, lockoutScope } = options;
+    this.observer = options.observer ?? null;
+    const { wheel, store, limits, blockMs, lockoutScope, report, movedBytesPerTurn } = options;
     this.limits = limits;
-    this.mailbox = new Mailbox(store, limits);
+    this.mailbox = new Mailbox(store, limits, this.observer);
     this.lockouts = new Lockouts(wheel, blockMs, lockoutScope, (wrong, leftMs) =>
       store.wrongPasswords(wrong, this.unixMs + leftMs),
     );
@@ -93,7 +99,7 @@ export class Chat {
     this.rates = new Rates(wheel, limits);
     this.introductions = new Introductions(wheel, limits.introductionsMax, options.newToken);
     const wrote = (session: Session): void => this.#messagesAppended(session);
-    this.mailboxScheduler = new MailboxScheduler(this.accounts, this.mailbox, store, wrote, options.report);
+    this.mailboxScheduler = new MailboxScheduler(this.accounts, this.mailbox, store, wrote, report, movedBytesPerTurn);
     this.departing = new Departing(this.mailboxScheduler);
     this.#newToken = options.newToken;
     this.#newCaller = options.newCaller;
@@ -133,6 +139,7 @@ export class Chat {
     if (replaced === null) this.#announce(account, `joined ${account.name}`);
     session.outbox.subscribe(this.broadcastGroup);
     this.presence.add(session);
+    this.observer?.loggedIn(session, replaced);
     if (kind === "callback") {
       session.outbox.sink = session.caller;
       session.outbox.markDirty(); // The first call comes even with nothing to deliver.
@@ -264,15 +271,13 @@ export class Chat {
     return missed + 1;
   }
 
-  /**
-   * Ends a session. What of a plain one its connection does not take any more goes back to the mailbox, of any other
-   * one all that is not confirmed.
-   */
+  /** Ends a session. Unacknowledged messages (plain: those that the kernel did not take) return to the mailbox. */
   end(session: Session, reason: GoodbyeReason | LeftReason): void {
     if (session.ended) return;
     const { account, outbox } = session;
     session.endReason = reason;
     session.endedUnixMs = this.unixMs;
+    this.observer?.sessionEnded(session, reason);
     this.wheel.cancel(session.timer);
     this.wheel.cancel(session.overdue);
     this.#byToken.delete(session.token);

@@ -283,18 +283,26 @@ function forSession(chat: Chat, peer: Peer, kind: SessionKind, token: string, ac
 function message(chat: Chat, { account }: Session, request: Request, out: Outbox): void {
   const to = named(chat, out, request, 0);
   if (to === null) return;
-  if (to.blocks.has(account)) return refuse(out, "blocked");
-  if (!chat.store.accepts(request.end - request.textStart)) return refuse(out, "internal", chat.store.writeError!);
+  if (to.blocks.has(account)) return refuseMessage(chat, account, to, out, "blocked");
+  if (!chat.store.accepts(request.end - request.textStart))
+    return refuseMessage(chat, account, to, out, "internal", chat.store.writeError!);
   const fate = chat.send(account, to, request.bytes, request.textStart, request.end);
   if (fate === "stored") chat.rates.work += WORK_STORED + (request.end - request.textStart) / WORK_BYTES;
-  if (fate === "full") refuse(out, "mailbox_full");
-  else out.append(fate === "sent" ? OK_SENT : OK_STORED);
+  if (fate === "full") return refuseMessage(chat, account, to, out, "mailbox_full");
+  chat.observer?.accepted(account, to, request.bytes, request.textStart, request.end, fate);
+  out.append(fate === "sent" ? OK_SENT : OK_STORED);
+}
+
+function refuseMessage(chat: Chat, from: Account, to: Account, out: Outbox, code: ErrorCode, detail?: string): void {
+  chat.observer?.refused(from, to, code);
+  refuse(out, code, detail);
 }
 
 function broadcast(chat: Chat, { account, kind }: Session, request: Request, out: Outbox): void {
   // That it was acted on must be known after a crash, or its client would send it again.
   if (kind === "resumable" && !chat.store.hasRoom(0)) return refuse(out, "internal", chat.store.writeError!);
   const count = chat.broadcast(account, request.bytes, request.textStart, request.end);
+  chat.observer?.broadcast(account, request.bytes, request.textStart, request.end, count);
   // A user who has blocked the sender costs as much as a receiver.
   chat.rates.charge(account, (count + account.blockedBy.size) / RECEIVERS_PER_REQUEST);
   out.append(encode(`ok ${count}\n`));
@@ -303,7 +311,9 @@ function broadcast(chat: Chat, { account, kind }: Session, request: Request, out
 function online(chat: Chat, { account }: Session, _request: Request, out: Outbox): void {
   const names = Math.min(chat.presence.online.length, ONLINE_NAMES_MAX) + account.blockedBy.size;
   chat.rates.charge(account, names / NAMES_PER_REQUEST);
-  out.append(chat.presence.list(account, ONLINE_NAMES_MAX));
+  const line = chat.presence.list(account, ONLINE_NAMES_MAX);
+  chat.observer?.listed(account, line);
+  out.append(line);
 }
 
 function block(chat: Chat, session: Session, request: Request, out: Outbox): void {

@@ -28,31 +28,34 @@ export class MailboxScheduler {
   readonly #urgent = new Set<Account>();
   /** Logins that wait until what their user's earlier sessions hold is in the mailbox. */
   readonly #logins = new Map<Account, (() => void)[]>();
+  readonly #bytesPerTurn: number;
   /**
    * A visit is under way. What it causes is queued: a login in the middle of another login of the same user would leave
    * two sessions.
    */
   #isVisiting = false;
   /** What may still be moved in this turn. */
-  #bytesLeft = MOVED_BYTES_PER_TURN;
+  #bytesLeft: number;
   /** The disk was behind when the last turn ended. */
   #isBehind = false;
   /** Index of the next account whose oldest messages the store needs. */
   #next = 0;
 
-  /** `wrote` receives the sessions to whose streams messages were fed. */
+  /** `wrote` receives the sessions to whose streams messages were fed; `bytesPerTurn` bounds the moves of a turn. */
   constructor(
     accounts: Accounts,
     mailbox: Mailbox,
     store: ChatStore,
     wrote: (session: Session) => void,
     report: (error: unknown) => void,
+    bytesPerTurn = MOVED_BYTES_PER_TURN,
   ) {
     this.#accounts = accounts;
     this.#mailbox = mailbox;
     this.#store = store;
     this.#wrote = wrote;
     this.#report = report;
+    this.#bytesLeft = this.#bytesPerTurn = bytesPerTurn;
   }
 
   /**
@@ -88,6 +91,11 @@ export class MailboxScheduler {
       this.#report(error);
     }
     return session.account.leaving === null;
+  }
+
+  /** What one user may move while others wait. */
+  get #share(): number {
+    return Math.min(MOVED_BYTES_SHARE, this.#bytesPerTurn);
   }
 
   /** The server stops: nothing is left to be moved, unless the disk refuses. */
@@ -210,18 +218,18 @@ export class MailboxScheduler {
   step(): boolean {
     const wasBehind = this.#isBehind;
     if (this.#mailbox.deliveryRefused && this.#store.writeError === null) this.#deliverAll();
-    if (wasBehind) this.#bytesLeft = MOVED_BYTES_SHARE;
+    if (wasBehind) this.#bytesLeft = this.#share;
     for (const account of wasBehind ? this.#urgent : this.#queue) {
       if (this.#bytesLeft <= 0) break;
       const { session } = account;
       const isFed = session?.deliveryPending === true;
-      this.#visit(account, Math.max(MOVED_BYTES_SHARE, this.#bytesLeft / this.#queue.size));
+      this.#visit(account, Math.max(this.#share, this.#bytesLeft / this.#queue.size));
       if (isFed) session!.outbox.markDirty(); // Its requests may go on.
     }
     const upTo = this.#store.spillUpTo;
     if (upTo !== null && !wasBehind) this.#spillOld(upTo);
     this.#isBehind = this.#store.isBehind;
-    this.#bytesLeft = this.#isBehind ? 0 : MOVED_BYTES_PER_TURN;
+    this.#bytesLeft = this.#isBehind ? 0 : this.#bytesPerTurn;
     return this.#isBehind ? this.#urgent.size > 0 : this.#queue.size > 0;
   }
 
@@ -234,7 +242,7 @@ export class MailboxScheduler {
   /** What the store needs for its oldest records has bytes of its own, or the journal would grow without a bound. */
   #spillOld(upTo: number): void {
     const { all } = this.#accounts;
-    let bytesLeft = MOVED_BYTES_PER_TURN / 2;
+    let bytesLeft = this.#bytesPerTurn / 2;
     for (; this.#next < all.length; this.#next++) {
       const account = all[this.#next]!;
       const { session, leaving } = account;

@@ -1,6 +1,7 @@
 import { ACK_BYTES_MAX, type Limits, MAILBOX_PORTION_BYTES, MOVED_BYTES_MIN } from "../limits.ts";
 import { encode } from "../protocol/ascii.ts";
 import type { UnackedMessage } from "../stream/unacked-index.ts";
+import type { ChatObserver } from "./observer.ts";
 import type { Account, Session } from "./session.ts";
 import type { ChatStore, EndedSession, StoredMessage } from "./store.ts";
 
@@ -11,12 +12,14 @@ import type { ChatStore, EndedSession, StoredMessage } from "./store.ts";
 export class Mailbox {
   readonly #store: ChatStore;
   readonly #limits: Limits;
+  readonly #observer: ChatObserver | null;
   /** A session was not fed, since the store had no room to record that. */
   deliveryRefused = false;
 
-  constructor(store: ChatStore, limits: Limits) {
+  constructor(store: ChatStore, limits: Limits, observer: ChatObserver | null) {
     this.#store = store;
     this.#limits = limits;
+    this.#observer = observer;
   }
 
   /** No room for another message; or not for one of that sender, who has taken their share. */
@@ -40,6 +43,7 @@ export class Mailbox {
    */
   requeue(session: Session, bytesMax: number): number {
     if (!session.requeueing) {
+      this.#observer?.requeued(session);
       const ended = endOf(session);
       this.#store.wrote(session.account, session.number, session.outbox);
       this.noteAcked(session);

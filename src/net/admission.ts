@@ -1,5 +1,5 @@
 import type { BlockList } from "node:net";
-import { DESCRIPTORS_SPARE, type Limits, PROXY_HEADER_MS, TLS_HANDSHAKE_MS } from "../limits.ts";
+import { DESCRIPTORS_SPARE, INPUT_BYTES_MAX, type Limits, PROXY_HEADER_MS, TLS_HANDSHAKE_MS } from "../limits.ts";
 import { withZone } from "../runtime/host.ts";
 import { WheelTimer, type TimerKind } from "../timer-wheel.ts";
 import type { Logger } from "../runtime/log.ts";
@@ -22,6 +22,25 @@ export function fitDescriptors(limits: Limits, descriptors: number): Limits {
   const callbacksMax = Math.min(limits.callbacksMax, Math.floor(free * CALLBACKS_SHARE));
   const connectionsMax = Math.min(limits.connectionsMax || free, free - callbacksMax);
   return { ...limits, callbacksMax, connectionsMax };
+}
+
+/** A connection with a session may hold this many times as many bytes as one without. */
+const SESSION_WEIGHT = 8;
+
+/**
+ * Bounds the memory of incomplete lines and waiting requests of all connections together: closes the connections that
+ * hold most. A connection without a session is closed earlier than one with a session.
+ */
+export function closeLargest(open: Iterable<Connection>): void {
+  const all = [...open];
+  let bytes = all.reduce((sum, { heldBytes }) => sum + heldBytes, 0);
+  if (bytes <= INPUT_BYTES_MAX) return;
+  const rank = ({ session, heldBytes }: Connection): number => heldBytes / (session === null ? 1 : SESSION_WEIGHT);
+  for (const connection of all.sort((a, b) => rank(b) - rank(a))) {
+    if (bytes <= INPUT_BYTES_MAX) return;
+    bytes -= connection.heldBytes;
+    connection.hangUp();
+  }
 }
 
 /**

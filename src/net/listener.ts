@@ -5,24 +5,23 @@ import { isIPv6 } from "node:net";
 import type { TCPSocketListener } from "bun";
 import { everyAddress, formatAddress } from "../runtime/host.ts";
 import type { Certificate } from "./certificate.ts";
+import type { SocketHandlers } from "./socket-handlers.ts";
 import type { SocketEvents } from "./transport.ts";
 import { duplicate } from "../runtime/kernel.ts";
 
 /** The server cannot listen on a port. The message is meant for the operator. */
 export class ListenError extends Error {}
 
-type Handlers = Bun.SocketHandler<SocketEvents | null>;
-
 /** One listening port. */
 export class Listener {
   /** `<ip>:<port>`. */
   readonly address: string;
   readonly port: number;
-  readonly #handlers: Handlers;
+  readonly #handlers: SocketHandlers;
   #socket: TCPSocketListener<SocketEvents | null>;
 
   /** With a certificate it uses TLS, and `handlers` have `handshake`. Port 0 is any free port. Throws ListenError. */
-  constructor(host: string, port: number, handlers: Handlers, certificate: Certificate | null) {
+  constructor(host: string, port: number, handlers: SocketHandlers, certificate: Certificate | null) {
     this.#handlers = handlers;
     try {
       this.#socket = listen({ hostname: host, port }, handlers, certificate);
@@ -61,7 +60,7 @@ export class Listener {
 
 function listen(
   at: { hostname: string; port: number } | { fd: number },
-  socket: Handlers,
+  socket: SocketHandlers,
   certificate: Certificate | null,
 ): TCPSocketListener<SocketEvents | null> {
   const tls = certificate === null ? {} : { tls: { cert: certificate.chain, key: certificate.key } };

@@ -1,3 +1,7 @@
+/**
+ * The command line of `serve`: its options with their defaults, its help text, and its validation. Nothing is opened
+ * or read here.
+ */
 import { BlockList, isIPv4, isIPv6 } from "node:net";
 import { parseArgs } from "node:util";
 import type { LockoutScope } from "../auth/lockouts.ts";
@@ -5,60 +9,67 @@ import { LIMITS_DEFAULT, LINE_BYTES_MAX, LINE_BYTES_MIN, type Limits, UNACKED_BY
 import type { Durability } from "../storage/database.ts";
 import { UsageError, usageError } from "../usage-error.ts";
 
-/** What the operator chose. */
 export interface Config {
   host: string;
   port: number;
   credentials: string;
-  /** A folder, or ":memory:". */
+  /** A folder, or ":memory:" for none. */
   data: string;
   durability: Durability;
-  silenceMs: number;
+  idleTimeoutMs: number;
   blockMs: number;
   lockoutScope: LockoutScope;
   limits: Limits;
-  /** From there connections begin with a PROXY header; null is from nowhere. */
+  /** Addresses of proxies, whose connections begin with a PROXY header; null when there are none. */
   proxyFrom: BlockList | null;
   tls: TlsConfig | null;
-  /** A damaged journal is read as far as it can be. */
+  /** Recovery keeps what it can read of a damaged journal, and drops the rest. */
   salvage: boolean;
 }
 
-/** Files with a certificate and its key, and where TLS is spoken: at a port of its own, or null at the main one. */
 export interface TlsConfig {
+  /** PEM file with the certificate and its chain. */
   chain: string;
+  /** PEM file with the private key. */
   key: string;
+  /** Null: TLS at the main port, and no plain port. */
   port: number | null;
 }
 
 interface Option {
+  /** Placeholder for the value in the help text. */
   value: string;
   fallback: string;
   help: string;
 }
 
 const OPTIONS = {
-  host: { value: "<address>", fallback: "0.0.0.0", help: "the address to listen on; :: is all, IPv6 too" },
-  port: { value: "<port>", fallback: "6001", help: "the port to listen on; 0 takes a free one" },
-  credentials: { value: "<file>", fallback: "credentials.txt", help: "who may log in: a line is <user> <password>" },
-  data: { value: "<folder>", fallback: "data", help: "where mailboxes and blocks rest; :memory: keeps nothing" },
-  durability: { value: "<level>", fallback: "process", help: "what ok survives: none, process or power" },
-  "heartbeat-interval": { value: "<seconds>", fallback: "35", help: "the silence after which a session ends" },
-  "block-time": { value: "<seconds>", fallback: "60", help: "how long three wrong passwords lock a user out" },
-  "lockout-scope": { value: "<scope>", fallback: "address", help: "from that address, or with user from everywhere" },
-  "tls-cert": { value: "<file>", fallback: "none", help: "a certificate and its chain (PEM): TLS is spoken" },
-  "tls-key": { value: "<file>", fallback: "none", help: "its private key (PEM)" },
-  "tls-port": { value: "<port>", fallback: "6002", help: "the port for TLS, beside the plain one; 0 takes a free one" },
-  "proxy-from": { value: "<addresses>", fallback: "none", help: "who speaks PROXY protocol 2, like 10.0.0.0/8,::1" },
+  host: { value: "<address>", fallback: "0.0.0.0", help: "address to listen on; :: for all of IPv4 and IPv6" },
+  port: { value: "<port>", fallback: "6001", help: "port to listen on; 0 selects a free one" },
+  credentials: { value: "<file>", fallback: "credentials.txt", help: "users and passwords: lines <user> <password>" },
+  data: { value: "<folder>", fallback: "data", help: "data folder; :memory: stores nothing on disk" },
+  durability: { value: "<level>", fallback: "process", help: "the failure that ok survives: none, process or power" },
+  "heartbeat-interval": { value: "<seconds>", fallback: "35", help: "a session without a request for this long ends" },
+  "block-time": { value: "<seconds>", fallback: "60", help: "duration of a lockout after three wrong passwords" },
+  "lockout-scope": {
+    value: "<scope>",
+    fallback: "address",
+    help: "lock a user out from the address, or with user everywhere",
+  },
+  "tls-cert": { value: "<file>", fallback: "none", help: "certificate and chain (PEM); turns TLS on" },
+  "tls-key": { value: "<file>", fallback: "none", help: "private key of the certificate (PEM)" },
+  "tls-port": { value: "<port>", fallback: "6002", help: "TLS port, next to the plain port; 0 selects a free one" },
+  "proxy-from": { value: "<addresses>", fallback: "none", help: "proxies that send PROXY protocol v2: 10.0.0.0/8,::1" },
 } satisfies Record<string, Option>;
 
-/** An option for a limit, which is `unit` times what is given. */
 interface LimitOption {
   name: string;
+  /** Placeholder for the value in the help text. */
   value: string;
   least: number;
   most: number;
   isWhole: boolean;
+  /** The limit is the option's value times this. */
   unit: number;
   help: string;
 }
@@ -67,29 +78,43 @@ const MANY = 1_000_000;
 const GIBIBYTE = 1 << 30;
 
 const LIMITS: Record<Exclude<keyof Limits, "limitsLoopback">, LimitOption> = {
-  connectionsMax: count("connections", 0, "connections at once, 0 for as many as open files allow"),
-  connectionsPerAddressMax: count("connections-per-address", 0, "of them from one address (IPv6: /64), 0 for any"),
-  connectionsPerSecondMax: count("connection-rate", 0, "new ones a second and address, 0 for any"),
+  connectionsMax: count("connections", 0, "open connections; 0: as the open-file limit allows"),
+  connectionsPerAddressMax: count(
+    "connections-per-address",
+    0,
+    "open connections of one address (IPv6: /64); 0: no limit",
+  ),
+  connectionsPerSecondMax: count("connection-rate", 0, "new connections per second of one address; 0: no limit"),
   loginMs: {
-    ...count("login-time", 0.1, "how long one may be without a session", 86_400),
+    ...count("login-time", 0.1, "time of a connection to log in", 86_400),
     value: "<seconds>",
     isWhole: false,
     unit: 1000,
   },
-  failedLoginsPerMinuteMax: count("login-failures", 0, "logins that fail a minute and address, 0 for any"),
+  failedLoginsPerMinuteMax: count("login-failures", 0, "failed logins per minute of one address; 0: no limit"),
   requestsPerSecondMax: {
-    ...count("rate-limit", 0, "requests a second and user, more are read later; 0 for any"),
+    ...count("rate-limit", 0, "requests per second of a user; more are read later; 0: no limit"),
     isWhole: false,
   },
-  badLinesMax: count("bad-lines", 0, "lines in a row that are no requests, then goodbye flood; 0 for any"),
-  lineBytesMax: bytes("buffer-size", LINE_BYTES_MIN, LINE_BYTES_MAX, "the longest request line"),
-  unackedBytesMax: bytes("outbox-size", UNACKED_BYTES_MIN, GIBIBYTE, "unread of one session, then it is slow"),
-  streamsBytesMax: bytes("outboxes-size", UNACKED_BYTES_MIN, 64 * GIBIBYTE, "of all, then those with most are"),
-  mailboxMessagesMax: count("mailbox-messages", 1, "messages that wait for one user"),
-  mailboxBytesMax: bytes("mailbox-size", LINE_BYTES_MIN, GIBIBYTE, "bytes of their text"),
-  mailboxSharePercent: { ...count("mailbox-share", 1, "of both, for one sender", 100), value: "<percent>" },
-  introductionsMax: count("consents", 1, "private chats of one session, asked for or granted"),
-  callbacksMax: count("callbacks", 1, "calls of callback clients at once"),
+  badLinesMax: count("bad-lines", 0, "consecutive invalid lines before goodbye flood; 0: no limit"),
+  lineBytesMax: bytes("buffer-size", LINE_BYTES_MIN, LINE_BYTES_MAX, "length of a request line"),
+  unackedBytesMax: bytes(
+    "outbox-size",
+    UNACKED_BYTES_MIN,
+    GIBIBYTE,
+    "unacknowledged output of a session before goodbye slow",
+  ),
+  streamsBytesMax: bytes(
+    "outboxes-size",
+    UNACKED_BYTES_MIN,
+    64 * GIBIBYTE,
+    "the same of all sessions; the largest end first",
+  ),
+  mailboxMessagesMax: count("mailbox-messages", 1, "messages in one mailbox"),
+  mailboxBytesMax: bytes("mailbox-size", LINE_BYTES_MIN, GIBIBYTE, "text in one mailbox"),
+  mailboxSharePercent: { ...count("mailbox-share", 1, "share of one sender in a mailbox", 100), value: "<percent>" },
+  introductionsMax: count("consents", 1, "private chat requests and grants of a session"),
+  callbacksMax: count("callbacks", 1, "simultaneous calls to callback clients"),
 };
 
 function count(name: string, least: number, help: string, most = MANY): LimitOption {
@@ -101,10 +126,10 @@ function bytes(name: string, least: number, most: number, help: string): LimitOp
 }
 
 const FLAGS = {
-  "tls-only": "speaks TLS at --port, and nothing in the clear",
-  "limit-loopback": "holds the limits on addresses against this machine's own, too",
-  salvage: "keep what can be read of a damaged journal, and give up the rest",
-  help: "this page",
+  "tls-only": "TLS at --port, and no plain port",
+  "limit-loopback": "apply the limits on addresses to 127.0.0.0/8 and ::1, too",
+  salvage: "keep what is readable of a damaged journal, drop the rest",
+  help: "show this page",
 };
 
 type Name = keyof typeof OPTIONS;
@@ -114,13 +139,14 @@ const LIMIT_KEYS = Object.keys(LIMITS) as LimitKey[];
 
 export const USAGE = `Usage: bun start [options]
 
-Runs a Heartline chat server. It prints one line when it is ready, and logs to stderr. Ctrl+C stops it.
+Runs a Heartline chat server. It prints one line when it is ready and logs to stderr. Ctrl+C stops it.
+Defaults are in parentheses.
 
 ${Object.entries(OPTIONS)
   .map(([name, { value, help, fallback }]) => row(`--${name} ${value}`, `${help} (${fallback})`))
   .join("\n")}
 
-What anybody may take:
+Limits:
 ${LIMIT_KEYS.map((key) => [LIMITS[key], LIMITS_DEFAULT[key]] as const)
   .map(([{ name, value, help, unit }, fallback]) => row(`--${name} ${value}`, `${help} (${fallback / unit})`))
   .join("\n")}
@@ -134,17 +160,17 @@ function row(option: string, help: string): string {
   return `  ${option.padEnd(35)} ${help}`;
 }
 
-/** The configuration that a command line asks for; null for `--help`. Throws UsageError. */
+/** Null for `--help`. Throws UsageError. */
 export function parseConfig(args: readonly string[]): Config | null {
   const given = parseOptions(args);
   if (given.has("help")) return null;
   const text = (name: Name): string => given.get(name) ?? OPTIONS[name].fallback;
   const seconds = (name: Name): number => number(name, text(name), 0.1, 86_400, false) * 1000;
   if (text("data") === ":memory:" && (given.get("durability") ?? "none") !== "none") {
-    throw new UsageError("--data :memory: keeps nothing, so --durability can only be none with it");
+    throw new UsageError("--data :memory: stores nothing on disk: it takes no --durability but none");
   }
   for (const name of ["host", "credentials", "data"] as const) {
-    if (text(name) === "") throw new UsageError(`--${name} takes a ${OPTIONS[name].value}, not nothing`);
+    if (text(name) === "") throw new UsageError(`--${name} takes a ${OPTIONS[name].value}, not ""`);
   }
   return {
     host: text("host"),
@@ -152,7 +178,7 @@ export function parseConfig(args: readonly string[]): Config | null {
     credentials: text("credentials"),
     data: text("data"),
     durability: oneOf("durability", text("durability"), "none", "process", "power"),
-    silenceMs: seconds("heartbeat-interval"),
+    idleTimeoutMs: seconds("heartbeat-interval"),
     blockMs: seconds("block-time"),
     lockoutScope: oneOf("lockout-scope", text("lockout-scope"), "address", "user"),
     limits: parseLimits(given),
@@ -168,9 +194,9 @@ function parseTls(given: Map<string, string>, port: string): TlsConfig | null {
   if (chain === undefined && key === undefined && !isOnly && !given.has("tls-port")) return null;
   if (!chain || !key) throw new UsageError("TLS takes both --tls-cert <file> and --tls-key <file>");
   if (!isOnly) return { chain, key, port: number("tls-port", port, 0, 65535, true) };
-  if (given.has("tls-port")) throw new UsageError("--tls-only is TLS at --port: it takes no --tls-port");
+  if (given.has("tls-port")) throw new UsageError("--tls-only puts TLS at --port: it takes no --tls-port");
   if (given.has("proxy-from"))
-    throw new UsageError("--proxy-from is for connections in the clear: with --tls-only there are none");
+    throw new UsageError("--proxy-from is for the plain port: with --tls-only there is none");
   return { chain, key, port: null };
 }
 
@@ -196,7 +222,7 @@ function oneOf<T extends string>(name: string, text: string, ...choices: T[]): T
   throw new UsageError(`--${name} takes ${choices.join(", ").replace(/, (?=\w+$)/, " or ")}, not "${text}"`);
 }
 
-/** Addresses with commas between them, each with how many bits of it count, if not all do. */
+/** Comma-separated addresses, each with an optional prefix length. */
 function parseAddresses(text: string): BlockList {
   const list = new BlockList();
   for (const each of text.split(",")) {
@@ -230,8 +256,8 @@ function parseOptions(args: readonly string[]): Map<string, string> {
     const ambiguous = /'(--[\w-]+).*ambiguous/.exec((error as Error).message);
     if (ambiguous !== null) {
       const [, name = ""] = ambiguous;
-      const behind = args.find((each, at) => args[at - 1] === name && each.startsWith("-"));
-      throw new UsageError(`${name} needs a value behind it, and not "${behind}"`);
+      const value = args.find((each, at) => args[at - 1] === name && each.startsWith("-"));
+      throw new UsageError(`${name} takes a value, not "${value}"`);
     }
     throw usageError(error);
   }

@@ -1,3 +1,7 @@
+/**
+ * The program `serve`: reads the command line and the credentials, starts the server and handles its signals. Exit
+ * codes: 0 after an orderly stop, 1 when it cannot run, 2 for an invalid command line.
+ */
 import { lookup } from "node:dns/promises";
 import { isatty } from "node:tty";
 import { everyAddress, readHost } from "../runtime/host.ts";
@@ -5,26 +9,25 @@ import { filterText } from "../display-filter.ts";
 import { CertificateError } from "../net/certificate.ts";
 import { UsageError } from "../usage-error.ts";
 import { USAGE, parseConfig } from "./config.ts";
-import { CredentialsError, plainUsers, readCredentials } from "../auth/credentials.ts";
+import { type Credentials, CredentialsError, plainUsers, readCredentials } from "../auth/credentials.ts";
 import { StoreError } from "../storage/database.ts";
 import { setSlice } from "../runtime/kernel.ts";
 import { ListenError } from "../net/listener.ts";
 import { Log, type Logger } from "../runtime/log.ts";
 import { Server } from "./server.ts";
 
-/** Ctrl+C reaches both `bun start` and the server, which then gets it from `bun start` once more: no second signal. */
+/** Ctrl+C reaches the server and `bun start`, which forwards it: a SIGINT within this time is not a second signal. */
 const ECHO_MS = 100;
-/** The least that the kernel takes. */
+/** The scheduler's time slice (`sched_setattr`): the minimum of the kernel. */
 const SLICE_MICROS = 100;
 
-/** `heartline serve`. Exit codes: 0 after an orderly stop, 1 when it cannot run, 2 for an invalid command line. */
 export async function main(args: string[]): Promise<void> {
   try {
     await serve(args);
   } catch (error) {
     const usage = error instanceof UsageError;
     const known = [UsageError, CredentialsError, CertificateError, StoreError, ListenError];
-    // Thrown on, a fault of ours would be survived like any other one, and a server that never ran would exit with 0.
+    // An unknown error is not rethrown: `uncaughtException` would survive it, and the exit code would be 0.
     if (known.some((kind) => error instanceof kind)) {
       process.stderr.write(
         `heartline: ${filterText((error as Error).message)}${usage ? " (--help lists the options)" : ""}\n`,
@@ -35,7 +38,7 @@ export async function main(args: string[]): Promise<void> {
 }
 
 async function serve(args: string[]): Promise<void> {
-  let reload = (_signal: NodeJS.Signals): void => {}; // Before it runs, all of that is still to be read.
+  let reload = (_signal: NodeJS.Signals): void => {}; // Until the server listens, the files are still to be read.
   process.on("SIGHUP", (signal) => reload(signal));
   const config = parseConfig(args);
   if (config === null) return void process.stdout.write(USAGE);
@@ -43,7 +46,7 @@ async function serve(args: string[]): Promise<void> {
   const credentials = readCredentials(config.credentials);
   const output = await Log.open();
   const log = output.logger;
-  const survive = (error: unknown): void => log.error(error, "a fault that nobody expected; the chat goes on");
+  const survive = (error: unknown): void => log.error(error, "internal error; the server continues");
   process.on("uncaughtException", survive);
   process.on("unhandledRejection", survive);
   setSlice(SLICE_MICROS);
@@ -59,53 +62,53 @@ async function serve(args: string[]): Promise<void> {
     if (stoppedMs > 0 && !isEcho) process.exit(1);
     if (stoppedMs > 0) return;
     stoppedMs = performance.now();
-    log.info(`${signal}: telling everybody goodbye; a second signal ends it at once`);
-    const isWell = await server.stop();
-    await exit(isWell ? 0 : 1);
+    log.info(`${signal}: the server stops; a second signal exits at once`);
+    const isStored = await server.stop();
+    await exit(isStored ? 0 : 1);
   };
   process.on("SIGINT", stop);
   process.on("SIGTERM", stop);
   const hasTerminal = isatty(0);
   reload = (signal) => {
     if (stoppedMs > 0) return;
-    if (hasTerminal && !isatty(0)) return void stop(signal); // The window that it ran in was closed.
+    if (hasTerminal && !isatty(0)) return void stop(signal); // The terminal was closed.
     attempt(log, "the users stay as they are", () => server.reload(readCredentials(config.credentials, "regular")));
     attempt(log, "the certificate stays as it is", () => server.renewCertificate());
   };
-  const { address, port } = (plain ?? encrypted)!;
-  const beside = plain === null ? " with TLS" : encrypted === null ? "" : `, and with TLS on ${encrypted.address}`;
-  process.stdout.write(`listening on ${address}${beside}\n`);
-  const plainCount = plainUsers(credentials.users).length;
-  const users = credentials.users.length;
-  if (credentials.sample) {
-    log.warn(
-      `SAMPLE CREDENTIALS: everybody knows the passwords in ${config.credentials}. Replace them before others come`,
-    );
-  } else if (plainCount > 0) {
-    log.warn(
-      `${plainCount} of ${users} passwords are plain text: bun run passwd --migrate ${config.credentials} hashes them`,
-    );
-  }
+  const { address } = (plain ?? encrypted)!;
+  const tls = plain === null ? " with TLS" : encrypted === null ? "" : `, and with TLS on ${encrypted.address}`;
+  process.stdout.write(`listening on ${address}${tls}\n`);
+  warnOfPlainPasswords(log, credentials, config.credentials);
   const host = ["0.0.0.0", "::"].includes(config.host) ? "127.0.0.1" : config.host;
-  const target = `${host} ${port}${plain === null ? " --tls" : ""}`;
+  const target = plain === null ? `${host} ${encrypted!.port} --tls` : `${host} ${plain.port}`;
+  const users = credentials.users.length;
   log.info(`${users} users; join with: bun run client ${target}, or npm run client -- ${target}`);
 }
 
-/** Does it, or says why not, and what follows. */
-function attempt(log: Logger, otherwise: string, act: () => void): void {
+function warnOfPlainPasswords(log: Logger, { users, sample }: Credentials, file: string): void {
+  if (sample) {
+    return log.warn(`SAMPLE CREDENTIALS: the passwords in ${file} are public; replace them before others can connect`);
+  }
+  const count = plainUsers(users).length;
+  if (count === 0) return;
+  log.warn(`${count} of ${users.length} passwords are plain text; hash them with bun run passwd --migrate ${file}`);
+}
+
+/** Logs an error of `act`, and what remains in force. */
+function attempt(log: Logger, remains: string, act: () => void): void {
   try {
     act();
   } catch (error) {
-    log.error(`${(error as Error).message}; ${otherwise}`);
+    log.error(`${(error as Error).message}; ${remains}`);
   }
 }
 
-/** The address that a host's name stands for. */
+/** The address of a host name. */
 async function resolve(host: string): Promise<string> {
   try {
     const { address } = await lookup(readHost(host));
     return address === "::" ? everyAddress() : address;
   } catch {
-    throw new ListenError(`cannot listen on ${host}: there is no such host`);
+    throw new ListenError(`cannot listen on ${host}: no such host`);
   }
 }

@@ -11,7 +11,7 @@ const LOGGED_IN = expect.stringMatching(/^ok token\d{20} 35$/);
 describe("login", () => {
   test("tells the seconds of silence, fractions too", () => {
     expect(new World(["alice"]).login("alice").read()).toEqual([LOGGED_IN]);
-    const hasty = new World(["alice"], { silenceMs: 300 });
+    const hasty = new World(["alice"], { idleTimeoutMs: 300 });
     expect(hasty.login("alice").read()).toEqual([expect.stringMatching(/^ok token\d+ 0\.3$/)]);
   });
 

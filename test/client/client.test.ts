@@ -135,7 +135,7 @@ test("a client whose session is replaced receives goodbye replaced, and ended re
 
 test("a client sends heartbeats by itself, within the idle timeout that the server announced", async () => {
   await server.stop();
-  server = new WireServer({ silenceMs: 300 }, USERS);
+  server = new WireServer({ idleTimeoutMs: 300 }, USERS);
   const { client: silent } = newClient();
   await silent.login("columbia", PASSWORD);
   const { client: watcher, received } = newClient();

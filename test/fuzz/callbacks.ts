@@ -95,7 +95,7 @@ class Socket implements DialedSocket {
 
 /** Alice has a callback session and bob sends to her. Any program may answer at her port. */
 class CallbackFixture {
-  readonly world = new World(["alice", "bob"], { silenceMs: 86_400_000 });
+  readonly world = new World(["alice", "bob"], { idleTimeoutMs: 86_400_000 });
   readonly sockets: Socket[] = [];
   readonly #bob: TestPeer;
   readonly #session: Session;

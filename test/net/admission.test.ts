@@ -3,7 +3,6 @@ import { BlockList } from "node:net";
 import pino from "pino";
 import { LIMITS_DEFAULT, type Limits, PROXY_HEADER_MS, TLS_HANDSHAKE_MS } from "../../src/limits.ts";
 import { Admission, fitDescriptors } from "../../src/net/admission.ts";
-import { Connections } from "../../src/net/connection.ts";
 import type { SocketEvents } from "../../src/net/transport.ts";
 import { TICK_MS } from "../../src/timer-wheel.ts";
 import { World } from "../support/chat.ts";
@@ -267,7 +266,7 @@ function setUp(
 ): { admission: Admission; world: World } {
   const world = new World(["alice"], { limits: { connectionsPerSecondMax: 2, connectionsMax: 100, ...limits } });
   const log = pino({ level: "trace" }, { write: (line) => void lines.push(line) });
-  return { admission: new Admission(new Connections(world.chat), proxies, log), world };
+  return { admission: new Admission(world.connections, proxies, log), world };
 }
 
 class Socket {

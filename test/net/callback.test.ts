@@ -220,7 +220,7 @@ test("a newer login and the stop of the server lead to one more call, with goodb
 
 test("a callback session without activity expires with a goodbye, and answered calls are activity", async () => {
   await server.stop();
-  server = new WireServer({ silenceMs: 300 });
+  server = new WireServer({ idleTimeoutMs: 300 });
   const phone = new Phone();
   phones.push(phone);
   const wire: WireClient = await server.connect();

@@ -1,5 +1,5 @@
 import { describe, expect, test } from "bun:test";
-import { closeLargest } from "../../src/server/server.ts";
+import { closeLargest } from "../../src/net/admission.ts";
 import { Connection, Connections } from "../../src/net/connection.ts";
 import { type AcceptedSocket, TcpTransport } from "../../src/net/tcp-transport.ts";
 import type { SocketEvents, Transport } from "../../src/net/transport.ts";
@@ -117,9 +117,7 @@ class Wire {
     address = "192.0.2.1",
   ) {
     this.world = world;
-    this.all = all ?? new Connections(world.chat);
-    world.goOn = () => this.all.serveReady();
-    if (all === undefined) world.more = () => this.all.ready.size > 0;
+    this.all = all ?? world.connections;
     const write = (bytes: Buffer, start: number, count: number): number => {
       const taken = Math.min(this.room, count);
       this.room -= taken;
@@ -546,6 +544,7 @@ describe("a connection with many requests at once", () => {
     const nextTurn = (): boolean => {
       const isNeeded = all.ready.size > 0;
       world.begin();
+      all.serveReady();
       world.endTurns();
       return isNeeded;
     };
@@ -560,6 +559,7 @@ describe("a connection with many requests at once", () => {
     expect(wire.say(...Array<string>((turns + 1) * VISIT + 10).fill("alive"), "online", "logout")).toHaveLength(VISIT);
     expect(wire.reading).toBe(false);
     expect(other.say("alive")).toEqual(["err not_logged_in"]);
+    nextTurn();
     expect(wire.read()).toHaveLength(turns * VISIT);
     wire.connection.end();
     expect(wire.shut).toBe(false);

@@ -121,7 +121,7 @@ test("a pipeline that is cut at any byte is acted on once, and each reply is rec
 
 test("a session that is not resumed expires, and its messages wait for the next login", async () => {
   await server.stop();
-  server = new WireServer({ silenceMs: 300 });
+  server = new WireServer({ idleTimeoutMs: 300 });
   const alice = await Resumable.login("alice");
   alice.wire.cut();
   const bob = await server.connect();

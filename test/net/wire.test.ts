@@ -513,7 +513,7 @@ describe("a session", () => {
   });
 
   test("ends as expired without activity, and stays with heartbeats", async () => {
-    const server = start({ silenceMs: 300 });
+    const server = start({ idleTimeoutMs: 300 });
     const [alice, bob] = [await server.connect(), await server.connect()];
     await alice.asks(LOGIN, "ok <token> 0.3");
     await bob.asks(`login bob ${PASSWORD}`, "ok <token> 0.3");
@@ -540,7 +540,7 @@ describe("a session", () => {
 });
 
 test("a connection that sends nothing, or no complete line, is closed", async () => {
-  const server = start({ silenceMs: 300 });
+  const server = start({ idleTimeoutMs: 300 });
   const [silent, half] = [await server.connect(), await server.connect()];
   half.send("login alice");
   await silent.ends();

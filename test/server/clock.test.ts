@@ -26,7 +26,7 @@ function start(data = ":memory:"): WireServer {
   return servers.at(-1)!;
 }
 
-/** Logs in, says one line and logs out; returns the token and the words behind it. */
+/** Logs in, sends one request and logs out; returns the token and the words after it in the reply. */
 async function session(server: WireServer, options = ""): Promise<string[]> {
   const client = await server.connect();
   client.say(`login alice ${PASSWORD} resumable${options}`);
@@ -37,13 +37,13 @@ async function session(server: WireServer, options = ""): Promise<string[]> {
   return words;
 }
 
-describe("a session is remembered that ended", () => {
+describe("login with after= finds a session that ended", () => {
   test.each([
     ["30 years ago", -30 * YEAR_MS],
     ["8 days ago", -8 * 24 * 3600 * 1000],
     ["in 8 days", 8 * 24 * 3600 * 1000],
-    ["when the clock said 1970", -now],
-  ])("%s by a clock that was set since", async (_when, offsetMs) => {
+    ["in 1970", -now],
+  ])("%s by a wall clock that was set since", async (_when, offsetMs) => {
     const server = start();
     setSystemTime(now + offsetMs);
     const [token] = await session(server);
@@ -53,7 +53,7 @@ describe("a session is remembered that ended", () => {
     expect(words.slice(2)).toEqual(["received=13"]);
   });
 
-  test("until eight newer ones have ended", async () => {
+  test("as one of the last eight, and not an older one", async () => {
     const server = start();
     const [token] = await session(server);
     for (let i = 0; i < 8; i++) await session(server);
@@ -61,7 +61,7 @@ describe("a session is remembered that ended", () => {
   });
 });
 
-test("a message that is accepted when the clock says 0 is delivered to the next session like any other", async () => {
+test("a message that is accepted while the wall clock is 0 is delivered to the next session", async () => {
   const server = start();
   const alice = await server.login("alice");
   const bob = await server.connect();
@@ -76,9 +76,9 @@ test("a message that is accepted when the clock says 0 is delivered to the next 
 
 describe("a lockout survives a restart", () => {
   test.each([
-    ["30 years behind", -30 * YEAR_MS],
-    ["30 years ahead", 30 * YEAR_MS],
-  ])("when it began while the clock was %s, which was set since, and lasts no longer", async (_how, offsetMs) => {
+    ["30 years slow", -30 * YEAR_MS],
+    ["30 years fast", 30 * YEAR_MS],
+  ])("with its remaining time when the wall clock was %s at its begin and was set since", async (_how, offsetMs) => {
     const data = newFolder();
     setSystemTime(now + offsetMs);
     const first = start(data);

@@ -3,25 +3,25 @@ import { LIMITS_DEFAULT } from "../../src/limits.ts";
 import { USAGE, parseConfig } from "../../src/server/config.ts";
 import { UsageError } from "../../src/usage-error.ts";
 
-/** What the operator is told. */
-function complaint(...args: string[]): string {
+/** The error message for that command line. */
+function errorOf(...args: string[]): string {
   try {
     parseConfig(args);
   } catch (error) {
     if (error instanceof UsageError) return error.message;
     throw error;
   }
-  throw new Error(`${args.join(" ")} is taken`);
+  throw new Error(`${args.join(" ")} is valid`);
 }
 
-test("without options everything is as the contract says", () => {
+test("without options every setting has its documented default", () => {
   expect(parseConfig([])).toEqual({
     host: "0.0.0.0",
     port: 6001,
     credentials: "credentials.txt",
     data: "data",
     durability: "process",
-    silenceMs: 35_000,
+    idleTimeoutMs: 35_000,
     blockMs: 60_000,
     lockoutScope: "address",
     limits: LIMITS_DEFAULT,
@@ -31,7 +31,7 @@ test("without options everything is as the contract says", () => {
   });
 });
 
-test("every option is taken, with a space or an equals sign", () => {
+test("every option takes its value after a space or an equals sign", () => {
   const given = [
     ["--host", "::1"],
     ["--port", "0"],
@@ -63,7 +63,7 @@ test("every option is taken, with a space or an equals sign", () => {
     credentials: "users.txt",
     data: "/tmp/somewhere",
     durability: "power" as const,
-    silenceMs: 300,
+    idleTimeoutMs: 300,
     blockMs: 1500,
     lockoutScope: "user" as const,
     limits: {
@@ -93,17 +93,17 @@ test("every option is taken, with a space or an equals sign", () => {
   expect(parseConfig(["--limit-loopback", "--salvage", ...joined])).toEqual(expected);
 });
 
-test("proxies are addresses with commas between them, each with as many bits as count", () => {
+test("--proxy-from takes comma-separated addresses with optional prefix lengths", () => {
   const { proxyFrom } = parseConfig(["--proxy-from", "10.0.0.0/8,192.0.2.7,2001:db8::/32"])!;
   const is = (address: string): boolean => proxyFrom!.check(address, address.includes(":") ? "ipv6" : "ipv4");
   for (const address of ["10.255.0.1", "192.0.2.7", "2001:db8:1::1"]) expect(is(address)).toBe(true);
   for (const address of ["11.0.0.1", "192.0.2.8", "2001:db9::1", "127.0.0.1"]) expect(is(address)).toBe(false);
   for (const text of ["", "10.0.0.0/33", "10.0.0/8", "::1/129", "10.0.0.1,", "host", "10.0.0.1 ", "10.0.0.1/-1"]) {
-    expect(complaint("--proxy-from", text)).toContain("--proxy-from takes addresses");
+    expect(errorOf("--proxy-from", text)).toContain("--proxy-from takes addresses");
   }
 });
 
-test("help is asked for by --help and -h, and names every option with what holds without it", () => {
+test("--help and -h show every option with its default", () => {
   expect(parseConfig(["--help"])).toBeNull();
   expect(parseConfig(["-h", "--port", "1"])).toBeNull();
   for (const option of [
@@ -139,16 +139,16 @@ test("help is asked for by --help and -h, and names every option with what holds
   }
 });
 
-test.each([["process"], ["power"]])("keeping nothing contradicts a durability of %s", (durability) => {
-  expect(complaint("--data", ":memory:", "--durability", durability)).toContain("--durability");
+test.each([["process"], ["power"]])("--data :memory: contradicts --durability %s", (durability) => {
+  expect(errorOf("--data", ":memory:", "--durability", durability)).toContain("--durability");
 });
 
-test("keeping nothing agrees with a durability of none", () => {
+test("--data :memory: agrees with --durability none", () => {
   expect(parseConfig(["--data", ":memory:", "--durability", "none"])).toMatchObject({ data: ":memory:" });
   expect(parseConfig(["--data", ":memory:"])).toMatchObject({ data: ":memory:" });
 });
 
-describe("a number that cannot be is refused, and its option is named", () => {
+describe("an invalid number is an error that names its option", () => {
   test.each([
     ...["", "x", "-1", "65536", "1.5", "0x10", "1e3", " 80", "80 ", "NaN", "Infinity", "+1", "٣"].map((n) => [
       "port",
@@ -164,28 +164,28 @@ describe("a number that cannot be is refused, and its option is named", () => {
     ...["524287", "1073741825", "1 GB"].map((n) => ["outbox-size", n]),
     ...["0", "x"].map((n) => ["callbacks", n]),
   ] as [string, string][])("--%s=%s", (name, value) => {
-    expect(complaint(`--${name}=${value}`)).toContain(`--${name}`);
+    expect(errorOf(`--${name}=${value}`)).toContain(`--${name}`);
   });
 });
 
-test("TLS takes a certificate and its key, at a port of its own or instead of the plain one", () => {
+test("TLS takes a certificate and its key, at its own port or instead of the plain port", () => {
   const files = ["--tls-cert", "cert.pem", "--tls-key", "key.pem"];
-  const { tls: beside } = parseConfig(files)!;
-  expect(beside).toEqual({ chain: "cert.pem", key: "key.pem", port: 6002 });
+  const { tls: besides } = parseConfig(files)!;
+  expect(besides).toEqual({ chain: "cert.pem", key: "key.pem", port: 6002 });
   expect(parseConfig([...files, "--tls-port", "0"])!.tls!.port).toBe(0);
   expect(parseConfig([...files, "--tls-only"])!.tls!.port).toBeNull();
-  expect(complaint(...files.slice(0, 2))).toContain("--tls-key");
-  expect(complaint(...files.slice(2))).toContain("--tls-cert");
-  expect(complaint("--tls-only")).toContain("--tls-cert");
-  expect(complaint("--tls-cert", "", "--tls-key", "")).toContain("--tls-cert"); // Variables that are not set.
-  expect(complaint("--tls-port", "7")).toContain("--tls-cert");
-  expect(complaint(...files, "--tls-port", "x")).toContain("--tls-port");
-  expect(complaint(...files, "--tls-port", "7", "--tls-only")).toContain("--tls-port");
-  expect(complaint(...files, "--tls-only", "--proxy-from", "::1")).toContain("--proxy-from");
+  expect(errorOf(...files.slice(0, 2))).toContain("--tls-key");
+  expect(errorOf(...files.slice(2))).toContain("--tls-cert");
+  expect(errorOf("--tls-only")).toContain("--tls-cert");
+  expect(errorOf("--tls-cert", "", "--tls-key", "")).toContain("--tls-cert"); // Variables that are not set.
+  expect(errorOf("--tls-port", "7")).toContain("--tls-cert");
+  expect(errorOf(...files, "--tls-port", "x")).toContain("--tls-port");
+  expect(errorOf(...files, "--tls-port", "7", "--tls-only")).toContain("--tls-port");
+  expect(errorOf(...files, "--tls-only", "--proxy-from", "::1")).toContain("--proxy-from");
   expect(parseConfig([...files, "--proxy-from", "::1"])!.proxyFrom).not.toBeNull();
 });
 
-describe("an invalid command line is refused in one line", () => {
+describe("an invalid command line is an error of one line", () => {
   test.each([
     [["--nonsense"], "nonsense"],
     [["--nonsense", "5"], "nonsense"],
@@ -194,8 +194,8 @@ describe("an invalid command line is refused in one line", () => {
     [["6001"], "6001"],
     [["--port"], "port"],
     [["--port", "--host", "::1"], "port"],
-    [["--port", "-1"], '--port needs a value behind it, and not "-1"'],
-    [["--port", "5", "--port", "-1"], 'and not "-1"'],
+    [["--port", "-1"], '--port takes a value, not "-1"'],
+    [["--port", "5", "--port", "-1"], 'takes a value, not "-1"'],
     [["--port", "1", "--port", "2"], "--port"],
     [["--port=1", "--port=1"], "--port"],
     [["--help=5"], "help"],
@@ -205,7 +205,7 @@ describe("an invalid command line is refused in one line", () => {
     [["--data", ""], "--data"],
     [["--credentials", ""], "--credentials"],
   ] as [string[], string][])("%p", (args, named) => {
-    const words = complaint(...args);
+    const words = errorOf(...args);
     expect(words).toContain(named);
     expect(words).not.toContain("\n");
   });

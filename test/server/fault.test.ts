@@ -20,13 +20,13 @@ afterEach(async () => {
   await server.stop();
 });
 
-/** The one line that the log has, which the server is forgiven. */
+/** The only error in the log, which is removed: `stop` throws when there are any. */
 function theFault(): Record<string, unknown> {
   expect(server.faults).toHaveLength(1);
   return JSON.parse(server.faults.pop()!);
 }
 
-/** Bob is still there, alice is not, and may come again. */
+/** Bob is still online, alice is not, and can log in again. */
 async function expectOnlyAliceWent(): Promise<void> {
   await bob.hears("left alice disconnected");
   await bob.asks("message bob hi", "message bob hi");
@@ -48,8 +48,8 @@ function failOnce(method: "data" | "readOn" | "closed", of: (connection: Connect
 
 const isAlices = ({ session }: Connection): boolean => session?.account.name === "alice";
 
-describe("a fault inside ends one connection, and one line of the log says whose:", () => {
-  test("in a request, which is answered", async () => {
+describe("an internal error closes one connection and logs its address and user:", () => {
+  test("in a request, which gets err internal", async () => {
     const send = spyOn(Chat.prototype, "send").mockImplementation(() => {
       send.mockRestore();
       throw new Error("a fault");
@@ -73,7 +73,7 @@ describe("a fault inside ends one connection, and one line of the log says whose
     await expectOnlyAliceWent();
   });
 
-  test("while its lines are written", async () => {
+  test("while output is written", async () => {
     const { peek } = Outbox.prototype;
     const spy = spyOn(Outbox.prototype, "peek").mockImplementation(function (this: Outbox) {
       if (!isAlices(this.sink as Connection)) return peek.call(this);
@@ -100,7 +100,7 @@ describe("a fault inside ends one connection, and one line of the log says whose
   });
 });
 
-test("a fault in one duty of a tick does not affect the others", async () => {
+test("an error in one periodic duty does not affect the others", async () => {
   const sweep = spyOn(Chat.prototype, "sweep").mockImplementation(() => {
     throw new Error("a fault");
   });
@@ -114,7 +114,7 @@ test("a fault in one duty of a tick does not affect the others", async () => {
   await bob.asks("message alice hi", "ok sent");
 });
 
-test("timers that are due fire in the tick in which another one fails", async () => {
+test("due timers fire in the tick in which another timer fails", async () => {
   const { advance } = TimerWheel.prototype;
   const clocks: number[] = [];
   const { promise: fired, resolve } = Promise.withResolvers<void>();
@@ -130,7 +130,7 @@ test("timers that are due fire in the tick in which another one fails", async ()
   expect(theFault()).toMatchObject({ err: { message: "a fault" } });
 });
 
-test("presence is told while the memory of the process cannot be read", async () => {
+test("joined is sent while the memory of the process cannot be read", async () => {
   const rss = spyOn(process.memoryUsage, "rss").mockImplementation(() => {
     throw new Error("EMFILE");
   });
@@ -140,7 +140,7 @@ test("presence is told while the memory of the process cannot be read", async ()
   expect(server.faults).toEqual([]);
 });
 
-test("the log has no password, token or text, whatever happens", async () => {
+test("the log contains no password, token or message text", async () => {
   const send = spyOn(Chat.prototype, "send").mockImplementation(() => {
     send.mockRestore();
     throw new Error("a fault");

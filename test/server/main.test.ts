@@ -20,7 +20,7 @@ function start(...args: string[]): ServerProcess {
   return server;
 }
 
-/** A server that works: on loopback, a free port, with three users. */
+/** On loopback, at a free port, with three users. */
 function serve(...args: string[]): ServerProcess {
   return start("--host", "127.0.0.1", "--port", "0", "--credentials", USERS, ...args);
 }
@@ -43,7 +43,7 @@ afterEach(async () => {
 });
 afterAll(() => rmSync(folder, { recursive: true }));
 
-test("prints one line when it is ready, and logs to stderr only", async () => {
+test("serve prints one line on stdout when it is ready, and logs to stderr", async () => {
   const server = serve("--data", newFolder());
   const port = await server.port();
   const alice = await login(port, "alice");
@@ -65,14 +65,14 @@ test.each([
   await server.logs(new RegExp(`join with: bun run client ${reached} ${await server.port()}, or npm`));
 });
 
-test("warns loudly while the sample credentials are in use", async () => {
+test("serve warns while the sample credentials are in use", async () => {
   const server = start("--host", "127.0.0.1", "--port", "0", "--data", ":memory:");
   await server.port();
   await server.logs(/SAMPLE CREDENTIALS/);
   expect(server.stdout).not.toContain("SAMPLE");
 });
 
-test("says how many passwords are plain, and how to hash them, unless there are none", async () => {
+test("serve warns how many passwords are plain text, and names the command that hashes them", async () => {
   const hash = "$2b$04$Oj0AIXo6Og6b/z9S/lV3GuC1ijec.GHDT.nL1aQjsQBsl6zNuJdPW";
   const [some, none] = ["some.txt", "none.txt"].map((name) => join(folder, name)) as [string, string];
   writeFileSync(some, `alice secret\nbob ${hash}\ncarol secret\n`);
@@ -86,7 +86,7 @@ test("says how many passwords are plain, and how to hash them, unless there are 
   expect(second.stderr).not.toContain("plain");
 });
 
-test("takes every option of the contract", async () => {
+test("serve applies --buffer-size, --block-time, --heartbeat-interval, --durability and --rate-limit", async () => {
   const server = serve(
     "--data",
     newFolder(),
@@ -111,14 +111,14 @@ test("takes every option of the contract", async () => {
   await other.ends();
 });
 
-test("shows its options for --help, on stdout, and exits with 0", async () => {
+test("serve --help shows the options on stdout and exits with 0", async () => {
   const server = start("--help");
   expect(await server.exits()).toBe(0);
   expect(server.stdout).toContain("--heartbeat-interval");
   expect(server.stderr).toBe("");
 });
 
-test("waits for nobody who does not read its log, and stops in order", async () => {
+test("serve does not block on a full log pipe, and stops in order", async () => {
   const full = 'mkfifo "$0" && exec 9<>"$0" && head -c 65536 /dev/zero >&9 && exec "$@" 2>&9';
   const args = ["src/main.ts", "serve", "--port", "0", "--host", "127.0.0.1", "--credentials", USERS];
   const server = Bun.spawn(["sh", "-c", full, join(folder, "log"), process.execPath, ...args, "--data", newFolder()], {
@@ -136,7 +136,7 @@ test("waits for nobody who does not read its log, and stops in order", async () 
   }
 });
 
-test("outlives faults that nobody caught, in timers and promises, and logs each", async () => {
+test("serve logs uncaught errors of timers and promises, and continues", async () => {
   const faults = join(folder, "faults.ts");
   writeFileSync(
     faults,
@@ -157,7 +157,7 @@ test("outlives faults that nobody caught, in timers and promises, and logs each"
   expect(await server.exits()).toBe(0);
 });
 
-test("takes users and certificate anew with SIGHUP; a bad file changes nothing, and is told with its line", async () => {
+test("SIGHUP reloads users and certificate; an invalid file changes nothing and is logged with its line", async () => {
   const users = join(folder, "changing.txt");
   const [first, second] = await Promise.all([makeCertificate(), makeCertificate()]);
   const write = (text: string, certificate: Certificate): ReturnType<typeof writeCertificate> => {
@@ -205,7 +205,7 @@ test("takes users and certificate anew with SIGHUP; a bad file changes nothing, 
   expect(await server.exits()).toBe(0);
 });
 
-test("chats on when a pipe is in the place of the credentials, certificate or key at a SIGHUP", async () => {
+test("SIGHUP does not block on a pipe in place of the credentials, certificate or key", async () => {
   const own = join(folder, "pipes");
   mkdirSync(own);
   const users = join(own, "users.txt");
@@ -225,7 +225,7 @@ test("chats on when a pipe is in the place of the credentials, certificate or ke
   }
 });
 
-test("stops in order when the terminal that it runs on is closed", async () => {
+test("serve stops in order when its terminal is closed", async () => {
   const options = ["--host", "127.0.0.1", "--port", "0", "--credentials", USERS, "--data", newFolder()];
   const pty = new Pty(["src/main.ts", "serve", ...options], { columns: 200 });
   try {
@@ -240,7 +240,7 @@ test("stops in order when the terminal that it runs on is closed", async () => {
   }
 });
 
-describe("says why it cannot run in one line on stderr, and exits with", () => {
+describe("serve fails with one line on stderr and exit code", () => {
   async function fails(server: ServerProcess, code: number, ...words: string[]): Promise<void> {
     expect(await server.exits()).toBe(code);
     expect(server.stdout).toBe("");
@@ -255,7 +255,7 @@ describe("says why it cannot run in one line on stderr, and exits with", () => {
     await fails(start("--host", "127.0.0.1", "--port", port, "--credentials", USERS, "--data", ":memory:"), 1, port);
   });
 
-  test("1 when the address is not this machine's, or none at all", async () => {
+  test("1 when the address is invalid or not an address of this machine", async () => {
     await Promise.all(
       ["192.0.2.1", "999.1.1.1"].map((host) =>
         fails(start("--host", host, "--port", "0", "--credentials", USERS, "--data", ":memory:"), 1, host),
@@ -263,7 +263,7 @@ describe("says why it cannot run in one line on stderr, and exits with", () => {
     );
   });
 
-  test("1 when the credentials are missing, have a bad line, or a name twice", async () => {
+  test("1 when the credentials are missing, have an invalid line, or a user twice", async () => {
     const [bad, twice, missing] = ["bad.txt", "twice.txt", "missing.txt"].map((name) => join(folder, name));
     writeFileSync(bad!, "alice secret\n\nbob\n");
     writeFileSync(twice!, "alice secret\nbob secret\nalice secret\n");
@@ -282,7 +282,7 @@ describe("says why it cannot run in one line on stderr, and exits with", () => {
     await fails(serve("--data", occupied), 1, occupied);
   });
 
-  test("1 when another server uses the data folder, which works on", async () => {
+  test("1 when another server uses the data folder, which continues", async () => {
     const data = newFolder();
     const first = serve("--data", data);
     const port = await first.port();
@@ -303,14 +303,14 @@ describe("says why it cannot run in one line on stderr, and exits with", () => {
   });
 });
 
-describe("stops on", () => {
+describe("serve stops", () => {
   test.each(["SIGTERM", "SIGINT"] as const)(
-    "%s: says goodbye to everybody, keeps what is stored, exits with 0",
+    "on %s: sessions receive goodbye shutdown, stored messages and blocks are kept, the exit code is 0",
     async (signal) => {
       const data = newFolder();
       const first = serve("--data", data);
       const port = await first.port();
-      const [alice, bob, stranger] = [
+      const [alice, bob, unauthenticated] = [
         await login(port, "alice"),
         await login(port, "bob"),
         await WireClient.connect(port),
@@ -324,7 +324,7 @@ describe("stops on", () => {
         await client.hears("goodbye shutdown");
         await client.ends();
       }
-      await stranger.ends();
+      await unauthenticated.ends();
       expect(await first.exits()).toBe(0);
       const port2 = await serve("--data", data).port();
       await (await login(port2, "carol")).hears("stored alice <ms> one", "stored bob <ms> two");
@@ -332,7 +332,7 @@ describe("stops on", () => {
     },
   );
 
-  test("a signal also while a connection hangs; a second one ends it at once", async () => {
+  test("on a signal also while a client does not read; a second signal exits at once", async () => {
     const server = serve("--data", newFolder());
     const alice = await login(await server.port(), "alice");
     alice.pause();
@@ -344,7 +344,7 @@ describe("stops on", () => {
   });
 });
 
-test("what was answered ok survives kill -9, and the folder opens again", async () => {
+test("messages and blocks that were acknowledged with ok survive kill -9", async () => {
   const data = newFolder();
   const first = serve("--data", data);
   const alice = await login(await first.port(), "alice");
@@ -357,7 +357,7 @@ test("what was answered ok survives kill -9, and the folder opens again", async 
   await (await login(port, "carol")).asks("message alice hi", "err blocked");
 });
 
-test("a silent session is told so and ends, as --heartbeat-interval says", async () => {
+test("an idle session receives goodbye expired after --heartbeat-interval", async () => {
   const server = serve("--data", ":memory:", "--heartbeat-interval", "0.3");
   const alice = await WireClient.connect(await server.port());
   await alice.asks("login alice secret", "ok <token> 0.3");

@@ -21,12 +21,12 @@ function start(names: readonly string[], data = ":memory:"): WireServer {
   return server;
 }
 
-/** From now on these are the users, with one password or another. */
+/** Replaces the users; all have the same password. */
 function reload(server: WireServer, names: readonly string[], password = PASSWORD): void {
   server.server.reload({ users: names.map((name) => ({ name, password })), sample: false });
 }
 
-test("new users can log in, and removed ones are ended, while the others chat on", async () => {
+test("a reload admits new users and ends sessions of removed users, and other sessions continue", async () => {
   const server = start(["alice", "bob", "carol"]);
   const [alice, bob, carol] = (await server.online("alice", "bob", "carol")) as [WireClient, WireClient, WireClient];
   reload(server, ["alice", "bob", "dave"]);
@@ -45,7 +45,7 @@ test("new users can log in, and removed ones are ended, while the others chat on
   );
 });
 
-test("a changed password counts from the next login on", async () => {
+test("a changed password applies to the next login and ends no session", async () => {
   const server = start(["alice", "bob"]);
   const alice = await server.login("alice");
   reload(server, ["alice", "bob"], "new");
@@ -56,7 +56,7 @@ test("a changed password counts from the next login on", async () => {
   await alice.hears("goodbye replaced");
 });
 
-test("who comes back as a user, also after a restart without them, finds mailbox and blocks as they were", async () => {
+test("a removed user who is added again has the mailbox and blocks of before, also after a restart in between", async () => {
   const data = mkdtempSync(join(tmpdir(), "heartline-"));
   folders.push(data);
   const first = start(["alice", "bob", "carol"], data);

@@ -8,36 +8,36 @@ import { segmentIn } from "../support/segment.ts";
 
 /** So small that some turns fill one. */
 const SEGMENT_BYTES = 2048;
-/** A record's head: its last bytes to be stored are the first ones, the checksum. */
+/** Bytes of a record's head and of the checksum at its beginning, which is written last. */
 const RECORD_HEAD = 16;
 const CHECKSUM = 4;
 
-/** When a server is killed: between its turns, or at one of these in the next one. */
-export const DEATHS = ["handled", "torn", "recorded", "uncommitted", "committed", "saved", "writing"] as const;
-export type Death = (typeof DEATHS)[number];
+/** Points of a turn at which a server is killed; null elsewhere stands for between two turns. */
+export const KILL_POINTS = ["handled", "torn", "recorded", "uncommitted", "committed", "saved", "writing"] as const;
+export type KillPoint = (typeof KILL_POINTS)[number];
 
 /**
- * What outlives a server: the database and the journal's segments. A server that is dead goes on to the end of its turn,
- * since it is in the middle of it, but nothing of that reaches the disk.
+ * The database and the journal's segments, which survive restarts. A killed server runs to the end of its turn, but
+ * nothing that it writes from then on reaches the disk.
  */
 export class Disk implements SegmentFolder {
   readonly path = "journal";
   readonly database: Database = openDatabase(":memory:", "process");
-  /** It has no room for anything new. */
+  /** Full: commits and new segments fail. */
   refuses = false;
   isDead = false;
-  /** The server will be killed there. */
-  death: Death | null = null;
-  /** Hears of every record that is on the disk as a whole. */
+  /** The server is killed at that point of its next turn. */
+  killPoint: KillPoint | null = null;
+  /** Called after each complete record. */
   recorded: () => void = () => {};
-  /** The machine is gone, not only a server. */
+  /** The end of the simulation. */
   readonly close: () => void;
-  /** Now and then it is being copied. */
+  /** A double of SQLite's write-ahead log, which is being copied now and then. */
   readonly wal;
   readonly #random: Random;
   #files = new Map<string, Buffer>();
-  /** As it was when the server died. */
-  #left: Map<string, Buffer> | null = null;
+  /** The files at the moment of the kill. */
+  #filesAtKill: Map<string, Buffer> | null = null;
 
   constructor(random: Random) {
     this.#random = random;
@@ -47,18 +47,19 @@ export class Disk implements SegmentFolder {
       },
       committed: () => {},
     };
+    // The store commits through `run`: there is no other place to fail, or to be killed, within a commit.
     const { run, close } = this.database;
     this.database.close = () => {};
     this.close = () => close.call(this.database);
     this.database.run = (sql, ...values) => {
       if (sql !== "COMMIT") return run.call(this.database, sql, ...(values as []));
-      this.dies("uncommitted");
+      this.killAt("uncommitted");
       if (this.isDead || this.refuses) {
         run.call(this.database, "ROLLBACK");
         throw new Error("the disk refuses");
       }
       const done = run.call(this.database, sql);
-      this.dies("committed");
+      this.killAt("committed");
       return done;
     };
   }
@@ -89,35 +90,35 @@ export class Disk implements SegmentFolder {
 
   syncNow(): void {}
 
-  /** If the server is to be killed here, it is. */
-  dies(death: Death): boolean {
-    if (this.death !== death || this.isDead) return false;
-    this.die();
+  /** Kills the server when it is to be killed at that point. */
+  killAt(death: KillPoint): boolean {
+    if (this.killPoint !== death || this.isDead) return false;
+    this.kill();
     return true;
   }
 
-  /** Whether what the server writes to a socket goes nowhere: it may be killed between two sockets. */
+  /** Whether output to sockets is dropped. The server may be killed between the writes to two sockets. */
   get isGone(): boolean {
-    if (this.death === "writing" && this.#random.oneIn(2)) this.die();
+    if (this.killPoint === "writing" && this.#random.oneIn(2)) this.kill();
     return this.isDead;
   }
 
-  die(): void {
-    this.death = null;
+  kill(): void {
+    this.killPoint = null;
     this.isDead = true;
-    this.#left = copied(this.#files);
+    this.#filesAtKill = copied(this.#files);
   }
 
   /**
-   * A server starts, after what the one before left; it may be killed while it recovers, too. Returns its journal, and
-   * how many records it found.
+   * Recovery at the start of a server, which may be killed during it and is started again. Returns the journal, and how
+   * many records were recovered.
    */
   start(unixMs: number): { journal: Journal; records: number } {
-    if (this.#left !== null) this.#files = this.#left;
-    this.#left = null;
+    if (this.#filesAtKill !== null) this.#files = this.#filesAtKill;
+    this.#filesAtKill = null;
     this.isDead = false;
-    this.death = null;
-    this.refuses = false; // No server starts without room.
+    this.killPoint = null;
+    this.refuses = false; // A server does not start on a full disk.
     let isKilled = this.#random.oneIn(3);
     let records = -1;
     while (records < 0) {
@@ -134,23 +135,23 @@ export class Disk implements SegmentFolder {
       }
     }
     const { sequence } = this.database.query<{ sequence: number }, []>("SELECT sequence FROM progress").get()!;
-    const journal = new Journal(this, sequence, seedOf(this.database), SEGMENT_BYTES, this.#random.between(1, 2));
-    const { append } = journal;
-    journal.append = (...record) => {
-      const before = this.death === "torn" ? copied(this.#files) : null;
-      append.apply(journal, record);
-      if (this.isDead) return;
-      if (before !== null) return this.#tear(before);
-      this.recorded();
-      this.dies("recorded");
-    };
-    return { journal, records };
+    return { journal: new DiskJournal(this, sequence, this.#random.between(1, 2)), records };
   }
 
-  /** Of the record that was just appended only a part is there, in the order in which it was stored. */
+  /** Calls `append` of a journal. The server may be killed within it or after it. */
+  append(append: () => void): void {
+    const before = this.killPoint === "torn" ? copied(this.#files) : null;
+    append();
+    if (this.isDead) return;
+    if (before !== null) return this.#tear(before);
+    this.recorded();
+    this.killAt("recorded");
+  }
+
+  /** Kills the server within its last append: a part of the record is on the disk, in the order of the writes. */
   #tear(before: Map<string, Buffer>): void {
-    this.die();
-    for (const [name, bytes] of this.#left!) {
+    this.kill();
+    for (const [name, bytes] of this.#filesAtKill!) {
       const old = before.get(name) ?? Buffer.alloc(bytes.length);
       const first = bytes.findIndex((byte, i) => byte !== old[i]);
       if (first < 0) continue;
@@ -162,6 +163,19 @@ export class Disk implements SegmentFolder {
         old.copy(bytes, from, from);
       }
     }
+  }
+}
+
+class DiskJournal extends Journal {
+  readonly #disk: Disk;
+
+  constructor(disk: Disk, sequence: number, segmentsKept: number) {
+    super(disk, sequence, seedOf(disk.database), SEGMENT_BYTES, segmentsKept);
+    this.#disk = disk;
+  }
+
+  override append(...record: Parameters<Journal["append"]>): void {
+    this.#disk.append(() => super.append(...record));
   }
 }
 

@@ -1,4 +1,6 @@
-import { Chat } from "../../src/chat/chat.ts";
+import type { Chat } from "../../src/chat/chat.ts";
+import type { Database } from "bun:sqlite";
+import type { ChatObserver } from "../../src/chat/observer.ts";
 import type { Peer, Session } from "../../src/chat/session.ts";
 import {
   BROADCAST_LOG_BYTES_MAX,
@@ -9,14 +11,13 @@ import {
   PRESENCE_DELAY_MS,
   STORE_RETRY_MS,
 } from "../../src/limits.ts";
-import { LoopTurn } from "../../src/stream/turn.ts";
-import { Callback, Callbacks } from "../../src/net/callback.ts";
-import { Connection, Connections } from "../../src/net/connection.ts";
-import type { DialHandlers, DialedSocket, dial } from "../../src/net/dial.ts";
+import { Connection } from "../../src/net/connection.ts";
+import type { dial } from "../../src/net/dial.ts";
+import { type Core, createCore } from "../../src/server/core.ts";
 import { NOTHING } from "../../src/storage/journal-entry.ts";
-import { segmentsOf } from "../../src/storage/journal.ts";
-import { Store } from "../../src/storage/store.ts";
-import { TICK_MS, TimerWheel } from "../../src/timer-wheel.ts";
+import { type Journal, segmentsOf } from "../../src/storage/journal.ts";
+import { Store, type WriteAhead } from "../../src/storage/store.ts";
+import { TICK_MS } from "../../src/timer-wheel.ts";
 import type { Disk } from "./disk.ts";
 import { type Ledger, Violation } from "./ledger.ts";
 import type { Link } from "./network.ts";
@@ -26,101 +27,101 @@ const UNIX_MS = 1_700_000_000_000;
 
 export interface HostChoices {
   names: readonly string[];
-  silenceMs: number;
+  idleTimeoutMs: number;
   lineBytesMax: number;
   clockMs: number;
-  /** How the server calls the clients of callback sessions. */
+  /** The store, or one that breaks a rule. */
+  Store: typeof ObservedStore;
+  /** Opens the calls to clients of callback sessions. */
   dial: typeof dial;
 }
 
-/** A plain session's connection has given up: what its kernel took by now was delivered, all else is in the mailbox. */
-export type Settled = (link: Link) => void;
+/** The ledger records the blocks that are stored. */
+export class ObservedStore extends Store {
+  readonly #ledger: Ledger;
+
+  constructor(database: Database, journal: Journal, wal: WriteAhead, ledger: Ledger) {
+    super(database, journal, false, wal);
+    this.#ledger = ledger;
+  }
+
+  override block(user: string, other: string): void {
+    this.#ledger.block(user, other, true);
+    super.block(user, other);
+  }
+
+  override unblock(user: string, other: string): void {
+    this.#ledger.block(user, other, false);
+    super.unblock(user, other);
+  }
+}
+
+/** A plain session's messages move to the mailbox, except those that the kernel of its connection has taken. */
+export type Requeued = (link: Link) => void;
 
 /**
- * The server without its listener, loop and clock: its real connections and callbacks on simulated sockets, and its
- * store, which outlives restarts. Every call of the chat that matters is told to the ledger.
+ * A server without listener, event loop and clock: the real core on simulated sockets, and the real store on a
+ * simulated disk that survives restarts. The ledger observes the chat.
  */
 export class Host {
   chat!: Chat;
-  #connections!: Connections;
-  #callbacks!: Callbacks;
-  store!: Store;
+  #core!: Core;
+  store!: ObservedStore;
   readonly #disk: Disk;
   readonly #choices: HostChoices;
   readonly #ledger: Ledger;
-  readonly #settled: Settled;
+  readonly #requeued: Requeued;
   readonly #links = new Map<Peer, Link>();
-  /** Of those that are closed, too: a session may be settled later. */
+  /** Of closed connections too: the messages of their sessions may be requeued later. */
   readonly #linkOf = new WeakMap<Peer, Link>();
   readonly #faults: unknown[] = [];
   clockMs: number;
-  /** New connections are refused while it restarts. */
+  /** False while it stops: new connections are refused. */
   listening = true;
-  #turn!: LoopTurn;
-  /** Turns that have begun. */
+  /** Ends of the turns that have begun. */
   #ends: (() => void)[] = [];
   #ticks = 0;
   #tokens = 0;
-  /** The login under way ends a session of the same user. */
-  #replaces = false;
 
-  constructor(choices: HostChoices, ledger: Ledger, disk: Disk, settled: Settled) {
+  constructor(choices: HostChoices, ledger: Ledger, disk: Disk, requeued: Requeued) {
     this.#choices = choices;
     this.#ledger = ledger;
     this.#disk = disk;
-    this.#settled = settled;
+    this.#requeued = requeued;
     this.clockMs = choices.clockMs;
     disk.recorded = () => ledger.recorded();
     this.#start();
   }
 
-  /** As server.ts composes and loads it. Returns how many records it recovered. */
+  /** Returns the number of recovered records. */
   #start(): number {
     const { journal, records } = this.#disk.start(this.#unixMs);
-    this.store = new Store(this.#disk.database, journal, false, this.#disk.wal);
-    this.#watchBlocks();
-    const { names, silenceMs, lineBytesMax } = this.#choices;
+    this.store = new this.#choices.Store(this.#disk.database, journal, this.#disk.wal, this.#ledger);
+    const { names, idleTimeoutMs: silenceMs, lineBytesMax, dial } = this.#choices;
     const ends: (() => void)[] = (this.#ends = []);
-    this.#turn = new LoopTurn({
-      begins: () => {
-        chat.wheel.begin(this.clockMs);
-        chat.unixMs = this.#unixMs;
-        this.#connections.serveReady();
-      },
-      ends: () => {
-        chat.turnEnds(); // What is moved in pieces is moved while other things happen: no turn follows for it.
-        return this.#connections.ready.size > 0;
-      },
-      commits: () => this.#save(),
-      failed: (error) => this.#fault(error),
-      later: (end) => void ends.push(end),
-    });
-    const chat = (this.chat = new Chat({
-      wheel: new TimerWheel(this.clockMs),
-      turn: this.#turn,
+    this.#core = createCore({
+      clock: { nowMs: () => this.clockMs, unixMs: () => this.#unixMs },
       store: this.store,
+      users: names.map((name) => ({ name, password: PASSWORD })),
       passwords: {
         verify: (_account, password) => Buffer.from(password).toString() === PASSWORD,
         prove: () => NOTHING,
       },
       newToken: () => `token${String(++this.#tokens).padStart(20, "0")}`,
-      newCaller: (session, address, port, secret) => new Callback(this.#callbacks, session, address, port, secret),
       idleTimeoutMs: silenceMs,
       blockMs: 60_000,
       lockoutScope: "address",
       limits: { ...LIMITS_DEFAULT, lineBytesMax, requestsPerSecondMax: 0, failedLoginsPerMinuteMax: 0 },
+      commits: () => this.#save(),
+      later: (end) => void ends.push(end),
+      dial,
+      observer: this.#observe(),
+      // Messages move one or two at a time, and other things happen in between.
+      movedBytesPerTurn: 100,
+      movesAtOnce: false,
       report: (error) => this.#fault(error),
-    }));
-    for (const name of names) chat.accounts.add(name, PASSWORD);
-    for (const { user, other } of this.store.blocks()) {
-      chat.accounts.named(user)!.block(chat.accounts.named(other)!);
-    }
-    for (const { user, from, messages, bytes } of this.store.waiting()) {
-      chat.accounts.named(user)!.countWaiting(from, messages, bytes);
-    }
-    this.#callbacks = new Callbacks(chat, () => {}, this.#choices.dial);
-    this.#connections = new Connections(chat);
-    this.#watch(chat);
+    });
+    this.chat = this.#core.chat;
     return records;
   }
 
@@ -129,109 +130,71 @@ export class Host {
   }
 
   #fault(error: unknown): void {
-    if (!this.#disk.isDead) this.#faults.push(error);
+    if (!this.#disk.isDead || error instanceof Violation) this.#faults.push(error);
   }
 
   #save(): boolean | Promise<void> {
     const disk = this.#disk;
-    if (disk.isDead || disk.dies("handled")) return true;
+    if (disk.isDead || disk.killAt("handled")) return true;
     const saved = this.store.save();
-    if (saved === false) throw new Violation("a turn cannot end, and nothing leaves");
+    if (saved === false) throw new Violation("a turn cannot be saved");
     if (saved !== true || disk.isDead) return saved;
     this.#ledger.recorded();
-    disk.dies("saved");
+    disk.killAt("saved");
     return true;
   }
 
-  #watch(chat: Chat): void {
+  /** The ledger records what the chat decides, and checks the decisions that contradict it. */
+  #observe(): ChatObserver {
     const ledger = this.#ledger;
-    const { login, end, send, broadcast } = chat;
-    chat.login = (peer, account, password, options) => {
-      this.#replaces = account.session !== null;
-      login.call(chat, peer, account, password, options);
-    };
-    const add = chat.presence.add;
-    chat.presence.add = (session) => {
-      add.call(chat.presence, session);
-      ledger.began(session, chat.wheel.nowMs, this.#replaces);
-    };
-    chat.end = (session, reason) => {
-      if (!session.ended) this.#checkEnd(session, reason);
-      const known = session.ended;
-      end.call(chat, session, reason);
-      if (!known && session.ended) ledger.ended(session, reason);
-    };
-    chat.send = (from, to, bytes, start, endsAt) => {
-      const text = Buffer.from(bytes.subarray(start, endsAt)).toString("latin1");
-      const fate = send.call(chat, from, to, bytes, start, endsAt);
-      if (fate !== "full") ledger.accept(from.name, to.name, text, fate === "sent", chat.unixMs);
-      return fate;
-    };
-    chat.broadcast = (from, bytes, start, endsAt) => {
-      const count = broadcast.call(chat, from, bytes, start, endsAt);
-      ledger.broadcast(from.name, Buffer.from(bytes.subarray(start, endsAt)).toString("latin1"), count);
-      return count;
-    };
-    const { list } = chat.presence;
-    chat.presence.list = (asker, most) => {
-      const line = list.call(chat.presence, asker, most);
-      const expected = ledger.seenBy(asker.name);
-      if (line.toString() !== `${expected}\n`) throw new Violation(`${asker.name} saw "${line}" for "${expected}"`);
-      return line;
-    };
-    const { requeue: settle } = chat.mailbox;
-    chat.mailbox.requeue = (session, bytesMax) => {
-      const link = session.peer === null ? undefined : this.#linkOf.get(session.peer);
-      if (session.kind === "plain" && link !== undefined) this.#settled(link);
-      // In pieces: these messages are few and short.
-      return settle.call(chat.mailbox, session, bytesMax === Number.POSITIVE_INFINITY ? bytesMax : 1);
-    };
-    const { spill: rest } = chat.mailbox;
-    chat.mailbox.spill = (session, upTo, bytesMax) => {
-      if (bytesMax === Number.POSITIVE_INFINITY) return rest.call(chat.mailbox, session, upTo, bytesMax);
-      const most = Math.min(bytesMax, 100);
-      const bytes = rest.call(chat.mailbox, session, upTo, most);
-      return bytes < most ? bytes : bytesMax;
+    const text = (bytes: Uint8Array, start: number, end: number): string =>
+      Buffer.from(bytes.subarray(start, end)).toString("latin1");
+    return {
+      loggedIn: (session, replaced) => ledger.began(session, this.chat.wheel.nowMs, replaced !== null),
+      sessionEnded: (session, reason) => {
+        this.#checkEnd(session, reason);
+        ledger.ended(session, reason);
+      },
+      accepted: (from, to, bytes, start, end, fate) =>
+        ledger.accepts(from.name, to.name, text(bytes, start, end), fate === "sent", this.chat.unixMs),
+      refused: (from, to, code) => ledger.refuse(from.name, to.name, code),
+      broadcast: (from, bytes, start, end, receivers) =>
+        ledger.broadcast(from.name, text(bytes, start, end), receivers),
+      listed: (by, line) => {
+        const expected = ledger.seenBy(by.name);
+        if (line.toString() !== `${expected}\n`) throw new Violation(`${by.name} saw "${line}" for "${expected}"`);
+      },
+      requeued: ({ kind, peer }) => {
+        const link = peer === null ? undefined : this.#linkOf.get(peer);
+        if (kind === "plain" && link !== undefined) this.#requeued(link);
+      },
     };
   }
 
   #checkEnd(session: Session, reason: string): void {
-    const silentMs = this.chat.wheel.nowMs - (this.#ledger.stays.get(session.token)?.heardMs ?? 0);
-    if (reason === "expired" && silentMs < this.#choices.silenceMs - TICK_MS) {
-      throw new Violation(`${session.account.name} expired, though heard ${silentMs} ms ago`);
+    const silentMs = this.chat.wheel.nowMs - (this.#ledger.sessions.get(session.token)?.lastLineMs ?? 0);
+    if (reason === "expired" && silentMs < this.#choices.idleTimeoutMs - TICK_MS) {
+      throw new Violation(`${session.account.name} expired ${silentMs} ms after its last line`);
     }
     if (reason === "disconnected" && session.kind !== "plain") {
       throw new Violation(`${session.account.name}'s ${session.kind} session ended with a connection`);
     }
     if (reason === "slow" && session.outbox.unacked <= LIMITS_DEFAULT.unackedBytesMax) {
-      throw new Violation(`${session.account.name} was called slow with ${session.outbox.unacked} bytes`);
+      throw new Violation(`${session.account.name} ended as slow with ${session.outbox.unacked} bytes`);
     }
-  }
-
-  #watchBlocks(): void {
-    const { store } = this;
-    const { block, unblock } = store;
-    store.block = (user, other) => {
-      this.#ledger.block(user, other, true);
-      block.call(store, user, other);
-    };
-    store.unblock = (user, other) => {
-      this.#ledger.block(user, other, false);
-      unblock.call(store, user, other);
-    };
   }
 
   /** A connection reaches the listener. */
   accept(link: Link): void {
-    const connection = new Connection(this.#connections, link, link.remoteAddress);
+    const connection = new Connection(this.#core.connections, link, link.remoteAddress);
     this.#links.set(connection, link);
     this.#linkOf.set(connection, link);
     link.server = {
       data: (chunk) => {
         connection.data(chunk);
         const { session } = connection;
-        // While it is paused a line may lie unread, and be lost with the connection.
-        if (session !== null && !connection.paused && chunk.includes(10)) this.#heard(session);
+        // While it is paused, a line may stay unread and be lost with the connection.
+        if (session !== null && !connection.paused && chunk.includes(10)) this.#lineReceived(session);
       },
       drain: () => connection.drain(),
       end: () => connection.end(),
@@ -242,19 +205,19 @@ export class Host {
     };
   }
 
-  #heard(session: Session): void {
-    const stay = this.#ledger.stays.get(session.token);
-    if (stay !== undefined) stay.heardMs = this.chat.wheel.nowMs;
+  #lineReceived(session: Session): void {
+    const observed = this.#ledger.sessions.get(session.token);
+    if (observed !== undefined) observed.lastLineMs = this.chat.wheel.nowMs;
   }
 
-  /** One turn of the loop: what became ready, then what it appended is safe and is written. */
+  /** One turn of the loop: `ready` runs, then its output is made durable and written. */
   turn(ready: () => void): void {
-    this.#turn.begin();
+    this.#core.turn.begin();
     ready();
     for (let end = this.#ends.shift(); end !== undefined; end = this.#ends.shift()) end();
   }
 
-  /** Time passes as it does for a server: a tick at each multiple of 64 ms, presence with each fourth. */
+  /** Moves the clock, with a tick at each multiple of 64 ms, and presence at each fourth tick, like a server. */
   pass(ms: number): void {
     const untilMs = this.clockMs + ms;
     for (;;) {
@@ -266,7 +229,7 @@ export class Host {
     this.clockMs = untilMs;
   }
 
-  /** The process was stopped for so long, or the clock stepped. */
+  /** The process was stopped for that time, or the clock stepped. */
   jump(ms: number): void {
     this.clockMs += ms;
     this.#tick();
@@ -274,30 +237,30 @@ export class Host {
 
   #tick(): void {
     this.turn(() => {
-      this.chat.wheel.advance(this.clockMs);
+      this.#core.fireTimers();
       if (++this.#ticks % (PRESENCE_DELAY_MS / TICK_MS) === 0) this.chat.announceNow();
       if (this.#ticks % (STORE_RETRY_MS / TICK_MS) === 0) this.store.retry();
     });
   }
 
-  /** The server is told to stop. */
+  /** Begins an orderly stop. */
   stop(): void {
     this.listening = false;
     this.turn(() => {
       this.chat.shutdown();
-      for (const connection of this.#connections.open) connection.close();
+      for (const connection of this.#core.connections.open) connection.close();
     });
   }
 
-  /** It has stopped, whatever was not written by now; and starts again. */
+  /** Ends the stop, with what is written by now, and starts again. */
   startAgain(): void {
     this.turn(() => {
-      for (const call of [...this.#callbacks.calls]) call.end();
-      for (const link of [...this.#links.values()]) link.serverDies();
+      for (const call of [...this.#core.callbacks.calls]) call.end();
+      for (const link of [...this.#links.values()]) link.serverExits();
     });
     if (this.#disk.isDead) return;
-    for (const stay of [...this.#ledger.online.values()]) {
-      throw new Violation(`${stay.user} was online when the server had stopped`);
+    for (const observed of [...this.#ledger.online.values()]) {
+      throw new Violation(`${observed.user} was online when the server had stopped`);
     }
     this.chat.mailboxScheduler.finish();
     const refused = this.#disk.refuses;
@@ -311,11 +274,11 @@ export class Host {
     }
     if (this.#disk.isDead) return;
     const records = this.#start();
-    if (records > 0 && !refused) throw new Violation(`${records} records were left by a server that ended in order`);
+    if (records > 0 && !refused) throw new Violation(`${records} records were recovered after an orderly stop`);
     this.listening = true;
   }
 
-  /** It was killed, and starts again. */
+  /** Starts after a kill. */
   startAfterKill(): void {
     this.#links.clear();
     this.#ledger.crashed();
@@ -323,24 +286,29 @@ export class Host {
     this.listening = true;
   }
 
-  /** What must hold after every turn. */
+  /** The first internal error; undefined when there is none. */
+  get fault(): unknown {
+    return this.#faults[0];
+  }
+
+  /** Throws when an invariant does not hold after a turn. */
   check(): void {
-    const [fault] = this.#faults;
-    if (fault !== undefined) throw fault instanceof Error ? fault : new Violation(String(fault));
+    if (this.fault !== undefined) throw this.fault;
     const { chat } = this;
     const { nowMs } = chat.wheel;
     const segments = segmentsOf(this.#disk).length;
-    if (segments > 3 * JOURNAL_SEGMENTS_KEPT) throw new Violation(`the journal has ${segments} segments`);
+    if (segments > 4 * JOURNAL_SEGMENTS_KEPT) throw new Violation(`the journal has ${segments} segments`);
     if (chat.broadcastGroup.log.bytes > BROADCAST_LOG_BYTES_MAX + (1 << 20))
       throw new Violation("the broadcast log is too long");
     for (const session of chat.presence.online) {
       const { outbox, account, peer } = session;
-      if (this.#ledger.online.get(account.name)?.session !== session) throw new Violation(`${account.name} is a ghost`);
+      if (this.#ledger.online.get(account.name)?.session !== session)
+        throw new Violation(`${account.name} is online in the chat only`);
       if (outbox.acked > outbox.furthest || outbox.sent > outbox.durable || outbox.durable > outbox.end) {
         throw new Violation(`the positions of ${account.name}'s stream are out of order`);
       }
       const overdue = session.kind === "plain" || session.lastAckMs + 2 * KEEPING_UP_MS + 4 * TICK_MS < nowMs;
-      // While the disk takes nothing, nothing leaves, and nobody can be slow.
+      // While the disk is full no output leaves, and no session ends as slow.
       if (
         this.store.writeError === null &&
         outbox.unacked > (overdue ? LIMITS_DEFAULT.unackedBytesMax : KEEPING_UP_BOUNDS * LIMITS_DEFAULT.unackedBytesMax)
@@ -349,7 +317,7 @@ export class Host {
       }
       if (!session.timer.armed) throw new Violation(`${account.name} is online without an idle timer`);
       const silentMs = nowMs - session.lastActivityMs;
-      if (silentMs > this.#choices.silenceMs + 3 * TICK_MS && peer?.paused !== true) {
+      if (silentMs > this.#choices.idleTimeoutMs + 3 * TICK_MS && peer?.paused !== true) {
         throw new Violation(`${account.name} was silent for ${silentMs} ms and is still online`);
       }
     }
@@ -357,80 +325,34 @@ export class Host {
   }
 
   #checkMailboxes(): void {
-    const kept = Map.groupBy(this.store.waiting(), ({ user }) => user);
+    const stored = Map.groupBy(this.store.waiting(), ({ user }) => user);
     for (const account of this.chat.accounts.all) {
       let { waiting, waitingBytes } = account;
-      for (const { from, messages, bytes } of kept.get(account.name) ?? []) {
+      for (const { from, messages, bytes } of stored.get(account.name) ?? []) {
         const counted = account.waitingFrom(from);
         if (counted.messages !== messages || counted.bytes !== bytes) {
-          throw new Violation(`${account.name}: ${counted.messages} messages of ${from} counted, ${messages} kept`);
+          throw new Violation(`${account.name}: ${counted.messages} messages of ${from} counted, ${messages} stored`);
         }
         waiting -= messages;
         waitingBytes -= bytes;
       }
       if (waiting !== 0 || waitingBytes !== 0) {
-        throw new Violation(`${account.name}: ${waiting} more messages (${waitingBytes}) counted than kept`);
+        throw new Violation(`${account.name}: ${waiting} more messages (${waitingBytes}) counted than stored`);
       }
     }
   }
 
-  /** Nothing waits for anybody: not in a mailbox, nor unconfirmed in a stream. */
+  /** No message waits in a mailbox, or unacknowledged in a stream. */
   get isQuiet(): boolean {
     const { accounts, presence } = this.chat;
     const { log } = this.chat.broadcastGroup;
     if (log.followed !== log.end) return false;
     if (accounts.all.some(({ waiting, leaving }) => waiting > 0 || leaving !== null)) return false;
-    // A call whose `received` was lost is made again at its deadline.
+    // A call whose `received` was lost is repeated after its deadline.
     return presence.online.every(({ outbox, kind }) => (kind === "callback" ? outbox.unacked : outbox.unsent) === 0);
   }
 
   close(): void {
     this.#disk.close();
-  }
-}
-
-/** The server's end of a call: nobody has answered yet, until there is a link. */
-export class Dialed implements DialedSocket {
-  readonly port: number;
-  readonly #handlers: DialHandlers;
-  #link: Link | null = null;
-  /** The server has given it up, or nobody answers. */
-  isClosed = false;
-
-  constructor(port: number, handlers: DialHandlers) {
-    this.port = port;
-    this.#handlers = handlers;
-  }
-
-  /** Somebody answers. */
-  open(link: Link): void {
-    this.#link = link;
-    link.server = {
-      data: (chunk) => this.#handlers.data(chunk),
-      drain: () => this.#handlers.drain(),
-      // The runtime closes when the other side ends.
-      end: () => link.end(),
-      closed: () => this.#closed(),
-    };
-    this.#handlers.open();
-  }
-
-  write(bytes: Buffer, start: number, count: number): number {
-    return this.#link?.write(bytes, start, count) ?? 0;
-  }
-
-  end(): void {
-    if (this.#link === null) this.#closed();
-    else this.#link.serverDies();
-  }
-
-  terminate(): void {
-    this.end();
-  }
-
-  #closed(): void {
-    if (this.isClosed) return;
-    this.isClosed = true;
-    this.#handlers.closed();
   }
 }

@@ -1,32 +1,32 @@
 import type { Session, SessionKind } from "../../src/chat/session.ts";
 
-/** What the simulation found to be against the contract. */
+/** A behaviour that breaks the contract. */
 export class Violation extends Error {}
 
-/** A line about or from one user that another's stream must hold, in this order, exactly once. */
+/** An event about or from one user that a stream of another user must contain exactly once, in this order. */
 type Expected = "joined" | "left" | `left ${string}` | `message ${string}` | `broadcast ${string}`;
 
-/** One session of a user, as the chat began and ended it. */
-export class Stay {
+/** One session, as the observer saw it begin and end. */
+export class ObservedSession {
   readonly user: string;
   readonly kind: SessionKind;
   readonly session: Session;
-  /** By the other user: what must come, and how much of it came. */
+  /** By the user that they are about: events that the stream must still deliver. */
   readonly expected = new Map<string, Expected[]>();
   reason = "";
-  /** Its last line was heard: a goodbye, or the reply to a logout. */
+  /** The client has received the last line: a goodbye, or the reply to a logout. */
   isOver = false;
   /** Wheel time at which a whole line of its client last reached the server. */
-  heardMs: number;
+  lastLineMs: number;
 
   constructor(session: Session, nowMs: number) {
     this.user = session.account.name;
     this.kind = session.kind;
     this.session = session;
-    this.heardMs = nowMs;
+    this.lastLineMs = nowMs;
   }
 
-  /** Returns what takes it back. */
+  /** Returns a function that takes the event back. */
   expect(about: string, line: Expected): () => void {
     const lines = this.expected.get(about) ?? [];
     this.expected.set(about, lines);
@@ -34,7 +34,7 @@ export class Stay {
     return () => void lines.pop();
   }
 
-  /** What it did not take of the messages has left its stream. */
+  /** Messages that were not delivered are no longer in the stream: they moved to the mailbox. */
   withdrawn(): void {
     for (const [about, lines] of this.expected) {
       this.expected.set(
@@ -48,54 +48,55 @@ export class Stay {
 export interface Accepted {
   from: string;
   to: string;
-  /** Among those of this sender to this recipient. */
+  /** Its index among the messages of this sender to this recipient. */
   index: number;
   unixMs: number;
 }
 
 /**
- * What the chat did, kept apart from it by watching its calls: who was in, who blocked whom, what was accepted. What
- * the users hear is held against it.
+ * The reference model: sessions, blocks and accepted messages, recorded through the observer and the store. The lines
+ * that clients receive are compared with it.
  */
 export class Ledger {
-  readonly online = new Map<string, Stay>();
-  readonly stays = new Map<string, Stay>();
-  /** `a b`: a has blocked b. */
+  readonly online = new Map<string, ObservedSession>();
+  readonly sessions = new Map<string, ObservedSession>();
+  /** `a b`: a blocks b. */
   readonly #blocks = new Set<string>();
   readonly blocked = new Map<string, number>();
   readonly accepted = new Map<string, Accepted>();
   readonly broadcasts = new Map<string, number>();
   readonly #pairs = new Map<string, number>();
-  /** By recipient and sender: the index of the last message heard. */
-  readonly #heard = new Map<string, number>();
-  heard = 0;
-  /** What was done since the last record, and how to take it back: if the server dies now, it did not happen. */
+  /** By sender and recipient: the index of the next message that the recipient must be shown. */
+  readonly #nextShown = new Map<string, number>();
+  shownCount = 0;
+  /** Functions that take back what happened since the last record: a kill undoes it. */
   #undo: (() => void)[] = [];
-  /** How often the server was killed; and for messages that a plain session heard, how often by then. */
+  /** Kills of the server; and the count of kills when a plain session was shown a message. */
   crashes = 0;
-  readonly #heardPlain = new Map<string, number>();
-  /** `a b`: a has or had blocked b. Whether the disk ever refused. */
+  readonly #shownPlain = new Map<string, number>();
+  /** `a b`: a blocks or has blocked b. */
   readonly #everBlocked = new Set<string>();
+  /** The disk was full at some time. */
   hasRefused = false;
 
-  /** The turn's record is on the disk. */
+  /** The turn's record is complete on the disk. */
   recorded(): void {
     this.#undo.length = 0;
   }
 
-  /** The server was killed: what was not recorded did not happen, and nobody is online. */
+  /** The server was killed: everything after the last record is undone, and all sessions are over. */
   crashed(): void {
     for (const undo of this.#undo.reverse()) undo();
     this.#undo = [];
     this.crashes++;
-    for (const stay of this.online.values()) stay.reason = "crashed";
+    for (const observed of this.online.values()) observed.reason = "crashed";
     this.online.clear();
   }
 
-  /** A request was acted on, it is said; its reply was never seen. */
+  /** `received=` of a login covers that message, whose reply the client never received. */
   checkActed(from: string, to: string, text: string): void {
     if (this.accepted.has(text) || this.hasRefused || this.#everBlocked.has(`${to} ${from}`)) return;
-    throw new Violation(`a message of ${from} was acted on and lost: ${show(text)}`);
+    throw new Violation(`a message of ${from} was processed and lost: ${show(text)}`);
   }
 
   blocks(by: string, other: string): boolean {
@@ -119,36 +120,37 @@ export class Ledger {
   }
 
   began(session: Session, nowMs: number, replaced: boolean): void {
-    const stay = new Stay(session, nowMs);
-    if (!replaced) this.#announce(stay.user, "joined");
-    this.online.set(stay.user, stay);
-    this.stays.set(session.token, stay);
+    const observed = new ObservedSession(session, nowMs);
+    if (!replaced) this.#announce(observed.user, "joined");
+    this.online.set(observed.user, observed);
+    this.sessions.set(session.token, observed);
     this.#undo.push(() => {
-      this.online.delete(stay.user);
-      this.stays.delete(session.token);
+      this.online.delete(observed.user);
+      this.sessions.delete(session.token);
     });
   }
 
   ended(session: Session, reason: string): void {
-    const stay = this.stays.get(session.token)!;
-    stay.reason = reason;
-    this.online.delete(stay.user);
+    const observed = this.sessions.get(session.token)!;
+    observed.reason = reason;
+    this.online.delete(observed.user);
     this.#undo.push(() => {
-      stay.reason = "";
-      this.online.set(stay.user, stay);
+      observed.reason = "";
+      this.online.set(observed.user, observed);
     });
-    if (reason !== "replaced" && reason !== "shutdown") this.#announce(stay.user, `left ${reason}`);
+    if (reason !== "replaced" && reason !== "shutdown") this.#announce(observed.user, `left ${reason}`);
   }
 
   #announce(about: string, line: Expected): void {
-    for (const stay of this.online.values()) {
-      if (stay.user !== about && !this.blocks(about, stay.user)) this.#undo.push(stay.expect(about, line));
+    for (const observed of this.online.values()) {
+      if (observed.user !== about && !this.blocks(about, observed.user)) this.#undo.push(observed.expect(about, line));
     }
   }
 
-  accept(from: string, to: string, text: string, sent: boolean, unixMs: number): void {
-    if (this.blocks(to, from)) throw new Violation(`a message of ${from} was accepted for ${to}, who has a block`);
-    if (this.accepted.has(text)) throw new Violation(`a message was acted on twice: ${show(text)}`);
+  accepts(from: string, to: string, text: string, sent: boolean, unixMs: number): void {
+    if (this.blocks(to, from))
+      throw new Violation(`a message of ${from} was accepted for ${to}, who has blocked the sender`);
+    if (this.accepted.has(text)) throw new Violation(`a message was accepted twice: ${show(text)}`);
     const pair = `${from} ${to}`;
     const index = this.#pairs.get(pair) ?? 0;
     this.#pairs.set(pair, index + 1);
@@ -158,17 +160,22 @@ export class Ledger {
       this.#pairs.set(pair, index);
     });
     if (!sent) return;
-    const stay = this.online.get(to);
-    if (stay === undefined) throw new Violation(`a message was "sent" to ${to}, who is offline`);
-    this.#undo.push(stay.expect(from, `message ${text}`));
+    const observed = this.online.get(to);
+    if (observed === undefined) throw new Violation(`a message was "sent" to ${to}, who is offline`);
+    this.#undo.push(observed.expect(from, `message ${text}`));
+  }
+
+  /** A message was refused: as blocked only when it is. */
+  refuse(from: string, to: string, code: string): void {
+    if (code === "blocked" && !this.blocks(to, from)) throw new Violation(`${from} is not blocked by ${to}`);
   }
 
   broadcast(from: string, text: string, count: number): void {
-    if (this.broadcasts.has(text)) throw new Violation(`a broadcast was acted on twice: ${show(text)}`);
+    if (this.broadcasts.has(text)) throw new Violation(`a broadcast was accepted twice: ${show(text)}`);
     let expected = 0;
-    for (const stay of this.online.values()) {
-      if (stay.user === from || this.blocks(stay.user, from)) continue;
-      this.#undo.push(stay.expect(from, `broadcast ${text}`));
+    for (const observed of this.online.values()) {
+      if (observed.user === from || this.blocks(observed.user, from)) continue;
+      this.#undo.push(observed.expect(from, `broadcast ${text}`));
       expected++;
     }
     if (count !== expected) throw new Violation(`a broadcast went to ${count} instead of ${expected}`);
@@ -176,54 +183,57 @@ export class Ledger {
     this.#undo.push(() => void this.broadcasts.delete(text));
   }
 
-  /** The names that `online` must list to that user. */
+  /** The reply to `online` that this user must get. */
   seenBy(asker: string): string {
     const names = [...this.online.keys()].filter((name) => name !== asker && !this.blocks(name, asker));
     return ["ok", ...names.sort()].join(" ");
   }
 
-  /** A user heard a line about or of another one in that session: it is the next of those that must come. */
-  hears(stay: Stay, about: string, line: Expected): void {
-    const lines = stay.expected.get(about);
-    if (lines?.shift() !== line) throw new Violation(`${stay.user} heard of ${about} what is not next: ${show(line)}`);
+  /** A session received an event about or from another user: it must be the next expected one. */
+  received(observed: ObservedSession, about: string, line: Expected): void {
+    const lines = observed.expected.get(about);
+    if (lines?.shift() !== line)
+      throw new Violation(`${observed.user} received an unexpected event about ${about}: ${show(line)}`);
   }
 
   /**
-   * A user has shown a message: it was accepted, comes in its order and not for the second time, unless it was a plain
-   * session that heard it before, and the server was killed since.
+   * A client has shown a message to its user. It must have been accepted, and come once and in order. Exception: a
+   * message of a plain session may be repeated after a kill of the server.
    */
   shown(user: string, from: string, text: string, isPlain: boolean, unixMs?: number): void {
     const message = this.accepted.get(text);
     if (message === undefined || message.from !== from || message.to !== user) {
-      throw new Violation(`${user} heard what nobody said: ${show(text)}`);
+      throw new Violation(`${user} received a message that was never accepted: ${show(text)}`);
     }
     if (unixMs !== undefined && unixMs !== message.unixMs) throw new Violation(`${show(text)} has a wrong time`);
     const pair = `${from} ${user}`;
-    const next = this.#heard.get(pair) ?? 0;
-    const mayRepeat = (this.#heardPlain.get(text) ?? this.crashes) < this.crashes;
-    if (isPlain && (message.index === next || mayRepeat)) this.#heardPlain.set(text, this.crashes);
+    const next = this.#nextShown.get(pair) ?? 0;
+    const mayRepeat = (this.#shownPlain.get(text) ?? this.crashes) < this.crashes;
+    if (isPlain && (message.index === next || mayRepeat)) this.#shownPlain.set(text, this.crashes);
     if (message.index < next && mayRepeat) return;
-    if (message.index < next) throw new Violation(`${user} heard twice: ${show(text)}`);
-    if (message.index > next) throw new Violation(`${user} heard too early, or lost one before: ${show(text)}`);
-    this.#heard.set(pair, next + 1);
-    this.heard++;
+    if (message.index < next) throw new Violation(`${user} received a message twice: ${show(text)}`);
+    if (message.index > next)
+      throw new Violation(`${user} received a message too early, or lost the one before: ${show(text)}`);
+    this.#nextShown.set(pair, next + 1);
+    this.shownCount++;
   }
 
-  /** Everybody has read everything: what was accepted was heard, and every stream held what it had to. */
-  checkAllHeard(): void {
+  /** At the end: every accepted message was shown, and every stream has delivered all expected events. */
+  checkAllReceived(): void {
     for (const [pair, count] of this.#pairs) {
-      const heard = this.#heard.get(pair) ?? 0;
-      if (heard < count) throw new Violation(`${count - heard} of ${count} messages were lost between ${pair}`);
+      const shown = this.#nextShown.get(pair) ?? 0;
+      if (shown < count) throw new Violation(`${count - shown} of ${count} messages were lost between ${pair}`);
     }
-    for (const stay of this.online.values()) {
-      for (const [about, [line]] of stay.expected) {
-        if (line !== undefined) throw new Violation(`${stay.user} never heard of ${about}: ${show(line)}`);
+    for (const observed of this.online.values()) {
+      for (const [about, [line]] of observed.expected) {
+        if (line !== undefined)
+          throw new Violation(`${observed.user} never received an event about ${about}: ${show(line)}`);
       }
     }
   }
 }
 
-/** A line as a person wants to see it. */
+/** A line, shortened for an error message. */
 export function show(line: string): string {
   return line.length > 60 ? `${line.slice(0, 60)}... (${line.length} bytes)` : line;
 }

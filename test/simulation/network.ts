@@ -1,13 +1,17 @@
 import type { Transport } from "../../src/net/transport.ts";
+import type { DialHandlers, DialedSocket } from "../../src/net/dial.ts";
 import type { Random } from "../support/random.ts";
 
-/** Tells whether the server was killed, and goes on only because it is in the middle of a turn. */
-export interface Grave {
+/**
+ * Whether the server process is alive. A killed server still runs to the end of its turn here; nothing that it writes
+ * from then on has an effect.
+ */
+export interface ServerLife {
   readonly isGone: boolean;
   readonly isDead: boolean;
 }
 
-/** The server's end of a connection: what the runtime calls. */
+/** The server's end of a connection: the handlers that the runtime calls. */
 export interface ServerEnd {
   data(chunk: Buffer): void;
   drain(): void;
@@ -17,90 +21,90 @@ export interface ServerEnd {
 
 /** The client's end. */
 export interface ClientEnd {
-  heard(link: Link, bytes: string): void;
+  data(link: Link, bytes: string): void;
   closed(link: Link): void;
 }
 
-const NOBODY: ClientEnd = { heard: () => {}, closed: () => {} };
+const NOBODY: ClientEnd = { data: () => {}, closed: () => {} };
 
 /**
- * One connection, both ways, as TCP has it: bytes that one side's kernel took are on their way until the other side
- * reads them, in pieces of any size, or are lost when it is cut. The methods named like a socket's are the server's
- * socket. Bytes are latin1.
+ * One TCP connection. Bytes that one side's kernel took are in transit until the other side reads them, in pieces of
+ * any size; they are lost when the connection is cut. Methods with the names of a socket's are the server's socket.
+ * Bytes are latin1.
  */
 export class Link implements Transport {
   readonly isEncrypted = false;
   readonly remoteAddress = "192.0.2.1";
   server: ServerEnd | null = null;
   client: ClientEnd;
-  /** Bytes on their way: up to the server, down to the client. */
+  /** Bytes in transit: up to the server, down to the client. */
   up = "";
   down = "";
-  /** How many bytes the server's kernel holds for it. */
+  /** Size of the server's send buffer. */
   readonly room: number;
   /** Nothing is delivered for a while. */
   stalled = false;
   /**
-   * What the server's kernel took always arrives, even when the client is gone: to a plain recipient the promise
-   * reaches until the kernel has taken the message, so nothing beyond that is to be lost here.
+   * Bytes that the server's kernel took always arrive, also when the client is gone. For connections of plain sessions:
+   * their messages are only guaranteed until the kernel has taken them, so the network must lose none here.
    */
-  faithful = false;
-  /** It is not cut. */
-  trusted = false;
+  lossless = false;
+  /** The network does not cut it. */
+  protected = false;
   #full = false;
   #reading = true;
-  /** No bytes pass any more that were not on their way when it was cut. */
+  /** Only bytes that were in transit at the cut still arrive. */
   #cut = false;
-  /** Bytes that the server's kernel took since: nobody will ever read them. */
+  /** Bytes in the server's send buffer since the cut; they are never read. */
   #swallowed = 0;
-  /** Each side has said that it says nothing more; the other side has heard it. */
+  /** FIN was sent in that direction; the server has read it. */
   #upEnded = false;
-  #upEndHeard = false;
+  #upEndRead = false;
   #downEnded = false;
-  /** Each side has let go of its socket, or will be told that the other one did. */
+  /** Whether each socket is open, or will get the event that the other one has closed. */
   #serverOpen = true;
-  #serverTold = false;
-  #tellServer = false;
+  #serverClosed = false;
+  #serverWillClose = false;
   #clientOpen = true;
-  #tellClient = false;
+  #clientWillClose = false;
 
-  readonly #grave: Grave;
+  readonly #life: ServerLife;
 
-  constructor(client: ClientEnd, room: number, grave: Grave) {
+  constructor(client: ClientEnd, room: number, grave: ServerLife) {
     this.client = client;
     this.room = room;
-    this.#grave = grave;
+    this.#life = grave;
   }
 
-  /** Nothing will happen on it any more. */
+  /** Nothing happens on it any longer. */
   get over(): boolean {
-    return this.#serverTold && !this.#downIsBusy;
+    return this.#serverClosed && !this.#downIsBusy;
   }
 
-  /** Something is on its way. */
+  /** Bytes or an event are in transit. */
   get busy(): boolean {
-    const up = this.#reading && !this.#serverTold && (this.up !== "" || (this.#upEnded && !this.#upEndHeard));
-    const closes = this.#tellServer && !this.#serverTold;
+    const up = this.#reading && !this.#serverClosed && (this.up !== "" || (this.#upEnded && !this.#upEndRead));
+    const closes = this.#serverWillClose && !this.#serverClosed;
     return up || closes || this.#downIsBusy;
   }
 
   get #downIsBusy(): boolean {
-    if (this.#cut && !this.faithful && !this.#tellClient) return false;
-    return this.down !== "" || (this.#clientOpen && (this.#tellClient || this.#downEnded));
+    if (this.#cut && !this.lossless && !this.#clientWillClose) return false;
+    return this.down !== "" || (this.#clientOpen && (this.#clientWillClose || this.#downEnded));
   }
 
-  /** It was cut, whoever knows. */
-  get severed(): boolean {
+  /** It was cut, whether or not a side has noticed. */
+  get isCut(): boolean {
     return this.#cut;
   }
 
   // The server's transport.
 
   write(bytes: Buffer, offset: number, length: number): number {
-    if (this.#grave.isGone) return length;
+    if (this.#life.isGone) return length;
     if (!this.#serverOpen) return -1;
     const count = Math.max(0, Math.min(length, this.room - this.down.length - this.#swallowed));
-    if (this.#cut && !this.faithful) this.#swallowed += count;
+    if (this.#cut && !this.lossless) this.#swallowed += count;
     else this.down += bytes.toString("latin1", offset, offset + count);
     this.#full = count < length;
     return count;
@@ -112,33 +116,33 @@ export class Link implements Transport {
   }
 
   shutdown(): void {
-    if (this.#grave.isDead) return;
+    if (this.#life.isDead) return;
     this.#downEnded = true;
   }
 
   end(): void {
-    if (!this.#grave.isDead) this.#end();
+    if (!this.#life.isDead) this.#end();
   }
 
   #end(): void {
     this.#downEnded = true;
     this.#serverOpen = false;
-    this.#tellServer = true;
+    this.#serverWillClose = true;
   }
 
-  /** The server's process ends. */
-  serverDies(): void {
+  /** The server process exits. */
+  serverExits(): void {
     this.#end();
-    this.#serverTold = true;
+    this.#serverClosed = true;
     this.server?.closed();
   }
 
-  /** The server's process is killed: of what its kernel has, any part may still arrive. */
+  /** The server process is killed: any prefix of its send buffer still arrives. */
   serverKilled(random: Random): void {
     this.server = null;
     this.#end();
-    this.#serverTold = true;
-    if (this.faithful) this.takeDown(Number.POSITIVE_INFINITY);
+    this.#serverClosed = true;
+    if (this.lossless) this.takeDown(Number.POSITIVE_INFINITY);
     else this.down = this.down.slice(0, random.below(this.down.length + 1));
   }
 
@@ -160,13 +164,13 @@ export class Link implements Transport {
     if (this.#clientOpen && !this.#cut) this.up += bytes;
   }
 
-  /** The client says nothing more, and hears nothing more. */
+  /** The client closes its socket. */
   hangUp(): void {
     this.#upEnded = true;
     this.#leave();
   }
 
-  /** The client's program is killed: of what it said any part may still arrive. */
+  /** The client process is killed: any prefix of its send buffer still arrives. */
   kill(random: Random): void {
     this.up = this.up.slice(0, random.below(this.up.length + 1));
     this.#upEnded = true;
@@ -175,42 +179,42 @@ export class Link implements Transport {
 
   #leave(): void {
     this.#clientOpen = false;
-    if (this.faithful) return;
+    if (this.lossless) return;
     this.client = NOBODY;
     this.down = "";
   }
 
   // The network.
 
-  /** Cut at any byte in both directions. A side that is not told finds out when the other one's time is over. */
-  cut(random: Random, tellServer: boolean, tellClient: boolean): void {
+  /** Cuts both directions at any byte. A side that gets no event notices the cut by its timeout only. */
+  cut(random: Random, closesServer: boolean, closesClient: boolean): void {
     this.#cut = true;
     this.up = this.up.slice(0, random.below(this.up.length + 1));
-    if (!this.faithful) this.down = tellClient ? this.down.slice(0, random.below(this.down.length + 1)) : "";
-    this.#tellServer ||= tellServer || this.faithful;
-    this.#tellClient = this.#clientOpen && (tellClient || this.faithful);
+    if (!this.lossless) this.down = closesClient ? this.down.slice(0, random.below(this.down.length + 1)) : "";
+    this.#serverWillClose ||= closesServer || this.lossless;
+    this.#clientWillClose = this.#clientOpen && (closesClient || this.lossless);
   }
 
-  /** The server reads so many bytes; when there are none left, it hears how the connection ended. */
+  /** The server reads `count` bytes, or the end of the connection after them. */
   deliverUp(count: number): void {
     const { server } = this;
-    if (server === null || this.#serverTold) return;
+    if (server === null || this.#serverClosed) return;
     if (this.up !== "" && this.#reading && this.#serverOpen) {
       const piece = this.up.slice(0, count);
       this.up = this.up.slice(count);
       server.data(Buffer.from(piece, "latin1"));
-    } else if (this.#tellServer) {
-      this.#serverTold = true;
+    } else if (this.#serverWillClose) {
+      this.#serverClosed = true;
       this.#serverOpen = false;
       server.closed();
-    } else if (this.#upEnded && !this.#upEndHeard && this.#reading) {
-      this.#upEndHeard = true;
-      if (this.#downEnded) this.#tellServer = true;
+    } else if (this.#upEnded && !this.#upEndRead && this.#reading) {
+      this.#upEndRead = true;
+      if (this.#downEnded) this.#serverWillClose = true;
       server.end();
     }
   }
 
-  /** The client reads so many bytes; when there are none left, it hears how the connection ended. */
+  /** The client reads `count` bytes, or the end of the connection after them. */
   deliverDown(count: number): void {
     if (!this.#downIsBusy) return;
     if (this.down !== "") {
@@ -220,16 +224,62 @@ export class Link implements Transport {
         this.server?.drain();
       }
     } else if (this.#clientOpen) {
-      this.#tellClient = this.#clientOpen = false;
+      this.#clientWillClose = this.#clientOpen = false;
       if (!this.#cut) this.#upEnded = true;
       this.client.closed(this);
     }
   }
 
-  /** The client reads, and the server does not hear of the room. */
+  /** The client reads, without a drain event for the server. */
   takeDown(count: number): void {
     const piece = this.down.slice(0, count);
     this.down = this.down.slice(count);
-    this.client.heard(this, piece);
+    this.client.data(this, piece);
+  }
+}
+
+/** The server's end of a call; without a link until the client answers. */
+export class DialedCall implements DialedSocket {
+  readonly port: number;
+  readonly #handlers: DialHandlers;
+  #link: Link | null = null;
+  /** The server has given it up, or the connection failed. */
+  isClosed = false;
+
+  constructor(port: number, handlers: DialHandlers) {
+    this.port = port;
+    this.#handlers = handlers;
+  }
+
+  /** The client answers. */
+  open(link: Link): void {
+    this.#link = link;
+    link.server = {
+      data: (chunk) => this.#handlers.data(chunk),
+      drain: () => this.#handlers.drain(),
+      // The runtime closes a socket when the other side ends.
+      end: () => link.end(),
+      closed: () => this.#closed(),
+    };
+    this.#handlers.open();
+  }
+
+  write(bytes: Buffer, start: number, count: number): number {
+    return this.#link?.write(bytes, start, count) ?? 0;
+  }
+
+  end(): void {
+    if (this.#link === null) this.#closed();
+    else this.#link.serverExits();
+  }
+
+  terminate(): void {
+    this.end();
+  }
+
+  #closed(): void {
+    if (this.isClosed) return;
+    this.isClosed = true;
+    this.#handlers.closed();
   }
 }

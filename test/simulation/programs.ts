@@ -1,8 +1,15 @@
-import { type Stay, Violation, show } from "./ledger.ts";
+import { type ObservedSession, Violation, show } from "./ledger.ts";
 import type { Link } from "./network.ts";
-import { type Left, type Program, type Request, type Surroundings, type User, isRefusedAtDoor } from "./users.ts";
+import {
+  type SavedState,
+  type Program,
+  type Request,
+  type Environment,
+  type User,
+  isRefusedConnection,
+} from "./users.ts";
 
-/** Bytes as they come, out as lines; the beginning of a line waits. */
+/** Splits received bytes into lines; keeps an incomplete last line. */
 export class Lines {
   #partial = "";
 
@@ -15,7 +22,7 @@ export class Lines {
     }
   }
 
-  /** What came after the line that was given last. */
+  /** The bytes after the last complete line. */
   get rest(): string {
     return this.#partial;
   }
@@ -29,33 +36,33 @@ export function isReply(line: string): boolean {
   return line === "ok" || line.startsWith("ok ") || line.startsWith("err ");
 }
 
-/** A client's positions in the server's stream: what it read, and what of that its output has taken. */
-export class Reading {
+/** A client's positions in the server's stream: what it has read, and what its output has taken of that. */
+export class ReadPositions {
   read = 0;
-  readonly #around: Surroundings;
+  readonly #around: Environment;
   readonly #show: (line: string) => void;
   readonly #unshown: { line: string; start: number }[] = [];
-  /** How many more attempts the output takes nothing. */
+  /** Attempts for which the output still takes nothing. */
   #stalls = 0;
 
-  constructor(around: Surroundings, show: (line: string) => void) {
+  constructor(around: Environment, show: (line: string) => void) {
     this.#around = around;
     this.#show = show;
   }
 
-  /** Up to here everything is shown: only that is acknowledged, and kept when the client is killed. */
+  /** Everything before this position is shown: only that is acknowledged, and survives a kill of the client. */
   shown(): number {
     return this.#unshown[0]?.start ?? this.read;
   }
 
-  /** An event that ends at that position was read. */
+  /** An event was read that ends at that position. */
   take(line: string, position: number): void {
     this.#unshown.push({ line, start: this.read });
     this.read = position;
     this.flush();
   }
 
-  /** The output takes what waits for it, unless it is stuck. */
+  /** The output takes all events that wait for it, unless it stalls. */
   flush(): void {
     if (this.#around.calm) this.#stalls = 0;
     else if (this.#stalls === 0) this.#stalls = this.#around.outputStalls();
@@ -71,7 +78,7 @@ export class Reading {
   }
 }
 
-/** A session that lives and dies with its connection. What the server's kernel took is read even after it died. */
+/** A plain session. What the server's kernel took is read even after the connection was cut. */
 export class PlainProgram implements Program {
   readonly kind = "plain";
   readonly position = -1;
@@ -79,23 +86,23 @@ export class PlainProgram implements Program {
   readonly #user: User;
   readonly #lines = new Lines();
   readonly #unanswered: Request[] = [];
-  #stay: Stay | null = null;
+  #observed: ObservedSession | null = null;
   #leaving = false;
-  /** A newer login has what this connection did not take, but for the line that was begun. */
-  #settled = false;
+  /** The messages that this connection did not take are in the mailbox; a line that was begun may be repeated. */
+  #isRequeued = false;
   #repeated = 0;
 
   constructor(user: User) {
     this.#user = user;
-    this.link = user.around.connect(this);
+    this.link = user.environment.connect(this);
     if (this.link === null) return;
-    this.link.faithful = true;
+    this.link.lossless = true;
     user.program = this;
     this.link.say(user.loginLine(""));
   }
 
   get ready(): boolean {
-    return this.#stay !== null && !this.#leaving;
+    return this.#observed !== null && !this.#leaving;
   }
 
   get idle(): boolean {
@@ -108,39 +115,42 @@ export class PlainProgram implements Program {
     this.link?.say(request.line);
   }
 
-  heard(_link: Link, bytes: string): void {
+  data(_link: Link, bytes: string): void {
     for (const line of this.#lines.of(bytes)) {
-      if (this.#stay === null && this.#user.isRefused(line)) return;
-      if (this.#stay === null) {
+      if (this.#observed === null && this.#user.isRefused(line)) return;
+      if (this.#observed === null) {
         this.#loggedIn(line);
-        if (this.#settled) this.settled();
+        if (this.#isRequeued) this.requeued();
       } else if (isReply(line)) {
         const request = this.#unanswered.shift();
-        if (request === undefined) throw new Violation(`${this.#user.name} got a reply to nothing: ${show(line)}`);
-        this.#user.reply(this.#stay, request, line);
+        if (request === undefined)
+          throw new Violation(`${this.#user.name} got a reply without a request: ${show(line)}`);
+        this.#user.reply(this.#observed, request, line);
       } else {
-        if (this.#settled && /^(message|stored) /.test(line) && ++this.#repeated > 1) {
-          throw new Violation(`${this.#user.name} heard more than one line after a takeover: ${show(line)}`);
+        if (this.#isRequeued && /^(message|stored) /.test(line) && ++this.#repeated > 1) {
+          throw new Violation(
+            `${this.#user.name} received more than one line after its messages were requeued: ${show(line)}`,
+          );
         }
-        this.#user.event(this.#stay, line, this.#settled);
+        this.#user.event(this.#observed, line, this.#isRequeued);
       }
     }
   }
 
   #loggedIn(line: string): void {
     if (this.#user.program !== this) {
-      // It was killed before it could keep anything.
-      this.#stay = this.#user.around.ledger.stays.get(line.split(" ")[1]!)!;
+      // It was killed before it could save anything.
+      this.#observed = this.#user.environment.ledger.sessions.get(line.split(" ")[1]!)!;
       return;
     }
-    const { stay, again } = this.#user.loggedIn(line, null);
-    this.#stay = stay;
+    const { observed, again } = this.#user.loggedIn(line, null);
+    this.#observed = observed;
     for (const request of again) this.ask(request);
   }
 
-  settled(): void {
-    this.#settled = true;
-    this.#stay?.withdrawn();
+  requeued(): void {
+    this.#isRequeued = true;
+    this.#observed?.withdrawn();
   }
 
   closed(): void {
@@ -158,7 +168,7 @@ export class PlainProgram implements Program {
 
   kill(): void {
     this.#forgetLogin();
-    this.link?.kill(this.#user.around.random);
+    this.link?.kill(this.#user.environment.random);
     this.#end();
   }
 
@@ -168,46 +178,46 @@ export class PlainProgram implements Program {
     this.#end();
   }
 
-  /** Else it might come after that of the user's next program, and be that of another device. */
+  /** Otherwise the login could arrive after the login of the user's next program, and replace it. */
   #forgetLogin(): void {
-    if (this.#stay === null && this.link !== null) this.link.up = "";
+    if (this.#observed === null && this.link !== null) this.link.up = "";
   }
 }
 
 type Phase = "login" | "away" | "resuming" | "on" | "over";
 
-/** A session of two byte streams with positions, whatever becomes of its connections. */
-export class ResumableProgram implements Program, Left {
+/** A resumable session: two byte streams with positions that outlive connections. */
+export class ResumableProgram implements Program, SavedState {
   readonly kind = "resumable";
   token = "";
   readonly unanswered: Request[] = [];
   link: Link | null;
   readonly #user: User;
   readonly #lines = new Lines();
-  readonly #reading: Reading;
-  /** The connection's position in the server's stream: behind what was read, after a resume from what was shown. */
+  readonly #reading: ReadPositions;
+  /** The connection's position in the server's stream: after a resume at the first line not shown, before `read`. */
   #at = 0;
   #phase: Phase = "login";
-  #stay: Stay | null = null;
-  /** Positions in the client's stream: what was asked, and what was answered. */
+  #observed: ObservedSession | null = null;
+  /** Positions in the client's stream: the end of all requests, and of those with a reply. */
   #end = 0;
   #answered = 0;
   #leaving = false;
 
   constructor(user: User) {
     this.#user = user;
-    this.#reading = new Reading(user.around, (line) => {
-      if (!user.event(this.#stay!, line)) this.#over();
+    this.#reading = new ReadPositions(user.environment, (line) => {
+      if (!user.event(this.#observed!, line)) this.#over();
     });
-    this.link = user.around.connect(this);
+    this.link = user.environment.connect(this);
     if (this.link === null) return;
     user.program = this;
-    this.link.trusted = user.lostLogins > 3;
+    this.link.protected = user.lostLogins > 3;
     this.link.say(user.loginLine(" resumable"));
   }
 
   get ready(): boolean {
-    return this.#stay !== null && !this.#leaving;
+    return this.#observed !== null && !this.#leaving;
   }
 
   get idle(): boolean {
@@ -222,7 +232,7 @@ export class ResumableProgram implements Program, Left {
     return this.received;
   }
 
-  /** A request joins the stream, whether there is a connection or not. */
+  /** Appends a request to the stream, with or without a connection. */
   ask(request: Request): void {
     this.#end += request.line.length;
     const asked = { ...request, end: this.#end };
@@ -231,34 +241,36 @@ export class ResumableProgram implements Program, Left {
     if (this.#phase === "on") this.link!.say(asked.line);
   }
 
-  heard(_link: Link, bytes: string): void {
+  data(_link: Link, bytes: string): void {
     for (const line of this.#lines.of(bytes)) {
       if (this.#phase === "login") this.#loggedIn(line);
       else if (this.#phase === "resuming") this.#resumed(line);
       else if (this.#phase === "on") {
         this.#at += line.length + 1;
-        if (this.#at > this.#reading.read) this.#line(this.#stay!, line);
-      } else throw new Violation(`${this.#user.name} heard behind the end: ${show(line)}`);
+        if (this.#at > this.#reading.read) this.#line(this.#observed!, line);
+      } else throw new Violation(`${this.#user.name} received a line after the end: ${show(line)}`);
     }
   }
 
   #loggedIn(line: string): void {
     if (this.#user.isRefused(line)) return this.#over();
-    const { stay, again } = this.#user.loggedIn(line, this);
-    this.#stay = stay;
-    this.token = stay.session.token;
+    const { observed, again } = this.#user.loggedIn(line, this);
+    this.#observed = observed;
+    this.token = observed.session.token;
     this.#phase = "on";
-    this.link!.trusted = false;
+    this.link!.protected = false;
     for (const request of again) this.ask(request);
   }
 
   #resumed(line: string): void {
-    const stay = this.#stay!;
-    if (isRefusedAtDoor(line)) return this.abandon(false);
+    const observed = this.#observed!;
+    if (isRefusedConnection(line)) return this.abandon(false);
     if (line.startsWith("err unknown_session")) {
-      if (stay.reason === "") throw new Violation(`${this.#user.name} could not resume what goes on`);
-      if (line.endsWith(" replaced") && stay.reason !== "replaced") throw new Violation(`"${line}": ${stay.reason}`);
-      // What waits to be shown would come once more in a new session.
+      if (observed.reason === "")
+        throw new Violation(`${this.#user.name} could not resume a session that has not ended`);
+      if (line.endsWith(" replaced") && observed.reason !== "replaced")
+        throw new Violation(`"${line}": ${observed.reason}`);
+      // Otherwise events that wait to be shown would come again in a new session.
       this.#reading.flushAll();
       return this.#over();
     }
@@ -274,27 +286,27 @@ export class ResumableProgram implements Program, Left {
     }
   }
 
-  #line(stay: Stay, line: string): void {
+  #line(observed: ObservedSession, line: string): void {
     if (!isReply(line)) {
       if (line.startsWith("goodbye ")) this.#expectNoMore();
       return this.#reading.take(line, this.#at);
     }
     this.#reading.read = this.#at;
     const request = this.unanswered.shift();
-    if (request === undefined) throw new Violation(`${this.#user.name} got a reply to nothing: ${show(line)}`);
+    if (request === undefined) throw new Violation(`${this.#user.name} got a reply without a request: ${show(line)}`);
     if (request.verb === "logout") {
       this.#expectNoMore();
-      this.#reading.flushAll(); // What waits to be shown came before this reply.
+      this.#reading.flushAll(); // Events that wait to be shown came before this reply.
     }
-    this.#user.reply(stay, request, line);
+    this.#user.reply(observed, request, line);
     this.#answered = request.end;
     if (request.verb === "logout") this.#over();
   }
 
-  /** The last line came: nothing follows it, nor is on its way. */
+  /** The last line was received: nothing follows it, also not in transit. */
   #expectNoMore(): void {
     const rest = this.#lines.rest + this.link!.down;
-    if (rest !== "") throw new Violation(`${this.#user.name} heard something after the last line: ${show(rest)}`);
+    if (rest !== "") throw new Violation(`${this.#user.name} received something after the last line: ${show(rest)}`);
   }
 
   #over(): void {
@@ -308,7 +320,7 @@ export class ResumableProgram implements Program, Left {
     this.link = null;
     this.#lines.drop();
     if (politely) link?.hangUp();
-    else link?.kill(this.#user.around.random);
+    else link?.kill(this.#user.environment.random);
   }
 
   closed(): void {
@@ -316,7 +328,7 @@ export class ResumableProgram implements Program, Left {
   }
 
   abandon(silently: boolean): void {
-    if (silently) this.link?.cut(this.#user.around.random, false, false);
+    if (silently) this.link?.cut(this.#user.environment.random, false, false);
     this.#letGo(true);
     if (this.#phase === "login") this.#over();
     else if (this.#phase !== "over") this.#phase = "away";
@@ -325,7 +337,7 @@ export class ResumableProgram implements Program, Left {
   act(): void {
     this.#reading.flush();
     if (this.#phase !== "away") return;
-    this.link = this.#user.around.connect(this);
+    this.link = this.#user.environment.connect(this);
     if (this.link === null) return;
     this.#phase = "resuming";
     this.#at = this.position;

@@ -1,50 +1,60 @@
 import { Random } from "../support/random.ts";
 import { CallbackProgram } from "./callback-program.ts";
-import { DEATHS, Disk } from "./disk.ts";
+import { KILL_POINTS, Disk } from "./disk.ts";
 import type { DialHandlers } from "../../src/net/dial.ts";
-import { Dialed, Host } from "./host.ts";
+import { Host, ObservedStore } from "./host.ts";
 import { Ledger, Violation } from "./ledger.ts";
-import { type ClientEnd, Link } from "./network.ts";
+import { type ClientEnd, DialedCall, Link } from "./network.ts";
 import { PlainProgram, ResumableProgram } from "./programs.ts";
-import { type Program, REFUSALS_AT_DOOR, type Request, type Surroundings, User, type Verb } from "./users.ts";
+import { type Program, CONNECTION_REFUSALS, type Request, type Environment, User, type Verb } from "./users.ts";
 
 const NAMES = ["a", "b", "c", "d"];
 const STEPS = 160;
-/** 240 s: a callback client that took 390 kB and never answers has 195 s, by its rate; see CALLBACK_BYTES_PER_SECOND_MIN. */
+/** 240 s. A call of 390 kB without an answer ends after 195 s: see CALLBACK_BYTES_PER_SECOND_MIN. */
 const ROUNDS_MAX = 1200;
-const SILENCE_MS = 12_000;
+const IDLE_TIMEOUT_MS = 12_000;
 const VERBS: readonly Verb[] = [
   ...(["message", "message", "message", "message", "message", "message", "message", "broadcast", "broadcast"] as const),
   ...(["online", "block", "unblock", "unblock", "nonsense", "alive", "alive"] as const),
 ];
 
+interface Options {
+  /** Messages are large, for rules about bounds. */
+  large?: boolean;
+  /** The server refuses connections, and outputs stall. */
+  hardships?: boolean;
+  /** Receives a line for each step. */
+  trace?: string[] | null;
+  /** A store that breaks a rule. */
+  Store?: typeof ObservedStore;
+}
+
 /**
- * One seed: users of all kinds over a bad network, with a server that is stopped now and then. In the end all come
- * back and read everything. Throws at the first step after which something is against the contract.
+ * One seed: users with all kinds of sessions over an unreliable network, and a server that is stopped, killed and
+ * restarted. At the end all users log in again and read everything. Throws at the first breach of the contract.
  */
-export class Simulation implements Surroundings {
+export class Simulation implements Environment {
   readonly ledger = new Ledger();
   readonly random: Random;
   calm = false;
-  /** Decides about refusals at the door and outputs that are stuck; null where there are none. */
+  /** Random refusals of connections and stalls of outputs; null for none. */
   readonly #hardships: Random | null;
   readonly #disk: Disk;
   readonly #host: Host;
-  /** In some seeds the server is killed, or its disk refuses, now and then. */
+  /** Whether the server is killed, or its disk is full, now and then. */
   readonly #kills: boolean;
   readonly #refuses: boolean;
   readonly #users: User[];
   #links: Link[] = [];
-  #dialed: Dialed[] = [];
-  /** Messages are large in some seeds, for what has to do with bounds. */
+  #dialed: DialedCall[] = [];
+  /** Large messages, which reach the bounds. */
   readonly #large: boolean;
   readonly #trace: string[] | null;
   #texts = 0;
-  /** Steps until a server that was told to stop has stopped. */
+  /** Steps until a server that stops has stopped; 0 when it runs. */
   #stopping = 0;
 
-  /** `trace` takes a line a step. */
-  constructor(seed: number, { large = false, hardships = true, trace = null as string[] | null } = {}) {
+  constructor(seed: number, { large = false, hardships = true, trace = null, Store = ObservedStore }: Options = {}) {
     this.random = new Random(seed);
     this.#hardships = hardships ? new Random(~seed) : null;
     this.#trace = trace;
@@ -54,38 +64,41 @@ export class Simulation implements Surroundings {
     this.#refuses = this.random.oneIn(6);
     this.#disk = new Disk(this.random);
     const clockMs = 5000 + this.random.below(1000);
-    const dial = (_host: string, port: number, handlers: DialHandlers): Dialed => {
-      const dialed = new Dialed(port, handlers);
+    const dial = (_host: string, port: number, handlers: DialHandlers): DialedCall => {
+      const dialed = new DialedCall(port, handlers);
       this.#dialed.push(dialed);
       return dialed;
     };
-    const choices = { names: NAMES, silenceMs: SILENCE_MS, lineBytesMax, clockMs, dial };
+    const choices = { names: NAMES, idleTimeoutMs: IDLE_TIMEOUT_MS, lineBytesMax, clockMs, dial, Store };
     this.#host = new Host(choices, this.ledger, this.#disk, (link) => {
       link.takeDown(Number.POSITIVE_INFINITY);
-      if (link.client instanceof PlainProgram) link.client.settled();
+      if (link.client instanceof PlainProgram) link.client.requeued();
     });
     this.#users = NAMES.map((name, index) => new User(name, 2000 + index, this));
   }
 
-  /** Runs it all; returns how many messages were heard. */
+  /** Returns the number of messages that were shown. */
   run(): number {
     try {
       for (let step = 0; step < STEPS; step++) {
         this.#step();
-        this.#bury();
+        this.#restartKilled();
         this.#host.check();
       }
       this.#finish();
+    } catch (error) {
+      // An internal error at the server also shows as a wrong line at a client, and is the cause of it.
+      throw this.#host.fault ?? error;
     } finally {
       this.#host.close();
     }
-    return this.ledger.heard;
+    return this.ledger.shownCount;
   }
 
   connect(client: ClientEnd): Link | null {
     if (!this.#host.listening) return null;
     const hardships = this.calm || this.#disk.isDead ? null : this.#hardships;
-    if (hardships?.oneIn(10) === true) return this.#refuseAtDoor(client, hardships);
+    if (hardships?.oneIn(10) === true) return this.#refuseConnection(client, hardships);
     const room = this.random.between(10, 600) * (this.#large ? 500 : 1);
     const link = new Link(client, room, this.#disk);
     this.#links.push(link);
@@ -93,11 +106,11 @@ export class Simulation implements Surroundings {
     return link;
   }
 
-  /** The server has no room: it says so, or may not even get to that, and closes. */
-  #refuseAtDoor(client: ClientEnd, random: Random): Link {
+  /** The server refuses the connection: it may send a line, and closes. */
+  #refuseConnection(client: ClientEnd, random: Random): Link {
     const link = new Link(client, 0, this.#disk);
-    link.down = random.oneIn(4) ? "" : `${random.pick(REFUSALS_AT_DOOR)}\n`;
-    link.serverDies();
+    link.down = random.oneIn(4) ? "" : `${random.pick(CONNECTION_REFUSALS)}\n`;
+    link.serverExits();
     this.#links.push(link);
     return link;
   }
@@ -106,7 +119,7 @@ export class Simulation implements Surroundings {
     return this.#hardships?.oneIn(3) === true ? 1 + this.#hardships.below(20) : 0;
   }
 
-  #did(what: string): void {
+  #traced(what: string): void {
     this.#trace?.push(what);
   }
 
@@ -115,7 +128,7 @@ export class Simulation implements Surroundings {
     if (this.#kills && random.oneIn(15)) this.#kill();
     if (this.#refuses && random.oneIn(20)) this.#refuse(!this.#disk.refuses);
     if (this.#stopping > 0 && --this.#stopping === 0) {
-      this.#did("the server starts again");
+      this.#traced("the server starts again");
       this.#host.startAgain();
     }
     const user = random.pick(this.#users);
@@ -131,7 +144,7 @@ export class Simulation implements Surroundings {
     this.#links = this.#links.filter((link) => !link.over);
   }
 
-  /** Some connections deliver something, all in one turn. */
+  /** Some connections transport bytes, all in one turn. */
   #network(): void {
     const { random } = this;
     this.#dial();
@@ -147,7 +160,7 @@ export class Simulation implements Surroundings {
     });
   }
 
-  /** The next call of the server reaches a client, or nobody. */
+  /** The next call of the server connects, or fails. */
   #dial(): void {
     if (this.#dialed.length === 0 || (!this.calm && this.random.oneIn(3))) return;
     const dialed = this.#dialed.shift()!;
@@ -162,23 +175,23 @@ export class Simulation implements Surroundings {
   }
 
   #pass(ms: number): void {
-    this.#did(`${ms} ms pass`);
+    this.#traced(`${ms} ms pass`);
     this.#host.pass(ms);
   }
 
   #jump(): void {
     const ms = this.random.below(60_000) - 10_000;
-    this.#did(`the clock jumps by ${ms} ms`);
+    this.#traced(`the clock jumps by ${ms} ms`);
     this.#host.jump(ms);
   }
 
   #cut(): void {
     if (this.#links.length === 0) return;
     const link = this.random.pick(this.#links);
-    if (link.trusted) return;
-    const [tellServer, tellClient] = [this.random.oneIn(2), !this.random.oneIn(4)];
-    this.#did(`a connection is cut; told: server ${tellServer}, client ${tellClient}`);
-    link.cut(this.random, tellServer, tellClient);
+    if (link.protected) return;
+    const [closesServer, closesClient] = [this.random.oneIn(2), !this.random.oneIn(4)];
+    this.#traced(`a connection is cut; event at: server ${closesServer}, client ${closesClient}`);
+    link.cut(this.random, closesServer, closesClient);
   }
 
   #stall(): void {
@@ -186,22 +199,22 @@ export class Simulation implements Surroundings {
   }
 
   #stop(): void {
-    this.#did("the server stops");
+    this.#traced("the server stops");
     this.#host.stop();
     this.#stopping = 1 + this.random.below(10);
   }
 
-  /** The server is killed at once, or somewhere in its next turn. */
+  /** Kills the server at once, or at a point of its next turn. */
   #kill(): void {
-    this.#disk.death = this.random.pick([...DEATHS, null]);
-    this.#did(`the server will be killed: ${this.#disk.death ?? "now"}`);
-    if (this.#disk.death === null) this.#disk.die();
+    this.#disk.killPoint = this.random.pick([...KILL_POINTS, null]);
+    this.#traced(`the server will be killed: ${this.#disk.killPoint ?? "now"}`);
+    if (this.#disk.killPoint === null) this.#disk.kill();
   }
 
-  /** A server that was killed has come to the end of its turn: another one starts. */
-  #bury(): void {
+  /** Restarts a killed server, at the end of its turn. */
+  #restartKilled(): void {
     if (!this.#disk.isDead) return;
-    this.#did("the server was killed, and starts again");
+    this.#traced("the killed server starts again");
     this.#stopping = 0;
     this.#dialed = [];
     for (const link of this.#links) link.serverKilled(this.random);
@@ -209,7 +222,7 @@ export class Simulation implements Surroundings {
   }
 
   #refuse(on: boolean): void {
-    this.#did(`the disk ${on ? "refuses" : "takes everything again"}`);
+    this.#traced(`the disk ${on ? "is full" : "accepts writes again"}`);
     this.#disk.refuses = on;
     this.ledger.hasRefused ||= on;
   }
@@ -221,10 +234,10 @@ export class Simulation implements Surroundings {
     program.act();
     const what = random.below(100);
     if (what < 3) {
-      this.#did(`${user.name} is killed`);
+      this.#traced(`${user.name} is killed`);
       program.kill();
-    } else if (what < 8 && program.link?.trusted === false) {
-      this.#did(`${user.name} lets go of the connection`);
+    } else if (what < 8 && program.link?.protected === false) {
+      this.#traced(`${user.name} abandons the connection`);
       program.abandon(random.oneIn(2));
     } else if (!program.ready) return;
     else if (what < 11) this.#ask(user, program, "logout");
@@ -234,7 +247,7 @@ export class Simulation implements Surroundings {
   #login(user: User): void {
     const { random } = this;
     const kind = user.lostLogins > 5 ? "plain" : random.pick(["plain", "resumable", "resumable", "callback"] as const);
-    this.#did(`${user.name} logs in: ${kind}`);
+    this.#traced(`${user.name} logs in: ${kind}`);
     if (kind === "plain") new PlainProgram(user);
     else if (kind === "resumable") new ResumableProgram(user);
     else new CallbackProgram(user);
@@ -243,14 +256,14 @@ export class Simulation implements Surroundings {
   #ask(user: User, program: Program, verb: Verb): void {
     if (!program.ready) return;
     const request = this.#request(program, verb);
-    this.#did(`${user.name} asks: ${request.line.slice(0, 60).trimEnd()} (${request.line.length})`);
+    this.#traced(`${user.name} requests: ${request.line.slice(0, 60).trimEnd()} (${request.line.length})`);
     program.ask(request);
   }
 
   #request(program: Program, verb: Verb): Request {
     const { random } = this;
     const end = random.oneIn(8) ? "\r\n" : "\n";
-    const request: Request = { verb, line: verb, text: "", confirms: -1, end: 0 };
+    const request: Request = { verb, line: verb, text: "", acks: -1, end: 0 };
     if (verb === "message" || verb === "broadcast") {
       const isLong = random.oneIn(this.#large ? 2 : 5);
       const bytes = !isLong ? random.below(20) : this.#large ? random.below(390_000) : random.below(120);
@@ -264,56 +277,58 @@ export class Simulation implements Surroundings {
     } else if ((verb === "alive" || verb === "logout") && !random.oneIn(4)) {
       const position = Math.max(0, program.position);
       const beyond = verb === "alive" && random.oneIn(12);
-      request.confirms = beyond ? Number.MAX_SAFE_INTEGER : random.oneIn(4) ? random.below(position + 1) : position;
-      request.line = `${verb} ${request.confirms}`;
+      request.acks = beyond ? Number.MAX_SAFE_INTEGER : random.oneIn(4) ? random.below(position + 1) : position;
+      request.line = `${verb} ${request.acks}`;
     }
     request.line += end;
     return request;
   }
 
-  /** Nothing goes wrong any more: all come back, and in the end there is nothing that anybody waits for. */
+  /** No more faults: all users log in again, until nothing waits for anyone. */
   #finish(): void {
     this.calm = true;
-    this.#did("all is calm from now on");
-    this.#disk.death = null;
+    this.#traced("no more faults");
+    this.#disk.killPoint = null;
     if (this.#disk.refuses) this.#refuse(false);
     this.#host.pass(3000);
     if (!this.#host.listening) this.#host.startAgain();
     for (let round = 0; round < ROUNDS_MAX; round++) {
       for (const user of this.#users) this.#comeBack(user, round);
-      this.#settle();
+      this.#deliverAll();
       this.#host.pass(200);
-      this.#settle();
+      this.#deliverAll();
       this.#host.check();
       if (this.#isQuiet()) break;
     }
-    this.ledger.checkAllHeard();
-    if (!this.#isQuiet()) throw new Violation("somebody still waits for something");
+    this.ledger.checkAllReceived();
+    if (!this.#isQuiet()) throw new Violation("a message or a reply is still outstanding");
     for (const { name, blocksDone, blocksUnknown } of this.#users) {
       const acted = this.ledger.blocked.get(name) ?? 0;
       if (acted >= blocksDone && acted <= blocksDone + blocksUnknown) continue;
-      throw new Violation(`${name} saw ${blocksDone} blocks done, ${blocksUnknown} unknown; acted on: ${acted}`);
+      throw new Violation(
+        `${name} had ${blocksDone} blocks with ok, ${blocksUnknown} without a reply; the server made ${acted}`,
+      );
     }
   }
 
   #comeBack(user: User, round: number): void {
     const { program } = user;
     if (program === null) return this.#login(user);
-    if (program.link?.severed && !program.link.busy) program.abandon(false);
+    if (program.link?.isCut && !program.link.busy) program.abandon(false);
     program.act();
     if (program.ready && program.idle && round % 3 === 0) {
       const request = this.#request(program, "alive");
-      const confirms = Math.max(0, program.position);
-      program.ask({ ...request, confirms, line: `alive ${confirms}\n` });
+      const acks = Math.max(0, program.position);
+      program.ask({ ...request, acks, line: `alive ${acks}\n` });
       program.act();
     }
   }
 
-  /** Everything on its way arrives. */
-  #settle(): void {
+  /** Everything in transit arrives. */
+  #deliverAll(): void {
     for (const link of this.#links) link.stalled = false;
     for (let times = 0; ; times++) {
-      if (times > 1000) throw new Violation("the network never comes to rest");
+      if (times > 1000) throw new Violation("the network never becomes idle");
       while (this.#dialed.length > 0) this.#dial();
       const busy = this.#links.filter((link) => link.busy);
       if (busy.length === 0) break;
@@ -333,7 +348,7 @@ export class Simulation implements Surroundings {
   }
 }
 
-/** What it is refused with, and a line that is. */
+/** Error codes, and lines that are refused with them. */
 const NONSENSE: [string, string][] = [
   ["unknown_command", "nonsense"],
   ["bad_request", ""],
@@ -343,7 +358,7 @@ const NONSENSE: [string, string][] = [
   ["line_too_long", ""],
 ];
 
-/** Runs one seed. When it fails, it runs again to tell what was done, since the same seed does the same. */
+/** Runs one seed. A failed seed runs again, the same way, to print its last steps. */
 export function simulate(seed: number, hardships = true): number {
   try {
     return new Simulation(seed, { hardships }).run();

@@ -1,39 +1,39 @@
 import type { SessionKind } from "../../src/chat/session.ts";
 import type { Random } from "../support/random.ts";
 import { PASSWORD } from "./host.ts";
-import { type Ledger, type Stay, Violation, show } from "./ledger.ts";
+import { type Ledger, type ObservedSession, Violation, show } from "./ledger.ts";
 import type { ClientEnd, Link } from "./network.ts";
 
 export type Verb = "message" | "broadcast" | "online" | "block" | "unblock" | "alive" | "logout" | "nonsense";
 
-/** One request, from when a user makes it until its reply is seen. */
+/** One request, from its creation until its reply is received. */
 export interface Request {
   verb: Verb;
-  /** As it goes over the wire, its end included. */
+  /** As it is sent, with its end of line. */
   line: string;
-  /** What is said; whom it blocks; what a nonsense is refused with. */
+  /** The text of a message or broadcast; for `nonsense` the expected error code. */
   text: string;
-  /** The position that it confirms; -1 when none. */
-  confirms: number;
-  /** The client's stream's position behind it. */
+  /** The position that it acknowledges; -1 for none. */
+  acks: number;
+  /** Position in the client's stream after it. */
   end: number;
 }
 
-/** What a client keeps for good of a session, to go on after it: protocol.md, Sessions, `after=`. */
-export interface Left {
+/** The state of a session that a client saves for its next login: docs/protocol.md, Sessions, `after=`. */
+export interface SavedState {
   readonly kind: SessionKind;
   readonly token: string;
   readonly received: number;
   readonly unanswered: readonly Request[];
 }
 
-/** What a user's programs find around them. */
-export interface Surroundings {
+/** The simulation as a user's programs see it. */
+export interface Environment {
   readonly ledger: Ledger;
   readonly random: Random;
-  /** Nobody misbehaves any more: everybody comes back and reads everything. */
+  /** No more faults: all users log in again and read everything. */
   readonly calm: boolean;
-  /** How many attempts a client's output takes nothing from now on. */
+  /** The number of attempts for which a client's output takes nothing. */
   outputStalls(): number;
   /** A new connection; null while the server does not listen. */
   connect(client: ClientEnd): Link | null;
@@ -42,133 +42,135 @@ export interface Surroundings {
 /** A running client program. */
 export interface Program extends ClientEnd {
   readonly kind: SessionKind;
-  /** It is logged in, and takes requests. */
+  /** It is logged in and can send requests. */
   readonly ready: boolean;
   /** Every request has its reply. */
   readonly idle: boolean;
   ask(request: Request): void;
-  /** How far it has the server's stream; -1 when it has no positions. */
+  /** Its position in the server's stream; -1 for a plain session. */
   readonly position: number;
-  /** Connects when it has to and can. */
+  /** Connects when it needs to and can. */
   act(): void;
-  /** It, or its machine, is gone without a word to anybody. */
+  /** Its process is killed. */
   kill(): void;
-  /** The connection in use, if there is one. */
+  /** The current connection; null when there is none. */
   readonly link: Link | null;
-  /** Its side lets go of the connection, and does not know what of its last lines arrived. */
+  /** Closes the connection, without knowing which of its last lines arrived. */
   abandon(silently: boolean): void;
 }
 
-/** A person at a client: what they said, and what they were shown, over all their programs and sessions. */
+/** A user over all programs and sessions: what was requested, and what was shown. */
 export class User {
   readonly name: string;
-  readonly around: Surroundings;
+  readonly environment: Environment;
   readonly port: number;
   program: Program | null = null;
-  /** The state file: the last session that had positions. */
-  left: Left | null = null;
-  /** Logins since the last one whose reply was seen: the server remembers eight sessions, no more. */
+  /** The state file: the last session with positions. */
+  saved: SavedState | null = null;
+  /** Logins since the last one with a reply. The server remembers only the last eight sessions. */
   lostLogins = 0;
-  /** Blocks and unblocks that were answered `ok`, and those whose reply is not known. */
+  /** Blocks and unblocks with the reply `ok`, and those without a reply. */
   blocksDone = 0;
   blocksUnknown = 0;
 
-  constructor(name: string, port: number, around: Surroundings) {
+  constructor(name: string, port: number, around: Environment) {
     this.name = name;
     this.port = port;
-    this.around = around;
+    this.environment = around;
   }
 
   loginLine(option: string): string {
-    const { left } = this;
+    const { saved } = this;
     this.lostLogins++;
-    const after = left === null ? "" : ` after=${left.token}:${left.received}`;
+    const after = saved === null ? "" : ` after=${saved.token}:${saved.received}`;
     return `login ${this.name} ${PASSWORD}${option}${after}\n`;
   }
 
-  /** There is no room, or the disk takes nothing, so nobody gets a session that must be remembered. */
+  /** The connection was refused, or the disk was full, so that no resumable or callback session can begin. */
   isRefused(line: string): boolean {
-    if (!isRefusedAtDoor(line) && !(isRefused(line) && this.around.ledger.hasRefused)) return false;
-    // The reply to a later login may have come before it.
+    if (!isRefusedConnection(line) && !(isRefused(line) && this.environment.ledger.hasRefused)) return false;
+    // The reply to a later login may have come before this one.
     this.lostLogins = Math.max(0, this.lostLogins - 1);
     return true;
   }
 
-  /** The reply to a login: the session, and what of the one before is to be asked again. */
-  loggedIn(line: string, program: Left | null): { stay: Stay; words: string[]; again: Request[] } {
+  /** The reply to a login: the session, and the requests of the earlier session that must be repeated. */
+  loggedIn(line: string, program: SavedState | null): { observed: ObservedSession; words: string[]; again: Request[] } {
     const [ok, token = "", silence, ...words] = line.split(" ");
-    const stay = this.around.ledger.stays.get(token);
-    if (ok !== "ok" || stay?.user !== this.name || !(Number(silence) > 0)) {
+    const observed = this.environment.ledger.sessions.get(token);
+    if (ok !== "ok" || observed?.user !== this.name || !(Number(silence) > 0)) {
       throw new Violation(`${this.name}'s login got: ${show(line)}`);
     }
     this.lostLogins = 0;
     const again: Request[] = [];
-    const said = words.find((word) => word.startsWith("received="));
-    const { left } = this;
-    if ((said !== undefined) !== (left?.kind === "resumable")) {
-      throw new Violation(`${this.name}'s login after a ${left?.kind} session got: ${show(line)}`);
+    const option = words.find((word) => word.startsWith("received="));
+    const { saved } = this;
+    if ((option !== undefined) !== (saved?.kind === "resumable")) {
+      throw new Violation(`${this.name}'s login after a ${saved?.kind} session got: ${show(line)}`);
     }
-    const received = said === undefined ? Number.POSITIVE_INFINITY : Number(said.slice("received=".length));
-    for (const request of left?.unanswered ?? []) {
-      if (request.end <= received && said !== undefined) this.#acted(request);
+    const received = option === undefined ? Number.POSITIVE_INFINITY : Number(option.slice("received=".length));
+    for (const request of saved?.unanswered ?? []) {
+      if (request.end <= received && option !== undefined) this.#expectProcessed(request);
       if (request.end <= received) this.unknown(request);
-      else if (request.end - request.line.length < received) throw new Violation(`received=${received} is in a line`);
+      else if (request.end - request.line.length < received)
+        throw new Violation(`received=${received} is within a line`);
       else if (request.verb !== "alive" && request.verb !== "logout") again.push(request);
     }
-    this.left = program;
-    return { stay, words, again };
+    this.saved = program;
+    return { observed, words, again };
   }
 
-  #acted({ verb, line, text }: Request): void {
-    if (verb === "message") this.around.ledger.checkActed(this.name, line.split(" ")[1]!, text);
+  #expectProcessed({ verb, line, text }: Request): void {
+    if (verb === "message") this.environment.ledger.checkActed(this.name, line.split(" ")[1]!, text);
   }
 
-  /** Whether a request was acted on will never be known. */
+  /** It is unknown whether the request was processed. */
   unknown({ verb }: Request): void {
     if (verb === "block" || verb === "unblock") this.blocksUnknown++;
   }
 
   /** An event of a session. Returns false when it was the last one. */
-  event(stay: Stay, line: string, repeats = false): boolean {
-    const { ledger } = this.around;
-    this.#expectNotOver(stay, line);
+  event(observed: ObservedSession, line: string, repeats = false): boolean {
+    const { ledger } = this.environment;
+    this.#expectNotOver(observed, line);
     const [verb = "", from = "", third = ""] = line.split(" ");
     const text = line.slice(verb.length + from.length + 2);
     if (verb === "message") {
       if (repeats) return true;
-      ledger.hears(stay, from, `message ${text}`);
-      ledger.shown(this.name, from, text, stay.kind === "plain");
+      ledger.received(observed, from, `message ${text}`);
+      ledger.shown(this.name, from, text, observed.kind === "plain");
     } else if (verb === "stored") {
-      const said = text.slice(third.length + 1);
-      if (!repeats) ledger.shown(this.name, from, said, stay.kind === "plain", Number(third));
-    } else if (verb === "broadcast") ledger.hears(stay, from, `broadcast ${text}`);
-    else if (verb === "joined") ledger.hears(stay, from, "joined");
-    else if (verb === "left") ledger.hears(stay, from, `left ${text}`);
+      const message = text.slice(third.length + 1);
+      if (!repeats) ledger.shown(this.name, from, message, observed.kind === "plain", Number(third));
+    } else if (verb === "broadcast") ledger.received(observed, from, `broadcast ${text}`);
+    else if (verb === "joined") ledger.received(observed, from, "joined");
+    else if (verb === "left") ledger.received(observed, from, `left ${text}`);
     else if (verb === "goodbye") {
-      if (stay.reason !== from) throw new Violation(`${this.name} heard "${line}" of a session "${stay.reason}"`);
-      stay.isOver = true;
+      if (observed.reason !== from)
+        throw new Violation(`${this.name} received "${line}", but its session ended as "${observed.reason}"`);
+      observed.isOver = true;
       return false;
-    } else throw new Violation(`${this.name} heard: ${show(line)}`);
+    } else throw new Violation(`${this.name} received an unknown line: ${show(line)}`);
     return true;
   }
 
-  #expectNotOver(stay: Stay, line: string): void {
-    if (stay.isOver) throw new Violation(`${this.name} heard something after the last line: ${show(line)}`);
+  #expectNotOver(observed: ObservedSession, line: string): void {
+    if (observed.isOver) throw new Violation(`${this.name} received something after the last line: ${show(line)}`);
   }
 
-  /** A reply, held against its request. */
-  reply(stay: Stay, request: Request, line: string): void {
+  /** Checks a reply against its request. */
+  reply(observed: ObservedSession, request: Request, line: string): void {
     // The reply to a request of a callback session is not part of its stream.
-    if (stay.kind !== "callback") this.#expectNotOver(stay, line);
-    if (!this.#fits(stay, request, line)) {
+    if (observed.kind !== "callback") this.#expectNotOver(observed, line);
+    if (!this.#fits(observed, request, line)) {
       throw new Violation(`${this.name}: "${show(request.line.trimEnd())}" at ${request.end} got "${show(line)}"`);
     }
-    if (request.verb === "logout" && stay.kind !== "callback") stay.isOver = true;
+    if (request.verb === "logout" && observed.kind !== "callback") observed.isOver = true;
     if ((request.verb === "block" || request.verb === "unblock") && line === "ok") this.blocksDone++;
   }
 
-  #fits({ kind, session }: Stay, { verb, text, confirms, end }: Request, line: string): boolean {
-    const { ledger } = this.around;
+  #fits({ kind, session }: ObservedSession, { verb, text, acks, end }: Request, line: string): boolean {
+    const { ledger } = this.environment;
     if (isRefused(line) && ["message", "broadcast", "block", "unblock"].includes(verb)) {
       return ledger.hasRefused && !ledger.accepted.has(text) && !ledger.broadcasts.has(text);
     }
@@ -189,27 +191,27 @@ export class User {
         if (kind === "callback" && text === "already_logged_in") return line.startsWith("err bad_request");
         return line.startsWith(`err ${text}`);
       case "alive":
-        if (confirms === Number.MAX_SAFE_INTEGER && kind !== "plain") return line.startsWith("err bad_request");
-        if (kind !== "plain" && !session.ended && session.outbox.acked < confirms) {
-          throw new Violation(`${this.name} confirmed ${confirms}, and the server has ${session.outbox.acked}`);
+        if (acks === Number.MAX_SAFE_INTEGER && kind !== "plain") return line.startsWith("err bad_request");
+        if (kind !== "plain" && !session.ended && session.outbox.acked < acks) {
+          throw new Violation(`${this.name} acknowledged ${acks}, and the server has ${session.outbox.acked}`);
         }
         return line === (kind === "plain" ? "ok" : `ok ${kind === "callback" ? 0 : end}`);
     }
   }
 }
 
-/** The disk takes nothing, so nothing is promised. */
+/** The disk is full. */
 export function isRefused(line: string): boolean {
   return line.startsWith("err internal the disk refuses");
 }
 
-/** A connection that the server did not take: what was said on it was not acted on. */
-export function isRefusedAtDoor(line: string): boolean {
-  return line === REFUSALS_AT_DOOR[0] || line === REFUSALS_AT_DOOR[1];
+/** The server refused the connection, and has not processed a request of it. */
+export function isRefusedConnection(line: string): boolean {
+  return line === CONNECTION_REFUSALS[0] || line === CONNECTION_REFUSALS[1];
 }
 
-/** As this server says it, and as older ones do. */
-export const REFUSALS_AT_DOOR = ["err busy too many connections", "busy too many connections"] as const;
+/** The line of this server, and of older ones. */
+export const CONNECTION_REFUSALS = ["err busy too many connections", "busy too many connections"] as const;
 
 function isOk(line: string): boolean {
   return line === "ok sent" || line === "ok stored";

@@ -179,7 +179,7 @@ describe("a data folder that is taken from a running server", () => {
     await server.logs(/the data folder is gone/);
     await alice.asks("message bob meanwhile", "err internal the data folder is gone");
     renameSync(join(path, "moved.aside"), join(path, "moved"));
-    await server.logs(/the disk takes everything again/);
+    await server.logs(/the disk accepts writes again/);
     await alice.asks("message bob after", "ok stored");
     server.kill("SIGTERM");
     expect(await server.exits()).toBe(0);
@@ -293,7 +293,7 @@ test.skipIf(!canTrace)(
     alice.say("message bob hello");
     expect(await server.exits()).toBe(1);
     expect(server.stderr).toMatch(
-      /"level":60,.*"the disk does not keep what is written; nothing more can be promised"/,
+      /"level":60,.*"cannot sync the journal: the disk may have lost writes; the server exits"/,
     );
     await tracer.exited;
     expect(alice.line()).rejects.toThrow("ended");
@@ -336,7 +336,7 @@ describe.skipIf(prlimit === null)("a disk that refuses", () => {
     await carol.asks("logout", "ok");
     await alice.hears("left carol logout");
     limit(server, "unlimited");
-    await server.logs(/the disk takes everything again/);
+    await server.logs(/the disk accepts writes again/);
     await alice.asks("message bob afterwards", "ok stored");
     await kill(server);
     const [bob] = await login(start("full"), "bob");

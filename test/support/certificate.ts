@@ -20,7 +20,7 @@ export interface Certificate {
   key: string;
 }
 
-/** A certificate for these names and IP addresses, by that issuer; without one it is self-signed, and may issue. */
+/** A certificate for these names and IP addresses. Without an `issuer` it is self-signed and a certificate authority. */
 export async function makeCertificate(
   names = ["localhost", "127.0.0.1", "::1"],
   {
@@ -49,7 +49,7 @@ export async function makeCertificate(
   return { cert: certificate.toString("pem"), key };
 }
 
-/** Writes it into a folder, as a server reads it; returns the files. */
+/** Writes both PEM files into a folder; returns their paths. */
 export function writeCertificate(folder: string, { cert, key }: Certificate): { chain: string; key: string } {
   const files = { chain: join(folder, "cert.pem"), key: join(folder, "key.pem") };
   writeFileSync(files.chain, cert);

@@ -1,63 +1,54 @@
 import type { Passwords } from "../../src/chat/accounts.ts";
-import { Chat } from "../../src/chat/chat.ts";
+import type { Chat } from "../../src/chat/chat.ts";
 import { receive } from "../../src/chat/commands.ts";
 import type { LockoutScope } from "../../src/auth/lockouts.ts";
+import type { ChatObserver } from "../../src/chat/observer.ts";
 import type { Account, Caller, Peer, Session } from "../../src/chat/session.ts";
 import { LIMITS_DEFAULT, type Limits, PRESENCE_DELAY_MS } from "../../src/limits.ts";
 import { LineReader } from "../../src/protocol/line-reader.ts";
 import { Outbox } from "../../src/stream/outbox.ts";
-import type { Sink } from "../../src/stream/turn.ts";
-import { LoopTurn } from "../../src/stream/turn.ts";
+import type { LoopTurn, Sink } from "../../src/stream/turn.ts";
+import type { Connections } from "../../src/net/connection.ts";
+import { createCore } from "../../src/server/core.ts";
 import { NOTHING } from "../../src/storage/journal-entry.ts";
 import { openDatabase } from "../../src/storage/database.ts";
 import { Store } from "../../src/storage/store.ts";
-import { TICK_MS, TimerWheel } from "../../src/timer-wheel.ts";
+import { TICK_MS } from "../../src/timer-wheel.ts";
 
 export const SILENCE_MS = 35_000;
 export const BLOCK_MS = 60_000;
 export const PASSWORD = "secret";
-/** What the hand-moved clock calls the beginning of time, as Unix time. */
+/** Unix time at the start of the clock that tests move by hand. */
 export const UNIX_MS = 1_700_000_000_000;
 
 interface Choices {
-  silenceMs?: number;
+  idleTimeoutMs?: number;
   blockMs?: number;
   lockoutScope?: LockoutScope;
   limits?: Partial<Limits>;
-  /** The monotonic clock at the start; not at a tick's border unless it happens to be. */
+  observer?: ChatObserver;
+  movesAtOnce?: boolean;
+  /** The monotonic clock at the start. */
   clockMs?: number;
 }
 
-/** A chat without sockets, disk or clock: a test says lines, moves the time and reads what everybody got. */
+/** A core without sockets, disk and clock: a test feeds lines, moves the time and reads what each peer received. */
 export class World {
-  readonly chat: Chat;
   readonly store = new Store(openDatabase(":memory:", "none"));
-  readonly turn = new LoopTurn({
-    begins: () => {
-      this.chat.wheel.begin(this.clockMs);
-      this.chat.unixMs = UNIX_MS + this.clockMs - this.#startMs;
-      this.goOn();
-    },
-    ends: () => this.chat.turnEnds() || this.more(),
-    commits: () => this.saves(),
-    failed: (error) => this.faults.push(error),
-    later: (end) => void this.#ends.push(end),
-  });
-  /** Faults that the chat reported. */
+  readonly chat: Chat;
+  readonly turn: LoopTurn;
+  readonly connections: Connections;
+  /** Internal errors that the core reported. */
   readonly faults: unknown[] = [];
-  /** Judges passwords; a test may answer later, or never. */
+  /** Verifies passwords; a test may resolve later, or never. */
   verify: (account: Account, password: Uint8Array) => ReturnType<Passwords["verify"]> = (_account, password) =>
     Buffer.from(password).toString("latin1") === PASSWORD;
-  /** Calls the client of a callback session; a test says what comes of it. */
+  /** Delivers to a callback session; by default nothing is delivered. */
   newCaller: (session: Session) => Caller = () => ({ flush: () => {}, retry: () => {}, giveUp: () => {} });
-  /** Makes what was said safe; a test may take its time, as a disk does with durability `power`. */
+  /** Makes a turn durable; a test may resolve later, as a disk does with durability `power`. */
   saves: () => boolean | Promise<void> = () => this.store.save();
-  /** What goes on with each turn, and whether another one should follow for it. */
-  goOn: () => void = () => {};
-  more: () => boolean = () => false;
   clockMs: number;
-  readonly #startMs: number;
-  /** Turns that have begun. */
+  /** Ends of the turns that have begun. */
   readonly #ends: (() => void)[] = [];
   #ticks = 0;
   #tokens = 0;
@@ -65,21 +56,25 @@ export class World {
   /** Every user of these names exists; their password is PASSWORD. */
   constructor(names: readonly string[], choices: Choices = {}) {
     const { clockMs = 1000 } = choices;
-    this.clockMs = this.#startMs = clockMs;
-    this.chat = new Chat({
-      wheel: new TimerWheel(clockMs),
-      turn: this.turn,
+    this.clockMs = clockMs;
+    const core = createCore({
+      clock: { nowMs: () => this.clockMs, unixMs: () => UNIX_MS + this.clockMs - clockMs },
       store: this.store,
+      users: names.map((name) => ({ name, password: PASSWORD })),
       passwords: { verify: (account, password) => this.verify(account, password), prove: () => NOTHING },
       newToken: () => `token${String(++this.#tokens).padStart(20, "0")}`,
       newCaller: (session) => this.newCaller(session),
-      idleTimeoutMs: choices.silenceMs ?? SILENCE_MS,
+      idleTimeoutMs: choices.idleTimeoutMs ?? SILENCE_MS,
       blockMs: choices.blockMs ?? BLOCK_MS,
       lockoutScope: choices.lockoutScope ?? "address",
       limits: { ...LIMITS_DEFAULT, ...choices.limits },
+      observer: choices.observer,
+      movesAtOnce: choices.movesAtOnce,
+      commits: () => this.saves(),
+      later: (end) => void this.#ends.push(end),
       report: (error) => this.faults.push(error),
     });
-    for (const name of names) this.chat.accounts.add(name, PASSWORD);
+    ({ chat: this.chat, turn: this.turn, connections: this.connections } = core);
     this.begin();
     this.endTurns();
   }
@@ -90,12 +85,12 @@ export class World {
     return account;
   }
 
-  /** Somebody connects and says nothing yet. */
+  /** A connection without a session. */
   connect(address = "192.0.2.1", lineBytesMax = LIMITS_DEFAULT.lineBytesMax): TestPeer {
     return new TestPeer(this, address, lineBytesMax);
   }
 
-  /** These users log in, one after another, and have read everything that came with it. */
+  /** Plain sessions of these users, whose output so far is consumed. */
   online(...names: string[]): TestPeer[] {
     const peers = names.map((name) => this.login(name));
     this.announce();
@@ -103,33 +98,33 @@ export class World {
     return peers;
   }
 
-  /** A user logs in; the peer has not read its reply yet. */
+  /** A plain session of that user; the reply is not consumed. */
   login(name: string, address?: string): TestPeer {
     const peer = this.connect(address);
     this.say(peer, `login ${name} ${PASSWORD}`);
     return peer;
   }
 
-  /** Lines from a peer, all in one turn, which ends. */
+  /** Feeds lines from a peer in one turn, and ends it. */
   say(peer: TestPeer, ...lines: string[]): void {
     this.begin();
     peer.feed(Buffer.from(lines.map((line) => `${line}\n`).join(""), "latin1"));
     this.endTurns();
   }
 
-  /** A peer says one line and reads everything that it got by then. */
+  /** Feeds one line; returns everything that the peer has received. */
   ask(peer: TestPeer, line: string): string[] {
     this.say(peer, line);
     return peer.read();
   }
 
-  /** Presence that waits is sent now. */
+  /** Sends delayed `joined` and `left` events. */
   announce(): void {
     this.chat.announceNow();
     this.endTurns();
   }
 
-  /** Time passes as it does for a server: a tick at each multiple of 64 ms, presence with each fourth. */
+  /** Moves the clock, with a tick at each multiple of 64 ms and a sweep at each fourth tick, like a server. */
   pass(ms: number): void {
     const untilMs = this.clockMs + ms;
     for (;;) {
@@ -141,7 +136,7 @@ export class World {
     this.clockMs = untilMs;
   }
 
-  /** The wheel turns up to where the clock is. */
+  /** Fires the timers that are due at the clock's time. */
   tick(): void {
     this.begin();
     this.chat.wheel.advance(this.clockMs);
@@ -149,62 +144,62 @@ export class World {
     this.endTurns();
   }
 
-  /** What was promised for later has happened, and its turn has ended. */
+  /** Lets promises and `setImmediate` callbacks run, and ends their turns. */
   async later(): Promise<void> {
     await new Promise((resolve) => setImmediate(resolve));
     this.endTurns();
   }
 
-  /** A turn begins: the clocks are read. */
+  /** Begins a turn: the clocks are read. */
   begin(): void {
     this.turn.begin();
   }
 
-  /** The turn ends; what follows by itself does not happen yet. */
+  /** Ends one turn, and not the turn that follows it. */
   endTurn(): void {
     this.#ends.shift()?.();
   }
 
-  /** Turns end until there is nothing more to write. */
+  /** Ends turns until no turn follows. */
   endTurns(): void {
     for (let end = this.#ends.shift(); end !== undefined; end = this.#ends.shift()) end();
   }
 }
 
-/** A connection's double. What the chat appends is taken as far as `room` goes, at the end of the turn. */
+/** A test double of a connection. It takes `room` bytes of output at the ends of turns. */
 export class TestPeer implements Peer, Sink {
   readonly address: string;
   isEncrypted = false;
   session: Session | null = null;
   isClosed = false;
-  /** The chat closes it: it takes no further line, and is gone when it has taken everything. */
+  /** The chat has called `close`: no line is read any longer, and it is closed when all output is taken. */
   closing = false;
   paused = false;
-  /** Bytes that it will still take; a peer that stops reading has 0. */
+  /** Bytes of output that it still takes; 0 for a peer that does not read. */
   room = Number.POSITIVE_INFINITY;
   readonly #world: World;
   readonly #reader: LineReader;
-  readonly #own: Outbox;
+  readonly #outbox: Outbox;
   #taken = "";
 
   constructor(world: World, address: string, lineBytesMax: number) {
     this.#world = world;
     this.address = address;
     this.#reader = new LineReader(lineBytesMax);
-    this.#own = new Outbox(world.turn, true);
-    this.#own.sink = this;
+    this.#outbox = new Outbox(world.turn, true);
+    this.#outbox.sink = this;
   }
 
   get replies(): Outbox {
-    return this.session?.outbox ?? this.#own;
+    return this.session?.outbox ?? this.#outbox;
   }
 
-  /** The beginning of a line that came last. */
+  /** The incomplete last line. */
   get begun(): string {
     return this.#taken.slice(this.#taken.lastIndexOf("\n") + 1);
   }
 
-  /** The lines since the last time, without their ends; bytes as latin1. The beginning of a line stays. */
+  /** The lines since the last call, without LF, as latin1. An incomplete last line is kept. */
   read(): string[] {
     const lines = this.#taken.split("\n");
     this.#taken = lines.pop()!;
@@ -252,7 +247,7 @@ export class TestPeer implements Peer, Sink {
     if (this.session !== null) this.#world.chat.requestsDone(this.session);
   }
 
-  /** It reads again: so many bytes, or whatever comes. */
+  /** Takes `bytes` of output from now on. */
   take(bytes = Number.POSITIVE_INFINITY): void {
     this.room = bytes;
     this.replies.markDirty();
@@ -261,12 +256,12 @@ export class TestPeer implements Peer, Sink {
 
   flush(): void {
     if (this.isClosed) return;
-    this.#write(this.#own);
+    this.#write(this.#outbox);
     if (this.session !== null) {
-      if (this.#own.unsent === 0) this.#write(this.session.outbox);
+      if (this.#outbox.unsent === 0) this.#write(this.session.outbox);
       this.#world.chat.flushed(this.session);
     }
-    if (this.closing && this.#own.unsent + (this.session?.outbox.unsent ?? 0) === 0) this.#lost();
+    if (this.closing && this.#outbox.unsent + (this.session?.outbox.unsent ?? 0) === 0) this.#lost();
   }
 
   #write(stream: Outbox): void {
@@ -275,7 +270,7 @@ export class TestPeer implements Peer, Sink {
   }
 
   write(bytes: Buffer, start: number, count: number): number {
-    return this.isClosed || this.#own.unsent > 0 ? 0 : this.#take(bytes, start, count);
+    return this.isClosed || this.#outbox.unsent > 0 ? 0 : this.#take(bytes, start, count);
   }
 
   #take(bytes: Buffer, start: number, count: number): number {
@@ -285,7 +280,7 @@ export class TestPeer implements Peer, Sink {
     return taken;
   }
 
-  /** Its connection is gone, and with it what it had not taken. */
+  /** Closes the connection; output that was not taken is lost. */
   hangUp(): void {
     this.#lost();
     this.#world.endTurns();

@@ -4,8 +4,8 @@ const AF_INET = 2;
 const SOCK_STREAM = 1;
 
 /**
- * A port at every IPv4 address of this machine whose queue holds one connection, which nobody accepts: the kernel drops
- * the SYN of every other. Linux only.
+ * A listening port whose backlog holds one connection, which is never accepted: the kernel drops further SYNs, so that
+ * connecting times out. On all IPv4 addresses of this machine. Linux only.
  */
 export class FullPort {
   readonly port: number;
@@ -19,7 +19,7 @@ export class FullPort {
 
   constructor() {
     this.#descriptor = this.#libc.socket(AF_INET, SOCK_STREAM, 0);
-    this.#libc.listen(this.#descriptor, 0); // Unbound, it takes a free port of any address.
+    this.#libc.listen(this.#descriptor, 0); // An unbound socket gets a free port on all addresses.
     const address = Buffer.alloc(16);
     this.#libc.getsockname(this.#descriptor, ptr(address), ptr(new Uint32Array([16])));
     this.port = address.readUInt16BE(2);

@@ -1,22 +1,22 @@
-/** The seed of a random test: from the environment when it is given, else a fresh one. Either way it is printed. */
-export function seedFor(what: string): number {
+/** The seed of a random test: SEED of the environment, or a new one. It is printed with the name of the test. */
+export function seedFor(test: string): number {
   const given = process.env.SEED;
   const seed = given === undefined ? Math.floor(Math.random() * 2 ** 31) : Number(given);
-  if (!Number.isInteger(seed)) throw new Error(`SEED=${given} is no whole number`);
-  console.log(`SEED=${seed} (${what})`);
+  if (!Number.isInteger(seed)) throw new Error(`SEED=${given} is not a whole number`);
+  console.log(`SEED=${seed} (${test})`);
   return seed;
 }
 
-/** Seeds of a test that runs many short ones: `count`, or SEEDS of them; just the one when SEED is given alone. */
-export function seedsFor(what: string, count: number): number[] {
+/** `count` consecutive seeds, or SEEDS of them; only SEED when it is given without SEEDS. */
+export function seedsFor(test: string, count: number): number[] {
   const { SEED, SEEDS } = process.env;
   const length = SEEDS === undefined ? (SEED === undefined ? count : 1) : Number(SEEDS);
-  if (!Number.isInteger(length) || length < 1) throw new Error(`SEEDS=${SEEDS} is no number of seeds`);
-  const first = seedFor(`the first of ${length}, ${what}`);
+  if (!Number.isInteger(length) || length < 1) throw new Error(`SEEDS=${SEEDS} is not a positive whole number`);
+  const first = seedFor(`the first of ${length}, ${test}`);
   return Array.from({ length }, (_, index) => first + index);
 }
 
-/** The same numbers for the same seed, on every machine (mulberry32). */
+/** Pseudo-random numbers that depend on the seed only (mulberry32). */
 export class Random {
   #state: number;
 
@@ -38,7 +38,7 @@ export class Random {
     return low + this.below(high - low + 1);
   }
 
-  /** True once in so many times. */
+  /** True with a probability of 1 / `times`. */
   oneIn(times: number): boolean {
     return this.below(times) === 0;
   }

@@ -1,20 +1,20 @@
 import type { Outbox } from "../../src/stream/outbox.ts";
 import type { Stream, Turn } from "../../src/stream/turn.ts";
 
-/** A turn that ends when the test says so. */
+/** A turn that ends when the test calls `end`. */
 export class HandTurn implements Turn {
-  #touched: Stream[] = [];
+  #dirty: Stream[] = [];
 
   markDirty(stream: Stream): void {
-    if (stream.dirty) throw new Error("a stream is touched once a turn");
+    if (stream.dirty) throw new Error("a stream was marked dirty twice in a turn");
     stream.dirty = true;
-    this.#touched.push(stream);
+    this.#dirty.push(stream);
   }
 
-  /** What was appended is safe now; returns whose streams that changed. */
+  /** Makes everything appended durable; returns the dirty streams. */
   end(): Stream[] {
-    const ending = this.#touched;
-    this.#touched = [];
+    const ending = this.#dirty;
+    this.#dirty = [];
     for (const stream of ending) {
       stream.dirty = false;
       stream.durable = stream.committing = stream.end;
@@ -23,12 +23,12 @@ export class HandTurn implements Turn {
   }
 }
 
-/** The piece that a stream offers, as a copy; null when there is none. */
+/** A copy of the next piece to send; null when there is none. */
 export function offered(outbox: Outbox): Buffer | null {
   return outbox.peek() ? Buffer.from(outbox.piece.subarray(outbox.pieceStart, outbox.pieceEnd)) : null;
 }
 
-/** Takes everything that is safe, as a kernel with room does; `sends` pieces of it. */
+/** Sends everything durable, like a kernel with room. `sends` counts the pieces. */
 export function drain(outbox: Outbox): { bytes: Buffer; sends: number } {
   const pieces: Buffer[] = [];
   for (let piece = offered(outbox); piece !== null; piece = offered(outbox)) {

@@ -1,4 +1,4 @@
-/** Other makers' TLS, where it is installed; null where it is not, and what needs it is skipped. */
+/** Other TLS implementations; null where one is not installed, and its tests are skipped. */
 export const openssl = Bun.which("openssl");
 export const python = pythonWithSsl();
 
@@ -7,8 +7,8 @@ function pythonWithSsl(): string | null {
   return found !== null && Bun.spawnSync([found, "-c", "import ssl"]).exitCode === 0 ? found : null;
 }
 
-/** Says loudly what is skipped. */
-export function tellSkipped(who: string): void {
-  if (openssl === null) console.log(`SKIPPED: the ${who} with openssl (there is none)`);
-  if (python === null) console.log(`SKIPPED: the ${who} with Python's ssl (there is no python3 that has it)`);
+/** Prints which tests are skipped. */
+export function tellSkipped(tests: string): void {
+  if (openssl === null) console.log(`SKIPPED: the ${tests} with openssl (not installed)`);
+  if (python === null) console.log(`SKIPPED: the ${tests} with Python's ssl (no python3 with module ssl)`);
 }

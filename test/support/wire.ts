@@ -9,8 +9,8 @@ export const PASSWORD = "secret";
 const NAMES = ["alice", "bob", "carol", "dave", "1.2.3"];
 
 /**
- * What a test expects of a line: exactly these bytes (latin1), with `<token>`, `<ms>` and `<words>` (for people, behind
- * a code) for what nobody can know.
+ * A pattern for exactly these bytes (latin1), with placeholders for variable parts: `<token>`, `<ms>`, and `<words>` for
+ * the free text after a code.
  */
 export function pattern(expected: string): RegExp {
   const escaped = expected.replace(/[\\^$.*+?()[\]{}|]/g, "\\$&");
@@ -18,9 +18,9 @@ export function pattern(expected: string): RegExp {
   return new RegExp(`^${open}$`, "s");
 }
 
-/** A client that knows nothing but bytes. Every line that comes must be asked for: none is skipped. */
+/** A client that knows only bytes and lines, not the protocol. A test must expect every line: none is skipped. */
 export class WireClient {
-  /** Lines that came and were not asked for yet. */
+  /** Received lines that the test has not read yet. */
   readonly lines: string[] = [];
   #socket!: Socket<undefined>;
   #rest: Buffer[] = [];
@@ -29,7 +29,7 @@ export class WireClient {
   #closed = false;
   readonly #changes = new EventTarget();
 
-  /** With an authority the connection is over TLS, and lines may be said when it is encrypted. */
+  /** With an authority (PEM) the connection is over TLS; resolves after the handshake. */
   static async connect(port: number, hostname = "127.0.0.1", authority?: string): Promise<WireClient> {
     const client = new WireClient();
     const encrypted = Promise.withResolvers<void>();
@@ -55,27 +55,26 @@ export class WireClient {
     return client;
   }
 
-  /** Bytes, or text as latin1; whatever the kernel does not take now goes later. */
+  /** Sends bytes, or text as latin1; what the kernel does not take now is sent later. */
   send(bytes: string | Uint8Array): void {
     this.#unsent.push(Buffer.from(bytes as string, "latin1"));
     this.#flush();
   }
 
-  /** Lines with their ends. */
+  /** Sends lines, and LF after each. */
   say(...lines: string[]): void {
     this.send(lines.map((line) => `${line}\n`).join(""));
   }
 
-  /** Exactly these lines come next. */
+  /** The next lines must be exactly these. */
   async hears(...expected: string[]): Promise<void> {
     for (const line of expected) {
-      const heard = await this.line();
-      // A plain comparison shows the difference best; the pattern is for what nobody can know.
-      if (!pattern(line).test(heard)) throw new Error(`heard ${show(heard)} instead of ${show(line)}`);
+      const received = await this.line();
+      if (!pattern(line).test(received)) throw new Error(`received ${show(received)} instead of ${show(line)}`);
     }
   }
 
-  /** Says a line and hears exactly one. */
+  /** Sends a line and expects one line. */
   async asks(line: string, reply: string): Promise<void> {
     this.say(line);
     await this.hears(reply);
@@ -84,22 +83,22 @@ export class WireClient {
   async line(): Promise<string> {
     await this.#until(() => this.lines.length > 0 || this.#ended);
     const line = this.lines.shift();
-    if (line === undefined) throw new Error("the connection ended instead of a line");
+    if (line === undefined) throw new Error("the connection ended, and a line was expected");
     return line;
   }
 
-  /** Lines up to the first that is exactly this one, which is left out. */
+  /** The lines before the first one that matches `last`, which is consumed. */
   async until(last: string): Promise<string[]> {
     const before: string[] = [];
     for (let line = await this.line(); !pattern(last).test(line); line = await this.line()) before.push(line);
     return before;
   }
 
-  /** The server closes its side without another byte. */
+  /** The server must close its side without another byte. */
   async ends(): Promise<void> {
     expectNone(await this.rest());
     if (this.#rest.length > 0)
-      throw new Error(`half a line before the end: ${show(Buffer.concat(this.#rest).toString())}`);
+      throw new Error(`an incomplete line before the end: ${show(Buffer.concat(this.#rest).toString())}`);
   }
 
   /** All lines until the server closes its side. */
@@ -108,7 +107,7 @@ export class WireClient {
     return this.lines.splice(0);
   }
 
-  /** Stops reading: the kernels fill up. */
+  /** Stops reading: the socket buffers fill up. */
   pause(): void {
     this.#socket.pause();
   }
@@ -117,13 +116,13 @@ export class WireClient {
     this.#socket.resume();
   }
 
-  /** Ends its own side (FIN), when everything was sent, and still listens. */
+  /** Sends FIN after all output, and continues to read. */
   async finish(): Promise<void> {
     await this.#until(() => this.#unsent.length === 0 || this.#closed);
     this.#socket.shutdown();
   }
 
-  /** Vanishes with a reset. */
+  /** Closes with a reset (RST). */
   cut(): void {
     if (!this.#closed) this.#socket.terminate();
   }
@@ -165,18 +164,18 @@ function show(line: string): string {
 }
 
 function expectNone(lines: readonly string[]): void {
-  if (lines.length > 0) throw new Error(`lines that nobody expected: ${lines.slice(0, 5).map(show).join(", ")}`);
+  if (lines.length > 0) throw new Error(`unexpected lines: ${lines.slice(0, 5).map(show).join(", ")}`);
 }
 
-/** What is other than by default. */
+/** Settings that differ from the defaults. */
 export type Overrides = Partial<Omit<Config, "limits">> & { limits?: Partial<Limits> };
 
-/** A real server in this process on a free port, which keeps nothing unless told to, with all its clients. */
+/** A real server in this process, at a free port, in memory by default; and all its clients. */
 export class WireServer {
   readonly port: number;
-  /** Where it speaks TLS besides; 0 when it does not. */
+  /** 0 when there is no TLS port next to the plain port. */
   readonly tlsPort: number;
-  /** What it logged, and what of it as errors; `stop` throws when there is any. */
+  /** Log lines, and those of them that are errors; `stop` throws when there are any. */
   readonly logged: string[] = [];
   readonly faults: string[] = [];
   readonly server: Server;
@@ -199,7 +198,7 @@ export class WireServer {
     this.tlsPort = plain === null ? 0 : (encrypted?.port ?? 0);
   }
 
-  /** Somebody connects and says nothing yet; over TLS when there is an authority to trust. */
+  /** A connection without a session; over TLS when an authority is given. */
   async connect(authority?: string): Promise<WireClient> {
     const port = authority === undefined ? this.port : this.tlsPort;
     const client = await WireClient.connect(port, "127.0.0.1", authority);
@@ -207,14 +206,14 @@ export class WireServer {
     return client;
   }
 
-  /** A user logs in on a connection of their own. */
+  /** A new connection with a plain session of that user. */
   async login(name: string, authority?: string): Promise<WireClient> {
     const client = await this.connect(authority);
     await client.asks(`login ${name} ${PASSWORD}`, "ok <token> 35");
     return client;
   }
 
-  /** These users log in, and everybody has heard of everybody. */
+  /** New plain sessions of these users; the events `joined` are consumed. */
   async online(...names: string[]): Promise<WireClient[]> {
     const clients: WireClient[] = [];
     for (const name of names) {
@@ -225,22 +224,22 @@ export class WireServer {
     return clients;
   }
 
-  /** Says goodbye and closes the store. */
+  /** Stops the server and closes its store. Throws when it has logged errors. */
   async stop(): Promise<void> {
     if (this.#stopped) return;
     this.#stopped = true;
     await this.server.stop();
     this.cut();
-    if (this.faults.length > 0) throw new Error(`the server logged faults: ${this.faults.join("")}`);
+    if (this.faults.length > 0) throw new Error(`the server logged errors: ${this.faults.join("")}`);
   }
 
-  /** All clients vanish. */
+  /** Resets the connections of all clients. */
   cut(): void {
     for (const client of this.#clients) client.cut();
   }
 }
 
-/** The header of a proxy that speaks for this address, dotted IPv4 or eight groups, with `more` behind the addresses. */
+/** A PROXY v2 header for this address (dotted IPv4, or IPv6 as eight groups), with `more` after the addresses. */
 export function proxyHeader(address: string, more = Buffer.alloc(0)): Buffer {
   const isIpv4 = address.includes(".");
   const groups = address.split(isIpv4 ? "." : ":").map((group) => Number.parseInt(group, isIpv4 ? 10 : 16));

@@ -1,0 +1,64 @@
+/**
+ * What the runtime calls for accepted sockets. Each handler begins a turn and passes the event to the object that the
+ * socket belongs to; admission.ts decides which object that is.
+ */
+import type { Peer } from "../chat/session.ts";
+import type { Admission } from "./admission.ts";
+import { Connection } from "./connection.ts";
+import type { SocketEvents } from "./transport.ts";
+
+export type SocketHandlers = Bun.SocketHandler<SocketEvents | null>;
+
+/** `report` receives what a handler throws. */
+export function socketHandlers(
+  beginTurn: () => void,
+  admission: Admission,
+  report: (error: unknown, peer?: Peer) => void,
+): { plain: SocketHandlers; tls: SocketHandlers } {
+  const plain: SocketHandlers = {
+    open: (socket) => {
+      beginTurn();
+      admission.open(socket);
+    },
+    data: (socket, chunk) => {
+      beginTurn();
+      socket.data?.data(chunk);
+    },
+    drain: (socket) => {
+      beginTurn();
+      socket.data?.drain();
+    },
+    end: (socket) => {
+      beginTurn();
+      socket.data?.end();
+    },
+    close: (socket) => {
+      beginTurn();
+      socket.data?.closed();
+    },
+    // The runtime calls it with what another handler has thrown.
+    error: (socket, error) => {
+      report(error, socket.data instanceof Connection ? socket.data : undefined);
+      socket.end();
+    },
+  };
+  const tls: SocketHandlers = {
+    ...plain,
+    open: (socket) => {
+      beginTurn();
+      admission.open(socket, true);
+    },
+    // Without a client certificate `error` is always set: only `isWell` counts.
+    handshake: (socket, isWell, error) => {
+      beginTurn();
+      socket.data?.handshake?.(isWell ? null : error);
+    },
+    error: (socket, error) => {
+      const isPeerFault = (error as NodeJS.ErrnoException).code === "EPROTO";
+      if (!isPeerFault) return plain.error!(socket, error);
+      admission.count(socket.remoteAddress, error.message);
+      socket.end();
+    },
+  };
+  return { plain, tls };
+}

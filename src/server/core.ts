@@ -1,0 +1,105 @@
+/**
+ * Composition of a server's core: timer wheel, turn, chat, connections and callback calls, with the users and what the
+ * store kept of them. The server, the simulation, the tests and the micro benchmark are all built here; each brings its
+ * own clock, store and sockets. Listening, logging and periodic work are not part of it.
+ */
+import type { User } from "../auth/credentials.ts";
+import { Chat, type ChatOptions } from "../chat/chat.ts";
+import { Callback, Callbacks } from "../net/callback.ts";
+import { Connection, Connections } from "../net/connection.ts";
+import type { dial as dialSocket } from "../net/dial.ts";
+import type { Store } from "../storage/store.ts";
+import { LoopTurn, type TurnHooks } from "../stream/turn.ts";
+import { TimerWheel } from "../timer-wheel.ts";
+
+/** The two clocks that a server reads, once at the beginning of each turn. */
+export interface Clock {
+  /** Monotonic, for deadlines. */
+  nowMs(): number;
+  /** The wall clock, for times that are stored or shown. Never 0, which stands for "no time" in a message. */
+  unixMs(): number;
+}
+
+/** The chat's options, and those that differ between a server, a simulation and a test. */
+export interface CoreOptions extends Omit<ChatOptions, "wheel" | "turn" | "store" | "newCaller"> {
+  clock: Clock;
+  store: Store;
+  users: readonly User[];
+  /** Makes the turn durable; `store.save()` by default. See `TurnHooks`. */
+  commits?: TurnHooks["commits"];
+  /** Schedules the end of the turn; `setImmediate` by default. */
+  later?: TurnHooks["later"];
+  /** Opens the connections to the clients of callback sessions. */
+  dial?: typeof dialSocket;
+  /** Replaces `Callback`, so that a test needs no connection to deliver to a callback session. */
+  newCaller?: ChatOptions["newCaller"];
+  /** False: no turn follows another only to move messages to and from mailboxes; they wait for the next event. */
+  movesAtOnce?: boolean;
+}
+
+export interface Core {
+  readonly turn: LoopTurn;
+  readonly chat: Chat;
+  readonly connections: Connections;
+  readonly callbacks: Callbacks;
+  /** Fires every due timer. An error in one of them is reported, and closes the connection that owns the timer. */
+  fireTimers(): void;
+}
+
+export function createCore(options: CoreOptions): Core {
+  const { clock, store, users, commits, later, dial, movesAtOnce = true, ...chatOptions } = options;
+  const { report } = options;
+  const fail = (error: unknown, owner: unknown): void => {
+    if (!(owner instanceof Connection)) return report(error);
+    report(error, owner);
+    owner.hangUp();
+  };
+  const turn = new LoopTurn({
+    begins: () => {
+      chat.wheel.begin(clock.nowMs());
+      chat.unixMs = clock.unixMs();
+      connections.serveReady();
+    },
+    ends: () => {
+      const hasMoves = chat.turnEnds();
+      return (hasMoves && movesAtOnce) || connections.ready.size > 0;
+    },
+    commits: commits ?? (() => store.save()),
+    failed: fail,
+    later,
+  });
+  const chat: Chat = new Chat({
+    newCaller: (session, address, port, secret) => new Callback(callbacks, session, address, port, secret),
+    ...chatOptions,
+    wheel: new TimerWheel(clock.nowMs()),
+    turn,
+    store,
+  });
+  const callbacks = new Callbacks(chat, () => turn.begin(), dial);
+  const connections = new Connections(chat);
+  load(chat, store, users, clock.unixMs());
+  const fireTimers = (): void => {
+    const nowMs = clock.nowMs();
+    for (;;) {
+      try {
+        return chat.wheel.advance(nowMs);
+      } catch (error) {
+        fail(error, chat.wheel.firing); // That timer is disarmed; the other due timers fire in the next round.
+      }
+    }
+  };
+  return { turn, chat, connections, callbacks, fireTimers };
+}
+
+/** Users, and what the store kept: blocks, the size of each mailbox, and lockouts that are not over. */
+function load({ accounts, lockouts }: Chat, store: Store, users: readonly User[], unixMs: number): void {
+  for (const { name, password } of users) accounts.add(name, password);
+  for (const { user, other } of store.blocks()) accounts.recall(user).block(accounts.recall(other));
+  for (const { user, from, messages, bytes } of store.waiting()) {
+    accounts.recall(user).countWaiting(from, messages, bytes);
+  }
+  for (const { untilUnixMs, ...wrong } of store.lockouts()) {
+    if (lockouts.restore(wrong, untilUnixMs - unixMs)) continue;
+    store.wrongPasswords({ ...wrong, count: 0 }, 0);
+  }
+}

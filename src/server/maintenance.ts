@@ -1,0 +1,127 @@
+/**
+ * Periodic work of a running server, each at a multiple of the timer wheel's tick: fires timers, sends delayed
+ * presence, bounds memory, retries failed writes, follows changes of the wall clock, logs refused connections.
+ */
+import { GARBAGE_BYTES_MAX, GARBAGE_MS, PRESENCE_DELAY_MS, STORE_RETRY_MS } from "../limits.ts";
+import { type Admission, closeLargest } from "../net/admission.ts";
+import { residentBytes } from "../runtime/kernel.ts";
+import type { Logger } from "../runtime/log.ts";
+import type { Store } from "../storage/store.ts";
+import { TICK_MS } from "../timer-wheel.ts";
+import type { Clock, Core, CoreOptions } from "./core.ts";
+
+/** The wall clock was set when its difference to the monotonic clock changes by this much. */
+const CLOCK_STEP_MS = 1_000;
+/** Interval of the log line about refused connections. */
+const REFUSALS_MS = 8 * STORE_RETRY_MS;
+
+export class Maintenance {
+  readonly #core: Core;
+  readonly #clock: Clock;
+  readonly #store: Store;
+  readonly #admission: Admission;
+  readonly #log: Logger;
+  readonly #report: CoreOptions["report"];
+  #timer: Timer | null = null;
+  #ticks = 0;
+  /** The store's error that was logged last; null while it has none. */
+  #loggedWriteError: string | null = null;
+  /** Unix time at zero of the monotonic clock. It changes only when the wall clock is set. */
+  #epochMs: number;
+  /** The least memory of the process since the last collection of garbage. */
+  #leastBytes = Number.POSITIVE_INFINITY;
+
+  constructor(
+    core: Core,
+    clock: Clock,
+    store: Store,
+    admission: Admission,
+    log: Logger,
+    report: CoreOptions["report"],
+  ) {
+    this.#core = core;
+    this.#clock = clock;
+    this.#store = store;
+    this.#admission = admission;
+    this.#log = log;
+    this.#report = report;
+    this.#epochMs = this.#readEpoch();
+  }
+
+  start(): void {
+    this.#tick();
+  }
+
+  stop(): void {
+    if (this.#timer !== null) clearTimeout(this.#timer);
+  }
+
+  /** Each duty with its interval in ticks. */
+  readonly #duties: readonly { ticks: number; act: () => void }[] = [
+    { ticks: 1, act: () => this.#core.turn.begin() },
+    { ticks: 1, act: () => this.#core.fireTimers() },
+    { ticks: PRESENCE_DELAY_MS / TICK_MS, act: () => this.#sweep(residentBytes()) },
+    { ticks: STORE_RETRY_MS / TICK_MS, act: () => this.#retryStore() },
+    { ticks: GARBAGE_MS / TICK_MS, act: () => this.#collectGarbage(residentBytes()) },
+    { ticks: REFUSALS_MS / TICK_MS, act: () => this.#admission.report() },
+  ];
+
+  /** An error in one duty does not affect the others. */
+  #tick(): void {
+    this.#ticks++;
+    for (const { ticks, act } of this.#duties) {
+      if (this.#ticks % ticks !== 0) continue;
+      try {
+        act();
+      } catch (error) {
+        this.#report(error);
+      }
+    }
+    const delayMs = TICK_MS - (performance.now() % TICK_MS);
+    this.#timer = setTimeout(() => this.#tick(), Math.ceil(delayMs));
+  }
+
+  /** The memory of single streams and connections is summed up only when the process is large enough to matter. */
+  #sweep(residentBytes?: number): void {
+    const { chat, connections } = this.#core;
+    chat.sweep(residentBytes);
+    if (residentBytes === undefined || residentBytes > chat.limits.streamsBytesMax) closeLargest(connections.open);
+  }
+
+  /**
+   * Collects young garbage when the process has grown by GARBAGE_BYTES_MAX. The runtime counts the journal's mapped
+   * files as live memory and lets as much garbage accumulate before it collects by itself; its timer collects every
+   * second, but only every 30 seconds once the heap has not grown for half a minute. `Bun.gc(false)` collects
+   * concurrently with the next turns and leaves old objects to the runtime.
+   */
+  #collectGarbage(residentBytes: number | undefined): void {
+    if (residentBytes === undefined) return;
+    this.#leastBytes = Math.min(this.#leastBytes, residentBytes);
+    if (residentBytes - this.#leastBytes < GARBAGE_BYTES_MAX) return;
+    this.#leastBytes = residentBytes;
+    Bun.gc(false);
+  }
+
+  #readEpoch(): number {
+    return this.#clock.unixMs() - this.#clock.nowMs();
+  }
+
+  /** Lockouts are stored with their end in Unix time: when the wall clock was set, they are stored again. */
+  followWallClock(): void {
+    const epochMs = this.#readEpoch();
+    if (Math.abs(epochMs - this.#epochMs) < CLOCK_STEP_MS) return;
+    this.#epochMs = epochMs;
+    this.#core.chat.lockouts.clockWasSet();
+  }
+
+  /** Logs the beginning and the end of a write error once. */
+  #retryStore(): void {
+    this.followWallClock();
+    this.#store.retry();
+    const { writeError, writeErrorUntil } = this.#store;
+    if (writeError === this.#loggedWriteError) return;
+    this.#loggedWriteError = writeError;
+    if (writeError === null) this.#log.info("the disk accepts writes again");
+    else this.#log.error(`${writeError}; messages are answered with err internal until ${writeErrorUntil}`);
+  }
+}
