@@ -1,12 +1,14 @@
+/** Growing byte buffers, a pool of their memory, and a copy that is fast for short ranges. */
+
 import { POOLED_BYTES_MAX } from "./limits.ts";
 
 const EMPTY: Buffer = Buffer.alloc(0);
-/** An eighth more than a power of two, as all are: what reaches a bound, which is one, goes a little beyond it. */
+/** All sizes are an eighth more than a power of two, since a stream that reaches a limit, 2^n, exceeds it a little. */
 const BUFFER_BYTES_MIN = 576;
-/** Shorter ones are copied here: what a native copy does first takes longer than they do. */
+/** Up to this length a loop is faster than the call of a native copy. */
 const LOOP_BYTES_MAX = 24;
 
-/** Bytes that came and are still needed, in order: bytes[head..tail). One that is empty holds no memory. */
+/** A queue of bytes, bytes[head..tail). An empty one holds no memory. */
 export class ByteQueue {
   bytes = EMPTY;
   head = 0;
@@ -16,7 +18,7 @@ export class ByteQueue {
     return this.tail - this.head;
   }
 
-  /** Room for so many bytes at the end; returns where in `bytes` it begins. */
+  /** Appends `count` bytes of any content; returns their index in `bytes`. */
   reserve(count: number): number {
     if (this.tail + count > this.bytes.length) this.#grow(count);
     const at = this.tail;
@@ -24,7 +26,7 @@ export class ByteQueue {
     return at;
   }
 
-  /** So many bytes at the beginning are not needed any more. */
+  /** Removes `count` bytes at the beginning. */
   drop(count: number): void {
     this.head += count;
     if (this.head === this.tail) this.clear();
@@ -39,7 +41,7 @@ export class ByteQueue {
   #grow(count: number): void {
     const { bytes, head, tail } = this;
     const used = tail - head;
-    // Moving down costs a copy of what is left: only when at least as much was freed.
+    // Moving the bytes to the beginning copies them, so it is done only when at least as many were dropped.
     if (used + count > bytes.length || head < used) {
       let room = Math.max(BUFFER_BYTES_MIN, bytes.length);
       while (room < used + count) room *= 2;
@@ -52,31 +54,31 @@ export class ByteQueue {
   }
 }
 
-/** Buffers of one length that were given back: a turn needs as many as the one before it. */
+/** Free buffers of one size. A turn needs about as many as the turn before it. */
 class BufferPool {
   readonly buffers: Buffer[] = [];
-  /** So many were left over all the time since the last trim. */
+  /** The least number of them since the last trim. */
   unused = 0;
 }
 
-/** By the power of two that they are a little longer than. */
+/** By the power of two below their size. */
 const pools = Array.from({ length: 32 }, () => new BufferPool());
 let pooledBytes = 0;
 
 function borrow(bytes: number): Buffer {
-  const fitting = pools[31 - Math.clz32(bytes)]!;
-  const spare = fitting.buffers.pop();
-  if (spare === undefined) return Buffer.allocUnsafeSlow(bytes);
-  fitting.unused = Math.min(fitting.unused, fitting.buffers.length);
+  const pool = pools[31 - Math.clz32(bytes)]!;
+  const buffer = pool.buffers.pop();
+  if (buffer === undefined) return Buffer.allocUnsafeSlow(bytes);
+  pool.unused = Math.min(pool.unused, pool.buffers.length);
   pooledBytes -= bytes;
-  return spare;
+  return buffer;
 }
 
-/** Now and then: what nobody needed since the last time is let go. */
+/** Frees the buffers that were not needed since the last call. */
 export function trimBufferPools(): void {
-  for (const fitting of pools) {
-    for (const spare of fitting.buffers.splice(0, fitting.unused)) pooledBytes -= spare.length;
-    fitting.unused = fitting.buffers.length;
+  for (const pool of pools) {
+    for (const buffer of pool.buffers.splice(0, pool.unused)) pooledBytes -= buffer.length;
+    pool.unused = pool.buffers.length;
   }
 }
 
@@ -86,7 +88,7 @@ function giveBack(bytes: Buffer): void {
   pools[31 - Math.clz32(bytes.length)]!.buffers.push(bytes);
 }
 
-/** source[start..end) to target[at..]. `set(subarray)` would make a view first, and take three times as long. */
+/** Copies source[start..end) to target[at..]. `set(subarray)` creates a view and takes three times as long. */
 export function copy(source: Uint8Array, target: Buffer, at: number, start: number, end: number): void {
   if (end - start > LOOP_BYTES_MAX) Buffer.prototype.copy.call(source, target, at, start, end);
   else for (let i = start, to = at; i < end; i++, to++) target[to] = source[i]!;

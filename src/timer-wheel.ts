@@ -1,26 +1,31 @@
-/** The wheel's grain: a deadline is never early and at most two ticks late. */
+/**
+ * All deadlines of a server. The wheel knows owners and kinds of timers, and what time it is only from `begin` and
+ * `advance`; it never reads a clock.
+ */
+
+/** The resolution. A timer never fires early, and at most two ticks late. */
 export const TICK_MS = 64;
 
 const SLOTS = 1024;
-/** A record: next, previous (indexes of records), due tick, and kind. */
+/** Fields of a record: next and previous (indexes of records), due tick, and kind. */
 const FIELDS = 4;
 const NEXT = 0;
 const PREVIOUS = 1;
 const DUE = 2;
 const KIND = 3;
-/** The list being fired is a sentinel of its own, just behind the slots. */
+/** The sentinel of the list that is being fired, after those of the slots. */
 const FIRING = SLOTS;
 const FIRST_TIMER = SLOTS + 1;
-/** A jump of the clock beyond this is a stall of this process; see `begin`. */
+/** A larger step of the clock is a stall of this process; see `begin`. */
 const STALL_MS = 4 * TICK_MS;
 
-/** What to do when a timer is due: a number that `kind` gave out for owners of type T. */
+/** What happens when a timer is due: a number from `TimerWheel.kind`, for owners of type T. */
 export type TimerKind<T> = number & { readonly owner?: T };
 
 /**
- * A deadline of one owner, armed and cancelled any number of times. It knows its record in the wheel only while it is
- * armed: the wheel takes the index back when the timer fires or is cancelled, so no index can outlive its use and
- * cancel the timer that has the record next.
+ * A deadline of one owner, which can be armed and cancelled any number of times. It has the index of its record only
+ * while it is armed. The wheel clears the index when the timer fires or is cancelled, so an old index cannot cancel the
+ * timer that uses the record next.
  */
 export class WheelTimer<T> {
   readonly owner: T;
@@ -37,29 +42,36 @@ export class WheelTimer<T> {
 }
 
 /**
- * One hashed timer wheel (Varghese & Lauck 1987, scheme 6) for every deadline: 1,024 slots of 64 ms, records in one
- * Int32Array, slots as sentinels of circular lists. Arming makes no closure and no object. Time comes in as a number.
+ * One hashed timer wheel (Varghese & Lauck 1987, scheme 6): 1,024 slots of 64 ms, records in one Int32Array, slots as
+ * sentinels of circular lists. Arming a timer creates no closure and no object. Arming and disarming one of 100,000
+ * takes 20 ns, with a heap 195 ns, with a timer of the runtime 207 ns (`npm run bench:micro`).
  *
- * Its clock leaves out stalls: when the process was stopped for ten seconds, nobody else was silent for ten seconds.
+ * Its clock leaves out stalls of the process: after a stop of ten seconds no client counts as idle for ten seconds.
  */
 export class TimerWheel {
-  /** Wheel time in ms: monotonic, without stalls. The only "now" that deadlines are counted from. */
+  /** Wheel time in ms: monotonic, without stalls. All deadlines count from it. */
   nowMs = 0;
-  /** Timers that are armed. */
+  /** The number of armed timers. */
   armed = 0;
-  /** Whose timer fired last. */
+  /** The owner of the timer that fired last, for reports of faults. */
   firing: unknown = null;
+  /** The last tick that was fired. */
   #tick = 0;
+  /** Difference between the clock and wheel time. */
   #stalledMs = 0;
+  /** What the clock showed last. */
   #clockMs = 0;
   #records = new Int32Array((FIRST_TIMER + 1023) * FIELDS);
   /** The timers of the records in use. */
   readonly #timers: (WheelTimer<unknown> | undefined)[] = [];
+  /** The first record of the list of free ones; 0 without one. */
   #free = 0;
+  /** Records from this index on were never used. */
   #used = FIRST_TIMER;
+  /** What each kind calls. */
   readonly #fires: ((owner: never) => void)[] = [];
 
-  /** `clockMs`: what the monotonic clock shows now. */
+  /** `clockMs`: what the monotonic clock shows. */
   constructor(clockMs = 0) {
     this.#clockMs = clockMs;
     this.#stalledMs = clockMs;
@@ -69,14 +81,14 @@ export class TimerWheel {
     }
   }
 
-  /** `fire` is called with the owner of each timer of this kind that is due; it may schedule and cancel any timer. */
+  /** `fire` receives the owner of each due timer of this kind. It may schedule and cancel any timer. */
   kind<T>(fire: (owner: T) => void): TimerKind<T> {
     return this.#fires.push(fire) - 1;
   }
 
   /**
-   * A turn begins at `clockMs` of a monotonic clock. Nothing fires yet, so that lines which arrived during a stall are
-   * heard first. A clock that steps back stands still.
+   * A turn begins at `clockMs` of a monotonic clock. No timer fires yet, so that lines which arrived during a stall are
+   * handled first. When the clock steps back, wheel time stands still.
    */
   begin(clockMs: number): void {
     const passedMs = clockMs - this.#clockMs;
@@ -86,10 +98,10 @@ export class TimerWheel {
     this.nowMs = Math.max(this.nowMs, clockMs - this.#stalledMs);
   }
 
-  /** Fires what is due at `clockMs`, tick by tick. */
+  /** Fires all timers that are due at `clockMs`, tick by tick. */
   advance(clockMs: number): void {
     this.begin(clockMs);
-    this.#drain(); // what a throwing callback left behind
+    this.#drain(); // Timers that were left over when `fire` threw.
     const to = Math.floor(this.nowMs / TICK_MS);
     while (this.#tick < to) {
       this.#tick++;
@@ -98,7 +110,7 @@ export class TimerWheel {
     }
   }
 
-  /** Arms a timer, or moves one that is armed: due `delayMs` from now, at the earliest in the next tick. */
+  /** Arms a timer, or moves it if it is armed: due `delayMs` from now, in the next tick at the earliest. */
   schedule<T>(timer: WheelTimer<T>, kind: TimerKind<T>, delayMs: number): void {
     if (timer.record === 0) this.#take(timer);
     else this.#unlink(timer.record);
@@ -117,7 +129,7 @@ export class TimerWheel {
     return true;
   }
 
-  /** The whole slot moves to the firing list first: a callback may cancel its neighbours or arm into this very slot. */
+  /** Moves a slot to the firing list: a callback may cancel other timers of the slot, or arm one in it. */
   #splice(slot: number): void {
     const records = this.#records;
     const first = records[slot * FIELDS + NEXT]!;
@@ -137,7 +149,7 @@ export class TimerWheel {
       if (record === FIRING) return;
       this.#unlink(record);
       const due = this.#records[record * FIELDS + DUE]!;
-      // The difference is right even when the count of ticks has left the 32 bits of a record.
+      // A difference modulo 2^32: it is right also when the tick no longer fits into the 32 bits of a record.
       if (((due - this.#tick) | 0) > 0) {
         this.#link(record, due & (SLOTS - 1));
         continue;

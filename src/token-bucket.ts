@@ -1,28 +1,29 @@
 /**
- * An allowance that grows at a steady rate up to a bound (a token bucket): who has saved up may do several things at
- * once. Time comes in as a number.
+ * A rate limit with a burst (token bucket): tokens are earned at a steady rate up to a maximum, and each request takes
+ * one. Tokens below 0 are a debt. Time comes in as a number.
  */
 export class TokenBucket {
   tokens: number;
-  #atMs: number;
+  /** Until when tokens were earned. */
+  #earnedMs: number;
 
   constructor(tokens: number, nowMs: number) {
     this.tokens = tokens;
-    this.#atMs = nowMs;
+    this.#earnedMs = nowMs;
   }
 
-  /** Adds what was earned since the last time; `most` can be saved. */
-  earn(perSecond: number, most: number, nowMs: number): void {
-    this.tokens = Math.min(most, this.tokens + ((nowMs - this.#atMs) * perSecond) / 1000);
-    this.#atMs = nowMs;
+  /** Adds what was earned since the last call, up to `tokensMax`. */
+  earn(perSecond: number, tokensMax: number, nowMs: number): void {
+    this.tokens = Math.min(tokensMax, this.tokens + ((nowMs - this.#earnedMs) * perSecond) / 1000);
+    this.#earnedMs = nowMs;
   }
 
-  /** Adds what was earned before something is taken, or what was saved then would be saved again. */
+  /** `earn` with the maximum of a second. It must come before a token is taken: a full bucket earns nothing. */
   save(perSecond: number, nowMs: number): void {
-    if (nowMs !== this.#atMs) this.earn(perSecond, tokensMax(perSecond), nowMs);
+    if (nowMs !== this.#earnedMs) this.earn(perSecond, tokensMax(perSecond), nowMs);
   }
 
-  /** Milliseconds until there is a whole token besides those that are `reserved`; 0 when there is one. */
+  /** Milliseconds until there is a whole token in addition to the `reserved` ones; 0 when there is one. */
   waitMs(perSecond: number, nowMs: number, reserved = 0): number {
     if (this.tokens + reserved >= 1) return 0;
     this.save(perSecond, nowMs);
@@ -30,7 +31,7 @@ export class TokenBucket {
   }
 }
 
-/** How many can be saved, and are there at first: those of a second; without a rate any number. */
+/** The maximum, and the tokens at first: those of a second. Rate 0 means no limit. */
 export function tokensMax(perSecond: number): number {
   return perSecond === 0 ? Number.POSITIVE_INFINITY : Math.max(1, perSecond);
 }

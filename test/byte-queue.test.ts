@@ -1,14 +1,14 @@
 import { expect, test } from "bun:test";
 import { ByteQueue, trimBufferPools } from "../src/byte-queue.ts";
 
-/** A length of its own for each test, since spares are shared by all. */
+/** A different length for each test, since the pool is shared. */
 function filled(bytes: number): { queue: ByteQueue; buffer: Buffer } {
   const queue = new ByteQueue();
   queue.reserve(bytes);
   return { queue, buffer: queue.bytes };
 }
 
-test("bytes come out as they went in, wherever its buffer ends", () => {
+test("a queue returns its bytes unchanged, wherever its buffer ends", () => {
   const queue = new ByteQueue();
   let put = 0;
   let taken = 0;
@@ -24,20 +24,20 @@ test("bytes come out as they went in, wherever its buffer ends", () => {
   expect(queue.length).toBe(put - taken);
 });
 
-test("the buffer of a queue that was emptied is the next one's", () => {
+test("the next queue uses the buffer of an emptied one", () => {
   const first = filled(1 << 13);
   first.queue.drop(1 << 13);
   expect(first.queue.bytes).toHaveLength(0);
   expect(filled(1 << 13).buffer).toBe(first.buffer);
 });
 
-test("what reaches a bound that is a power of two goes beyond it in the same buffer", () => {
+test("a queue that exceeds a power of two a little needs no larger buffer", () => {
   const { queue, buffer } = filled(1 << 20);
   queue.reserve(1 << 16);
   expect(queue.bytes).toBe(buffer);
 });
 
-test("of spare buffers those are let go that nobody needed since the last time", () => {
+test("a trim frees the pooled buffers that were not needed since the last trim", () => {
   trimBufferPools();
   const old = Array.from({ length: 5 }, () => filled(1 << 14));
   for (const { queue } of old) queue.clear();

@@ -2,24 +2,24 @@ import { describe, expect, test } from "bun:test";
 import { TICK_MS, type TimerKind, TimerWheel, WheelTimer } from "../src/timer-wheel.ts";
 import { Random, seedFor } from "./support/random.ts";
 
-/** One turn of the wheel: a timer further away shares its slot with nearer ones. */
+/** One round of the wheel. A timer further away shares its slot with nearer ones. */
 const TURN_MS = 1024 * TICK_MS;
 const LATE_MS = 2 * TICK_MS;
 
-/** Moves the clock as a running process does, in steps of a tick. */
+/** Advances the clock in steps of a tick, as in a running process. */
 function run(wheel: TimerWheel, fromMs: number, toMs: number): void {
   for (let clockMs = fromMs; clockMs < toMs; clockMs += TICK_MS) wheel.advance(clockMs);
   wheel.advance(toMs);
 }
 
-/** A new timer, armed. */
+/** A new armed timer. */
 function arm<T>(wheel: TimerWheel, kind: TimerKind<T>, owner: T, delayMs: number): WheelTimer<T> {
   const timer = new WheelTimer(owner);
   wheel.schedule(timer, kind, delayMs);
   return timer;
 }
 
-/** A wheel whose timers write their names down, in the order in which they fire. */
+/** A wheel whose timers record their names in the order in which they fire. */
 function namedTimers() {
   const wheel = new TimerWheel();
   const fired: string[] = [];
@@ -28,7 +28,7 @@ function namedTimers() {
 }
 
 describe("a deadline", () => {
-  test("is never early and at most two ticks late, whatever its delay and the moment it is set", () => {
+  test("is never early and at most two ticks late, for any delay and any moment", () => {
     for (let armedAtMs = 0; armedAtMs <= 2 * TICK_MS; armedAtMs += 7) {
       for (let delayMs = 0; delayMs <= 3 * TICK_MS; delayMs += 5) {
         const { wheel, fired, named } = namedTimers();
@@ -43,7 +43,7 @@ describe("a deadline", () => {
     }
   });
 
-  test("that is past already is met in the next tick", () => {
+  test("in the past fires in the next tick", () => {
     const { wheel, fired, named } = namedTimers();
     run(wheel, 0, 1000);
     arm(wheel, named, "past", -500);
@@ -52,7 +52,7 @@ describe("a deadline", () => {
     expect(fired).toEqual(["past"]);
   });
 
-  test("further away than one turn of the wheel lets the turns before it pass", () => {
+  test("further away than one round of the wheel waits for its own round", () => {
     const { wheel, fired, named } = namedTimers();
     arm(wheel, named, "third turn", 2 * TURN_MS + 10 * TICK_MS);
     arm(wheel, named, "second turn", TURN_MS + 10 * TICK_MS);
@@ -68,7 +68,7 @@ describe("a deadline", () => {
     expect(wheel.armed).toBe(0);
   });
 
-  test("is counted from a clock that may begin anywhere", () => {
+  test("works with a clock that begins at any time", () => {
     const wheel = new TimerWheel(123_456_789);
     let fired = 0;
     arm(
@@ -83,7 +83,7 @@ describe("a deadline", () => {
     expect(fired).toBe(1);
   });
 
-  test("calls the function of its own kind with its own owner", () => {
+  test("calls the function of its kind with its owner", () => {
     const wheel = new TimerWheel();
     const calls: string[] = [];
     const words = wheel.kind((owner: { word: string }) => calls.push(`word ${owner.word}`));
@@ -131,7 +131,7 @@ describe("a timer", () => {
     expect(wheel.armed).toBe(0);
   });
 
-  test("that fired cancels nothing when another timer has its record", () => {
+  test("that fired does not cancel the timer that has its record now", () => {
     const { wheel, fired, named } = namedTimers();
     const first = arm(wheel, named, "first", 10);
     const { record } = first;
@@ -145,7 +145,7 @@ describe("a timer", () => {
     expect(fired).toEqual(["first", "second"]);
   });
 
-  test("that was cancelled cancels nothing when another timer has its record", () => {
+  test("that was cancelled does not cancel the timer that has its record now", () => {
     const { wheel, fired, named } = namedTimers();
     const first = arm(wheel, named, "first", 10);
     const { record } = first;
@@ -156,7 +156,7 @@ describe("a timer", () => {
     expect(fired).toEqual(["second"]);
   });
 
-  test("is not armed any more while it fires, and may be armed again there", () => {
+  test("is not armed while it fires, and may be armed again by its callback", () => {
     const wheel = new TimerWheel();
     const answers: boolean[] = [];
     const kind = wheel.kind((owner: { timer: WheelTimer<unknown> | null }) => {
@@ -170,7 +170,7 @@ describe("a timer", () => {
     expect(wheel.armed).toBe(0);
   });
 
-  test("cancels nothing however many others have had its record since", () => {
+  test("does not cancel another timer after any number of uses of its record", () => {
     const { wheel, fired, named } = namedTimers();
     const first = arm(wheel, named, "first", 10);
     wheel.cancel(first);
@@ -187,7 +187,7 @@ describe("a timer", () => {
 });
 
 describe("a callback", () => {
-  test("may cancel neighbours of the slot that is being fired, those next to it and those at its end", () => {
+  test("may cancel other timers of the slot that is being fired, in the middle and at the end", () => {
     const wheel = new TimerWheel();
     const fired: number[] = [];
     const timers: WheelTimer<number>[] = [];
@@ -199,13 +199,13 @@ describe("a callback", () => {
     });
     for (let id = 0; id < 10; id++) timers.push(arm(wheel, kind, id, 100));
     run(wheel, 0, 300);
-    // Timer 0 fires first and cannot be cancelled; the others are gone, the rest comes in the order of arming.
+    // Timer 0 fires first and cannot be cancelled. The rest fires in the order of arming.
     expect(answers).toEqual([false, true, true, true, true]);
     expect(fired).toEqual([0, 2, 3, 6, 7, 8]);
     expect(wheel.armed).toBe(0);
   });
 
-  test("may arm into the very slot that is being fired, and that timer waits for its own turn", () => {
+  test("may arm a timer in the slot that is being fired, which waits for its own tick", () => {
     const wheel = new TimerWheel();
     const firedAtMs: number[] = [];
     const again = wheel.kind((times: number) => {
@@ -217,7 +217,7 @@ describe("a callback", () => {
     expect(firedAtMs).toEqual([TICK_MS, TICK_MS + TURN_MS, TICK_MS + 2 * TURN_MS]);
   });
 
-  test("that arms without a delay is called again in the next tick, not for ever in this one", () => {
+  test("that arms its timer without a delay is called again in the next tick, not in this one", () => {
     const wheel = new TimerWheel();
     let calls = 0;
     const again = wheel.kind(() => {
@@ -231,7 +231,7 @@ describe("a callback", () => {
     }
   });
 
-  test("that throws does not lose its neighbours, nor the ticks behind it", () => {
+  test("that throws does not lose other timers of its slot and of later ticks", () => {
     const wheel = new TimerWheel();
     const fired: string[] = [];
     const kind = wheel.kind((name: string) => {
@@ -249,7 +249,7 @@ describe("a callback", () => {
     expect(wheel.armed).toBe(0);
   });
 
-  test("that throws leaves its neighbours where they can still be cancelled", () => {
+  test("that throws leaves other timers of its slot cancellable", () => {
     const wheel = new TimerWheel();
     const fired: string[] = [];
     const kind = wheel.kind((name: string) => {
@@ -267,27 +267,27 @@ describe("a callback", () => {
 });
 
 describe("the wheel's clock", () => {
-  test("does not take a jump of ten seconds for ten seconds of silence", () => {
+  test("does not count a stall of ten seconds", () => {
     const { wheel, fired, named } = namedTimers();
     run(wheel, 0, 640);
     arm(wheel, named, "silence", 5000);
     wheel.advance(10_640);
     expect(wheel.nowMs).toBe(640 + TICK_MS);
     expect(fired).toEqual([]);
-    // The five seconds are waited for after the stall.
+    // The five seconds count after the stall.
     run(wheel, 10_640, 10_640 + 5000 - TICK_MS - 1);
     expect(fired).toEqual([]);
     run(wheel, 10_640 + 5000 - TICK_MS, 10_640 + 5000 + LATE_MS);
     expect(fired).toEqual(["silence"]);
   });
 
-  test("takes a turn that lasts a little longer for what it is", () => {
+  test("counts a turn that is only a little longer", () => {
     const { wheel } = namedTimers();
     wheel.advance(3 * TICK_MS);
     expect(wheel.nowMs).toBe(3 * TICK_MS);
   });
 
-  test("stands still when the process's clock steps back, and goes on from there", () => {
+  test("stands still when the process's clock steps back, and continues from there", () => {
     const { wheel, fired, named } = namedTimers();
     run(wheel, 0, 10_000);
     arm(wheel, named, "it", 1000);
@@ -300,7 +300,7 @@ describe("the wheel's clock", () => {
     expect(fired).toEqual(["it"]);
   });
 
-  test("moves when a turn begins, but nothing fires before `advance`, so that lines are heard first", () => {
+  test("moves when a turn begins, but timers fire in `advance`, after the lines that have arrived", () => {
     const { wheel, fired, named } = namedTimers();
     const heard = arm(wheel, named, "heard", 100);
     arm(wheel, named, "silent", 100);
@@ -325,7 +325,7 @@ test("the wheel grows beyond its first 1,023 records and keeps every timer and o
     expect(wheel.armed).toBe(id + 1);
   }
   expect(new Set(timers).size).toBe(count);
-  // Each seventh is cancelled after the records moved.
+  // Every seventh is cancelled after the records have moved.
   for (let id = 0; id < count; id += 7) expect(wheel.cancel(timers[id]!)).toBe(true);
   const left = Array.from({ length: count }, (_, id) => id).filter((id) => id % 7 !== 0);
   expect(wheel.armed).toBe(left.length);
@@ -334,12 +334,12 @@ test("the wheel grows beyond its first 1,023 records and keeps every timer and o
   expect(wheel.armed).toBe(0);
 });
 
-test("random schedules, neighbours, stalls and steps back agree with a plain map of due times", () => {
+test("random schedules, cancels, stalls and steps back agree with a map of due times", () => {
   const seed = seedFor("the wheel beside a map of due times");
   for (let round = 0; round < 40; round++) beside(new Random(seed + round));
 });
 
-/** Drives a wheel and a map of due times side by side. */
+/** Drives a wheel and a map of due times in parallel. */
 function beside(random: Random): void {
   let clockMs = random.below(1_000_000);
   let nowMs = 0;
@@ -360,7 +360,7 @@ function beside(random: Random): void {
 
   function disarm(): void {
     if (due.size === 0) return;
-    // Mostly one that is near, so that neighbours in the slot being fired are hit too.
+    // Mostly a near one, which may be in the slot that is being fired.
     const ids = [...due.keys()];
     const soonest = ids.reduce((a, b) => (due.get(a)! <= due.get(b)! ? a : b));
     const id = random.oneIn(3) ? random.pick(ids) : soonest;

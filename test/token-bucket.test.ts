@@ -1,7 +1,7 @@
 import { expect, test } from "bun:test";
 import { TokenBucket } from "../src/token-bucket.ts";
 
-test("what is earned is saved up to a bound, and owed where too much was taken", () => {
+test("tokens are earned up to a maximum, and a debt is paid before", () => {
   const bucket = new TokenBucket(3, 1000);
   bucket.tokens -= 5;
   bucket.earn(2, 3, 1500);

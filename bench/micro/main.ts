@@ -11,6 +11,7 @@ import { BroadcastGroup } from "../../src/stream/broadcast-group.ts";
 import { Outbox } from "../../src/stream/outbox.ts";
 import { Request, SHAPES } from "../../src/protocol/request.ts";
 import { Connection } from "../../src/net/connection.ts";
+import type { Transport } from "../../src/net/transport.ts";
 import { createCore } from "../../src/server/core.ts";
 import { openStore } from "../../src/storage/recovery.ts";
 import type { Store } from "../../src/storage/store.ts";
@@ -146,9 +147,21 @@ const PARTS: Record<string, Part> = {
       later: (end) => void ends.push(end),
       report: console.error,
     });
-    const socket = { write: (_bytes: Buffer, _start: number, count: number) => count, end: () => {} };
+    const ignore = (): void => {};
+    const transport: Transport = {
+      isEncrypted: false,
+      write: (_bytes: Buffer, _start: number, count: number) => count,
+      send: () => 0,
+      pause: ignore,
+      resume: ignore,
+      shutdown: ignore,
+      end: ignore,
+      closed: ignore,
+      // The chunks are sent again and again.
+      release: ignore,
+    };
     const connections = names.map((name) => {
-      const connection = new Connection(all, socket as never, "127.0.0.1");
+      const connection = new Connection(all, transport, "127.0.0.1");
       connection.data(encode(`login ${name} secret\n`));
       return connection;
     });

@@ -2,6 +2,7 @@ import type { Socket, TCPSocketListener } from "bun";
 import { SERVER_LINE_BYTES_MAX } from "../limits.ts";
 import { LineReader } from "../protocol/line-reader.ts";
 import { everyAddress } from "../runtime/host.ts";
+import { RECEIVED_CHUNKS } from "../runtime/received-chunk.ts";
 import { ChatError } from "./errors.ts";
 import { decode } from "./event.ts";
 import { Heartbeat } from "./heartbeat.ts";
@@ -218,7 +219,7 @@ export class CallbackSession implements ChatSession {
       port: this.#state.options.callbackPort,
       socket: {
         open: (socket) => {
-          const reader = new LineReader(SERVER_LINE_BYTES_MAX);
+          const reader = new LineReader(SERVER_LINE_BYTES_MAX, RECEIVED_CHUNKS);
           const closed = Promise.withResolvers<void>();
           const call = { headBytes: 0, bytesLeft: -1, position: 0, acked: 0 };
           socket.data = { secret: null, reader, ...call, goodbye: "", closed };

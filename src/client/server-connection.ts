@@ -2,7 +2,9 @@ import type { Socket } from "bun";
 import { SERVER_LINE_BYTES_MAX } from "../limits.ts";
 import { isThisMachine, nameInCertificate, readHost } from "../runtime/host.ts";
 import { LineReader } from "../protocol/line-reader.ts";
+import { RECEIVED_CHUNKS } from "../runtime/received-chunk.ts";
 import { Outbox } from "../stream/outbox.ts";
+import { SocketWriter } from "../stream/socket-writer.ts";
 import { LoopTurn, type Sink } from "../stream/turn.ts";
 import { encodeText } from "./event.ts";
 import { ChatError } from "./errors.ts";
@@ -29,11 +31,11 @@ export interface ConnectionListener {
 /** A connection to a server, over TCP or TLS: reads lines, and writes what was sent once per turn. */
 export class ServerConnection implements Sink {
   readonly #listener: ConnectionListener;
-  readonly #reader = new LineReader(SERVER_LINE_BYTES_MAX);
+  readonly #reader = new LineReader(SERVER_LINE_BYTES_MAX, RECEIVED_CHUNKS);
   readonly #outbox = new Outbox(turn, true);
   #socket: Socket<undefined> | null = null;
-  /** The socket took less than it was given; it writes again after `drain`. */
-  #isFull = false;
+  /** Null before the socket is open, and when it is closed. */
+  #writer: SocketWriter | null = null;
   #isClosing = false;
   #isPaused = false;
   /** Whether the first byte of the server was a TLS alert; null before the first byte. */
@@ -67,6 +69,7 @@ export class ServerConnection implements Sink {
           open: (socket) => {
             if (connection.#isClosing) return void socket.end();
             connection.#socket = socket;
+            connection.#writer = new SocketWriter(socket);
             const { localAddress, remoteAddress } = socket;
             connected?.(localAddress, isThisMachine(localAddress, remoteAddress));
             if (tls === false) ready.resolve();
@@ -132,24 +135,18 @@ export class ServerConnection implements Sink {
   }
 
   #drain(): void {
-    this.#isFull = false;
+    if (this.#writer !== null) this.#writer.isFull = false;
     this.#outbox.markDirty();
   }
 
   flush(): void {
     this.#listener.checkpoint();
-    while (this.#socket !== null && !this.#isFull && this.#outbox.peek()) {
-      const count = this.#outbox.pieceEnd - this.#outbox.pieceStart;
-      const taken = this.#socket.write(this.#outbox.piece, this.#outbox.pieceStart, count);
-      if (taken < 0) return this.close();
-      this.#outbox.advance(taken);
-      this.#isFull = taken < count;
-    }
+    if (this.#writer?.write(this.#outbox) === false) this.close();
   }
 
   #closed(): void {
     this.#isClosing = true;
-    this.#socket = null;
+    this.#socket = this.#writer = null;
     this.#listener.closed(this);
   }
 }

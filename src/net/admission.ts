@@ -1,26 +1,21 @@
 import type { BlockList } from "node:net";
-import {
-  DESCRIPTORS_SPARE,
-  INPUT_BYTES_MAX,
-  KERNEL_RECEIVE_BYTES,
-  KERNEL_SEND_BYTES,
-  type Limits,
-  PROXY_HEADER_MS,
-  TLS_HANDSHAKE_MS,
-} from "../limits.ts";
+import { DESCRIPTORS_SPARE, INPUT_BYTES_MAX, type Limits, PROXY_HEADER_MS, TLS_HANDSHAKE_MS } from "../limits.ts";
 import { withZone } from "../runtime/host.ts";
 import { WheelTimer, type TimerKind } from "../timer-wheel.ts";
-import { type Accepted, type AcceptedSocket, Connection, type Connections } from "./connection.ts";
-import { setBuffers } from "../runtime/kernel.ts";
 import type { Logger } from "../runtime/log.ts";
+import { Connection, type Connections } from "./connection.ts";
 import { type ProxyHeader, parseProxyHeader } from "./proxy-header.ts";
+import { type AcceptedSocket, TcpTransport } from "./tcp-transport.ts";
+import type { SocketEvents } from "./transport.ts";
 
-/** At most this part of the descriptors is kept for calls of clients. */
+/** Calls to clients may use at most this share of the descriptors. */
 const CALLBACKS_SHARE = 1 / 4;
+const NO_PROXY_HEADER = `no PROXY header within ${PROXY_HEADER_MS / 1000} seconds`;
+const NO_HANDSHAKE = `no TLS handshake within ${TLS_HANDSHAKE_MS / 1000} seconds`;
 
 /**
- * The limits as far as a process with so many descriptors can keep them. Some are never used up: at the limit this
- * runtime spins in accept, and the store and the journal need theirs.
+ * Reduces the limits on connections and calls to what the descriptors of this process allow. DESCRIPTORS_SPARE are kept
+ * free: at the limit the runtime spins in accept, and the store and the journal need some.
  */
 export function fitDescriptors(limits: Limits, descriptors: number): Limits {
   const free = Math.max(2, descriptors - DESCRIPTORS_SPARE);
@@ -48,37 +43,42 @@ export function closeLargest(open: Iterable<Connection>): void {
   }
 }
 
-/** Decides about sockets that were accepted: who gets a connection, who has to go for it, and in whose name it is. */
+/**
+ * Decides which accepted sockets become connections: the limits on connections, the PROXY header, the TLS handshake.
+ * When all connections are taken, it closes the oldest one without a session.
+ */
 export class Admission {
   readonly connections: Connections;
-  /** Those that have no connection yet. */
+  /** Sockets that wait for a PROXY header or a TLS handshake. */
   readonly pending = new Set<PendingConnection>();
+  /** The deadline of a pending socket. */
   readonly late: TimerKind<PendingConnection>;
   readonly #proxies: BlockList | null;
   readonly #log: Logger;
+  /** Refused connections since the last report, and the last of them. */
   #refused = 0;
   #last = { address: "", why: "" };
 
-  /** `proxies`: from there connections begin with a header that says for whom they are. */
+  /** `proxies`: connections from these addresses begin with a PROXY header. */
   constructor(connections: Connections, proxies: BlockList | null, log: Logger) {
     this.connections = connections;
     this.#proxies = proxies;
     this.#log = log;
-    this.late = connections.wheel.kind((newcomer) => newcomer.late());
+    this.late = connections.wheel.kind((pending) => pending.late());
   }
 
-  /** A socket was accepted, which may speak TLS. */
+  /** A socket was accepted. */
   open(socket: AcceptedSocket, isEncrypted = false): void {
     const { remoteAddress } = socket;
-    if (remoteAddress === undefined) return void socket.end(); // Gone before anybody looked.
-    // On an IPv6 socket IPv4 comes in disguise.
+    if (remoteAddress === undefined) return void socket.end(); // The peer has closed it already.
+    // An IPv6 socket shows IPv4 addresses as ::ffff:192.0.2.1.
     const address = remoteAddress.replace(/^::ffff:(?=.*\.)/i, "");
-    const { open, unauthenticated: strangers, limits } = this.connections;
+    const { open, unauthenticated, limits } = this.connections;
     if (open.size + this.pending.size >= limits.connectionsMax) {
-      // Whoever is not in has to go, the oldest first: a crowd that says nothing keeps nobody out.
-      const [oldest] = strangers;
+      // The oldest connection without a session is closed, so that idle connections do not keep users out.
+      const [oldest] = unauthenticated;
       if (oldest === undefined) return this.#refuse(socket, address, isEncrypted, "connections");
-      strangers.delete(oldest);
+      unauthenticated.delete(oldest);
       oldest.hangUp();
     }
     const isProxy = !isEncrypted && this.#proxies?.check(address, address.includes(":") ? "ipv6" : "ipv4");
@@ -86,59 +86,59 @@ export class Admission {
     else this.admit(socket, withZone(address, socket), isEncrypted);
   }
 
-  /** Lets it in, unless there are too many of that address. */
+  /** The socket becomes a connection, over TLS after the handshake, unless its address has too many. */
   admit(socket: AcceptedSocket, address: string, isEncrypted = false): void {
     const tooMany = this.connections.chat.addresses.connect(address);
     if (tooMany !== null) return this.#refuse(socket, address, isEncrypted, tooMany);
-    setBuffers((socket as unknown as { fd: number }).fd, KERNEL_SEND_BYTES, KERNEL_RECEIVE_BYTES);
+    const transport = new TcpTransport(socket, isEncrypted);
     socket.data = isEncrypted
-      ? new Handshake(this, socket, address)
-      : new Connection(this.connections, socket, address);
+      ? new Handshake(this, socket, address, transport)
+      : new Connection(this.connections, transport, address);
   }
 
   #refuse(socket: AcceptedSocket, address: string, isEncrypted: boolean, tooMany: string): void {
     this.count(address, `too many ${tooMany}`);
     socket.data = null;
-    // Before a handshake there is nobody to tell, and this runtime would wait for one.
+    // Before the TLS handshake nothing can be sent, and the runtime would wait for the handshake.
     if (isEncrypted) socket.end();
     else socket.end(`err busy too many ${tooMany}\n`);
   }
 
-  /** A connection was refused. */
+  /** Counts a refused connection for the next report. */
   count(address: string, why: string): void {
     this.#refused++;
     this.#last = { address, why };
   }
 
-  /** Now and then: the operator hears of those that were refused, in one line. */
+  /** Logs the number of refused connections since the last call, in one line. */
   report(): void {
     if (this.#refused > 0) this.#log.warn({ refused: this.#refused, last: this.#last }, "connections were refused");
     this.#refused = 0;
   }
 }
 
-/** A socket that was accepted, and has to do something before it gets a connection, within some time. */
-export abstract class PendingConnection implements Accepted {
+/** An accepted socket that must send something, within a time limit, before it becomes a connection. */
+export abstract class PendingConnection implements SocketEvents {
   protected readonly admission: Admission;
   protected readonly socket: AcceptedSocket;
   protected readonly address: string;
   readonly #timer = new WheelTimer<PendingConnection>(this);
-  readonly #missing: string;
+  readonly #tooLate: string;
 
-  /** `missing`: what it has to say within `delayMs`. */
-  constructor(admission: Admission, socket: AcceptedSocket, address: string, missing: string, delayMs: number) {
-    const { connections, late, pending: newcomers } = admission;
+  /** `tooLate`: why it is refused after `delayMs`, for the log. */
+  constructor(admission: Admission, socket: AcceptedSocket, address: string, tooLate: string, delayMs: number) {
+    const { connections, late, pending } = admission;
     this.admission = admission;
     this.socket = socket;
     this.address = address;
-    this.#missing = missing;
+    this.#tooLate = tooLate;
     connections.wheel.schedule(this.#timer, late, delayMs);
-    newcomers.add(this);
+    pending.add(this);
     connections.unauthenticated.add(this);
   }
 
   late(): void {
-    this.reject(`no ${this.#missing} came`);
+    this.reject(this.#tooLate);
   }
 
   protected reject(why: string): void {
@@ -146,12 +146,12 @@ export abstract class PendingConnection implements Accepted {
     this.hangUp();
   }
 
-  /** It is none any more. */
+  /** The socket becomes a connection, or is closed. */
   protected leave(): void {
-    const { connections, pending: newcomers } = this.admission;
+    const { connections, pending } = this.admission;
     connections.wheel.cancel(this.#timer);
     connections.unauthenticated.delete(this);
-    newcomers.delete(this);
+    pending.delete(this);
   }
 
   data(_chunk: Buffer): void {}
@@ -172,12 +172,12 @@ export abstract class PendingConnection implements Accepted {
   }
 }
 
-/** A connection from a proxy that has not said yet for whom it is. */
+/** A socket from a proxy that has not sent its PROXY header, which names the client. */
 export class AwaitingProxyHeader extends PendingConnection {
   #bytes = Buffer.alloc(0);
 
   constructor(admission: Admission, socket: AcceptedSocket, address: string) {
-    super(admission, socket, address, "PROXY header", PROXY_HEADER_MS);
+    super(admission, socket, address, NO_PROXY_HEADER, PROXY_HEADER_MS);
   }
 
   override data(chunk: Buffer): void {
@@ -195,18 +195,20 @@ export class AwaitingProxyHeader extends PendingConnection {
   }
 }
 
-/** A connection over TLS whose handshake is not over. It counts as one of its address already. */
+/** A socket during the TLS handshake. It counts as a connection of its address already. */
 export class Handshake extends PendingConnection {
-  constructor(admission: Admission, socket: AcceptedSocket, address: string) {
-    super(admission, socket, address, "TLS handshake", TLS_HANDSHAKE_MS);
+  readonly #transport: TcpTransport;
+
+  constructor(admission: Admission, socket: AcceptedSocket, address: string, transport: TcpTransport) {
+    super(admission, socket, address, NO_HANDSHAKE, TLS_HANDSHAKE_MS);
+    this.#transport = transport;
   }
 
-  /** It is over; `failure`: what made it fail. */
   handshake(failure: Error | null): void {
-    if (!this.admission.pending.has(this)) return; // It was hung up on, which this runtime calls a failure.
+    if (!this.admission.pending.has(this)) return; // The runtime reports a handshake that `hangUp` interrupted.
     if (failure !== null) return this.reject(`the TLS handshake failed: ${failure.message}`);
     this.leave();
-    this.socket.data = new Connection(this.admission.connections, this.socket, this.address, true);
+    this.socket.data = new Connection(this.admission.connections, this.#transport, this.address);
   }
 
   override closed(): void {

@@ -1,3 +1,9 @@
+/**
+ * Delivery to callback sessions, which have no connection of their own: the server calls the client. `Callbacks` limits
+ * the calls of the server, `Callback` decides when one client is called, `Call` is one connection to it. What is
+ * delivered is the session's outbox; chat/commands.ts has the requests of these sessions.
+ */
+
 import type { Chat } from "../chat/chat.ts";
 import type { Account, Caller, Session } from "../chat/session.ts";
 import {
@@ -12,26 +18,27 @@ import {
 } from "../limits.ts";
 import { encode, equals, parseNumber, startsWith } from "../protocol/ascii.ts";
 import { LineReader } from "../protocol/line-reader.ts";
+import { SocketWriter } from "../stream/socket-writer.ts";
 import { WheelTimer, type TimerKind } from "../timer-wheel.ts";
 import { type DialedSocket, dial } from "./dial.ts";
 
-/** The longest line of a called client, `ready <token>`, with room to spare; it sends two lines. */
-const ANSWER_BYTES_MAX = 256;
+/** The longest line of a client is `ready <token>`; twice that is enough for its two lines. */
+const REPLY_BYTES_MAX = 256;
 const RECEIVED = encode("received ");
 
-/** What all callbacks of a server share: which calls are under way, and which have to wait. */
+/** The calls of all callback sessions: how many run at once, and which sessions wait. */
 export class Callbacks {
   readonly chat: Chat;
-  /** Called before each event of a socket is handled: it begins a turn. */
+  /** Begins a turn. Every socket event calls it first. */
   readonly begin: () => void;
   readonly dial: typeof dial;
   readonly deadline: TimerKind<Call>;
   readonly pause: TimerKind<Callback>;
-  /** Calls whose descriptor is not closed yet. */
+  /** Calls with an open descriptor. */
   readonly calls = new Set<Call>();
-  /** Callbacks that wait for the end of a call. */
+  /** Sessions that wait until another call has ended. */
   readonly waiting = new Set<Callback>();
-  /** By user, the callbacks that are calling or waiting: ended sessions, and at most one that lives. */
+  /** The sessions of each user that call or wait: ended ones, and at most one live one. */
   readonly #byUser = new Map<Account, Set<Callback>>();
 
   constructor(chat: Chat, begin: () => void, connect = dial) {
@@ -42,7 +49,7 @@ export class Callbacks {
     this.pause = chat.wheel.kind((callback) => callback.retry());
   }
 
-  /** Whether a call may begin now; if not, its callback is flushed after the end of another call. */
+  /** Whether a call may begin now. Otherwise the session waits, and is flushed when another call has ended. */
   mayCall(callback: Callback): boolean {
     const { account, ended } = callback.session;
     const ofUser = this.#byUser.get(account) ?? new Set();
@@ -51,12 +58,12 @@ export class Callbacks {
     if (this.calls.size < this.chat.limits.callbacksMax) return true;
     const isNew = !this.waiting.has(callback);
     this.waiting.add(callback);
-    // An ended session does not delay the messages of one that lives.
+    // A live session takes the place of an ended one.
     if (isNew && !ended) [...this.calls].find((call) => call.callback.session.ended)?.callback.giveUp();
     return false;
   }
 
-  /** That callback is neither calling nor waiting. */
+  /** The session neither calls nor waits any longer. */
   leave(callback: Callback): void {
     const { account } = callback.session;
     this.waiting.delete(callback);
@@ -64,7 +71,7 @@ export class Callbacks {
     if (ofUser?.delete(callback) && ofUser.size === 0) this.#byUser.delete(account);
   }
 
-  /** The descriptor of a call is closed. */
+  /** The descriptor of a call is closed: waiting sessions may call, live ones first. */
   closed(call: Call): void {
     this.calls.delete(call);
     this.leave(call.callback);
@@ -80,9 +87,9 @@ export class Callbacks {
 }
 
 /**
- * Writes the stream of a session that has no connection of its own, by calling its client: one delivery at a time, from
- * what is confirmed. A call that fails is tried again after growing pauses, with half as many bytes, until the session
- * ends; then once more.
+ * The sink of one callback session. It calls the client when there is something to deliver, one call at a time, from
+ * the acknowledged position. A failed call is repeated after a growing pause, with half as many bytes. After the end of
+ * the session there is one last call, for the goodbye.
  */
 export class Callback implements Caller {
   readonly all: Callbacks;
@@ -96,10 +103,10 @@ export class Callback implements Caller {
   #pauseMs = CALLBACK_PAUSE_MIN_MS;
   /** Armed during a pause. */
   readonly #pause = new WheelTimer<Callback>(this);
-  /** The first call comes even with nothing to deliver: a client that hears none knows that it cannot be reached. */
-  #reached = false;
-  /** The call for the goodbye has begun, or does not come. */
-  #last = false;
+  /** A call succeeded. The first call is made even with nothing to deliver: without it a client is not reachable. */
+  #isReached = false;
+  /** No further call is made: the last one has begun, or was given up. */
+  #isFinished = false;
 
   constructor(all: Callbacks, session: Session, host: string, port: number, secret: string) {
     this.all = all;
@@ -110,16 +117,16 @@ export class Callback implements Caller {
   }
 
   flush(): void {
-    // Nobody else looks at how much waits for a client that is not reached.
+    // The limit on unacknowledged bytes holds without a connection too.
     this.all.chat.flushed(this.session);
     const { ended, outbox } = this.session;
-    if (this.#call !== null || this.#last || outbox.sink !== this) return;
+    if (this.#call !== null || this.#isFinished || outbox.sink !== this) return;
     if (this.#pause.armed && !ended) return;
-    if (ended && outbox.durable < outbox.end) return; // The goodbye follows at the end of this turn.
-    if (this.#reached && outbox.durable === outbox.acked) return;
+    if (ended && outbox.durable < outbox.end) return; // The goodbye becomes durable at the end of this turn.
+    if (this.#isReached && outbox.durable === outbox.acked) return;
     this.#cancelPause();
     if (!this.all.mayCall(this)) return;
-    this.#last = ended;
+    this.#isFinished = ended;
     this.#call = new Call(this);
   }
 
@@ -129,27 +136,27 @@ export class Callback implements Caller {
   }
 
   giveUp(): void {
-    this.#last = true;
+    this.#isFinished = true;
     this.#cancelPause();
     this.all.leave(this);
     this.#call?.end();
     this.all.chat.departing.remove(this.session);
   }
 
-  /** A call is over. The client has the stream up to `received`, -1 when it did not answer. */
+  /** A call has ended. The client has the stream up to `received`, or has not replied if that is -1. */
   called({ position, to, received }: Call): void {
     this.#call = null;
     const { session, all } = this;
     if (received >= 0) {
-      this.#reached = true;
+      this.#isReached = true;
       session.lastActivityMs = all.chat.wheel.nowMs;
       all.chat.ack(session, received);
     }
     if (received < 0) this.portion = Math.max(CALLBACK_BYTES_MIN, this.portion / 2);
     else if (received > position) this.portion = Math.min(CALLBACK_BYTES_MAX, this.portion * 2);
-    // The client takes whole lines, and its next one is longer than that.
+    // The client acknowledges whole lines, and its next line is longer than the portion.
     else if (to > position) this.portion = Math.min(SERVER_LINE_BYTES_MAX, this.portion * 2);
-    if (this.#last) return all.chat.departing.remove(session);
+    if (this.#isFinished) return all.chat.departing.remove(session);
     if (received > position || (received >= 0 && to === position)) this.#pauseMs = CALLBACK_PAUSE_MIN_MS;
     else if (!session.ended) {
       all.chat.wheel.schedule(this.#pause, all.pause, this.#pauseMs);
@@ -163,32 +170,36 @@ export class Callback implements Caller {
   }
 }
 
-/** One call: `callback <secret> <position> <bytes>`, then `ready <token>`, the bytes, and `received <position>`. */
+/**
+ * One call: the server sends `callback <secret> <position> <bytes>`, the client `ready <token>`, the server the bytes,
+ * and the client `received <position>`.
+ */
 export class Call {
   readonly callback: Callback;
   /** The part of the stream that this call delivers. */
   readonly position: number;
   readonly to: number;
-  /** How far the client has the stream; -1 while it has not answered. */
+  /** The client has the stream up to here; -1 before its reply, and when the call has failed. */
   received = -1;
-  readonly #answers = new LineReader(ANSWER_BYTES_MAX);
-  #answerBytes = 0;
+  readonly #reader = new LineReader(REPLY_BYTES_MAX);
+  #replyBytes = 0;
   readonly #socket: DialedSocket;
-  /** Armed until the next step of the call is due. */
+  readonly #writer: SocketWriter;
+  /** The deadline of the current step. */
   readonly #timer = new WheelTimer<Call>(this);
-  #ready = false;
-  /** How far this call brought the stream. */
+  /** `greeting` until the client has sent `ready`, then `delivering`; `over` when the result is known. */
+  #state: "greeting" | "delivering" | "over" = "greeting";
+  /** `sent` of the outbox after the last write of this call. */
   #sent = 0;
-  #over = false;
 
   constructor(callback: Callback) {
     const { all, session, host, port, portion } = callback;
     this.callback = callback;
     this.position = session.outbox.acked;
-    const { durable: safe } = session.outbox;
-    this.to = session.ended ? safe : Math.min(safe, this.position + portion);
+    const { durable } = session.outbox;
+    this.to = session.ended ? durable : Math.min(durable, this.position + portion);
     all.calls.add(this);
-    this.#arm(CALLBACK_DEADLINE_MS);
+    this.#setDeadline(CALLBACK_DEADLINE_MS);
     const guarded = (handle: () => void): void => {
       all.begin();
       try {
@@ -201,67 +212,71 @@ export class Call {
     this.#socket = all.dial(host, port, {
       open: () => guarded(() => this.#open()),
       data: (chunk) => guarded(() => this.#read(chunk)),
-      drain: () => guarded(() => this.#write()),
+      drain: () => guarded(() => this.#drain()),
       closed: () => guarded(() => this.#closed()),
     });
+    this.#writer = new SocketWriter(this.#socket);
   }
 
-  /** From now on, the time for the next step of the call. */
-  #arm(delayMs: number): void {
+  #setDeadline(delayMs: number): void {
     const { deadline, chat } = this.callback.all;
     chat.wheel.schedule(this.#timer, deadline, delayMs);
   }
 
   #open(): void {
-    if (this.#over) return;
-    this.#arm(CALLBACK_DEADLINE_MS);
+    if (this.#state === "over") return;
+    this.#setDeadline(CALLBACK_DEADLINE_MS);
     const line = Buffer.from(`callback ${this.callback.secret} ${this.position} ${this.to - this.position}\n`);
-    this.#socket.write(line, 0, line.length); // A line this short always fits into an empty socket.
+    this.#socket.write(line, 0, line.length); // A new socket accepts all of a line this short.
   }
 
   #read(chunk: Buffer): void {
-    const { session, portion } = this.callback;
-    this.#answerBytes += chunk.length;
-    if (this.#answerBytes > 2 * ANSWER_BYTES_MAX) return this.end();
-    this.#answers.feed(chunk);
-    while (!this.#over && this.#answers.next()) {
-      const { bytes, start, end } = this.#answers;
-      if (!this.#ready) {
-        // Only who shows the token is sent anything: the port may be somebody else's by now.
-        if (!equals(bytes, start, end, encode(`ready ${session.token}`))) return this.end();
-        this.#ready = true;
-        const count = Math.min(portion, this.to - this.position);
-        this.#arm(CALLBACK_DEADLINE_MS + (1000 * count) / CALLBACK_BYTES_PER_SECOND_MIN);
-        session.outbox.rewind(this.position);
-        this.#sent = this.position;
-        this.#write();
-      } else {
-        const isReceived = startsWith(bytes, start, end, RECEIVED);
-        const received = isReceived ? parseNumber(bytes, start + RECEIVED.length, end) : -1;
-        return this.end(received >= this.position && received <= session.outbox.furthest ? received : -1);
-      }
+    this.#replyBytes += chunk.length;
+    if (this.#replyBytes > 2 * REPLY_BYTES_MAX) return this.end();
+    this.#reader.feed(chunk);
+    while (this.#state !== "over" && this.#reader.next()) {
+      const { bytes, start, end } = this.#reader;
+      if (this.#state === "greeting") this.#greeted(bytes, start, end);
+      else this.#acknowledged(bytes, start, end);
     }
+  }
+
+  /** Nothing is sent without the right token: another program may listen at the port now. */
+  #greeted(bytes: Uint8Array, start: number, end: number): void {
+    const { session, portion } = this.callback;
+    if (!equals(bytes, start, end, encode(`ready ${session.token}`))) return this.end();
+    this.#state = "delivering";
+    const count = Math.min(portion, this.to - this.position);
+    this.#setDeadline(CALLBACK_DEADLINE_MS + (1000 * count) / CALLBACK_BYTES_PER_SECOND_MIN);
+    session.outbox.rewind(this.position);
+    this.#sent = this.position;
+    this.#write();
+  }
+
+  #acknowledged(bytes: Uint8Array, start: number, end: number): void {
+    const isReceived = startsWith(bytes, start, end, RECEIVED);
+    const received = isReceived ? parseNumber(bytes, start + RECEIVED.length, end) : -1;
+    this.end(received >= this.position && received <= this.callback.session.outbox.furthest ? received : -1);
+  }
+
+  #drain(): void {
+    this.#writer.isFull = false;
+    this.#write();
   }
 
   #write(): void {
-    if (!this.#ready || this.#over) return;
+    if (this.#state !== "delivering") return;
     const { outbox } = this.callback.session;
-    // Before `ready` an `as` acked more than the announced position: the bytes that this call announced are gone.
+    // Before `ready` an `as` request acknowledged more than `position`: the bytes that were announced are freed.
     if (outbox.sent !== this.#sent) return this.end();
-    while (outbox.sent < this.to && outbox.peek()) {
-      const count = Math.min(outbox.pieceEnd - outbox.pieceStart, this.to - outbox.sent);
-      const taken = this.#socket.write(outbox.piece, outbox.pieceStart, count);
-      if (taken < 0) return this.end();
-      outbox.advance(taken);
-      this.#sent = outbox.sent;
-      if (taken < count) return;
-    }
+    if (!this.#writer.write(outbox, this.to)) return this.end();
+    this.#sent = outbox.sent;
   }
 
-  /** Hangs up; `received` is what the client answered, -1 for a call that has failed. */
+  /** Closes the socket. `received`: the reply of the client, -1 when the call has failed. */
   end(received = -1): void {
-    if (this.#over) return;
-    this.#over = true;
+    if (this.#state === "over") return;
+    this.#state = "over";
     this.received = received;
     this.callback.all.chat.wheel.cancel(this.#timer);
     if (received < 0) this.#socket.terminate();

@@ -1,30 +1,32 @@
+/** Reads and checks the certificate of the server and its private key. */
+
 import { X509Certificate, createPrivateKey } from "node:crypto";
 import { createSecureContext } from "node:tls";
 import { CERTIFICATE_BYTES_MAX } from "../limits.ts";
 import { type InputKind, readInput, whyUnreadable } from "../runtime/input-file.ts";
 
-/** What a server shows of itself over TLS: PEM, as they stand in their files. */
+/** Certificate and private key for TLS, in PEM format as the files have it. */
 export interface Certificate {
-  /** The server's own certificate first. */
+  /** The server's own certificate, then the intermediate ones. */
   chain: string;
   key: string;
-  /** Says since when it is no good any more, or from when on it will be; null while it is. */
+  /** Why the certificate is not valid now, for the log; null when it is valid. */
   outdated: string | null;
 }
 
-/** A certificate or key that cannot be used: names the file, in words for the operator. */
+/** A certificate or key cannot be used. The message names the file and is meant for the operator. */
 export class CertificateError extends Error {}
 
 /**
- * Reads a certificate, with the rest of its chain, and its key: from any kind of file at the start, from regular files
- * while the server runs. Throws CertificateError.
+ * Reads a certificate chain and its key: from files of any kind when the server starts, from regular files while it
+ * runs, since reading a pipe could block the event loop. Throws CertificateError.
  */
 export function readCertificate(chainFile: string, keyFile: string, kind: InputKind = "any"): Certificate {
   const [chain, key] = [read(chainFile, kind), read(keyFile, kind)];
-  const certificate = understood(chainFile, "certificate", () => new X509Certificate(chain));
-  const isKeyOf = certificate.checkPrivateKey(understood(keyFile, "private key", () => createPrivateKey(key)));
+  const certificate = parse(chainFile, "certificate", () => new X509Certificate(chain));
+  const isKeyOf = certificate.checkPrivateKey(parse(keyFile, "private key", () => createPrivateKey(key)));
   if (!isKeyOf) throw new CertificateError(`${keyFile} is not the key of the certificate in ${chainFile}`);
-  understood(chainFile, "chain of certificates", () => createSecureContext({ cert: chain, key }));
+  parse(chainFile, "chain of certificates", () => createSecureContext({ cert: chain, key }));
   const { validFromDate, validToDate } = certificate;
   let outdated: string | null = null;
   if (validToDate.getTime() < Date.now()) outdated = `${chainFile} expired on ${validToDate.toISOString()}`;
@@ -41,15 +43,15 @@ function read(file: string, kind: InputKind): string {
   }
 }
 
-function understood<T>(file: string, what: string, read: () => T): T {
+function parse<T>(file: string, what: string, parser: () => T): T {
   try {
-    return read();
+    return parser();
   } catch (error) {
     const isEncrypted = (error as NodeJS.ErrnoException).code === "ERR_MISSING_PASSPHRASE";
     throw new CertificateError(
       isEncrypted
-        ? `the private key in ${file} has a passphrase, and nobody is there to type it`
-        : `there is no ${what} in ${file} that can be used (PEM)`,
+        ? `cannot use ${file}: the private key has a passphrase; remove it from the file`
+        : `cannot use ${file}: there is no valid ${what} in it; it must be in PEM format`,
     );
   }
 }

@@ -1,150 +1,162 @@
-import type { Socket } from "bun";
 import type { Chat } from "../chat/chat.ts";
 import { receive } from "../chat/commands.ts";
+import type { Rates } from "../chat/rates.ts";
 import type { Peer, Session } from "../chat/session.ts";
-import {
-  LINGER_BYTES_MAX,
-  LINGER_MS,
-  type Limits,
-  SKIPPED_BYTES_PER_REQUEST,
-  UNSENT_BYTES_MAX,
-  WORK_BYTES,
-  WORK_PER_TURN,
-  WORK_PER_VISIT,
-} from "../limits.ts";
+import { LINGER_BYTES_MAX, LINGER_MS, type Limits, UNSENT_BYTES_MAX, WORK_PER_TURN } from "../limits.ts";
 import { LineReader } from "../protocol/line-reader.ts";
 import { Outbox } from "../stream/outbox.ts";
+import { SocketWriter } from "../stream/socket-writer.ts";
 import type { Sink } from "../stream/turn.ts";
 import { WheelTimer, type TimerKind, type TimerWheel } from "../timer-wheel.ts";
-import type { TokenBucket } from "../token-bucket.ts";
-import { send } from "../runtime/kernel.ts";
-
-/** Whom the events of an accepted socket are told. */
-export interface Accepted {
-  data(chunk: Buffer): void;
-  drain(): void;
-  end(): void;
-  closed(): void;
-  hangUp(): void;
-  /** The TLS handshake is over, well or not. */
-  handshake?(failure: Error | null): void;
-}
-
-export type AcceptedSocket = Socket<Accepted | null>;
+import { BACKLOGGED, type GateShared, QUEUED, ReadGate, UNANSWERED } from "./read-gate.ts";
+import type { SocketEvents, Transport } from "./transport.ts";
 
 /** What all connections of a server share. */
-export class Connections {
+export class Connections implements GateShared<Connection> {
   readonly chat: Chat;
   readonly wheel: TimerWheel;
   readonly limits: Limits;
+  readonly rates: Rates;
   readonly open = new Set<Connection>();
-  /** Those without a session, the oldest first. */
-  readonly unauthenticated = new Set<Accepted>();
-  /** Those with requests that were left over from a turn, in the order in which they go on. */
+  /** Connections without a session, and sockets that are not connections yet; the oldest first. */
+  readonly unauthenticated = new Set<SocketEvents>();
+  /** Connections with requests left over from a turn, in the order in which they continue. */
   readonly ready = new Set<Connection>();
-  /** A connection that says nothing, without a session; that does not close its side; is read later; takes nothing. */
+  /** Without a session: no request for too long. */
   readonly idle: TimerKind<Connection>;
+  /** Draining: the peer does not close its side. */
   readonly linger: TimerKind<Connection>;
+  /** Above the rate limit: the next request is allowed. */
   readonly later: TimerKind<Connection>;
+  /** With unsent output: the socket accepted nothing for too long. */
   readonly stalled: TimerKind<Connection>;
 
   constructor(chat: Chat) {
     this.chat = chat;
     this.wheel = chat.wheel;
     this.limits = chat.limits;
+    this.rates = chat.rates;
     this.idle = chat.wheel.kind((connection) => connection.idleTimedOut());
     this.linger = chat.wheel.kind((connection) => connection.hangUp());
     this.later = chat.wheel.kind((connection) => connection.readOn());
-    this.stalled = chat.wheel.kind((connection) => connection.tookNothing());
+    this.stalled = chat.wheel.kind((connection) => connection.writeTimedOut());
   }
 
-  /** A turn begins: some of those that wait go on. While there are any, turns must follow each other. */
+  /** A turn begins: ready connections continue, up to WORK_PER_TURN. While some remain, another turn must follow. */
   serveReady(): void {
-    const { rates } = this.chat;
-    const most = rates.work + WORK_PER_TURN;
+    const workMax = this.rates.work + WORK_PER_TURN;
     for (const connection of this.ready) {
-      if (rates.work >= most) break;
+      if (this.rates.work >= workMax) break;
       this.ready.delete(connection);
       connection.serve();
     }
   }
 }
 
-/** An accepted socket: lines in, streams out. It decides when to read and when to write, and nothing else. */
-export class Connection implements Accepted, Peer, Sink {
+/**
+ * - `unauthenticated`: takes requests, has no session. PROXY header and TLS handshake are over (admission.ts).
+ * - `open`: takes requests, has a session.
+ * - `draining`: takes no further request. Input is dropped, output is written.
+ * - `shut`: everything was written, and our side is closed (FIN). Input is dropped.
+ * - `closed`: the socket is closed.
+ */
+export type ConnectionState = "unauthenticated" | "open" | "draining" | "shut" | "closed";
+
+const TRANSITIONS: Record<ConnectionState, readonly ConnectionState[]> = {
+  unauthenticated: ["open", "draining", "closed"],
+  open: ["draining", "closed"],
+  draining: ["shut", "closed"],
+  shut: ["closed"],
+  closed: [],
+};
+
+/**
+ * One accepted socket: bytes to requests, streams to bytes. It owns the state, the deadlines and the order of reading
+ * and writing. `ReadGate` owns when a request may be taken, `SocketWriter` the write loop, `Transport` the socket, and
+ * `receive` (chat/commands.ts) what a request does.
+ */
+export class Connection implements SocketEvents, Peer, Sink {
   readonly address: string;
-  readonly isEncrypted: boolean;
   session: Session | null = null;
-  isClosed = false;
+  badLines = 0;
+  #state: ConnectionState = "unauthenticated";
   readonly #server: Connections;
-  readonly #socket: AcceptedSocket;
-  /** -1 over TLS, where nothing is sent past it; and when it is closed: the number may be somebody else's by then. */
-  #descriptor: number;
+  readonly #transport: Transport;
   readonly #reader: LineReader;
-  /** Lines outside any session; null when there will be none any more. */
-  #own: Outbox | null;
+  readonly #gate: ReadGate<Connection>;
+  readonly #writer: SocketWriter;
+  /** Replies outside a session. Null when all of them are written and a session has its own stream. */
+  #replies: Outbox | null;
+  /** Wheel time at which it was accepted, and of its last request. */
   readonly #openedMs: number;
   #lastActivityMs: number;
+  /** The deadline of the state: `idle` while unauthenticated, `linger` while draining. */
   readonly #timer = new WheelTimer<Connection>(this);
-  readonly #later = new WheelTimer<Connection>(this);
-  /** The last request is not answered yet. */
-  #unanswered = false;
-  /** The rate limit was reached; or too much of its own output waits, or is to come out of the mailbox. */
-  #overRate = false;
-  #backlogged = false;
-  /** It has said enough for this turn. */
-  #waits = false;
-  /** Its last visit left requests over: until one does not, its new chunks wait in the queue as well. */
-  #isHeavy = false;
-  #reading = true;
-  #pulling = false;
-  /** The kernel takes no more until `drain`; there is a limit to that. */
-  #full = false;
+  /** Armed while the socket is full. */
   readonly #stall = new WheelTimer<Connection>(this);
-  #ended = false;
-  #closing = false;
-  /** What it said since then. */
+  /** `#pull` is running: a reply that resumes the connection in it must not start it again. */
+  #isPulling = false;
+  /** The transport is not paused. */
+  #isReading = true;
+  /** The peer has closed its side. */
+  #peerEnded = false;
+  /** Bytes of input that were dropped. */
   #droppedBytes = 0;
-  #shut = false;
-  /** Requests that it may still make at once: those of its address until it has a session, then those of its user. */
-  #allowance: TokenBucket;
-  /** Its next request has waited and is paid for, so that no other connection with the same allowance overtakes it. */
-  #reserved = false;
-  badLines = 0;
 
-  /** `address`: where it comes from, which a proxy may have said. */
-  constructor(all: Connections, socket: AcceptedSocket, address: string, isEncrypted = false) {
-    const { nowMs } = all.wheel;
-    this.#server = all;
-    this.#socket = socket;
-    this.#descriptor = isEncrypted ? -1 : ((socket as unknown as { fd?: number }).fd ?? -1);
+  /** `address`: of the client, which a proxy may have named. */
+  constructor(server: Connections, transport: Transport, address: string) {
+    const { wheel, chat, limits } = server;
+    this.#server = server;
+    this.#transport = transport;
     this.address = address;
-    this.isEncrypted = isEncrypted;
-    this.#reader = new LineReader(all.limits.lineBytesMax);
-    this.#own = this.#newStream();
-    this.#openedMs = this.#lastActivityMs = nowMs;
-    this.#allowance = all.chat.addresses.requests(address);
+    this.#reader = new LineReader(limits.lineBytesMax, transport);
+    this.#gate = new ReadGate<Connection>(this, server, chat.addresses.requests(address));
+    this.#writer = new SocketWriter(transport);
+    this.#replies = this.#newStream();
+    this.#openedMs = this.#lastActivityMs = wheel.nowMs;
     this.idleTimedOut();
-    all.open.add(this);
-    all.unauthenticated.add(this);
+    server.open.add(this);
+    server.unauthenticated.add(this);
+  }
+
+  get state(): ConnectionState {
+    return this.#state;
+  }
+
+  #enter(state: ConnectionState): void {
+    if (!TRANSITIONS[this.#state].includes(state))
+      throw new Error(`a connection cannot change from ${this.#state} to ${state}`);
+    this.#state = state;
+  }
+
+  #takesRequests(): boolean {
+    return this.#state === "open" || this.#state === "unauthenticated";
+  }
+
+  get isClosed(): boolean {
+    return this.#state === "closed";
+  }
+
+  get isEncrypted(): boolean {
+    return this.#transport.isEncrypted;
   }
 
   get paused(): boolean {
-    return this.#unanswered || this.#overRate || this.#backlogged || this.#waits;
+    return !this.#gate.isOpen;
   }
 
   get replies(): Outbox {
-    return this.session?.outbox ?? (this.#own ??= this.#newStream());
+    return this.session?.outbox ?? (this.#replies ??= this.#newStream());
   }
 
-  /** Bytes that came and were not acted on. */
+  /** Bytes of input in memory. */
   get heldBytes(): number {
     return this.#reader.heldBytes;
   }
 
-  /** Everything that was appended has been taken by the kernel. */
+  /** The kernel has accepted all output. */
   get drained(): boolean {
-    return (this.#own?.unsent ?? 0) + (this.session?.outbox.unsent ?? 0) === 0;
+    return (this.#replies?.unsent ?? 0) + (this.session?.outbox.unsent ?? 0) === 0;
   }
 
   #newStream(): Outbox {
@@ -154,73 +166,41 @@ export class Connection implements Accepted, Peer, Sink {
   }
 
   attach(session: Session): void {
+    this.#enter("open");
     this.session = session;
     session.outbox.sink = this;
-    this.#giveBack();
-    this.#allowance = this.#server.chat.rates.of(session.account);
+    this.#gate.useBucket(this.#server.rates.of(session.account));
     this.#server.unauthenticated.delete(this);
     this.#server.wheel.cancel(this.#timer);
   }
 
   detach(): void {
     this.session = null;
-    this.#closing = true;
+    if (this.#takesRequests()) this.#enter("draining");
     this.hangUp();
   }
 
-  refund(): void {
-    this.#allowance.tokens++;
-  }
-
-  pause(): void {
-    this.#unanswered = true;
-  }
-
-  resume(): void {
-    this.#unanswered = false;
-    this.#pull();
-  }
-
   close(): void {
-    if (this.#closing || this.isClosed) return;
-    this.#closing = true;
-    this.#giveBack();
+    if (!this.#takesRequests()) return;
+    this.#enter("draining");
+    this.#gate.cancelReservation();
     this.#server.wheel.schedule(this.#timer, this.#server.linger, LINGER_MS);
-    this.#read(true);
+    this.#setReading(true); // The dropped bytes would otherwise make the kernel reset the connection.
     this.replies.markDirty();
   }
 
-  /** Bytes from the socket. What comes after the last line that counts is read and dropped: closing stays clean. */
-  data(chunk: Buffer): void {
-    if (this.#closing) return this.#drop(chunk.length);
-    this.#reader.feed(chunk);
-    if (this.#isHeavy) this.#wait();
-    this.#pull();
-  }
-
-  #drop(bytes: number): void {
-    this.#droppedBytes += bytes;
-    if (this.#droppedBytes > LINGER_BYTES_MAX) this.hangUp();
-  }
-
-  /** The other side has nothing more to say. Its lines are answered first. */
-  end(): void {
-    this.#ended = true;
-    this.#pull();
-  }
-
-  /** The kernel takes bytes again. */
-  drain(): void {
-    this.#full = false;
-    this.#server.wheel.cancel(this.#stall);
-    this.replies.markDirty();
+  /** Closes without waiting for unsent output. */
+  hangUp(): void {
+    if (this.isClosed) return;
+    this.#gate.cancelReservation();
+    this.#transport.end();
   }
 
   closed(): void {
     if (this.isClosed) return;
-    this.isClosed = true;
-    this.#giveBack();
-    this.#descriptor = -1;
+    this.#enter("closed");
+    this.#transport.closed();
+    this.#gate.cancelReservation();
     for (const timer of [this.#timer, this.#stall]) this.#server.wheel.cancel(timer);
     this.#server.open.delete(this);
     this.#server.ready.delete(this);
@@ -229,163 +209,144 @@ export class Connection implements Accepted, Peer, Sink {
     this.#server.chat.connectionClosed(this);
   }
 
-  /** Answers what may be answered now. */
-  #pull(): void {
-    if (this.#pulling || this.isClosed) return;
-    this.#pulling = true;
-    const { chat } = this.#server;
-    const { rates } = chat;
-    const received = this.session?.received;
-    const before = rates.work;
-    this.#allowance.save(this.#server.limits.requestsPerSecondMax, this.#server.wheel.nowMs);
-    while (!this.#closing && !this.#unanswered && !this.#waits && !this.#mustWait() && this.#reader.next()) {
-      this.#lastActivityMs = this.#server.wheel.nowMs;
-      if (!this.#reserved) this.#allowance.tokens--;
-      this.#reserved = false;
-      receive(chat, this, this.#reader);
-      if (rates.work - before >= WORK_PER_VISIT && this.#reader.holdsMore) this.#wait();
-    }
-    this.#pulling = false;
-    this.#chargeSkipped(this.#reader.takeSkipped());
-    if (rates.work !== before) this.#isHeavy = this.#waits;
-    if (this.session !== null && this.session.received !== received) chat.requestsDone(this.session);
-    if (this.#ended && !this.paused) this.close();
-    this.#read(this.#closing || !this.paused);
+  refund(): void {
+    this.#gate.refund();
   }
 
-  /** A line that is too long may have no end: what follows is not waited for, and is read when its turn has come. */
-  #chargeSkipped(bytes: number): void {
-    if (bytes === 0) return;
-    this.#giveBack();
-    this.#allowance.tokens -= bytes / SKIPPED_BYTES_PER_REQUEST;
-    this.#server.chat.rates.work += bytes / WORK_BYTES;
-    this.#earn();
-    if (!this.#overRate) this.#wait();
+  pause(): void {
+    this.#gate.add(UNANSWERED);
   }
 
-  #mustWait(): boolean {
-    this.#backlogged = this.replies.unsent > UNSENT_BYTES_MAX || this.session?.delivery.isPending === true;
-    if (this.#allowance.tokens < 1 && this.#reader.holdsMore) this.#earn();
-    return this.#backlogged || this.#overRate;
-  }
-
-  /** Sees to it that the next request is allowed, or made later. Who waits longer is allowed sooner. */
-  #earn(): void {
-    if (this.#reserved || this.#allowance.tokens >= 1) return;
-    const { limits, wheel, later } = this.#server;
-    const waitMs = this.#allowance.waitMs(limits.requestsPerSecondMax, wheel.nowMs);
-    if (waitMs === 0) return;
-    this.#overRate = this.#reserved = true;
-    this.#allowance.tokens--;
-    wheel.schedule(this.#later, later, waitMs);
-  }
-
-  /** What is reserved is not needed any more. */
-  #giveBack(): void {
-    if (this.#reserved) this.#allowance.tokens++;
-    this.#overRate = this.#reserved = false;
-    this.#server.wheel.cancel(this.#later);
-  }
-
-  /** The rate allows the next request. */
-  readOn(): void {
-    this.#overRate = false;
-    this.#wait();
-  }
-
-  #wait(): void {
-    this.#waits = true;
-    this.#server.ready.add(this);
-  }
-
-  /** Its turn has come to go on. */
-  serve(): void {
-    this.#waits = false;
+  resume(): void {
+    this.#gate.remove(UNANSWERED);
     this.#pull();
   }
 
-  #read(on: boolean): void {
-    if (on === this.#reading || this.isClosed) return;
-    this.#reading = on;
-    if (on) this.#socket.resume();
-    else this.#socket.pause();
+  data(chunk: Buffer): void {
+    if (!this.#takesRequests()) return this.#drop(chunk.length);
+    this.#reader.feed(chunk);
+    this.#gate.chunkArrived();
+    this.#pull();
+  }
+
+  #drop(bytes: number): void {
+    this.#droppedBytes += bytes;
+    if (this.#droppedBytes > LINGER_BYTES_MAX) this.hangUp();
+  }
+
+  /** The requests that have arrived are answered before the connection closes. */
+  end(): void {
+    this.#peerEnded = true;
+    this.#pull();
+  }
+
+  /** The rate limit allows the next request. */
+  readOn(): void {
+    this.#gate.rateAllows();
+  }
+
+  /** The next connection of the queue `ready` is this one. */
+  serve(): void {
+    this.#gate.remove(QUEUED);
+    this.#pull();
+  }
+
+  /** A visit: takes requests while the gate is open. */
+  #pull(): void {
+    if (this.#isPulling || this.isClosed) return;
+    this.#isPulling = true;
+    const gate = this.#gate;
+    const reader = this.#reader;
+    const { chat, wheel } = this.#server;
+    const received = this.session?.received;
+    gate.beginVisit();
+    while (this.#takesRequests() && gate.admits(this.#isBacklogged(), reader) && reader.next()) {
+      this.#lastActivityMs = wheel.nowMs;
+      gate.taken();
+      receive(chat, this, reader);
+      gate.done(reader);
+    }
+    this.#isPulling = false;
+    gate.endVisit(reader.takeSkipped());
+    if (this.session !== null && this.session.received !== received) chat.requestsDone(this.session);
+    if (this.#peerEnded && gate.isOpen) this.close();
+    this.#setReading(gate.isOpen || !this.#takesRequests());
+  }
+
+  #isBacklogged(): boolean {
+    return this.replies.unsent > UNSENT_BYTES_MAX || this.session?.delivery.isPending === true;
+  }
+
+  #setReading(isReading: boolean): void {
+    if (isReading === this.#isReading || this.isClosed) return;
+    this.#isReading = isReading;
+    if (isReading) this.#transport.resume();
+    else this.#transport.pause();
   }
 
   flush(): void {
     if (this.isClosed) return;
-    if (this.#own !== null) this.#write(this.#own);
+    if (this.#replies !== null) this.#write(this.#replies);
     if (this.session !== null) {
-      if (this.#own?.unsent === 0) this.#own = null; // Else its last lines are not safe yet, or the kernel is full.
-      if (this.#own === null) this.#write(this.session.outbox);
+      // Replies from before the session that are not durable, or that the full socket has not accepted, come first.
+      if (this.#replies?.unsent === 0) this.#replies = null;
+      if (this.#replies === null) this.#write(this.session.outbox);
       this.#server.chat.flushed(this.session);
     }
     if (this.isClosed) return;
-    if (this.#closing && !this.#shut && this.drained) this.#shutdown();
-    if (this.#backlogged) this.#pull();
+    if (this.#state === "draining" && this.drained) this.#shutdown();
+    if (this.#gate.has(BACKLOGGED)) this.#pull();
   }
 
-  /** Writes what is safe, as far as the kernel takes it. */
   #write(stream: Outbox): void {
-    while (!this.#full && stream.peek()) {
-      const taken = this.#send(stream.piece, stream.pieceStart, stream.pieceEnd - stream.pieceStart);
-      if (taken < 0) return this.hangUp();
-      stream.advance(taken);
-    }
+    if (!this.#writer.write(stream)) this.hangUp();
+    else if (this.#writer.isFull && !this.#stall.armed) this.#armStall();
   }
 
+  /** Part of a broadcast, which is the same for all connections of the `BroadcastGroup`. */
   write(bytes: Buffer, start: number, count: number): number {
-    return this.#full || this.#own !== null ? 0 : Math.max(0, send(this.#descriptor, bytes, start, count));
+    return this.#writer.isFull || this.#replies !== null ? 0 : this.#transport.send(bytes, start, count);
   }
 
-  /** Returns how much the kernel took; below 0 when the connection is dead. */
-  #send(bytes: Buffer, start: number, count: number): number {
-    const taken = Math.max(0, send(this.#descriptor, bytes, start, count));
-    if (taken === count) return taken;
-    const more = this.#socket.write(bytes, start + taken, count - taken);
-    if (more < 0) return more;
-    this.#full = taken + more < count;
-    if (this.#full) this.#stalled();
-    return taken + more;
+  /** The kernel accepts bytes again. The runtime sends this event after each pause and resume too. */
+  drain(): void {
+    if (!this.#writer.isFull) return;
+    this.#writer.isFull = false;
+    this.#server.wheel.cancel(this.#stall);
+    this.replies.markDirty();
   }
 
-  /** From now on something must be taken for as long as a session may be silent. */
-  #stalled(): void {
-    const { chat, wheel, stalled: stall } = this.#server;
-    wheel.schedule(this.#stall, stall, chat.idleTimeoutMs);
+  #armStall(): void {
+    const { chat, wheel, stalled } = this.#server;
+    wheel.schedule(this.#stall, stalled, chat.idleTimeoutMs);
   }
 
   /**
-   * Nothing was. Whose lines wait for that, unread, may be gone, and is not heard; and what is fatal in the runtime's
-   * TLS looks like this, for ever. Whoever else is gone falls silent.
+   * The socket accepted nothing during the idle timeout. The connection is dead if its requests wait for this output,
+   * since the session's heartbeat is not read, and over TLS, since the runtime reports a fatal TLS error in no other
+   * way. All others are left to the heartbeat.
    */
-  tookNothing(): void {
-    if (this.#backlogged || this.isEncrypted) this.hangUp();
-    else this.#stalled();
+  writeTimedOut(): void {
+    if (this.#gate.has(BACKLOGGED) || this.isEncrypted) this.hangUp();
+    else this.#armStall();
   }
 
-  /** Everything was written: our side of the connection ends, and the other side has a while to end its own. */
+  /** Everything was written. The peer has LINGER_MS since `close` to close its side. */
   #shutdown(): void {
-    this.#shut = true;
-    if (this.#ended) this.#socket.end();
-    else this.#socket.shutdown();
+    this.#enter("shut");
+    if (this.#peerEnded) this.#transport.end();
+    else this.#transport.shutdown();
   }
 
-  /** Without a session: closes when the silence or the whole has taken too long. */
+  /** Without a session: closes after the idle timeout without a request, and after `loginMs` in any case. */
   idleTimedOut(): void {
-    const { chat, limits, idle: silence } = this.#server;
-    const { nowMs } = this.#server.wheel;
-    const silentMs = this.paused ? 0 : nowMs - this.#lastActivityMs;
-    let leftMs = chat.idleTimeoutMs - silentMs;
-    // Whoever waits for a password to be judged is not to blame.
-    if (!this.#unanswered) leftMs = Math.min(leftMs, this.#openedMs + limits.loginMs - nowMs);
+    const { chat, limits, wheel, idle } = this.#server;
+    const { nowMs } = wheel;
+    const idleMs = this.paused ? 0 : nowMs - this.#lastActivityMs;
+    let leftMs = chat.idleTimeoutMs - idleMs;
+    // The time that the server takes to verify a password is not the client's.
+    if (!this.#gate.has(UNANSWERED)) leftMs = Math.min(leftMs, this.#openedMs + limits.loginMs - nowMs);
     if (leftMs <= 0) this.close();
-    else this.#server.wheel.schedule(this.#timer, silence, leftMs);
-  }
-
-  /** Closes without waiting for anything; what the kernel took it still delivers. */
-  hangUp(): void {
-    if (this.isClosed) return;
-    this.#giveBack();
-    this.#socket.end();
+    else wheel.schedule(this.#timer, idle, leftMs);
   }
 }

@@ -1,31 +1,33 @@
+/** Outgoing connections, for calls to the clients of callback sessions. */
+
 import { connect } from "node:net";
 import { KERNEL_RECEIVE_BYTES, KERNEL_SEND_BYTES } from "../limits.ts";
 import { setBuffers } from "../runtime/kernel.ts";
 
-/** Bytes that a socket takes beyond what the kernel has: they are copied, since their memory is used again. */
+/** Bytes that a socket of node:net buffers in one `write`. They are copied, since the caller uses the memory again. */
 const WRITE_BYTES_MAX = 16 << 10;
 
 export interface DialHandlers {
   open(): void;
   data(chunk: Buffer): void;
-  /** The kernel has taken everything that was written. */
+  /** The kernel has accepted everything that was written. */
   drain(): void;
-  /** The descriptor is closed; called once, also for a connection that was never established. */
+  /** The descriptor is closed. Called once, also when the connection was never established. */
   closed(): void;
 }
 
 export interface DialedSocket {
-  /** Takes the first part of bytes[start..start + count) and returns its length; below 0 when it is closed. */
+  /** Returns how many of bytes[start..start + count) were accepted; below 0 when the socket is closed. */
   write(bytes: Buffer, start: number, count: number): number;
-  /** Closes the descriptor; what the kernel has is still delivered. */
+  /** Closes the descriptor. Bytes that the kernel has accepted are still delivered. */
   end(): void;
-  /** Closes the descriptor and drops what the kernel has, so that a peer that takes nothing costs nothing. */
+  /** Closes the descriptor and drops what the kernel has accepted: a peer that reads nothing holds no memory. */
   terminate(): void;
 }
 
 /**
- * Opens a connection to a numeric address. `Bun.connect` cannot be cancelled: its descriptor stays in SYN_SENT for two
- * minutes when nobody answers. A socket of node:net closes its descriptor at once, in every state.
+ * Opens a connection to a numeric address. It uses node:net, whose sockets close their descriptor at once in every
+ * state. `Bun.connect` cannot be cancelled: without an answer its descriptor stays in SYN_SENT for two minutes.
  */
 export function dial(host: string, port: number, handlers: DialHandlers): DialedSocket {
   const socket = connect({ host, port, noDelay: true });
@@ -51,7 +53,7 @@ export function dial(host: string, port: number, handlers: DialHandlers): Dialed
       return taken;
     },
     end: () => void socket.destroy(),
-    // While it is connecting, `resetAndDestroy` waits until it is connected.
+    // During connecting `resetAndDestroy` would wait for the connection.
     terminate: () => void (socket.connecting ? socket.destroy() : socket.resetAndDestroy()),
   };
 }

@@ -1,24 +1,26 @@
+/** Listening ports, over TCP or TLS, and the renewal of a certificate without closing the port. */
+
 import { closeSync } from "node:fs";
 import { isIPv6 } from "node:net";
 import type { TCPSocketListener } from "bun";
 import { everyAddress, formatAddress } from "../runtime/host.ts";
 import type { Certificate } from "./certificate.ts";
-import type { Accepted } from "./connection.ts";
 import type { SocketHandlers } from "./socket-handlers.ts";
+import type { SocketEvents } from "./transport.ts";
 import { duplicate } from "../runtime/kernel.ts";
 
-/** A port that cannot be listened on, in words for the operator. */
+/** The server cannot listen on a port. The message is meant for the operator. */
 export class ListenError extends Error {}
 
-/** A port that is listened on, plain or over TLS. */
+/** One listening port. */
 export class Listener {
-  /** As `<ip>:<port>`. */
+  /** `<ip>:<port>`. */
   readonly address: string;
   readonly port: number;
   readonly #handlers: SocketHandlers;
-  #socket: TCPSocketListener<Accepted | null>;
+  #socket: TCPSocketListener<SocketEvents | null>;
 
-  /** With a certificate it speaks TLS, and `handlers` have `handshake`. Port 0 is a free one. Throws ListenError. */
+  /** With a certificate it uses TLS, and `handlers` have `handshake`. Port 0 is any free port. Throws ListenError. */
   constructor(host: string, port: number, handlers: SocketHandlers, certificate: Certificate | null) {
     this.#handlers = handlers;
     try {
@@ -33,13 +35,14 @@ export class Listener {
   }
 
   /**
-   * Who connects from now on is shown this certificate. This runtime keeps the one that a listener began with: another
-   * listener takes over the same socket, with whoever waits in it. Throws when there is none, and the old one stays.
+   * New connections use this certificate. The runtime cannot change the certificate of a listener, so a new listener
+   * takes over the same socket, with the connections that wait in it. When that fails, it throws, and the old listener
+   * stays.
    */
   renew(certificate: Certificate): void {
     const fd = duplicate((this.#socket as unknown as { fd: number }).fd);
-    if (fd < 0) throw new Error("here a certificate is only renewed by a restart");
-    let renewed: TCPSocketListener<Accepted | null>;
+    if (fd < 0) throw new Error("this system cannot share a listening socket; restart to use the new certificate");
+    let renewed: TCPSocketListener<SocketEvents | null>;
     try {
       renewed = listen({ fd }, this.#handlers, certificate);
     } catch (error) {
@@ -59,7 +62,7 @@ function listen(
   at: { hostname: string; port: number } | { fd: number },
   socket: SocketHandlers,
   certificate: Certificate | null,
-): TCPSocketListener<Accepted | null> {
+): TCPSocketListener<SocketEvents | null> {
   const tls = certificate === null ? {} : { tls: { cert: certificate.chain, key: certificate.key } };
   return Bun.listen({ ...(at as { hostname: string; port: number }), allowHalfOpen: true, data: null, socket, ...tls });
 }

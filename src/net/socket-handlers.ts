@@ -4,9 +4,10 @@
  */
 import type { Peer } from "../chat/session.ts";
 import type { Admission } from "./admission.ts";
-import { type Accepted, Connection } from "./connection.ts";
+import { Connection } from "./connection.ts";
+import type { SocketEvents } from "./transport.ts";
 
-export type SocketHandlers = Bun.SocketHandler<Accepted | null>;
+export type SocketHandlers = Bun.SocketHandler<SocketEvents | null>;
 
 /** `report` receives what a handler throws. */
 export function socketHandlers(

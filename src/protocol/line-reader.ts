@@ -1,13 +1,19 @@
 import { CR, LF } from "./ascii.ts";
 import { ByteQueue, copy } from "../byte-queue.ts";
 
+/** Owns the memory of chunks. */
+export interface ChunkSource {
+  /** The reader needs the chunk no longer. */
+  release(chunk: Uint8Array): void;
+}
+
 /**
  * Cuts a byte stream into lines, wherever the stream is split into chunks. `feed` takes a chunk, `next` gives the next
  * line; a caller may stop calling `next` for a while. A line within one chunk is not copied; between chunks only the
  * beginning of a line is kept.
  *
- * The reader owns the chunks. It frees the memory of a large chunk when the last line was read. Left to the garbage
- * collector, each chunk would cost page faults, which are most of the cost of reading.
+ * The reader keeps a chunk until its last line was pulled. Then it releases the chunk to its source, and the bytes of
+ * the last line are no longer valid.
  */
 export class LineReader {
   /** The line is bytes[start..end), without CR and LF. Valid until the next call. */
@@ -33,10 +39,12 @@ export class LineReader {
   #skipped = 0;
   #skippedTotal = 0;
   readonly #lineBytesMax: number;
+  readonly #source: ChunkSource | null;
 
-  /** `lineBytesMax` includes CR and LF. */
-  constructor(lineBytesMax: number) {
+  /** `lineBytesMax` includes CR and LF. `source` may use the memory of a chunk again when its last line was pulled. */
+  constructor(lineBytesMax: number, source: ChunkSource | null = null) {
     this.#lineBytesMax = lineBytesMax;
+    this.#source = source;
   }
 
   /** Bytes of lines that are too long, also of an unfinished one, since the last call. */
@@ -132,7 +140,7 @@ export class LineReader {
         this.#append(this.#chunk, this.#at, this.#chunk.length);
       }
     }
-    release(this.#chunk);
+    if (this.#chunk !== EMPTY) this.#source?.release(this.#chunk);
     this.#chunk = this.bytes = EMPTY;
     this.#at = 0;
   }
@@ -150,12 +158,4 @@ function ends(before: Uint8Array, after: Uint8Array): Uint8Array {
     both[i] = at < before.length ? before[at]! : after[at - before.length]!;
   }
   return both;
-}
-/** Freeing a smaller chunk costs more than it saves. */
-const LARGE_BYTES_MIN = 4096;
-
-/** Frees the memory of a chunk, unless the chunk shares it with others. */
-function release(chunk: Uint8Array): void {
-  if (chunk.length < LARGE_BYTES_MIN || chunk.length < chunk.buffer.byteLength) return;
-  (chunk.buffer as ArrayBuffer).transfer(0);
 }

@@ -4,23 +4,26 @@ import { copy } from "../byte-queue.ts";
 export const BLOCK_BYTES = 64 << 10;
 
 /**
- * What goes to everybody, stored once: an endless byte stream in blocks of 64 KiB. An outbox follows it by position and
- * its socket is written straight from the blocks. A block lives while an outbox holds a position in it, or while some
- * outbox may not have followed beyond it.
+ * The lines that go to all users, stored once: an endless byte stream in blocks of 64 KiB. An outbox has only positions
+ * in it, and its socket is written from the blocks. A block is kept while an outbox holds a position in it, and until
+ * all outboxes have followed the log beyond it.
  */
 export class BroadcastLog {
-  /** Position behind the last byte. */
+  /** Position after the last byte. */
   end = 0;
-  /** Every outbox has followed up to here. */
+  /** All outboxes have followed the log up to here. */
   followed = 0;
   #blocks: Buffer[] = [Buffer.allocUnsafeSlow(BLOCK_BYTES)];
+  /** For each block, how many positions in it are held. */
   #holds: number[] = [0];
-  /** Number of the block #blocks[0]. */
+  /** Index of #blocks[0] among all blocks that ever were. */
   #first = 0;
+  /** A block that was freed, for the next one. */
   #spare: Buffer | null = null;
+  /** The copy that `piece` returns. */
   #seam: Buffer | null = null;
 
-  /** Bytes of blocks that are alive. */
+  /** Bytes of the blocks that are kept. */
   get bytes(): number {
     return this.#blocks.length * BLOCK_BYTES;
   }
@@ -48,7 +51,7 @@ export class BroadcastLog {
     }
   }
 
-  /** The block that holds `position`, and where in it: positions up to the block's end lie behind it. */
+  /** The block with the byte at `position`, at its `offset`. The bytes up to the end of the block follow it. */
   block(position: number): Buffer {
     return this.#blocks[Math.floor(position / BLOCK_BYTES) - this.#first]!;
   }
@@ -57,7 +60,7 @@ export class BroadcastLog {
     return position % BLOCK_BYTES;
   }
 
-  /** [from, to), at most 64 KiB, in one piece: where two blocks meet it is a copy, which the next one overwrites. */
+  /** [from, to), at most 64 KiB, in one piece. If it crosses two blocks, it is a copy that the next call overwrites. */
   piece(from: number, to: number): { bytes: Buffer; start: number } {
     const bytes = this.block(from);
     const start = this.offset(from);
@@ -78,18 +81,18 @@ export class BroadcastLog {
     }
   }
 
-  /** An outbox begins to hold what lies at `position` and behind it. */
+  /** An outbox holds the bytes from `position` on. */
   hold(position: number): void {
     this.#holds[Math.floor(position / BLOCK_BYTES) - this.#first]!++;
   }
 
-  /** It lets go again. */
+  /** An outbox no longer holds them. */
   release(position: number): void {
     this.#holds[Math.floor(position / BLOCK_BYTES) - this.#first]!--;
     this.trim();
   }
 
-  /** It holds only from `to` on what it held from `from` on. */
+  /** An outbox that held the bytes from `from` on holds them only from `to` on. */
   move(from: number, to: number): void {
     const old = Math.floor(from / BLOCK_BYTES);
     const now = Math.floor(to / BLOCK_BYTES);
@@ -99,7 +102,7 @@ export class BroadcastLog {
     this.trim();
   }
 
-  /** Gives up the blocks that nobody needs any more. */
+  /** Frees the first blocks as long as no outbox needs them. */
   trim(): void {
     const needed = Math.floor(this.followed / BLOCK_BYTES);
     while (this.#first < needed && this.#holds[0] === 0) {

@@ -4,41 +4,43 @@ import { ByteQueue, copy } from "../byte-queue.ts";
 import { MARK, UnackedIndex, type StreamCopy, type UnackedMessage } from "./unacked-index.ts";
 import type { Sink, Stream, Turn } from "./turn.ts";
 
-/** The streams that follow one log; see `Multicast`. */
+/** The streams that follow one log, as an outbox sees them: see `BroadcastGroup`. */
 export interface StreamGroup {
   readonly log: BroadcastLog;
-  /** How far those in step were sent. */
+  /** Position in the log up to which the members were sent. */
   readonly sent: number;
-  /** Returns its place in the group, which is the group's. */
+  /** Returns the index in the group. The group changes it later. */
   add(outbox: Outbox): number;
-  /** It has stepped out before. */
+  /** The outbox is not a member (`leave` was called). */
   remove(outbox: Outbox): void;
   leave(outbox: Outbox): void;
 }
 
 const EMPTY = Buffer.alloc(0);
-/** A piece of the log up to this size joins the outbox's own bytes, to leave in the same send. */
+/** A range of the log up to this size is copied to the outbox's own bytes, so that one send has both. */
 const JOIN_BYTES_MAX = 4096;
 
 /**
- * One byte stream to one reader, with positions: confirmed, sent <= safe <= end. Whole lines are appended at `end`;
- * the end of the turn moves `safe`; a socket takes from `sent`, never beyond `safe`; the reader moves `confirmed`. It
- * may follow the broadcast log: then its last part is a range of the log and its own bytes come before it.
+ * One byte stream to one reader, with positions `acked`, `sent` <= `durable` <= `end`. Whole lines are appended at
+ * `end`, the end of the turn moves `durable`, a socket is given the bytes from `sent` up to `durable`, and the reader
+ * moves `acked`. A stream may follow the broadcast log: then its last part is a range of the log, after its own bytes.
  *
- * It knows which messages (marks) lie in it unconfirmed, so that they can go back to the mailbox. An idle outbox holds
- * no buffer.
+ * It remembers which messages in it are not acknowledged, so that they can return to the mailbox. An idle outbox has no
+ * buffer. It does not know sessions and sockets.
  */
 export class Outbox implements Stream {
+  /** The reader has everything before this position. */
   acked = 0;
+  /** The kernel has accepted everything before this position, on the connection of the moment. */
   sent = 0;
   durable = 0;
-  /** How far it will be safe when what the turn has saved is. */
+  /** `durable` when the commit that runs has succeeded. */
   committing = 0;
   /** Set and cleared by the turn. */
   dirty = false;
-  /** Its place in the group; the group keeps it. */
+  /** Index in the group. Only the group changes it. */
   groupIndex = -1;
-  /** Confirmed follows what the kernel took: a plain session, or lines outside any session. */
+  /** `acked` follows what the kernel accepts: a plain session, or lines outside a session. */
   readonly plain: boolean;
 
   /** The piece that `peek` found: bytes[start..end). */
@@ -47,19 +49,20 @@ export class Outbox implements Stream {
   pieceEnd = 0;
 
   readonly #turn: Turn;
-  /** How far it was ever sent: behind a `rewind` that is further than `sent`. */
+  /** How far it was ever sent. After a `rewind` that is more than `sent`. */
   #furthest = 0;
+  /** Later lines are dropped. */
   #finished = false;
   #sink: Sink | null = null;
   #group: StreamGroup | null = null;
   #log: BroadcastLog | null = null;
-  /** Written with the others of the group: positions are those of when it stepped in, until `#catchUp`. */
+  /** A member of the group, which writes it. Its positions are those at which it joined, until `#catchUp`. */
   #inSync = false;
-  /** The range of the log that is this stream's last part, and up to where the log was followed. */
+  /** The range of the log that is the last part of this stream, and up to where the log was followed. */
   #from = 0;
   #to = 0;
   #followed = 0;
-  /** Bytes of its own, and the position of the first of them. */
+  /** Its own bytes, and the position of the first of them. */
   readonly #own = new ByteQueue();
   #base = 0;
   readonly #unackedIndex = new UnackedIndex();
@@ -78,49 +81,49 @@ export class Outbox implements Stream {
     this.#sink = sink;
   }
 
-  /** Position behind the last byte that was appended or followed. */
+  /** Position after the last byte. */
   get end(): number {
     return this.#base + this.#own.length + this.#to - this.#from;
   }
 
-  /** How far a reader may have it: on an earlier connection that may be further than on this one. */
+  /** How far a reader may have it: an earlier connection may have been sent more than this one. */
   get furthest(): number {
     this.#catchUp();
     return Math.max(this.#furthest, this.sent);
   }
 
-  /** The number of the last message that is not confirmed; 0 when all are. */
+  /** The number of the last unacknowledged message; 0 without one. */
   get lastNumber(): number {
     return this.#unackedIndex.lastNumber;
   }
 
-  /** The highest number among the messages that were confirmed. */
+  /** The highest number among the acknowledged messages. */
   get ackedNumber(): number {
     return this.#unackedIndex.ackedNumber;
   }
 
-  /** Bytes of memory that are this stream's own. */
+  /** Memory in bytes, without the log. */
   get heldBytes(): number {
     return this.#own.bytes.length;
   }
 
-  /** Bytes that the reader has not confirmed. */
+  /** Bytes that the reader has not acknowledged. */
   get unacked(): number {
     this.#catchUp();
     return this.end - this.acked;
   }
 
-  /** Bytes that the kernel has not taken. */
+  /** Bytes that the kernel has not accepted. */
   get unsent(): number {
     return this.end - this.sent;
   }
 
-  /** The sink is flushed when the turn ends, as it is after everything that is appended. */
+  /** The sink is flushed when the turn ends. Appending does that too. */
   markDirty(): void {
     if (!this.dirty) this.#turn.markDirty(this);
   }
 
-  /** From now on what is appended to the log is part of this stream. */
+  /** What is appended to the log from now on is part of this stream. */
   subscribe(group: StreamGroup): void {
     this.#group = group;
     this.#log = group.log;
@@ -128,7 +131,7 @@ export class Outbox implements Stream {
     this.groupIndex = group.add(this);
   }
 
-  /** What the log holds by now still belongs to the stream; what comes later does not. */
+  /** What was appended to the log before is still part of this stream; what is appended later is not. */
   unsubscribe(): void {
     this.follow();
     this.#materializeAll();
@@ -136,7 +139,7 @@ export class Outbox implements Stream {
     this.#group = this.#log = null;
   }
 
-  /** Takes in what was appended to the log since. */
+  /** What was appended to the log since the last call becomes part of this stream. */
   follow(): void {
     const log = this.#log;
     if (log === null) return;
@@ -151,18 +154,18 @@ export class Outbox implements Stream {
     this.markDirty();
   }
 
-  /** Steps in with those who were sent everything up to `at` of the log; false when it has something else to send. */
+  /** Becomes a member of the group, which was sent up to `at` of the log. False when it has something else to send. */
   join(at: number): boolean {
     if (this.#followed !== at || this.sent < this.end || this.#sink?.write === undefined) return false;
     if (this.#to !== at) this.#materializeAll();
     if (this.plain)
-      this.#from = this.#to = at; // All that it was sent is confirmed: it holds nothing.
+      this.#from = this.#to = at; // All that was sent is acknowledged, so it holds nothing.
     else if (this.#from === this.#to) this.#hold(at);
     this.#inSync = true;
     return true;
   }
 
-  /** Its socket took only so many bytes of what those in step are sent just now. */
+  /** Its socket accepted only `taken` bytes of what the members are sent: it leaves the group. */
   fallBehind(taken: number): void {
     this.follow();
     this.durable = this.committing = this.sent + taken;
@@ -176,7 +179,7 @@ export class Outbox implements Stream {
     this.#group!.leave(this);
   }
 
-  /** Follows those in step: everything up to there was sent. */
+  /** Brings the positions of a member up to date: the group has sent everything up to `group.sent`. */
   #catchUp(): void {
     if (!this.#inSync) return;
     const { sent } = this.#group!;
@@ -189,18 +192,18 @@ export class Outbox implements Stream {
     this.durable = this.committing = this.sent;
   }
 
-  /** The log goes on without this stream: what was appended since the last `follow` is not for it. */
+  /** What was appended to the log since the last `follow` does not become part of this stream. */
   skip(): void {
-    if (this.#log !== null) this.#followed = this.#log.end; // It has stepped out, since it followed.
+    if (this.#log !== null) this.#followed = this.#log.end; // `follow` has made it leave the group.
   }
 
-  /** Copies what it holds of the log to its own bytes, so that the log may forget it. */
+  /** Copies its range of the log to its own bytes if it begins before `before`, so that the log can free the block. */
   materialize(before: number): void {
     this.#catchUp();
     if (this.#from < this.#to && this.#from < before) this.#materializeAll();
   }
 
-  /** Appends the last line, if there is one; later lines are dropped. The stream has left the log before. */
+  /** Appends the last line, if there is one. Later lines are dropped. `unsubscribe` was called before. */
   finish(line: Uint8Array | null): void {
     if (line !== null) this.append(line);
     this.#finished = true;
@@ -212,7 +215,7 @@ export class Outbox implements Stream {
     copy(line, this.#own.bytes, at, 0, line.length);
   }
 
-  /** Appends the line head + bytes[start..end) + LF; false when the stream is finished. */
+  /** Appends the line head + bytes[start..end) + LF. False when the stream is finished. */
   appendLine(head: Uint8Array, bytes: Uint8Array, start: number, end: number): boolean {
     const count = head.length + end - start + 1;
     const at = this.#reserve(count);
@@ -238,13 +241,13 @@ export class Outbox implements Stream {
     this.#unackedIndex.addFromMailbox(number, to - (head.length + text.length + 1), to);
   }
 
-  /** Copies the messages that were appended since the last time, in runs of what was appended together. */
+  /** Gives the messages that were appended since the last call to `copy`, in runs. */
   copyNew(copy: StreamCopy): void {
     const { bytes, head } = this.#own;
     this.#unackedIndex.takeNew(copy, bytes, head - this.#base);
   }
 
-  /** The next bytes to write, into `piece`; false when nothing is safe to write. The socket's answer goes to `took`. */
+  /** Puts the next durable bytes into `piece`; false without any. `advance` takes how many of them were accepted. */
   peek(): boolean {
     if (this.sent >= this.durable) return false;
     const own = this.#own;
@@ -266,7 +269,7 @@ export class Outbox implements Stream {
     return true;
   }
 
-  /** The socket took so many bytes of `piece`. */
+  /** The socket accepted `count` bytes of `piece`. */
   advance(count: number): void {
     this.sent += count;
     this.piece = EMPTY;
@@ -274,7 +277,7 @@ export class Outbox implements Stream {
     else if (this.#base < this.acked) this.#release();
   }
 
-  /** The reader is there again, on another connection: it has everything before `position`, and wants the rest. */
+  /** The reader continues on another connection: it has everything before `position`, and is sent the rest. */
   rewind(position: number): void {
     this.follow();
     this.#furthest = this.furthest;
@@ -284,8 +287,8 @@ export class Outbox implements Stream {
   }
 
   /**
-   * The reader has everything before `position`, perhaps from an earlier connection: this one is still sent all of it,
-   * since a stream that skips bytes is torn.
+   * The reader has everything before `position`. When it has it from an earlier connection, this connection is still
+   * sent all of it: a stream in which bytes are missing cannot be read.
    */
   ack(position: number): void {
     this.#catchUp();
@@ -295,10 +298,9 @@ export class Outbox implements Stream {
   }
 
   /**
-   * The session has ended, and its messages rest in the mailbox: they are none of this stream's any more. Of a plain
-   * one what was not begun to be sent leaves it; the rest of a line begun stays, so that no line is torn. The reader of
-   * any other stream may still get it all, and say at its next login how far it came. When there is no sink, nobody is
-   * there to read anything.
+   * The session has ended and its messages are in the mailbox, so the stream forgets them. From a plain stream they are
+   * removed, except a line of which a part was sent. The reader of any other stream is still sent all of it, and names
+   * its position at its next login. Without a sink the stream is emptied.
    */
   withdraw(): void {
     this.follow();
@@ -314,13 +316,13 @@ export class Outbox implements Stream {
     this.#unackedIndex.spill(after, upTo);
   }
 
-  /** The unconfirmed messages with numbers above `after` and up to `upTo`, about so many bytes of them. */
+  /** The unacknowledged messages with numbers in (after, upTo], up to about `bytesMax` bytes. */
   messages(after: number, upTo: number, bytesMax: number): UnackedMessage[] {
     const { bytes, head } = this.#own;
     return this.#unackedIndex.messages(after, upTo, bytesMax, bytes, head - this.#base);
   }
 
-  /** Marked lines that were not begun to be sent go, and the rest moves together, in one pass: there may be many. */
+  /** Removes the lines of messages of which nothing was sent, in one pass: there may be many. */
   #cutMessages(): void {
     const own = this.#own;
     const { bytes, head } = own;
@@ -332,20 +334,20 @@ export class Outbox implements Stream {
       at += end - from;
     };
     const { fields, first } = this.#unackedIndex;
-    let { durable: safe, committing: saving } = this;
+    let { durable, committing } = this;
     for (let i = first; i < fields.length; i += MARK.fields) {
       const start = fields[i + MARK.start]!;
       const end = fields[i + MARK.end]!;
       if (start < this.sent) continue;
       keep(offset + start);
       from = offset + end;
-      safe -= Math.max(0, Math.min(end, this.durable) - start);
-      saving -= Math.max(0, Math.min(end, this.committing) - start);
+      durable -= Math.max(0, Math.min(end, this.durable) - start);
+      committing -= Math.max(0, Math.min(end, this.committing) - start);
     }
     keep(own.tail);
     own.tail = at;
-    this.durable = safe;
-    this.committing = saving;
+    this.durable = durable;
+    this.committing = committing;
   }
 
   #hold(position: number): void {
@@ -353,7 +355,7 @@ export class Outbox implements Stream {
     this.#log!.hold(position);
   }
 
-  /** The range of the log becomes own bytes. */
+  /** Copies its range of the log to its own bytes. */
   #materializeAll(): void {
     const count = this.#to - this.#from;
     if (count === 0) return;
@@ -362,9 +364,9 @@ export class Outbox implements Stream {
     this.#drop(this.#to);
   }
 
-  /** Room for a line of its own, after everything that came before it; -1 when the stream is finished. */
+  /** Reserves own bytes for a line, after everything before it. Returns where; -1 when the stream is finished. */
   #reserve(count: number): number {
-    // Without a log, as a finished stream is, this is always so.
+    // This is always true without a log, as in a finished stream.
     if (!this.dirty || this.#inSync || this.#from !== this.#to || this.#followed !== this.#log?.end) {
       if (this.#finished) return -1;
       this.follow();
@@ -374,7 +376,7 @@ export class Outbox implements Stream {
     return this.#own.reserve(count);
   }
 
-  /** Gives up what is confirmed and was sent on this connection, but for the beginning of an unconfirmed message. */
+  /** Frees what is acknowledged and was sent on this connection, up to the first unacknowledged message. */
   #release(): void {
     const position = Math.min(this.acked, this.sent, this.#unackedIndex.start);
     const ownEnd = this.#base + this.#own.length;
@@ -386,7 +388,7 @@ export class Outbox implements Stream {
     this.#base = position;
   }
 
-  /** Its range of the log begins at `from` now. One in step holds its place even when the range is empty. */
+  /** Its range of the log begins at `from` now. A member holds its position even when the range is empty. */
   #drop(from: number): void {
     if (from === this.#to && !this.#inSync) this.#log!.release(this.#from);
     else this.#log!.move(this.#from, from);

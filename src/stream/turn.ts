@@ -1,4 +1,9 @@
-/** Bytes to somebody. The turn asks for `end`, and moves `saving` and `safe` there as what is said becomes safe. */
+/**
+ * The turn of the event loop: it collects the streams that changed, makes their new bytes durable, and has each written
+ * once. It does not know what is in them, how they become durable, or what a socket is.
+ */
+
+/** A byte stream with positions. The turn moves `committing` and then `durable` to `end`. */
 export interface Stream {
   /** Set and cleared by the turn. */
   dirty: boolean;
@@ -8,65 +13,71 @@ export interface Stream {
   readonly sink: Sink | null;
 }
 
-/** What a stream is attached to right now. */
+/** Where a stream is written to at the moment: a connection, a caller, or nothing. */
 export interface Sink {
-  /** Writes what is safe and not sent yet. */
+  /** Writes the durable bytes that were not sent yet. */
   flush(): void;
   /**
-   * Writes what all get alike, from bytes[start..start + count): returns how much of it was taken. Who has no such
-   * method, or takes less, is flushed. It must not call back: nobody may step in or out meanwhile.
+   * Writes part of a broadcast, bytes[start..start + count), and returns how many bytes were accepted. A sink without
+   * this method, or that accepts fewer, is flushed afterwards. It must not call back: no stream may join or leave the
+   * group meanwhile.
    */
   write?(bytes: Buffer, start: number, count: number): number;
 }
 
-/** Hears that something was appended; writes it when the turn ends. */
+/** Collects the streams that have changed, to write them when the turn ends. */
 export interface Turn {
   markDirty(stream: Stream): void;
 }
 
-/** What happens around a turn; nothing, where nothing is given. */
+/** What the server does at each step of a turn. A hook that is missing does nothing. */
 export interface TurnHooks {
-  /** Once a turn, when it begins. */
+  /** The turn begins. */
   begins?: () => void;
-  /** The last things are said; true when another turn should follow at once. */
+  /** The turn ends: the last bytes may be appended. True when another turn should follow at once. */
   ends?: () => boolean;
   /**
-   * What was said is made safe: true when it is, or a promise that resolves when it is. False when it cannot be for
-   * now: nothing leaves, and the next turn tries again. Must not throw.
+   * Makes what the turn has changed durable: true when it is, a promise that resolves when it is, and false when the
+   * disk refuses. Then nothing is written to sockets, and the next turn tries again. Must not throw.
    */
   commits?: () => boolean | Promise<void>;
-  /** Hears of faults, and at whose stream. */
+  /** Reports a fault, and the sink of the stream at which it happened. */
   failed?: (error: unknown, sink?: Sink | null) => void;
-  /** Calls back when the loop has done what it had to do. */
+  /** Calls back when the loop has run the handlers of all ready sockets and due timers. */
   later?: (end: () => void) => void;
 }
 
 /**
- * One turn of the event loop: the runtime calls the handlers of all ready sockets, then due timers, then `setImmediate`
- * callbacks, then polls again. Handlers only append; when the turn ends, what they appended becomes safe and each
- * touched stream is written once. Nothing leaves in any other way.
+ * In each turn the runtime calls the handlers of all ready sockets, then due timers, then `setImmediate` callbacks, and
+ * polls again. Handlers only append to streams. At the end of the turn what they appended becomes durable, and each
+ * dirty stream is written once. Streams are written in no other way.
  *
- * What becomes safe later does not stop the loop: until then the turns that follow are saved together (group commit).
+ * The loop does not wait for a slow disk: the turns that end meanwhile are made durable together (group commit).
  */
 export class LoopTurn implements Turn {
   readonly #hooks: Required<TurnHooks>;
+  /** `begins` was called in this turn. */
   #begun = false;
+  /** `#end` will be called by `later`. */
   #armed = false;
+  /** The promise of an earlier turn has not resolved: this turn ends with the next one. */
   #isCommitting = false;
+  /** Streams that changed since the last end of a turn. */
   #dirty: Stream[] = [];
+  /** Streams that are written when the commit is durable. */
   #ending: Stream[] = [];
 
   constructor({
     begins = () => {},
     ends = () => false,
-    commits: saves = () => true,
+    commits = () => true,
     failed = (error) => reportError(error),
     later = setImmediate,
   }: TurnHooks = {}) {
-    this.#hooks = { begins, ends, commits: saves, failed, later };
+    this.#hooks = { begins, ends, commits, failed, later };
   }
 
-  /** Whatever the loop calls begins with this. */
+  /** Every handler that the loop calls begins with this. */
   begin(): void {
     if (this.#begun) return;
     this.#begun = true;
@@ -87,7 +98,7 @@ export class LoopTurn implements Turn {
   }
 
   readonly #end = (): void => {
-    this.begin(); // A stream may have been touched without anything having begun.
+    this.begin(); // A stream may be dirty although no handler has begun the turn.
     this.#begun = this.#armed = false;
     if (this.#isCommitting) return;
     let more = false;
@@ -96,8 +107,8 @@ export class LoopTurn implements Turn {
     } catch (error) {
       this.#hooks.failed(error);
     }
-    const saved = this.#hooks.commits();
-    if (saved === false) return;
+    const committed = this.#hooks.commits();
+    if (committed === false) return;
     const ending = this.#dirty;
     this.#dirty = this.#ending;
     this.#ending = ending;
@@ -106,10 +117,10 @@ export class LoopTurn implements Turn {
       stream.dirty = false;
       stream.committing = stream.end;
     }
-    if (saved === true) this.#flush();
+    if (committed === true) this.#flush();
     else {
       this.#isCommitting = true;
-      saved.then(this.#committed, (error) => this.#hooks.failed(error));
+      committed.then(this.#committed, (error) => this.#hooks.failed(error));
     }
     if (more) this.begin();
   };
@@ -127,7 +138,7 @@ export class LoopTurn implements Turn {
       try {
         ending[i]!.sink?.flush();
       } catch (error) {
-        this.#hooks.failed(error, ending[i]!.sink); // A fault at one stream must not cost the others theirs.
+        this.#hooks.failed(error, ending[i]!.sink); // A fault at one stream must not affect the others.
       }
     }
     ending.length = 0;

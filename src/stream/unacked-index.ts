@@ -1,3 +1,7 @@
+/**
+ * Which messages in a stream are not acknowledged, and where their lines are. The outbox has the bytes.
+ */
+
 import { MOVED_BYTES_MIN } from "../limits.ts";
 import { wordEnd } from "../protocol/ascii.ts";
 
@@ -6,7 +10,7 @@ export const MARK = { fields: 4, number: 0, unixMs: 1, start: 2, end: 3 } as con
 /** In place of the time: the mailbox has the message too, with its time. No clock gives this time. */
 const IN_MAILBOX = 0;
 
-/** Other lines between two messages, up to this size, do not make them two runs. */
+/** Two messages belong to one run when there are at most this many bytes of other lines between them. */
 const GAP_BYTES_MAX = 64;
 
 /** Receives runs of new messages: fields[first..last) of the index. */
@@ -17,10 +21,10 @@ export interface StreamCopy {
   delivered(fields: readonly number[], first: number, last: number): void;
 }
 
-/** A message inside a stream that its reader has not confirmed. */
+/** A message in a stream that the reader has not acknowledged. */
 export interface UnackedMessage {
   number: number;
-  /** The stream's position behind it, and how many bytes its line has. */
+  /** Position in the stream after its line, and the length of the line. */
   position: number;
   bytes: number;
   /** The mailbox has it too. Then `unixMs`, `from` and `text` are not those of the message. */
@@ -30,17 +34,17 @@ export interface UnackedMessage {
   text: Uint8Array;
 }
 
-/** The messages of a stream that its reader has not confirmed, oldest first: a flat list, no object a message. */
+/** The unacknowledged messages of a stream, oldest first, in a flat list of numbers: no object for each message. */
 export class UnackedIndex {
-  /** Fields of all marks; those before `first` are confirmed. */
+  /** Fields of all entries. Those before `first` are acknowledged. */
   readonly fields: number[] = [];
   first = 0;
-  /** The highest number among the messages that were confirmed. */
+  /** The highest number among the acknowledged messages. */
   ackedNumber = 0;
-  /** So many fields at the end are new: no copy has them. */
+  /** This number of fields at the end was not given to `takeNew`'s copy yet. */
   #newFields = 0;
 
-  /** The number of the last message that is not confirmed; 0 when all are. */
+  /** The number of the last unacknowledged message; 0 without one. */
   get lastNumber(): number {
     return this.fields.at(MARK.number - MARK.fields) ?? 0;
   }
@@ -56,7 +60,7 @@ export class UnackedIndex {
     this.add(number, IN_MAILBOX, start, end);
   }
 
-  /** Start of the first unconfirmed line: it may have to go back to the mailbox, so it stays whole. */
+  /** Start of the first unacknowledged line. The line stays whole, since it may have to return to the mailbox. */
   get start(): number {
     return this.fields[this.first + MARK.start] ?? Number.POSITIVE_INFINITY;
   }
@@ -83,8 +87,8 @@ export class UnackedIndex {
   }
 
   /**
-   * Gives each run of marks that were added since the last time, which lie together and are alike, to `copy`; position
-   * p of the stream lies at bytes[p + offset].
+   * Gives the messages that were added since the last call to `copy`, in runs of neighbours with the same time.
+   * Position p of the stream is at bytes[p + offset].
    */
   takeNew(copy: StreamCopy, bytes: Uint8Array, offset: number): void {
     const { fields } = this;
@@ -106,8 +110,8 @@ export class UnackedIndex {
   }
 
   /**
-   * The messages with numbers above `after` and up to `upTo`, about so many bytes of them but at least one; position p
-   * of the stream lies at bytes[p + offset].
+   * The messages with numbers in (after, upTo], up to about `bytesMax` bytes but at least one. Position p of the stream
+   * is at bytes[p + offset].
    */
   messages(after: number, upTo: number, bytesMax: number, bytes: Buffer, offset: number): UnackedMessage[] {
     const messages: UnackedMessage[] = [];
@@ -138,7 +142,7 @@ export class UnackedIndex {
       fields[i + MARK.unixMs] = IN_MAILBOX;
   }
 
-  /** The first mark with a number above `after`: numbers rise (binary search), and many marks move in portions. */
+  /** Index of the first entry with a number above `after`, by binary search: numbers increase. */
   #firstAfter(after: number): number {
     const { fields } = this;
     let low = this.first / MARK.fields;

@@ -3,7 +3,7 @@ import { BlockList } from "node:net";
 import pino from "pino";
 import { LIMITS_DEFAULT, type Limits, PROXY_HEADER_MS, TLS_HANDSHAKE_MS } from "../../src/limits.ts";
 import { Admission, fitDescriptors } from "../../src/net/admission.ts";
-import type { Accepted } from "../../src/net/connection.ts";
+import type { SocketEvents } from "../../src/net/transport.ts";
 import { TICK_MS } from "../../src/timer-wheel.ts";
 import { World } from "../support/chat.ts";
 import { PASSWORD, type WireClient, WireServer, proxyHeader } from "../support/wire.ts";
@@ -23,7 +23,7 @@ function start(limits: Partial<Limits>, proxyFrom: BlockList | null = null): Wir
   return server;
 }
 
-/** A server to which this machine is a proxy. */
+/** A server that accepts PROXY headers from this machine. */
 function behindProxy(limits: Partial<Limits> = {}): WireServer {
   return start(limits, loopback());
 }
@@ -40,27 +40,27 @@ async function connectAs(server: WireServer, address: string): Promise<WireClien
   return client;
 }
 
-describe("with as many descriptors as there are", () => {
+describe("with a limited number of descriptors", () => {
   const fit = (limits: Partial<Limits>, descriptors: number): [number, number] => {
     const { connectionsMax, callbacksMax } = fitDescriptors({ ...LIMITS_DEFAULT, ...limits }, descriptors);
     return [connectionsMax, callbacksMax];
   };
 
-  test("connections get what calls and files leave", () => {
+  test("connections get the descriptors that calls and files leave", () => {
     expect(fit({}, 20_000)).toEqual([18_900, 1000]);
     expect(fit({ connectionsMax: 500 }, 20_000)).toEqual([500, 1000]);
     expect(fit({ connectionsMax: 50_000, callbacksMax: 10 }, 20_000)).toEqual([19_890, 10]);
   });
 
-  test("which may be few, calls get a quarter at most", () => {
+  test("calls get a quarter at most when there are few", () => {
     expect(fit({}, 500)).toEqual([300, 100]);
     const [connections, calls] = fit({}, 50);
     expect(connections + calls).toBeGreaterThan(0);
   });
 });
 
-describe("when everything is taken", () => {
-  test("a newcomer has the place of whoever waited longest without getting in", async () => {
+describe("when all connections are taken", () => {
+  test("a new connection replaces the oldest one without a session", async () => {
     const server = start({ connectionsMax: 3 });
     const alice = await server.login("alice");
     const [first, second] = [await server.connect(), await server.connect()];
@@ -72,7 +72,7 @@ describe("when everything is taken", () => {
     await second.asks("alive", "err not_logged_in");
   });
 
-  test("by people who are in, a newcomer is refused with a word, and nobody else notices", async () => {
+  test("by sessions, a new connection is refused with busy, and the sessions are not affected", async () => {
     const server = start({ connectionsMax: 2 });
     const [alice, bob] = (await server.online("alice", "bob")) as [WireClient, WireClient];
     const late = await server.connect();
@@ -86,8 +86,8 @@ describe("when everything is taken", () => {
   });
 });
 
-describe("the proxy says for whom a connection is", () => {
-  test("so that limits hit that address, and no other", async () => {
+describe("a PROXY header names the client", () => {
+  test("so that the limits apply to that address only", async () => {
     const server = behindProxy({ connectionsPerAddressMax: 2 });
     const [one, two] = [await connectAs(server, "192.0.2.7"), await connectAs(server, "192.0.2.7")];
     await one.asks("alive", "err not_logged_in");
@@ -105,7 +105,7 @@ describe("the proxy says for whom a connection is", () => {
     }
   });
 
-  test("so that a lockout does, and private chats are told that address", async () => {
+  test("so that a lockout applies to that address, and private chats receive it", async () => {
     const server = behindProxy();
     const guesser = await connectAs(server, "192.0.2.7");
     guesser.say("login alice a", "login alice b", "login alice c");
@@ -120,7 +120,7 @@ describe("the proxy says for whom a connection is", () => {
     await bob.hears("address alice 2001:db8::5 7000 <token>");
   });
 
-  test("in any pieces, and a request may come right behind it", async () => {
+  test("in pieces of any size, and a request may follow it at once", async () => {
     const server = behindProxy();
     const client = await server.connect();
     const bytes = Buffer.concat([proxyHeader("192.0.2.7"), Buffer.from(`login alice ${PASSWORD}\nalive\n`)]);
@@ -130,7 +130,7 @@ describe("the proxy says for whom a connection is", () => {
     await client.hears("ok <token> 35", "ok");
   });
 
-  test("or it is hung up on, and the operator hears of it in one line", () => {
+  test("or the connection is closed, and the log has one line about it", () => {
     const lines: string[] = [];
     const { admission, world } = setUp(loopback(), lines);
     const garbage = new Socket("127.0.0.1");
@@ -142,15 +142,15 @@ describe("the proxy says for whom a connection is", () => {
     expect(silent.ended).toBe(true);
     for (const socket of [garbage, silent]) socket.data!.closed();
     expect(admission.pending.size).toBe(0);
-    expect(garbage.heard + silent.heard).toBe("");
+    expect(garbage.output + silent.output).toBe("");
     admission.report();
     admission.report();
     expect(lines.map((line) => JSON.parse(line))).toMatchObject([
-      { refused: 2, last: { address: "127.0.0.1", why: "no PROXY header came" } },
+      { refused: 2, last: { address: "127.0.0.1", why: "no PROXY header within 5 seconds" } },
     ]);
   });
 
-  test("which is said once, and counts for it like any other", () => {
+  test("once, and its connections count for that address", () => {
     const { admission, world } = setUp(loopback(), []);
     const sockets = Array.from({ length: 3 }, () => new Socket("127.0.0.1"));
     for (const socket of sockets) {
@@ -165,7 +165,7 @@ describe("the proxy says for whom a connection is", () => {
     expect(admission.connections.open.size).toBe(2);
   });
 
-  test("and a server that stops waits for none that was not said", async () => {
+  test("and a server that stops does not wait for missing headers", async () => {
     const server = behindProxy();
     const client = await server.connect();
     client.send(proxyHeader("192.0.2.7").subarray(0, 5));
@@ -173,14 +173,14 @@ describe("the proxy says for whom a connection is", () => {
     await Promise.all([server.stop(), client.ends()]);
   });
 
-  test("and nobody else may", async () => {
+  test("and only from the addresses of proxies", async () => {
     const client = await connectAs(start({}), "192.0.2.7");
     await client.hears("err bad_request the line is empty");
   });
 });
 
-describe("a handshake over TLS", () => {
-  test("that does not come in time, or fails, ends the connection, and the operator hears of each once", () => {
+describe("a TLS handshake", () => {
+  test("that fails or takes too long closes the connection, and the log has one line about it", () => {
     const lines: string[] = [];
     const { admission, world } = setUp(null, lines);
     const [silent, garbage] = [new Socket("192.0.2.7"), new Socket("192.0.2.7")];
@@ -194,14 +194,14 @@ describe("a handshake over TLS", () => {
     silent.data!.handshake!(new Error("this runtime says so when it is hung up on"));
     for (const socket of [silent, garbage]) socket.data!.closed();
     expect([admission.pending.size, admission.connections.unauthenticated.size]).toEqual([0, 0]);
-    expect(silent.heard + garbage.heard).toBe("");
+    expect(silent.output + garbage.output).toBe("");
     admission.report();
     expect(lines.map((line) => JSON.parse(line))).toMatchObject([
-      { refused: 2, last: { address: "192.0.2.7", why: "no TLS handshake came" } },
+      { refused: 2, last: { address: "192.0.2.7", why: "no TLS handshake within 5 seconds" } },
     ]);
   });
 
-  test("that is over in time is a connection like any other, and counts once", () => {
+  test("that succeeds in time leads to a connection, which is counted once", () => {
     const { admission, world } = setUp(null, []);
     const socket = new Socket("192.0.2.7");
     admission.open(socket as never, true);
@@ -215,25 +215,25 @@ describe("a handshake over TLS", () => {
     expect([admission.pending.size, admission.connections.unauthenticated.size]).toEqual([0, 0]);
   });
 
-  test("that is not over yet has to go for a newcomer when everything is taken", () => {
+  test("that is not over is closed for a new connection when all are taken", () => {
     const { admission } = setUp(null, [], { connectionsMax: 2, connectionsPerSecondMax: 0 });
     const sockets = Array.from({ length: 3 }, () => new Socket("192.0.2.7"));
     for (const socket of sockets) admission.open(socket as never, true);
     expect(sockets.map(({ ended }) => ended)).toEqual([true, false, false]);
   });
 
-  test("is nobody's to whom a word could be said", () => {
+  test("that is refused gets no bytes, which would not be TLS", () => {
     const { admission } = setUp(null, []);
     const sockets = Array.from({ length: 3 }, () => new Socket("192.0.2.7"));
     for (const socket of sockets) admission.open(socket as never, true);
-    expect(sockets.map(({ ended, heard }) => [ended, heard])).toEqual([
+    expect(sockets.map(({ ended, output }) => [ended, output])).toEqual([
       [false, ""],
       [false, ""],
       [true, ""],
     ]);
   });
 
-  test("is for whom it comes from, whatever proxies say in the clear", () => {
+  test("counts for the address of the socket, also when that is a proxy's", () => {
     const { admission } = setUp(loopback(), []);
     const socket = new Socket("127.0.0.1");
     admission.open(socket as never, true);
@@ -242,12 +242,12 @@ describe("a handshake over TLS", () => {
   });
 });
 
-test("of new connections that come too fast, the operator hears how many there were and from where", () => {
+test("the log has the number of connections that were refused above the rate, and the last address", () => {
   const lines: string[] = [];
   const { admission } = setUp(null, lines);
   const sockets = Array.from({ length: 5 }, () => new Socket("::ffff:192.0.2.7"));
   for (const socket of sockets) admission.open(socket as never);
-  expect(sockets.map(({ heard }) => heard)).toEqual([
+  expect(sockets.map(({ output }) => output)).toEqual([
     "",
     "",
     ...Array<string>(3).fill("err busy too many new connections from your address\n"),
@@ -258,7 +258,7 @@ test("of new connections that come too fast, the operator hears how many there w
   expect(JSON.parse(lines[0]!)).toMatchObject({ refused: 3, last: { address: "192.0.2.7" } });
 });
 
-/** An admission under a hand-moved clock that takes two new connections a second. */
+/** An admission under the test's clock that allows two new connections per second. */
 function setUp(
   proxies: BlockList | null,
   lines: string[],
@@ -271,9 +271,9 @@ function setUp(
 
 class Socket {
   readonly remoteAddress: string;
-  data: Accepted | null = null;
+  data: SocketEvents | null = null;
   ended = false;
-  heard = "";
+  output = "";
 
   constructor(remoteAddress: string) {
     this.remoteAddress = remoteAddress;
@@ -281,6 +281,6 @@ class Socket {
 
   end(text = ""): void {
     this.ended = true;
-    this.heard += text;
+    this.output += text;
   }
 }

@@ -17,20 +17,20 @@ afterEach(async () => {
   for (const phone of phones.splice(0)) phone.hangUp();
 });
 
-/** What a call does to a phone: the answers it gets to `callback ...` and, once the bytes are there, to those. */
+/** How a phone replies: to `callback ...`, and when it has the bytes. The default is as the protocol says. */
 interface Manners {
   ready?: string;
   received?: (position: number) => string;
 }
 
-/** A callback client: it listens, logs in, says each request on a connection of its own, and takes calls. */
+/** A callback client: it listens, logs in, sends each request on a connection of its own, and answers calls. */
 class Phone {
   token = "";
   secret = "";
   received = 0;
-  /** Lines that calls delivered, each once. */
+  /** Lines that calls delivered, without duplicates. */
   readonly lines: string[] = [];
-  /** What calls began with: `<position> <bytes>`. */
+  /** What the calls announced: `<position> <bytes>`. */
   readonly calls: string[] = [];
   manners: Manners = {};
   #listener: Bun.TCPSocketListener<{ text: string }> | null = null;
@@ -72,7 +72,7 @@ class Phone {
     const lf = text.indexOf("\n");
     const [verb, secret, position, bytes] = text.slice(0, lf).split(" ");
     expect(verb).toBe("callback");
-    if (secret !== this.secret) return; // The login's reply is still on its way, or it is a stranger.
+    if (secret !== this.secret) return; // The reply to the login has not arrived, or another program calls.
     if (text.length === lf + 1) {
       this.calls.push(`${position} ${bytes}`);
       answer(`${this.manners.ready ?? `ready ${this.token}`}\n`);
@@ -106,19 +106,19 @@ class Phone {
     this.#listener!.stop(true);
   }
 
-  /** Listens at the port that it had, or at a free one. */
+  /** Listens at its former port, or at a free one. */
   pickUp(): void {
     this.#listen(this.#listener?.port ?? 0);
   }
 }
 
-test("the first call comes right after the login, even with nothing to deliver", async () => {
+test("the first call follows the login at once, even with nothing to deliver", async () => {
   const alice = await Phone.login("alice");
   await alice.called(1);
   expect(alice.calls).toEqual(["0 0"]);
 });
 
-test("everything in the chat works as in other sessions", async () => {
+test("all requests work as in other sessions", async () => {
   const bob = await server.login("bob");
   const alice = await Phone.login("alice");
   await bob.hears("joined alice");
@@ -144,7 +144,7 @@ test("everything in the chat works as in other sessions", async () => {
   await late.asks(`as ${alice.token} online`, "err unknown_session");
 });
 
-test("a user's callback and another's are two ends of a chat; a message to oneself comes by a call", async () => {
+test("two callback sessions chat with each other, and a message to oneself arrives by a call", async () => {
   const alice = await Phone.login("alice");
   const bob = await Phone.login("bob");
   await alice.hears("joined bob");
@@ -154,7 +154,7 @@ test("a user's callback and another's are two ends of a chat; a message to onese
   await bob.hears("message bob me");
 });
 
-test("as cannot log in, resume or nest, and needs a token of a callback session", async () => {
+test("as needs the token of a callback session, and cannot contain login, resume or as", async () => {
   const alice = await Phone.login("alice");
   for (const inner of ["login alice x", `resume ${alice.token} 0`, `as ${alice.token} online`]) {
     const wire = await server.connect();
@@ -165,7 +165,7 @@ test("as cannot log in, resume or nest, and needs a token of a callback session"
   await wire.asks(`as AAAAAAAAAAAAAAAAAAAAAA online`, "err unknown_session");
 });
 
-test("a stranger at the port learns nothing and confirms nothing", async () => {
+test("another program at the port receives no messages and acknowledges nothing", async () => {
   const alice = await Phone.login("alice");
   await alice.called(1);
   alice.manners = { ready: "ready AAAAAAAAAAAAAAAAAAAAAA" };
@@ -182,7 +182,7 @@ test("a stranger at the port learns nothing and confirms nothing", async () => {
   await alice.hears("joined bob", "message bob secret");
 });
 
-test("a delivery that is not confirmed, or beyond what was sent, is made again from the same position", async () => {
+test("a delivery without a valid acknowledgement is repeated from the same position", async () => {
   const alice = await Phone.login("alice");
   await alice.called(1);
   alice.manners = { received: () => "received 1000000" };
@@ -196,7 +196,7 @@ test("a delivery that is not confirmed, or beyond what was sent, is made again f
   expect(alice.calls[2]).toBe("0 18");
 });
 
-test("a client that cannot be reached for a while gets everything when it can", async () => {
+test("a client that was unreachable receives everything when it is reachable again", async () => {
   const alice = await Phone.login("alice");
   await alice.called(1);
   alice.hangUp();
@@ -206,7 +206,7 @@ test("a client that cannot be reached for a while gets everything when it can", 
   await alice.hears("joined bob", "message bob one", "message bob two");
 });
 
-test("a takeover and the server's stop are told by one more call", async () => {
+test("a newer login and the stop of the server lead to one more call, with goodbye", async () => {
   const alice = await Phone.login("alice");
   const young = await Phone.login("alice");
   await alice.hears("goodbye replaced");
@@ -218,7 +218,7 @@ test("a takeover and the server's stop are told by one more call", async () => {
   await stopped;
 });
 
-test("a silent callback session expires and is told; calls that are answered count as heard", async () => {
+test("a callback session without activity expires with a goodbye, and answered calls are activity", async () => {
   await server.stop();
   server = new WireServer({ idleTimeoutMs: 300 });
   const phone = new Phone();
@@ -231,7 +231,7 @@ test("a silent callback session expires and is told; calls that are answered cou
   await phone.hears("goodbye expired");
 });
 
-test("what an ended session had carried does not come again with after=, nor what its last call confirmed", async () => {
+test("a login with after= repeats no message that the ended session delivered, in its last call included", async () => {
   const alice = await Phone.login("alice");
   await alice.called(1);
   await alice.asks("message alice one", "ok sent");
@@ -249,10 +249,10 @@ function listenFor(phone: Phone): number {
   return phone.port;
 }
 
-describe("calls on sockets moved by hand", () => {
+describe("calls on simulated sockets", () => {
   const TOKEN = "token00000000000000000001";
 
-  /** What a call does with its socket, and what it wrote. */
+  /** The socket of one call, and what was written to it. */
   class Socket implements DialedSocket {
     written = "";
     ended = false;
@@ -294,7 +294,7 @@ describe("calls on sockets moved by hand", () => {
     world.say(world.connect(), "login alice secret callback=2000");
   });
 
-  /** The next call that the server made, begun. */
+  /** The next call of the server, connected. */
   function call(): Socket {
     const socket = calls.shift()!;
     socket.handlers.open();
@@ -308,7 +308,7 @@ describe("calls on sockets moved by hand", () => {
     }
   }
 
-  test("a client that is never reached ends as slow when too much waits for it", () => {
+  test("the session of an unreachable client ends as slow above the limit on unacknowledged bytes", () => {
     const [bob] = world.online("bob") as [TestPeer];
     const text = "x".repeat(4000);
     for (let bytes = 0; bytes <= LIMITS_DEFAULT.unackedBytesMax; bytes += 4000) world.say(bob, `broadcast ${text}`);
@@ -316,7 +316,7 @@ describe("calls on sockets moved by hand", () => {
     expect(bob.read().at(-1)).toBe("left alice slow");
   });
 
-  test("at most so many are under way, and whoever waits is called when one is over, in their order", () => {
+  test("at most callbacksMax run at once, and waiting sessions are called in their order", () => {
     world.chat.limits.callbacksMax = 2;
     const callbacks = new Callbacks(world.chat, () => world.begin(), dialed);
     calls.length = 0;
@@ -331,7 +331,7 @@ describe("calls on sockets moved by hand", () => {
     expect(calls).toHaveLength(0);
     carol.end();
     expect(call().written).toMatch(/^callback erin /);
-    // Carol's second call is due, and waits for the end of another.
+    // Carol's second call is due and waits for the end of another call.
     world.pass(1000);
     expect(calls).toHaveLength(0);
     dave.end();
@@ -339,7 +339,7 @@ describe("calls on sockets moved by hand", () => {
     expect(callbacks.waiting.size).toBe(0);
   });
 
-  test("a position that is confirmed by an as while a call begins takes no bytes out of what it announced", () => {
+  test("an acknowledgement by an as while a call begins ends the call, since its first bytes are freed", () => {
     const lost = call();
     answer(lost, `ready ${TOKEN}`, "received 0");
     const [bob] = world.online("bob") as [TestPeer];
@@ -360,7 +360,7 @@ describe("calls on sockets moved by hand", () => {
     expect(third.written).toBe("callback secret 11 16\nmessage bob one\n");
   });
 
-  /** Alice's phone answers its first call, and then so many bytes wait for her. */
+  /** Alice's phone answers its first call. Then `bytes` wait for her. */
   function backlog(bytes: number): void {
     answer(call(), `ready ${TOKEN}`, "received 0");
     const text = Buffer.alloc(bytes - "message bob \n".length, "x");
@@ -369,13 +369,13 @@ describe("calls on sockets moved by hand", () => {
     world.endTurns();
   }
 
-  /** What a call announces: its position and how many bytes. */
+  /** What a call announces: position and number of bytes. */
   function announced(socket: Socket): [position: number, bytes: number] {
     const [, , position, bytes] = socket.written.split("\n", 1)[0]!.split(" ");
     return [Number(position), Number(bytes)];
   }
 
-  test("a line longer than a delivery makes the next ones longer; an answer without progress is followed by a pause", () => {
+  test("a line longer than a delivery makes the next one longer, after a pause", () => {
     backlog(512 << 10);
     for (const bytes of [128 << 10, 256 << 10]) {
       const socket = call();
@@ -390,14 +390,14 @@ describe("calls on sockets moved by hand", () => {
     expect(world.account("alice").session!.outbox.unacked).toBe(0);
   });
 
-  test("a call that nobody answers within 5 s closes its descriptor", () => {
+  test("a call without a reply closes its descriptor after 5 s", () => {
     world.pass(4_900);
     expect(calls[0]!.ended).toBe(false);
     world.pass(200);
     expect(calls[0]!.ended).toBe(true);
   });
 
-  test("a delivery has 5 s and one second more for each 2 KiB, whatever trickles in meanwhile", () => {
+  test("a delivery has 5 s and one second more for each 2 KiB, also when bytes arrive meanwhile", () => {
     backlog(64 << 10);
     const slow = call();
     slow.room = 200;
@@ -414,7 +414,7 @@ describe("calls on sockets moved by hand", () => {
     expect(slow.ended).toBe(true);
   });
 
-  test("a delivery over a slow link that takes longer than 5 s is confirmed", () => {
+  test("a delivery over a slow network may take longer than 5 s", () => {
     backlog(128 << 10);
     const slow = call();
     slow.room = 100;
@@ -429,7 +429,7 @@ describe("calls on sockets moved by hand", () => {
     expect(world.account("alice").session!.outbox.unacked).toBe(0);
   });
 
-  test("the delivery after a failed one is half as long, down to 8 KiB, and grows again", () => {
+  test("a failure halves the next delivery, down to 8 KiB, and a success doubles it", () => {
     world.begin();
     const text = Buffer.alloc(1000, "x");
     for (let i = 0; i < 300; i++) world.chat.send(world.account("bob"), world.account("alice"), text, 0, text.length);
@@ -452,13 +452,13 @@ describe("calls on sockets moved by hand", () => {
     expect(lengths.map((bytes) => bytes >> 10)).toEqual([128, 64, 32, 16, 8, 8, 8, 16, 32]);
   });
 
-  test("who answers with more than two short lines is hung up on", () => {
+  test("a client that replies with more than two short lines is disconnected", () => {
     const socket = call();
     for (let bytes = 0; bytes < 600; bytes += 100) socket.handlers.data(Buffer.alloc(100, "x"));
     expect(socket.ended).toBe(true);
   });
 
-  test("a fault at the event of a call is reported, and costs that call alone", () => {
+  test("a fault in the handler of a call is reported and ends only that call", () => {
     const { outbox } = world.account("alice").session!;
     outbox.rewind = () => {
       throw new Error("a fault");
@@ -469,7 +469,7 @@ describe("calls on sockets moved by hand", () => {
     expect(socket.ended).toBe(true);
   });
 
-  test("the goodbye is part of the last call when too much waits for a client", () => {
+  test("the last call of a slow client includes the goodbye", () => {
     const [bob] = world.online("bob") as [TestPeer];
     for (const pauseMs of [300, 600, 1100, 2100, KEEPING_UP_MS + 500]) {
       call().end();
@@ -484,14 +484,14 @@ describe("calls on sockets moved by hand", () => {
   });
 
   describe("the calls of ended sessions", () => {
-    /** Alice logs in so many times, and hears nothing. */
+    /** Alice logs in that many times. Her calls get no reply. */
     function logins(times: number): void {
       for (let i = 0; i < times; i++) world.say(world.connect(), "login alice secret callback=2000");
     }
 
     const open = (): number => calls.filter(({ ended }) => !ended).length;
 
-    test("one user has at most 32 calls at once, the session that lives among them", () => {
+    test("one user has at most 32 calls at once, that of the live session included", () => {
       logins(100);
       expect(open()).toBe(32);
       const living = calls.at(-1)!;
@@ -503,7 +503,7 @@ describe("calls on sockets moved by hand", () => {
       expect(announced(call())).toEqual([0, "joined bob\n".length]);
     });
 
-    test("a slot is held until the descriptor is closed", () => {
+    test("a call counts until its descriptor is closed", () => {
       world.chat.limits.callbacksMax = 1;
       const [socket] = calls as [Socket];
       const { closed } = socket.handlers;
@@ -518,12 +518,12 @@ describe("calls on sockets moved by hand", () => {
       expect(calls).toHaveLength(2);
     });
 
-    test("a logout ends the call under way", () => {
+    test("a logout ends the current call", () => {
       world.say(world.connect(), `as ${TOKEN} logout`);
       expect(calls.map(({ ended }) => ended)).toEqual([true]);
     });
 
-    test("a session that lives takes the slot of an ended one, and does not wait for the others", () => {
+    test("a live session takes the place of an ended one at once", () => {
       world.chat.limits.callbacksMax = 10;
       logins(20);
       expect(open()).toBe(10);
@@ -539,7 +539,7 @@ describe("calls on sockets moved by hand", () => {
       expect(world.account("carol").session!.lastActivityMs).toBe(world.chat.wheel.nowMs);
     });
 
-    test("their memory counts with that of all streams, and is the first to be freed", () => {
+    test("their memory counts towards streamsBytesMax and is freed first", () => {
       const { chat } = world;
       chat.limits.streamsBytesMax = 1 << 20;
       answer(call(), `ready ${TOKEN}`, "received 0");
@@ -562,7 +562,7 @@ describe("calls on sockets moved by hand", () => {
   });
 });
 
-test("as is closed behind its reply, also when that is a refusal", async () => {
+test("the connection of an as is closed after its reply, also after a refusal", async () => {
   const alice = await Phone.login("alice");
   for (const request of [`as ${alice.token} login alice x`, `as ${alice.token} dance`, `as ${"A".repeat(22)} online`]) {
     const wire = await server.connect();

@@ -1,6 +1,8 @@
 import { describe, expect, test } from "bun:test";
 import { closeLargest } from "../../src/net/admission.ts";
-import { type Accepted, type AcceptedSocket, Connection, Connections } from "../../src/net/connection.ts";
+import { Connection, Connections } from "../../src/net/connection.ts";
+import { type AcceptedSocket, TcpTransport } from "../../src/net/tcp-transport.ts";
+import type { SocketEvents, Transport } from "../../src/net/transport.ts";
 import {
   ACK_BYTES_MAX,
   INPUT_BYTES_MAX,
@@ -18,11 +20,11 @@ import {
 } from "../../src/limits.ts";
 import { BLOCK_MS, SILENCE_MS, type TestPeer, World } from "../support/chat.ts";
 
-/** Two ends of a connection over the loopback: the accepted one, and what the other one has heard, which can wait. */
+/** A connection over the loopback: its accepted end, its far end, and what the far end has received. */
 async function ends(drained: () => void) {
-  const heard = { text: "", until: (_end: string): Promise<void> => Promise.resolve() };
+  const received = { text: "", until: (_end: string): Promise<void> => Promise.resolve() };
   const accepted = Promise.withResolvers<AcceptedSocket>();
-  const listener = Bun.listen<Accepted | null>({
+  const listener = Bun.listen<SocketEvents | null>({
     hostname: "127.0.0.1",
     port: 0,
     data: null,
@@ -34,33 +36,33 @@ async function ends(drained: () => void) {
     port: listener.port,
     socket: {
       data: (_socket, chunk) => {
-        heard.text += chunk.toString("latin1");
+        received.text += chunk.toString("latin1");
         look();
       },
     },
   });
-  heard.until = (end) =>
+  received.until = (end) =>
     new Promise((resolve) => {
-      look = () => void (heard.text.endsWith(end) && resolve());
+      look = () => void (received.text.endsWith(end) && resolve());
       look();
     });
-  return { near: await accepted.promise, far, heard, stop: () => listener.stop(true) };
+  return { near: await accepted.promise, far, received, stop: () => listener.stop(true) };
 }
 
-test("what goes to everybody does not overtake the reply to a login that the kernel had no room for", async () => {
+test("a broadcast does not overtake the reply to a login that waits for a full socket", async () => {
   const world = new World(["alice", "bob"]);
   const [alice] = world.online("alice");
   let drain = (): void => {};
-  const { near, far, heard, stop } = await ends(() => drain());
+  const { near, far, received, stop } = await ends(() => drain());
   far.pause();
   const filler = Buffer.alloc(64 << 10, "x");
   while (near.write(filler) === filler.length);
-  const it = new Connection(new Connections(world.chat), near, "127.0.0.1");
+  const it = new Connection(new Connections(world.chat), new TcpTransport(near), "127.0.0.1");
   world.begin();
   it.data(Buffer.from("login bob secret\n"));
   world.endTurns();
   world.announce();
-  // Somebody says something to all, and in the same turn there is room again.
+  // A broadcast is sent, and in the same turn the socket accepts bytes again.
   drain = () => {
     drain = () => {};
     world.begin();
@@ -70,15 +72,15 @@ test("what goes to everybody does not overtake the reply to a login that the ker
     world.endTurns();
   };
   far.resume();
-  await heard.until("one\n");
-  expect(heard.text.replace(/^x*/, "")).toMatch(/^ok \S+ 35\nbroadcast alice one\n$/);
+  await received.until("one\n");
+  expect(received.text.replace(/^x*/, "")).toMatch(/^ok \S+ 35\nbroadcast alice one\n$/);
   stop();
 });
 
-test("a connection that is closed writes nothing where its descriptor may be somebody else's", async () => {
+test("a closed connection writes nothing, since its descriptor may belong to another socket", async () => {
   const world = new World(["bob"]);
-  const { near, heard, stop } = await ends(() => {});
-  const it = new Connection(new Connections(world.chat), near, "127.0.0.1");
+  const { near, received, stop } = await ends(() => {});
+  const it = new Connection(new Connections(world.chat), new TcpTransport(near), "127.0.0.1");
   world.begin();
   it.data(Buffer.from("login bob secret\n"));
   world.endTurns();
@@ -87,22 +89,25 @@ test("a connection that is closed writes nothing where its descriptor may be som
   it.closed();
   expect(it.write(bytes, 0, 5)).toBe(0);
   near.write("end");
-  await heard.until("end");
-  expect(heard.text).toMatch(/^ok \S+ 35\nfirstend$/);
+  await received.until("end");
+  expect(received.text).toMatch(/^ok \S+ 35\nfirstend$/);
   stop();
 });
 
-/** A connection on a socket that takes everything, under the clock of its world. */
+/** A connection on a simulated transport, under the clock of its world. */
 class Wire {
   readonly world: World;
   readonly all: Connections;
   readonly connection: Connection;
+  /** The transport is not paused. */
   reading = true;
+  /** Our side is closed. */
   shut = false;
+  /** Both sides are closed. */
   hungUp = false;
-  /** Bytes that the kernel still takes. */
+  /** Bytes that the transport accepts. */
   room = Number.POSITIVE_INFINITY;
-  #heard = "";
+  #output = "";
 
   constructor(
     limits: Partial<Limits> = {},
@@ -116,43 +121,47 @@ class Wire {
     const write = (bytes: Buffer, start: number, count: number): number => {
       const taken = Math.min(this.room, count);
       this.room -= taken;
-      this.#heard += bytes.toString("latin1", start, start + taken);
+      this.#output += bytes.toString("latin1", start, start + taken);
       return taken;
     };
-    const socket = {
+    const transport: Transport = {
+      isEncrypted,
       write,
+      send: () => 0,
       pause: () => void (this.reading = false),
       resume: () => void (this.reading = true),
       shutdown: () => void (this.shut = true),
       end: () => void (this.shut = this.hungUp = true),
+      closed: () => {},
+      release: () => {},
     };
     this.world.begin();
-    this.connection = new Connection(this.all, socket as never, address, isEncrypted);
+    this.connection = new Connection(this.all, transport, address);
     this.world.endTurns();
   }
 
-  /** Bytes come, and the turn ends. */
+  /** Bytes arrive, and the turn ends. */
   feed(bytes: string): void {
     this.world.begin();
     this.connection.data(Buffer.from(bytes, "latin1"));
     this.world.endTurns();
   }
 
-  /** Says lines; returns those that came since the last time. */
+  /** Sends lines; returns the lines that were written since the last call. */
   say(...lines: string[]): string[] {
     this.feed(lines.map((line) => `${line}\n`).join(""));
     return this.read();
   }
 
   read(): string[] {
-    const lines = this.#heard.split("\n");
-    this.#heard = lines.pop()!;
+    const lines = this.#output.split("\n");
+    this.#output = lines.pop()!;
     return lines;
   }
 }
 
-describe("the reply that begins a session, made while the disk syncs the turn before", () => {
-  /** What is said in the next turn is being synced until the promise resolves that this returns the end of. */
+describe("when the disk still syncs an earlier turn, the reply to a login or resume", () => {
+  /** The next turn is being synced until the returned function is called. */
   const slowDisk = (world: World): (() => Promise<void>) => {
     const { promise, resolve } = Promise.withResolvers<void>();
     const saves = world.saves;
@@ -166,7 +175,7 @@ describe("the reply that begins a session, made while the disk syncs the turn be
     };
   };
 
-  test("comes before the session's lines of that turn on the connection that resumes it", async () => {
+  test("comes before the session's lines of that turn on the resuming connection", async () => {
     const first = new Wire();
     const [reply] = first.say("login alice secret resumable");
     const token = reply!.split(" ")[1]!;
@@ -178,7 +187,7 @@ describe("the reply that begins a session, made while the disk syncs the turn be
     expect(second.read()).toEqual(["ok 16", "ok stored"]);
   });
 
-  test("comes after the refusal of the line before, and before the session's next lines", async () => {
+  test("comes after the reply to an earlier request, and before the session's next lines", async () => {
     const wire = new Wire();
     const sync = slowDisk(wire.world);
     expect(wire.say("alive")).toEqual([]);
@@ -192,7 +201,7 @@ describe("the reply that begins a session, made while the disk syncs the turn be
   });
 });
 
-describe("a connection over TLS whose bytes nobody takes", () => {
+describe("a connection over TLS whose socket accepts nothing", () => {
   const setUp = (isEncrypted: boolean): Wire => {
     const wire = new Wire({}, undefined, undefined, isEncrypted);
     wire.say("login alice secret");
@@ -200,7 +209,7 @@ describe("a connection over TLS whose bytes nobody takes", () => {
     wire.say("alive");
     return wire;
   };
-  /** So long the client goes on beating. */
+  /** The client sends `alive` every five seconds for `ms`. */
   const beat = (wire: Wire, ms: number): void => {
     for (let left = ms; left > 0; left -= 5_000) {
       wire.world.pass(5_000);
@@ -208,7 +217,7 @@ describe("a connection over TLS whose bytes nobody takes", () => {
     }
   };
 
-  test("is dead after the silence of a session: what is fatal to this runtime's TLS is told in no other way", () => {
+  test("is closed after the idle timeout, since the runtime reports a fatal TLS error in no other way", () => {
     const wire = setUp(true);
     beat(wire, SILENCE_MS - 5_000);
     expect(wire.shut).toBe(false);
@@ -216,7 +225,7 @@ describe("a connection over TLS whose bytes nobody takes", () => {
     expect(wire.shut).toBe(true);
   });
 
-  test("is not when some are taken meanwhile; and in the clear the kernel will say so", () => {
+  test("stays open when it accepts some bytes meanwhile, and so does a plain TCP connection", () => {
     const [wire, plain] = [setUp(true), setUp(false)];
     beat(wire, SILENCE_MS - 5_000);
     wire.room = 1e6;
@@ -230,8 +239,8 @@ describe("a connection over TLS whose bytes nobody takes", () => {
   });
 });
 
-describe("a connection in the clear that takes nothing", () => {
-  /** Its own lines wait behind what it does not read. */
+describe("a plain TCP connection whose requests wait for unsent output", () => {
+  /** Alice sends messages to herself and reads nothing. */
   const setUp = (): Wire => {
     const wire = new Wire();
     wire.say("login alice secret");
@@ -241,7 +250,7 @@ describe("a connection in the clear that takes nothing", () => {
     return wire;
   };
 
-  test("is dead after the silence of a session, since nothing more is heard of it", () => {
+  test("is closed after the idle timeout, since its heartbeat is not read", () => {
     const wire = setUp();
     wire.world.pass(SILENCE_MS - 500);
     expect(wire.shut).toBe(false);
@@ -249,7 +258,7 @@ describe("a connection in the clear that takes nothing", () => {
     expect(wire.hungUp).toBe(true);
   });
 
-  test("is not when it takes some now and then", () => {
+  test("stays open when its socket accepts some bytes now and then", () => {
     const wire = setUp();
     for (let i = 0; i < 5; i++) {
       wire.world.pass(SILENCE_MS - 500);
@@ -262,37 +271,75 @@ describe("a connection in the clear that takes nothing", () => {
   });
 });
 
-describe("lines without end that are no requests", () => {
+test("a drain event without unsent output, as the runtime sends after each pause, causes no write", () => {
+  const wire = new Wire();
+  const [reply] = wire.say("login alice secret");
+  wire.connection.drain();
+  expect(reply).toStartWith("ok ");
+  expect(wire.connection.replies.dirty).toBe(false);
+});
+
+describe("the state of a connection", () => {
+  test("passes through all states once, from the login to the closed socket", () => {
+    const wire = new Wire();
+    const { connection } = wire;
+    const states: string[] = [connection.state];
+    wire.say("login alice secret");
+    states.push(connection.state);
+    wire.room = 0;
+    wire.say("logout");
+    states.push(connection.state);
+    wire.room = 1e6;
+    wire.world.begin();
+    connection.drain();
+    wire.world.endTurns();
+    states.push(connection.state);
+    connection.closed();
+    connection.closed();
+    states.push(connection.state);
+    expect(states).toEqual(["unauthenticated", "open", "draining", "shut", "closed"]);
+  });
+
+  test("never goes back: a closing connection gets no session", () => {
+    const wire = new Wire();
+    wire.connection.close();
+    const [alice] = wire.world.online("alice");
+    expect(() => wire.connection.attach(alice!.session!)).toThrow("cannot change from shut to open");
+    expect(wire.connection.session).toBeNull();
+  });
+});
+
+describe("a flood of invalid lines", () => {
   const BAD = ["nonsense", "", "message", "message bob hi", "x".repeat(5000)];
 
-  test("end a connection without a session as a flood, behind their answers", () => {
+  test("closes a connection without a session with goodbye flood, after the replies", () => {
     const wire = new Wire({ badLinesMax: 20 });
-    const heard = wire.say(...Array.from({ length: 30 }, (_, i) => BAD[i % BAD.length]!));
-    expect(heard.slice(0, 5)).toEqual([
+    const replies = wire.say(...Array.from({ length: 30 }, (_, i) => BAD[i % BAD.length]!));
+    expect(replies.slice(0, 5)).toEqual([
       "err unknown_command",
       "err bad_request the line is empty",
       "err not_logged_in",
       "err not_logged_in",
       "err line_too_long",
     ]);
-    expect(heard).toHaveLength(21);
-    expect(heard.at(-1)).toBe("goodbye flood");
+    expect(replies).toHaveLength(21);
+    expect(replies.at(-1)).toBe("goodbye flood");
     expect(wire.shut).toBe(true);
   });
 
-  test("end a session, and the others hear why", () => {
+  test("ends a session, and the others receive left with the reason", () => {
     const wire = new Wire({ badLinesMax: 20 });
     wire.say("login alice secret");
     const [bob] = wire.world.online("bob");
     wire.read();
-    const heard = wire.say(...Array<string>(25).fill("nonsense"));
-    expect(heard).toEqual([...Array<string>(20).fill("err unknown_command"), "goodbye flood"]);
+    const replies = wire.say(...Array<string>(25).fill("nonsense"));
+    expect(replies).toEqual([...Array<string>(20).fill("err unknown_command"), "goodbye flood"]);
     wire.world.announce();
     expect(bob!.read()).toEqual(["left alice flood"]);
     expect(wire.shut).toBe(true);
   });
 
-  test("are dropped behind that for a while, and then nobody reads them", () => {
+  test("is read and dropped up to LINGER_BYTES_MAX, then the connection is reset", () => {
     const wire = new Wire({ badLinesMax: 20 });
     wire.say(...Array<string>(20).fill("nonsense"));
     const piece = "x".repeat(64 << 10);
@@ -302,7 +349,7 @@ describe("lines without end that are no requests", () => {
     expect(wire.hungUp).toBe(true);
   });
 
-  test("are hung up on after a while, also when they were too long and more than the rate allows", () => {
+  test("leads to a reset after LINGER_MS, also when the lines were too long and above the rate limit", () => {
     const wire = new Wire({ badLinesMax: 20, requestsPerSecondMax: 30, lineBytesMax: 100 });
     const line = "x".repeat(4 * SKIPPED_BYTES_PER_REQUEST);
     expect(wire.say(...Array<string>(20).fill(line)).at(-1)).toBe("goodbye flood");
@@ -312,7 +359,7 @@ describe("lines without end that are no requests", () => {
     expect(wire.hungUp).toBe(true);
   });
 
-  test("are only those in a row, and names and passwords that are wrong are none", () => {
+  test("is counted in consecutive lines, and wrong names and passwords are valid lines", () => {
     const wire = new Wire({ badLinesMax: 20, failedLoginsPerMinuteMax: 0 });
     const bad = Array<string>(19).fill("nonsense");
     wire.say(...bad, "login nobody x", ...bad, "login nobody x");
@@ -322,7 +369,7 @@ describe("lines without end that are no requests", () => {
     expect(wire.say("alive")).toEqual(["ok"]);
   });
 
-  test("are read later above the rate, like anything else", () => {
+  test("is subject to the rate limit", () => {
     const wire = new Wire({ badLinesMax: 0, requestsPerSecondMax: 10 });
     expect(wire.say(...Array<string>(25).fill("nonsense")).length).toBeWithin(9, 11);
     expect(wire.reading).toBe(false);
@@ -336,7 +383,7 @@ describe("lines without end that are no requests", () => {
 });
 
 describe("a connection without a session", () => {
-  test("is closed when it had one for too long not, whatever it says; one with a session is not", () => {
+  test("is closed after loginMs, whatever it sends; a connection with a session is not", () => {
     for (const login of ["login nobody x", "login alice secret"]) {
       const wire = new Wire({ loginMs: 100_000 });
       wire.say(login);
@@ -350,7 +397,7 @@ describe("a connection without a session", () => {
     }
   });
 
-  test("is not closed while its password is judged, and then gets in", async () => {
+  test("is not closed while its password is verified, and then gets a session", async () => {
     const wire = new Wire({ loginMs: 1000 });
     const verdict = Promise.withResolvers<boolean>();
     wire.world.verify = () => verdict.promise;
@@ -362,7 +409,7 @@ describe("a connection without a session", () => {
     expect(wire.read()[0]).toMatch(/^ok /);
   });
 
-  test("that is gone when its password is judged gets nothing more answered, and no session to resume", async () => {
+  test("that closes while its password is verified gets no session, and its other requests are dropped", async () => {
     const wire = new Wire();
     const verdict = Promise.withResolvers<boolean>();
     const alice = wire.world.connect();
@@ -377,15 +424,15 @@ describe("a connection without a session", () => {
     verdict.resolve(false);
     await wire.world.later();
     expect([session!.peer, wire.connection.session]).toEqual([null, null]);
-    const { open, unauthenticated: strangers, ready: waiting } = wire.all;
-    expect([open.size, strangers.size, waiting.size]).toEqual([0, 0, 0]);
+    const { open, unauthenticated, ready } = wire.all;
+    expect([open.size, unauthenticated.size, ready.size]).toEqual([0, 0, 0]);
     wire.world.pass(SILENCE_MS + 200);
     expect(session!.endReason).toBe("expired");
     wire.world.pass(BLOCK_MS + 200);
     expect(wire.world.chat.wheel.armed).toBe(0);
   });
 
-  test("is closed also while it is read later, for more than it may have said", () => {
+  test("is closed after loginMs also while it waits for the rate limit", () => {
     const wire = new Wire({ requestsPerSecondMax: 1, loginMs: 2000 });
     wire.feed("x".repeat(60_000));
     wire.world.pass(1900);
@@ -394,7 +441,7 @@ describe("a connection without a session", () => {
     expect(wire.shut).toBe(true);
   });
 
-  test("is closed for its silence also when it was read later before", () => {
+  test("is closed after the idle timeout also when it waited for the rate limit before", () => {
     const wire = new Wire({ requestsPerSecondMax: 10 });
     expect(wire.say(...Array<string>(15).fill("online")).length).toBeWithin(9, 11);
     wire.world.pass(1000);
@@ -406,7 +453,7 @@ describe("a connection without a session", () => {
   });
 });
 
-test("a line without end counts by its bytes and is read later, and what follows it is answered", () => {
+test("a line that is too long counts by its bytes before it ends, and the next line is answered", () => {
   const wire = new Wire({ requestsPerSecondMax: 10, lineBytesMax: 100 });
   wire.feed("x".repeat(30 * SKIPPED_BYTES_PER_REQUEST));
   expect(wire.reading).toBe(false);
@@ -419,19 +466,19 @@ test("a line without end counts by its bytes and is read later, and what follows
   expect(wire.read()).toEqual(["err line_too_long", "err unknown_command"]);
 });
 
-test("lines that are too long count by their bytes as well, each of them once", () => {
+test("lines that are too long count by their bytes, each of them once", () => {
   const wire = new Wire({ requestsPerSecondMax: 10, lineBytesMax: 100 });
   wire.feed(`${"x".repeat(4 * SKIPPED_BYTES_PER_REQUEST - 1)}\n`.repeat(6));
   wire.feed("alive\n");
   expect(wire.read()).toEqual(Array<string>(6).fill("err line_too_long"));
-  // 30 of 10 were taken: 21 are missing for one more.
+  // 30 tokens of 10 were taken, so 21 must be earned for the next request.
   wire.world.pass(1900);
   expect(wire.read()).toEqual([]);
   wire.world.pass(400);
   expect(wire.read()).toEqual(["err not_logged_in"]);
 });
 
-test("a broadcast counts as more requests the more users it goes to", () => {
+test("a broadcast counts as one more request for each ten receivers", () => {
   const wire = new Wire({ requestsPerSecondMax: 10 });
   const { world } = wire;
   const crowd = Array.from({ length: 40 }, (_, i) => `u${i}`);
@@ -441,30 +488,33 @@ test("a broadcast counts as more requests the more users it goes to", () => {
   world.pass(5000);
   wire.read();
   wire.say(...Array<string>(50).fill("broadcast hi"));
-  // Each counts as five, since four tens hear it: two a second.
+  // Each counts as five requests, since 40 users receive it: two per second.
   world.pass(5000);
   wire.read();
   world.pass(5000);
   expect(wire.read()).toEqual(Array<string>(10).fill("ok 40"));
 });
 
-test.each(["", " resumable"])("a session's%s requests come behind the portion of its mailbox that is due", (kind) => {
-  const world = new World(["alice", "bob"]);
-  const [alice] = world.online("alice");
-  const text = "x".repeat(3500);
-  const count = Math.floor(ACK_BYTES_MAX / text.length);
-  for (let i = 0; i < count; i++) world.say(alice!, `message bob ${text}`);
-  const wire = new Wire({}, world);
-  const heard = wire.say(`login bob secret${kind}`, "alive", "logout");
-  for (let turns = 0; !wire.shut && turns < 100; turns++) {
-    world.begin();
-    world.endTurns();
-  }
-  const verbs = [...heard, ...wire.read()].map((line) => line.split(" ", 1)[0]);
-  expect(verbs).toEqual(["ok", ...Array<string>(count).fill("stored"), "ok", "ok"]);
-});
+test.each(["", " resumable"])(
+  "the requests of a session (%s) wait until the first mailbox portion is delivered",
+  (kind) => {
+    const world = new World(["alice", "bob"]);
+    const [alice] = world.online("alice");
+    const text = "x".repeat(3500);
+    const count = Math.floor(ACK_BYTES_MAX / text.length);
+    for (let i = 0; i < count; i++) world.say(alice!, `message bob ${text}`);
+    const wire = new Wire({}, world);
+    const replies = wire.say(`login bob secret${kind}`, "alive", "logout");
+    for (let turns = 0; !wire.shut && turns < 100; turns++) {
+      world.begin();
+      world.endTurns();
+    }
+    const verbs = [...replies, ...wire.read()].map((line) => line.split(" ", 1)[0]);
+    expect(verbs).toEqual(["ok", ...Array<string>(count).fill("stored"), "ok", "ok"]);
+  },
+);
 
-test("a session's requests come behind its mail while the disk is behind too, unless its stream has no room for it", () => {
+test("while the disk is behind, a session's requests wait for its mailbox too, unless its stream is full", () => {
   const world = new World(["alice", "bob"]);
   const [alice] = world.online("alice");
   const text = "x".repeat(3500);
@@ -482,12 +532,12 @@ test("a session's requests come behind its mail while the disk is behind too, un
   expect(world.account("bob").session!.delivery.deliveredUnacked).toBe(fed);
 });
 
-describe("what one connection says at once", () => {
-  /** Requests that are one visit's work. */
+describe("a connection with many requests at once", () => {
+  /** Requests in one visit. */
   const VISIT = Math.ceil(WORK_PER_VISIT / (1 + "alive\n".length / WORK_BYTES));
   const alive = (count: number): Buffer => Buffer.from("alive\n".repeat(count));
 
-  /** Connections of one server, whose turns the test begins. */
+  /** Connections of one server. `nextTurn` runs a turn, and returns whether ready connections needed it. */
   function setUp(count: number): { wires: Wire[]; nextTurn: () => boolean } {
     const world = new World(["alice", "bob"]);
     const all = new Connections(world.chat);
@@ -501,7 +551,7 @@ describe("what one connection says at once", () => {
     return { wires: Array.from({ length: count }, () => new Wire({}, world, all)), nextTurn };
   }
 
-  test("is answered in several turns, in order, and nothing more is read meanwhile", () => {
+  test("is answered in several turns, in order, and is not read meanwhile", () => {
     const { wires, nextTurn } = setUp(2);
     const [wire, other] = wires as [Wire, Wire];
     const turns = WORK_PER_TURN / WORK_PER_VISIT;
@@ -519,7 +569,7 @@ describe("what one connection says at once", () => {
     expect(nextTurn()).toBe(false);
   });
 
-  test("by many is answered a visit each in turn, with a bound on all of them together in one turn", () => {
+  test("takes turns with others like it, and a turn has at most WORK_PER_TURN for all of them", () => {
     const { wires, nextTurn } = setUp(6);
     const { world } = wires[0]!;
     world.begin();
@@ -536,7 +586,7 @@ describe("what one connection says at once", () => {
     ]);
   });
 
-  test("counts as what it is: one request more than a visit's work delays no other requests", () => {
+  test("counts only its own work: one request more than a visit does not delay others", () => {
     const { wires, nextTurn } = setUp(12);
     const { world } = wires[0]!;
     for (let times = 0; times < 3; times++) {
@@ -549,7 +599,7 @@ describe("what one connection says at once", () => {
     }
   });
 
-  test("is counted with the bytes of its lines, the receivers of its broadcasts and the messages that are stored", () => {
+  test("is charged for the bytes of lines, the receivers of broadcasts and stored messages", () => {
     const names = ["alice", "bob", ...Array.from({ length: 100 }, (_, i) => `u${i}`)];
     const world = new World(names);
     const all = new Connections(world.chat);
@@ -571,7 +621,7 @@ describe("what one connection says at once", () => {
     expect(work("online")).toBeWithin(1 + 100 / NAMES_PER_REQUEST, 1.3 + 100 / NAMES_PER_REQUEST);
   });
 
-  test("after requests that were left over waits in the queue as well, until a visit leaves none", () => {
+  test("waits in the queue with new chunks too, until a visit leaves no requests over", () => {
     const { wires, nextTurn } = setUp(2);
     const [wire] = wires as [Wire];
     const { world } = wire;
@@ -585,7 +635,7 @@ describe("what one connection says at once", () => {
     nextTurn();
     expect(wire.read()).toHaveLength(1);
     expect(says(2 * VISIT)).toBe(VISIT); // Its last visit left nothing.
-    // What the kernel held comes as soon as it is read again, which a visit that leaves nothing allows.
+    // A visit that leaves nothing over resumes reading, and the kernel's bytes arrive in the same turn.
     wire.connection.data(alive(VISIT));
     expect(wire.read()).toEqual([]);
     while (nextTurn());
@@ -593,7 +643,7 @@ describe("what one connection says at once", () => {
     expect(says(1)).toBe(1);
   });
 
-  test("in too long lines, by many, is read again and skipped in turns of bounded work, also below the rate", () => {
+  test("skips lines that are too long in turns of bounded work, also below the rate limit", () => {
     const { wires, nextTurn } = setUp(6);
     const { world } = wires[0]!;
     const { rates } = world.chat;
@@ -616,7 +666,7 @@ describe("what one connection says at once", () => {
     ]);
   });
 
-  test("is not answered any more when it is gone, and nothing of it is kept", () => {
+  test("that closes is not answered any more, and nothing of it is kept", () => {
     const { wires, nextTurn } = setUp(1);
     const [wire] = wires as [Wire];
     wire.say("login alice secret");
@@ -625,15 +675,15 @@ describe("what one connection says at once", () => {
     while (nextTurn());
     expect(wire.read()).toEqual([]);
     expect(wire.world.store.read("bob", 0, 1e9)).toEqual([]);
-    const { open, unauthenticated: strangers, ready: waiting } = wire.all;
-    expect([open.size, strangers.size, waiting.size]).toEqual([0, 0, 0]);
+    const { open, unauthenticated, ready } = wire.all;
+    expect([open.size, unauthenticated.size, ready.size]).toEqual([0, 0, 0]);
   });
 });
 
 describe("the rate of requests", () => {
   const LIMIT = { requestsPerSecondMax: 10 };
   const SECONDS = 20;
-  /** What may be saved, and what is earned meanwhile. */
+  /** The tokens at first, and those earned meanwhile. */
   const ALLOWED = 10 + 10 * SECONDS;
 
   class Clients {
@@ -650,7 +700,7 @@ describe("the rate of requests", () => {
       return new Wire({}, this.world, this.#first.all, false, address);
     }
 
-    /** Does that many times a second for a while. */
+    /** Calls `act` that many times per second for SECONDS. */
     repeat(times: number, act: () => void): void {
       for (let i = 0; i < times * SECONDS; i++) {
         act();
@@ -659,7 +709,7 @@ describe("the rate of requests", () => {
     }
   }
 
-  test("is the session's, also when it is resumed on a new connection again and again", () => {
+  test("applies to a session, also when it is resumed on new connections again and again", () => {
     const clients = new Clients();
     const first = clients.connect();
     const token = first.say("login alice secret resumable")[0]!.split(" ")[1];
@@ -674,7 +724,7 @@ describe("the rate of requests", () => {
     expect(done).toBeWithin(50, ALLOWED + 1);
   });
 
-  test("is the user's, also when each login begins a new session", () => {
+  test("applies to a user, also when each login begins a new session", () => {
     const clients = new Clients();
     let done = 0;
     clients.repeat(5, () => {
@@ -687,7 +737,7 @@ describe("the rate of requests", () => {
     expect(done).toBeWithin(1, ALLOWED + 1);
   });
 
-  test("lets those who said nothing for long say a second's requests at once, and no more", () => {
+  test("allows a burst of one second's requests after a long pause, and no more", () => {
     const clients = new Clients();
     const plain = clients.connect();
     plain.say("login alice secret");
@@ -699,7 +749,7 @@ describe("the rate of requests", () => {
     expect([plainAtOnce, callbackAtOnce]).toEqual([10, 10]);
   });
 
-  test("holds for logins alone, and nothing of them is refused", () => {
+  test("applies to logins, which are delayed and not refused", () => {
     const clients = new Clients();
     const wires: Wire[] = [];
     clients.repeat(15, () => {
@@ -715,7 +765,7 @@ describe("the rate of requests", () => {
     expect(first.filter((line) => line.startsWith("err"))).toEqual([]);
   });
 
-  test("is the user's for requests of a callback session on many connections, which are acted on in order", () => {
+  test("applies to the requests of a callback session on many connections, which are acted on in order", () => {
     const clients = new Clients();
     const { world } = clients;
     const [bob] = world.online("bob") as [TestPeer];
@@ -726,18 +776,18 @@ describe("the rate of requests", () => {
       wire.feed(`as ${token} message bob ${wires.length}\n`);
       wires.push(wire);
     });
-    const heard = (): string[] => bob.read().flatMap((line) => /^message alice (\d+)/.exec(line)?.[1] ?? []);
-    const first = heard();
+    const received = (): string[] => bob.read().flatMap((line) => /^message alice (\d+)/.exec(line)?.[1] ?? []);
+    const first = received();
     expect(first.length).toBeWithin(ALLOWED - 20, ALLOWED + 1);
     world.pass(15_000);
-    const all = [...first, ...heard()];
+    const all = [...first, ...received()];
     expect(all).toEqual(wires.map((_, i) => String(i)));
     expect(wires.map((wire) => wire.read())).toEqual(wires.map(() => ["ok sent"]));
     expect(wires.every(({ shut }) => shut)).toBe(true);
     expect(world.account("alice").session).not.toBeNull();
   });
 
-  test("counts what a callback session's broadcasts cost", () => {
+  test("charges the broadcasts of a callback session by their receivers", () => {
     const clients = new Clients();
     const { world } = clients;
     world.online(...Array.from({ length: 20 }, (_, i) => `u${i}`));
@@ -748,11 +798,11 @@ describe("the rate of requests", () => {
       wire.feed(`as ${token} broadcast hi\n`);
       wires.push(wire);
     });
-    // Each counts as three, since two tens receive it.
+    // Each counts as three requests, since 20 users receive it.
     expect(wires.filter((wire) => wire.read()[0] === "ok 20").length).toBeWithin(50, ALLOWED / 3 + 2);
   });
 
-  test("counts a name list by its length", () => {
+  test("charges a name list by its length", () => {
     const names = Array.from({ length: 40 }, (_, i) => `name${i}`);
     const clients = new Clients();
     for (const name of names) clients.world.chat.accounts.add(name, "secret");
@@ -763,11 +813,11 @@ describe("the rate of requests", () => {
     wire.read();
     const lists = wire.say(...Array<string>(100).fill("online")).length;
     clients.world.pass(10_000);
-    // Each counts as five, since there are four tens of names.
+    // Each counts as five requests, since there are 40 names.
     expect(lists + wire.read().length).toBeWithin(18, 26);
   });
 
-  test("of connections without a session is that of their address, and others are not concerned", () => {
+  test("applies to the connections without a session of one address, and not to other addresses", () => {
     const clients = new Clients({ ...LIMIT, badLinesMax: 0 });
     let done = 0;
     clients.repeat(5, () => {
@@ -781,7 +831,7 @@ describe("the rate of requests", () => {
     expect(clients.connect("192.0.2.2").say("login bob secret")[0]).toMatch(/^ok /);
   });
 
-  test("of an address is shared by its connections in turn, so that one with many requests keeps no other out", () => {
+  test("of an address is shared by its connections in turn: one with many requests does not block the others", () => {
     const clients = new Clients({ ...LIMIT, badLinesMax: 0 });
     const crowd = clients.connect();
     crowd.feed("alive\n".repeat(2000));
@@ -794,7 +844,7 @@ describe("the rate of requests", () => {
     expect(crowd.read().length).toBeWithin(30, 61);
   });
 
-  test("of connections without a session is each one's own on this machine, unless it is to be limited as well", () => {
+  test("applies to each loopback connection by itself, and to all together with limitsLoopback", () => {
     for (const limitsLoopback of [false, true]) {
       const clients = new Clients({ ...LIMIT, limitsLoopback });
       const replies = [1, 2, 3].map(() => clients.connect("127.0.0.1").say(...Array<string>(20).fill("alive")).length);
@@ -802,7 +852,7 @@ describe("the rate of requests", () => {
     }
   });
 
-  test("of an address is not taken up by those who get in, resume or ask for their session", () => {
+  test("of an address is not used by logins, resumes and callback requests that succeed", () => {
     const clients = new Clients();
     const tokens = Array.from({ length: 20 }, (_, i) => {
       const kind = i % 2 === 0 ? "resumable" : "callback=5000";
@@ -815,7 +865,7 @@ describe("the rate of requests", () => {
     expect(clients.connect().say("alive")).toEqual(["err not_logged_in"]);
   });
 
-  test("keeps no requests of connections that hung up", () => {
+  test("keeps no requests of closed connections", () => {
     const clients = new Clients();
     const token = clients.connect().say("login alice secret callback=5000")[0]!.split(" ")[1];
     clients.world.chat.rates.charge(clients.world.account("alice"), 20);
@@ -835,7 +885,7 @@ describe("the rate of requests", () => {
     expect([stays.read(), last.read()]).toEqual([["err not_blocked"], ["ok 0"]]);
   });
 
-  test("lets a session live whose requests wait for it", () => {
+  test("does not let a session expire while its requests wait", () => {
     const clients = new Clients();
     const { world } = clients;
     const token = clients.connect().say("login alice secret callback=5000")[0]!.split(" ")[1];
@@ -849,23 +899,26 @@ describe("the rate of requests", () => {
   });
 });
 
-test.each(["resumable", "callback=5000"])("invalid lines of a session (%s) count on all its connections", (kind) => {
-  const first = new Wire({ badLinesMax: 20 });
-  const token = first.say(`login alice secret ${kind}`)[0]!.split(" ")[1];
-  const { world } = first;
-  const isCallback = kind.startsWith("callback");
-  for (let i = 0; i < 19; i++) {
+test.each(["resumable", "callback=5000"])(
+  "consecutive invalid lines of a session (%s) count across its connections",
+  (kind) => {
+    const first = new Wire({ badLinesMax: 20 });
+    const token = first.say(`login alice secret ${kind}`)[0]!.split(" ")[1];
+    const { world } = first;
+    const isCallback = kind.startsWith("callback");
+    for (let i = 0; i < 19; i++) {
+      const wire = new Wire({}, world, first.all);
+      if (isCallback) wire.say(`as ${token} nonsense`);
+      else wire.say(`resume ${token} 0`, "nonsense");
+      expect(world.account("alice").session).not.toBeNull();
+    }
     const wire = new Wire({}, world, first.all);
-    if (isCallback) wire.say(`as ${token} nonsense`);
-    else wire.say(`resume ${token} 0`, "nonsense");
-    expect(world.account("alice").session).not.toBeNull();
-  }
-  const wire = new Wire({}, world, first.all);
-  wire.say(...(isCallback ? [`as ${token} nonsense`] : [`resume ${token} 0`, "nonsense"]));
-  expect(world.account("alice").session).toBeNull();
-});
+    wire.say(...(isCallback ? [`as ${token} nonsense`] : [`resume ${token} 0`, "nonsense"]));
+    expect(world.account("alice").session).toBeNull();
+  },
+);
 
-test("connections that hold most of unfinished lines are closed when all together hold too much, strangers first", () => {
+test("above INPUT_BYTES_MAX the longest unfinished lines are closed, those without a session first", () => {
   const first = new Wire({ lineBytesMax: LINE_BYTES_MAX, requestsPerSecondMax: 0 });
   first.say("login alice secret");
   const count = Math.ceil(INPUT_BYTES_MAX / LINE_BYTES_MAX) + 10;

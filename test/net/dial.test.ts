@@ -7,7 +7,7 @@ const HOST = "127.0.0.1";
 const isLinux = process.platform === "linux";
 if (!isLinux) console.warn("\n  SKIPPED: connections that are not accepted; descriptors are counted in /proc\n");
 
-/** What happened on a connection, one word each. */
+/** The events of a connection, one word each. */
 let events: string[];
 let changed = (): void => {};
 const listeners: Bun.TCPSocketListener[] = [];
@@ -49,14 +49,14 @@ function sockets(others: readonly string[] = []): string[] {
     try {
       return readlinkSync(`/proc/self/fd/${descriptor}`);
     } catch {
-      return ""; // It was the one of the folder itself.
+      return ""; // The descriptor of /proc/self/fd itself, which is closed by now.
     }
   });
   return links.filter((link) => link.startsWith("socket:") && !others.includes(link));
 }
 
 for (const way of ["end", "terminate"] as const) {
-  test.skipIf(!isLinux)(`${way} closes the descriptor at once while nobody accepts the connection`, async () => {
+  test.skipIf(!isLinux)(`${way} closes the descriptor at once while the connection is not accepted`, async () => {
     const full = new FullPort();
     try {
       const first = dialed(full.port);
@@ -79,7 +79,7 @@ for (const way of ["end", "terminate"] as const) {
   });
 }
 
-test("bytes are taken in parts, each after the kernel has the one before, and all arrive", async () => {
+test("bytes are accepted in parts, each after the kernel has the one before, and all arrive", async () => {
   const count = 300_000;
   let arrived = 0;
   const { promise: all, resolve } = Promise.withResolvers<void>();
@@ -100,7 +100,7 @@ test("bytes are taken in parts, each after the kernel has the one before, and al
   await until("closed");
 });
 
-test("a refused connection is closed without having been open, and so is one that the other side resets", async () => {
+test("a refused connection closes without an open event, and a reset one closes too", async () => {
   const listener = Bun.listen({ hostname: HOST, port: 0, socket: { data() {} } });
   listener.stop(true);
   dialed(listener.port);

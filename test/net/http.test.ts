@@ -6,7 +6,7 @@ import { World } from "../support/chat.ts";
 import { makeCertificate, writeCertificate } from "../support/certificate.ts";
 import { type Overrides, PASSWORD, type WireClient, WireServer } from "../support/wire.ts";
 
-/** What a web page can have a browser send to any port: the body is the page's choice. */
+/** What a web page can make a browser send to any port. The page chooses the body. */
 const HEADERS = [
   "Host: 127.0.0.1:6001",
   "Connection: keep-alive",
@@ -18,13 +18,13 @@ const HEADERS = [
 const LOCKS_OUT = "login alice x\nlogin alice x\nlogin alice x\n";
 const LONG = "a".repeat(5000);
 
-/** Each is closed without a byte, and nothing after it is acted on. */
+/** A connection that begins like this is closed without a reply, and the lines after it are not acted on. */
 const OPENINGS: Record<string, string> = {
   "a POST of HTTP/1.1": `POST / HTTP/1.1\r\n${HEADERS}`,
   "a GET of HTTP/1.0 without headers": "GET / HTTP/1.0\r\n\r\n",
-  "a method that nobody knows, with a bare LF": "foo /bar HTTP/1.1\n",
+  "an unknown method, with a bare LF": "foo /bar HTTP/1.1\n",
   "a method that is a verb": "login /alice HTTP/1.1\r\n",
-  "a version of HTTP/1 to come": "GET / HTTP/1.27\r\n",
+  "an unknown minor version of HTTP/1": "GET / HTTP/1.27\r\n",
   "OPTIONS *": `OPTIONS * HTTP/1.1\r\n${HEADERS}`,
   "an absolute target": `GET http://127.0.0.1:6001/ HTTP/1.1\r\n${HEADERS}`,
   CONNECT: "CONNECT 127.0.0.1:6001 HTTP/1.1\r\n",
@@ -56,14 +56,14 @@ afterEach(async () => {
   for (const folder of folders.splice(0)) rmSync(folder, { recursive: true });
 });
 
-/** Nobody was locked out, and nobody is online. */
+/** No user is locked out or online. */
 async function nothingHappened(server: WireServer, authority?: string): Promise<void> {
   const alice = await server.login("alice", authority);
   await alice.asks("online", "ok");
   await alice.asks("logout", "ok");
 }
 
-describe("a connection without a session is closed without a reply, and nothing after it is acted on, by", () => {
+describe("a connection without a session is closed without a reply, and later lines are ignored, after", () => {
   for (const [name, opening] of Object.entries(OPENINGS)) {
     test(name, async () => {
       const server = start();
@@ -95,7 +95,7 @@ describe("a connection without a session is closed without a reply, and nothing 
     await nothingHappened(server);
   });
 
-  test("a request line, before a resume or an as that would be known", async () => {
+  test("a request line before a resume or an as with a valid token", async () => {
     const server = start();
     const alice = await server.connect();
     alice.say(`login alice ${PASSWORD} resumable`);
@@ -113,7 +113,7 @@ describe("a connection without a session is closed without a reply, and nothing 
   });
 });
 
-test("HTTP is noticed wherever its bytes are cut, also in a line that is too long", () => {
+test("HTTP is detected wherever TCP cuts its bytes, also in a line that is too long", () => {
   const world = new World(["alice"]);
   for (const opening of ["POST /x HTTP/1.1\r\n", "Host: a\r\n", `POST /${"x".repeat(300)} HTTP/1.1\r\n`]) {
     for (let cut = 1; cut < opening.length; cut++) {
@@ -129,7 +129,7 @@ test("HTTP is noticed wherever its bytes are cut, also in a line that is too lon
   }
 });
 
-test("in a session such lines are lines like any other, and a text may be anything", async () => {
+test("in a session such lines are ordinary requests, and a text may have any content", async () => {
   const server = start();
   const [alice, bob] = (await server.online("alice", "bob")) as [WireClient, WireClient];
   await alice.asks("message bob GET / HTTP/1.1", "ok sent");
@@ -141,7 +141,7 @@ test("in a session such lines are lines like any other, and a text may be anythi
   await alice.asks("alive", "ok");
 });
 
-test("without a session, lines that only mention HTTP are answered", async () => {
+test("without a session, lines that only contain HTTP are answered", async () => {
   const page = await start().connect();
   const token = "t".repeat(64);
   await page.asks("GET /", "err unknown_command");

@@ -10,12 +10,12 @@ test.each([
   ["0:0:0:0:0:0:0:1", "::1"],
   ["fe80:0:0:0:0:0:0:0", "fe80::"],
   ["0:0:0:0:0:ffff:c000:0207", "192.0.2.7"],
-])("says for whom the connection is: %s", (written, address) => {
+])("a header gives the address of the client: %s", (written, address) => {
   const header = proxyHeader(written);
   expect(parseProxyHeader(Buffer.concat([header, Buffer.from("login")]))).toEqual({ bytes: header.length, address });
 });
 
-test("is not there before its last byte, wherever it is cut", () => {
+test("a header is incomplete until its last byte", () => {
   const header = Buffer.concat([proxyHeader("192.0.2.7", Buffer.from("\x04\0\x03abc", "latin1"))]);
   for (let cut = 0; cut < header.length; cut++) expect(parseProxyHeader(header.subarray(0, cut))).toBeNull();
   expect(parseProxyHeader(header)).toEqual({ bytes: header.length, address: "192.0.2.7" });
@@ -24,8 +24,8 @@ test("is not there before its last byte, wherever it is cut", () => {
 test.each([
   ["a health check", 0x20, 0x00, 0],
   ["a Unix socket", 0x21, 0x31, 216],
-  ["nothing that is known", 0x21, 0x00, 0],
-])("may be for the proxy itself: %s", (_what, command, family, length) => {
+  ["an unknown family", 0x21, 0x00, 0],
+])("a header gives no address for a connection of the proxy itself: %s", (_what, command, family, length) => {
   const header = proxyHeader("192.0.2.7").subarray(0, 16);
   header[12] = command;
   header[13] = family;
@@ -34,7 +34,7 @@ test.each([
   expect(parseProxyHeader(bytes)).toEqual({ bytes: bytes.length, address: null });
 });
 
-describe("what is none is known at once:", () => {
+describe("invalid bytes are rejected before a header is complete:", () => {
   const change = (at: number, value: number): Buffer => {
     const header = Buffer.from(proxyHeader("192.0.2.7"));
     header[at] = value;
@@ -48,7 +48,7 @@ describe("what is none is known at once:", () => {
     ["an unknown version", change(12, 0x11)],
     ["an unknown command", change(12, 0x22)],
     ["addresses that are too short", change(15, 11)],
-    ["more than it may have", change(14, PROXY_HEADER_BYTES_MAX >> 8)],
+    ["a length above the limit", change(14, PROXY_HEADER_BYTES_MAX >> 8)],
   ])("%s", (_what, bytes) => {
     expect(() => parseProxyHeader(bytes)).toThrow("PROXY header");
   });

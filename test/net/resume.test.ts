@@ -9,7 +9,7 @@ beforeEach(() => {
 
 afterEach(() => server.stop());
 
-/** A resumable session: its connection, its token, and the bytes of its stream that this end has. */
+/** The client of a resumable session: its connection, its token, and its position in the stream. */
 class Resumable {
   received = 0;
 
@@ -33,7 +33,7 @@ class Resumable {
     }
   }
 
-  /** Goes on at another connection, without a word to the one before. */
+  /** Continues on another connection. The earlier one stays open. */
   async resume(received: number, serverReceived: number): Promise<void> {
     this.wire = await server.connect();
     await this.wire.asks(`resume ${this.token} ${received}`, `ok ${serverReceived}`);
@@ -42,7 +42,7 @@ class Resumable {
 
 const LINE = (line: string): number => line.length + 1;
 
-test("a session outlives its connection: what was sent to it meanwhile comes after resume, and nobody noticed", async () => {
+test("a session survives its connection: messages follow the resume, and others receive no left", async () => {
   const alice = await Resumable.login("alice");
   const bob = await server.login("bob");
   await alice.hears("joined bob");
@@ -55,7 +55,7 @@ test("a session outlives its connection: what was sent to it meanwhile comes aft
   await bob.asks("alive", "ok");
 });
 
-test("what was sent but not confirmed is sent again from exactly the position that the client has", async () => {
+test("unacknowledged bytes are sent again from exactly the client's position", async () => {
   const alice = await Resumable.login("alice");
   alice.wire.say("message alice one", "message alice two");
   await alice.hears("message alice one", "ok sent", "message alice two", "ok sent");
@@ -66,7 +66,7 @@ test("what was sent but not confirmed is sent again from exactly the position th
   await alice.wire.asks("online", "ok");
 });
 
-test("alive confirms, and tells how far the server has the client's stream, this line included", async () => {
+test("alive acknowledges, and its reply has the server's position in the client's stream", async () => {
   const alice = await Resumable.login("alice");
   await alice.wire.asks("alive", "ok 6");
   await alice.wire.asks("alive 5", `ok ${6 + 8}`);
@@ -75,7 +75,7 @@ test("alive confirms, and tells how far the server has the client's stream, this
   await alice.wire.asks("alive 4", `ok ${14 + 10 + 8}`);
 });
 
-test("a position beyond what was sent is a bad request and changes nothing; a lower one than before is ignored", async () => {
+test("a position beyond the sent bytes is a bad request without effect, and a lower one is ignored", async () => {
   const alice = await Resumable.login("alice");
   await alice.wire.asks("alive 1", "err bad_request so much was never sent");
   await alice.wire.asks("logout 1000", "err bad_request so much was never sent");
@@ -89,7 +89,7 @@ test("a position beyond what was sent is a bad request and changes nothing; a lo
   await alice.wire.hears(`ok ${said + 9}`, `ok ${said + 9 + 8}`);
 });
 
-test("a resume wins over a connection that is still attached, which is closed without a word", async () => {
+test("a resume closes the earlier connection of the session without a goodbye", async () => {
   const alice = await Resumable.login("alice");
   const old = alice.wire;
   await alice.resume(0, 0);
@@ -97,7 +97,7 @@ test("a resume wins over a connection that is still attached, which is closed wi
   await alice.wire.asks("online", "ok");
 });
 
-test("every request of a pipeline that is cut anywhere is acted on once, and every reply is seen once", async () => {
+test("a pipeline that is cut at any byte is acted on once, and each reply is received once", async () => {
   const requests = Array.from({ length: 12 }, (_, index) => `message alice text number ${index}`);
   const bytes = Buffer.from(requests.map((line) => `${line}\n`).join(""));
   let after = "";
@@ -119,7 +119,7 @@ test("every request of a pipeline that is cut anywhere is acted on once, and eve
   }
 });
 
-test("a session that nobody resumes expires, and its messages wait for the next login", async () => {
+test("a session that is not resumed expires, and its messages wait for the next login", async () => {
   await server.stop();
   server = new WireServer({ idleTimeoutMs: 300 });
   const alice = await Resumable.login("alice");
@@ -135,7 +135,7 @@ test("a session that nobody resumes expires, and its messages wait for the next 
   await late.asks(`resume ${alice.token} 0`, "err unknown_session");
 });
 
-test("a token that a newer login replaced says so; any other unknown one does not", async () => {
+test("unknown_session names a replaced token as replaced, and no other", async () => {
   const alice = await Resumable.login("alice");
   const young = await Resumable.login("alice");
   await alice.wire.hears("goodbye replaced");
@@ -151,7 +151,7 @@ test("a token that a newer login replaced says so; any other unknown one does no
   await plain.asks(`resume ${alice.token} 0`, "err already_logged_in");
 });
 
-test("a new login after an older session gets what that one had not received, and nothing that it had", async () => {
+test("a login with after= receives only what the older session had not received", async () => {
   const alice = await Resumable.login("alice");
   const bob = await server.login("bob");
   await alice.hears("joined bob");
@@ -163,7 +163,7 @@ test("a new login after an older session gets what that one had not received, an
   await said.asks("online", "ok bob");
 });
 
-test("received= says how far the server acted on the older session's stream, also after a restart", async () => {
+test("received= has the server's position in the older session's stream, also after a restart", async () => {
   const folder = `${process.env.TMPDIR ?? "/tmp"}/heartline-${process.pid}-${performance.now()}`;
   await server.stop();
   server = new WireServer({ data: folder });
@@ -180,7 +180,7 @@ test("received= says how far the server acted on the older session's stream, als
   await bob.hears("ok <token> 35");
 });
 
-test("a mailbox of any size comes in as it is confirmed", async () => {
+test("a mailbox of any size is delivered as fast as it is acknowledged", async () => {
   const bob = await server.login("bob");
   const texts = Array.from({ length: 3000 }, (_, index) => `${index} ${"x".repeat(400)}`);
   bob.say(...texts.map((text) => `message alice ${text}`));
@@ -199,7 +199,7 @@ test("a mailbox of any size comes in as it is confirmed", async () => {
   }
 });
 
-test("who lets more than the bound pile up ends as slow, and gets everything at the next login, once", async () => {
+test("a session with too many unacknowledged bytes ends as slow, and the next login gets them once", async () => {
   const alice = await Resumable.login("alice");
   alice.wire.cut();
   const bob = await server.login("bob");
@@ -218,7 +218,7 @@ test("who lets more than the bound pile up ends as slow, and gets everything at 
   await again.asks("alive", "ok");
 });
 
-test("a client that reads and confirms is never slow, whatever the rate", async () => {
+test("a client that reads and acknowledges is never slow, at any rate", async () => {
   const alice = await Resumable.login("alice");
   const bob = await server.login("bob");
   await alice.hears("joined bob");

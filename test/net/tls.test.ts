@@ -50,7 +50,7 @@ function complaint(files: { chain: string; key: string }): string {
   throw new Error("the certificate is taken");
 }
 
-test("one port in the clear and one over TLS lead into the same chat", async () => {
+test("a plain port and a TLS port serve the same chat", async () => {
   const server = start();
   const alice = await server.login("alice", first.cert);
   const bob = await server.login("bob");
@@ -67,7 +67,7 @@ test("one port in the clear and one over TLS lead into the same chat", async () 
   await bob.hears("left alice logout");
 });
 
-test("more than the kernel takes at once comes whole and in order", async () => {
+test("more bytes than the kernel accepts at once arrive complete and in order", async () => {
   const server = start({ limits: { unackedBytesMax: 16 << 20 } });
   const alice = await server.login("alice", first.cert);
   const bob = await server.login("bob");
@@ -80,7 +80,7 @@ test("more than the kernel takes at once comes whole and in order", async () => 
   for (const text of texts) await alice.hears(`message bob ${text}`);
 });
 
-test("a session goes on where it was on another connection, over TLS or not", async () => {
+test("a session resumes on another connection, over TLS or not", async () => {
   const server = start();
   const one = await server.connect(first.cert);
   one.say(`login alice ${PASSWORD} resumable`);
@@ -96,13 +96,13 @@ test("a session goes on where it was on another connection, over TLS or not", as
   await three.hears("message bob while you were away");
 });
 
-test("calls are plain TCP, so that nobody is called back who came over TLS", async () => {
+test("a callback login over TLS is refused, since calls are plain TCP", async () => {
   const client = await start().connect(first.cert);
   await client.asks(`login alice ${PASSWORD} callback=5000`, "err bad_request <words>");
   await client.asks(`login alice ${PASSWORD}`, "ok <token> 35");
 });
 
-test("with --tls-only there is nothing in the clear", async () => {
+test("with --tls-only there is no plain port", async () => {
   const server = start({ tls: { ...write(first), port: null } });
   const client = await WireClient.connect(server.port, "127.0.0.1", first.cert);
   await client.asks(`login alice ${PASSWORD}`, "ok <token> 35");
@@ -125,10 +125,10 @@ test.each([
     await once(socket, "close");
   }
   await alice.asks("alive", "ok");
-  await server.login("bob", first.cert); // None of them counts any more.
+  await server.login("bob", first.cert); // The stalled handshakes are not counted any longer.
 });
 
-test("a handshake that stalls counts like a connection of its address", async () => {
+test("a stalled handshake counts as a connection of its address", async () => {
   const server = start({ limits: { limitsLoopback: true, connectionsPerAddressMax: 2 } });
   const stalled = createConnection(server.tlsPort, "127.0.0.1");
   await once(stalled, "connect");
@@ -140,7 +140,7 @@ test("a handshake that stalls counts like a connection of its address", async ()
   stalled.destroy();
 });
 
-test("records that nobody can read end their connection, and are no fault of the server", async () => {
+test("invalid TLS records close their connection, and are not logged as faults", async () => {
   const server = start();
   const alice = await server.login("alice");
   const raw = createConnection(server.tlsPort, "127.0.0.1");
@@ -154,11 +154,11 @@ test("records that nobody can read end their connection, and are no fault of the
   expect(server.faults).toEqual([]);
 });
 
-test("a renewed certificate is shown to whoever comes, and nobody who is in is dropped", async () => {
+test("new connections get a renewed certificate, and existing ones stay", async () => {
   const files = write(first);
   const server = start({}, files);
   const alice = await server.login("alice", first.cert);
-  const waiting = createConnection(server.tlsPort, "127.0.0.1"); // It has not begun its handshake yet.
+  const waiting = createConnection(server.tlsPort, "127.0.0.1"); // It does not begin its handshake.
   await once(waiting, "connect");
   writeFileSync(files.chain, second.cert);
   writeFileSync(files.key, second.key);
@@ -174,10 +174,10 @@ test("a renewed certificate is shown to whoever comes, and nobody who is in is d
   expect(server.connect(first.cert)).rejects.toThrow("self signed");
   waiting.destroy();
   await server.stop();
-  expect(WireClient.connect(server.tlsPort)).rejects.toThrow(); // No listener of before is left.
+  expect(WireClient.connect(server.tlsPort)).rejects.toThrow(); // No listener with the old certificate is left.
 });
 
-test("a bad one is told by its file, and the old one stays", async () => {
+test("a renewal with an invalid file is refused with its name, and the old certificate stays", async () => {
   const files = write(first);
   const server = start({}, files);
   writeFileSync(files.chain, second.cert);
@@ -192,16 +192,16 @@ test("a bad one is told by its file, and the old one stays", async () => {
   writeFileSync(files.chain, future.cert);
   writeFileSync(files.key, future.key);
   expect(() => server.server.renewCertificate()).toThrow(`${files.chain} is not valid before 2065-01-24`);
-  // The first of the chain is good, and what stands behind it is not.
+  // The first certificate of the chain is valid, the second is not.
   writeFileSync(files.chain, `${second.cert}\n-----BEGIN CERTIFICATE-----\nrubbish\n-----END CERTIFICATE-----\n`);
   writeFileSync(files.key, second.key);
-  const why = `there is no chain of certificates in ${files.chain} that can be used (PEM)`;
+  const why = `cannot use ${files.chain}: there is no valid chain of certificates in it; it must be in PEM format`;
   expect(() => server.server.renewCertificate()).toThrow(why);
   const alice = await server.login("alice", first.cert);
   await alice.asks("alive", "ok");
 });
 
-test("files that cannot be used are told by name", async () => {
+test("an error about a certificate or key names the file", async () => {
   const good = write(first);
   const other = write(second);
   const bad = write({ cert: "", key: "-----BEGIN ENCRYPTED PRIVATE KEY-----\n" });
@@ -209,16 +209,18 @@ test("files that cannot be used are told by name", async () => {
     `${other.key} is not the key of the certificate in ${good.chain}`,
   );
   expect(complaint({ ...good, chain: bad.chain })).toBe(
-    `there is no certificate in ${bad.chain} that can be used (PEM)`,
+    `cannot use ${bad.chain}: there is no valid certificate in it; it must be in PEM format`,
   );
-  expect(complaint({ ...good, key: bad.key })).toBe(`there is no private key in ${bad.key} that can be used (PEM)`);
+  expect(complaint({ ...good, key: bad.key })).toBe(
+    `cannot use ${bad.key}: there is no valid private key in it; it must be in PEM format`,
+  );
   expect(complaint({ ...good, key: "/nowhere" })).toBe("cannot read /nowhere: there is no such file");
 });
 
-describe("clients of other makers", () => {
+describe("other TLS implementations", () => {
   tellSkipped("server");
 
-  /** Says something to bob, is answered, and leaves; returns all that the program heard, and its exit code. */
+  /** Exchanges messages with bob and logs out; returns the program's output and its exit code. */
   async function chats(command: string[]): Promise<{ heard: string; code: number }> {
     const files = write(first);
     const server = start({}, files);

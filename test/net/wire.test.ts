@@ -30,7 +30,7 @@ afterEach(async () => {
   for (const path of folders.splice(0)) rmSync(path, { recursive: true });
 });
 
-/** Lines `> ` are said by alice, lines `< ` are what she hears; nothing else comes. */
+/** Alice sends the lines after `> ` and receives exactly those after `< `. */
 async function dialogue(alice: WireClient, text: string): Promise<void> {
   for (const line of text.split("\n")) {
     const [, who, words] = /^\s*([<>]) ?(.*)$/.exec(line) ?? [];
@@ -40,7 +40,7 @@ async function dialogue(alice: WireClient, text: string): Promise<void> {
   await alice.asks("alive", "ok");
 }
 
-describe("each request works as its row says", () => {
+describe("each request works as the protocol says", () => {
   test("login, message, broadcast, online, block, unblock, alive and logout", async () => {
     const server = start();
     const [bob, carol] = (await server.online("bob", "carol")) as [WireClient, WireClient];
@@ -73,7 +73,7 @@ describe("each request works as its row says", () => {
     await dave.asks("alive", "ok");
   });
 
-  test("an address is dotted IPv4, also on a socket for both kinds", async () => {
+  test("an IPv4 address is dotted, also on an IPv6 socket", async () => {
     try {
       Bun.listen({ hostname: "::", port: 0, socket: { data: () => {} } }).stop();
     } catch {
@@ -91,18 +91,18 @@ describe("each request works as its row says", () => {
     await bob.hears("address alice 127.0.0.1 4242 <token>");
   });
 
-  test("a message to oneself comes, and so does its reply", async () => {
+  test("a message to oneself arrives, and so does its reply", async () => {
     const [alice] = (await start().online("alice")) as [WireClient];
     alice.say("message alice hi");
     expect([await alice.line(), await alice.line()].toSorted()).toEqual(["message alice hi", "ok sent"]);
   });
 
-  test("a login option that belongs to private chat is accepted", async () => {
+  test("a login with listen= is accepted", async () => {
     const alice = await start().connect();
     await alice.asks(`${LOGIN} listen=5000`, LOGGED_IN);
   });
 
-  test("every login gets a token that nobody had before", async () => {
+  test("every login gets a new token", async () => {
     const server = start();
     const tokens = new Set<string>();
     for (let i = 0; i < 20; i++) {
@@ -115,7 +115,7 @@ describe("each request works as its row says", () => {
   });
 });
 
-describe("errors come in the contract's order, and the connection lives on", () => {
+describe("errors follow the order of the protocol, and the connection stays open", () => {
   test("before login", async () => {
     const alice = await start().connect();
     await alice.asks("x".repeat(4096), "err line_too_long");
@@ -172,7 +172,7 @@ describe("errors come in the contract's order, and the connection lives on", () 
     await bob.asks("alive", "ok");
   });
 
-  test("three wrong passwords end in a lockout on all connections, until the block time is over", async () => {
+  test("three wrong passwords lock the user out on all connections for blockTime", async () => {
     const server = start({ blockMs: 300 });
     const first = await server.connect();
     await first.asks("login alice a", "err wrong_password 2");
@@ -195,7 +195,7 @@ describe("errors come in the contract's order, and the connection lives on", () 
     }
   });
 
-  test("of thirty parallel connections exactly three get a try", async () => {
+  test("of thirty parallel logins exactly three are attempts", async () => {
     const server = start();
     const clients = await Promise.all(Array.from({ length: 30 }, () => server.connect()));
     for (const client of clients) client.say("login alice wrong");
@@ -209,14 +209,14 @@ describe("errors come in the contract's order, and the connection lives on", () 
 });
 
 describe("a line", () => {
-  test("may end in CRLF, of which the CR is no part of the text", async () => {
+  test("may end in CRLF, whose CR is not part of the text", async () => {
     const [alice, bob] = (await start().online("alice", "bob")) as [WireClient, WireClient];
     alice.send("alive\r\nmessage bob hi\r\nmessage bob two\r\r\nonline\r\n\r\n");
     await alice.hears("ok", "ok sent", "ok sent", "ok bob", "err bad_request<words>");
     await bob.hears("message alice hi", "message alice two\r");
   });
 
-  test("cut anywhere is the same line", async () => {
+  test("may be cut at any byte", async () => {
     const server = start();
     const barrier = await server.connect();
     const bytes = `${LOGIN}\r\nmessage 1.2.3 h\x00\xffi\nalive\n`;
@@ -230,7 +230,7 @@ describe("a line", () => {
     }
   });
 
-  test("that comes byte by byte is the same line", async () => {
+  test("may arrive byte by byte", async () => {
     const server = start();
     const barrier = await server.connect();
     const alice = await server.connect();
@@ -241,7 +241,7 @@ describe("a line", () => {
     await alice.hears(LOGGED_IN, "ok");
   });
 
-  test("may have exactly as many bytes as the buffer size, its end included", async () => {
+  test("may have exactly lineBytesMax bytes, its end included", async () => {
     const server = start({ limits: { lineBytesMax: 64 } });
     const [alice, bob] = (await server.online("alice", "bob")) as [WireClient, WireClient];
     const longest = `message bob ${"x".repeat(51)}`;
@@ -253,14 +253,14 @@ describe("a line", () => {
     await bob.hears(`message alice ${"x".repeat(50)}`);
   });
 
-  test("that is too long is skipped however long it is, answered once, and the next one works", async () => {
+  test("of any length above lineBytesMax gets one reply, and the next line works", async () => {
     const [alice] = (await start().online("alice")) as [WireClient];
     alice.send(Buffer.alloc(5 << 20, "x"));
     alice.send("\nalive\n");
     await alice.hears("err line_too_long", "ok");
   });
 
-  test("that is too long is not answered before its end", async () => {
+  test("that is too long gets its reply after its end", async () => {
     const server = start();
     const barrier = await server.connect();
     const [alice] = (await server.online("alice")) as [WireClient];
@@ -271,7 +271,7 @@ describe("a line", () => {
     await alice.hears("err line_too_long");
   });
 
-  test("of binary garbage is an error like another, and the connection lives on", async () => {
+  test("of binary garbage is an ordinary error, and the connection stays open", async () => {
     const random = new Random(seedFor("binary garbage"));
     const garbage = Buffer.from(Array.from({ length: 100_000 }, () => random.below(256)));
     const server = start();
@@ -288,7 +288,7 @@ describe("a line", () => {
     await alice.asks("alive", "ok");
   });
 
-  test("carries its text byte for byte: NUL, CR inside, 0xff, all there is but LF", async () => {
+  test("may have any bytes but LF in its text, and delivers them unchanged", async () => {
     const [alice, bob, carol] = (await start().online("alice", "bob", "carol")) as WireClient[];
     const everything = Array.from({ length: 256 }, (_, byte) => String.fromCharCode(byte)).join("");
     const text = ` \r ${everything.replace("\n", "")}  \x1b[31m end `;
@@ -300,7 +300,7 @@ describe("a line", () => {
     await alice!.asks(`message dave ${text}`, "ok stored");
   });
 
-  test("stored and fetched is byte for byte the same", async () => {
+  test("is delivered unchanged from the mailbox", async () => {
     const server = start();
     const [alice] = (await server.online("alice")) as [WireClient];
     await alice.asks("message bob \x00\xff\r \xc3\x28", "ok stored");
@@ -350,7 +350,7 @@ describe("pipelined requests", () => {
     await bob.hears("left alice disconnected");
   });
 
-  test("without an end of the last line are answered, and that line is not", async () => {
+  test("are answered, but not an unfinished last line", async () => {
     const alice = await start().connect();
     alice.send(`${LOGIN}\nonline\nalive`);
     await alice.finish();
@@ -358,7 +358,7 @@ describe("pipelined requests", () => {
     await alice.ends();
   });
 
-  test("behind a FIN with a large answer all come, though the client reads late", async () => {
+  test("before a FIN with large replies are all answered, though the client reads late", async () => {
     const server = start({ limits: { requestsPerSecondMax: 0 } });
     const alice = await server.connect();
     alice.pause();
@@ -369,7 +369,7 @@ describe("pipelined requests", () => {
     await alice.ends();
   });
 
-  test("100,000 of them, while nobody reads the replies, take little memory and are answered in order", async () => {
+  test("that number 100,000 take little memory while the replies are not read, and are answered in order", async () => {
     const names = Array.from({ length: 40 }, (_, i) => `${"x".repeat(30)}${i + 10}`);
     const server = start({ limits: { requestsPerSecondMax: 0 } }, ["alice", ...names]);
     for (const name of names) await server.login(name);
@@ -388,7 +388,7 @@ describe("pipelined requests", () => {
     const before = process.memoryUsage.rss();
     alice.say(...requests);
     for (let i = 0; i < 200; i++) await other.asks("alive", "err not_logged_in");
-    // All the replies are 33 MB and more.
+    // All replies together have more than 33 MB.
     expect(process.memoryUsage.rss() - before).toBeLessThan(20 << 20);
     alice.resume();
     for (const request of requests) if ((await alice.line()) !== replies[request]!) expect(request).toBe("in order");
@@ -399,7 +399,7 @@ describe("pipelined requests", () => {
 describe("a peer that stops reading", () => {
   const TEXT = "x".repeat(1000);
 
-  /** Alice speaks to bob, who does not read, until she hears that he is gone, and a little more; how often she did. */
+  /** Alice sends to bob, who does not read, until 20 messages after his session ended; returns their number. */
   async function overflow(alice: WireClient, verb: string): Promise<number> {
     let sent = 0;
     for (let more = Number.POSITIVE_INFINITY; more > 0; more--) {
@@ -412,7 +412,7 @@ describe("a peer that stops reading", () => {
     return sent;
   }
 
-  /** All that waits for bob: what comes before something that he says to himself. */
+  /** The lines that wait for bob: those before a message that he sends to himself. */
   async function mail(bob: WireClient): Promise<string[]> {
     bob.say("message bob last");
     const lines: string[] = [];
@@ -420,7 +420,7 @@ describe("a peer that stops reading", () => {
     return lines.slice(0, -1).filter((line) => !line.startsWith("ok "));
   }
 
-  /** The numbers of the texts among lines. */
+  /** The numbers of the messages among the lines. */
   function numbers(lines: readonly string[]): number[] {
     return lines.flatMap((line) => / (\d+) x{1000}$/.exec(line)?.[1] ?? []).map(Number);
   }
@@ -429,7 +429,7 @@ describe("a peer that stops reading", () => {
     return Array.from({ length: count }, (_, i) => i);
   }
 
-  test("ends as slow; what it still reads and what its next login finds is everything, once, in order", async () => {
+  test("ends as slow, and gets every message once and in order, before the end or at its next login", async () => {
     const server = start();
     const [bob, alice, carol] = (await server.online("bob", "alice", "carol")) as [WireClient, WireClient, WireClient];
     bob.pause();
@@ -445,7 +445,7 @@ describe("a peer that stops reading", () => {
     expect([...numbers(before), ...numbers(after)]).toEqual(upTo(sent));
   });
 
-  test("may log in anew while its old connection still hangs: nothing is lost, and no line is torn", async () => {
+  test("may log in again while its old connection is stuck: no message is lost, and no line is cut", async () => {
     const server = start();
     const [bob, alice] = (await server.online("bob", "alice")) as [WireClient, WireClient];
     bob.pause();
@@ -454,26 +454,26 @@ describe("a peer that stops reading", () => {
     bob.resume();
     const before = await bob.rest();
     expect(before.pop()).toBe("goodbye slow");
-    // The line that was half sent when the session ended is completed there and kept here.
+    // A line that was partly sent when the session ended is completed there and delivered again here.
     const [old, now] = [numbers(before), numbers(after)];
     expect(old.length + now.length).toBe(before.length + after.length);
     expect([...old.filter((number) => number !== now[0]), ...now]).toEqual(upTo(sent));
   });
 
-  test("costs others nothing: they get every broadcast, in order", async () => {
+  test("does not affect others: they get every broadcast in order", async () => {
     const server = start();
     const [bob, carol, alice] = (await server.online("bob", "carol", "alice")) as [WireClient, WireClient, WireClient];
     bob.pause();
     const sent = await overflow(alice, "broadcast");
-    const heard: string[] = [];
-    while (numbers(heard).length < sent) heard.push(await carol.line());
-    expect(numbers(heard)).toEqual(upTo(sent));
-    expect(heard.filter((line) => !line.startsWith("broadcast alice "))).toEqual(["left bob slow"]);
+    const lines: string[] = [];
+    while (numbers(lines).length < sent) lines.push(await carol.line());
+    expect(numbers(lines)).toEqual(upTo(sent));
+    expect(lines.filter((line) => !line.startsWith("broadcast alice "))).toEqual(["left bob slow"]);
     await carol.asks("online", "ok alice");
     await server.login("bob");
   });
 
-  test("but asks and asks is not slow: its requests wait", async () => {
+  test("while it sends requests is not slow: its requests wait", async () => {
     const server = start();
     const alice = await server.login("alice");
     alice.pause();
@@ -487,7 +487,7 @@ describe("a peer that stops reading", () => {
 });
 
 describe("a session", () => {
-  test("is taken over by a newer login of the same user, without a word to the others", async () => {
+  test("is replaced by a newer login of the same user, without left and joined for others", async () => {
     const server = start();
     const [bob, old] = (await server.online("bob", "alice")) as [WireClient, WireClient];
     const now = await server.login("alice");
@@ -500,7 +500,7 @@ describe("a session", () => {
     await bob.hears("left alice logout");
   });
 
-  test("ends with its connection, whether it is closed or reset", async () => {
+  test("ends with its connection, when it is closed and when it is reset", async () => {
     const server = start();
     const [alice, bob, carol] = (await server.online("alice", "bob", "carol")) as [WireClient, WireClient, WireClient];
     await bob.finish();
@@ -512,7 +512,7 @@ describe("a session", () => {
     await (await server.login("carol")).hears("stored alice <ms> hi");
   });
 
-  test("that falls silent is told so and ends; one that beats does not", async () => {
+  test("ends as expired without activity, and stays with heartbeats", async () => {
     const server = start({ idleTimeoutMs: 300 });
     const [alice, bob] = [await server.connect(), await server.connect()];
     await alice.asks(LOGIN, "ok <token> 0.3");
@@ -526,7 +526,7 @@ describe("a session", () => {
     expect((await alice.rest()).at(-1)).toBe("goodbye expired");
   });
 
-  test("gets three thousand stored messages in order, and nothing of them the next time", async () => {
+  test("gets three thousand stored messages in order, and none of them at the next login", async () => {
     const server = start();
     const alice = await server.login("alice");
     alice.say(...Array.from({ length: 3000 }, (_, i) => `message bob ${i} ${"x".repeat(500)}`));
@@ -539,7 +539,7 @@ describe("a session", () => {
   });
 });
 
-test("a connection that says nothing is closed, and so is one that says no whole line", async () => {
+test("a connection that sends nothing, or no complete line, is closed", async () => {
   const server = start({ idleTimeoutMs: 300 });
   const [silent, half] = [await server.connect(), await server.connect()];
   half.send("login alice");
@@ -547,20 +547,20 @@ test("a connection that says nothing is closed, and so is one that says no whole
   await half.ends();
 });
 
-test("a connection that ends without a word is closed", async () => {
+test("a connection without a request is closed after the client's FIN", async () => {
   const nobody = await start().connect();
   await nobody.finish();
   await nobody.ends();
 });
 
-test("above the rate limit requests are read later: none is refused, lost or out of order", async () => {
+test("above the rate limit requests are delayed: none is refused, lost or out of order", async () => {
   const server = start({ limits: { requestsPerSecondMax: 20 } });
   const bob = await server.login("bob");
   const alice = await server.login("alice");
   const messages = Array.from({ length: 30 }, (_, i) => `message alice ${i}`);
   alice.say(...messages.map((line) => line.replace("alice", "bob")), "logout");
   await bob.hears("joined alice", "message alice 0");
-  // Somebody else's request is answered while the last of alice's still wait, half a second behind.
+  // Bob's request is answered while alice's last ones still wait, for half a second.
   bob.say("online");
   const before = await bob.until("ok alice");
   expect(before.length).toBeLessThan(29);
@@ -571,7 +571,7 @@ test("above the rate limit requests are read later: none is refused, lost or out
 });
 
 describe("a restart on the same folder", () => {
-  test("ends no lockout, and forgets no wrong password", async () => {
+  test("keeps lockouts and wrong passwords", async () => {
     const data = folder();
     const first = start({ data, durability: "process" });
     const [one, two] = [await first.connect(), await first.connect()];
@@ -590,12 +590,12 @@ describe("a restart on the same folder", () => {
     expect(Number((await locked.line()).slice("err locked_out ".length))).toBeWithin(50, 61);
     second.cut();
     await second.stop();
-    // Where they do not count they are forgotten for good.
+    // With another scope they do not count, and are deleted for good.
     await start({ data, durability: "process", lockoutScope: "user" }).stop();
     await start({ data, durability: "process" }).login("alice");
   });
 
-  test("finds blocks and mailboxes again, once and in order", async () => {
+  test("keeps blocks and mailboxes, each message once and in order", async () => {
     const data = folder();
     const first = start({ data, durability: "process" });
     const [alice, bob] = (await first.online("alice", "bob")) as [WireClient, WireClient];
@@ -620,7 +620,7 @@ describe("a restart on the same folder", () => {
     expect(await bobLast.until("ok stored")).toEqual([]);
   });
 
-  test("says goodbye first, and lets a slow reader take what was promised", async () => {
+  test("follows a goodbye, and a slow reader still receives what was acknowledged", async () => {
     const data = folder();
     const first = start({ data });
     const [bob, alice] = (await first.online("bob", "alice")) as [WireClient, WireClient];

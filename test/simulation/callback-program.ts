@@ -30,7 +30,7 @@ export class CallbackProgram implements Program, SavedState {
     if (this.link === null) return;
     user.program = this;
     this.link.protected = user.lostLogins > 3;
-    this.link.send(user.loginLine(` callback=${user.port}`));
+    this.link.say(user.loginLine(` callback=${user.port}`));
   }
 
   get ready(): boolean {
@@ -61,7 +61,7 @@ export class CallbackProgram implements Program, SavedState {
     if (this.link === null) return;
     this.#lines = new Lines();
     this.#asked = this.#waiting.shift()!;
-    this.link.send(`as ${this.token} ${this.#asked.line}`);
+    this.link.say(`as ${this.token} ${this.#asked.line}`);
   }
 
   data(link: Link, bytes: string): void {
@@ -192,7 +192,7 @@ class CallReader implements ClientEnd {
     // The server has given up the call before it: bytes of that in transit must not be mixed with this one.
     this.#program.call?.hangUp();
     this.#program.call = link;
-    link.send(`ready ${this.#behaviour === "wrong token" ? "x".repeat(25) : this.#program.token}\n`);
+    link.say(`ready ${this.#behaviour === "wrong token" ? "x".repeat(25) : this.#program.token}\n`);
     this.#bytes(link, "");
   }
 
@@ -216,7 +216,7 @@ class CallReader implements ClientEnd {
     if (this.#position < this.#to) return;
     // Lines that the output has not taken are not acknowledged: the server calls again.
     if (this.#behaviour === "no received" || program.received < program.reading.read) return;
-    link.send(`received ${this.#behaviour === "too much" ? 1e12 : program.received}\n`);
+    link.say(`received ${this.#behaviour === "too much" ? 1e12 : program.received}\n`);
     link.hangUp();
   }
 

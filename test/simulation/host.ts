@@ -11,7 +11,7 @@ import {
   PRESENCE_DELAY_MS,
   STORE_RETRY_MS,
 } from "../../src/limits.ts";
-import { type AcceptedSocket, Connection } from "../../src/net/connection.ts";
+import { Connection } from "../../src/net/connection.ts";
 import type { dial } from "../../src/net/dial.ts";
 import { type Core, createCore } from "../../src/server/core.ts";
 import { NOTHING } from "../../src/storage/journal-entry.ts";
@@ -187,7 +187,7 @@ export class Host {
 
   /** A connection reaches the listener. */
   accept(link: Link): void {
-    const connection = new Connection(this.#core.connections, link as unknown as AcceptedSocket, link.remoteAddress);
+    const connection = new Connection(this.#core.connections, link, link.remoteAddress);
     this.#links.set(connection, link);
     this.#linkOf.set(connection, link);
     link.server = {

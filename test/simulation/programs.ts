@@ -98,7 +98,7 @@ export class PlainProgram implements Program {
     if (this.link === null) return;
     this.link.lossless = true;
     user.program = this;
-    this.link.send(user.loginLine(""));
+    this.link.say(user.loginLine(""));
   }
 
   get ready(): boolean {
@@ -112,7 +112,7 @@ export class PlainProgram implements Program {
   ask(request: Request): void {
     this.#unanswered.push(request);
     this.#leaving ||= request.verb === "logout";
-    this.link?.send(request.line);
+    this.link?.say(request.line);
   }
 
   data(_link: Link, bytes: string): void {
@@ -213,7 +213,7 @@ export class ResumableProgram implements Program, SavedState {
     if (this.link === null) return;
     user.program = this;
     this.link.protected = user.lostLogins > 3;
-    this.link.send(user.loginLine(" resumable"));
+    this.link.say(user.loginLine(" resumable"));
   }
 
   get ready(): boolean {
@@ -238,7 +238,7 @@ export class ResumableProgram implements Program, SavedState {
     const asked = { ...request, end: this.#end };
     this.#leaving ||= request.verb === "logout";
     this.unanswered.push(asked);
-    if (this.#phase === "on") this.link!.send(asked.line);
+    if (this.#phase === "on") this.link!.say(asked.line);
   }
 
   data(_link: Link, bytes: string): void {
@@ -282,7 +282,7 @@ export class ResumableProgram implements Program, SavedState {
     for (const { line: asked, end } of this.unanswered) {
       if (end <= position) continue;
       if (end - asked.length < position) throw new Violation(`${this.#user.name} resumed in a line: ${position}`);
-      this.link!.send(asked);
+      this.link!.say(asked);
     }
   }
 
@@ -341,7 +341,7 @@ export class ResumableProgram implements Program, SavedState {
     if (this.link === null) return;
     this.#phase = "resuming";
     this.#at = this.position;
-    this.link.send(`resume ${this.token} ${this.#at}\n`);
+    this.link.say(`resume ${this.token} ${this.#at}\n`);
   }
 
   kill(): void {

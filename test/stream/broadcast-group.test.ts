@@ -6,10 +6,10 @@ import { HandTurn, drain } from "../support/streams.ts";
 
 const BLOCK = 64 << 10;
 
-/** Some receivers; each notes what it is sent with the others, in pieces, and takes only what it has room for. */
+/** Some receivers. Each records what it is sent as a member, in pieces, and accepts only `room` bytes. */
 function receivers(count: number, plain = true) {
   const turn = new HandTurn();
-  const multicast = new BroadcastGroup(turn);
+  const group = new BroadcastGroup(turn);
   const all = Array.from({ length: count }, () => {
     const outbox = new Outbox(turn, plain);
     const receiver = { outbox, pieces: [] as string[], room: Number.POSITIVE_INFINITY };
@@ -21,30 +21,30 @@ function receivers(count: number, plain = true) {
         return taken;
       },
     };
-    outbox.subscribe(multicast);
+    outbox.subscribe(group);
     return receiver;
   });
-  const say = (text: string): void => multicast.log.append(Buffer.from("b "), Buffer.from(text), 0, text.length);
+  const say = (text: string): void => group.log.append(Buffer.from("b "), Buffer.from(text), 0, text.length);
   const endTurn = (): unknown[] => {
-    multicast.announce();
+    group.announce();
     const ending = turn.end();
-    multicast.flush();
+    group.flush();
     return ending;
   };
-  return { turn, multicast, all, say, endTurn };
+  return { turn, group, all, say, endTurn };
 }
 
-describe("a multicast", () => {
-  test("writes to all who have nothing else to send, and touches none of their streams", () => {
-    const { multicast, all, say, endTurn } = receivers(3);
+describe("a broadcast group", () => {
+  test("writes to all members, and marks none of their streams dirty", () => {
+    const { group, all, say, endTurn } = receivers(3);
     say("one");
     say("two");
-    expect(endTurn()).toEqual([multicast]);
+    expect(endTurn()).toEqual([group]);
     expect(all.map(({ pieces }) => pieces)).toEqual([["b one\nb two\n"], ["b one\nb two\n"], ["b one\nb two\n"]]);
     expect(endTurn()).toEqual([]);
   });
 
-  test("sends together what was said together, also where two blocks of the log meet", () => {
+  test("sends the broadcasts of one turn in one piece, also across two blocks of the log", () => {
     const { all, say, endTurn } = receivers(2);
     say("x".repeat(BLOCK - 10));
     endTurn();
@@ -54,7 +54,7 @@ describe("a multicast", () => {
     for (const { pieces } of all) expect(pieces.slice(1)).toEqual(["b one\nb two\n"]);
   });
 
-  test("leaves out whoever has a line of their own, until everything is sent", () => {
+  test("does not write to a stream with lines of its own until everything in it is sent", () => {
     const { all, say, endTurn } = receivers(3);
     const [one, two] = [all[0]!, all[2]!];
     say("first");
@@ -69,14 +69,14 @@ describe("a multicast", () => {
     expect(one.outbox.peek()).toBe(false);
   });
 
-  test("leaves it to the stream of whoever does not take everything to send the rest, before anything newer", () => {
+  test("leaves the rest to the stream of a socket that did not accept everything, before newer bytes", () => {
     const { all, turn, say, endTurn } = receivers(3);
     const slow = all[1]!;
     slow.room = 4;
     say("hello");
     endTurn();
     expect(slow.pieces).toEqual(["b he"]);
-    expect(slow.outbox.peek()).toBe(false); // Its turn comes with the next one.
+    expect(slow.outbox.peek()).toBe(false); // The rest becomes durable with the next turn.
     say("again");
     endTurn();
     expect(drain(slow.outbox).bytes.toString()).toBe("llo\nb again\n");
@@ -89,7 +89,7 @@ describe("a multicast", () => {
     expect(slow.outbox.unacked).toBe(0);
   });
 
-  test("goes on behind a sink that fails, and nobody is sent anything twice", () => {
+  test("continues after a sink that fails, and sends nothing twice", () => {
     const { turn, all, say, endTurn } = receivers(3);
     const bad = all[1]!.outbox;
     const fault = () => {
@@ -106,22 +106,22 @@ describe("a multicast", () => {
     expect([all[0]!.pieces, all[2]!.pieces]).toEqual(Array(2).fill(["b one\n", "b two\n"]));
   });
 
-  test("sends nothing that is not safe, to those who step out meanwhile neither", () => {
-    const { multicast, turn, all, say } = receivers(2);
+  test("sends only durable bytes, also to members that leave meanwhile", () => {
+    const { group, turn, all, say } = receivers(2);
     say("saved late");
-    multicast.announce();
-    multicast.flush();
+    group.announce();
+    group.flush();
     all[0]!.outbox.append(Buffer.from("ok\n"));
     expect(all[0]!.outbox.peek()).toBe(false);
     expect(all[1]!.pieces).toEqual([]);
     turn.end();
-    multicast.flush();
+    group.flush();
     expect(drain(all[0]!.outbox).bytes.toString()).toBe("b saved late\nok\n");
     expect(all[1]!.pieces).toEqual(["b saved late\n"]);
   });
 
-  test("holds for a stream that confirms what it has not confirmed, and sends it again", () => {
-    const { multicast, turn, all, say, endTurn } = receivers(2, false);
+  test("holds unacknowledged bytes of a stream, and sends them again", () => {
+    const { group, turn, all, say, endTurn } = receivers(2, false);
     const [one, two] = [all[0]!, all[1]!];
     const lines = ["a", "b", "c"].map((letter) => letter.repeat(BLOCK));
     for (const line of lines) {
@@ -133,7 +133,7 @@ describe("a multicast", () => {
     two.outbox.ack(3 * (BLOCK + 3));
     expect([two.outbox.unacked, two.outbox.sent]).toEqual([0, 3 * (BLOCK + 3)]);
     one.outbox.ack(BLOCK + 3);
-    expect(multicast.log.bytes).toBe(3 * BLOCK);
+    expect(group.log.bytes).toBe(3 * BLOCK);
     one.outbox.rewind(2 * (BLOCK + 3));
     turn.end();
     expect(drain(one.outbox).bytes.toString()).toBe(`b ${lines[2]}\n`);
@@ -142,10 +142,10 @@ describe("a multicast", () => {
     endTurn();
     expect([one.pieces.at(-1), two.pieces.at(-1)]).toEqual(["b more\n", "b more\n"]);
     for (const { outbox } of all) outbox.ack(outbox.furthest);
-    expect(multicast.log.bytes).toBe(BLOCK);
+    expect(group.log.bytes).toBe(BLOCK);
   });
 
-  test("sends to where a stream goes on, and what it was about to send elsewhere too", () => {
+  test("sends to the new sink of a stream, also what was not yet sent to the old one", () => {
     const { turn, all, say, endTurn } = receivers(2);
     say("one");
     endTurn();
@@ -167,8 +167,8 @@ describe("a multicast", () => {
     expect([all[0]!.pieces, pieces]).toEqual([["b one\n"], ["b three\n"]]);
   });
 
-  test("lets nobody who stays behind keep more of the log than its bound", () => {
-    const { multicast, all, say, endTurn } = receivers(2);
+  test("bounds the log when a stream does not send its part", () => {
+    const { group, all, say, endTurn } = receivers(2);
     const behind = all[0]!;
     behind.room = 0;
     const blocks = BROADCAST_LOG_BYTES_MAX / BLOCK;
@@ -176,12 +176,12 @@ describe("a multicast", () => {
       say("x".repeat(BLOCK - 3));
       endTurn();
     }
-    expect(multicast.log.bytes).toBeLessThanOrEqual(BROADCAST_LOG_BYTES_MAX + 2 * BLOCK);
+    expect(group.log.bytes).toBeLessThanOrEqual(BROADCAST_LOG_BYTES_MAX + 2 * BLOCK);
     expect(behind.outbox.heldBytes).toBeGreaterThan(20 * BLOCK);
     expect(behind.outbox.unsent).toBe((blocks + 20) * BLOCK);
   });
 
-  test("forgets who leaves, whoever they are among the others", () => {
+  test("forgets a stream that unsubscribes, at any index", () => {
     const { all, say, endTurn } = receivers(5);
     say("to all");
     endTurn();

@@ -8,7 +8,7 @@ import { HandTurn, drain } from "../support/streams.ts";
 const BLOCK = 64 << 10;
 const NOTHING = Buffer.alloc(0);
 
-/** Appends a line of exactly so many bytes, LF included. */
+/** Appends a line of exactly `bytes` bytes, LF included. */
 function grow(log: BroadcastLog, bytes: number, letter = "x"): void {
   const text = Buffer.alloc(bytes - 1, letter);
   log.append(NOTHING, text, 0, text.length);
@@ -20,7 +20,7 @@ function copied(log: BroadcastLog, from: number, to: number): Buffer {
   return target;
 }
 
-/** What a socket would be given, piece by piece. */
+/** What a socket is given, piece by piece. */
 function written(log: BroadcastLog, from: number, to: number): Buffer {
   const pieces: Buffer[] = [];
   for (let at = from; at < to;) {
@@ -38,7 +38,7 @@ function everybodyFollowed(log: BroadcastLog): void {
 }
 
 describe("the broadcast log", () => {
-  test("holds whole lines: a head, a part of somebody's bytes and LF", () => {
+  test("appends lines: a head, a range of other bytes and LF", () => {
     const log = new BroadcastLog();
     const chunk = Buffer.from("broadcast hello all\nalive\n");
     log.append(Buffer.from("broadcast alice "), chunk, 10, 19);
@@ -46,7 +46,7 @@ describe("the broadcast log", () => {
     expect(copied(log, 0, log.end).toString()).toBe("broadcast alice hello all\nleft bob logout\n");
   });
 
-  test("copies what it is given, so that the chunk may be used again", () => {
+  test("copies what it is given, so the chunk may be reused", () => {
     const log = new BroadcastLog();
     const chunk = Buffer.from("hello");
     log.append(NOTHING, chunk, 0, 5);
@@ -54,7 +54,7 @@ describe("the broadcast log", () => {
     expect(copied(log, 0, log.end).toString()).toBe("hello\n");
   });
 
-  test("gives the same bytes whether they are copied or written from its blocks, also across blocks", () => {
+  test("has the same bytes in copies and in its blocks, also across blocks", () => {
     const log = new BroadcastLog();
     grow(log, BLOCK - 3, "a");
     grow(log, 3 * BLOCK, "b");
@@ -70,7 +70,7 @@ describe("the broadcast log", () => {
     }
   });
 
-  test("goes on in a new block when a line ends where a block ends", () => {
+  test("begins a new block when a line ends at the end of a block", () => {
     const log = new BroadcastLog();
     grow(log, BLOCK, "a");
     expect(log.end).toBe(BLOCK);
@@ -80,7 +80,7 @@ describe("the broadcast log", () => {
 });
 
 describe("a block of the log", () => {
-  test("lives until everybody has followed beyond it", () => {
+  test("is kept until all have followed beyond it", () => {
     const log = new BroadcastLog();
     for (let i = 0; i < 40; i++) grow(log, BLOCK / 8);
     log.trim();
@@ -92,7 +92,7 @@ describe("a block of the log", () => {
     expect(log.bytes).toBe(BLOCK);
   });
 
-  test("lives while somebody holds a position in it or before it, and goes with the last of them", () => {
+  test("is kept while a position in it or before it is held, and freed with the last hold", () => {
     const log = new BroadcastLog();
     grow(log, 10);
     log.hold(0);
@@ -106,7 +106,7 @@ describe("a block of the log", () => {
     expect(log.bytes).toBe(BLOCK);
   });
 
-  test("goes when its only holder moves on into the next one, and not when it moves within", () => {
+  test("is freed when its only holder moves to the next block, not when it moves within the block", () => {
     const log = new BroadcastLog();
     log.hold(0);
     grow(log, 3 * BLOCK + 100);
@@ -121,7 +121,7 @@ describe("a block of the log", () => {
     expect(log.bytes).toBe(BLOCK);
   });
 
-  test("is not needed by somebody who takes everything at once, however much is broadcast", () => {
+  test("is not held by a stream that sends everything at once", () => {
     const turn = new HandTurn();
     const multicast = new BroadcastGroup(turn);
     const { log } = multicast;
@@ -137,7 +137,7 @@ describe("a block of the log", () => {
     }
   });
 
-  test("is left by somebody who stays behind when told to let go, and not before", () => {
+  test("is held by a slow stream until `materialize`", () => {
     const turn = new HandTurn();
     const multicast = new BroadcastGroup(turn);
     const { log } = multicast;
@@ -159,7 +159,7 @@ describe("a block of the log", () => {
   });
 });
 
-test("random appends, holds, moves and releases keep exactly the blocks that somebody needs, byte for byte", () => {
+test("random appends, holds, moves and releases keep exactly the needed blocks, byte for byte", () => {
   const seed = seedFor("the log beside one long array");
   for (let round = 0; round < 20; round++) {
     const random = new Random(seed + round);
@@ -179,7 +179,7 @@ test("random appends, holds, moves and releases keep exactly the blocks that som
           break;
         }
         case 2: {
-          // As outboxes do: from where they have followed to, which nobody has forgotten yet.
+          // As outboxes do: from the position to which all have followed, whose block is kept.
           const position = random.between(log.followed, log.end);
           log.hold(position);
           holders.push(position);

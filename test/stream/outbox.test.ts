@@ -9,27 +9,27 @@ import { HandTurn, drain, offered } from "../support/streams.ts";
 const NOTHING = Buffer.alloc(0);
 const BLOCK = 64 << 10;
 
-/** A stream by itself, or with a log to follow. */
+/** A stream, alone or with a log to follow. */
 function stream(plain: boolean) {
   const turn = new HandTurn();
-  const multicast = new BroadcastGroup(turn);
+  const group = new BroadcastGroup(turn);
   const outbox = new Outbox(turn, plain);
   outbox.sink = { flush: () => {} };
-  return { turn, multicast, log: multicast.log, outbox };
+  return { turn, group, log: group.log, outbox };
 }
 
-/** A message as it is passed on: the text lies inside somebody's chunk. */
+/** Appends a message whose text is a range of a chunk. */
 function message(outbox: Outbox, number: number, text: string, from = "alice", unixMs = 1000 + number): void {
   const chunk = Buffer.from(`message bob ${text}\nmore`, "latin1");
   outbox.appendMessage(number, unixMs, Buffer.from(`message ${from} `), chunk, 12, chunk.length - 5);
 }
 
-/** A message that the mailbox has too. */
+/** Appends a message that is in the mailbox too. */
 function fed(outbox: Outbox, number: number, text: string): void {
   outbox.appendFromMailbox(number, Buffer.from(`stored alice 17 `), Buffer.from(text, "latin1"));
 }
 
-/** A broadcast to everybody who follows the log. */
+/** A broadcast to all streams that follow the log. */
 function broadcast(log: BroadcastLog, text: string): void {
   log.append(Buffer.from("broadcast alice "), Buffer.from(text, "latin1"), 0, text.length);
 }
@@ -42,13 +42,13 @@ function taken(outbox: Outbox, most = Infinity): string {
   return piece.toString("latin1", 0, count);
 }
 
-function unconfirmed(outbox: Outbox): UnackedMessage[] {
+function unackedMessages(outbox: Outbox): UnackedMessage[] {
   return outbox.messages(0, Number.POSITIVE_INFINITY, Number.POSITIVE_INFINITY);
 }
 
-/** The messages that go back to a mailbox and rest nowhere else, as words; the stream is rid of them. */
+/** Withdraws; returns the messages that are in no mailbox, as strings. */
 function withdrawn(outbox: Outbox): string[] {
-  const words = unconfirmed(outbox)
+  const words = unackedMessages(outbox)
     .filter(({ inMailbox }) => !inMailbox)
     .map(({ number, unixMs, from, text }) => `${number} ${unixMs} ${from}: ${Buffer.from(text).toString("latin1")}`);
   outbox.withdraw();
@@ -56,7 +56,7 @@ function withdrawn(outbox: Outbox): string[] {
 }
 
 describe("a stream", () => {
-  test("offers nothing before the turn has ended, and then everything in one piece", () => {
+  test("offers nothing before the turn has ended, and everything in one piece after it", () => {
     const { turn, outbox } = stream(true);
     outbox.append(Buffer.from("ok\n"));
     outbox.appendLine(Buffer.from("joined "), Buffer.from("xbobx"), 1, 4);
@@ -67,18 +67,18 @@ describe("a stream", () => {
     expect(outbox.peek()).toBe(false);
   });
 
-  test("does not offer what was appended behind the end of the turn", () => {
+  test("does not offer what was appended after the end of the turn", () => {
     const { turn, outbox } = stream(true);
-    outbox.append(Buffer.from("safe\n"));
+    outbox.append(Buffer.from("durable\n"));
     turn.end();
-    outbox.append(Buffer.from("not safe\n"));
-    expect(taken(outbox)).toBe("safe\n");
+    outbox.append(Buffer.from("not durable\n"));
+    expect(taken(outbox)).toBe("durable\n");
     expect(outbox.peek()).toBe(false);
     expect(turn.end()).toEqual([outbox]);
-    expect(taken(outbox)).toBe("not safe\n");
+    expect(taken(outbox)).toBe("not durable\n");
   });
 
-  test("goes on behind the bytes that the socket took, were it none", () => {
+  test("continues after the bytes that the socket accepted, also when there were none", () => {
     const { turn, outbox } = stream(true);
     outbox.append(Buffer.from("0123456789\n"));
     turn.end();
@@ -90,7 +90,7 @@ describe("a stream", () => {
     expect(taken(outbox)).toBe("next\n");
   });
 
-  test("counts what is unconfirmed and what is unsent", () => {
+  test("counts unacknowledged and unsent bytes", () => {
     const { turn, outbox } = stream(false);
     outbox.append(Buffer.from("0123456789\n"));
     turn.end();
@@ -100,7 +100,7 @@ describe("a stream", () => {
     expect([outbox.unacked, outbox.unsent]).toEqual([8, 3]);
   });
 
-  test("that is plain is confirmed by what the kernel took, half lines included", () => {
+  test("that is plain is acknowledged by what the kernel accepts, parts of lines included", () => {
     const { turn, outbox } = stream(true);
     message(outbox, 1, "one");
     message(outbox, 2, "two");
@@ -110,7 +110,7 @@ describe("a stream", () => {
     expect(withdrawn(outbox)).toEqual(["2 1002 alice: two"]);
   });
 
-  test("that is not plain keeps everything that was sent, and sends it again from what is confirmed", () => {
+  test("that is not plain keeps sent bytes, and sends them again from the acknowledged position", () => {
     const { turn, outbox } = stream(false);
     for (const line of ["one\n", "two\n", "three\n"]) outbox.append(Buffer.from(line));
     turn.end();
@@ -119,7 +119,7 @@ describe("a stream", () => {
     expect(drain(outbox).bytes.toString()).toBe("two\nthree\n");
   });
 
-  test("that is not plain is sent whole on a new connection, even when its reader acks more than that was sent", () => {
+  test("that is not plain is sent whole on a new connection, also after an ack beyond what was sent there", () => {
     const { turn, outbox } = stream(false);
     message(outbox, 1, "one");
     outbox.append(Buffer.from("two\nthree\n"));
@@ -127,7 +127,7 @@ describe("a stream", () => {
     drain(outbox);
     outbox.rewind(0);
     expect(taken(outbox, 7)).toBe("message");
-    outbox.ack(22); // Its output took meanwhile what an earlier connection brought.
+    outbox.ack(22); // The reader has received more from an earlier connection.
     expect([outbox.ackedNumber, outbox.unacked, outbox.unsent]).toEqual([1, 6, 21]);
     expect(drain(outbox).bytes.toString()).toBe(" alice one\ntwo\nthree\n");
     outbox.rewind(22);
@@ -136,7 +136,7 @@ describe("a stream", () => {
     expect(outbox.heldBytes).toBe(0);
   });
 
-  test("knows the last message that is confirmed whole", () => {
+  test("knows the last completely acknowledged message", () => {
     const { turn, outbox } = stream(false);
     fed(outbox, 5, "first");
     const behindFirst = outbox.end;
@@ -153,10 +153,10 @@ describe("a stream", () => {
 });
 
 describe("a stream that follows the log", () => {
-  test("takes in what comes after it joined, and nothing from before or after it left", () => {
-    const { turn, multicast, log, outbox } = stream(true);
+  test("has the broadcasts between subscribe and unsubscribe, and no others", () => {
+    const { turn, group, log, outbox } = stream(true);
     broadcast(log, "before");
-    outbox.subscribe(multicast);
+    outbox.subscribe(group);
     broadcast(log, "during");
     outbox.unsubscribe();
     broadcast(log, "after");
@@ -166,8 +166,8 @@ describe("a stream that follows the log", () => {
   });
 
   test("keeps the order of its own lines and those of the log", () => {
-    const { turn, multicast, log, outbox } = stream(true);
-    outbox.subscribe(multicast);
+    const { turn, group, log, outbox } = stream(true);
+    outbox.subscribe(group);
     for (let i = 0; i < 3; i++) {
       outbox.append(Buffer.from(`own ${i}\n`));
       broadcast(log, String(i));
@@ -178,9 +178,9 @@ describe("a stream that follows the log", () => {
     expect(drain(outbox).bytes.toString()).toBe(lines.join(""));
   });
 
-  test("leaves out what it skips, in the order in which everything else came", () => {
-    const { turn, multicast, log, outbox } = stream(true);
-    outbox.subscribe(multicast);
+  test("leaves out what it skips, and keeps the order of the rest", () => {
+    const { turn, group, log, outbox } = stream(true);
+    outbox.subscribe(group);
     for (const text of ["1", "mine", "2", "mine again", "3"]) {
       outbox.follow();
       broadcast(log, text);
@@ -192,9 +192,9 @@ describe("a stream that follows the log", () => {
     expect(drain(outbox).bytes.toString()).toBe(lines.join(""));
   });
 
-  test("writes a large part of the log from the log itself, with no copy", () => {
-    const { turn, multicast, log, outbox } = stream(true);
-    outbox.subscribe(multicast);
+  test("writes a large part of the log without a copy", () => {
+    const { turn, group, log, outbox } = stream(true);
+    outbox.subscribe(group);
     broadcast(log, "x".repeat(5000));
     outbox.follow();
     turn.end();
@@ -202,9 +202,9 @@ describe("a stream that follows the log", () => {
     expect(outbox.piece).toBe(log.block(0));
   });
 
-  test("writes a small part of the log together with the lines before it, in one send", () => {
-    const { turn, multicast, log, outbox } = stream(true);
-    outbox.subscribe(multicast);
+  test("writes a small part of the log together with the lines before it", () => {
+    const { turn, group, log, outbox } = stream(true);
+    outbox.subscribe(group);
     outbox.append(Buffer.from("ok 7\n"));
     broadcast(log, "hello");
     outbox.follow();
@@ -212,9 +212,9 @@ describe("a stream that follows the log", () => {
     expect(drain(outbox)).toEqual({ bytes: Buffer.from("ok 7\nbroadcast alice hello\n"), sends: 1 });
   });
 
-  test("is touched when it takes something in, and not when there is nothing", () => {
-    const { turn, multicast, log, outbox } = stream(true);
-    outbox.subscribe(multicast);
+  test("is dirty after following new broadcasts, and not without any", () => {
+    const { turn, group, log, outbox } = stream(true);
+    outbox.subscribe(group);
     outbox.follow();
     expect(turn.end()).toEqual([]);
     broadcast(log, "hello");
@@ -226,14 +226,14 @@ describe("a stream that follows the log", () => {
     expect(turn.end()).toEqual([outbox]);
   });
 
-  test("that is not plain holds its part of the log until that is confirmed, and can send it again", () => {
-    const { turn, multicast, log, outbox } = stream(false);
-    outbox.subscribe(multicast);
+  test("that is not plain holds its part of the log until it is acknowledged, and can send it again", () => {
+    const { turn, group, log, outbox } = stream(false);
+    outbox.subscribe(group);
     const lines = ["a", "b", "c"].map((letter) => letter.repeat(BLOCK));
     for (const line of lines) broadcast(log, line);
-    multicast.announce();
+    group.announce();
     turn.end();
-    multicast.flush();
+    group.flush();
     const all = drain(outbox).bytes;
     expect(log.bytes).toBe(4 * BLOCK);
     const position = BLOCK + "broadcast alice \n".length;
@@ -247,9 +247,9 @@ describe("a stream that follows the log", () => {
 });
 
 describe("withdrawing", () => {
-  test("gives back the messages that nobody confirmed, oldest first; a reader who confirms may still get them", () => {
+  test("returns unacknowledged messages, oldest first, and a stream that is not plain still sends them", () => {
     const { turn, outbox } = stream(false);
-    message(outbox, 1, "confirmed");
+    message(outbox, 1, "acked");
     const behindFirst = outbox.end;
     message(outbox, 2, "sent", "bob");
     turn.end();
@@ -263,20 +263,20 @@ describe("withdrawing", () => {
     expect(drain(outbox).bytes.toString("latin1")).toBe("ok\nmessage carol.c  not  sent \xff\ngoodbye slow\n");
   });
 
-  test("of a stream whose reader confirms tells the position behind each message, and what rests in a mailbox", () => {
+  test("of a stream that is not plain gives the position after each message, and which ones are in the mailbox", () => {
     const { turn, outbox } = stream(false);
     fed(outbox, 1, "rests");
     const behindFirst = outbox.end;
     message(outbox, 2, "exists only here");
     turn.end();
-    const told = unconfirmed(outbox).map(({ number, position, inMailbox }) => ({ number, position, inMailbox }));
+    const told = unackedMessages(outbox).map(({ number, position, inMailbox }) => ({ number, position, inMailbox }));
     expect(told).toEqual([
       { number: 1, position: behindFirst, inMailbox: true },
       { number: 2, position: outbox.end, inMailbox: false },
     ]);
   });
 
-  test("does not tear a line that was begun", () => {
+  test("keeps a line that was partly sent", () => {
     const { turn, outbox } = stream(true);
     message(outbox, 1, "begun");
     message(outbox, 2, "not begun");
@@ -288,7 +288,7 @@ describe("withdrawing", () => {
     expect(bytes).toBe("message alice begun\ngoodbye replaced\n");
   });
 
-  test("leaves mailbox entries where they rest: they leave the stream and are not given back", () => {
+  test("removes mailbox entries from the stream and does not return them", () => {
     const { turn, outbox } = stream(true);
     fed(outbox, 1, "rests");
     message(outbox, 2, "exists only here");
@@ -299,7 +299,7 @@ describe("withdrawing", () => {
     expect(drain(outbox).bytes.toString()).toBe("goodbye expired\n");
   });
 
-  test("gives nothing the second time", () => {
+  test("returns nothing the second time", () => {
     const { turn, outbox } = stream(true);
     message(outbox, 1, "once");
     turn.end();
@@ -307,9 +307,9 @@ describe("withdrawing", () => {
     expect(withdrawn(outbox)).toEqual([]);
   });
 
-  test("keeps what is not safe yet unsafe, though the safe messages before it are gone", () => {
+  test("keeps the durable position right when messages before it are removed", () => {
     const { turn, outbox } = stream(true);
-    message(outbox, 1, "safe, and taken back");
+    message(outbox, 1, "durable, and taken back");
     turn.end();
     outbox.append(Buffer.from("ok sent\n"));
     outbox.withdraw();
@@ -318,7 +318,7 @@ describe("withdrawing", () => {
     expect(drain(outbox).bytes.toString()).toBe("ok sent\n");
   });
 
-  test("without a sink leaves a stream that nobody reads: it holds no memory", () => {
+  test("without a sink empties the stream, which then holds no memory", () => {
     for (const plain of [true, false]) {
       const { turn, outbox } = stream(plain);
       outbox.append(Buffer.from("ok\n"));
@@ -332,7 +332,7 @@ describe("withdrawing", () => {
     }
   });
 
-  test("after thousands of messages, confirmed a few at a time, gives back exactly the rest", () => {
+  test("after thousands of messages, acknowledged a few at a time, returns exactly the rest", () => {
     const seed = seedFor("thousands of messages");
     const random = new Random(seed);
     const { turn, outbox } = stream(false);
@@ -343,14 +343,14 @@ describe("withdrawing", () => {
     }
     turn.end();
     drain(outbox);
-    let confirmed = 0;
-    while (confirmed < 4000) outbox.ack(ends[(confirmed += random.between(1, 50)) - 1]!);
-    const rest = Array.from({ length: 6000 - confirmed }, (_, i) => confirmed + 1 + i);
+    let acked = 0;
+    while (acked < 4000) outbox.ack(ends[(acked += random.between(1, 50)) - 1]!);
+    const rest = Array.from({ length: 6000 - acked }, (_, i) => acked + 1 + i);
     expect(withdrawn(outbox)).toEqual(rest.map((number) => `${number} ${1000 + number} alice: ${number}`));
   });
 });
 
-test("streams that everything was taken from hold no buffer: the next one writes into it", () => {
+test("an emptied stream holds no buffer: the next stream uses it", () => {
   const buffers = new Set<Buffer>();
   for (const plain of [true, false, true, false]) {
     const { turn, outbox } = stream(plain);
@@ -367,8 +367,8 @@ test("streams that everything was taken from hold no buffer: the next one writes
   expect(buffers.size).toBe(1);
 });
 
-/** A message that the model knows of. */
-interface Mark {
+/** A message in the model. */
+interface Entry {
   number: number;
   unixMs: number;
   from: string;
@@ -377,17 +377,17 @@ interface Mark {
   end: number;
 }
 
-/** A stream by plain means: all bytes that are not confirmed, positions, and the messages among them. */
+/** A simple model of a stream: its unacknowledged bytes, positions and messages. */
 class Model {
-  confirmed = 0;
+  acked = 0;
   sent = 0;
-  /** How far it was ever sent, perhaps on an earlier connection. */
+  /** How far it was ever sent, on any connection. */
   furthest = 0;
-  safe = 0;
-  confirmedNumber = 0;
+  durable = 0;
+  ackedNumber = 0;
   following = false;
-  marks: Mark[] = [];
-  /** Positions behind whole lines, from which a reader confirms. */
+  entries: Entry[] = [];
+  /** Positions after whole lines, which a reader acknowledges. */
   lineEnds: number[] = [];
   /** The bytes from `base` on. */
   bytes = NOTHING;
@@ -402,65 +402,65 @@ class Model {
     return this.base + this.bytes.length;
   }
 
-  append(line: Uint8Array, mark?: Omit<Mark, "start" | "end">): void {
+  append(line: Uint8Array, entry?: Omit<Entry, "start" | "end">): void {
     const start = this.end;
     this.bytes = Buffer.concat([this.bytes, line]);
     this.lineEnds.push(this.end);
-    if (mark !== undefined) this.marks.push({ ...mark, start, end: this.end });
+    if (entry !== undefined) this.entries.push({ ...entry, start, end: this.end });
   }
 
   between(from: number, to: number): Buffer {
     return this.bytes.subarray(from - this.base, to - this.base);
   }
 
-  confirm(position: number): void {
-    this.confirmed = position;
-    for (const { end, number } of this.marks) if (end <= position) this.confirmedNumber = number;
-    this.marks = this.marks.filter(({ end }) => end > position);
+  ack(position: number): void {
+    this.acked = position;
+    for (const { end, number } of this.entries) if (end <= position) this.ackedNumber = number;
+    this.entries = this.entries.filter(({ end }) => end > position);
     this.lineEnds = this.lineEnds.filter((end) => end > position);
     this.keep();
   }
 
-  /** Bytes from the confirmed position on, or from what this connection was not sent yet. */
+  /** Bytes from the acknowledged position on, or from the first that this connection was not sent. */
   keep(): void {
     this.furthest = Math.max(this.furthest, this.sent);
-    const from = Math.min(this.confirmed, this.sent);
+    const from = Math.min(this.acked, this.sent);
     this.bytes = this.bytes.subarray(from - this.base);
     this.base = from;
   }
 
-  /** Returns the messages that must come back. */
-  withdraw(): Mark[] {
-    const { marks } = this;
-    this.marks = [];
-    const cut = this.outbox.plain ? marks.filter((mark) => mark.start >= this.sent) : [];
+  /** Returns the messages that must return to the mailbox. */
+  withdraw(): Entry[] {
+    const { entries } = this;
+    this.entries = [];
+    const cut = this.outbox.plain ? entries.filter((entry) => entry.start >= this.sent) : [];
     for (const { start, end } of cut.reverse()) {
       this.bytes = Buffer.concat([this.between(this.base, start), this.between(end, this.end)]);
       this.lineEnds = this.lineEnds.filter((at) => at !== end).map((at) => (at > end ? at - (end - start) : at));
-      if (this.safe >= end) this.safe -= end - start;
-      else if (this.safe > start) throw new Error("a turn ends between lines");
+      if (this.durable >= end) this.durable -= end - start;
+      else if (this.durable > start) throw new Error("a turn ends between lines");
     }
     if (this.outbox.sink === null) {
-      this.sent = this.safe = this.end;
-      this.confirm(this.end);
+      this.sent = this.durable = this.end;
+      this.ack(this.end);
     }
-    return marks.filter(({ unixMs }) => unixMs !== 0);
+    return entries.filter(({ unixMs }) => unixMs !== 0);
   }
 }
 
-test("random lines, broadcasts, cuts and withdrawals leave the bytes and messages of a plain model", () => {
+test("random lines, broadcasts, cuts and withdrawals agree with a simple model", () => {
   const seed = seedFor("streams beside plain models");
   for (let round = 0; round < 60; round++) new Weave(new Random(seed + round), round % 3 === 0).run();
 });
 
-/** Some streams on one log, each beside its model. */
+/** Some streams on one log, each with its model. */
 class Weave {
   readonly #random: Random;
-  /** Lines and broadcasts are so long that they reach over blocks of the log; else most are short. */
+  /** Lines and broadcasts are long enough to cross blocks of the log; otherwise most are short. */
   readonly #long: boolean;
   readonly #turn = new HandTurn();
-  readonly #multicast = new BroadcastGroup(this.#turn);
-  readonly #log = this.#multicast.log;
+  readonly #group = new BroadcastGroup(this.#turn);
+  readonly #log = this.#group.log;
   readonly #models: Model[] = [];
   #lastNumber = 0;
 
@@ -486,7 +486,7 @@ class Weave {
   }
 
   #join(model: Model): void {
-    model.outbox.subscribe(this.#multicast);
+    model.outbox.subscribe(this.#group);
     model.following = true;
   }
 
@@ -499,7 +499,7 @@ class Weave {
     const random = this.#random;
     const most = this.#long ? random.pick([10, 5000, 40_000, 150_000]) : random.pick([2, 30, 30, 30, 600]);
     const text = Buffer.alloc(random.between(1, most), random.pick(["x", "two words ", "\xff ", " "]), "latin1");
-    // Where a byte is wrong, the place of it should show.
+    // Shows the position of the first wrong byte.
     text.write(String(this.#lastNumber), random.below(text.length), "latin1");
     return text;
   }
@@ -514,7 +514,7 @@ class Weave {
       case 3:
         return this.#take(model);
       case 4:
-        return this.#confirm(model);
+        return this.#ack(model);
       case 5:
       case 6:
         return this.#endTurn();
@@ -544,12 +544,12 @@ class Weave {
     const chunk = Buffer.concat([Buffer.from("message x "), text, Buffer.from("\n")]);
     if (unixMs === 0) model.outbox.appendFromMailbox(number, head, text);
     else model.outbox.appendMessage(number, unixMs, head, chunk, 10, 10 + text.length);
-    const mark = { number, unixMs, from, text: text.toString("latin1") };
-    model.append(Buffer.concat([head, text, Buffer.from("\n")]), mark);
+    const entry = { number, unixMs, from, text: text.toString("latin1") };
+    model.append(Buffer.concat([head, text, Buffer.from("\n")]), entry);
     chunk.fill(0x21);
   }
 
-  /** As the chat does it: whom it is not for takes in what came before, and passes over it. */
+  /** As the chat does it: a stream that must not get it follows the log before it, and skips it. */
   #broadcast(by: Model): void {
     const past = this.#models.filter((model) => model === by || this.#random.oneIn(5));
     for (const { outbox } of past) outbox.follow();
@@ -562,51 +562,51 @@ class Weave {
   }
 
   #endTurn(): void {
-    this.#multicast.announce();
+    this.#group.announce();
     this.#turn.end();
-    for (const model of this.#models) model.safe = model.end;
-    this.#multicast.flush();
+    for (const model of this.#models) model.durable = model.end;
+    this.#group.flush();
     for (const model of this.#models) {
-      if (this.#random.oneIn(3)) continue; // Nobody asks for a while.
-      expect(model.outbox.unacked).toBe(model.end - model.confirmed);
+      if (this.#random.oneIn(3)) continue; // The positions of members are read now and then only.
+      expect(model.outbox.unacked).toBe(model.end - model.acked);
       expect(model.outbox.unsent).toBe(model.end - model.sent);
       expect(model.outbox.end).toBe(model.end);
     }
   }
 
-  /** One in step is written; it may not take everything. */
+  /** A member is written. It may not accept everything. */
   #write(model: Model, bytes: Buffer, start: number, count: number): number {
     expect(bytes.subarray(start, start + count).equals(model.between(model.sent, model.sent + count))).toBe(true);
     const taken = this.#random.oneIn(4) ? this.#random.below(count) : count;
     model.sent += taken;
-    if (taken < count) model.safe = model.sent;
-    if (model.outbox.plain) model.confirm(model.sent);
+    if (taken < count) model.durable = model.sent;
+    if (model.outbox.plain) model.ack(model.sent);
     else model.keep();
     return taken;
   }
 
   #take(model: Model): void {
     const piece = offered(model.outbox);
-    if (model.sent === model.safe) expect(piece).toBeNull();
-    if (piece === null) return expect(model.sent).toBe(model.safe);
+    if (model.sent === model.durable) expect(piece).toBeNull();
+    if (piece === null) return expect(model.sent).toBe(model.durable);
     expect(piece.length).toBeGreaterThan(0);
-    expect(model.sent + piece.length).toBeLessThanOrEqual(model.safe);
+    expect(model.sent + piece.length).toBeLessThanOrEqual(model.durable);
     expect(piece.equals(model.between(model.sent, model.sent + piece.length))).toBe(true);
     const count = this.#random.oneIn(2) ? piece.length : this.#random.below(piece.length + 1);
     model.outbox.advance(count);
     model.sent += count;
-    if (model.outbox.plain) model.confirm(model.sent);
+    if (model.outbox.plain) model.ack(model.sent);
     else model.keep();
   }
 
-  #confirm(model: Model): void {
+  #ack(model: Model): void {
     if (model.outbox.plain) return;
     const ends = model.lineEnds.filter((end) => end <= model.furthest);
-    // A reader confirms whole lines; one that does not must do no harm either.
-    const position = this.#random.oneIn(5) ? this.#random.between(model.confirmed, model.furthest) : null;
+    // A reader acknowledges whole lines. Other positions must do no harm.
+    const position = this.#random.oneIn(5) ? this.#random.between(model.acked, model.furthest) : null;
     if (position === null && ends.length === 0) return;
     model.outbox.ack(position ?? this.#random.pick(ends));
-    model.confirm(model.outbox.acked);
+    model.ack(model.outbox.acked);
   }
 
   #rare(model: Model): void {
@@ -621,27 +621,27 @@ class Weave {
       case 2:
         return this.#withdraw(model);
       case 3:
-        // The session ends: what its connection does not take any more goes back, and another session comes.
+        // The session ends: what its connection does not accept returns to the mailbox, and a new session begins.
         if (model.following) this.#leave(model);
         this.#append(model);
         if (random.oneIn(2)) this.#endTurn();
         if (random.oneIn(2)) this.#take(model);
         this.#withdraw(model);
         this.#endTurn();
-        while (model.sent < model.safe) this.#take(model);
+        while (model.sent < model.durable) this.#take(model);
         this.#models[this.#models.indexOf(model)] = this.#newModel(random.oneIn(2));
         return;
       default:
-        // The connection was cut, and another one goes on from what the reader has.
+        // The connection was cut, and another one continues from the reader's position.
         if (model.outbox.plain) return;
-        model.outbox.rewind(model.confirmed);
-        model.sent = model.confirmed;
+        model.outbox.rewind(model.acked);
+        model.sent = model.acked;
         model.keep();
     }
   }
 
   #withdraw(model: Model): void {
-    const messages = unconfirmed(model.outbox).filter(({ inMailbox }) => !inMailbox);
+    const messages = unackedMessages(model.outbox).filter(({ inMailbox }) => !inMailbox);
     const words = messages.map(({ number, unixMs, from, text }) => ({
       number,
       unixMs,
@@ -654,31 +654,31 @@ class Weave {
 
   #compare(model: Model): void {
     const { outbox } = model;
-    const { confirmed, sent, safe, confirmedNumber } = model;
-    // Of one in step they are true when it is asked for this.
-    expect(outbox.unacked).toBeLessThanOrEqual(model.end - confirmed);
+    const { acked, sent, durable, ackedNumber } = model;
+    // Reading this brings the positions of a member up to date.
+    expect(outbox.unacked).toBeLessThanOrEqual(model.end - acked);
     expect([outbox.acked, outbox.sent, outbox.durable, outbox.ackedNumber]).toEqual([
-      confirmed,
+      acked,
       sent,
-      safe,
-      confirmedNumber,
+      durable,
+      ackedNumber,
     ]);
-    expect(outbox.end).toBeGreaterThanOrEqual(safe);
-    // What the log has and the stream has not followed yet is all that may be missing.
+    expect(outbox.end).toBeGreaterThanOrEqual(durable);
+    // Only the part of the log that the stream has not followed may be missing.
     expect(outbox.end).toBeLessThanOrEqual(model.end);
   }
 
-  /** Everybody takes and confirms everything: nothing is left, in the streams and in the log. */
+  /** All readers accept and acknowledge everything: nothing is left in the streams and the log. */
   #settle(): void {
     this.#endTurn();
-    this.#endTurn(); // Whoever fell behind has its rest safe only now.
+    this.#endTurn(); // The rest of a stream that left the group becomes durable now.
     for (const model of this.#models) {
-      while (model.sent < model.safe) this.#take(model);
+      while (model.sent < model.durable) this.#take(model);
       model.outbox.ack(model.end);
-      model.confirm(model.end);
+      model.ack(model.end);
       this.#compare(model);
       expect([model.outbox.unacked, model.outbox.unsent]).toEqual([0, 0]);
-      expect(unconfirmed(model.outbox)).toEqual([]);
+      expect(unackedMessages(model.outbox)).toEqual([]);
     }
     expect(this.#log.bytes).toBeLessThanOrEqual(2 * BLOCK);
   }

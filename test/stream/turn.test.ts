@@ -2,12 +2,12 @@ import { expect, test } from "bun:test";
 import { Outbox } from "../../src/stream/outbox.ts";
 import { LoopTurn } from "../../src/stream/turn.ts";
 
-/** Everything that the loop had to do by now is done. */
+/** Resolves when the loop has done everything that is due. */
 function later(): Promise<void> {
   return new Promise((resolve) => setImmediate(resolve));
 }
 
-/** A stream whose sink notes that it was flushed, and how far it was safe by then. */
+/** A stream whose sink records each flush, and how far the stream was durable then. */
 function stream(turn: LoopTurn, notes: string[], name: string, fault?: Error): Outbox {
   const outbox = new Outbox(turn, true);
   outbox.sink = {
@@ -34,7 +34,7 @@ test("what a turn appended is written once, when the turn ends, and not before",
   expect(notes).toEqual(["begins", "ends", "one 4", "two 3"]);
 });
 
-test("a turn that says so is followed by another, in which all that is safe by then has been written", async () => {
+test("a turn whose `ends` returns true is followed by another one, after its streams were written", async () => {
   const notes: string[] = [];
   let more = 2;
   const turn = new LoopTurn({ begins: () => notes.push("begins"), ends: () => more-- > 0 });
@@ -44,7 +44,7 @@ test("a turn that says so is followed by another, in which all that is safe by t
   expect(notes).toEqual(["begins", "one 2", "begins", "begins"]);
 });
 
-test("each turn begins once: with what comes first, or else before it ends", async () => {
+test("each turn begins once: with the first handler, or before it ends", async () => {
   const notes: string[] = [];
   const turn = new LoopTurn({ begins: () => notes.push("begins"), ends: () => notes.push("ends") > 100 });
   const one = stream(turn, notes, "one");
@@ -71,7 +71,7 @@ test("what is appended while streams are written is written by the next turn", a
   expect(notes).toEqual(["late 2"]);
 });
 
-test("a fault at one stream costs the others nothing, in this turn and the next", async () => {
+test("a fault at one stream does not affect the others, in this turn and the next", async () => {
   const notes: string[] = [];
   const faults: unknown[] = [];
   const turn = new LoopTurn({ failed: (error) => faults.push(error) });
@@ -85,7 +85,7 @@ test("a fault at one stream costs the others nothing, in this turn and the next"
   expect(faults).toEqual([fault, fault]);
 });
 
-test("a fault before anything is written does not keep the streams from being written", async () => {
+test("after a fault in `ends` the streams are still written", async () => {
   const notes: string[] = [];
   const faults: unknown[] = [];
   const fault = new Error("a broken end");
@@ -101,7 +101,7 @@ test("a fault before anything is written does not keep the streams from being wr
   expect(faults).toEqual([fault]);
 });
 
-/** A turn whose loop and disk are moved by hand. */
+/** A turn whose loop and disk the test controls. */
 function byHand(): {
   turn: LoopTurn;
   notes: string[];
@@ -122,7 +122,7 @@ function byHand(): {
   return { turn, notes, end, disk };
 }
 
-test("nothing leaves while the turn cannot be saved; the next turn tries again, and all of it leaves then", () => {
+test("nothing is written while the disk refuses; the next turn tries again and writes everything", () => {
   const { turn, notes, end, disk } = byHand();
   const [one, two] = [stream(turn, notes, "one"), stream(turn, notes, "two")];
   disk.answer = false;
@@ -140,7 +140,7 @@ test("nothing leaves while the turn cannot be saved; the next turn tries again, 
   expect(notes).toEqual(["one 4", "two 2"]);
 });
 
-test("what is saved later leaves then, and not what was appended meanwhile; that is saved together next", async () => {
+test("after a slow commit its bytes are written, and what was appended meanwhile is committed together", async () => {
   const { turn, notes, end, disk } = byHand();
   const [one, two] = [stream(turn, notes, "one"), stream(turn, notes, "two")];
   const { promise, resolve } = Promise.withResolvers<void>();
@@ -161,7 +161,7 @@ test("what is saved later leaves then, and not what was appended meanwhile; that
   expect([notes, disk.saves]).toEqual([["one 2", "one 6", "two 4"], 2]);
 });
 
-test("a plain stream that is taken back while it is being saved sends nothing that was appended later", async () => {
+test("a plain stream that is withdrawn during a commit sends nothing that was appended later", async () => {
   const { turn, end, disk } = byHand();
   const outbox = new Outbox(turn, true);
   const { promise, resolve } = Promise.withResolvers<void>();
