@@ -10,7 +10,7 @@ import { login } from "./login.ts";
 import type { Account, Peer, Session, SessionKind } from "./session.ts";
 
 /** What the store must have room for before a request is acted on; see `canStore`. */
-type Stored = "nothing" | "change" | "text" | "position";
+type Stored = "nothing" | "change" | "position";
 
 /** What must be true before a request is acted on. */
 interface Preconditions {
@@ -66,7 +66,7 @@ const COMMANDS: Record<Verb, SessionCommand | ConnectionCommand> = {
   login: withoutSession(login),
   resume: withoutSession(resume),
   as: withoutSession(as),
-  message: withSession(message, { user: true, unblocked: true, stored: "text" }),
+  message: withSession(message),
   broadcast: withSession(broadcast, { stored: "position" }),
   online: withSession(online),
   block: withSession(block, { user: true, hasBlocked: false, notSelf: "nobody blocks themselves", stored: "change" }),
@@ -136,7 +136,8 @@ function dispatch(
   if (command.needsSession) {
     if (session === null) return refuseInvalid(out, "not_logged_in");
     if (!request.parseWords(SHAPES[verb])) return refuseInvalid(out, "bad_request", SHAPES[verb].usage);
-    act(chat, session, request, out, command);
+    if (verb === "message") message(chat, session, request, out);
+    else act(chat, session, request, out, command);
   } else {
     if (session !== null) return refuseInvalid(out, "already_logged_in");
     if (!request.parseWords(SHAPES[verb])) return refuseInvalid(out, "bad_request", SHAPES[verb].usage);
@@ -150,31 +151,25 @@ function refuseInvalid(out: Outbox, code: ErrorCode, detail?: string): false {
   return false;
 }
 
-/** Checks the preconditions of a request, then runs it. Short, so that it is inlined: +8 ns a message otherwise. */
+/** Checks the preconditions of a request, then runs it. */
 function act(chat: Chat, session: Session, request: Request, out: Outbox, command: SessionCommand): void {
-  const user = command.user ? namedUser(chat, session.account, request, out, command) : session.account;
-  if (user === null) return;
-  if (command.stored !== "nothing" && !canStore(chat, session, request, command.stored)) {
-    if (command.user) chat.observer?.refused(session.account, user, "internal");
+  const { account } = session;
+  let user = account;
+  if (command.user) {
+    const named = chat.accounts.find(request.bytes, request.starts[0]!, request.ends[0]!);
+    if (named === undefined) return refuse(out, "unknown_user");
+    const code = refusal(account, named, command);
+    if (code !== null) {
+      chat.observer?.refused(account, named, code);
+      return refuse(out, code, code === "bad_request" ? command.notSelf! : undefined);
+    }
+    user = named;
+  }
+  if (command.stored !== "nothing" && !canStore(chat, session, command.stored)) {
+    if (command.user) chat.observer?.refused(account, user, "internal");
     return refuse(out, "internal", chat.store.writeError!);
   }
   command.run(chat, session, request, out, user);
-}
-
-/** The user that the first word names; null when the request was refused because of that user. */
-function namedUser(
-  { accounts, observer }: Chat,
-  account: Account,
-  { bytes, starts, ends }: Request,
-  out: Outbox,
-  command: SessionCommand,
-): Account | null {
-  const user = accounts.find(bytes, starts[0]!, ends[0]!);
-  const code = user === undefined ? "unknown_user" : refusal(account, user, command);
-  if (code === null) return user!;
-  if (user !== undefined) observer?.refused(account, user, code);
-  refuse(out, code, code === "bad_request" ? command.notSelf! : undefined);
-  return null;
 }
 
 function refusal(account: Account, user: Account, command: SessionCommand): ErrorCode | null {
@@ -185,8 +180,7 @@ function refusal(account: Account, user: Account, command: SessionCommand): Erro
 }
 
 /** Reserves room in the journal, so that a full disk is known before a reply promises anything. */
-function canStore({ store }: Chat, { kind }: Session, request: Request, stored: Stored): boolean {
-  if (stored === "text") return store.accepts(request.end - request.textStart);
+function canStore({ store }: Chat, { kind }: Session, stored: Stored): boolean {
   if (stored === "change") return store.accepts(0);
   // After a crash it must be known that the request was acted on, or the client would send it again.
   return kind !== "resumable" || store.hasRoom(0);
@@ -239,15 +233,26 @@ function forSession(chat: Chat, peer: Peer, kind: SessionKind, token: string, ac
   });
 }
 
-function message(chat: Chat, { account }: Session, request: Request, out: Outbox, to: Account): void {
+/**
+ * Checks its preconditions itself, and is called without `act`: that saves 12 of 187 ns per message
+ * (`bun run bench:micro --filter server`).
+ */
+function message(chat: Chat, { account }: Session, request: Request, out: Outbox): void {
+  const to = chat.accounts.find(request.bytes, request.starts[0]!, request.ends[0]!);
+  if (to === undefined) return refuse(out, "unknown_user");
+  if (to.blocks.has(account)) return refuseMessage(chat, account, to, out, "blocked");
+  if (!chat.store.accepts(request.end - request.textStart))
+    return refuseMessage(chat, account, to, out, "internal", chat.store.writeError!);
   const fate = chat.send(account, to, request.bytes, request.textStart, request.end);
   if (fate === "stored") chat.rates.work += WORK_STORED + (request.end - request.textStart) / WORK_BYTES;
-  if (fate === "full") {
-    chat.observer?.refused(account, to, "mailbox_full");
-    return refuse(out, "mailbox_full");
-  }
+  if (fate === "full") return refuseMessage(chat, account, to, out, "mailbox_full");
   chat.observer?.accepted(account, to, request.bytes, request.textStart, request.end, fate);
   out.append(fate === "sent" ? OK_SENT : OK_STORED);
+}
+
+function refuseMessage(chat: Chat, from: Account, to: Account, out: Outbox, code: ErrorCode, detail?: string): void {
+  chat.observer?.refused(from, to, code);
+  refuse(out, code, detail);
 }
 
 function broadcast(chat: Chat, { account }: Session, request: Request, out: Outbox): void {
