@@ -58,7 +58,10 @@ export class Commits {
     this.#isDue ||= this.error !== null || (this.#journal === null && !this.#changes.isEmpty);
   }
 
-  /** After the record of a turn is written. `number` is the highest message or session number. True when it commits. */
+  /**
+   * After the record of a turn is written. `number` is the highest message or session number. True when it commits, or
+   * fails. The changes of each turn are executed in it, so that no read or commit has those of many turns to execute.
+   */
   commitIfDue(number: number): boolean {
     const journal = this.#journal;
     // After a failed commit only `retry` makes the next one due: it executes all changes again, too much for each turn.
@@ -67,7 +70,16 @@ export class Commits {
     if (this.isBusy && fill < STORE_CHANGES_HELD) return false;
     const isDue = this.#isDue || (this.error === null && fill >= 1);
     if (isDue) this.commit(number);
-    return isDue;
+    else if (this.error === null) this.#execute();
+    return isDue || this.error !== null;
+  }
+
+  #execute(): void {
+    try {
+      this.#changes.execute();
+    } catch (error) {
+      this.error = error;
+    }
   }
 
   /** Commits all pending changes; see `error`. */

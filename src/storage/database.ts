@@ -33,6 +33,7 @@ export function openDatabase(folder: string, durability: Durability): Database {
     checkPages(database, file);
     database.run(PRAGMA.synchronous[durability]);
     database.run(PRAGMA.autoCheckpoint);
+    database.run(PRAGMA.logBytesMax);
     database.run(PRAGMA.temporaryInMemory);
     database.run(TRANSACTION.begin);
     const { user_version: version } = database.query<{ user_version: number }, []>(PRAGMA.version).get()!;

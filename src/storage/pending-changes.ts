@@ -4,9 +4,9 @@ import { Arena } from "./arena.ts";
 import { TRANSACTION } from "./sql.ts";
 
 /**
- * Changes of the database that no commit has yet. They are executed at the next read or commit, and not in each
- * turn. A failed commit rolls the transaction back, and the next attempt executes all of them again. When to
- * commit is not decided here (store.ts).
+ * Changes of the database that no commit has yet. They are executed at the end of their turn, or at the next read or
+ * commit. A failed commit rolls the transaction back, and the next attempt executes all of them again. When to
+ * commit is not decided here (commits.ts).
  */
 export class PendingChanges {
   readonly #database: Database;

@@ -9,10 +9,12 @@ import { SESSIONS_KEPT } from "../limits.ts";
 export const SCHEMA_VERSION = 5;
 
 /**
- * Pages in SQLite's write-ahead log at which a commit copies the log to the database itself. The log grows that long
- * only when the checkpoint thread (wal-checkpointer.ts) fails.
+ * Pages in SQLite's write-ahead log (256 MiB) at which a commit copies the log to the database itself, which takes some
+ * 50 ms. The log grows that long only when the checkpoint thread (wal-checkpointer.ts) fails or is far behind.
  */
-const CHECKPOINT_PAGES = 16_384;
+const CHECKPOINT_PAGES = 65_536;
+/** Bytes to which a log that became longer is cut when it is written from its beginning again. */
+const LOG_BYTES_MAX = 64 << 20;
 
 /** `received` is -1 without a journal while the session is alive. */
 const SESSIONS = `
@@ -102,6 +104,7 @@ export const PRAGMA = {
     power: "PRAGMA synchronous = FULL",
   },
   autoCheckpoint: `PRAGMA wal_autocheckpoint = ${CHECKPOINT_PAGES}`,
+  logBytesMax: `PRAGMA journal_size_limit = ${LOG_BYTES_MAX}`,
   /** Copies the write-ahead log to the database while other connections continue. */
   checkpoint: "PRAGMA wal_checkpoint(PASSIVE)",
   /** Else SQLite keeps a file open in the system's temporary folder, which may be full. */
