@@ -6,7 +6,7 @@ import { TRANSACTION } from "./sql.ts";
 /**
  * Changes of the database that no commit has yet. They are executed at the next read or commit, and not in each
  * turn. A failed commit rolls the transaction back, and the next attempt executes all of them again. When to
- * commit is not decided here (store.ts).
+ * commit is not decided here (commits.ts).
  */
 export class PendingChanges {
   readonly #database: Database;
