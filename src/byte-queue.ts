@@ -3,7 +3,10 @@
 import { POOLED_BYTES_MAX } from "./limits.ts";
 
 const EMPTY: Buffer = Buffer.alloc(0);
-/** All sizes are an eighth more than a power of two, since a stream that reaches a limit, 2^n, exceeds it a little. */
+/**
+ * Size of the smallest buffer. All sizes are this size times 2^n, so an eighth more than a power of two: the limits of
+ * streams are powers of two, and a stream at its limit is a little longer.
+ */
 const BUFFER_BYTES_MIN = 576;
 /** Up to this length a loop is faster than the call of a native copy. */
 const LOOP_BYTES_MAX = 24;
@@ -18,7 +21,7 @@ export class ByteQueue {
     return this.tail - this.head;
   }
 
-  /** Appends `count` bytes of any content; returns their index in `bytes`. */
+  /** Appends `count` bytes, which the caller writes. Returns the index of the first one in `bytes`. */
   reserve(count: number): number {
     if (this.tail + count > this.bytes.length) this.#grow(count);
     const at = this.tail;
@@ -41,11 +44,11 @@ export class ByteQueue {
   #grow(count: number): void {
     const { bytes, head, tail } = this;
     const used = tail - head;
-    // Moving the bytes to the beginning copies them, so it is done only when at least as many were dropped.
+    // The buffer is kept when at least as many bytes were dropped as are left: then the move of these is cheap.
     if (used + count > bytes.length || head < used) {
-      let room = Math.max(BUFFER_BYTES_MIN, bytes.length);
-      while (room < used + count) room *= 2;
-      this.bytes = borrow(room);
+      let size = Math.max(BUFFER_BYTES_MIN, bytes.length);
+      while (size < used + count) size *= 2;
+      this.bytes = borrow(size);
     }
     if (used > 0) bytes.copy(this.bytes, 0, head, tail);
     if (this.bytes !== bytes) giveBack(bytes);
@@ -54,14 +57,14 @@ export class ByteQueue {
   }
 }
 
-/** Free buffers of one size. A turn needs about as many as the turn before it. */
+/** Free buffers of one size. */
 class BufferPool {
   readonly buffers: Buffer[] = [];
-  /** The least number of them since the last trim. */
-  unused = 0;
+  /** The lowest length of `buffers` since the last trim: that many were not used. */
+  unusedCount = 0;
 }
 
-/** By the power of two below their size. */
+/** Pool n has the buffers of the size between 2^n and 2^(n + 1). */
 const pools = Array.from({ length: 32 }, () => new BufferPool());
 let pooledBytes = 0;
 
@@ -69,16 +72,16 @@ function borrow(bytes: number): Buffer {
   const pool = pools[31 - Math.clz32(bytes)]!;
   const buffer = pool.buffers.pop();
   if (buffer === undefined) return Buffer.allocUnsafeSlow(bytes);
-  pool.unused = Math.min(pool.unused, pool.buffers.length);
+  pool.unusedCount = Math.min(pool.unusedCount, pool.buffers.length);
   pooledBytes -= bytes;
   return buffer;
 }
 
-/** Frees the buffers that were not needed since the last call. */
+/** Frees the buffers that were not used since the last call: the next turns need about as many as the last ones. */
 export function trimBufferPools(): void {
   for (const pool of pools) {
-    for (const buffer of pool.buffers.splice(0, pool.unused)) pooledBytes -= buffer.length;
-    pool.unused = pool.buffers.length;
+    for (const buffer of pool.buffers.splice(0, pool.unusedCount)) pooledBytes -= buffer.length;
+    pool.unusedCount = pool.buffers.length;
   }
 }
 
@@ -88,7 +91,7 @@ function giveBack(bytes: Buffer): void {
   pools[31 - Math.clz32(bytes.length)]!.buffers.push(bytes);
 }
 
-/** Copies source[start..end) to target[at..]. `set(subarray)` creates a view and takes three times as long. */
+/** Copies source[start..end) to target[at..]. `target.set(source.subarray(…))` creates a view: three times as slow. */
 export function copy(source: Uint8Array, target: Buffer, at: number, start: number, end: number): void {
   if (end - start > LOOP_BYTES_MAX) Buffer.prototype.copy.call(source, target, at, start, end);
   else for (let i = start, to = at; i < end; i++, to++) target[to] = source[i]!;

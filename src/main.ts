@@ -1,6 +1,10 @@
 import { version } from "../package.json";
+import { PrintError, print } from "./runtime/output.ts";
 
-/** The command `heartline`: finds the program of the first word and loads only that one. */
+/**
+ * The command `heartline`: the first word names a program, and only that program is loaded. It has its own exit codes;
+ * `version` and `help` exit with 1 when their text cannot be printed.
+ */
 
 const USAGE = `Usage: heartline <command> [options]
 
@@ -20,10 +24,10 @@ const PROGRAMS: Record<string, () => Promise<{ main: (args: string[]) => Promise
 
 async function run([command, ...args]: string[]): Promise<void> {
   if (command === undefined) return fail("give a command");
-  if (command === "version" || command === "--version") return void process.stdout.write(`heartline ${version}\n`);
+  if (command === "version" || command === "--version") return print(`heartline ${version}\n`);
   if (!["help", "--help", "-h"].includes(command)) return start(command, args);
   const [topic] = args;
-  if (topic === undefined) return void process.stdout.write(USAGE);
+  if (topic === undefined) return print(USAGE);
   return start(topic, ["--help"]);
 }
 
@@ -38,4 +42,10 @@ function fail(message: string): void {
   process.exitCode = 2;
 }
 
-await run(process.argv.slice(2));
+try {
+  await run(process.argv.slice(2));
+} catch (error) {
+  if (!(error instanceof PrintError)) throw error;
+  process.stderr.write(`heartline: ${error.message}\n`);
+  process.exitCode = 1;
+}

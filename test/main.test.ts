@@ -1,6 +1,7 @@
 import { expect, test } from "bun:test";
+import { join } from "node:path";
 import { version } from "../package.json";
-import { run } from "./support/process.ts";
+import { run, runWith } from "./support/process.ts";
 
 const heartline = (...args: string[]) => run("src/main.ts", ...args);
 
@@ -33,3 +34,27 @@ test.each(["serve", "chat", "passwd"])("help %s prints what %s --help prints", a
 test.each(["version", "--version"])("%s prints the version in package.json", async (word) => {
   expect(await heartline(word)).toEqual({ out: `heartline ${version}\n`, err: "", code: 0 });
 });
+
+test.each([
+  ["help", 1],
+  ["version", 1],
+  ["help serve", 1],
+  ["help passwd", 1],
+  ["help chat", 3],
+])("%s reports in one line that standard output cannot be written, and exits with %i", async (words, code) => {
+  const page = await runWith({ onFullDisk: true }, "src/main.ts", ...words.split(" "));
+  expect(page).toEqual({ out: "", err: expect.stringMatching(/^heartline: cannot write: ENOSPC[^\n]*\n$/), code });
+});
+
+test.each(["help", "version", "passwd --help", "serve --help"])(
+  "%s exits with 0 when its reader is gone",
+  async (words) => {
+    const script = `{ sleep 0.1; "$0" src/main.ts ${words}; echo $? >&2; } | :`;
+    const child = Bun.spawn(["sh", "-c", script, process.execPath], {
+      cwd: join(import.meta.dir, ".."),
+      stdin: "ignore",
+      stderr: "pipe",
+    });
+    expect(await child.stderr.text()).toBe("0\n");
+  },
+);

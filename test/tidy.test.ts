@@ -89,7 +89,7 @@ const LAYERS: Record<string, readonly string[]> = {
   server: ["base", "runtime", "protocol", "stream", "auth", "chat", "storage", "net"],
   client: ["base", "runtime", "protocol", "stream"],
   terminal: ["base", "runtime", "protocol", "client"],
-  command: ["auth", "server", "terminal"],
+  command: ["runtime", "auth", "server", "terminal"],
 };
 
 /** Files of the project that a source imports, types included. */

@@ -4,6 +4,7 @@ import { parseArgs } from "node:util";
 import { filterText } from "../display-filter.ts";
 import { keyboard, onEndingSignal } from "../runtime/keyboard.ts";
 import { LINE_BYTES_MAX } from "../limits.ts";
+import { PrintError, print } from "../runtime/output.ts";
 import { isName } from "../protocol/ascii.ts";
 import { LineReader } from "../protocol/line-reader.ts";
 import { UsageError, usageError } from "../usage-error.ts";
@@ -188,13 +189,16 @@ export async function main(args: string[]): Promise<void> {
   onEndingSignal(() => fail(UNCHANGED, 1));
   try {
     const options = parseOptions(args);
-    if (options === null) process.stdout.write(USAGE);
+    if (options === null) await print(USAGE);
     else {
       const { file, user } = options;
-      process.stdout.write(`${filterText(await (user === null ? migrate(file) : setPassword(file, user)))}\n`);
+      const result = await (user === null ? migrate(file) : setPassword(file, user));
+      // The exit code is that of the change, also when the result cannot be printed.
+      await print(`${filterText(result)}\n`).catch(({ message }) => fail(`${message}; ${result}`, 0));
     }
     process.exit(0);
   } catch (error) {
+    if (error instanceof PrintError) fail(error.message, 1);
     if (error instanceof UsageError) fail(`${error.message} (--help lists the options)`, 2);
     if (error instanceof CredentialsError) fail(error.message, 1);
     throw error;

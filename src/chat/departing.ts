@@ -2,8 +2,9 @@ import type { MailboxScheduler } from "./mailbox-scheduler.ts";
 import type { Session } from "./session.ts";
 
 /**
- * Ended sessions whose last bytes are still being written, to their connection or by a last call. Their memory counts
- * with that of live sessions. `MailboxScheduler` moves their unacknowledged messages meanwhile.
+ * Ended sessions whose last lines are still being written: to their connection or, for a callback session, in a last
+ * call to the client. Their outboxes count toward `streamsBytesMax`, as those of live sessions do. Meanwhile
+ * `MailboxScheduler` moves their unacknowledged messages to the mailboxes.
  */
 export class Departing {
   readonly #scheduler: MailboxScheduler;
@@ -23,10 +24,10 @@ export class Departing {
     return bytes;
   }
 
-  /** A session has ended. */
+  /** A session has ended. Its connection, if it has one, closes when everything is written. */
   add(session: Session): void {
     const { kind, outbox, peer, endReason } = session;
-    // Nothing can take its last bytes: no connection, or no `goodbye` for which the client would be called.
+    // A resumable session without a connection, or a callback session after `logout`: the last call is for `goodbye`.
     const hasNoReader = peer === null && (kind === "resumable" || endReason === "logout");
     if (hasNoReader) outbox.sink = null;
     else this.#sessions.add(session);
@@ -35,36 +36,39 @@ export class Departing {
     peer?.close();
   }
 
-  /** Its last bytes are written or given up. */
+  /** The last lines of a session are written, or will not be written. */
   remove(session: Session): void {
     this.#sessions.delete(session);
     session.outbox.sink = null;
     if (session.delivery.state !== "done") this.#scheduler.requeue(session.delivery);
-    else session.outbox.withdraw(); // Again, now that nothing is written from it.
+    else session.outbox.withdraw(); // The second time, now without a sink: it empties the outbox.
   }
 
-  /** Bounds the memory of all outboxes: gives up ended sessions first, then ends those `online` that hold most. */
+  /**
+   * Bounds the memory of all outboxes to `streamsBytesMax`: first drops ended sessions, the oldest first, then calls
+   * `end` for the session in `online` with the largest outbox, and repeats that.
+   */
   limitMemory(online: readonly Session[], streamsBytesMax: number, end: (session: Session) => void): void {
     let bytes = this.heldBytes;
     for (const { outbox } of online) bytes += outbox.heldBytes;
-    bytes -= this.#free(bytes - streamsBytesMax);
+    bytes -= this.#dropOldest(bytes - streamsBytesMax);
     while (bytes > streamsBytesMax) {
-      const most = online.reduce((a, b) => (b.outbox.heldBytes > a.outbox.heldBytes ? b : a));
-      bytes -= most.outbox.heldBytes;
-      end(most);
+      const largest = online.reduce((a, b) => (b.outbox.heldBytes > a.outbox.heldBytes ? b : a));
+      bytes -= largest.outbox.heldBytes;
+      end(largest);
     }
   }
 
-  /** Gives up the oldest sessions until about `bytes` are free; returns the number of freed bytes. */
-  #free(bytes: number): number {
-    let freed = 0;
+  /** Drops the oldest ended sessions until at least `bytes` bytes are free. Returns how many were freed. */
+  #dropOldest(bytes: number): number {
+    let freedBytes = 0;
     for (const session of this.#sessions) {
-      if (freed >= bytes) break;
-      freed += session.outbox.heldBytes;
+      if (freedBytes >= bytes) break;
+      freedBytes += session.outbox.heldBytes;
       session.caller?.giveUp();
       session.peer?.detach();
       this.remove(session);
     }
-    return freed;
+    return freedBytes;
   }
 }

@@ -1,8 +1,11 @@
-/** What a session offers to ChatClient, and what it needs from it. The implementations are in *-session.ts. */
+/**
+ * The interface between ChatClient and its session, in both directions, with the options and the saved state of a
+ * session. The implementations are in stream-session.ts and callback-session.ts.
+ */
 import type { ChatError } from "./errors.ts";
 import type { Login } from "./login.ts";
 
-/** What must survive the program, so that after a restart no message is lost or delivered twice. */
+/** The state that a program saves, so that no message is lost or delivered twice after its restart. */
 export interface ClientState {
   token: string;
   /** Position in the server's stream, in bytes. Everything before it was delivered. */
@@ -11,9 +14,9 @@ export interface ClientState {
   unanswered: { line: string; position: number }[];
 }
 
-/** Keeps one state. Both methods return when the state is read or written. */
+/** Saves the state of a session. The methods are synchronous: when `save` returns, the state is saved. */
 export interface StateStore {
-  /** The last state that was saved, also by an earlier run of the program; null when there is none. */
+  /** The state that was saved last, by this or an earlier run of the program; null when there is none. */
   load(): ClientState | null;
   save(state: ClientState): void;
 }
@@ -23,9 +26,12 @@ export interface ChatSession {
   connect(): Promise<void>;
   /** `listenPort`: port for incoming private chats, 0 for none. Rejects as `ChatClient.login` does. */
   login(user: string, password: string, listenPort: number): Promise<Login>;
-  /** Sends a line, given without LF. Resolves with the words after `ok`. Waits while the server cannot be reached. */
+  /**
+   * Sends a request, a line without its LF, as soon as the server can be reached. Resolves with the words of the reply
+   * after `ok`; rejects as the methods of `ChatClient` do.
+   */
   request(line: string): Promise<string>;
-  /** Acknowledges everything read so far, once it is delivered. Resolves after the server's reply. */
+  /** Waits until every line read so far is delivered, and acknowledges these lines. Resolves after the reply. */
   ack(): Promise<void>;
   logout(): Promise<void>;
   /** Closes the connection and ends the session without a logout. */
@@ -34,20 +40,24 @@ export interface ChatSession {
 
 /** Calls from a session to its owner. */
 export interface SessionListener {
-  /** A session of this user begins, the first or a later one. Nothing of an earlier session holds except messages. */
+  /**
+   * A session of this user begins: the first one, or a new one after a reconnect. From an earlier session only messages
+   * continue. All other state from it, such as open requests for private chats, is invalid.
+   */
   began(user: string): void;
   /**
-   * An event's line, valid during the call. The line is acknowledged when the returned promise, if any, is resolved,
-   * and so are the promises of earlier lines. A handler that throws or rejects ends the session as "undelivered".
+   * The line of an event is bytes[start..end), valid during the call. It is acknowledged when it is delivered: when the
+   * returned promise, if any, and the promises of all earlier lines are resolved. If the method throws or the promise
+   * rejects, the session ends as "undelivered".
    */
   event(bytes: Uint8Array, start: number, end: number): unknown;
   /** The connection was lost. */
   lost(): void;
   /** The session continues after `lost`. */
   back(): void;
-  /** During a reconnect the certificate of the server was not valid. The session tries again. */
+  /** A reconnect failed because the certificate of the server is not valid. The session tries again. */
   untrusted(error: ChatError): void;
-  /** The outcome of a request that an earlier run left without a reply: null when it was sent again and accepted. */
+  /** Outcome of a request of an earlier run, which has sent it without a reply: null when it is accepted now. */
   recovered(line: string, error: ChatError | null): void;
   /** The session has ended for good. For `reason` see `ChatClient.ended`. */
   ended(reason: string): void;
@@ -59,16 +69,20 @@ export interface ServerAddress {
   port: number;
   /** With TLS, the certificate must be signed by a public authority, or by one of `ca` (PEM) instead. */
   tls: boolean | { ca: string };
-  /** Called for each connection with its local address, and with whether the server is on the same machine. */
+  /** Called for each new connection; `isThisMachine`: the server is on the same machine. */
   connected?: (localAddress: string, isThisMachine: boolean) => void;
 }
 
 export interface SessionOptions extends ServerAddress {
-  /** Plain ends with its connection; resumable reconnects; callback has no lasting connection: the server calls it. */
+  /**
+   * A plain session ends with its connection. A resumable one continues on another connection. In a callback session
+   * the server connects to the client for each delivery, and the client to the server for each request.
+   */
   kind: "plain" | "resumable" | "callback";
   /** Port on which a callback session listens; 0 takes a free port. */
   callbackPort: number;
-  /** How long a session tries to reach a lost server. */
+  /** Time after which a session stops its attempts to reconnect, and ends as "lost". */
   giveUpMs: number;
+  /** Where the state of a user's session is saved; null: it is not saved. */
   store: (user: string) => Promise<StateStore> | StateStore | null;
 }

@@ -1,7 +1,7 @@
 /**
- * Delivery to callback sessions, which have no connection of their own: the server calls the client. `Callbacks` limits
- * the calls of the server, `Callback` decides when one client is called, `Call` is one connection to it. What is
- * delivered is the session's outbox; chat/commands.ts has the requests of these sessions.
+ * Delivery to callback sessions. They have no permanent connection: to deliver bytes of their outbox, the server
+ * connects to the client (a call). `Callbacks` limits the number of calls, `Callback` decides when a client is called,
+ * and `Call` is one call. Requests of these sessions arrive as `as` lines (chat/commands.ts).
  */
 
 import type { Chat } from "../chat/chat.ts";
@@ -22,15 +22,15 @@ import { SocketWriter } from "../stream/socket-writer.ts";
 import { WheelTimer, type TimerKind } from "../timer-wheel.ts";
 import { type DialedSocket, dial } from "./dial.ts";
 
-/** The longest line of a client is `ready <token>`; twice that is enough for its two lines. */
+/** The most bytes of a line of the client; its longest is `ready <token>`. In a call it sends two lines. */
 const REPLY_BYTES_MAX = 256;
 const RECEIVED = encode("received ");
 
 /** The calls of all callback sessions: how many run at once, and which sessions wait. */
 export class Callbacks {
   readonly chat: Chat;
-  /** Begins a turn. Every socket event calls it first. */
-  readonly begin: () => void;
+  /** Each handler of a socket event calls this first. */
+  readonly beginTurn: () => void;
   readonly dial: typeof dial;
   readonly deadline: TimerKind<Call>;
   readonly pause: TimerKind<Callback>;
@@ -38,18 +38,18 @@ export class Callbacks {
   readonly calls = new Set<Call>();
   /** Sessions that wait until another call has ended. */
   readonly waiting = new Set<Callback>();
-  /** The sessions of each user that call or wait: ended ones, and at most one live one. */
+  /** The sessions of each user that are called or wait for a call: ended ones, and at most one live one. */
   readonly #byUser = new Map<Account, Set<Callback>>();
 
-  constructor(chat: Chat, begin: () => void, connect = dial) {
+  constructor(chat: Chat, beginTurn: () => void, connect = dial) {
     this.chat = chat;
-    this.begin = begin;
+    this.beginTurn = beginTurn;
     this.dial = connect;
     this.deadline = chat.wheel.kind((call) => call.end());
     this.pause = chat.wheel.kind((callback) => callback.retry());
   }
 
-  /** Whether a call may begin now. Otherwise the session waits, and is flushed when another call has ended. */
+  /** True when the call may begin now. Otherwise the session waits, and is flushed after the end of another call. */
   mayCall(callback: Callback): boolean {
     const { account, ended } = callback.session;
     const ofUser = this.#byUser.get(account) ?? new Set();
@@ -58,12 +58,12 @@ export class Callbacks {
     if (this.calls.size < this.chat.limits.callbacksMax) return true;
     const isNew = !this.waiting.has(callback);
     this.waiting.add(callback);
-    // A live session takes the place of an ended one.
+    // A live session does not wait for ended ones: the call of one of these is given up.
     if (isNew && !ended) [...this.calls].find((call) => call.callback.session.ended)?.callback.giveUp();
     return false;
   }
 
-  /** The session neither calls nor waits any longer. */
+  /** The session has no call, and waits for none. */
   leave(callback: Callback): void {
     const { account } = callback.session;
     this.waiting.delete(callback);
@@ -88,28 +88,28 @@ export class Callbacks {
 
 /**
  * The sink of one callback session. It calls the client when there is something to deliver, one call at a time, from
- * the acknowledged position. A failed call is repeated after a growing pause, with half as many bytes. After the end of
- * the session there is one last call, for the goodbye.
+ * the acknowledged position. A failed call is repeated with half as many bytes, after a pause that doubles each
+ * time. After the end of the session there is one last call, for its `goodbye`.
  */
 export class Callback implements Caller {
-  readonly all: Callbacks;
+  readonly callbacks: Callbacks;
   readonly session: Session;
   readonly host: string;
   readonly port: number;
   readonly secret: string;
-  /** Bytes of the next delivery at most. */
-  portion = CALLBACK_BYTES_MAX;
+  /** The next call delivers at most this many bytes. */
+  portionBytes = CALLBACK_BYTES_MAX;
   #call: Call | null = null;
   #pauseMs = CALLBACK_PAUSE_MIN_MS;
   /** Armed during a pause. */
   readonly #pause = new WheelTimer<Callback>(this);
-  /** A call succeeded. The first call is made even with nothing to deliver: without it a client is not reachable. */
+  /** A call has succeeded. Until then the client is called even with nothing to deliver: it may be unreachable. */
   #isReached = false;
-  /** No further call is made: the last one has begun, or was given up. */
+  /** The last call has begun or was given up: no other one follows. */
   #isFinished = false;
 
-  constructor(all: Callbacks, session: Session, host: string, port: number, secret: string) {
-    this.all = all;
+  constructor(callbacks: Callbacks, session: Session, host: string, port: number, secret: string) {
+    this.callbacks = callbacks;
     this.session = session;
     this.host = host;
     this.port = port;
@@ -117,15 +117,15 @@ export class Callback implements Caller {
   }
 
   flush(): void {
-    // The limit on unacknowledged bytes holds without a connection too.
-    this.all.chat.flushed(this.session);
+    // This checks the limit on unacknowledged bytes, which also applies between calls.
+    this.callbacks.chat.flushed(this.session);
     const { ended, outbox } = this.session;
     if (this.#call !== null || this.#isFinished || outbox.sink !== this) return;
     if (this.#pause.armed && !ended) return;
-    if (ended && outbox.durable < outbox.end) return; // The goodbye becomes durable at the end of this turn.
+    if (ended && outbox.durable < outbox.end) return; // The end of this turn makes `goodbye` durable and flushes again.
     if (this.#isReached && outbox.durable === outbox.acked) return;
     this.#cancelPause();
-    if (!this.all.mayCall(this)) return;
+    if (!this.callbacks.mayCall(this)) return;
     this.#isFinished = ended;
     this.#call = new Call(this);
   }
@@ -138,35 +138,36 @@ export class Callback implements Caller {
   giveUp(): void {
     this.#isFinished = true;
     this.#cancelPause();
-    this.all.leave(this);
+    this.callbacks.leave(this);
     this.#call?.end();
-    this.all.chat.departing.remove(this.session);
+    this.callbacks.chat.departing.remove(this.session);
   }
 
-  /** A call has ended. The client has the stream up to `received`, or has not replied if that is -1. */
+  /** A call has ended. `received` is the position that the client acknowledged; -1 when the call failed. */
   called({ position, to, received }: Call): void {
     this.#call = null;
-    const { session, all } = this;
+    const { session, callbacks } = this;
     if (received >= 0) {
       this.#isReached = true;
-      session.lastActivityMs = all.chat.wheel.nowMs;
-      all.chat.ack(session, received);
+      session.lastActivityMs = callbacks.chat.wheel.nowMs;
+      callbacks.chat.ack(session, received);
     }
-    if (received < 0) this.portion = Math.max(CALLBACK_BYTES_MIN, this.portion / 2);
-    else if (received > position) this.portion = Math.min(CALLBACK_BYTES_MAX, this.portion * 2);
-    // The client acknowledges whole lines, and its next line is longer than the portion.
-    else if (to > position) this.portion = Math.min(SERVER_LINE_BYTES_MAX, this.portion * 2);
-    if (this.#isFinished) return all.chat.departing.remove(session);
+    if (received < 0) this.portionBytes = Math.max(CALLBACK_BYTES_MIN, this.portionBytes / 2);
+    else if (received > position) this.portionBytes = Math.min(CALLBACK_BYTES_MAX, this.portionBytes * 2);
+    // The client acknowledges only whole lines, and the next line is longer than the portion was.
+    else if (to > position) this.portionBytes = Math.min(SERVER_LINE_BYTES_MAX, this.portionBytes * 2);
+    if (this.#isFinished) return callbacks.chat.departing.remove(session);
+    // After progress, or a call with nothing to deliver, the next call needs no pause.
     if (received > position || (received >= 0 && to === position)) this.#pauseMs = CALLBACK_PAUSE_MIN_MS;
     else if (!session.ended) {
-      all.chat.wheel.schedule(this.#pause, all.pause, this.#pauseMs);
+      callbacks.chat.wheel.schedule(this.#pause, callbacks.pause, this.#pauseMs);
       this.#pauseMs = Math.min(this.#pauseMs * 2, CALLBACK_PAUSE_MAX_MS);
     }
     this.flush();
   }
 
   #cancelPause(): void {
-    this.all.chat.wheel.cancel(this.#pause);
+    this.callbacks.chat.wheel.cancel(this.#pause);
   }
 }
 
@@ -176,10 +177,10 @@ export class Callback implements Caller {
  */
 export class Call {
   readonly callback: Callback;
-  /** The part of the stream that this call delivers. */
+  /** This call delivers the bytes of the stream from `position` up to `to`. */
   readonly position: number;
   readonly to: number;
-  /** The client has the stream up to here; -1 before its reply, and when the call has failed. */
+  /** The position that the client has acknowledged; -1 before that, and when the call has failed. */
   received = -1;
   readonly #reader = new LineReader(REPLY_BYTES_MAX);
   #replyBytes = 0;
@@ -187,29 +188,29 @@ export class Call {
   readonly #writer: SocketWriter;
   /** The deadline of the current step. */
   readonly #timer = new WheelTimer<Call>(this);
-  /** `greeting` until the client has sent `ready`, then `delivering`; `over` when the result is known. */
+  /** `greeting` until the client has sent `ready`, then `delivering`; `over` when the call has succeeded or failed. */
   #state: "greeting" | "delivering" | "over" = "greeting";
   /** `sent` of the outbox after the last write of this call. */
   #sent = 0;
 
   constructor(callback: Callback) {
-    const { all, session, host, port, portion } = callback;
+    const { callbacks, session, host, port, portionBytes } = callback;
     this.callback = callback;
     this.position = session.outbox.acked;
     const { durable } = session.outbox;
-    this.to = session.ended ? durable : Math.min(durable, this.position + portion);
-    all.calls.add(this);
+    this.to = session.ended ? durable : Math.min(durable, this.position + portionBytes);
+    callbacks.calls.add(this);
     this.#setDeadline(CALLBACK_DEADLINE_MS);
     const guarded = (handle: () => void): void => {
-      all.begin();
+      callbacks.beginTurn();
       try {
         handle();
       } catch (error) {
-        all.chat.report(error);
+        callbacks.chat.report(error);
         this.end();
       }
     };
-    this.#socket = all.dial(host, port, {
+    this.#socket = callbacks.dial(host, port, {
       open: () => guarded(() => this.#open()),
       data: (chunk) => guarded(() => this.#read(chunk)),
       drain: () => guarded(() => this.#drain()),
@@ -219,7 +220,7 @@ export class Call {
   }
 
   #setDeadline(delayMs: number): void {
-    const { deadline, chat } = this.callback.all;
+    const { deadline, chat } = this.callback.callbacks;
     chat.wheel.schedule(this.#timer, deadline, delayMs);
   }
 
@@ -227,7 +228,7 @@ export class Call {
     if (this.#state === "over") return;
     this.#setDeadline(CALLBACK_DEADLINE_MS);
     const line = Buffer.from(`callback ${this.callback.secret} ${this.position} ${this.to - this.position}\n`);
-    this.#socket.write(line, 0, line.length); // A new socket accepts all of a line this short.
+    this.#socket.write(line, 0, line.length); // The buffer of a new socket is empty, so it accepts the whole line.
   }
 
   #read(chunk: Buffer): void {
@@ -241,12 +242,12 @@ export class Call {
     }
   }
 
-  /** Nothing is sent without the right token: another program may listen at the port now. */
+  /** With a wrong token the call ends before the delivery: another program may listen at the port now. */
   #greeted(bytes: Uint8Array, start: number, end: number): void {
-    const { session, portion } = this.callback;
+    const { session, portionBytes } = this.callback;
     if (!equals(bytes, start, end, encode(`ready ${session.token}`))) return this.end();
     this.#state = "delivering";
-    const count = Math.min(portion, this.to - this.position);
+    const count = Math.min(portionBytes, this.to - this.position);
     this.#setDeadline(CALLBACK_DEADLINE_MS + (1000 * count) / CALLBACK_BYTES_PER_SECOND_MIN);
     session.outbox.rewind(this.position);
     this.#sent = this.position;
@@ -267,27 +268,28 @@ export class Call {
   #write(): void {
     if (this.#state !== "delivering") return;
     const { outbox } = this.callback.session;
-    // Before `ready` an `as` request acknowledged more than `position`: the bytes that were announced are freed.
+    // `sent` is not where this call left it: since the call began, an `as` request has acknowledged more than
+    // `position`. So bytes that this call announced are freed.
     if (outbox.sent !== this.#sent) return this.end();
     if (!this.#writer.write(outbox, this.to)) return this.end();
     this.#sent = outbox.sent;
   }
 
-  /** Closes the socket. `received`: the reply of the client, -1 when the call has failed. */
+  /** Ends the call. `received`: the position that the client has acknowledged; -1 when the call has failed. */
   end(received = -1): void {
     if (this.#state === "over") return;
     this.#state = "over";
     this.received = received;
-    this.callback.all.chat.wheel.cancel(this.#timer);
+    this.callback.callbacks.chat.wheel.cancel(this.#timer);
     if (received < 0) this.#socket.terminate();
     else this.#socket.end();
   }
 
   #closed(): void {
-    const { all } = this.callback;
-    if (!all.calls.has(this)) return;
+    const { callbacks } = this.callback;
+    if (!callbacks.calls.has(this)) return;
     this.end();
-    all.closed(this);
+    callbacks.closed(this);
     this.callback.called(this);
   }
 }

@@ -14,6 +14,7 @@ import { StoreError } from "../storage/database.ts";
 import { setSlice } from "../runtime/kernel.ts";
 import { ListenError } from "../net/listener.ts";
 import { Log, type Logger } from "../runtime/log.ts";
+import { PrintError, print } from "../runtime/output.ts";
 import { Server } from "./server.ts";
 
 /** Ctrl+C reaches the server and `bun start`, which forwards it: a SIGINT within this time is not a second signal. */
@@ -26,7 +27,7 @@ export async function main(args: string[]): Promise<void> {
     await serve(args);
   } catch (error) {
     const usage = error instanceof UsageError;
-    const known = [UsageError, CredentialsError, CertificateError, StoreError, ListenError];
+    const known = [UsageError, CredentialsError, CertificateError, StoreError, ListenError, PrintError];
     // An unknown error is not rethrown: `uncaughtException` would survive it, and the exit code would be 0.
     if (known.some((kind) => error instanceof kind)) {
       process.stderr.write(
@@ -41,7 +42,7 @@ async function serve(args: string[]): Promise<void> {
   let reload = (_signal: NodeJS.Signals): void => {}; // Until the server listens, the files are still to be read.
   process.on("SIGHUP", (signal) => reload(signal));
   const config = parseConfig(args);
-  if (config === null) return void process.stdout.write(USAGE);
+  if (config === null) return print(USAGE);
   config.host = await resolve(config.host);
   const credentials = readCredentials(config.credentials);
   const output = await Log.open();

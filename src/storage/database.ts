@@ -8,16 +8,22 @@ import { PRAGMA, SCHEMA_VERSION, TRANSACTION, upgrades } from "./sql.ts";
  * tables and statements are in sql.ts.
  */
 
-/** What an `ok` survives: nothing; the end of this process; a loss of power too. */
+/**
+ * What an `ok` survives. `none`: nothing; the changes of the last second are lost with the process. `process`: the end
+ * of this process, also by `kill -9`. `power`: also a power failure.
+ */
 export type Durability = "none" | "process" | "power";
 
-/** A data folder that cannot be used; the message is for the operator. */
+/** The data folder cannot be used. The message is for the operator. */
 export class StoreError extends Error {}
 
 /** The name of the database in its folder. */
 export const DATABASE = "heartline.sqlite";
 
-/** Opens the database of a data folder, which exists and is locked; ":memory:" keeps nothing. Throws StoreError. */
+/**
+ * Opens the database in `folder`, which exists and is locked by this process. ":memory:" opens a database without a
+ * file. Throws StoreError.
+ */
 export function openDatabase(folder: string, durability: Durability): Database {
   if (folder === ":memory:") {
     const database = new Database(":memory:");
@@ -40,8 +46,9 @@ export function openDatabase(folder: string, durability: Durability): Database {
     if (version > SCHEMA_VERSION) throw new StoreError(`${file} was written by a newer Heartline`);
     for (const statement of upgrades(version)) database.run(statement);
     database.run(TRANSACTION.commit);
-    // SQLite keeps the descriptor of a connection that closes while another one is open, and uses it again for the
-    // next connection. This makes it keep one now, and the number of open files does not change later.
+    // When a connection closes while another one has locks on the file, SQLite keeps its descriptor for the next
+    // connection, since close(2) would release these locks (`setPendingFd` in os_unix.c). Here it gets a descriptor to
+    // keep, which each checkpoint uses (wal-checkpointer.ts), so that the number of open files does not change later.
     new Database(file).close();
     return database;
   } catch (error) {
@@ -50,7 +57,7 @@ export function openDatabase(folder: string, durability: Durability): Database {
   }
 }
 
-/** Checks for damage while the journal still has what may be missing: damage that is found later has cost messages. */
+/** Runs before recovery, while the journal still has the last messages: damage found later would cost these too. */
 function checkPages(database: Database, file: string): void {
   const { quick_check: verdict } = database.query<{ quick_check: string }, []>(PRAGMA.check).get()!;
   if (verdict !== "ok") throw damaged(file, verdict.split("\n").at(-1)!);

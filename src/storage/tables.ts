@@ -5,19 +5,21 @@ import type { Amount, EndedSession, KnownSession, StoredMessage } from "../chat/
 import { PendingChanges } from "./pending-changes.ts";
 import { SQL } from "./sql.ts";
 
-/** What waits for a user from one sender. */
+/** The messages in a user's mailbox from one sender. */
 export interface Waiting extends Amount {
   user: string;
 }
 
-/** A lockout, or wrong passwords before one, and when they are forgotten. */
+/** Wrong passwords, enough for a lockout or fewer, and when they are forgotten. */
 export type StoredLockout = WrongPasswords & { untilUnixMs: number };
 
 const NO_PROOF = new Uint8Array(0);
+/** Bytes of the line `stored <from> <unix time in ms> <text>` without sender and text, rounded up. */
+const LINE_OVERHEAD_BYTES = 32;
 
 /**
- * Reads and changes the tables of the database. Changes are pending until a commit; each read executes them first, so
- * it finds them. The journal is not known here.
+ * Reads and changes the tables of the database. Changes are pending until a commit. Each read executes the pending
+ * changes first, so that it sees them. This class does not know the journal.
  */
 export class Tables {
   readonly changes: PendingChanges;
@@ -39,7 +41,7 @@ export class Tables {
     this.changes.add(this.#statements.insertPosition, session, number, position);
   }
 
-  /** `received` is -1 when it is unknown until the session ends. */
+  /** `received` is -1 when it is unknown until the session ends, as without a journal. */
   insertSession({ number, token, user, resumable }: KnownSession, received: number, proof: Uint8Array): void {
     const { insertSession } = this.#statements;
     this.changes.add(insertSession, number, hashToken(token), user, Number(resumable), received, proof);
@@ -49,7 +51,7 @@ export class Tables {
     this.changes.add(this.#statements.updateReceived, position, session);
   }
 
-  /** The oldest ended sessions of the user are deleted: SESSIONS_KEPT stay. */
+  /** Also deletes the oldest ended sessions of the user; the last SESSIONS_KEPT stay. */
   endSession({ number, user, replaced, received, endedUnixMs }: EndedSession): void {
     this.changes.add(this.#statements.endSession, Number(replaced), received, endedUnixMs, number);
     this.changes.add(this.#statements.trimSessions, user);
@@ -68,25 +70,25 @@ export class Tables {
     this.changes.add(this.#statements.deleteBlock, user, other);
   }
 
-  /** Deletes the oldest messages up to number `upTo`, at most `countMax`; returns their amounts by sender. */
+  /** Deletes the oldest messages with numbers up to `upTo`, at most `countMax`. Returns their amounts by sender. */
   deleteMessages(user: string, upTo: number, countMax: number): Amount[] {
-    const nth = this.#get<{ number: number }>(SQL.selectNumberAt, user, upTo, countMax - 1);
-    const last = nth?.number ?? upTo;
+    const lastRow = this.#get<{ number: number }>(SQL.selectNumberAt, user, upTo, countMax - 1);
+    const last = lastRow?.number ?? upTo;
     const amounts = this.#statements.sumMessages.all(user, last);
     if (amounts.length > 0) this.changes.add(this.#statements.deleteMessages, user, last);
     for (const { bytes } of amounts) this.changes.countBytes(bytes);
     return amounts;
   }
 
-  /** The oldest messages with a number above `after`, until they have `bytes`, and at least one. */
+  /** The oldest messages with numbers above `after`: at least one, then more until they have `bytes` bytes. */
   messages(user: string, after: number, bytes: number): StoredMessage[] {
     this.changes.execute();
     const messages: StoredMessage[] = [];
-    let left = bytes;
+    let bytesLeft = bytes;
     for (const message of this.#statements.selectMessages.iterate(user, after)) {
       messages.push(message);
-      left -= message.text.length + message.from.length + 32;
-      if (left <= 0) break;
+      bytesLeft -= message.text.length + message.from.length + LINE_OVERHEAD_BYTES;
+      if (bytesLeft <= 0) break;
     }
     return messages;
   }
@@ -95,7 +97,7 @@ export class Tables {
     return this.#all<Waiting>(SQL.sumAllMessages);
   }
 
-  /** In the order in which they are forgotten. */
+  /** In the order of `untilUnixMs`. */
   lockouts(): StoredLockout[] {
     return this.#all<StoredLockout>(SQL.selectLockouts);
   }
@@ -142,7 +144,7 @@ export class Tables {
   }
 }
 
-/** Statements that are run for messages and sessions: prepared once. */
+/** The statements that run often. They are prepared once. */
 function prepare(database: Database) {
   return {
     insertMessage: database.query(SQL.insertMessage),
@@ -161,7 +163,7 @@ function prepare(database: Database) {
   };
 }
 
-/** Tokens are stored as hashes: a reader of the database can take over no session. */
+/** The database has only hashes of tokens, so that nobody who can read it can take over a session. */
 export function hashToken(token: string): Uint8Array {
   return createHash("sha256").update(token).digest();
 }

@@ -1,9 +1,9 @@
 /**
- * The turn of the event loop: it collects the streams that changed, makes their new bytes durable, and has each written
- * once. It does not know what is in them, how they become durable, or what a socket is.
+ * The turn of the event loop: it collects the streams that changed, has their new bytes made durable, and then flushes
+ * each of them once. It does not know what the bytes mean, how they become durable, or what a socket is.
  */
 
-/** A byte stream with positions. The turn moves `committing` and then `durable` to `end`. */
+/** A byte stream with positions. A commit sets `committing` to `end`; when it is durable, `durable` follows. */
 export interface Stream {
   /** Set and cleared by the turn. */
   dirty: boolean;
@@ -13,14 +13,14 @@ export interface Stream {
   readonly sink: Sink | null;
 }
 
-/** Where a stream is written to at the moment: a connection, a caller, or nothing. */
+/** Writes a stream: a connection, or the calls to the client of a callback session. */
 export interface Sink {
   /** Writes the durable bytes that were not sent yet. */
   flush(): void;
   /**
    * Writes part of a broadcast, bytes[start..start + count), and returns how many bytes were accepted. A sink without
-   * this method, or that accepts fewer, is flushed afterwards. It must not call back: no stream may join or leave the
-   * group meanwhile.
+   * this method, or that accepts fewer, is flushed afterwards. The method must not make a stream join or leave the
+   * `BroadcastGroup`, which calls it in a loop over its members.
    */
   write?(bytes: Buffer, start: number, count: number): number;
 }
@@ -34,38 +34,38 @@ export interface Turn {
 export interface TurnHooks {
   /** The turn begins. */
   begins?: () => void;
-  /** The turn ends: the last bytes may be appended. True when another turn should follow at once. */
+  /** The turn ends. The last hook that may append to streams. True when another turn should follow at once. */
   ends?: () => boolean;
   /**
-   * Makes what the turn has changed durable: true when it is, a promise that resolves when it is, and false when the
-   * disk refuses. Then nothing is written to sockets, and the next turn tries again. Must not throw.
+   * Makes what the turn has changed durable: true when it is, or a promise that resolves when it is. False when the
+   * disk refuses: then nothing is written to sockets, and the next turn tries again. Must not throw.
    */
   commits?: () => boolean | Promise<void>;
   /** Reports a fault, and the sink of the stream at which it happened. */
   failed?: (error: unknown, sink?: Sink | null) => void;
-  /** Calls back when the loop has run the handlers of all ready sockets and due timers. */
+  /** Schedules `end`: it is called after the handlers of all ready sockets and due timers. */
   later?: (end: () => void) => void;
 }
 
 /**
  * In each turn the runtime calls the handlers of all ready sockets, then due timers, then `setImmediate` callbacks, and
  * polls again. Handlers only append to streams. At the end of the turn what they appended becomes durable, and each
- * dirty stream is written once. Streams are written in no other way.
+ * dirty stream is flushed once. Nothing else flushes streams.
  *
- * The loop does not wait for a slow disk: the turns that end meanwhile are made durable together (group commit).
+ * The loop does not wait for a slow disk: the turns that end during a commit share the next one (group commit).
  */
 export class LoopTurn implements Turn {
   readonly #hooks: Required<TurnHooks>;
-  /** `begins` was called in this turn. */
-  #begun = false;
-  /** `#end` will be called by `later`. */
-  #armed = false;
-  /** The promise of an earlier turn has not resolved: this turn ends with the next one. */
+  /** The hook `begins` was called in this turn. */
+  #hasBegun = false;
+  /** The hook `later` was called, so `#end` follows. */
+  #isEndScheduled = false;
+  /** The commit of an earlier turn is not durable yet. The streams of this turn wait for the next commit. */
   #isCommitting = false;
-  /** Streams that changed since the last end of a turn. */
+  /** Streams that changed since the last commit began. */
   #dirty: Stream[] = [];
-  /** Streams that are written when the commit is durable. */
-  #ending: Stream[] = [];
+  /** Streams in the current commit. They are flushed when it is durable. */
+  #inCommit: Stream[] = [];
 
   constructor({
     begins = () => {},
@@ -77,29 +77,29 @@ export class LoopTurn implements Turn {
     this.#hooks = { begins, ends, commits, failed, later };
   }
 
-  /** Every handler that the loop calls begins with this. */
+  /** Each handler that the loop calls must call this first. */
   begin(): void {
-    if (this.#begun) return;
-    this.#begun = true;
+    if (this.#hasBegun) return;
+    this.#hasBegun = true;
     this.#hooks.begins();
-    this.#arm();
+    this.#scheduleEnd();
   }
 
   markDirty(stream: Stream): void {
     stream.dirty = true;
     this.#dirty.push(stream);
-    this.#arm();
+    this.#scheduleEnd();
   }
 
-  #arm(): void {
-    if (this.#armed) return;
-    this.#armed = true;
+  #scheduleEnd(): void {
+    if (this.#isEndScheduled) return;
+    this.#isEndScheduled = true;
     this.#hooks.later(this.#end);
   }
 
   readonly #end = (): void => {
     this.begin(); // A stream may be dirty although no handler has begun the turn.
-    this.#begun = this.#armed = false;
+    this.#hasBegun = this.#isEndScheduled = false;
     if (this.#isCommitting) return;
     let more = false;
     try {
@@ -109,11 +109,11 @@ export class LoopTurn implements Turn {
     }
     const committed = this.#hooks.commits();
     if (committed === false) return;
-    const ending = this.#dirty;
-    this.#dirty = this.#ending;
-    this.#ending = ending;
-    for (let i = 0; i < ending.length; i++) {
-      const stream = ending[i]!;
+    const streams = this.#dirty;
+    this.#dirty = this.#inCommit; // The other array is empty, and is used again.
+    this.#inCommit = streams;
+    for (let i = 0; i < streams.length; i++) {
+      const stream = streams[i]!;
       stream.dirty = false;
       stream.committing = stream.end;
     }
@@ -132,15 +132,15 @@ export class LoopTurn implements Turn {
   };
 
   #flush(): void {
-    const ending = this.#ending;
-    for (let i = 0; i < ending.length; i++) ending[i]!.durable = ending[i]!.committing;
-    for (let i = 0; i < ending.length; i++) {
+    const streams = this.#inCommit;
+    for (let i = 0; i < streams.length; i++) streams[i]!.durable = streams[i]!.committing;
+    for (let i = 0; i < streams.length; i++) {
       try {
-        ending[i]!.sink?.flush();
+        streams[i]!.sink?.flush();
       } catch (error) {
-        this.#hooks.failed(error, ending[i]!.sink); // A fault at one stream must not affect the others.
+        this.#hooks.failed(error, streams[i]!.sink); // A fault at one stream must not affect the others.
       }
     }
-    ending.length = 0;
+    streams.length = 0;
   }
 }

@@ -1,16 +1,17 @@
 import { printable, rendered } from "./display.ts";
-import { OutputWriter } from "./output.ts";
+import { OutputWriter, writeFault } from "../runtime/output.ts";
 
 /**
  * How the program ends: the exit codes, the last line on standard error, and the wait for pending output. It owns the
  * writers of standard output and standard error.
  */
 
+/** Exit codes; USAGE (options.ts) explains them. */
 export const EXIT_NO_LOGIN = 1;
 export const EXIT_USAGE = 2;
 export const EXIT_SESSION_ENDED = 3;
 
-/** Limit of the wait for pending output, on a terminal and for standard error. */
+/** The longest wait for pending output at exit: for a terminal, and for standard error. */
 const FLUSH_MS = 1_000;
 
 /** Ends the program with an exit code and a message for the user; an empty message prints nothing. */
@@ -33,13 +34,14 @@ export function beforeErrorExit(close: () => void): void {
   closeSession = close;
 }
 
-// A write error on standard output ends the program, without a message when the reader has closed the pipe.
-void output.failed.then(({ code, message }) => {
-  // Only now are the promises of all lines that the kernel took resolved, so that the saved state includes them.
+// A write error on standard output ends the program.
+void output.failed.then((error) => {
+  // `setImmediate` runs after the promises of all lines that the kernel took: the saved state includes these lines.
   setImmediate(() => {
     closeSession();
-    if (code === "EPIPE") process.exit(0);
-    printError(`cannot write: ${message}`);
+    const fault = writeFault(error);
+    if (fault === null) process.exit(0);
+    printError(fault);
     setImmediate(() => process.exit(EXIT_SESSION_ENDED));
   });
 });
@@ -48,7 +50,10 @@ export function printError(message: string): void {
   void errors.write(rendered(printable(`heartline: ${message}`), process.stderr));
 }
 
-/** Exits when pending output is written: for a pipe's reader it waits without a limit, for a terminal FLUSH_MS. */
+/**
+ * Exits when pending output is written. It waits without a limit for a pipe, and at most FLUSH_MS for a terminal and
+ * for standard error.
+ */
 export async function exit(code: number): Promise<never> {
   const written = Promise.all([output.idle(), Promise.race([errors.idle(), errors.failed, Bun.sleep(FLUSH_MS)])]);
   await (process.stdout.isTTY ? Promise.race([written, Bun.sleep(FLUSH_MS)]) : written);

@@ -29,7 +29,8 @@ When a second client of the same user starts on this machine, it takes over the 
   --help            prints this page
 
 Exit code: 0 after a logout or the end of the input, 1 when the login failed, 2 for an invalid command
-line, 3 when the server, the network or another client ended the session.
+line, 3 when the server, the network or another client ended the session, or when standard output
+cannot be written.
 `;
 
 /** The command line and the environment, parsed. */

@@ -2,7 +2,7 @@ import { type Interface, createInterface } from "node:readline";
 import { Writable } from "node:stream";
 import { keyboard } from "../runtime/keyboard.ts";
 import { type Printable, rendered, rowsOf, widthOf } from "./display.ts";
-import type { OutputWriter } from "./output.ts";
+import type { OutputWriter } from "../runtime/output.ts";
 
 /** Internal fields of readline that this file sets. */
 interface ReadlineInternals {

@@ -154,6 +154,19 @@ test("several passwd programs at the same time keep each change", async () => {
   ).toEqual([...names, "zoe"]);
 });
 
+test("a change whose result cannot be printed is reported on standard error, and exits with 0", async () => {
+  const file = newFile();
+  const result = await runWith({ input: "secret1\n", onFullDisk: true }, "src/main.ts", "passwd", file, "alice");
+  const err = expect.stringMatching(/^heartline: cannot write: ENOSPC[^\n]*; added alice to [^\n]+\n$/);
+  expect(result).toEqual({ out: "", err, code: 0 });
+  expect(await Bun.password.verify("secret1", hashOf(file, "alice"))).toBe(true);
+});
+
+test("--help that cannot be printed exits with 1 and one line", async () => {
+  const result = await runWith({ onFullDisk: true }, "src/main.ts", "passwd", "--help");
+  expect(result).toEqual({ out: "", err: expect.stringMatching(/^heartline: cannot write: ENOSPC[^\n]*\n$/), code: 1 });
+});
+
 test("--help prints the usage, and an invalid command line exits with 2", async () => {
   const help = await passwd("--help");
   expect(help).toMatchObject({ err: "", code: 0 });

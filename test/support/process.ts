@@ -7,19 +7,24 @@ export function run(...args: string[]): ReturnType<typeof runWith> {
   return runWith({}, ...args);
 }
 
-/** As `run`, with an input and additional environment variables. */
+/** As `run`, with an input and additional environment variables. `onFullDisk`: a write to standard output fails. */
 export async function runWith(
-  { input = "", env = {} }: { input?: string | Uint8Array; env?: Record<string, string> },
+  {
+    input = "",
+    env = {},
+    onFullDisk = false,
+  }: { input?: string | Uint8Array; env?: Record<string, string>; onFullDisk?: boolean },
   ...args: string[]
 ): Promise<{ out: string; err: string; code: number }> {
   const child = Bun.spawn([process.execPath, ...args], {
     cwd: root,
     env: { ...process.env, ...env },
     stdin: Buffer.from(input as string),
-    stdout: "pipe",
+    stdout: onFullDisk ? Bun.file("/dev/full") : "pipe",
     stderr: "pipe",
   });
-  const [out, err, code] = await Promise.all([child.stdout.text(), child.stderr.text(), child.exited]);
+  const printed = child.stdout instanceof ReadableStream ? child.stdout.text() : "";
+  const [out, err, code] = await Promise.all([printed, child.stderr.text(), child.exited]);
   return { out, err, code };
 }
 

@@ -1,6 +1,6 @@
 import { expect, test } from "bun:test";
 import { PassThrough } from "node:stream";
-import { OutputWriter } from "../../src/terminal/output.ts";
+import { OutputWriter } from "../../src/runtime/output.ts";
 import { Screen } from "../../src/terminal/screen.ts";
 
 /** A screen, a function that types, and one that returns everything that was written. */

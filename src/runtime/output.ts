@@ -55,3 +55,19 @@ export class OutputWriter {
     else this.#stream.write(first.text, onWritten);
   }
 }
+
+/** Standard output refuses the result of a program. The message is for the user. */
+export class PrintError extends Error {}
+
+/** The message for a write error on standard output; null when the reader has closed the pipe, which is no fault. */
+export function writeFault({ code, message }: NodeJS.ErrnoException): string | null {
+  return code === "EPIPE" ? null : `cannot write: ${message}`;
+}
+
+/** Prints a text on standard output. Resolves when the kernel took it or the reader is gone; throws PrintError. */
+export async function print(text: string): Promise<void> {
+  const output = new OutputWriter(process.stdout);
+  const error = await Promise.race([output.write(text), output.failed]);
+  const fault = error === undefined ? null : writeFault(error);
+  if (fault !== null) throw new PrintError(fault);
+}
