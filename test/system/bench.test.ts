@@ -100,7 +100,7 @@ describe("the benchmark programs", () => {
     ["bench/peers", ["--works", "none"], /--works knows no "none"/],
     ["test/system/hostile", ["--attacks", "kindness"], /--attacks knows no "kindness"/],
     ["test/system/hostile", ["--rounds", "0"], /--rounds takes a whole number from 1 to 1000/],
-    ["bench/micro", ["--filter", "nothing like that"], /no part has/],
+    ["bench/micro", ["--filter", "nothing like that"], /matches no part/],
     ["bench/report", [], /give a file/],
     ["bench/report", ["package.json"], /is not a file of results/],
   ])(
