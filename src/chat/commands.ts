@@ -1,4 +1,11 @@
-import { NAMES_PER_REQUEST, ONLINE_NAMES_MAX, RECEIVERS_PER_REQUEST, WORK_BYTES, WORK_STORED } from "../limits.ts";
+import {
+  NAMES_PER_REQUEST,
+  ONLINE_NAMES_MAX,
+  RECEIVERS_PER_REQUEST,
+  RECEIVERS_PER_WORK,
+  WORK_BYTES,
+  WORK_STORED,
+} from "../limits.ts";
 import { encode } from "../protocol/ascii.ts";
 import type { LineReader } from "../protocol/line-reader.ts";
 import { type ErrorCode, OK, OK_ASKED, OK_SENT, OK_STORED, refuse } from "../protocol/reply.ts";
@@ -259,13 +266,14 @@ function broadcast(chat: Chat, { account }: Session, request: Request, out: Outb
   const count = chat.broadcast(account, request.bytes, request.textStart, request.end);
   chat.observer?.broadcast(account, request.bytes, request.textStart, request.end, count);
   // A user who has blocked the sender costs as much as a receiver.
-  chat.rates.charge(account, (count + account.blockedBy.size) / RECEIVERS_PER_REQUEST);
+  const receivers = count + account.blockedBy.size;
+  chat.rates.charge(account, receivers / RECEIVERS_PER_REQUEST, receivers / RECEIVERS_PER_WORK);
   out.append(encode(`ok ${count}\n`));
 }
 
 function online(chat: Chat, { account }: Session, _request: Request, out: Outbox): void {
   const names = Math.min(chat.presence.online.length, ONLINE_NAMES_MAX) + account.blockedBy.size;
-  chat.rates.charge(account, names / NAMES_PER_REQUEST);
+  chat.rates.charge(account, names / NAMES_PER_REQUEST, names / NAMES_PER_REQUEST);
   const line = chat.presence.list(account, ONLINE_NAMES_MAX);
   chat.observer?.listed(account, line);
   out.append(line);

@@ -21,10 +21,10 @@ export class Rates {
     return (account.allowance ??= new Allowance(tokensMax(this.#perSecond), this.#wheel.nowMs));
   }
 
-  /** The user's last request counts as `requests` more. */
-  charge(account: Account, requests: number): void {
+  /** The user's last request counts as `requests` more, and as `work` more in the share of a turn. */
+  charge(account: Account, requests: number, work: number): void {
     this.of(account).tokens -= requests;
-    this.work += requests;
+    this.work += work;
   }
 
   /** Whether a request of that user waits. */

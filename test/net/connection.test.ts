@@ -7,7 +7,7 @@ import {
   ACK_BYTES_MAX,
   INPUT_BYTES_MAX,
   NAMES_PER_REQUEST,
-  RECEIVERS_PER_REQUEST,
+  RECEIVERS_PER_WORK,
   WORK_BYTES,
   WORK_PER_TURN,
   LINE_BYTES_MAX,
@@ -617,7 +617,7 @@ describe("a connection with many requests at once", () => {
     wire.read();
     world.announce();
     wire.read();
-    expect(work("broadcast hi")).toBeWithin(1 + 100 / RECEIVERS_PER_REQUEST, 1.1 + 100 / RECEIVERS_PER_REQUEST);
+    expect(work("broadcast hi")).toBeWithin(1 + 100 / RECEIVERS_PER_WORK, 1.1 + 100 / RECEIVERS_PER_WORK);
     expect(work("online")).toBeWithin(1 + 100 / NAMES_PER_REQUEST, 1.3 + 100 / NAMES_PER_REQUEST);
   });
 
@@ -868,7 +868,7 @@ describe("the rate of requests", () => {
   test("keeps no requests of closed connections", () => {
     const clients = new Clients();
     const token = clients.connect().say("login alice secret callback=5000")[0]!.split(" ")[1];
-    clients.world.chat.rates.charge(clients.world.account("alice"), 20);
+    clients.world.chat.rates.charge(clients.world.account("alice"), 20, 0);
     const stays = clients.connect();
     stays.feed(`as ${token} unblock bob\n`);
     for (let i = 0; i < 1000; i++) {
@@ -889,7 +889,7 @@ describe("the rate of requests", () => {
     const clients = new Clients();
     const { world } = clients;
     const token = clients.connect().say("login alice secret callback=5000")[0]!.split(" ")[1];
-    world.chat.rates.charge(world.account("alice"), 1000);
+    world.chat.rates.charge(world.account("alice"), 1000, 0);
     const wire = clients.connect();
     wire.feed(`as ${token} alive\n`);
     world.pass(90_000);
