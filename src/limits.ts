@@ -127,17 +127,17 @@ export const CALLBACKS_PER_USER_MAX = 32;
 
 /**
  * Work is counted in requests: one for each, one more for each WORK_BYTES of its line, WORK_STORED more for a message
- * that is stored, one more for each RECEIVERS_PER_WORK or NAMES_PER_REQUEST. A connection does WORK_PER_VISIT at once.
- * Connections with more take turns, with about WORK_PER_TURN together in each turn of the event loop, so that all
- * others wait for a fraction of a millisecond.
+ * that is stored, one more for each RECEIVERS_PER_WORK receivers of a broadcast, and for each NAMES_PER_REQUEST names
+ * of a list. A connection does WORK_PER_VISIT at once. Connections with more take turns, with about WORK_PER_TURN
+ * together in each turn of the event loop, so that all others wait for a fraction of a millisecond.
  */
 export const WORK_PER_VISIT = 128;
 export const WORK_PER_TURN = 512;
 export const WORK_BYTES = 256;
 export const WORK_STORED = 8;
 /**
- * All broadcasts of a turn share one send per receiver, so few broadcasts in a turn are expensive ones: with 10 in place
- * of 1,000 the rate with 4 senders and 64 in flight is a tenth (`npm run bench:peers -- --works broadcast-4-64`).
+ * All broadcasts of a turn share one send per receiver, so a turn with few broadcasts makes each expensive: with 10 in
+ * place of 1,000, four senders with 64 in flight reach a tenth of the rate (`bench:peers -- --works broadcast-4-64`).
  */
 export const RECEIVERS_PER_WORK = 1000;
 /** This many bytes of a line that is too long count as one request, since the line may have no end. */
