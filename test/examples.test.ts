@@ -30,10 +30,10 @@ async function startBot(): Promise<void> {
 
 test("the echo bot replies to messages and stored messages with their text, in order", async () => {
   const bob = await server.login("bob");
-  await bob.asks("message alice before", "ok stored");
+  await bob.expectReply("message alice before", "ok stored");
   await startBot();
   expect(await bob.until("message alice you said: before")).toContain("joined alice");
-  bob.say("message alice one", "message alice two words");
+  bob.sendLines("message alice one", "message alice two words");
   expect((await bob.until("message alice you said: two words")).filter((line) => line !== "ok sent")).toEqual([
     "message alice you said: one",
   ]);
@@ -42,9 +42,9 @@ test("the echo bot replies to messages and stored messages with their text, in o
 test("the echo bot logs out when it is terminated, and exits with 0", async () => {
   const bob = await server.login("bob");
   await startBot();
-  await bob.hears("joined alice");
+  await bob.expectLines("joined alice");
   bot!.kill("SIGTERM");
-  await bob.hears("left alice logout");
+  await bob.expectLines("left alice logout");
   expect(await bot!.exited).toBe(0);
 });
 
@@ -57,7 +57,7 @@ test("notify sends its text and exits with 0, also when the recipient is offline
   expect(await bob.until("left alice logout")).toContain("message alice the build is done");
   expect(await notify("carol")).toEqual({ out: "carol gets it at the next login\n", err: "", code: 0 });
   const carol = await server.login("carol");
-  await carol.hears("stored alice <ms> the build is done");
+  await carol.expectLines("stored alice <ms> the build is done");
 });
 
 test("notify prints why nothing was sent, and exits with 1", async () => {

@@ -14,10 +14,10 @@ const REPLACED: Record<string, string> = {
   // Streams and turns
   markDirty: "touch touches",
   advance: "took",
-  materialize: "fold",
+  materialize: "fold letGo",
   "inSync, join, leave": "inStep stepIn stepOut",
   BufferPool: "Spares",
-  BroadcastGroup: "Multicast",
+  BroadcastGroup: "Multicast multicast",
   UnackedIndex: "Marks",
   // Mailboxes, journal and recovery
   spill: "restUpTo",

@@ -5,8 +5,8 @@ import { type TestPeer, World } from "../support/chat.ts";
 function fill(world: World, isFull: boolean): void {
   world.store.hasRoom = () => !isFull;
   // The store checks again at each save, and has no error here.
-  const trouble = isFull ? "the disk refuses: no room" : null;
-  Object.defineProperty(world.store, "writeError", { configurable: true, get: () => trouble, set: () => {} });
+  const error = isFull ? "the disk refuses: no room" : null;
+  Object.defineProperty(world.store, "writeError", { configurable: true, get: () => error, set: () => {} });
 }
 
 const REFUSED = "err internal the disk refuses: no room";

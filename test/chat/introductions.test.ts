@@ -223,9 +223,9 @@ describe("a ticket", () => {
     grant();
     bob.hangUp();
     expect(alice.read()).toEqual([]);
-    const { acked: confirmed } = world.account("bob").session!.outbox;
+    const { acked } = world.account("bob").session!.outbox;
     bob = world.connect("198.51.100.4");
-    world.say(bob, `resume ${token} ${confirmed}`);
+    world.say(bob, `resume ${token} ${acked}`);
     bob.read();
     grantedAnew("198.51.100.4 4242");
   });

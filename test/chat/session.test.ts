@@ -243,20 +243,20 @@ describe("silence", () => {
     const world = new World(names);
     const random = new Random(seedFor("deadlines"));
     const peers = names.map((name) => world.login(name));
-    const heardMs = peers.map(() => world.clockMs);
+    const activeMs = peers.map(() => world.clockMs);
     const endedMs = peers.map(() => 0);
     for (let step = 0; step < 1700; step++) {
       const chatty = random.below(1000);
       if (!peers[chatty]!.isClosed && step < 1000) {
         world.say(peers[chatty]!, "alive");
-        heardMs[chatty] = world.clockMs;
+        activeMs[chatty] = world.clockMs;
       }
       world.pass(TICK_MS);
       for (const [i, { isClosed: gone }] of peers.entries()) if (gone && endedMs[i] === 0) endedMs[i] = world.clockMs;
     }
     for (const [i, ms] of endedMs.entries()) {
-      expect(ms - heardMs[i]!).toBeGreaterThanOrEqual(SILENCE_MS);
-      expect(ms - heardMs[i]!).toBeLessThanOrEqual(SILENCE_MS + 2 * TICK_MS);
+      expect(ms - activeMs[i]!).toBeGreaterThanOrEqual(SILENCE_MS);
+      expect(ms - activeMs[i]!).toBeLessThanOrEqual(SILENCE_MS + 2 * TICK_MS);
     }
     expect(world.chat.wheel.armed).toBe(0);
   });

@@ -231,7 +231,7 @@ describe("catchUp", () => {
     "acknowledges all stored messages of a %s session, so the next login of any client gets none",
     async (session) => {
       const bob = await server.login("bob");
-      for (let index = 0; index < 50; index++) await bob.asks(`message alice number ${index}`, "ok stored");
+      for (let index = 0; index < 50; index++) await bob.expectReply(`message alice number ${index}`, "ok stored");
       const taken: string[] = [];
       const onEvent = async (event: ChatEvent): Promise<void> => {
         await new Promise((resolve) => setImmediate(resolve));
@@ -271,8 +271,8 @@ describe("catchUp", () => {
   test("fetches a mailbox that needs many calls of a callback session", async () => {
     const bob = await server.login("bob");
     const count = 600;
-    for (let index = 0; index < count; index++) bob.say(`message alice ${"x".repeat(3_000)}`);
-    for (let index = 0; index < count; index++) await bob.hears("ok stored");
+    for (let index = 0; index < count; index++) bob.sendLines(`message alice ${"x".repeat(3_000)}`);
+    for (let index = 0; index < count; index++) await bob.expectLines("ok stored");
     const { client, events } = newClient({ port: server.port, session: "callback", store: undefined });
     const take = setInterval(() => events.forEach((event) => event.take()), 1);
     await client.login("alice", PASSWORD);

@@ -74,8 +74,8 @@ test("a call of an ended session delivers nothing, and the next session repeats 
   const tokens = [...TOKENS];
   const call = async (name: string, text: string): Promise<WireClient> => {
     const wire = await WireClient.connect(callbackPort);
-    wire.say(`callback ${name} 0 ${text.length}`);
-    await wire.hears(`ready ${(name === "first" ? TOKENS[0] : TOKENS[1])!}`);
+    wire.sendLines(`callback ${name} 0 ${text.length}`);
+    await wire.expectLines(`ready ${(name === "first" ? TOKENS[0] : TOKENS[1])!}`);
     return wire;
   };
   const line = "message SEAS once\n";
@@ -103,11 +103,11 @@ test("a call of an ended session delivers nothing, and the next session repeats 
   expect(await client.message("SEAS", "hi")).toBe("sent");
   await back;
   (await late).send(line.slice(5));
-  await (await late).ends();
+  await (await late).expectEnd();
   expect(delivered).toEqual([]);
   const fresh = await call("second", line);
   fresh.send(line);
-  await fresh.hears(`received ${line.length}`);
+  await fresh.expectLines(`received ${line.length}`);
   expect(delivered).toEqual(["once"]);
 });
 
@@ -116,7 +116,7 @@ test("a call without the secret, or that begins after the position read, is clos
   let callbackPort = 0;
   const port = serve((request) => {
     callbackPort = Number(/callback=(\d+)/.exec(request)![1]);
-    const first = async (): Promise<void> => (await WireClient.connect(callbackPort)).say("callback secret 0 0");
+    const first = async (): Promise<void> => (await WireClient.connect(callbackPort)).sendLines("callback secret 0 0");
     setTimeout(first);
     return `ok ${TOKENS[0]} 35 secret=secret\n`;
   });
@@ -135,12 +135,12 @@ test("a call without the secret, or that begins after the position read, is clos
     "GET / HTTP/1.1",
   ]) {
     const caller = await WireClient.connect(callbackPort);
-    caller.say(call, "message SEAS lies");
-    await caller.ends();
+    caller.sendLines(call, "message SEAS lies");
+    await caller.expectEnd();
   }
   const server = await WireClient.connect(callbackPort);
-  await server.asks("callback secret 0 19", `ready ${TOKENS[0]}`);
-  await server.asks("message SEAS truth", "received 19");
+  await server.expectReply("callback secret 0 19", `ready ${TOKENS[0]}`);
+  await server.expectReply("message SEAS truth", "received 19");
   expect(delivered).toEqual(["truth"]);
   server.cut();
 });
@@ -155,7 +155,7 @@ async function called(): Promise<{ port: number; delivered: string[]; requests: 
       return "ok 0\n";
     }
     called.port = Number(/callback=(\d+)/.exec(request)![1]);
-    setTimeout(async () => (await WireClient.connect(called.port)).say("callback secret 0 0"));
+    setTimeout(async () => (await WireClient.connect(called.port)).sendLines("callback secret 0 0"));
     return `ok ${TOKENS[0]} 35 secret=secret\n`;
   });
   client = new ChatClient({
@@ -173,11 +173,11 @@ test("the call of the server is accepted while many silent connections are open"
   const silent: WireClient[] = [];
   for (let i = 0; i < 4 * PRIVATE_AUTHS_MAX; i++) silent.push(await WireClient.connect(port));
   const server = await WireClient.connect(port);
-  await server.asks("callback secret 0 19", `ready ${TOKENS[0]}`);
-  await server.asks("message SEAS truth", "received 19");
+  await server.expectReply("callback secret 0 19", `ready ${TOKENS[0]}`);
+  await server.expectReply("message SEAS truth", "received 19");
   expect(delivered).toEqual(["truth"]);
   // Later connections replaced the first ones.
-  await Promise.all(silent.slice(0, 3 * PRIVATE_AUTHS_MAX).map((caller) => caller.ends()));
+  await Promise.all(silent.slice(0, 3 * PRIVATE_AUTHS_MAX).map((caller) => caller.expectEnd()));
 });
 
 test("a caller without the secret is disconnected after 256 bytes or one line", async () => {
@@ -186,7 +186,7 @@ test("a caller without the secret is disconnected after 256 bytes or one line", 
     const caller = await WireClient.connect(port);
     caller.send(bytes);
     if (bytes.length < 256) caller.send("x".repeat(256));
-    await caller.ends();
+    await caller.expectEnd();
   }
 });
 
@@ -210,16 +210,16 @@ test("a caller without the secret is disconnected after 5 s, an authenticated ca
 test("a new call of the server closes the call before it", async () => {
   const { port } = await called();
   const old = await WireClient.connect(port);
-  await old.asks("callback secret 0 19", `ready ${TOKENS[0]}`);
+  await old.expectReply("callback secret 0 19", `ready ${TOKENS[0]}`);
   const next = await WireClient.connect(port);
-  await next.asks("callback secret 0 19", `ready ${TOKENS[0]}`);
-  await old.ends();
+  await next.expectReply("callback secret 0 19", `ready ${TOKENS[0]}`);
+  await old.expectEnd();
 });
 
 test("after a call breaks, the client acks the lines that it delivered", async () => {
   const { port, delivered, requests } = await called();
   const broken = await WireClient.connect(port);
-  await broken.asks("callback secret 0 36", `ready ${TOKENS[0]}`);
+  await broken.expectReply("callback secret 0 36", `ready ${TOKENS[0]}`);
   broken.send("message SEAS one\nmessage SE");
   while (delivered.length === 0) await new Promise(setImmediate);
   broken.cut();

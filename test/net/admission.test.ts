@@ -64,25 +64,25 @@ describe("when all connections are taken", () => {
     const server = start({ connectionsMax: 3 });
     const alice = await server.login("alice");
     const [first, second] = [await server.connect(), await server.connect()];
-    await second.asks("alive", "err not_logged_in");
+    await second.expectReply("alive", "err not_logged_in");
     const bob = await server.connect();
-    await first.ends();
-    await bob.asks(`login bob ${PASSWORD}`, "ok <token> 35");
-    await alice.hears("joined bob");
-    await second.asks("alive", "err not_logged_in");
+    await first.expectEnd();
+    await bob.expectReply(`login bob ${PASSWORD}`, "ok <token> 35");
+    await alice.expectLines("joined bob");
+    await second.expectReply("alive", "err not_logged_in");
   });
 
   test("by sessions, a new connection is refused with busy, and the sessions are not affected", async () => {
     const server = start({ connectionsMax: 2 });
     const [alice, bob] = (await server.online("alice", "bob")) as [WireClient, WireClient];
     const late = await server.connect();
-    await late.hears("err busy too many connections");
-    await late.ends();
-    await alice.asks("message bob hi", "ok sent");
-    await bob.hears("message alice hi");
-    await bob.asks("logout", "ok");
-    await bob.ends();
-    await (await server.connect()).asks("alive", "err not_logged_in");
+    await late.expectLines("err busy too many connections");
+    await late.expectEnd();
+    await alice.expectReply("message bob hi", "ok sent");
+    await bob.expectLines("message alice hi");
+    await bob.expectReply("logout", "ok");
+    await bob.expectEnd();
+    await (await server.connect()).expectReply("alive", "err not_logged_in");
   });
 });
 
@@ -90,17 +90,17 @@ describe("a PROXY header names the client", () => {
   test("so that the limits apply to that address only", async () => {
     const server = behindProxy({ connectionsPerAddressMax: 2 });
     const [one, two] = [await connectAs(server, "192.0.2.7"), await connectAs(server, "192.0.2.7")];
-    await one.asks("alive", "err not_logged_in");
-    await two.asks("alive", "err not_logged_in");
+    await one.expectReply("alive", "err not_logged_in");
+    await two.expectReply("alive", "err not_logged_in");
     const three = await connectAs(server, "192.0.2.7");
-    await three.hears("err busy too many connections from your address");
-    await three.ends();
-    await (await connectAs(server, "192.0.2.8")).asks("alive", "err not_logged_in");
+    await three.expectLines("err busy too many connections from your address");
+    await three.expectEnd();
+    await (await connectAs(server, "192.0.2.8")).expectReply("alive", "err not_logged_in");
     one.cut();
-    await two.asks("online", "err not_logged_in");
+    await two.expectReply("online", "err not_logged_in");
     for (;;) {
       const again = await connectAs(server, "192.0.2.7");
-      again.say("alive");
+      again.sendLines("alive");
       if ((await again.line()) === "err not_logged_in") break;
     }
   });
@@ -108,16 +108,16 @@ describe("a PROXY header names the client", () => {
   test("so that a lockout applies to that address, and private chats receive it", async () => {
     const server = behindProxy();
     const guesser = await connectAs(server, "192.0.2.7");
-    guesser.say("login alice a", "login alice b", "login alice c");
-    await guesser.hears("err wrong_password 2", "err wrong_password 1", "err locked_out 60");
+    guesser.sendLines("login alice a", "login alice b", "login alice c");
+    await guesser.expectLines("err wrong_password 2", "err wrong_password 1", "err locked_out 60");
     const alice = await connectAs(server, "2001:db8:0:0:0:0:0:5");
-    await alice.asks(`login alice ${PASSWORD} listen=7000`, "ok <token> 35");
+    await alice.expectReply(`login alice ${PASSWORD} listen=7000`, "ok <token> 35");
     const bob = await connectAs(server, "192.0.2.7");
-    await bob.asks(`login bob ${PASSWORD}`, "ok <token> 35");
-    await bob.asks("getaddress alice", "ok asked");
-    await alice.hears("joined bob", "private_request bob");
-    await alice.asks("private_answer bob yes", "expect bob 192.0.2.7 <token>");
-    await bob.hears("address alice 2001:db8::5 7000 <token>");
+    await bob.expectReply(`login bob ${PASSWORD}`, "ok <token> 35");
+    await bob.expectReply("getaddress alice", "ok asked");
+    await alice.expectLines("joined bob", "private_request bob");
+    await alice.expectReply("private_answer bob yes", "expect bob 192.0.2.7 <token>");
+    await bob.expectLines("address alice 2001:db8::5 7000 <token>");
   });
 
   test("in pieces of any size, and a request may follow it at once", async () => {
@@ -125,9 +125,9 @@ describe("a PROXY header names the client", () => {
     const client = await server.connect();
     const bytes = Buffer.concat([proxyHeader("192.0.2.7"), Buffer.from(`login alice ${PASSWORD}\nalive\n`)]);
     client.send(bytes.subarray(0, 5));
-    await (await connectAs(server, "192.0.2.8")).asks("alive", "err not_logged_in");
+    await (await connectAs(server, "192.0.2.8")).expectReply("alive", "err not_logged_in");
     client.send(bytes.subarray(5));
-    await client.hears("ok <token> 35", "ok");
+    await client.expectLines("ok <token> 35", "ok");
   });
 
   test("or the connection is closed, and the log has one line about it", () => {
@@ -169,13 +169,13 @@ describe("a PROXY header names the client", () => {
     const server = behindProxy();
     const client = await server.connect();
     client.send(proxyHeader("192.0.2.7").subarray(0, 5));
-    await (await connectAs(server, "192.0.2.8")).asks("alive", "err not_logged_in");
-    await Promise.all([server.stop(), client.ends()]);
+    await (await connectAs(server, "192.0.2.8")).expectReply("alive", "err not_logged_in");
+    await Promise.all([server.stop(), client.expectEnd()]);
   });
 
   test("and only from the addresses of proxies", async () => {
     const client = await connectAs(start({}), "192.0.2.7");
-    await client.hears("err bad_request the line is empty");
+    await client.expectLines("err bad_request the line is empty");
   });
 });
 

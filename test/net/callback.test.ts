@@ -41,12 +41,12 @@ class Phone {
     phones.push(phone);
     phone.#listen(0);
     const wire = await server.connect();
-    wire.say(`login ${name} ${PASSWORD} callback=${phone.port}${options}`);
+    wire.sendLines(`login ${name} ${PASSWORD} callback=${phone.port}${options}`);
     const [ok, token, silence, secret] = (await wire.line()).split(" ");
     expect([ok, silence]).toEqual(["ok", "35"]);
     phone.token = token!;
     phone.secret = secret!.replace("secret=", "");
-    await wire.ends();
+    await wire.expectEnd();
     return phone;
   }
 
@@ -88,8 +88,8 @@ class Phone {
   /** One request on a connection of its own. */
   async asks(request: string, reply: string): Promise<void> {
     const wire = await server.connect();
-    await wire.asks(`as ${this.token} ${request}`, reply);
-    await wire.ends();
+    await wire.expectReply(`as ${this.token} ${request}`, reply);
+    await wire.expectEnd();
   }
 
   async hears(...expected: string[]): Promise<void> {
@@ -121,27 +121,27 @@ test("the first call follows the login at once, even with nothing to deliver", a
 test("all requests work as in other sessions", async () => {
   const bob = await server.login("bob");
   const alice = await Phone.login("alice");
-  await bob.hears("joined alice");
+  await bob.expectLines("joined alice");
   await alice.asks("online", "ok bob");
   await alice.asks("message bob hi", "ok sent");
-  await bob.hears("message alice hi");
+  await bob.expectLines("message alice hi");
   await alice.asks("broadcast to all", "ok 1");
-  await bob.hears("broadcast alice to all");
-  await bob.asks("message alice you too", "ok sent");
+  await bob.expectLines("broadcast alice to all");
+  await bob.expectReply("message alice you too", "ok sent");
   await alice.hears("message bob you too");
-  await bob.asks("broadcast everybody", "ok 1");
+  await bob.expectReply("broadcast everybody", "ok 1");
   await alice.hears("broadcast bob everybody");
   await alice.asks("block bob", "ok");
-  await bob.asks("message alice again", "err blocked");
+  await bob.expectReply("message alice again", "err blocked");
   await alice.asks("unblock bob", "ok");
   await alice.asks("message carol later", "ok stored");
   await alice.asks("alive", "ok 0");
   await alice.asks("dance", "err unknown_command");
   await alice.asks("message bob", "err bad_request message <user> <text>");
   await alice.asks("logout", "ok");
-  await bob.hears("left alice logout");
+  await bob.expectLines("left alice logout");
   const late = await server.connect();
-  await late.asks(`as ${alice.token} online`, "err unknown_session");
+  await late.expectReply(`as ${alice.token} online`, "err unknown_session");
 });
 
 test("two callback sessions chat with each other, and a message to oneself arrives by a call", async () => {
@@ -158,11 +158,11 @@ test("as needs the token of a callback session, and cannot contain login, resume
   const alice = await Phone.login("alice");
   for (const inner of ["login alice x", `resume ${alice.token} 0`, `as ${alice.token} online`]) {
     const wire = await server.connect();
-    wire.say(`as ${alice.token} ${inner}`);
+    wire.sendLines(`as ${alice.token} ${inner}`);
     expect(await wire.line()).toBe("err bad_request as <token> <request>");
   }
   const wire = await server.connect();
-  await wire.asks(`as AAAAAAAAAAAAAAAAAAAAAA online`, "err unknown_session");
+  await wire.expectReply(`as AAAAAAAAAAAAAAAAAAAAAA online`, "err unknown_session");
 });
 
 test("another program at the port receives no messages and acknowledges nothing", async () => {
@@ -170,7 +170,7 @@ test("another program at the port receives no messages and acknowledges nothing"
   await alice.called(1);
   alice.manners = { ready: "ready AAAAAAAAAAAAAAAAAAAAAA" };
   const bob = await server.login("bob");
-  await bob.asks("message alice secret", "ok sent");
+  await bob.expectReply("message alice secret", "ok sent");
   await alice.called(2);
   expect(alice.lines).toEqual([]);
   alice.manners = { ready: "received 1000" };
@@ -201,7 +201,7 @@ test("a client that was unreachable receives everything when it is reachable aga
   await alice.called(1);
   alice.hangUp();
   const bob = await server.login("bob");
-  for (const text of ["one", "two"]) await bob.asks(`message alice ${text}`, "ok sent");
+  for (const text of ["one", "two"]) await bob.expectReply(`message alice ${text}`, "ok sent");
   alice.pickUp();
   await alice.hears("joined bob", "message bob one", "message bob two");
 });
@@ -211,7 +211,7 @@ test("a newer login and the stop of the server lead to one more call, with goodb
   const young = await Phone.login("alice");
   await alice.hears("goodbye replaced");
   const late = await server.connect();
-  await late.asks(`as ${alice.token} online`, "err unknown_session replaced");
+  await late.expectReply(`as ${alice.token} online`, "err unknown_session replaced");
   await young.called(1);
   const stopped = server.stop();
   await young.hears("goodbye shutdown");
@@ -224,7 +224,7 @@ test("a callback session without activity expires with a goodbye, and answered c
   const phone = new Phone();
   phones.push(phone);
   const wire: WireClient = await server.connect();
-  wire.say(`login alice ${PASSWORD} callback=${listenFor(phone)}`);
+  wire.sendLines(`login alice ${PASSWORD} callback=${listenFor(phone)}`);
   const [, token, , secret] = (await wire.line()).split(" ");
   phone.token = token!;
   phone.secret = secret!.replace("secret=", "");
@@ -239,9 +239,9 @@ test("a login with after= repeats no message that the ended session delivered, i
   alice.hangUp();
   await alice.asks("message alice two", "ok sent");
   const wire = await server.connect();
-  wire.say(`login alice ${PASSWORD} after=${alice.token}:${alice.received}`);
-  await wire.hears("ok <token> 35", "stored alice <ms> two");
-  await wire.asks("alive", "ok");
+  wire.sendLines(`login alice ${PASSWORD} after=${alice.token}:${alice.received}`);
+  await wire.expectLines("ok <token> 35", "stored alice <ms> two");
+  await wire.expectReply("alive", "ok");
 });
 
 function listenFor(phone: Phone): number {
@@ -566,8 +566,8 @@ test("the connection of an as is closed after its reply, also after a refusal", 
   const alice = await Phone.login("alice");
   for (const request of [`as ${alice.token} login alice x`, `as ${alice.token} dance`, `as ${"A".repeat(22)} online`]) {
     const wire = await server.connect();
-    wire.say(request);
+    wire.sendLines(request);
     expect(await wire.line()).toStartWith("err ");
-    await wire.ends();
+    await wire.expectEnd();
   }
 });

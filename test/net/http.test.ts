@@ -59,8 +59,8 @@ afterEach(async () => {
 /** No user is locked out or online. */
 async function nothingHappened(server: WireServer, authority?: string): Promise<void> {
   const alice = await server.login("alice", authority);
-  await alice.asks("online", "ok");
-  await alice.asks("logout", "ok");
+  await alice.expectReply("online", "ok");
+  await alice.expectReply("logout", "ok");
 }
 
 describe("a connection without a session is closed without a reply, and later lines are ignored, after", () => {
@@ -69,7 +69,7 @@ describe("a connection without a session is closed without a reply, and later li
       const server = start();
       const page = await server.connect();
       page.send(`${opening}${LOCKS_OUT}login bob ${PASSWORD}\n`);
-      await page.ends();
+      await page.expectEnd();
       page.send(LOCKS_OUT);
       await nothingHappened(server);
     });
@@ -82,34 +82,34 @@ describe("a connection without a session is closed without a reply, and later li
     const server = start({ tls: { ...writeCertificate(folder, certificate), port: 0 } });
     const page = await server.connect(certificate.cert);
     page.send(`POST / HTTP/1.1\r\n${HEADERS}${LOCKS_OUT}login bob ${PASSWORD}\n`);
-    await page.ends();
+    await page.expectEnd();
     await nothingHappened(server, certificate.cert);
   });
 
   test("a Host line after a failed login, or after any other line", async () => {
     const server = start();
     const page = await server.connect();
-    page.say("", "online", "login alice x", "Host: a", "login alice x", "login alice x");
-    await page.hears("err bad_request <words>", "err not_logged_in", "err wrong_password 2");
-    await page.ends();
+    page.sendLines("", "online", "login alice x", "Host: a", "login alice x", "login alice x");
+    await page.expectLines("err bad_request <words>", "err not_logged_in", "err wrong_password 2");
+    await page.expectEnd();
     await nothingHappened(server);
   });
 
   test("a request line before a resume or an as with a valid token", async () => {
     const server = start();
     const alice = await server.connect();
-    alice.say(`login alice ${PASSWORD} resumable`);
+    alice.sendLines(`login alice ${PASSWORD} resumable`);
     const token = (await alice.line()).split(" ")[1]!;
     const bob = await server.connect();
-    bob.say(`login bob ${PASSWORD} callback=65535`);
+    bob.sendLines(`login bob ${PASSWORD} callback=65535`);
     const callback = (await bob.line()).split(" ")[1]!;
-    await alice.hears("joined bob");
+    await alice.expectLines("joined bob");
     for (const line of [`resume ${token} 0`, `as ${callback} broadcast hi`]) {
       const page = await server.connect();
-      page.say("POST / HTTP/1.1", line);
-      await page.ends();
+      page.sendLines("POST / HTTP/1.1", line);
+      await page.expectEnd();
     }
-    await alice.asks("alive", "ok 6");
+    await alice.expectReply("alive", "ok 6");
   });
 });
 
@@ -132,24 +132,24 @@ test("HTTP is detected wherever TCP cuts its bytes, also in a line that is too l
 test("in a session such lines are ordinary requests, and a text may have any content", async () => {
   const server = start();
   const [alice, bob] = (await server.online("alice", "bob")) as [WireClient, WireClient];
-  await alice.asks("message bob GET / HTTP/1.1", "ok sent");
-  await bob.hears("message alice GET / HTTP/1.1");
-  await alice.asks("broadcast Host: a", "ok 1");
-  await bob.hears("broadcast alice Host: a");
-  for (const line of ["GET / HTTP/1.1", "Host: a", "Origin: a"]) await alice.asks(line, "err unknown_command");
-  await alice.asks(`POST /${LONG} HTTP/1.1`, "err line_too_long");
-  await alice.asks("alive", "ok");
+  await alice.expectReply("message bob GET / HTTP/1.1", "ok sent");
+  await bob.expectLines("message alice GET / HTTP/1.1");
+  await alice.expectReply("broadcast Host: a", "ok 1");
+  await bob.expectLines("broadcast alice Host: a");
+  for (const line of ["GET / HTTP/1.1", "Host: a", "Origin: a"]) await alice.expectReply(line, "err unknown_command");
+  await alice.expectReply(`POST /${LONG} HTTP/1.1`, "err line_too_long");
+  await alice.expectReply("alive", "ok");
 });
 
 test("without a session, lines that only contain HTTP are answered", async () => {
   const page = await start().connect();
   const token = "t".repeat(64);
-  await page.asks("GET /", "err unknown_command");
-  await page.asks("HTTP/1.1 200 OK", "err unknown_command");
-  await page.asks("Hosts: a", "err unknown_command");
-  await page.asks("a Host: b", "err unknown_command");
-  await page.asks(`as ${token} message bob GET / HTTP/1.1`, "err unknown_session");
+  await page.expectReply("GET /", "err unknown_command");
+  await page.expectReply("HTTP/1.1 200 OK", "err unknown_command");
+  await page.expectReply("Hosts: a", "err unknown_command");
+  await page.expectReply("a Host: b", "err unknown_command");
+  await page.expectReply(`as ${token} message bob GET / HTTP/1.1`, "err unknown_session");
   const another = await running.at(-1)!.connect();
-  await another.asks(`as ${token} message bob ${LONG} HTTP/1.1`, "err line_too_long");
-  await another.asks(`login alice ${PASSWORD}`, "ok <token> 35");
+  await another.expectReply(`as ${token} message bob ${LONG} HTTP/1.1`, "err line_too_long");
+  await another.expectReply(`login alice ${PASSWORD}`, "ok <token> 35");
 });

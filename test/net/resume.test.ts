@@ -20,7 +20,7 @@ class Resumable {
 
   static async login(name: string, options = ""): Promise<Resumable> {
     const wire = await server.connect();
-    wire.say(`login ${name} ${PASSWORD} resumable${options}`);
+    wire.sendLines(`login ${name} ${PASSWORD} resumable${options}`);
     const [ok, token] = (await wire.line()).split(" ");
     expect(ok).toBe("ok");
     return new Resumable(wire, token!);
@@ -28,7 +28,7 @@ class Resumable {
 
   async hears(...lines: string[]): Promise<void> {
     for (const line of lines) {
-      await this.wire.hears(line);
+      await this.wire.expectLines(line);
       this.received += Buffer.byteLength(line, "latin1") + 1;
     }
   }
@@ -36,7 +36,7 @@ class Resumable {
   /** Continues on another connection. The earlier one stays open. */
   async resume(received: number, serverReceived: number): Promise<void> {
     this.wire = await server.connect();
-    await this.wire.asks(`resume ${this.token} ${received}`, `ok ${serverReceived}`);
+    await this.wire.expectReply(`resume ${this.token} ${received}`, `ok ${serverReceived}`);
   }
 }
 
@@ -47,54 +47,54 @@ test("a session survives its connection: messages follow the resume, and others 
   const bob = await server.login("bob");
   await alice.hears("joined bob");
   alice.wire.cut();
-  await bob.asks("message alice while you were cut", "ok sent");
-  await bob.asks("online", "ok alice");
-  await bob.asks("broadcast to all", "ok 1");
+  await bob.expectReply("message alice while you were cut", "ok sent");
+  await bob.expectReply("online", "ok alice");
+  await bob.expectReply("broadcast to all", "ok 1");
   await alice.resume(alice.received, 0);
   await alice.hears("message bob while you were cut", "broadcast bob to all");
-  await bob.asks("alive", "ok");
+  await bob.expectReply("alive", "ok");
 });
 
 test("unacknowledged bytes are sent again from exactly the client's position", async () => {
   const alice = await Resumable.login("alice");
-  alice.wire.say("message alice one", "message alice two");
+  alice.wire.sendLines("message alice one", "message alice two");
   await alice.hears("message alice one", "ok sent", "message alice two", "ok sent");
   const requests = LINE("message alice one") + LINE("message alice two");
   await alice.resume(LINE("message alice one") + 3, requests);
-  await alice.wire.hears("sent", "message alice two", "ok sent");
+  await alice.wire.expectLines("sent", "message alice two", "ok sent");
   await alice.resume(alice.received, requests);
-  await alice.wire.asks("online", "ok");
+  await alice.wire.expectReply("online", "ok");
 });
 
 test("alive acknowledges, and its reply has the server's position in the client's stream", async () => {
   const alice = await Resumable.login("alice");
-  await alice.wire.asks("alive", "ok 6");
-  await alice.wire.asks("alive 5", `ok ${6 + 8}`);
+  await alice.wire.expectReply("alive", "ok 6");
+  await alice.wire.expectReply("alive 5", `ok ${6 + 8}`);
   alice.wire.send("nonsense\r\n");
-  await alice.wire.hears("err unknown_command");
-  await alice.wire.asks("alive 4", `ok ${14 + 10 + 8}`);
+  await alice.wire.expectLines("err unknown_command");
+  await alice.wire.expectReply("alive 4", `ok ${14 + 10 + 8}`);
 });
 
 test("a position beyond the sent bytes is a bad request without effect, and a lower one is ignored", async () => {
   const alice = await Resumable.login("alice");
-  await alice.wire.asks("alive 1", "err bad_request so much was never sent");
-  await alice.wire.asks("logout 1000", "err bad_request so much was never sent");
+  await alice.wire.expectReply("alive 1", "err bad_request so much was never sent");
+  await alice.wire.expectReply("logout 1000", "err bad_request so much was never sent");
   const sent = 2 * LINE("err bad_request so much was never sent");
   const said = LINE("alive 1") + LINE("logout 1000");
   const other = await server.connect();
-  await other.asks(`resume ${alice.token} ${sent + 1}`, "err bad_request so much was never sent");
-  await alice.wire.asks(`alive ${sent}`, `ok ${said + 9}`);
-  await alice.wire.asks("alive 0", `ok ${said + 9 + 8}`);
+  await other.expectReply(`resume ${alice.token} ${sent + 1}`, "err bad_request so much was never sent");
+  await alice.wire.expectReply(`alive ${sent}`, `ok ${said + 9}`);
+  await alice.wire.expectReply("alive 0", `ok ${said + 9 + 8}`);
   await alice.resume(0, said + 9 + 8);
-  await alice.wire.hears(`ok ${said + 9}`, `ok ${said + 9 + 8}`);
+  await alice.wire.expectLines(`ok ${said + 9}`, `ok ${said + 9 + 8}`);
 });
 
 test("a resume closes the earlier connection of the session without a goodbye", async () => {
   const alice = await Resumable.login("alice");
   const old = alice.wire;
   await alice.resume(0, 0);
-  await old.ends();
-  await alice.wire.asks("online", "ok");
+  await old.expectEnd();
+  await alice.wire.expectReply("online", "ok");
 });
 
 test("a pipeline that is cut at any byte is acted on once, and each reply is received once", async () => {
@@ -108,11 +108,11 @@ test("a pipeline that is cut at any byte is acted on once, and each reply is rec
     const before = await alice.wire.rest();
     const received = before.reduce((sum, line) => sum + LINE(line), 0);
     alice.wire = await server.connect();
-    alice.wire.say(`resume ${alice.token} ${received}`);
+    alice.wire.sendLines(`resume ${alice.token} ${received}`);
     const acted = Number((await alice.wire.line()).split(" ")[1]);
     expect(acted).toBe(bytes.subarray(0, cut).lastIndexOf(10) + 1);
     alice.wire.send(bytes.subarray(acted));
-    alice.wire.say("logout");
+    alice.wire.sendLines("logout");
     const all = [...before, ...(await alice.wire.rest())];
     expect(all).toEqual([...requests.flatMap((line) => [line, "ok sent"]), "ok"]);
     after = ` after=${alice.token}:${all.reduce((sum, line) => sum + LINE(line), 0)}`;
@@ -125,42 +125,42 @@ test("a session that is not resumed expires, and its messages wait for the next 
   const alice = await Resumable.login("alice");
   alice.wire.cut();
   const bob = await server.connect();
-  await bob.asks(`login bob ${PASSWORD}`, "ok <token> 0.3");
-  await bob.asks("message alice one", "ok sent");
-  await bob.hears("left alice expired");
+  await bob.expectReply(`login bob ${PASSWORD}`, "ok <token> 0.3");
+  await bob.expectReply("message alice one", "ok sent");
+  await bob.expectLines("left alice expired");
   const again = await server.connect();
-  again.say(`login alice ${PASSWORD}`);
-  await again.hears("ok <token> 0.3", "stored bob <ms> one");
+  again.sendLines(`login alice ${PASSWORD}`);
+  await again.expectLines("ok <token> 0.3", "stored bob <ms> one");
   const late = await server.connect();
-  await late.asks(`resume ${alice.token} 0`, "err unknown_session");
+  await late.expectReply(`resume ${alice.token} 0`, "err unknown_session");
 });
 
 test("unknown_session names a replaced token as replaced, and no other", async () => {
   const alice = await Resumable.login("alice");
   const young = await Resumable.login("alice");
-  await alice.wire.hears("goodbye replaced");
-  await alice.wire.ends();
+  await alice.wire.expectLines("goodbye replaced");
+  await alice.wire.expectEnd();
   const late = await server.connect();
-  await late.asks(`resume ${alice.token} 0`, "err unknown_session replaced");
-  await late.asks("resume AAAAAAAAAAAAAAAAAAAAAA 0", "err unknown_session");
-  late.say("resume short 0");
+  await late.expectReply(`resume ${alice.token} 0`, "err unknown_session replaced");
+  await late.expectReply("resume AAAAAAAAAAAAAAAAAAAAAA 0", "err unknown_session");
+  late.sendLines("resume short 0");
   expect(await late.line()).toBe("err bad_request resume <token> <received>");
-  await young.wire.asks("logout", "ok");
-  await late.asks(`resume ${young.token} 0`, "err unknown_session");
+  await young.wire.expectReply("logout", "ok");
+  await late.expectReply(`resume ${young.token} 0`, "err unknown_session");
   const plain = await server.login("bob");
-  await plain.asks(`resume ${alice.token} 0`, "err already_logged_in");
+  await plain.expectReply(`resume ${alice.token} 0`, "err already_logged_in");
 });
 
 test("a login with after= receives only what the older session had not received", async () => {
   const alice = await Resumable.login("alice");
   const bob = await server.login("bob");
   await alice.hears("joined bob");
-  for (const text of ["one", "two", "three"]) await bob.asks(`message alice ${text}`, "ok sent");
+  for (const text of ["one", "two", "three"]) await bob.expectReply(`message alice ${text}`, "ok sent");
   await alice.hears("message bob one", "message bob two");
   const said = await server.connect();
-  said.say(`login alice ${PASSWORD} resumable after=${alice.token}:${alice.received}`);
-  await said.hears("ok <token> 35 received=0", "stored bob <ms> three");
-  await said.asks("online", "ok bob");
+  said.sendLines(`login alice ${PASSWORD} resumable after=${alice.token}:${alice.received}`);
+  await said.expectLines("ok <token> 35 received=0", "stored bob <ms> three");
+  await said.expectReply("online", "ok bob");
 });
 
 test("received= has the server's position in the older session's stream, also after a restart", async () => {
@@ -168,34 +168,34 @@ test("received= has the server's position in the older session's stream, also af
   await server.stop();
   server = new WireServer({ data: folder });
   const alice = await Resumable.login("alice");
-  await alice.wire.asks("message alice hi", "message alice hi");
+  await alice.wire.expectReply("message alice hi", "message alice hi");
   await server.stop();
   server = new WireServer({ data: folder });
   const again = await server.connect();
-  again.say(`login alice ${PASSWORD} after=${alice.token}:${LINE("message alice hi")}`);
-  await again.hears(`ok <token> 35 received=${LINE("message alice hi")}`);
-  await again.asks("alive", "ok");
+  again.sendLines(`login alice ${PASSWORD} after=${alice.token}:${LINE("message alice hi")}`);
+  await again.expectLines(`ok <token> 35 received=${LINE("message alice hi")}`);
+  await again.expectReply("alive", "ok");
   const bob = await server.connect();
-  bob.say(`login bob ${PASSWORD} after=${alice.token}:0`);
-  await bob.hears("ok <token> 35");
+  bob.sendLines(`login bob ${PASSWORD} after=${alice.token}:0`);
+  await bob.expectLines("ok <token> 35");
 });
 
 test("a mailbox of any size is delivered as fast as it is acknowledged", async () => {
   const bob = await server.login("bob");
   const texts = Array.from({ length: 3000 }, (_, index) => `${index} ${"x".repeat(400)}`);
-  bob.say(...texts.map((text) => `message alice ${text}`));
-  for (const _ of texts) await bob.hears("ok stored");
+  bob.sendLines(...texts.map((text) => `message alice ${text}`));
+  for (const _ of texts) await bob.expectLines("ok stored");
   const alice = await Resumable.login("alice");
   let received = 0;
-  let unconfirmed = 0;
+  let unacked = 0;
   for (let index = 0; index < texts.length;) {
     const line = await alice.wire.line();
     received += LINE(line);
     if (line.startsWith("ok ")) continue;
     expect(line.slice(line.indexOf(" ", 11) + 1)).toBe(texts[index++]!);
-    if ((unconfirmed += LINE(line)) < 64 << 10) continue;
-    alice.wire.say(`alive ${received}`);
-    unconfirmed = 0;
+    if ((unacked += LINE(line)) < 64 << 10) continue;
+    alice.wire.sendLines(`alive ${received}`);
+    unacked = 0;
   }
 });
 
@@ -204,7 +204,7 @@ test("a session with too many unacknowledged bytes ends as slow, and the next lo
   alice.wire.cut();
   const bob = await server.login("bob");
   const texts = Array.from({ length: 600 }, (_, index) => `${index} ${"x".repeat(2000)}`);
-  bob.say(...texts.map((text) => `message alice ${text}`));
+  bob.sendLines(...texts.map((text) => `message alice ${text}`));
   const replies = new Map<string, number>();
   for (let count = 0; count < texts.length + 1; count++) {
     const line = await bob.line();
@@ -212,10 +212,10 @@ test("a session with too many unacknowledged bytes ends as slow, and the next lo
   }
   expect(replies.get("left alice slow")).toBe(1);
   const again = await server.connect();
-  again.say(`login alice ${PASSWORD} after=${alice.token}:0`);
-  await again.hears("ok <token> 35 received=0");
-  for (const text of texts) await again.hears(`stored bob <ms> ${text}`);
-  await again.asks("alive", "ok");
+  again.sendLines(`login alice ${PASSWORD} after=${alice.token}:0`);
+  await again.expectLines("ok <token> 35 received=0");
+  for (const text of texts) await again.expectLines(`stored bob <ms> ${text}`);
+  await again.expectReply("alive", "ok");
 });
 
 test("a client that reads and acknowledges is never slow, at any rate", async () => {
@@ -224,18 +224,18 @@ test("a client that reads and acknowledges is never slow, at any rate", async ()
   await alice.hears("joined bob");
   let received = alice.received;
   const texts = Array.from({ length: 4000 }, (_, index) => `${index} ${"x".repeat(2000)}`);
-  bob.say(...texts.map((text) => `message alice ${text}`));
+  bob.sendLines(...texts.map((text) => `message alice ${text}`));
   let next = 0;
-  let unconfirmed = 0;
+  let unacked = 0;
   while (next < texts.length) {
     const line = await alice.wire.line();
     received += LINE(line);
     const found = /^(?:message bob|stored bob \d+) (.*)$/.exec(line);
     if (found === null) expect(line).toStartWith("ok ");
     else expect(found[1]).toBe(texts[next++]!);
-    if ((unconfirmed += LINE(line)) < 64 << 10) continue;
-    alice.wire.say(`alive ${received}`);
-    unconfirmed = 0;
+    if ((unacked += LINE(line)) < 64 << 10) continue;
+    alice.wire.sendLines(`alive ${received}`);
+    unacked = 0;
   }
 });
 
@@ -249,7 +249,7 @@ test("contradictory and malformed options are refused", async () => {
     "after=AAAAAAAAAAAAAAAAAAAAAA",
   ];
   for (const options of bad) {
-    wire.say(`login alice ${PASSWORD} ${options}`);
+    wire.sendLines(`login alice ${PASSWORD} ${options}`);
     expect(await wire.line()).toStartWith("err bad_request ");
   }
 });

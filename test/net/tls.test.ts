@@ -54,58 +54,58 @@ test("a plain port and a TLS port serve the same chat", async () => {
   const server = start();
   const alice = await server.login("alice", first.cert);
   const bob = await server.login("bob");
-  await alice.hears("joined bob");
-  await bob.asks("message alice hello", "ok sent");
-  await alice.hears("message bob hello");
-  alice.say("broadcast to all", "message bob and to you", "online");
-  await alice.hears("ok 1", "ok sent", "ok bob");
-  await bob.hears("broadcast alice to all", "message alice and to you");
-  await bob.asks("broadcast back", "ok 1");
-  await alice.hears("broadcast bob back");
-  await alice.asks("logout", "ok");
-  await alice.ends();
-  await bob.hears("left alice logout");
+  await alice.expectLines("joined bob");
+  await bob.expectReply("message alice hello", "ok sent");
+  await alice.expectLines("message bob hello");
+  alice.sendLines("broadcast to all", "message bob and to you", "online");
+  await alice.expectLines("ok 1", "ok sent", "ok bob");
+  await bob.expectLines("broadcast alice to all", "message alice and to you");
+  await bob.expectReply("broadcast back", "ok 1");
+  await alice.expectLines("broadcast bob back");
+  await alice.expectReply("logout", "ok");
+  await alice.expectEnd();
+  await bob.expectLines("left alice logout");
 });
 
 test("more bytes than the kernel accepts at once arrive complete and in order", async () => {
   const server = start({ limits: { unackedBytesMax: 16 << 20 } });
   const alice = await server.login("alice", first.cert);
   const bob = await server.login("bob");
-  await alice.hears("joined bob");
+  await alice.expectLines("joined bob");
   alice.pause();
   const texts = Array.from({ length: 2000 }, (_, i) => `${i} ${"x".repeat(3000)}`);
-  for (const text of texts) bob.say(`message alice ${text}`);
-  for (const _ of texts) await bob.hears("ok sent");
+  for (const text of texts) bob.sendLines(`message alice ${text}`);
+  for (const _ of texts) await bob.expectLines("ok sent");
   alice.resume();
-  for (const text of texts) await alice.hears(`message bob ${text}`);
+  for (const text of texts) await alice.expectLines(`message bob ${text}`);
 });
 
 test("a session resumes on another connection, over TLS or not", async () => {
   const server = start();
   const one = await server.connect(first.cert);
-  one.say(`login alice ${PASSWORD} resumable`);
+  one.sendLines(`login alice ${PASSWORD} resumable`);
   const [, token] = (await one.line()).split(" ");
   one.cut();
   const bob = await server.login("bob");
-  await bob.asks("message alice while you were away", "ok sent");
+  await bob.expectReply("message alice while you were away", "ok sent");
   const two = await server.connect(first.cert);
-  await two.asks(`resume ${token} 0`, "ok 0");
-  await two.hears("joined bob", "message bob while you were away");
+  await two.expectReply(`resume ${token} 0`, "ok 0");
+  await two.expectLines("joined bob", "message bob while you were away");
   const three = await server.connect();
-  await three.asks(`resume ${token} 11`, "ok 0");
-  await three.hears("message bob while you were away");
+  await three.expectReply(`resume ${token} 11`, "ok 0");
+  await three.expectLines("message bob while you were away");
 });
 
 test("a callback login over TLS is refused, since calls are plain TCP", async () => {
   const client = await start().connect(first.cert);
-  await client.asks(`login alice ${PASSWORD} callback=5000`, "err bad_request <words>");
-  await client.asks(`login alice ${PASSWORD}`, "ok <token> 35");
+  await client.expectReply(`login alice ${PASSWORD} callback=5000`, "err bad_request <words>");
+  await client.expectReply(`login alice ${PASSWORD}`, "ok <token> 35");
 });
 
 test("with --tls-only there is no plain port", async () => {
   const server = start({ tls: { ...write(first), port: null } });
   const client = await WireClient.connect(server.port, "127.0.0.1", first.cert);
-  await client.asks(`login alice ${PASSWORD}`, "ok <token> 35");
+  await client.expectReply(`login alice ${PASSWORD}`, "ok <token> 35");
   client.cut();
   expect(server.tlsPort).toBe(0);
 });
@@ -124,7 +124,7 @@ test.each([
     socket.resume();
     await once(socket, "close");
   }
-  await alice.asks("alive", "ok");
+  await alice.expectReply("alive", "ok");
   await server.login("bob", first.cert); // The stalled handshakes are not counted any longer.
 });
 
@@ -136,7 +136,7 @@ test("a stalled handshake counts as a connection of its address", async () => {
   const refused = createConnection(server.tlsPort, "127.0.0.1");
   refused.on("error", () => {});
   await once(refused.resume(), "close");
-  await alice.asks("alive", "ok");
+  await alice.expectReply("alive", "ok");
   stalled.destroy();
 });
 
@@ -148,9 +148,9 @@ test("invalid TLS records close their connection, and are not logged as faults",
   socket.on("error", () => {});
   await once(socket, "secureConnect");
   socket.write(`login bob ${PASSWORD}\n`);
-  await alice.hears("joined bob");
+  await alice.expectLines("joined bob");
   raw.write(Buffer.concat([Buffer.from([0x17, 3, 3, 0, 32]), Buffer.alloc(32, "z")]));
-  await alice.hears("left bob disconnected");
+  await alice.expectLines("left bob disconnected");
   expect(server.faults).toEqual([]);
 });
 
@@ -168,9 +168,9 @@ test("new connections get a renewed certificate, and existing ones stay", async 
   server.server.renewCertificate();
   for (const client of await Promise.all(crowd)) client.cut();
   const bob = await server.login("bob", second.cert);
-  await alice.hears("joined bob");
-  await bob.asks("message alice hello", "ok sent");
-  await alice.hears("message bob hello");
+  await alice.expectLines("joined bob");
+  await bob.expectReply("message alice hello", "ok sent");
+  await alice.expectLines("message bob hello");
   expect(server.connect(first.cert)).rejects.toThrow("self signed");
   waiting.destroy();
   await server.stop();
@@ -198,7 +198,7 @@ test("a renewal with an invalid file is refused with its name, and the old certi
   const why = `cannot use ${files.chain}: there is no valid chain of certificates in it; it must be in PEM format`;
   expect(() => server.server.renewCertificate()).toThrow(why);
   const alice = await server.login("alice", first.cert);
-  await alice.asks("alive", "ok");
+  await alice.expectReply("alive", "ok");
 });
 
 test("an error about a certificate or key names the file", async () => {
@@ -229,7 +229,7 @@ describe("other TLS implementations", () => {
     const program = Bun.spawn(words, { stdin: "pipe", stdout: "pipe", stderr: "ignore" });
     program.stdin.write(`login alice ${PASSWORD}\nmessage bob hello\n`);
     program.stdin.flush();
-    await Promise.race([bob.hears("joined alice", "message alice hello"), program.exited]);
+    await Promise.race([bob.expectLines("joined alice", "message alice hello"), program.exited]);
     program.stdin.write("logout\n");
     program.stdin.flush();
     const [heard, code] = await Promise.all([program.stdout.text(), program.exited]);

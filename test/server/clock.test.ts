@@ -29,11 +29,11 @@ function start(data = ":memory:"): WireServer {
 /** Logs in, sends one request and logs out; returns the token and the words after it in the reply. */
 async function session(server: WireServer, options = ""): Promise<string[]> {
   const client = await server.connect();
-  client.say(`login alice ${PASSWORD} resumable${options}`);
+  client.sendLines(`login alice ${PASSWORD} resumable${options}`);
   const [ok, ...words] = (await client.line()).split(" ");
   expect(ok).toBe("ok");
-  await client.asks("alive", "ok 6");
-  await client.asks("logout", "ok");
+  await client.expectReply("alive", "ok 6");
+  await client.expectReply("logout", "ok");
   return words;
 }
 
@@ -65,10 +65,10 @@ test("a message that is accepted while the wall clock is 0 is delivered to the n
   const server = start();
   const alice = await server.login("alice");
   const bob = await server.connect();
-  await bob.asks(`login bob ${PASSWORD} resumable`, "ok <token> 35");
-  await alice.hears("joined bob");
+  await bob.expectReply(`login bob ${PASSWORD} resumable`, "ok <token> 35");
+  await alice.expectLines("joined bob");
   setSystemTime(0);
-  await alice.asks("message bob one", "ok sent");
+  await alice.expectReply("message bob one", "ok sent");
   setSystemTime(now);
   const again = await server.login("bob");
   expect(await again.line()).toBe("stored alice 1 one");
@@ -83,8 +83,8 @@ describe("a lockout survives a restart", () => {
     setSystemTime(now + offsetMs);
     const first = start(data);
     const guesser = await first.connect();
-    guesser.say("login alice a", "login alice b", "login alice c");
-    await guesser.hears("err wrong_password 2", "err wrong_password 1", "err locked_out 60");
+    guesser.sendLines("login alice a", "login alice b", "login alice c");
+    await guesser.expectLines("err wrong_password 2", "err wrong_password 1", "err locked_out 60");
     setSystemTime(now);
     await first.stop();
     const before = new Database(join(data, "heartline.sqlite"), { readonly: true });
@@ -93,7 +93,7 @@ describe("a lockout survives a restart", () => {
     expect(leftMs).toBeGreaterThan(0);
     expect(leftMs).toBeLessThanOrEqual(60_000);
     const alice = await start(data).connect();
-    alice.say(`login alice ${PASSWORD}`);
+    alice.sendLines(`login alice ${PASSWORD}`);
     expect(await alice.line()).toMatch(/^err locked_out ([1-5]?\d|60)$/);
   });
 });

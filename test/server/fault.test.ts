@@ -28,12 +28,12 @@ function theFault(): Record<string, unknown> {
 
 /** Bob is still online, alice is not, and can log in again. */
 async function expectOnlyAliceWent(): Promise<void> {
-  await bob.hears("left alice disconnected");
-  await bob.asks("message bob hi", "message bob hi");
-  await bob.hears("ok sent");
+  await bob.expectLines("left alice disconnected");
+  await bob.expectReply("message bob hi", "message bob hi");
+  await bob.expectLines("ok sent");
   const again = await server.login("alice");
-  await bob.hears("joined alice");
-  await again.asks("online", "ok bob");
+  await bob.expectLines("joined alice");
+  await again.expectReply("online", "ok bob");
 }
 
 /** The next call of this method of that connection fails. */
@@ -54,9 +54,9 @@ describe("an internal error closes one connection and logs its address and user:
       send.mockRestore();
       throw new Error("a fault");
     });
-    alice.say("message bob one", "message bob two");
-    await alice.hears("err internal");
-    await alice.ends();
+    alice.sendLines("message bob one", "message bob two");
+    await alice.expectLines("err internal");
+    await alice.expectEnd();
     expect(theFault()).toMatchObject({
       address: "127.0.0.1",
       user: "alice",
@@ -67,8 +67,8 @@ describe("an internal error closes one connection and logs its address and user:
 
   test("in a handler of the socket", async () => {
     failOnce("data", isAlices);
-    alice.say("message bob one");
-    await alice.ends();
+    alice.sendLines("message bob one");
+    await alice.expectEnd();
     expect(theFault()).toMatchObject({ address: "127.0.0.1", user: "alice" });
     await expectOnlyAliceWent();
   });
@@ -80,19 +80,19 @@ describe("an internal error closes one connection and logs its address and user:
       spy.mockRestore();
       throw new Error("a fault");
     });
-    bob.say("message alice one");
-    await bob.hears("ok sent");
-    await alice.ends();
+    bob.sendLines("message alice one");
+    await bob.expectLines("ok sent");
+    await alice.expectEnd();
     expect(theFault()).toMatchObject({ address: "127.0.0.1", user: "alice" });
-    await bob.hears("left alice disconnected");
+    await bob.expectLines("left alice disconnected");
     const again = await server.connect();
-    again.say(`login alice ${PASSWORD}`);
-    await again.hears("ok <token> 35", "stored bob <ms> one");
+    again.sendLines(`login alice ${PASSWORD}`);
+    await again.expectLines("ok <token> 35", "stored bob <ms> one");
   });
 
   test("at a deadline of its own", async () => {
     failOnce("readOn", isAlices);
-    alice.say(...Array<string>(60).fill("alive"));
+    alice.sendLines(...Array<string>(60).fill("alive"));
     const replies = await alice.rest();
     expect(replies.length).toBeLessThan(60);
     expect(theFault()).toMatchObject({ address: "127.0.0.1", user: "alice" });
@@ -111,7 +111,7 @@ test("an error in one periodic duty does not affect the others", async () => {
   retry.mockRestore();
   expect(server.faults.length).toBeGreaterThan(0);
   for (const fault of server.faults.splice(0)) expect(JSON.parse(fault)).toMatchObject({ err: { message: "a fault" } });
-  await bob.asks("message alice hi", "ok sent");
+  await bob.expectReply("message alice hi", "ok sent");
 });
 
 test("due timers fire in the tick in which another timer fails", async () => {
@@ -135,7 +135,7 @@ test("joined is sent while the memory of the process cannot be read", async () =
     throw new Error("EMFILE");
   });
   await server.login("carol");
-  await Promise.all([bob, alice].map((client) => client.hears("joined carol")));
+  await Promise.all([bob, alice].map((client) => client.expectLines("joined carol")));
   rss.mockRestore();
   expect(server.faults).toEqual([]);
 });
@@ -146,15 +146,15 @@ test("the log contains no password, token or message text", async () => {
     throw new Error("a fault");
   });
   const carol = await server.connect();
-  carol.say("login carol guessed1", "login nobody guessed2", `login carol ${PASSWORD} resumable`);
-  await carol.hears("err wrong_password 2", "err unknown_user");
+  carol.sendLines("login carol guessed1", "login nobody guessed2", `login carol ${PASSWORD} resumable`);
+  await carol.expectLines("err wrong_password 2", "err unknown_user");
   const token = (await carol.line()).split(" ")[1]!;
-  carol.say("message bob whispered", "broadcast shouted");
-  await carol.hears("err internal");
-  await carol.ends();
+  carol.sendLines("message bob whispered", "broadcast shouted");
+  await carol.expectLines("err internal");
+  await carol.expectEnd();
   const back = await server.connect();
-  await back.asks(`resume ${"x".repeat(22)} 0`, "err unknown_session");
-  await back.asks(`resume ${token} 0`, "ok 22");
+  await back.expectReply(`resume ${"x".repeat(22)} 0`, "err unknown_session");
+  await back.expectReply(`resume ${token} 0`, "ok 22");
   server.faults.splice(0);
   server.cut();
   await server.stop();

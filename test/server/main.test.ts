@@ -31,7 +31,7 @@ function newFolder(): string {
 
 async function login(port: number, name: string): Promise<WireClient> {
   const client = await WireClient.connect(port);
-  await client.asks(`login ${name} secret`, "ok <token> 35");
+  await client.expectReply(`login ${name} secret`, "ok <token> 35");
   return client;
 }
 
@@ -47,7 +47,7 @@ test("serve prints one line on stdout when it is ready, and logs to stderr", asy
   const server = serve("--data", newFolder());
   const port = await server.port();
   const alice = await login(port, "alice");
-  await alice.asks("logout", "ok");
+  await alice.expectReply("logout", "ok");
   server.kill("SIGTERM");
   expect(await server.exits()).toBe(0);
   expect(server.stdout).toMatch(/^[^\n]*listening on 127\.0\.0\.1:\d+\n$/);
@@ -102,13 +102,13 @@ test("serve applies --buffer-size, --block-time, --heartbeat-interval, --durabil
     "1000",
   );
   const alice = await WireClient.connect(await server.port());
-  await alice.asks("x".repeat(64), "err line_too_long");
-  await alice.asks("login bob a", "err wrong_password 2");
-  await alice.asks("login bob b", "err wrong_password 1");
-  await alice.asks("login alice secret", "ok <token> 17.5");
+  await alice.expectReply("x".repeat(64), "err line_too_long");
+  await alice.expectReply("login bob a", "err wrong_password 2");
+  await alice.expectReply("login bob b", "err wrong_password 1");
+  await alice.expectReply("login alice secret", "ok <token> 17.5");
   const other = await WireClient.connect(await server.port());
-  await other.asks("login bob c", "err locked_out 3");
-  await other.ends();
+  await other.expectReply("login bob c", "err locked_out 3");
+  await other.expectEnd();
 });
 
 test("serve --help shows the options on stdout and exits with 0", async () => {
@@ -127,9 +127,9 @@ test("serve does not block on a full log pipe, and stops in order", async () => 
   try {
     const { value } = await server.stdout.getReader().read();
     const alice = await login(Number(/:(\d+)/.exec(new TextDecoder().decode(value))![1]), "alice");
-    await alice.asks("alive", "ok");
+    await alice.expectReply("alive", "ok");
     server.kill("SIGTERM");
-    await alice.hears("goodbye shutdown");
+    await alice.expectLines("goodbye shutdown");
     expect(await server.exited).toBe(0);
   } finally {
     server.kill("SIGKILL");
@@ -152,7 +152,7 @@ test("serve logs uncaught errors of timers and promises, and continues", async (
   server.kill("SIGUSR2");
   await server.logs(/a fault in a promise/);
   await server.logs(/a fault in a timer/);
-  await alice.asks("alive", "ok");
+  await alice.expectReply("alive", "ok");
   server.kill("SIGTERM");
   expect(await server.exits()).toBe(0);
 });
@@ -183,7 +183,7 @@ test("SIGHUP reloads users and certificate; an invalid file changes nothing and 
   const port = await server.port();
   const login = async (name: string, { cert }: Certificate): Promise<WireClient> => {
     const client = await WireClient.connect(port, "127.0.0.1", cert);
-    await client.asks(`login ${name} secret`, "ok <token> 35");
+    await client.expectReply(`login ${name} secret`, "ok <token> 35");
     return client;
   };
   const alice = await login("alice", first);
@@ -192,16 +192,16 @@ test("SIGHUP reloads users and certificate; an invalid file changes nothing and 
   await server.logs(/changing\.txt:2: .*; the users stay as they are/);
   await server.logs(/is not the key of the certificate in .*; the certificate stays as it is/);
   const bob = await login("bob", first);
-  await alice.hears("joined bob");
+  await alice.expectLines("joined bob");
   write("alice secret\ncarol secret\n", second);
   server.kill("SIGHUP");
-  await bob.hears("goodbye removed");
-  await alice.hears("left bob removed");
+  await bob.expectLines("goodbye removed");
+  await alice.expectLines("left bob removed");
   await login("carol", second);
-  await alice.hears("joined carol");
+  await alice.expectLines("joined carol");
   await server.logs(/"added":1,"changed":0,"removed":1/);
   server.kill("SIGTERM");
-  await alice.hears("goodbye shutdown");
+  await alice.expectLines("goodbye shutdown");
   expect(await server.exits()).toBe(0);
 });
 
@@ -221,7 +221,7 @@ test("SIGHUP does not block on a pipe in place of the credentials, certificate o
     await server.logs(
       new RegExp(`cannot read [^\n]*${file}: not a regular file; a pipe can only be read when the server starts`),
     );
-    await alice.asks("alive", "ok");
+    await alice.expectReply("alive", "ok");
   }
 });
 
@@ -232,8 +232,8 @@ test("serve stops in order when its terminal is closed", async () => {
     const lines = await pty.sees("listening on 127.0.0.1:");
     const alice = await login(Number(/listening on \S+:(\d+)/.exec(lines.join("\n"))![1]), "alice");
     pty.hangUp();
-    await alice.hears("goodbye shutdown");
-    await alice.ends();
+    await alice.expectLines("goodbye shutdown");
+    await alice.expectEnd();
     expect(await pty.exited).toBe(0);
   } finally {
     pty.end();
@@ -287,7 +287,7 @@ describe("serve fails with one line on stderr and exit code", () => {
     const first = serve("--data", data);
     const port = await first.port();
     await fails(serve("--data", data), 1, data, "in use");
-    await (await login(port, "alice")).asks("message bob hi", "ok stored");
+    await (await login(port, "alice")).expectReply("message bob hi", "ok stored");
   });
 
   test("2 for an invalid command line", async () => {
@@ -315,20 +315,20 @@ describe("serve stops", () => {
         await login(port, "bob"),
         await WireClient.connect(port),
       ];
-      await alice.hears("joined bob");
-      await alice.asks("message carol one", "ok stored");
-      await bob.asks("message carol two", "ok stored");
-      await bob.asks("block alice", "ok");
+      await alice.expectLines("joined bob");
+      await alice.expectReply("message carol one", "ok stored");
+      await bob.expectReply("message carol two", "ok stored");
+      await bob.expectReply("block alice", "ok");
       first.kill(signal);
       for (const client of [alice, bob]) {
-        await client.hears("goodbye shutdown");
-        await client.ends();
+        await client.expectLines("goodbye shutdown");
+        await client.expectEnd();
       }
-      await unauthenticated.ends();
+      await unauthenticated.expectEnd();
       expect(await first.exits()).toBe(0);
       const port2 = await serve("--data", data).port();
-      await (await login(port2, "carol")).hears("stored alice <ms> one", "stored bob <ms> two");
-      await (await login(port2, "alice")).asks("message bob hi", "err blocked");
+      await (await login(port2, "carol")).expectLines("stored alice <ms> one", "stored bob <ms> two");
+      await (await login(port2, "alice")).expectReply("message bob hi", "err blocked");
     },
   );
 
@@ -348,19 +348,19 @@ test("messages and blocks that were acknowledged with ok survive kill -9", async
   const data = newFolder();
   const first = serve("--data", data);
   const alice = await login(await first.port(), "alice");
-  await alice.asks("message bob hi", "ok stored");
-  await alice.asks("block carol", "ok");
+  await alice.expectReply("message bob hi", "ok stored");
+  await alice.expectReply("block carol", "ok");
   first.kill("SIGKILL");
   await first.exits();
   const port = await serve("--data", data).port();
-  await (await login(port, "bob")).hears("stored alice <ms> hi");
-  await (await login(port, "carol")).asks("message alice hi", "err blocked");
+  await (await login(port, "bob")).expectLines("stored alice <ms> hi");
+  await (await login(port, "carol")).expectReply("message alice hi", "err blocked");
 });
 
 test("an idle session receives goodbye expired after --heartbeat-interval", async () => {
   const server = serve("--data", ":memory:", "--heartbeat-interval", "0.3");
   const alice = await WireClient.connect(await server.port());
-  await alice.asks("login alice secret", "ok <token> 0.3");
-  await alice.hears("goodbye expired");
-  await alice.ends();
+  await alice.expectReply("login alice secret", "ok <token> 0.3");
+  await alice.expectLines("goodbye expired");
+  await alice.expectEnd();
 });

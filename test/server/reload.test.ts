@@ -30,16 +30,16 @@ test("a reload admits new users and ends sessions of removed users, and other se
   const server = start(["alice", "bob", "carol"]);
   const [alice, bob, carol] = (await server.online("alice", "bob", "carol")) as [WireClient, WireClient, WireClient];
   reload(server, ["alice", "bob", "dave"]);
-  await carol.hears("goodbye removed");
-  await carol.ends();
-  await alice.hears("left carol removed");
-  await bob.hears("left carol removed");
-  await bob.asks("message carol hello", "err unknown_user");
+  await carol.expectLines("goodbye removed");
+  await carol.expectEnd();
+  await alice.expectLines("left carol removed");
+  await bob.expectLines("left carol removed");
+  await bob.expectReply("message carol hello", "err unknown_user");
   await server.login("dave");
-  await alice.hears("joined dave");
-  await bob.hears("joined dave");
-  await bob.asks("message alice hello", "ok sent");
-  await alice.hears("message bob hello");
+  await alice.expectLines("joined dave");
+  await bob.expectLines("joined dave");
+  await bob.expectReply("message alice hello", "ok sent");
+  await alice.expectLines("message bob hello");
   expect(server.logged.map((line) => JSON.parse(line))).toContainEqual(
     expect.objectContaining({ users: 3, added: 1, changed: 0, removed: 1 }),
   );
@@ -49,11 +49,11 @@ test("a changed password applies to the next login and ends no session", async (
   const server = start(["alice", "bob"]);
   const alice = await server.login("alice");
   reload(server, ["alice", "bob"], "new");
-  await alice.asks("alive", "ok");
+  await alice.expectReply("alive", "ok");
   const another = await server.connect();
-  await another.asks(`login alice ${PASSWORD}`, "err wrong_password 2");
-  await another.asks("login alice new", "ok <token> 35");
-  await alice.hears("goodbye replaced");
+  await another.expectReply(`login alice ${PASSWORD}`, "err wrong_password 2");
+  await another.expectReply("login alice new", "ok <token> 35");
+  await alice.expectLines("goodbye replaced");
 });
 
 test("a removed user who is added again has the mailbox and blocks of before, also after a restart in between", async () => {
@@ -61,16 +61,16 @@ test("a removed user who is added again has the mailbox and blocks of before, al
   folders.push(data);
   const first = start(["alice", "bob", "carol"], data);
   const [alice, bob] = (await first.online("alice", "bob")) as [WireClient, WireClient];
-  await bob.asks("block carol", "ok");
-  await bob.asks("logout", "ok");
-  await alice.hears("left bob logout");
-  await alice.asks("message bob one", "ok stored");
+  await bob.expectReply("block carol", "ok");
+  await bob.expectReply("logout", "ok");
+  await alice.expectLines("left bob logout");
+  await alice.expectReply("message bob one", "ok stored");
   await first.stop();
   const second = start(["alice", "carol"], data);
   const carol = await second.login("carol");
-  await carol.asks("message bob hello", "err unknown_user");
+  await carol.expectReply("message bob hello", "err unknown_user");
   reload(second, ["alice", "bob", "carol"]);
-  await carol.asks("message bob hello", "err blocked");
+  await carol.expectReply("message bob hello", "err blocked");
   const back = await second.login("bob");
-  await back.hears("stored alice <ms> one");
+  await back.expectLines("stored alice <ms> one");
 });

@@ -98,7 +98,7 @@ export class Host {
   #start(): number {
     const { journal, records } = this.#disk.start(this.#unixMs);
     this.store = new this.#choices.Store(this.#disk.database, journal, this.#disk.wal, this.#ledger);
-    const { names, idleTimeoutMs: silenceMs, lineBytesMax, dial } = this.#choices;
+    const { names, idleTimeoutMs, lineBytesMax, dial } = this.#choices;
     const ends: (() => void)[] = (this.#ends = []);
     this.#core = createCore({
       clock: { nowMs: () => this.clockMs, unixMs: () => this.#unixMs },
@@ -109,7 +109,7 @@ export class Host {
         prove: () => NOTHING,
       },
       newToken: () => `token${String(++this.#tokens).padStart(20, "0")}`,
-      idleTimeoutMs: silenceMs,
+      idleTimeoutMs,
       blockMs: 60_000,
       lockoutScope: "address",
       limits: { ...LIMITS_DEFAULT, lineBytesMax, requestsPerSecondMax: 0, failedLoginsPerMinuteMax: 0 },

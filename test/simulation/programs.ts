@@ -311,11 +311,11 @@ export class ResumableProgram implements Program, SavedState {
 
   #over(): void {
     this.#phase = "over";
-    this.#letGo(true);
+    this.#dropLink(true);
     if (this.#user.program === this) this.#user.program = null;
   }
 
-  #letGo(politely: boolean): void {
+  #dropLink(politely: boolean): void {
     const { link } = this;
     this.link = null;
     this.#lines.drop();
@@ -329,7 +329,7 @@ export class ResumableProgram implements Program, SavedState {
 
   abandon(silently: boolean): void {
     if (silently) this.link?.cut(this.#user.environment.random, false, false);
-    this.#letGo(true);
+    this.#dropLink(true);
     if (this.#phase === "login") this.#over();
     else if (this.#phase !== "over") this.#phase = "away";
   }
@@ -345,7 +345,7 @@ export class ResumableProgram implements Program, SavedState {
   }
 
   kill(): void {
-    this.#letGo(false);
+    this.#dropLink(false);
     this.#over();
   }
 }

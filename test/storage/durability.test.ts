@@ -43,7 +43,7 @@ async function kill(server: ServerProcess): Promise<void> {
 async function login(server: ServerProcess, user: string, options = ""): Promise<[WireClient, string[]]> {
   const client = await WireClient.connect(await server.port());
   clients.push(client);
-  client.say(`login ${user} ${PASSWORD}${options}`);
+  client.sendLines(`login ${user} ${PASSWORD}${options}`);
   const [ok, ...words] = (await client.line()).split(" ");
   expect(ok).toBe("ok");
   return [client, words];
@@ -54,23 +54,23 @@ describe("after kill -9 and a restart", () => {
     const first = start("kill");
     const [alice, [token]] = await login(first, "alice", " resumable");
     const [bob, [tokenOfBob]] = await login(first, "bob", " resumable");
-    await alice.hears("joined bob");
+    await alice.expectLines("joined bob");
     const lines = ["message bob live", "message carol away", "block carol", "message bob unread"];
-    alice.say(...lines);
-    await alice.hears("ok sent", "ok stored", "ok", "ok sent");
-    await bob.hears("message alice live", "message alice unread");
+    alice.sendLines(...lines);
+    await alice.expectLines("ok sent", "ok stored", "ok", "ok sent");
+    await bob.expectLines("message alice live", "message alice unread");
     await kill(first);
 
     const second = start("kill");
     const position = "message alice live\n".length;
     const [again, words] = await login(second, "bob", ` resumable after=${tokenOfBob}:${position}`);
     expect(words.slice(2)).toEqual(["received=0"]);
-    await again.hears("stored alice <ms> unread");
+    await again.expectLines("stored alice <ms> unread");
     const [, wordsOfAlice] = await login(second, "alice", ` resumable after=${token}:0`);
     expect(wordsOfAlice.slice(2)).toEqual([`received=${lines.join("\n").length + 1}`]);
     const [carol] = await login(second, "carol");
-    await carol.hears("stored alice <ms> away");
-    await carol.asks("message alice hello", "err blocked");
+    await carol.expectLines("stored alice <ms> away");
+    await carol.expectReply("message alice hello", "err blocked");
   });
 
   test("no message is lost or stored twice over many kills, when the sender continues where the server stopped", async () => {
@@ -90,23 +90,23 @@ describe("after kill -9 and a restart", () => {
       if (after !== "") done += countOf(lines.slice(done), Number(/^received=(\d+)$/.exec(received!)![1]));
       const said = lines.slice(done, done + 100);
       alice.send(said.join(""));
-      for (let left = random.below(said.length + 1); left > 0; left--) await alice.hears("ok stored");
+      for (let left = random.below(said.length + 1); left > 0; left--) await alice.expectLines("ok stored");
       await kill(server);
       after = ` after=${token}:0`;
     }
     const [bob] = await login(start("kills"), "bob");
-    for (const text of texts) await bob.hears(`stored alice <ms> ${text}`);
+    for (const text of texts) await bob.expectLines(`stored alice <ms> ${text}`);
   });
 
   test("an orderly stop leaves nothing to recover for the next start", async () => {
     const first = start("stop");
     const [alice] = await login(first, "alice");
-    await alice.asks("message bob hello", "ok stored");
+    await alice.expectReply("message bob hello", "ok stored");
     first.kill("SIGTERM");
     expect(await first.exits()).toBe(0);
     const second = start("stop");
     const [bob] = await login(second, "bob");
-    await bob.hears("stored alice <ms> hello");
+    await bob.expectLines("stored alice <ms> hello");
     expect(second.stderr).not.toContain("recovered");
   });
 });
@@ -156,14 +156,14 @@ describe("the data folder of a running server", () => {
   test("when it is deleted, messages get err internal, the log has it once, and the exit code is 1", async () => {
     const server = start("deleted");
     const [alice] = await login(server, "alice");
-    await alice.asks("message bob hello", "ok stored");
+    await alice.expectReply("message bob hello", "ok stored");
     rmSync(join(path, "deleted"), { recursive: true });
     await server.logs(/the data folder is gone; messages are answered with err internal until /);
-    await alice.asks("message bob lost", "err internal the data folder is gone");
-    await alice.asks("block carol", "err internal the data folder is gone");
+    await alice.expectReply("message bob lost", "err internal the data folder is gone");
+    await alice.expectReply("block carol", "err internal the data folder is gone");
     const other = await WireClient.connect(await server.port());
     clients.push(other);
-    await other.asks(`login bob ${PASSWORD} resumable`, "err internal the data folder is gone");
+    await other.expectReply(`login bob ${PASSWORD} resumable`, "err internal the data folder is gone");
     server.kill("SIGTERM");
     expect(await server.exits()).toBe(1);
     expect(server.stderr.match(/messages are answered with err internal/g)).toHaveLength(1);
@@ -174,17 +174,17 @@ describe("the data folder of a running server", () => {
   test("when it is moved away and back, messages are accepted again", async () => {
     const server = start("moved");
     const [alice] = await login(server, "alice");
-    await alice.asks("message bob before", "ok stored");
+    await alice.expectReply("message bob before", "ok stored");
     renameSync(join(path, "moved"), join(path, "moved.aside"));
     await server.logs(/the data folder is gone/);
-    await alice.asks("message bob meanwhile", "err internal the data folder is gone");
+    await alice.expectReply("message bob meanwhile", "err internal the data folder is gone");
     renameSync(join(path, "moved.aside"), join(path, "moved"));
     await server.logs(/the disk accepts writes again/);
-    await alice.asks("message bob after", "ok stored");
+    await alice.expectReply("message bob after", "ok stored");
     server.kill("SIGTERM");
     expect(await server.exits()).toBe(0);
     const [bob] = await login(start("moved"), "bob");
-    await bob.hears("stored alice <ms> before", "stored alice <ms> after");
+    await bob.expectLines("stored alice <ms> before", "stored alice <ms> after");
   });
 });
 
@@ -198,7 +198,7 @@ test("an unusable path of the data folder is refused with one line", async () =>
 test("a damaged journal is refused with one line that names --salvage, and --salvage keeps the other records", async () => {
   const first = start("damaged");
   const [alice] = await login(first, "alice");
-  for (const text of ["one", "two", "three"]) await alice.asks(`message bob ${text}`, "ok stored");
+  for (const text of ["one", "two", "three"]) await alice.expectReply(`message bob ${text}`, "ok stored");
   await kill(first);
   const segment = join(path, "damaged/journal/0000000000000001");
   const bytes = Buffer.from(await Bun.file(segment).bytes());
@@ -219,7 +219,7 @@ test.each(["mailbox", "blocks", "progress"])(
     const folder = `damaged-${table}`;
     const first = start(folder);
     const [alice] = await login(first, "alice");
-    await alice.asks("message bob hello", "ok stored");
+    await alice.expectReply("message bob hello", "ok stored");
     first.kill("SIGTERM");
     expect(await first.exits()).toBe(0);
     const file = join(path, folder, "heartline.sqlite");
@@ -235,14 +235,14 @@ test.each(["mailbox", "blocks", "progress"])(
     renameSync(file, `${file}.aside`);
     const salvaged = start(folder, "--salvage");
     const [bob] = await login(salvaged, "bob");
-    await bob.hears("stored alice <ms> hello");
+    await bob.expectLines("stored alice <ms> hello");
   },
 );
 
 test("a journal without its last record is refused with exit code 1, and --salvage logs how many records are missing", async () => {
   const first = start("cut");
   const [alice] = await login(first, "alice");
-  for (const text of ["one", "two", "three"]) await alice.asks(`message bob ${text}`, "ok stored");
+  for (const text of ["one", "two", "three"]) await alice.expectReply(`message bob ${text}`, "ok stored");
   await kill(first);
   const segment = join(path, "cut/journal/0000000000000001");
   const bytes = Buffer.from(await Bun.file(segment).bytes());
@@ -255,13 +255,13 @@ test("a journal without its last record is refused with exit code 1, and --salva
   const salvaged = start("cut", "--salvage");
   await salvaged.logs(/salvaged a damaged journal: records 3 to 3 are missing/);
   const [bob] = await login(salvaged, "bob");
-  await bob.hears("stored alice <ms> one", "stored alice <ms> two");
+  await bob.expectLines("stored alice <ms> one", "stored alice <ms> two");
 });
 
 test("a journal without its database is refused, and the server starts when the database is back", async () => {
   const first = start("apart");
   const [alice] = await login(first, "alice");
-  await alice.asks("message bob hello", "ok stored");
+  await alice.expectReply("message bob hello", "ok stored");
   await kill(first);
   const files = ["", "-wal", "-shm"].map((end) => join(path, `apart/heartline.sqlite${end}`));
   for (const file of files) renameSync(file, `${file}.away`);
@@ -275,7 +275,7 @@ test("a journal without its database is refused, and the server starts when the 
     renameSync(`${file}.away`, file);
   }
   const [bob] = await login(start("apart"), "bob");
-  await bob.hears("stored alice <ms> hello");
+  await bob.expectLines("stored alice <ms> hello");
 });
 
 const strace = Bun.which("strace");
@@ -288,7 +288,7 @@ test.skipIf(!canTrace)("when a sync fails, the server sends no ok, logs why, and
   const options = ["-f", "-o", "/dev/null", "-e", "inject=fdatasync:error=EIO", "-p", String(server.pid)];
   const tracer = Bun.spawn([strace!, ...options], { stdout: "ignore", stderr: "pipe" });
   await tracer.stderr.getReader().read(); // It reports that it is attached.
-  alice.say("message bob hello");
+  alice.sendLines("message bob hello");
   expect(await server.exits()).toBe(1);
   expect(server.stderr).toMatch(
     /"level":60,.*"cannot sync the journal: the disk may have lost writes; the server exits"/,
@@ -315,7 +315,7 @@ describe.skipIf(prlimit === null)("a full disk", () => {
     const kept: number[] = [];
     let refused = 0;
     for (let next = 0; refused === 0; next += 100) {
-      alice.say(...Array.from({ length: 100 }, (_, i) => `message bob ${next + i} ${text}`));
+      alice.sendLines(...Array.from({ length: 100 }, (_, i) => `message bob ${next + i} ${text}`));
       for (let i = 0; i < 100; i++) {
         const reply = await alice.line();
         if (reply === "ok stored") kept.push(next + i);
@@ -324,21 +324,21 @@ describe.skipIf(prlimit === null)("a full disk", () => {
       }
     }
     await server.logs(/messages are answered with err internal/);
-    await alice.asks("block carol", "err internal <words>");
-    await alice.asks("online", "ok");
-    await alice.asks("alive", "ok");
-    await alice.asks("broadcast hello", "ok 0");
+    await alice.expectReply("block carol", "err internal <words>");
+    await alice.expectReply("online", "ok");
+    await alice.expectReply("alive", "ok");
+    await alice.expectReply("broadcast hello", "ok 0");
     const [carol] = await login(server, "carol");
-    await alice.hears("joined carol");
-    await carol.asks("logout", "ok");
-    await alice.hears("left carol logout");
+    await alice.expectLines("joined carol");
+    await carol.expectReply("logout", "ok");
+    await alice.expectLines("left carol logout");
     limit(server, "unlimited");
     await server.logs(/the disk accepts writes again/);
-    await alice.asks("message bob afterwards", "ok stored");
+    await alice.expectReply("message bob afterwards", "ok stored");
     await kill(server);
     const [bob] = await login(start("full"), "bob");
-    for (const number of kept) await bob.hears(`stored alice <ms> ${number} ${text}`);
-    await bob.hears("stored alice <ms> afterwards");
+    for (const number of kept) await bob.expectLines(`stored alice <ms> ${number} ${text}`);
+    await bob.expectLines("stored alice <ms> afterwards");
   });
 });
 
@@ -346,12 +346,12 @@ test("the journal does not grow beyond seven segments, however many messages are
   const server = start("large");
   const [alice] = await login(server, "alice");
   const [bob] = await login(server, "bob");
-  await alice.hears("joined bob");
+  await alice.expectLines("joined bob");
   const text = "x".repeat(4000);
   for (let sent = 0; sent < 100 << 20; sent += 100 * text.length) {
-    alice.say(...Array.from({ length: 100 }, () => `message bob ${text}`));
+    alice.sendLines(...Array.from({ length: 100 }, () => `message bob ${text}`));
     for (let i = 0; i < 100; i++) {
-      await alice.hears("ok sent");
+      await alice.expectLines("ok sent");
       await bob.line();
     }
   }

@@ -123,15 +123,15 @@ describe("a block of the log", () => {
 
   test("is not held by a stream that sends everything at once", () => {
     const turn = new HandTurn();
-    const multicast = new BroadcastGroup(turn);
-    const { log } = multicast;
+    const group = new BroadcastGroup(turn);
+    const { log } = group;
     const outbox = new Outbox(turn, true);
-    outbox.subscribe(multicast);
+    outbox.subscribe(group);
     for (let i = 0; i < 100; i++) {
       grow(log, 10_000);
-      multicast.announce();
+      group.announce();
       turn.end();
-      multicast.flush();
+      group.flush();
       expect(drain(outbox).bytes.length).toBe(10_000);
       expect(log.bytes).toBeLessThanOrEqual(2 * BLOCK);
     }
@@ -139,16 +139,16 @@ describe("a block of the log", () => {
 
   test("is held by a slow stream until `materialize`", () => {
     const turn = new HandTurn();
-    const multicast = new BroadcastGroup(turn);
-    const { log } = multicast;
+    const group = new BroadcastGroup(turn);
+    const { log } = group;
     const behind = new Outbox(turn, true);
-    behind.subscribe(multicast);
+    behind.subscribe(group);
     for (let i = 0; i < 5; i++) {
       grow(log, BLOCK, String(i));
-      multicast.announce();
+      group.announce();
     }
-    multicast.durable = multicast.end;
-    multicast.flush();
+    group.durable = group.end;
+    group.flush();
     behind.materialize(0);
     expect(log.bytes).toBe(6 * BLOCK);
     behind.materialize(1);

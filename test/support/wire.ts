@@ -62,12 +62,12 @@ export class WireClient {
   }
 
   /** Sends lines, and LF after each. */
-  say(...lines: string[]): void {
+  sendLines(...lines: string[]): void {
     this.send(lines.map((line) => `${line}\n`).join(""));
   }
 
   /** The next lines must be exactly these. */
-  async hears(...expected: string[]): Promise<void> {
+  async expectLines(...expected: string[]): Promise<void> {
     for (const line of expected) {
       const received = await this.line();
       if (!pattern(line).test(received)) throw new Error(`received ${show(received)} instead of ${show(line)}`);
@@ -75,9 +75,9 @@ export class WireClient {
   }
 
   /** Sends a line and expects one line. */
-  async asks(line: string, reply: string): Promise<void> {
-    this.say(line);
-    await this.hears(reply);
+  async expectReply(line: string, reply: string): Promise<void> {
+    this.sendLines(line);
+    await this.expectLines(reply);
   }
 
   async line(): Promise<string> {
@@ -95,7 +95,7 @@ export class WireClient {
   }
 
   /** The server must close its side without another byte. */
-  async ends(): Promise<void> {
+  async expectEnd(): Promise<void> {
     expectNone(await this.rest());
     if (this.#rest.length > 0)
       throw new Error(`an incomplete line before the end: ${show(Buffer.concat(this.#rest).toString())}`);
@@ -209,7 +209,7 @@ export class WireServer {
   /** A new connection with a plain session of that user. */
   async login(name: string, authority?: string): Promise<WireClient> {
     const client = await this.connect(authority);
-    await client.asks(`login ${name} ${PASSWORD}`, "ok <token> 35");
+    await client.expectReply(`login ${name} ${PASSWORD}`, "ok <token> 35");
     return client;
   }
 
@@ -218,7 +218,7 @@ export class WireServer {
     const clients: WireClient[] = [];
     for (const name of names) {
       const client = await this.login(name);
-      await Promise.all(clients.map((other) => other.hears(`joined ${name}`)));
+      await Promise.all(clients.map((other) => other.expectLines(`joined ${name}`)));
       clients.push(client);
     }
     return clients;

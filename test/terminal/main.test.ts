@@ -230,7 +230,7 @@ describe("on a terminal", () => {
     await pty.sees("* SEAS is here");
     pty.type("message SEAS hi\u2028broadcast secrets\u2029logout\r");
     await pty.sees("sent to SEAS");
-    await seas.hears("message columbia hi broadcast secrets logout");
+    await seas.expectLines("message columbia hi broadcast secrets logout");
   });
 
   test("a request for a private chat keeps the typed line intact, and private lines are marked", async () => {
@@ -342,10 +342,10 @@ describe("on a terminal", () => {
     async (end) => {
       const seas = await server.login("SEAS");
       const pty = await openColumbia();
-      await seas.hears("joined columbia");
+      await seas.expectLines("joined columbia");
       if (end === "a closed window") pty.hangUp();
       else pty.kill(end);
-      await seas.hears("left columbia logout");
+      await seas.expectLines("left columbia logout");
       await pty.exited;
     },
   );

@@ -64,7 +64,7 @@ async function enterByHand(
   listenPort: number,
 ): Promise<{ wire: WireClient; receives: (what: RegExp) => Promise<string[]> }> {
   const wire = await server.connect();
-  wire.say(`login SEAS ${PASSWORD} listen=${listenPort}`);
+  wire.sendLines(`login SEAS ${PASSWORD} listen=${listenPort}`);
   const receives = async (what: RegExp): Promise<string[]> => {
     for (;;) {
       const found = what.exec(await wire.line());
@@ -78,7 +78,7 @@ async function enterByHand(
 /** SEAS asks columbia over a raw connection, and columbia accepts: her port, the ticket and her certificate. */
 async function invitedByHand(columbia: Awaited<ReturnType<typeof enter>>, key = mine.base64) {
   const seas = await enterByHand(1);
-  seas.wire.say(`getaddress columbia ${key}`);
+  seas.wire.sendLines(`getaddress columbia ${key}`);
   await columbia.receives("asked SEAS");
   await columbia.client.answer("SEAS", true);
   const [, port, ticket = "", peerKey] = await seas.receives(/^address columbia 127\.0\.0\.1 (\d+) (\S+) (\S+)$/);
@@ -294,9 +294,9 @@ describe("a caller", () => {
   });
 
   test.each([
-    ["has logged out", async (seas: WireClient) => seas.say("logout")],
+    ["has logged out", async (seas: WireClient) => seas.sendLines("logout")],
     ["was replaced", async () => void (await enter("SEAS"))],
-    ["has blocked the other", async (seas: WireClient) => seas.say("block columbia")],
+    ["has blocked the other", async (seas: WireClient) => seas.sendLines("block columbia")],
   ])("is disconnected and not accepted again when its user %s", async (_what, end) => {
     const columbia = await enter("columbia");
     const { wire, port, ticket } = await invitedByHand(columbia);
@@ -349,7 +349,7 @@ describe("a called client", () => {
     const seas = await enterByHand(impostor.port);
     const columbia = await enter("columbia");
     await columbia.client.getAddress("SEAS");
-    seas.wire.say(`private_answer columbia yes ${mine.base64}`);
+    seas.wire.sendLines(`private_answer columbia yes ${mine.base64}`);
     await columbia.receives("agreed SEAS");
     await expect(columbia.client.private("SEAS", "hi")).rejects.toMatchObject({ code: "wrong_certificate" });
     await columbia.receives("impostor SEAS");
@@ -361,7 +361,7 @@ describe("a called client", () => {
     const seas = await enterByHand(listener.port);
     const columbia = await enter("columbia");
     await columbia.client.getAddress("SEAS");
-    seas.wire.say(`private_answer columbia yes ${mine.base64}`);
+    seas.wire.sendLines(`private_answer columbia yes ${mine.base64}`);
     const [, ticket] = await seas.receives(/^expect columbia 127\.0\.0\.1 (\S+) \S+$/);
     await columbia.client.private("SEAS", "hi");
     expect(await listener.receives(2)).toEqual([`private columbia ${ticket}`, "message hi"]);
@@ -370,7 +370,7 @@ describe("a called client", () => {
     await columbia.client.private("SEAS", "again");
     expect((await listener.receives(4)).slice(2)).toEqual([`private columbia ${ticket}`, "message again"]);
     const cut = new Promise((resolve) => listener.callers[1]!.once("close", resolve));
-    seas.wire.say("block columbia");
+    seas.wire.sendLines("block columbia");
     await columbia.receives("parted SEAS");
     await cut;
     await expect(columbia.client.private("SEAS", "hi")).rejects.toMatchObject({ code: "not_introduced" });
@@ -382,7 +382,7 @@ describe("a called client", () => {
     const seas = await enterByHand(listener.port);
     const columbia = await enter("columbia");
     await columbia.client.getAddress("SEAS");
-    seas.wire.say(`private_answer columbia yes ${mine.base64}`);
+    seas.wire.sendLines(`private_answer columbia yes ${mine.base64}`);
     await columbia.receives("unreachable SEAS");
     expect(listener.callers.length).toBeLessThan(6);
   });
@@ -405,7 +405,7 @@ describe("a called client", () => {
     const columbia = await enter("columbia");
     for (const text of ["first", "second", "third"]) {
       await columbia.client.getAddress("SEAS");
-      seas.wire.say(`private_answer columbia yes ${mine.base64}`);
+      seas.wire.sendLines(`private_answer columbia yes ${mine.base64}`);
       await columbia.receives("agreed SEAS");
       await columbia.client.private("SEAS", text);
     }
@@ -423,7 +423,7 @@ describe("a called client", () => {
     // Sent before the request, it waits for the answer too.
     const early = columbia.client.private("SEAS", "hi");
     await seas.receives(/^private_request columbia/);
-    seas.wire.say(`private_answer columbia yes ${mine.base64}`);
+    seas.wire.sendLines(`private_answer columbia yes ${mine.base64}`);
     await early;
     const longest = "x".repeat(PRIVATE_LINE_BYTES_MAX - "message \n".length);
     await columbia.client.private("SEAS", longest);
@@ -434,7 +434,7 @@ describe("a called client", () => {
     const seas = await enterByHand(1);
     const columbia = await enter("columbia");
     await columbia.client.getAddress("SEAS");
-    seas.wire.say(`private_answer columbia yes ${mine.base64}`);
+    seas.wire.sendLines(`private_answer columbia yes ${mine.base64}`);
     await columbia.receives("agreed SEAS");
     await expect(columbia.client.private("SEAS", "hi")).rejects.toMatchObject({ code: "gone" });
   });
@@ -444,7 +444,7 @@ describe("a user without a certificate", () => {
   test("is refused automatically", async () => {
     const columbia = await enter("columbia");
     const seas = await enterByHand(1);
-    seas.wire.say("getaddress columbia");
+    seas.wire.sendLines("getaddress columbia");
     expect(await columbia.receives("asked SEAS")).toEqual({ kind: "asked", user: "SEAS", encrypted: false });
     await seas.receives(/^denied columbia$/);
   });
@@ -454,7 +454,7 @@ describe("a user without a certificate", () => {
     const listener = await listenByHand(mine);
     const seas = await enterByHand(listener.port);
     await columbia.client.getAddress("SEAS");
-    seas.wire.say("private_answer columbia yes");
+    seas.wire.sendLines("private_answer columbia yes");
     expect(await columbia.receives("agreed SEAS")).toMatchObject({ encrypted: false });
     await expect(columbia.client.private("SEAS", "hi")).rejects.toMatchObject({ code: "not_introduced" });
     expect(listener.callers).toEqual([]);
@@ -469,7 +469,7 @@ describe("an event handler that rejects", () => {
     const columbia = await enter("columbia", { onEvent });
     const seas = await enterByHand(1);
     await columbia.client.getAddress("SEAS");
-    seas.wire.say(`private_answer columbia yes ${mine.base64}`);
+    seas.wire.sendLines(`private_answer columbia yes ${mine.base64}`);
     expect(await columbia.client.ended).toBe("undelivered");
   });
 
@@ -535,7 +535,7 @@ test("a private text is not in plain text on any connection", async () => {
   const seas = await enterByHand(await relay(listener.port));
   const columbia = await enter("columbia", { port: await relay(server.port) });
   await columbia.client.getAddress("SEAS");
-  seas.wire.say(`private_answer columbia yes ${mine.base64}`);
+  seas.wire.sendLines(`private_answer columbia yes ${mine.base64}`);
   const [, ticket = ""] = await seas.receives(/^expect columbia \S+ (\S+)/);
   await columbia.client.private("SEAS", secret);
   await listener.receives(2);

@@ -32,10 +32,10 @@ async function observe(attack: AttackName): Promise<Observed> {
     await Bun.sleep(LASTS_MS);
     runner.stop();
     const { connects } = runner.stats;
-    alice.say("message alice end");
+    alice.sendLines("message alice end");
     const received = [...(await alice.until("message alice end")), ...(await alice.until("ok sent"))];
     const absent = await server.connect();
-    absent.say("login x4 secret", "message x4 end");
+    absent.sendLines("login x4 secret", "message x4 end");
     const stored = await absent.until("message x4 end").catch(() => absent.rest());
     expect(runner.stats.connects).toBe(connects);
     return { stats: runner.stats, received, stored };

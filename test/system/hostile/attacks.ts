@@ -223,14 +223,14 @@ export const ATTACKS = {
       for (let i = 0; i < 2; i++) pipeline(runner, runner.user(i), [`message ${third} ${LONG_TEXT}`]);
       runner.perSecond(runner.scaled(20), () => {
         let received = 0;
-        let confirmed = 0;
+        let acked = 0;
         runner.openOnce({
           user: third,
           options: " resumable",
           onData: (client, chunk) => {
             received += chunk.length;
-            if (received < confirmed + (16 << 10)) return;
-            confirmed = received;
+            if (received < acked + (16 << 10)) return;
+            acked = received;
             client.send(Buffer.from(`alive ${received}\n`));
           },
         });
