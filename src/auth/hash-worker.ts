@@ -24,7 +24,7 @@ self.onmessage = ({ data: { password, hash } }: MessageEvent<Question>) => {
 
 /**
  * Standard bcrypt uses the first 72 bytes of a password, up to a NUL. Bun uses the SHA-512 of a longer password and
- * treats NUL as any other byte. Hashes of long passwords by Bun are verified too.
+ * treats NUL as any other byte. A hash that Bun made of a longer password is accepted too.
  */
 function verify(password: Uint8Array, hash: string): boolean {
   if (!hash.startsWith("$2") || password.length === 0) return Bun.password.verifySync(password, hash);

@@ -28,7 +28,7 @@ export interface ChatClientOptions {
   session?: "plain" | "resumable" | "callback";
   /** Port on which a callback session listens; a free port by default. */
   callbackPort?: number;
-  /** Port for incoming private chats, which `answer` accepts; 0 takes a free port. By default there are none. */
+  /** Port for incoming private chats, which `answer` accepts; 0 takes a free port. Without it no private chat is accepted. */
   listenPort?: number;
   /** Keeps the state that must survive this program. Without it, exactly-once delivery ends with the process. */
   store?: (user: string) => Promise<StateStore> | StateStore;

@@ -20,7 +20,7 @@ export interface Config {
   blockMs: number;
   lockoutScope: LockoutScope;
   limits: Limits;
-  /** Addresses of proxies, whose connections begin with a PROXY header; null when there are none. */
+  /** Addresses of proxies, whose connections begin with a PROXY header; null: no connection does. */
   proxyFrom: BlockList | null;
   tls: TlsConfig | null;
   /** Recovery keeps what it can read of a damaged journal, and drops the rest. */

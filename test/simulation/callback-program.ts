@@ -154,7 +154,7 @@ class CallReader implements ClientEnd {
   readonly #program: CallbackProgram;
   readonly #observed: ObservedSession | null;
   readonly #behaviour: Behaviour;
-  /** The line `callback ...`, as far as it was received. */
+  /** The part of the line `callback ...` that was received. */
   #head = "";
   #isReady = false;
   /** Stream position of the next byte, and of the end of the call. */
