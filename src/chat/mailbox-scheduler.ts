@@ -119,9 +119,9 @@ export class MailboxScheduler {
    * the logins that wait already.
    */
   prepare(account: Account, admit: () => void): void {
-    const { leaving, session, waitingLogins } = account;
+    const { waitingLogins } = account;
     if (waitingLogins !== null) return void waitingLogins.push(admit);
-    if (leaving?.isSpilled !== false && session?.delivery.isSpilled !== false) return admit();
+    if (deliveries(account).every(({ isSpilled }) => isSpilled)) return admit();
     account.waitingLogins = [admit];
     this.#enqueue(account);
   }

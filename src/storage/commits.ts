@@ -59,10 +59,11 @@ export class Commits {
   }
 
   /**
-   * After the record of a turn is written. `number` is the highest message or session number. True when it commits, or
-   * fails. The changes of each turn are executed in it, so that no read or commit has those of many turns to execute.
+   * After the record of a turn is written. `number` is the highest message or session number. True when `error` may
+   * have changed. The changes of each turn are executed in it, so that no read or commit has to execute those of many.
    */
   commitIfDue(number: number): boolean {
+    const { error } = this;
     const journal = this.#journal;
     // After a failed commit only `retry` makes the next one due: it executes all changes again, too much for each turn.
     if (journal !== null && journal.newest !== this.#committedSegment && this.error === null) this.#isDue = true;
@@ -71,7 +72,7 @@ export class Commits {
     const isDue = this.#isDue || (this.error === null && fill >= 1);
     if (isDue) this.commit(number);
     else if (this.error === null) this.#execute();
-    return isDue || this.error !== null;
+    return isDue || this.error !== error;
   }
 
   #execute(): void {

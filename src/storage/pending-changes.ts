@@ -48,6 +48,7 @@ export class PendingChanges {
 
   /** Executes all changes in a transaction, which is open only while there are changes. */
   execute(): void {
+    if (this.isEmpty) return;
     const { inTransaction } = this.#database;
     if (!inTransaction) this.#executed = 0;
     if (this.#executed === this.#changes.length) return;

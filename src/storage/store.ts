@@ -85,7 +85,7 @@ export class Store implements ChatStore {
   stored(user: string, message: StoredMessage): void {
     const { number, unixMs, from, text } = message;
     this.#tables.insertMessage(user, message);
-    this.#record?.add(JournalEntry.Stored, 0, encode(user), encode(from), text, number, unixMs);
+    this.#record?.entries.add(JournalEntry.Stored, 0, encode(user), encode(from), text, number, unixMs);
   }
 
   acked(user: Account, upTo: number): void {
@@ -104,7 +104,7 @@ export class Store implements ChatStore {
     const { number, token, user, resumable } = session;
     // Until the session ends, only the journal has its received position; without a journal it is unknown (-1).
     this.#tables.insertSession(session, this.#journal === null ? -1 : 0, proof);
-    this.#record?.add(JournalEntry.Began, Number(resumable), encode(user), hashToken(token), proof, number);
+    this.#record?.entries.add(JournalEntry.Began, Number(resumable), encode(user), hashToken(token), proof, number);
   }
 
   received(session: number, position: number): void {
@@ -125,12 +125,12 @@ export class Store implements ChatStore {
 
   block(user: string, other: string): void {
     this.#tables.insertBlock(user, other);
-    this.#record?.add(JournalEntry.Blocked, 0, encode(user), encode(other), NOTHING);
+    this.#record?.entries.add(JournalEntry.Blocked, 0, encode(user), encode(other), NOTHING);
   }
 
   unblock(user: string, other: string): void {
     this.#tables.deleteBlock(user, other);
-    this.#record?.add(JournalEntry.Unblocked, 0, encode(user), encode(other), NOTHING);
+    this.#record?.entries.add(JournalEntry.Unblocked, 0, encode(user), encode(other), NOTHING);
   }
 
   compact(move: MoveOldMessages): void {

@@ -13,7 +13,8 @@ const ENTRIES_BYTES_MAX = 256;
  */
 export class TurnRecord implements StreamCopy {
   readonly #journal: Journal;
-  readonly #entries = new EntryWriter();
+  /** An entry that promises something is added here, after room for it was reserved; all others by `note`. */
+  readonly entries = new EntryWriter();
   /** Bytes that the record can have. */
   #roomBytes = 0;
   /** The part of them that is reserved for accepted texts. */
@@ -43,23 +44,9 @@ export class TurnRecord implements StreamCopy {
     return hasRoom;
   }
 
-  /** See `EntryWriter.add`. */
-  add(
-    kind: EntryKind,
-    flag: number,
-    user: Uint8Array,
-    other: Uint8Array,
-    text: Uint8Array,
-    n0 = 0,
-    n1 = 0,
-    n2 = 0,
-  ): void {
-    this.#entries.add(kind, flag, user, other, text, n0, n1, n2);
-  }
-
   /** Adds an entry that promises nothing. Without room it waits, and a newer entry on the same subject replaces it. */
   note(kind: EntryKind, flag: number, user: Uint8Array, other: Uint8Array, n0 = 0, n1 = 0, n2 = 0): void {
-    if (this.#roomBytes > 0 && this.#held.size === 0) this.#entries.add(kind, flag, user, other, NOTHING, n0, n1, n2);
+    if (this.#roomBytes > 0 && this.#held.size === 0) this.entries.add(kind, flag, user, other, NOTHING, n0, n1, n2);
     else this.#held.hold(kind, flag, user, other, n0, n1, n2);
   }
 
@@ -78,14 +65,14 @@ export class TurnRecord implements StreamCopy {
     end: number,
   ): void {
     const { nameBytes } = this.#to!;
-    this.#entries.addMessages(JournalEntry.Sent, nameBytes, this.#session, fields, first, last, bytes, start, end);
+    this.entries.addMessages(JournalEntry.Sent, nameBytes, this.#session, fields, first, last, bytes, start, end);
   }
 
   /** Recovery needs the positions only for known sessions. */
   delivered(fields: readonly number[], first: number, last: number): void {
     if (this.#session === 0) return;
     const { nameBytes } = this.#to!;
-    this.#entries.addMessages(JournalEntry.Delivered, nameBytes, this.#session, fields, first, last, NOTHING, 0, 0);
+    this.entries.addMessages(JournalEntry.Delivered, nameBytes, this.#session, fields, first, last, NOTHING, 0, 0);
   }
 
   /**
@@ -93,7 +80,7 @@ export class TurnRecord implements StreamCopy {
    * disk has no room for it. At the end of the server (`isLast`), held entries may use the journal's reserve.
    */
   write(number: number, isLast = false): boolean {
-    const entries = this.#entries;
+    const { entries } = this;
     const journal = this.#journal;
     if (this.#held.size > 0) {
       const leftBytes = this.#roomBytes - this.#reservedBytes;

@@ -231,6 +231,21 @@ test("dropped messages make a commit due like stored ones, since SQLite writes t
   expect(commits).toBe(2);
 });
 
+test.each([
+  ["idle", true],
+  ["finishing", false],
+] as const)("the changes of a turn are executed in it while the checkpoint is %s: %p", (state, isExecuted) => {
+  const database = openDatabase(":memory:", "process");
+  const store = new Store(database, null, false, { state, committed: () => {} });
+  stores.push(store);
+  store.save();
+  expect(database.inTransaction).toBe(false);
+  store.stored("bob", message(1));
+  store.save();
+  expect(database.inTransaction).toBe(isExecuted);
+  expect(texts(store.read("bob", 0, 1e9))).toHaveLength(1);
+});
+
 describe("SQLite's write-ahead log", () => {
   const text = Buffer.alloc(STORE_CHANGES_BYTES_MAX, "x");
 
