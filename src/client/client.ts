@@ -28,7 +28,7 @@ export interface ChatClientOptions {
   session?: "plain" | "resumable" | "callback";
   /** Port on which a callback session listens; a free port by default. */
   callbackPort?: number;
-  /** Port for incoming private chats, which `answer` accepts; 0 takes a free port. Without it no private chat is accepted. */
+  /** Port for incoming private chats, which `answer` accepts; 0: a free port. Default: no private chats. */
   listenPort?: number;
   /** Keeps the state that must survive this program. Without it, exactly-once delivery ends with the process. */
   store?: (user: string) => Promise<StateStore> | StateStore;
