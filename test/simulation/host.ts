@@ -158,6 +158,9 @@ export class Host {
       },
       accepted: (from, to, bytes, start, end, fate) =>
         ledger.accepts(from.name, to.name, text(bytes, start, end), fate === "sent", this.chat.unixMs),
+      loginRefused: () => {},
+      lockedOut: () => {},
+      messageRefused: (from, to, code) => void (to !== null && ledger.refuse(from.name, to.name, code)),
       refused: (from, to, code) => ledger.refuse(from.name, to.name, code),
       broadcast: (from, bytes, start, end, receivers) =>
         ledger.broadcast(from.name, text(bytes, start, end), receivers),
