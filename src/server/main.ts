@@ -8,17 +8,21 @@ import { everyAddress, readHost } from "../runtime/host.ts";
 import { filterText } from "../display-filter.ts";
 import { CertificateError } from "../net/certificate.ts";
 import { UsageError } from "../usage-error.ts";
-import { USAGE, parseConfig } from "./config.ts";
+import { type Config, USAGE, parseConfig } from "./config.ts";
 import { type Credentials, CredentialsError, plainUsers, readCredentials } from "../auth/credentials.ts";
 import { StoreError } from "../storage/database.ts";
 import { setSlice } from "../runtime/kernel.ts";
 import { ListenError } from "../net/listener.ts";
 import { Log, type Logger } from "../runtime/log.ts";
 import { PrintError, print } from "../runtime/output.ts";
-import { Server } from "./server.ts";
+import { openStoreInSlices } from "../storage/recovery.ts";
+import type { Store } from "../storage/store.ts";
+import { CLOCK, Server } from "./server.ts";
 
 /** Ctrl+C reaches the server and `bun start`, which forwards it: a SIGINT within this time is not a second signal. */
 const ECHO_MS = 100;
+/** Interval of the progress line during recovery. */
+const PROGRESS_MS = 1_000;
 /** The scheduler's time slice (`sched_setattr`): the minimum of the kernel. */
 const SLICE_MICROS = 100;
 
@@ -55,7 +59,8 @@ async function serve(args: string[]): Promise<void> {
     await output.close();
     process.exit(code);
   };
-  const server = new Server(config, credentials, log, exit);
+  const store = await recover(config, log);
+  const server = new Server(config, credentials, store, log, exit);
   const { plain, encrypted } = server.listen();
   let stoppedMs = 0;
   const stop = async (signal: NodeJS.Signals): Promise<void> => {
@@ -84,6 +89,24 @@ async function serve(args: string[]): Promise<void> {
   const target = plain === null ? `${host} ${encrypted!.port} --tls` : `${host} ${plain.port}`;
   const users = credentials.users.length;
   log.info(`${users} users; join with: bun run client ${target}, or npm run client -- ${target}`);
+}
+
+/** Opens the data folder. A long recovery shows its progress on a terminal. Throws StoreError. */
+async function recover({ data, durability, salvage }: Config, log: Logger): Promise<Store> {
+  const beganMs = performance.now();
+  let shownMs = beganMs;
+  const progress = (part: number): void => {
+    if (!process.stderr.isTTY || performance.now() - shownMs < PROGRESS_MS) return;
+    shownMs = performance.now();
+    process.stderr.write(`recovering messages of the last run: ${Math.floor(part * 100)} %\n`);
+  };
+  const options = { salvage, unixMs: CLOCK.unixMs(), progress };
+  const { store, recovered } = await openStoreInSlices(data, durability, options);
+  const { records, messages, damage } = recovered;
+  const tookMs = Math.round(performance.now() - beganMs);
+  if (records > 0) log.info(`the last run was cut off: recovered ${messages} messages in ${tookMs} ms`);
+  if (damage !== null) log.error(`salvaged a damaged journal: ${damage}`);
+  return store;
 }
 
 function warnOfPlainPasswords(log: Logger, { users, sample }: Credentials, file: string): void {

@@ -1,5 +1,5 @@
 /**
- * A running server: opens the data folder, listens, applies new credentials and certificates, and stops in order. The
+ * A running server: listens, applies new credentials and certificates, and stops in order. The
  * chat and its parts are composed in core.ts, periodic work is in maintenance.ts.
  */
 import { randomBytes } from "node:crypto";
@@ -14,7 +14,6 @@ import { socketHandlers } from "../net/socket-handlers.ts";
 import { descriptorsMax } from "../runtime/kernel.ts";
 import type { Logger } from "../runtime/log.ts";
 import { StoreError } from "../storage/database.ts";
-import { openStore } from "../storage/recovery.ts";
 import type { Store } from "../storage/store.ts";
 import { TICK_MS } from "../timer-wheel.ts";
 import type { Config } from "./config.ts";
@@ -23,10 +22,8 @@ import { Maintenance } from "./maintenance.ts";
 
 /** At the stop, a client that has received everything gets this long to close its side of the connection. */
 const FAREWELL_MS = 1_000;
-/** Interval of the progress line during recovery. */
-const PROGRESS_MS = 1_000;
 
-const CLOCK: Clock = {
+export const CLOCK: Clock = {
   nowMs: () => performance.now(),
   unixMs: () => Math.max(1, Date.now()),
 };
@@ -44,12 +41,17 @@ export class Server {
   #plain: Listener | null = null;
   #encrypted: Listener | null = null;
 
-  /** Opens the data folder. Throws StoreError. */
-  constructor(config: Config, { users }: Credentials, log: Logger, exit: (code: number) => Promise<void>) {
+  constructor(
+    config: Config,
+    { users }: Credentials,
+    store: Store,
+    log: Logger,
+    exit: (code: number) => Promise<void>,
+  ) {
     this.#config = config;
     this.#log = log;
     this.#exit = exit;
-    const store = (this.#store = this.#openStore());
+    this.#store = store;
     const limits = fitDescriptors(config.limits, descriptorsMax());
     const { connectionsMax } = config.limits;
     if (connectionsMax > limits.connectionsMax) {
@@ -73,24 +75,6 @@ export class Server {
     });
     this.#admission = new Admission(this.#core.connections, config.proxyFrom, log);
     this.#maintenance = new Maintenance(this.#core, CLOCK, store, this.#admission, log, this.#report);
-  }
-
-  /** A long recovery shows its progress on a terminal. */
-  #openStore(): Store {
-    const { data, durability, salvage } = this.#config;
-    const beganMs = performance.now();
-    let shownMs = beganMs;
-    const progress = (part: number): void => {
-      if (!process.stderr.isTTY || performance.now() - shownMs < PROGRESS_MS) return;
-      shownMs = performance.now();
-      process.stderr.write(`recovering messages of the last run: ${Math.floor(part * 100)} %\n`);
-    };
-    const { store, recovered } = openStore(data, durability, { salvage, unixMs: CLOCK.unixMs(), progress });
-    const { records, messages, damage } = recovered;
-    const tookMs = Math.round(performance.now() - beganMs);
-    if (records > 0) this.#log.info(`the last run was cut off: recovered ${messages} messages in ${tookMs} ms`);
-    if (damage !== null) this.#log.error(`salvaged a damaged journal: ${damage}`);
-    return store;
   }
 
   /**

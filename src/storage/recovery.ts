@@ -35,6 +35,14 @@ export interface Recovered {
   damage: string | null;
 }
 
+export interface Opened {
+  store: Store;
+  recovered: Recovered;
+}
+
+/** How long recovery holds the event loop at a time. */
+const SLICE_MS = 25;
+
 /** The table `progress`: the state at the last commit. */
 interface Progress {
   /** The database has everything up to this record. */
@@ -46,11 +54,30 @@ interface Progress {
 }
 
 /** Opens a data folder with everything that was promised, whatever ended the last server. Throws StoreError. */
-export function openStore(
-  path: string,
-  durability: Durability,
-  options: RecoveryOptions,
-): { store: Store; recovered: Recovered } {
+export function openStore(...values: Parameters<typeof opening>): Opened {
+  return atOnce(opening(...values));
+}
+
+/** The same; the event loop runs between slices of about SLICE_MS. */
+export async function openStoreInSlices(...values: Parameters<typeof opening>): Promise<Opened> {
+  const steps = opening(...values);
+  for (let sliceMs = performance.now(); ; ) {
+    const { done, value } = steps.next();
+    if (done === true) return value;
+    if (performance.now() - sliceMs < SLICE_MS) continue;
+    await new Promise(setImmediate);
+    sliceMs = performance.now();
+  }
+}
+
+function atOnce<Result>(steps: Iterator<void, Result>): Result {
+  for (;;) {
+    const { done, value } = steps.next();
+    if (done === true) return value;
+  }
+}
+
+function* opening(path: string, durability: Durability, options: RecoveryOptions): Generator<void, Opened> {
   if (path === ":memory:") {
     const store = new Store(openDatabase(path, durability));
     return { store, recovered: { records: 0, messages: 0, damage: null } };
@@ -60,7 +87,7 @@ export function openStore(
   let database: Database | null = null;
   try {
     database = openDatabase(path, durability);
-    const recovered = new Recovery(database, new FileFolder(join(path, "journal")), options).run();
+    const recovered = yield* new Recovery(database, new FileFolder(join(path, "journal")), options).steps();
     const folder = new FileFolder(data.inside("journal"));
     const store = newStore(database, folder, durability, undefined, data);
     if (durability === "power") syncUpTo(existing, join(path, "journal"));
@@ -173,8 +200,14 @@ export class Recovery {
     }
   }
 
+  /** The whole recovery in one call. */
   run(): Recovered {
-    this.#read(0, (entry) => this.#collect(entry));
+    return atOnce(this.steps());
+  }
+
+  /** The same in short steps. Nothing else may use the database until the last one. */
+  *steps(): Generator<void, Recovered> {
+    yield* this.#read(0, (entry) => this.#collect(entry));
     const damage = this.#damages.length > 0 ? this.#damages.join("; ") : null;
     if (damage !== null && !this.#options.salvage) {
       throw new StoreError(
@@ -183,16 +216,16 @@ export class Recovery {
       );
     }
     // Damage without any record counts too: a file may have later records, and the new journal must begin after them.
-    if (this.#segments.length > 0 || damage !== null || this.#seed === 0) this.#apply();
+    if (this.#segments.length > 0 || damage !== null || this.#seed === 0) yield* this.#apply();
     this.#endSessions();
     return { records: this.#records, messages: this.#messages, damage };
   }
 
-  #apply(): void {
+  *#apply(): Generator<void> {
     this.#database.run(TRANSACTION.begin);
-    this.#read(0.5, (entry) => this.#insert(entry));
-    for (const [user, upTo] of this.#ackedUpTo) this.#run(SQL.deleteMessages, user, upTo);
-    for (const [session, position] of this.#received) this.#run(SQL.raiseReceived, position, session);
+    yield* this.#read(0.5, (entry) => this.#insert(entry));
+    for (const [user, upTo] of this.#ackedUpTo) yield void this.#run(SQL.deleteMessages, user, upTo);
+    for (const [session, position] of this.#received) yield void this.#run(SQL.raiseReceived, position, session);
     this.#run(SQL.deleteOrphanPositions);
     this.#run(SQL.updateProgress, this.#lastSequence + SEQUENCE_SPAN, 0, this.#number);
     if (seedOf(this.#database) === 0) this.#run(SQL.insertSeed, randomInt(1, 2 ** 32));
@@ -273,7 +306,7 @@ export class Recovery {
    * Calls `each` with every entry after the committed records, in order. `done` is the progress before: the first
    * reading begins at 0, counts the records and collects the damage.
    */
-  #read(done: number, each: (entry: EntryReader) => void): void {
+  *#read(done: number, each: (entry: EntryReader) => void): Generator<void> {
     const isFirst = done === 0;
     const addDamage = (damage: string): void => void (isFirst && this.#damages.push(damage));
     let last = this.#committedSequence;
@@ -303,6 +336,7 @@ export class Recovery {
         const entries = new EntryReader(bytes, reader.start, reader.end);
         while (entries.next()) each(entries);
         this.#options.progress(done + ((i + reader.at / bytes.length) / this.#segments.length) * 0.5);
+        yield;
       }
     }
     const written = Math.max(this.#progress.newest, this.#announced?.sequence ?? 0);

@@ -1,6 +1,7 @@
 import type { Socket } from "bun";
 import { once } from "node:events";
 import pino from "pino";
+import { openStore } from "../../src/storage/recovery.ts";
 import type { Limits } from "../../src/limits.ts";
 import { type Config, parseConfig } from "../../src/server/config.ts";
 import { Server } from "../../src/server/server.ts";
@@ -192,7 +193,9 @@ export class WireServer {
       if (JSON.parse(line).level >= pino.levels.values.error!) this.faults.push(line);
     };
     const log = pino({ level: "trace" }, { write });
-    this.server = new Server(config, { users, sample: false }, log, () => Promise.resolve());
+    const recovery = { salvage: config.salvage, unixMs: Date.now(), progress: () => {} };
+    const { store } = openStore(config.data, config.durability, recovery);
+    this.server = new Server(config, { users, sample: false }, store, log, () => Promise.resolve());
     const { plain, encrypted } = this.server.listen();
     this.port = (plain ?? encrypted)!.port;
     this.tlsPort = plain === null ? 0 : (encrypted?.port ?? 0);
