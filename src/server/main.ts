@@ -14,6 +14,7 @@ import { StoreError } from "../storage/database.ts";
 import { setSlice } from "../runtime/kernel.ts";
 import { ListenError } from "../net/listener.ts";
 import { Log, type Logger } from "../runtime/log.ts";
+import { Readiness } from "./readiness.ts";
 import { PrintError, print } from "../runtime/output.ts";
 import { openStoreInSlices } from "../storage/recovery.ts";
 import type { Store } from "../storage/store.ts";
@@ -59,15 +60,18 @@ async function serve(args: string[]): Promise<void> {
     await output.close();
     process.exit(code);
   };
+  const readiness = new Readiness();
   const store = await recover(config, log);
   const server = new Server(config, credentials, store, log, exit);
   const { plain, encrypted } = server.listen();
+  readiness.serve(store);
   let stoppedMs = 0;
   const stop = async (signal: NodeJS.Signals): Promise<void> => {
     const isEcho = signal === "SIGINT" && performance.now() - stoppedMs < ECHO_MS;
     if (stoppedMs > 0 && !isEcho) process.exit(1);
     if (stoppedMs > 0) return;
     stoppedMs = performance.now();
+    readiness.state = "draining";
     log.info(`${signal}: the server stops; a second signal exits at once`);
     const isStored = await server.stop();
     await exit(isStored ? 0 : 1);

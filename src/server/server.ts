@@ -17,6 +17,7 @@ import { StoreError } from "../storage/database.ts";
 import type { Store } from "../storage/store.ts";
 import { TICK_MS } from "../timer-wheel.ts";
 import type { Config } from "./config.ts";
+import { Counters } from "./counters.ts";
 import { type Clock, type Core, createCore } from "./core.ts";
 import { Maintenance } from "./maintenance.ts";
 
@@ -34,6 +35,7 @@ export class Server {
   /** Ends the process when the log is written. */
   readonly #exit: (code: number) => Promise<void>;
   readonly #store: Store;
+  readonly counters = new Counters();
   readonly #core: Core;
   readonly #admission: Admission;
   readonly #maintenance: Maintenance;
@@ -72,6 +74,7 @@ export class Server {
         return typeof saved === "boolean" ? saved : saved.catch((error: unknown) => this.#exitUnsynced(error));
       },
       report: this.#report,
+      observer: this.counters,
     });
     this.#admission = new Admission(this.#core.connections, config.proxyFrom, log);
     this.#maintenance = new Maintenance(this.#core, CLOCK, store, this.#admission, log, this.#report);

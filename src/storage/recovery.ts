@@ -61,7 +61,7 @@ export function openStore(...values: Parameters<typeof opening>): Opened {
 /** The same; the event loop runs between slices of about SLICE_MS. */
 export async function openStoreInSlices(...values: Parameters<typeof opening>): Promise<Opened> {
   const steps = opening(...values);
-  for (let sliceMs = performance.now(); ; ) {
+  for (let sliceMs = performance.now(); ;) {
     const { done, value } = steps.next();
     if (done === true) return value;
     if (performance.now() - sliceMs < SLICE_MS) continue;
