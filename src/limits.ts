@@ -167,6 +167,12 @@ export const MOVED_BYTES_MIN = 64;
 /** The share of one user in MOVED_BYTES_PER_TURN while several wait. */
 export const MOVED_BYTES_SHARE = 4 << 10;
 
+/** Messages that an operator's purge deletes in one turn, and sessions to which a turn sends a notice. */
+export const PURGED_PER_TURN = 256;
+export const NOTICED_PER_TURN = 256;
+/** Bytes of a notice, and of the words after `goodbye kicked`. */
+export const OPERATOR_TEXT_BYTES_MAX = 1024;
+
 /** Bytes of a journal segment. A longer record gets a segment of its own. */
 export const JOURNAL_SEGMENT_BYTES = 16 << 20;
 /** Segments in use. What is unacknowledged in older ones moves to the mailbox, and they are used again. */

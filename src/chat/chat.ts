@@ -17,7 +17,7 @@ import type { ChatObserver } from "./observer.ts";
 import { Presence } from "./presence.ts";
 import { Rates } from "./rates.ts";
 import { type Account, type Caller, type LoginOptions, type Peer, Session, type SessionKind } from "./session.ts";
-import type { ChatStore } from "./store.ts";
+import type { ChatStore, FinalReason } from "./store.ts";
 
 export interface ChatOptions {
   wheel: TimerWheel;
@@ -119,7 +119,7 @@ export class Chat {
     const kind = options.callbackPort > 0 ? "callback" : options.resumable ? "resumable" : "plain";
     const number = kind === "plain" ? 0 : store.newNumber();
     const outbox = new Outbox(turn, kind === "plain");
-    const session = new Session(account, number, this.#newToken(), kind, outbox, wheel.nowMs);
+    const session = new Session(account, number, this.#newToken(), kind, outbox, wheel.nowMs, this.unixMs);
     session.address = peer.address;
     session.listenPort = options.listenPort;
     wheel.schedule(session.timer, this.#idle, this.idleTimeoutMs);
@@ -141,6 +141,7 @@ export class Chat {
     if (replaced === null) this.#announce(account, `joined ${account.name}`);
     session.outbox.subscribe(this.broadcastGroup);
     this.presence.add(session);
+    store.loggedIn(account, this.unixMs, peer.address);
     this.observer?.loggedIn(session, replaced);
     if (kind === "callback") {
       session.outbox.sink = session.caller;
@@ -187,9 +188,9 @@ export class Chat {
     return session?.kind === kind ? session : null;
   }
 
-  /** Whether the session of that token was ended by a newer login. */
-  wasReplaced(token: string): boolean {
-    return this.store.endedSession(token)?.replaced === true;
+  /** Why the client of an ended session must not log in by itself; undefined when it may. */
+  finalReason(token: string): FinalReason | undefined {
+    return this.store.endedSession(token)?.finalReason ?? undefined;
   }
 
   /** The client has the stream up to that position; false when that was never sent. */
@@ -275,9 +276,9 @@ export class Chat {
 
   /**
    * Ends a session. Its unacknowledged messages return to the mailbox; those of a plain session when its connection has
-   * taken what it still takes.
+   * taken what it still takes. `words` follow the reason in `goodbye`.
    */
-  end(session: Session, reason: GoodbyeReason | LeftReason): void {
+  end(session: Session, reason: GoodbyeReason | LeftReason, words = ""): void {
     if (session.ended) return;
     const { account, outbox } = session;
     session.endReason = reason;
@@ -289,7 +290,7 @@ export class Chat {
     outbox.unsubscribe();
     this.presence.remove(session);
     const hasGoodbye = reason !== "logout" && reason !== "disconnected";
-    outbox.finish(hasGoodbye ? encode(`goodbye ${reason}\n`) : null);
+    outbox.finish(hasGoodbye ? encode(`goodbye ${reason}${words === "" ? "" : ` ${words}`}\n`) : null);
     this.introductions.end(session);
     if (reason !== "replaced" && reason !== "shutdown") this.#announce(account, `left ${account.name} ${reason}`);
     session.delivery.end();

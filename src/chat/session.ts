@@ -74,6 +74,8 @@ export class Account {
   waitingBytes = 0;
   /** Mailbox entries up to that message number are acknowledged, and dropped some at a time; 0 when none is left. */
   ackedUpTo = 0;
+  /** Unix time in ms at which a ban ends: FOREVER for a ban for good; 0 without a ban. */
+  bannedUntilMs = 0;
   /** Logins that wait until the messages of the user's sessions are in the mailbox; null without any. */
   waitingLogins: (() => void)[] | null = null;
   /** The same by sender. */
@@ -111,6 +113,15 @@ export class Account {
     return this.#waitingFrom?.get(from) ?? NONE;
   }
 
+  /** The counts of each sender. */
+  get senders(): Iterable<[from: string, Readonly<Waiting>]> {
+    return this.#waitingFrom ?? [];
+  }
+
+  isBanned(unixMs: number): boolean {
+    return this.bannedUntilMs > unixMs;
+  }
+
   /** Users whom this user has blocked, and users who have blocked this user. */
   get blocks(): ReadonlySet<Account> {
     return this.#blocks ?? NO_ACCOUNTS;
@@ -129,6 +140,9 @@ export class Account {
     other.#blockedBy?.delete(this);
   }
 }
+
+/** The end of a ban for good. */
+export const FOREVER = Number.MAX_SAFE_INTEGER;
 
 const NO_ACCOUNTS: ReadonlySet<Account> = new Set();
 
@@ -174,6 +188,8 @@ export class Session {
   lastAckMs = Number.NEGATIVE_INFINITY;
   /** Armed while more than `unackedBytesMax` is unacknowledged, and the client still acknowledges. */
   readonly overdue = new WheelTimer<Session>(this);
+  /** Unix time of its login. */
+  readonly beganUnixMs: number;
   /** Address of its last connection, and the port on which the client accepts private chats; 0: none. */
   address = "";
   listenPort = 0;
@@ -191,13 +207,22 @@ export class Session {
   /** Index in `Presence.online`; -1 before and after. */
   onlineIndex = -1;
 
-  constructor(account: Account, number: number, token: string, kind: SessionKind, outbox: Outbox, nowMs: number) {
+  constructor(
+    account: Account,
+    number: number,
+    token: string,
+    kind: SessionKind,
+    outbox: Outbox,
+    nowMs: number,
+    unixMs: number,
+  ) {
     this.account = account;
     this.number = number;
     this.token = token;
     this.kind = kind;
     this.outbox = outbox;
     this.lastActivityMs = nowMs;
+    this.beganUnixMs = unixMs;
   }
 
   get ended(): boolean {

@@ -269,6 +269,13 @@ export class Recovery {
         return void this.#run(SQL.insertBlock, user, other);
       case JournalEntry.Unblocked:
         return void this.#run(SQL.deleteBlock, user, other);
+      case JournalEntry.Banned:
+        if (first > 0) return void this.#run(SQL.insertBan, user, first);
+        return void this.#run(SQL.deleteBan, user);
+      case JournalEntry.LoggedIn:
+        return void this.#run(SQL.insertLastLogin, user, first, other);
+      case JournalEntry.Purged:
+        return void this.#run(SQL.deleteMessagesBetween, user, first, second);
       case JournalEntry.WrongPasswords:
         if (first > 0) return void this.#run(SQL.insertLockout, user, other, first, second);
         return void this.#run(SQL.deleteLockout, user, other);

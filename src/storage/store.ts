@@ -1,7 +1,15 @@
 import type { Database } from "bun:sqlite";
 import type { WrongPasswords } from "../auth/lockouts.ts";
 import type { Account } from "../chat/session.ts";
-import type { Amount, ChatStore, EndedSession, KnownSession, MoveOldMessages, StoredMessage } from "../chat/store.ts";
+import type {
+  Amount,
+  ChatStore,
+  EndedSession,
+  KnownSession,
+  LastLogin,
+  MoveOldMessages,
+  StoredMessage,
+} from "../chat/store.ts";
 import { encode } from "../protocol/ascii.ts";
 import type { UnackedMessage } from "../stream/unacked-index.ts";
 import type { Outbox } from "../stream/outbox.ts";
@@ -12,7 +20,7 @@ import { StoreError } from "./database.ts";
 import { JournalEntry, NOTHING } from "./journal-entry.ts";
 import type { Journal } from "./journal.ts";
 import { PRAGMA, SQL } from "./sql.ts";
-import { type StoredLockout, Tables, type Waiting, hashToken } from "./tables.ts";
+import { type StoredLockout, Tables, type Waiting, endedBy, hashToken } from "./tables.ts";
 import { TurnRecord } from "./turn-record.ts";
 import { WalCheckpointer } from "./wal-checkpointer.ts";
 
@@ -112,15 +120,26 @@ export class Store implements ChatStore {
   }
 
   sessionEnded(session: EndedSession): void {
-    const { number, replaced, received, endedUnixMs } = session;
+    const { number, received, endedUnixMs, finalReason } = session;
     this.#tables.endSession(session);
-    this.#record?.note(JournalEntry.Ended, Number(replaced), NOTHING, NOTHING, number, received, endedUnixMs);
+    const flag = endedBy(finalReason);
+    this.#record?.note(JournalEntry.Ended, flag, NOTHING, NOTHING, number, received, endedUnixMs);
   }
 
   wrongPasswords(wrong: WrongPasswords, untilUnixMs: number): void {
     const { user, source, count } = wrong;
     this.#tables.setLockout(wrong, untilUnixMs);
     this.#record?.note(JournalEntry.WrongPasswords, 0, encode(user), encode(source), count, untilUnixMs);
+  }
+
+  banned(user: string, untilUnixMs: number): void {
+    this.#tables.setBan(user, untilUnixMs);
+    this.#record?.entries.add(JournalEntry.Banned, 0, encode(user), NOTHING, NOTHING, untilUnixMs);
+  }
+
+  loggedIn(user: Account, unixMs: number, address: string): void {
+    this.#tables.setLastLogin(user.name, unixMs, address);
+    this.#record?.note(JournalEntry.LoggedIn, 0, user.nameBytes, encode(address), unixMs);
   }
 
   block(user: string, other: string): void {
@@ -145,6 +164,17 @@ export class Store implements ChatStore {
     return this.#tables.deleteMessages(user, upTo, countMax);
   }
 
+  purge(user: string, after: number, upTo: number, countMax: number): Amount[] {
+    const { amounts, last } = this.#tables.purgeMessages(user, after, upTo, countMax);
+    if (amounts.length > 0)
+      this.#record?.entries.add(JournalEntry.Purged, 0, encode(user), NOTHING, NOTHING, after, last);
+    return amounts;
+  }
+
+  lastLogin(user: string): LastLogin | null {
+    return this.#tables.lastLogin(user);
+  }
+
   endedSession(token: string): EndedSession | null {
     return this.#tables.endedSession(token);
   }
@@ -158,7 +188,7 @@ export class Store implements ChatStore {
     return this.#tables.proof(user, token);
   }
 
-  /** For the start of the server: the contents of the mailboxes by user and sender, lockouts, and blocks. */
+  /** For the start of the server: the contents of the mailboxes by user and sender, lockouts, blocks, and bans. */
   waiting(): Waiting[] {
     return this.#tables.waiting();
   }
@@ -169,6 +199,10 @@ export class Store implements ChatStore {
 
   blocks(): { user: string; other: string }[] {
     return this.#tables.blocks();
+  }
+
+  bans(): { user: string; untilUnixMs: number }[] {
+    return this.#tables.bans();
   }
 
   /**

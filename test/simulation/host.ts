@@ -1,4 +1,5 @@
 import type { Chat } from "../../src/chat/chat.ts";
+import { kick } from "../../src/chat/operator.ts";
 import type { Database } from "bun:sqlite";
 import type { ChatObserver } from "../../src/chat/observer.ts";
 import type { Peer, Session } from "../../src/chat/session.ts";
@@ -245,6 +246,11 @@ export class Host {
       if (++this.#ticks % (PRESENCE_DELAY_MS / TICK_MS) === 0) this.chat.announceNow();
       if (this.#ticks % (STORE_RETRY_MS / TICK_MS) === 0) this.store.retry();
     });
+  }
+
+  /** An operator ends the session of a user. */
+  kick(name: string): void {
+    this.turn(() => void kick(this.chat, this.chat.accounts.named(name)!, "because"));
   }
 
   /** Begins an orderly stop. */

@@ -182,7 +182,7 @@ describe("after a kill", () => {
       token: TOKEN,
       user: "bob",
       resumable: true,
-      replaced: false,
+      finalReason: null,
       received: 250,
       endedUnixMs: UNIX_MS,
     });
@@ -223,7 +223,15 @@ describe("after a kill", () => {
     const store = disk.start();
     const number = began(store);
     store.received(number, 70);
-    const ended = { number, token: TOKEN, user: "bob", resumable: true, replaced: true, received: 90, endedUnixMs: 17 };
+    const ended = {
+      number,
+      token: TOKEN,
+      user: "bob",
+      resumable: true,
+      finalReason: "replaced" as const,
+      received: 90,
+      endedUnixMs: 17,
+    };
     store.sessionEnded(ended);
     store.save();
     expect(disk.start().endedSession(TOKEN)).toEqual(ended);
@@ -601,6 +609,9 @@ describe("a data folder", () => {
     const database = openDatabase(path, "process");
     if (version === 2) database.run("DROP TABLE lockouts");
     database.run(`
+      ALTER TABLE sessions RENAME COLUMN ended_by TO replaced;
+      DROP TABLE bans;
+      DROP TABLE last_logins;
       ALTER TABLE sessions DROP COLUMN proof;
       INSERT INTO sessions VALUES (3, x'00', 'bob', 1, 0, 123, 9);
       DROP TABLE mailbox;
@@ -621,6 +632,34 @@ describe("a data folder", () => {
     expect(store.lockouts()).toHaveLength(1);
     store.close();
     expect(mailboxOf(path)).toBe(mailboxOf(newPath()));
+  });
+
+  test("of version 5 is upgraded, and its replaced sessions and its journal are kept", () => {
+    const path = newPath();
+    const before = open(path, "process");
+    const ended = { number: before.newNumber(), token: TOKEN, user: "bob", resumable: true };
+    before.sessionBegan(ended, NOTHING);
+    before.save();
+    before.sessionEnded({ ...ended, finalReason: "replaced", received: 9, endedUnixMs: 17 });
+    before.close();
+    const database = new Database(join(path, "heartline.sqlite"));
+    database.run(`
+      ALTER TABLE sessions RENAME COLUMN ended_by TO replaced;
+      DROP TABLE bans;
+      DROP TABLE last_logins;
+      PRAGMA user_version = 5;
+    `);
+    database.close();
+    const store = open(path, "process");
+    expect(store.endedSession(TOKEN)).toEqual({ ...ended, finalReason: "replaced", received: 9, endedUnixMs: 17 });
+    expect([store.bans(), store.lastLogin("bob")]).toEqual([[], null]);
+    store.banned("bob", UNIX_MS);
+    store.loggedIn(bob, UNIX_MS, "192.0.2.1");
+    store.close();
+    const again = open(path, "process");
+    expect(again.bans()).toEqual([{ user: "bob", untilUnixMs: UNIX_MS }]);
+    expect(again.lastLogin("bob")).toEqual({ unixMs: UNIX_MS, address: "192.0.2.1" });
+    again.close();
   });
 
   function mailboxOf(path: string): unknown {
