@@ -170,6 +170,18 @@ export const MOVED_BYTES_SHARE = 4 << 10;
 /** Messages that an operator's purge deletes in one turn, and sessions to which a turn sends a notice. */
 export const PURGED_PER_TURN = 256;
 export const NOTICED_PER_TURN = 256;
+/**
+ * The admin socket: connections at once, bytes of a request, and the time after which a connection without a request or
+ * with a reader that takes nothing is closed. A command holds the event loop for ADMIN_SLICE_MS at most, and continues
+ * when at most ADMIN_UNSENT_BYTES_MAX of its output wait for the reader.
+ */
+export const ADMIN_CONNECTIONS_MAX = 16;
+export const ADMIN_LINE_BYTES_MAX = 8192;
+export const ADMIN_IDLE_MS = 60_000;
+export const ADMIN_SLICE_MS = 1;
+export const ADMIN_UNSENT_BYTES_MAX = 64 << 10;
+/** Bytes of the path of a Unix socket: `sun_path` has 108 on Linux, with a NUL at the end (unix(7)). */
+export const SOCKET_PATH_BYTES_MAX = 107;
 /** Bytes of a notice, and of the words after `goodbye kicked`. */
 export const OPERATOR_TEXT_BYTES_MAX = 1024;
 

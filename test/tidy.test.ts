@@ -86,10 +86,12 @@ const LAYERS: Record<string, readonly string[]> = {
   chat: ["base", "protocol", "stream", "auth"],
   storage: ["base", "runtime", "protocol", "stream", "auth", "chat"],
   net: ["base", "runtime", "protocol", "stream", "chat"],
-  server: ["base", "runtime", "protocol", "stream", "auth", "chat", "storage", "net"],
+  admin: ["base", "protocol", "stream", "chat"],
+  server: ["base", "runtime", "protocol", "stream", "auth", "chat", "storage", "net", "admin"],
   client: ["base", "runtime", "protocol", "stream"],
   terminal: ["base", "runtime", "protocol", "client"],
-  command: ["runtime", "auth", "server", "terminal"],
+  ctl: ["base", "runtime", "protocol"],
+  command: ["runtime", "auth", "server", "terminal", "ctl"],
 };
 
 /** Files of the project that a source imports, types included. */

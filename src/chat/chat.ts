@@ -3,7 +3,7 @@ import { encode } from "../protocol/ascii.ts";
 import { trimBufferPools } from "../byte-queue.ts";
 import { BroadcastGroup } from "../stream/broadcast-group.ts";
 import { Outbox } from "../stream/outbox.ts";
-import type { GoodbyeReason, LeftReason } from "../protocol/reply.ts";
+import { type GoodbyeReason, type LeftReason, goodbye } from "../protocol/reply.ts";
 import type { Turn } from "../stream/turn.ts";
 import type { TimerKind, TimerWheel } from "../timer-wheel.ts";
 import { Accounts, type Passwords } from "./accounts.ts";
@@ -278,7 +278,7 @@ export class Chat {
    * Ends a session. Its unacknowledged messages return to the mailbox; those of a plain session when its connection has
    * taken what it still takes. `words` follow the reason in `goodbye`.
    */
-  end(session: Session, reason: GoodbyeReason | LeftReason, words = ""): void {
+  end(session: Session, reason: GoodbyeReason | LeftReason, words: Uint8Array | null = null): void {
     if (session.ended) return;
     const { account, outbox } = session;
     session.endReason = reason;
@@ -290,7 +290,7 @@ export class Chat {
     outbox.unsubscribe();
     this.presence.remove(session);
     const hasGoodbye = reason !== "logout" && reason !== "disconnected";
-    outbox.finish(hasGoodbye ? encode(`goodbye ${reason}${words === "" ? "" : ` ${words}`}\n`) : null);
+    outbox.finish(hasGoodbye ? goodbye(reason, words) : null);
     this.introductions.end(session);
     if (reason !== "replaced" && reason !== "shutdown") this.#announce(account, `left ${account.name} ${reason}`);
     session.delivery.end();

@@ -8,7 +8,7 @@ import { type Account, FOREVER, type Session } from "./session.ts";
  */
 
 /** Ends the session of a user: `goodbye kicked [<words>]`. False when the user is offline. */
-export function kick(chat: Chat, { session }: Account, words = ""): boolean {
+export function kick(chat: Chat, { session }: Account, words: Uint8Array | null = null): boolean {
   if (session === null) return false;
   chat.end(session, "kicked", words);
   return true;

@@ -53,3 +53,9 @@ export function refuse(out: Replies, code: ErrorCode, detail?: string | number):
   if (line === undefined) BARE.set(code, (line = encode(`err ${code}\n`)));
   out.append(line);
 }
+
+/** The line `goodbye <reason> [<words>]`. */
+export function goodbye(reason: string, words: Uint8Array | null): Buffer {
+  if (words === null) return encode(`goodbye ${reason}\n`);
+  return Buffer.concat([encode(`goodbye ${reason} `), words, encode("\n")]);
+}

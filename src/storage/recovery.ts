@@ -23,6 +23,8 @@ export interface RecoveryOptions {
   salvage: boolean;
   /** The time at which the open sessions of the last run end. */
   unixMs: number;
+  /** Called when the folder is locked, before recovery begins. */
+  locked?: () => void;
   /** Called with the part that is done, from 0 to 1. */
   progress: (part: number) => void;
 }
@@ -79,11 +81,18 @@ function atOnce<Result>(steps: Iterator<void, Result>): Result {
 
 function* opening(path: string, durability: Durability, options: RecoveryOptions): Generator<void, Opened> {
   if (path === ":memory:") {
+    options.locked?.();
     const store = new Store(openDatabase(path, durability));
     return { store, recovered: { records: 0, messages: 0, damage: null } };
   }
   const existing = existingFolder(path);
   const data = new DataFolder(path);
+  try {
+    options.locked?.();
+  } catch (error) {
+    data.close();
+    throw error;
+  }
   let database: Database | null = null;
   try {
     database = openDatabase(path, durability);

@@ -250,7 +250,7 @@ export class Host {
 
   /** An operator ends the session of a user. */
   kick(name: string): void {
-    this.turn(() => void kick(this.chat, this.chat.accounts.named(name)!, "because"));
+    this.turn(() => void kick(this.chat, this.chat.accounts.named(name)!, Buffer.from("because")));
   }
 
   /** Begins an orderly stop. */

@@ -1,0 +1,166 @@
+import { FOREVER, type Account, type Session } from "../chat/session.ts";
+import type { Chat } from "../chat/chat.ts";
+import { ban, kick, notify, purge, unban } from "../chat/operator.ts";
+import { OPERATOR_TEXT_BYTES_MAX } from "../limits.ts";
+import { ADMIN_SHAPES, type AdminErrorCode, type AdminRequest, type AdminVerb } from "../protocol/admin.ts";
+import type { LoopTurn } from "../stream/turn.ts";
+
+/** The table of admin commands: what each does to the chat, and its reply. Connections are in connection.ts. */
+
+/** The server, as the admin socket sees it. */
+export interface Administered {
+  readonly chat: Chat;
+  readonly turn: LoopTurn;
+}
+
+/** A refusal, `err <code> [<words>]`. */
+export class AdminError extends Error {
+  readonly code: AdminErrorCode;
+
+  constructor(code: AdminErrorCode, words = "") {
+    super(words);
+    this.code = code;
+  }
+}
+
+/** Takes the lines before the last one of a reply. */
+export interface Reply {
+  /** `text` is latin1. */
+  line(text: string): void;
+  /** The event loop was held long enough, or the reader is behind: `pause` should be called. */
+  readonly isPauseDue: boolean;
+  /** Resolves in a later turn, when the reader has caught up. Rejects when the connection is closed. */
+  pause(): Promise<void>;
+  /** Resolves in the next turn, whatever the reader does. */
+  nextTurn(): Promise<void>;
+}
+
+/** Returns the words after `ok`, or throws AdminError. It runs in a turn, and after each pause in another one. */
+type Run = (server: Administered, request: AdminRequest, reply: Reply) => string | Promise<string>;
+
+interface AdminCommand {
+  run: Run;
+  /** It changes what must survive the server: its `ok` leaves when that is durable. */
+  isDurable: boolean;
+}
+
+export const ADMIN_COMMANDS: Record<Exclude<AdminVerb, "help">, AdminCommand> = {
+  who: { run: who, isDurable: false },
+  user: { run: user, isDurable: false },
+  kick: { run: kickUser, isDurable: true },
+  ban: { run: banUser, isDurable: true },
+  unban: { run: unbanUser, isDurable: true },
+  unlock: { run: unlock, isDurable: true },
+  purge: { run: purgeMailbox, isDurable: true },
+  announce: { run: announce, isDurable: false },
+};
+
+/** The lines of `help`. It needs no server, so it works during recovery too. */
+export const HELP_LINES = Object.values(ADMIN_SHAPES).map(({ usage, help }) => `${usage}: ${help}`);
+
+async function who({ chat }: Administered, _request: AdminRequest, reply: Reply): Promise<string> {
+  let count = 0;
+  for (const session of [...chat.presence.online]) {
+    if (reply.isPauseDue) await reply.pause();
+    if (session.ended) continue;
+    reply.line(sessionLine(chat, session));
+    count++;
+  }
+  return `${count}`;
+}
+
+function sessionLine({ wheel }: Chat, session: Session): string {
+  const { account, kind, address, peer, beganUnixMs, lastActivityMs, outbox } = session;
+  const idleMs = Math.max(0, Math.round(wheel.nowMs - lastActivityMs));
+  const state = peer === null ? "detached" : "attached";
+  const { name, waiting } = account;
+  return `session ${name} ${kind} ${address} ${state} ${beganUnixMs} ${idleMs} ${outbox.unacked} ${waiting}`;
+}
+
+async function user({ chat }: Administered, request: AdminRequest, reply: Reply): Promise<string> {
+  const account = known(chat, request);
+  const { name, session, waiting, waitingBytes, bannedUntilMs } = account;
+  reply.line(`user ${name}`);
+  if (session !== null) reply.line(sessionLine(chat, session));
+  reply.line(`mailbox ${waiting} ${waitingBytes}`);
+  const login = chat.store.lastLogin(name);
+  if (login !== null) reply.line(`last_login ${login.unixMs} ${login.address}`);
+  if (account.isBanned(chat.unixMs)) reply.line(`banned ${bannedUntilMs === FOREVER ? "forever" : bannedUntilMs}`);
+  for (const { source, count, leftMs } of chat.lockouts.of(name))
+    reply.line(`wrong_passwords ${source === "" ? "everywhere" : source} ${count} ${Math.ceil(leftMs / 1000)}`);
+  const details = function* (): Generator<string> {
+    for (const [from, { messages, bytes }] of account.senders) yield `sender ${from} ${messages} ${bytes}`;
+    for (const other of account.blocks) yield `blocks ${other.name}`;
+    for (const other of account.blockedBy) yield `blocked_by ${other.name}`;
+  };
+  for (const line of details()) {
+    if (reply.isPauseDue) await reply.pause();
+    reply.line(line);
+  }
+  return "";
+}
+
+function kickUser({ chat }: Administered, request: AdminRequest): string {
+  checkText(request.text);
+  const words = request.text === "" ? null : Buffer.from(request.text, "latin1");
+  if (!kick(chat, known(chat, request), words)) throw new AdminError("offline");
+  return "";
+}
+
+function banUser({ chat }: Administered, request: AdminRequest): string {
+  const account = known(chat, request);
+  checkRoom(chat);
+  ban(chat, account, request.number);
+  return "";
+}
+
+/** A user who was removed from the credentials while banned can be unbanned too. */
+function unbanUser({ chat }: Administered, request: AdminRequest): string {
+  const remembered = chat.accounts.remembered(request.user);
+  const account = remembered !== undefined && remembered.bannedUntilMs > 0 ? remembered : known(chat, request);
+  checkRoom(chat);
+  if (!unban(chat, account)) throw new AdminError("not_banned");
+  return "";
+}
+
+function unlock({ chat }: Administered, request: AdminRequest): string {
+  return `${chat.lockouts.forget(known(chat, request).name)}`;
+}
+
+async function purgeMailbox({ chat }: Administered, request: AdminRequest, reply: Reply): Promise<string> {
+  const account = known(chat, request);
+  const upTo = chat.store.newNumber();
+  let [messages, bytes] = [0, 0];
+  for (;;) {
+    checkRoom(chat);
+    const purged = purge(chat, account, upTo);
+    messages += purged?.messages ?? 0;
+    bytes += purged?.bytes ?? 0;
+    if (purged?.messages === 0) return `${messages} ${bytes}`;
+    await reply.nextTurn();
+  }
+}
+
+async function announce({ chat }: Administered, { text }: AdminRequest, reply: Reply): Promise<string> {
+  checkText(text);
+  const line = Buffer.from(`notice ${text}\n`, "latin1");
+  const sessions = [...chat.presence.online];
+  for (let done = 0; (done = notify(line, sessions, done)) < sessions.length;) await reply.nextTurn();
+  return `${sessions.length}`;
+}
+
+function known({ accounts }: Chat, { user }: AdminRequest): Account {
+  const account = accounts.named(user);
+  if (account === undefined) throw new AdminError("unknown_user");
+  return account;
+}
+
+function checkText(text: string): void {
+  if (text.length > OPERATOR_TEXT_BYTES_MAX)
+    throw new AdminError("bad_request", `a text has at most ${OPERATOR_TEXT_BYTES_MAX} bytes`);
+}
+
+/** Reserves room in the journal for a change. */
+function checkRoom({ store }: Chat): void {
+  if (!store.accepts(0)) throw new AdminError("internal", store.writeError!);
+}
