@@ -1,4 +1,5 @@
 import type { Chat } from "../../src/chat/chat.ts";
+import { Drain } from "../../src/chat/drain.ts";
 import type { Database } from "bun:sqlite";
 import type { ChatObserver } from "../../src/chat/observer.ts";
 import type { Peer, Session } from "../../src/chat/session.ts";
@@ -79,6 +80,9 @@ export class Host {
   clockMs: number;
   /** False while it stops: new connections are refused. */
   listening = true;
+  #drain: Drain | null = null;
+  /** A drain is over: the stop should follow. */
+  isDrained = false;
   /** Ends of the turns that have begun. */
   #ends: (() => void)[] = [];
   #ticks = 0;
@@ -123,6 +127,8 @@ export class Host {
       report: (error) => this.#fault(error),
     });
     this.chat = this.#core.chat;
+    this.#drain = null;
+    this.isDrained = false;
     return records;
   }
 
@@ -247,9 +253,15 @@ export class Host {
     });
   }
 
+  /** Begins a drain, unless there is one. */
+  drain(durationMs: number): void {
+    this.turn(() => (this.#drain ??= new Drain(this.chat, durationMs, () => void (this.isDrained = true))));
+  }
+
   /** Begins an orderly stop. */
   stop(): void {
-    this.listening = false;
+    this.listening = this.isDrained = false;
+    this.#drain?.cancel();
     this.turn(() => {
       this.chat.shutdown();
       for (const connection of this.#core.connections.open) connection.close();
