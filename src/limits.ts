@@ -226,9 +226,9 @@ export const LINGER_BYTES_MAX = 1 << 20;
 /** Bytes of the log that wait for its reader, and the time to wait for it at exit. */
 export const LOG_BYTES_MAX = 1 << 20;
 export const LOG_MS = 1_000;
-/** The time of a drain by default, and how many sessions a tick of it ends: the others wait for the next ticks. */
+/** The time of a drain by default, and how many sessions it ends in a turn. When more are due, another turn follows. */
 export const DRAIN_SECONDS = 10;
-export const DRAINED_PER_TICK_MAX = 128;
+export const DRAINED_PER_TURN_MAX = 8;
 /** The longest delay of `joined` and `left`. */
 export const PRESENCE_DELAY_MS = 256;
 

@@ -1,5 +1,5 @@
-import { DRAINED_PER_TICK_MAX } from "../limits.ts";
-import { TICK_MS, type TimerKind, WheelTimer } from "../timer-wheel.ts";
+import { DRAINED_PER_TURN_MAX } from "../limits.ts";
+import { WheelTimer } from "../timer-wheel.ts";
 import type { Chat } from "./chat.ts";
 
 /**
@@ -9,11 +9,10 @@ import type { Chat } from "./chat.ts";
 export class Drain {
   readonly #chat: Chat;
   readonly #durationMs: number;
-  readonly #done: () => void;
-  readonly #startMs: number;
+  /** Wheel time of its end. */
+  readonly #endMs: number;
   /** Sessions at the beginning. */
   readonly #sessions: number;
-  readonly #kind: TimerKind<Drain>;
   readonly #timer = new WheelTimer<Drain>(this);
 
   /** Calls `done` after `durationMs`: with 0 in the next tick. */
@@ -21,27 +20,28 @@ export class Drain {
     const { wheel, presence } = chat;
     this.#chat = chat;
     this.#durationMs = durationMs;
-    this.#done = done;
-    this.#startMs = wheel.nowMs;
+    this.#endMs = wheel.nowMs + durationMs;
     this.#sessions = presence.online.length;
-    this.#kind = wheel.kind((drain) => drain.#step());
     chat.isOver = true;
-    wheel.schedule(this.#timer, this.#kind, 0);
+    chat.drain = this;
+    wheel.schedule(this.#timer, wheel.kind(done), durationMs);
   }
 
-  #step(): void {
-    const { wheel, presence } = this.#chat;
-    const leftMs = this.#startMs + this.#durationMs - wheel.nowMs;
-    if (leftMs <= 0) return this.#done();
-    const { online } = presence;
+  /** A turn ends: ends the sessions that are due. True when more are due than one turn ends. */
+  step(): boolean {
+    const { online } = this.#chat.presence;
+    const leftMs = Math.max(0, this.#endMs - this.#chat.wheel.nowMs);
     const keep = Math.ceil((this.#sessions * leftMs) / this.#durationMs);
-    const least = Math.max(keep, online.length - DRAINED_PER_TICK_MAX);
-    while (online.length > least) this.#chat.end(online.at(-1)!, "shutdown");
-    wheel.schedule(this.#timer, this.#kind, Math.min(TICK_MS, leftMs));
+    for (let ended = 0; online.length > keep; ended++) {
+      if (ended === DRAINED_PER_TURN_MAX) return true;
+      this.#chat.end(online.at(-1)!, "shutdown");
+    }
+    return false;
   }
 
   /** It ends no further session, and does not call `done`. */
   cancel(): void {
     this.#chat.wheel.cancel(this.#timer);
+    this.#chat.drain = null;
   }
 }

@@ -1,6 +1,6 @@
 import { expect, test } from "bun:test";
 import { Drain } from "../../src/chat/drain.ts";
-import { DRAINED_PER_TICK_MAX } from "../../src/limits.ts";
+import { DRAINED_PER_TURN_MAX } from "../../src/limits.ts";
 import { TICK_MS } from "../../src/timer-wheel.ts";
 import { PASSWORD, World } from "../support/chat.ts";
 
@@ -53,15 +53,19 @@ test("a drain with 0 seconds is over in the next tick", () => {
   expect(over.done).toBe(1);
 });
 
-test("a tick of a drain ends a bounded number of sessions", () => {
-  const { world, over } = drain(4 * DRAINED_PER_TICK_MAX, 2 * TICK_MS);
-  const counts = [world.chat.presence.online.length];
-  while (over.done === 0) {
-    world.pass(TICK_MS);
-    counts.push(world.chat.presence.online.length);
-  }
-  const ended = counts.slice(1).map((sessions, index) => counts[index]! - sessions);
-  expect(Math.max(...ended)).toBe(DRAINED_PER_TICK_MAX);
+test("a turn of a drain ends a bounded number of sessions, and turns follow until those that are due have ended", () => {
+  const { world } = drain(20 * DRAINED_PER_TURN_MAX, 2 * TICK_MS);
+  const { online } = world.chat.presence;
+  const ended: number[] = [];
+  world.clockMs += TICK_MS;
+  world.begin();
+  do {
+    const before = online.length;
+    world.endTurn();
+    ended.push(before - online.length);
+  } while (ended.at(-1)! > 0);
+  expect(Math.max(...ended)).toBe(DRAINED_PER_TURN_MAX);
+  expect(online.length).toBeLessThanOrEqual(10 * DRAINED_PER_TURN_MAX);
 });
 
 test("a drain that is cancelled ends no further session, and never reports its end", () => {
