@@ -384,6 +384,7 @@ export class Chat {
   /** Ends all sessions. No login succeeds afterwards. */
   shutdown(): void {
     this.isOver = true;
+    this.drain?.cancel();
     for (const session of [...this.presence.online]) this.end(session, "shutdown");
   }
 

@@ -74,6 +74,7 @@ async function serve(args: string[]): Promise<void> {
     void server.end();
   };
   acts.exit = (signal) => {
+    if (stoppedMs < 0) return acts.stop!(signal); // It is the first one: the stop follows a drain.
     const isEcho = signal === "SIGINT" && performance.now() - stoppedMs < ECHO_MS;
     if (!isEcho) process.exit(1);
   };

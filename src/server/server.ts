@@ -45,8 +45,6 @@ export class Server {
   /** Null while there is no such port. */
   #plain: Listener | null = null;
   #encrypted: Listener | null = null;
-  /** Null before a drain. */
-  #drain: Drain | null = null;
 
   constructor(
     config: Config,
@@ -157,14 +155,17 @@ export class Server {
     if (!this.#readiness.enter("draining")) return false;
     const { turn, chat } = this.#core;
     turn.begin();
-    this.#drain = new Drain(chat, 1000 * seconds, () => void this.end());
+    new Drain(chat, 1000 * seconds, () => void this.end());
     const sessions = chat.presence.online.length;
     this.#log.info({ event: "drain", seconds, sessions }, `the server drains for ${seconds} s, then it stops`);
     return true;
   }
 
-  /** Stops, and ends the process: with 0, or with 1 when the store could not be closed. */
+  /**
+   * Stops, and ends the process: with 0, or with 1 when the store could not be closed. Does nothing when that has begun.
+   */
   async end(): Promise<void> {
+    if (!this.#readiness.enter("stopping")) return;
     const isStored = await this.stop();
     await this.#exit(isStored ? 0 : 1);
   }
@@ -176,7 +177,6 @@ export class Server {
   async stop(): Promise<boolean> {
     const { turn, chat, connections, callbacks } = this.#core;
     this.#readiness.enter("stopping");
-    this.#drain?.cancel();
     this.#plain?.stop();
     this.#encrypted?.stop();
     turn.begin();

@@ -80,7 +80,6 @@ export class Host {
   clockMs: number;
   /** False while it stops: new connections are refused. */
   listening = true;
-  #drain: Drain | null = null;
   /** A drain is over: the stop should follow. */
   isDrained = false;
   /** Ends of the turns that have begun. */
@@ -127,7 +126,6 @@ export class Host {
       report: (error) => this.#fault(error),
     });
     this.chat = this.#core.chat;
-    this.#drain = null;
     this.isDrained = false;
     return records;
   }
@@ -255,13 +253,13 @@ export class Host {
 
   /** Begins a drain, unless there is one. */
   drain(durationMs: number): void {
-    this.turn(() => (this.#drain ??= new Drain(this.chat, durationMs, () => void (this.isDrained = true))));
+    const done = (): void => void (this.isDrained = true);
+    this.turn(() => void (this.chat.drain ?? new Drain(this.chat, durationMs, done)));
   }
 
   /** Begins an orderly stop. */
   stop(): void {
     this.listening = this.isDrained = false;
-    this.#drain?.cancel();
     this.turn(() => {
       this.chat.shutdown();
       for (const connection of this.#core.connections.open) connection.close();
