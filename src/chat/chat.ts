@@ -11,6 +11,7 @@ import { Addresses } from "../auth/addresses.ts";
 import { MailboxScheduler } from "./mailbox-scheduler.ts";
 import { Introductions } from "./introductions.ts";
 import { Departing } from "./departing.ts";
+import type { Drain } from "./drain.ts";
 import { Lockouts, type LockoutScope } from "../auth/lockouts.ts";
 import { Mailbox } from "./mailbox.ts";
 import type { ChatObserver } from "./observer.ts";
@@ -62,8 +63,10 @@ export class Chat {
   readonly limits: Limits;
   readonly report: ChatOptions["report"];
   readonly observer: ChatObserver | null;
-  /** The server stops: no login succeeds. */
+  /** The server drains or stops: no login succeeds. */
   isOver = false;
+  /** Null unless the server drains. */
+  drain: Drain | null = null;
   /** Unix time of this turn, for messages in mailboxes. */
   unixMs = 0;
   readonly mailboxScheduler: MailboxScheduler;
@@ -336,11 +339,12 @@ export class Chat {
 
   /** At the end of a turn: broadcasts enter the outboxes; presence alone waits. True: another turn should follow. */
   turnEnds(): boolean {
+    const isEnding = this.drain !== null && this.drain.step();
     if (this.#broadcastWaits) this.announceNow();
     this.#recordAppended();
-    const more = this.mailboxScheduler.step();
+    const isMoving = this.mailboxScheduler.step();
     this.#recordAppended(); // Those of logins that were admitted.
-    return more;
+    return isMoving || isEnding;
   }
 
   #recordAppended(): void {
@@ -383,6 +387,7 @@ export class Chat {
   /** Ends all sessions. No login succeeds afterwards. */
   shutdown(): void {
     this.isOver = true;
+    this.drain?.cancel();
     for (const session of [...this.presence.online]) this.end(session, "shutdown");
   }
 

@@ -1,5 +1,6 @@
 import type { Chat } from "../../src/chat/chat.ts";
 import { kick } from "../../src/chat/operator.ts";
+import { Drain } from "../../src/chat/drain.ts";
 import type { Database } from "bun:sqlite";
 import type { ChatObserver } from "../../src/chat/observer.ts";
 import type { Peer, Session } from "../../src/chat/session.ts";
@@ -80,6 +81,8 @@ export class Host {
   clockMs: number;
   /** False while it stops: new connections are refused. */
   listening = true;
+  /** A drain is over: the stop should follow. */
+  isDrained = false;
   /** Ends of the turns that have begun. */
   #ends: (() => void)[] = [];
   #ticks = 0;
@@ -124,6 +127,7 @@ export class Host {
       report: (error) => this.#fault(error),
     });
     this.chat = this.#core.chat;
+    this.isDrained = false;
     return records;
   }
 
@@ -253,9 +257,15 @@ export class Host {
     this.turn(() => void kick(this.chat, this.chat.accounts.named(name)!, Buffer.from("because")));
   }
 
+  /** Begins a drain, unless there is one. */
+  drain(durationMs: number): void {
+    const done = (): void => void (this.isDrained = true);
+    this.turn(() => void (this.chat.drain ?? new Drain(this.chat, durationMs, done)));
+  }
+
   /** Begins an orderly stop. */
   stop(): void {
-    this.listening = false;
+    this.listening = this.isDrained = false;
     this.turn(() => {
       this.chat.shutdown();
       for (const connection of this.#core.connections.open) connection.close();

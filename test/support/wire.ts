@@ -180,6 +180,8 @@ export class WireServer {
   readonly logged: string[] = [];
   readonly faults: string[] = [];
   readonly server: Server;
+  /** The exit code, after a drain. */
+  readonly exited: Promise<number>;
   readonly #clients: WireClient[] = [];
   #stopped = false;
 
@@ -195,7 +197,13 @@ export class WireServer {
     const log = pino({ level: "trace" }, { write });
     const recovery = { salvage: config.salvage, unixMs: Date.now(), progress: () => {} };
     const { store } = openStore(config.data, config.durability, recovery);
-    this.server = new Server(config, { users, sample: false }, store, log, () => Promise.resolve());
+    const exited = Promise.withResolvers<number>();
+    this.exited = exited.promise;
+    const exit = async (code: number): Promise<void> => {
+      this.#stopped = true;
+      exited.resolve(code);
+    };
+    this.server = new Server(config, { users, sample: false }, store, log, exit);
     const { plain, encrypted } = this.server.listen();
     this.port = (plain ?? encrypted)!.port;
     this.tlsPort = plain === null ? 0 : (encrypted?.port ?? 0);
