@@ -1,0 +1,252 @@
+import { Database } from "bun:sqlite";
+import {
+  closeSync,
+  fdatasyncSync,
+  fstatSync,
+  lstatSync,
+  mkdirSync,
+  openSync,
+  readSync,
+  realpathSync,
+  renameSync,
+  rmSync,
+  statSync,
+  statfsSync,
+  writeSync,
+} from "node:fs";
+import { dirname, join, resolve } from "node:path";
+import { BACKUP_ROOM_BYTES, BACKUP_WAL_BYTES_MAX } from "../limits.ts";
+import { DATABASE, StoreError } from "./database.ts";
+import { MappedRegion } from "./journal-entry.ts";
+import type { JournalCopy } from "./journal.ts";
+import { LAST_BYTES, LAST_NAME } from "./record.ts";
+import { syncFolder } from "./segment.ts";
+import { PRAGMA, SQL, TRANSACTION } from "./sql.ts";
+
+/**
+ * The copy of a data folder while a server uses it, piece by piece: the part of a backup that touches files (a thread
+ * executes it: backup-worker.ts). What a server does meanwhile is arranged in backup.ts.
+ *
+ * The copy is what a crash leaves behind: the database of some commit, and the journal from before that commit up to a
+ * record after it.
+ *
+ * - An open read transaction makes SQLite keep what the transaction sees: no checkpoint changes the database file beyond
+ *   its write-ahead log at that time, and the log is not written from its beginning (https://sqlite.org/walformat.html).
+ *   So the log is copied first, and then the file: whatever a checkpoint writes to the file meanwhile is in the copied
+ *   log too. The log may have later commits and half of one; SQLite ignores the half.
+ * - Then the journal, up to its last record at this time: no copied commit is later than that.
+ * - The copy gets its name at its very end, when it is on the disk.
+ */
+
+/** Bytes that are copied and synced at a time. */
+const PIECE_BYTES = 1 << 20;
+
+export interface CopySource {
+  /** The file of the database. */
+  database: string;
+  /** An open descriptor of it: see `DataFolder.databaseDescriptor`. */
+  descriptor: number;
+  /** The new folder. */
+  target: string;
+}
+
+/**
+ * - `snapshot`: the copied database has everything up to record `sequence`. The next input is the journal after it.
+ * - `journal`: the journal is copied, and its segments may change.
+ */
+export type CopyStep = { did: "piece" | "journal" } | { did: "snapshot"; sequence: number };
+
+/** Copies piece by piece. It removes its files when a step fails, and when it is ended before its end. */
+export function* copyDataFolder(
+  source: CopySource,
+  pieceBytes = PIECE_BYTES,
+): Generator<CopyStep, void, JournalCopy | null> {
+  const { database: file, descriptor } = source;
+  const target = resolve(source.target);
+  checkTarget(source.target, dirname(resolve(file)));
+  const partial = `${target}.partial`;
+  make(partial);
+  try {
+    const copy = join(partial, DATABASE);
+    using connection = new Database(file, { create: false, readwrite: true });
+    connection.run(TRANSACTION.beginRead);
+    const { sequence } = connection.query<{ sequence: number }, []>(SQL.selectProgress).get()!;
+    const wal = openSync(`${file}-wal`, "r");
+    try {
+      checkRoom(partial, fstatSync(descriptor).size + fstatSync(wal).size);
+      yield* copyFile(wal, `${copy}-wal`, pieceBytes);
+      const journal = yield { did: "snapshot", sequence };
+      if (journal !== null) yield* copyJournal(journal, join(partial, "journal"), pieceBytes);
+      yield { did: "journal" };
+      for (const step of copyFile(descriptor, copy, pieceBytes)) {
+        const walBytes = fstatSync(wal).size;
+        if (walBytes > BACKUP_WAL_BYTES_MAX) throw tooSlow(walBytes);
+        yield step;
+      }
+    } finally {
+      closeSync(wal);
+    }
+    connection.run(TRANSACTION.commit);
+    mergeWal(copy);
+    yield { did: "piece" };
+    syncFolder(partial);
+    renameSync(partial, target);
+    syncFolder(dirname(target));
+  } catch (error) {
+    rmSync(partial, { recursive: true, force: true });
+    throw error;
+  }
+}
+
+/** Throws unless the folder can be new there: it must not exist, and not be in the data folder. */
+function checkTarget(target: string, data: string): void {
+  if (!target.startsWith("/")) throw new StoreError("the path is not absolute; give a path that begins with /");
+  const path = resolve(target);
+  if (lstatSync(path, { throwIfNoEntry: false }) !== undefined)
+    throw new StoreError("it exists already; give the path of a new folder");
+  const { dev, ino } = statSync(data);
+  for (let above = realpathSync(dirname(path)); ; above = dirname(above)) {
+    const found = statSync(above);
+    if (found.dev === dev && found.ino === ino)
+      throw new StoreError("it would be inside the data folder; give a path outside");
+    if (above === dirname(above)) return;
+  }
+}
+
+function make(partial: string): void {
+  try {
+    mkdirSync(partial, { mode: 0o700 });
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code !== "EEXIST") throw error;
+    throw new StoreError(`${partial} exists, perhaps of a backup that was cut off; remove it, or give another path`);
+  }
+}
+
+/** Throws when the disk cannot take that many bytes and keep BACKUP_ROOM_BYTES, which the server may need itself. */
+function checkRoom(folder: string, bytes: number): void {
+  const { bavail, bsize } = statfsSync(folder);
+  const freeBytes = bavail * bsize;
+  if (freeBytes >= bytes + BACKUP_ROOM_BYTES) return;
+  const [needed, free] = [bytes + BACKUP_ROOM_BYTES, freeBytes].map((each) => `${Math.ceil(each / 2 ** 20)} MiB`);
+  throw new StoreError(`the disk has too little room: ${free} are free and ${needed} needed; make room`);
+}
+
+function tooSlow(walBytes: number): StoreError {
+  const waiting = `${Math.ceil(walBytes / 2 ** 20)} MiB of changes wait for its end`;
+  return new StoreError(`copying is too slow: ${waiting}; use a faster disk, or try again when there is less traffic`);
+}
+
+/** Copies an open file, which may grow meanwhile. */
+function* copyFile(from: number, to: string, pieceBytes: number): Generator<CopyStep, void, unknown> {
+  const piece = Buffer.allocUnsafe(pieceBytes);
+  yield* writeFile(to, fstatSync(from).size, pieceBytes, (at, count) => {
+    const read = readSync(from, piece, 0, count, at);
+    return piece.subarray(0, read);
+  });
+}
+
+/** Copies segments up to their last records; the rest is zeros, since the server writes there meanwhile. */
+function* copyJournal(
+  { path, segments, sequence, seed }: JournalCopy,
+  to: string,
+  pieceBytes: number,
+): Generator<CopyStep, void, unknown> {
+  checkRoom(
+    dirname(to),
+    segments.reduce((sum, { bytes }) => sum + bytes, 0),
+  );
+  mkdirSync(to, { mode: 0o700 });
+  const piece = Buffer.allocUnsafe(pieceBytes);
+  for (const { name, bytes, recordBytes } of segments) {
+    const from = openSync(join(path, name), "r");
+    try {
+      yield* writeFile(join(to, name), bytes, pieceBytes, (at, count) => {
+        const read = Math.max(0, Math.min(count, recordBytes - at));
+        readSync(from, piece, 0, read, at);
+        return piece.subarray(0, count).fill(0, read);
+      });
+    } finally {
+      closeSync(from);
+    }
+  }
+  const last = Buffer.alloc(LAST_BYTES);
+  new MappedRegion(last).numbers.set([sequence, seed, -seed]);
+  yield* writeFile(join(to, LAST_NAME), LAST_BYTES, pieceBytes, () => last);
+  syncFolder(to);
+}
+
+/** Writes a new file of that size; `piece` returns its bytes from a position on. Each piece is synced. */
+function* writeFile(
+  path: string,
+  bytes: number,
+  pieceBytes: number,
+  piece: (at: number, count: number) => Uint8Array,
+): Generator<CopyStep, void, unknown> {
+  const descriptor = openSync(path, "wx", 0o600);
+  try {
+    for (let at = 0; at < bytes;) {
+      const rest = piece(at, Math.min(pieceBytes, bytes - at));
+      if (rest.length === 0) break;
+      for (let done = 0; done < rest.length;) done += writeSync(descriptor, rest, done, rest.length - done, at + done);
+      at += rest.length;
+      fdatasyncSync(descriptor);
+      yield { did: "piece" };
+    }
+    fdatasyncSync(descriptor);
+  } finally {
+    closeSync(descriptor);
+  }
+}
+
+/** Brings the copied log into the copied file, so that nobody can separate them. Shows that SQLite opens the copy. */
+function mergeWal(file: string): void {
+  using copy = new Database(file, { create: false, readwrite: true });
+  copy.run(PRAGMA.checkpointAll);
+}
+
+/** The request to the thread: the first one begins a copy, `go` continues it, `stop` ends it. */
+export type CopyRequest = { begin: CopySource } | { go: JournalCopy | null } | { stop: string };
+
+/** The reply: a step, the end, or why the copy failed. */
+export type CopyReply = CopyStep | { did: "all" } | { did: "failed"; why: string };
+
+/** The copies of a thread, one after another. */
+export class Copier {
+  readonly #pieceBytes: number;
+  #copy: ReturnType<typeof copyDataFolder> | null = null;
+
+  constructor(pieceBytes = PIECE_BYTES) {
+    this.#pieceBytes = pieceBytes;
+  }
+
+  answer(request: CopyRequest): CopyReply {
+    try {
+      if ("begin" in request) this.#copy = copyDataFolder(request.begin, this.#pieceBytes);
+      const copy = this.#copy!;
+      const stopped = "stop" in request;
+      const step = stopped ? copy.throw(new StoreError(request.stop)) : copy.next("go" in request ? request.go : null);
+      return step.done === true ? { did: "all" } : step.value;
+    } catch (error) {
+      return { did: "failed", why: whyFailed(error) };
+    }
+  }
+}
+
+const REASONS: Record<string, string> = {
+  ENOENT: "the folder above it does not exist; create that first",
+  ENOTDIR: "a file is in its path; give another path",
+  EACCES: "the server's user may not write there; change the permissions, or give another path",
+  EPERM: "the server's user may not write there; change the permissions, or give another path",
+  EROFS: "that disk is read-only; give another path",
+  ENAMETOOLONG: "the name is too long; give a shorter one",
+  ENOSPC: "the disk is full; make room",
+  EDQUOT: "the disk quota is used up; make room",
+  SQLITE_FULL: "the disk is full; make room",
+};
+
+/** In words for the operator. */
+function whyFailed(error: unknown): string {
+  if (error instanceof StoreError) return error.message;
+  const { code, message } = error as NodeJS.ErrnoException;
+  return (Object.hasOwn(REASONS, code ?? "") ? REASONS[code!] : undefined) ?? `${message}; look at that disk`;
+}
