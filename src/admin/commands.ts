@@ -1,8 +1,11 @@
+import { isAbsolute } from "node:path";
 import { FOREVER, type Account, type Session } from "../chat/session.ts";
 import type { Chat } from "../chat/chat.ts";
 import { ban, kick, notify, purge, unban } from "../chat/operator.ts";
-import { OPERATOR_TEXT_BYTES_MAX } from "../limits.ts";
+import { DRAIN_SECONDS_MAX, OPERATOR_TEXT_BYTES_MAX } from "../limits.ts";
 import { ADMIN_SHAPES, type AdminErrorCode, type AdminRequest, type AdminVerb } from "../protocol/admin.ts";
+import { BackupBusyError } from "../storage/backup.ts";
+import { StoreError } from "../storage/database.ts";
 import type { LoopTurn } from "../stream/turn.ts";
 
 /** The table of admin commands: what each does to the chat, and its reply. Connections are in connection.ts. */
@@ -11,6 +14,14 @@ import type { LoopTurn } from "../stream/turn.ts";
 export interface Administered {
   readonly chat: Chat;
   readonly turn: LoopTurn;
+  /** The figures of the metrics, as lines `<name> <value>`. */
+  stats(): Promise<string[]>;
+  /** Reads files again, as SIGHUP does. Returns why something stays as it was. */
+  reload(): string[];
+  /** Ends the sessions over that time, then the process. False when that is under way already. */
+  drain(seconds?: number): boolean;
+  /** Copies the data folder to a new folder. Throws StoreError. */
+  backup(folder: string): Promise<void>;
 }
 
 /** A refusal, `err <code> [<words>]`. */
@@ -53,6 +64,10 @@ export const ADMIN_COMMANDS: Record<Exclude<AdminVerb, "help">, AdminCommand> = 
   unlock: { run: unlock, isDurable: true },
   purge: { run: purgeMailbox, isDurable: true },
   announce: { run: announce, isDurable: false },
+  stats: { run: stats, isDurable: false },
+  reload: { run: reload, isDurable: true },
+  drain: { run: drain, isDurable: false },
+  backup: { run: backup, isDurable: false },
 };
 
 /** The lines of `help`. It needs no server, so it works during recovery too. */
@@ -109,6 +124,7 @@ function kickUser({ chat }: Administered, request: AdminRequest): string {
 
 function banUser({ chat }: Administered, request: AdminRequest): string {
   const account = known(chat, request);
+  if (request.number === 0) throw new AdminError("bad_request", "a ban has at least 1 second");
   checkRoom(chat);
   ban(chat, account, request.number);
   return "";
@@ -149,6 +165,42 @@ async function announce({ chat }: Administered, { text }: AdminRequest, reply: R
   return `${sessions.length}`;
 }
 
+async function stats(server: Administered, _request: AdminRequest, reply: Reply): Promise<string> {
+  for (const line of await server.stats()) reply.line(line);
+  return "";
+}
+
+function reload(server: Administered, _request: AdminRequest, reply: Reply): string {
+  const errors = server.reload();
+  for (const error of errors) reply.line(`error ${toLine(error)}`);
+  if (errors.length > 0) throw new AdminError("failed", "what the errors name stays as it was");
+  return "";
+}
+
+function drain(server: Administered, { number }: AdminRequest): string {
+  if (number !== null && number > DRAIN_SECONDS_MAX)
+    throw new AdminError("bad_request", `a drain takes at most ${DRAIN_SECONDS_MAX} seconds`);
+  if (!server.drain(number ?? undefined)) throw new AdminError("busy", "the server drains or stops already");
+  return "";
+}
+
+async function backup(server: Administered, { text }: AdminRequest): Promise<string> {
+  const folder = Buffer.from(text, "latin1").toString();
+  if (!isAbsolute(folder)) throw new AdminError("bad_request", "a backup takes an absolute path");
+  try {
+    await server.backup(folder);
+    return "";
+  } catch (error) {
+    if (!(error instanceof StoreError)) throw error;
+    throw new AdminError(error instanceof BackupBusyError ? "busy" : "failed", toLine(error.message));
+  }
+}
+
+/** A text for people as one line of a reply: latin1 of its UTF-8 bytes. */
+function toLine(text: string): string {
+  return Buffer.from(text.replace(/\s+/g, " ")).toString("latin1");
+}
+
 function known({ accounts }: Chat, { user }: AdminRequest): Account {
   const account = accounts.named(user);
   if (account === undefined) throw new AdminError("unknown_user");
@@ -162,5 +214,5 @@ function checkText(text: string): void {
 
 /** Reserves room in the journal for a change. */
 function checkRoom({ store }: Chat): void {
-  if (!store.accepts(0)) throw new AdminError("internal", store.writeError!);
+  if (!store.accepts(0)) throw new AdminError("internal", toLine(store.writeError!));
 }

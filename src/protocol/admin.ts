@@ -1,7 +1,23 @@
 /** The grammar of the admin socket: verbs, their words, and codes of errors. Requests are lines, as in the chat. */
 import { encode, isName } from "./ascii.ts";
 
-export type AdminVerb = "who" | "user" | "kick" | "ban" | "unban" | "unlock" | "purge" | "announce" | "help";
+/** The name of the socket in a data folder. */
+export const ADMIN_SOCKET = "admin.sock";
+
+export type AdminVerb =
+  | "who"
+  | "user"
+  | "kick"
+  | "ban"
+  | "unban"
+  | "unlock"
+  | "purge"
+  | "announce"
+  | "stats"
+  | "reload"
+  | "drain"
+  | "backup"
+  | "help";
 
 /** The words of a verb: a user's name, then what follows. A text or path is the rest of the line, spaces included. */
 interface AdminShape {
@@ -35,12 +51,34 @@ export const ADMIN_SHAPES: Record<AdminVerb, AdminShape> = {
   unlock: { takesUser: true, rest: "nothing", usage: "unlock <user>", help: "forgets wrong passwords and lockouts" },
   purge: { takesUser: true, rest: "nothing", usage: "purge <user>", help: "deletes the messages that wait for a user" },
   announce: { takesUser: false, rest: "a text", usage: "announce <text>", help: "sends a notice to everybody online" },
+  stats: { takesUser: false, rest: "nothing", usage: "stats", help: "shows the figures of the metrics" },
+  reload: { takesUser: false, rest: "nothing", usage: "reload", help: "reads users, certificate and options again" },
+  drain: {
+    takesUser: false,
+    rest: "a number",
+    usage: "drain [<seconds>]",
+    help: "ends all sessions over a time (10 s), then stops the server",
+  },
+  backup: {
+    takesUser: false,
+    rest: "a path",
+    usage: "backup <new folder>",
+    help: "copies the data folder while the server runs",
+  },
   help: { takesUser: false, rest: "nothing", usage: "help", help: "lists the commands" },
 };
 
 /** The codes after `err`: docs/operating.md, Administration. */
 export type AdminErrorCode =
-  "line_too_long" | "unknown_command" | "bad_request" | "busy" | "unknown_user" | "offline" | "not_banned" | "internal";
+  | "line_too_long"
+  | "unknown_command"
+  | "bad_request"
+  | "busy"
+  | "unknown_user"
+  | "offline"
+  | "not_banned"
+  | "failed"
+  | "internal";
 
 export interface AdminRequest {
   verb: AdminVerb;
@@ -72,8 +110,8 @@ export function parseAdminRequest(line: string): AdminRequest | "unknown_command
   if (text === "" || rest === "nothing") return "bad_request";
   if (rest !== "a number") request.text = text;
   else {
-    request.number = /^\d{1,15}$/.test(text) ? Number(text) : 0;
-    if (request.number === 0) return "bad_request";
+    if (!/^\d{1,15}$/.test(text)) return "bad_request";
+    request.number = Number(text);
   }
   return request;
 }

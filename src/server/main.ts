@@ -4,6 +4,8 @@
  */
 import { lookup } from "node:dns/promises";
 import { isatty } from "node:tty";
+import { AdminListener } from "../admin/listener.ts";
+import type { AdminRequest } from "../protocol/admin.ts";
 import { everyAddress, readHost } from "../runtime/host.ts";
 import { filterText } from "../display-filter.ts";
 import { CertificateError } from "../net/certificate.ts";
@@ -63,15 +65,17 @@ async function serve(args: string[]): Promise<void> {
   const metrics = new Metrics(readiness, config.data);
   const http = config.http === null ? null : await HttpServer.open(config.http, readiness, metrics);
   if (http !== null) log.info(`health and metrics at ${http.url}`);
+  const admin = adminListener(config, log, survive);
   const exit = async (code: number): Promise<void> => {
     http?.close();
+    admin?.stop();
     await output.close();
     process.exit(code);
   };
   acts.ignore = (signal) => log.info(`${signal} is ignored: the server is ${readiness.state}`);
   let isReloadDue = false;
   acts.reloadLater = () => void (isReloadDue = true);
-  const store = await recover(config, log);
+  const store = await recover(config, log, async () => admin?.listen());
   const server = new Server(config, credentials, store, log, exit, readiness);
   metrics.server = server.measured;
   let stoppedMs = Number.NEGATIVE_INFINITY;
@@ -87,12 +91,16 @@ async function serve(args: string[]): Promise<void> {
   };
   acts.drain = () => void server.drain();
   const hasTerminal = isatty(0);
+  const reload = (): string[] => [
+    ...attempt(log, "the users stay as they are", () => server.reload(readCredentials(config.credentials, "regular"))),
+    ...attempt(log, "the certificate stays as it is", () => server.renewCertificate()),
+  ];
   acts.reload = (signal) => {
     if (hasTerminal && !isatty(0)) return acts.stop!(signal); // The terminal was closed.
-    attempt(log, "the users stay as they are", () => server.reload(readCredentials(config.credentials, "regular")));
-    attempt(log, "the certificate stays as it is", () => server.renewCertificate());
+    reload();
   };
   const { plain, encrypted } = server.listen();
+  admin?.serve({ ...server.administered, stats: () => metrics.samples(), reload });
   if (isReloadDue) acts.reload("SIGHUP");
   const { address } = (plain ?? encrypted)!;
   const tls = plain === null ? " with TLS" : encrypted === null ? "" : `, and with TLS on ${encrypted.address}`;
@@ -104,8 +112,17 @@ async function serve(args: string[]): Promise<void> {
   log.info(`${users} users; join with: bun run client ${target}, or npm run client -- ${target}`);
 }
 
+/** Null for a server in memory that has no admin socket. */
+function adminListener({ adminSocket }: Config, log: Logger, report: (error: unknown) => void): AdminListener | null {
+  if (adminSocket === null) return null;
+  const done = ({ verb, user }: AdminRequest): void =>
+    log.info({ event: "admin", command: verb, ...(user === "" ? {} : { user }) }, `${verb} by an operator`);
+  return new AdminListener(adminSocket, { report, done });
+}
+
 /** Opens the data folder. A long recovery shows its progress on a terminal. Throws StoreError. */
-async function recover({ data, durability, salvage }: Config, log: Logger): Promise<Store> {
+async function recover(config: Config, log: Logger, locked: () => Promise<void>): Promise<Store> {
+  const { data, durability, salvage } = config;
   const beganMs = performance.now();
   let shownMs = beganMs;
   const progress = (part: number): void => {
@@ -113,7 +130,7 @@ async function recover({ data, durability, salvage }: Config, log: Logger): Prom
     shownMs = performance.now();
     process.stderr.write(`recovering messages of the last run: ${Math.floor(part * 100)} %\n`);
   };
-  const options = { salvage, unixMs: CLOCK.unixMs(), progress };
+  const options = { salvage, unixMs: CLOCK.unixMs(), locked, progress };
   const { store, recovered } = await openStoreInSlices(data, durability, options);
   const { records, messages, damage } = recovered;
   const tookMs = Math.round(performance.now() - beganMs);
@@ -131,12 +148,15 @@ function warnOfPlainPasswords(log: Logger, { users, sample }: Credentials, file:
   log.warn(`${count} of ${users.length} passwords are plain text; hash them with bun run passwd --migrate ${file}`);
 }
 
-/** Logs an error of `act`, and what remains in force. */
-function attempt(log: Logger, remains: string, act: () => void): void {
+/** Logs and returns an error of `act`, and what remains in force. */
+function attempt(log: Logger, remains: string, act: () => void): string[] {
   try {
     act();
+    return [];
   } catch (error) {
-    log.error(`${(error as Error).message}; ${remains}`);
+    const text = `${(error as Error).message}; ${remains}`;
+    log.error(text);
+    return [text];
   }
 }
 

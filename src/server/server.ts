@@ -3,6 +3,7 @@
  * chat and its parts are composed in core.ts, periodic work is in maintenance.ts.
  */
 import { randomBytes } from "node:crypto";
+import type { Administered } from "../admin/commands.ts";
 import type { Credentials } from "../auth/credentials.ts";
 import { Passwords } from "../auth/passwords.ts";
 import { Drain } from "../chat/drain.ts";
@@ -102,6 +103,17 @@ export class Server {
     const { address, session } = peer;
     this.#log.error({ err: error, address, user: session?.account.name }, "internal error; the connection is closed");
   };
+
+  /** What admin commands use. */
+  get administered(): Pick<Administered, "chat" | "turn" | "drain" | "backup"> {
+    const { chat, turn } = this.#core;
+    return {
+      chat,
+      turn,
+      drain: (seconds) => this.drain(seconds),
+      backup: (folder) => this.#store.backup(folder),
+    };
+  }
 
   /** What the metrics are read from. */
   get measured(): Measured {

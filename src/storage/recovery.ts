@@ -24,8 +24,8 @@ export interface RecoveryOptions {
   salvage: boolean;
   /** The time at which the open sessions of the last run end. */
   unixMs: number;
-  /** Called when the folder is locked, before recovery begins. */
-  locked?: () => void;
+  /** Called when the folder is locked; recovery begins when its promise is resolved. Only `openStoreInSlices` waits. */
+  locked?: () => Promise<void>;
   /** Called with the part that is done, from 0 to 1. */
   progress: (part: number) => void;
 }
@@ -67,33 +67,32 @@ export async function openStoreInSlices(...values: Parameters<typeof opening>): 
   for (let sliceMs = performance.now(); ;) {
     const { done, value } = steps.next();
     if (done === true) return value;
-    if (performance.now() - sliceMs < SLICE_MS) continue;
-    await new Promise(setImmediate);
+    if (value === undefined && performance.now() - sliceMs < SLICE_MS) continue;
+    await (value ?? new Promise(setImmediate));
     sliceMs = performance.now();
   }
 }
 
-function atOnce<Result>(steps: Iterator<void, Result>): Result {
+function atOnce<Result>(steps: Iterator<void | Promise<void>, Result>): Result {
   for (;;) {
     const { done, value } = steps.next();
     if (done === true) return value;
   }
 }
 
-function* opening(path: string, durability: Durability, options: RecoveryOptions): Generator<void, Opened> {
+function* opening(
+  path: string,
+  durability: Durability,
+  options: RecoveryOptions,
+): Generator<void | Promise<void>, Opened> {
   if (path === ":memory:") {
-    options.locked?.();
+    if (options.locked !== undefined) yield options.locked();
     const store = new Store(openDatabase(path, durability));
     return { store, recovered: { records: 0, messages: 0, damage: null } };
   }
   const existing = existingFolder(path);
   const data = new DataFolder(path);
-  try {
-    options.locked?.();
-  } catch (error) {
-    data.close();
-    throw error;
-  }
+  if (options.locked !== undefined) yield options.locked();
   let database: Database | null = null;
   try {
     database = openDatabase(path, durability);
