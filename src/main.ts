@@ -11,15 +11,17 @@ const USAGE = `Usage: heartline <command> [options]
   serve            runs the server
   chat             logs in to a server and chats from this terminal
   passwd           adds a user to a credentials file, or changes a password
+  ctl              controls a running server: who is online, kick, ban, back up, drain
   version          prints the version
   help             prints this page
-  help <command>   prints the options of serve, chat or passwd
+  help <command>   prints the options of serve, chat, passwd or ctl
 `;
 
 const PROGRAMS: Record<string, () => Promise<{ main: (args: string[]) => Promise<void> }>> = {
   serve: () => import("./server/main.ts"),
   chat: () => import("./terminal/main.ts"),
   passwd: () => import("./auth/passwd.ts"),
+  ctl: () => import("./ctl/main.ts"),
 };
 
 async function run([command, ...args]: string[]): Promise<void> {

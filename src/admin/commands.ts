@@ -2,7 +2,7 @@ import { isAbsolute } from "node:path";
 import { FOREVER, type Account, type Session } from "../chat/session.ts";
 import type { Chat } from "../chat/chat.ts";
 import { ban, kick, notify, purge, unban } from "../chat/operator.ts";
-import { DRAIN_SECONDS_MAX, OPERATOR_TEXT_BYTES_MAX } from "../limits.ts";
+import { DRAIN_SECONDS_MAX, OPERATOR_TEXT_BYTES_MAX, WRONG_PASSWORDS_MAX } from "../limits.ts";
 import { ADMIN_SHAPES, type AdminErrorCode, type AdminRequest, type AdminVerb } from "../protocol/admin.ts";
 import { BackupBusyError } from "../storage/backup.ts";
 import { StoreError } from "../storage/database.ts";
@@ -51,23 +51,23 @@ type Run = (server: Administered, request: AdminRequest, reply: Reply) => string
 
 interface AdminCommand {
   run: Run;
-  /** It changes what must survive the server: its `ok` leaves when that is durable. */
-  isDurable: boolean;
+  /** It changes something: it is logged, and its `ok` leaves when everything of its turn is durable. */
+  isChange: boolean;
 }
 
 export const ADMIN_COMMANDS: Record<Exclude<AdminVerb, "help">, AdminCommand> = {
-  who: { run: who, isDurable: false },
-  user: { run: user, isDurable: false },
-  kick: { run: kickUser, isDurable: true },
-  ban: { run: banUser, isDurable: true },
-  unban: { run: unbanUser, isDurable: true },
-  unlock: { run: unlock, isDurable: true },
-  purge: { run: purgeMailbox, isDurable: true },
-  announce: { run: announce, isDurable: false },
-  stats: { run: stats, isDurable: false },
-  reload: { run: reload, isDurable: true },
-  drain: { run: drain, isDurable: false },
-  backup: { run: backup, isDurable: false },
+  who: { run: who, isChange: false },
+  user: { run: user, isChange: false },
+  kick: { run: kickUser, isChange: true },
+  ban: { run: banUser, isChange: true },
+  unban: { run: unbanUser, isChange: true },
+  unlock: { run: unlock, isChange: true },
+  purge: { run: purgeMailbox, isChange: true },
+  announce: { run: announce, isChange: true },
+  stats: { run: stats, isChange: false },
+  reload: { run: reload, isChange: true },
+  drain: { run: drain, isChange: true },
+  backup: { run: backup, isChange: true },
 };
 
 /** The lines of `help`. It needs no server, so it works during recovery too. */
@@ -101,8 +101,10 @@ async function user({ chat }: Administered, request: AdminRequest, reply: Reply)
   const login = chat.store.lastLogin(name);
   if (login !== null) reply.line(`last_login ${login.unixMs} ${login.address}`);
   if (account.isBanned(chat.unixMs)) reply.line(`banned ${bannedUntilMs === FOREVER ? "forever" : bannedUntilMs}`);
-  for (const { source, count, leftMs } of chat.lockouts.of(name))
-    reply.line(`wrong_passwords ${source === "" ? "everywhere" : source} ${count} ${Math.ceil(leftMs / 1000)}`);
+  for (const { source, count, leftMs } of chat.lockouts.of(name)) {
+    const kind = count < WRONG_PASSWORDS_MAX ? `wrong_passwords ${count}` : "lockout";
+    reply.line(`${kind} ${source === "" ? "everywhere" : source} ${Math.ceil(leftMs / 1000)}`);
+  }
   const details = function* (): Generator<string> {
     for (const [from, { messages, bytes }] of account.senders) yield `sender ${from} ${messages} ${bytes}`;
     for (const other of account.blocks) yield `blocks ${other.name}`;

@@ -142,10 +142,10 @@ export class AdminConnection implements Sink, Reply {
     }
     const { server, obstacle } = this.#context;
     if (server === null) throw new AdminError("busy", obstacle);
-    const { run, isDurable } = ADMIN_COMMANDS[verb];
+    const { run, isChange } = ADMIN_COMMANDS[verb];
     this.#beginSlice(server);
     const words = await run(server, request, this);
-    if (!isDurable) return words;
+    if (!isChange) return words;
     await saved(server.turn);
     this.#context.done(request);
     return words;

@@ -18,7 +18,7 @@ import type { ChatObserver } from "./observer.ts";
 import { Presence } from "./presence.ts";
 import { Rates } from "./rates.ts";
 import { type Account, type Caller, type LoginOptions, type Peer, Session, type SessionKind } from "./session.ts";
-import type { ChatStore, FinalReason } from "./store.ts";
+import type { ChatStore } from "./store.ts";
 
 export interface ChatOptions {
   wheel: TimerWheel;
@@ -191,11 +191,6 @@ export class Chat {
   known(kind: SessionKind, token: string): Session | null {
     const session = this.#byToken.get(token);
     return session?.kind === kind ? session : null;
-  }
-
-  /** Why the client of an ended session must not log in by itself; undefined when it may. */
-  finalReason(token: string): FinalReason | undefined {
-    return this.store.endedSession(token)?.finalReason ?? undefined;
   }
 
   /** The client has the stream up to that position; false when that was never sent. */

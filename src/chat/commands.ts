@@ -225,7 +225,8 @@ function forSession(chat: Chat, peer: Peer, kind: SessionKind, token: string, ac
   const attempt = (): void => {
     try {
       const session = chat.known(kind, token); // It may have ended while it waited.
-      if (session === null) refuse(peer.replies, "unknown_session", chat.finalReason(token));
+      if (session === null)
+        refuse(peer.replies, "unknown_session", chat.store.endedSession(token)?.finalReason ?? undefined);
       else act(session);
     } catch (error) {
       return fault(chat, peer, error);

@@ -33,7 +33,7 @@ function setBan({ store }: Chat, account: Account, untilMs: number): void {
   store.banned(account.name, untilMs);
 }
 
-/** Sends a line to the next sessions of a list, which may have ended meanwhile. Returns how many of the list are done. */
+/** Sends a line to the next sessions of a list, from an index on; some may have ended. Returns the next index. */
 export function notify(line: Uint8Array, sessions: readonly Session[], from: number): number {
   const to = Math.min(sessions.length, from + NOTICED_PER_TURN);
   for (let i = from; i < to; i++) if (!sessions[i]!.ended) sessions[i]!.outbox.append(line);
