@@ -19,6 +19,8 @@ const EVENTS = [
   "joined",
   "left",
   "goodbye",
+  "goodbye kicked",
+  "notice",
   "private_request",
   "address",
   "expect",
