@@ -6,6 +6,7 @@
 import type { User } from "../auth/credentials.ts";
 import { Chat, type ChatOptions } from "../chat/chat.ts";
 import { Callback, Callbacks } from "../net/callback.ts";
+import { Histogram } from "../histogram.ts";
 import { Connection, Connections } from "../net/connection.ts";
 import type { dial as dialSocket } from "../net/dial.ts";
 import type { Store } from "../storage/store.ts";
@@ -42,6 +43,8 @@ export interface Core {
   readonly chat: Chat;
   readonly connections: Connections;
   readonly callbacks: Callbacks;
+  /** Durations of turns. */
+  readonly turnSeconds: Histogram;
   /** Fires every due timer. An error in one of them is reported, and closes the connection that owns the timer. */
   fireTimers(): void;
 }
@@ -54,9 +57,12 @@ export function createCore(options: CoreOptions): Core {
     report(error, owner);
     owner.hangUp();
   };
+  const turnSeconds = new Histogram();
+  let beganMs = 0;
   const turn = new LoopTurn({
     begins: () => {
-      chat.wheel.begin(clock.nowMs());
+      beganMs = clock.nowMs();
+      chat.wheel.begin(beganMs);
       chat.unixMs = clock.unixMs();
       connections.serveReady();
     },
@@ -65,6 +71,7 @@ export function createCore(options: CoreOptions): Core {
       return (hasMoves && movesAtOnce) || connections.ready.size > 0;
     },
     commits: commits ?? (() => store.save()),
+    ended: () => turnSeconds.add((clock.nowMs() - beganMs) / 1000),
     failed: fail,
     later,
   });
@@ -88,7 +95,7 @@ export function createCore(options: CoreOptions): Core {
       }
     }
   };
-  return { turn, chat, connections, callbacks, fireTimers };
+  return { turn, chat, connections, callbacks, turnSeconds, fireTimers };
 }
 
 /** Users, and what the store kept: blocks, the size of each mailbox, and lockouts that are not over. */

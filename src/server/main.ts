@@ -18,6 +18,8 @@ import { Readiness } from "./readiness.ts";
 import { PrintError, print } from "../runtime/output.ts";
 import { openStoreInSlices } from "../storage/recovery.ts";
 import type { Store } from "../storage/store.ts";
+import { HttpServer } from "./http.ts";
+import { Metrics } from "./metrics.ts";
 import { Reloader, hostFor } from "./reload.ts";
 import { CLOCK, Server } from "./server.ts";
 
@@ -66,8 +68,12 @@ async function serve(args: string[]): Promise<void> {
     process.exit(code);
   };
   const readiness = new Readiness();
+  const metrics = new Metrics(readiness, config.data);
+  const http = config.http === null ? null : await HttpServer.open(config.http, readiness, metrics);
+  if (http !== null) log.info(`health and metrics at ${http.url}`);
   const store = await recover(config, log);
   const server = new Server(config, credentials, store, log, exit);
+  metrics.server = server.measured;
   const { plain, encrypted } = server.listen();
   readiness.serve(store);
   let stoppedMs = 0;
@@ -79,6 +85,7 @@ async function serve(args: string[]): Promise<void> {
     readiness.state = "draining";
     log.info(`${signal}: the server stops; a second signal exits at once`);
     const isStored = await server.stop();
+    http?.close();
     await exit(isStored ? 0 : 1);
   };
   process.on("SIGINT", stop);

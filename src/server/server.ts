@@ -19,6 +19,7 @@ import { TICK_MS } from "../timer-wheel.ts";
 import type { Config, TlsConfig } from "./config.ts";
 import { Counters } from "./counters.ts";
 import { type Clock, type Core, createCore } from "./core.ts";
+import type { Measured } from "./metrics.ts";
 import { Maintenance } from "./maintenance.ts";
 
 /** At the stop, a client that has received everything gets this long to close its side of the connection. */
@@ -103,6 +104,11 @@ export class Server {
     const { address, session } = peer;
     this.#log.error({ err: error, address, user: session?.account.name }, "internal error; the connection is closed");
   };
+
+  /** What the metrics are read from. */
+  get measured(): Measured {
+    return { counters: this.counters, core: this.#core, admission: this.#admission, store: this.#store };
+  }
 
   /**
    * Applies what can change while the server runs; sessions and connections that exist get the new limits too. With a
