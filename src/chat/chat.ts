@@ -11,7 +11,6 @@ import { Addresses } from "../auth/addresses.ts";
 import { MailboxScheduler } from "./mailbox-scheduler.ts";
 import { Introductions } from "./introductions.ts";
 import { Departing } from "./departing.ts";
-import type { Drain } from "./drain.ts";
 import { Lockouts, type LockoutScope } from "../auth/lockouts.ts";
 import { Mailbox } from "./mailbox.ts";
 import type { ChatObserver } from "./observer.ts";
@@ -63,8 +62,6 @@ export class Chat {
   readonly observer: ChatObserver | null;
   /** The server drains or stops: no login succeeds. */
   isOver = false;
-  /** Null unless the server drains. */
-  drain: Drain | null = null;
   /** Unix time of this turn, for messages in mailboxes. */
   unixMs = 0;
   readonly mailboxScheduler: MailboxScheduler;
@@ -336,12 +333,11 @@ export class Chat {
 
   /** At the end of a turn: broadcasts enter the outboxes; presence alone waits. True: another turn should follow. */
   turnEnds(): boolean {
-    const isEnding = this.drain !== null && this.drain.step();
     if (this.#broadcastWaits) this.announceNow();
     this.#recordAppended();
-    const isMoving = this.mailboxScheduler.step();
+    const more = this.mailboxScheduler.step();
     this.#recordAppended(); // Those of logins that were admitted.
-    return isMoving || isEnding;
+    return more;
   }
 
   #recordAppended(): void {
@@ -384,7 +380,6 @@ export class Chat {
   /** Ends all sessions. No login succeeds afterwards. */
   shutdown(): void {
     this.isOver = true;
-    this.drain?.cancel();
     for (const session of [...this.presence.online]) this.end(session, "shutdown");
   }
 

@@ -5,6 +5,7 @@
  */
 import type { User } from "../auth/credentials.ts";
 import { Chat, type ChatOptions } from "../chat/chat.ts";
+import { Drain } from "../chat/drain.ts";
 import { Callback, Callbacks } from "../net/callback.ts";
 import { Connection, Connections } from "../net/connection.ts";
 import type { dial as dialSocket } from "../net/dial.ts";
@@ -44,6 +45,8 @@ export interface Core {
   readonly callbacks: Callbacks;
   /** Fires every due timer. An error in one of them is reported, and closes the connection that owns the timer. */
   fireTimers(): void;
+  /** Begins a drain of `durationMs`, then calls `done`; see `Drain`. */
+  drain(durationMs: number, done: () => void): void;
 }
 
 export function createCore(options: CoreOptions): Core {
@@ -54,6 +57,7 @@ export function createCore(options: CoreOptions): Core {
     report(error, owner);
     owner.hangUp();
   };
+  let drain: Drain | null = null;
   const turn = new LoopTurn({
     begins: () => {
       chat.wheel.begin(clock.nowMs());
@@ -61,8 +65,9 @@ export function createCore(options: CoreOptions): Core {
       connections.serveReady();
     },
     ends: () => {
+      const isEnding = drain !== null && drain.step();
       const hasMoves = chat.turnEnds();
-      return (hasMoves && movesAtOnce) || connections.ready.size > 0;
+      return isEnding || (hasMoves && movesAtOnce) || connections.ready.size > 0;
     },
     commits: commits ?? (() => store.save()),
     failed: fail,
@@ -88,7 +93,8 @@ export function createCore(options: CoreOptions): Core {
       }
     }
   };
-  return { turn, chat, connections, callbacks, fireTimers };
+  const beginDrain = (durationMs: number, done: () => void): void => void (drain = new Drain(chat, durationMs, done));
+  return { turn, chat, connections, callbacks, fireTimers, drain: beginDrain };
 }
 
 /** Users, and what the store kept: blocks, the size of each mailbox, and lockouts that are not over. */

@@ -5,7 +5,6 @@
 import { randomBytes } from "node:crypto";
 import type { Credentials } from "../auth/credentials.ts";
 import { Passwords } from "../auth/passwords.ts";
-import { Drain } from "../chat/drain.ts";
 import type { Peer } from "../chat/session.ts";
 import { DRAIN_SECONDS, LINGER_MS } from "../limits.ts";
 import { Admission, fitDescriptors } from "../net/admission.ts";
@@ -153,16 +152,16 @@ export class Server {
    */
   drain(seconds = DRAIN_SECONDS): boolean {
     if (!this.#readiness.enter("draining")) return false;
-    const { turn, chat } = this.#core;
-    turn.begin();
-    new Drain(chat, 1000 * seconds, () => void this.end());
-    const sessions = chat.presence.online.length;
+    const sessions = this.#core.chat.presence.online.length;
+    this.#core.turn.begin();
+    this.#core.drain(1000 * seconds, () => void this.end());
     this.#log.info({ event: "drain", seconds, sessions }, `the server drains for ${seconds} s, then it stops`);
     return true;
   }
 
   /**
-   * Stops, and ends the process: with 0, or with 1 when the store could not be closed. Does nothing when that has begun.
+   * Stops, and ends the process: with 0, or with 1 when the store could not be closed. Without effect when that has
+   * begun.
    */
   async end(): Promise<void> {
     if (!this.#readiness.enter("stopping")) return;
