@@ -232,6 +232,9 @@ export const LOG_MS = 1_000;
 export const HTTP_CONNECTIONS_MAX = 64;
 export const HTTP_MS = 5_000;
 export const HTTP_HEADER_BYTES_MAX = 8 << 10;
+/** The time of a drain by default, and how many sessions it ends in a turn. When more are due, another turn follows. */
+export const DRAIN_SECONDS = 10;
+export const DRAINED_PER_TURN_MAX = 8;
 /** The longest delay of `joined` and `left`. */
 export const PRESENCE_DELAY_MS = 256;
 

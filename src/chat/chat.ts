@@ -63,7 +63,7 @@ export class Chat {
   readonly limits: Limits;
   readonly report: ChatOptions["report"];
   readonly observer: ChatObserver | null;
-  /** The server stops: no login succeeds. */
+  /** The server drains or stops: no login succeeds. */
   isOver = false;
   /** Unix time of this turn, for messages in mailboxes. */
   unixMs = 0;

@@ -22,6 +22,7 @@ import { HttpServer } from "./http.ts";
 import { Metrics } from "./metrics.ts";
 import { Reloader, hostFor } from "./reload.ts";
 import { CLOCK, Server } from "./server.ts";
+import { type SignalActs, handleSignals } from "./signals.ts";
 
 /** Ctrl+C reaches the server and `bun start`, which forwards it: a SIGINT within this time is not a second signal. */
 const ECHO_MS = 100;
@@ -48,8 +49,9 @@ export async function main(args: string[]): Promise<void> {
 }
 
 async function serve(args: string[]): Promise<void> {
-  let reload = (_signal: NodeJS.Signals): void => {}; // Until the server listens, the files are still to be read.
-  process.on("SIGHUP", (signal) => reload(signal));
+  const readiness = new Readiness();
+  const acts: SignalActs = { exit: () => process.exit(0) };
+  handleSignals(readiness, acts);
   const configuration = readConfiguration(args, process.env);
   if (configuration === null) return print(USAGE);
   const credentials = readCredentials(configuration.config.credentials);
@@ -63,41 +65,41 @@ async function serve(args: string[]): Promise<void> {
   process.on("uncaughtException", survive);
   process.on("unhandledRejection", survive);
   setSlice(SLICE_MICROS);
-  const exit = async (code: number): Promise<void> => {
-    await output.close();
-    process.exit(code);
-  };
-  const readiness = new Readiness();
+  acts.ignore = (signal) => log.info(`${signal} is ignored: the server is ${readiness.state}`);
+  let isReloadDue = false;
+  acts.reloadLater = () => void (isReloadDue = true);
   const metrics = new Metrics(readiness, config.data);
   const http = config.http === null ? null : await HttpServer.open(config.http, readiness, metrics);
   if (http !== null) log.info(`health and metrics at ${http.url}`);
   const store = await recover(config, log);
-  const server = new Server(config, credentials, store, log, exit);
-  metrics.server = server.measured;
-  const { plain, encrypted } = server.listen();
-  readiness.serve(store);
-  let stoppedMs = 0;
-  const stop = async (signal: NodeJS.Signals): Promise<void> => {
-    const isEcho = signal === "SIGINT" && performance.now() - stoppedMs < ECHO_MS;
-    if (stoppedMs > 0 && !isEcho) process.exit(1);
-    if (stoppedMs > 0) return;
-    stoppedMs = performance.now();
-    readiness.state = "draining";
-    log.info(`${signal}: the server stops; a second signal exits at once`);
-    const isStored = await server.stop();
+  const exit = async (code: number): Promise<void> => {
     http?.close();
-    await exit(isStored ? 0 : 1);
+    await output.close();
+    process.exit(code);
   };
-  process.on("SIGINT", stop);
-  process.on("SIGTERM", stop);
+  const server = new Server(config, credentials, store, log, exit, readiness);
+  metrics.server = server.measured;
+  let stoppedMs = Number.NEGATIVE_INFINITY;
+  acts.stop = (signal) => {
+    stoppedMs = performance.now();
+    log.info(`${signal}: the server stops; a second signal exits at once`);
+    void server.end();
+  };
+  acts.exit = (signal) => {
+    if (stoppedMs < 0) return acts.stop!(signal); // It is the first one: the stop follows a drain.
+    const isEcho = signal === "SIGINT" && performance.now() - stoppedMs < ECHO_MS;
+    if (!isEcho) process.exit(1);
+  };
+  acts.drain = () => void server.drain();
   const hasTerminal = isatty(0);
   const read = (): Configuration => readConfiguration(args, process.env)!;
   const reloader = new Reloader(server, log, read, configuration, credentials);
-  reload = (signal) => {
-    if (stoppedMs > 0) return;
-    if (hasTerminal && !isatty(0)) return void stop(signal); // The terminal was closed.
+  acts.reload = (signal) => {
+    if (hasTerminal && !isatty(0)) return acts.stop!(signal); // The terminal was closed.
     reloader.reload();
   };
+  const { plain, encrypted } = server.listen();
+  if (isReloadDue) acts.reload("SIGHUP");
   const { address } = (plain ?? encrypted)!;
   const tls = plain === null ? " with TLS" : encrypted === null ? "" : `, and with TLS on ${encrypted.address}`;
   process.stdout.write(`listening on ${address}${tls}\n`);

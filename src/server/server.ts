@@ -1,12 +1,12 @@
 /**
- * A running server: listens, applies new credentials and certificates, and stops in order. The
+ * A running server: listens, applies new credentials and certificates, drains, and stops in order. The
  * chat and its parts are composed in core.ts, periodic work is in maintenance.ts.
  */
 import { randomBytes } from "node:crypto";
 import type { Credentials } from "../auth/credentials.ts";
 import { Passwords } from "../auth/passwords.ts";
 import type { Peer } from "../chat/session.ts";
-import { LINGER_MS, type Limits } from "../limits.ts";
+import { DRAIN_SECONDS, LINGER_MS, type Limits } from "../limits.ts";
 import { Admission, fitDescriptors } from "../net/admission.ts";
 import { type Certificate, CertificateError, readCertificate } from "../net/certificate.ts";
 import { Listener } from "../net/listener.ts";
@@ -21,6 +21,7 @@ import { Counters } from "./counters.ts";
 import { type Clock, type Core, createCore } from "./core.ts";
 import type { Measured } from "./metrics.ts";
 import { Maintenance } from "./maintenance.ts";
+import { Readiness } from "./readiness.ts";
 
 /** At the stop, a client that has received everything gets this long to close its side of the connection. */
 const FAREWELL_MS = 1_000;
@@ -35,6 +36,7 @@ export class Server {
   readonly #log: Logger;
   /** Ends the process when the log is written. */
   readonly #exit: (code: number) => Promise<void>;
+  readonly #readiness: Readiness;
   readonly #store: Store;
   readonly counters = new Counters();
   readonly #core: Core;
@@ -52,10 +54,12 @@ export class Server {
     store: Store,
     log: Logger,
     exit: (code: number) => Promise<void>,
+    readiness = new Readiness(),
   ) {
     this.#config = config;
     this.#log = log;
     this.#exit = exit;
+    this.#readiness = readiness;
     this.#store = store;
     this.#core = createCore({
       clock: CLOCK,
@@ -157,6 +161,7 @@ export class Server {
       this.#certificate = certificate;
     }
     this.#maintenance.start();
+    this.#readiness.serve(this.#store);
     return { plain: this.#plain, encrypted: this.#encrypted };
   }
 
@@ -180,11 +185,36 @@ export class Server {
   }
 
   /**
+   * Admits no new session, ends the present ones evenly over that time, then stops and ends the process. The ports stay
+   * open meanwhile: `resume` and the requests of callback sessions need new connections. False while a drain or a stop
+   * is under way already.
+   */
+  drain(seconds = DRAIN_SECONDS): boolean {
+    if (!this.#readiness.enter("draining")) return false;
+    const sessions = this.#core.chat.presence.online.length;
+    this.#core.turn.begin();
+    this.#core.drain(1000 * seconds, () => void this.end());
+    this.#log.info({ event: "drain", seconds, sessions }, `the server drains for ${seconds} s, then it stops`);
+    return true;
+  }
+
+  /**
+   * Stops, and ends the process: with 0, or with 1 when the store could not be closed. Without effect when that has
+   * begun.
+   */
+  async end(): Promise<void> {
+    if (!this.#readiness.enter("stopping")) return;
+    const isStored = await this.stop();
+    await this.#exit(isStored ? 0 : 1);
+  }
+
+  /**
    * Ends all sessions with `goodbye shutdown`, waits for at most LINGER_MS until the sockets have taken their output,
    * and closes the store. False when the store could not be closed.
    */
   async stop(): Promise<boolean> {
     const { turn, chat, connections, callbacks } = this.#core;
+    this.#readiness.enter("stopping");
     this.#plain?.stop();
     this.#encrypted?.stop();
     turn.begin();

@@ -183,6 +183,8 @@ export class WireServer {
   readonly server: Server;
   readonly #config: Config;
   readonly #names: readonly string[];
+  /** The exit code, after a drain. */
+  readonly exited: Promise<number>;
   readonly #clients: WireClient[] = [];
   #stopped = false;
 
@@ -197,7 +199,13 @@ export class WireServer {
     const log = pino({ level: "trace" }, { write });
     const { data, durability, salvage } = this.#config;
     const { store } = openStore(data, durability, { salvage, unixMs: Date.now(), progress: () => {} });
-    this.server = new Server(this.#config, credentialsOf(names), store, log, () => Promise.resolve());
+    const exited = Promise.withResolvers<number>();
+    this.exited = exited.promise;
+    const exit = async (code: number): Promise<void> => {
+      this.#stopped = true;
+      exited.resolve(code);
+    };
+    this.server = new Server(this.#config, credentialsOf(names), store, log, exit);
     const { plain, encrypted } = this.server.listen();
     this.port = (plain ?? encrypted)!.port;
     this.tlsPort = plain === null ? 0 : (encrypted?.port ?? 0);
