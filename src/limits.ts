@@ -1,6 +1,6 @@
 /**
  * Every limit, and what happens when it is reached: first those that an operator may choose, with their defaults
- * (server/config.ts has the options), then the fixed ones. Units come last in a name.
+ * (server/options.ts has the options), then the fixed ones. Units come last in a name.
  */
 
 /** What an operator may choose. Where 0 is allowed, it means no limit. */
@@ -64,6 +64,8 @@ export const SERVER_LINE_BYTES_MAX = 1 << 20;
 
 /** Bytes of a user name. A longer one is `bad_request`. */
 export const NAME_BYTES_MAX = 32;
+/** Bytes of a configuration file. A larger file is refused. */
+export const CONFIG_BYTES_MAX = 64 << 10;
 /** Bytes of a credentials file, of a certificate or key, and of a client's authorities. A larger file is refused. */
 export const CREDENTIALS_BYTES_MAX = 64 << 20;
 export const CERTIFICATE_BYTES_MAX = 1 << 20;

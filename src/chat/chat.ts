@@ -11,7 +11,6 @@ import { Addresses } from "../auth/addresses.ts";
 import { MailboxScheduler } from "./mailbox-scheduler.ts";
 import { Introductions } from "./introductions.ts";
 import { Departing } from "./departing.ts";
-import type { Drain } from "./drain.ts";
 import { Lockouts, type LockoutScope } from "../auth/lockouts.ts";
 import { Mailbox } from "./mailbox.ts";
 import type { ChatObserver } from "./observer.ts";
@@ -60,13 +59,12 @@ export class Chat {
   readonly introductions: Introductions;
   readonly passwords: Passwords;
   readonly idleTimeoutMs: number;
+  /** The one object that all parts read. A reload changes its fields. */
   readonly limits: Limits;
   readonly report: ChatOptions["report"];
   readonly observer: ChatObserver | null;
   /** The server drains or stops: no login succeeds. */
   isOver = false;
-  /** Null unless the server drains. */
-  drain: Drain | null = null;
   /** Unix time of this turn, for messages in mailboxes. */
   unixMs = 0;
   readonly mailboxScheduler: MailboxScheduler;
@@ -103,7 +101,7 @@ export class Chat {
     );
     this.addresses = new Addresses(wheel, limits);
     this.rates = new Rates(wheel, limits);
-    this.introductions = new Introductions(wheel, limits.introductionsMax, options.newToken);
+    this.introductions = new Introductions(wheel, limits, options.newToken);
     const appended = (session: Session): void => this.#messagesAppended(session);
     const { accounts, mailbox } = this;
     this.mailboxScheduler = new MailboxScheduler(accounts, mailbox, store, appended, report, movedBytesPerTurn);
@@ -334,12 +332,11 @@ export class Chat {
 
   /** At the end of a turn: broadcasts enter the outboxes; presence alone waits. True: another turn should follow. */
   turnEnds(): boolean {
-    const isEnding = this.drain !== null && this.drain.step();
     if (this.#broadcastWaits) this.announceNow();
     this.#recordAppended();
-    const isMoving = this.mailboxScheduler.step();
+    const more = this.mailboxScheduler.step();
     this.#recordAppended(); // Those of logins that were admitted.
-    return isMoving || isEnding;
+    return more;
   }
 
   #recordAppended(): void {
@@ -379,10 +376,14 @@ export class Chat {
     trimBufferPools();
   }
 
+  /** Limits have changed, in place. Nothing that was accepted is given up. */
+  limitsChanged(): void {
+    for (const account of this.accounts.all) this.rates.rateChanged(account);
+  }
+
   /** Ends all sessions. No login succeeds afterwards. */
   shutdown(): void {
     this.isOver = true;
-    this.drain?.cancel();
     for (const session of [...this.presence.online]) this.end(session, "shutdown");
   }
 

@@ -4,7 +4,7 @@ import type { Chat } from "./chat.ts";
 
 /**
  * Ends the sessions one after another, evenly over a time, so that their clients do not all return in the same moment.
- * From its beginning no login succeeds; all other requests do. It leaves what remains at its end to `Chat.shutdown`.
+ * From its beginning no login succeeds; all other requests do. What remains at its end is left to `Chat.shutdown`.
  */
 export class Drain {
   readonly #chat: Chat;
@@ -13,18 +13,16 @@ export class Drain {
   readonly #endMs: number;
   /** Sessions at the beginning. */
   readonly #sessions: number;
-  readonly #timer = new WheelTimer<Drain>(this);
 
   /** Calls `done` after `durationMs`: with 0 in the next tick. */
   constructor(chat: Chat, durationMs: number, done: () => void) {
     const { wheel, presence } = chat;
     this.#chat = chat;
-    this.#durationMs = durationMs;
+    this.#durationMs = Math.max(1, durationMs);
     this.#endMs = wheel.nowMs + durationMs;
     this.#sessions = presence.online.length;
     chat.isOver = true;
-    chat.drain = this;
-    wheel.schedule(this.#timer, wheel.kind(done), durationMs);
+    wheel.schedule(new WheelTimer<Drain>(this), wheel.kind(done), durationMs);
   }
 
   /** A turn ends: ends the sessions that are due. True when more are due than one turn ends. */
@@ -37,11 +35,5 @@ export class Drain {
       this.#chat.end(online.at(-1)!, "shutdown");
     }
     return false;
-  }
-
-  /** It ends no further session, and does not call `done`. */
-  cancel(): void {
-    this.#chat.wheel.cancel(this.#timer);
-    this.#chat.drain = null;
   }
 }

@@ -9,8 +9,8 @@ import type { AdminRequest } from "../protocol/admin.ts";
 import { everyAddress, readHost } from "../runtime/host.ts";
 import { filterText } from "../display-filter.ts";
 import { CertificateError } from "../net/certificate.ts";
-import { UsageError } from "../usage-error.ts";
-import { type Config, USAGE, parseConfig } from "./config.ts";
+import { ConfigError, UsageError } from "../usage-error.ts";
+import { type Config, type Configuration, USAGE, readConfiguration } from "./config.ts";
 import { type Credentials, CredentialsError, plainUsers, readCredentials } from "../auth/credentials.ts";
 import { StoreError } from "../storage/database.ts";
 import { setSlice } from "../runtime/kernel.ts";
@@ -18,12 +18,13 @@ import { ListenError } from "../net/listener.ts";
 import { Log, type Logger } from "../runtime/log.ts";
 import { Readiness } from "./readiness.ts";
 import { PrintError, print } from "../runtime/output.ts";
-import { type SignalActs, handleSignals } from "./signals.ts";
 import { openStoreInSlices } from "../storage/recovery.ts";
 import type { Store } from "../storage/store.ts";
 import { HttpServer } from "./http.ts";
 import { Metrics } from "./metrics.ts";
+import { Reloader, hostFor } from "./reload.ts";
 import { CLOCK, Server } from "./server.ts";
+import { type SignalActs, handleSignals } from "./signals.ts";
 
 /** Ctrl+C reaches the server and `bun start`, which forwards it: a SIGINT within this time is not a second signal. */
 const ECHO_MS = 100;
@@ -37,11 +38,12 @@ export async function main(args: string[]): Promise<void> {
     await serve(args);
   } catch (error) {
     const usage = error instanceof UsageError;
+    const isArgument = usage && !(error instanceof ConfigError);
     const known = [UsageError, CredentialsError, CertificateError, StoreError, ListenError, PrintError];
     // An unknown error is not rethrown: `uncaughtException` would survive it, and the exit code would be 0.
     if (known.some((kind) => error instanceof kind)) {
       process.stderr.write(
-        `heartline: ${filterText((error as Error).message)}${usage ? " (--help lists the options)" : ""}\n`,
+        `heartline: ${filterText((error as Error).message)}${isArgument ? " (--help lists the options)" : ""}\n`,
       );
     } else console.error(error);
     process.exit(usage ? 2 : 1);
@@ -52,30 +54,33 @@ async function serve(args: string[]): Promise<void> {
   const readiness = new Readiness();
   const acts: SignalActs = { exit: () => process.exit(0) };
   handleSignals(readiness, acts);
-  const config = parseConfig(args);
-  if (config === null) return print(USAGE);
-  config.host = await resolve(config.host);
-  const credentials = readCredentials(config.credentials);
+  const configuration = readConfiguration(args, process.env);
+  if (configuration === null) return print(USAGE);
+  const credentials = readCredentials(configuration.config.credentials);
+  const host = await resolve(hostFor(configuration.config, credentials));
+  const config = { ...configuration.config, host };
   const output = await Log.open();
   const log = output.logger;
+  log.level = config.logLevel;
+  for (const warning of configuration.warnings) log.warn(warning);
   const survive = (error: unknown): void => log.error(error, "internal error; the server continues");
   process.on("uncaughtException", survive);
   process.on("unhandledRejection", survive);
   setSlice(SLICE_MICROS);
+  acts.ignore = (signal) => log.info(`${signal} is ignored: the server is ${readiness.state}`);
+  let isReloadDue = false;
+  acts.reloadLater = () => void (isReloadDue = true);
   const metrics = new Metrics(readiness, config.data);
   const http = config.http === null ? null : await HttpServer.open(config.http, readiness, metrics);
   if (http !== null) log.info(`health and metrics at ${http.url}`);
   const admin = adminListener(config, log, survive);
+  const store = await recover(config, log, async () => admin?.listen());
   const exit = async (code: number): Promise<void> => {
     http?.close();
     admin?.stop();
     await output.close();
     process.exit(code);
   };
-  acts.ignore = (signal) => log.info(`${signal} is ignored: the server is ${readiness.state}`);
-  let isReloadDue = false;
-  acts.reloadLater = () => void (isReloadDue = true);
-  const store = await recover(config, log, async () => admin?.listen());
   const server = new Server(config, credentials, store, log, exit, readiness);
   metrics.server = server.measured;
   let stoppedMs = Number.NEGATIVE_INFINITY;
@@ -91,23 +96,21 @@ async function serve(args: string[]): Promise<void> {
   };
   acts.drain = () => void server.drain();
   const hasTerminal = isatty(0);
-  const reload = (): string[] => [
-    ...attempt(log, "the users stay as they are", () => server.reload(readCredentials(config.credentials, "regular"))),
-    ...attempt(log, "the certificate stays as it is", () => server.renewCertificate()),
-  ];
+  const read = (): Configuration => readConfiguration(args, process.env)!;
+  const reloader = new Reloader(server, log, read, configuration, credentials);
   acts.reload = (signal) => {
     if (hasTerminal && !isatty(0)) return acts.stop!(signal); // The terminal was closed.
-    reload();
+    reloader.reload();
   };
   const { plain, encrypted } = server.listen();
-  admin?.serve({ ...server.administered, stats: () => metrics.samples(), reload });
+  admin?.serve({ ...server.administered, stats: () => metrics.samples(), reload: () => reloader.reload() });
   if (isReloadDue) acts.reload("SIGHUP");
   const { address } = (plain ?? encrypted)!;
   const tls = plain === null ? " with TLS" : encrypted === null ? "" : `, and with TLS on ${encrypted.address}`;
   process.stdout.write(`listening on ${address}${tls}\n`);
-  warnOfPlainPasswords(log, credentials, config.credentials);
-  const host = ["0.0.0.0", "::"].includes(config.host) ? "127.0.0.1" : config.host;
-  const target = plain === null ? `${host} ${encrypted!.port} --tls` : `${host} ${plain.port}`;
+  warnOfPlainPasswords(log, credentials, config);
+  const reached = ["0.0.0.0", "::"].includes(host) ? "127.0.0.1" : host;
+  const target = plain === null ? `${reached} ${encrypted!.port} --tls` : `${reached} ${plain.port}`;
   const users = credentials.users.length;
   log.info(`${users} users; join with: bun run client ${target}, or npm run client -- ${target}`);
 }
@@ -139,25 +142,17 @@ async function recover(config: Config, log: Logger, locked: () => Promise<void>)
   return store;
 }
 
-function warnOfPlainPasswords(log: Logger, { users, sample }: Credentials, file: string): void {
+function warnOfPlainPasswords(log: Logger, { users, sample }: Credentials, config: Config): void {
+  const { credentials: file, isHostGiven } = config;
   if (sample) {
-    return log.warn(`SAMPLE CREDENTIALS: the passwords in ${file} are public; replace them before others can connect`);
+    const advice = isHostGiven
+      ? "replace them before others can connect"
+      : "so the server listens on 127.0.0.1 only; write your own users to a file for --credentials, or give --host";
+    return log.warn(`SAMPLE CREDENTIALS: the passwords in ${file} are public; ${advice}`);
   }
   const count = plainUsers(users).length;
   if (count === 0) return;
   log.warn(`${count} of ${users.length} passwords are plain text; hash them with bun run passwd --migrate ${file}`);
-}
-
-/** Logs and returns an error of `act`, and what remains in force. */
-function attempt(log: Logger, remains: string, act: () => void): string[] {
-  try {
-    act();
-    return [];
-  } catch (error) {
-    const text = `${(error as Error).message}; ${remains}`;
-    log.error(text);
-    return [text];
-  }
 }
 
 /** The address of a host name. */

@@ -1,5 +1,4 @@
 import { expect, test } from "bun:test";
-import { Drain } from "../../src/chat/drain.ts";
 import { DRAINED_PER_TURN_MAX } from "../../src/limits.ts";
 import { TICK_MS } from "../../src/timer-wheel.ts";
 import { PASSWORD, World } from "../support/chat.ts";
@@ -14,9 +13,9 @@ function drain(users: number, durationMs = DURATION_MS) {
   const peers = world.online(...names);
   const over = { done: 0 };
   world.begin();
-  const begun = new Drain(world.chat, durationMs, () => void over.done++);
+  world.drain(durationMs, () => void over.done++);
   world.endTurns();
-  return { world, peers, begun, over };
+  return { world, peers, over };
 }
 
 test("a drain ends sessions evenly over its time, each with goodbye shutdown, and none of them with left", () => {
@@ -68,18 +67,6 @@ test("a turn of a drain ends a bounded number of sessions, and turns follow unti
   expect(online.length).toBeLessThanOrEqual(10 * DRAINED_PER_TURN_MAX);
 });
 
-test("a drain that is cancelled ends no further session, and never reports its end", () => {
-  const { world, begun, over } = drain(10);
-  world.pass(DURATION_MS / 2);
-  const { length } = world.chat.presence.online;
-  world.begin();
-  begun.cancel();
-  world.endTurns();
-  world.pass(DURATION_MS);
-  expect(world.chat.presence.online.length).toBe(length);
-  expect(over.done).toBe(0);
-});
-
 test("during a drain a login gets err busy and its connection is closed; it does not count as failed", () => {
   const { world } = drain(1);
   for (let i = 0; i <= world.chat.limits.failedLoginsPerMinuteMax; i++) {
@@ -95,7 +82,7 @@ test("a login whose password is still being compared when the drain begins gets 
   world.verify = () => verdict.promise;
   const alice = world.login("alice");
   world.begin();
-  void new Drain(world.chat, DURATION_MS, () => {});
+  world.drain(DURATION_MS, () => {});
   world.endTurns();
   verdict.resolve(true);
   await world.later();
@@ -110,7 +97,7 @@ test("during a drain sessions can be resumed, and requests are answered; message
   const callback = world.ask(phone, `login carol ${PASSWORD} callback=2000`)[0]!.split(" ")[1]!;
   world.online("bob");
   world.begin();
-  void new Drain(world.chat, DURATION_MS, () => {});
+  world.drain(DURATION_MS, () => {});
   world.endTurns();
   alice.hangUp();
   const again = world.connect();

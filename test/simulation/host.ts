@@ -1,6 +1,5 @@
 import type { Chat } from "../../src/chat/chat.ts";
 import { kick } from "../../src/chat/operator.ts";
-import { Drain } from "../../src/chat/drain.ts";
 import type { Database } from "bun:sqlite";
 import type { ChatObserver } from "../../src/chat/observer.ts";
 import type { Peer, Session } from "../../src/chat/session.ts";
@@ -259,8 +258,7 @@ export class Host {
 
   /** Begins a drain, unless there is one. */
   drain(durationMs: number): void {
-    const done = (): void => void (this.isDrained = true);
-    this.turn(() => void (this.chat.drain ?? new Drain(this.chat, durationMs, done)));
+    if (!this.chat.isOver) this.turn(() => this.#core.drain(durationMs, () => void (this.isDrained = true)));
   }
 
   /** Begins an orderly stop. */

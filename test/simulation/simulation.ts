@@ -132,7 +132,7 @@ export class Simulation implements Environment {
       this.#traced("the server starts again");
       this.#host.startAgain();
     }
-    if (this.#host.isDrained) this.#stop();
+    if (this.#host.isDrained && this.#host.listening) this.#stop();
     const user = random.pick(this.#users);
     const what = random.below(100);
     if (what < 35) this.#network();
@@ -304,7 +304,7 @@ export class Simulation implements Environment {
     this.#disk.killPoint = null;
     if (this.#disk.refuses) this.#refuse(false);
     this.#host.pass(3200);
-    if (this.#host.isDrained) this.#host.stop();
+    if (this.#host.isDrained && this.#host.listening) this.#host.stop();
     if (!this.#host.listening) this.#host.startAgain();
     for (let round = 0; round < ROUNDS_MAX; round++) {
       for (const user of this.#users) this.#comeBack(user, round);
