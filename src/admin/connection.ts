@@ -12,9 +12,8 @@ export type AdminSocket = Socket<AdminConnection | null>;
 
 /** What all connections of an admin socket share. */
 export interface AdminContext {
-  /** The running server; null with the reason while there is none. */
-  readonly server: Administered | null;
-  readonly obstacle: string;
+  /** The running server, or why there is none at the moment. */
+  readonly server: Administered | string;
   /** Collects the output of all connections. It waits for no disk. */
   readonly turn: Turn;
   /** A connection is closed after this time without a request, or while its reader takes nothing. */
@@ -140,10 +139,8 @@ export class AdminConnection implements Sink, Reply {
       for (const help of HELP_LINES) this.line(help);
       return "";
     }
-    const { server, obstacle } = this.#context;
-    if (server === null) throw new AdminError("busy", obstacle);
+    const server = this.#beginSlice();
     const { run, isChange } = ADMIN_COMMANDS[verb];
-    this.#beginSlice(server);
     const words = await run(server, request, this);
     if (!isChange) return words;
     await saved(server.turn);
@@ -163,18 +160,20 @@ export class AdminConnection implements Sink, Reply {
     this.#armTimer();
     await this.#drained();
     clearTimeout(this.#timer);
-    this.#beginSlice(this.#context.server);
+    this.#beginSlice();
   }
 
   async nextTurn(): Promise<void> {
     await new Promise(setImmediate);
-    this.#beginSlice(this.#context.server);
+    this.#beginSlice();
   }
 
-  #beginSlice(server: Administered | null): void {
-    if (server === null) throw new AdminError("busy", this.#context.obstacle);
+  #beginSlice(): Administered {
+    const { server } = this.#context;
+    if (typeof server === "string") throw new AdminError("busy", server);
     server.turn.begin();
     this.#sliceMs = performance.now();
+    return server;
   }
 
   /** Resolves in a later turn, when all output is written. */

@@ -9,9 +9,10 @@ import type { Administered } from "./commands.ts";
 
 /** Only the user of the server may connect. */
 const SOCKET_MODE = 0o600;
-const BUSY = { recovering: "recovering; try again in a moment", stopping: "the server stops" } as const;
 
 export interface AdminOptions {
+  /** Why commands cannot use the server at the moment, in words for people; null when they can. */
+  obstacle?: () => string | null;
   report: (error: unknown) => void;
   /** A command has changed something; for the log. */
   done?: (request: AdminRequest) => void;
@@ -23,18 +24,20 @@ export interface AdminOptions {
  * refuses commands that need it until `serve`.
  */
 export class AdminListener implements AdminContext {
-  server: Administered | null = null;
-  obstacle: string = BUSY.recovering;
   readonly turn;
   readonly idleMs: number;
   readonly report: (error: unknown) => void;
   readonly done: (request: AdminRequest) => void;
   readonly #path: string;
+  readonly #obstacle: () => string | null;
+  #server: Administered | null = null;
   readonly #connections = new Set<AdminConnection>();
   #socket: UnixSocketListener<AdminConnection | null> | null = null;
 
-  constructor(path: string, { report, done = () => {}, idleMs = ADMIN_IDLE_MS }: AdminOptions) {
+  constructor(path: string, options: AdminOptions) {
+    const { obstacle = () => null, report, done = () => {}, idleMs = ADMIN_IDLE_MS } = options;
     this.#path = path;
+    this.#obstacle = obstacle;
     this.report = report;
     this.done = done;
     this.idleMs = idleMs;
@@ -81,20 +84,23 @@ export class AdminListener implements AdminContext {
     });
   }
 
-  /** From now on all commands work. */
+  /** The server is there: from now on all commands work. */
   serve(server: Administered): void {
-    this.server = server;
+    this.#server = server;
   }
 
-  /** The server stops: only `help` works from now on. */
-  release(): void {
-    this.server = null;
-    this.obstacle = BUSY.stopping;
+  /** The number of open connections. */
+  get size(): number {
+    return this.#connections.size;
+  }
+
+  get server(): Administered | string {
+    return this.#obstacle() ?? this.#server ?? "the server starts";
   }
 
   /** Closes the socket and all connections, and removes the file. */
   stop(): void {
-    this.release();
+    this.#server = null;
     this.#socket?.stop(); // The runtime removes the file.
     this.#socket = null;
     for (const connection of this.#connections) connection.hangUp();

@@ -1,6 +1,7 @@
 import { join, resolve } from "node:path";
 import { parseArgs } from "node:util";
 import { filterText } from "../display-filter.ts";
+import { variableOf } from "../environment.ts";
 import { PrintError, print } from "../runtime/output.ts";
 import { ADMIN_SHAPES, ADMIN_SOCKET, type AdminRequest, parseAdminRequest } from "../protocol/admin.ts";
 import { UsageError, usageError } from "../usage-error.ts";
@@ -64,10 +65,10 @@ function parseOptions(args: string[]): Options | null {
 
 /** The command line first, then the environment, as `serve` has it. */
 function socketPath({ data, socket }: { data?: string; socket?: string }): string {
-  const { HEARTLINE_DATA = "", HEARTLINE_ADMIN_SOCKET = "" } = process.env;
   if (socket !== undefined) return socket;
   if (data !== undefined) return join(data, ADMIN_SOCKET);
-  return HEARTLINE_ADMIN_SOCKET || join(HEARTLINE_DATA || "data", ADMIN_SOCKET);
+  const given = (option: string): string => process.env[variableOf(option)] ?? "";
+  return given("admin-socket") || join(given("data") || "data", ADMIN_SOCKET);
 }
 
 function requestOf(verb: string | undefined, words: string[]): { request: AdminRequest; line: string } {

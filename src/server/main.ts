@@ -73,7 +73,7 @@ async function serve(args: string[]): Promise<void> {
   const metrics = new Metrics(readiness, config.data);
   const http = config.http === null ? null : await HttpServer.open(config.http, readiness, metrics);
   if (http !== null) log.info(`health and metrics at ${http.url}`);
-  const admin = adminListener(config, log, survive);
+  const admin = adminListener(config, readiness, log, survive);
   const store = await recover(config, log, async () => admin?.listen());
   const exit = async (code: number): Promise<void> => {
     http?.close();
@@ -116,11 +116,20 @@ async function serve(args: string[]): Promise<void> {
 }
 
 /** Null for a server in memory that has no admin socket. */
-function adminListener({ adminSocket }: Config, log: Logger, report: (error: unknown) => void): AdminListener | null {
+function adminListener(
+  { adminSocket }: Config,
+  readiness: Readiness,
+  log: Logger,
+  report: (error: unknown) => void,
+): AdminListener | null {
   if (adminSocket === null) return null;
+  const obstacle = (): string | null => {
+    const { state } = readiness;
+    return state === "recovering" || state === "stopping" ? `${state}; nothing was done` : null;
+  };
   const done = ({ verb, user }: AdminRequest): void =>
     log.info({ event: "admin", command: verb, ...(user === "" ? {} : { user }) }, `${verb} by an operator`);
-  return new AdminListener(adminSocket, { report, done });
+  return new AdminListener(adminSocket, { obstacle, report, done });
 }
 
 /** Opens the data folder. A long recovery shows its progress on a terminal. Throws StoreError. */
