@@ -108,6 +108,78 @@ describe("after a kill", () => {
     expect(disk.start().lockouts()).toEqual(expected);
   });
 
+  test("users are still banned unless they were unbanned, and their last logins are known", () => {
+    const disk = new Disk();
+    const store = disk.start();
+    store.banned("alice", UNIX_MS + 1000);
+    store.banned("bob", Number.MAX_SAFE_INTEGER);
+    store.banned("carol", UNIX_MS);
+    store.loggedIn(bob, UNIX_MS, "192.0.2.1");
+    store.save();
+    store.banned("carol", 0);
+    store.loggedIn(bob, UNIX_MS + 1, "2001:db8::1");
+    store.save();
+    store.banned("alice", 0); // Not saved.
+    for (let i = 0; i < 2; i++) {
+      const again = disk.start();
+      expect(again.bans()).toEqual([
+        { user: "alice", untilUnixMs: UNIX_MS + 1000 },
+        { user: "bob", untilUnixMs: Number.MAX_SAFE_INTEGER },
+      ]);
+      expect(again.lastLogin("bob")).toEqual({ unixMs: UNIX_MS + 1, address: "2001:db8::1" });
+      expect(again.lastLogin("alice")).toBeNull();
+    }
+  });
+
+  test("a kicked session is known as kicked, and a replaced one as replaced", () => {
+    const disk = new Disk();
+    const store = disk.start();
+    const tokens = { kicked: "k".repeat(22), replaced: "r".repeat(22), other: "o".repeat(22) };
+    for (const [reason, token] of Object.entries(tokens)) {
+      const session = { number: began(store, token), token, user: "bob", resumable: true };
+      const finalReason = reason === "kicked" || reason === "replaced" ? reason : null;
+      store.sessionEnded({ ...session, finalReason, received: 0, endedUnixMs: UNIX_MS });
+    }
+    store.save();
+    const reasons = (from: Store): unknown[] =>
+      Object.values(tokens).map((token) => from.endedSession(token)?.finalReason);
+    expect(reasons(store)).toEqual(["kicked", "replaced", null]);
+    expect(reasons(disk.start())).toEqual(["kicked", "replaced", null]);
+  });
+
+  test.each([false, true])("purged messages are gone, and no others, also when a commit came before: %p", (commits) => {
+    const disk = new Disk();
+    const store = disk.start();
+    const keep = (text: string): number => {
+      const number = store.newNumber();
+      store.stored("bob", { number, unixMs: 5, from: "carol", text: Buffer.from(text) });
+      return number;
+    };
+    const { message } = newStream(store, 0);
+    message("in the stream");
+    const after = keep("delivered");
+    for (const text of ["one", "two", "three"]) keep(text);
+    store.stored("alice", {
+      number: store.newNumber(),
+      unixMs: 5,
+      from: "carol",
+      text: Buffer.from("for another user"),
+    });
+    store.save();
+    const upTo = store.newNumber();
+    const last = keep("later");
+    expect(store.purge("bob", after, upTo, 2)).toEqual([{ from: "carol", messages: 2, bytes: 6 }]);
+    store.save();
+    expect(store.purge("bob", after, upTo, 2)).toEqual([{ from: "carol", messages: 1, bytes: 5 }]);
+    store.save();
+    expect(store.purge("bob", after, upTo, 2)).toEqual([]);
+    if (commits) store.commit();
+    expect(last).toBeGreaterThan(upTo);
+    const again = disk.start();
+    expect(waiting(again)).toEqual(["alice in the stream", "carol delivered", "carol later"]);
+    expect(waiting(again, "alice")).toEqual(["carol for another user"]);
+  });
+
   test("unacknowledged messages of streams and mailboxes are in the mailbox, in order and with their times", () => {
     const disk = new Disk();
     const store = disk.start();
