@@ -170,7 +170,7 @@ export const MOVED_BYTES_MIN = 64;
 export const MOVED_BYTES_SHARE = 4 << 10;
 
 /** Messages that an operator's purge deletes in one turn, and sessions to which a turn sends a notice. */
-export const PURGED_PER_TURN = 256;
+export const PURGED_PER_TURN = 128;
 export const NOTICED_PER_TURN = 256;
 /**
  * The admin socket: connections at once, bytes of a request, and the time after which a connection without a request or

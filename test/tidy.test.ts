@@ -86,7 +86,7 @@ const LAYERS: Record<string, readonly string[]> = {
   chat: ["base", "protocol", "stream", "auth"],
   storage: ["base", "runtime", "protocol", "stream", "auth", "chat"],
   net: ["base", "runtime", "protocol", "stream", "chat"],
-  admin: ["base", "protocol", "stream", "chat", "storage", "net"],
+  admin: ["base", "protocol", "stream", "auth", "chat", "storage", "net"],
   server: ["base", "runtime", "protocol", "stream", "auth", "chat", "storage", "net", "admin"],
   client: ["base", "runtime", "protocol", "stream"],
   terminal: ["base", "runtime", "protocol", "client"],

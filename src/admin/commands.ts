@@ -1,4 +1,6 @@
 import { isAbsolute } from "node:path";
+import { secondsIn } from "../auth/addresses.ts";
+import type { LoginRecord } from "../auth/lockouts.ts";
 import { FOREVER, type Account, type Session } from "../chat/session.ts";
 import type { Chat } from "../chat/chat.ts";
 import { ban, kick, notify, purge, unban } from "../chat/operator.ts";
@@ -101,11 +103,9 @@ async function user({ chat }: Administered, request: AdminRequest, reply: Reply)
   const login = chat.store.lastLogin(name);
   if (login !== null) reply.line(`last_login ${login.unixMs} ${login.address}`);
   if (account.isBanned(chat.unixMs)) reply.line(`banned ${bannedUntilMs === FOREVER ? "forever" : bannedUntilMs}`);
-  for (const { source, count, leftMs } of chat.lockouts.of(name)) {
-    const kind = count < WRONG_PASSWORDS_MAX ? `wrong_passwords ${count}` : "lockout";
-    reply.line(`${kind} ${source === "" ? "everywhere" : source} ${Math.ceil(leftMs / 1000)}`);
-  }
+  const records = chat.lockouts.of(name);
   const details = function* (): Generator<string> {
+    for (const record of records) if (record.count > 0) yield lockoutLine(chat, record);
     for (const [from, { messages, bytes }] of account.senders) yield `sender ${from} ${messages} ${bytes}`;
     for (const other of account.blocks) yield `blocks ${other.name}`;
     for (const other of account.blockedBy) yield `blocked_by ${other.name}`;
@@ -115,6 +115,11 @@ async function user({ chat }: Administered, request: AdminRequest, reply: Reply)
     reply.line(line);
   }
   return "";
+}
+
+function lockoutLine({ wheel }: Chat, { source, count, untilMs }: LoginRecord): string {
+  const kind = count < WRONG_PASSWORDS_MAX ? `wrong_passwords ${count}` : "lockout";
+  return `${kind} ${source === "" ? "everywhere" : source} ${secondsIn(untilMs - wheel.nowMs)}`;
 }
 
 function kickUser({ chat }: Administered, request: AdminRequest): string {
@@ -141,8 +146,13 @@ function unbanUser({ chat }: Administered, request: AdminRequest): string {
   return "";
 }
 
-function unlock({ chat }: Administered, request: AdminRequest): string {
-  return `${chat.lockouts.forget(known(chat, request).name)}`;
+async function unlock({ chat }: Administered, request: AdminRequest, reply: Reply): Promise<string> {
+  const records = chat.lockouts.of(known(chat, request).name);
+  for (const record of records) {
+    if (reply.isPauseDue) await reply.nextTurn();
+    chat.lockouts.forget(record);
+  }
+  return `${records.length}`;
 }
 
 async function purgeMailbox({ chat }: Administered, request: AdminRequest, reply: Reply): Promise<string> {
@@ -163,7 +173,10 @@ async function announce({ chat }: Administered, { text }: AdminRequest, reply: R
   checkText(text);
   const line = Buffer.from(`notice ${text}\n`, "latin1");
   const sessions = [...chat.presence.online];
-  for (let done = 0; (done = notify(line, sessions, done)) < sessions.length;) await reply.nextTurn();
+  for (let at = 0; at < sessions.length;) {
+    if (at > 0) await reply.nextTurn();
+    at = notify(line, sessions, at, () => reply.isPauseDue);
+  }
   return `${sessions.length}`;
 }
 

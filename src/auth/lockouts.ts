@@ -102,21 +102,16 @@ export class Lockouts {
     this.#clear(record);
   }
 
-  /** The counts of a user's wrong passwords, with the milliseconds that are left until they are reset. */
-  *of(user: string): Generator<{ source: string; count: number; leftMs: number }> {
-    for (const { user: name, source, count, untilMs } of this.#records.values())
-      if (name === user && count > 0) yield { source, count, leftMs: untilMs - this.#wheel.nowMs };
+  /** The wrong passwords of a user from all addresses. */
+  of(user: string): LoginRecord[] {
+    const found: LoginRecord[] = [];
+    for (const record of this.#records.values()) if (record.user === user && record.count > 0) found.push(record);
+    return found;
   }
 
-  /** Resets the counts of a user from all addresses. Returns how many there were. */
-  forget(user: string): number {
-    let forgotten = 0;
-    for (const record of this.#records.values()) {
-      if (record.user !== user || record.count === 0) continue;
-      this.#expire(record);
-      forgotten++;
-    }
-    return forgotten;
+  /** Resets a count. */
+  forget(record: LoginRecord): void {
+    this.#expire(record);
   }
 
   /** Takes a count of an earlier run; false when it has expired or belongs to the other scope. */

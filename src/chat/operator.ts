@@ -33,11 +33,21 @@ function setBan({ store }: Chat, account: Account, untilMs: number): void {
   store.banned(account.name, untilMs);
 }
 
-/** Sends a line to the next sessions of a list, from an index on; some may have ended. Returns the next index. */
-export function notify(line: Uint8Array, sessions: readonly Session[], from: number): number {
+/**
+ * Sends a line to the next sessions of a list, from an index on, until `isTurnLong`: an outbox that has much to copy
+ * takes longer. Sessions of the list may have ended. Returns the next index.
+ */
+export function notify(
+  line: Uint8Array,
+  sessions: readonly Session[],
+  from: number,
+  isTurnLong: () => boolean,
+): number {
   const to = Math.min(sessions.length, from + NOTICED_PER_TURN);
-  for (let i = from; i < to; i++) if (!sessions[i]!.ended) sessions[i]!.outbox.append(line);
-  return to;
+  let at = from;
+  do if (!sessions[at]!.ended) sessions[at]!.outbox.append(line);
+  while (++at < to && !isTurnLong());
+  return at;
 }
 
 /** How many messages were deleted from a mailbox, and bytes of their texts. */
