@@ -221,7 +221,7 @@ describe("invalid input", () => {
     expect(lines).toHaveLength(5001);
     expect(lines.at(-1)).toBe("ok 5000");
     expect(new Set(lines.map((line) => line.split(" ")[1])).size).toBe(5001);
-    while (listener.size > 1) await new Promise(setImmediate);
+    while (listener.size > 0) await new Promise(setImmediate); // The reader is idle, too.
     deaf.resume();
     expect((await deaf.rest()).length).toBeLessThan(4 * lines.join("\n").length);
   });
