@@ -74,10 +74,10 @@ async function serve(args: string[]): Promise<void> {
   const http = config.http === null ? null : await HttpServer.open(config.http, readiness, metrics);
   if (http !== null) log.info(`health and metrics at ${http.url}`);
   const admin = adminListener(config, readiness, log, survive);
+  process.once("exit", () => admin?.stop());
   const store = await recover(config, log, async () => admin?.listen());
   const exit = async (code: number): Promise<void> => {
     http?.close();
-    admin?.stop();
     await output.close();
     process.exit(code);
   };

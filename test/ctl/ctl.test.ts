@@ -27,7 +27,8 @@ function newFolder(): string {
 }
 
 function serve(...args: string[]): ServerProcess {
-  const server = new ServerProcess("--host", "127.0.0.1", "--port", "0", "--credentials", USERS, ...args);
+  const port = args.includes("--port") ? [] : ["--port", "0"];
+  const server = new ServerProcess("--host", "127.0.0.1", "--credentials", USERS, ...port, ...args);
   running.push(server);
   return server;
 }
@@ -131,6 +132,24 @@ test("drain is answered at once; the server then ends its sessions, exits with 0
   await alice.expectLines("goodbye shutdown");
   expect(await server.exits()).toBe(0);
   expect(existsSync(join(data, "admin.sock"))).toBe(false);
+});
+
+test("a server that cannot listen leaves no socket behind", async () => {
+  const port = String(await serve("--data", newFolder()).port());
+  const data = newFolder();
+  const second = serve("--data", data, "--port", port);
+  expect(await second.exits()).toBe(1);
+  expect(existsSync(join(data, "heartline.sqlite"))).toBe(true);
+  expect(existsSync(join(data, "admin.sock"))).toBe(false);
+});
+
+test("a second server on the folder is refused, and the socket of the first one stays", async () => {
+  const data = newFolder();
+  await serve("--data", data).port();
+  const second = serve("--data", data);
+  expect(await second.exits()).toBe(1);
+  expect(second.stderr).toContain("in use by another server");
+  expect((await ctl(data, "who")).code).toBe(0);
 });
 
 test("a ban that was answered with ok survives kill -9, and its end too", async () => {
