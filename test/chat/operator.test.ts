@@ -193,6 +193,26 @@ describe("a purge", () => {
     expect([world.account("bob").waiting, world.faults]).toEqual([0, []]);
   });
 
+  test("never covers a message that only the stream has, which recovery would delete too", () => {
+    const world = new World(["alice", "bob"], { limits: { requestsPerSecondMax: 0, unackedBytesMax: 64 << 10 } });
+    const [alice] = world.online("alice") as [TestPeer];
+    const bob = world.connect();
+    world.say(bob, `login bob ${PASSWORD} resumable`);
+    const replies: string[] = [];
+    while (!replies.includes("ok stored"))
+      replies.push(...world.ask(alice, `message bob ${"x".repeat(3900)}`).filter((line) => line.startsWith("ok")));
+    const { session } = world.account("bob");
+    const ranges: [after: number, upTo: number][] = [];
+    const { purge: purgeStore } = world.store;
+    world.store.purge = (user, after, upTo, countMax) => {
+      ranges.push([after, upTo]);
+      return purgeStore.call(world.store, user, after, upTo, countMax);
+    };
+    expect(purgeAll(world, "bob").messages).toBe(1);
+    expect(session!.outbox.lastNumber).toBeGreaterThan(session!.delivery.deliveredUpTo);
+    expect(ranges.filter(([after]) => after < session!.outbox.lastNumber)).toEqual([]);
+  });
+
   test("keeps the messages that arrive after its beginning", () => {
     const world = new World(["alice", "bob"]);
     const [alice] = world.online("alice") as [TestPeer];
