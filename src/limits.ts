@@ -228,6 +228,13 @@ export const LINGER_BYTES_MAX = 1 << 20;
 /** Bytes of the log that wait for its reader, and the time to wait for it at exit. */
 export const LOG_BYTES_MAX = 1 << 20;
 export const LOG_MS = 1_000;
+/** Connections to `--http`, the time of one from its beginning to its end, and the bytes of its header. */
+export const HTTP_CONNECTIONS_MAX = 64;
+export const HTTP_MS = 5_000;
+export const HTTP_HEADER_BYTES_MAX = 8 << 10;
+/** The time of a drain by default, and how many sessions it ends in a turn. When more are due, another turn follows. */
+export const DRAIN_SECONDS = 10;
+export const DRAINED_PER_TURN_MAX = 8;
 /** The longest delay of `joined` and `left`. */
 export const PRESENCE_DELAY_MS = 256;
 

@@ -1,6 +1,6 @@
 import { ACK_BYTES_MAX, KEEPING_UP_BOUNDS, KEEPING_UP_MS, type Limits, POOLED_MS } from "../limits.ts";
 import { encode } from "../protocol/ascii.ts";
-import { trimBufferPools } from "../byte-queue.ts";
+import { type Memory, trimBufferPools } from "../byte-queue.ts";
 import { BroadcastGroup } from "../stream/broadcast-group.ts";
 import { Outbox } from "../stream/outbox.ts";
 import type { GoodbyeReason, LeftReason } from "../protocol/reply.ts";
@@ -47,6 +47,8 @@ export class Chat {
   readonly accounts = new Accounts();
   readonly presence = new Presence();
   readonly broadcastGroup: BroadcastGroup;
+  /** Of the outboxes of all sessions and connections. */
+  readonly outboxMemory: Memory = { bytes: 0 };
   readonly wheel: TimerWheel;
   readonly turn: Turn;
   readonly store: ChatStore;
@@ -61,7 +63,7 @@ export class Chat {
   readonly limits: Limits;
   readonly report: ChatOptions["report"];
   readonly observer: ChatObserver | null;
-  /** The server stops: no login succeeds. */
+  /** The server drains or stops: no login succeeds. */
   isOver = false;
   /** Unix time of this turn, for messages in mailboxes. */
   unixMs = 0;
@@ -119,7 +121,7 @@ export class Chat {
       throw new Error(`the messages of the last session of ${account.name} cannot be stored`);
     const kind = options.callbackPort > 0 ? "callback" : options.resumable ? "resumable" : "plain";
     const number = kind === "plain" ? 0 : store.newNumber();
-    const outbox = new Outbox(turn, kind === "plain");
+    const outbox = new Outbox(turn, kind === "plain", this.outboxMemory);
     const session = new Session(account, number, this.#newToken(), kind, outbox, wheel.nowMs);
     session.address = peer.address;
     session.listenPort = options.listenPort;

@@ -250,7 +250,7 @@ function forSession(chat: Chat, peer: Peer, kind: SessionKind, token: string, ac
  */
 function message(chat: Chat, { account }: Session, request: Request, out: Outbox): void {
   const to = chat.accounts.find(request.bytes, request.starts[0]!, request.ends[0]!);
-  if (to === undefined) return refuse(out, "unknown_user");
+  if (to === undefined) return refuseMessage(chat, account, null, out, "unknown_user");
   if (to.blocks.has(account)) return refuseMessage(chat, account, to, out, "blocked");
   if (!chat.store.accepts(request.end - request.textStart))
     return refuseMessage(chat, account, to, out, "internal", chat.store.writeError!);
@@ -261,8 +261,15 @@ function message(chat: Chat, { account }: Session, request: Request, out: Outbox
   out.append(fate === "sent" ? OK_SENT : OK_STORED);
 }
 
-function refuseMessage(chat: Chat, from: Account, to: Account, out: Outbox, code: ErrorCode, detail?: string): void {
-  chat.observer?.refused(from, to, code);
+function refuseMessage(
+  chat: Chat,
+  from: Account,
+  to: Account | null,
+  out: Outbox,
+  code: ErrorCode,
+  detail?: string,
+): void {
+  chat.observer?.messageRefused(from, to, code);
   refuse(out, code, detail);
 }
 

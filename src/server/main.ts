@@ -14,12 +14,20 @@ import { StoreError } from "../storage/database.ts";
 import { setSlice } from "../runtime/kernel.ts";
 import { ListenError } from "../net/listener.ts";
 import { Log, type Logger } from "../runtime/log.ts";
+import { Readiness } from "./readiness.ts";
 import { PrintError, print } from "../runtime/output.ts";
+import { openStoreInSlices } from "../storage/recovery.ts";
+import type { Store } from "../storage/store.ts";
+import { HttpServer } from "./http.ts";
+import { Metrics } from "./metrics.ts";
 import { Reloader, hostFor } from "./reload.ts";
-import { Server } from "./server.ts";
+import { CLOCK, Server } from "./server.ts";
+import { type SignalActs, handleSignals } from "./signals.ts";
 
 /** Ctrl+C reaches the server and `bun start`, which forwards it: a SIGINT within this time is not a second signal. */
 const ECHO_MS = 100;
+/** Interval of the progress line during recovery. */
+const PROGRESS_MS = 1_000;
 /** The scheduler's time slice (`sched_setattr`): the minimum of the kernel. */
 const SLICE_MICROS = 100;
 
@@ -41,8 +49,9 @@ export async function main(args: string[]): Promise<void> {
 }
 
 async function serve(args: string[]): Promise<void> {
-  let reload = (_signal: NodeJS.Signals): void => {}; // Until the server listens, the files are still to be read.
-  process.on("SIGHUP", (signal) => reload(signal));
+  const readiness = new Readiness();
+  const acts: SignalActs = { exit: () => process.exit(0) };
+  handleSignals(readiness, acts);
   const configuration = readConfiguration(args, process.env);
   if (configuration === null) return print(USAGE);
   const credentials = readCredentials(configuration.config.credentials);
@@ -56,32 +65,41 @@ async function serve(args: string[]): Promise<void> {
   process.on("uncaughtException", survive);
   process.on("unhandledRejection", survive);
   setSlice(SLICE_MICROS);
+  acts.ignore = (signal) => log.info(`${signal} is ignored: the server is ${readiness.state}`);
+  let isReloadDue = false;
+  acts.reloadLater = () => void (isReloadDue = true);
+  const metrics = new Metrics(readiness, config.data);
+  const http = config.http === null ? null : await HttpServer.open(config.http, readiness, metrics);
+  if (http !== null) log.info(`health and metrics at ${http.url}`);
+  const store = await recover(config, log);
   const exit = async (code: number): Promise<void> => {
+    http?.close();
     await output.close();
     process.exit(code);
   };
-  const server = new Server(config, credentials, log, exit);
-  const { plain, encrypted } = server.listen();
-  let stoppedMs = 0;
-  const stop = async (signal: NodeJS.Signals): Promise<void> => {
-    const isEcho = signal === "SIGINT" && performance.now() - stoppedMs < ECHO_MS;
-    if (stoppedMs > 0 && !isEcho) process.exit(1);
-    if (stoppedMs > 0) return;
+  const server = new Server(config, credentials, store, log, exit, readiness);
+  metrics.server = server.measured;
+  let stoppedMs = Number.NEGATIVE_INFINITY;
+  acts.stop = (signal) => {
     stoppedMs = performance.now();
     log.info(`${signal}: the server stops; a second signal exits at once`);
-    const isStored = await server.stop();
-    await exit(isStored ? 0 : 1);
+    void server.end();
   };
-  process.on("SIGINT", stop);
-  process.on("SIGTERM", stop);
+  acts.exit = (signal) => {
+    if (stoppedMs < 0) return acts.stop!(signal); // It is the first one: the stop follows a drain.
+    const isEcho = signal === "SIGINT" && performance.now() - stoppedMs < ECHO_MS;
+    if (!isEcho) process.exit(1);
+  };
+  acts.drain = () => void server.drain();
   const hasTerminal = isatty(0);
   const read = (): Configuration => readConfiguration(args, process.env)!;
   const reloader = new Reloader(server, log, read, configuration, credentials);
-  reload = (signal) => {
-    if (stoppedMs > 0) return;
-    if (hasTerminal && !isatty(0)) return void stop(signal); // The terminal was closed.
+  acts.reload = (signal) => {
+    if (hasTerminal && !isatty(0)) return acts.stop!(signal); // The terminal was closed.
     reloader.reload();
   };
+  const { plain, encrypted } = server.listen();
+  if (isReloadDue) acts.reload("SIGHUP");
   const { address } = (plain ?? encrypted)!;
   const tls = plain === null ? " with TLS" : encrypted === null ? "" : `, and with TLS on ${encrypted.address}`;
   process.stdout.write(`listening on ${address}${tls}\n`);
@@ -90,6 +108,24 @@ async function serve(args: string[]): Promise<void> {
   const target = plain === null ? `${reached} ${encrypted!.port} --tls` : `${reached} ${plain.port}`;
   const users = credentials.users.length;
   log.info(`${users} users; join with: bun run client ${target}, or npm run client -- ${target}`);
+}
+
+/** Opens the data folder. A long recovery shows its progress on a terminal. Throws StoreError. */
+async function recover({ data, durability, salvage }: Config, log: Logger): Promise<Store> {
+  const beganMs = performance.now();
+  let shownMs = beganMs;
+  const progress = (part: number): void => {
+    if (!process.stderr.isTTY || performance.now() - shownMs < PROGRESS_MS) return;
+    shownMs = performance.now();
+    process.stderr.write(`recovering messages of the last run: ${Math.floor(part * 100)} %\n`);
+  };
+  const options = { salvage, unixMs: CLOCK.unixMs(), progress };
+  const { store, recovered } = await openStoreInSlices(data, durability, options);
+  const { records, messages, damage } = recovered;
+  const tookMs = Math.round(performance.now() - beganMs);
+  if (records > 0) log.info(`the last run was cut off: recovered ${messages} messages in ${tookMs} ms`);
+  if (damage !== null) log.error(`salvaged a damaged journal: ${damage}`);
+  return store;
 }
 
 function warnOfPlainPasswords(log: Logger, { users, sample }: Credentials, config: Config): void {

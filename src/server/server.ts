@@ -1,12 +1,12 @@
 /**
- * A running server: opens the data folder, listens, applies new credentials and certificates, and stops in order. The
+ * A running server: listens, applies new credentials and certificates, drains, and stops in order. The
  * chat and its parts are composed in core.ts, periodic work is in maintenance.ts.
  */
 import { randomBytes } from "node:crypto";
 import type { Credentials } from "../auth/credentials.ts";
 import { Passwords } from "../auth/passwords.ts";
 import type { Peer } from "../chat/session.ts";
-import { LINGER_MS, type Limits } from "../limits.ts";
+import { DRAIN_SECONDS, LINGER_MS, type Limits } from "../limits.ts";
 import { Admission, fitDescriptors } from "../net/admission.ts";
 import { type Certificate, CertificateError, readCertificate } from "../net/certificate.ts";
 import { Listener } from "../net/listener.ts";
@@ -14,19 +14,19 @@ import { socketHandlers } from "../net/socket-handlers.ts";
 import { descriptorsMax } from "../runtime/kernel.ts";
 import type { Logger } from "../runtime/log.ts";
 import { StoreError } from "../storage/database.ts";
-import { openStore } from "../storage/recovery.ts";
 import type { Store } from "../storage/store.ts";
 import { TICK_MS } from "../timer-wheel.ts";
 import type { Config, TlsConfig } from "./config.ts";
+import { Counters } from "./counters.ts";
 import { type Clock, type Core, createCore } from "./core.ts";
+import type { Measured } from "./metrics.ts";
 import { Maintenance } from "./maintenance.ts";
+import { Readiness } from "./readiness.ts";
 
 /** At the stop, a client that has received everything gets this long to close its side of the connection. */
 const FAREWELL_MS = 1_000;
-/** Interval of the progress line during recovery. */
-const PROGRESS_MS = 1_000;
 
-const CLOCK: Clock = {
+export const CLOCK: Clock = {
   nowMs: () => performance.now(),
   unixMs: () => Math.max(1, Date.now()),
 };
@@ -36,7 +36,9 @@ export class Server {
   readonly #log: Logger;
   /** Ends the process when the log is written. */
   readonly #exit: (code: number) => Promise<void>;
+  readonly #readiness: Readiness;
   readonly #store: Store;
+  readonly counters = new Counters();
   readonly #core: Core;
   readonly #admission: Admission;
   readonly #maintenance: Maintenance;
@@ -46,12 +48,19 @@ export class Server {
   /** Null without TLS. */
   #certificate: Certificate | null = null;
 
-  /** Opens the data folder. Throws StoreError. */
-  constructor(config: Config, { users }: Credentials, log: Logger, exit: (code: number) => Promise<void>) {
+  constructor(
+    config: Config,
+    { users }: Credentials,
+    store: Store,
+    log: Logger,
+    exit: (code: number) => Promise<void>,
+    readiness = new Readiness(),
+  ) {
     this.#config = config;
     this.#log = log;
     this.#exit = exit;
-    const store = (this.#store = this.#openStore());
+    this.#readiness = readiness;
+    this.#store = store;
     this.#core = createCore({
       clock: CLOCK,
       store,
@@ -67,6 +76,7 @@ export class Server {
         return typeof saved === "boolean" ? saved : saved.catch((error: unknown) => this.#exitUnsynced(error));
       },
       report: this.#report,
+      observer: this.counters,
     });
     this.#admission = new Admission(this.#core.connections, config.proxyFrom, log);
     this.#maintenance = new Maintenance(this.#core, CLOCK, store, this.#admission, log, this.#report);
@@ -80,24 +90,6 @@ export class Server {
       this.#log.warn(`${why}: the limit on open files is low`);
     }
     return fitting;
-  }
-
-  /** A long recovery shows its progress on a terminal. */
-  #openStore(): Store {
-    const { data, durability, salvage } = this.#config;
-    const beganMs = performance.now();
-    let shownMs = beganMs;
-    const progress = (part: number): void => {
-      if (!process.stderr.isTTY || performance.now() - shownMs < PROGRESS_MS) return;
-      shownMs = performance.now();
-      process.stderr.write(`recovering messages of the last run: ${Math.floor(part * 100)} %\n`);
-    };
-    const { store, recovered } = openStore(data, durability, { salvage, unixMs: CLOCK.unixMs(), progress });
-    const { records, messages, damage } = recovered;
-    const tookMs = Math.round(performance.now() - beganMs);
-    if (records > 0) this.#log.info(`the last run was cut off: recovered ${messages} messages in ${tookMs} ms`);
-    if (damage !== null) this.#log.error(`salvaged a damaged journal: ${damage}`);
-    return store;
   }
 
   /**
@@ -116,6 +108,11 @@ export class Server {
     const { address, session } = peer;
     this.#log.error({ err: error, address, user: session?.account.name }, "internal error; the connection is closed");
   };
+
+  /** What the metrics are read from. */
+  get measured(): Measured {
+    return { counters: this.counters, core: this.#core, admission: this.#admission, store: this.#store };
+  }
 
   /**
    * Applies what can change while the server runs; sessions and connections that exist get the new limits too. With a
@@ -164,6 +161,7 @@ export class Server {
       this.#certificate = certificate;
     }
     this.#maintenance.start();
+    this.#readiness.serve(this.#store);
     return { plain: this.#plain, encrypted: this.#encrypted };
   }
 
@@ -187,11 +185,36 @@ export class Server {
   }
 
   /**
+   * Admits no new session, ends the present ones evenly over that time, then stops and ends the process. The ports stay
+   * open meanwhile: `resume` and the requests of callback sessions need new connections. False while a drain or a stop
+   * is under way already.
+   */
+  drain(seconds = DRAIN_SECONDS): boolean {
+    if (!this.#readiness.enter("draining")) return false;
+    const sessions = this.#core.chat.presence.online.length;
+    this.#core.turn.begin();
+    this.#core.drain(1000 * seconds, () => void this.end());
+    this.#log.info({ event: "drain", seconds, sessions }, `the server drains for ${seconds} s, then it stops`);
+    return true;
+  }
+
+  /**
+   * Stops, and ends the process: with 0, or with 1 when the store could not be closed. Without effect when that has
+   * begun.
+   */
+  async end(): Promise<void> {
+    if (!this.#readiness.enter("stopping")) return;
+    const isStored = await this.stop();
+    await this.#exit(isStored ? 0 : 1);
+  }
+
+  /**
    * Ends all sessions with `goodbye shutdown`, waits for at most LINGER_MS until the sockets have taken their output,
    * and closes the store. False when the store could not be closed.
    */
   async stop(): Promise<boolean> {
     const { turn, chat, connections, callbacks } = this.#core;
+    this.#readiness.enter("stopping");
     this.#plain?.stop();
     this.#encrypted?.stop();
     turn.begin();

@@ -396,6 +396,34 @@ describe("serve stops", () => {
   });
 });
 
+test("SIGUSR2 drains; a second one is ignored and logged; SIGTERM then stops at once, in order", async () => {
+  const server = serve("--data", newFolder());
+  const port = await server.port();
+  const alice = await login(port, "alice");
+  server.kill("SIGUSR2");
+  await server.logs(/"event":"drain"/);
+  const bob = await WireClient.connect(port);
+  await bob.expectReply("login bob secret", "err busy <words>");
+  await bob.expectEnd();
+  server.kill("SIGUSR2");
+  await server.logs(/SIGUSR2 is ignored: the server is draining/);
+  await alice.expectReply("alive", "ok");
+  server.kill("SIGTERM");
+  await alice.expectLines("goodbye shutdown");
+  await alice.expectEnd();
+  expect(await server.exits()).toBe(0);
+});
+
+test("SIGUSR1 changes nothing", async () => {
+  const server = serve("--data", newFolder());
+  const alice = await login(await server.port(), "alice");
+  server.kill("SIGUSR1");
+  await server.logs(/SIGUSR1 is ignored/);
+  await alice.expectReply("alive", "ok");
+  server.kill("SIGTERM");
+  expect(await server.exits()).toBe(0);
+});
+
 test("messages and blocks that were acknowledged with ok survive kill -9", async () => {
   const data = newFolder();
   const first = serve("--data", data);

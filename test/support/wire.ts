@@ -1,6 +1,7 @@
 import type { Socket } from "bun";
 import { once } from "node:events";
 import pino from "pino";
+import { openStore } from "../../src/storage/recovery.ts";
 import type { Credentials } from "../../src/auth/credentials.ts";
 import type { Limits } from "../../src/limits.ts";
 import { type Config, parseConfig } from "../../src/server/config.ts";
@@ -182,6 +183,8 @@ export class WireServer {
   readonly server: Server;
   readonly #config: Config;
   readonly #names: readonly string[];
+  /** The exit code, after a drain. */
+  readonly exited: Promise<number>;
   readonly #clients: WireClient[] = [];
   #stopped = false;
 
@@ -194,7 +197,15 @@ export class WireServer {
       if (JSON.parse(line).level >= pino.levels.values.error!) this.faults.push(line);
     };
     const log = pino({ level: "trace" }, { write });
-    this.server = new Server(this.#config, credentialsOf(names), log, () => Promise.resolve());
+    const { data, durability, salvage } = this.#config;
+    const { store } = openStore(data, durability, { salvage, unixMs: Date.now(), progress: () => {} });
+    const exited = Promise.withResolvers<number>();
+    this.exited = exited.promise;
+    const exit = async (code: number): Promise<void> => {
+      this.#stopped = true;
+      exited.resolve(code);
+    };
+    this.server = new Server(this.#config, credentialsOf(names), store, log, exit);
     const { plain, encrypted } = this.server.listen();
     this.port = (plain ?? encrypted)!.port;
     this.tlsPort = plain === null ? 0 : (encrypted?.port ?? 0);
