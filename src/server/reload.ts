@@ -64,7 +64,7 @@ export class Reloader {
     };
     const next = attempt(this.#read);
     if (next === null) return errors;
-    const { config, settings, warnings } = next;
+    const { config, settings } = next;
     const credentials = attempt(() => readCredentials(config.credentials, "regular"));
     const certificate = attempt((): Certificate | null => this.#server.newCertificate(config.tls));
     if (credentials?.sample === true && !config.isHostGiven && this.#startedHost !== LOOPBACK) {
@@ -74,7 +74,6 @@ export class Reloader {
     if (errors.length > 0 || credentials === null) return errors;
     attempt(() => this.#server.apply(config, credentials, certificate));
     if (errors.length > 0) return errors;
-    for (const warning of warnings) this.#log.warn(warning);
     for (const name of this.#changed(this.#settings, settings, true)) {
       this.#log.info({ event: "reload" }, `${name} is ${textOf(name, settings)} from now on`);
     }
