@@ -3,6 +3,7 @@
  * read before anything changes, so an error changes nothing. `Server` applies them.
  */
 import { type Credentials, readCredentials } from "../auth/credentials.ts";
+import { filterText } from "../display-filter.ts";
 import type { Certificate } from "../net/certificate.ts";
 import type { Logger } from "../runtime/log.ts";
 import { ConfigError } from "../usage-error.ts";
@@ -58,7 +59,8 @@ export class Reloader {
       try {
         return act();
       } catch (error) {
-        errors.push(...(error instanceof ConfigError ? error.findings : [(error as Error).message]));
+        const found = error instanceof ConfigError ? error.findings : [(error as Error).message];
+        errors.push(...found.map(filterText));
         return null;
       }
     };
