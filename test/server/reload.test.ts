@@ -52,6 +52,18 @@ test("a changed password applies to the next login and ends no session", async (
   await alice.expectLines("goodbye replaced");
 });
 
+test("a reload changes the number of connections, and logs again when the open-file limit allows fewer", async () => {
+  const server = start(["alice"]);
+  await server.login("alice");
+  server.reload({ limits: { connectionsMax: 1 } });
+  const refused = await server.connect();
+  await refused.expectLines("err busy too many connections");
+  server.reload({ limits: { connectionsMax: 1_000_000 } });
+  const another = await server.connect();
+  await another.expectReply("alive", "err not_logged_in");
+  expect(server.logged.join("")).toMatch(/\d+ connections at most, not 1000000: the limit on open files is low/);
+});
+
 test("proxies that a reload adds send a PROXY header from then on", async () => {
   const server = start(["alice"]);
   const proxyFrom = new BlockList();
