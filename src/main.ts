@@ -10,16 +10,18 @@ const USAGE = `Usage: heartline <command> [options]
 
   serve            runs the server
   chat             logs in to a server and chats from this terminal
+  check            examines the configuration, credentials, certificate and data folder of serve
   passwd           adds a user to a credentials file, or changes a password
   ctl              controls a running server: who is online, kick, ban, back up, drain
   version          prints the version
   help             prints this page
-  help <command>   prints the options of serve, chat, passwd or ctl
+  help <command>   prints the options of serve, chat, check, passwd or ctl
 `;
 
 const PROGRAMS: Record<string, () => Promise<{ main: (args: string[]) => Promise<void> }>> = {
   serve: () => import("./server/main.ts"),
   chat: () => import("./terminal/main.ts"),
+  check: () => import("./server/check.ts"),
   passwd: () => import("./auth/passwd.ts"),
   ctl: () => import("./ctl/main.ts"),
 };
