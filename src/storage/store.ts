@@ -74,6 +74,11 @@ export class Store implements ChatStore {
     return false;
   }
 
+  /** What the journal has counted; null without one. */
+  get journal(): Pick<Journal, "bytesWritten" | "syncSeconds"> | null {
+    return this.#journal;
+  }
+
   get isBusy(): boolean {
     return this.#commits.isBusy;
   }

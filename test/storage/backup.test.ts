@@ -26,6 +26,8 @@ import { Outbox } from "../../src/stream/outbox.ts";
 import { Random, seedsFor } from "../support/random.ts";
 
 const SEGMENT_BYTES = 4096;
+/** Few steps, since each ends with a sync. */
+const COARSE = { pieceBytes: 16 << 10, chunkBytes: 16 << 10, pauseMs: 0, walBytesMax: 1 << 30 };
 const PACE = { pieceBytes: 4096, chunkBytes: 4096, pauseMs: 0, walBytesMax: 1 << 30 };
 const UNIX_MS = 1_700_000_000_000;
 const USERS = [new Account("alice"), new Account("bob")] as const;
@@ -266,7 +268,7 @@ describe("a backup", () => {
     const path = join(newPath(), "data");
     const { store } = openStore(path, "process", OPTIONS);
     const text = Buffer.alloc(4000, "y");
-    for (let i = 0; i < 1000; i++) {
+    for (let i = 0; i < 400; i++) {
       store.stored("alice", { number: store.newNumber(), unixMs: UNIX_MS, from: "carol", text });
       if (i % 10 === 0) store.save();
     }
@@ -277,8 +279,8 @@ describe("a backup", () => {
     const copy = openStore(target, "process", OPTIONS);
     opened.push(copy.store);
     expect(copy.recovered.damage).toBeNull();
-    expect(copy.store.read("alice", 0, 1e9)).toHaveLength(1000);
-  });
+    expect(copy.store.read("alice", 0, 1e9)).toHaveLength(400);
+  }, 20_000);
 
   test("is refused while another one is running, which is not disturbed", async () => {
     const server = new Server();
@@ -416,7 +418,7 @@ describe("a backup that cannot be made leaves no folder and says why", () => {
     for (let turns = 0; turns < 40; turns++) server.turn();
     server.store.commit();
     server.beforeStep = () => {
-      for (let turns = 0; turns < 20; turns++) server.turn();
+      for (let turns = 0; turns < 5; turns++) server.turn();
       server.store.commit();
     };
     const target = join(folder, "copy");
@@ -427,16 +429,15 @@ describe("a backup that cannot be made leaves no folder and says why", () => {
   });
 
   test("when the server stops, at any step", async () => {
-    const { server, folder } = setUp();
-    for (let turns = 0; turns < 60; turns++) server.turn();
-    const whole = new Server();
-    for (let turns = 0; turns < 60; turns++) whole.turn();
+    const folder = newPath();
+    const whole = new Server(new Random(1), "process", COARSE);
+    for (let turns = 0; turns < 20; turns++) whole.turn();
     await whole.store.backup(join(newPath(), "copy"));
     const steps = whole.requests.length;
     expect(steps).toBeGreaterThan(10);
     for (let stopAt = 1; stopAt < steps; stopAt++) {
-      const server = new Server();
-      for (let turns = 0; turns < 60; turns++) server.turn();
+      const server = new Server(new Random(1), "process", COARSE);
+      for (let turns = 0; turns < 20; turns++) server.turn();
       let stopped: Promise<void> | null = null;
       server.beforeStep = () => {
         if (server.requests.length === stopAt) stopped = server.store.stopBackup();
@@ -447,7 +448,7 @@ describe("a backup that cannot be made leaves no folder and says why", () => {
       expect(filesOf(folder)).toEqual([]);
       expect(await whyFails(server.store.backup(target))).toBe(`cannot back up to ${target}: the server stops`);
     }
-  });
+  }, 20_000);
 
   test("when the disk refuses, at any step, and the next backup is complete", async () => {
     const folder = newPath();
@@ -455,15 +456,15 @@ describe("a backup that cannot be made leaves no folder and says why", () => {
     const target = join(folder, "copy");
     let failures = 0;
     for (let refuseAt = 2; failures === refuseAt - 2; refuseAt++) {
-      const server = new Server();
-      for (let turns = 0; turns < 60; turns++) server.turn();
+      const server = new Server(new Random(1), "process", COARSE);
+      for (let turns = 0; turns < 20; turns++) server.turn();
       server.refusal = () => (server.requests.length === refuseAt ? full : null);
       const why = await server.store.backup(target).catch(({ message }) => message);
       if (why === undefined) break;
       failures++;
       expect(why).toBe(`cannot back up to ${target}: the disk is full; make room`);
       expect(filesOf(folder)).toEqual([]);
-      for (let turns = 0; turns < 60; turns++) server.turn();
+      for (let turns = 0; turns < 20; turns++) server.turn();
       expect(server.segments.length).toBeLessThan(8);
       server.refusal = () => null;
       const again = join(newPath(), "copy");
@@ -471,5 +472,5 @@ describe("a backup that cannot be made leaves no folder and says why", () => {
       expect(stateOf(open(again, "process"))).toEqual(server.state);
     }
     expect(failures).toBeGreaterThan(10);
-  });
+  }, 20_000);
 });
