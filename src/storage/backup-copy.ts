@@ -31,9 +31,9 @@ import { PRAGMA, SQL, TRANSACTION } from "./sql.ts";
  * record after it.
  *
  * - An open read transaction makes SQLite keep what the transaction sees (https://sqlite.org/walformat.html). If that
- *   needs the write-ahead log, the log is only appended to, and checkpoints write to the database file only what the log
- *   has at that time. So the log is copied first and then the file: both together have the state of the transaction or
- *   of a later commit, whatever a checkpoint does meanwhile. SQLite ignores an incomplete commit at the end.
+ *   needs the write-ahead log, the log is only appended to, and checkpoints write to the database file only what the
+ *   log has at that time. So the log is copied first and then the file: both together have the state of the transaction
+ *   or of a later commit, whatever a checkpoint does meanwhile. SQLite ignores an incomplete commit at the end.
  * - If the transaction needs only the file, the file does not change, but the log may be written from its beginning. A
  *   copy with the first half of the old log would take pages back to earlier states. So the header of the log is copied
  *   once more at the end: a new header does not fit the old frames, and SQLite ignores these.
@@ -56,8 +56,8 @@ export interface Pace {
 }
 
 /**
- * Some 40 MB/s, with a tenth of a core. Without pauses a copy uses half a core. The system calls are short, since a kernel
- * without preemption does not run the chat's thread before they end; each sync delays those of the chat.
+ * Some 40 MB/s, with a tenth of a core; without pauses it would be half a core. The system calls are short, since a
+ * kernel without preemption does not run the chat's thread before they end; each sync delays those of the chat.
  */
 const PACE: Pace = { pieceBytes: 1 << 20, chunkBytes: 64 << 10, pauseMs: 1, walBytesMax: BACKUP_WAL_BYTES_MAX };
 

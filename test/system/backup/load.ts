@@ -7,9 +7,9 @@ import type { Socket } from "bun";
 export const PASSWORD = "secret";
 const SENDERS = 8;
 /** Recipients who come and go, and share the senders. */
-const VISITORS = 2;
-/** One message of this many goes to the visitor. */
-const VISITOR_EACH = 10;
+const GUESTS = 2;
+/** One message of this many goes to the guest. */
+const GUEST_EACH = 10;
 const TICK_MS = 5;
 const ACK_MS = 50;
 const AWAY_MS = 700;
@@ -33,7 +33,7 @@ export interface Bounds {
 export const USERS = [
   ...Array.from({ length: SENDERS }, (_, index) => `s${index}`),
   ...Array.from({ length: SENDERS }, (_, index) => `r${index}`),
-  ...Array.from({ length: VISITORS }, (_, index) => `v${index}`),
+  ...Array.from({ length: GUESTS }, (_, index) => `g${index}`),
 ];
 
 /** A connection that calls `onLine` for each line. */
@@ -76,11 +76,11 @@ class Connection {
   }
 }
 
-/** Sends to its recipient and its visitor in turn. Replies come in the order of the requests. */
+/** Sends to its recipient and its guest in turn. Replies come in the order of the requests. */
 class Sender {
   readonly name: string;
   readonly #to: string;
-  readonly #visitor: string;
+  readonly #guest: string;
   #connection!: Connection;
   #sent = 0;
   accepted = 0;
@@ -88,7 +88,7 @@ class Sender {
   constructor(index: number) {
     this.name = `s${index}`;
     this.#to = `r${index}`;
-    this.#visitor = `v${index % VISITORS}`;
+    this.#guest = `g${index % GUESTS}`;
   }
 
   async login(port: number, fail: (why: string) => void): Promise<void> {
@@ -107,10 +107,10 @@ class Sender {
     if (this.#sent - this.accepted > UNANSWERED_MAX) return;
     let lines = "";
     for (let i = 0; i < count; i++) {
-      const toVisitor = this.#sent % VISITOR_EACH === VISITOR_EACH - 1;
+      const toGuest = this.#sent % GUEST_EACH === GUEST_EACH - 1;
       this.#sent++;
-      const visits = Math.floor(this.#sent / VISITOR_EACH);
-      const [to, number] = toVisitor ? [this.#visitor, visits] : [this.#to, this.#sent - visits];
+      const guestMessages = Math.floor(this.#sent / GUEST_EACH);
+      const [to, number] = toGuest ? [this.#guest, guestMessages] : [this.#to, this.#sent - guestMessages];
       lines += `message ${to} ${number} ${PADDING}\n`;
     }
     this.#connection.send(lines);
@@ -118,10 +118,10 @@ class Sender {
 
   /** The flows, without what their recipients have acknowledged. */
   get flows(): Omit<Bounds, "acked" | "ackedMax">[] {
-    const visits = Math.floor(this.accepted / VISITOR_EACH);
+    const guestMessages = Math.floor(this.accepted / GUEST_EACH);
     return [
-      { from: this.name, to: this.#to, accepted: this.accepted - visits },
-      { from: this.name, to: this.#visitor, accepted: visits },
+      { from: this.name, to: this.#to, accepted: this.accepted - guestMessages },
+      { from: this.name, to: this.#guest, accepted: guestMessages },
     ];
   }
 }
@@ -206,7 +206,7 @@ export class Load {
   readonly #fail: (why: string) => void;
   readonly #senders: Sender[];
   readonly #recipients: Recipient[];
-  readonly #visitors: Recipient[];
+  readonly #guests: Recipient[];
   #timers: Timer[] = [];
   #isOver = false;
 
@@ -217,7 +217,7 @@ export class Load {
     this.#fail = (why) => void (this.#isOver || reject(new Error(why)));
     this.#senders = Array.from({ length: SENDERS }, (_, index) => new Sender(index));
     this.#recipients = this.#senders.map((_, index) => new Recipient(`r${index}`, this.#fail));
-    this.#visitors = Array.from({ length: VISITORS }, (_, index) => new Recipient(`v${index}`, this.#fail));
+    this.#guests = Array.from({ length: GUESTS }, (_, index) => new Recipient(`g${index}`, this.#fail));
   }
 
   /** Logs in, and sends `rate` messages per second from then on. */
@@ -232,24 +232,24 @@ export class Load {
       for (const sender of this.#senders) sender.send(due);
     };
     const ack = (): void => {
-      for (const recipient of [...this.#recipients, ...this.#visitors]) recipient.ack();
+      for (const recipient of [...this.#recipients, ...this.#guests]) recipient.ack();
     };
     this.#timers = [setInterval(send, TICK_MS), setInterval(ack, ACK_MS)];
-    for (const visitor of this.#visitors) void this.#visit(visitor, port).catch((error) => this.#fail(String(error)));
+    for (const guest of this.#guests) void this.#comeAndGo(guest, port).catch((error) => this.#fail(String(error)));
   }
 
-  async #visit(visitor: Recipient, port: number): Promise<void> {
+  async #comeAndGo(guest: Recipient, port: number): Promise<void> {
     for (;;) {
       await Bun.sleep(AWAY_MS);
       if (this.#isOver) return;
-      await visitor.login(port);
+      await guest.login(port);
       await Bun.sleep(STAY_MS);
-      await visitor.logout();
+      await guest.logout();
     }
   }
 
   get bounds(): Bounds[] {
-    const recipients = new Map([...this.#recipients, ...this.#visitors].map((each) => [each.name, each]));
+    const recipients = new Map([...this.#recipients, ...this.#guests].map((each) => [each.name, each]));
     return this.#senders.flatMap(({ flows }) =>
       flows.map((flow) => {
         const { acked, ackedMax } = recipients.get(flow.to)!;
