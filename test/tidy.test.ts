@@ -133,7 +133,9 @@ test("no import cycle exists", () => {
 test("every source file is a program or is imported by another file", () => {
   const imported = new Set(sources.flatMap(imports));
   // Programs, workers and the library. `hash-worker` is also imported, for a type.
-  const programs = ["main", "storage/wal-checkpoint-worker", "client/client"].map((name) => `src/${name}.ts`);
+  const programs = ["main", "storage/backup-worker", "storage/wal-checkpoint-worker", "client/client"].map(
+    (name) => `src/${name}.ts`,
+  );
   expect(sources.filter((file) => !imported.has(file) && !programs.includes(file))).toEqual([]);
 });
 

@@ -5,8 +5,11 @@ import { Copier, type CopyRequest } from "./backup-copy.ts";
 
 declare const self: Worker;
 
-/** Of this thread alone (Linux): on a shared core the chat runs first. */
-setPriority(19);
+/**
+ * Of this thread alone (Linux): on a shared core the chat runs first. Not the lowest: SQLite's log grows until the copy
+ * ends, also while other programs use all cores.
+ */
+setPriority(10);
 
 const copier = new Copier();
 

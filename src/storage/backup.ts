@@ -22,7 +22,7 @@ export class Backup {
   readonly #journal: Journal | null;
   readonly #folder: DataFolder | null;
   readonly #ask: AskCopier;
-  /** The running backup; null while there is none. It never rejects. */
+  /** Resolves when the running backup has ended; null while there is none. */
   #running: Promise<void> | null = null;
   #isStopping = false;
 
@@ -41,15 +41,13 @@ export class Backup {
     if (this.#running !== null) throw new BackupBusyError("another backup is running; try again when it has ended");
     if (this.#isStopping) throw refused(target, STOPPING);
     if (!folder.check()) throw refused(target, folder.loss!.what);
-    const copied = this.#copy(target, folder);
-    this.#running = copied.then(
-      () => {},
-      () => {},
-    );
+    const end = Promise.withResolvers<void>();
+    this.#running = end.promise;
     try {
-      await copied;
+      await this.#copy(target, folder);
     } finally {
       this.#running = null;
+      end.resolve();
     }
   }
 

@@ -121,8 +121,8 @@ export class DataFolder {
   }
 
   /**
-   * An open descriptor of the database's file, to read it past SQLite. It stays open until `close`, since close(2) on any
-   * descriptor of a file releases all locks that this process has on it, those of SQLite too
+   * An open descriptor of the database's file, to read it past SQLite. It stays open until `close`, since close(2) on
+   * any descriptor of a file releases all locks that this process has on it, those of SQLite too
    * (https://sqlite.org/howtocorrupt.html, 2.2).
    */
   get databaseDescriptor(): number {
