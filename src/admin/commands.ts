@@ -8,6 +8,7 @@ import { DRAIN_SECONDS_MAX, OPERATOR_TEXT_BYTES_MAX, WRONG_PASSWORDS_MAX } from 
 import { ADMIN_SHAPES, type AdminErrorCode, type AdminRequest, type AdminVerb } from "../protocol/admin.ts";
 import { BackupBusyError } from "../storage/backup.ts";
 import { StoreError } from "../storage/database.ts";
+import { TICK_MS } from "../timer-wheel.ts";
 import type { LoopTurn } from "../stream/turn.ts";
 
 /** The table of admin commands: what each does to the chat, and its reply. Connections are in connection.ts. */
@@ -44,8 +45,8 @@ export interface Reply {
   readonly isPauseDue: boolean;
   /** Resolves in a later turn, when the reader has caught up. Rejects when the connection is closed. */
   pause(): Promise<void>;
-  /** Resolves in the next turn, whatever the reader does. */
-  nextTurn(): Promise<void>;
+  /** Resolves in the next turn, or in one after that time, whatever the reader does. */
+  nextTurn(delayMs?: number): Promise<void>;
 }
 
 /** Returns the words after `ok`, or throws AdminError. It runs in a turn, and after each pause in another one. */
@@ -165,7 +166,7 @@ async function purgeMailbox({ chat }: Administered, request: AdminRequest, reply
     messages += purged?.messages ?? 0;
     bytes += purged?.bytes ?? 0;
     if (purged?.messages === 0) return `${messages} ${bytes}`;
-    await reply.nextTurn();
+    await reply.nextTurn(purged === null ? TICK_MS : 0);
   }
 }
 

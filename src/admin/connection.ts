@@ -163,8 +163,8 @@ export class AdminConnection implements Sink, Reply {
     this.#beginSlice();
   }
 
-  async nextTurn(): Promise<void> {
-    await new Promise(setImmediate);
+  async nextTurn(delayMs = 0): Promise<void> {
+    await (delayMs > 0 ? Bun.sleep(delayMs) : new Promise(setImmediate));
     this.#beginSlice();
   }
 
