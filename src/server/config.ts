@@ -3,6 +3,7 @@
  * or read here.
  */
 import { BlockList, isIPv4, isIPv6 } from "node:net";
+import { join } from "node:path";
 import { parseArgs } from "node:util";
 import type { LockoutScope } from "../auth/lockouts.ts";
 import { LIMITS_DEFAULT, LINE_BYTES_MAX, LINE_BYTES_MIN, type Limits, UNACKED_BYTES_MIN } from "../limits.ts";
@@ -23,9 +24,20 @@ export interface Config {
   /** Addresses of proxies, whose connections begin with a PROXY header; null: no connection does. */
   proxyFrom: BlockList | null;
   tls: TlsConfig | null;
+  /** Null: no HTTP. */
+  http: HttpAddress | null;
+  /** Path of the admin socket; null for none. */
+  adminSocket: string | null;
+  logLevel: LogLevel;
   /** Recovery keeps what it can read of a damaged journal, and drops the rest. */
   salvage: boolean;
 }
+
+/** A TCP port, or the path of a Unix domain socket. */
+export type HttpAddress = { host: string; port: number } | { path: string };
+
+const LOG_LEVELS = ["trace", "debug", "info", "warn", "error", "fatal"] as const;
+export type LogLevel = (typeof LOG_LEVELS)[number];
 
 export interface TlsConfig {
   /** PEM file with the certificate and its chain. */
@@ -60,6 +72,13 @@ const OPTIONS = {
   "tls-key": { value: "<file>", fallback: "none", help: "private key of the certificate (PEM)" },
   "tls-port": { value: "<port>", fallback: "6002", help: "TLS port, next to the plain port; 0 selects a free one" },
   "proxy-from": { value: "<addresses>", fallback: "none", help: "proxies that send PROXY protocol v2: 10.0.0.0/8,::1" },
+  http: {
+    value: "<address>",
+    fallback: "none",
+    help: "metrics and health: <port> (on 127.0.0.1), <address>:<port> or unix:<path>",
+  },
+  "admin-socket": { value: "<path>", fallback: "<data>/admin.sock", help: "socket for heartline ctl" },
+  "log-level": { value: "<level>", fallback: "info", help: "least level that is logged: trace to fatal" },
 } satisfies Record<string, Option>;
 
 interface LimitOption {
@@ -184,8 +203,28 @@ export function parseConfig(args: readonly string[]): Config | null {
     limits: parseLimits(given),
     tls: parseTls(given, text("tls-port")),
     proxyFrom: given.has("proxy-from") ? parseAddresses(text("proxy-from")) : null,
+    http: given.has("http") ? parseHttp(text("http")) : null,
+    adminSocket: parseAdminSocket(given.get("admin-socket"), text("data")),
+    logLevel: oneOf("log-level", text("log-level"), ...LOG_LEVELS),
     salvage: given.has("salvage"),
   };
+}
+
+/** `<port>` on 127.0.0.1, `<address>:<port>` with brackets around IPv6, or `unix:<path>`. */
+function parseHttp(text: string): HttpAddress {
+  const [, path] = /^unix:(.+)$/s.exec(text) ?? [];
+  if (path !== undefined) return { path };
+  const [, ipv6, ipv4, port] = /^(?:\[([\da-fA-F:.]+)\]:|([\d.]+):)?(\d{1,5})$/.exec(text) ?? [];
+  const host = ipv6 ?? ipv4 ?? "127.0.0.1";
+  const isAddress = ipv6 === undefined ? isIPv4(host) : isIPv6(host);
+  if (isAddress && Number(port) <= 65535) return { host, port: Number(port) };
+  throw new UsageError(`--http takes <port>, <address>:<port> (IPv6 in brackets) or unix:<path>, not "${text}"`);
+}
+
+function parseAdminSocket(path: string | undefined, data: string): string | null {
+  if (path === "") throw new UsageError('--admin-socket takes a <path>, not ""');
+  if (path !== undefined) return path;
+  return data === ":memory:" ? null : join(data, "admin.sock");
 }
 
 function parseTls(given: Map<string, string>, port: string): TlsConfig | null {
