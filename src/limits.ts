@@ -226,6 +226,14 @@ export const LINGER_BYTES_MAX = 1 << 20;
 /** Bytes of the log that wait for its reader, and the time to wait for it at exit. */
 export const LOG_BYTES_MAX = 1 << 20;
 export const LOG_MS = 1_000;
+/**
+ * Lines of one event that are written one by one in LOG_WINDOW_MS; one summary has the others. Addresses that a summary
+ * counts, and those with the highest counts, which it lists.
+ */
+export const LOG_LINES_MAX = 100;
+export const LOG_WINDOW_MS = 10_000;
+export const LOG_ADDRESSES_MAX = 1024;
+export const LOG_ADDRESSES_LISTED = 20;
 /** The longest delay of `joined` and `left`. */
 export const PRESENCE_DELAY_MS = 256;
 

@@ -121,6 +121,7 @@ export class Chat {
     const outbox = new Outbox(turn, kind === "plain");
     const session = new Session(account, number, this.#newToken(), kind, outbox, wheel.nowMs);
     session.address = peer.address;
+    session.beganUnixMs = this.unixMs;
     session.listenPort = options.listenPort;
     wheel.schedule(session.timer, this.#idle, this.idleTimeoutMs);
     let reply = `ok ${session.token} ${this.idleTimeoutMs / 1000}`;
@@ -212,6 +213,7 @@ export class Chat {
     const { session } = to;
     if (session !== null && !to.isAwaitingLogin && !mailbox.hasMore(session.delivery) && !this.#mustWait(session)) {
       session.outbox.appendMessage(store.newNumber(), unixMs, from.messageHead, bytes, start, end);
+      session.messagesOut++;
       this.#messagesAppended(session);
       return "sent";
     }

@@ -181,8 +181,12 @@ export class Session {
   lastActivityMs: number;
   /** Armed until the session expires. */
   readonly timer = new WheelTimer<Session>(this);
+  /** Private messages that were accepted from its user, and that were appended to its outbox. */
+  messagesIn = 0;
+  messagesOut = 0;
   /** Null while the session is online. */
   endReason: GoodbyeReason | LeftReason | null = null;
+  beganUnixMs = 0;
   endedUnixMs = 0;
   /** Which messages were delivered, and which are in the mailbox. */
   readonly delivery = new Delivery(this);

@@ -1,4 +1,5 @@
 import type { BlockList } from "node:net";
+import { AddressCounts } from "../address-counts.ts";
 import { DESCRIPTORS_SPARE, INPUT_BYTES_MAX, type Limits, PROXY_HEADER_MS, TLS_HANDSHAKE_MS } from "../limits.ts";
 import { withZone } from "../runtime/host.ts";
 import { WheelTimer, type TimerKind } from "../timer-wheel.ts";
@@ -55,9 +56,8 @@ export class Admission {
   readonly late: TimerKind<PendingConnection>;
   readonly #proxies: BlockList | null;
   readonly #log: Logger;
-  /** Refused connections since the last report, and the last of them. */
-  #refused = 0;
-  #last = { address: "", why: "" };
+  /** Refused connections since the last report, by reason. */
+  readonly #refused = new Map<string, AddressCounts>();
 
   /** `proxies`: connections from these addresses begin with a PROXY header. */
   constructor(connections: Connections, proxies: BlockList | null, log: Logger) {
@@ -106,14 +106,23 @@ export class Admission {
 
   /** Counts a refused connection for the next report. */
   count(address: string, why: string): void {
-    this.#refused++;
-    this.#last = { address, why };
+    const counts = this.#refused.get(why) ?? new AddressCounts();
+    this.#refused.set(why, counts);
+    counts.add(address);
   }
 
-  /** Logs the number of refused connections since the last call, in one line. */
+  /** Logs the connections that were refused since the last call, in one line for each address and reason. */
   report(): void {
-    if (this.#refused > 0) this.#log.warn({ refused: this.#refused, last: this.#last }, "connections were refused");
-    this.#refused = 0;
+    for (const [why, counts] of this.#refused) {
+      const { addresses, others } = counts.summary();
+      for (const [address, count] of addresses) this.#logRefused({ address, count, why });
+      if (others > 0) this.#logRefused({ address: "others", count: others, why });
+    }
+    this.#refused.clear();
+  }
+
+  #logRefused(fields: { address: string; count: number; why: string }): void {
+    this.#log.warn({ event: "connection_refused", ...fields }, "connections were refused");
   }
 }
 

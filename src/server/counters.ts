@@ -17,15 +17,17 @@ export class Counters implements ChatObserver {
     increment(this.loginsRefused, code);
   }
 
-  lockedOut(): void {}
+  lockedOut(_account: Account, _peer: Peer): void {}
 
-  loggedIn(): void {
+  loggedIn(_session: Session, _replaced: Session | null): void {
     this.logins++;
   }
 
   sessionEnded(_session: Session, reason: GoodbyeReason | LeftReason): void {
     increment(this.sessionsEnded, reason);
   }
+
+  flooded(_peer: Peer): void {}
 
   accepted(
     _from: Account,

@@ -8,6 +8,7 @@ import { everyAddress, readHost } from "../runtime/host.ts";
 import { filterText } from "../display-filter.ts";
 import { CertificateError } from "../net/certificate.ts";
 import { UsageError } from "../usage-error.ts";
+import { BoundedLog } from "./bounded-log.ts";
 import { type Config, USAGE, parseConfig } from "./config.ts";
 import { type Credentials, CredentialsError, plainUsers, readCredentials } from "../auth/credentials.ts";
 import { StoreError } from "../storage/database.ts";
@@ -46,13 +47,16 @@ export async function main(args: string[]): Promise<void> {
 async function serve(args: string[]): Promise<void> {
   let reload = (_signal: NodeJS.Signals): void => {}; // Until the server listens, the files are still to be read.
   process.on("SIGHUP", (signal) => reload(signal));
+  // By default it would end the process. The log goes to stderr, so there is no file to open again.
+  process.on("SIGUSR1", () => {});
   const config = parseConfig(args);
   if (config === null) return print(USAGE);
   config.host = await resolve(config.host);
   const credentials = readCredentials(config.credentials);
-  const output = await Log.open();
-  const log = output.logger;
-  const survive = (error: unknown): void => log.error(error, "internal error; the server continues");
+  const output = new Log(config.logLevel);
+  const log = new BoundedLog(output.logger, CLOCK.nowMs);
+  const survive = (error: unknown): void =>
+    log.error({ event: "internal_error", err: error }, "internal error; the server continues");
   process.on("uncaughtException", survive);
   process.on("unhandledRejection", survive);
   setSlice(SLICE_MICROS);
@@ -72,8 +76,9 @@ async function serve(args: string[]): Promise<void> {
     if (stoppedMs > 0) return;
     stoppedMs = performance.now();
     readiness.state = "draining";
-    log.info(`${signal}: the server stops; a second signal exits at once`);
+    log.info({ event: "stopping", signal }, `${signal}: the server stops; a second signal exits at once`);
     const isStored = await server.stop();
+    log.info({ event: "stopped" }, "the server has stopped");
     await exit(isStored ? 0 : 1);
   };
   process.on("SIGINT", stop);
@@ -92,7 +97,10 @@ async function serve(args: string[]): Promise<void> {
   const host = ["0.0.0.0", "::"].includes(config.host) ? "127.0.0.1" : config.host;
   const target = plain === null ? `${host} ${encrypted!.port} --tls` : `${host} ${plain.port}`;
   const users = credentials.users.length;
-  log.info(`${users} users; join with: bun run client ${target}, or npm run client -- ${target}`);
+  log.info(
+    { event: "listening", address: plain?.address, tls: encrypted?.address, users },
+    `${users} users; join with: bun run client ${target}, or npm run client -- ${target}`,
+  );
 }
 
 /** Opens the data folder. A long recovery shows its progress on a terminal. Throws StoreError. */
@@ -108,18 +116,29 @@ async function recover({ data, durability, salvage }: Config, log: Logger): Prom
   const { store, recovered } = await openStoreInSlices(data, durability, options);
   const { records, messages, damage } = recovered;
   const tookMs = Math.round(performance.now() - beganMs);
-  if (records > 0) log.info(`the last run was cut off: recovered ${messages} messages in ${tookMs} ms`);
-  if (damage !== null) log.error(`salvaged a damaged journal: ${damage}`);
+  if (records > 0) {
+    log.info(
+      { event: "recovered", messages, ms: tookMs },
+      `the last run was cut off: recovered ${messages} messages in ${tookMs} ms`,
+    );
+  }
+  if (damage !== null) log.error({ event: "salvaged" }, `salvaged a damaged journal: ${damage}`);
   return store;
 }
 
 function warnOfPlainPasswords(log: Logger, { users, sample }: Credentials, file: string): void {
   if (sample) {
-    return log.warn(`SAMPLE CREDENTIALS: the passwords in ${file} are public; replace them before others can connect`);
+    return log.warn(
+      { event: "config_warning" },
+      `SAMPLE CREDENTIALS: the passwords in ${file} are public; replace them before others can connect`,
+    );
   }
   const count = plainUsers(users).length;
   if (count === 0) return;
-  log.warn(`${count} of ${users.length} passwords are plain text; hash them with bun run passwd --migrate ${file}`);
+  log.warn(
+    { event: "config_warning" },
+    `${count} of ${users.length} passwords are plain text; hash them with bun run passwd --migrate ${file}`,
+  );
 }
 
 /** Logs an error of `act`, and what remains in force. */
@@ -127,7 +146,7 @@ function attempt(log: Logger, remains: string, act: () => void): void {
   try {
     act();
   } catch (error) {
-    log.error(`${(error as Error).message}; ${remains}`);
+    log.error({ event: "reload" }, `${(error as Error).message}; ${remains}`);
   }
 }
 

@@ -12,12 +12,13 @@ import { CertificateError, readCertificate } from "../net/certificate.ts";
 import { Listener } from "../net/listener.ts";
 import { socketHandlers } from "../net/socket-handlers.ts";
 import { descriptorsMax } from "../runtime/kernel.ts";
-import type { Logger } from "../runtime/log.ts";
 import { StoreError } from "../storage/database.ts";
 import type { Store } from "../storage/store.ts";
 import { TICK_MS } from "../timer-wheel.ts";
 import type { Config } from "./config.ts";
-import { Counters } from "./counters.ts";
+import { LoggedCounters } from "./audit-log.ts";
+import type { BoundedLog } from "./bounded-log.ts";
+import type { Counters } from "./counters.ts";
 import { type Clock, type Core, createCore } from "./core.ts";
 import { Maintenance } from "./maintenance.ts";
 
@@ -31,11 +32,11 @@ export const CLOCK: Clock = {
 
 export class Server {
   readonly #config: Config;
-  readonly #log: Logger;
+  readonly #log: BoundedLog;
   /** Ends the process when the log is written. */
   readonly #exit: (code: number) => Promise<void>;
   readonly #store: Store;
-  readonly counters = new Counters();
+  readonly counters: Counters;
   readonly #core: Core;
   readonly #admission: Admission;
   readonly #maintenance: Maintenance;
@@ -47,17 +48,21 @@ export class Server {
     config: Config,
     { users }: Credentials,
     store: Store,
-    log: Logger,
+    log: BoundedLog,
     exit: (code: number) => Promise<void>,
   ) {
     this.#config = config;
     this.#log = log;
+    this.counters = new LoggedCounters(log);
     this.#exit = exit;
     this.#store = store;
     const limits = fitDescriptors(config.limits, descriptorsMax());
     const { connectionsMax } = config.limits;
     if (connectionsMax > limits.connectionsMax) {
-      log.warn(`${limits.connectionsMax} connections at most, not ${connectionsMax}: the limit on open files is low`);
+      log.warn(
+        { event: "config_warning" },
+        `${limits.connectionsMax} connections at most, not ${connectionsMax}: the limit on open files is low`,
+      );
     }
     this.#core = createCore({
       clock: CLOCK,
@@ -85,16 +90,21 @@ export class Server {
    * turn leaves: the promise never resolves.
    */
   #exitUnsynced(error: unknown): Promise<never> {
-    this.#log.fatal(error, "cannot sync the journal: the disk may have lost writes; the server exits");
+    this.#log.fatal(
+      { event: "disk_error", err: error },
+      "cannot sync the journal: the disk may have lost writes; the server exits",
+    );
     void this.#exit(1);
     return new Promise(() => {});
   }
 
   /** An internal error closes the connection that caused it, if there is one, and nothing else. */
   readonly #report = (error: unknown, peer?: Peer): void => {
-    if (peer === undefined) return this.#log.error(error, "internal error; the server continues");
+    const fields = { event: "internal_error", err: error } as const;
+    if (peer === undefined) return this.#log.error(fields, "internal error; the server continues");
     const { address, session } = peer;
-    this.#log.error({ err: error, address, user: session?.account.name }, "internal error; the connection is closed");
+    const user = session?.account.name;
+    this.#log.error({ ...fields, address, user }, "internal error; the connection is closed");
   };
 
   /** Replaces the users. Sessions of removed users end; mailboxes and blocks of removed users are kept. */
@@ -113,7 +123,10 @@ export class Server {
       else if (account.password !== password) changed++;
       account.password = password;
     }
-    this.#log.info({ users: users.length, added, changed, removed: removed.length }, "credentials reloaded");
+    this.#log.info(
+      { event: "reload", users: users.length, added, changed, removed: removed.length },
+      "credentials reloaded",
+    );
   }
 
   /** Opens the plain port, the TLS port, or both. Throws ListenError, CertificateError. */
@@ -124,7 +137,9 @@ export class Server {
     if (tls === null || tls.port !== null) this.#plain = new Listener(host, port, handlers.plain, null);
     if (certificate !== null) {
       this.#encrypted = new Listener(host, tls!.port ?? port, handlers.tls, certificate);
-      if (certificate.outdated !== null) this.#log.warn(`${certificate.outdated}: clients will not trust it`);
+      if (certificate.outdated !== null) {
+        this.#log.warn({ event: "config_warning" }, `${certificate.outdated}: clients will not trust it`);
+      }
     }
     this.#maintenance.start();
     return { plain: this.#plain, encrypted: this.#encrypted };
@@ -137,7 +152,7 @@ export class Server {
     const certificate = readCertificate(chain, key, "regular");
     if (certificate.outdated !== null) throw new CertificateError(certificate.outdated);
     this.#encrypted.renew(certificate);
-    this.#log.info("certificate reloaded");
+    this.#log.info({ event: "reload" }, "certificate reloaded");
   }
 
   /**
@@ -173,10 +188,10 @@ export class Server {
       this.#store.close();
       return true;
     } catch (error) {
-      if (error instanceof StoreError) return (this.#log.error(error.message), false);
+      if (error instanceof StoreError) return (this.#log.error({ event: "disk_error" }, error.message), false);
       const { durability } = this.#config;
       const outcome = durability === "none" ? "the last messages are lost" : "the next start reads it from the journal";
-      this.#log.error(error, `cannot store everything in the database: ${outcome}`);
+      this.#log.error({ event: "disk_error", err: error }, `cannot store everything in the database: ${outcome}`);
       return false;
     }
   }

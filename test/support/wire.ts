@@ -4,7 +4,8 @@ import pino from "pino";
 import { openStore } from "../../src/storage/recovery.ts";
 import type { Limits } from "../../src/limits.ts";
 import { type Config, parseConfig } from "../../src/server/config.ts";
-import { Server } from "../../src/server/server.ts";
+import { BoundedLog } from "../../src/server/bounded-log.ts";
+import { CLOCK, Server } from "../../src/server/server.ts";
 
 export const PASSWORD = "secret";
 const NAMES = ["alice", "bob", "carol", "dave", "1.2.3"];
@@ -192,7 +193,7 @@ export class WireServer {
       this.logged.push(line);
       if (JSON.parse(line).level >= pino.levels.values.error!) this.faults.push(line);
     };
-    const log = pino({ level: "trace" }, { write });
+    const log = new BoundedLog(pino({ level: "trace" }, { write }), CLOCK.nowMs);
     const recovery = { salvage: config.salvage, unixMs: Date.now(), progress: () => {} };
     const { store } = openStore(config.data, config.durability, recovery);
     this.server = new Server(config, { users, sample: false }, store, log, () => Promise.resolve());
