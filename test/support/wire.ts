@@ -193,7 +193,7 @@ export class WireServer {
       this.logged.push(line);
       if (JSON.parse(line).level >= pino.levels.values.error!) this.faults.push(line);
     };
-    const log = new BoundedLog(pino({ level: "trace" }, { write }), CLOCK.nowMs);
+    const log = new BoundedLog(pino({ base: null, level: "trace" }, { write }), CLOCK.nowMs);
     const recovery = { salvage: config.salvage, unixMs: Date.now(), progress: () => {} };
     const { store } = openStore(config.data, config.durability, recovery);
     this.server = new Server(config, { users, sample: false }, store, log, () => Promise.resolve());
