@@ -109,9 +109,10 @@ test("the log has no password, token, secret, key or text, whatever clients send
     alice.sendLines("login alice right-Password resumable listen=4242");
     remember(await alice.line());
     const bob = await connect();
-    bob.sendLines(`login bob right-Password callback=${phone.port}`);
-    const [, token] = (await bob.line()).match(/^ok (\S+) 35 secret=\S+$/)!;
-    secrets.push(token!);
+    bob.sendLines(`login bob right-Password callback=${phone.port} listen=4243`);
+    const reply = await bob.line();
+    remember(reply);
+    const token = reply.split(" ")[1];
     const ask = async (request: string): Promise<string> => {
       const once = await connect();
       once.sendLines(`as ${token} ${request}`);
@@ -119,14 +120,19 @@ test("the log has no password, token, secret, key or text, whatever clients send
     };
     expect(await ask("message alice SECRET text")).toBe("ok sent");
     expect(await ask("broadcast SECRET text")).toBe("ok 1");
-    expect(await ask("getaddress alice SECRET")).toBe("ok asked");
-    alice.sendLines("private_answer bob yes SECRET", "message bob SECRET", "message nobody SECRET", "alive 1e9SECRET");
+    alice.sendLines("getaddress bob SECRET", "message bob SECRET", "message nobody SECRET", "alive 1e9SECRET");
+    await alice.until("err bad_request alive [<received>]");
+    expect(await ask("private_answer alice yes SECRET")).toBe("ok");
+    remember(await alice.line()); // address bob <ip> <port> <ticket> SECRET
     alice.sendLines(...Array<string>(20).fill("SECRET"));
     await alice.until("goodbye flood");
     expect(await ask("logout")).toBe("ok");
-    writeFileSync(users, "alice right-Password\nbob right-Password SECRET\n");
-    server.kill("SIGHUP");
-    await server.logs(/the users stay as they are/);
+    // The second file has a password that was wrapped to a line of its own.
+    for (const [line, text] of ["bob right-Password SECRET", "bob x\nright-Password,SECRET y"].entries()) {
+      writeFileSync(users, `alice right-Password\n${text}\n`);
+      server.kill("SIGHUP");
+      await server.logs(new RegExp(`changing.txt:${line + 2}: .*the users stay as they are`));
+    }
   } finally {
     phone.stop(true);
   }
