@@ -13,7 +13,7 @@ export class AddressCounts {
 
   /** The addresses with the highest counts, and the count of all others together. */
   summary(): { addresses: [address: string, count: number][]; others: number } {
-    const addresses = [...this.#counts].sort(([, a], [, b]) => b - a).slice(0, LOG_ADDRESSES_LISTED);
+    const addresses = [...this.#counts].sort((a, b) => b[1] - a[1]).slice(0, LOG_ADDRESSES_LISTED);
     return { addresses, others: addresses.reduce((others, [, count]) => others - count, this.total) };
   }
 }

@@ -232,7 +232,7 @@ export const LOG_MS = 1_000;
  */
 export const LOG_LINES_MAX = 100;
 export const LOG_WINDOW_MS = 10_000;
-export const LOG_ADDRESSES_MAX = 1024;
+export const LOG_ADDRESSES_MAX = 256;
 export const LOG_ADDRESSES_LISTED = 20;
 /** The longest delay of `joined` and `left`. */
 export const PRESENCE_DELAY_MS = 256;

@@ -4,29 +4,31 @@ import { filterText } from "../display-filter.ts";
 import { LOG_BYTES_MAX, LOG_MS } from "../limits.ts";
 
 /** The `event` of each line: operators search for it, so the names stay. docs/operating.md has the fields of each. */
-export type LogEvent =
+export const LOG_EVENTS = [
   // The server
-  | "listening"
-  | "config_warning"
-  | "reload"
-  | "drain"
-  | "stopping"
-  | "stopped"
-  | "internal_error"
-  // Storage
-  | "recovered"
-  | "salvaged"
-  | "disk_error"
-  | "disk_recovered"
+  "listening",
+  "config_warning",
+  "reload",
+  "admin",
+  "drain",
+  "stopping",
+  "stopped",
+  "internal_error",
+  // The data folder
+  "recovered",
+  "salvaged",
+  "disk_error",
+  "disk_recovered",
   // Users and connections
-  | "login"
-  | "login_failed"
-  | "lockout"
-  | "session_end"
-  | "slow"
-  | "flood"
-  | "connection_refused"
-  | "admin";
+  "login",
+  "login_failed",
+  "lockout",
+  "session_end",
+  "slow",
+  "flood",
+  "connection_refused",
+] as const;
+export type LogEvent = (typeof LOG_EVENTS)[number];
 
 /** What a line has besides its message. Never a password, a token, a ticket or the text of a message. */
 export interface LogFields {
