@@ -1,11 +1,12 @@
-import { afterAll, afterEach, expect, test } from "bun:test";
+import { afterAll, afterEach, expect, spyOn, test } from "bun:test";
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { formatLine } from "../../src/runtime/log.ts";
+import { BoundedLog } from "../../src/server/bounded-log.ts";
 import { Pty } from "../support/pty.ts";
 import { ServerProcess } from "../support/process.ts";
-import { WireClient } from "../support/wire.ts";
+import { WireClient, WireServer } from "../support/wire.ts";
 
 const folder = mkdtempSync(join(tmpdir(), "heartline-log-"));
 const USERS = join(folder, "users.txt");
@@ -143,6 +144,26 @@ test("the log has no password, token, secret, key or text, whatever clients send
     expect(events).toContain(event);
   const everything = server.stdout + server.stderr;
   expect(secrets.filter((secret) => everything.includes(secret))).toEqual([]);
+});
+
+test("a server summarizes periodically what it has not logged, and before it stops", async () => {
+  const summarize = spyOn(BoundedLog.prototype, "summarize");
+  const inProcess = new WireServer({ limits: { failedLoginsPerMinuteMax: 0 } });
+  try {
+    const stranger = await inProcess.connect();
+    stranger.sendLines(...Array<string>(150).fill("login nobody x"), "alive");
+    await stranger.until("err not_logged_in");
+    while (summarize.mock.calls.length === 0) await new Promise((resolve) => setImmediate(resolve));
+    await inProcess.stop();
+    expect(JSON.parse(inProcess.logged.at(-1)!)).toMatchObject({
+      event: "login_failed",
+      count: 50,
+      addresses: { "127.0.0.1": 50 },
+    });
+  } finally {
+    summarize.mockRestore();
+    await inProcess.stop();
+  }
 });
 
 test("a line on a terminal has time, level, message and fields, and an error has its stack below", () => {
