@@ -47,7 +47,7 @@ export class Allowance extends TokenBucket {
 }
 
 /** Messages in a mailbox, and bytes of their texts. */
-interface Waiting {
+export interface Waiting {
   messages: number;
   bytes: number;
 }
@@ -81,8 +81,13 @@ export class Account {
   #blocks: Set<Account> | null = null;
   #blockedBy: Set<Account> | null = null;
 
-  constructor(name: string) {
+  /** The counts of all mailboxes. */
+  readonly #total: Waiting;
+
+  /** `total` counts what waits in all mailboxes together. */
+  constructor(name: string, total: Waiting = { messages: 0, bytes: 0 }) {
     this.name = name;
+    this.#total = total;
     this.nameBytes = encode(name);
     this.messageHead = encode(`message ${name} `);
     this.broadcastHead = encode(`broadcast ${name} `);
@@ -97,6 +102,8 @@ export class Account {
   countWaiting(from: string, messages: number, bytes: number): void {
     this.waiting += messages;
     this.waitingBytes += bytes;
+    this.#total.messages += messages;
+    this.#total.bytes += bytes;
     const all = (this.#waitingFrom ??= new Map());
     const one = all.get(from) ?? { messages: 0, bytes: 0 };
     one.messages += messages;
@@ -181,12 +188,11 @@ export class Session {
   lastActivityMs: number;
   /** Armed until the session expires. */
   readonly timer = new WheelTimer<Session>(this);
-  /** Private messages that were accepted from its user, and that were appended to its outbox. */
+  /** Private messages that were accepted from its user. `Outbox.messageCount` has those to its user. */
   messagesIn = 0;
-  messagesOut = 0;
   /** Null while the session is online. */
   endReason: GoodbyeReason | LeftReason | null = null;
-  beganUnixMs = 0;
+  readonly beganUnixMs: number;
   endedUnixMs = 0;
   /** Which messages were delivered, and which are in the mailbox. */
   readonly delivery = new Delivery(this);
@@ -195,13 +201,22 @@ export class Session {
   /** Index in `Presence.online`; -1 before and after. */
   onlineIndex = -1;
 
-  constructor(account: Account, number: number, token: string, kind: SessionKind, outbox: Outbox, nowMs: number) {
+  constructor(
+    account: Account,
+    number: number,
+    token: string,
+    kind: SessionKind,
+    outbox: Outbox,
+    nowMs: number,
+    unixMs: number,
+  ) {
     this.account = account;
     this.number = number;
     this.token = token;
     this.kind = kind;
     this.outbox = outbox;
     this.lastActivityMs = nowMs;
+    this.beganUnixMs = unixMs;
   }
 
   get ended(): boolean {

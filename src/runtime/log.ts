@@ -7,11 +7,13 @@ import { LOG_BYTES_MAX, LOG_MS } from "../limits.ts";
 export const LOG_EVENTS = [
   // The server
   "listening",
+  "http",
   "config_warning",
   "reload",
   "admin",
   "drain",
   "stopping",
+  "signal_ignored",
   "stopped",
   "internal_error",
   // The data folder
@@ -39,6 +41,8 @@ export interface LogFields {
 type Write = (fields: LogFields, message: string) => void;
 
 export interface Logger {
+  /** Lines below this level are not written. It may change at any time. */
+  level: string;
   info: Write;
   warn: Write;
   error: Write;
@@ -51,20 +55,13 @@ export interface Logger {
  */
 export class Log {
   readonly logger: Logger;
-  readonly #pino: pino.Logger;
   readonly #lines = pino.destination({ fd: 2, sync: false, minLength: 1, maxLength: LOG_BYTES_MAX });
 
   constructor(level: Level) {
     const isColored = (process.env.NO_COLOR ?? "") === "";
     const format = process.stderr.isTTY ? (line: string) => formatLine(line, isColored) : (line: string) => line;
-    this.#pino = pino({ base: null, level }, { write: (line) => void this.#lines.write(format(line)) });
-    this.logger = this.#pino;
+    this.logger = pino({ base: null, level }, { write: (line) => void this.#lines.write(format(line)) });
     this.#lines.on("error", () => {}); // A full buffer or a closed terminal: the next line is tried again.
-  }
-
-  /** Lines below this level are not written. */
-  set level(level: Level) {
-    this.#pino.level = level;
   }
 
   /** Writes the pending lines before the process exits, for LOG_MS at most. */

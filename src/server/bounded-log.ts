@@ -28,6 +28,14 @@ export class BoundedLog implements Logger {
     this.#nowMs = nowMs;
   }
 
+  get level(): string {
+    return this.#log.level;
+  }
+
+  set level(level: string) {
+    this.#log.level = level;
+  }
+
   info(fields: LogFields, message: string): void {
     this.#write("info", fields, message);
   }
