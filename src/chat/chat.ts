@@ -215,6 +215,7 @@ export class Chat {
     const { session } = to;
     if (session !== null && !to.isAwaitingLogin && !mailbox.hasMore(session.delivery) && !this.#mustWait(session)) {
       session.outbox.appendMessage(store.newNumber(), unixMs, from.messageHead, bytes, start, end);
+      session.messagesOut++;
       this.#messagesAppended(session);
       return "sent";
     }

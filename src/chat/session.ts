@@ -181,6 +181,8 @@ export class Session {
   lastAckMs = Number.NEGATIVE_INFINITY;
   /** Armed while more than `unackedBytesMax` is unacknowledged, and the client still acknowledges. */
   readonly overdue = new WheelTimer<Session>(this);
+  /** Unix time of its login. */
+  readonly beganUnixMs: number;
   /** Address of its last connection, and the port on which the client accepts private chats; 0: none. */
   address = "";
   listenPort = 0;
@@ -188,11 +190,11 @@ export class Session {
   lastActivityMs: number;
   /** Armed until the session expires. */
   readonly timer = new WheelTimer<Session>(this);
-  /** Private messages that were accepted from its user. `Outbox.messageCount` has those to its user. */
+  /** Private messages that were accepted from its user, and that were appended to its outbox. */
   messagesIn = 0;
+  messagesOut = 0;
   /** Null while the session is online. */
   endReason: GoodbyeReason | LeftReason | null = null;
-  readonly beganUnixMs: number;
   endedUnixMs = 0;
   /** Which messages were delivered, and which are in the mailbox. */
   readonly delivery = new Delivery(this);

@@ -27,16 +27,16 @@ export class AuditLog implements SessionObserver {
   }
 
   sessionEnded(session: Session, reason: GoodbyeReason | LeftReason): void {
-    const { address, beganUnixMs, endedUnixMs, messagesIn, outbox } = session;
+    const { address, beganUnixMs, endedUnixMs, messagesIn, messagesOut } = session;
     const user = session.account.name;
     if (reason === "slow") {
-      const { unacked } = outbox;
+      const { unacked } = session.outbox;
       this.#log.warn({ event: "slow", user, address, unacked }, "the client acknowledges too slowly; the session ends");
     }
     if (reason === "flood") this.#logFlood(user, address);
     // The wall clock may have been set back meanwhile.
     const seconds = Math.max(0, Math.round((endedUnixMs - beganUnixMs) / 1000));
-    const fields = { user, address, reason, seconds, in: messagesIn, out: outbox.messageCount };
+    const fields = { user, address, reason, seconds, in: messagesIn, out: messagesOut };
     this.#log.info({ event: "session_end", ...fields }, "the session ended");
   }
 

@@ -94,11 +94,6 @@ export class Outbox implements Stream {
     return Math.max(this.#furthest, this.sent);
   }
 
-  /** Messages that were ever appended. */
-  get messageCount(): number {
-    return this.#unackedIndex.added;
-  }
-
   /** The number of the last unacknowledged message; 0 without one. */
   get lastNumber(): number {
     return this.#unackedIndex.lastNumber;

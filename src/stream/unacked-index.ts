@@ -41,8 +41,6 @@ export class UnackedIndex {
   first = 0;
   /** The highest number among the acknowledged messages. */
   ackedNumber = 0;
-  /** Messages that were ever added. */
-  added = 0;
   /** This number of fields at the end was not given to `takeNew`'s copy yet. */
   #newFields = 0;
 
@@ -55,7 +53,6 @@ export class UnackedIndex {
   add(number: number, unixMs: number, start: number, end: number): void {
     this.fields.push(number, unixMs, start, end);
     this.#newFields += MARK.fields;
-    this.added++;
   }
 
   /** A message that was delivered from the mailbox. */

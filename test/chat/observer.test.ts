@@ -116,8 +116,8 @@ test("the observer receives a connection without a session that sent too many in
 test("a session counts the private messages that its user sent and received, and no broadcasts", () => {
   const ended: string[] = [];
   const { world, observer } = observed();
-  observer.sessionEnded = ({ account, messagesIn, outbox }) =>
-    ended.push(`${account.name} ${messagesIn} ${outbox.messageCount}`);
+  observer.sessionEnded = ({ account, messagesIn, messagesOut }) =>
+    ended.push(`${account.name} ${messagesIn} ${messagesOut}`);
   const alice = world.login("alice");
   world.say(alice, "message bob waits", "message bob too", "message nobody no");
   const bob = world.login("bob");
