@@ -89,7 +89,10 @@ export class Server {
     const fitting = fitDescriptors(limits, descriptorsMax());
     if (connectionsMax > fitting.connectionsMax) {
       const why = `${fitting.connectionsMax} connections at most, not ${connectionsMax}`;
-      this.#log.warn({ event: "config_warning" }, `${why}: the limit on open files is low`);
+      this.#log.warn(
+        { event: "config_warning" },
+        `${why}: the limit on open files is low; raise it (ulimit -n, or LimitNOFILE= of a unit)`,
+      );
     }
     return fitting;
   }
@@ -165,7 +168,10 @@ export class Server {
     if (certificate !== null) {
       this.#encrypted = new Listener(host, tls!.port ?? port, handlers.tls, certificate);
       if (certificate.outdated !== null) {
-        this.#log.warn({ event: "config_warning" }, `${certificate.outdated}: clients will not trust it`);
+        this.#log.warn(
+          { event: "config_warning" },
+          `${certificate.outdated}: clients will not trust it; renew it and send SIGHUP`,
+        );
       }
       this.#certificate = certificate;
     }
