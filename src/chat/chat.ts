@@ -129,9 +129,8 @@ export class Chat {
     let reply = `ok ${session.token} ${this.idleTimeoutMs / 1000}`;
     if (kind !== "plain") {
       this.#byToken.set(session.token, session);
-      const { token } = session;
-      const proof = this.passwords.prove(account, password, token);
-      store.sessionBegan({ number, token, user: account.name, resumable: kind === "resumable" }, proof);
+      const proof = this.passwords.prove(account, password, session.token);
+      store.sessionBegan({ number, token: session.token, user: account.name, resumable: kind === "resumable" }, proof);
     }
     if (kind === "callback") {
       const secret = this.#newToken();
@@ -175,8 +174,7 @@ export class Chat {
     if (position > session.outbox.furthest) return false;
     session.peer?.detach();
     session.address = peer.address;
-    session.lastActivityMs = this.wheel.nowMs;
-    session.lastAckMs = this.wheel.nowMs;
+    session.lastActivityMs = session.lastAckMs = this.wheel.nowMs;
     session.outbox.rewind(position);
     peer.replies.append(encode(`ok ${session.received}\n`));
     this.#attach(session, peer);
@@ -211,6 +209,7 @@ export class Chat {
     const { session } = to;
     if (session !== null && !to.isAwaitingLogin && !mailbox.hasMore(session.delivery) && !this.#mustWait(session)) {
       session.outbox.appendMessage(store.newNumber(), unixMs, from.messageHead, bytes, start, end);
+      session.messagesOut++;
       this.#messagesAppended(session);
       return "sent";
     }

@@ -204,6 +204,9 @@ export class Session {
   lastActivityMs: number;
   /** Armed until the session expires. */
   readonly timer = new WheelTimer<Session>(this);
+  /** Private messages that were accepted from its user, and that were appended to its outbox. */
+  messagesIn = 0;
+  messagesOut = 0;
   /** Null while the session is online. */
   endReason: GoodbyeReason | LeftReason | null = null;
   endedUnixMs = 0;

@@ -6,7 +6,8 @@ import pino from "pino";
 import { readCredentials } from "../../../src/auth/credentials.ts";
 import { setSlice } from "../../../src/runtime/kernel.ts";
 import { parseConfig } from "../../../src/server/config.ts";
-import { Server } from "../../../src/server/server.ts";
+import { BoundedLog } from "../../../src/server/bounded-log.ts";
+import { CLOCK, Server } from "../../../src/server/server.ts";
 import { openStore } from "../../../src/storage/recovery.ts";
 
 const config = parseConfig(process.argv.slice(2))!;
@@ -16,9 +17,9 @@ const { store } = openStore(config.data, config.durability, {
   progress: () => {},
 });
 setSlice(100);
-const server = new Server(config, readCredentials(config.credentials), store, pino({ level: "warn" }), async (code) =>
-  process.exit(code),
-);
+const log = new BoundedLog(pino({ level: "warn" }), CLOCK.nowMs);
+const exit = async (code: number): Promise<never> => process.exit(code);
+const server = new Server(config, readCredentials(config.credentials), store, log, exit);
 const { plain } = server.listen();
 process.stdout.write(`${JSON.stringify({ port: Number(/\d+$/.exec(plain!.address)![0]) })}\n`);
 process.on("SIGTERM", async () => process.exit((await server.stop()) ? 0 : 1));
