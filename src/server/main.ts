@@ -14,7 +14,9 @@ import { StoreError } from "../storage/database.ts";
 import { setSlice } from "../runtime/kernel.ts";
 import { ListenError } from "../net/listener.ts";
 import { Log, type Logger } from "../runtime/log.ts";
-import { Readiness } from "./readiness.ts";
+import { assignPorts } from "./inherited-ports.ts";
+import { Readiness, type ServerState } from "./readiness.ts";
+import { ServiceManager, inheritedSockets } from "../runtime/systemd.ts";
 import { PrintError, print } from "../runtime/output.ts";
 import { type SignalActs, handleSignals } from "./signals.ts";
 import { openStoreInSlices } from "../storage/recovery.ts";
@@ -25,6 +27,15 @@ import { CLOCK, Server } from "./server.ts";
 const ECHO_MS = 100;
 /** Interval of the progress line during recovery. */
 const PROGRESS_MS = 1_000;
+/** During recovery the service manager waits this long for the next progress. */
+const START_EXTENSION_MS = 60_000;
+/** What the service manager receives, with a status, when the server enters a state (sd_notify(3)). */
+const NOTIFICATIONS: Record<ServerState, string[]> = {
+  recovering: [],
+  serving: ["READY=1"],
+  draining: [], // `STOPPING=1` would begin TimeoutStopSec=.
+  stopping: ["STOPPING=1"],
+};
 /** The scheduler's time slice (`sched_setattr`): the minimum of the kernel. */
 const SLICE_MICROS = 100;
 
@@ -45,11 +56,14 @@ export async function main(args: string[]): Promise<void> {
 }
 
 async function serve(args: string[]): Promise<void> {
-  const readiness = new Readiness();
+  const manager = new ServiceManager();
+  const sockets = inheritedSockets();
+  const readiness = new Readiness((state) => manager.notify(...NOTIFICATIONS[state], `STATUS=${state}`));
   const acts: SignalActs = { exit: () => process.exit(0) };
   handleSignals(readiness, acts);
   const config = parseConfig(args);
   if (config === null) return print(USAGE);
+  const ports = assignPorts(sockets, config.tls);
   config.host = await resolve(config.host);
   const credentials = readCredentials(config.credentials);
   const output = await Log.open();
@@ -65,7 +79,7 @@ async function serve(args: string[]): Promise<void> {
   acts.ignore = (signal) => log.info(`${signal} is ignored: the server is ${readiness.state}`);
   let isReloadDue = false;
   acts.reloadLater = () => void (isReloadDue = true);
-  const store = await recover(config, log);
+  const store = await recover(config, log, manager);
   const server = new Server(config, credentials, store, log, exit, readiness);
   let stoppedMs = Number.NEGATIVE_INFINITY;
   acts.stop = (signal) => {
@@ -85,26 +99,30 @@ async function serve(args: string[]): Promise<void> {
     attempt(log, "the users stay as they are", () => server.reload(readCredentials(config.credentials, "regular")));
     attempt(log, "the certificate stays as it is", () => server.renewCertificate());
   };
-  const { plain, encrypted } = server.listen();
+  const { plain, encrypted } = server.listen(ports);
   if (isReloadDue) acts.reload("SIGHUP");
   const { address } = (plain ?? encrypted)!;
   const tls = plain === null ? " with TLS" : encrypted === null ? "" : `, and with TLS on ${encrypted.address}`;
   process.stdout.write(`listening on ${address}${tls}\n`);
   warnOfPlainPasswords(log, credentials, config.credentials);
-  const host = ["0.0.0.0", "::"].includes(config.host) ? "127.0.0.1" : config.host;
+  if (sockets.length > 0) log.info("the listening sockets are inherited: --host and --port do not apply to them");
+  const bound = (plain ?? encrypted)!.host;
+  const host = ["0.0.0.0", "::"].includes(bound) ? "127.0.0.1" : bound;
   const target = plain === null ? `${host} ${encrypted!.port} --tls` : `${host} ${plain.port}`;
   const users = credentials.users.length;
   log.info(`${users} users; join with: bun run client ${target}, or npm run client -- ${target}`);
 }
 
 /** Opens the data folder. A long recovery shows its progress on a terminal. Throws StoreError. */
-async function recover({ data, durability, salvage }: Config, log: Logger): Promise<Store> {
+async function recover({ data, durability, salvage }: Config, log: Logger, manager: ServiceManager): Promise<Store> {
   const beganMs = performance.now();
   let shownMs = beganMs;
   const progress = (part: number): void => {
-    if (!process.stderr.isTTY || performance.now() - shownMs < PROGRESS_MS) return;
+    if (performance.now() - shownMs < PROGRESS_MS) return;
     shownMs = performance.now();
-    process.stderr.write(`recovering messages of the last run: ${Math.floor(part * 100)} %\n`);
+    const text = `recovering messages of the last run: ${Math.floor(part * 100)} %`;
+    manager.notify(`EXTEND_TIMEOUT_USEC=${1000 * START_EXTENSION_MS}`, `STATUS=${text}`);
+    if (process.stderr.isTTY) process.stderr.write(`${text}\n`);
   };
   const options = { salvage, unixMs: CLOCK.unixMs(), progress };
   const { store, recovered } = await openStoreInSlices(data, durability, options);

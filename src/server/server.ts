@@ -19,6 +19,7 @@ import { TICK_MS } from "../timer-wheel.ts";
 import type { Config } from "./config.ts";
 import { Counters } from "./counters.ts";
 import { type Clock, type Core, createCore } from "./core.ts";
+import type { InheritedPorts } from "./inherited-ports.ts";
 import { Maintenance } from "./maintenance.ts";
 import { Readiness } from "./readiness.ts";
 
@@ -120,14 +121,19 @@ export class Server {
     this.#log.info({ users: users.length, added, changed, removed: removed.length }, "credentials reloaded");
   }
 
-  /** Opens the plain port, the TLS port, or both. Throws ListenError, CertificateError. */
-  listen(): { plain: Listener | null; encrypted: Listener | null } {
+  /** Opens the plain port, the TLS port, or both, or takes them over. Throws ListenError, CertificateError. */
+  listen(inherited: InheritedPorts = { plain: null, encrypted: null }): {
+    plain: Listener | null;
+    encrypted: Listener | null;
+  } {
     const { host, port, tls } = this.#config;
     const certificate = tls === null ? null : readCertificate(tls.chain, tls.key);
     const handlers = socketHandlers(() => this.#core.turn.begin(), this.#admission, this.#report);
-    if (tls === null || tls.port !== null) this.#plain = new Listener(host, port, handlers.plain, null);
+    if (tls === null || tls.port !== null) {
+      this.#plain = new Listener(host, port, handlers.plain, null, inherited.plain);
+    }
     if (certificate !== null) {
-      this.#encrypted = new Listener(host, tls!.port ?? port, handlers.tls, certificate);
+      this.#encrypted = new Listener(host, tls!.port ?? port, handlers.tls, certificate, inherited.encrypted);
       if (certificate.outdated !== null) this.#log.warn(`${certificate.outdated}: clients will not trust it`);
     }
     this.#maintenance.start();

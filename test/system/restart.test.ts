@@ -1,0 +1,109 @@
+import { afterAll, describe, expect, test } from "bun:test";
+import { closeSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { ChatClient, type ChatEvent } from "../../src/client/client.ts";
+import { ServerProcess } from "../support/process.ts";
+import { hasSockets, holdPort } from "../support/sockets.ts";
+
+const RESTARTS = 5;
+const CONNECTORS = 8;
+const LIMIT_MS = 120_000;
+
+if (!hasSockets) console.warn("\n  SKIPPED: restarts with an inherited socket (they need Linux)\n");
+
+const folder = mkdtempSync(join(tmpdir(), "heartline-"));
+const USERS = join(folder, "users.txt");
+writeFileSync(USERS, "alice secret\nbob secret\n");
+afterAll(() => rmSync(folder, { recursive: true }));
+
+/** Connects again and again until it is stopped, with one request on each connection. */
+class Connector {
+  connected = 0;
+  readonly failures: string[] = [];
+  isStopped = false;
+  readonly done: Promise<void>;
+
+  constructor(port: number) {
+    this.done = this.#run(port);
+  }
+
+  async #run(port: number): Promise<void> {
+    while (!this.isStopped) {
+      const closed = Promise.withResolvers<void>();
+      try {
+        const socket = await Bun.connect({
+          hostname: "127.0.0.1",
+          port,
+          socket: { data: (socket) => void socket.end(), end: () => {}, close: () => closed.resolve() },
+        });
+        socket.write("alive\n");
+        this.connected++;
+      } catch (error) {
+        this.failures.push(String(error));
+        continue;
+      }
+      await closed.promise;
+    }
+  }
+}
+
+async function restarts(signal: "SIGTERM" | "SIGKILL"): Promise<void> {
+  const { descriptor, port } = holdPort();
+  const data = join(folder, signal);
+  const start = (): ServerProcess =>
+    new ServerProcess({ sockets: [descriptor], environment: {} }, "--credentials", USERS, "--data", data);
+  let server = start();
+  await server.port();
+  const received: string[] = [];
+  const onEvent = (event: ChatEvent): void => {
+    if (event.kind === "message" || event.kind === "stored") received.push(event.text);
+  };
+  const bob = new ChatClient({ host: "127.0.0.1", port, onEvent });
+  const alice = new ChatClient({ host: "127.0.0.1", port });
+  await Promise.all([bob.login("bob", "secret"), alice.login("alice", "secret")]);
+  const connectors = Array.from({ length: CONNECTORS }, () => new Connector(port));
+  const acknowledged: string[] = [];
+  let isOver = false;
+  const sending = (async () => {
+    for (let i = 0; !isOver; i++) {
+      await alice.message("bob", String(i));
+      acknowledged.push(String(i));
+    }
+  })();
+  for (let i = 0; i < RESTARTS; i++) {
+    const { length } = acknowledged;
+    server.kill(signal);
+    const code = await server.exits();
+    if (signal === "SIGTERM") expect(code).toBe(0);
+    server = start();
+    await server.port();
+    while (acknowledged.length < length + 100) await Bun.sleep(10);
+  }
+  isOver = true;
+  await sending;
+  for (const connector of connectors) connector.isStopped = true;
+  await Promise.all(connectors.map(({ done }) => done));
+  while (received.length < acknowledged.length) await Bun.sleep(10);
+  await Promise.all([alice.logout(), bob.logout()]);
+  server.kill("SIGTERM");
+  expect(await server.exits()).toBe(0);
+  closeSync(descriptor);
+  expect(connectors.flatMap(({ failures }) => failures)).toEqual([]);
+  expect(Math.min(...connectors.map(({ connected }) => connected))).toBeGreaterThan(RESTARTS);
+  expect(received).toEqual(acknowledged);
+}
+
+describe.skipIf(!hasSockets)("with an inherited socket", () => {
+  test(
+    "five restarts under load refuse no connection, and each acknowledged message arrives once",
+    () => restarts("SIGTERM"),
+    LIMIT_MS,
+  );
+
+  test(
+    "five kills under load refuse no connection, and each acknowledged message arrives once",
+    () => restarts("SIGKILL"),
+    LIMIT_MS,
+  );
+});
