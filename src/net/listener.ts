@@ -1,4 +1,4 @@
-/** Listening ports, over TCP or TLS, own or inherited sockets, and the renewal of a certificate without closing the port. */
+/** Listening ports over TCP or TLS, own or inherited, and the renewal of a certificate without closing the port. */
 
 import { closeSync } from "node:fs";
 import { isIPv6 } from "node:net";
@@ -22,8 +22,8 @@ export class Listener {
   #socket: TCPSocketListener<SocketEvents | null>;
 
   /**
-   * With a certificate it uses TLS, and `handlers` have `handshake`. Port 0 is any free port. With a descriptor it takes
-   * over that listening socket; `host` and `port` are not used. Throws ListenError.
+   * With a certificate it uses TLS, and `handlers` have `handshake`. Port 0 is any free port. With a descriptor it
+   * takes over that listening socket; `host` and `port` are not used. Throws ListenError.
    */
   constructor(
     host: string,
@@ -38,7 +38,7 @@ export class Listener {
       this.#socket = listen(at, handlers, certificate);
     } catch (error) {
       const option = certificate !== null ? "--tls-port, or --port with --tls-only," : "--port";
-      throw new ListenError(`cannot listen on ${formatAddress(host, port)}: ${reason(error, host, option)}`);
+      throw new ListenError(`cannot listen on ${formatAddress(host, port)}: ${listenFailure(error, host, option)}`);
     }
     const { hostname, port: bound } = descriptor === null ? this.#socket : nameOf(this.#socket);
     this.host = hostname;
@@ -89,7 +89,8 @@ function nameOf(socket: object): { hostname: string; port: number } {
   return { hostname: name.address, port: name.port };
 }
 
-function reason(error: unknown, host: string, option: string): string {
+/** Why the port cannot be used. `option` is the one that names it. */
+export function listenFailure(error: unknown, host: string, option: string): string {
   const { code, message } = error as NodeJS.ErrnoException;
   if (code === "EADDRINUSE") return `the port is taken; ${option} chooses another, 0 a free one`;
   if (code === "EACCES") return "not allowed; ports below 1024 need privileges";

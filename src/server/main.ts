@@ -7,8 +7,8 @@ import { isatty } from "node:tty";
 import { everyAddress, readHost } from "../runtime/host.ts";
 import { filterText } from "../display-filter.ts";
 import { CertificateError } from "../net/certificate.ts";
-import { UsageError } from "../usage-error.ts";
-import { type Config, USAGE, parseConfig } from "./config.ts";
+import { ConfigError, UsageError } from "../usage-error.ts";
+import { type Config, type Configuration, USAGE, readConfiguration } from "./config.ts";
 import { type Credentials, CredentialsError, plainUsers, readCredentials } from "../auth/credentials.ts";
 import { StoreError } from "../storage/database.ts";
 import { setSlice } from "../runtime/kernel.ts";
@@ -18,10 +18,13 @@ import { assignPorts } from "./inherited-ports.ts";
 import { Readiness, type ServerState } from "./readiness.ts";
 import { ServiceManager, inheritedSockets } from "../runtime/systemd.ts";
 import { PrintError, print } from "../runtime/output.ts";
-import { type SignalActs, handleSignals } from "./signals.ts";
 import { openStoreInSlices } from "../storage/recovery.ts";
 import type { Store } from "../storage/store.ts";
+import { HttpServer } from "./http.ts";
+import { Metrics } from "./metrics.ts";
+import { Reloader, hostFor } from "./reload.ts";
 import { CLOCK, Server } from "./server.ts";
+import { type SignalActs, handleSignals } from "./signals.ts";
 
 /** Ctrl+C reaches the server and `bun start`, which forwards it: a SIGINT within this time is not a second signal. */
 const ECHO_MS = 100;
@@ -44,11 +47,12 @@ export async function main(args: string[]): Promise<void> {
     await serve(args);
   } catch (error) {
     const usage = error instanceof UsageError;
+    const isArgument = usage && !(error instanceof ConfigError);
     const known = [UsageError, CredentialsError, CertificateError, StoreError, ListenError, PrintError];
     // An unknown error is not rethrown: `uncaughtException` would survive it, and the exit code would be 0.
     if (known.some((kind) => error instanceof kind)) {
       process.stderr.write(
-        `heartline: ${filterText((error as Error).message)}${usage ? " (--help lists the options)" : ""}\n`,
+        `heartline: ${filterText((error as Error).message)}${isArgument ? " (--help lists the options)" : ""}\n`,
       );
     } else console.error(error);
     process.exit(usage ? 2 : 1);
@@ -61,26 +65,34 @@ async function serve(args: string[]): Promise<void> {
   const readiness = new Readiness((state) => manager.notify(...NOTIFICATIONS[state], `STATUS=${state}`));
   const acts: SignalActs = { exit: () => process.exit(0) };
   handleSignals(readiness, acts);
-  const config = parseConfig(args);
-  if (config === null) return print(USAGE);
-  const ports = assignPorts(sockets, config.tls);
-  config.host = await resolve(config.host);
-  const credentials = readCredentials(config.credentials);
+  const configuration = readConfiguration(args, process.env);
+  if (configuration === null) return print(USAGE);
+  const ports = assignPorts(sockets, configuration.config.tls);
+  const credentials = readCredentials(configuration.config.credentials);
+  const host = await resolve(hostFor(configuration.config, credentials));
+  const config = { ...configuration.config, host };
   const output = await Log.open();
   const log = output.logger;
+  log.level = config.logLevel;
+  for (const warning of configuration.warnings) log.warn(warning);
   const survive = (error: unknown): void => log.error(error, "internal error; the server continues");
   process.on("uncaughtException", survive);
   process.on("unhandledRejection", survive);
   setSlice(SLICE_MICROS);
-  const exit = async (code: number): Promise<void> => {
-    await output.close();
-    process.exit(code);
-  };
   acts.ignore = (signal) => log.info(`${signal} is ignored: the server is ${readiness.state}`);
   let isReloadDue = false;
   acts.reloadLater = () => void (isReloadDue = true);
+  const metrics = new Metrics(readiness, config.data);
+  const http = config.http === null ? null : await HttpServer.open(config.http, readiness, metrics);
+  if (http !== null) log.info(`health and metrics at ${http.url}`);
   const store = await recover(config, log, manager);
+  const exit = async (code: number): Promise<void> => {
+    http?.close();
+    await output.close();
+    process.exit(code);
+  };
   const server = new Server(config, credentials, store, log, exit, readiness);
+  metrics.server = server.measured;
   let stoppedMs = Number.NEGATIVE_INFINITY;
   acts.stop = (signal) => {
     stoppedMs = performance.now();
@@ -94,21 +106,23 @@ async function serve(args: string[]): Promise<void> {
   };
   acts.drain = () => void server.drain();
   const hasTerminal = isatty(0);
+  const read = (): Configuration => readConfiguration(args, process.env)!;
+  const reloader = new Reloader(server, log, read, configuration, credentials);
   acts.reload = (signal) => {
     if (hasTerminal && !isatty(0)) return acts.stop!(signal); // The terminal was closed.
-    attempt(log, "the users stay as they are", () => server.reload(readCredentials(config.credentials, "regular")));
-    attempt(log, "the certificate stays as it is", () => server.renewCertificate());
+    reloader.reload();
   };
   const { plain, encrypted } = server.listen(ports);
   if (isReloadDue) acts.reload("SIGHUP");
   const { address } = (plain ?? encrypted)!;
   const tls = plain === null ? " with TLS" : encrypted === null ? "" : `, and with TLS on ${encrypted.address}`;
   process.stdout.write(`listening on ${address}${tls}\n`);
-  warnOfPlainPasswords(log, credentials, config.credentials);
+  const isHostGiven = config.isHostGiven || sockets.length > 0;
+  warnOfPlainPasswords(log, credentials, { ...config, isHostGiven });
   if (sockets.length > 0) log.info("the listening sockets are inherited: --host and --port do not apply to them");
   const bound = (plain ?? encrypted)!.host;
-  const host = ["0.0.0.0", "::"].includes(bound) ? "127.0.0.1" : bound;
-  const target = plain === null ? `${host} ${encrypted!.port} --tls` : `${host} ${plain.port}`;
+  const reached = ["0.0.0.0", "::"].includes(bound) ? "127.0.0.1" : bound;
+  const target = plain === null ? `${reached} ${encrypted!.port} --tls` : `${reached} ${plain.port}`;
   const users = credentials.users.length;
   log.info(`${users} users; join with: bun run client ${target}, or npm run client -- ${target}`);
 }
@@ -133,22 +147,17 @@ async function recover({ data, durability, salvage }: Config, log: Logger, manag
   return store;
 }
 
-function warnOfPlainPasswords(log: Logger, { users, sample }: Credentials, file: string): void {
+function warnOfPlainPasswords(log: Logger, { users, sample }: Credentials, config: Config): void {
+  const { credentials: file, isHostGiven } = config;
   if (sample) {
-    return log.warn(`SAMPLE CREDENTIALS: the passwords in ${file} are public; replace them before others can connect`);
+    const advice = isHostGiven
+      ? "replace them before others can connect"
+      : "so the server listens on 127.0.0.1 only; write your own users to a file for --credentials, or give --host";
+    return log.warn(`SAMPLE CREDENTIALS: the passwords in ${file} are public; ${advice}`);
   }
   const count = plainUsers(users).length;
   if (count === 0) return;
   log.warn(`${count} of ${users.length} passwords are plain text; hash them with bun run passwd --migrate ${file}`);
-}
-
-/** Logs an error of `act`, and what remains in force. */
-function attempt(log: Logger, remains: string, act: () => void): void {
-  try {
-    act();
-  } catch (error) {
-    log.error(`${(error as Error).message}; ${remains}`);
-  }
 }
 
 /** The address of a host name. */
