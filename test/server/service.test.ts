@@ -14,7 +14,8 @@ const running: ServerProcess[] = [];
 
 function serve(service: Partial<Service>, ...args: string[]): ServerProcess {
   const { sockets = [], environment = {} } = service;
-  const options = ["--host", "127.0.0.1", "--port", "0", "--credentials", USERS, "--data", ":memory:", ...args];
+  const options = ["--host", "127.0.0.1", "--port", "0", "--credentials", USERS, ...args];
+  if (!args.includes("--data")) options.push("--data", ":memory:");
   const server = new ServerProcess({ sockets, environment }, ...options);
   running.push(server);
   return server;
@@ -126,6 +127,25 @@ test.skipIf(!hasSockets)(
     socket.close();
   },
 );
+
+test.skipIf(!hasSockets)("a long recovery extends the time limit of the start", async () => {
+  const data = join(folder, "data");
+  const killed = serve({}, "--data", data);
+  const alice = await login(await killed.port(), "alice");
+  for (let i = 0; i < 10; i++) await alice.expectReply(`message bob ${i}`, "ok stored");
+  killed.kill("SIGKILL");
+  await killed.exits();
+  // Each call of the monotonic clock takes 300 ms: the recovery is long.
+  const clock = join(folder, "clock.ts");
+  writeFileSync(clock, "const now = performance.now; let ms = 0; performance.now = () => now() + (ms += 300);");
+  const socket = new NotifySocket(join(folder, "recovery"));
+  const environment = { NOTIFY_SOCKET: socket.name, BUN_OPTIONS: `--preload ${clock}` };
+  serve({ environment }, "--data", data);
+  const received = await socket.until(/^READY=1/);
+  expect(received).toContain("EXTEND_TIMEOUT_USEC=60000000");
+  expect(received).toContainEqual(expect.stringMatching(/^STATUS=recovering messages of the last run: \d+ %$/));
+  socket.close();
+});
 
 test("a server starts when its service manager cannot be reached", async () => {
   const server = serve({ environment: { NOTIFY_SOCKET: join(folder, "nobody"), WATCHDOG_USEC: "100000" } });

@@ -103,7 +103,33 @@ async function restarts(signal: "SIGTERM" | "SIGKILL"): Promise<void> {
   expect(received.filter((text) => !uncertain.includes(text))).toEqual([...acknowledged, "end"]);
 }
 
+/** More than the runtime lets wait (511), and fewer than the limits of the kernel and of open files. */
+const WAITING = 1000;
+
 describe.skipIf(!hasSockets)("with an inherited socket", () => {
+  test(
+    "a thousand connections wait while the server does not accept",
+    async () => {
+      const { descriptor, port } = holdPort();
+      const server = new ServerProcess(
+        { sockets: [descriptor], environment: {} },
+        "--credentials",
+        USERS,
+        "--data",
+        ":memory:",
+      );
+      await server.port();
+      server.kill("SIGSTOP");
+      const socket = { data: () => {} };
+      const connecting = Array.from({ length: WAITING }, () => Bun.connect({ hostname: "127.0.0.1", port, socket }));
+      for (const each of await Promise.all(connecting)) each.terminate();
+      server.kill("SIGKILL");
+      await server.exits();
+      closeSync(descriptor);
+    },
+    LIMIT_MS,
+  );
+
   test(
     "five restarts under load refuse no connection, and each acknowledged message arrives once",
     () => restarts("SIGTERM"),
