@@ -1,4 +1,4 @@
-import { afterAll, describe, expect, test } from "bun:test";
+import { afterAll, afterEach, describe, expect, test } from "bun:test";
 import { closeSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -15,7 +15,21 @@ if (!hasSockets) console.warn("\n  SKIPPED: restarts with an inherited socket (t
 const folder = mkdtempSync(join(tmpdir(), "heartline-"));
 const USERS = join(folder, "users.txt");
 writeFileSync(USERS, "alice secret\nbob secret\n");
+const running: ServerProcess[] = [];
+afterEach(async () => {
+  for (const server of running.splice(0)) {
+    server.kill("SIGKILL");
+    await server.exits();
+  }
+});
 afterAll(() => rmSync(folder, { recursive: true }));
+
+/** A server that takes over a listening socket. */
+function serve(descriptor: number, data: string): ServerProcess {
+  const server = new ServerProcess({ sockets: [descriptor], environment: {} }, "--credentials", USERS, "--data", data);
+  running.push(server);
+  return server;
+}
 
 /** Connects again and again until it is stopped, with one request on each connection. */
 class Connector {
@@ -50,9 +64,7 @@ class Connector {
 
 async function restarts(signal: "SIGTERM" | "SIGKILL"): Promise<void> {
   const { descriptor, port } = holdPort();
-  const data = join(folder, signal);
-  const start = (): ServerProcess =>
-    new ServerProcess({ sockets: [descriptor], environment: {} }, "--credentials", USERS, "--data", data);
+  const start = (): ServerProcess => serve(descriptor, join(folder, signal));
   let server = start();
   await server.port();
   const received: string[] = [];
@@ -111,20 +123,12 @@ describe.skipIf(!hasSockets)("with an inherited socket", () => {
     "a thousand connections wait while the server does not accept",
     async () => {
       const { descriptor, port } = holdPort();
-      const server = new ServerProcess(
-        { sockets: [descriptor], environment: {} },
-        "--credentials",
-        USERS,
-        "--data",
-        ":memory:",
-      );
+      const server = serve(descriptor, ":memory:");
       await server.port();
       server.kill("SIGSTOP");
       const socket = { data: () => {} };
       const connecting = Array.from({ length: WAITING }, () => Bun.connect({ hostname: "127.0.0.1", port, socket }));
       for (const each of await Promise.all(connecting)) each.terminate();
-      server.kill("SIGKILL");
-      await server.exits();
       closeSync(descriptor);
     },
     LIMIT_MS,
