@@ -40,6 +40,7 @@ describe.skipIf(!hasSockets)("a server with inherited sockets", () => {
     const { descriptor, port } = holdPort();
     const server = serve({ sockets: [descriptor] });
     expect(await server.port()).toBe(port);
+    await server.logs(/"inherited":1/);
     await login(port, "alice");
     expect(readFileSync(`/proc/${server.pid}/fdinfo/3`, "utf8")).toMatch(/^flags:\s+0?2\d{6}$/m);
     closeSync(descriptor);
