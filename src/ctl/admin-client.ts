@@ -62,7 +62,7 @@ export async function ask(path: string, line: string, silenceMs: number): Promis
 function unreachable(path: string, error: unknown): UnreachableError {
   const { code = "", message } = error as NodeJS.ErrnoException;
   if (code === "EACCES")
-    return new UnreachableError(`cannot use ${path}: permission denied; run it as the server's user`);
+    return new UnreachableError(`cannot use ${path}: permission denied; run it as the server's user or root`);
   const reasons: Record<string, string> = {
     ENOENT: "there is no such socket",
     ENOTDIR: "there is no such socket",

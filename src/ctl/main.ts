@@ -12,7 +12,7 @@ import { FORMATS, explain } from "./format.ts";
 
 const USAGE = `Usage: heartline ctl <command> [--data <folder> or --socket <path>] [--json]
 
-Controls a running server through the admin socket in its data folder. Run it as the server's user.
+Controls a running server through the admin socket in its data folder. Run it as the server's user or root.
 
 ${Object.values(ADMIN_SHAPES)
   .map(({ usage, help }) => `  ${usage.padEnd(24)} ${help}`)

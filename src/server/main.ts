@@ -91,7 +91,10 @@ async function serve(args: string[]): Promise<void> {
   if (http !== null) log.info({ event: "http", url: http.url }, `health and metrics at ${http.url}`);
   const admin = adminListener(config, readiness, log, survive);
   process.once("exit", () => admin?.stop());
-  const store = await recover(config, log, manager, async () => admin?.listen());
+  const store = await recover(config, log, manager, async () => {
+    await admin?.listen();
+    if (admin !== null) log.info({ event: "admin_socket", path: config.adminSocket }, "the admin socket is open");
+  });
   const exit = async (code: number): Promise<void> => {
     http?.close();
     await output.close();

@@ -188,13 +188,14 @@ test.skipIf(process.getuid?.() === 0)("without permission ctl says whose permiss
   const data = newFolder();
   await serve("--data", data).port();
   chmodSync(join(data, "admin.sock"), 0);
-  expect((await ctl(data, "who")).err).toMatch(/permission denied; run it as the server's user\n$/);
+  expect((await ctl(data, "who")).err).toMatch(/permission denied; run it as the server's user or root\n$/);
 });
 
 test("--socket, the environment and --admin-socket name the socket of a server in memory", async () => {
   const socket = join(folder, "own.sock");
   await serve("--data", ":memory:", "--admin-socket", socket).port();
   expect((await run("src/main.ts", "ctl", "who", "--socket", socket)).out).toEndWith("0 sessions\n");
+  expect(running[0]!.stderr).toContain(`"event":"admin_socket","path":"${socket}"`);
   const env = { HEARTLINE_ADMIN_SOCKET: socket };
   expect((await runWith({ env }, "src/main.ts", "ctl", "who", "--json")).out).toBe("[]\n");
   const data = newFolder();
