@@ -91,10 +91,7 @@ async function serve(args: string[]): Promise<void> {
   if (http !== null) log.info({ event: "http", url: http.url }, `health and metrics at ${http.url}`);
   const admin = adminListener(config, readiness, log, survive);
   process.once("exit", () => admin?.stop());
-  const store = await recover(config, log, manager, async () => {
-    await admin?.listen();
-    if (admin !== null) log.info({ event: "admin_socket", path: config.adminSocket }, "the admin socket is open");
-  });
+  const store = await recover(config, log, manager, async () => admin?.listen());
   const exit = async (code: number): Promise<void> => {
     http?.close();
     await output.close();
@@ -134,7 +131,14 @@ async function serve(args: string[]): Promise<void> {
   const target = plain === null ? `${reached} ${encrypted!.port} --tls` : `${reached} ${plain.port}`;
   const users = credentials.users.length;
   log.info(
-    { event: "listening", address: plain?.address, tls: encrypted?.address, inherited: sockets.length, users },
+    {
+      event: "listening",
+      address: plain?.address,
+      tls: encrypted?.address,
+      admin: config.adminSocket ?? undefined,
+      inherited: sockets.length,
+      users,
+    },
     `${users} users; join with: bun run client ${target}, or npm run client -- ${target}`,
   );
 }
