@@ -89,10 +89,11 @@ export class CommandLine<Name extends string, Flag extends string = never> {
 export async function runProgram<Name extends string, Flag extends string = never>(
   program: Syntax<Name, Flag> & { name: string; usage: string; failures: (error: unknown) => boolean },
   main: (line: CommandLine<Name, Flag>) => Promise<number>,
+  args = process.argv.slice(2),
 ): Promise<void> {
   const { name, usage, failures } = program;
   try {
-    const line = new CommandLine(process.argv.slice(2), program);
+    const line = new CommandLine(args, program);
     if (line.wantsHelp) process.stdout.write(usage);
     else process.exitCode = await main(line);
   } catch (error) {

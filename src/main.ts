@@ -1,4 +1,5 @@
 import { version } from "../package.json";
+import { typed } from "./runtime/invocation.ts";
 import { PrintError, print } from "./runtime/output.ts";
 
 /**
@@ -6,20 +7,22 @@ import { PrintError, print } from "./runtime/output.ts";
  * `version` and `help` exit with 1 when their text cannot be printed.
  */
 
-const USAGE = `Usage: heartline <command> [options]
+const USAGE = `Usage: ${typed()} <command> [options]
 
   serve            runs the server
   chat             logs in to a server and chats from this terminal
   passwd           adds a user to a credentials file, or changes a password
+  bench            measures a server on this machine
   version          prints the version
   help             prints this page
-  help <command>   prints the options of serve, chat or passwd
+  help <command>   prints the options of a command
 `;
 
 const PROGRAMS: Record<string, () => Promise<{ main: (args: string[]) => Promise<void> }>> = {
   serve: () => import("./server/main.ts"),
   chat: () => import("./terminal/main.ts"),
   passwd: () => import("./auth/passwd.ts"),
+  bench: () => import("../bench/load/main.ts"),
 };
 
 async function run([command, ...args]: string[]): Promise<void> {
@@ -38,7 +41,7 @@ async function start(command: string, args: string[]): Promise<void> {
 }
 
 function fail(message: string): void {
-  process.stderr.write(`heartline: ${message} (heartline help lists the commands)\n`);
+  process.stderr.write(`heartline: ${message} (${typed("help")} lists the commands)\n`);
   process.exitCode = 2;
 }
 

@@ -3,16 +3,18 @@ import { join } from "node:path";
 import { version } from "../package.json";
 import { run, runWith } from "./support/process.ts";
 
+/** How these tests start it. */
+const PROGRAM = `${process.execPath} src/main.ts`;
 const heartline = (...args: string[]) => run("src/main.ts", ...args);
 
-test("without a command heartline exits with 2 and a hint to heartline help", async () => {
-  const err = "heartline: give a command (heartline help lists the commands)\n";
+test("without a command heartline exits with 2 and names the command that lists them", async () => {
+  const err = `heartline: give a command (${PROGRAM} help lists the commands)\n`;
   expect(await heartline()).toEqual({ out: "", err, code: 2 });
 });
 
 test("an unknown command is reported with its name and exit code 2", async () => {
   for (const name of ["wat", "constructor", "", "serve.ts"]) {
-    const err = `heartline: there is no command ${JSON.stringify(name)} (heartline help lists the commands)\n`;
+    const err = `heartline: there is no command ${JSON.stringify(name)} (${PROGRAM} help lists the commands)\n`;
     expect(await heartline(name)).toEqual({ out: "", err, code: 2 });
     if (name !== "") expect(await heartline("help", name)).toEqual({ out: "", err, code: 2 });
   }
@@ -21,13 +23,14 @@ test("an unknown command is reported with its name and exit code 2", async () =>
 test.each(["help", "--help", "-h"])("%s lists every command", async (word) => {
   const { out, err, code } = await heartline(word);
   expect({ err, code }).toEqual({ err: "", code: 0 });
-  for (const command of ["serve", "chat", "passwd", "version", "help"]) expect(out).toContain(`\n  ${command} `);
+  for (const command of ["serve", "chat", "passwd", "bench", "version", "help"])
+    expect(out).toContain(`\n  ${command} `);
 });
 
-test.each(["serve", "chat", "passwd"])("help %s prints what %s --help prints", async (command) => {
+test.each(["serve", "chat", "passwd", "bench"])("help %s prints what %s --help prints", async (command) => {
   const page = await heartline(command, "--help");
   expect(page).toMatchObject({ err: "", code: 0 });
-  expect(page.out).toStartWith("Usage: ");
+  expect(page.out).toStartWith(`Usage: ${PROGRAM} ${command} `);
   expect(await heartline("help", command)).toEqual(page);
 });
 

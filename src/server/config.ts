@@ -6,6 +6,7 @@ import { BlockList, isIPv4, isIPv6 } from "node:net";
 import { parseArgs } from "node:util";
 import type { LockoutScope } from "../auth/lockouts.ts";
 import { LIMITS_DEFAULT, LINE_BYTES_MAX, LINE_BYTES_MIN, type Limits, UNACKED_BYTES_MIN } from "../limits.ts";
+import { typed } from "../runtime/invocation.ts";
 import type { Durability } from "../storage/database.ts";
 import { UsageError, usageError } from "../usage-error.ts";
 
@@ -137,7 +138,7 @@ type LimitKey = keyof typeof LIMITS;
 
 const LIMIT_KEYS = Object.keys(LIMITS) as LimitKey[];
 
-export const USAGE = `Usage: bun start [options]
+export const USAGE = `Usage: ${typed("serve")} [options]
 
 Runs a Heartline chat server. It prints one line when it is ready and logs to stderr. Ctrl+C stops it.
 Defaults are in parentheses.

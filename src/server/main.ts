@@ -11,6 +11,7 @@ import { UsageError } from "../usage-error.ts";
 import { USAGE, parseConfig } from "./config.ts";
 import { type Credentials, CredentialsError, plainUsers, readCredentials } from "../auth/credentials.ts";
 import { StoreError } from "../storage/database.ts";
+import { typed } from "../runtime/invocation.ts";
 import { setSlice } from "../runtime/kernel.ts";
 import { ListenError } from "../net/listener.ts";
 import { Log, type Logger } from "../runtime/log.ts";
@@ -81,9 +82,9 @@ async function serve(args: string[]): Promise<void> {
   process.stdout.write(`listening on ${address}${tls}\n`);
   warnOfPlainPasswords(log, credentials, config.credentials);
   const host = ["0.0.0.0", "::"].includes(config.host) ? "127.0.0.1" : config.host;
-  const target = plain === null ? `${host} ${encrypted!.port} --tls` : `${host} ${plain.port}`;
+  const target = plain === null ? [host, `${encrypted!.port}`, "--tls"] : [host, `${plain.port}`];
   const users = credentials.users.length;
-  log.info(`${users} users; join with: bun run client ${target}, or npm run client -- ${target}`);
+  log.info(`${users} users; join with: ${typed("chat", ...target)}`);
 }
 
 function warnOfPlainPasswords(log: Logger, { users, sample }: Credentials, file: string): void {
@@ -92,7 +93,9 @@ function warnOfPlainPasswords(log: Logger, { users, sample }: Credentials, file:
   }
   const count = plainUsers(users).length;
   if (count === 0) return;
-  log.warn(`${count} of ${users.length} passwords are plain text; hash them with bun run passwd --migrate ${file}`);
+  log.warn(
+    `${count} of ${users.length} passwords are plain text; hash them with ${typed("passwd", "--migrate", file)}`,
+  );
 }
 
 /** Logs an error of `act`, and what remains in force. */
