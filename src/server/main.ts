@@ -16,6 +16,8 @@ import { setSlice } from "../runtime/kernel.ts";
 import { ListenError } from "../net/listener.ts";
 import { Log, type Logger } from "../runtime/log.ts";
 import { PrintError, print } from "../runtime/output.ts";
+import { WorkerError, checkWorker } from "../runtime/thread.ts";
+import { WORKERS } from "../workers.ts";
 import { Server } from "./server.ts";
 
 /** Ctrl+C reaches the server and `bun start`, which forwards it: a SIGINT within this time is not a second signal. */
@@ -28,7 +30,7 @@ export async function main(args: string[]): Promise<void> {
     await serve(args);
   } catch (error) {
     const usage = error instanceof UsageError;
-    const known = [UsageError, CredentialsError, CertificateError, StoreError, ListenError, PrintError];
+    const known = [UsageError, CredentialsError, CertificateError, StoreError, ListenError, PrintError, WorkerError];
     // An unknown error is not rethrown: `uncaughtException` would survive it, and the exit code would be 0.
     if (known.some((kind) => error instanceof kind)) {
       process.stderr.write(
@@ -48,6 +50,7 @@ async function serve(args: string[]): Promise<void> {
   const credentials = readCredentials(config.credentials);
   const output = await Log.open();
   const log = output.logger;
+  await Promise.all(Object.values(WORKERS).map(checkWorker));
   const survive = (error: unknown): void => log.error(error, "internal error; the server continues");
   process.on("uncaughtException", survive);
   process.on("unhandledRejection", survive);
