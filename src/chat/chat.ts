@@ -1,6 +1,6 @@
 import { ACK_BYTES_MAX, KEEPING_UP_BOUNDS, KEEPING_UP_MS, type Limits, POOLED_MS } from "../limits.ts";
 import { encode } from "../protocol/ascii.ts";
-import { trimBufferPools } from "../byte-queue.ts";
+import { type Memory, trimBufferPools } from "../byte-queue.ts";
 import { BroadcastGroup } from "../stream/broadcast-group.ts";
 import { Outbox } from "../stream/outbox.ts";
 import type { GoodbyeReason, LeftReason } from "../protocol/reply.ts";
@@ -47,6 +47,8 @@ export class Chat {
   readonly accounts = new Accounts();
   readonly presence = new Presence();
   readonly broadcastGroup: BroadcastGroup;
+  /** Of the outboxes of all sessions and connections. */
+  readonly outboxMemory: Memory = { bytes: 0 };
   readonly wheel: TimerWheel;
   readonly turn: Turn;
   readonly store: ChatStore;
@@ -57,10 +59,11 @@ export class Chat {
   readonly introductions: Introductions;
   readonly passwords: Passwords;
   readonly idleTimeoutMs: number;
+  /** The one object that all parts read. A reload changes its fields. */
   readonly limits: Limits;
   readonly report: ChatOptions["report"];
   readonly observer: ChatObserver | null;
-  /** The server stops: no login succeeds. */
+  /** The server drains or stops: no login succeeds. */
   isOver = false;
   /** Unix time of this turn, for messages in mailboxes. */
   unixMs = 0;
@@ -98,7 +101,7 @@ export class Chat {
     );
     this.addresses = new Addresses(wheel, limits);
     this.rates = new Rates(wheel, limits);
-    this.introductions = new Introductions(wheel, limits.introductionsMax, options.newToken);
+    this.introductions = new Introductions(wheel, limits, options.newToken);
     const appended = (session: Session): void => this.#messagesAppended(session);
     const { accounts, mailbox } = this;
     this.mailboxScheduler = new MailboxScheduler(accounts, mailbox, store, appended, report, movedBytesPerTurn);
@@ -118,7 +121,7 @@ export class Chat {
       throw new Error(`the messages of the last session of ${account.name} cannot be stored`);
     const kind = options.callbackPort > 0 ? "callback" : options.resumable ? "resumable" : "plain";
     const number = kind === "plain" ? 0 : store.newNumber();
-    const outbox = new Outbox(turn, kind === "plain");
+    const outbox = new Outbox(turn, kind === "plain", this.outboxMemory);
     const session = new Session(account, number, this.#newToken(), kind, outbox, wheel.nowMs);
     session.address = peer.address;
     session.listenPort = options.listenPort;
@@ -375,6 +378,11 @@ export class Chat {
     if (this.wheel.nowMs < this.#trimMs) return;
     this.#trimMs = this.wheel.nowMs + POOLED_MS;
     trimBufferPools();
+  }
+
+  /** Limits have changed, in place. Nothing that was accepted is given up. */
+  limitsChanged(): void {
+    for (const account of this.accounts.all) this.rates.rateChanged(account);
   }
 
   /** Ends all sessions. No login succeeds afterwards. */

@@ -116,7 +116,7 @@ export function receive(chat: Chat, peer: Peer, line: LineReader): void {
   }
   if (session !== null) return countInvalid(chat, session, isValid);
   peer.badLines = isValid ? 0 : peer.badLines + 1;
-  if (peer.badLines === 0 || peer.badLines !== chat.limits.badLinesMax) return;
+  if (!isFlood(chat, peer.badLines)) return;
   replies.finish(GOODBYE_FLOOD);
   peer.close();
 }
@@ -124,7 +124,11 @@ export function receive(chat: Chat, peer: Peer, line: LineReader): void {
 /** Ends the session after `badLinesMax` consecutive invalid lines. */
 function countInvalid(chat: Chat, session: Session, isValid: boolean): void {
   session.badLines = isValid ? 0 : session.badLines + 1;
-  if (session.badLines > 0 && session.badLines === chat.limits.badLinesMax) chat.end(session, "flood");
+  if (isFlood(chat, session.badLines)) chat.end(session, "flood");
+}
+
+function isFlood({ limits: { badLinesMax } }: Chat, badLines: number): boolean {
+  return badLines >= badLinesMax && badLinesMax > 0;
 }
 
 /** Finds the verb, checks the words and acts; false when the line is not a valid request of this peer. */
@@ -246,7 +250,7 @@ function forSession(chat: Chat, peer: Peer, kind: SessionKind, token: string, ac
  */
 function message(chat: Chat, { account }: Session, request: Request, out: Outbox): void {
   const to = chat.accounts.find(request.bytes, request.starts[0]!, request.ends[0]!);
-  if (to === undefined) return refuse(out, "unknown_user");
+  if (to === undefined) return refuseMessage(chat, account, null, out, "unknown_user");
   if (to.blocks.has(account)) return refuseMessage(chat, account, to, out, "blocked");
   if (!chat.store.accepts(request.end - request.textStart))
     return refuseMessage(chat, account, to, out, "internal", chat.store.writeError!);
@@ -257,8 +261,15 @@ function message(chat: Chat, { account }: Session, request: Request, out: Outbox
   out.append(fate === "sent" ? OK_SENT : OK_STORED);
 }
 
-function refuseMessage(chat: Chat, from: Account, to: Account, out: Outbox, code: ErrorCode, detail?: string): void {
-  chat.observer?.refused(from, to, code);
+function refuseMessage(
+  chat: Chat,
+  from: Account,
+  to: Account | null,
+  out: Outbox,
+  code: ErrorCode,
+  detail?: string,
+): void {
+  chat.observer?.messageRefused(from, to, code);
   refuse(out, code, detail);
 }
 

@@ -1,6 +1,6 @@
 import type { LoginRecord } from "../auth/lockouts.ts";
 import { encode, equals, isToken, parseNumber, startsWith } from "../protocol/ascii.ts";
-import { refuse } from "../protocol/reply.ts";
+import { type ErrorCode, refuse } from "../protocol/reply.ts";
 import type { Request } from "../protocol/request.ts";
 import type { Chat } from "./chat.ts";
 import { fault } from "./fault.ts";
@@ -19,19 +19,32 @@ export function login(chat: Chat, peer: Peer, request: Request): void {
     return refuse(replies, "bad_request", `option ${request.word(options).slice(0, OPTION_CHARACTERS_SHOWN)}`);
   if (options.callbackPort > 0 && peer.isEncrypted)
     return refuse(replies, "bad_request", "callback over TLS, since calls are plain TCP");
+  const account = accounts.find(bytes, starts[0]!, ends[0]!) ?? null;
+  if (chat.isOver) return refuseAtEnd(chat, peer, account);
   const waitSeconds = addresses.loginWait(address);
-  if (waitSeconds > 0) return refuse(replies, "busy", `too many failed logins; try again in ${waitSeconds} s`);
+  if (waitSeconds > 0)
+    return refuseLogin(chat, peer, account, "busy", `too many failed logins; try again in ${waitSeconds} s`);
   // It counts as failed until it ends in another way. An unknown user stays a failure.
   addresses.loginBegins(address);
-  const account = accounts.find(bytes, starts[0]!, ends[0]!);
-  if (account === undefined) return refuse(replies, "unknown_user");
+  if (account === null) return refuseLogin(chat, peer, null, "unknown_user");
   const password = Buffer.from(bytes.subarray(starts[1], ends[1]));
   const attempt = new Login(chat, peer, account, password, options);
   peer.pause();
   if (chat.lockouts.enter(account.name, address, (record) => attempt.verify(record))) return;
   addresses.loginEnds(address);
-  refuse(replies, "busy");
+  refuseLogin(chat, peer, account, "busy");
   peer.resume();
+}
+
+function refuseLogin(chat: Chat, peer: Peer, account: Account | null, code: ErrorCode, detail?: string | number): void {
+  chat.observer?.loginRefused(account, peer, code);
+  refuse(peer.replies, code, detail);
+}
+
+/** The server drains or stops. The connection is closed too: the next one may reach another server. */
+function refuseAtEnd(chat: Chat, peer: Peer, account: Account | null): void {
+  refuseLogin(chat, peer, account, "busy", "the server is shutting down; try again in a moment");
+  peer.close();
 }
 
 /**
@@ -77,8 +90,7 @@ class Login {
     } catch (error) {
       return failed(error);
     }
-    if (verdict === null)
-      this.#end(record, () => refuse(this.#peer.replies, "busy", "too many log in; try again in a moment"));
+    if (verdict === null) this.#end(record, () => this.#refuse("busy", "too many log in; try again in a moment"));
     else if (typeof verdict === "boolean") decide(verdict);
     else void verdict.then(decide, failed);
   }
@@ -105,9 +117,10 @@ class Login {
     const chat = this.#chat;
     if (this.#hasUserChanged()) return;
     chat.lockouts.right(record);
-    if (this.#peer.isClosed || chat.isOver) return;
+    if (this.#peer.isClosed) return;
+    if (chat.isOver) return refuseAtEnd(chat, this.#peer, this.#account);
     const isKnown = this.#options.resumable || this.#options.callbackPort > 0;
-    if (isKnown && !chat.store.accepts(0)) refuse(this.#peer.replies, "internal", chat.store.writeError!);
+    if (isKnown && !chat.store.accepts(0)) this.#refuse("internal", chat.store.writeError!);
     else chat.login(this.#peer, this.#account, this.#password, this.#options);
   }
 
@@ -115,22 +128,26 @@ class Login {
     if (this.#hasUserChanged()) return;
     this.#hasFailed = true;
     const triesLeft = this.#chat.lockouts.wrong(record);
-    if (triesLeft > 0) refuse(this.#peer.replies, "wrong_password", triesLeft);
-    else this.#refuseLockedOut(record);
+    if (triesLeft > 0) return this.#refuse("wrong_password", triesLeft);
+    this.#chat.observer?.lockedOut(this.#account, this.#peer);
+    this.#refuseLockedOut(record);
   }
 
   #refuseLockedOut(record: LoginRecord): void {
-    refuse(this.#peer.replies, "locked_out", this.#chat.lockouts.secondsLeft(record));
+    this.#refuse("locked_out", this.#chat.lockouts.secondsLeft(record));
     this.#peer.close();
   }
 
   /** Refuses the login when the user was removed or got another password since it began. */
   #hasUserChanged(): boolean {
-    const { replies } = this.#peer;
     const { password } = this.#account;
-    if (password === null) refuse(replies, "unknown_user");
-    else if (password !== this.#accountPassword) refuse(replies, "busy", "your password was just changed; try again");
+    if (password === null) this.#refuse("unknown_user");
+    else if (password !== this.#accountPassword) this.#refuse("busy", "your password was just changed; try again");
     return password !== this.#accountPassword;
+  }
+
+  #refuse(code: ErrorCode, detail?: string | number): void {
+    refuseLogin(this.#chat, this.#peer, this.#account, code, detail);
   }
 
   /** Every exit: the reply, then the next attempt of the user from this address, then the peer's next line. */

@@ -47,7 +47,7 @@ export class Allowance extends TokenBucket {
 }
 
 /** Messages in a mailbox, and bytes of their texts. */
-interface Waiting {
+export interface Waiting {
   messages: number;
   bytes: number;
 }
@@ -81,8 +81,13 @@ export class Account {
   #blocks: Set<Account> | null = null;
   #blockedBy: Set<Account> | null = null;
 
-  constructor(name: string) {
+  /** The counts of all mailboxes. */
+  readonly #total: Waiting;
+
+  /** `total` counts what waits in all mailboxes together. */
+  constructor(name: string, total: Waiting = { messages: 0, bytes: 0 }) {
     this.name = name;
+    this.#total = total;
     this.nameBytes = encode(name);
     this.messageHead = encode(`message ${name} `);
     this.broadcastHead = encode(`broadcast ${name} `);
@@ -97,6 +102,8 @@ export class Account {
   countWaiting(from: string, messages: number, bytes: number): void {
     this.waiting += messages;
     this.waitingBytes += bytes;
+    this.#total.messages += messages;
+    this.#total.bytes += bytes;
     const all = (this.#waitingFrom ??= new Map());
     const one = all.get(from) ?? { messages: 0, bytes: 0 };
     one.messages += messages;

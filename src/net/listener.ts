@@ -27,7 +27,7 @@ export class Listener {
       this.#socket = listen({ hostname: host, port }, handlers, certificate);
     } catch (error) {
       const option = certificate !== null ? "--tls-port, or --port with --tls-only," : "--port";
-      throw new ListenError(`cannot listen on ${formatAddress(host, port)}: ${reason(error, host, option)}`);
+      throw new ListenError(`cannot listen on ${formatAddress(host, port)}: ${listenFailure(error, host, option)}`);
     }
     const { hostname } = this.#socket;
     this.port = this.#socket.port;
@@ -67,7 +67,8 @@ function listen(
   return Bun.listen({ ...(at as { hostname: string; port: number }), allowHalfOpen: true, data: null, socket, ...tls });
 }
 
-function reason(error: unknown, host: string, option: string): string {
+/** Why the port cannot be used. `option` is the one that names it. */
+export function listenFailure(error: unknown, host: string, option: string): string {
   const { code, message } = error as NodeJS.ErrnoException;
   if (code === "EADDRINUSE") return `the port is taken; ${option} chooses another, 0 a free one`;
   if (code === "EACCES") return "not allowed; ports below 1024 need privileges";

@@ -6,6 +6,7 @@ import { JOURNAL_SEGMENT_BYTES } from "../limits.ts";
 import { wordEnd } from "../protocol/ascii.ts";
 import { DataFolder } from "./data-folder.ts";
 import { type Durability, StoreError, asStoreError, openDatabase } from "./database.ts";
+import { type Delivered, runsOf } from "./delivered-run.ts";
 import { JournalEntry, EntryReader } from "./journal-entry.ts";
 import { Journal, segmentName, segmentsOf } from "./journal.ts";
 import { type Announced, RecordReader, SEQUENCE_SPAN, announced, hasKnownLength } from "./record.ts";
@@ -35,6 +36,14 @@ export interface Recovered {
   damage: string | null;
 }
 
+export interface Opened {
+  store: Store;
+  recovered: Recovered;
+}
+
+/** How long recovery holds the event loop at a time. */
+const SLICE_MS = 25;
+
 /** The table `progress`: the state at the last commit. */
 interface Progress {
   /** The database has everything up to this record. */
@@ -46,11 +55,30 @@ interface Progress {
 }
 
 /** Opens a data folder with everything that was promised, whatever ended the last server. Throws StoreError. */
-export function openStore(
-  path: string,
-  durability: Durability,
-  options: RecoveryOptions,
-): { store: Store; recovered: Recovered } {
+export function openStore(...values: Parameters<typeof opening>): Opened {
+  return atOnce(opening(...values));
+}
+
+/** The same; the event loop runs between slices of about SLICE_MS. */
+export async function openStoreInSlices(...values: Parameters<typeof opening>): Promise<Opened> {
+  const steps = opening(...values);
+  for (let sliceMs = performance.now(); ;) {
+    const { done, value } = steps.next();
+    if (done === true) return value;
+    if (performance.now() - sliceMs < SLICE_MS) continue;
+    await new Promise(setImmediate);
+    sliceMs = performance.now();
+  }
+}
+
+function atOnce<Result>(steps: Iterator<void, Result>): Result {
+  for (;;) {
+    const { done, value } = steps.next();
+    if (done === true) return value;
+  }
+}
+
+function* opening(path: string, durability: Durability, options: RecoveryOptions): Generator<void, Opened> {
   if (path === ":memory:") {
     const store = new Store(openDatabase(path, durability));
     return { store, recovered: { records: 0, messages: 0, damage: null } };
@@ -60,7 +88,7 @@ export function openStore(
   let database: Database | null = null;
   try {
     database = openDatabase(path, durability);
-    const recovered = new Recovery(database, new FileFolder(join(path, "journal")), options).run();
+    const recovered = yield* new Recovery(database, new FileFolder(join(path, "journal")), options).steps();
     const folder = new FileFolder(data.inside("journal"));
     const store = newStore(database, folder, durability, undefined, data);
     if (durability === "power") syncUpTo(existing, join(path, "journal"));
@@ -127,6 +155,8 @@ export class Recovery {
   readonly #ackedUpTo = new Map<string, number>();
   /** The position up to which the requests of each session were acted on. */
   readonly #received = new Map<number, number>();
+  /** Position of the last message of each session that the database has. */
+  readonly #positions = new Map<number, number>();
   readonly #damages: string[] = [];
   /** The last record, found or missing. */
   #lastSequence: number;
@@ -173,8 +203,14 @@ export class Recovery {
     }
   }
 
+  /** The whole recovery in one call. */
   run(): Recovered {
-    this.#read(0, (entry) => this.#collect(entry));
+    return atOnce(this.steps());
+  }
+
+  /** The same in short steps. Nothing else may use the database until the last one. */
+  *steps(): Generator<void, Recovered> {
+    yield* this.#read(0, (entry) => this.#collect(entry));
     const damage = this.#damages.length > 0 ? this.#damages.join("; ") : null;
     if (damage !== null && !this.#options.salvage) {
       throw new StoreError(
@@ -183,17 +219,17 @@ export class Recovery {
       );
     }
     // Damage without any record counts too: a file may have later records, and the new journal must begin after them.
-    if (this.#segments.length > 0 || damage !== null || this.#seed === 0) this.#apply();
+    if (this.#segments.length > 0 || damage !== null || this.#seed === 0) yield* this.#apply();
     this.#endSessions();
     return { records: this.#records, messages: this.#messages, damage };
   }
 
-  #apply(): void {
+  *#apply(): Generator<void> {
     this.#database.run(TRANSACTION.begin);
-    this.#read(0.5, (entry) => this.#insert(entry));
-    for (const [user, upTo] of this.#ackedUpTo) this.#run(SQL.deleteMessages, user, upTo);
-    for (const [session, position] of this.#received) this.#run(SQL.raiseReceived, position, session);
-    this.#run(SQL.deleteOrphanPositions);
+    yield* this.#read(0.5, (entry) => this.#insert(entry));
+    for (const [user, upTo] of this.#ackedUpTo) yield void this.#run(SQL.deleteMessages, user, upTo);
+    for (const [session, position] of this.#received) yield void this.#run(SQL.raiseReceived, position, session);
+    this.#run(SQL.deleteOrphanRuns);
     this.#run(SQL.updateProgress, this.#lastSequence + SEQUENCE_SPAN, 0, this.#number);
     if (seedOf(this.#database) === 0) this.#run(SQL.insertSeed, randomInt(1, 2 ** 32));
     this.#database.run(TRANSACTION.commit);
@@ -247,10 +283,11 @@ export class Recovery {
     const { kind, user, bytes, messageCount } = entry;
     const [session = 0, unixMs = 0] = entry.numbers;
     const ackedUpTo = this.#ackedUpTo.get(user) ?? 0;
+    const delivered: Delivered[] = [];
     for (let i = 0; i < messageCount; i++) {
       const { number, position } = entry.message(i);
       if (number <= ackedUpTo) continue;
-      if (session !== 0) this.#run(SQL.insertPosition, session, number, position);
+      delivered.push({ number, position });
       if (kind === JournalEntry.Delivered) continue;
       const { start, end } = entry.line(position);
       const from = wordEnd(bytes, start, end) + 1;
@@ -258,6 +295,20 @@ export class Recovery {
       const text = bytes.subarray(fromEnd + 1, end);
       this.#insertMessage(user, number, unixMs, bytes.toString("latin1", from, fromEnd), text);
     }
+    if (session !== 0) this.#insertDelivered(session, delivered);
+  }
+
+  /** The database has the first positions of a stream already, up to where the last run had moved its messages. */
+  #insertDelivered(session: number, messages: readonly Delivered[]): void {
+    let last = this.#positions.get(session);
+    if (last === undefined) {
+      const query = this.#database.query<{ position: number | null }, [number]>(SQL.selectLastPosition);
+      last = query.get(session)!.position ?? 0;
+    }
+    for (const { position, number, earlier } of runsOf(messages.filter((message) => message.position > last))) {
+      this.#run(SQL.insertRun, session, position, number, earlier);
+    }
+    this.#positions.set(session, Math.max(last, messages.at(-1)?.position ?? 0));
   }
 
   #insertMessage(user: string, number: number, unixMs: number, from: string, text: Uint8Array): void {
@@ -273,7 +324,7 @@ export class Recovery {
    * Calls `each` with every entry after the committed records, in order. `done` is the progress before: the first
    * reading begins at 0, counts the records and collects the damage.
    */
-  #read(done: number, each: (entry: EntryReader) => void): void {
+  *#read(done: number, each: (entry: EntryReader) => void): Generator<void> {
     const isFirst = done === 0;
     const addDamage = (damage: string): void => void (isFirst && this.#damages.push(damage));
     let last = this.#committedSequence;
@@ -303,6 +354,7 @@ export class Recovery {
         const entries = new EntryReader(bytes, reader.start, reader.end);
         while (entries.next()) each(entries);
         this.#options.progress(done + ((i + reader.at / bytes.length) / this.#segments.length) * 0.5);
+        yield;
       }
     }
     const written = Math.max(this.#progress.newest, this.#announced?.sequence ?? 0);

@@ -8,11 +8,14 @@ function observed(limits = {}): { world: World; calls: string[] } {
   const text = (bytes: Uint8Array, start: number, end: number): string =>
     Buffer.from(bytes.slice(start, end)).toString();
   const observer: ChatObserver = {
+    loginRefused: (account, { address }, code) => calls.push(`loginRefused ${account?.name ?? "-"} ${address} ${code}`),
+    lockedOut: (account, { address }) => calls.push(`lockedOut ${account.name} ${address}`),
     loggedIn: ({ account }, replaced) => calls.push(`loggedIn ${account.name} ${replaced?.endReason ?? "-"}`),
     sessionEnded: ({ account, outbox }, reason) =>
       calls.push(`sessionEnded ${account.name} ${reason} ${outbox.unsent}`),
     accepted: (from, to, bytes, start, end, fate) =>
       calls.push(`accepted ${from.name} ${to.name} ${text(bytes, start, end)} ${fate}`),
+    messageRefused: (from, to, code) => calls.push(`messageRefused ${from.name} ${to?.name ?? "-"} ${code}`),
     refused: (from, to, code) => calls.push(`refused ${from.name} ${to.name} ${code}`),
     broadcast: (from, bytes, start, end, receivers) =>
       calls.push(`broadcast ${from.name} ${text(bytes, start, end)} ${receivers}`),
@@ -42,12 +45,16 @@ test("the observer receives the end of a session before its last line is appende
   expect(calls.slice(1)).toEqual(["sessionEnded alice logout 3", "requeued alice"]);
 });
 
-test("the observer receives each accepted message as sent or stored", () => {
+test("the observer receives each accepted message as sent or stored, and each to an unknown user", () => {
   const { world, calls } = observed();
   const [alice] = world.online("alice", "bob");
   calls.length = 0;
   world.say(alice!, "message bob one", "message carol two", "message nobody three");
-  expect(calls).toEqual(["accepted alice bob one sent", "accepted alice carol two stored"]);
+  expect(calls).toEqual([
+    "accepted alice bob one sent",
+    "accepted alice carol two stored",
+    "messageRefused alice - unknown_user",
+  ]);
 });
 
 test("the observer receives each refused message with its error code", () => {
@@ -57,14 +64,14 @@ test("the observer receives each refused message with its error code", () => {
   calls.length = 0;
   world.say(alice!, "message bob one", "message carol two", "message carol three");
   expect(calls).toEqual([
-    "refused alice bob blocked",
+    "messageRefused alice bob blocked",
     "accepted alice carol two stored",
-    "refused alice carol mailbox_full",
+    "messageRefused alice carol mailbox_full",
   ]);
   world.store.writeError = "the disk is full";
   world.store.accepts = () => false;
   world.say(alice!, "message carol four");
-  expect(calls.at(-1)).toBe("refused alice carol internal");
+  expect(calls.at(-1)).toBe("messageRefused alice carol internal");
 });
 
 test("the observer receives broadcasts with the number of receivers, and replies to online", () => {
@@ -73,4 +80,26 @@ test("the observer receives broadcasts with the number of receivers, and replies
   calls.length = 0;
   world.say(alice!, "broadcast hello", "online");
   expect(calls).toEqual(["broadcast alice hello 2", "listed alice ok bob carol"]);
+});
+
+test("the observer receives refusals of other requests that name a user", () => {
+  const { world, calls } = observed();
+  const [alice] = world.online("alice", "bob");
+  calls.length = 0;
+  world.say(alice!, "unblock bob", "block alice");
+  expect(calls).toEqual(["refused alice bob not_blocked", "refused alice alice bad_request"]);
+});
+
+test("the observer receives refused logins and lockouts", () => {
+  const { world, calls } = observed();
+  const stranger = world.connect("192.0.2.7");
+  const wrong = "login alice wrong";
+  world.say(stranger, "login nobody secret", wrong, wrong, wrong);
+  expect(calls).toEqual([
+    "loginRefused - 192.0.2.7 unknown_user",
+    "loginRefused alice 192.0.2.7 wrong_password",
+    "loginRefused alice 192.0.2.7 wrong_password",
+    "lockedOut alice 192.0.2.7",
+    "loginRefused alice 192.0.2.7 locked_out",
+  ]);
 });

@@ -1,0 +1,67 @@
+import type { ChatObserver } from "../chat/observer.ts";
+import type { Account, Peer, Session, SessionKind } from "../chat/session.ts";
+import type { ErrorCode, GoodbyeReason, LeftReason } from "../protocol/reply.ts";
+
+/** Counts decisions of the chat in plain fields, since the start of the server. Metrics are read from it. */
+export class Counters implements ChatObserver {
+  messagesSent = 0;
+  messagesStored = 0;
+  broadcasts = 0;
+  broadcastDeliveries = 0;
+  logins = 0;
+  lockouts = 0;
+  readonly loginsRefused = new Map<ErrorCode, number>();
+  readonly messagesRefused = new Map<ErrorCode, number>();
+  /** Sessions that are online. */
+  readonly sessions: Record<SessionKind, number> = { plain: 0, resumable: 0, callback: 0 };
+  readonly sessionsEnded = new Map<GoodbyeReason | LeftReason, number>();
+
+  loginRefused(_account: Account | null, _peer: Peer, code: ErrorCode): void {
+    increment(this.loginsRefused, code);
+  }
+
+  lockedOut(): void {
+    this.lockouts++;
+  }
+
+  loggedIn({ kind }: Session): void {
+    this.logins++;
+    this.sessions[kind]++;
+  }
+
+  sessionEnded({ kind }: Session, reason: GoodbyeReason | LeftReason): void {
+    this.sessions[kind]--;
+    increment(this.sessionsEnded, reason);
+  }
+
+  accepted(
+    _from: Account,
+    _to: Account,
+    _bytes: Uint8Array,
+    _start: number,
+    _end: number,
+    outcome: "sent" | "stored",
+  ): void {
+    if (outcome === "sent") this.messagesSent++;
+    else this.messagesStored++;
+  }
+
+  messageRefused(_from: Account, _to: Account | null, code: ErrorCode): void {
+    increment(this.messagesRefused, code);
+  }
+
+  refused(): void {}
+
+  broadcast(_from: Account, _bytes: Uint8Array, _start: number, _end: number, receivers: number): void {
+    this.broadcasts++;
+    this.broadcastDeliveries += receivers;
+  }
+
+  listed(): void {}
+
+  requeued(): void {}
+}
+
+function increment<Key>(counts: Map<Key, number>, key: Key): void {
+  counts.set(key, (counts.get(key) ?? 0) + 1);
+}
