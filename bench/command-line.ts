@@ -2,6 +2,7 @@
  * The command line of the benchmark and test programs: options, usage errors, exit codes, interrupts and the progress
  * line on stderr. It knows none of the programs.
  */
+import { PrintError, print } from "../src/runtime/output.ts";
 import { UsageError, usageError } from "../src/usage-error.ts";
 import { closeSync, openSync } from "node:fs";
 import { parseArgs } from "node:util";
@@ -94,11 +95,11 @@ export async function runProgram<Name extends string, Flag extends string = neve
   const { name, usage, failures } = program;
   try {
     const line = new CommandLine(args, program);
-    if (line.wantsHelp) process.stdout.write(usage);
+    if (line.wantsHelp) await print(usage);
     else process.exitCode = await main(line);
   } catch (error) {
     const isUsage = error instanceof UsageError;
-    if (!isUsage && !failures(error)) throw error;
+    if (!isUsage && !(error instanceof PrintError) && !failures(error)) throw error;
     const { message } = error as Error;
     process.stderr.write(`${name}: ${message}${isUsage ? " (--help lists the options)" : ""}\n`);
     process.exitCode = isUsage ? 2 : 1;

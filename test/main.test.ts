@@ -43,10 +43,15 @@ test.each([
   ["version", 1],
   ["help serve", 1],
   ["help passwd", 1],
+  ["help bench", 1],
   ["help chat", 3],
 ])("%s reports in one line that standard output cannot be written, and exits with %i", async (words, code) => {
   const page = await runWith({ onFullDisk: true }, "src/main.ts", ...words.split(" "));
-  expect(page).toEqual({ out: "", err: expect.stringMatching(/^heartline: cannot write: ENOSPC[^\n]*\n$/), code });
+  expect(page).toEqual({
+    out: "",
+    err: expect.stringMatching(/^(heartline|bench): cannot write: ENOSPC[^\n]*\n$/),
+    code,
+  });
 });
 
 test.each(["help", "version", "passwd --help", "serve --help"])(
