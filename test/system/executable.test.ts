@@ -2,6 +2,7 @@
 import { afterAll, afterEach, beforeAll, expect, test } from "bun:test";
 import { readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
+import { linesOf } from "../../bench/program.ts";
 import { version } from "../../package.json";
 import { Folders, StartedServer, bareEnvironment, root, runCommand } from "../support/command.ts";
 
@@ -83,6 +84,47 @@ test(
     const { out, code } = await heartline("bench --clients 10 --seconds 0.3 --warmup 0 --rate 200".split(" "));
     expect(out).toMatch(/lost 0, twice 0, out of order 0 of \d+ messages/);
     expect(code).toBe(0);
+  },
+  LIMIT_MS,
+);
+
+test(
+  "two clients of the executable agree on a private chat",
+  async () => {
+    const cwd = folders.make();
+    writeFileSync(join(cwd, "credentials.txt"), "alice secret\nbob secret\n");
+    const options = "--host 127.0.0.1 --port 0 --data :memory:".split(" ");
+    const server = new StartedServer([executable, "serve", ...options], { cwd, env });
+    const port = String(await server.port);
+    const start = (user: string) => {
+      const args = [executable, "chat", "127.0.0.1", port, "--user", user];
+      const pipes = { stdin: "pipe", stdout: "pipe", stderr: "inherit" } as const;
+      const child = Bun.spawn(args, { cwd, env: { ...env, HEARTLINE_PASSWORD: "secret" }, ...pipes });
+      const lines = linesOf(child.stdout);
+      const type = (line: string): void => {
+        child.stdin.write(`${line}\n`);
+        child.stdin.flush();
+      };
+      /** Reads lines up to one with the text. */
+      const sees = async (text: string): Promise<void> => {
+        for (let line = ""; !line.includes(text);) {
+          const { value, done } = await lines.next();
+          if (done === true) throw new Error(`${user} does not see ${text}`);
+          line = value;
+        }
+      };
+      return { type, sees };
+    };
+    const [alice, bob] = [start("alice"), start("bob")];
+    alice.type("message bob are you there");
+    await bob.sees("alice: are you there");
+    alice.type("getaddress bob");
+    await bob.sees("alice asks for a private chat");
+    bob.type("yes alice");
+    await alice.sees("bob agrees to a private chat");
+    alice.type("private bob hello");
+    await bob.sees("[private] alice: hello");
+    for (const { type } of [alice, bob]) type("logout");
   },
   LIMIT_MS,
 );
