@@ -117,7 +117,7 @@ test(
     };
     const [alice, bob] = [start("alice"), start("bob")];
     alice.type("message bob are you there");
-    await bob.sees("alice: are you there");
+    await bob.sees("are you there"); // Stored, if bob logged in later.
     alice.type("getaddress bob");
     await bob.sees("alice asks for a private chat");
     bob.type("yes alice");
