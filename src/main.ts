@@ -11,6 +11,7 @@ const USAGE = `Usage: ${typed()} <command> [options]
 
   serve            runs the server
   chat             logs in to a server and chats from this terminal
+  check            examines the configuration, credentials, certificate and data folder of serve
   passwd           adds a user to a credentials file, or changes a password
   bench            measures a server on this machine
   version          prints the version
@@ -21,6 +22,7 @@ const USAGE = `Usage: ${typed()} <command> [options]
 const PROGRAMS: Record<string, () => Promise<{ main: (args: string[]) => Promise<void> }>> = {
   serve: () => import("./server/main.ts"),
   chat: () => import("./terminal/main.ts"),
+  check: () => import("./server/check.ts"),
   passwd: () => import("./auth/passwd.ts"),
   bench: () => import("../bench/load/main.ts"),
 };
