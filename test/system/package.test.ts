@@ -146,7 +146,7 @@ describe("the command heartline, installed by npm", () => {
     writeFileSync(join(cwd, ".env"), "HEARTLINE_PASSWORD=secret\n");
     expect((await heartline(["version"], cwd)).out).toBe(`heartline ${version}\n`);
     const { err } = await heartline(["chat", "127.0.0.1", "1", "--user", "alice"], cwd);
-    expect(err).toContain("set --user and HEARTLINE_PASSWORD");
+    expect(err).toContain("HEARTLINE_PASSWORD");
   });
 
   test(
