@@ -23,8 +23,11 @@ beforeAll(() => {
 afterAll(() => rmSync(copy, { recursive: true, force: true }));
 
 test("the start script runs a server with the sample credentials that one can log in to", async () => {
+  // These tests may be run by npm; the variables of its script would count for the server's script.
+  const env = Object.fromEntries(Object.entries(process.env).filter(([name]) => !/^(npm_|INIT_CWD)/.test(name)));
   const server = Bun.spawn([process.execPath, "run", "start", "--host", "127.0.0.1", "--port", "0"], {
     cwd: copy,
+    env,
     stdout: "pipe",
     stderr: "pipe",
   });
