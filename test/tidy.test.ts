@@ -141,6 +141,17 @@ test("every worker thread is in the list of workers, from which the executable g
   expect(workers.toSorted()).toEqual(sources.filter((file) => file.endsWith("-worker.ts")));
 });
 
+test("a command in a usage text or a hint is written by invocation.ts, in the way the program was started", () => {
+  const fixed =
+    /Usage: (heartline|bun|npm)|\b(bun run|npm run|bun start|npm start|heartline (serve|chat|passwd|check)) /;
+  const isComment = /^ *(\*|\/\*\*|\/\/)/;
+  const wrong = sources.flatMap((file) => {
+    const lines = readFileSync(join(root, file), "utf8").split("\n");
+    return lines.filter((line) => fixed.test(line) && !isComment.test(line)).map((line) => `${file}: ${line.trim()}`);
+  });
+  expect(wrong).toEqual([]);
+});
+
 test("a source file has at most 400 lines, and a line at most 120 characters", () => {
   const long = sources.flatMap((file) => {
     const lines = readFileSync(join(root, file), "utf8").split("\n");
