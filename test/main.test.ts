@@ -66,3 +66,11 @@ test.each(["help", "version", "passwd --help", "serve --help"])(
     expect(await child.stderr.text()).toBe("0\n");
   },
 );
+
+test("the commands work in a folder that was deleted", async () => {
+  const script = 'cd "$(mktemp -d)" && rmdir "$PWD" && exec "$0" "$1" version';
+  const command = ["sh", "-c", script, process.execPath, join(import.meta.dir, "../src/main.ts")];
+  const child = Bun.spawn(command, { stdin: "ignore", stdout: "pipe", stderr: "pipe" });
+  expect(await child.stdout.text()).toBe(`heartline ${version}\n`);
+  expect(await child.exited).toBe(0);
+});

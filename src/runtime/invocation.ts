@@ -13,7 +13,8 @@ export interface Start {
   /** The first word of the command line. */
   argv0: string;
   execPath: string;
-  cwd: string;
+  /** The present folder; null when it was deleted. */
+  cwd: string | null;
   /** The folder of package.json. */
   root: string;
 }
@@ -33,7 +34,7 @@ const START: Start = {
   cwd: currentFolder(),
   root,
 };
-// bin/heartline sets it for this file only: for others it would be an unknown option.
+// bin/heartline sets it for this file only: the server would take it for an unknown option.
 delete process.env.HEARTLINE_COMMAND;
 
 /** A command of this program as a person types it. Without words it is the program itself. */
@@ -59,7 +60,8 @@ function wordsOf(start: Start, words: readonly string[]): string[] {
   if (called !== undefined) return [nameOf(called, join(root, "bin/heartline"), env), ...words];
   if (isScript(env)) return scriptOf(start, words);
   const main = join(root, "src/main.ts");
-  return [nameOf(argv0, execPath, env), isInside(cwd, main) ? relative(cwd, main) : main, ...words];
+  const file = cwd !== null && isInside(cwd, main) ? relative(cwd, main) : main;
+  return [nameOf(argv0, execPath, env), file, ...words];
 }
 
 function isScript({ npm_package_name, npm_lifecycle_event = "" }: Start["env"]): boolean {
@@ -88,12 +90,11 @@ function nameOf(given: string, path: string, env: Start["env"]): string {
   return hasFolder ? given : path;
 }
 
-/** The root when the folder was deleted. */
-function currentFolder(): string {
+function currentFolder(): string | null {
   try {
     return process.cwd();
   } catch {
-    return "/";
+    return null;
   }
 }
 

@@ -70,6 +70,7 @@ test("bun that runs src/main.ts is named as it was typed, with the path from the
   expect(typedAs({ ...START, argv0: "./bun", cwd: "/opt" }, CHAT)).toBe(
     "./bun heartline/src/main.ts chat 127.0.0.1 6001",
   );
+  expect(typedAs({ ...START, argv0: "./bun", cwd: null }, ["help"])).toBe("./bun /opt/heartline/src/main.ts help");
   const onPath = { ...START, argv0: "bun", env: { PATH: userFolder } };
   expect(typedAs(onPath, ["help"])).toBe("bun /opt/heartline/src/main.ts help");
   expect(typedAs({ ...START, argv0: "bun" }, ["help"])).toBe(`${BUN} /opt/heartline/src/main.ts help`);
