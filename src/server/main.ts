@@ -8,6 +8,7 @@ import { everyAddress, readHost } from "../runtime/host.ts";
 import { filterText } from "../display-filter.ts";
 import { CertificateError } from "../net/certificate.ts";
 import { ConfigError, UsageError } from "../usage-error.ts";
+import { BoundedLog } from "./bounded-log.ts";
 import { type Config, type Configuration, USAGE, readConfiguration } from "./config.ts";
 import { type Credentials, CredentialsError, plainUsers, readCredentials } from "../auth/credentials.ts";
 import { StoreError } from "../storage/database.ts";
@@ -15,7 +16,9 @@ import { typed } from "../runtime/invocation.ts";
 import { setSlice } from "../runtime/kernel.ts";
 import { ListenError } from "../net/listener.ts";
 import { Log, type Logger } from "../runtime/log.ts";
-import { Readiness } from "./readiness.ts";
+import { assignPorts } from "./inherited-ports.ts";
+import { Readiness, type ServerState } from "./readiness.ts";
+import { ServiceManager, inheritedSockets } from "../runtime/systemd.ts";
 import { PrintError, print } from "../runtime/output.ts";
 import { WorkerError, checkWorker } from "../runtime/thread.ts";
 import { openStoreInSlices } from "../storage/recovery.ts";
@@ -31,6 +34,15 @@ import { type SignalActs, handleSignals } from "./signals.ts";
 const ECHO_MS = 100;
 /** Interval of the progress line during recovery. */
 const PROGRESS_MS = 1_000;
+/** During recovery the service manager waits this long for the next progress. */
+const START_EXTENSION_MS = 60_000;
+/** What the service manager receives, with a status, when the server enters a state (sd_notify(3)). */
+const NOTIFICATIONS: Record<ServerState, string[]> = {
+  recovering: [],
+  serving: ["READY=1"],
+  draining: [], // `STOPPING=1` would begin TimeoutStopSec=.
+  stopping: ["STOPPING=1"],
+};
 /** The scheduler's time slice (`sched_setattr`): the minimum of the kernel. */
 const SLICE_MICROS = 100;
 
@@ -52,30 +64,34 @@ export async function main(args: string[]): Promise<void> {
 }
 
 async function serve(args: string[]): Promise<void> {
-  const readiness = new Readiness();
+  const manager = new ServiceManager();
+  const sockets = inheritedSockets();
+  const readiness = new Readiness((state) => manager.notify(...NOTIFICATIONS[state], `STATUS=${state}`));
   const acts: SignalActs = { exit: () => process.exit(0) };
   handleSignals(readiness, acts);
   const configuration = readConfiguration(args, process.env);
   if (configuration === null) return print(USAGE);
+  const ports = assignPorts(sockets, configuration.config.tls);
   const credentials = readCredentials(configuration.config.credentials);
   const host = await resolve(hostFor(configuration.config, credentials));
   const config = { ...configuration.config, host };
-  const output = await Log.open();
-  const log = output.logger;
+  const output = new Log(config.logLevel);
+  const log = new BoundedLog(output.logger, CLOCK.nowMs);
   await Promise.all(Object.values(WORKERS).map(checkWorker));
-  log.level = config.logLevel;
-  for (const warning of configuration.warnings) log.warn(warning);
-  const survive = (error: unknown): void => log.error(error, "internal error; the server continues");
+  for (const warning of configuration.warnings) log.warn({ event: "config_warning" }, warning);
+  const survive = (error: unknown): void =>
+    log.error({ event: "internal_error", err: error }, "internal error; the server continues");
   process.on("uncaughtException", survive);
   process.on("unhandledRejection", survive);
   setSlice(SLICE_MICROS);
-  acts.ignore = (signal) => log.info(`${signal} is ignored: the server is ${readiness.state}`);
+  acts.ignore = (signal) =>
+    log.info({ event: "signal_ignored", signal }, `${signal} is ignored: the server is ${readiness.state}`);
   let isReloadDue = false;
   acts.reloadLater = () => void (isReloadDue = true);
   const metrics = new Metrics(readiness, config.data);
   const http = config.http === null ? null : await HttpServer.open(config.http, readiness, metrics);
-  if (http !== null) log.info(`health and metrics at ${http.url}`);
-  const store = await recover(config, log);
+  if (http !== null) log.info({ event: "http", url: http.url }, `health and metrics at ${http.url}`);
+  const store = await recover(config, log, manager);
   const exit = async (code: number): Promise<void> => {
     http?.close();
     await output.close();
@@ -86,7 +102,7 @@ async function serve(args: string[]): Promise<void> {
   let stoppedMs = Number.NEGATIVE_INFINITY;
   acts.stop = (signal) => {
     stoppedMs = performance.now();
-    log.info(`${signal}: the server stops; a second signal exits at once`);
+    log.info({ event: "stopping", signal }, `${signal}: the server stops; a second signal exits at once`);
     void server.end();
   };
   acts.exit = (signal) => {
@@ -102,33 +118,45 @@ async function serve(args: string[]): Promise<void> {
     if (hasTerminal && !isatty(0)) return acts.stop!(signal); // The terminal was closed.
     reloader.reload();
   };
-  const { plain, encrypted } = server.listen();
+  const { plain, encrypted } = server.listen(ports);
   if (isReloadDue) acts.reload("SIGHUP");
   const { address } = (plain ?? encrypted)!;
   const tls = plain === null ? " with TLS" : encrypted === null ? "" : `, and with TLS on ${encrypted.address}`;
   process.stdout.write(`listening on ${address}${tls}\n`);
-  warnOfPlainPasswords(log, credentials, config);
-  const reached = ["0.0.0.0", "::"].includes(host) ? "127.0.0.1" : host;
+  const isHostGiven = config.isHostGiven || sockets.length > 0;
+  warnOfPlainPasswords(log, credentials, { ...config, isHostGiven });
+  const bound = (plain ?? encrypted)!.host;
+  const reached = ["0.0.0.0", "::"].includes(bound) ? "127.0.0.1" : bound;
   const target = plain === null ? [reached, `${encrypted!.port}`, "--tls"] : [reached, `${plain.port}`];
   const users = credentials.users.length;
-  log.info(`${users} users; join with: ${typed("chat", ...target)}`);
+  log.info(
+    { event: "listening", address: plain?.address, tls: encrypted?.address, inherited: sockets.length, users },
+    `${users} users; join with: ${typed("chat", ...target)}`,
+  );
 }
 
 /** Opens the data folder. A long recovery shows its progress on a terminal. Throws StoreError. */
-async function recover({ data, durability, salvage }: Config, log: Logger): Promise<Store> {
+async function recover({ data, durability, salvage }: Config, log: Logger, manager: ServiceManager): Promise<Store> {
   const beganMs = performance.now();
   let shownMs = beganMs;
   const progress = (part: number): void => {
-    if (!process.stderr.isTTY || performance.now() - shownMs < PROGRESS_MS) return;
+    if (performance.now() - shownMs < PROGRESS_MS) return;
     shownMs = performance.now();
-    process.stderr.write(`recovering messages of the last run: ${Math.floor(part * 100)} %\n`);
+    const text = `recovering messages of the last run: ${Math.floor(part * 100)} %`;
+    manager.notify(`EXTEND_TIMEOUT_USEC=${1000 * START_EXTENSION_MS}`, `STATUS=${text}`);
+    if (process.stderr.isTTY) process.stderr.write(`${text}\n`);
   };
   const options = { salvage, unixMs: CLOCK.unixMs(), progress };
   const { store, recovered } = await openStoreInSlices(data, durability, options);
   const { records, messages, damage } = recovered;
   const tookMs = Math.round(performance.now() - beganMs);
-  if (records > 0) log.info(`the last run was cut off: recovered ${messages} messages in ${tookMs} ms`);
-  if (damage !== null) log.error(`salvaged a damaged journal: ${damage}`);
+  if (records > 0) {
+    log.info(
+      { event: "recovered", messages, ms: tookMs },
+      `the last run was cut off: recovered ${messages} messages in ${tookMs} ms`,
+    );
+  }
+  if (damage !== null) log.error({ event: "salvaged" }, `salvaged a damaged journal: ${damage}`);
   return store;
 }
 
@@ -138,11 +166,12 @@ function warnOfPlainPasswords(log: Logger, { users, sample }: Credentials, confi
     const advice = isHostGiven
       ? "replace them before others can connect"
       : "so the server listens on 127.0.0.1 only; write your own users to a file for --credentials, or give --host";
-    return log.warn(`SAMPLE CREDENTIALS: the passwords in ${file} are public; ${advice}`);
+    return log.warn({ event: "config_warning" }, `SAMPLE CREDENTIALS: the passwords in ${file} are public; ${advice}`);
   }
   const count = plainUsers(users).length;
   if (count === 0) return;
   log.warn(
+    { event: "config_warning" },
     `${count} of ${users.length} passwords are plain text; hash them with ${typed("passwd", "--migrate", file)}`,
   );
 }

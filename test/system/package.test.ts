@@ -10,7 +10,7 @@ const LIMIT_MS = 120_000;
 const folders = new Folders();
 const folder = folders.make();
 /** Files of the package that no program imports. */
-const OTHERS = /^(package\.json|README\.md|LICENSE|CHANGELOG\.md|credentials\.txt|bin\/heartline|contrib\/[^/]+)$/;
+const OTHERS = /^(package\.json|README\.md|LICENSE|CHANGELOG\.md|credentials\.txt|bin\/heartline|contrib\/.+)$/;
 const OFFLINE = /E(NOTFOUND|AI_AGAIN|CONNREFUSED|TIMEDOUT)|ENOTCACHED|SELF_SIGNED/;
 
 afterEach(async () => {
