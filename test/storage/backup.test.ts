@@ -27,8 +27,8 @@ import { Random, seedsFor } from "../support/random.ts";
 
 const SEGMENT_BYTES = 4096;
 /** Few steps, since each ends with a sync. */
-const COARSE = { pieceBytes: 16 << 10, chunkBytes: 16 << 10, pauseMs: 0, walBytesMax: 1 << 30 };
-const PACE = { pieceBytes: 4096, chunkBytes: 4096, pauseMs: 0, walBytesMax: 1 << 30 };
+const COARSE = { pieceBytes: 16 << 10, chunkBytes: 16 << 10, pauseMs: 0, walBytesMax: 1 << 30, roomBytes: 0 };
+const PACE = { pieceBytes: 4096, chunkBytes: 4096, pauseMs: 0, walBytesMax: 1 << 30, roomBytes: 0 };
 const UNIX_MS = 1_700_000_000_000;
 const USERS = [new Account("alice"), new Account("bob")] as const;
 const OPTIONS = { salvage: false, unixMs: UNIX_MS, progress: () => {} };
@@ -446,6 +446,16 @@ describe("a backup that cannot be made leaves no folder and says why", () => {
     const target = join(folder, "copy");
     expect(await whyFails(server.store.backup(target))).toMatch(
       /^cannot back up to \S+: copying is too slow: \d+ MiB of changes wait for its end; use a faster disk, or try again/,
+    );
+    expect(filesOf(folder)).toEqual([]);
+  });
+
+  test("on a disk with too little room", async () => {
+    const server = new Server(new Random(1), "process", { ...PACE, roomBytes: 2 ** 60 });
+    const folder = newPath();
+    const target = join(folder, "copy");
+    expect(await whyFails(server.store.backup(target))).toMatch(
+      /^cannot back up to \S+: the disk has too little room: \d+ MiB are free and \d+ MiB needed; make room$/,
     );
     expect(filesOf(folder)).toEqual([]);
   });
