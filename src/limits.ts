@@ -182,6 +182,13 @@ export const STORE_CHANGES_BYTES_MAX = 64 << 10;
 /** STORE_CHANGES_HELD times as many changes wait while SQLite's log is copied, after every WAL_COMMITS_MAX commits. */
 export const STORE_CHANGES_HELD = 4;
 export const WAL_COMMITS_MAX = 16;
+/** A backup leaves this much of its disk free: the server needs about as much when both are on one disk. */
+export const BACKUP_ROOM_BYTES = 64 << 20;
+/**
+ * A backup fails when SQLite's log becomes longer than this: the log only grows while the database is copied, and above
+ * 256 MiB each commit would try to copy it, and hold the event loop.
+ */
+export const BACKUP_WAL_BYTES_MAX = 192 << 20;
 /** The interval of attempts after the disk has refused; without a journal, of commits. */
 export const STORE_RETRY_MS = 1024;
 

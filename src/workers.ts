@@ -4,5 +4,6 @@
  */
 export const WORKERS = {
   hash: new URL("./auth/hash-worker.ts", import.meta.url),
+  backup: new URL("./storage/backup-worker.ts", import.meta.url),
   walCheckpoint: new URL("./storage/wal-checkpoint-worker.ts", import.meta.url),
 };

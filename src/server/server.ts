@@ -237,6 +237,7 @@ export class Server {
   async stop(): Promise<boolean> {
     const { turn, chat, connections, callbacks } = this.#core;
     this.#readiness.enter("stopping");
+    const backupStopped = this.#store.stopBackup();
     this.#plain?.stop();
     this.#encrypted?.stop();
     turn.begin();
@@ -256,6 +257,7 @@ export class Server {
     this.#maintenance.stop();
     chat.mailboxScheduler.finish();
     this.#maintenance.followWallClock();
+    await Promise.race([backupStopped, Bun.sleep(LINGER_MS)]); // The disk of a backup may not answer.
     return this.#closeStore();
   }
 

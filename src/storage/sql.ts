@@ -125,6 +125,8 @@ export const PRAGMA = {
   logBytesMax: `PRAGMA journal_size_limit = ${LOG_BYTES_MAX}`,
   /** Copies the write-ahead log to the database while other connections continue. */
   checkpoint: "PRAGMA wal_checkpoint(PASSIVE)",
+  /** Copies all of it, and cuts it to no bytes. */
+  checkpointAll: "PRAGMA wal_checkpoint(TRUNCATE)",
   /** Else SQLite keeps a file open in the system's temporary folder, which may be full. */
   temporaryInMemory: "PRAGMA temp_store = MEMORY",
   /** Only a commit can find the disk full, and not a change in the middle of a transaction. */
@@ -134,6 +136,8 @@ export const PRAGMA = {
 } as const;
 
 export const TRANSACTION = {
+  /** The first read begins it. */
+  beginRead: "BEGIN",
   begin: "BEGIN IMMEDIATE",
   beginExclusive: "BEGIN EXCLUSIVE",
   commit: "COMMIT",

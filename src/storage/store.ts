@@ -5,6 +5,7 @@ import type { Amount, ChatStore, EndedSession, KnownSession, MoveOldMessages, St
 import { encode } from "../protocol/ascii.ts";
 import type { UnackedMessage } from "../stream/unacked-index.ts";
 import type { Outbox } from "../stream/outbox.ts";
+import { type AskCopier, Backup } from "./backup.ts";
 import { type Checkpoints, Commits } from "./commits.ts";
 import { Compaction } from "./compaction.ts";
 import type { DataFolder } from "./data-folder.ts";
@@ -35,6 +36,7 @@ export class Store implements ChatStore {
   readonly #record: TurnRecord | null;
   readonly #compaction: Compaction;
   readonly #commits: Commits;
+  readonly #backup: Backup;
   /** Durability `power`: a turn is durable when it is synced to the disk, not when the kernel has it. */
   readonly #power: boolean;
   /** The highest message or session number that was given out. */
@@ -46,6 +48,7 @@ export class Store implements ChatStore {
     power = false,
     checkpoints: Checkpoints = new WalCheckpointer(database.filename),
     folder: DataFolder | null = null,
+    copier?: AskCopier,
   ) {
     database.run(PRAGMA.noSpill);
     const { number, sequence } = database.query<{ number: number; sequence: number }, []>(SQL.selectProgress).get()!;
@@ -56,6 +59,7 @@ export class Store implements ChatStore {
     this.#record = journal === null ? null : new TurnRecord(journal);
     this.#compaction = new Compaction(journal, folder, sequence);
     this.#commits = new Commits(database, this.#tables.changes, journal, this.#compaction, checkpoints, power);
+    this.#backup = new Backup(database, journal, folder, copier);
     this.#power = power;
     this.#number = number;
   }
@@ -205,6 +209,23 @@ export class Store implements ChatStore {
   commit(): void {
     this.#commits.commit(this.#number);
     this.#updateWriteError();
+  }
+
+  /**
+   * Copies the data folder to the new folder of that absolute path, with everything that was durable before the call.
+   * Resolves when the copy is on the disk. Throws StoreError, BackupBusyError when another backup is running.
+   */
+  async backup(path: string): Promise<void> {
+    if (this.#journal === null) {
+      this.commit(); // With a journal, the copy has what is not committed yet.
+      if (this.writeError !== null) throw new StoreError(`cannot back up to ${path}: ${this.writeError}`);
+    }
+    return this.#backup.run(path);
+  }
+
+  /** Ends a running backup without its result. Called before `close`. */
+  stopBackup(): Promise<void> {
+    return this.#backup.stop();
   }
 
   /** After anything that the disk may have refused or has room for again. */
