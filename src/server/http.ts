@@ -43,6 +43,7 @@ export class HttpServer {
   /** Throws ListenError. */
   static async open(address: HttpAddress, readiness: Readiness, metrics: Metrics): Promise<HttpServer> {
     const http = new HttpServer(readiness, metrics);
+    await metrics.text(); // Loads what a rendering needs: the first one takes longest.
     const { promise, resolve, reject } = Promise.withResolvers<void>();
     http.#server.on("error", reject);
     const listen = (): void => void http.#server.listen(address, resolve);
