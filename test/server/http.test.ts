@@ -1,5 +1,5 @@
 import { afterEach, beforeEach, describe, expect, jest, test } from "bun:test";
-import { existsSync, mkdtempSync, rmSync, statSync, writeFileSync } from "node:fs";
+import { cpSync, existsSync, mkdtempSync, rmSync, statSync, writeFileSync } from "node:fs";
 import { type Socket, connect } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -8,8 +8,10 @@ import type { HttpAddress } from "../../src/server/config.ts";
 import { HttpServer } from "../../src/server/http.ts";
 import { Metrics } from "../../src/server/metrics.ts";
 import { Readiness } from "../../src/server/readiness.ts";
+import { openStore } from "../../src/storage/recovery.ts";
 import type { Store } from "../../src/storage/store.ts";
 import { exchange, get } from "../support/http.ts";
+import { ServerProcess } from "../support/process.ts";
 
 let folder: string;
 let readiness: Readiness;
@@ -230,3 +232,77 @@ async function leaveStaleSocket(path: string): Promise<void> {
   await Bun.spawn([process.execPath, "-e", code]).exited;
   expect(statSync(path).isSocket()).toBe(true);
 }
+
+describe("the server with --http", () => {
+  const servers: ServerProcess[] = [];
+
+  afterEach(async () => {
+    for (const server of servers.splice(0)) {
+      server.kill("SIGKILL");
+      await server.exits();
+    }
+  });
+
+  function start(...args: string[]): ServerProcess {
+    const credentials = join(folder, "users.txt");
+    writeFileSync(credentials, "alice secret\nbob secret\n");
+    const options = ["--host", "127.0.0.1", "--port", "0", "--credentials", credentials, ...args];
+    const server = new ServerProcess(...options);
+    servers.push(server);
+    return server;
+  }
+
+  test("prints its address, is ready once the chat listens, and says draining until the end of the stop", async () => {
+    const server = start("--data", join(folder, "data"), "--http", "0");
+    const chat = await server.port();
+    const [, port] = /http:\/\/127\.0\.0\.1:(\d+)/.exec(server.stderr) ?? [];
+    const at = { port: Number(port) };
+    expect(await get(at, "/readyz")).toEqual([200, "ready\n"]);
+    // A client that does not close its side: the stop waits for it for a second.
+    const client = connect({ host: "127.0.0.1", port: chat, allowHalfOpen: true });
+    clients.push(client);
+    const goodbye = Promise.withResolvers<void>();
+    client.on("data", (bytes: Buffer) => bytes.includes("goodbye shutdown") && goodbye.resolve());
+    client.write("login alice secret\n");
+    while (!(await get(at, "/metrics"))[1].includes('heartline_sessions{kind="plain"} 1')) {}
+    server.kill("SIGTERM");
+    await goodbye.promise;
+    expect(await get(at, "/readyz")).toEqual([503, "draining\n"]);
+    expect(await get(at, "/healthz")).toEqual([200, "ok\n"]);
+    expect((await get(at, "/metrics"))[1]).toContain('heartline_sessions_ended_total{reason="shutdown"} 1');
+    expect(await server.exits()).toBe(0);
+  });
+
+  test("refuses a socket at which another server listens, and removes its own at the stop", async () => {
+    const path = join(folder, "http.sock");
+    const data = join(folder, "data");
+    const first = start("--data", data, "--http", `unix:${path}`);
+    await first.port();
+    const second = start("--data", data, "--http", `unix:${path}`);
+    expect(await second.exits()).toBe(1);
+    expect(second.stderr).toContain(`heartline: cannot listen on ${path}: another program listens there\n`);
+    first.kill("SIGTERM");
+    expect(await first.exits()).toBe(0);
+    expect(existsSync(path)).toBe(false);
+  });
+
+  test("answers recovering while a long recovery runs", async () => {
+    const data = join(folder, "data");
+    const { store } = openStore(data, "process", { salvage: false, unixMs: 1, progress: () => {} });
+    for (let i = 0; i < 20_000; i++) {
+      store.stored("bob", { number: store.newNumber(), unixMs: 1, from: "alice", text: Buffer.from("hello") });
+      if (i % 10 === 0) store.save();
+    }
+    store.save();
+    cpSync(data, join(folder, "killed"), { recursive: true });
+    store.close();
+    const path = join(folder, "http.sock");
+    const server = start("--data", join(folder, "killed"), "--http", `unix:${path}`);
+    await server.logs(/http\.sock/);
+    expect(await get({ path }, "/readyz")).toEqual([503, "recovering\n"]);
+    expect(await get({ path }, "/healthz")).toEqual([200, "ok\n"]);
+    await server.port();
+    expect(await get({ path }, "/readyz")).toEqual([200, "ready\n"]);
+    expect((await get({ path }, "/metrics"))[1]).toContain("\nheartline_mailbox_messages 20000\n");
+  });
+});
