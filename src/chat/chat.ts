@@ -59,10 +59,11 @@ export class Chat {
   readonly introductions: Introductions;
   readonly passwords: Passwords;
   readonly idleTimeoutMs: number;
+  /** The one object that all parts read. A reload changes its fields. */
   readonly limits: Limits;
   readonly report: ChatOptions["report"];
   readonly observer: ChatObserver | null;
-  /** The server stops: no login succeeds. */
+  /** The server drains or stops: no login succeeds. */
   isOver = false;
   /** Unix time of this turn, for messages in mailboxes. */
   unixMs = 0;
@@ -100,7 +101,7 @@ export class Chat {
     );
     this.addresses = new Addresses(wheel, limits);
     this.rates = new Rates(wheel, limits);
-    this.introductions = new Introductions(wheel, limits.introductionsMax, options.newToken);
+    this.introductions = new Introductions(wheel, limits, options.newToken);
     const appended = (session: Session): void => this.#messagesAppended(session);
     const { accounts, mailbox } = this;
     this.mailboxScheduler = new MailboxScheduler(accounts, mailbox, store, appended, report, movedBytesPerTurn);
@@ -377,6 +378,11 @@ export class Chat {
     if (this.wheel.nowMs < this.#trimMs) return;
     this.#trimMs = this.wheel.nowMs + POOLED_MS;
     trimBufferPools();
+  }
+
+  /** Limits have changed, in place. Nothing that was accepted is given up. */
+  limitsChanged(): void {
+    for (const account of this.accounts.all) this.rates.rateChanged(account);
   }
 
   /** Ends all sessions. No login succeeds afterwards. */

@@ -116,7 +116,7 @@ export function receive(chat: Chat, peer: Peer, line: LineReader): void {
   }
   if (session !== null) return countInvalid(chat, session, isValid);
   peer.badLines = isValid ? 0 : peer.badLines + 1;
-  if (peer.badLines === 0 || peer.badLines !== chat.limits.badLinesMax) return;
+  if (!isFlood(chat, peer.badLines)) return;
   replies.finish(GOODBYE_FLOOD);
   peer.close();
 }
@@ -124,7 +124,11 @@ export function receive(chat: Chat, peer: Peer, line: LineReader): void {
 /** Ends the session after `badLinesMax` consecutive invalid lines. */
 function countInvalid(chat: Chat, session: Session, isValid: boolean): void {
   session.badLines = isValid ? 0 : session.badLines + 1;
-  if (session.badLines > 0 && session.badLines === chat.limits.badLinesMax) chat.end(session, "flood");
+  if (isFlood(chat, session.badLines)) chat.end(session, "flood");
+}
+
+function isFlood({ limits: { badLinesMax } }: Chat, badLines: number): boolean {
+  return badLines >= badLinesMax && badLinesMax > 0;
 }
 
 /** Finds the verb, checks the words and acts; false when the line is not a valid request of this peer. */

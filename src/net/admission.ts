@@ -63,7 +63,8 @@ export class Admission {
   readonly pending = new Set<PendingConnection>();
   /** The deadline of a pending socket. */
   readonly late: TimerKind<PendingConnection>;
-  readonly #proxies: BlockList | null;
+  /** Connections from these addresses begin with a PROXY header; null: none does. */
+  proxies: BlockList | null;
   readonly #log: Logger;
   /** Refused connections since the start. */
   readonly refusals = new Map<RefusalReason, number>();
@@ -71,10 +72,9 @@ export class Admission {
   #refused = 0;
   #last = { address: "", why: "" };
 
-  /** `proxies`: connections from these addresses begin with a PROXY header. */
   constructor(connections: Connections, proxies: BlockList | null, log: Logger) {
     this.connections = connections;
-    this.#proxies = proxies;
+    this.proxies = proxies;
     this.#log = log;
     this.late = connections.wheel.kind((pending) => pending.late());
   }
@@ -93,7 +93,7 @@ export class Admission {
       unauthenticated.delete(oldest);
       oldest.hangUp();
     }
-    const isProxy = !isEncrypted && this.#proxies?.check(address, address.includes(":") ? "ipv6" : "ipv4");
+    const isProxy = !isEncrypted && this.proxies?.check(address, address.includes(":") ? "ipv6" : "ipv4");
     if (isProxy === true) socket.data = new AwaitingProxyHeader(this, socket, address);
     else this.admit(socket, withZone(address, socket), isEncrypted);
   }

@@ -42,6 +42,12 @@ export class Connections implements GateShared<Connection> {
     this.stalled = chat.wheel.kind((connection) => connection.writeTimedOut());
   }
 
+  /** Limits have changed, in place. */
+  limitsChanged(): void {
+    this.chat.limitsChanged();
+    for (const connection of this.open) connection.limitsChanged();
+  }
+
   /** A turn begins: ready connections continue, up to WORK_PER_TURN. While some remain, another turn must follow. */
   serveReady(): void {
     const workMax = this.rates.work + WORK_PER_TURN;
@@ -254,6 +260,13 @@ export class Connection implements SocketEvents, Peer, Sink {
   end(): void {
     this.#peerEnded = true;
     this.#pull();
+  }
+
+  /** Limits have changed, in place. */
+  limitsChanged(): void {
+    this.#reader.lineBytesMax = this.#server.limits.lineBytesMax;
+    if (this.#takesRequests()) this.#gate.rateChanged();
+    if (this.#state === "unauthenticated") this.idleTimedOut();
   }
 
   /** The rate limit allows the next request. */

@@ -5,6 +5,7 @@
  */
 import type { User } from "../auth/credentials.ts";
 import { Chat, type ChatOptions } from "../chat/chat.ts";
+import { Drain } from "../chat/drain.ts";
 import { Callback, Callbacks } from "../net/callback.ts";
 import { Histogram } from "../histogram.ts";
 import { Connection, Connections } from "../net/connection.ts";
@@ -47,6 +48,8 @@ export interface Core {
   readonly turnSeconds: Histogram;
   /** Fires every due timer. An error in one of them is reported, and closes the connection that owns the timer. */
   fireTimers(): void;
+  /** Begins a drain of `durationMs`, then calls `done`; see `Drain`. */
+  drain(durationMs: number, done: () => void): void;
 }
 
 export function createCore(options: CoreOptions): Core {
@@ -59,6 +62,7 @@ export function createCore(options: CoreOptions): Core {
   };
   const turnSeconds = new Histogram();
   let beganMs = 0;
+  let drain: Drain | null = null;
   const turn = new LoopTurn({
     begins: () => {
       beganMs = clock.nowMs();
@@ -67,8 +71,9 @@ export function createCore(options: CoreOptions): Core {
       connections.serveReady();
     },
     ends: () => {
+      const isEnding = drain !== null && drain.step();
       const hasMoves = chat.turnEnds();
-      return (hasMoves && movesAtOnce) || connections.ready.size > 0;
+      return isEnding || (hasMoves && movesAtOnce) || connections.ready.size > 0;
     },
     commits: commits ?? (() => store.save()),
     ended: () => turnSeconds.add((clock.nowMs() - beganMs) / 1000),
@@ -95,7 +100,8 @@ export function createCore(options: CoreOptions): Core {
       }
     }
   };
-  return { turn, chat, connections, callbacks, turnSeconds, fireTimers };
+  const beginDrain = (durationMs: number, done: () => void): void => void (drain = new Drain(chat, durationMs, done));
+  return { turn, chat, connections, callbacks, turnSeconds, fireTimers, drain: beginDrain };
 }
 
 /** Users, and what the store kept: blocks, the size of each mailbox, and lockouts that are not over. */

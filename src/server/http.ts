@@ -8,7 +8,7 @@ import { HTTP_CONNECTIONS_MAX, HTTP_HEADER_BYTES_MAX, HTTP_MS } from "../limits.
 import { ListenError, listenFailure } from "../net/listener.ts";
 import { listenAtPath, pathError } from "../net/unix-socket.ts";
 import { formatAddress } from "../runtime/host.ts";
-import type { HttpAddress } from "./config.ts";
+import type { HttpAddress } from "./options.ts";
 import type { Metrics } from "./metrics.ts";
 import type { Readiness } from "./readiness.ts";
 

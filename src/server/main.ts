@@ -7,8 +7,8 @@ import { isatty } from "node:tty";
 import { everyAddress, readHost } from "../runtime/host.ts";
 import { filterText } from "../display-filter.ts";
 import { CertificateError } from "../net/certificate.ts";
-import { UsageError } from "../usage-error.ts";
-import { type Config, USAGE, parseConfig } from "./config.ts";
+import { ConfigError, UsageError } from "../usage-error.ts";
+import { type Config, type Configuration, USAGE, readConfiguration } from "./config.ts";
 import { type Credentials, CredentialsError, plainUsers, readCredentials } from "../auth/credentials.ts";
 import { StoreError } from "../storage/database.ts";
 import { setSlice } from "../runtime/kernel.ts";
@@ -20,7 +20,9 @@ import { openStoreInSlices } from "../storage/recovery.ts";
 import type { Store } from "../storage/store.ts";
 import { HttpServer } from "./http.ts";
 import { Metrics } from "./metrics.ts";
+import { Reloader, hostFor } from "./reload.ts";
 import { CLOCK, Server } from "./server.ts";
+import { type SignalActs, handleSignals } from "./signals.ts";
 
 /** Ctrl+C reaches the server and `bun start`, which forwards it: a SIGINT within this time is not a second signal. */
 const ECHO_MS = 100;
@@ -34,11 +36,12 @@ export async function main(args: string[]): Promise<void> {
     await serve(args);
   } catch (error) {
     const usage = error instanceof UsageError;
+    const isArgument = usage && !(error instanceof ConfigError);
     const known = [UsageError, CredentialsError, CertificateError, StoreError, ListenError, PrintError];
     // An unknown error is not rethrown: `uncaughtException` would survive it, and the exit code would be 0.
     if (known.some((kind) => error instanceof kind)) {
       process.stderr.write(
-        `heartline: ${filterText((error as Error).message)}${usage ? " (--help lists the options)" : ""}\n`,
+        `heartline: ${filterText((error as Error).message)}${isArgument ? " (--help lists the options)" : ""}\n`,
       );
     } else console.error(error);
     process.exit(usage ? 2 : 1);
@@ -46,58 +49,63 @@ export async function main(args: string[]): Promise<void> {
 }
 
 async function serve(args: string[]): Promise<void> {
-  let reload = (_signal: NodeJS.Signals): void => {}; // Until the server listens, the files are still to be read.
-  process.on("SIGHUP", (signal) => reload(signal));
-  const config = parseConfig(args);
-  if (config === null) return print(USAGE);
-  config.host = await resolve(config.host);
-  const credentials = readCredentials(config.credentials);
+  const readiness = new Readiness();
+  const acts: SignalActs = { exit: () => process.exit(0) };
+  handleSignals(readiness, acts);
+  const configuration = readConfiguration(args, process.env);
+  if (configuration === null) return print(USAGE);
+  const credentials = readCredentials(configuration.config.credentials);
+  const host = await resolve(hostFor(configuration.config, credentials));
+  const config = { ...configuration.config, host };
   const output = await Log.open();
   const log = output.logger;
+  log.level = config.logLevel;
+  for (const warning of configuration.warnings) log.warn(warning);
   const survive = (error: unknown): void => log.error(error, "internal error; the server continues");
   process.on("uncaughtException", survive);
   process.on("unhandledRejection", survive);
   setSlice(SLICE_MICROS);
-  const exit = async (code: number): Promise<void> => {
-    await output.close();
-    process.exit(code);
-  };
-  const readiness = new Readiness();
+  acts.ignore = (signal) => log.info(`${signal} is ignored: the server is ${readiness.state}`);
+  let isReloadDue = false;
+  acts.reloadLater = () => void (isReloadDue = true);
   const metrics = new Metrics(readiness, config.data);
   const http = config.http === null ? null : await HttpServer.open(config.http, readiness, metrics);
   if (http !== null) log.info(`health and metrics at ${http.url}`);
   const store = await recover(config, log);
-  const server = new Server(config, credentials, store, log, exit);
-  metrics.server = server.measured;
-  const { plain, encrypted } = server.listen();
-  readiness.serve(store);
-  let stoppedMs = 0;
-  const stop = async (signal: NodeJS.Signals): Promise<void> => {
-    const isEcho = signal === "SIGINT" && performance.now() - stoppedMs < ECHO_MS;
-    if (stoppedMs > 0 && !isEcho) process.exit(1);
-    if (stoppedMs > 0) return;
-    stoppedMs = performance.now();
-    readiness.state = "draining";
-    log.info(`${signal}: the server stops; a second signal exits at once`);
-    const isStored = await server.stop();
+  const exit = async (code: number): Promise<void> => {
     http?.close();
-    await exit(isStored ? 0 : 1);
+    await output.close();
+    process.exit(code);
   };
-  process.on("SIGINT", stop);
-  process.on("SIGTERM", stop);
+  const server = new Server(config, credentials, store, log, exit, readiness);
+  metrics.server = server.measured;
+  let stoppedMs = Number.NEGATIVE_INFINITY;
+  acts.stop = (signal) => {
+    stoppedMs = performance.now();
+    log.info(`${signal}: the server stops; a second signal exits at once`);
+    void server.end();
+  };
+  acts.exit = (signal) => {
+    if (stoppedMs < 0) return acts.stop!(signal); // It is the first one: the stop follows a drain.
+    const isEcho = signal === "SIGINT" && performance.now() - stoppedMs < ECHO_MS;
+    if (!isEcho) process.exit(1);
+  };
+  acts.drain = () => void server.drain();
   const hasTerminal = isatty(0);
-  reload = (signal) => {
-    if (stoppedMs > 0) return;
-    if (hasTerminal && !isatty(0)) return void stop(signal); // The terminal was closed.
-    attempt(log, "the users stay as they are", () => server.reload(readCredentials(config.credentials, "regular")));
-    attempt(log, "the certificate stays as it is", () => server.renewCertificate());
+  const read = (): Configuration => readConfiguration(args, process.env)!;
+  const reloader = new Reloader(server, log, read, configuration, credentials);
+  acts.reload = (signal) => {
+    if (hasTerminal && !isatty(0)) return acts.stop!(signal); // The terminal was closed.
+    reloader.reload();
   };
+  const { plain, encrypted } = server.listen();
+  if (isReloadDue) acts.reload("SIGHUP");
   const { address } = (plain ?? encrypted)!;
   const tls = plain === null ? " with TLS" : encrypted === null ? "" : `, and with TLS on ${encrypted.address}`;
   process.stdout.write(`listening on ${address}${tls}\n`);
-  warnOfPlainPasswords(log, credentials, config.credentials);
-  const host = ["0.0.0.0", "::"].includes(config.host) ? "127.0.0.1" : config.host;
-  const target = plain === null ? `${host} ${encrypted!.port} --tls` : `${host} ${plain.port}`;
+  warnOfPlainPasswords(log, credentials, config);
+  const reached = ["0.0.0.0", "::"].includes(host) ? "127.0.0.1" : host;
+  const target = plain === null ? `${reached} ${encrypted!.port} --tls` : `${reached} ${plain.port}`;
   const users = credentials.users.length;
   log.info(`${users} users; join with: bun run client ${target}, or npm run client -- ${target}`);
 }
@@ -120,22 +128,17 @@ async function recover({ data, durability, salvage }: Config, log: Logger): Prom
   return store;
 }
 
-function warnOfPlainPasswords(log: Logger, { users, sample }: Credentials, file: string): void {
+function warnOfPlainPasswords(log: Logger, { users, sample }: Credentials, config: Config): void {
+  const { credentials: file, isHostGiven } = config;
   if (sample) {
-    return log.warn(`SAMPLE CREDENTIALS: the passwords in ${file} are public; replace them before others can connect`);
+    const advice = isHostGiven
+      ? "replace them before others can connect"
+      : "so the server listens on 127.0.0.1 only; write your own users to a file for --credentials, or give --host";
+    return log.warn(`SAMPLE CREDENTIALS: the passwords in ${file} are public; ${advice}`);
   }
   const count = plainUsers(users).length;
   if (count === 0) return;
   log.warn(`${count} of ${users.length} passwords are plain text; hash them with bun run passwd --migrate ${file}`);
-}
-
-/** Logs an error of `act`, and what remains in force. */
-function attempt(log: Logger, remains: string, act: () => void): void {
-  try {
-    act();
-  } catch (error) {
-    log.error(`${(error as Error).message}; ${remains}`);
-  }
 }
 
 /** The address of a host name. */

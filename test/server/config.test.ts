@@ -17,6 +17,7 @@ function errorOf(...args: string[]): string {
 test("without options every setting has its documented default", () => {
   expect(parseConfig([])).toEqual({
     host: "0.0.0.0",
+    isHostGiven: false,
     port: 6001,
     credentials: "credentials.txt",
     data: "data",
@@ -65,6 +66,7 @@ test("every option takes its value after a space or an equals sign", () => {
   ];
   const expected = {
     host: "::1",
+    isHostGiven: true,
     port: 0,
     credentials: "users.txt",
     data: "/tmp/somewhere",

@@ -189,8 +189,8 @@ test("SIGHUP reloads users and certificate; an invalid file changes nothing and 
   const alice = await login("alice", first);
   write("alice secret\ncarol\n", { cert: second.cert, key: first.key });
   server.kill("SIGHUP");
-  await server.logs(/changing\.txt:2: .*; the users stay as they are/);
-  await server.logs(/is not the key of the certificate in .*; the certificate stays as it is/);
+  await server.logs(/changing\.txt:2: .*; nothing has changed/);
+  await server.logs(/is not the key of the certificate in .*; nothing has changed/);
   const bob = await login("bob", first);
   await alice.expectLines("joined bob");
   write("alice secret\ncarol secret\n", second);
@@ -342,6 +342,34 @@ describe("serve stops", () => {
     expect(await server.exits()).not.toBe(0);
     expect(server.stderr).not.toMatch(/\bat .*:\d+:\d+/);
   });
+});
+
+test("SIGUSR2 drains; a second one is ignored and logged; SIGTERM then stops at once, in order", async () => {
+  const server = serve("--data", newFolder());
+  const port = await server.port();
+  const alice = await login(port, "alice");
+  server.kill("SIGUSR2");
+  await server.logs(/"event":"drain"/);
+  const bob = await WireClient.connect(port);
+  await bob.expectReply("login bob secret", "err busy <words>");
+  await bob.expectEnd();
+  server.kill("SIGUSR2");
+  await server.logs(/SIGUSR2 is ignored: the server is draining/);
+  await alice.expectReply("alive", "ok");
+  server.kill("SIGTERM");
+  await alice.expectLines("goodbye shutdown");
+  await alice.expectEnd();
+  expect(await server.exits()).toBe(0);
+});
+
+test("SIGUSR1 changes nothing", async () => {
+  const server = serve("--data", newFolder());
+  const alice = await login(await server.port(), "alice");
+  server.kill("SIGUSR1");
+  await server.logs(/SIGUSR1 is ignored/);
+  await alice.expectReply("alive", "ok");
+  server.kill("SIGTERM");
+  expect(await server.exits()).toBe(0);
 });
 
 test("messages and blocks that were acknowledged with ok survive kill -9", async () => {

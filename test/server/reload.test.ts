@@ -21,15 +21,10 @@ function start(names: readonly string[], data = ":memory:"): WireServer {
   return server;
 }
 
-/** Replaces the users; all have the same password. */
-function reload(server: WireServer, names: readonly string[], password = PASSWORD): void {
-  server.server.reload({ users: names.map((name) => ({ name, password })), sample: false });
-}
-
 test("a reload admits new users and ends sessions of removed users, and other sessions continue", async () => {
   const server = start(["alice", "bob", "carol"]);
   const [alice, bob, carol] = (await server.online("alice", "bob", "carol")) as [WireClient, WireClient, WireClient];
-  reload(server, ["alice", "bob", "dave"]);
+  server.reload({}, ["alice", "bob", "dave"]);
   await carol.expectLines("goodbye removed");
   await carol.expectEnd();
   await alice.expectLines("left carol removed");
@@ -48,7 +43,7 @@ test("a reload admits new users and ends sessions of removed users, and other se
 test("a changed password applies to the next login and ends no session", async () => {
   const server = start(["alice", "bob"]);
   const alice = await server.login("alice");
-  reload(server, ["alice", "bob"], "new");
+  server.reload({}, ["alice", "bob"], "new");
   await alice.expectReply("alive", "ok");
   const another = await server.connect();
   await another.expectReply(`login alice ${PASSWORD}`, "err wrong_password 2");
@@ -69,7 +64,7 @@ test("a removed user who is added again has the mailbox and blocks of before, al
   const second = start(["alice", "carol"], data);
   const carol = await second.login("carol");
   await carol.expectReply("message bob hello", "err unknown_user");
-  reload(second, ["alice", "bob", "carol"]);
+  second.reload({}, ["alice", "bob", "carol"]);
   await carol.expectReply("message bob hello", "err blocked");
   const back = await second.login("bob");
   await back.expectLines("stored alice <ms> one");

@@ -79,6 +79,8 @@ export class Host {
   clockMs: number;
   /** False while it stops: new connections are refused. */
   listening = true;
+  /** A drain is over: the stop should follow. */
+  isDrained = false;
   /** Ends of the turns that have begun. */
   #ends: (() => void)[] = [];
   #ticks = 0;
@@ -123,6 +125,7 @@ export class Host {
       report: (error) => this.#fault(error),
     });
     this.chat = this.#core.chat;
+    this.isDrained = false;
     return records;
   }
 
@@ -247,9 +250,14 @@ export class Host {
     });
   }
 
+  /** Begins a drain, unless there is one. */
+  drain(durationMs: number): void {
+    if (!this.chat.isOver) this.turn(() => this.#core.drain(durationMs, () => void (this.isDrained = true)));
+  }
+
   /** Begins an orderly stop. */
   stop(): void {
-    this.listening = false;
+    this.listening = this.isDrained = false;
     this.turn(() => {
       this.chat.shutdown();
       for (const connection of this.#core.connections.open) connection.close();
