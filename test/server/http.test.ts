@@ -4,7 +4,7 @@ import { type Socket, connect } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { HTTP_CONNECTIONS_MAX, HTTP_HEADER_BYTES_MAX, HTTP_MS } from "../../src/limits.ts";
-import type { HttpAddress } from "../../src/server/config.ts";
+import type { HttpAddress } from "../../src/server/options.ts";
 import { HttpServer } from "../../src/server/http.ts";
 import { Metrics } from "../../src/server/metrics.ts";
 import { Readiness } from "../../src/server/readiness.ts";
@@ -58,8 +58,9 @@ function slowClient({ port }: { port: number }): Promise<{ socket: Socket; close
 
 test("/healthz is 200 ok in each state of the server", async () => {
   const at = await serve();
-  for (const state of ["recovering", "serving", "draining"] as const) {
-    readiness.state = state;
+  for (const state of ["recovering", "serving", "draining", "stopping"] as const) {
+    readiness.enter(state);
+    expect(readiness.state).toBe(state);
     expect(await get(at, "/healthz")).toEqual([200, "ok\n"]);
   }
 });
@@ -72,8 +73,10 @@ test("/readyz is 503 with the reason while the server recovers, drains or cannot
   expect(await get(at, "/readyz")).toEqual([200, "ready\n"]);
   store.writeError = "the disk refuses: no room";
   expect(await get(at, "/readyz")).toEqual([503, "disk: the disk refuses: no room\n"]);
-  readiness.state = "draining";
-  expect(await get(at, "/readyz")).toEqual([503, "draining\n"]);
+  for (const state of ["draining", "stopping"] as const) {
+    readiness.enter(state);
+    expect(await get(at, "/readyz")).toEqual([503, "draining\n"]);
+  }
 });
 
 test("/metrics has the version and the process during recovery, and no sessions yet", async () => {
