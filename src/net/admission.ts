@@ -44,7 +44,14 @@ export function closeLargest(open: Iterable<Connection>): void {
 }
 
 /** Why a connection is refused, for metrics. */
-export type RefusalReason = "connections" | "address_connections" | "address_rate" | "proxy_header" | "tls_handshake";
+const REFUSAL_REASONS = [
+  "connections",
+  "address_connections",
+  "address_rate",
+  "proxy_header",
+  "tls_handshake",
+] as const;
+export type RefusalReason = (typeof REFUSAL_REASONS)[number];
 
 /** By what `Addresses.connect` returns, and for `connectionsMax`. */
 const REASONS: Record<string, RefusalReason> = {
@@ -67,7 +74,7 @@ export class Admission {
   proxies: BlockList | null;
   readonly #log: Logger;
   /** Refused connections since the start. */
-  readonly refusals = new Map<RefusalReason, number>();
+  readonly refusals = new Map<RefusalReason, number>(REFUSAL_REASONS.map((reason) => [reason, 0]));
   /** Refused connections since the last report, and the last of them. */
   #refused = 0;
   #last = { address: "", why: "" };

@@ -50,8 +50,14 @@ async function names(metrics: Metrics): Promise<string[]> {
   return [...(await metrics.text()).matchAll(/^# TYPE (\S+)/gm)].map(([, name]) => name!);
 }
 
-test("a server without clients counts nothing, and its gauges are 0", async () => {
-  expect(await figures(start().metrics)).toEqual({});
+test("a server without clients counts nothing, and the usual series are there with 0", async () => {
+  const { metrics } = start();
+  expect(await figures(metrics)).toEqual({});
+  const samples = samplesOf(await metrics.text());
+  expect(samples.get('heartline_sessions_ended_total{reason="slow"}')).toBe(0);
+  expect(samples.get('heartline_messages_refused_total{reason="mailbox_full"}')).toBe(0);
+  expect(samples.get('heartline_logins_total{result="wrong_password"}')).toBe(0);
+  expect(samples.get('heartline_connections_refused_total{reason="address_rate"}')).toBe(0);
 });
 
 test("each message, broadcast, login and end of a session is counted once, under its outcome", async () => {
