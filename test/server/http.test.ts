@@ -61,21 +61,21 @@ test("/healthz is 200 ok in each state of the server", async () => {
   for (const state of ["recovering", "serving", "draining", "stopping"] as const) {
     readiness.enter(state);
     expect(readiness.state).toBe(state);
-    expect(await get(at, "/healthz")).toEqual([200, "ok\n"]);
+    expect(await get(at, "/healthz")).toEqual([200, "ok"]);
   }
 });
 
 test("/readyz is 503 with the reason while the server recovers, drains or cannot write, and 200 ready otherwise", async () => {
   const at = await serve();
-  expect(await get(at, "/readyz")).toEqual([503, "recovering\n"]);
+  expect(await get(at, "/readyz")).toEqual([503, "recovering"]);
   const store = { writeError: null as string | null };
   readiness.serve(store as Store);
-  expect(await get(at, "/readyz")).toEqual([200, "ready\n"]);
+  expect(await get(at, "/readyz")).toEqual([200, "ready"]);
   store.writeError = "the disk refuses: no room";
-  expect(await get(at, "/readyz")).toEqual([503, "disk: the disk refuses: no room\n"]);
+  expect(await get(at, "/readyz")).toEqual([503, "disk: the disk refuses: no room"]);
   for (const state of ["draining", "stopping"] as const) {
     readiness.enter(state);
-    expect(await get(at, "/readyz")).toEqual([503, "draining\n"]);
+    expect(await get(at, "/readyz")).toEqual([503, "draining"]);
   }
 });
 
@@ -101,6 +101,7 @@ describe("the response to", () => {
     ["a query", "GET /healthz?a=1 HTTP/1.1\r\nHost: a\r\n\r\n", 200],
     ["POST", "POST /metrics HTTP/1.1\r\nHost: a\r\nContent-Length: 1000000\r\n\r\nabc", 405],
     ["DELETE", "DELETE /healthz HTTP/1.1\r\nHost: a\r\n\r\n", 405],
+    ["CONNECT", "CONNECT a:1 HTTP/1.1\r\nHost: a\r\n\r\n", 405],
     ["PUT", "PUT /other HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n", 405],
     [
       "a header of more than 8 KiB",
@@ -121,7 +122,7 @@ describe("the response to", () => {
   test("HEAD has the header of GET and no body", async () => {
     const response = await exchange(await serve(), "HEAD /healthz HTTP/1.1\r\nHost: a\r\n\r\n");
     expect(response).toStartWith("HTTP/1.1 200 OK\r\n");
-    expect(response).toContain("\r\nContent-Length: 3\r\n");
+    expect(response).toContain("\r\nContent-Length: 2\r\n");
     expect(response).toEndWith("\r\n\r\n");
   });
 
@@ -158,7 +159,7 @@ test("of a thousand slow clients all but the newest are closed, and others are s
   const connecting = Array.from({ length: count }, () => slowClient(at));
   for (const client of connecting) void client.then(({ closed: end }) => end.then(isClosed));
   await bounded;
-  expect(await get(at, "/healthz")).toEqual([200, "ok\n"]);
+  expect(await get(at, "/healthz")).toEqual([200, "ok"]);
   expect(closed).toBeLessThan(count);
 });
 
@@ -196,7 +197,7 @@ describe("a Unix socket", () => {
     expect(http.url).toBe(`unix:${path}`);
     expect(statSync(path).mode & 0o777).toBe(0o660);
     expect(process.umask()).toBe(umask);
-    expect(await get({ path }, "/healthz")).toEqual([200, "ok\n"]);
+    expect(await get({ path }, "/healthz")).toEqual([200, "ok"]);
     http.close();
     expect(existsSync(path)).toBe(false);
   });
@@ -205,14 +206,14 @@ describe("a Unix socket", () => {
     const path = join(folder, "http.sock");
     await leaveStaleSocket(path);
     await open({ path });
-    expect(await get({ path }, "/healthz")).toEqual([200, "ok\n"]);
+    expect(await get({ path }, "/healthz")).toEqual([200, "ok"]);
   });
 
   test("at which another program listens is an error, and stays", async () => {
     const path = join(folder, "http.sock");
     await open({ path });
     expect(open({ path })).rejects.toThrow(`cannot listen on ${path}: another program listens there`);
-    expect(await get({ path }, "/healthz")).toEqual([200, "ok\n"]);
+    expect(await get({ path }, "/healthz")).toEqual([200, "ok"]);
   });
 
   test("does not replace a file", async () => {
@@ -260,7 +261,7 @@ describe("the server with --http", () => {
     const chat = await server.port();
     const [, port] = /http:\/\/127\.0\.0\.1:(\d+)/.exec(server.stderr) ?? [];
     const at = { port: Number(port) };
-    expect(await get(at, "/readyz")).toEqual([200, "ready\n"]);
+    expect(await get(at, "/readyz")).toEqual([200, "ready"]);
     // A client that does not close its side: the stop waits for it for a second.
     const client = connect({ host: "127.0.0.1", port: chat, allowHalfOpen: true });
     clients.push(client);
@@ -270,8 +271,8 @@ describe("the server with --http", () => {
     while (!(await get(at, "/metrics"))[1].includes('heartline_sessions{kind="plain"} 1')) {}
     server.kill("SIGTERM");
     await goodbye.promise;
-    expect(await get(at, "/readyz")).toEqual([503, "draining\n"]);
-    expect(await get(at, "/healthz")).toEqual([200, "ok\n"]);
+    expect(await get(at, "/readyz")).toEqual([503, "draining"]);
+    expect(await get(at, "/healthz")).toEqual([200, "ok"]);
     expect((await get(at, "/metrics"))[1]).toContain('heartline_sessions_ended_total{reason="shutdown"} 1');
     expect(await server.exits()).toBe(0);
   });
@@ -302,10 +303,10 @@ describe("the server with --http", () => {
     const path = join(folder, "http.sock");
     const server = start("--data", join(folder, "killed"), "--http", `unix:${path}`);
     await server.logs(/http\.sock/);
-    expect(await get({ path }, "/readyz")).toEqual([503, "recovering\n"]);
-    expect(await get({ path }, "/healthz")).toEqual([200, "ok\n"]);
+    expect(await get({ path }, "/readyz")).toEqual([503, "recovering"]);
+    expect(await get({ path }, "/healthz")).toEqual([200, "ok"]);
     await server.port();
-    expect(await get({ path }, "/readyz")).toEqual([200, "ready\n"]);
+    expect(await get({ path }, "/readyz")).toEqual([200, "ready"]);
     expect((await get({ path }, "/metrics"))[1]).toContain("\nheartline_mailbox_messages 20000\n");
   });
 });
