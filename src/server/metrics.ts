@@ -266,21 +266,27 @@ function diskGauges(data: string): OwnMetric[] {
     {
       name: "heartline_disk_free_bytes",
       help: "Free space of the file system with the data folder.",
-      read: () => {
-        try {
+      read: () =>
+        orNaN(() => {
           const { bavail, bsize } = statfsSync(data);
           return bavail * bsize;
-        } catch {
-          return Number.NaN; // The folder is not there.
-        }
-      },
+        }),
     },
     {
       name: "heartline_database_bytes",
       help: "Size of the database and its write-ahead log.",
-      read: () => sizeOf("heartline.sqlite") + sizeOf("heartline.sqlite-wal"),
+      read: () => orNaN(() => sizeOf("heartline.sqlite") + sizeOf("heartline.sqlite-wal")),
     },
   ];
+}
+
+/** NaN when the folder is not there, or is no folder. */
+function orNaN(read: () => number): number {
+  try {
+    return read();
+  } catch {
+    return Number.NaN;
+  }
 }
 
 /** What Prometheus expects of each process. */

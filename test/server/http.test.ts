@@ -1,4 +1,4 @@
-import { afterEach, beforeEach, describe, expect, jest, test } from "bun:test";
+import { afterEach, beforeEach, describe, expect, jest, spyOn, test } from "bun:test";
 import { cpSync, existsSync, mkdtempSync, rmSync, statSync, writeFileSync } from "node:fs";
 import { type Socket, connect } from "node:net";
 import { tmpdir } from "node:os";
@@ -8,7 +8,7 @@ import type { HttpAddress } from "../../src/server/options.ts";
 import { HttpServer } from "../../src/server/http.ts";
 import { Metrics } from "../../src/server/metrics.ts";
 import { Readiness } from "../../src/server/readiness.ts";
-import { openStore } from "../../src/storage/recovery.ts";
+import { openStore, openStoreInSlices } from "../../src/storage/recovery.ts";
 import type { Store } from "../../src/storage/store.ts";
 import { exchange, get } from "../support/http.ts";
 import { ServerProcess } from "../support/process.ts";
@@ -77,6 +77,30 @@ test("/readyz is 503 with the reason while the server recovers, drains or cannot
     readiness.enter(state);
     expect(await get(at, "/readyz")).toEqual([503, "draining"]);
   }
+});
+
+test("pages are served while a recovery runs", async () => {
+  const options = { salvage: false, unixMs: 1, progress: () => {} };
+  const { store } = openStore(join(folder, "running"), "process", options);
+  for (let i = 0; i < 5000; i++) {
+    store.stored("bob", { number: store.newNumber(), unixMs: 1, from: "alice", text: Buffer.from("hello") });
+    store.save();
+  }
+  cpSync(join(folder, "running"), join(folder, "killed"), { recursive: true });
+  store.close();
+  const at = await serve();
+  // Each step of the recovery takes a millisecond on this clock, so there are many slices.
+  let nowMs = 0;
+  const clock = spyOn(performance, "now").mockImplementation(() => ++nowMs);
+  let isOver = false;
+  const recovery = openStoreInSlices(join(folder, "killed"), "process", options).finally(() => (isOver = true));
+  expect(await get(at, "/readyz")).toEqual([503, "recovering"]);
+  expect(await get(at, "/healthz")).toEqual([200, "ok"]);
+  expect(isOver).toBe(false);
+  const recovered = await recovery;
+  clock.mockRestore();
+  expect(recovered.store.waiting()).toEqual([{ user: "bob", from: "alice", messages: 5000, bytes: 25_000 }]);
+  recovered.store.close();
 });
 
 test("/metrics has the version and the process during recovery, and no sessions yet", async () => {
@@ -290,23 +314,11 @@ describe("the server with --http", () => {
     expect(existsSync(path)).toBe(false);
   });
 
-  test("answers recovering while a long recovery runs", async () => {
+  test("listens before it opens the data folder", async () => {
     const data = join(folder, "data");
-    const { store } = openStore(data, "process", { salvage: false, unixMs: 1, progress: () => {} });
-    for (let i = 0; i < 20_000; i++) {
-      store.stored("bob", { number: store.newNumber(), unixMs: 1, from: "alice", text: Buffer.from("hello") });
-      if (i % 10 === 0) store.save();
-    }
-    store.save();
-    cpSync(data, join(folder, "killed"), { recursive: true });
-    store.close();
-    const path = join(folder, "http.sock");
-    const server = start("--data", join(folder, "killed"), "--http", `unix:${path}`);
-    await server.logs(/http\.sock/);
-    expect(await get({ path }, "/readyz")).toEqual([503, "recovering"]);
-    expect(await get({ path }, "/healthz")).toEqual([200, "ok"]);
-    await server.port();
-    expect(await get({ path }, "/readyz")).toEqual([200, "ready"]);
-    expect((await get({ path }, "/metrics"))[1]).toContain("\nheartline_mailbox_messages 20000\n");
+    writeFileSync(data, "not a folder");
+    const server = start("--data", data, "--http", "0");
+    expect(await server.exits()).toBe(1);
+    expect(server.stderr).toMatch(/health and metrics at http:.*\nheartline: /s);
   });
 });

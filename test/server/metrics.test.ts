@@ -1,5 +1,5 @@
 import { afterEach, expect, test } from "bun:test";
-import { closeSync, mkdtempSync, openSync, readFileSync, rmSync } from "node:fs";
+import { closeSync, mkdtempSync, openSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { BlockList } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -206,6 +206,17 @@ test("turns, journal bytes and, with power, syncs are measured", async () => {
     else expect(syncs).toBe(0);
     expect(samples.get("heartline_disk_free_bytes")).toBeGreaterThan(0);
     expect(samples.get("heartline_database_bytes")).toBeGreaterThan(0);
+  }
+});
+
+test("a data folder that is not there, or is a file, gives no number, and the other metrics are there", async () => {
+  const folder = newFolder();
+  writeFileSync(join(folder, "file"), "");
+  for (const data of [join(folder, "none"), join(folder, "file")]) {
+    const text = await new Metrics(new Readiness(), data).text();
+    if (data.endsWith("none")) expect(text).toMatch(/^heartline_disk_free_bytes nan$/im);
+    else expect(text).toMatch(/^heartline_database_bytes nan$/im);
+    expect(text).toContain("\nprocess_cpu_seconds_total ");
   }
 });
 
