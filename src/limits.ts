@@ -241,6 +241,11 @@ export const PRESENCE_DELAY_MS = 256;
 /** Descriptors that are kept free for files and listeners. At the limit the runtime spins in accept. */
 export const DESCRIPTORS_SPARE = 100;
 
+/** `heartline check` warns when fewer connections are possible, without `--connections`. */
+export const CONNECTIONS_LOW = 1_000;
+/** `heartline check` warns when the certificate expires within this number of days. */
+export const CERTIFICATE_DAYS_LOW = 30;
+
 if (MAILBOX_PORTION_BYTES + SERVER_LINE_BYTES_MAX / 4 > UNACKED_BYTES_MIN) {
   throw new Error("limits: a mailbox portion must leave room for other lines, or delivery could make a session slow");
 }

@@ -11,6 +11,13 @@ export class ConfigError extends UsageError {
   }
 }
 
+/** A text of the user in a message: in quotes, on one line, and not longer than QUOTED_MAX characters. */
+export function quoted(text: string): string {
+  return JSON.stringify(text.length > QUOTED_MAX ? `${text.slice(0, QUOTED_MAX)}…` : text);
+}
+
+const QUOTED_MAX = 80;
+
 /** Turns an error into a UsageError. An error of `parseArgs` (node:util) becomes its first sentence, in lower case. */
 export function usageError(error: unknown): UsageError {
   const { code, message } = error as NodeJS.ErrnoException;

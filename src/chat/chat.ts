@@ -377,11 +377,6 @@ export class Chat {
     trimBufferPools();
   }
 
-  /** Limits have changed, in place. Nothing that was accepted is given up. */
-  limitsChanged(): void {
-    for (const account of this.accounts.all) this.rates.rateChanged(account);
-  }
-
   /** Ends all sessions. No login succeeds afterwards. */
   shutdown(): void {
     this.isOver = true;

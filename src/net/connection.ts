@@ -44,7 +44,7 @@ export class Connections implements GateShared<Connection> {
 
   /** Limits have changed, in place. */
   limitsChanged(): void {
-    this.chat.limitsChanged();
+    for (const account of this.chat.accounts.all) this.rates.rateChanged(account);
     for (const connection of this.open) connection.limitsChanged();
   }
 

@@ -6,10 +6,18 @@ import { statSync } from "node:fs";
 import { TomlError, parse } from "smol-toml";
 import { CONFIG_BYTES_MAX } from "../limits.ts";
 import { readInput, whyUnreadable } from "../runtime/input-file.ts";
-import { ConfigError } from "../usage-error.ts";
+import { ConfigError, quoted } from "../usage-error.ts";
 
 /** How the parser begins its message about a key or a section that is given twice. */
 const REDEFINED = "trying to redefine";
+
+/** A statement of more lines is not searched for keys. */
+const STATEMENT_LINES_MAX = 64;
+
+interface Position {
+  line: number;
+  column: number;
+}
 
 /** The value of a key, and `<file>:<line>: <key>` for error messages. */
 export interface FileValue {
@@ -21,12 +29,15 @@ export interface FileValue {
 export function readConfigFile(file: string): Map<string, FileValue> {
   const text = read(file);
   const values = new Map<string, FileValue>();
+  let positions: Map<string, Position[]> | null = null; // They are needed for errors only.
+  const position = (key: string, index: number): Position | undefined =>
+    (positions ??= positionsOf(text)).get(key)?.[index];
   for (const [key, value] of keysOf(parseFile(text, file))) {
     if (values.has(key)) {
-      const [, second] = positionsOf(key, text);
-      throw new ConfigError(`${at(file, second?.line, second?.column)}: ${key} is given twice`);
+      const { line, column } = position(key, 1) ?? {};
+      throw new ConfigError(`${at(file, line, column)}: ${printed(key)} is given twice`);
     }
-    values.set(key, { value, name: () => `${at(file, positionsOf(key, text).next().value?.line)}: ${key}` });
+    values.set(key, { value, name: () => `${at(file, position(key, 0)?.line)}: ${printed(key)}` });
   }
   return values;
 }
@@ -76,26 +87,38 @@ function isTable(value: unknown): value is Record<string, unknown> {
 }
 
 /**
- * Where values are given to a key; the parser has no positions. A line counts where the text before it is complete, so
- * not within a value of several lines.
+ * Where values are given to each key, in order; the parser has no positions. The text is valid, so a statement ends
+ * with the first line up to which it can be parsed alone.
  */
-function* positionsOf(key: string, text: string): Generator<{ line: number; column: number }, undefined> {
-  const assignment = new RegExp(`^([^#"']*?)(?<![\\w-])(["']?)${RegExp.escape(key)}\\2\\s*=`);
+function positionsOf(text: string): Map<string, Position[]> {
+  const positions = new Map<string, Position[]>();
   const lines = text.split("\n");
-  for (const [index, line] of lines.entries()) {
-    const found = assignment.exec(line);
-    if (found === null || !isComplete(lines.slice(0, index).join("\n"))) continue;
-    yield { line: index + 1, column: found[1]!.length + 1 };
+  let first = 0;
+  for (let last = 0; last < lines.length && last - first < STATEMENT_LINES_MAX; last++) {
+    const statement = parseStatement(`${lines.slice(first, last + 1).join("\n")}\n`);
+    if (statement === null) continue;
+    for (const [key] of keysOf(statement)) {
+      const column = 1 + Math.max(0, lines[first]!.search(new RegExp(`(?<![\\w-])${RegExp.escape(key)}(?![\\w-])`)));
+      const all = positions.get(key);
+      if (all === undefined) positions.set(key, [{ line: first + 1, column }]);
+      else all.push({ line: first + 1, column });
+    }
+    first = last + 1;
+  }
+  return positions;
+}
+
+function parseStatement(text: string): Record<string, unknown> | null {
+  try {
+    return parse(text);
+  } catch {
+    return null;
   }
 }
 
-function isComplete(text: string): boolean {
-  try {
-    parse(text);
-    return true;
-  } catch {
-    return false;
-  }
+/** Any text may be a key. */
+function printed(key: string): string {
+  return /^[\w-]{1,40}$/.test(key) ? key : quoted(key);
 }
 
 function at(file: string, line?: number, column?: number): string {

@@ -4,7 +4,7 @@
  */
 import { BlockList, isIPv4, isIPv6 } from "node:net";
 import { LIMITS_DEFAULT, LINE_BYTES_MAX, LINE_BYTES_MIN, type Limits, UNACKED_BYTES_MIN } from "../limits.ts";
-import { UsageError } from "../usage-error.ts";
+import { UsageError, quoted } from "../usage-error.ts";
 
 export interface Option<T> {
   /** Placeholder for the value in the help text; null for a flag, whose value is `true` or `false`. */
@@ -155,7 +155,7 @@ function number(least: number, most: number, isWhole: boolean, unit = 1): (text:
   return (text) => {
     const value = /^\d+(\.\d+)?$/.test(text) ? Number(text) : Number.NaN;
     if (value >= least && value <= most && (!isWhole || Number.isInteger(value))) return value * unit;
-    throw new UsageError(`takes a ${isWhole ? "whole " : ""}number from ${least} to ${most}, not "${text}"`);
+    throw new UsageError(`takes a ${isWhole ? "whole " : ""}number from ${least} to ${most}, not ${quoted(text)}`);
   };
 }
 
@@ -163,7 +163,7 @@ function oneOf<T extends string>(...choices: T[]): (text: string) => T {
   return (text) => {
     const choice = choices.find((each) => each === text);
     if (choice !== undefined) return choice;
-    throw new UsageError(`takes ${choices.join(", ").replace(/, (?=\w+$)/, " or ")}, not "${text}"`);
+    throw new UsageError(`takes ${choices.join(", ").replace(/, (?=\w+$)/, " or ")}, not ${quoted(text)}`);
   };
 }
 
@@ -171,7 +171,7 @@ function oneOf<T extends string>(...choices: T[]): (text: string) => T {
 function words(what: string): (text: string) => string {
   return (text) => {
     if (text !== "" && !/\p{Cc}/u.test(text)) return text;
-    throw new UsageError(`takes a ${what}, not ${JSON.stringify(text)}`);
+    throw new UsageError(`takes a ${what}, not ${quoted(text)}`);
   };
 }
 
@@ -182,7 +182,7 @@ function addresses(text: string): BlockList {
     const [, address = "", bits] = /^([^/]*)(?:\/(\d{1,3}))?$/.exec(each) ?? [];
     const most = isIPv4(address) ? 32 : isIPv6(address) ? 128 : -1;
     const prefix = bits === undefined ? most : Number(bits);
-    if (prefix < 0 || prefix > most) throw new UsageError(`takes addresses like 10.0.0.0/8,::1, not "${each}"`);
+    if (prefix < 0 || prefix > most) throw new UsageError(`takes addresses like 10.0.0.0/8,::1, not ${quoted(each)}`);
     list.addSubnet(address, prefix, most === 32 ? "ipv4" : "ipv6");
   }
   return list;
@@ -196,5 +196,5 @@ function httpAddress(text: string): HttpAddress {
   const host = ipv6 ?? ipv4 ?? "127.0.0.1";
   const isAddress = ipv6 === undefined ? isIPv4(host) : isIPv6(host);
   if (isAddress && Number(port) <= 65_535) return { host, port: Number(port) };
-  throw new UsageError(`takes <port>, <address>:<port> (IPv6 in brackets) or unix:<path>, not "${text}"`);
+  throw new UsageError(`takes <port>, <address>:<port> (IPv6 in brackets) or unix:<path>, not ${quoted(text)}`);
 }

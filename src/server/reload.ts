@@ -3,6 +3,7 @@
  * read before anything changes, so an error changes nothing. `Server` applies them.
  */
 import { type Credentials, readCredentials } from "../auth/credentials.ts";
+import { filterText } from "../display-filter.ts";
 import type { Certificate } from "../net/certificate.ts";
 import type { Logger } from "../runtime/log.ts";
 import { ConfigError } from "../usage-error.ts";
@@ -58,13 +59,14 @@ export class Reloader {
       try {
         return act();
       } catch (error) {
-        errors.push(...(error instanceof ConfigError ? error.findings : [(error as Error).message]));
+        const found = error instanceof ConfigError ? error.findings : [(error as Error).message];
+        errors.push(...found.map(filterText));
         return null;
       }
     };
     const next = attempt(this.#read);
     if (next === null) return errors;
-    const { config, settings, warnings } = next;
+    const { config, settings } = next;
     const credentials = attempt(() => readCredentials(config.credentials, "regular"));
     const certificate = attempt((): Certificate | null => this.#server.newCertificate(config.tls));
     if (credentials?.sample === true && !config.isHostGiven && this.#startedHost !== LOOPBACK) {
@@ -74,7 +76,6 @@ export class Reloader {
     if (errors.length > 0 || credentials === null) return errors;
     attempt(() => this.#server.apply(config, credentials, certificate));
     if (errors.length > 0) return errors;
-    for (const warning of warnings) this.#log.warn(warning);
     for (const name of this.#changed(this.#settings, settings, true)) {
       this.#log.info({ event: "reload" }, `${name} is ${textOf(name, settings)} from now on`);
     }

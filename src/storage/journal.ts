@@ -22,7 +22,7 @@ export function segmentName(sequence: number): string {
 }
 
 /** The sequence numbers of the first records of all segments in a folder, in order. */
-export function segmentsOf(folder: SegmentFolder): number[] {
+export function segmentsOf(folder: Pick<SegmentFolder, "names">): number[] {
   const sequences = folder
     .names()
     .filter((name) => SEGMENT_NAME.test(name))

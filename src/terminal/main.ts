@@ -1,4 +1,5 @@
 import { ChatError } from "../client/client.ts";
+import { takePassword } from "../environment.ts";
 import { UsageError } from "../usage-error.ts";
 import { EXIT_NO_LOGIN, EXIT_USAGE, Exit, exit, output, printError } from "./exit.ts";
 import { runInteractive } from "./interactive.ts";
@@ -7,8 +8,10 @@ import { runScript } from "./script.ts";
 
 /** `heartline chat`: with a terminal for a person, without one for a script. USAGE has the exit codes. */
 export async function main(args: string[]): Promise<void> {
+  const password = takePassword(process.env);
   try {
-    const options = parseOptions(args);
+    const options = parseOptions(args, password);
+    if (options !== null && options.warning !== null) printError(options.warning);
     if (options === null) void output.write(USAGE);
     else if (process.stdin.isTTY && process.stdout.isTTY) await runInteractive(options);
     else await runScript(options);

@@ -5,8 +5,9 @@ import { readHost } from "../runtime/host.ts";
 import { readInput, whyUnreadable } from "../runtime/input-file.ts";
 import { usageError } from "../usage-error.ts";
 import { isUserName } from "./commands.ts";
+import { readPasswordFile } from "./password-file.ts";
 
-/** The command line of `heartline chat`, and the environment variable with the password. */
+/** The command line of `heartline chat`. */
 
 export const USAGE = `Usage: bun run client <host> <port> [options]
        npm run client -- <host> <port> [options]
@@ -20,6 +21,8 @@ shown twice. The state for that is in $XDG_STATE_HOME/heartline (~/.local/state/
 When a second client of the same user starts on this machine, it takes over the session.
 
   --user <name>     the user name; the password is asked for, or taken from HEARTLINE_PASSWORD
+  --password-file <file>
+                    takes the password from the first line of this file, also if HEARTLINE_PASSWORD is set
   --tls             encrypts, and accepts only a server with a valid certificate for <host>
   --ca <file>       with --tls: trusts the authorities in this PEM file instead of the public ones
   --callback        keeps no connection open: one connection per command, and the server connects
@@ -43,19 +46,22 @@ export interface Options {
   /** Null: the program asks. */
   user: string | null;
   password: string | null;
+  /** A line for the user before anything else; null without one. */
+  warning: string | null;
   callback: boolean;
   tls: boolean | { ca: string };
   /** The port for incoming private chats: 0 is a free port, null accepts none. */
   listenPort: number | null;
 }
 
-/** Returns null for `--help`. Throws UsageError. */
-export function parseOptions(args: string[]): Options | null {
+/** `password`: from the environment, null without one. Returns null for `--help`. Throws UsageError. */
+export function parseOptions(args: string[], password: string | null = null): Options | null {
   try {
     const { values, positionals } = parseArgs({
       args,
       options: {
         user: { type: "string" },
+        "password-file": { type: "string" },
         tls: { type: "boolean" },
         ca: { type: "string" },
         callback: { type: "boolean" },
@@ -81,12 +87,14 @@ export function parseOptions(args: string[]): Options | null {
       throw new Error("--tls and --callback cannot be combined: the server's calls to a client are not encrypted");
     if (values.user !== undefined && !isUserName(values.user))
       throw new Error(`"${values.user}" cannot be a user name`);
+    const fromFile = values["password-file"] === undefined ? null : readPasswordFile(values["password-file"]);
     return {
       host: readHost(host),
       typedHost: host,
       port: Number(port),
       user: values.user ?? null,
-      password: process.env.HEARTLINE_PASSWORD ?? null,
+      password: fromFile?.password ?? password,
+      warning: fromFile?.warning ?? null,
       callback: values.callback === true,
       tls: values.ca === undefined ? values.tls === true : { ca: readAuthorities(values.ca) },
       listenPort: values["no-listen"] === true ? null : Number(values.listen ?? 0),

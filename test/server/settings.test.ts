@@ -6,6 +6,7 @@ import { variableOf } from "../../src/environment.ts";
 import { CONFIG_BYTES_MAX } from "../../src/limits.ts";
 import { type Config, parseConfig, readConfiguration } from "../../src/server/config.ts";
 import { TABLE } from "../../src/server/options.ts";
+import { Random, seedFor } from "../support/random.ts";
 import { ConfigError, UsageError } from "../../src/usage-error.ts";
 
 const folder = mkdtempSync(join(tmpdir(), "heartline-"));
@@ -134,6 +135,12 @@ describe("an error in the file names file and line, and the key or the column", 
     ['host = ""', ':1: host takes a <address>, not ""'],
     ['data = "a\\u0000b"', ':1: data takes a <folder>, not "a\\u0000b"'],
     ["tls-port = 5", ":1: tls-port: TLS takes both --tls-cert <file> and --tls-key <file>"],
+    ['# CRLF\r\n[a]\r\nport = "x"\r\n', ':3: port takes a whole number from 0 to 65535, not "x"'],
+    ["limits = { port = 1, salvage = 7 }", ':1: salvage takes true or false, not "7"'],
+    ['"p\\u006frt" = 65536', ':1: port takes a whole number from 0 to 65535, not "65536"'],
+    ["support.port = 1\n[x]\nsupport.port = 2", ":3:9: port is given twice"],
+    ['"a\\nb" = 1', ':1: "a\\nb" is not an option'],
+    [`durability = "${"x".repeat(200)}"`, `:1: durability takes none, process or power, not "${"x".repeat(80)}…"`],
     // Lines within a text are no keys.
     ['data = """\nport = 1\n"""\nport = "x"', ':1: data takes a <folder>, not "port = 1\\n"'],
   ])("%j", (text, error) => {
@@ -176,6 +183,28 @@ describe("a file that cannot be read is an error of one line", () => {
   ])("%s", (_what, file, why) => {
     expect(errorsIn(file)).toEqual([`cannot read the configuration ${file}: ${why}`]);
   });
+});
+
+test("any change of a valid file is valid or an error of one line", () => {
+  const random = new Random(seedFor("configuration files"));
+  const example = readFileSync(join(import.meta.dir, "../../contrib/heartline.toml"), "utf8");
+  const valid = Buffer.from(example.replace(/^# (?=[\w-]+ = )/gm, ""));
+  const file = fileOf("");
+  for (let i = 0; i < 500; i++) {
+    const bytes = Buffer.from(valid);
+    for (let changes = random.between(1, 4); changes > 0; changes--) {
+      const at = random.below(bytes.length);
+      if (random.oneIn(2)) bytes[at] = random.pick([..."\"'[]{}=.#\n\r\\,\0\xff"]).charCodeAt(0);
+      else bytes.copyWithin(at, random.below(bytes.length));
+    }
+    writeFileSync(file, random.oneIn(3) ? bytes.subarray(0, random.below(bytes.length)) : bytes);
+    try {
+      read(["--config", file]);
+    } catch (error) {
+      expect(error).toBeInstanceOf(ConfigError);
+      expect((error as ConfigError).findings.join("")).not.toMatch(/[\n\0]/);
+    }
+  }
 });
 
 test("an invalid value on the command line is an error of the command line", () => {
