@@ -159,7 +159,7 @@ const HISTOGRAMS: { name: string; help: string; read: (server: Measured) => Hist
 const SLICE_MS = 0.5;
 const RENDER_PAUSE_MS = 50;
 
-/** An own registry: the default metrics of the library hold the event loop for several ms at each scrape. */
+/** It has its own registry: the default metrics of the library hold the event loop for several ms at each scrape. */
 export class Metrics {
   /** Null until the data folder is recovered. */
   server: Measured | null = null;
@@ -228,7 +228,7 @@ export class Metrics {
     return this.#registry.contentType;
   }
 
-  /** The text for Prometheus. Requests that wait share one rendering, so that many of them cost the chat nothing. */
+  /** The text for Prometheus. Requests that wait share one rendering, so that many of them cost the chat little. */
   text(): Promise<string> {
     if (this.#next !== null) return this.#next;
     const next = this.#last.then(() => {
