@@ -228,6 +228,14 @@ export const LINGER_BYTES_MAX = 1 << 20;
 /** Bytes of the log that wait for its reader, and the time to wait for it at exit. */
 export const LOG_BYTES_MAX = 1 << 20;
 export const LOG_MS = 1_000;
+/**
+ * Lines of one event that are written one by one in LOG_WINDOW_MS; one summary has the others. Addresses that a summary
+ * counts, and those with the highest counts, which it lists.
+ */
+export const LOG_LINES_MAX = 100;
+export const LOG_WINDOW_MS = 10_000;
+export const LOG_ADDRESSES_MAX = 256;
+export const LOG_ADDRESSES_LISTED = 20;
 /** Connections to `--http`, the time of one from its beginning to its end, and the bytes of its header. */
 export const HTTP_CONNECTIONS_MAX = 64;
 export const HTTP_MS = 5_000;

@@ -122,16 +122,15 @@ export class Chat {
     const kind = options.callbackPort > 0 ? "callback" : options.resumable ? "resumable" : "plain";
     const number = kind === "plain" ? 0 : store.newNumber();
     const outbox = new Outbox(turn, kind === "plain", this.outboxMemory);
-    const session = new Session(account, number, this.#newToken(), kind, outbox, wheel.nowMs);
+    const session = new Session(account, number, this.#newToken(), kind, outbox, wheel.nowMs, this.unixMs);
     session.address = peer.address;
     session.listenPort = options.listenPort;
     wheel.schedule(session.timer, this.#idle, this.idleTimeoutMs);
     let reply = `ok ${session.token} ${this.idleTimeoutMs / 1000}`;
     if (kind !== "plain") {
       this.#byToken.set(session.token, session);
-      const { token } = session;
-      const proof = this.passwords.prove(account, password, token);
-      store.sessionBegan({ number, token, user: account.name, resumable: kind === "resumable" }, proof);
+      const proof = this.passwords.prove(account, password, session.token);
+      store.sessionBegan({ number, token: session.token, user: account.name, resumable: kind === "resumable" }, proof);
     }
     if (kind === "callback") {
       const secret = this.#newToken();
@@ -174,8 +173,7 @@ export class Chat {
     if (position > session.outbox.furthest) return false;
     session.peer?.detach();
     session.address = peer.address;
-    session.lastActivityMs = this.wheel.nowMs;
-    session.lastAckMs = this.wheel.nowMs;
+    session.lastActivityMs = session.lastAckMs = this.wheel.nowMs;
     session.outbox.rewind(position);
     peer.replies.append(encode(`ok ${session.received}\n`));
     this.#attach(session, peer);
@@ -215,6 +213,7 @@ export class Chat {
     const { session } = to;
     if (session !== null && !to.isAwaitingLogin && !mailbox.hasMore(session.delivery) && !this.#mustWait(session)) {
       session.outbox.appendMessage(store.newNumber(), unixMs, from.messageHead, bytes, start, end);
+      session.messagesOut++;
       this.#messagesAppended(session);
       return "sent";
     }

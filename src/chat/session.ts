@@ -181,6 +181,8 @@ export class Session {
   lastAckMs = Number.NEGATIVE_INFINITY;
   /** Armed while more than `unackedBytesMax` is unacknowledged, and the client still acknowledges. */
   readonly overdue = new WheelTimer<Session>(this);
+  /** Unix time of its login. */
+  readonly beganUnixMs: number;
   /** Address of its last connection, and the port on which the client accepts private chats; 0: none. */
   address = "";
   listenPort = 0;
@@ -188,6 +190,9 @@ export class Session {
   lastActivityMs: number;
   /** Armed until the session expires. */
   readonly timer = new WheelTimer<Session>(this);
+  /** Private messages that were accepted from its user, and that were appended to its outbox. */
+  messagesIn = 0;
+  messagesOut = 0;
   /** Null while the session is online. */
   endReason: GoodbyeReason | LeftReason | null = null;
   endedUnixMs = 0;
@@ -198,13 +203,22 @@ export class Session {
   /** Index in `Presence.online`; -1 before and after. */
   onlineIndex = -1;
 
-  constructor(account: Account, number: number, token: string, kind: SessionKind, outbox: Outbox, nowMs: number) {
+  constructor(
+    account: Account,
+    number: number,
+    token: string,
+    kind: SessionKind,
+    outbox: Outbox,
+    nowMs: number,
+    unixMs: number,
+  ) {
     this.account = account;
     this.number = number;
     this.token = token;
     this.kind = kind;
     this.outbox = outbox;
     this.lastActivityMs = nowMs;
+    this.beganUnixMs = unixMs;
   }
 
   get ended(): boolean {

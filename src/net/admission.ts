@@ -1,4 +1,5 @@
 import type { BlockList } from "node:net";
+import { AddressCounts } from "../address-counts.ts";
 import { DESCRIPTORS_SPARE, INPUT_BYTES_MAX, type Limits, PROXY_HEADER_MS, TLS_HANDSHAKE_MS } from "../limits.ts";
 import { withZone } from "../runtime/host.ts";
 import { WheelTimer, type TimerKind } from "../timer-wheel.ts";
@@ -75,9 +76,8 @@ export class Admission {
   readonly #log: Logger;
   /** Refused connections since the start. */
   readonly refusals = new Map<RefusalReason, number>(REFUSAL_REASONS.map((reason) => [reason, 0]));
-  /** Refused connections since the last report, and the last of them. */
-  #refused = 0;
-  #last = { address: "", why: "" };
+  /** Refused connections since the last report, and the words of the last of them. */
+  readonly #refused = new Map<RefusalReason, { counts: AddressCounts; why: string }>();
 
   constructor(connections: Connections, proxies: BlockList | null, log: Logger) {
     this.connections = connections;
@@ -126,14 +126,23 @@ export class Admission {
   /** Counts a refused connection, also for the next report. */
   count(reason: RefusalReason, address: string, why: string): void {
     this.refusals.set(reason, (this.refusals.get(reason) ?? 0) + 1);
-    this.#refused++;
-    this.#last = { address, why };
+    const { counts } = this.#refused.get(reason) ?? { counts: new AddressCounts() };
+    counts.add(address);
+    this.#refused.set(reason, { counts, why });
   }
 
-  /** Logs the number of refused connections since the last call, in one line. */
+  /** Logs the connections that were refused since the last call, in one line for each address and reason. */
   report(): void {
-    if (this.#refused > 0) this.#log.warn({ refused: this.#refused, last: this.#last }, "connections were refused");
-    this.#refused = 0;
+    for (const [reason, { counts, why }] of this.#refused) {
+      const { addresses, others } = counts.summary();
+      for (const [address, count] of addresses) this.#logRefused(address, count, reason, why);
+      if (others > 0) this.#logRefused("others", others, reason, why);
+    }
+    this.#refused.clear();
+  }
+
+  #logRefused(address: string, count: number, reason: RefusalReason, why: string): void {
+    this.#log.warn({ event: "connection_refused", address, count, reason }, `connections were refused: ${why}`);
   }
 }
 

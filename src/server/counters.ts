@@ -29,11 +29,11 @@ export class Counters implements ChatObserver {
     increment(this.loginsRefused, code);
   }
 
-  lockedOut(): void {
+  lockedOut(_account: Account, _peer: Peer): void {
     this.lockouts++;
   }
 
-  loggedIn({ kind }: Session): void {
+  loggedIn({ kind }: Session, _replaced: Session | null): void {
     this.logins++;
     this.sessions[kind]++;
   }
@@ -42,6 +42,8 @@ export class Counters implements ChatObserver {
     this.sessions[kind]--;
     increment(this.sessionsEnded, reason);
   }
+
+  flooded(_peer: Peer): void {}
 
   accepted(
     _from: Account,

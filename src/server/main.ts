@@ -8,6 +8,7 @@ import { everyAddress, readHost } from "../runtime/host.ts";
 import { filterText } from "../display-filter.ts";
 import { CertificateError } from "../net/certificate.ts";
 import { ConfigError, UsageError } from "../usage-error.ts";
+import { BoundedLog } from "./bounded-log.ts";
 import { type Config, type Configuration, USAGE, readConfiguration } from "./config.ts";
 import { type Credentials, CredentialsError, plainUsers, readCredentials } from "../auth/credentials.ts";
 import { StoreError } from "../storage/database.ts";
@@ -57,20 +58,21 @@ async function serve(args: string[]): Promise<void> {
   const credentials = readCredentials(configuration.config.credentials);
   const host = await resolve(hostFor(configuration.config, credentials));
   const config = { ...configuration.config, host };
-  const output = await Log.open();
-  const log = output.logger;
-  log.level = config.logLevel;
-  for (const warning of configuration.warnings) log.warn(warning);
-  const survive = (error: unknown): void => log.error(error, "internal error; the server continues");
+  const output = new Log(config.logLevel);
+  const log = new BoundedLog(output.logger, CLOCK.nowMs);
+  for (const warning of configuration.warnings) log.warn({ event: "config_warning" }, warning);
+  const survive = (error: unknown): void =>
+    log.error({ event: "internal_error", err: error }, "internal error; the server continues");
   process.on("uncaughtException", survive);
   process.on("unhandledRejection", survive);
   setSlice(SLICE_MICROS);
-  acts.ignore = (signal) => log.info(`${signal} is ignored: the server is ${readiness.state}`);
+  acts.ignore = (signal) =>
+    log.info({ event: "signal_ignored", signal }, `${signal} is ignored: the server is ${readiness.state}`);
   let isReloadDue = false;
   acts.reloadLater = () => void (isReloadDue = true);
   const metrics = new Metrics(readiness, config.data);
   const http = config.http === null ? null : await HttpServer.open(config.http, readiness, metrics);
-  if (http !== null) log.info(`health and metrics at ${http.url}`);
+  if (http !== null) log.info({ event: "http", url: http.url }, `health and metrics at ${http.url}`);
   const store = await recover(config, log);
   const exit = async (code: number): Promise<void> => {
     http?.close();
@@ -82,7 +84,7 @@ async function serve(args: string[]): Promise<void> {
   let stoppedMs = Number.NEGATIVE_INFINITY;
   acts.stop = (signal) => {
     stoppedMs = performance.now();
-    log.info(`${signal}: the server stops; a second signal exits at once`);
+    log.info({ event: "stopping", signal }, `${signal}: the server stops; a second signal exits at once`);
     void server.end();
   };
   acts.exit = (signal) => {
@@ -107,7 +109,10 @@ async function serve(args: string[]): Promise<void> {
   const reached = ["0.0.0.0", "::"].includes(host) ? "127.0.0.1" : host;
   const target = plain === null ? `${reached} ${encrypted!.port} --tls` : `${reached} ${plain.port}`;
   const users = credentials.users.length;
-  log.info(`${users} users; join with: bun run client ${target}, or npm run client -- ${target}`);
+  log.info(
+    { event: "listening", address: plain?.address, tls: encrypted?.address, users },
+    `${users} users; join with: bun run client ${target}, or npm run client -- ${target}`,
+  );
 }
 
 /** Opens the data folder. A long recovery shows its progress on a terminal. Throws StoreError. */
@@ -123,8 +128,13 @@ async function recover({ data, durability, salvage }: Config, log: Logger): Prom
   const { store, recovered } = await openStoreInSlices(data, durability, options);
   const { records, messages, damage } = recovered;
   const tookMs = Math.round(performance.now() - beganMs);
-  if (records > 0) log.info(`the last run was cut off: recovered ${messages} messages in ${tookMs} ms`);
-  if (damage !== null) log.error(`salvaged a damaged journal: ${damage}`);
+  if (records > 0) {
+    log.info(
+      { event: "recovered", messages, ms: tookMs },
+      `the last run was cut off: recovered ${messages} messages in ${tookMs} ms`,
+    );
+  }
+  if (damage !== null) log.error({ event: "salvaged" }, `salvaged a damaged journal: ${damage}`);
   return store;
 }
 
@@ -134,11 +144,14 @@ function warnOfPlainPasswords(log: Logger, { users, sample }: Credentials, confi
     const advice = isHostGiven
       ? "replace them before others can connect"
       : "so the server listens on 127.0.0.1 only; write your own users to a file for --credentials, or give --host";
-    return log.warn(`SAMPLE CREDENTIALS: the passwords in ${file} are public; ${advice}`);
+    return log.warn({ event: "config_warning" }, `SAMPLE CREDENTIALS: the passwords in ${file} are public; ${advice}`);
   }
   const count = plainUsers(users).length;
   if (count === 0) return;
-  log.warn(`${count} of ${users.length} passwords are plain text; hash them with bun run passwd --migrate ${file}`);
+  log.warn(
+    { event: "config_warning" },
+    `${count} of ${users.length} passwords are plain text; hash them with bun run passwd --migrate ${file}`,
+  );
 }
 
 /** The address of a host name. */

@@ -12,12 +12,13 @@ import { type Certificate, CertificateError, readCertificate } from "../net/cert
 import { Listener } from "../net/listener.ts";
 import { socketHandlers } from "../net/socket-handlers.ts";
 import { descriptorsMax } from "../runtime/kernel.ts";
-import type { Logger } from "../runtime/log.ts";
 import { StoreError } from "../storage/database.ts";
 import type { Store } from "../storage/store.ts";
 import { TICK_MS } from "../timer-wheel.ts";
 import type { Config, TlsConfig } from "./config.ts";
-import { Counters } from "./counters.ts";
+import { LoggedCounters } from "./audit-log.ts";
+import type { BoundedLog } from "./bounded-log.ts";
+import type { Counters } from "./counters.ts";
 import { type Clock, type Core, createCore } from "./core.ts";
 import type { Measured } from "./metrics.ts";
 import { Maintenance } from "./maintenance.ts";
@@ -33,12 +34,12 @@ export const CLOCK: Clock = {
 
 export class Server {
   readonly #config: Config;
-  readonly #log: Logger;
+  readonly #log: BoundedLog;
   /** Ends the process when the log is written. */
   readonly #exit: (code: number) => Promise<void>;
   readonly #readiness: Readiness;
   readonly #store: Store;
-  readonly counters = new Counters();
+  readonly counters: Counters;
   readonly #core: Core;
   readonly #admission: Admission;
   readonly #maintenance: Maintenance;
@@ -52,12 +53,13 @@ export class Server {
     config: Config,
     { users }: Credentials,
     store: Store,
-    log: Logger,
+    log: BoundedLog,
     exit: (code: number) => Promise<void>,
     readiness = new Readiness(),
   ) {
     this.#config = config;
     this.#log = log;
+    this.counters = new LoggedCounters(log);
     this.#exit = exit;
     this.#readiness = readiness;
     this.#store = store;
@@ -87,7 +89,10 @@ export class Server {
     const fitting = fitDescriptors(limits, descriptorsMax());
     if (connectionsMax > fitting.connectionsMax) {
       const why = `${fitting.connectionsMax} connections at most, not ${connectionsMax}`;
-      this.#log.warn(`${why}: the limit on open files is low`);
+      this.#log.warn(
+        { event: "config_warning" },
+        `${why}: the limit on open files is low; raise it (ulimit -n, or LimitNOFILE= of a unit)`,
+      );
     }
     return fitting;
   }
@@ -97,16 +102,21 @@ export class Server {
    * turn leaves: the promise never resolves.
    */
   #exitUnsynced(error: unknown): Promise<never> {
-    this.#log.fatal(error, "cannot sync the journal: the disk may have lost writes; the server exits");
+    this.#log.fatal(
+      { event: "disk_error", err: error },
+      "cannot sync the journal: the disk may have lost writes; the server exits",
+    );
     void this.#exit(1);
     return new Promise(() => {});
   }
 
   /** An internal error closes the connection that caused it, if there is one, and nothing else. */
   readonly #report = (error: unknown, peer?: Peer): void => {
-    if (peer === undefined) return this.#log.error(error, "internal error; the server continues");
+    const fields = { event: "internal_error", err: error } as const;
+    if (peer === undefined) return this.#log.error(fields, "internal error; the server continues");
     const { address, session } = peer;
-    this.#log.error({ err: error, address, user: session?.account.name }, "internal error; the connection is closed");
+    const user = session?.account.name;
+    this.#log.error({ ...fields, address, user }, "internal error; the connection is closed");
   };
 
   /** What the metrics are read from. */
@@ -157,7 +167,12 @@ export class Server {
     if (tls === null || tls.port !== null) this.#plain = new Listener(host, port, handlers.plain, null);
     if (certificate !== null) {
       this.#encrypted = new Listener(host, tls!.port ?? port, handlers.tls, certificate);
-      if (certificate.outdated !== null) this.#log.warn(`${certificate.outdated}: clients will not trust it`);
+      if (certificate.outdated !== null) {
+        this.#log.warn(
+          { event: "config_warning" },
+          `${certificate.outdated}: clients will not trust it; renew it and send SIGHUP`,
+        );
+      }
       this.#certificate = certificate;
     }
     this.#maintenance.start();
@@ -205,6 +220,7 @@ export class Server {
   async end(): Promise<void> {
     if (!this.#readiness.enter("stopping")) return;
     const isStored = await this.stop();
+    this.#log.info({ event: "stopped" }, "the server has stopped");
     await this.#exit(isStored ? 0 : 1);
   }
 
@@ -242,10 +258,10 @@ export class Server {
       this.#store.close();
       return true;
     } catch (error) {
-      if (error instanceof StoreError) return (this.#log.error(error.message), false);
+      if (error instanceof StoreError) return (this.#log.error({ event: "disk_error" }, error.message), false);
       const { durability } = this.#config;
       const outcome = durability === "none" ? "the last messages are lost" : "the next start reads it from the journal";
-      this.#log.error(error, `cannot store everything in the database: ${outcome}`);
+      this.#log.error({ event: "disk_error", err: error }, `cannot store everything in the database: ${outcome}`);
       return false;
     }
   }

@@ -189,7 +189,7 @@ test("SIGHUP reloads users and certificate; an invalid file changes nothing and 
   const alice = await login("alice", first);
   write("alice secret\ncarol\n", { cert: second.cert, key: first.key });
   server.kill("SIGHUP");
-  await server.logs(/changing\.txt:2: .*; nothing has changed/);
+  await server.logs(/"level":50,.*"event":"reload",.*changing\.txt:2: .*; nothing has changed/);
   await server.logs(/is not the key of the certificate in .*; nothing has changed/);
   const bob = await login("bob", first);
   await alice.expectLines("joined bob");
@@ -389,7 +389,7 @@ describe("serve stops", () => {
     const alice = await login(await server.port(), "alice");
     alice.pause();
     server.kill("SIGTERM");
-    await server.logs(/SIGTERM/);
+    await server.logs(/"event":"stopping","signal":"SIGTERM"/);
     server.kill("SIGTERM");
     expect(await server.exits()).not.toBe(0);
     expect(server.stderr).not.toMatch(/\bat .*:\d+:\d+/);
@@ -432,7 +432,9 @@ test("messages and blocks that were acknowledged with ok survive kill -9", async
   await alice.expectReply("block carol", "ok");
   first.kill("SIGKILL");
   await first.exits();
-  const port = await serve("--data", data).port();
+  const second = serve("--data", data);
+  const port = await second.port();
+  await second.logs(/"event":"recovered","messages":\d+,"ms":\d+/);
   await (await login(port, "bob")).expectLines("stored alice <ms> hi");
   await (await login(port, "carol")).expectReply("message alice hi", "err blocked");
 });

@@ -67,6 +67,7 @@ test("a reload changes users, limits, block time and log level, and logs the opt
   const { server } = running;
   const alice = await server.login("alice");
   await alice.expectReply("x".repeat(100), "err unknown_command");
+  server.logged.length = 0;
   running.setUsers(["alice", "carol"]);
   running.configure('buffer-size = 64\nblock-time = 2.5\nlog-level = "warn"\n');
   expect(running.reload()).toEqual([]);

@@ -163,6 +163,7 @@ export class Host {
         ledger.accepts(from.name, to.name, text(bytes, start, end), fate === "sent", this.chat.unixMs),
       loginRefused: () => {},
       lockedOut: () => {},
+      flooded: () => {},
       messageRefused: (from, to, code) => void (to !== null && ledger.refuse(from.name, to.name, code)),
       refused: (from, to, code) => ledger.refuse(from.name, to.name, code),
       broadcast: (from, bytes, start, end, receivers) =>

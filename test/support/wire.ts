@@ -5,7 +5,8 @@ import { openStore } from "../../src/storage/recovery.ts";
 import type { Credentials } from "../../src/auth/credentials.ts";
 import type { Limits } from "../../src/limits.ts";
 import { type Config, parseConfig } from "../../src/server/config.ts";
-import { Server } from "../../src/server/server.ts";
+import { BoundedLog } from "../../src/server/bounded-log.ts";
+import { CLOCK, Server } from "../../src/server/server.ts";
 
 export const PASSWORD = "secret";
 const NAMES = ["alice", "bob", "carol", "dave", "1.2.3"];
@@ -196,7 +197,7 @@ export class WireServer {
       this.logged.push(line);
       if (JSON.parse(line).level >= pino.levels.values.error!) this.faults.push(line);
     };
-    const log = pino({ level: "trace" }, { write });
+    const log = new BoundedLog(pino({ base: null, level: "trace" }, { write }), CLOCK.nowMs);
     const { data, durability, salvage } = this.#config;
     const { store } = openStore(data, durability, { salvage, unixMs: Date.now(), progress: () => {} });
     const exited = Promise.withResolvers<number>();
