@@ -15,7 +15,9 @@ import { StoreError } from "../storage/database.ts";
 import { setSlice } from "../runtime/kernel.ts";
 import { ListenError } from "../net/listener.ts";
 import { Log, type Logger } from "../runtime/log.ts";
-import { Readiness } from "./readiness.ts";
+import { assignPorts } from "./inherited-ports.ts";
+import { Readiness, type ServerState } from "./readiness.ts";
+import { ServiceManager, inheritedSockets } from "../runtime/systemd.ts";
 import { PrintError, print } from "../runtime/output.ts";
 import { openStoreInSlices } from "../storage/recovery.ts";
 import type { Store } from "../storage/store.ts";
@@ -29,6 +31,15 @@ import { type SignalActs, handleSignals } from "./signals.ts";
 const ECHO_MS = 100;
 /** Interval of the progress line during recovery. */
 const PROGRESS_MS = 1_000;
+/** During recovery the service manager waits this long for the next progress. */
+const START_EXTENSION_MS = 60_000;
+/** What the service manager receives, with a status, when the server enters a state (sd_notify(3)). */
+const NOTIFICATIONS: Record<ServerState, string[]> = {
+  recovering: [],
+  serving: ["READY=1"],
+  draining: [], // `STOPPING=1` would begin TimeoutStopSec=.
+  stopping: ["STOPPING=1"],
+};
 /** The scheduler's time slice (`sched_setattr`): the minimum of the kernel. */
 const SLICE_MICROS = 100;
 
@@ -50,11 +61,14 @@ export async function main(args: string[]): Promise<void> {
 }
 
 async function serve(args: string[]): Promise<void> {
-  const readiness = new Readiness();
+  const manager = new ServiceManager();
+  const sockets = inheritedSockets();
+  const readiness = new Readiness((state) => manager.notify(...NOTIFICATIONS[state], `STATUS=${state}`));
   const acts: SignalActs = { exit: () => process.exit(0) };
   handleSignals(readiness, acts);
   const configuration = readConfiguration(args, process.env);
   if (configuration === null) return print(USAGE);
+  const ports = assignPorts(sockets, configuration.config.tls);
   const credentials = readCredentials(configuration.config.credentials);
   const host = await resolve(hostFor(configuration.config, credentials));
   const config = { ...configuration.config, host };
@@ -73,7 +87,7 @@ async function serve(args: string[]): Promise<void> {
   const metrics = new Metrics(readiness, config.data);
   const http = config.http === null ? null : await HttpServer.open(config.http, readiness, metrics);
   if (http !== null) log.info({ event: "http", url: http.url }, `health and metrics at ${http.url}`);
-  const store = await recover(config, log);
+  const store = await recover(config, log, manager);
   const exit = async (code: number): Promise<void> => {
     http?.close();
     await output.close();
@@ -100,29 +114,33 @@ async function serve(args: string[]): Promise<void> {
     if (hasTerminal && !isatty(0)) return acts.stop!(signal); // The terminal was closed.
     reloader.reload();
   };
-  const { plain, encrypted } = server.listen();
+  const { plain, encrypted } = server.listen(ports);
   if (isReloadDue) acts.reload("SIGHUP");
   const { address } = (plain ?? encrypted)!;
   const tls = plain === null ? " with TLS" : encrypted === null ? "" : `, and with TLS on ${encrypted.address}`;
   process.stdout.write(`listening on ${address}${tls}\n`);
-  warnOfPlainPasswords(log, credentials, config);
-  const reached = ["0.0.0.0", "::"].includes(host) ? "127.0.0.1" : host;
+  const isHostGiven = config.isHostGiven || sockets.length > 0;
+  warnOfPlainPasswords(log, credentials, { ...config, isHostGiven });
+  const bound = (plain ?? encrypted)!.host;
+  const reached = ["0.0.0.0", "::"].includes(bound) ? "127.0.0.1" : bound;
   const target = plain === null ? `${reached} ${encrypted!.port} --tls` : `${reached} ${plain.port}`;
   const users = credentials.users.length;
   log.info(
-    { event: "listening", address: plain?.address, tls: encrypted?.address, users },
+    { event: "listening", address: plain?.address, tls: encrypted?.address, inherited: sockets.length, users },
     `${users} users; join with: bun run client ${target}, or npm run client -- ${target}`,
   );
 }
 
 /** Opens the data folder. A long recovery shows its progress on a terminal. Throws StoreError. */
-async function recover({ data, durability, salvage }: Config, log: Logger): Promise<Store> {
+async function recover({ data, durability, salvage }: Config, log: Logger, manager: ServiceManager): Promise<Store> {
   const beganMs = performance.now();
   let shownMs = beganMs;
   const progress = (part: number): void => {
-    if (!process.stderr.isTTY || performance.now() - shownMs < PROGRESS_MS) return;
+    if (performance.now() - shownMs < PROGRESS_MS) return;
     shownMs = performance.now();
-    process.stderr.write(`recovering messages of the last run: ${Math.floor(part * 100)} %\n`);
+    const text = `recovering messages of the last run: ${Math.floor(part * 100)} %`;
+    manager.notify(`EXTEND_TIMEOUT_USEC=${1000 * START_EXTENSION_MS}`, `STATUS=${text}`);
+    if (process.stderr.isTTY) process.stderr.write(`${text}\n`);
   };
   const options = { salvage, unixMs: CLOCK.unixMs(), progress };
   const { store, recovered } = await openStoreInSlices(data, durability, options);

@@ -19,6 +19,11 @@ const TRANSITIONS: Record<ServerState, readonly ServerState[]> = {
 export class Readiness {
   #state: ServerState = "recovering";
   #store: Store | null = null;
+  readonly #changed: (state: ServerState) => void;
+
+  constructor(changed: (state: ServerState) => void = () => {}) {
+    this.#changed = changed;
+  }
 
   get state(): ServerState {
     return this.#state;
@@ -28,6 +33,7 @@ export class Readiness {
   enter(state: ServerState): boolean {
     if (!TRANSITIONS[this.#state].includes(state)) return false;
     this.#state = state;
+    this.#changed(state);
     return true;
   }
 

@@ -20,6 +20,7 @@ import { LoggedCounters } from "./audit-log.ts";
 import type { BoundedLog } from "./bounded-log.ts";
 import type { Counters } from "./counters.ts";
 import { type Clock, type Core, createCore } from "./core.ts";
+import type { InheritedPorts } from "./inherited-ports.ts";
 import type { Measured } from "./metrics.ts";
 import { Maintenance } from "./maintenance.ts";
 import { Readiness } from "./readiness.ts";
@@ -159,14 +160,19 @@ export class Server {
     this.#log.info({ event: "reload", ...counts }, "configuration and credentials reloaded");
   }
 
-  /** Opens the plain port, the TLS port, or both. Throws ListenError, CertificateError. */
-  listen(): { plain: Listener | null; encrypted: Listener | null } {
+  /** Opens the plain port, the TLS port, or both, or takes them over. Throws ListenError, CertificateError. */
+  listen(inherited: InheritedPorts = { plain: null, encrypted: null }): {
+    plain: Listener | null;
+    encrypted: Listener | null;
+  } {
     const { host, port, tls } = this.#config;
     const certificate = tls === null ? null : readCertificate(tls.chain, tls.key);
     const handlers = socketHandlers(() => this.#core.turn.begin(), this.#admission, this.#report);
-    if (tls === null || tls.port !== null) this.#plain = new Listener(host, port, handlers.plain, null);
+    if (tls === null || tls.port !== null) {
+      this.#plain = new Listener(host, port, handlers.plain, null, inherited.plain);
+    }
     if (certificate !== null) {
-      this.#encrypted = new Listener(host, tls!.port ?? port, handlers.tls, certificate);
+      this.#encrypted = new Listener(host, tls!.port ?? port, handlers.tls, certificate, inherited.encrypted);
       if (certificate.outdated !== null) {
         this.#log.warn(
           { event: "config_warning" },
