@@ -357,18 +357,15 @@ export class Chat {
     this.broadcastGroup.announce();
   }
 
-  /**
-   * At some ticks: sends delayed presence, ends sessions that are slow or hold too much memory, trims the buffer pools.
-   * The memory of sessions is only added up when the whole process uses `processBytes` above its limit.
-   */
-  sweep(processBytes = Number.POSITIVE_INFINITY): void {
+  /** At some ticks: sends delayed presence, ends sessions that are slow or hold too much, trims the buffer pools. */
+  sweep(): void {
     this.announceNow();
     // `BroadcastGroup.flush` does not call `flushed` for each session; this does.
     const { sent } = this.broadcastGroup;
     if (this.#checkedAt !== sent) for (const session of this.#byToken.values()) this.flushed(session);
     this.#checkedAt = sent;
     const { streamsBytesMax } = this.limits;
-    if (processBytes > streamsBytesMax)
+    if (this.outboxMemory.bytes > streamsBytesMax)
       this.departing.limitMemory(this.presence.online, streamsBytesMax, (session) => this.end(session, "slow"));
     if (this.wheel.nowMs < this.#trimMs) return;
     this.#trimMs = this.wheel.nowMs + POOLED_MS;

@@ -2,6 +2,7 @@ import { join, resolve } from "node:path";
 import { parseArgs } from "node:util";
 import { filterText } from "../display-filter.ts";
 import { variableOf } from "../environment.ts";
+import { typed } from "../runtime/invocation.ts";
 import { PrintError, print } from "../runtime/output.ts";
 import { ADMIN_SHAPES, ADMIN_SOCKET, type AdminRequest, parseAdminRequest } from "../protocol/admin.ts";
 import { UsageError, usageError } from "../usage-error.ts";
@@ -10,7 +11,7 @@ import { FORMATS, explain } from "./format.ts";
 
 /** `heartline ctl`: one request to the admin socket of a running server, and its reply for a person or a program. */
 
-const USAGE = `Usage: heartline ctl <command> [--data <folder> or --socket <path>] [--json]
+const USAGE = `Usage: ${typed("ctl")} <command> [--data <folder> or --socket <path>] [--json]
 
 Controls a running server through the admin socket in its data folder. Run it as the server's user or root.
 
@@ -80,7 +81,7 @@ function requestOf(verb: string | undefined, words: string[]): { request: AdminR
   const line = [verb, ...(path === undefined || path === "" ? words : [resolve(path)])].join(" ");
   if (/[\n\r]/.test(line)) throw new UsageError("a command is one line");
   const request = parseAdminRequest(Buffer.from(line).toString("latin1"));
-  if (typeof request === "string" || !hasOnePath) throw new UsageError(`usage: heartline ctl ${shape.usage}`);
+  if (typeof request === "string" || !hasOnePath) throw new UsageError(`usage: ${typed("ctl")} ${shape.usage}`);
   return { request, line };
 }
 

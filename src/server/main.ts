@@ -14,6 +14,7 @@ import { BoundedLog } from "./bounded-log.ts";
 import { type Config, type Configuration, USAGE, readConfiguration } from "./config.ts";
 import { type Credentials, CredentialsError, plainUsers, readCredentials } from "../auth/credentials.ts";
 import { StoreError } from "../storage/database.ts";
+import { typed } from "../runtime/invocation.ts";
 import { setSlice } from "../runtime/kernel.ts";
 import { ListenError } from "../net/listener.ts";
 import { Log, type Logger } from "../runtime/log.ts";
@@ -21,8 +22,10 @@ import { assignPorts } from "./inherited-ports.ts";
 import { Readiness, type ServerState } from "./readiness.ts";
 import { ServiceManager, inheritedSockets } from "../runtime/systemd.ts";
 import { PrintError, print } from "../runtime/output.ts";
+import { WorkerError, checkWorker } from "../runtime/thread.ts";
 import { openStoreInSlices } from "../storage/recovery.ts";
 import type { Store } from "../storage/store.ts";
+import { WORKERS } from "../workers.ts";
 import { HttpServer } from "./http.ts";
 import { Metrics } from "./metrics.ts";
 import { Reloader, hostFor } from "./reload.ts";
@@ -51,7 +54,7 @@ export async function main(args: string[]): Promise<void> {
   } catch (error) {
     const usage = error instanceof UsageError;
     const isArgument = usage && !(error instanceof ConfigError);
-    const known = [UsageError, CredentialsError, CertificateError, StoreError, ListenError, PrintError];
+    const known = [UsageError, CredentialsError, CertificateError, StoreError, ListenError, PrintError, WorkerError];
     // An unknown error is not rethrown: `uncaughtException` would survive it, and the exit code would be 0.
     if (known.some((kind) => error instanceof kind)) {
       process.stderr.write(
@@ -76,6 +79,7 @@ async function serve(args: string[]): Promise<void> {
   const config = { ...configuration.config, host };
   const output = new Log(config.logLevel);
   const log = new BoundedLog(output.logger, CLOCK.nowMs);
+  await Promise.all(Object.values(WORKERS).map(checkWorker));
   for (const warning of configuration.warnings) log.warn({ event: "config_warning" }, warning);
   const survive = (error: unknown): void =>
     log.error({ event: "internal_error", err: error }, "internal error; the server continues");
@@ -128,7 +132,7 @@ async function serve(args: string[]): Promise<void> {
   warnOfPlainPasswords(log, credentials, { ...config, isHostGiven });
   const bound = (plain ?? encrypted)!.host;
   const reached = ["0.0.0.0", "::"].includes(bound) ? "127.0.0.1" : bound;
-  const target = plain === null ? `${reached} ${encrypted!.port} --tls` : `${reached} ${plain.port}`;
+  const target = plain === null ? [reached, `${encrypted!.port}`, "--tls"] : [reached, `${plain.port}`];
   const users = credentials.users.length;
   log.info(
     {
@@ -139,7 +143,7 @@ async function serve(args: string[]): Promise<void> {
       inherited: sockets.length,
       users,
     },
-    `${users} users; join with: bun run client ${target}, or npm run client -- ${target}`,
+    `${users} users; join with: ${typed("chat", ...target)}`,
   );
 }
 
@@ -202,7 +206,7 @@ function warnOfPlainPasswords(log: Logger, { users, sample }: Credentials, confi
   if (count === 0) return;
   log.warn(
     { event: "config_warning" },
-    `${count} of ${users.length} passwords are plain text; hash them with bun run passwd --migrate ${file}`,
+    `${count} of ${users.length} passwords are plain text; hash them with ${typed("passwd", "--migrate", file)}`,
   );
 }
 

@@ -44,22 +44,32 @@ import { PRAGMA, SQL, TRANSACTION } from "./sql.ts";
 /** Of SQLite's write-ahead log (https://sqlite.org/fileformat2.html, 4.1). */
 const WAL_HEADER_BYTES = 32;
 
-/** How fast a copy is. */
+/** How fast a copy is, and what it may use. */
 export interface Pace {
   /** Bytes that are synced at a time. After them the copy can be ended. */
   pieceBytes: number;
   /** Bytes that are read and written at a time, before a pause. */
   chunkBytes: number;
   pauseMs: number;
-  /** The longest log of the database: from half of it on there are no pauses, and above it the copy fails. */
+  /** The longest log of the database: from half of it on the copy is urgent, and above it the copy fails. */
   walBytesMax: number;
+  /** Bytes that stay free on the disk of the copy. */
+  roomBytes: number;
+  /** No pauses, and one sync at the end of each file: the log must not become longer. */
+  isUrgent?: boolean;
 }
 
 /**
  * Some 40 MB/s, with a tenth of a core; without pauses it would be half a core. The system calls are short, since a
  * kernel without preemption does not run the chat's thread before they end; each sync delays those of the chat.
  */
-const PACE: Pace = { pieceBytes: 1 << 20, chunkBytes: 64 << 10, pauseMs: 1, walBytesMax: BACKUP_WAL_BYTES_MAX };
+const PACE: Pace = {
+  pieceBytes: 4 << 20,
+  chunkBytes: 64 << 10,
+  pauseMs: 1,
+  walBytesMax: BACKUP_WAL_BYTES_MAX,
+  roomBytes: BACKUP_ROOM_BYTES,
+};
 
 export interface CopySource {
   /** The file of the database. */
@@ -90,17 +100,17 @@ export function* copyDataFolder(source: CopySource, pace: Pace): Generator<CopyS
     const { sequence } = connection.query<{ sequence: number }, []>(SQL.selectProgress).get()!;
     const wal = openSync(`${file}-wal`, "r");
     try {
-      checkRoom(partial, fstatSync(descriptor).size + fstatSync(wal).size);
+      checkRoom(partial, fstatSync(descriptor).size + fstatSync(wal).size, pace.roomBytes);
       yield* copyFile(wal, `${copy}-wal`, pace);
       copyHeader(wal, `${copy}-wal`);
       const journal = yield { did: "snapshot", sequence };
       if (journal !== null) yield* copyJournal(journal, join(partial, "journal"), pace);
       yield { did: "journal" };
-      const databasePace = { ...pace };
-      for (const step of copyFile(descriptor, copy, databasePace)) {
+      const ownPace = { ...pace };
+      for (const step of copyFile(descriptor, copy, ownPace)) {
         const walBytes = fstatSync(wal).size;
         if (walBytes > pace.walBytesMax) throw tooSlow(walBytes);
-        databasePace.pauseMs = walBytes > pace.walBytesMax / 2 ? 0 : pace.pauseMs;
+        ownPace.isUrgent = walBytes > pace.walBytesMax / 2;
         yield step;
       }
     } finally {
@@ -142,13 +152,12 @@ function make(partial: string): void {
   }
 }
 
-/** Throws when the disk cannot take that many bytes and keep BACKUP_ROOM_BYTES, which the server may need itself. */
-function checkRoom(folder: string, bytes: number): void {
+/** Throws when the disk cannot take that many bytes and keep `roomBytes`, which the server may need itself. */
+function checkRoom(folder: string, bytes: number, roomBytes: number): void {
   const { bavail, bsize } = statfsSync(folder);
-  const freeBytes = bavail * bsize;
-  if (freeBytes >= bytes + BACKUP_ROOM_BYTES) return;
-  const [needed, free] = [bytes + BACKUP_ROOM_BYTES, freeBytes].map((each) => `${Math.ceil(each / 2 ** 20)} MiB`);
-  throw new StoreError(`the disk has too little room: ${free} are free and ${needed} needed; make room`);
+  if (bavail * bsize >= bytes + roomBytes) return;
+  const [free, needed] = [bavail * bsize, bytes + roomBytes].map((each) => Math.ceil(each / 2 ** 20));
+  throw new StoreError(`the disk has too little room: ${free} MiB are free and ${needed} MiB needed; make room`);
 }
 
 function tooSlow(walBytes: number): StoreError {
@@ -184,10 +193,8 @@ function* copyJournal(
   to: string,
   pace: Pace,
 ): Generator<CopyStep, void, unknown> {
-  checkRoom(
-    dirname(to),
-    segments.reduce((sum, { bytes }) => sum + bytes, 0),
-  );
+  const bytesAll = segments.reduce((sum, { bytes }) => sum + bytes, 0);
+  checkRoom(dirname(to), bytesAll, pace.roomBytes);
   mkdirSync(to, { mode: 0o700 });
   const chunk = Buffer.allocUnsafe(pace.chunkBytes);
   for (const { name, bytes, recordBytes } of segments) {
@@ -217,16 +224,16 @@ function* writeFile(
 ): Generator<CopyStep, void, unknown> {
   const descriptor = openSync(path, "wx", 0o600);
   try {
-    let syncedBytes = 0;
+    let pieceStart = 0;
     for (let at = 0; at < bytes;) {
       const rest = chunk(at, Math.min(pace.chunkBytes, bytes - at));
       if (rest.length === 0) break;
       for (let done = 0; done < rest.length;) done += writeSync(descriptor, rest, done, rest.length - done, at + done);
       at += rest.length;
-      if (pace.pauseMs > 0) Bun.sleepSync(pace.pauseMs);
-      if (at - syncedBytes < pace.pieceBytes) continue;
-      fdatasyncSync(descriptor);
-      syncedBytes = at;
+      if (pace.pauseMs > 0 && pace.isUrgent !== true) Bun.sleepSync(pace.pauseMs);
+      if (at - pieceStart < pace.pieceBytes) continue;
+      if (pace.isUrgent !== true) fdatasyncSync(descriptor);
+      pieceStart = at;
       yield { did: "piece" };
     }
     fdatasyncSync(descriptor);

@@ -1,4 +1,5 @@
 import { setPriority } from "node:os";
+import { WORKER_READY } from "../runtime/thread.ts";
 import { Copier, type CopyRequest } from "./backup-copy.ts";
 
 /** The thread of backup.ts: copies a piece of the data folder, and then replies. */
@@ -14,3 +15,4 @@ setPriority(10);
 const copier = new Copier();
 
 self.onmessage = ({ data: request }: MessageEvent<CopyRequest>) => self.postMessage(copier.answer(request));
+self.postMessage(WORKER_READY);

@@ -1,5 +1,6 @@
 import type { Database } from "bun:sqlite";
 import { Thread } from "../runtime/thread.ts";
+import { WORKERS } from "../workers.ts";
 import type { CopyReply, CopyRequest } from "./backup-copy.ts";
 import type { DataFolder } from "./data-folder.ts";
 import { StoreError } from "./database.ts";
@@ -86,7 +87,7 @@ function refused(target: string, why: string): StoreError {
 function newThread(): AskCopier {
   let reply = Promise.withResolvers<CopyReply>();
   const thread = new Thread<CopyRequest, CopyReply>(
-    new URL("./backup-worker.ts", import.meta.url),
+    WORKERS.backup,
     (answer) => reply.resolve(answer),
     (message) => reply.resolve({ did: "failed", why: `the thread ended: ${message}` }),
   );

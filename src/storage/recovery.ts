@@ -45,6 +45,8 @@ export interface Opened {
 
 /** How long recovery holds the event loop at a time. */
 const SLICE_MS = 25;
+/** Rows that one step deletes. */
+const DELETED_ROWS_MAX = 1000;
 
 /** The table `progress`: the state at the last commit. */
 interface Progress {
@@ -235,12 +237,20 @@ export class Recovery {
   *#apply(): Generator<void> {
     this.#database.run(TRANSACTION.begin);
     yield* this.#read(0.5, (entry) => this.#insert(entry));
-    for (const [user, upTo] of this.#ackedUpTo) yield void this.#run(SQL.deleteMessages, user, upTo);
+    for (const [user, upTo] of this.#ackedUpTo) yield* this.#deleteMessages(user, upTo);
     for (const [session, position] of this.#received) yield void this.#run(SQL.raiseReceived, position, session);
     this.#run(SQL.deleteOrphanRuns);
     this.#run(SQL.updateProgress, this.#lastSequence + SEQUENCE_SPAN, 0, this.#number);
     if (seedOf(this.#database) === 0) this.#run(SQL.insertSeed, randomInt(1, 2 ** 32));
     this.#database.run(TRANSACTION.commit);
+  }
+
+  *#deleteMessages(user: string, upTo: number): Generator<void> {
+    for (let last = 0; last < upTo;) {
+      const row = this.#database.query<{ number: number }, [string, number, number]>(SQL.selectNumberAt);
+      last = row.get(user, upTo, DELETED_ROWS_MAX - 1)?.number ?? upTo;
+      yield void this.#run(SQL.deleteMessages, user, last);
+    }
   }
 
   /** Ends the open sessions of the last run. Sessions of a run without a journal are deleted. */
@@ -367,9 +377,11 @@ export class Recovery {
         last = reader.sequence;
         if (isFirst) this.#records++;
         const entries = new EntryReader(bytes, reader.start, reader.end);
-        while (entries.next()) each(entries);
+        while (entries.next()) {
+          each(entries);
+          yield;
+        }
         this.#options.progress(done + ((i + reader.at / bytes.length) / this.#segments.length) * 0.5);
-        yield;
       }
     }
     const written = Math.max(this.#progress.newest, this.#announced?.sequence ?? 0);

@@ -2,6 +2,7 @@ import { X509Certificate } from "node:crypto";
 import { parseArgs } from "node:util";
 import { AUTHORITIES_BYTES_MAX } from "../limits.ts";
 import { readHost } from "../runtime/host.ts";
+import { typed } from "../runtime/invocation.ts";
 import { readInput, whyUnreadable } from "../runtime/input-file.ts";
 import { usageError } from "../usage-error.ts";
 import { isUserName } from "./commands.ts";
@@ -9,8 +10,7 @@ import { readPasswordFile } from "./password-file.ts";
 
 /** The command line of `heartline chat`. */
 
-export const USAGE = `Usage: bun run client <host> <port> [options]
-       npm run client -- <host> <port> [options]
+export const USAGE = `Usage: ${typed("chat")} <host> <port> [options]
 
 Logs in to a Heartline server and chats from this terminal. Without a terminal it reads commands from
 standard input, one per line, and prints plain lines. At the end of the input it prints all messages

@@ -27,8 +27,8 @@ import { Random, seedsFor } from "../support/random.ts";
 
 const SEGMENT_BYTES = 4096;
 /** Few steps, since each ends with a sync. */
-const COARSE = { pieceBytes: 16 << 10, chunkBytes: 16 << 10, pauseMs: 0, walBytesMax: 1 << 30 };
-const PACE = { pieceBytes: 4096, chunkBytes: 4096, pauseMs: 0, walBytesMax: 1 << 30 };
+const COARSE = { pieceBytes: 16 << 10, chunkBytes: 16 << 10, pauseMs: 0, walBytesMax: 1 << 30, roomBytes: 0 };
+const PACE = { pieceBytes: 4096, chunkBytes: 4096, pauseMs: 0, walBytesMax: 1 << 30, roomBytes: 0 };
 const UNIX_MS = 1_700_000_000_000;
 const USERS = [new Account("alice"), new Account("bob")] as const;
 const OPTIONS = { salvage: false, unixMs: UNIX_MS, progress: () => {} };
@@ -91,6 +91,7 @@ function open(
 class Server {
   readonly path = join(newPath(), "data");
   readonly store: Store;
+  hasCheckpoints = true;
   /** Called before each step of a backup. */
   beforeStep = (_request: CopyRequest): void => {};
   /** The error with which the next step of a backup fails; null when it does not. */
@@ -115,7 +116,7 @@ class Server {
       if (refusal !== null) return copier.fail(refusal);
       return copier.answer(request);
     };
-    this.store = open(this.path, durability, ask, () => random.oneIn(3));
+    this.store = open(this.path, durability, ask, () => this.hasCheckpoints && random.oneIn(3));
   }
 
   get state(): State {
@@ -230,6 +231,27 @@ describe("a backup", () => {
       expect(server.segments.length).toBeLessThan(8);
       expect(server.segments[0]).not.toBe(first);
       expect(stateOf(server.store).messages.length).toBeLessThanOrEqual(server.state.messages.length);
+    },
+  );
+
+  test.each([10, 20, 30, 40, 50])(
+    "is complete when SQLite begins its log anew before step %i, while the old log is copied",
+    async (step) => {
+      const server = new Server(new Random(2));
+      server.hasCheckpoints = false;
+      for (let turns = 0; turns < 100; turns++) server.turn();
+      server.store.commit();
+      const file = join(server.path, "heartline.sqlite");
+      using other = new Database(file, { create: false, readwrite: true });
+      other.run("PRAGMA wal_checkpoint(PASSIVE)");
+      server.beforeStep = () => {
+        if (server.requests.length !== step) return;
+        for (let turns = 0; turns < 60; turns++) server.turn();
+        server.store.commit();
+      };
+      const target = join(newPath(), "copy");
+      await server.store.backup(target);
+      expect(stateOf(open(target, "process"))).toEqual(server.state);
     },
   );
 
@@ -428,6 +450,16 @@ describe("a backup that cannot be made leaves no folder and says why", () => {
     expect(filesOf(folder)).toEqual([]);
   });
 
+  test("on a disk with too little room", async () => {
+    const server = new Server(new Random(1), "process", { ...PACE, roomBytes: 2 ** 60 });
+    const folder = newPath();
+    const target = join(folder, "copy");
+    expect(await whyFails(server.store.backup(target))).toMatch(
+      /^cannot back up to \S+: the disk has too little room: \d+ MiB are free and \d+ MiB needed; make room$/,
+    );
+    expect(filesOf(folder)).toEqual([]);
+  });
+
   test("when the server stops, at any step", async () => {
     const folder = newPath();
     const whole = new Server(new Random(1), "process", COARSE);
@@ -464,7 +496,7 @@ describe("a backup that cannot be made leaves no folder and says why", () => {
       failures++;
       expect(why).toBe(`cannot back up to ${target}: the disk is full; make room`);
       expect(filesOf(folder)).toEqual([]);
-      for (let turns = 0; turns < 20; turns++) server.turn();
+      for (let turns = 0; turns < 80; turns++) server.turn();
       expect(server.segments.length).toBeLessThan(8);
       server.refusal = () => null;
       const again = join(newPath(), "copy");

@@ -50,12 +50,25 @@ class BackupServer {
     const files = ["--data", join(folder, "data"), "--credentials", join(folder, "credentials")];
     const place = ["--host", "127.0.0.1", "--port", "0"];
     this.#program = new Program(
-      ["test/system/backup/server.ts", ...place, ...files, "--durability", durability, ...limits],
+      [
+        "--preload",
+        "./test/system/backup/backup-on-line.ts",
+        "src/main.ts",
+        "serve",
+        ...place,
+        ...files,
+        "--durability",
+        durability,
+        ...limits,
+      ],
       (line) => {
-        this.#answers.push(JSON.parse(line));
+        const [, port] = /^listening on \S+:(\d+)$/.exec(line) ?? [];
+        this.#answers.push(port === undefined ? JSON.parse(line) : { port: Number(port) });
         this.#wake();
       },
-      (line) => process.stderr.write(`${line}\n`),
+      (line) => {
+        if (!/"level":[1-4]0/.test(line)) process.stderr.write(`${line}\n`);
+      },
       onCore(0),
     );
     void this.#program.ended.then(() => this.#wake());
