@@ -199,7 +199,7 @@ export async function main(args: string[]): Promise<void> {
     process.exit(0);
   } catch (error) {
     if (error instanceof PrintError) fail(error.message, 1);
-    if (error instanceof UsageError) fail(`${error.message} (--help lists the options)`, 2);
+    if (error instanceof UsageError) fail(`${error.message} (${typed("help", "passwd")} lists the options)`, 2);
     if (error instanceof CredentialsError) fail(error.message, 1);
     throw error;
   }

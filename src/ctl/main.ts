@@ -125,7 +125,7 @@ export async function main(args: string[]): Promise<void> {
     else process.exitCode = await control(options);
   } catch (error) {
     if (error instanceof UsageError) {
-      printError(`${error.message} (--help lists the commands)`);
+      printError(`${error.message} (${typed("help", "ctl")} lists the commands)`);
       process.exitCode = 2;
     } else if (error instanceof UnreachableError || error instanceof PrintError) {
       printError(error.message);

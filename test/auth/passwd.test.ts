@@ -174,7 +174,7 @@ test("--help prints the usage, and an invalid command line exits with 2", async 
   for (const args of [[], ["a", "b", "c"], ["--migrate", "a", "b"], ["--nonsense", "alice"]]) {
     const { out, err, code } = await passwd(...args);
     expect({ out, code }).toEqual({ out: "", code: 2 });
-    expect(err).toMatch(/^heartline: [^\n]+--help[^\n]+\n$/);
+    expect(err).toMatch(/^heartline: [^\n]+help passwd [^\n]+\n$/);
   }
 });
 

@@ -222,7 +222,7 @@ test.each([
 ])("an invalid command line is reported in one line, with exit code 2: %s %s %s", async (...args) => {
   const { out, err, code } = await run("src/main.ts", "ctl", ...args.filter((arg) => typeof arg === "string"));
   expect([out, code]).toEqual(["", 2]);
-  expect(err).toMatch(/^heartline: [^\n]+ \(--help lists the commands\)\n$/);
+  expect(err).toMatch(/^heartline: [^\n]+ \(\S+ src\/main\.ts help ctl lists the commands\)\n$/);
 });
 
 test("the help lists every command of the admin socket", async () => {
