@@ -122,7 +122,12 @@ async function serve(args: string[]): Promise<void> {
     reloader.reload();
   };
   const { plain, encrypted } = server.listen(ports);
-  admin?.serve({ ...server.administered, stats: () => metrics.samples(), reload: () => reloader.reload() });
+  admin?.serve({
+    ...server.administered,
+    stats: () => metrics.samples(),
+    reload: () => reloader.reload(),
+    restarts: () => reloader.restarts,
+  });
   if (isReloadDue) acts.reload("SIGHUP");
   const { address } = (plain ?? encrypted)!;
   const tls = plain === null ? " with TLS" : encrypted === null ? "" : `, and with TLS on ${encrypted.address}`;

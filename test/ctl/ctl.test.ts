@@ -203,6 +203,20 @@ test("--socket, the environment and --admin-socket name the socket of a server i
   expect((await runWith({ env: { HEARTLINE_DATA: data } }, "src/main.ts", "ctl", "who")).code).toBe(0);
 });
 
+test("reload prints what needs a restart, until the option has its old value again", async () => {
+  const data = newFolder();
+  const file = join(folder, "heartline.toml");
+  writeFileSync(file, "bad-lines = 10\n");
+  const server = serve("--data", data, "--config", file);
+  await server.port();
+  writeFileSync(file, 'bad-lines = 11\nlockout-scope = "user"\n');
+  const warning = "lockout-scope needs a restart: until then it is address";
+  expect(await ctl(data, "reload")).toEqual({ out: `reloaded\n${warning}\n`, err: "", code: 0 });
+  expect(JSON.parse((await ctl(data, "reload", "--json")).out)).toEqual({ ok: true, warnings: [warning] });
+  writeFileSync(file, "");
+  expect((await ctl(data, "reload")).out).toBe("reloaded\n");
+});
+
 test.each([
   [],
   ["nonsense"],
