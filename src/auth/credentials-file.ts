@@ -127,5 +127,9 @@ function keepOwnerAndMode(descriptor: number, path: string): void {
 
 function unable(what: string, error: unknown): unknown {
   const { code, message } = error as NodeJS.ErrnoException;
-  return code === undefined ? error : new CredentialsError(`cannot ${what}: ${message}`);
+  if (code === undefined) return error;
+  if (code === "ENOENT") return new CredentialsError(`cannot ${what}: its folder does not exist; create that first`);
+  // The file is replaced, so the folder counts.
+  if (code === "EACCES") return new CredentialsError(`cannot ${what}: its folder is not writable for this user`);
+  return new CredentialsError(`cannot ${what}: ${message}`);
 }

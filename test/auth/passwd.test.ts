@@ -167,6 +167,12 @@ test("--help that cannot be printed exits with 1 and one line", async () => {
   expect(result).toEqual({ out: "", err: expect.stringMatching(/^heartline: cannot write: ENOSPC[^\n]*\n$/), code: 1 });
 });
 
+test("a file in a folder that does not exist is reported in words, with what to do", async () => {
+  const file = join(newFile(""), "..", "nowhere", "users.txt");
+  const err = `heartline: cannot change ${file}: its folder does not exist; create that first\n`;
+  expect(await setPassword("secret\n", file, "alice")).toEqual({ out: "", err, code: 1 });
+});
+
 test("--help prints the usage, and an invalid command line exits with 2", async () => {
   const help = await passwd("--help");
   expect(help).toMatchObject({ err: "", code: 0 });
