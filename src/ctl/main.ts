@@ -22,6 +22,7 @@ ${Object.values(ADMIN_SHAPES)
   --data <folder>          data folder of the server (HEARTLINE_DATA, or data)
   --socket <path>          admin socket of a server with --admin-socket (HEARTLINE_ADMIN_SOCKET)
   --json                   prints one JSON value
+  --                       before a text that begins with a dash
   --help                   prints this page
 
 Exit code: 0 when it is done, 1 when it failed or no server was reached, 2 for an invalid command line.

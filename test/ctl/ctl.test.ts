@@ -239,6 +239,15 @@ test.each([
   expect(err).toMatch(/^heartline: [^\n]+ \(\S+ src\/main\.ts help ctl lists the commands\)\n$/);
 });
 
+test("a text that begins with a dash follows --, as the help says", async () => {
+  const data = newFolder();
+  const server = serve("--data", data);
+  const alice = await login(server, "alice");
+  expect((await run("src/main.ts", "ctl", "announce", "--data", data, "--", "- at noon")).out).toBe("sent to 1 user\n");
+  expect(await alice.line()).toBe("notice - at noon");
+  expect((await run("src/main.ts", "ctl", "help")).out).toMatch(/\n {2}-- +before a text that begins with a dash\n/);
+});
+
 test("the help lists every command of the admin socket", async () => {
   for (const args of [["--help"], ["help"]]) {
     const { out, code } = await run("src/main.ts", "ctl", ...args);
