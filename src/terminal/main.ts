@@ -10,7 +10,7 @@ export async function main(args: string[]): Promise<void> {
   try {
     const options = parseOptions(args);
     if (options === null) void output.write(USAGE);
-    else if (process.stdin.isTTY && process.stdout.isTTY) await runInteractive(options);
+    else if (process.stdin.isTTY && process.stdout.isTTY && !options.json) await runInteractive(options);
     else await runScript(options);
     await exit(0);
   } catch (error) {
