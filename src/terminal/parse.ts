@@ -98,7 +98,7 @@ function parseSlash(typed: string, trimmed: string, context: ParseContext): Pars
 function parseCommand(verb: string, shown: string, trimmed: string, context: ParseContext): Parsed {
   const hasSlash = shown.startsWith("/");
   if (verb === "help" || (context.hasLocal && hasSlash && Object.hasOwn(LOCAL_COMMANDS, verb)))
-    return { kind: "local", verb, rest: textAfter(trimmed, 1) };
+    return { kind: "local", verb, rest: textAfter(trimmed) };
   const command = Object.hasOwn(COMMANDS, verb) ? COMMANDS[verb]! : null;
   if (command === null) {
     const near = nearest(verb.toLowerCase(), Object.keys(COMMANDS));
@@ -106,9 +106,10 @@ function parseCommand(verb: string, shown: string, trimmed: string, context: Par
     return wrong("unknown_command", `there is no command ${verb}; ${hint}`);
   }
   const takesUser = command.parameters.includes("user");
-  const isAnswer = verb === "yes" || verb === "no";
-  const typed = takesUser ? firstWord(textAfter(trimmed, 1)) || (isAnswer && context.asker) || "" : "";
-  const text = textAfter(trimmed, takesUser ? 2 : 1);
+  const rest = textAfter(trimmed);
+  const isAnswer = rest === "" && (verb === "yes" || verb === "no");
+  const typed = !takesUser ? "" : isAnswer ? (context.asker ?? "") : firstWord(rest);
+  const text = takesUser ? textAfter(rest) : rest;
   if (typed !== "" && !isUserName(typed)) return wrong("bad_request", `${typed} cannot be a user name`);
   if ((takesUser && typed === "") || (text !== "") !== command.parameters.includes("text"))
     return wrong("bad_request", `usage: ${usageOf(shown, command)}`);
@@ -172,9 +173,9 @@ function firstWord(text: string): string {
 }
 
 /**
- * The rest of a line after its first words, with the spaces inside and at its end. Only spaces and tabs separate words:
+ * The rest of a line after its first word, with the spaces inside and at its end. Only spaces and tabs separate words:
  * other white space of Unicode may be part of a text.
  */
-function textAfter(line: string, words: number): string {
-  return line.replace(/^[ \t]+/, "").replace(new RegExp(`^([^ \\t]+([ \\t]+|$)){${words}}`), "");
+function textAfter(line: string): string {
+  return line.replace(/^[^ \t]+[ \t]*/, "");
 }

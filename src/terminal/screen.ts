@@ -246,8 +246,9 @@ export class Screen {
     return line;
   }
 
-  /** Shows a prompt; what is typed goes to `handlers` from now on. */
-  setPrompt(prompt: string): void {
+  /** Shows a prompt, broken at words; what is typed goes to `handlers` from now on. */
+  setPrompt(text: string): void {
+    const prompt = rowsOf(printable(text), this.#output.columns, 0).join("\n");
     if (this.#closed || (!this.#muted && prompt === this.#readline.getPrompt())) return;
     this.#erase();
     this.#muted = false;

@@ -8,6 +8,11 @@ export class Pty {
   readonly #screen: Terminal;
   readonly #process: Bun.Subprocess;
   readonly #watchers = new Set<() => void>();
+  /** Everything that the program has written, with escape sequences. */
+  written = "";
+  /** The title of the window, and how often the bell has rung. */
+  title = "";
+  bells = 0;
   #columns: number;
   #rows: number;
 
@@ -18,14 +23,20 @@ export class Pty {
     this.#columns = columns;
     this.#rows = rows;
     this.#screen = new Terminal({ cols: columns, rows, allowProposedApi: true });
+    this.#screen.onTitleChange((title) => (this.title = title));
+    this.#screen.onBell(() => this.bells++);
+    const decoder = new TextDecoder();
     this.#process = Bun.spawn([program, ...args], {
       cwd: root,
       env: { PATH: process.env.PATH, HOME: process.env.HOME, TERM: "xterm-256color", ...env },
       terminal: {
         cols: columns,
         rows,
-        // A copy: xterm reads the bytes later.
-        data: (_terminal, bytes) => this.#screen.write(Uint8Array.from(bytes), () => this.#notify()),
+        data: (_terminal, bytes) => {
+          this.written += decoder.decode(bytes, { stream: true });
+          // A copy: xterm reads the bytes later.
+          this.#screen.write(Uint8Array.from(bytes), () => this.#notify());
+        },
       },
     });
   }
@@ -66,8 +77,9 @@ export class Pty {
     this.#process.terminal!.write(text);
   }
 
-  resize(columns: number): void {
+  resize(columns: number, rows = this.#rows): void {
     this.#columns = columns;
+    this.#rows = rows;
     this.#screen.resize(columns, this.#rows);
     this.#process.terminal!.resize(columns, this.#rows);
   }
@@ -84,6 +96,11 @@ export class Pty {
       });
     }
     return this.lines;
+  }
+
+  /** The text on the screen without time and indents, as if no row was ever broken at a word. */
+  get text(): string {
+    return this.lines.join(" ").replace(/ +/g, " ");
   }
 
   /** Resolves when a row of the screen contains the text. */
