@@ -10,6 +10,8 @@ import type { Entry } from "./transcript.ts";
 
 /** What the file of the broadcasts has in place of a name: no user name begins so. */
 const BROADCASTS = "_all";
+/** Lines that a search prints. */
+const FOUND_MAX = 20;
 const FILE = /^(.+)\.(\d{4}-\d\d-\d\d)\.log$/;
 const LINE = /^(\d\d:\d\d:\d\d) ([^ :]+): (.*)$/;
 
@@ -80,7 +82,17 @@ export class ChatLog {
 }
 
 /** Whether a text has all words, in any case. */
-export function hasWords(text: string, words: readonly string[]): boolean {
+function hasWords(text: string, words: readonly string[]): boolean {
   const lower = text.toLowerCase();
   return words.every((word) => lower.includes(word.toLowerCase()));
+}
+
+/** The last texts that have all words, as lines; from the log, or from those of this run when nothing is logged. */
+export function findTexts(words: string[], log: ChatLog | null, seen: readonly Entry[], user: string): string[] {
+  const inRun = seen.filter(({ from, text }) => hasWords(`${from} ${text}`, words)).slice(-FOUND_MAX);
+  const found = log?.find(words, FOUND_MAX) ?? inRun.map((entry) => ({ ...entry, when: time(entry.unixMs) }));
+  return found.map(({ when, partner, from, text }) => {
+    const to = partner === "all" ? " to all" : from === user ? ` to ${partner}` : "";
+    return `${when} ${from}${to}: ${text}`;
+  });
 }

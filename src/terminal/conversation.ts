@@ -1,9 +1,9 @@
 import type { ChatClient } from "../client/client.ts";
 import type { Attention } from "./attention.ts";
-import { type ChatLog, type Found, hasWords } from "./chat-log.ts";
+import { type ChatLog, findTexts } from "./chat-log.ts";
 import { COMMANDS, isUserName } from "./commands.ts";
 import { type Edit, Completion } from "./completion.ts";
-import { type Display, time } from "./display.ts";
+import type { Display } from "./display.ts";
 import { explainError } from "./explanations.ts";
 import { helpPage, isPage } from "./help.ts";
 import type { Outgoing } from "./outgoing.ts";
@@ -13,9 +13,6 @@ import { PRESENCE_MODES, type PresenceLines, type PresenceMode } from "./presenc
 import type { Questions } from "./questions.ts";
 import type { LineFate, PromptHandlers } from "./screen.ts";
 import type { Transcript } from "./transcript.ts";
-
-/** Lines that `find` prints. */
-const FOUND_MAX = 20;
 
 /** What a conversation needs of the screen. */
 export interface Editor {
@@ -50,8 +47,10 @@ export interface ConversationParts {
 export class Conversation implements PromptHandlers {
   readonly #parts: ConversationParts;
   readonly #completion: Completion;
-  /** The doubtful line that is said when it is entered again; empty for none. */
+  /** The doubtful line that is said, or carried out, when it is entered again; empty for none. */
   #doubted = "";
+  /** Whether the typed line begins with pasted text. */
+  #beginsPasted = false;
   /** Pasted lines that are asked about, and the line that was typed before; null for none. */
   #pasted: { lines: string[]; before: Edit } | null = null;
   /** Shown before the partner, such as `(lost) `. */
@@ -80,13 +79,14 @@ export class Conversation implements PromptHandlers {
     const { partner } = this.#parts.people;
     if (this.#pasted !== null) return this.#sayPasted();
     const parsed = this.#parse(line);
-    const isConfirmed = parsed.kind === "doubt" && line === this.#doubted;
-    if (parsed.kind === "doubt" && !isConfirmed) {
+    const why = this.#whyDoubtful(parsed);
+    if (why !== "" && line !== this.#doubted) {
       this.#doubted = line;
-      this.#parts.transcript.question(`${parsed.why}. Enter again says it to ${partner}, Esc discards it`);
+      this.#parts.transcript.question(why);
       return "hold";
     }
     this.#doubted = "";
+    this.#beginsPasted = false;
     const isPrivate = parsed.kind === "command" && parsed.verb === "private";
     if (!isPrivate && !this.#hasPassword(line)) this.#parts.remember(line);
     switch (parsed.kind) {
@@ -109,6 +109,15 @@ export class Conversation implements PromptHandlers {
         void this.#run(parsed.verb, parsed.user);
         return "keep";
     }
+  }
+
+  /** The question about a line; empty when there is none. */
+  #whyDoubtful(parsed: Parsed): string {
+    const { partner } = this.#parts.people;
+    if (parsed.kind === "doubt") return `${parsed.why}. Enter again says it to ${partner}, Esc discards it`;
+    const isCommand = parsed.kind === "command" || parsed.kind === "local";
+    if (!isCommand || !this.#beginsPasted) return "";
+    return "a pasted line is a command here. Enter again carries it out, Esc discards it";
   }
 
   #parse(line: string): Parsed {
@@ -230,22 +239,12 @@ export class Conversation implements PromptHandlers {
   #find(words: string): LineFate {
     const { transcript, log, user } = this.#parts;
     if (words === "") return this.#refuse(`usage: /${LOCAL_COMMANDS.find!.usage}`);
-    const wanted = words.split(/[ \t]+/);
-    let found: Found[];
     try {
-      found = log?.find(wanted, FOUND_MAX) ?? [];
+      const lines = findTexts(words.split(/[ \t]+/), log, transcript.seen, user);
+      transcript.plain(lines.length > 0 ? lines : [`nothing has these words: ${words}`]);
     } catch (error) {
       return this.#refuse(`cannot search the log: ${(error as Error).message}`);
     }
-    if (log === null) {
-      const seen = transcript.seen.filter(({ from, text }) => hasWords(`${from} ${text}`, wanted));
-      found = seen.slice(-FOUND_MAX).map((entry) => ({ ...entry, when: time(entry.unixMs) }));
-    }
-    const lines = found.map(({ when, partner, from, text }) => {
-      const to = partner === "all" ? " to all" : from === user ? ` to ${partner}` : "";
-      return `${when} ${from}${to}: ${text}`;
-    });
-    transcript.plain(lines.length > 0 ? lines : [`nothing has these words: ${words}`]);
     return "keep";
   }
 
@@ -259,7 +258,11 @@ export class Conversation implements PromptHandlers {
       this.showPrompt();
       return "";
     }
-    if (lines.length < 2 && isMarked) return text.replace(/^[\r\n]+|[\r\n]+$/g, "");
+    if (lines.length < 2 && isMarked) {
+      const inserted = text.replace(/^[\r\n]+|[\r\n]+$/g, "");
+      if (before.line.slice(0, before.cursor).trim() === "") this.#beginsPasted ||= inserted.trim() !== "";
+      return inserted;
+    }
     // A burst began in the line that is in the editor.
     const draft = isMarked ? before : { line: "", cursor: 0 };
     editor.edit = { line: "", cursor: 0 };
@@ -365,6 +368,7 @@ export class Conversation implements PromptHandlers {
     editor.writeControl(attention.seen());
     this.#isLeaving = false;
     const { edit } = editor;
+    if (edit.line === "") this.#beginsPasted = false;
     if (this.#pasted !== null && edit.line !== "") return this.#discardPasted(edit);
     // Shows at once to whom the answer goes: somebody else may write before it is complete.
     if (!/^\/(r|reply) $/i.test(edit.line) || people.lastSender === null) return;
