@@ -37,7 +37,7 @@ The profile is $XDG_CONFIG_HOME/heartline/chat.toml (~/.config/heartline/chat.to
 
   presence = "brief"        # who comes and goes: off, brief or on
   bell = false              # no bell, and no count in the title
-  colors = false
+  colours = false
   log = "/home/me/chats"    # as --log
   [servers.work]            # for: heartline chat work
   host = "chat.example.org"
@@ -99,7 +99,7 @@ export function parseOptions(args: string[], profileOf: () => Profile = readProf
     const target = readTarget(positionals, profile);
     if (values.user !== undefined && target.user !== undefined && values.user !== target.user)
       throw new Error(`give one user: ${target.user}@ or --user ${values.user}`);
-    const { presence = "on", bell = true, colors = true, ...settings } = { ...profile.settings, ...target.settings };
+    const { presence = "on", bell = true, colours = true, ...settings } = { ...profile.settings, ...target.settings };
     const user = values.user ?? target.user ?? settings.user;
     const ca = values.ca ?? settings.ca;
     const hasTls = values.tls ?? settings.tls ?? false;
@@ -124,7 +124,7 @@ export function parseOptions(args: string[], profileOf: () => Profile = readProf
       json: values.json === true,
       presence,
       hasBell: bell,
-      hasColors: colors,
+      hasColors: colours,
     };
   } catch (error) {
     throw usageError(error);

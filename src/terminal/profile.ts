@@ -16,7 +16,7 @@ export interface Settings {
   ca?: string;
   presence?: PresenceMode;
   bell?: boolean;
-  colors?: boolean;
+  colours?: boolean;
   log?: string;
 }
 
@@ -31,7 +31,7 @@ const TYPES: Record<string, string> = {
   ca: "string",
   presence: "string",
   bell: "boolean",
-  colors: "boolean",
+  colours: "boolean",
   log: "string",
 };
 const SERVER_TYPES: Record<string, string> = { ...TYPES, host: "string", port: "number" };
@@ -65,8 +65,8 @@ export function parseProfile(text: string, file: string): Profile {
     const [what = ""] = error.message.replace(/^Invalid TOML document: /, "").split("\n");
     throw new Error(`${file}: line ${error.line}, column ${error.column}: ${what}`);
   }
-  const { servers = {}, colours, ...rest } = table;
-  const settings = check({ ...rest, ...(colours === undefined ? {} : { colors: colours }) }, TYPES, "", file);
+  const { servers = {}, ...rest } = table;
+  const settings = check(rest, TYPES, "", file);
   if (!isTable(servers)) throw new Error(`${file}: servers is not a section`);
   const named = Object.entries(servers).map(([name, section]): [string, Settings & { host: string; port?: number }] => {
     if (!isTable(section)) throw new Error(`${file}: servers.${name} is not a section`);
