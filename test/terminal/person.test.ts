@@ -1,5 +1,5 @@
 import { afterEach, beforeEach, describe, expect, test } from "bun:test";
-import { mkdtempSync, rmSync } from "node:fs";
+import { mkdirSync, mkdtempSync, readFileSync, readdirSync, rmSync, statSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { ChatClient } from "heartline/client";
@@ -56,13 +56,21 @@ interface Choices {
   env?: Record<string, string>;
   args?: string[];
   port?: number;
+  /** Null: the client asks. */
+  password?: string | null;
 }
 
-function open({ columns = 80, rows = 24, env = {}, args = [], port = server.port }: Choices = {}): Pty {
+function open(choices: Choices = {}): Pty {
+  const { columns = 80, rows = 24, env = {}, args = [], port = server.port, password = PASSWORD } = choices;
   const pty = new Pty(["src/main.ts", "chat", `columbia@127.0.0.1:${port}`, ...args], {
     columns,
     rows,
-    env: { XDG_STATE_HOME: folder, XDG_CONFIG_HOME: folder, HEARTLINE_PASSWORD: PASSWORD, ...env },
+    env: {
+      XDG_STATE_HOME: folder,
+      XDG_CONFIG_HOME: folder,
+      ...(password !== null && { HEARTLINE_PASSWORD: password }),
+      ...env,
+    },
   });
   ptys.push(pty);
   return pty;
@@ -220,4 +228,223 @@ describe.each(SIZES)("at %i x %i", (columns, rows) => {
     expect(pty.bells).toBe(2);
     expect(pty.written.indexOf("\x07")).toBeLessThan(pty.written.indexOf("SEAS\x1b[22m\x1b[39m: one"));
   });
+});
+
+test("the first screen says who is here and what waited, with the day of each", async () => {
+  await seas.message("columbia", "while you were away");
+  const pty = open();
+  await pty.sees("You are in.");
+  await shows(pty, "✉ SEAS: while you were away");
+  await shows(pty, "here: SEAS");
+  await shows(pty, "* 1 message waited for you: 1 from SEAS");
+  await prompts(pty, ">");
+});
+
+test("a password with spaces is refused with a sentence and asked again, and is never thrown into the shell", async () => {
+  const pty = open({ password: null });
+  await pty.sees("Password:");
+  pty.type("my secret phrase\r");
+  await pty.sees("a password has no spaces; type it again");
+  await prompts(pty, "Password:");
+  pty.type(`${PASSWORD}\r`);
+  await pty.sees("You are in.");
+  expect(pty.written).not.toContain("phrase");
+});
+
+test("an answer to whoever wrote last shows the name before it is typed", async () => {
+  const pty = await openTo({}, "foobar");
+  await seas.message("columbia", "are you there?");
+  await pty.sees("are you there?");
+  pty.type("/r ");
+  await prompts(pty, "foobar> /msg SEAS");
+  pty.type("yes\r");
+  await pty.sees("✓ to SEAS: yes");
+  pty.type("/reply still\r");
+  await pty.sees("✓ to SEAS: still");
+  await seasReceives("message yes", "message still");
+});
+
+test("a question for a private chat tells how much time is left, and /yes answers it", async () => {
+  const pty = await openTo();
+  await seas.getAddress("columbia");
+  await shows(pty, "? SEAS asks for a private chat; answer with: /yes SEAS, or /no SEAS (60 s left)");
+  expect(pty.bells).toBe(1);
+  pty.type("/yes\r");
+  await shows(pty, "* SEAS can send you private messages now; answer with: /private SEAS <text>");
+});
+
+test("presence lines can be switched off, and the names are known all the same", async () => {
+  const pty = await openTo();
+  pty.type("/presence off\r");
+  await pty.sees("presence lines: off");
+  const other = await server.login("seashell");
+  other.sendLines("message columbia hi");
+  await pty.sees("seashell: hi");
+  pty.type("/m seash\t");
+  await prompts(pty, "SEAS> /m seashell");
+  expect(pty.text).not.toContain("* seashell");
+});
+
+test("typed lines come back in the next run, except private texts and those with the password", async () => {
+  const first = await openTo();
+  const dialogue = [
+    ["hello one", "✓ to SEAS: hello one"],
+    [`/block ${PASSWORD}`, "there is no user"],
+    ["/private SEAS psst", "there is no private chat"],
+    ["hello two", "✓ to SEAS: hello two"],
+  ];
+  for (const [typed, seen] of dialogue) {
+    first.type(`${typed}\r`);
+    await first.sees(seen!);
+  }
+  first.type("\x04");
+  expect(await first.exited).toBe(0);
+  const [file] = readdirSync(join(folder, "heartline")).filter((name) => name.endsWith(".history"));
+  expect(statSync(join(folder, "heartline", file!)).mode & 0o777).toBe(0o600);
+  expect(readFileSync(join(folder, "heartline", file!), "utf8")).not.toMatch(new RegExp(`psst|${PASSWORD}`));
+  const second = await openTo();
+  second.type("\x1b[A\x1b[A");
+  await prompts(second, "SEAS> hello two");
+  second.type("\x1b[A");
+  await prompts(second, "SEAS> hello one");
+});
+
+test("--log writes one file for a partner and day, which /find searches in the next run", async () => {
+  const args = ["--log", join(folder, "log")];
+  const first = await openTo({ args });
+  first.type("lunch at noon?\r");
+  await first.sees("✓ to SEAS: lunch at noon?");
+  await seas.message("columbia", "noon is fine");
+  await first.sees("noon is fine");
+  first.type("\x03");
+  expect(await first.exited).toBe(0);
+  const files = readdirSync(join(folder, "log"));
+  expect(files).toHaveLength(1);
+  expect(files[0]).toMatch(/^SEAS\.\d{4}-\d\d-\d\d\.log$/);
+  expect(statSync(join(folder, "log", files[0]!)).mode & 0o777).toBe(0o600);
+  const second = await openTo({ args });
+  second.type("/find NOON\r");
+  await second.sees("columbia to SEAS: lunch at noon?");
+  await second.sees("SEAS: noon is fine");
+});
+
+test("without a log nothing is written, and /find searches what was seen", async () => {
+  const pty = await openTo();
+  await seas.message("columbia", "the key is under the mat");
+  await pty.sees("the key");
+  pty.type("/find mat KEY\r");
+  await pty.until((lines) => lines.filter((line) => line.includes("under the mat")).length === 2);
+  expect(readdirSync(folder)).toEqual(["heartline"]);
+});
+
+test("a profile gives a server a short name", async () => {
+  mkdirSync(join(folder, "heartline"));
+  const profile = `bell = false\n[servers.work]\nhost = "127.0.0.1"\nport = ${server.port}\nuser = "columbia"\n`;
+  writeFileSync(join(folder, "heartline", "chat.toml"), profile);
+  const env = { XDG_STATE_HOME: folder, XDG_CONFIG_HOME: folder, HEARTLINE_PASSWORD: PASSWORD };
+  const pty = new Pty(["src/main.ts", "chat", "work"], { columns: 80, rows: 24, env });
+  ptys.push(pty);
+  await pty.sees("here: SEAS");
+  await seas.message("columbia", "hi");
+  await pty.sees("SEAS: hi");
+  expect(pty.bells).toBe(0);
+});
+
+test("the modes of the terminal are switched off at Ctrl+Z, at the end and at SIGHUP, and on again by fg", async () => {
+  const [on, off] = ["\x1b[?2004h\x1b[?1004h", "\x1b[?2004l\x1b[?1004l"];
+  const ends = (pty: Pty): string[] => pty.written.match(/\x1b\[\?2004[hl]\x1b\[\?1004[hl]/g) ?? [];
+  const program = `exec '${process.execPath}' src/main.ts chat columbia@127.0.0.1:${server.port}`;
+  const shell = new Pty(["-i"], {
+    program: "/bin/sh",
+    columns: 80,
+    env: { XDG_STATE_HOME: folder, PS1: "$ ", HEARTLINE_PASSWORD: PASSWORD },
+  });
+  ptys.push(shell);
+  shell.type(`sh -c "${program}"\r`);
+  await shell.sees("here: SEAS");
+  shell.type("half\x1a");
+  await shell.until((lines) => lines.at(-1) === "$");
+  expect(ends(shell)).toEqual([on, off]);
+  shell.type("fg\r");
+  await prompts(shell, "> half");
+  expect(ends(shell)).toEqual([on, off, on]);
+  shell.type("\x03\x03");
+  await shell.until((lines) => lines.at(-1) === "$");
+  expect(ends(shell)).toEqual([on, off, on, off]);
+  const pty = await openTo();
+  pty.kill("SIGHUP");
+  await pty.exited;
+  expect(ends(pty)).toEqual([on, off]);
+});
+
+describe("a terminal that can do less", () => {
+  test("with TERM=dumb gets no escape sequence, and the chat works", async () => {
+    const pty = open({ env: { TERM: "dumb" } });
+    await pty.sees("here: SEAS");
+    pty.type("/to SEAS\r");
+    await pty.sees("SEAS>");
+    pty.type("héllo\r");
+    await pty.sees("(sent) to SEAS: héllo");
+    await seas.message("columbia", "größe 日本");
+    await pty.sees("SEAS: größe 日本");
+    pty.type("half a");
+    await pty.sees("half a");
+    await seas.message("columbia", "two");
+    await pty.sees("SEAS: two");
+    pty.type(" line\r");
+    await pty.sees("(sent) to SEAS: half a line");
+    expect(pty.written).not.toContain("\x1b");
+    expect(pty.bells).toBe(2);
+  });
+
+  test.each<[string, Record<string, string>]>([
+    ["NO_COLOR", { NO_COLOR: "1" }],
+    ["LANG=C", { LANG: "C" }],
+  ])("with %s shows states in words", async (_name, env) => {
+    const pty = await openTo({ env });
+    pty.type("hello\r");
+    await pty.sees("(sent) to SEAS: hello");
+  });
+
+  test("with 20 columns and 5 rows shows lines in short rows, and the typed line stays whole", async () => {
+    const pty = open({ columns: 20, rows: 5 });
+    await shows(pty, "here: SEAS");
+    pty.type("/to SEAS\r");
+    await prompts(pty, "SEAS>");
+    pty.type("hello from a small place\r");
+    await shows(pty, "✓ to SEAS: hello from a small place");
+    pty.type("typing something long");
+    await pty.until((lines) => lines.slice(-2).join("") === "SEAS> typing something long");
+    await seas.message("columbia", "a text of several rows here");
+    await shows(pty, "SEAS: a text of several rows here");
+    await pty.until((lines) => lines.slice(-2).join("") === "SEAS> typing something long");
+  });
+});
+
+test("a storm of sizes leaves the typed line and the lines above it whole", async () => {
+  const pty = await openTo({ columns: 100, rows: 30 });
+  for (let i = 0; i < 8; i++) await seas.message("columbia", `number ${i} ${"lorem ipsum ".repeat(8)}`);
+  await pty.sees("number 7");
+  pty.type("typed");
+  await prompts(pty, "SEAS> typed");
+  for (let i = 0; i < 60; i++) pty.resize(20 + ((i * 37) % 90), 10 + ((i * 13) % 25));
+  pty.resize(70, 30);
+  await pty.until((lines) => lines.at(-1) === "SEAS> typed" && lines.some((line) => line.includes("number 7")));
+  await seas.message("columbia", "after");
+  await pty.sees("SEAS: after");
+  pty.type(" on\r");
+  await shows(pty, "✓ to SEAS: typed on");
+});
+
+test("wide and combined characters keep the typed line and the columns in place", async () => {
+  const pty = await openTo({ columns: 40, rows: 12 });
+  for (const text of ["日本語".repeat(15), "e\u0301".repeat(60), "👩‍💻".repeat(20), "🇩🇪 ".repeat(20)]) {
+    await seas.message("columbia", text);
+    await seas.message("columbia", "ok");
+  }
+  await seas.message("columbia", "end of it");
+  await pty.sees("SEAS: end of it");
+  for (const line of pty.lines) expect(line).toMatch(/^(\d\d:\d\d | {6}\S|SEAS>)/);
+  pty.type("日本語 é 👩‍💻\r");
+  await seasReceives("message 日本語 é 👩‍💻");
 });
