@@ -4,6 +4,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { ChatClient } from "heartline/client";
 import { Pty } from "../support/pty.ts";
+import { Proxy } from "../system/chaos/fault-proxy.ts";
 import { PASSWORD, WireServer } from "../support/wire.ts";
 
 const USERS = ["columbia", "SEAS", "seashell", "foobar"];
@@ -262,6 +263,52 @@ test("an answer to whoever wrote last shows the name before it is typed", async 
   pty.type("/reply still\r");
   await pty.sees("✓ to SEAS: still");
   await seasReceives("message yes", "message still");
+});
+
+describe("while the connection is lost", () => {
+  test("the prompt says so, a text is shown as waiting, and its state and what waited are told afterwards", async () => {
+    const proxy = new Proxy(server.port);
+    const pty = await openTo({ port: proxy.port });
+    proxy.listens = false;
+    proxy.cut();
+    await shows(pty, "the connection was lost");
+    await prompts(pty, "(lost) SEAS>");
+    await seas.message("columbia", "one while away");
+    await seas.message("columbia", "two while away");
+    pty.type("does it wait?\r");
+    await shows(pty, "… to SEAS: does it wait?");
+    await prompts(pty, "(lost) SEAS>");
+    expect(received).toEqual([]);
+    proxy.listens = true;
+    await shows(pty, "✓ to SEAS: does it wait?");
+    await pty.until(() => /\* back after \d+ s; 2 messages waited for you/.test(pty.text));
+    await prompts(pty, "SEAS>");
+    await seasReceives("message does it wait?");
+    proxy.stop();
+  });
+
+  test("Ctrl+C tells what happens to the unsent text and leaves the second time; the next run sends it", async () => {
+    const proxy = new Proxy(server.port);
+    const pty = await openTo({ port: proxy.port });
+    proxy.listens = false;
+    proxy.cut();
+    await prompts(pty, "(lost) SEAS>");
+    pty.type("for later\r");
+    await shows(pty, "… to SEAS: for later");
+    pty.type("half");
+    await prompts(pty, "(lost) SEAS> half");
+    pty.type("\x03");
+    await prompts(pty, "(lost) SEAS>");
+    pty.type("\x03");
+    await shows(pty, "1 line has no reply yet: it is saved, and sent at the next login");
+    pty.type("\x03");
+    expect(await pty.exited).toBe(3);
+    proxy.listens = true;
+    const next = open({ port: proxy.port });
+    await shows(next, "from the last run: message SEAS for later (sent again");
+    await seasReceives("message for later");
+    proxy.stop();
+  });
 });
 
 test("a question for a private chat tells how much time is left, and /yes answers it", async () => {

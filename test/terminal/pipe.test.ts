@@ -111,6 +111,48 @@ describe("in a pipe", () => {
     });
   });
 
+  test("with --json each event and each reply is one object, and nothing else is on standard output", async () => {
+    await other.login("SEAS", PASSWORD);
+    const seen = pipe(
+      "message SEAS hi\nmessage nobody x\n\ndance\nonline\nbroadcast hi\nhelp\nmessage columbia me\nlogout\n",
+      ["127.0.0.1", String(server.port), "--user", "columbia", "--json"],
+      PASSWORD,
+    );
+    const { out, err, code } = await seen;
+    const objects = out
+      .trimEnd()
+      .split("\n")
+      .map((line) => JSON.parse(line));
+    expect(objects.filter(({ event }) => event !== undefined)).toEqual([
+      { event: "message", from: "columbia", text: "me" },
+    ]);
+    expect(objects.filter(({ reply }) => reply !== undefined)).toMatchObject([
+      { reply: "ok", code: "sent", request: 1 },
+      { reply: "err", code: "unknown_user", request: 2 },
+      { reply: "err", code: "unknown_command", request: 3 },
+      { reply: "ok", users: ["SEAS"], more: 0, request: 4 },
+      { reply: "ok", count: 1, request: 5 },
+      { reply: "ok", request: 6 },
+      { reply: "ok", code: "sent", request: 7 },
+      { reply: "ok", request: 8 },
+    ]);
+    expect({ err, code }).toEqual({ err: "", code: 4 });
+  });
+
+  test("an end of the session by another client gives exit code 3, also after a refused command", async () => {
+    const program = Bun.spawn(
+      [process.execPath, "src/main.ts", "chat", `columbia@127.0.0.1:${server.port}`, "--json"],
+      { env: { XDG_STATE_HOME: state, HEARTLINE_PASSWORD: PASSWORD }, stdin: "pipe", stdout: "pipe", stderr: "pipe" },
+    );
+    program.stdin.write("dance\n");
+    program.stdin.flush();
+    const reader = program.stdout.getReader();
+    expect(Buffer.from((await reader.read()).value!).toString()).toContain("unknown_command");
+    await other.login("columbia", PASSWORD);
+    expect(await program.exited).toBe(3);
+    expect(Buffer.from((await reader.read()).value!).toString()).toBe('{"event":"goodbye","reason":"replaced"}\n');
+  });
+
   test("private messages of a script wait for the answer to getaddress, and arrive before the script exits", async () => {
     other.close();
     const answered = Promise.withResolvers<void>();
