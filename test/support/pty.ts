@@ -3,6 +3,15 @@ import { join } from "node:path";
 
 const root = join(import.meta.dir, "../..");
 
+/** Cells next to each other that look the same. `color` is one of the 16 of a terminal, -1 for the default. */
+export interface StyledText {
+  color: number;
+  isBold: boolean;
+  isDim: boolean;
+  isInverse: boolean;
+  text: string;
+}
+
 /** A program of the project on a pseudo-terminal, and the screen that a person sees (xterm). */
 export class Pty {
   readonly #screen: Terminal;
@@ -71,6 +80,25 @@ export class Pty {
       }
     }
     return false;
+  }
+
+  /** The rows of the screen as runs of cells that look the same. */
+  get styled(): StyledText[][] {
+    const { active } = this.#screen.buffer;
+    return this.lines.map((line, row) => {
+      const runs: StyledText[] = [];
+      for (let column = 0; column < line.length; column++) {
+        const cell = active.getLine(active.baseY + row)!.getCell(column)!;
+        const [color, isBold, isDim] = [cell.isFgDefault() ? -1 : cell.getFgColor(), cell.isBold(), cell.isDim()];
+        const style = { color, isBold: isBold !== 0, isDim: isDim !== 0, isInverse: cell.isInverse() !== 0 };
+        const last = runs.at(-1);
+        const isSame =
+          last !== undefined && JSON.stringify({ ...last, text: "" }) === JSON.stringify({ ...style, text: "" });
+        if (isSame) last.text += cell.getChars() || " ";
+        else runs.push({ ...style, text: cell.getChars() || " " });
+      }
+      return runs;
+    });
   }
 
   type(text: string): void {
