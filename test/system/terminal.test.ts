@@ -14,7 +14,11 @@ const servers: ServerProcess[] = [];
 beforeEach(() => void (folder = mkdtempSync(join(tmpdir(), "heartline-"))));
 
 afterEach(async () => {
-  for (const pty of ptys.splice(0)) pty.end();
+  for (const pty of ptys.splice(0)) {
+    pty.kill("SIGKILL");
+    await pty.exited;
+    pty.end();
+  }
   for (const server of servers.splice(0)) {
     server.kill("SIGKILL");
     await server.exits();
