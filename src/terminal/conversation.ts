@@ -1,15 +1,15 @@
 import type { ChatClient } from "../client/client.ts";
 import type { Attention } from "./attention.ts";
-import { type ChatLog, findTexts } from "./chat-log.ts";
+import type { ChatLog } from "./chat-log.ts";
 import { COMMANDS, isUserName } from "./commands.ts";
 import { type Edit, Completion } from "./completion.ts";
 import type { Display } from "./display.ts";
 import { explainError } from "./explanations.ts";
-import { helpPage, isPage } from "./help.ts";
+import { runLocal } from "./local-commands.ts";
 import type { Outgoing } from "./outgoing.ts";
-import { LOCAL_COMMANDS, type Parsed, parse } from "./parse.ts";
+import { type Parsed, parse } from "./parse.ts";
 import type { People } from "./people.ts";
-import { PRESENCE_MODES, type PresenceLines, type PresenceMode } from "./presence.ts";
+import type { PresenceLines } from "./presence.ts";
 import type { Questions } from "./questions.ts";
 import type { LineFate, PromptHandlers } from "./screen.ts";
 import type { Transcript } from "./transcript.ts";
@@ -174,31 +174,22 @@ export class Conversation implements PromptHandlers {
   }
 
   #runLocal(verb: string, rest: string): LineFate {
-    const { people, transcript, display, editor } = this.#parts;
-    const word = rest.trim();
-    switch (verb) {
-      case "to":
-        if (word !== "" && !isUserName(word)) return this.#refuse(`${word} cannot be a user name; usage: /to <user>`);
-        this.#setPartner(word === "" ? null : people.resolve(word));
-        return "erase";
-      case "r":
-        return this.#reply(rest);
-      case "presence":
-        return this.#setPresence(word);
-      case "bell":
-        return this.#setBell(word);
-      case "find":
-        return this.#find(word);
-      default:
-        if (!isPage(word)) return this.#refuse(`there is no page ${word}; usage: /${LOCAL_COMMANDS.help!.usage}`);
-        transcript.plain(helpPage(word, editor.columns, display.slash));
-        return "keep";
-    }
+    if (verb === "to") return this.#to(rest.trim());
+    if (verb === "r") return this.#reply(rest);
+    runLocal(verb, rest, this.#parts.editor.columns, this.#parts);
+    return "keep";
   }
 
   #refuse(why: string): LineFate {
     this.#parts.transcript.failure(why);
     return "keep";
+  }
+
+  #to(name: string): LineFate {
+    const { people } = this.#parts;
+    if (name !== "" && !isUserName(name)) return this.#refuse(`${name} cannot be a user name; usage: /to <user>`);
+    this.#setPartner(name === "" ? null : people.resolve(name));
+    return "erase";
   }
 
   #setPartner(partner: string | null): void {
@@ -217,35 +208,6 @@ export class Conversation implements PromptHandlers {
     if (text === "") return this.#refuse("usage: /r <text>");
     this.#say(lastSender.isPrivate ? "private" : "message", lastSender.user, text);
     return "erase";
-  }
-
-  #setPresence(word: string): LineFate {
-    const { presence, transcript } = this.#parts;
-    const isMode = PRESENCE_MODES.includes(word as PresenceMode);
-    if (word !== "" && !isMode) return this.#refuse(`usage: /${LOCAL_COMMANDS.presence!.usage}`);
-    if (isMode) presence.mode = word as PresenceMode;
-    transcript.note(`presence lines: ${presence.mode}`);
-    return "keep";
-  }
-
-  #setBell(word: string): LineFate {
-    const { attention, transcript } = this.#parts;
-    if (!["", "on", "off"].includes(word)) return this.#refuse(`usage: /${LOCAL_COMMANDS.bell!.usage}`);
-    if (word !== "") attention.isBellOn = word === "on";
-    transcript.note(`bell: ${attention.isBellOn ? "on" : "off"}`);
-    return "keep";
-  }
-
-  #find(words: string): LineFate {
-    const { transcript, log, user } = this.#parts;
-    if (words === "") return this.#refuse(`usage: /${LOCAL_COMMANDS.find!.usage}`);
-    try {
-      const lines = findTexts(words.split(/[ \t]+/), log, transcript.seen, user);
-      transcript.plain(lines.length > 0 ? lines : [`nothing has these words: ${words}`]);
-    } catch (error) {
-      return this.#refuse(`cannot search the log: ${(error as Error).message}`);
-    }
-    return "keep";
   }
 
   paste(text: string, isMarked: boolean): string {

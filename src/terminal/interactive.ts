@@ -33,7 +33,7 @@ export async function runInteractive(options: Options): Promise<void> {
   const isDumb = TERM === "dumb" || TERM === "";
   const isColored = options.hasColors && hasColors(process.stdout);
   const display = new Display(isColored, isColored && hasUtf8(process.env));
-  const log = openLog(options);
+  const log = openLog(options, (why) => transcript.failure(`cannot write the log: ${why}`));
   const screen = new Screen(process.stdin, process.stdout, output, !isDumb);
   const transcript = new Transcript(screen, display);
   const people = new People();
@@ -111,10 +111,10 @@ export async function runInteractive(options: Options): Promise<void> {
   }
 }
 
-function openLog({ log }: Options): ChatLog | null {
+function openLog({ log }: Options, onError: (why: string) => void): ChatLog | null {
   if (log === null) return null;
   try {
-    return new ChatLog(log, (why) => void process.stderr.write(`heartline: cannot write the log: ${why}\n`));
+    return new ChatLog(log, onError);
   } catch (error) {
     throw new Exit(EXIT_USAGE, `cannot use the folder ${log} for the log: ${(error as Error).message}`);
   }
