@@ -1,141 +1,90 @@
-import { join } from "node:path";
 import { ChatError } from "../client/client.ts";
 import { onEndingSignal } from "../runtime/keyboard.ts";
-import { Attention } from "./attention.ts";
-import { ChatLog } from "./chat-log.ts";
 import { ClientSession } from "./client-session.ts";
 import { isUserName } from "./commands.ts";
-import { Conversation } from "./conversation.ts";
 import { Display, hasColors, hasUtf8 } from "./display.ts";
-import { EXIT_NO_LOGIN, EXIT_SESSION_ENDED, EXIT_USAGE, Exit, output } from "./exit.ts";
+import { EXIT_NO_LOGIN, EXIT_SESSION_ENDED, Exit, output } from "./exit.ts";
 import { explainLogin, explainRecovered } from "./explanations.ts";
-import { History } from "./history.ts";
-import { Incoming } from "./incoming.ts";
 import type { Options } from "./options.ts";
-import { Outgoing } from "./outgoing.ts";
-import { People } from "./people.ts";
-import { PresenceLines } from "./presence.ts";
-import { Questions } from "./questions.ts";
+import type { Person } from "./person.ts";
 import { Screen } from "./screen.ts";
-import { stateFolder } from "./state-file.ts";
-import { Transcript } from "./transcript.ts";
-import { Welcome } from "./welcome.ts";
 
-/** The client for a person at a terminal: asks for name and password, then hands the keyboard to the conversation. */
+/** The client for a person at a terminal: asks for name and password, logs in, and waits for the end. */
 
 /** Refusals of a login that another name or password does not change. */
 const FINAL_REFUSALS = ["locked_out", "closed", "untrusted", "needs_tls"];
-/** Terminals that print parts of a title or a notification. */
-const WITHOUT_TITLE = /^(dumb|linux|vt\d+|ansi|cons25.*)?$/;
 
 export async function runInteractive(options: Options): Promise<void> {
-  const { TERM = "" } = process.env;
-  const isDumb = TERM === "dumb" || TERM === "";
+  const isDumb = ["dumb", undefined, ""].includes(process.env.TERM);
   const isColored = options.hasColors && hasColors(process.stdout);
   const display = new Display(isColored, isColored && hasUtf8(process.env));
-  const log = openLog(options, (why) => transcript.failure(`cannot write the log: ${why}`));
   const screen = new Screen(process.stdin, process.stdout, output, !isDumb);
-  const transcript = new Transcript(screen, display);
-  const people = new People();
-  const presence = new PresenceLines(options.presence, (text) => incoming.note(display.note(text)));
-  const attention = new Attention({ isBellOn: options.hasBell, hasTitle: !WITHOUT_TITLE.test(TERM) });
-  const questions = new Questions(
-    (text) => incoming.note(display.question(text)),
-    () => display.slash,
-  );
-  const incoming = new Incoming({ transcript, display, people, presence, attention, questions, log });
-  const outgoing = new Outgoing(transcript, display);
+  let goodbye = "";
+  let person: Person | null = null;
+  let loading: Promise<Person> | null = null;
+  /** Loads the rest of the program: while the person types, or while the server checks the password. */
+  const load = (): Promise<Person> => {
+    loading ??= import("./person.ts").then(({ Person }) => (person = new Person(screen, display, options)));
+    return loading;
+  };
   const session = new ClientSession(options, Number.POSITIVE_INFINITY, screen, display, {
     onEvent: (event) => {
       if (event.kind === "goodbye") goodbye = event.reason;
-      return incoming.event(event);
+      // The first events may arrive with the login reply. They stay in order: `person` is set before these callbacks.
+      return person === null ? load().then((loaded) => loaded.event(event)) : person.event(event);
     },
-    onLost: () => welcome?.lost(),
-    onBack: () => welcome?.back(),
-    onRecovered: (request, error) => {
-      const outcome = explainRecovered(request, error);
-      if (welcome === null) recovered.push(outcome);
-      else transcript.note(outcome);
-    },
+    onLost: () => person?.lost(),
+    onBack: () => person?.back(),
+    onRecovered: (request, error) => void load().then((loaded) => loaded.recovered(explainRecovered(request, error))),
   });
-  let goodbye = "";
-  /** Outcomes of requests of an earlier run, until the login is complete. */
-  const recovered: string[] = [];
-  let welcome: Welcome | null = null;
   onEndingSignal(() => screen.quit(false));
   try {
     const quit = new Promise<never>((_, reject) => {
       screen.onQuit = () => reject(new Exit(EXIT_NO_LOGIN, "not logged in"));
     });
     await Promise.race([quit, session.connect()]);
-    const { user, password } = await Promise.race([quit, logIn(session, screen, display, options)]);
-    const history = new History(
-      join(stateFolder(), `${encodeURIComponent(`${user}@${options.host}:${options.port}`)}.history`),
-    );
-    const parts = {
-      client: session.client,
-      transcript,
-      display,
-      people,
-      presence,
-      attention,
-      questions,
-      outgoing,
-      log,
-    };
-    const remember = (line: string): void => history.add(line);
-    const leave = (): void => screen.quit(true);
-    const conversation = new Conversation({ ...parts, editor: screen, user, password, remember, leave });
-    screen.history = history.load();
-    transcript.note("You are in. help lists the commands, Ctrl+C leaves.");
-    for (const outcome of recovered) transcript.note(outcome);
-    screen.handlers = conversation;
-    conversation.showPrompt();
-    incoming.start();
-    welcome = new Welcome({ ...parts, conversation, incoming });
-    void welcome.greet();
+    const { user, password } = await Promise.race([quit, logIn(session, screen, display, options, load)]);
+    const started = await load();
+    started.start(session.client, user, password, () => screen.quit(true));
     screen.onQuit = () => {
       screen.onQuit = (byCtrlC) => byCtrlC && session.hangUp();
-      if (welcome?.isLost === true) session.hangUp();
+      if (started.isLost) session.hangUp();
       else void session.logOut();
     };
     const reason = await session.client.ended;
     if (reason === goodbye) throw new Exit(EXIT_SESSION_ENDED, ""); // The event has already been printed.
     session.checkEnd(reason);
   } finally {
-    outgoing.stop();
-    presence.stop();
-    questions.clear();
-    screen.writeControl(attention.end());
+    (person as Person | null)?.end();
     screen.close();
   }
 }
 
-function openLog({ log }: Options, onError: (why: string) => void): ChatLog | null {
-  if (log === null) return null;
-  try {
-    return new ChatLog(log, onError);
-  } catch (error) {
-    throw new Exit(EXIT_USAGE, `cannot use the folder ${log} for the log: ${(error as Error).message}`);
-  }
-}
-
-/** Asks for what the command line does not give, until the login succeeds or is refused for good. */
+/**
+ * Asks for what the command line does not give, until the login succeeds or is refused for good. `load` prepares what
+ * the session needs.
+ */
 async function logIn(
   session: ClientSession,
   screen: Screen,
   display: Display,
   options: Options,
+  load: () => Promise<unknown>,
 ): Promise<{ user: string; password: string }> {
   let { user } = options;
+  const ask = async (question: string, isSecret = false): Promise<string | null> => {
+    const answer = screen.ask(question, isSecret);
+    await load();
+    return answer;
+  };
   for (;;) {
-    user ??= await screen.ask("Name: ");
+    user ??= await ask("Name: ");
     if (user !== null && !isUserName(user)) {
       screen.print(display.failure(`${user} cannot be a user name`));
       user = null;
       continue;
     }
-    const password = user === null ? null : (options.password ?? (await screen.ask("Password: ", true)));
+    const password = user === null ? null : (options.password ?? (await ask("Password: ", true)));
     if (user === null || password === null) throw new Exit(EXIT_NO_LOGIN, "not logged in");
     if (options.password === null && !/^[^ \t]+$/.test(password)) {
       const why = password === "" ? "a password is not empty" : "a password has no spaces";
@@ -143,7 +92,7 @@ async function logIn(
       continue;
     }
     try {
-      await session.logIn(user, password);
+      await Promise.all([session.logIn(user, password), load()]);
       return { user, password };
     } catch (error) {
       const refusal = explainLogin(error, user, options);
