@@ -57,6 +57,11 @@ export class Incoming {
     });
   }
 
+  /** Prints the events so far now, if one of them is a message that waited. */
+  printStored(): void {
+    if (this.#events.some(({ event }) => event.kind === "stored")) this.#print();
+  }
+
   /** Prints a line in the order of the events. */
   note(line: Printable): void {
     if (this.#lines === null) void this.#parts.transcript.printNow([line]);

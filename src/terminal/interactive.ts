@@ -42,6 +42,7 @@ export async function runInteractive(options: Options): Promise<void> {
     const quit = new Promise<never>((_, reject) => {
       screen.onQuit = () => reject(new Exit(EXIT_NO_LOGIN, "not logged in"));
     });
+    if (options.password !== null) void load().catch(() => {});
     await Promise.race([quit, session.connect()]);
     const { user, password } = await Promise.race([quit, logIn(session, screen, display, options, load)]);
     const started = await load();

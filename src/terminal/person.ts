@@ -107,10 +107,11 @@ export class Person {
       leave,
     });
     this.#screen.history = history.load();
-    this.#transcript.note("You are in. help lists the commands, Ctrl+C leaves.");
-    for (const outcome of this.#recovered) this.#transcript.note(outcome);
+    // Without a time: the first local time of a process costs 5 ms, which are not before the prompt.
+    void this.#screen.print(this.#display.note("You are in. help lists the commands, Ctrl+C leaves."));
     this.#screen.handlers = conversation;
     conversation.showPrompt();
+    for (const outcome of this.#recovered) this.#transcript.note(outcome);
     this.#incoming.start();
     const parts = { client, transcript: this.#transcript, people: this.#people, outgoing: this.#outgoing };
     this.#welcome = new Welcome({ ...parts, conversation, incoming: this.#incoming });

@@ -31,15 +31,14 @@ export class Transcript {
   readonly #printer: LinePrinter;
   readonly #display: Display;
   readonly #nowMs: () => number;
-  /** The day of the last line. */
-  #day: string;
+  /** The day of the last line; null before the first one. */
+  #day: string | null = null;
   readonly #seen: Entry[] = [];
 
   constructor(printer: LinePrinter, display: Display, nowMs: () => number = Date.now) {
     this.#printer = printer;
     this.#display = display;
     this.#nowMs = nowMs;
-    this.#day = dayOf(nowMs());
   }
 
   /** Prints a line of the program. */
@@ -67,6 +66,8 @@ export class Transcript {
   /** Prints lines with their times, and those without a time as they are. */
   print(lines: readonly TimedLine[], control = ""): Promise<void> {
     const all: Printable[] = [];
+    // Not earlier: the first local time of a process costs 5 ms.
+    this.#day ??= dayOf(this.#nowMs());
     for (const { line, unixMs } of lines) {
       if (unixMs === null) {
         all.push(line);

@@ -46,10 +46,11 @@ export class Welcome {
     const { client, transcript, incoming } = this.#parts;
     try {
       const names = await this.#fetchOnline();
+      incoming.printStored();
       transcript.note(hereNote(names.slice(0, HERE_MAX), Math.max(0, names.length - HERE_MAX)));
       await client.catchUp();
     } catch {
-      return; // The session has ended, or its end is near: the loss is reported by itself.
+      return; // The loss of the connection, or the end of the session, is reported by itself.
     }
     const waited = waitedNote(incoming.stored);
     if (waited !== "") transcript.note(waited);
