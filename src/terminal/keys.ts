@@ -102,7 +102,7 @@ export class KeySplitter {
     const keys = this.#isEscapeReported ? this.#held.slice(1) : this.#held;
     if (this.#held === "") return this.#act(character);
     // No pasted text has the sequence of a key: Enter or Tab before it was a key, too.
-    if (keys.startsWith(ESCAPE) && TYPED.test(this.#burst)) this.#endBurst();
+    if (TYPED.test(this.#burst)) this.#endBurst();
     this.#clearHeld();
     if (character === ESCAPE || isActing(character)) {
       if (keys !== "") this.#text(keys);

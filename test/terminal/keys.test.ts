@@ -78,6 +78,17 @@ describe("a bracketed paste", () => {
     }
   });
 
+  test("with the end mark in its text does not act either when a slow line cuts the terminal's own end mark", () => {
+    for (let length = 2; length < END.length; length++) {
+      const reads = [`${START}a${END}logout\r${END.slice(0, length)}`, END.slice(length)];
+      expect(report(reads, 10 * QUIET_MS)).not.toContain("enter");
+    }
+  });
+
+  test("that begins right after Enter keeps it from acting, however slowly it arrives", () => {
+    expect(report([`logout\r${START}a`, `b${END}`], 10 * QUIET_MS)).toEqual(["burst logout\rab"]);
+  });
+
   test("whose end mark is lost is ended by Ctrl+C", () => {
     expect(report([`${START}one\r`, "\x03", "hi"])).toEqual(["interrupt", "keys hi"]);
   });

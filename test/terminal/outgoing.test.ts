@@ -63,10 +63,11 @@ test("a server that does not answer is reported once, and its answer after that"
   const second = outgoing.track(promise);
   jest.advanceTimersByTime(SILENCE_MS - 2_000);
   expect(silences).toEqual(["silent 5"]);
+  const third = outgoing.track(promise);
   jest.advanceTimersByTime(2 * SILENCE_MS);
   expect(silences).toEqual(["silent 5"]);
   resolve({ note, state: "sent" });
-  await Promise.all([first, second]);
+  await Promise.all([first, second, third]);
   jest.advanceTimersByTime(2 * SILENCE_MS);
   expect(silences).toEqual(["silent 5", "back 15"]);
 });

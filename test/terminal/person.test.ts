@@ -146,6 +146,20 @@ describe.each(SIZES)("at %i x %i", (columns, rows) => {
     expect(received.slice(4)).toEqual(["message end"]);
   });
 
+  test("lines that arrive at once without the marks of a paste are asked about, too", async () => {
+    const pty = await openTo(size);
+    pty.type("secret\rlogout\r\tx\r");
+    await shows(pty, "3 lines to SEAS? Enter sends, Esc discards");
+    pty.type("\x1b");
+    await shows(pty, "3 pasted lines were discarded");
+    pty.type("/to\r");
+    await prompts(pty, ">");
+    pty.type("secret\rlogout\rbye\r");
+    await shows(pty, "3 pasted lines were dropped: without a partner they would be commands");
+    pty.type("message SEAS end\r");
+    await seasReceives("message end");
+  });
+
   test("a long text is broken at words, under its beginning", async () => {
     const pty = await openTo(size);
     const text = "the quick brown fox jumps over the lazy dog ".repeat(6).trim();
