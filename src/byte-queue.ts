@@ -11,11 +11,22 @@ const BUFFER_BYTES_MIN = 576;
 /** Up to this length a loop is faster than the call of a native copy. */
 const LOOP_BYTES_MAX = 24;
 
+/** The memory of several queues. */
+export interface Memory {
+  bytes: number;
+}
+
 /** A queue of bytes, bytes[head..tail). An empty one holds no memory. */
 export class ByteQueue {
   bytes = EMPTY;
   head = 0;
   tail = 0;
+  readonly #memory: Memory;
+
+  /** `memory` counts the bytes that this queue holds. A queue that is dropped must be cleared first. */
+  constructor(memory: Memory = { bytes: 0 }) {
+    this.#memory = memory;
+  }
 
   get length(): number {
     return this.tail - this.head;
@@ -36,6 +47,7 @@ export class ByteQueue {
   }
 
   clear(): void {
+    this.#memory.bytes -= this.bytes.length;
     giveBack(this.bytes);
     this.bytes = EMPTY;
     this.head = this.tail = 0;
@@ -49,6 +61,7 @@ export class ByteQueue {
       let size = Math.max(BUFFER_BYTES_MIN, bytes.length);
       while (size < used + count) size *= 2;
       this.bytes = borrow(size);
+      this.#memory.bytes += size - bytes.length;
     }
     if (used > 0) bytes.copy(this.bytes, 0, head, tail);
     if (this.bytes !== bytes) giveBack(bytes);

@@ -1,6 +1,6 @@
 /**
  * Every limit, and what happens when it is reached: first those that an operator may choose, with their defaults
- * (server/config.ts has the options), then the fixed ones. Units come last in a name.
+ * (server/options.ts has the options), then the fixed ones. Units come last in a name.
  */
 
 /** What an operator may choose. Where 0 is allowed, it means no limit. */
@@ -64,6 +64,8 @@ export const SERVER_LINE_BYTES_MAX = 1 << 20;
 
 /** Bytes of a user name. A longer one is `bad_request`. */
 export const NAME_BYTES_MAX = 32;
+/** Bytes of a configuration file. A larger file is refused. */
+export const CONFIG_BYTES_MAX = 64 << 10;
 /** Bytes of a credentials file, of a certificate or key, and of a client's authorities. A larger file is refused. */
 export const CREDENTIALS_BYTES_MAX = 64 << 20;
 export const CERTIFICATE_BYTES_MAX = 1 << 20;
@@ -226,11 +228,31 @@ export const LINGER_BYTES_MAX = 1 << 20;
 /** Bytes of the log that wait for its reader, and the time to wait for it at exit. */
 export const LOG_BYTES_MAX = 1 << 20;
 export const LOG_MS = 1_000;
+/**
+ * Lines of one event that are written one by one in LOG_WINDOW_MS; one summary has the others. Addresses that a summary
+ * counts, and those with the highest counts, which it lists.
+ */
+export const LOG_LINES_MAX = 100;
+export const LOG_WINDOW_MS = 10_000;
+export const LOG_ADDRESSES_MAX = 256;
+export const LOG_ADDRESSES_LISTED = 20;
+/** Connections to `--http`, the time of one from its beginning to its end, and the bytes of its header. */
+export const HTTP_CONNECTIONS_MAX = 64;
+export const HTTP_MS = 5_000;
+export const HTTP_HEADER_BYTES_MAX = 8 << 10;
+/** The time of a drain by default, and how many sessions it ends in a turn. When more are due, another turn follows. */
+export const DRAIN_SECONDS = 10;
+export const DRAINED_PER_TURN_MAX = 8;
 /** The longest delay of `joined` and `left`. */
 export const PRESENCE_DELAY_MS = 256;
 
 /** Descriptors that are kept free for files and listeners. At the limit the runtime spins in accept. */
 export const DESCRIPTORS_SPARE = 100;
+
+/** `heartline check` warns when fewer connections are possible, without `--connections`. */
+export const CONNECTIONS_LOW = 1_000;
+/** `heartline check` warns when the certificate expires within this number of days. */
+export const CERTIFICATE_DAYS_LOW = 30;
 
 if (MAILBOX_PORTION_BYTES + SERVER_LINE_BYTES_MAX / 4 > UNACKED_BYTES_MIN) {
   throw new Error("limits: a mailbox portion must leave room for other lines, or delivery could make a session slow");

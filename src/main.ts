@@ -10,15 +10,17 @@ const USAGE = `Usage: heartline <command> [options]
 
   serve            runs the server
   chat             logs in to a server and chats from this terminal
+  check            examines the configuration, credentials, certificate and data folder of serve
   passwd           adds a user to a credentials file, or changes a password
   version          prints the version
   help             prints this page
-  help <command>   prints the options of serve, chat or passwd
+  help <command>   prints the options of serve, chat, check or passwd
 `;
 
 const PROGRAMS: Record<string, () => Promise<{ main: (args: string[]) => Promise<void> }>> = {
   serve: () => import("./server/main.ts"),
   chat: () => import("./terminal/main.ts"),
+  check: () => import("./server/check.ts"),
   passwd: () => import("./auth/passwd.ts"),
 };
 

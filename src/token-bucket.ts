@@ -12,7 +12,7 @@ export class TokenBucket {
     this.#earnedMs = nowMs;
   }
 
-  /** Adds what was earned since the last call, up to `tokensMax`. */
+  /** Adds what was earned since the last call, up to `tokensMax`. The rate may differ from that of earlier calls. */
   earn(perSecond: number, tokensMax: number, nowMs: number): void {
     this.tokens = Math.min(tokensMax, this.tokens + ((nowMs - this.#earnedMs) * perSecond) / 1000);
     this.#earnedMs = nowMs;
@@ -20,12 +20,12 @@ export class TokenBucket {
 
   /** `earn` with the maximum of a second. It must come before a token is taken: a full bucket earns nothing. */
   save(perSecond: number, nowMs: number): void {
-    if (nowMs !== this.#earnedMs) this.earn(perSecond, tokensMax(perSecond), nowMs);
+    if (nowMs !== this.#earnedMs) this.earn(perSecond || Number.POSITIVE_INFINITY, tokensMax(perSecond), nowMs);
   }
 
   /** Milliseconds until there is a whole token in addition to the `reserved` ones; 0 when there is one. */
   waitMs(perSecond: number, nowMs: number, reserved = 0): number {
-    if (this.tokens + reserved >= 1) return 0;
+    if (this.tokens + reserved >= 1 || perSecond === 0) return 0;
     this.save(perSecond, nowMs);
     return Math.max(0, ((1 - reserved - this.tokens) * 1000) / perSecond);
   }

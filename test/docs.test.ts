@@ -2,6 +2,7 @@ import { expect, test } from "bun:test";
 import { existsSync, readFileSync, statSync } from "node:fs";
 import { dirname, join, relative } from "node:path";
 import { Glob } from "bun";
+import { LOG_EVENTS } from "../src/runtime/log.ts";
 import { USAGE } from "../src/server/config.ts";
 
 const root = join(import.meta.dir, "..");
@@ -72,6 +73,13 @@ test("docs/operating.md lists exactly the options of the server", () => {
   const inManual = [...manual.matchAll(/^\| `(--[\w-]+)/gm)].map(([, option]) => option!);
   expect(rest).toBeDefined();
   expect(inManual.toSorted()).toEqual([...USAGE.matchAll(/^ {2}(--[\w-]+)/gm)].map(([, option]) => option!).toSorted());
+});
+
+test("docs/operating.md lists exactly the events of the log", () => {
+  const text = readFileSync(join(root, "docs/operating.md"), "utf8");
+  const [, section = ""] = /\n## Log\n([^]*?)\n## /.exec(text) ?? [];
+  const inManual = [...section.matchAll(/^\| `(\w+)`/gm)].map(([, event]) => event!);
+  expect(inManual).toEqual([...LOG_EVENTS]);
 });
 
 test("every class member in docs/architecture.md exists in a file that declares the class", () => {

@@ -21,10 +21,11 @@ test("an unknown command is reported with its name and exit code 2", async () =>
 test.each(["help", "--help", "-h"])("%s lists every command", async (word) => {
   const { out, err, code } = await heartline(word);
   expect({ err, code }).toEqual({ err: "", code: 0 });
-  for (const command of ["serve", "chat", "passwd", "version", "help"]) expect(out).toContain(`\n  ${command} `);
+  for (const command of ["serve", "chat", "check", "passwd", "version", "help"])
+    expect(out).toContain(`\n  ${command} `);
 });
 
-test.each(["serve", "chat", "passwd"])("help %s prints what %s --help prints", async (command) => {
+test.each(["serve", "chat", "check", "passwd"])("help %s prints what %s --help prints", async (command) => {
   const page = await heartline(command, "--help");
   expect(page).toMatchObject({ err: "", code: 0 });
   expect(page.out).toStartWith("Usage: ");

@@ -18,7 +18,7 @@ interface AddressState {
 /**
  * Limits for each source address: connections at once, new connections a second, requests without a session, and failed
  * logins of all users together. Loopback addresses are exempt unless `limitsLoopback` is set. An address is forgotten
- * when its budgets are full again.
+ * when its budgets are full again. Connections of exempt addresses are counted too, since the limits may change.
  */
 export class Addresses {
   readonly #wheel: TimerWheel;
@@ -39,20 +39,24 @@ export class Addresses {
 
   /** Counts a new connection, or returns why it is refused, in words that complete "too many ...". */
   connect(address: string): string | null {
-    if (this.#isExempt(address)) return null;
-    const { connectionsPerAddressMax, connectionsPerSecondMax: perSecond } = this.#limits;
     const key = source(address);
     const state = this.#state(key);
-    if (connectionsPerAddressMax > 0 && state.connections >= connectionsPerAddressMax)
-      return "connections from your address";
-    if (perSecond > 0) {
-      state.connects.earn(perSecond, Math.max(1, perSecond), this.#wheel.nowMs);
-      if (state.connects.tokens < 1) return "new connections from your address";
-      state.connects.tokens--;
-    }
+    const tooMany = this.#isExempt(address) ? null : this.#tooMany(state);
+    if (tooMany !== null) return tooMany;
     state.connections++;
     this.#idle.delete(key);
     this.#active.set(key, state);
+    return null;
+  }
+
+  #tooMany(state: AddressState): string | null {
+    const { connectionsPerAddressMax, connectionsPerSecondMax: perSecond } = this.#limits;
+    if (connectionsPerAddressMax > 0 && state.connections >= connectionsPerAddressMax)
+      return "connections from your address";
+    if (perSecond === 0) return null;
+    state.connects.earn(perSecond, Math.max(1, perSecond), this.#wheel.nowMs);
+    if (state.connects.tokens < 1) return "new connections from your address";
+    state.connects.tokens--;
     return null;
   }
 
@@ -67,8 +71,8 @@ export class Addresses {
 
   /** Seconds until a login from that address is verified again after too many failures; 0: it is verified now. */
   loginWait(address: string): number {
+    if (!this.#limitsLogins(address)) return 0;
     const perMinute = this.#limits.failedLoginsPerMinuteMax;
-    if (perMinute === 0 || this.#isExempt(address)) return 0;
     const { failures } = this.#state(source(address));
     failures.earn(perMinute / 60, perMinute, this.#wheel.nowMs);
     return secondsIn(((1 - failures.tokens) * 60_000) / perMinute);
@@ -76,12 +80,12 @@ export class Addresses {
 
   /** A login begins. It counts as failed until `loginEnds`: otherwise many parallel logins would all be verified. */
   loginBegins(address: string): void {
-    if (!this.#isExempt(address)) this.#state(source(address)).failures.tokens--;
+    if (this.#limitsLogins(address)) this.#state(source(address)).failures.tokens--;
   }
 
   /** The login has ended without a failure. */
   loginEnds(address: string): void {
-    if (!this.#isExempt(address)) this.#state(source(address)).failures.tokens++;
+    if (this.#limitsLogins(address)) this.#state(source(address)).failures.tokens++;
   }
 
   /**
@@ -90,6 +94,10 @@ export class Addresses {
    */
   requests(address: string): TokenBucket {
     return this.#isExempt(address) ? this.#newRequests() : this.#state(source(address)).requests;
+  }
+
+  #limitsLogins(address: string): boolean {
+    return this.#limits.failedLoginsPerMinuteMax > 0 && !this.#isExempt(address);
   }
 
   #newRequests(): TokenBucket {

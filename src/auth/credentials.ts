@@ -59,7 +59,8 @@ export function parseUsers(text: string, file: string): User[] {
     const bad = (why: string): CredentialsError => new CredentialsError(`${file}:${index + 1}: ${why}`);
     const [name = "", password = "", ...rest] = line.split(" ");
     const bytes = Buffer.from(name);
-    if (!isName(bytes, 0, bytes.length)) throw bad(`"${printable(name)}" cannot be a user name`);
+    // The first word is not shown: an editor may have wrapped a password to a line of its own.
+    if (!isName(bytes, 0, bytes.length)) throw bad("a line begins with a user name of 1 to 32 of A-Z a-z 0-9 . _ -");
     if (password === "" || rest.length > 0) throw bad("a line is a user, one space and a password without spaces");
     const fault = passwordFault(password, false) ?? (isHash(password) ? hashFault(password) : null);
     if (fault !== null) throw bad(fault);
@@ -131,8 +132,4 @@ function hashFault(hash: string): string | null {
 /** Without padding, and with zeros in the unused bits of the last character. */
 function isBase64(text: string): boolean {
   return Buffer.from(text, "base64").toString("base64").replace(/=+$/, "") === text;
-}
-
-function printable(text: string): string {
-  return text.slice(0, 40).replace(/[^\x20-\x7e]/g, "?");
 }

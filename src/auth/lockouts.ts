@@ -42,8 +42,9 @@ export class LoginRecord implements WrongPasswords {
 export class Lockouts {
   /** By user and source, the next one to expire first. */
   readonly #records = new Map<string, LoginRecord>();
+  /** Duration of a lockout that begins from now on. */
+  blockMs: number;
   readonly #wheel: TimerWheel;
-  readonly #blockMs: number;
   readonly #scope: LockoutScope;
   readonly #changed: (wrong: WrongPasswords, leftMs: number) => void;
   readonly #expiry: TimerKind<LoginRecord>;
@@ -56,7 +57,7 @@ export class Lockouts {
     changed: (wrong: WrongPasswords, leftMs: number) => void,
   ) {
     this.#wheel = wheel;
-    this.#blockMs = blockMs;
+    this.blockMs = blockMs;
     this.#scope = scope;
     this.#changed = changed;
     this.#expiry = wheel.kind((record) => this.#expire(record));
@@ -90,8 +91,8 @@ export class Lockouts {
 
   /** Counts a wrong password. Returns the number of tries left; 0: the user is locked out from now on. */
   wrong(record: LoginRecord): number {
-    this.#set(record, this.#wheel.nowMs >= record.untilMs ? 1 : record.count + 1, this.#blockMs);
-    this.#changed(record, this.#blockMs);
+    this.#set(record, this.#wheel.nowMs >= record.untilMs ? 1 : record.count + 1, this.blockMs);
+    this.#changed(record, this.blockMs);
     this.#limit();
     return WRONG_PASSWORDS_MAX - record.count;
   }
@@ -105,7 +106,7 @@ export class Lockouts {
   restore({ user, source, count }: WrongPasswords, leftMs: number): boolean {
     if (leftMs <= 0 || (source === "") !== (this.#scope === "user")) return false;
     // A wall clock that stepped back must not make the lockout longer.
-    this.#set(this.#record(user, source), count, Math.min(leftMs, this.#blockMs));
+    this.#set(this.#record(user, source), count, Math.min(leftMs, this.blockMs));
     return true;
   }
 

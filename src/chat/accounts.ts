@@ -1,5 +1,5 @@
 import { encode, equals } from "../protocol/ascii.ts";
-import { Account } from "./session.ts";
+import { Account, type Waiting } from "./session.ts";
 
 /** Verifies passwords; src/auth/passwords.ts implements it. */
 export interface Passwords {
@@ -24,6 +24,8 @@ export interface Passwords {
  */
 export class Accounts {
   readonly all: Account[] = [];
+  /** What waits in all mailboxes together. */
+  readonly waiting: Waiting = { messages: 0, bytes: 0 };
   #slots: (Account | undefined)[] = new Array(1024);
 
   /** Adds a user, also one who was removed; null when there is a user of that name. */
@@ -39,7 +41,7 @@ export class Accounts {
     const bytes = encode(name);
     const known = this.#at(bytes, 0, bytes.length);
     if (known !== undefined) return known;
-    const account = new Account(name);
+    const account = new Account(name, this.waiting);
     this.all.push(account);
     if (this.all.length * 2 > this.#slots.length) {
       this.#slots = new Array(this.#slots.length * 4);

@@ -1,6 +1,6 @@
 import { ACK_BYTES_MAX, KEEPING_UP_BOUNDS, KEEPING_UP_MS, type Limits, POOLED_MS } from "../limits.ts";
 import { encode } from "../protocol/ascii.ts";
-import { trimBufferPools } from "../byte-queue.ts";
+import { type Memory, trimBufferPools } from "../byte-queue.ts";
 import { BroadcastGroup } from "../stream/broadcast-group.ts";
 import { Outbox } from "../stream/outbox.ts";
 import type { GoodbyeReason, LeftReason } from "../protocol/reply.ts";
@@ -47,6 +47,8 @@ export class Chat {
   readonly accounts = new Accounts();
   readonly presence = new Presence();
   readonly broadcastGroup: BroadcastGroup;
+  /** Of the outboxes of all sessions and connections. */
+  readonly outboxMemory: Memory = { bytes: 0 };
   readonly wheel: TimerWheel;
   readonly turn: Turn;
   readonly store: ChatStore;
@@ -57,10 +59,11 @@ export class Chat {
   readonly introductions: Introductions;
   readonly passwords: Passwords;
   readonly idleTimeoutMs: number;
+  /** The one object that all parts read. A reload changes its fields. */
   readonly limits: Limits;
   readonly report: ChatOptions["report"];
   readonly observer: ChatObserver | null;
-  /** The server stops: no login succeeds. */
+  /** The server drains or stops: no login succeeds. */
   isOver = false;
   /** Unix time of this turn, for messages in mailboxes. */
   unixMs = 0;
@@ -98,7 +101,7 @@ export class Chat {
     );
     this.addresses = new Addresses(wheel, limits);
     this.rates = new Rates(wheel, limits);
-    this.introductions = new Introductions(wheel, limits.introductionsMax, options.newToken);
+    this.introductions = new Introductions(wheel, limits, options.newToken);
     const appended = (session: Session): void => this.#messagesAppended(session);
     const { accounts, mailbox } = this;
     this.mailboxScheduler = new MailboxScheduler(accounts, mailbox, store, appended, report, movedBytesPerTurn);
@@ -118,17 +121,16 @@ export class Chat {
       throw new Error(`the messages of the last session of ${account.name} cannot be stored`);
     const kind = options.callbackPort > 0 ? "callback" : options.resumable ? "resumable" : "plain";
     const number = kind === "plain" ? 0 : store.newNumber();
-    const outbox = new Outbox(turn, kind === "plain");
-    const session = new Session(account, number, this.#newToken(), kind, outbox, wheel.nowMs);
+    const outbox = new Outbox(turn, kind === "plain", this.outboxMemory);
+    const session = new Session(account, number, this.#newToken(), kind, outbox, wheel.nowMs, this.unixMs);
     session.address = peer.address;
     session.listenPort = options.listenPort;
     wheel.schedule(session.timer, this.#idle, this.idleTimeoutMs);
     let reply = `ok ${session.token} ${this.idleTimeoutMs / 1000}`;
     if (kind !== "plain") {
       this.#byToken.set(session.token, session);
-      const { token } = session;
-      const proof = this.passwords.prove(account, password, token);
-      store.sessionBegan({ number, token, user: account.name, resumable: kind === "resumable" }, proof);
+      const proof = this.passwords.prove(account, password, session.token);
+      store.sessionBegan({ number, token: session.token, user: account.name, resumable: kind === "resumable" }, proof);
     }
     if (kind === "callback") {
       const secret = this.#newToken();
@@ -171,8 +173,7 @@ export class Chat {
     if (position > session.outbox.furthest) return false;
     session.peer?.detach();
     session.address = peer.address;
-    session.lastActivityMs = this.wheel.nowMs;
-    session.lastAckMs = this.wheel.nowMs;
+    session.lastActivityMs = session.lastAckMs = this.wheel.nowMs;
     session.outbox.rewind(position);
     peer.replies.append(encode(`ok ${session.received}\n`));
     this.#attach(session, peer);
@@ -212,6 +213,7 @@ export class Chat {
     const { session } = to;
     if (session !== null && !to.isAwaitingLogin && !mailbox.hasMore(session.delivery) && !this.#mustWait(session)) {
       session.outbox.appendMessage(store.newNumber(), unixMs, from.messageHead, bytes, start, end);
+      session.messagesOut++;
       this.#messagesAppended(session);
       return "sent";
     }

@@ -1,4 +1,4 @@
-import { INTRODUCTION_MS } from "../limits.ts";
+import { INTRODUCTION_MS, type Limits } from "../limits.ts";
 import { encode } from "../protocol/ascii.ts";
 import { WheelTimer, type TimerKind, type TimerWheel } from "../timer-wheel.ts";
 import type { Session } from "./session.ts";
@@ -28,14 +28,13 @@ class Introduction {
 export class Introductions {
   readonly #of = new Map<Session, Set<Introduction>>();
   readonly #wheel: TimerWheel;
-  readonly #countMax: number;
+  readonly #limits: Limits;
   readonly #newTicket: () => string;
   readonly #expiry: TimerKind<Introduction>;
 
-  /** `countMax`: questions and tickets of one session. */
-  constructor(wheel: TimerWheel, countMax: number, newTicket: () => string) {
+  constructor(wheel: TimerWheel, limits: Limits, newTicket: () => string) {
     this.#wheel = wheel;
-    this.#countMax = countMax;
+    this.#limits = limits;
     this.#newTicket = newTicket;
     this.#expiry = wheel.kind((introduction) => this.#revoke(introduction));
   }
@@ -113,7 +112,7 @@ export class Introductions {
   }
 
   #isFull(session: Session): boolean {
-    return (this.#of.get(session)?.size ?? 0) >= this.#countMax;
+    return (this.#of.get(session)?.size ?? 0) >= this.#limits.introductionsMax;
   }
 }
 

@@ -20,6 +20,7 @@ export function login(chat: Chat, peer: Peer, request: Request): void {
   if (options.callbackPort > 0 && peer.isEncrypted)
     return refuse(replies, "bad_request", "callback over TLS, since calls are plain TCP");
   const account = accounts.find(bytes, starts[0]!, ends[0]!) ?? null;
+  if (chat.isOver) return refuseAtEnd(chat, peer, account);
   const waitSeconds = addresses.loginWait(address);
   if (waitSeconds > 0)
     return refuseLogin(chat, peer, account, "busy", `too many failed logins; try again in ${waitSeconds} s`);
@@ -38,6 +39,12 @@ export function login(chat: Chat, peer: Peer, request: Request): void {
 function refuseLogin(chat: Chat, peer: Peer, account: Account | null, code: ErrorCode, detail?: string | number): void {
   chat.observer?.loginRefused(account, peer, code);
   refuse(peer.replies, code, detail);
+}
+
+/** The server drains or stops. The connection is closed too: the next one may reach another server. */
+function refuseAtEnd(chat: Chat, peer: Peer, account: Account | null): void {
+  refuseLogin(chat, peer, account, "busy", "the server is shutting down; try again in a moment");
+  peer.close();
 }
 
 /**
@@ -110,7 +117,8 @@ class Login {
     const chat = this.#chat;
     if (this.#hasUserChanged()) return;
     chat.lockouts.right(record);
-    if (this.#peer.isClosed || chat.isOver) return;
+    if (this.#peer.isClosed) return;
+    if (chat.isOver) return refuseAtEnd(chat, this.#peer, this.#account);
     const isKnown = this.#options.resumable || this.#options.callbackPort > 0;
     if (isKnown && !chat.store.accepts(0)) this.#refuse("internal", chat.store.writeError!);
     else chat.login(this.#peer, this.#account, this.#password, this.#options);

@@ -143,6 +143,7 @@ export class Mailbox {
     const { end } = outbox;
     for (const { number, unixMs, from, text } of this.#store.read(account.name, delivery.deliveredUpTo, room)) {
       outbox.appendFromMailbox(number, encode(`stored ${from} ${unixMs} `), text);
+      session.messagesOut++;
       delivery.deliveredUpTo = number;
       delivery.deliveredUnacked++;
     }

@@ -15,6 +15,8 @@ export interface SessionObserver {
   loggedIn(session: Session, replaced: Session | null): void;
   /** A session ends. Its `goodbye`, if it has one, is not in its outbox yet. */
   sessionEnded(session: Session, reason: GoodbyeReason | LeftReason): void;
+  /** A connection without a session is closed after `badLinesMax` consecutive invalid lines. */
+  flooded(peer: Peer): void;
 }
 
 export interface ChatObserver extends SessionObserver {

@@ -6,19 +6,19 @@ import { type Account, Allowance, type Peer } from "./session.ts";
 /** The request rate of each user. Requests above it are delayed and keep their order; none is refused. */
 export class Rates {
   readonly #wheel: TimerWheel;
-  readonly #perSecond: number;
+  readonly #limits: Limits;
   readonly #allowed: TimerKind<Allowance>;
   /** Work of all requests since the start; see WORK_PER_VISIT. */
   work = 0;
 
-  constructor(wheel: TimerWheel, { requestsPerSecondMax }: Limits) {
+  constructor(wheel: TimerWheel, limits: Limits) {
     this.#wheel = wheel;
-    this.#perSecond = requestsPerSecondMax;
+    this.#limits = limits;
     this.#allowed = wheel.kind((allowance) => this.#act(allowance));
   }
 
   of(account: Account): Allowance {
-    return (account.allowance ??= new Allowance(tokensMax(this.#perSecond), this.#wheel.nowMs));
+    return (account.allowance ??= new Allowance(tokensMax(this.#limits.requestsPerSecondMax), this.#wheel.nowMs));
   }
 
   /** The user's last request counts as `requests` more, and as `work` more in the share of a turn. */
@@ -39,7 +39,7 @@ export class Rates {
    */
   take(account: Account, peer: Peer, act: () => void): void {
     const allowance = this.of(account);
-    allowance.save(this.#perSecond, this.#wheel.nowMs);
+    allowance.save(this.#limits.requestsPerSecondMax, this.#wheel.nowMs);
     peer.refund();
     peer.pause();
     if (allowance.delayed.length > 0) this.#dropClosed(allowance);
@@ -57,10 +57,18 @@ export class Rates {
     for (const { act } of closed) act();
   }
 
+  /** The rate has changed: the waiting requests of that user wait for the new one. */
+  rateChanged({ allowance }: Account): void {
+    if (allowance === null || allowance.delayed.length === 0) return;
+    this.#wheel.cancel(allowance.timer);
+    this.#act(allowance);
+  }
+
   #act(allowance: Allowance): void {
+    const { requestsPerSecondMax } = this.#limits;
     while (allowance.delayed.length > 0) {
       const { peer, act } = allowance.delayed[0]!;
-      const waitMs = allowance.waitMs(this.#perSecond, this.#wheel.nowMs, allowance.delayed.length);
+      const waitMs = allowance.waitMs(requestsPerSecondMax, this.#wheel.nowMs, allowance.delayed.length);
       if (waitMs > 0 && !peer.isClosed) {
         if (!allowance.timer.armed) this.#wheel.schedule(allowance.timer, this.#allowed, waitMs);
         return;

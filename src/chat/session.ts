@@ -47,7 +47,7 @@ export class Allowance extends TokenBucket {
 }
 
 /** Messages in a mailbox, and bytes of their texts. */
-interface Waiting {
+export interface Waiting {
   messages: number;
   bytes: number;
 }
@@ -81,8 +81,13 @@ export class Account {
   #blocks: Set<Account> | null = null;
   #blockedBy: Set<Account> | null = null;
 
-  constructor(name: string) {
+  /** The counts of all mailboxes. */
+  readonly #total: Waiting;
+
+  /** `total` counts what waits in all mailboxes together. */
+  constructor(name: string, total: Waiting = { messages: 0, bytes: 0 }) {
     this.name = name;
+    this.#total = total;
     this.nameBytes = encode(name);
     this.messageHead = encode(`message ${name} `);
     this.broadcastHead = encode(`broadcast ${name} `);
@@ -97,6 +102,8 @@ export class Account {
   countWaiting(from: string, messages: number, bytes: number): void {
     this.waiting += messages;
     this.waitingBytes += bytes;
+    this.#total.messages += messages;
+    this.#total.bytes += bytes;
     const all = (this.#waitingFrom ??= new Map());
     const one = all.get(from) ?? { messages: 0, bytes: 0 };
     one.messages += messages;
@@ -174,6 +181,8 @@ export class Session {
   lastAckMs = Number.NEGATIVE_INFINITY;
   /** Armed while more than `unackedBytesMax` is unacknowledged, and the client still acknowledges. */
   readonly overdue = new WheelTimer<Session>(this);
+  /** Unix time of its login. */
+  readonly beganUnixMs: number;
   /** Address of its last connection, and the port on which the client accepts private chats; 0: none. */
   address = "";
   listenPort = 0;
@@ -181,6 +190,9 @@ export class Session {
   lastActivityMs: number;
   /** Armed until the session expires. */
   readonly timer = new WheelTimer<Session>(this);
+  /** Private messages that were accepted from its user, and that were appended to its outbox. */
+  messagesIn = 0;
+  messagesOut = 0;
   /** Null while the session is online. */
   endReason: GoodbyeReason | LeftReason | null = null;
   endedUnixMs = 0;
@@ -191,13 +203,22 @@ export class Session {
   /** Index in `Presence.online`; -1 before and after. */
   onlineIndex = -1;
 
-  constructor(account: Account, number: number, token: string, kind: SessionKind, outbox: Outbox, nowMs: number) {
+  constructor(
+    account: Account,
+    number: number,
+    token: string,
+    kind: SessionKind,
+    outbox: Outbox,
+    nowMs: number,
+    unixMs: number,
+  ) {
     this.account = account;
     this.number = number;
     this.token = token;
     this.kind = kind;
     this.outbox = outbox;
     this.lastActivityMs = nowMs;
+    this.beganUnixMs = unixMs;
   }
 
   get ended(): boolean {

@@ -1,4 +1,5 @@
 import type { BlockList } from "node:net";
+import { AddressCounts } from "../address-counts.ts";
 import { DESCRIPTORS_SPARE, INPUT_BYTES_MAX, type Limits, PROXY_HEADER_MS, TLS_HANDSHAKE_MS } from "../limits.ts";
 import { withZone } from "../runtime/host.ts";
 import { WheelTimer, type TimerKind } from "../timer-wheel.ts";
@@ -43,6 +44,16 @@ export function closeLargest(open: Iterable<Connection>): void {
   }
 }
 
+/** Why a connection is refused, for metrics. */
+export type RefusalReason = "connections" | "address_connections" | "address_rate" | "proxy_header" | "tls_handshake";
+
+/** By what `Addresses.connect` returns, and for `connectionsMax`. */
+const REASONS: Record<string, RefusalReason> = {
+  connections: "connections",
+  "connections from your address": "address_connections",
+  "new connections from your address": "address_rate",
+};
+
 /**
  * Decides which accepted sockets become connections: the limits on connections, the PROXY header, the TLS handshake.
  * When all connections are taken, it closes the oldest one without a session.
@@ -53,16 +64,17 @@ export class Admission {
   readonly pending = new Set<PendingConnection>();
   /** The deadline of a pending socket. */
   readonly late: TimerKind<PendingConnection>;
-  readonly #proxies: BlockList | null;
+  /** Connections from these addresses begin with a PROXY header; null: none does. */
+  proxies: BlockList | null;
   readonly #log: Logger;
-  /** Refused connections since the last report, and the last of them. */
-  #refused = 0;
-  #last = { address: "", why: "" };
+  /** Refused connections since the start. */
+  readonly refusals = new Map<RefusalReason, number>();
+  /** Refused connections since the last report, and the words of the last of them. */
+  readonly #refused = new Map<RefusalReason, { counts: AddressCounts; why: string }>();
 
-  /** `proxies`: connections from these addresses begin with a PROXY header. */
   constructor(connections: Connections, proxies: BlockList | null, log: Logger) {
     this.connections = connections;
-    this.#proxies = proxies;
+    this.proxies = proxies;
     this.#log = log;
     this.late = connections.wheel.kind((pending) => pending.late());
   }
@@ -81,7 +93,7 @@ export class Admission {
       unauthenticated.delete(oldest);
       oldest.hangUp();
     }
-    const isProxy = !isEncrypted && this.#proxies?.check(address, address.includes(":") ? "ipv6" : "ipv4");
+    const isProxy = !isEncrypted && this.proxies?.check(address, address.includes(":") ? "ipv6" : "ipv4");
     if (isProxy === true) socket.data = new AwaitingProxyHeader(this, socket, address);
     else this.admit(socket, withZone(address, socket), isEncrypted);
   }
@@ -97,28 +109,39 @@ export class Admission {
   }
 
   #refuse(socket: AcceptedSocket, address: string, isEncrypted: boolean, tooMany: string): void {
-    this.count(address, `too many ${tooMany}`);
+    this.count(REASONS[tooMany]!, address, `too many ${tooMany}`);
     socket.data = null;
     // Before the TLS handshake nothing can be sent, and the runtime would wait for the handshake.
     if (isEncrypted) socket.end();
     else socket.end(`err busy too many ${tooMany}\n`);
   }
 
-  /** Counts a refused connection for the next report. */
-  count(address: string, why: string): void {
-    this.#refused++;
-    this.#last = { address, why };
+  /** Counts a refused connection, also for the next report. */
+  count(reason: RefusalReason, address: string, why: string): void {
+    this.refusals.set(reason, (this.refusals.get(reason) ?? 0) + 1);
+    const { counts } = this.#refused.get(reason) ?? { counts: new AddressCounts() };
+    counts.add(address);
+    this.#refused.set(reason, { counts, why });
   }
 
-  /** Logs the number of refused connections since the last call, in one line. */
+  /** Logs the connections that were refused since the last call, in one line for each address and reason. */
   report(): void {
-    if (this.#refused > 0) this.#log.warn({ refused: this.#refused, last: this.#last }, "connections were refused");
-    this.#refused = 0;
+    for (const [reason, { counts, why }] of this.#refused) {
+      const { addresses, others } = counts.summary();
+      for (const [address, count] of addresses) this.#logRefused(address, count, reason, why);
+      if (others > 0) this.#logRefused("others", others, reason, why);
+    }
+    this.#refused.clear();
+  }
+
+  #logRefused(address: string, count: number, reason: RefusalReason, why: string): void {
+    this.#log.warn({ event: "connection_refused", address, count, reason }, `connections were refused: ${why}`);
   }
 }
 
 /** An accepted socket that must send something, within a time limit, before it becomes a connection. */
 export abstract class PendingConnection implements SocketEvents {
+  protected abstract readonly refusal: RefusalReason;
   protected readonly admission: Admission;
   protected readonly socket: AcceptedSocket;
   protected readonly address: string;
@@ -142,7 +165,7 @@ export abstract class PendingConnection implements SocketEvents {
   }
 
   protected reject(why: string): void {
-    this.admission.count(this.address, why);
+    this.admission.count(this.refusal, this.address, why);
     this.hangUp();
   }
 
@@ -174,6 +197,7 @@ export abstract class PendingConnection implements SocketEvents {
 
 /** A socket from a proxy that has not sent its PROXY header, which names the client. */
 export class AwaitingProxyHeader extends PendingConnection {
+  protected readonly refusal = "proxy_header";
   #bytes = Buffer.alloc(0);
 
   constructor(admission: Admission, socket: AcceptedSocket, address: string) {
@@ -197,6 +221,7 @@ export class AwaitingProxyHeader extends PendingConnection {
 
 /** A socket during the TLS handshake. It counts as a connection of its address already. */
 export class Handshake extends PendingConnection {
+  protected readonly refusal = "tls_handshake";
   readonly #transport: TcpTransport;
 
   constructor(admission: Admission, socket: AcceptedSocket, address: string, transport: TcpTransport) {

@@ -36,6 +36,9 @@ export class Callbacks {
   readonly pause: TimerKind<Callback>;
   /** Calls with an open descriptor. */
   readonly calls = new Set<Call>();
+  /** Calls that have ended, since the start. */
+  succeeded = 0;
+  failed = 0;
   /** Sessions that wait until another call has ended. */
   readonly waiting = new Set<Callback>();
   /** The sessions of each user that are called or wait for a call: ended ones, and at most one live one. */
@@ -147,6 +150,8 @@ export class Callback implements Caller {
   called({ position, to, received }: Call): void {
     this.#call = null;
     const { session, callbacks } = this;
+    if (received >= 0) callbacks.succeeded++;
+    else callbacks.failed++;
     if (received >= 0) {
       this.#isReached = true;
       session.lastActivityMs = callbacks.chat.wheel.nowMs;

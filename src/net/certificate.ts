@@ -12,6 +12,8 @@ export interface Certificate {
   key: string;
   /** Why the certificate is not valid now, for the log; null when it is valid. */
   outdated: string | null;
+  /** When it expires, in Unix time. */
+  expiresMs: number;
 }
 
 /** A certificate or key cannot be used. The message names the file and is meant for the operator. */
@@ -32,7 +34,7 @@ export function readCertificate(chainFile: string, keyFile: string, kind: InputK
   if (validToDate.getTime() < Date.now()) outdated = `${chainFile} expired on ${validToDate.toISOString()}`;
   if (validFromDate.getTime() > Date.now())
     outdated = `${chainFile} is not valid before ${validFromDate.toISOString()}`;
-  return { chain, key, outdated };
+  return { chain, key, outdated, expiresMs: validToDate.getTime() };
 }
 
 function read(file: string, kind: InputKind): string {

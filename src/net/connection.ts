@@ -42,6 +42,12 @@ export class Connections implements GateShared<Connection> {
     this.stalled = chat.wheel.kind((connection) => connection.writeTimedOut());
   }
 
+  /** Limits have changed, in place. */
+  limitsChanged(): void {
+    for (const account of this.chat.accounts.all) this.rates.rateChanged(account);
+    for (const connection of this.open) connection.limitsChanged();
+  }
+
   /** A turn begins: ready connections continue, up to WORK_PER_TURN. While some remain, another turn must follow. */
   serveReady(): void {
     const workMax = this.rates.work + WORK_PER_TURN;
@@ -154,13 +160,19 @@ export class Connection implements SocketEvents, Peer, Sink {
     return this.#reader.heldBytes;
   }
 
+  /** Bytes of memory of replies outside a session. */
+  get heldReplyBytes(): number {
+    return this.#replies?.heldBytes ?? 0;
+  }
+
   /** The kernel has accepted all output. */
   get drained(): boolean {
     return (this.#replies?.unsent ?? 0) + (this.session?.outbox.unsent ?? 0) === 0;
   }
 
   #newStream(): Outbox {
-    const stream = new Outbox(this.#server.chat.turn, true);
+    const { turn, outboxMemory } = this.#server.chat;
+    const stream = new Outbox(turn, true, outboxMemory);
     stream.sink = this;
     return stream;
   }
@@ -206,7 +218,17 @@ export class Connection implements SocketEvents, Peer, Sink {
     this.#server.ready.delete(this);
     this.#server.unauthenticated.delete(this);
     this.#server.chat.addresses.disconnect(this.address);
+    this.#discardReplies();
     this.#server.chat.connectionClosed(this);
+  }
+
+  /** Frees the memory of replies that will not be sent. */
+  #discardReplies(): void {
+    const replies = this.#replies;
+    if (replies === null) return;
+    replies.sink = null;
+    replies.withdraw();
+    replies.sink = this; // A reply that comes later, as to a login, is discarded by `flush`.
   }
 
   refund(): void {
@@ -238,6 +260,13 @@ export class Connection implements SocketEvents, Peer, Sink {
   end(): void {
     this.#peerEnded = true;
     this.#pull();
+  }
+
+  /** Limits have changed, in place. */
+  limitsChanged(): void {
+    this.#reader.lineBytesMax = this.#server.limits.lineBytesMax;
+    if (this.#takesRequests()) this.#gate.rateChanged();
+    if (this.#state === "unauthenticated") this.idleTimedOut();
   }
 
   /** The rate limit allows the next request. */
@@ -285,7 +314,7 @@ export class Connection implements SocketEvents, Peer, Sink {
   }
 
   flush(): void {
-    if (this.isClosed) return;
+    if (this.isClosed) return this.#discardReplies();
     if (this.#replies !== null) this.#write(this.#replies);
     if (this.session !== null) {
       // Replies from before the session that are not durable, or that the full socket has not accepted, come first.

@@ -1,4 +1,4 @@
-/** Listening ports, over TCP or TLS, and the renewal of a certificate without closing the port. */
+/** Listening ports over TCP or TLS, own or inherited, and the renewal of a certificate without closing the port. */
 
 import { closeSync } from "node:fs";
 import { isIPv6 } from "node:net";
@@ -7,7 +7,7 @@ import { everyAddress, formatAddress } from "../runtime/host.ts";
 import type { Certificate } from "./certificate.ts";
 import type { SocketHandlers } from "./socket-handlers.ts";
 import type { SocketEvents } from "./transport.ts";
-import { duplicate } from "../runtime/kernel.ts";
+import { duplicate, setBacklog } from "../runtime/kernel.ts";
 
 /** The server cannot listen on a port. The message is meant for the operator. */
 export class ListenError extends Error {}
@@ -16,22 +16,34 @@ export class ListenError extends Error {}
 export class Listener {
   /** `<ip>:<port>`. */
   readonly address: string;
+  readonly host: string;
   readonly port: number;
   readonly #handlers: SocketHandlers;
   #socket: TCPSocketListener<SocketEvents | null>;
 
-  /** With a certificate it uses TLS, and `handlers` have `handshake`. Port 0 is any free port. Throws ListenError. */
-  constructor(host: string, port: number, handlers: SocketHandlers, certificate: Certificate | null) {
+  /**
+   * With a certificate it uses TLS, and `handlers` have `handshake`. Port 0 is any free port. With a descriptor it
+   * takes over that listening socket; `host` and `port` are not used. Throws ListenError.
+   */
+  constructor(
+    host: string,
+    port: number,
+    handlers: SocketHandlers,
+    certificate: Certificate | null,
+    descriptor: number | null = null,
+  ) {
     this.#handlers = handlers;
     try {
-      this.#socket = listen({ hostname: host, port }, handlers, certificate);
+      const at = descriptor === null ? { hostname: host, port } : { fd: descriptor };
+      this.#socket = listen(at, handlers, certificate);
     } catch (error) {
       const option = certificate !== null ? "--tls-port, or --port with --tls-only," : "--port";
-      throw new ListenError(`cannot listen on ${formatAddress(host, port)}: ${reason(error, host, option)}`);
+      throw new ListenError(`cannot listen on ${formatAddress(host, port)}: ${listenFailure(error, host, option)}`);
     }
-    const { hostname } = this.#socket;
-    this.port = this.#socket.port;
-    this.address = formatAddress(hostname, this.port);
+    const { hostname, port: bound } = descriptor === null ? this.#socket : nameOf(this.#socket);
+    this.host = hostname;
+    this.port = bound;
+    this.address = formatAddress(hostname, bound);
   }
 
   /**
@@ -64,10 +76,21 @@ function listen(
   certificate: Certificate | null,
 ): TCPSocketListener<SocketEvents | null> {
   const tls = certificate === null ? {} : { tls: { cert: certificate.chain, key: certificate.key } };
-  return Bun.listen({ ...(at as { hostname: string; port: number }), allowHalfOpen: true, data: null, socket, ...tls });
+  const address = at as { hostname: string; port: number }; // The type has no `fd`.
+  const listener = Bun.listen({ ...address, allowHalfOpen: true, data: null, socket, ...tls });
+  if ("fd" in at) setBacklog(at.fd);
+  return listener;
 }
 
-function reason(error: unknown, host: string, option: string): string {
+/** The address of an inherited socket, which the runtime does not have in `hostname` and `port`. */
+function nameOf(socket: object): { hostname: string; port: number } {
+  const name = { address: "", port: 0 };
+  (socket as { getsockname: (name: object) => void }).getsockname(name);
+  return { hostname: name.address, port: name.port };
+}
+
+/** Why the port cannot be used. `option` is the one that names it. */
+export function listenFailure(error: unknown, host: string, option: string): string {
   const { code, message } = error as NodeJS.ErrnoException;
   if (code === "EADDRINUSE") return `the port is taken; ${option} chooses another, 0 a free one`;
   if (code === "EACCES") return "not allowed; ports below 1024 need privileges";

@@ -161,6 +161,13 @@ export class ReadGate<Owner> {
     this.#shared.wheel.cancel(this.#timer);
   }
 
+  /** The rate has changed: if the next request waits for the old one, the queue decides again. */
+  rateChanged(): void {
+    if (!this.has(OVER_RATE)) return;
+    this.cancelReservation();
+    this.enqueue();
+  }
+
   /** The reserved token is earned. */
   rateAllows(): void {
     this.#reasons &= ~OVER_RATE;

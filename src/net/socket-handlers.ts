@@ -56,7 +56,7 @@ export function socketHandlers(
     error: (socket, error) => {
       const isPeerFault = (error as NodeJS.ErrnoException).code === "EPROTO";
       if (!isPeerFault) return plain.error!(socket, error);
-      admission.count(socket.remoteAddress, error.message);
+      admission.count("tls_handshake", socket.remoteAddress, error.message);
       socket.end();
     },
   };

@@ -38,12 +38,13 @@ export class LineReader {
   /** Skipped bytes of an unfinished line that is too long already; and of all such lines since `takeSkipped`. */
   #skipped = 0;
   #skippedTotal = 0;
-  readonly #lineBytesMax: number;
+  /** The limit for lines with CR and LF. It may change at any time. */
+  lineBytesMax: number;
   readonly #source: ChunkSource | null;
 
-  /** `lineBytesMax` includes CR and LF. `source` may use the memory of a chunk again when its last line was pulled. */
+  /** `source` may use the memory of a chunk again when its last line was pulled. */
   constructor(lineBytesMax: number, source: ChunkSource | null = null) {
-    this.#lineBytesMax = lineBytesMax;
+    this.lineBytesMax = lineBytesMax;
     this.#source = source;
   }
 
@@ -86,7 +87,7 @@ export class LineReader {
     const from = this.#at;
     this.#at = lf + 1;
     this.lineBytes = this.#skipped + this.#carried.length + lf + 1 - from;
-    this.tooLong = this.lineBytes > this.#lineBytesMax;
+    this.tooLong = this.lineBytes > this.lineBytesMax || this.#skipped > 0;
     if (this.tooLong) {
       this.#excerptWith(chunk.subarray(from, lf));
       this.#skippedTotal += this.lineBytes - this.#skipped;
@@ -131,7 +132,7 @@ export class LineReader {
     const rest = this.#chunk.length - this.#at;
     if (rest > 0) {
       const bytes = this.#carried.length + rest;
-      if (this.#skipped > 0 || bytes >= this.#lineBytesMax) {
+      if (this.#skipped > 0 || bytes >= this.lineBytesMax) {
         this.#excerptWith(this.#chunk.subarray(this.#at));
         this.#skipped += bytes;
         this.#skippedTotal += bytes;

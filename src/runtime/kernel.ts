@@ -1,5 +1,5 @@
 import { type Pointer, dlopen, ptr, read } from "bun:ffi";
-import { readFileSync } from "node:fs";
+import { closeSync, readFileSync } from "node:fs";
 import { constants } from "node:os";
 
 /**
@@ -7,9 +7,15 @@ import { constants } from "node:os";
  * calls have no effect, except `lock`, which works on each supported system.
  */
 
+const AF_UNIX = 1;
+const SOCK_DGRAM = 2;
+const SOCK_CLOEXEC = 0x80000;
 const SOL_SOCKET = 1;
 const SO_SNDBUF = 7;
 const SO_RCVBUF = 8;
+const SO_ACCEPTCONN = 30;
+const SO_PROTOCOL = 38;
+const IPPROTO_TCP = 6;
 const MSG_DONTWAIT = 0x40;
 const MSG_NOSIGNAL = 0x4000;
 /** Number of the system call sched_setattr, by architecture; the next number is sched_getattr. glibc wraps neither. */
@@ -23,14 +29,21 @@ const LOCK_NB = 4;
 const LIBRARIES = ["libc.so.6", "libc.musl-x86_64.so.1", "libc.musl-aarch64.so.1", "libSystem.B.dylib"];
 
 const libc = openLibc();
-/** The argument of setsockopt. */
+/** The arguments of setsockopt and getsockopt. */
 const socketOption = new Int32Array(1);
+const socketOptionBytes = new Uint32Array(1);
+/** Connections that wait in a listening socket. The kernel reduces it to net.core.somaxconn. */
+const BACKLOG = 4096;
 
 function openLibc() {
   if (process.platform !== "linux") return null;
   try {
     return dlopen("libc.so.6", {
       setsockopt: { args: ["i32", "i32", "i32", "ptr", "u32"], returns: "i32" },
+      getsockopt: { args: ["i32", "i32", "i32", "ptr", "ptr"], returns: "i32" },
+      listen: { args: ["i32", "i32"], returns: "i32" },
+      socket: { args: ["i32", "i32", "i32"], returns: "i32" },
+      sendto: { args: ["i32", "ptr", "u64", "i32", "ptr", "u32"], returns: "i64" },
       send: { args: ["i32", "ptr", "u64", "i32"], returns: "i32" },
       dup: { args: ["i32"], returns: "i32" },
       syscall: { args: ["i64", "i32", "ptr", "u32", "u32"], returns: "i64" },
@@ -57,6 +70,38 @@ export function send(descriptor: number, bytes: Buffer, start: number, count: nu
   return libc === null || descriptor < 0
     ? 0
     : libc.send(descriptor, ptr(bytes, start), count, MSG_DONTWAIT | MSG_NOSIGNAL);
+}
+
+/** Whether the descriptor is a TCP socket that listens. */
+export function isListening(descriptor: number): boolean {
+  const option = (name: number): number => {
+    socketOptionBytes[0] = socketOption.byteLength;
+    const failed = libc?.getsockopt(descriptor, SOL_SOCKET, name, ptr(socketOption), ptr(socketOptionBytes)) !== 0;
+    return failed ? -1 : socketOption[0]!;
+  };
+  return option(SO_ACCEPTCONN) === 1 && option(SO_PROTOCOL) === IPPROTO_TCP;
+}
+
+/** As many connections as the kernel allows may wait in that listening socket; the runtime sets 511. */
+export function setBacklog(descriptor: number): void {
+  libc?.listen(descriptor, BACKLOG);
+}
+
+/**
+ * Sends a datagram to a Unix socket, without waiting: a path, or an abstract name that begins with `@`. False when it
+ * was not sent.
+ */
+export function sendDatagram(name: string, text: string): boolean {
+  if (libc === null) return false;
+  const path = Buffer.from(name.startsWith("@") ? `\0${name.slice(1)}` : `${name}\0`);
+  const address = Buffer.concat([new Uint8Array(new Uint16Array([AF_UNIX]).buffer), path]);
+  const descriptor = libc.socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+  if (descriptor < 0) return false;
+  const bytes = Buffer.from(text);
+  const flags = MSG_DONTWAIT | MSG_NOSIGNAL;
+  const sent = Number(libc.sendto(descriptor, ptr(bytes), bytes.length, flags, ptr(address), address.length));
+  closeSync(descriptor);
+  return sent === bytes.length;
 }
 
 /** A new descriptor of the same socket (dup); negative when that failed. */

@@ -1,16 +1,21 @@
 /**
- * The command line of `serve`: its options with their defaults, its help text, and its validation. Nothing is opened
- * or read here.
+ * The configuration of `serve` and `check`: the options of settings.ts as one object, the rules between options, and
+ * the help text. No file but the configuration file is read here.
  */
-import { BlockList, isIPv4, isIPv6 } from "node:net";
-import { parseArgs } from "node:util";
+import type { BlockList } from "node:net";
+import { join } from "node:path";
 import type { LockoutScope } from "../auth/lockouts.ts";
-import { LIMITS_DEFAULT, LINE_BYTES_MAX, LINE_BYTES_MIN, type Limits, UNACKED_BYTES_MIN } from "../limits.ts";
+import type { Environment } from "../environment.ts";
+import { LIMITS_DEFAULT, type Limits } from "../limits.ts";
 import type { Durability } from "../storage/database.ts";
-import { UsageError, usageError } from "../usage-error.ts";
+import { ConfigError, UsageError } from "../usage-error.ts";
+import { type HttpAddress, LIMIT_KEYS, LIMIT_OPTIONS, type LogLevel, OPTIONS, TABLE } from "./options.ts";
+import { type Settings, type Sources, readSettings } from "./settings.ts";
 
 export interface Config {
   host: string;
+  /** Otherwise the server listens on loopback only while the sample credentials are in use. */
+  isHostGiven: boolean;
   port: number;
   credentials: string;
   /** A folder, or ":memory:" for none. */
@@ -23,6 +28,11 @@ export interface Config {
   /** Addresses of proxies, whose connections begin with a PROXY header; null: no connection does. */
   proxyFrom: BlockList | null;
   tls: TlsConfig | null;
+  /** Null: no HTTP. */
+  http: HttpAddress | null;
+  /** Path of the admin socket; null for none. */
+  adminSocket: string | null;
+  logLevel: LogLevel;
   /** Recovery keeps what it can read of a damaged journal, and drops the rest. */
   salvage: boolean;
 }
@@ -36,230 +46,116 @@ export interface TlsConfig {
   port: number | null;
 }
 
-interface Option {
-  /** Placeholder for the value in the help text. */
-  value: string;
-  fallback: string;
-  help: string;
+/** A configuration with what it was made of. */
+export interface Configuration extends Sources {
+  config: Config;
 }
 
-const OPTIONS = {
-  host: { value: "<address>", fallback: "0.0.0.0", help: "address to listen on; :: for all of IPv4 and IPv6" },
-  port: { value: "<port>", fallback: "6001", help: "port to listen on; 0 selects a free one" },
-  credentials: { value: "<file>", fallback: "credentials.txt", help: "users and passwords: lines <user> <password>" },
-  data: { value: "<folder>", fallback: "data", help: "data folder; :memory: stores nothing on disk" },
-  durability: { value: "<level>", fallback: "process", help: "the failure that ok survives: none, process or power" },
-  "heartbeat-interval": { value: "<seconds>", fallback: "35", help: "a session without a request for this long ends" },
-  "block-time": { value: "<seconds>", fallback: "60", help: "duration of a lockout after three wrong passwords" },
-  "lockout-scope": {
-    value: "<scope>",
-    fallback: "address",
-    help: "lock a user out from the address, or with user everywhere",
-  },
-  "tls-cert": { value: "<file>", fallback: "none", help: "certificate and chain (PEM); turns TLS on" },
-  "tls-key": { value: "<file>", fallback: "none", help: "private key of the certificate (PEM)" },
-  "tls-port": { value: "<port>", fallback: "6002", help: "TLS port, next to the plain port; 0 selects a free one" },
-  "proxy-from": { value: "<addresses>", fallback: "none", help: "proxies that send PROXY protocol v2: 10.0.0.0/8,::1" },
-} satisfies Record<string, Option>;
-
-interface LimitOption {
-  name: string;
-  /** Placeholder for the value in the help text. */
-  value: string;
-  least: number;
-  most: number;
-  isWhole: boolean;
-  /** The limit is the option's value times this. */
-  unit: number;
-  help: string;
-}
-
-const MANY = 1_000_000;
-const GIBIBYTE = 1 << 30;
-
-const LIMITS: Record<Exclude<keyof Limits, "limitsLoopback">, LimitOption> = {
-  connectionsMax: count("connections", 0, "open connections; 0: as the open-file limit allows"),
-  connectionsPerAddressMax: count(
-    "connections-per-address",
-    0,
-    "open connections of one address (IPv6: /64); 0: no limit",
-  ),
-  connectionsPerSecondMax: count("connection-rate", 0, "new connections per second of one address; 0: no limit"),
-  loginMs: {
-    ...count("login-time", 0.1, "time of a connection to log in", 86_400),
-    value: "<seconds>",
-    isWhole: false,
-    unit: 1000,
-  },
-  failedLoginsPerMinuteMax: count("login-failures", 0, "failed logins per minute of one address; 0: no limit"),
-  requestsPerSecondMax: {
-    ...count("rate-limit", 0, "requests per second of a user; more are read later; 0: no limit"),
-    isWhole: false,
-  },
-  badLinesMax: count("bad-lines", 0, "consecutive invalid lines before goodbye flood; 0: no limit"),
-  lineBytesMax: bytes("buffer-size", LINE_BYTES_MIN, LINE_BYTES_MAX, "length of a request line"),
-  unackedBytesMax: bytes(
-    "outbox-size",
-    UNACKED_BYTES_MIN,
-    GIBIBYTE,
-    "unacknowledged output of a session before goodbye slow",
-  ),
-  streamsBytesMax: bytes(
-    "outboxes-size",
-    UNACKED_BYTES_MIN,
-    64 * GIBIBYTE,
-    "the same of all sessions; the largest end first",
-  ),
-  mailboxMessagesMax: count("mailbox-messages", 1, "messages in one mailbox"),
-  mailboxBytesMax: bytes("mailbox-size", LINE_BYTES_MIN, GIBIBYTE, "text in one mailbox"),
-  mailboxSharePercent: { ...count("mailbox-share", 1, "share of one sender in a mailbox", 100), value: "<percent>" },
-  introductionsMax: count("consents", 1, "private chat requests and grants of a session"),
-  callbacksMax: count("callbacks", 1, "simultaneous calls to callback clients"),
-};
-
-function count(name: string, least: number, help: string, most = MANY): LimitOption {
-  return { name, value: "<number>", least, most, isWhole: true, unit: 1, help };
-}
-
-function bytes(name: string, least: number, most: number, help: string): LimitOption {
-  return { ...count(name, least, help, most), value: "<bytes>" };
-}
-
-const FLAGS = {
-  "tls-only": "TLS at --port, and no plain port",
-  "limit-loopback": "apply the limits on addresses to 127.0.0.0/8 and ::1, too",
-  salvage: "keep what is readable of a damaged journal, drop the rest",
-  help: "show this page",
-};
-
-type Name = keyof typeof OPTIONS;
-type LimitKey = keyof typeof LIMITS;
-
-const LIMIT_KEYS = Object.keys(LIMITS) as LimitKey[];
+const ROWS = [...TABLE].map(([name, { value, help, fallback }]) => ({
+  option: value === null ? `--${name}` : `--${name} ${value}`,
+  help: value === null ? help : `${help} (${fallback})`,
+  isFlag: value === null,
+  isLimit: LIMIT_KEYS.some((key) => LIMIT_OPTIONS[key].name === name),
+}));
 
 export const USAGE = `Usage: bun start [options]
 
 Runs a Heartline chat server. It prints one line when it is ready and logs to stderr. Ctrl+C stops it.
-Defaults are in parentheses.
+Each option can also be a variable (HEARTLINE_PORT=6001 for --port 6001; true or false for an option
+without a value) or a line of the file of --config (port = 6001). The command line has precedence over
+variables, and these over the file. Defaults are in parentheses.
 
-${Object.entries(OPTIONS)
-  .map(([name, { value, help, fallback }]) => row(`--${name} ${value}`, `${help} (${fallback})`))
-  .join("\n")}
+${page(ROWS.filter(({ isLimit, isFlag }) => !isLimit && !isFlag))}
 
 Limits:
-${LIMIT_KEYS.map((key) => [LIMITS[key], LIMITS_DEFAULT[key]] as const)
-  .map(([{ name, value, help, unit }, fallback]) => row(`--${name} ${value}`, `${help} (${fallback / unit})`))
-  .join("\n")}
+${page(ROWS.filter(({ isLimit }) => isLimit))}
 
-${Object.entries(FLAGS)
-  .map(([name, help]) => row(`--${name}`, help))
-  .join("\n")}
+${page([...ROWS.filter(({ isFlag }) => isFlag), { option: "--help", help: "show this page" }])}
 `;
 
-function row(option: string, help: string): string {
-  return `  ${option.padEnd(35)} ${help}`;
+function page(rows: readonly { option: string; help: string }[]): string {
+  return rows.map(({ option, help }) => `  ${option.padEnd(35)} ${help}`).join("\n");
 }
 
-/** Null for `--help`. Throws UsageError. */
+/** Null for `--help`. Throws UsageError for an invalid command line, ConfigError for the other sources. */
+export function readConfiguration(args: readonly string[], env: Environment): Configuration | null {
+  const sources = readSettings(args, env);
+  return sources === null ? null : { ...sources, config: configOf(sources.settings) };
+}
+
+/** The configuration of a command line alone; null for `--help`. Throws UsageError. */
 export function parseConfig(args: readonly string[]): Config | null {
-  const given = parseOptions(args);
-  if (given.has("help")) return null;
-  const text = (name: Name): string => given.get(name) ?? OPTIONS[name].fallback;
-  const seconds = (name: Name): number => number(name, text(name), 0.1, 86_400, false) * 1000;
-  if (text("data") === ":memory:" && (given.get("durability") ?? "none") !== "none") {
-    throw new UsageError("--data :memory: stores nothing on disk: it takes no --durability but none");
-  }
-  for (const name of ["host", "credentials", "data"] as const) {
-    if (text(name) === "") throw new UsageError(`--${name} takes a ${OPTIONS[name].value}, not ""`);
+  return readConfiguration(args, {})?.config ?? null;
+}
+
+type Options = typeof OPTIONS;
+type Value<Name extends keyof Options> = ReturnType<Options[Name]["read"]>;
+
+function configOf(settings: Settings): Config {
+  const given = <Name extends keyof Options>(name: Name): Value<Name> | null => {
+    const setting = settings.get(name);
+    return setting === undefined ? null : (OPTIONS[name].read(setting.text) as Value<Name>);
+  };
+  const value = <Name extends keyof Options>(name: Name): Value<Name> =>
+    given(name) ?? (OPTIONS[name].read(OPTIONS[name].fallback) as Value<Name>);
+  const data = value("data");
+  if (data === ":memory:" && (given("durability") ?? "none") !== "none") {
+    throw conflict(settings, "durability", "--data :memory: stores nothing on disk: it takes no --durability but none");
   }
   return {
-    host: text("host"),
-    port: number("port", text("port"), 0, 65535, true),
-    credentials: text("credentials"),
-    data: text("data"),
-    durability: oneOf("durability", text("durability"), "none", "process", "power"),
-    idleTimeoutMs: seconds("heartbeat-interval"),
-    blockMs: seconds("block-time"),
-    lockoutScope: oneOf("lockout-scope", text("lockout-scope"), "address", "user"),
-    limits: parseLimits(given),
-    tls: parseTls(given, text("tls-port")),
-    proxyFrom: given.has("proxy-from") ? parseAddresses(text("proxy-from")) : null,
-    salvage: given.has("salvage"),
+    host: value("host"),
+    isHostGiven: settings.has("host"),
+    port: value("port"),
+    credentials: value("credentials"),
+    data,
+    durability: value("durability"),
+    idleTimeoutMs: value("heartbeat-interval"),
+    blockMs: value("block-time"),
+    lockoutScope: value("lockout-scope"),
+    limits: limitsOf(settings, value("limit-loopback")),
+    tls: tlsOf(settings, value("tls-only"), given("tls-cert"), given("tls-key"), value("tls-port")),
+    proxyFrom: given("proxy-from"),
+    http: given("http"),
+    adminSocket: given("admin-socket") ?? (data === ":memory:" ? null : join(data, "admin.sock")),
+    logLevel: value("log-level"),
+    salvage: value("salvage"),
   };
 }
 
-function parseTls(given: Map<string, string>, port: string): TlsConfig | null {
-  const [chain, key] = [given.get("tls-cert"), given.get("tls-key")];
-  const isOnly = given.has("tls-only");
-  if (chain === undefined && key === undefined && !isOnly && !given.has("tls-port")) return null;
-  if (!chain || !key) throw new UsageError("TLS takes both --tls-cert <file> and --tls-key <file>");
-  if (!isOnly) return { chain, key, port: number("tls-port", port, 0, 65535, true) };
-  if (given.has("tls-port")) throw new UsageError("--tls-only puts TLS at --port: it takes no --tls-port");
-  if (given.has("proxy-from"))
-    throw new UsageError("--proxy-from is for the plain port: with --tls-only there is none");
+function tlsOf(
+  settings: Settings,
+  isOnly: boolean,
+  chain: string | null,
+  key: string | null,
+  port: number,
+): TlsConfig | null {
+  const hasPort = settings.has("tls-port");
+  if (chain === null && key === null && !isOnly && !hasPort) return null;
+  if (chain === null || key === null) {
+    const name = ["tls-cert", "tls-key", "tls-only", "tls-port"].find((each) => settings.has(each))!;
+    throw conflict(settings, name, "TLS takes both --tls-cert <file> and --tls-key <file>");
+  }
+  if (!isOnly) return { chain, key, port };
+  if (hasPort) throw conflict(settings, "tls-port", "--tls-only puts TLS at --port: it takes no --tls-port");
+  if (settings.has("proxy-from")) {
+    const text = "--proxy-from is for the plain port: with --tls-only there is none";
+    throw conflict(settings, "proxy-from", text);
+  }
   return { chain, key, port: null };
 }
 
-function parseLimits(given: Map<string, string>): Limits {
-  const limits: Limits = { ...LIMITS_DEFAULT, limitsLoopback: given.has("limit-loopback") };
+/** Options contradict each other, among them `name`. */
+function conflict(settings: Settings, name: string, text: string): UsageError {
+  const { isArgument, name: given } = settings.get(name)!;
+  return isArgument ? new UsageError(text) : new ConfigError(`${given()}: ${text}`);
+}
+
+function limitsOf(settings: Settings, limitsLoopback: boolean): Limits {
+  const limits: Limits = { ...LIMITS_DEFAULT, limitsLoopback };
   for (const key of LIMIT_KEYS) {
-    const { name, least, most, isWhole, unit } = LIMITS[key];
-    const value = given.get(name);
-    if (value !== undefined) limits[key] = number(name, value, least, most, isWhole) * unit;
+    const { name, read } = LIMIT_OPTIONS[key];
+    const setting = settings.get(name);
+    if (setting !== undefined) limits[key] = read(setting.text);
   }
   return limits;
-}
-
-function number(name: string, text: string, least: number, most: number, isWhole: boolean): number {
-  const value = /^\d+(\.\d+)?$/.test(text) ? Number(text) : Number.NaN;
-  if (value >= least && value <= most && (!isWhole || Number.isInteger(value))) return value;
-  throw new UsageError(`--${name} takes a ${isWhole ? "whole " : ""}number from ${least} to ${most}, not "${text}"`);
-}
-
-function oneOf<T extends string>(name: string, text: string, ...choices: T[]): T {
-  const choice = choices.find((each) => each === text);
-  if (choice !== undefined) return choice;
-  throw new UsageError(`--${name} takes ${choices.join(", ").replace(/, (?=\w+$)/, " or ")}, not "${text}"`);
-}
-
-/** Comma-separated addresses, each with an optional prefix length. */
-function parseAddresses(text: string): BlockList {
-  const list = new BlockList();
-  for (const each of text.split(",")) {
-    const [, address = "", bits] = /^([^/]*)(?:\/(\d{1,3}))?$/.exec(each) ?? [];
-    const most = isIPv4(address) ? 32 : isIPv6(address) ? 128 : -1;
-    const prefix = bits === undefined ? most : Number(bits);
-    if (prefix < 0 || prefix > most) {
-      throw new UsageError(`--proxy-from takes addresses like 10.0.0.0/8,::1, not "${each}"`);
-    }
-    list.addSubnet(address, prefix, most === 32 ? "ipv4" : "ipv6");
-  }
-  return list;
-}
-
-function parseOptions(args: readonly string[]): Map<string, string> {
-  const options: Record<string, { type: "string" | "boolean"; short?: string }> = {};
-  for (const name of Object.keys(FLAGS)) options[name] = { type: "boolean" };
-  options.help!.short = "h";
-  for (const name of Object.keys(OPTIONS)) options[name] = { type: "string" };
-  for (const { name } of Object.values(LIMITS)) options[name] = { type: "string" };
-  const given = new Map<string, string>();
-  try {
-    const { tokens } = parseArgs({ args: [...args], options, tokens: true });
-    for (const token of tokens) {
-      if (token.kind !== "option") continue;
-      if (given.has(token.name) && token.name !== "help") throw new UsageError(`--${token.name} is given twice`);
-      given.set(token.name, token.value ?? "");
-    }
-  } catch (error) {
-    if (error instanceof UsageError) throw error;
-    const ambiguous = /'(--[\w-]+).*ambiguous/.exec((error as Error).message);
-    if (ambiguous !== null) {
-      const [, name = ""] = ambiguous;
-      const value = args.find((each, at) => args[at - 1] === name && each.startsWith("-"));
-      throw new UsageError(`${name} takes a value, not "${value}"`);
-    }
-    throw usageError(error);
-  }
-  return given;
 }

@@ -5,7 +5,9 @@
  */
 import type { User } from "../auth/credentials.ts";
 import { Chat, type ChatOptions } from "../chat/chat.ts";
+import { Drain } from "../chat/drain.ts";
 import { Callback, Callbacks } from "../net/callback.ts";
+import { Histogram } from "../histogram.ts";
 import { Connection, Connections } from "../net/connection.ts";
 import type { dial as dialSocket } from "../net/dial.ts";
 import type { Store } from "../storage/store.ts";
@@ -42,8 +44,12 @@ export interface Core {
   readonly chat: Chat;
   readonly connections: Connections;
   readonly callbacks: Callbacks;
+  /** Durations of turns. */
+  readonly turnSeconds: Histogram;
   /** Fires every due timer. An error in one of them is reported, and closes the connection that owns the timer. */
   fireTimers(): void;
+  /** Begins a drain of `durationMs`, then calls `done`; see `Drain`. */
+  drain(durationMs: number, done: () => void): void;
 }
 
 export function createCore(options: CoreOptions): Core {
@@ -54,17 +60,23 @@ export function createCore(options: CoreOptions): Core {
     report(error, owner);
     owner.hangUp();
   };
+  const turnSeconds = new Histogram();
+  let beganMs = 0;
+  let drain: Drain | null = null;
   const turn = new LoopTurn({
     begins: () => {
-      chat.wheel.begin(clock.nowMs());
+      beganMs = clock.nowMs();
+      chat.wheel.begin(beganMs);
       chat.unixMs = clock.unixMs();
       connections.serveReady();
     },
     ends: () => {
+      const isEnding = drain !== null && drain.step();
       const hasMoves = chat.turnEnds();
-      return (hasMoves && movesAtOnce) || connections.ready.size > 0;
+      return isEnding || (hasMoves && movesAtOnce) || connections.ready.size > 0;
     },
     commits: commits ?? (() => store.save()),
+    ended: () => turnSeconds.add((clock.nowMs() - beganMs) / 1000),
     failed: fail,
     later,
   });
@@ -88,7 +100,8 @@ export function createCore(options: CoreOptions): Core {
       }
     }
   };
-  return { turn, chat, connections, callbacks, fireTimers };
+  const beginDrain = (durationMs: number, done: () => void): void => void (drain = new Drain(chat, durationMs, done));
+  return { turn, chat, connections, callbacks, turnSeconds, fireTimers, drain: beginDrain };
 }
 
 /** Users, and what the store kept: blocks, the size of each mailbox, and lockouts that are not over. */

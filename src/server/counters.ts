@@ -1,5 +1,5 @@
 import type { ChatObserver } from "../chat/observer.ts";
-import type { Account, Peer, Session } from "../chat/session.ts";
+import type { Account, Peer, Session, SessionKind } from "../chat/session.ts";
 import type { ErrorCode, GoodbyeReason, LeftReason } from "../protocol/reply.ts";
 
 /** Counts decisions of the chat in plain fields, since the start of the server. Metrics are read from it. */
@@ -9,23 +9,32 @@ export class Counters implements ChatObserver {
   broadcasts = 0;
   broadcastDeliveries = 0;
   logins = 0;
+  lockouts = 0;
   readonly loginsRefused = new Map<ErrorCode, number>();
   readonly messagesRefused = new Map<ErrorCode, number>();
+  /** Sessions that are online. */
+  readonly sessions: Record<SessionKind, number> = { plain: 0, resumable: 0, callback: 0 };
   readonly sessionsEnded = new Map<GoodbyeReason | LeftReason, number>();
 
   loginRefused(_account: Account | null, _peer: Peer, code: ErrorCode): void {
     increment(this.loginsRefused, code);
   }
 
-  lockedOut(): void {}
-
-  loggedIn(): void {
-    this.logins++;
+  lockedOut(_account: Account, _peer: Peer): void {
+    this.lockouts++;
   }
 
-  sessionEnded(_session: Session, reason: GoodbyeReason | LeftReason): void {
+  loggedIn({ kind }: Session, _replaced: Session | null): void {
+    this.logins++;
+    this.sessions[kind]++;
+  }
+
+  sessionEnded({ kind }: Session, reason: GoodbyeReason | LeftReason): void {
+    this.sessions[kind]--;
     increment(this.sessionsEnded, reason);
   }
+
+  flooded(_peer: Peer): void {}
 
   accepted(
     _from: Account,

@@ -7,23 +7,39 @@ import { isatty } from "node:tty";
 import { everyAddress, readHost } from "../runtime/host.ts";
 import { filterText } from "../display-filter.ts";
 import { CertificateError } from "../net/certificate.ts";
-import { UsageError } from "../usage-error.ts";
-import { type Config, USAGE, parseConfig } from "./config.ts";
+import { ConfigError, UsageError } from "../usage-error.ts";
+import { BoundedLog } from "./bounded-log.ts";
+import { type Config, type Configuration, USAGE, readConfiguration } from "./config.ts";
 import { type Credentials, CredentialsError, plainUsers, readCredentials } from "../auth/credentials.ts";
 import { StoreError } from "../storage/database.ts";
 import { setSlice } from "../runtime/kernel.ts";
 import { ListenError } from "../net/listener.ts";
 import { Log, type Logger } from "../runtime/log.ts";
-import { Readiness } from "./readiness.ts";
+import { assignPorts } from "./inherited-ports.ts";
+import { Readiness, type ServerState } from "./readiness.ts";
+import { ServiceManager, inheritedSockets } from "../runtime/systemd.ts";
 import { PrintError, print } from "../runtime/output.ts";
 import { openStoreInSlices } from "../storage/recovery.ts";
 import type { Store } from "../storage/store.ts";
+import { HttpServer } from "./http.ts";
+import { Metrics } from "./metrics.ts";
+import { Reloader, hostFor } from "./reload.ts";
 import { CLOCK, Server } from "./server.ts";
+import { type SignalActs, handleSignals } from "./signals.ts";
 
 /** Ctrl+C reaches the server and `bun start`, which forwards it: a SIGINT within this time is not a second signal. */
 const ECHO_MS = 100;
 /** Interval of the progress line during recovery. */
 const PROGRESS_MS = 1_000;
+/** During recovery the service manager waits this long for the next progress. */
+const START_EXTENSION_MS = 60_000;
+/** What the service manager receives, with a status, when the server enters a state (sd_notify(3)). */
+const NOTIFICATIONS: Record<ServerState, string[]> = {
+  recovering: [],
+  serving: ["READY=1"],
+  draining: [], // `STOPPING=1` would begin TimeoutStopSec=.
+  stopping: ["STOPPING=1"],
+};
 /** The scheduler's time slice (`sched_setattr`): the minimum of the kernel. */
 const SLICE_MICROS = 100;
 
@@ -32,11 +48,12 @@ export async function main(args: string[]): Promise<void> {
     await serve(args);
   } catch (error) {
     const usage = error instanceof UsageError;
+    const isArgument = usage && !(error instanceof ConfigError);
     const known = [UsageError, CredentialsError, CertificateError, StoreError, ListenError, PrintError];
     // An unknown error is not rethrown: `uncaughtException` would survive it, and the exit code would be 0.
     if (known.some((kind) => error instanceof kind)) {
       process.stderr.write(
-        `heartline: ${filterText((error as Error).message)}${usage ? " (--help lists the options)" : ""}\n`,
+        `heartline: ${filterText((error as Error).message)}${isArgument ? " (--help lists the options)" : ""}\n`,
       );
     } else console.error(error);
     process.exit(usage ? 2 : 1);
@@ -44,91 +61,115 @@ export async function main(args: string[]): Promise<void> {
 }
 
 async function serve(args: string[]): Promise<void> {
-  let reload = (_signal: NodeJS.Signals): void => {}; // Until the server listens, the files are still to be read.
-  process.on("SIGHUP", (signal) => reload(signal));
-  const config = parseConfig(args);
-  if (config === null) return print(USAGE);
-  config.host = await resolve(config.host);
-  const credentials = readCredentials(config.credentials);
-  const output = await Log.open();
-  const log = output.logger;
-  const survive = (error: unknown): void => log.error(error, "internal error; the server continues");
+  const manager = new ServiceManager();
+  const sockets = inheritedSockets();
+  const readiness = new Readiness((state) => manager.notify(...NOTIFICATIONS[state], `STATUS=${state}`));
+  const acts: SignalActs = { exit: () => process.exit(0) };
+  handleSignals(readiness, acts);
+  const configuration = readConfiguration(args, process.env);
+  if (configuration === null) return print(USAGE);
+  const ports = assignPorts(sockets, configuration.config.tls);
+  const credentials = readCredentials(configuration.config.credentials);
+  const host = await resolve(hostFor(configuration.config, credentials));
+  const config = { ...configuration.config, host };
+  const output = new Log(config.logLevel);
+  const log = new BoundedLog(output.logger, CLOCK.nowMs);
+  for (const warning of configuration.warnings) log.warn({ event: "config_warning" }, warning);
+  const survive = (error: unknown): void =>
+    log.error({ event: "internal_error", err: error }, "internal error; the server continues");
   process.on("uncaughtException", survive);
   process.on("unhandledRejection", survive);
   setSlice(SLICE_MICROS);
+  acts.ignore = (signal) =>
+    log.info({ event: "signal_ignored", signal }, `${signal} is ignored: the server is ${readiness.state}`);
+  let isReloadDue = false;
+  acts.reloadLater = () => void (isReloadDue = true);
+  const metrics = new Metrics(readiness, config.data);
+  const http = config.http === null ? null : await HttpServer.open(config.http, readiness, metrics);
+  if (http !== null) log.info({ event: "http", url: http.url }, `health and metrics at ${http.url}`);
+  const store = await recover(config, log, manager);
   const exit = async (code: number): Promise<void> => {
+    http?.close();
     await output.close();
     process.exit(code);
   };
-  const readiness = new Readiness();
-  const store = await recover(config, log);
-  const server = new Server(config, credentials, store, log, exit);
-  const { plain, encrypted } = server.listen();
-  readiness.serve(store);
-  let stoppedMs = 0;
-  const stop = async (signal: NodeJS.Signals): Promise<void> => {
-    const isEcho = signal === "SIGINT" && performance.now() - stoppedMs < ECHO_MS;
-    if (stoppedMs > 0 && !isEcho) process.exit(1);
-    if (stoppedMs > 0) return;
+  const server = new Server(config, credentials, store, log, exit, readiness);
+  metrics.server = server.measured;
+  let stoppedMs = Number.NEGATIVE_INFINITY;
+  acts.stop = (signal) => {
     stoppedMs = performance.now();
-    readiness.state = "draining";
-    log.info(`${signal}: the server stops; a second signal exits at once`);
-    const isStored = await server.stop();
-    await exit(isStored ? 0 : 1);
+    log.info({ event: "stopping", signal }, `${signal}: the server stops; a second signal exits at once`);
+    void server.end();
   };
-  process.on("SIGINT", stop);
-  process.on("SIGTERM", stop);
+  acts.exit = (signal) => {
+    if (stoppedMs < 0) return acts.stop!(signal); // It is the first one: the stop follows a drain.
+    const isEcho = signal === "SIGINT" && performance.now() - stoppedMs < ECHO_MS;
+    if (!isEcho) process.exit(1);
+  };
+  acts.drain = () => void server.drain();
   const hasTerminal = isatty(0);
-  reload = (signal) => {
-    if (stoppedMs > 0) return;
-    if (hasTerminal && !isatty(0)) return void stop(signal); // The terminal was closed.
-    attempt(log, "the users stay as they are", () => server.reload(readCredentials(config.credentials, "regular")));
-    attempt(log, "the certificate stays as it is", () => server.renewCertificate());
+  const read = (): Configuration => readConfiguration(args, process.env)!;
+  const reloader = new Reloader(server, log, read, configuration, credentials);
+  acts.reload = (signal) => {
+    if (hasTerminal && !isatty(0)) return acts.stop!(signal); // The terminal was closed.
+    reloader.reload();
   };
+  const { plain, encrypted } = server.listen(ports);
+  if (isReloadDue) acts.reload("SIGHUP");
   const { address } = (plain ?? encrypted)!;
   const tls = plain === null ? " with TLS" : encrypted === null ? "" : `, and with TLS on ${encrypted.address}`;
   process.stdout.write(`listening on ${address}${tls}\n`);
-  warnOfPlainPasswords(log, credentials, config.credentials);
-  const host = ["0.0.0.0", "::"].includes(config.host) ? "127.0.0.1" : config.host;
-  const target = plain === null ? `${host} ${encrypted!.port} --tls` : `${host} ${plain.port}`;
+  const isHostGiven = config.isHostGiven || sockets.length > 0;
+  warnOfPlainPasswords(log, credentials, { ...config, isHostGiven });
+  const bound = (plain ?? encrypted)!.host;
+  const reached = ["0.0.0.0", "::"].includes(bound) ? "127.0.0.1" : bound;
+  const target = plain === null ? `${reached} ${encrypted!.port} --tls` : `${reached} ${plain.port}`;
   const users = credentials.users.length;
-  log.info(`${users} users; join with: bun run client ${target}, or npm run client -- ${target}`);
+  log.info(
+    { event: "listening", address: plain?.address, tls: encrypted?.address, inherited: sockets.length, users },
+    `${users} users; join with: bun run client ${target}, or npm run client -- ${target}`,
+  );
 }
 
 /** Opens the data folder. A long recovery shows its progress on a terminal. Throws StoreError. */
-async function recover({ data, durability, salvage }: Config, log: Logger): Promise<Store> {
+async function recover({ data, durability, salvage }: Config, log: Logger, manager: ServiceManager): Promise<Store> {
   const beganMs = performance.now();
   let shownMs = beganMs;
   const progress = (part: number): void => {
-    if (!process.stderr.isTTY || performance.now() - shownMs < PROGRESS_MS) return;
+    if (performance.now() - shownMs < PROGRESS_MS) return;
     shownMs = performance.now();
-    process.stderr.write(`recovering messages of the last run: ${Math.floor(part * 100)} %\n`);
+    const text = `recovering messages of the last run: ${Math.floor(part * 100)} %`;
+    manager.notify(`EXTEND_TIMEOUT_USEC=${1000 * START_EXTENSION_MS}`, `STATUS=${text}`);
+    if (process.stderr.isTTY) process.stderr.write(`${text}\n`);
   };
   const options = { salvage, unixMs: CLOCK.unixMs(), progress };
   const { store, recovered } = await openStoreInSlices(data, durability, options);
   const { records, messages, damage } = recovered;
   const tookMs = Math.round(performance.now() - beganMs);
-  if (records > 0) log.info(`the last run was cut off: recovered ${messages} messages in ${tookMs} ms`);
-  if (damage !== null) log.error(`salvaged a damaged journal: ${damage}`);
+  if (records > 0) {
+    log.info(
+      { event: "recovered", messages, ms: tookMs },
+      `the last run was cut off: recovered ${messages} messages in ${tookMs} ms`,
+    );
+  }
+  if (damage !== null) log.error({ event: "salvaged" }, `salvaged a damaged journal: ${damage}`);
   return store;
 }
 
-function warnOfPlainPasswords(log: Logger, { users, sample }: Credentials, file: string): void {
+function warnOfPlainPasswords(log: Logger, { users, sample }: Credentials, config: Config): void {
+  const { credentials: file, isHostGiven } = config;
   if (sample) {
-    return log.warn(`SAMPLE CREDENTIALS: the passwords in ${file} are public; replace them before others can connect`);
+    const advice = isHostGiven
+      ? "replace them before others can connect"
+      : "so the server listens on 127.0.0.1 only; write your own users to a file for --credentials, or give --host";
+    return log.warn({ event: "config_warning" }, `SAMPLE CREDENTIALS: the passwords in ${file} are public; ${advice}`);
   }
   const count = plainUsers(users).length;
   if (count === 0) return;
-  log.warn(`${count} of ${users.length} passwords are plain text; hash them with bun run passwd --migrate ${file}`);
-}
-
-/** Logs an error of `act`, and what remains in force. */
-function attempt(log: Logger, remains: string, act: () => void): void {
-  try {
-    act();
-  } catch (error) {
-    log.error(`${(error as Error).message}; ${remains}`);
-  }
+  log.warn(
+    { event: "config_warning" },
+    `${count} of ${users.length} passwords are plain text; hash them with bun run passwd --migrate ${file}`,
+  );
 }
 
 /** The address of a host name. */

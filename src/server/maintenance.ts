@@ -1,18 +1,18 @@
 /**
  * Periodic work of a running server, each at a multiple of the timer wheel's tick: fires timers, sends delayed
- * presence, bounds memory, retries failed writes, follows changes of the wall clock, logs refused connections.
+ * presence, bounds memory, retries failed writes, follows changes of the wall clock, logs summaries.
  */
 import { GARBAGE_BYTES_MAX, GARBAGE_MS, PRESENCE_DELAY_MS, STORE_RETRY_MS } from "../limits.ts";
 import { type Admission, closeLargest } from "../net/admission.ts";
 import { residentBytes } from "../runtime/kernel.ts";
-import type { Logger } from "../runtime/log.ts";
 import type { Store } from "../storage/store.ts";
 import { TICK_MS } from "../timer-wheel.ts";
+import type { BoundedLog } from "./bounded-log.ts";
 import type { Clock, Core, CoreOptions } from "./core.ts";
 
 /** The wall clock was set when its difference to the monotonic clock changes by this much. */
 const CLOCK_STEP_MS = 1_000;
-/** Interval of the log line about refused connections. */
+/** Interval of the log lines about refused connections. */
 const REFUSALS_MS = 8 * STORE_RETRY_MS;
 
 export class Maintenance {
@@ -20,7 +20,7 @@ export class Maintenance {
   readonly #clock: Clock;
   readonly #store: Store;
   readonly #admission: Admission;
-  readonly #log: Logger;
+  readonly #log: BoundedLog;
   readonly #report: CoreOptions["report"];
   #timer: Timer | null = null;
   #ticks = 0;
@@ -36,7 +36,7 @@ export class Maintenance {
     clock: Clock,
     store: Store,
     admission: Admission,
-    log: Logger,
+    log: BoundedLog,
     report: CoreOptions["report"],
   ) {
     this.#core = core;
@@ -54,6 +54,8 @@ export class Maintenance {
 
   stop(): void {
     if (this.#timer !== null) clearTimeout(this.#timer);
+    this.#admission.report();
+    this.#log.close();
   }
 
   /** Each duty with its interval in ticks. */
@@ -64,6 +66,7 @@ export class Maintenance {
     { ticks: STORE_RETRY_MS / TICK_MS, act: () => this.#retryStore() },
     { ticks: GARBAGE_MS / TICK_MS, act: () => this.#collectGarbage(residentBytes()) },
     { ticks: REFUSALS_MS / TICK_MS, act: () => this.#admission.report() },
+    { ticks: STORE_RETRY_MS / TICK_MS, act: () => this.#log.summarize() },
   ];
 
   /** An error in one duty does not affect the others. */
@@ -121,7 +124,10 @@ export class Maintenance {
     const { writeError, writeErrorUntil } = this.#store;
     if (writeError === this.#loggedWriteError) return;
     this.#loggedWriteError = writeError;
-    if (writeError === null) this.#log.info("the disk accepts writes again");
-    else this.#log.error(`${writeError}; messages are answered with err internal until ${writeErrorUntil}`);
+    if (writeError === null) return this.#log.info({ event: "disk_recovered" }, "the disk accepts writes again");
+    this.#log.error(
+      { event: "disk_error" },
+      `${writeError}; messages are answered with err internal until ${writeErrorUntil}`,
+    );
   }
 }

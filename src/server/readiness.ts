@@ -1,20 +1,52 @@
 import type { Store } from "../storage/store.ts";
 
-/** Whether new sessions can begin, and the reason when they cannot. */
+/**
+ * - `recovering`: the data folder is being opened.
+ * - `serving`: the ports are open.
+ * - `draining`: sessions end one after another, and no new one begins.
+ * - `stopping`: the ports are closed. Last lines are written, and the store is closed.
+ */
+export type ServerState = "recovering" | "serving" | "draining" | "stopping";
+
+const TRANSITIONS: Record<ServerState, readonly ServerState[]> = {
+  recovering: ["serving"],
+  serving: ["draining", "stopping"],
+  draining: ["stopping"],
+  stopping: [],
+};
+
+/** The state of the server, and from it whether new sessions can begin, and the reason when they cannot. */
 export class Readiness {
-  /** `recovering` until the ports are open; `draining` from the beginning of the end. */
-  state: "recovering" | "serving" | "draining" = "recovering";
+  #state: ServerState = "recovering";
   #store: Store | null = null;
+  readonly #changed: (state: ServerState) => void;
+
+  constructor(changed: (state: ServerState) => void = () => {}) {
+    this.#changed = changed;
+  }
+
+  get state(): ServerState {
+    return this.#state;
+  }
+
+  /** False when the server cannot change from its state to that one: nothing happens. */
+  enter(state: ServerState): boolean {
+    if (!TRANSITIONS[this.#state].includes(state)) return false;
+    this.#state = state;
+    this.#changed(state);
+    return true;
+  }
 
   /** The ports are open. */
   serve(store: Store): void {
     this.#store = store;
-    this.state = "serving";
+    this.enter("serving");
   }
 
   /** Null when new sessions can begin; else the reason, in words for operators. */
   get obstacle(): string | null {
-    if (this.state !== "serving") return this.state;
+    if (this.#state === "stopping") return "draining";
+    if (this.#state !== "serving") return this.#state;
     const writeError = this.#store?.writeError ?? null;
     return writeError === null ? null : `disk: ${writeError}`;
   }

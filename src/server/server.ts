@@ -1,25 +1,29 @@
 /**
- * A running server: listens, applies new credentials and certificates, and stops in order. The
+ * A running server: listens, applies new credentials and certificates, drains, and stops in order. The
  * chat and its parts are composed in core.ts, periodic work is in maintenance.ts.
  */
 import { randomBytes } from "node:crypto";
 import type { Credentials } from "../auth/credentials.ts";
 import { Passwords } from "../auth/passwords.ts";
 import type { Peer } from "../chat/session.ts";
-import { LINGER_MS } from "../limits.ts";
+import { DRAIN_SECONDS, LINGER_MS, type Limits } from "../limits.ts";
 import { Admission, fitDescriptors } from "../net/admission.ts";
-import { CertificateError, readCertificate } from "../net/certificate.ts";
+import { type Certificate, CertificateError, readCertificate } from "../net/certificate.ts";
 import { Listener } from "../net/listener.ts";
 import { socketHandlers } from "../net/socket-handlers.ts";
 import { descriptorsMax } from "../runtime/kernel.ts";
-import type { Logger } from "../runtime/log.ts";
 import { StoreError } from "../storage/database.ts";
 import type { Store } from "../storage/store.ts";
 import { TICK_MS } from "../timer-wheel.ts";
-import type { Config } from "./config.ts";
-import { Counters } from "./counters.ts";
+import type { Config, TlsConfig } from "./config.ts";
+import { LoggedCounters } from "./audit-log.ts";
+import type { BoundedLog } from "./bounded-log.ts";
+import type { Counters } from "./counters.ts";
 import { type Clock, type Core, createCore } from "./core.ts";
+import type { InheritedPorts } from "./inherited-ports.ts";
+import type { Measured } from "./metrics.ts";
 import { Maintenance } from "./maintenance.ts";
+import { Readiness } from "./readiness.ts";
 
 /** At the stop, a client that has received everything gets this long to close its side of the connection. */
 const FAREWELL_MS = 1_000;
@@ -31,34 +35,35 @@ export const CLOCK: Clock = {
 
 export class Server {
   readonly #config: Config;
-  readonly #log: Logger;
+  readonly #log: BoundedLog;
   /** Ends the process when the log is written. */
   readonly #exit: (code: number) => Promise<void>;
+  readonly #readiness: Readiness;
   readonly #store: Store;
-  readonly counters = new Counters();
+  readonly counters: Counters;
   readonly #core: Core;
   readonly #admission: Admission;
   readonly #maintenance: Maintenance;
   /** Null while there is no such port. */
   #plain: Listener | null = null;
   #encrypted: Listener | null = null;
+  /** Null without TLS. */
+  #certificate: Certificate | null = null;
 
   constructor(
     config: Config,
     { users }: Credentials,
     store: Store,
-    log: Logger,
+    log: BoundedLog,
     exit: (code: number) => Promise<void>,
+    readiness = new Readiness(),
   ) {
     this.#config = config;
     this.#log = log;
+    this.counters = new LoggedCounters(log);
     this.#exit = exit;
+    this.#readiness = readiness;
     this.#store = store;
-    const limits = fitDescriptors(config.limits, descriptorsMax());
-    const { connectionsMax } = config.limits;
-    if (connectionsMax > limits.connectionsMax) {
-      log.warn(`${limits.connectionsMax} connections at most, not ${connectionsMax}: the limit on open files is low`);
-    }
     this.#core = createCore({
       clock: CLOCK,
       store,
@@ -68,7 +73,7 @@ export class Server {
       idleTimeoutMs: config.idleTimeoutMs,
       blockMs: config.blockMs,
       lockoutScope: config.lockoutScope,
-      limits,
+      limits: this.#fit(config),
       commits: () => {
         const saved = store.save();
         return typeof saved === "boolean" ? saved : saved.catch((error: unknown) => this.#exitUnsynced(error));
@@ -80,27 +85,65 @@ export class Server {
     this.#maintenance = new Maintenance(this.#core, CLOCK, store, this.#admission, log, this.#report);
   }
 
+  /** The limits that the descriptors of this process allow. */
+  #fit({ limits: { connectionsMax }, limits }: Config): Limits {
+    const fitting = fitDescriptors(limits, descriptorsMax());
+    if (connectionsMax > fitting.connectionsMax) {
+      const why = `${fitting.connectionsMax} connections at most, not ${connectionsMax}`;
+      this.#log.warn(
+        { event: "config_warning" },
+        `${why}: the limit on open files is low; raise it (ulimit -n, or LimitNOFILE= of a unit)`,
+      );
+    }
+    return fitting;
+  }
+
   /**
    * `fsync` failed. Linux may have dropped the dirty pages, so a later success would prove nothing. No reply of the
    * turn leaves: the promise never resolves.
    */
   #exitUnsynced(error: unknown): Promise<never> {
-    this.#log.fatal(error, "cannot sync the journal: the disk may have lost writes; the server exits");
+    this.#log.fatal(
+      { event: "disk_error", err: error },
+      "cannot sync the journal: the disk may have lost writes; the server exits",
+    );
     void this.#exit(1);
     return new Promise(() => {});
   }
 
   /** An internal error closes the connection that caused it, if there is one, and nothing else. */
   readonly #report = (error: unknown, peer?: Peer): void => {
-    if (peer === undefined) return this.#log.error(error, "internal error; the server continues");
+    const fields = { event: "internal_error", err: error } as const;
+    if (peer === undefined) return this.#log.error(fields, "internal error; the server continues");
     const { address, session } = peer;
-    this.#log.error({ err: error, address, user: session?.account.name }, "internal error; the connection is closed");
+    const user = session?.account.name;
+    this.#log.error({ ...fields, address, user }, "internal error; the connection is closed");
   };
 
-  /** Replaces the users. Sessions of removed users end; mailboxes and blocks of removed users are kept. */
-  reload({ users }: Credentials): void {
-    const { turn, chat } = this.#core;
+  /** What the metrics are read from. */
+  get measured(): Measured {
+    return { counters: this.counters, core: this.#core, admission: this.#admission, store: this.#store };
+  }
+
+  /**
+   * Applies what can change while the server runs; sessions and connections that exist get the new limits too. With a
+   * certificate, new connections get it. Throws before anything has changed.
+   */
+  apply(config: Config, credentials: Credentials, certificate: Certificate | null): void {
+    const { turn, chat, connections } = this.#core;
+    if (certificate !== null) this.#renew(certificate);
     turn.begin();
+    this.#log.level = config.logLevel;
+    chat.lockouts.blockMs = config.blockMs;
+    this.#admission.proxies = config.proxyFrom;
+    Object.assign(chat.limits, this.#fit(config));
+    connections.limitsChanged();
+    this.#replaceUsers(credentials);
+  }
+
+  /** Sessions of removed users end; mailboxes and blocks of removed users are kept. */
+  #replaceUsers({ users }: Credentials): void {
+    const { chat } = this.#core;
     const { accounts } = chat;
     const names = new Set(users.map(({ name }) => name));
     const removed = accounts.all.filter(({ name, password }) => password !== null && !names.has(name));
@@ -113,31 +156,78 @@ export class Server {
       else if (account.password !== password) changed++;
       account.password = password;
     }
-    this.#log.info({ users: users.length, added, changed, removed: removed.length }, "credentials reloaded");
+    const counts = { users: users.length, added, changed, removed: removed.length };
+    this.#log.info({ event: "reload", ...counts }, "configuration and credentials reloaded");
   }
 
-  /** Opens the plain port, the TLS port, or both. Throws ListenError, CertificateError. */
-  listen(): { plain: Listener | null; encrypted: Listener | null } {
+  /** Opens the plain port, the TLS port, or both, or takes them over. Throws ListenError, CertificateError. */
+  listen(inherited: InheritedPorts = { plain: null, encrypted: null }): {
+    plain: Listener | null;
+    encrypted: Listener | null;
+  } {
     const { host, port, tls } = this.#config;
     const certificate = tls === null ? null : readCertificate(tls.chain, tls.key);
     const handlers = socketHandlers(() => this.#core.turn.begin(), this.#admission, this.#report);
-    if (tls === null || tls.port !== null) this.#plain = new Listener(host, port, handlers.plain, null);
+    if (tls === null || tls.port !== null) {
+      this.#plain = new Listener(host, port, handlers.plain, null, inherited.plain);
+    }
     if (certificate !== null) {
-      this.#encrypted = new Listener(host, tls!.port ?? port, handlers.tls, certificate);
-      if (certificate.outdated !== null) this.#log.warn(`${certificate.outdated}: clients will not trust it`);
+      this.#encrypted = new Listener(host, tls!.port ?? port, handlers.tls, certificate, inherited.encrypted);
+      if (certificate.outdated !== null) {
+        this.#log.warn(
+          { event: "config_warning" },
+          `${certificate.outdated}: clients will not trust it; renew it and send SIGHUP`,
+        );
+      }
+      this.#certificate = certificate;
     }
     this.#maintenance.start();
+    this.#readiness.serve(this.#store);
     return { plain: this.#plain, encrypted: this.#encrypted };
   }
 
-  /** New connections get the renewed certificate. Throws CertificateError, and keeps the current one. */
-  renewCertificate(): void {
-    if (this.#encrypted === null) return;
-    const { chain, key } = this.#config.tls!;
-    const certificate = readCertificate(chain, key, "regular");
-    if (certificate.outdated !== null) throw new CertificateError(certificate.outdated);
-    this.#encrypted.renew(certificate);
-    this.#log.info("certificate reloaded");
+  /**
+   * Reads the certificate in these files; null when it is the one in use, or when there is no TLS. Throws
+   * CertificateError, also when it is not valid now.
+   */
+  newCertificate(tls: TlsConfig | null): Certificate | null {
+    if (this.#certificate === null || tls === null) return null;
+    const certificate = readCertificate(tls.chain, tls.key, "regular");
+    const { chain, key, outdated } = certificate;
+    if (chain === this.#certificate.chain && key === this.#certificate.key) return null;
+    if (outdated !== null) throw new CertificateError(outdated);
+    return certificate;
+  }
+
+  #renew(certificate: Certificate): void {
+    this.#encrypted!.renew(certificate);
+    this.#certificate = certificate;
+    this.#log.info({ event: "reload" }, "certificate reloaded");
+  }
+
+  /**
+   * Admits no new session, ends the present ones evenly over that time, then stops and ends the process. The ports stay
+   * open meanwhile: `resume` and the requests of callback sessions need new connections. False while a drain or a stop
+   * is under way already.
+   */
+  drain(seconds = DRAIN_SECONDS): boolean {
+    if (!this.#readiness.enter("draining")) return false;
+    const sessions = this.#core.chat.presence.online.length;
+    this.#core.turn.begin();
+    this.#core.drain(1000 * seconds, () => void this.end());
+    this.#log.info({ event: "drain", seconds, sessions }, `the server drains for ${seconds} s, then it stops`);
+    return true;
+  }
+
+  /**
+   * Stops, and ends the process: with 0, or with 1 when the store could not be closed. Without effect when that has
+   * begun.
+   */
+  async end(): Promise<void> {
+    if (!this.#readiness.enter("stopping")) return;
+    const isStored = await this.stop();
+    this.#log.info({ event: "stopped" }, "the server has stopped");
+    await this.#exit(isStored ? 0 : 1);
   }
 
   /**
@@ -146,6 +236,7 @@ export class Server {
    */
   async stop(): Promise<boolean> {
     const { turn, chat, connections, callbacks } = this.#core;
+    this.#readiness.enter("stopping");
     this.#plain?.stop();
     this.#encrypted?.stop();
     turn.begin();
@@ -173,10 +264,10 @@ export class Server {
       this.#store.close();
       return true;
     } catch (error) {
-      if (error instanceof StoreError) return (this.#log.error(error.message), false);
+      if (error instanceof StoreError) return (this.#log.error({ event: "disk_error" }, error.message), false);
       const { durability } = this.#config;
       const outcome = durability === "none" ? "the last messages are lost" : "the next start reads it from the journal";
-      this.#log.error(error, `cannot store everything in the database: ${outcome}`);
+      this.#log.error({ event: "disk_error", err: error }, `cannot store everything in the database: ${outcome}`);
       return false;
     }
   }

@@ -1,4 +1,5 @@
 import { JOURNAL_SEGMENTS_KEPT, JOURNAL_SEGMENT_BYTES } from "../limits.ts";
+import { Histogram } from "../histogram.ts";
 import { MappedRegion } from "./journal-entry.ts";
 import { HEAD, LAST_BYTES, LAST_NAME, LENGTH, SEQUENCE, aligned } from "./record.ts";
 import type { Preallocation, Segment, SegmentFolder } from "./segment.ts";
@@ -21,7 +22,7 @@ export function segmentName(sequence: number): string {
 }
 
 /** The sequence numbers of the first records of all segments in a folder, in order. */
-export function segmentsOf(folder: SegmentFolder): number[] {
+export function segmentsOf(folder: Pick<SegmentFolder, "names">): number[] {
   const sequences = folder
     .names()
     .filter((name) => SEGMENT_NAME.test(name))
@@ -39,6 +40,10 @@ export function segmentsOf(folder: SegmentFolder): number[] {
 export class Journal {
   /** Number of the last record. */
   sequence: number;
+  /** Bytes of the records since the start. */
+  bytesWritten = 0;
+  /** Durations of `sync` and `syncNow`. */
+  readonly syncSeconds = new Histogram();
   readonly #folder: SegmentFolder;
   /** Bytes that `room` does not count: for entries that promise nothing. */
   readonly reserveBytes: number;
@@ -172,6 +177,7 @@ export class Journal {
     target.writeUInt32LE(Bun.hash.crc32(target.subarray(at + LENGTH, end), this.#seed), at);
     this.sequence++;
     this.#at += bytes;
+    this.bytesWritten += bytes;
     this.#unsynced.add(segment);
   }
 
@@ -222,6 +228,7 @@ export class Journal {
     const renamed = this.#renamed;
     this.#unsynced.clear();
     this.#renamed = false;
+    const beganMs = performance.now();
     try {
       if (this.#syncError !== null) throw this.#syncError;
       await Promise.all(unsynced.map((segment) => segment.sync()));
@@ -230,11 +237,13 @@ export class Journal {
       this.#syncError ??= error;
       throw error;
     }
+    this.syncSeconds.add((performance.now() - beganMs) / 1000);
     this.announce(sequence);
   }
 
   /** The same, synchronously. */
   syncNow(): void {
+    const beganMs = performance.now();
     try {
       if (this.#syncError !== null) throw this.#syncError;
       for (const segment of this.#unsynced) segment.syncNow();
@@ -243,6 +252,7 @@ export class Journal {
       this.#syncError ??= error;
       throw error;
     }
+    this.syncSeconds.add((performance.now() - beganMs) / 1000);
     this.#unsynced.clear();
     this.#renamed = false;
     this.announce();

@@ -1,5 +1,4 @@
 import { MappedRegion } from "./journal-entry.ts";
-import type { SegmentFolder } from "./segment.ts";
 
 /**
  * The format of the journal's files: records in segments, and the file `last`, which announces the last complete
@@ -35,7 +34,7 @@ export interface Announced {
  * record, stored after that record (with durability `power` after its sync). Returns null when the file is missing;
  * throws when its content is invalid.
  */
-export function announced(folder: SegmentFolder): Announced | null {
+export function announced(folder: { names(): string[]; open(name: string): { bytes: Buffer } }): Announced | null {
   if (!folder.names().includes(LAST_NAME)) return null;
   const { bytes } = folder.open(LAST_NAME);
   if (bytes.length !== LAST_BYTES) throw new Error(`${LAST_NAME} has ${bytes.length} of ${LAST_BYTES} bytes`);
@@ -46,11 +45,14 @@ export function announced(folder: SegmentFolder): Announced | null {
   return { sequence, seed };
 }
 
-/** A segment has a multiple of the usual length, or exactly the length of its one long record. */
-export function hasKnownLength(bytes: Buffer, first: number, segmentBytes: number): boolean {
-  if (bytes.length > 0 && bytes.length % segmentBytes === 0) return true;
-  if (bytes.length <= segmentBytes || bytes.readDoubleLE(SEQUENCE) !== first) return false;
-  return bytes.length === HEAD + aligned(bytes.readUInt32LE(LENGTH)); // Before version 5 of the database.
+/**
+ * A segment has a multiple of the usual length, or exactly the length of its one long record. `bytes` may be the
+ * beginning of the segment only.
+ */
+export function hasKnownLength(bytes: Buffer, first: number, segmentBytes: number, length = bytes.length): boolean {
+  if (length > 0 && length % segmentBytes === 0) return true;
+  if (length <= segmentBytes || bytes.readDoubleLE(SEQUENCE) !== first) return false;
+  return length === HEAD + aligned(bytes.readUInt32LE(LENGTH)); // Before version 5 of the database.
 }
 
 export function aligned(bytes: number): number {

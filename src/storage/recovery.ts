@@ -6,6 +6,7 @@ import { JOURNAL_SEGMENT_BYTES } from "../limits.ts";
 import { wordEnd } from "../protocol/ascii.ts";
 import { DataFolder } from "./data-folder.ts";
 import { type Durability, StoreError, asStoreError, openDatabase } from "./database.ts";
+import { type Delivered, runsOf } from "./delivered-run.ts";
 import { JournalEntry, EntryReader } from "./journal-entry.ts";
 import { Journal, segmentName, segmentsOf } from "./journal.ts";
 import { type Announced, RecordReader, SEQUENCE_SPAN, announced, hasKnownLength } from "./record.ts";
@@ -154,6 +155,8 @@ export class Recovery {
   readonly #ackedUpTo = new Map<string, number>();
   /** The position up to which the requests of each session were acted on. */
   readonly #received = new Map<number, number>();
+  /** Position of the last message of each session that the database has. */
+  readonly #positions = new Map<number, number>();
   readonly #damages: string[] = [];
   /** The last record, found or missing. */
   #lastSequence: number;
@@ -226,7 +229,7 @@ export class Recovery {
     yield* this.#read(0.5, (entry) => this.#insert(entry));
     for (const [user, upTo] of this.#ackedUpTo) yield void this.#run(SQL.deleteMessages, user, upTo);
     for (const [session, position] of this.#received) yield void this.#run(SQL.raiseReceived, position, session);
-    this.#run(SQL.deleteOrphanPositions);
+    this.#run(SQL.deleteOrphanRuns);
     this.#run(SQL.updateProgress, this.#lastSequence + SEQUENCE_SPAN, 0, this.#number);
     if (seedOf(this.#database) === 0) this.#run(SQL.insertSeed, randomInt(1, 2 ** 32));
     this.#database.run(TRANSACTION.commit);
@@ -280,10 +283,11 @@ export class Recovery {
     const { kind, user, bytes, messageCount } = entry;
     const [session = 0, unixMs = 0] = entry.numbers;
     const ackedUpTo = this.#ackedUpTo.get(user) ?? 0;
+    const delivered: Delivered[] = [];
     for (let i = 0; i < messageCount; i++) {
       const { number, position } = entry.message(i);
       if (number <= ackedUpTo) continue;
-      if (session !== 0) this.#run(SQL.insertPosition, session, number, position);
+      delivered.push({ number, position });
       if (kind === JournalEntry.Delivered) continue;
       const { start, end } = entry.line(position);
       const from = wordEnd(bytes, start, end) + 1;
@@ -291,6 +295,20 @@ export class Recovery {
       const text = bytes.subarray(fromEnd + 1, end);
       this.#insertMessage(user, number, unixMs, bytes.toString("latin1", from, fromEnd), text);
     }
+    if (session !== 0) this.#insertDelivered(session, delivered);
+  }
+
+  /** The database has the first positions of a stream already, up to where the last run had moved its messages. */
+  #insertDelivered(session: number, messages: readonly Delivered[]): void {
+    let last = this.#positions.get(session);
+    if (last === undefined) {
+      const query = this.#database.query<{ position: number | null }, [number]>(SQL.selectLastPosition);
+      last = query.get(session)!.position ?? 0;
+    }
+    for (const { position, number, earlier } of runsOf(messages.filter((message) => message.position > last))) {
+      this.#run(SQL.insertRun, session, position, number, earlier);
+    }
+    this.#positions.set(session, Math.max(last, messages.at(-1)?.position ?? 0));
   }
 
   #insertMessage(user: string, number: number, unixMs: number, from: string, text: Uint8Array): void {

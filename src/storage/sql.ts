@@ -6,7 +6,7 @@ import { SESSIONS_KEPT } from "../limits.ts";
  */
 
 /** Stored in `user_version`. Each version from 1 on is upgraded when the database is opened. */
-export const SCHEMA_VERSION = 5;
+export const SCHEMA_VERSION = 6;
 
 /**
  * Pages in SQLite's write-ahead log (256 MiB) at which a commit copies the log to the database itself, which takes some
@@ -23,7 +23,6 @@ const SESSIONS = `
     replaced INTEGER NOT NULL, received INTEGER NOT NULL, ended_ms INTEGER, proof BLOB
   );
   CREATE INDEX sessions_of_user ON sessions (user);
-  CREATE TRIGGER forget AFTER DELETE ON sessions BEGIN DELETE FROM carried WHERE session = old.number; END;
   CREATE TABLE progress (sequence INTEGER NOT NULL, newest INTEGER NOT NULL, number INTEGER NOT NULL);
 `;
 
@@ -45,14 +44,32 @@ const MAILBOX = `
   CREATE INDEX mailbox_of_user ON mailbox (user, number);
 `;
 
-/** The tables of a new database. `carried` has the positions of messages in the streams of known sessions. */
+/**
+ * Positions of messages in the streams of known sessions. A row is a run of messages: the position and the number of
+ * the last one, and those of the earlier ones (delivered-run.ts), null without any. Runs do not overlap.
+ */
+const DELIVERED = `
+  CREATE TABLE delivered (
+    session INTEGER NOT NULL, position INTEGER NOT NULL, number INTEGER NOT NULL, earlier BLOB,
+    PRIMARY KEY (session, position)
+  ) WITHOUT ROWID;
+  CREATE TRIGGER forget AFTER DELETE ON sessions BEGIN DELETE FROM delivered WHERE session = old.number; END;
+`;
+
+/** Up to version 5 each message had a row. */
+const DELIVERED_UPGRADE = `
+  DROP TRIGGER IF EXISTS forget;
+  ${DELIVERED}
+  INSERT OR REPLACE INTO delivered SELECT session, position, number, NULL FROM carried ORDER BY number;
+  DROP TABLE carried;
+`;
+
+/** The tables of a new database. */
 export const SCHEMA = `
   ${MAILBOX}
-  CREATE TABLE carried (
-    session INTEGER NOT NULL, number INTEGER NOT NULL, position INTEGER NOT NULL, PRIMARY KEY (session, number)
-  ) WITHOUT ROWID;
   CREATE TABLE blocks (user TEXT NOT NULL, other TEXT NOT NULL, PRIMARY KEY (user, other)) WITHOUT ROWID;
   ${SESSIONS}
+  ${DELIVERED}
   ${LOCKOUTS}
   INSERT INTO progress VALUES (0, 0, 0);
   ${JOURNAL}
@@ -90,6 +107,7 @@ export function upgrades(version: number): string[] {
   if (version === 2 || version === 3) statements.push("ALTER TABLE sessions ADD COLUMN proof BLOB");
   if (version > 0 && version < 4) statements.push(MAILBOX_UPGRADE);
   if (version > 0 && version < 5) statements.push(JOURNAL);
+  if (version > 0 && version < 6) statements.push(DELIVERED_UPGRADE);
   statements.push(`PRAGMA user_version = ${SCHEMA_VERSION}`);
   return statements;
 }
@@ -134,9 +152,13 @@ export const SQL = {
     GROUP BY user, sender`,
   deleteMessages: "DELETE FROM mailbox WHERE user = ? AND number <= ?",
 
-  insertPosition: "INSERT OR IGNORE INTO carried VALUES (?, ?, ?)",
-  selectPosition: "SELECT number, position FROM carried WHERE session = ? AND number >= ? ORDER BY number LIMIT 1",
-  deleteOrphanPositions: "DELETE FROM carried WHERE session NOT IN (SELECT number FROM sessions)",
+  insertRun: "INSERT OR IGNORE INTO delivered VALUES (?, ?, ?, ?)",
+  /** The last run that ends at that position or before. */
+  selectRunBefore: `SELECT number FROM delivered WHERE session = ? AND position <= ? ORDER BY position DESC LIMIT 1`,
+  /** The first run that ends after that position. */
+  selectRunAfter: `SELECT earlier FROM delivered WHERE session = ? AND position > ? ORDER BY position LIMIT 1`,
+  selectLastPosition: "SELECT max(position) AS position FROM delivered WHERE session = ?",
+  deleteOrphanRuns: "DELETE FROM delivered WHERE session NOT IN (SELECT number FROM sessions)",
 
   insertSession: "INSERT OR IGNORE INTO sessions VALUES (?, ?, ?, ?, 0, ?, NULL, ?)",
   updateReceived: "UPDATE sessions SET received = ? WHERE number = ?",

@@ -70,6 +70,11 @@ export class Store implements ChatStore {
     return false;
   }
 
+  /** What the journal has counted; null without one. */
+  get journal(): Pick<Journal, "bytesWritten" | "syncSeconds"> | null {
+    return this.#journal;
+  }
+
   get isBusy(): boolean {
     return this.#commits.isBusy;
   }
@@ -93,10 +98,8 @@ export class Store implements ChatStore {
   }
 
   requeued(user: string, session: number, received: number, messages: readonly UnackedMessage[]): void {
-    for (const message of messages) {
-      if (!message.inMailbox) this.#tables.insertMessage(user, message);
-      if (session !== 0) this.#tables.insertPosition(session, message.number, message.position);
-    }
+    for (const message of messages) if (!message.inMailbox) this.#tables.insertMessage(user, message);
+    if (session !== 0) this.#tables.insertDelivered(session, messages);
     if (session !== 0 && this.#journal !== null) this.#tables.updateReceived(session, received);
   }
 
@@ -150,7 +153,7 @@ export class Store implements ChatStore {
   }
 
   lastDelivered(session: number, position: number): number {
-    return this.#tables.lastDelivered(session, position, this.#number);
+    return this.#tables.lastDelivered(session, position);
   }
 
   /** The proof that a session of that user began with, alive or ended; empty without one. */

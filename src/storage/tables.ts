@@ -2,6 +2,7 @@ import type { Database, SQLQueryBindings } from "bun:sqlite";
 import { createHash } from "node:crypto";
 import type { WrongPasswords } from "../auth/lockouts.ts";
 import type { Amount, EndedSession, KnownSession, StoredMessage } from "../chat/store.ts";
+import { type Delivered, lastDelivered, runsOf } from "./delivered-run.ts";
 import { PendingChanges } from "./pending-changes.ts";
 import { SQL } from "./sql.ts";
 
@@ -36,9 +37,12 @@ export class Tables {
     this.changes.add(this.#statements.insertMessage, user, number, unixMs, from, this.changes.copy(text));
   }
 
-  /** The message ends at `position` of the session's stream. */
-  insertPosition(session: number, number: number, position: number): void {
-    this.changes.add(this.#statements.insertPosition, session, number, position);
+  /** Positions of messages in the stream of a session, in order, after all that were inserted earlier. */
+  insertDelivered(session: number, messages: readonly Delivered[]): void {
+    for (const { position, number, earlier } of runsOf(messages)) {
+      const copied = earlier === null ? null : this.changes.copy(earlier);
+      this.changes.add(this.#statements.insertRun, session, position, number, copied);
+    }
   }
 
   /** `received` is -1 when it is unknown until the session ends, as without a journal. */
@@ -118,19 +122,12 @@ export class Tables {
     return this.#get<{ proof: Uint8Array }>(SQL.selectProof, hashToken(token), user)?.proof ?? NO_PROOF;
   }
 
-  /**
-   * The highest message number up to `numberMax` whose position in the session's stream is at most `position`; 0
-   * without one. Positions rise with numbers, so a binary search finds it with a few dozen look-ups.
-   */
-  lastDelivered(session: number, position: number, numberMax: number): number {
-    let [last, high] = [0, numberMax];
-    for (let low = 1; low <= high;) {
-      const middle = low + Math.floor((high - low) / 2);
-      const row = this.#get<{ number: number; position: number }>(SQL.selectPosition, session, middle);
-      if (row !== null && row.position <= position) low = (last = row.number) + 1;
-      else high = middle - 1;
-    }
-    return last;
+  /** The number of the last message whose position in the session's stream is at most `position`; 0 without one. */
+  lastDelivered(session: number, position: number): number {
+    const after = this.#get<{ earlier: Uint8Array | null }>(SQL.selectRunAfter, session, position);
+    const number = lastDelivered(after?.earlier ?? null, position);
+    if (number > 0) return number;
+    return this.#get<{ number: number }>(SQL.selectRunBefore, session, position)?.number ?? 0;
   }
 
   #get<Row>(sql: string, ...values: SQLQueryBindings[]): Row | null {
@@ -151,7 +148,7 @@ function prepare(database: Database) {
     selectMessages: database.query<StoredMessage, [string, number]>(SQL.selectMessages),
     sumMessages: database.query<Amount, [string, number]>(SQL.sumMessages),
     deleteMessages: database.query(SQL.deleteMessages),
-    insertPosition: database.query(SQL.insertPosition),
+    insertRun: database.query(SQL.insertRun),
     insertSession: database.query(SQL.insertSession),
     updateReceived: database.query(SQL.updateReceived),
     endSession: database.query(SQL.endSession),

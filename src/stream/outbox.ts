@@ -1,6 +1,6 @@
 import { LF } from "../protocol/ascii.ts";
 import type { BroadcastLog } from "./broadcast-log.ts";
-import { ByteQueue, copy } from "../byte-queue.ts";
+import { ByteQueue, type Memory, copy } from "../byte-queue.ts";
 import { MARK, UnackedIndex, type StreamCopy, type UnackedMessage } from "./unacked-index.ts";
 import type { Sink, Stream, Turn } from "./turn.ts";
 
@@ -63,13 +63,15 @@ export class Outbox implements Stream {
   #to = 0;
   #followed = 0;
   /** Its own bytes, and the position of the first of them. */
-  readonly #own = new ByteQueue();
+  readonly #own: ByteQueue;
   #base = 0;
   readonly #unackedIndex = new UnackedIndex();
 
-  constructor(turn: Turn, plain: boolean) {
+  /** `memory` counts what this outbox holds, without the log. */
+  constructor(turn: Turn, plain: boolean, memory?: Memory) {
     this.#turn = turn;
     this.plain = plain;
+    this.#own = new ByteQueue(memory);
   }
 
   get sink(): Sink | null {

@@ -41,6 +41,8 @@ export interface TurnHooks {
    * disk refuses: then nothing is written to sockets, and the next turn tries again. Must not throw.
    */
   commits?: () => boolean | Promise<void>;
+  /** The turn is over: everything in it was done, except a commit that continues. */
+  ended?: () => void;
   /** Reports a fault, and the sink of the stream at which it happened. */
   failed?: (error: unknown, sink?: Sink | null) => void;
   /** Schedules `end`: it is called after the handlers of all ready sockets and due timers. */
@@ -71,10 +73,11 @@ export class LoopTurn implements Turn {
     begins = () => {},
     ends = () => false,
     commits = () => true,
+    ended = () => {},
     failed = (error) => reportError(error),
     later = setImmediate,
   }: TurnHooks = {}) {
-    this.#hooks = { begins, ends, commits, failed, later };
+    this.#hooks = { begins, ends, commits, ended, failed, later };
   }
 
   /** Each handler that the loop calls must call this first. */
@@ -100,7 +103,13 @@ export class LoopTurn implements Turn {
   readonly #end = (): void => {
     this.begin(); // A stream may be dirty although no handler has begun the turn.
     this.#hasBegun = this.#isEndScheduled = false;
-    if (this.#isCommitting) return;
+    const more = !this.#isCommitting && this.#commit();
+    this.#hooks.ended();
+    if (more) this.begin();
+  };
+
+  /** True when another turn should follow at once. */
+  #commit(): boolean {
     let more = false;
     try {
       more = this.#hooks.ends();
@@ -108,7 +117,7 @@ export class LoopTurn implements Turn {
       this.#hooks.failed(error);
     }
     const committed = this.#hooks.commits();
-    if (committed === false) return;
+    if (committed === false) return false;
     const streams = this.#dirty;
     this.#dirty = this.#inCommit; // The other array is empty, and is used again.
     this.#inCommit = streams;
@@ -122,8 +131,8 @@ export class LoopTurn implements Turn {
       this.#isCommitting = true;
       committed.then(this.#committed, (error) => this.#hooks.failed(error));
     }
-    if (more) this.begin();
-  };
+    return more;
+  }
 
   readonly #committed = (): void => {
     this.#isCommitting = false;

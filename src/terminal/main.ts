@@ -1,12 +1,15 @@
 import { ChatError } from "../client/client.ts";
+import { takePassword } from "../environment.ts";
 import { UsageError } from "../usage-error.ts";
 import { EXIT_NO_LOGIN, EXIT_USAGE, Exit, exit, output, printError } from "./exit.ts";
 import { type Options, USAGE, parseOptions } from "./options.ts";
 
 /** `heartline chat`: with a terminal for a person, without one for a script. USAGE has the exit codes. */
 export async function main(args: string[]): Promise<void> {
+  const password = takePassword(process.env);
   try {
-    const options = parseOptions(args);
+    const options = parseOptions(args, password);
+    if (options !== null && options.warning !== null) printError(options.warning);
     if (options === null) void output.write(USAGE);
     else await run(options);
     await exit(0);

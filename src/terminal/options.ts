@@ -5,10 +5,11 @@ import { readHost } from "../runtime/host.ts";
 import { readInput, whyUnreadable } from "../runtime/input-file.ts";
 import { usageError } from "../usage-error.ts";
 import { isUserName } from "./commands.ts";
+import { readPasswordFile } from "./password-file.ts";
 import type { PresenceMode } from "./presence.ts";
 import { type Profile, type Settings, readProfile } from "./profile.ts";
 
-/** The command line of `heartline chat`, the environment variable with the password, and the profile. */
+/** The command line of `heartline chat`, and the profile. */
 
 export const USAGE = `Usage: heartline chat [<user>@]<host>[:<port>] [options]
        heartline chat <host> <port> [options]
@@ -23,6 +24,8 @@ shown twice. The state for that is in $XDG_STATE_HOME/heartline (~/.local/state/
 When a second client of the same user starts on this machine, it takes over the session.
 
   --user <name>     the user name; the password is asked for, or taken from HEARTLINE_PASSWORD
+  --password-file <file>
+                    takes the password from the first line of this file, also if HEARTLINE_PASSWORD is set
   --tls             encrypts, and accepts only a server with a valid certificate for <host>
   --ca <file>       with --tls: trusts the authorities in this PEM file instead of the public ones
   --callback        keeps no connection open: one connection per command, and the server connects
@@ -63,6 +66,8 @@ export interface Options {
   /** Null: the program asks. */
   user: string | null;
   password: string | null;
+  /** A line for the user before anything else; null without one. */
+  warning: string | null;
   callback: boolean;
   tls: boolean | { ca: string };
   /** The port for incoming private chats: 0 is a free port, null accepts none. */
@@ -76,13 +81,18 @@ export interface Options {
   hasColors: boolean;
 }
 
-/** Returns null for `--help`. Throws UsageError. */
-export function parseOptions(args: string[], profileOf: () => Profile = readProfile): Options | null {
+/** `password`: from the environment, null without one. Returns null for `--help`. Throws UsageError. */
+export function parseOptions(
+  args: string[],
+  password: string | null = null,
+  profileOf: () => Profile = readProfile,
+): Options | null {
   try {
     const { values, positionals } = parseArgs({
       args,
       options: {
         user: { type: "string" },
+        "password-file": { type: "string" },
         tls: { type: "boolean" },
         ca: { type: "string" },
         callback: { type: "boolean" },
@@ -111,12 +121,14 @@ export function parseOptions(args: string[], profileOf: () => Profile = readProf
     if (hasTls && values.callback === true)
       throw new Error("--tls and --callback cannot be combined: the server's calls to a client are not encrypted");
     if (user !== undefined && !isUserName(user)) throw new Error(`"${user}" cannot be a user name`);
+    const fromFile = values["password-file"] === undefined ? null : readPasswordFile(values["password-file"]);
     return {
       host: readHost(target.host),
       typedHost: target.host,
       port,
       user: user ?? null,
-      password: process.env.HEARTLINE_PASSWORD ?? null,
+      password: fromFile?.password ?? password,
+      warning: fromFile?.warning ?? null,
       callback: values.callback === true,
       tls: hasTls && ca !== undefined ? { ca: readAuthorities(ca) } : hasTls,
       listenPort: values["no-listen"] === true ? null : listen,

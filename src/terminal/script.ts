@@ -25,7 +25,10 @@ const LINE_FEED = Buffer.from("\n");
 export async function runScript(options: Options): Promise<void> {
   const { user, password } = options;
   if (user === null || password === null) {
-    throw new Exit(EXIT_USAGE, "there is no terminal to ask for name and password: set --user and HEARTLINE_PASSWORD");
+    throw new Exit(
+      EXIT_USAGE,
+      "there is no terminal to ask for name and password: set --user, and HEARTLINE_PASSWORD or --password-file",
+    );
   }
   const display = new Display(options.hasColors && hasColors(process.stdout));
   const messages = {

@@ -7,14 +7,15 @@ import { PASSWORD, World } from "../support/chat.ts";
 const HERE = "192.0.2.1";
 const ELSEWHERE = "192.0.2.2";
 
-function setUp(limits: Partial<Limits> = {}): { addresses: Addresses; pass: (ms: number) => void } {
+function setUp(changes: Partial<Limits> = {}): { addresses: Addresses; pass: (ms: number) => void; limits: Limits } {
   const wheel = new TimerWheel();
+  const limits = { ...LIMITS_DEFAULT, ...changes };
   let clockMs = 0;
   // In steps: the wheel takes a jump for a stall of the process.
   const pass = (ms: number): void => {
     for (const untilMs = clockMs + ms; clockMs < untilMs;) wheel.advance((clockMs = Math.min(untilMs, clockMs + 50)));
   };
-  return { addresses: new Addresses(wheel, { ...LIMITS_DEFAULT, ...limits }), pass };
+  return { addresses: new Addresses(wheel, limits), pass, limits };
 }
 
 describe("connections of one address", () => {
@@ -172,5 +173,37 @@ describe("the address that counts", () => {
     ["::1", "::1:0:0:0:0"],
   ])("of %s is not that of %s", (one, other) => {
     expect(source(one)).not.toBe(source(other));
+  });
+});
+
+describe("when a limit changes", () => {
+  test("connections from before count, also those of an address that was exempt", () => {
+    const { addresses, limits } = setUp({ connectionsPerAddressMax: 0 });
+    for (let i = 0; i < 3; i++) expect([addresses.connect(HERE), addresses.connect("::1")]).toEqual([null, null]);
+    Object.assign(limits, { connectionsPerAddressMax: 3, limitsLoopback: true });
+    for (const address of [HERE, "::1"]) {
+      expect(addresses.connect(address)).toBe("connections from your address");
+      addresses.disconnect(address);
+      expect(addresses.connect(address)).toBeNull();
+    }
+  });
+
+  test("failed logins from before do not count if they had no limit", () => {
+    const { addresses, limits } = setUp({ failedLoginsPerMinuteMax: 0 });
+    addresses.connect(HERE);
+    for (let i = 0; i < 1000; i++) addresses.loginBegins(HERE);
+    limits.failedLoginsPerMinuteMax = 30;
+    expect(addresses.loginWait(HERE)).toBeLessThanOrEqual(2);
+    for (let i = 0; i < 1000; i++) addresses.loginEnds(HERE);
+    expect(addresses.loginWait(HERE)).toBe(0);
+  });
+
+  test("a rate of new connections begins to apply", () => {
+    const { addresses, limits, pass } = setUp({ connectionsPerSecondMax: 0 });
+    for (let i = 0; i < 100; i++) addresses.connect(HERE);
+    limits.connectionsPerSecondMax = 2;
+    limits.connectionsPerAddressMax = 0;
+    pass(1000);
+    expect([1, 2, 3].map(() => addresses.connect(HERE))).toEqual([null, null, "new connections from your address"]);
   });
 });

@@ -97,11 +97,12 @@ describe("a bad line makes the whole file bad, and is named", () => {
     expect(parseCredentials("alice one\nAlice two\n", "f").users).toHaveLength(2);
   });
 
-  test("the error shows neither the password nor control bytes", () => {
+  test("the error shows neither the password, nor a word in place of the name, nor control bytes", () => {
     const words = complaint(() => parseCredentials("b\x1b[31mb topsecret\n", "f"));
     expect(words).not.toContain("topsecret");
     expect(words).not.toContain("\x1b");
     expect(complaint(() => parseCredentials("bob topsecret again\n", "f"))).not.toContain("topsecret");
+    expect(complaint(() => parseCredentials("bob x\ntop,secret again\n", "f"))).not.toContain("secret");
   });
 });
 

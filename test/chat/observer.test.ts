@@ -3,7 +3,7 @@ import type { ChatObserver } from "../../src/chat/observer.ts";
 import { World } from "../support/chat.ts";
 
 /** A world with alice, bob and carol, and a line for each call of its observer. */
-function observed(limits = {}): { world: World; calls: string[] } {
+function observed(limits = {}): { world: World; calls: string[]; observer: ChatObserver } {
   const calls: string[] = [];
   const text = (bytes: Uint8Array, start: number, end: number): string =>
     Buffer.from(bytes.slice(start, end)).toString();
@@ -13,6 +13,7 @@ function observed(limits = {}): { world: World; calls: string[] } {
     loggedIn: ({ account }, replaced) => calls.push(`loggedIn ${account.name} ${replaced?.endReason ?? "-"}`),
     sessionEnded: ({ account, outbox }, reason) =>
       calls.push(`sessionEnded ${account.name} ${reason} ${outbox.unsent}`),
+    flooded: ({ address }) => calls.push(`flooded ${address}`),
     accepted: (from, to, bytes, start, end, fate) =>
       calls.push(`accepted ${from.name} ${to.name} ${text(bytes, start, end)} ${fate}`),
     messageRefused: (from, to, code) => calls.push(`messageRefused ${from.name} ${to?.name ?? "-"} ${code}`),
@@ -22,7 +23,7 @@ function observed(limits = {}): { world: World; calls: string[] } {
     listed: (by, line) => calls.push(`listed ${by.name} ${line.toString().trimEnd()}`),
     requeued: ({ account }) => calls.push(`requeued ${account.name}`),
   };
-  return { world: new World(["alice", "bob", "carol"], { observer, limits }), calls };
+  return { world: new World(["alice", "bob", "carol"], { observer, limits }), calls, observer };
 }
 
 test("the observer receives logins, with the session that each replaced", () => {
@@ -102,4 +103,26 @@ test("the observer receives refused logins and lockouts", () => {
     "lockedOut alice 192.0.2.7",
     "loginRefused alice 192.0.2.7 locked_out",
   ]);
+});
+
+test("the observer receives a connection without a session that sent too many invalid lines, once", () => {
+  const { world, calls } = observed({ badLinesMax: 3 });
+  const stranger = world.connect("192.0.2.7");
+  world.say(stranger, "a", "b", "c", "d");
+  expect(stranger.read().at(-1)).toBe("goodbye flood");
+  expect(calls).toEqual(["flooded 192.0.2.7"]);
+});
+
+test("a session counts the private messages that its user sent and received, and no broadcasts", () => {
+  const ended: string[] = [];
+  const { world, observer } = observed();
+  observer.sessionEnded = ({ account, messagesIn, messagesOut }) =>
+    ended.push(`${account.name} ${messagesIn} ${messagesOut}`);
+  const alice = world.login("alice");
+  world.say(alice, "message bob waits", "message bob too", "message nobody no");
+  const bob = world.login("bob");
+  world.say(bob, "message alice hi", "broadcast all");
+  world.say(alice, "broadcast all", "message bob third", "logout");
+  world.say(bob, "logout");
+  expect(ended).toEqual(["alice 3 1", "bob 1 3"]);
 });

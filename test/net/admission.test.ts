@@ -1,7 +1,13 @@
 import { afterEach, describe, expect, test } from "bun:test";
 import { BlockList } from "node:net";
 import pino from "pino";
-import { LIMITS_DEFAULT, type Limits, PROXY_HEADER_MS, TLS_HANDSHAKE_MS } from "../../src/limits.ts";
+import {
+  LIMITS_DEFAULT,
+  LOG_ADDRESSES_LISTED,
+  type Limits,
+  PROXY_HEADER_MS,
+  TLS_HANDSHAKE_MS,
+} from "../../src/limits.ts";
 import { Admission, fitDescriptors } from "../../src/net/admission.ts";
 import type { SocketEvents } from "../../src/net/transport.ts";
 import { TICK_MS } from "../../src/timer-wheel.ts";
@@ -146,7 +152,13 @@ describe("a PROXY header names the client", () => {
     admission.report();
     admission.report();
     expect(lines.map((line) => JSON.parse(line))).toMatchObject([
-      { refused: 2, last: { address: "127.0.0.1", why: "no PROXY header within 5 seconds" } },
+      {
+        event: "connection_refused",
+        address: "127.0.0.1",
+        count: 2,
+        reason: "proxy_header",
+        msg: "connections were refused: no PROXY header within 5 seconds",
+      },
     ]);
   });
 
@@ -197,7 +209,7 @@ describe("a TLS handshake", () => {
     expect(silent.output + garbage.output).toBe("");
     admission.report();
     expect(lines.map((line) => JSON.parse(line))).toMatchObject([
-      { refused: 2, last: { address: "192.0.2.7", why: "no TLS handshake within 5 seconds" } },
+      { address: "192.0.2.7", count: 2, msg: "connections were refused: no TLS handshake within 5 seconds" },
     ]);
   });
 
@@ -242,7 +254,7 @@ describe("a TLS handshake", () => {
   });
 });
 
-test("the log has the number of connections that were refused above the rate, and the last address", () => {
+test("the log has the number of connections that were refused above the rate, for each address", () => {
   const lines: string[] = [];
   const { admission } = setUp(null, lines);
   const sockets = Array.from({ length: 5 }, () => new Socket("::ffff:192.0.2.7"));
@@ -253,9 +265,29 @@ test("the log has the number of connections that were refused above the rate, an
     ...Array<string>(3).fill("err busy too many new connections from your address\n"),
   ]);
   expect(sockets.map(({ data }) => data === null)).toEqual([false, false, true, true, true]);
+  admission.open(new Socket("2001:db8::1") as never);
+  for (let i = 0; i < 3; i++) admission.open(new Socket("2001:db8::1") as never);
+  admission.open(new Socket("192.0.2.7") as never);
   admission.report();
-  expect(lines).toHaveLength(1);
-  expect(JSON.parse(lines[0]!)).toMatchObject({ refused: 3, last: { address: "192.0.2.7" } });
+  admission.report();
+  const reason = "address_rate";
+  expect(lines.map((line) => JSON.parse(line))).toMatchObject([
+    { event: "connection_refused", address: "192.0.2.7", count: 4, reason },
+    { event: "connection_refused", address: "2001:db8::1", count: 2, reason },
+  ]);
+});
+
+test("however many addresses are refused, a report lists the 20 with the most, and counts the others", () => {
+  const lines: string[] = [];
+  const { admission } = setUp(null, lines);
+  for (let i = 0; i < 5000; i++)
+    admission.count("address_connections", `198.51.${i >> 8}.${i & 255}`, "too many connections");
+  for (let i = 0; i < 7; i++) admission.count("address_connections", "198.51.0.9", "too many connections");
+  admission.report();
+  const logged = lines.map((line) => JSON.parse(line));
+  expect(logged).toHaveLength(LOG_ADDRESSES_LISTED + 1);
+  expect(logged[0]).toMatchObject({ address: "198.51.0.9", count: 8 });
+  expect(logged.at(-1)).toMatchObject({ address: "others", count: 5007 - 8 - (LOG_ADDRESSES_LISTED - 1) });
 });
 
 /** An admission under the test's clock that allows two new connections per second. */

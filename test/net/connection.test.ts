@@ -933,3 +933,72 @@ test("above INPUT_BYTES_MAX the longest unfinished lines are closed, those witho
   expect([first.hungUp, small.hungUp]).toEqual([false, false]);
   expect(small.say("b secret")[0]).toMatch(/^ok /);
 });
+
+describe("changed limits apply to existing connections:", () => {
+  const change = ({ world, all }: Wire, limits: Partial<Limits>): void => {
+    world.begin();
+    Object.assign(world.chat.limits, limits);
+    all.limitsChanged();
+    world.endTurns();
+  };
+
+  test("requests of a session that wait for a low rate are read when the rate is raised", () => {
+    const wire = new Wire({ requestsPerSecondMax: 0.01 });
+    expect(wire.say(`login alice secret`, "alive", "alive", "alive")).toHaveLength(1);
+    change(wire, { requestsPerSecondMax: 0 });
+    wire.world.pass(64);
+    expect([...wire.read(), ...wire.say("alive")]).toEqual(["ok", "ok", "ok", "ok"]);
+    change(wire, { requestsPerSecondMax: 1 });
+    wire.world.pass(64);
+    expect(wire.say("alive", "alive", "alive")).toEqual(["ok"]);
+    wire.world.pass(1100);
+    expect(wire.read()).toEqual(["ok"]);
+  });
+
+  test("a login that waits for the rate of its user is acted on when the rate is raised", () => {
+    const wire = new Wire({ requestsPerSecondMax: 0.01 });
+    wire.say("login alice secret");
+    const other = new Wire({}, wire.world, wire.all, false, "192.0.2.2");
+    expect(other.say("login alice secret")).toEqual([]);
+    change(wire, { requestsPerSecondMax: 100 });
+    wire.world.pass(192);
+    expect(other.read()).toEqual([expect.stringMatching(/^ok token/)]);
+  });
+
+  test("a line is too long by the new length, and one that was skipped in part stays too long", () => {
+    const wire = new Wire({ lineBytesMax: 64 });
+    wire.say("login alice secret");
+    wire.feed("x".repeat(64));
+    change(wire, { lineBytesMax: 200 });
+    expect(wire.say("alive", `message bob ${"y".repeat(100)}`)).toEqual([
+      "err line_too_long",
+      expect.stringMatching(/^ok stored/),
+    ]);
+    change(wire, { lineBytesMax: 64 });
+    expect(wire.say(`message bob ${"y".repeat(100)}`)).toEqual(["err line_too_long"]);
+  });
+
+  test("a connection without a session is closed by the new login time", () => {
+    const wire = new Wire({ loginMs: 30_000 });
+    wire.world.pass(5000);
+    change(wire, { loginMs: 10_000 });
+    wire.world.pass(4000);
+    expect(wire.shut).toBe(false);
+    wire.world.pass(1200);
+    expect(wire.shut).toBe(true);
+    const other = new Wire({ loginMs: 30_000 });
+    other.world.pass(5000);
+    change(other, { loginMs: 1000 });
+    expect(other.shut).toBe(true);
+  });
+
+  test("more consecutive invalid lines than the new limit lead to goodbye flood", () => {
+    const wire = new Wire({ badLinesMax: 0 });
+    expect(wire.say(...Array.from({ length: 20 }, () => "rubbish"))).toHaveLength(20);
+    const session = new Wire({}, wire.world, wire.all);
+    expect(session.say("login alice secret", ...Array.from({ length: 20 }, () => "rubbish"))).toHaveLength(21);
+    change(wire, { badLinesMax: 10 });
+    expect(wire.say("rubbish").at(-1)).toBe("goodbye flood");
+    expect(session.say("rubbish").at(-1)).toBe("goodbye flood");
+  });
+});

@@ -165,7 +165,7 @@ test("new connections get a renewed certificate, and existing ones stay", async 
   const crowd = Array.from({ length: 20 }, () =>
     WireClient.connect(server.tlsPort, "127.0.0.1", `${first.cert}\n${second.cert}`),
   );
-  server.server.renewCertificate();
+  server.reload();
   for (const client of await Promise.all(crowd)) client.cut();
   const bob = await server.login("bob", second.cert);
   await alice.expectLines("joined bob");
@@ -181,22 +181,20 @@ test("a renewal with an invalid file is refused with its name, and the old certi
   const files = write(first);
   const server = start({}, files);
   writeFileSync(files.chain, second.cert);
-  expect(() => server.server.renewCertificate()).toThrow(
-    `${files.key} is not the key of the certificate in ${files.chain}`,
-  );
+  expect(() => server.reload()).toThrow(`${files.key} is not the key of the certificate in ${files.chain}`);
   const expired = await makeCertificate(["localhost"], { notBefore: new Date(0), notAfter: new Date(1e12) });
   writeFileSync(files.chain, expired.cert);
   writeFileSync(files.key, expired.key);
-  expect(() => server.server.renewCertificate()).toThrow(`${files.chain} expired on 2001-09-09`);
+  expect(() => server.reload()).toThrow(`${files.chain} expired on 2001-09-09`);
   const future = await makeCertificate(["localhost"], { notBefore: new Date(3e12), notAfter: new Date(4e12) });
   writeFileSync(files.chain, future.cert);
   writeFileSync(files.key, future.key);
-  expect(() => server.server.renewCertificate()).toThrow(`${files.chain} is not valid before 2065-01-24`);
+  expect(() => server.reload()).toThrow(`${files.chain} is not valid before 2065-01-24`);
   // The first certificate of the chain is valid, the second is not.
   writeFileSync(files.chain, `${second.cert}\n-----BEGIN CERTIFICATE-----\nrubbish\n-----END CERTIFICATE-----\n`);
   writeFileSync(files.key, second.key);
   const why = `cannot use ${files.chain}: there is no valid chain of certificates in it; it must be in PEM format`;
-  expect(() => server.server.renewCertificate()).toThrow(why);
+  expect(() => server.reload()).toThrow(why);
   const alice = await server.login("alice", first.cert);
   await alice.expectReply("alive", "ok");
 });

@@ -17,6 +17,7 @@ function errorOf(...args: string[]): string {
 test("without options every setting has its documented default", () => {
   expect(parseConfig([])).toEqual({
     host: "0.0.0.0",
+    isHostGiven: false,
     port: 6001,
     credentials: "credentials.txt",
     data: "data",
@@ -27,6 +28,9 @@ test("without options every setting has its documented default", () => {
     limits: LIMITS_DEFAULT,
     tls: null,
     proxyFrom: null,
+    http: null,
+    adminSocket: "data/admin.sock",
+    logLevel: "info",
     salvage: false,
   });
 });
@@ -56,9 +60,13 @@ test("every option takes its value after a space or an equals sign", () => {
     ["--mailbox-share", "11"],
     ["--consents", "12"],
     ["--callbacks", "13"],
+    ["--http", "9100"],
+    ["--admin-socket", "/run/heartline.sock"],
+    ["--log-level", "debug"],
   ];
   const expected = {
     host: "::1",
+    isHostGiven: true,
     port: 0,
     credentials: "users.txt",
     data: "/tmp/somewhere",
@@ -86,6 +94,9 @@ test("every option takes its value after a space or an equals sign", () => {
     },
     tls: null,
     proxyFrom: null,
+    http: { host: "127.0.0.1", port: 9100 },
+    adminSocket: "/run/heartline.sock",
+    logLevel: "debug" as const,
     salvage: true,
   };
   expect(parseConfig([...given.flat(), "--salvage", "--limit-loopback"])).toEqual(expected);
@@ -101,6 +112,25 @@ test("--proxy-from takes comma-separated addresses with optional prefix lengths"
   for (const text of ["", "10.0.0.0/33", "10.0.0/8", "::1/129", "10.0.0.1,", "host", "10.0.0.1 ", "10.0.0.1/-1"]) {
     expect(errorOf("--proxy-from", text)).toContain("--proxy-from takes addresses");
   }
+});
+
+test("--http takes a port on 127.0.0.1, an address with a port, or the path of a Unix domain socket", () => {
+  const httpOf = (text: string): unknown => parseConfig(["--http", text])!.http;
+  expect(httpOf("0")).toEqual({ host: "127.0.0.1", port: 0 });
+  expect(httpOf("0.0.0.0:9100")).toEqual({ host: "0.0.0.0", port: 9100 });
+  expect(httpOf("[::1]:65535")).toEqual({ host: "::1", port: 65535 });
+  expect(httpOf("unix:/run/heart line.sock")).toEqual({ path: "/run/heart line.sock" });
+  for (const text of ["", "65536", "-1", "x", "localhost:80", "::1:80", "[1.2.3.4]:80", "1.2.3:80", ":80", "unix:"]) {
+    expect(errorOf(`--http=${text}`)).toContain("--http takes <port>");
+  }
+});
+
+test("the admin socket is in the data folder, and with :memory: there is none unless it is given", () => {
+  const socketOf = (...args: string[]): unknown => parseConfig(args)!.adminSocket;
+  expect(socketOf("--data", "/var/lib/heartline")).toBe("/var/lib/heartline/admin.sock");
+  expect(socketOf("--data", ":memory:")).toBeNull();
+  expect(socketOf("--data", ":memory:", "--admin-socket", "a.sock")).toBe("a.sock");
+  expect(errorOf("--admin-socket", "")).toContain("--admin-socket takes a <path>");
 });
 
 test("--help and -h show every option with its default", () => {
@@ -201,6 +231,7 @@ describe("an invalid command line is an error of one line", () => {
     [["--help=5"], "help"],
     [["--durability", "high"], "high"],
     [["--durability", ""], "--durability"],
+    [["--log-level", "loud"], "trace, debug, info, warn, error or fatal"],
     [["--host", ""], "--host"],
     [["--data", ""], "--data"],
     [["--credentials", ""], "--credentials"],

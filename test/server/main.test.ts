@@ -189,8 +189,8 @@ test("SIGHUP reloads users and certificate; an invalid file changes nothing and 
   const alice = await login("alice", first);
   write("alice secret\ncarol\n", { cert: second.cert, key: first.key });
   server.kill("SIGHUP");
-  await server.logs(/changing\.txt:2: .*; the users stay as they are/);
-  await server.logs(/is not the key of the certificate in .*; the certificate stays as it is/);
+  await server.logs(/"level":50,.*"event":"reload",.*changing\.txt:2: .*; nothing has changed/);
+  await server.logs(/is not the key of the certificate in .*; nothing has changed/);
   const bob = await login("bob", first);
   await alice.expectLines("joined bob");
   write("alice secret\ncarol secret\n", second);
@@ -203,6 +203,45 @@ test("SIGHUP reloads users and certificate; an invalid file changes nothing and 
   server.kill("SIGTERM");
   await alice.expectLines("goodbye shutdown");
   expect(await server.exits()).toBe(0);
+});
+
+test("SIGHUP reads the configuration file again, and an invalid one changes nothing", async () => {
+  const file = join(folder, "heartline.toml");
+  writeFileSync(file, 'data = ":memory:"\nport = 0\nhost = "127.0.0.1"\n');
+  const server = start("--config", file, "--credentials", USERS);
+  const alice = await login(await server.port(), "alice");
+  await alice.expectReply("x".repeat(100), "err unknown_command");
+  writeFileSync(file, 'data = ":memory:"\nport = 0\nbuffer-size = 1\n');
+  server.kill("SIGHUP");
+  await server.logs(/heartline\.toml:3: buffer-size takes a whole number [^\n]*; nothing has changed/);
+  await alice.expectReply("x".repeat(100), "err unknown_command");
+  writeFileSync(file, 'data = ":memory:"\nport = 6001\nbuffer-size = 64\n');
+  server.kill("SIGHUP");
+  await server.logs(/port needs a restart: until then it is 0/);
+  await alice.expectReply("x".repeat(100), "err line_too_long");
+});
+
+test("serve takes options from the environment, and warns about variables that belong to no option", async () => {
+  const env = { HEARTLINE_PORT: "0", HEARTLINE_HOST: "127.0.0.1", HEARTLINE_CREDENTIALS: USERS, HEARTLINE_PROT: "1" };
+  const before = { ...process.env };
+  Object.assign(process.env, env, { HEARTLINE_DATA: ":memory:" });
+  const server = start();
+  for (const name of [...Object.keys(env), "HEARTLINE_DATA"]) delete process.env[name];
+  expect(process.env).toEqual(before);
+  await login(await server.port(), "alice");
+  await server.logs(/HEARTLINE_PROT belongs to no option/);
+});
+
+test("with the sample credentials, serve listens on loopback only unless a host is given, and says so", async () => {
+  const sample = start("--port", "0", "--data", ":memory:");
+  const given = start("--port", "0", "--data", ":memory:", "--host", "0.0.0.0");
+  const own = start("--port", "0", "--data", ":memory:", "--credentials", USERS);
+  for (const server of [sample, given, own]) await server.port();
+  expect(sample.stdout).toContain("listening on 127.0.0.1:");
+  await sample.logs(/SAMPLE CREDENTIALS: [^\n]* so the server listens on 127\.0\.0\.1 only; [^\n]*--host/);
+  expect(given.stdout).toContain("listening on 0.0.0.0:");
+  await given.logs(/SAMPLE CREDENTIALS: [^\n]*replace them before others can connect/);
+  expect(own.stdout).toContain("listening on 0.0.0.0:");
 });
 
 test("SIGHUP does not block on a pipe in place of the credentials, certificate or key", async () => {
@@ -290,6 +329,19 @@ describe("serve fails with one line on stderr and exit code", () => {
     await (await login(port, "alice")).expectReply("message bob hi", "ok stored");
   });
 
+  test("2 for an invalid configuration file or environment, which the line names", async () => {
+    const file = join(folder, "invalid.toml");
+    writeFileSync(file, "[network]\nport = 1\nport = 2\n");
+    process.env.HEARTLINE_BAD_LINES = "x";
+    const other = serve();
+    delete process.env.HEARTLINE_BAD_LINES;
+    await Promise.all([
+      fails(serve("--config", file), 2, `${file}:3:1: `),
+      fails(serve("--config", folder), 2, folder, "folder"),
+      fails(other, 2, 'HEARTLINE_BAD_LINES takes a whole number from 0 to 1000000, not "x"'),
+    ]);
+  });
+
   test("2 for an invalid command line", async () => {
     await Promise.all([
       fails(serve("--nonsense"), 2, "nonsense", "--help"),
@@ -337,11 +389,39 @@ describe("serve stops", () => {
     const alice = await login(await server.port(), "alice");
     alice.pause();
     server.kill("SIGTERM");
-    await server.logs(/SIGTERM/);
+    await server.logs(/"event":"stopping","signal":"SIGTERM"/);
     server.kill("SIGTERM");
     expect(await server.exits()).not.toBe(0);
     expect(server.stderr).not.toMatch(/\bat .*:\d+:\d+/);
   });
+});
+
+test("SIGUSR2 drains; a second one is ignored and logged; SIGTERM then stops at once, in order", async () => {
+  const server = serve("--data", newFolder());
+  const port = await server.port();
+  const alice = await login(port, "alice");
+  server.kill("SIGUSR2");
+  await server.logs(/"event":"drain"/);
+  const bob = await WireClient.connect(port);
+  await bob.expectReply("login bob secret", "err busy <words>");
+  await bob.expectEnd();
+  server.kill("SIGUSR2");
+  await server.logs(/SIGUSR2 is ignored: the server is draining/);
+  await alice.expectReply("alive", "ok");
+  server.kill("SIGTERM");
+  await alice.expectLines("goodbye shutdown");
+  await alice.expectEnd();
+  expect(await server.exits()).toBe(0);
+});
+
+test("SIGUSR1 changes nothing", async () => {
+  const server = serve("--data", newFolder());
+  const alice = await login(await server.port(), "alice");
+  server.kill("SIGUSR1");
+  await server.logs(/SIGUSR1 is ignored/);
+  await alice.expectReply("alive", "ok");
+  server.kill("SIGTERM");
+  expect(await server.exits()).toBe(0);
 });
 
 test("messages and blocks that were acknowledged with ok survive kill -9", async () => {
@@ -352,7 +432,9 @@ test("messages and blocks that were acknowledged with ok survive kill -9", async
   await alice.expectReply("block carol", "ok");
   first.kill("SIGKILL");
   await first.exits();
-  const port = await serve("--data", data).port();
+  const second = serve("--data", data);
+  const port = await second.port();
+  await second.logs(/"event":"recovered","messages":\d+,"ms":\d+/);
   await (await login(port, "bob")).expectLines("stored alice <ms> hi");
   await (await login(port, "carol")).expectReply("message alice hi", "err blocked");
 });

@@ -79,6 +79,8 @@ export class Host {
   clockMs: number;
   /** False while it stops: new connections are refused. */
   listening = true;
+  /** A drain is over: the stop should follow. */
+  isDrained = false;
   /** Ends of the turns that have begun. */
   #ends: (() => void)[] = [];
   #ticks = 0;
@@ -123,6 +125,7 @@ export class Host {
       report: (error) => this.#fault(error),
     });
     this.chat = this.#core.chat;
+    this.isDrained = false;
     return records;
   }
 
@@ -160,6 +163,7 @@ export class Host {
         ledger.accepts(from.name, to.name, text(bytes, start, end), fate === "sent", this.chat.unixMs),
       loginRefused: () => {},
       lockedOut: () => {},
+      flooded: () => {},
       messageRefused: (from, to, code) => void (to !== null && ledger.refuse(from.name, to.name, code)),
       refused: (from, to, code) => ledger.refuse(from.name, to.name, code),
       broadcast: (from, bytes, start, end, receivers) =>
@@ -247,9 +251,14 @@ export class Host {
     });
   }
 
+  /** Begins a drain, unless there is one. */
+  drain(durationMs: number): void {
+    if (!this.chat.isOver) this.turn(() => this.#core.drain(durationMs, () => void (this.isDrained = true)));
+  }
+
   /** Begins an orderly stop. */
   stop(): void {
-    this.listening = false;
+    this.listening = this.isDrained = false;
     this.turn(() => {
       this.chat.shutdown();
       for (const connection of this.#core.connections.open) connection.close();
@@ -304,8 +313,15 @@ export class Host {
     if (segments > 4 * JOURNAL_SEGMENTS_KEPT) throw new Violation(`the journal has ${segments} segments`);
     if (chat.broadcastGroup.log.bytes > BROADCAST_LOG_BYTES_MAX + (1 << 20))
       throw new Violation("the broadcast log is too long");
+    let heldBytes = chat.departing.heldBytes;
+    // An ended session without a reader is not departing, but its messages still move to the mailbox.
+    for (const { leaving } of chat.accounts.all) {
+      if (leaving !== null && leaving.session.outbox.sink === null) heldBytes += leaving.session.outbox.heldBytes;
+    }
+    for (const { heldReplyBytes } of this.#core.connections.open) heldBytes += heldReplyBytes;
     for (const session of chat.presence.online) {
       const { outbox, account, peer } = session;
+      heldBytes += outbox.heldBytes;
       if (this.#ledger.online.get(account.name)?.session !== session)
         throw new Violation(`${account.name} is online in the chat only`);
       if (outbox.acked > outbox.furthest || outbox.sent > outbox.durable || outbox.durable > outbox.end) {
@@ -325,13 +341,18 @@ export class Host {
         throw new Violation(`${account.name} was silent for ${silentMs} ms and is still online`);
       }
     }
+    if (chat.outboxMemory.bytes !== heldBytes)
+      throw new Violation(`outboxes hold ${heldBytes} bytes, ${chat.outboxMemory.bytes} are counted`);
     this.#checkMailboxes();
   }
 
   #checkMailboxes(): void {
+    const total = { messages: 0, bytes: 0 };
     const stored = Map.groupBy(this.store.waiting(), ({ user }) => user);
     for (const account of this.chat.accounts.all) {
       let { waiting, waitingBytes } = account;
+      total.messages += waiting;
+      total.bytes += waitingBytes;
       for (const { from, messages, bytes } of stored.get(account.name) ?? []) {
         const counted = account.waitingFrom(from);
         if (counted.messages !== messages || counted.bytes !== bytes) {
@@ -343,6 +364,10 @@ export class Host {
       if (waiting !== 0 || waitingBytes !== 0) {
         throw new Violation(`${account.name}: ${waiting} more messages (${waitingBytes}) counted than stored`);
       }
+    }
+    const counted = this.chat.accounts.waiting;
+    if (counted.messages !== total.messages || counted.bytes !== total.bytes) {
+      throw new Violation(`${counted.messages} messages (${counted.bytes}) counted in all, not ${total.messages}`);
     }
   }
 

@@ -131,6 +131,7 @@ export class Simulation implements Environment {
       this.#traced("the server starts again");
       this.#host.startAgain();
     }
+    if (this.#host.isDrained && this.#host.listening) this.#stop();
     const user = random.pick(this.#users);
     const what = random.below(100);
     if (what < 35) this.#network();
@@ -140,7 +141,7 @@ export class Simulation implements Environment {
     else if (what < 92) this.#jump();
     else if (what < 97) this.#cut();
     else if (what < 99) this.#stall();
-    else if (random.oneIn(4) && this.#host.listening) this.#stop();
+    else if (random.oneIn(2) && this.#host.listening) random.oneIn(2) ? this.#drain() : this.#stop();
     this.#links = this.#links.filter((link) => !link.over);
   }
 
@@ -196,6 +197,12 @@ export class Simulation implements Environment {
 
   #stall(): void {
     for (const link of this.#links) link.stalled = this.random.oneIn(3);
+  }
+
+  #drain(): void {
+    const ms = this.random.pick([0, 300, 3000]);
+    this.#traced(`the server drains for ${ms} ms`);
+    this.#host.drain(ms);
   }
 
   #stop(): void {
@@ -290,7 +297,8 @@ export class Simulation implements Environment {
     this.#traced("no more faults");
     this.#disk.killPoint = null;
     if (this.#disk.refuses) this.#refuse(false);
-    this.#host.pass(3000);
+    this.#host.pass(3200);
+    if (this.#host.isDrained && this.#host.listening) this.#host.stop();
     if (!this.#host.listening) this.#host.startAgain();
     for (let round = 0; round < ROUNDS_MAX; round++) {
       for (const user of this.#users) this.#comeBack(user, round);

@@ -205,13 +205,15 @@ export function isRefused(line: string): boolean {
   return line.startsWith("err internal the disk refuses");
 }
 
-/** The server refused the connection, and has not processed a request of it. */
+/** The server refused the connection, or a login because it drains, and has not processed a request of it. */
 export function isRefusedConnection(line: string): boolean {
-  return line === CONNECTION_REFUSALS[0] || line === CONNECTION_REFUSALS[1];
+  return line === CONNECTION_REFUSALS[0] || line === CONNECTION_REFUSALS[1] || line === LOGIN_REFUSED_AT_END;
 }
 
 /** The line of this server, and of older ones. */
 export const CONNECTION_REFUSALS = ["err busy too many connections", "busy too many connections"] as const;
+
+const LOGIN_REFUSED_AT_END = "err busy the server is shutting down; try again in a moment";
 
 function isOk(line: string): boolean {
   return line === "ok sent" || line === "ok stored";

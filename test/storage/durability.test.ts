@@ -179,7 +179,7 @@ describe("the data folder of a running server", () => {
     await server.logs(/the data folder is gone/);
     await alice.expectReply("message bob meanwhile", "err internal the data folder is gone");
     renameSync(join(path, "moved.aside"), join(path, "moved"));
-    await server.logs(/the disk accepts writes again/);
+    await server.logs(/"event":"disk_recovered".*the disk accepts writes again/);
     await alice.expectReply("message bob after", "ok stored");
     server.kill("SIGTERM");
     expect(await server.exits()).toBe(0);
@@ -209,7 +209,7 @@ test("a damaged journal is refused with one line that names --salvage, and --sal
   expect(refused.stderr).toMatch(/^heartline: the journal \S+ is damaged: records \d+ to \d+ .*--salvage.*\n$/);
   const salvaged = start("damaged", "--salvage");
   const [bob] = await login(salvaged, "bob");
-  await salvaged.logs(/salvaged a damaged journal/);
+  await salvaged.logs(/"event":"salvaged".*salvaged a damaged journal/);
   expect(await bob.line()).toMatch(/^stored alice \d+ one$/);
 });
 
@@ -291,7 +291,7 @@ test.skipIf(!canTrace)("when a sync fails, the server sends no ok, logs why, and
   alice.sendLines("message bob hello");
   expect(await server.exits()).toBe(1);
   expect(server.stderr).toMatch(
-    /"level":60,.*"cannot sync the journal: the disk may have lost writes; the server exits"/,
+    /"level":60,.*"event":"disk_error",.*"cannot sync the journal: the disk may have lost writes; the server exits"/,
   );
   await tracer.exited;
   expect(alice.line()).rejects.toThrow("ended");
@@ -323,7 +323,7 @@ describe.skipIf(prlimit === null)("a full disk", () => {
         if (reply !== "ok stored") refused++;
       }
     }
-    await server.logs(/messages are answered with err internal/);
+    await server.logs(/"event":"disk_error".*messages are answered with err internal/);
     await alice.expectReply("block carol", "err internal <words>");
     await alice.expectReply("online", "ok");
     await alice.expectReply("alive", "ok");
@@ -333,7 +333,7 @@ describe.skipIf(prlimit === null)("a full disk", () => {
     await carol.expectReply("logout", "ok");
     await alice.expectLines("left carol logout");
     limit(server, "unlimited");
-    await server.logs(/the disk accepts writes again/);
+    await server.logs(/"event":"disk_recovered".*the disk accepts writes again/);
     await alice.expectReply("message bob afterwards", "ok stored");
     await kill(server);
     const [bob] = await login(start("full"), "bob");

@@ -190,6 +190,29 @@ describe("after a kill", () => {
     expect(waiting(again)).toEqual(["carol fed", "alice one"]);
   });
 
+  test("positions are right whether the last run had moved all, some or none of the messages", () => {
+    for (let moved = 2; moved <= 5; moved++) {
+      const disk = new Disk();
+      const store = disk.start();
+      const number = began(store);
+      const { outbox, message } = newStream(store, number);
+      const ids = ["one", "two"].map(() => store.newNumber());
+      for (const id of ids) outbox.appendMessage(id, UNIX_MS, Buffer.from("message alice "), Buffer.from("x"), 0, 1);
+      // As if a segment that compaction has deleted had these two.
+      outbox.copyNew({ accepted: () => {}, delivered: () => {} });
+      for (const text of ["three", "four", "five"]) {
+        ids.push(message(text));
+        store.save();
+      }
+      store.requeued("bob", number, 0, outbox.messages(0, ids[moved - 1]!, 1e9));
+      store.commit();
+      const positions = outbox.messages(0, 1e9, 1e9).map(({ position }) => position);
+      const again = disk.start();
+      expect(positions.map((position) => again.lastDelivered(number, position))).toEqual(ids);
+      expect(positions.map((position) => again.lastDelivered(number, position - 1))).toEqual([0, ...ids.slice(0, 4)]);
+    }
+  });
+
   test("the last eight sessions of a user are kept, over any number of kills", () => {
     const disk = new Disk();
     const tokens = Array.from({ length: 11 }, (_, i) => String(i).padStart(22, "t"));
@@ -596,9 +619,32 @@ describe("a data folder", () => {
     }
   });
 
+  /** Makes the positions of messages those of version 5, with one of them. */
+  const DELIVERED_5 = `
+    DROP TABLE delivered;
+    DROP TRIGGER IF EXISTS forget;
+    CREATE TABLE carried (
+      session INTEGER NOT NULL, number INTEGER NOT NULL, position INTEGER NOT NULL, PRIMARY KEY (session, number)
+    ) WITHOUT ROWID;
+    CREATE TRIGGER forget AFTER DELETE ON sessions BEGIN DELETE FROM carried WHERE session = old.number; END;
+    INSERT INTO carried VALUES (3, 41, 77), (3, 42, 90);
+  `;
+
+  test("of version 5 is upgraded, and keeps the positions of messages", () => {
+    const path = newPath();
+    const database = openDatabase(path, "process");
+    database.run(`${DELIVERED_5} INSERT INTO sessions VALUES (3, x'00', 'bob', 1, 0, 123, 9, NULL)`);
+    database.run("PRAGMA user_version = 5");
+    database.close();
+    const store = open(path, "process");
+    expect([76, 77, 89, 90].map((position) => store.lastDelivered(3, position))).toEqual([0, 41, 41, 42]);
+    store.close();
+  });
+
   test.each([2, 3])("of version %d is upgraded", (version) => {
     const path = newPath();
     const database = openDatabase(path, "process");
+    database.run(DELIVERED_5);
     if (version === 2) database.run("DROP TABLE lockouts");
     database.run(`
       ALTER TABLE sessions DROP COLUMN proof;

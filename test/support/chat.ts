@@ -9,7 +9,7 @@ import { LineReader } from "../../src/protocol/line-reader.ts";
 import { Outbox } from "../../src/stream/outbox.ts";
 import type { LoopTurn, Sink } from "../../src/stream/turn.ts";
 import type { Connections } from "../../src/net/connection.ts";
-import { createCore } from "../../src/server/core.ts";
+import { type Core, createCore } from "../../src/server/core.ts";
 import { NOTHING } from "../../src/storage/journal-entry.ts";
 import { openDatabase } from "../../src/storage/database.ts";
 import { Store } from "../../src/storage/store.ts";
@@ -38,6 +38,7 @@ export class World {
   readonly chat: Chat;
   readonly turn: LoopTurn;
   readonly connections: Connections;
+  readonly drain: Core["drain"];
   /** Internal errors that the core reported. */
   readonly faults: unknown[] = [];
   /** Verifies passwords; a test may resolve later, or never. */
@@ -74,7 +75,7 @@ export class World {
       later: (end) => void this.#ends.push(end),
       report: (error) => this.faults.push(error),
     });
-    ({ chat: this.chat, turn: this.turn, connections: this.connections } = core);
+    ({ chat: this.chat, turn: this.turn, connections: this.connections, drain: this.drain } = core);
     this.begin();
     this.endTurns();
   }

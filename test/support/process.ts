@@ -28,6 +28,15 @@ export async function runWith(
   return { out, err, code };
 }
 
+/** What a service manager gives the server: listening sockets, as descriptors from 3 on, and variables. */
+export interface Service {
+  sockets: readonly number[];
+  environment: Record<string, string>;
+}
+
+/** The variable names the process that the shell becomes. */
+const WITH_LISTEN_PID = ["sh", "-c", 'LISTEN_PID=$$ exec "$@"', "sh"];
+
 /** The server as a process, and everything that it writes. */
 export class ServerProcess {
   stdout = "";
@@ -37,13 +46,16 @@ export class ServerProcess {
   readonly #done: Promise<unknown>;
   #ended = false;
 
-  constructor(...args: string[]) {
-    this.#process = Bun.spawn([process.execPath, "src/main.ts", "serve", ...args], {
+  /** `args` are the options; a `Service` may come first. */
+  constructor(...args: (string | Service)[]) {
+    const options = args.filter((each) => typeof each === "string");
+    const { sockets = [], environment = {} } = args.find((each) => typeof each === "object") ?? {};
+    const command = [process.execPath, "src/main.ts", "serve", ...options];
+    const passed = sockets.length === 0 ? {} : { LISTEN_FDS: String(sockets.length) };
+    this.#process = Bun.spawn([...(sockets.length === 0 ? [] : WITH_LISTEN_PID), ...command], {
       cwd: root,
-      env: process.env, // The present one: by default it is that of the start of this process.
-      stdin: "ignore",
-      stdout: "pipe",
-      stderr: "pipe",
+      env: { ...process.env, ...passed, ...environment }, // By default it is that of the start of this process.
+      stdio: ["ignore", "pipe", "pipe", ...sockets],
     });
     this.#done = Promise.all([this.#read("stdout"), this.#read("stderr")]).then(() => {
       this.#ended = true;

@@ -2,9 +2,11 @@ import type { Socket } from "bun";
 import { once } from "node:events";
 import pino from "pino";
 import { openStore } from "../../src/storage/recovery.ts";
+import type { Credentials } from "../../src/auth/credentials.ts";
 import type { Limits } from "../../src/limits.ts";
 import { type Config, parseConfig } from "../../src/server/config.ts";
-import { Server } from "../../src/server/server.ts";
+import { BoundedLog } from "../../src/server/bounded-log.ts";
+import { CLOCK, Server } from "../../src/server/server.ts";
 
 export const PASSWORD = "secret";
 const NAMES = ["alice", "bob", "carol", "dave", "1.2.3"];
@@ -180,25 +182,40 @@ export class WireServer {
   readonly logged: string[] = [];
   readonly faults: string[] = [];
   readonly server: Server;
+  readonly #config: Config;
+  readonly #names: readonly string[];
+  /** The exit code, after a drain. */
+  readonly exited: Promise<number>;
   readonly #clients: WireClient[] = [];
   #stopped = false;
 
   constructor(overrides: Overrides = {}, names: readonly string[] = NAMES) {
     const defaults = parseConfig([])!;
-    const limits = { ...defaults.limits, ...overrides.limits };
-    const config = { ...defaults, host: "127.0.0.1", port: 0, data: ":memory:", ...overrides, limits };
-    const users = names.map((name) => ({ name, password: PASSWORD }));
+    this.#config = withOverrides({ ...defaults, host: "127.0.0.1", port: 0, data: ":memory:" }, overrides);
+    this.#names = names;
     const write = (line: string): void => {
       this.logged.push(line);
       if (JSON.parse(line).level >= pino.levels.values.error!) this.faults.push(line);
     };
-    const log = pino({ level: "trace" }, { write });
-    const recovery = { salvage: config.salvage, unixMs: Date.now(), progress: () => {} };
-    const { store } = openStore(config.data, config.durability, recovery);
-    this.server = new Server(config, { users, sample: false }, store, log, () => Promise.resolve());
+    const log = new BoundedLog(pino({ base: null, level: "trace" }, { write }), CLOCK.nowMs);
+    const { data, durability, salvage } = this.#config;
+    const { store } = openStore(data, durability, { salvage, unixMs: Date.now(), progress: () => {} });
+    const exited = Promise.withResolvers<number>();
+    this.exited = exited.promise;
+    const exit = async (code: number): Promise<void> => {
+      this.#stopped = true;
+      exited.resolve(code);
+    };
+    this.server = new Server(this.#config, credentialsOf(names), store, log, exit);
     const { plain, encrypted } = this.server.listen();
     this.port = (plain ?? encrypted)!.port;
     this.tlsPort = plain === null ? 0 : (encrypted?.port ?? 0);
+  }
+
+  /** Reloads with other settings or users. Throws when the certificate is invalid. */
+  reload(overrides: Overrides = {}, names = this.#names, password = PASSWORD): void {
+    const config = withOverrides(this.#config, overrides);
+    this.server.apply(config, credentialsOf(names, password), this.server.newCertificate(config.tls));
   }
 
   /** A connection without a session; over TLS when an authority is given. */
@@ -240,6 +257,14 @@ export class WireServer {
   cut(): void {
     for (const client of this.#clients) client.cut();
   }
+}
+
+function withOverrides(config: Config, overrides: Overrides): Config {
+  return { ...config, ...overrides, limits: { ...config.limits, ...overrides.limits } };
+}
+
+function credentialsOf(names: readonly string[], password = PASSWORD): Credentials {
+  return { users: names.map((name) => ({ name, password })), sample: false };
 }
 
 /** A PROXY v2 header for this address (dotted IPv4, or IPv6 as eight groups), with `more` after the addresses. */

@@ -81,7 +81,7 @@ describe("the history", () => {
 const none = (): Profile => ({ settings: {}, servers: new Map() });
 
 describe("the command line", () => {
-  const read = (...args: string[]) => parseOptions(args, none)!;
+  const read = (...args: string[]) => parseOptions(args, null, none)!;
 
   test.each<[string, object]>([
     ["127.0.0.1 6001", { host: "127.0.0.1", port: 6001, user: null }],
@@ -131,7 +131,7 @@ colours = false
   test("gives servers short names, and each its own settings; the command line wins", () => {
     const file = join(folder, "chat.toml");
     writeFileSync(file, TEXT);
-    const read = (...args: string[]) => parseOptions(args, () => readProfile(file))!;
+    const read = (...args: string[]) => parseOptions(args, null, () => readProfile(file))!;
     const work = { host: "chat.example.org", port: 7000, user: "columbia", tls: true, presence: "off", hasBell: false };
     expect(read("work")).toMatchObject(work);
     expect(read("bob@work")).toMatchObject({ ...work, user: "bob" });

@@ -1,5 +1,5 @@
 import { afterEach, beforeEach, describe, expect, test } from "bun:test";
-import { mkdtempSync, rmSync } from "node:fs";
+import { chmodSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { ChatClient } from "heartline/client";
@@ -52,6 +52,41 @@ describe("in a pipe", () => {
     expect(code).toBe(4);
     const accepted = await pipe("online\n", ["127.0.0.1", String(server.port), "--user", "columbia"], PASSWORD);
     expect(accepted).toEqual({ out: "nobody else is here\n", err: "", code: 0 });
+  });
+
+  test("the password is the first line of --password-file, which wins over HEARTLINE_PASSWORD", async () => {
+    const file = join(state, "password");
+    const at = ["127.0.0.1", String(server.port), "--user", "columbia"];
+    writeFileSync(file, `${PASSWORD}\r\nnotes\n`, { mode: 0o600 });
+    expect(await pipe("", [...at, "--password-file", file], "wrong")).toEqual({ out: "", err: "", code: 0 });
+    writeFileSync(file, "wrong");
+    const { err } = await pipe("", [...at, "--password-file", file], PASSWORD);
+    expect(err).toContain("wrong password");
+  });
+
+  test("a --password-file that others can read is a warning, and one that cannot be used ends the client", async () => {
+    const file = join(state, "password");
+    const at = ["127.0.0.1", String(server.port), "--user", "columbia"];
+    writeFileSync(file, PASSWORD);
+    for (const mode of [0o640, 0o604]) {
+      chmodSync(file, mode);
+      const err = `heartline: others can read ${file}; make it private with chmod 600\n`;
+      expect(await pipe("", [...at, "--password-file", file])).toEqual({ out: "", err, code: 0 });
+    }
+    const [empty, latin] = [join(state, "empty"), join(state, "latin")];
+    writeFileSync(empty, "\nsecret\n");
+    writeFileSync(latin, "p\xe4ss", "latin1");
+    for (const [name, why] of [
+      [empty, `--password-file ${empty}: its first line is empty`],
+      [latin, `--password-file ${latin}: it is not UTF-8 text`],
+      [state, `cannot read --password-file ${state}: it is a folder`],
+      ["missing", "cannot read --password-file missing: there is no such file"],
+    ]) {
+      const { out, err, code } = await pipe("", [...at, "--password-file", name!]);
+      expect({ out, code }).toEqual({ out: "", code: 2 });
+      expect(err).toMatch(/^[^\n]*\n$/);
+      expect(err).toContain(why!);
+    }
   });
 
   describe("a line of a script", () => {

@@ -1,0 +1,115 @@
+/**
+ * The program `check`: examines what `serve` would use with the same options, and prints one line per finding. It
+ * writes, creates and locks nothing. Exit codes: 0 without errors, 1 with errors, 2 for an invalid command line.
+ */
+import { plainUsers, readCredentials } from "../auth/credentials.ts";
+import { filterText } from "../display-filter.ts";
+import { CONNECTIONS_LOW, CERTIFICATE_DAYS_LOW } from "../limits.ts";
+import { fitDescriptors } from "../net/admission.ts";
+import { readCertificate } from "../net/certificate.ts";
+import { descriptorsMax } from "../runtime/kernel.ts";
+import { print } from "../runtime/output.ts";
+import { inspectFolder } from "../storage/inspection.ts";
+import { ConfigError, UsageError } from "../usage-error.ts";
+import { type Config, type Configuration, readConfiguration } from "./config.ts";
+
+const USAGE = `Usage: heartline check [options of serve]
+
+Examines the configuration, the credentials, the certificate, the data folder and the limit on open files that
+serve would use with the same options, environment and file. It writes, creates and locks nothing, and can
+run while a server runs. Each line of the output begins with ok, warning or error.
+
+Exit code: 0 without errors, 1 with an error, 2 for an invalid command line.
+`;
+
+const DAY_MS = 24 * 3_600_000;
+
+type Severity = "ok" | "warning" | "error";
+type Finding = [severity: Severity, text: string];
+
+export async function main(args: string[]): Promise<void> {
+  let findings: Finding[];
+  try {
+    const configuration = readConfiguration(args, process.env);
+    if (configuration === null) return await print(USAGE);
+    findings = [...ofConfiguration(configuration), ...ofParts(configuration.config)];
+  } catch (error) {
+    if (!(error instanceof UsageError)) throw error;
+    if (!(error instanceof ConfigError)) {
+      process.stderr.write(`heartline: ${filterText(error.message)} (heartline serve --help lists the options)\n`);
+      process.exitCode = 2;
+      return;
+    }
+    findings = error.findings.map((text): Finding => ["error", `configuration: ${text}`]);
+  }
+  await print(findings.map(([severity, text]) => `${severity}: ${filterText(text)}\n`).join(""));
+  if (findings.some(([severity]) => severity === "error")) process.exitCode = 1;
+}
+
+function ofConfiguration({ file, settings, warnings }: Configuration): Finding[] {
+  const from = file === null ? "without a file" : file;
+  const all = [...settings.values()];
+  const options = all.length === 1 ? "1 option is" : `${all.length} options are`;
+  return [
+    ["ok", `configuration: ${from}; ${options} given`],
+    ...warnings.map((text): Finding => ["warning", `configuration: ${text}`]),
+  ];
+}
+
+function ofParts(config: Config): Finding[] {
+  return [
+    ...attempt("credentials", () => ofCredentials(config)),
+    ...attempt("certificate", () => ofCertificate(config)),
+    ...attempt("data folder", () => ofData(config)),
+    ofDescriptors(config),
+  ];
+}
+
+/** An error of `examine` is a finding. */
+function attempt(part: string, examine: () => Finding[]): Finding[] {
+  try {
+    return examine().map(([severity, text]) => [severity, `${part}: ${text}`]);
+  } catch (error) {
+    return [["error", `${part}: ${(error as Error).message}`]];
+  }
+}
+
+function ofCredentials({ credentials: file, isHostGiven }: Config): Finding[] {
+  const { users, sample } = readCredentials(file);
+  const findings: Finding[] = [["ok", `${file} has ${users.length} users`]];
+  const plain = plainUsers(users).length;
+  if (sample) {
+    const where = isHostGiven ? "" : "; serve listens on 127.0.0.1 only, unless --host is given";
+    findings.push(["warning", `the passwords in ${file} are public, since it is the sample file${where}`]);
+  } else if (plain > 0) {
+    const advice = `hash them with heartline passwd --migrate ${file}`;
+    findings.push(["warning", `${plain} of ${users.length} passwords are plain text; ${advice}`]);
+  }
+  return findings;
+}
+
+function ofCertificate({ tls }: Config): Finding[] {
+  if (tls === null) return [["ok", "TLS is off"]];
+  const { outdated, expiresMs } = readCertificate(tls.chain, tls.key);
+  if (outdated !== null) return [["error", `${outdated}; clients will not trust it`]];
+  const days = Math.floor((expiresMs - Date.now()) / DAY_MS);
+  const text = `${tls.chain} expires on ${new Date(expiresMs).toISOString()}, in ${days} days`;
+  return [days < CERTIFICATE_DAYS_LOW ? ["warning", `${text}; renew it`] : ["ok", text]];
+}
+
+function ofData({ data }: Config): Finding[] {
+  if (data === ":memory:") return [["ok", ":memory: stores nothing on disk"]];
+  const { errors, isMissing, examined } = inspectFolder(data);
+  if (errors.length > 0) return errors.map((error) => ["error", `${data}: ${error}`]);
+  if (isMissing) return [["warning", `${data} does not exist yet; serve creates it`]];
+  return [["ok", `${data}; ${examined}`]];
+}
+
+function ofDescriptors({ limits }: Config): Finding {
+  const descriptors = descriptorsMax();
+  const { connectionsMax } = fitDescriptors(limits, descriptors);
+  const text = `open-file limit: ${descriptors}, for ${connectionsMax} connections`;
+  const wanted = limits.connectionsMax || CONNECTIONS_LOW;
+  if (connectionsMax >= wanted) return ["ok", text];
+  return ["warning", `${text} and not ${wanted}; raise it with ulimit -n, or LimitNOFILE in a systemd unit`];
+}
