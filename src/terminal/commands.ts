@@ -64,7 +64,7 @@ export const COMMANDS: Record<string, Command> = {
   block: {
     section: "people",
     parameters: ["user"],
-    help: "rejects messages of a user, and hides you from that user",
+    help: "rejects a user's messages; that user cannot see you",
     run: async (client, user) => {
       await client.block(user);
       return { note: `${user} is blocked` };
@@ -82,7 +82,7 @@ export const COMMANDS: Record<string, Command> = {
   getaddress: {
     section: "private",
     parameters: ["user"],
-    help: "asks a user for a private chat, directly between the clients",
+    help: "asks a user for a private chat between the clients",
     run: async (client, user) => {
       await client.getAddress(user);
       return { note: `${user} has been asked for a private chat` };

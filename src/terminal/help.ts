@@ -15,7 +15,7 @@ const LOCAL_SECTIONS: Record<string, Section> = { to: "talk", r: "talk", help: "
 
 /** Keys, as a part of the page "screen". */
 const KEYS: [key: string, effect: string][] = [
-  ["Tab", "completes names and commands; on an empty line: the next partner"],
+  ["Tab", "completes; on an empty line: the next partner"],
   ["Up, Down", "bring back lines typed before"],
   ["Esc", "discards what is asked about"],
   ["Ctrl+C, Ctrl+D", "clears the line; on an empty line: leaves"],

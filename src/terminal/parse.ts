@@ -8,11 +8,11 @@ import { COMMANDS, isUserName, usageOf } from "./commands.ts";
 
 /** Commands of this client, which do not reach the server. They always have a slash, except `help`. */
 export const LOCAL_COMMANDS: Record<string, { usage: string; help: string; choices: readonly string[] }> = {
-  to: { usage: "to [<user>]", help: "plain lines go to that user; without a user they are commands", choices: [] },
+  to: { usage: "to [<user>]", help: "what you type goes to that user, or is a command", choices: [] },
   r: { usage: "r <text>", help: "answers the user who wrote last", choices: [] },
   presence: {
     usage: "presence [off|brief|on]",
-    help: "shows who comes and goes: nobody, users you talk with, or everybody",
+    help: "shows who comes and goes",
     choices: ["off", "brief", "on"],
   },
   bell: { usage: "bell [off|on]", help: "rings for messages to you while you look elsewhere", choices: ["off", "on"] },
