@@ -10,6 +10,9 @@ const BELL = "\x07";
 const SAVE_TITLE = "\x1b[22;2t";
 const RESTORE_TITLE = "\x1b[23;2t";
 
+/** A user of a terminal without reports of the focus is away after this time without a key. */
+const AWAY_MS = 60_000;
+
 /** What a terminal understands. */
 export interface AttentionOptions {
   isBellOn: boolean;
@@ -27,16 +30,22 @@ export class Attention {
   /** Whether the mark is due before the next message of another user: the focus went away after the last mark. */
   #isMarkDue = false;
   #isTitleSaved = false;
+  /** Time of the last key or focus; infinite after the mark. */
+  #seenMs: number;
 
-  constructor({ isBellOn, hasTitle }: AttentionOptions) {
+  constructor({ isBellOn, hasTitle }: AttentionOptions, nowMs: number) {
+    this.#seenMs = nowMs;
     this.isBellOn = isBellOn;
     this.#hasTitle = hasTitle;
   }
 
-  /** Whether the mark comes before the next line of another user. */
-  takeMark(): boolean {
-    const isDue = this.#isMarkDue;
+  /** Whether the mark comes before the next line of another user, which arrives now. */
+  takeMark(nowMs: number): boolean {
+    // Without reports of the focus, nobody reads after a long time without a key.
+    const isAway = this.#hasFocus === null && nowMs - this.#seenMs >= AWAY_MS;
+    const isDue = this.#isMarkDue || isAway;
     this.#isMarkDue = false;
+    if (isAway) this.#seenMs = Number.POSITIVE_INFINITY;
     return isDue;
   }
 
@@ -50,15 +59,16 @@ export class Attention {
   }
 
   /** The terminal reports its focus. Returns what to write. */
-  focus(hasFocus: boolean): string {
+  focus(hasFocus: boolean, nowMs: number): string {
     if (this.#hasFocus !== false && !hasFocus) this.#isMarkDue = true;
     if (hasFocus) this.#isMarkDue = false;
     this.#hasFocus = hasFocus;
-    return hasFocus ? this.seen() : "";
+    return hasFocus ? this.seen(nowMs) : "";
   }
 
   /** The user has looked at the terminal: the focus came back, or a key was pressed. Returns what to write. */
-  seen(): string {
+  seen(nowMs: number): string {
+    this.#seenMs = nowMs;
     if (this.#unread === 0) return "";
     this.#unread = 0;
     return this.#title();

@@ -7,7 +7,7 @@ import type { Display } from "./display.ts";
 import { explainError } from "./explanations.ts";
 import { runLocal } from "./local-commands.ts";
 import type { Outgoing } from "./outgoing.ts";
-import { type Parsed, parse } from "./parse.ts";
+import { type Doubt, type Parsed, parse } from "./parse.ts";
 import type { People } from "./people.ts";
 import type { PresenceLines } from "./presence.ts";
 import type { Questions } from "./questions.ts";
@@ -114,7 +114,10 @@ export class Conversation implements PromptHandlers {
   /** The question about a line; empty when there is none. */
   #whyDoubtful(parsed: Parsed): string {
     const { partner } = this.#parts.people;
-    if (parsed.kind === "doubt") return `${parsed.why}. Enter again says it to ${partner}, Esc discards it`;
+    if (parsed.kind === "doubt") {
+      const command = parsed.command === "" ? " discards it" : `, or ${parsed.command}`;
+      return `${parsed.why}. Enter again says it to ${partner}, Esc${command}`;
+    }
     const isCommand = parsed.kind === "command" || parsed.kind === "local";
     if (!isCommand || !this.#beginsPasted) return "";
     return "a pasted line is a command here. Enter again carries it out, Esc discards it";
@@ -133,12 +136,12 @@ export class Conversation implements PromptHandlers {
   }
 
   /** Why a text should not be said at once. */
-  #doubt(text: string): string {
-    if (this.#hasPassword(text)) return "this line contains your password";
+  #doubt(text: string): Doubt | null {
+    if (this.#hasPassword(text)) return { why: "this line contains your password", command: "" };
     const [answer = "", user = "", ...more] = text.trim().split(/[ \t]+/);
-    if (more.length > 0 || !["yes", "no"].includes(answer)) return "";
-    if (!this.#parts.questions.users.includes(this.#parts.people.resolve(user))) return "";
-    return `the answer to ${user} is /${answer} ${user} here`;
+    if (more.length > 0 || !["yes", "no"].includes(answer)) return null;
+    if (!this.#parts.questions.users.includes(this.#parts.people.resolve(user))) return null;
+    return { why: `${user} asks for a private chat`, command: `/${answer} ${user}` };
   }
 
   #hasPassword(line: string): boolean {
@@ -322,12 +325,12 @@ export class Conversation implements PromptHandlers {
   }
 
   focus(hasFocus: boolean): void {
-    this.#parts.editor.writeControl(this.#parts.attention.focus(hasFocus));
+    this.#parts.editor.writeControl(this.#parts.attention.focus(hasFocus, performance.now()));
   }
 
   key(): void {
     const { editor, attention, people } = this.#parts;
-    editor.writeControl(attention.seen());
+    editor.writeControl(attention.seen(performance.now()));
     this.#isLeaving = false;
     const { edit } = editor;
     if (edit.line === "") this.#beginsPasted = false;

@@ -145,7 +145,7 @@ export class Incoming {
 
   /** The mark where the user stopped reading. */
   #mark(): void {
-    if (this.#parts.attention.takeMark())
+    if (this.#parts.attention.takeMark(performance.now()))
       this.#lines!.push({ line: this.#parts.display.note("---- unread ----"), unixMs: null });
   }
 

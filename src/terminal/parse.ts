@@ -38,6 +38,12 @@ const ALIASES: Record<string, string> = {
 /** Words with which a line begins that was perhaps meant as a command. Exactly those of the course's first clients. */
 const SEED_WORDS = ["message", "broadcast", "online", "getaddress", "private", "block", "unblock", "logout"];
 
+/** Why a text is asked about, and the command that may have been meant; empty for none. */
+export interface Doubt {
+  why: string;
+  command: string;
+}
+
 /** How a line is read. */
 export interface ParseContext {
   /** To whom plain lines go; null: plain lines are commands. */
@@ -48,8 +54,8 @@ export interface ParseContext {
   asker: string | null;
   /** The name that a typed one means. */
   resolve: (typed: string) => string;
-  /** Why a text for the partner should not be said at once; empty: it may. */
-  doubt: (text: string) => string;
+  /** Why a text for the partner should not be said at once; null: it may. */
+  doubt: (text: string) => Doubt | null;
 }
 
 export type Parsed =
@@ -57,8 +63,8 @@ export type Parsed =
   | { kind: "command"; verb: string; user: string; text: string }
   | { kind: "local"; verb: string; rest: string }
   | { kind: "say"; text: string }
-  /** A text that is said when it is entered again; `why` is part of a sentence. */
-  | { kind: "doubt"; text: string; why: string }
+  /** A text that is said when it is entered again. */
+  | ({ kind: "doubt"; text: string } & Doubt)
   /** `code` is that of the server for such a request. */
   | { kind: "wrong"; code: "unknown_command" | "bad_request"; reason: string };
 
@@ -74,9 +80,9 @@ export function parse(line: string, context: ParseContext): Parsed {
   if (context.partner === null) return parseCommand(word, word, trimmed, context);
   const typed = word.toLowerCase();
   if (SEED_WORDS.includes(typed) || trimmed.trimEnd() === "help")
-    return { kind: "doubt", text: line, why: `"${typed}" is also a command, which is /${typed} here` };
-  const why = context.doubt(line);
-  return why === "" ? { kind: "say", text: line } : { kind: "doubt", text: line, why };
+    return { kind: "doubt", text: line, why: `"${typed}" is also a command`, command: `/${typed}` };
+  const doubt = context.doubt(line);
+  return doubt === null ? { kind: "say", text: line } : { kind: "doubt", text: line, ...doubt };
 }
 
 function parseSlash(typed: string, trimmed: string, context: ParseContext): Parsed {

@@ -46,7 +46,10 @@ export class Person {
     this.#transcript = new Transcript(screen, display);
     this.#log = openLog(options, (why) => this.#transcript.failure(`cannot write the log: ${why}`));
     this.#presence = new PresenceLines(options.presence, (text) => this.#incoming.note(display.note(text)));
-    this.#attention = new Attention({ isBellOn: options.hasBell, hasTitle: !WITHOUT_TITLE.test(TERM) });
+    this.#attention = new Attention(
+      { isBellOn: options.hasBell, hasTitle: !WITHOUT_TITLE.test(TERM) },
+      performance.now(),
+    );
     this.#questions = new Questions(
       (text) => this.#incoming.note(display.question(text)),
       () => display.slash,

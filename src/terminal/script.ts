@@ -92,7 +92,13 @@ export class Script {
 
   /** Carries out one line; resolves when the outcome is reported. */
   async run(line: string): Promise<void> {
-    const context = { partner: null, hasLocal: false, asker: null, resolve: (typed: string) => typed, doubt: () => "" };
+    const context = {
+      partner: null,
+      hasLocal: false,
+      asker: null,
+      resolve: (typed: string) => typed,
+      doubt: () => null,
+    };
     const parsed = parse(line, context);
     if (parsed.kind === "nothing") return;
     const request = ++this.#request;

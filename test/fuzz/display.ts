@@ -95,7 +95,7 @@ export const display = target(
       display: words,
       people,
       presence: new PresenceLines("on", (text) => incoming.note(words.note(text))),
-      attention: new Attention({ isBellOn: true, hasTitle: true }),
+      attention: new Attention({ isBellOn: true, hasTitle: true }, 0),
       questions: new Questions(
         () => {},
         () => "",

@@ -8,38 +8,49 @@ afterEach(() => void jest.useRealTimers());
 
 describe("the bell", () => {
   test("rings until the terminal reports the focus, and again after it was lost", () => {
-    const attention = new Attention({ isBellOn: true, hasTitle: false });
+    const attention = new Attention({ isBellOn: true, hasTitle: false }, 0);
     expect(attention.call(1, "SEAS")).toBe("\x07");
-    expect(attention.focus(true)).toBe("");
+    expect(attention.focus(true, 0)).toBe("");
     expect(attention.call(1, "SEAS")).toBe("");
-    attention.focus(false);
+    attention.focus(false, 0);
     expect(attention.call(3, "SEAS")).toBe("\x07");
     attention.isBellOn = false;
     expect(attention.call(1, "SEAS")).toBe("");
   });
 
   test("comes with a notification and the count in the title, which a key sets back and the end restores", () => {
-    const attention = new Attention({ isBellOn: true, hasTitle: true });
+    const attention = new Attention({ isBellOn: true, hasTitle: true }, 0);
     expect(attention.end()).toBe("");
     expect(attention.call(1, "SEAS")).toBe("\x07\x1b]9;message from SEAS\x1b\\\x1b[22;2t\x1b]2;(1) heartline\x1b\\");
     expect(attention.call(2, "bob")).toBe(
       "\x07\x1b]9;2 messages, the last one from bob\x1b\\\x1b]2;(3) heartline\x1b\\",
     );
-    expect(attention.seen()).toBe("\x1b]2;heartline\x1b\\");
-    expect(attention.seen()).toBe("");
+    expect(attention.seen(0)).toBe("\x1b]2;heartline\x1b\\");
+    expect(attention.seen(0)).toBe("");
     expect(attention.end()).toBe("\x1b[23;2t");
   });
 });
 
 test("the unread mark is due once after each loss of the focus, and not when the focus came back before a line", () => {
-  const attention = new Attention({ isBellOn: true, hasTitle: false });
-  expect(attention.takeMark()).toBe(false);
-  attention.focus(false);
-  expect([attention.takeMark(), attention.takeMark()]).toEqual([true, false]);
-  attention.focus(true);
-  attention.focus(false);
-  attention.focus(true);
-  expect(attention.takeMark()).toBe(false);
+  const attention = new Attention({ isBellOn: true, hasTitle: false }, 0);
+  expect(attention.takeMark(0)).toBe(false);
+  attention.focus(false, 0);
+  expect([attention.takeMark(0), attention.takeMark(0)]).toEqual([true, false]);
+  attention.focus(true, 0);
+  attention.focus(false, 0);
+  attention.focus(true, 0);
+  expect(attention.takeMark(0)).toBe(false);
+});
+
+test("without reports of the focus the mark is due once after a minute without a key", () => {
+  const attention = new Attention({ isBellOn: true, hasTitle: false }, 0);
+  expect(attention.takeMark(59_999)).toBe(false);
+  attention.seen(50_000);
+  expect([109_999, 110_000, 500_000].map((nowMs) => attention.takeMark(nowMs))).toEqual([false, true, false]);
+  attention.seen(600_000);
+  expect(attention.takeMark(660_000)).toBe(true);
+  attention.focus(true, 700_000);
+  expect(attention.takeMark(900_000)).toBe(false);
 });
 
 function presence(mode: PresenceMode) {

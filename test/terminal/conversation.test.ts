@@ -65,7 +65,7 @@ function open(hasReplies = true) {
     display,
     people,
     presence: new PresenceLines("on", () => {}),
-    attention: new Attention({ isBellOn: true, hasTitle: true }),
+    attention: new Attention({ isBellOn: true, hasTitle: true }, 0),
     questions,
     outgoing,
     log: null,

@@ -6,7 +6,7 @@ const context = (partner: string | null, more: Partial<ParseContext> = {}): Pars
   hasLocal: true,
   asker: null,
   resolve: (typed) => (typed.toLowerCase() === "seas" ? "SEAS" : typed),
-  doubt: () => "",
+  doubt: () => null,
   ...more,
 });
 
@@ -124,6 +124,7 @@ describe("with a partner", () => {
   });
 
   test("a text that the client doubts is not said at once", () => {
-    expect<object>(read("secret", { doubt: () => "why" })).toEqual({ kind: "doubt", text: "secret", why: "why" });
+    const doubt = { why: "why", command: "" };
+    expect<object>(read("secret", { doubt: () => doubt })).toEqual({ kind: "doubt", text: "secret", ...doubt });
   });
 });

@@ -118,12 +118,12 @@ describe.each(SIZES)("at %i x %i", (columns, rows) => {
   test("a habitual command is asked about once, and is said, discarded or given with a slash", async () => {
     const pty = await openTo(size);
     pty.type("broadcast my secret\r");
-    await shows(pty, "Enter again says it to SEAS, Esc discards it");
+    await shows(pty, "Enter again says it to SEAS, Esc, or /broadcast");
     await prompts(pty, "SEAS> broadcast my secret");
     pty.type("\x1b");
     await prompts(pty, "SEAS>");
     pty.type("online in a minute\r");
-    await shows(pty, '"online" is also a command, which is /online here');
+    await shows(pty, '"online" is also a command. Enter again says it to SEAS, Esc, or /online');
     await prompts(pty, "SEAS> online in a minute");
     pty.type("\r");
     await shows(pty, "✓ to SEAS: online in a minute");
