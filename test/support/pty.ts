@@ -70,6 +70,13 @@ export class Pty {
     return lines;
   }
 
+  /** The rows of the screen and those that have left it at the top. */
+  get scrollback(): string[] {
+    const { active } = this.#screen.buffer;
+    const rows = Array.from({ length: active.baseY }, (_, row) => active.getLine(row)!.translateToString().trimEnd());
+    return [...rows, ...this.lines];
+  }
+
   /** Whether any cell of the screen is coloured, bold or dim. */
   get colored(): boolean {
     const { active } = this.#screen.buffer;

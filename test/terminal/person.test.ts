@@ -509,3 +509,26 @@ test("wide and combined characters keep the typed line and the columns in place"
   pty.type("日本語 é 👩‍💻\r");
   await seasReceives("message 日本語 é 👩‍💻");
 });
+
+test.each(SIZES)("lines that arrive while one types never tear the prompt, at %i x %i", async (columns, rows) => {
+  const pty = await openTo({ columns, rows });
+  const typed = "the quick brown fox jumps over the lazy dog ".repeat(4).trim();
+  for (const [index, key] of [...typed].entries()) {
+    pty.type(key);
+    if (index % 3 === 0) void seas.message("columbia", `number ${index} ${"x".repeat(index % 90)}`);
+    if (index % 30 === 0) await pty.sees(`number ${index}`);
+  }
+  await seas.message("columbia", "the last one");
+  await pty.sees("SEAS: the last one");
+  await pty.until((lines) => lines.join("").replaceAll(" ", "").endsWith(typed.replaceAll(" ", "")));
+  const all = pty.scrollback;
+  const at = all.findIndex((line) => line.startsWith("SEAS>"));
+  expect(all.slice(at).join("").replaceAll(" ", "")).toBe(`SEAS>${typed}`.replaceAll(" ", ""));
+  const above = all.slice(
+    all.findIndex((line) => line.includes("here: SEAS")),
+    at,
+  );
+  for (const line of above) expect(line).toMatch(/^(\d\d:\d\d | {6}\S)/);
+  pty.type("\r");
+  await seasReceives(`message ${typed}`);
+});
