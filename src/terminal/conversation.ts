@@ -5,7 +5,6 @@ import { COMMANDS, isUserName } from "./commands.ts";
 import { type Edit, Completion } from "./completion.ts";
 import type { Display } from "./display.ts";
 import { explainError } from "./explanations.ts";
-import { runLocal } from "./local-commands.ts";
 import type { Outgoing } from "./outgoing.ts";
 import { type Doubt, type Parsed, parse } from "./parse.ts";
 import type { People } from "./people.ts";
@@ -179,7 +178,10 @@ export class Conversation implements PromptHandlers {
   #runLocal(verb: string, rest: string): LineFate {
     if (verb === "to") return this.#to(rest.trim());
     if (verb === "r") return this.#reply(rest);
-    runLocal(verb, rest, this.#parts.editor.columns, this.#parts);
+    // Loaded when it is first needed: a start is faster.
+    void import("./local-commands.ts").then((local) =>
+      local.runLocal(verb, rest, this.#parts.editor.columns, this.#parts),
+    );
     return "keep";
   }
 

@@ -24,7 +24,9 @@ export async function runInteractive(options: Options): Promise<void> {
   let loading: Promise<Person> | null = null;
   /** Loads the rest of the program: while the person types, or while the server checks the password. */
   const load = (): Promise<Person> => {
-    loading ??= import("./person.ts").then(({ Person }) => (person = new Person(screen, display, options)));
+    loading ??= import("./person.ts")
+      .then(({ Person }) => Person.open(screen, display, options))
+      .then((loaded) => (person = loaded));
     return loading;
   };
   const session = new ClientSession(options, Number.POSITIVE_INFINITY, screen, display, {
@@ -46,12 +48,12 @@ export async function runInteractive(options: Options): Promise<void> {
     await Promise.race([quit, session.connect()]);
     const { user, password } = await Promise.race([quit, logIn(session, screen, display, options, load)]);
     const started = await load();
-    started.start(session.client, user, password, () => screen.quit(true));
     screen.onQuit = () => {
       screen.onQuit = (byCtrlC) => byCtrlC && session.hangUp();
       if (started.isLost) session.hangUp();
       else void session.logOut();
     };
+    await started.start(session.client, user, password, () => screen.quit(true));
     const reason = await session.client.ended;
     if (reason === goodbye) throw new Exit(EXIT_SESSION_ENDED, ""); // The event has already been printed.
     session.checkEnd(reason);

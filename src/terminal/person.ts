@@ -1,7 +1,7 @@
 import { join } from "node:path";
 import type { ChatClient, ChatEvent } from "../client/client.ts";
 import { Attention } from "./attention.ts";
-import { ChatLog } from "./chat-log.ts";
+import type { ChatLog } from "./chat-log.ts";
 import { Conversation } from "./conversation.ts";
 import type { Display } from "./display.ts";
 import { EXIT_USAGE, Exit } from "./exit.ts";
@@ -38,13 +38,20 @@ export class Person {
   readonly #recovered: string[] = [];
   #welcome: Welcome | null = null;
 
-  constructor(screen: Screen, display: Display, options: Options) {
+  /** Rejects when the folder of the log cannot be used. */
+  static async open(screen: Screen, display: Display, options: Options): Promise<Person> {
+    const log = await openLog(options.log, (why) => person.#transcript.failure(`cannot write the log: ${why}`));
+    const person = new Person(screen, display, options, log);
+    return person;
+  }
+
+  private constructor(screen: Screen, display: Display, options: Options, log: ChatLog | null) {
     const { TERM = "" } = process.env;
     this.#screen = screen;
     this.#options = options;
     this.#display = display;
     this.#transcript = new Transcript(screen, display);
-    this.#log = openLog(options, (why) => this.#transcript.failure(`cannot write the log: ${why}`));
+    this.#log = log;
     this.#presence = new PresenceLines(options.presence, (text) => this.#incoming.note(display.note(text)));
     this.#attention = new Attention(
       { isBellOn: options.hasBell, hasTitle: !WITHOUT_TITLE.test(TERM) },
@@ -94,7 +101,7 @@ export class Person {
   }
 
   /** The login is complete: hands the keyboard to the conversation. `leave` ends the session. */
-  start(client: ChatClient, user: string, password: string, leave: () => void): void {
+  async start(client: ChatClient, user: string, password: string, leave: () => void): Promise<void> {
     const { host, port } = this.#options;
     const account = encodeURIComponent(`${user}@${host}:${port}`);
     const history = new History(join(stateFolder(), `${account}.history`));
@@ -110,15 +117,17 @@ export class Person {
       leave,
     });
     this.#screen.history = history.load();
+    const parts = { client, transcript: this.#transcript, people: this.#people, outgoing: this.#outgoing };
+    this.#welcome = new Welcome({ ...parts, conversation, incoming: this.#incoming });
+    // The question who is here leaves before the prompt is there: what is done after that is not in the answer.
+    void this.#welcome.greet();
+    await new Promise((resolve) => setImmediate(resolve));
     // Without a time: the first local time of a process costs 5 ms, which are not before the prompt.
     void this.#screen.print(this.#display.note("You are in. help lists the commands, Ctrl+C leaves."));
     this.#screen.handlers = conversation;
     conversation.showPrompt();
     for (const outcome of this.#recovered) this.#transcript.note(outcome);
     this.#incoming.start();
-    const parts = { client, transcript: this.#transcript, people: this.#people, outgoing: this.#outgoing };
-    this.#welcome = new Welcome({ ...parts, conversation, incoming: this.#incoming });
-    void this.#welcome.greet();
   }
 
   /** Stops all timers, and restores the title. */
@@ -130,11 +139,12 @@ export class Person {
   }
 }
 
-function openLog({ log }: Options, onError: (why: string) => void): ChatLog | null {
-  if (log === null) return null;
+async function openLog(folder: string | null, onError: (why: string) => void): Promise<ChatLog | null> {
+  if (folder === null) return null;
+  const { ChatLog } = await import("./chat-log.ts");
   try {
-    return new ChatLog(log, onError);
+    return new ChatLog(folder, onError);
   } catch (error) {
-    throw new Exit(EXIT_USAGE, `cannot use the folder ${log} for the log: ${(error as Error).message}`);
+    throw new Exit(EXIT_USAGE, `cannot use the folder ${folder} for the log: ${(error as Error).message}`);
   }
 }

@@ -406,20 +406,30 @@ test("a text of a private chat is not remembered", () => {
   expect(remembered).toEqual(["message bob hi"]);
 });
 
+/** Resolves when the local commands are loaded and carried out. */
+async function local(): Promise<void> {
+  await import("../../src/terminal/local-commands.ts");
+  await new Promise((resolve) => setImmediate(resolve));
+}
+
 test("/find finds what this run has seen, and says when it finds nothing", async () => {
   const { say, lines } = open();
   say("message bob lunch at Noon");
-  await Promise.resolve();
-  await new Promise((resolve) => setImmediate(resolve));
+  await local();
   say("/find NOON lunch");
+  await local();
   expect(lines.at(-1)).toMatch(/columbia to bob: lunch at Noon$/);
   say("/find dinner");
+  await local();
   expect(lines.at(-1)).toContain("these words: dinner");
 });
 
-test("a local command that is wrong says how it is used", () => {
+test("a local command that is wrong says how it is used", async () => {
   const { say, lines } = open();
-  for (const line of ["/to b..b", "/presence maybe", "/bell loud", "/find", "/help cooking"]) say(line);
+  for (const line of ["/to b..b", "/presence maybe", "/bell loud", "/find", "/help cooking"]) {
+    say(line);
+    await local();
+  }
   expect(lines).toEqual([
     "b..b cannot be a user name; usage: /to <user>",
     "usage: /presence [off|brief|on]",

@@ -205,7 +205,7 @@ describe("on a terminal", () => {
     const lines = await pty.sees("SEAS: last");
     expect(lines.filter((line) => line.includes("the meeting moved")).length).toBeGreaterThan(4);
     for (const line of lines)
-      expect(line).toMatch(/^(\d\d:\d\d SEAS: | {6}|> ?$|\d\d:\d\d (\* |You are in|nobody else))/);
+      expect(line).toMatch(/^(\d\d:\d\d SEAS: | {6}|> ?$|\d\d:\d\d (\* |nobody else|here: )|You are in)/);
   });
 
   test("printed lines are indented again when the window becomes narrower", async () => {
