@@ -2,6 +2,7 @@
  * The command line of the benchmark and test programs: options, usage errors, exit codes, interrupts and the progress
  * line on stderr. It knows none of the programs.
  */
+import { PrintError, print } from "../src/runtime/output.ts";
 import { UsageError, usageError } from "../src/usage-error.ts";
 import { closeSync, openSync } from "node:fs";
 import { parseArgs } from "node:util";
@@ -89,15 +90,16 @@ export class CommandLine<Name extends string, Flag extends string = never> {
 export async function runProgram<Name extends string, Flag extends string = never>(
   program: Syntax<Name, Flag> & { name: string; usage: string; failures: (error: unknown) => boolean },
   main: (line: CommandLine<Name, Flag>) => Promise<number>,
+  args = process.argv.slice(2),
 ): Promise<void> {
   const { name, usage, failures } = program;
   try {
-    const line = new CommandLine(process.argv.slice(2), program);
-    if (line.wantsHelp) process.stdout.write(usage);
+    const line = new CommandLine(args, program);
+    if (line.wantsHelp) await print(usage);
     else process.exitCode = await main(line);
   } catch (error) {
     const isUsage = error instanceof UsageError;
-    if (!isUsage && !failures(error)) throw error;
+    if (!isUsage && !(error instanceof PrintError) && !failures(error)) throw error;
     const { message } = error as Error;
     process.stderr.write(`${name}: ${message}${isUsage ? " (--help lists the options)" : ""}\n`);
     process.exitCode = isUsage ? 2 : 1;

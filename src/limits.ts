@@ -169,6 +169,24 @@ export const MOVED_BYTES_MIN = 64;
 /** The share of one user in MOVED_BYTES_PER_TURN while several wait. */
 export const MOVED_BYTES_SHARE = 4 << 10;
 
+/** Messages that an operator's purge deletes in one turn, and sessions to which a turn sends a notice. */
+export const PURGED_PER_TURN = 128;
+export const NOTICED_PER_TURN = 256;
+/**
+ * The admin socket: connections at once, bytes of a request, and the time after which a connection without a request or
+ * with a reader that takes nothing is closed. A command holds the event loop for ADMIN_SLICE_MS at most, and continues
+ * when at most ADMIN_UNSENT_BYTES_MAX of its output wait for the reader.
+ */
+export const ADMIN_CONNECTIONS_MAX = 16;
+export const ADMIN_LINE_BYTES_MAX = 8192;
+export const ADMIN_IDLE_MS = 60_000;
+export const ADMIN_SLICE_MS = 1;
+export const ADMIN_UNSENT_BYTES_MAX = 64 << 10;
+/** Bytes of the path of a Unix socket: `sun_path` has 108 on Linux, with a NUL at the end (unix(7)). */
+export const SOCKET_PATH_BYTES_MAX = 107;
+/** Bytes of a notice, and of the words after `goodbye kicked`. */
+export const OPERATOR_TEXT_BYTES_MAX = 1024;
+
 /** Bytes of a journal segment. A longer record gets a segment of its own. */
 export const JOURNAL_SEGMENT_BYTES = 16 << 20;
 /** Segments in use. What is unacknowledged in older ones moves to the mailbox, and they are used again. */
@@ -182,6 +200,13 @@ export const STORE_CHANGES_BYTES_MAX = 64 << 10;
 /** STORE_CHANGES_HELD times as many changes wait while SQLite's log is copied, after every WAL_COMMITS_MAX commits. */
 export const STORE_CHANGES_HELD = 4;
 export const WAL_COMMITS_MAX = 16;
+/** A backup leaves this much of its disk free: the server needs about as much when both are on one disk. */
+export const BACKUP_ROOM_BYTES = 64 << 20;
+/**
+ * A backup fails when SQLite's log becomes longer than this: the log only grows while the database is copied, and above
+ * 256 MiB each commit would try to copy it, and hold the event loop.
+ */
+export const BACKUP_WAL_BYTES_MAX = 192 << 20;
 /** The interval of attempts after the disk has refused; without a journal, of commits. */
 export const STORE_RETRY_MS = 1024;
 
@@ -242,6 +267,7 @@ export const HTTP_MS = 5_000;
 export const HTTP_HEADER_BYTES_MAX = 8 << 10;
 /** The time of a drain by default, and how many sessions it ends in a turn. When more are due, another turn follows. */
 export const DRAIN_SECONDS = 10;
+export const DRAIN_SECONDS_MAX = 86_400;
 export const DRAINED_PER_TURN_MAX = 8;
 /** The longest delay of `joined` and `left`. */
 export const PRESENCE_DELAY_MS = 256;

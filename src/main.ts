@@ -1,4 +1,5 @@
 import { version } from "../package.json";
+import { typed } from "./runtime/invocation.ts";
 import { PrintError, print } from "./runtime/output.ts";
 
 /**
@@ -6,15 +7,17 @@ import { PrintError, print } from "./runtime/output.ts";
  * `version` and `help` exit with 1 when their text cannot be printed.
  */
 
-const USAGE = `Usage: heartline <command> [options]
+const USAGE = `Usage: ${typed()} <command> [options]
 
   serve            runs the server
   chat             logs in to a server and chats from this terminal
   check            examines the configuration, credentials, certificate and data folder of serve
   passwd           adds a user to a credentials file, or changes a password
+  ctl              controls a running server: who is online, kick, ban, back up, drain
+  bench            measures a server on this machine
   version          prints the version
   help             prints this page
-  help <command>   prints the options of serve, chat, check or passwd
+  help <command>   prints the options of a command
 `;
 
 const PROGRAMS: Record<string, () => Promise<{ main: (args: string[]) => Promise<void> }>> = {
@@ -22,6 +25,8 @@ const PROGRAMS: Record<string, () => Promise<{ main: (args: string[]) => Promise
   chat: () => import("./terminal/main.ts"),
   check: () => import("./server/check.ts"),
   passwd: () => import("./auth/passwd.ts"),
+  ctl: () => import("./ctl/main.ts"),
+  bench: () => import("../bench/load/main.ts"),
 };
 
 async function run([command, ...args]: string[]): Promise<void> {
@@ -40,7 +45,7 @@ async function start(command: string, args: string[]): Promise<void> {
 }
 
 function fail(message: string): void {
-  process.stderr.write(`heartline: ${message} (heartline help lists the commands)\n`);
+  process.stderr.write(`heartline: ${message} (${typed("help")} lists the commands)\n`);
   process.exitCode = 2;
 }
 

@@ -93,3 +93,10 @@ test("every class member in docs/architecture.md exists in a file that declares 
   expect(members.length).toBeGreaterThan(40);
   expect(missing).toEqual([]);
 });
+
+test("the workflow of GitHub runs .ci/run for each push and pull request", () => {
+  const text = readFileSync(join(root, ".github/workflows/ci.yml"), "utf8");
+  const { on, jobs } = Bun.YAML.parse(text) as { on: object; jobs: { test: { steps: { run?: string }[] } } };
+  expect(Object.keys(on)).toEqual(["push", "pull_request"]);
+  expect(jobs.test.steps.map(({ run }) => run)).toContain("bash .ci/run");
+});

@@ -2,9 +2,11 @@ import { expect, test } from "bun:test";
 import { readFileSync } from "node:fs";
 import { dirname, join, relative } from "node:path";
 import { Glob } from "bun";
+import { WORKERS } from "../src/workers.ts";
 
 const root = join(import.meta.dir, "..");
 const sources = [...new Glob("src/**/*.ts").scanSync(root)].sort();
+const workers = Object.values(WORKERS).map(({ pathname }) => relative(root, pathname));
 
 /**
  * Replaced names, by the name that replaced them. They are banned as identifiers only: comments and strings may use
@@ -86,10 +88,12 @@ const LAYERS: Record<string, readonly string[]> = {
   chat: ["base", "protocol", "stream", "auth"],
   storage: ["base", "runtime", "protocol", "stream", "auth", "chat"],
   net: ["base", "runtime", "protocol", "stream", "chat"],
-  server: ["base", "runtime", "protocol", "stream", "auth", "chat", "storage", "net"],
+  admin: ["base", "protocol", "stream", "auth", "chat", "storage", "net"],
+  server: ["base", "runtime", "protocol", "stream", "auth", "chat", "storage", "net", "admin"],
   client: ["base", "runtime", "protocol", "stream"],
   terminal: ["base", "runtime", "protocol", "client"],
-  command: ["runtime", "auth", "server", "terminal"],
+  ctl: ["base", "runtime", "protocol"],
+  command: ["runtime", "auth", "server", "terminal", "ctl"],
 };
 
 /** Files of the project that a source imports, types included. */
@@ -130,9 +134,24 @@ test("no import cycle exists", () => {
 
 test("every source file is a program or is imported by another file", () => {
   const imported = new Set(sources.flatMap(imports));
-  // Programs, workers and the library. `hash-worker` is also imported, for a type.
-  const programs = ["main", "storage/wal-checkpoint-worker", "client/client"].map((name) => `src/${name}.ts`);
+  // Programs, workers and the library.
+  const programs = ["src/main.ts", "src/client/client.ts", ...workers];
   expect(sources.filter((file) => !imported.has(file) && !programs.includes(file))).toEqual([]);
+});
+
+test("every worker thread is in the list of workers, from which the executable gets them", () => {
+  expect(workers.toSorted()).toEqual(sources.filter((file) => file.endsWith("-worker.ts")));
+});
+
+test("a command in a usage text or a hint is written by invocation.ts, in the way the program was started", () => {
+  const fixed =
+    /Usage: (heartline|bun|npm)|\b(bun run|npm run|bun start|npm start|heartline (serve|chat|passwd|check)) /;
+  const isComment = /^ *(\*|\/\*\*|\/\/)/;
+  const wrong = sources.flatMap((file) => {
+    const lines = readFileSync(join(root, file), "utf8").split("\n");
+    return lines.filter((line) => fixed.test(line) && !isComment.test(line)).map((line) => `${file}: ${line.trim()}`);
+  });
+  expect(wrong).toEqual([]);
 });
 
 test("a source file has at most 400 lines, and a line at most 120 characters", () => {

@@ -9,9 +9,11 @@ import { join } from "node:path";
 import { PATH, type Peer } from "../peers/peer.ts";
 import { linesOf, onCore, within } from "../program.ts";
 import type { WorkloadSpec, Outcome } from "./workload-spec.ts";
+import { spawned } from "../../src/runtime/invocation.ts";
 import { descriptorsMax } from "../../src/runtime/kernel.ts";
 
-const root = join(import.meta.dir, "../..");
+/** The argument of `heartline bench` that makes it the load generator (swarm.ts). */
+export const SWARM = "--swarm";
 const READY_MS = 10_000;
 const STOP_MS = 10_000;
 const PASSWORD = "secret";
@@ -66,7 +68,7 @@ export class BenchmarkRunner {
 
   /** Runs a load generator against a server that listens already. Throws BenchmarkError. */
   async swarm(spec: WorkloadSpec, report: (progress: string) => void): Promise<Outcome> {
-    const swarm = this.#spawn([...onCore(1), process.execPath, join(import.meta.dir, "swarm.ts")], "pipe");
+    const swarm = this.#spawn([...onCore(1), ...spawned("bench", SWARM)], "pipe");
     (swarm.stdin as Bun.FileSink).write(`${JSON.stringify(spec)}\n`);
     (swarm.stdin as Bun.FileSink).end();
     const errors = new Response(swarm.stderr).text();
@@ -84,7 +86,6 @@ export class BenchmarkRunner {
 
   #spawn(command: string[], stdin: "ignore" | "pipe" = "ignore"): Bun.Subprocess<"ignore" | "pipe", "pipe", "pipe"> {
     const child = Bun.spawn(command, {
-      cwd: root,
       stdin,
       stdout: "pipe",
       stderr: "pipe",

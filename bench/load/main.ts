@@ -1,9 +1,10 @@
-/** `bun run bench`: options, the runs of one benchmark, and its report on stdout. */
+/** `heartline bench`: options, the runs of one benchmark, and its report on stdout. */
 import { readFileSync } from "node:fs";
-import { Random } from "../../test/support/random.ts";
-import { type CommandLine, Progress, onInterrupt, runProgram } from "../command-line.ts";
+import { typed } from "../../src/runtime/invocation.ts";
 import { UsageError } from "../../src/usage-error.ts";
-import { BenchmarkRunner, BenchmarkError, type Task, clientsMax } from "./benchmark-runner.ts";
+import { type CommandLine, Progress, onInterrupt, runProgram } from "../command-line.ts";
+import { Random } from "../random.ts";
+import { BenchmarkRunner, BenchmarkError, SWARM, type Task, clientsMax } from "./benchmark-runner.ts";
 import { PAYLOAD_BYTES_MIN } from "./payload.ts";
 import { heartline } from "../peers/heartline.ts";
 import { newResult, versionOf, writeResult } from "../report/result.ts";
@@ -32,7 +33,7 @@ const OPTIONS = [
   "json",
 ] as const;
 
-const USAGE = `Usage: bun run bench [options]
+const USAGE = `Usage: ${typed("bench")} [options]
 
 Measures a Heartline server on this machine. It starts a server on one core and a load generator on another, whose
 clients send messages to each other. Every payload has a number and a time: none may be lost, twice or out of order.
@@ -224,7 +225,7 @@ function remarks({ server, lateness, ...outcome }: Outcome, { rate, scenario }: 
   return lines;
 }
 
-async function main(line: CommandLine<(typeof OPTIONS)[number]>): Promise<number> {
+async function bench(line: CommandLine<(typeof OPTIONS)[number]>): Promise<number> {
   const options = parseOptions(line);
   const { task, clients, target, seed, json } = options;
   const count = clients + (options.churnClients > 0 ? options.churnClients : task.crowd);
@@ -281,4 +282,9 @@ function titleOf({ scenario, window, beatMs }: Options["task"]): string {
 }
 
 const failures = (error: unknown): boolean => error instanceof BenchmarkError;
-await runProgram({ name: "bench", usage: USAGE, options: OPTIONS, failures }, main);
+
+/** `heartline bench`, or the load generator that it starts as a process of its own. */
+export async function main(args: string[]): Promise<void> {
+  if (args[0] === SWARM) return (await import("./swarm.ts")).main();
+  await runProgram({ name: "bench", usage: USAGE, options: OPTIONS, failures }, bench, args);
+}

@@ -1,6 +1,6 @@
 /**
  * The load generator: many clients in one process. It logs them in, sends in a closed loop (a window) or an open loop
- * (a rate), and measures. As a program it reads a WorkloadSpec on stdin and writes JSON lines on stdout.
+ * (a rate), and measures. As a process it reads a WorkloadSpec on stdin and writes JSON lines on stdout.
  */
 import { Client, type SwarmState } from "./client.ts";
 import { PROTOCOLS, type ProtocolAdapter } from "./protocol-adapter.ts";
@@ -357,7 +357,8 @@ function summary(histogram: Histogram): Latency {
   return { count, p50: micros(0.5), p99: micros(0.99), p999: micros(0.999), max: max / 10, buckets };
 }
 
-if (import.meta.main) {
+/** The process of the load generator. */
+export async function main(): Promise<void> {
   const write = (message: object): void => void process.stdout.write(`${JSON.stringify(message)}\n`);
   try {
     const lines = linesOf(Bun.stdin.stream());
@@ -377,3 +378,5 @@ if (import.meta.main) {
     process.exit(1);
   }
 }
+
+if (import.meta.main) await main();

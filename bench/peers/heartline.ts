@@ -1,4 +1,5 @@
 import { join } from "node:path";
+import { spawned } from "../../src/runtime/invocation.ts";
 import type { Peer } from "./peer.ts";
 
 /** This server with resumable sessions. */
@@ -21,9 +22,7 @@ export function heartline(durability: "none" | "process" | "power"): Peer {
     loginsAtOnce: 64,
     version: null,
     command: ({ folder, port, credentials }) => [
-      process.execPath,
-      "src/main.ts",
-      "serve",
+      ...spawned("serve"),
       "--host",
       "127.0.0.1",
       "--port",

@@ -6,6 +6,7 @@ import {
   PASSWORD_BYTES_MAX,
 } from "../limits.ts";
 import { isName } from "../protocol/ascii.ts";
+import { typed } from "../runtime/invocation.ts";
 import { type InputKind, readInput, whyUnreadable } from "../runtime/input-file.ts";
 
 /** The first line of the sample file. A file without it causes no warning. */
@@ -33,7 +34,9 @@ export function readCredentials(file: string, kind: InputKind = "any"): Credenti
     bytes = readInput(file, CREDENTIALS_BYTES_MAX, kind);
   } catch (error) {
     // The options of a running server cannot be changed.
-    const hint = kind === "any" ? " (--credentials names another one)" : "";
+    const isMissing = (error as NodeJS.ErrnoException).code === "ENOENT";
+    const making = isMissing ? `, ${typed("passwd", file)} <user> makes one` : "";
+    const hint = kind === "any" ? ` (--credentials names another one${making})` : "";
     throw new CredentialsError(`cannot read the credentials ${file}: ${whyUnreadable(error)}${hint}`);
   }
   return parseCredentials(bytes.toString(), file);

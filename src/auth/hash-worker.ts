@@ -1,5 +1,6 @@
 import { setPriority } from "node:os";
 import { BCRYPT_BYTES } from "../limits.ts";
+import { WORKER_READY } from "../runtime/thread.ts";
 
 /** A worker thread that verifies one password after another, with a lower priority than the chat. */
 
@@ -21,6 +22,7 @@ self.onmessage = ({ data: { password, hash } }: MessageEvent<Question>) => {
     self.postMessage((error as Error).message);
   }
 };
+self.postMessage(WORKER_READY);
 
 /**
  * Standard bcrypt uses the first 72 bytes of a password, up to a NUL. Bun uses the SHA-512 of a longer password and

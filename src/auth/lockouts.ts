@@ -102,6 +102,18 @@ export class Lockouts {
     this.#clear(record);
   }
 
+  /** The wrong passwords of a user from all addresses. */
+  of(user: string): LoginRecord[] {
+    const found: LoginRecord[] = [];
+    for (const record of this.#records.values()) if (record.user === user && record.count > 0) found.push(record);
+    return found;
+  }
+
+  /** Resets a count. */
+  forget(record: LoginRecord): void {
+    this.#expire(record);
+  }
+
   /** Takes a count of an earlier run; false when it has expired or belongs to the other scope. */
   restore({ user, source, count }: WrongPasswords, leftMs: number): boolean {
     if (leftMs <= 0 || (source === "") !== (this.#scope === "user")) return false;

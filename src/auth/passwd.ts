@@ -2,6 +2,7 @@ import { createInterface } from "node:readline";
 import { Writable } from "node:stream";
 import { parseArgs } from "node:util";
 import { filterText } from "../display-filter.ts";
+import { typed } from "../runtime/invocation.ts";
 import { keyboard, onEndingSignal } from "../runtime/keyboard.ts";
 import { LINE_BYTES_MAX } from "../limits.ts";
 import { PrintError, print } from "../runtime/output.ts";
@@ -16,9 +17,8 @@ import { CredentialsError, PASSWORD_TOO_LONG, passwordFault, plainUsers } from "
  * credentials.ts, its safe replacement in credentials-file.ts.
  */
 
-const USAGE = `Usage: bun run passwd [file] <user>
-       bun run passwd --migrate [file]
-       npm run passwd -- [file] <user>
+const USAGE = `Usage: ${typed("passwd")} [file] <user>
+       ${typed("passwd")} --migrate [file]
 
 Adds a user to a credentials file, or changes the password of a user. The file contains a hash of the
 password. The program asks for the password; without a terminal it reads the first line of standard

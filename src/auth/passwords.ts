@@ -3,6 +3,7 @@ import { HASHES_WAITING_MAX } from "../limits.ts";
 import { isHash } from "./credentials.ts";
 import type { Question } from "./hash-worker.ts";
 import { Thread } from "../runtime/thread.ts";
+import { WORKERS } from "../workers.ts";
 
 /** A user as the credentials file has it. */
 interface KnownUser {
@@ -34,7 +35,7 @@ export class Passwords {
   readonly #proofs: Proofs;
   readonly #waiting: Waiting[] = [];
   readonly #thread = new Thread<Question, boolean | string>(
-    new URL("./hash-worker.ts", import.meta.url),
+    WORKERS.hash,
     (answer) =>
       this.#answered(({ verdict }) => {
         if (typeof answer === "boolean") verdict.resolve(answer);

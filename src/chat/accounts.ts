@@ -51,8 +51,14 @@ export class Accounts {
   }
 
   named(name: string): Account | undefined {
+    const account = this.remembered(name);
+    return account?.password == null ? undefined : account;
+  }
+
+  /** Also one who was removed. */
+  remembered(name: string): Account | undefined {
     const bytes = encode(name);
-    return this.find(bytes, 0, bytes.length);
+    return this.#at(bytes, 0, bytes.length);
   }
 
   find(bytes: Uint8Array, start: number, end: number): Account | undefined {

@@ -3,7 +3,7 @@ import { encode } from "../protocol/ascii.ts";
 import { type Memory, trimBufferPools } from "../byte-queue.ts";
 import { BroadcastGroup } from "../stream/broadcast-group.ts";
 import { Outbox } from "../stream/outbox.ts";
-import type { GoodbyeReason, LeftReason } from "../protocol/reply.ts";
+import { type GoodbyeReason, type LeftReason, goodbye } from "../protocol/reply.ts";
 import type { Turn } from "../stream/turn.ts";
 import type { TimerKind, TimerWheel } from "../timer-wheel.ts";
 import { Accounts, type Passwords } from "./accounts.ts";
@@ -143,6 +143,7 @@ export class Chat {
     if (replaced === null) this.#announce(account, `joined ${account.name}`);
     session.outbox.subscribe(this.broadcastGroup);
     this.presence.add(session);
+    store.loggedIn(account, this.unixMs, peer.address);
     this.observer?.loggedIn(session, replaced);
     if (kind === "callback") {
       session.outbox.sink = session.caller;
@@ -186,11 +187,6 @@ export class Chat {
   known(kind: SessionKind, token: string): Session | null {
     const session = this.#byToken.get(token);
     return session?.kind === kind ? session : null;
-  }
-
-  /** Whether the session of that token was ended by a newer login. */
-  wasReplaced(token: string): boolean {
-    return this.store.endedSession(token)?.replaced === true;
   }
 
   /** The client has the stream up to that position; false when that was never sent. */
@@ -277,9 +273,9 @@ export class Chat {
 
   /**
    * Ends a session. Its unacknowledged messages return to the mailbox; those of a plain session when its connection has
-   * taken what it still takes.
+   * taken what it still takes. `words` follow the reason in `goodbye`.
    */
-  end(session: Session, reason: GoodbyeReason | LeftReason): void {
+  end(session: Session, reason: GoodbyeReason | LeftReason, words: Uint8Array | null = null): void {
     if (session.ended) return;
     const { account, outbox } = session;
     session.endReason = reason;
@@ -291,7 +287,7 @@ export class Chat {
     outbox.unsubscribe();
     this.presence.remove(session);
     const hasGoodbye = reason !== "logout" && reason !== "disconnected";
-    outbox.finish(hasGoodbye ? encode(`goodbye ${reason}\n`) : null);
+    outbox.finish(hasGoodbye ? goodbye(reason, words) : null);
     this.introductions.end(session);
     if (reason !== "replaced" && reason !== "shutdown") this.#announce(account, `left ${account.name} ${reason}`);
     session.delivery.end();
@@ -361,18 +357,15 @@ export class Chat {
     this.broadcastGroup.announce();
   }
 
-  /**
-   * At some ticks: sends delayed presence, ends sessions that are slow or hold too much memory, trims the buffer pools.
-   * The memory of sessions is only added up when the whole process uses `processBytes` above its limit.
-   */
-  sweep(processBytes = Number.POSITIVE_INFINITY): void {
+  /** At some ticks: sends delayed presence, ends sessions that are slow or hold too much, trims the buffer pools. */
+  sweep(): void {
     this.announceNow();
     // `BroadcastGroup.flush` does not call `flushed` for each session; this does.
     const { sent } = this.broadcastGroup;
     if (this.#checkedAt !== sent) for (const session of this.#byToken.values()) this.flushed(session);
     this.#checkedAt = sent;
     const { streamsBytesMax } = this.limits;
-    if (processBytes > streamsBytesMax)
+    if (this.outboxMemory.bytes > streamsBytesMax)
       this.departing.limitMemory(this.presence.online, streamsBytesMax, (session) => this.end(session, "slow"));
     if (this.wheel.nowMs < this.#trimMs) return;
     this.#trimMs = this.wheel.nowMs + POOLED_MS;

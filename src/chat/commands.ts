@@ -230,7 +230,8 @@ function forSession(chat: Chat, peer: Peer, kind: SessionKind, token: string, ac
   const attempt = (): void => {
     try {
       const session = chat.known(kind, token); // It may have ended while it waited.
-      if (session === null) refuse(peer.replies, "unknown_session", chat.wasReplaced(token) ? "replaced" : undefined);
+      if (session === null)
+        refuse(peer.replies, "unknown_session", chat.store.endedSession(token)?.finalReason ?? undefined);
       else act(session);
     } catch (error) {
       return fault(chat, peer, error);

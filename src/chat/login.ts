@@ -1,10 +1,11 @@
+import { secondsIn } from "../auth/addresses.ts";
 import type { LoginRecord } from "../auth/lockouts.ts";
 import { encode, equals, isToken, parseNumber, startsWith } from "../protocol/ascii.ts";
 import { type ErrorCode, refuse } from "../protocol/reply.ts";
 import type { Request } from "../protocol/request.ts";
 import type { Chat } from "./chat.ts";
 import { fault } from "./fault.ts";
-import type { Account, LoginOptions, Peer } from "./session.ts";
+import { type Account, FOREVER, type LoginOptions, type Peer } from "./session.ts";
 
 /** Bytes of a refused option that the reply shows: the option may be half a megabyte, and three times that as text. */
 const OPTION_CHARACTERS_SHOWN = 64;
@@ -27,6 +28,8 @@ export function login(chat: Chat, peer: Peer, request: Request): void {
   // It counts as failed until it ends in another way. An unknown user stays a failure.
   addresses.loginBegins(address);
   if (account === null) return refuseLogin(chat, peer, null, "unknown_user");
+  // Before the password, as docs/protocol.md orders the codes: nobody can test passwords of a banned user.
+  if (account.isBanned(chat.unixMs)) return refuseLogin(chat, peer, account, "banned", banLeft(chat, account));
   const password = Buffer.from(bytes.subarray(starts[1], ends[1]));
   const attempt = new Login(chat, peer, account, password, options);
   peer.pause();
@@ -41,6 +44,11 @@ function refuseLogin(chat: Chat, peer: Peer, account: Account | null, code: Erro
   refuse(peer.replies, code, detail);
 }
 
+/** The seconds that are left of a ban, rounded up; undefined when it has no end. */
+function banLeft({ unixMs }: Chat, { bannedUntilMs }: Account): number | undefined {
+  return bannedUntilMs === FOREVER ? undefined : secondsIn(bannedUntilMs - unixMs);
+}
+
 /** The server drains or stops. The connection is closed too: the next one may reach another server. */
 function refuseAtEnd(chat: Chat, peer: Peer, account: Account | null): void {
   refuseLogin(chat, peer, account, "busy", "the server is shutting down; try again in a moment");
@@ -53,8 +61,8 @@ function refuseAtEnd(chat: Chat, peer: Peer, account: Account | null): void {
  * move of the user's messages, so a login that waits for nothing is answered within the call. Until `#end` the peer is
  * paused.
  *
- * Exits: locked out, too many hashes wait, hung up before the verdict, wrong password, user removed or password changed
- * meanwhile, hung up or server stopping before the session, store refuses, session, fault.
+ * Exits: locked out, too many hashes wait, hung up before the verdict, wrong password, user removed, banned or
+ * with another password meanwhile, hung up or server stopping before the session, store refuses, session, fault.
  */
 class Login {
   readonly #chat: Chat;
@@ -138,9 +146,14 @@ class Login {
     this.#peer.close();
   }
 
-  /** Refuses the login when the user was removed or got another password since it began. */
+  /** Refuses the login when the user was removed or banned, or got another password since it began. */
   #hasUserChanged(): boolean {
     const { password } = this.#account;
+    if (password !== null && this.#account.isBanned(this.#chat.unixMs)) {
+      this.#hasFailed = true;
+      this.#refuse("banned", banLeft(this.#chat, this.#account));
+      return true;
+    }
     if (password === null) this.#refuse("unknown_user");
     else if (password !== this.#accountPassword) this.#refuse("busy", "your password was just changed; try again");
     return password !== this.#accountPassword;

@@ -3,7 +3,7 @@ import { encode } from "../protocol/ascii.ts";
 import type { UnackedMessage } from "../stream/unacked-index.ts";
 import type { ChatObserver } from "./observer.ts";
 import type { Account, Delivery, Session } from "./session.ts";
-import type { ChatStore, EndedSession, StoredMessage } from "./store.ts";
+import type { ChatStore, EndedSession, FinalReason, StoredMessage } from "./store.ts";
 
 /**
  * Moves messages between the store and the outboxes of sessions, and counts what each mailbox holds. A mailbox is
@@ -162,10 +162,13 @@ function countNew(account: Account, messages: readonly UnackedMessage[]): number
   return count;
 }
 
+const FINAL_REASONS: readonly FinalReason[] = ["replaced", "kicked"];
+
 /** What the store remembers of a session that has ended; null for a plain session. */
 function endedSession(session: Session): EndedSession | null {
   const { account, kind, number, token, received, endReason, endedUnixMs } = session;
   if (kind === "plain") return null;
   const resumable = kind === "resumable";
-  return { number, token, user: account.name, resumable, replaced: endReason === "replaced", received, endedUnixMs };
+  const finalReason = FINAL_REASONS.find((reason) => reason === endReason) ?? null;
+  return { number, token, user: account.name, resumable, finalReason, received, endedUnixMs };
 }

@@ -74,6 +74,8 @@ export class Account {
   waitingBytes = 0;
   /** Mailbox entries up to that message number are acknowledged, and dropped some at a time; 0 when none is left. */
   ackedUpTo = 0;
+  /** Unix time in ms at which a ban ends: FOREVER for a ban for good; 0 without a ban. */
+  bannedUntilMs = 0;
   /** Logins that wait until the messages of the user's sessions are in the mailbox; null without any. */
   waitingLogins: (() => void)[] | null = null;
   /** The same by sender. */
@@ -118,6 +120,15 @@ export class Account {
     return this.#waitingFrom?.get(from) ?? NONE;
   }
 
+  /** The counts of each sender. */
+  get senders(): Iterable<[from: string, Readonly<Waiting>]> {
+    return this.#waitingFrom ?? [];
+  }
+
+  isBanned(unixMs: number): boolean {
+    return this.bannedUntilMs > unixMs;
+  }
+
   /** Users whom this user has blocked, and users who have blocked this user. */
   get blocks(): ReadonlySet<Account> {
     return this.#blocks ?? NO_ACCOUNTS;
@@ -136,6 +147,9 @@ export class Account {
     other.#blockedBy?.delete(this);
   }
 }
+
+/** The end of a ban for good. */
+export const FOREVER = Number.MAX_SAFE_INTEGER;
 
 const NO_ACCOUNTS: ReadonlySet<Account> = new Set();
 

@@ -23,10 +23,12 @@ export interface KnownSession {
   resumable: boolean;
 }
 
+export type FinalReason = "replaced" | "kicked";
+
 /** What is remembered of a known session after its end, so that no message of it is delivered twice. */
 export interface EndedSession extends KnownSession {
-  /** A newer login ended it. */
-  replaced: boolean;
+  /** Why its client must not log in by itself: a newer login or an operator ended it. Null after any other end. */
+  finalReason: FinalReason | null;
   /** Position in the client's stream up to which its requests were acted on. */
   received: number;
   endedUnixMs: number;
@@ -37,6 +39,12 @@ export interface Amount {
   from: string;
   messages: number;
   bytes: number;
+}
+
+/** When a user logged in last, and from where. */
+export interface LastLogin {
+  unixMs: number;
+  address: string;
 }
 
 /**
@@ -84,6 +92,10 @@ export interface ChatStore {
 
   /** That many wrong passwords of a user from an address count until then; `count` 0 means that none do. */
   wrongPasswords(wrong: WrongPasswords, untilUnixMs: number): void;
+  /** The user is banned until then; 0 ends the ban. */
+  banned(user: string, untilUnixMs: number): void;
+  /** A login of the user, from that address. A full disk and a crash may lose this event. */
+  loggedIn(user: Account, unixMs: number, address: string): void;
   block(user: string, other: string): void;
   unblock(user: string, other: string): void;
 
@@ -94,6 +106,10 @@ export interface ChatStore {
   read(user: string, after: number, bytes: number): StoredMessage[];
   /** Deletes the oldest messages of a mailbox up to number `upTo`, at most `countMax`; their amounts by sender. */
   drop(user: string, upTo: number, countMax: number): Amount[];
+  /** Deletes the oldest messages of a mailbox with numbers in (after, upTo], at most `countMax`; amounts by sender. */
+  purge(user: string, after: number, upTo: number, countMax: number): Amount[];
+  /** The last login of a user; null when there was none. */
+  lastLogin(user: string): LastLogin | null;
   /** The ended session with that token; null when there is none, or when it is forgotten. */
   endedSession(token: string): EndedSession | null;
   /** The number of the last message that an ended session had in its stream up to that position; 0 without one. */

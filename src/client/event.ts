@@ -12,7 +12,10 @@ export type ServerEvent =
   | { kind: "stored"; from: string; unixMs: number; text: string }
   | { kind: "joined"; user: string }
   | { kind: "left"; user: string; reason: string }
-  | { kind: "goodbye"; reason: string };
+  /** The operator of the server to everybody. */
+  | { kind: "notice"; text: string }
+  /** `words`: of the operator, if there are any, after "kicked". */
+  | { kind: "goodbye"; reason: string; words?: string };
 
 /** Events of the server about private chats. `key` is a certificate in base64; empty when the user has none. */
 export type IntroductionEvent =
@@ -60,8 +63,12 @@ export function parseEvent(bytes: Uint8Array, start: number, end: number): Serve
       return { kind, user: word() };
     case "left":
       return { kind, user: word(), reason: word() };
-    case "goodbye":
-      return { kind, reason: word() };
+    case "notice":
+      return { kind, text: decode(bytes, at, end) };
+    case "goodbye": {
+      const reason = word();
+      return reason === "kicked" && at < end ? { kind, reason, words: decode(bytes, at, end) } : { kind, reason };
+    }
     case "private_request":
       return { kind, user: word(), key: word() };
     case "address":

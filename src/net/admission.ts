@@ -45,7 +45,14 @@ export function closeLargest(open: Iterable<Connection>): void {
 }
 
 /** Why a connection is refused, for metrics. */
-export type RefusalReason = "connections" | "address_connections" | "address_rate" | "proxy_header" | "tls_handshake";
+const REFUSAL_REASONS = [
+  "connections",
+  "address_connections",
+  "address_rate",
+  "proxy_header",
+  "tls_handshake",
+] as const;
+export type RefusalReason = (typeof REFUSAL_REASONS)[number];
 
 /** By what `Addresses.connect` returns, and for `connectionsMax`. */
 const REASONS: Record<string, RefusalReason> = {
@@ -68,7 +75,7 @@ export class Admission {
   proxies: BlockList | null;
   readonly #log: Logger;
   /** Refused connections since the start. */
-  readonly refusals = new Map<RefusalReason, number>();
+  readonly refusals = new Map<RefusalReason, number>(REFUSAL_REASONS.map((reason) => [reason, 0]));
   /** Refused connections since the last report, and the words of the last of them. */
   readonly #refused = new Map<RefusalReason, { counts: AddressCounts; why: string }>();
 

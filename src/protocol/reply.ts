@@ -21,6 +21,7 @@ export type ErrorCode =
   | "bad_request"
   | "unknown_session"
   | "unknown_user"
+  | "banned"
   | "locked_out"
   | "wrong_password"
   | "blocked"
@@ -35,9 +36,9 @@ export type ErrorCode =
   | "internal";
 
 /** The reason after `goodbye`: why the server ends a session. */
-export type GoodbyeReason = "replaced" | "expired" | "slow" | "flood" | "removed" | "shutdown";
+export type GoodbyeReason = "replaced" | "expired" | "slow" | "flood" | "removed" | "kicked" | "shutdown";
 /** The reason after `left`: why a user went offline. */
-export type LeftReason = "logout" | "expired" | "disconnected" | "slow" | "flood" | "removed";
+export type LeftReason = "logout" | "expired" | "disconnected" | "slow" | "flood" | "removed" | "kicked";
 
 /** Encoded `err <code>` lines. */
 const BARE = new Map<ErrorCode, Uint8Array>();
@@ -51,4 +52,10 @@ export function refuse(out: Replies, code: ErrorCode, detail?: string | number):
   let line = BARE.get(code);
   if (line === undefined) BARE.set(code, (line = encode(`err ${code}\n`)));
   out.append(line);
+}
+
+/** The line `goodbye <reason> [<words>]`. */
+export function goodbye(reason: string, words: Uint8Array | null): Buffer {
+  if (words === null) return encode(`goodbye ${reason}\n`);
+  return Buffer.concat([encode(`goodbye ${reason} `), words, encode("\n")]);
 }

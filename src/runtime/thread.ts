@@ -1,4 +1,27 @@
+import { basename } from "node:path";
 import { THREAD_IDLE_MS } from "../limits.ts";
+
+/** The first message of a worker: its script is loaded. */
+export const WORKER_READY = "ready";
+
+/** The script of a worker cannot be loaded. The message is for the user. */
+export class WorkerError extends Error {}
+
+/** Loads the script of a worker once, and ends the worker. Throws WorkerError. */
+export async function checkWorker(script: URL): Promise<void> {
+  const worker = new Worker(script, { smol: true });
+  try {
+    await new Promise<void>((resolve, reject) => {
+      worker.onmessage = () => resolve();
+      worker.onerror = ({ message }) => reject(new Error(message));
+    });
+  } catch (error) {
+    const name = basename(script.pathname);
+    throw new WorkerError(`cannot load ${name}: ${(error as Error).message}; install or build heartline again`);
+  } finally {
+    worker.terminate();
+  }
+}
 
 /**
  * A worker thread that handles one request at a time: the caller waits for the reply before the next request. The
@@ -36,6 +59,7 @@ export class Thread<Request, Reply> {
     const worker = new Worker(this.#script, { smol: true });
     worker.unref();
     worker.onmessage = ({ data }: MessageEvent<Reply>) => {
+      if (data === WORKER_READY) return;
       this.#idleTimer = setTimeout(() => this.#end(), this.#idleMs).unref();
       this.#onReply(data);
     };

@@ -7,13 +7,14 @@ import { filterText } from "../display-filter.ts";
 import { CONNECTIONS_LOW, CERTIFICATE_DAYS_LOW } from "../limits.ts";
 import { fitDescriptors } from "../net/admission.ts";
 import { readCertificate } from "../net/certificate.ts";
+import { typed } from "../runtime/invocation.ts";
 import { descriptorsMax } from "../runtime/kernel.ts";
 import { print } from "../runtime/output.ts";
 import { inspectFolder } from "../storage/inspection.ts";
 import { ConfigError, UsageError } from "../usage-error.ts";
 import { type Config, type Configuration, readConfiguration } from "./config.ts";
 
-const USAGE = `Usage: heartline check [options of serve]
+const USAGE = `Usage: ${typed("check")} [options of serve]
 
 Examines the configuration, the credentials, the certificate, the data folder and the limit on open files that
 serve would use with the same options, environment and file. It writes, creates and locks nothing, and can
@@ -36,7 +37,7 @@ export async function main(args: string[]): Promise<void> {
   } catch (error) {
     if (!(error instanceof UsageError)) throw error;
     if (!(error instanceof ConfigError)) {
-      process.stderr.write(`heartline: ${filterText(error.message)} (heartline serve --help lists the options)\n`);
+      process.stderr.write(`heartline: ${filterText(error.message)} (${typed("help", "serve")} lists the options)\n`);
       process.exitCode = 2;
       return;
     }
@@ -82,7 +83,7 @@ function ofCredentials({ credentials: file, isHostGiven }: Config): Finding[] {
     const where = isHostGiven ? "" : "; serve listens on 127.0.0.1 only, unless --host is given";
     findings.push(["warning", `the passwords in ${file} are public, since it is the sample file${where}`]);
   } else if (plain > 0) {
-    const advice = `hash them with heartline passwd --migrate ${file}`;
+    const advice = `hash them with ${typed("passwd", "--migrate", file)}`;
     findings.push(["warning", `${plain} of ${users.length} passwords are plain text; ${advice}`]);
   }
   return findings;

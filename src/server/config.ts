@@ -7,6 +7,7 @@ import { join } from "node:path";
 import type { LockoutScope } from "../auth/lockouts.ts";
 import type { Environment } from "../environment.ts";
 import { LIMITS_DEFAULT, type Limits } from "../limits.ts";
+import { typed } from "../runtime/invocation.ts";
 import type { Durability } from "../storage/database.ts";
 import { ConfigError, UsageError } from "../usage-error.ts";
 import { type HttpAddress, LIMIT_KEYS, LIMIT_OPTIONS, type LogLevel, OPTIONS, TABLE } from "./options.ts";
@@ -58,7 +59,7 @@ const ROWS = [...TABLE].map(([name, { value, help, fallback }]) => ({
   isLimit: LIMIT_KEYS.some((key) => LIMIT_OPTIONS[key].name === name),
 }));
 
-export const USAGE = `Usage: bun start [options]
+export const USAGE = `Usage: ${typed("serve")} [options]
 
 Runs a Heartline chat server. It prints one line when it is ready and logs to stderr. Ctrl+C stops it.
 Each option can also be a variable (HEARTLINE_PORT=6001 for --port 6001; true or false for an option

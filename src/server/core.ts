@@ -104,10 +104,11 @@ export function createCore(options: CoreOptions): Core {
   return { turn, chat, connections, callbacks, turnSeconds, fireTimers, drain: beginDrain };
 }
 
-/** Users, and what the store kept: blocks, the size of each mailbox, and lockouts that are not over. */
+/** Users, and what the store kept: blocks, bans, the size of each mailbox, and lockouts that are not over. */
 function load({ accounts, lockouts }: Chat, store: Store, users: readonly User[], unixMs: number): void {
   for (const { name, password } of users) accounts.add(name, password);
   for (const { user, other } of store.blocks()) accounts.recall(user).block(accounts.recall(other));
+  for (const { user, untilUnixMs } of store.bans()) accounts.recall(user).bannedUntilMs = untilUnixMs;
   for (const { user, from, messages, bytes } of store.waiting()) {
     accounts.recall(user).countWaiting(from, messages, bytes);
   }

@@ -10,11 +10,20 @@ export class Counters implements ChatObserver {
   broadcastDeliveries = 0;
   logins = 0;
   lockouts = 0;
-  readonly loginsRefused = new Map<ErrorCode, number>();
-  readonly messagesRefused = new Map<ErrorCode, number>();
+  readonly loginsRefused = zeros<ErrorCode>("unknown_user", "wrong_password", "locked_out", "busy", "internal");
+  readonly messagesRefused = zeros<ErrorCode>("unknown_user", "blocked", "mailbox_full", "internal");
   /** Sessions that are online. */
   readonly sessions: Record<SessionKind, number> = { plain: 0, resumable: 0, callback: 0 };
-  readonly sessionsEnded = new Map<GoodbyeReason | LeftReason, number>();
+  readonly sessionsEnded = zeros<GoodbyeReason | LeftReason>(
+    "logout",
+    "disconnected",
+    "expired",
+    "replaced",
+    "slow",
+    "flood",
+    "removed",
+    "shutdown",
+  );
 
   loginRefused(_account: Account | null, _peer: Peer, code: ErrorCode): void {
     increment(this.loginsRefused, code);
@@ -62,6 +71,11 @@ export class Counters implements ChatObserver {
   listed(): void {}
 
   requeued(): void {}
+}
+
+/** The usual keys are there from the beginning: a rate in Prometheus begins at the second value of a series. */
+function zeros<Key>(...keys: Key[]): Map<Key, number> {
+  return new Map(keys.map((key) => [key, 0]));
 }
 
 function increment<Key>(counts: Map<Key, number>, key: Key): void {

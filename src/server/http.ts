@@ -16,6 +16,8 @@ import type { Readiness } from "./readiness.ts";
 const SOCKET_MODE = 0o660;
 const TEXT = "text/plain; charset=utf-8";
 
+const CONNECT_REFUSED = "HTTP/1.1 405 Method Not Allowed\r\nConnection: close\r\nAllow: GET, HEAD\r\n\r\n";
+
 interface Page {
   status: number;
   body: string;
@@ -38,11 +40,14 @@ export class HttpServer {
       void this.#respond(request, response);
     });
     this.#server.on("connection", (socket) => this.#accept(socket));
+    // The library passes CONNECT here, without a response to write to.
+    this.#server.on("connect", (_request, socket) => socket.end(CONNECT_REFUSED));
   }
 
   /** Throws ListenError. */
   static async open(address: HttpAddress, readiness: Readiness, metrics: Metrics): Promise<HttpServer> {
     const http = new HttpServer(readiness, metrics);
+    await metrics.text(); // Loads what a rendering needs: the first one takes longest.
     const { promise, resolve, reject } = Promise.withResolvers<void>();
     http.#server.on("error", reject);
     const listen = (): void => void http.#server.listen(address, resolve);
@@ -109,17 +114,17 @@ export class HttpServer {
   }
 
   async #page(method: string, url: string): Promise<Page> {
-    if (method !== "GET" && method !== "HEAD") return { status: 405, body: "only GET and HEAD\n" };
+    if (method !== "GET" && method !== "HEAD") return { status: 405, body: "only GET and HEAD" };
     switch (url.split("?", 1)[0]) {
       case "/healthz":
-        return { status: 200, body: "ok\n" };
+        return { status: 200, body: "ok" };
       case "/readyz": {
         const { obstacle } = this.#readiness;
-        return obstacle === null ? { status: 200, body: "ready\n" } : { status: 503, body: `${obstacle}\n` };
+        return obstacle === null ? { status: 200, body: "ready" } : { status: 503, body: obstacle };
       }
       case "/metrics":
         return { status: 200, body: await this.#metrics.text(), type: this.#metrics.contentType };
     }
-    return { status: 404, body: "not found\n" };
+    return { status: 404, body: "not found" };
   }
 }

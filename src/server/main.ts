@@ -4,6 +4,8 @@
  */
 import { lookup } from "node:dns/promises";
 import { isatty } from "node:tty";
+import { AdminListener } from "../admin/listener.ts";
+import type { AdminRequest } from "../protocol/admin.ts";
 import { everyAddress, readHost } from "../runtime/host.ts";
 import { filterText } from "../display-filter.ts";
 import { CertificateError } from "../net/certificate.ts";
@@ -12,6 +14,7 @@ import { BoundedLog } from "./bounded-log.ts";
 import { type Config, type Configuration, USAGE, readConfiguration } from "./config.ts";
 import { type Credentials, CredentialsError, plainUsers, readCredentials } from "../auth/credentials.ts";
 import { StoreError } from "../storage/database.ts";
+import { typed } from "../runtime/invocation.ts";
 import { setSlice } from "../runtime/kernel.ts";
 import { ListenError } from "../net/listener.ts";
 import { Log, type Logger } from "../runtime/log.ts";
@@ -19,8 +22,10 @@ import { assignPorts } from "./inherited-ports.ts";
 import { Readiness, type ServerState } from "./readiness.ts";
 import { ServiceManager, inheritedSockets } from "../runtime/systemd.ts";
 import { PrintError, print } from "../runtime/output.ts";
+import { WorkerError, checkWorker } from "../runtime/thread.ts";
 import { openStoreInSlices } from "../storage/recovery.ts";
 import type { Store } from "../storage/store.ts";
+import { WORKERS } from "../workers.ts";
 import { HttpServer } from "./http.ts";
 import { Metrics } from "./metrics.ts";
 import { Reloader, hostFor } from "./reload.ts";
@@ -49,7 +54,7 @@ export async function main(args: string[]): Promise<void> {
   } catch (error) {
     const usage = error instanceof UsageError;
     const isArgument = usage && !(error instanceof ConfigError);
-    const known = [UsageError, CredentialsError, CertificateError, StoreError, ListenError, PrintError];
+    const known = [UsageError, CredentialsError, CertificateError, StoreError, ListenError, PrintError, WorkerError];
     // An unknown error is not rethrown: `uncaughtException` would survive it, and the exit code would be 0.
     if (known.some((kind) => error instanceof kind)) {
       process.stderr.write(
@@ -74,6 +79,7 @@ async function serve(args: string[]): Promise<void> {
   const config = { ...configuration.config, host };
   const output = new Log(config.logLevel);
   const log = new BoundedLog(output.logger, CLOCK.nowMs);
+  await Promise.all(Object.values(WORKERS).map(checkWorker));
   for (const warning of configuration.warnings) log.warn({ event: "config_warning" }, warning);
   const survive = (error: unknown): void =>
     log.error({ event: "internal_error", err: error }, "internal error; the server continues");
@@ -87,7 +93,9 @@ async function serve(args: string[]): Promise<void> {
   const metrics = new Metrics(readiness, config.data);
   const http = config.http === null ? null : await HttpServer.open(config.http, readiness, metrics);
   if (http !== null) log.info({ event: "http", url: http.url }, `health and metrics at ${http.url}`);
-  const store = await recover(config, log, manager);
+  const admin = adminListener(config, readiness, log, survive);
+  process.once("exit", () => admin?.stop());
+  const store = await recover(config, log, manager, async () => admin?.listen());
   const exit = async (code: number): Promise<void> => {
     http?.close();
     await output.close();
@@ -115,6 +123,7 @@ async function serve(args: string[]): Promise<void> {
     reloader.reload();
   };
   const { plain, encrypted } = server.listen(ports);
+  admin?.serve({ ...server.administered, stats: () => metrics.samples(), reload: () => reloader.reload() });
   if (isReloadDue) acts.reload("SIGHUP");
   const { address } = (plain ?? encrypted)!;
   const tls = plain === null ? " with TLS" : encrypted === null ? "" : `, and with TLS on ${encrypted.address}`;
@@ -123,16 +132,45 @@ async function serve(args: string[]): Promise<void> {
   warnOfPlainPasswords(log, credentials, { ...config, isHostGiven });
   const bound = (plain ?? encrypted)!.host;
   const reached = ["0.0.0.0", "::"].includes(bound) ? "127.0.0.1" : bound;
-  const target = plain === null ? `${reached} ${encrypted!.port} --tls` : `${reached} ${plain.port}`;
+  const target = plain === null ? [reached, `${encrypted!.port}`, "--tls"] : [reached, `${plain.port}`];
   const users = credentials.users.length;
   log.info(
-    { event: "listening", address: plain?.address, tls: encrypted?.address, inherited: sockets.length, users },
-    `${users} users; join with: bun run client ${target}, or npm run client -- ${target}`,
+    {
+      event: "listening",
+      address: plain?.address,
+      tls: encrypted?.address,
+      admin: config.adminSocket ?? undefined,
+      inherited: sockets.length,
+      users,
+    },
+    `${users} users; join with: ${typed("chat", ...target)}`,
   );
 }
 
+/** Null for a server in memory that has no admin socket. */
+function adminListener(
+  { adminSocket }: Config,
+  readiness: Readiness,
+  log: Logger,
+  report: (error: unknown) => void,
+): AdminListener | null {
+  if (adminSocket === null) return null;
+  const obstacle = (): string | null => {
+    const { state } = readiness;
+    return state === "recovering" || state === "stopping" ? `${state}; nothing was done` : null;
+  };
+  const done = ({ verb, user }: AdminRequest): void =>
+    log.info({ event: "admin", command: verb, ...(user === "" ? {} : { user }) }, `${verb} by an operator`);
+  return new AdminListener(adminSocket, { obstacle, report, done });
+}
+
 /** Opens the data folder. A long recovery shows its progress on a terminal. Throws StoreError. */
-async function recover({ data, durability, salvage }: Config, log: Logger, manager: ServiceManager): Promise<Store> {
+async function recover(
+  { data, durability, salvage }: Config,
+  log: Logger,
+  manager: ServiceManager,
+  locked: () => Promise<void>,
+): Promise<Store> {
   const beganMs = performance.now();
   let shownMs = beganMs;
   const progress = (part: number): void => {
@@ -142,7 +180,7 @@ async function recover({ data, durability, salvage }: Config, log: Logger, manag
     manager.notify(`EXTEND_TIMEOUT_USEC=${1000 * START_EXTENSION_MS}`, `STATUS=${text}`);
     if (process.stderr.isTTY) process.stderr.write(`${text}\n`);
   };
-  const options = { salvage, unixMs: CLOCK.unixMs(), progress };
+  const options = { salvage, unixMs: CLOCK.unixMs(), locked, progress };
   const { store, recovered } = await openStoreInSlices(data, durability, options);
   const { records, messages, damage } = recovered;
   const tookMs = Math.round(performance.now() - beganMs);
@@ -168,7 +206,7 @@ function warnOfPlainPasswords(log: Logger, { users, sample }: Credentials, confi
   if (count === 0) return;
   log.warn(
     { event: "config_warning" },
-    `${count} of ${users.length} passwords are plain text; hash them with bun run passwd --migrate ${file}`,
+    `${count} of ${users.length} passwords are plain text; hash them with ${typed("passwd", "--migrate", file)}`,
   );
 }
 

@@ -84,10 +84,10 @@ export class Maintenance {
     this.#timer = setTimeout(() => this.#tick(), Math.ceil(delayMs));
   }
 
-  /** The memory of single streams and connections is summed up only when the process is large enough to matter. */
+  /** The memory of input is summed up only when the process is large enough to matter. */
   #sweep(residentBytes?: number): void {
     const { chat, connections } = this.#core;
-    chat.sweep(residentBytes);
+    chat.sweep();
     if (residentBytes === undefined || residentBytes > chat.limits.streamsBytesMax) closeLargest(connections.open);
   }
 

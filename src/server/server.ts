@@ -3,6 +3,7 @@
  * chat and its parts are composed in core.ts, periodic work is in maintenance.ts.
  */
 import { randomBytes } from "node:crypto";
+import type { Administered } from "../admin/commands.ts";
 import type { Credentials } from "../auth/credentials.ts";
 import { Passwords } from "../auth/passwords.ts";
 import type { Peer } from "../chat/session.ts";
@@ -119,6 +120,17 @@ export class Server {
     const user = session?.account.name;
     this.#log.error({ ...fields, address, user }, "internal error; the connection is closed");
   };
+
+  /** What admin commands use. */
+  get administered(): Pick<Administered, "chat" | "turn" | "drain" | "backup"> {
+    const { chat, turn } = this.#core;
+    return {
+      chat,
+      turn,
+      drain: (seconds) => this.drain(seconds),
+      backup: (folder) => this.#store.backup(folder),
+    };
+  }
 
   /** What the metrics are read from. */
   get measured(): Measured {
@@ -237,6 +249,7 @@ export class Server {
   async stop(): Promise<boolean> {
     const { turn, chat, connections, callbacks } = this.#core;
     this.#readiness.enter("stopping");
+    const backupStopped = this.#store.stopBackup();
     this.#plain?.stop();
     this.#encrypted?.stop();
     turn.begin();
@@ -256,6 +269,7 @@ export class Server {
     this.#maintenance.stop();
     chat.mailboxScheduler.finish();
     this.#maintenance.followWallClock();
+    await Promise.race([backupStopped, Bun.sleep(LINGER_MS)]); // The disk of a backup may not answer.
     return this.#closeStore();
   }
 

@@ -40,6 +40,8 @@ export class DataFolder {
   /** The identity (device and inode) of each file of the database, by name. */
   readonly #files = new Map<string, string>();
   #journal: Journal | null = null;
+  /** See `databaseDescriptor`; -1 while there is none. */
+  #databaseDescriptor = -1;
   /** What the last check found missing; null when nothing is. */
   loss: Loss | null = null;
 
@@ -118,8 +120,19 @@ export class DataFolder {
     return { what, until: `it is back at ${this.path} (now it is ${now})`, fate: `are in ${now}` };
   }
 
-  /** Unlocks the folder. */
+  /**
+   * An open descriptor of the database's file, to read it past SQLite. It stays open until `close`, since close(2) on
+   * any descriptor of a file releases all locks that this process has on it, those of SQLite too
+   * (https://sqlite.org/howtocorrupt.html, 2.2).
+   */
+  get databaseDescriptor(): number {
+    if (this.#databaseDescriptor < 0) this.#databaseDescriptor = openSync(this.inside(DATABASE), "r");
+    return this.#databaseDescriptor;
+  }
+
+  /** Unlocks the folder. The database is closed. */
   close(): void {
+    if (this.#databaseDescriptor >= 0) closeSync(this.#databaseDescriptor);
     closeSync(this.#descriptor);
   }
 }

@@ -15,6 +15,8 @@ import { MARK } from "../stream/unacked-index.ts";
  * - Began: a known session began, with the proof of its password. Received: it was acted on up to a position. Ended.
  * - Blocked, Unblocked: a user and another user.
  * - WrongPasswords: how many of a user from an address, and until when they count.
+ * - Banned: a user is banned until a time; 0 ends the ban. LoggedIn: a login of a user, from an address.
+ * - Purged: the messages of a mailbox with numbers above the first number and up to the second one were deleted.
  */
 export const JournalEntry = {
   Stored: 1,
@@ -27,6 +29,9 @@ export const JournalEntry = {
   Blocked: 8,
   Unblocked: 9,
   WrongPasswords: 10,
+  Banned: 11,
+  LoggedIn: 12,
+  Purged: 13,
 } as const;
 
 export type EntryKind = (typeof JournalEntry)[keyof typeof JournalEntry];
@@ -35,7 +40,7 @@ export type EntryKind = (typeof JournalEntry)[keyof typeof JournalEntry];
  * How many numbers an entry of each kind has. Those of Sent and Delivered are the session (0 for a plain one), the Unix
  * time, the position at which the text begins, and the count of messages: a number and a position for each follow.
  */
-const NUMBERS = [0, 2, 4, 4, 1, 1, 2, 3, 0, 0, 2];
+const NUMBERS = [0, 2, 4, 4, 1, 1, 2, 3, 0, 0, 2, 1, 1, 2];
 const COUNT = 3;
 const NUMBERS_PER_MESSAGE = 2;
 /**
@@ -192,8 +197,9 @@ export class HeldEntries {
   }
 
   hold(kind: EntryKind, flag: number, user: Uint8Array, other: Uint8Array, ...numbers: number[]): void {
-    const subject =
-      user.length > 0 ? `${Buffer.from(user).toString("latin1")} ${Buffer.from(other).toString("latin1")}` : numbers[0];
+    // Of the logins of a user only the last one counts, from any address.
+    const names = kind === JournalEntry.LoggedIn ? [user] : [user, other];
+    const subject = user.length > 0 ? names.map((name) => Buffer.from(name).toString("latin1")).join(" ") : numbers[0];
     const key = `${kind} ${subject}`;
     const before = this.#entries.get(key);
     if (kind === JournalEntry.Acked && before !== undefined) numbers[0] = Math.max(numbers[0]!, before.numbers[0]!);

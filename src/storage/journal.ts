@@ -16,6 +16,15 @@ interface UsedSegment {
   number: number;
 }
 
+/** Records for a backup: those after some record. The first `recordBytes` bytes of the segments do not change. */
+export interface JournalCopy {
+  path: string;
+  segments: { name: string; bytes: number; recordBytes: number }[];
+  /** The last record. */
+  sequence: number;
+  seed: number;
+}
+
 /** A segment is named by the sequence number of its first record. */
 export function segmentName(sequence: number): string {
   return String(sequence).padStart(16, "0");
@@ -62,6 +71,10 @@ export class Journal {
   readonly #unsynced = new Set<Segment>();
   /** A segment got its name since the last sync. */
   #renamed = false;
+  /** A backup copies segments: freed ones stay. */
+  #isHeld = false;
+  /** Records up to this one are needed no more. */
+  #freedSequence = 0;
   /** Why a sync failed. Linux reports a failure once: the next sync may succeed although the bytes are lost. */
   #syncError: unknown = null;
 
@@ -211,11 +224,33 @@ export class Journal {
 
   /** Records up to `sequence` are needed no more: their segments become spares or are removed. */
   free(sequence: number): void {
+    this.#freedSequence = sequence;
+    if (this.#isHeld) return;
     while (this.#used.length > 1 && Number(this.#used[1]!.segment.name) <= sequence + 1) {
       this.#unsynced.delete(this.#used[0]!.segment);
       this.#spares.recycle(this.#used[0]!.segment);
       this.#used.shift();
     }
+  }
+
+  /** All segments stay as they are up to their last record, until `release`. */
+  hold(): void {
+    this.#isHeld = true;
+  }
+
+  release(): void {
+    this.#isHeld = false;
+    this.free(this.#freedSequence);
+  }
+
+  /** The segments with records after `sequence`, which is the last record of a segment, and what a copy needs. */
+  after(sequence: number): JournalCopy {
+    const segments = this.#used
+      .map(({ segment: { name, bytes } }) => ({ name, bytes: bytes.length, recordBytes: bytes.length }))
+      .filter(({ name }) => Number(name) > sequence);
+    const newest = segments.at(-1);
+    if (newest !== undefined) newest.recordBytes = this.#at;
+    return { path: this.#folder.path, segments, sequence: this.sequence, seed: this.#seed };
   }
 
   /**

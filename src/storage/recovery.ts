@@ -24,6 +24,8 @@ export interface RecoveryOptions {
   salvage: boolean;
   /** The time at which the open sessions of the last run end. */
   unixMs: number;
+  /** Called when the folder is locked; recovery begins when its promise is resolved. Only `openStoreInSlices` waits. */
+  locked?: () => Promise<void>;
   /** Called with the part that is done, from 0 to 1. */
   progress: (part: number) => void;
 }
@@ -43,6 +45,8 @@ export interface Opened {
 
 /** How long recovery holds the event loop at a time. */
 const SLICE_MS = 25;
+/** Rows that one step deletes. */
+const DELETED_ROWS_MAX = 1000;
 
 /** The table `progress`: the state at the last commit. */
 interface Progress {
@@ -65,26 +69,32 @@ export async function openStoreInSlices(...values: Parameters<typeof opening>): 
   for (let sliceMs = performance.now(); ;) {
     const { done, value } = steps.next();
     if (done === true) return value;
-    if (performance.now() - sliceMs < SLICE_MS) continue;
-    await new Promise(setImmediate);
+    if (value === undefined && performance.now() - sliceMs < SLICE_MS) continue;
+    await (value ?? new Promise(setImmediate));
     sliceMs = performance.now();
   }
 }
 
-function atOnce<Result>(steps: Iterator<void, Result>): Result {
+function atOnce<Result>(steps: Iterator<void | Promise<void>, Result>): Result {
   for (;;) {
     const { done, value } = steps.next();
     if (done === true) return value;
   }
 }
 
-function* opening(path: string, durability: Durability, options: RecoveryOptions): Generator<void, Opened> {
+function* opening(
+  path: string,
+  durability: Durability,
+  options: RecoveryOptions,
+): Generator<void | Promise<void>, Opened> {
   if (path === ":memory:") {
+    if (options.locked !== undefined) yield options.locked();
     const store = new Store(openDatabase(path, durability));
     return { store, recovered: { records: 0, messages: 0, damage: null } };
   }
   const existing = existingFolder(path);
   const data = new DataFolder(path);
+  if (options.locked !== undefined) yield options.locked();
   let database: Database | null = null;
   try {
     database = openDatabase(path, durability);
@@ -227,12 +237,20 @@ export class Recovery {
   *#apply(): Generator<void> {
     this.#database.run(TRANSACTION.begin);
     yield* this.#read(0.5, (entry) => this.#insert(entry));
-    for (const [user, upTo] of this.#ackedUpTo) yield void this.#run(SQL.deleteMessages, user, upTo);
+    for (const [user, upTo] of this.#ackedUpTo) yield* this.#deleteMessages(user, upTo);
     for (const [session, position] of this.#received) yield void this.#run(SQL.raiseReceived, position, session);
     this.#run(SQL.deleteOrphanRuns);
     this.#run(SQL.updateProgress, this.#lastSequence + SEQUENCE_SPAN, 0, this.#number);
     if (seedOf(this.#database) === 0) this.#run(SQL.insertSeed, randomInt(1, 2 ** 32));
     this.#database.run(TRANSACTION.commit);
+  }
+
+  *#deleteMessages(user: string, upTo: number): Generator<void> {
+    for (let last = 0; last < upTo;) {
+      const row = this.#database.query<{ number: number }, [string, number, number]>(SQL.selectNumberAt);
+      last = row.get(user, upTo, DELETED_ROWS_MAX - 1)?.number ?? upTo;
+      yield void this.#run(SQL.deleteMessages, user, last);
+    }
   }
 
   /** Ends the open sessions of the last run. Sessions of a run without a journal are deleted. */
@@ -272,6 +290,13 @@ export class Recovery {
         return void this.#run(SQL.insertBlock, user, other);
       case JournalEntry.Unblocked:
         return void this.#run(SQL.deleteBlock, user, other);
+      case JournalEntry.Banned:
+        if (first > 0) return void this.#run(SQL.insertBan, user, first);
+        return void this.#run(SQL.deleteBan, user);
+      case JournalEntry.LoggedIn:
+        return void this.#run(SQL.insertLastLogin, user, first, other);
+      case JournalEntry.Purged:
+        return void this.#run(SQL.deleteMessagesBetween, user, first, second);
       case JournalEntry.WrongPasswords:
         if (first > 0) return void this.#run(SQL.insertLockout, user, other, first, second);
         return void this.#run(SQL.deleteLockout, user, other);
@@ -352,9 +377,11 @@ export class Recovery {
         last = reader.sequence;
         if (isFirst) this.#records++;
         const entries = new EntryReader(bytes, reader.start, reader.end);
-        while (entries.next()) each(entries);
+        while (entries.next()) {
+          each(entries);
+          yield;
+        }
         this.#options.progress(done + ((i + reader.at / bytes.length) / this.#segments.length) * 0.5);
-        yield;
       }
     }
     const written = Math.max(this.#progress.newest, this.#announced?.sequence ?? 0);

@@ -6,7 +6,7 @@ import { SESSIONS_KEPT } from "../limits.ts";
  */
 
 /** Stored in `user_version`. Each version from 1 on is upgraded when the database is opened. */
-export const SCHEMA_VERSION = 6;
+export const SCHEMA_VERSION = 7;
 
 /**
  * Pages in SQLite's write-ahead log (256 MiB) at which a commit copies the log to the database itself, which takes some
@@ -16,11 +16,11 @@ const CHECKPOINT_PAGES = 65_536;
 /** Bytes to which a log that became longer is cut when it is written from its beginning again. */
 const LOG_BYTES_MAX = 64 << 20;
 
-/** `received` is -1 without a journal while the session is alive. */
+/** `received` is -1 without a journal while the session is alive; for `ended_by` see `ENDED_BY` (tables.ts). */
 const SESSIONS = `
   CREATE TABLE sessions (
     number INTEGER PRIMARY KEY, token BLOB NOT NULL UNIQUE, user TEXT NOT NULL, resumable INTEGER NOT NULL,
-    replaced INTEGER NOT NULL, received INTEGER NOT NULL, ended_ms INTEGER, proof BLOB
+    ended_by INTEGER NOT NULL, received INTEGER NOT NULL, ended_ms INTEGER, proof BLOB
   );
   CREATE INDEX sessions_of_user ON sessions (user);
   CREATE TABLE progress (sequence INTEGER NOT NULL, newest INTEGER NOT NULL, number INTEGER NOT NULL);
@@ -34,6 +34,12 @@ const LOCKOUTS = `
     user TEXT NOT NULL, source TEXT NOT NULL, count INTEGER NOT NULL, until_ms INTEGER NOT NULL,
     PRIMARY KEY (user, source)
   ) WITHOUT ROWID;
+`;
+
+/** `until_ms` is the largest safe integer for a ban for good. An expired ban stays until the user is unbanned. */
+const BANS = `
+  CREATE TABLE bans (user TEXT PRIMARY KEY, until_ms INTEGER NOT NULL) WITHOUT ROWID;
+  CREATE TABLE last_logins (user TEXT PRIMARY KEY, unix_ms INTEGER NOT NULL, address TEXT NOT NULL) WITHOUT ROWID;
 `;
 
 /** Rows are in the order of their numbers, so a commit writes few pages however many users have new messages. */
@@ -71,6 +77,7 @@ export const SCHEMA = `
   ${SESSIONS}
   ${DELIVERED}
   ${LOCKOUTS}
+  ${BANS}
   INSERT INTO progress VALUES (0, 0, 0);
   ${JOURNAL}
   INSERT INTO journal VALUES (1 + abs(random() % 4294967295));
@@ -108,6 +115,8 @@ export function upgrades(version: number): string[] {
   if (version > 0 && version < 4) statements.push(MAILBOX_UPGRADE);
   if (version > 0 && version < 5) statements.push(JOURNAL);
   if (version > 0 && version < 6) statements.push(DELIVERED_UPGRADE);
+  if (version > 1 && version < 7) statements.push("ALTER TABLE sessions RENAME COLUMN replaced TO ended_by");
+  if (version > 0 && version < 7) statements.push(BANS);
   statements.push(`PRAGMA user_version = ${SCHEMA_VERSION}`);
   return statements;
 }
@@ -125,6 +134,8 @@ export const PRAGMA = {
   logBytesMax: `PRAGMA journal_size_limit = ${LOG_BYTES_MAX}`,
   /** Copies the write-ahead log to the database while other connections continue. */
   checkpoint: "PRAGMA wal_checkpoint(PASSIVE)",
+  /** Copies all of it, and cuts it to no bytes. */
+  checkpointAll: "PRAGMA wal_checkpoint(TRUNCATE)",
   /** Else SQLite keeps a file open in the system's temporary folder, which may be full. */
   temporaryInMemory: "PRAGMA temp_store = MEMORY",
   /** Only a commit can find the disk full, and not a change in the middle of a transaction. */
@@ -134,6 +145,8 @@ export const PRAGMA = {
 } as const;
 
 export const TRANSACTION = {
+  /** The first read begins it. */
+  beginRead: "BEGIN",
   begin: "BEGIN IMMEDIATE",
   beginExclusive: "BEGIN EXCLUSIVE",
   commit: "COMMIT",
@@ -151,6 +164,11 @@ export const SQL = {
   sumAllMessages: `SELECT user, sender AS "from", count(*) AS messages, total(length(text)) AS bytes FROM mailbox
     GROUP BY user, sender`,
   deleteMessages: "DELETE FROM mailbox WHERE user = ? AND number <= ?",
+  selectNumberBetween: `SELECT number FROM mailbox WHERE user = ? AND number > ? AND number <= ?
+    ORDER BY number LIMIT 1 OFFSET ?`,
+  sumMessagesBetween: `SELECT sender AS "from", count(*) AS messages, total(length(text)) AS bytes FROM mailbox
+    WHERE user = ? AND number > ? AND number <= ? GROUP BY sender`,
+  deleteMessagesBetween: "DELETE FROM mailbox WHERE user = ? AND number > ? AND number <= ?",
 
   insertRun: "INSERT OR IGNORE INTO delivered VALUES (?, ?, ?, ?)",
   /** The last run that ends at that position or before. */
@@ -163,8 +181,8 @@ export const SQL = {
   insertSession: "INSERT OR IGNORE INTO sessions VALUES (?, ?, ?, ?, 0, ?, NULL, ?)",
   updateReceived: "UPDATE sessions SET received = ? WHERE number = ?",
   raiseReceived: "UPDATE sessions SET received = max(received, ?) WHERE number = ?",
-  endSession: "UPDATE sessions SET replaced = ?, received = ?, ended_ms = ? WHERE number = ?",
-  endRecoveredSession: "UPDATE sessions SET replaced = ?, ended_ms = ? WHERE number = ?",
+  endSession: "UPDATE sessions SET ended_by = ?, received = ?, ended_ms = ? WHERE number = ?",
+  endRecoveredSession: "UPDATE sessions SET ended_by = ?, ended_ms = ? WHERE number = ?",
   endOpenSessions: "UPDATE sessions SET ended_ms = ? WHERE ended_ms IS NULL",
   selectEndedSession: "SELECT * FROM sessions WHERE token = ? AND ended_ms IS NOT NULL",
   selectProof: "SELECT proof FROM sessions WHERE token = ? AND user = ?",
@@ -185,6 +203,13 @@ export const SQL = {
   insertBlock: "INSERT OR IGNORE INTO blocks VALUES (?, ?)",
   deleteBlock: "DELETE FROM blocks WHERE user = ? AND other = ?",
   selectBlocks: "SELECT user, other FROM blocks",
+
+  insertBan: "INSERT OR REPLACE INTO bans VALUES (?, ?)",
+  deleteBan: "DELETE FROM bans WHERE user = ?",
+  selectBans: "SELECT user, until_ms AS untilUnixMs FROM bans",
+
+  insertLastLogin: "INSERT OR REPLACE INTO last_logins VALUES (?, ?, ?)",
+  selectLastLogin: "SELECT unix_ms AS unixMs, address FROM last_logins WHERE user = ?",
 
   selectProgress: "SELECT * FROM progress",
   updateProgress: "UPDATE progress SET sequence = ?, newest = ?, number = ?",

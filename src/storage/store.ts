@@ -1,10 +1,19 @@
 import type { Database } from "bun:sqlite";
 import type { WrongPasswords } from "../auth/lockouts.ts";
 import type { Account } from "../chat/session.ts";
-import type { Amount, ChatStore, EndedSession, KnownSession, MoveOldMessages, StoredMessage } from "../chat/store.ts";
+import type {
+  Amount,
+  ChatStore,
+  EndedSession,
+  KnownSession,
+  LastLogin,
+  MoveOldMessages,
+  StoredMessage,
+} from "../chat/store.ts";
 import { encode } from "../protocol/ascii.ts";
 import type { UnackedMessage } from "../stream/unacked-index.ts";
 import type { Outbox } from "../stream/outbox.ts";
+import { type AskCopier, Backup } from "./backup.ts";
 import { type Checkpoints, Commits } from "./commits.ts";
 import { Compaction } from "./compaction.ts";
 import type { DataFolder } from "./data-folder.ts";
@@ -12,7 +21,7 @@ import { StoreError } from "./database.ts";
 import { JournalEntry, NOTHING } from "./journal-entry.ts";
 import type { Journal } from "./journal.ts";
 import { PRAGMA, SQL } from "./sql.ts";
-import { type StoredLockout, Tables, type Waiting, hashToken } from "./tables.ts";
+import { type StoredLockout, Tables, type Waiting, endedBy, hashToken } from "./tables.ts";
 import { TurnRecord } from "./turn-record.ts";
 import { WalCheckpointer } from "./wal-checkpointer.ts";
 
@@ -35,6 +44,7 @@ export class Store implements ChatStore {
   readonly #record: TurnRecord | null;
   readonly #compaction: Compaction;
   readonly #commits: Commits;
+  readonly #backup: Backup;
   /** Durability `power`: a turn is durable when it is synced to the disk, not when the kernel has it. */
   readonly #power: boolean;
   /** The highest message or session number that was given out. */
@@ -46,6 +56,7 @@ export class Store implements ChatStore {
     power = false,
     checkpoints: Checkpoints = new WalCheckpointer(database.filename),
     folder: DataFolder | null = null,
+    copier?: AskCopier,
   ) {
     database.run(PRAGMA.noSpill);
     const { number, sequence } = database.query<{ number: number; sequence: number }, []>(SQL.selectProgress).get()!;
@@ -56,6 +67,7 @@ export class Store implements ChatStore {
     this.#record = journal === null ? null : new TurnRecord(journal);
     this.#compaction = new Compaction(journal, folder, sequence);
     this.#commits = new Commits(database, this.#tables.changes, journal, this.#compaction, checkpoints, power);
+    this.#backup = new Backup(database, journal, folder, copier);
     this.#power = power;
     this.#number = number;
   }
@@ -115,15 +127,26 @@ export class Store implements ChatStore {
   }
 
   sessionEnded(session: EndedSession): void {
-    const { number, replaced, received, endedUnixMs } = session;
+    const { number, received, endedUnixMs, finalReason } = session;
     this.#tables.endSession(session);
-    this.#record?.note(JournalEntry.Ended, Number(replaced), NOTHING, NOTHING, number, received, endedUnixMs);
+    const flag = endedBy(finalReason);
+    this.#record?.note(JournalEntry.Ended, flag, NOTHING, NOTHING, number, received, endedUnixMs);
   }
 
   wrongPasswords(wrong: WrongPasswords, untilUnixMs: number): void {
     const { user, source, count } = wrong;
     this.#tables.setLockout(wrong, untilUnixMs);
     this.#record?.note(JournalEntry.WrongPasswords, 0, encode(user), encode(source), count, untilUnixMs);
+  }
+
+  banned(user: string, untilUnixMs: number): void {
+    this.#tables.setBan(user, untilUnixMs);
+    this.#record?.entries.add(JournalEntry.Banned, 0, encode(user), NOTHING, NOTHING, untilUnixMs);
+  }
+
+  loggedIn(user: Account, unixMs: number, address: string): void {
+    this.#tables.setLastLogin(user.name, unixMs, address);
+    this.#record?.note(JournalEntry.LoggedIn, 0, user.nameBytes, encode(address), unixMs);
   }
 
   block(user: string, other: string): void {
@@ -148,6 +171,17 @@ export class Store implements ChatStore {
     return this.#tables.deleteMessages(user, upTo, countMax);
   }
 
+  purge(user: string, after: number, upTo: number, countMax: number): Amount[] {
+    const { amounts, last } = this.#tables.purgeMessages(user, after, upTo, countMax);
+    if (amounts.length > 0)
+      this.#record?.entries.add(JournalEntry.Purged, 0, encode(user), NOTHING, NOTHING, after, last);
+    return amounts;
+  }
+
+  lastLogin(user: string): LastLogin | null {
+    return this.#tables.lastLogin(user);
+  }
+
   endedSession(token: string): EndedSession | null {
     return this.#tables.endedSession(token);
   }
@@ -161,7 +195,7 @@ export class Store implements ChatStore {
     return this.#tables.proof(user, token);
   }
 
-  /** For the start of the server: the contents of the mailboxes by user and sender, lockouts, and blocks. */
+  /** For the start of the server: the contents of the mailboxes by user and sender, lockouts, blocks, and bans. */
   waiting(): Waiting[] {
     return this.#tables.waiting();
   }
@@ -172,6 +206,10 @@ export class Store implements ChatStore {
 
   blocks(): { user: string; other: string }[] {
     return this.#tables.blocks();
+  }
+
+  bans(): { user: string; untilUnixMs: number }[] {
+    return this.#tables.bans();
   }
 
   /**
@@ -205,6 +243,23 @@ export class Store implements ChatStore {
   commit(): void {
     this.#commits.commit(this.#number);
     this.#updateWriteError();
+  }
+
+  /**
+   * Copies the data folder to the new folder of that absolute path, with everything that was durable before the call.
+   * Resolves when the copy is on the disk. Throws StoreError, BackupBusyError when another backup is running.
+   */
+  async backup(path: string): Promise<void> {
+    if (this.#journal === null) {
+      this.commit(); // With a journal, the copy has what is not committed yet.
+      if (this.writeError !== null) throw new StoreError(`cannot back up to ${path}: ${this.writeError}`);
+    }
+    return this.#backup.run(path);
+  }
+
+  /** Ends a running backup without its result. Called before `close`. */
+  stopBackup(): Promise<void> {
+    return this.#backup.stop();
   }
 
   /** After anything that the disk may have refused or has room for again. */

@@ -1,7 +1,7 @@
 import type { Database, SQLQueryBindings } from "bun:sqlite";
 import { createHash } from "node:crypto";
 import type { WrongPasswords } from "../auth/lockouts.ts";
-import type { Amount, EndedSession, KnownSession, StoredMessage } from "../chat/store.ts";
+import type { Amount, EndedSession, FinalReason, KnownSession, LastLogin, StoredMessage } from "../chat/store.ts";
 import { type Delivered, lastDelivered, runsOf } from "./delivered-run.ts";
 import { PendingChanges } from "./pending-changes.ts";
 import { SQL } from "./sql.ts";
@@ -56,14 +56,24 @@ export class Tables {
   }
 
   /** Also deletes the oldest ended sessions of the user; the last SESSIONS_KEPT stay. */
-  endSession({ number, user, replaced, received, endedUnixMs }: EndedSession): void {
-    this.changes.add(this.#statements.endSession, Number(replaced), received, endedUnixMs, number);
+  endSession({ number, user, finalReason, received, endedUnixMs }: EndedSession): void {
+    this.changes.add(this.#statements.endSession, endedBy(finalReason), received, endedUnixMs, number);
     this.changes.add(this.#statements.trimSessions, user);
   }
 
   setLockout({ user, source, count }: WrongPasswords, untilUnixMs: number): void {
     if (count > 0) this.changes.add(this.#statements.insertLockout, user, source, count, untilUnixMs);
     else this.changes.add(this.#statements.deleteLockout, user, source);
+  }
+
+  /** 0 ends the ban. */
+  setBan(user: string, untilUnixMs: number): void {
+    if (untilUnixMs > 0) this.changes.add(this.#database.query(SQL.insertBan), user, untilUnixMs);
+    else this.changes.add(this.#database.query(SQL.deleteBan), user);
+  }
+
+  setLastLogin(user: string, unixMs: number, address: string): void {
+    this.changes.add(this.#statements.insertLastLogin, user, unixMs, address);
   }
 
   insertBlock(user: string, other: string): void {
@@ -82,6 +92,18 @@ export class Tables {
     if (amounts.length > 0) this.changes.add(this.#statements.deleteMessages, user, last);
     for (const { bytes } of amounts) this.changes.countBytes(bytes);
     return amounts;
+  }
+
+  /** Deletes the oldest messages with numbers in (after, upTo], at most `countMax`: those up to number `last`. */
+  purgeMessages(user: string, after: number, upTo: number, countMax: number): { amounts: Amount[]; last: number } {
+    const lastRow = this.#get<{ number: number }>(SQL.selectNumberBetween, user, after, upTo, countMax - 1);
+    const last = lastRow?.number ?? upTo;
+    const amounts = this.#database
+      .query<Amount, [string, number, number]>(SQL.sumMessagesBetween)
+      .all(user, after, last);
+    if (amounts.length > 0) this.changes.add(this.#database.query(SQL.deleteMessagesBetween), user, after, last);
+    for (const { bytes } of amounts) this.changes.countBytes(bytes);
+    return { amounts, last };
   }
 
   /** The oldest messages with numbers above `after`: at least one, then more until they have `bytes` bytes. */
@@ -110,12 +132,21 @@ export class Tables {
     return this.#all<{ user: string; other: string }>(SQL.selectBlocks);
   }
 
+  bans(): { user: string; untilUnixMs: number }[] {
+    return this.#all<{ user: string; untilUnixMs: number }>(SQL.selectBans);
+  }
+
+  lastLogin(user: string): LastLogin | null {
+    return this.#get<LastLogin>(SQL.selectLastLogin, user);
+  }
+
   endedSession(token: string): EndedSession | null {
-    type Row = Record<"number" | "resumable" | "replaced" | "received" | "ended_ms", number> & { user: string };
+    type Row = Record<"number" | "resumable" | "ended_by" | "received" | "ended_ms", number> & { user: string };
     const row = this.#get<Row>(SQL.selectEndedSession, hashToken(token));
     if (row === null) return null;
     const { number, user, received, ended_ms: endedUnixMs } = row;
-    return { number, token, user, received, endedUnixMs, resumable: row.resumable === 1, replaced: row.replaced === 1 };
+    const finalReason = ENDED_BY[row.ended_by] ?? null;
+    return { number, token, user, received, endedUnixMs, resumable: row.resumable === 1, finalReason };
   }
 
   proof(user: string, token: string): Uint8Array {
@@ -157,7 +188,15 @@ function prepare(database: Database) {
     deleteLockout: database.query(SQL.deleteLockout),
     insertBlock: database.query(SQL.insertBlock),
     deleteBlock: database.query(SQL.deleteBlock),
+    insertLastLogin: database.query(SQL.insertLastLogin),
   };
+}
+
+/** What ended a session, by its number in the database and in the flag of a journal entry. */
+const ENDED_BY: readonly (FinalReason | null)[] = [null, "replaced", "kicked"];
+
+export function endedBy(reason: FinalReason | null): number {
+  return ENDED_BY.indexOf(reason);
 }
 
 /** The database has only hashes of tokens, so that nobody who can read it can take over a session. */

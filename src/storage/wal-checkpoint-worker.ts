@@ -1,5 +1,6 @@
 import { Database } from "bun:sqlite";
 import { setPriority } from "node:os";
+import { WORKER_READY } from "../runtime/thread.ts";
 import { PRAGMA } from "./sql.ts";
 
 /** The thread of wal-checkpointer.ts: copies the write-ahead log of a database to the database, and then replies. */
@@ -17,3 +18,4 @@ self.onmessage = ({ data: file }: MessageEvent<string>) => {
   }
   self.postMessage(null);
 };
+self.postMessage(WORKER_READY);

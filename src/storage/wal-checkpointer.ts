@@ -1,5 +1,6 @@
 import { WAL_COMMITS_MAX } from "../limits.ts";
 import { Thread } from "../runtime/thread.ts";
+import { WORKERS } from "../workers.ts";
 
 /**
  * Copies SQLite's write-ahead log to the database after every WAL_COMMITS_MAX commits (a checkpoint). That syncs both
@@ -14,7 +15,7 @@ export class WalCheckpointer {
   /** The passes; while `finishing`, commits should wait. */
   state: "idle" | "copying" | "finishing" = "idle";
   readonly #thread = new Thread<string, null>(
-    new URL("./wal-checkpoint-worker.ts", import.meta.url),
+    WORKERS.walCheckpoint,
     () => this.#copied(),
     () => void (this.state = "idle"), // Later commits start the next try, and a full disk makes one of them fail.
   );

@@ -108,8 +108,10 @@ export class Display {
         return dim(`* ${user} cannot be reached directly; to send through the server: ${slash}message ${user} <text>`);
       case "impostor":
         return yellow(`* another program answers at the address of ${user}; nothing was sent to it`);
+      case "notice":
+        return yellow(`* notice of the operator: ${printable(event.text)}`);
       case "goodbye":
-        return yellow(printable(explainGoodbye(event.reason)));
+        return yellow(printable(explainGoodbye(event.reason, event.words)));
     }
   }
 

@@ -118,9 +118,10 @@ export function explainEnd(reason: string): string {
   return `the session has ended: ${why}`;
 }
 
-/** The server's last line of a session as a sentence. */
-export function explainGoodbye(reason: string): string {
+/** The server's last line of a session as a sentence, and the operator's words after it. */
+export function explainGoodbye(reason: string, words?: string): string {
   if (!Object.hasOwn(END_REASONS, reason)) return `The server ended the session (${reason}).`;
   const why = END_REASONS[reason]!;
-  return `${why[0]!.toUpperCase()}${why.slice(1)}, so this session has ended.`;
+  const sentence = `${why[0]!.toUpperCase()}${why.slice(1)}, so this session has ended`;
+  return words === undefined ? `${sentence}.` : `${sentence}: ${words}`;
 }

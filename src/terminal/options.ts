@@ -2,6 +2,7 @@ import { X509Certificate } from "node:crypto";
 import { parseArgs } from "node:util";
 import { AUTHORITIES_BYTES_MAX } from "../limits.ts";
 import { readHost } from "../runtime/host.ts";
+import { typed } from "../runtime/invocation.ts";
 import { readInput, whyUnreadable } from "../runtime/input-file.ts";
 import { usageError } from "../usage-error.ts";
 import { isUserName } from "./commands.ts";
@@ -11,9 +12,11 @@ import { type Profile, type Settings, readProfile } from "./profile.ts";
 
 /** The command line of `heartline chat`, and the profile. */
 
-export const USAGE = `Usage: heartline chat [<user>@]<host>[:<port>] [options]
-       heartline chat <host> <port> [options]
-       heartline chat <server> [options]      a server with a short name in the profile
+const COMMAND = typed("chat");
+
+export const USAGE = `Usage: ${COMMAND} [<user>@]<host>[:<port>] [options]
+       ${COMMAND} <host> <port> [options]
+       ${COMMAND} <server> [options]      a server with a short name in the profile
 
 Logs in to a Heartline server and chats from this terminal. Without a terminal it reads commands from
 standard input, one per line, and prints plain lines. At the end of the input it prints all messages
@@ -42,7 +45,7 @@ The profile is $XDG_CONFIG_HOME/heartline/chat.toml (~/.config/heartline/chat.to
   bell = false              # no bell, and no count in the title
   colours = false
   log = "/home/me/chats"    # as --log
-  [servers.work]            # for: heartline chat work
+  [servers.work]            # for: ${COMMAND} work
   host = "chat.example.org"
   port = 6002
   user = "columbia"

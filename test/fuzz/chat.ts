@@ -16,7 +16,7 @@ const REFUSAL = new RegExp(
     "already_logged_in",
     "bad_request",
     "busy",
-    "unknown_session( replaced)?",
+    "unknown_session( replaced| kicked)?",
     "unknown_user",
     "locked_out \\d+",
     "wrong_password [12]",

@@ -26,6 +26,8 @@ const EVENTS = [
   "joined",
   "left",
   "goodbye",
+  "goodbye kicked",
+  "notice",
   "private_request",
   "address",
   "expect",

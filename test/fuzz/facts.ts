@@ -19,7 +19,21 @@ const fact = fc.record({
 });
 
 /** Numbers of an entry, by kind. */
-const COUNTS: Record<number, number> = { 1: 2, 2: 4, 3: 4, 4: 1, 5: 1, 6: 2, 7: 3, 8: 0, 9: 0, 10: 2 };
+const COUNTS: Record<number, number> = {
+  1: 2,
+  2: 4,
+  3: 4,
+  4: 1,
+  5: 1,
+  6: 2,
+  7: 3,
+  8: 0,
+  9: 0,
+  10: 2,
+  11: 1,
+  12: 1,
+  13: 2,
+};
 
 function written(list: readonly (typeof fact extends fc.Arbitrary<infer One> ? One : never)[]): Buffer {
   const buffer = new EntryWriter();

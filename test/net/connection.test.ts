@@ -409,6 +409,22 @@ describe("a connection without a session", () => {
     expect(wire.read()[0]).toMatch(/^ok /);
   });
 
+  test("that closes holds no memory for replies, neither for unsent ones nor for those that come later", async () => {
+    const wire = new Wire();
+    const verdict = Promise.withResolvers<boolean>();
+    wire.world.verify = () => verdict.promise;
+    wire.room = 0;
+    wire.feed("online\nlogin bob guess\n");
+    expect(wire.world.chat.outboxMemory.bytes).toBeGreaterThan(0);
+    wire.world.begin();
+    wire.connection.closed();
+    wire.world.endTurns();
+    expect(wire.world.chat.outboxMemory.bytes).toBe(0);
+    verdict.resolve(false);
+    await wire.world.later();
+    expect(wire.world.chat.outboxMemory.bytes).toBe(0);
+  });
+
   test("that closes while its password is verified gets no session, and its other requests are dropped", async () => {
     const wire = new Wire();
     const verdict = Promise.withResolvers<boolean>();

@@ -3,7 +3,8 @@ import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { pathToFileURL } from "node:url";
-import { Thread } from "../../src/runtime/thread.ts";
+import { Thread, WORKER_READY, WorkerError, checkWorker } from "../../src/runtime/thread.ts";
+import { WORKERS } from "../../src/workers.ts";
 
 const folder = mkdtempSync(join(tmpdir(), "heartline-"));
 const script = join(folder, "script.ts");
@@ -15,7 +16,8 @@ writeFileSync(
      if (data === "fail") throw new Error("no such thing");
      if (data === "slowly") Bun.sleepSync(20);
      postMessage([data, ++count]);
-   };`,
+   };
+   postMessage("${WORKER_READY}");`,
 );
 afterAll(() => rmSync(folder, { recursive: true }));
 
@@ -73,4 +75,20 @@ test("an error in a thread is reported, and the next request starts a new thread
   expect(await ask("what")).toEqual(["what", 1]);
   expect(ask("fail")).rejects.toThrow("no such thing");
   expect(await ask("why")).toEqual(["why", 1]);
+});
+
+test.each(Object.entries(WORKERS))("the worker %s loads, and says so with its first message", async (_name, script) => {
+  await checkWorker(script);
+});
+
+test("a worker whose script or whose import is missing is reported in one line with its name", async () => {
+  const broken = join(folder, "broken-worker.ts");
+  writeFileSync(broken, 'import "./nowhere.ts"; postMessage("ready");');
+  for (const file of [broken, join(folder, "missing-worker.ts")]) {
+    const error = await checkWorker(pathToFileURL(file)).catch((error: Error) => error);
+    expect(error).toBeInstanceOf(WorkerError);
+    expect((error as Error).message).toMatch(
+      /^cannot load (broken|missing)-worker\.ts: [^\n]+; install or build heartline/,
+    );
+  }
 });

@@ -108,7 +108,7 @@ test("what is logged is counted too, and messages are only counted", () => {
   world.say(alice, "logout");
   const { logins, loginsRefused, sessionsEnded, messagesStored, broadcasts } = counters;
   expect({ logins, messagesStored, broadcasts }).toEqual({ logins: 1, messagesStored: 1, broadcasts: 1 });
-  expect([...loginsRefused, ...sessionsEnded]).toEqual([
+  expect([...loginsRefused, ...sessionsEnded].filter(([, count]) => count > 0)).toEqual([
     ["wrong_password", 1],
     ["logout", 1],
   ]);

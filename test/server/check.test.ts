@@ -87,7 +87,7 @@ test("each error in the configuration file is a line, and the exit code is 1", a
 test("an invalid command line exits with 2 and one line on stderr", async () => {
   const { out, err, code } = await run("src/main.ts", "check", "--prot", "1");
   expect({ out, code }).toEqual({ out: "", code: 2 });
-  expect(err).toMatch(/^heartline: unknown option '--prot' \(heartline serve --help lists the options\)\n$/);
+  expect(err).toMatch(/^heartline: unknown option '--prot' \(\S+ src\/main\.ts help serve lists the options\)\n$/);
 });
 
 test("the environment counts, and a variable that belongs to no option is a warning", async () => {

@@ -62,7 +62,7 @@ test.each([
   ["127.0.0.2", "127.0.0.2"],
 ])("a server that listens on %s logs the command that connects to %s", async (host, reached) => {
   const server = start("--host", host, "--port", "0", "--credentials", USERS, "--data", ":memory:");
-  await server.logs(new RegExp(`join with: bun run client ${reached} ${await server.port()}, or npm`));
+  await server.logs(new RegExp(`join with: ${process.execPath} src/main.ts chat ${reached} ${await server.port()}"`));
 });
 
 test("serve warns while the sample credentials are in use", async () => {
@@ -81,7 +81,7 @@ test("serve warns how many passwords are plain text, and names the command that 
     start("--host", "127.0.0.1", "--port", "0", "--data", ":memory:", "--credentials", file);
   const [first, second] = [using(some), using(none)];
   await first.logs(/2 of 3 passwords are plain/);
-  expect(first.stderr).toContain(`bun run passwd --migrate ${some}`);
+  expect(first.stderr).toContain(`hash them with ${process.execPath} src/main.ts passwd --migrate ${some}`);
   await second.logs(/1 users/);
   expect(second.stderr).not.toContain("plain");
 });
@@ -285,7 +285,7 @@ describe("serve fails with one line on stderr and exit code", () => {
     expect(server.stdout).toBe("");
     expect(server.stderr).toMatch(/^[^\n]+\n$/);
     for (const word of words) expect(server.stderr).toContain(word);
-    expect(server.stderr).not.toMatch(/\bat .*:\d+:\d+|\.ts\b/);
+    expect(server.stderr).not.toMatch(/\bat .*:\d+:\d+|\.ts:/);
   }
 
   test("1 when the port is taken", async () => {

@@ -1,4 +1,5 @@
 import type { Chat } from "../../src/chat/chat.ts";
+import { kick, purge } from "../../src/chat/operator.ts";
 import type { Database } from "bun:sqlite";
 import type { ChatObserver } from "../../src/chat/observer.ts";
 import type { Peer, Session } from "../../src/chat/session.ts";
@@ -248,6 +249,29 @@ export class Host {
       this.#core.fireTimers();
       if (++this.#ticks % (PRESENCE_DELAY_MS / TICK_MS) === 0) this.chat.announceNow();
       if (this.#ticks % (STORE_RETRY_MS / TICK_MS) === 0) this.store.retry();
+    });
+  }
+
+  /** An operator ends the session of a user. */
+  kick(name: string): void {
+    this.turn(() => void kick(this.chat, this.chat.accounts.named(name)!, Buffer.from("because")));
+  }
+
+  /** An operator deletes the messages that wait for a user. */
+  purge(name: string): void {
+    this.turn(() => {
+      const account = this.chat.accounts.named(name)!;
+      const unacked = account.session?.outbox.messages(0, Number.POSITIVE_INFINITY, Number.POSITIVE_INFINITY) ?? [];
+      // In a line from the mailbox the text follows the time.
+      const texts = new Set(
+        unacked.map(({ text }) =>
+          Buffer.from(text)
+            .toString("latin1")
+            .replace(/^\d{13} /, ""),
+        ),
+      );
+      if (!this.store.accepts(0) || purge(this.chat, account, this.store.newNumber()) === null) return;
+      this.#ledger.purged(name, texts);
     });
   }
 

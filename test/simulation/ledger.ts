@@ -68,6 +68,8 @@ export class Ledger {
   readonly #pairs = new Map<string, number>();
   /** By sender and recipient: the index of the next message that the recipient must be shown. */
   readonly #nextShown = new Map<string, number>();
+  /** `<sender> <recipient> <index>` of messages that an operator may have deleted. */
+  readonly #purged = new Set<string>();
   shownCount = 0;
   /** Functions that take back what happened since the last record: a kill undoes it. */
   #undo: (() => void)[] = [];
@@ -212,17 +214,30 @@ export class Ledger {
     if (isPlain && (message.index === next || mayRepeat)) this.#shownPlain.set(text, this.crashes);
     if (message.index < next && mayRepeat) return;
     if (message.index < next) throw new Violation(`${user} received a message twice: ${show(text)}`);
-    if (message.index > next)
+    if (this.#firstMissing(pair, next, message.index) < message.index)
       throw new Violation(`${user} received a message too early, or lost the one before: ${show(text)}`);
-    this.#nextShown.set(pair, next + 1);
+    this.#nextShown.set(pair, message.index + 1);
     this.shownCount++;
+  }
+
+  /** An operator has purged a mailbox: of the messages that were not shown, only those in the stream must come. */
+  purged(user: string, inStream: ReadonlySet<string>): void {
+    for (const [text, { from, to, index }] of this.accepted)
+      if (to === user && !inStream.has(text)) this.#purged.add(`${from} ${to} ${index}`);
+  }
+
+  /** The first message of a pair from `index` on that was not purged; `end` when all before that were. */
+  #firstMissing(pair: string, index: number, end: number): number {
+    while (index < end && this.#purged.has(`${pair} ${index}`)) index++;
+    return index;
   }
 
   /** At the end: every accepted message was shown, and every stream has delivered all expected events. */
   checkAllReceived(): void {
     for (const [pair, count] of this.#pairs) {
       const shown = this.#nextShown.get(pair) ?? 0;
-      if (shown < count) throw new Violation(`${count - shown} of ${count} messages were lost between ${pair}`);
+      if (this.#firstMissing(pair, shown, count) < count)
+        throw new Violation(`${count - shown} of ${count} messages were lost between ${pair}`);
     }
     for (const observed of this.online.values()) {
       for (const [about, [line]] of observed.expected) {

@@ -268,8 +268,8 @@ export class ResumableProgram implements Program, SavedState {
     if (line.startsWith("err unknown_session")) {
       if (observed.reason === "")
         throw new Violation(`${this.#user.name} could not resume a session that has not ended`);
-      if (line.endsWith(" replaced") && observed.reason !== "replaced")
-        throw new Violation(`"${line}": ${observed.reason}`);
+      const [, , final] = line.split(" ");
+      if (final !== undefined && observed.reason !== final) throw new Violation(`"${line}": ${observed.reason}`);
       // Otherwise events that wait to be shown would come again in a new session.
       this.#reading.flushAll();
       return this.#over();

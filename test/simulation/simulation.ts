@@ -127,6 +127,8 @@ export class Simulation implements Environment {
     const { random } = this;
     if (this.#kills && random.oneIn(15)) this.#kill();
     if (this.#refuses && random.oneIn(20)) this.#refuse(!this.#disk.refuses);
+    if (this.#hardships?.oneIn(40) === true) this.#kick(random.pick(this.#users));
+    if (this.#hardships?.oneIn(this.#large ? 8 : 60) === true) this.#purge(random.pick(this.#users));
     if (this.#stopping > 0 && --this.#stopping === 0) {
       this.#traced("the server starts again");
       this.#host.startAgain();
@@ -226,6 +228,16 @@ export class Simulation implements Environment {
     this.#dialed = [];
     for (const link of this.#links) link.serverKilled(this.random);
     this.#host.startAfterKill();
+  }
+
+  #kick(user: User): void {
+    this.#traced(`${user.name} is kicked`);
+    this.#host.kick(user.name);
+  }
+
+  #purge(user: User): void {
+    this.#traced(`the mailbox of ${user.name} is purged`);
+    this.#host.purge(user.name);
   }
 
   #refuse(on: boolean): void {

@@ -250,10 +250,10 @@ test("a journal without its last record is refused with exit code 1, and --salva
   const refused = start("cut");
   expect(await refused.exits()).toBe(1);
   expect(refused.stderr).toMatch(
-    /^heartline: the journal \S+ is damaged: records 3 to 3 are missing at the end of 0000000000000001 \(1 in all\); .*\n$/,
+    /^heartline: the journal \S+ is damaged: records 4 to 4 are missing at the end of 0000000000000001 \(1 in all\); .*\n$/,
   );
   const salvaged = start("cut", "--salvage");
-  await salvaged.logs(/salvaged a damaged journal: records 3 to 3 are missing/);
+  await salvaged.logs(/salvaged a damaged journal: records 4 to 4 are missing/);
   const [bob] = await login(salvaged, "bob");
   await bob.expectLines("stored alice <ms> one", "stored alice <ms> two");
 });

@@ -90,7 +90,7 @@ describe("while the disk is full", () => {
       const index = turn % numbers.length;
       const { [index]: number = 0 } = numbers;
       const known = { number, token: tokenOf(index), user: `user${index}`, resumable: true };
-      store.sessionEnded({ ...known, replaced: false, received: turn, endedUnixMs: UNIX_MS });
+      store.sessionEnded({ ...known, finalReason: null, received: turn, endedUnixMs: UNIX_MS });
     },
   };
 

@@ -108,6 +108,78 @@ describe("after a kill", () => {
     expect(disk.start().lockouts()).toEqual(expected);
   });
 
+  test("users are still banned unless they were unbanned, and their last logins are known", () => {
+    const disk = new Disk();
+    const store = disk.start();
+    store.banned("alice", UNIX_MS + 1000);
+    store.banned("bob", Number.MAX_SAFE_INTEGER);
+    store.banned("carol", UNIX_MS);
+    store.loggedIn(bob, UNIX_MS, "192.0.2.1");
+    store.save();
+    store.banned("carol", 0);
+    store.loggedIn(bob, UNIX_MS + 1, "2001:db8::1");
+    store.save();
+    store.banned("alice", 0); // Not saved.
+    for (let i = 0; i < 2; i++) {
+      const again = disk.start();
+      expect(again.bans()).toEqual([
+        { user: "alice", untilUnixMs: UNIX_MS + 1000 },
+        { user: "bob", untilUnixMs: Number.MAX_SAFE_INTEGER },
+      ]);
+      expect(again.lastLogin("bob")).toEqual({ unixMs: UNIX_MS + 1, address: "2001:db8::1" });
+      expect(again.lastLogin("alice")).toBeNull();
+    }
+  });
+
+  test("a kicked session is known as kicked, and a replaced one as replaced", () => {
+    const disk = new Disk();
+    const store = disk.start();
+    const tokens = { kicked: "k".repeat(22), replaced: "r".repeat(22), other: "o".repeat(22) };
+    for (const [reason, token] of Object.entries(tokens)) {
+      const session = { number: began(store, token), token, user: "bob", resumable: true };
+      const finalReason = reason === "kicked" || reason === "replaced" ? reason : null;
+      store.sessionEnded({ ...session, finalReason, received: 0, endedUnixMs: UNIX_MS });
+    }
+    store.save();
+    const reasons = (from: Store): unknown[] =>
+      Object.values(tokens).map((token) => from.endedSession(token)?.finalReason);
+    expect(reasons(store)).toEqual(["kicked", "replaced", null]);
+    expect(reasons(disk.start())).toEqual(["kicked", "replaced", null]);
+  });
+
+  test.each([false, true])("purged messages are gone, and no others, also when a commit came before: %p", (commits) => {
+    const disk = new Disk();
+    const store = disk.start();
+    const keep = (text: string): number => {
+      const number = store.newNumber();
+      store.stored("bob", { number, unixMs: 5, from: "carol", text: Buffer.from(text) });
+      return number;
+    };
+    const { message } = newStream(store, 0);
+    message("in the stream");
+    const after = keep("delivered");
+    for (const text of ["one", "two", "three"]) keep(text);
+    store.stored("alice", {
+      number: store.newNumber(),
+      unixMs: 5,
+      from: "carol",
+      text: Buffer.from("for another user"),
+    });
+    store.save();
+    const upTo = store.newNumber();
+    const last = keep("later");
+    expect(store.purge("bob", after, upTo, 2)).toEqual([{ from: "carol", messages: 2, bytes: 6 }]);
+    store.save();
+    expect(store.purge("bob", after, upTo, 2)).toEqual([{ from: "carol", messages: 1, bytes: 5 }]);
+    store.save();
+    expect(store.purge("bob", after, upTo, 2)).toEqual([]);
+    if (commits) store.commit();
+    expect(last).toBeGreaterThan(upTo);
+    const again = disk.start();
+    expect(waiting(again)).toEqual(["alice in the stream", "carol delivered", "carol later"]);
+    expect(waiting(again, "alice")).toEqual(["carol for another user"]);
+  });
+
   test("unacknowledged messages of streams and mailboxes are in the mailbox, in order and with their times", () => {
     const disk = new Disk();
     const store = disk.start();
@@ -182,7 +254,7 @@ describe("after a kill", () => {
       token: TOKEN,
       user: "bob",
       resumable: true,
-      replaced: false,
+      finalReason: null,
       received: 250,
       endedUnixMs: UNIX_MS,
     });
@@ -246,7 +318,15 @@ describe("after a kill", () => {
     const store = disk.start();
     const number = began(store);
     store.received(number, 70);
-    const ended = { number, token: TOKEN, user: "bob", resumable: true, replaced: true, received: 90, endedUnixMs: 17 };
+    const ended = {
+      number,
+      token: TOKEN,
+      user: "bob",
+      resumable: true,
+      finalReason: "replaced" as const,
+      received: 90,
+      endedUnixMs: 17,
+    };
     store.sessionEnded(ended);
     store.save();
     expect(disk.start().endedSession(TOKEN)).toEqual(ended);
@@ -619,6 +699,13 @@ describe("a data folder", () => {
     }
   });
 
+  /** Undoes what version 7 has for operators. */
+  const OPERATORS_6 = `
+    ALTER TABLE sessions RENAME COLUMN ended_by TO replaced;
+    DROP TABLE bans;
+    DROP TABLE last_logins;
+  `;
+
   /** Makes the positions of messages those of version 5, with one of them. */
   const DELIVERED_5 = `
     DROP TABLE delivered;
@@ -634,6 +721,7 @@ describe("a data folder", () => {
     const path = newPath();
     const database = openDatabase(path, "process");
     database.run(`${DELIVERED_5} INSERT INTO sessions VALUES (3, x'00', 'bob', 1, 0, 123, 9, NULL)`);
+    database.run(OPERATORS_6);
     database.run("PRAGMA user_version = 5");
     database.close();
     const store = open(path, "process");
@@ -646,6 +734,7 @@ describe("a data folder", () => {
     const database = openDatabase(path, "process");
     database.run(DELIVERED_5);
     if (version === 2) database.run("DROP TABLE lockouts");
+    database.run(OPERATORS_6);
     database.run(`
       ALTER TABLE sessions DROP COLUMN proof;
       INSERT INTO sessions VALUES (3, x'00', 'bob', 1, 0, 123, 9);
@@ -667,6 +756,29 @@ describe("a data folder", () => {
     expect(store.lockouts()).toHaveLength(1);
     store.close();
     expect(mailboxOf(path)).toBe(mailboxOf(newPath()));
+  });
+
+  test("of version 6 is upgraded, and keeps replaced sessions", () => {
+    const path = newPath();
+    const before = open(path, "process");
+    const ended = { number: before.newNumber(), token: TOKEN, user: "bob", resumable: true };
+    before.sessionBegan(ended, NOTHING);
+    before.save();
+    before.sessionEnded({ ...ended, finalReason: "replaced", received: 9, endedUnixMs: 17 });
+    before.close();
+    const database = new Database(join(path, "heartline.sqlite"));
+    database.run(`${OPERATORS_6} PRAGMA user_version = 6`);
+    database.close();
+    const store = open(path, "process");
+    expect(store.endedSession(TOKEN)).toEqual({ ...ended, finalReason: "replaced", received: 9, endedUnixMs: 17 });
+    expect([store.bans(), store.lastLogin("bob")]).toEqual([[], null]);
+    store.banned("bob", UNIX_MS);
+    store.loggedIn(bob, UNIX_MS, "192.0.2.1");
+    store.close();
+    const again = open(path, "process");
+    expect(again.bans()).toEqual([{ user: "bob", untilUnixMs: UNIX_MS }]);
+    expect(again.lastLogin("bob")).toEqual({ unixMs: UNIX_MS, address: "192.0.2.1" });
+    again.close();
   });
 
   function mailboxOf(path: string): unknown {

@@ -166,7 +166,7 @@ describe("a mailbox", () => {
 
 describe("an ended session", () => {
   const known = { number: 5, token: "t".repeat(22), user: "bob", resumable: true };
-  const ended = { ...known, replaced: true, received: 77, endedUnixMs: 1_700_000_000_000 };
+  const ended = { ...known, finalReason: "replaced" as const, received: 77, endedUnixMs: 1_700_000_000_000 };
 
   test("is found by its token, and not before its end", () => {
     const store = open();

@@ -128,6 +128,8 @@ describe("an event in words", () => {
   });
 
   test("loses control characters in the names and reasons of a hostile server", () => {
+    expect(words({ kind: "notice", text: "a\x1b[2J" })).toBe("* notice of the operator: a[2J");
+    expect(words({ kind: "goodbye", reason: "kicked", words: "a\x1b[2J" })).toEndWith(": a[2J");
     expect(words({ kind: "goodbye", reason: "x\x1b[2J" })).toBe("The server ended the session (x[2J).");
     expect(words({ kind: "left", user: "b\x1bob", reason: "x\x1b[2J" })).toBe("* bob left (x[2J)");
   });

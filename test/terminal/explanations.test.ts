@@ -21,6 +21,18 @@ test.each([
   ["shutdown", "The server is shutting down, so this session has ended."],
 ])("goodbye %s is one sentence", (reason, sentence) => expect(explainGoodbye(reason)).toBe(sentence));
 
+test("the words of the operator follow the sentence about a kick", () => {
+  expect(explainGoodbye("kicked", "come back tomorrow")).toBe(
+    "The operator disconnected this user, so this session has ended: come back tomorrow",
+  );
+});
+
+test("a banned login is explained with the time that is left", () => {
+  expect(explainLogin(new ChatError("banned", "60"), "bob", OPTIONS)).toBe("bob is banned for 60 seconds");
+  expect(explainLogin(new ChatError("banned"), "bob", OPTIONS)).toBe("bob is banned");
+  expect(explainEnd("banned")).toBe("the session has ended: this user is banned");
+});
+
 test("a login that fails for a reason of the server, the network or the port is explained, any other error is thrown", () => {
   const explain = (error: unknown): string => explainLogin(error, "bob", OPTIONS);
   expect(explain(new ChatError("wrong_password", "1"))).toBe("wrong password; 1 try left");

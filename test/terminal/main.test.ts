@@ -3,6 +3,7 @@ import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { ChatClient } from "heartline/client";
+import { kick } from "../../src/chat/operator.ts";
 import { PASSWORD, WireServer } from "../support/wire.ts";
 import { Pty } from "../support/pty.ts";
 
@@ -374,6 +375,16 @@ describe("on a terminal", () => {
     await other.login("columbia", PASSWORD);
     await pty.sees("You logged in somewhere else");
     expect(await pty.exited).toBe(3);
+  });
+
+  test("a kicked client prints the words of the operator, does not come back, and exits with 3", async () => {
+    const pty = await openColumbia();
+    const { chat, turn } = server.server.administered;
+    turn.begin();
+    kick(chat, chat.accounts.named("columbia")!, Buffer.from("see the rules"));
+    await pty.sees("see the rules");
+    expect(await pty.exited).toBe(3);
+    expect(chat.presence.online).toEqual([]);
   });
 
   test("the client prints colours, except with NO_COLOR", async () => {

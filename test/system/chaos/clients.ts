@@ -192,7 +192,7 @@ class ChaosUser {
   }
 
   #received(event: ChatEvent): void {
-    if (!("text" in event)) return;
+    if (!("text" in event && "from" in event)) return;
     const number = Number.parseInt(event.text, 10);
     const from = event.kind === "broadcast" ? `*${event.from}` : event.from;
     if (event.text === textOf(number)) this.#write(`r ${from} ${number}`);

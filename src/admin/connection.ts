@@ -1,0 +1,206 @@
+import type { Socket } from "bun";
+import { ADMIN_LINE_BYTES_MAX, ADMIN_SLICE_MS, ADMIN_UNSENT_BYTES_MAX } from "../limits.ts";
+import { encode } from "../protocol/ascii.ts";
+import { ADMIN_SHAPES, type AdminRequest, parseAdminRequest } from "../protocol/admin.ts";
+import { LineReader } from "../protocol/line-reader.ts";
+import { Outbox } from "../stream/outbox.ts";
+import { SocketWriter } from "../stream/socket-writer.ts";
+import type { LoopTurn, Sink, Turn } from "../stream/turn.ts";
+import { ADMIN_COMMANDS, AdminError, type Administered, HELP_LINES, type Reply } from "./commands.ts";
+
+export type AdminSocket = Socket<AdminConnection | null>;
+
+/** What all connections of an admin socket share. */
+export interface AdminContext {
+  /** The running server, or why there is none at the moment. */
+  readonly server: Administered | string;
+  /** Collects the output of all connections. It waits for no disk. */
+  readonly turn: Turn;
+  /** A connection is closed after this time without a request, or while its reader takes nothing. */
+  readonly idleMs: number;
+  readonly report: (error: unknown) => void;
+  /** A command has changed something. */
+  readonly done: (request: AdminRequest) => void;
+}
+
+/** The peer has closed the connection, or did not read: the command ends. */
+class ConnectionClosed extends Error {}
+
+/**
+ * One connection to the admin socket: requests to commands, one at a time, and their replies to the socket. After each
+ * request the loop turns, so that a flood of lines holds nobody up; meanwhile nothing is read.
+ */
+export class AdminConnection implements Sink, Reply {
+  readonly #context: AdminContext;
+  readonly #socket: AdminSocket;
+  readonly #reader = new LineReader(ADMIN_LINE_BYTES_MAX);
+  readonly #out: Outbox;
+  readonly #writer: SocketWriter;
+  #isServing = false;
+  #isClosed = false;
+  #peerEnded = false;
+  /** Closes the connection when it fires. Not armed while a command runs that does not wait for the reader. */
+  #timer: Timer | undefined;
+  /** Monotonic time at which the command has begun to hold the event loop. */
+  #sliceMs = 0;
+  /** Resolves when the output is written, or the connection is closed. */
+  #written: PromiseWithResolvers<void> | null = null;
+
+  constructor(context: AdminContext, socket: AdminSocket) {
+    this.#context = context;
+    this.#socket = socket;
+    this.#out = new Outbox(context.turn, true);
+    this.#out.sink = this;
+    this.#writer = new SocketWriter({ write: (bytes, start, count) => socket.write(bytes, start, count) });
+    this.#armTimer();
+  }
+
+  data(chunk: Buffer): void {
+    this.#reader.feed(chunk);
+    void this.#serve();
+  }
+
+  /** The requests before the end of the input are answered. */
+  end(): void {
+    this.#peerEnded = true;
+    void this.#serve();
+  }
+
+  drain(): void {
+    this.#writer.isFull = false;
+    this.#out.markDirty();
+  }
+
+  closed(): void {
+    this.#isClosed = true;
+    clearTimeout(this.#timer);
+    this.#written?.resolve();
+  }
+
+  /** Closes without waiting for the reader. */
+  hangUp(): void {
+    this.#socket.terminate();
+  }
+
+  flush(): void {
+    if (this.#isClosed) return;
+    if (!this.#writer.write(this.#out)) return this.hangUp();
+    if (this.#out.unsent === 0) this.#written?.resolve();
+  }
+
+  async #serve(): Promise<void> {
+    if (this.#isServing || this.#isClosed) return;
+    this.#isServing = true;
+    this.#socket.pause();
+    try {
+      while (!this.#isClosed && this.#reader.next()) {
+        clearTimeout(this.#timer);
+        await this.#answer();
+        this.#armTimer();
+        await this.#drained();
+      }
+    } catch (error) {
+      if (!(error instanceof ConnectionClosed)) this.#context.report(error);
+      this.hangUp();
+    }
+    this.#isServing = false;
+    if (this.#isClosed) return;
+    if (this.#peerEnded) this.#socket.end();
+    else this.#socket.resume();
+  }
+
+  #armTimer(): void {
+    clearTimeout(this.#timer);
+    if (!this.#isClosed) this.#timer = setTimeout(() => this.hangUp(), this.#context.idleMs);
+  }
+
+  async #answer(): Promise<void> {
+    const { bytes, start, end, tooLong } = this.#reader;
+    const line = Buffer.from(bytes.subarray(start, end)).toString("latin1");
+    try {
+      if (tooLong) throw new AdminError("line_too_long");
+      const words = await this.#run(line);
+      this.line(words === "" ? "ok" : `ok ${words}`);
+    } catch (error) {
+      if (error instanceof ConnectionClosed) throw error;
+      if (error instanceof AdminError)
+        return this.line(`err ${error.code}${error.message === "" ? "" : ` ${error.message}`}`);
+      this.#context.report(error);
+      this.line("err internal");
+    }
+  }
+
+  async #run(line: string): Promise<string> {
+    const request = parseAdminRequest(line);
+    if (request === "unknown_command") throw new AdminError(request, "help lists the commands");
+    if (request === "bad_request") throw new AdminError(request, usageFor(line));
+    const { verb } = request;
+    if (verb === "help") {
+      for (const help of HELP_LINES) this.line(help);
+      return "";
+    }
+    const server = this.#beginSlice();
+    const { run, isChange } = ADMIN_COMMANDS[verb];
+    const words = await run(server, request, this);
+    if (!isChange) return words;
+    await saved(server.turn);
+    this.#context.done(request);
+    return words;
+  }
+
+  line(text: string): void {
+    this.#out.append(Buffer.from(`${text}\n`, "latin1"));
+  }
+
+  get isPauseDue(): boolean {
+    return this.#out.unsent > ADMIN_UNSENT_BYTES_MAX || performance.now() - this.#sliceMs > ADMIN_SLICE_MS;
+  }
+
+  async pause(): Promise<void> {
+    this.#armTimer();
+    await this.#drained();
+    clearTimeout(this.#timer);
+    this.#beginSlice();
+  }
+
+  async nextTurn(delayMs = 0): Promise<void> {
+    await (delayMs > 0 ? Bun.sleep(delayMs) : new Promise(setImmediate));
+    this.#beginSlice();
+  }
+
+  #beginSlice(): Administered {
+    const { server } = this.#context;
+    if (typeof server === "string") throw new AdminError("busy", server);
+    server.turn.begin();
+    this.#sliceMs = performance.now();
+    return server;
+  }
+
+  /** Resolves in a later turn, when all output is written. */
+  async #drained(): Promise<void> {
+    await new Promise(setImmediate);
+    if (this.#out.unsent > 0 && !this.#isClosed) {
+      this.#written = Promise.withResolvers();
+      await this.#written.promise;
+      this.#written = null;
+    }
+    if (this.#isClosed) throw new ConnectionClosed();
+  }
+}
+
+/** The usage of the verb of an invalid line. */
+function usageFor(line: string): string {
+  const [verb = ""] = line.split(" ", 1);
+  return Object.hasOwn(ADMIN_SHAPES, verb)
+    ? ADMIN_SHAPES[verb as keyof typeof ADMIN_SHAPES].usage
+    : "the line is empty";
+}
+
+/** Resolves when everything that happened in this turn is durable. */
+function saved(turn: LoopTurn): Promise<void> {
+  return new Promise((resolve) => {
+    turn.markDirty({ dirty: false, end: 0, committing: 0, durable: 0, sink: { flush: resolve } });
+  });
+}
+
+export const TOO_MANY = encode("err busy too many connections\n");

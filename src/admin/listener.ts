@@ -1,0 +1,108 @@
+import type { UnixSocketListener } from "bun";
+import { ADMIN_CONNECTIONS_MAX, ADMIN_IDLE_MS, SOCKET_PATH_BYTES_MAX } from "../limits.ts";
+import { ListenError } from "../net/listener.ts";
+import { listenAtPath } from "../net/unix-socket.ts";
+import type { AdminRequest } from "../protocol/admin.ts";
+import { LoopTurn } from "../stream/turn.ts";
+import { AdminConnection, type AdminContext, TOO_MANY } from "./connection.ts";
+import type { Administered } from "./commands.ts";
+
+/** Only the user of the server may connect. */
+const SOCKET_MODE = 0o600;
+
+export interface AdminOptions {
+  /** Why commands cannot use the server at the moment, in words for people; null when they can. */
+  obstacle?: () => string | null;
+  report: (error: unknown) => void;
+  /** A command has changed something; for the log. */
+  done?: (request: AdminRequest) => void;
+  idleMs?: number;
+}
+
+/**
+ * The admin socket: a Unix socket that only the user of the server can use. It listens before the server is there, and
+ * refuses commands that need it until `serve`.
+ */
+export class AdminListener implements AdminContext {
+  readonly turn;
+  readonly idleMs: number;
+  readonly report: (error: unknown) => void;
+  readonly done: (request: AdminRequest) => void;
+  readonly #path: string;
+  readonly #obstacle: () => string | null;
+  #server: Administered | null = null;
+  readonly #connections = new Set<AdminConnection>();
+  #socket: UnixSocketListener<AdminConnection | null> | null = null;
+
+  constructor(path: string, options: AdminOptions) {
+    const { obstacle = () => null, report, done = () => {}, idleMs = ADMIN_IDLE_MS } = options;
+    this.#path = path;
+    this.#obstacle = obstacle;
+    this.report = report;
+    this.done = done;
+    this.idleMs = idleMs;
+    this.turn = new LoopTurn({ failed: report });
+  }
+
+  /** Call it when the data folder is locked, so that no two servers do it for one folder. Throws ListenError. */
+  async listen(): Promise<void> {
+    const bytes = Buffer.byteLength(this.#path);
+    if (bytes > SOCKET_PATH_BYTES_MAX) {
+      const why = `the path has ${bytes} bytes, and that of a socket at most ${SOCKET_PATH_BYTES_MAX}`;
+      throw new ListenError(`cannot listen on ${this.#path}: ${why}; choose another one with --admin-socket <path>`);
+    }
+    this.#socket = await listenAtPath(this.#path, SOCKET_MODE, () => this.#listen());
+  }
+
+  #listen(): UnixSocketListener<AdminConnection | null> {
+    return Bun.listen<AdminConnection | null>({
+      unix: this.#path,
+      allowHalfOpen: true,
+      data: null,
+      socket: {
+        open: (socket) => {
+          if (this.#connections.size >= ADMIN_CONNECTIONS_MAX) return void socket.end(TOO_MANY);
+          socket.data = new AdminConnection(this, socket);
+          this.#connections.add(socket.data);
+        },
+        data: (socket, chunk) => socket.data?.data(chunk),
+        drain: (socket) => socket.data?.drain(),
+        end: (socket) => {
+          if (socket.data === null) socket.end();
+          else socket.data.end();
+        },
+        close: (socket) => {
+          if (socket.data === null) return;
+          this.#connections.delete(socket.data);
+          socket.data.closed();
+        },
+        error: (socket, error) => {
+          this.report(error);
+          socket.terminate();
+        },
+      },
+    });
+  }
+
+  /** The server is there: from now on all commands work. */
+  serve(server: Administered): void {
+    this.#server = server;
+  }
+
+  /** The number of open connections. */
+  get size(): number {
+    return this.#connections.size;
+  }
+
+  get server(): Administered | string {
+    return this.#obstacle() ?? this.#server ?? "the server starts";
+  }
+
+  /** Closes the socket and all connections, and removes the file. */
+  stop(): void {
+    this.#server = null;
+    this.#socket?.stop(); // The runtime removes the file.
+    this.#socket = null;
+    for (const connection of this.#connections) connection.hangUp();
+  }
+}

@@ -1,0 +1,234 @@
+import { afterAll, afterEach, expect, test } from "bun:test";
+import { chmodSync, existsSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join, relative } from "node:path";
+import { ADMIN_SHAPES } from "../../src/protocol/admin.ts";
+import { ServerProcess, run, runWith } from "../support/process.ts";
+import { WireClient } from "../support/wire.ts";
+
+const folder = mkdtempSync(join(tmpdir(), "heartline-"));
+const USERS = join(folder, "users.txt");
+writeFileSync(USERS, "alice secret\nbob secret\n");
+const running: ServerProcess[] = [];
+const clients: WireClient[] = [];
+let folders = 0;
+
+afterEach(async () => {
+  for (const client of clients.splice(0)) client.cut();
+  for (const server of running.splice(0)) {
+    server.kill("SIGKILL");
+    await server.exits();
+  }
+});
+afterAll(() => rmSync(folder, { recursive: true }));
+
+function newFolder(): string {
+  return join(folder, `data${folders++}`);
+}
+
+function serve(...args: string[]): ServerProcess {
+  const port = args.includes("--port") ? [] : ["--port", "0"];
+  const server = new ServerProcess("--host", "127.0.0.1", "--credentials", USERS, ...port, ...args);
+  running.push(server);
+  return server;
+}
+
+async function connect(server: ServerProcess): Promise<WireClient> {
+  const client = await WireClient.connect(await server.port());
+  clients.push(client);
+  return client;
+}
+
+async function login(server: ServerProcess, user: string): Promise<WireClient> {
+  const client = await connect(server);
+  await client.expectReply(`login ${user} secret`, "ok <token> 35");
+  return client;
+}
+
+function ctl(data: string, ...args: string[]): ReturnType<typeof run> {
+  return run("src/main.ts", "ctl", ...args, "--data", data);
+}
+
+test("who and user print tables, or one JSON value, in the order of names", async () => {
+  const data = newFolder();
+  const server = serve("--data", data);
+  await login(server, "bob");
+  await login(server, "alice");
+  const who = await ctl(data, "who");
+  expect(who.err).toBe("");
+  const [heads, first, second, sum] = who.out.split("\n");
+  expect(heads).toMatch(/^USER +KIND +ADDRESS +STATE +SINCE +IDLE +UNACKED +MAILBOX$/);
+  expect(first).toMatch(/^alice +plain +127\.0\.0\.1 +attached +20\d\d-\d\d-\d\d \d\d:\d\d:\d\d +\d+ s +0 +0$/);
+  expect([second!.split(" ")[0], sum, who.code]).toEqual(["bob", "2 sessions", 0]);
+  const rows = JSON.parse((await ctl(data, "who", "--json")).out);
+  expect(rows).toMatchObject([
+    { user: "alice", kind: "plain", state: "attached", mailbox_messages: 0 },
+    { user: "bob" },
+  ]);
+  expect(rows[0].since_unix_ms).toBeGreaterThan(1.7e12);
+  const user = await ctl(data, "user", "bob");
+  expect(user.out).toMatch(/^user +bob\nsession +plain, attached, from 127\.0\.0\.1 since /);
+  expect(user.out).toMatch(/\nlast login +20.* from 127\.0\.0\.1\nmailbox +0 messages with 0 bytes\n$/);
+  expect(JSON.parse((await ctl(data, "user", "bob", "--json")).out)).toMatchObject({
+    user: "bob",
+    session: { kind: "plain" },
+    mailbox: { messages: 0, bytes: 0 },
+    last_login: { address: "127.0.0.1" },
+    banned: null,
+    blocks: [],
+  });
+});
+
+test("each command prints what it did, and its refusals go to stderr with exit code 1", async () => {
+  const data = newFolder();
+  const server = serve("--data", data);
+  const alice = await login(server, "alice");
+  await alice.expectReply("message bob waits", "ok stored");
+  const out = async (...args: string[]): Promise<string> => {
+    const { out, err, code } = await ctl(data, ...args);
+    return `${out}${err}${code}`;
+  };
+  expect(await out("announce", "back", "at", "six")).toBe("sent to 1 user\n0");
+  await alice.expectLines("notice back at six");
+  expect(await out("purge", "bob")).toBe("deleted 1 message with 5 bytes\n0");
+  expect(await out("purge", "bob", "--json")).toBe('{"messages":0,"bytes":0}\n0');
+  expect(await out("unlock", "bob")).toBe("forgot the wrong passwords of bob from 0 addresses\n0");
+  expect(await out("kick", "alice", "größe")).toBe("the session of alice has ended\n0");
+  expect(Buffer.from(await alice.line(), "latin1").toString()).toBe("goodbye kicked größe");
+  expect(await out("kick", "alice")).toBe("heartline: alice is not online\n1");
+  expect(await out("kick", "nobody", "--json")).toBe("heartline: there is no user nobody\n1");
+  expect(await out("ban", "bob", "60")).toBe("bob is banned for 60 seconds\n0");
+  expect(await out("user", "bob")).toMatch(/\nbanned +until 20\d\d-.*\n0$/);
+  expect(await out("unban", "bob")).toBe("bob is no longer banned\n0");
+  expect(await out("unban", "bob")).toBe("heartline: bob is not banned\n1");
+  expect(await out("reload", "--json")).toBe('{"ok":true}\n0');
+  expect(await out("stats")).toMatch(/^heartline_build_info\{.*\} +1\n(.*\n)*heartline_connections +\d+\n/);
+  expect(JSON.parse((await ctl(data, "stats", "--json")).out)).toMatchObject({ heartline_ready: 1 });
+  writeFileSync(USERS, "alice\n");
+  expect(await out("reload")).toMatch(/^heartline: .*users\.txt.*\n(heartline: .*\n)?1$/);
+  writeFileSync(USERS, "alice secret\nbob secret\n");
+});
+
+test("backup takes a path that is relative to the folder of ctl, and the copy opens", async () => {
+  const data = newFolder();
+  const server = serve("--data", data);
+  const alice = await login(server, "alice");
+  await alice.expectReply("message bob kept", "ok stored");
+  const copy = newFolder();
+  const { out, err, code } = await ctl(data, "backup", relative(process.cwd(), copy));
+  expect([out, err, code]).toEqual([`backed up to ${copy}\n`, "", 0]);
+  const second = await ctl(data, "backup", copy);
+  expect(second).toMatchObject({ out: "", err: expect.stringMatching(/exists already/), code: 1 });
+  const restored = serve("--data", copy);
+  const bob = await login(restored, "bob");
+  await bob.expectLines("stored alice <ms> kept");
+});
+
+test("drain is answered at once; the server then ends its sessions, exits with 0 and removes the socket", async () => {
+  const data = newFolder();
+  const server = serve("--data", data);
+  const alice = await login(server, "alice");
+  expect(await ctl(data, "drain", "0")).toMatchObject({ code: 0 });
+  await alice.expectLines("goodbye shutdown");
+  expect(await server.exits()).toBe(0);
+  expect(existsSync(join(data, "admin.sock"))).toBe(false);
+});
+
+test("a server that cannot listen leaves no socket behind", async () => {
+  const port = String(await serve("--data", newFolder()).port());
+  const data = newFolder();
+  const second = serve("--data", data, "--port", port);
+  expect(await second.exits()).toBe(1);
+  expect(existsSync(join(data, "heartline.sqlite"))).toBe(true);
+  expect(existsSync(join(data, "admin.sock"))).toBe(false);
+});
+
+test("a second server on the folder is refused, and the socket of the first one stays", async () => {
+  const data = newFolder();
+  await serve("--data", data).port();
+  const second = serve("--data", data);
+  expect(await second.exits()).toBe(1);
+  expect(second.stderr).toContain("in use by another server");
+  expect((await ctl(data, "who")).code).toBe(0);
+});
+
+test("a ban that was answered with ok survives kill -9, and its end too", async () => {
+  const data = newFolder();
+  const first = serve("--data", data);
+  await login(first, "alice");
+  expect((await ctl(data, "ban", "bob")).code).toBe(0);
+  first.kill("SIGKILL");
+  await first.exits();
+  const second = serve("--data", data);
+  const bob = await connect(second);
+  await bob.expectReply("login bob secret", "err banned");
+  expect((await ctl(data, "unban", "bob")).code).toBe(0);
+  second.kill("SIGKILL");
+  await second.exits();
+  await login(serve("--data", data), "bob");
+});
+
+test("without a server ctl prints one line with a hint and exits with 1", async () => {
+  const data = newFolder();
+  const gone = await ctl(data, "who");
+  expect(gone).toMatchObject({ out: "", code: 1 });
+  expect(gone.err).toMatch(/^heartline: no server at .*admin\.sock: there is no such socket; .*--data.*\n$/);
+  const server = serve("--data", data);
+  await server.port();
+  server.kill("SIGKILL");
+  await server.exits();
+  expect((await ctl(data, "who", "--json")).err).toMatch(/^heartline: no server at .*: nobody listens there; .*\n$/);
+  mkdirSync(join(newFolder(), "sub"), { recursive: true });
+  const long = await ctl(join(folder, "x".repeat(120)), "who");
+  expect(long.err).toMatch(/^heartline: .* is longer than the 107 bytes of a socket's path\n$/);
+  expect(long.code).toBe(1);
+});
+
+test.skipIf(process.getuid?.() === 0)("without permission ctl says whose permission is needed", async () => {
+  const data = newFolder();
+  await serve("--data", data).port();
+  chmodSync(join(data, "admin.sock"), 0);
+  expect((await ctl(data, "who")).err).toMatch(/permission denied; run it as the server's user or root\n$/);
+});
+
+test("--socket, the environment and --admin-socket name the socket of a server in memory", async () => {
+  const socket = join(folder, "own.sock");
+  await serve("--data", ":memory:", "--admin-socket", socket).port();
+  expect((await run("src/main.ts", "ctl", "who", "--socket", socket)).out).toEndWith("0 sessions\n");
+  await running[0]!.logs(/"event":"listening",.*"admin":"[^"]*own\.sock"/);
+  const env = { HEARTLINE_ADMIN_SOCKET: socket };
+  expect((await runWith({ env }, "src/main.ts", "ctl", "who", "--json")).out).toBe("[]\n");
+  const data = newFolder();
+  await serve("--data", data).port();
+  expect((await runWith({ env: { HEARTLINE_DATA: data } }, "src/main.ts", "ctl", "who")).code).toBe(0);
+});
+
+test.each([
+  [],
+  ["nonsense"],
+  ["constructor"],
+  ["who", "now"],
+  ["kick"],
+  ["kick", "b..b"],
+  ["kick", "bob", "two\nlines"],
+  ["ban", "bob", "soon"],
+  ["announce"],
+  ["backup"],
+  ["backup", "one", "two"],
+  ["backup", ""],
+  ["who", "--wat"],
+  ["who", "--data", ""],
+  ["who", "--data", "a", "--socket", "b"],
+])("an invalid command line is reported in one line, with exit code 2: %s %s %s", async (...args) => {
+  const { out, err, code } = await run("src/main.ts", "ctl", ...args.filter((arg) => typeof arg === "string"));
+  expect([out, code]).toEqual(["", 2]);
+  expect(err).toMatch(/^heartline: [^\n]+ \(--help lists the commands\)\n$/);
+});
+
+test("the help lists every command of the admin socket", async () => {
+  for (const args of [["--help"], ["help"]]) {
+    const { out, code } = await run("src/main.ts", "ctl", ...args);
+    expect(code).toBe(0);
+    for (const { usage } of Object.values(ADMIN_SHAPES)) expect(out).toContain(`  ${usage} `);
+  }
+});
