@@ -221,7 +221,7 @@ export class Conversation implements PromptHandlers {
     const all = `${before.line.slice(0, before.cursor)}${text}${before.line.slice(before.cursor)}`;
     const lines = (this.#pasted === null ? all : text).split(/\r\n|\r|\n/).filter((line) => line.trim() !== "");
     if (this.#pasted !== null) {
-      this.#pasted.lines.push(...lines);
+      this.#pasted.lines = this.#pasted.lines.concat(lines);
       this.showPrompt();
       return "";
     }

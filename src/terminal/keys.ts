@@ -52,8 +52,8 @@ export class KeySplitter {
   #held = "";
   /** Whether the ESC in `#held` was reported as a key, since nothing followed in time. */
   #isEscapeReported = false;
-  /** Text since the start mark of a paste; null outside. */
-  #pasted: string | null = null;
+  /** Parts of the text since the start mark of a paste, none empty; null outside. */
+  #pasted: string[] | null = null;
   /** Text that arrived with Enter or Tab, and what followed without a pause; empty outside. */
   #burst = "";
   #timer: Timer | null = null;
@@ -112,20 +112,29 @@ export class KeySplitter {
 
   /** Takes pasted text from a position on, at most to the end mark. Returns the position after it. */
   #takePasted(text: string, at: number): number {
-    const before = this.#pasted!;
-    const all = before + text.slice(at);
-    const end = all.indexOf(PASTE_END, Math.max(0, before.length - PASTE_END.length));
-    this.#pasted = end < 0 ? all : null;
-    if (end < 0) return text.length;
-    const pasted = all.slice(0, end);
+    const parts = this.#pasted!;
+    // The mark may have begun in the text before.
+    const begun = parts
+      .slice(-PASTE_END.length)
+      .join("")
+      .slice(-(PASTE_END.length - 1));
+    const end = `${begun}${text.slice(at)}`.indexOf(PASTE_END);
+    if (end < 0) {
+      parts.push(text.slice(at));
+      return text.length;
+    }
+    const after = at + end + PASTE_END.length - begun.length;
+    parts.push(text.slice(at, after));
+    this.#pasted = null;
+    const pasted = parts.join("").slice(0, -PASTE_END.length);
     if (this.#burst === "") this.#handlers.paste(pasted);
     else this.#burst += pasted;
-    return at + end + PASTE_END.length - before.length;
+    return after;
   }
 
   #sequence(sequence: string): void {
     this.#clearHeld();
-    if (sequence === PASTE_START) this.#pasted = "";
+    if (sequence === PASTE_START) this.#pasted = [];
     else if (sequence === FOCUS_IN || sequence === FOCUS_OUT) this.#handlers.focus(sequence === FOCUS_IN);
     else if (this.#burst !== "") this.#burst += " "; // An end mark without its start: what came before was pasted.
   }

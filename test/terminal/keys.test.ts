@@ -89,6 +89,12 @@ describe("a bracketed paste", () => {
     expect(report([`logout\r${START}a`, `b${END}`], 10 * QUIET_MS)).toEqual(["burst logout\rab"]);
   });
 
+  test("of megabytes in small reads is one text, and takes no time that grows with its square", () => {
+    const line = `${"x".repeat(99)}\r`;
+    const reads = [START, ...Array.from({ length: 40_000 }, () => line), END];
+    expect(report(reads)).toEqual([`paste ${line.repeat(40_000)}`]);
+  });
+
   test("whose end mark is lost is ended by Ctrl+C", () => {
     expect(report([`${START}one\r`, "\x03", "hi"])).toEqual(["interrupt", "keys hi"]);
   });
