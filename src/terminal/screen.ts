@@ -76,7 +76,9 @@ export class Screen {
   /** Prints that wait until the line at Enter is in its place; null outside. */
   #later: (() => void)[] | null = null;
   /** Null before the first prompt. */
-  handlers: PromptHandlers | null = null;
+  #handlers: PromptHandlers | null = null;
+  /** The last report of the terminal; null: none. */
+  #hasFocus: boolean | null = null;
   /** Called with true for Ctrl+C at a question; with false for Ctrl+D, a signal or a closed terminal, perhaps twice. */
   onQuit: (byCtrlC: boolean) => void = () => {};
 
@@ -89,16 +91,19 @@ export class Screen {
     this.#keys = new KeySplitter({
       keys: (text) => {
         this.#editorInput.emit("data", Buffer.from(text));
-        this.handlers?.key();
+        this.#handlers?.key();
       },
       enter: () => this.#enter(),
-      tab: () => this.handlers?.tab(),
-      escape: () => this.handlers?.escape(),
-      interrupt: () => (this.#isPrompt ? this.handlers!.interrupt() : this.quit(true)),
+      tab: () => this.#handlers?.tab(),
+      escape: () => this.#handlers?.escape(),
+      interrupt: () => (this.#isPrompt ? this.#handlers!.interrupt() : this.quit(true)),
       end: () => this.#end(),
       paste: (text) => this.#paste(text, true),
       burst: (text) => this.#paste(text, false),
-      focus: (hasFocus) => this.handlers?.focus(hasFocus),
+      focus: (hasFocus) => {
+        this.#hasFocus = hasFocus;
+        this.#handlers?.focus(hasFocus);
+      },
     });
     this.#readline = createInterface({
       input: Object.assign(this.#editorInput, { setRawMode: (isRaw: boolean) => input.setRawMode(isRaw) }) as never,
@@ -132,8 +137,14 @@ export class Screen {
     });
   }
 
+  /** What the user does at the prompt goes there from now on. */
+  set handlers(handlers: PromptHandlers) {
+    this.#handlers = handlers;
+    if (this.#hasFocus !== null) handlers.focus(this.#hasFocus);
+  }
+
   get #isPrompt(): boolean {
-    return this.handlers !== null && this.#resolveQuestion === null;
+    return this.#handlers !== null && this.#resolveQuestion === null;
   }
 
   get columns(): number {
@@ -159,7 +170,7 @@ export class Screen {
 
   #enter(): void {
     if (!this.#isPrompt) return void this.#editorInput.emit("data", Buffer.from("\r"));
-    const { handlers } = this;
+    const handlers = this.#handlers;
     handlers!.key();
     this.#later = [];
     const fate = handlers!.line(this.#readline.line);
@@ -184,18 +195,18 @@ export class Screen {
   }
 
   #end(): void {
-    if (this.#isPrompt && this.#readline.line === "") this.handlers!.end();
+    if (this.#isPrompt && this.#readline.line === "") this.#handlers!.end();
     else if (this.#isPrompt || this.#readline.line !== "") this.#editorInput.emit("data", Buffer.from("\x04"));
     else this.quit(false);
   }
 
   #paste(text: string, isMarked: boolean): void {
     // The answer to a question is one line.
-    const inserted = this.#isPrompt ? this.handlers!.paste(text, isMarked) : text.split(/[\r\n]/, 1)[0]!;
+    const inserted = this.#isPrompt ? this.#handlers!.paste(text, isMarked) : text.split(/[\r\n]/, 1)[0]!;
     // The line editor would take control characters for keys.
     const typed = inserted.replace(/\p{Cc}/gu, " ");
     if (typed !== "") this.#editorInput.emit("data", Buffer.from(typed));
-    this.handlers?.key();
+    this.#handlers?.key();
   }
 
   /** The typed line. */

@@ -266,6 +266,17 @@ test("a password with spaces is refused with a sentence and asked again, and is 
   expect(pty.written).not.toContain("phrase");
 });
 
+test("a report of the focus before the login counts after it", async () => {
+  const pty = open({ password: null });
+  await pty.sees("Password:");
+  pty.type("\x1b[I");
+  pty.type(`${PASSWORD}\r`);
+  await pty.sees("here: SEAS");
+  await seas.message("columbia", "hi");
+  await pty.sees("SEAS: hi");
+  expect(pty.bells).toBe(0);
+});
+
 test("an answer to whoever wrote last shows the name before it is typed", async () => {
   const pty = await openTo({}, "foobar");
   await seas.message("columbia", "are you there?");
