@@ -5,7 +5,8 @@ import type { OutputWriter } from "../runtime/output.ts";
 import type { Edit } from "./completion.ts";
 import { type Printable, printable } from "./display.ts";
 import { KeySplitter } from "./keys.ts";
-import { INDENT_MIN, renderedRows, rowsOf, widthOf } from "./rows.ts";
+import { RecentLines, indentFor } from "./recent-lines.ts";
+import { renderedRows, rowsOf } from "./rows.ts";
 
 /** Internal members of readline that this file uses. */
 interface ReadlineInternals {
@@ -20,12 +21,7 @@ interface ReadlineInternals {
   _addHistory(): void;
 }
 
-/** More lines than any screen has rows. */
-const RECENT_MAX = 300;
 export const HISTORY_MAX = 500;
-/** With more columns, continuation rows begin under the text after the time `HH:MM `. */
-const NARROW_COLUMNS = 40;
-const INDENT_OF_TIME = 6;
 /** Bracketed paste (DECSET 2004) and reports of the focus (1004). */
 const MODES_ON = "\x1b[?2004h\x1b[?1004h";
 const MODES_OFF = "\x1b[?2004l\x1b[?1004l";
@@ -68,8 +64,7 @@ export class Screen {
   /** Typed characters are not shown. True before a question, too: they may be a password that is typed early. */
   #muted = true;
   #closed = false;
-  /** The last printed lines, and the width of the terminal when they were printed. */
-  readonly #recent: { line: Printable; columns: number }[] = [];
+  readonly #recent = new RecentLines();
   /** Resolves the open question of `ask`; null when there is none. */
   #resolveQuestion: ((line: string | null) => void) | null = null;
   #resizeTimer: Timer | null = null;
@@ -182,7 +177,8 @@ export class Screen {
 
   #take(fate: "keep" | "erase"): void {
     if (fate === "keep") {
-      this.#remember([printable(this.#readline.getPrompt() + this.#readline.line)]);
+      const line = printable(this.#readline.getPrompt() + this.#readline.line);
+      this.#recent.add([line], this.#output.columns);
       this.#editorInput.emit("data", Buffer.from("\r"));
     } else {
       this.#erase();
@@ -283,31 +279,20 @@ export class Screen {
     if (later !== null)
       return new Promise((resolve) => later.push(() => void this.printAll(lines, control).then(resolve)));
     const { columns } = this.#output;
-    const format = { columns, indent: this.#indent(), hasEscapes: this.#hasEscapes };
+    const format = { columns, indent: indentFor(columns), hasEscapes: this.#hasEscapes };
     let text = this.#hasEscapes || control === "\x07" ? control : "";
     for (const line of lines) text += renderedRows(line, format);
     if (this.#closed || this.#resolveQuestion !== null) return this.#write(text);
     this.#erase();
     const printed = this.#write(text);
     this.#redraw();
-    this.#remember(lines);
+    this.#recent.add(lines, columns);
     return printed;
-  }
-
-  /** For `#reprint`. */
-  #remember(lines: readonly Printable[]): void {
-    const { columns } = this.#output;
-    for (const line of lines.slice(-RECENT_MAX)) this.#recent.push({ line, columns });
-    if (this.#recent.length > RECENT_MAX) this.#recent.splice(0, this.#recent.length - RECENT_MAX);
   }
 
   /** Writes a sequence that moves nothing and shows nothing. */
   writeControl(sequence: string): void {
     if (this.#hasEscapes && sequence !== "" && !this.#closed) void this.#write(sequence);
-  }
-
-  #indent(): number {
-    return this.#output.columns >= NARROW_COLUMNS ? INDENT_OF_TIME : INDENT_MIN;
   }
 
   /** Sizes that change faster than this are one change: in between, the terminal is not in the size it reported. */
@@ -316,30 +301,16 @@ export class Screen {
     this.#resizeTimer = setTimeout(() => this.#reprint(), 20);
   }
 
-  /**
-   * A terminal that became narrower has broken long rows in two, and the second row is not indented: the lines that are
-   * still on the screen are printed again. Lines that have left the screen stay as the terminal broke them.
-   */
+  /** Prints the lines again that a narrower terminal has broken. */
   #reprint(): void {
     this.#resizeTimer = null;
     const { columns, rows } = this.#output;
     if (this.#closed || this.#resolveQuestion !== null || !this.#hasEscapes) return;
-    const room = rows - 1 - this.#readline.getCursorPos().rows;
-    let first = this.#recent.length;
-    let height = 0;
-    while (first > 0 && height < room) {
-      const { line, columns: before } = this.#recent[--first]!;
-      const indent = before >= NARROW_COLUMNS ? INDENT_OF_TIME : INDENT_MIN;
-      for (const row of rowsOf(line, before, indent)) height += Math.max(1, Math.ceil(widthOf(row) / columns));
-    }
-    const visible = this.#recent.slice(first);
-    if (visible.every(({ columns: before }) => before <= columns)) return;
+    const broken = this.#recent.broken(columns, rows - 1 - this.#readline.getCursorPos().rows);
+    if (broken === null) return;
     this.#erase();
-    this.#write(`\x1b[${Math.min(height, room)}A\x1b[J`);
-    for (const recent of visible) {
-      this.#write(renderedRows(recent.line, { columns, indent: this.#indent() }));
-      recent.columns = columns;
-    }
+    this.#write(`\x1b[${broken.rows}A\x1b[J`);
+    for (const line of broken.lines) this.#write(renderedRows(line, { columns, indent: indentFor(columns) }));
     this.#redraw();
   }
 

@@ -1,6 +1,7 @@
 import { describe, expect, test } from "bun:test";
 import { decode } from "../../src/client/event.ts";
 import { Display, printable } from "../../src/terminal/display.ts";
+import { RecentLines } from "../../src/terminal/recent-lines.ts";
 import { rendered, rowsOf, widthOf } from "../../src/terminal/rows.ts";
 
 /** Decodes a text that is given with one character per byte. */
@@ -78,5 +79,21 @@ describe("a line on a terminal", () => {
   test("is not written with escape sequences for a terminal without them", () => {
     const line = printable("日本");
     expect(Buffer.from(rendered(line, { isTTY: true, columns: 20, hasEscapes: false })).toString()).toBe("日本\n");
+  });
+});
+
+describe("lines on a terminal that becomes narrower", () => {
+  const line = (text: string) => printable(text);
+
+  test("are printed again when one of those on the screen was broken, from the first that is visible", () => {
+    const recent = new RecentLines();
+    recent.add([line("x".repeat(50)), line("short"), line("y".repeat(50))], 60);
+    expect(recent.broken(60, 20)).toBeNull();
+    expect(recent.broken(80, 20)).toBeNull();
+    // 50 columns are now 2 rows of 30.
+    expect(recent.broken(30, 20)).toMatchObject({ lines: ["x".repeat(50), "short", "y".repeat(50)], rows: 5 });
+    expect(recent.broken(30, 20)).toBeNull();
+    recent.add([line("z".repeat(25))], 30);
+    expect(recent.broken(20, 3)).toMatchObject({ lines: ["y".repeat(50), "z".repeat(25)], rows: 3 });
   });
 });
