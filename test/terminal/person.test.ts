@@ -3,6 +3,7 @@ import { mkdirSync, mkdtempSync, readFileSync, readdirSync, rmSync, statSync, wr
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { ChatClient } from "heartline/client";
+import { FakeServer } from "../support/fake-server.ts";
 import { Pty } from "../support/pty.ts";
 import { Proxy } from "../system/chaos/fault-proxy.ts";
 import { PASSWORD, WireServer } from "../support/wire.ts";
@@ -243,6 +244,46 @@ describe.each(SIZES)("at %i x %i", (columns, rows) => {
     expect(pty.bells).toBe(2);
     expect(pty.written.indexOf("\x07")).toBeLessThan(pty.written.indexOf("SEAS\x1b[22m\x1b[39m: one"));
   });
+});
+
+/** A server that accepts the login, and sends what `replies` has for other lines, at once. */
+function fakeServer(replies: Record<string, string>, afterLogin = ""): FakeServer {
+  return new FakeServer((line, connection) => {
+    if (line.startsWith("login")) connection.send(`ok ${"t".repeat(22)} 35\n${afterLogin}`);
+    else if (line.startsWith("alive")) connection.send("ok 1\n");
+    else connection.send(replies[line.split(" ")[0]!] ?? "ok\n");
+  });
+}
+
+test("an answer that arrives together with the reply to a text is printed after the text", async () => {
+  const fake = fakeServer({ online: "ok SEAS\n", message: "message SEAS before\nok sent\nmessage SEAS the answer\n" });
+  const pty = await openTo({ port: fake.port });
+  pty.type("the question\r");
+  await pty.sees("the answer");
+  const lines = pty.lines.map((line) => line.slice(6));
+  expect(lines.indexOf("✓ to SEAS: the question")).toBeLessThan(lines.indexOf("SEAS: the answer"));
+  expect(lines).toContain("✓ to SEAS: the question");
+  fake.stop();
+});
+
+test("the day is printed before the first line of another day, and again before the first one of today", async () => {
+  const old = [Date.UTC(2026, 0, 5, 12), Date.UTC(2026, 0, 5, 12, 1), Date.UTC(2026, 0, 6, 12)];
+  const stored = old.map((unixMs, index) => `stored SEAS ${unixMs} number ${index}\n`).join("");
+  const fake = fakeServer({ online: "ok SEAS\n" }, `${stored}message SEAS now\n`);
+  const pty = open({ port: fake.port, env: { TZ: "UTC" } });
+  await pty.sees("here: SEAS");
+  const today = new Date().toISOString().slice(0, 10);
+  const lines = pty.lines.slice(1, -1).map((line) => line.replace(new RegExp(`\\w+ ${today}`), "today"));
+  expect(lines.slice(0, 7).map((line) => line.replace(/^\d\d:\d\d (?=SEAS)/, ""))).toEqual([
+    "-- Monday 2026-01-05 --",
+    "12:00 ✉ SEAS: number 0",
+    "12:01 ✉ SEAS: number 1",
+    "-- Tuesday 2026-01-06 --",
+    "12:00 ✉ SEAS: number 2",
+    "-- today --",
+    "SEAS: now",
+  ]);
+  fake.stop();
 });
 
 test("the first screen says who is here and what waited, with the day of each", async () => {
