@@ -89,8 +89,10 @@ async function logIn(
     }
     const password = user === null ? null : (options.password ?? (await ask("Password: ", true)));
     if (user === null || password === null) throw new Exit(EXIT_NO_LOGIN, "not logged in");
-    if (options.password === null && !/^[^ \t]+$/.test(password)) {
+    if (!/^[^ \t]+$/.test(password)) {
       const why = password === "" ? "a password is not empty" : "a password has no spaces";
+      if (options.password !== null)
+        throw new Exit(EXIT_NO_LOGIN, `${why}; change HEARTLINE_PASSWORD or the file of --password-file`);
       screen.print(display.failure(`${why}; type it again`));
       continue;
     }

@@ -307,6 +307,12 @@ test("a password with spaces is refused with a sentence and asked again, and is 
   expect(pty.written).not.toContain("phrase");
 });
 
+test("a password with spaces in the environment ends the client with a sentence, since it would be the same again", async () => {
+  const pty = open({ password: "my secret phrase" });
+  await shows(pty, "a password has no spaces; change HEARTLINE_PASSWORD or the file of --password-file");
+  expect(await pty.exited).toBe(1);
+});
+
 test("a report of the focus before the login counts after it", async () => {
   const pty = open({ password: null });
   await pty.sees("Password:");

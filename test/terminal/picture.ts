@@ -51,7 +51,8 @@ export async function drawPicture(): Promise<string> {
     await pty.until((lines) => lines.at(-1) === "(lost) SEAS>");
     await say("and after a crash of the server?", "… to SEAS: and after");
     server = serve(port);
-    await pty.sees("✓ to SEAS: and after");
+    // Stored if SEAS comes back later.
+    await pty.until((lines) => lines.some((line) => /[✓✉] to SEAS: and after/.test(line)));
     await pty.sees("* back after");
     await seas.message("columbia", "still here");
     await pty.sees("still here");
