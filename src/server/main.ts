@@ -16,28 +16,21 @@ import { type Credentials, CredentialsError, plainUsers, readCredentials } from 
 import { StoreError } from "../storage/database.ts";
 import { typed } from "../runtime/invocation.ts";
 import { setSlice } from "../runtime/kernel.ts";
-import { ListenError } from "../net/listener.ts";
+import { ListenError, type Listener } from "../net/listener.ts";
 import { Log, type Logger } from "../runtime/log.ts";
 import { assignPorts } from "./inherited-ports.ts";
 import { Readiness, type ServerState } from "./readiness.ts";
 import { ServiceManager, inheritedSockets } from "../runtime/systemd.ts";
 import { PrintError, print } from "../runtime/output.ts";
 import { WorkerError, checkWorker } from "../runtime/thread.ts";
-import { openStoreInSlices } from "../storage/recovery.ts";
-import type { Store } from "../storage/store.ts";
 import { WORKERS } from "../workers.ts";
 import { HttpServer } from "./http.ts";
 import { Metrics } from "./metrics.ts";
+import { recover } from "./recover.ts";
 import { Reloader, hostFor } from "./reload.ts";
 import { CLOCK, Server } from "./server.ts";
-import { type SignalActs, handleSignals } from "./signals.ts";
+import { type SignalActs, handleSignals, stopActs } from "./signals.ts";
 
-/** Ctrl+C reaches the server and `bun start`, which forwards it: a SIGINT within this time is not a second signal. */
-const ECHO_MS = 100;
-/** Interval of the progress line during recovery. */
-const PROGRESS_MS = 1_000;
-/** During recovery the service manager waits this long for the next progress. */
-const START_EXTENSION_MS = 60_000;
 /** What the service manager receives, with a status, when the server enters a state (sd_notify(3)). */
 const NOTIFICATIONS: Record<ServerState, string[]> = {
   recovering: [],
@@ -107,17 +100,8 @@ async function serve(args: string[], outputs: Log[]): Promise<void> {
   };
   const server = new Server(config, credentials, store, log, exit, readiness);
   metrics.server = server.measured;
-  let stoppedMs = Number.NEGATIVE_INFINITY;
-  acts.stop = (signal) => {
-    stoppedMs = performance.now();
-    log.info({ event: "stopping", signal }, `${signal}: the server stops; a second signal exits at once`);
-    void server.end();
-  };
-  acts.exit = (signal) => {
-    if (stoppedMs < 0) return acts.stop!(signal); // It is the first one: the stop follows a drain.
-    const isEcho = signal === "SIGINT" && performance.now() - stoppedMs < ECHO_MS;
-    if (!isEcho) process.exit(1);
-  };
+  const end = (): void => void server.end();
+  Object.assign(acts, stopActs(log, end));
   acts.drain = () => void server.drain();
   const hasTerminal = isatty(0);
   const read = (): Configuration => readConfiguration(args, process.env)!;
@@ -129,24 +113,28 @@ async function serve(args: string[], outputs: Log[]): Promise<void> {
   const { plain, encrypted } = server.listen(ports);
   admin?.serve({ ...server.administered, stats: () => metrics.samples(), reload: () => reloader.reload() });
   if (isReloadDue) acts.reload("SIGHUP");
-  const { address } = (plain ?? encrypted)!;
+  announce(log, config, credentials, plain, encrypted, sockets.length);
+}
+
+/** Prints where the server listens, and logs how to join it. */
+function announce(
+  log: Logger,
+  config: Config,
+  credentials: Credentials,
+  plain: Listener | null,
+  encrypted: Listener | null,
+  inherited: number,
+): void {
+  const { address, host } = (plain ?? encrypted)!;
   const tls = plain === null ? " with TLS" : encrypted === null ? "" : `, and with TLS on ${encrypted.address}`;
   process.stdout.write(`listening on ${address}${tls}\n`);
-  const isHostGiven = config.isHostGiven || sockets.length > 0;
-  warnOfPlainPasswords(log, credentials, { ...config, isHostGiven });
-  const bound = (plain ?? encrypted)!.host;
-  const reached = ["0.0.0.0", "::"].includes(bound) ? "127.0.0.1" : bound;
+  warnOfPlainPasswords(log, credentials, { ...config, isHostGiven: config.isHostGiven || inherited > 0 });
+  const reached = ["0.0.0.0", "::"].includes(host) ? "127.0.0.1" : host;
   const target = plain === null ? [reached, `${encrypted!.port}`, "--tls"] : [reached, `${plain.port}`];
   const users = credentials.users.length;
+  const addresses = { address: plain?.address, tls: encrypted?.address, admin: config.adminSocket ?? undefined };
   log.info(
-    {
-      event: "listening",
-      address: plain?.address,
-      tls: encrypted?.address,
-      admin: config.adminSocket ?? undefined,
-      inherited: sockets.length,
-      users,
-    },
+    { event: "listening", ...addresses, inherited, users },
     `${users} users; join with: ${typed("chat", ...target)}`,
   );
 }
@@ -166,36 +154,6 @@ function adminListener(
   const done = ({ verb, user }: AdminRequest): void =>
     log.info({ event: "admin", command: verb, ...(user === "" ? {} : { user }) }, `${verb} by an operator`);
   return new AdminListener(adminSocket, { obstacle, report, done });
-}
-
-/** Opens the data folder. A long recovery shows its progress on a terminal. Throws StoreError. */
-async function recover(
-  { data, durability, salvage }: Config,
-  log: Logger,
-  manager: ServiceManager,
-  locked: () => Promise<void>,
-): Promise<Store> {
-  const beganMs = performance.now();
-  let shownMs = beganMs;
-  const progress = (part: number): void => {
-    if (performance.now() - shownMs < PROGRESS_MS) return;
-    shownMs = performance.now();
-    const text = `recovering messages of the last run: ${Math.floor(part * 100)} %`;
-    manager.notify(`EXTEND_TIMEOUT_USEC=${1000 * START_EXTENSION_MS}`, `STATUS=${text}`);
-    if (process.stderr.isTTY) process.stderr.write(`${text}\n`);
-  };
-  const options = { salvage, unixMs: CLOCK.unixMs(), locked, progress };
-  const { store, recovered } = await openStoreInSlices(data, durability, options);
-  const { records, messages, damage } = recovered;
-  const tookMs = Math.round(performance.now() - beganMs);
-  if (records > 0) {
-    log.info(
-      { event: "recovered", messages, ms: tookMs },
-      `the last run was cut off: recovered ${messages} messages in ${tookMs} ms`,
-    );
-  }
-  if (damage !== null) log.error({ event: "salvaged" }, `salvaged a damaged journal: ${damage}`);
-  return store;
 }
 
 function warnOfPlainPasswords(log: Logger, { users, sample }: Credentials, config: Config): void {

@@ -1,3 +1,4 @@
+import type { Logger } from "../runtime/log.ts";
 import type { Readiness, ServerState } from "./readiness.ts";
 
 export type HandledSignal = "SIGINT" | "SIGTERM" | "SIGHUP" | "SIGUSR1" | "SIGUSR2";
@@ -25,4 +26,23 @@ export function handleSignals(readiness: Readiness, acts: SignalActs): void {
   for (const signal of Object.keys(ON_SIGNAL.serving) as HandledSignal[]) {
     process.on(signal, () => acts[ON_SIGNAL[readiness.state][signal]]?.(signal));
   }
+}
+
+/** Ctrl+C reaches the server and `bun start`, which forwards it: a SIGINT within this time is not a second signal. */
+const ECHO_MS = 100;
+
+/** A first signal to stop calls `end`; a second one ends the process. */
+export function stopActs(log: Logger, end: () => void): SignalActs {
+  let stoppedMs = Number.NEGATIVE_INFINITY;
+  const stop = (signal: HandledSignal): void => {
+    stoppedMs = performance.now();
+    log.info({ event: "stopping", signal }, `${signal}: the server stops; a second signal exits at once`);
+    end();
+  };
+  const exit = (signal: HandledSignal): void => {
+    if (stoppedMs < 0) return stop(signal); // It is the first one: the stop follows a drain.
+    const isEcho = signal === "SIGINT" && performance.now() - stoppedMs < ECHO_MS;
+    if (!isEcho) process.exit(1);
+  };
+  return { stop, exit };
 }

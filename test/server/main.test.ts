@@ -140,7 +140,7 @@ test("serve logs uncaught errors of timers and promises, and continues", async (
   const faults = join(folder, "faults.ts");
   writeFileSync(
     faults,
-    `process.on("SIGUSR2", () => {
+    `process.on("SIGUSR1", () => {
       setTimeout(() => { throw new Error("a fault in a timer"); });
       void Promise.reject(new Error("a fault in a promise"));
     });`,
@@ -149,7 +149,7 @@ test("serve logs uncaught errors of timers and promises, and continues", async (
   const server = serve("--data", newFolder());
   delete process.env.BUN_OPTIONS;
   const alice = await login(await server.port(), "alice");
-  server.kill("SIGUSR2");
+  server.kill("SIGUSR1");
   await server.logs(/a fault in a promise/);
   await server.logs(/a fault in a timer/);
   await alice.expectReply("alive", "ok");

@@ -31,10 +31,14 @@ export class Folders {
 export function bareEnvironment(home: string, ...folders: string[]): Record<string, string> {
   const env: Record<string, string> = { HOME: home, XDG_STATE_HOME: join(home, "state") };
   for (const [name, value] of Object.entries(process.env)) {
-    if (/^(NODE_EXTRA_CA_CERTS|SSL_CERT_\w+|https?_proxy|no_proxy|npm_config_(registry|cache))$/i.test(name))
+    if (
+      /^(NODE_EXTRA_CA_CERTS|SSL_CERT_\w+|https?_proxy|no_proxy|npm_config_(registry|cache|globalconfig))$/i.test(name)
+    )
       env[name] = value!;
   }
   env.npm_config_cache ??= join(process.env.HOME ?? "/root", ".npm");
+  // npm looks for it next to the prefix, which a test changes.
+  env.npm_config_globalconfig ??= Bun.spawnSync(["npm", "config", "get", "globalconfig"]).stdout.toString().trim();
   const node = dirname(Bun.which("node") ?? "/usr/bin/node");
   env.PATH = [...folders, ...new Set([node, "/usr/bin", "/bin"])].join(":");
   return env;

@@ -161,7 +161,7 @@ export class Target {
 
   /** Makes it collect all garbage, which is otherwise part of the resident memory. */
   collectGarbage(): void {
-    this.kill("SIGUSR2");
+    this.kill("SIGUSR1");
   }
 
   kill(signal: NodeJS.Signals): void {

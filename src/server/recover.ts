@@ -1,0 +1,44 @@
+import type { Logger } from "../runtime/log.ts";
+import type { ServiceManager } from "../runtime/systemd.ts";
+import { openStoreInSlices } from "../storage/recovery.ts";
+import type { Store } from "../storage/store.ts";
+import type { Config } from "./config.ts";
+import { CLOCK } from "./server.ts";
+
+/** Interval of the progress line during recovery. */
+const PROGRESS_MS = 1_000;
+/** During recovery the service manager waits this long for the next progress. */
+const START_EXTENSION_MS = 60_000;
+
+/**
+ * Opens the data folder. A long recovery shows its progress on a terminal and to the service manager. `locked` is
+ * called when no other server can have the folder. Throws StoreError.
+ */
+export async function recover(
+  { data, durability, salvage }: Config,
+  log: Logger,
+  manager: ServiceManager,
+  locked: () => Promise<void>,
+): Promise<Store> {
+  const beganMs = performance.now();
+  let shownMs = beganMs;
+  const progress = (part: number): void => {
+    if (performance.now() - shownMs < PROGRESS_MS) return;
+    shownMs = performance.now();
+    const text = `recovering messages of the last run: ${Math.floor(part * 100)} %`;
+    manager.notify(`EXTEND_TIMEOUT_USEC=${1000 * START_EXTENSION_MS}`, `STATUS=${text}`);
+    if (process.stderr.isTTY) process.stderr.write(`${text}\n`);
+  };
+  const options = { salvage, unixMs: CLOCK.unixMs(), locked, progress };
+  const { store, recovered } = await openStoreInSlices(data, durability, options);
+  const { records, messages, damage } = recovered;
+  const tookMs = Math.round(performance.now() - beganMs);
+  if (records > 0) {
+    log.info(
+      { event: "recovered", messages, ms: tookMs },
+      `the last run was cut off: recovered ${messages} messages in ${tookMs} ms`,
+    );
+  }
+  if (damage !== null) log.error({ event: "salvaged" }, `salvaged a damaged journal: ${damage}`);
+  return store;
+}
