@@ -52,9 +52,8 @@ export async function main(args: string[]): Promise<void> {
     const known = [UsageError, CredentialsError, CertificateError, StoreError, ListenError, PrintError, WorkerError];
     // An unknown error is not rethrown: `uncaughtException` would survive it, and the exit code would be 0.
     if (known.some((kind) => error instanceof kind)) {
-      process.stderr.write(
-        `heartline: ${filterText((error as Error).message)}${isArgument ? " (--help lists the options)" : ""}\n`,
-      );
+      const hint = isArgument ? ` (${typed("help", "serve")} lists the options)` : "";
+      process.stderr.write(`heartline: ${filterText((error as Error).message)}${hint}\n`);
     } else console.error(error);
     process.exit(usage ? 2 : 1);
   }
@@ -111,7 +110,12 @@ async function serve(args: string[], outputs: Log[]): Promise<void> {
     reloader.reload();
   };
   const { plain, encrypted } = server.listen(ports);
-  admin?.serve({ ...server.administered, stats: () => metrics.samples(), reload: () => reloader.reload() });
+  admin?.serve({
+    ...server.administered,
+    stats: () => metrics.samples(),
+    reload: () => reloader.reload(),
+    restarts: () => reloader.restarts,
+  });
   if (isReloadDue) acts.reload("SIGHUP");
   announce(log, config, credentials, plain, encrypted, sockets.length);
 }

@@ -69,7 +69,9 @@ export function inspectFolder(path: string): Inspection {
     const name = segmentName(first);
     attempt(`journal/${name}`, () => inspectSegment(join(journal, name), first));
   }
-  const examined = `examined: the header of ${DATABASE}, the lengths of ${segments.length} journal segments`;
+  const lengths =
+    segments.length === 1 ? "the length of 1 journal segment" : `the lengths of ${segments.length} journal segments`;
+  const examined = `examined: the header of ${DATABASE}, ${lengths}`;
   return { errors, examined: `${examined}; a server checks every page and record when it starts`, isMissing: false };
 }
 
@@ -84,9 +86,18 @@ function accessFault(folder: string): string | null {
     accessSync(folder, constants.R_OK | constants.W_OK | constants.X_OK);
     return statSync(folder).isDirectory() ? null : "it is not a folder";
   } catch (error) {
-    const { code } = error as NodeJS.ErrnoException;
-    return code === "EACCES" ? "permission denied" : code === "EROFS" ? "the file system is read-only" : String(code);
+    return whyUnusable(error);
   }
+}
+
+/** The reason why a folder cannot be created or opened, in words for the operator. */
+export function whyUnusable(error: unknown): string {
+  const { code, message } = error as NodeJS.ErrnoException;
+  if (code === "EACCES" || code === "EPERM") return "permission denied";
+  if (code === "EROFS") return "the file system is read-only";
+  if (code === "EEXIST") return "it is not a folder";
+  if (code === "ENOTDIR") return "it is not in a folder";
+  return message;
 }
 
 function inspectDatabase(file: string): void {

@@ -1,5 +1,6 @@
 import { ChatError } from "../client/client.ts";
 import { takePassword } from "../environment.ts";
+import { typed } from "../runtime/invocation.ts";
 import { UsageError } from "../usage-error.ts";
 import { EXIT_NO_LOGIN, EXIT_USAGE, Exit, exit, output, printError } from "./exit.ts";
 import { type Options, USAGE, parseOptions } from "./options.ts";
@@ -16,7 +17,7 @@ export async function main(args: string[]): Promise<void> {
   } catch (error) {
     const { syscall, message } = error as NodeJS.ErrnoException;
     if (error instanceof UsageError) {
-      printError(`${message} (--help lists the options)`);
+      printError(`${message} (${typed("help", "chat")} lists the options)`);
       return exit(EXIT_USAGE);
     }
     // Any other error is a bug of this program: the runtime prints it with its stack.

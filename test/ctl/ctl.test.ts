@@ -230,6 +230,20 @@ test("--socket, the environment and --admin-socket name the socket of a server i
   expect((await runWith({ env: { HEARTLINE_DATA: data } }, "src/main.ts", "ctl", "who")).code).toBe(0);
 });
 
+test("reload prints what needs a restart, until the option has its old value again", async () => {
+  const data = newFolder();
+  const file = join(folder, "heartline.toml");
+  writeFileSync(file, "bad-lines = 10\n");
+  const server = serve("--data", data, "--config", file);
+  await server.port();
+  writeFileSync(file, 'bad-lines = 11\nlockout-scope = "user"\n');
+  const warning = "lockout-scope needs a restart: until then it is address";
+  expect(await ctl(data, "reload")).toEqual({ out: `reloaded\n${warning}\n`, err: "", code: 0 });
+  expect(JSON.parse((await ctl(data, "reload", "--json")).out)).toEqual({ ok: true, warnings: [warning] });
+  writeFileSync(file, "");
+  expect((await ctl(data, "reload")).out).toBe("reloaded\n");
+});
+
 test.each([
   [],
   ["nonsense"],
@@ -249,7 +263,16 @@ test.each([
 ])("an invalid command line is reported in one line, with exit code 2: %s %s %s", async (...args) => {
   const { out, err, code } = await run("src/main.ts", "ctl", ...args.filter((arg) => typeof arg === "string"));
   expect([out, code]).toEqual(["", 2]);
-  expect(err).toMatch(/^heartline: [^\n]+ \(--help lists the commands\)\n$/);
+  expect(err).toMatch(/^heartline: [^\n]+ \(\S+ src\/main\.ts help ctl lists the commands\)\n$/);
+});
+
+test("a text that begins with a dash follows --, as the help says", async () => {
+  const data = newFolder();
+  const server = serve("--data", data);
+  const alice = await login(server, "alice");
+  expect((await run("src/main.ts", "ctl", "announce", "--data", data, "--", "- at noon")).out).toBe("sent to 1 user\n");
+  expect(await alice.line()).toBe("notice - at noon");
+  expect((await run("src/main.ts", "ctl", "help")).out).toMatch(/\n {2}-- +before a text that begins with a dash\n/);
 });
 
 test("the help lists every command of the admin socket", async () => {

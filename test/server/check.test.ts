@@ -169,7 +169,7 @@ describe("a data folder", () => {
     const server = new WireServer({ data, durability: "process" });
     const alice = await server.login("alice");
     await alice.expectReply("message bob hello", "ok stored");
-    const line = `ok: data folder: ${data}; examined: the header of heartline.sqlite, the lengths of`;
+    const line = `ok: data folder: ${data}; examined: the header of heartline.sqlite, the length`;
     expect((await check("--data", data)).findings).toContainEqual(expect.stringContaining(line));
     await alice.expectReply("message bob again", "ok stored");
     const killed = join(folder, "killed");

@@ -1,6 +1,16 @@
 import { afterEach, describe, expect, test } from "bun:test";
 import { Database } from "bun:sqlite";
-import { cpSync, existsSync, mkdirSync, mkdtempSync, readdirSync, renameSync, rmSync, symlinkSync } from "node:fs";
+import {
+  cpSync,
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  renameSync,
+  rmSync,
+  symlinkSync,
+  writeFileSync,
+} from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { DataFolder } from "../../src/storage/data-folder.ts";
@@ -208,6 +218,16 @@ describe("closing a store", () => {
     expect(kept(path)).toEqual(["one"]);
     expect(kept(aside(path))).toEqual(["one", "two"]);
   });
+});
+
+test("a path that cannot be a data folder is reported in words, with what to do", () => {
+  const file = newPath();
+  writeFileSync(file, "");
+  const advice = "--data names another one";
+  expect(() => lock(file)).toThrow(`the data folder ${file} cannot be used: it is not a folder; ${advice}`);
+  expect(() => lock(join(file, "x"))).toThrow(
+    `the data folder ${file}/x cannot be used: it is not in a folder; ${advice}`,
+  );
 });
 
 describe("the lock of a data folder", () => {
