@@ -42,9 +42,11 @@ const NOTIFICATIONS: Record<ServerState, string[]> = {
 const SLICE_MICROS = 100;
 
 export async function main(args: string[]): Promise<void> {
+  const outputs: Log[] = [];
   try {
-    await serve(args);
+    await serve(args, outputs);
   } catch (error) {
+    for (const output of outputs) await output.close(); // Warnings may explain the error.
     const usage = error instanceof UsageError;
     const isArgument = usage && !(error instanceof ConfigError);
     const known = [UsageError, CredentialsError, CertificateError, StoreError, ListenError, PrintError, WorkerError];
@@ -57,7 +59,8 @@ export async function main(args: string[]): Promise<void> {
   }
 }
 
-async function serve(args: string[]): Promise<void> {
+/** `outputs` takes the log when there is one. */
+async function serve(args: string[], outputs: Log[]): Promise<void> {
   const manager = new ServiceManager();
   const sockets = inheritedSockets();
   const readiness = new Readiness((state) => manager.notify(...NOTIFICATIONS[state], `STATUS=${state}`));
@@ -70,6 +73,7 @@ async function serve(args: string[]): Promise<void> {
   const host = await resolve(hostFor(configuration.config, credentials));
   const config = { ...configuration.config, host };
   const output = new Log(config.logLevel);
+  outputs.push(output);
   const log = new BoundedLog(output.logger, CLOCK.nowMs);
   await Promise.all(Object.values(WORKERS).map(checkWorker));
   for (const warning of configuration.warnings) log.warn({ event: "config_warning" }, warning);

@@ -1,9 +1,11 @@
 import { afterAll, afterEach, expect, test } from "bun:test";
 import { chmodSync, existsSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { createServer } from "node:net";
 import { tmpdir } from "node:os";
 import { join, relative } from "node:path";
 import { ADMIN_SHAPES } from "../../src/protocol/admin.ts";
 import { ServerProcess, run, runWith } from "../support/process.ts";
+import { bindDatagramSocket, bindFullSocket, hasUnixSockets } from "../support/unix-sockets.ts";
 import { WireClient } from "../support/wire.ts";
 
 const folder = mkdtempSync(join(tmpdir(), "heartline-"));
@@ -11,10 +13,12 @@ const USERS = join(folder, "users.txt");
 writeFileSync(USERS, "alice secret\nbob secret\n");
 const running: ServerProcess[] = [];
 const clients: WireClient[] = [];
+const closing: (() => void)[] = [];
 let folders = 0;
 
 afterEach(async () => {
   for (const client of clients.splice(0)) client.cut();
+  for (const close of closing.splice(0)) close();
   for (const server of running.splice(0)) {
     server.kill("SIGKILL");
     await server.exits();
@@ -182,6 +186,29 @@ test("without a server ctl prints one line with a hint and exits with 1", async 
   const long = await ctl(join(folder, "x".repeat(120)), "who");
   expect(long.err).toMatch(/^heartline: .* is longer than the 107 bytes of a socket's path\n$/);
   expect(long.code).toBe(1);
+});
+
+test.skipIf(!hasUnixSockets)("ctl says that a server hangs, and that a socket is not one of a server", async () => {
+  const path = join(folder, "hanging.sock");
+  closing.push(bindFullSocket(path));
+  const hanging = await run("src/main.ts", "ctl", "who", "--socket", path);
+  expect(hanging.err).toBe(`heartline: the server at ${path} accepts no connection: it is busy, or it hangs\n`);
+  const other = join(folder, "datagrams.sock");
+  closing.push(bindDatagramSocket(other));
+  const { err, code } = await run("src/main.ts", "ctl", "who", "--socket", other);
+  expect(err).toStartWith(`heartline: no server at ${other}: another program uses it; `);
+  expect(code).toBe(1);
+});
+
+const GARBAGE = ["HTTP/1.1 400 Bad Request\r\n", "220 mail.example ESMTP\n", "a\n", "x".repeat(2 << 20)];
+
+test.each(GARBAGE)("ctl stops at the first line that no server of this kind sends: %#", async (garbage) => {
+  const path = join(folder, `garbage${folders++}.sock`);
+  const program = createServer((socket) => void socket.on("error", () => {}).write(garbage)).listen(path);
+  closing.push(() => program.close());
+  const { out, err, code } = await run("src/main.ts", "ctl", "who", "--socket", path);
+  expect([out, code]).toEqual(["", 1]);
+  expect(err).toMatch(/^heartline: the program at \S+ is not a Heartline server: it sent "[^\n]{1,100}"\n$/);
 });
 
 test.skipIf(process.getuid?.() === 0)("without permission ctl says whose permission is needed", async () => {

@@ -217,6 +217,18 @@ describe("a data folder", () => {
     expect(await check("--data", join(folder, "damaged0"))).toMatchObject({ code: 0 });
   });
 
+  test("with a pipe in place of a file is an error, and the check does not wait for the pipe", async () => {
+    const names = ["heartline.sqlite", "journal/last", "journal/0000000000000001"];
+    for (const [i, name] of names.entries()) {
+      const data = join(folder, `pipes${i}`);
+      mkdirSync(join(data, "journal"), { recursive: true });
+      Bun.spawnSync(["mkfifo", join(data, name)]);
+      const { findings, code } = await check("--data", data);
+      expect(findings).toContainEqual(expect.stringMatching(/^error: data folder: .* is not a regular file$/));
+      expect(code).toBe(1);
+    }
+  });
+
   test.skipIf(process.getuid?.() === 0)("that cannot be written is an error", async () => {
     const data = join(folder, "locked");
     mkdirSync(data);
