@@ -397,3 +397,13 @@ test("the ok of a ban leaves only when the turn is durable", async () => {
   for (let i = 0; i < 5; i++) await world.later();
   expect(await reply).toEqual(["ok"]);
 });
+
+test("of all commands that wait, one continues in each turn, in the order in which they came", async () => {
+  const listener = new AdminListener("/unused", { report: () => {} });
+  const continued: string[] = [];
+  for (const command of ["who", "user", "purge"]) void listener.nextTurn().then(() => continued.push(command));
+  for (const expected of [["who"], ["who", "user"], ["who", "user", "purge"]]) {
+    await new Promise(setImmediate);
+    expect(continued).toEqual(expected);
+  }
+});
