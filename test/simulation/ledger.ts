@@ -211,7 +211,7 @@ export class Ledger {
     const pair = `${from} ${user}`;
     const next = this.#nextShown.get(pair) ?? 0;
     const mayRepeat = (this.#shownPlain.get(text) ?? this.crashes) < this.crashes;
-    if (isPlain && (message.index === next || mayRepeat)) this.#shownPlain.set(text, this.crashes);
+    if (isPlain && (message.index >= next || mayRepeat)) this.#shownPlain.set(text, this.crashes);
     if (message.index < next && mayRepeat) return;
     if (message.index < next) throw new Violation(`${user} received a message twice: ${show(text)}`);
     if (this.#firstMissing(pair, next, message.index) < message.index)

@@ -6,6 +6,10 @@ test("a session whose mailbox delivery is refused for lack of room is read again
   expect(simulate(2_026_994_720, false)).toBeGreaterThan(0);
 });
 
+test("after a kill a plain session may be shown a message again that followed purged ones", () => {
+  expect(simulate(501_410)).toBeGreaterThan(0);
+});
+
 test("every message and reply arrives once and in order, despite cuts, delays, full disks, stops and kills", () => {
   let shown = 0;
   const seeds = seedsFor("simulation", 1200);
