@@ -12,6 +12,18 @@ test("without a command heartline exits with 2 and names the command that lists 
   expect(await heartline()).toEqual({ out: "", err, code: 2 });
 });
 
+test.each([
+  ["serve", "options"],
+  ["check", "options"],
+  ["chat", "options"],
+  ["passwd", "options"],
+  ["ctl", "commands"],
+])("after an invalid command line %s names the command that prints its help", async (name, what) => {
+  const hint = name === "check" ? "serve" : name;
+  const err = `heartline: unknown option '--wat' (${PROGRAM} help ${hint} lists the ${what})\n`;
+  expect(await heartline(name, "--wat")).toEqual({ out: "", err, code: 2 });
+});
+
 test("an unknown command is reported with its name and exit code 2", async () => {
   for (const name of ["wat", "constructor", "", "serve.ts"]) {
     const err = `heartline: there is no command ${JSON.stringify(name)} (${PROGRAM} help lists the commands)\n`;

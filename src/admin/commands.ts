@@ -19,8 +19,10 @@ export interface Administered {
   readonly turn: LoopTurn;
   /** The figures of the metrics, as lines `<name> <value>`. */
   stats(): Promise<string[]>;
-  /** Reads files again, as SIGHUP does. Returns why something stays as it was. */
+  /** Reads files again, as SIGHUP does. Returns the errors, one line each; with an error nothing has changed. */
   reload(): string[];
+  /** What the last reload read and only a restart can change, a line for each option. */
+  restarts(): readonly string[];
   /** Ends the sessions over that time, then the process. False when that is under way already. */
   drain(seconds?: number): boolean;
   /** Copies the data folder to a new folder. Throws StoreError. */
@@ -189,7 +191,8 @@ async function stats(server: Administered, _request: AdminRequest, reply: Reply)
 function reload(server: Administered, _request: AdminRequest, reply: Reply): string {
   const errors = server.reload();
   for (const error of errors) reply.line(`error ${toLine(error)}`);
-  if (errors.length > 0) throw new AdminError("failed", "what the errors name stays as it was");
+  if (errors.length > 0) throw new AdminError("failed", "nothing has changed");
+  for (const restart of server.restarts()) reply.line(`warning ${toLine(restart)}`);
   return "";
 }
 

@@ -18,6 +18,8 @@ export interface AdminContext {
   readonly turn: Turn;
   /** A connection is closed after this time without a request, or while its reader takes nothing. */
   readonly idleMs: number;
+  /** Resolves in a later turn, in each turn for one command: all together hold the event loop no longer than one. */
+  nextTurn(): Promise<void>;
   readonly report: (error: unknown) => void;
   /** A command has changed something. */
   readonly done: (request: AdminRequest) => void;
@@ -92,6 +94,7 @@ export class AdminConnection implements Sink, Reply {
     if (this.#isServing || this.#isClosed) return;
     this.#isServing = true;
     this.#socket.pause();
+    await this.#context.nextTurn();
     try {
       while (!this.#isClosed && this.#reader.next()) {
         clearTimeout(this.#timer);
@@ -164,7 +167,8 @@ export class AdminConnection implements Sink, Reply {
   }
 
   async nextTurn(delayMs = 0): Promise<void> {
-    await (delayMs > 0 ? Bun.sleep(delayMs) : new Promise(setImmediate));
+    if (delayMs > 0) await Bun.sleep(delayMs);
+    await this.#context.nextTurn();
     this.#beginSlice();
   }
 
@@ -178,7 +182,7 @@ export class AdminConnection implements Sink, Reply {
 
   /** Resolves in a later turn, when all output is written. */
   async #drained(): Promise<void> {
-    await new Promise(setImmediate);
+    await this.#context.nextTurn();
     if (this.#out.unsent > 0 && !this.#isClosed) {
       this.#written = Promise.withResolvers();
       await this.#written.promise;

@@ -33,6 +33,8 @@ export class AdminListener implements AdminContext {
   #server: Administered | null = null;
   readonly #connections = new Set<AdminConnection>();
   #socket: UnixSocketListener<AdminConnection | null> | null = null;
+  /** Commands that continue in a later turn. */
+  readonly #waiting: (() => void)[] = [];
 
   constructor(path: string, options: AdminOptions) {
     const { obstacle = () => null, report, done = () => {}, idleMs = ADMIN_IDLE_MS } = options;
@@ -88,6 +90,18 @@ export class AdminListener implements AdminContext {
   serve(server: Administered): void {
     this.#server = server;
   }
+
+  nextTurn(): Promise<void> {
+    return new Promise((resolve) => {
+      this.#waiting.push(resolve);
+      if (this.#waiting.length === 1) setImmediate(this.#wake);
+    });
+  }
+
+  readonly #wake = (): void => {
+    this.#waiting.shift()?.();
+    if (this.#waiting.length > 0) setImmediate(this.#wake);
+  };
 
   /** The number of open connections. */
   get size(): number {

@@ -26,12 +26,13 @@ export function readUsers(file: string): User[] | null {
 }
 
 /**
- * Changes the passwords that `choose` returns by user name; new users get a line at the end, other lines stay. The file
- * is replaced as a whole or not at all. Other changes made at the same time are kept.
+ * Changes the passwords that `choose` returns by user name: new users get a line at the end, users with null lose their
+ * line, and other lines stay. The file is replaced as a whole or not at all. Other changes made at the same time are
+ * kept.
  */
 export async function changePasswords(
   file: string,
-  choose: (users: readonly User[]) => ReadonlyMap<string, string>,
+  choose: (users: readonly User[]) => ReadonlyMap<string, string | null>,
 ): Promise<void> {
   const path = follow(file);
   const draft = `${path}.new`;
@@ -69,12 +70,13 @@ function usersOf(text: string, file: string): User[] {
 /** A user's line: perhaps a byte order mark, the name, the password, and the CR of the line's end. */
 const LINE = /^(\xef\xbb\xbf)?([^ ]+) .*?(\r?)$/s;
 
-function withPasswords(text: string, passwords: ReadonlyMap<string, string>): string {
+function withPasswords(text: string, passwords: ReadonlyMap<string, string | null>): string {
   const added = new Map(passwords);
-  const lines = text.split("\n").map((line) => {
+  const lines = text.split("\n").flatMap((line) => {
     const [, mark = "", name = "", cr = ""] = LINE.exec(line) ?? [];
     const password = passwords.get(name);
-    return password !== undefined && added.delete(name) ? `${mark}${name} ${password}${cr}` : line;
+    if (password === undefined || !added.delete(name)) return [line];
+    return password === null ? [] : [`${mark}${name} ${password}${cr}`];
   });
   const end = text.includes("\r\n") ? "\r\n" : "\n";
   const changed = lines.join("\n");
@@ -127,5 +129,9 @@ function keepOwnerAndMode(descriptor: number, path: string): void {
 
 function unable(what: string, error: unknown): unknown {
   const { code, message } = error as NodeJS.ErrnoException;
-  return code === undefined ? error : new CredentialsError(`cannot ${what}: ${message}`);
+  if (code === undefined) return error;
+  if (code === "ENOENT") return new CredentialsError(`cannot ${what}: its folder does not exist; create that first`);
+  // The file is replaced, so the folder counts.
+  if (code === "EACCES") return new CredentialsError(`cannot ${what}: its folder is not writable for this user`);
+  return new CredentialsError(`cannot ${what}: ${message}`);
 }

@@ -10,7 +10,7 @@ import { isName } from "../protocol/ascii.ts";
 import { LineReader } from "../protocol/line-reader.ts";
 import { UsageError, usageError } from "../usage-error.ts";
 import { changePasswords, readUsers } from "./credentials-file.ts";
-import { CredentialsError, PASSWORD_TOO_LONG, passwordFault, plainUsers } from "./credentials.ts";
+import { CredentialsError, PASSWORD_TOO_LONG, type User, passwordFault, plainUsers } from "./credentials.ts";
 
 /**
  * `heartline passwd`: asks for a password, hashes it, and has it written. The format of the credentials file is in
@@ -18,12 +18,14 @@ import { CredentialsError, PASSWORD_TOO_LONG, passwordFault, plainUsers } from "
  */
 
 const USAGE = `Usage: ${typed("passwd")} [file] <user>
+       ${typed("passwd")} --delete [file] <user>
        ${typed("passwd")} --migrate [file]
 
 Adds a user to a credentials file, or changes the password of a user. The file contains a hash of the
 password. The program asks for the password; without a terminal it reads the first line of standard
 input. A running server reads the change after kill -HUP <pid>. The file is credentials.txt by default.
 
+  --delete    removes the user; the messages of the user wait in the data folder
   --migrate   replaces all plain passwords of the file by hashes
   --help      prints this page
 
@@ -44,25 +46,41 @@ const LINE_FEED = Buffer.from("\n");
 
 interface Options {
   file: string;
-  /** The user whose password is set; null hashes all plain passwords. */
+  /** The user whose password is set or who is removed; null hashes all plain passwords. */
   user: string | null;
+  isRemoval: boolean;
 }
 
 function parseOptions(args: string[]): Options | null {
   try {
     const { values, positionals } = parseArgs({
       args,
-      options: { migrate: { type: "boolean" }, help: { type: "boolean", short: "h" } },
+      options: {
+        delete: { type: "boolean" },
+        migrate: { type: "boolean" },
+        help: { type: "boolean", short: "h" },
+      },
       allowPositionals: true,
     });
     if (values.help === true) return null;
+    if (values.delete === true && values.migrate === true) throw new Error("give --delete or --migrate, not both");
     const user = values.migrate === true ? null : positionals.pop();
     const [file = "credentials.txt", ...extra] = positionals;
     if (user === undefined || extra.length > 0) throw new Error("give a user, a file and a user, or --migrate");
-    return { file, user };
+    return { file, user, isRemoval: values.delete === true };
   } catch (error) {
     throw usageError(error);
   }
+}
+
+async function remove(file: string, user: string): Promise<string> {
+  existingUsers(file); // Without the file, the change would make an empty one.
+  await changePasswords(file, (users) => {
+    if (!users.some(({ name }) => name === user)) throw new CredentialsError(`${file} has no user ${user}`);
+    if (users.length === 1) throw new CredentialsError(`${user} is the only user in ${file}, and a server needs one`);
+    return new Map([[user, null]]);
+  });
+  return `removed ${user} from ${file}; ${RELOAD_HINT}`;
 }
 
 async function setPassword(file: string, user: string): Promise<string> {
@@ -139,9 +157,14 @@ async function askTwice(user: string): Promise<string> {
   }
 }
 
-async function migrate(file: string): Promise<string> {
+function existingUsers(file: string): User[] {
   const users = readUsers(file);
   if (users === null) throw new CredentialsError(`cannot read ${file}: there is no such file`);
+  return users;
+}
+
+async function migrate(file: string): Promise<string> {
+  const users = existingUsers(file);
   const plain = plainUsers(users);
   /** Hashes by `<user> <password>`: a line that another program changes meanwhile keeps its new password. */
   const hashes = new Map<string, string>();
@@ -191,15 +214,16 @@ export async function main(args: string[]): Promise<void> {
     const options = parseOptions(args);
     if (options === null) await print(USAGE);
     else {
-      const { file, user } = options;
-      const result = await (user === null ? migrate(file) : setPassword(file, user));
+      const { file, user, isRemoval } = options;
+      const change = isRemoval ? remove : setPassword;
+      const result = await (user === null ? migrate(file) : change(file, user));
       // The exit code is that of the change, also when the result cannot be printed.
       await print(`${filterText(result)}\n`).catch(({ message }) => fail(`${message}; ${result}`, 0));
     }
     process.exit(0);
   } catch (error) {
     if (error instanceof PrintError) fail(error.message, 1);
-    if (error instanceof UsageError) fail(`${error.message} (--help lists the options)`, 2);
+    if (error instanceof UsageError) fail(`${error.message} (${typed("help", "passwd")} lists the options)`, 2);
     if (error instanceof CredentialsError) fail(error.message, 1);
     throw error;
   }

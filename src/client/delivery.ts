@@ -16,6 +16,8 @@ interface Undelivered {
 export class DeliveryQueue {
   /** Position after the last line that was read. */
   read = 0;
+  /** Lines after this position are not delivered; infinite unless `hold` was called. */
+  #holdFrom = Number.POSITIVE_INFINITY;
   readonly #undelivered: Undelivered[] = [];
   #waiters: { position: number; resolve: () => void }[] = [];
   readonly #advanced: () => void;
@@ -38,14 +40,14 @@ export class DeliveryQueue {
    */
   isFull(isPaused: boolean, mustRead: boolean): boolean {
     const bytesMax = UNDELIVERED_BYTES_MAX * (mustRead ? UNDELIVERED_BOUNDS : isPaused ? 0.5 : 1);
-    return this.read - this.delivered > bytesMax;
+    return this.#holdFrom === Number.POSITIVE_INFINITY && this.read - this.delivered > bytesMax;
   }
 
   /** The line that ends at `position` was read. It is delivered when the promise of `handle`, if any, is resolved. */
   take(position: number, handle?: () => unknown): void {
     const start = this.read;
     this.read = position;
-    if (handle === undefined) return;
+    if (handle === undefined || start >= this.#holdFrom) return;
     let outcome: unknown;
     try {
       outcome = handle();
@@ -64,9 +66,24 @@ export class DeliveryQueue {
     );
   }
 
+  /**
+   * Lines that are read from now on are not delivered, and the delivered position stays before them: they come again in
+   * the next session of the user. For the time between a logout and its reply, which can acknowledge nothing.
+   */
+  hold(): void {
+    if (this.#holdFrom < Number.POSITIVE_INFINITY) return;
+    this.#holdFrom = this.read;
+    this.#undelivered.push({ start: this.read, isDone: false });
+  }
+
+  /** Position up to which lines are delivered when their handlers are done. */
+  get #deliverable(): number {
+    return Math.min(this.read, this.#holdFrom);
+  }
+
   /** Resolves when all lines read so far are delivered, or after `release`. */
   settled(): Promise<void> {
-    const position = this.read;
+    const position = this.#deliverable;
     if (this.delivered >= position) return Promise.resolve();
     return new Promise((resolve) => this.#waiters.push({ position, resolve }));
   }
@@ -82,7 +99,7 @@ export class DeliveryQueue {
   /** The session has ended: calls `done` when everything that was read is delivered, or now with `atOnce`. */
   finish(atOnce: boolean, done: () => void): void {
     if (atOnce) this.release();
-    if (atOnce || this.delivered === this.read) done();
+    if (atOnce || this.delivered === this.#deliverable) done();
     else void this.settled().then(done);
   }
 
@@ -93,9 +110,12 @@ export class DeliveryQueue {
 
   /** A new stream begins at position 0. Undelivered lines of the old stream come again in it. */
   restart(): void {
+    const isHeld = this.#holdFrom < Number.POSITIVE_INFINITY;
     this.read = 0;
+    this.#holdFrom = Number.POSITIVE_INFINITY;
     this.#undelivered.length = 0;
     this.release();
+    if (isHeld) this.hold();
   }
 
   #done(line: Undelivered): void {

@@ -119,7 +119,11 @@ export class StreamSession implements ChatSession {
 
   async logout(): Promise<void> {
     if (this.#connection === null) return this.#state.end("logout");
-    await this.request(this.#state.options.kind === "plain" ? "logout" : `logout ${this.#ackable}`);
+    if (this.#state.options.kind === "plain") await this.request("logout");
+    else {
+      this.#state.stream.hold();
+      await this.request(`logout ${this.#ackable}`);
+    }
     this.#state.end("logout");
   }
 

@@ -1,5 +1,7 @@
 import { SERVER_LINE_BYTES_MAX, SOCKET_PATH_BYTES_MAX } from "../limits.ts";
 import { LineReader } from "../protocol/line-reader.ts";
+import { connectionRefusal } from "../runtime/kernel.ts";
+import { quoted } from "../usage-error.ts";
 
 /** One request over the admin socket of a server. */
 
@@ -13,6 +15,11 @@ export interface AdminReply {
 
 /** The server cannot be reached or does not answer. The message is for the user. */
 export class UnreachableError extends Error {}
+
+/** Each line of a reply begins with a word in lower case, or a metric's name with labels; `ok` may stand alone. */
+const LINE = /^(ok$|[a-z_]+[ {])/;
+/** No reply has more lines: a program that sends without end would use up the memory. */
+const LINES_MAX = 4_000_000;
 
 const HINT = "is it running? --data <folder> or --socket <path> says which server is meant";
 
@@ -30,6 +37,8 @@ export async function ask(path: string, line: string, silenceMs: number): Promis
     silence = setTimeout(() => reject(new UnreachableError(late)), silenceMs);
   };
   listen();
+  const refuse = (sent: string): void =>
+    reject(new UnreachableError(`the program at ${path} is not a Heartline server: it sent ${quoted(sent)}`));
   const closed = (): void =>
     reject(new UnreachableError(`the server at ${path} closed the connection before its reply`));
   const connecting = Bun.connect({
@@ -41,11 +50,13 @@ export async function ask(path: string, line: string, silenceMs: number): Promis
         reader.feed(chunk);
         while (reader.next()) {
           const text = Buffer.from(reader.bytes.subarray(reader.start, reader.end)).toString();
+          if (!LINE.test(text) || lines.length === LINES_MAX) return refuse(text);
           const [, end, rest = ""] = /^(ok|err)(?: (.*))?$/s.exec(text) ?? [];
           const [, code = "", words = ""] = /^(\S*) ?(.*)$/s.exec(rest) ?? [];
           if (end === undefined) lines.push(text);
           else resolve(end === "ok" ? { lines, code: null, words: rest } : { lines, code, words });
         }
+        if (reader.takeSkipped() > 0) refuse(reader.excerpt.toString());
       },
       close: closed,
       error: closed,
@@ -60,13 +71,17 @@ export async function ask(path: string, line: string, silenceMs: number): Promis
 }
 
 function unreachable(path: string, error: unknown): UnreachableError {
-  const { code = "", message } = error as NodeJS.ErrnoException;
+  const { code: reported = "", message } = error as NodeJS.ErrnoException;
+  const code = connectionRefusal(path) || reported;
+  if (code === "EAGAIN")
+    return new UnreachableError(`the server at ${path} accepts no connection: it is busy, or it hangs`);
   if (code === "EACCES")
     return new UnreachableError(`cannot use ${path}: permission denied; run it as the server's user or root`);
   const reasons: Record<string, string> = {
     ENOENT: "there is no such socket",
     ENOTDIR: "there is no such socket",
     ECONNREFUSED: "nobody listens there",
+    EPROTOTYPE: "another program uses it",
   };
   return new UnreachableError(`no server at ${path}: ${reasons[code] ?? message}; ${HINT}`);
 }

@@ -51,7 +51,13 @@ export const FORMATS: Record<Exclude<AdminVerb, "help">, Format> = {
     text: (_request, { lines }) => table([], figures(lines)).join("\n"),
     json: (_request, { lines }) => Object.fromEntries(figures(lines).map(([name, value]) => [name, numberOf(value!)])),
   },
-  reload: done(() => "reloaded"),
+  reload: {
+    text: (_request, reply) => ["reloaded", ...warningsOf(reply)].join("\n"),
+    json: (_request, reply) => {
+      const warnings = warningsOf(reply);
+      return warnings.length > 0 ? { ok: true, warnings } : { ok: true };
+    },
+  },
   drain: done(
     (_user, _words, { number }) =>
       `the server ends its sessions ${number === null ? "" : `over ${count(number, "second")} `}and stops`,
@@ -67,6 +73,11 @@ export function explain({ user, verb }: AdminRequest, { code, words }: AdminRepl
   if (code === "unknown_command") return `the server does not know ${verb}: it has another version`;
   if (code === "busy") return `the server is busy: ${words}`;
   return words === "" ? `the server refused: ${code}` : words;
+}
+
+/** What the server reported although it did what was requested. */
+function warningsOf({ lines }: AdminReply): string[] {
+  return lines.filter((line) => line.startsWith("warning ")).map((line) => line.replace("warning ", ""));
 }
 
 interface SessionRow {

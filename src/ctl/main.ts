@@ -22,6 +22,7 @@ ${Object.values(ADMIN_SHAPES)
   --data <folder>          data folder of the server (HEARTLINE_DATA, or data)
   --socket <path>          admin socket of a server with --admin-socket (HEARTLINE_ADMIN_SOCKET)
   --json                   prints one JSON value
+  --                       before a text that begins with a dash
   --help                   prints this page
 
 Exit code: 0 when it is done, 1 when it failed or no server was reached, 2 for an invalid command line.
@@ -125,7 +126,7 @@ export async function main(args: string[]): Promise<void> {
     else process.exitCode = await control(options);
   } catch (error) {
     if (error instanceof UsageError) {
-      printError(`${error.message} (--help lists the commands)`);
+      printError(`${error.message} (${typed("help", "ctl")} lists the commands)`);
       process.exitCode = 2;
     } else if (error instanceof UnreachableError || error instanceof PrintError) {
       printError(error.message);

@@ -1,6 +1,7 @@
 /** Unix sockets on which the server listens: their path, their permissions, and what can be wrong. */
 import { type Stats, lstatSync, unlinkSync } from "node:fs";
 import { connect } from "node:net";
+import { connectionRefusal } from "../runtime/kernel.ts";
 import { ListenError } from "./listener.ts";
 
 /**
@@ -29,20 +30,20 @@ async function removeStale(path: string): Promise<void> {
   }
   if (stats === undefined) return;
   if (!stats.isSocket()) throw new ListenError(`cannot listen on ${path}: it is not a socket; choose another path`);
-  const refusal = await tryToConnect(path);
-  if (refusal === null) throw new ListenError(`cannot listen on ${path}: another program listens there`);
-  if (refusal.code !== "ECONNREFUSED") throw pathError(path, refusal);
+  const code = connectionRefusal(path) ?? (await tryToConnect(path));
+  if (code === "") throw new ListenError(`cannot listen on ${path}: another program listens there`);
+  if (code !== "ECONNREFUSED") throw pathError(path, { code, message: code });
   unlinkSync(path);
 }
 
-/** Null when a program accepts the connection, which is closed at once. */
-function tryToConnect(path: string): Promise<NodeJS.ErrnoException | null> {
-  const { promise, resolve } = Promise.withResolvers<NodeJS.ErrnoException | null>();
+/** Empty when a program accepts the connection, which is closed at once; else the code of the error. */
+function tryToConnect(path: string): Promise<string> {
+  const { promise, resolve } = Promise.withResolvers<string>();
   const socket = connect({ path }, () => {
     socket.destroy();
-    resolve(null);
+    resolve("");
   });
-  socket.on("error", resolve);
+  socket.on("error", ({ code = "" }: NodeJS.ErrnoException) => resolve(code));
   return promise;
 }
 
@@ -52,6 +53,8 @@ export function pathError(path: string, error: unknown): ListenError {
     ENOENT: "the folder does not exist",
     ENOTDIR: "the folder is a file",
     EACCES: "not allowed",
+    EAGAIN: "another program listens there",
+    EPROTOTYPE: "another program uses it for something else",
     EADDRINUSE: "another program has just created it",
     ENAMETOOLONG: "the path is too long; a socket's path has at most 107 bytes",
   };

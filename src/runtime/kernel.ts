@@ -8,7 +8,9 @@ import { constants } from "node:os";
  */
 
 const AF_UNIX = 1;
+const SOCK_STREAM = 1;
 const SOCK_DGRAM = 2;
+const SOCK_NONBLOCK = 0x800;
 const SOCK_CLOEXEC = 0x80000;
 const SOL_SOCKET = 1;
 const SO_SNDBUF = 7;
@@ -43,6 +45,8 @@ function openLibc() {
       getsockopt: { args: ["i32", "i32", "i32", "ptr", "ptr"], returns: "i32" },
       listen: { args: ["i32", "i32"], returns: "i32" },
       socket: { args: ["i32", "i32", "i32"], returns: "i32" },
+      connect: { args: ["i32", "ptr", "u32"], returns: "i32" },
+      __errno_location: { args: [], returns: "ptr" },
       sendto: { args: ["i32", "ptr", "u64", "i32", "ptr", "u32"], returns: "i64" },
       send: { args: ["i32", "ptr", "u64", "i32"], returns: "i32" },
       dup: { args: ["i32"], returns: "i32" },
@@ -93,8 +97,7 @@ export function setBacklog(descriptor: number): void {
  */
 export function sendDatagram(name: string, text: string): boolean {
   if (libc === null) return false;
-  const path = Buffer.from(name.startsWith("@") ? `\0${name.slice(1)}` : `${name}\0`);
-  const address = Buffer.concat([new Uint8Array(new Uint16Array([AF_UNIX]).buffer), path]);
+  const address = unixAddress(name.startsWith("@") ? `\0${name.slice(1)}` : `${name}\0`);
   const descriptor = libc.socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
   if (descriptor < 0) return false;
   const bytes = Buffer.from(text);
@@ -102,6 +105,27 @@ export function sendDatagram(name: string, text: string): boolean {
   const sent = Number(libc.sendto(descriptor, ptr(bytes), bytes.length, flags, ptr(address), address.length));
   closeSync(descriptor);
   return sent === bytes.length;
+}
+
+/** `sockaddr_un` (unix(7)) of a path with a zero byte after it, or of an abstract name with one before it. */
+function unixAddress(name: string): Uint8Array {
+  return Buffer.concat([new Uint8Array(new Uint16Array([AF_UNIX]).buffer), Buffer.from(name)]);
+}
+
+/**
+ * Why the socket at that path accepts no stream: `ECONNREFUSED`, `EAGAIN` when too many connections wait, and so on; ""
+ * when it accepts one, which is closed at once. The runtime calls most of them ECONNREFUSED. Null when it is unknown.
+ */
+export function connectionRefusal(path: string): string | null {
+  if (libc === null) return null;
+  const address = unixAddress(`${path}\0`);
+  const descriptor = libc.socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+  if (descriptor < 0) return null;
+  const hasFailed = libc.connect(descriptor, ptr(address), address.length) !== 0;
+  const errno = hasFailed ? read.i32(libc.__errno_location()!) : 0;
+  closeSync(descriptor);
+  if (!hasFailed) return "";
+  return Object.entries(constants.errno).find(([, number]) => number === errno)?.[0] ?? null;
 }
 
 /** A new descriptor of the same socket (dup); negative when that failed. */

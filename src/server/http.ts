@@ -29,14 +29,14 @@ export class HttpServer {
   readonly #metrics: Metrics;
   readonly #server: Server;
   readonly #open = new Set<Socket>();
-  /** Connections whose request is not complete; the oldest first. */
-  readonly #incomplete = new Set<Socket>();
+  /** Connections that one more replaces, the oldest first: their request is not complete, or has its response. */
+  readonly #replaceable = new Set<Socket>();
 
   private constructor(readiness: Readiness, metrics: Metrics) {
     this.#readiness = readiness;
     this.#metrics = metrics;
     this.#server = createServer({ maxHeaderSize: HTTP_HEADER_BYTES_MAX }, (request, response) => {
-      this.#incomplete.delete(request.socket);
+      this.#replaceable.delete(request.socket);
       void this.#respond(request, response);
     });
     this.#server.on("connection", (socket) => this.#accept(socket));
@@ -77,18 +77,18 @@ export class HttpServer {
   }
 
   /**
-   * For one connection too many, the oldest with an incomplete request is closed, so that slow clients do not keep
-   * others out.
+   * For one connection too many, the oldest one is closed whose request is not complete, or whose client does not close
+   * it after the response, so that slow clients do not keep others out.
    */
   #accept(socket: Socket): void {
     if (this.#open.size >= HTTP_CONNECTIONS_MAX) {
-      const [oldest] = this.#incomplete;
+      const [oldest] = this.#replaceable;
       if (oldest === undefined) return void socket.destroy();
       this.#leave(oldest);
       oldest.destroy();
     }
     this.#open.add(socket);
-    this.#incomplete.add(socket);
+    this.#replaceable.add(socket);
     const deadline = setTimeout(() => socket.destroy(), HTTP_MS);
     socket.on("error", () => {}); // The client has gone.
     socket.on("close", () => {
@@ -99,10 +99,10 @@ export class HttpServer {
 
   #leave(socket: Socket): void {
     this.#open.delete(socket);
-    this.#incomplete.delete(socket);
+    this.#replaceable.delete(socket);
   }
 
-  async #respond({ method = "", url = "" }: IncomingMessage, response: ServerResponse): Promise<void> {
+  async #respond({ method = "", url = "", socket }: IncomingMessage, response: ServerResponse): Promise<void> {
     const { status, body, type = TEXT } = await this.#page(method, url);
     response.writeHead(status, {
       Connection: "close",
@@ -110,7 +110,9 @@ export class HttpServer {
       "Content-Length": Buffer.byteLength(body),
       ...(status === 405 ? { Allow: "GET, HEAD" } : {}),
     });
-    response.end(method === "HEAD" ? "" : body);
+    response.end(method === "HEAD" ? "" : body, () => {
+      if (this.#open.has(socket)) this.#replaceable.add(socket);
+    });
   }
 
   async #page(method: string, url: string): Promise<Page> {

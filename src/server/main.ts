@@ -42,23 +42,25 @@ const NOTIFICATIONS: Record<ServerState, string[]> = {
 const SLICE_MICROS = 100;
 
 export async function main(args: string[]): Promise<void> {
+  const outputs: Log[] = [];
   try {
-    await serve(args);
+    await serve(args, outputs);
   } catch (error) {
+    for (const output of outputs) await output.close(); // Warnings may explain the error.
     const usage = error instanceof UsageError;
     const isArgument = usage && !(error instanceof ConfigError);
     const known = [UsageError, CredentialsError, CertificateError, StoreError, ListenError, PrintError, WorkerError];
     // An unknown error is not rethrown: `uncaughtException` would survive it, and the exit code would be 0.
     if (known.some((kind) => error instanceof kind)) {
-      process.stderr.write(
-        `heartline: ${filterText((error as Error).message)}${isArgument ? " (--help lists the options)" : ""}\n`,
-      );
+      const hint = isArgument ? ` (${typed("help", "serve")} lists the options)` : "";
+      process.stderr.write(`heartline: ${filterText((error as Error).message)}${hint}\n`);
     } else console.error(error);
     process.exit(usage ? 2 : 1);
   }
 }
 
-async function serve(args: string[]): Promise<void> {
+/** `outputs` takes the log when there is one. */
+async function serve(args: string[], outputs: Log[]): Promise<void> {
   const manager = new ServiceManager();
   const sockets = inheritedSockets();
   const readiness = new Readiness((state) => manager.notify(...NOTIFICATIONS[state], `STATUS=${state}`));
@@ -71,6 +73,7 @@ async function serve(args: string[]): Promise<void> {
   const host = await resolve(hostFor(configuration.config, credentials));
   const config = { ...configuration.config, host };
   const output = new Log(config.logLevel);
+  outputs.push(output);
   const log = new BoundedLog(output.logger, CLOCK.nowMs);
   await Promise.all(Object.values(WORKERS).map(checkWorker));
   for (const warning of configuration.warnings) log.warn({ event: "config_warning" }, warning);
@@ -107,7 +110,12 @@ async function serve(args: string[]): Promise<void> {
     reloader.reload();
   };
   const { plain, encrypted } = server.listen(ports);
-  admin?.serve({ ...server.administered, stats: () => metrics.samples(), reload: () => reloader.reload() });
+  admin?.serve({
+    ...server.administered,
+    stats: () => metrics.samples(),
+    reload: () => reloader.reload(),
+    restarts: () => reloader.restarts,
+  });
   if (isReloadDue) acts.reload("SIGHUP");
   announce(log, config, credentials, plain, encrypted, sockets.length);
 }

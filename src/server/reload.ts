@@ -30,6 +30,8 @@ export class Reloader {
   readonly #startedHost: string;
   /** The options of the last reload. */
   #settings: Settings;
+  /** What the last reload read and only a restart can change, a line for each option. */
+  restarts: readonly string[] = [];
 
   constructor(
     server: Server,
@@ -80,7 +82,8 @@ export class Reloader {
       this.#log.info({ event: "reload" }, `${name} is ${textOf(name, settings)} from now on`);
     }
     this.#settings = settings;
-    for (const line of this.#restarts(next, credentials)) this.#log.warn({ event: "reload" }, line);
+    this.restarts = this.#restarts(next, credentials);
+    for (const line of this.restarts) this.#log.warn({ event: "reload" }, line);
     return [];
   }
 

@@ -295,10 +295,12 @@ const REASONS: Record<string, string> = {
   EFBIG: "a file would be too long for that disk; give another path",
   EDQUOT: "the disk quota is used up; make room",
   SQLITE_FULL: "the disk is full; make room",
+  ENOTEMPTY: "it exists already; give the path of a new folder",
+  EMFILE: "the server has too many open files; raise the open-file limit",
 };
 
 /** In words for the operator. */
-function whyFailed(error: unknown): string {
+export function whyFailed(error: unknown): string {
   if (error instanceof StoreError) return error.message;
   const { code, message } = error as NodeJS.ErrnoException;
   return (Object.hasOwn(REASONS, code ?? "") ? REASONS[code!] : undefined) ?? `${message}; look at that disk`;

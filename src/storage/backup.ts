@@ -1,7 +1,7 @@
 import type { Database } from "bun:sqlite";
 import { Thread } from "../runtime/thread.ts";
 import { WORKERS } from "../workers.ts";
-import type { CopyReply, CopyRequest } from "./backup-copy.ts";
+import { type CopyReply, type CopyRequest, whyFailed } from "./backup-copy.ts";
 import type { DataFolder } from "./data-folder.ts";
 import { StoreError } from "./database.ts";
 import type { Journal } from "./journal.ts";
@@ -56,7 +56,7 @@ export class Backup {
     const journal = this.#journal;
     journal?.hold();
     try {
-      const descriptor = folder.databaseDescriptor;
+      const descriptor = descriptorOf(folder, target);
       let reply = await this.#ask({ begin: { database: this.#database.filename, descriptor, target } });
       while (reply.did !== "all") {
         if (reply.did === "failed") throw refused(target, reply.why);
@@ -78,6 +78,15 @@ export class Backup {
 }
 
 const STOPPING = "the server stops";
+
+/** Throws StoreError. */
+function descriptorOf(folder: DataFolder, target: string): number {
+  try {
+    return folder.databaseDescriptor;
+  } catch (error) {
+    throw refused(target, whyFailed(error));
+  }
+}
 
 function refused(target: string, why: string): StoreError {
   return new StoreError(`cannot back up to ${target}: ${why}`);

@@ -16,6 +16,7 @@ import { DATABASE, StoreError } from "./database.ts";
 import type { Journal } from "./journal.ts";
 import { TRANSACTION } from "./sql.ts";
 import { lock } from "../runtime/kernel.ts";
+import { whyUnusable } from "./inspection.ts";
 
 /** Earlier versions lock a database of this name instead of the folder. */
 const FORMER_LOCK = "lock";
@@ -54,12 +55,14 @@ export class DataFolder {
       descriptor = openSync(path, constants.O_RDONLY | constants.O_DIRECTORY);
       const refusal = lock(descriptor);
       if (refusal === "taken" || isLockedByFormer(join(path, FORMER_LOCK)))
-        throw new StoreError(`the data folder ${path} is in use by another server`);
+        throw new StoreError(
+          `the data folder ${path} is in use by another server; stop that one, or --data names another folder`,
+        );
       if (refusal !== null) throw new Error(`it cannot be locked: ${refusal}`);
     } catch (error) {
       if (descriptor >= 0) closeSync(descriptor);
       if (error instanceof StoreError) throw error;
-      throw new StoreError(`the data folder ${path} cannot be used: ${(error as Error).message}`);
+      throw new StoreError(`the data folder ${path} cannot be used: ${whyUnusable(error)}; --data names another one`);
     }
     this.#descriptor = descriptor;
     const { dev, ino } = fstatSync(descriptor);

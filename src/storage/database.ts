@@ -43,7 +43,8 @@ export function openDatabase(folder: string, durability: Durability): Database {
     database.run(PRAGMA.temporaryInMemory);
     database.run(TRANSACTION.begin);
     const { user_version: version } = database.query<{ user_version: number }, []>(PRAGMA.version).get()!;
-    if (version > SCHEMA_VERSION) throw new StoreError(`${file} was written by a newer Heartline`);
+    if (version > SCHEMA_VERSION)
+      throw new StoreError(`${file} was written by a newer Heartline; start that version, or restore a backup`);
     for (const statement of upgrades(version)) database.run(statement);
     database.run(TRANSACTION.commit);
     // When a connection closes while another one has locks on the file, SQLite keeps its descriptor for the next

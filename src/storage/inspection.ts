@@ -3,8 +3,18 @@
  * creates, locks and writes nothing. The pages of the database and the records of the journal are checked when a server
  * opens the folder (database.ts, recovery.ts).
  */
-import { accessSync, closeSync, constants, existsSync, openSync, readSync, readdirSync, statSync } from "node:fs";
-import { dirname, join, resolve } from "node:path";
+import {
+  accessSync,
+  closeSync,
+  constants,
+  existsSync,
+  fstatSync,
+  openSync,
+  readSync,
+  readdirSync,
+  statSync,
+} from "node:fs";
+import { basename, dirname, join, resolve } from "node:path";
 import { JOURNAL_SEGMENT_BYTES } from "../limits.ts";
 import { DATABASE } from "./database.ts";
 import { segmentName, segmentsOf } from "./journal.ts";
@@ -59,7 +69,9 @@ export function inspectFolder(path: string): Inspection {
     const name = segmentName(first);
     attempt(`journal/${name}`, () => inspectSegment(join(journal, name), first));
   }
-  const examined = `examined: the header of ${DATABASE}, the lengths of ${segments.length} journal segments`;
+  const lengths =
+    segments.length === 1 ? "the length of 1 journal segment" : `the lengths of ${segments.length} journal segments`;
+  const examined = `examined: the header of ${DATABASE}, ${lengths}`;
   return { errors, examined: `${examined}; a server checks every page and record when it starts`, isMissing: false };
 }
 
@@ -74,16 +86,25 @@ function accessFault(folder: string): string | null {
     accessSync(folder, constants.R_OK | constants.W_OK | constants.X_OK);
     return statSync(folder).isDirectory() ? null : "it is not a folder";
   } catch (error) {
-    const { code } = error as NodeJS.ErrnoException;
-    return code === "EACCES" ? "permission denied" : code === "EROFS" ? "the file system is read-only" : String(code);
+    return whyUnusable(error);
   }
+}
+
+/** The reason why a folder cannot be created or opened, in words for the operator. */
+export function whyUnusable(error: unknown): string {
+  const { code, message } = error as NodeJS.ErrnoException;
+  if (code === "EACCES" || code === "EPERM") return "permission denied";
+  if (code === "EROFS") return "the file system is read-only";
+  if (code === "EEXIST") return "it is not a folder";
+  if (code === "ENOTDIR") return "it is not in a folder";
+  return message;
 }
 
 function inspectDatabase(file: string): void {
   const found = statSync(file, { throwIfNoEntry: false });
-  if (found === undefined || found.size === 0) return; // A server creates it.
-  if (!found.isFile()) throw new Error("it is not a regular file");
+  if (found === undefined) return; // A server creates it.
   const bytes = head(file, SQLITE_HEADER_BYTES);
+  if (found.size === 0) return; // As a killed server may leave it: the next one makes its tables.
   if (bytes.length < SQLITE_HEADER_BYTES || bytes.toString("latin1", 0, 16) !== SQLITE_MAGIC)
     throw new Error("it is not an SQLite database");
   if (bytes.readUInt32BE(VERSION_AT) > SCHEMA_VERSION) throw new Error("it was written by a newer Heartline");
@@ -101,10 +122,11 @@ function inspectSegment(file: string, first: number): void {
     throw new Error(`it has ${found.size} bytes and not ${JOURNAL_SEGMENT_BYTES}; records may be missing`);
 }
 
-/** The first `count` bytes of a file, or fewer. */
+/** The first `count` bytes of a file, or fewer. Throws for a pipe or a device, which might never give any. */
 function head(file: string, count: number): Buffer {
-  const descriptor = openSync(file, "r");
+  const descriptor = openSync(file, constants.O_RDONLY | constants.O_NONBLOCK);
   try {
+    if (!fstatSync(descriptor).isFile()) throw new Error(`${basename(file)} is not a regular file`);
     const bytes = Buffer.alloc(count);
     return bytes.subarray(0, readSync(descriptor, bytes, 0, count, 0));
   } finally {

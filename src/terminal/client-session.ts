@@ -6,7 +6,7 @@ import { EXIT_NO_LOGIN, EXIT_SESSION_ENDED, Exit, beforeErrorExit, output } from
 import { explainEnd, explainError, explainUnreachable } from "./explanations.ts";
 import type { Options } from "./options.ts";
 import { StateFile, StateInUse, stateFolder } from "./state-file.ts";
-import type { Output } from "./terminal.ts";
+import type { Output } from "./reporter.ts";
 
 /** Limit of the wait for the reply to a logout: the server may be away. */
 const LOGOUT_MS = 5_000;

@@ -1,4 +1,5 @@
-import { printable, rendered } from "./display.ts";
+import { printable } from "./display.ts";
+import { rendered } from "./rows.ts";
 import { OutputWriter, writeFault } from "../runtime/output.ts";
 
 /**
@@ -10,6 +11,7 @@ import { OutputWriter, writeFault } from "../runtime/output.ts";
 export const EXIT_NO_LOGIN = 1;
 export const EXIT_USAGE = 2;
 export const EXIT_SESSION_ENDED = 3;
+export const EXIT_REFUSED = 4;
 
 /** The longest wait for pending output at exit: for a terminal, and for standard error. */
 const FLUSH_MS = 1_000;

@@ -9,7 +9,8 @@ import type { Options } from "./options.ts";
  * details are not filtered here: Display does that.
  */
 
-const COMMAND_ERRORS: Record<string, (user: string, detail: string) => string> = {
+/** `slash`: what a command in a hint begins with. */
+const COMMAND_ERRORS: Record<string, (user: string, detail: string, slash: string) => string> = {
   unknown_user: (user) => `there is no user ${user}`,
   blocked: (user) => `${user} has blocked you`,
   mailbox_full: (user) => `the message was not stored: the mailbox of ${user} is full; try again later`,
@@ -20,13 +21,15 @@ const COMMAND_ERRORS: Record<string, (user: string, detail: string) => string> =
   not_listening: (user) => `${user} does not accept private chats`,
   already_asked: (user) => `${user} has been asked already; wait up to a minute for the answer`,
   no_request: (user) => `${user} has not asked for a private chat in the last minute`,
-  not_introduced: (user) => `there is no private chat with ${user}; getaddress ${user} asks for one`,
-  denied: (user, text) =>
-    `${user} refused the private chat, did not answer, or left; to send through the server: message ${user} ${text}`,
-  gone: (user, text) =>
-    `nothing was sent: ${user} cannot be reached directly; to send through the server: message ${user} ${text}`,
-  wrong_certificate: (user) =>
-    `nothing was sent: another program answers at the address of ${user}; getaddress ${user} asks for a new chat`,
+  not_introduced: (user, _, slash) => `there is no private chat with ${user}; ${slash}getaddress ${user} asks for one`,
+  denied: (user, text, slash) =>
+    `${user} refused the private chat, did not answer, or left; ` +
+    `to send through the server: ${slash}message ${user} ${text}`,
+  gone: (user, text, slash) =>
+    `nothing was sent: ${user} cannot be reached directly; to send through the server: ${slash}message ${user} ${text}`,
+  wrong_certificate: (user, _, slash) =>
+    `nothing was sent: another program answers at the address of ${user}; ` +
+    `${slash}getaddress ${user} asks for a new chat`,
   busy: (_user, why) => (why === "" ? "the server is busy; try again in a moment" : `the server is busy: ${why}`),
   banned: (user, seconds) => `${user} is banned${/^\d+$/.test(seconds) ? ` for ${seconds} seconds` : ""}`,
   refused: () => "the server refused the request without a reason",
@@ -39,11 +42,21 @@ const COMMAND_ERRORS: Record<string, (user: string, detail: string) => string> =
   unknown_outcome: () => "the reply was lost; the command may or may not have been carried out",
 };
 
-/** Why a request failed. */
-export function explainError(error: unknown, user: string): string {
+/** Why a request failed. `slash`: what a command in a hint begins with. */
+export function explainError(error: unknown, user: string, slash = ""): string {
   if (!(error instanceof ChatError)) return (error as Error).message;
-  if (Object.hasOwn(COMMAND_ERRORS, error.code)) return COMMAND_ERRORS[error.code]!(user, error.detail);
+  if (Object.hasOwn(COMMAND_ERRORS, error.code)) return COMMAND_ERRORS[error.code]!(user, error.detail, slash);
   return error.detail === "" ? error.code.replaceAll("_", " ") : error.detail;
+}
+
+/** The outcome of a request that an earlier run of this program left without a reply. */
+export function explainRecovered(request: string, error: ChatError | null): string {
+  const isUnknown = error !== null && ["unknown_outcome", "closed"].includes(error.code);
+  const outcome = isUnknown
+    ? "the reply was lost; it may or may not have been carried out"
+    : "sent again: the server had not received it";
+  const refusal = error === null || isUnknown ? "" : `; ${explainError(error, request.split(" ")[1] ?? "")}`;
+  return `from the last run: ${request} (${outcome}${refusal})`;
 }
 
 /** Why a login failed. Throws errors on that are not about the server or a port. */

@@ -2,73 +2,103 @@ import { ChatError } from "../client/client.ts";
 import { onEndingSignal } from "../runtime/keyboard.ts";
 import { ClientSession } from "./client-session.ts";
 import { isUserName } from "./commands.ts";
-import { Display, hasColors } from "./display.ts";
+import { Display, hasColors, hasUtf8 } from "./display.ts";
 import { EXIT_NO_LOGIN, EXIT_SESSION_ENDED, Exit, output } from "./exit.ts";
-import { explainLogin } from "./explanations.ts";
+import { explainLogin, explainRecovered } from "./explanations.ts";
 import type { Options } from "./options.ts";
+import type { Person } from "./person.ts";
 import { Screen } from "./screen.ts";
-import { Terminal } from "./terminal.ts";
 
-/** The client for a person at a terminal: asks for name and password, then carries out typed commands. */
+/** The client for a person at a terminal: asks for name and password, logs in, and waits for the end. */
 
 /** Refusals of a login that another name or password does not change. */
 const FINAL_REFUSALS = ["locked_out", "closed", "untrusted", "needs_tls"];
 
 export async function runInteractive(options: Options): Promise<void> {
-  const display = new Display(hasColors(process.stdout));
-  const screen = new Screen(process.stdin, process.stdout, output, (line) => terminal.complete(line));
+  const isDumb = ["dumb", undefined, ""].includes(process.env.TERM);
+  const isColored = options.hasColors && hasColors(process.stdout);
+  const display = new Display(isColored, isColored && hasUtf8(process.env));
+  const screen = new Screen(process.stdin, process.stdout, output, !isDumb);
+  let goodbye = "";
+  let person: Person | null = null;
+  let loading: Promise<Person> | null = null;
+  /** Loads the rest of the program: while the person types, or while the server checks the password. */
+  const load = (): Promise<Person> => {
+    loading ??= import("./person.ts")
+      .then(({ Person }) => Person.open(screen, display, options))
+      .then((loaded) => (person = loaded));
+    return loading;
+  };
   const session = new ClientSession(options, Number.POSITIVE_INFINITY, screen, display, {
     onEvent: (event) => {
       if (event.kind === "goodbye") goodbye = event.reason;
-      return terminal.showEvent(event);
+      // The first events may arrive with the login reply. They stay in order: `person` is set before these callbacks.
+      return person === null ? load().then((loaded) => loaded.event(event)) : person.event(event);
     },
-    onLost: () => {
-      screen.print(display.note("* the connection was lost; commands that you type now wait until it is back"));
-      screen.setPrompt("(lost) > ");
-    },
-    onBack: () => screen.setPrompt("> "),
-    onRecovered: (request, error) => terminal.showRecovered(request, error),
+    onLost: () => person?.lost(),
+    onBack: () => person?.back(),
+    onRecovered: (request, error) => void load().then((loaded) => loaded.recovered(explainRecovered(request, error))),
   });
-  const terminal = new Terminal(session.client, screen, display);
-  let goodbye = "";
   onEndingSignal(() => screen.quit(false));
   try {
     const quit = new Promise<never>((_, reject) => {
       screen.onQuit = () => reject(new Exit(EXIT_NO_LOGIN, "not logged in"));
     });
+    if (options.password !== null) void load().catch(() => {});
     await Promise.race([quit, session.connect()]);
-    await Promise.race([quit, logIn(session, screen, display, options)]);
-    screen.print(display.note("You are in. help lists the commands, Ctrl+C leaves."));
-    terminal.start();
-    screen.setPrompt("> ");
-    // Not awaited: replies come in order, and a private message that takes longer delays no other command.
-    screen.onLine = (line) => void terminal.run(line);
+    const { user, password } = await Promise.race([quit, logIn(session, screen, display, options, load)]);
+    const started = await load();
     screen.onQuit = () => {
       screen.onQuit = (byCtrlC) => byCtrlC && session.hangUp();
-      void session.logOut();
+      if (started.isLost) session.hangUp();
+      else void session.logOut();
     };
+    await started.start(session.client, user, password, () => screen.quit(true));
     const reason = await session.client.ended;
     if (reason === goodbye) throw new Exit(EXIT_SESSION_ENDED, ""); // The event has already been printed.
     session.checkEnd(reason);
   } finally {
+    (person as Person | null)?.end();
     screen.close();
   }
 }
 
-/** Asks for what the command line does not give, until the login succeeds or is refused for good. */
-async function logIn(session: ClientSession, screen: Screen, display: Display, options: Options): Promise<void> {
+/**
+ * Asks for what the command line does not give, until the login succeeds or is refused for good. `load` prepares what
+ * the session needs.
+ */
+async function logIn(
+  session: ClientSession,
+  screen: Screen,
+  display: Display,
+  options: Options,
+  load: () => Promise<unknown>,
+): Promise<{ user: string; password: string }> {
   let { user } = options;
+  const ask = async (question: string, isSecret = false): Promise<string | null> => {
+    const answer = screen.ask(question, isSecret);
+    await load();
+    return answer;
+  };
   for (;;) {
-    user ??= await screen.ask("Name: ");
+    user ??= await ask("Name: ");
     if (user !== null && !isUserName(user)) {
       screen.print(display.failure(`${user} cannot be a user name`));
       user = null;
       continue;
     }
-    const password = user === null ? null : (options.password ?? (await screen.ask("Password: ", true)));
+    const password = user === null ? null : (options.password ?? (await ask("Password: ", true)));
     if (user === null || password === null) throw new Exit(EXIT_NO_LOGIN, "not logged in");
+    if (!/^[^ \t]+$/.test(password)) {
+      const why = password === "" ? "a password is not empty" : "a password has no spaces";
+      if (options.password !== null)
+        throw new Exit(EXIT_NO_LOGIN, `${why}; change HEARTLINE_PASSWORD or the file of --password-file`);
+      screen.print(display.failure(`${why}; type it again`));
+      continue;
+    }
     try {
-      return await session.logIn(user, password);
+      await Promise.all([session.logIn(user, password), load()]);
+      return { user, password };
     } catch (error) {
       const refusal = explainLogin(error, user, options);
       const code = error instanceof ChatError ? error.code : "closed";

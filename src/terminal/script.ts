@@ -1,14 +1,19 @@
 import { decode } from "../client/event.ts";
 import { LINE_BYTES_MAX } from "../limits.ts";
 import { LineReader } from "../protocol/line-reader.ts";
+import type { ChatClient, ChatEvent } from "../client/client.ts";
 import { ClientSession } from "./client-session.ts";
-import { Display, type Printable, hasColors, rendered } from "./display.ts";
-import { EXIT_NO_LOGIN, EXIT_USAGE, Exit, errors, output } from "./exit.ts";
+import { COMMANDS, HELP_LINES } from "./commands.ts";
+import { Display, type Printable, hasColors } from "./display.ts";
+import { EXIT_NO_LOGIN, EXIT_REFUSED, EXIT_USAGE, Exit, errors, output } from "./exit.ts";
 import { explainLogin } from "./explanations.ts";
+import { JsonReporter } from "./json-reporter.ts";
 import type { Options } from "./options.ts";
-import { Terminal } from "./terminal.ts";
+import { parse } from "./parse.ts";
+import { PlainReporter, type Reporter } from "./reporter.ts";
+import { rendered } from "./rows.ts";
 
-/** The client without a terminal: reads commands from standard input and prints plain lines. */
+/** The client without a terminal: reads commands from standard input and prints plain lines, or JSON. */
 
 /** How long a script tries to reach a lost or full server again. */
 const GIVE_UP_MS = 30_000;
@@ -25,30 +30,99 @@ export async function runScript(options: Options): Promise<void> {
       "there is no terminal to ask for name and password: set --user, and HEARTLINE_PASSWORD or --password-file",
     );
   }
-  const display = new Display(hasColors(process.stdout));
+  const display = new Display(options.hasColors && hasColors(process.stdout));
   const messages = {
     print: (line: Printable) => output.write(rendered(line, process.stdout)),
     fail: (line: Printable) => void errors.write(rendered(line, process.stderr)),
   };
+  const reporter = options.json ? new JsonReporter((line) => output.write(line)) : new PlainReporter(messages, display);
   const session = new ClientSession(options, GIVE_UP_MS, messages, display, {
-    onEvent: (event) => terminal.showEvent(event),
-    onRecovered: (request, error) => terminal.showRecovered(request, error),
+    onEvent: (event) => script.event(event),
+    onRecovered: (request, error) => reporter.recovered(request, error),
+    onLost: () => reporter.connection("lost"),
+    onBack: () => reporter.connection("back"),
   });
   const { client } = session;
-  const terminal = new Terminal(client, messages, display);
+  const script = new Script(client, reporter);
   await session.connect();
   await session.logIn(user, password).catch((error: unknown) => {
     throw new Exit(EXIT_NO_LOGIN, explainLogin(error, user, options));
   });
-  terminal.start();
+  script.start();
   for await (const line of scriptLines(process.stdin, client.ended)) {
-    if (line !== null) await terminal.run(line);
-    else messages.fail(display.failure(`a line has more than ${SCRIPT_LINE_BYTES_MAX} bytes; it is skipped`));
+    if (line !== null) await script.run(line);
+    else script.skip(`a line has more than ${SCRIPT_LINE_BYTES_MAX} bytes; it is skipped`);
   }
   await client.catchUp().catch(() => {});
   await output.idle(); // So that the logout acknowledges all of it.
   await client.logout().catch(() => session.hangUp());
   session.checkEnd(await client.ended);
+  if (script.hasRefusals) throw new Exit(EXIT_REFUSED, "");
+}
+
+/** Carries out the commands of a script, and reports replies and events. It uses no stream and no socket. */
+export class Script {
+  /** Whether a command was refused, or was invalid. */
+  hasRefusals = false;
+  readonly #client: ChatClient;
+  readonly #reporter: Reporter;
+  /** The number of the last command, from 1. */
+  #request = 0;
+  /** Events before `start`; null from then on. */
+  #early: { event: ChatEvent; resolve: (printed: Promise<void>) => void }[] | null = [];
+
+  constructor(client: ChatClient, reporter: Reporter) {
+    this.#client = client;
+    this.#reporter = reporter;
+  }
+
+  /** Reports the events so far, and from now on each one at once. The first may arrive with the login reply. */
+  start(): void {
+    const early = this.#early ?? [];
+    this.#early = null;
+    for (const { event, resolve } of early) resolve(this.#reporter.event(event));
+  }
+
+  /** Reports an event; resolves when the kernel took it. */
+  event(event: ChatEvent): Promise<void> {
+    const early = this.#early;
+    if (early === null) return this.#reporter.event(event);
+    return new Promise((resolve) => early.push({ event, resolve }));
+  }
+
+  /** Carries out one line; resolves when the outcome is reported. */
+  async run(line: string): Promise<void> {
+    const context = {
+      partner: null,
+      hasLocal: false,
+      asker: null,
+      resolve: (typed: string) => typed,
+      doubt: () => null,
+    };
+    const parsed = parse(line, context);
+    if (parsed.kind === "nothing") return;
+    const request = ++this.#request;
+    if (parsed.kind === "local") return this.#reporter.help(request, HELP_LINES);
+    if (parsed.kind === "wrong") return this.#invalid(request, parsed.code, parsed.reason);
+    if (parsed.kind !== "command") throw new Error("a script has no partner");
+    try {
+      const result = await COMMANDS[parsed.verb]!.run(this.#client, parsed.user, parsed.text);
+      await this.#reporter.done(request, result);
+    } catch (error) {
+      this.hasRefusals = true;
+      this.#reporter.refused(request, error, parsed.user);
+    }
+  }
+
+  /** A line was too long to be read. */
+  skip(reason: string): void {
+    this.#invalid(++this.#request, "line_too_long", reason);
+  }
+
+  #invalid(request: number, code: string, reason: string): void {
+    this.hasRefusals = true;
+    this.#reporter.invalid(request, code, reason);
+  }
 }
 
 /**

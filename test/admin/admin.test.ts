@@ -42,8 +42,22 @@ async function connect(path: string): Promise<AdminClient> {
   return client;
 }
 
+/** What only a whole server can do. */
+const NO_SERVER = {
+  stats: async () => [],
+  reload: () => [],
+  restarts: () => [],
+  drain: () => true,
+  backup: async () => {},
+};
+
 /** A real server in memory with an admin socket, a client of that socket, and the changes that were made by commands. */
-async function start({ data = ":memory:", drains = [] as (number | undefined)[], reload = (): string[] => [] } = {}) {
+async function start({
+  data = ":memory:",
+  drains = [] as (number | undefined)[],
+  reload = (): string[] => [],
+  restarts = (): string[] => [],
+} = {}) {
   const wire = new WireServer({ data });
   running.push(wire, { stop: () => wire.cut() });
   const path = newPath();
@@ -53,6 +67,7 @@ async function start({ data = ":memory:", drains = [] as (number | undefined)[],
     ...wire.server.administered,
     stats: async () => ["heartline_connections 1", 'heartline_build_info{version="1 2"} 1'],
     reload,
+    restarts,
     drain: (seconds) => drains.push(seconds) === 1,
   });
   return { wire, path, done, admin: await connect(path) };
@@ -104,7 +119,7 @@ describe("the socket", () => {
     expect(await admin.ask("help")).toEqual([...HELP_LINES, "ok"]);
     const world = new World([]);
     const { chat, turn } = world;
-    listener.serve({ chat, turn, stats: async () => [], reload: () => [], drain: () => true, backup: async () => {} });
+    listener.serve({ chat, turn, ...NO_SERVER });
     obstacle = null;
     expect(await admin.ask("who")).toEqual(["ok 0"]);
   });
@@ -205,14 +220,7 @@ describe("invalid input", () => {
     const path = newPath();
     const { chat, turn } = world;
     const listener = await listen(path, { idleMs: 200 });
-    listener.serve({
-      chat,
-      turn,
-      stats: async () => [],
-      reload: () => [],
-      drain: () => true,
-      backup: async () => {},
-    });
+    listener.serve({ chat, turn, ...NO_SERVER });
     const deaf = await connect(path);
     deaf.pause();
     for (let i = 0; i < 4; i++) deaf.send("who\n");
@@ -340,10 +348,15 @@ describe("the command", () => {
     expect((await admin.ask("reload")).map((line) => Buffer.from(line, "latin1").toString())).toEqual([
       "error users.txt: line 3 is wrong",
       "error größe",
-      "err failed what the errors name stays as it was",
+      "err failed nothing has changed",
     ]);
     expect(await admin.ask("reload")).toEqual(["ok"]);
     expect(done.map(({ verb }) => verb)).toEqual(["reload"]);
+  });
+
+  test("reload gives a warning for each option that needs a restart", async () => {
+    const { admin } = await start({ restarts: () => ["port needs a restart: until then it is 6001"] });
+    expect(await admin.ask("reload")).toEqual(["warning port needs a restart: until then it is 6001", "ok"]);
   });
 
   test("drain begins a drain of the given time, and a second one is busy", async () => {
@@ -371,14 +384,7 @@ test("the ok of a ban leaves only when the turn is durable", async () => {
   world.saves = () => (world.store.save(), saved.promise);
   const path = newPath();
   const { chat, turn } = world;
-  (await listen(path)).serve({
-    chat,
-    turn,
-    stats: async () => [],
-    reload: () => [],
-    drain: () => true,
-    backup: async () => {},
-  });
+  (await listen(path)).serve({ chat, turn, ...NO_SERVER });
   const admin = await connect(path);
   let isAnswered = false;
   const reply = admin.ask("ban bob").finally(() => (isAnswered = true));
@@ -390,4 +396,14 @@ test("the ok of a ban leaves only when the turn is durable", async () => {
   saved.resolve();
   for (let i = 0; i < 5; i++) await world.later();
   expect(await reply).toEqual(["ok"]);
+});
+
+test("of all commands that wait, one continues in each turn, in the order in which they came", async () => {
+  const listener = new AdminListener("/unused", { report: () => {} });
+  const continued: string[] = [];
+  for (const command of ["who", "user", "purge"]) void listener.nextTurn().then(() => continued.push(command));
+  for (const expected of [["who"], ["who", "user"], ["who", "user", "purge"]]) {
+    await new Promise(setImmediate);
+    expect(continued).toEqual(expected);
+  }
 });

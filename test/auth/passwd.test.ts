@@ -167,14 +167,48 @@ test("--help that cannot be printed exits with 1 and one line", async () => {
   expect(result).toEqual({ out: "", err: expect.stringMatching(/^heartline: cannot write: ENOSPC[^\n]*\n$/), code: 1 });
 });
 
+test("--delete removes the line of a user, and nothing else changes", async () => {
+  const file = newFile("# staff\nalice one\r\nbob two\ncarol three");
+  const done = await passwd("--delete", file, "alice");
+  expect(done).toMatchObject({ err: "", code: 0 });
+  expect(done.out).toMatch(/^removed alice from \S+; a running server reads the change after kill -HUP <pid>\n$/);
+  expect(readFileSync(file, "utf8")).toBe("# staff\nbob two\ncarol three");
+  expect(await passwd("--delete", file, "carol")).toMatchObject({ code: 0 }); // The last line has no end.
+  expect(readFileSync(file, "utf8")).toBe("# staff\nbob two");
+});
+
+test("--delete of the last user, or of a user that the file does not have, fails and changes nothing", async () => {
+  const file = newFile("alice one\n");
+  const err = `heartline: ${file} has no user bob\n`;
+  expect(await passwd("--delete", file, "bob")).toEqual({ out: "", err, code: 1 });
+  const last = `heartline: alice is the only user in ${file}, and a server needs one\n`;
+  expect(await passwd("--delete", file, "alice")).toEqual({ out: "", err: last, code: 1 });
+  const missing = await passwd("--delete", `${file}.missing`, "bob");
+  expect(missing).toMatchObject({ err: expect.stringMatching(/there is no such file\n$/), code: 1 });
+  expect(readFileSync(file, "utf8")).toBe("alice one\n");
+});
+
+test("a file in a folder that does not exist is reported in words, with what to do", async () => {
+  const file = join(newFile(""), "..", "nowhere", "users.txt");
+  const err = `heartline: cannot change ${file}: its folder does not exist; create that first\n`;
+  expect(await setPassword("secret\n", file, "alice")).toEqual({ out: "", err, code: 1 });
+});
+
 test("--help prints the usage, and an invalid command line exits with 2", async () => {
   const help = await passwd("--help");
   expect(help).toMatchObject({ err: "", code: 0 });
   expect(help.out).toContain("--migrate");
-  for (const args of [[], ["a", "b", "c"], ["--migrate", "a", "b"], ["--nonsense", "alice"]]) {
+  for (const args of [
+    [],
+    ["a", "b", "c"],
+    ["--migrate", "a", "b"],
+    ["--nonsense", "alice"],
+    ["--delete"],
+    ["--delete", "--migrate", "a"],
+  ]) {
     const { out, err, code } = await passwd(...args);
     expect({ out, code }).toEqual({ out: "", code: 2 });
-    expect(err).toMatch(/^heartline: [^\n]+--help[^\n]+\n$/);
+    expect(err).toMatch(/^heartline: [^\n]+help passwd [^\n]+\n$/);
   }
 });
 

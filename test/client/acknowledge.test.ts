@@ -75,6 +75,37 @@ describe("event handlers that return promises:", () => {
     expect(state()!.received).toBe(AFTER[1]!);
   });
 
+  test("events between a logout and its reply are not delivered, and come again at the next login", async () => {
+    fake = sessionWith(THREE[0]!, (line, { send }) => {
+      if (!line.startsWith("logout")) return false;
+      send(`${THREE[1]}${THREE[2]}ok\n`);
+      return true;
+    });
+    const { client, events, texts, until, state } = newClient();
+    await client.login("alice", PASSWORD);
+    await until(() => events.length === 1);
+    const loggedOut = client.logout();
+    await fake.received(/^1: logout 0$/);
+    await loggedOut;
+    events[0]!.take();
+    expect(await client.ended).toBe("logout");
+    expect(texts()).toEqual(["one"]);
+    expect(state()!.received).toBe(AFTER[0]!);
+  });
+
+  test("events between the logout of a plain session and its reply are delivered", async () => {
+    fake = sessionWith("", (line, { send }) => {
+      if (line === "logout") send(`${THREE[0]}ok\n`);
+      return line === "logout";
+    });
+    const kinds: string[] = [];
+    const onEvent = (event: ChatEvent): void => void kinds.push(event.kind);
+    const { client } = newClient({ session: "plain", onEvent });
+    await client.login("alice", PASSWORD);
+    await client.logout();
+    expect(kinds).toEqual(["message"]);
+  });
+
   test("after a reconnect pending events are skipped when they come again, and new ones are delivered", async () => {
     fake = new FakeServer((line, { number, send, close }) => {
       if (line.startsWith("login")) send(`ok ${TOKEN} 35\n${THREE[0]}${THREE[1]}`);

@@ -1,9 +1,11 @@
 import { afterAll, afterEach, expect, test } from "bun:test";
 import { chmodSync, existsSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { createServer } from "node:net";
 import { tmpdir } from "node:os";
 import { join, relative } from "node:path";
 import { ADMIN_SHAPES } from "../../src/protocol/admin.ts";
 import { ServerProcess, run, runWith } from "../support/process.ts";
+import { bindDatagramSocket, bindFullSocket, hasUnixSockets } from "../support/unix-sockets.ts";
 import { WireClient } from "../support/wire.ts";
 
 const folder = mkdtempSync(join(tmpdir(), "heartline-"));
@@ -11,10 +13,12 @@ const USERS = join(folder, "users.txt");
 writeFileSync(USERS, "alice secret\nbob secret\n");
 const running: ServerProcess[] = [];
 const clients: WireClient[] = [];
+const closing: (() => void)[] = [];
 let folders = 0;
 
 afterEach(async () => {
   for (const client of clients.splice(0)) client.cut();
+  for (const close of closing.splice(0)) close();
   for (const server of running.splice(0)) {
     server.kill("SIGKILL");
     await server.exits();
@@ -184,6 +188,29 @@ test("without a server ctl prints one line with a hint and exits with 1", async 
   expect(long.code).toBe(1);
 });
 
+test.skipIf(!hasUnixSockets)("ctl says that a server hangs, and that a socket is not one of a server", async () => {
+  const path = join(folder, "hanging.sock");
+  closing.push(bindFullSocket(path));
+  const hanging = await run("src/main.ts", "ctl", "who", "--socket", path);
+  expect(hanging.err).toBe(`heartline: the server at ${path} accepts no connection: it is busy, or it hangs\n`);
+  const other = join(folder, "datagrams.sock");
+  closing.push(bindDatagramSocket(other));
+  const { err, code } = await run("src/main.ts", "ctl", "who", "--socket", other);
+  expect(err).toStartWith(`heartline: no server at ${other}: another program uses it; `);
+  expect(code).toBe(1);
+});
+
+const GARBAGE = ["HTTP/1.1 400 Bad Request\r\n", "220 mail.example ESMTP\n", "a\n", "x".repeat(2 << 20)];
+
+test.each(GARBAGE)("ctl stops at the first line that no server of this kind sends: %#", async (garbage) => {
+  const path = join(folder, `garbage${folders++}.sock`);
+  const program = createServer((socket) => void socket.on("error", () => {}).write(garbage)).listen(path);
+  closing.push(() => program.close());
+  const { out, err, code } = await run("src/main.ts", "ctl", "who", "--socket", path);
+  expect([out, code]).toEqual(["", 1]);
+  expect(err).toMatch(/^heartline: the program at \S+ is not a Heartline server: it sent "[^\n]{1,100}"\n$/);
+});
+
 test.skipIf(process.getuid?.() === 0)("without permission ctl says whose permission is needed", async () => {
   const data = newFolder();
   await serve("--data", data).port();
@@ -201,6 +228,20 @@ test("--socket, the environment and --admin-socket name the socket of a server i
   const data = newFolder();
   await serve("--data", data).port();
   expect((await runWith({ env: { HEARTLINE_DATA: data } }, "src/main.ts", "ctl", "who")).code).toBe(0);
+});
+
+test("reload prints what needs a restart, until the option has its old value again", async () => {
+  const data = newFolder();
+  const file = join(folder, "heartline.toml");
+  writeFileSync(file, "bad-lines = 10\n");
+  const server = serve("--data", data, "--config", file);
+  await server.port();
+  writeFileSync(file, 'bad-lines = 11\nlockout-scope = "user"\n');
+  const warning = "lockout-scope needs a restart: until then it is address";
+  expect(await ctl(data, "reload")).toEqual({ out: `reloaded\n${warning}\n`, err: "", code: 0 });
+  expect(JSON.parse((await ctl(data, "reload", "--json")).out)).toEqual({ ok: true, warnings: [warning] });
+  writeFileSync(file, "");
+  expect((await ctl(data, "reload")).out).toBe("reloaded\n");
 });
 
 test.each([
@@ -222,7 +263,16 @@ test.each([
 ])("an invalid command line is reported in one line, with exit code 2: %s %s %s", async (...args) => {
   const { out, err, code } = await run("src/main.ts", "ctl", ...args.filter((arg) => typeof arg === "string"));
   expect([out, code]).toEqual(["", 2]);
-  expect(err).toMatch(/^heartline: [^\n]+ \(--help lists the commands\)\n$/);
+  expect(err).toMatch(/^heartline: [^\n]+ \(\S+ src\/main\.ts help ctl lists the commands\)\n$/);
+});
+
+test("a text that begins with a dash follows --, as the help says", async () => {
+  const data = newFolder();
+  const server = serve("--data", data);
+  const alice = await login(server, "alice");
+  expect((await run("src/main.ts", "ctl", "announce", "--data", data, "--", "- at noon")).out).toBe("sent to 1 user\n");
+  expect(await alice.line()).toBe("notice - at noon");
+  expect((await run("src/main.ts", "ctl", "help")).out).toMatch(/\n {2}-- +before a text that begins with a dash\n/);
 });
 
 test("the help lists every command of the admin socket", async () => {

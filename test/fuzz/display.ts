@@ -1,9 +1,16 @@
 import fc from "fast-check";
-import { ChatClient, ChatError, type ChatEvent } from "../../src/client/client.ts";
-import { Display, type Printable, rendered, rowsOf } from "../../src/terminal/display.ts";
+import { ChatError, type ChatEvent } from "../../src/client/client.ts";
+import { Attention } from "../../src/terminal/attention.ts";
+import { Display, type Printable } from "../../src/terminal/display.ts";
 import { decode, parseEvent } from "../../src/client/event.ts";
 import { explainError } from "../../src/terminal/explanations.ts";
-import { Terminal } from "../../src/terminal/terminal.ts";
+import { Incoming } from "../../src/terminal/incoming.ts";
+import { People } from "../../src/terminal/people.ts";
+import { PresenceLines } from "../../src/terminal/presence.ts";
+import { Questions } from "../../src/terminal/questions.ts";
+import { PlainReporter } from "../../src/terminal/reporter.ts";
+import { rendered, rowsOf } from "../../src/terminal/rows.ts";
+import { Transcript } from "../../src/terminal/transcript.ts";
 import { expectThat, latin1, target } from "./target.ts";
 
 /** Characters that move the cursor, break a line, or change the direction of text. */
@@ -80,20 +87,38 @@ export const display = target(
       print: async (text: string) => void shown.push(text),
       fail: (text: string) => void shown.push(text),
     };
-    const client = new ChatClient({ host: "127.0.0.1", port: 1 });
-    const words = new Display(colored);
-    const terminal = new Terminal(client, output, words);
-    terminal.start();
+    const words = new Display(colored, true);
+    const people = new People();
+    const reporter = new PlainReporter(output, words);
+    const printAll = async (lines: readonly string[]): Promise<void> => void shown.push(...lines);
+    const transcript = new Transcript({ printAll }, words, () => 0);
+    const incoming = new Incoming({
+      transcript,
+      display: words,
+      people,
+      presence: new PresenceLines("on", (text) => incoming.note(words.note(text))),
+      attention: new Attention({ isBellOn: true, hasTitle: true }, 0),
+      questions: new Questions(
+        () => {},
+        () => "",
+      ),
+      log: null,
+    });
     for (const line of lines) {
       const bytes = latin1(line);
       const event = parseEvent(bytes, 0, bytes.length);
-      if (event !== null) for (const one of clientEvents(event)) terminal.showEvent(one);
+      for (const one of event === null ? [] : clientEvents(event)) {
+        void reporter.event(one);
+        if (one.kind !== "asked") void incoming.event(one);
+      }
     }
+    incoming.start();
     const [code = "", ...detail] = latin1(refusal.join(" ")).toString().split(" ");
     const error = new ChatError(code, detail.join(" "));
-    terminal.showRecovered(decode(latin1(lines[0]!), 0, lines[0]!.length), error);
+    reporter.recovered(decode(latin1(lines[0]!), 0, lines[0]!.length), error);
     shown.push(words.failure(explainError(error, "bob")));
-    shown.push(...terminal.complete("message ")[0]);
+    shown.push(words.own("sent", "bob", decode(latin1(lines[0]!), 0, lines[0]!.length), true));
+    shown.push(...people.complete(""));
     for (const text of shown) {
       expectThat(typeof text === "string", () => `it prints ${typeof text}`);
       const plain = colored ? text.replace(COLORS, "") : text;

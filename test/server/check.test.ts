@@ -169,7 +169,7 @@ describe("a data folder", () => {
     const server = new WireServer({ data, durability: "process" });
     const alice = await server.login("alice");
     await alice.expectReply("message bob hello", "ok stored");
-    const line = `ok: data folder: ${data}; examined: the header of heartline.sqlite, the lengths of`;
+    const line = `ok: data folder: ${data}; examined: the header of heartline.sqlite, the length`;
     expect((await check("--data", data)).findings).toContainEqual(expect.stringContaining(line));
     await alice.expectReply("message bob again", "ok stored");
     const killed = join(folder, "killed");
@@ -215,6 +215,18 @@ describe("a data folder", () => {
     // With a write-ahead log, the missing pages may be in it.
     writeFileSync(join(folder, "damaged0", `${database}-wal`), "");
     expect(await check("--data", join(folder, "damaged0"))).toMatchObject({ code: 0 });
+  });
+
+  test("with a pipe in place of a file is an error, and the check does not wait for the pipe", async () => {
+    const names = ["heartline.sqlite", "journal/last", "journal/0000000000000001"];
+    for (const [i, name] of names.entries()) {
+      const data = join(folder, `pipes${i}`);
+      mkdirSync(join(data, "journal"), { recursive: true });
+      Bun.spawnSync(["mkfifo", join(data, name)]);
+      const { findings, code } = await check("--data", data);
+      expect(findings).toContainEqual(expect.stringMatching(/^error: data folder: .* is not a regular file$/));
+      expect(code).toBe(1);
+    }
   });
 
   test.skipIf(process.getuid?.() === 0)("that cannot be written is an error", async () => {

@@ -5,7 +5,7 @@ import { join } from "node:path";
 import { formatLine } from "../../src/runtime/log.ts";
 import { BoundedLog } from "../../src/server/bounded-log.ts";
 import { Pty } from "../support/pty.ts";
-import { ServerProcess } from "../support/process.ts";
+import { ServerProcess, runWith } from "../support/process.ts";
 import { WireClient, WireServer } from "../support/wire.ts";
 
 const folder = mkdtempSync(join(tmpdir(), "heartline-log-"));
@@ -52,6 +52,18 @@ test("every line of the log is a JSON object with level, time, event and message
   for (const { level, time, msg } of lines()) {
     expect([level, time, msg]).toEqual([expect.any(Number), expect.any(Number), expect.any(String)]);
   }
+});
+
+test("a server that cannot start writes all its warnings before the error", async () => {
+  const variables = ["HEARTLINE_COLOR", "HEARTLINE_SPEED", "HEARTLINE_WEIGHT"];
+  const env = Object.fromEntries(variables.map((name) => [name, "1"]));
+  const data = join(folder, "file");
+  writeFileSync(data, "");
+  const { err, code } = await runWith({ env }, "src/main.ts", "serve", "--credentials", USERS, "--data", data);
+  const rows = err.trimEnd().split("\n");
+  expect(rows.slice(0, -1).map((row) => JSON.parse(row).msg.split(" ")[0])).toEqual(variables);
+  expect(rows.at(-1)).toStartWith(`heartline: the data folder ${data} cannot be used`);
+  expect(code).toBe(1);
 });
 
 test("--log-level hides lines below the level", async () => {

@@ -344,7 +344,7 @@ describe("serve fails with one line on stderr and exit code", () => {
 
   test("2 for an invalid command line", async () => {
     await Promise.all([
-      fails(serve("--nonsense"), 2, "nonsense", "--help"),
+      fails(serve("--nonsense"), 2, "nonsense", "help serve"),
       fails(serve("extra"), 2, "extra"),
       fails(serve("--data", ":memory:", "--durability", "power"), 2, "--durability"),
       fails(serve("--port", "1"), 2, "--port"),

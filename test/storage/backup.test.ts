@@ -428,6 +428,39 @@ describe("a backup that cannot be made leaves no folder and says why", () => {
     await server.store.backup(target);
   });
 
+  test("when the server has no descriptor left", async () => {
+    const { server, folder } = setUp();
+    const target = join(folder, "copy");
+    const error = Object.assign(new Error("EMFILE: too many open files"), { code: "EMFILE" });
+    const why = `cannot back up to ${target}: the server has too many open files; raise the open-file limit`;
+    const own = Object.getOwnPropertyDescriptor(DataFolder.prototype, "databaseDescriptor")!;
+    const get = (): number => {
+      throw error;
+    };
+    Object.defineProperty(DataFolder.prototype, "databaseDescriptor", { ...own, get });
+    try {
+      expect(await whyFails(server.store.backup(target))).toBe(why);
+    } finally {
+      Object.defineProperty(DataFolder.prototype, "databaseDescriptor", own);
+    }
+    server.refusal = () => (server.requests.length > 1 ? error : null);
+    expect(await whyFails(server.store.backup(target))).toBe(why);
+    expect(filesOf(folder)).toEqual([]);
+  });
+
+  test("for a folder that somebody else fills meanwhile, which stays", async () => {
+    const { server, folder } = setUp();
+    const target = join(folder, "copy");
+    server.beforeStep = (request) => {
+      if ("begin" in request) return;
+      mkdirSync(target, { recursive: true });
+      writeFileSync(join(target, "own"), "");
+    };
+    const why = `cannot back up to ${target}: it exists already; give the path of a new folder`;
+    expect(await whyFails(server.store.backup(target))).toBe(why);
+    expect(filesOf(folder)).toEqual(["copy", "copy/own"]);
+  });
+
   test("for a server that stores nothing", async () => {
     const store = new Store(openDatabase(":memory:", "none"));
     const why = "cannot back up to /copy: this server stores nothing (--data :memory:)";

@@ -137,7 +137,9 @@ test("a second server on the same data folder exits, and after kill -9 of the fi
   await first.port();
   const second = start("shared");
   expect(await second.exits()).toBe(1);
-  expect(second.stderr).toMatch(/^heartline: the data folder \S+ is in use by another server\n$/);
+  expect(second.stderr).toMatch(
+    /^heartline: the data folder \S+ is in use by another server; stop that one, or --data names another folder\n$/,
+  );
   await kill(first);
   await start("shared").port();
 });
@@ -149,7 +151,7 @@ test("a second server exits even when all files in the data folder were deleted"
   for (const name of readdirSync(data)) rmSync(join(data, name), { recursive: true });
   const second = start("emptied");
   expect(await second.exits()).toBe(1);
-  expect(second.stderr).toMatch(/is in use by another server\n$/);
+  expect(second.stderr).toMatch(/is in use by another server; .*\n$/);
 });
 
 describe("the data folder of a running server", () => {

@@ -1,6 +1,7 @@
 import { describe, expect, test } from "bun:test";
 import type { ChatEvent } from "heartline/client";
-import { Display, printable, rendered, rowsOf, widthOf } from "../../src/terminal/display.ts";
+import { Display, hasUtf8, printable } from "../../src/terminal/display.ts";
+import { rendered, rowsOf } from "../../src/terminal/rows.ts";
 import { decode } from "../../src/client/event.ts";
 
 /** Decodes a text that is given with one character per byte. */
@@ -139,49 +140,34 @@ describe("an event in words", () => {
 
   test("has colours only when the display is created with colours", () => {
     expect(words({ kind: "message", from: "bob", text: "hi" })).not.toContain("\x1b");
-    expect(new Display(true).event({ kind: "message", from: "bob", text: "hi" })).toContain("\x1b[1mbob");
+    const colored = new Display(true);
+    expect(colored.event({ kind: "message", from: "bob", text: "hi" })).toContain("\x1b[1mbob");
+    expect(words({ kind: "message", from: "bob", text: "hi" })).not.toContain("\x1b");
+  });
+
+  test("has the same colour for a name each time, and not one for all names", () => {
+    const colored = new Display(true);
+    const color = (from: string): string => /^\x1b\[\d+m/.exec(colored.event({ kind: "message", from, text: "" }))![0];
+    expect(color("bob")).toBe(color("bob"));
+    expect(new Set(["alice", "bob", "carol", "dave", "eve", "frank"].map(color)).size).toBeGreaterThan(2);
   });
 });
 
-describe("a line on a terminal", () => {
-  const COLUMNS = 20;
-  const colored = new Display(true);
-  const rows = (text: string): string[] => rowsOf(colored.event({ kind: "message", from: "bob", text }), COLUMNS);
+test("the text of this user has its state as a symbol, or in words without UTF-8 or colours", () => {
+  expect<string>(new Display(false).own("sent", "SEAS", "hi", false)).toBe("(sent) to SEAS: hi");
+  expect<string>(new Display(false, true).own("stored", "SEAS", "hi", false)).toBe("\u2709 to SEAS: hi");
+  expect<string>(new Display(false, true).own("waiting", "all", "hi", false)).toBe("\u2026 to all: hi");
+  expect<string>(new Display(false, true).own("sent", "SEAS", "hi", true)).toBe("\u2713 [private] to SEAS: hi");
+});
 
-  test.each([
-    ["spaces", `lunch?${" ".repeat(9)}carol: the meeting moved`],
-    ["spaces over several rows", `lunch?${" ".repeat(27)}carol: the meeting moved`],
-    ["wide characters", `${"日".repeat(7)} carol: the meeting moved`],
-    ["combining marks", `${"e\u0301".repeat(15)}carol: the meeting moved`],
-    ["emoji of several parts", `${"👩‍💻".repeat(4)}carol: the meeting moved`],
-    ["emoji that a selector makes wide", `${"❤️".repeat(8)}carol: the meeting moved`],
-    ["flags", `${"🇩🇪".repeat(8)}carol: the meeting moved`],
-    ["tabs", `lunch?${"\t".repeat(9)}carol: the meeting moved`],
-    ["bytes that are not UTF-8", textOf(`${"\xff".repeat(15)}carol: the meeting moved`)],
-    ["a name in the middle of a row", "carol: ".repeat(12)],
-  ])("continues in indented rows, none too wide, when its text has %s", (_, text) => {
-    const [first = "", ...more] = rows(text);
-    expect(first).toStartWith("\x1b[1mbob\x1b[22m: ");
-    expect(more.length).toBeGreaterThan(0);
-    for (const row of more) expect(row).toMatch(/^ {2}/);
-    for (const row of [first.replace(/\x1b\[\d+m/g, ""), ...more]) expect(widthOf(row)).toBeLessThanOrEqual(COLUMNS);
-    expect([first, ...more.map((row) => row.slice(2))].join("")).toBe(
-      colored.event({ kind: "message", from: "bob", text }).toWellFormed(),
-    );
-  });
+test("a locale without UTF-8 is found in the variable that counts", () => {
+  expect(hasUtf8({ LANG: "C" })).toBe(false);
+  expect(hasUtf8({ LANG: "C.UTF-8" })).toBe(true);
+  expect(hasUtf8({ LANG: "en_US.utf8", LC_ALL: "POSIX" })).toBe(false);
+  expect(hasUtf8({ LANG: "C", LC_CTYPE: "de_DE.UTF-8" })).toBe(true);
+  expect(hasUtf8({})).toBe(true);
+});
 
-  test("continues in an indented row after an emoji that is wider than the terminal", () => {
-    const emoji = "👩‍".repeat(15);
-    expect(rows(`${emoji} carol: moved`).slice(1)).toEqual([`  ${emoji}`, "   carol: moved"]);
-  });
-
-  test("is written with autowrap off when it has a character whose width terminals disagree about", () => {
-    const line = printable("日本");
-    expect(Buffer.from(rendered(line, { isTTY: true, columns: 20 })).toString()).toBe("\x1b[?7l日本\x1b[?7h\n");
-    expect(Buffer.from(rendered(printable("ok"), { isTTY: true, columns: 20 })).toString()).toBe("ok\n");
-  });
-
-  test("is not broken when the output is a pipe", () => {
-    expect(Buffer.from(rendered(printable("x".repeat(500)), {})).toString()).toBe(`${"x".repeat(500)}\n`);
-  });
+test("the line of a day has its name", () => {
+  expect<string>(new Display(false).day(Date.UTC(2026, 10, 30, 12))).toBe("-- Monday 2026-11-30 --");
 });

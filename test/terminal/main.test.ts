@@ -1,5 +1,5 @@
 import { afterEach, beforeEach, describe, expect, test } from "bun:test";
-import { chmodSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { ChatClient } from "heartline/client";
@@ -103,11 +103,11 @@ describe("on a terminal", () => {
     await other.login("SEAS", PASSWORD);
     await pty.sees("* SEAS is here");
     const dialogue: [typed: string, seen: string][] = [
-      ["message SEAS hi", "sent to SEAS"],
-      ["message foobar hi", "stored for foobar; it is delivered when foobar is here"],
+      ["message SEAS hi", "✓ to SEAS: hi"],
+      ["message foobar hi", "✉ to foobar: hi"],
       ["message nobody hi", "there is no user nobody"],
       ["message SEAS", "usage: message <user> <text>"],
-      ["broadcast hi", "sent to 1 user"],
+      ["broadcast hi", "✓ to all: hi"],
       ["online", "here: SEAS"],
       ["block SEAS", "SEAS is blocked"],
       ["block SEAS", "SEAS is blocked already"],
@@ -128,7 +128,8 @@ describe("on a terminal", () => {
     const pty = await openColumbia();
     const lines = await pty.sees("while you were away");
     expect(lines[0]).toContain("You are in");
-    expect(lines[1]).toMatch(/^SEAS on .*: while you were away$/);
+    expect(lines[1]).toMatch(/^\d\d:\d\d ✉ SEAS: while you were away$/);
+    await pty.sees("* 1 message waited for you: 1 from SEAS");
   });
 
   test("Tab completes commands and the names in earlier events", async () => {
@@ -140,7 +141,7 @@ describe("on a terminal", () => {
     pty.type("SE\t");
     await pty.until((lines) => lines.at(-1) === "> message SEAS");
     pty.type("hello\r");
-    await pty.sees("sent to SEAS");
+    await pty.sees("✓ to SEAS: hello");
   });
 
   test("an event is printed above the typed line, also when that line has several rows", async () => {
@@ -157,15 +158,16 @@ describe("on a terminal", () => {
     pty.type("\x1b[D\x1b[DXY");
     const lines = await pty.until((lines) => lines.join("").endsWith("7XY89"));
     const rows = (line: string): string[] => line.match(/.{1,40}/g)!.map((row) => row.trimEnd());
-    expect(lines.slice(lines.indexOf("* SEAS is here") + 1)).toEqual([
+    const first = lines.findIndex((line) => line.includes("* SEAS is here")) + 1;
+    expect(lines.slice(first).map((line) => line.replace(/^\d\d:\d\d /, ""))).toEqual([
       "SEAS: first",
-      "SEAS: a line that is itself wider than t",
-      "  his terminal is",
+      "SEAS: a line that is itself wider",
+      "      than this terminal is",
       "SEAS: last",
       ...rows(`> ${typed.slice(0, -2)}XY89`),
     ]);
     pty.type("\r");
-    await pty.sees("sent to SEAS");
+    await pty.sees("✓ to SEAS: 0123456789");
   });
 
   test("the typed line stays intact when the window becomes narrower", async () => {
@@ -202,8 +204,9 @@ describe("on a terminal", () => {
     for (const text of texts) await other.message("columbia", text);
     await other.message("columbia", "last");
     const lines = await pty.sees("SEAS: last");
-    expect(lines.filter((line) => line.includes("the meeting moved")).length).toBeGreaterThan(5);
-    for (const line of lines) expect(line).toMatch(/^(SEAS: | {2}|> ?$|\* |You are in)/);
+    expect(lines.filter((line) => line.includes("the meeting moved")).length).toBeGreaterThan(4);
+    for (const line of lines)
+      expect(line).toMatch(/^(\d\d:\d\d SEAS: | {6}|> ?$|\d\d:\d\d (\* |nobody else|here: )|You are in)/);
   });
 
   test("printed lines are indented again when the window becomes narrower", async () => {
@@ -217,12 +220,13 @@ describe("on a terminal", () => {
     for (const columns of [46, 34, 50, 20, 60]) {
       pty.resize(columns);
       const isWell = (lines: string[]): boolean =>
-        lines.at(-1) === "> message SEAS typed" && lines.slice(0, -1).every((line) => /^(SEAS: | {2})/.test(line));
+        lines.at(-1) === "> message SEAS typed" &&
+        lines.slice(0, -1).every((line) => /^(\d\d:\d\d SEAS: | {2})/.test(line));
       await pty.until(isWell);
       expect(pty.lines.join("").replaceAll(" ", "")).toContain("foobar:moved14");
     }
     pty.type("!\r");
-    await pty.sees("sent to SEAS");
+    await pty.sees("✓ to SEAS: typed!");
   });
 
   test("pasted U+2028 and U+2029 do not end a command", async () => {
@@ -230,7 +234,7 @@ describe("on a terminal", () => {
     const seas = await server.login("SEAS");
     await pty.sees("* SEAS is here");
     pty.type("message SEAS hi\u2028broadcast secrets\u2029logout\r");
-    await pty.sees("sent to SEAS");
+    await pty.sees("✓ to SEAS: hi broadcast secrets logout");
     await seas.expectLines("message columbia hi broadcast secrets logout");
   });
 
@@ -244,13 +248,13 @@ describe("on a terminal", () => {
     await pty.sees("? SEAS asks for a private chat; answer with: yes SEAS, or no SEAS");
     await pty.until((lines) => lines.at(-1) === "> message SEAS half a");
     pty.type(" line\r");
-    await pty.sees("sent to SEAS");
+    await pty.sees("✓ to SEAS: half a line");
     pty.type("yes SEAS\r");
     await pty.sees("* SEAS can send you private messages now; answer with: private SEAS <text>");
     await other.private("columbia", "psst \x1b[2J");
-    await pty.until((lines) => lines.includes("[private] SEAS: psst [2J"));
+    await pty.sees("[private] SEAS: psst [2J");
     pty.type("private SEAS yes?\r");
-    await pty.sees("sent privately to SEAS");
+    await pty.sees("✓ [private] to SEAS: yes?");
     pty.type("verify SEAS\r");
     await pty.sees(`safety number with SEAS: ${other.safetyNumber("columbia")}`);
     await other.logout();
@@ -265,8 +269,9 @@ describe("on a terminal", () => {
 
   test("a result that arrives while the user types leaves the cursor in place", async () => {
     const pty = await openColumbia();
+    await pty.sees("nobody else is here");
     pty.type("online\rmess");
-    await pty.until((lines) => lines.at(-2) === "nobody else is here" && lines.at(-1) === "> mess");
+    await pty.until((lines) => lines.at(-2)?.includes("nobody else is here") === true && lines.at(-1) === "> mess");
     pty.type("X\r");
     await pty.sees("there is no command messX");
   });
@@ -311,10 +316,14 @@ describe("on a terminal", () => {
     silent.stop(true);
   });
 
-  test("Ctrl+C logs out and exits with 0", async () => {
+  test("Ctrl+C clears a typed line, and on an empty one logs out and exits with 0", async () => {
     await other.login("SEAS", PASSWORD);
     const pty = await openColumbia();
-    pty.type("half a line\x03");
+    pty.type("half a line");
+    await pty.until((lines) => lines.at(-1) === "> half a line");
+    pty.type("\x03");
+    await pty.until((lines) => lines.at(-1) === ">");
+    pty.type("\x03");
     expect(await pty.exited).toBe(0);
     expect((await other.online()).names).toEqual([]);
   });
@@ -384,264 +393,5 @@ describe("on a terminal", () => {
     colored.type("logout\r");
     await colored.exited;
     expect((await openColumbia({ env: { NO_COLOR: "1" } })).colored).toBe(false);
-  });
-});
-
-/** Runs a client that reads its commands from a pipe. */
-async function pipe(input: string | Uint8Array, args: string[], password?: string) {
-  const program = Bun.spawn([process.execPath, "src/main.ts", "chat", ...args], {
-    env: {
-      PATH: process.env.PATH,
-      XDG_STATE_HOME: state,
-      ...(password === undefined ? {} : { HEARTLINE_PASSWORD: password }),
-    },
-    stdin: Buffer.from(input as string),
-    stdout: "pipe",
-    stderr: "pipe",
-  });
-  const [out, err, code] = await Promise.all([program.stdout.text(), program.stderr.text(), program.exited]);
-  return { out, err, code };
-}
-
-describe("in a pipe", () => {
-  test("commands are read from standard input, results are plain lines, and the exit code is 0", async () => {
-    const { out, err, code } = await pipe(
-      "message foobar hi\nonline\n\nmessage nobody x\nmessage columbia  two  spaces \n",
-      ["127.0.0.1", String(server.port), "--user", "columbia"],
-      PASSWORD,
-    );
-    expect(out).toBe(
-      "stored for foobar; it is delivered when foobar is here\nnobody else is here\ncolumbia: two  spaces \nsent to columbia\n",
-    );
-    expect(err).toBe("there is no user nobody\n");
-    expect(code).toBe(0);
-  });
-
-  test("the password is the first line of --password-file, which wins over HEARTLINE_PASSWORD", async () => {
-    const file = join(state, "password");
-    const at = ["127.0.0.1", String(server.port), "--user", "columbia"];
-    writeFileSync(file, `${PASSWORD}\r\nnotes\n`, { mode: 0o600 });
-    expect(await pipe("", [...at, "--password-file", file], "wrong")).toEqual({ out: "", err: "", code: 0 });
-    writeFileSync(file, "wrong");
-    const { err } = await pipe("", [...at, "--password-file", file], PASSWORD);
-    expect(err).toContain("wrong password");
-  });
-
-  test("a --password-file that others can read is a warning, and one that cannot be used ends the client", async () => {
-    const file = join(state, "password");
-    const at = ["127.0.0.1", String(server.port), "--user", "columbia"];
-    writeFileSync(file, PASSWORD);
-    for (const mode of [0o640, 0o604]) {
-      chmodSync(file, mode);
-      const err = `heartline: others can read ${file}; make it private with chmod 600\n`;
-      expect(await pipe("", [...at, "--password-file", file])).toEqual({ out: "", err, code: 0 });
-    }
-    const [empty, latin] = [join(state, "empty"), join(state, "latin")];
-    writeFileSync(empty, "\nsecret\n");
-    writeFileSync(latin, "p\xe4ss", "latin1");
-    for (const [name, why] of [
-      [empty, `--password-file ${empty}: its first line is empty`],
-      [latin, `--password-file ${latin}: it is not UTF-8 text`],
-      [state, `cannot read --password-file ${state}: it is a folder`],
-      ["missing", "cannot read --password-file missing: there is no such file"],
-    ]) {
-      const { out, err, code } = await pipe("", [...at, "--password-file", name!]);
-      expect({ out, code }).toEqual({ out: "", code: 2 });
-      expect(err).toMatch(/^[^\n]*\n$/);
-      expect(err).toContain(why!);
-    }
-  });
-
-  describe("a line of a script", () => {
-    /** Runs a script of columbia, given with one character per byte; returns the lines that SEAS receives. */
-    async function received(script: string): Promise<{ lines: string[]; out: string; err: string }> {
-      const seas = await server.login("SEAS");
-      const at = ["127.0.0.1", String(server.port), "--user", "columbia"];
-      const { out, err } = await pipe(Buffer.from(script, "latin1"), at, PASSWORD);
-      const [, ...lines] = await seas.until("left columbia logout");
-      return { lines, out, err };
-    }
-
-    test("ends at LF only", async () => {
-      const ends = ["\xe2\x80\xa8", "\xe2\x80\xa9", "\r", "\x0b", "\x0c", "\xc2\x85", "\x00", "\x1e"];
-      const { lines, out, err } = await received(
-        ends.map((end) => `message SEAS hi${end}broadcast secrets\n`).join(""),
-      );
-      expect(lines).toEqual(ends.map((end) => `message columbia hi${end}broadcast secrets`));
-      expect({ out, err }).toEqual({ out: "sent to SEAS\n".repeat(ends.length), err: "" });
-    });
-
-    test("loses one CR at its end, and no other byte", async () => {
-      const { lines } = await received(
-        "message SEAS one\r\nmessage SEAS two\r\r\nmessage SEAS \xe3\x80\x80three\xc2\xa0\n",
-      );
-      const texts = ["one", "two\r", "\xe3\x80\x80three\xc2\xa0"];
-      expect(lines).toEqual(texts.map((text) => `message columbia ${text}`));
-    });
-
-    test("may have bytes that are not UTF-8, which reach the pipe of the recipient unchanged", async () => {
-      const bytes = Array.from({ length: 128 }, (_, index) => String.fromCharCode(128 + index)).join("");
-      const { lines } = await received(
-        `message SEAS caf\xe9\nbroadcast ${bytes}\nmessage foobar \xff\xfe\xed\xa0\x80\n`,
-      );
-      expect(lines).toEqual(["message columbia caf\xe9", `broadcast columbia ${bytes}`]);
-      const program = Bun.spawn(
-        [process.execPath, "src/main.ts", "chat", "127.0.0.1", String(server.port), "--user", "foobar"],
-        { env: { XDG_STATE_HOME: state, HEARTLINE_PASSWORD: PASSWORD }, stdin: "ignore", stdout: "pipe" },
-      );
-      expect(Buffer.from(await program.stdout.bytes()).toString("latin1")).toEndWith(": \xff\xfe\xed\xa0\x80\n");
-    });
-
-    test("is complete without LF at the end of the input, and loses a byte order mark at the beginning of the input", async () => {
-      const { lines } = await received("\xef\xbb\xbfmessage SEAS one\nmessage SEAS two");
-      expect(lines).toEqual(["message columbia one", "message columbia two"]);
-    });
-
-    test("that is too long is skipped with a message, and the next line is carried out", async () => {
-      const long = "x".repeat(600_000);
-      const { lines, err } = await received(
-        `message SEAS ${long}\nmessage SEAS ${long.slice(0, 5000)}\nmessage SEAS short\n`,
-      );
-      expect(lines).toEqual(["message columbia short"]);
-      expect(err).toBe(
-        "a line has more than 524288 bytes; it is skipped\nthe line is too long for this server; send a shorter text\n",
-      );
-    });
-  });
-
-  test("private messages of a script wait for the answer to getaddress, and arrive before the script exits", async () => {
-    other.close();
-    const answered = Promise.withResolvers<void>();
-    const received: string[] = [];
-    other = new ChatClient({
-      host: "127.0.0.1",
-      port: server.port,
-      listenPort: 0,
-      onEvent: (event) => {
-        if (event.kind === "asked") other.answer(event.user, event.user === "columbia").then(answered.resolve);
-        if (event.kind === "private") received.push(event.text);
-      },
-    });
-    await other.login("SEAS", PASSWORD);
-    const texts = Array.from({ length: 100 }, (_, index) => `number ${index}`);
-    const input = `getaddress SEAS\n${texts.map((text) => `private SEAS ${text}\n`).join("")}`;
-    const at = ["127.0.0.1", String(server.port), "--user"];
-    const { out, err, code } = await pipe(input, [...at, "columbia", "--no-listen"], PASSWORD);
-    await answered.promise;
-    expect({ err, code }).toEqual({ err: "", code: 0 });
-    expect(out.match(/sent privately to SEAS/g)).toHaveLength(100);
-    expect(received).toEqual(texts);
-    const refused = await pipe("getaddress SEAS\nprivate SEAS hi\n", [...at, "foobar"], PASSWORD);
-    expect(refused.out).toContain("* SEAS refused the private chat, did not answer, or is not here\n");
-    // The refusal may arrive before the private message is sent, or while it waits.
-    expect(refused.err).toMatch(/^(SEAS refused the private chat|there is no private chat with SEAS)/);
-  });
-
-  test("a port for private chats that is in use is reported in one line, with exit code 1", async () => {
-    const at = ["127.0.0.1", String(server.port), "--user", "columbia", "--listen", String(server.port)];
-    const { err, code } = await pipe("", at, PASSWORD);
-    const hint = "choose another port with --listen, or use --no-listen";
-    expect(err).toBe(`heartline: cannot listen for private chats: the port is already in use; ${hint}\n`);
-    expect(code).toBe(1);
-    const both = await pipe("", [...at, "--no-listen"], PASSWORD);
-    expect(both).toMatchObject({ err: expect.stringContaining("not both"), code: 2 });
-  });
-
-  test("all messages that waited at the login are printed before the client exits", async () => {
-    await other.login("SEAS", PASSWORD);
-    const padding = "x".repeat(500); // More bytes than the server delivers before the first acknowledgement.
-    await Promise.all(
-      Array.from({ length: 2000 }, (_, index) => other.message("columbia", `number ${index} ${padding}`)),
-    );
-    const { out, code } = await pipe("", ["127.0.0.1", String(server.port), "--user", "columbia"], PASSWORD);
-    const numbers = [...(out.match(/number \d+/g) ?? [])];
-    expect(numbers).toEqual(Array.from({ length: 2000 }, (_, index) => `number ${index}`));
-    expect(code).toBe(0);
-  });
-
-  test("a failed login prints its reason on stderr and exits with 1", async () => {
-    const at = ["127.0.0.1", String(server.port), "--user"];
-    expect(await pipe("", [...at, "columbia"], "wrong")).toEqual({
-      out: "",
-      err: "heartline: wrong password; 2 tries left\n",
-      code: 1,
-    });
-    expect(await pipe("", [...at, "nobody"], "x")).toMatchObject({
-      err: "heartline: there is no user nobody\n",
-      code: 1,
-    });
-    expect(await pipe("", ["127.0.0.1", "1", "--user", "columbia"], "x")).toMatchObject({
-      err: "heartline: cannot reach 127.0.0.1:1: no server listens there; check the host and the port\n",
-      code: 1,
-    });
-  });
-
-  test("a second client of the user on this machine takes over the session: no message is lost or printed twice", async () => {
-    await other.login("SEAS", PASSWORD);
-    const at = ["127.0.0.1", String(server.port), "--user", "columbia"];
-    const first = Bun.spawn([process.execPath, "src/main.ts", "chat", ...at], {
-      env: { XDG_STATE_HOME: state, HEARTLINE_PASSWORD: PASSWORD },
-      stdin: "pipe",
-      stdout: "pipe",
-      stderr: "pipe",
-    });
-    while (!(await other.online()).names.includes("columbia")) continue;
-    const texts: string[] = [];
-    const send = async (): Promise<void> => {
-      const text = `number ${texts.length};`;
-      texts.push(text);
-      await other.message("columbia", text);
-    };
-    for (let i = 0; i < 20; i++) await send();
-    const second = pipe("online\n", at, PASSWORD);
-    while (first.exitCode === null) await Promise.race([send(), first.exited]);
-    expect(await first.exited).toBe(3);
-    expect(await first.stderr.text()).toBe(
-      "heartline: another client of the same user on this machine has taken over the session\n",
-    );
-    const { out, code } = await second;
-    expect(code).toBe(0);
-    // A third client gets the rest.
-    const third = await pipe("", at, PASSWORD);
-    const all = (await first.stdout.text()) + out + third.out;
-    expect([...(all.match(/number \d+;/g) ?? [])]).toEqual(texts);
-  });
-
-  test("a state folder that cannot be used is reported in one line, and nobody is logged in", async () => {
-    await other.login("columbia", PASSWORD);
-    state = join(process.execPath, "state");
-    const { err, code } = await pipe("", ["127.0.0.1", String(server.port), "--user", "columbia"], PASSWORD);
-    state = mkdtempSync(join(tmpdir(), "heartline-"));
-    expect(err).toMatch(/^heartline: cannot use the state folder .*: .*; XDG_STATE_HOME sets another one\n$/);
-    expect(code).toBe(1);
-    expect((await other.online()).names).toEqual([]);
-  });
-
-  test("a reader that closes the pipe ends the client without a message", async () => {
-    const client = `${process.execPath} src/main.ts chat 127.0.0.1 ${server.port} --user columbia`;
-    const program = Bun.spawn(["sh", "-c", `yes help | head -2000 | ${client} | head -1`], {
-      env: { PATH: process.env.PATH, XDG_STATE_HOME: state, HEARTLINE_PASSWORD: PASSWORD },
-      stdout: "pipe",
-      stderr: "pipe",
-    });
-    expect(await program.stderr.text()).toBe("");
-    expect(await program.stdout.text()).toContain("message <user> <text>");
-  });
-
-  test("an invalid command line is reported in one line, with exit code 2", async () => {
-    for (const args of [
-      [],
-      ["127.0.0.1"],
-      ["127.0.0.1", "x"],
-      ["127.0.0.1", "1", "2"],
-      ["127.0.0.1", "1", "--wat"],
-      ["127.0.0.1", "1", "--user", "b..b"],
-    ]) {
-      const { err, code } = await pipe("", args);
-      expect(err).toMatch(/^heartline: .*\n$/);
-      expect(code).toBe(2);
-    }
-    expect(await pipe("", ["127.0.0.1", "6001"])).toMatchObject({ code: 2 });
-    expect(await pipe("", ["--help"])).toMatchObject({ code: 0, err: "" });
   });
 });

@@ -9,7 +9,7 @@ function setUp() {
   const shown: string[] = [];
   const output = Object.assign(new PassThrough(), { isTTY: true, columns: 80, rows: 24 });
   output.on("data", (chunk: Buffer) => shown.push(chunk.toString()));
-  const screen = new Screen(input as never, output as never, new OutputWriter(output), () => [[], ""]);
+  const screen = new Screen(input as never, output as never, new OutputWriter(output));
   const type = async (text: string): Promise<void> => {
     input.write(text);
     await new Promise((resolve) => setImmediate(resolve));

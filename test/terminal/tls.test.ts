@@ -14,6 +14,9 @@ import { Pty } from "../support/pty.ts";
 import { openssl, python, tellSkipped } from "../support/tls-programs.ts";
 import { PASSWORD, WireServer } from "../support/wire.ts";
 
+/** After an invalid command line. */
+const HINT = `(${process.execPath} src/main.ts help chat lists the options)`;
+
 const USERS = ["columbia", "SEAS"];
 const DAY_MS = 24 * 3600 * 1000;
 const authority = await makeCertificate(["Columbia University"]);
@@ -440,20 +443,20 @@ describe("the command line", () => {
   });
 
   test("is invalid when the file of --ca has more than 16 MiB", async () => {
-    const err = "heartline: cannot read --ca /dev/zero: it has more than 16777216 bytes (--help lists the options)\n";
+    const err = `heartline: cannot read --ca /dev/zero: it has more than 16777216 bytes ${HINT}\n`;
     expect(await call("--tls", "--ca", "/dev/zero")).toEqual({ out: "", err, code: 2 });
   });
 
   test("is invalid when the file of --ca is missing or has no certificate", async () => {
     const file = join(folder, "x.pem");
-    const missing = `heartline: cannot read --ca ${file}: there is no such file (--help lists the options)\n`;
+    const missing = `heartline: cannot read --ca ${file}: there is no such file ${HINT}\n`;
     expect(await call("--tls", "--ca", file)).toEqual({ out: "", err: missing, code: 2 });
     const damaged = authority.cert.replace(/\n.*\n/, "\n");
     for (const text of ["", "garbage", authority.key, damaged]) {
       writeFileSync(file, text);
       expect(await call("--tls", "--ca", file)).toEqual({
         out: "",
-        err: `heartline: --ca ${file}: the file contains no PEM certificate (--help lists the options)\n`,
+        err: `heartline: --ca ${file}: the file contains no PEM certificate ${HINT}\n`,
         code: 2,
       });
     }
