@@ -2,7 +2,7 @@ import { JOURNAL_SEGMENTS_KEPT, JOURNAL_SEGMENT_BYTES } from "../limits.ts";
 import { Histogram } from "../histogram.ts";
 import { MappedRegion } from "./journal-entry.ts";
 import { HEAD, LAST_BYTES, LAST_NAME, LENGTH, SEQUENCE, aligned } from "./record.ts";
-import type { Segment, SegmentFolder } from "./segment.ts";
+import type { Preallocation, Segment, SegmentFolder } from "./segment.ts";
 import { SpareSegments } from "./spare-segments.ts";
 
 const SEGMENT_NAME = /^\d{16}$/;
@@ -99,7 +99,7 @@ export class Journal {
     this.#lastFile = this.#openLast();
     this.#last = new MappedRegion(this.#lastFile.bytes).numbers;
     this.#last.set([sequence, seed, -seed]);
-    if (this.#spares.all.length === 0) this.#spares.fill();
+    while (this.#spares.isEmpty) this.#spares.fill();
   }
 
   #openLast(): Segment {
@@ -108,14 +108,14 @@ export class Journal {
       if (segment.bytes.length === LAST_BYTES) return segment;
       segment.remove();
     }
-    const segment = this.#folder.fill(this.#spares.newName(), LAST_BYTES);
+    const segment = filled(this.#folder.fill(this.#spares.newName(), LAST_BYTES));
     new MappedRegion(segment.bytes).numbers.set([this.sequence, this.#seed, -this.#seed]);
     segment.syncNow();
     segment.rename(LAST_NAME); // Renamed when complete: even after a power cut it is never half written.
     return segment;
   }
 
-  /** Why the disk refused a new segment; null when it did not. `retry` tries again. */
+  /** Why the disk refused a new segment; null when it did not. `prepare` tries again. */
   get fault(): unknown {
     return this.#spares.fault;
   }
@@ -195,17 +195,16 @@ export class Journal {
   }
 
   /**
-   * Called once a turn: without a spare, one is filled in the background, so that no turn waits for it. When little
-   * room is left the turn waits: a full disk must be found before that room is used.
+   * Called once a turn: without a spare, it fills the next piece of one, so that no turn waits for a whole one. When
+   * little room is left it fills all of it: a full disk must be found before that room is used.
    */
   prepare(): void {
-    if (this.fault === null || this.#spares.isPreallocating) this.retry();
-  }
-
-  /** The same after the disk refused, too: called about once a second. */
-  retry(): void {
+    if (!this.#spares.isEmpty) {
+      this.#spares.fault = null; // The disk refused a segment of more than the usual size.
+      return;
+    }
     try {
-      this.#spares.prepare();
+      this.#spares.fill();
       while (this.room <= 0) this.#spares.fill();
     } catch {
       // `fault` has the reason.
@@ -292,5 +291,13 @@ export class Journal {
     this.#unsynced.clear();
     this.#renamed = false;
     this.announce();
+  }
+}
+
+/** Fills all pieces at once. */
+function filled(preallocation: Preallocation): Segment {
+  for (;;) {
+    const segment = preallocation.step();
+    if (segment !== null) return segment;
   }
 }

@@ -11,8 +11,7 @@ import {
   statSync,
   statfsSync,
   unlinkSync,
-  writev,
-  writevSync,
+  writeSync,
 } from "node:fs";
 import { open } from "node:fs/promises";
 import { join } from "node:path";
@@ -36,21 +35,19 @@ export interface Segment {
   syncNow(): void;
 }
 
-/** The new segment that is filled in the background; null until it is. Throws when the disk has refused it. */
-export type Preallocation = () => Segment | null;
+/** Fills a new file with zeros. A full disk fails here, and no write to the mapped file fails later. */
+export interface Preallocation {
+  /** Writes the next piece; the segment after the last one. When the disk refuses, it removes the file and throws. */
+  step(): Segment | null;
+}
 
 /** A folder of segments. Its methods throw when the disk refuses. */
 export interface SegmentFolder {
   readonly path: string;
   names(): string[];
   open(name: string): Segment;
-  /**
-   * A new segment, filled with zeros: a full disk fails here, and no write to the mapped file fails later. Throws
-   * unless the disk has room for two of that size.
-   */
-  fill(name: string, bytes: number): Segment;
-  /** The same in the background. */
-  preallocate(name: string, bytes: number): Preallocation;
+  /** Begins a new segment. Throws unless the disk has room for two of that size. */
+  fill(name: string, bytes: number): Preallocation;
   /** The promise resolves when the names of the files are on the disk. */
   sync(): Promise<void>;
   /** The same, synchronously. */
@@ -58,8 +55,6 @@ export interface SegmentFolder {
 }
 
 const PIECE = Buffer.alloc(256 << 10);
-/** Pieces in one system call. The kernel takes 1024. */
-const PIECES_MAX = 64;
 
 /** Segments as files of a folder. The folder is created with its first file. */
 export class FileFolder implements SegmentFolder {
@@ -77,54 +72,27 @@ export class FileFolder implements SegmentFolder {
     return new FileSegment(this.path, name);
   }
 
-  fill(name: string, bytes: number): Segment {
-    const descriptor = this.#create(name, bytes);
-    try {
-      for (let done = 0; done < bytes;) done += writevSync(descriptor, zeros(bytes - done), done);
-    } catch (error) {
-      this.#discard(name, descriptor);
-      throw error;
-    }
-    closeSync(descriptor);
-    return this.open(name);
-  }
-
-  preallocate(name: string, bytes: number): Preallocation {
-    const descriptor = this.#create(name, bytes);
-    let done = 0;
-    let failure: Error | null = null;
-    let isWriting = false;
-    return () => {
-      if (isWriting) return null;
-      if (failure !== null) {
-        this.#discard(name, descriptor);
-        throw failure;
-      }
-      if (done === bytes) {
-        closeSync(descriptor);
-        return this.open(name);
-      }
-      isWriting = true;
-      writev(descriptor, zeros(bytes - done), done, (error, count) => {
-        isWriting = false;
-        if (error === null) done += count;
-        else failure = error;
-      });
-      return null;
-    };
-  }
-
-  /** Creates a file, and returns its descriptor. */
-  #create(name: string, bytes: number): number {
+  fill(name: string, bytes: number): Preallocation {
     mkdirSync(this.path, { recursive: true, mode: 0o700 });
     const { bavail, bsize } = statfsSync(this.path);
     if (bavail * bsize < 2 * bytes) throw new Error("no space left on the disk");
-    return openSync(join(this.path, name), "w", 0o600);
-  }
-
-  #discard(name: string, descriptor: number): void {
-    closeSync(descriptor);
-    unlinkSync(join(this.path, name));
+    const file = join(this.path, name);
+    const descriptor = openSync(file, "w", 0o600);
+    let done = 0;
+    return {
+      step: () => {
+        try {
+          done += writeSync(descriptor, PIECE, 0, Math.min(PIECE.length, bytes - done), done);
+        } catch (error) {
+          closeSync(descriptor);
+          unlinkSync(file);
+          throw error;
+        }
+        if (done < bytes) return null;
+        closeSync(descriptor);
+        return this.open(name);
+      },
+    };
   }
 
   async sync(): Promise<void> {
@@ -135,12 +103,6 @@ export class FileFolder implements SegmentFolder {
   syncNow(): void {
     syncFolder(this.path);
   }
-}
-
-/** The next buffers to write of that many zeros. */
-function zeros(bytes: number): Buffer[] {
-  if (bytes < PIECE.length) return [PIECE.subarray(0, bytes)];
-  return new Array<Buffer>(Math.min(PIECES_MAX, Math.floor(bytes / PIECE.length))).fill(PIECE);
 }
 
 /** Syncs the names of a folder's files to the disk. */

@@ -13,7 +13,7 @@ export class SpareSegments {
   readonly #folder: SegmentFolder;
   readonly #segmentBytes: number;
   readonly #segments: Segment[] = [];
-  /** The next spare, while it is filled in the background. */
+  /** The next spare, while it is filled piece by piece. */
   #preallocation: Preallocation | null = null;
   /** The highest number in a name of a spare. */
   #lastNumber = 0;
@@ -31,8 +31,8 @@ export class SpareSegments {
     return this.#segments;
   }
 
-  get isPreallocating(): boolean {
-    return this.#preallocation !== null;
+  get isEmpty(): boolean {
+    return this.#segments.length === 0;
   }
 
   /** The size of the spare that came last; 0 without any. */
@@ -45,32 +45,18 @@ export class SpareSegments {
     return `spare-${++this.#lastNumber}`;
   }
 
-  /** Without a spare, one is filled in the background; a later call finds it. Throws when the disk refuses. */
-  prepare(): void {
-    if (this.#segments.length > 0 && this.#preallocation === null) {
-      this.fault = null; // The disk refused a segment of more than the usual size.
-      return;
-    }
-    try {
-      this.#preallocation ??= this.#folder.preallocate(this.newName(), this.#segmentBytes);
-      const segment = this.#preallocation();
-      if (segment === null) return;
-      this.#preallocation = null;
-      this.recycle(segment);
-    } catch (error) {
-      this.#preallocation = null;
-      this.fault = error;
-      throw error;
-    }
-  }
-
-  /** Fills a spare of at least `bytesMin` bytes, while the caller waits. Throws when the disk refuses. */
+  /** Fills the next piece of a spare of at least `bytesMin` bytes. Throws when the disk refuses. */
   fill(bytesMin = this.#segmentBytes): void {
     try {
       const bytes = Math.ceil(bytesMin / this.#segmentBytes) * this.#segmentBytes;
-      this.#segments.push(this.#folder.fill(this.newName(), bytes));
+      this.#preallocation ??= this.#folder.fill(this.newName(), bytes);
+      const segment = this.#preallocation.step();
       this.fault = null;
+      if (segment === null) return;
+      this.#preallocation = null;
+      this.#segments.push(segment);
     } catch (error) {
+      this.#preallocation = null;
       this.fault = error;
       throw error;
     }

@@ -234,7 +234,7 @@ export class Store implements ChatStore {
   /** Called about once a second: checks the data folder, and makes the end of the turn retry what the disk refused. */
   retry(): void {
     this.#folder?.check();
-    this.#journal?.retry();
+    this.#journal?.prepare();
     this.#commits.retry();
     this.#updateWriteError();
   }

@@ -93,7 +93,7 @@ export class TurnRecord implements StreamCopy {
         return false; // `Journal.fault` has the reason.
       }
       entries.restart(journal.region, journal.bodyStart);
-      journal.prepare();
+      if (journal.fault === null) journal.prepare();
     }
     this.#reservedBytes = 0;
     return true;

@@ -63,13 +63,13 @@ class Folder implements SegmentFolder {
     return segmentIn(this.files, name);
   }
 
-  fill(name: string, bytes: number): Segment {
-    this.files.set(name, Buffer.alloc(bytes));
-    return this.open(name);
-  }
-
-  preallocate(name: string, bytes: number): Preallocation {
-    return () => this.fill(name, bytes);
+  fill(name: string, bytes: number): Preallocation {
+    return {
+      step: () => {
+        this.files.set(name, Buffer.alloc(bytes));
+        return this.open(name);
+      },
+    };
   }
 
   sync(): Promise<void> {

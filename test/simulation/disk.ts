@@ -72,15 +72,16 @@ export class Disk implements SegmentFolder {
     return segmentIn(this.#files, name);
   }
 
-  fill(name: string, bytes: number): Segment {
-    if (this.refuses) throw new Error("no room");
-    this.#files.set(name, Buffer.alloc(bytes));
-    return this.open(name);
-  }
-
-  preallocate(name: string, bytes: number): Preallocation {
-    let turns = 3;
-    return () => (--turns > 0 ? null : this.fill(name, bytes));
+  fill(name: string, bytes: number): Preallocation {
+    let pieces = 3;
+    return {
+      step: () => {
+        if (this.refuses) throw new Error("no room");
+        if (--pieces > 0) return null;
+        this.#files.set(name, Buffer.alloc(bytes));
+        return this.open(name);
+      },
+    };
   }
 
   sync(): Promise<void> {

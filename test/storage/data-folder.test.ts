@@ -13,7 +13,6 @@ import {
 } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { JOURNAL_SEGMENT_BYTES } from "../../src/limits.ts";
 import { DataFolder } from "../../src/storage/data-folder.ts";
 import { StoreError } from "../../src/storage/database.ts";
 import { openStore } from "../../src/storage/recovery.ts";
@@ -130,8 +129,8 @@ describe("a running store accepts nothing", () => {
     [
       "when a spare segment is deleted",
       (path) => {
-        const spares = readdirSync(join(path, "journal")).filter((name) => name.startsWith("spare"));
-        for (const spare of spares) rmSync(join(path, "journal", spare));
+        const spare = readdirSync(join(path, "journal")).find((name) => name.startsWith("spare"))!;
+        rmSync(join(path, "journal", spare));
       },
       /a file of the journal .* deleted/,
     ],
@@ -139,7 +138,7 @@ describe("a running store accepts nothing", () => {
     const path = newPath();
     const store = open(path);
     keep(store, "one");
-    expect(store.accepts((3 / 4) * JOURNAL_SEGMENT_BYTES - 300)).toBe(true); // As much needs a spare at once.
+    for (let tries = 0; tries < 100; tries++) store.retry(); // A spare is made piece by piece.
     expect(store.writeError).toBeNull();
     take(path);
     store.retry();

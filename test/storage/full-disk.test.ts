@@ -7,7 +7,7 @@ import { Account } from "../../src/chat/session.ts";
 import { openDatabase } from "../../src/storage/database.ts";
 import { NOTHING } from "../../src/storage/journal-entry.ts";
 import { Recovery, newStore } from "../../src/storage/recovery.ts";
-import { FileFolder, type Preallocation, type Segment } from "../../src/storage/segment.ts";
+import { FileFolder, type Preallocation } from "../../src/storage/segment.ts";
 import type { Store } from "../../src/storage/store.ts";
 
 const SEGMENT_BYTES = 16 << 10;
@@ -37,14 +37,9 @@ class Disk extends FileFolder {
     };
   }
 
-  override fill(name: string, bytes: number): Segment {
+  override fill(name: string, bytes: number): Preallocation {
     if (this.isFull) throw new Error("no room");
     return super.fill(name, bytes);
-  }
-
-  override preallocate(name: string, bytes: number): Preallocation {
-    const segment = this.fill(name, bytes);
-    return () => segment;
   }
 
   /** A server starts, after the one before was killed. */

@@ -17,14 +17,9 @@ const folders: string[] = [];
 class TestFolder extends FileFolder {
   refuses = false;
 
-  override fill(name: string, bytes: number): Segment {
+  override fill(name: string, bytes: number): Preallocation {
     if (this.refuses) throw new Error("no room");
     return super.fill(name, bytes);
-  }
-
-  override preallocate(name: string, bytes: number): Preallocation {
-    const segment = this.fill(name, bytes);
-    return () => segment;
   }
 }
 
@@ -187,83 +182,18 @@ describe("old segments", () => {
   });
 });
 
-describe("a spare", () => {
-  /** Lets the writes of other threads continue. */
-  const later = (): Promise<void> => new Promise((resolve) => setImmediate(resolve));
-
-  test("is filled in the background while records are appended, and no turn fills one", async () => {
-    const path = mkdtempSync(join(tmpdir(), "heartline-"));
-    folders.push(path);
-    const folder = new FileFolder(join(path, "journal"));
-    const journal = new Journal(folder, 0, SEED, SEGMENT_BYTES);
-    const { preallocate } = folder;
-    let spares = 0;
-    folder.preallocate = (name, bytes) => {
-      const preallocation = preallocate.call(folder, name, bytes);
-      return () => {
-        const segment = preallocation();
-        if (segment !== null) spares++;
-        return segment;
-      };
-    };
-    folder.fill = () => expect.unreachable();
-    for (let i = 1; i <= 20; i++) {
-      append(journal, "x".repeat(700));
-      while (spares < i) {
-        journal.prepare();
-        await later();
-      }
-    }
-    expect(records(folder)).toHaveLength(20);
-    expect(folder.names().filter((name) => name.startsWith("spare"))).toHaveLength(1);
-  });
-
-  test("that is needed before it is filled is another one, filled at once", async () => {
-    const { journal, folder } = newJournal();
-    const { preallocate } = FileFolder.prototype;
-    folder.preallocate = (name, bytes) => preallocate.call(folder, name, bytes);
-    append(journal, "x".repeat(700));
-    journal.prepare();
-    const texts = Array.from({ length: 20 }, (_, i) => String.fromCharCode(0x61 + i).repeat(700));
-    for (const text of texts) append(journal, text);
-    for (let turns = 0; turns < 100; turns++) {
-      journal.prepare();
-      await later();
-    }
-    expect(records(folder).map(([, text]) => text)).toEqual(["x".repeat(700), ...texts]);
-  });
-
-  test("that the disk refuses while it is filled in the background is reported and removed", async () => {
-    const { path } = newFolder();
-    const segment = join(import.meta.dir, "../../src/storage/segment.ts");
-    const script = `
-      import { FileFolder } from "${segment}";
-      const folder = new FileFolder("${path}");
-      const preallocation = folder.preallocate("spare-1", 64 << 10);
-      try {
-        while (preallocation() === null) await new Promise(setImmediate);
-      } catch (error) {
-        console.log(error.code, folder.names());
-      }`;
-    // No file may be longer than 16 KiB.
-    const command = `trap "" XFSZ; ulimit -f 16; exec "$0" -e "$1"`;
-    const child = Bun.spawn(["bash", "-c", command, process.execPath, script], { stdout: "pipe", stderr: "inherit" });
-    expect(await child.stdout.text()).toBe("EFBIG []\n");
-  });
-});
-
 describe("a full disk", () => {
   test("is reported when no spare can be prepared, until one can", () => {
     const { journal, folder } = newJournal();
     append(journal, "x".repeat(900));
     folder.refuses = true;
-    journal.retry();
+    journal.prepare();
     expect(String(journal.fault)).toContain("no room");
     append(journal, "fits");
     expect(() => append(journal, "x".repeat(900))).toThrow("no room");
     expect(records(folder)).toHaveLength(2);
     folder.refuses = false;
-    journal.retry();
+    journal.prepare();
     expect(journal.fault).toBeNull();
     append(journal, "y".repeat(900));
     expect(records(folder).map(([sequence]) => sequence)).toEqual([1, 2, 3]);
@@ -274,7 +204,7 @@ describe("a full disk", () => {
     append(journal, "x".repeat(900));
     append(journal, "x".repeat(900));
     folder.refuses = true;
-    journal.retry();
+    journal.prepare();
     journal.free(1);
     expect(journal.fault).toBeNull();
     append(journal, "x".repeat(900));
