@@ -5,7 +5,7 @@ import { join } from "node:path";
 import { ChatClient } from "heartline/client";
 import { FakeServer } from "../support/fake-server.ts";
 import { Pty } from "../support/pty.ts";
-import { Proxy } from "../system/chaos/fault-proxy.ts";
+import { Proxy } from "./chaos/fault-proxy.ts";
 import { PASSWORD, WireServer } from "../support/wire.ts";
 
 const USERS = ["columbia", "SEAS", "seashell", "foobar"];
