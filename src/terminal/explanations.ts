@@ -1,5 +1,6 @@
 import { isIPv6 } from "node:net";
 import { ChatError } from "../client/client.ts";
+import { FINAL_REASONS } from "../client/reply.ts";
 import { everyAddress } from "../runtime/host.ts";
 import type { Options } from "./options.ts";
 
@@ -118,10 +119,14 @@ export function explainEnd(reason: string): string {
   return `the session has ended: ${why}`;
 }
 
-/** The server's last line of a session as a sentence, and the operator's words after it. */
+/**
+ * The server's last line of a session as a sentence, and the operator's words after it. After most reasons the client
+ * comes back by itself: only a final one says that the session has ended.
+ */
 export function explainGoodbye(reason: string, words?: string): string {
   if (!Object.hasOwn(END_REASONS, reason)) return `The server ended the session (${reason}).`;
   const why = END_REASONS[reason]!;
-  const sentence = `${why[0]!.toUpperCase()}${why.slice(1)}, so this session has ended`;
+  const end = FINAL_REASONS.includes(reason) ? ", so this session has ended" : "";
+  const sentence = `${why[0]!.toUpperCase()}${why.slice(1)}${end}`;
   return words === undefined ? `${sentence}.` : `${sentence}: ${words}`;
 }

@@ -18,7 +18,8 @@ test.each(["constructor", "__proto__", "toString", "hasOwnProperty"])(
 test.each([
   ["replaced", "You logged in somewhere else, so this session has ended."],
   ["kicked", "The operator disconnected this user, so this session has ended."],
-  ["shutdown", "The server is shutting down, so this session has ended."],
+  ["shutdown", "The server is shutting down."],
+  ["expired", "The server received nothing from this client for too long."],
 ])("goodbye %s is one sentence", (reason, sentence) => expect(explainGoodbye(reason)).toBe(sentence));
 
 test("the words of the operator follow the sentence about a kick", () => {
