@@ -64,11 +64,16 @@ export class Log {
     this.#lines.on("error", () => {}); // A full buffer or a closed terminal: the next line is tried again.
   }
 
+  /** Drops the pending lines before an exit that must not wait: pino's exit handler repeats a write that fails. */
+  abandon(): void {
+    this.#lines.destroy();
+  }
+
   /** Writes the pending lines before the process exits, for LOG_MS at most. */
   async close(): Promise<void> {
     const written = new Promise<boolean>((resolve) => this.#lines.flush((error) => resolve(!error)));
     const isWritten = await Promise.race([written, Bun.sleep(LOG_MS)]);
-    if (!isWritten) this.#lines.destroy(); // Otherwise pino's exit handler waits for the reader.
+    if (!isWritten) this.abandon();
   }
 }
 

@@ -100,7 +100,11 @@ async function serve(args: string[], outputs: Log[]): Promise<void> {
   const server = new Server(config, credentials, store, log, exit, readiness);
   metrics.server = server.measured;
   const end = (): void => void server.end();
-  Object.assign(acts, stopActs(log, end));
+  const quit = (): void => {
+    output.abandon();
+    process.exit(1);
+  };
+  Object.assign(acts, stopActs(log, end, quit));
   acts.drain = () => void server.drain();
   const hasTerminal = isatty(0);
   const read = (): Configuration => readConfiguration(args, process.env)!;

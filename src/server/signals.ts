@@ -31,8 +31,8 @@ export function handleSignals(readiness: Readiness, acts: SignalActs): void {
 /** Ctrl+C reaches the server and `bun start`, which forwards it: a SIGINT within this time is not a second signal. */
 const ECHO_MS = 100;
 
-/** A first signal to stop calls `end`; a second one ends the process. */
-export function stopActs(log: Logger, end: () => void): SignalActs {
+/** A first signal to stop calls `end`; a second one calls `quit`, which ends the process at once. */
+export function stopActs(log: Logger, end: () => void, quit: () => void): SignalActs {
   let stoppedMs = Number.NEGATIVE_INFINITY;
   const stop = (signal: HandledSignal): void => {
     stoppedMs = performance.now();
@@ -42,7 +42,7 @@ export function stopActs(log: Logger, end: () => void): SignalActs {
   const exit = (signal: HandledSignal): void => {
     if (stoppedMs < 0) return stop(signal); // It is the first one: the stop follows a drain.
     const isEcho = signal === "SIGINT" && performance.now() - stoppedMs < ECHO_MS;
-    if (!isEcho) process.exit(1);
+    if (!isEcho) quit();
   };
   return { stop, exit };
 }

@@ -279,6 +279,19 @@ test("serve stops in order when its terminal is closed", async () => {
   }
 });
 
+test("a second signal ends the process at once, also when the log cannot be written", async () => {
+  const options = ["--host", "127.0.0.1", "--port", "0", "--credentials", USERS, "--data", ":memory:"];
+  const pty = new Pty(["src/main.ts", "serve", ...options], { columns: 200 });
+  const lines = await pty.sees("listening on 127.0.0.1:");
+  // A connection that does not close keeps the stop from ending by itself.
+  const open = await WireClient.connect(Number(/listening on \S+:(\d+)/.exec(lines.join("\n"))![1]));
+  pty.kill("SIGTERM");
+  pty.hangUp();
+  await open.expectEnd();
+  pty.kill("SIGTERM");
+  expect(await pty.exited).toBe(1);
+});
+
 describe("serve fails with one line on stderr and exit code", () => {
   async function fails(server: ServerProcess, code: number, ...words: string[]): Promise<void> {
     expect(await server.exits()).toBe(code);
