@@ -246,10 +246,11 @@ export class Recovery {
   }
 
   *#deleteMessages(user: string, upTo: number): Generator<void> {
-    for (let last = 0; last < upTo;) {
-      const row = this.#database.query<{ number: number }, [string, number, number]>(SQL.selectNumberAt);
-      last = row.get(user, upTo, DELETED_ROWS_MAX - 1)?.number ?? upTo;
-      yield void this.#run(SQL.deleteMessages, user, last);
+    const query = this.#database.query<{ number: number }, [string, number, number, number]>(SQL.selectNumberAt);
+    for (let after = 0; after < upTo;) {
+      const last = query.get(user, after, upTo, DELETED_ROWS_MAX - 1)?.number ?? upTo;
+      yield void this.#run(SQL.deleteMessages, user, after, last);
+      after = last;
     }
   }
 
@@ -296,7 +297,7 @@ export class Recovery {
       case JournalEntry.LoggedIn:
         return void this.#run(SQL.insertLastLogin, user, first, other);
       case JournalEntry.Purged:
-        return void this.#run(SQL.deleteMessagesBetween, user, first, second);
+        return void this.#run(SQL.deleteMessages, user, first, second);
       case JournalEntry.WrongPasswords:
         if (first > 0) return void this.#run(SQL.insertLockout, user, other, first, second);
         return void this.#run(SQL.deleteLockout, user, other);

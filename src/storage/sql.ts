@@ -158,17 +158,13 @@ export const SQL = {
   selectMessages: `SELECT number, unix_ms AS unixMs, sender AS "from", text FROM mailbox
     WHERE user = ? AND number > ? ORDER BY number`,
   /** The number of the message at an offset among the oldest. */
-  selectNumberAt: "SELECT number FROM mailbox WHERE user = ? AND number <= ? ORDER BY number LIMIT 1 OFFSET ?",
+  selectNumberAt: `SELECT number FROM mailbox WHERE user = ? AND number > ? AND number <= ?
+    ORDER BY number LIMIT 1 OFFSET ?`,
   sumMessages: `SELECT sender AS "from", count(*) AS messages, total(length(text)) AS bytes FROM mailbox
-    WHERE user = ? AND number <= ? GROUP BY sender`,
+    WHERE user = ? AND number > ? AND number <= ? GROUP BY sender`,
   sumAllMessages: `SELECT user, sender AS "from", count(*) AS messages, total(length(text)) AS bytes FROM mailbox
     GROUP BY user, sender`,
-  deleteMessages: "DELETE FROM mailbox WHERE user = ? AND number <= ?",
-  selectNumberBetween: `SELECT number FROM mailbox WHERE user = ? AND number > ? AND number <= ?
-    ORDER BY number LIMIT 1 OFFSET ?`,
-  sumMessagesBetween: `SELECT sender AS "from", count(*) AS messages, total(length(text)) AS bytes FROM mailbox
-    WHERE user = ? AND number > ? AND number <= ? GROUP BY sender`,
-  deleteMessagesBetween: "DELETE FROM mailbox WHERE user = ? AND number > ? AND number <= ?",
+  deleteMessages: "DELETE FROM mailbox WHERE user = ? AND number > ? AND number <= ?",
 
   insertRun: "INSERT OR IGNORE INTO delivered VALUES (?, ?, ?, ?)",
   /** The last run that ends at that position or before. */

@@ -168,11 +168,11 @@ export class Store implements ChatStore {
   }
 
   drop(user: string, upTo: number, countMax: number): Amount[] {
-    return this.#tables.deleteMessages(user, upTo, countMax);
+    return this.#tables.deleteMessages(user, 0, upTo, countMax).amounts;
   }
 
   purge(user: string, after: number, upTo: number, countMax: number): Amount[] {
-    const { amounts, last } = this.#tables.purgeMessages(user, after, upTo, countMax);
+    const { amounts, last } = this.#tables.deleteMessages(user, after, upTo, countMax);
     if (amounts.length > 0)
       this.#record?.entries.add(JournalEntry.Purged, 0, encode(user), NOTHING, NOTHING, after, last);
     return amounts;

@@ -84,24 +84,12 @@ export class Tables {
     this.changes.add(this.#statements.deleteBlock, user, other);
   }
 
-  /** Deletes the oldest messages with numbers up to `upTo`, at most `countMax`. Returns their amounts by sender. */
-  deleteMessages(user: string, upTo: number, countMax: number): Amount[] {
-    const lastRow = this.#get<{ number: number }>(SQL.selectNumberAt, user, upTo, countMax - 1);
-    const last = lastRow?.number ?? upTo;
-    const amounts = this.#statements.sumMessages.all(user, last);
-    if (amounts.length > 0) this.changes.add(this.#statements.deleteMessages, user, last);
-    for (const { bytes } of amounts) this.changes.countBytes(bytes);
-    return amounts;
-  }
-
   /** Deletes the oldest messages with numbers in (after, upTo], at most `countMax`: those up to number `last`. */
-  purgeMessages(user: string, after: number, upTo: number, countMax: number): { amounts: Amount[]; last: number } {
-    const lastRow = this.#get<{ number: number }>(SQL.selectNumberBetween, user, after, upTo, countMax - 1);
+  deleteMessages(user: string, after: number, upTo: number, countMax: number): { amounts: Amount[]; last: number } {
+    const lastRow = this.#get<{ number: number }>(SQL.selectNumberAt, user, after, upTo, countMax - 1);
     const last = lastRow?.number ?? upTo;
-    const amounts = this.#database
-      .query<Amount, [string, number, number]>(SQL.sumMessagesBetween)
-      .all(user, after, last);
-    if (amounts.length > 0) this.changes.add(this.#database.query(SQL.deleteMessagesBetween), user, after, last);
+    const amounts = this.#statements.sumMessages.all(user, after, last);
+    if (amounts.length > 0) this.changes.add(this.#statements.deleteMessages, user, after, last);
     for (const { bytes } of amounts) this.changes.countBytes(bytes);
     return { amounts, last };
   }
@@ -177,7 +165,7 @@ function prepare(database: Database) {
   return {
     insertMessage: database.query(SQL.insertMessage),
     selectMessages: database.query<StoredMessage, [string, number]>(SQL.selectMessages),
-    sumMessages: database.query<Amount, [string, number]>(SQL.sumMessages),
+    sumMessages: database.query<Amount, [string, number, number]>(SQL.sumMessages),
     deleteMessages: database.query(SQL.deleteMessages),
     insertRun: database.query(SQL.insertRun),
     insertSession: database.query(SQL.insertSession),
