@@ -31,7 +31,7 @@ export class DeliveryQueue {
 
   /** Position up to which everything was delivered. */
   get delivered(): number {
-    return this.#undelivered[0]?.start ?? this.read;
+    return this.#undelivered[0]?.start ?? this.#deliverable;
   }
 
   /**
@@ -71,9 +71,7 @@ export class DeliveryQueue {
    * the next session of the user. For the time between a logout and its reply, which can acknowledge nothing.
    */
   hold(): void {
-    if (this.#holdFrom < Number.POSITIVE_INFINITY) return;
-    this.#holdFrom = this.read;
-    this.#undelivered.push({ start: this.read, isDone: false });
+    this.#holdFrom = this.#deliverable;
   }
 
   /** Position up to which lines are delivered when their handlers are done. */
@@ -110,12 +108,10 @@ export class DeliveryQueue {
 
   /** A new stream begins at position 0. Undelivered lines of the old stream come again in it. */
   restart(): void {
-    const isHeld = this.#holdFrom < Number.POSITIVE_INFINITY;
     this.read = 0;
-    this.#holdFrom = Number.POSITIVE_INFINITY;
+    if (this.#holdFrom < Number.POSITIVE_INFINITY) this.#holdFrom = 0;
     this.#undelivered.length = 0;
     this.release();
-    if (isHeld) this.hold();
   }
 
   #done(line: Undelivered): void {
