@@ -191,20 +191,20 @@ export class Conversation implements PromptHandlers {
   }
 
   #to(name: string): LineFate {
-    const { people } = this.#parts;
+    const { people, transcript } = this.#parts;
     if (name !== "" && !isUserName(name)) return this.#refuse(`${name} cannot be a user name; usage: /to <user>`);
-    this.#setPartner(name === "" ? null : people.resolve(name));
+    const partner = name === "" ? null : people.resolve(name);
+    this.#setPartner(partner);
+    if (partner === null) return "erase";
+    if (!people.isKnown(partner)) transcript.note(`${partner} has not been here since you are`);
+    people.talkedWith(partner);
     return "erase";
   }
 
   #setPartner(partner: string | null): void {
-    const { people, transcript } = this.#parts;
-    people.partner = partner;
+    this.#parts.people.partner = partner;
     this.#doubted = "";
     this.showPrompt();
-    if (partner === null) return;
-    if (!people.isKnown(partner)) transcript.note(`${partner} has not been here since you are`);
-    people.talkedWith(partner);
   }
 
   #reply(text: string): LineFate {
@@ -288,18 +288,11 @@ export class Conversation implements PromptHandlers {
     if (edit.line === "") {
       const next = people.nextPartner();
       if (next === null) transcript.note("there is nobody to talk with yet; /to <user> chooses a partner");
-      else this.#setTabPartner(next);
+      else this.#setPartner(next); // The order of the recent partners stays: the next Tab goes on in it.
       return;
     }
     const completed = this.#completion.next(edit);
     if (completed !== null) editor.edit = completed;
-  }
-
-  /** Tab does not change the order of the recent partners: the next Tab goes on in it. */
-  #setTabPartner(partner: string): void {
-    this.#parts.people.partner = partner;
-    this.#doubted = "";
-    this.showPrompt();
   }
 
   escape(): void {
