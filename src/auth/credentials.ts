@@ -103,6 +103,13 @@ export function plainUsers(users: readonly User[]): User[] {
   return users.filter(({ password }) => !isHash(password));
 }
 
+/** How many passwords in `file` are plain, and the command that hashes them; null when none is. */
+export function plainPasswordsWarning(users: readonly User[], file: string): string | null {
+  const count = plainUsers(users).length;
+  if (count === 0) return null;
+  return `${count} of ${users.length} passwords are plain text; hash them with ${typed("passwd", "--migrate", file)}`;
+}
+
 /** Any other password is plain. */
 export function isHash(password: string): boolean {
   return password.startsWith("$");

@@ -1,6 +1,7 @@
 /** Unix sockets on which the server listens: their path, their permissions, and what can be wrong. */
 import { type Stats, lstatSync, unlinkSync } from "node:fs";
 import { connect } from "node:net";
+import { SOCKET_PATH_BYTES_MAX } from "../limits.ts";
 import { connectionRefusal } from "../runtime/kernel.ts";
 import { ListenError } from "./listener.ts";
 
@@ -56,7 +57,7 @@ export function pathError(path: string, error: unknown): ListenError {
     EAGAIN: "another program listens there",
     EPROTOTYPE: "another program uses it for something else",
     EADDRINUSE: "another program has just created it",
-    ENAMETOOLONG: "the path is too long; a socket's path has at most 107 bytes",
+    ENAMETOOLONG: `the path is too long; a socket's path has at most ${SOCKET_PATH_BYTES_MAX} bytes`,
   };
   return new ListenError(`cannot listen on ${path}: ${reasons[code ?? ""] ?? message}`);
 }

@@ -45,6 +45,15 @@ function readAll(descriptor: number, bytesMax: number): Buffer | null {
   return null;
 }
 
+/** The text of a file in UTF-8; a byte order mark at its beginning is skipped. Throws an error for other bytes. */
+export function decodeText(bytes: Uint8Array): string {
+  try {
+    return new TextDecoder("utf-8", { fatal: true }).decode(bytes);
+  } catch {
+    throw new Error("it is not UTF-8 text");
+  }
+}
+
 /** The reason why `readInput` failed, in words for the user. */
 export function whyUnreadable(error: unknown): string {
   const { code, message } = error as NodeJS.ErrnoException;

@@ -2,7 +2,7 @@
  * The program `check`: examines what `serve` would use with the same options, and prints one line per finding. It
  * writes, creates and locks nothing. Exit codes: 0 without errors, 1 with errors, 2 for an invalid command line.
  */
-import { plainUsers, readCredentials } from "../auth/credentials.ts";
+import { plainPasswordsWarning, readCredentials } from "../auth/credentials.ts";
 import { filterText } from "../display-filter.ts";
 import { CONNECTIONS_LOW, CERTIFICATE_DAYS_LOW } from "../limits.ts";
 import { fitDescriptors } from "../net/admission.ts";
@@ -78,14 +78,11 @@ function attempt(part: string, examine: () => Finding[]): Finding[] {
 function ofCredentials({ credentials: file, isHostGiven }: Config): Finding[] {
   const { users, sample } = readCredentials(file);
   const findings: Finding[] = [["ok", `${file} has ${users.length} users`]];
-  const plain = plainUsers(users).length;
+  const plain = plainPasswordsWarning(users, file);
   if (sample) {
     const where = isHostGiven ? "" : "; serve listens on 127.0.0.1 only, unless --host is given";
     findings.push(["warning", `the passwords in ${file} are public, since it is the sample file${where}`]);
-  } else if (plain > 0) {
-    const advice = `hash them with ${typed("passwd", "--migrate", file)}`;
-    findings.push(["warning", `${plain} of ${users.length} passwords are plain text; ${advice}`]);
-  }
+  } else if (plain !== null) findings.push(["warning", plain]);
   return findings;
 }
 

@@ -5,7 +5,7 @@
 import { statSync } from "node:fs";
 import { TomlError, parse } from "smol-toml";
 import { CONFIG_BYTES_MAX } from "../limits.ts";
-import { readInput, whyUnreadable } from "../runtime/input-file.ts";
+import { decodeText, readInput, whyUnreadable } from "../runtime/input-file.ts";
 import { ConfigError, quoted } from "../usage-error.ts";
 
 /** How the parser begins its message about a key or a section that is given twice. */
@@ -42,20 +42,13 @@ export function readConfigFile(file: string): Map<string, FileValue> {
   return values;
 }
 
-/** A byte order mark at the beginning is skipped. */
 function read(file: string): string {
-  let bytes: Buffer;
   try {
     const found = statSync(file);
     if (!found.isFile() && !found.isDirectory()) throw new Error("it is not a regular file");
-    bytes = readInput(file, CONFIG_BYTES_MAX, "regular");
+    return decodeText(readInput(file, CONFIG_BYTES_MAX, "regular"));
   } catch (error) {
     throw new ConfigError(`cannot read the configuration ${file}: ${whyUnreadable(error)}`);
-  }
-  try {
-    return new TextDecoder("utf-8", { fatal: true }).decode(bytes);
-  } catch {
-    throw new ConfigError(`cannot read the configuration ${file}: it is not UTF-8 text`);
   }
 }
 

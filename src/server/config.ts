@@ -4,6 +4,7 @@
  */
 import type { BlockList } from "node:net";
 import { join } from "node:path";
+import { ADMIN_SOCKET } from "../protocol/admin.ts";
 import type { LockoutScope } from "../auth/lockouts.ts";
 import type { Environment } from "../environment.ts";
 import { LIMITS_DEFAULT, type Limits } from "../limits.ts";
@@ -117,7 +118,7 @@ function configOf(settings: Settings): Config {
     tls: tlsOf(settings, value("tls-only"), given("tls-cert"), given("tls-key"), value("tls-port")),
     proxyFrom: given("proxy-from"),
     http: given("http"),
-    adminSocket: given("admin-socket") ?? (data === ":memory:" ? null : join(data, "admin.sock")),
+    adminSocket: given("admin-socket") ?? (data === ":memory:" ? null : join(data, ADMIN_SOCKET)),
     logLevel: value("log-level"),
     salvage: value("salvage"),
   };

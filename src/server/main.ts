@@ -12,7 +12,7 @@ import { CertificateError } from "../net/certificate.ts";
 import { ConfigError, UsageError } from "../usage-error.ts";
 import { BoundedLog } from "./bounded-log.ts";
 import { type Config, type Configuration, USAGE, readConfiguration } from "./config.ts";
-import { type Credentials, CredentialsError, plainUsers, readCredentials } from "../auth/credentials.ts";
+import { type Credentials, CredentialsError, plainPasswordsWarning, readCredentials } from "../auth/credentials.ts";
 import { StoreError } from "../storage/database.ts";
 import { typed } from "../runtime/invocation.ts";
 import { setSlice } from "../runtime/kernel.ts";
@@ -172,12 +172,8 @@ function warnOfPlainPasswords(log: Logger, { users, sample }: Credentials, confi
       : "so the server listens on 127.0.0.1 only; write your own users to a file for --credentials, or give --host";
     return log.warn({ event: "config_warning" }, `SAMPLE CREDENTIALS: the passwords in ${file} are public; ${advice}`);
   }
-  const count = plainUsers(users).length;
-  if (count === 0) return;
-  log.warn(
-    { event: "config_warning" },
-    `${count} of ${users.length} passwords are plain text; hash them with ${typed("passwd", "--migrate", file)}`,
-  );
+  const warning = plainPasswordsWarning(users, file);
+  if (warning !== null) log.warn({ event: "config_warning" }, warning);
 }
 
 /** The address of a host name. */

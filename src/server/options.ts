@@ -4,6 +4,7 @@
  */
 import { BlockList, isIPv4, isIPv6 } from "node:net";
 import { LIMITS_DEFAULT, LINE_BYTES_MAX, LINE_BYTES_MIN, type Limits, UNACKED_BYTES_MIN } from "../limits.ts";
+import { ADMIN_SOCKET } from "../protocol/admin.ts";
 import { UsageError, quoted } from "../usage-error.ts";
 
 export interface Option<T> {
@@ -57,7 +58,7 @@ export const OPTIONS = {
     "metrics and health: <port> (on 127.0.0.1), <address>:<port> or unix:<path>",
     httpAddress,
   ),
-  "admin-socket": atStart("<path>", "<data>/admin.sock", "socket for heartline ctl", words("<path>")),
+  "admin-socket": atStart("<path>", `<data>/${ADMIN_SOCKET}`, "socket for heartline ctl", words("<path>")),
   "log-level": live("<level>", "info", "least level that is logged: trace to fatal", oneOf(...LOG_LEVELS)),
   "tls-only": { ...flag("TLS at --port, and no plain port"), isLive: false },
   "limit-loopback": flag("apply the limits on addresses to 127.0.0.0/8 and ::1, too"),

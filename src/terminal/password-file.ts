@@ -1,5 +1,5 @@
 import { statSync } from "node:fs";
-import { readInput, whyUnreadable } from "../runtime/input-file.ts";
+import { decodeText, readInput, whyUnreadable } from "../runtime/input-file.ts";
 
 /** Reads the file of `--password-file`: the password is its first line. */
 
@@ -30,11 +30,10 @@ export function readPasswordFile(file: string): FilePassword {
   return { password, warning: isOpen ? `others can read ${file}; make it private with chmod 600` : null };
 }
 
-/** A byte order mark is skipped. */
 function decode(bytes: Buffer, file: string): string {
   try {
-    return new TextDecoder("utf-8", { fatal: true }).decode(bytes);
-  } catch {
-    throw new Error(`--password-file ${file}: it is not UTF-8 text`);
+    return decodeText(bytes);
+  } catch (error) {
+    throw new Error(`--password-file ${file}: ${(error as Error).message}`);
   }
 }

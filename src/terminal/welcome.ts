@@ -7,8 +7,8 @@ import type { People } from "./people.ts";
 import type { Transcript } from "./transcript.ts";
 
 /**
- * What a person is told about the session itself: who is here and what waited, at the login and after each loss of the
- * connection; and that the server does not answer.
+ * Lines about the session itself: the users online and the messages that waited, at the login and after each loss of
+ * the connection, and a server that does not reply.
  */
 
 /** Names in the line about who is here. */
