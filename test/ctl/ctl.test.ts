@@ -11,7 +11,6 @@ import { WireClient } from "../support/wire.ts";
 const folder = mkdtempSync(join(tmpdir(), "heartline-"));
 const USERS = join(folder, "users.txt");
 writeFileSync(USERS, "alice secret\nbob secret\n");
-const running: ServerProcess[] = [];
 const clients: WireClient[] = [];
 const closing: (() => void)[] = [];
 let folders = 0;
@@ -19,10 +18,7 @@ let folders = 0;
 afterEach(async () => {
   for (const client of clients.splice(0)) client.cut();
   for (const close of closing.splice(0)) close();
-  for (const server of running.splice(0)) {
-    server.kill("SIGKILL");
-    await server.exits();
-  }
+  await ServerProcess.killAll();
 });
 afterAll(() => rmSync(folder, { recursive: true }));
 
@@ -32,9 +28,7 @@ function newFolder(): string {
 
 function serve(...args: string[]): ServerProcess {
   const port = args.includes("--port") ? [] : ["--port", "0"];
-  const server = new ServerProcess("--host", "127.0.0.1", "--credentials", USERS, ...port, ...args);
-  running.push(server);
-  return server;
+  return new ServerProcess("--host", "127.0.0.1", "--credentials", USERS, ...port, ...args);
 }
 
 async function connect(server: ServerProcess): Promise<WireClient> {
@@ -220,9 +214,10 @@ test.skipIf(process.getuid?.() === 0)("without permission ctl says whose permiss
 
 test("--socket, the environment and --admin-socket name the socket of a server in memory", async () => {
   const socket = join(folder, "own.sock");
-  await serve("--data", ":memory:", "--admin-socket", socket).port();
+  const server = serve("--data", ":memory:", "--admin-socket", socket);
+  await server.port();
   expect((await run("src/main.ts", "ctl", "who", "--socket", socket)).out).toEndWith("0 sessions\n");
-  await running[0]!.logs(/"event":"listening",.*"admin":"[^"]*own\.sock"/);
+  await server.logs(/"event":"listening",.*"admin":"[^"]*own\.sock"/);
   const env = { HEARTLINE_ADMIN_SOCKET: socket };
   expect((await runWith({ env }, "src/main.ts", "ctl", "who", "--json")).out).toBe("[]\n");
   const data = newFolder();

@@ -278,22 +278,13 @@ async function leaveStaleSocket(path: string): Promise<void> {
 }
 
 describe("the server with --http", () => {
-  const servers: ServerProcess[] = [];
-
-  afterEach(async () => {
-    for (const server of servers.splice(0)) {
-      server.kill("SIGKILL");
-      await server.exits();
-    }
-  });
+  afterEach(() => ServerProcess.killAll());
 
   function start(...args: string[]): ServerProcess {
     const credentials = join(folder, "users.txt");
     writeFileSync(credentials, "alice secret\nbob secret\n");
     const options = ["--host", "127.0.0.1", "--port", "0", "--credentials", credentials, ...args];
-    const server = new ServerProcess(...options);
-    servers.push(server);
-    return server;
+    return new ServerProcess(...options);
   }
 
   test("prints its address, is ready once the chat listens, and says draining until the end of the stop", async () => {

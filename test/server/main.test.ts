@@ -11,13 +11,10 @@ const folder = mkdtempSync(join(tmpdir(), "heartline-"));
 const USERS = join(folder, "users.txt");
 writeFileSync(USERS, "alice secret\nbob secret\ncarol secret\n");
 
-const running: ServerProcess[] = [];
 let folders = 0;
 
 function start(...args: string[]): ServerProcess {
-  const server = new ServerProcess(...args);
-  running.push(server);
-  return server;
+  return new ServerProcess(...args);
 }
 
 /** On loopback, at a free port, with three users. */
@@ -35,12 +32,7 @@ async function login(port: number, name: string): Promise<WireClient> {
   return client;
 }
 
-afterEach(async () => {
-  for (const server of running.splice(0)) {
-    server.kill("SIGKILL");
-    await server.exits();
-  }
-});
+afterEach(() => ServerProcess.killAll());
 afterAll(() => rmSync(folder, { recursive: true }));
 
 test("serve prints one line on stdout when it is ready, and logs to stderr", async () => {

@@ -10,15 +10,12 @@ import { WireClient } from "../support/wire.ts";
 const folder = mkdtempSync(join(tmpdir(), "heartline-"));
 const USERS = join(folder, "users.txt");
 writeFileSync(USERS, "alice secret\nbob secret\n");
-const running: ServerProcess[] = [];
 
 function serve(service: Partial<Service>, ...args: string[]): ServerProcess {
   const { sockets = [], environment = {} } = service;
   const options = ["--host", "127.0.0.1", "--port", "0", "--credentials", USERS, ...args];
   if (!args.includes("--data")) options.push("--data", ":memory:");
-  const server = new ServerProcess({ sockets, environment }, ...options);
-  running.push(server);
-  return server;
+  return new ServerProcess({ sockets, environment }, ...options);
 }
 
 async function login(port: number, name: string, authority?: string): Promise<WireClient> {
@@ -27,15 +24,19 @@ async function login(port: number, name: string, authority?: string): Promise<Wi
   return client;
 }
 
-afterEach(async () => {
-  for (const server of running.splice(0)) {
-    server.kill("SIGKILL");
-    await server.exits();
-  }
-});
+afterEach(() => ServerProcess.killAll());
 afterAll(() => rmSync(folder, { recursive: true }));
 
 describe.skipIf(!hasSockets)("a server with inherited sockets", () => {
+  /** A server with TLS that takes over two listening sockets of these names. */
+  async function serveTwo(names: string) {
+    const certificate = await makeCertificate();
+    const { chain, key } = writeCertificate(folder, certificate);
+    const [first, second] = [holdPort(), holdPort()];
+    const service = { sockets: [first.descriptor, second.descriptor], environment: { LISTEN_FDNAMES: names } };
+    return { server: serve(service, "--tls-cert", chain, "--tls-key", key), first, second, certificate };
+  }
+
   test("listens on the first one, reports its address, and closes it on exec", async () => {
     const { descriptor, port } = holdPort();
     const server = serve({ sockets: [descriptor] });
@@ -47,17 +48,7 @@ describe.skipIf(!hasSockets)("a server with inherited sockets", () => {
   });
 
   test("takes those named plain and tls as these ports, in any order", async () => {
-    const certificate = await makeCertificate();
-    const { chain, key } = writeCertificate(folder, certificate);
-    const [first, second] = [holdPort(), holdPort()];
-    const environment = { LISTEN_FDNAMES: "tls:plain" };
-    const server = serve(
-      { sockets: [first.descriptor, second.descriptor], environment },
-      "--tls-cert",
-      chain,
-      "--tls-key",
-      key,
-    );
+    const { server, first, second, certificate } = await serveTwo("tls:plain");
     expect(await server.port()).toBe(second.port);
     expect(server.stdout).toContain(`, and with TLS on 127.0.0.1:${first.port}\n`);
     await login(second.port, "alice");
@@ -66,16 +57,7 @@ describe.skipIf(!hasSockets)("a server with inherited sockets", () => {
   });
 
   test("takes the second one as the TLS port when they have other names", async () => {
-    const { chain, key } = writeCertificate(folder, await makeCertificate());
-    const [first, second] = [holdPort(), holdPort()];
-    const environment = { LISTEN_FDNAMES: "heartline.socket:heartline.socket" };
-    const server = serve(
-      { sockets: [first.descriptor, second.descriptor], environment },
-      "--tls-cert",
-      chain,
-      "--tls-key",
-      key,
-    );
+    const { server, first, second } = await serveTwo("heartline.socket:heartline.socket");
     expect(await server.port()).toBe(first.port);
     expect(server.stdout).toContain(`, and with TLS on 127.0.0.1:${second.port}\n`);
     for (const { descriptor } of [first, second]) closeSync(descriptor);

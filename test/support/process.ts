@@ -1,6 +1,8 @@
 import { join } from "node:path";
 
 const root = join(import.meta.dir, "../..");
+/** Programs that `run` has started and that have not exited. */
+const programs = new Set<Bun.Subprocess>();
 
 /** Runs a program of this project, given as its file and arguments, until it exits. */
 export function run(...args: string[]): ReturnType<typeof runWith> {
@@ -23,9 +25,19 @@ export async function runWith(
     stdout: onFullDisk ? Bun.file("/dev/full") : "pipe",
     stderr: "pipe",
   });
+  programs.add(child);
   const printed = child.stdout instanceof ReadableStream ? child.stdout.text() : "";
   const [out, err, code] = await Promise.all([printed, child.stderr.text(), child.exited]);
+  programs.delete(child);
   return { out, err, code };
+}
+
+/** Ends programs that a failed test has left, for `afterEach`: at SIGTERM they end the processes that they started. */
+export async function endPrograms(): Promise<void> {
+  for (const program of programs) {
+    program.kill("SIGTERM");
+    await program.exited;
+  }
 }
 
 /** What a service manager gives the server: listening sockets, as descriptors from 3 on, and variables. */
@@ -39,6 +51,8 @@ const WITH_LISTEN_PID = ["sh", "-c", 'LISTEN_PID=$$ exec "$@"', "sh"];
 
 /** The server as a process, and everything that it writes. */
 export class ServerProcess {
+  /** Those that `killAll` has not ended. */
+  static readonly #started = new Set<ServerProcess>();
   stdout = "";
   stderr = "";
   readonly #process: Bun.Subprocess<"ignore", "pipe", "pipe">;
@@ -57,10 +71,20 @@ export class ServerProcess {
       env: { ...process.env, ...passed, ...environment }, // By default it is that of the start of this process.
       stdio: ["ignore", "pipe", "pipe", ...sockets],
     });
+    ServerProcess.#started.add(this);
     this.#done = Promise.all([this.#read("stdout"), this.#read("stderr")]).then(() => {
       this.#ended = true;
       this.#notify();
     });
+  }
+
+  /** Ends all servers of a test, for `afterEach`. */
+  static async killAll(): Promise<void> {
+    for (const server of ServerProcess.#started) {
+      server.kill("SIGKILL");
+      await server.exits();
+    }
+    ServerProcess.#started.clear();
   }
 
   get pid(): number {

@@ -10,7 +10,6 @@ import { WireClient } from "../support/wire.ts";
 
 const PASSWORD = "secret";
 const path = mkdtempSync(join(tmpdir(), "heartline-"));
-const servers: ServerProcess[] = [];
 const clients: WireClient[] = [];
 
 beforeAll(() => {
@@ -21,17 +20,12 @@ beforeAll(() => {
 
 afterEach(async () => {
   for (const client of clients.splice(0)) client.cut();
-  for (const server of servers.splice(0)) {
-    server.kill("SIGKILL");
-    await server.exits();
-  }
+  await ServerProcess.killAll();
 });
 
 function start(data: string, ...options: string[]): ServerProcess {
   const files = ["--credentials", join(path, "credentials.txt"), "--data", join(path, data)];
-  const server = new ServerProcess("--host", "127.0.0.1", "--port", "0", ...files, ...options);
-  servers.push(server);
-  return server;
+  return new ServerProcess("--host", "127.0.0.1", "--port", "0", ...files, ...options);
 }
 
 async function kill(server: ServerProcess): Promise<void> {

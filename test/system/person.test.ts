@@ -324,7 +324,7 @@ test("a report of the focus before the login counts after it", async () => {
   expect(pty.bells).toBe(0);
 });
 
-test("an answer to whoever wrote last shows the name before it is typed", async () => {
+test("an answer with /r shows the name of the last sender before it is typed", async () => {
   const pty = await openTo({}, "foobar");
   await seas.message("columbia", "are you there?");
   await pty.sees("are you there?");
@@ -338,7 +338,7 @@ test("an answer to whoever wrote last shows the name before it is typed", async 
 });
 
 describe("while the connection is lost", () => {
-  test("the prompt says so, a text is shown as waiting, and its state and what waited are told afterwards", async () => {
+  test("the prompt shows it and a text is waiting; its state and the messages that waited are shown afterwards", async () => {
     const proxy = new Proxy(server.port);
     const pty = await openTo({ port: proxy.port });
     proxy.listens = false;

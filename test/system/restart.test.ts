@@ -15,20 +15,12 @@ if (!hasSockets) console.warn("\n  SKIPPED: restarts with an inherited socket (t
 const folder = mkdtempSync(join(tmpdir(), "heartline-"));
 const USERS = join(folder, "users.txt");
 writeFileSync(USERS, "alice secret\nbob secret\n");
-const running: ServerProcess[] = [];
-afterEach(async () => {
-  for (const server of running.splice(0)) {
-    server.kill("SIGKILL");
-    await server.exits();
-  }
-});
+afterEach(() => ServerProcess.killAll());
 afterAll(() => rmSync(folder, { recursive: true }));
 
 /** A server that takes over a listening socket. */
 function serve(descriptor: number, data: string): ServerProcess {
-  const server = new ServerProcess({ sockets: [descriptor], environment: {} }, "--credentials", USERS, "--data", data);
-  running.push(server);
-  return server;
+  return new ServerProcess({ sockets: [descriptor], environment: {} }, "--credentials", USERS, "--data", data);
 }
 
 /** Connects again and again until it is stopped, with one request on each connection. */

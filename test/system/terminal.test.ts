@@ -19,10 +19,7 @@ afterEach(async () => {
     await pty.exited;
     pty.end();
   }
-  for (const server of servers.splice(0)) {
-    server.kill("SIGKILL");
-    await server.exits();
-  }
+  await ServerProcess.killAll();
   rmSync(folder, { recursive: true });
 });
 

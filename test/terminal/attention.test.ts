@@ -85,7 +85,7 @@ test("in a crowd the changes of some seconds are one line, with the last change 
   expect(lines).toHaveLength(1);
 });
 
-test("a question is repeated when little time is left, and its end is told", () => {
+test("a question is repeated when little time is left, and a line says when it ends", () => {
   const lines: string[] = [];
   const questions = new Questions(
     (line) => lines.push(line),

@@ -189,7 +189,7 @@ describe("a doubtful line", () => {
 });
 
 describe("/r", () => {
-  test("answers whoever wrote last, and shows the name before the answer is typed", () => {
+  test("answers the last sender, and shows the name before the answer is typed", () => {
     const { people, type, enter, sent, edit } = open();
     people.wrote("bob", false);
     type("/r ");

@@ -1,32 +1,20 @@
 import { afterEach, expect, test } from "bun:test";
-import { join } from "node:path";
+import { endPrograms, run } from "../../support/process.ts";
 import type { Flow } from "./check.ts";
 import type { Bounds } from "./load.ts";
 import { faultsOf } from "./verdict.ts";
 
-const root = join(import.meta.dir, "../../..");
-let running: Bun.Subprocess<"ignore", "pipe", "pipe"> | null = null;
+afterEach(endPrograms);
 
-afterEach(async () => {
-  running?.kill("SIGTERM");
-  await running?.exited;
-  running = null;
-});
-
-async function backups(...args: string[]): Promise<{ code: number; stdout: string; stderr: string }> {
-  const options = { cwd: root, stdin: "ignore", stdout: "pipe", stderr: "pipe" } as const;
-  running = Bun.spawn([process.execPath, "test/system/backup/main.ts", ...args], options);
-  const [stdout, stderr, code] = await Promise.all([running.stdout.text(), running.stderr.text(), running.exited]);
-  return { code, stdout, stderr };
-}
+const backups = (...args: string[]) => run("test/system/backup/main.ts", ...args);
 
 test.each(["process", "power"])(
   "five backups under load open, with every accepted message once, with durability %s",
   async (durability) => {
-    const { code, stdout, stderr } = await backups("--count", "5", "--rate", "20000", "--durability", durability);
-    if (code !== 0) throw new Error(`${stdout}${stderr}`);
-    expect(stdout).toMatch(/^backups +5, each opened\nwrong +0\n/);
-    const [, accepted = "0"] = /^accepted per s +([\d,]+)$/m.exec(stdout) ?? [];
+    const { code, out, err } = await backups("--count", "5", "--rate", "20000", "--durability", durability);
+    if (code !== 0) throw new Error(`${out}${err}`);
+    expect(out).toMatch(/^backups +5, each opened\nwrong +0\n/);
+    const [, accepted = "0"] = /^accepted per s +([\d,]+)$/m.exec(out) ?? [];
     expect(Number(accepted.replaceAll(",", ""))).toBeGreaterThan(1000);
   },
   120_000,
@@ -72,7 +60,7 @@ test("a flow without messages is a fault unless all accepted messages may have b
 });
 
 test("an invalid command line prints the reason and exits with 2", async () => {
-  const { code, stdout, stderr } = await backups("--count", "none");
-  expect({ code, stdout }).toEqual({ code: 2, stdout: "" });
-  expect(stderr).toBe('backups: --count takes a whole number from 1 to 10000, not "none" (--help lists the options)\n');
+  const { code, out, err } = await backups("--count", "none");
+  expect({ code, out }).toEqual({ code: 2, out: "" });
+  expect(err).toBe('backups: --count takes a whole number from 1 to 10000, not "none" (--help lists the options)\n');
 });
