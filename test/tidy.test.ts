@@ -89,11 +89,12 @@ const LAYERS: Record<string, readonly string[]> = {
   storage: ["base", "runtime", "protocol", "stream", "auth", "chat"],
   net: ["base", "runtime", "protocol", "stream", "chat"],
   admin: ["base", "protocol", "stream", "auth", "chat", "storage", "net"],
-  server: ["base", "runtime", "protocol", "stream", "auth", "chat", "storage", "net", "admin"],
+  cluster: ["base", "runtime", "storage"],
+  server: ["base", "runtime", "protocol", "stream", "auth", "chat", "storage", "net", "admin", "cluster"],
   client: ["base", "runtime", "protocol", "stream"],
   terminal: ["base", "runtime", "protocol", "client"],
   ctl: ["base", "runtime", "protocol"],
-  command: ["runtime", "auth", "server", "terminal", "ctl"],
+  command: ["runtime", "auth", "server", "terminal", "ctl", "cluster"],
 };
 
 /** Files of the project that a source imports, types included. */
