@@ -45,9 +45,9 @@ export interface TurnLog {
   /** Makes all records durable before it returns, if what is stored next to the log must not be ahead of it. */
   syncNow(): void;
 
-  /** The last sync takes so long that no request should be accepted until it is over. */
+  /** A sync takes so long that no request should be accepted until it is over. */
   readonly isSlow: boolean;
-  /** The same when more bytes of entries wait for the end of a sync. */
+  /** While the entries of the turns that wait for a sync have more bytes, no request should be accepted either. */
   readonly waitingBytesMax: number;
 
   /** The number of the first record in the newest segment; 0 when there is none. */

@@ -35,6 +35,11 @@ export class TurnRecord implements StreamCopy {
     this.#roomBytes = this.#journal.room;
   }
 
+  /** The log is slow, or too many entries wait for it. */
+  get isCongested(): boolean {
+    return this.entries.length > this.#journal.waitingBytesMax || this.#journal.isSlow;
+  }
+
   /** Reserves room for a text of `bytes`; false when neither the journal nor the disk has any. */
   hasRoom(bytes: number): boolean {
     this.#reservedBytes += bytes + ENTRIES_BYTES_MAX;
