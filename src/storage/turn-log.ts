@@ -5,8 +5,8 @@ import type { MappedRegion } from "./journal-entry.ts";
  * The port between the store and the log of its turns: one record a turn, numbered without gaps. The store does not
  * know where the records are: in the data folder (journal.ts), or in the log that the processes of a cluster share.
  *
- * The log is divided into segments, of which the store frees the oldest ones. What is in a record, and when it is needed
- * no more, is decided by the store (turn-record.ts, compaction.ts).
+ * The log is divided into segments, of which the store frees the oldest ones. What is in a record, and when it is
+ * needed no more, is decided by the store (turn-record.ts, compaction.ts).
  */
 export interface TurnLog {
   /** Number of the last record. */
@@ -47,7 +47,7 @@ export interface TurnLog {
 
   /** A sync takes so long that no request should be accepted until it is over. */
   readonly isSlow: boolean;
-  /** While the entries of the turns that wait for a sync have more bytes, no request should be accepted either. */
+  /** While more bytes of turns wait for the end of a sync, no request should be accepted either. */
   readonly waitingBytesMax: number;
 
   /** The number of the first record in the newest segment; 0 when there is none. */

@@ -35,9 +35,10 @@ export class TurnRecord implements StreamCopy {
     this.#roomBytes = this.#journal.room;
   }
 
-  /** The log is slow, or too many entries wait for it. */
+  /** The log is slow, or too much waits for it: entries, and texts whose entries are added when a turn ends. */
   get isCongested(): boolean {
-    return this.entries.length > this.#journal.waitingBytesMax || this.#journal.isSlow;
+    const { waitingBytesMax, isSlow } = this.#journal;
+    return isSlow || this.#reservedBytes > waitingBytesMax || this.entries.length > waitingBytesMax;
   }
 
   /** Reserves room for a text of `bytes`; false when neither the journal nor the disk has any. */
