@@ -37,7 +37,7 @@ export interface TestedDamage {
 }
 
 /** Number of shards of the tested cluster. */
-const SHARDS = 40;
+const SHARDS = 48;
 /** A call to a paused engine settles within this time. */
 const SETTLE_MS = 15_000;
 const TIMEOUT_MS = 60_000;

@@ -5,7 +5,7 @@
 import { chmodSync, chownSync, mkdtempSync, readFileSync, readdirSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { freePort } from "../system/chaos/server.ts";
+import { freePort } from "./free-port.ts";
 
 /** Debian has the programs of each version in a folder of its own. */
 const POSTGRES_FOLDERS = "/usr/lib/postgresql";
