@@ -1,4 +1,4 @@
-/** The tables of a cluster in PostgreSQL, and `init`, which creates them. Their rows are the matter of postgres-log.ts. */
+/** The tables of a cluster in PostgreSQL, and `init`, which creates them; postgres-log.ts reads and writes their rows. */
 import type { SQL } from "bun";
 import { typed } from "../runtime/invocation.ts";
 import { type Connection, PostgresServers, clusterError } from "./postgres-servers.ts";
