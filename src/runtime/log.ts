@@ -21,6 +21,14 @@ export const LOG_EVENTS = [
   "salvaged",
   "disk_error",
   "disk_recovered",
+  // The cluster
+  "spare",
+  "claimed",
+  "engine_away",
+  "engine_back",
+  "deposed",
+  "released",
+  "snapshot",
   // Users and connections
   "login",
   "login_failed",

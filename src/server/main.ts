@@ -18,6 +18,7 @@ import { typed } from "../runtime/invocation.ts";
 import { setSlice } from "../runtime/kernel.ts";
 import { ListenError, type Listener } from "../net/listener.ts";
 import { Log, type Logger } from "../runtime/log.ts";
+import { ClientPorts } from "./client-ports.ts";
 import { assignPorts } from "./inherited-ports.ts";
 import { Readiness, type ServerState } from "./readiness.ts";
 import { ServiceManager, inheritedSockets } from "../runtime/systemd.ts";
@@ -34,6 +35,7 @@ import { type SignalActs, handleSignals, stopActs } from "./signals.ts";
 /** What the service manager receives, with a status, when the server enters a state (sd_notify(3)). */
 const NOTIFICATIONS: Record<ServerState, string[]> = {
   recovering: [],
+  spare: ["READY=1"], // Otherwise the manager would stop the unit after TimeoutStartSec=.
   serving: ["READY=1"],
   draining: [], // `STOPPING=1` would begin TimeoutStopSec=.
   stopping: ["STOPPING=1"],
@@ -68,7 +70,7 @@ async function serve(args: string[], outputs: Log[]): Promise<void> {
   handleSignals(readiness, acts);
   const configuration = readConfiguration(args, process.env);
   if (configuration === null) return print(USAGE);
-  const ports = assignPorts(sockets, configuration.config.tls);
+  const ports = new ClientPorts(assignPorts(sockets, configuration.config.tls));
   const credentials = readCredentials(configuration.config.credentials);
   const host = await resolve(hostFor(configuration.config, credentials));
   const config = { ...configuration.config, host };

@@ -9,8 +9,7 @@ import { Passwords } from "../auth/passwords.ts";
 import type { Peer } from "../chat/session.ts";
 import { DRAIN_SECONDS, LINGER_MS, type Limits } from "../limits.ts";
 import { Admission, fitDescriptors } from "../net/admission.ts";
-import { type Certificate, CertificateError, readCertificate } from "../net/certificate.ts";
-import { Listener } from "../net/listener.ts";
+import type { Certificate } from "../net/certificate.ts";
 import { socketHandlers } from "../net/socket-handlers.ts";
 import { descriptorsMax } from "../runtime/kernel.ts";
 import { StoreError } from "../storage/database.ts";
@@ -20,8 +19,8 @@ import type { Config, TlsConfig } from "./config.ts";
 import { LoggedCounters } from "./audit-log.ts";
 import type { BoundedLog } from "./bounded-log.ts";
 import type { Counters } from "./counters.ts";
+import { ClientPorts } from "./client-ports.ts";
 import { type Clock, type Core, createCore } from "./core.ts";
-import type { InheritedPorts } from "./inherited-ports.ts";
 import type { Measured } from "./metrics.ts";
 import { Maintenance } from "./maintenance.ts";
 import { Readiness } from "./readiness.ts";
@@ -45,11 +44,7 @@ export class Server {
   readonly #core: Core;
   readonly #admission: Admission;
   readonly #maintenance: Maintenance;
-  /** Null while there is no such port. */
-  #plain: Listener | null = null;
-  #encrypted: Listener | null = null;
-  /** Null without TLS. */
-  #certificate: Certificate | null = null;
+  #ports = new ClientPorts();
 
   constructor(
     config: Config,
@@ -172,48 +167,28 @@ export class Server {
     this.#log.info({ event: "reload", ...counts }, "configuration and credentials reloaded");
   }
 
-  /** Opens the plain port, the TLS port, or both, or takes them over. Throws ListenError, CertificateError. */
-  listen(inherited: InheritedPorts = { plain: null, encrypted: null }): {
-    plain: Listener | null;
-    encrypted: Listener | null;
-  } {
-    const { host, port, tls } = this.#config;
-    const certificate = tls === null ? null : readCertificate(tls.chain, tls.key);
+  /** Serves clients at these ports, and opens them unless they are. Throws ListenError, CertificateError. */
+  listen(ports: ClientPorts = new ClientPorts()): ClientPorts {
     const handlers = socketHandlers(() => this.#core.turn.begin(), this.#admission, this.#report);
-    if (tls === null || tls.port !== null) {
-      this.#plain = new Listener(host, port, handlers.plain, null, inherited.plain);
+    if (ports.isOpen) ports.handle(handlers);
+    else ports.open(this.#config, handlers);
+    const { outdated } = ports;
+    if (outdated !== null) {
+      this.#log.warn({ event: "config_warning" }, `${outdated}: clients will not trust it; renew it and send SIGHUP`);
     }
-    if (certificate !== null) {
-      this.#encrypted = new Listener(host, tls!.port ?? port, handlers.tls, certificate, inherited.encrypted);
-      if (certificate.outdated !== null) {
-        this.#log.warn(
-          { event: "config_warning" },
-          `${certificate.outdated}: clients will not trust it; renew it and send SIGHUP`,
-        );
-      }
-      this.#certificate = certificate;
-    }
+    this.#ports = ports;
     this.#maintenance.start();
     this.#readiness.serve(this.#store);
-    return { plain: this.#plain, encrypted: this.#encrypted };
+    return ports;
   }
 
-  /**
-   * Reads the certificate in these files; null when it is the one in use, or when there is no TLS. Throws
-   * CertificateError, also when it is not valid now.
-   */
+  /** See `ClientPorts.newCertificate`. */
   newCertificate(tls: TlsConfig | null): Certificate | null {
-    if (this.#certificate === null || tls === null) return null;
-    const certificate = readCertificate(tls.chain, tls.key, "regular");
-    const { chain, key, outdated } = certificate;
-    if (chain === this.#certificate.chain && key === this.#certificate.key) return null;
-    if (outdated !== null) throw new CertificateError(outdated);
-    return certificate;
+    return this.#ports.newCertificate(tls);
   }
 
   #renew(certificate: Certificate): void {
-    this.#encrypted!.renew(certificate);
-    this.#certificate = certificate;
+    this.#ports.renew(certificate);
     this.#log.info({ event: "reload" }, "certificate reloaded");
   }
 
@@ -250,8 +225,7 @@ export class Server {
     const { turn, chat, connections, callbacks } = this.#core;
     this.#readiness.enter("stopping");
     const backupStopped = this.#store.stopBackup();
-    this.#plain?.stop();
-    this.#encrypted?.stop();
+    this.#ports.stop();
     turn.begin();
     chat.shutdown();
     const { open } = connections;
