@@ -1,7 +1,8 @@
 import { Database, SQLiteError } from "bun:sqlite";
-import { open, readdir, truncate } from "node:fs/promises";
-import { readdirSync, rmSync } from "node:fs";
+import { open, readdir, rm, truncate } from "node:fs/promises";
+import { readdirSync } from "node:fs";
 import { join } from "node:path";
+import { whyFailed } from "../storage/backup-copy.ts";
 import { DATABASE, StoreError, asStoreError, openDatabase } from "../storage/database.ts";
 import { JournalWriter, writeFully } from "../storage/journal-writer.ts";
 import { type JournalFolder, type Recovered, Recovery, seedOf } from "../storage/recovery.ts";
@@ -214,7 +215,7 @@ async function onDisk<T>(folder: string, act: () => Promise<T> | T): Promise<T> 
     return await act();
   } catch (error) {
     if (error instanceof ClusterError || error instanceof StoreError) throw error;
-    throw asStoreError(error, folder);
+    throw new StoreError(`the data folder ${folder} cannot be used: ${whyFailed(error)}`);
   }
 }
 
@@ -226,5 +227,5 @@ function readOnly(path: string): JournalFolder {
 /** Frees the disk at once: the files are still mapped until the memory is collected. */
 async function removeJournal(path: string): Promise<void> {
   for (const name of await readdir(path)) await truncate(join(path, name));
-  rmSync(path, { recursive: true });
+  await rm(path, { recursive: true });
 }

@@ -152,7 +152,7 @@ export function makePartial(partial: string): void {
 }
 
 /** Throws when the disk cannot take that many bytes and keep `roomBytes`, which the server may need itself. */
-function checkRoom(folder: string, bytes: number, roomBytes: number): void {
+export function checkRoom(folder: string, bytes: number, roomBytes: number): void {
   const { bavail, bsize } = statfsSync(folder);
   if (bavail * bsize >= bytes + roomBytes) return;
   const [free, needed] = [bavail * bsize, bytes + roomBytes].map((each) => Math.ceil(each / 2 ** 20));

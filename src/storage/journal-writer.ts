@@ -3,7 +3,7 @@ import { join } from "node:path";
 import { JOURNAL_SEGMENT_BYTES } from "../limits.ts";
 import { segmentName } from "./journal.ts";
 import { HEAD, LAST_NAME, aligned, lastFile, writeHead } from "./record.ts";
-import { syncFolder } from "./segment.ts";
+import { FileFolder } from "./segment.ts";
 
 /**
  * Writes the journal of a data folder that no server uses: a stream of records that exist elsewhere, with the numbers
@@ -99,7 +99,7 @@ export class JournalWriter {
     await mkdir(this.#path, { recursive: true, mode: 0o700 });
     const options = { mode: 0o600, flush: this.#isSynced };
     await writeFile(join(this.#path, LAST_NAME), lastFile(this.sequence, this.#seed), options);
-    if (this.#isSynced) syncFolder(this.#path);
+    if (this.#isSynced) await new FileFolder(this.#path).sync();
   }
 
   /** Closes the open file, if there is one. */
