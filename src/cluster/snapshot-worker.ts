@@ -5,7 +5,7 @@ import { WORKER_READY } from "../runtime/thread.ts";
 import { PRAGMA, SQL } from "../storage/sql.ts";
 import type { CopyReply, CopyRequest } from "./snapshots.ts";
 
-/** The thread of snapshots.ts: copies the database of a running server to one file, and reads what the copy contains. */
+/** The thread of snapshots.ts: copies the database of a running server to one file, and reads what the copy has. */
 
 declare const self: Worker;
 

@@ -39,6 +39,8 @@ export interface SnapshotOptions {
   published: (snapshot: Published) => void;
   /** Called once for consecutive failures. A later call of `step` tries again. */
   failed: (error: Error) => void;
+  /** See SNAPSHOT_LOG_BYTES_MIN. */
+  logBytesMin?: number;
   /** Copies the database; by default a thread does. */
   copy?: (request: CopyRequest) => Promise<CopyReply>;
 }
@@ -83,7 +85,8 @@ export class Snapshots {
 
   /** Called about once a second: begins a snapshot when one is due. */
   step(nowMs: number): void {
-    if (this.#isRunning || this.#isStopped || nowMs < this.#retryMs || this.logBytes <= SNAPSHOT_LOG_BYTES_MIN) return;
+    const { logBytesMin = SNAPSHOT_LOG_BYTES_MIN } = this.#options;
+    if (this.#isRunning || this.#isStopped || nowMs < this.#retryMs || this.logBytes <= logBytesMin) return;
     this.#isRunning = true;
     void this.exclusively(() => this.#take())
       .then(
@@ -113,9 +116,9 @@ export class Snapshots {
   async #take(): Promise<void> {
     const { database, journal, log, shard, published } = this.#options;
     const { filename } = database;
-    const { size } = await stat(filename);
+    const { bytes } = database.query<{ bytes: number }, []>(SQL.selectSize).get()!;
     const { sequence: moved } = database.query<{ sequence: number }, []>(SQL.selectProgress).get()!;
-    if (this.#isStopped || this.logBytes <= size || moved <= this.sequence) return;
+    if (this.#isStopped || this.logBytes <= bytes || moved <= this.sequence) return;
     const { logBytes } = this;
     const writtenBytes = journal.bytesWritten;
     const target = `${filename}-snapshot`;

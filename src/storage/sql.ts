@@ -209,6 +209,8 @@ export const SQL = {
   insertLastLogin: "INSERT OR REPLACE INTO last_logins VALUES (?, ?, ?)",
   selectLastLogin: "SELECT unix_ms AS unixMs, address FROM last_logins WHERE user = ?",
 
+  /** Bytes of the database, with those that only its write-ahead log has. */
+  selectSize: "SELECT page_count * page_size AS bytes FROM pragma_page_count(), pragma_page_size()",
   /** The database as one file without a log, in a new file. */
   copyInto: "VACUUM INTO ?",
 
