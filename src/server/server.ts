@@ -78,7 +78,7 @@ export class Server {
       observer: this.counters,
     });
     this.#admission = new Admission(this.#core.connections, config.proxyFrom, log);
-    this.#maintenance = new Maintenance(this.#core, CLOCK, store, this.#admission, log, this.#report);
+    this.#maintenance = new Maintenance(this.#core, store, this.#admission, log, this.#report);
   }
 
   /** The limits that the descriptors of this process allow. */
