@@ -3,6 +3,7 @@
  * of life. The claim itself is a record that only one process can append; this file decides when to try. What an owner
  * appends is not here (appender.ts).
  */
+import type { Appender } from "./appender.ts";
 import { ClusterError, type OwnerInfo, type SharedLog, type ShardState } from "./shared-log.ts";
 
 /** Interval of a spare's reads. */
@@ -11,6 +12,8 @@ export const WATCH_MS = 250;
 export const SILENCE_MS = 3_000;
 /** An owner that has nothing to append gives a sign of life at this interval. */
 export const BEAT_MS = 1_000;
+/** A write without an answer for this long is reported. */
+const AWAY_MS = 2_000;
 /** Between two reads, or during one, more time than this has passed: the engine or this process was away. */
 const GAP_MS = 1_000;
 
@@ -64,10 +67,10 @@ export interface SpareEvents {
   engineAway?: (error: unknown) => void;
   engineBack?: () => void;
   /**
-   * The owner is alive and has this information, which differs from the information before, or is the first one. Throws
-   * ClusterError when this process cannot be its spare.
+   * The owner is alive and has this information, which differs from the information before, or is the first one. Throws,
+   * or rejects with, ClusterError when this process cannot be its spare.
    */
-  owner?: (info: OwnerInfo) => void;
+  owner?: (info: OwnerInfo) => void | Promise<void>;
 }
 
 /** Monotonic time, and waiting. Tests bring their own. */
@@ -107,7 +110,7 @@ export async function standBy<Claim>(
       const info = JSON.stringify(state.owner);
       if (sign === "alive" && info !== known) {
         known = info;
-        events.owner?.(state.owner!);
+        await events.owner?.(state.owner!);
       }
       if (sign === "claim" && !signal.aborted) {
         const claimed = await claim(state);
@@ -123,4 +126,17 @@ export async function standBy<Claim>(
     await clock.sleep(Math.max(0, beganMs + WATCH_MS - clock.nowMs()));
   }
   return null;
+}
+
+/** What an owner's beats need of its appender. */
+export type Provable = Pick<Appender, "waitingSinceMs" | "provenMs" | "beat">;
+
+/** A sign of life is due: nothing is on its way, and the last one began a while ago. */
+export function isBeatDue({ waitingSinceMs, provenMs }: Provable, nowMs: number): boolean {
+  return waitingSinceMs === null && nowMs - provenMs >= BEAT_MS;
+}
+
+/** A write has been on its way for so long that the engine counts as away: no output has left meanwhile. */
+export function isEngineAway({ waitingSinceMs }: Provable, nowMs: number): boolean {
+  return waitingSinceMs !== null && nowMs - waitingSinceMs >= AWAY_MS;
 }

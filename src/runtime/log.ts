@@ -27,6 +27,7 @@ export const LOG_EVENTS = [
   "engine_away",
   "engine_back",
   "deposed",
+  "cluster_error",
   "released",
   "snapshot",
   // Users and connections

@@ -27,11 +27,22 @@ import { Readiness } from "./readiness.ts";
 
 /** At the stop, a client that has received everything gets this long to close its side of the connection. */
 const FAREWELL_MS = 1_000;
+/** At the stop of a cluster's owner: the time to write the last bytes, and until the engine has acknowledged all. */
+const LAST_BYTES_MS = 300;
+const HANDOVER_MS = 5_000;
 
 export const CLOCK: Clock = {
   nowMs: () => performance.now(),
   unixMs: () => Math.max(1, Date.now()),
 };
+
+/** What the owner of a cluster's shard owes to the other servers. */
+export interface Ownership {
+  /** Gives the shard up, when everything is acknowledged. False when the engine does not answer in time. */
+  release(): Promise<boolean>;
+  /** The server has other credentials from now on. */
+  useCredentials(credentials: Credentials): Promise<void>;
+}
 
 export class Server {
   readonly #config: Config;
@@ -40,6 +51,10 @@ export class Server {
   readonly #exit: (code: number) => Promise<void>;
   readonly #readiness: Readiness;
   readonly #store: Store;
+  /** Null for a server with its own journal. */
+  readonly #ownership: Ownership | null;
+  /** No output leaves any more: another process may own the shard. */
+  #isHalted = false;
   readonly counters: Counters;
   readonly #core: Core;
   readonly #admission: Admission;
@@ -53,6 +68,7 @@ export class Server {
     log: BoundedLog,
     exit: (code: number) => Promise<void>,
     readiness = new Readiness(),
+    ownership: Ownership | null = null,
   ) {
     this.#config = config;
     this.#log = log;
@@ -60,6 +76,7 @@ export class Server {
     this.#exit = exit;
     this.#readiness = readiness;
     this.#store = store;
+    this.#ownership = ownership;
     this.#core = createCore({
       clock: CLOCK,
       store,
@@ -71,6 +88,7 @@ export class Server {
       lockoutScope: config.lockoutScope,
       limits: this.#fit(config),
       commits: () => {
+        if (this.#isHalted) return false;
         const saved = store.save();
         return typeof saved === "boolean" ? saved : saved.catch((error: unknown) => this.#exitUnsynced(error));
       },
@@ -146,6 +164,7 @@ export class Server {
     Object.assign(chat.limits, this.#fit(config));
     connections.limitsChanged();
     this.#replaceUsers(credentials);
+    void this.#ownership?.useCredentials(credentials);
   }
 
   /** Sessions of removed users end; mailboxes and blocks of removed users are kept. */
@@ -231,6 +250,7 @@ export class Server {
     const { open } = connections;
     for (const connection of open) connection.close();
     for (const pending of this.#admission.pending) pending.hangUp();
+    const isReleased = this.#ownership === null || (await this.#handOver(this.#ownership));
     const { calls } = callbacks;
     for (let waitedMs = 0; waitedMs < LINGER_MS; waitedMs += TICK_MS) {
       await Bun.sleep(TICK_MS);
@@ -241,10 +261,45 @@ export class Server {
     for (const connection of [...open]) connection.hangUp();
     for (const call of calls) call.end();
     this.#maintenance.stop();
+    await Promise.race([backupStopped, Bun.sleep(LINGER_MS)]); // The disk of a backup may not answer.
+    if (this.#ownership !== null) return isReleased; // The database is only a working copy.
     chat.mailboxScheduler.finish();
     this.#maintenance.followWallClock();
-    await Promise.race([backupStopped, Bun.sleep(LINGER_MS)]); // The disk of a backup may not answer.
     return this.#closeStore();
+  }
+
+  /** Nothing leaves this process any more, whatever happens to it until it exits. */
+  halt(): void {
+    this.#isHalted = true;
+  }
+
+  /**
+   * Everything until the last `goodbye` is acknowledged by the shared log, then the shard is released. What plain
+   * sessions have taken is in the log too, so that the next owner does not send it again. False when the engine did not
+   * answer in time.
+   */
+  async #handOver(ownership: Ownership): Promise<boolean> {
+    const { turn, connections } = this.#core;
+    const write = async (): Promise<void> => {
+      await turn.saved();
+      for (let waitedMs = 0; waitedMs < LAST_BYTES_MS; waitedMs += TICK_MS) {
+        if ([...connections.open].every(({ drained }) => drained)) break;
+        await Bun.sleep(TICK_MS);
+      }
+      for (const connection of [...connections.open]) if (!connection.drained) connection.hangUp();
+      await turn.saved();
+    };
+    const isStored = await Promise.race([write().then(() => true), Bun.sleep(HANDOVER_MS).then(() => false)]);
+    const isReleased = isStored && (await ownership.release());
+    this.halt();
+    if (isReleased) return true;
+    this.#log.error(
+      { event: "engine_away" },
+      isStored
+        ? "cannot release the shard: the shared log does not answer; the next owner takes over after 3 s"
+        : "the shared log does not answer: requests without a reply are not stored; the next owner takes over after 3 s",
+    );
+    return false;
   }
 
   #closeStore(): boolean {
