@@ -67,8 +67,8 @@ export interface SpareEvents {
   engineAway?: (error: unknown) => void;
   engineBack?: () => void;
   /**
-   * The owner is alive and has this information, which differs from the information before, or is the first one. Throws,
-   * or rejects with, ClusterError when this process cannot be its spare.
+   * The owner is alive and has this information, which differs from the information before, or is the first one.
+   * Rejects with ClusterError when this process cannot be its spare.
    */
   owner?: (info: OwnerInfo) => void | Promise<void>;
 }

@@ -30,6 +30,7 @@ export const LOG_EVENTS = [
   "cluster_error",
   "released",
   "snapshot",
+  "snapshot_failed",
   // Users and connections
   "login",
   "login_failed",

@@ -9,7 +9,9 @@ import { Appender, type OwnershipEnd } from "../cluster/appender.ts";
 import { openLog } from "../cluster/open-log.ts";
 import { isBeatDue, isEngineAway, standBy } from "../cluster/ownership.ts";
 import { ClusterError, type OwnerInfo, type ShardState, type SharedLog } from "../cluster/shared-log.ts";
+import { ShardBackup } from "../cluster/shard-backup.ts";
 import { SharedJournal } from "../cluster/shared-journal.ts";
+import { Snapshots } from "../cluster/snapshots.ts";
 import { type TakenOver, takeOver } from "../cluster/takeover.ts";
 import type { Logger } from "../runtime/log.ts";
 import { DataFolder } from "../storage/data-folder.ts";
@@ -17,8 +19,8 @@ import { StoreError } from "../storage/database.ts";
 import { Store } from "../storage/store.ts";
 import { ClusterPort } from "./cluster-port.ts";
 import type { ClusterConfig } from "./config.ts";
+import type { Ownership } from "./ownership.ts";
 import type { Readiness } from "./readiness.ts";
-import { CLOCK } from "./server.ts";
 import { WorkingFolder } from "./working-folder.ts";
 
 /** The only shard. */
@@ -38,7 +40,7 @@ export interface ClusterNodeOptions {
   ended: (event: "deposed" | "cluster_error", message: string) => void;
 }
 
-export class ClusterNode {
+export class ClusterNode implements Ownership {
   readonly engine: string;
   readonly #sharedLog: SharedLog;
   readonly #port: ClusterPort;
@@ -49,15 +51,15 @@ export class ClusterNode {
   #fingerprint: string;
   /** Null for a spare. */
   #appender: Appender | null = null;
-  #journal: SharedJournal | null = null;
+  /** Null until the owner has read everything. */
+  #snapshots: Snapshots | null = null;
+  #backup: ShardBackup | null = null;
   /** What a spare has read last, and when it last showed a change. */
   #seen: ShardState | null = null;
-  #changedMs = CLOCK.nowMs();
+  #changedMs = performance.now();
   #isCompared = false;
   readonly #stopped = { aborted: false };
   #duties: Timer | null = null;
-  /** Snapshots that were published. */
-  snapshots = 0;
 
   private constructor(
     sharedLog: SharedLog,
@@ -128,18 +130,50 @@ export class ClusterNode {
   async #takeOver(appender: Appender, progress: (part: number) => void): Promise<Store> {
     const { log } = this.#options;
     const { epoch } = appender;
-    const beganMs = CLOCK.nowMs();
+    const beganMs = performance.now();
     const { taken, path } = await this.#read(epoch, progress);
     const data = new DataFolder(path);
     data.watch(null);
-    const ms = Math.round(CLOCK.nowMs() - beganMs);
+    const ms = Math.round(performance.now() - beganMs);
     const { records, messages } = taken.recovered;
     log.info(
       { event: "claimed", epoch, ms, snapshot: taken.snapshot, records, messages },
       `this server owns the shard from record ${epoch} on; it has read ${records} records in ${ms} ms`,
     );
-    this.#journal = new SharedJournal(appender);
-    return new Store(taken.database, this.#journal, true, undefined, data);
+    const journal = new SharedJournal(appender);
+    const { database } = taken;
+    this.#snapshots = new Snapshots({
+      log: this.#sharedLog,
+      shard: SHARD,
+      epoch,
+      journal,
+      database,
+      filled: taken,
+      published: ({ sequence, bytes, logBytes }) =>
+        log.info(
+          { event: "snapshot", sequence, bytes, log_bytes: logBytes },
+          `a snapshot of ${bytes} bytes replaces the records up to ${sequence} of the shared log`,
+        ),
+      failed: ({ message }) =>
+        log.error({ event: "snapshot_failed" }, `no snapshot: ${message}; the shared log grows until one succeeds`),
+    });
+    this.#backup = new ShardBackup(this.#sharedLog, SHARD, this.#snapshots, database.filename);
+    return new Store(database, journal, true, undefined, data);
+  }
+
+  /** Makes the new folder of that path, from the shared log. Rejects with StoreError. */
+  async backup(path: string): Promise<void> {
+    await this.#backup!.run(path);
+  }
+
+  /** A running backup ends without a result. */
+  async stopBackup(): Promise<void> {
+    await this.#backup?.stop();
+  }
+
+  /** Snapshots that this process has published. */
+  get snapshots(): number {
+    return this.#snapshots?.count ?? 0;
   }
 
   /** Reads the shared log into a new folder, again after an error of the engine, until that succeeds. */
@@ -149,7 +183,7 @@ export class ClusterNode {
       try {
         return {
           path,
-          taken: await takeOver(this.#sharedLog, SHARD, epoch, path, { unixMs: CLOCK.unixMs(), progress }),
+          taken: await takeOver(this.#sharedLog, SHARD, epoch, path, { unixMs: Date.now(), progress }),
         };
       } catch (error) {
         if (error instanceof ClusterError || error instanceof StoreError) throw error;
@@ -195,8 +229,9 @@ export class ClusterNode {
 
   /** A beat is sent when one is due, and the log says once that the engine is away, and that it is back. */
   #duty(appender: Appender): void {
-    const nowMs = CLOCK.nowMs();
+    const nowMs = performance.now();
     if (isBeatDue(appender, nowMs)) void appender.beat();
+    this.#snapshots?.step(nowMs);
     if (isEngineAway(appender, nowMs)) this.#engineAway(appender.error);
     else if (appender.waitingSinceMs === null) this.#engineBack();
   }
@@ -221,12 +256,13 @@ export class ClusterNode {
 
   readonly #end = ({ kind, message }: OwnershipEnd): void => {
     clearInterval(this.#duties!);
+    this.#snapshots?.stop();
     this.#options.ended(kind === "deposed" ? "deposed" : "cluster_error", message);
   };
 
   #noteState(state: ShardState): void {
     const { head, epoch, beat } = this.#seen ?? {};
-    if (state.head !== head || state.epoch !== epoch || state.beat !== beat) this.#changedMs = CLOCK.nowMs();
+    if (state.head !== head || state.epoch !== epoch || state.beat !== beat) this.#changedMs = performance.now();
     this.#seen = state;
   }
 
@@ -236,6 +272,7 @@ export class ClusterNode {
    */
   async release(): Promise<boolean> {
     this.#stopped.aborted = true;
+    this.#snapshots?.stop();
     const appender = this.#appender;
     if (appender === null) return true;
     clearInterval(this.#duties!);
@@ -256,7 +293,7 @@ export class ClusterNode {
     const { role, epoch, head } = this;
     const seen = this.#seen;
     const owner = role === "owner" ? this.#info : seen?.owner?.address ? seen.owner : null;
-    const snapshot = seen?.snapshot ?? 0;
+    const snapshot = this.#snapshots?.sequence ?? seen?.snapshot ?? 0;
     return [
       `engine ${this.engine}`,
       `node ${role} ${this.#port.address} ${version} ${Math.round(this.silentMs)}`,
@@ -278,6 +315,6 @@ export class ClusterNode {
 
   /** Owner: since the last write began that proves the ownership. Spare: since the owner's last sign of life. */
   get silentMs(): number {
-    return CLOCK.nowMs() - (this.#appender?.provenMs ?? this.#changedMs);
+    return performance.now() - (this.#appender?.provenMs ?? this.#changedMs);
   }
 }

@@ -158,7 +158,7 @@ const CLUSTER_GAUGES: OwnMetric<[node: ClusterNode]>[] = [
   { name: "heartline_cluster_head", help: "Number of the last record of the shared log.", read: ({ head }) => head },
   {
     name: "heartline_cluster_silent_seconds",
-    help: "Owner: since the last acknowledged write to the shared log began. Spare: since the owner's last sign of life.",
+    help: "Time since the last acknowledged write of the owner began; of a spare: since the owner's last sign of life.",
     read: ({ silentMs }) => silentMs / 1000,
   },
   {

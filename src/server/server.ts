@@ -23,6 +23,7 @@ import { ClientPorts } from "./client-ports.ts";
 import { type Clock, type Core, createCore } from "./core.ts";
 import type { Measured } from "./metrics.ts";
 import { Maintenance } from "./maintenance.ts";
+import type { Ownership } from "./ownership.ts";
 import { Readiness } from "./readiness.ts";
 
 /** At the stop, a client that has received everything gets this long to close its side of the connection. */
@@ -35,14 +36,6 @@ export const CLOCK: Clock = {
   nowMs: () => performance.now(),
   unixMs: () => Math.max(1, Date.now()),
 };
-
-/** What the owner of a cluster's shard owes to the other servers. */
-export interface Ownership {
-  /** Gives the shard up, when everything is acknowledged. False when the engine does not answer in time. */
-  release(): Promise<boolean>;
-  /** The server has other credentials from now on. */
-  useCredentials(credentials: Credentials): Promise<void>;
-}
 
 export class Server {
   readonly #config: Config;
@@ -141,7 +134,7 @@ export class Server {
       chat,
       turn,
       drain: (seconds) => this.drain(seconds),
-      backup: (folder) => this.#store.backup(folder),
+      backup: (folder) => (this.#ownership ?? this.#store).backup(folder),
     };
   }
 
@@ -243,7 +236,7 @@ export class Server {
   async stop(): Promise<boolean> {
     const { turn, chat, connections, callbacks } = this.#core;
     this.#readiness.enter("stopping");
-    const backupStopped = this.#store.stopBackup();
+    const backupStopped = (this.#ownership ?? this.#store).stopBackup();
     this.#ports.stop();
     turn.begin();
     chat.shutdown();
@@ -296,8 +289,8 @@ export class Server {
     this.#log.error(
       { event: "engine_away" },
       isStored
-        ? "cannot release the shard: the shared log does not answer; the next owner takes over after 3 s"
-        : "the shared log does not answer: requests without a reply are not stored; the next owner takes over after 3 s",
+        ? "cannot release the shard: the shared log does not answer; another server takes over after 3 s"
+        : "the shared log does not answer: requests without a reply are not stored; another server takes over",
     );
     return false;
   }

@@ -76,7 +76,7 @@ class Balancer {
 }
 
 /** Alice sends one number after another to bob, whatever happens meanwhile. */
-class Talk {
+class Conversation {
   readonly received: string[] = [];
   readonly acknowledged: string[] = [];
   /** Their replies were lost: they may have arrived. */
@@ -178,28 +178,28 @@ describe.skipIf(postgresPrograms === null)("two servers over PostgreSQL", () => 
     return new ClusterServer(url).start();
   }
 
-  /** An owner and a spare, and a talk that goes through the owner. */
-  async function pair(): Promise<{ owner: ClusterServer; spare: ClusterServer; talk: Talk }> {
+  /** An owner and a spare, and a conversation that goes through the owner. */
+  async function pair(): Promise<{ owner: ClusterServer; spare: ClusterServer; conversation: Conversation }> {
     const owner = await start();
     await owner.is("ready");
     const spare = await start();
     expect(await spare.readyz()).toBe("spare");
     balancer.target = owner.port;
-    const talk = new Talk(balancer);
-    await talk.start();
-    return { owner, spare, talk };
+    const conversation = new Conversation(balancer);
+    await conversation.start();
+    return { owner, spare, conversation };
   }
 
   test(
     "a spare answers each connection with busy, and its port serves clients after the takeover",
     async () => {
-      const { owner, spare, talk } = await pair();
+      const { owner, spare, conversation } = await pair();
       expect(await linesOf(spare.port)).toMatch(/^err busy [^\n]+\n$/);
       balancer.target = spare.port;
       owner.process.kill("SIGKILL");
       expect(await spare.is("ready")).toBeLessThan(5_000);
-      await talk.goesOn();
-      await talk.end();
+      await conversation.goesOn();
+      await conversation.end();
     },
     LIMIT_MS,
   );
@@ -208,13 +208,13 @@ describe.skipIf(postgresPrograms === null)("two servers over PostgreSQL", () => 
     "SIGTERM hands the shard over within a second, exits with 0, and leaves no working copy",
     async () => {
       const before = copies();
-      const { owner, spare, talk } = await pair();
+      const { owner, spare, conversation } = await pair();
       balancer.target = spare.port;
       owner.process.kill("SIGTERM");
       expect(await spare.is("ready")).toBeLessThan(1_000);
       expect(await owner.process.exits()).toBe(0);
-      await talk.goesOn();
-      await talk.end();
+      await conversation.goesOn();
+      await conversation.end();
       spare.process.kill("SIGTERM");
       expect(await spare.process.exits()).toBe(0);
       expect(copies().filter((name) => !before.includes(name))).toEqual([]);
@@ -225,7 +225,7 @@ describe.skipIf(postgresPrograms === null)("two servers over PostgreSQL", () => 
   test(
     "an owner that was paused for 10 seconds answers nothing when it wakes, and exits with one line",
     async () => {
-      const { owner, spare, talk } = await pair();
+      const { owner, spare, conversation } = await pair();
       balancer.target = spare.port;
       const socket = connect(owner.port, "127.0.0.1");
       let text = "";
@@ -243,7 +243,7 @@ describe.skipIf(postgresPrograms === null)("two servers over PostgreSQL", () => 
       await closed;
       expect(text.slice(sentAt)).not.toMatch(/ok|err/);
       expect(owner.process.stderr.match(/"event":"deposed"/g)).toHaveLength(1);
-      expect(talk.received).not.toContain("late");
+      expect(conversation.received).not.toContain("late");
     },
     LIMIT_MS,
   );
@@ -251,18 +251,18 @@ describe.skipIf(postgresPrograms === null)("two servers over PostgreSQL", () => 
   test(
     "while PostgreSQL is away nothing is acknowledged, sessions stay, and everything goes on by itself",
     async () => {
-      const { owner, spare, talk } = await pair();
+      const { owner, spare, conversation } = await pair();
       await engine.kill();
       await owner.is("cluster: PostgreSQL");
-      expect(talk.acknowledged.length).toBeGreaterThan(0);
-      const { length } = talk.acknowledged;
+      expect(conversation.acknowledged.length).toBeGreaterThan(0);
+      const { length } = conversation.acknowledged;
       await Bun.sleep(4_000);
-      expect(talk.acknowledged.length).toBe(length);
+      expect(conversation.acknowledged.length).toBe(length);
       await engine.restart();
       await owner.is("ready");
-      await talk.goesOn();
+      await conversation.goesOn();
       await spare.is("spare");
-      await talk.end();
+      await conversation.end();
       expect(owner.process.stderr.match(/"event":"engine_(away|back)"/g)).toHaveLength(2);
       expect(owner.process.stderr.match(/"reason":"(replaced|expired|disconnected)"/g)).toBeNull();
     },
