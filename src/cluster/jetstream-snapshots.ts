@@ -1,4 +1,4 @@
-/** The snapshots of one shard: each has a stream of its own with its parts, and the shard's state names the current one. */
+/** The snapshots of one shard: each is a stream of its own, and the state of the shard names the current one. */
 import type { Chain } from "./jetstream-chain.ts";
 import { numberOf, type ShardNames } from "./jetstream-names.ts";
 import type { ShardRecord, ShardRecords, SnapshotRecord } from "./jetstream-state.ts";
@@ -65,7 +65,9 @@ export class Snapshots {
     try {
       for await (const part of parts) {
         checksum = Bun.hash.crc32(part, checksum);
-        uploads.push(this.#streams.publish(stream, subject, count++, part));
+        const upload = this.#streams.publish(stream, subject, count++, part);
+        upload.catch(() => {}); // It is awaited later.
+        uploads.push(upload);
         if (uploads.length === PARTS_AT_ONCE) await finish(uploads.shift()!);
       }
       while (uploads.length > 0) await finish(uploads.shift()!);

@@ -59,6 +59,8 @@ export class Streams {
   readonly #isProtected: boolean;
   /** By stream: the highest sequence number that a leader has named, and since when leaders name lower ones. */
   readonly #known = new Map<string, { last: number; lowerSinceMs: number | null }>();
+  /** What rejects the calls that wait for an answer. */
+  readonly #calls = new Set<(error: Error) => void>();
   #state: "connected" | "reconnecting" | "closed" = "connected";
 
   private constructor(connection: NatsConnection, manager: JetStreamManager, isProtected: boolean) {
@@ -288,20 +290,28 @@ export class Streams {
     if (this.#state === "closed") throw new Error("the connection to NATS is closed");
     // The library would keep what is published now, and send it late.
     if (this.#state === "reconnecting") throw new Error("NATS cannot be reached");
+    const { promise, resolve, reject } = Promise.withResolvers<T>();
+    this.#calls.add(reject);
+    run().then(resolve, reject);
     try {
-      return await run();
+      return await promise;
     } catch (error) {
       const translated = translate(error, stream);
       if (translated instanceof Unserved) await Bun.sleep(STARTING_MS);
       throw translated;
+    } finally {
+      this.#calls.delete(reject);
     }
   }
 
+  /** The answers of calls that wait when the connection is lost do not arrive any more. */
   async #watch(): Promise<void> {
     for await (const { type } of this.#connection.status()) {
       if (this.#state === "closed") return;
-      if (type === "disconnect") this.#state = "reconnecting";
-      else if (type === "reconnect") this.#state = "connected";
+      if (type === "reconnect") this.#state = "connected";
+      if (type !== "disconnect") continue;
+      this.#state = "reconnecting";
+      for (const reject of this.#calls) reject(new Error("the connection was lost"));
     }
   }
 }

@@ -8,7 +8,7 @@ import { PostgresEngine, postgresPrograms } from "../support/postgres-engine.ts"
 afterAll(PostgresEngine.closeAll);
 
 if (postgresPrograms !== null) {
-  testSharedLog("PostgreSQL", { server: true, damage: true }, async (shards) => {
+  testSharedLog("PostgreSQL", { server: true, damage: true, exactTrim: true }, async (shards) => {
     const server = await PostgresEngine.start();
     const url = server.url("postgres");
     await initPostgres(url, shards);
