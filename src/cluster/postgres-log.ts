@@ -212,7 +212,7 @@ class PostgresLog implements SharedLog {
       );
       if (row === undefined || Bun.hash.crc32(row.bytes) !== Number(row.crc))
         throw new ClusterError(
-          `shard ${shard}: part ${part + 1} of ${count} of the snapshot is ${row === undefined ? "missing" : "damaged"}`,
+          `shard ${shard}: part ${part + 1} of ${count} of the snapshot is missing or damaged; restore the database`,
         );
       yield row.bytes;
     }
@@ -260,5 +260,5 @@ function checkLength({ length }: Uint8Array): void {
 }
 
 function missing(shard: number, sequence: number): string {
-  return `shard ${shard}: record ${sequence} is missing: it was trimmed, or PostgreSQL has lost it`;
+  return `shard ${shard}: record ${sequence} is missing: it was trimmed, or the database has lost it`;
 }

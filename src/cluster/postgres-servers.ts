@@ -245,7 +245,7 @@ export async function within<T>(ms: number, promise: Promise<T>): Promise<T> {
 
 /** `postgres://user:password@host1:port,host2:port/database?parameters`, as libpq has it. */
 function parseUrl(url: string): { database: string; servers: Server[] } {
-  const found = /^(postgres(?:ql)?:)\/\/(?:(.*)@)?([^@/?#]*)\/([^/?#]+)(\?[^#]*)?$/s.exec(url);
+  const found = /^(postgres(?:ql)?:)\/\/(?:([^/?#]*)@)?([^@/?#]*)\/([^/?#]+)(\?[^#]*)?$/s.exec(url);
   if (found === null) throw invalidUrl();
   const [, scheme, login, hosts = "", path = "", query = ""] = found;
   const servers = hosts.split(",").map((host): Server => {
@@ -258,7 +258,8 @@ function parseUrl(url: string): { database: string; servers: Server[] } {
     } catch (error) {
       // The message may quote the URL, except that of an invalid parameter.
       const { code, message } = error as NodeJS.ErrnoException;
-      throw code === "ERR_INVALID_ARG_VALUE" ? new ClusterError(`invalid URL of PostgreSQL: ${message}`) : invalidUrl();
+      if (code !== "ERR_INVALID_ARG_VALUE") throw invalidUrl();
+      throw new ClusterError(`invalid URL of PostgreSQL: ${message.replace(/^The argument /, "")}`);
     }
   });
   return { database: decodeURIComponent(path), servers };
@@ -267,6 +268,6 @@ function parseUrl(url: string): { database: string; servers: Server[] } {
 function invalidUrl(): ClusterError {
   return new ClusterError(
     "invalid URL of PostgreSQL: it has another form; write postgres://user:password@host:port/database, " +
-      "with several hosts separated by commas, and %40 for @ in a password",
+      "with several hosts separated by commas, and %2F for / in a password",
   );
 }

@@ -1,4 +1,4 @@
-/** The tables of a cluster in PostgreSQL, and `init`, which creates them; postgres-log.ts reads and writes their rows. */
+/** The tables of a cluster in PostgreSQL, and `init`, which creates them. The shared log is in postgres-log.ts. */
 import type { SQL } from "bun";
 import { typed } from "../runtime/invocation.ts";
 import { type Connection, PostgresServers, clusterError } from "./postgres-servers.ts";
@@ -117,7 +117,7 @@ export async function readCluster(sql: SQL, database: string): Promise<ClusterRo
   const [row] = rows;
   if (row === undefined)
     throw new ClusterError(
-      `cannot open the cluster: database ${database} has none; create it with ${typed("cluster", "init", "<url>")}`,
+      `cannot open the cluster: database ${database} has none; create it with ${typed("cluster", "init")} <url>`,
     );
   if (row.format !== FORMAT)
     throw new ClusterError(

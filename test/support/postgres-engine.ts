@@ -2,9 +2,19 @@
  * Engines of the shared log as ordinary processes in a temporary folder: never the system's service, and reached only
  * on loopback. They are ended by process id.
  */
-import { chmodSync, chownSync, mkdtempSync, readFileSync, readdirSync, rmSync, writeFileSync } from "node:fs";
+import {
+  chmodSync,
+  chownSync,
+  existsSync,
+  mkdtempSync,
+  readFileSync,
+  readdirSync,
+  realpathSync,
+  rmSync,
+  writeFileSync,
+} from "node:fs";
 import { tmpdir } from "node:os";
-import { join } from "node:path";
+import { dirname, join } from "node:path";
 import { freePort } from "./free-port.ts";
 
 /** Debian has the programs of each version in a folder of its own. */
@@ -19,14 +29,11 @@ export const postgresPrograms = findPrograms();
 if (postgresPrograms === null) console.warn("\n  SKIPPED: tests with PostgreSQL (they need the package postgresql)\n");
 
 function findPrograms(): string | null {
+  const versions = existsSync(POSTGRES_FOLDERS) ? readdirSync(POSTGRES_FOLDERS) : [];
+  const folders = versions.sort((a, b) => Number(b) - Number(a)).map((name) => join(POSTGRES_FOLDERS, name, "bin"));
   const installed = Bun.which("postgres");
-  if (installed !== null) return join(installed, "..");
-  try {
-    const [newest] = readdirSync(POSTGRES_FOLDERS).sort((a, b) => Number(b) - Number(a));
-    return newest === undefined ? null : join(POSTGRES_FOLDERS, newest, "bin");
-  } catch {
-    return null;
-  }
+  if (installed !== null) folders.push(dirname(realpathSync(installed)));
+  return folders.find((folder) => existsSync(join(folder, "initdb"))) ?? null;
 }
 
 /** A PostgreSQL server of its own. PostgreSQL refuses to run as root; then its user is `postgres`. */
