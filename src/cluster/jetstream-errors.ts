@@ -20,16 +20,17 @@ export class Refused extends Error {
   }
 }
 
-/** A stream with this name exists and is set up in another way. */
-export class StreamDiffers extends Error {}
-
 const API_ERRORS: Record<number, (message: string, stream: string) => Error> = {
   10071: (message) => new Refused(message),
   10059: (_, stream) => new StreamMissing(`NATS has no stream ${stream}`),
-  10058: (_, stream) => new StreamDiffers(`NATS has another stream with the name ${stream}`),
+  10058: (_, stream) =>
+    new ClusterError(
+      `cannot create the stream ${stream}: NATS has another one with this name; ` +
+        "write another name of the cluster after the last / of the URL",
+    ),
   10065: (_, stream) =>
     new ClusterError(
-      `the stream ${stream} cannot be created: another stream of this account takes its subjects; ` +
+      `cannot create the stream ${stream}: another stream of this account takes its subjects; ` +
         "use an account of its own, or another name of the cluster",
     ),
 };

@@ -30,6 +30,9 @@ interface ClusterRecord {
   format: number;
   shards: number;
   replicas: number;
+  id: string;
+  /** The processes of the cluster prove to each other that they know it. */
+  secret: string;
 }
 
 /** For tests. */
@@ -54,18 +57,22 @@ export async function initJetStream(url: string, shards: number, options: JetStr
     const found = await readCluster(streams, cluster);
     if (found !== null)
       throw new ClusterError(
-        `NATS has a cluster ${cluster} with ${found.shards} shards already; write another name after the last /`,
+        `cannot create the cluster: NATS has one with the name ${cluster} already, with ${found.shards} shards; ` +
+          "use it, or write another name after the last / of the URL",
       );
     streams.replicas = streams.isClustered ? REPLICAS : 1;
     await createStreams(streams, address, shards, options);
-    const record: ClusterRecord = { format: FORMAT, shards, replicas: streams.replicas };
+    const secret = Buffer.from(crypto.getRandomValues(new Uint8Array(32))).toString("base64");
+    const { replicas } = streams;
+    const record: ClusterRecord = { format: FORMAT, shards, replicas, id: crypto.randomUUID(), secret };
     const data = Buffer.from(JSON.stringify(record));
     const { stored } = await streams.publish(clusterStream(cluster), clusterSubject(cluster), 0, data);
-    if (!stored) throw new ClusterError(`another process has created the cluster ${cluster} at the same time`);
+    if (!stored)
+      throw new ClusterError(`cannot create the cluster: another process created ${cluster} just now; use it`);
   } catch (error) {
     throw error instanceof ClusterError
       ? error
-      : new ClusterError(`the cluster was not created: ${(error as Error).message}; repeat the command`);
+      : new ClusterError(`cannot create the cluster: ${(error as Error).message}; repeat the command`);
   } finally {
     await streams.close();
   }
@@ -78,8 +85,8 @@ export async function openJetStream(url: string, options: JetStreamOptions = {})
     const found = await readCluster(streams, address.cluster);
     if (found === null)
       throw new ClusterError(
-        `NATS has no cluster ${address.cluster}: it was not created; run ${typed("cluster", "init")} once, ` +
-          "or correct the URL",
+        `cannot open the cluster: NATS has none with the name ${address.cluster}; ` +
+          `create it with ${typed("cluster", "init <url>")}, or correct the URL`,
       );
     streams.replicas = found.replicas;
     return new JetStreamLog(streams, address.cluster, found, options);
@@ -87,7 +94,7 @@ export async function openJetStream(url: string, options: JetStreamOptions = {})
     await streams.close();
     throw error instanceof ClusterError
       ? error
-      : new ClusterError(`the cluster cannot be opened: ${(error as Error).message}; repair NATS and try again`);
+      : new ClusterError(`cannot open the cluster: ${(error as Error).message}; repair NATS and try again`);
   }
 }
 
@@ -192,11 +199,25 @@ async function createStreams(
   shards: number,
   options: JetStreamOptions,
 ): Promise<void> {
+  await checkPermissions(streams, cluster);
   await streams.create(clusterStream(cluster), clusterSubject(cluster));
   for (let shard = 0; shard < shards; shard++) {
     const { records, chain } = openShard(streams, cluster, shard, options);
     await records.init(() => chain.create(0));
   }
+}
+
+/** Creates nothing when the user may create streams, but not write to them. */
+async function checkPermissions(streams: Streams, cluster: string): Promise<void> {
+  const names = new ShardNames(cluster, 0);
+  const log = names.newLog(0);
+  const snapshot = names.newSnapshot(0);
+  await Promise.all([
+    streams.checkPublish(clusterStream(cluster), clusterSubject(cluster)),
+    streams.checkPublish(names.state, names.stateSubject),
+    streams.checkPublish(log, names.logSubject(log, "turn")),
+    streams.checkPublish(snapshot, names.snapshotSubject(snapshot)),
+  ]);
 }
 
 function openShard(streams: Streams, cluster: string, shard: number, options: JetStreamOptions): Shard {
@@ -210,7 +231,7 @@ function openShard(streams: Streams, cluster: string, shard: number, options: Je
 async function readCluster(streams: Streams, cluster: string): Promise<ClusterRecord | null> {
   const stream = clusterStream(cluster);
   const foreign = new ClusterError(
-    `the stream ${stream} of NATS is not of this program: another one wrote to it; ` +
+    `cannot use the stream ${stream} of NATS: another program wrote to it; ` +
       "write another name of the cluster after the last / of the URL",
   );
   let data: Uint8Array;
@@ -232,8 +253,8 @@ async function readCluster(streams: Streams, cluster: string): Promise<ClusterRe
   if (!Number.isSafeInteger(record.format) || !Number.isSafeInteger(record.shards)) throw foreign;
   if (record.format !== FORMAT)
     throw new ClusterError(
-      `the cluster ${cluster} has format ${record.format}, and this program knows format ${FORMAT}; ` +
-        "use the version that created it",
+      `cannot open the cluster: its streams have format ${record.format}, and this version reads ${FORMAT}; ` +
+        "use the version that wrote them",
     );
   return record as ClusterRecord;
 }

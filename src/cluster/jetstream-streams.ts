@@ -41,6 +41,8 @@ const PULL_BYTES = 8 << 20;
 const PULL_MS = 2000;
 /** Up to this number of messages are read one by one, without a consumer. */
 const FEW = 8;
+/** No stream has so many messages: an append that expects it is refused. */
+const NEVER = Number.MAX_SAFE_INTEGER;
 /** For headers of a message: expectation, name of the stream, information. */
 const HEADER_BYTES = 1024;
 const MESSAGE_BYTES_MAX = 1 << 20;
@@ -167,6 +169,15 @@ export class Streams {
       if (!(error instanceof Refused)) throw error;
       this.#note(stream, error.last, before);
       return { stored: false, last: error.last };
+    }
+  }
+
+  /** Rejects with ClusterError when the user may not publish to the subject. The stream need not exist. */
+  async checkPublish(stream: string, subject: string): Promise<void> {
+    try {
+      await this.publish(stream, subject, NEVER, new Uint8Array());
+    } catch (error) {
+      if (!(error instanceof Unserved)) throw error;
     }
   }
 
