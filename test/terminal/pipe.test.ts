@@ -297,7 +297,8 @@ describe("in a pipe", () => {
     expect((await other.online()).names).toEqual([]);
   });
 
-  test("a reader that closes the pipe ends the client without a message", async () => {
+  test("a reader that closes the pipe logs the user out and ends the client, without a message", async () => {
+    const seas = await server.login("SEAS");
     const client = `${process.execPath} src/main.ts chat 127.0.0.1 ${server.port} --user columbia`;
     const program = Bun.spawn(["sh", "-c", `yes help | head -2000 | ${client} | head -1`], {
       env: { PATH: process.env.PATH, XDG_STATE_HOME: state, HEARTLINE_PASSWORD: PASSWORD },
@@ -306,6 +307,7 @@ describe("in a pipe", () => {
     });
     expect(await program.stderr.text()).toBe("");
     expect(await program.stdout.text()).toContain("message <user> <text>");
+    await seas.expectLines("joined columbia", "left columbia logout");
   });
 
   test("an invalid command line is reported in one line, with exit code 2", async () => {
