@@ -219,6 +219,13 @@ export const BACKUP_ROOM_BYTES = 64 << 20;
  * 256 MiB each commit would try to copy it, and hold the event loop.
  */
 export const BACKUP_WAL_BYTES_MAX = 192 << 20;
+
+/** A snapshot of a shard is due when the log since the last one has more bytes than this and than the database. */
+export const SNAPSHOT_LOG_BYTES_MIN = 64 << 20;
+/** A part of a snapshot, which the event loop handles at a time. */
+export const SNAPSHOT_PART_BYTES = 256 << 10;
+/** After a snapshot that failed, the next try comes this much later. */
+export const SNAPSHOT_RETRY_MS = 30_000;
 /** The interval of attempts after the disk has refused; without a journal, of commits. */
 export const STORE_RETRY_MS = 1024;
 

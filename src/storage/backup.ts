@@ -74,7 +74,7 @@ export class Backup {
   }
 }
 
-const STOPPING = "the server stops";
+export const STOPPING = "the server stops";
 
 /** Throws StoreError. */
 function descriptorOf(folder: DataFolder, target: string): number {
@@ -85,7 +85,7 @@ function descriptorOf(folder: DataFolder, target: string): number {
   }
 }
 
-function refused(target: string, why: string): StoreError {
+export function refused(target: string, why: string): StoreError {
   return new StoreError(`cannot back up to ${target}: ${why}`);
 }
 

@@ -1,7 +1,7 @@
 import { JOURNAL_SEGMENTS_KEPT, JOURNAL_SEGMENT_BYTES } from "../limits.ts";
 import { Histogram } from "../histogram.ts";
 import { MappedRegion } from "./journal-entry.ts";
-import { HEAD, LAST_BYTES, LAST_NAME, LENGTH, SEQUENCE, aligned } from "./record.ts";
+import { HEAD, LAST_BYTES, LAST_NAME, aligned, writeHead } from "./record.ts";
 import type { Preallocation, Segment, SegmentFolder } from "./segment.ts";
 import { SpareSegments } from "./spare-segments.ts";
 import type { TurnLog } from "./turn-log.ts";
@@ -183,11 +183,8 @@ export class Journal implements TurnLog {
     const { segment } = used;
     const target = segment.bytes;
     const at = this.#at;
-    const end = at + HEAD + length;
     if (body !== target || start !== at + HEAD) body.copy(target, at + HEAD, start, start + length);
-    target.writeDoubleLE(this.sequence + 1, at + SEQUENCE);
-    target.writeUInt32LE(length, at + LENGTH);
-    target.writeUInt32LE(Bun.hash.crc32(target.subarray(at + LENGTH, end), this.#seed), at);
+    writeHead(target, at, this.sequence + 1, length, this.#seed);
     this.sequence++;
     this.#at += bytes;
     this.bytesWritten += bytes;

@@ -47,11 +47,11 @@ const OTHER: OwnerInfo = { address: "10.0.0.2:6010", version: "1.2.4", credentia
 
 /**
  * Defines the tests. `start` starts an engine with a cluster of that many shards. `has` says what it will provide,
- * because tests are defined before it starts.
+ * because tests are defined before it starts. Without `exactTrim` trimming may leave records for a while.
  */
 export function testSharedLog(
   engine: string,
-  has: { server: boolean; damage: boolean },
+  has: { server: boolean; damage: boolean; exactTrim: boolean },
   start: (shards: number) => Promise<TestedEngine>,
 ): void {
   describe(`the shared log on ${engine}`, () => {
@@ -427,7 +427,7 @@ export function testSharedLog(
         expect(await log.state(shard)).toMatchObject({ head: 10, epoch: 1, snapshot: 4, owner: OWNER });
       });
 
-      each("reading trimmed records is a ClusterError", async () => {
+      test.skipIf(!has.exactTrim)("reading trimmed records is a ClusterError", async () => {
         const [log, shard] = await openOwned(9);
         expect(await publish(log, shard, 1, 10, "all")).toBe(true);
         await log.trim(shard);

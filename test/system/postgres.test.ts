@@ -13,7 +13,7 @@ const has = postgresPrograms !== null;
 afterAll(PostgresEngine.closeAll);
 
 if (has) {
-  testSharedLog("PostgreSQL", { server: true, damage: true }, async (shards) => {
+  testSharedLog("PostgreSQL", { server: true, damage: true, exactTrim: true }, async (shards) => {
     const server = await PostgresEngine.start();
     const url = server.url("postgres");
     await initPostgres(url, shards);
