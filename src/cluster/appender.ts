@@ -150,7 +150,7 @@ export class Appender {
       if (answer.head === this.head)
         throw new Error(`the engine refuses record ${this.head + 1} after record ${this.head}`);
       this.#refusedHead = answer.head;
-      return answer.head > this.head && (await this.#isStored(record)) ? "found" : "other";
+      return (await this.#isStored(record)) ? "found" : "other";
     });
     if (result !== "other") this.head++;
     if (result === "acknowledged") this.provenMs = beganMs;

@@ -101,6 +101,17 @@ describe("a record of unknown outcome", () => {
     expect(new Set(calls).size).toBe(1);
   });
 
+  test("that is refused with the expected head, as a stale read would show, is appended again", async () => {
+    const owner = await ShardOwner.claimed();
+    const { append } = owner.log;
+    owner.log.append = async (_shard, expected) => {
+      owner.log.append = append;
+      return { stored: false, head: expected };
+    };
+    await owner.append("one");
+    expect(turns(owner.log.data)).toEqual([[2, "one"]]);
+  });
+
   test("that is found in the log is not acknowledged before another write is", async () => {
     const owner = await ShardOwner.claimed();
     plan(owner, "answer lost", "done", "lost", "lost");
