@@ -115,7 +115,7 @@ export class Store implements ChatStore {
   }
 
   acked(user: Account, upTo: number): void {
-    this.#record?.note(JournalEntry.Acked, 0, user.nameBytes, NOTHING, upTo);
+    this.#record?.acked(user, upTo);
   }
 
   requeued(user: string, session: number, received: number, messages: readonly UnackedMessage[]): void {

@@ -27,6 +27,11 @@ export interface TurnLog {
   /** Called once a turn: prepares room for the next turns. */
   prepare(): void;
 
+  /**
+   * A record takes so long to become durable that one with nothing but acknowledgements waits for the next turn, which
+   * often has more to record: otherwise that turn would have to wait for it.
+   */
+  readonly acksWait: boolean;
   /** Where the next record is best written to at `bodyStart`, if it fits; null where it makes no difference. */
   readonly region: MappedRegion | null;
   readonly bodyStart: number;

@@ -19,6 +19,9 @@ export class TurnRecord implements StreamCopy {
   #roomBytes = 0;
   /** The part of them that is reserved for accepted texts. */
   #reservedBytes = 0;
+  /** Bytes of acknowledgements in the entries, and whether they have waited for a turn; see `TurnLog.acksWait`. */
+  #ackBytes = 0;
+  #haveAcksWaited = false;
   /** Entries that wait until there is room. */
   readonly #held = new HeldEntries();
   /** The user and the session whose outbox `appended` copies from. */
@@ -53,6 +56,14 @@ export class TurnRecord implements StreamCopy {
   note(kind: EntryKind, flag: number, user: Uint8Array, other: Uint8Array, n0 = 0, n1 = 0, n2 = 0): void {
     if (this.#roomBytes > 0 && this.#held.size === 0) this.entries.add(kind, flag, user, other, NOTHING, n0, n1, n2);
     else this.#held.hold(kind, flag, user, other, n0, n1, n2);
+  }
+
+  /** The user has all messages up to that number. */
+  acked(user: Account, upTo: number): void {
+    const { entries } = this;
+    const before = entries.length;
+    this.note(JournalEntry.Acked, 0, user.nameBytes, NOTHING, upTo);
+    this.#ackBytes += entries.length - before;
   }
 
   appended(to: Account, session: number, outbox: Outbox): void {
@@ -91,16 +102,25 @@ export class TurnRecord implements StreamCopy {
       const leftBytes = this.#roomBytes - this.#reservedBytes;
       this.#held.release(entries, isLast ? leftBytes + journal.reserveBytes : leftBytes);
     }
-    if (entries.length > 0) {
+    if (entries.length > 0 && (isLast || !this.#mayWait())) {
       try {
         journal.append(entries.bytes, entries.start, entries.length, number);
       } catch {
         return false; // `TurnLog.fault` has the reason.
       }
       entries.restart(journal.region, journal.bodyStart);
+      this.#ackBytes = 0;
+      this.#haveAcksWaited = false;
       if (journal.fault === null) journal.prepare();
     }
     this.#reservedBytes = 0;
+    return true;
+  }
+
+  /** Whether the entries are only acknowledgements that can be in the record of the next turn. */
+  #mayWait(): boolean {
+    if (!this.#journal.acksWait || this.entries.length > this.#ackBytes || this.#haveAcksWaited) return false;
+    this.#haveAcksWaited = true;
     return true;
   }
 }

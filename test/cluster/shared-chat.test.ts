@@ -26,12 +26,12 @@ class Chat {
     owner.pause = () => this.world.later();
   }
 
-  static async begin(users: number): Promise<Chat> {
+  static async begin(users: number, options = " resumable"): Promise<Chat> {
     const chat = new Chat(await ShardOwner.claimed(), users);
     for (let i = 0; i < users; i++) {
       const wire = new Wire({}, chat.world);
       chat.wires.push(wire);
-      wire.say(`login u${i} secret resumable`);
+      wire.say(`login u${i} secret${options}`);
       await chat.later();
       expect(wire.read().at(-1)).toStartWith("ok token");
     }
@@ -110,6 +110,23 @@ describe("a chat on a shared log replies", () => {
     expect(wires.map((wire) => wire.read())).toEqual([[], []]);
     expect(owner.ends).toMatchObject([{ kind: "deposed" }]);
   });
+});
+
+test("the acknowledgement of a delivery is in the record of the next message, or in one of the next turn", async () => {
+  const chat = await Chat.begin(2, "");
+  const { owner, wires } = chat;
+  await chat.pass(TICK_MS);
+  const before = owner.log.calls.append;
+  for (let i = 1; i <= 5; i++) {
+    wires[0]!.say(`message u1 ${i}`);
+    await chat.later();
+    expect([wires[0]!.read(), wires[1]!.read()]).toEqual([["ok sent"], [`message u0 ${i}`]]);
+    expect(owner.log.calls.append - before).toBe(i);
+  }
+  await chat.pass(TICK_MS);
+  expect(owner.log.calls.append - before).toBe(6);
+  await chat.pass(10 * TICK_MS);
+  expect(owner.log.calls.append - before).toBe(6);
 });
 
 test("above WAITING_BYTES_MAX of entries no connection is read until an append is over, and all go on after it", async () => {
