@@ -232,6 +232,11 @@ export class Store implements ChatStore {
     return !this.#power || journal === null || journal.isSynced || journal.sync();
   }
 
+  /** The server is about to stop: from now on each turn is recorded with all of its acknowledgements. */
+  ending(): void {
+    if (this.#record !== null) this.#record.acksWait = false;
+  }
+
   /** Writes the turn's record; false when the disk has no room for it. */
   #write(isLast = false): boolean {
     const isWritten = this.#record?.write(this.#number, isLast) ?? true;

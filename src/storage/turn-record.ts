@@ -19,7 +19,9 @@ export class TurnRecord implements StreamCopy {
   #roomBytes = 0;
   /** The part of them that is reserved for accepted texts. */
   #reservedBytes = 0;
-  /** Bytes of acknowledgements in the entries, and whether they have waited for a turn; see `TurnLog.acksWait`. */
+  /** See `TurnLog.acksWait`. */
+  acksWait: boolean;
+  /** Bytes of acknowledgements in the entries, and whether these have waited for a turn. */
   #ackBytes = 0;
   #haveAcksWaited = false;
   /** Entries that wait until there is room. */
@@ -30,6 +32,7 @@ export class TurnRecord implements StreamCopy {
 
   constructor(journal: TurnLog) {
     this.#journal = journal;
+    this.acksWait = journal.acksWait;
     this.measure();
   }
 
@@ -119,7 +122,7 @@ export class TurnRecord implements StreamCopy {
 
   /** Whether the entries are only acknowledgements that can be in the record of the next turn. */
   #mayWait(): boolean {
-    if (!this.#journal.acksWait || this.entries.length > this.#ackBytes || this.#haveAcksWaited) return false;
+    if (!this.acksWait || this.entries.length > this.#ackBytes || this.#haveAcksWaited) return false;
     this.#haveAcksWaited = true;
     return true;
   }

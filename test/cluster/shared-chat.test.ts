@@ -129,6 +129,21 @@ test("the acknowledgement of a delivery is in the record of the next message, or
   expect(owner.log.calls.append - before).toBe(6);
 });
 
+test("before the server stops, a turn with nothing but an acknowledgement is recorded before it counts as saved", async () => {
+  const chat = await Chat.begin(2, "");
+  const { owner, world, wires } = chat;
+  await chat.pass(TICK_MS);
+  const before = owner.log.calls.append;
+  world.store.ending();
+  let appends = 0;
+  world.begin();
+  wires[0]!.connection.data(Buffer.from("message u1 one\n"));
+  const saved = world.turn.saved().then(() => world.turn.saved());
+  void saved.then(() => (appends = owner.log.calls.append - before));
+  await chat.later();
+  expect(appends).toBe(2);
+});
+
 test("above WAITING_BYTES_MAX of entries no connection is read until an append is over, and all go on after it", async () => {
   const chat = await Chat.begin(8);
   const { owner, wires } = chat;
