@@ -7,7 +7,7 @@ import { type Credentials, CredentialsError } from "../auth/credentials.ts";
 import { fingerprintOf } from "../auth/fingerprint.ts";
 import { Appender, type OwnershipEnd } from "../cluster/appender.ts";
 import { openLog } from "../cluster/open-log.ts";
-import { isBeatDue, isEngineAway, standBy } from "../cluster/ownership.ts";
+import { SHARD, checkShards, isBeatDue, isEngineAway, standBy } from "../cluster/ownership.ts";
 import { ClusterError, type OwnerInfo, type ShardState, type SharedLog } from "../cluster/shared-log.ts";
 import { ShardBackup } from "../cluster/shard-backup.ts";
 import { SharedJournal } from "../cluster/shared-journal.ts";
@@ -23,8 +23,6 @@ import type { Ownership } from "./ownership.ts";
 import type { Readiness } from "./readiness.ts";
 import { WorkingFolder } from "./working-folder.ts";
 
-/** The only shard. */
-const SHARD = 0;
 /** Interval at which an owner looks whether a beat is due, and whether the engine answers. */
 const DUTY_MS = 250;
 /** A release that takes longer is given up: the next owner waits until this one is silent. */
@@ -78,16 +76,11 @@ export class ClusterNode implements Ownership {
   }
 
   /** Connects to the engine. Throws ClusterError, ListenError, StoreError. */
-  static async open({ urls, listen, folder }: ClusterConfig, options: ClusterNodeOptions): Promise<ClusterNode> {
+  static async open({ url, listen, folder }: ClusterConfig, options: ClusterNodeOptions): Promise<ClusterNode> {
     const fingerprint = await fingerprintOf(options.credentials.users);
-    const sharedLog = await openLog(urls);
-    const { shards, warnings } = sharedLog;
-    for (const warning of warnings) options.log.warn({ event: "config_warning" }, warning);
-    if (shards !== 1) {
-      throw new ClusterError(
-        `the cluster has ${shards} shards, and this version serves clusters with 1 shard only; create another one`,
-      );
-    }
+    const sharedLog = await openLog(url);
+    for (const warning of sharedLog.warnings) options.log.warn({ event: "config_warning" }, warning);
+    checkShards(sharedLog);
     await sharedLog.state(SHARD).catch((error: unknown) => {
       if (error instanceof ClusterError) throw error; // Otherwise the engine may come back: that is logged.
     });
