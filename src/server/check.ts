@@ -123,8 +123,8 @@ async function ofCluster({ url, folder }: ClusterConfig, { credentials: file }: 
     checkShards(log);
     for (const warning of log.warnings) findings.push(["warning", warning]);
     const state = await log.state(SHARD);
-    const owner = isFree(state) ? "nobody owns the shard" : `the shard was last owned by ${state.owner!.address}`;
-    findings.push(["ok", `${log.engine}; ${owner}, and has ${state.head} records`]);
+    const owner = isFree(state) ? "no owner" : `the owner ${state.owner!.address}, which may have ended`;
+    findings.push(["ok", `${log.engine}; the shard has ${state.head} records and ${owner}`]);
     if (isFree(state) || state.owner!.credentials === (await fingerprintOf(readCredentials(file).users)))
       return findings;
     const text = `the owner has other users or passwords than ${file}; all servers of a cluster need the same`;
