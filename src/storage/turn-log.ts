@@ -47,7 +47,7 @@ export interface TurnLog {
 
   /** A sync takes so long that no request should be accepted until it is over. */
   readonly isSlow: boolean;
-  /** While more bytes of turns wait for the end of a sync, no request should be accepted either. */
+  /** While accepted texts of more bytes wait for the end of a sync, no request should be accepted either. */
   readonly waitingBytesMax: number;
 
   /** The number of the first record in the newest segment; 0 when there is none. */

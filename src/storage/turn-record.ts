@@ -35,10 +35,9 @@ export class TurnRecord implements StreamCopy {
     this.#roomBytes = this.#journal.room;
   }
 
-  /** The log is slow, or too much waits for it: entries, and texts whose entries are added when a turn ends. */
+  /** The log is slow, or too many accepted texts wait for it. */
   get isCongested(): boolean {
-    const { waitingBytesMax, isSlow } = this.#journal;
-    return isSlow || this.#reservedBytes > waitingBytesMax || this.entries.length > waitingBytesMax;
+    return this.#journal.isSlow || this.#reservedBytes > this.#journal.waitingBytesMax;
   }
 
   /** Reserves room for a text of `bytes`; false when neither the journal nor the disk has any. */

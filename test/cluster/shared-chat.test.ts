@@ -135,6 +135,22 @@ test("above WAITING_BYTES_MAX of entries no connection is read until an append i
   expect(wires.map(({ reading }) => reading)).toEqual(Array<boolean>(8).fill(true));
 });
 
+test("while an append is older than a second no connection is read, and all go on after it", async () => {
+  const chat = await Chat.begin(2);
+  const { owner, wires } = chat;
+  owner.log.stop();
+  wires[0]!.say("message u1 one");
+  await chat.pass(900);
+  wires[0]!.say("message u1 two");
+  expect(wires[0]!.reading).toBe(true);
+  await chat.pass(200);
+  wires[0]!.say("message u1 three");
+  expect(wires[0]!.reading).toBe(false);
+  owner.log.resume();
+  await chat.later();
+  expect([wires[0]!.reading, wires[0]!.read()]).toEqual([true, Array<string>(3).fill("ok sent")]);
+});
+
 describe("an engine that stops for a minute under load", () => {
   test.each(["stops", "fails"])(
     "and %s, loses, refuses and ends nothing, and everything goes on by itself",
