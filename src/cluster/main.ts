@@ -81,7 +81,7 @@ export async function main(args: string[]): Promise<void> {
       process.exitCode = 2;
     } else if (error instanceof ClusterError || error instanceof PrintError) {
       printError(error.message);
-      process.exitCode = 1;
+      process.exit(1); // A connection attempt of an engine's library may still be open.
     } else throw error;
   }
 }

@@ -35,5 +35,6 @@ async function loadPostgres(): Promise<Engine> {
 }
 
 async function loadJetStream(): Promise<Engine> {
-  throw new ClusterError("NATS JetStream is not supported yet; use postgres://");
+  const { initJetStream, openJetStream } = await import("./jetstream-log.ts");
+  return { init: initJetStream, open: openJetStream };
 }
