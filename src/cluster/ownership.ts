@@ -125,7 +125,6 @@ export async function standBy<Claim>(
       if (sign === "claim" && !signal.aborted) {
         const claimed = await claim(state);
         if (claimed !== null) return claimed;
-        watch.failed(); // Somebody else is faster, and alive.
       }
     } catch (error) {
       if (error instanceof ClusterError) throw error;

@@ -103,6 +103,13 @@ test("the 3 seconds begin anew after an outage of the engine, which is reported 
   expect(world.happened).toEqual(["away", "back"]);
 });
 
+test("one failed read makes the 3 seconds begin anew", async () => {
+  const world = new World().owned();
+  world.happens = (ms) => void (world.log.isAway = ms === 2_000);
+  await world.standBy();
+  expect(world.claimedMs).toBe(2_000 + WATCH_MS + SILENCE_MS);
+});
+
 test("after an outage the owner that comes back with the engine keeps the shard", async () => {
   const world = new World().owned();
   world.happens = (ms) => {
