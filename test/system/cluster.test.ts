@@ -11,6 +11,9 @@ import { ServerProcess } from "../support/process.ts";
 import { freePort } from "../support/free-port.ts";
 
 const LIMIT_MS = 60_000;
+/** Together more than the kernel keeps for a reader. */
+const MESSAGES = 3_000;
+const PADDING = "x".repeat(3_000);
 
 /** A server of the cluster, and what it says of itself. */
 class ClusterServer {
@@ -19,7 +22,7 @@ class ClusterServer {
   port = 0;
 
   constructor(url: string, credentials = USERS) {
-    const environment = { HEARTLINE_CLUSTER: url };
+    const environment = { HEARTLINE_CLUSTER: url, HEARTLINE_OUTBOX_SIZE: String(64 << 20) };
     const ports = ["--port", "0", "--cluster-listen", "127.0.0.1:0", "--http", String(this.#http)];
     const service = { sockets: [], environment };
     this.process = new ServerProcess(service, "--host", "127.0.0.1", "--credentials", credentials, ...ports);
@@ -134,6 +137,52 @@ class Conversation {
   }
 }
 
+/** A connection as `nc` has it. */
+class PlainClient {
+  #text = "";
+  readonly #socket;
+  readonly closed: Promise<unknown>;
+
+  constructor(port: number) {
+    this.#socket = connect(port, "127.0.0.1");
+    this.#socket.on("data", (chunk) => void (this.#text += String(chunk)));
+    this.#socket.on("error", () => {});
+    this.closed = new Promise((resolve) => this.#socket.on("close", resolve));
+  }
+
+  /** Reads nothing, so that the buffers of the kernel become full. */
+  pause(): void {
+    this.#socket.pause();
+  }
+
+  resume(): void {
+    this.#socket.resume();
+  }
+
+  write(line: string): void {
+    this.#socket.write(line);
+  }
+
+  count(pattern: RegExp): number {
+    return this.#text.match(pattern)?.length ?? 0;
+  }
+
+  /** The texts of all messages. */
+  texts(): string[] {
+    return [...this.#text.matchAll(/^(?:message alice|stored alice \d+) (.*)\n/gm)].map(([, text]) => text!);
+  }
+
+  async login(user: string): Promise<void> {
+    await this.ask(`login ${user} secret`);
+  }
+
+  async ask(line: string): Promise<void> {
+    const before = this.count(/^ok/gm);
+    this.write(`${line}\n`);
+    while (this.count(/^ok/gm) === before) await Bun.sleep(5);
+  }
+}
+
 /** The lines that a new connection receives until it is closed by the server. */
 async function linesOf(port: number): Promise<string> {
   const { promise, resolve } = Promise.withResolvers<string>();
@@ -218,6 +267,33 @@ describe.skipIf(postgresPrograms === null)("two servers over PostgreSQL", () => 
       spare.process.kill("SIGTERM");
       expect(await spare.process.exits()).toBe(0);
       expect(copies().filter((name) => !before.includes(name))).toEqual([]);
+    },
+    LIMIT_MS,
+  );
+
+  test(
+    "what a plain session has received before the handover does not come again, and the rest does",
+    async () => {
+      const [owner, spare] = [await start(), await start()];
+      await owner.is("ready");
+      const bob = new PlainClient(owner.port);
+      await bob.login("bob");
+      const alice = new PlainClient(owner.port);
+      await alice.login("alice");
+      bob.pause();
+      for (let i = 0; i < MESSAGES; i++) alice.write(`message bob ${i} ${PADDING}\n`);
+      while (alice.count(/^ok sent$/gm) < MESSAGES) await Bun.sleep(5);
+      owner.process.kill("SIGTERM");
+      await owner.process.logs(/"event":"stopping"/);
+      bob.resume(); // He takes the rest while the server waits for the last bytes.
+      await spare.is("ready");
+      const later = new PlainClient(spare.port);
+      await later.login("bob");
+      await bob.closed;
+      const texts = (): string[] => [...bob.texts(), ...later.texts()];
+      while (texts().length < MESSAGES) await Bun.sleep(5);
+      await later.ask("online");
+      expect(texts()).toEqual(texts().map((_, i) => `${i} ${PADDING}`));
     },
     LIMIT_MS,
   );
