@@ -124,7 +124,7 @@ async function ofCluster({ url, folder }: ClusterConfig, { credentials: file }: 
     for (const warning of log.warnings) findings.push(["warning", warning]);
     const state = await log.state(SHARD);
     const owner = isFree(state) ? "no owner" : `the owner ${state.owner!.address}, which may have ended`;
-    findings.push(["ok", `${log.engine}; the shard has ${state.head} records and ${owner}`]);
+    findings.push(["ok", `${log.engine}; the shard has ${owner}; its last record is ${state.head}`]);
     if (isFree(state) || state.owner!.credentials === (await fingerprintOf(readCredentials(file).users)))
       return findings;
     const text = `the owner has other users or passwords than ${file}; all servers of a cluster need the same`;
