@@ -28,12 +28,16 @@ const API_ERRORS: Record<number, (message: string, stream: string) => Error> = {
       `cannot create the stream ${stream}: NATS has another one with this name; ` +
         "write another name of the cluster after the last / of the URL",
     ),
-  10065: (_, stream) =>
-    new ClusterError(
-      `cannot create the stream ${stream}: another stream of this account takes its subjects; ` +
-        "use an account of its own, or another name of the cluster",
-    ),
+  10060: (_, stream) => taken(stream),
+  10065: (_, stream) => taken(stream),
 };
+
+function taken(stream: string): ClusterError {
+  return new ClusterError(
+    `cannot create the stream ${stream}: another stream of this account takes its subjects; ` +
+      "use an account of its own, or another name of the cluster",
+  );
+}
 
 /** The oldest version whose JetStream clusters are worth the name, and the first that can sync each write. */
 const VERSION_MIN = [2, 9, 0] as const;

@@ -100,6 +100,11 @@ export class Store implements ChatStore {
     return this.#journal?.isSlow === true;
   }
 
+  /** Bytes of the entries that are in no record yet: while the log is slow, those of several turns. */
+  get waitingBytes(): number {
+    return this.#record?.entries.length ?? 0;
+  }
+
   newNumber(): number {
     return ++this.#number;
   }
