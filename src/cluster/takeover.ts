@@ -63,9 +63,11 @@ export async function takeOver(
   let database: Database | null = null;
   try {
     database = openDatabase(folder, "none", true);
-    database.run(PRAGMA.noRollback);
+    database.run(PRAGMA.rollbackJournal);
+    database.run(PRAGMA.largeCache);
     const options = { salvage: false, unixMs, progress: (part: number) => progress((1 + part) / 2) };
     const recovered = await inSlices(new Recovery(database, readOnly(join(folder, JOURNAL)), options).steps());
+    database.run(PRAGMA.defaultCache);
     database.run(PRAGMA.writeAheadLog);
     const { number } = progressOf(database);
     database.query(SQL.updateProgress).run(upTo, upTo, number);
