@@ -32,8 +32,8 @@ export interface AppenderOptions {
 
 /**
  * The outcome of a write is unknown after any error of the engine: it may be done, or be executed later. So the same
- * bytes with the same expectation are appended again until the engine stores or refuses them. After a refusal the record
- * with the next number decides: it is this one, or another process owns the shard.
+ * bytes with the same expectation are appended again until the engine stores or refuses them. After a refusal the
+ * record with the next number decides: it is this one, or another process owns the shard.
  *
  * After `ended` was called no promise of this object resolves.
  */
@@ -138,9 +138,9 @@ export class Appender {
   }
 
   /**
-   * Stores a record with number `head` + 1. The result is `acknowledged`; or `found` after an unknown outcome: a standby
-   * may not have the record yet, so another write must be acknowledged before it counts as durable. `other`: there is
-   * another record. `behind`: the engine has lost records.
+   * Stores a record with number `head` + 1. The result is `acknowledged`; or `found` after an unknown outcome: a
+   * standby may not have the record yet, so another write must be acknowledged before it counts as durable. `other`:
+   * there is another record. `behind`: the engine has lost records.
    */
   async #store(
     record: Buffer,
@@ -211,16 +211,19 @@ export class Appender {
       return this.#end("behind", this.#lost(state.head));
     }
     const address = state?.owner?.address ?? "";
+    const who = address === "" ? "another process" : `another process (${address})`;
     return this.#end(
       "deposed",
-      `another process${address === "" ? "" : ` (${address})`} owns shard ${shard} now: this one was paused, or could ` +
-        "not reach the shared log; it exits without another reply",
+      `${who} owns shard ${shard} now: this one was paused, or could not reach the shared log; ` +
+        "it exits without another reply",
     );
   }
 
   #lost(head: number): string {
-    const what = `the shared log of shard ${this.shard} ends with record ${head}, but record ${this.head} was acknowledged`;
-    return `${what}: the engine has lost records; find the server that has them before you start this one again`;
+    return (
+      `the shared log of shard ${this.shard} ends with record ${head}, but record ${this.head} was acknowledged: the ` +
+      "engine has lost records; find the server that has them before you start this one again"
+    );
   }
 
   #end(kind: OwnershipEnd["kind"], message: string): Promise<never> {

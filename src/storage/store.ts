@@ -91,6 +91,15 @@ export class Store implements ChatStore {
     return this.#commits.isBusy;
   }
 
+  get isCongested(): boolean {
+    return this.#record !== null && this.#record.isCongested;
+  }
+
+  /** Turns wait for so long to become durable that no client can be expected to do anything. */
+  get isSlow(): boolean {
+    return this.#journal?.isSlow === true;
+  }
+
   newNumber(): number {
     return ++this.#number;
   }

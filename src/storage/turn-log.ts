@@ -5,8 +5,8 @@ import type { MappedRegion } from "./journal-entry.ts";
  * The port between the store and the log of its turns: one record a turn, numbered without gaps. The store does not
  * know where the records are: in the data folder (journal.ts), or in the log that the processes of a cluster share.
  *
- * The log is divided into segments, of which the store frees the oldest ones. What is in a record, and when it is needed
- * no more, is decided by the store (turn-record.ts, compaction.ts).
+ * The log is divided into segments, of which the store frees the oldest ones. What is in a record, and when it is
+ * needed no more, is decided by the store (turn-record.ts, compaction.ts).
  */
 export interface TurnLog {
   /** Number of the last record. */
@@ -45,9 +45,9 @@ export interface TurnLog {
   /** Makes all records durable before it returns, if what is stored next to the log must not be ahead of it. */
   syncNow(): void;
 
-  /** The last sync takes so long that no request should be accepted until it is over. */
+  /** A sync takes so long that no request should be accepted until it is over. */
   readonly isSlow: boolean;
-  /** The same when more bytes of entries wait for the end of a sync. */
+  /** While more bytes of turns wait for the end of a sync, no request should be accepted either. */
   readonly waitingBytesMax: number;
 
   /** The number of the first record in the newest segment; 0 when there is none. */

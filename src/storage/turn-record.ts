@@ -35,6 +35,12 @@ export class TurnRecord implements StreamCopy {
     this.#roomBytes = this.#journal.room;
   }
 
+  /** The log is slow, or too much waits for it: entries, and texts whose entries are added when a turn ends. */
+  get isCongested(): boolean {
+    const { waitingBytesMax, isSlow } = this.#journal;
+    return isSlow || this.#reservedBytes > waitingBytesMax || this.entries.length > waitingBytesMax;
+  }
+
   /** Reserves room for a text of `bytes`; false when neither the journal nor the disk has any. */
   hasRoom(bytes: number): boolean {
     this.#reservedBytes += bytes + ENTRIES_BYTES_MAX;

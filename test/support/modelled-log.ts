@@ -47,7 +47,7 @@ class ModelledShard {
   }
 
   signOfLife(epoch: number, info: OwnerInfo): boolean {
-    if (epoch !== this.epoch) return false;
+    if (epoch !== this.epoch || this.owner === null) return false;
     this.owner = { ...info };
     this.beat++;
     return true;
@@ -55,7 +55,9 @@ class ModelledShard {
 
   publish(snapshot: Snapshot): boolean {
     const { epoch, sequence } = snapshot.label;
-    if (epoch !== this.epoch || sequence <= (this.snapshot?.label.sequence ?? 0)) return false;
+    const current = this.snapshot?.label;
+    if (current?.epoch === epoch && current.sequence === sequence) return true;
+    if (epoch !== this.epoch || sequence <= (current?.sequence ?? 0)) return false;
     this.snapshot = snapshot;
     return true;
   }
@@ -94,12 +96,14 @@ export class ModelledEngine {
  */
 export class ModelledLog implements SharedLog {
   readonly engine = "modelled engine 1";
+  readonly warnings = [];
   readonly recordBytesMax: number;
   readonly data: ModelledEngine;
   /** Chooses what becomes of each write. */
   outcome: (write: Write) => Outcome = () => "done";
   /** Every call fails, and nothing is executed. */
   isAway = false;
+  #isClosed = false;
   /** Calls of each kind that reached the engine. */
   readonly calls = { append: 0, claim: 0, beat: 0, publish: 0, trim: 0 };
   /** Writes that the engine has received and not executed. */
@@ -159,12 +163,12 @@ export class ModelledLog implements SharedLog {
     return state;
   }
 
-  append(shard: number, expected: number, record: Uint8Array): Promise<AppendResult> {
+  async append(shard: number, expected: number, record: Uint8Array): Promise<AppendResult> {
     const copy = this.#copied(record);
     return this.#write("append", () => this.data.shards[shard]!.append(expected, copy));
   }
 
-  claim(shard: number, expected: number, record: Uint8Array, info: OwnerInfo): Promise<AppendResult> {
+  async claim(shard: number, expected: number, record: Uint8Array, info: OwnerInfo): Promise<AppendResult> {
     const copy = this.#copied(record);
     return this.#write("claim", () => this.data.shards[shard]!.claim(expected, copy, info));
   }
@@ -211,12 +215,15 @@ export class ModelledLog implements SharedLog {
     await this.#write("trim", () => this.data.shards[shard]!.trim());
   }
 
-  async close(): Promise<void> {}
+  async close(): Promise<void> {
+    this.#isClosed = true;
+  }
 
   /** A call on its way to the engine, or an answer on its way back. */
   async #travel(): Promise<void> {
     if (this.#waiting !== null) await new Promise<void>((resolve) => this.#waiting!.push(resolve));
     if (this.isAway) throw new Error("the engine is away");
+    if (this.#isClosed) throw new Error("the log is closed");
   }
 
   async #write<Result>(write: Write, execute: () => Result): Promise<Result> {

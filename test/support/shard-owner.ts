@@ -14,6 +14,12 @@ export class ShardOwner {
   /** Pauses between repetitions, in ms. The clock moves on by each. */
   readonly pauses: number[] = [];
   clockMs = 10_000;
+  nowMs = (): number => this.clockMs;
+  pause = (ms: number): Promise<void> => {
+    this.pauses.push(ms);
+    this.clockMs += ms;
+    return later();
+  };
 
   constructor(data?: ModelledEngine, recordBytesMax?: number) {
     this.log = new ModelledLog(data, recordBytesMax);
@@ -21,12 +27,8 @@ export class ShardOwner {
       log: this.log,
       shard: 0,
       ended: (end) => void this.ends.push(end),
-      nowMs: () => this.clockMs,
-      pause: (ms) => {
-        this.pauses.push(ms);
-        this.clockMs += ms;
-        return later();
-      },
+      nowMs: () => this.nowMs(),
+      pause: (ms) => this.pause(ms),
     });
   }
 

@@ -2,6 +2,7 @@
 import { watch, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import type { Random } from "../../support/random.ts";
+import { freePort } from "../../support/free-port.ts";
 import { PASSWORD, nameOf } from "./clients.ts";
 import { Program, within } from "../../../bench/program.ts";
 
@@ -26,9 +27,6 @@ export interface ServerObserver {
 
 /** Idle timeout of sessions. Some outages are longer. */
 export const IDLE_TIMEOUT_S = 5;
-/** Below the ephemeral ports of Linux (from 32768), so that the port is still free when the server starts again. */
-const PORT_MIN = 10_000;
-const PORT_MAX = 32_000;
 /** Limits: until the server is ready; until it starts again; from the end of its output until the kill. */
 const READY_MS = 30_000;
 const AWAY_MS = 1_200;
@@ -208,18 +206,5 @@ export class ChaosServer {
     program.kill("SIGKILL");
     this.#observer.killed();
     await program.ended;
-  }
-}
-
-/** A port without a listener. */
-export function freePort(): number {
-  for (;;) {
-    const port = PORT_MIN + Math.floor(Math.random() * (PORT_MAX - PORT_MIN));
-    try {
-      Bun.listen({ hostname: "127.0.0.1", port, socket: { data: () => {} } }).stop();
-      return port;
-    } catch {
-      // The port is in use.
-    }
   }
 }
