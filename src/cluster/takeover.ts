@@ -176,7 +176,7 @@ async function writeParts(
   const file = await disk(() => open(path, "wx", 0o600));
   try {
     let at = 0;
-    for await (const part of parts) {
+    for await (const part of ahead(parts)) {
       await disk(() => writeFully(file, part, at));
       at += part.length;
       progress();
@@ -184,6 +184,22 @@ async function writeParts(
     if (isSynced) await disk(() => file.sync());
   } finally {
     await file.close();
+  }
+}
+
+/** The engine sends the next part while the caller writes one. */
+async function* ahead<Part>(parts: AsyncIterable<Part>): AsyncIterable<Part> {
+  const iterator = parts[Symbol.asyncIterator]();
+  try {
+    for (let next = iterator.next(); ;) {
+      const { done, value } = await next;
+      if (done === true) return;
+      next = iterator.next();
+      next.catch(() => {}); // It is awaited in the next round, unless the caller has failed.
+      yield value;
+    }
+  } finally {
+    await iterator.return?.();
   }
 }
 
