@@ -8,8 +8,15 @@
  */
 import { jetstream, jetstreamManager, type JetStreamClient, type JetStreamManager } from "@nats-io/jetstream";
 import type { StreamConfig } from "@nats-io/jetstream";
-import { connect, headers as createHeaders, type Msg, type NatsConnection, nanos } from "@nats-io/transport-node";
-import { checkVersion, connectionError, jetStreamError } from "./jetstream-errors.ts";
+import {
+  connect,
+  createInbox,
+  headers as createHeaders,
+  type Msg,
+  type NatsConnection,
+  nanos,
+} from "@nats-io/transport-node";
+import { checkVersion, connectionError } from "./jetstream-errors.ts";
 import { Refused, StreamMissing, translate, Unserved } from "./jetstream-errors.ts";
 import { ClusterError } from "./shared-log.ts";
 import type { NatsUrl } from "./nats-url.ts";
@@ -111,11 +118,24 @@ export class Streams {
       throw connectionError(error, servers);
     }
     try {
-      const manager = await jetstreamManager(connection, { timeout: CHANGE_MS });
+      const manager = await jetstreamManager(connection, { timeout: CHANGE_MS, checkAPI: false });
       return new Streams(connection, manager, isProtected);
     } catch (error) {
       await connection.close();
-      throw error instanceof ClusterError ? error : jetStreamError(error, servers);
+      throw error;
+    }
+  }
+
+  /** Rejects with ClusterError when the server has no JetStream for this user. */
+  async checkJetStream(): Promise<void> {
+    try {
+      await this.#call("", () => this.#manager.getAccountInfo());
+    } catch (error) {
+      if (!(error instanceof Unserved)) throw error;
+      throw new ClusterError(
+        `NATS at ${this.#connection.getServer()} has no JetStream for this user: it is not enabled; ` +
+          "start nats-server with jetstream, and enable it for the account",
+      );
     }
   }
 
@@ -256,22 +276,35 @@ export class Streams {
 
   /** Up to `count` messages that the consumer delivers next, and not more than PULL_BYTES. */
   async *#pull(stream: string, consumer: string, count: number): AsyncGenerator<StoredMessage> {
+    const inbox = createInbox();
+    let arrived: Msg[] = [];
+    let failure: Error | null = null;
+    let notify = (): void => {};
+    const subscription = this.#connection.subscribe(inbox, {
+      callback: (error, message) => {
+        failure = error;
+        arrived.push(message);
+        notify();
+      },
+    });
     const request = JSON.stringify({ batch: count, max_bytes: PULL_BYTES, expires: nanos(PULL_MS) });
-    const replies = await this.#call(stream, () =>
-      this.#connection.requestMany(`$JS.API.CONSUMER.MSG.NEXT.${stream}.${consumer}`, request, {
-        strategy: "timer",
-        maxWait: PULL_MS + CHANGE_MS,
-        noMux: true,
-      }),
-    );
     try {
-      for await (const reply of replies) {
-        if ((reply.headers?.code ?? 0) >= 400) return; // The end of this request, for one of several reasons.
-        yield received(reply);
-        if (--count === 0) return;
+      this.#connection.publish(`$JS.API.CONSUMER.MSG.NEXT.${stream}.${consumer}`, request, { reply: inbox });
+      while (count > 0) {
+        const messages = arrived;
+        arrived = [];
+        for (const message of messages) {
+          if ((message.headers?.code ?? 0) >= 400) return; // The end of this request, for one of several reasons.
+          yield received(message);
+          count--;
+        }
+        if (count === 0 || arrived.length > 0) continue;
+        const next = new Promise<void>((resolve) => (notify = resolve));
+        await this.#call(stream, () => next, PULL_MS + CALL_MS);
+        if (failure !== null) throw translate(failure, stream);
       }
-    } catch (error) {
-      throw translate(error, stream);
+    } finally {
+      subscription.unsubscribe();
     }
   }
 
