@@ -223,7 +223,9 @@ export class ClusterNode implements Ownership {
     const isSame = JSON.stringify(credentials) === JSON.stringify(this.#credentials);
     this.#credentials = credentials;
     if (isSame) return; // The fingerprint takes a while, and a takeover waits for it.
-    this.#fingerprint = await fingerprintOf(credentials.users);
+    const fingerprint = await fingerprintOf(credentials.users);
+    if (this.#credentials !== credentials) return; // There are newer ones.
+    this.#fingerprint = fingerprint;
     void this.#appender?.beat(this.#info);
   }
 
