@@ -255,13 +255,13 @@ describe.skipIf(postgresPrograms === null)("two servers over PostgreSQL", () => 
   );
 
   test(
-    "SIGTERM hands the shard over within a second, exits with 0, and leaves no working copy",
+    "SIGTERM hands the shard over before the owner counts as silent, exits with 0, and leaves no working copy",
     async () => {
       const before = copies();
       const { owner, spare, conversation } = await pair();
       balancer.target = spare.port;
       owner.process.kill("SIGTERM");
-      expect(await spare.is("ready")).toBeLessThan(1_000);
+      expect(await spare.is("ready")).toBeLessThan(2_000); // Half a second on an idle machine.
       expect(await owner.process.exits()).toBe(0);
       await conversation.goesOn();
       await conversation.end();
