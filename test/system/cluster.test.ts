@@ -314,7 +314,7 @@ describe.skipIf(postgresPrograms === null)("two servers over PostgreSQL", () => 
       const sentAt = text.length;
       socket.write("online\nmessage bob late\nalive\n");
       await Bun.sleep(10_000);
-      expect(await spare.readyz()).toBe("ready");
+      await spare.is("ready");
       owner.process.kill("SIGCONT");
       expect(await owner.process.exits()).toBe(1);
       await closed;
