@@ -11,7 +11,15 @@ import { LIMITS_DEFAULT, type Limits } from "../limits.ts";
 import { typed } from "../runtime/invocation.ts";
 import type { Durability } from "../storage/database.ts";
 import { ConfigError, UsageError } from "../usage-error.ts";
-import { type HttpAddress, LIMIT_KEYS, LIMIT_OPTIONS, type LogLevel, OPTIONS, TABLE } from "./options.ts";
+import {
+  type ClusterUrls,
+  type HttpAddress,
+  LIMIT_KEYS,
+  LIMIT_OPTIONS,
+  type LogLevel,
+  OPTIONS,
+  TABLE,
+} from "./options.ts";
 import { type Settings, type Sources, readSettings } from "./settings.ts";
 
 export interface Config {
@@ -37,6 +45,17 @@ export interface Config {
   logLevel: LogLevel;
   /** Recovery keeps what it can read of a damaged journal, and drops the rest. */
   salvage: boolean;
+  /** Null for a server with its own journal. */
+  cluster: ClusterConfig | null;
+}
+
+export interface ClusterConfig {
+  /** Of the engine that keeps the shared log, with passwords. */
+  urls: ClusterUrls;
+  /** Where other servers reach this one. */
+  listen: { host: string; port: number };
+  /** Where `--data` says that the working copy is; null: in the system's folder for temporary files. */
+  folder: string | null;
 }
 
 export interface TlsConfig {
@@ -104,6 +123,8 @@ function configOf(settings: Settings): Config {
   if (data === ":memory:" && (given("durability") ?? "none") !== "none") {
     throw conflict(settings, "durability", "--data :memory: stores nothing on disk: it takes no --durability but none");
   }
+  const cluster = clusterOf(settings, given("cluster"), given("cluster-listen"), given("data"));
+  const hasFolder = data !== ":memory:" && (cluster === null || cluster.folder !== null);
   return {
     host: value("host"),
     isHostGiven: settings.has("host"),
@@ -118,10 +139,37 @@ function configOf(settings: Settings): Config {
     tls: tlsOf(settings, value("tls-only"), given("tls-cert"), given("tls-key"), value("tls-port")),
     proxyFrom: given("proxy-from"),
     http: given("http"),
-    adminSocket: given("admin-socket") ?? (data === ":memory:" ? null : join(data, ADMIN_SOCKET)),
+    adminSocket: given("admin-socket") ?? (hasFolder ? join(data, ADMIN_SOCKET) : null),
     logLevel: value("log-level"),
     salvage: value("salvage"),
+    cluster,
   };
+}
+
+/** Options of a server with its own journal, and why a cluster has none of them. */
+const NOT_IN_CLUSTER = {
+  durability: "--cluster keeps messages in the shared log, whose engine decides what they survive",
+  salvage: "--cluster keeps messages in the shared log, and has no journal of its own",
+};
+
+function clusterOf(
+  settings: Settings,
+  urls: ClusterUrls | null,
+  listen: { host: string; port: number } | null,
+  folder: string | null,
+): ClusterConfig | null {
+  if (urls === null) {
+    if (listen === null) return null;
+    throw conflict(settings, "cluster-listen", "--cluster-listen <address:port> takes --cluster <urls> too");
+  }
+  if (listen === null) throw conflict(settings, "cluster", "--cluster takes --cluster-listen <address:port> too");
+  for (const [name, why] of Object.entries(NOT_IN_CLUSTER)) {
+    if (settings.has(name)) throw conflict(settings, name, `${why}: it takes no --${name}`);
+  }
+  if (folder === ":memory:") {
+    throw conflict(settings, "data", "--cluster makes its working copy in a folder: it takes no --data :memory:");
+  }
+  return { urls, listen, folder };
 }
 
 function tlsOf(

@@ -17,10 +17,15 @@ export interface Option<T> {
   read: (text: string) => T;
   /** A reload changes it. Otherwise a reload logs that it needs a restart. */
   isLive: boolean;
+  /** The value has a password: it is never printed. */
+  isSecret?: boolean;
 }
 
 /** A TCP port, or the path of a Unix domain socket. */
 export type HttpAddress = { host: string; port: number } | { path: string };
+
+/** Where the log of the cluster is: one or several URLs of one engine, as the user wrote them. With passwords. */
+export type ClusterUrls = string;
 
 const LOG_LEVELS = ["trace", "debug", "info", "warn", "error", "fatal"] as const;
 export type LogLevel = (typeof LOG_LEVELS)[number];
@@ -57,6 +62,16 @@ export const OPTIONS = {
     "none",
     "metrics and health: <port> (on 127.0.0.1), <address>:<port> or unix:<path>",
     httpAddress,
+  ),
+  cluster: {
+    ...atStart("<urls>", "none", "shared log of several servers: postgres://… or nats://…", clusterUrls),
+    isSecret: true,
+  },
+  "cluster-listen": atStart(
+    "<address:port>",
+    "none",
+    "address at which the other servers reach this one",
+    clusterAddress,
   ),
   "admin-socket": atStart("<path>", `<data>/${ADMIN_SOCKET}`, "socket for heartline ctl", words("<path>")),
   "log-level": live("<level>", "info", "least level that is logged: trace to fatal", oneOf(...LOG_LEVELS)),
@@ -187,6 +202,24 @@ function addresses(text: string): BlockList {
     list.addSubnet(address, prefix, most === 32 ? "ipv4" : "ipv6");
   }
   return list;
+}
+
+/** One or several URLs of one engine. The message has no part of the text, which has a password. */
+function clusterUrls(text: string): ClusterUrls {
+  const schemes = text.split(",").map((url) => /^(postgres(?=ql:|:)|nats(?=:))[a-z]*:\/\/[^\s/\p{Cc}]/u.exec(url)?.[1]);
+  if (schemes[0] !== undefined && schemes.every((scheme) => scheme === schemes[0])) return text;
+  throw new UsageError("takes postgres://<user>:<password>@<host>/<database> or nats://<host>, several with commas");
+}
+
+/** `<address>:<port>` with brackets around IPv6. */
+function clusterAddress(text: string): { host: string; port: number } {
+  const [, ipv6, ipv4, port] = /^(?:\[([\da-fA-F:.]+)\]|([\d.]+)):(\d{1,5})$/.exec(text) ?? [];
+  const host = ipv6 ?? ipv4 ?? "";
+  const isAddress = (isIPv4(host) || isIPv6(host)) && !["0.0.0.0", "::"].includes(host);
+  if (isAddress && Number(port) <= 65_535) return { host, port: Number(port) };
+  throw new UsageError(
+    `takes <address>:<port> at which other servers reach this one (IPv6 in brackets), not ${quoted(text)}`,
+  );
 }
 
 /** `<port>` on 127.0.0.1, `<address>:<port>` with brackets around IPv6, or `unix:<path>`. */

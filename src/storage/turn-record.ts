@@ -2,7 +2,7 @@ import type { Outbox } from "../stream/outbox.ts";
 import type { StreamCopy } from "../stream/unacked-index.ts";
 import type { Account } from "../chat/session.ts";
 import { JournalEntry, EntryWriter, type EntryKind, HeldEntries, NOTHING } from "./journal-entry.ts";
-import type { Journal } from "./journal.ts";
+import type { TurnLog } from "./turn-log.ts";
 
 /** The most bytes that the entries of an accepted text take in addition to it: two entries with names and numbers. */
 const ENTRIES_BYTES_MAX = 256;
@@ -12,7 +12,7 @@ const ENTRIES_BYTES_MAX = 256;
  * texts, and holds back entries that promise nothing while there is no room: so a turn can end on a full disk.
  */
 export class TurnRecord implements StreamCopy {
-  readonly #journal: Journal;
+  readonly #journal: TurnLog;
   /** An entry that promises something is added here, after room for it was reserved; all others by `note`. */
   readonly entries = new EntryWriter();
   /** Bytes that the record can have. */
@@ -25,7 +25,7 @@ export class TurnRecord implements StreamCopy {
   #to: Account | null = null;
   #session = 0;
 
-  constructor(journal: Journal) {
+  constructor(journal: TurnLog) {
     this.#journal = journal;
     this.measure();
   }
@@ -33,6 +33,12 @@ export class TurnRecord implements StreamCopy {
   /** Asks the journal for its room, which may have changed. */
   measure(): void {
     this.#roomBytes = this.#journal.room;
+  }
+
+  /** The log is slow, or too much waits for it: entries, and texts whose entries are added when a turn ends. */
+  get isCongested(): boolean {
+    const { waitingBytesMax, isSlow } = this.#journal;
+    return isSlow || this.#reservedBytes > waitingBytesMax || this.entries.length > waitingBytesMax;
   }
 
   /** Reserves room for a text of `bytes`; false when neither the journal nor the disk has any. */
@@ -90,7 +96,7 @@ export class TurnRecord implements StreamCopy {
       try {
         journal.append(entries.bytes, entries.start, entries.length, number);
       } catch {
-        return false; // `Journal.fault` has the reason.
+        return false; // `TurnLog.fault` has the reason.
       }
       entries.restart(journal.region, journal.bodyStart);
       if (journal.fault === null) journal.prepare();

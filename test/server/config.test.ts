@@ -32,6 +32,7 @@ test("without options every setting has its documented default", () => {
     adminSocket: "data/admin.sock",
     logLevel: "info",
     salvage: false,
+    cluster: null,
   });
 });
 
@@ -98,6 +99,7 @@ test("every option takes its value after a space or an equals sign", () => {
     adminSocket: "/run/heartline.sock",
     logLevel: "debug" as const,
     salvage: true,
+    cluster: null,
   };
   expect(parseConfig([...given.flat(), "--salvage", "--limit-loopback"])).toEqual(expected);
   const joined = given.map((pair) => pair.join("="));
