@@ -1,5 +1,5 @@
 /** nats-server as an ordinary process in a temporary folder, reached only on loopback, and three of them as a cluster. */
-import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { freePort } from "./free-port.ts";
@@ -82,6 +82,7 @@ export class NatsEngine {
 
   pause(): void {
     this.#process!.kill("SIGSTOP");
+    while (!/\) T/.test(readFileSync(`/proc/${this.#process!.pid}/stat`, "latin1"))) {} // Until then it answers.
   }
 
   resume(): void {
