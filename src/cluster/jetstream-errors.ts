@@ -28,12 +28,17 @@ const API_ERRORS: Record<number, (message: string, stream: string) => Error> = {
       `cannot create the stream ${stream}: NATS has another one with this name; ` +
         "write another name of the cluster after the last / of the URL",
     ),
-  10065: (_, stream) =>
-    new ClusterError(
-      `cannot create the stream ${stream}: another stream of this account takes its subjects; ` +
-        "use an account of its own, or another name of the cluster",
-    ),
+  10076: () => new Unserved("NATS has no JetStream"),
+  10060: (_, stream) => taken(stream),
+  10065: (_, stream) => taken(stream),
 };
+
+function taken(stream: string): ClusterError {
+  return new ClusterError(
+    `cannot create the stream ${stream}: another stream of this account takes its subjects; ` +
+      "use an account of its own, or another name of the cluster",
+  );
+}
 
 /** The oldest version whose JetStream clusters are worth the name, and the first that can sync each write. */
 const VERSION_MIN = [2, 9, 0] as const;
@@ -68,20 +73,6 @@ export function connectionError(error: unknown, servers: string[]): ClusterError
   if (name === "AuthorizationError")
     return new ClusterError(`NATS at ${at} refused the login: wrong user or password; correct the URL`);
   return new ClusterError(`NATS cannot be reached at ${at}: ${oneLine(error)}; start it or correct the URL`);
-}
-
-/** The error of the first call of JetStream. */
-export function jetStreamError(error: unknown, servers: string[]): ClusterError {
-  const at = servers.join(", ");
-  const permission = translate(error, "");
-  if (permission instanceof ClusterError) return permission;
-  const { name } = error as Error;
-  if (name === "JetStreamNotEnabled" || error instanceof JetStreamApiError)
-    return new ClusterError(
-      `NATS at ${at} has no JetStream for this user: ${oneLine(error)}; ` +
-        "start nats-server with jetstream, and enable it for the account",
-    );
-  return new ClusterError(`NATS at ${at} does not answer calls of JetStream: ${oneLine(error)}; repair it`);
 }
 
 /** Throws ClusterError for a server that is not safe; returns warnings about one that could be safer. */

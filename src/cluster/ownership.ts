@@ -6,6 +6,8 @@
 import type { Appender } from "./appender.ts";
 import { ClusterError, type OwnerInfo, type SharedLog, type ShardState } from "./shared-log.ts";
 
+/** The only shard. */
+export const SHARD = 0;
 /** Interval of a spare's reads. */
 export const WATCH_MS = 250;
 /** An owner without a sign of life for this long may be replaced. */
@@ -29,6 +31,8 @@ export class Watch {
   #sinceMs = 0;
   /** The end of the last successful read. */
   #lastMs = 0;
+  /** The highest head so far: records up to it were acknowledged. */
+  #headMax = 0;
 
   /**
    * A read from `beganMs` to `endedMs` had this result. "claim": the shard may be claimed after record `state.head`;
@@ -38,6 +42,7 @@ export class Watch {
     const seen = `${state.head} ${state.epoch} ${state.beat}`;
     const isContinuous = this.#seen !== "" && beganMs - this.#lastMs <= GAP_MS && endedMs - beganMs <= GAP_MS;
     this.#lastMs = endedMs;
+    this.#headMax = Math.max(this.#headMax, state.head);
     if (isFree(state)) return "claim";
     const isAlive = this.#seen !== "" && this.#seen !== seen;
     if (isAlive || !isContinuous) {
@@ -49,6 +54,15 @@ export class Watch {
     return beganMs - this.#sinceMs >= SILENCE_MS ? "claim" : "unknown";
   }
 
+  /** Throws ClusterError when a claim after that record would drop others. */
+  checkHead({ head }: ShardState): void {
+    if (head >= this.#headMax) return;
+    throw new ClusterError(
+      `the shared log ends with record ${head}, and record ${this.#headMax} was there before: the engine has lost ` +
+        "records; find the server that has them before you start this one again",
+    );
+  }
+
   /** A read has failed. */
   failed(): void {
     this.#seen = "";
@@ -58,6 +72,14 @@ export class Watch {
 /** Nobody owns the shard: there was no owner, or the last one has released it. */
 export function isFree({ owner }: ShardState): boolean {
   return owner === null || owner.address === "";
+}
+
+/** Throws ClusterError for a cluster that this version cannot serve. */
+export function checkShards({ shards }: SharedLog): void {
+  if (shards === 1) return;
+  throw new ClusterError(
+    `the cluster has ${shards} shards, and this version serves clusters with 1 shard only; create another cluster`,
+  );
 }
 
 export interface SpareEvents {
@@ -113,9 +135,9 @@ export async function standBy<Claim>(
         await events.owner?.(state.owner!);
       }
       if (sign === "claim" && !signal.aborted) {
+        watch.checkHead(state);
         const claimed = await claim(state);
         if (claimed !== null) return claimed;
-        watch.failed(); // Somebody else is faster, and alive.
       }
     } catch (error) {
       if (error instanceof ClusterError) throw error;

@@ -120,7 +120,7 @@ export class Lane {
       return await within(STATEMENT_MS, statements(connection.sql));
     } catch (error) {
       await this.#drop(connection);
-      throw clusterError(error) ?? error;
+      throw clusterError(error) ?? new Error(`${connection.server}: ${oneLine((error as Error).message)}`);
     }
   }
 
@@ -211,21 +211,26 @@ interface Refusal {
   advice: string;
 }
 
+/** Advice by the beginning of an SQLSTATE: login, database, permission, resources, start or stop of the server. */
+const ADVICE: Record<string, string> = {
+  "28": "correct the user or the password, or pg_hba.conf",
+  "3D": "create the database, or correct the URL",
+  "42501": "grant the permission, or correct the URL",
+  "53": "try again later, or raise max_connections",
+  "57": "try again later",
+};
+
 function refusal(server: string, error: unknown): Refusal {
   if (error instanceof Refused) return { reason: `${server} ${error.message}`, advice: error.advice };
-  if (error instanceof ClusterError) return { reason: `${server}: ${error.message}`, advice: "correct the URL" };
-  const { code = "", errno = "", message } = error as SQL.PostgresError;
-  const said = `${server}: ${oneLine(message)}`;
-  if (errno.startsWith("28")) return { reason: said, advice: "correct the user or the password, or pg_hba.conf" };
-  if (errno === "3D000") return { reason: said, advice: "create the database, or correct the URL" };
-  if (errno === "42501") return { reason: said, advice: "grant the permission, or correct the URL" };
-  if (errno !== "" || code.includes("TLS")) return { reason: said, advice: "correct the URL, or the server" };
+  // Errors of TLS and of files have other codes and numbers than those of PostgreSQL.
+  const { code = "", errno, message } = error as { code?: string; errno?: unknown; message: string };
+  const unreachable = "start the server, or correct the URL";
   if (code === "ERR_POSTGRES_CONNECTION_TIMEOUT")
-    return {
-      reason: `${server} does not answer within ${CONNECT_S} s`,
-      advice: "start the server, or correct the URL",
-    };
-  return { reason: `${server} cannot be reached`, advice: "start the server, or correct the URL" };
+    return { reason: `${server} does not answer within ${CONNECT_S} s`, advice: unreachable };
+  if (code.startsWith("ERR_POSTGRES_CONNECTION")) return { reason: `${server} cannot be reached`, advice: unreachable };
+  const state = Object.keys(ADVICE).find((prefix) => typeof errno === "string" && errno.startsWith(prefix));
+  const advice = state === undefined ? "correct the URL, or the server" : ADVICE[state]!;
+  return { reason: `${server}: ${oneLine(message)}`, advice };
 }
 
 function oneLine(text: string): string {
@@ -235,7 +240,7 @@ function oneLine(text: string): string {
 /** The result of a promise; rejects when it is late, and then ignores it. */
 export async function within<T>(ms: number, promise: Promise<T>): Promise<T> {
   const { promise: late, reject } = Promise.withResolvers<never>();
-  const timer = setTimeout(() => reject(new Error(`PostgreSQL does not answer within ${ms / 1000} s`)), ms);
+  const timer = setTimeout(() => reject(new Error(`no answer within ${ms / 1000} s`)), ms);
   try {
     return await Promise.race([promise, late]);
   } finally {

@@ -79,7 +79,7 @@ export class PostgresEngine {
 
   /** Ends all servers of a test file. */
   static async closeAll(): Promise<void> {
-    for (const engine of PostgresEngine.#started) await engine.close();
+    await Promise.all([...PostgresEngine.#started].map((engine) => engine.close()));
   }
 
   get #data(): string {

@@ -6,15 +6,17 @@ import { testSharedLog } from "../cluster/conformance.ts";
 import { PostgresEngine, postgresPrograms } from "../support/postgres-engine.ts";
 import { run } from "../support/process.ts";
 
+/** Processes are killed here, not machines: without fsync nothing is lost, and the tests are faster. */
+const FAST = "fsync=off";
 const TIMEOUT_MS = 60_000;
 const OWNER = { address: "10.0.0.1:6010", version: "1.2.3", credentials: "c1" };
 const has = postgresPrograms !== null;
 
-afterAll(PostgresEngine.closeAll);
+afterAll(PostgresEngine.closeAll, TIMEOUT_MS);
 
 if (has) {
   testSharedLog("PostgreSQL", { server: true, damage: true, exactTrim: true }, async (shards) => {
-    const server = await PostgresEngine.start();
+    const server = await PostgresEngine.start(FAST);
     const url = server.url("postgres");
     await initPostgres(url, shards);
     const sql = new SQL(url, { max: 1 });
@@ -83,7 +85,7 @@ describe.skipIf(!has)("a database of PostgreSQL", () => {
   let databases = 0;
 
   beforeAll(async () => {
-    server = await PostgresEngine.start("fsync=off");
+    server = await PostgresEngine.start(FAST);
     admin = new SQL(server.url("postgres"), { max: 1 });
   }, TIMEOUT_MS);
 
@@ -156,6 +158,7 @@ describe.skipIf(!has)("a database of PostgreSQL", () => {
       [server.url("postgres", "heartline", "wrong"), "password authentication failed for user"],
       [server.url("postgres", "nobody"), "password authentication failed for user"],
       [`${server.url("postgres")}?sslmode=require`, "Server does not support SSL"],
+      [`${server.url("postgres")}?sslmode=verify-full&sslrootcert=/nowhere.pem`, "Unable to access caFile path"],
       [`${server.url("postgres")}?nosuch=1`, 'unrecognized configuration parameter "nosuch"'],
     ] as const;
     for (const [url, reason] of wrong) {
@@ -285,7 +288,7 @@ describe.skipIf(!has)("a URL with several servers of PostgreSQL", () => {
   test(
     "uses the first that accepts writes, and follows the primary to the next, but not back",
     async () => {
-      const primary = await PostgresEngine.start("wal_keep_size=64MB");
+      const primary = await PostgresEngine.start(FAST);
       await initPostgres(urlOf(primary), 1);
       const standby = await primary.startStandby();
       expect(await refused(openPostgres(urlOf(standby)))).toBe(
@@ -312,7 +315,7 @@ describe.skipIf(!has)("a URL with several servers of PostgreSQL", () => {
   test(
     "refuses another database system, and another cluster, once one is in use",
     async () => {
-      const [used, other] = await Promise.all([PostgresEngine.start("fsync=off"), PostgresEngine.start("fsync=off")]);
+      const [used, other] = await Promise.all([PostgresEngine.start(FAST), PostgresEngine.start(FAST)]);
       await initPostgres(urlOf(used), 1);
       await initPostgres(urlOf(other), 1);
       const log = await open(urlOf(used, other));
@@ -335,7 +338,7 @@ describe.skipIf(!has)("a URL with several servers of PostgreSQL", () => {
   test(
     "does not acknowledge before a synchronous standby, also when the user has synchronous_commit off",
     async () => {
-      const server = await PostgresEngine.start();
+      const server = await PostgresEngine.start(FAST);
       await initPostgres(server.url("postgres"), 1);
       const admin = new SQL(server.url("postgres"), { max: 1 });
       await admin`ALTER USER heartline SET synchronous_commit = off`;
