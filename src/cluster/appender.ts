@@ -56,7 +56,8 @@ export class Appender {
   readonly #nowMs: () => number;
   readonly #pause: (ms: number) => Promise<void>;
   readonly #ended: (end: OwnershipEnd) => void;
-  #hasEnded = false;
+  /** The last record of the engine at its last refusal. */
+  #refusedHead = Number.POSITIVE_INFINITY;
   /** Records that were encoded. */
   #counter = 0;
   /** Resolves after the writes that have been asked for: there is only one at a time. */
@@ -85,7 +86,7 @@ export class Appender {
     const record = this.#encode(RecordKind.Opened, 1, 1, Buffer.from(JSON.stringify(info)));
     return this.#inTurn(async () => {
       const stored = await this.#store(record, () => this.log.claim(this.shard, expected, record, info));
-      if (stored === "other" || stored === "behind") return false;
+      if (stored === "other") return false;
       this.epoch = this.head;
       return stored === "acknowledged" || (await this.#beat());
     });
@@ -114,7 +115,7 @@ export class Appender {
 
   async #append(record: Buffer): Promise<void> {
     const stored = await this.#orEnd(() => this.#store(record, () => this.log.append(this.shard, this.head, record)));
-    if (stored === "other" || stored === "behind") return this.#explain();
+    if (stored === "other") return this.#explain();
     if (stored === "found") await this.#prove();
   }
 
@@ -140,21 +141,18 @@ export class Appender {
   /**
    * Stores a record with number `head` + 1. The result is `acknowledged`; or `found` after an unknown outcome: a
    * standby may not have the record yet, so another write must be acknowledged before it counts as durable. `other`:
-   * there is another record. `behind`: the engine has lost records.
+   * it is refused, and not in the log.
    */
-  async #store(
-    record: Buffer,
-    send: () => Promise<AppendResult>,
-  ): Promise<"acknowledged" | "found" | "other" | "behind"> {
+  async #store(record: Buffer, send: () => Promise<AppendResult>): Promise<"acknowledged" | "found" | "other"> {
     const { result, beganMs } = await this.#repeat(async () => {
       const answer = await send();
       if (answer.stored) return "acknowledged";
-      if (answer.head < this.head) return "behind";
       if (answer.head === this.head)
         throw new Error(`the engine refuses record ${this.head + 1} after record ${this.head}`);
+      this.#refusedHead = answer.head;
       return (await this.#isStored(record)) ? "found" : "other";
     });
-    if (result === "acknowledged" || result === "found") this.head++;
+    if (result !== "other") this.head++;
     if (result === "acknowledged") this.provenMs = beganMs;
     return result;
   }
@@ -207,8 +205,9 @@ export class Appender {
   async #explain(): Promise<never> {
     const { shard } = this;
     const state = await this.log.state(shard).catch(() => null);
-    if (state !== null && (state.head < this.head || state.epoch < this.epoch)) {
-      return this.#end("behind", this.#lost(state.head));
+    const head = Math.min(state?.head ?? Number.POSITIVE_INFINITY, this.#refusedHead);
+    if (head < this.head || (state !== null && state.epoch < this.epoch)) {
+      return this.#end("behind", this.#lost(head));
     }
     const address = state?.owner?.address ?? "";
     const who = address === "" ? "another process" : `another process (${address})`;
@@ -227,10 +226,7 @@ export class Appender {
   }
 
   #end(kind: OwnershipEnd["kind"], message: string): Promise<never> {
-    if (!this.#hasEnded) {
-      this.#hasEnded = true;
-      this.#ended({ kind, message });
-    }
-    return new Promise(() => {});
+    this.#ended({ kind, message });
+    return new Promise(() => {}); // So no further call is made: each one waits for those before it.
   }
 }

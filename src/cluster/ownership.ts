@@ -6,6 +6,8 @@
 import type { Appender } from "./appender.ts";
 import { ClusterError, type OwnerInfo, type SharedLog, type ShardState } from "./shared-log.ts";
 
+/** The only shard. */
+export const SHARD = 0;
 /** Interval of a spare's reads. */
 export const WATCH_MS = 250;
 /** An owner without a sign of life for this long may be replaced. */
@@ -58,6 +60,14 @@ export class Watch {
 /** Nobody owns the shard: there was no owner, or the last one has released it. */
 export function isFree({ owner }: ShardState): boolean {
   return owner === null || owner.address === "";
+}
+
+/** Throws ClusterError for a cluster that this version cannot serve. */
+export function checkShards({ shards }: SharedLog): void {
+  if (shards === 1) return;
+  throw new ClusterError(
+    `the cluster has ${shards} shards, and this version serves clusters with 1 shard only; create another cluster`,
+  );
 }
 
 export interface SpareEvents {
@@ -115,7 +125,6 @@ export async function standBy<Claim>(
       if (sign === "claim" && !signal.aborted) {
         const claimed = await claim(state);
         if (claimed !== null) return claimed;
-        watch.failed(); // Somebody else is faster, and alive.
       }
     } catch (error) {
       if (error instanceof ClusterError) throw error;

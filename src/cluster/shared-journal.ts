@@ -24,6 +24,7 @@ export class SharedJournal implements TurnLog {
   readonly room = Number.MAX_SAFE_INTEGER;
   readonly reserveBytes = 0;
   readonly fault = null;
+  readonly acksWait = true;
   /** The records are kept as they are until they are stored, so each one has memory of its own. */
   readonly region = null;
   readonly bodyStart = 0;

@@ -63,9 +63,11 @@ export async function takeOver(
   let database: Database | null = null;
   try {
     database = openDatabase(folder, "none", true);
-    database.run(PRAGMA.noRollback);
+    database.run(PRAGMA.rollbackJournal);
+    database.run(PRAGMA.largeCache);
     const options = { salvage: false, unixMs, progress: (part: number) => progress((1 + part) / 2) };
     const recovered = await inSlices(new Recovery(database, readOnly(join(folder, JOURNAL)), options).steps());
+    database.run(PRAGMA.defaultCache);
     database.run(PRAGMA.writeAheadLog);
     const { number } = progressOf(database);
     database.query(SQL.updateProgress).run(upTo, upTo, number);
@@ -174,7 +176,7 @@ async function writeParts(
   const file = await disk(() => open(path, "wx", 0o600));
   try {
     let at = 0;
-    for await (const part of parts) {
+    for await (const part of ahead(parts)) {
       await disk(() => writeFully(file, part, at));
       at += part.length;
       progress();
@@ -182,6 +184,22 @@ async function writeParts(
     if (isSynced) await disk(() => file.sync());
   } finally {
     await file.close();
+  }
+}
+
+/** The engine sends the next part while the caller writes one. */
+async function* ahead<Part>(parts: AsyncIterable<Part>): AsyncIterable<Part> {
+  const iterator = parts[Symbol.asyncIterator]();
+  try {
+    for (let next = iterator.next(); ;) {
+      const { done, value } = await next;
+      if (done === true) return;
+      next = iterator.next();
+      next.catch(() => {}); // It is awaited in the next round, unless the caller has failed.
+      yield value;
+    }
+  } finally {
+    await iterator.return?.();
   }
 }
 

@@ -7,8 +7,8 @@ import { type Credentials, CredentialsError } from "../auth/credentials.ts";
 import { fingerprintOf } from "../auth/fingerprint.ts";
 import { Appender, type OwnershipEnd } from "../cluster/appender.ts";
 import { openLog } from "../cluster/open-log.ts";
-import { isBeatDue, isEngineAway, standBy } from "../cluster/ownership.ts";
-import { ClusterError, type OwnerInfo, type ShardState, type SharedLog } from "../cluster/shared-log.ts";
+import { SHARD, checkShards, isBeatDue, isEngineAway, standBy } from "../cluster/ownership.ts";
+import { ClusterError, type OpenLog, type OwnerInfo, type ShardState, type SharedLog } from "../cluster/shared-log.ts";
 import { ShardBackup } from "../cluster/shard-backup.ts";
 import { SharedJournal } from "../cluster/shared-journal.ts";
 import { Snapshots } from "../cluster/snapshots.ts";
@@ -23,8 +23,6 @@ import type { Ownership } from "./ownership.ts";
 import type { Readiness } from "./readiness.ts";
 import { WorkingFolder } from "./working-folder.ts";
 
-/** The only shard. */
-const SHARD = 0;
 /** Interval at which an owner looks whether a beat is due, and whether the engine answers. */
 const DUTY_MS = 250;
 /** A release that takes longer is given up: the next owner waits until this one is silent. */
@@ -54,6 +52,7 @@ export class ClusterNode implements Ownership {
   /** Null until the owner has read everything. */
   #snapshots: Snapshots | null = null;
   #backup: ShardBackup | null = null;
+  #store: Store | null = null;
   /** What a spare has read last, and when it last showed a change. */
   #seen: ShardState | null = null;
   #changedMs = performance.now();
@@ -78,16 +77,15 @@ export class ClusterNode implements Ownership {
   }
 
   /** Connects to the engine. Throws ClusterError, ListenError, StoreError. */
-  static async open({ urls, listen, folder }: ClusterConfig, options: ClusterNodeOptions): Promise<ClusterNode> {
+  static async open(
+    { url, listen, folder }: ClusterConfig,
+    options: ClusterNodeOptions,
+    open: OpenLog = openLog,
+  ): Promise<ClusterNode> {
     const fingerprint = await fingerprintOf(options.credentials.users);
-    const sharedLog = await openLog(urls);
-    const { shards, warnings } = sharedLog;
-    for (const warning of warnings) options.log.warn({ event: "config_warning" }, warning);
-    if (shards !== 1) {
-      throw new ClusterError(
-        `the cluster has ${shards} shards, and this version serves clusters with 1 shard only; create another one`,
-      );
-    }
+    const sharedLog = await open(url);
+    for (const warning of sharedLog.warnings) options.log.warn({ event: "config_warning" }, warning);
+    checkShards(sharedLog);
     await sharedLog.state(SHARD).catch((error: unknown) => {
       if (error instanceof ClusterError) throw error; // Otherwise the engine may come back: that is logged.
     });
@@ -158,7 +156,8 @@ export class ClusterNode implements Ownership {
         log.error({ event: "snapshot_failed" }, `no snapshot: ${message}; the shared log grows until one succeeds`),
     });
     this.#backup = new ShardBackup(this.#sharedLog, SHARD, this.#snapshots, database.filename);
-    return new Store(database, journal, true, undefined, data);
+    this.#store = new Store(database, journal, true, undefined, data);
+    return this.#store;
   }
 
   /** Makes the new folder of that path, from the shared log. Rejects with StoreError. */
@@ -311,6 +310,11 @@ export class ClusterNode implements Ownership {
 
   get head(): number {
     return this.#appender?.head ?? this.#seen?.head ?? 0;
+  }
+
+  /** Bytes of entries that wait for the next record. */
+  get waitingBytes(): number {
+    return this.#store?.waitingBytes ?? 0;
   }
 
   /** Owner: since the last write began that proves the ownership. Spare: since the owner's last sign of life. */

@@ -11,15 +11,7 @@ import { LIMITS_DEFAULT, type Limits } from "../limits.ts";
 import { typed } from "../runtime/invocation.ts";
 import type { Durability } from "../storage/database.ts";
 import { ConfigError, UsageError } from "../usage-error.ts";
-import {
-  type ClusterUrls,
-  type HttpAddress,
-  LIMIT_KEYS,
-  LIMIT_OPTIONS,
-  type LogLevel,
-  OPTIONS,
-  TABLE,
-} from "./options.ts";
+import { type HttpAddress, LIMIT_KEYS, LIMIT_OPTIONS, type LogLevel, OPTIONS, TABLE } from "./options.ts";
 import { type Settings, type Sources, readSettings } from "./settings.ts";
 
 export interface Config {
@@ -50,8 +42,8 @@ export interface Config {
 }
 
 export interface ClusterConfig {
-  /** Of the engine that keeps the shared log, with passwords. */
-  urls: ClusterUrls;
+  /** Of the engine that keeps the shared log. It may contain a password. */
+  url: string;
   /** Where other servers reach this one. */
   listen: { host: string; port: number };
   /** Where `--data` says that the working copy is; null: in the system's folder for temporary files. */
@@ -146,7 +138,7 @@ function configOf(settings: Settings): Config {
   };
 }
 
-/** Options of a server with its own journal, and why a cluster has none of them. */
+/** What these options choose for a server with its own journal, and why a cluster has no such choice. */
 const NOT_IN_CLUSTER = {
   durability: "--cluster keeps messages in the shared log, whose engine decides what they survive",
   salvage: "--cluster keeps messages in the shared log, and has no journal of its own",
@@ -154,22 +146,23 @@ const NOT_IN_CLUSTER = {
 
 function clusterOf(
   settings: Settings,
-  urls: ClusterUrls | null,
+  url: string | null,
   listen: { host: string; port: number } | null,
   folder: string | null,
 ): ClusterConfig | null {
-  if (urls === null) {
+  if (url === null) {
     if (listen === null) return null;
-    throw conflict(settings, "cluster-listen", "--cluster-listen <address:port> takes --cluster <urls> too");
+    throw conflict(settings, "cluster-listen", "--cluster-listen <address:port> takes --cluster <url> too");
   }
   if (listen === null) throw conflict(settings, "cluster", "--cluster takes --cluster-listen <address:port> too");
   for (const [name, why] of Object.entries(NOT_IN_CLUSTER)) {
-    if (settings.has(name)) throw conflict(settings, name, `${why}: it takes no --${name}`);
+    const isDefault = settings.get(name)?.text === TABLE.get(name)!.fallback;
+    if (settings.has(name) && !isDefault) throw conflict(settings, name, `${why}: it takes no --${name}`);
   }
   if (folder === ":memory:") {
     throw conflict(settings, "data", "--cluster makes its working copy in a folder: it takes no --data :memory:");
   }
-  return { urls, listen, folder };
+  return { url, listen, folder };
 }
 
 function tlsOf(

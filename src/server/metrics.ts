@@ -162,6 +162,11 @@ const CLUSTER_GAUGES: OwnMetric<[node: ClusterNode]>[] = [
     read: ({ silentMs }) => silentMs / 1000,
   },
   {
+    name: "heartline_cluster_waiting_bytes",
+    help: "Bytes that wait for the next record of the shared log.",
+    read: ({ waitingBytes }) => waitingBytes,
+  },
+  {
     name: "heartline_cluster_snapshots",
     help: "Snapshots that this server has published.",
     read: ({ snapshots }) => snapshots,

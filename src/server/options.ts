@@ -24,9 +24,6 @@ export interface Option<T> {
 /** A TCP port, or the path of a Unix domain socket. */
 export type HttpAddress = { host: string; port: number } | { path: string };
 
-/** Where the log of the cluster is: one or several URLs of one engine, as the user wrote them. With passwords. */
-export type ClusterUrls = string;
-
 const LOG_LEVELS = ["trace", "debug", "info", "warn", "error", "fatal"] as const;
 export type LogLevel = (typeof LOG_LEVELS)[number];
 
@@ -64,7 +61,7 @@ export const OPTIONS = {
     httpAddress,
   ),
   cluster: {
-    ...atStart("<urls>", "none", "shared log of several servers: postgres://… or nats://…", clusterUrls),
+    ...atStart("<url>", "none", "shared log of several servers: postgres://… or nats://…", clusterUrl),
     isSecret: true,
   },
   "cluster-listen": atStart(
@@ -204,11 +201,10 @@ function addresses(text: string): BlockList {
   return list;
 }
 
-/** One or several URLs of one engine. The message has no part of the text, which has a password. */
-function clusterUrls(text: string): ClusterUrls {
-  const schemes = text.split(",").map((url) => /^(postgres(?=ql:|:)|nats(?=:))[a-z]*:\/\/[^\s/\p{Cc}]/u.exec(url)?.[1]);
-  if (schemes[0] !== undefined && schemes.every((scheme) => scheme === schemes[0])) return text;
-  throw new UsageError("takes postgres://<user>:<password>@<host>/<database> or nats://<host>, several with commas");
+/** The engine reads the URL further. The message has no part of it, since it may contain a password. */
+function clusterUrl(text: string): string {
+  if (/^(postgres|postgresql|nats):\/\/[^\s\p{Cc}]+$/u.test(text)) return text;
+  throw new UsageError("takes a URL that begins with postgres:// or nats://");
 }
 
 /** `<address>:<port>` with brackets around IPv6. */

@@ -273,6 +273,7 @@ export class Server {
    */
   async #handOver(ownership: Ownership): Promise<boolean> {
     const { turn, connections } = this.#core;
+    this.#store.ending();
     const write = async (): Promise<void> => {
       await turn.saved();
       for (let waitedMs = 0; waitedMs < LAST_BYTES_MS; waitedMs += TICK_MS) {

@@ -51,6 +51,7 @@ export class Journal implements TurnLog {
   sequence: number;
   bytesWritten = 0;
   readonly syncSeconds = new Histogram();
+  readonly acksWait = false;
   /** No request waits for the disk. */
   readonly isSlow = false;
   readonly waitingBytesMax = Number.MAX_SAFE_INTEGER;

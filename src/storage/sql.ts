@@ -124,8 +124,11 @@ export function upgrades(version: number): string[] {
 /** Settings of a connection, and transactions. */
 export const PRAGMA = {
   writeAheadLog: "PRAGMA journal_mode = WAL",
-  /** For a file that is thrown away when a change fails: nothing is written twice. */
-  noRollback: "PRAGMA journal_mode = OFF",
+  /** For one long transaction while nobody else reads: unlike in the write-ahead log, new pages are written once. */
+  rollbackJournal: "PRAGMA journal_mode = DELETE",
+  /** 64 MiB of pages, and the default. */
+  largeCache: "PRAGMA cache_size = -65536",
+  defaultCache: "PRAGMA cache_size = -2000",
   /** By durability. */
   synchronous: {
     none: "PRAGMA synchronous = OFF",

@@ -100,6 +100,11 @@ export class Store implements ChatStore {
     return this.#journal?.isSlow === true;
   }
 
+  /** Bytes of the entries that are in no record yet: while the log is slow, those of several turns. */
+  get waitingBytes(): number {
+    return this.#record?.entries.length ?? 0;
+  }
+
   newNumber(): number {
     return ++this.#number;
   }
@@ -115,7 +120,7 @@ export class Store implements ChatStore {
   }
 
   acked(user: Account, upTo: number): void {
-    this.#record?.note(JournalEntry.Acked, 0, user.nameBytes, NOTHING, upTo);
+    this.#record?.acked(user, upTo);
   }
 
   requeued(user: string, session: number, received: number, messages: readonly UnackedMessage[]): void {
@@ -230,6 +235,11 @@ export class Store implements ChatStore {
     if (this.#commits.commitIfDue(this.#number)) this.#updateWriteError();
     const journal = this.#journal;
     return !this.#power || journal === null || journal.isSynced || journal.sync();
+  }
+
+  /** The server is about to stop: from now on each turn is recorded with all of its acknowledgements. */
+  ending(): void {
+    if (this.#record !== null) this.#record.acksWait = false;
   }
 
   /** Writes the turn's record; false when the disk has no room for it. */

@@ -19,6 +19,11 @@ export class TurnRecord implements StreamCopy {
   #roomBytes = 0;
   /** The part of them that is reserved for accepted texts. */
   #reservedBytes = 0;
+  /** See `TurnLog.acksWait`. */
+  acksWait: boolean;
+  /** Bytes of acknowledgements in the entries, and whether these have waited for a turn. */
+  #ackBytes = 0;
+  #haveAcksWaited = false;
   /** Entries that wait until there is room. */
   readonly #held = new HeldEntries();
   /** The user and the session whose outbox `appended` copies from. */
@@ -27,6 +32,7 @@ export class TurnRecord implements StreamCopy {
 
   constructor(journal: TurnLog) {
     this.#journal = journal;
+    this.acksWait = journal.acksWait;
     this.measure();
   }
 
@@ -35,10 +41,9 @@ export class TurnRecord implements StreamCopy {
     this.#roomBytes = this.#journal.room;
   }
 
-  /** The log is slow, or too much waits for it: entries, and texts whose entries are added when a turn ends. */
+  /** The log is slow, or too many accepted texts wait for it. */
   get isCongested(): boolean {
-    const { waitingBytesMax, isSlow } = this.#journal;
-    return isSlow || this.#reservedBytes > waitingBytesMax || this.entries.length > waitingBytesMax;
+    return this.#journal.isSlow || this.#reservedBytes > this.#journal.waitingBytesMax;
   }
 
   /** Reserves room for a text of `bytes`; false when neither the journal nor the disk has any. */
@@ -54,6 +59,14 @@ export class TurnRecord implements StreamCopy {
   note(kind: EntryKind, flag: number, user: Uint8Array, other: Uint8Array, n0 = 0, n1 = 0, n2 = 0): void {
     if (this.#roomBytes > 0 && this.#held.size === 0) this.entries.add(kind, flag, user, other, NOTHING, n0, n1, n2);
     else this.#held.hold(kind, flag, user, other, n0, n1, n2);
+  }
+
+  /** The user has all messages up to that number. */
+  acked(user: Account, upTo: number): void {
+    const { entries } = this;
+    const before = entries.length;
+    this.note(JournalEntry.Acked, 0, user.nameBytes, NOTHING, upTo);
+    this.#ackBytes += entries.length - before;
   }
 
   appended(to: Account, session: number, outbox: Outbox): void {
@@ -92,16 +105,25 @@ export class TurnRecord implements StreamCopy {
       const leftBytes = this.#roomBytes - this.#reservedBytes;
       this.#held.release(entries, isLast ? leftBytes + journal.reserveBytes : leftBytes);
     }
-    if (entries.length > 0) {
+    if (entries.length > 0 && (isLast || !this.#mayWait())) {
       try {
         journal.append(entries.bytes, entries.start, entries.length, number);
       } catch {
         return false; // `TurnLog.fault` has the reason.
       }
       entries.restart(journal.region, journal.bodyStart);
+      this.#ackBytes = 0;
+      this.#haveAcksWaited = false;
       if (journal.fault === null) journal.prepare();
     }
     this.#reservedBytes = 0;
+    return true;
+  }
+
+  /** Whether the entries are only acknowledgements that can be in the record of the next turn. */
+  #mayWait(): boolean {
+    if (!this.acksWait || this.entries.length > this.#ackBytes || this.#haveAcksWaited) return false;
+    this.#haveAcksWaited = true;
     return true;
   }
 }

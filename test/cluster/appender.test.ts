@@ -51,6 +51,19 @@ describe("a claim", () => {
     expect(spare.ends).toEqual([]);
   });
 
+  test("that was executed late, before another process has claimed the shard, is refused", async () => {
+    const owner = new ShardOwner();
+    owner.log.outcome = () => "late";
+    const claimed = owner.claim();
+    while (owner.log.late === 0) await later();
+    owner.log.stop();
+    owner.log.executeLate();
+    await new ShardOwner(owner.log.data).claim(OTHER);
+    plan(owner);
+    owner.log.resume();
+    expect(await claimed).toBe(false);
+  });
+
   test("rejects when the engine says that repeating cannot help", async () => {
     const owner = new ShardOwner();
     owner.log.outcome = () => {
@@ -86,6 +99,17 @@ describe("a record of unknown outcome", () => {
     await owner.append("one");
     expect(calls).toHaveLength(4);
     expect(new Set(calls).size).toBe(1);
+  });
+
+  test("that is refused with the expected head, as a stale read would show, is appended again", async () => {
+    const owner = await ShardOwner.claimed();
+    const { append } = owner.log;
+    owner.log.append = async (_shard, expected) => {
+      owner.log.append = append;
+      return { stored: false, head: expected };
+    };
+    await owner.append("one");
+    expect(turns(owner.log.data)).toEqual([[2, "one"]]);
   });
 
   test("that is found in the log is not acknowledged before another write is", async () => {
@@ -222,6 +246,15 @@ describe("the ownership ends, nothing more is written and no promise resolves", 
     expect(owner.ends[0]!.message).toStartWith(
       "the shared log of shard 0 ends with record 1, but record 2 was acknowledged: the engine has lost records; ",
     );
+  });
+
+  test("when the engine has lost records, and does not say more than its refusal", async () => {
+    const owner = await ShardOwner.claimed();
+    await owner.append("one");
+    owner.log.data.lose(1);
+    owner.log.state = () => Promise.reject(new Error("the engine is away"));
+    expect(await resolves(owner.append("two"))).toBe(false);
+    expect(owner.ends).toMatchObject([{ kind: "behind" }]);
   });
 
   test("when the engine has lost the claim, found by a beat", async () => {

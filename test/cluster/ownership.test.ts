@@ -1,5 +1,5 @@
 import { expect, test } from "bun:test";
-import { SILENCE_MS, WATCH_MS, Watch, standBy } from "../../src/cluster/ownership.ts";
+import { SILENCE_MS, WATCH_MS, Watch, isBeatDue, isEngineAway, standBy } from "../../src/cluster/ownership.ts";
 import { ClusterError, type OwnerInfo, type ShardState } from "../../src/cluster/shared-log.ts";
 import { ModelledLog } from "../support/modelled-log.ts";
 
@@ -103,6 +103,13 @@ test("the 3 seconds begin anew after an outage of the engine, which is reported 
   expect(world.happened).toEqual(["away", "back"]);
 });
 
+test("one failed read makes the 3 seconds begin anew", async () => {
+  const world = new World().owned();
+  world.happens = (ms) => void (world.log.isAway = ms === 2_000);
+  await world.standBy();
+  expect(world.claimedMs).toBe(2_000 + WATCH_MS + SILENCE_MS);
+});
+
 test("after an outage the owner that comes back with the engine keeps the shard", async () => {
   const world = new World().owned();
   world.happens = (ms) => {
@@ -167,4 +174,18 @@ test("an error that an operator must solve ends the watch", async () => {
   };
   world.happens = () => void world.engine.signOfLife(1, INFO);
   await expect(world.standBy()).rejects.toThrow("other credentials");
+});
+
+test("a beat is due after a second without a write, and not while one is on its way", () => {
+  const beat = async (): Promise<void> => {};
+  expect(isBeatDue({ waitingSinceMs: null, provenMs: 1_000, beat }, 1_999)).toBe(false);
+  expect(isBeatDue({ waitingSinceMs: null, provenMs: 1_000, beat }, 2_000)).toBe(true);
+  expect(isBeatDue({ waitingSinceMs: 1_500, provenMs: 1_000, beat }, 9_000)).toBe(false);
+});
+
+test("the engine is away when a write has no answer for 2 seconds", () => {
+  const beat = async (): Promise<void> => {};
+  expect(isEngineAway({ waitingSinceMs: null, provenMs: 0, beat }, 9_000)).toBe(false);
+  expect(isEngineAway({ waitingSinceMs: 1_000, provenMs: 0, beat }, 2_999)).toBe(false);
+  expect(isEngineAway({ waitingSinceMs: 1_000, provenMs: 0, beat }, 3_000)).toBe(true);
 });

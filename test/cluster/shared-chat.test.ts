@@ -26,12 +26,12 @@ class Chat {
     owner.pause = () => this.world.later();
   }
 
-  static async begin(users: number): Promise<Chat> {
+  static async begin(users: number, options = " resumable"): Promise<Chat> {
     const chat = new Chat(await ShardOwner.claimed(), users);
     for (let i = 0; i < users; i++) {
       const wire = new Wire({}, chat.world);
       chat.wires.push(wire);
-      wire.say(`login u${i} secret resumable`);
+      wire.say(`login u${i} secret${options}`);
       await chat.later();
       expect(wire.read().at(-1)).toStartWith("ok token");
     }
@@ -112,6 +112,38 @@ describe("a chat on a shared log replies", () => {
   });
 });
 
+test("the acknowledgement of a delivery is in the record of the next message, or in one of the next turn", async () => {
+  const chat = await Chat.begin(2, "");
+  const { owner, wires } = chat;
+  await chat.pass(TICK_MS);
+  const before = owner.log.calls.append;
+  for (let i = 1; i <= 5; i++) {
+    wires[0]!.say(`message u1 ${i}`);
+    await chat.later();
+    expect([wires[0]!.read(), wires[1]!.read()]).toEqual([["ok sent"], [`message u0 ${i}`]]);
+    expect(owner.log.calls.append - before).toBe(i);
+  }
+  await chat.pass(TICK_MS);
+  expect(owner.log.calls.append - before).toBe(6);
+  await chat.pass(10 * TICK_MS);
+  expect(owner.log.calls.append - before).toBe(6);
+});
+
+test("before the server stops, a turn with nothing but an acknowledgement is recorded before it counts as saved", async () => {
+  const chat = await Chat.begin(2, "");
+  const { owner, world, wires } = chat;
+  await chat.pass(TICK_MS);
+  const before = owner.log.calls.append;
+  world.store.ending();
+  let appends = 0;
+  world.begin();
+  wires[0]!.connection.data(Buffer.from("message u1 one\n"));
+  const saved = world.turn.saved().then(() => world.turn.saved());
+  void saved.then(() => (appends = owner.log.calls.append - before));
+  await chat.later();
+  expect(appends).toBe(2);
+});
+
 test("above WAITING_BYTES_MAX of entries no connection is read until an append is over, and all go on after it", async () => {
   const chat = await Chat.begin(8);
   const { owner, wires } = chat;
@@ -133,6 +165,22 @@ test("above WAITING_BYTES_MAX of entries no connection is read until an append i
   const replies = wires.map((wire) => wire.read().filter((line) => !line.startsWith("message ")));
   expect(replies.flat()).toEqual(Array<string>(sent + 1).fill("ok sent"));
   expect(wires.map(({ reading }) => reading)).toEqual(Array<boolean>(8).fill(true));
+});
+
+test("while an append is older than a second no connection is read, and all go on after it", async () => {
+  const chat = await Chat.begin(2);
+  const { owner, wires } = chat;
+  owner.log.stop();
+  wires[0]!.say("message u1 one");
+  await chat.pass(900);
+  wires[0]!.say("message u1 two");
+  expect(wires[0]!.reading).toBe(true);
+  await chat.pass(200);
+  wires[0]!.say("message u1 three");
+  expect(wires[0]!.reading).toBe(false);
+  owner.log.resume();
+  await chat.later();
+  expect([wires[0]!.reading, wires[0]!.read()]).toEqual([true, Array<string>(3).fill("ok sent")]);
 });
 
 describe("an engine that stops for a minute under load", () => {

@@ -112,6 +112,8 @@ describe("the segments of a shared journal", () => {
     expect(journal.old).toEqual({ number: 20, sequence: 3 });
     journal.free(3);
     expect(journal.old).toBeNull();
+    journal.free(journal.sequence);
+    expect(journal.newest).toBe(6);
   });
 
   test("that are old move to the database, whose progress follows", async () => {

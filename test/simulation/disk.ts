@@ -3,6 +3,7 @@ import { openDatabase } from "../../src/storage/database.ts";
 import { Journal } from "../../src/storage/journal.ts";
 import { Recovery, seedOf } from "../../src/storage/recovery.ts";
 import type { Preallocation, Segment, SegmentFolder } from "../../src/storage/segment.ts";
+import type { TurnLog } from "../../src/storage/turn-log.ts";
 import type { Random } from "../support/random.ts";
 import { segmentIn } from "../support/segment.ts";
 
@@ -75,7 +76,7 @@ export class Disk implements SegmentFolder {
   protected committed(): void {}
 
   /** The record is complete. */
-  protected kept(_sequence: number, _body: Buffer): void {}
+  protected kept(_body: Buffer): void {}
 
   /** A recovery is complete, and the journal is opened next. */
   protected recovered(): void {}
@@ -84,9 +85,13 @@ export class Disk implements SegmentFolder {
   protected replace(database: Database): void {
     this.close();
     this.database = this.#watched(database);
+    this.removeFiles();
+    this.refuses = false;
+  }
+
+  protected removeFiles(): void {
     this.#filesAtKill = null;
     this.#files = new Map();
-    this.refuses = false;
   }
 
   names(): string[] {
@@ -138,7 +143,7 @@ export class Disk implements SegmentFolder {
    * Recovery at the start of a server, which may be killed during it and is started again. Returns the journal, and how
    * many records were recovered.
    */
-  start(unixMs: number): { journal: Journal; records: number } {
+  start(unixMs: number): { journal: TurnLog; records: number } {
     if (this.#filesAtKill !== null) this.#files = this.#filesAtKill;
     this.#filesAtKill = null;
     this.isDead = false;
@@ -161,16 +166,20 @@ export class Disk implements SegmentFolder {
     }
     this.recovered();
     const { sequence } = this.database.query<{ sequence: number }, []>("SELECT sequence FROM progress").get()!;
-    return { journal: new DiskJournal(this, sequence, this.#random.between(1, 2)), records };
+    return { journal: this.newJournal(sequence, this.#random.between(1, 2)), records };
+  }
+
+  protected newJournal(sequence: number, segmentsKept: number): TurnLog {
+    return new DiskJournal(this, sequence, segmentsKept);
   }
 
   /** Calls `append` of a journal for a record. The server may be killed within it or after it. */
-  append(append: () => void, sequence: number, body: Buffer): void {
+  append(append: () => void, body: Buffer): void {
     const before = this.killPoint === "torn" ? copied(this.#files) : null;
     append();
     if (this.isDead) return;
     if (before !== null) return this.#tear(before);
-    this.kept(sequence, body);
+    this.kept(body);
     this.recorded();
     this.killAt("recorded");
   }
@@ -203,7 +212,7 @@ class DiskJournal extends Journal {
 
   override append(body: Buffer, start: number, length: number, number: number): void {
     const copy = Buffer.from(body.subarray(start, start + length));
-    this.#disk.append(() => super.append(body, start, length, number), this.sequence + 1, copy);
+    this.#disk.append(() => super.append(body, start, length, number), copy);
   }
 }
 

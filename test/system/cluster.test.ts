@@ -7,10 +7,13 @@ import { join } from "node:path";
 import { ChatClient, type ChatError, type ChatEvent } from "../../src/client/client.ts";
 import { initPostgres } from "../../src/cluster/postgres-log.ts";
 import { PostgresEngine, postgresPrograms } from "../support/postgres-engine.ts";
-import { ServerProcess } from "../support/process.ts";
+import { ServerProcess, runWith } from "../support/process.ts";
 import { freePort } from "../support/free-port.ts";
 
 const LIMIT_MS = 60_000;
+/** Together more than the kernel keeps for a reader. */
+const MESSAGES = 3_000;
+const PADDING = "x".repeat(3_000);
 
 /** A server of the cluster, and what it says of itself. */
 class ClusterServer {
@@ -18,11 +21,12 @@ class ClusterServer {
   readonly #http = freePort();
   port = 0;
 
-  constructor(url: string, credentials = USERS) {
-    const environment = { HEARTLINE_CLUSTER: url };
+  constructor(url: string, credentials = USERS, data?: string) {
+    const environment = { HEARTLINE_CLUSTER: url, HEARTLINE_OUTBOX_SIZE: String(64 << 20) };
     const ports = ["--port", "0", "--cluster-listen", "127.0.0.1:0", "--http", String(this.#http)];
+    const folder = data === undefined ? [] : ["--data", data];
     const service = { sockets: [], environment };
-    this.process = new ServerProcess(service, "--host", "127.0.0.1", "--credentials", credentials, ...ports);
+    this.process = new ServerProcess(service, "--host", "127.0.0.1", "--credentials", credentials, ...ports, ...folder);
   }
 
   async start(): Promise<this> {
@@ -134,6 +138,52 @@ class Conversation {
   }
 }
 
+/** A connection as `nc` has it. */
+class PlainClient {
+  #text = "";
+  readonly #socket;
+  readonly closed: Promise<unknown>;
+
+  constructor(port: number) {
+    this.#socket = connect(port, "127.0.0.1");
+    this.#socket.on("data", (chunk) => void (this.#text += String(chunk)));
+    this.#socket.on("error", () => {});
+    this.closed = new Promise((resolve) => this.#socket.on("close", resolve));
+  }
+
+  /** Reads nothing, so that the buffers of the kernel become full. */
+  pause(): void {
+    this.#socket.pause();
+  }
+
+  resume(): void {
+    this.#socket.resume();
+  }
+
+  write(line: string): void {
+    this.#socket.write(line);
+  }
+
+  count(pattern: RegExp): number {
+    return this.#text.match(pattern)?.length ?? 0;
+  }
+
+  /** The texts of all messages. */
+  texts(): string[] {
+    return [...this.#text.matchAll(/^(?:message alice|stored alice \d+) (.*)\n/gm)].map(([, text]) => text!);
+  }
+
+  async login(user: string): Promise<void> {
+    await this.ask(`login ${user} secret`);
+  }
+
+  async ask(line: string): Promise<void> {
+    const before = this.count(/^ok/gm);
+    this.write(`${line}\n`);
+    while (this.count(/^ok/gm) === before) await Bun.sleep(5);
+  }
+}
+
 /** The lines that a new connection receives until it is closed by the server. */
 async function linesOf(port: number): Promise<string> {
   const { promise, resolve } = Promise.withResolvers<string>();
@@ -223,6 +273,33 @@ describe.skipIf(postgresPrograms === null)("two servers over PostgreSQL", () => 
   );
 
   test(
+    "what a plain session has received before the handover does not come again, and the rest does",
+    async () => {
+      const [owner, spare] = [await start(), await start()];
+      await owner.is("ready");
+      const bob = new PlainClient(owner.port);
+      await bob.login("bob");
+      const alice = new PlainClient(owner.port);
+      await alice.login("alice");
+      bob.pause();
+      for (let i = 0; i < MESSAGES; i++) alice.write(`message bob ${i} ${PADDING}\n`);
+      while (alice.count(/^ok sent$/gm) < MESSAGES) await Bun.sleep(5);
+      owner.process.kill("SIGTERM");
+      await owner.process.logs(/"event":"stopping"/);
+      bob.resume(); // He takes the rest while the server waits for the last bytes.
+      await spare.is("ready");
+      const later = new PlainClient(spare.port);
+      await later.login("bob");
+      await bob.closed;
+      const texts = (): string[] => [...bob.texts(), ...later.texts()];
+      while (texts().length < MESSAGES) await Bun.sleep(5);
+      await later.ask("online");
+      expect(texts()).toEqual(texts().map((_, i) => `${i} ${PADDING}`));
+    },
+    LIMIT_MS,
+  );
+
+  test(
     "an owner that was paused for 10 seconds answers nothing when it wakes, and exits with one line",
     async () => {
       const { owner, spare, conversation } = await pair();
@@ -280,6 +357,53 @@ describe.skipIf(postgresPrograms === null)("two servers over PostgreSQL", () => 
       expect(performance.now() - beganMs).toBeLessThan(15_000);
       expect(owner.process.stderr).toContain("requests without a reply are not stored");
       await engine.restart();
+    },
+    LIMIT_MS,
+  );
+
+  test(
+    "new users work after SIGHUP at the owner, and at a spare that takes over, without a warning",
+    async () => {
+      const users = join(folder, "growing.txt");
+      writeFileSync(users, "alice secret\n");
+      const owner = await new ClusterServer(url, users).start();
+      await owner.is("ready");
+      const spare = await new ClusterServer(url, users).start();
+      writeFileSync(users, "alice secret\ndave secret\n");
+      owner.process.kill("SIGHUP");
+      await owner.process.logs(/configuration and credentials reloaded/);
+      await new PlainClient(owner.port).login("dave");
+      await Bun.sleep(2_000); // The spare sees the change.
+      owner.process.kill("SIGTERM");
+      await spare.is("ready");
+      await new PlainClient(spare.port).login("dave");
+      expect(spare.process.stderr).not.toContain("other users or passwords");
+    },
+    LIMIT_MS,
+  );
+
+  test(
+    "check reads the state of the log, and ctl shows it at the owner and at a spare",
+    async () => {
+      const data = [join(folder, "first"), join(folder, "second")];
+      const owner = await new ClusterServer(url, USERS, data[0]).start();
+      await owner.is("ready");
+      await new ClusterServer(url, USERS, data[1]).start();
+      const ask = async (...args: string[]): Promise<string> => {
+        const { out, err, code } = await runWith({ env: { HEARTLINE_CLUSTER: url } }, "src/main.ts", ...args);
+        expect([err, code]).toEqual(["", 0]);
+        return out;
+      };
+      const listen = ["--cluster-listen", "127.0.0.1:0"];
+      const found = await ask("check", ...listen, "--credentials", USERS);
+      expect(found).toMatch(
+        /^ok: cluster: PostgreSQL .*; the shard has the owner 127\.0\.0\.1:\d+.*last record is 1$/m,
+      );
+      for (const folder of data)
+        expect(await ask("ctl", "cluster", "--data", folder)).toMatch(/^0 +127\.0\.0\.1:\d+ /m);
+      expect(await ask("ctl", "cluster", "--data", data[1]!)).toContain("this server: spare");
+      const { err, code } = await runWith({}, "src/main.ts", "ctl", "who", "--data", data[1]!);
+      expect([err, code]).toEqual(["heartline: the server is busy: spare; nothing was done\n", 1]);
     },
     LIMIT_MS,
   );
