@@ -63,7 +63,7 @@ export function translate(error: unknown, stream: string): Error {
   }
   if (name === "JetStreamNotEnabled") return new Unserved(`NATS has no leader for the stream ${stream}`);
   if (name === "TimeoutError") return new Error("NATS did not answer in time");
-  return new Error(`NATS failed: ${oneLine(error)}`);
+  return new Error(`NATS: ${oneLine(error)}`);
 }
 
 /** The error of the first connection. */
