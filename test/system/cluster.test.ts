@@ -8,6 +8,7 @@ import { ChatClient, type ChatError, type ChatEvent } from "../../src/client/cli
 import { initLog } from "../../src/cluster/open-log.ts";
 import { NatsEngine, hasNats } from "../support/nats-engine.ts";
 import { PostgresEngine, postgresPrograms } from "../support/postgres-engine.ts";
+import { NotifySocket, hasSockets } from "../support/sockets.ts";
 import { ServerProcess, runWith } from "../support/process.ts";
 import { freePort } from "../support/free-port.ts";
 
@@ -22,8 +23,16 @@ class ClusterServer {
   readonly #http = freePort();
   port = 0;
 
-  constructor(url: string, credentials = USERS, data?: string) {
-    const environment = { HEARTLINE_CLUSTER: url, HEARTLINE_OUTBOX_SIZE: String(64 << 20) };
+  constructor(
+    url: string,
+    credentials = USERS,
+    { data, variables = {} }: { data?: string; variables?: Record<string, string> } = {},
+  ) {
+    const environment = {
+      ...variables,
+      HEARTLINE_CLUSTER: url,
+      HEARTLINE_OUTBOX_SIZE: String(64 << 20),
+    };
     const ports = ["--port", "0", "--cluster-listen", "127.0.0.1:0", "--http", String(this.#http)];
     const folder = data === undefined ? [] : ["--data", data];
     const service = { sockets: [], environment };
@@ -427,9 +436,9 @@ for (const { name, isInstalled, start: startEngine, closeAll } of [POSTGRES, NAT
       "check reads the state of the log, and ctl shows it at the owner and at a spare",
       async () => {
         const data = [join(folder, "first"), join(folder, "second")];
-        const owner = await new ClusterServer(url, USERS, data[0]).start();
+        const owner = await new ClusterServer(url, USERS, { data: data[0] }).start();
         await owner.is("ready");
-        await new ClusterServer(url, USERS, data[1]).start();
+        await new ClusterServer(url, USERS, { data: data[1] }).start();
         const ask = async (...args: string[]): Promise<string> => {
           const { out, err, code } = await runWith({ env: { HEARTLINE_CLUSTER: url } }, "src/main.ts", ...args);
           expect([err, code]).toEqual(["", 0]);
@@ -444,6 +453,20 @@ for (const { name, isInstalled, start: startEngine, closeAll } of [POSTGRES, NAT
         expect(await ask("ctl", "cluster", "--data", data[1]!)).toContain("this server: spare");
         const { err, code } = await runWith({}, "src/main.ts", "ctl", "who", "--data", data[1]!);
         expect([err, code]).toEqual(["heartline: the server is busy: spare; nothing was done\n", 1]);
+      },
+      LIMIT_MS,
+    );
+
+    test.skipIf(!hasSockets)(
+      "a spare is started for its service manager, and the status says what it is",
+      async () => {
+        await (await start()).is("ready");
+        const manager = new NotifySocket(join(folder, `notify-${name.length}`));
+        const spare = new ClusterServer(url, USERS, { variables: { NOTIFY_SOCKET: manager.name } });
+        expect(await manager.until(/^STATUS=spare/)).toContain("READY=1");
+        spare.process.kill("SIGTERM");
+        expect(await spare.process.exits()).toBe(0);
+        manager.close();
       },
       LIMIT_MS,
     );
