@@ -200,7 +200,7 @@ export class ClusterNode implements Ownership {
   async #compare({ address, credentials }: OwnerInfo): Promise<void> {
     const isFirst = !this.#isCompared;
     this.#isCompared = true;
-    if (!isFirst) await this.#readCredentials();
+    if (credentials !== this.#fingerprint) await this.#readCredentials(); // The file may have changed meanwhile.
     if (credentials === this.#fingerprint) return;
     const what = `the owner ${address} has other users or passwords than this server`;
     const advice = "give all servers of the cluster the same credentials file";

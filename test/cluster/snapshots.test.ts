@@ -108,6 +108,7 @@ class Owner {
       this.store.acked(bob, upTo);
       this.store.drop("bob", upTo, 1000);
     }
+    while (this.store.isBusy) await later(); // Nothing is compacted while SQLite's log is copied.
     await this.turn(100);
     this.store.commit();
   }
