@@ -28,10 +28,11 @@ export function parseNatsUrl(url: string): NatsUrl {
   return { servers: hosts.split(",").map(server), user: decoded(user), password: decoded(password), cluster };
 }
 
-function server(text: string): string {
+function server(text: string, index: number): string {
   const [, host, port = `${PORT_DEFAULT}`] = SERVER_SHAPE.exec(text) ?? [];
+  // Without the hosts, the login is in their place: it is not quoted.
   if (host === undefined || Number(port) < 1 || Number(port) > 65_535)
-    throw invalid(`${JSON.stringify(text)} is not an address of a server`);
+    throw invalid(`server ${index + 1} of the list is not a host with a port`);
   return `${host}:${port}`;
 }
 

@@ -35,6 +35,8 @@ describe("an invalid URL is one line without the password, and exit code 1:", ()
     ["postgres://u:hidden@127.0.0.1/%db", form],
     ["postgres://u:hidden%@127.0.0.1/db", form],
     ["postgres://u:hidden@127.0.0.1/db?sslmode=maybe", "invalid URL of PostgreSQL: 'sslmode' must be one of: disable,"],
+    ["nats://u:hidden/name", "invalid NATS address: server 1 of the list is not a host with a port"],
+    ["nats://127.0.0.1:4222,u:hidden/name", "invalid NATS address: server 2 of the list is not a host with a port"],
   ])("%s", async (url, reason) => {
     const { out, err, code } = await cluster("init", url);
     expect({ out, code }).toEqual({ out: "", code: 1 });
