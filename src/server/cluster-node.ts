@@ -155,7 +155,8 @@ export class ClusterNode implements Ownership {
       failed: ({ message }) =>
         log.error({ event: "snapshot_failed" }, `no snapshot: ${message}; the shared log grows until one succeeds`),
     });
-    this.#backup = new ShardBackup(this.#sharedLog, SHARD, this.#snapshots, database.filename);
+    const acknowledged = (): number => appender.head;
+    this.#backup = new ShardBackup(this.#sharedLog, SHARD, this.#snapshots, database.filename, acknowledged);
     this.#store = new Store(database, journal, true, undefined, data);
     return this.#store;
   }
