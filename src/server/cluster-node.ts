@@ -12,7 +12,7 @@ import { ClusterError, type OpenLog, type OwnerInfo, type ShardState, type Share
 import { ShardBackup } from "../cluster/shard-backup.ts";
 import { SharedJournal } from "../cluster/shared-journal.ts";
 import { Snapshots } from "../cluster/snapshots.ts";
-import { type TakenOver, takeOver } from "../cluster/takeover.ts";
+import { type TakenOver, checkLastRecord, takeOver } from "../cluster/takeover.ts";
 import type { Logger } from "../runtime/log.ts";
 import { DataFolder } from "../storage/data-folder.ts";
 import { StoreError } from "../storage/database.ts";
@@ -86,9 +86,11 @@ export class ClusterNode implements Ownership {
     const sharedLog = await open(url);
     for (const warning of sharedLog.warnings) options.log.warn({ event: "config_warning" }, warning);
     checkShards(sharedLog);
-    await sharedLog.state(SHARD).catch((error: unknown) => {
+    try {
+      await checkLastRecord(sharedLog, SHARD, await sharedLog.state(SHARD));
+    } catch (error) {
       if (error instanceof ClusterError) throw error; // Otherwise the engine may come back: that is logged.
-    });
+    }
     return new ClusterNode(sharedLog, new ClusterPort(listen), new WorkingFolder(folder), fingerprint, options);
   }
 
@@ -105,10 +107,11 @@ export class ClusterNode implements Ownership {
       { event: "spare", address, engine: this.engine },
       "spare: takes over when the owner of the shard is silent",
     );
-    const claim = async ({ head }: ShardState): Promise<Appender | null> => {
+    const claim = async (state: ShardState): Promise<Appender | null> => {
+      await checkLastRecord(this.#sharedLog, SHARD, state);
       await this.#readCredentials();
       const appender = new Appender({ log: this.#sharedLog, shard: SHARD, ended: this.#end });
-      return (await appender.claim(head, this.#info)) ? appender : null;
+      return (await appender.claim(state.head, this.#info)) ? appender : null;
     };
     const events = {
       state: (state: ShardState) => this.#noteState(state),

@@ -120,6 +120,20 @@ test("a spare is released without touching the shard", async () => {
   expect(ownerOf(engine)!.address).not.toBe("");
 });
 
+test("a process that cannot read the last record is refused at its start and at a claim, and appends nothing", async () => {
+  const engine = new ModelledEngine();
+  const owner = await new Node(engine).open();
+  await owner.own();
+  const spare = await new Node(engine).open();
+  const owned = spare.own();
+  (engine.records() as Map<number, Uint8Array>).get(1)![0] = 9; // As if the owner had a newer version.
+  await expect(new Node(engine).open()).rejects.toThrow("the shared log has a record of format 9");
+  await owner.node.release();
+  await expect(owned).rejects.toThrow("the shared log has a record of format 9");
+  await expect(owned).rejects.toBeInstanceOf(ClusterError);
+  expect(engine.shards[0]).toMatchObject({ head: 1, epoch: 1 });
+});
+
 test("a spare that starts with other users than the living owner is refused, and appends nothing", async () => {
   const engine = new ModelledEngine();
   const owner = await new Node(engine).open();
