@@ -207,6 +207,8 @@ export class Session {
   /** Private messages that were accepted from its user, and that were appended to its outbox. */
   messagesIn = 0;
   messagesOut = 0;
+  /** The user of its last message; null before the first one. */
+  recipient: Account | null = null;
   /** Null while the session is online. */
   endReason: GoodbyeReason | LeftReason | null = null;
   endedUnixMs = 0;
