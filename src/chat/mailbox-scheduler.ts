@@ -6,6 +6,8 @@ import type { ChatStore } from "./store.ts";
 
 /** Each visit to a user counts as at least this many bytes, since each costs the store a write. */
 const VISIT_BYTES_MIN = 256;
+/** A delivery that has nothing to move counts as this many bytes: the look at it costs the store nothing. */
+const LOOK_BYTES = 8;
 
 /**
  * Decides when messages move to and from mailboxes, a bounded number of bytes in each turn, so that no turn is long.
@@ -241,7 +243,7 @@ export class MailboxScheduler {
         if (bytesLeft <= 0) return false;
         const bytes = this.#mailbox.spill(delivery, upTo, bytesLeft);
         if (bytes >= bytesLeft) return false; // There may be more of this delivery.
-        bytesLeft -= Math.max(VISIT_BYTES_MIN, bytes);
+        bytesLeft -= Math.max(LOOK_BYTES, bytes);
       }
     }
     this.#next = 0;

@@ -152,6 +152,17 @@ test("compaction visits many sessions over several turns, although none holds a 
   expect(Math.max(...counts)).toBeLessThan(150);
 });
 
+test("compaction looks at hundreds of sessions in one turn when none has anything to move", () => {
+  const names = Array.from({ length: 300 }, (_, i) => `u${i}`);
+  const world = new World(names);
+  world.online(...names);
+  let turns = 0;
+  let isMoved = false;
+  compactOnce(world, () => void (isMoved = true));
+  for (; !isMoved; turns++) nextTurn(world);
+  expect(turns).toBe(1);
+});
+
 test("sessions that end at once share the bytes that may be moved in a turn", () => {
   const names = Array.from({ length: 20 }, (_, i) => `u${i}`);
   const world = new World(["alice", ...names]);
