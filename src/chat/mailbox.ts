@@ -70,7 +70,6 @@ export class Mailbox {
     session.receivedNumber = Number.MAX_SAFE_INTEGER;
     delivery.deliveredUnacked += countNew(account, messages);
     const spilledUpTo = messages.at(-1)?.number ?? delivery.spilledUpTo;
-    outbox.spill(delivery.spilledUpTo, spilledUpTo);
     delivery.spilledUpTo = spilledUpTo;
     delivery.deliveredUpTo = Math.max(delivery.deliveredUpTo, spilledUpTo);
     return messages.reduce((sum, { bytes }) => sum + Math.max(MOVED_BYTES_MIN, bytes), MOVED_BYTES_MIN);

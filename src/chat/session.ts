@@ -191,7 +191,7 @@ export class Session {
   badLines = 0;
   /** Position in the client's stream up to which requests were acted on. */
   received = 0;
-  /** The store has that position until it asks for messages above this number; see `ChatStore.received`. */
+  /** The store has that position until it asks for messages up to this number; see `ChatStore.received`. */
   receivedNumber = Number.MAX_SAFE_INTEGER;
   /** Wheel time at which the client last acknowledged, or had at most `ACK_BYTES_MAX` to acknowledge. */
   lastAckMs = Number.NEGATIVE_INFINITY;

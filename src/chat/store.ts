@@ -86,9 +86,9 @@ export interface ChatStore {
   /** `proof` lets a login with the session's token skip the hash of the password; empty when nothing is needed. */
   sessionBegan(session: KnownSession, proof: Uint8Array): void;
   /**
-   * The requests of a session were acted on up to that position. A full disk and a crash may lose this event. Returns the
-   * highest message number that was given out: the store has the position until `compact` asks for higher ones; 0 when
-   * it has it only after the end of a write error.
+   * The requests of a session were acted on up to that position. A full disk and a crash may lose this event. Returns
+   * the highest message number that was given out: the store has the position until `compact` asks for messages up to
+   * this number or a higher one. Returns 0 when the position waits for room.
    */
   received(session: number, position: number): number;
   /** The session has ended. Its unacknowledged messages follow with `requeued`. */
