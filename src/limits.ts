@@ -187,6 +187,18 @@ export const SOCKET_PATH_BYTES_MAX = 107;
 /** Bytes of a notice, and of the words after `goodbye kicked`. */
 export const OPERATOR_TEXT_BYTES_MAX = 1024;
 
+/**
+ * The shared log of a cluster. An owner gives output only when the last write that proves its ownership began within
+ * OWNERSHIP_PROVEN_MS; a spare waits longer than that. Pauses between the repetitions of a write grow between these
+ * limits. No request is read while an append lasts longer than APPEND_SLOW_MS, or while more than WAITING_BYTES_MAX of
+ * entries wait for the end of one.
+ */
+export const OWNERSHIP_PROVEN_MS = 2_000;
+export const APPEND_PAUSE_MIN_MS = 20;
+export const APPEND_PAUSE_MAX_MS = 500;
+export const APPEND_SLOW_MS = 1_000;
+export const WAITING_BYTES_MAX = 1 << 20;
+
 /** Bytes of a journal segment. A longer record gets a segment of its own. */
 export const JOURNAL_SEGMENT_BYTES = 16 << 20;
 /** Segments in use. What is unacknowledged in older ones moves to the mailbox, and they are used again. */
@@ -207,6 +219,13 @@ export const BACKUP_ROOM_BYTES = 64 << 20;
  * 256 MiB each commit would try to copy it, and hold the event loop.
  */
 export const BACKUP_WAL_BYTES_MAX = 192 << 20;
+
+/** A snapshot of a shard is due when the log since the last one has more bytes than this and than the database. */
+export const SNAPSHOT_LOG_BYTES_MIN = 64 << 20;
+/** A part of a snapshot, which the event loop handles at a time. */
+export const SNAPSHOT_PART_BYTES = 256 << 10;
+/** After a snapshot that failed, the next try comes this much later. */
+export const SNAPSHOT_RETRY_MS = 30_000;
 /** The interval of attempts after the disk has refused; without a journal, of commits. */
 export const STORE_RETRY_MS = 1024;
 

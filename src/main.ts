@@ -14,6 +14,7 @@ const USAGE = `Usage: ${typed()} <command> [options]
   check            examines the configuration, credentials, certificate and data folder of serve
   passwd           adds a user to a credentials file, or changes a password
   ctl              controls a running server: who is online, kick, ban, back up, drain
+  cluster          creates the log that the servers of a cluster share
   bench            measures a server on this machine
   version          prints the version
   help             prints this page
@@ -26,6 +27,7 @@ const PROGRAMS: Record<string, () => Promise<{ main: (args: string[]) => Promise
   check: () => import("./server/check.ts"),
   passwd: () => import("./auth/passwd.ts"),
   ctl: () => import("./ctl/main.ts"),
+  cluster: () => import("./cluster/main.ts"),
   bench: () => import("../bench/load/main.ts"),
 };
 

@@ -5,5 +5,6 @@
 export const WORKERS = {
   hash: new URL("./auth/hash-worker.ts", import.meta.url),
   backup: new URL("./storage/backup-worker.ts", import.meta.url),
+  snapshot: new URL("./cluster/snapshot-worker.ts", import.meta.url),
   walCheckpoint: new URL("./storage/wal-checkpoint-worker.ts", import.meta.url),
 };

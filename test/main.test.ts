@@ -18,6 +18,7 @@ test.each([
   ["chat", "options"],
   ["passwd", "options"],
   ["ctl", "commands"],
+  ["cluster", "options"],
 ])("after an invalid command line %s names the command that prints its help", async (name, what) => {
   const hint = name === "check" ? "serve" : name;
   const err = `heartline: unknown option '--wat' (${PROGRAM} help ${hint} lists the ${what})\n`;
@@ -35,16 +36,19 @@ test("an unknown command is reported with its name and exit code 2", async () =>
 test.each(["help", "--help", "-h"])("%s lists every command", async (word) => {
   const { out, err, code } = await heartline(word);
   expect({ err, code }).toEqual({ err: "", code: 0 });
-  for (const command of ["serve", "chat", "check", "passwd", "bench", "version", "help"])
+  for (const command of ["serve", "chat", "check", "passwd", "ctl", "cluster", "bench", "version", "help"])
     expect(out).toContain(`\n  ${command} `);
 });
 
-test.each(["serve", "chat", "check", "passwd", "bench"])("help %s prints what %s --help prints", async (command) => {
-  const page = await heartline(command, "--help");
-  expect(page).toMatchObject({ err: "", code: 0 });
-  expect(page.out).toStartWith(`Usage: ${PROGRAM} ${command} `);
-  expect(await heartline("help", command)).toEqual(page);
-});
+test.each(["serve", "chat", "check", "passwd", "ctl", "cluster", "bench"])(
+  "help %s prints what %s --help prints",
+  async (command) => {
+    const page = await heartline(command, "--help");
+    expect(page).toMatchObject({ err: "", code: 0 });
+    expect(page.out).toStartWith(`Usage: ${PROGRAM} ${command} `);
+    expect(await heartline("help", command)).toEqual(page);
+  },
+);
 
 test.each(["version", "--version"])("%s prints the version in package.json", async (word) => {
   expect(await heartline(word)).toEqual({ out: `heartline ${version}\n`, err: "", code: 0 });

@@ -60,7 +60,8 @@ interface AdminCommand {
   isChange: boolean;
 }
 
-export const ADMIN_COMMANDS: Record<Exclude<AdminVerb, "help">, AdminCommand> = {
+/** The commands that need a server that serves clients. */
+export const ADMIN_COMMANDS: Record<Exclude<AdminVerb, "help" | "cluster">, AdminCommand> = {
   who: { run: who, isChange: false },
   user: { run: user, isChange: false },
   kick: { run: kickUser, isChange: true },
@@ -77,6 +78,15 @@ export const ADMIN_COMMANDS: Record<Exclude<AdminVerb, "help">, AdminCommand> = 
 
 /** The lines of `help`. It needs no server, so it works during recovery too. */
 export const HELP_LINES = Object.values(ADMIN_SHAPES).map(({ usage, help }) => `${usage}: ${help}`);
+
+/** What this process knows of its cluster, as the lines of `cluster`: docs/operating.md, Administration. */
+export type ClusterLines = () => readonly string[];
+
+/** The lines of `cluster`, which needs no server either. Null: the server is not in a cluster. */
+export function clusterLines(lines: ClusterLines | null): readonly string[] {
+  if (lines === null) throw new AdminError("failed", "this server keeps its own journal: it is not in a cluster");
+  return lines();
+}
 
 async function who({ chat }: Administered, _request: AdminRequest, reply: Reply): Promise<string> {
   let count = 0;

@@ -5,8 +5,16 @@ import { ADMIN_SHAPES, type AdminRequest, parseAdminRequest } from "../protocol/
 import { LineReader } from "../protocol/line-reader.ts";
 import { Outbox } from "../stream/outbox.ts";
 import { SocketWriter } from "../stream/socket-writer.ts";
-import type { LoopTurn, Sink, Turn } from "../stream/turn.ts";
-import { ADMIN_COMMANDS, AdminError, type Administered, HELP_LINES, type Reply } from "./commands.ts";
+import type { Sink, Turn } from "../stream/turn.ts";
+import {
+  ADMIN_COMMANDS,
+  AdminError,
+  type Administered,
+  HELP_LINES,
+  type ClusterLines,
+  type Reply,
+  clusterLines,
+} from "./commands.ts";
 
 export type AdminSocket = Socket<AdminConnection | null>;
 
@@ -21,6 +29,8 @@ export interface AdminContext {
   /** Resolves in a later turn, in each turn for one command: all together hold the event loop no longer than one. */
   nextTurn(): Promise<void>;
   readonly report: (error: unknown) => void;
+  /** Null for a server that is not in a cluster. */
+  readonly cluster: ClusterLines | null;
   /** A command has changed something. */
   readonly done: (request: AdminRequest) => void;
 }
@@ -138,15 +148,16 @@ export class AdminConnection implements Sink, Reply {
     if (request === "unknown_command") throw new AdminError(request, "help lists the commands");
     if (request === "bad_request") throw new AdminError(request, usageFor(line));
     const { verb } = request;
-    if (verb === "help") {
-      for (const help of HELP_LINES) this.line(help);
+    if (verb === "help" || verb === "cluster") {
+      const lines = verb === "help" ? HELP_LINES : clusterLines(this.#context.cluster);
+      for (const line of lines) this.line(line);
       return "";
     }
     const server = this.#beginSlice();
     const { run, isChange } = ADMIN_COMMANDS[verb];
     const words = await run(server, request, this);
     if (!isChange) return words;
-    await saved(server.turn);
+    await server.turn.saved();
     this.#context.done(request);
     return words;
   }
@@ -198,13 +209,6 @@ function usageFor(line: string): string {
   return Object.hasOwn(ADMIN_SHAPES, verb)
     ? ADMIN_SHAPES[verb as keyof typeof ADMIN_SHAPES].usage
     : "the line is empty";
-}
-
-/** Resolves when everything that happened in this turn is durable. */
-function saved(turn: LoopTurn): Promise<void> {
-  return new Promise((resolve) => {
-    turn.markDirty({ dirty: false, end: 0, committing: 0, durable: 0, sink: { flush: resolve } });
-  });
 }
 
 export const TOO_MANY = encode("err busy too many connections\n");

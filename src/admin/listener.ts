@@ -5,7 +5,7 @@ import { listenAtPath } from "../net/unix-socket.ts";
 import type { AdminRequest } from "../protocol/admin.ts";
 import { LoopTurn } from "../stream/turn.ts";
 import { AdminConnection, type AdminContext, TOO_MANY } from "./connection.ts";
-import type { Administered } from "./commands.ts";
+import type { Administered, ClusterLines } from "./commands.ts";
 
 /** Only the user of the server may connect. */
 const SOCKET_MODE = 0o600;
@@ -14,6 +14,8 @@ export interface AdminOptions {
   /** Why commands cannot use the server at the moment, in words for people; null when they can. */
   obstacle?: () => string | null;
   report: (error: unknown) => void;
+  /** Null or missing for a server that is not in a cluster. */
+  cluster?: ClusterLines | null;
   /** A command has changed something; for the log. */
   done?: (request: AdminRequest) => void;
   idleMs?: number;
@@ -28,6 +30,7 @@ export class AdminListener implements AdminContext {
   readonly idleMs: number;
   readonly report: (error: unknown) => void;
   readonly done: (request: AdminRequest) => void;
+  readonly cluster: ClusterLines | null;
   readonly #path: string;
   readonly #obstacle: () => string | null;
   #server: Administered | null = null;
@@ -37,11 +40,12 @@ export class AdminListener implements AdminContext {
   readonly #waiting: (() => void)[] = [];
 
   constructor(path: string, options: AdminOptions) {
-    const { obstacle = () => null, report, done = () => {}, idleMs = ADMIN_IDLE_MS } = options;
+    const { obstacle = () => null, report, cluster = null, done = () => {}, idleMs = ADMIN_IDLE_MS } = options;
     this.#path = path;
     this.#obstacle = obstacle;
     this.report = report;
     this.done = done;
+    this.cluster = cluster;
     this.idleMs = idleMs;
     this.turn = new LoopTurn({ failed: report });
   }

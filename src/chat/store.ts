@@ -66,6 +66,8 @@ export interface ChatStore {
   accepts(bytes: number): boolean;
   /** The same for what continues during a write error while there is room. */
   hasRoom(bytes: number): boolean;
+  /** True while no request should be accepted: too much waits to become durable, or has waited for too long. */
+  readonly isCongested: boolean;
   /** True while moves to and from mailboxes that no client waits for should be deferred. */
   readonly isBusy: boolean;
   /** A number above all numbers that were given out before, also by earlier runs. */

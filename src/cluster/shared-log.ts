@@ -50,7 +50,9 @@ export interface SharedLog {
   readonly engine: string;
   /** Number of shards of the cluster. */
   readonly shards: number;
-  /** The most bytes of one record. */
+  /** What an operator should change at the engine, one line each; known when the log is open. */
+  readonly warnings: readonly string[];
+  /** The most bytes of one record; a longer one is a ClusterError. */
   readonly recordBytesMax: number;
 
   /** Reads the state of a shard, from the server that accepts writes. */
@@ -59,7 +61,7 @@ export interface SharedLog {
   /**
    * Appends a record as number expected + 1 if the last record is number `expected`, and resolves when the engine's
    * acknowledgement promises that it is durable. Repeating the call with the same values is harmless, whatever became
-   * of the earlier calls: a record that is there already is refused.
+   * of the earlier calls: a record that is there already is refused. The bytes must not change until it settles.
    */
   append(shard: number, expected: number, record: Uint8Array): Promise<AppendResult>;
 
@@ -70,21 +72,28 @@ export interface SharedLog {
   beat(shard: number, epoch: number, info: OwnerInfo): Promise<boolean>;
 
   /**
-   * Records `from` and on, in order without a gap, up to record `upTo`, which exists. Rejects with ClusterError when one
-   * of them is missing: it was trimmed, or the engine has lost it.
+   * Records `from` and on, in order without a gap, up to record `upTo`, which exists. Rejects with ClusterError when
+   * one of them is missing: it was trimmed, and then the current snapshot is newer, or the engine has lost it.
    */
   read(shard: number, from: number, upTo: number): AsyncIterable<{ sequence: number; record: Uint8Array }>;
 
   /**
    * Stores the parts, and makes them the current snapshot in one step if `label` is newer than the current one and
-   * `label.epoch` is the newest epoch; false when it is not. Each part has at most `recordBytesMax` bytes.
+   * `label.epoch` is the newest epoch; false when it is not. When it is the current one already, the result is true and
+   * nothing changes. Each part has at most `recordBytesMax` bytes.
    */
   publishSnapshot(shard: number, label: SnapshotLabel, parts: AsyncIterable<Uint8Array>): Promise<boolean>;
 
-  /** The current snapshot; null without one. The parts are checked: their count, order and checksums. */
+  /**
+   * The current snapshot; null without one. The parts are checked: their count, order and checksums. One that is
+   * missing or damaged is a ClusterError: it was trimmed, and then the current snapshot is newer, or it is lost.
+   */
   snapshot(shard: number): Promise<{ label: SnapshotLabel; parts: AsyncIterable<Uint8Array> } | null>;
 
-  /** Deletes, in batches, records that the current snapshot contains, and parts of other snapshots than that one. */
+  /**
+   * Deletes, in batches, records that the current snapshot contains, and parts of older snapshots. A deposed owner may
+   * call it late: it leaves the parts that the next owner is uploading.
+   */
   trim(shard: number): Promise<void>;
 
   close(): Promise<void>;

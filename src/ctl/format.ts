@@ -62,6 +62,10 @@ export const FORMATS: Record<Exclude<AdminVerb, "help">, Format> = {
     (_user, _words, { number }) =>
       `the server ends its sessions ${number === null ? "" : `over ${count(number, "second")} `}and stops`,
   ),
+  cluster: {
+    text: (_request, { lines }) => clusterText(clusterOf(lines)),
+    json: (_request, { lines }) => clusterOf(lines),
+  },
   backup: done((_user, _words, { text }) => `backed up to ${Buffer.from(text, "latin1").toString()}`),
 };
 
@@ -183,6 +187,52 @@ function userText(row: UserRow): string {
   if (blocks.length > 0) facts.push(["blocks", blocks.toSorted().join(", ")]);
   if (blocked_by.length > 0) facts.push(["blocked by", blocked_by.toSorted().join(", ")]);
   return table([], facts).join("\n");
+}
+
+interface ClusterView {
+  engine: string;
+  /** The process that was asked. */
+  node: { role: string; address: string; version: string; silent_ms: number };
+  shards: ShardRow[];
+}
+
+interface ShardRow {
+  shard: number;
+  /** Null while nobody owns it. */
+  owner: string | null;
+  version: string | null;
+  epoch: number;
+  head: number;
+  snapshot: number;
+}
+
+function clusterOf(lines: readonly string[]): ClusterView {
+  const view: ClusterView = { engine: "", node: { role: "", address: "", version: "", silent_ms: 0 }, shards: [] };
+  const known = (word: string): string | null => (word === "-" ? null : word);
+  for (const line of lines) {
+    const [key, a = "", b = "", c = "", d = "", e = "", f = ""] = line.split(" ");
+    if (key === "engine") view.engine = line.slice(key.length + 1);
+    else if (key === "node") view.node = { role: a, address: b, version: c, silent_ms: Number(d) };
+    else if (key === "shard") {
+      const numbers = { epoch: Number(d), head: Number(e), snapshot: Number(f) };
+      view.shards.push({ shard: Number(a), owner: known(b), version: known(c), ...numbers });
+    }
+  }
+  return view;
+}
+
+function clusterText({ engine, node, shards }: ClusterView): string {
+  const rows = shards.map(({ shard, owner, version, epoch, head, snapshot }) =>
+    [shard, owner ?? "nobody", version ?? "", epoch, head, snapshot].map(String),
+  );
+  const { role, address, version, silent_ms } = node;
+  const silent = (silent_ms / 1000).toFixed(1);
+  const heard = role === "owner" ? "the engine has confirmed" : "the engine has shown";
+  return [
+    ...table(["SHARD", "OWNER", "VERSION", "EPOCH", "HEAD", "SNAPSHOT"], rows),
+    `this server: ${role}, ${address}, version ${version}; ${heard} its last change ${silent} s ago`,
+    `engine: ${engine}`,
+  ].join("\n");
 }
 
 /** `<name> <value>`; a label in the name may have spaces. */

@@ -42,17 +42,24 @@ export class Connections implements GateShared<Connection> {
     this.stalled = chat.wheel.kind((connection) => connection.writeTimedOut());
   }
 
+  get isCongested(): boolean {
+    return this.chat.store.isCongested;
+  }
+
   /** Limits have changed, in place. */
   limitsChanged(): void {
     for (const account of this.chat.accounts.all) this.rates.rateChanged(account);
     for (const connection of this.open) connection.limitsChanged();
   }
 
-  /** A turn begins: ready connections continue, up to WORK_PER_TURN. While some remain, another turn must follow. */
+  /**
+   * A turn begins: ready connections continue, up to WORK_PER_TURN. While some remain, another turn must follow: when
+   * all wait for a commit, the one after it.
+   */
   serveReady(): void {
     const workMax = this.rates.work + WORK_PER_TURN;
     for (const connection of this.ready) {
-      if (this.rates.work >= workMax) break;
+      if (this.rates.work >= workMax || this.isCongested) break;
       this.ready.delete(connection);
       connection.serve();
     }

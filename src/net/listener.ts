@@ -18,7 +18,7 @@ export class Listener {
   readonly address: string;
   readonly host: string;
   readonly port: number;
-  readonly #handlers: SocketHandlers;
+  #handlers: SocketHandlers;
   #socket: TCPSocketListener<SocketEvents | null>;
 
   /**
@@ -63,6 +63,12 @@ export class Listener {
     }
     this.#socket.stop();
     this.#socket = renewed;
+  }
+
+  /** From now on these handlers are called, for the connections that are open, too. The port is never closed. */
+  handle(handlers: SocketHandlers): void {
+    this.#handlers = handlers;
+    this.#socket.reload({ socket: handlers });
   }
 
   stop(): void {

@@ -10,7 +10,10 @@ export const UNANSWERED = 1;
 export const OVER_RATE = 2;
 /** Too much output is unsent, or a portion of the mailbox is to be delivered first. */
 export const BACKLOGGED = 4;
-/** The connection is in the queue `ready`: its last visit left requests over, or the rate limit allows the next one. */
+/**
+ * The connection is in the queue `ready`: its last visit left requests over, the rate limit allows the next one, or no
+ * request of any connection was taken.
+ */
 export const QUEUED = 8;
 
 /** Requests that have arrived. */
@@ -27,6 +30,8 @@ export interface GateShared<Owner> {
   readonly limits: { readonly requestsPerSecondMax: number };
   /** Connections that continue in one of the next turns, in this order. */
   readonly ready: Set<Owner>;
+  /** No request of any connection may be taken now. */
+  readonly isCongested: boolean;
   /** Calls `ReadGate.rateAllows` of the owner's gate. */
   readonly later: TimerKind<Owner>;
 }
@@ -104,6 +109,7 @@ export class ReadGate<Owner> {
     const { rates, limits, wheel } = this.#shared;
     this.#workBefore = rates.work;
     this.#bucket.save(limits.requestsPerSecondMax, wheel.nowMs);
+    if (this.#shared.isCongested) this.enqueue();
   }
 
   /** Whether the next request may be taken. If there may be one and the bucket is empty, a token is reserved. */

@@ -17,6 +17,7 @@ export type AdminVerb =
   | "reload"
   | "drain"
   | "backup"
+  | "cluster"
   | "help";
 
 /** The words of a verb: a user's name, then what follows. A text or path is the rest of the line, spaces included. */
@@ -65,6 +66,7 @@ export const ADMIN_SHAPES: Record<AdminVerb, AdminShape> = {
     usage: "backup <new folder>",
     help: "copies the data folder while the server runs",
   },
+  cluster: { takesUser: false, rest: "nothing", usage: "cluster", help: "shows who owns the shard of a cluster" },
   help: { takesUser: false, rest: "nothing", usage: "help", help: "lists the commands" },
 };
 

@@ -21,6 +21,16 @@ export const LOG_EVENTS = [
   "salvaged",
   "disk_error",
   "disk_recovered",
+  // The cluster
+  "spare",
+  "claimed",
+  "engine_away",
+  "engine_back",
+  "deposed",
+  "cluster_error",
+  "released",
+  "snapshot",
+  "snapshot_failed",
   // Users and connections
   "login",
   "login_failed",

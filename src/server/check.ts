@@ -2,6 +2,11 @@
  * The program `check`: examines what `serve` would use with the same options, and prints one line per finding. It
  * writes, creates and locks nothing. Exit codes: 0 without errors, 1 with errors, 2 for an invalid command line.
  */
+import { existsSync } from "node:fs";
+import { join } from "node:path";
+import { fingerprintOf } from "../auth/fingerprint.ts";
+import { SHARD, checkShards, isFree } from "../cluster/ownership.ts";
+import { openLog } from "../cluster/open-log.ts";
 import { plainPasswordsWarning, readCredentials } from "../auth/credentials.ts";
 import { filterText } from "../display-filter.ts";
 import { CONNECTIONS_LOW, CERTIFICATE_DAYS_LOW } from "../limits.ts";
@@ -12,13 +17,14 @@ import { descriptorsMax } from "../runtime/kernel.ts";
 import { print } from "../runtime/output.ts";
 import { inspectFolder } from "../storage/inspection.ts";
 import { ConfigError, UsageError } from "../usage-error.ts";
-import { type Config, type Configuration, readConfiguration } from "./config.ts";
+import { DATABASE } from "../storage/database.ts";
+import { type ClusterConfig, type Config, type Configuration, readConfiguration } from "./config.ts";
 
 const USAGE = `Usage: ${typed("check")} [options of serve]
 
-Examines the configuration, the credentials, the certificate, the data folder and the limit on open files that
-serve would use with the same options, environment and file. It writes, creates and locks nothing, and can
-run while a server runs. Each line of the output begins with ok, warning or error.
+Examines the configuration, the credentials, the certificate, the data folder or the shared log, and the limit
+on open files that serve would use with the same options, environment and file. It writes, creates and locks
+nothing, and can run while a server runs. Each line of the output begins with ok, warning or error.
 
 Exit code: 0 without errors, 1 with an error, 2 for an invalid command line.
 `;
@@ -33,7 +39,7 @@ export async function main(args: string[]): Promise<void> {
   try {
     const configuration = readConfiguration(args, process.env);
     if (configuration === null) return await print(USAGE);
-    findings = [...ofConfiguration(configuration), ...ofParts(configuration.config)];
+    findings = [...ofConfiguration(configuration), ...(await ofParts(configuration.config))];
   } catch (error) {
     if (!(error instanceof UsageError)) throw error;
     if (!(error instanceof ConfigError)) {
@@ -57,19 +63,22 @@ function ofConfiguration({ file, settings, warnings }: Configuration): Finding[]
   ];
 }
 
-function ofParts(config: Config): Finding[] {
+async function ofParts(config: Config): Promise<Finding[]> {
+  const { cluster } = config;
   return [
-    ...attempt("credentials", () => ofCredentials(config)),
-    ...attempt("certificate", () => ofCertificate(config)),
-    ...attempt("data folder", () => ofData(config)),
+    ...(await attempt("credentials", () => ofCredentials(config))),
+    ...(await attempt("certificate", () => ofCertificate(config))),
+    ...(cluster === null
+      ? await attempt("data folder", () => ofData(config))
+      : await attempt("cluster", () => ofCluster(cluster, config))),
     ofDescriptors(config),
   ];
 }
 
 /** An error of `examine` is a finding. */
-function attempt(part: string, examine: () => Finding[]): Finding[] {
+async function attempt(part: string, examine: () => Finding[] | Promise<Finding[]>): Promise<Finding[]> {
   try {
-    return examine().map(([severity, text]) => [severity, `${part}: ${text}`]);
+    return (await examine()).map(([severity, text]) => [severity, `${part}: ${text}`]);
   } catch (error) {
     return [["error", `${part}: ${(error as Error).message}`]];
   }
@@ -101,6 +110,28 @@ function ofData({ data }: Config): Finding[] {
   if (errors.length > 0) return errors.map((error) => ["error", `${data}: ${error}`]);
   if (isMissing) return [["warning", `${data} does not exist yet; serve creates it`]];
   return [["ok", `${data}; ${examined}`]];
+}
+
+/** Reads the state of the shard. */
+async function ofCluster({ url, folder }: ClusterConfig, { credentials: file }: Config): Promise<Finding[]> {
+  const findings: Finding[] = [];
+  if (folder !== null && existsSync(join(folder, DATABASE))) {
+    findings.push(["error", `${folder} has the messages of a server without --cluster; --data names another folder`]);
+  }
+  const log = await openLog(url);
+  try {
+    checkShards(log);
+    for (const warning of log.warnings) findings.push(["warning", warning]);
+    const state = await log.state(SHARD);
+    const owner = isFree(state) ? "no owner" : `the owner ${state.owner!.address}, which may have ended`;
+    findings.push(["ok", `${log.engine}; the shard has ${owner}; its last record is ${state.head}`]);
+    if (isFree(state) || state.owner!.credentials === (await fingerprintOf(readCredentials(file).users)))
+      return findings;
+    const text = `the owner has other users or passwords than ${file}; all servers of a cluster need the same`;
+    return [...findings, ["warning", text]];
+  } finally {
+    await log.close();
+  }
 }
 
 function ofDescriptors({ limits }: Config): Finding {

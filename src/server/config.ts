@@ -37,6 +37,17 @@ export interface Config {
   logLevel: LogLevel;
   /** Recovery keeps what it can read of a damaged journal, and drops the rest. */
   salvage: boolean;
+  /** Null for a server with its own journal. */
+  cluster: ClusterConfig | null;
+}
+
+export interface ClusterConfig {
+  /** Of the engine that keeps the shared log. It may contain a password. */
+  url: string;
+  /** Where other servers reach this one. */
+  listen: { host: string; port: number };
+  /** Where `--data` says that the working copy is; null: in the system's folder for temporary files. */
+  folder: string | null;
 }
 
 export interface TlsConfig {
@@ -104,6 +115,8 @@ function configOf(settings: Settings): Config {
   if (data === ":memory:" && (given("durability") ?? "none") !== "none") {
     throw conflict(settings, "durability", "--data :memory: stores nothing on disk: it takes no --durability but none");
   }
+  const cluster = clusterOf(settings, given("cluster"), given("cluster-listen"), given("data"));
+  const hasFolder = data !== ":memory:" && (cluster === null || cluster.folder !== null);
   return {
     host: value("host"),
     isHostGiven: settings.has("host"),
@@ -118,10 +131,38 @@ function configOf(settings: Settings): Config {
     tls: tlsOf(settings, value("tls-only"), given("tls-cert"), given("tls-key"), value("tls-port")),
     proxyFrom: given("proxy-from"),
     http: given("http"),
-    adminSocket: given("admin-socket") ?? (data === ":memory:" ? null : join(data, ADMIN_SOCKET)),
+    adminSocket: given("admin-socket") ?? (hasFolder ? join(data, ADMIN_SOCKET) : null),
     logLevel: value("log-level"),
     salvage: value("salvage"),
+    cluster,
   };
+}
+
+/** What these options choose for a server with its own journal, and why a cluster has no such choice. */
+const NOT_IN_CLUSTER = {
+  durability: "--cluster keeps messages in the shared log, whose engine decides what they survive",
+  salvage: "--cluster keeps messages in the shared log, and has no journal of its own",
+};
+
+function clusterOf(
+  settings: Settings,
+  url: string | null,
+  listen: { host: string; port: number } | null,
+  folder: string | null,
+): ClusterConfig | null {
+  if (url === null) {
+    if (listen === null) return null;
+    throw conflict(settings, "cluster-listen", "--cluster-listen <address:port> takes --cluster <url> too");
+  }
+  if (listen === null) throw conflict(settings, "cluster", "--cluster takes --cluster-listen <address:port> too");
+  for (const [name, why] of Object.entries(NOT_IN_CLUSTER)) {
+    const isDefault = settings.get(name)?.text === TABLE.get(name)!.fallback;
+    if (settings.has(name) && !isDefault) throw conflict(settings, name, `${why}: it takes no --${name}`);
+  }
+  if (folder === ":memory:") {
+    throw conflict(settings, "data", "--cluster makes its working copy in a folder: it takes no --data :memory:");
+  }
+  return { url, listen, folder };
 }
 
 function tlsOf(

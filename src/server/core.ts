@@ -40,6 +40,8 @@ export interface CoreOptions extends Omit<ChatOptions, "wheel" | "turn" | "store
 }
 
 export interface Core {
+  /** Its monotonic time leaves out the time in which the store is slow. */
+  readonly clock: Clock;
   readonly turn: LoopTurn;
   readonly chat: Chat;
   readonly connections: Connections;
@@ -53,8 +55,9 @@ export interface Core {
 }
 
 export function createCore(options: CoreOptions): Core {
-  const { clock, store, users, commits, later, dial, movesAtOnce = true, ...chatOptions } = options;
+  const { clock: realClock, store, users, commits, later, dial, movesAtOnce = true, ...chatOptions } = options;
   const { report } = options;
+  const clock = withoutStalls(realClock, store);
   const fail = (error: unknown, owner: unknown): void => {
     if (!(owner instanceof Connection)) return report(error);
     report(error, owner);
@@ -101,7 +104,25 @@ export function createCore(options: CoreOptions): Core {
     }
   };
   const beginDrain = (durationMs: number, done: () => void): void => void (drain = new Drain(chat, durationMs, done));
-  return { turn, chat, connections, callbacks, turnSeconds, fireTimers, drain: beginDrain };
+  return { clock, turn, chat, connections, callbacks, turnSeconds, fireTimers, drain: beginDrain };
+}
+
+/**
+ * A clock that stands still while the store is slow: no request is read then and no reply leaves, so no client is idle,
+ * and no timer may count that time. Afterwards it continues where it stopped.
+ */
+function withoutStalls(clock: Clock, store: Store): Clock {
+  let readMs = clock.nowMs();
+  let stalledMs = 0;
+  return {
+    nowMs: () => {
+      const nowMs = clock.nowMs();
+      if (store.isSlow) stalledMs += nowMs - readMs;
+      readMs = nowMs;
+      return nowMs - stalledMs;
+    },
+    unixMs: () => clock.unixMs(),
+  };
 }
 
 /** Users, and what the store kept: blocks, bans, the size of each mailbox, and lockouts that are not over. */

@@ -10,14 +10,19 @@ import { everyAddress, readHost } from "../runtime/host.ts";
 import { filterText } from "../display-filter.ts";
 import { CertificateError } from "../net/certificate.ts";
 import { ConfigError, UsageError } from "../usage-error.ts";
+import { ClusterError } from "../cluster/shared-log.ts";
+import type { Store } from "../storage/store.ts";
+import { busyHandlers } from "../net/busy-handlers.ts";
 import { BoundedLog } from "./bounded-log.ts";
 import { type Config, type Configuration, USAGE, readConfiguration } from "./config.ts";
 import { type Credentials, CredentialsError, plainPasswordsWarning, readCredentials } from "../auth/credentials.ts";
 import { StoreError } from "../storage/database.ts";
 import { typed } from "../runtime/invocation.ts";
 import { setSlice } from "../runtime/kernel.ts";
-import { ListenError, type Listener } from "../net/listener.ts";
+import { ListenError } from "../net/listener.ts";
 import { Log, type Logger } from "../runtime/log.ts";
+import { ClusterNode, type ClusterNodeOptions } from "./cluster-node.ts";
+import { ClientPorts } from "./client-ports.ts";
 import { assignPorts } from "./inherited-ports.ts";
 import { Readiness, type ServerState } from "./readiness.ts";
 import { ServiceManager, inheritedSockets } from "../runtime/systemd.ts";
@@ -26,7 +31,7 @@ import { WorkerError, checkWorker } from "../runtime/thread.ts";
 import { WORKERS } from "../workers.ts";
 import { HttpServer } from "./http.ts";
 import { Metrics } from "./metrics.ts";
-import { recover } from "./recover.ts";
+import { progressFor, recover } from "./recover.ts";
 import { Reloader, hostFor } from "./reload.ts";
 import { CLOCK, Server } from "./server.ts";
 import { type SignalActs, handleSignals, stopActs } from "./signals.ts";
@@ -34,12 +39,15 @@ import { type SignalActs, handleSignals, stopActs } from "./signals.ts";
 /** What the service manager receives, with a status, when the server enters a state (sd_notify(3)). */
 const NOTIFICATIONS: Record<ServerState, string[]> = {
   recovering: [],
+  spare: ["READY=1"], // Otherwise the manager would stop the unit after TimeoutStartSec=.
   serving: ["READY=1"],
   draining: [], // `STOPPING=1` would begin TimeoutStopSec=.
   stopping: ["STOPPING=1"],
 };
 /** The scheduler's time slice (`sched_setattr`): the minimum of the kernel. */
 const SLICE_MICROS = 100;
+/** What a spare answers to each connection. */
+const SPARE_LINE = "err busy this server is a spare; try another one, or later\n";
 
 export async function main(args: string[]): Promise<void> {
   const outputs: Log[] = [];
@@ -49,7 +57,16 @@ export async function main(args: string[]): Promise<void> {
     for (const output of outputs) await output.close(); // Warnings may explain the error.
     const usage = error instanceof UsageError;
     const isArgument = usage && !(error instanceof ConfigError);
-    const known = [UsageError, CredentialsError, CertificateError, StoreError, ListenError, PrintError, WorkerError];
+    const known = [
+      ClusterError,
+      UsageError,
+      CredentialsError,
+      CertificateError,
+      StoreError,
+      ListenError,
+      PrintError,
+      WorkerError,
+    ];
     // An unknown error is not rethrown: `uncaughtException` would survive it, and the exit code would be 0.
     if (known.some((kind) => error instanceof kind)) {
       const hint = isArgument ? ` (${typed("help", "serve")} lists the options)` : "";
@@ -68,8 +85,8 @@ async function serve(args: string[], outputs: Log[]): Promise<void> {
   handleSignals(readiness, acts);
   const configuration = readConfiguration(args, process.env);
   if (configuration === null) return print(USAGE);
-  const ports = assignPorts(sockets, configuration.config.tls);
-  const credentials = readCredentials(configuration.config.credentials);
+  const ports = new ClientPorts(assignPorts(sockets, configuration.config.tls));
+  let credentials = readCredentials(configuration.config.credentials);
   const host = await resolve(hostFor(configuration.config, credentials));
   const config = { ...configuration.config, host };
   const output = new Log(config.logLevel);
@@ -86,18 +103,38 @@ async function serve(args: string[], outputs: Log[]): Promise<void> {
     log.info({ event: "signal_ignored", signal }, `${signal} is ignored: the server is ${readiness.state}`);
   let isReloadDue = false;
   acts.reloadLater = () => void (isReloadDue = true);
-  const metrics = new Metrics(readiness, config.data);
+  const metrics = new Metrics(readiness, config.cluster === null ? config.data : ":memory:");
   const http = config.http === null ? null : await HttpServer.open(config.http, readiness, metrics);
   if (http !== null) log.info({ event: "http", url: http.url }, `health and metrics at ${http.url}`);
-  const admin = adminListener(config, readiness, log, survive);
-  process.once("exit", () => admin?.stop());
-  const store = await recover(config, log, manager, async () => admin?.listen());
   const exit = async (code: number): Promise<void> => {
     http?.close();
     await output.close();
     process.exit(code);
   };
-  const server = new Server(config, credentials, store, log, exit, readiness);
+  let server: Server | null = null;
+  const node = await joinCluster(config, credentials, log, readiness, (event, message) => {
+    server?.halt();
+    log.fatal({ event }, message);
+    void exit(1);
+  });
+  const admin = adminListener(config, readiness, node, log, survive);
+  process.once("exit", () => {
+    admin?.stop();
+    node?.removeFiles();
+  });
+  let store: Store;
+  if (node === null) store = await recover(config, log, manager, async () => admin?.listen());
+  else {
+    metrics.node = node;
+    acts.exit = () => void node.release().then(() => exit(0));
+    await admin?.listen();
+    ports.open(config, busyHandlers(SPARE_LINE));
+    announce(log, config, credentials, ports, sockets.length);
+    const owned = await node.own(progressFor(manager, "reading the shared log"));
+    if (owned === null) return; // `release` was called: the process exits.
+    ({ store, credentials } = owned);
+  }
+  server = new Server(config, credentials, store, log, exit, readiness, node);
   metrics.server = server.measured;
   const end = (): void => void server.end();
   const quit = (): void => {
@@ -113,7 +150,7 @@ async function serve(args: string[], outputs: Log[]): Promise<void> {
     if (hasTerminal && !isatty(0)) return acts.stop!(signal); // The terminal was closed.
     reloader.reload();
   };
-  const { plain, encrypted } = server.listen(ports);
+  server.listen(ports);
   admin?.serve({
     ...server.administered,
     stats: () => metrics.samples(),
@@ -121,7 +158,20 @@ async function serve(args: string[], outputs: Log[]): Promise<void> {
     restarts: () => reloader.restarts,
   });
   if (isReloadDue) acts.reload("SIGHUP");
-  announce(log, config, credentials, plain, encrypted, sockets.length);
+  if (node === null) announce(log, config, credentials, ports, sockets.length);
+}
+
+/** Null for a server with its own journal. */
+async function joinCluster(
+  { cluster, credentials: file }: Config,
+  credentials: Credentials,
+  log: Logger,
+  readiness: Readiness,
+  ended: ClusterNodeOptions["ended"],
+): Promise<ClusterNode | null> {
+  if (cluster === null) return null;
+  const readAgain = (): Credentials => readCredentials(file, "regular");
+  return ClusterNode.open(cluster, { log, readiness, credentials, readCredentials: readAgain, ended });
 }
 
 /** Prints where the server listens, and logs how to join it. */
@@ -129,8 +179,7 @@ function announce(
   log: Logger,
   config: Config,
   credentials: Credentials,
-  plain: Listener | null,
-  encrypted: Listener | null,
+  { plain, encrypted }: ClientPorts,
   inherited: number,
 ): void {
   const { address, host } = (plain ?? encrypted)!;
@@ -151,17 +200,18 @@ function announce(
 function adminListener(
   { adminSocket }: Config,
   readiness: Readiness,
+  node: ClusterNode | null,
   log: Logger,
   report: (error: unknown) => void,
 ): AdminListener | null {
   if (adminSocket === null) return null;
   const obstacle = (): string | null => {
     const { state } = readiness;
-    return state === "recovering" || state === "stopping" ? `${state}; nothing was done` : null;
+    return state === "recovering" || state === "spare" || state === "stopping" ? `${state}; nothing was done` : null;
   };
   const done = ({ verb, user }: AdminRequest): void =>
     log.info({ event: "admin", command: verb, ...(user === "" ? {} : { user }) }, `${verb} by an operator`);
-  return new AdminListener(adminSocket, { obstacle, report, done });
+  return new AdminListener(adminSocket, { obstacle, report, done, cluster: node === null ? null : () => node.lines() });
 }
 
 function warnOfPlainPasswords(log: Logger, { users, sample }: Credentials, config: Config): void {

@@ -8,7 +8,7 @@ import { residentBytes } from "../runtime/kernel.ts";
 import type { Store } from "../storage/store.ts";
 import { TICK_MS } from "../timer-wheel.ts";
 import type { BoundedLog } from "./bounded-log.ts";
-import type { Clock, Core, CoreOptions } from "./core.ts";
+import type { Core, CoreOptions } from "./core.ts";
 
 /** The wall clock was set when its difference to the monotonic clock changes by this much. */
 const CLOCK_STEP_MS = 1_000;
@@ -17,7 +17,6 @@ const REFUSALS_MS = 8 * STORE_RETRY_MS;
 
 export class Maintenance {
   readonly #core: Core;
-  readonly #clock: Clock;
   readonly #store: Store;
   readonly #admission: Admission;
   readonly #log: BoundedLog;
@@ -26,21 +25,13 @@ export class Maintenance {
   #ticks = 0;
   /** The store's error that was logged last; null while it has none. */
   #loggedWriteError: string | null = null;
-  /** Unix time at zero of the monotonic clock. It changes only when the wall clock is set. */
+  /** Unix time at zero of the core's monotonic clock. */
   #epochMs: number;
   /** The least memory of the process since the last collection of garbage. */
   #leastBytes = Number.POSITIVE_INFINITY;
 
-  constructor(
-    core: Core,
-    clock: Clock,
-    store: Store,
-    admission: Admission,
-    log: BoundedLog,
-    report: CoreOptions["report"],
-  ) {
+  constructor(core: Core, store: Store, admission: Admission, log: BoundedLog, report: CoreOptions["report"]) {
     this.#core = core;
-    this.#clock = clock;
     this.#store = store;
     this.#admission = admission;
     this.#log = log;
@@ -106,11 +97,16 @@ export class Maintenance {
   }
 
   #readEpoch(): number {
-    return this.#clock.unixMs() - this.#clock.nowMs();
+    const { clock } = this.#core;
+    return clock.unixMs() - clock.nowMs();
   }
 
-  /** Lockouts are stored with their end in Unix time: when the wall clock was set, they are stored again. */
+  /**
+   * Lockouts are stored with their end in Unix time: when the wall clock was set, or the timers stood still because the
+   * store was slow, they are stored again.
+   */
   followWallClock(): void {
+    if (this.#store.isSlow) return;
     const epochMs = this.#readEpoch();
     if (Math.abs(epochMs - this.#epochMs) < CLOCK_STEP_MS) return;
     this.#epochMs = epochMs;

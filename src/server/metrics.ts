@@ -10,6 +10,7 @@ import type { Histogram } from "../histogram.ts";
 import type { Admission } from "../net/admission.ts";
 import { descriptorsMax, residentBytes } from "../runtime/kernel.ts";
 import type { Store } from "../storage/store.ts";
+import type { ClusterNode } from "./cluster-node.ts";
 import type { Core } from "./core.ts";
 import type { Counters } from "./counters.ts";
 import type { Readiness } from "./readiness.ts";
@@ -142,6 +143,36 @@ const GAUGES: ServerMetric[] = [
   },
 ];
 
+/** Only in a cluster, of a spare too. */
+const CLUSTER_GAUGES: OwnMetric<[node: ClusterNode]>[] = [
+  {
+    name: "heartline_cluster_owner",
+    help: "1 while this server owns the shard, 0 for a spare.",
+    read: ({ role }) => Number(role === "owner"),
+  },
+  {
+    name: "heartline_cluster_epoch",
+    help: "Number of the record with which the owner of the shard has begun.",
+    read: ({ epoch }) => epoch,
+  },
+  { name: "heartline_cluster_head", help: "Number of the last record of the shared log.", read: ({ head }) => head },
+  {
+    name: "heartline_cluster_silent_seconds",
+    help: "Time since the last acknowledged write of the owner began; of a spare: since the owner's last sign of life.",
+    read: ({ silentMs }) => silentMs / 1000,
+  },
+  {
+    name: "heartline_cluster_waiting_bytes",
+    help: "Bytes that wait for the next record of the shared log.",
+    read: ({ waitingBytes }) => waitingBytes,
+  },
+  {
+    name: "heartline_cluster_snapshots",
+    help: "Snapshots that this server has published.",
+    read: ({ snapshots }) => snapshots,
+  },
+];
+
 const HISTOGRAMS: { name: string; help: string; read: (server: Measured) => Histogram | undefined }[] = [
   {
     name: "heartline_turn_seconds",
@@ -163,6 +194,8 @@ const RENDER_PAUSE_MS = 50;
 export class Metrics {
   /** Null until the data folder is recovered. */
   server: Measured | null = null;
+  /** Null for a server with its own journal. */
+  node: ClusterNode | null = null;
   readonly #registry = new Registry();
   /** The rendering that has not begun, and the end of the pause after the last one. */
   #next: Promise<string> | null = null;
@@ -185,6 +218,9 @@ export class Metrics {
       for (const { read, ...metric } of metrics) {
         this.#add(Kind, { ...metric, read: () => (this.server === null ? [] : read(this.server)) });
       }
+    }
+    for (const { read, ...metric } of CLUSTER_GAUGES) {
+      this.#add(Gauge, { ...metric, read: () => (this.node === null ? [] : read(this.node)) });
     }
     for (const metric of HISTOGRAMS) this.#addHistogram(metric);
     if (data !== ":memory:") for (const metric of diskGauges(data)) this.#add(Gauge, metric);

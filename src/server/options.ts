@@ -17,6 +17,8 @@ export interface Option<T> {
   read: (text: string) => T;
   /** A reload changes it. Otherwise a reload logs that it needs a restart. */
   isLive: boolean;
+  /** The value has a password: it is never printed. */
+  isSecret?: boolean;
 }
 
 /** A TCP port, or the path of a Unix domain socket. */
@@ -57,6 +59,16 @@ export const OPTIONS = {
     "none",
     "metrics and health: <port> (on 127.0.0.1), <address>:<port> or unix:<path>",
     httpAddress,
+  ),
+  cluster: {
+    ...atStart("<url>", "none", "shared log of several servers: postgres://… or nats://…", clusterUrl),
+    isSecret: true,
+  },
+  "cluster-listen": atStart(
+    "<address:port>",
+    "none",
+    "address at which the other servers reach this one",
+    clusterAddress,
   ),
   "admin-socket": atStart("<path>", `<data>/${ADMIN_SOCKET}`, "socket for heartline ctl", words("<path>")),
   "log-level": live("<level>", "info", "least level that is logged: trace to fatal", oneOf(...LOG_LEVELS)),
@@ -187,6 +199,23 @@ function addresses(text: string): BlockList {
     list.addSubnet(address, prefix, most === 32 ? "ipv4" : "ipv6");
   }
   return list;
+}
+
+/** The engine reads the URL further. The message has no part of it, since it may contain a password. */
+function clusterUrl(text: string): string {
+  if (/^(postgres|postgresql|nats):\/\/[^\s\p{Cc}]+$/u.test(text)) return text;
+  throw new UsageError("takes a URL that begins with postgres:// or nats://");
+}
+
+/** `<address>:<port>` with brackets around IPv6. */
+function clusterAddress(text: string): { host: string; port: number } {
+  const [, ipv6, ipv4, port] = /^(?:\[([\da-fA-F:.]+)\]|([\d.]+)):(\d{1,5})$/.exec(text) ?? [];
+  const host = ipv6 ?? ipv4 ?? "";
+  const isAddress = (isIPv4(host) || isIPv6(host)) && !["0.0.0.0", "::"].includes(host);
+  if (isAddress && Number(port) <= 65_535) return { host, port: Number(port) };
+  throw new UsageError(
+    `takes <address>:<port> at which other servers reach this one (IPv6 in brackets), not ${quoted(text)}`,
+  );
 }
 
 /** `<port>` on 127.0.0.1, `<address>:<port>` with brackets around IPv6, or `unix:<path>`. */

@@ -2,14 +2,16 @@ import type { Store } from "../storage/store.ts";
 
 /**
  * - `recovering`: the data folder is being opened.
+ * - `spare`: another server of the cluster owns the shard. The ports are open, and clients are refused.
  * - `serving`: the ports are open.
  * - `draining`: sessions end one after another, and no new one begins.
  * - `stopping`: the ports are closed. Last lines are written, and the store is closed.
  */
-export type ServerState = "recovering" | "serving" | "draining" | "stopping";
+export type ServerState = "recovering" | "spare" | "serving" | "draining" | "stopping";
 
 const TRANSITIONS: Record<ServerState, readonly ServerState[]> = {
-  recovering: ["serving"],
+  recovering: ["spare", "serving"],
+  spare: ["recovering"],
   serving: ["draining", "stopping"],
   draining: ["stopping"],
   stopping: [],
@@ -19,6 +21,8 @@ const TRANSITIONS: Record<ServerState, readonly ServerState[]> = {
 export class Readiness {
   #state: ServerState = "recovering";
   #store: Store | null = null;
+  /** The engine of the cluster's log, while it does not answer; null otherwise, and without a cluster. */
+  engineAway: string | null = null;
   readonly #changed: (state: ServerState) => void;
 
   constructor(changed: (state: ServerState) => void = () => {}) {
@@ -46,6 +50,7 @@ export class Readiness {
   /** Null when new sessions can begin; else the reason, in words for operators. */
   get obstacle(): string | null {
     if (this.#state === "stopping") return "draining";
+    if (this.engineAway !== null) return `cluster: ${this.engineAway} does not answer`;
     if (this.#state !== "serving") return this.#state;
     const writeError = this.#store?.writeError ?? null;
     return writeError === null ? null : `disk: ${writeError}`;

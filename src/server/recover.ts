@@ -10,6 +10,18 @@ const PROGRESS_MS = 1_000;
 /** During recovery the service manager waits this long for the next progress. */
 const START_EXTENSION_MS = 60_000;
 
+/** Shows the part that is done, from 0 to 1, once a second from now on. */
+export function progressFor(manager: ServiceManager, what: string): (part: number) => void {
+  let shownMs = performance.now();
+  return (part) => {
+    if (performance.now() - shownMs < PROGRESS_MS) return;
+    shownMs = performance.now();
+    const text = `${what}: ${Math.floor(part * 100)} %`;
+    manager.notify(`EXTEND_TIMEOUT_USEC=${1000 * START_EXTENSION_MS}`, `STATUS=${text}`);
+    if (process.stderr.isTTY) process.stderr.write(`${text}\n`);
+  };
+}
+
 /**
  * Opens the data folder. A long recovery shows its progress on a terminal and to the service manager. `locked` is
  * called when no other server can have the folder. Throws StoreError.
@@ -21,14 +33,7 @@ export async function recover(
   locked: () => Promise<void>,
 ): Promise<Store> {
   const beganMs = performance.now();
-  let shownMs = beganMs;
-  const progress = (part: number): void => {
-    if (performance.now() - shownMs < PROGRESS_MS) return;
-    shownMs = performance.now();
-    const text = `recovering messages of the last run: ${Math.floor(part * 100)} %`;
-    manager.notify(`EXTEND_TIMEOUT_USEC=${1000 * START_EXTENSION_MS}`, `STATUS=${text}`);
-    if (process.stderr.isTTY) process.stderr.write(`${text}\n`);
-  };
+  const progress = progressFor(manager, "recovering messages of the last run");
   const options = { salvage, unixMs: CLOCK.unixMs(), locked, progress };
   const { store, recovered } = await openStoreInSlices(data, durability, options);
   const { records, messages, damage } = recovered;

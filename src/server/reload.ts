@@ -90,7 +90,7 @@ export class Reloader {
   /** The options whose values differ, of those that a reload changes or that need a restart. */
   #changed(before: Settings, after: Settings, isLive: boolean): string[] {
     const names = [...TABLE.keys()].filter((name) => TABLE.get(name)!.isLive === isLive);
-    return names.filter((name) => textOf(name, before) !== textOf(name, after));
+    return names.filter((name) => valueOf(name, before) !== valueOf(name, after));
   }
 
   #restarts({ config, settings }: Configuration, credentials: Credentials): string[] {
@@ -108,6 +108,11 @@ export class Reloader {
   }
 }
 
-function textOf(name: string, settings: Settings): string {
+function valueOf(name: string, settings: Settings): string {
   return settings.get(name)?.text ?? TABLE.get(name)!.fallback;
+}
+
+/** The value for the log. */
+function textOf(name: string, settings: Settings): string {
+  return TABLE.get(name)!.isSecret === true && settings.has(name) ? "the present one" : valueOf(name, settings);
 }

@@ -9,8 +9,7 @@ import { Passwords } from "../auth/passwords.ts";
 import type { Peer } from "../chat/session.ts";
 import { DRAIN_SECONDS, LINGER_MS, type Limits } from "../limits.ts";
 import { Admission, fitDescriptors } from "../net/admission.ts";
-import { type Certificate, CertificateError, readCertificate } from "../net/certificate.ts";
-import { Listener } from "../net/listener.ts";
+import type { Certificate } from "../net/certificate.ts";
 import { socketHandlers } from "../net/socket-handlers.ts";
 import { descriptorsMax } from "../runtime/kernel.ts";
 import { StoreError } from "../storage/database.ts";
@@ -20,14 +19,18 @@ import type { Config, TlsConfig } from "./config.ts";
 import { LoggedCounters } from "./audit-log.ts";
 import type { BoundedLog } from "./bounded-log.ts";
 import type { Counters } from "./counters.ts";
+import { ClientPorts } from "./client-ports.ts";
 import { type Clock, type Core, createCore } from "./core.ts";
-import type { InheritedPorts } from "./inherited-ports.ts";
 import type { Measured } from "./metrics.ts";
 import { Maintenance } from "./maintenance.ts";
+import type { Ownership } from "./ownership.ts";
 import { Readiness } from "./readiness.ts";
 
 /** At the stop, a client that has received everything gets this long to close its side of the connection. */
 const FAREWELL_MS = 1_000;
+/** At the stop of a cluster's owner: the time to write the last bytes, and until the engine has acknowledged all. */
+const LAST_BYTES_MS = 300;
+const HANDOVER_MS = 5_000;
 
 export const CLOCK: Clock = {
   nowMs: () => performance.now(),
@@ -41,15 +44,15 @@ export class Server {
   readonly #exit: (code: number) => Promise<void>;
   readonly #readiness: Readiness;
   readonly #store: Store;
+  /** Null for a server with its own journal. */
+  readonly #ownership: Ownership | null;
+  /** No output leaves any more: another process may own the shard. */
+  #isHalted = false;
   readonly counters: Counters;
   readonly #core: Core;
   readonly #admission: Admission;
   readonly #maintenance: Maintenance;
-  /** Null while there is no such port. */
-  #plain: Listener | null = null;
-  #encrypted: Listener | null = null;
-  /** Null without TLS. */
-  #certificate: Certificate | null = null;
+  #ports = new ClientPorts();
 
   constructor(
     config: Config,
@@ -58,6 +61,7 @@ export class Server {
     log: BoundedLog,
     exit: (code: number) => Promise<void>,
     readiness = new Readiness(),
+    ownership: Ownership | null = null,
   ) {
     this.#config = config;
     this.#log = log;
@@ -65,6 +69,7 @@ export class Server {
     this.#exit = exit;
     this.#readiness = readiness;
     this.#store = store;
+    this.#ownership = ownership;
     this.#core = createCore({
       clock: CLOCK,
       store,
@@ -76,6 +81,7 @@ export class Server {
       lockoutScope: config.lockoutScope,
       limits: this.#fit(config),
       commits: () => {
+        if (this.#isHalted) return false;
         const saved = store.save();
         return typeof saved === "boolean" ? saved : saved.catch((error: unknown) => this.#exitUnsynced(error));
       },
@@ -83,7 +89,7 @@ export class Server {
       observer: this.counters,
     });
     this.#admission = new Admission(this.#core.connections, config.proxyFrom, log);
-    this.#maintenance = new Maintenance(this.#core, CLOCK, store, this.#admission, log, this.#report);
+    this.#maintenance = new Maintenance(this.#core, store, this.#admission, log, this.#report);
   }
 
   /** The limits that the descriptors of this process allow. */
@@ -128,7 +134,7 @@ export class Server {
       chat,
       turn,
       drain: (seconds) => this.drain(seconds),
-      backup: (folder) => this.#store.backup(folder),
+      backup: (folder) => (this.#ownership ?? this.#store).backup(folder),
     };
   }
 
@@ -151,6 +157,7 @@ export class Server {
     Object.assign(chat.limits, this.#fit(config));
     connections.limitsChanged();
     this.#replaceUsers(credentials);
+    void this.#ownership?.useCredentials(credentials);
   }
 
   /** Sessions of removed users end; mailboxes and blocks of removed users are kept. */
@@ -172,48 +179,28 @@ export class Server {
     this.#log.info({ event: "reload", ...counts }, "configuration and credentials reloaded");
   }
 
-  /** Opens the plain port, the TLS port, or both, or takes them over. Throws ListenError, CertificateError. */
-  listen(inherited: InheritedPorts = { plain: null, encrypted: null }): {
-    plain: Listener | null;
-    encrypted: Listener | null;
-  } {
-    const { host, port, tls } = this.#config;
-    const certificate = tls === null ? null : readCertificate(tls.chain, tls.key);
+  /** Serves clients at these ports, and opens them unless they are. Throws ListenError, CertificateError. */
+  listen(ports: ClientPorts = new ClientPorts()): ClientPorts {
     const handlers = socketHandlers(() => this.#core.turn.begin(), this.#admission, this.#report);
-    if (tls === null || tls.port !== null) {
-      this.#plain = new Listener(host, port, handlers.plain, null, inherited.plain);
+    if (ports.isOpen) ports.handle(handlers);
+    else ports.open(this.#config, handlers);
+    const { outdated } = ports;
+    if (outdated !== null) {
+      this.#log.warn({ event: "config_warning" }, `${outdated}: clients will not trust it; renew it and send SIGHUP`);
     }
-    if (certificate !== null) {
-      this.#encrypted = new Listener(host, tls!.port ?? port, handlers.tls, certificate, inherited.encrypted);
-      if (certificate.outdated !== null) {
-        this.#log.warn(
-          { event: "config_warning" },
-          `${certificate.outdated}: clients will not trust it; renew it and send SIGHUP`,
-        );
-      }
-      this.#certificate = certificate;
-    }
+    this.#ports = ports;
     this.#maintenance.start();
     this.#readiness.serve(this.#store);
-    return { plain: this.#plain, encrypted: this.#encrypted };
+    return ports;
   }
 
-  /**
-   * Reads the certificate in these files; null when it is the one in use, or when there is no TLS. Throws
-   * CertificateError, also when it is not valid now.
-   */
+  /** See `ClientPorts.newCertificate`. */
   newCertificate(tls: TlsConfig | null): Certificate | null {
-    if (this.#certificate === null || tls === null) return null;
-    const certificate = readCertificate(tls.chain, tls.key, "regular");
-    const { chain, key, outdated } = certificate;
-    if (chain === this.#certificate.chain && key === this.#certificate.key) return null;
-    if (outdated !== null) throw new CertificateError(outdated);
-    return certificate;
+    return this.#ports.newCertificate(tls);
   }
 
   #renew(certificate: Certificate): void {
-    this.#encrypted!.renew(certificate);
-    this.#certificate = certificate;
+    this.#ports.renew(certificate);
     this.#log.info({ event: "reload" }, "certificate reloaded");
   }
 
@@ -249,14 +236,14 @@ export class Server {
   async stop(): Promise<boolean> {
     const { turn, chat, connections, callbacks } = this.#core;
     this.#readiness.enter("stopping");
-    const backupStopped = this.#store.stopBackup();
-    this.#plain?.stop();
-    this.#encrypted?.stop();
+    const backupStopped = (this.#ownership ?? this.#store).stopBackup();
+    this.#ports.stop();
     turn.begin();
     chat.shutdown();
     const { open } = connections;
     for (const connection of open) connection.close();
     for (const pending of this.#admission.pending) pending.hangUp();
+    const isReleased = this.#ownership === null || (await this.#handOver(this.#ownership));
     const { calls } = callbacks;
     for (let waitedMs = 0; waitedMs < LINGER_MS; waitedMs += TICK_MS) {
       await Bun.sleep(TICK_MS);
@@ -267,10 +254,46 @@ export class Server {
     for (const connection of [...open]) connection.hangUp();
     for (const call of calls) call.end();
     this.#maintenance.stop();
+    await Promise.race([backupStopped, Bun.sleep(LINGER_MS)]); // The disk of a backup may not answer.
+    if (this.#ownership !== null) return isReleased; // The database is only a working copy.
     chat.mailboxScheduler.finish();
     this.#maintenance.followWallClock();
-    await Promise.race([backupStopped, Bun.sleep(LINGER_MS)]); // The disk of a backup may not answer.
     return this.#closeStore();
+  }
+
+  /** Nothing leaves this process any more, whatever happens to it until it exits. */
+  halt(): void {
+    this.#isHalted = true;
+  }
+
+  /**
+   * Everything until the last `goodbye` is acknowledged by the shared log, then the shard is released. What plain
+   * sessions have taken is in the log too, so that the next owner does not send it again. False when the engine did not
+   * answer in time.
+   */
+  async #handOver(ownership: Ownership): Promise<boolean> {
+    const { turn, connections } = this.#core;
+    this.#store.ending();
+    const write = async (): Promise<void> => {
+      await turn.saved();
+      for (let waitedMs = 0; waitedMs < LAST_BYTES_MS; waitedMs += TICK_MS) {
+        if ([...connections.open].every(({ drained }) => drained)) break;
+        await Bun.sleep(TICK_MS);
+      }
+      for (const connection of [...connections.open]) if (!connection.drained) connection.hangUp();
+      await turn.saved();
+    };
+    const isStored = await Promise.race([write().then(() => true), Bun.sleep(HANDOVER_MS).then(() => false)]);
+    const isReleased = isStored && (await ownership.release());
+    this.halt();
+    if (isReleased) return true;
+    this.#log.error(
+      { event: "engine_away" },
+      isStored
+        ? "cannot release the shard: the shared log does not answer; another server takes over after 3 s"
+        : "the shared log does not answer: requests without a reply are not stored; another server takes over",
+    );
+    return false;
   }
 
   #closeStore(): boolean {

@@ -13,6 +13,7 @@ type Act = "stop" | "drain" | "reload" | "reloadLater" | "exit" | "ignore";
 
 const ON_SIGNAL: Record<ServerState, Record<HandledSignal, Act>> = {
   recovering: { SIGINT: "exit", SIGTERM: "exit", SIGHUP: "reloadLater", SIGUSR1: "ignore", SIGUSR2: "ignore" },
+  spare: { SIGINT: "exit", SIGTERM: "exit", SIGHUP: "reloadLater", SIGUSR1: "ignore", SIGUSR2: "exit" },
   serving: { SIGINT: "stop", SIGTERM: "stop", SIGHUP: "reload", SIGUSR1: "ignore", SIGUSR2: "drain" },
   draining: { SIGINT: "stop", SIGTERM: "stop", SIGHUP: "reload", SIGUSR1: "ignore", SIGUSR2: "ignore" },
   stopping: { SIGINT: "exit", SIGTERM: "exit", SIGHUP: "ignore", SIGUSR1: "ignore", SIGUSR2: "ignore" },

@@ -17,9 +17,8 @@ import {
 import { dirname, join, resolve } from "node:path";
 import { BACKUP_ROOM_BYTES, BACKUP_WAL_BYTES_MAX } from "../limits.ts";
 import { DATABASE, StoreError } from "./database.ts";
-import { MappedRegion } from "./journal-entry.ts";
 import type { JournalCopy } from "./journal.ts";
-import { LAST_BYTES, LAST_NAME } from "./record.ts";
+import { LAST_NAME, lastFile } from "./record.ts";
 import { syncFolder } from "./segment.ts";
 import { PRAGMA, SQL, TRANSACTION } from "./sql.ts";
 
@@ -92,7 +91,7 @@ export function* copyDataFolder(source: CopySource, pace: Pace): Generator<CopyS
   const target = resolve(source.target);
   checkTarget(source.target, dirname(resolve(file)));
   const partial = `${target}.partial`;
-  make(partial);
+  makePartial(partial);
   try {
     const copy = join(partial, DATABASE);
     using connection = new Database(file, { create: false, readwrite: true });
@@ -129,7 +128,7 @@ export function* copyDataFolder(source: CopySource, pace: Pace): Generator<CopyS
 }
 
 /** Throws unless the folder can be new there: it must not exist, and not be in the data folder. */
-function checkTarget(target: string, data: string): void {
+export function checkTarget(target: string, data: string): void {
   if (!target.startsWith("/")) throw new StoreError("the path is not absolute; give a path that begins with /");
   const path = resolve(target);
   if (lstatSync(path, { throwIfNoEntry: false }) !== undefined)
@@ -143,7 +142,7 @@ function checkTarget(target: string, data: string): void {
   }
 }
 
-function make(partial: string): void {
+export function makePartial(partial: string): void {
   try {
     mkdirSync(partial, { mode: 0o700 });
   } catch (error) {
@@ -153,7 +152,7 @@ function make(partial: string): void {
 }
 
 /** Throws when the disk cannot take that many bytes and keep `roomBytes`, which the server may need itself. */
-function checkRoom(folder: string, bytes: number, roomBytes: number): void {
+export function checkRoom(folder: string, bytes: number, roomBytes: number): void {
   const { bavail, bsize } = statfsSync(folder);
   if (bavail * bsize >= bytes + roomBytes) return;
   const [free, needed] = [bavail * bsize, bytes + roomBytes].map((each) => Math.ceil(each / 2 ** 20));
@@ -209,9 +208,8 @@ function* copyJournal(
       closeSync(from);
     }
   }
-  const last = Buffer.alloc(LAST_BYTES);
-  new MappedRegion(last).numbers.set([sequence, seed, -seed]);
-  yield* writeFile(join(to, LAST_NAME), LAST_BYTES, pace, () => last);
+  const last = lastFile(sequence, seed);
+  yield* writeFile(join(to, LAST_NAME), last.length, pace, () => last);
   syncFolder(to);
 }
 

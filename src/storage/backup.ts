@@ -4,7 +4,6 @@ import { WORKERS } from "../workers.ts";
 import { type CopyReply, type CopyRequest, whyFailed } from "./backup-copy.ts";
 import type { DataFolder } from "./data-folder.ts";
 import { StoreError } from "./database.ts";
-import type { Journal } from "./journal.ts";
 
 /**
  * Backups of a running server: a thread copies (backup-copy.ts), and this class arranges that the journal keeps what is
@@ -20,7 +19,6 @@ export type AskCopier = (request: CopyRequest) => Promise<CopyReply>;
 
 export class Backup {
   readonly #database: Database;
-  readonly #journal: Journal | null;
   readonly #folder: DataFolder | null;
   readonly #ask: AskCopier;
   /** Resolves when the running backup has ended; null while there is none. */
@@ -28,9 +26,8 @@ export class Backup {
   #isStopping = false;
 
   /** `ask` is for tests: without it a thread copies. */
-  constructor(database: Database, journal: Journal | null, folder: DataFolder | null, ask: AskCopier = newThread()) {
+  constructor(database: Database, folder: DataFolder | null, ask: AskCopier = newThread()) {
     this.#database = database;
-    this.#journal = journal;
     this.#folder = folder;
     this.#ask = ask;
   }
@@ -53,7 +50,7 @@ export class Backup {
   }
 
   async #copy(target: string, folder: DataFolder): Promise<void> {
-    const journal = this.#journal;
+    const { journal } = folder;
     journal?.hold();
     try {
       const descriptor = descriptorOf(folder, target);
@@ -77,7 +74,7 @@ export class Backup {
   }
 }
 
-const STOPPING = "the server stops";
+export const STOPPING = "the server stops";
 
 /** Throws StoreError. */
 function descriptorOf(folder: DataFolder, target: string): number {
@@ -88,7 +85,7 @@ function descriptorOf(folder: DataFolder, target: string): number {
   }
 }
 
-function refused(target: string, why: string): StoreError {
+export function refused(target: string, why: string): StoreError {
   return new StoreError(`cannot back up to ${target}: ${why}`);
 }
 

@@ -1,9 +1,9 @@
 import type { Database } from "bun:sqlite";
 import { STORE_CHANGES_HELD } from "../limits.ts";
 import type { Compaction } from "./compaction.ts";
-import type { Journal } from "./journal.ts";
 import type { PendingChanges } from "./pending-changes.ts";
 import { SQL } from "./sql.ts";
+import type { TurnLog } from "./turn-log.ts";
 import type { WalCheckpointer } from "./wal-checkpointer.ts";
 
 /** Counts commits for checkpoints of SQLite's write-ahead log; commits should wait while `state` is `finishing`. */
@@ -18,7 +18,7 @@ export class Commits {
   error: unknown = null;
   readonly #database: Database;
   readonly #changes: PendingChanges;
-  readonly #journal: Journal | null;
+  readonly #journal: TurnLog | null;
   readonly #compaction: Compaction;
   readonly #checkpoints: Checkpoints;
   /** Durability `power`: the journal is synced before each commit. */
@@ -30,7 +30,7 @@ export class Commits {
   constructor(
     database: Database,
     changes: PendingChanges,
-    journal: Journal | null,
+    journal: TurnLog | null,
     compaction: Compaction,
     checkpoints: Checkpoints,
     power: boolean,

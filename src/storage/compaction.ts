@@ -1,7 +1,7 @@
 import type { MoveOldMessages } from "../chat/store.ts";
 import { MOVED_BYTES_PER_TURN } from "../limits.ts";
 import type { DataFolder } from "./data-folder.ts";
-import type { Journal } from "./journal.ts";
+import type { TurnLog } from "./turn-log.ts";
 
 /** Compaction has bytes of its own in each turn: else other moves could stop it, and the journal would only grow. */
 const BYTES_PER_TURN = MOVED_BYTES_PER_TURN / 2;
@@ -11,7 +11,7 @@ const BYTES_PER_TURN = MOVED_BYTES_PER_TURN / 2;
  * it takes; a commit makes that durable; then the journal uses the segments again.
  */
 export class Compaction {
-  readonly #journal: Journal | null;
+  readonly #journal: TurnLog | null;
   readonly #folder: DataFolder | null;
   /** The segments that are being freed: the last message number and the last record in them. */
   #old: { number: number; sequence: number } | null = null;
@@ -21,7 +21,7 @@ export class Compaction {
   #freedSequence = 0;
 
   /** The database has everything up to record `sequence`. */
-  constructor(journal: Journal | null, folder: DataFolder | null, sequence: number) {
+  constructor(journal: TurnLog | null, folder: DataFolder | null, sequence: number) {
     this.#journal = journal;
     this.#folder = folder;
     this.#movedSequence = sequence;

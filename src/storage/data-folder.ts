@@ -40,7 +40,8 @@ export class DataFolder {
   readonly #identity: string;
   /** The identity (device and inode) of each file of the database, by name. */
   readonly #files = new Map<string, string>();
-  #journal: Journal | null = null;
+  /** The journal in the folder; null without one, and before `watch`. */
+  journal: Journal | null = null;
   /** See `databaseDescriptor`; -1 while there is none. */
   #databaseDescriptor = -1;
   /** What the last check found missing; null when nothing is. */
@@ -77,7 +78,7 @@ export class DataFolder {
 
   /** The database and the journal are open: `check` looks for their files from now on. */
   watch(journal: Journal | null): void {
-    this.#journal = journal;
+    this.journal = journal;
     for (const name of [DATABASE, `${DATABASE}-wal`, `${DATABASE}-shm`]) {
       const identity = identityOf(join(this.path, name));
       if (identity !== null) this.#files.set(name, identity);
@@ -98,7 +99,7 @@ export class DataFolder {
         if (identityOf(join(this.path, name)) === known) continue;
         return lossOfFile(name, name === DATABASE ? "are lost, since it is not in the data folder" : null);
       }
-      if (this.#journal?.isWhole === false) return lossOfFile("a file of the journal", null);
+      if (this.journal?.isWhole === false) return lossOfFile("a file of the journal", null);
       accessSync(this.path, constants.R_OK | constants.W_OK | constants.X_OK);
       return null;
     } catch (error) {

@@ -1,9 +1,10 @@
 import { JOURNAL_SEGMENTS_KEPT, JOURNAL_SEGMENT_BYTES } from "../limits.ts";
 import { Histogram } from "../histogram.ts";
 import { MappedRegion } from "./journal-entry.ts";
-import { HEAD, LAST_BYTES, LAST_NAME, LENGTH, SEQUENCE, aligned } from "./record.ts";
+import { HEAD, LAST_BYTES, LAST_NAME, aligned, writeHead } from "./record.ts";
 import type { Preallocation, Segment, SegmentFolder } from "./segment.ts";
 import { SpareSegments } from "./spare-segments.ts";
+import type { TurnLog } from "./turn-log.ts";
 
 const SEGMENT_NAME = /^\d{16}$/;
 /** The reserve is a quarter of a segment. A shift keeps it an integer, and integers are compared faster. */
@@ -46,16 +47,16 @@ export function segmentsOf(folder: Pick<SegmentFolder, "names">): number[] {
  *
  * What is in a record, and when it is needed no more, is decided elsewhere (turn-record.ts, compaction.ts).
  */
-export class Journal {
-  /** Number of the last record. */
+export class Journal implements TurnLog {
   sequence: number;
-  /** Bytes of the records since the start. */
   bytesWritten = 0;
-  /** Durations of `sync` and `syncNow`. */
   readonly syncSeconds = new Histogram();
-  readonly #folder: SegmentFolder;
-  /** Bytes that `room` does not count: for entries that promise nothing. */
+  readonly acksWait = false;
+  /** No request waits for the disk. */
+  readonly isSlow = false;
+  readonly waitingBytesMax = Number.MAX_SAFE_INTEGER;
   readonly reserveBytes: number;
+  readonly #folder: SegmentFolder;
   /** Of the checksums. */
   readonly #seed: number;
   /** The file `last`, and its numbers. */
@@ -183,11 +184,8 @@ export class Journal {
     const { segment } = used;
     const target = segment.bytes;
     const at = this.#at;
-    const end = at + HEAD + length;
     if (body !== target || start !== at + HEAD) body.copy(target, at + HEAD, start, start + length);
-    target.writeDoubleLE(this.sequence + 1, at + SEQUENCE);
-    target.writeUInt32LE(length, at + LENGTH);
-    target.writeUInt32LE(Bun.hash.crc32(target.subarray(at + LENGTH, end), this.#seed), at);
+    writeHead(target, at, this.sequence + 1, length, this.#seed);
     this.sequence++;
     this.#at += bytes;
     this.bytesWritten += bytes;

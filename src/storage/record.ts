@@ -59,6 +59,20 @@ export function aligned(bytes: number): number {
   return Math.ceil(bytes / ALIGNMENT) * ALIGNMENT;
 }
 
+/** Completes a record at `at` in `target`, whose body of `length` bytes is in its place already. */
+export function writeHead(target: Buffer, at: number, sequence: number, length: number, seed: number): void {
+  target.writeDoubleLE(sequence, at + SEQUENCE);
+  target.writeUInt32LE(length, at + LENGTH);
+  target.writeUInt32LE(Bun.hash.crc32(target.subarray(at + LENGTH, at + HEAD + length), seed), at);
+}
+
+/** The content of the file `last`. */
+export function lastFile(sequence: number, seed: number): Buffer {
+  const bytes = Buffer.alloc(LAST_BYTES);
+  new MappedRegion(bytes).numbers.set([sequence, seed, -seed]);
+  return bytes;
+}
+
 /**
  * Reads the records of a segment, one after another. Their checksums begin with a secret seed of this data folder: no
  * bytes from outside look like a record, neither in a message's text nor in a file of another folder.

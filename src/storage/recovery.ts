@@ -10,7 +10,8 @@ import { type Delivered, runsOf } from "./delivered-run.ts";
 import { JournalEntry, EntryReader } from "./journal-entry.ts";
 import { Journal, segmentName, segmentsOf } from "./journal.ts";
 import { type Announced, RecordReader, SEQUENCE_SPAN, announced, hasKnownLength } from "./record.ts";
-import { FileFolder, type SegmentFolder, syncFolder } from "./segment.ts";
+import { FileFolder, type Segment, type SegmentFolder, syncFolder } from "./segment.ts";
+import { atOnce, inSlices } from "./slices.ts";
 import { SQL, TRANSACTION } from "./sql.ts";
 import { Store } from "./store.ts";
 
@@ -43,8 +44,11 @@ export interface Opened {
   recovered: Recovered;
 }
 
-/** How long recovery holds the event loop at a time. */
-const SLICE_MS = 25;
+/** What recovery needs of the folder of a journal. */
+export interface JournalFolder extends Pick<SegmentFolder, "path" | "names"> {
+  open(name: string): Pick<Segment, "bytes">;
+}
+
 /** Rows that one step deletes. */
 const DELETED_ROWS_MAX = 1000;
 
@@ -63,23 +67,9 @@ export function openStore(...values: Parameters<typeof opening>): Opened {
   return atOnce(opening(...values));
 }
 
-/** The same; the event loop runs between slices of about SLICE_MS. */
+/** The same; the event loop runs between slices. */
 export async function openStoreInSlices(...values: Parameters<typeof opening>): Promise<Opened> {
-  const steps = opening(...values);
-  for (let sliceMs = performance.now(); ;) {
-    const { done, value } = steps.next();
-    if (done === true) return value;
-    if (value === undefined && performance.now() - sliceMs < SLICE_MS) continue;
-    await (value ?? new Promise(setImmediate));
-    sliceMs = performance.now();
-  }
-}
-
-function atOnce<Result>(steps: Iterator<void | Promise<void>, Result>): Result {
-  for (;;) {
-    const { done, value } = steps.next();
-    if (done === true) return value;
-  }
+  return inSlices(opening(...values));
 }
 
 function* opening(
@@ -150,7 +140,7 @@ export function seedOf(database: Database): number {
  */
 export class Recovery {
   readonly #database: Database;
-  readonly #folder: SegmentFolder;
+  readonly #folder: JournalFolder;
   readonly #options: RecoveryOptions;
   readonly #progress: Progress;
   /** Sequence numbers of the first records of the segments that are read. */
@@ -177,7 +167,7 @@ export class Recovery {
 
   constructor(
     database: Database,
-    folder: SegmentFolder,
+    folder: JournalFolder,
     options: RecoveryOptions,
     segmentBytes = JOURNAL_SEGMENT_BYTES,
   ) {

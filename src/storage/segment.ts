@@ -115,6 +115,12 @@ export function syncFolder(path: string): void {
   }
 }
 
+/** A file that is not empty, mapped into memory. */
+export function mapped(file: string): Buffer {
+  const map = Bun.mmap(file, { shared: true });
+  return Buffer.from(map.buffer, map.byteOffset, map.byteLength);
+}
+
 class FileSegment implements Segment {
   name: string;
   readonly bytes: Buffer;
@@ -129,8 +135,7 @@ class FileSegment implements Segment {
     this.#descriptor = openSync(file, "r+");
     const { size, ino } = statSync(file);
     this.#inode = ino;
-    const map = size === 0 ? new Uint8Array(0) : Bun.mmap(file, { shared: true });
-    this.bytes = Buffer.from(map.buffer, map.byteOffset, map.byteLength);
+    this.bytes = size === 0 ? Buffer.alloc(0) : mapped(file);
   }
 
   rename(name: string): void {

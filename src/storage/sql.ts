@@ -124,6 +124,11 @@ export function upgrades(version: number): string[] {
 /** Settings of a connection, and transactions. */
 export const PRAGMA = {
   writeAheadLog: "PRAGMA journal_mode = WAL",
+  /** For one long transaction while nobody else reads: unlike in the write-ahead log, new pages are written once. */
+  rollbackJournal: "PRAGMA journal_mode = DELETE",
+  /** 64 MiB of pages, and the default. */
+  largeCache: "PRAGMA cache_size = -65536",
+  defaultCache: "PRAGMA cache_size = -2000",
   /** By durability. */
   synchronous: {
     none: "PRAGMA synchronous = OFF",
@@ -206,6 +211,11 @@ export const SQL = {
 
   insertLastLogin: "INSERT OR REPLACE INTO last_logins VALUES (?, ?, ?)",
   selectLastLogin: "SELECT unix_ms AS unixMs, address FROM last_logins WHERE user = ?",
+
+  /** Bytes of the database, with those that only its write-ahead log has. */
+  selectSize: "SELECT page_count * page_size AS bytes FROM pragma_page_count(), pragma_page_size()",
+  /** The database as one file without a log, in a new file. */
+  copyInto: "VACUUM INTO ?",
 
   selectProgress: "SELECT * FROM progress",
   updateProgress: "UPDATE progress SET sequence = ?, newest = ?, number = ?",

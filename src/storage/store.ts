@@ -19,9 +19,9 @@ import { Compaction } from "./compaction.ts";
 import type { DataFolder } from "./data-folder.ts";
 import { StoreError } from "./database.ts";
 import { JournalEntry, NOTHING } from "./journal-entry.ts";
-import type { Journal } from "./journal.ts";
 import { PRAGMA, SQL } from "./sql.ts";
 import { type StoredLockout, Tables, type Waiting, endedBy, hashToken } from "./tables.ts";
+import type { TurnLog } from "./turn-log.ts";
 import { TurnRecord } from "./turn-record.ts";
 import { WalCheckpointer } from "./wal-checkpointer.ts";
 
@@ -39,7 +39,7 @@ export class Store implements ChatStore {
   readonly #database: Database;
   readonly #tables: Tables;
   readonly #folder: DataFolder | null;
-  readonly #journal: Journal | null;
+  readonly #journal: TurnLog | null;
   /** The record of this turn; null without a journal. */
   readonly #record: TurnRecord | null;
   readonly #compaction: Compaction;
@@ -52,7 +52,7 @@ export class Store implements ChatStore {
 
   constructor(
     database: Database,
-    journal: Journal | null = null,
+    journal: TurnLog | null = null,
     power = false,
     checkpoints: Checkpoints = new WalCheckpointer(database.filename),
     folder: DataFolder | null = null,
@@ -67,7 +67,7 @@ export class Store implements ChatStore {
     this.#record = journal === null ? null : new TurnRecord(journal);
     this.#compaction = new Compaction(journal, folder, sequence);
     this.#commits = new Commits(database, this.#tables.changes, journal, this.#compaction, checkpoints, power);
-    this.#backup = new Backup(database, journal, folder, copier);
+    this.#backup = new Backup(database, folder, copier);
     this.#power = power;
     this.#number = number;
   }
@@ -83,12 +83,26 @@ export class Store implements ChatStore {
   }
 
   /** What the journal has counted; null without one. */
-  get journal(): Pick<Journal, "bytesWritten" | "syncSeconds"> | null {
+  get journal(): Pick<TurnLog, "bytesWritten" | "syncSeconds"> | null {
     return this.#journal;
   }
 
   get isBusy(): boolean {
     return this.#commits.isBusy;
+  }
+
+  get isCongested(): boolean {
+    return this.#record !== null && this.#record.isCongested;
+  }
+
+  /** Turns wait for so long to become durable that no client can be expected to do anything. */
+  get isSlow(): boolean {
+    return this.#journal?.isSlow === true;
+  }
+
+  /** Bytes of the entries that are in no record yet: while the log is slow, those of several turns. */
+  get waitingBytes(): number {
+    return this.#record?.entries.length ?? 0;
   }
 
   newNumber(): number {
@@ -106,7 +120,7 @@ export class Store implements ChatStore {
   }
 
   acked(user: Account, upTo: number): void {
-    this.#record?.note(JournalEntry.Acked, 0, user.nameBytes, NOTHING, upTo);
+    this.#record?.acked(user, upTo);
   }
 
   requeued(user: string, session: number, received: number, messages: readonly UnackedMessage[]): void {
@@ -222,6 +236,11 @@ export class Store implements ChatStore {
     if (this.#commits.commitIfDue(this.#number)) this.#updateWriteError();
     const journal = this.#journal;
     return !this.#power || journal === null || journal.isSynced || journal.sync();
+  }
+
+  /** The server is about to stop: from now on each turn is recorded with all of its acknowledgements. */
+  ending(): void {
+    if (this.#record !== null) this.#record.acksWait = false;
   }
 
   /** Writes the turn's record; false when the disk has no room for it. */

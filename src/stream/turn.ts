@@ -94,6 +94,13 @@ export class LoopTurn implements Turn {
     this.#scheduleEnd();
   }
 
+  /** Resolves when everything that has happened in this turn is durable. */
+  saved(): Promise<void> {
+    return new Promise((resolve) => {
+      this.markDirty({ dirty: false, end: 0, committing: 0, durable: 0, sink: { flush: resolve } });
+    });
+  }
+
   #scheduleEnd(): void {
     if (this.#isEndScheduled) return;
     this.#isEndScheduled = true;

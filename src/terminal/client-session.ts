@@ -50,7 +50,7 @@ export class ClientSession {
       store: (user) => this.#openState(user),
       onUntrusted: ({ detail }) => this.#fail(`cannot reconnect: ${detail}; trying again`),
     });
-    beforeErrorExit(() => this.hangUp());
+    beforeErrorExit({ leave: () => this.#leave(), hangUp: () => this.hangUp() });
   }
 
   /** Connects. Prints a warning before a password goes over a network without encryption. */
@@ -90,6 +90,11 @@ export class ClientSession {
     setTimeout(() => this.hangUp(), LOGOUT_MS);
     await output.idle();
     await this.client.logout().catch(() => this.hangUp());
+  }
+
+  /** As `logOut`, after a write error: what was not printed is not acknowledged, and comes again at the next login. */
+  async #leave(): Promise<void> {
+    await Promise.race([this.client.logout().catch(() => {}), Bun.sleep(LOGOUT_MS)]);
   }
 
   /** Saves the state and closes the session. Pending lines are not printed: the next login gets them again. */

@@ -29,18 +29,25 @@ export class Exit extends Error {
 export const output = new OutputWriter(process.stdout);
 export const errors = new OutputWriter(process.stderr);
 
-let closeSession = (): void => {};
-
-/** Sets the function that closes the session before the program exits after a write error. */
-export function beforeErrorExit(close: () => void): void {
-  closeSession = close;
+/** How the session ends before the program exits after a write error. */
+interface SessionEnd {
+  /** Logs out, within a bounded time. */
+  leave(): Promise<void>;
+  hangUp(): void;
 }
 
-// A write error on standard output ends the program.
+let session: SessionEnd = { leave: () => Promise.resolve(), hangUp: () => {} };
+
+export function beforeErrorExit(end: SessionEnd): void {
+  session = end;
+}
+
+// A write error on standard output ends the program: a reader of the pipe has gone, or the window was closed.
 void output.failed.then((error) => {
-  // `setImmediate` runs after the promises of all lines that the kernel took: the saved state includes these lines.
-  setImmediate(() => {
-    closeSession();
+  // `setImmediate` runs after the promises of all lines that the kernel took: the logout acknowledges these lines.
+  setImmediate(async () => {
+    await session.leave();
+    session.hangUp();
     const fault = writeFault(error);
     if (fault === null) process.exit(0);
     printError(fault);

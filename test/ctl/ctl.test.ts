@@ -3,6 +3,7 @@ import { chmodSync, existsSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } 
 import { createServer } from "node:net";
 import { tmpdir } from "node:os";
 import { join, relative } from "node:path";
+import { FORMATS } from "../../src/ctl/format.ts";
 import { ADMIN_SHAPES } from "../../src/protocol/admin.ts";
 import { ServerProcess, run, runWith } from "../support/process.ts";
 import { bindDatagramSocket, bindFullSocket, hasUnixSockets } from "../support/unix-sockets.ts";
@@ -276,4 +277,37 @@ test("the help lists every command of the admin socket", async () => {
     expect(code).toBe(0);
     for (const { usage } of Object.values(ADMIN_SHAPES)) expect(out).toContain(`  ${usage} `);
   }
+});
+
+test("cluster says of a server with a journal of its own that it is in none", async () => {
+  const data = newFolder();
+  await serve("--data", data).port();
+  const { out, err, code } = await ctl(data, "cluster");
+  expect([out, err, code]).toEqual(["", "heartline: this server keeps its own journal: it is not in a cluster\n", 1]);
+});
+
+test("cluster prints the shards, this server and the engine, or one JSON value", () => {
+  const lines = [
+    "engine PostgreSQL 15.8 at db1:5432",
+    "node spare 10.0.0.2:6010 1.2.0 812",
+    "shard 0 10.0.0.1:6010 1.1.0 7 31 5",
+    "shard 1 - - 0 0 0",
+  ];
+  const request = { verb: "cluster" as const, user: "", text: "", number: null };
+  const reply = { lines, code: null, words: "" };
+  expect(FORMATS.cluster.text(request, reply).split("\n")).toEqual([
+    "SHARD  OWNER          VERSION  EPOCH  HEAD  SNAPSHOT",
+    "0      10.0.0.1:6010  1.1.0    7      31    5",
+    "1      nobody                  0      0     0",
+    "this server: spare, 10.0.0.2:6010, version 1.2.0; the engine has shown its last change 0.8 s ago",
+    "engine: PostgreSQL 15.8 at db1:5432",
+  ]);
+  expect(FORMATS.cluster.json(request, reply)).toEqual({
+    engine: "PostgreSQL 15.8 at db1:5432",
+    node: { role: "spare", address: "10.0.0.2:6010", version: "1.2.0", silent_ms: 812 },
+    shards: [
+      { shard: 0, owner: "10.0.0.1:6010", version: "1.1.0", epoch: 7, head: 31, snapshot: 5 },
+      { shard: 1, owner: null, version: null, epoch: 0, head: 0, snapshot: 0 },
+    ],
+  });
 });

@@ -2,7 +2,7 @@ import { describe, expect, test } from "bun:test";
 import { closeLargest } from "../../src/net/admission.ts";
 import { Connection, Connections } from "../../src/net/connection.ts";
 import { type AcceptedSocket, TcpTransport } from "../../src/net/tcp-transport.ts";
-import type { SocketEvents, Transport } from "../../src/net/transport.ts";
+import type { SocketEvents } from "../../src/net/transport.ts";
 import {
   ACK_BYTES_MAX,
   INPUT_BYTES_MAX,
@@ -19,6 +19,7 @@ import {
   SKIPPED_BYTES_PER_REQUEST,
 } from "../../src/limits.ts";
 import { BLOCK_MS, SILENCE_MS, type TestPeer, World } from "../support/chat.ts";
+import { Wire } from "../support/simulated-transport.ts";
 
 /** A connection over the loopback: its accepted end, its far end, and what the far end has received. */
 async function ends(drained: () => void) {
@@ -93,72 +94,6 @@ test("a closed connection writes nothing, since its descriptor may belong to ano
   expect(received.text).toMatch(/^ok \S+ 35\nfirstend$/);
   stop();
 });
-
-/** A connection on a simulated transport, under the clock of its world. */
-class Wire {
-  readonly world: World;
-  readonly all: Connections;
-  readonly connection: Connection;
-  /** The transport is not paused. */
-  reading = true;
-  /** Our side is closed. */
-  shut = false;
-  /** Both sides are closed. */
-  hungUp = false;
-  /** Bytes that the transport accepts. */
-  room = Number.POSITIVE_INFINITY;
-  #output = "";
-
-  constructor(
-    limits: Partial<Limits> = {},
-    world = new World(["alice", "bob"], { limits }),
-    all?: Connections,
-    isEncrypted = false,
-    address = "192.0.2.1",
-  ) {
-    this.world = world;
-    this.all = all ?? world.connections;
-    const write = (bytes: Buffer, start: number, count: number): number => {
-      const taken = Math.min(this.room, count);
-      this.room -= taken;
-      this.#output += bytes.toString("latin1", start, start + taken);
-      return taken;
-    };
-    const transport: Transport = {
-      isEncrypted,
-      write,
-      send: () => 0,
-      pause: () => void (this.reading = false),
-      resume: () => void (this.reading = true),
-      shutdown: () => void (this.shut = true),
-      end: () => void (this.shut = this.hungUp = true),
-      closed: () => {},
-      release: () => {},
-    };
-    this.world.begin();
-    this.connection = new Connection(this.all, transport, address);
-    this.world.endTurns();
-  }
-
-  /** Bytes arrive, and the turn ends. */
-  feed(bytes: string): void {
-    this.world.begin();
-    this.connection.data(Buffer.from(bytes, "latin1"));
-    this.world.endTurns();
-  }
-
-  /** Sends lines; returns the lines that were written since the last call. */
-  say(...lines: string[]): string[] {
-    this.feed(lines.map((line) => `${line}\n`).join(""));
-    return this.read();
-  }
-
-  read(): string[] {
-    const lines = this.#output.split("\n");
-    this.#output = lines.pop()!;
-    return lines;
-  }
-}
 
 describe("when the disk still syncs an earlier turn, the reply to a login or resume", () => {
   /** The next turn is being synced until the returned function is called. */

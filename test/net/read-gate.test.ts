@@ -13,6 +13,7 @@ class Shared {
   readonly rates = { work: 0 };
   readonly limits = { requestsPerSecondMax: 1 };
   readonly ready = new Set<string>();
+  isCongested = false;
   readonly gates = new Map<string, ReadGate<string>>();
   readonly later: TimerKind<string> = this.wheel.kind((name) => this.gates.get(name)!.rateAllows());
 

@@ -1,6 +1,6 @@
 import { describe, expect, test } from "bun:test";
 import { LIMITS_DEFAULT } from "../../src/limits.ts";
-import { USAGE, parseConfig } from "../../src/server/config.ts";
+import { USAGE, parseConfig, readConfiguration } from "../../src/server/config.ts";
 import { UsageError } from "../../src/usage-error.ts";
 
 /** The error message for that command line. */
@@ -32,6 +32,7 @@ test("without options every setting has its documented default", () => {
     adminSocket: "data/admin.sock",
     logLevel: "info",
     salvage: false,
+    cluster: null,
   });
 });
 
@@ -98,6 +99,7 @@ test("every option takes its value after a space or an equals sign", () => {
     adminSocket: "/run/heartline.sock",
     logLevel: "debug" as const,
     salvage: true,
+    cluster: null,
   };
   expect(parseConfig([...given.flat(), "--salvage", "--limit-loopback"])).toEqual(expected);
   const joined = given.map((pair) => pair.join("="));
@@ -239,5 +241,53 @@ describe("an invalid command line is an error of one line", () => {
     const words = errorOf(...args);
     expect(words).toContain(named);
     expect(words).not.toContain("\n");
+  });
+});
+
+describe("the options of a cluster", () => {
+  const URL = "postgres://heartline:engine-secret@db1,db2:5433/chat?sslmode=require";
+  const given = ["--cluster", URL, "--cluster-listen", "10.0.0.1:6010"];
+
+  test("have the same effect from every source", () => {
+    const expected = { url: URL, listen: { host: "10.0.0.1", port: 6010 }, folder: null };
+    expect(parseConfig(given)!.cluster).toEqual(expected);
+    const env = { HEARTLINE_CLUSTER: URL, HEARTLINE_CLUSTER_LISTEN: "10.0.0.1:6010" };
+    expect(readConfiguration([], env)!.config.cluster).toEqual(expected);
+    expect(parseConfig(["--cluster=nats://n1:4222,n2", "--cluster-listen=[::1]:0"])!.cluster).toMatchObject({
+      url: "nats://n1:4222,n2",
+      listen: { host: "::1", port: 0 },
+    });
+  });
+
+  test("put the admin socket in the data folder, and make none without one", () => {
+    expect(parseConfig(given)!.adminSocket).toBeNull();
+    const { cluster, adminSocket } = parseConfig([...given, "--data", "/var/lib/heartline"])!;
+    expect(adminSocket).toBe("/var/lib/heartline/admin.sock");
+    expect(cluster!.folder).toBe("/var/lib/heartline");
+  });
+
+  const refused: [args: string[], message: RegExp][] = [
+    [["--cluster", URL], /--cluster takes --cluster-listen/],
+    [["--cluster-listen", "10.0.0.1:6010"], /--cluster-listen <address:port> takes --cluster <url>/],
+    [
+      ["--cluster", "mysql://root:engine-secret@db1", "--cluster-listen", "10.0.0.1:6010"],
+      /postgres:\/\/ or nats:\/\//,
+    ],
+    [["--cluster", URL, "--cluster-listen", "0.0.0.0:6010"], /reach this one .* not "0\.0\.0\.0:6010"/],
+    [["--cluster", URL, "--cluster-listen", "6010"], /takes <address>:<port>/],
+    [[...given, "--durability", "power"], /it takes no --durability/],
+    [[...given, "--salvage"], /it takes no --salvage/],
+    [[...given, "--data", ":memory:"], /it takes no --data :memory:/],
+  ];
+  test.each(refused)("%j is refused in words without the password", (args, message) => {
+    let text = "";
+    try {
+      parseConfig(args);
+    } catch (error) {
+      expect(error).toBeInstanceOf(UsageError);
+      text = (error as Error).message;
+    }
+    expect(text).toMatch(message);
+    expect(text).not.toContain("engine-secret");
   });
 });

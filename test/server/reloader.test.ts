@@ -202,3 +202,11 @@ describe("the sample credentials", () => {
     expect(sample.lines).toEqual(["host needs a restart: until then the server listens on 127.0.0.1"]);
   });
 });
+
+test("a URL that changed needs a restart, and the log has no part of it", () => {
+  const listen = 'cluster-listen = "127.0.0.1:0"\n';
+  const running = new Running(`cluster = "postgres://heartline:first-secret@db1/chat"\n${listen}`);
+  running.configure(`cluster = "postgres://heartline:second-secret@db2/chat"\n${listen}`);
+  expect(running.reload()).toEqual([]);
+  expect(running.lines).toEqual(["cluster needs a restart: until then it is the present one"]);
+});

@@ -1,13 +1,14 @@
-import type { Database } from "bun:sqlite";
+import { Database } from "bun:sqlite";
 import { openDatabase } from "../../src/storage/database.ts";
 import { Journal } from "../../src/storage/journal.ts";
 import { Recovery, seedOf } from "../../src/storage/recovery.ts";
 import type { Preallocation, Segment, SegmentFolder } from "../../src/storage/segment.ts";
+import type { TurnLog } from "../../src/storage/turn-log.ts";
 import type { Random } from "../support/random.ts";
 import { segmentIn } from "../support/segment.ts";
 
 /** So small that some turns fill one. */
-const SEGMENT_BYTES = 2048;
+export const SEGMENT_BYTES = 2048;
 /** Bytes of a record's head and of the checksum at its beginning, which is written last. */
 const RECORD_HEAD = 16;
 const CHECKSUM = 4;
@@ -22,7 +23,7 @@ export type KillPoint = (typeof KILL_POINTS)[number];
  */
 export class Disk implements SegmentFolder {
   readonly path = "journal";
-  readonly database: Database = openDatabase(":memory:", "process");
+  database: Database = this.#watched(openDatabase(":memory:", "process"));
   /** Full: commits and new segments fail. */
   refuses = false;
   isDead = false;
@@ -30,8 +31,6 @@ export class Disk implements SegmentFolder {
   killPoint: KillPoint | null = null;
   /** Called after each complete record. */
   recorded: () => void = () => {};
-  /** The end of the simulation. */
-  readonly close: () => void;
   /** A double of SQLite's write-ahead log, which is being copied now and then. */
   readonly wal;
   readonly #random: Random;
@@ -47,21 +46,52 @@ export class Disk implements SegmentFolder {
       },
       committed: () => {},
     };
-    // The store commits through `run`: there is no other place to fail, or to be killed, within a commit.
-    const { run, close } = this.database;
-    this.database.close = () => {};
-    this.close = () => close.call(this.database);
-    this.database.run = (sql, ...values) => {
-      if (sql !== "COMMIT") return run.call(this.database, sql, ...(values as []));
+  }
+
+  /** The end of the simulation. */
+  close(): void {
+    Database.prototype.close.call(this.database);
+  }
+
+  /** The store commits through `run`: there is no other place to fail, or to be killed, within a commit. */
+  #watched(database: Database): Database {
+    const { run } = database;
+    database.close = () => {};
+    database.run = (sql, ...values) => {
+      if (sql !== "COMMIT") return run.call(database, sql, ...(values as []));
       this.killAt("uncommitted");
       if (this.isDead || this.refuses) {
-        run.call(this.database, "ROLLBACK");
+        run.call(database, "ROLLBACK");
         throw new Error("the disk refuses");
       }
-      const done = run.call(this.database, sql);
+      const done = run.call(database, sql);
+      this.committed();
       this.killAt("committed");
       return done;
     };
+    return database;
+  }
+
+  /** The server has committed. */
+  protected committed(): void {}
+
+  /** The record is complete. */
+  protected kept(_body: Buffer): void {}
+
+  /** A recovery is complete, and the journal is opened next. */
+  protected recovered(): void {}
+
+  /** The next start finds another database, and no journal. */
+  protected replace(database: Database): void {
+    this.close();
+    this.database = this.#watched(database);
+    this.removeFiles();
+    this.refuses = false;
+  }
+
+  protected removeFiles(): void {
+    this.#filesAtKill = null;
+    this.#files = new Map();
   }
 
   names(): string[] {
@@ -113,7 +143,7 @@ export class Disk implements SegmentFolder {
    * Recovery at the start of a server, which may be killed during it and is started again. Returns the journal, and how
    * many records were recovered.
    */
-  start(unixMs: number): { journal: Journal; records: number } {
+  start(unixMs: number): { journal: TurnLog; records: number } {
     if (this.#filesAtKill !== null) this.#files = this.#filesAtKill;
     this.#filesAtKill = null;
     this.isDead = false;
@@ -134,16 +164,22 @@ export class Disk implements SegmentFolder {
         isKilled = this.#random.oneIn(2);
       }
     }
+    this.recovered();
     const { sequence } = this.database.query<{ sequence: number }, []>("SELECT sequence FROM progress").get()!;
-    return { journal: new DiskJournal(this, sequence, this.#random.between(1, 2)), records };
+    return { journal: this.newJournal(sequence, this.#random.between(1, 2)), records };
   }
 
-  /** Calls `append` of a journal. The server may be killed within it or after it. */
-  append(append: () => void): void {
+  protected newJournal(sequence: number, segmentsKept: number): TurnLog {
+    return new DiskJournal(this, sequence, segmentsKept);
+  }
+
+  /** Calls `append` of a journal for a record. The server may be killed within it or after it. */
+  append(append: () => void, body: Buffer): void {
     const before = this.killPoint === "torn" ? copied(this.#files) : null;
     append();
     if (this.isDead) return;
     if (before !== null) return this.#tear(before);
+    this.kept(body);
     this.recorded();
     this.killAt("recorded");
   }
@@ -174,8 +210,9 @@ class DiskJournal extends Journal {
     this.#disk = disk;
   }
 
-  override append(...record: Parameters<Journal["append"]>): void {
-    this.#disk.append(() => super.append(...record));
+  override append(body: Buffer, start: number, length: number, number: number): void {
+    const copy = Buffer.from(body.subarray(start, start + length));
+    this.#disk.append(() => super.append(body, start, length, number), copy);
   }
 }
 

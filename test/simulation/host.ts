@@ -16,9 +16,10 @@ import { Connection } from "../../src/net/connection.ts";
 import type { dial } from "../../src/net/dial.ts";
 import { type Core, createCore } from "../../src/server/core.ts";
 import { NOTHING } from "../../src/storage/journal-entry.ts";
-import { type Journal, segmentsOf } from "../../src/storage/journal.ts";
+import { segmentsOf } from "../../src/storage/journal.ts";
 import type { Checkpoints } from "../../src/storage/commits.ts";
 import { Store } from "../../src/storage/store.ts";
+import type { TurnLog } from "../../src/storage/turn-log.ts";
 import { TICK_MS } from "../../src/timer-wheel.ts";
 import type { Disk } from "./disk.ts";
 import { type Ledger, Violation } from "./ledger.ts";
@@ -42,7 +43,7 @@ export interface HostChoices {
 export class ObservedStore extends Store {
   readonly #ledger: Ledger;
 
-  constructor(database: Database, journal: Journal, checkpoints: Checkpoints, ledger: Ledger) {
+  constructor(database: Database, journal: TurnLog, checkpoints: Checkpoints, ledger: Ledger) {
     super(database, journal, false, checkpoints);
     this.#ledger = ledger;
   }

@@ -1,5 +1,6 @@
 import { expect, test } from "bun:test";
 import { seedsFor } from "../support/random.ts";
+import { LogDisk } from "./log-disk.ts";
 import { simulate } from "./simulation.ts";
 
 test("a session whose mailbox delivery is refused for lack of room is read again", () => {
@@ -14,5 +15,11 @@ test("every message and reply arrives once and in order, despite cuts, delays, f
   let shown = 0;
   const seeds = seedsFor("simulation", 1200);
   for (const seed of seeds) shown += simulate(seed);
+  expect(shown).toBeGreaterThan(0);
+}, 600_000);
+
+test("the same holds when each server takes over from the log of all servers before it, with or without a snapshot", () => {
+  let shown = 0;
+  for (const seed of seedsFor("takeovers", 400)) shown += simulate(seed, undefined, LogDisk);
   expect(shown).toBeGreaterThan(0);
 }, 600_000);

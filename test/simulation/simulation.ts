@@ -27,6 +27,8 @@ interface Options {
   trace?: string[] | null;
   /** A store that breaks a rule. */
   Store?: typeof ObservedStore;
+  /** A disk on which only a log remains of a server. */
+  DiskOf?: typeof Disk;
 }
 
 /**
@@ -54,7 +56,8 @@ export class Simulation implements Environment {
   /** Steps until a server that stops has stopped; 0 when it runs. */
   #stopping = 0;
 
-  constructor(seed: number, { large = false, hardships = true, trace = null, Store = ObservedStore }: Options = {}) {
+  constructor(seed: number, options: Options = {}) {
+    const { large = false, hardships = true, trace = null, Store = ObservedStore, DiskOf = Disk } = options;
     this.random = new Random(seed);
     this.#hardships = hardships ? new Random(~seed) : null;
     this.#trace = trace;
@@ -62,7 +65,7 @@ export class Simulation implements Environment {
     const lineBytesMax = this.#large ? 400_000 : 200;
     this.#kills = this.random.oneIn(2);
     this.#refuses = this.random.oneIn(6);
-    this.#disk = new Disk(this.random);
+    this.#disk = new DiskOf(this.random);
     const clockMs = 5000 + this.random.below(1000);
     const dial = (_host: string, port: number, handlers: DialHandlers): DialedCall => {
       const dialed = new DialedCall(port, handlers);
@@ -379,13 +382,13 @@ const NONSENSE: [string, string][] = [
 ];
 
 /** Runs one seed. A failed seed runs again, the same way, to print its last steps. */
-export function simulate(seed: number, hardships = true): number {
+export function simulate(seed: number, hardships = true, DiskOf = Disk): number {
   try {
-    return new Simulation(seed, { hardships }).run();
+    return new Simulation(seed, { hardships, DiskOf }).run();
   } catch (error) {
     const trace: string[] = [];
     try {
-      new Simulation(seed, { hardships, trace }).run();
+      new Simulation(seed, { hardships, DiskOf, trace }).run();
     } catch {}
     console.log(`SEED=${seed}: ${String(error)}\n  ${trace.slice(-40).join("\n  ")}`);
     throw error;

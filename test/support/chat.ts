@@ -30,11 +30,13 @@ interface Choices {
   movesAtOnce?: boolean;
   /** The monotonic clock at the start. */
   clockMs?: number;
+  /** In memory, without a journal, by default. */
+  store?: Store;
 }
 
 /** A core without sockets, disk and clock: a test feeds lines, moves the time and reads what each peer received. */
 export class World {
-  readonly store = new Store(openDatabase(":memory:", "none"));
+  readonly store: Store;
   readonly chat: Chat;
   readonly turn: LoopTurn;
   readonly connections: Connections;
@@ -49,6 +51,7 @@ export class World {
   /** Makes a turn durable; a test may resolve later, as a disk does with durability `power`. */
   saves: () => boolean | Promise<void> = () => this.store.save();
   clockMs: number;
+  readonly #core: Core;
   /** Ends of the turns that have begun. */
   readonly #ends: (() => void)[] = [];
   #ticks = 0;
@@ -56,7 +59,8 @@ export class World {
 
   /** Every user of these names exists; their password is PASSWORD. */
   constructor(names: readonly string[], choices: Choices = {}) {
-    const { clockMs = 1000 } = choices;
+    const { clockMs = 1000, store = new Store(openDatabase(":memory:", "none")) } = choices;
+    this.store = store;
     this.clockMs = clockMs;
     const core = createCore({
       clock: { nowMs: () => this.clockMs, unixMs: () => UNIX_MS + this.clockMs - clockMs },
@@ -75,6 +79,7 @@ export class World {
       later: (end) => void this.#ends.push(end),
       report: (error) => this.faults.push(error),
     });
+    this.#core = core;
     ({ chat: this.chat, turn: this.turn, connections: this.connections, drain: this.drain } = core);
     this.begin();
     this.endTurns();
@@ -140,7 +145,7 @@ export class World {
   /** Fires the timers that are due at the clock's time. */
   tick(): void {
     this.begin();
-    this.chat.wheel.advance(this.clockMs);
+    this.chat.wheel.advance(this.#core.clock.nowMs());
     if (++this.#ticks % (PRESENCE_DELAY_MS / TICK_MS) === 0) this.chat.sweep();
     this.endTurns();
   }

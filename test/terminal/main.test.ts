@@ -360,6 +360,27 @@ describe("on a terminal", () => {
     },
   );
 
+  test("a terminal that takes no more output logs the user out, and what it did not take comes at the next login", async () => {
+    const seas = await server.login("SEAS");
+    const screen = new Pty(["-c", "tty; exec sleep 1000"], { program: "/bin/sh" });
+    ptys.push(screen);
+    const [path] = await screen.sees("/dev/pts/");
+    const client = `${process.execPath} src/main.ts chat 127.0.0.1 ${server.port} --user columbia`;
+    const pty = new Pty(["-c", `exec ${client} >${path}`], {
+      program: "/bin/sh",
+      env: { XDG_STATE_HOME: state, HEARTLINE_PASSWORD: PASSWORD },
+    });
+    ptys.push(pty);
+    await screen.until((lines) => lines.at(-1) === ">");
+    await seas.expectLines("joined columbia");
+    screen.hangUp();
+    await seas.expectReply("message columbia hi", "ok sent");
+    await seas.expectLines("left columbia logout");
+    expect(await pty.exited).toBe(3);
+    const columbia = await server.login("columbia");
+    await columbia.expectLines("stored SEAS <ms> hi");
+  });
+
   test("logout exits with 0, and Ctrl+C before the login exits with 1", async () => {
     const pty = await openColumbia();
     pty.type("logout\r");

@@ -10,7 +10,9 @@ import { Random } from "../../support/random.ts";
 import { isCallback, nameOf } from "./clients.ts";
 import { Group } from "./group.ts";
 import { PipeReader } from "./pipe.ts";
-import { ChaosServer, IDLE_TIMEOUT_S, freePort } from "./server.ts";
+import { freePort } from "../../support/free-port.ts";
+import { ChaosCluster, ENGINES, type EngineName } from "./cluster.ts";
+import { ChaosServer, IDLE_TIMEOUT_S, type ServersUnderChaos } from "./server.ts";
 import { type DeliveryTally, Verdict, describe, isClean } from "./verdict.ts";
 import { ReferenceModel } from "./reference-model.ts";
 import { Program, within } from "../../../bench/program.ts";
@@ -27,13 +29,15 @@ shown. Everything runs on this machine, in temporary folders that are removed.
   --clients <number>       number of users, 2 to 2000 (200)
   --server-kills <number>  kills of the server, some of them during its start, 0 to 10000 (one in 3 s)
   --durability <level>     durability of the server: none, process or power (process)
+  --cluster <engine>       three servers of a cluster on PostgreSQL or three NATS servers: postgres or nats; kills are
+                           then faults of all kinds: servers and engines are killed, paused, and ended (one in 3 s)
   --limit-loopback         applies the limits per address to loopback, so that many connections are refused
   --help                   prints this page
 
 Exit code: 0 when every message arrived once and in order; 1 otherwise; 2 for an invalid command line.
 `;
 
-const OPTIONS = ["seed", "seconds", "clients", "server-kills", "durability"] as const;
+const OPTIONS = ["seed", "seconds", "clients", "server-kills", "durability", "cluster"] as const;
 
 const MESSAGES_PER_CLIENT = 4;
 const STEP_MS = 50;
@@ -52,6 +56,8 @@ interface Options {
   clients: number;
   serverKills: number;
   durability: string;
+  /** Null for a server of its own. */
+  cluster: EngineName | null;
   limitLoopback: boolean;
 }
 
@@ -68,6 +74,7 @@ function parseOptions(line: CommandLine<(typeof OPTIONS)[number], "limit-loopbac
       10_000,
     ),
     durability: line.choice("durability", "process", ["none", "process", "power"]),
+    cluster: line.text("cluster") === null ? null : line.choice("cluster", ENGINES[0], ENGINES),
     limitLoopback: line.flag("limit-loopback"),
   };
 }
@@ -85,7 +92,7 @@ class Chaos {
   readonly #callbackProxies = new Map<string, Proxy>();
   readonly #faults: string[] = [];
   readonly #model = new ReferenceModel((what) => this.#faults.push(what));
-  readonly #server: ChaosServer;
+  readonly #server: ServersUnderChaos;
   #faultsEnabled = false;
   /** No output of the server is forwarded. */
   #isMuted = false;
@@ -100,14 +107,18 @@ class Chaos {
     this.#random = new Random(options.seed);
     this.#faultModel = new RandomFaults(this.#random);
     this.#verdict = new Verdict(this.#folder, options.clients);
-    const { durability, limitLoopback } = options;
+    const { durability, limitLoopback, cluster } = options;
     const spec = { folder: this.#folder, users: options.clients + 2, durability, limitLoopback };
-    this.#server = new ChaosServer(spec, this.#random, {
-      fault: (what) => this.#faults.push(what),
+    const observer = {
+      fault: (what: string) => void this.#faults.push(what),
       muteOutput: () => this.#muteServer(),
       killed: () => this.#setServerPresent(false),
       starting: () => this.#setServerPresent(true),
-    });
+    };
+    this.#server =
+      cluster === null
+        ? new ChaosServer(spec, this.#random, observer)
+        : new ChaosCluster(spec, cluster, this.#random, observer);
   }
 
   run(): Promise<boolean> {
@@ -310,16 +321,18 @@ class Chaos {
       users: clients,
     };
     const who = `${clients} clients (${callbacks} callback) in ${this.#groups.length} processes`;
-    process.stdout.write(`seed ${seed}, ${seconds} s, ${who}\n${describe({ ...tally, ...counts })}`);
+    process.stdout.write(
+      `seed ${seed}, ${seconds} s, ${who}\n${this.#server.faults}${describe({ ...tally, ...counts })}`,
+    );
     return isClean(tally);
   }
 
   /** Ends all processes and removes all files. */
   async stop(): Promise<void> {
     this.#faultsEnabled = false;
-    this.#server.stop();
     this.#pipe?.stop();
     for (const stopping of [...this.#groups, ...this.#callbackProxies.values()]) stopping.stop();
+    await this.#server.stop();
     await Promise.all([...Program.running].map((program) => program.stop()));
     rmSync(this.#folder, { recursive: true, force: true });
   }

@@ -2,6 +2,7 @@
 import { watch, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import type { Random } from "../../support/random.ts";
+import { freePort } from "../../support/free-port.ts";
 import { PASSWORD, nameOf } from "./clients.ts";
 import { Program, within } from "../../../bench/program.ts";
 
@@ -24,11 +25,35 @@ export interface ServerObserver {
   starting(): void;
 }
 
+/** What chaos needs of a server, and what a single one and a cluster have in common. */
+export interface ServersUnderChaos {
+  /** Where the clients connect. */
+  readonly port: number;
+  /** Rejects when a server does not start, or ends by itself. */
+  readonly failed: Promise<never>;
+  /** Kills so far, and of them those before the server listened again. */
+  readonly kills: number;
+  readonly killsInStart: number;
+  /** Other faults of the servers, for the report. */
+  readonly faults: string;
+  /** Starts everything; resolves when clients can log in. */
+  start(): Promise<void>;
+  /** Schedules `kills` kills within `ms`. */
+  scheduleKills(kills: number, ms: number): void;
+  /** Called every 50 ms: begins what is due. */
+  step(): void;
+  /** Output of the server was seen. */
+  outputSeen(): void;
+  /** Kills the server once more and starts it again. */
+  killOnce(): Promise<void>;
+  /** Ends the kills. Resolves when clients can log in. */
+  stopKills(): Promise<void>;
+  /** Nothing is started again, and everything may end. */
+  stop(): Promise<void>;
+}
+
 /** Idle timeout of sessions. Some outages are longer. */
 export const IDLE_TIMEOUT_S = 5;
-/** Below the ephemeral ports of Linux (from 32768), so that the port is still free when the server starts again. */
-const PORT_MIN = 10_000;
-const PORT_MAX = 32_000;
 /** Limits: until the server is ready; until it starts again; from the end of its output until the kill. */
 const READY_MS = 30_000;
 const AWAY_MS = 1_200;
@@ -37,14 +62,23 @@ const MUTE_MS = 800;
 const START_FACTOR = 1.3;
 const RECOVERY_FACTOR = 0.15;
 
+/** The command line that all servers have in common; writes the credentials. */
+export function serveOptions({ folder, users, limitLoopback }: ServerSpec): string[] {
+  const credentials = join(folder, "credentials.txt");
+  writeFileSync(credentials, Array.from({ length: users }, (_, index) => `${nameOf(index)} ${PASSWORD}\n`).join(""));
+  const limits = ["--limit-loopback", "--connection-rate", "50", "--connections-per-address", String(users * 2)];
+  const heartbeat = ["--heartbeat-interval", String(IDLE_TIMEOUT_S)];
+  const common = ["--host", "127.0.0.1", "--credentials", credentials, ...heartbeat];
+  return ["src/main.ts", "serve", ...common, ...(limitLoopback ? limits : [])];
+}
+
 /** A server that is killed now and then and started again on the same port with the same data. */
-export class ChaosServer {
+export class ChaosServer implements ServersUnderChaos {
   readonly port = freePort();
-  /** Rejects when the server does not start, or ends by itself. */
   readonly failed: Promise<never>;
   kills = 0;
-  /** Kills before it listened again. */
   killsInStart = 0;
+  readonly faults = "";
   readonly #args: string[];
   readonly #data: string;
   readonly #random: Random;
@@ -65,28 +99,9 @@ export class ChaosServer {
   #isStopped = false;
 
   constructor(spec: ServerSpec, random: Random, around: ServerObserver) {
-    const credentials = join(spec.folder, "credentials.txt");
-    const users = Array.from({ length: spec.users }, (_, index) => `${nameOf(index)} ${PASSWORD}\n`);
-    writeFileSync(credentials, users.join(""));
     this.#data = join(spec.folder, "data");
-    this.#args = [
-      "src/main.ts",
-      "serve",
-      "--host",
-      "127.0.0.1",
-      "--port",
-      String(this.port),
-      "--credentials",
-      credentials,
-      "--data",
-      this.#data,
-      "--durability",
-      spec.durability,
-      "--heartbeat-interval",
-      String(IDLE_TIMEOUT_S),
-      ...(spec.limitLoopback ? ["--limit-loopback", "--connection-rate", "50"] : []),
-      ...(spec.limitLoopback ? ["--connections-per-address", String(spec.users * 2)] : []),
-    ];
+    const place = ["--port", String(this.port), "--data", this.#data, "--durability", spec.durability];
+    this.#args = [...serveOptions(spec), ...place];
     this.#random = random;
     this.#observer = around;
     const { promise, reject } = Promise.withResolvers<never>();
@@ -162,8 +177,7 @@ export class ChaosServer {
     await this.#restart;
   }
 
-  /** The server is not started again, and may end. */
-  stop(): void {
+  async stop(): Promise<void> {
     this.#isStopped = true;
     this.#program = null;
   }
@@ -208,18 +222,5 @@ export class ChaosServer {
     program.kill("SIGKILL");
     this.#observer.killed();
     await program.ended;
-  }
-}
-
-/** A port without a listener. */
-export function freePort(): number {
-  for (;;) {
-    const port = PORT_MIN + Math.floor(Math.random() * (PORT_MAX - PORT_MIN));
-    try {
-      Bun.listen({ hostname: "127.0.0.1", port, socket: { data: () => {} } }).stop();
-      return port;
-    } catch {
-      // The port is in use.
-    }
   }
 }

@@ -1,0 +1,13 @@
+import type { Credentials } from "../auth/credentials.ts";
+
+/** What the server asks of its place in a cluster, as the owner of a shard. */
+export interface Ownership {
+  /** Gives the shard up, when everything is acknowledged. False when the engine does not answer in time. */
+  release(): Promise<boolean>;
+  /** The server has other credentials from now on. */
+  useCredentials(credentials: Credentials): Promise<void>;
+  /** Makes a data folder of everything that was acknowledged. Rejects with StoreError. */
+  backup(path: string): Promise<void>;
+  /** Ends a running backup without its result. */
+  stopBackup(): Promise<void>;
+}

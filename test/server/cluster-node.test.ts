@@ -1,0 +1,207 @@
+import { afterEach, expect, test } from "bun:test";
+import { existsSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { CredentialsError, type Credentials } from "../../src/auth/credentials.ts";
+import { ClusterError, type OwnerInfo } from "../../src/cluster/shared-log.ts";
+import { ClusterNode } from "../../src/server/cluster-node.ts";
+import { Readiness } from "../../src/server/readiness.ts";
+import { StoreError } from "../../src/storage/database.ts";
+import { ModelledEngine, ModelledLog } from "../support/modelled-log.ts";
+
+const folders: string[] = [];
+const nodes: Node[] = [];
+
+afterEach(async () => {
+  for (const node of nodes.splice(0)) await node.end();
+  for (const folder of folders.splice(0)) rmSync(folder, { recursive: true, force: true });
+});
+
+function newFolder(): string {
+  const folder = mkdtempSync(join(tmpdir(), "heartline-"));
+  folders.push(folder);
+  return folder;
+}
+
+function usersOf(password: string): Credentials {
+  return { users: [{ name: "alice", password }], sample: false };
+}
+
+interface Line {
+  event: string;
+  message: string;
+}
+
+/** A process of a cluster on a modelled engine. */
+class Node {
+  readonly log: ModelledLog;
+  readonly readiness = new Readiness();
+  readonly lines: Line[] = [];
+  readonly folder = newFolder();
+  /** What its credentials file has. */
+  file: Credentials;
+  readonly #credentials: Credentials;
+  #node: ClusterNode | null = null;
+
+  constructor(engine: ModelledEngine, credentials = usersOf("secret")) {
+    this.log = new ModelledLog(engine);
+    this.file = this.#credentials = credentials;
+    nodes.push(this);
+  }
+
+  get node(): ClusterNode {
+    return this.#node!;
+  }
+
+  async open(): Promise<this> {
+    const note = ({ event }: { event: string }, message: string): void => void this.lines.push({ event, message });
+    const options = {
+      log: { level: "info", info: note, warn: note, error: note, fatal: note },
+      readiness: this.readiness,
+      credentials: this.#credentials,
+      readCredentials: () => this.file,
+      ended: (event: string, message: string) => note({ event }, message),
+    };
+    const config = { url: "", listen: { host: "127.0.0.1", port: 0 }, folder: this.folder };
+    this.#node = await ClusterNode.open(config, options, async () => this.log);
+    return this;
+  }
+
+  /** Resolves when it owns the shard. */
+  own(): ReturnType<ClusterNode["own"]> {
+    return this.node.own(() => {});
+  }
+
+  events(): string[] {
+    return this.lines.map(({ event }) => event);
+  }
+
+  async end(): Promise<void> {
+    this.log.resume();
+    this.log.isAway = false;
+    await this.#node?.release();
+    this.#node?.removeFiles();
+  }
+}
+
+/** The owner's information, as the engine has it. */
+function ownerOf(engine: ModelledEngine): OwnerInfo | null {
+  return engine.shards[0]!.owner;
+}
+
+test("the first process owns the shard, and the next one after a release has what the first one stored", async () => {
+  const engine = new ModelledEngine();
+  const first = await new Node(engine).open();
+  const { store } = (await first.own())!;
+  expect(first.readiness.state).toBe("recovering");
+  expect(first.events()).toEqual(["spare", "claimed"]);
+  expect(first.node.lines()[1]).toMatch(/^node owner 127\.0\.0\.1:\d+ \S+ \d+$/);
+  expect(ownerOf(engine)).toMatchObject({ address: first.node.lines()[2]!.split(" ")[2] });
+  store.block("alice", "bob");
+  await store.save();
+  expect(await first.node.release()).toBe(true);
+  expect(ownerOf(engine)!.address).toBe("");
+  const second = await new Node(engine).open();
+  const owned = (await second.own())!;
+  expect(owned.store.blocks()).toEqual([{ user: "alice", other: "bob" }]);
+  expect(second.node.epoch).toBe(3);
+});
+
+test("a spare is released without touching the shard", async () => {
+  const engine = new ModelledEngine();
+  const owner = await new Node(engine).open();
+  await owner.own();
+  const spare = await new Node(engine).open();
+  const owned = spare.own();
+  expect(spare.readiness.obstacle).toBe("spare");
+  expect(spare.node.role).toBe("spare");
+  expect(await spare.node.release()).toBe(true);
+  expect(await owned).toBeNull();
+  expect(ownerOf(engine)!.address).not.toBe("");
+});
+
+test("a spare that starts with other users than the living owner is refused, and appends nothing", async () => {
+  const engine = new ModelledEngine();
+  const owner = await new Node(engine).open();
+  await owner.own();
+  const other = await new Node(engine, usersOf("other")).open();
+  const owned = other.own();
+  await expect(owned).rejects.toThrow(
+    /^the owner 127\.0\.0\.1:\d+ has other users or passwords .* same credentials file$/,
+  );
+  await expect(owned).rejects.toBeInstanceOf(ClusterError);
+  expect(engine.shards[0]!.epoch).toBe(1);
+});
+
+test("a claimer reads its credentials file again, and keeps its users when the file is invalid", async () => {
+  const engine = new ModelledEngine();
+  const first = await new Node(engine).open();
+  first.file = usersOf("changed");
+  expect((await first.own())!.credentials).toBe(first.file);
+  const { credentials } = ownerOf(engine)!;
+  await first.node.release();
+  const second = await new Node(engine).open();
+  Object.defineProperty(second, "file", {
+    get: () => {
+      throw new CredentialsError("cannot read it");
+    },
+  });
+  expect((await second.own())!.credentials).toEqual(usersOf("secret"));
+  expect(ownerOf(engine)!.credentials).not.toBe(credentials);
+  expect(second.events()).toEqual(["spare", "reload", "claimed"]);
+});
+
+test("a reload of the owner publishes the fingerprint of its new users", async () => {
+  const engine = new ModelledEngine();
+  const owner = await new Node(engine).open();
+  await owner.own();
+  const before = ownerOf(engine)!.credentials;
+  await owner.node.useCredentials(usersOf("new"));
+  await owner.node.useCredentials(usersOf("newer"));
+  while (ownerOf(engine)!.credentials === before) await Bun.sleep(1);
+  expect(ownerOf(engine)!.credentials).toMatch(/^[0-9a-f]{24}$/);
+});
+
+test("a deposed owner reports it once, and says who owns the shard", async () => {
+  const engine = new ModelledEngine();
+  const owner = await new Node(engine).open();
+  const { store } = (await owner.own())!;
+  const info = { address: "10.0.0.9:6010", version: "1", credentials: "" };
+  engine.shards[0]!.claim(1, Buffer.from("another Opened"), info);
+  store.block("alice", "bob");
+  void store.save();
+  while (!owner.events().includes("deposed")) await Bun.sleep(1);
+  expect(owner.lines.at(-1)!.message).toContain("(10.0.0.9:6010) owns shard 0 now");
+});
+
+test("a release that the engine does not answer fails", async () => {
+  const engine = new ModelledEngine();
+  const owner = await new Node(engine).open();
+  await owner.own();
+  owner.log.stop();
+  expect(await owner.node.release()).toBe(false);
+});
+
+test("a cluster of several shards is refused with one line", async () => {
+  const node = new Node(new ModelledEngine(2));
+  await expect(node.open()).rejects.toThrow(/^the cluster has 2 shards, and this version serves clusters with 1 shard/);
+});
+
+test("a data folder with the messages of a single server is refused, and stays as it is", async () => {
+  const node = new Node(new ModelledEngine());
+  writeFileSync(join(node.folder, "heartline.sqlite"), "messages");
+  await expect(node.open()).rejects.toBeInstanceOf(StoreError);
+  expect(readdirSync(node.folder)).toEqual(["heartline.sqlite"]);
+});
+
+test("the working copy is made anew for each claim, and removed at the end", async () => {
+  const engine = new ModelledEngine();
+  const node = new Node(engine);
+  const copy = join(node.folder, "cluster");
+  await node.open();
+  await node.own();
+  expect(readdirSync(copy)).toContain("heartline.sqlite");
+  node.node.removeFiles();
+  expect(existsSync(copy)).toBe(false);
+  expect(existsSync(node.folder)).toBe(true);
+});

@@ -1,0 +1,16 @@
+/** Below the ephemeral ports of Linux (from 32768), so that the port is still free when the server starts again. */
+const PORT_MIN = 10_000;
+const PORT_MAX = 32_000;
+
+/** A port without a listener. */
+export function freePort(): number {
+  for (;;) {
+    const port = PORT_MIN + Math.floor(Math.random() * (PORT_MAX - PORT_MIN));
+    try {
+      Bun.listen({ hostname: "127.0.0.1", port, socket: { data: () => {} } }).stop();
+      return port;
+    } catch {
+      // The port is in use.
+    }
+  }
+}

@@ -1,0 +1,97 @@
+/** nats-server as an ordinary process in a temporary folder, reached only on loopback, and three of them as a cluster. */
+import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { freePort } from "./free-port.ts";
+
+/** The server accepts connections within this time after its start. */
+const START_MS = 30_000;
+
+export const hasNats = Bun.which("nats-server") !== null;
+if (!hasNats) console.warn("\n  SKIPPED: tests with NATS (they need Debian's package nats-server)\n");
+
+/** A server with JetStream. */
+export class NatsEngine {
+  /** Those that `closeAll` has not ended. */
+  static readonly #started = new Set<NatsEngine>();
+  readonly port = freePort();
+  readonly #folder = mkdtempSync(join(tmpdir(), "heartline-nats-"));
+  readonly #config = join(this.#folder, "nats.conf");
+  #process: Bun.Subprocess<"ignore", "ignore", "ignore"> | null = null;
+
+  private constructor(settings: string, hasJetStream = true) {
+    NatsEngine.#started.add(this);
+    const jetStream = hasJetStream ? `jetstream { store_dir: "${join(this.#folder, "store")}" }\n` : "";
+    writeFileSync(this.#config, `host: 127.0.0.1\nport: ${this.port}\n${jetStream}${settings}\n`);
+  }
+
+  /** `settings` are further lines of its configuration file. */
+  static async start(settings = "", hasJetStream = true): Promise<NatsEngine> {
+    const engine = new NatsEngine(settings, hasJetStream);
+    await engine.restart();
+    return engine;
+  }
+
+  /** Three servers that are one cluster. */
+  static async startCluster(): Promise<NatsEngine[]> {
+    const ports = [freePort(), freePort(), freePort()];
+    const routes = ports.map((port) => `nats://127.0.0.1:${port}`).join(", ");
+    const engines = ports.map(
+      (port, i) =>
+        new NatsEngine(
+          `server_name: n${i + 1}\ncluster { name: test, host: 127.0.0.1, port: ${port}, routes: [${routes}] }`,
+        ),
+    );
+    await Promise.all(engines.map((engine) => engine.restart()));
+    return engines;
+  }
+
+  /** Ends all servers of a test file. */
+  static async closeAll(): Promise<void> {
+    for (const engine of NatsEngine.#started) await engine.close();
+  }
+
+  /** `host:port`. */
+  get address(): string {
+    return `127.0.0.1:${this.port}`;
+  }
+
+  /** Starts the server, also after `kill`; resolves when it accepts connections. */
+  async restart(): Promise<void> {
+    this.#process = Bun.spawn(["setpriv", "--pdeathsig=KILL", "nats-server", "-c", this.#config], {
+      cwd: this.#folder,
+      stdio: ["ignore", "ignore", "ignore"],
+    });
+    for (const end = performance.now() + START_MS; ;) {
+      try {
+        (await Bun.connect({ hostname: "127.0.0.1", port: this.port, socket: { data: () => {} } })).end();
+        return;
+      } catch (error) {
+        if (this.#process.exitCode !== null || performance.now() > end)
+          throw new Error("nats-server does not start", { cause: error });
+        await Bun.sleep(20);
+      }
+    }
+  }
+
+  async kill(): Promise<void> {
+    this.#process?.kill("SIGKILL");
+    await this.#process?.exited;
+    this.#process = null;
+  }
+
+  pause(): void {
+    this.#process!.kill("SIGSTOP");
+  }
+
+  resume(): void {
+    this.#process!.kill("SIGCONT");
+  }
+
+  /** Ends the server and removes its folder. */
+  async close(): Promise<void> {
+    await this.kill();
+    NatsEngine.#started.delete(this);
+    rmSync(this.#folder, { recursive: true, force: true });
+  }
+}
