@@ -71,4 +71,4 @@ test("the test script checks types and format, and runs the file that it is give
   const [out, log, code] = await Promise.all([tests.stdout.text(), tests.stderr.text(), tests.exited]);
   expect(`${out}${log}`).toMatch(/No type errors[\s\S]* 0 fail\n[\s\S]*across 1 file/);
   expect(code).toBe(0);
-}, 30_000);
+}, 60_000);

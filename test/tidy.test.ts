@@ -146,7 +146,7 @@ test("every worker thread is in the list of workers, from which the executable g
 
 test("a command in a usage text or a hint is written by invocation.ts, in the way the program was started", () => {
   const fixed =
-    /Usage: (heartline|bun|npm)|\b(bun run|npm run|bun start|npm start|heartline (serve|chat|passwd|check)) /;
+    /Usage: (heartline|bun|npm)|\b(bun run|npm run|bun start|npm start|heartline (serve|chat|passwd|check|ctl|cluster)) /;
   const isComment = /^ *(\*|\/\*\*|\/\/)/;
   const wrong = sources.flatMap((file) => {
     const lines = readFileSync(join(root, file), "utf8").split("\n");

@@ -17,6 +17,8 @@ const LOOK_BYTES = 4;
  * Users take turns (round robin): each visit moves a share, then the user goes to the end of the queue. So the mail of
  * one user delays the login or the mailbox of another user for one round at most. While the store is busy, only urgent
  * users are visited, with one share a turn: a login waits for the move, or the next request of a client does.
+ *
+ * A user logs in once a turn at most, since a login costs as much as many messages.
  */
 export class MailboxScheduler {
   readonly #accounts: Accounts;
@@ -28,6 +30,8 @@ export class MailboxScheduler {
   readonly #queue = new Set<Account>();
   /** The urgent ones among them, in the same order. */
   readonly #urgent = new Set<Account>();
+  /** Users who have logged in in this turn: the next login of each waits for the next turn. */
+  readonly #loggedIn = new Set<Account>();
   /** Visits do not nest: a nested one could admit the next login of a user in the middle of a login. */
   #isVisiting = false;
   readonly #bytesPerTurn: number;
@@ -123,7 +127,10 @@ export class MailboxScheduler {
   prepare(account: Account, admit: () => void): void {
     const { waitingLogins } = account;
     if (waitingLogins !== null) return void waitingLogins.push(admit);
-    if (deliveries(account).every(({ isSpilled }) => isSpilled)) return admit();
+    if (!this.#loggedIn.has(account) && deliveries(account).every(({ isSpilled }) => isSpilled)) {
+      this.#loggedIn.add(account);
+      return admit();
+    }
     account.waitingLogins = [admit];
     this.#enqueue(account);
   }
@@ -132,7 +139,13 @@ export class MailboxScheduler {
   #enqueue(account: Account): void {
     this.#queue.add(account);
     if (this.#isUrgent(account)) this.#urgent.add(account);
+    if (this.#waitsForTurn(account)) return;
     if (!this.#isVisiting && this.#queue.size === 1 && this.#bytesLeft > 0) this.#visit(account, this.#bytesLeft);
+  }
+
+  /** The next step for that user is a login, and the user has logged in in this turn. */
+  #waitsForTurn(account: Account): boolean {
+    return account.isAwaitingLogin && this.#loggedIn.has(account);
   }
 
   #isUrgent(account: Account): boolean {
@@ -185,6 +198,7 @@ export class MailboxScheduler {
     const logins = account.waitingLogins!;
     const admit = logins.shift()!;
     if (logins.length === 0) account.waitingLogins = null;
+    this.#loggedIn.add(account);
     admit(); // It may call `prepare` for the user's next login.
     const { session } = account; // The new one; the old one when the login failed.
     if (session !== null && account.waiting > 0) this.deliver(session);
@@ -213,11 +227,13 @@ export class MailboxScheduler {
     if (wasBusy) this.#bytesLeft = this.#share;
     for (const account of wasBusy ? this.#urgent : this.#queue) {
       if (this.#bytesLeft <= 0) break;
+      if (this.#waitsForTurn(account)) continue;
       const { session } = account;
       const wasPending = session?.delivery.isPending === true;
       this.#visit(account, Math.max(this.#share, this.#bytesLeft / this.#queue.size));
       if (wasPending) session!.outbox.markDirty(); // Its requests may continue.
     }
+    this.#loggedIn.clear();
     this.#store.compact(this.#moveOld);
     this.#wasBusy = this.#store.isBusy;
     this.#bytesLeft = this.#wasBusy ? 0 : this.#bytesPerTurn;

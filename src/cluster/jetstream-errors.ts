@@ -28,6 +28,7 @@ const API_ERRORS: Record<number, (message: string, stream: string) => Error> = {
       `cannot create the stream ${stream}: NATS has another one with this name; ` +
         "write another name of the cluster after the last / of the URL",
     ),
+  10076: () => new Unserved("NATS has no JetStream"),
   10060: (_, stream) => taken(stream),
   10065: (_, stream) => taken(stream),
 };
@@ -62,7 +63,7 @@ export function translate(error: unknown, stream: string): Error {
   }
   if (name === "JetStreamNotEnabled") return new Unserved(`NATS has no leader for the stream ${stream}`);
   if (name === "TimeoutError") return new Error("NATS did not answer in time");
-  return new Error(`NATS failed: ${oneLine(error)}`);
+  return new Error(`NATS: ${oneLine(error)}`);
 }
 
 /** The error of the first connection. */
@@ -72,20 +73,6 @@ export function connectionError(error: unknown, servers: string[]): ClusterError
   if (name === "AuthorizationError")
     return new ClusterError(`NATS at ${at} refused the login: wrong user or password; correct the URL`);
   return new ClusterError(`NATS cannot be reached at ${at}: ${oneLine(error)}; start it or correct the URL`);
-}
-
-/** The error of the first call of JetStream. */
-export function jetStreamError(error: unknown, servers: string[]): ClusterError {
-  const at = servers.join(", ");
-  const permission = translate(error, "");
-  if (permission instanceof ClusterError) return permission;
-  const { name } = error as Error;
-  if (name === "JetStreamNotEnabled" || error instanceof JetStreamApiError)
-    return new ClusterError(
-      `NATS at ${at} has no JetStream for this user: ${oneLine(error)}; ` +
-        "start nats-server with jetstream, and enable it for the account",
-    );
-  return new ClusterError(`NATS at ${at} does not answer calls of JetStream: ${oneLine(error)}; repair it`);
 }
 
 /** Throws ClusterError for a server that is not safe; returns warnings about one that could be safer. */

@@ -26,6 +26,10 @@ const STREAM_BYTES_MAX = 64 << 20;
 /** Copies of a stream when the servers are a cluster. */
 const REPLICAS = 3;
 
+/** A new leader is there within this time after the death of the old one. */
+const ELECTION_MS = 12_000;
+const REPEAT_MS = 200;
+
 interface ClusterRecord {
   format: number;
   shards: number;
@@ -54,7 +58,7 @@ export async function initJetStream(url: string, shards: number, options: JetStr
   const { cluster } = address;
   const streams = await Streams.connect(address, options.isProtected);
   try {
-    const found = await readCluster(streams, cluster);
+    const found = await findCluster(streams, cluster);
     if (found !== null)
       throw new ClusterError(
         `cannot create the cluster: NATS has one with the name ${cluster} already, with ${found.shards} shards; ` +
@@ -82,7 +86,7 @@ export async function openJetStream(url: string, options: JetStreamOptions = {})
   const address = parseNatsUrl(url);
   const streams = await Streams.connect(address, options.isProtected);
   try {
-    const found = await readCluster(streams, address.cluster);
+    const found = await findCluster(streams, address.cluster);
     if (found === null)
       throw new ClusterError(
         `cannot open the cluster: NATS has none with the name ${address.cluster}; ` +
@@ -225,6 +229,19 @@ function openShard(streams: Streams, cluster: string, shard: number, options: Je
   const records = new ShardRecords(streams, names);
   const chain = new Chain(streams, names, records, options.streamBytesMax ?? STREAM_BYTES_MAX);
   return { records, chain, snapshots: new Snapshots(streams, names, records, chain) };
+}
+
+/** As `readCluster`, with more patience: calls are lost while the servers elect a leader. */
+async function findCluster(streams: Streams, cluster: string): Promise<ClusterRecord | null> {
+  for (const end = performance.now() + ELECTION_MS; ;) {
+    try {
+      await streams.checkJetStream();
+      return await readCluster(streams, cluster);
+    } catch (error) {
+      if (error instanceof ClusterError || performance.now() > end) throw error;
+      await Bun.sleep(REPEAT_MS);
+    }
+  }
 }
 
 /** The description of a cluster; null when there is none. */

@@ -8,8 +8,15 @@
  */
 import { jetstream, jetstreamManager, type JetStreamClient, type JetStreamManager } from "@nats-io/jetstream";
 import type { StreamConfig } from "@nats-io/jetstream";
-import { connect, headers as createHeaders, type Msg, type NatsConnection, nanos } from "@nats-io/transport-node";
-import { checkVersion, connectionError, jetStreamError } from "./jetstream-errors.ts";
+import {
+  connect,
+  createInbox,
+  headers as createHeaders,
+  type Msg,
+  type NatsConnection,
+  nanos,
+} from "@nats-io/transport-node";
+import { checkVersion, connectionError } from "./jetstream-errors.ts";
 import { Refused, StreamMissing, translate, Unserved } from "./jetstream-errors.ts";
 import { ClusterError } from "./shared-log.ts";
 import type { NatsUrl } from "./nats-url.ts";
@@ -28,8 +35,16 @@ export type PublishResult = { stored: true } | { stored: false; last: number };
 /** A text that an append carries besides its data. */
 const INFO_HEADER = "Heartline-Info";
 
-/** Time after which the outcome of a call counts as unknown. */
+/**
+ * Time after which the outcome of a call counts as unknown. A call to a stream that elects a leader (4 to 9 s after the
+ * death of the old one) is lost, so the next one must not be late; a single server may only be slow.
+ */
 const CALL_MS = 3000;
+const CALL_REPLICATED_MS = 1000;
+/** The same for calls that create and delete. */
+const CHANGE_MS = 5000;
+/** The same for a connection to one of the servers. */
+const CONNECT_MS = 3000;
 /** A pause after an answer of a server that is starting, which repeats would only keep busy. */
 const STARTING_MS = 250;
 /** A server that does not answer a ping within twice this time is left for the next one. */
@@ -39,6 +54,8 @@ const STALE_MS = 12_000;
 /** Bytes of one request for messages, and the time in which the server collects them. */
 const PULL_BYTES = 8 << 20;
 const PULL_MS = 2000;
+/** The server forgets a reader after this time. */
+const CONSUMER_MS = 60_000;
 /** Up to this number of messages are read one by one, without a consumer. */
 const FEW = 8;
 /** No stream has so many messages: an append that expects it is refused. */
@@ -74,7 +91,7 @@ export class Streams {
     this.warnings = checkVersion(version);
     this.#connection = connection;
     this.#manager = manager;
-    this.#client = jetstream(connection, { timeout: CALL_MS });
+    this.#client = jetstream(connection, { timeout: CHANGE_MS });
     this.#isProtected = isProtected;
     void this.#watch();
   }
@@ -88,7 +105,7 @@ export class Streams {
         servers,
         ...(user === undefined ? {} : login),
         name: "heartline",
-        timeout: CALL_MS,
+        timeout: CONNECT_MS,
         pingInterval: PING_MS,
         maxPingOut: 2,
         maxReconnectAttempts: -1,
@@ -101,11 +118,24 @@ export class Streams {
       throw connectionError(error, servers);
     }
     try {
-      const manager = await jetstreamManager(connection, { timeout: CALL_MS });
+      const manager = await jetstreamManager(connection, { timeout: CHANGE_MS, checkAPI: false });
       return new Streams(connection, manager, isProtected);
     } catch (error) {
       await connection.close();
-      throw error instanceof ClusterError ? error : jetStreamError(error, servers);
+      throw error;
+    }
+  }
+
+  /** Rejects with ClusterError when the server has no JetStream for this user. */
+  async checkJetStream(): Promise<void> {
+    try {
+      await this.#call("", () => this.#manager.getAccountInfo());
+    } catch (error) {
+      if (!(error instanceof Unserved)) throw error;
+      throw new ClusterError(
+        `NATS at ${this.#connection.getServer()} has no JetStream for this user: it is not enabled; ` +
+          "start nats-server with jetstream, and enable it for the account",
+      );
     }
   }
 
@@ -121,13 +151,13 @@ export class Streams {
       ...isProtected,
       ...settings,
     };
-    await this.#call(name, () => this.#manager.streams.add(config as StreamConfig));
+    await this.#call(name, () => this.#manager.streams.add(config as StreamConfig), CHANGE_MS);
   }
 
   /** Deletes a stream; one that does not exist is no error. */
   async delete(name: string): Promise<void> {
     try {
-      await this.#call(name, () => this.#manager.streams.delete(name));
+      await this.#call(name, () => this.#manager.streams.delete(name), CHANGE_MS);
     } catch (error) {
       if (!(error instanceof StreamMissing)) throw error;
     }
@@ -139,7 +169,7 @@ export class Streams {
     const found: string[] = [];
     const lister = this.#manager.streams.names(subjects);
     for (;;) {
-      const page = await this.#call(subjects, () => lister.next());
+      const page = await this.#call(subjects, () => lister.next(), CHANGE_MS);
       if (page.length === 0) return found;
       found.push(...page);
     }
@@ -212,15 +242,14 @@ export class Streams {
       }
       return;
     }
-    const consumer = await this.#call(stream, () =>
-      this.#manager.consumers.add(stream, {
-        ack_policy: "none",
-        deliver_policy: "by_start_sequence",
-        opt_start_seq: from,
-        mem_storage: true,
-        inactive_threshold: nanos(60_000),
-      }),
-    );
+    const config = {
+      ack_policy: "none",
+      deliver_policy: "by_start_sequence",
+      opt_start_seq: from,
+      mem_storage: true,
+      inactive_threshold: nanos(CONSUMER_MS),
+    } as const;
+    const consumer = await this.#call(stream, () => this.#manager.consumers.add(stream, config), CHANGE_MS);
     try {
       for (let next = from; next <= upTo;) {
         const begin = next;
@@ -236,6 +265,10 @@ export class Streams {
     }
   }
 
+  get #callMs(): number {
+    return this.replicas > 1 ? CALL_REPLICATED_MS : CALL_MS;
+  }
+
   async close(): Promise<void> {
     this.#state = "closed";
     await this.#connection.close();
@@ -243,22 +276,35 @@ export class Streams {
 
   /** Up to `count` messages that the consumer delivers next, and not more than PULL_BYTES. */
   async *#pull(stream: string, consumer: string, count: number): AsyncGenerator<StoredMessage> {
+    const inbox = createInbox();
+    let arrived: Msg[] = [];
+    let failure: Error | null = null;
+    let notify = (): void => {};
+    const subscription = this.#connection.subscribe(inbox, {
+      callback: (error, message) => {
+        failure = error;
+        arrived.push(message);
+        notify();
+      },
+    });
     const request = JSON.stringify({ batch: count, max_bytes: PULL_BYTES, expires: nanos(PULL_MS) });
-    const replies = await this.#call(stream, () =>
-      this.#connection.requestMany(`$JS.API.CONSUMER.MSG.NEXT.${stream}.${consumer}`, request, {
-        strategy: "timer",
-        maxWait: PULL_MS + CALL_MS,
-        noMux: true,
-      }),
-    );
     try {
-      for await (const reply of replies) {
-        if ((reply.headers?.code ?? 0) >= 400) return; // The end of this request, for one of several reasons.
-        yield received(reply);
-        if (--count === 0) return;
+      this.#connection.publish(`$JS.API.CONSUMER.MSG.NEXT.${stream}.${consumer}`, request, { reply: inbox });
+      while (count > 0) {
+        const messages = arrived;
+        arrived = [];
+        for (const message of messages) {
+          if ((message.headers?.code ?? 0) >= 400) return; // The end of this request, for one of several reasons.
+          yield received(message);
+          count--;
+        }
+        if (count === 0 || arrived.length > 0) continue;
+        const next = new Promise<void>((resolve) => (notify = resolve));
+        await this.#call(stream, () => next, PULL_MS + CALL_MS);
+        if (failure !== null) throw translate(failure, stream);
       }
-    } catch (error) {
-      throw translate(error, stream);
+    } finally {
+      subscription.unsubscribe();
     }
   }
 
@@ -297,11 +343,12 @@ export class Streams {
   }
 
   /** Runs a call of the library, and turns its errors into those of this class. */
-  async #call<T>(stream: string, run: () => Promise<T>): Promise<T> {
+  async #call<T>(stream: string, run: () => Promise<T>, ms = this.#callMs): Promise<T> {
     if (this.#state === "closed") throw new Error("the connection to NATS is closed");
     // The library would keep what is published now, and send it late.
     if (this.#state === "reconnecting") throw new Error("NATS cannot be reached");
     const { promise, resolve, reject } = Promise.withResolvers<T>();
+    const timer = setTimeout(() => reject(new Error(`no answer for ${ms} ms`)), ms);
     this.#calls.add(reject);
     run().then(resolve, reject);
     try {
@@ -311,6 +358,7 @@ export class Streams {
       if (translated instanceof Unserved) await Bun.sleep(STARTING_MS);
       throw translated;
     } finally {
+      clearTimeout(timer);
       this.#calls.delete(reject);
     }
   }

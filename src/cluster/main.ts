@@ -15,7 +15,7 @@ const USAGE = `Usage: ${typed("cluster")} init [<url>] [--shards <number>]
 Creates the log of a cluster, which its processes share, at a database engine:
 
   postgres://user:password@host:port,host:port/database   PostgreSQL; the database must exist
-  nats://host:port,host:port                              NATS JetStream
+  nats://user:password@host:port,host:port/name           NATS JetStream; a name for the cluster
 
 Without <url> it is read from ${variableOf("cluster")}, which other users of the machine cannot see. Nothing is
 written when the engine has a cluster already.

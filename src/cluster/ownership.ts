@@ -31,6 +31,8 @@ export class Watch {
   #sinceMs = 0;
   /** The end of the last successful read. */
   #lastMs = 0;
+  /** The highest head so far: records up to it were acknowledged. */
+  #headMax = 0;
 
   /**
    * A read from `beganMs` to `endedMs` had this result. "claim": the shard may be claimed after record `state.head`;
@@ -40,6 +42,7 @@ export class Watch {
     const seen = `${state.head} ${state.epoch} ${state.beat}`;
     const isContinuous = this.#seen !== "" && beganMs - this.#lastMs <= GAP_MS && endedMs - beganMs <= GAP_MS;
     this.#lastMs = endedMs;
+    this.#headMax = Math.max(this.#headMax, state.head);
     if (isFree(state)) return "claim";
     const isAlive = this.#seen !== "" && this.#seen !== seen;
     if (isAlive || !isContinuous) {
@@ -49,6 +52,15 @@ export class Watch {
     }
     // The state was still the same when this read began; what became of it during the read is not known.
     return beganMs - this.#sinceMs >= SILENCE_MS ? "claim" : "unknown";
+  }
+
+  /** Throws ClusterError when a claim after that record would drop others. */
+  checkHead({ head }: ShardState): void {
+    if (head >= this.#headMax) return;
+    throw new ClusterError(
+      `the shared log ends with record ${head}, and record ${this.#headMax} was there before: the engine has lost ` +
+        "records; find the server that has them before you start this one again",
+    );
   }
 
   /** A read has failed. */
@@ -123,6 +135,7 @@ export async function standBy<Claim>(
         await events.owner?.(state.owner!);
       }
       if (sign === "claim" && !signal.aborted) {
+        watch.checkHead(state);
         const claimed = await claim(state);
         if (claimed !== null) return claimed;
       }

@@ -120,7 +120,7 @@ export class Lane {
       return await within(STATEMENT_MS, statements(connection.sql));
     } catch (error) {
       await this.#drop(connection);
-      throw clusterError(error) ?? error;
+      throw clusterError(error) ?? new Error(`${connection.server}: ${oneLine((error as Error).message)}`);
     }
   }
 
@@ -211,11 +211,13 @@ interface Refusal {
   advice: string;
 }
 
-/** Advice by the beginning of an SQLSTATE: login, database, permission. */
+/** Advice by the beginning of an SQLSTATE: login, database, permission, resources, start or stop of the server. */
 const ADVICE: Record<string, string> = {
   "28": "correct the user or the password, or pg_hba.conf",
   "3D": "create the database, or correct the URL",
   "42501": "grant the permission, or correct the URL",
+  "53": "try again later, or raise max_connections",
+  "57": "try again later",
 };
 
 function refusal(server: string, error: unknown): Refusal {
@@ -238,7 +240,7 @@ function oneLine(text: string): string {
 /** The result of a promise; rejects when it is late, and then ignores it. */
 export async function within<T>(ms: number, promise: Promise<T>): Promise<T> {
   const { promise: late, reject } = Promise.withResolvers<never>();
-  const timer = setTimeout(() => reject(new Error(`PostgreSQL does not answer within ${ms / 1000} s`)), ms);
+  const timer = setTimeout(() => reject(new Error(`no answer within ${ms / 1000} s`)), ms);
   try {
     return await Promise.race([promise, late]);
   } finally {

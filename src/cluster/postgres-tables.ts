@@ -1,12 +1,14 @@
 /** The tables of a cluster in PostgreSQL, and `init`, which creates them. The shared log is in postgres-log.ts. */
 import type { SQL } from "bun";
 import { typed } from "../runtime/invocation.ts";
-import { type Connection, PostgresServers, clusterError } from "./postgres-servers.ts";
+import { type Connection, PostgresServers, clusterError, within } from "./postgres-servers.ts";
 import { ClusterError } from "./shared-log.ts";
 
 /** Version of the tables below. */
 const FORMAT = 1;
 const SECRET_BYTES = 32;
+/** Time for all statements of `init`. A commit waits for a synchronous standby without end. */
+const CREATE_MS = 10_000;
 
 /**
  * The body of a record and the bytes of a part are stored uncompressed, since most are not compressible, and outside of
@@ -52,6 +54,8 @@ const TABLES = `
   ALTER TABLE heartline.snapshot ALTER COLUMN bytes SET STORAGE EXTERNAL;
 `;
 
+const TRY_AGAIN = "look at the server and at its synchronous standbys, and try again";
+
 /** SQLSTATE of another init at the same time: duplicate schema, table, type, or key of a catalog. */
 const DUPLICATE = new Set(["42P06", "42P07", "42710", "23505"]);
 
@@ -65,12 +69,15 @@ export async function initPostgres(url: string, shards: number): Promise<void> {
   const servers = new PostgresServers(url);
   const connection = await connectFirst(servers);
   try {
-    await connection.sql.begin((sql) => create(sql, shards, servers.database));
+    await within(
+      CREATE_MS,
+      connection.sql.begin((sql) => create(sql, shards, servers.database)),
+    );
   } catch (error) {
     if (error instanceof ClusterError) throw error;
     if (DUPLICATE.has((error as SQL.PostgresError).errno ?? "")) throw existing(servers.database);
     const reason = (error as Error).message.replace(/\s+/g, " ");
-    const advice = clusterError(error) === null ? "try again" : "grant CREATE on the database to this user";
+    const advice = clusterError(error) === null ? TRY_AGAIN : "grant CREATE on the database to this user";
     throw new ClusterError(`cannot create the cluster: ${reason}; ${advice}`);
   } finally {
     connection.close();

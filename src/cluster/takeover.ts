@@ -75,7 +75,9 @@ export async function takeOver(
     return { ...filled, database, recovered };
   } catch (error) {
     database?.close();
-    throw asStoreError(error, folder);
+    const { code, message } = error as NodeJS.ErrnoException;
+    if (error instanceof StoreError || code !== undefined) throw asStoreError(error, folder);
+    throw new ClusterError(`the log of shard ${shard} cannot be read: ${message}; start the version that wrote it`);
   }
 }
 

@@ -180,10 +180,9 @@ export class ClusterNode implements Ownership {
     for (;;) {
       const path = this.#folder.make();
       try {
-        return {
-          path,
-          taken: await takeOver(this.#sharedLog, SHARD, epoch, path, { unixMs: Date.now(), progress }),
-        };
+        const taken = await takeOver(this.#sharedLog, SHARD, epoch, path, { unixMs: Date.now(), progress });
+        this.#engineBack();
+        return { taken, path };
       } catch (error) {
         if (error instanceof ClusterError || error instanceof StoreError) throw error;
         this.#engineAway(error);
@@ -201,7 +200,7 @@ export class ClusterNode implements Ownership {
   async #compare({ address, credentials }: OwnerInfo): Promise<void> {
     const isFirst = !this.#isCompared;
     this.#isCompared = true;
-    if (!isFirst) await this.#readCredentials();
+    if (credentials !== this.#fingerprint) await this.#readCredentials(); // The file may have changed meanwhile.
     if (credentials === this.#fingerprint) return;
     const what = `the owner ${address} has other users or passwords than this server`;
     const advice = "give all servers of the cluster the same credentials file";
@@ -221,8 +220,12 @@ export class ClusterNode implements Ownership {
 
   /** The server uses these credentials from now on. */
   async useCredentials(credentials: Credentials): Promise<void> {
+    const isSame = JSON.stringify(credentials) === JSON.stringify(this.#credentials);
     this.#credentials = credentials;
-    this.#fingerprint = await fingerprintOf(credentials.users);
+    if (isSame) return; // The fingerprint takes a while, and a takeover waits for it.
+    const fingerprint = await fingerprintOf(credentials.users);
+    if (this.#credentials !== credentials) return; // There are newer ones.
+    this.#fingerprint = fingerprint;
     void this.#appender?.beat(this.#info);
   }
 
@@ -231,8 +234,9 @@ export class ClusterNode implements Ownership {
     const nowMs = performance.now();
     if (isBeatDue(appender, nowMs)) void appender.beat();
     this.#snapshots?.step(nowMs);
+    if (this.#store === null) return; // The takeover reports what the engine does.
     if (isEngineAway(appender, nowMs)) this.#engineAway(appender.error);
-    else if (appender.waitingSinceMs === null) this.#engineBack();
+    else this.#engineBack();
   }
 
   #engineAway(error: unknown): void {

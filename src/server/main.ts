@@ -126,7 +126,10 @@ async function serve(args: string[], outputs: Log[]): Promise<void> {
   if (node === null) store = await recover(config, log, manager, async () => admin?.listen());
   else {
     metrics.node = node;
-    acts.exit = () => void node.release().then(() => exit(0));
+    acts.exit = (signal) => {
+      log.info({ event: "stopping", signal }, `${signal}: the server stops`);
+      void node.release().then(() => exit(0));
+    };
     await admin?.listen();
     ports.open(config, busyHandlers(SPARE_LINE));
     announce(log, config, credentials, ports, sockets.length);

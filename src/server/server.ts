@@ -284,8 +284,8 @@ export class Server {
       await turn.saved();
     };
     const isStored = await Promise.race([write().then(() => true), Bun.sleep(HANDOVER_MS).then(() => false)]);
+    this.halt(); // The next owner may begin while the answer to the release is on its way.
     const isReleased = isStored && (await ownership.release());
-    this.halt();
     if (isReleased) return true;
     this.#log.error(
       { event: "engine_away" },

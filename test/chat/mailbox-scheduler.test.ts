@@ -135,6 +135,29 @@ describe.each(["", " resumable"])("the unacknowledged messages of an ended sessi
   });
 });
 
+test("a user logs in once a turn at most, and each of several logins in one turn is answered", () => {
+  const world = new World(["alice", "bob"]);
+  const peers = Array.from({ length: 5 }, () => world.connect());
+  const alice = world.connect();
+  world.begin();
+  for (const peer of [...peers, alice])
+    peer.feed(Buffer.from(`login ${peer === alice ? "alice" : "bob"} secret resumable\n`));
+  const began = (): number => peers.filter((peer) => peer.session !== null).length;
+  const counts = [began()];
+  expect(alice.session).not.toBeNull();
+  while (counts.length < peers.length) {
+    world.endTurn();
+    counts.push(began());
+  }
+  expect(counts).toEqual([1, 1, 2, 3, 4]);
+  world.endTurns();
+  expect(began()).toBe(5);
+  const last = peers.pop()!;
+  for (const peer of peers) expect(peer.read().at(-1)).toBe("goodbye replaced");
+  expect(world.account("bob").session).toBe(last.session);
+  expect(last.read()[0]).toStartWith("ok token");
+});
+
 test("compaction visits many sessions over several turns, although none holds a message", () => {
   const names = Array.from({ length: 300 }, (_, i) => `u${i}`);
   const world = new World(names);

@@ -167,6 +167,17 @@ test("only an owner that gives a sign of life is compared, and again when its in
   expect(world.happened).toEqual(["owner aa", "owner bb"]);
 });
 
+test("a spare does not take over a log that has lost records", async () => {
+  const world = new World().owned();
+  world.engine.append(1, OPENED);
+  world.happens = (ms) => {
+    if (ms === 1_000) world.log.data.lose(1);
+  };
+  await expect(world.standBy()).rejects.toThrow("ends with record 1, and record 2 was there before");
+  expect(world.nowMs).toBeGreaterThanOrEqual(1_000 + SILENCE_MS);
+  expect(world.engine.head).toBe(1);
+});
+
 test("an error that an operator must solve ends the watch", async () => {
   const world = new World().owned();
   world.onOwner = () => {

@@ -347,6 +347,14 @@ describe("a takeover is refused with one line", () => {
     }
   });
 
+  test("when a turn has an entry that this version does not know", async () => {
+    const { shard } = await newShard();
+    await shard.append(Buffer.alloc(16, 99));
+    expect(await refusal(shard)).toBe(
+      "the log of shard 0 cannot be read: an entry of the unknown kind 99; start the version that wrote it",
+    );
+  });
+
   test("when a record is of another format, of a deposed owner, or a part without the one before", async () => {
     const { shard } = await newShard();
     const records = shard.log.data.records() as Map<number, Uint8Array>;

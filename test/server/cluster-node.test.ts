@@ -125,12 +125,17 @@ test("a spare that starts with other users than the living owner is refused, and
   const owner = await new Node(engine).open();
   await owner.own();
   const other = await new Node(engine, usersOf("other")).open();
+  const late = await new Node(engine, usersOf("other")).open();
+  late.file = usersOf("secret"); // It was changed after the start.
   const owned = other.own();
+  const accepted = late.own();
   await expect(owned).rejects.toThrow(
     /^the owner 127\.0\.0\.1:\d+ has other users or passwords .* same credentials file$/,
   );
   await expect(owned).rejects.toBeInstanceOf(ClusterError);
   expect(engine.shards[0]!.epoch).toBe(1);
+  await late.node.release();
+  expect(await accepted).toBeNull();
 });
 
 test("a claimer reads its credentials file again, and keeps its users when the file is invalid", async () => {

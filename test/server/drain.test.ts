@@ -57,7 +57,6 @@ test("while messages flow, a drain loses none that was acknowledged, and no one 
   folders.push(data);
   const first = start(data);
   const [bob, alice, dave] = await first.online("bob", "alice", "dave");
-  first.server.drain(SECONDS);
   let acknowledged = 0;
   const send = async (from: typeof alice, name: string): Promise<void> => {
     for (let i = 0; ; i++) {
@@ -66,6 +65,7 @@ test("while messages flow, a drain loses none that was acknowledged, and no one 
       if (line === "goodbye shutdown") return;
       expect(line).toMatch(/^ok (sent|stored)$/);
       acknowledged++;
+      if (acknowledged === 20) first.server.drain(SECONDS);
     }
   };
   await Promise.all([send(alice, "alice"), send(dave, "dave")]);
@@ -77,7 +77,6 @@ test("while messages flow, a drain loses none that was acknowledged, and no one 
   const stored = (await again.until("message bob end")).map((line) => line.replace(/^stored (\S+) \d+/, "message $1"));
   const all = [...received, ...stored];
   expect(new Set(all).size).toBe(all.length);
-  expect(acknowledged).toBeGreaterThan(10);
   expect(all.length).toBeGreaterThanOrEqual(acknowledged);
   expect(all.length).toBeLessThanOrEqual(acknowledged + 2);
 });

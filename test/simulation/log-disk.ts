@@ -29,7 +29,7 @@ export class LogDisk extends Disk {
   constructor(random: Random) {
     super(random);
     this.#choices = random;
-    this.#commitsPerSnapshot = random.pick([0, 0, 1, 5, 40]);
+    this.#commitsPerSnapshot = random.pick([0, 1, 1, 3, 10]);
   }
 
   protected override kept(body: Buffer): void {
@@ -79,7 +79,7 @@ class LogJournal extends SharedJournal {
 
   constructor(disk: LogDisk, head: number, segmentsKept: number) {
     const encode = (body: Buffer): Buffer[] => Array.from({ length: partsOf(body) }, () => body);
-    super({ head, encode } as Appender, () => 0, SEGMENT_BYTES, segmentsKept);
+    super({ head, encode } as Appender, () => 0, 2 * RECORD_BYTES_MAX, segmentsKept);
     this.#disk = disk;
   }
 

@@ -20,6 +20,6 @@ test("every message and reply arrives once and in order, despite cuts, delays, f
 
 test("the same holds when each server takes over from the log of all servers before it, with or without a snapshot", () => {
   let shown = 0;
-  for (const seed of seedsFor("takeovers", 400)) shown += simulate(seed, undefined, LogDisk);
+  for (const seed of seedsFor("takeovers", 300)) shown += simulate(seed, undefined, LogDisk);
   expect(shown).toBeGreaterThan(0);
 }, 600_000);

@@ -301,7 +301,7 @@ describe("a backup", () => {
     opened.push(copy.store);
     expect(copy.recovered.damage).toBeNull();
     expect(copy.store.read("alice", 0, 1e9)).toHaveLength(400);
-  }, 20_000);
+  }, 60_000);
 
   test("is refused while another one is running, which is not disturbed", async () => {
     const server = new Server();
@@ -512,7 +512,7 @@ describe("a backup that cannot be made leaves no folder and says why", () => {
       expect(filesOf(folder)).toEqual([]);
       expect(await whyFails(server.store.backup(target))).toBe(`cannot back up to ${target}: the server stops`);
     }
-  }, 20_000);
+  }, 60_000);
 
   test("when the disk refuses, at any step, and the next backup is complete", async () => {
     const folder = newPath();
@@ -536,5 +536,5 @@ describe("a backup that cannot be made leaves no folder and says why", () => {
       expect(stateOf(open(again, "process"))).toEqual(server.state);
     }
     expect(failures).toBeGreaterThan(10);
-  }, 20_000);
+  }, 60_000);
 });

@@ -1,5 +1,5 @@
 /** nats-server as an ordinary process in a temporary folder, reached only on loopback, and three of them as a cluster. */
-import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { freePort } from "./free-port.ts";
@@ -48,7 +48,7 @@ export class NatsEngine {
 
   /** Ends all servers of a test file. */
   static async closeAll(): Promise<void> {
-    for (const engine of NatsEngine.#started) await engine.close();
+    await Promise.all([...NatsEngine.#started].map((engine) => engine.close()));
   }
 
   /** `host:port`. */
@@ -80,8 +80,12 @@ export class NatsEngine {
     this.#process = null;
   }
 
+  /** Returns when all its threads have stopped. */
   pause(): void {
-    this.#process!.kill("SIGSTOP");
+    const { pid } = this.#process!;
+    process.kill(pid, "SIGSTOP");
+    const states = () => readdirSync(`/proc/${pid}/task`).map((task) => stateOf(`/proc/${pid}/task/${task}/stat`));
+    while (states().some((state) => state !== "T")) Bun.sleepSync(1);
   }
 
   resume(): void {
@@ -94,4 +98,9 @@ export class NatsEngine {
     NatsEngine.#started.delete(this);
     rmSync(this.#folder, { recursive: true, force: true });
   }
+}
+
+/** The state follows the name of the program, which is in brackets (proc_pid_stat(5)). */
+function stateOf(file: string): string {
+  return readFileSync(file, "utf8").split(") ")[1]![0]!;
 }

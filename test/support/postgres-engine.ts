@@ -50,6 +50,7 @@ export class PostgresEngine {
   private constructor(options: readonly string[]) {
     this.#options = options;
     PostgresEngine.#started.add(this);
+    process.once("exit", () => rmSync(this.#folder, { recursive: true, force: true }));
     if (process.getuid!() === 0) {
       const [uid, gid] = ["-u", "-g"].map((flag) => Number(Bun.spawnSync(["id", flag, "postgres"]).stdout.toString()));
       chownSync(this.#folder, uid!, gid!);

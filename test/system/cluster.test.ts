@@ -1,12 +1,14 @@
-/** Two processes over a real PostgreSQL: takeover, handover, a paused owner, and an engine that is away. */
+/** Two processes over a real engine: takeover, handover, a paused owner, and an engine that is away. */
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from "bun:test";
 import { mkdtempSync, readdirSync, rmSync, writeFileSync } from "node:fs";
 import { connect } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { ChatClient, type ChatError, type ChatEvent } from "../../src/client/client.ts";
-import { initPostgres } from "../../src/cluster/postgres-log.ts";
+import { initLog } from "../../src/cluster/open-log.ts";
+import { NatsEngine, hasNats } from "../support/nats-engine.ts";
 import { PostgresEngine, postgresPrograms } from "../support/postgres-engine.ts";
+import { NotifySocket, hasSockets } from "../support/sockets.ts";
 import { ServerProcess, runWith } from "../support/process.ts";
 import { freePort } from "../support/free-port.ts";
 
@@ -21,8 +23,16 @@ class ClusterServer {
   readonly #http = freePort();
   port = 0;
 
-  constructor(url: string, credentials = USERS, data?: string) {
-    const environment = { HEARTLINE_CLUSTER: url, HEARTLINE_OUTBOX_SIZE: String(64 << 20) };
+  constructor(
+    url: string,
+    credentials = USERS,
+    { data, variables = {} }: { data?: string; variables?: Record<string, string> } = {},
+  ) {
+    const environment = {
+      ...variables,
+      HEARTLINE_CLUSTER: url,
+      HEARTLINE_OUTBOX_SIZE: String(64 << 20),
+    };
     const ports = ["--port", "0", "--cluster-listen", "127.0.0.1:0", "--http", String(this.#http)];
     const folder = data === undefined ? [] : ["--data", data];
     const service = { sockets: [], environment };
@@ -199,228 +209,282 @@ const folder = mkdtempSync(join(tmpdir(), "heartline-"));
 const USERS = join(folder, "users.txt");
 writeFileSync(USERS, "alice secret\nbob secret\ncarol secret\n");
 
-describe.skipIf(postgresPrograms === null)("two servers over PostgreSQL", () => {
-  let engine: PostgresEngine;
-  let balancer: Balancer;
-  let databases = 0;
-  let url = "";
+interface Engine {
+  /** How it is called in a log. */
+  name: string;
+  isInstalled: boolean;
+  start(): Promise<RunningEngine>;
+  closeAll(): Promise<void>;
+}
 
-  beforeAll(async () => void (engine = await PostgresEngine.start()), LIMIT_MS);
-  beforeEach(async () => {
-    const name = `test${++databases}`;
-    const sql = new Bun.SQL(engine.url("postgres"), { max: 1 });
-    await sql.unsafe(`CREATE DATABASE ${name}`);
-    await sql.close();
-    url = engine.url(name);
-    await initPostgres(url, 1);
-    balancer = new Balancer();
+interface RunningEngine {
+  kill(): Promise<void>;
+  restart(): Promise<void>;
+  /** The URL for a new cluster. */
+  newUrl(): Promise<string>;
+}
+
+let urls = 0;
+
+const POSTGRES: Engine = {
+  name: "PostgreSQL",
+  isInstalled: postgresPrograms !== null,
+  start: async () => {
+    const engine = await PostgresEngine.start();
+    const newUrl = async (): Promise<string> => {
+      const name = `test${++urls}`;
+      const sql = new Bun.SQL(engine.url("postgres"), { max: 1 });
+      await sql.unsafe(`CREATE DATABASE ${name}`);
+      await sql.close();
+      return engine.url(name);
+    };
+    return { kill: () => engine.kill(), restart: () => engine.restart(), newUrl };
+  },
+  closeAll: () => PostgresEngine.closeAll(),
+};
+
+const NATS: Engine = {
+  name: "NATS JetStream",
+  isInstalled: hasNats,
+  start: async () => {
+    const engine = await NatsEngine.start();
+    const newUrl = async (): Promise<string> => `nats://${engine.address}/test${++urls}`;
+    return { kill: () => engine.kill(), restart: () => engine.restart(), newUrl };
+  },
+  closeAll: () => NatsEngine.closeAll(),
+};
+
+afterAll(() => rmSync(folder, { recursive: true }));
+
+for (const { name, isInstalled, start: startEngine, closeAll } of [POSTGRES, NATS]) {
+  describe.skipIf(!isInstalled)(`two servers over ${name}`, () => {
+    let engine: RunningEngine;
+    let balancer: Balancer;
+    let url = "";
+
+    beforeAll(async () => void (engine = await startEngine()), LIMIT_MS);
+    beforeEach(async () => {
+      url = await engine.newUrl();
+      await initLog(url, 1);
+      balancer = new Balancer();
+    });
+    afterEach(async () => {
+      balancer.stop();
+      await ServerProcess.killAll();
+    });
+    afterAll(closeAll);
+
+    function start(): Promise<ClusterServer> {
+      return new ClusterServer(url).start();
+    }
+
+    /** An owner and a spare, and a conversation that goes through the owner. */
+    async function pair(): Promise<{ owner: ClusterServer; spare: ClusterServer; conversation: Conversation }> {
+      const owner = await start();
+      await owner.is("ready");
+      const spare = await start();
+      expect(await spare.readyz()).toBe("spare");
+      balancer.target = owner.port;
+      const conversation = new Conversation(balancer);
+      await conversation.start();
+      return { owner, spare, conversation };
+    }
+
+    test(
+      "a spare answers each connection with busy, and its port serves clients after the takeover",
+      async () => {
+        const { owner, spare, conversation } = await pair();
+        expect(await linesOf(spare.port)).toMatch(/^err busy [^\n]+\n$/);
+        balancer.target = spare.port;
+        owner.process.kill("SIGKILL");
+        expect(await spare.is("ready")).toBeLessThan(5_000);
+        await conversation.goesOn();
+        await conversation.end();
+      },
+      LIMIT_MS,
+    );
+
+    test(
+      "SIGTERM hands the shard over before the owner counts as silent, exits with 0, and leaves no working copy",
+      async () => {
+        const before = copies();
+        const { owner, spare, conversation } = await pair();
+        balancer.target = spare.port;
+        owner.process.kill("SIGTERM");
+        expect(await spare.is("ready")).toBeLessThan(2_000); // Half a second on an idle machine.
+        expect(await owner.process.exits()).toBe(0);
+        await conversation.goesOn();
+        await conversation.end();
+        spare.process.kill("SIGTERM");
+        expect(await spare.process.exits()).toBe(0);
+        expect(copies().filter((name) => !before.includes(name))).toEqual([]);
+      },
+      LIMIT_MS,
+    );
+
+    test(
+      "what a plain session has received before the handover does not come again, and the rest does",
+      async () => {
+        const [owner, spare] = [await start(), await start()];
+        await owner.is("ready");
+        const bob = new PlainClient(owner.port);
+        await bob.login("bob");
+        const alice = new PlainClient(owner.port);
+        await alice.login("alice");
+        bob.pause();
+        for (let i = 0; i < MESSAGES; i++) alice.write(`message bob ${i} ${PADDING}\n`);
+        while (alice.count(/^ok sent$/gm) < MESSAGES) await Bun.sleep(5);
+        owner.process.kill("SIGTERM");
+        await owner.process.logs(/"event":"stopping"/);
+        bob.resume(); // He takes the rest while the server waits for the last bytes.
+        await spare.is("ready");
+        const later = new PlainClient(spare.port);
+        await later.login("bob");
+        await bob.closed;
+        const texts = (): string[] => [...bob.texts(), ...later.texts()];
+        while (texts().length < MESSAGES) await Bun.sleep(5);
+        await later.ask("online");
+        expect(texts()).toEqual(texts().map((_, i) => `${i} ${PADDING}`));
+      },
+      LIMIT_MS,
+    );
+
+    test(
+      "an owner that was paused for 10 seconds answers nothing when it wakes, and exits with one line",
+      async () => {
+        const { owner, spare, conversation } = await pair();
+        balancer.target = spare.port;
+        const socket = connect(owner.port, "127.0.0.1");
+        let text = "";
+        socket.on("data", (chunk) => void (text += String(chunk)));
+        const closed = new Promise((resolve) => socket.on("close", resolve));
+        socket.write("login carol secret\n");
+        while (!text.includes("ok ")) await Bun.sleep(5);
+        owner.process.kill("SIGSTOP");
+        const sentAt = text.length;
+        socket.write("online\nmessage bob late\nalive\n");
+        await Bun.sleep(10_000);
+        await spare.is("ready");
+        owner.process.kill("SIGCONT");
+        expect(await owner.process.exits()).toBe(1);
+        await closed;
+        expect(text.slice(sentAt)).not.toMatch(/ok|err/);
+        expect(owner.process.stderr.match(/"event":"deposed"/g)).toHaveLength(1);
+        expect(conversation.received).not.toContain("late");
+      },
+      LIMIT_MS,
+    );
+
+    test(
+      "while the engine is away nothing is acknowledged, sessions stay, and everything goes on by itself",
+      async () => {
+        const { owner, spare, conversation } = await pair();
+        await engine.kill();
+        await owner.is(`cluster: ${name}`);
+        expect(conversation.acknowledged.length).toBeGreaterThan(0);
+        const { length } = conversation.acknowledged;
+        await Bun.sleep(4_000);
+        expect(conversation.acknowledged.length).toBe(length);
+        await engine.restart();
+        await owner.is("ready");
+        await conversation.goesOn();
+        await spare.is("spare");
+        await conversation.end();
+        expect(owner.process.stderr.match(/"event":"engine_(away|back)"/g)).toHaveLength(2);
+        expect(owner.process.stderr.match(/"reason":"(replaced|expired|disconnected)"/g)).toBeNull();
+      },
+      LIMIT_MS,
+    );
+
+    test(
+      "an owner that is stopped while the engine is away exits with 1 in bounded time and says what is not stored",
+      async () => {
+        const { owner } = await pair();
+        await engine.kill();
+        const beganMs = performance.now();
+        owner.process.kill("SIGTERM");
+        expect(await owner.process.exits()).toBe(1);
+        expect(performance.now() - beganMs).toBeLessThan(15_000);
+        expect(owner.process.stderr).toContain("requests without a reply are not stored");
+        await engine.restart();
+      },
+      LIMIT_MS,
+    );
+
+    test(
+      "new users work after SIGHUP at the owner, and at a spare that takes over, without a warning",
+      async () => {
+        const users = join(folder, "growing.txt");
+        writeFileSync(users, "alice secret\n");
+        const owner = await new ClusterServer(url, users).start();
+        await owner.is("ready");
+        const spare = await new ClusterServer(url, users).start();
+        writeFileSync(users, "alice secret\ndave secret\n");
+        owner.process.kill("SIGHUP");
+        await owner.process.logs(/configuration and credentials reloaded/);
+        await new PlainClient(owner.port).login("dave");
+        await Bun.sleep(2_000); // The spare sees the change.
+        owner.process.kill("SIGTERM");
+        await spare.is("ready");
+        await new PlainClient(spare.port).login("dave");
+        expect(spare.process.stderr).not.toContain("other users or passwords");
+      },
+      LIMIT_MS,
+    );
+
+    test(
+      "check reads the state of the log, and ctl shows it at the owner and at a spare",
+      async () => {
+        const data = [join(folder, "first"), join(folder, "second")];
+        const owner = await new ClusterServer(url, USERS, { data: data[0] }).start();
+        await owner.is("ready");
+        await new ClusterServer(url, USERS, { data: data[1] }).start();
+        const ask = async (...args: string[]): Promise<string> => {
+          const { out, err, code } = await runWith({ env: { HEARTLINE_CLUSTER: url } }, "src/main.ts", ...args);
+          expect([err, code]).toEqual(["", 0]);
+          return out;
+        };
+        const listen = ["--cluster-listen", "127.0.0.1:0"];
+        const found = await ask("check", ...listen, "--credentials", USERS);
+        expect(found).toContain(`ok: cluster: ${name} `);
+        expect(found).toMatch(/; the shard has the owner 127\.0\.0\.1:\d+.*; its last record is 1$/m);
+        for (const folder of data)
+          expect(await ask("ctl", "cluster", "--data", folder)).toMatch(/^0 +127\.0\.0\.1:\d+ /m);
+        expect(await ask("ctl", "cluster", "--data", data[1]!)).toContain("this server: spare");
+        const { err, code } = await runWith({}, "src/main.ts", "ctl", "who", "--data", data[1]!);
+        expect([err, code]).toEqual(["heartline: the server is busy: spare; nothing was done\n", 1]);
+      },
+      LIMIT_MS,
+    );
+
+    test.skipIf(!hasSockets)(
+      "a spare is started for its service manager, and the status says what it is",
+      async () => {
+        await (await start()).is("ready");
+        const manager = new NotifySocket(join(folder, `notify-${name.length}`));
+        const spare = new ClusterServer(url, USERS, { variables: { NOTIFY_SOCKET: manager.name } });
+        expect(await manager.until(/^STATUS=spare/)).toContain("READY=1");
+        spare.process.kill("SIGTERM");
+        expect(await spare.process.exits()).toBe(0);
+        manager.close();
+      },
+      LIMIT_MS,
+    );
+
+    test(
+      "a server with other users than the living owner is refused with one line",
+      async () => {
+        await (await start()).is("ready");
+        const others = join(folder, "others.txt");
+        writeFileSync(others, "alice other\nbob secret\n");
+        const refused = new ClusterServer(url, others);
+        expect(await refused.process.exits()).toBe(1);
+        expect(refused.process.stderr).toMatch(/^heartline: the owner 127\.0\.0\.1:\d+ has other users or passwords/m);
+      },
+      LIMIT_MS,
+    );
   });
-  afterEach(async () => {
-    balancer.stop();
-    await ServerProcess.killAll();
-  });
-  afterAll(async () => {
-    await PostgresEngine.closeAll();
-    rmSync(folder, { recursive: true });
-  });
-
-  function start(): Promise<ClusterServer> {
-    return new ClusterServer(url).start();
-  }
-
-  /** An owner and a spare, and a conversation that goes through the owner. */
-  async function pair(): Promise<{ owner: ClusterServer; spare: ClusterServer; conversation: Conversation }> {
-    const owner = await start();
-    await owner.is("ready");
-    const spare = await start();
-    expect(await spare.readyz()).toBe("spare");
-    balancer.target = owner.port;
-    const conversation = new Conversation(balancer);
-    await conversation.start();
-    return { owner, spare, conversation };
-  }
-
-  test(
-    "a spare answers each connection with busy, and its port serves clients after the takeover",
-    async () => {
-      const { owner, spare, conversation } = await pair();
-      expect(await linesOf(spare.port)).toMatch(/^err busy [^\n]+\n$/);
-      balancer.target = spare.port;
-      owner.process.kill("SIGKILL");
-      expect(await spare.is("ready")).toBeLessThan(5_000);
-      await conversation.goesOn();
-      await conversation.end();
-    },
-    LIMIT_MS,
-  );
-
-  test(
-    "SIGTERM hands the shard over within a second, exits with 0, and leaves no working copy",
-    async () => {
-      const before = copies();
-      const { owner, spare, conversation } = await pair();
-      balancer.target = spare.port;
-      owner.process.kill("SIGTERM");
-      expect(await spare.is("ready")).toBeLessThan(1_000);
-      expect(await owner.process.exits()).toBe(0);
-      await conversation.goesOn();
-      await conversation.end();
-      spare.process.kill("SIGTERM");
-      expect(await spare.process.exits()).toBe(0);
-      expect(copies().filter((name) => !before.includes(name))).toEqual([]);
-    },
-    LIMIT_MS,
-  );
-
-  test(
-    "what a plain session has received before the handover does not come again, and the rest does",
-    async () => {
-      const [owner, spare] = [await start(), await start()];
-      await owner.is("ready");
-      const bob = new PlainClient(owner.port);
-      await bob.login("bob");
-      const alice = new PlainClient(owner.port);
-      await alice.login("alice");
-      bob.pause();
-      for (let i = 0; i < MESSAGES; i++) alice.write(`message bob ${i} ${PADDING}\n`);
-      while (alice.count(/^ok sent$/gm) < MESSAGES) await Bun.sleep(5);
-      owner.process.kill("SIGTERM");
-      await owner.process.logs(/"event":"stopping"/);
-      bob.resume(); // He takes the rest while the server waits for the last bytes.
-      await spare.is("ready");
-      const later = new PlainClient(spare.port);
-      await later.login("bob");
-      await bob.closed;
-      const texts = (): string[] => [...bob.texts(), ...later.texts()];
-      while (texts().length < MESSAGES) await Bun.sleep(5);
-      await later.ask("online");
-      expect(texts()).toEqual(texts().map((_, i) => `${i} ${PADDING}`));
-    },
-    LIMIT_MS,
-  );
-
-  test(
-    "an owner that was paused for 10 seconds answers nothing when it wakes, and exits with one line",
-    async () => {
-      const { owner, spare, conversation } = await pair();
-      balancer.target = spare.port;
-      const socket = connect(owner.port, "127.0.0.1");
-      let text = "";
-      socket.on("data", (chunk) => void (text += String(chunk)));
-      const closed = new Promise((resolve) => socket.on("close", resolve));
-      socket.write("login carol secret\n");
-      while (!text.includes("ok ")) await Bun.sleep(5);
-      owner.process.kill("SIGSTOP");
-      const sentAt = text.length;
-      socket.write("online\nmessage bob late\nalive\n");
-      await Bun.sleep(10_000);
-      expect(await spare.readyz()).toBe("ready");
-      owner.process.kill("SIGCONT");
-      expect(await owner.process.exits()).toBe(1);
-      await closed;
-      expect(text.slice(sentAt)).not.toMatch(/ok|err/);
-      expect(owner.process.stderr.match(/"event":"deposed"/g)).toHaveLength(1);
-      expect(conversation.received).not.toContain("late");
-    },
-    LIMIT_MS,
-  );
-
-  test(
-    "while PostgreSQL is away nothing is acknowledged, sessions stay, and everything goes on by itself",
-    async () => {
-      const { owner, spare, conversation } = await pair();
-      await engine.kill();
-      await owner.is("cluster: PostgreSQL");
-      expect(conversation.acknowledged.length).toBeGreaterThan(0);
-      const { length } = conversation.acknowledged;
-      await Bun.sleep(4_000);
-      expect(conversation.acknowledged.length).toBe(length);
-      await engine.restart();
-      await owner.is("ready");
-      await conversation.goesOn();
-      await spare.is("spare");
-      await conversation.end();
-      expect(owner.process.stderr.match(/"event":"engine_(away|back)"/g)).toHaveLength(2);
-      expect(owner.process.stderr.match(/"reason":"(replaced|expired|disconnected)"/g)).toBeNull();
-    },
-    LIMIT_MS,
-  );
-
-  test(
-    "an owner that is stopped while PostgreSQL is away exits with 1 in bounded time and says what is not stored",
-    async () => {
-      const { owner } = await pair();
-      await engine.kill();
-      const beganMs = performance.now();
-      owner.process.kill("SIGTERM");
-      expect(await owner.process.exits()).toBe(1);
-      expect(performance.now() - beganMs).toBeLessThan(15_000);
-      expect(owner.process.stderr).toContain("requests without a reply are not stored");
-      await engine.restart();
-    },
-    LIMIT_MS,
-  );
-
-  test(
-    "new users work after SIGHUP at the owner, and at a spare that takes over, without a warning",
-    async () => {
-      const users = join(folder, "growing.txt");
-      writeFileSync(users, "alice secret\n");
-      const owner = await new ClusterServer(url, users).start();
-      await owner.is("ready");
-      const spare = await new ClusterServer(url, users).start();
-      writeFileSync(users, "alice secret\ndave secret\n");
-      owner.process.kill("SIGHUP");
-      await owner.process.logs(/configuration and credentials reloaded/);
-      await new PlainClient(owner.port).login("dave");
-      await Bun.sleep(2_000); // The spare sees the change.
-      owner.process.kill("SIGTERM");
-      await spare.is("ready");
-      await new PlainClient(spare.port).login("dave");
-      expect(spare.process.stderr).not.toContain("other users or passwords");
-    },
-    LIMIT_MS,
-  );
-
-  test(
-    "check reads the state of the log, and ctl shows it at the owner and at a spare",
-    async () => {
-      const data = [join(folder, "first"), join(folder, "second")];
-      const owner = await new ClusterServer(url, USERS, data[0]).start();
-      await owner.is("ready");
-      await new ClusterServer(url, USERS, data[1]).start();
-      const ask = async (...args: string[]): Promise<string> => {
-        const { out, err, code } = await runWith({ env: { HEARTLINE_CLUSTER: url } }, "src/main.ts", ...args);
-        expect([err, code]).toEqual(["", 0]);
-        return out;
-      };
-      const listen = ["--cluster-listen", "127.0.0.1:0"];
-      const found = await ask("check", ...listen, "--credentials", USERS);
-      expect(found).toMatch(
-        /^ok: cluster: PostgreSQL .*; the shard has the owner 127\.0\.0\.1:\d+.*last record is 1$/m,
-      );
-      for (const folder of data)
-        expect(await ask("ctl", "cluster", "--data", folder)).toMatch(/^0 +127\.0\.0\.1:\d+ /m);
-      expect(await ask("ctl", "cluster", "--data", data[1]!)).toContain("this server: spare");
-      const { err, code } = await runWith({}, "src/main.ts", "ctl", "who", "--data", data[1]!);
-      expect([err, code]).toEqual(["heartline: the server is busy: spare; nothing was done\n", 1]);
-    },
-    LIMIT_MS,
-  );
-
-  test(
-    "a server with other users than the living owner is refused with one line",
-    async () => {
-      await (await start()).is("ready");
-      const others = join(folder, "others.txt");
-      writeFileSync(others, "alice other\nbob secret\n");
-      const refused = new ClusterServer(url, others);
-      expect(await refused.process.exits()).toBe(1);
-      expect(refused.process.stderr).toMatch(/^heartline: the owner 127\.0\.0\.1:\d+ has other users or passwords/m);
-    },
-    LIMIT_MS,
-  );
-});
+}
 
 /** Folders of working copies. */
 function copies(): string[] {

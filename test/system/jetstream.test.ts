@@ -12,7 +12,9 @@ import { ClusterError, type OwnerInfo, type SharedLog } from "../../src/cluster/
 import { testSharedLog } from "../cluster/conformance.ts";
 import { hasNats, NatsEngine } from "../support/nats-engine.ts";
 
-afterAll(NatsEngine.closeAll);
+const TIMEOUT_MS = 240_000;
+
+afterAll(NatsEngine.closeAll, TIMEOUT_MS);
 
 /** Tests change what is stored. */
 const UNPROTECTED = { isProtected: false };
@@ -71,13 +73,13 @@ if (hasNats)
 
 const OWNER: OwnerInfo = { address: "10.0.0.1:6010", version: "1.2.3", credentials: "c1" };
 const OTHER: OwnerInfo = { address: "10.0.0.2:6010", version: "1.2.4", credentials: "c2" };
-const TIMEOUT_MS = 120_000;
+const CALLS: ((url: string) => Promise<unknown>)[] = [(url) => initJetStream(url, 1), openJetStream];
 
 const logs: { close(): Promise<void> }[] = [];
 
 afterEach(async () => {
   for (const log of logs.splice(0)) await log.close();
-});
+}, TIMEOUT_MS);
 
 async function open(url: string, options?: JetStreamOptions): Promise<SharedLog> {
   const log = await openJetStream(url, options);
@@ -250,8 +252,8 @@ describe.skipIf(!hasNats)("a chain of streams", () => {
 describe.skipIf(!hasNats)("a server of NATS", () => {
   test("without JetStream is refused in one line", async () => {
     const server = await NatsEngine.start("", false);
-    for (const call of [initJetStream(`nats://${server.address}`, 1), openJetStream(`nats://${server.address}`)])
-      expect(await refused(call)).toContain("has no JetStream for this user");
+    for (const call of CALLS)
+      expect(await refused(call(`nats://${server.address}`))).toContain("has no JetStream for this user");
   });
 
   test("refuses wrong logins and users without permissions, and nothing is written", async () => {
@@ -293,15 +295,15 @@ describe.skipIf(!hasNats)("a server of NATS", () => {
     const { streams } = await openParts(url("one"));
     await streams.create("other-cluster", "other.cluster");
     await streams.publish("other-cluster", "other.cluster", 0, Buffer.from("no JSON"));
-    for (const call of [initJetStream(url("other"), 1), openJetStream(url("other"))])
-      expect(await refused(call)).toStartWith(
+    for (const call of CALLS)
+      expect(await refused(call(url("other")))).toStartWith(
         "cannot use the stream other-cluster of NATS: another program wrote to it;",
       );
     await streams.create("newer-cluster", "newer.cluster");
     const newer = Buffer.from(JSON.stringify({ format: 2, shards: 1 }));
     await streams.publish("newer-cluster", "newer.cluster", 0, newer);
-    for (const call of [initJetStream(url("newer"), 1), openJetStream(url("newer"))])
-      expect(await refused(call)).toBe(
+    for (const call of CALLS)
+      expect(await refused(call(url("newer")))).toBe(
         "cannot open the cluster: its streams have format 2, and this version reads 1; use the version that wrote them",
       );
     await streams.create("taken", "taken.>");
@@ -352,7 +354,12 @@ describe.skipIf(!hasNats)("three servers", () => {
         const before = head;
         while (head < before + 100) await Bun.sleep(5);
         const [name] = await eventually(() => streams.names("heartline.0.log.*.*").next());
-        const { config, cluster } = await eventually(() => streams.info(name!));
+        const { config, cluster } = await eventually(async () => {
+          const info = await streams.info(name!);
+          // Two servers are needed: the one that was killed last must have caught up.
+          if (info.cluster!.replicas!.every(({ current }) => current)) return info;
+          throw new Error("a server has not caught up");
+        });
         expect(config.num_replicas).toBe(3);
         const leader = servers[Number(cluster!.leader!.slice(1)) - 1]!;
         await leader.kill();

@@ -3,6 +3,7 @@ import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { FakeServer } from "../support/fake-server.ts";
+import { freePort } from "../support/free-port.ts";
 import { ServerProcess } from "../support/process.ts";
 import { Pty } from "../support/pty.ts";
 import { drawPicture } from "../terminal/picture.ts";
@@ -76,8 +77,8 @@ test("a server that does not answer for 5 seconds is reported, with the prompt a
 }, 30_000);
 
 test("two people talk on while the server is killed several times: no line is lost, none comes twice", async () => {
-  const first = serve(0);
-  const port = await first.port();
+  const port = freePort();
+  await serve(port).port();
   const columbia = open("columbia", "116bway", port);
   const seas = open("SEAS", "summerisover", port);
   const sides = [

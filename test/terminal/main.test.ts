@@ -234,7 +234,7 @@ describe("on a terminal", () => {
     const seas = await server.login("SEAS");
     await pty.sees("* SEAS is here");
     pty.type("message SEAS hi\u2028broadcast secrets\u2029logout\r");
-    await pty.sees("✓ to SEAS: hi broadcast secrets logout");
+    await pty.sees("✓ to SEAS: hi broadcast secrets");
     await seas.expectLines("message columbia hi broadcast secrets logout");
   });
 

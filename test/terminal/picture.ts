@@ -6,6 +6,7 @@ import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { ChatClient } from "../../src/client/client.ts";
+import { freePort } from "../support/free-port.ts";
 import { ServerProcess } from "../support/process.ts";
 import { Pty, type StyledText } from "../support/pty.ts";
 
@@ -21,8 +22,9 @@ export async function drawPicture(): Promise<string> {
   const folder = mkdtempSync(join(tmpdir(), "heartline-"));
   const serve = (port: number): ServerProcess =>
     new ServerProcess("--host", "127.0.0.1", "--port", String(port), "--data", join(folder, "data"));
-  let server = serve(0);
-  const port = await server.port();
+  const port = freePort();
+  let server = serve(port);
+  await server.port();
   const seas = new ChatClient({ host: "127.0.0.1", port });
   await seas.login("SEAS", "summerisover");
   await seas.message("columbia", "the build is green, I go home");

@@ -98,7 +98,7 @@ test("a short soak prints its rows, loses nothing and does not judge memory", as
   expect({ end: out.trimEnd().split("\n").at(-1), code, err }).toMatchObject({ end: "  well", code: 0 });
   const { wrong, samples, rows, marks } = JSON.parse(readFileSync(json, "utf8"));
   expect({ wrong, rows: rows.length, marks: marks.length }).toEqual({ wrong: [], rows: 10, marks: 3 });
-  expect(samples.length).toBeGreaterThan(50);
+  expect(samples.length).toBeGreaterThan(10);
   const most = Math.max(...samples.map(({ resident }: { resident: number }) => resident));
   expect(out).toContain(`with garbage at most ${(most / 1e6).toFixed(1)} MB\n`);
 }, 60_000);
