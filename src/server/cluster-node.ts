@@ -233,10 +233,13 @@ export class ClusterNode implements Ownership {
     void this.#appender?.beat(this.#info);
   }
 
-  /** A beat is sent when one is due, and the log says once that the engine is away, and that it is back. */
+  /**
+   * When a beat is due, it is sent, and the engine must still have all records. The log says once that the engine is
+   * away, and that it is back.
+   */
   #duty(appender: Appender): void {
     const nowMs = performance.now();
-    if (isBeatDue(appender, nowMs)) void appender.beat();
+    if (isBeatDue(appender, nowMs)) void appender.beat().then(() => appender.check());
     this.#snapshots?.step(nowMs);
     if (this.#store === null) return; // The takeover reports what the engine does.
     if (isEngineAway(appender, nowMs)) this.#engineAway(appender.error);
@@ -283,7 +286,10 @@ export class ClusterNode implements Ownership {
     const appender = this.#appender;
     if (appender === null) return true;
     clearInterval(this.#duties!);
-    const released = appender.beat({ ...this.#info, address: "" }).then(() => true);
+    const released = appender
+      .check()
+      .then(() => appender.beat({ ...this.#info, address: "" }))
+      .then(() => true);
     const isReleased = await Promise.race([released, Bun.sleep(RELEASE_MS).then(() => false)]);
     const { log } = this.#options;
     if (isReleased) log.info({ event: "released", epoch: appender.epoch }, "the shard is released for another server");

@@ -193,6 +193,25 @@ test("a deposed owner reports it once, and says who owns the shard", async () =>
   expect(owner.lines.at(-1)!.message).toContain("(10.0.0.9:6010) owns shard 0 now");
 });
 
+test.each(["while it is idle", "when it is stopped"])(
+  "an owner finds out that the engine has lost records %s, and releases nothing",
+  async (when) => {
+    const engine = new ModelledEngine();
+    const node = await new Node(engine).open();
+    const { store } = (await node.own())!;
+    store.block("alice", "bob");
+    await store.save();
+    engine.lose(1); // An older copy of the engine's data was put back.
+    if (when === "when it is stopped") expect(await node.node.release()).toBe(false);
+    else while (!node.events().includes("cluster_error")) await Bun.sleep(10);
+    expect(node.lines.at(-1)).toMatchObject({
+      event: "cluster_error",
+      message: expect.stringContaining("ends with record 1, but record 2 was acknowledged"),
+    });
+    expect(ownerOf(engine)!.address).not.toBe("");
+  },
+);
+
 test("a release that the engine does not answer fails", async () => {
   const engine = new ModelledEngine();
   const owner = await new Node(engine).open();
