@@ -103,14 +103,20 @@ class Owner {
   async fill(): Promise<void> {
     const bob = new Account("bob");
     while (this.snapshots.logBytes <= LOG_BYTES_MIN) {
+      await this.#compacts();
       await this.turn(40_000);
       const upTo = this.waiting.at(-1)!;
       this.store.acked(bob, upTo);
       this.store.drop("bob", upTo, 1000);
     }
-    while (this.store.isBusy) await later(); // Nothing is compacted while SQLite's log is copied.
+    await this.#compacts();
     await this.turn(100);
     this.store.commit();
+  }
+
+  /** Nothing is compacted while SQLite's log is copied. */
+  async #compacts(): Promise<void> {
+    while (this.store.isBusy) await later();
   }
 
   /** Begins a snapshot, and waits for its end. */
@@ -313,9 +319,11 @@ describe("a backup", () => {
     for (let i = 0; i < 40; i++) await owner.turn(100_000);
     const backup = backupOf(owner);
     const above = newPath();
+    owner.process.log.stop();
     const run = backup.run(join(above, "backup"));
     await later();
     const stopped = backup.stop();
+    owner.process.log.resume();
     await expect(run).rejects.toThrow("the server stops");
     await stopped;
     expect(readdirSync(above)).toEqual([]);
