@@ -204,6 +204,23 @@ test("a first login rejects with busy and the detail when the connection is refu
   expect((await client.login("alice", PASSWORD)).token).toBe(TOKEN);
 });
 
+test("a session that meets only busy servers after a loss ends with their words", async () => {
+  server = new FakeServer(
+    (_line, { send, close }) => {
+      send(`ok ${TOKEN} 35\n`);
+      close();
+    },
+    ({ number, send, close }) => {
+      if (number === 1) return;
+      send("err busy this server is a spare\n");
+      close();
+    },
+  );
+  const { client } = newClient({ giveUpMs: 100 });
+  await client.login("alice", PASSWORD);
+  expect([await client.ended, client.endDetail]).toEqual(["busy", "this server is a spare"]);
+});
+
 test.each(["busy too many\n", "err busy too many\n"])(
   "a request of a callback session is repeated when its connection is refused with %j",
   async (refusal) => {
