@@ -100,6 +100,7 @@ class Chaos {
   #cuts = 0;
   #stalls = 0;
   #shownAtMs = 0;
+  #isClean = false;
   readonly #startMs = performance.now();
 
   constructor(options: Options) {
@@ -179,7 +180,13 @@ class Chaos {
       group.start();
     }
     const [reader, sender] = [nameOf(clients), nameOf(clients + 1)];
-    const spec = { folder: this.#folder, port: this.#groups[0]!.proxy.port, reader, sender };
+    const spec = {
+      folder: this.#folder,
+      port: this.#groups[0]!.proxy.port,
+      reader,
+      sender,
+      mayGiveUp: this.#options.cluster !== null,
+    };
     this.#pipe = new PipeReader(spec, this.#random, (what) => this.#faults.push(what));
     this.#pipe.start();
   }
@@ -192,6 +199,9 @@ class Chaos {
       down: (chunk) => {
         observer.down(chunk);
         this.#server.outputSeen();
+      },
+      get isLoggingIn() {
+        return observer.isLoggingIn;
       },
     };
   }
@@ -316,6 +326,7 @@ class Chaos {
       continued: this.#model.continued,
       fetches: this.#pipe!.fetches,
       fetchesAbandoned: this.#pipe!.abandoned,
+      fetchesGivenUp: this.#pipe!.givenUp,
       fetched: this.#pipe!.shown,
       calls: this.#callbackProxies.values().reduce((sum, { accepted }) => sum + accepted, 0),
       users: clients,
@@ -324,7 +335,7 @@ class Chaos {
     process.stdout.write(
       `seed ${seed}, ${seconds} s, ${who}\n${this.#server.faults}${describe({ ...tally, ...counts })}`,
     );
-    return isClean(tally);
+    return (this.#isClean = isClean(tally));
   }
 
   /** Ends all processes and removes all files. */
@@ -334,7 +345,8 @@ class Chaos {
     for (const stopping of [...this.#groups, ...this.#callbackProxies.values()]) stopping.stop();
     await this.#server.stop();
     await Promise.all([...Program.running].map((program) => program.stop()));
-    rmSync(this.#folder, { recursive: true, force: true });
+    if (this.#isClean) rmSync(this.#folder, { recursive: true, force: true });
+    else process.stdout.write(`the logs are in ${this.#folder}\n`);
   }
 }
 
