@@ -111,8 +111,8 @@ export class ServerConnection implements Sink {
   }
 
   /**
-   * Closes a connection that does not answer, with a reset: what the kernel has not sent is dropped. A login that arrives
-   * after the next one would end the session of that one.
+   * Closes a connection that does not answer, with a reset: what the kernel has not sent is dropped. A login that
+   * arrives after the next one would end the session of that one.
    */
   abandon(): void {
     this.#isClosing = true;
