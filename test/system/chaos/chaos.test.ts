@@ -48,7 +48,7 @@ for (const [engine, isInstalled] of [
     `every message arrives once and in order while servers of a cluster and of ${engine} are killed and paused`,
     async () => {
       const seed = seedFor(`chaos with ${engine}`);
-      const args = ["--seed", String(seed), "--seconds", "8", "--clients", "30", "--server-kills", "3"];
+      const args = ["--seed", String(seed), "--seconds", "5", "--clients", "24", "--server-kills", "2"];
       const { code, out, err } = await chaos(...args, "--cluster", engine);
       if (code !== 0) throw new Error(`${out}${err}`);
       expect(out).toMatch(/^times without service: [1-9]/m); // The owner is killed at the end in any case.
