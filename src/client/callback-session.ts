@@ -197,7 +197,7 @@ export class CallbackSession implements ChatSession {
     });
     connection.send(line);
     // A server that does not reply must not block the requests after this one.
-    const deadline = setTimeout(() => connection.close(), REPLY_TIMEOUT_MS);
+    const deadline = setTimeout(() => connection.abandon(), REPLY_TIMEOUT_MS);
     return promise.finally(() => {
       clearTimeout(deadline);
       connection.close();

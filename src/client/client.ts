@@ -83,6 +83,7 @@ export class ChatClient {
    * reason of the server's `goodbye`, the code that refused a new login, "undelivered", or "lost".
    */
   readonly ended: Promise<string>;
+  #endDetail = "";
   readonly #session: ChatSession;
   readonly #private: PrivateChats;
   readonly #listenPort: number | null;
@@ -116,7 +117,8 @@ export class ChatClient {
       back: () => onBack?.(),
       untrusted: (error) => onUntrusted?.(error),
       recovered: (request, error) => onRecovered?.(request, error),
-      ended: (reason) => {
+      ended: (reason, detail) => {
+        this.#endDetail = detail;
         void this.#private.end();
         resolve(reason);
       },
@@ -151,6 +153,11 @@ export class ChatClient {
   /** Whether the last connection stayed on this machine, where no network can read it. */
   get isThisMachine(): boolean {
     return this.#isThisMachine;
+  }
+
+  /** What the server said with the refusal in `ended`, such as the words after `busy`; empty for other reasons. */
+  get endDetail(): string {
+    return this.#endDetail;
   }
 
   /**

@@ -120,6 +120,15 @@ export class ServerConnection implements Sink {
     this.#socket?.end();
   }
 
+  /**
+   * Closes a connection that does not answer, with a reset: what the kernel has not sent is dropped. A login that
+   * arrives after the next one would end the session of that one.
+   */
+  abandon(): void {
+    this.#isClosing = true;
+    this.#socket?.terminate();
+  }
+
   /** Whether reading is paused. */
   get isPaused(): boolean {
     return this.#isPaused;

@@ -56,6 +56,8 @@ export class SessionState {
    */
   #phase: "connected" | "reconnecting" | "ending" | "ended" = "connected";
   #reason = "";
+  /** What the server said with it. */
+  #detail = "";
   /** The login request without the options of `loginRequest`. */
   #login = "";
   #store: StateStore | null = null;
@@ -191,8 +193,10 @@ export class SessionState {
       });
     const failure = await retry(reportingAttempt, TEMPORARY, giveUpMs, backoff).catch(asChatError);
     if (this.hasEnded) return;
-    if (failure !== undefined)
+    if (failure !== undefined) {
+      this.#detail = failure.detail;
       return this.end(finalReason(failure) ?? (LOST.includes(failure.code) ? "lost" : failure.code));
+    }
     this.#phase = "connected";
     this.listener.back();
   }
@@ -215,6 +219,6 @@ export class SessionState {
     if (this.#phase === "ended") return;
     this.save();
     this.#phase = "ended";
-    if (this.token !== "") this.listener.ended(this.#reason);
+    if (this.token !== "") this.listener.ended(this.#reason, this.#detail);
   }
 }

@@ -61,7 +61,7 @@ export interface SessionListener {
   /** Outcome of a request of an earlier run, which has sent it without a reply: null when it is accepted now. */
   recovered(line: string, error: ChatError | null): void;
   /** The session has ended for good. For `reason` see `ChatClient.ended`. */
-  ended(reason: string): void;
+  ended(reason: string, detail: string): void;
 }
 
 /** Address of a server. */

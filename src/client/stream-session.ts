@@ -39,7 +39,7 @@ export class StreamSession implements ChatSession {
     state: () => (!this.#isAttached ? "disconnected" : this.#connection?.isPaused ? "paused" : "reading"),
     isDue: (nowMs) => this.#unackedSinceMs > 0 && nowMs - this.#unackedSinceMs >= ACK_MS,
     beat: () => this.#ack(),
-    overdue: () => this.#connection?.close(),
+    overdue: () => this.#connection?.abandon(),
   });
   /** Error of a pending greeting when its connection closes. */
   #closeError = new ChatError("closed");
@@ -141,7 +141,7 @@ export class StreamSession implements ChatSession {
     const { promise, resolve, reject } = Promise.withResolvers<T>();
     const deadline = setTimeout(() => {
       this.#closeError = new ChatError("closed", NO_REPLY);
-      connection.close();
+      connection.abandon();
     }, REPLY_TIMEOUT_MS);
     const accept = (words: string): void => {
       try {

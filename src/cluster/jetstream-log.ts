@@ -121,12 +121,20 @@ class JetStreamLog implements SharedLog {
 
   async state(shard: number): Promise<ShardState> {
     const { chain, records } = this.#shard(shard);
-    // In this order: a stream is closed by an owner only, whose epoch is in the state by then.
-    const { head, last } = await chain.tail();
-    const { epoch, owner, beat, snapshot } = await records.read();
-    const state: ShardState = { head, epoch, owner, beat, snapshot: snapshot?.sequence ?? 0 };
-    if (last === null || kindOf(last.subject) !== "opened" || head <= epoch) return state;
-    return { ...state, epoch: head, owner: JSON.parse(last.info) as OwnerInfo };
+    for (let before = -1; ;) {
+      // In this order: a stream is closed by an owner only, whose epoch is in the state by then.
+      const { head, last } = await chain.tail();
+      const { epoch, owner, beat, snapshot } = await records.read();
+      if (epoch > head) {
+        // A claim in between has appended its record: the end of the log is read again.
+        if (head === before) throw new Error(`the log ends with record ${head}, before record ${epoch} of its owner`);
+        before = head;
+        continue;
+      }
+      const state: ShardState = { head, epoch, owner, beat, snapshot: snapshot?.sequence ?? 0 };
+      if (last === null || kindOf(last.subject) !== "opened" || head <= epoch) return state;
+      return { ...state, epoch: head, owner: JSON.parse(last.info) as OwnerInfo };
+    }
   }
 
   append(shard: number, expected: number, record: Uint8Array): Promise<AppendResult> {

@@ -295,7 +295,7 @@ export class Connection implements SocketEvents, Peer, Sink {
     const reader = this.#reader;
     const { chat, wheel } = this.#server;
     const received = this.session?.received;
-    gate.beginVisit();
+    gate.beginVisit(reader);
     while (this.#takesRequests() && gate.admits(this.#isBacklogged(), reader) && reader.next()) {
       this.#lastActivityMs = wheel.nowMs;
       gate.taken();

@@ -20,6 +20,8 @@ export const QUEUED = 8;
 interface Input {
   /** There may be another request. */
   readonly holdsMore: boolean;
+  /** There is another request, and it is complete. */
+  readonly holdsLine: boolean;
 }
 
 /** What the gates of all connections of a server share. */
@@ -105,11 +107,15 @@ export class ReadGate<Owner> {
     if (this.#isHeavy) this.enqueue();
   }
 
-  beginVisit(): void {
+  /**
+   * While no request may be taken, a connection waits in the queue from the last byte of its request on: a request that
+   * has not arrived completely would otherwise wait before others, and be taken after them.
+   */
+  beginVisit(input: Input): void {
     const { rates, limits, wheel } = this.#shared;
     this.#workBefore = rates.work;
     this.#bucket.save(limits.requestsPerSecondMax, wheel.nowMs);
-    if (this.#shared.isCongested) this.enqueue();
+    if (this.#shared.isCongested && input.holdsLine) this.enqueue();
   }
 
   /** Whether the next request may be taken. If there may be one and the bucket is empty, a token is reserved. */

@@ -65,6 +65,11 @@ export class LineReader {
     return this.#at < this.#chunk.length || this.#more.length > 0;
   }
 
+  /** Unread bytes hold a complete line. It searches for one: not for each chunk. */
+  get holdsLine(): boolean {
+    return this.#chunk.includes(LF, this.#at) || this.#more.some((chunk) => chunk.includes(LF));
+  }
+
   /** Takes a chunk, and owns it from now on. */
   feed(chunk: Uint8Array): void {
     if (this.holdsMore) return void this.#more.push(chunk);

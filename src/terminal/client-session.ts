@@ -107,7 +107,7 @@ export class ClientSession {
   checkEnd(reason: string): void {
     if (this.#isTakenOver)
       throw new Exit(EXIT_SESSION_ENDED, "another client of the same user on this machine has taken over the session");
-    if (reason !== "logout") throw new Exit(EXIT_SESSION_ENDED, explainEnd(reason));
+    if (reason !== "logout") throw new Exit(EXIT_SESSION_ENDED, explainEnd(reason, this.client.endDetail));
   }
 
   async #openState(user: string): Promise<StateFile> {

@@ -107,15 +107,17 @@ const END_REASONS: Record<string, string> = {
   wrong_password: "the server no longer accepts the password",
   unknown_session: "the server no longer knows the session",
   bad_request: "the server did not accept the position at which the session should continue",
-  busy: "the server is full; try again later",
   internal: "the server has an internal error",
   unreachable: "the server cannot connect to this client",
 };
 
-/** Why a session has ended for good. */
-export function explainEnd(reason: string): string {
+/** Why a session has ended for good. `detail`: what the server said with the reason. */
+export function explainEnd(reason: string, detail = ""): string {
   if (reason === "lost") return "the connection to the server was lost";
-  const why = Object.hasOwn(END_REASONS, reason) ? END_REASONS[reason]! : explainError(new ChatError(reason), "");
+  // An unknown code says more than its details.
+  const words = Object.hasOwn(COMMAND_ERRORS, reason) ? detail : "";
+  const error = new ChatError(reason, words);
+  const why = Object.hasOwn(END_REASONS, reason) ? END_REASONS[reason]! : explainError(error, "");
   return `the session has ended: ${why}`;
 }
 

@@ -1,12 +1,12 @@
 import type { Socket } from "bun";
-import { afterEach, describe, expect, spyOn, test } from "bun:test";
+import { afterEach, describe, expect, jest, spyOn, test } from "bun:test";
 import { ChatClient, type ChatClientOptions, ChatError, type ChatEvent, type ClientState } from "heartline/client";
 import dns from "node:dns/promises";
 import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { Proxy } from "../system/chaos/fault-proxy.ts";
-import { Backoff, retry } from "../../src/client/retry.ts";
+import { Backoff, REPLY_TIMEOUT_MS, retry } from "../../src/client/retry.ts";
 import { type FakeConnection, FakeServer } from "../support/fake-server.ts";
 import { runWith } from "../support/process.ts";
 import { PASSWORD, WireServer } from "../support/wire.ts";
@@ -226,6 +226,43 @@ test.each(["resumable", "callback"] as const)(
     }
   },
 );
+
+test.each(["resumable", "callback"] as const)(
+  "the connection of a %s login without a reply is reset, so that the login cannot arrive after the next one",
+  async (session) => {
+    const [received, closed] = [Promise.withResolvers<void>(), Promise.withResolvers<Error | undefined>()];
+    const socket = { data: () => received.resolve(), close: (_: Socket, error?: Error) => closed.resolve(error) };
+    using listener = Bun.listen({ hostname: "127.0.0.1", port: 0, socket });
+    jest.useFakeTimers();
+    try {
+      const client = new ChatClient({ host: "127.0.0.1", port: listener.port, session });
+      const login = client.login("alice", PASSWORD).catch(({ code }: ChatError) => code);
+      await received.promise;
+      jest.advanceTimersByTime(REPLY_TIMEOUT_MS);
+      expect(await login).toBe(session === "callback" ? "unknown_outcome" : "closed");
+      expect(await closed.promise).toMatchObject({ code: "ECONNRESET" });
+    } finally {
+      jest.useRealTimers();
+    }
+  },
+);
+
+test("a session that meets only busy servers after a loss ends with their words", async () => {
+  server = new FakeServer(
+    (_line, { send, close }) => {
+      send(`ok ${TOKEN} 35\n`);
+      close();
+    },
+    ({ number, send, close }) => {
+      if (number === 1) return;
+      send("err busy this server is a spare\n");
+      close();
+    },
+  );
+  const { client } = newClient({ giveUpMs: 100 });
+  await client.login("alice", PASSWORD);
+  expect([await client.ended, client.endDetail]).toEqual(["busy", "this server is a spare"]);
+});
 
 test.each(["busy too many\n", "err busy too many\n"])(
   "a request of a callback session is repeated when its connection is refused with %j",

@@ -103,14 +103,20 @@ class Owner {
   async fill(): Promise<void> {
     const bob = new Account("bob");
     while (this.snapshots.logBytes <= LOG_BYTES_MIN) {
+      await this.#compacts();
       await this.turn(40_000);
       const upTo = this.waiting.at(-1)!;
       this.store.acked(bob, upTo);
       this.store.drop("bob", upTo, 1000);
     }
-    while (this.store.isBusy) await later(); // Nothing is compacted while SQLite's log is copied.
+    await this.#compacts();
     await this.turn(100);
     this.store.commit();
+  }
+
+  /** Nothing is compacted while SQLite's log is copied. */
+  async #compacts(): Promise<void> {
+    while (this.store.isBusy) await later();
   }
 
   /** Begins a snapshot, and waits for its end. */

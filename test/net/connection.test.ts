@@ -483,6 +483,25 @@ test("while the disk is behind, a session's requests wait for its mailbox too, u
   expect(world.account("bob").session!.delivery.deliveredUnacked).toBe(fed);
 });
 
+test("while no request is taken, an incomplete one is read on, and requests wait in the order of their ends", () => {
+  const world = new World(["alice"]);
+  const all = new Connections(world.chat);
+  const [first, second] = [new Wire({}, world, all), new Wire({}, world, all)];
+  let isCongested = true;
+  Object.defineProperty(world.store, "isCongested", { get: () => isCongested });
+  first.feed("login alice sec");
+  expect(first.reading).toBe(true);
+  first.feed("ret resumable\n");
+  expect(first.reading).toBe(false);
+  expect(second.say("login alice secret resumable")).toEqual([]);
+  isCongested = false;
+  world.begin();
+  all.serveReady();
+  world.endTurns();
+  expect(first.read().at(-1)).toBe("goodbye replaced");
+  expect(second.read()).toEqual([expect.stringMatching(/^ok /)]);
+});
+
 describe("a connection with many requests at once", () => {
   /** Requests in one visit. */
   const VISIT = Math.ceil(WORK_PER_VISIT / (1 + "alive\n".length / WORK_BYTES));

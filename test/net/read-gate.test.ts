@@ -4,7 +4,8 @@ import { BACKLOGGED, OVER_RATE, QUEUED, ReadGate, UNANSWERED } from "../../src/n
 import { type TimerKind, TimerWheel } from "../../src/timer-wheel.ts";
 import { TokenBucket } from "../../src/token-bucket.ts";
 
-const MORE = { holdsMore: true };
+const MORE = { holdsMore: true, holdsLine: true };
+const NONE = { holdsMore: false, holdsLine: false };
 const REASONS = { UNANSWERED, OVER_RATE, BACKLOGGED, QUEUED };
 
 /** A server with a limit of one request per second, under a clock that the test moves. */
@@ -37,12 +38,13 @@ function reasons(gate: ReadGate<string>): string[] {
 /** One visit that takes the requests which have arrived; returns how many were taken. */
 function visit(gate: ReadGate<string>, requests: number, rates = { work: 0 }, workEach = 0): number {
   let taken = 0;
-  gate.beginVisit();
-  while (gate.admits(false, { holdsMore: taken < requests }) && taken < requests) {
+  const left = () => (taken < requests ? MORE : NONE);
+  gate.beginVisit(left());
+  while (gate.admits(false, left()) && taken < requests) {
     gate.taken();
     rates.work += workEach;
     taken++;
-    gate.done({ holdsMore: taken < requests });
+    gate.done(left());
   }
   gate.endVisit(0);
   return taken;
@@ -106,7 +108,7 @@ test("skipped bytes of a line that is too long count as requests", () => {
   const shared = new Shared();
   const bucket = new TokenBucket(1, 0);
   const gate = shared.gate("a", bucket);
-  gate.beginVisit();
+  gate.beginVisit(NONE);
   gate.endVisit(3 * SKIPPED_BYTES_PER_REQUEST);
   expect([reasons(gate), bucket.tokens]).toEqual([["OVER_RATE"], -3]);
   shared.pass(2800);

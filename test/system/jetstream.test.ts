@@ -1,6 +1,6 @@
 import { jetstreamManager } from "@nats-io/jetstream";
 import { connect } from "@nats-io/transport-node";
-import { afterAll, afterEach, beforeAll, describe, expect, test } from "bun:test";
+import { afterAll, afterEach, beforeAll, describe, expect, spyOn, test } from "bun:test";
 import { checkVersion } from "../../src/cluster/jetstream-errors.ts";
 import { Chain } from "../../src/cluster/jetstream-chain.ts";
 import { initJetStream, type JetStreamOptions, openJetStream } from "../../src/cluster/jetstream-log.ts";
@@ -156,6 +156,19 @@ describe.skipIf(!hasNats)("a chain of streams", () => {
     expect(await watcher.state(0)).toMatchObject({ head: 50, epoch: 1 });
     expect(await numbers(watcher, 1, 50)).toEqual(range(1, 50));
     expect(await numbers(watcher, 17, 42)).toEqual(range(17, 42));
+  });
+
+  test("shows a state of one moment when a claim comes between the reads of its end and of the owner", async () => {
+    const { url, log } = await start(2);
+    const watcher = await open(url);
+    expect(await watcher.state(0)).toMatchObject({ head: 2, epoch: 1, owner: OWNER });
+    const latest = Streams.prototype.latest;
+    const reading = spyOn(Streams.prototype, "latest").mockImplementation(async function (this: Streams, ...args) {
+      reading.mockRestore();
+      expect(await log.claim(0, 2, record(3), OTHER)).toEqual({ stored: true });
+      return latest.apply(this, args);
+    });
+    expect(await watcher.state(0)).toMatchObject({ head: 3, epoch: 3, owner: OTHER });
   });
 
   test("is trimmed by whole streams that the snapshot covers", async () => {

@@ -34,6 +34,13 @@ test("a banned login is explained with the time that is left", () => {
   expect(explainEnd("banned")).toBe("the session has ended: this user is banned");
 });
 
+test("a session that ends because all servers are busy is explained in the words of the server", () => {
+  expect(explainEnd("busy", "this server is a spare; try another one")).toBe(
+    "the session has ended: the server is busy: this server is a spare; try another one",
+  );
+  expect(explainEnd("busy")).toBe("the session has ended: the server is busy; try again in a moment");
+});
+
 test("a login that fails for a reason of the server, the network or the port is explained, any other error is thrown", () => {
   const explain = (error: unknown): string => explainLogin(error, "bob", OPTIONS);
   expect(explain(new ChatError("wrong_password", "1"))).toBe("wrong password; 1 try left");

@@ -1,5 +1,7 @@
 import { afterEach, expect, test } from "bun:test";
 import { endPrograms, run } from "../../support/process.ts";
+import { hasNats } from "../../support/nats-engine.ts";
+import { postgresPrograms } from "../../support/postgres-engine.ts";
 import { seedFor } from "../../support/random.ts";
 
 afterEach(endPrograms);
@@ -38,10 +40,29 @@ test("every message arrives once and in order when the limits per address refuse
   if (code !== 0) throw new Error(`${out}${err}`);
 }, 60_000);
 
+for (const [engine, isInstalled] of [
+  ["postgres", postgresPrograms !== null],
+  ["nats", hasNats],
+] as const) {
+  test.skipIf(!isInstalled)(
+    `every message arrives once and in order while servers of a cluster and of ${engine} are killed and paused`,
+    async () => {
+      const seed = seedFor(`chaos with ${engine}`);
+      const args = ["--seed", String(seed), "--seconds", "5", "--clients", "24", "--server-kills", "2"];
+      const { code, out, err } = await chaos(...args, "--cluster", engine);
+      if (code !== 0) throw new Error(`${out}${err}`);
+      expect(out).toMatch(/^times without service: [1-9]/m); // The owner is killed at the end in any case.
+    },
+    240_000,
+  );
+}
+
 test("an invalid command line prints the reason and exits with 2", async () => {
   const { code, out, err } = await chaos("--seconds", "soon");
   expect({ code, out }).toEqual({ code: 2, out: "" });
   expect(err).toBe('chaos: --seconds takes a whole number from 1 to 86400, not "soon" (--help lists the options)\n');
+  const { err: engine } = await chaos("--cluster", "redis");
+  expect(engine).toBe('chaos: --cluster takes postgres or nats, not "redis" (--help lists the options)\n');
   const { err: reason } = await chaos("--durability", "luck");
   expect(reason).toBe('chaos: --durability takes none, process or power, not "luck" (--help lists the options)\n');
 });

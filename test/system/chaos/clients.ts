@@ -39,7 +39,7 @@ export const PASSWORD = "secret";
 const PARTNERS = [0, 1, 2, 5, 11];
 const UNANSWERED_MAX = 30;
 const STEP_MS = 40;
-const LEAVE_MS = 10_000;
+const LEAVE_MS = 15_000;
 
 export function nameOf(index: number): string {
   return `u${index}`;
@@ -272,6 +272,8 @@ class ChaosUser {
   async logOut(): Promise<void> {
     this.#isLeaving = true;
     const client = this.#client!;
+    // Without a connection nothing is acknowledged, and a next run without its state would be shown messages again.
+    while (this.#isDisconnected) await Bun.sleep(STEP_MS);
     // A callback session may have ended unnoticed. The second logout goes to the new session.
     const logout = client.logout().catch(() => client.logout());
     await logout.catch((error: unknown) => this.#write(`fault logout: ${codeOf(error)}`));

@@ -3,7 +3,7 @@
  * with SIGTERM and started again; servers of the engine are killed and paused. Clients reach the owner through a
  * balancer.
  */
-import { mkdirSync, mkdtempSync } from "node:fs";
+import { appendFileSync, mkdirSync } from "node:fs";
 import { join } from "node:path";
 import { Program, within } from "../../../bench/program.ts";
 import { initLog } from "../../../src/cluster/open-log.ts";
@@ -12,6 +12,7 @@ import { NatsEngine, hasNats } from "../../support/nats-engine.ts";
 import { PostgresEngine, postgresPrograms } from "../../support/postgres-engine.ts";
 import type { Random } from "../../support/random.ts";
 import { Proxy } from "./fault-proxy.ts";
+import { Outages } from "./outages.ts";
 import { type ServerObserver, type ServerSpec, type ServersUnderChaos, serveOptions } from "./server.ts";
 
 export const ENGINES = ["postgres", "nats"] as const;
@@ -29,6 +30,7 @@ const AWAY_MS = 3_000;
 /** Longest pauses. An owner that is paused for more than 3 s is deposed, and ends with code 1. */
 const SERVER_PAUSE_MS = 10_000;
 const ENGINE_PAUSE_MS = 6_000;
+const OUTAGES_SHOWN = 8;
 /** Lines that the faults explain. A server that starts while the engine is away ends with one. */
 const EXPECTED = /"event":"(deposed|engine_away|snapshot_failed)"|cannot open (PostgreSQL|NATS)/;
 
@@ -51,6 +53,7 @@ class Member {
   readonly #args: string[];
   readonly #observer: ServerObserver;
   readonly #random: Random;
+  readonly #log: string;
   #program: Program | null = null;
   #isStopped = false;
 
@@ -60,6 +63,7 @@ class Member {
     this.#observer = observer;
     this.#random = random;
     mkdirSync(data);
+    this.#log = `${data}.log`;
   }
 
   start(): void {
@@ -67,6 +71,7 @@ class Member {
       this.#args,
       () => {},
       (line) => {
+        appendFileSync(this.#log, `${line}\n`);
         if (!/"level":[1-4]0/.test(line) && !EXPECTED.test(line)) this.#observer.fault(`a server wrote: ${line}`);
       },
     );
@@ -119,6 +124,7 @@ export class ChaosCluster implements ServersUnderChaos {
   readonly #counts = new Map<Fault, number>();
   /** How often another server became the owner. */
   #takeovers = 0;
+  readonly #outages = new Outages();
 
   constructor(spec: ServerSpec, engine: EngineName, random: Random, observer: ServerObserver) {
     if (engine === "postgres" ? postgresPrograms === null : !hasNats)
@@ -145,7 +151,12 @@ export class ChaosCluster implements ServersUnderChaos {
 
   get faults(): string {
     const counts = [...this.#counts].map(([fault, count]) => `${fault} ${count}`);
-    return `${[`${this.#engineName}: ${this.#takeovers} takeovers`, ...counts].join(", ")}\n`;
+    const { lines } = this.#outages;
+    const outages = lines.slice(0, OUTAGES_SHOWN).map((line) => `  ${line}\n`);
+    return (
+      `${[`${this.#engineName}: ${this.#takeovers} takeovers`, ...counts].join(", ")}\n` +
+      `times without service: ${lines.length}; the longest:\n${outages.join("")}`
+    );
   }
 
   async start(): Promise<void> {
@@ -153,8 +164,8 @@ export class ChaosCluster implements ServersUnderChaos {
     await initLog(url, 1);
     const args = [...serveOptions(this.#spec), "--cluster", url];
     for (let i = 0; i < SERVERS; i++) {
-      const data = mkdtempSync(join(this.#spec.folder, "member-"));
-      this.#members.push(new Member(args, join(data, "data"), this.#observer, this.#random));
+      const data = join(this.#spec.folder, `server-${i}`);
+      this.#members.push(new Member(args, data, this.#observer, this.#random));
     }
     for (const member of this.#members) member.start();
     this.#poll = setInterval(() => void this.#findOwner(), POLL_MS);
@@ -181,6 +192,7 @@ export class ChaosCluster implements ServersUnderChaos {
     this.#isPolling = false;
     // A deposed owner that has not noticed it yet answers nothing; both may be ready for a moment.
     const ready = this.#members.filter((_, i) => are[i]);
+    this.#outages.seen(ready.length > 0);
     const owner = ready.find((member) => member !== this.#owner) ?? ready[0] ?? null;
     if (owner === null || owner === this.#owner) return;
     if (this.#owner !== null) this.#takeovers++;
@@ -212,11 +224,15 @@ export class ChaosCluster implements ServersUnderChaos {
   #begin(fault: Fault): void {
     this.#counts.set(fault, (this.#counts.get(fault) ?? 0) + 1);
     const isEngine = fault === "engine killed" || fault === "engine paused";
+    const span = this.#outages.fault(fault);
     const begun = isEngine ? this.#engineFault.then(() => this.#failEngine(fault)) : this.#failServer(fault);
     const running = begun.catch((error: Error) => this.#fail(error));
     if (isEngine) this.#engineFault = running;
     this.#running.add(running);
-    void running.then(() => this.#running.delete(running));
+    void running.then(() => {
+      this.#outages.ended(span);
+      this.#running.delete(running);
+    });
   }
 
   async #failEngine(fault: Fault): Promise<void> {
@@ -254,6 +270,7 @@ export class ChaosCluster implements ServersUnderChaos {
     this.#faultsAtMs.length = 0;
     await within(Promise.all(this.#running), READY_MS);
     await this.#untilServed();
+    for (const line of this.#outages.unexplained) this.#observer.fault(`no service for too long: ${line}`);
   }
 
   async stop(): Promise<void> {

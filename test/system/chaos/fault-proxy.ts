@@ -50,6 +50,8 @@ export interface Observer {
   up(chunk: Buffer): Buffer;
   /** Bytes of the server. */
   down(chunk: Buffer): void;
+  /** What the client has sent must not arrive after its end. */
+  readonly isLoggingIn: boolean;
 }
 
 /** Above this many waiting bytes in one direction, their sender is not read. */
@@ -84,6 +86,10 @@ class Direction {
   set to(socket: ProxySocket) {
     this.#to = socket;
     this.#pump();
+  }
+
+  get isHolding(): boolean {
+    return this.#waiting.length > 0;
   }
 
   push(chunk: Buffer): void {
@@ -193,9 +199,10 @@ class Connection {
     this.down.release();
   }
 
-  /** One side has closed. What it sent is still forwarded. */
+  /** One side has closed. What it sent is still forwarded, except a login: it is dropped, as after a reset. */
   closed(socket: ProxySocket): void {
     if (this.#isClosed) return;
+    if (socket === this.#client && this.up.isHolding && this.#observer?.isLoggingIn === true) return this.cut(true);
     this.directionTo(socket).drop();
     if (socket === this.#client && this.#server === null) this.#isClosed = true;
     else this.directionFrom(socket).finish();

@@ -22,7 +22,8 @@ const USAGE = `Usage: bun run chaos [options]
 
 Runs a server and many clients as processes, with a proxy between them that cuts, stalls and splits their connections.
 Kills the server and the clients and starts them again. At the end it compares what all users sent with what they were
-shown. Everything runs on this machine, in temporary folders that are removed.
+shown. Everything runs on this machine, in temporary folders that are removed. When something was wrong, the folder with
+the logs of all clients and of the servers of a cluster is kept, and its path printed.
 
   --seed <number>          seed of all random decisions, but not of the exact times (random, printed)
   --seconds <number>       how long users send and faults happen, 1 to 86400 (10)
@@ -30,7 +31,7 @@ shown. Everything runs on this machine, in temporary folders that are removed.
   --server-kills <number>  kills of the server, some of them during its start, 0 to 10000 (one in 3 s)
   --durability <level>     durability of the server: none, process or power (process)
   --cluster <engine>       three servers of a cluster on PostgreSQL or three NATS servers: postgres or nats; kills are
-                           then faults of all kinds: servers and engines are killed, paused, and ended (one in 3 s)
+                           then faults of all kinds: servers and engines are killed, paused, and ended (one in 8 s)
   --limit-loopback         applies the limits per address to loopback, so that many connections are refused
   --help                   prints this page
 
@@ -44,6 +45,8 @@ const STEP_MS = 50;
 /** At each step, one connection in FAULT_ODDS is cut or stalled. */
 const FAULT_ODDS = 200;
 const SECONDS_PER_SERVER_KILL = 3;
+/** Longer, since a cluster needs 3 s to notice the death of its owner: clients must get something done in between. */
+const SECONDS_PER_CLUSTER_FAULT = 8;
 /** Limits: until a program is ready; until everything has arrived; without news before the end; until an exit. */
 const READY_MS = 30_000;
 const SETTLE_MS = 30_000;
@@ -63,18 +66,15 @@ interface Options {
 
 function parseOptions(line: CommandLine<(typeof OPTIONS)[number], "limit-loopback">): Options {
   const seconds = line.number("seconds", 10, 1, 86_400);
+  const cluster = line.text("cluster") === null ? null : line.choice("cluster", ENGINES[0], ENGINES);
+  const secondsPerKill = cluster === null ? SECONDS_PER_SERVER_KILL : SECONDS_PER_CLUSTER_FAULT;
   return {
     seconds,
     clients: line.number("clients", 200, 2, 2_000),
     seed: line.number("seed", Math.floor(Math.random() * 2 ** 31), 0, 2 ** 32 - 1),
-    serverKills: line.number(
-      "server-kills",
-      Math.min(10_000, Math.round(seconds / SECONDS_PER_SERVER_KILL)),
-      0,
-      10_000,
-    ),
+    serverKills: line.number("server-kills", Math.min(10_000, Math.round(seconds / secondsPerKill)), 0, 10_000),
     durability: line.choice("durability", "process", ["none", "process", "power"]),
-    cluster: line.text("cluster") === null ? null : line.choice("cluster", ENGINES[0], ENGINES),
+    cluster,
     limitLoopback: line.flag("limit-loopback"),
   };
 }
@@ -100,6 +100,7 @@ class Chaos {
   #cuts = 0;
   #stalls = 0;
   #shownAtMs = 0;
+  #isClean = false;
   readonly #startMs = performance.now();
 
   constructor(options: Options) {
@@ -179,7 +180,13 @@ class Chaos {
       group.start();
     }
     const [reader, sender] = [nameOf(clients), nameOf(clients + 1)];
-    const spec = { folder: this.#folder, port: this.#groups[0]!.proxy.port, reader, sender };
+    const spec = {
+      folder: this.#folder,
+      port: this.#groups[0]!.proxy.port,
+      reader,
+      sender,
+      mayGiveUp: this.#options.cluster !== null,
+    };
     this.#pipe = new PipeReader(spec, this.#random, (what) => this.#faults.push(what));
     this.#pipe.start();
   }
@@ -192,6 +199,9 @@ class Chaos {
       down: (chunk) => {
         observer.down(chunk);
         this.#server.outputSeen();
+      },
+      get isLoggingIn() {
+        return observer.isLoggingIn;
       },
     };
   }
@@ -316,6 +326,7 @@ class Chaos {
       continued: this.#model.continued,
       fetches: this.#pipe!.fetches,
       fetchesAbandoned: this.#pipe!.abandoned,
+      fetchesGivenUp: this.#pipe!.givenUp,
       fetched: this.#pipe!.shown,
       calls: this.#callbackProxies.values().reduce((sum, { accepted }) => sum + accepted, 0),
       users: clients,
@@ -324,7 +335,7 @@ class Chaos {
     process.stdout.write(
       `seed ${seed}, ${seconds} s, ${who}\n${this.#server.faults}${describe({ ...tally, ...counts })}`,
     );
-    return isClean(tally);
+    return (this.#isClean = isClean(tally));
   }
 
   /** Ends all processes and removes all files. */
@@ -334,7 +345,8 @@ class Chaos {
     for (const stopping of [...this.#groups, ...this.#callbackProxies.values()]) stopping.stop();
     await this.#server.stop();
     await Promise.all([...Program.running].map((program) => program.stop()));
-    rmSync(this.#folder, { recursive: true, force: true });
+    if (this.#isClean) rmSync(this.#folder, { recursive: true, force: true });
+    else process.stdout.write(`the logs are in ${this.#folder}\n`);
   }
 }
 

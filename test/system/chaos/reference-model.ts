@@ -139,6 +139,14 @@ class ConnectionReader implements Observer {
     for (const line of this.#down.of(chunk)) this.#serverLine(line);
   }
 
+  /**
+   * A login that arrives when its client has logged in again on another connection ends the newer session: the server
+   * cannot know that it is older.
+   */
+  get isLoggingIn(): boolean {
+    return this.#loginRequest.startsWith("login ");
+  }
+
   #requestLine(line: string): void {
     const [verb = "", user = ""] = line.split(" ", 2);
     const stream = this.#stream;
@@ -159,6 +167,7 @@ class ConnectionReader implements Observer {
     const stream = this.#stream;
     if (stream === null) {
       if (isReply && line.startsWith("ok")) this.#loginReply(this.#loginRequest, line);
+      if (isReply) this.#loginRequest = "";
       return;
     }
     this.#serverBytes += line.length + 1;

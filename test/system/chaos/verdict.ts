@@ -258,9 +258,10 @@ export interface FaultCounts {
   /** Calls to callback clients that reached their proxy. */
   calls: number;
   users: number;
-  /** Runs of a client that writes to a pipe; those whose reader closed it early; messages received through it. */
+  /** Runs of a client that writes to a pipe; those whose reader closed it early, and those that reached no server; messages. */
   fetches: number;
   fetchesAbandoned: number;
+  fetchesGivenUp: number;
   fetched: number;
 }
 
@@ -291,6 +292,7 @@ export function describe(all: DeliveryTally & FaultCounts): string {
     "states saved": all.saves,
     "fetches through a pipe": all.fetches,
     "  closed by the reader": all.fetchesAbandoned,
+    "  given up after 30 s": all.fetchesGivenUp,
     "  messages": all.fetched,
     lost: all.lost.length,
     twice: all.twice.length,
