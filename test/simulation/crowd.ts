@@ -1,9 +1,9 @@
 import { Random } from "../support/random.ts";
 import { CallbackProgram } from "./callback-program.ts";
 import { Ledger, Violation } from "./ledger.ts";
-import type { ClientEnd, DialedCall, Link } from "./network.ts";
+import { type ClientEnd, type DialedCall, Link, type ServerLife } from "./network.ts";
 import { PlainProgram, ResumableProgram } from "./programs.ts";
-import { type Environment, type Program, type Request, User, type Verb } from "./users.ts";
+import { CONNECTION_REFUSALS, type Environment, type Program, type Request, User, type Verb } from "./users.ts";
 
 export const NAMES = ["a", "b", "c", "d"];
 export const STEPS = 160;
@@ -45,6 +45,32 @@ export abstract class Crowd implements Environment {
   protected abstract turn(ready: () => void): void;
 
   abstract connect(client: ClientEnd): Link | null;
+
+  /** The server refuses the connection: it may send a line, and closes. */
+  protected refused(client: ClientEnd, random: Random, life: ServerLife): Link {
+    const link = new Link(client, 0, life);
+    link.down = random.oneIn(4) ? "" : `${random.pick(CONNECTION_REFUSALS)}\n`;
+    link.serverExits();
+    this.links.push(link);
+    return link;
+  }
+
+  /** Messages of a plain session move to the mailbox. */
+  protected requeued(link: Link): void {
+    link.takeDown(Number.POSITIVE_INFINITY);
+    if (link.client instanceof PlainProgram) link.client.requeued();
+  }
+
+  /** At the end: blocks with a reply were made, and no others than those without a reply. */
+  protected checkBlocks(): void {
+    for (const { name, blocksDone, blocksUnknown } of this.users) {
+      const acted = this.ledger.blocked.get(name) ?? 0;
+      if (acted >= blocksDone && acted <= blocksDone + blocksUnknown) continue;
+      throw new Violation(
+        `${name} had ${blocksDone} blocks with ok, ${blocksUnknown} without a reply; the server made ${acted}`,
+      );
+    }
+  }
 
   /** The next call of a server connects, or fails. */
   protected abstract dial(): void;

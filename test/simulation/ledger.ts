@@ -71,8 +71,12 @@ export class Ledger {
   /** `<sender> <recipient> <index>` of messages that an operator may have deleted. */
   readonly #purged = new Set<string>();
   shownCount = 0;
-  /** Functions that take back what happened since the last record: a kill undoes it. */
+  /** Functions that take back what happened since the last durable record: a kill undoes it. */
   #undo: (() => void)[] = [];
+  /** Records of a shared log that are not durable yet, and how many of the functions belong to what is up to them. */
+  #records: { sequence: number; count: number }[] = [];
+  /** The texts of messages that a kill would undo. */
+  readonly #pending = new Map<() => void, string>();
   /** Kills of the server; and the count of kills when a plain session was shown a message. */
   crashes = 0;
   readonly #shownPlain = new Map<string, number>();
@@ -83,13 +87,32 @@ export class Ledger {
 
   /** The turn's record is complete on the disk. */
   recorded(): void {
-    this.#undo.length = 0;
+    this.#undo.length = this.#records.length = 0;
+    this.#pending.clear();
+  }
+
+  /** Everything so far is in records up to `sequence`. */
+  written(sequence: number): void {
+    this.#records.push({ sequence, count: this.#undo.length });
+  }
+
+  /** The shared log has the records up to `sequence`. */
+  stored(sequence: number): void {
+    const count = this.#records.findLast((record) => record.sequence <= sequence)?.count ?? 0;
+    for (const undo of this.#undo.splice(0, count)) this.#pending.delete(undo);
+    this.#records = this.#records.filter((record) => record.sequence > sequence);
+    for (const record of this.#records) record.count -= count;
+  }
+
+  /** A line about that message has arrived: it must be in a record. */
+  checkDurable(text: string): void {
+    if ([...this.#pending.values()].includes(text)) throw new Violation(`a line left before its record: ${show(text)}`);
   }
 
   /** The server was killed: everything after the last record is undone, and all sessions are over. */
   crashed(): void {
     for (const undo of this.#undo.reverse()) undo();
-    this.#undo = [];
+    this.recorded();
     this.crashes++;
     for (const observed of this.online.values()) observed.reason = "crashed";
     this.online.clear();
@@ -157,10 +180,12 @@ export class Ledger {
     const index = this.#pairs.get(pair) ?? 0;
     this.#pairs.set(pair, index + 1);
     this.accepted.set(text, { from, to, index, unixMs });
-    this.#undo.push(() => {
+    const undo = (): void => {
       this.accepted.delete(text);
       this.#pairs.set(pair, index);
-    });
+    };
+    this.#undo.push(undo);
+    this.#pending.set(undo, text);
     if (!sent) return;
     const observed = this.online.get(to);
     if (observed === undefined) throw new Violation(`a message was "sent" to ${to}, who is offline`);

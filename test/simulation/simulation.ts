@@ -6,8 +6,7 @@ import type { DialHandlers } from "../../src/net/dial.ts";
 import { Host, ObservedStore } from "./host.ts";
 import { Violation } from "./ledger.ts";
 import { type ClientEnd, DialedCall, Link } from "./network.ts";
-import { PlainProgram } from "./programs.ts";
-import { CONNECTION_REFUSALS, type User } from "./users.ts";
+import type { User } from "./users.ts";
 
 interface Options {
   /** Messages are large, for rules about bounds. */
@@ -50,10 +49,7 @@ export class Simulation extends Crowd {
       return dialed;
     };
     const choices = { names: NAMES, idleTimeoutMs: IDLE_TIMEOUT_MS, lineBytesMax, clockMs, dial, Store };
-    this.#host = new Host(choices, this.ledger, this.#disk, (link) => {
-      link.takeDown(Number.POSITIVE_INFINITY);
-      if (link.client instanceof PlainProgram) link.client.requeued();
-    });
+    this.#host = new Host(choices, this.ledger, this.#disk, (link) => this.requeued(link));
   }
 
   /** Returns the number of messages that were shown. */
@@ -81,20 +77,11 @@ export class Simulation extends Crowd {
   connect(client: ClientEnd): Link | null {
     if (!this.#host.listening) return null;
     const hardships = this.calm || this.#disk.isDead ? null : this.hardships;
-    if (hardships?.oneIn(10) === true) return this.#refuseConnection(client, hardships);
+    if (hardships?.oneIn(10) === true) return this.refused(client, hardships, this.#disk);
     const room = this.random.between(10, 600) * (this.large ? 500 : 1);
     const link = new Link(client, room, this.#disk);
     this.links.push(link);
     this.#host.turn(() => this.#host.accept(link));
-    return link;
-  }
-
-  /** The server refuses the connection: it may send a line, and closes. */
-  #refuseConnection(client: ClientEnd, random: Random): Link {
-    const link = new Link(client, 0, this.#disk);
-    link.down = random.oneIn(4) ? "" : `${random.pick(CONNECTION_REFUSALS)}\n`;
-    link.serverExits();
-    this.links.push(link);
     return link;
   }
 
@@ -211,13 +198,7 @@ export class Simulation extends Crowd {
     }
     this.ledger.checkAllReceived();
     if (!this.#isQuiet()) throw new Violation("a message or a reply is still outstanding");
-    for (const { name, blocksDone, blocksUnknown } of this.users) {
-      const acted = this.ledger.blocked.get(name) ?? 0;
-      if (acted >= blocksDone && acted <= blocksDone + blocksUnknown) continue;
-      throw new Violation(
-        `${name} had ${blocksDone} blocks with ok, ${blocksUnknown} without a reply; the server made ${acted}`,
-      );
-    }
+    this.checkBlocks();
   }
 
   #isQuiet(): boolean {

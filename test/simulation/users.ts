@@ -137,6 +137,7 @@ export class User {
     const text = line.slice(verb.length + from.length + 2);
     if (verb === "message") {
       if (repeats) return true;
+      ledger.checkDurable(text);
       ledger.received(observed, from, `message ${text}`);
       ledger.shown(this.name, from, text, observed.kind === "plain");
     } else if (verb === "stored") {
@@ -165,6 +166,7 @@ export class User {
     if (!this.#fits(observed, request, line)) {
       throw new Violation(`${this.name}: "${show(request.line.trimEnd())}" at ${request.end} got "${show(line)}"`);
     }
+    if (request.verb === "message" && isOk(line)) this.environment.ledger.checkDurable(request.text);
     if (request.verb === "logout" && observed.kind !== "callback") observed.isOver = true;
     if ((request.verb === "block" || request.verb === "unblock") && line === "ok") this.blocksDone++;
   }

@@ -1,0 +1,103 @@
+import { RecordKind, decodeRecord } from "../../src/cluster/log-record.ts";
+import type { AppendResult, OwnerInfo } from "../../src/cluster/shared-log.ts";
+import { ModelledEngine, ModelledLog, type Write } from "../support/modelled-log.ts";
+import type { Random } from "../support/random.ts";
+import { type Ledger, Violation } from "./ledger.ts";
+
+/** So few that some turns are several records. */
+const RECORD_BYTES_MAX = 300;
+
+/** The engine, and a witness of everything that it stores. */
+export class WatchedEngine extends ModelledEngine {
+  /** The claim that made the current owner was first sent at that time. */
+  claimSentMs = 0;
+  #owner: Buffer = Buffer.alloc(0);
+  readonly #ledger: Ledger;
+  readonly #claimed: (epoch: number) => void;
+  readonly #failed: (error: unknown) => void;
+
+  /** `claimed` is called when an `Opened` is stored, with its number. */
+  constructor(ledger: Ledger, claimed: (epoch: number) => void, failed: (error: unknown) => void) {
+    super();
+    this.#ledger = ledger;
+    this.#claimed = claimed;
+    this.#failed = failed;
+    const shard = this.shards[0]!;
+    const { append, claim } = shard;
+    shard.claim = (expected, bytes, info) => {
+      const result = claim.call(shard, expected, bytes, info);
+      if (result.stored) this.claimSentMs = Number(info.version);
+      return result;
+    };
+    shard.append = (expected, bytes) => {
+      const result = append.call(shard, expected, bytes);
+      if (result.stored) this.#stored(shard.head, bytes);
+      return result;
+    };
+  }
+
+  #stored(head: number, bytes: Uint8Array): void {
+    const { kind, owner, part, parts } = decodeRecord(bytes);
+    if (kind === RecordKind.Opened) {
+      this.#owner = owner;
+      this.#ledger.crashed();
+      this.#claimed(head);
+    } else if (!owner.equals(this.#owner)) {
+      this.#failed(new Violation(`record ${head} is of an owner that was deposed before`));
+    } else if (part === parts) this.#ledger.stored(head);
+  }
+}
+
+/** The connection of one process to the engine, and what becomes of its calls by chance. */
+export class SimulatedLog extends ModelledLog {
+  readonly #random: Random;
+  readonly #world: { readonly calm: boolean; readonly nowMs: number };
+  /** The first call of each claim. */
+  readonly #claims = new Map<Uint8Array, number>();
+  #staleUntilMs = 0;
+  /** Called between the records that a takeover reads. */
+  between: () => void = () => {};
+
+  constructor(engine: WatchedEngine, random: Random, world: { readonly calm: boolean; readonly nowMs: number }) {
+    super(engine, RECORD_BYTES_MAX);
+    this.#random = random;
+    this.#world = world;
+    this.outcome = (write) => this.#outcome(write);
+  }
+
+  /** Reads see what the engine has now for that long. */
+  readStaleFor(ms: number): void {
+    this.#staleUntilMs = this.#world.nowMs + ms;
+    this.readStale();
+  }
+
+  /** Ends stale reads in time. */
+  refresh(): void {
+    if (this.#world.nowMs >= this.#staleUntilMs) this.readFresh();
+  }
+
+  #outcome(write: Write): ReturnType<ModelledLog["outcome"]> {
+    const random = this.#random;
+    if (this.#world.calm) return "done";
+    if (random.oneIn(6)) this.stop(); // The answer waits.
+    if (!random.oneIn(write === "publish" ? 3 : 8)) return "done";
+    return random.pick(["answer lost", "answer lost", "lost", "late"]);
+  }
+
+  override claim(shard: number, expected: number, record: Uint8Array, info: OwnerInfo): Promise<AppendResult> {
+    const sentMs = this.#claims.get(record) ?? this.#world.nowMs;
+    this.#claims.set(record, sentMs);
+    return super.claim(shard, expected, record, { ...info, version: String(sentMs) });
+  }
+
+  override async *read(
+    shard: number,
+    from: number,
+    upTo: number,
+  ): AsyncIterable<{ sequence: number; record: Uint8Array }> {
+    for await (const read of super.read(shard, from, upTo)) {
+      yield read;
+      this.between();
+    }
+  }
+}
