@@ -9,8 +9,8 @@ const RECORD_BYTES_MAX = 300;
 
 /** The engine, and a witness of everything that it stores. */
 export class WatchedEngine extends ModelledEngine {
-  /** The claim that made the current owner was first sent at that time. */
-  claimSentMs = 0;
+  /** The current owner saw the shard as silent or free at that time, and claimed it. */
+  silentMs = 0;
   #owner: Buffer = Buffer.alloc(0);
   readonly #ledger: Ledger;
   readonly #claimed: (epoch: number) => void;
@@ -26,7 +26,7 @@ export class WatchedEngine extends ModelledEngine {
     const { append, claim } = shard;
     shard.claim = (expected, bytes, info) => {
       const result = claim.call(shard, expected, bytes, info);
-      if (result.stored) this.claimSentMs = Number(info.version);
+      if (result.stored) this.silentMs = Number(info.version);
       return result;
     };
     shard.append = (expected, bytes) => {
@@ -52,8 +52,9 @@ export class WatchedEngine extends ModelledEngine {
 export class SimulatedLog extends ModelledLog {
   readonly #random: Random;
   readonly #world: { readonly calm: boolean; readonly nowMs: number };
-  /** The first call of each claim. */
+  /** When the process saw the state for which it claims the shard; its first call follows at once. */
   readonly #claims = new Map<Uint8Array, number>();
+  #staleSinceMs = Number.POSITIVE_INFINITY;
   #staleUntilMs = 0;
   /** Called between the records that a takeover reads. */
   between: () => void = () => {};
@@ -67,13 +68,16 @@ export class SimulatedLog extends ModelledLog {
 
   /** Reads see what the engine has now for that long. */
   readStaleFor(ms: number): void {
+    this.#staleSinceMs = this.#world.nowMs;
     this.#staleUntilMs = this.#world.nowMs + ms;
     this.readStale();
   }
 
   /** Ends stale reads in time. */
   refresh(): void {
-    if (this.#world.nowMs >= this.#staleUntilMs) this.readFresh();
+    if (this.#world.nowMs < this.#staleUntilMs) return;
+    this.#staleSinceMs = Number.POSITIVE_INFINITY;
+    this.readFresh();
   }
 
   #outcome(write: Write): ReturnType<ModelledLog["outcome"]> {
@@ -85,7 +89,7 @@ export class SimulatedLog extends ModelledLog {
   }
 
   override claim(shard: number, expected: number, record: Uint8Array, info: OwnerInfo): Promise<AppendResult> {
-    const sentMs = this.#claims.get(record) ?? this.#world.nowMs;
+    const sentMs = this.#claims.get(record) ?? Math.min(this.#world.nowMs, this.#staleSinceMs);
     this.#claims.set(record, sentMs);
     return super.claim(shard, expected, record, { ...info, version: String(sentMs) });
   }

@@ -1,5 +1,5 @@
 import { Database } from "bun:sqlite";
-import { mkdtempSync, rmSync } from "node:fs";
+import { existsSync, mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { Appender, type OwnershipEnd } from "../../src/cluster/appender.ts";
@@ -18,6 +18,8 @@ import { Host, type HostChoices, ObservedStore } from "./host.ts";
 import { type Ledger, Violation } from "./ledger.ts";
 import type { Link, ServerLife } from "./network.ts";
 
+/** In memory if possible: nothing of a takeover must outlive the process. */
+const FOLDER = existsSync("/dev/shm") ? "/dev/shm" : tmpdir();
 /** Of an orderly end; see src/server/server.ts. */
 const LAST_BYTES_MS = 300;
 const HANDOVER_MS = 5_000;
@@ -97,7 +99,7 @@ export class ClusterProcess implements ServerLife {
       if (sequence > head)
         this.#world.failed(new Violation(`${this.name} replies before record ${sequence} is stored`));
       ledger.stored(sequence);
-    } else if (provenMs < engine.claimSentMs) {
+    } else if (provenMs < engine.silentMs) {
       this.#world.failed(new Violation(`${this.name} replies after the claim of another process`));
     }
   }
@@ -181,7 +183,7 @@ export class ClusterProcess implements ServerLife {
     const { engine, random, nowMs, choices } = this.#world;
     const { epoch } = this.appender!;
     this.log.resume();
-    const folder = mkdtempSync(join(tmpdir(), "heartline-simulation-"));
+    const folder = mkdtempSync(join(FOLDER, "heartline-simulation-"));
     try {
       const options = { unixMs: 1_700_000_000_000 + nowMs, progress: () => {} };
       const taken = await takeOver(this.log, 0, epoch, folder, options);

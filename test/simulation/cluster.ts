@@ -198,12 +198,15 @@ export class ClusterSimulation extends Crowd implements ClusterWorld {
 
   /** Everything happens that can happen without time: promises are acted on, and turns end. */
   async #settle(): Promise<void> {
-    for (let times = 0; ; times++) {
-      if (times > 100_000) throw new Violation("the processes never become idle");
+    for (let turns = 0; ;) {
+      if (turns > 10_000) throw new Violation("the processes never become idle");
       await new Promise((resolve) => setImmediate(resolve));
       let hasEnded = false;
       for (const { host } of this.#running) if (host?.endTurns() === true) hasEnded = true;
-      if (!hasEnded && !this.#processes.some(({ isCopying }) => isCopying)) return;
+      if (hasEnded) turns++;
+      else if (this.#processes.some(({ isCopying }) => isCopying))
+        await Bun.sleep(1); // It reads or writes a file.
+      else return;
     }
   }
 

@@ -18,8 +18,11 @@ export class ObservedSession {
   isOver = false;
   /** Wheel time at which a whole line of its client last reached the server. */
   lastLineMs: number;
+  /** Kills of the server before it began. */
+  readonly crashes: number;
 
-  constructor(session: Session, nowMs: number) {
+  constructor(session: Session, nowMs: number, crashes: number) {
+    this.crashes = crashes;
     this.user = session.account.name;
     this.kind = session.kind;
     this.session = session;
@@ -77,7 +80,7 @@ export class Ledger {
   #records: { sequence: number; count: number }[] = [];
   /** The texts of messages that a kill would undo. */
   readonly #pending = new Map<() => void, string>();
-  /** Kills of the server; and the count of kills when a plain session was shown a message. */
+  /** Kills of the server; and the count of kills before the plain session began that was shown a message. */
   crashes = 0;
   readonly #shownPlain = new Map<string, number>();
   /** `a b`: a blocks or has blocked b. */
@@ -145,7 +148,7 @@ export class Ledger {
   }
 
   began(session: Session, nowMs: number, replaced: boolean): void {
-    const observed = new ObservedSession(session, nowMs);
+    const observed = new ObservedSession(session, nowMs, this.crashes);
     if (!replaced) this.#announce(observed.user, "joined");
     this.online.set(observed.user, observed);
     this.sessions.set(session.token, observed);
@@ -227,7 +230,7 @@ export class Ledger {
    * A client has shown a message to its user. It must have been accepted, and come once and in order. Exception: a
    * message of a plain session may be repeated after a kill of the server.
    */
-  shown(user: string, from: string, text: string, isPlain: boolean, unixMs?: number): void {
+  shown({ user, kind, crashes }: ObservedSession, from: string, text: string, unixMs?: number): void {
     const message = this.accepted.get(text);
     if (message === undefined || message.from !== from || message.to !== user) {
       throw new Violation(`${user} received a message that was never accepted: ${show(text)}`);
@@ -236,7 +239,7 @@ export class Ledger {
     const pair = `${from} ${user}`;
     const next = this.#nextShown.get(pair) ?? 0;
     const mayRepeat = (this.#shownPlain.get(text) ?? this.crashes) < this.crashes;
-    if (isPlain && (message.index >= next || mayRepeat)) this.#shownPlain.set(text, this.crashes);
+    if (kind === "plain" && (message.index >= next || mayRepeat)) this.#shownPlain.set(text, crashes);
     if (message.index < next && mayRepeat) return;
     if (message.index < next) throw new Violation(`${user} received a message twice: ${show(text)}`);
     if (this.#firstMissing(pair, next, message.index) < message.index)

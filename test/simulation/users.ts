@@ -139,10 +139,10 @@ export class User {
       if (repeats) return true;
       ledger.checkDurable(text);
       ledger.received(observed, from, `message ${text}`);
-      ledger.shown(this.name, from, text, observed.kind === "plain");
+      ledger.shown(observed, from, text);
     } else if (verb === "stored") {
       const message = text.slice(third.length + 1);
-      if (!repeats) ledger.shown(this.name, from, message, observed.kind === "plain", Number(third));
+      if (!repeats) ledger.shown(observed, from, message, Number(third));
     } else if (verb === "broadcast") ledger.received(observed, from, `broadcast ${text}`);
     else if (verb === "joined") ledger.received(observed, from, "joined");
     else if (verb === "left") ledger.received(observed, from, `left ${text}`);
