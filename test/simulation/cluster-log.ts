@@ -11,7 +11,8 @@ const RECORD_BYTES_MAX = 300;
 export class WatchedEngine extends ModelledEngine {
   /** The current owner saw the shard as silent or free at that time, and claimed it. */
   silentMs = 0;
-  #owner: Buffer = Buffer.alloc(0);
+  /** Of the last `Opened`. */
+  owner: Buffer = Buffer.alloc(0);
   readonly #ledger: Ledger;
   readonly #claimed: (epoch: number) => void;
   readonly #failed: (error: unknown) => void;
@@ -39,10 +40,10 @@ export class WatchedEngine extends ModelledEngine {
   #stored(head: number, bytes: Uint8Array): void {
     const { kind, owner, part, parts } = decodeRecord(bytes);
     if (kind === RecordKind.Opened) {
-      this.#owner = owner;
+      this.owner = owner;
       this.#ledger.crashed();
       this.#claimed(head);
-    } else if (!owner.equals(this.#owner)) {
+    } else if (!owner.equals(this.owner)) {
       this.#failed(new Violation(`record ${head} is of an owner that was deposed before`));
     } else if (part === parts) this.#ledger.stored(head);
   }

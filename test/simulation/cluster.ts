@@ -18,10 +18,13 @@ const STALE_MS_MAX = SILENCE_MS - OWNERSHIP_PROVEN_MS - WATCH_MS;
 /** Ticks between two duties of an owner. */
 const DUTY_TICKS = 4;
 
-/** Breaks a rule of the engine, or of the way to it. */
+/** Breaks a rule. */
 export interface ClusterRules {
   engine?: (engine: WatchedEngine) => void;
-  log?: (log: SimulatedLog, process: () => ClusterProcess) => void;
+  /** The connection of a process to the engine. */
+  log?: (log: SimulatedLog) => void;
+  /** Snapshots do not wait until their turns are acknowledged. */
+  earlySnapshots?: boolean;
 }
 
 /**
@@ -36,7 +39,7 @@ export class ClusterSimulation extends Crowd implements ClusterWorld {
   readonly snapshotBytes: number;
   /** How many processes have served; the end of the last one was found by the others. */
   takeovers = 0;
-  readonly #rules: ClusterRules;
+  readonly rules: ClusterRules;
   #processes: ClusterProcess[] = [];
   /** All that there have been: late writes of ended processes may still be executed. */
   readonly #logs: SimulatedLog[] = [];
@@ -49,7 +52,7 @@ export class ClusterSimulation extends Crowd implements ClusterWorld {
 
   constructor(seed: number, trace: string[] | null = null, rules: ClusterRules = {}) {
     super(new Random(seed), false, new Random(~seed), trace);
-    this.#rules = rules;
+    this.rules = rules;
     this.nowMs = 5000 + this.random.below(1000);
     this.snapshotBytes = this.random.pick([500, 3000, Number.MAX_SAFE_INTEGER]);
     let tokens = 0;
@@ -108,8 +111,8 @@ export class ClusterSimulation extends Crowd implements ClusterWorld {
       if (this.calm || !this.random.oneIn(30)) return;
       for (const each of this.#logs) each.executeLate();
     };
-    const process: ClusterProcess = new ClusterProcess(name, log, this);
-    this.#rules.log?.(log, () => process);
+    const process = new ClusterProcess(name, log, this);
+    this.rules.log?.(log);
     process.ended = () => this.#ended(process);
     this.#logs.push(log);
     this.#processes.push(process);
