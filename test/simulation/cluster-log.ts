@@ -49,21 +49,33 @@ export class WatchedEngine extends ModelledEngine {
   }
 }
 
+interface EngineWorld {
+  readonly calm: boolean;
+  /** Writes are lost or late more often. */
+  readonly isHarsh: boolean;
+  readonly nowMs: number;
+}
+
 /** The connection of one process to the engine, and what becomes of its calls by chance. */
 export class SimulatedLog extends ModelledLog {
   readonly #random: Random;
-  readonly #world: { readonly calm: boolean; readonly nowMs: number };
+  readonly #world: EngineWorld;
+  /** Late writes are executed after so many steps, on average. */
+  readonly lateness: number;
   /** When the process saw the state for which it claims the shard; its first call follows at once. */
   readonly #claims = new Map<Uint8Array, number>();
   #staleSinceMs = Number.POSITIVE_INFINITY;
   #staleUntilMs = 0;
+  /** Meanwhile other calls go on. */
+  #proofsLostUntilMs = 0;
   /** Called between the records that a takeover reads. */
   between: () => void = () => {};
 
-  constructor(engine: WatchedEngine, random: Random, world: { readonly calm: boolean; readonly nowMs: number }) {
+  constructor(engine: WatchedEngine, random: Random, world: EngineWorld) {
     super(engine, RECORD_BYTES_MAX);
     this.#random = random;
     this.#world = world;
+    this.lateness = random.pick([10, 10, 200]);
     this.outcome = (write) => this.#outcome(write);
   }
 
@@ -83,10 +95,16 @@ export class SimulatedLog extends ModelledLog {
 
   #outcome(write: Write): ReturnType<ModelledLog["outcome"]> {
     const random = this.#random;
-    if (this.#world.calm) return "done";
+    const { calm, nowMs, isHarsh } = this.#world;
+    if (calm) return "done";
+    const isProof = write === "append" || write === "beat";
+    if (isProof && this.#proofsLostUntilMs < nowMs && random.oneIn(isHarsh ? 6 : 40))
+      this.#proofsLostUntilMs = nowMs + random.below(8000);
+    if (isProof && nowMs < this.#proofsLostUntilMs) return "lost";
+    if (write === "publish" && isHarsh) return random.pick(["done", "late"]);
     if (random.oneIn(6)) this.stop(); // The answer waits.
     if (!random.oneIn(write === "publish" ? 3 : 8)) return "done";
-    return random.pick(["answer lost", "answer lost", "lost", "late"]);
+    return random.pick(["answer lost", "lost", "late"]);
   }
 
   override claim(shard: number, expected: number, record: Uint8Array, info: OwnerInfo): Promise<AppendResult> {

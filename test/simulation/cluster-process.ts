@@ -13,13 +13,15 @@ import { SQL } from "../../src/storage/sql.ts";
 import type { TurnLog } from "../../src/storage/turn-log.ts";
 import type { Random } from "../support/random.ts";
 import type { SimulatedLog, WatchedEngine } from "./cluster-log.ts";
-import { Disk, SEGMENT_BYTES } from "./disk.ts";
+import { Disk } from "./disk.ts";
 import { Host, type HostChoices, ObservedStore } from "./host.ts";
 import { type Ledger, Violation } from "./ledger.ts";
 import type { Link, ServerLife } from "./network.ts";
 
 /** In memory if possible: nothing of a takeover must outlive the process. */
 const FOLDER = existsSync("/dev/shm") ? "/dev/shm" : tmpdir();
+/** So few that compaction and snapshots begin after some turns. */
+const SEGMENT_BYTES = [100, 300, 2000];
 /** Of an orderly end; see src/server/server.ts. */
 const LAST_BYTES_MS = 300;
 const HANDOVER_MS = 5_000;
@@ -30,11 +32,14 @@ export interface ClusterWorld {
   readonly random: Random;
   readonly ledger: Ledger;
   readonly calm: boolean;
+  readonly isHarsh: boolean;
   readonly nowMs: number;
   readonly choices: Omit<HostChoices, "Store" | "clockMs" | "dial">;
   /** Snapshots are taken after so many bytes of the log. */
   readonly snapshotBytes: number;
   readonly rules: { readonly earlySnapshots?: boolean };
+  /** How many were published. */
+  snapshots: number;
   failed(error: unknown): void;
   requeued(link: Link): void;
   dialerOf(process: ClusterProcess): HostChoices["dial"];
@@ -190,17 +195,18 @@ export class ClusterProcess implements ServerLife {
       const taken = await takeOver(this.log, 0, epoch, folder, options);
       if (this.isDead) return taken.database.close();
       const { database } = taken;
-      const journal = new SharedJournal(this.appender!, this.#nowMs, SEGMENT_BYTES, random.between(1, 2));
+      const journal = new SharedJournal(this.appender!, this.#nowMs, random.pick(SEGMENT_BYTES), random.between(1, 2));
       this.journal = journal;
       this.#folder = folder;
       this.#snapshots = new Snapshots({
         log: callsCounted(this.log, this.#waiting),
         shard: 0,
         epoch,
-        journal: this.#world.rules.earlySnapshots ? withoutSync(journal) : waitsCounted(journal, this.#waiting),
+        journal:
+          this.#world.rules.earlySnapshots === true ? withoutSync(journal) : waitsCounted(journal, this.#waiting),
         database: withoutSize(database),
         filled: taken,
-        published: () => {},
+        published: () => void this.#world.snapshots++,
         failed: () => {},
         logBytesMin: this.#world.snapshotBytes,
         copy: copyDatabase,

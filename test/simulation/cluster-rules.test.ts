@@ -104,14 +104,17 @@ const RULES: Record<string, Pick<Break, "apply"> & ClusterRules> = {
       };
     },
   },
-  "a snapshot is published after its turns are acknowledged": { earlySnapshots: true },
+  "a snapshot is published after its turns are acknowledged": { earlySnapshots: true, harsh: true },
   "no record after the snapshot is trimmed": engineWithout("trim", (shard) => () => {
     for (const sequence of shard.records.keys()) if (sequence <= shard.head) shard.records.delete(sequence);
   }),
-  "a snapshot does not replace a newer one": engineWithout("publish", (shard) => (snapshot) => {
-    shard.snapshot = snapshot;
-    return true;
-  }),
+  "a snapshot does not replace a newer one": {
+    harsh: true,
+    ...engineWithout("publish", (shard) => (snapshot) => {
+      shard.snapshot = snapshot;
+      return true;
+    }),
+  },
   "a spare claims the shard after three seconds of silence": without(Watch.prototype, "read", () => () => "claim"),
 };
 

@@ -25,6 +25,8 @@ export interface ClusterRules {
   log?: (log: SimulatedLog) => void;
   /** Snapshots do not wait until their turns are acknowledged. */
   earlySnapshots?: boolean;
+  /** The rule shows with snapshots, while writes are lost or late. */
+  harsh?: boolean;
 }
 
 /**
@@ -37,8 +39,10 @@ export class ClusterSimulation extends Crowd implements ClusterWorld {
   nowMs: number;
   readonly choices: ClusterWorld["choices"];
   readonly snapshotBytes: number;
-  /** How many processes have served; the end of the last one was found by the others. */
+  readonly isHarsh: boolean;
+  /** How many `Opened` were stored. */
   takeovers = 0;
+  snapshots = 0;
   readonly rules: ClusterRules;
   #processes: ClusterProcess[] = [];
   /** All that there have been: late writes of ended processes may still be executed. */
@@ -54,7 +58,8 @@ export class ClusterSimulation extends Crowd implements ClusterWorld {
     super(new Random(seed), false, new Random(~seed), trace);
     this.rules = rules;
     this.nowMs = 5000 + this.random.below(1000);
-    this.snapshotBytes = this.random.pick([500, 3000, Number.MAX_SAFE_INTEGER]);
+    this.isHarsh = rules.harsh ?? this.random.oneIn(6);
+    this.snapshotBytes = this.isHarsh ? 200 : this.random.pick([500, 3000, Number.MAX_SAFE_INTEGER]);
     let tokens = 0;
     this.choices = {
       names: NAMES,
@@ -236,7 +241,7 @@ export class ClusterSimulation extends Crowd implements ClusterWorld {
     const { random } = this;
     for (const { log, isPaused } of this.#alive) if (!isPaused && random.oneIn(times)) log.resume();
     for (const { log } of this.#alive) log.refresh();
-    for (const log of this.#logs) if (log.late > 0 && random.oneIn(3 * times)) log.executeLate();
+    for (const log of this.#logs) if (log.late > 0 && random.oneIn(log.lateness)) log.executeLate();
   }
 
   async #step(): Promise<void> {
@@ -322,6 +327,11 @@ export class ClusterSimulation extends Crowd implements ClusterWorld {
     }
     if (this.#alive.length === 0) this.#start();
     await this.#pass(3200);
+    const owner = this.#alive.find(({ accepts, isDeposed }) => accepts && !isDeposed);
+    if (owner !== undefined && this.random.oneIn(2)) {
+      this.traced(`${owner.name} is killed`);
+      owner.exit();
+    }
     for (let round = 0; round < ROUNDS_MAX; round++) {
       for (const process of this.#processes) if (process.state === "claimed") await this.#takeOver(process);
       if (this.#alive.length === 0) this.#start();
