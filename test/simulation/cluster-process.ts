@@ -63,6 +63,8 @@ export class ClusterProcess implements ServerLife {
   isDeposed = false;
   /** Nothing leaves it any longer; it only releases the shard. */
   isHalted = false;
+  /** A snapshot, since the last step. */
+  hasPublished = false;
   readonly #world: ClusterWorld;
   readonly #ledger: Ledger;
   readonly #stopped = { aborted: false };
@@ -206,7 +208,10 @@ export class ClusterProcess implements ServerLife {
           this.#world.rules.earlySnapshots === true ? withoutSync(journal) : waitsCounted(journal, this.#waiting),
         database: withoutSize(database),
         filled: taken,
-        published: () => void this.#world.snapshots++,
+        published: () => {
+          this.#world.snapshots++;
+          this.hasPublished = true;
+        },
         failed: () => {},
         logBytesMin: this.#world.snapshotBytes,
         copy: copyDatabase,
@@ -218,6 +223,7 @@ export class ClusterProcess implements ServerLife {
       });
       this.state = "serving";
     } catch (error) {
+      if (this.isDead) return; // It has learned that it is deposed.
       if (error instanceof ClusterError || error instanceof Violation) this.#fails(error);
       else if (!/away|stale/.test(String(error))) this.#world.failed(error);
       this.isDeposed = engine.shards[0]!.epoch !== epoch;

@@ -267,6 +267,8 @@ export class ClusterSimulation extends Crowd implements ClusterWorld {
     const { random } = this;
     if (this.#alive.length < PROCESSES && (this.#started < PROCESSES || random.oneIn(5))) this.#start();
     for (const process of this.#processes) {
+      if (process.hasPublished && this.isHarsh && random.oneIn(2)) process.exit();
+      process.hasPublished = false;
       if (process.state === "claimed" && process.isRunning && random.oneIn(2)) await this.#takeOver(process);
     }
     if (this.#isAway ? random.oneIn(8) : random.oneIn(50)) this.#away(!this.#isAway);
