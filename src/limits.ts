@@ -202,7 +202,7 @@ export const WAITING_BYTES_MAX = 1 << 20;
 /** Bytes of a journal segment. A longer record gets a segment of its own. */
 export const JOURNAL_SEGMENT_BYTES = 16 << 20;
 /** Segments in use. What is unacknowledged in older ones moves to the mailbox, and they are used again. */
-export const JOURNAL_SEGMENTS_KEPT = 4;
+export const JOURNAL_SEGMENTS_KEPT = 6;
 /** Spare segments. One more is deleted. */
 export const JOURNAL_SPARES_MAX = 2;
 /** Changes of mailboxes that are collected before a commit. The journal has them too. */

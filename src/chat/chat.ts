@@ -347,8 +347,9 @@ export class Chat {
   }
 
   /** Requests were acted on: the position becomes durable together with their effects. */
-  requestsDone({ kind, number, received }: Session): void {
-    if (kind === "resumable") this.store.received(number, received);
+  requestsDone(session: Session): void {
+    if (session.kind !== "resumable") return;
+    session.receivedNumber = this.store.received(session.number, session.received);
   }
 
   /** Broadcasts and presence enter the outboxes. */

@@ -6,7 +6,7 @@ import {
   WORK_BYTES,
   WORK_STORED,
 } from "../limits.ts";
-import { encode } from "../protocol/ascii.ts";
+import { encode, startsWith } from "../protocol/ascii.ts";
 import type { LineReader } from "../protocol/line-reader.ts";
 import { type ErrorCode, OK, OK_ASKED, OK_SENT, OK_STORED, refuse } from "../protocol/reply.ts";
 import { Request, SHAPES, type Verb, isOtherProtocol } from "../protocol/request.ts";
@@ -142,6 +142,11 @@ function dispatch(
   start: number,
   end: number,
 ): boolean {
+  const recipient = session === null ? null : sameRecipient(session, bytes, start, end);
+  if (recipient !== null) {
+    send(chat, session!, recipient, out, bytes, start + recipient.messageHead.length, end);
+    return true;
+  }
   const verb = request.parseVerb(bytes, start, end);
   if (verb === null) return refuseInvalid(out, "unknown_command");
   const command = COMMANDS[verb];
@@ -247,21 +252,43 @@ function forSession(chat: Chat, peer: Peer, kind: SessionKind, token: string, ac
 }
 
 /**
- * Checks its preconditions itself, and is called without `act`: that saves 12 of 187 ns per message
- * (`bun run bench:micro --filter server`).
+ * The recipient of the request bytes[start..end) if it is a message to the same user as the session's last one, as most
+ * are. One comparison replaces the parser and the look-up, which saves 27 of 172 ns per message (`bun run bench:micro
+ * --filter server`). A request begins as a line from its recipient does, with `message <user> `.
  */
+function sameRecipient({ recipient }: Session, bytes: Uint8Array, start: number, end: number): Account | null {
+  if (recipient === null || recipient.password === null) return null;
+  const { messageHead } = recipient;
+  return end - start > messageHead.length && startsWith(bytes, start, end, messageHead) ? recipient : null;
+}
+
+/** Checks its preconditions itself, and is called without `act`, which costs more. */
 function message(chat: Chat, session: Session, request: Request, out: Outbox): void {
-  const { account } = session;
   const to = chat.accounts.find(request.bytes, request.starts[0]!, request.ends[0]!);
-  if (to === undefined) return refuseMessage(chat, account, null, out, "unknown_user");
+  if (to === undefined) return refuseMessage(chat, session.account, null, out, "unknown_user");
+  session.recipient = to;
+  send(chat, session, to, out, request.bytes, request.textStart, request.end);
+}
+
+/** Sends the text bytes[start..end) to a user. */
+function send(
+  chat: Chat,
+  session: Session,
+  to: Account,
+  out: Outbox,
+  bytes: Uint8Array,
+  start: number,
+  end: number,
+): void {
+  const { account } = session;
   if (to.blocks.has(account)) return refuseMessage(chat, account, to, out, "blocked");
-  if (!chat.store.accepts(request.end - request.textStart))
+  if (!chat.store.accepts(end - start))
     return refuseMessage(chat, account, to, out, "internal", chat.store.writeError!);
-  const fate = chat.send(account, to, request.bytes, request.textStart, request.end);
-  if (fate === "stored") chat.rates.work += WORK_STORED + (request.end - request.textStart) / WORK_BYTES;
+  const fate = chat.send(account, to, bytes, start, end);
+  if (fate === "stored") chat.rates.work += WORK_STORED + (end - start) / WORK_BYTES;
   if (fate === "full") return refuseMessage(chat, account, to, out, "mailbox_full");
   session.messagesIn++;
-  chat.observer?.accepted(account, to, request.bytes, request.textStart, request.end, fate);
+  chat.observer?.accepted(account, to, bytes, start, end, fate);
   out.append(fate === "sent" ? OK_SENT : OK_STORED);
 }
 

@@ -6,6 +6,8 @@ import type { ChatStore } from "./store.ts";
 
 /** Each visit to a user counts as at least this many bytes, since each costs the store a write. */
 const VISIT_BYTES_MIN = 256;
+/** In compaction, each look at a user counts as this many bytes, which is little: it costs the store nothing. */
+const LOOK_BYTES = 4;
 
 /**
  * Decides when messages move to and from mailboxes, a bounded number of bytes in each turn, so that no turn is long.
@@ -249,6 +251,7 @@ export class MailboxScheduler {
     const { all } = this.#accounts;
     let bytesLeft = Math.min(bytesMax, this.#bytesPerTurn / 2);
     for (; this.#next < all.length; this.#next++) {
+      if (bytesLeft <= 0) return false;
       const account = all[this.#next]!;
       if (account.leaving?.state === "requeueing") this.#queue.add(account); // Again, if the disk refused it.
       if (account.ackedUpTo > 0) bytesLeft -= this.#mailbox.drop(account, bytesLeft);
@@ -257,8 +260,9 @@ export class MailboxScheduler {
         if (bytesLeft <= 0) return false;
         const bytes = this.#mailbox.spill(delivery, upTo, bytesLeft);
         if (bytes >= bytesLeft) return false; // There may be more of this delivery.
-        bytesLeft -= Math.max(VISIT_BYTES_MIN, bytes);
+        bytesLeft -= bytes;
       }
+      bytesLeft -= LOOK_BYTES;
     }
     this.#next = 0;
     return true;

@@ -57,20 +57,22 @@ export class Mailbox {
 
   /**
    * Copies unacknowledged messages up to number `upTo`, and about `bytesMax` bytes of them, to the mailbox. They count
-   * as delivered. Returns the number of bytes.
+   * as delivered. Gives the store also the session's position, unless it has a newer one. Returns the number of bytes.
    */
   spill(delivery: Delivery, upTo: number, bytesMax: number): number {
-    const { account, outbox, number, received, ended } = delivery.session;
+    const { session } = delivery;
+    const { account, outbox, number, received, ended } = session;
     this.#store.appended(account, number, outbox); // First: the store takes the texts from there.
     const messages = outbox.messages(delivery.spilledUpTo, upTo, bytesMax);
-    if (messages.length === 0 && (number === 0 || ended)) return 0;
+    const hasPosition = number === 0 || ended || session.receivedNumber > upTo;
+    if (messages.length === 0 && hasPosition) return 0;
     this.#store.requeued(account.name, number, received, messages);
+    session.receivedNumber = Number.MAX_SAFE_INTEGER;
     delivery.deliveredUnacked += countNew(account, messages);
     const spilledUpTo = messages.at(-1)?.number ?? delivery.spilledUpTo;
-    outbox.spill(delivery.spilledUpTo, spilledUpTo);
     delivery.spilledUpTo = spilledUpTo;
     delivery.deliveredUpTo = Math.max(delivery.deliveredUpTo, spilledUpTo);
-    return messages.reduce((sum, { bytes }) => sum + Math.max(MOVED_BYTES_MIN, bytes), 0);
+    return messages.reduce((sum, { bytes }) => sum + Math.max(MOVED_BYTES_MIN, bytes), MOVED_BYTES_MIN);
   }
 
   /** The client has what an ended session of that user delivered up to `position`. */

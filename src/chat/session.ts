@@ -191,6 +191,8 @@ export class Session {
   badLines = 0;
   /** Position in the client's stream up to which requests were acted on. */
   received = 0;
+  /** The store has that position until it asks for messages up to this number; see `ChatStore.received`. */
+  receivedNumber = Number.MAX_SAFE_INTEGER;
   /** Wheel time at which the client last acknowledged, or had at most `ACK_BYTES_MAX` to acknowledge. */
   lastAckMs = Number.NEGATIVE_INFINITY;
   /** Armed while more than `unackedBytesMax` is unacknowledged, and the client still acknowledges. */
@@ -207,6 +209,8 @@ export class Session {
   /** Private messages that were accepted from its user, and that were appended to its outbox. */
   messagesIn = 0;
   messagesOut = 0;
+  /** The user of its last message; null before the first one. */
+  recipient: Account | null = null;
   /** Null while the session is online. */
   endReason: GoodbyeReason | LeftReason | null = null;
   endedUnixMs = 0;

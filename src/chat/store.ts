@@ -87,8 +87,12 @@ export interface ChatStore {
 
   /** `proof` lets a login with the session's token skip the hash of the password; empty when nothing is needed. */
   sessionBegan(session: KnownSession, proof: Uint8Array): void;
-  /** The requests of a session were acted on up to that position. A full disk and a crash may lose this event. */
-  received(session: number, position: number): void;
+  /**
+   * The requests of a session were acted on up to that position. A full disk and a crash may lose this event. Returns
+   * the highest message number that was given out: the store has the position until `compact` asks for messages up to
+   * this number or a higher one. Returns 0 when the position waits for room.
+   */
+  received(session: number, position: number): number;
   /** The session has ended. Its unacknowledged messages follow with `requeued`. */
   sessionEnded(session: EndedSession): void;
 

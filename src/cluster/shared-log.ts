@@ -12,7 +12,7 @@ export class ClusterError extends Error {}
 
 /** What an owner says of itself: shown to operators and compared by other processes. Not secret. */
 export interface OwnerInfo {
-  /** `host:port` of `--cluster-listen`; empty while the shard is drained or not served yet. */
+  /** `host:port` of `--cluster-listen`; empty when the owner has released the shard. */
   address: string;
   /** Version of the program. */
   version: string;

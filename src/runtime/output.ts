@@ -10,14 +10,15 @@ export class OutputWriter {
   /** Resolves with the first write error. Nothing is written after it. */
   readonly failed: Promise<NodeJS.ErrnoException>;
   #fail: (error: NodeJS.ErrnoException) => void;
-  #hasFailed = false;
+  /** `failed` has resolved, or is about to. */
+  hasFailed = false;
 
   constructor(stream: NodeJS.WritableStream) {
     const { promise, resolve } = Promise.withResolvers<NodeJS.ErrnoException>();
     this.#stream = stream;
     this.failed = promise;
     this.#fail = (error) => {
-      this.#hasFailed = true;
+      this.hasFailed = true;
       resolve(error);
     };
     stream.on("error", (error) => this.#fail(error));
@@ -43,7 +44,7 @@ export class OutputWriter {
 
   #next(): void {
     const first = this.#texts[0];
-    if (first === undefined || this.#hasFailed) return;
+    if (first === undefined || this.hasFailed) return;
     const onWritten = (error?: Error | null): void => {
       if (error != null) return this.#fail(error);
       this.#texts.shift();

@@ -136,8 +136,9 @@ export class Store implements ChatStore {
     this.#record?.entries.add(JournalEntry.Began, Number(resumable), encode(user), hashToken(token), proof, number);
   }
 
-  received(session: number, position: number): void {
-    this.#record?.note(JournalEntry.Received, 0, NOTHING, NOTHING, session, position);
+  received(session: number, position: number): number {
+    const isNoted = this.#record?.note(JournalEntry.Received, 0, NOTHING, NOTHING, session, position) ?? true;
+    return isNoted ? this.#number : 0;
   }
 
   sessionEnded(session: EndedSession): void {

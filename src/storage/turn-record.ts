@@ -55,10 +55,15 @@ export class TurnRecord implements StreamCopy {
     return hasRoom;
   }
 
-  /** Adds an entry that promises nothing. Without room it waits, and a newer entry on the same subject replaces it. */
-  note(kind: EntryKind, flag: number, user: Uint8Array, other: Uint8Array, n0 = 0, n1 = 0, n2 = 0): void {
-    if (this.#roomBytes > 0 && this.#held.size === 0) this.entries.add(kind, flag, user, other, NOTHING, n0, n1, n2);
+  /**
+   * Adds an entry that promises nothing. Without room it waits, and a newer entry on the same subject replaces it: then
+   * it returns false.
+   */
+  note(kind: EntryKind, flag: number, user: Uint8Array, other: Uint8Array, n0 = 0, n1 = 0, n2 = 0): boolean {
+    const hasRoom = this.#roomBytes > 0 && this.#held.size === 0;
+    if (hasRoom) this.entries.add(kind, flag, user, other, NOTHING, n0, n1, n2);
     else this.#held.hold(kind, flag, user, other, n0, n1, n2);
+    return hasRoom;
   }
 
   /** The user has all messages up to that number. */

@@ -313,11 +313,6 @@ export class Outbox implements Stream {
     this.#release();
   }
 
-  /** The mailbox has the messages with numbers above `after` and up to `upTo` from now on. */
-  spill(after: number, upTo: number): void {
-    this.#unackedIndex.spill(after, upTo);
-  }
-
   /** The unacknowledged messages with numbers in (after, upTo], up to about `bytesMax` bytes. */
   messages(after: number, upTo: number, bytesMax: number): UnackedMessage[] {
     const { bytes, head } = this.#own;

@@ -135,13 +135,6 @@ export class UnackedIndex {
     return messages;
   }
 
-  /** The mailbox has the messages with numbers above `after` and up to `upTo` from now on. */
-  spill(after: number, upTo: number): void {
-    const { fields } = this;
-    for (let i = this.#firstAfter(after); i < fields.length && fields[i + MARK.number]! <= upTo; i += MARK.fields)
-      fields[i + MARK.unixMs] = IN_MAILBOX;
-  }
-
   /** Index of the first entry with a number above `after`, by binary search: numbers increase. */
   #firstAfter(after: number): number {
     const { fields } = this;

@@ -66,5 +66,6 @@ export function printError(message: string): void {
 export async function exit(code: number): Promise<never> {
   const written = Promise.all([output.idle(), Promise.race([errors.idle(), errors.failed, Bun.sleep(FLUSH_MS)])]);
   await (process.stdout.isTTY ? Promise.race([written, Bun.sleep(FLUSH_MS)]) : written);
+  if (output.hasFailed) await new Promise(() => {}); // The program exits with the code of the write error; see above.
   process.exit(code);
 }

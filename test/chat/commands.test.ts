@@ -4,6 +4,45 @@ import { Random, seedFor } from "../support/random.ts";
 
 const LOGGED_IN = /^ok token\d{20} 35$/;
 
+test.each([
+  ["message bob again", [/^ok sent$/], ["message alice again"]],
+  ["message bob  two spaces ", [/^ok sent$/], ["message alice  two spaces "]],
+  ["message bob ", [/^err bad_request/], []],
+  ["message bob", [/^err bad_request/], []],
+  ["message bobby hi", [/^err unknown_user$/], []],
+  ["message bo hi", [/^err unknown_user$/], []],
+  ["message BOB hi", [/^err unknown_user$/], []],
+  ["Message bob hi", [/^err unknown_command$/], []],
+])("after a message to bob, %p is a request like any other", (line, replies, received) => {
+  const world = new World(["alice", "bob"]);
+  const [alice, bob] = world.online("alice", "bob");
+  expect(world.ask(alice!, "message bob first")).toEqual(["ok sent"]);
+  bob!.read();
+  expect(world.ask(alice!, line)).toEqual(replies.map((reply) => expect.stringMatching(reply)));
+  expect(bob!.read()).toEqual(received);
+});
+
+test("messages to the same user follow what happens to that user", () => {
+  const world = new World(["alice", "bob"]);
+  const [alice, bob] = world.online("alice", "bob");
+  expect(world.ask(alice!, "message bob one")).toEqual(["ok sent"]);
+  world.say(bob!, "block alice");
+  expect(world.ask(alice!, "message bob two")).toEqual(["err blocked"]);
+  world.say(bob!, "unblock alice");
+  world.say(bob!, "logout");
+  world.announce();
+  alice!.read();
+  expect(world.ask(alice!, "message bob three")).toEqual(["ok stored"]);
+  world.begin();
+  world.chat.remove(world.account("bob"));
+  world.endTurns();
+  world.announce();
+  alice!.read();
+  expect(world.ask(alice!, "message bob four")).toEqual(["err unknown_user"]);
+  world.chat.accounts.add("bob", "new");
+  expect(world.ask(alice!, "message bob five")).toEqual(["ok stored"]);
+});
+
 describe("before login", () => {
   test.each([
     ["", /^err bad_request/],

@@ -175,6 +175,20 @@ test("compaction visits many sessions over several turns, although none holds a 
   expect(Math.max(...counts)).toBeLessThan(150);
 });
 
+test.each([
+  ["hundreds of sessions in one turn", 300, 300, 1],
+  ["thousands of users in several turns", 5000, 0, 3],
+])("compaction looks at %s when none has anything to move", (_what, users, online, turnsMin) => {
+  const names = Array.from({ length: users }, (_, i) => `u${i}`);
+  const world = new World(names);
+  world.online(...names.slice(0, online));
+  let turns = 0;
+  let isMoved = false;
+  compactOnce(world, () => void (isMoved = true));
+  for (; !isMoved; turns++) nextTurn(world);
+  expect(turns).toBeWithin(turnsMin, turnsMin + 1);
+});
+
 test("sessions that end at once share the bytes that may be moved in a turn", () => {
   const names = Array.from({ length: 20 }, (_, i) => `u${i}`);
   const world = new World(["alice", ...names]);

@@ -88,10 +88,16 @@ export function testSharedLog(
     }
 
     const each = (name: string, run: () => Promise<void>): void => test(name, run, TIMEOUT_MS);
-    const withServer = (name: string, run: (server: TestedServer) => Promise<void>): void =>
-      test.skipIf(!has.server)(name, () => run(tested.server!), TIMEOUT_MS);
-    const withDamage = (name: string, run: (damage: TestedDamage) => Promise<void>): void =>
-      test.skipIf(!has.damage)(name, () => run(tested.damage!), TIMEOUT_MS);
+    // What an engine does not have is no test, rather than a skipped one.
+    const withServer = (name: string, run: (server: TestedServer) => Promise<void>): void => {
+      if (has.server) test(name, () => run(tested.server!), TIMEOUT_MS);
+    };
+    const withDamage = (name: string, run: (damage: TestedDamage) => Promise<void>): void => {
+      if (has.damage) test(name, () => run(tested.damage!), TIMEOUT_MS);
+    };
+    const withExactTrim = (name: string, run: () => Promise<void>): void => {
+      if (has.exactTrim) test(name, run, TIMEOUT_MS);
+    };
 
     describe("append", () => {
       each("an empty log has head 0, no owner and no snapshot", async () => {
@@ -427,7 +433,7 @@ export function testSharedLog(
         expect(await log.state(shard)).toMatchObject({ head: 10, epoch: 1, snapshot: 4, owner: OWNER });
       });
 
-      test.skipIf(!has.exactTrim)("reading trimmed records is a ClusterError", async () => {
+      withExactTrim("reading trimmed records is a ClusterError", async () => {
         const [log, shard] = await openOwned(9);
         expect(await publish(log, shard, 1, 10, "all")).toBe(true);
         await log.trim(shard);

@@ -313,9 +313,11 @@ describe("a backup", () => {
     for (let i = 0; i < 40; i++) await owner.turn(100_000);
     const backup = backupOf(owner);
     const above = newPath();
+    owner.process.log.stop();
     const run = backup.run(join(above, "backup"));
     await later();
     const stopped = backup.stop();
+    owner.process.log.resume();
     await expect(run).rejects.toThrow("the server stops");
     await stopped;
     expect(readdirSync(above)).toEqual([]);

@@ -264,7 +264,6 @@ class Run {
       const messages = stream.messages(this.#movedUpTo[index]!, upTo, 1e9);
       this.#store.requeued(name, 0, 0, messages);
       this.#movedUpTo[index] = messages.at(-1)?.number ?? this.#movedUpTo[index]!;
-      stream.spill(0, this.#movedUpTo[index]!);
     }
     for (const message of this.written) if (message.number <= upTo) message.inStream = false;
     return true;

@@ -177,7 +177,6 @@ class Server {
       const messages = stream.messages(this.#movedUpTo[index]!, upTo, 1e9);
       this.store.requeued(name, 0, 0, messages);
       this.#movedUpTo[index] = messages.at(-1)?.number ?? this.#movedUpTo[index]!;
-      stream.spill(0, this.#movedUpTo[index]!);
     }
     return true;
   };

@@ -1,4 +1,4 @@
-import { afterEach, describe, expect, test } from "bun:test";
+import { afterEach, describe, expect, spyOn, test } from "bun:test";
 import { Database } from "bun:sqlite";
 import { createHash } from "node:crypto";
 import {
@@ -16,6 +16,10 @@ import {
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { Account } from "../../src/chat/session.ts";
+import { JOURNAL_SEGMENTS_KEPT, LIMITS_DEFAULT } from "../../src/limits.ts";
+import { Connection } from "../../src/net/connection.ts";
+import type { Transport } from "../../src/net/transport.ts";
+import { createCore } from "../../src/server/core.ts";
 import { Outbox } from "../../src/stream/outbox.ts";
 import { type Durability, StoreError, openDatabase } from "../../src/storage/database.ts";
 import { NOTHING } from "../../src/storage/journal-entry.ts";
@@ -85,6 +89,49 @@ function began(store: Store, token = TOKEN): number {
   const number = store.newNumber();
   store.sessionBegan({ number, token, user: "bob", resumable: true }, NOTHING);
   return number;
+}
+
+/** A chat with that store, whose turns end after each chunk. */
+function chatOn(store: Store, names: readonly string[]) {
+  const ends: (() => void)[] = [];
+  let tokens = 0;
+  const core = createCore({
+    clock: { nowMs: () => 0, unixMs: () => UNIX_MS },
+    store,
+    users: names.map((name) => ({ name, password: "secret" })),
+    passwords: { verify: () => true, prove: () => NOTHING },
+    newToken: () => String(++tokens).padStart(22, "t"),
+    idleTimeoutMs: 1e9,
+    blockMs: 1e9,
+    lockoutScope: "address",
+    limits: { ...LIMITS_DEFAULT, requestsPerSecondMax: 0 },
+    later: (end) => void ends.push(end),
+    report: (error) => {
+      throw error;
+    },
+  });
+  const transport: Transport = {
+    isEncrypted: false,
+    write: (_bytes, _start, count) => count,
+    send: () => 0,
+    pause: () => {},
+    resume: () => {},
+    shutdown: () => {},
+    end: () => {},
+    closed: () => {},
+    release: () => {},
+  };
+  const connect = (name: string, options = "") => {
+    const connection = new Connection(core.connections, transport, "127.0.0.1");
+    const send = (text: string): void => {
+      core.turn.begin();
+      connection.data(Buffer.from(text));
+      for (let end = ends.shift(); end !== undefined; end = ends.shift()) end();
+    };
+    send(`login ${name} secret${options}\n`);
+    return { connection, send };
+  };
+  return connect;
 }
 
 function waiting(store: Store, user = "bob"): string[] {
@@ -368,15 +415,36 @@ describe("after a kill", () => {
         const messages = outbox.messages(movedUpTo, upTo, 1e9);
         store.requeued("bob", number, 40 + i, messages);
         movedUpTo = messages.at(-1)?.number ?? movedUpTo;
-        outbox.spill(0, movedUpTo);
         return true;
       });
       store.save();
-      expect(segmentsOf(disk.folder).length).toBeLessThan(7);
+      expect(segmentsOf(disk.folder).length).toBeLessThan(JOURNAL_SEGMENTS_KEPT + 3);
     }
     const again = disk.start();
     expect(waiting(again)).toEqual(texts);
     expect(again.lastDelivered(number, 1e9)).toBe(again.read("bob", 0, 1e9).at(-1)!.number);
+  });
+
+  test.each([
+    ["long ago", 1000, 1],
+    ["all the time", 10, 0],
+  ])("a session that sent requests %s keeps its position when old segments are freed", (_when, interval, updates) => {
+    const disk = new Disk();
+    const store = disk.start();
+    const connect = chatOn(store, ["alice", "bob", "carol"]);
+    const [active, sender] = [connect("alice", " resumable"), connect("carol")];
+    connect("bob");
+    const { session } = active.connection;
+    const requeued = spyOn(store, "requeued");
+    const first = segmentsOf(disk.folder)[0]!;
+    for (let i = 0; i < 400; i++) {
+      if (i % interval === 0) active.send(`message bob ${i}\n`);
+      sender.send(`message bob ${"x".repeat(200)}\n`);
+    }
+    expect(segmentsOf(disk.folder)[0]).toBeGreaterThan(first + 100);
+    const known = requeued.mock.calls.filter(([user]) => user === "alice");
+    expect(known).toHaveLength(updates);
+    expect(disk.start().endedSession(session!.token)?.received).toBe(session!.received);
   });
 
   test("an orderly stop leaves nothing to recover", () => {
