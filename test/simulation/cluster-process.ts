@@ -1,15 +1,14 @@
-import { Database } from "bun:sqlite";
+import type { Database } from "bun:sqlite";
 import { existsSync, mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { Appender, type OwnershipEnd } from "../../src/cluster/appender.ts";
 import { isBeatDue, standBy } from "../../src/cluster/ownership.ts";
 import { SharedJournal } from "../../src/cluster/shared-journal.ts";
-import { ClusterError, type OwnerInfo, type SharedLog } from "../../src/cluster/shared-log.ts";
-import { type CopyReply, type CopyRequest, Snapshots } from "../../src/cluster/snapshots.ts";
+import { ClusterError, type OwnerInfo } from "../../src/cluster/shared-log.ts";
+import { Snapshots } from "../../src/cluster/snapshots.ts";
 import { takeOver } from "../../src/cluster/takeover.ts";
 import type { Checkpoints } from "../../src/storage/commits.ts";
-import { SQL } from "../../src/storage/sql.ts";
 import type { TurnLog } from "../../src/storage/turn-log.ts";
 import type { Random } from "../support/random.ts";
 import type { SimulatedLog, WatchedEngine } from "./cluster-log.ts";
@@ -17,6 +16,7 @@ import { Disk } from "./disk.ts";
 import { Host, type HostChoices, ObservedStore } from "./host.ts";
 import { type Ledger, Violation } from "./ledger.ts";
 import type { Link, ServerLife } from "./network.ts";
+import { callsCounted, copyDatabase, waitsCounted, withoutSize, withoutSync } from "./snapshot-doubles.ts";
 
 /** In memory if possible: nothing of a takeover must outlive the process. */
 const FOLDER = existsSync("/dev/shm") ? "/dev/shm" : tmpdir();
@@ -329,28 +329,6 @@ export class ClusterProcess implements ServerLife {
   }
 }
 
-/** A log whose calls are counted; the parts of a snapshot are read from the disk before that. */
-function callsCounted(log: SimulatedLog, count: (change: number) => void): SharedLog {
-  const counted = <Result>(call: () => Promise<Result>): Promise<Result> => {
-    count(1);
-    return call().finally(() => count(-1));
-  };
-  const { recordBytesMax } = log;
-  return {
-    recordBytesMax,
-    publishSnapshot: async (shard, label, parts) => {
-      const read = await Array.fromAsync(parts);
-      return counted(() => log.publishSnapshot(shard, label, listed(read)));
-    },
-    state: (shard) => counted(() => log.state(shard)),
-    trim: (shard) => counted(() => log.trim(shard)),
-  } as Pick<SharedLog, "recordBytesMax" | "publishSnapshot" | "state" | "trim"> as SharedLog;
-}
-
-async function* listed<Item>(items: readonly Item[]): AsyncIterable<Item> {
-  yield* items;
-}
-
 /** A database that a takeover has filled. */
 class OwnerDisk extends Disk {
   readonly #journal: TurnLog;
@@ -377,42 +355,4 @@ function unlessDeposed(ledger: Ledger, process: { readonly isDeposed: boolean })
       return () => {};
     },
   });
-}
-
-/** A journal whose running syncs are counted. */
-function waitsCounted(journal: SharedJournal, count: (change: number) => void): Pick<TurnLog, "bytesWritten" | "sync"> {
-  return {
-    get bytesWritten() {
-      return journal.bytesWritten;
-    },
-    sync: () => {
-      count(1);
-      return journal.sync().finally(() => count(-1));
-    },
-  };
-}
-
-function withoutSync(journal: SharedJournal): Pick<TurnLog, "bytesWritten" | "sync"> {
-  return {
-    get bytesWritten() {
-      return journal.bytesWritten;
-    },
-    sync: () => Promise.resolve(),
-  };
-}
-
-/** A snapshot is due although the log is much shorter than the database. */
-function withoutSize(database: Database): Database {
-  const query = (sql: string): unknown =>
-    sql === SQL.selectSize ? { get: () => ({ bytes: 0 }) } : database.query(sql);
-  return { filename: database.filename, query } as unknown as Database;
-}
-
-/** Like src/cluster/snapshot-worker.ts. */
-async function copyDatabase({ database: file, target }: CopyRequest): Promise<CopyReply> {
-  rmSync(target, { force: true });
-  using database = new Database(file, { create: false, readwrite: true });
-  database.run(SQL.copyInto, [target]);
-  using copied = new Database(target, { readonly: true });
-  return copied.query<{ sequence: number; newest: number }, []>(SQL.selectProgress).get()!;
 }
