@@ -3,6 +3,7 @@ import { existsSync, mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { Appender, type OwnershipEnd } from "../../src/cluster/appender.ts";
+import { RecordKind, decodeRecord, openedInfo } from "../../src/cluster/log-record.ts";
 import { isBeatDue, standBy } from "../../src/cluster/ownership.ts";
 import { SharedJournal } from "../../src/cluster/shared-journal.ts";
 import { ClusterError, type OwnerInfo } from "../../src/cluster/shared-log.ts";
@@ -40,6 +41,8 @@ export interface ClusterWorld {
   readonly rules: { readonly earlySnapshots?: boolean };
   /** How many were published. */
   snapshots: number;
+  /** The highest record that was acknowledged to any owner. */
+  ackedHead: number;
   failed(error: unknown): void;
   requeued(link: Link): void;
   dialerOf(process: ClusterProcess): HostChoices["dial"];
@@ -75,7 +78,6 @@ export class ClusterProcess implements ServerLife {
   #waits = 0;
   #folder = "";
   #disk: OwnerDisk | null = null;
-  #ackedHead = 0;
 
   constructor(name: string, log: SimulatedLog, world: ClusterWorld) {
     this.name = name;
@@ -149,8 +151,12 @@ export class ClusterProcess implements ServerLife {
     if (appender === null || this.isDead) return;
     this.appender = appender;
     this.state = "claimed";
-    // It may have been deposed between the claim and its answer.
-    this.isDeposed = this.#world.engine.shards[0]!.epoch !== appender.epoch;
+    // It may have been deposed between the claim and its answer, and its `Opened` be trimmed.
+    const { epoch, records } = this.#world.engine.shards[0]!;
+    this.isDeposed = epoch !== appender.epoch;
+    const opened = records.get(appender.epoch);
+    if (opened !== undefined && openedBy(opened) !== this.name)
+      this.#world.failed(new Violation(`record ${appender.epoch} is not the \`Opened\` of ${this.name}`));
   }
 
   /** The process ends with an error. */
@@ -313,12 +319,12 @@ export class ClusterProcess implements ServerLife {
 
   /** After each step. */
   check(): void {
-    const { engine } = this.#world;
-    const head = this.appender?.head ?? 0;
     if (this.isDeposed || this.isDead || this.appender === null) return;
-    if (head < this.#ackedHead || head > engine.shards[0]!.head)
-      throw new Violation(`${this.name} acknowledged record ${this.#ackedHead}, and now ${head}`);
-    this.#ackedHead = head;
+    const { head } = this.appender;
+    const world = this.#world;
+    if (head < world.ackedHead || head > world.engine.shards[0]!.head)
+      throw new Violation(`record ${world.ackedHead} was acknowledged, and ${this.name} has ${head}`);
+    world.ackedHead = head;
     if (this.isRunning && this.state === "serving") this.host!.check();
   }
 
@@ -343,6 +349,11 @@ class OwnerDisk extends Disk {
   override start(): { journal: TurnLog; records: number } {
     return { journal: this.#journal, records: 0 };
   }
+}
+
+function openedBy(bytes: Uint8Array): string | null {
+  const record = decodeRecord(bytes);
+  return record.kind === RecordKind.Opened ? openedInfo(record).address : null;
 }
 
 /** What a deposed owner does is no part of the history. */

@@ -43,6 +43,7 @@ export class ClusterSimulation extends Crowd implements ClusterWorld {
   /** How many `Opened` were stored. */
   takeovers = 0;
   snapshots = 0;
+  ackedHead = 0;
   readonly rules: ClusterRules;
   #processes: ClusterProcess[] = [];
   /** All that there have been: late writes of ended processes may still be executed. */
