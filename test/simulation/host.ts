@@ -244,7 +244,11 @@ export class Host {
   /** Ends the turns that have begun; false when none has. */
   endTurns(): boolean {
     if (this.#ends.length === 0) return false;
-    for (let end = this.#ends.shift(); end !== undefined; end = this.#ends.shift()) end();
+    for (let end = this.#ends.shift(); end !== undefined; end = this.#ends.shift()) {
+      end();
+      // A killed server saves nothing, so it may stay congested for ever, and have one turn after another.
+      if (this.#disk.isDead) this.#ends.length = 0;
+    }
     return true;
   }
 
