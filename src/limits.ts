@@ -203,6 +203,9 @@ export const WAITING_BYTES_MAX = 1 << 20;
 export const JOURNAL_SEGMENT_BYTES = 16 << 20;
 /** Segments in use. What is unacknowledged in older ones moves to the mailbox, and they are used again. */
 export const JOURNAL_SEGMENTS_KEPT = 6;
+/** The same for the shared log of a cluster. A snapshot has no records of them, so a takeover reads them. */
+export const SHARED_SEGMENT_BYTES = 4 << 20;
+export const SHARED_SEGMENTS_KEPT = 4;
 /** Spare segments. One more is deleted. */
 export const JOURNAL_SPARES_MAX = 2;
 /** Changes of mailboxes that are collected before a commit. The journal has them too. */

@@ -45,6 +45,14 @@ export class Departing {
   }
 
   /**
+   * The server stops: what the connections of plain sessions have taken by now counts as delivered, although their
+   * clients have not closed them yet, and nothing else does.
+   */
+  removePlain(): void {
+    for (const session of this.#sessions) if (session.kind === "plain") this.remove(session);
+  }
+
+  /**
    * Bounds the memory of all outboxes to `streamsBytesMax`: first drops ended sessions, the oldest first, then calls
    * `end` for the session in `online` with the largest outbox, and repeats that.
    */

@@ -4,6 +4,7 @@ import { CallbackSession } from "./callback-session.ts";
 import { type ChatEvent, type IntroductionEvent, type ServerEvent, parseEvent } from "./event.ts";
 import { PrivateChats } from "./p2p/private.ts";
 import { ChatError } from "./errors.ts";
+import { HostAddresses } from "./host-addresses.ts";
 import type { Login } from "./login.ts";
 import type { ChatSession, SessionListener, StateStore } from "./session.ts";
 import { StreamSession } from "./stream-session.ts";
@@ -134,7 +135,8 @@ export class ChatClient {
       this.#localAddress = localAddress;
       this.#isThisMachine = isThisMachine;
     };
-    const all = { ...options, tls, kind, callbackPort, giveUpMs, store, connected };
+    const addresses = new HostAddresses(options.host);
+    const all = { ...options, tls, kind, callbackPort, giveUpMs, store, connected, addresses };
     this.#session = kind === "callback" ? new CallbackSession(all, listener) : new StreamSession(all, listener);
   }
 

@@ -8,6 +8,8 @@ import { SocketWriter } from "../stream/socket-writer.ts";
 import { LoopTurn, type Sink } from "../stream/turn.ts";
 import { encodeText } from "./event.ts";
 import { ChatError } from "./errors.ts";
+import type { HostAddresses } from "./host-addresses.ts";
+import { refusalIn } from "./reply.ts";
 import { NO_REPLY, REPLY_TIMEOUT_MS } from "./retry.ts";
 import type { ServerAddress } from "./session.ts";
 import { handshakeFailure } from "./handshake.ts";
@@ -31,6 +33,9 @@ export interface ConnectionListener {
 /** A connection to a server, over TCP or TLS: reads lines, and writes what was sent once per turn. */
 export class ServerConnection implements Sink {
   readonly #listener: ConnectionListener;
+  readonly #addresses: HostAddresses;
+  #remoteAddress = "";
+  #firstLine: "not expected" | "expected" | "read" = "not expected";
   readonly #reader = new LineReader(SERVER_LINE_BYTES_MAX, RECEIVED_CHUNKS);
   readonly #outbox = new Outbox(turn, true);
   #socket: Socket<undefined> | null = null;
@@ -41,8 +46,9 @@ export class ServerConnection implements Sink {
   /** Whether the first byte of the server was a TLS alert; null before the first byte. */
   speaksTls: boolean | null = null;
 
-  private constructor(listener: ConnectionListener) {
+  private constructor(listener: ConnectionListener, addresses: HostAddresses) {
     this.#listener = listener;
+    this.#addresses = addresses;
     this.#outbox.sink = this;
   }
 
@@ -51,15 +57,16 @@ export class ServerConnection implements Sink {
    * caller gets the connection after the TLS handshake, so nothing is sent before it.
    */
   static async connect(address: ServerAddress, listener: ConnectionListener): Promise<ServerConnection> {
-    const { host, port, tls, connected } = address;
-    const connection = new ServerConnection(listener);
+    const { host, port, tls, connected, addresses } = address;
+    const target = await addresses.next();
+    const connection = new ServerConnection(listener, addresses);
     const ready = Promise.withResolvers<void>();
     const hint = tls === false ? "" : "; perhaps there is no TLS at that port";
     const timeout = new ChatError("closed", `${NO_REPLY}${hint}`);
     const deadline = setTimeout(() => ready.reject(timeout), REPLY_TIMEOUT_MS);
     try {
-      const hostname = readHost(host);
-      const serverName = nameInCertificate(hostname);
+      const hostname = readHost(target);
+      const serverName = nameInCertificate(readHost(host));
       const opened = Bun.connect({
         hostname,
         port,
@@ -71,6 +78,7 @@ export class ServerConnection implements Sink {
             connection.#socket = socket;
             connection.#writer = new SocketWriter(socket);
             const { localAddress, remoteAddress } = socket;
+            connection.#remoteAddress = remoteAddress;
             connected?.(localAddress, isThisMachine(localAddress, remoteAddress));
             if (tls === false) ready.resolve();
           },
@@ -91,6 +99,7 @@ export class ServerConnection implements Sink {
       });
       await Promise.all([opened, ready.promise]);
     } catch (error) {
+      if (target !== host) addresses.refused(target);
       connection.close();
       throw error;
     } finally {
@@ -102,6 +111,7 @@ export class ServerConnection implements Sink {
 
   /** Sends a line, given without LF, at the end of the turn. */
   send(line: string): void {
+    if (this.#firstLine === "not expected") this.#firstLine = "expected";
     this.#outbox.append(encodeText(`${line}\n`));
   }
 
@@ -129,9 +139,17 @@ export class ServerConnection implements Sink {
     while (!this.#isClosing && this.#reader.next()) {
       if (this.#reader.tooLong) return this.close();
       const { bytes, start, end, lineBytes } = this.#reader;
+      if (this.#firstLine !== "read") this.#readFirst(bytes, start, end);
       this.#listener.line(bytes, start, end, lineBytes);
     }
     this.#listener.checkpoint();
+  }
+
+  #readFirst(bytes: Uint8Array, start: number, end: number): void {
+    this.#firstLine = "read";
+    const isBusy = refusalIn(bytes, start, end)?.code === "busy";
+    if (isBusy) this.#addresses.refused(this.#remoteAddress);
+    else this.#addresses.accepted(this.#remoteAddress);
   }
 
   #drain(): void {
@@ -145,6 +163,7 @@ export class ServerConnection implements Sink {
   }
 
   #closed(): void {
+    if (this.#firstLine === "expected") this.#addresses.refused(this.#remoteAddress);
     this.#isClosing = true;
     this.#socket = this.#writer = null;
     this.#listener.closed(this);

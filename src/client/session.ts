@@ -3,6 +3,7 @@
  * session. The implementations are in stream-session.ts and callback-session.ts.
  */
 import type { ChatError } from "./errors.ts";
+import type { HostAddresses } from "./host-addresses.ts";
 import type { Login } from "./login.ts";
 
 /** The state that a program saves, so that no message is lost or delivered twice after its restart. */
@@ -71,6 +72,8 @@ export interface ServerAddress {
   tls: boolean | { ca: string };
   /** Called for each new connection; `isThisMachine`: the server is on the same machine. */
   connected?: (localAddress: string, isThisMachine: boolean) => void;
+  /** Those of `host`. */
+  addresses: HostAddresses;
 }
 
 export interface SessionOptions extends ServerAddress {

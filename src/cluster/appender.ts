@@ -127,6 +127,17 @@ export class Appender {
     });
   }
 
+  /**
+   * Ends the ownership when the engine has lost records. An append finds that out by itself; this is for an owner that
+   * has nothing to append.
+   */
+  check(): Promise<void> {
+    return this.#inTurn(async () => {
+      const { result } = await this.#orEnd(() => this.#repeat(() => this.log.state(this.shard)));
+      if (result.head < this.head) await this.#end("behind", this.#lost(result.head));
+    });
+  }
+
   async #prove(): Promise<void> {
     if (!(await this.#orEnd(() => this.#beat()))) await this.#explain();
   }

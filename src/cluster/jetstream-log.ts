@@ -61,7 +61,7 @@ export async function initJetStream(url: string, shards: number, options: JetStr
     const found = await findCluster(streams, cluster);
     if (found !== null)
       throw new ClusterError(
-        `cannot create the cluster: NATS has one with the name ${cluster} already, with ${found.shards} shards; ` +
+        `cannot create the cluster: NATS has one named ${cluster} already (shards: ${found.shards}); ` +
           "use it, or write another name after the last / of the URL",
       );
     streams.replicas = streams.isClustered ? REPLICAS : 1;

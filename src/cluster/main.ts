@@ -4,7 +4,7 @@ import { filterText } from "../display-filter.ts";
 import { variableOf } from "../environment.ts";
 import { typed } from "../runtime/invocation.ts";
 import { PrintError, print } from "../runtime/output.ts";
-import { UsageError, quoted, usageError } from "../usage-error.ts";
+import { ConfigError, UsageError, quoted, usageError } from "../usage-error.ts";
 import { initLog, openLog } from "./open-log.ts";
 import { ClusterError } from "./shared-log.ts";
 
@@ -77,7 +77,8 @@ export async function main(args: string[]): Promise<void> {
     else await init(options);
   } catch (error) {
     if (error instanceof UsageError) {
-      printError(`${error.message} (${typed("help", "cluster")} lists the options)`);
+      const hint = error instanceof ConfigError ? "" : ` (${typed("help", "cluster")} lists the options)`;
+      printError(`${error.message}${hint}`);
       process.exitCode = 2;
     } else if (error instanceof ClusterError || error instanceof PrintError) {
       printError(error.message);

@@ -1,5 +1,5 @@
 /** The address of a NATS cluster: `nats://[user:password@]host1:4222,host2:4222/<name of the cluster>`. */
-import { ClusterError } from "./shared-log.ts";
+import { ConfigError } from "../usage-error.ts";
 
 export interface NatsUrl {
   /** `host:port` of each server. */
@@ -17,7 +17,7 @@ const SHAPE = /^nats:\/\/(?:([^@/]*)@)?([^@/?#]+)(?:\/([^/?#]*))?$/;
 const CLUSTER_SHAPE = /^[A-Za-z0-9_-]{1,32}$/;
 const SERVER_SHAPE = /^(\[[0-9A-Fa-f:.]+\]|[^:[\]\s]+)(?::(\d{1,5}))?$/;
 
-/** Throws ClusterError. No message quotes the part before `@`. */
+/** Throws ConfigError. No message quotes the part before `@`. */
 export function parseNatsUrl(url: string): NatsUrl {
   const [, login, hosts, name = ""] = SHAPE.exec(url) ?? [];
   if (hosts === undefined) throw invalid("it has not this form");
@@ -28,10 +28,11 @@ export function parseNatsUrl(url: string): NatsUrl {
   return { servers: hosts.split(",").map(server), user: decoded(user), password: decoded(password), cluster };
 }
 
-function server(text: string): string {
+function server(text: string, index: number): string {
   const [, host, port = `${PORT_DEFAULT}`] = SERVER_SHAPE.exec(text) ?? [];
+  // Without the hosts, the login is in their place: it is not quoted.
   if (host === undefined || Number(port) < 1 || Number(port) > 65_535)
-    throw invalid(`${JSON.stringify(text)} is not an address of a server`);
+    throw invalid(`server ${index + 1} of the list is not a host with a port`);
   return `${host}:${port}`;
 }
 
@@ -43,8 +44,8 @@ function decoded(text: string | undefined): string | undefined {
   }
 }
 
-function invalid(reason: string): ClusterError {
-  return new ClusterError(
+function invalid(reason: string): ConfigError {
+  return new ConfigError(
     `invalid NATS address: ${reason}; write nats://[user:password@]host:4222[,host:4222][/name of the cluster]`,
   );
 }

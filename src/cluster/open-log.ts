@@ -1,5 +1,6 @@
 /** The engine of a shared log, by the scheme of its URL. Only the engine that is used is loaded. */
-import { ClusterError, type SharedLog } from "./shared-log.ts";
+import { ConfigError } from "../usage-error.ts";
+import type { SharedLog } from "./shared-log.ts";
 
 interface Engine {
   /** Creates a cluster; rejects with ClusterError, and then nothing was written. */
@@ -25,7 +26,7 @@ export async function openLog(url: string): Promise<SharedLog> {
 function engineOf(url: string): Promise<Engine> {
   const [scheme = ""] = /^[a-z]+:(?=\/\/)/.exec(url) ?? [];
   const load = Object.hasOwn(ENGINES, scheme) ? ENGINES[scheme] : undefined;
-  if (load === undefined) throw new ClusterError("invalid URL of a cluster: it must begin with postgres:// or nats://");
+  if (load === undefined) throw new ConfigError("invalid URL of a cluster: it must begin with postgres:// or nats://");
   return load();
 }
 

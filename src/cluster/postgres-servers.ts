@@ -3,6 +3,7 @@
  * stored there is in postgres-log.ts.
  */
 import { type ReservedSQL, SQL } from "bun";
+import { ConfigError } from "../usage-error.ts";
 import { ClusterError } from "./shared-log.ts";
 
 /** Limits: of a connection attempt, with the login; and of a statement, on both sides. */
@@ -264,14 +265,14 @@ function parseUrl(url: string): { database: string; servers: Server[] } {
       // The message may quote the URL, except that of an invalid parameter.
       const { code, message } = error as NodeJS.ErrnoException;
       if (code !== "ERR_INVALID_ARG_VALUE") throw invalidUrl();
-      throw new ClusterError(`invalid URL of PostgreSQL: ${message.replace(/^The argument /, "")}`);
+      throw new ConfigError(`invalid URL of PostgreSQL: ${message.replace(/^The argument /, "")}`);
     }
   });
   return { database: decodeURIComponent(path), servers };
 }
 
-function invalidUrl(): ClusterError {
-  return new ClusterError(
+function invalidUrl(): ConfigError {
+  return new ConfigError(
     "invalid URL of PostgreSQL: it has another form; write postgres://user:password@host:port/database, " +
       "with several hosts separated by commas, and %2F for / in a password",
   );

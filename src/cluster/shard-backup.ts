@@ -20,15 +20,18 @@ export class ShardBackup {
   readonly #snapshots: Snapshots;
   /** The owner's database, which is about as large as the backup. */
   readonly #database: string;
+  /** Number of the last record that was acknowledged to this process. */
+  readonly #acknowledged: () => number;
   /** Resolves when the running backup has ended; null while there is none. */
   #running: Promise<unknown> | null = null;
   #isStopping = false;
 
-  constructor(log: SharedLog, shard: number, snapshots: Snapshots, database: string) {
+  constructor(log: SharedLog, shard: number, snapshots: Snapshots, database: string, acknowledged: () => number) {
     this.#log = log;
     this.#shard = shard;
     this.#snapshots = snapshots;
     this.#database = database;
+    this.#acknowledged = acknowledged;
   }
 
   /** Makes the new folder `target`. Rejects with StoreError: then there is no such folder. */
@@ -51,7 +54,13 @@ export class ShardBackup {
     const partial = `${path}.partial`;
     this.#checkStop();
     checkTarget(target, dirname(this.#database));
+    const acknowledged = this.#acknowledged();
     const { head } = await engine(() => this.#log.state(this.#shard));
+    if (head < acknowledged)
+      throw new StoreError(
+        `the shared log ends with record ${head}, but record ${acknowledged} was acknowledged: ` +
+          "the engine has lost records",
+      );
     makePartial(partial);
     try {
       const bytes = statSync(this.#database).size + this.#snapshots.logBytes;

@@ -4,7 +4,7 @@
  * end of the process: another one begins from the shared log.
  */
 import { Histogram } from "../histogram.ts";
-import { APPEND_SLOW_MS, JOURNAL_SEGMENTS_KEPT, JOURNAL_SEGMENT_BYTES, WAITING_BYTES_MAX } from "../limits.ts";
+import { APPEND_SLOW_MS, SHARED_SEGMENTS_KEPT, SHARED_SEGMENT_BYTES, WAITING_BYTES_MAX } from "../limits.ts";
 import type { TurnLog } from "../storage/turn-log.ts";
 import type { Appender } from "./appender.ts";
 
@@ -46,8 +46,8 @@ export class SharedJournal implements TurnLog {
   constructor(
     appender: Appender,
     nowMs = () => performance.now(),
-    segmentBytes = JOURNAL_SEGMENT_BYTES,
-    segmentsKept = JOURNAL_SEGMENTS_KEPT,
+    segmentBytes = SHARED_SEGMENT_BYTES,
+    segmentsKept = SHARED_SEGMENTS_KEPT,
   ) {
     this.#appender = appender;
     this.#nowMs = nowMs;

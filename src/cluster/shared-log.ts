@@ -99,5 +99,5 @@ export interface SharedLog {
   close(): Promise<void>;
 }
 
-/** Opens the log of a cluster that `heartline cluster init` has created. */
+/** Opens the log that `heartline cluster init` has created. Rejects with ConfigError for an invalid URL. */
 export type OpenLog = (urls: string) => Promise<SharedLog>;

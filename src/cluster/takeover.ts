@@ -10,7 +10,7 @@ import { mapped } from "../storage/segment.ts";
 import { inSlices } from "../storage/slices.ts";
 import { PRAGMA, SCHEMA_VERSION, SQL } from "../storage/sql.ts";
 import { RecordKind, decodeRecord } from "./log-record.ts";
-import { ClusterError, type SharedLog } from "./shared-log.ts";
+import { ClusterError, type ShardState, type SharedLog } from "./shared-log.ts";
 
 /**
  * The state of a shard, out of the shared log: an empty folder becomes a data folder, with the current snapshot as its
@@ -79,6 +79,22 @@ export async function takeOver(
     if (error instanceof StoreError || code !== undefined) throw asStoreError(error, folder);
     throw new ClusterError(`the log of shard ${shard} cannot be read: ${message}; start the version that wrote it`);
   }
+}
+
+/**
+ * A process that cannot read what the owner writes must not claim the shard, since a claim deposes the owner. Throws
+ * ClusterError when the last record is of another version.
+ */
+export async function checkLastRecord(log: SharedLog, shard: number, { head, snapshot }: ShardState): Promise<void> {
+  if (head <= snapshot) return;
+  let last: Uint8Array | null = null;
+  try {
+    for await (const { record } of log.read(shard, head, head)) last = record;
+  } catch (error) {
+    // It was trimmed since, or it is lost, which the takeover reports.
+    if (!(error instanceof ClusterError)) throw error;
+  }
+  if (last !== null) decodeRecord(last);
 }
 
 /**

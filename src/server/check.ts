@@ -7,6 +7,7 @@ import { join } from "node:path";
 import { fingerprintOf } from "../auth/fingerprint.ts";
 import { SHARD, checkShards, isFree } from "../cluster/ownership.ts";
 import { openLog } from "../cluster/open-log.ts";
+import { checkLastRecord } from "../cluster/takeover.ts";
 import { plainPasswordsWarning, readCredentials } from "../auth/credentials.ts";
 import { filterText } from "../display-filter.ts";
 import { CONNECTIONS_LOW, CERTIFICATE_DAYS_LOW } from "../limits.ts";
@@ -123,6 +124,7 @@ async function ofCluster({ url, folder }: ClusterConfig, { credentials: file }: 
     checkShards(log);
     for (const warning of log.warnings) findings.push(["warning", warning]);
     const state = await log.state(SHARD);
+    await checkLastRecord(log, SHARD, state);
     const owner = isFree(state) ? "no owner" : `the owner ${state.owner!.address}, which may have ended`;
     findings.push(["ok", `${log.engine}; the shard has ${owner}; its last record is ${state.head}`]);
     if (isFree(state) || state.owner!.credentials === (await fingerprintOf(readCredentials(file).users)))

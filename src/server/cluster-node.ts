@@ -12,7 +12,7 @@ import { ClusterError, type OpenLog, type OwnerInfo, type ShardState, type Share
 import { ShardBackup } from "../cluster/shard-backup.ts";
 import { SharedJournal } from "../cluster/shared-journal.ts";
 import { Snapshots } from "../cluster/snapshots.ts";
-import { type TakenOver, takeOver } from "../cluster/takeover.ts";
+import { type TakenOver, checkLastRecord, takeOver } from "../cluster/takeover.ts";
 import type { Logger } from "../runtime/log.ts";
 import { DataFolder } from "../storage/data-folder.ts";
 import { StoreError } from "../storage/database.ts";
@@ -86,9 +86,11 @@ export class ClusterNode implements Ownership {
     const sharedLog = await open(url);
     for (const warning of sharedLog.warnings) options.log.warn({ event: "config_warning" }, warning);
     checkShards(sharedLog);
-    await sharedLog.state(SHARD).catch((error: unknown) => {
+    try {
+      await checkLastRecord(sharedLog, SHARD, await sharedLog.state(SHARD));
+    } catch (error) {
       if (error instanceof ClusterError) throw error; // Otherwise the engine may come back: that is logged.
-    });
+    }
     return new ClusterNode(sharedLog, new ClusterPort(listen), new WorkingFolder(folder), fingerprint, options);
   }
 
@@ -105,10 +107,11 @@ export class ClusterNode implements Ownership {
       { event: "spare", address, engine: this.engine },
       "spare: takes over when the owner of the shard is silent",
     );
-    const claim = async ({ head }: ShardState): Promise<Appender | null> => {
+    const claim = async (state: ShardState): Promise<Appender | null> => {
+      await checkLastRecord(this.#sharedLog, SHARD, state);
       await this.#readCredentials();
       const appender = new Appender({ log: this.#sharedLog, shard: SHARD, ended: this.#end });
-      return (await appender.claim(head, this.#info)) ? appender : null;
+      return (await appender.claim(state.head, this.#info)) ? appender : null;
     };
     const events = {
       state: (state: ShardState) => this.#noteState(state),
@@ -155,7 +158,8 @@ export class ClusterNode implements Ownership {
       failed: ({ message }) =>
         log.error({ event: "snapshot_failed" }, `no snapshot: ${message}; the shared log grows until one succeeds`),
     });
-    this.#backup = new ShardBackup(this.#sharedLog, SHARD, this.#snapshots, database.filename);
+    const acknowledged = (): number => appender.head;
+    this.#backup = new ShardBackup(this.#sharedLog, SHARD, this.#snapshots, database.filename, acknowledged);
     this.#store = new Store(database, journal, true, undefined, data);
     return this.#store;
   }
@@ -229,10 +233,13 @@ export class ClusterNode implements Ownership {
     void this.#appender?.beat(this.#info);
   }
 
-  /** A beat is sent when one is due, and the log says once that the engine is away, and that it is back. */
+  /**
+   * When a beat is due, it is sent, and the engine must still have all records. The log says once that the engine is
+   * away, and that it is back.
+   */
   #duty(appender: Appender): void {
     const nowMs = performance.now();
-    if (isBeatDue(appender, nowMs)) void appender.beat();
+    if (isBeatDue(appender, nowMs)) void appender.beat().then(() => appender.check());
     this.#snapshots?.step(nowMs);
     if (this.#store === null) return; // The takeover reports what the engine does.
     if (isEngineAway(appender, nowMs)) this.#engineAway(appender.error);
@@ -279,7 +286,10 @@ export class ClusterNode implements Ownership {
     const appender = this.#appender;
     if (appender === null) return true;
     clearInterval(this.#duties!);
-    const released = appender.beat({ ...this.#info, address: "" }).then(() => true);
+    const released = appender
+      .check()
+      .then(() => appender.beat({ ...this.#info, address: "" }))
+      .then(() => true);
     const isReleased = await Promise.race([released, Bun.sleep(RELEASE_MS).then(() => false)]);
     const { log } = this.#options;
     if (isReleased) log.info({ event: "released", epoch: appender.epoch }, "the shard is released for another server");

@@ -272,7 +272,7 @@ export class Server {
    * answer in time.
    */
   async #handOver(ownership: Ownership): Promise<boolean> {
-    const { turn, connections } = this.#core;
+    const { turn, chat, connections } = this.#core;
     this.#store.ending();
     const write = async (): Promise<void> => {
       await turn.saved();
@@ -281,6 +281,7 @@ export class Server {
         await Bun.sleep(TICK_MS);
       }
       for (const connection of [...connections.open]) if (!connection.drained) connection.hangUp();
+      chat.departing.removePlain();
       await turn.saved();
     };
     const isStored = await Promise.race([write().then(() => true), Bun.sleep(HANDOVER_MS).then(() => false)]);

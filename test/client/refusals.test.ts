@@ -1,6 +1,7 @@
 import type { Socket } from "bun";
 import { afterEach, describe, expect, spyOn, test } from "bun:test";
 import { ChatClient, type ChatClientOptions, ChatError, type ChatEvent, type ClientState } from "heartline/client";
+import dns from "node:dns/promises";
 import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -203,6 +204,28 @@ test("a first login rejects with busy and the detail when the connection is refu
   expect(refused).toEqual(new ChatError("busy", "too many connections"));
   expect((await client.login("alice", PASSWORD)).token).toBe(TOKEN);
 });
+
+test.each(["resumable", "callback"] as const)(
+  "a %s session finds the one server of several with the same name that is not busy",
+  async (session) => {
+    const addresses = ["127.0.0.1", "127.0.0.2"];
+    const resolved = spyOn(dns, "lookup").mockImplementation((async () =>
+      addresses.map((address) => ({ address, family: 4 }))) as never);
+    const spare = (_line: string, { send, close }: FakeConnection): void => (send("err busy a spare\n"), close());
+    server = new FakeServer(spare);
+    const owner = new WireServer({ host: "127.0.0.2", port: server.port });
+    try {
+      const { client } = newClient({ host: "localhost", session });
+      const attempt = (): Promise<unknown> => client.login("alice", PASSWORD);
+      await retry(attempt, ["busy", "not_sent"], 20_000);
+      expect(await client.message("bob", "hi")).toBe("stored");
+      expect(server.lines.length).toBe(1);
+    } finally {
+      resolved.mockRestore();
+      await owner.stop();
+    }
+  },
+);
 
 test.each(["busy too many\n", "err busy too many\n"])(
   "a request of a callback session is repeated when its connection is refused with %j",

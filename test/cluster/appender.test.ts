@@ -248,6 +248,16 @@ describe("the ownership ends, nothing more is written and no promise resolves", 
     );
   });
 
+  test("when the engine has lost records, found by a check although beats succeed", async () => {
+    const owner = await ShardOwner.claimed();
+    await owner.append("one");
+    await owner.appender.check();
+    owner.log.data.lose(1);
+    await owner.appender.beat();
+    expect(await resolves(owner.appender.check())).toBe(false);
+    expect(owner.ends).toMatchObject([{ kind: "behind" }]);
+  });
+
   test("when the engine has lost records, and does not say more than its refusal", async () => {
     const owner = await ShardOwner.claimed();
     await owner.append("one");

@@ -21,7 +21,7 @@ describe("an invalid command line is one line and exit code 2:", () => {
   });
 });
 
-describe("an invalid URL is one line without the password, and exit code 1:", () => {
+describe("an invalid URL is one line without the password, and exit code 2:", () => {
   const form = "invalid URL of PostgreSQL: it has another form; write postgres://user:password@host:port/database, ";
   test.each([
     ["mysql://u:hidden@127.0.0.1/db", "invalid URL of a cluster: it must begin with postgres:// or nats://"],
@@ -35,9 +35,11 @@ describe("an invalid URL is one line without the password, and exit code 1:", ()
     ["postgres://u:hidden@127.0.0.1/%db", form],
     ["postgres://u:hidden%@127.0.0.1/db", form],
     ["postgres://u:hidden@127.0.0.1/db?sslmode=maybe", "invalid URL of PostgreSQL: 'sslmode' must be one of: disable,"],
+    ["nats://u:hidden/name", "invalid NATS address: server 1 of the list is not a host with a port"],
+    ["nats://127.0.0.1:4222,u:hidden/name", "invalid NATS address: server 2 of the list is not a host with a port"],
   ])("%s", async (url, reason) => {
     const { out, err, code } = await cluster("init", url);
-    expect({ out, code }).toEqual({ out: "", code: 1 });
+    expect({ out, code }).toEqual({ out: "", code: 2 });
     expect(err).toStartWith(`heartline: ${reason}`);
     expect(err.trimEnd()).not.toContain("\n");
     expect(err).not.toContain("hidden");

@@ -257,8 +257,8 @@ describe("a snapshot", () => {
 });
 
 describe("a backup", () => {
-  function backupOf({ process: { log }, snapshots, taken: { database } }: Owner): ShardBackup {
-    return new ShardBackup(log, 0, snapshots, database.filename);
+  function backupOf({ process: { log, appender }, snapshots, taken: { database } }: Owner): ShardBackup {
+    return new ShardBackup(log, 0, snapshots, database.filename, () => appender.head);
   }
 
   test("opens as an ordinary data folder with everything acknowledged, with and without a snapshot", async () => {
@@ -279,6 +279,18 @@ describe("a backup", () => {
       await owner.step();
     }
     expect(owner.published).toHaveLength(2);
+  });
+
+  test("is refused when the engine has lost acknowledged records", async () => {
+    const owner = await Owner.start();
+    await owner.turn(100);
+    const { head } = owner.process.appender;
+    owner.shard.records.delete(owner.shard.head--); // An old copy of the engine's data was put back.
+    const target = join(newPath(), "backup");
+    await expect(backupOf(owner).run(target)).rejects.toThrow(
+      `the shared log ends with record ${head - 1}, but record ${head} was acknowledged: the engine has lost records`,
+    );
+    expect(existsSync(target)).toBe(false);
   });
 
   test("is refused with one line: for a path that exists or is in the working folder, or while the engine is away", async () => {

@@ -120,6 +120,20 @@ test("a spare is released without touching the shard", async () => {
   expect(ownerOf(engine)!.address).not.toBe("");
 });
 
+test("a process that cannot read the last record is refused at its start and at a claim, and appends nothing", async () => {
+  const engine = new ModelledEngine();
+  const owner = await new Node(engine).open();
+  await owner.own();
+  const spare = await new Node(engine).open();
+  const owned = spare.own();
+  (engine.records() as Map<number, Uint8Array>).get(1)![0] = 9; // As if the owner had a newer version.
+  await expect(new Node(engine).open()).rejects.toThrow("the shared log has a record of format 9");
+  await owner.node.release();
+  await expect(owned).rejects.toThrow("the shared log has a record of format 9");
+  await expect(owned).rejects.toBeInstanceOf(ClusterError);
+  expect(engine.shards[0]).toMatchObject({ head: 1, epoch: 1 });
+});
+
 test("a spare that starts with other users than the living owner is refused, and appends nothing", async () => {
   const engine = new ModelledEngine();
   const owner = await new Node(engine).open();
@@ -178,6 +192,25 @@ test("a deposed owner reports it once, and says who owns the shard", async () =>
   while (!owner.events().includes("deposed")) await Bun.sleep(1);
   expect(owner.lines.at(-1)!.message).toContain("(10.0.0.9:6010) owns shard 0 now");
 });
+
+test.each(["while it is idle", "when it is stopped"])(
+  "an owner finds out that the engine has lost records %s, and releases nothing",
+  async (when) => {
+    const engine = new ModelledEngine();
+    const node = await new Node(engine).open();
+    const { store } = (await node.own())!;
+    store.block("alice", "bob");
+    await store.save();
+    engine.lose(1); // An older copy of the engine's data was put back.
+    if (when === "when it is stopped") expect(await node.node.release()).toBe(false);
+    else while (!node.events().includes("cluster_error")) await Bun.sleep(10);
+    expect(node.lines.at(-1)).toMatchObject({
+      event: "cluster_error",
+      message: expect.stringContaining("ends with record 1, but record 2 was acknowledged"),
+    });
+    expect(ownerOf(engine)!.address).not.toBe("");
+  },
+);
 
 test("a release that the engine does not answer fails", async () => {
   const engine = new ModelledEngine();

@@ -152,13 +152,14 @@ class Conversation {
 class PlainClient {
   #text = "";
   readonly #socket;
+  /** Resolves at the last byte of the server. The client's side stays open: a far client closes it much later. */
   readonly closed: Promise<unknown>;
 
   constructor(port: number) {
-    this.#socket = connect(port, "127.0.0.1");
+    this.#socket = connect({ port, host: "127.0.0.1", allowHalfOpen: true });
     this.#socket.on("data", (chunk) => void (this.#text += String(chunk)));
     this.#socket.on("error", () => {});
-    this.closed = new Promise((resolve) => this.#socket.on("close", resolve));
+    this.closed = new Promise((resolve) => this.#socket.on("end", resolve).on("close", resolve));
   }
 
   /** Reads nothing, so that the buffers of the kernel become full. */

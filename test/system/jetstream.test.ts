@@ -290,7 +290,7 @@ describe.skipIf(!hasNats)("a server of NATS", () => {
     await initJetStream(url("two"), 3);
     expect((await open(url("two"))).shards).toBe(3);
     expect(await refused(initJetStream(url("two"), 4))).toStartWith(
-      "cannot create the cluster: NATS has one with the name two already, with 3 shards;",
+      "cannot create the cluster: NATS has one named two already (shards: 3);",
     );
     const { streams } = await openParts(url("one"));
     await streams.create("other-cluster", "other.cluster");

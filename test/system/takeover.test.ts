@@ -67,7 +67,7 @@ class Owner {
       failed: (error) => void this.failures.push(error),
       logBytesMin: LOG_BYTES_MIN,
     });
-    this.backup = new ShardBackup(log, 0, this.snapshots, database.filename);
+    this.backup = new ShardBackup(log, 0, this.snapshots, database.filename, () => appender.head);
   }
 
   static async start(url: string, ended: () => void = () => {}): Promise<Owner> {
