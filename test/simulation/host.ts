@@ -33,6 +33,9 @@ export interface HostChoices {
   idleTimeoutMs: number;
   lineBytesMax: number;
   clockMs: number;
+  /** The clock at the start of the first server, which has the time UNIX_MS; that of this one by default. */
+  firstMs?: number;
+  newToken?: () => string;
   /** The store, or one that breaks a rule. */
   Store: typeof ObservedStore;
   /** Opens the calls to clients of callback sessions. */
@@ -41,10 +44,12 @@ export interface HostChoices {
 
 /** The ledger records the blocks that are stored. */
 export class ObservedStore extends Store {
+  /** A turn is durable when its record is synced. */
+  static readonly power: boolean = false;
   readonly #ledger: Ledger;
 
   constructor(database: Database, journal: TurnLog, checkpoints: Checkpoints, ledger: Ledger) {
-    super(database, journal, false, checkpoints);
+    super(database, journal, new.target.power, checkpoints);
     this.#ledger = ledger;
   }
 
@@ -57,6 +62,10 @@ export class ObservedStore extends Store {
     this.#ledger.block(user, other, false);
     super.unblock(user, other);
   }
+}
+
+export function tokenOf(number: number): string {
+  return `token${String(number).padStart(20, "0")}`;
 }
 
 /** A plain session's messages move to the mailbox, except those that the kernel of its connection has taken. */
@@ -112,7 +121,7 @@ export class Host {
         verify: (_account, password) => Buffer.from(password).toString() === PASSWORD,
         prove: () => NOTHING,
       },
-      newToken: () => `token${String(++this.#tokens).padStart(20, "0")}`,
+      newToken: this.#choices.newToken ?? (() => tokenOf(++this.#tokens)),
       idleTimeoutMs,
       blockMs: 60_000,
       lockoutScope: "address",
@@ -132,7 +141,8 @@ export class Host {
   }
 
   get #unixMs(): number {
-    return UNIX_MS + this.clockMs - this.#choices.clockMs;
+    const { clockMs, firstMs = clockMs } = this.#choices;
+    return UNIX_MS + this.clockMs - firstMs;
   }
 
   #fault(error: unknown): void {
@@ -222,9 +232,33 @@ export class Host {
 
   /** One turn of the loop: `ready` runs, then its output is made durable and written. */
   turn(ready: () => void): void {
-    this.#core.turn.begin();
+    this.begin();
     ready();
-    for (let end = this.#ends.shift(); end !== undefined; end = this.#ends.shift()) end();
+    this.endTurns();
+  }
+
+  begin(): void {
+    this.#core.turn.begin();
+  }
+
+  /** Ends the turns that have begun; false when none has. */
+  endTurns(): boolean {
+    if (this.#ends.length === 0) return false;
+    for (let end = this.#ends.shift(); end !== undefined; end = this.#ends.shift()) {
+      end();
+      // A killed server saves nothing, so it may stay congested for ever, and have one turn after another.
+      if (this.#disk.isDead) this.#ends.length = 0;
+    }
+    return true;
+  }
+
+  /** See `LoopTurn.saved`. */
+  saved(): Promise<void> {
+    return this.#core.turn.saved();
+  }
+
+  get connections(): ReadonlySet<Connection> {
+    return this.#core.connections.open;
   }
 
   /** Moves the clock, with a tick at each multiple of 64 ms, and presence at each fourth tick, like a server. */

@@ -18,8 +18,11 @@ export class ObservedSession {
   isOver = false;
   /** Wheel time at which a whole line of its client last reached the server. */
   lastLineMs: number;
+  /** Kills of the server before it began. */
+  readonly crashes: number;
 
-  constructor(session: Session, nowMs: number) {
+  constructor(session: Session, nowMs: number, crashes: number) {
+    this.crashes = crashes;
     this.user = session.account.name;
     this.kind = session.kind;
     this.session = session;
@@ -71,9 +74,13 @@ export class Ledger {
   /** `<sender> <recipient> <index>` of messages that an operator may have deleted. */
   readonly #purged = new Set<string>();
   shownCount = 0;
-  /** Functions that take back what happened since the last record: a kill undoes it. */
+  /** Functions that take back what happened since the last durable record: a kill undoes it. */
   #undo: (() => void)[] = [];
-  /** Kills of the server; and the count of kills when a plain session was shown a message. */
+  /** Records of a shared log that are not durable yet, and how many of the functions belong to what is up to them. */
+  #records: { sequence: number; count: number }[] = [];
+  /** The texts of messages that a kill would undo. */
+  readonly #pending = new Map<() => void, string>();
+  /** Kills of the server; and the count of kills before the plain session began that was shown a message. */
   crashes = 0;
   readonly #shownPlain = new Map<string, number>();
   /** `a b`: a blocks or has blocked b. */
@@ -83,13 +90,32 @@ export class Ledger {
 
   /** The turn's record is complete on the disk. */
   recorded(): void {
-    this.#undo.length = 0;
+    this.#undo.length = this.#records.length = 0;
+    this.#pending.clear();
+  }
+
+  /** Everything so far is in records up to `sequence`. */
+  written(sequence: number): void {
+    this.#records.push({ sequence, count: this.#undo.length });
+  }
+
+  /** The shared log has the records up to `sequence`. */
+  stored(sequence: number): void {
+    const count = this.#records.findLast((record) => record.sequence <= sequence)?.count ?? 0;
+    for (const undo of this.#undo.splice(0, count)) this.#pending.delete(undo);
+    this.#records = this.#records.filter((record) => record.sequence > sequence);
+    for (const record of this.#records) record.count -= count;
+  }
+
+  /** A line about that message has arrived: it must be in a record. */
+  checkDurable(text: string): void {
+    if ([...this.#pending.values()].includes(text)) throw new Violation(`a line left before its record: ${show(text)}`);
   }
 
   /** The server was killed: everything after the last record is undone, and all sessions are over. */
   crashed(): void {
     for (const undo of this.#undo.reverse()) undo();
-    this.#undo = [];
+    this.recorded();
     this.crashes++;
     for (const observed of this.online.values()) observed.reason = "crashed";
     this.online.clear();
@@ -122,7 +148,7 @@ export class Ledger {
   }
 
   began(session: Session, nowMs: number, replaced: boolean): void {
-    const observed = new ObservedSession(session, nowMs);
+    const observed = new ObservedSession(session, nowMs, this.crashes);
     if (!replaced) this.#announce(observed.user, "joined");
     this.online.set(observed.user, observed);
     this.sessions.set(session.token, observed);
@@ -157,10 +183,12 @@ export class Ledger {
     const index = this.#pairs.get(pair) ?? 0;
     this.#pairs.set(pair, index + 1);
     this.accepted.set(text, { from, to, index, unixMs });
-    this.#undo.push(() => {
+    const undo = (): void => {
       this.accepted.delete(text);
       this.#pairs.set(pair, index);
-    });
+    };
+    this.#undo.push(undo);
+    this.#pending.set(undo, text);
     if (!sent) return;
     const observed = this.online.get(to);
     if (observed === undefined) throw new Violation(`a message was "sent" to ${to}, who is offline`);
@@ -202,7 +230,7 @@ export class Ledger {
    * A client has shown a message to its user. It must have been accepted, and come once and in order. Exception: a
    * message of a plain session may be repeated after a kill of the server.
    */
-  shown(user: string, from: string, text: string, isPlain: boolean, unixMs?: number): void {
+  shown({ user, kind, crashes }: ObservedSession, from: string, text: string, unixMs?: number): void {
     const message = this.accepted.get(text);
     if (message === undefined || message.from !== from || message.to !== user) {
       throw new Violation(`${user} received a message that was never accepted: ${show(text)}`);
@@ -211,7 +239,7 @@ export class Ledger {
     const pair = `${from} ${user}`;
     const next = this.#nextShown.get(pair) ?? 0;
     const mayRepeat = (this.#shownPlain.get(text) ?? this.crashes) < this.crashes;
-    if (isPlain && (message.index >= next || mayRepeat)) this.#shownPlain.set(text, this.crashes);
+    if (kind === "plain" && (message.index >= next || mayRepeat)) this.#shownPlain.set(text, crashes);
     if (message.index < next && mayRepeat) return;
     if (message.index < next) throw new Violation(`${user} received a message twice: ${show(text)}`);
     if (this.#firstMissing(pair, next, message.index) < message.index)

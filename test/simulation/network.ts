@@ -9,6 +9,8 @@ import type { Random } from "../support/random.ts";
 export interface ServerLife {
   readonly isGone: boolean;
   readonly isDead: boolean;
+  /** None of its code runs; its kernel still takes and sends bytes. */
+  readonly isPaused?: boolean;
 }
 
 /** The server's end of a connection: the handlers that the runtime calls. */
@@ -198,7 +200,7 @@ export class Link implements Transport {
   /** The server reads `count` bytes, or the end of the connection after them. */
   deliverUp(count: number): void {
     const { server } = this;
-    if (server === null || this.#serverClosed) return;
+    if (server === null || this.#serverClosed || this.#life.isPaused) return;
     if (this.up !== "" && this.#reading && this.#serverOpen) {
       const piece = this.up.slice(0, count);
       this.up = this.up.slice(count);
@@ -218,6 +220,7 @@ export class Link implements Transport {
   deliverDown(count: number): void {
     if (!this.#downIsBusy) return;
     if (this.down !== "") {
+      if (this.#full && this.#life.isPaused) return; // It could not be told that there is room again.
       this.takeDown(count);
       if (this.#full && this.#serverOpen && !this.#cut) {
         this.#full = false;

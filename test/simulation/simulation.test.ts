@@ -11,6 +11,10 @@ test("after a kill a plain session may be shown a message again that followed pu
   expect(simulate(501_410)).toBeGreaterThan(0);
 });
 
+test("a server that is killed while too much waits for its log has no further turn", () => {
+  expect(simulate(943_781_551, undefined, LogDisk)).toBeGreaterThan(0);
+});
+
 test("every message and reply arrives once and in order, despite cuts, delays, full disks, stops and kills", () => {
   let shown = 0;
   const seeds = seedsFor("simulation", 1200);

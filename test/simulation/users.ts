@@ -137,11 +137,12 @@ export class User {
     const text = line.slice(verb.length + from.length + 2);
     if (verb === "message") {
       if (repeats) return true;
+      ledger.checkDurable(text);
       ledger.received(observed, from, `message ${text}`);
-      ledger.shown(this.name, from, text, observed.kind === "plain");
+      ledger.shown(observed, from, text);
     } else if (verb === "stored") {
       const message = text.slice(third.length + 1);
-      if (!repeats) ledger.shown(this.name, from, message, observed.kind === "plain", Number(third));
+      if (!repeats) ledger.shown(observed, from, message, Number(third));
     } else if (verb === "broadcast") ledger.received(observed, from, `broadcast ${text}`);
     else if (verb === "joined") ledger.received(observed, from, "joined");
     else if (verb === "left") ledger.received(observed, from, `left ${text}`);
@@ -165,6 +166,7 @@ export class User {
     if (!this.#fits(observed, request, line)) {
       throw new Violation(`${this.name}: "${show(request.line.trimEnd())}" at ${request.end} got "${show(line)}"`);
     }
+    if (request.verb === "message" && isOk(line)) this.environment.ledger.checkDurable(request.text);
     if (request.verb === "logout" && observed.kind !== "callback") observed.isOver = true;
     if ((request.verb === "block" || request.verb === "unblock") && line === "ok") this.blocksDone++;
   }

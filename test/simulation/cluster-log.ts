@@ -1,0 +1,126 @@
+import { RecordKind, decodeRecord } from "../../src/cluster/log-record.ts";
+import type { AppendResult, OwnerInfo } from "../../src/cluster/shared-log.ts";
+import { ModelledEngine, ModelledLog, type Write } from "../support/modelled-log.ts";
+import type { Random } from "../support/random.ts";
+import { type Ledger, Violation } from "./ledger.ts";
+
+/** So few that some turns are several records. */
+const RECORD_BYTES_MAX = 300;
+
+/** The engine, and a witness of everything that it stores. */
+export class WatchedEngine extends ModelledEngine {
+  /** The current owner saw the shard as silent or free at that time, and claimed it. */
+  silentMs = 0;
+  /** Of the last `Opened`. */
+  owner: Buffer = Buffer.alloc(0);
+  readonly #ledger: Ledger;
+  readonly #claimed: (epoch: number) => void;
+  readonly #failed: (error: unknown) => void;
+
+  /** `claimed` is called when an `Opened` is stored, with its number. */
+  constructor(ledger: Ledger, claimed: (epoch: number) => void, failed: (error: unknown) => void) {
+    super();
+    this.#ledger = ledger;
+    this.#claimed = claimed;
+    this.#failed = failed;
+    const shard = this.shards[0]!;
+    const { append, claim } = shard;
+    shard.claim = (expected, bytes, info) => {
+      const result = claim.call(shard, expected, bytes, info);
+      if (result.stored) this.silentMs = Number(info.version);
+      return result;
+    };
+    shard.append = (expected, bytes) => {
+      const result = append.call(shard, expected, bytes);
+      if (result.stored) this.#stored(shard.head, bytes);
+      return result;
+    };
+  }
+
+  #stored(head: number, bytes: Uint8Array): void {
+    const { kind, owner, part, parts } = decodeRecord(bytes);
+    if (kind === RecordKind.Opened) {
+      this.owner = owner;
+      this.#ledger.crashed();
+      this.#claimed(head);
+    } else if (!owner.equals(this.owner)) {
+      this.#failed(new Violation(`record ${head} is of an owner that was deposed before`));
+    } else if (part === parts) this.#ledger.stored(head);
+  }
+}
+
+interface EngineWorld {
+  readonly calm: boolean;
+  /** Writes are lost or late more often. */
+  readonly isHarsh: boolean;
+  readonly nowMs: number;
+}
+
+/** The connection of one process to the engine, and what becomes of its calls by chance. */
+export class SimulatedLog extends ModelledLog {
+  readonly #random: Random;
+  readonly #world: EngineWorld;
+  /** Late writes are executed after so many steps, on average. */
+  readonly lateness: number;
+  /** When the process saw the state for which it claims the shard; its first call follows at once. */
+  readonly #claims = new Map<Uint8Array, number>();
+  #staleSinceMs = Number.POSITIVE_INFINITY;
+  #staleUntilMs = 0;
+  /** Meanwhile other calls go on. */
+  #proofsLostUntilMs = 0;
+  /** Called between the records that a takeover reads. */
+  between: () => void = () => {};
+
+  constructor(engine: WatchedEngine, random: Random, world: EngineWorld) {
+    super(engine, RECORD_BYTES_MAX);
+    this.#random = random;
+    this.#world = world;
+    this.lateness = random.pick([10, 10, 200]);
+    this.outcome = (write) => this.#outcome(write);
+  }
+
+  /** Reads see what the engine has now for that long. */
+  readStaleFor(ms: number): void {
+    this.#staleSinceMs = this.#world.nowMs;
+    this.#staleUntilMs = this.#world.nowMs + ms;
+    this.readStale();
+  }
+
+  /** Ends stale reads in time. */
+  refresh(): void {
+    if (this.#world.nowMs < this.#staleUntilMs) return;
+    this.#staleSinceMs = Number.POSITIVE_INFINITY;
+    this.readFresh();
+  }
+
+  #outcome(write: Write): ReturnType<ModelledLog["outcome"]> {
+    const random = this.#random;
+    const { calm, nowMs, isHarsh } = this.#world;
+    if (calm) return "done";
+    const isProof = write === "append" || write === "beat";
+    if (isProof && this.#proofsLostUntilMs < nowMs && random.oneIn(isHarsh ? 6 : 40))
+      this.#proofsLostUntilMs = nowMs + random.below(8000);
+    if (isProof && nowMs < this.#proofsLostUntilMs) return "lost";
+    if (write === "publish" && isHarsh) return random.pick(["done", "late"]);
+    if (random.oneIn(6)) this.stop(); // The answer waits.
+    if (!random.oneIn(write === "publish" ? 3 : 8)) return "done";
+    return random.pick(["answer lost", "lost", "late"]);
+  }
+
+  override claim(shard: number, expected: number, record: Uint8Array, info: OwnerInfo): Promise<AppendResult> {
+    const sentMs = this.#claims.get(record) ?? Math.min(this.#world.nowMs, this.#staleSinceMs);
+    this.#claims.set(record, sentMs);
+    return super.claim(shard, expected, record, { ...info, version: String(sentMs) });
+  }
+
+  override async *read(
+    shard: number,
+    from: number,
+    upTo: number,
+  ): AsyncIterable<{ sequence: number; record: Uint8Array }> {
+    for await (const read of super.read(shard, from, upTo)) {
+      yield read;
+      this.between();
+    }
+  }
+}

@@ -1,0 +1,369 @@
+import type { Database } from "bun:sqlite";
+import { existsSync, mkdtempSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { Appender, type OwnershipEnd } from "../../src/cluster/appender.ts";
+import { RecordKind, decodeRecord, openedInfo } from "../../src/cluster/log-record.ts";
+import { isBeatDue, standBy } from "../../src/cluster/ownership.ts";
+import { SharedJournal } from "../../src/cluster/shared-journal.ts";
+import { ClusterError, type OwnerInfo } from "../../src/cluster/shared-log.ts";
+import { Snapshots } from "../../src/cluster/snapshots.ts";
+import { takeOver } from "../../src/cluster/takeover.ts";
+import type { Checkpoints } from "../../src/storage/commits.ts";
+import type { TurnLog } from "../../src/storage/turn-log.ts";
+import type { Random } from "../support/random.ts";
+import type { SimulatedLog, WatchedEngine } from "./cluster-log.ts";
+import { Disk } from "./disk.ts";
+import { Host, type HostChoices, ObservedStore } from "./host.ts";
+import { type Ledger, Violation } from "./ledger.ts";
+import type { Link, ServerLife } from "./network.ts";
+import { callsCounted, copyDatabase, waitsCounted, withoutSize, withoutSync } from "./snapshot-doubles.ts";
+
+/** In memory if possible: nothing of a takeover must outlive the process. */
+const FOLDER = existsSync("/dev/shm") ? "/dev/shm" : tmpdir();
+/** So few that compaction and snapshots begin after some turns. */
+const SEGMENT_BYTES = [100, 300, 2000];
+/** Of an orderly end; see src/server/server.ts. */
+const LAST_BYTES_MS = 300;
+const HANDOVER_MS = 5_000;
+
+/** What a process has in common with the others. */
+export interface ClusterWorld {
+  readonly engine: WatchedEngine;
+  readonly random: Random;
+  readonly ledger: Ledger;
+  readonly calm: boolean;
+  readonly isHarsh: boolean;
+  readonly nowMs: number;
+  readonly choices: Omit<HostChoices, "Store" | "clockMs" | "dial">;
+  /** Snapshots are taken after so many bytes of the log. */
+  readonly snapshotBytes: number;
+  readonly rules: { readonly earlySnapshots?: boolean };
+  /** How many were published. */
+  snapshots: number;
+  /** The highest record that was acknowledged to any owner. */
+  ackedHead: number;
+  failed(error: unknown): void;
+  requeued(link: Link): void;
+  dialerOf(process: ClusterProcess): HostChoices["dial"];
+}
+
+/**
+ * One process of a cluster: a spare with the rules of ownership.ts, then an owner with the real core, store, journal and
+ * snapshots on a modelled log. It is paused, killed and drained from outside.
+ */
+export class ClusterProcess implements ServerLife {
+  readonly name: string;
+  readonly log: SimulatedLog;
+  state: "spare" | "claimed" | "serving" | "draining" | "over" = "spare";
+  isPaused = false;
+  host: Host | null = null;
+  /** Connections that its kernel has accepted while it is paused. */
+  readonly backlog: Link[] = [];
+  appender: Appender | null = null;
+  journal: SharedJournal | null = null;
+  /** Another process has claimed the shard after this one; it may not know that. */
+  isDeposed = false;
+  /** Nothing leaves it any longer; it only releases the shard. */
+  isHalted = false;
+  /** A snapshot, since the last step. */
+  hasPublished = false;
+  readonly #world: ClusterWorld;
+  readonly #ledger: Ledger;
+  readonly #stopped = { aborted: false };
+  #timers: { atMs: number; resolve: () => void }[] = [];
+  #snapshots: Snapshots | null = null;
+  /** A snapshot is being taken, and how many of its calls wait for the engine. */
+  #isCopying = false;
+  #waits = 0;
+  #folder = "";
+  #disk: OwnerDisk | null = null;
+
+  constructor(name: string, log: SimulatedLog, world: ClusterWorld) {
+    this.name = name;
+    this.log = log;
+    this.#world = world;
+    this.#ledger = unlessDeposed(world.ledger, this);
+    void this.#standBy().catch((error: unknown) => this.#fails(error));
+  }
+
+  get isDead(): boolean {
+    return this.state === "over";
+  }
+
+  /** Nothing that it writes to a socket has an effect. */
+  get isGone(): boolean {
+    return this.isDead || this.isHalted;
+  }
+
+  /**
+   * The output of turns up to that record may leave. What has left the turn, but not the process, may follow at any
+   * time: it is true whoever owns the shard.
+   */
+  #release(sequence: number): void {
+    const { epoch, provenMs } = this.appender!;
+    const { engine, ledger } = this.#world;
+    const { head, epoch: current } = engine.shards[0]!;
+    if (this.isDead) return;
+    if (current === epoch) {
+      if (sequence > head)
+        this.#world.failed(new Violation(`${this.name} replies before record ${sequence} is stored`));
+      ledger.stored(sequence);
+    } else if (provenMs < engine.silentMs) {
+      this.#world.failed(new Violation(`${this.name} replies after the claim of another process`));
+    }
+  }
+
+  get isRunning(): boolean {
+    return !this.isDead && !this.isPaused;
+  }
+
+  get accepts(): boolean {
+    return this.state === "serving";
+  }
+
+  get isCopying(): boolean {
+    return this.#isCopying && this.#waits === 0 && this.isRunning;
+  }
+
+  readonly #nowMs = (): number => this.#world.nowMs;
+
+  readonly #sleep = (ms: number): Promise<void> =>
+    new Promise((resolve) => this.#timers.push({ atMs: this.#world.nowMs + ms, resolve }));
+
+  get #info(): OwnerInfo {
+    return { address: this.name, version: "1", credentials: "c" };
+  }
+
+  async #standBy(): Promise<void> {
+    const claim = async ({ head }: { head: number }): Promise<Appender | null> => {
+      const appender = new Appender({
+        log: this.log,
+        shard: 0,
+        ended: this.#end,
+        nowMs: this.#nowMs,
+        pause: this.#sleep,
+      });
+      return (await appender.claim(head, this.#info)) ? appender : null;
+    };
+    const clock = { nowMs: this.#nowMs, sleep: this.#sleep };
+    const appender = await standBy(this.log, 0, claim, {}, this.#stopped, clock);
+    if (appender === null || this.isDead) return;
+    this.appender = appender;
+    this.state = "claimed";
+    // It may have been deposed between the claim and its answer, and its `Opened` be trimmed.
+    const { epoch, records } = this.#world.engine.shards[0]!;
+    this.isDeposed = epoch !== appender.epoch;
+    const opened = records.get(appender.epoch);
+    if (opened !== undefined && openedBy(opened) !== this.name)
+      this.#world.failed(new Violation(`record ${appender.epoch} is not the \`Opened\` of ${this.name}`));
+  }
+
+  /** The process ends with an error. */
+  #fails(error: unknown): void {
+    if (this.isDead) return;
+    const isExpected = this.isDeposed && error instanceof ClusterError;
+    if (!isExpected) this.#world.failed(error);
+    this.exit();
+  }
+
+  readonly #end = ({ kind, message }: OwnershipEnd): void => {
+    if (this.isDead) return;
+    // A stale read cannot tell a deposed owner from an engine that has lost records.
+    if (!this.isDeposed && !this.#stopped.aborted)
+      this.#world.failed(new Violation(`${this.name} ${kind}: ${message}`));
+    this.exit();
+  };
+
+  /** It ends at once; what its kernel has still arrives, or a part of it. */
+  exit(): void {
+    if (this.isDead) return;
+    this.state = "over";
+    this.#timers = [];
+    this.#snapshots?.stop();
+    void this.log.close();
+    this.log.resume();
+    this.ended();
+    if (this.#disk !== null) this.#disk.isDead = true;
+    this.host?.close();
+    if (this.#folder !== "") rmSync(this.#folder, { recursive: true, force: true });
+  }
+
+  /** Closes its connections. */
+  ended: () => void = () => {};
+
+  /** Reads the log, and serves. The engine may fail in the middle of it: then a later call begins anew. */
+  async takeOver(): Promise<void> {
+    const { engine, random, nowMs, choices } = this.#world;
+    const { epoch } = this.appender!;
+    this.log.resume();
+    const folder = mkdtempSync(join(FOLDER, "heartline-simulation-"));
+    try {
+      const options = { unixMs: 1_700_000_000_000 + nowMs, progress: () => {} };
+      const taken = await takeOver(this.log, 0, epoch, folder, options);
+      if (this.isDead) return taken.database.close();
+      const { database } = taken;
+      const journal = new SharedJournal(this.appender!, this.#nowMs, random.pick(SEGMENT_BYTES), random.between(1, 2));
+      this.journal = journal;
+      this.#folder = folder;
+      this.#snapshots = new Snapshots({
+        log: callsCounted(this.log, this.#waiting),
+        shard: 0,
+        epoch,
+        journal:
+          this.#world.rules.earlySnapshots === true ? withoutSync(journal) : waitsCounted(journal, this.#waiting),
+        database: withoutSize(database),
+        filled: taken,
+        published: () => {
+          this.#world.snapshots++;
+          this.hasPublished = true;
+        },
+        failed: () => {},
+        logBytesMin: this.#world.snapshotBytes,
+        copy: copyDatabase,
+      });
+      const disk = (this.#disk = new OwnerDisk(random, database, journal));
+      const owner = { Store: this.#storeClass(), dial: this.#world.dialerOf(this), clockMs: nowMs };
+      this.host = new Host({ ...choices, ...owner }, this.#ledger, disk, (link) => {
+        if (!this.isDeposed) this.#world.requeued(link);
+      });
+      this.state = "serving";
+    } catch (error) {
+      if (this.isDead) return; // It has learned that it is deposed.
+      if (error instanceof ClusterError || error instanceof Violation) this.#fails(error);
+      else if (!/away|stale/.test(String(error))) this.#world.failed(error);
+      this.isDeposed = engine.shards[0]!.epoch !== epoch;
+    } finally {
+      if (this.#folder !== folder) rmSync(folder, { recursive: true, force: true });
+    }
+  }
+
+  /** A store that says when the output of a turn may leave. */
+  #storeClass(): typeof ObservedStore {
+    const process = this;
+    return class extends ObservedStore {
+      static override readonly power: boolean = true;
+
+      constructor(database: Database, journal: TurnLog, checkpoints: Checkpoints, ledger: Ledger) {
+        super(database, journal, checkpoints, ledger);
+      }
+
+      override save(): boolean | Promise<void> {
+        if (process.isHalted || process.isDead) return new Promise(() => {});
+        const saved = super.save();
+        const { sequence } = process.journal!;
+        process.#ledger.written(sequence);
+        if (saved === true) process.#release(sequence);
+        if (typeof saved === "boolean") return saved;
+        return saved.then(() => process.#release(sequence));
+      }
+    };
+  }
+
+  readonly #waiting = (change: number): void => void (this.#waits += change);
+
+  /** The clock has moved. */
+  tick(): void {
+    const { nowMs } = this.#world;
+    const due = this.#timers.filter(({ atMs }) => atMs <= nowMs);
+    this.#timers = this.#timers.filter(({ atMs }) => atMs > nowMs);
+    for (const { resolve } of due) resolve();
+    if (this.host !== null) this.host.jump(nowMs - this.host.clockMs);
+  }
+
+  /** Called about four times a second, like src/server/cluster-node.ts. */
+  duty(): void {
+    const { appender } = this;
+    const { nowMs } = this.#world;
+    if (appender === null || this.state === "draining") return;
+    if (isBeatDue(appender, nowMs)) void appender.beat();
+    const snapshots = this.#snapshots;
+    if (snapshots === null || this.#isCopying) return;
+    this.#isCopying = true;
+    snapshots.step(nowMs);
+    void snapshots.exclusively(async () => {}).then(() => (this.#isCopying = false));
+  }
+
+  /** SIGTERM. */
+  async drain(): Promise<void> {
+    this.#stopped.aborted = true;
+    const { host, appender } = this;
+    if (this.state !== "serving" || host === null || appender === null) return this.exit();
+    this.state = "draining";
+    this.#snapshots?.stop();
+    const atMs = this.#nowMs() + HANDOVER_MS;
+    host.store.ending();
+    host.stop();
+    const write = async (): Promise<boolean> => {
+      await host.saved();
+      const untilMs = this.#nowMs() + LAST_BYTES_MS;
+      while (this.#nowMs() < untilMs && ![...host.connections].every(({ drained }) => drained)) await this.#sleep(64);
+      host.turn(() => {
+        for (const connection of [...host.connections]) if (!connection.drained) connection.hangUp();
+      });
+      await host.saved();
+      return true;
+    };
+    const isStored = await Promise.race([write(), this.#sleep(atMs - this.#nowMs()).then(() => false)]);
+    this.isHalted = true;
+    const released = isStored ? appender.beat({ ...this.#info, address: "" }) : Promise.resolve();
+    await Promise.race([released, this.#sleep(2_000)]);
+    this.exit();
+  }
+
+  wake(): void {
+    this.isPaused = false;
+    this.log.resume();
+    for (const link of this.backlog.splice(0)) this.host?.turn(() => this.host?.accept(link));
+  }
+
+  /** After each step. */
+  check(): void {
+    if (this.isDeposed || this.isDead || this.appender === null) return;
+    const { head } = this.appender;
+    const world = this.#world;
+    if (head < world.ackedHead || head > world.engine.shards[0]!.head)
+      throw new Violation(`record ${world.ackedHead} was acknowledged, and ${this.name} has ${head}`);
+    world.ackedHead = head;
+    if (this.isRunning && this.state === "serving") this.host!.check();
+  }
+
+  /** An internal error of its core. */
+  get fault(): unknown {
+    const fault = this.host?.fault;
+    return this.isDeposed && fault instanceof Violation ? undefined : fault;
+  }
+}
+
+/** A database that a takeover has filled. */
+class OwnerDisk extends Disk {
+  readonly #journal: TurnLog;
+
+  constructor(random: Random, database: Database, journal: TurnLog) {
+    super(random);
+    super.close();
+    this.database = database;
+    this.#journal = journal;
+  }
+
+  override start(): { journal: TurnLog; records: number } {
+    return { journal: this.#journal, records: 0 };
+  }
+}
+
+function openedBy(bytes: Uint8Array): string | null {
+  const record = decodeRecord(bytes);
+  return record.kind === RecordKind.Opened ? openedInfo(record).address : null;
+}
+
+/** What a deposed owner does is no part of the history. */
+function unlessDeposed(ledger: Ledger, process: { readonly isDeposed: boolean }): Ledger {
+  return new Proxy(ledger, {
+    get: (target, key) => {
+      const value = Reflect.get(target, key) as unknown;
+      if (typeof value !== "function") return value;
+      if (!process.isDeposed || key === "blocks" || key === "seenBy") return value.bind(target) as unknown;
+      return () => {};
+    },
+  });
+}
