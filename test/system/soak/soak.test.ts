@@ -50,9 +50,9 @@ test.each<[string, Partial<Findings>, string[]]>([
     ["1 descriptors of socket before, 3 after"],
   ],
   [
-    "a closed descriptor and a new one of another kind are two errors",
-    { descriptors: { before: ["file"], after: ["socket"] } },
-    ["1 descriptors of file before, 0 after", "0 descriptors of socket before, 1 after"],
+    "a new descriptor is an error even when one of another kind was closed",
+    { descriptors: { before: ["file", "file"], after: ["file", "socket"] } },
+    ["0 descriptors of socket before, 1 after"],
   ],
   [
     "a disconnected user is an error",
