@@ -5,8 +5,8 @@ import type { User } from "./credentials.ts";
 const BYTES = 12;
 
 /**
- * Identifies users and passwords, in any order: servers of a cluster compare it. Whoever sees it should not be able to
- * try passwords, so it is as slow to compute as a password's hash; a thread computes it.
+ * Identifies users and passwords, in any order: servers of a cluster compare it. It can be read by operators, who must
+ * not be able to try passwords with it: so it is as slow to compute as a password's hash. A thread computes it.
  */
 export async function fingerprintOf(users: readonly User[]): Promise<string> {
   const text = users

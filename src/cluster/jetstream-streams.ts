@@ -6,8 +6,13 @@
  * Errors: ClusterError when repeating cannot help, those of jetstream-errors.ts, and Error for everything whose outcome
  * is unknown.
  */
-import { jetstream, jetstreamManager, type JetStreamClient, type JetStreamManager } from "@nats-io/jetstream";
-import type { StreamConfig } from "@nats-io/jetstream";
+import {
+  jetstream,
+  jetstreamManager,
+  type JetStreamClient,
+  type JetStreamManager,
+  type StreamConfig,
+} from "@nats-io/jetstream";
 import {
   connect,
   createInbox,
@@ -16,8 +21,7 @@ import {
   type NatsConnection,
   nanos,
 } from "@nats-io/transport-node";
-import { checkVersion, connectionError } from "./jetstream-errors.ts";
-import { Refused, StreamMissing, translate, Unserved } from "./jetstream-errors.ts";
+import { checkVersion, connectionError, Refused, StreamMissing, translate, Unserved } from "./jetstream-errors.ts";
 import { ClusterError } from "./shared-log.ts";
 import type { NatsUrl } from "./nats-url.ts";
 

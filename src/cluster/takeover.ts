@@ -15,7 +15,7 @@ import { ClusterError, type ShardState, type SharedLog } from "./shared-log.ts";
 /**
  * The state of a shard, out of the shared log: an empty folder becomes a data folder, with the current snapshot as its
  * database and the records after it as its journal. The recovery of a single server does the rest: at once when a
- * process takes over the shard, and at the next start when the folder is a backup (backup.ts).
+ * process takes over the shard, and at the next start when the folder is a backup (shard-backup.ts).
  *
  * A record of the journal has the number of the record of the shared log. The last record of a turn has the entries of
  * the whole turn, the earlier ones are empty, and so are `Opened` and the records of a turn that `Opened` cut off: its

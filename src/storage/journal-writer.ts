@@ -13,7 +13,7 @@ import { FileFolder } from "./segment.ts";
 
 /** Bytes that are written at a time. */
 const CHUNK_BYTES = 1 << 20;
-/** A segment ends after about so many bytes: recovery maps one at a time. A multiple of the usual length. */
+/** A segment has about this length, a multiple of the usual one: recovery maps one segment at a time. */
 const SEGMENT_BYTES = 16 * JOURNAL_SEGMENT_BYTES;
 
 export class JournalWriter {

@@ -124,7 +124,7 @@ export function upgrades(version: number): string[] {
 /** Settings of a connection, and transactions. */
 export const PRAGMA = {
   writeAheadLog: "PRAGMA journal_mode = WAL",
-  /** For one long transaction while nobody else reads: unlike in the write-ahead log, new pages are written once. */
+  /** For one long transaction without other readers: new pages are written once, in the write-ahead log twice. */
   rollbackJournal: "PRAGMA journal_mode = DELETE",
   /** 64 MiB of pages, and the default. */
   largeCache: "PRAGMA cache_size = -65536",

@@ -1,6 +1,5 @@
 import { afterEach, describe, expect, test } from "bun:test";
-import { existsSync, mkdtempSync, readdirSync, rmSync } from "node:fs";
-import { tmpdir } from "node:os";
+import { existsSync, readdirSync, rmSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { Database } from "bun:sqlite";
 import { Account } from "../../src/chat/session.ts";
@@ -12,6 +11,7 @@ import { SNAPSHOT_RETRY_MS } from "../../src/limits.ts";
 import { BackupBusyError } from "../../src/storage/backup.ts";
 import { openStore } from "../../src/storage/recovery.ts";
 import { Store } from "../../src/storage/store.ts";
+import { newFolder, removeFolders } from "../support/folders.ts";
 import type { ModelledEngine } from "../support/modelled-log.ts";
 import { INFO, ShardOwner, later, resolves } from "../support/shard-owner.ts";
 
@@ -19,17 +19,8 @@ const UNIX_MS = 1_700_000_000_000;
 /** So small that a few messages need several. */
 const SEGMENT_BYTES = 64 << 10;
 const LOG_BYTES_MIN = 1 << 20;
-const folders: string[] = [];
 
-afterEach(() => {
-  for (const path of folders.splice(0)) rmSync(path, { recursive: true, force: true });
-});
-
-function newPath(): string {
-  const path = mkdtempSync(join(tmpdir(), "heartline-"));
-  folders.push(path);
-  return path;
-}
+afterEach(removeFolders);
 
 interface Choices {
   /** The shard that the new owner takes over. */
@@ -80,7 +71,11 @@ class Owner {
     const process = new ShardOwner(choices.data);
     expect(await process.claim()).toBe(true);
     const options = { unixMs: UNIX_MS, progress: () => {} };
-    return new Owner(process, await takeOver(process.log, 0, process.appender.head, newPath(), options), choices.copy);
+    return new Owner(
+      process,
+      await takeOver(process.log, 0, process.appender.head, newFolder(), options),
+      choices.copy,
+    );
   }
 
   get engine(): ModelledEngine {
@@ -271,7 +266,7 @@ describe("a backup", () => {
     const owner = await Owner.start();
     for (const name of ["without", "with"]) {
       await owner.turn(70_000);
-      const target = join(newPath(), name);
+      const target = join(newFolder(), name);
       await backupOf(owner).run(target);
       const { store, recovered } = openStore(target, "process", {
         salvage: false,
@@ -292,7 +287,7 @@ describe("a backup", () => {
     await owner.turn(100);
     const { head } = owner.process.appender;
     owner.shard.records.delete(owner.shard.head--); // An old copy of the engine's data was put back.
-    const target = join(newPath(), "backup");
+    const target = join(newFolder(), "backup");
     await expect(backupOf(owner).run(target)).rejects.toThrow(
       `the shared log ends with record ${head - 1}, but record ${head} was acknowledged: the engine has lost records`,
     );
@@ -302,13 +297,13 @@ describe("a backup", () => {
   test("is refused with one line: for a path that exists or is in the working folder, or while the engine is away", async () => {
     const owner = await Owner.start();
     const backup = backupOf(owner);
-    const existing = newPath();
+    const existing = newFolder();
     await expect(backup.run(existing)).rejects.toThrow(
       `cannot back up to ${existing}: it exists already; give the path of a new folder`,
     );
     const inside = join(dirname(owner.taken.database.filename), "backup");
     await expect(backup.run(inside)).rejects.toThrow("it would be inside the data folder; give a path outside");
-    const target = join(newPath(), "backup");
+    const target = join(newFolder(), "backup");
     owner.process.log.isAway = true;
     await expect(backup.run(target)).rejects.toThrow(
       `cannot back up to ${target}: the shared log does not answer: the engine is away; try again when it does`,
@@ -320,8 +315,8 @@ describe("a backup", () => {
     const owner = await Owner.start();
     owner.process.log.stop();
     const backup = backupOf(owner);
-    const first = backup.run(join(newPath(), "first"));
-    await expect(backup.run(join(newPath(), "second"))).rejects.toThrow(BackupBusyError);
+    const first = backup.run(join(newFolder(), "first"));
+    await expect(backup.run(join(newFolder(), "second"))).rejects.toThrow(BackupBusyError);
     owner.process.log.resume();
     await first;
   });
@@ -330,7 +325,7 @@ describe("a backup", () => {
     const owner = await Owner.start();
     for (let i = 0; i < 40; i++) await owner.turn(100_000);
     const backup = backupOf(owner);
-    const above = newPath();
+    const above = newFolder();
     owner.process.log.stop();
     const run = backup.run(join(above, "backup"));
     await later();
@@ -346,7 +341,7 @@ describe("a backup", () => {
     const owner = await Owner.start();
     await owner.fill();
     const { log } = owner.process;
-    const target = join(newPath(), "backup");
+    const target = join(newFolder(), "backup");
     const copy = backupOf(owner);
     const running = copy.run(target);
     owner.snapshots.step(0);

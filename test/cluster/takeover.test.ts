@@ -1,7 +1,6 @@
 import { afterEach, describe, expect, test } from "bun:test";
 import { Database } from "bun:sqlite";
-import { existsSync, mkdtempSync, readdirSync, rmSync } from "node:fs";
-import { tmpdir } from "node:os";
+import { existsSync, readdirSync } from "node:fs";
 import { join } from "node:path";
 import { Account } from "../../src/chat/session.ts";
 import { RecordKind, encodeRecord, partsOf } from "../../src/cluster/log-record.ts";
@@ -13,22 +12,14 @@ import { openStore, seedOf } from "../../src/storage/recovery.ts";
 import { FileFolder } from "../../src/storage/segment.ts";
 import { Store } from "../../src/storage/store.ts";
 import { Outbox } from "../../src/stream/outbox.ts";
+import { newFolder, removeFolders } from "../support/folders.ts";
 import { ModelledEngine, ModelledLog } from "../support/modelled-log.ts";
 
 const UNIX_MS = 1_700_000_000_000;
 const INFO: OwnerInfo = { address: "127.0.0.1:1", version: "1", credentials: "c" };
 const bob = new Account("bob");
-const folders: string[] = [];
 
-afterEach(() => {
-  for (const path of folders.splice(0)) rmSync(path, { recursive: true, force: true });
-});
-
-function newPath(): string {
-  const path = mkdtempSync(join(tmpdir(), "heartline-"));
-  folders.push(path);
-  return path;
-}
+afterEach(removeFolders);
 
 /** The records of a shard, written by one owner after another. */
 class Shard {
@@ -70,7 +61,7 @@ class Shard {
   /** The next owner: its store, of which each turn becomes a body of `turns`. */
   async takeOver(): Promise<Owner> {
     await this.open();
-    const path = newPath();
+    const path = newFolder();
     const { database } = await takeOver(this.log, 0, this.head, path, { unixMs: UNIX_MS, progress: () => {} });
     return new Owner(database);
   }
@@ -90,7 +81,7 @@ class Owner {
         turns.push(Buffer.from(body.subarray(start, start + length)));
         super.append(body, start, length, number);
       }
-    })(new FileFolder(join(newPath(), "journal")), sequence, seedOf(database));
+    })(new FileFolder(join(newFolder(), "journal")), sequence, seedOf(database));
     this.database = database;
     this.store = new Store(database, journal);
   }
@@ -253,7 +244,7 @@ test("only the database remains in the folder, and the progress goes from 0 to 1
     await owner.append(shard);
   }
   await shard.open();
-  const path = newPath();
+  const path = newFolder();
   const parts: number[] = [];
   const options = { unixMs: UNIX_MS, progress: (part: number) => void parts.push(part) };
   const { recovered, logBytes, snapshot } = await takeOver(shard.log, 0, shard.head, path, options);
@@ -269,7 +260,7 @@ test("only the database remains in the folder, and the progress goes from 0 to 1
 describe("a takeover is refused with one line", () => {
   async function refusal(shard: Shard, head = shard.head): Promise<string> {
     const options = { unixMs: UNIX_MS, progress: () => {} };
-    const error = await takeOver(shard.log, 0, head, newPath(), options).then(
+    const error = await takeOver(shard.log, 0, head, newFolder(), options).then(
       () => null,
       (reason: unknown) => reason,
     );
@@ -389,7 +380,7 @@ test("a filled folder opens as an ordinary data folder, with everything up to th
     const session = second.began("u".repeat(22));
     second.stream(session)("two");
     await second.append(shard);
-    const path = newPath();
+    const path = newFolder();
     await fillFolder(shard.log, 0, shard.head, path, true, () => {});
     expect(existsSync(join(path, "journal", "last"))).toBe(true);
     const { store, recovered } = openStore(path, "process", { salvage: false, unixMs: UNIX_MS, progress: () => {} });

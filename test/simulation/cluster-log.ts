@@ -60,7 +60,7 @@ interface EngineWorld {
 export class SimulatedLog extends ModelledLog {
   readonly #random: Random;
   readonly #world: EngineWorld;
-  /** Late writes are executed after so many steps, on average. */
+  /** Steps after which a late write is executed, on average. */
   readonly lateness: number;
   /** When the process saw the state for which it claims the shard; its first call follows at once. */
   readonly #claims = new Map<Uint8Array, number>();

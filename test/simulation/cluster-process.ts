@@ -36,7 +36,7 @@ export interface ClusterWorld {
   readonly isHarsh: boolean;
   readonly nowMs: number;
   readonly choices: Omit<HostChoices, "Store" | "clockMs" | "dial">;
-  /** Snapshots are taken after so many bytes of the log. */
+  /** Bytes of the log after which a snapshot is taken. */
   readonly snapshotBytes: number;
   readonly rules: { readonly earlySnapshots?: boolean };
   /** How many were published. */
