@@ -199,6 +199,21 @@ export const APPEND_PAUSE_MAX_MS = 500;
 export const APPEND_SLOW_MS = 1_000;
 export const WAITING_BYTES_MAX = 1 << 20;
 
+/**
+ * Connections between the servers of a cluster. A server that has connected must prove within CLUSTER_HANDSHAKE_MS that
+ * it belongs to the cluster; for more than CLUSTER_HANDSHAKES_MAX of these, the oldest is closed. A login waits for
+ * RELAY_WAIT_MS until a server can take it, with a new attempt to connect each RELAY_RETRY_MS. At most RELAY_DIALS_MAX
+ * attempts to connect to an owner are in progress, since the runtime cannot cancel them.
+ */
+export const CLUSTER_HANDSHAKE_MS = 5_000;
+export const CLUSTER_HANDSHAKES_MAX = 256;
+export const CLUSTER_LINE_BYTES_MAX = 256;
+export const RELAY_WAIT_MS = 5_000;
+export const RELAY_RETRY_MS = 250;
+export const RELAY_DIALS_MAX = 256;
+/** Bytes of a relayed reply to a login that was refused. A longer one is a fault of the owner. */
+export const RELAY_REPLY_BYTES_MAX = 64 << 10;
+
 /** Bytes of a journal segment. A longer record gets a segment of its own. */
 export const JOURNAL_SEGMENT_BYTES = 16 << 20;
 /** Segments in use. What is unacknowledged in older ones moves to the mailbox, and they are used again. */

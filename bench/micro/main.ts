@@ -156,6 +156,8 @@ const PARTS: Record<string, Part> = {
       resume: ignore,
       shutdown: ignore,
       end: ignore,
+      reset: ignore,
+      handOver: ignore,
       closed: ignore,
       // The chunks are sent again and again.
       release: ignore,

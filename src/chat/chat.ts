@@ -16,7 +16,8 @@ import { Mailbox } from "./mailbox.ts";
 import type { ChatObserver } from "./observer.ts";
 import { Presence } from "./presence.ts";
 import { Rates } from "./rates.ts";
-import { type Account, type Caller, type LoginOptions, type Peer, Session, type SessionKind } from "./session.ts";
+import { type Account, type Caller, type LoginRelay, type LoginOptions, type Peer } from "./session.ts";
+import { Session, type SessionKind } from "./session.ts";
 import type { ChatStore } from "./store.ts";
 
 export interface ChatOptions {
@@ -59,6 +60,8 @@ export class Chat {
   readonly introductions: Introductions;
   readonly passwords: Passwords;
   readonly idleTimeoutMs: number;
+  /** Null: all sessions are here. */
+  loginRelay: LoginRelay | null = null;
   /** The one object that all parts read. A reload changes its fields. */
   readonly limits: Limits;
   readonly report: ChatOptions["report"];

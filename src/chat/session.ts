@@ -6,6 +6,7 @@
 import { encode } from "../protocol/ascii.ts";
 import type { Outbox } from "../stream/outbox.ts";
 import type { GoodbyeReason, LeftReason } from "../protocol/reply.ts";
+import type { Verb } from "../protocol/request.ts";
 import type { Sink } from "../stream/turn.ts";
 import { WheelTimer } from "../timer-wheel.ts";
 import { TokenBucket } from "../token-bucket.ts";
@@ -36,6 +37,12 @@ export interface Peer {
   detach(): void;
   /** Reads no further line, and closes when everything that was appended is written. */
   close(): void;
+}
+
+/** Passes clients on to the server of a cluster that has their sessions. */
+export interface LoginRelay {
+  /** A valid `login`, `resume` or `as`, without its LF: the gateway pauses the peer, and gives the reply, later. */
+  relay(peer: Peer, verb: Verb, line: Buffer): void;
 }
 
 /** The request budget of a user. It outlives sessions: otherwise each new session would get a full budget. */

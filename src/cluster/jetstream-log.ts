@@ -105,14 +105,17 @@ export async function openJetStream(url: string, options: JetStreamOptions = {})
 class JetStreamLog implements SharedLog {
   readonly engine: string;
   readonly shards: number;
+  readonly secret: Uint8Array;
   readonly recordBytesMax: number;
   readonly warnings: readonly string[];
   readonly #streams: Streams;
   readonly #shards: Shard[];
 
-  constructor(streams: Streams, cluster: string, { shards, replicas }: ClusterRecord, options: JetStreamOptions) {
+  constructor(streams: Streams, cluster: string, record: ClusterRecord, options: JetStreamOptions) {
+    const { shards, replicas, secret } = record;
     this.engine = streams.engine;
     this.shards = shards;
+    this.secret = Buffer.from(secret, "base64");
     this.recordBytesMax = streams.recordBytesMax;
     this.warnings = [...streams.warnings, ...(replicas === 1 ? [ONE_COPY] : [])];
     this.#streams = streams;

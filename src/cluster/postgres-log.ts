@@ -34,7 +34,7 @@ export const openPostgres: OpenLog = async (url) => {
   const connection = await connectFirst(servers);
   try {
     const { sql, server } = connection;
-    const { id, shards } = await within(OPEN_MS, readCluster(sql, servers.database));
+    const { id, shards, secret } = await within(OPEN_MS, readCluster(sql, servers.database));
     const [{ version, fsync }] = await within(OPEN_MS, versionOf(sql));
     servers.admit = async (sql) => {
       const cluster = await readCluster(sql, servers.database);
@@ -43,7 +43,7 @@ export const openPostgres: OpenLog = async (url) => {
     const engine = `PostgreSQL ${version.split(" ")[0]} at ${server}, database ${servers.database}`;
     const warnings =
       fsync === "on" ? [] : ["PostgreSQL has fsync off: a power failure loses acknowledged messages; set fsync = on"];
-    return new PostgresLog(servers, engine, shards, warnings);
+    return new PostgresLog(servers, engine, { shards, secret }, warnings);
   } catch (error) {
     if (error instanceof ClusterError) throw error;
     throw clusterError(error) ?? new ClusterError(`cannot open the cluster: ${(error as Error).message}; try again`);
@@ -59,15 +59,22 @@ async function versionOf(sql: SQL): Promise<[{ version: string; fsync: string }]
 class PostgresLog implements SharedLog {
   readonly engine: string;
   readonly shards: number;
+  readonly secret: Uint8Array;
   readonly warnings: readonly string[];
   readonly recordBytesMax = RECORD_BYTES_MAX;
   /** For small statements; those of megabytes have a lane of their own. */
   readonly #lane: Lane;
   readonly #bulk: Lane;
 
-  constructor(servers: PostgresServers, engine: string, shards: number, warnings: readonly string[]) {
+  constructor(
+    servers: PostgresServers,
+    engine: string,
+    { shards, secret }: Pick<SharedLog, "shards" | "secret">,
+    warnings: readonly string[],
+  ) {
     this.engine = engine;
     this.shards = shards;
+    this.secret = secret;
     this.warnings = warnings;
     this.#lane = new Lane(servers);
     this.#bulk = new Lane(servers);

@@ -62,6 +62,7 @@ const DUPLICATE = new Set(["42P06", "42P07", "42710", "23505"]);
 export interface ClusterRow {
   id: string;
   shards: number;
+  secret: Uint8Array;
 }
 
 /** Creates the tables of a new cluster in one transaction. Rejects with ClusterError; then nothing was written. */
@@ -114,9 +115,9 @@ export async function connectFirst(servers: PostgresServers): Promise<Connection
 
 /** The cluster of a database. Rejects with ClusterError when there is none that this program can use. */
 export async function readCluster(sql: SQL, database: string): Promise<ClusterRow> {
-  let rows: { format: number; id: string; shards: number }[];
+  let rows: (ClusterRow & { format: number })[];
   try {
-    rows = await sql`SELECT format, id::text AS id, shards FROM heartline.cluster`;
+    rows = await sql`SELECT format, id::text AS id, shards, secret FROM heartline.cluster`;
   } catch (error) {
     if (["42P01", "3F000"].includes((error as SQL.PostgresError).errno ?? "")) rows = [];
     else throw clusterError(error) ?? error;

@@ -50,6 +50,8 @@ export interface SharedLog {
   readonly engine: string;
   /** Number of shards of the cluster. */
   readonly shards: number;
+  /** What only processes of this cluster know: they prove it to each other, and it is never sent or printed. */
+  readonly secret: Uint8Array;
   /** What an operator should change at the engine, one line each; known when the log is open. */
   readonly warnings: readonly string[];
   /** The most bytes of one record; a longer one is a ClusterError. */

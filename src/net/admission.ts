@@ -51,6 +51,8 @@ const REFUSAL_REASONS = [
   "address_rate",
   "proxy_header",
   "tls_handshake",
+  "relay_handshake",
+  "relay_secret",
 ] as const;
 export type RefusalReason = (typeof REFUSAL_REASONS)[number];
 

@@ -10,6 +10,8 @@ export interface Certificate {
   /** The server's own certificate, then the intermediate ones. */
   chain: string;
   key: string;
+  /** Null: the other side needs no certificate. Otherwise it needs one of these authorities (PEM). */
+  authorities: string | null;
   /** Why the certificate is not valid now, for the log; null when it is valid. */
   outdated: string | null;
   /** When it expires, in Unix time. */
@@ -23,7 +25,12 @@ export class CertificateError extends Error {}
  * Reads a certificate chain and its key: from files of any kind when the server starts, from regular files while it
  * runs, since reading a pipe could block the event loop. Throws CertificateError.
  */
-export function readCertificate(chainFile: string, keyFile: string, kind: InputKind = "any"): Certificate {
+export function readCertificate(
+  chainFile: string,
+  keyFile: string,
+  kind: InputKind = "any",
+  authoritiesFile: string | null = null,
+): Certificate {
   const [chain, key] = [read(chainFile, kind), read(keyFile, kind)];
   const certificate = parse(chainFile, "certificate", () => new X509Certificate(chain));
   const isKeyOf = certificate.checkPrivateKey(parse(keyFile, "private key", () => createPrivateKey(key)));
@@ -34,7 +41,20 @@ export function readCertificate(chainFile: string, keyFile: string, kind: InputK
   if (validToDate.getTime() < Date.now()) outdated = `${chainFile} expired on ${validToDate.toISOString()}`;
   if (validFromDate.getTime() > Date.now())
     outdated = `${chainFile} is not valid before ${validFromDate.toISOString()}`;
-  return { chain, key, outdated, expiresMs: validToDate.getTime() };
+  return {
+    chain,
+    key,
+    authorities: readAuthorities(authoritiesFile, kind),
+    outdated,
+    expiresMs: validToDate.getTime(),
+  };
+}
+
+function readAuthorities(file: string | null, kind: InputKind): string | null {
+  if (file === null) return null;
+  const authorities = read(file, kind);
+  parse(file, "certificate", () => new X509Certificate(authorities));
+  return authorities;
 }
 
 function read(file: string, kind: InputKind): string {

@@ -9,7 +9,8 @@ import { SocketWriter } from "../stream/socket-writer.ts";
 import type { Sink } from "../stream/turn.ts";
 import { WheelTimer, type TimerKind, type TimerWheel } from "../timer-wheel.ts";
 import { BACKLOGGED, type GateShared, QUEUED, ReadGate, UNANSWERED } from "./read-gate.ts";
-import type { SocketEvents, Transport } from "./transport.ts";
+import { type ConnectionState, checkTransition } from "./connection-state.ts";
+import type { SocketEvents, Successor, Transport } from "./transport.ts";
 
 /** What all connections of a server share. */
 export class Connections implements GateShared<Connection> {
@@ -67,23 +68,6 @@ export class Connections implements GateShared<Connection> {
 }
 
 /**
- * - `unauthenticated`: takes requests, has no session. PROXY header and TLS handshake are over (admission.ts).
- * - `open`: takes requests, has a session.
- * - `draining`: takes no further request. Input is dropped, output is written.
- * - `shut`: everything was written, and our side is closed (FIN). Input is dropped.
- * - `closed`: the socket is closed.
- */
-export type ConnectionState = "unauthenticated" | "open" | "draining" | "shut" | "closed";
-
-const TRANSITIONS: Record<ConnectionState, readonly ConnectionState[]> = {
-  unauthenticated: ["open", "draining", "closed"],
-  open: ["draining", "closed"],
-  draining: ["shut", "closed"],
-  shut: ["closed"],
-  closed: [],
-};
-
-/**
  * One accepted socket: bytes to requests, streams to bytes. It owns the state, the deadlines and the order of reading
  * and writing. `ReadGate` owns when a request may be taken, `SocketWriter` the write loop, `Transport` the socket, and
  * `receive` (chat/commands.ts) what a request does.
@@ -115,13 +99,17 @@ export class Connection implements SocketEvents, Peer, Sink {
   #peerEnded = false;
   /** Bytes of input that were dropped. */
   #droppedBytes = 0;
+  #successor: Successor | null = null;
+  /** It counts among the connections of its address; those that another server relays count there. */
+  readonly #isCounted: boolean;
 
-  /** `address`: of the client, which a proxy may have named. */
-  constructor(server: Connections, transport: Transport, address: string) {
+  /** `address`: of the client, which a proxy or another server may have named. */
+  constructor(server: Connections, transport: Transport, address: string, isCounted = true) {
     const { wheel, chat, limits } = server;
     this.#server = server;
     this.#transport = transport;
     this.address = address;
+    this.#isCounted = isCounted;
     this.#reader = new LineReader(limits.lineBytesMax, transport);
     this.#gate = new ReadGate<Connection>(this, server, chat.addresses.requests(address));
     this.#writer = new SocketWriter(transport);
@@ -137,8 +125,7 @@ export class Connection implements SocketEvents, Peer, Sink {
   }
 
   #enter(state: ConnectionState): void {
-    if (!TRANSITIONS[this.#state].includes(state))
-      throw new Error(`a connection cannot change from ${this.#state} to ${state}`);
+    checkTransition(this.#state, state);
     this.#state = state;
   }
 
@@ -164,7 +151,7 @@ export class Connection implements SocketEvents, Peer, Sink {
 
   /** Bytes of input in memory. */
   get heldBytes(): number {
-    return this.#reader.heldBytes;
+    return this.#reader.heldBytes + (this.#successor?.heldBytes ?? 0);
   }
 
   /** Bytes of memory of replies outside a session. */
@@ -208,6 +195,22 @@ export class Connection implements SocketEvents, Peer, Sink {
     this.replies.markDirty();
   }
 
+  /** Takes no further request: when all replies are written, `successor` gets the socket. */
+  relayTo(successor: Successor): void {
+    this.#enter("relayed");
+    this.#successor = successor;
+    this.#gate.cancelReservation();
+    this.#server.unauthenticated.delete(this);
+    this.#server.wheel.cancel(this.#timer);
+    this.replies.markDirty();
+  }
+
+  #handOver(successor: Successor): void {
+    this.#replies = null;
+    this.#transport.handOver(successor);
+    successor.begin(this.#transport, this.#reader.takeUnread(), this.#peerEnded);
+  }
+
   /** Closes without waiting for unsent output. */
   hangUp(): void {
     if (this.isClosed) return;
@@ -217,16 +220,19 @@ export class Connection implements SocketEvents, Peer, Sink {
 
   closed(): void {
     if (this.isClosed) return;
+    const successor = this.#successor;
+    const hasSocket = successor === null || this.#replies !== null;
     this.#enter("closed");
-    this.#transport.closed();
+    if (hasSocket) this.#transport.closed();
     this.#gate.cancelReservation();
     for (const timer of [this.#timer, this.#stall]) this.#server.wheel.cancel(timer);
     this.#server.open.delete(this);
     this.#server.ready.delete(this);
     this.#server.unauthenticated.delete(this);
-    this.#server.chat.addresses.disconnect(this.address);
+    if (this.#isCounted) this.#server.chat.addresses.disconnect(this.address);
     this.#discardReplies();
     this.#server.chat.connectionClosed(this);
+    if (hasSocket) successor?.closed();
   }
 
   /** Frees the memory of replies that will not be sent. */
@@ -252,7 +258,7 @@ export class Connection implements SocketEvents, Peer, Sink {
   }
 
   data(chunk: Buffer): void {
-    if (!this.#takesRequests()) return this.#drop(chunk.length);
+    if (!this.#takesRequests()) return this.#state === "relayed" ? this.#reader.feed(chunk) : this.#drop(chunk.length);
     this.#reader.feed(chunk);
     this.#gate.chunkArrived();
     this.#pull();
@@ -331,6 +337,7 @@ export class Connection implements SocketEvents, Peer, Sink {
     }
     if (this.isClosed) return;
     if (this.#state === "draining" && this.drained) this.#shutdown();
+    if (this.#state === "relayed" && this.#replies?.unsent === 0) return this.#handOver(this.#successor!);
     if (this.#gate.has(BACKLOGGED)) this.#pull();
   }
 

@@ -23,7 +23,7 @@ export class Listener {
 
   /**
    * With a certificate it uses TLS, and `handlers` have `handshake`. Port 0 is any free port. With a descriptor it
-   * takes over that listening socket; `host` and `port` are not used. Throws ListenError.
+   * takes over that listening socket; `host` and `port` are not used. `option` names the port. Throws ListenError.
    */
   constructor(
     host: string,
@@ -31,13 +31,13 @@ export class Listener {
     handlers: SocketHandlers,
     certificate: Certificate | null,
     descriptor: number | null = null,
+    option = certificate === null ? "--port" : "--tls-port, or --port with --tls-only,",
   ) {
     this.#handlers = handlers;
     try {
       const at = descriptor === null ? { hostname: host, port } : { fd: descriptor };
       this.#socket = listen(at, handlers, certificate);
     } catch (error) {
-      const option = certificate !== null ? "--tls-port, or --port with --tls-only," : "--port";
       throw new ListenError(`cannot listen on ${formatAddress(host, port)}: ${listenFailure(error, host, option)}`);
     }
     const { hostname, port: bound } = descriptor === null ? this.#socket : nameOf(this.#socket);
@@ -81,11 +81,16 @@ function listen(
   socket: SocketHandlers,
   certificate: Certificate | null,
 ): TCPSocketListener<SocketEvents | null> {
-  const tls = certificate === null ? {} : { tls: { cert: certificate.chain, key: certificate.key } };
+  const tls = certificate === null ? {} : { tls: tlsOptions(certificate) };
   const address = at as { hostname: string; port: number }; // The type has no `fd`.
   const listener = Bun.listen({ ...address, allowHalfOpen: true, data: null, socket, ...tls });
   if ("fd" in at) setBacklog(at.fd);
   return listener;
+}
+
+function tlsOptions({ chain, key, authorities }: Certificate): Bun.TLSOptions {
+  const own = { cert: chain, key };
+  return authorities === null ? own : { ...own, ca: authorities, requestCert: true, rejectUnauthorized: true };
 }
 
 /** The address of an inherited socket, which the runtime does not have in `hostname` and `port`. */

@@ -9,6 +9,11 @@ const LOCAL = 0x20;
 const PROXY = 0x21;
 const TCP_OVER_IPV4 = 0x11;
 const TCP_OVER_IPV6 = 0x21;
+/** Bytes of the addresses and ports, by the family. */
+const ADDRESS_BYTES: Record<number, number> = { [TCP_OVER_IPV4]: 12, [TCP_OVER_IPV6]: 36 };
+/** PP2_TYPE_SSL: flags in the first byte, then the result of a check of a client certificate (0: well, or no check). */
+const TLV_SSL = 0x20;
+const CLIENT_SSL = 0x01;
 
 /** A parsed header. */
 export interface ProxyHeader {
@@ -16,6 +21,8 @@ export interface ProxyHeader {
   bytes: number;
   /** Address of the client. Null when the proxy itself is the client, as in a health check. */
   address: string | null;
+  /** The client uses TLS. */
+  isEncrypted: boolean;
 }
 
 /** Parses the header at the beginning of `bytes`. Null when it is incomplete. Throws when it is invalid. */
@@ -29,9 +36,34 @@ export function parseProxyHeader(bytes: Buffer): ProxyHeader | null {
   if (command !== LOCAL && command !== PROXY) throw new Error("a PROXY header with an unknown command");
   if (end > PROXY_HEADER_BYTES_MAX) throw new Error("a PROXY header that is too long");
   if (bytes.length < end) return null;
-  if (command === PROXY && family === TCP_OVER_IPV4) return { bytes: end, address: ipv4(bytes, HEAD_BYTES, end) };
-  if (command === PROXY && family === TCP_OVER_IPV6) return { bytes: end, address: ipv6(bytes, HEAD_BYTES, end) };
-  return { bytes: end, address: null };
+  const addressBytes = command === PROXY ? ADDRESS_BYTES[family] : undefined;
+  if (addressBytes === undefined) return { bytes: end, address: null, isEncrypted: false };
+  const address = (family === TCP_OVER_IPV4 ? ipv4 : ipv6)(bytes, HEAD_BYTES, end);
+  return { bytes: end, address, isEncrypted: isEncrypted(bytes, HEAD_BYTES + addressBytes, end) };
+}
+
+/** A header that names a client. The zone of a link-local address is left out: it has no meaning elsewhere. */
+export function formatProxyHeader(address: string, isEncrypted: boolean): Buffer {
+  const from = address.includes(".") ? address.split(".").map(Number) : ipv6Bytes(address.split("%")[0]!);
+  const family = from.length === 4 ? TCP_OVER_IPV4 : TCP_OVER_IPV6;
+  const addresses = Buffer.alloc(ADDRESS_BYTES[family]!);
+  addresses.set(from);
+  const tlv = isEncrypted ? [TLV_SSL, 0, 5, CLIENT_SSL, 0, 0, 0, 0] : [];
+  const length = addresses.length + tlv.length;
+  return Buffer.concat([
+    SIGNATURE,
+    Buffer.from([PROXY, family, length >> 8, length & 255]),
+    addresses,
+    Buffer.from(tlv),
+  ]);
+}
+
+/** Reads the fields after the addresses: a type, a length of two bytes, a value. */
+function isEncrypted(bytes: Buffer, start: number, end: number): boolean {
+  for (let at = start; at + 3 <= end; at += 3 + bytes.readUInt16BE(at + 1)) {
+    if (bytes[at] === TLV_SSL && at + 4 <= end) return (bytes[at + 3]! & CLIENT_SSL) !== 0;
+  }
+  return false;
 }
 
 function ipv4(bytes: Buffer, start: number, end: number): string {
@@ -45,4 +77,10 @@ function ipv6(bytes: Buffer, start: number, end: number): string {
   for (let i = 0; i < 16; i += 2) groups.push(bytes.readUInt16BE(start + i).toString(16));
   if (groups.slice(0, 6).join() === "0,0,0,0,0,ffff") return bytes.subarray(start + 12, start + 16).join(".");
   return groups.join(":").replace(/(?:^|:)0(?::0)+(?::|$)/, "::");
+}
+
+function ipv6Bytes(address: string): number[] {
+  const [head = [], tail = []] = address.split("::").map((part) => (part === "" ? [] : part.split(":")));
+  const groups = [...head, ...Array<string>(8 - head.length - tail.length).fill("0"), ...tail];
+  return groups.flatMap((group) => [Number.parseInt(group, 16) >> 8, Number.parseInt(group, 16) & 255]);
 }

@@ -9,12 +9,19 @@ import type { SocketEvents } from "./transport.ts";
 
 export type SocketHandlers = Bun.SocketHandler<SocketEvents | null>;
 
+/** The handlers of the ports of one server. */
+export interface ServerHandlers {
+  plain: SocketHandlers;
+  tls: SocketHandlers;
+  beginTurn: () => void;
+}
+
 /** `report` receives what a handler throws. */
 export function socketHandlers(
   beginTurn: () => void,
   admission: Admission,
   report: (error: unknown, peer?: Peer) => void,
-): { plain: SocketHandlers; tls: SocketHandlers } {
+): ServerHandlers {
   const plain: SocketHandlers = {
     open: (socket) => {
       beginTurn();
@@ -32,9 +39,9 @@ export function socketHandlers(
       beginTurn();
       socket.data?.end();
     },
-    close: (socket) => {
+    close: (socket, error) => {
       beginTurn();
-      socket.data?.closed();
+      socket.data?.closed(error !== undefined);
     },
     // The runtime calls it with what another handler has thrown.
     error: (socket, error) => {
@@ -60,5 +67,5 @@ export function socketHandlers(
       socket.end();
     },
   };
-  return { plain, tls };
+  return { plain, tls, beginTurn };
 }

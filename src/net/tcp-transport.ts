@@ -17,12 +17,13 @@ export class TcpTransport implements Transport {
   /** For `send`; -1 over TLS, and when the socket is closed, since the number may be that of another socket by then. */
   #descriptor: number;
 
-  constructor(socket: AcceptedSocket, isEncrypted = false) {
+  /** `isTls`: the socket itself uses TLS, whatever the client uses. */
+  constructor(socket: AcceptedSocket, isEncrypted = false, isTls = isEncrypted) {
     const descriptor = (socket as unknown as { fd?: number }).fd ?? -1;
     setBuffers(descriptor, KERNEL_SEND_BYTES, KERNEL_RECEIVE_BYTES);
     this.isEncrypted = isEncrypted;
     this.#socket = socket;
-    this.#descriptor = isEncrypted ? -1 : descriptor;
+    this.#descriptor = isTls ? -1 : descriptor;
   }
 
   /**
@@ -54,6 +55,14 @@ export class TcpTransport implements Transport {
 
   end(): void {
     this.#socket.end();
+  }
+
+  reset(): void {
+    this.#socket.terminate();
+  }
+
+  handOver(receiver: SocketEvents): void {
+    this.#socket.data = receiver;
   }
 
   closed(): void {

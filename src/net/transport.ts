@@ -11,8 +11,8 @@ export interface SocketEvents {
   drain(): void;
   /** The peer has closed its side (FIN). */
   end(): void;
-  /** The socket is closed: by either side, or after an error. */
-  closed(): void;
+  /** The socket is closed: by either side, or after an error, which is a reset by the peer as a rule. */
+  closed(isReset?: boolean): void;
   /** Closes the socket without waiting for unsent bytes. */
   hangUp(): void;
   /** The TLS handshake has ended; `failure` is null when it succeeded. */
@@ -38,8 +38,23 @@ export interface Transport {
   shutdown(): void;
   /** Closes both sides. Bytes that the kernel accepted are still delivered. */
   end(): void;
+  /** Closes both sides with a reset (RST). Bytes that the kernel accepted are dropped. */
+  reset(): void;
+  /** The events of the socket go to another receiver from now on. */
+  handOver(receiver: SocketEvents): void;
   /** The socket is closed. */
   closed(): void;
   /** The receiver of a chunk needs it no longer. */
   release(chunk: Uint8Array): void;
+}
+
+/** Serves the client in place of a connection. */
+export interface Successor extends SocketEvents {
+  /** Bytes in memory. */
+  readonly heldBytes: number;
+  /**
+   * Everything before is written, and the events of the socket come here from now on. It is not read until `resume`.
+   * `unread`: what the client has sent already; `hasEnded`: and then it has closed its side.
+   */
+  begin(transport: Transport, unread: Uint8Array[], hasEnded: boolean): void;
 }

@@ -77,6 +77,17 @@ export class LineReader {
     this.#at = 0;
   }
 
+  /** Takes all bytes after the last line, which the caller owns from now on: the reader is empty. */
+  takeUnread(): Uint8Array[] {
+    if (this.#isCarried) this.#forget();
+    const { bytes, head, tail } = this.#carried;
+    const unread = [Buffer.from(bytes.subarray(head, tail)), this.#chunk.subarray(this.#at), ...this.#more.splice(0)];
+    this.#forget();
+    this.#chunk = EMPTY;
+    this.#at = 0;
+    return unread.filter(({ length }) => length > 0);
+  }
+
   /** Sets `bytes`, `start` and `end` to the next line; false without a complete line. */
   next(): boolean {
     if (this.#isCarried) this.#forget();

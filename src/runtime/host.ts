@@ -57,9 +57,13 @@ export function everyAddress(): "::" | "0.0.0.0" {
   return wildcard;
 }
 
+export function isLoopback(address: string): boolean {
+  return address === "::1" || (isIPv4(address) && address.startsWith("127."));
+}
+
 /** Whether a connection between the addresses `local` and `remote` stays on this machine. */
 export function isThisMachine(local: string, remote: string): boolean {
-  return local === remote || remote === "::1" || (isIPv4(remote) && remote.startsWith("127."));
+  return local === remote || isLoopback(remote);
 }
 
 /**

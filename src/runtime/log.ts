@@ -31,6 +31,7 @@ export const LOG_EVENTS = [
   "released",
   "snapshot",
   "snapshot_failed",
+  "relay_failed",
   // Users and connections
   "login",
   "login_failed",

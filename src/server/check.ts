@@ -12,13 +12,14 @@ import { plainPasswordsWarning, readCredentials } from "../auth/credentials.ts";
 import { filterText } from "../display-filter.ts";
 import { CONNECTIONS_LOW, CERTIFICATE_DAYS_LOW } from "../limits.ts";
 import { fitDescriptors } from "../net/admission.ts";
-import { readCertificate } from "../net/certificate.ts";
+import { type Certificate, readCertificate } from "../net/certificate.ts";
 import { typed } from "../runtime/invocation.ts";
 import { descriptorsMax } from "../runtime/kernel.ts";
 import { print } from "../runtime/output.ts";
 import { inspectFolder } from "../storage/inspection.ts";
 import { ConfigError, UsageError } from "../usage-error.ts";
 import { DATABASE } from "../storage/database.ts";
+import { readClusterCertificate } from "./cluster-port.ts";
 import { type ClusterConfig, type Config, type Configuration, readConfiguration } from "./config.ts";
 
 const USAGE = `Usage: ${typed("check")} [options of serve]
@@ -71,7 +72,10 @@ async function ofParts(config: Config): Promise<Finding[]> {
     ...(await attempt("certificate", () => ofCertificate(config))),
     ...(cluster === null
       ? await attempt("data folder", () => ofData(config))
-      : await attempt("cluster", () => ofCluster(cluster, config))),
+      : [
+          ...(await attempt("cluster", () => ofClusterCertificate(cluster))),
+          ...(await attempt("cluster", () => ofCluster(cluster, config))),
+        ]),
     ofDescriptors(config),
   ];
 }
@@ -98,11 +102,20 @@ function ofCredentials({ credentials: file, isHostGiven }: Config): Finding[] {
 
 function ofCertificate({ tls }: Config): Finding[] {
   if (tls === null) return [["ok", "TLS is off"]];
-  const { outdated, expiresMs } = readCertificate(tls.chain, tls.key);
-  if (outdated !== null) return [["error", `${outdated}; clients will not trust it`]];
+  return [ofExpiry(tls.chain, readCertificate(tls.chain, tls.key), "clients")];
+}
+
+function ofExpiry(file: string, { outdated, expiresMs }: Certificate, users: string): Finding {
+  if (outdated !== null) return ["error", `${outdated}; ${users} will not trust it`];
   const days = Math.floor((expiresMs - Date.now()) / DAY_MS);
-  const text = `${tls.chain} expires on ${new Date(expiresMs).toISOString()}, in ${days} days`;
-  return [days < CERTIFICATE_DAYS_LOW ? ["warning", `${text}; renew it`] : ["ok", text]];
+  const text = `${file} expires on ${new Date(expiresMs).toISOString()}, in ${days} days`;
+  return days < CERTIFICATE_DAYS_LOW ? ["warning", `${text}; renew it`] : ["ok", text];
+}
+
+/** The certificate for other servers. */
+function ofClusterCertificate({ tls, listen }: ClusterConfig): Finding[] {
+  if (tls === null) return [];
+  return [ofExpiry(tls.chain, readClusterCertificate(tls, listen.host), "other servers")];
 }
 
 function ofData({ data }: Config): Finding[] {

@@ -7,18 +7,22 @@ import { type Credentials, CredentialsError } from "../auth/credentials.ts";
 import { fingerprintOf } from "../auth/fingerprint.ts";
 import { Appender, type OwnershipEnd } from "../cluster/appender.ts";
 import { openLog } from "../cluster/open-log.ts";
-import { SHARD, checkShards, isBeatDue, isEngineAway, standBy } from "../cluster/ownership.ts";
+import { SHARD, SILENCE_MS, checkShards, isBeatDue, isEngineAway, standBy } from "../cluster/ownership.ts";
 import { ClusterError, type OpenLog, type OwnerInfo, type ShardState, type SharedLog } from "../cluster/shared-log.ts";
 import { ShardBackup } from "../cluster/shard-backup.ts";
 import { SharedJournal } from "../cluster/shared-journal.ts";
 import { Snapshots } from "../cluster/snapshots.ts";
 import { type TakenOver, checkLastRecord, takeOver } from "../cluster/takeover.ts";
+import type { Admission } from "../net/admission.ts";
+import type { ClusterTls, Owner } from "../net/owner-link.ts";
+import type { ServerHandlers } from "../net/socket-handlers.ts";
 import type { Logger } from "../runtime/log.ts";
 import { DataFolder } from "../storage/data-folder.ts";
 import { StoreError } from "../storage/database.ts";
 import { Store } from "../storage/store.ts";
 import { ClusterPort } from "./cluster-port.ts";
 import type { ClusterConfig } from "./config.ts";
+import { OPTIONS } from "./options.ts";
 import type { Ownership } from "./ownership.ts";
 import type { Readiness } from "./readiness.ts";
 import { WorkingFolder } from "./working-folder.ts";
@@ -42,6 +46,8 @@ export class ClusterNode implements Ownership {
   readonly engine: string;
   readonly #sharedLog: SharedLog;
   readonly #port: ClusterPort;
+  /** Receives the owner to which clients can be relayed, or null, and the newest epoch. */
+  ownerSeen: (owner: Owner | null, epoch: number) => void = () => {};
   readonly #folder: WorkingFolder;
   readonly #options: ClusterNodeOptions;
   /** Those that the server uses, or will use, and their fingerprint; see `OwnerInfo`. */
@@ -78,11 +84,14 @@ export class ClusterNode implements Ownership {
 
   /** Connects to the engine. Throws ClusterError, ListenError, StoreError. */
   static async open(
-    { url, listen, folder }: ClusterConfig,
+    { url, listen, tls, folder }: ClusterConfig,
     options: ClusterNodeOptions,
     open: OpenLog = openLog,
   ): Promise<ClusterNode> {
     const fingerprint = await fingerprintOf(options.credentials.users);
+    const port = new ClusterPort({ listen, tls });
+    if (port.outdated !== null)
+      options.log.warn({ event: "config_warning" }, `${port.outdated}: other servers will not trust it; renew it`);
     const sharedLog = await open(url);
     for (const warning of sharedLog.warnings) options.log.warn({ event: "config_warning" }, warning);
     checkShards(sharedLog);
@@ -91,7 +100,7 @@ export class ClusterNode implements Ownership {
     } catch (error) {
       if (error instanceof ClusterError) throw error; // Otherwise the engine may come back: that is logged.
     }
-    return new ClusterNode(sharedLog, new ClusterPort(listen), new WorkingFolder(folder), fingerprint, options);
+    return new ClusterNode(sharedLog, port, new WorkingFolder(folder), fingerprint, options);
   }
 
   /**
@@ -122,6 +131,7 @@ export class ClusterNode implements Ownership {
     const appender = await standBy(this.#sharedLog, SHARD, claim, events, this.#stopped);
     if (appender === null) return null;
     this.#appender = appender;
+    this.ownerSeen(null, appender.epoch);
     this.#duties = setInterval(() => this.#duty(appender), DUTY_MS);
     readiness.enter("recovering");
     const store = await this.#takeOver(appender, progress);
@@ -274,6 +284,22 @@ export class ClusterNode implements Ownership {
     const { head, epoch, beat } = this.#seen ?? {};
     if (state.head !== head || state.epoch !== epoch || state.beat !== beat) this.#changedMs = performance.now();
     this.#seen = state;
+    const owner = ownerOf(state);
+    this.#options.readiness.hasOwner = owner !== null && this.silentMs < SILENCE_MS;
+    this.ownerSeen(owner, state.epoch);
+  }
+
+  serveGateways(admission: Admission, handlers: ServerHandlers): void {
+    this.#port.serve({ secret: this.#sharedLog.secret, epoch: this.epoch }, admission, handlers);
+  }
+
+  closePort(): void {
+    this.#port.stop();
+  }
+
+  /** What a gateway needs to connect to the owner. */
+  get access(): { secret: Uint8Array; tls: ClusterTls | null } {
+    return { secret: this.#sharedLog.secret, tls: this.#port.tls };
   }
 
   /**
@@ -335,4 +361,9 @@ export class ClusterNode implements Ownership {
   get silentMs(): number {
     return performance.now() - (this.#appender?.provenMs ?? this.#changedMs);
   }
+}
+
+function ownerOf({ owner, epoch }: ShardState): Owner | null {
+  if (owner === null || owner.address === "") return null;
+  return { ...OPTIONS["cluster-listen"].read(owner.address), epoch };
 }

@@ -8,6 +8,7 @@ import { ADMIN_SOCKET } from "../protocol/admin.ts";
 import type { LockoutScope } from "../auth/lockouts.ts";
 import type { Environment } from "../environment.ts";
 import { LIMITS_DEFAULT, type Limits } from "../limits.ts";
+import { isLoopback } from "../runtime/host.ts";
 import { typed } from "../runtime/invocation.ts";
 import type { Durability } from "../storage/database.ts";
 import { ConfigError, UsageError } from "../usage-error.ts";
@@ -46,8 +47,17 @@ export interface ClusterConfig {
   url: string;
   /** Where other servers reach this one. */
   listen: { host: string; port: number };
+  /** Mutual TLS between the servers; null: plain TCP, on loopback only. */
+  tls: ClusterTlsConfig | null;
   /** Where `--data` says that the working copy is; null: in the system's folder for temporary files. */
   folder: string | null;
+}
+
+export interface ClusterTlsConfig {
+  /** PEM files: the authorities of all servers' certificates, this server's certificate, and its private key. */
+  authorities: string;
+  chain: string;
+  key: string;
 }
 
 export interface TlsConfig {
@@ -115,7 +125,8 @@ function configOf(settings: Settings): Config {
   if (data === ":memory:" && (given("durability") ?? "none") !== "none") {
     throw conflict(settings, "durability", "--data :memory: stores nothing on disk: it takes no --durability but none");
   }
-  const cluster = clusterOf(settings, given("cluster"), given("cluster-listen"), given("data"));
+  const clusterTls = clusterTlsOf(settings, given("cluster-ca"), given("cluster-cert"), given("cluster-key"));
+  const cluster = clusterOf(settings, given("cluster"), given("cluster-listen"), clusterTls, given("data"));
   const hasFolder = data !== ":memory:" && (cluster === null || cluster.folder !== null);
   return {
     host: value("host"),
@@ -148,11 +159,13 @@ function clusterOf(
   settings: Settings,
   url: string | null,
   listen: { host: string; port: number } | null,
+  tls: ClusterTlsConfig | null,
   folder: string | null,
 ): ClusterConfig | null {
   if (url === null) {
-    if (listen === null) return null;
-    throw conflict(settings, "cluster-listen", "--cluster-listen <address:port> takes --cluster <url> too");
+    const name = ["cluster-listen", ...CLUSTER_TLS].find((each) => settings.has(each));
+    if (name === undefined) return null;
+    throw conflict(settings, name, `--${name} ${TABLE.get(name)!.value} takes --cluster <url> too`);
   }
   if (listen === null) throw conflict(settings, "cluster", "--cluster takes --cluster-listen <address:port> too");
   for (const [name, why] of Object.entries(NOT_IN_CLUSTER)) {
@@ -162,7 +175,25 @@ function clusterOf(
   if (folder === ":memory:") {
     throw conflict(settings, "data", "--cluster makes its working copy in a folder: it takes no --data :memory:");
   }
-  return { url, listen, folder };
+  if (tls === null && !isLoopback(listen.host)) {
+    const text = "between machines --cluster takes TLS: give --cluster-ca, --cluster-cert and --cluster-key";
+    throw conflict(settings, "cluster-listen", text);
+  }
+  return { url, listen, tls, folder };
+}
+
+const CLUSTER_TLS = ["cluster-ca", "cluster-cert", "cluster-key"];
+
+function clusterTlsOf(
+  settings: Settings,
+  authorities: string | null,
+  chain: string | null,
+  key: string | null,
+): ClusterTlsConfig | null {
+  if (authorities !== null && chain !== null && key !== null) return { authorities, chain, key };
+  const name = CLUSTER_TLS.find((each) => settings.has(each));
+  if (name === undefined) return null;
+  throw conflict(settings, name, "TLS between servers takes --cluster-ca, --cluster-cert and --cluster-key");
 }
 
 function tlsOf(

@@ -12,7 +12,6 @@ import { CertificateError } from "../net/certificate.ts";
 import { ConfigError, UsageError } from "../usage-error.ts";
 import { ClusterError } from "../cluster/shared-log.ts";
 import type { Store } from "../storage/store.ts";
-import { busyHandlers } from "../net/busy-handlers.ts";
 import { BoundedLog } from "./bounded-log.ts";
 import { type Config, type Configuration, USAGE, readConfiguration } from "./config.ts";
 import { type Credentials, CredentialsError, plainPasswordsWarning, readCredentials } from "../auth/credentials.ts";
@@ -23,6 +22,7 @@ import { ListenError } from "../net/listener.ts";
 import { Log, type Logger } from "../runtime/log.ts";
 import { ClusterNode, type ClusterNodeOptions } from "./cluster-node.ts";
 import { ClientPorts } from "./client-ports.ts";
+import { Gateway } from "./gateway.ts";
 import { assignPorts } from "./inherited-ports.ts";
 import { Readiness, type ServerState } from "./readiness.ts";
 import { ServiceManager, inheritedSockets } from "../runtime/systemd.ts";
@@ -46,8 +46,6 @@ const NOTIFICATIONS: Record<ServerState, string[]> = {
 };
 /** The scheduler's time slice (`sched_setattr`): the minimum of the kernel. */
 const SLICE_MICROS = 100;
-/** What a spare answers to each connection. */
-const SPARE_LINE = "err busy this server is a spare; try another one, or later\n";
 
 export async function main(args: string[]): Promise<void> {
   const outputs: Log[] = [];
@@ -123,6 +121,7 @@ async function serve(args: string[], outputs: Log[]): Promise<void> {
     node?.removeFiles();
   });
   let store: Store;
+  let gateway: Gateway | null = null;
   if (node === null) store = await recover(config, log, manager, async () => admin?.listen());
   else {
     metrics.node = node;
@@ -131,7 +130,13 @@ async function serve(args: string[], outputs: Log[]): Promise<void> {
       void node.release().then(() => exit(0));
     };
     await admin?.listen();
-    ports.open(config, busyHandlers(SPARE_LINE));
+    gateway = new Gateway(config, node.access, log, CLOCK);
+    const { relays } = gateway;
+    node.ownerSeen = (owner, epoch) => relays.setOwner(owner, epoch);
+    metrics.server = gateway.measured;
+    metrics.relays = relays;
+    ports.open(config, gateway.handlers);
+    gateway.start();
     announce(log, config, credentials, ports, sockets.length);
     const owned = await node.own(progressFor(manager, "reading the shared log"));
     if (owned === null) return; // `release` was called: the process exits.
@@ -154,6 +159,7 @@ async function serve(args: string[], outputs: Log[]): Promise<void> {
     reloader.reload();
   };
   server.listen(ports);
+  gateway?.handOver(server);
   admin?.serve({
     ...server.administered,
     stats: () => metrics.samples(),

@@ -7,6 +7,7 @@ import { join } from "node:path";
 import { Counter, Gauge, type Metric, Registry } from "prom-client";
 import { version } from "../../package.json";
 import type { Histogram } from "../histogram.ts";
+import type { Relays } from "../net/relay.ts";
 import type { Admission } from "../net/admission.ts";
 import { descriptorsMax, residentBytes } from "../runtime/kernel.ts";
 import type { Store } from "../storage/store.ts";
@@ -173,6 +174,25 @@ const CLUSTER_GAUGES: OwnMetric<[node: ClusterNode]>[] = [
   },
 ];
 
+/** Only in a cluster. They go on after a takeover. */
+const RELAY_GAUGES: OwnMetric<[relays: Relays]>[] = [
+  { name: "heartline_relays", help: "Clients that are relayed to the owner of the shard.", read: ({ open }) => open },
+];
+const RELAY_COUNTERS: OwnMetric<[relays: Relays]>[] = [
+  {
+    name: "heartline_relayed_bytes_total",
+    help: "Bytes that were relayed, by direction: from clients (up) and to clients (down).",
+    label: "direction",
+    read: ({ bytesUp, bytesDown }) => Object.entries({ up: bytesUp, down: bytesDown }),
+  },
+  {
+    name: "heartline_relays_refused_total",
+    help: "Requests that were answered with err busy, since no owner could take them, by reason.",
+    label: "reason",
+    read: ({ refusals }) => refusals,
+  },
+];
+
 const HISTOGRAMS: { name: string; help: string; read: (server: Measured) => Histogram | undefined }[] = [
   {
     name: "heartline_turn_seconds",
@@ -196,6 +216,8 @@ export class Metrics {
   server: Measured | null = null;
   /** Null for a server with its own journal. */
   node: ClusterNode | null = null;
+  /** Null for a server that was never a spare. */
+  relays: Relays | null = null;
   readonly #registry = new Registry();
   /** The rendering that has not begun, and the end of the pause after the last one. */
   #next: Promise<string> | null = null;
@@ -221,6 +243,11 @@ export class Metrics {
     }
     for (const { read, ...metric } of CLUSTER_GAUGES) {
       this.#add(Gauge, { ...metric, read: () => (this.node === null ? [] : read(this.node)) });
+    }
+    for (const [Kind, metrics] of [[Gauge, RELAY_GAUGES] as const, [Counter, RELAY_COUNTERS] as const]) {
+      for (const { read, ...metric } of metrics) {
+        this.#add(Kind, { ...metric, read: () => (this.relays === null ? [] : read(this.relays)) });
+      }
     }
     for (const metric of HISTOGRAMS) this.#addHistogram(metric);
     if (data !== ":memory:") for (const metric of diskGauges(data)) this.#add(Gauge, metric);

@@ -1,7 +1,12 @@
 import type { Credentials } from "../auth/credentials.ts";
+import type { Admission } from "../net/admission.ts";
+import type { ServerHandlers } from "../net/socket-handlers.ts";
 
 /** What the server asks of its place in a cluster, as the owner of a shard. */
 export interface Ownership {
+  /** The clients of gateways are connections of this server from now on, and after `closePort` no new ones. */
+  serveGateways(admission: Admission, handlers: ServerHandlers): void;
+  closePort(): void;
   /** Gives the shard up, when everything is acknowledged. False when the engine does not answer in time. */
   release(): Promise<boolean>;
   /** The server has other credentials from now on. */

@@ -2,7 +2,7 @@ import type { Store } from "../storage/store.ts";
 
 /**
  * - `recovering`: the data folder is being opened.
- * - `spare`: another server of the cluster owns the shard. The ports are open, and clients are refused.
+ * - `spare`: another server of the cluster owns the shard. The ports are open, and clients are relayed to it.
  * - `serving`: the ports are open.
  * - `draining`: sessions end one after another, and no new one begins.
  * - `stopping`: the ports are closed. Last lines are written, and the store is closed.
@@ -21,6 +21,8 @@ const TRANSITIONS: Record<ServerState, readonly ServerState[]> = {
 export class Readiness {
   #state: ServerState = "recovering";
   #store: Store | null = null;
+  /** A living owner of the shard is known, to which a spare relays clients. */
+  hasOwner = false;
   /** The engine of the cluster's log, while it does not answer; null otherwise, and without a cluster. */
   engineAway: string | null = null;
   readonly #changed: (state: ServerState) => void;
@@ -51,6 +53,7 @@ export class Readiness {
   get obstacle(): string | null {
     if (this.#state === "stopping") return "draining";
     if (this.engineAway !== null) return `cluster: ${this.engineAway} does not answer`;
+    if (this.#state === "spare") return this.hasOwner ? null : "cluster: no owner";
     if (this.#state !== "serving") return this.#state;
     const writeError = this.#store?.writeError ?? null;
     return writeError === null ? null : `disk: ${writeError}`;

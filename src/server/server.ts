@@ -10,7 +10,9 @@ import type { Peer } from "../chat/session.ts";
 import { DRAIN_SECONDS, LINGER_MS, type Limits } from "../limits.ts";
 import { Admission, fitDescriptors } from "../net/admission.ts";
 import type { Certificate } from "../net/certificate.ts";
+import { Connection } from "../net/connection.ts";
 import { socketHandlers } from "../net/socket-handlers.ts";
+import type { Transport } from "../net/transport.ts";
 import { descriptorsMax } from "../runtime/kernel.ts";
 import { StoreError } from "../storage/database.ts";
 import type { Store } from "../storage/store.ts";
@@ -188,10 +190,21 @@ export class Server {
     if (outdated !== null) {
       this.#log.warn({ event: "config_warning" }, `${outdated}: clients will not trust it; renew it and send SIGHUP`);
     }
+    this.#ownership?.serveGateways(this.#admission, handlers);
     this.#ports = ports;
     this.#maintenance.start();
     this.#readiness.serve(this.#store);
     return ports;
+  }
+
+  /** A connection without a session, which this process has accepted before it served clients. */
+  adopt(transport: Transport, address: string, unread: readonly Uint8Array[], hasEnded: boolean): void {
+    this.#core.turn.begin();
+    const connection = new Connection(this.#core.connections, transport, address, false);
+    transport.handOver(connection);
+    transport.resume();
+    for (const chunk of unread) connection.data(chunk as Buffer);
+    if (hasEnded) connection.end();
   }
 
   /** See `ClientPorts.newCertificate`. */
@@ -238,6 +251,7 @@ export class Server {
     this.#readiness.enter("stopping");
     const backupStopped = (this.#ownership ?? this.#store).stopBackup();
     this.#ports.stop();
+    this.#ownership?.closePort();
     turn.begin();
     chat.shutdown();
     const { open } = connections;

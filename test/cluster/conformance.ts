@@ -99,6 +99,13 @@ export function testSharedLog(
       if (has.exactTrim) test(name, run, TIMEOUT_MS);
     };
 
+    each("every process of the cluster has the same secret", async () => {
+      const [first, second] = [await open(), await open()];
+      expect(first.secret.length).toBe(32);
+      expect(Buffer.from(first.secret).equals(second.secret)).toBe(true);
+      expect(Buffer.from(first.secret).equals(new Uint8Array(32))).toBe(false);
+    });
+
     describe("append", () => {
       each("an empty log has head 0, no owner and no snapshot", async () => {
         const [log, shard] = await openShard();

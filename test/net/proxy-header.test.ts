@@ -1,6 +1,6 @@
 import { describe, expect, test } from "bun:test";
 import { PROXY_HEADER_BYTES_MAX } from "../../src/limits.ts";
-import { parseProxyHeader } from "../../src/net/proxy-header.ts";
+import { formatProxyHeader, parseProxyHeader } from "../../src/net/proxy-header.ts";
 import { proxyHeader } from "../support/wire.ts";
 
 test.each([
@@ -12,13 +12,17 @@ test.each([
   ["0:0:0:0:0:ffff:c000:0207", "192.0.2.7"],
 ])("a header gives the address of the client: %s", (written, address) => {
   const header = proxyHeader(written);
-  expect(parseProxyHeader(Buffer.concat([header, Buffer.from("login")]))).toEqual({ bytes: header.length, address });
+  expect(parseProxyHeader(Buffer.concat([header, Buffer.from("login")]))).toEqual({
+    bytes: header.length,
+    address,
+    isEncrypted: false,
+  });
 });
 
 test("a header is incomplete until its last byte", () => {
   const header = Buffer.concat([proxyHeader("192.0.2.7", Buffer.from("\x04\0\x03abc", "latin1"))]);
   for (let cut = 0; cut < header.length; cut++) expect(parseProxyHeader(header.subarray(0, cut))).toBeNull();
-  expect(parseProxyHeader(header)).toEqual({ bytes: header.length, address: "192.0.2.7" });
+  expect(parseProxyHeader(header)).toEqual({ bytes: header.length, address: "192.0.2.7", isEncrypted: false });
 });
 
 test.each([
@@ -31,7 +35,7 @@ test.each([
   header[13] = family;
   header.writeUInt16BE(length, 14);
   const bytes = Buffer.concat([header, Buffer.alloc(length)]);
-  expect(parseProxyHeader(bytes)).toEqual({ bytes: bytes.length, address: null });
+  expect(parseProxyHeader(bytes)).toEqual({ bytes: bytes.length, address: null, isEncrypted: false });
 });
 
 describe("invalid bytes are rejected before a header is complete:", () => {
@@ -52,4 +56,28 @@ describe("invalid bytes are rejected before a header is complete:", () => {
   ])("%s", (_what, bytes) => {
     expect(() => parseProxyHeader(bytes)).toThrow("PROXY header");
   });
+});
+
+test.each(["192.0.2.7", "2001:db8:0:1:2:3:4:5", "2001:db8::5", "::1", "fe80::", "::"])(
+  "a header that is formatted names the client, and whether it uses TLS: %s",
+  (address) => {
+    for (const isEncrypted of [false, true]) {
+      const header = formatProxyHeader(address, isEncrypted);
+      expect(parseProxyHeader(header)).toEqual({ bytes: header.length, address, isEncrypted });
+    }
+  },
+);
+
+test("a header that is formatted has no zone of a link-local address", () => {
+  expect(parseProxyHeader(formatProxyHeader("fe80::1%eth0", false))?.address).toBe("fe80::1");
+});
+
+test("a client uses TLS only when the field about TLS says so", () => {
+  const read = (more: string): boolean =>
+    parseProxyHeader(proxyHeader("192.0.2.7", Buffer.from(more, "latin1")))!.isEncrypted;
+  expect(read("\x04\0\x03abc\x20\0\x05\x01\0\0\0\0")).toBe(true);
+  expect(read("\x20\0\x05\x02\0\0\0\0")).toBe(false);
+  expect(read("\x04\xff\xff\x20\0\x05\x01")).toBe(false);
+  expect(read("\x20\0\0")).toBe(false);
+  expect(read("\x20")).toBe(false);
 });

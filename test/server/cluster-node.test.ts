@@ -62,7 +62,7 @@ class Node {
       readCredentials: () => this.file,
       ended: (event: string, message: string) => note({ event }, message),
     };
-    const config = { url: "", listen: { host: "127.0.0.1", port: 0 }, folder: this.folder };
+    const config = { url: "", listen: { host: "127.0.0.1", port: 0 }, tls: null, folder: this.folder };
     this.#node = await ClusterNode.open(config, options, async () => this.log);
     return this;
   }
@@ -113,11 +113,41 @@ test("a spare is released without touching the shard", async () => {
   await owner.own();
   const spare = await new Node(engine).open();
   const owned = spare.own();
-  expect(spare.readiness.obstacle).toBe("spare");
+  expect(spare.readiness.obstacle).toBe("cluster: no owner");
   expect(spare.node.role).toBe("spare");
   expect(await spare.node.release()).toBe(true);
   expect(await owned).toBeNull();
   expect(ownerOf(engine)!.address).not.toBe("");
+});
+
+test("a spare is ready while it knows a living owner, and knows whom to relay to", async () => {
+  const engine = new ModelledEngine();
+  const owner = await new Node(engine).open();
+  await owner.own();
+  const spare = await new Node(engine).open();
+  const seen: [owner: string | null, epoch: number][] = [];
+  spare.node.ownerSeen = (owner, epoch) =>
+    void seen.push([owner === null ? null : `${owner.host}:${owner.port}`, epoch]);
+  const owned = spare.own();
+  while (seen.length === 0) await Bun.sleep(1);
+  expect(seen.at(-1)).toEqual([ownerOf(engine)!.address, 1]);
+  expect(spare.readiness.obstacle).toBeNull();
+  await owner.node.release();
+  await owned;
+  expect(seen.at(-1)).toEqual([null, 2]);
+  expect(spare.readiness.obstacle).toBe("recovering");
+});
+
+test("a spare without a living owner is not ready", async () => {
+  const engine = new ModelledEngine();
+  const owner = await new Node(engine).open();
+  await owner.own();
+  await owner.node.release();
+  const spare = await new Node(engine).open();
+  const obstacles: (string | null)[] = [];
+  spare.node.ownerSeen = () => void obstacles.push(spare.readiness.obstacle);
+  await spare.own();
+  expect(obstacles).toEqual(["cluster: no owner", "cluster: no owner"]);
 });
 
 test("a process that cannot read the last record is refused at its start and at a claim, and appends nothing", async () => {

@@ -246,17 +246,25 @@ describe("an invalid command line is an error of one line", () => {
 
 describe("the options of a cluster", () => {
   const URL = "postgres://heartline:engine-secret@db1,db2:5433/chat?sslmode=require";
-  const given = ["--cluster", URL, "--cluster-listen", "10.0.0.1:6010"];
+  const given = ["--cluster", URL, "--cluster-listen", "127.0.0.1:6010"];
+  const tls = ["--cluster-ca", "ca.pem", "--cluster-cert", "node.pem", "--cluster-key", "key.pem"];
 
   test("have the same effect from every source", () => {
-    const expected = { url: URL, listen: { host: "10.0.0.1", port: 6010 }, folder: null };
+    const expected = { url: URL, listen: { host: "127.0.0.1", port: 6010 }, tls: null, folder: null };
     expect(parseConfig(given)!.cluster).toEqual(expected);
-    const env = { HEARTLINE_CLUSTER: URL, HEARTLINE_CLUSTER_LISTEN: "10.0.0.1:6010" };
+    const env = { HEARTLINE_CLUSTER: URL, HEARTLINE_CLUSTER_LISTEN: "127.0.0.1:6010" };
     expect(readConfiguration([], env)!.config.cluster).toEqual(expected);
     expect(parseConfig(["--cluster=nats://n1:4222,n2", "--cluster-listen=[::1]:0"])!.cluster).toMatchObject({
       url: "nats://n1:4222,n2",
       listen: { host: "::1", port: 0 },
     });
+  });
+
+  test("have TLS between servers, also on loopback when it is given", () => {
+    const expected = { authorities: "ca.pem", chain: "node.pem", key: "key.pem" };
+    expect(parseConfig([...given, ...tls])!.cluster!.tls).toEqual(expected);
+    const far = ["--cluster", URL, "--cluster-listen", "10.0.0.1:6010"];
+    expect(parseConfig([...far, ...tls])!.cluster).toMatchObject({ listen: { host: "10.0.0.1" }, tls: expected });
   });
 
   test("put the admin socket in the data folder, and make none without one", () => {
@@ -268,6 +276,10 @@ describe("the options of a cluster", () => {
 
   const refused: [args: string[], message: RegExp][] = [
     [["--cluster", URL], /--cluster takes --cluster-listen/],
+    [["--cluster", URL, "--cluster-listen", "10.0.0.1:6010"], /between machines .* give --cluster-ca/],
+    [["--cluster", URL, "--cluster-listen", "[fd00::1]:6010"], /between machines .* give --cluster-ca/],
+    [[...given, ...tls.slice(2)], /TLS between servers takes --cluster-ca, --cluster-cert and --cluster-key/],
+    [tls, /--cluster-ca <file> takes --cluster <url>/],
     [["--cluster-listen", "10.0.0.1:6010"], /--cluster-listen <address:port> takes --cluster <url>/],
     [
       ["--cluster", "mysql://root:engine-secret@db1", "--cluster-listen", "10.0.0.1:6010"],

@@ -126,6 +126,12 @@ export class Link implements Transport {
     if (!this.#life.isDead) this.#end();
   }
 
+  reset(): void {
+    this.end();
+  }
+
+  handOver(): void {}
+
   #end(): void {
     this.#downEnded = true;
     this.#serverOpen = false;

@@ -118,6 +118,8 @@ function chatOn(store: Store, names: readonly string[]) {
     resume: () => {},
     shutdown: () => {},
     end: () => {},
+    reset: () => {},
+    handOver: () => {},
     closed: () => {},
     release: () => {},
   };

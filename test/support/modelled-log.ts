@@ -72,6 +72,7 @@ class ModelledShard {
 /** The engine, which survives the processes. A test may break what it has. */
 export class ModelledEngine {
   readonly shards: ModelledShard[];
+  readonly secret = crypto.getRandomValues(new Uint8Array(32));
 
   constructor(shards = 1) {
     this.shards = Array.from({ length: shards }, () => new ModelledShard());
@@ -120,6 +121,10 @@ export class ModelledLog implements SharedLog {
 
   get shards(): number {
     return this.data.shards.length;
+  }
+
+  get secret(): Uint8Array {
+    return this.data.secret;
   }
 
   /** The engine, or the way to it, stops: calls and answers wait. */

@@ -1,6 +1,6 @@
 import type { Limits } from "../../src/limits.ts";
 import { Connection, type Connections } from "../../src/net/connection.ts";
-import type { Transport } from "../../src/net/transport.ts";
+import type { SocketEvents, Transport } from "../../src/net/transport.ts";
 import { World } from "./chat.ts";
 
 /** A connection on a simulated transport, under the clock of its world. */
@@ -14,6 +14,9 @@ export class Wire {
   shut = false;
   /** Both sides are closed. */
   hungUp = false;
+  wasReset = false;
+  /** Receives the events of the socket. */
+  receiver: SocketEvents;
   /** Bytes that the transport accepts. */
   room = Number.POSITIVE_INFINITY;
   #output = "";
@@ -41,18 +44,26 @@ export class Wire {
       resume: () => void (this.reading = true),
       shutdown: () => void (this.shut = true),
       end: () => void (this.shut = this.hungUp = true),
+      reset: () => void (this.wasReset = this.shut = this.hungUp = true),
+      handOver: (receiver) => void (this.receiver = receiver),
       closed: () => {},
       release: () => {},
     };
     this.world.begin();
     this.connection = new Connection(this.all, transport, address);
+    this.receiver = this.connection;
     this.world.endTurns();
   }
 
   /** Bytes arrive, and the turn ends. */
   feed(bytes: string): void {
+    this.event(() => this.receiver.data(Buffer.from(bytes, "latin1")));
+  }
+
+  /** Something happens to the socket, and the turn ends. */
+  event(happen: () => void): void {
     this.world.begin();
-    this.connection.data(Buffer.from(bytes, "latin1"));
+    happen();
     this.world.endTurns();
   }
 
@@ -60,6 +71,13 @@ export class Wire {
   say(...lines: string[]): string[] {
     this.feed(lines.map((line) => `${line}\n`).join(""));
     return this.read();
+  }
+
+  /** All bytes that were written since the last call. */
+  take(): string {
+    const output = this.#output;
+    this.#output = "";
+    return output;
   }
 
   read(): string[] {

@@ -6,9 +6,12 @@ import type { Credentials } from "../../src/auth/credentials.ts";
 import type { Limits } from "../../src/limits.ts";
 import { type Config, parseConfig } from "../../src/server/config.ts";
 import { BoundedLog } from "../../src/server/bounded-log.ts";
+import { type GatewayChoices, WireGateway } from "./gateway.ts";
 import { CLOCK, Server } from "../../src/server/server.ts";
 
 export const PASSWORD = "secret";
+/** The dialogues of a test file run through a gateway. */
+const IS_RELAYED = process.env.HEARTLINE_TEST_GATEWAY === "1";
 const NAMES = ["alice", "bob", "carol", "dave", "1.2.3"];
 
 /**
@@ -182,6 +185,8 @@ export class WireServer {
   readonly logged: string[] = [];
   readonly faults: string[] = [];
   readonly server: Server;
+  /** Clients connect to it, and it relays them to the server; null: they connect to the server. */
+  readonly gateway: WireGateway | null;
   readonly #config: Config;
   readonly #names: readonly string[];
   /** The exit code, after a drain. */
@@ -189,7 +194,12 @@ export class WireServer {
   readonly #clients: WireClient[] = [];
   #stopped = false;
 
-  constructor(overrides: Overrides = {}, names: readonly string[] = NAMES) {
+  /** `relay`: clients connect to a gateway. */
+  constructor(
+    overrides: Overrides = {},
+    names: readonly string[] = NAMES,
+    relay: GatewayChoices | null = IS_RELAYED ? {} : null,
+  ) {
     const defaults = parseConfig([])!;
     this.#config = withOverrides({ ...defaults, host: "127.0.0.1", port: 0, data: ":memory:" }, overrides);
     this.#names = names;
@@ -206,10 +216,12 @@ export class WireServer {
       this.#stopped = true;
       exited.resolve(code);
     };
-    this.server = new Server(this.#config, credentialsOf(names), store, log, exit);
+    const own = relay !== null ? { ...this.#config, port: 0 } : this.#config;
+    this.server = new Server(own, credentialsOf(names), store, log, exit);
     const { plain, encrypted } = this.server.listen();
-    this.port = (plain ?? encrypted)!.port;
-    this.tlsPort = plain === null ? 0 : (encrypted?.port ?? 0);
+    this.gateway = relay === null ? null : new WireGateway(this.server, this.#config, log, relay);
+    this.port = this.gateway?.port ?? (plain ?? encrypted)!.port;
+    this.tlsPort = this.gateway?.tlsPort ?? (plain === null ? 0 : (encrypted?.port ?? 0));
   }
 
   /** Reloads with other settings or users. Throws when the certificate is invalid. */
@@ -249,6 +261,7 @@ export class WireServer {
     if (this.#stopped) return;
     this.#stopped = true;
     await this.server.stop();
+    this.gateway?.stop();
     this.cut();
     if (this.faults.length > 0) throw new Error(`the server logged errors: ${this.faults.join("")}`);
   }

@@ -1,7 +1,7 @@
 /**
  * A cluster under chaos: several servers on a real engine of the shared log. Owners and spares are killed, paused, ended
- * with SIGTERM and started again; servers of the engine are killed and paused. Clients reach the owner through a
- * balancer.
+ * with SIGTERM and started again; servers of the engine are killed and paused. Clients reach any of
+ * the servers through a balancer: those that do not own the shard relay them to the owner.
  */
 import { appendFileSync, mkdirSync } from "node:fs";
 import { join } from "node:path";
@@ -21,6 +21,8 @@ type Engine = Pick<PostgresEngine, "kill" | "restart" | "pause" | "resume">;
 
 const SERVERS = 3;
 const POLL_MS = 50;
+/** The balancer chooses another server once in so many polls. */
+const POLLS_PER_MOVE = 40;
 /** A server that does not answer within this time is not the owner. */
 const ANSWER_MS = 500;
 /** Limit until clients can log in. */
@@ -86,12 +88,15 @@ class Member {
     if (this.#program?.isRunning === true) this.#program.kill(signal);
   }
 
-  async isOwner(): Promise<boolean> {
+  /** Whether it takes clients, and whether it owns the shard. */
+  async look(): Promise<{ isReady: boolean; isOwner: boolean }> {
     try {
-      const answer = await fetch(`http://127.0.0.1:${this.#http}/readyz`, { signal: AbortSignal.timeout(ANSWER_MS) });
-      return answer.ok;
+      const answer = await fetch(`http://127.0.0.1:${this.#http}/metrics`, { signal: AbortSignal.timeout(ANSWER_MS) });
+      const metrics = await answer.text();
+      const isReady = /^heartline_ready 1$/m.test(metrics);
+      return { isReady, isOwner: isReady && /^heartline_cluster_owner 1$/m.test(metrics) };
     } catch {
-      return false;
+      return { isReady: false, isOwner: false };
     }
   }
 
@@ -113,6 +118,8 @@ export class ChaosCluster implements ServersUnderChaos {
   readonly #members: Member[] = [];
   #engines: Engine[] = [];
   #owner: Member | null = null;
+  /** Where clients connect to. */
+  #target: Member | null = null;
   #poll: Timer | null = null;
   #isPolling = false;
   /** When the next faults are due, ascending. */
@@ -184,25 +191,30 @@ export class ChaosCluster implements ServersUnderChaos {
     return engine.url("postgres");
   }
 
-  /** Points the balancer to the owner. */
+  /** Notes the owner, and points the balancer to a server that takes clients, owner or not: another one now and then. */
   async #findOwner(): Promise<void> {
     if (this.#isPolling) return;
     this.#isPolling = true;
-    const are = await Promise.all(this.#members.map((member) => member.isOwner()));
+    const seen = await Promise.all(this.#members.map((member) => member.look()));
     this.#isPolling = false;
     // A deposed owner that has not noticed it yet answers nothing; both may be ready for a moment.
-    const ready = this.#members.filter((_, i) => are[i]);
-    this.#outages.seen(ready.length > 0);
-    const owner = ready.find((member) => member !== this.#owner) ?? ready[0] ?? null;
-    if (owner === null || owner === this.#owner) return;
-    if (this.#owner !== null) this.#takeovers++;
-    this.#owner = owner;
-    this.#balancer.moveTo(owner.port);
+    const owners = this.#members.filter((_, i) => seen[i]!.isOwner);
+    this.#outages.seen(owners.length > 0);
+    const owner = owners.find((member) => member !== this.#owner) ?? owners[0] ?? null;
+    if (owner !== null && owner !== this.#owner) {
+      if (this.#owner !== null) this.#takeovers++;
+      this.#owner = owner;
+    }
+    const ready = this.#members.filter((_, i) => seen[i]!.isReady);
+    const isKept = this.#target !== null && ready.includes(this.#target) && !this.#random.oneIn(POLLS_PER_MOVE);
+    if (isKept || ready.length === 0) return;
+    this.#target = this.#random.pick(ready);
+    this.#balancer.moveTo(this.#target.port);
   }
 
   async #untilServed(): Promise<void> {
     const endMs = performance.now() + READY_MS;
-    while (this.#owner === null || !(await this.#owner.isOwner())) {
+    while (this.#owner === null || !(await this.#owner.look()).isOwner) {
       if (performance.now() > endMs) return this.#fail(new Error("no server owns the shard"));
       await Bun.sleep(POLL_MS);
     }

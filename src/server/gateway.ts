@@ -1,0 +1,124 @@
+/**
+ * What a spare does with clients: it relays them to the owner of the shard. It has the parts of a server that decide
+ * which connections are accepted and what is answered before a login, and no users, sessions and messages.
+ */
+import { Passwords } from "../auth/passwords.ts";
+import { Admission, fitDescriptors } from "../net/admission.ts";
+import type { Connection } from "../net/connection.ts";
+import { type ClusterTls, dialOwner } from "../net/owner-link.ts";
+import { Relays } from "../net/relay.ts";
+import { type ServerHandlers, socketHandlers } from "../net/socket-handlers.ts";
+import type { Successor, Transport } from "../net/transport.ts";
+import { descriptorsMax } from "../runtime/kernel.ts";
+import { openStore } from "../storage/recovery.ts";
+import { LoggedCounters } from "./audit-log.ts";
+import type { BoundedLog } from "./bounded-log.ts";
+import type { Config } from "./config.ts";
+import { type Clock, type Core, createCore } from "./core.ts";
+import { Maintenance } from "./maintenance.ts";
+import type { Measured } from "./metrics.ts";
+import type { Server } from "./server.ts";
+
+/** A relayed client needs two descriptors. */
+const DESCRIPTORS_PER_CLIENT = 2;
+
+export class Gateway {
+  readonly relays: Relays;
+  readonly handlers: ServerHandlers;
+  /** What the metrics are read from. */
+  readonly measured: Measured;
+  readonly #core: Core;
+  readonly #admission: Admission;
+  readonly #maintenance: Maintenance;
+
+  constructor(
+    config: Config,
+    { secret, tls }: { secret: Uint8Array; tls: ClusterTls | null },
+    log: BoundedLog,
+    clock: Clock,
+  ) {
+    const counters = new LoggedCounters(log);
+    const { store } = openStore(":memory:", "none", { salvage: false, unixMs: clock.unixMs(), progress: () => {} });
+    const report = (error: unknown): void =>
+      log.error({ event: "internal_error", err: error }, "internal error; the connection is closed");
+    this.#core = createCore({
+      clock,
+      store,
+      users: [],
+      passwords: new Passwords(store),
+      newToken: () => {
+        throw new Error("a gateway has no sessions");
+      },
+      idleTimeoutMs: config.idleTimeoutMs,
+      blockMs: config.blockMs,
+      lockoutScope: config.lockoutScope,
+      limits: fitDescriptors(config.limits, Math.floor(descriptorsMax() / DESCRIPTORS_PER_CLIENT)),
+      report,
+      observer: counters,
+    });
+    const { chat, turn, connections } = this.#core;
+    const beginTurn = (): void => turn.begin();
+    this.relays = new Relays({ wheel: chat.wheel, secret, dial: dialOwner(tls, beginTurn), log });
+    chat.loginRelay = this.relays;
+    this.#admission = new Admission(connections, config.proxyFrom, log);
+    this.#maintenance = new Maintenance(this.#core, store, this.#admission, log, report);
+    this.handlers = socketHandlers(beginTurn, this.#admission, report);
+    this.measured = { counters, core: this.#core, admission: this.#admission, store };
+  }
+
+  start(): void {
+    this.#maintenance.start();
+  }
+
+  /** Ends all connections. */
+  stop(): void {
+    this.relays.stop();
+    for (const pending of [...this.#admission.pending]) pending.hangUp();
+    for (const connection of [...this.#core.connections.open]) connection.hangUp();
+    this.#maintenance.stop();
+  }
+
+  /** From now on `server` serves clients in this process; it gets those that have no session yet. */
+  handOver(server: Server): void {
+    const lines = this.relays.stop();
+    const { open } = this.#core.connections;
+    for (const pending of [...this.#admission.pending]) pending.hangUp();
+    for (const connection of [...open]) {
+      if (connection.state !== "unauthenticated" || !connection.drained) connection.hangUp();
+      else connection.relayTo(new Adoption(server, connection, lines.get(connection) ?? null));
+    }
+    this.#maintenance.stop();
+  }
+}
+
+/** The way of one connection to another core of the same process. */
+class Adoption implements Successor {
+  readonly heldBytes = 0;
+  readonly #server: Server;
+  readonly #connection: Connection;
+  /** The last line that was taken from it, and not answered; null when all were. */
+  readonly #line: Buffer | null;
+
+  constructor(server: Server, connection: Connection, line: Buffer | null) {
+    this.#server = server;
+    this.#connection = connection;
+    this.#line = line;
+  }
+
+  begin(transport: Transport, unread: Uint8Array[], hasEnded: boolean): void {
+    const { address } = this.#connection;
+    const line = this.#line === null ? [] : [Buffer.concat([this.#line, Buffer.from("\n")])];
+    this.#connection.closed();
+    this.#server.adopt(transport, address, [...line, ...unread], hasEnded);
+  }
+
+  data(): void {}
+
+  drain(): void {}
+
+  end(): void {}
+
+  closed(): void {}
+
+  hangUp(): void {}
+}
