@@ -1,18 +1,23 @@
 /**
- * A bot that replies to every message with the same text.
+ * A bot that replies to every message with the same text. It runs on Bun and on Node:
  *
- *     HEARTLINE_PASSWORD=passpass bun examples/echo-bot.ts 127.0.0.1 6001 foobar
+ *     HEARTLINE_PASSWORD=passpass bun examples/echo-bot.ts 127.0.0.1 6001 foobar foobar.state
+ *     HEARTLINE_PASSWORD=passpass node examples/echo-bot.ts 127.0.0.1 6001 foobar foobar.state
  *
- * The client acknowledges a message when the promise of `onEvent` is resolved: here, when the server has accepted the
- * reply. A bot that is killed before that gets the message again at its next start.
+ * The client acknowledges a message when the loop asks for the next one: here, when the server has accepted the reply.
+ * The file keeps the state of the session, so that a bot that is killed replies exactly once to each message.
  */
-import { ChatClient, ChatError, type ChatEvent } from "heartline/client";
+import { ChatClient, ChatError, fileState, memoryState } from "heartline/client";
 
-const [host = "127.0.0.1", port = "6001", user = ""] = process.argv.slice(2);
-const client = new ChatClient({ host, port: Number(port), onEvent });
+const [host = "127.0.0.1", port = "6001", user = "", file = ""] = process.argv.slice(2);
+const state = file === "" ? memoryState() : fileState(file);
+const client = new ChatClient({ host, port: Number(port), store: () => state });
 
-async function onEvent(event: ChatEvent): Promise<void> {
-  if (event.kind !== "message" && event.kind !== "stored") return;
+process.on("SIGTERM", () => void client.logout());
+await client.login(user, process.env.HEARTLINE_PASSWORD ?? "");
+console.log(`${user} answers`);
+for await (const event of client) {
+  if (event.kind !== "message" && event.kind !== "stored") continue;
   try {
     await client.message(event.from, `you said: ${event.text}`);
   } catch (error) {
@@ -21,9 +26,4 @@ async function onEvent(event: ChatEvent): Promise<void> {
     console.error(`no reply to ${event.from}: ${error.code}`);
   }
 }
-
-process.on("SIGTERM", () => void client.logout());
-await client.login(user, process.env.HEARTLINE_PASSWORD ?? "");
-console.log(`${user} answers`);
-const reason = await client.ended;
-process.exit(reason === "logout" ? 0 : 1);
+process.exit((await client.ended) === "logout" ? 0 : 1);

@@ -91,7 +91,7 @@ const LAYERS: Record<string, readonly string[]> = {
   admin: ["base", "protocol", "stream", "auth", "chat", "storage", "net"],
   cluster: ["base", "runtime", "storage"],
   server: ["base", "runtime", "protocol", "stream", "auth", "chat", "storage", "net", "admin", "cluster"],
-  client: ["base", "runtime", "protocol", "stream"],
+  client: ["base", "runtime"],
   terminal: ["base", "runtime", "protocol", "client"],
   ctl: ["base", "runtime", "protocol"],
   command: ["runtime", "auth", "server", "terminal", "ctl", "cluster"],

@@ -1,18 +1,18 @@
-import type { Socket, TCPSocketListener } from "bun";
-import { SERVER_LINE_BYTES_MAX } from "../limits.ts";
-import { LineReader } from "../protocol/line-reader.ts";
-import { everyAddress } from "../runtime/host.ts";
-import { RECEIVED_CHUNKS } from "../runtime/received-chunk.ts";
+import { type Server, type Socket, createServer } from "node:net";
 import { ChatError } from "./errors.ts";
 import { decode } from "./event.ts";
 import { Heartbeat } from "./heartbeat.ts";
+import { LineSplitter } from "./line-splitter.ts";
+import { listenOnAllAddresses } from "./listen.ts";
 import { type Login, type LoginReply, parseLogin } from "./login.ts";
 import { UnauthenticatedCallers } from "./p2p/listener.ts";
 import { FINAL_REASONS, type PendingReply, finalReason, refusalIn, settleReply, startsWithWord } from "./reply.ts";
 import { REPLY_TIMEOUT_MS, retry } from "./retry.ts";
-import { ServerConnection } from "./server-connection.ts";
+import { requestBytes } from "./request.ts";
+import { type ConnectionListener, ServerConnection } from "./server-connection.ts";
 import { SessionState, isSessionRequest } from "./session-state.ts";
-import type { ChatSession, SessionListener, SessionOptions } from "./session.ts";
+import type { ChatSession, ClientStatus, SessionListener, SessionOptions } from "./session.ts";
+import { resolvesWithin, sleep } from "./timing.ts";
 
 /** The server calls right after a login. When no call arrives within this time, it cannot reach this client. */
 const FIRST_CALL_MS = 5_000;
@@ -29,9 +29,10 @@ const HEAD_BYTES_MAX = 256;
 
 /** A connection from the server: a head line, then a number of bytes of the server's stream. */
 interface Call {
+  readonly socket: Socket;
   /** Secret of the session that was current when the head arrived. Calls of an earlier session deliver nothing. */
   secret: PromiseWithResolvers<string> | null;
-  reader: LineReader;
+  readonly reader: LineSplitter;
   /** Bytes that arrived before the caller was authenticated. */
   headBytes: number;
   /** Bytes of the stream that have not arrived; -1 before the head is accepted. */
@@ -53,10 +54,11 @@ interface Call {
  */
 export class CallbackSession implements ChatSession {
   readonly #state: SessionState;
-  #callListener: TCPSocketListener<Call> | null = null;
-  readonly #unauthenticated = new UnauthenticatedCallers<Socket<Call>>((socket) => socket.terminate());
+  #callServer: Server | null = null;
+  #callPort = 0;
+  readonly #unauthenticated = new UnauthenticatedCallers<Call>(({ socket }) => socket.destroy());
   /** The last authenticated call. The server makes one at a time, so a new one replaces it. */
-  #call: Socket<Call> | null = null;
+  #call: Call | null = null;
   readonly #heartbeat = new Heartbeat({
     state: () => "paused", // Each request has a deadline of its own.
     isDue: () => false,
@@ -74,24 +76,30 @@ export class CallbackSession implements ChatSession {
   constructor(options: SessionOptions, listener: SessionListener) {
     this.#state = new SessionState(options, listener, {
       delivered: () => {
-        if (!this.#state.stream.isFull(true, this.#requests > 0)) this.#call?.resume();
+        if (!this.#state.stream.isFull(true, this.#requests > 0)) this.#call?.socket.resume();
       },
       stop: () => {
         this.#heartbeat.stop();
-        this.#callListener?.stop(true);
+        this.#callServer?.close();
+        this.#unauthenticated.destroyAll();
+        if (this.#call?.acked !== Number.POSITIVE_INFINITY) this.#call?.socket.destroy();
       },
     });
   }
 
-  /** Checks that a server listens at the address. */
-  async connect(): Promise<void> {
-    const listener = { line: () => {}, checkpoint: () => {}, closed: () => {} };
-    (await ServerConnection.connect(this.#state.options, listener)).close();
+  get status(): ClientStatus {
+    return this.#state.status;
   }
 
-  async login(user: string, password: string, listenPort: number): Promise<Login> {
+  /** Checks that a server listens at the address. */
+  async connect(signal?: AbortSignal): Promise<void> {
+    const listener = { line: () => {}, checkpoint: () => {}, flush: () => "", closed: () => {} };
+    (await ServerConnection.connect(this.#state.options, listener, signal)).close();
+  }
+
+  async login(user: string, password: string, listenPort: number, signal?: AbortSignal): Promise<Login> {
     const { token, silenceMs, actedOn } = await this.#state
-      .login(user, password, listenPort, () => this.#logIn())
+      .login(user, password, listenPort, () => this.#logIn(signal))
       .catch((error: unknown) => {
         if (error instanceof ChatError && error.code === "unreachable") this.#state.end("logout");
         throw error;
@@ -101,45 +109,48 @@ export class CallbackSession implements ChatSession {
     return { token, silenceMs };
   }
 
-  async #logIn(): Promise<LoginReply> {
-    this.#callListener ??= this.#listen();
+  async #logIn(signal?: AbortSignal): Promise<LoginReply> {
+    if (this.#callServer === null) await this.#listen();
     this.#secret = Promise.withResolvers();
     this.#firstCall = Promise.withResolvers();
-    const reply = parseLogin(await this.#exchange(this.#state.loginRequest(` callback=${this.#callListener.port}`)));
+    const reply = parseLogin(await this.#exchange(this.#state.loginRequest(` callback=${this.#callPort}`), signal));
     if (this.#state.hasEnded) throw new ChatError("closed");
     this.#state.startStream(reply.token);
     this.#state.save();
     this.#heartbeat.start(reply.silenceMs);
     this.#state.listener.began(this.#state.user);
     this.#secret.resolve(reply.secret);
-    const isCalled = await Promise.race([this.#firstCall.promise.then(() => true), Bun.sleep(FIRST_CALL_MS)]);
-    if (isCalled !== true) {
+    if (!(await resolvesWithin(FIRST_CALL_MS, this.#firstCall.promise))) {
       await this.#exchange(`as ${reply.token} logout`).catch(() => {});
-      throw new ChatError("unreachable", `the server cannot call port ${this.#callListener.port} of this client`);
+      throw new ChatError("unreachable", `the server cannot call port ${this.#callPort} of this client`);
     }
     return reply;
   }
 
-  request(line: string): Promise<string> {
+  async request(line: string, signal?: AbortSignal): Promise<string> {
+    requestBytes(`as ${this.#state.token} ${line}`, this.#state.options.lineBytesMax);
     this.#requests++;
-    return this.#enqueue(() => line).finally(() => this.#requests--);
+    return this.#enqueue(() => line, signal).finally(() => this.#requests--);
   }
 
   /** `line` is called after the requests before it: a position in it must belong to the session of that time. */
-  #enqueue(line: () => string): Promise<string> {
-    const outcome = this.#lastRequest.then(() => this.#send(line()));
+  #enqueue(line: () => string, signal?: AbortSignal): Promise<string> {
+    const outcome = this.#lastRequest.then(() => this.#send(line(), signal));
     this.#lastRequest = outcome.catch(() => {});
     return outcome;
   }
 
   /** When the server has ended the session and did not act on a request, the request is repeated in a new session. */
-  async #send(line: string): Promise<string> {
+  async #send(line: string, signal?: AbortSignal): Promise<string> {
     if (!this.#state.isOpen) throw new ChatError("closed");
     const secret = this.#secret;
     // After `busy` the server did not act on the request: it refused the connection. As the reply to `getaddress` (too
     // many open requests) it belongs to the caller.
     const temporary = line.startsWith("getaddress") ? [] : ["busy"];
-    const attempt = (): Promise<string> => this.#exchange(`as ${this.#state.token} ${line}`);
+    const attempt = async (): Promise<string> => {
+      signal?.throwIfAborted(); // Before `busy` nothing was acted on.
+      return this.#exchange(`as ${this.#state.token} ${line}`);
+    };
     try {
       return await retry(attempt, temporary, Math.min(BUSY_MS, this.#state.options.giveUpMs));
     } catch (error) {
@@ -149,7 +160,7 @@ export class CallbackSession implements ChatSession {
       if (reason !== null) this.#state.end(reason);
       else await this.#reconnect(secret);
       if (isSessionRequest(line)) throw error;
-      return this.#send(line);
+      return this.#send(line, signal);
     }
   }
 
@@ -158,9 +169,9 @@ export class CallbackSession implements ChatSession {
     await this.#ack();
     // While messages wait the server calls again at once, which takes it one round trip; the request took two.
     const nextCallMs = this.#state.stream.read > 0 ? NEXT_CALL_MS : FIRST_DELIVERY_MS;
-    await Bun.sleep(Math.max(nextCallMs, performance.now() - startMs));
+    await sleep(Math.max(nextCallMs, performance.now() - startMs));
     // A call that is in progress ends when everything that it brought is delivered and acknowledged.
-    if (this.#call !== null) await Promise.race([this.#call.data.closed.promise, Bun.sleep(REPLY_TIMEOUT_MS)]);
+    if (this.#call !== null) await resolvesWithin(REPLY_TIMEOUT_MS, this.#call.closed.promise);
     await this.#state.stream.settled();
   }
 
@@ -181,25 +192,38 @@ export class CallbackSession implements ChatSession {
   }
 
   /** Sends one line on its own connection and returns the reply. */
-  async #exchange(line: string): Promise<string> {
+  async #exchange(line: string, signal?: AbortSignal): Promise<string> {
     const { promise, resolve, reject } = Promise.withResolvers<string>();
     const pending: PendingReply = { resolve, reject };
-    const connection = await ServerConnection.connect(this.#state.options, {
+    let unsent = `${line}\n`;
+    const listener: ConnectionListener = {
       line: (bytes, start, end) => {
         const isOk = startsWithWord(bytes, start, end, "ok");
         if (isOk || refusalIn(bytes, start, end) !== null) settleReply(pending, isOk, bytes, start, end);
       },
       checkpoint: () => {},
+      flush: () => {
+        const lines = unsent;
+        unsent = "";
+        return lines;
+      },
       // The server may have acted on the request.
       closed: ({ speaksTls }) => reject(new ChatError(speaksTls === true ? "needs_tls" : "unknown_outcome")),
-    }).catch(() => {
-      throw new ChatError("not_sent");
+    };
+    const connection = await ServerConnection.connect(this.#state.options, listener, signal).catch(() => {
+      throw signal?.aborted === true ? signal.reason : new ChatError("not_sent");
     });
-    connection.send(line);
+    const onAbort = (): void => {
+      reject(signal?.reason);
+      connection.close();
+    };
+    signal?.addEventListener("abort", onAbort);
+    connection.markDirty();
     // A server that does not reply must not block the requests after this one.
     const deadline = setTimeout(() => connection.abandon(), REPLY_TIMEOUT_MS);
     return promise.finally(() => {
       clearTimeout(deadline);
+      signal?.removeEventListener("abort", onAbort);
       connection.close();
     });
   }
@@ -213,69 +237,75 @@ export class CallbackSession implements ChatSession {
     });
   }
 
-  #listen(): TCPSocketListener<Call> {
-    return Bun.listen<Call>({
-      hostname: everyAddress(),
-      port: this.#state.options.callbackPort,
-      socket: {
-        open: (socket) => {
-          const reader = new LineReader(SERVER_LINE_BYTES_MAX, RECEIVED_CHUNKS);
-          const closed = Promise.withResolvers<void>();
-          const call = { headBytes: 0, bytesLeft: -1, position: 0, acked: 0 };
-          socket.data = { secret: null, reader, ...call, goodbye: "", closed };
-          this.#unauthenticated.add(socket);
-        },
-        data: (socket, chunk) => this.#data(socket, chunk),
-        close: (socket) => this.#closed(socket),
-      },
+  async #listen(): Promise<void> {
+    this.#callServer = createServer((socket) => {
+      const reader = new LineSplitter();
+      const closed = Promise.withResolvers<void>();
+      const call: Call = {
+        socket,
+        secret: null,
+        reader,
+        headBytes: 0,
+        bytesLeft: -1,
+        position: 0,
+        acked: 0,
+        goodbye: "",
+        closed,
+      };
+      this.#unauthenticated.add(call);
+      socket.on("data", (chunk: Buffer) => this.#data(call, chunk));
+      socket.on("error", () => {}); // `close` follows.
+      socket.once("close", () => this.#closed(call));
+    });
+    this.#callPort = await listenOnAllAddresses(this.#callServer, this.#state.options.callbackPort).catch((error) => {
+      this.#callServer = null;
+      throw error;
     });
   }
 
-  #data(socket: Socket<Call>, chunk: Buffer): void {
-    const call = socket.data;
+  #data(call: Call, chunk: Uint8Array): void {
     call.reader.feed(chunk);
-    if (call.bytesLeft >= 0) return this.#takeLines(socket, chunk.length);
+    if (call.bytesLeft >= 0) return this.#takeLines(call, chunk.length);
     call.headBytes += chunk.length;
     // The server sends one short line and waits for the reply.
-    if (call.headBytes > HEAD_BYTES_MAX || call.secret !== null) return void socket.terminate();
+    if (call.headBytes > HEAD_BYTES_MAX || call.secret !== null) return void call.socket.destroy();
     if (!call.reader.next()) return;
     const { bytes, start, end } = call.reader;
-    void this.#authenticate(socket, decode(bytes, start, end).split(" "));
+    void this.#authenticate(call, decode(bytes, start, end).split(" "));
   }
 
   /** A broken call may have delivered lines. They are acknowledged, so that the server does not send them again. */
-  #closed(socket: Socket<Call>): void {
-    const { secret, acked, closed } = socket.data;
+  #closed(call: Call): void {
+    const { secret, acked, closed } = call;
     closed.resolve();
-    this.#unauthenticated.delete(socket);
-    if (this.#call === socket) this.#call = null;
+    this.#unauthenticated.delete(call);
+    if (this.#call === call) this.#call = null;
     const isCurrent = secret !== null && secret === this.#secret && !this.#state.hasEnded;
     if (isCurrent && this.#state.stream.delivered > acked) this.#ack().catch(() => {});
   }
 
   /** Accepts a call with the right secret that begins at or before the position read here. Closes any other. */
-  async #authenticate(socket: Socket<Call>, [verb, secret, position, bytes]: string[]): Promise<void> {
-    const call = socket.data;
+  async #authenticate(call: Call, [verb, secret, position, bytes]: string[]): Promise<void> {
     call.secret = this.#secret;
     const isServer = verb === "callback" && secret === (await this.#secret.promise) && call.secret === this.#secret;
-    if (socket.readyState !== 1) return; // Closed meanwhile.
+    const { socket } = call;
+    if (socket.destroyed) return; // Closed meanwhile.
     call.position = Number(position);
     call.bytesLeft = Number(bytes);
     const { read, delivered } = this.#state.stream;
     if (!isServer || !(call.position <= read) || !(call.bytesLeft >= 0)) return void socket.end();
-    this.#unauthenticated.delete(socket);
-    this.#call?.terminate();
-    this.#call = socket;
+    this.#unauthenticated.delete(call);
+    this.#call?.socket.destroy();
+    this.#call = call;
     call.acked = delivered;
     socket.write(`ready ${this.#state.token}\n`);
     this.#firstCall.resolve();
-    this.#takeLines(socket, 0);
+    this.#takeLines(call, 0);
   }
 
   /** Handles the new lines of a call. When the call is complete and delivered, acknowledges it. */
-  #takeLines(socket: Socket<Call>, bytes: number): void {
-    const call = socket.data;
-    const { reader } = call;
+  #takeLines(call: Call, bytes: number): void {
+    const { reader, socket } = call;
     const { stream } = this.#state;
     call.bytesLeft -= bytes;
     if (call.secret !== this.#secret) return void socket.end();
@@ -290,13 +320,13 @@ export class CallbackSession implements ChatSession {
     if (stream.isFull(false, this.#requests > 0)) socket.pause();
     if (call.bytesLeft > 0) return;
     call.bytesLeft = Number.POSITIVE_INFINITY; // Complete: further bytes are ignored.
-    void stream.settled().then(() => this.#ackCall(socket));
+    void stream.settled().then(() => this.#ackCall(call));
   }
 
   /** Acknowledges a call whose lines are all delivered, and closes it. */
-  #ackCall(socket: Socket<Call>): void {
-    const { goodbye, secret } = socket.data;
-    socket.data.acked = Number.POSITIVE_INFINITY;
+  #ackCall(call: Call): void {
+    const { goodbye, secret, socket } = call;
+    call.acked = Number.POSITIVE_INFINITY;
     if (secret !== this.#secret) return void socket.end();
     socket.end(`received ${this.#state.stream.delivered}\n`);
     if (FINAL_REASONS.includes(goodbye)) this.#state.end(goodbye);

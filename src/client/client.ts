@@ -1,20 +1,31 @@
-/** The client library: ChatClient turns typed calls into requests, and lines of the server into events. */
+/** The client library for Node and Bun: ChatClient, with sockets, callback sessions and private chats. */
 import { withZone } from "../runtime/host.ts";
+import { BaseClient, type BaseClientOptions, type RequestOptions } from "./base-client.ts";
 import { CallbackSession } from "./callback-session.ts";
-import { type ChatEvent, type IntroductionEvent, type ServerEvent, parseEvent } from "./event.ts";
-import { PrivateChats } from "./p2p/private.ts";
 import { ChatError } from "./errors.ts";
 import { HostAddresses } from "./host-addresses.ts";
+import type { IntroductionEvent } from "./event.ts";
 import type { Login } from "./login.ts";
-import type { ChatSession, SessionListener, StateStore } from "./session.ts";
+import { PrivateChats } from "./p2p/private.ts";
+import { oneLine, oneWord } from "./request.ts";
+import { LINE_BYTES_DEFAULT, type ChatSession } from "./session.ts";
 import { StreamSession } from "./stream-session.ts";
+import { openTcp } from "./tcp.ts";
 
-export type { ChatEvent } from "./event.ts";
+export type { BaseClient, Online, RequestOptions } from "./base-client.ts";
+export type { ChatEvent, ConnectionEvent, UserEvent } from "./event.ts";
 export { ChatError } from "./errors.ts";
+export { fileState } from "./file-state.ts";
 export type { Login } from "./login.ts";
-export type { ClientState, StateStore } from "./session.ts";
+export { memoryState } from "./memory-state.ts";
+export type { ClientState, ClientStatus, StateStore } from "./session.ts";
 
-export interface ChatClientOptions {
+/** The first version of Node with all that the library uses. */
+const NODE_MIN = 22;
+if (process.versions.bun === undefined && Number.parseInt(process.versions.node, 10) < NODE_MIN)
+  throw new Error(`heartline/client needs Node ${NODE_MIN} or newer, and this is ${process.version}`);
+
+export interface ChatClientOptions extends BaseClientOptions {
   host: string;
   port: number;
   /**
@@ -31,123 +42,39 @@ export interface ChatClientOptions {
   callbackPort?: number;
   /** Port for incoming private chats, which `answer` accepts; 0: a free port. Default: no private chats. */
   listenPort?: number;
-  /** Keeps the state that must survive this program. Without it, exactly-once delivery ends with the process. */
-  store?: (user: string) => Promise<StateStore> | StateStore;
-  /** How long the client tries to reach a lost server, in milliseconds; without limit by default. */
-  giveUpMs?: number;
-  /**
-   * Called for each event, in order. An event is acknowledged to the server when the promise that the handler returns,
-   * if any, is resolved, and so are those of all earlier events. Calls do not wait for the promise of the call before;
-   * reading stops while more than 256 KiB of events are pending. The handler may await requests of this client. When it
-   * throws or rejects, the error is emitted as a warning of the process, the session ends as "undelivered", and this
-   * event and all later ones come again at the next login. The events `private`, `unreachable` and `impostor` do not
-   * come from the server: for them there is only the warning.
-   */
-  onEvent?: (event: ChatEvent) => unknown;
-  /** Called when the connection was lost. Requests wait until `onBack`. */
-  onLost?: () => void;
-  /** Called when the session continues after `onLost`. */
-  onBack?: () => void;
-  /** Called after `onLost` when the server's certificate is not valid, once for each reason. The client tries again. */
-  onUntrusted?: (error: ChatError) => void;
-  /**
-   * Called for each request that an earlier run left without a reply. `error` is null when it was sent again and
-   * accepted, the server's refusal, or `unknown_outcome` when it is unknown whether the server acted on it.
-   */
-  onRecovered?: (request: string, error: ChatError | null) => void;
 }
 
-/** Codes of a failed acknowledgement that a later session may repeat, and how many of them `catchUp` accepts. */
-const RENEWED = ["unknown_outcome", "unknown_session"];
-const CATCH_UP_FAILURES_MAX = 5;
-/** Difference between the clocks of client and server up to which `catchUp` does not stop too early. */
-const CLOCK_DIFFERENCE_MS = 1_000;
-
-/** The users who are online. */
-export interface Online {
-  /** In byte order. The server limits the length of the list. */
-  names: string[];
-  /** Number of users who are online and not in the list. */
-  more: number;
-}
-
-/**
- * A chat session. Requests are promises, may be made without waiting for earlier replies, and are answered in order. A
- * request rejects with ChatError: with the server's code when it was refused, with `unknown_outcome` when its reply
- * is lost and the server may have acted on it, with `closed` when the session has ended, and with `bad_request`, before
- * anything is sent, when a name is not one word or a text is not one line.
- */
-export class ChatClient {
-  /**
-   * Resolves when the session has ended for good and all events are delivered. The value is the reason: "logout", the
-   * reason of the server's `goodbye`, the code that refused a new login, "undelivered", or "lost".
-   */
-  readonly ended: Promise<string>;
-  #endDetail = "";
-  readonly #session: ChatSession;
+/** A chat session over TCP or TLS: see `BaseClient`. */
+export class ChatClient extends BaseClient {
+  /** @internal */
+  protected readonly session: ChatSession;
   readonly #private: PrivateChats;
   readonly #listenPort: number | null;
-  /** Number of `stored` events. */
-  #stored = 0;
   /** Local address of the last connection to the server. */
   #localAddress = "";
   #isThisMachine = false;
-  /** Time of the login, by the wall clock. */
-  #beganMs = 0;
-  /** Whether a message has arrived that was sent after the login. */
-  #hasNews = false;
 
-  constructor({ onEvent, onLost, onBack, onUntrusted, onRecovered, listenPort, ...options }: ChatClientOptions) {
-    const { promise, resolve } = Promise.withResolvers<string>();
-    this.ended = promise;
-    const listener: SessionListener = {
-      event: (bytes, start, end) => {
-        const event = parseEvent(bytes, start, end);
-        if (event === null) return;
-        this.#noteNews(event);
-        if (isIntroduction(event)) return this.#private.handle(event);
-        return onEvent?.(event);
-      },
-      began: (user) => {
-        this.#beganMs = Date.now();
-        this.#hasNews = false;
-        this.#private.sessionBegan(user);
-      },
-      lost: () => onLost?.(),
-      back: () => onBack?.(),
-      untrusted: (error) => onUntrusted?.(error),
-      recovered: (request, error) => onRecovered?.(request, error),
-      ended: (reason, detail) => {
-        this.#endDetail = detail;
-        void this.#private.end();
-        resolve(reason);
-      },
-    };
-    this.#listenPort = listenPort ?? null;
-    this.#private = new PrivateChats(
-      (request) => this.#session.request(request),
-      (event) => onEvent?.(event),
-      (address) => withZone(address, { localAddress: this.#localAddress }),
-    );
-    const kind = options.session ?? "resumable";
-    const { tls = false, callbackPort = 0, giveUpMs = Number.POSITIVE_INFINITY, store = () => null } = options;
+  constructor(options: ChatClientOptions) {
+    super(options);
+    const { host, port, tls = false, session: kind = "resumable", callbackPort = 0, listenPort = null } = options;
+    const { giveUpMs = Number.POSITIVE_INFINITY, store = () => null, lineBytesMax = LINE_BYTES_DEFAULT } = options;
     if (kind === "callback" && tls !== false)
       throw new ChatError("bad_request", "callback sessions do not support TLS");
+    this.#listenPort = listenPort;
+    this.#private = new PrivateChats(
+      (request) => this.session.request(request),
+      (event) => this.emit(event),
+      (event) => this.report(event),
+      (address) => withZone(address, { localAddress: this.#localAddress }),
+    );
     const connected = (localAddress: string, isThisMachine: boolean): void => {
       this.#localAddress = localAddress;
       this.#isThisMachine = isThisMachine;
     };
-    const addresses = new HostAddresses(options.host);
-    const all = { ...options, tls, kind, callbackPort, giveUpMs, store, connected, addresses };
-    this.#session = kind === "callback" ? new CallbackSession(all, listener) : new StreamSession(all, listener);
-  }
-
-  /**
-   * Connects without a login. Rejects with the system's error (such as `code` "ECONNREFUSED") when no server can be
-   * reached. With TLS it rejects with `untrusted` or `closed` and a detail for people when the handshake fails.
-   */
-  connect(): Promise<void> {
-    return this.#session.connect();
+    const open = openTcp(new HostAddresses(host));
+    const all = { host, port, tls, connected, kind, open, callbackPort, giveUpMs, lineBytesMax, store };
+    const listener = this.sessionListener;
+    this.session = kind === "callback" ? new CallbackSession(all, listener) : new StreamSession(all, listener);
   }
 
   /** Whether the last connection stayed on this machine, where no network can read it. */
@@ -155,55 +82,13 @@ export class ChatClient {
     return this.#isThisMachine;
   }
 
-  /** What the server said with the refusal in `ended`, such as the words after `busy`; empty for other reasons. */
-  get endDetail(): string {
-    return this.#endDetail;
-  }
-
-  /**
-   * Connects when necessary, and logs in. Rejects as `connect` does, and with `unknown_user`, `wrong_password <tries
-   * left>`, `locked_out <seconds>`, `busy`, `needs_tls` when the port expects TLS, `unreachable` when the server cannot
-   * call a callback session, or the system's error when `listenPort` is taken.
-   */
-  async login(user: string, password: string): Promise<Login> {
-    const port = this.#listenPort === null ? 0 : await this.#private.listen(this.#listenPort);
+  override async login(user: string, password: string, options?: RequestOptions): Promise<Login> {
     try {
-      return await this.#session.login(oneWord(user), oneWord(password), port);
+      return await super.login(user, password, options);
     } catch (error) {
       this.#private.stopListening();
       throw error;
     }
-  }
-
-  /**
-   * Resolves with "sent" when the user is online, else with "stored": the user gets the message at the next login.
-   * `text` is not empty and has no LF. Rejects with `unknown_user`, `blocked` or `mailbox_full`, among others.
-   */
-  async message(user: string, text: string): Promise<"sent" | "stored"> {
-    return (await this.#session.request(`message ${oneWord(user)} ${oneLine(text)}`)) === "sent" ? "sent" : "stored";
-  }
-
-  /** Sends to all users who are online. Resolves with their number. `text` is as in `message`. */
-  async broadcast(text: string): Promise<number> {
-    return Number(await this.#session.request(`broadcast ${oneLine(text)}`));
-  }
-
-  /** Resolves with the users who are online. */
-  async online(): Promise<Online> {
-    const words = await this.#session.request("online");
-    const names = words === "" ? [] : words.split(" ");
-    const more = names.at(-1)?.startsWith("+") ? Number(names.pop()) : 0;
-    return { names, more };
-  }
-
-  /** Rejects messages and broadcasts of a user from now on. That user no longer sees this one either. */
-  async block(user: string): Promise<void> {
-    await this.#session.request(`block ${oneWord(user)}`);
-  }
-
-  /** Undoes `block`. */
-  async unblock(user: string): Promise<void> {
-    await this.#session.request(`unblock ${oneWord(user)}`);
   }
 
   /**
@@ -236,61 +121,23 @@ export class ChatClient {
     return this.#private.safetyNumber(user);
   }
 
-  /**
-   * Resolves when all messages that waited at the login are delivered and acknowledged. The server sends a mailbox in
-   * portions, each after the acknowledgement of the one before. Messages that are stored after the login are not waited
-   * for.
-   */
-  async catchUp(): Promise<void> {
-    let failuresLeft = CATCH_UP_FAILURES_MAX;
-    // The first reply may be sent before the portion that its request causes; the second one is not.
-    for (let idle = 0; idle < 2 && !this.#hasNews; idle++) {
-      const before = this.#stored;
-      // A new session sends the mailbox from the beginning.
-      await this.#session.ack().catch((error: ChatError) => {
-        if (!RENEWED.includes(error.code) || --failuresLeft < 0) throw error;
-        idle = -1;
-      });
-      if (this.#stored > before) idle = -1;
-    }
-    if (this.#hasNews) await this.#session.ack();
+  /** @internal */
+  protected override introduced(event: IntroductionEvent): unknown {
+    return this.#private.handle(event);
   }
 
-  /** Messages arrive oldest first, so one that was sent after the login follows all that waited at the login. */
-  #noteNews(event: ServerEvent | IntroductionEvent): void {
-    if (event.kind === "message") this.#hasNews = true;
-    if (event.kind !== "stored") return;
-    this.#stored++;
-    const nowMs = Date.now();
-    // A time in the future means that the server's clock is ahead, and that times cannot be compared.
-    this.#hasNews ||= event.unixMs > this.#beganMs + CLOCK_DIFFERENCE_MS && event.unixMs <= nowMs;
+  /** @internal */
+  protected override sessionBegan(user: string): void {
+    this.#private.sessionBegan(user);
   }
 
-  /** Ends the private chats after their last line was sent, then the session. `ended` resolves with "logout". */
-  async logout(): Promise<void> {
+  /** @internal */
+  protected override async privatePort(): Promise<number> {
+    return this.#listenPort === null ? 0 : this.#private.listen(this.#listenPort);
+  }
+
+  /** @internal */
+  protected override async endPrivateChats(): Promise<void> {
     await this.#private.end();
-    await this.#session.logout();
   }
-
-  /** Closes all connections without a logout. Requests without a reply reject with `closed`. */
-  close(): void {
-    void this.#private.end();
-    this.#session.close();
-  }
-}
-
-function isIntroduction(event: ServerEvent | IntroductionEvent): event is IntroductionEvent {
-  return ["private_request", "address", "expect", "denied"].includes(event.kind);
-}
-
-/** A space in a name would make two words of it, and an LF two requests. */
-function oneWord(text: string): string {
-  if (text === "" || /[ \r\n]/.test(text)) throw new ChatError("bad_request", "a name or password must be one word");
-  return text;
-}
-
-/** The server drops one CR before the LF, so a text that ends in CR gets a second one. */
-function oneLine(text: string): string {
-  if (text === "" || text.includes("\n")) throw new ChatError("bad_request", "a text must be one line and not empty");
-  return text.endsWith("\r") ? `${text}\r` : text;
 }

@@ -1,5 +1,10 @@
 import { UNDELIVERED_BOUNDS, UNDELIVERED_BYTES_MAX } from "../limits.ts";
+import { warn } from "./errors.ts";
 import { REPLY_TIMEOUT_MS } from "./retry.ts";
+import { resolvesWithin } from "./timing.ts";
+
+/** The result of a handler that did not handle its line, which comes again in the next session. */
+export const DISCARDED = Symbol("discarded");
 
 /** A line whose handler runs, or is done while the handler of an earlier line runs. */
 interface Undelivered {
@@ -22,11 +27,18 @@ export class DeliveryQueue {
   #waiters: { position: number; resolve: () => void }[] = [];
   readonly #advanced: () => void;
   readonly #failed: () => void;
+  readonly #discard: (isEnd: boolean) => void;
+  /** A line that begins here was discarded: it and all later ones come again in the next session. */
+  #discardedFrom = Number.POSITIVE_INFINITY;
 
-  /** `advanced`: a promise was resolved and the delivered position moved; `failed`: a handler threw or rejected. */
-  constructor(advanced: () => void, failed: () => void) {
+  /**
+   * `advanced`: a promise was resolved and the delivered position moved; `failed`: a handler threw or rejected;
+   * `discard`: see `SessionListener`.
+   */
+  constructor(advanced: () => void, failed: () => void, discard: (isEnd: boolean) => void) {
     this.#advanced = advanced;
     this.#failed = failed;
+    this.#discard = discard;
   }
 
   /** Position up to which everything was delivered. */
@@ -40,14 +52,14 @@ export class DeliveryQueue {
    */
   isFull(isPaused: boolean, mustRead: boolean): boolean {
     const bytesMax = UNDELIVERED_BYTES_MAX * (mustRead ? UNDELIVERED_BOUNDS : isPaused ? 0.5 : 1);
-    return this.#holdFrom === Number.POSITIVE_INFINITY && this.read - this.delivered > bytesMax;
+    return this.#handledTo === Number.POSITIVE_INFINITY && this.read - this.delivered > bytesMax;
   }
 
   /** The line that ends at `position` was read. It is delivered when the promise of `handle`, if any, is resolved. */
   take(position: number, handle?: () => unknown): void {
     const start = this.read;
     this.read = position;
-    if (handle === undefined || start >= this.#holdFrom) return;
+    if (handle === undefined || start >= this.#handledTo) return;
     let outcome: unknown;
     try {
       outcome = handle();
@@ -58,9 +70,12 @@ export class DeliveryQueue {
     const line = { start, isDone: false };
     this.#undelivered.push(line);
     Promise.resolve(outcome).then(
-      () => this.#done(line),
+      (result) => {
+        if (result === DISCARDED) this.#discardedFrom = Math.min(this.#discardedFrom, line.start);
+        this.#done(line);
+      },
       (error: unknown) => {
-        process.emitWarning(error instanceof Error ? error : String(error)); // Nothing else reports it.
+        warn(error); // Nothing else reports it.
         this.#failed();
       },
     );
@@ -76,7 +91,12 @@ export class DeliveryQueue {
 
   /** Position up to which lines are delivered when their handlers are done. */
   get #deliverable(): number {
-    return Math.min(this.read, this.#holdFrom);
+    return Math.min(this.read, this.#handledTo);
+  }
+
+  /** Lines from here on are not handled. */
+  get #handledTo(): number {
+    return Math.min(this.#holdFrom, this.#discardedFrom);
   }
 
   /** Resolves when all lines read so far are delivered, or after `release`. */
@@ -91,12 +111,14 @@ export class DeliveryQueue {
    * after them. With `mustRead` (see `isFull`) a handler may wait for a reply, and the wait is bounded.
    */
   async settledForNext(mustRead: boolean): Promise<void> {
-    await (mustRead ? Promise.race([this.settled(), Bun.sleep(REPLY_TIMEOUT_MS)]) : this.settled());
+    this.#discard(false);
+    await (mustRead ? resolvesWithin(REPLY_TIMEOUT_MS, this.settled()) : this.settled());
   }
 
   /** The session has ended: calls `done` when everything that was read is delivered, or now with `atOnce`. */
   finish(atOnce: boolean, done: () => void): void {
     if (atOnce) this.release();
+    else this.#discard(true);
     if (atOnce || this.delivered === this.#deliverable) done();
     else void this.settled().then(done);
   }
@@ -110,6 +132,7 @@ export class DeliveryQueue {
   restart(): void {
     this.read = 0;
     if (this.#holdFrom < Number.POSITIVE_INFINITY) this.#holdFrom = 0;
+    this.#discardedFrom = Number.POSITIVE_INFINITY;
     this.#undelivered.length = 0;
     this.release();
   }
@@ -120,8 +143,9 @@ export class DeliveryQueue {
     while (this.#undelivered[0]?.isDone === true) this.#undelivered.shift();
     const { delivered } = this;
     this.#advanced();
-    const due = this.#waiters.filter(({ position }) => position <= delivered);
-    this.#waiters = this.#waiters.filter(({ position }) => position > delivered);
+    const isDue = ({ position }: { position: number }): boolean => Math.min(position, this.#deliverable) <= delivered;
+    const due = this.#waiters.filter(isDue);
+    this.#waiters = this.#waiters.filter((waiter) => !isDue(waiter));
     for (const { resolve } of due) resolve();
   }
 }

@@ -9,8 +9,8 @@
  * - `not_sent`: a callback session did not reach the server
  * - `unreachable`: the server could not call a callback session
  * - `needs_tls`: the server expects TLS; `untrusted`: the certificate of the server is not valid for its host
- * - `bad_request`: an argument is not one word, or not one line
- * - private chats: `not_introduced`, `denied`, `gone`, `wrong_certificate`, `line_too_long`
+ * - `bad_request`: an argument is not one word, or not one line; `line_too_long`: the detail has the limit
+ * - private chats: `not_introduced`, `denied`, `gone`, `wrong_certificate`
  */
 export class ChatError extends Error {
   readonly code: string;
@@ -22,6 +22,18 @@ export class ChatError extends Error {
     this.code = code;
     this.detail = detail;
   }
+}
+
+/** Reports an error of the application that no promise carries: as a warning of the process, or of the browser. */
+export function warn(error: unknown): void {
+  if (typeof process === "undefined") console.warn(error);
+  else process.emitWarning(error instanceof Error ? error : String(error));
+}
+
+/** Calls an event handler of the application. When it throws or rejects, reports that. */
+export function warnOnFailure(handler: () => unknown): void {
+  const attempt = async (): Promise<unknown> => handler();
+  attempt().catch(warn);
 }
 
 /** A system error becomes `closed`: the server cannot be reached. */

@@ -1,6 +1,4 @@
 /** The events of the library: their types, and how event lines and texts are decoded. Replies are in reply.ts. */
-import { isUtf8 } from "node:buffer";
-import { wordEnd } from "../protocol/ascii.ts";
 
 /**
  * Events about messages and users. A text may contain control characters: filter it before you display it. A byte that
@@ -41,33 +39,43 @@ export type PrivateEvent =
   /** A private chat is over. */
   | { kind: "parted"; user: string };
 
-export type ChatEvent = ServerEvent | PrivateEvent;
+/** Events about the connection: it was lost; the session continues. */
+export type ConnectionEvent = { kind: "lost" | "back" };
+
+/** What users and the operator do. */
+export type UserEvent = ServerEvent | PrivateEvent;
+
+export type ChatEvent = UserEvent | ConnectionEvent;
+
+export function isConnectionEvent(event: ChatEvent): event is ConnectionEvent {
+  return event.kind === "lost" || event.kind === "back";
+}
 
 /** Parses an event line; null for an event that this client does not know. */
 export function parseEvent(bytes: Uint8Array, start: number, end: number): ServerEvent | IntroductionEvent | null {
-  let at = start;
+  let rest = decode(bytes, start, end);
   const word = (): string => {
-    const from = at;
-    const to = wordEnd(bytes, from, end);
-    at = Math.min(to + 1, end);
-    return decode(bytes, from, to);
+    const space = rest.indexOf(" ");
+    const first = space < 0 ? rest : rest.slice(0, space);
+    rest = space < 0 ? "" : rest.slice(space + 1);
+    return first;
   };
   const kind = word();
   switch (kind) {
     case "message":
     case "broadcast":
-      return { kind, from: word(), text: decode(bytes, at, end) };
+      return { kind, from: word(), text: rest };
     case "stored":
-      return { kind, from: word(), unixMs: Number(word()), text: decode(bytes, at, end) };
+      return { kind, from: word(), unixMs: Number(word()), text: rest };
     case "joined":
       return { kind, user: word() };
     case "left":
       return { kind, user: word(), reason: word() };
     case "notice":
-      return { kind, text: decode(bytes, at, end) };
+      return { kind, text: rest };
     case "goodbye": {
       const reason = word();
-      return reason === "kicked" && at < end ? { kind, reason, words: decode(bytes, at, end) } : { kind, reason };
+      return reason === "kicked" && rest !== "" ? { kind, reason, words: rest } : { kind, reason };
     }
     case "private_request":
       return { kind, user: word(), key: word() };
@@ -82,28 +90,54 @@ export function parseEvent(bytes: Uint8Array, start: number, end: number): Serve
   }
 }
 
+const encoder = new TextEncoder();
+/** Both keep a byte order mark, which is part of a text like any other character. */
+const decoder = new TextDecoder("utf-8", { ignoreBOM: true });
+const strictDecoder = new TextDecoder("utf-8", { ignoreBOM: true, fatal: true });
+
 /** Decodes UTF-8. A byte that is not UTF-8 becomes a lone surrogate, as in Python's "surrogateescape" (PEP 383). */
 export function decode(bytes: Uint8Array, start: number, end: number): string {
-  const buffer = Buffer.from(bytes.buffer, bytes.byteOffset + start, end - start);
-  const text = buffer.toString("utf8");
-  return text.includes("\ufffd") && !isUtf8(buffer) ? decodeEscaped(buffer) : text;
+  const line = bytes.subarray(start, end);
+  const text = decoder.decode(line);
+  return text.includes("\ufffd") && !isUtf8(line) ? decodeEscaped(line) : text;
 }
 
 /** The inverse of `decode`. */
-export function encodeText(text: string): Buffer {
-  if (text.isWellFormed()) return Buffer.from(text);
-  const parts = text.split(/([\udc80-\udcff]+)/u);
-  return Buffer.concat(parts.map((part, index) => Buffer.from(part, index % 2 === 0 ? "utf8" : "latin1")));
+export function encodeText(text: string): Uint8Array<ArrayBuffer> {
+  if (text.isWellFormed()) return encoder.encode(text);
+  const parts = text
+    .split(/([\udc80-\udcff]+)/u)
+    .map((part, index) => (index % 2 === 0 ? encoder.encode(part) : Uint8Array.from(part, lowByte)));
+  const bytes = new Uint8Array(parts.reduce((sum, { length }) => sum + length, 0));
+  let at = 0;
+  for (const part of parts) {
+    bytes.set(part, at);
+    at += part.length;
+  }
+  return bytes;
 }
 
-function decodeEscaped(buffer: Buffer): string {
+function lowByte(character: string): number {
+  return character.charCodeAt(0) & 0xff;
+}
+
+function isUtf8(bytes: Uint8Array): boolean {
+  try {
+    strictDecoder.decode(bytes);
+    return true;
+  } catch {
+    return false;
+  }
+}
+
+function decodeEscaped(bytes: Uint8Array): string {
   let text = "";
-  for (let at = 0; at < buffer.length;) {
-    const lead = buffer[at]!;
+  for (let at = 0; at < bytes.length;) {
+    const lead = bytes[at]!;
     const count = lead < 0x80 ? 1 : lead < 0xe0 ? 2 : lead < 0xf0 ? 3 : 4;
-    const character = buffer.subarray(at, at + count);
+    const character = bytes.subarray(at, at + count);
     const isValid = isUtf8(character);
-    text += isValid ? character.toString("utf8") : String.fromCharCode(0xdc00 + lead);
+    text += isValid ? decoder.decode(character) : String.fromCharCode(0xdc00 + lead);
     at += isValid ? count : 1;
   }
   return text;

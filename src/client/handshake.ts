@@ -1,24 +1,23 @@
 /** Turns a failed TLS handshake into an error that a person can act on. */
-import type { Socket } from "bun";
+import type { PeerCertificate } from "node:tls";
 import { ChatError } from "./errors.ts";
-import type { ServerAddress } from "./session.ts";
+import type { ServerAddress } from "./transport.ts";
 
-/** The error for a failed TLS handshake, with a detail for people: `untrusted` or `closed`. */
-export function handshakeFailure(address: ServerAddress, socket: Socket<undefined>, error: Error | null): ChatError {
-  const { code, message } = error as NodeJS.ErrnoException;
-  switch (code) {
-    case "EPROTO": {
-      const reason = message.split(":").at(-1)!; // After the error number and the names of the library.
-      if (reason === "WRONG_VERSION_NUMBER") return new ChatError("closed", "there is no TLS at that port");
-      return new ChatError("closed", `the TLS handshake failed: ${reason}`);
-    }
-    default:
-      return new ChatError("untrusted", untrustedReason(address, socket, code ?? "", message));
-  }
+/** The error for a handshake that the TLS library ended. */
+export function handshakeFailure({ code = "", message }: NodeJS.ErrnoException): ChatError {
+  const [, reason = message] = /^ERR_SSL_(.*)$/.exec(code) ?? [];
+  if (reason === "WRONG_VERSION_NUMBER") return new ChatError("closed", "there is no TLS at that port");
+  return new ChatError("closed", `the TLS handshake failed: ${reason}`);
 }
 
-function untrustedReason(address: ServerAddress, socket: Socket<undefined>, code: string, message: string): string {
-  const { subject, subjectaltname, valid_from, valid_to } = socket.getPeerCertificate();
+/** The error for a certificate that is not valid; `code` is the runtime's. */
+export function untrusted(address: ServerAddress, certificate: PeerCertificate, code: string): ChatError {
+  return new ChatError("untrusted", untrustedReason(address, certificate, code));
+}
+
+function untrustedReason(address: ServerAddress, certificate: PeerCertificate, code: string): string {
+  const { subject, subjectaltname, valid_from, valid_to } = certificate;
+  const words = code.toLowerCase().replaceAll("_", " ");
   switch (code) {
     case "ERR_TLS_CERT_ALTNAME_INVALID": {
       const names = subjectaltname?.replaceAll(/(DNS|IP Address):/g, "") ?? subject.CN;
@@ -34,10 +33,10 @@ function untrustedReason(address: ServerAddress, socket: Socket<undefined>, code
     case "UNABLE_TO_GET_ISSUER_CERT":
     case "UNABLE_TO_GET_ISSUER_CERT_LOCALLY":
     case "UNABLE_TO_VERIFY_LEAF_SIGNATURE":
-      if (address.tls !== true) return `the certificate there is not signed by an authority in --ca (${message})`;
-      return `the certificate there is not signed by a trusted authority (${message}); trust it with --ca <file>`;
+      if (address.tls !== true) return `the certificate there is not signed by an authority in --ca (${words})`;
+      return `the certificate there is not signed by a trusted authority (${words}); trust it with --ca <file>`;
     default:
-      return `the certificate there is not accepted: ${message}`;
+      return `the certificate there is not accepted: ${words}`;
   }
 }
 

@@ -26,7 +26,7 @@ export interface HeartbeatSession {
  */
 export class Heartbeat {
   readonly #session: HeartbeatSession;
-  #ticker: Timer | null = null;
+  #ticker: ReturnType<typeof setInterval> | null = null;
   #tickMs = TICK_MS;
   #beatMs = BEAT_MS;
   /** Time of the last line that was sent. */

@@ -1,5 +1,6 @@
 /** How long the client waits for a server, and how often it tries again. */
 import { ChatError } from "./errors.ts";
+import { sleep } from "./timing.ts";
 
 /** A server that does not reply within this time is lost, even when its connection seems open. */
 export const REPLY_TIMEOUT_MS = 10_000;
@@ -34,7 +35,7 @@ export class Backoff {
   async next(leastMs = 0): Promise<void> {
     const delayMs = this.#delayMs * (0.5 + Math.random() / 2);
     this.#delayMs = Math.min(this.#delayMs * 2, DELAY_MAX_MS);
-    await Bun.sleep(Math.max(delayMs, leastMs));
+    await sleep(Math.max(delayMs, leastMs));
     this.#lastMs = performance.now();
   }
 }

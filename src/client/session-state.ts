@@ -3,13 +3,16 @@ import { ChatError, asChatError } from "./errors.ts";
 import { loginLine } from "./login.ts";
 import { type PendingReply, finalReason, goodbyeReason } from "./reply.ts";
 import { Backoff, REPLY_TIMEOUT_MS, retry } from "./retry.ts";
-import type { ClientState, SessionListener, SessionOptions, StateStore } from "./session.ts";
+import type { ClientState, ClientStatus, SessionListener, SessionOptions, StateStore } from "./session.ts";
+import { later } from "./timing.ts";
 
 /** A request without a reply. */
 export interface PendingRequest extends PendingReply {
   line: string;
   /** Position in the client's stream after the line. */
   position: number;
+  /** It was given to the network. After a loss that is unknown until the server tells how far it read. */
+  isWritten: boolean;
   /** Made by an earlier run. When the session ends first, it stays in the saved state for the next run. */
   isRecovered: boolean;
 }
@@ -46,6 +49,7 @@ export class SessionState {
   readonly stream = new DeliveryQueue(
     () => this.#delivered(),
     () => this.end("undelivered", true),
+    (isEnd) => this.listener.discard(isEnd),
   );
   readonly options: SessionOptions;
   readonly listener: SessionListener;
@@ -73,6 +77,11 @@ export class SessionState {
     this.#carrier = carrier;
   }
 
+  get status(): ClientStatus {
+    if (this.hasEnded) return "ended";
+    return this.token === "" ? "new" : this.#phase === "connected" ? "online" : "lost";
+  }
+
   get hasEnded(): boolean {
     return this.#phase === "ending" || this.#phase === "ended";
   }
@@ -90,7 +99,14 @@ export class SessionState {
     this.#earlier = this.#store?.load() ?? null;
     for (const { line, position } of this.#earlier?.unanswered ?? []) {
       const report = (error: ChatError | null): void => this.listener.recovered(line, error);
-      this.pending.push({ line, position, isRecovered: true, resolve: () => report(null), reject: report });
+      this.pending.push({
+        line,
+        position,
+        isWritten: true,
+        isRecovered: true,
+        resolve: () => report(null),
+        reject: report,
+      });
     }
     try {
       return await attempt();
@@ -134,6 +150,17 @@ export class SessionState {
     this.#isSaved = false;
   }
 
+  /** Takes back a request that was not written, so that those after it move. False when it is too late. */
+  cancelPending(request: PendingRequest, bytes: number): boolean {
+    const index = this.pending.indexOf(request);
+    if (index < 0 || request.isWritten) return false;
+    this.pending.splice(index, 1);
+    for (const after of this.pending.slice(index)) after.position -= bytes;
+    this.#isSaved = false;
+    later(() => this.save());
+    return true;
+  }
+
   /** A reply that ends at `position` was read. Returns its request; undefined when there is none. */
   takeReply(position: number): PendingRequest | undefined {
     this.#isSaved = false;
@@ -163,7 +190,7 @@ export class SessionState {
 
   #delivered(): void {
     if (this.#phase === "ended") return;
-    if (this.#isSaved) setImmediate(() => this.save());
+    if (this.#isSaved) later(() => this.save());
     this.#isSaved = false;
     this.#carrier.delivered();
   }

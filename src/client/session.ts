@@ -2,9 +2,10 @@
  * The interface between ChatClient and its session, in both directions, with the options and the saved state of a
  * session. The implementations are in stream-session.ts and callback-session.ts.
  */
+import { LIMITS_DEFAULT } from "../limits.ts";
 import type { ChatError } from "./errors.ts";
-import type { HostAddresses } from "./host-addresses.ts";
 import type { Login } from "./login.ts";
+import type { OpenTransport, ServerAddress } from "./transport.ts";
 
 /** The state that a program saves, so that no message is lost or delivered twice after its restart. */
 export interface ClientState {
@@ -22,16 +23,27 @@ export interface StateStore {
   save(state: ClientState): void;
 }
 
+/** What a server takes by default: see `LIMITS_DEFAULT`. */
+export const LINE_BYTES_DEFAULT = LIMITS_DEFAULT.lineBytesMax;
+
+/**
+ * "new": not logged in yet. "online": logged in. "lost": the connection was lost, and the client tries to reach the
+ * server again. "ended": for good.
+ */
+export type ClientStatus = "new" | "online" | "lost" | "ended";
+
 /** Requests and their replies, for any kind of session. */
 export interface ChatSession {
-  connect(): Promise<void>;
+  readonly status: ClientStatus;
+  /** Rejects as `OpenTransport` does. */
+  connect(signal?: AbortSignal): Promise<void>;
   /** `listenPort`: port for incoming private chats, 0 for none. Rejects as `ChatClient.login` does. */
-  login(user: string, password: string, listenPort: number): Promise<Login>;
+  login(user: string, password: string, listenPort: number, signal?: AbortSignal): Promise<Login>;
   /**
    * Sends a request, a line without its LF, as soon as the server can be reached. Resolves with the words of the reply
-   * after `ok`; rejects as the methods of `ChatClient` do.
+   * after `ok`; rejects as the methods of `ChatClient` do. While it was not written yet, `signal` takes it back.
    */
-  request(line: string): Promise<string>;
+  request(line: string, signal?: AbortSignal): Promise<string>;
   /** Waits until every line read so far is delivered, and acknowledges these lines. Resolves after the reply. */
   ack(): Promise<void>;
   logout(): Promise<void>;
@@ -52,6 +64,11 @@ export interface SessionListener {
    * rejects, the session ends as "undelivered".
    */
   event(bytes: Uint8Array, start: number, end: number): unknown;
+  /**
+   * A new session begins, or with `isEnd` none: lines that nobody has taken yet come again. Their promises are resolved
+   * with DISCARDED. At the end, lines that somebody is about to take may stay.
+   */
+  discard(isEnd: boolean): void;
   /** The connection was lost. */
   lost(): void;
   /** The session continues after `lost`. */
@@ -64,26 +81,18 @@ export interface SessionListener {
   ended(reason: string, detail: string): void;
 }
 
-/** Address of a server. */
-export interface ServerAddress {
-  host: string;
-  port: number;
-  /** With TLS, the certificate must be signed by a public authority, or by one of `ca` (PEM) instead. */
-  tls: boolean | { ca: string };
-  /** Called for each new connection; `isThisMachine`: the server is on the same machine. */
-  connected?: (localAddress: string, isThisMachine: boolean) => void;
-  /** Those of `host`. */
-  addresses: HostAddresses;
-}
-
 export interface SessionOptions extends ServerAddress {
   /**
    * A plain session ends with its connection. A resumable one continues on another connection. In a callback session
    * the server connects to the client for each delivery, and the client to the server for each request.
    */
   kind: "plain" | "resumable" | "callback";
+  /** How connections to the server are opened. */
+  open: OpenTransport;
   /** Port on which a callback session listens; 0 takes a free port. */
   callbackPort: number;
+  /** Bytes of a request with its LF. A longer one is refused here. */
+  lineBytesMax: number;
   /** Time after which a session stops its attempts to reconnect, and ends as "lost". */
   giveUpMs: number;
   /** Where the state of a user's session is saved; null: it is not saved. */

@@ -3,11 +3,13 @@ import { ChatError } from "./errors.ts";
 import { encodeText } from "./event.ts";
 import { Heartbeat } from "./heartbeat.ts";
 import { type Login, parseLogin } from "./login.ts";
+import { requestBytes } from "./request.ts";
 import { FINAL_REASONS, type PendingReply, refusalIn, settleReply, startsWithWord } from "./reply.ts";
 import { NO_REPLY, REPLY_TIMEOUT_MS } from "./retry.ts";
 import { ServerConnection } from "./server-connection.ts";
 import { type PendingRequest, SessionState } from "./session-state.ts";
-import type { ChatSession, SessionListener, SessionOptions } from "./session.ts";
+import { type ChatSession, type ClientStatus, type SessionListener, type SessionOptions } from "./session.ts";
+import { later } from "./timing.ts";
 
 /** Delivered lines are acknowledged within this time, or after ACK_BYTES_MAX. */
 const ACK_MS = 4_000;
@@ -23,7 +25,8 @@ const ON_SAME_CONNECTION = ["wrong_password", "unknown_user"];
 export class StreamSession implements ChatSession {
   readonly #state: SessionState;
   #connection: ServerConnection | null = null;
-  /** The reply to `login` or `resume`, which belongs to no stream. */
+  /** The request `login` or `resume`, until it is written. It belongs to no stream, and its reply neither. */
+  #greetingRequest = "";
   #greeting: PendingReply | null = null;
   /** Whether that reply was `ok` on this connection. Only lines after it belong to the server's stream. */
   #isAttached = false;
@@ -54,22 +57,37 @@ export class StreamSession implements ChatSession {
     });
   }
 
-  async connect(): Promise<void> {
+  get status(): ClientStatus {
+    return this.#state.status;
+  }
+
+  async connect(signal?: AbortSignal): Promise<void> {
+    await this.#connect(signal);
+    if (!this.#state.hasEnded) return;
+    this.#connection?.close(); // `close` was called meanwhile.
+    throw new ChatError("closed");
+  }
+
+  async #connect(signal?: AbortSignal): Promise<void> {
     this.#closeError = new ChatError("closed");
     this.#isAttached = false;
-    this.#connection = await ServerConnection.connect(this.#state.options, {
-      line: (bytes, start, end, lineBytes) => this.#line(bytes, start, end, lineBytes),
+    this.#greetingRequest = "";
+    const listener = {
+      line: (bytes: Uint8Array, start: number, end: number, lineBytes: number) =>
+        this.#line(bytes, start, end, lineBytes),
       checkpoint: () => this.#state.save(),
-      closed: (connection) => this.#closed(connection),
-    }).catch((error: unknown) => {
+      flush: () => this.#flush(),
+      closed: (connection: ServerConnection) => this.#closed(connection),
+    };
+    this.#connection = await ServerConnection.connect(this.#state.options, listener, signal).catch((error: unknown) => {
       throw this.#closeError.code === "closed" ? error : this.#closeError;
     });
   }
 
-  async login(user: string, password: string, listenPort: number): Promise<Login> {
-    if (this.#connection === null) await this.connect();
+  async login(user: string, password: string, listenPort: number, signal?: AbortSignal): Promise<Login> {
+    if (this.#connection?.isOpen !== true) await this.connect(signal);
     return this.#state
-      .login(user, password, listenPort, () => this.#logIn())
+      .login(user, password, listenPort, () => this.#logIn(signal))
       .catch((error: unknown) => {
         // After any other refusal the server may be about to close the connection.
         if (!ON_SAME_CONNECTION.includes((error as ChatError).code)) this.#connection?.close();
@@ -77,25 +95,39 @@ export class StreamSession implements ChatSession {
       });
   }
 
-  #logIn(): Promise<Login> {
+  #logIn(signal?: AbortSignal): Promise<Login> {
     const request = this.#state.loginRequest(this.#state.options.kind === "plain" ? "" : " resumable");
-    return this.#greet(request, (words) => {
-      const { token, silenceMs, actedOn } = parseLogin(words);
-      this.#state.startStream(token);
-      this.#connectionEnd = this.#acked = this.#requestEnd = 0;
-      this.#state.repeatPending(actedOn, (pending) => this.#send(pending));
-      this.#heartbeat.start(silenceMs);
-      // Last: a handler may end the session, or make requests, which must not be repeated.
-      this.#state.listener.began(this.#state.user);
-      return { token, silenceMs };
-    });
+    return this.#greet(
+      request,
+      (words) => {
+        const { token, silenceMs, actedOn } = parseLogin(words);
+        this.#state.startStream(token);
+        this.#connectionEnd = this.#acked = this.#requestEnd = 0;
+        this.#state.repeatPending(actedOn, (pending) => this.#send(pending));
+        this.#heartbeat.start(silenceMs);
+        // Last: a handler may end the session, or make requests, which must not be repeated.
+        this.#state.listener.began(this.#state.user);
+        return { token, silenceMs };
+      },
+      signal,
+    );
   }
 
-  request(line: string): Promise<string> {
-    return new Promise((resolve, reject) => {
-      if (!this.#state.isOpen) return reject(new ChatError("closed"));
-      this.#send({ line, position: 0, isRecovered: false, resolve, reject });
-    });
+  async request(line: string, signal?: AbortSignal): Promise<string> {
+    signal?.throwIfAborted();
+    if (!this.#state.isOpen) throw new ChatError("closed");
+    const { promise, resolve, reject } = Promise.withResolvers<string>();
+    const bytes = requestBytes(line, this.#state.options.lineBytesMax);
+    const request = { line, position: 0, isWritten: false, isRecovered: false, resolve, reject };
+    this.#send(request, bytes);
+    if (signal === undefined) return promise;
+    const onAbort = (): void => {
+      if (!this.#state.cancelPending(request, bytes)) return;
+      this.#requestEnd -= bytes;
+      reject(signal.reason);
+    };
+    signal.addEventListener("abort", onAbort);
+    return promise.finally(() => signal.removeEventListener("abort", onAbort));
   }
 
   async ack(): Promise<void> {
@@ -135,7 +167,7 @@ export class StreamSession implements ChatSession {
    * Sends `login` or `resume`. Its reply is handled at once, not in a later microtask: the lines right after it belong
    * to the stream that it begins.
    */
-  #greet<T>(line: string, handle: (words: string) => T): Promise<T> {
+  #greet<T>(line: string, handle: (words: string) => T, signal?: AbortSignal): Promise<T> {
     const connection = this.#connection;
     if (connection === null) return Promise.reject(this.#closeError);
     const { promise, resolve, reject } = Promise.withResolvers<T>();
@@ -151,20 +183,47 @@ export class StreamSession implements ChatSession {
         connection.close(); // No stream follows an invalid reply.
       }
     };
+    const onAbort = (): void => {
+      reject(signal?.reason);
+      connection.close();
+    };
+    signal?.addEventListener("abort", onAbort);
+    if (signal?.aborted === true) onAbort();
     this.#greeting = { resolve: accept, reject };
-    connection.send(line);
-    return promise.finally(() => clearTimeout(deadline));
+    this.#greetingRequest = `${line}\n`;
+    connection.markDirty();
+    return promise.finally(() => {
+      clearTimeout(deadline);
+      signal?.removeEventListener("abort", onAbort);
+    });
   }
 
-  #send(pending: PendingRequest): void {
-    this.#requestEnd += encodeText(pending.line).length + 1;
+  #send(pending: PendingRequest, bytes = encodeText(pending.line).length + 1): void {
+    this.#requestEnd += bytes;
     pending.position = this.#requestEnd;
+    pending.isWritten = false;
     this.#state.addPending(pending);
     // Before the reply to a greeting it is unknown where the stream continues. The request is saved all the same.
-    if (this.#connection === null || this.#greeting !== null) return void setImmediate(() => this.#state.save());
+    if (this.#connection === null || this.#greeting !== null) return void later(() => this.#state.save());
     this.#heartbeat.sent();
-    this.#connection.send(pending.line);
+    this.#connection.markDirty();
     this.#regulate();
+  }
+
+  /** The lines for the network at the end of a turn. Requests wait until it is known where their stream continues. */
+  #flush(): string {
+    this.#state.save();
+    let lines = this.#greetingRequest;
+    this.#greetingRequest = "";
+    if (!this.#isAttached || this.#greeting !== null) return lines;
+    const { pending } = this.#state;
+    let first = pending.length;
+    while (first > 0 && !pending[first - 1]!.isWritten) first--;
+    for (const request of pending.slice(first)) {
+      request.isWritten = true;
+      lines += `${request.line}\n`;
+    }
+    return lines;
   }
 
   #line(bytes: Uint8Array, start: number, end: number, lineBytes: number): void {
@@ -237,7 +296,7 @@ export class StreamSession implements ChatSession {
   /** One attempt to continue on a new connection. */
   async #reconnect(): Promise<void> {
     try {
-      if (!this.#state.hasEnded) await this.connect();
+      if (!this.#state.hasEnded) await this.#connect();
       if (!this.#state.hasEnded) await this.#resume();
       if (this.#state.hasEnded) return this.#connection?.close();
       if (this.#connection === null) throw this.#closeError;
@@ -255,8 +314,8 @@ export class StreamSession implements ChatSession {
       await this.#greet(`resume ${token} ${delivered}`, (actedOn) => {
         this.#connectionEnd = this.#acked = delivered;
         this.#heartbeat.restart();
-        for (const { line, position } of this.#state.pending)
-          if (position > Number(actedOn)) this.#connection?.send(line);
+        for (const request of this.#state.pending) request.isWritten = request.position <= Number(actedOn);
+        this.#connection?.markDirty();
         this.#regulate();
       });
     } catch (error) {
@@ -265,7 +324,7 @@ export class StreamSession implements ChatSession {
         this.#connection?.close();
         await stream.settledForNext(this.#mustRead);
         if (this.#state.hasEnded) return;
-        await this.connect();
+        await this.#connect();
       }
       await this.#logIn();
     }

@@ -1,3 +1,4 @@
+import { LINE_BYTES_MAX } from "../limits.ts";
 import { ChatClient, type ChatClientOptions, ChatError } from "../client/client.ts";
 import { retry } from "../client/retry.ts";
 import { formatAddress } from "../runtime/host.ts";
@@ -32,7 +33,7 @@ export class ClientSession {
     giveUpMs: number,
     messages: Output,
     display: Display,
-    handlers: Pick<ChatClientOptions, "onEvent" | "onLost" | "onBack" | "onRecovered">,
+    handlers: Pick<ChatClientOptions, "onEvent" | "onRecovered">,
   ) {
     this.#options = options;
     this.#giveUpMs = giveUpMs;
@@ -47,6 +48,7 @@ export class ClientSession {
       session: callback ? "callback" : "resumable",
       listenPort: listenPort ?? undefined,
       giveUpMs,
+      lineBytesMax: LINE_BYTES_MAX, // The server says when a line is too long for it.
       store: (user) => this.#openState(user),
       onUntrusted: ({ detail }) => this.#fail(`cannot reconnect: ${detail}; trying again`),
     });

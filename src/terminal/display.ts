@@ -1,7 +1,7 @@
 import { createColors } from "picocolors";
 import { filterText } from "../display-filter.ts";
 import { formatAddress } from "../runtime/host.ts";
-import { type ChatEvent, decode, encodeText } from "../client/event.ts";
+import { type UserEvent, decode, encodeText } from "../client/event.ts";
 import { explainGoodbye } from "./explanations.ts";
 
 /**
@@ -67,11 +67,11 @@ export class Display {
     this.#nameColors = [cyan, green, magenta, blue, cyanBright, greenBright, magentaBright, blueBright];
   }
 
-  event(event: ChatEvent): Printable {
+  event(event: UserEvent): Printable {
     return this.#words(event) as Printable;
   }
 
-  #words(event: ChatEvent): string {
+  #words(event: UserEvent): string {
     const { dim, inverse, yellow } = this.#colors;
     const user = "user" in event ? printable(event.user) : "";
     const { slash } = this;

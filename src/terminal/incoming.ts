@@ -1,4 +1,4 @@
-import type { ChatEvent } from "../client/client.ts";
+import type { UserEvent } from "../client/client.ts";
 import type { Attention } from "./attention.ts";
 import type { ChatLog } from "./chat-log.ts";
 import { isUserName } from "./commands.ts";
@@ -31,7 +31,7 @@ export class Incoming {
   messages = 0;
   readonly stored = new Map<string, number>();
   readonly #parts: IncomingParts;
-  #events: { event: ChatEvent; resolve: (printed: Promise<void>) => void }[] = [];
+  #events: { event: UserEvent; resolve: (printed: Promise<void>) => void }[] = [];
   #hasStarted = false;
   #isScheduled = false;
   /** Lines of the events that are being printed; null outside. */
@@ -48,7 +48,7 @@ export class Incoming {
   }
 
   /** Prints an event; resolves when the kernel took its line. */
-  event(event: ChatEvent): Promise<void> {
+  event(event: UserEvent): Promise<void> {
     return new Promise((resolve) => {
       this.#events.push({ event, resolve });
       if (!this.#hasStarted || this.#isScheduled) return;
@@ -88,7 +88,7 @@ export class Incoming {
   }
 
   /** Adds the lines of an event. Returns the user who writes to this one or asks; empty for other events. */
-  #take(event: ChatEvent): string {
+  #take(event: UserEvent): string {
     const { display, people, presence, questions } = this.#parts;
     const nowMs = Date.now();
     switch (event.kind) {

@@ -1,4 +1,5 @@
 import { ChatError } from "../client/client.ts";
+import { isConnectionEvent } from "../client/event.ts";
 import { onEndingSignal } from "../runtime/keyboard.ts";
 import { ClientSession } from "./client-session.ts";
 import { isUserName } from "./commands.ts";
@@ -31,12 +32,11 @@ export async function runInteractive(options: Options): Promise<void> {
   };
   const session = new ClientSession(options, Number.POSITIVE_INFINITY, screen, display, {
     onEvent: (event) => {
+      if (isConnectionEvent(event)) return event.kind === "lost" ? person?.lost() : person?.back();
       if (event.kind === "goodbye") goodbye = event.reason;
       // The first events may arrive with the login reply. They stay in order: `person` is set before these callbacks.
       return person === null ? load().then((loaded) => loaded.event(event)) : person.event(event);
     },
-    onLost: () => person?.lost(),
-    onBack: () => person?.back(),
     onRecovered: (request, error) => void load().then((loaded) => loaded.recovered(explainRecovered(request, error))),
   });
   onEndingSignal(() => screen.quit(false));

@@ -1,4 +1,4 @@
-import { ChatError, type ChatEvent } from "../client/client.ts";
+import { ChatError, type UserEvent } from "../client/client.ts";
 import { encodeText } from "../client/event.ts";
 import type { Result } from "./commands.ts";
 import { explainError } from "./explanations.ts";
@@ -16,7 +16,7 @@ export class JsonReporter implements Reporter {
     this.#write = write;
   }
 
-  event(event: ChatEvent): Promise<void> {
+  event(event: UserEvent): Promise<void> {
     const { kind, ...rest } = event;
     return this.#print({ event: kind, ...fields(rest) });
   }

@@ -1,5 +1,5 @@
 import { join } from "node:path";
-import type { ChatClient, ChatEvent } from "../client/client.ts";
+import type { ChatClient, UserEvent } from "../client/client.ts";
 import { Attention } from "./attention.ts";
 import type { ChatLog } from "./chat-log.ts";
 import { Conversation } from "./conversation.ts";
@@ -82,7 +82,7 @@ export class Person {
   }
 
   /** Prints an event; resolves when the kernel took its line. */
-  event(event: ChatEvent): Promise<void> {
+  event(event: UserEvent): Promise<void> {
     return this.#incoming.event(event);
   }
 

@@ -1,4 +1,4 @@
-import type { ChatError, ChatEvent } from "../client/client.ts";
+import type { ChatError, UserEvent } from "../client/client.ts";
 import type { Result } from "./commands.ts";
 import { type Display, type Printable, printable } from "./display.ts";
 import { explainError, explainRecovered } from "./explanations.ts";
@@ -15,7 +15,7 @@ export interface Output {
 /** `request` is the number of the command in the input, from 1. */
 export interface Reporter {
   /** Resolves when the kernel took the event. */
-  event(event: ChatEvent): Promise<void>;
+  event(event: UserEvent): Promise<void>;
   done(request: number, result: Result): Promise<void>;
   refused(request: number, error: unknown, user: string): void;
   /** An invalid command, which was not sent; `code` is that of the server for such a request. */
@@ -36,7 +36,7 @@ export class PlainReporter implements Reporter {
     this.#display = display;
   }
 
-  event(event: ChatEvent): Promise<void> {
+  event(event: UserEvent): Promise<void> {
     return this.#output.print(this.#display.event(event));
   }
 

@@ -1,7 +1,7 @@
-import { decode } from "../client/event.ts";
+import { decode, isConnectionEvent } from "../client/event.ts";
 import { LINE_BYTES_MAX } from "../limits.ts";
 import { LineReader } from "../protocol/line-reader.ts";
-import type { ChatClient, ChatEvent } from "../client/client.ts";
+import type { ChatClient, UserEvent } from "../client/client.ts";
 import { ClientSession } from "./client-session.ts";
 import { COMMANDS, HELP_LINES } from "./commands.ts";
 import { Display, type Printable, hasColors } from "./display.ts";
@@ -37,10 +37,8 @@ export async function runScript(options: Options): Promise<void> {
   };
   const reporter = options.json ? new JsonReporter((line) => output.write(line)) : new PlainReporter(messages, display);
   const session = new ClientSession(options, GIVE_UP_MS, messages, display, {
-    onEvent: (event) => script.event(event),
+    onEvent: (event) => (isConnectionEvent(event) ? reporter.connection(event.kind) : script.event(event)),
     onRecovered: (request, error) => reporter.recovered(request, error),
-    onLost: () => reporter.connection("lost"),
-    onBack: () => reporter.connection("back"),
   });
   const { client } = session;
   const script = new Script(client, reporter);
@@ -69,7 +67,7 @@ export class Script {
   /** The number of the last command, from 1. */
   #request = 0;
   /** Events before `start`; null from then on. */
-  #early: { event: ChatEvent; resolve: (printed: Promise<void>) => void }[] | null = [];
+  #early: { event: UserEvent; resolve: (printed: Promise<void>) => void }[] | null = [];
 
   constructor(client: ChatClient, reporter: Reporter) {
     this.#client = client;
@@ -84,7 +82,7 @@ export class Script {
   }
 
   /** Reports an event; resolves when the kernel took it. */
-  event(event: ChatEvent): Promise<void> {
+  event(event: UserEvent): Promise<void> {
     const early = this.#early;
     if (early === null) return this.#reporter.event(event);
     return new Promise((resolve) => early.push({ event, resolve }));

@@ -6,13 +6,13 @@ import {
   existsSync,
   mkdirSync,
   openSync,
-  readFileSync,
   renameSync,
   rmSync,
   writeFileSync,
 } from "node:fs";
 import { homedir } from "node:os";
 import { isAbsolute, join } from "node:path";
+import { fileState } from "../client/file-state.ts";
 import type { ClientState, StateStore } from "../client/session.ts";
 
 /** `$XDG_STATE_HOME/heartline`; `~/.local/state/heartline` when that is not set or is a relative path. */
@@ -113,18 +113,15 @@ export class StateFile implements StateStore {
   /** The saved state; null when there is none or it is invalid. */
   load(): ClientState | null {
     try {
-      const state: unknown = JSON.parse(readFileSync(this.#file, "utf8"));
-      return isState(state) ? state : null;
+      return fileState(this.#file).load();
     } catch {
       return null;
     }
   }
 
   save(state: ClientState): void {
-    const draft = `${this.#file}.${process.pid}`;
     try {
-      writeFileSync(draft, JSON.stringify(state), { mode: 0o600 });
-      renameSync(draft, this.#file);
+      fileState(this.#file).save(state);
     } catch (error) {
       if (!this.#hasSaveError) this.#onSaveError((error as Error).message);
       this.#hasSaveError = true;
@@ -141,17 +138,4 @@ function tryLock(database: Database): boolean {
     if ((error as { code?: string }).code === "SQLITE_BUSY") return false;
     throw error;
   }
-}
-
-/** Whether a client can continue from this value: the file may have been edited. */
-function isState(value: unknown): value is ClientState {
-  const { token, received, unanswered } = value as { [key in keyof ClientState]: unknown };
-  const isRequest = ({ line, position }: Record<string, unknown>): boolean =>
-    typeof line === "string" && /^[^\n]+$/.test(line) && isPosition(position);
-  const isToken = typeof token === "string" && /^[\w-]{22,64}$/.test(token);
-  return isToken && isPosition(received) && Array.isArray(unanswered) && unanswered.every(isRequest);
-}
-
-function isPosition(value: unknown): boolean {
-  return Number.isSafeInteger(value) && (value as number) >= 0;
 }

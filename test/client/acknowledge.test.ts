@@ -29,6 +29,7 @@ function newClient(options: Partial<ChatClientOptions> = {}) {
     host: "127.0.0.1",
     port: fake?.port ?? 0,
     onEvent: (event: ChatEvent) => {
+      if (event.kind === "lost" || event.kind === "back") return;
       const { promise, resolve, reject } = Promise.withResolvers<void>();
       events.push({ text: "text" in event ? event.text : event.kind, take: resolve, refuse: reject });
       changed();
@@ -234,6 +235,7 @@ test("the delivered position stays before a pending line, and both positions res
   const queue = new DeliveryQueue(
     () => {},
     () => {},
+    () => {},
   );
   queue.take(10);
   expect(queue.delivered).toBe(10);
@@ -325,7 +327,7 @@ describe("catchUp", () => {
     const { client } = newClient({ onEvent: (event) => void delivered.push(event) });
     await client.login("alice", PASSWORD);
     await client.catchUp();
-    expect(delivered.map(({ kind }) => kind)).toEqual(["stored"]);
+    expect(delivered.map(({ kind }) => kind)).toEqual(["lost", "stored", "back"]);
   });
 
   test("fetches everything from a server whose clock is ahead", async () => {

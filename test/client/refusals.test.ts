@@ -33,6 +33,7 @@ function newClient(options: Partial<ChatClientOptions> = {}) {
     host: "127.0.0.1",
     port: server.port,
     onEvent: (event) => {
+      if (event.kind === "lost" || event.kind === "back") return;
       delivered.push("text" in event ? event.text : event.kind);
       changed();
     },

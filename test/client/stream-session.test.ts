@@ -45,7 +45,10 @@ function newClient(options: Partial<ChatClientOptions> = {}) {
   const client = new ChatClient({
     host: "127.0.0.1",
     port: proxy.port,
-    onEvent: (event: ChatEvent) => note("text" in event ? `${event.kind} ${event.text}` : event.kind),
+    onEvent: (event: ChatEvent) => {
+      if (event.kind === "lost" || event.kind === "back") return;
+      note("text" in event ? `${event.kind} ${event.text}` : event.kind);
+    },
     onLost: () => void seen.lost++,
     onBack: () => {
       seen.back++;

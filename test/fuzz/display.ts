@@ -1,5 +1,5 @@
 import fc from "fast-check";
-import { ChatError, type ChatEvent } from "../../src/client/client.ts";
+import { ChatError, type UserEvent } from "../../src/client/client.ts";
 import { Attention } from "../../src/terminal/attention.ts";
 import { Display, type Printable } from "../../src/terminal/display.ts";
 import { decode, parseEvent } from "../../src/client/event.ts";
@@ -57,7 +57,7 @@ const line = fc
   .map(([verb, words]) => [verb, ...words].join(" "));
 
 /** The client events that an event of the server may cause. Those of private chats differ from the server's. */
-function clientEvents(event: NonNullable<ReturnType<typeof parseEvent>>): ChatEvent[] {
+function clientEvents(event: NonNullable<ReturnType<typeof parseEvent>>): UserEvent[] {
   const { kind } = event;
   if (kind === "private_request") {
     return [true, false].map((encrypted) => ({ kind: "asked", user: event.user, encrypted }));

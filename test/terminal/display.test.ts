@@ -1,5 +1,5 @@
 import { describe, expect, test } from "bun:test";
-import type { ChatEvent } from "heartline/client";
+import type { UserEvent } from "heartline/client";
 import { Display, hasUtf8, printable } from "../../src/terminal/display.ts";
 import { rendered, rowsOf } from "../../src/terminal/rows.ts";
 import { decode } from "../../src/client/event.ts";
@@ -58,7 +58,7 @@ describe("the text of another user", () => {
 });
 
 describe("an event in words", () => {
-  const words = (event: ChatEvent): string => new Display(false).event(event);
+  const words = (event: UserEvent): string => new Display(false).event(event);
 
   test("has the sender, the recipients and the time", () => {
     expect(words({ kind: "message", from: "bob", text: "hi" })).toBe("bob: hi");
@@ -70,7 +70,7 @@ describe("an event in words", () => {
     expect(words({ kind: "left", user: "bob", reason: "expired" })).toBe("* bob left (expired)");
   });
 
-  test.each<[ChatEvent, string]>([
+  test.each<[UserEvent, string]>([
     [{ kind: "private", from: "bob", text: "psst" }, "[private] bob: psst"],
     [{ kind: "asked", user: "bob", encrypted: true }, "? bob asks for a private chat; answer with: yes bob, or no bob"],
     [

@@ -122,8 +122,6 @@ function newClient(options: Partial<ChatClientOptions> = {}) {
     port: front.port,
     tls: { ca: authority.cert },
     onEvent: (event) => note("text" in event ? `${event.kind} ${event.text}` : event.kind),
-    onLost: () => note("lost"),
-    onBack: () => note("back"),
     onUntrusted: ({ detail }) => note(detail),
     ...options,
   });

@@ -1,9 +1,9 @@
 /** The port for incoming private chats, and the bound on callers that are not authenticated. */
-import { once } from "node:events";
-import { type AddressInfo, type Server, type Socket, createServer } from "node:net";
+import { type Server, type Socket, createServer } from "node:net";
 import { TLSSocket } from "node:tls";
 import { PRIVATE_AUTH_MS, PRIVATE_AUTHS_MAX } from "../../limits.ts";
-import { everyAddress } from "../../runtime/host.ts";
+import { listenOnAllAddresses } from "../listen.ts";
+import type { Timeout } from "../timing.ts";
 import type { Certificate } from "./certificate.ts";
 import { PeerConnection } from "./peer-connection.ts";
 
@@ -20,7 +20,7 @@ export interface ConnectionAuthorizer {
  * replaces the oldest one, so silent callers cannot keep others out.
  */
 export class UnauthenticatedCallers<T> {
-  readonly #callers = new Map<T, Timer>();
+  readonly #callers = new Map<T, Timeout>();
   readonly #destroy: (caller: T) => void;
 
   constructor(destroy: (caller: T) => void) {
@@ -53,6 +53,7 @@ export class UnauthenticatedCallers<T> {
  * PRIVATE_AUTH_MS, and learns nothing else. While no caller is expected, each connection is closed at once.
  */
 export class Listener {
+  port = 0;
   readonly #server: Server;
   readonly #authorizer: ConnectionAuthorizer;
   readonly #unauthenticated = new UnauthenticatedCallers<PeerConnection>((caller) => caller.destroy());
@@ -65,13 +66,8 @@ export class Listener {
   /** Listens on a port; 0 takes a free one. Rejects with the system's error. */
   static async open(port: number, authorizer: ConnectionAuthorizer): Promise<Listener> {
     const listener = new Listener(authorizer);
-    listener.#server.listen(port, everyAddress());
-    await once(listener.#server, "listening");
+    listener.port = await listenOnAllAddresses(listener.#server, port);
     return listener;
-  }
-
-  get port(): number {
-    return (this.#server.address() as AddressInfo).port;
   }
 
   #accept(socket: Socket): void {

@@ -1,8 +1,9 @@
 import type { TLSSocket } from "node:tls";
 import { PRIVATE_LINE_BYTES_MAX, PRIVATE_UNSENT_BYTES_MAX } from "../../limits.ts";
-import { LineReader } from "../../protocol/line-reader.ts";
 import { decode, encodeText } from "../event.ts";
 import { ChatError } from "../errors.ts";
+import { LineSplitter } from "../line-splitter.ts";
+import { resolvesWithin } from "../timing.ts";
 
 /** How long the peer may take to close its side after `end`. */
 const CLOSE_TIMEOUT_MS = 1_000;
@@ -31,11 +32,11 @@ export class PeerConnection {
   }
 
   async *#read(): AsyncGenerator<string, void> {
-    const reader = new LineReader(PRIVATE_LINE_BYTES_MAX);
+    const reader = new LineSplitter(PRIVATE_LINE_BYTES_MAX);
     try {
       for await (const chunk of this.#socket) {
         reader.feed(chunk as Buffer);
-        while (reader.next()) if (!reader.tooLong) yield decode(reader.bytes, reader.start, reader.end);
+        while (reader.next()) if (!reader.isTooLong) yield decode(reader.bytes, reader.start, reader.end);
       }
     } catch {
       // A broken connection ends the lines like a closed one.
@@ -50,7 +51,10 @@ export class PeerConnection {
     const socket = this.#socket;
     return new Promise((resolve, reject) => {
       const bytes = encodeText(`${line}\n`);
-      if (bytes.length > PRIVATE_LINE_BYTES_MAX) return reject(new ChatError("line_too_long"));
+      if (bytes.length > PRIVATE_LINE_BYTES_MAX) {
+        const why = `${bytes.length} bytes are more than the ${PRIVATE_LINE_BYTES_MAX} of a line; send less at once`;
+        return reject(new ChatError("line_too_long", why));
+      }
       const isStuck = socket.writableLength > PRIVATE_UNSENT_BYTES_MAX;
       if (!socket.writable || isStuck) return reject(new ChatError("gone"));
       const deadline = setTimeout(() => this.destroy(), SEND_TIMEOUT_MS);
@@ -65,7 +69,7 @@ export class PeerConnection {
   /** Closes the connection after everything was sent. */
   async end(): Promise<void> {
     this.#socket.end();
-    await Promise.race([this.closed, Bun.sleep(CLOSE_TIMEOUT_MS)]);
+    await resolvesWithin(CLOSE_TIMEOUT_MS, this.closed);
     this.destroy();
   }
 

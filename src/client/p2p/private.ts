@@ -2,7 +2,7 @@ import { type Certificate, newCertificate, safetyNumber } from "./certificate.ts
 import type { IntroductionEvent, PrivateEvent } from "../event.ts";
 import { type ConnectionAuthorizer, Listener } from "./listener.ts";
 import { PeerConnection } from "./peer-connection.ts";
-import { ChatError } from "../errors.ts";
+import { ChatError, warnOnFailure } from "../errors.ts";
 import { Backoff } from "../retry.ts";
 import { PRIVATE_AUTH_MS } from "../../limits.ts";
 import { connect } from "node:tls";
@@ -35,6 +35,7 @@ interface Introduction {
 export class PrivateChats implements ConnectionAuthorizer {
   readonly #request: (line: string) => Promise<string>;
   readonly #emit: (event: PrivateEvent) => unknown;
+  readonly #report: (event: PrivateEvent) => void;
   readonly #reachableAddress: (address: string) => string;
   #user = "";
   #listener: Listener | null = null;
@@ -50,16 +51,19 @@ export class PrivateChats implements ConnectionAuthorizer {
   readonly #incoming = new Map<string, Introduction>();
 
   /**
-   * `request` sends a request to the server. `reachableAddress` turns an address of the server's into one that can be
-   * reached from here.
+   * `request` sends a request to the server. `emit` gives the application an event of the server, `report` one that
+   * is not the server's: nothing waits for its acknowledgement, so a failure is only a warning. `reachableAddress`
+   * turns an address of the server's into one that can be reached from here.
    */
   constructor(
     request: (line: string) => Promise<string>,
     emit: (event: PrivateEvent) => unknown,
+    report = (event: PrivateEvent): void => warnOnFailure(() => emit(event)),
     reachableAddress = (address: string): string => address,
   ) {
     this.#request = request;
     this.#emit = emit;
+    this.#report = report;
     this.#reachableAddress = reachableAddress;
   }
 
@@ -293,11 +297,6 @@ export class PrivateChats implements ConnectionAuthorizer {
     }
   }
 
-  /** Emits an event that is not the server's. Nothing waits for its acknowledgement, so a failure is only a warning. */
-  #report(event: PrivateEvent): void {
-    warnOnFailure(() => this.#emit(event));
-  }
-
   /** Emits the texts of a connection until it ends. */
   async #receive(introduction: Introduction, connection: PeerConnection): Promise<void> {
     introduction.connection = connection;
@@ -314,9 +313,4 @@ export class PrivateChats implements ConnectionAuthorizer {
     introduction.failures = performance.now() - sinceMs > STABLE_MS ? 0 : introduction.failures + 1;
     if (this.#isValid(introduction) && introduction.address !== null) void this.#keepConnected(introduction);
   }
-}
-
-/** Calls an event handler of the application. When it throws or rejects, emits a warning of the process. */
-function warnOnFailure(handler: () => unknown): void {
-  Promise.try(handler).catch((error: unknown) => process.emitWarning(error instanceof Error ? error : String(error)));
 }
