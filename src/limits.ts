@@ -214,6 +214,9 @@ export const RELAY_DIALS_MAX = 256;
 /** Bytes of a relayed reply to a login that was refused. A longer one is a fault of the owner. */
 export const RELAY_REPLY_BYTES_MAX = 64 << 10;
 
+/** Requests that one shard has forwarded to another, and that are not acknowledged. One more is `busy`. */
+export const FORWARDS_MAX = 4096;
+
 /** Bytes of a journal segment. A longer record gets a segment of its own. */
 export const JOURNAL_SEGMENT_BYTES = 16 << 20;
 /** Segments in use. What is unacknowledged in older ones moves to the mailbox, and they are used again. */
