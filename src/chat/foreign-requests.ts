@@ -55,20 +55,20 @@ export class ForeignRequests {
     return this.#of(shard).heard;
   }
 
-  /** The outcomes that the shard has not confirmed, in the order of their numbers. */
+  /** The outcomes that the shard has not answered, in the order of their numbers. */
   kept(shard: number): Iterable<[number: number, reply: Uint8Array]> {
     return this.#of(shard);
   }
 
   /**
-   * The shard has the outcomes up to that number, durably. False when this shard has not acted on that request: its log
-   * has lost records. Then it continues after the number.
+   * The shard has the outcomes up to that number, durably: it has answered them, or the handshake of a link said so.
+   * False when this shard has not acted on that request: its log has lost records. Then it continues after the number.
    */
-  confirmed(shard: number, upTo: number): boolean {
+  answered(shard: number, upTo: number): boolean {
     const outcomes = this.#of(shard);
     const isKnown = upTo <= outcomes.heard;
     outcomes.heard = Math.max(outcomes.heard, upTo);
-    outcomes.confirm(upTo);
+    outcomes.forget(upTo);
     return isKnown;
   }
 

@@ -1,13 +1,13 @@
 /**
  * What a shard remembers of the requests that another shard, the neighbour, has forwarded to it: the highest number
- * that was acted on, and the replies that the neighbour has not confirmed. Requests arrive in the order of their
+ * that was acted on, and the replies that the neighbour has not answered. Requests arrive in the order of their
  * numbers. The store makes it durable; the rules are in foreign-requests.ts.
  */
 export class Outcomes implements Iterable<[number: number, reply: Uint8Array]> {
   /** Each request up to that number was acted on; 0 before the first one. */
   heard = 0;
-  /** The neighbour has the replies up to that number. A crash may lose the last changes of this field. */
-  confirmed = 0;
+  /** The neighbour has answered the replies up to that number. A crash may lose the last changes of this field. */
+  answered = 0;
   /** Numbers and replies of the requests after that, from `#first` on: no object for each request. */
   readonly #numbers: number[] = [];
   readonly #replies: Uint8Array[] = [];
@@ -33,9 +33,9 @@ export class Outcomes implements Iterable<[number: number, reply: Uint8Array]> {
     return index < 0 ? null : this.#replies[index]!;
   }
 
-  /** The neighbour has the replies up to that number. */
-  confirm(upTo: number): void {
-    this.confirmed = Math.max(this.confirmed, upTo);
+  /** The neighbour has answered the replies up to that number. */
+  forget(upTo: number): void {
+    this.answered = Math.max(this.answered, upTo);
     while (this.size > 0 && this.#numbers[this.#first]! <= upTo) this.#first++;
     if (this.#first * 2 <= this.#numbers.length) return;
     this.#numbers.splice(0, this.#first);

@@ -121,7 +121,7 @@ describe("a request that is forwarded again", () => {
   test("is never answered with ok when its outcome is not kept", () => {
     receive("ann", 5, 0, "message bob one");
     receive("ann", 7, 5, "message bob two");
-    expect(requests.confirmed(SHARD, 5)).toBe(true);
+    expect(requests.answered(SHARD, 5)).toBe(true);
     expect(receive("ann", 5, 0, "message bob one")).toMatch(/^err internal /);
     expect(receive("ann", 6, 5, "message bob never heard")).toMatch(/^err internal /);
     expect(receive("ann", 7, 5, "message bob two")).toBe("ok stored");
@@ -148,7 +148,7 @@ describe("the numbers of a neighbour's requests", () => {
 
   test("continue after the one that the neighbour knows to be acted on, when this shard has lost it", () => {
     receive("ann", 5, 0, "message bob hello");
-    expect(requests.confirmed(SHARD, 8)).toBe(false);
+    expect(requests.answered(SHARD, 8)).toBe(false);
     expect(kept()).toEqual([]);
     expect(requests.heard(SHARD)).toBe(8);
     expect(receive("ann", 9, 8, "message bob hello")).toBe("ok stored");
@@ -166,11 +166,11 @@ describe("outcomes", () => {
       [8, "ok"],
     ];
     expect(kept()).toEqual(all);
-    requests.confirmed(SHARD, 2);
+    requests.answered(SHARD, 2);
     expect(kept()).toEqual(all.slice(1));
-    requests.confirmed(SHARD, 1);
+    requests.answered(SHARD, 1);
     expect(kept()).toEqual(all.slice(1));
-    requests.confirmed(SHARD, 8);
+    requests.answered(SHARD, 8);
     expect(kept()).toEqual([]);
     expect(requests.heard(SHARD)).toBe(8);
   });
@@ -180,7 +180,7 @@ describe("outcomes", () => {
     const next = FORWARDS_MAX + 1;
     expect(receive("ann", next, FORWARDS_MAX, "message bob hello")).toBe("overflow");
     expect(requests.heard(SHARD)).toBe(FORWARDS_MAX);
-    requests.confirmed(SHARD, 1);
+    requests.answered(SHARD, 1);
     expect(receive("ann", next, FORWARDS_MAX, "message bob hello")).toBe("ok stored");
   });
 });
