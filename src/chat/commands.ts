@@ -306,7 +306,7 @@ function refuseMessage(
 }
 
 function broadcast(chat: Chat, { account }: Session, request: Request, out: Outbox): void {
-  const count = chat.broadcast(account, request.bytes, request.textStart, request.end);
+  const count = chat.announcements.broadcast(account, request.bytes, request.textStart, request.end);
   chat.observer?.broadcast(account, request.bytes, request.textStart, request.end, count);
   // A user who has blocked the sender costs as much as a receiver.
   const receivers = count + account.blockedBy.size;
@@ -315,7 +315,7 @@ function broadcast(chat: Chat, { account }: Session, request: Request, out: Outb
 }
 
 function online(chat: Chat, { account }: Session, _request: Request, out: Outbox): void {
-  const names = Math.min(chat.presence.online.length, ONLINE_NAMES_MAX) + account.blockedBy.size;
+  const names = Math.min(chat.presence.count, ONLINE_NAMES_MAX) + account.blockedBy.size;
   chat.rates.charge(account, names / NAMES_PER_REQUEST, names / NAMES_PER_REQUEST);
   const line = chat.presence.list(account, ONLINE_NAMES_MAX);
   chat.observer?.listed(account, line);
