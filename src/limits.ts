@@ -214,6 +214,19 @@ export const RELAY_DIALS_MAX = 256;
 /** Bytes of a relayed reply to a login that was refused. A longer one is a fault of the owner. */
 export const RELAY_REPLY_BYTES_MAX = 64 << 10;
 
+/**
+ * Between two shards of a cluster. A shard from which nothing was heard for NEIGHBOUR_AWAY_MS is away, and what concerns
+ * its users is `busy`; so is what exceeds these limits of forwarded requests without a reply. A session has at most
+ * REPLY_SLOTS_MAX replies that wait for one of another shard; then it is not read. Its client gets `waiting` each
+ * REPLY_WAITING_MS. A link with more than LINK_BYTES_MAX unacknowledged ends.
+ */
+export const NEIGHBOUR_AWAY_MS = 2_000;
+export const FORWARDS_MAX = 4096;
+export const FORWARD_BYTES_MAX = 4 << 20;
+export const REPLY_SLOTS_MAX = 256;
+export const REPLY_WAITING_MS = 3_000;
+export const LINK_BYTES_MAX = 64 << 20;
+
 /** Bytes of a journal segment. A longer record gets a segment of its own. */
 export const JOURNAL_SEGMENT_BYTES = 16 << 20;
 /** Segments in use. What is unacknowledged in older ones moves to the mailbox, and they are used again. */
