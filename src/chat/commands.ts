@@ -1,20 +1,22 @@
 import {
+  FORWARD_HEAD_BYTES_MAX,
   NAMES_PER_REQUEST,
   ONLINE_NAMES_MAX,
   RECEIVERS_PER_REQUEST,
   RECEIVERS_PER_WORK,
   WORK_BYTES,
+  WORK_FORWARDED,
   WORK_STORED,
 } from "../limits.ts";
 import { encode, startsWith } from "../protocol/ascii.ts";
 import type { LineReader } from "../protocol/line-reader.ts";
-import { type ErrorCode, OK, OK_ASKED, OK_SENT, OK_STORED, refuse } from "../protocol/reply.ts";
+import { type ErrorCode, OK, OK_ASKED, OK_SENT, OK_STORED, type Replies, refuse } from "../protocol/reply.ts";
 import { Request, SHAPES, type Verb, isOtherProtocol } from "../protocol/request.ts";
-import type { Outbox } from "../stream/outbox.ts";
 import type { Chat } from "./chat.ts";
 import { fault } from "./fault.ts";
 import { login } from "./login.ts";
-import type { Account, Peer, Session, SessionKind } from "./session.ts";
+import { ReplySlots } from "./reply-slots.ts";
+import type { Account, Neighbour, Peer, Session, SessionKind } from "./session.ts";
 
 /** What the store must have room for before a request is acted on; see `canStore`. */
 type Stored = "nothing" | "change" | "position";
@@ -42,10 +44,10 @@ const NO_PRECONDITIONS: Preconditions = {
 };
 
 /**
- * Appends exactly one reply, as the last thing, to `out`: the session's own outbox, except in callback sessions. `user`
- * is the one that the first word names.
+ * Appends exactly one reply, as the last thing, to `out`: the session's own outbox or its slots, except in callback
+ * sessions. Or another shard gives the reply later: see `forward`. `user` is the one that the first word names.
  */
-type Run = (chat: Chat, session: Session, request: Request, out: Outbox, user: Account) => void;
+type Run = (chat: Chat, session: Session, request: Request, out: Replies, user: Account) => void;
 
 /** A request of a session. All rows have one shape, so that the hot path reads them from fixed offsets. */
 interface SessionCommand extends Preconditions {
@@ -92,6 +94,15 @@ const request = new Request();
  */
 export function receive(chat: Chat, peer: Peer, line: LineReader): void {
   const { session, replies } = peer;
+  let out: Replies = replies;
+  if (session !== null && session.slots !== null) {
+    if (session.kind === "link") return chat.neighbours!.receive(session, line);
+    if (mustWait(session.slots, line)) {
+      peer.refund();
+      return line.hold();
+    }
+    out = session.slots;
+  }
   chat.rates.work += 1 + line.lineBytes / WORK_BYTES;
   if (session !== null) {
     session.lastActivityMs = chat.wheel.nowMs;
@@ -105,11 +116,11 @@ export function receive(chat: Chat, peer: Peer, line: LineReader): void {
     return;
   }
   let isValid = false;
-  if (line.tooLong) refuseInvalid(replies, "line_too_long");
-  else if (line.start === line.end) refuseInvalid(replies, "bad_request", "the line is empty");
+  if (line.tooLong) refuseInvalid(out, "line_too_long");
+  else if (line.start === line.end) refuseInvalid(out, "bad_request", "the line is empty");
   else {
     try {
-      isValid = dispatch(chat, peer, session, replies, line.bytes, line.start, line.end);
+      isValid = dispatch(chat, peer, session, out, line.bytes, line.start, line.end);
     } catch (error) {
       return fault(chat, peer, error);
     }
@@ -120,6 +131,16 @@ export function receive(chat: Chat, peer: Peer, line: LineReader): void {
   chat.observer?.flooded(peer);
   replies.finish(GOODBYE_FLOOD);
   peer.close();
+}
+
+const MESSAGE = encode("message ");
+const ALIVE = encode("alive");
+
+/** Whether a request must wait for the replies to earlier ones that another shard owes; see `ReplySlots`. */
+function mustWait(slots: ReplySlots, { tooLong, bytes, start, end }: LineReader): boolean {
+  if (!slots.isOpen) return false;
+  if (slots.isFull || tooLong) return true;
+  return !startsWith(bytes, start, end, MESSAGE) && !startsWith(bytes, start, end, ALIVE);
 }
 
 /** Ends the session after `badLinesMax` consecutive invalid lines. */
@@ -137,7 +158,7 @@ function dispatch(
   chat: Chat,
   peer: Peer,
   session: Session | null,
-  out: Outbox,
+  out: Replies,
   bytes: Uint8Array,
   start: number,
   end: number,
@@ -164,13 +185,13 @@ function dispatch(
   return true;
 }
 
-function refuseInvalid(out: Outbox, code: ErrorCode, detail?: string): false {
+function refuseInvalid(out: Replies, code: ErrorCode, detail?: string): false {
   refuse(out, code, detail);
   return false;
 }
 
 /** Checks the preconditions of a request, then runs it. */
-function act(chat: Chat, session: Session, request: Request, out: Outbox, command: SessionCommand): void {
+function act(chat: Chat, session: Session, request: Request, out: Replies, command: SessionCommand): void {
   const { account } = session;
   let user = account;
   if (command.user) {
@@ -208,6 +229,7 @@ function resume(chat: Chat, peer: Peer, request: Request): void {
   const position = request.number(1);
   forSession(chat, peer, "resumable", request.word(0), (session) => {
     if (!chat.resume(peer, session, position)) refuse(peer.replies, "bad_request", "so much was never sent");
+    return null;
   });
 }
 
@@ -222,33 +244,45 @@ function as(chat: Chat, peer: Peer, request: Request): void {
     return peer.close();
   }
   forSession(chat, peer, "callback", request.word(0), (session) => {
+    const slots = chat.neighbours === null ? null : new ReplySlots(replies);
     session.lastActivityMs = chat.wheel.nowMs;
-    countInvalid(chat, session, dispatch(chat, peer, session, replies, bytes, textStart, end));
+    countInvalid(chat, session, dispatch(chat, peer, session, slots ?? replies, bytes, textStart, end));
     session.caller?.retry();
+    return slots;
   });
 }
 
 /**
  * Calls `act` with the session of that kind and token when its user's rate allows it. A connection with a request of a
- * callback session is closed after it.
+ * callback session is closed after it, and after the reply of another shard when `act` returns open slots.
  */
-function forSession(chat: Chat, peer: Peer, kind: SessionKind, token: string, act: (session: Session) => void): void {
+function forSession(
+  chat: Chat,
+  peer: Peer,
+  kind: SessionKind,
+  token: string,
+  act: (session: Session) => ReplySlots | null,
+): void {
   const attempt = (): void => {
     try {
       const session = chat.known(kind, token); // It may have ended while it waited.
       if (session === null)
         refuse(peer.replies, "unknown_session", chat.store.endedSession(token)?.finalReason ?? undefined);
-      else act(session);
+      else {
+        const slots = act(session);
+        if (slots?.isOpen === true) return void (slots.whenClosed = () => peer.close());
+      }
     } catch (error) {
-      return fault(chat, peer, error);
+      fault(chat, peer, error);
     }
     if (kind === "callback") peer.close();
+    peer.resume();
   };
   const session = chat.known(kind, token);
   if (session === null) return attempt();
   chat.rates.take(session.account, peer, () => {
-    if (!peer.isClosed) attempt();
-    peer.resume();
+    if (peer.isClosed) peer.resume();
+    else attempt();
   });
 }
 
@@ -264,7 +298,7 @@ function sameRecipient({ recipient }: Session, bytes: Uint8Array, start: number,
 }
 
 /** Checks its preconditions itself, and is called without `act`, which costs more. */
-function message(chat: Chat, session: Session, request: Request, out: Outbox): void {
+function message(chat: Chat, session: Session, request: Request, out: Replies): void {
   const to = chat.accounts.find(request.bytes, request.starts[0]!, request.ends[0]!);
   if (to === undefined) return refuseMessage(chat, session.account, null, out, "unknown_user");
   session.recipient = to;
@@ -276,12 +310,19 @@ function send(
   chat: Chat,
   session: Session,
   to: Account,
-  out: Outbox,
+  out: Replies,
   bytes: Uint8Array,
   start: number,
   end: number,
 ): void {
   const { account } = session;
+  if (to.neighbour !== null) {
+    // The line is `message <user> <text>`, as its recipient's would be.
+    const code = forward(chat, session, to.neighbour, out, bytes, start - to.messageHead.length, end);
+    if (code === null) session.messagesIn++;
+    else chat.observer?.messageRefused(account, to, code);
+    return;
+  }
   if (to.blocks.has(account)) return refuseMessage(chat, account, to, out, "blocked");
   if (!chat.store.accepts(end - start))
     return refuseMessage(chat, account, to, out, "internal", chat.store.writeError!);
@@ -293,11 +334,40 @@ function send(
   out.append(fate === "sent" ? OK_SENT : OK_STORED);
 }
 
+/**
+ * Forwards the request bytes[start..end) to the shard of the user whom it concerns, which gives the reply later. Returns
+ * the code when it was refused instead.
+ */
+function forward(
+  chat: Chat,
+  session: Session,
+  to: Neighbour,
+  out: Replies,
+  bytes: Uint8Array,
+  start: number,
+  end: number,
+): ErrorCode | null {
+  const neighbours = chat.neighbours!;
+  const obstacle = neighbours.obstacle(to);
+  if (obstacle !== null) return refused(out, "busy", obstacle);
+  if (!chat.store.accepts(end - start + FORWARD_HEAD_BYTES_MAX))
+    return refused(out, "internal", chat.store.writeError!);
+  const slots = out instanceof ReplySlots ? out : (session.slots = new ReplySlots(out));
+  neighbours.forward(session.account, to, slots, bytes, start, end);
+  chat.rates.work += WORK_FORWARDED;
+  return null;
+}
+
+function refused(out: Replies, code: ErrorCode, detail: string): ErrorCode {
+  refuse(out, code, detail);
+  return code;
+}
+
 function refuseMessage(
   chat: Chat,
   from: Account,
   to: Account | null,
-  out: Outbox,
+  out: Replies,
   code: ErrorCode,
   detail?: string,
 ): void {
@@ -305,7 +375,7 @@ function refuseMessage(
   refuse(out, code, detail);
 }
 
-function broadcast(chat: Chat, { account }: Session, request: Request, out: Outbox): void {
+function broadcast(chat: Chat, { account }: Session, request: Request, out: Replies): void {
   const count = chat.broadcast(account, request.bytes, request.textStart, request.end);
   chat.observer?.broadcast(account, request.bytes, request.textStart, request.end, count);
   // A user who has blocked the sender costs as much as a receiver.
@@ -314,7 +384,7 @@ function broadcast(chat: Chat, { account }: Session, request: Request, out: Outb
   out.append(encode(`ok ${count}\n`));
 }
 
-function online(chat: Chat, { account }: Session, _request: Request, out: Outbox): void {
+function online(chat: Chat, { account }: Session, _request: Request, out: Replies): void {
   const names = Math.min(chat.presence.online.length, ONLINE_NAMES_MAX) + account.blockedBy.size;
   chat.rates.charge(account, names / NAMES_PER_REQUEST, names / NAMES_PER_REQUEST);
   const line = chat.presence.list(account, ONLINE_NAMES_MAX);
@@ -322,20 +392,38 @@ function online(chat: Chat, { account }: Session, _request: Request, out: Outbox
   out.append(line);
 }
 
-function block(chat: Chat, session: Session, _request: Request, out: Outbox, other: Account): void {
+/**
+ * Forwards a request whose first word is a user of another shard; false when it was refused. True without forwarding it
+ * when the user is of this shard.
+ */
+function forwardIfForeign(
+  chat: Chat,
+  session: Session,
+  request: Request,
+  out: Replies,
+  { neighbour }: Account,
+): boolean {
+  if (neighbour === null) return true;
+  return forward(chat, session, neighbour, out, request.bytes, request.start, request.end) === null;
+}
+
+function block(chat: Chat, session: Session, request: Request, out: Replies, other: Account): void {
+  if (!forwardIfForeign(chat, session, request, out, other)) return;
   chat.store.block(session.account.name, other.name);
   session.account.block(other);
   if (other.session !== null) chat.introductions.part(session, other.session);
-  out.append(OK);
+  if (other.neighbour === null) out.append(OK);
 }
 
-function unblock(chat: Chat, { account }: Session, _request: Request, out: Outbox, other: Account): void {
+function unblock(chat: Chat, session: Session, request: Request, out: Replies, other: Account): void {
+  const { account } = session;
+  if (!forwardIfForeign(chat, session, request, out, other)) return;
   chat.store.unblock(account.name, other.name);
   account.unblock(other);
-  out.append(OK);
+  if (other.neighbour === null) out.append(OK);
 }
 
-function getaddress(chat: Chat, session: Session, request: Request, out: Outbox, other: Account): void {
+function getaddress(chat: Chat, session: Session, request: Request, out: Replies, other: Account): void {
   if (other.session === null) return refuse(out, "offline");
   if (other.session.listenPort === 0) return refuse(out, "not_listening");
   const refusal = chat.introductions.ask(session, other.session, request.words > 1 ? request.word(1) : "");
@@ -343,7 +431,7 @@ function getaddress(chat: Chat, session: Session, request: Request, out: Outbox,
   out.append(OK_ASKED);
 }
 
-function privateAnswer(chat: Chat, session: Session, request: Request, out: Outbox): void {
+function privateAnswer(chat: Chat, session: Session, request: Request, out: Replies): void {
   const asker = chat.accounts.find(request.bytes, request.starts[0]!, request.ends[0]!)?.session ?? null;
   const key = request.words > 2 ? request.word(2) : "";
   if (!chat.introductions.answer(session, asker, request.word(1) === "yes", key)) return refuse(out, "no_request");
@@ -351,18 +439,18 @@ function privateAnswer(chat: Chat, session: Session, request: Request, out: Outb
 }
 
 /** Takes the position that the client acknowledges, if there is one; false when that was never sent. */
-function acked(chat: Chat, session: Session, request: Request, out: Outbox): boolean {
+function acked(chat: Chat, session: Session, request: Request, out: Replies): boolean {
   if (request.words === 0 || chat.ack(session, request.number(0))) return true;
   refuse(out, "bad_request", "so much was never sent");
   return false;
 }
 
-function alive(chat: Chat, session: Session, request: Request, out: Outbox): void {
+function alive(chat: Chat, session: Session, request: Request, out: Replies): void {
   if (!acked(chat, session, request, out)) return;
   out.append(session.kind === "plain" ? OK : encode(`ok ${session.received}\n`));
 }
 
-function logout(chat: Chat, session: Session, request: Request, out: Outbox): void {
+function logout(chat: Chat, session: Session, request: Request, out: Replies): void {
   if (!acked(chat, session, request, out)) return;
   out.append(OK);
   chat.end(session, "logout");
