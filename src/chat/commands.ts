@@ -1,22 +1,21 @@
 import {
-  FORWARD_HEAD_BYTES_MAX,
   NAMES_PER_REQUEST,
   ONLINE_NAMES_MAX,
   RECEIVERS_PER_REQUEST,
   RECEIVERS_PER_WORK,
   WORK_BYTES,
-  WORK_FORWARDED,
-  WORK_STORED,
 } from "../limits.ts";
-import { encode, startsWith } from "../protocol/ascii.ts";
+import { encode } from "../protocol/ascii.ts";
 import type { LineReader } from "../protocol/line-reader.ts";
-import { type ErrorCode, OK, OK_ASKED, OK_SENT, OK_STORED, type Replies, refuse } from "../protocol/reply.ts";
+import { type ErrorCode, OK, OK_ASKED, type Replies, refuse } from "../protocol/reply.ts";
 import { Request, SHAPES, type Verb, isOtherProtocol } from "../protocol/request.ts";
 import type { Chat } from "./chat.ts";
 import { fault } from "./fault.ts";
+import { alsoForwarded } from "./forward.ts";
 import { login } from "./login.ts";
+import { type Requester, message, sameRecipient, send } from "./message.ts";
 import { ReplySlots } from "./reply-slots.ts";
-import type { Account, Neighbour, Peer, Session, SessionKind } from "./session.ts";
+import type { Account, Peer, Session, SessionKind } from "./session.ts";
 
 /** What the store must have room for before a request is acted on; see `canStore`. */
 type Stored = "nothing" | "change" | "position";
@@ -47,12 +46,12 @@ const NO_PRECONDITIONS: Preconditions = {
  * Appends exactly one reply, as the last thing, to `out`: the session's own outbox or its slots, except in callback
  * sessions. Or another shard gives the reply later: see `forward`. `user` is the one that the first word names.
  */
-type Run = (chat: Chat, session: Session, request: Request, out: Replies, user: Account) => void;
+type Run<From, Out> = (chat: Chat, session: From, request: Request, out: Out, user: Account) => void;
 
 /** A request of a session. All rows have one shape, so that the hot path reads them from fixed offsets. */
-interface SessionCommand extends Preconditions {
+export interface SessionCommand<From = Session, Out = Replies> extends Preconditions {
   needsSession: true;
-  run: Run;
+  run: Run<From, Out>;
 }
 
 /** A request of a connection without a session. It replies by itself, perhaps later. */
@@ -61,7 +60,10 @@ interface ConnectionCommand {
   run: (chat: Chat, peer: Peer, request: Request) => void;
 }
 
-function withSession(run: Run, preconditions: Partial<Preconditions> = {}): SessionCommand {
+export function withSession<From, Out>(
+  run: Run<From, Out>,
+  preconditions: Partial<Preconditions> = {},
+): SessionCommand<From, Out> {
   const { user, notSelf, hasBlocked, unblocked, stored } = { ...NO_PRECONDITIONS, ...preconditions };
   return { needsSession: true, run, user, notSelf, hasBlocked, unblocked, stored };
 }
@@ -78,8 +80,13 @@ const COMMANDS: Record<Verb, SessionCommand | ConnectionCommand> = {
   message: withSession(message),
   broadcast: withSession(broadcast, { stored: "position" }),
   online: withSession(online),
-  block: withSession(block, { user: true, hasBlocked: false, notSelf: "nobody blocks themselves", stored: "change" }),
-  unblock: withSession(unblock, { user: true, hasBlocked: true, stored: "change" }),
+  block: withSession(alsoForwarded(block), {
+    user: true,
+    hasBlocked: false,
+    notSelf: "nobody blocks themselves",
+    stored: "change",
+  }),
+  unblock: withSession(alsoForwarded(unblock), { user: true, hasBlocked: true, stored: "change" }),
   getaddress: withSession(getaddress, { user: true, unblocked: true, notSelf: "nobody calls themselves" }),
   private_answer: withSession(privateAnswer),
   alive: withSession(alive),
@@ -97,7 +104,7 @@ export function receive(chat: Chat, peer: Peer, line: LineReader): void {
   let out: Replies = replies;
   if (session !== null && session.slots !== null) {
     if (session.kind === "link") return chat.neighbours!.receive(session, line);
-    if (mustWait(session.slots, line)) {
+    if (session.slots.mustWait(line)) {
       peer.refund();
       return line.hold();
     }
@@ -131,16 +138,6 @@ export function receive(chat: Chat, peer: Peer, line: LineReader): void {
   chat.observer?.flooded(peer);
   replies.finish(GOODBYE_FLOOD);
   peer.close();
-}
-
-const MESSAGE = encode("message ");
-const ALIVE = encode("alive");
-
-/** Whether a request must wait for the replies to earlier ones that another shard owes; see `ReplySlots`. */
-function mustWait(slots: ReplySlots, { tooLong, bytes, start, end }: LineReader): boolean {
-  if (!slots.isOpen) return false;
-  if (slots.isFull || tooLong) return true;
-  return !startsWith(bytes, start, end, MESSAGE) && !startsWith(bytes, start, end, ALIVE);
 }
 
 /** Ends the session after `badLinesMax` consecutive invalid lines. */
@@ -191,7 +188,13 @@ function refuseInvalid(out: Replies, code: ErrorCode, detail?: string): false {
 }
 
 /** Checks the preconditions of a request, then runs it. */
-function act(chat: Chat, session: Session, request: Request, out: Replies, command: SessionCommand): void {
+export function act<From extends Requester, Out extends Replies>(
+  chat: Chat,
+  session: From,
+  request: Request,
+  out: Out,
+  command: SessionCommand<From, Out>,
+): void {
   const { account } = session;
   let user = account;
   if (command.user) {
@@ -211,7 +214,7 @@ function act(chat: Chat, session: Session, request: Request, out: Replies, comma
   command.run(chat, session, request, out, user);
 }
 
-function refusal(account: Account, user: Account, command: SessionCommand): ErrorCode | null {
+function refusal(account: Account, user: Account, command: Preconditions): ErrorCode | null {
   if (command.unblocked && user.blocks.has(account)) return "blocked";
   if (command.notSelf !== null && user === account) return "bad_request";
   if (command.hasBlocked === null || command.hasBlocked === account.blocks.has(user)) return null;
@@ -219,7 +222,7 @@ function refusal(account: Account, user: Account, command: SessionCommand): Erro
 }
 
 /** Reserves room in the journal, so that a full disk is known before a reply promises anything. */
-function canStore({ store }: Chat, { kind }: Session, stored: Stored): boolean {
+function canStore({ store }: Chat, { kind }: Requester, stored: Stored): boolean {
   if (stored === "change") return store.accepts(0);
   // After a crash it must be known that the request was acted on, or the client would send it again.
   return kind !== "resumable" || store.hasRoom(0);
@@ -286,95 +289,6 @@ function forSession(
   });
 }
 
-/**
- * The recipient of the request bytes[start..end) if it is a message to the same user as the session's last one, as most
- * are. One comparison replaces the parser and the look-up, which saves 27 of 172 ns per message (`bun run bench:micro
- * --filter server`). A request begins as a line from its recipient does, with `message <user> `.
- */
-function sameRecipient({ recipient }: Session, bytes: Uint8Array, start: number, end: number): Account | null {
-  if (recipient === null || recipient.password === null) return null;
-  const { messageHead } = recipient;
-  return end - start > messageHead.length && startsWith(bytes, start, end, messageHead) ? recipient : null;
-}
-
-/** Checks its preconditions itself, and is called without `act`, which costs more. */
-function message(chat: Chat, session: Session, request: Request, out: Replies): void {
-  const to = chat.accounts.find(request.bytes, request.starts[0]!, request.ends[0]!);
-  if (to === undefined) return refuseMessage(chat, session.account, null, out, "unknown_user");
-  session.recipient = to;
-  send(chat, session, to, out, request.bytes, request.textStart, request.end);
-}
-
-/** Sends the text bytes[start..end) to a user. */
-function send(
-  chat: Chat,
-  session: Session,
-  to: Account,
-  out: Replies,
-  bytes: Uint8Array,
-  start: number,
-  end: number,
-): void {
-  const { account } = session;
-  if (to.neighbour !== null) {
-    // The line is `message <user> <text>`, as its recipient's would be.
-    const code = forward(chat, session, to.neighbour, out, bytes, start - to.messageHead.length, end);
-    if (code === null) session.messagesIn++;
-    else chat.observer?.messageRefused(account, to, code);
-    return;
-  }
-  if (to.blocks.has(account)) return refuseMessage(chat, account, to, out, "blocked");
-  if (!chat.store.accepts(end - start))
-    return refuseMessage(chat, account, to, out, "internal", chat.store.writeError!);
-  const fate = chat.send(account, to, bytes, start, end);
-  if (fate === "stored") chat.rates.work += WORK_STORED + (end - start) / WORK_BYTES;
-  if (fate === "full") return refuseMessage(chat, account, to, out, "mailbox_full");
-  session.messagesIn++;
-  chat.observer?.accepted(account, to, bytes, start, end, fate);
-  out.append(fate === "sent" ? OK_SENT : OK_STORED);
-}
-
-/**
- * Forwards the request bytes[start..end) to the shard of the user whom it concerns, which gives the reply later. Returns
- * the code when it was refused instead.
- */
-function forward(
-  chat: Chat,
-  session: Session,
-  to: Neighbour,
-  out: Replies,
-  bytes: Uint8Array,
-  start: number,
-  end: number,
-): ErrorCode | null {
-  const neighbours = chat.neighbours!;
-  const obstacle = neighbours.obstacle(to);
-  if (obstacle !== null) return refused(out, "busy", obstacle);
-  if (!chat.store.accepts(end - start + FORWARD_HEAD_BYTES_MAX))
-    return refused(out, "internal", chat.store.writeError!);
-  const slots = out instanceof ReplySlots ? out : (session.slots = new ReplySlots(out));
-  neighbours.forward(session.account, to, slots, bytes, start, end);
-  chat.rates.work += WORK_FORWARDED;
-  return null;
-}
-
-function refused(out: Replies, code: ErrorCode, detail: string): ErrorCode {
-  refuse(out, code, detail);
-  return code;
-}
-
-function refuseMessage(
-  chat: Chat,
-  from: Account,
-  to: Account | null,
-  out: Replies,
-  code: ErrorCode,
-  detail?: string,
-): void {
-  chat.observer?.messageRefused(from, to, code);
-  refuse(out, code, detail);
-}
-
 function broadcast(chat: Chat, { account }: Session, request: Request, out: Replies): void {
   const count = chat.broadcast(account, request.bytes, request.textStart, request.end);
   chat.observer?.broadcast(account, request.bytes, request.textStart, request.end, count);
@@ -392,35 +306,17 @@ function online(chat: Chat, { account }: Session, _request: Request, out: Replie
   out.append(line);
 }
 
-/**
- * Forwards a request whose first word is a user of another shard; false when it was refused. True without forwarding it
- * when the user is of this shard.
- */
-function forwardIfForeign(
-  chat: Chat,
-  session: Session,
-  request: Request,
-  out: Replies,
-  { neighbour }: Account,
-): boolean {
-  if (neighbour === null) return true;
-  return forward(chat, session, neighbour, out, request.bytes, request.start, request.end) === null;
+export function block(chat: Chat, { account }: Requester, _request: Request, out: Replies, other: Account): void {
+  chat.store.block(account.name, other.name);
+  account.block(other);
+  if (account.session !== null && other.session !== null) chat.introductions.part(account.session, other.session);
+  out.append(OK);
 }
 
-function block(chat: Chat, session: Session, request: Request, out: Replies, other: Account): void {
-  if (!forwardIfForeign(chat, session, request, out, other)) return;
-  chat.store.block(session.account.name, other.name);
-  session.account.block(other);
-  if (other.session !== null) chat.introductions.part(session, other.session);
-  if (other.neighbour === null) out.append(OK);
-}
-
-function unblock(chat: Chat, session: Session, request: Request, out: Replies, other: Account): void {
-  const { account } = session;
-  if (!forwardIfForeign(chat, session, request, out, other)) return;
+export function unblock(chat: Chat, { account }: Requester, _request: Request, out: Replies, other: Account): void {
   chat.store.unblock(account.name, other.name);
   account.unblock(other);
-  if (other.neighbour === null) out.append(OK);
+  out.append(OK);
 }
 
 function getaddress(chat: Chat, session: Session, request: Request, out: Replies, other: Account): void {

@@ -40,6 +40,7 @@ export class World {
   readonly chat: Chat;
   readonly turn: LoopTurn;
   readonly connections: Connections;
+  readonly foreignRequests: Core["foreignRequests"];
   readonly drain: Core["drain"];
   /** Internal errors that the core reported. */
   readonly faults: unknown[] = [];
@@ -81,6 +82,7 @@ export class World {
     });
     this.#core = core;
     ({ chat: this.chat, turn: this.turn, connections: this.connections, drain: this.drain } = core);
+    this.foreignRequests = core.foreignRequests;
     this.begin();
     this.endTurns();
   }
