@@ -56,6 +56,11 @@ export class ReplySlots implements Replies {
     return this.size >= REPLY_SLOTS_MAX;
   }
 
+  /** No further request of that input is taken: one waits there, or the next one would have to. */
+  isBlocked({ isHeld }: LineReader): boolean {
+    return this.isOpen && (isHeld || this.isFull);
+  }
+
   /** The request must wait until the replies to earlier ones are there. */
   mustWait({ tooLong, bytes, start, end }: LineReader): boolean {
     if (!this.isOpen) return false;
