@@ -214,6 +214,21 @@ export const RELAY_DIALS_MAX = 256;
 /** Bytes of a relayed reply to a login that was refused. A longer one is a fault of the owner. */
 export const RELAY_REPLY_BYTES_MAX = 64 << 10;
 
+/**
+ * The links between the owners of shards. Each side shows each LINK_BEAT_MS that it is alive; a link without a line for
+ * LINK_SILENCE_MS, or without the reply to one for LINK_ANSWER_MS, ends, and is dialed again after a pause that grows
+ * between these limits. LINK_UNANSWERED_MAX: requests of a neighbour whose outcomes it has not answered; it must not send
+ * so many.
+ */
+export const LINK_BEAT_MS = 500;
+export const LINK_SILENCE_MS = 2_000;
+export const LINK_ANSWER_MS = 10_000;
+export const LINK_RETRY_MIN_MS = 50;
+export const LINK_RETRY_MAX_MS = 1_000;
+export const LINK_UNANSWERED_MAX = 16_384;
+/** Bytes of a line on a link: a user's line with a head before it. */
+export const LINK_LINE_BYTES_MAX = LINE_BYTES_MAX + 1024;
+
 /** Bytes of a journal segment. A longer record gets a segment of its own. */
 export const JOURNAL_SEGMENT_BYTES = 16 << 20;
 /** Segments in use. What is unacknowledged in older ones moves to the mailbox, and they are used again. */
