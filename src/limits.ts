@@ -215,17 +215,29 @@ export const RELAY_DIALS_MAX = 256;
 export const RELAY_REPLY_BYTES_MAX = 64 << 10;
 
 /**
- * The links between the owners of shards. Each side shows each LINK_BEAT_MS that it is alive; a link without a line for
- * LINK_SILENCE_MS, or without the reply to one for LINK_ANSWER_MS, ends, and is dialed again after a pause that grows
- * between these limits. LINK_UNANSWERED_MAX: requests of a neighbour whose outcomes it has not answered; it must not send
- * so many.
+ * Between two shards of a cluster. A shard from which nothing was heard for NEIGHBOUR_AWAY_MS is away, and what concerns
+ * its users is `busy`; so is what exceeds these limits of forwarded requests without a reply. A session has at most
+ * REPLY_SLOTS_MAX replies that wait for one of another shard; then it is not read. Its client gets `waiting` each
+ * REPLY_WAITING_MS. A link with more than LINK_BYTES_MAX unacknowledged ends.
+ */
+export const NEIGHBOUR_AWAY_MS = 2_000;
+export const FORWARDS_MAX = 4096;
+export const FORWARD_BYTES_MAX = 4 << 20;
+export const REPLY_SLOTS_MAX = 256;
+export const REPLY_WAITING_MS = 3_000;
+export const LINK_BYTES_MAX = 64 << 20;
+
+/**
+ * The links between the owners of shards. Each side shows each LINK_BEAT_MS that it is alive. A link without a line for
+ * NEIGHBOUR_AWAY_MS, or without the reply to one for LINK_ANSWER_MS, ends, and is dialed again after a pause that grows
+ * between these limits. After a crash a neighbour forwards requests again, so LINK_UNANSWERED_MAX may be without the
+ * answer to their outcome.
  */
 export const LINK_BEAT_MS = 500;
-export const LINK_SILENCE_MS = 2_000;
 export const LINK_ANSWER_MS = 10_000;
 export const LINK_RETRY_MIN_MS = 50;
 export const LINK_RETRY_MAX_MS = 1_000;
-export const LINK_UNANSWERED_MAX = 16_384;
+export const LINK_UNANSWERED_MAX = 2 * FORWARDS_MAX;
 /** Bytes of a line on a link: a user's line with a head before it. */
 export const LINK_LINE_BYTES_MAX = LINE_BYTES_MAX + 1024;
 

@@ -8,37 +8,19 @@ import type { Turn } from "../stream/turn.ts";
 import type { TimerKind, TimerWheel } from "../timer-wheel.ts";
 import { Accounts, type Passwords } from "./accounts.ts";
 import { Addresses } from "../auth/addresses.ts";
+import type { ChatOptions } from "./chat-options.ts";
 import { MailboxScheduler } from "./mailbox-scheduler.ts";
 import { Introductions } from "./introductions.ts";
 import { Departing } from "./departing.ts";
-import { Lockouts, type LockoutScope } from "../auth/lockouts.ts";
+import { Lockouts } from "../auth/lockouts.ts";
 import { Mailbox } from "./mailbox.ts";
+import { Neighbours } from "./neighbours.ts";
 import type { ChatObserver } from "./observer.ts";
 import { Presence } from "./presence.ts";
 import { Rates } from "./rates.ts";
-import { type Account, type Caller, type LoginRelay, type LoginOptions, type Peer } from "./session.ts";
+import { type Account, type LoginRelay, type LoginOptions, type Peer } from "./session.ts";
 import { Session, type SessionKind } from "./session.ts";
 import type { ChatStore } from "./store.ts";
-
-export interface ChatOptions {
-  wheel: TimerWheel;
-  turn: Turn;
-  store: ChatStore;
-  passwords: Passwords;
-  newToken: () => string;
-  /** Calls the client of a callback session, at the address of its login. */
-  newCaller: (session: Session, address: string, port: number, secret: string) => Caller;
-  /** A session, or a connection without a session, ends when no line arrives for that long. */
-  idleTimeoutMs: number;
-  blockMs: number;
-  lockoutScope: LockoutScope;
-  limits: Limits;
-  /** Takes faults, with the peer whose line caused them. */
-  report: (error: unknown, peer?: Peer) => void;
-  observer?: ChatObserver;
-  /** See `MailboxScheduler`. */
-  movedBytesPerTurn?: number;
-}
 
 /**
  * The rules: the life of sessions, messages, broadcasts and presence. It reads no clock and uses no socket and no file:
@@ -72,6 +54,8 @@ export class Chat {
   unixMs = 0;
   readonly mailboxScheduler: MailboxScheduler;
   readonly departing: Departing;
+  /** The other shards of the cluster; null without one. */
+  readonly neighbours: Neighbours | null;
   /** Broadcasts of this turn are in the log but not yet in the outboxes. */
   #broadcastWaits = false;
   /** Position of the broadcast group at the last check for slow clients. */
@@ -109,6 +93,7 @@ export class Chat {
     const { accounts, mailbox } = this;
     this.mailboxScheduler = new MailboxScheduler(accounts, mailbox, store, appended, report, movedBytesPerTurn);
     this.departing = new Departing(this.mailboxScheduler);
+    this.neighbours = options.shards == null ? null : new Neighbours(this, options.shards);
     this.#newToken = options.newToken;
     this.#newCaller = options.newCaller;
     this.#overdue = wheel.kind((session) => this.flushed(session));

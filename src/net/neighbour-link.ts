@@ -11,7 +11,7 @@
  * for each other. The number of forwards without an answered outcome is limited by the neighbour, and checked here.
  */
 import { ACK_BYTES_MAX, LINK_ANSWER_MS, LINK_LINE_BYTES_MAX, LINK_UNANSWERED_MAX } from "../limits.ts";
-import { LINK_SILENCE_MS, WORK_BYTES, WORK_PER_VISIT } from "../limits.ts";
+import { NEIGHBOUR_AWAY_MS, WORK_BYTES, WORK_PER_VISIT } from "../limits.ts";
 import { encode, equals, nameEnd, parseNumber, startsWith, wordEnd } from "../protocol/ascii.ts";
 import { LineReader } from "../protocol/line-reader.ts";
 import { Outbox } from "../stream/outbox.ts";
@@ -292,8 +292,8 @@ export class NeighbourLink implements LinkEvents, Sink {
   /** Called each LINK_BEAT_MS: shows that this shard is alive, and ends the link when the neighbour is not. */
   beat(): void {
     const { nowMs } = this.#options.connections.wheel;
-    if (nowMs - this.lastLineMs > LINK_SILENCE_MS)
-      return this.#end("silent", `nothing arrives from it for ${LINK_SILENCE_MS / 1000} s`);
+    if (nowMs - this.lastLineMs > NEIGHBOUR_AWAY_MS)
+      return this.#end("silent", `nothing arrives from it for ${NEIGHBOUR_AWAY_MS / 1000} s`);
     if (this.#state !== "up") return;
     if (this.#beats > 0 && nowMs - this.#waitingMs > LINK_ANSWER_MS)
       return this.#end("unanswered", `it has not replied for ${LINK_ANSWER_MS / 1000} s`);

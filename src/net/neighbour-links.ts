@@ -3,7 +3,7 @@
  * counted. A neighbour has its own link to this shard; that one arrives at the port for other servers
  * (relayed-connections.ts).
  */
-import { LINK_BEAT_MS, LINK_RETRY_MAX_MS, LINK_RETRY_MIN_MS, LINK_SILENCE_MS } from "../limits.ts";
+import { LINK_BEAT_MS, LINK_RETRY_MAX_MS, LINK_RETRY_MIN_MS, NEIGHBOUR_AWAY_MS } from "../limits.ts";
 import { formatAddress } from "../runtime/host.ts";
 import type { Logger } from "../runtime/log.ts";
 import { type TimerKind, type TimerWheel, WheelTimer } from "../timer-wheel.ts";
@@ -73,7 +73,7 @@ class Dialer implements LinkOwner {
   readonly #timer = new WheelTimer<Dialer>(this);
   /** The pause after the next link that ends early. */
   #pauseMs = LINK_RETRY_MIN_MS;
-  /** The last end that was logged; empty after a link that was up for LINK_SILENCE_MS. */
+  /** The last end that was logged; empty after a link that was up for NEIGHBOUR_AWAY_MS. */
   #logged = "";
 
   constructor(all: NeighbourLinks, shard: number) {
@@ -112,7 +112,7 @@ class Dialer implements LinkOwner {
     const { lost, wheel, retry } = this.#all;
     lost.set(reason, (lost.get(reason) ?? 0) + 1);
     this.link = null;
-    if (link.upMs > 0 && wheel.nowMs - link.upMs >= LINK_SILENCE_MS) {
+    if (link.upMs > 0 && wheel.nowMs - link.upMs >= NEIGHBOUR_AWAY_MS) {
       this.#pauseMs = LINK_RETRY_MIN_MS;
       this.#logged = "";
     }
