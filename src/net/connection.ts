@@ -19,6 +19,12 @@ import { BACKLOGGED, type GateShared, QUEUED, ReadGate, UNANSWERED } from "./rea
 import { type ConnectionState, checkTransition } from "./connection-state.ts";
 import type { SocketEvents, Successor, Transport } from "./transport.ts";
 
+/** Has input left over from a turn. */
+export interface Ready {
+  /** It continues in this turn. */
+  serve(): void;
+}
+
 /** What all connections of a server share. */
 export class Connections implements GateShared<Connection> {
   readonly chat: Chat;
@@ -28,8 +34,8 @@ export class Connections implements GateShared<Connection> {
   readonly open = new Set<Connection>();
   /** Connections without a session, and sockets that are not connections yet; the oldest first. */
   readonly unauthenticated = new Set<SocketEvents>();
-  /** Connections with requests left over from a turn, in the order in which they continue. */
-  readonly ready = new Set<Connection>();
+  /** Connections and links with input left over from a turn, in the order in which they continue. */
+  readonly ready = new Set<Ready>();
   /** Without a session: no request for too long. */
   readonly idle: TimerKind<Connection>;
   /** Draining: the peer does not close its side. */
