@@ -4,7 +4,8 @@
  * own clock, store and sockets. Listening, logging and periodic work are not part of it.
  */
 import type { User } from "../auth/credentials.ts";
-import { Chat, type ChatOptions } from "../chat/chat.ts";
+import { Chat } from "../chat/chat.ts";
+import type { ChatOptions } from "../chat/chat-options.ts";
 import { Drain } from "../chat/drain.ts";
 import { ForeignRequests } from "../chat/foreign-requests.ts";
 import { Callback, Callbacks } from "../net/callback.ts";
