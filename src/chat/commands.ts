@@ -8,7 +8,7 @@ import {
 } from "../limits.ts";
 import { encode, startsWith } from "../protocol/ascii.ts";
 import type { LineReader } from "../protocol/line-reader.ts";
-import { type ErrorCode, OK, OK_ASKED, OK_SENT, OK_STORED, refuse } from "../protocol/reply.ts";
+import { type ErrorCode, OK, OK_ASKED, OK_SENT, OK_STORED, type Replies, refuse } from "../protocol/reply.ts";
 import { Request, SHAPES, type Verb, isOtherProtocol } from "../protocol/request.ts";
 import type { Outbox } from "../stream/outbox.ts";
 import type { Chat } from "./chat.ts";
@@ -45,12 +45,15 @@ const NO_PRECONDITIONS: Preconditions = {
  * Appends exactly one reply, as the last thing, to `out`: the session's own outbox, except in callback sessions. `user`
  * is the one that the first word names.
  */
-type Run = (chat: Chat, session: Session, request: Request, out: Outbox, user: Account) => void;
+type Run<From, Out> = (chat: Chat, session: From, request: Request, out: Out, user: Account) => void;
+
+/** What the rows that other shards forward need of a session: their users have none here (foreign-requests.ts). */
+export type Requester = Pick<Session, "account" | "kind" | "recipient" | "messagesIn">;
 
 /** A request of a session. All rows have one shape, so that the hot path reads them from fixed offsets. */
-interface SessionCommand extends Preconditions {
+export interface SessionCommand<From = Session, Out = Outbox> extends Preconditions {
   needsSession: true;
-  run: Run;
+  run: Run<From, Out>;
 }
 
 /** A request of a connection without a session. It replies by itself, perhaps later. */
@@ -59,7 +62,10 @@ interface ConnectionCommand {
   run: (chat: Chat, peer: Peer, request: Request) => void;
 }
 
-function withSession(run: Run, preconditions: Partial<Preconditions> = {}): SessionCommand {
+export function withSession<From, Out>(
+  run: Run<From, Out>,
+  preconditions: Partial<Preconditions> = {},
+): SessionCommand<From, Out> {
   const { user, notSelf, hasBlocked, unblocked, stored } = { ...NO_PRECONDITIONS, ...preconditions };
   return { needsSession: true, run, user, notSelf, hasBlocked, unblocked, stored };
 }
@@ -170,7 +176,13 @@ function refuseInvalid(out: Outbox, code: ErrorCode, detail?: string): false {
 }
 
 /** Checks the preconditions of a request, then runs it. */
-function act(chat: Chat, session: Session, request: Request, out: Outbox, command: SessionCommand): void {
+export function act<From extends Requester, Out extends Replies>(
+  chat: Chat,
+  session: From,
+  request: Request,
+  out: Out,
+  command: SessionCommand<From, Out>,
+): void {
   const { account } = session;
   let user = account;
   if (command.user) {
@@ -190,7 +202,7 @@ function act(chat: Chat, session: Session, request: Request, out: Outbox, comman
   command.run(chat, session, request, out, user);
 }
 
-function refusal(account: Account, user: Account, command: SessionCommand): ErrorCode | null {
+function refusal(account: Account, user: Account, command: Preconditions): ErrorCode | null {
   if (command.unblocked && user.blocks.has(account)) return "blocked";
   if (command.notSelf !== null && user === account) return "bad_request";
   if (command.hasBlocked === null || command.hasBlocked === account.blocks.has(user)) return null;
@@ -198,7 +210,7 @@ function refusal(account: Account, user: Account, command: SessionCommand): Erro
 }
 
 /** Reserves room in the journal, so that a full disk is known before a reply promises anything. */
-function canStore({ store }: Chat, { kind }: Session, stored: Stored): boolean {
+function canStore({ store }: Chat, { kind }: Requester, stored: Stored): boolean {
   if (stored === "change") return store.accepts(0);
   // After a crash it must be known that the request was acted on, or the client would send it again.
   return kind !== "resumable" || store.hasRoom(0);
@@ -264,7 +276,7 @@ function sameRecipient({ recipient }: Session, bytes: Uint8Array, start: number,
 }
 
 /** Checks its preconditions itself, and is called without `act`, which costs more. */
-function message(chat: Chat, session: Session, request: Request, out: Outbox): void {
+export function message(chat: Chat, session: Requester, request: Request, out: Replies): void {
   const to = chat.accounts.find(request.bytes, request.starts[0]!, request.ends[0]!);
   if (to === undefined) return refuseMessage(chat, session.account, null, out, "unknown_user");
   session.recipient = to;
@@ -274,9 +286,9 @@ function message(chat: Chat, session: Session, request: Request, out: Outbox): v
 /** Sends the text bytes[start..end) to a user. */
 function send(
   chat: Chat,
-  session: Session,
+  session: Requester,
   to: Account,
-  out: Outbox,
+  out: Replies,
   bytes: Uint8Array,
   start: number,
   end: number,
@@ -297,7 +309,7 @@ function refuseMessage(
   chat: Chat,
   from: Account,
   to: Account | null,
-  out: Outbox,
+  out: Replies,
   code: ErrorCode,
   detail?: string,
 ): void {
@@ -322,14 +334,14 @@ function online(chat: Chat, { account }: Session, _request: Request, out: Outbox
   out.append(line);
 }
 
-function block(chat: Chat, session: Session, _request: Request, out: Outbox, other: Account): void {
-  chat.store.block(session.account.name, other.name);
-  session.account.block(other);
-  if (other.session !== null) chat.introductions.part(session, other.session);
+export function block(chat: Chat, { account }: Requester, _request: Request, out: Replies, other: Account): void {
+  chat.store.block(account.name, other.name);
+  account.block(other);
+  if (account.session !== null && other.session !== null) chat.introductions.part(account.session, other.session);
   out.append(OK);
 }
 
-function unblock(chat: Chat, { account }: Session, _request: Request, out: Outbox, other: Account): void {
+export function unblock(chat: Chat, { account }: Requester, _request: Request, out: Replies, other: Account): void {
   chat.store.unblock(account.name, other.name);
   account.unblock(other);
   out.append(OK);

@@ -1,6 +1,7 @@
 import type { UnackedMessage } from "../stream/unacked-index.ts";
 import type { Outbox } from "../stream/outbox.ts";
 import type { WrongPasswords } from "../auth/lockouts.ts";
+import type { Outcomes } from "./outcomes.ts";
 import type { Account } from "./session.ts";
 
 /** The port between the rules and the storage, in the words of the rules. How it is stored is not known here. */
@@ -104,6 +105,14 @@ export interface ChatStore {
   loggedIn(user: Account, unixMs: number, address: string): void;
   block(user: string, other: string): void;
   unblock(user: string, other: string): void;
+
+  /**
+   * A request of that other shard was acted on, with that reply, which ends with LF and does not change. Added to
+   * `outcomes`.
+   */
+  heard(shard: number, number: number, reply: Uint8Array): void;
+  /** What was heard from that shard. */
+  outcomes(shard: number): Outcomes;
 
   /** Once a turn: when the store wants to forget its oldest records, it calls `move` for what only they have. */
   compact(move: MoveOldMessages): void;

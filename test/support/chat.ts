@@ -2,6 +2,7 @@ import type { Passwords } from "../../src/chat/accounts.ts";
 import type { Chat } from "../../src/chat/chat.ts";
 import { receive } from "../../src/chat/commands.ts";
 import type { LockoutScope } from "../../src/auth/lockouts.ts";
+import type { Shards } from "../../src/chat/neighbours.ts";
 import type { ChatObserver } from "../../src/chat/observer.ts";
 import type { Account, Caller, Peer, Session } from "../../src/chat/session.ts";
 import { LIMITS_DEFAULT, type Limits, PRESENCE_DELAY_MS } from "../../src/limits.ts";
@@ -26,6 +27,8 @@ interface Choices {
   blockMs?: number;
   lockoutScope?: LockoutScope;
   limits?: Partial<Limits>;
+  /** Without: all users are of this server. */
+  shards?: Shards;
   observer?: ChatObserver;
   movesAtOnce?: boolean;
   /** The monotonic clock at the start. */
@@ -40,6 +43,7 @@ export class World {
   readonly chat: Chat;
   readonly turn: LoopTurn;
   readonly connections: Connections;
+  readonly foreignRequests: Core["foreignRequests"];
   readonly drain: Core["drain"];
   /** Internal errors that the core reported. */
   readonly faults: unknown[] = [];
@@ -74,6 +78,7 @@ export class World {
       lockoutScope: choices.lockoutScope ?? "address",
       limits: { ...LIMITS_DEFAULT, ...choices.limits },
       observer: choices.observer,
+      shards: choices.shards,
       movesAtOnce: choices.movesAtOnce,
       commits: () => this.saves(),
       later: (end) => void this.#ends.push(end),
@@ -81,6 +86,7 @@ export class World {
     });
     this.#core = core;
     ({ chat: this.chat, turn: this.turn, connections: this.connections, drain: this.drain } = core);
+    this.foreignRequests = core.foreignRequests;
     this.begin();
     this.endTurns();
   }
