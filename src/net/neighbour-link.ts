@@ -1,6 +1,6 @@
 /**
- * One connection of this shard's owner to the owner of another shard, its neighbour, from dialing to its end. There this
- * shard is a client: it receives the requests of the neighbour's users that concern users of this shard (forwards), and
+ * One connection of this shard's owner to the owner of another shard, its neighbour, from dialing to its end. There it
+ * is a client: it receives the requests of the neighbour's users that concern users of this shard (forwards), and
  * what happens to the neighbour's users. It sends the outcome of each forward, and acknowledges the rest.
  *
  *     message <from> <n> <previous n> <request>         or `stored <from> <ms> <n> <previous n> <request>`

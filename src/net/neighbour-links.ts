@@ -117,8 +117,8 @@ class Dialer implements LinkOwner {
   lostRequests(heard: number, answered: number): void {
     this.#all.options.log.error(
       { event: "cluster_error", shard: this.#shard, heard, answered },
-      `shard ${this.#shard} has outcomes of this shard up to ${answered}, and the log of this shard has requests up to ` +
-        `${heard} only: it has lost records; requests after ${answered} are accepted`,
+      `this shard has lost records: shard ${this.#shard} has its replies to requests up to ${answered}, and its log ` +
+        `has requests up to ${heard}; it continues after ${answered}`,
     );
   }
 
