@@ -129,14 +129,15 @@ export const CALLBACKS_PER_USER_MAX = 32;
 
 /**
  * Work is counted in requests: one for each, one more for each WORK_BYTES of its line, WORK_STORED more for a message
- * that is stored, one more for each RECEIVERS_PER_WORK receivers of a broadcast, and for each NAMES_PER_REQUEST names
- * of a list. A connection does WORK_PER_VISIT at once. Connections with more take turns, with about WORK_PER_TURN
+ * that is stored, WORK_FORWARDED more for a request to another shard, one more for each RECEIVERS_PER_WORK receivers of
+ * a broadcast, and for each NAMES_PER_REQUEST names of a list. A connection does WORK_PER_VISIT at once. Connections with more take turns, with about WORK_PER_TURN
  * together in each turn of the event loop, so that all others wait for a fraction of a millisecond.
  */
 export const WORK_PER_VISIT = 128;
 export const WORK_PER_TURN = 512;
 export const WORK_BYTES = 256;
 export const WORK_STORED = 8;
+export const WORK_FORWARDED = 2;
 /**
  * All broadcasts of a turn share one send per receiver, so a turn with few broadcasts makes each expensive: with 10 in
  * place of 1,000, four senders with 64 in flight reach a tenth of the rate (`bench:peers -- --works broadcast-4-64`).
@@ -215,17 +216,24 @@ export const RELAY_DIALS_MAX = 256;
 export const RELAY_REPLY_BYTES_MAX = 64 << 10;
 
 /**
- * Between two shards of a cluster. A shard from which nothing was heard for NEIGHBOUR_AWAY_MS is away, and what concerns
- * its users is `busy`; so is what exceeds these limits of forwarded requests without a reply. A session has at most
- * REPLY_SLOTS_MAX replies that wait for one of another shard; then it is not read. Its client gets `waiting` each
- * REPLY_WAITING_MS. A link with more than LINK_BYTES_MAX unacknowledged ends.
+ * Between two shards of a cluster. A shard from which nothing was received for NEIGHBOUR_AWAY_MS is away, and requests
+ * that concern its users are `busy`; so are those above FORWARDS_MAX or FORWARD_BYTES_MAX without a reply. The numbers
+ * before a forwarded request take up to FORWARD_HEAD_BYTES_MAX. A shard keeps OUTCOMES_MAX replies until they are
+ * answered: the other one may have begun anew. A link with more than LINK_BYTES_MAX unacknowledged ends, and after
+ * a line with more than LINK_LINE_BYTES_MAX.
+ *
+ * Of a session, at most REPLY_SLOTS_MAX replies wait for one of another shard; then it is not read. Its client receives
+ * `waiting` each REPLY_WAITING_MS.
  */
 export const NEIGHBOUR_AWAY_MS = 2_000;
 export const FORWARDS_MAX = 4096;
 export const FORWARD_BYTES_MAX = 4 << 20;
+export const OUTCOMES_MAX = 2 * FORWARDS_MAX;
+export const FORWARD_HEAD_BYTES_MAX = 34;
 export const REPLY_SLOTS_MAX = 256;
 export const REPLY_WAITING_MS = 3_000;
 export const LINK_BYTES_MAX = 64 << 20;
+export const LINK_LINE_BYTES_MAX = 1 << 20;
 
 /**
  * The links between the owners of shards. Each side shows each LINK_BEAT_MS that it is alive. A link without a line for

@@ -1,4 +1,4 @@
-import { ACK_BYTES_MAX, KEEPING_UP_BOUNDS, KEEPING_UP_MS, type Limits, POOLED_MS } from "../limits.ts";
+import { ACK_BYTES_MAX, KEEPING_UP_BOUNDS, KEEPING_UP_MS, LINK_BYTES_MAX, type Limits, POOLED_MS } from "../limits.ts";
 import { encode } from "../protocol/ascii.ts";
 import { type Memory, trimBufferPools } from "../byte-queue.ts";
 import { BroadcastGroup } from "../stream/broadcast-group.ts";
@@ -89,7 +89,7 @@ export class Chat {
     this.addresses = new Addresses(wheel, limits);
     this.rates = new Rates(wheel, limits);
     this.introductions = new Introductions(wheel, limits, options.newToken);
-    const appended = (session: Session): void => this.#messagesAppended(session);
+    const appended = (session: Session): void => this.messagesAppended(session);
     const { accounts, mailbox } = this;
     this.mailboxScheduler = new MailboxScheduler(accounts, mailbox, store, appended, report, movedBytesPerTurn);
     this.departing = new Departing(this.mailboxScheduler);
@@ -198,7 +198,7 @@ export class Chat {
     if (session !== null && !to.isAwaitingLogin && !mailbox.hasMore(session.delivery) && !this.#mustWait(session)) {
       session.outbox.appendMessage(store.newNumber(), unixMs, from.messageHead, bytes, start, end);
       session.messagesOut++;
-      this.#messagesAppended(session);
+      this.messagesAppended(session);
       return "sent";
     }
     if (mailbox.isFull(to, from)) return "full";
@@ -207,7 +207,8 @@ export class Chat {
     return "stored";
   }
 
-  #messagesAppended(session: Session): void {
+  /** At the end of the turn the store gets the messages that were appended to the session's outbox. */
+  messagesAppended(session: Session): void {
     if (session.hasAppended) return;
     session.hasAppended = true;
     this.#appendedTo.push(session);
@@ -268,18 +269,25 @@ export class Chat {
     const { account, outbox } = session;
     session.endReason = reason;
     session.endedUnixMs = this.unixMs;
-    this.observer?.sessionEnded(session, reason);
+    if (session.kind === "link") this.neighbours!.ended(session);
+    else this.#removeOnline(session, reason);
     this.wheel.cancel(session.timer);
     this.wheel.cancel(session.overdue);
     this.#byToken.delete(session.token);
-    outbox.unsubscribe();
-    this.presence.remove(session);
     const hasGoodbye = reason !== "logout" && reason !== "disconnected";
     outbox.finish(hasGoodbye ? goodbye(reason, words) : null);
     this.introductions.end(session);
-    if (reason !== "replaced" && reason !== "shutdown") this.#announce(account, `left ${account.name} ${reason}`);
+    if (reason !== "replaced" && reason !== "shutdown" && session.kind !== "link")
+      this.#announce(account, `left ${account.name} ${reason}`);
+    if (session.slots !== null) this.neighbours!.abandon(session.slots);
     session.delivery.end();
     this.departing.add(session);
+  }
+
+  #removeOnline(session: Session, reason: GoodbyeReason | LeftReason): void {
+    this.observer?.sessionEnded(session, reason);
+    session.outbox.unsubscribe();
+    this.presence.remove(session);
   }
 
   /** Removes a user. The mailbox and the blocks are kept for the case that the user is added again. */
@@ -309,6 +317,7 @@ export class Chat {
     if (session.ended) return;
     const { unacked } = session.outbox;
     if (unacked <= ACK_BYTES_MAX) session.lastAckMs = this.wheel.nowMs;
+    if (session.kind === "link" && unacked <= LINK_BYTES_MAX) return this.mailboxScheduler.deliver(session);
     const { unackedBytesMax } = this.limits;
     if (unacked > unackedBytesMax) {
       if (unacked > KEEPING_UP_BOUNDS * unackedBytesMax || !this.#keepsUp(session)) return this.end(session, "slow");
@@ -349,6 +358,7 @@ export class Chat {
   /** At some ticks: sends delayed presence, ends sessions that are slow or hold too much, trims the buffer pools. */
   sweep(): void {
     this.announceNow();
+    this.neighbours?.sweep();
     // `BroadcastGroup.flush` does not call `flushed` for each session; this does.
     const { sent } = this.broadcastGroup;
     if (this.#checkedAt !== sent) for (const session of this.#byToken.values()) this.flushed(session);
@@ -365,6 +375,7 @@ export class Chat {
   shutdown(): void {
     this.isOver = true;
     for (const session of [...this.presence.online]) this.end(session, "shutdown");
+    this.neighbours?.shutdown();
   }
 
   #idleTimedOut(session: Session): void {

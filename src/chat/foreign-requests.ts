@@ -6,17 +6,18 @@
  * The session of the user is at the neighbour. So its rate, its invalid lines and its position are counted there, and
  * accepted and refused messages are counted here (`ChatObserver`), where they are decided.
  */
-import { FORWARDS_MAX } from "../limits.ts";
+import { OUTCOMES_MAX } from "../limits.ts";
 import { encode } from "../protocol/ascii.ts";
 import { type Replies, refuse } from "../protocol/reply.ts";
 import { Request, SHAPES, type Verb } from "../protocol/request.ts";
 import type { Chat } from "./chat.ts";
-import { type Requester, type SessionCommand, act, block, message, unblock, withSession } from "./commands.ts";
+import { type SessionCommand, act, block, unblock, withSession } from "./commands.ts";
+import { type Requester, message } from "./message.ts";
 import type { Outcomes } from "./outcomes.ts";
 
 /**
  * Why a forwarded request was not acted on, and the link must be closed: a request before it is missing, or the
- * neighbour has forwarded more than FORWARDS_MAX without taking the outcomes.
+ * neighbour has forwarded more than OUTCOMES_MAX without taking the outcomes.
  */
 export type ForwardRefusal = "gap" | "overflow";
 
@@ -89,7 +90,7 @@ export class ForeignRequests {
     const outcomes = this.#of(shard);
     if (number <= outcomes.heard) return outcomes.reply(number) ?? FORGOTTEN;
     if (previous !== outcomes.heard) return "gap";
-    if (outcomes.size >= FORWARDS_MAX) return "overflow";
+    if (outcomes.size >= OUTCOMES_MAX) return "overflow";
     const reply = this.#act(from, bytes, start, end);
     this.#chat.store.heard(shard, number, reply);
     return reply;
@@ -101,7 +102,8 @@ export class ForeignRequests {
     const verb = request.parseVerb(bytes, start, end);
     const command = verb === null ? undefined : COMMANDS[verb];
     if (verb === null || command === undefined || !request.parseWords(SHAPES[verb])) return UNKNOWN;
-    const requester: Requester = { account: chat.accounts.recall(from), kind: "plain", recipient: null, messagesIn: 0 };
+    const account = chat.accounts.recall(from);
+    const requester: Requester = { account, kind: "plain", recipient: null, messagesIn: 0, slots: null };
     try {
       act(chat, requester, request, reply, command);
     } catch (error) {

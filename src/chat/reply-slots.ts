@@ -1,5 +1,10 @@
 import { REPLY_SLOTS_MAX } from "../limits.ts";
+import { encode, startsWith } from "../protocol/ascii.ts";
+import type { LineReader } from "../protocol/line-reader.ts";
 import type { Replies } from "../protocol/reply.ts";
+
+const MESSAGE = encode("message ");
+const ALIVE = encode("alive");
 
 /** The place of one reply in a stream. */
 export class ReplySlot {
@@ -49,6 +54,18 @@ export class ReplySlots implements Replies {
   /** No further request is taken. */
   get isFull(): boolean {
     return this.size >= REPLY_SLOTS_MAX;
+  }
+
+  /** No further request of that input is taken: one waits there, or the next one would have to. */
+  isBlocked({ isHeld }: LineReader): boolean {
+    return this.isOpen && (isHeld || this.isFull);
+  }
+
+  /** The request must wait until the replies to earlier ones are there. */
+  mustWait({ tooLong, bytes, start, end }: LineReader): boolean {
+    if (!this.isOpen) return false;
+    if (this.isFull || tooLong) return true;
+    return !startsWith(bytes, start, end, MESSAGE) && !startsWith(bytes, start, end, ALIVE);
   }
 
   /** Wheel time at which the oldest one was opened. */

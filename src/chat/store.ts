@@ -73,6 +73,11 @@ export interface ChatStore {
   readonly isBusy: boolean;
   /** A number above all numbers that were given out before, also by earlier runs. */
   newNumber(): number;
+  /**
+   * That user has a message of that number. True when it was never given out: then numbers above it follow, also in
+   * later runs.
+   */
+  raiseNumber(user: Account, number: number): boolean;
 
   /** A message was put into the mailbox of a user. */
   stored(user: string, message: StoredMessage): void;
@@ -119,6 +124,8 @@ export interface ChatStore {
 
   /** The oldest messages of a mailbox with a number above `after`, until their texts have `bytes`, and at least one. */
   read(user: string, after: number, bytes: number): StoredMessage[];
+  /** The number of the newest message of a mailbox; 0 without one. */
+  lastStored(user: string): number;
   /** Deletes the oldest messages of a mailbox up to number `upTo`, at most `countMax`; their amounts by sender. */
   drop(user: string, upTo: number, countMax: number): Amount[];
   /** Deletes the oldest messages of a mailbox with numbers in (after, upTo], at most `countMax`; amounts by sender. */

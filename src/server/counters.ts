@@ -11,7 +11,7 @@ export class Counters implements ChatObserver {
   logins = 0;
   lockouts = 0;
   readonly loginsRefused = zeros<ErrorCode>("unknown_user", "wrong_password", "locked_out", "busy", "internal");
-  readonly messagesRefused = zeros<ErrorCode>("unknown_user", "blocked", "mailbox_full", "internal");
+  readonly messagesRefused = zeros<ErrorCode>("unknown_user", "blocked", "mailbox_full", "busy", "internal");
   /** Sessions that are online. */
   readonly sessions: Record<Exclude<SessionKind, "link">, number> = { plain: 0, resumable: 0, callback: 0 };
   readonly sessionsEnded = zeros<GoodbyeReason | LeftReason>(

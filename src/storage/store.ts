@@ -112,6 +112,14 @@ export class Store implements ChatStore {
     return ++this.#number;
   }
 
+  raiseNumber(user: Account, number: number): boolean {
+    if (number <= this.#number) return false;
+    this.#number = number;
+    // Not by `acked`: this entry must not wait. Recovery takes the number from it.
+    this.#record?.entries.add(JournalEntry.Acked, 0, user.nameBytes, NOTHING, NOTHING, number);
+    return true;
+  }
+
   appended(to: Account, session: number, outbox: Outbox): void {
     this.#record?.appended(to, session, outbox);
   }
@@ -193,6 +201,10 @@ export class Store implements ChatStore {
 
   read(user: string, after: number, bytes: number): StoredMessage[] {
     return this.#tables.messages(user, after, bytes);
+  }
+
+  lastStored(user: string): number {
+    return this.#tables.lastNumber(user);
   }
 
   drop(user: string, upTo: number, countMax: number): Amount[] {

@@ -33,6 +33,7 @@ interface Choices {
   movesAtOnce?: boolean;
   /** The monotonic clock at the start. */
   clockMs?: number;
+  shards?: Shards;
   /** In memory, without a journal, by default. */
   store?: Store;
 }
@@ -80,6 +81,7 @@ export class World {
       observer: choices.observer,
       shards: choices.shards,
       movesAtOnce: choices.movesAtOnce,
+      shards: choices.shards,
       commits: () => this.saves(),
       later: (end) => void this.#ends.push(end),
       report: (error) => this.faults.push(error),
@@ -247,13 +249,17 @@ export class TestPeer implements Peer, Sink {
     this.replies.markDirty();
   }
 
+  get #isBlocked(): boolean {
+    return this.session?.slots?.isBlocked(this.#reader) === true;
+  }
+
   feed(chunk: Buffer): void {
     this.#reader.feed(chunk);
     this.#pull();
   }
 
   #pull(): void {
-    while (!this.closing && !this.isClosed && !this.paused && this.#reader.next()) {
+    while (!this.closing && !this.isClosed && !this.paused && !this.#isBlocked && this.#reader.next()) {
       receive(this.#world.chat, this, this.#reader);
     }
     if (this.session !== null) this.#world.chat.requestsDone(this.session);
@@ -273,6 +279,7 @@ export class TestPeer implements Peer, Sink {
       if (this.#outbox.unsent === 0) this.#write(this.session.outbox);
       this.#world.chat.flushed(this.session);
     }
+    if (this.#reader.isHeld && !this.#isBlocked) this.#pull();
     if (this.closing && this.#outbox.unsent + (this.session?.outbox.unsent ?? 0) === 0) this.#lost();
   }
 
