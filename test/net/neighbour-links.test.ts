@@ -36,7 +36,7 @@ let logged: string[];
 let others: string[];
 
 beforeEach(() => {
-  world = new World([BOB!, BEA!], { shards: { home: HOME, count: SHARDS } });
+  world = new World([BOB!, BEA!], { shards: { home: HOME, count: SHARDS, warn: () => {} } });
   directory = new Directory(SHARDS);
   [ends, logged, others] = [[], [], []];
   links = new NeighbourLinks({

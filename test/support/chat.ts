@@ -27,8 +27,6 @@ interface Choices {
   blockMs?: number;
   lockoutScope?: LockoutScope;
   limits?: Partial<Limits>;
-  /** Without: all users are of this server. */
-  shards?: Shards;
   observer?: ChatObserver;
   movesAtOnce?: boolean;
   /** The monotonic clock at the start. */
@@ -79,7 +77,6 @@ export class World {
       lockoutScope: choices.lockoutScope ?? "address",
       limits: { ...LIMITS_DEFAULT, ...choices.limits },
       observer: choices.observer,
-      shards: choices.shards,
       movesAtOnce: choices.movesAtOnce,
       shards: choices.shards,
       commits: () => this.saves(),
