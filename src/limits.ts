@@ -234,18 +234,15 @@ export const REPLY_WAITING_MS = 3_000;
 export const LINK_BYTES_MAX = 64 << 20;
 
 /**
- * The links between the owners of shards. Each side shows each LINK_BEAT_MS that it is alive. A link without a line for
- * NEIGHBOUR_AWAY_MS, or without the reply to one for LINK_ANSWER_MS, ends, and is dialed again after a pause that grows
- * between these limits. After a crash a neighbour forwards requests again, so LINK_UNANSWERED_MAX may be without the
- * answer to their outcome.
+ * Each side of a link shows each LINK_BEAT_MS that it is alive. A link without a line for NEIGHBOUR_AWAY_MS, or without
+ * the reply to one for LINK_ANSWER_MS, ends, and is dialed again after a pause that grows between these limits. At most
+ * LINK_UNANSWERED_MAX outcomes of requests, also of those that are forwarded again, wait for their answer.
  */
 export const LINK_BEAT_MS = 500;
 export const LINK_ANSWER_MS = 10_000;
 export const LINK_RETRY_MIN_MS = 50;
 export const LINK_RETRY_MAX_MS = 1_000;
-export const LINK_UNANSWERED_MAX = 2 * FORWARDS_MAX;
-/** Bytes of a line on a link: a user's line with a head before it. */
-export const LINK_LINE_BYTES_MAX = LINE_BYTES_MAX + 1024;
+export const LINK_UNANSWERED_MAX = 2 * OUTCOMES_MAX;
 
 /** Bytes of a journal segment. A longer record gets a segment of its own. */
 export const JOURNAL_SEGMENT_BYTES = 16 << 20;
