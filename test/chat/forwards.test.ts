@@ -187,7 +187,9 @@ describe("a request is busy, and nothing is recorded", () => {
     next.greet();
     expect(p.ask(dave!, "message bob hello")).toEqual([BUSY_FULL]);
     next.carry();
-    expect(alice.read().filter((line) => line.startsWith("ok s"))).toEqual(Array.from({ length: sent }, () => "ok stored"));
+    expect(alice.read().filter((line) => line.startsWith("ok s"))).toEqual(
+      Array.from({ length: sent }, () => "ok stored"),
+    );
     p.say(dave!, "message bob hello");
     next.carry();
     expect(dave!.read()).toEqual(["ok stored"]);
