@@ -2,7 +2,14 @@ import type { Chat } from "../chat/chat.ts";
 import { receive } from "../chat/commands.ts";
 import type { Rates } from "../chat/rates.ts";
 import type { Peer, Session } from "../chat/session.ts";
-import { LINGER_BYTES_MAX, LINGER_MS, type Limits, UNSENT_BYTES_MAX, WORK_PER_TURN } from "../limits.ts";
+import {
+  LINGER_BYTES_MAX,
+  LINGER_MS,
+  LINK_LINE_BYTES_MAX,
+  type Limits,
+  UNSENT_BYTES_MAX,
+  WORK_PER_TURN,
+} from "../limits.ts";
 import { LineReader } from "../protocol/line-reader.ts";
 import { Outbox } from "../stream/outbox.ts";
 import { SocketWriter } from "../stream/socket-writer.ts";
@@ -11,6 +18,12 @@ import { WheelTimer, type TimerKind, type TimerWheel } from "../timer-wheel.ts";
 import { BACKLOGGED, type GateShared, QUEUED, ReadGate, UNANSWERED } from "./read-gate.ts";
 import { type ConnectionState, checkTransition } from "./connection-state.ts";
 import type { SocketEvents, Successor, Transport } from "./transport.ts";
+
+/** Has input left over from a turn. */
+export interface Ready {
+  /** It continues in this turn. */
+  serve(): void;
+}
 
 /** What all connections of a server share. */
 export class Connections implements GateShared<Connection> {
@@ -21,8 +34,8 @@ export class Connections implements GateShared<Connection> {
   readonly open = new Set<Connection>();
   /** Connections without a session, and sockets that are not connections yet; the oldest first. */
   readonly unauthenticated = new Set<SocketEvents>();
-  /** Connections with requests left over from a turn, in the order in which they continue. */
-  readonly ready = new Set<Connection>();
+  /** Connections and links with input left over from a turn, in the order in which they continue. */
+  readonly ready = new Set<Ready>();
   /** Without a session: no request for too long. */
   readonly idle: TimerKind<Connection>;
   /** Draining: the peer does not close its side. */
@@ -175,6 +188,7 @@ export class Connection implements SocketEvents, Peer, Sink {
     this.#enter("open");
     this.session = session;
     session.outbox.sink = this;
+    if (session.kind === "link") this.#reader.lineBytesMax = LINK_LINE_BYTES_MAX;
     this.#gate.useBucket(this.#server.rates.of(session.account));
     this.#server.unauthenticated.delete(this);
     this.#server.wheel.cancel(this.#timer);
@@ -277,7 +291,7 @@ export class Connection implements SocketEvents, Peer, Sink {
 
   /** Limits have changed, in place. */
   limitsChanged(): void {
-    this.#reader.lineBytesMax = this.#server.limits.lineBytesMax;
+    if (this.session?.kind !== "link") this.#reader.lineBytesMax = this.#server.limits.lineBytesMax;
     if (this.#takesRequests()) this.#gate.rateChanged();
     if (this.#state === "unauthenticated") this.idleTimedOut();
   }
@@ -311,12 +325,22 @@ export class Connection implements SocketEvents, Peer, Sink {
     this.#isPulling = false;
     gate.endVisit(reader.takeSkipped());
     if (this.session !== null && this.session.received !== received) chat.requestsDone(this.session);
-    if (this.#peerEnded && gate.isOpen) this.close();
+    if (this.#peerEnded && gate.isOpen && this.#hasReplied()) this.close();
     this.#setReading(gate.isOpen || !this.#takesRequests());
   }
 
   #isBacklogged(): boolean {
-    return this.replies.unsent > UNSENT_BYTES_MAX || this.session?.delivery.isPending === true;
+    const { session } = this;
+    if (session !== null && session.slots !== null && session.slots.isBlocked(this.#reader)) return true;
+    const isFull = this.replies.unsent > UNSENT_BYTES_MAX || session?.delivery.isPending === true;
+    return isFull && session?.kind !== "link"; // Two shards could wait for each other.
+  }
+
+  /** False while another shard owes a reply: `flush` continues when it is there. */
+  #hasReplied(): boolean {
+    const { slots = null } = this.session ?? {};
+    if (slots?.isOpen === true) this.#gate.add(BACKLOGGED);
+    return slots?.isOpen !== true;
   }
 
   #setReading(isReading: boolean): void {

@@ -32,6 +32,8 @@ export const LOG_EVENTS = [
   "snapshot",
   "snapshot_failed",
   "relay_failed",
+  "link_up",
+  "link_lost",
   // Users and connections
   "login",
   "login_failed",

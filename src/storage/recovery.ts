@@ -254,7 +254,8 @@ export class Recovery {
   #collect(entry: EntryReader): void {
     const { kind, user, messageCount, numbers } = entry;
     const [first = 0, second = 0] = numbers;
-    if (kind === JournalEntry.Stored || kind === JournalEntry.Began) this.#number = Math.max(this.#number, first);
+    const isNumbered = kind === JournalEntry.Stored || kind === JournalEntry.Began || kind === JournalEntry.Acked;
+    if (isNumbered) this.#number = Math.max(this.#number, first);
     if (messageCount > 0) this.#number = Math.max(this.#number, entry.message(messageCount - 1).number);
     if (kind === JournalEntry.Acked) this.#ackedUpTo.set(user, Math.max(first, this.#ackedUpTo.get(user) ?? 0));
     if (kind === JournalEntry.Received || kind === JournalEntry.Ended) {

@@ -176,6 +176,7 @@ export const SQL = {
   selectRunBefore: `SELECT number FROM delivered WHERE session = ? AND position <= ? ORDER BY position DESC LIMIT 1`,
   /** The first run that ends after that position. */
   selectRunAfter: `SELECT earlier FROM delivered WHERE session = ? AND position > ? ORDER BY position LIMIT 1`,
+  selectLastNumber: "SELECT max(number) AS number FROM mailbox WHERE user = ?",
   selectLastPosition: "SELECT max(position) AS position FROM delivered WHERE session = ?",
   deleteOrphanRuns: "DELETE FROM delivered WHERE session NOT IN (SELECT number FROM sessions)",
 

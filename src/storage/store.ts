@@ -1,5 +1,6 @@
 import type { Database } from "bun:sqlite";
 import type { WrongPasswords } from "../auth/lockouts.ts";
+import { Outcomes } from "../chat/outcomes.ts";
 import type { Account } from "../chat/session.ts";
 import type {
   Amount,
@@ -45,6 +46,8 @@ export class Store implements ChatStore {
   readonly #compaction: Compaction;
   readonly #commits: Commits;
   readonly #backup: Backup;
+  /** What was heard from other shards of a cluster. */
+  readonly #outcomes = new Map<number, Outcomes>();
   /** Durability `power`: a turn is durable when it is synced to the disk, not when the kernel has it. */
   readonly #power: boolean;
   /** The highest message or session number that was given out. */
@@ -107,6 +110,14 @@ export class Store implements ChatStore {
 
   newNumber(): number {
     return ++this.#number;
+  }
+
+  raiseNumber(user: Account, number: number): boolean {
+    if (number <= this.#number) return false;
+    this.#number = number;
+    // Not by `acked`: this entry must not wait. Recovery takes the number from it.
+    this.#record?.entries.add(JournalEntry.Acked, 0, user.nameBytes, NOTHING, NOTHING, number);
+    return true;
   }
 
   appended(to: Account, session: number, outbox: Outbox): void {
@@ -174,12 +185,26 @@ export class Store implements ChatStore {
     this.#record?.entries.add(JournalEntry.Unblocked, 0, encode(user), encode(other), NOTHING);
   }
 
+  heard(shard: number, number: number, reply: Uint8Array): void {
+    this.outcomes(shard).add(number, reply);
+  }
+
+  outcomes(shard: number): Outcomes {
+    let outcomes = this.#outcomes.get(shard);
+    if (outcomes === undefined) this.#outcomes.set(shard, (outcomes = new Outcomes()));
+    return outcomes;
+  }
+
   compact(move: MoveOldMessages): void {
     if (!this.isBusy && this.#compaction.step(move)) this.#commits.makeDue();
   }
 
   read(user: string, after: number, bytes: number): StoredMessage[] {
     return this.#tables.messages(user, after, bytes);
+  }
+
+  lastStored(user: string): number {
+    return this.#tables.lastNumber(user);
   }
 
   drop(user: string, upTo: number, countMax: number): Amount[] {

@@ -107,6 +107,11 @@ export class Tables {
     return messages;
   }
 
+  /** The number of the newest message; 0 without one. */
+  lastNumber(user: string): number {
+    return this.#get<{ number: number | null }>(SQL.selectLastNumber, user)!.number ?? 0;
+  }
+
   waiting(): Waiting[] {
     return this.#all<Waiting>(SQL.sumAllMessages);
   }

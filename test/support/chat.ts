@@ -2,6 +2,7 @@ import type { Passwords } from "../../src/chat/accounts.ts";
 import type { Chat } from "../../src/chat/chat.ts";
 import { receive } from "../../src/chat/commands.ts";
 import type { LockoutScope } from "../../src/auth/lockouts.ts";
+import type { Shards } from "../../src/chat/neighbours.ts";
 import type { ChatObserver } from "../../src/chat/observer.ts";
 import type { Account, Caller, Peer, Session } from "../../src/chat/session.ts";
 import { LIMITS_DEFAULT, type Limits, PRESENCE_DELAY_MS } from "../../src/limits.ts";
@@ -30,6 +31,7 @@ interface Choices {
   movesAtOnce?: boolean;
   /** The monotonic clock at the start. */
   clockMs?: number;
+  shards?: Shards;
   /** In memory, without a journal, by default. */
   store?: Store;
 }
@@ -40,6 +42,7 @@ export class World {
   readonly chat: Chat;
   readonly turn: LoopTurn;
   readonly connections: Connections;
+  readonly foreignRequests: Core["foreignRequests"];
   readonly drain: Core["drain"];
   /** Internal errors that the core reported. */
   readonly faults: unknown[] = [];
@@ -75,12 +78,14 @@ export class World {
       limits: { ...LIMITS_DEFAULT, ...choices.limits },
       observer: choices.observer,
       movesAtOnce: choices.movesAtOnce,
+      shards: choices.shards,
       commits: () => this.saves(),
       later: (end) => void this.#ends.push(end),
       report: (error) => this.faults.push(error),
     });
     this.#core = core;
     ({ chat: this.chat, turn: this.turn, connections: this.connections, drain: this.drain } = core);
+    this.foreignRequests = core.foreignRequests;
     this.begin();
     this.endTurns();
   }
@@ -241,13 +246,17 @@ export class TestPeer implements Peer, Sink {
     this.replies.markDirty();
   }
 
+  get #isBlocked(): boolean {
+    return this.session?.slots?.isBlocked(this.#reader) === true;
+  }
+
   feed(chunk: Buffer): void {
     this.#reader.feed(chunk);
     this.#pull();
   }
 
   #pull(): void {
-    while (!this.closing && !this.isClosed && !this.paused && this.#reader.next()) {
+    while (!this.closing && !this.isClosed && !this.paused && !this.#isBlocked && this.#reader.next()) {
       receive(this.#world.chat, this, this.#reader);
     }
     if (this.session !== null) this.#world.chat.requestsDone(this.session);
@@ -267,6 +276,7 @@ export class TestPeer implements Peer, Sink {
       if (this.#outbox.unsent === 0) this.#write(this.session.outbox);
       this.#world.chat.flushed(this.session);
     }
+    if (this.#reader.isHeld && !this.#isBlocked) this.#pull();
     if (this.closing && this.#outbox.unsent + (this.session?.outbox.unsent ?? 0) === 0) this.#lost();
   }
 
