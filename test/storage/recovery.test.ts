@@ -769,8 +769,9 @@ describe("a data folder", () => {
     }
   });
 
-  /** Undoes what version 7 has for operators. */
+  /** Undoes what versions 7 and 8 have for operators and clusters. */
   const OPERATORS_6 = `
+    DROP TABLE neighbours;
     ALTER TABLE sessions RENAME COLUMN ended_by TO replaced;
     DROP TABLE bans;
     DROP TABLE last_logins;
