@@ -234,6 +234,8 @@ export const REPLY_SLOTS_MAX = 256;
 export const REPLY_WAITING_MS = 3_000;
 export const LINK_BYTES_MAX = 64 << 20;
 export const LINK_LINE_BYTES_MAX = 1 << 20;
+/** Names in a line `present`. */
+export const LINK_NAMES_MAX = 100;
 
 /**
  * The links between the owners of shards. Each side shows each LINK_BEAT_MS that it is alive. A link without a line for
