@@ -130,8 +130,9 @@ export const CALLBACKS_PER_USER_MAX = 32;
 /**
  * Work is counted in requests: one for each, one more for each WORK_BYTES of its line, WORK_STORED more for a message
  * that is stored, WORK_FORWARDED more for a request to another shard, one more for each RECEIVERS_PER_WORK receivers of
- * a broadcast, and for each NAMES_PER_REQUEST names of a list. A connection does WORK_PER_VISIT at once. Connections with more take turns, with about WORK_PER_TURN
- * together in each turn of the event loop, so that all others wait for a fraction of a millisecond.
+ * a broadcast, and for each NAMES_PER_REQUEST names of a list. A connection does WORK_PER_VISIT at once. Connections
+ * with more take turns, with about WORK_PER_TURN together in each turn of the event loop, so that all others wait for a
+ * fraction of a millisecond.
  */
 export const WORK_PER_VISIT = 128;
 export const WORK_PER_TURN = 512;
@@ -218,9 +219,8 @@ export const RELAY_REPLY_BYTES_MAX = 64 << 10;
 /**
  * Between two shards of a cluster. A shard from which nothing was received for NEIGHBOUR_AWAY_MS is away, and requests
  * that concern its users are `busy`; so are those above FORWARDS_MAX or FORWARD_BYTES_MAX without a reply. The numbers
- * before a forwarded request take up to FORWARD_HEAD_BYTES_MAX. A shard keeps OUTCOMES_MAX replies until they are
- * answered: the other one may have begun anew. A link with more than LINK_BYTES_MAX unacknowledged ends, and after
- * a line with more than LINK_LINE_BYTES_MAX.
+ * before a forwarded request take up to FORWARD_HEAD_BYTES_MAX. A link with more than LINK_BYTES_MAX unacknowledged
+ * ends.
  *
  * Of a session, at most REPLY_SLOTS_MAX replies wait for one of another shard; then it is not read. Its client receives
  * `waiting` each REPLY_WAITING_MS.
@@ -228,7 +228,6 @@ export const RELAY_REPLY_BYTES_MAX = 64 << 10;
 export const NEIGHBOUR_AWAY_MS = 2_000;
 export const FORWARDS_MAX = 4096;
 export const FORWARD_BYTES_MAX = 4 << 20;
-export const OUTCOMES_MAX = 2 * FORWARDS_MAX;
 export const FORWARD_HEAD_BYTES_MAX = 34;
 export const REPLY_SLOTS_MAX = 256;
 export const REPLY_WAITING_MS = 3_000;

@@ -22,7 +22,7 @@ export const PASSWORD = "secret";
 /** Unix time at the start of the clock that tests move by hand. */
 export const UNIX_MS = 1_700_000_000_000;
 
-interface Choices {
+export interface Choices {
   idleTimeoutMs?: number;
   blockMs?: number;
   lockoutScope?: LockoutScope;
