@@ -237,10 +237,9 @@ export const LINK_LINE_BYTES_MAX = 1 << 20;
 export const LINK_NAMES_MAX = 100;
 
 /**
- * The links between the owners of shards. Each side shows each LINK_BEAT_MS that it is alive. A link without a line for
- * NEIGHBOUR_AWAY_MS, or without the reply to one for LINK_ANSWER_MS, ends, and is dialed again after a pause that grows
- * between these limits. After a crash a neighbour forwards requests again, so LINK_UNANSWERED_MAX may be without the
- * answer to their outcome.
+ * Each side of a link shows each LINK_BEAT_MS that it is alive. A link without a line for NEIGHBOUR_AWAY_MS, or without
+ * the reply to one for LINK_ANSWER_MS, ends, and is dialed again after a pause that grows between these limits. At most
+ * LINK_UNANSWERED_MAX outcomes of requests, also of those that are forwarded again, wait for their answer.
  */
 export const LINK_BEAT_MS = 500;
 export const LINK_ANSWER_MS = 10_000;

@@ -1,6 +1,6 @@
 /**
- * One connection of this shard's owner to the owner of another shard, its neighbour, from dialing to its end. There this
- * shard is a client: it receives the requests of the neighbour's users that concern users of this shard (forwards), and
+ * One connection of this shard's owner to the owner of another shard, its neighbour, from dialing to its end. There it
+ * is a client: it receives the requests of the neighbour's users that concern users of this shard (forwards), and
  * what happens to the neighbour's users. It sends the outcome of each forward, and acknowledges the rest.
  *
  *     message <from> <n> <previous n> <request>         or `stored <from> <ms> <n> <previous n> <request>`
@@ -10,6 +10,7 @@
  * It never waits for the neighbour: forwards are read while outcomes are unsent, since two shards could otherwise wait
  * for each other. The number of forwards without an answered outcome is limited by the neighbour, and checked here.
  */
+import type { ForeignRequests } from "../chat/foreign-requests.ts";
 import { ACK_BYTES_MAX, LINK_ANSWER_MS, LINK_LINE_BYTES_MAX, LINK_UNANSWERED_MAX } from "../limits.ts";
 import { NEIGHBOUR_AWAY_MS, WORK_BYTES, WORK_PER_VISIT } from "../limits.ts";
 import { encode, equals, nameEnd, parseNumber, startsWith, wordEnd } from "../protocol/ascii.ts";
@@ -20,26 +21,6 @@ import type { Sink } from "../stream/turn.ts";
 import type { Connections } from "./connection.ts";
 import { type LinkEvents, type LinkFailure, type Owner, OwnerLink, type OwnerLinkOptions } from "./owner-link.ts";
 import type { Transport } from "./transport.ts";
-
-/** Acts on the forwards of neighbours. */
-export interface ForwardReceiver {
-  /** The highest number of that shard's forwards that was acted on; 0 without one. */
-  heard(shard: number): number;
-  /** Acts on a forward; its outcome, which ends with LF. "gap": one before it is missing. */
-  receive(
-    shard: number,
-    from: string,
-    number: number,
-    previous: number,
-    bytes: Uint8Array,
-    start: number,
-    end: number,
-  ): Uint8Array | "gap";
-  /** The outcomes that the neighbour may not have, in the order of their numbers. */
-  kept(shard: number): Iterable<[number: number, outcome: Uint8Array]>;
-  /** The neighbour has that outcome. */
-  answered(shard: number, number: number): void;
-}
 
 /** Receives the other lines of neighbours. */
 export interface NeighbourReceiver {
@@ -52,7 +33,7 @@ export interface NeighbourReceiver {
 
 export interface NeighbourLinkOptions extends OwnerLinkOptions {
   connections: Connections;
-  forwards: ForwardReceiver;
+  requests: ForeignRequests;
   others: NeighbourReceiver;
 }
 
@@ -71,7 +52,9 @@ export type LinkEnd =
 
 /** Receives what becomes of a link. */
 export interface LinkOwner {
-  up(link: NeighbourLink, acknowledged: number): void;
+  up(link: NeighbourLink): void;
+  /** The neighbour has outcomes up to that number, but this shard has heard requests up to `heard` only. */
+  lostRequests(heard: number, answered: number): void;
   lost(link: NeighbourLink, reason: LinkEnd, why: string): void;
 }
 
@@ -156,7 +139,7 @@ export class NeighbourLink implements LinkEvents, Sink {
     this.#reader = new LineReader(LINK_LINE_BYTES_MAX, transport);
     this.#writer = new SocketWriter(transport);
     this.#state = "greeting";
-    this.#outbox.append(encode(`proof ${proof}\nheard ${this.#options.forwards.heard(this.owner.shard)}\n`));
+    this.#outbox.append(encode(`proof ${proof}\nheard ${this.#options.requests.heard(this.owner.shard)}\n`));
   }
 
   data(chunk: Buffer): void {
@@ -219,14 +202,16 @@ export class NeighbourLink implements LinkEvents, Sink {
     if (number < 0 && startsWith(bytes, start, end, REFUSED))
       return this.#end("refused", `it refuses: ${textOf(bytes, start + REFUSED.length, end)}`);
     if (number < 0) return this.#garbage(bytes, start, end);
-    const { connections, forwards, others } = this.#options;
+    const { connections, requests, others } = this.#options;
     const { shard } = this.owner;
     this.#state = "up";
     this.upMs = connections.wheel.nowMs;
-    this.#of.up(this, number);
+    const heard = requests.heard(shard);
+    this.#of.up(this);
+    if (!requests.answered(shard, number)) this.#of.lostRequests(heard, number);
     others.linkUp(shard);
     // The neighbour may not have them. Nothing is acknowledged until it has.
-    for (const [kept, outcome] of forwards.kept(shard)) this.#sendOutcome(0, kept, outcome);
+    for (const [kept, outcome] of requests.kept(shard)) this.#sendOutcome(0, kept, outcome);
   }
 
   /** The words of a forward are bytes[start..end); its line begins at the position `at`. */
@@ -239,15 +224,20 @@ export class NeighbourLink implements LinkEvents, Sink {
     const previous = parseNumber(bytes, numberEnd + 1, previousEnd);
     if (fromEnd <= start || previousEnd + 1 >= end || previous < 0 || number <= previous)
       return this.#end("garbage", "it sends a request that is not complete");
-    if (this.unanswered >= LINK_UNANSWERED_MAX)
-      return this.#end("overflow", `it sends more than ${LINK_UNANSWERED_MAX} requests without an answered outcome`);
-    const { forwards } = this.#options;
+    if (this.unanswered >= LINK_UNANSWERED_MAX) return this.#overflow();
+    const { requests } = this.#options;
     const { shard } = this.owner;
     const from = textOf(bytes, start, fromEnd);
-    const outcome = forwards.receive(shard, from, number, previous, bytes, previousEnd + 1, end);
-    if (outcome !== "gap") return this.#sendOutcome(at, number, outcome);
-    const heard = forwards.heard(shard);
-    this.#end("gap", `its request ${number} follows ${previous}, and the last one that arrived is ${heard}`);
+    const outcome = requests.receive(shard, from, number, previous, bytes, previousEnd + 1, end);
+    if (outcome === "gap") {
+      const heard = requests.heard(shard);
+      this.#end("gap", `its request ${number} follows ${previous}, and the last one that arrived is ${heard}`);
+    } else if (outcome === "overflow") this.#overflow();
+    else this.#sendOutcome(at, number, outcome);
+  }
+
+  #overflow(): void {
+    this.#end("overflow", "it sends more requests than it may, and does not answer their outcomes");
   }
 
   #sendOutcome(at: number, number: number, outcome: Uint8Array): void {
@@ -258,7 +248,7 @@ export class NeighbourLink implements LinkEvents, Sink {
 
   #outcomeAnswered(): void {
     if (this.unanswered === 0) return this.#end("garbage", "it answers an outcome that was not sent");
-    this.#options.forwards.answered(this.owner.shard, this.#numbers[this.#first++]!);
+    this.#options.requests.answered(this.owner.shard, this.#numbers[this.#first++]!);
     if (this.#first * 2 <= this.#numbers.length) return;
     this.#numbers.splice(0, this.#first);
     this.#starts.splice(0, this.#first);

@@ -1,12 +1,13 @@
 /**
  * The links of this shard's owner to all its neighbours: to whom it connects and when, what is logged, and what is
- * counted. A neighbour has its own link to this shard; that one arrives at the port for other servers
- * (relayed-connections.ts).
+ * counted. Each neighbour has its own link to this shard too, which arrives at the port for other servers
+ * (relayed-connections.ts); here those that are silent are closed.
  */
 import { LINK_BEAT_MS, LINK_RETRY_MAX_MS, LINK_RETRY_MIN_MS, NEIGHBOUR_AWAY_MS } from "../limits.ts";
 import { formatAddress } from "../runtime/host.ts";
 import type { Logger } from "../runtime/log.ts";
 import { type TimerKind, type TimerWheel, WheelTimer } from "../timer-wheel.ts";
+import { Connection } from "./connection.ts";
 import type { Directory } from "./directory.ts";
 import { type LinkEnd, type LinkOwner, NeighbourLink, type NeighbourLinkOptions } from "./neighbour-link.ts";
 
@@ -55,6 +56,11 @@ export class NeighbourLinks {
   #beatAll(): void {
     this.wheel.schedule(this.#timer, this.#beat, LINK_BEAT_MS);
     for (const dialer of this.all) dialer?.link?.beat();
+    for (const neighbour of this.options.connections.chat.neighbours!.all) {
+      const { session = null } = neighbour ?? {};
+      if (session === null || this.wheel.nowMs - session.lastActivityMs <= NEIGHBOUR_AWAY_MS) continue;
+      if (session.peer instanceof Connection) session.peer.hangUp();
+    }
   }
 
   /** Ends all links. Their neighbours keep what was not answered. */
@@ -73,7 +79,7 @@ class Dialer implements LinkOwner {
   readonly #timer = new WheelTimer<Dialer>(this);
   /** The pause after the next link that ends early. */
   #pauseMs = LINK_RETRY_MIN_MS;
-  /** The last end that was logged; empty after a link that was up for NEIGHBOUR_AWAY_MS. */
+  /** The last end that was logged; empty after a link that worked for NEIGHBOUR_AWAY_MS. */
   #logged = "";
 
   constructor(all: NeighbourLinks, shard: number) {
@@ -108,11 +114,19 @@ class Dialer implements LinkOwner {
     );
   }
 
+  lostRequests(heard: number, answered: number): void {
+    this.#all.options.log.error(
+      { event: "cluster_error", shard: this.#shard, heard, answered },
+      `this shard has lost records: shard ${this.#shard} has its replies to requests up to ${answered}, and its log ` +
+        `has requests up to ${heard}; it continues after ${answered}`,
+    );
+  }
+
   lost(link: NeighbourLink, reason: LinkEnd, why: string): void {
     const { lost, wheel, retry } = this.#all;
     lost.set(reason, (lost.get(reason) ?? 0) + 1);
     this.link = null;
-    if (link.upMs > 0 && wheel.nowMs - link.upMs >= NEIGHBOUR_AWAY_MS) {
+    if (link.upMs > 0 && link.lastLineMs - link.upMs >= NEIGHBOUR_AWAY_MS) {
       this.#pauseMs = LINK_RETRY_MIN_MS;
       this.#logged = "";
     }
