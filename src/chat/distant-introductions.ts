@@ -75,7 +75,9 @@ export class DistantIntroductions {
     slot.filled = (reply) => {
       if (reply === OK_ASKED) question.isAccepted = true;
       else if (!question.isAccepted) asker.questions.delete(asked);
-      for (const held of question.held.splice(0)) if (question.isAccepted) this.#pass(session, question, held);
+      // After a denial nothing more is said of it.
+      const isOpen = (): boolean => asker.questions.get(asked) === question;
+      for (const held of question.held.splice(0)) if (isOpen()) this.#pass(session, question, held);
     };
   }
 

@@ -73,6 +73,7 @@ export class TestLink {
     const greeting = this.toQ.shift();
     if (greeting?.startsWith("ok ") !== true) return greeting;
     this.q.foreignRequests.answered(this.p.shard, Number(greeting.slice(3)));
+    this.q.neighbourEvents!.linkUp(this.p.shard);
     for (const [number, reply] of this.q.foreignRequests.kept(this.p.shard)) this.#outcome(number, reply);
     return greeting;
   }
@@ -92,6 +93,8 @@ export class TestLink {
       this.q.begin();
       this.q.foreignRequests.answered(this.p.shard, this.unanswered.shift()!);
       this.q.endTurns();
+    } else if (verb === "ok") {
+      // The reply to an alive.
     } else if (verb === "message" || verb === "stored") {
       if (verb === "stored") words.shift();
       const request = Buffer.from(words.slice(2).join(" "), "latin1");
@@ -101,7 +104,13 @@ export class TestLink {
       this.q.endTurns();
       if (typeof reply === "string") this.refusals.push(reply);
       else this.#outcome(number, reply);
-    } else this.events.push(line);
+    } else {
+      this.events.push(line);
+      const bytes = Buffer.from(line, "latin1");
+      this.q.begin();
+      if (!this.q.neighbourEvents!.receive(this.p.shard, bytes, 0, bytes.length)) this.refusals.push(line);
+      this.q.endTurns();
+    }
     return true;
   }
 
@@ -131,6 +140,7 @@ export class TestLink {
 
   cut(): void {
     this.peer.hangUp();
+    this.q.neighbourEvents!.linkLost(this.p.shard);
   }
 }
 
