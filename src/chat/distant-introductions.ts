@@ -43,7 +43,7 @@ interface Question {
 }
 
 /** A session of this shard that has asked users of others. */
-interface Asker {
+interface AskingSession {
   number: number;
   questions: Map<Account, Question>;
   /** The shards that know its number. */
@@ -52,7 +52,7 @@ interface Asker {
 
 export class DistantIntroductions {
   readonly #chat: Chat;
-  readonly #askers = new Map<Session, Asker>();
+  readonly #askers = new Map<Session, AskingSession>();
   readonly #byNumber = new Map<number, Session>();
   /** By shard, then by the number that the shard gave. */
   readonly #distant = new Map<Neighbour, Map<number, DistantAsker>>();
@@ -81,7 +81,7 @@ export class DistantIntroductions {
     };
   }
 
-  #asker(session: Session): Asker {
+  #asker(session: Session): AskingSession {
     let asker = this.#askers.get(session);
     if (asker === undefined) {
       asker = { number: this.#chat.store.newNumber(), questions: new Map(), shards: new Set() };

@@ -15,7 +15,7 @@ beforeEach(() => {
 });
 
 function link(): void {
-  links = [new TestLink(p, q), new TestLink(q, p)];
+  links = [new TestLink(p, q, undefined, true), new TestLink(q, p, undefined, true)];
   for (const each of links) each.greet();
   carry();
 }

@@ -57,7 +57,11 @@ export class TestLink {
   /** What `receive` of `q` refused. */
   readonly refusals: string[] = [];
 
-  constructor(p: Shard, q: Shard, heard = q.foreignRequests.heard(p.shard)) {
+  /** `q` acts on events too. */
+  readonly #hasEvents: boolean;
+
+  constructor(p: Shard, q: Shard, heard = q.foreignRequests.heard(p.shard), hasEvents = false) {
+    this.#hasEvents = hasEvents;
     this.p = p;
     this.q = q;
     this.peer = p.connect();
@@ -73,7 +77,7 @@ export class TestLink {
     const greeting = this.toQ.shift();
     if (greeting?.startsWith("ok ") !== true) return greeting;
     this.q.foreignRequests.answered(this.p.shard, Number(greeting.slice(3)));
-    this.q.neighbourEvents!.linkUp(this.p.shard);
+    if (this.#hasEvents) this.q.neighbourEvents!.linkUp(this.p.shard);
     for (const [number, reply] of this.q.foreignRequests.kept(this.p.shard)) this.#outcome(number, reply);
     return greeting;
   }
@@ -106,6 +110,7 @@ export class TestLink {
       else this.#outcome(number, reply);
     } else {
       this.events.push(line);
+      if (!this.#hasEvents) return true;
       const bytes = Buffer.from(line, "latin1");
       this.q.begin();
       if (!this.q.neighbourEvents!.receive(this.p.shard, bytes, 0, bytes.length)) this.refusals.push(line);
@@ -140,7 +145,7 @@ export class TestLink {
 
   cut(): void {
     this.peer.hangUp();
-    this.q.neighbourEvents!.linkLost(this.p.shard);
+    if (this.#hasEvents) this.q.neighbourEvents!.linkLost(this.p.shard);
   }
 }
 
