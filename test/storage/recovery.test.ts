@@ -852,6 +852,23 @@ describe("a data folder", () => {
     again.close();
   });
 
+  test("of version 7 is upgraded, and keeps what is heard from other shards over an orderly stop", () => {
+    const path = newPath();
+    const database = openDatabase(path, "process");
+    database.run("DROP TABLE neighbours; PRAGMA user_version = 7");
+    database.close();
+    const store = open(path, "process");
+    expect(store.outcomes(1).heard).toBe(0);
+    store.heard(1, 4, Buffer.from("ok sent\n"));
+    store.heard(1, 9, Buffer.from("ok stored\n"));
+    store.outcomes(1).forget(4);
+    store.close();
+    const again = open(path, "process");
+    expect([...again.outcomes(1)]).toEqual([[9, Buffer.from("ok stored\n")]]);
+    expect([again.outcomes(1).heard, again.outcomes(2).heard]).toEqual([9, 0]);
+    again.close();
+  });
+
   function mailboxOf(path: string): unknown {
     const database = openDatabase(path, "process");
     const { sql } = database.query<{ sql: string }, []>("SELECT sql FROM sqlite_schema WHERE name = 'mailbox'").get()!;
