@@ -151,7 +151,7 @@ class AwaitingServer extends PendingConnection {
     if (header.address === null) return this.reject("a PROXY header without the address of a client");
     this.leave();
     const transport = new TcpTransport(this.socket, header.isEncrypted, this.#all.isTls);
-    const connection = new Connection(this.admission.connections, transport, header.address, false);
+    const connection = new Connection(this.admission.connections, transport, header.address, false, true);
     this.socket.data = connection;
     if (this.#header.length > header.bytes) connection.data(this.#header.subarray(header.bytes));
   }

@@ -24,6 +24,8 @@ export const LOG_EVENTS = [
   // The cluster
   "spare",
   "claimed",
+  "owner",
+  "no_owner",
   "engine_away",
   "engine_back",
   "deposed",

@@ -48,7 +48,7 @@ class ClusterServer {
   /** What `/readyz` says, and `spare` for a server that is ready and does not own the shard. */
   async state(): Promise<string> {
     const [readyz, metrics] = await Promise.all([this.#page("readyz"), this.#page("metrics")]);
-    return readyz === "ready" && !/^heartline_cluster_owner 1$/m.test(metrics) ? "spare" : readyz;
+    return readyz === "ready" && !/^heartline_cluster_owner\{shard="\d+"\} 1$/m.test(metrics) ? "spare" : readyz;
   }
 
   async metric(name: string): Promise<number> {
@@ -482,7 +482,7 @@ for (const { name, isInstalled, start: startEngine, closeAll } of [POSTGRES, NAT
         const listen = ["--cluster-listen", "127.0.0.1:0"];
         const found = await ask("check", ...listen, "--credentials", USERS);
         expect(found).toContain(`ok: cluster: ${name} `);
-        expect(found).toMatch(/; the shard has the owner 127\.0\.0\.1:\d+.*; its last record is 1$/m);
+        expect(found).toMatch(/; shard 0 has the owner 127\.0\.0\.1:\d+.*; its last record is 1$/m);
         for (const folder of data)
           expect(await ask("ctl", "cluster", "--data", folder)).toMatch(/^0 +127\.0\.0\.1:\d+ /m);
         expect(await ask("ctl", "cluster", "--data", data[1]!)).toContain("this server: spare");
