@@ -24,8 +24,8 @@ export const LOG_EVENTS = [
   // The cluster
   "spare",
   "claimed",
-  "owner",
   "no_owner",
+  "owner",
   "engine_away",
   "engine_back",
   "deposed",
