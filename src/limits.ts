@@ -242,7 +242,8 @@ export const LINK_BEAT_MS = 500;
 export const LINK_ANSWER_MS = 10_000;
 export const LINK_RETRY_MIN_MS = 50;
 export const LINK_RETRY_MAX_MS = 1_000;
-export const LINK_UNANSWERED_MAX = 2 * OUTCOMES_MAX;
+export const LINK_UNANSWERED_MAX = 4 * FORWARDS_MAX;
+export const LINK_LINE_BYTES_MAX = 1 << 20;
 
 /** Bytes of a journal segment. A longer record gets a segment of its own. */
 export const JOURNAL_SEGMENT_BYTES = 16 << 20;
@@ -338,6 +339,8 @@ export const DRAIN_SECONDS_MAX = 86_400;
 export const DRAINED_PER_TURN_MAX = 8;
 /** The longest delay of `joined` and `left`. */
 export const PRESENCE_DELAY_MS = 256;
+/** Users of another shard count as online for this long after its link was lost, or began anew without them. */
+export const PRESENCE_GRACE_MS = 10_000;
 
 /** Descriptors that are kept free for files and listeners. At the limit the runtime spins in accept. */
 export const DESCRIPTORS_SPARE = 100;

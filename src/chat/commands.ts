@@ -176,8 +176,7 @@ function dispatch(
   } else {
     if (session !== null) return refuseInvalid(out, "already_logged_in");
     if (!request.parseWords(SHAPES[verb])) return refuseInvalid(out, "bad_request", SHAPES[verb].usage);
-    if (chat.loginRelay === null) command.run(chat, peer, request);
-    else chat.loginRelay.relay(peer, verb, Buffer.from(bytes.subarray(start, end)));
+    if (chat.loginRelay?.relay(peer, verb, request, start) !== true) command.run(chat, peer, request);
   }
   return true;
 }
@@ -290,7 +289,7 @@ function forSession(
 }
 
 function broadcast(chat: Chat, { account }: Session, request: Request, out: Replies): void {
-  const count = chat.broadcast(account, request.bytes, request.textStart, request.end);
+  const count = chat.announcements.broadcast(account, request.bytes, request.textStart, request.end);
   chat.observer?.broadcast(account, request.bytes, request.textStart, request.end, count);
   // A user who has blocked the sender costs as much as a receiver.
   const receivers = count + account.blockedBy.size;
@@ -299,7 +298,7 @@ function broadcast(chat: Chat, { account }: Session, request: Request, out: Repl
 }
 
 function online(chat: Chat, { account }: Session, _request: Request, out: Replies): void {
-  const names = Math.min(chat.presence.online.length, ONLINE_NAMES_MAX) + account.blockedBy.size;
+  const names = Math.min(chat.presence.count, ONLINE_NAMES_MAX) + account.blockedBy.size;
   chat.rates.charge(account, names / NAMES_PER_REQUEST, names / NAMES_PER_REQUEST);
   const line = chat.presence.list(account, ONLINE_NAMES_MAX);
   chat.observer?.listed(account, line);
@@ -309,7 +308,7 @@ function online(chat: Chat, { account }: Session, _request: Request, out: Replie
 export function block(chat: Chat, { account }: Requester, _request: Request, out: Replies, other: Account): void {
   chat.store.block(account.name, other.name);
   account.block(other);
-  if (account.session !== null && other.session !== null) chat.introductions.part(account.session, other.session);
+  if (account.session !== null) chat.introductions.part(account.session, other);
   out.append(OK);
 }
 
@@ -328,10 +327,10 @@ function getaddress(chat: Chat, session: Session, request: Request, out: Replies
 }
 
 function privateAnswer(chat: Chat, session: Session, request: Request, out: Replies): void {
-  const asker = chat.accounts.find(request.bytes, request.starts[0]!, request.ends[0]!)?.session ?? null;
+  const asker = chat.accounts.find(request.bytes, request.starts[0]!, request.ends[0]!);
   const key = request.words > 2 ? request.word(2) : "";
-  if (!chat.introductions.answer(session, asker, request.word(1) === "yes", key)) return refuse(out, "no_request");
-  out.append(OK);
+  if (asker !== undefined && chat.introductions.answer(session, asker, request.word(1) === "yes", key)) out.append(OK);
+  else refuse(out, "no_request");
 }
 
 /** Takes the position that the client acknowledges, if there is one; false when that was never sent. */

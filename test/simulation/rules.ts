@@ -1,3 +1,4 @@
+import { Announcements } from "../../src/chat/announcements.ts";
 import { Chat } from "../../src/chat/chat.ts";
 import { Mailbox } from "../../src/chat/mailbox.ts";
 import { Account, type Session } from "../../src/chat/session.ts";
@@ -107,7 +108,7 @@ const reads = without(LineReader.prototype, "next", (next) => {
 });
 
 const sending = within(Chat.prototype, "send");
-const broadcasting = within(Chat.prototype, "broadcast");
+const broadcasting = within(Announcements.prototype, "broadcast");
 const logins = within(Chat.prototype, "login");
 const ends = within(Chat.prototype, "end");
 
