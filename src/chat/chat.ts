@@ -175,6 +175,11 @@ export class Chat {
     return session?.kind === kind ? session : null;
   }
 
+  /** A session with that token is live or has ended here. */
+  hasSession(token: string): boolean {
+    return this.#byToken.has(token) || this.store.endedSession(token) !== null;
+  }
+
   /** The client has the stream up to that position; false when that was never sent. */
   ack(session: Session, position: number): boolean {
     const { outbox, kind } = session;

@@ -24,6 +24,8 @@ export const LOG_EVENTS = [
   // The cluster
   "spare",
   "claimed",
+  "no_owner",
+  "owner",
   "engine_away",
   "engine_back",
   "deposed",

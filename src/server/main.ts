@@ -130,11 +130,8 @@ async function serve(args: string[], outputs: Log[]): Promise<void> {
       void node.release().then(() => exit(0));
     };
     await admin?.listen();
-    gateway = new Gateway(config, node.access, log, CLOCK);
-    const { relays } = gateway;
-    node.ownerSeen = (owner, epoch) => relays.setOwner(owner, epoch);
+    gateway = new Gateway(config, (core) => node.newRelays(core), log, CLOCK);
     metrics.server = gateway.measured;
-    metrics.relays = relays;
     ports.open(config, gateway.handlers);
     gateway.start();
     announce(log, config, credentials, ports, sockets.length);

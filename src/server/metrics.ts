@@ -7,7 +7,7 @@ import { join } from "node:path";
 import { Counter, Gauge, type Metric, Registry } from "prom-client";
 import { version } from "../../package.json";
 import type { Histogram } from "../histogram.ts";
-import type { Relays } from "../net/relay.ts";
+import type { RelayCounts } from "../net/relay.ts";
 import type { Admission } from "../net/admission.ts";
 import { descriptorsMax, residentBytes } from "../runtime/kernel.ts";
 import type { Store } from "../storage/store.ts";
@@ -148,19 +148,27 @@ const GAUGES: ServerMetric[] = [
 const CLUSTER_GAUGES: OwnMetric<[node: ClusterNode]>[] = [
   {
     name: "heartline_cluster_owner",
-    help: "1 while this server owns the shard, 0 for a spare.",
-    read: ({ role }) => Number(role === "owner"),
+    help: "By shard: 1 while this server owns it, 0 otherwise.",
+    label: "shard",
+    read: ({ shards }) => shards.map(({ shard, isHome }) => [`${shard}`, Number(isHome)]),
   },
   {
     name: "heartline_cluster_epoch",
-    help: "Number of the record with which the owner of the shard has begun.",
-    read: ({ epoch }) => epoch,
+    help: "By shard: number of the record with which its owner has begun.",
+    label: "shard",
+    read: ({ shards }) => shards.map(({ shard, epoch }) => [`${shard}`, epoch]),
   },
-  { name: "heartline_cluster_head", help: "Number of the last record of the shared log.", read: ({ head }) => head },
+  {
+    name: "heartline_cluster_head",
+    help: "By shard: number of the last record of the shared log.",
+    label: "shard",
+    read: ({ shards }) => shards.map(({ shard, head }) => [`${shard}`, head]),
+  },
   {
     name: "heartline_cluster_silent_seconds",
-    help: "Time since the last acknowledged write of the owner began; of a spare: since the owner's last sign of life.",
-    read: ({ silentMs }) => silentMs / 1000,
+    help: "By shard: since the last sign of life of its owner; at the owner: since its last acknowledged write began.",
+    label: "shard",
+    read: ({ shards }) => shards.map(({ shard, silentMs }) => [`${shard}`, silentMs / 1000]),
   },
   {
     name: "heartline_cluster_waiting_bytes",
@@ -175,10 +183,10 @@ const CLUSTER_GAUGES: OwnMetric<[node: ClusterNode]>[] = [
 ];
 
 /** Only in a cluster. They go on after a takeover. */
-const RELAY_GAUGES: OwnMetric<[relays: Relays]>[] = [
-  { name: "heartline_relays", help: "Clients that are relayed to the owner of the shard.", read: ({ open }) => open },
+const RELAY_GAUGES: OwnMetric<[relays: RelayCounts]>[] = [
+  { name: "heartline_relays", help: "Clients that are relayed to the owners of shards.", read: ({ open }) => open },
 ];
-const RELAY_COUNTERS: OwnMetric<[relays: Relays]>[] = [
+const RELAY_COUNTERS: OwnMetric<[relays: RelayCounts]>[] = [
   {
     name: "heartline_relayed_bytes_total",
     help: "Bytes that were relayed, by direction: from clients (up) and to clients (down).",
@@ -216,8 +224,6 @@ export class Metrics {
   server: Measured | null = null;
   /** Null for a server with its own journal. */
   node: ClusterNode | null = null;
-  /** Null for a server that was never a spare. */
-  relays: Relays | null = null;
   readonly #registry = new Registry();
   /** The rendering that has not begun, and the end of the pause after the last one. */
   #next: Promise<string> | null = null;
@@ -246,7 +252,7 @@ export class Metrics {
     }
     for (const [Kind, metrics] of [[Gauge, RELAY_GAUGES] as const, [Counter, RELAY_COUNTERS] as const]) {
       for (const { read, ...metric } of metrics) {
-        this.#add(Kind, { ...metric, read: () => (this.relays === null ? [] : read(this.relays)) });
+        this.#add(Kind, { ...metric, read: () => (this.node === null ? [] : read(this.node.relayCounts)) });
       }
     }
     for (const metric of HISTOGRAMS) this.#addHistogram(metric);

@@ -1,9 +1,17 @@
 import type { Credentials } from "../auth/credentials.ts";
 import type { Admission } from "../net/admission.ts";
+import type { Relays } from "../net/relays.ts";
 import type { ServerHandlers } from "../net/socket-handlers.ts";
+import type { Core } from "./core.ts";
 
 /** What the server asks of its place in a cluster, as the owner of a shard. */
 export interface Ownership {
+  /** The shard. */
+  readonly shard: number;
+  /** More servers than this one have clients whose sessions are not here. */
+  readonly hasOtherShards: boolean;
+  /** Passes clients on to the owners of the other shards. */
+  newRelays(core: Pick<Core, "chat" | "turn">): Relays;
   /** The clients of gateways are connections of this server from now on, and after `closePort` no new ones. */
   serveGateways(admission: Admission, handlers: ServerHandlers): void;
   closePort(): void;

@@ -3,6 +3,8 @@
  * chat and its parts are composed in core.ts, periodic work is in maintenance.ts.
  */
 import { randomBytes } from "node:crypto";
+import { tokenPrefix } from "../protocol/shard.ts";
+import type { Relays } from "../net/relays.ts";
 import type { Administered } from "../admin/commands.ts";
 import type { Credentials } from "../auth/credentials.ts";
 import { Passwords } from "../auth/passwords.ts";
@@ -33,6 +35,8 @@ const FAREWELL_MS = 1_000;
 /** At the stop of a cluster's owner: the time to write the last bytes, and until the engine has acknowledged all. */
 const LAST_BYTES_MS = 300;
 const HANDOVER_MS = 5_000;
+/** A client that is relayed to the owner of another shard needs two descriptors. */
+export const DESCRIPTORS_PER_RELAY = 2;
 
 export const CLOCK: Clock = {
   nowMs: () => performance.now(),
@@ -54,6 +58,8 @@ export class Server {
   readonly #core: Core;
   readonly #admission: Admission;
   readonly #maintenance: Maintenance;
+  /** Null without a cluster. */
+  readonly #relays: Relays | null;
   #ports = new ClientPorts();
 
   constructor(
@@ -72,12 +78,13 @@ export class Server {
     this.#readiness = readiness;
     this.#store = store;
     this.#ownership = ownership;
+    const prefix = ownership === null ? "" : tokenPrefix(ownership.shard);
     this.#core = createCore({
       clock: CLOCK,
       store,
       users,
       passwords: new Passwords(store),
-      newToken: () => randomBytes(16).toString("base64url"),
+      newToken: () => prefix + randomBytes(16).toString("base64url"),
       idleTimeoutMs: config.idleTimeoutMs,
       blockMs: config.blockMs,
       lockoutScope: config.lockoutScope,
@@ -90,13 +97,15 @@ export class Server {
       report: this.#report,
       observer: this.counters,
     });
+    this.#relays = this.#core.chat.loginRelay = ownership?.newRelays(this.#core) ?? null;
     this.#admission = new Admission(this.#core.connections, config.proxyFrom, log);
     this.#maintenance = new Maintenance(this.#core, store, this.#admission, log, this.#report);
   }
 
   /** The limits that the descriptors of this process allow. */
   #fit({ limits: { connectionsMax }, limits }: Config): Limits {
-    const fitting = fitDescriptors(limits, descriptorsMax());
+    const perClient = this.#ownership?.hasOtherShards === true ? DESCRIPTORS_PER_RELAY : 1;
+    const fitting = fitDescriptors(limits, Math.floor(descriptorsMax() / perClient));
     if (connectionsMax > fitting.connectionsMax) {
       const why = `${fitting.connectionsMax} connections at most, not ${connectionsMax}`;
       this.#log.warn(
@@ -251,6 +260,7 @@ export class Server {
     this.#readiness.enter("stopping");
     const backupStopped = (this.#ownership ?? this.#store).stopBackup();
     this.#ports.stop();
+    this.#relays?.stop();
     this.#ownership?.closePort();
     turn.begin();
     chat.shutdown();
