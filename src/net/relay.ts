@@ -13,7 +13,7 @@ import type { Logger } from "../runtime/log.ts";
 import { formatAddress } from "../runtime/host.ts";
 import { type TimerKind, type TimerWheel, WheelTimer } from "../timer-wheel.ts";
 import { Connection } from "./connection.ts";
-import { type DialOwner, type LinkEvents, type LinkFailure, type Owner, OwnerLink } from "./owner-link.ts";
+import { type LinkEvents, type LinkFailure, type Owner, OwnerLink, type OwnerLinkOptions } from "./owner-link.ts";
 import { Flow } from "./flow.ts";
 import { formatProxyHeader } from "./proxy-header.ts";
 import type { Successor, Transport } from "./transport.ts";
@@ -25,19 +25,14 @@ const REFUSALS: readonly RelayRefusal[] = ["no_owner", "unreachable", "tls", "se
 /** After this reply the owner closes the connection. */
 const LOCKED_OUT = "err locked_out";
 
-export interface RelaysOptions {
+export interface RelaysOptions extends Pick<OwnerLinkOptions, "secret" | "dial"> {
   wheel: TimerWheel;
-  /** Of the cluster. */
-  secret: Uint8Array;
-  dial: DialOwner;
   log: Logger;
 }
 
 /** All relays of a gateway, and the owner that they lead to. */
 export class Relays implements LoginRelay {
   readonly wheel: TimerWheel;
-  readonly secret: Uint8Array;
-  readonly dial: DialOwner;
   /** From the client's line to the end of both connections. */
   readonly all = new Set<Relay>();
   /** Those whose bytes go both ways. */
@@ -54,14 +49,14 @@ export class Relays implements LoginRelay {
   #epoch = 0;
   /** Attempts to connect to the present owner. */
   #dials = 0;
+  readonly #options: OwnerLinkOptions;
   readonly #log: Logger;
   /** The last failure that was logged; empty after a success. */
   #logged = "";
 
   constructor({ wheel, secret, dial, log }: RelaysOptions) {
     this.wheel = wheel;
-    this.secret = secret;
-    this.dial = dial;
+    this.#options = { secret, dial, self: null };
     this.#log = log;
     this.retry = wheel.kind((relay) => relay.attempt());
     this.late = wheel.kind((relay) => relay.timedOut());
@@ -88,7 +83,7 @@ export class Relays implements LoginRelay {
     if (this.#dials >= RELAY_DIALS_MAX) return null;
     this.#dials++;
     const settled = (): void => void (this.owner === owner && this.#dials--);
-    return new OwnerLink(owner, this.secret, this.dial, receiver, settled);
+    return new OwnerLink(owner, this.#options, receiver, settled);
   }
 
   failed({ host, port }: Owner, reason: LinkFailure, why: string): void {

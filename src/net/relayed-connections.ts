@@ -1,11 +1,13 @@
 /**
- * What the owner of a shard does with the connections of gateways: after the handshake (cluster-handshake.ts) and the
- * PROXY header each is an ordinary connection of the client that the header names. relay.ts is the other side.
+ * What the owner of a shard does with the connections of other servers, after the handshake (cluster-handshake.ts).
+ * One of a gateway is an ordinary connection of the client that its PROXY header names; relay.ts is the other side. One
+ * of the owner of another shard is that of a neighbour; neighbour-link.ts is the other side.
  */
 import { CLUSTER_HANDSHAKES_MAX, CLUSTER_HANDSHAKE_MS, CLUSTER_LINE_BYTES_MAX } from "../limits.ts";
 import { LineReader } from "../protocol/line-reader.ts";
 import { type Admission, PendingConnection, type RefusalReason } from "./admission.ts";
-import { CLUSTER_PORT_VERSION, isNonce, isProof, newNonce, proofOf, wordsOf } from "./cluster-handshake.ts";
+import { CLUSTER_PORT_VERSION, type ShardOwner, isNonce, isProof, newNonce } from "./cluster-handshake.ts";
+import { numberOf, proofOf, wordsOf } from "./cluster-handshake.ts";
 import { Connection } from "./connection.ts";
 import { type ProxyHeader, parseProxyHeader } from "./proxy-header.ts";
 import type { ServerHandlers, SocketHandlers } from "./socket-handlers.ts";
@@ -14,9 +16,8 @@ import { type AcceptedSocket, TcpTransport } from "./tcp-transport.ts";
 const TOO_LATE = `no handshake of a server within ${CLUSTER_HANDSHAKE_MS / 1000} seconds`;
 
 /** What the owner proves, and checks. */
-export interface OwnerIdentity {
+export interface OwnerIdentity extends ShardOwner {
   secret: Uint8Array;
-  epoch: number;
 }
 
 /** Connections of gateways to the owner. */
@@ -25,7 +26,7 @@ export class RelayedConnections {
   readonly identity: OwnerIdentity;
   readonly isTls: boolean;
   /** Those in the handshake, the oldest first. */
-  readonly pending = new Set<AwaitingRelay>();
+  readonly pending = new Set<AwaitingServer>();
 
   constructor(admission: Admission, identity: OwnerIdentity, isTls: boolean) {
     this.admission = admission;
@@ -41,7 +42,7 @@ export class RelayedConnections {
       if (remoteAddress === undefined) return void socket.end(); // The peer has closed it already.
       const [oldest] = this.pending;
       if (this.pending.size >= CLUSTER_HANDSHAKES_MAX) oldest!.hangUp();
-      socket.data = new AwaitingRelay(this, socket, remoteAddress);
+      socket.data = new AwaitingServer(this, socket, remoteAddress);
     };
     if (!this.isTls) return { ...plain, open };
     const handshake: SocketHandlers["handshake"] = (socket, isWell, error) =>
@@ -52,20 +53,23 @@ export class RelayedConnections {
 }
 
 /**
- * - `first`: waits for the first line, which has the gateway's nonce.
- * - `proof`: waits for the gateway's proof.
- * - `header`: waits for the PROXY header.
+ * - `first`: waits for the first line, which has the nonce of the other server.
+ * - `proof`: waits for its proof.
+ * - `header`: waits for the PROXY header of a gateway.
+ * - `heard`: waits for that line of the owner of another shard.
  */
-type AwaitingState = "first" | "proof" | "header";
+type AwaitingState = "first" | "proof" | "header" | "heard";
 
 /** A connection in the handshake. */
-class AwaitingRelay extends PendingConnection {
+class AwaitingServer extends PendingConnection {
   protected refusal: RefusalReason = "relay_handshake";
   readonly #all: RelayedConnections;
   readonly #reader = new LineReader(CLUSTER_LINE_BYTES_MAX);
   #state: AwaitingState = "first";
   #expectedProof = "";
   #header = Buffer.alloc(0);
+  /** The owner of another shard that connects; null for a gateway. */
+  #neighbour: ShardOwner | null = null;
 
   constructor(all: RelayedConnections, socket: AcceptedSocket, address: string) {
     super(all.admission, socket, address, TOO_LATE, CLUSTER_HANDSHAKE_MS);
@@ -83,32 +87,50 @@ class AwaitingRelay extends PendingConnection {
     if (this.#state === "header") return this.#read(chunk);
     this.#reader.feed(chunk);
     while (this.#all.pending.has(this) && this.#reader.next()) {
-      const words = wordsOf(this.#reader);
-      if (this.#state === "first") this.#greet(words ?? []);
-      else return this.#check(words ?? []);
+      const words = wordsOf(this.#reader) ?? [];
+      if (this.#state === "first") this.#greet(words);
+      else if (this.#state === "heard") return this.#link(words);
+      else if (!this.#check(words)) return;
     }
     if (this.#reader.takeSkipped() > 0) this.reject("no first line of a server: it is too long");
   }
 
-  #greet([verb, version, nonce, ...more]: string[]): void {
-    if (verb !== "relay" || version === undefined) return this.reject("no first line of a server");
+  #greet(words: string[]): void {
+    const [verb, version, nonce, ...numbers] = words;
+    const isLink = verb === "link";
+    if ((verb !== "relay" && !isLink) || version === undefined) return this.reject("no first line of a server");
     if (version !== `${CLUSTER_PORT_VERSION}`)
       return this.#refuse(`version ${CLUSTER_PORT_VERSION} of the cluster port is needed, and not ${Number(version)}`);
-    if (!isNonce(nonce) || more.length > 0) return this.reject("no first line of a server");
-    const { secret, epoch } = this.#all.identity;
-    const said = { epoch, gatewayNonce: nonce, ownerNonce: newNonce() };
-    this.#expectedProof = proofOf("gateway", secret, said);
-    this.socket.write(`owner ${epoch} ${said.ownerNonce} ${proofOf("owner", secret, said)}\n`);
+    const [of = NaN, ofEpoch = NaN] = numbers.map(numberOf);
+    const isComplete = isNonce(nonce) && !Number.isNaN(isLink ? of + ofEpoch : of);
+    if (!isComplete || numbers.length !== (isLink ? 2 : 1)) return this.reject("no first line of a server");
+    const { secret, shard, epoch } = this.#all.identity;
+    if (!isLink && of !== shard) return this.#refuse(`it owns shard ${shard}, not shard ${of}`);
+    if (isLink) this.#neighbour = { shard: of, epoch: ofEpoch };
+    const said = { first: words.join(" "), shard, epoch, ownerNonce: newNonce() };
+    this.#expectedProof = proofOf("dialer", secret, said);
+    this.socket.write(`owner ${shard} ${epoch} ${said.ownerNonce} ${proofOf("owner", secret, said)}\n`);
     this.#state = "proof";
   }
 
-  #check([verb, proof, ...more]: string[]): void {
+  /** True when another line follows. */
+  #check([verb, proof, ...more]: string[]): boolean {
     if (verb !== "proof" || proof === undefined || more.length > 0 || !isProof(proof, this.#expectedProof)) {
       this.refusal = "relay_secret";
-      return this.#refuse("the secret of the cluster is wrong");
+      this.#refuse("the secret of the cluster is wrong");
+      return false;
     }
-    this.#state = "header";
-    for (const chunk of this.#reader.takeUnread()) this.#read(chunk);
+    this.#state = this.#neighbour === null ? "header" : "heard";
+    if (this.#neighbour !== null) return true;
+    for (const unread of this.#reader.takeUnread()) this.#read(unread);
+    return false;
+  }
+
+  #link([verb, heard, ...more]: string[]): void {
+    const number = numberOf(heard);
+    if (verb !== "heard" || Number.isNaN(number) || more.length > 0) return this.reject("no heard <n> of a server");
+    const { shard } = this.#neighbour!;
+    this.#refuse(`it takes no link of shard ${shard}`);
   }
 
   /** With a line for the log of the other server. */

@@ -290,7 +290,7 @@ export class ClusterNode implements Ownership {
   }
 
   serveGateways(admission: Admission, handlers: ServerHandlers): void {
-    this.#port.serve({ secret: this.#sharedLog.secret, epoch: this.epoch }, admission, handlers);
+    this.#port.serve({ secret: this.#sharedLog.secret, shard: SHARD, epoch: this.epoch }, admission, handlers);
   }
 
   closePort(): void {
@@ -365,5 +365,5 @@ export class ClusterNode implements Ownership {
 
 function ownerOf({ owner, epoch }: ShardState): Owner | null {
   if (owner === null || owner.address === "") return null;
-  return { ...OPTIONS["cluster-listen"].read(owner.address), epoch };
+  return { ...OPTIONS["cluster-listen"].read(owner.address), shard: SHARD, epoch };
 }

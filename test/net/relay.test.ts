@@ -11,10 +11,17 @@ import { Random, seedFor } from "../support/random.ts";
 import { Wire } from "../support/simulated-transport.ts";
 
 const SECRET = Buffer.from("the secret of the cluster");
-const OWNER: Owner = { host: "10.0.0.1", port: 6010, epoch: 5 };
-const NEXT: Owner = { host: "10.0.0.2", port: 6010, epoch: 9 };
+const OWNER: Owner = { shard: 2, host: "10.0.0.1", port: 6010, epoch: 5 };
+const NEXT: Owner = { shard: 2, host: "10.0.0.2", port: 6010, epoch: 9 };
 const LOGIN = "login alice secret";
 const OK = "ok token 35";
+
+/** What the owner knows and says. */
+interface Greeting {
+  secret: Buffer;
+  shard: number;
+  epoch: number;
+}
 
 /** The owner's end of one connection of the gateway, played by a test. */
 class OwnerEnd {
@@ -96,19 +103,19 @@ class OwnerEnd {
   }
 
   /** The handshake, and the bytes after it without the PROXY header, which names the client. */
-  greet({ secret = SECRET, epoch = this.owner.epoch }: { secret?: Buffer; epoch?: number } = {}): {
+  greet({ secret = SECRET, shard = this.owner.shard, epoch = this.owner.epoch }: Partial<Greeting> = {}): {
     proof: string;
     address: string | null;
     isEncrypted: boolean;
     bytes: string;
   } {
     if (!this.#isConnected) this.connected();
-    const [, gatewayNonce = ""] = /^relay 1 (\S{22})\n$/.exec(this.read().toString()) ?? [];
-    const said = { epoch, gatewayNonce, ownerNonce: newNonce() };
-    this.say(`owner ${epoch} ${said.ownerNonce} ${proofOf("owner", secret, said)}\n`);
+    const [, first = ""] = /^(relay 1 \S{22} 2)\n$/.exec(this.read().toString()) ?? [];
+    const said = { first, shard, epoch, ownerNonce: newNonce() };
+    this.say(`owner ${shard} ${epoch} ${said.ownerNonce} ${proofOf("owner", secret, said)}\n`);
     const output = this.read();
     const lf = output.indexOf(10);
-    const expected = `proof ${proofOf("gateway", SECRET, said)}`;
+    const expected = `proof ${proofOf("dialer", SECRET, said)}`;
     const header = lf < 0 ? null : parseProxyHeader(output.subarray(lf + 1));
     return {
       proof: lf >= 0 && output.toString("latin1", 0, lf) === expected ? "right" : output.toString("latin1"),
@@ -361,13 +368,14 @@ describe("a server that is not the owner of this cluster gets no line of a clien
   const cases: [why: string, reason: string, act: (end: OwnerEnd) => unknown][] = [
     ["it refuses connections", "unreachable", (end) => end.failed()],
     ["it has another secret", "secret", (end) => end.greet({ secret: Buffer.from("another") })],
+    ["it owns another shard", "handshake", (end) => end.greet({ shard: 1 })],
     ["it has an earlier epoch", "handshake", (end) => end.greet({ epoch: OWNER.epoch - 1 })],
     ["it sends garbage", "handshake", (end) => (end.connected(), end.say("HTTP/1.1 400 Bad Request\r\n"))],
     ["it sends a line without end", "handshake", (end) => (end.connected(), end.say("x".repeat(10_000)))],
     ["it refuses", "handshake", (end) => (end.connected(), end.say("refused version 2 of the cluster port\n"))],
     ["it closes", "handshake", (end) => (end.connected(), end.end())],
     ["it resets", "handshake", (end) => (end.connected(), end.closed(true))],
-    ["it repeats the nonce", "secret", (end) => (end.connected(), end.say(`owner 5 ${newNonce()} ${newNonce()}\n`))],
+    ["it does not prove anything", "secret", (end) => (end.connected(), end.say(`owner 2 5 ${newNonce()} x\n`))],
   ];
 
   test.each(cases)("%s", (_why, reason, act) => {

@@ -1,7 +1,7 @@
 import type { Config } from "../../src/server/config.ts";
 import type { BoundedLog } from "../../src/server/bounded-log.ts";
 import { readCertificate } from "../../src/net/certificate.ts";
-import type { ClusterTls } from "../../src/net/owner-link.ts";
+import type { ClusterTls, Owner } from "../../src/net/owner-link.ts";
 import { type ServerHandlers, socketHandlers } from "../../src/net/socket-handlers.ts";
 import type { ClusterTlsConfig } from "../../src/server/config.ts";
 import { ClientPorts } from "../../src/server/client-ports.ts";
@@ -41,7 +41,7 @@ export class WireGateway {
     const handlers = socketHandlers(() => core.turn.begin(), admission, report);
     this.#server = server;
     this.#handlers = handlers;
-    this.cluster.serve({ secret: SECRET, epoch }, admission, handlers);
+    this.cluster.serve({ secret: SECRET, shard: 0, epoch }, admission, handlers);
     this.gateway = new Gateway(config, { secret, tls: tlsOf(gatewayTls) }, log, CLOCK);
     this.#ports.open(config, this.gateway.handlers);
     this.gateway.start();
@@ -51,8 +51,8 @@ export class WireGateway {
     this.gateway.relays.setOwner(this.owner);
   }
 
-  get owner(): { host: string; port: number; epoch: number } {
-    return { host: "127.0.0.1", port: Number(this.cluster.address.split(":").at(-1)), epoch: 1 };
+  get owner(): Owner {
+    return { shard: 0, epoch: 1, host: "127.0.0.1", port: Number(this.cluster.address.split(":").at(-1)) };
   }
 
   /** The server serves the gateway's clients itself. */
