@@ -56,7 +56,7 @@ export class Relays implements LoginRelay {
 
   constructor({ wheel, secret, dial, log }: RelaysOptions) {
     this.wheel = wheel;
-    this.#options = { secret, dial, self: null };
+    this.#options = { secret, dial, self: "relay" };
     this.#log = log;
     this.retry = wheel.kind((relay) => relay.attempt());
     this.late = wheel.kind((relay) => relay.timedOut());

@@ -5,6 +5,7 @@ import { Listener } from "../net/listener.ts";
 import type { ClusterTls } from "../net/owner-link.ts";
 import { type OwnerIdentity, RelayedConnections } from "../net/relayed-connections.ts";
 import type { ServerHandlers, SocketHandlers } from "../net/socket-handlers.ts";
+import type { AcceptedSocket } from "../net/tcp-transport.ts";
 import type { ClusterConfig, ClusterTlsConfig } from "./config.ts";
 
 /** A server that owns no shard takes no connection of another server. */
@@ -14,6 +15,11 @@ const CLOSED: SocketHandlers = {
   data: () => {},
   error: (socket) => void socket.terminate(),
 };
+
+function closed(socket: AcceptedSocket): null {
+  socket.terminate();
+  return null;
+}
 
 /** The port of `--cluster-listen`: other servers connect there, for their clients. */
 export class ClusterPort {
@@ -42,8 +48,13 @@ export class ClusterPort {
   }
 
   /** This server owns the shard: clients of other servers become connections of it. */
-  serve(identity: OwnerIdentity, admission: Admission, handlers: ServerHandlers): void {
-    const relayed = new RelayedConnections(admission, identity, this.#certificate !== null);
+  serve(
+    identity: OwnerIdentity,
+    admission: Admission,
+    handlers: ServerHandlers,
+    admin: RelayedConnections["admin"] = closed,
+  ): void {
+    const relayed = new RelayedConnections(admission, identity, this.#certificate !== null, admin);
     this.#listener.handle(relayed.handlers(handlers));
   }
 

@@ -220,7 +220,7 @@ function adminListener(
   };
   const done = ({ verb, user }: AdminRequest): void =>
     log.info({ event: "admin", command: verb, ...(user === "" ? {} : { user }) }, `${verb} by an operator`);
-  return new AdminListener(adminSocket, { obstacle, report, done, cluster: node === null ? null : () => node.lines() });
+  return new AdminListener(adminSocket, { obstacle, report, done, cluster: node });
 }
 
 function warnOfPlainPasswords(log: Logger, { users, sample }: Credentials, config: Config): void {
