@@ -58,7 +58,7 @@ interface AdminCommand {
   run: Run;
   /** It changes something: it is logged, and its `ok` leaves when everything of its turn is durable. */
   isChange: boolean;
-  /** In a cluster it is for all shards, and replies with a count. Otherwise it is for the shard of its user, or here. */
+  /** In a cluster it is for all shards, and replies with a count. */
   isForAll: boolean;
 }
 

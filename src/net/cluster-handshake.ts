@@ -8,9 +8,9 @@
  *     owner <shard> <epoch> <nonce> <proof>       from the owner of the shard, or `refused <words>` and a close
  *     proof <proof>                               from the server that connects
  *
- * After the proof a gateway sends a PROXY header and the client's line (relay.ts), a server with an operator the command
- * (shard-admin.ts), and the owner of another shard `heard <n>` (neighbour-link.ts). A proof is an HMAC over the side that says it and all words before it, so it cannot
- * be used again.
+ * After the proof a gateway sends a PROXY header and the client's line (relay.ts), a server with an operator the
+ * command (shard-admin.ts), and the owner of another shard `heard <n>` (neighbour-link.ts). A proof is an HMAC over the
+ * side that says it and all words before it, so it cannot be used again.
  */
 import { createHmac, randomBytes, timingSafeEqual } from "node:crypto";
 import type { LineReader } from "../protocol/line-reader.ts";
