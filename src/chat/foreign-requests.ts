@@ -124,7 +124,7 @@ export class ForeignRequests {
   }
 }
 
-/** `getaddress <user> <key or -> <number of the asking session> <its address>`: see distant-introductions.ts. */
+/** `getaddress <user> <key or -> <number of the asking session> <its address>`: see distant-questions.ts. */
 function getaddress(chat: Chat, { account }: Requester, request: Request, out: Replies, asked: Account): void {
   const [key, ip] = [request.word(1), request.word(3)];
   const code = chat.neighbours!.observer!.asked(account, request.number(2), ip, asked, key);

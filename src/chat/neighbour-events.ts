@@ -5,13 +5,13 @@
  *     present [<user> ...]                 a part of that list; the empty one is its end
  *     joined <user>, left <user> <reason>
  *     broadcast <user> <text>
- *     tell <number> <line>, gone <number>  see distant-introductions.ts
+ *     tell <number> <line>, gone <number>  see distant-questions.ts
  */
 import { LINK_NAMES_MAX } from "../limits.ts";
 import { encode, equals, parseNumber, wordEnd } from "../protocol/ascii.ts";
 import { type ErrorCode, LEFT_REASONS, type LeftReason, type Replies } from "../protocol/reply.ts";
 import type { Chat } from "./chat.ts";
-import { DistantIntroductions } from "./distant-introductions.ts";
+import { DistantQuestions } from "./distant-questions.ts";
 import { NeighbourPresence } from "./neighbour-presence.ts";
 import type { LinkObserver, Neighbours } from "./neighbours.ts";
 import type { Account, Neighbour, Session } from "./session.ts";
@@ -20,7 +20,7 @@ const VERBS = ["present", "joined", "left", "broadcast", "tell", "gone"] as cons
 const WORDS = VERBS.map((verb) => ({ verb, word: encode(verb) }));
 
 export class NeighbourEvents implements LinkObserver {
-  readonly #introductions: DistantIntroductions;
+  readonly #introductions: DistantQuestions;
   readonly #chat: Chat;
   readonly #neighbours: Neighbours;
   readonly #presence = new Map<Neighbour, NeighbourPresence>();
@@ -28,7 +28,7 @@ export class NeighbourEvents implements LinkObserver {
   constructor(chat: Chat, neighbours: Neighbours) {
     this.#chat = chat;
     this.#neighbours = neighbours;
-    this.#introductions = new DistantIntroductions(chat);
+    this.#introductions = new DistantQuestions(chat);
     const { presence, announcements, wheel } = chat;
     for (const each of neighbours.all)
       if (each !== undefined) this.#presence.set(each, new NeighbourPresence(presence, announcements, wheel));

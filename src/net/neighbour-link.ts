@@ -18,6 +18,7 @@ import { LineReader } from "../protocol/line-reader.ts";
 import { Outbox } from "../stream/outbox.ts";
 import { SocketWriter } from "../stream/socket-writer.ts";
 import type { Sink } from "../stream/turn.ts";
+import type { ShardOwner } from "./cluster-handshake.ts";
 import type { Connections } from "./connection.ts";
 import { type LinkEvents, type LinkFailure, type Owner, OwnerLink, type OwnerLinkOptions } from "./owner-link.ts";
 import type { Transport } from "./transport.ts";
@@ -32,6 +33,7 @@ export interface NeighbourReceiver {
 }
 
 export interface NeighbourLinkOptions extends OwnerLinkOptions {
+  self: ShardOwner;
   connections: Connections;
   requests: ForeignRequests;
   others: NeighbourReceiver;

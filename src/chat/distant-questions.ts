@@ -50,7 +50,7 @@ interface AskingSession {
   shards: Set<Neighbour>;
 }
 
-export class DistantIntroductions {
+export class DistantQuestions {
   readonly #chat: Chat;
   readonly #askers = new Map<Session, AskingSession>();
   readonly #byNumber = new Map<number, Session>();
