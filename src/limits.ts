@@ -242,7 +242,9 @@ export const LINK_BEAT_MS = 500;
 export const LINK_ANSWER_MS = 10_000;
 export const LINK_RETRY_MIN_MS = 50;
 export const LINK_RETRY_MAX_MS = 1_000;
-export const LINK_UNANSWERED_MAX = 2 * OUTCOMES_MAX;
+export const LINK_UNANSWERED_MAX = 2 * FORWARDS_MAX;
+/** Bytes of a line on a link: a user's line with a head before it. */
+export const LINK_LINE_BYTES_MAX = LINE_BYTES_MAX + 1024;
 
 /** Bytes of a journal segment. A longer record gets a segment of its own. */
 export const JOURNAL_SEGMENT_BYTES = 16 << 20;
