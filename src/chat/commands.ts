@@ -309,6 +309,7 @@ export function block(chat: Chat, { account }: Requester, _request: Request, out
   chat.store.block(account.name, other.name);
   account.block(other);
   if (account.session !== null) chat.introductions.part(account.session, other);
+  else if (other.session !== null) chat.introductions.part(other.session, account);
   out.append(OK);
 }
 

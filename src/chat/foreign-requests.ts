@@ -17,7 +17,7 @@ import type { Outcomes } from "./outcomes.ts";
 
 /**
  * Why a forwarded request was not acted on, and the link must be closed: a request before it is missing, or the
- * neighbour has forwarded more than LINK_UNANSWERED_MAX without taking the outcomes.
+ * neighbour has forwarded more than LINK_UNANSWERED_MAX without answering outcomes.
  */
 export type ForwardRefusal = "gap" | "overflow";
 
