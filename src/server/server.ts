@@ -200,6 +200,8 @@ export class Server {
       this.#log.warn({ event: "config_warning" }, `${outdated}: clients will not trust it; renew it and send SIGHUP`);
     }
     this.#ownership?.serveGateways(this.#admission, handlers);
+    const { direct } = ports;
+    if (direct !== null) this.#core.chat.direct = { address: direct.address, isEncrypted: ports.isDirectTls };
     this.#ports = ports;
     this.#maintenance.start();
     this.#readiness.serve(this.#store);

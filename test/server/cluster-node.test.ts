@@ -62,7 +62,7 @@ class Node {
       readCredentials: () => this.file,
       ended: (event: string, message: string) => note({ event }, message),
     };
-    const config = { url: "", listen: { host: "127.0.0.1", port: 0 }, tls: null, folder: this.folder };
+    const config = { url: "", listen: { host: "127.0.0.1", port: 0 }, direct: null, tls: null, folder: this.folder };
     this.#node = await ClusterNode.open(config, options, async () => this.log);
     return this;
   }
