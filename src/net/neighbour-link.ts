@@ -31,6 +31,8 @@ export interface NeighbourReceiver {
   receive(shard: number, bytes: Uint8Array, start: number, end: number): boolean;
 }
 
+export const NO_RECEIVER: NeighbourReceiver = { linkUp: () => {}, linkLost: () => {}, receive: () => true };
+
 export interface NeighbourLinkOptions extends OwnerLinkOptions {
   connections: Connections;
   requests: ForeignRequests;

@@ -116,7 +116,7 @@ class Dialer implements LinkOwner {
 
   lostRequests(heard: number, answered: number): void {
     this.#all.options.log.error(
-      { event: "cluster_error", shard: this.#shard, heard, answered },
+      { event: "neighbour_error", shard: this.#shard, heard, answered },
       `this shard has lost records: shard ${this.#shard} has its replies to requests up to ${answered}, and its log ` +
         `has requests up to ${heard}; it continues after ${answered}`,
     );
