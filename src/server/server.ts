@@ -158,7 +158,13 @@ export class Server {
 
   /** What the metrics are read from. */
   get measured(): Measured {
-    return { counters: this.counters, core: this.#core, admission: this.#admission, store: this.#store };
+    return {
+      counters: this.counters,
+      core: this.#core,
+      admission: this.#admission,
+      store: this.#store,
+      links: this.#links,
+    };
   }
 
   /**
