@@ -109,4 +109,74 @@ describe.skipIf(!POSTGRES.isInstalled)("three shards over PostgreSQL", () => {
     },
     LIMIT_MS,
   );
+
+  /** Sends numbered messages, one by one; the texts that got ok. */
+  async function sendUntil(client: WireClient, to: string, isOver: () => boolean): Promise<string[]> {
+    const accepted: string[] = [];
+    for (let i = 1; !isOver(); i++) {
+      const reply = await ask(client, `message ${to} text ${i}`);
+      if (reply.startsWith("ok ")) accepted.push(`text ${i}`);
+      else expect(reply).toMatch(/^err busy /);
+    }
+    return accepted;
+  }
+
+  /** The texts of the messages until `last`, from a session that continues after an earlier one. */
+  async function textsUntil(client: WireClient, last: string): Promise<string[]> {
+    const texts: string[] = [];
+    while (texts.at(-1) !== last) {
+      const [, text] = /^(?:message|stored) alice (?:\d+ )?(text \d+)$/.exec(await line(client))!;
+      texts.push(text!);
+    }
+    return texts;
+  }
+
+  test(
+    "kill -9 of the recipient's server loses and doubles no message, and the sender waits or gets busy",
+    async () => {
+      const [owners, spare] = await start();
+      const [alice] = await login(owners[2]!, "alice");
+      const [ivan, token] = await login(owners[1]!, "ivan", " resumable");
+      let isOver = false;
+      const sending = sendUntil(alice, "ivan", () => isOver);
+      const texts = await textsUntil(ivan, "text 100");
+      owners[0]!.process.kill("SIGKILL");
+      while ((await spare.shard()) !== 0) await Bun.sleep(20);
+      await linked(spare);
+      const bytes = texts.reduce((sum, text) => sum + `message alice ${text}\n`.length, 0);
+      const [again] = await login(owners[1]!, "ivan", ` resumable after=${token}:${bytes}`);
+      isOver = true;
+      const accepted = await sending;
+      expect(await ask(alice, "message ivan text 0")).toMatch(/^ok /);
+      texts.push(...(await textsUntil(again, "text 0")));
+      expect(texts).toEqual([...accepted, "text 0"]);
+      for (const name of ["link_up", "link_lost"]) expect(owners[1]!.process.stderr).toContain(`"event":"${name}"`);
+    },
+    LIMIT_MS,
+  );
+
+  test(
+    "kill -9 of the sender's server: with after= and the requests repeated, no message is lost or doubled",
+    async () => {
+      const [owners, spare] = await start();
+      const [ivan] = await login(owners[0]!, "ivan", " resumable");
+      const [alice, token] = await login(owners[1]!, "alice", " resumable");
+      const requests = Array.from({ length: 200 }, (_, i) => `message ivan text ${i + 1}`);
+      alice.sendLines(...requests);
+      await textsUntil(ivan, "text 20");
+      owners[2]!.process.kill("SIGKILL");
+      while ((await spare.shard()) !== 2) await Bun.sleep(20);
+      await linked(spare);
+      const again = await WireClient.connect(owners[1]!.port);
+      clients.push(again);
+      again.sendLines(`login alice secret resumable after=${token}:0`);
+      const [, received] = / received=(\d+)$/.exec((await again.line()).replace(/ at=\S+/, ""))!;
+      let at = 0;
+      const rest = requests.filter((request) => (at += request.length + 1) > Number(received));
+      again.sendLines(...rest, "message ivan text 0");
+      expect(await textsUntil(ivan, "text 0")).toEqual([...requests.slice(20).map((each) => each.slice(13)), "text 0"]);
+      for (let i = 0; i <= rest.length; i++) expect(await line(again)).toMatch(/^ok /);
+    },
+    LIMIT_MS,
+  );
 });
