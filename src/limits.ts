@@ -222,8 +222,9 @@ export const RELAY_REPLY_BYTES_MAX = 64 << 10;
 /**
  * Between two shards of a cluster. A shard from which nothing was received for NEIGHBOUR_AWAY_MS is away, and requests
  * that concern its users are `busy`; so are those above FORWARDS_MAX or FORWARD_BYTES_MAX without a reply. The numbers
- * before a forwarded request take up to FORWARD_HEAD_BYTES_MAX. A link with more than LINK_BYTES_MAX unacknowledged
- * ends.
+ * before a forwarded request take up to FORWARD_HEAD_BYTES_MAX. A shard keeps OUTCOMES_MAX replies until they are
+ * answered: the other one may have begun anew. A link with more than LINK_BYTES_MAX unacknowledged ends, and so it does
+ * after a line with more than LINK_LINE_BYTES_MAX: a user's line with a head before it.
  *
  * Of a session, at most REPLY_SLOTS_MAX replies wait for one of another shard; then it is not read. Its client receives
  * `waiting` each REPLY_WAITING_MS.
@@ -231,11 +232,12 @@ export const RELAY_REPLY_BYTES_MAX = 64 << 10;
 export const NEIGHBOUR_AWAY_MS = 2_000;
 export const FORWARDS_MAX = 4096;
 export const FORWARD_BYTES_MAX = 4 << 20;
+export const OUTCOMES_MAX = 2 * FORWARDS_MAX;
 export const FORWARD_HEAD_BYTES_MAX = 34;
 export const REPLY_SLOTS_MAX = 256;
 export const REPLY_WAITING_MS = 3_000;
 export const LINK_BYTES_MAX = 64 << 20;
-export const LINK_LINE_BYTES_MAX = 1 << 20;
+export const LINK_LINE_BYTES_MAX = LINE_BYTES_MAX + 1024;
 /** Names in a line `present`. */
 export const LINK_NAMES_MAX = 100;
 

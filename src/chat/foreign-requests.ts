@@ -6,7 +6,7 @@
  * The session of the user is at the neighbour. So its rate, its invalid lines and its position are counted there, and
  * accepted and refused messages are counted here (`ChatObserver`), where they are decided.
  */
-import { LINK_UNANSWERED_MAX } from "../limits.ts";
+import { OUTCOMES_MAX } from "../limits.ts";
 import { encode } from "../protocol/ascii.ts";
 import { OK_ASKED, type Replies, refuse } from "../protocol/reply.ts";
 import { Request, SHAPES, type Shape, type Verb } from "../protocol/request.ts";
@@ -18,7 +18,7 @@ import type { Account } from "./session.ts";
 
 /**
  * Why a forwarded request was not acted on, and the link must be closed: a request before it is missing, or the
- * neighbour has forwarded more than LINK_UNANSWERED_MAX without taking the outcomes.
+ * neighbour has forwarded more than OUTCOMES_MAX without answering outcomes.
  */
 export type ForwardRefusal = "gap" | "overflow";
 
@@ -96,7 +96,7 @@ export class ForeignRequests {
     const outcomes = this.#of(shard);
     if (number <= outcomes.heard) return outcomes.reply(number) ?? FORGOTTEN;
     if (previous !== outcomes.heard) return "gap";
-    if (outcomes.size >= LINK_UNANSWERED_MAX) return "overflow";
+    if (outcomes.size >= OUTCOMES_MAX) return "overflow";
     const reply = this.#act(from, bytes, start, end);
     this.#chat.store.heard(shard, number, reply);
     return reply;

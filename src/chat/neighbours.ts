@@ -169,8 +169,8 @@ export class Neighbours {
     if (account.leaving !== null && !mailboxScheduler.requeueNow(account.leaving))
       throw new Error(`the requests for shard ${shard} cannot be stored`);
     neighbour.epoch = epoch;
-    peer.replies.append(encode(`ok ${neighbour.ackedNumber}\n`));
     this.#heard(neighbour, heard);
+    peer.replies.append(encode(`ok ${answeredUpTo(neighbour, heard)}\n`));
     const session = new Session(account, 0, "", "link", new Outbox(turn, false), wheel.nowMs, unixMs);
     session.slots = new ReplySlots(session.outbox);
     mailbox.skip(session.delivery);
@@ -187,7 +187,12 @@ export class Neighbours {
    */
   #heard(neighbour: Neighbour, heard: number): void {
     const { store, mailbox } = this.#host;
-    const { account, shard, ackedNumber } = neighbour;
+    const { account, shard } = neighbour;
+    // After a restart, only the request that waits next knows of the one before it, which had an outcome.
+    const [next] = store.read(account.name, heard, 1);
+    const previous = next === undefined ? 0 : previousOf(next.text);
+    if (previous > heard) neighbour.ackedNumber = Math.max(neighbour.ackedNumber, previous);
+    const { ackedNumber } = neighbour;
     if (heard < ackedNumber)
       this.#warn(`shard ${shard} has lost requests: it knows them up to ${heard}, and had acted on ${ackedNumber}`);
     if (store.raiseNumber(account, heard))
@@ -281,6 +286,21 @@ export class Neighbours {
   shutdown(): void {
     for (const neighbour of this.all) if (neighbour?.session != null) this.#host.end(neighbour.session, "shutdown");
   }
+}
+
+/**
+ * The number up to which no outcome of the shard is awaited here: it may forget them, so it never keeps more than it
+ * was forwarded within the limits. After a crash of this shard that is everything that it has acted on.
+ */
+function answeredUpTo({ slots, ackedNumber }: Neighbour, heard: number): number {
+  const [oldest = Number.POSITIVE_INFINITY] = slots.keys();
+  return Math.max(ackedNumber, Math.min(heard, oldest - 1));
+}
+
+/** The number before that of a forwarded request: its text is `<number> <previous> <request>`. */
+function previousOf(text: Uint8Array): number {
+  const start = wordEnd(text, 0, text.length) + 1;
+  return parseNumber(text, start, wordEnd(text, start, text.length));
 }
 
 function refuse(peer: Peer, why: string): void {

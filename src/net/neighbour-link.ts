@@ -40,17 +40,22 @@ export interface NeighbourLinkOptions extends OwnerLinkOptions {
 }
 
 /** Why a link has ended, or did not begin. */
-export type LinkEnd =
-  | LinkFailure
-  | "closed"
-  | "goodbye"
-  | "silent"
-  | "unanswered"
-  | "garbage"
-  | "gap"
-  | "overflow"
-  | "refused"
-  | "replaced";
+export const LINK_ENDS = [
+  "unreachable",
+  "tls",
+  "secret",
+  "handshake",
+  "refused",
+  "closed",
+  "goodbye",
+  "replaced",
+  "silent",
+  "unanswered",
+  "garbage",
+  "gap",
+  "overflow",
+] as const;
+export type LinkEnd = (typeof LINK_ENDS)[number];
 
 /** Receives what becomes of a link. */
 export interface LinkOwner {

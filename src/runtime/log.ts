@@ -36,6 +36,7 @@ export const LOG_EVENTS = [
   "relay_failed",
   "link_up",
   "link_lost",
+  "neighbour_error",
   // Users and connections
   "login",
   "login_failed",

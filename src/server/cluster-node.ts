@@ -18,6 +18,7 @@ import type { Admission } from "../net/admission.ts";
 import type { AcceptedSocket } from "../net/tcp-transport.ts";
 import type { SocketEvents } from "../net/transport.ts";
 import { Directory } from "../net/directory.ts";
+import { NeighbourLinks } from "../net/neighbour-links.ts";
 import { dialOwner } from "../net/owner-link.ts";
 import { RelayCounts } from "../net/relay.ts";
 import { Relays } from "../net/relays.ts";
@@ -326,12 +327,26 @@ export class ClusterNode implements Ownership {
     return new ShardAdmin(this.directory, this.#sharedLog.secret, dial);
   }
 
+  newLinks({ connections, foreignRequests: requests, neighbourEvents, turn }: Core): NeighbourLinks {
+    const { shard, epoch } = this.#appender!;
+    return new NeighbourLinks({
+      connections,
+      requests,
+      others: neighbourEvents!,
+      directory: this.directory,
+      secret: this.#sharedLog.secret,
+      dial: dialOwner(this.#port.tls, () => turn.begin()),
+      self: { shard, epoch },
+      log: this.#options.log,
+    });
+  }
+
   get shard(): number {
     return this.#appender!.shard;
   }
 
-  get hasOtherShards(): boolean {
-    return this.directory.shards > 1;
+  get shardCount(): number {
+    return this.directory.shards;
   }
 
   /**
