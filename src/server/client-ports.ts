@@ -38,14 +38,16 @@ export class ClientPorts {
 
   /** Opens the plain port, the TLS port, or both, or takes them over. Throws ListenError, CertificateError. */
   open(
-    { host, port, tls, cluster }: Pick<Config, "host" | "port" | "tls"> & { cluster?: Config["cluster"] },
+    { host, port, tls, cluster = null, workers = 1 }: Pick<Config, "host" | "port" | "tls"> & Partial<Config>,
     handlers: { plain: SocketHandlers; tls: SocketHandlers },
   ): void {
     const certificate = tls === null ? null : readCertificate(tls.chain, tls.key);
     const { plain, encrypted } = this.#inherited;
-    if (tls === null || tls.port !== null) this.plain = new Listener(host, port, handlers.plain, null, plain);
+    const isShared = workers > 1;
+    if (tls === null || tls.port !== null)
+      this.plain = new Listener(host, port, handlers.plain, null, plain, undefined, isShared);
     if (certificate !== null)
-      this.encrypted = new Listener(host, tls!.port ?? port, handlers.tls, certificate, encrypted);
+      this.encrypted = new Listener(host, tls!.port ?? port, handlers.tls, certificate, encrypted, undefined, isShared);
     this.#certificate = certificate;
     const direct = cluster?.direct ?? null;
     if (direct === null) return;

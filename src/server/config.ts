@@ -40,6 +40,8 @@ export interface Config {
   salvage: boolean;
   /** Null for a server with its own journal. */
   cluster: ClusterConfig | null;
+  /** Servers that this program starts; with more than one they share the ports for clients. */
+  workers: number;
 }
 
 export interface ClusterConfig {
@@ -149,6 +151,7 @@ function configOf(settings: Settings): Config {
     logLevel: value("log-level"),
     salvage: value("salvage"),
     cluster,
+    workers: workersOf(settings, value("workers"), value("port"), cluster),
   };
 }
 
@@ -197,6 +200,13 @@ function clusterTlsOf(
   const name = CLUSTER_TLS.find((each) => settings.has(each));
   if (name === undefined) return null;
   throw conflict(settings, name, "TLS between servers takes --cluster-ca, --cluster-cert and --cluster-key");
+}
+
+function workersOf(settings: Settings, workers: number, port: number, cluster: ClusterConfig | null): number {
+  if (workers === 1) return workers;
+  if (cluster === null) throw conflict(settings, "workers", "--workers <number> takes --cluster <url> too");
+  if (port === 0) throw conflict(settings, "workers", "--workers takes a --port other than 0: all have the same one");
+  return workers;
 }
 
 function tlsOf(

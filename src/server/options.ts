@@ -79,6 +79,7 @@ export const OPTIONS = {
   "cluster-ca": atStart("<file>", "none", "authorities of the certificates of all servers (PEM)", words("<file>")),
   "cluster-cert": atStart("<file>", "none", "this server's certificate for the other servers (PEM)", words("<file>")),
   "cluster-key": atStart("<file>", "none", "private key of that certificate (PEM)", words("<file>")),
+  workers: atStart("<number>", "1", "servers of a cluster in this process group, at one port", number(1, 256, true)),
   "admin-socket": atStart("<path>", `<data>/${ADMIN_SOCKET}`, "socket for heartline ctl", words("<path>")),
   "log-level": live("<level>", "info", "least level that is logged: trace to fatal", oneOf(...LOG_LEVELS)),
   "tls-only": { ...flag("TLS at --port, and no plain port"), isLive: false },

@@ -33,6 +33,7 @@ test("without options every setting has its documented default", () => {
     logLevel: "info",
     salvage: false,
     cluster: null,
+    workers: 1,
   });
 });
 
@@ -100,6 +101,7 @@ test("every option takes its value after a space or an equals sign", () => {
     logLevel: "debug" as const,
     salvage: true,
     cluster: null,
+    workers: 1,
   };
   expect(parseConfig([...given.flat(), "--salvage", "--limit-loopback"])).toEqual(expected);
   const joined = given.map((pair) => pair.join("="));
@@ -288,6 +290,9 @@ describe("the options of a cluster", () => {
     [[...given, ...tls.slice(2)], /TLS between servers takes --cluster-ca, --cluster-cert and --cluster-key/],
     [tls, /--cluster-ca <file> takes --cluster <url>/],
     [["--cluster-listen", "10.0.0.1:6010"], /--cluster-listen <address:port> takes --cluster <url>/],
+    [["--workers", "2"], /--workers <number> takes --cluster <url>/],
+    [[...given, "--workers", "2", "--port", "0"], /takes a --port other than 0/],
+    [[...given, "--workers", "0"], /--workers takes a whole number from 1 to 256/],
     [["--direct-listen", "10.0.0.1:6003"], /--direct-listen <address:port> takes --cluster <url>/],
     [[...given, "--direct-listen", "0.0.0.0:6003"], /clients reach this server .* not "0\.0\.0\.0:6003"/],
     [

@@ -7,6 +7,7 @@ import { initLog } from "../../src/cluster/open-log.ts";
 import { shardOf } from "../../src/protocol/shard.ts";
 import { ClusterServer, type ClusterServerChoices } from "../support/cluster-server.ts";
 import { NATS, POSTGRES, type RunningEngine } from "../support/engines.ts";
+import { freePort } from "../support/free-port.ts";
 import { ServerProcess, runWith } from "../support/process.ts";
 import { WireClient } from "../support/wire.ts";
 
@@ -141,6 +142,41 @@ for (const { name, isInstalled, start: startEngine, closeAll } of [POSTGRES, NAT
         const back = await connect(spare);
         await back.expectReply(`resume ${token} 0`, "ok 21");
         expect(spare.process.stderr).toContain("this server owns shard 1 from record");
+      },
+      LIMIT_MS,
+    );
+
+    test(
+      "workers share one port, each owns a shard or is a spare, and one that is killed starts again",
+      async () => {
+        const [port, listen] = [freePort(), freePort()];
+        const options = ["--workers", "4", "--port", String(port), "--cluster-listen", `127.0.0.1:${listen}`];
+        const data = join(folder, `workers-${name.length}`);
+        const common = ["--host", "127.0.0.1", "--credentials", CREDENTIALS, "--data", data];
+        const group = new ServerProcess(
+          { sockets: [], environment: { HEARTLINE_CLUSTER: url, TMPDIR: COPIES } },
+          ...common,
+          ...options,
+        );
+        expect(await group.port()).toBe(port);
+        await group.logs(/("event":"claimed"[^]*){3}/);
+        expect(group.stdout.match(/listening/g)).toHaveLength(1);
+        const at = { port } as ClusterServer;
+        for (const user of USERS.flat()) await login(at, user);
+        const [, worker] = /"worker":(\d),"event":"claimed","shard":\d/.exec(group.stderr) ?? [];
+        const killed = Bun.spawnSync(["pgrep", "-P", String(group.pid)])
+          .stdout.toString()
+          .trim()
+          .split("\n");
+        expect(killed).toHaveLength(4);
+        for (const each of killed) process.kill(Number(each), "SIGKILL");
+        await group.logs(new RegExp(`"event":"worker_exit","worker":${worker},"code":137`));
+        await group.logs(/("event":"claimed"[^]*){6}/);
+        for (const user of USERS.flat()) await login(at, user);
+        group.kill("SIGHUP");
+        await group.logs(/("configuration and credentials reloaded[^]*){3}/);
+        group.kill("SIGTERM");
+        expect(await group.exits()).toBe(0);
       },
       LIMIT_MS,
     );
