@@ -1,6 +1,7 @@
 import { join } from "node:path";
 import type { Neighbour } from "../../src/chat/session.ts";
 import { shardOf } from "../../src/protocol/shard.ts";
+import type { Store } from "../../src/storage/store.ts";
 import { openDatabase } from "../../src/storage/database.ts";
 import { Recovery, newStore } from "../../src/storage/recovery.ts";
 import { FileFolder } from "../../src/storage/segment.ts";
@@ -29,6 +30,11 @@ export class Shard extends World {
     this.shard = shard;
     this.epoch = epoch;
     this.warnings = warnings;
+  }
+
+  /** The same shard after a crash, with what its store has. */
+  restarted(store: Store = this.store): Shard {
+    return new Shard(this.shard, this.epoch + 1, { store, clockMs: this.clockMs });
   }
 
   /** The other shard, as this one sees it. */
