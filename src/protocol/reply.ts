@@ -3,7 +3,7 @@
 import { encode } from "./ascii.ts";
 
 /** Takes a reply. */
-interface Replies {
+export interface Replies {
   append(line: Uint8Array): void;
 }
 

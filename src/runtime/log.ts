@@ -35,6 +35,9 @@ export const LOG_EVENTS = [
   "snapshot",
   "snapshot_failed",
   "relay_failed",
+  "link_up",
+  "link_lost",
+  "neighbour_error",
   // Users and connections
   "login",
   "login_failed",

@@ -15,6 +15,8 @@ import { Snapshots } from "../cluster/snapshots.ts";
 import { type TakenOver, checkLastRecord, takeOver } from "../cluster/takeover.ts";
 import type { Admission } from "../net/admission.ts";
 import { Directory } from "../net/directory.ts";
+import { NO_RECEIVER } from "../net/neighbour-link.ts";
+import { NeighbourLinks } from "../net/neighbour-links.ts";
 import { dialOwner } from "../net/owner-link.ts";
 import { RelayCounts } from "../net/relay.ts";
 import { Relays } from "../net/relays.ts";
@@ -315,12 +317,26 @@ export class ClusterNode implements Ownership {
     return new Relays({ chat, directory, secret: this.#sharedLog.secret, dial, counts, log });
   }
 
+  newLinks({ connections, foreignRequests: requests, turn }: Core): NeighbourLinks {
+    const { shard, epoch } = this.#appender!;
+    return new NeighbourLinks({
+      connections,
+      requests,
+      others: NO_RECEIVER,
+      directory: this.directory,
+      secret: this.#sharedLog.secret,
+      dial: dialOwner(this.#port.tls, () => turn.begin()),
+      self: { shard, epoch },
+      log: this.#options.log,
+    });
+  }
+
   get shard(): number {
     return this.#appender!.shard;
   }
 
-  get hasOtherShards(): boolean {
-    return this.directory.shards > 1;
+  get shardCount(): number {
+    return this.directory.shards;
   }
 
   /**

@@ -54,7 +54,7 @@ export class Gateway {
     this.#admission = new Admission(connections, config.proxyFrom, log);
     this.#maintenance = new Maintenance(this.#core, store, this.#admission, log, report);
     this.handlers = socketHandlers(beginTurn, this.#admission, report);
-    this.measured = { counters, core: this.#core, admission: this.#admission, store };
+    this.measured = { counters, core: this.#core, admission: this.#admission, store, links: null };
   }
 
   start(): void {

@@ -1,5 +1,6 @@
 import type { Credentials } from "../auth/credentials.ts";
 import type { Admission } from "../net/admission.ts";
+import type { NeighbourLinks } from "../net/neighbour-links.ts";
 import type { Relays } from "../net/relays.ts";
 import type { ServerHandlers } from "../net/socket-handlers.ts";
 import type { Core } from "./core.ts";
@@ -8,10 +9,12 @@ import type { Core } from "./core.ts";
 export interface Ownership {
   /** The shard. */
   readonly shard: number;
-  /** More servers than this one have clients whose sessions are not here. */
-  readonly hasOtherShards: boolean;
+  /** How many shards the cluster has. */
+  readonly shardCount: number;
   /** Passes clients on to the owners of the other shards. */
   newRelays(core: Pick<Core, "chat" | "turn">): Relays;
+  /** The links to the owners of the other shards; they do not connect yet. */
+  newLinks(core: Core): NeighbourLinks;
   /** The clients of gateways are connections of this server from now on, and after `closePort` no new ones. */
   serveGateways(admission: Admission, handlers: ServerHandlers): void;
   closePort(): void;

@@ -4,6 +4,7 @@
  */
 import { randomBytes } from "node:crypto";
 import { tokenPrefix } from "../protocol/shard.ts";
+import type { NeighbourLinks } from "../net/neighbour-links.ts";
 import type { Relays } from "../net/relays.ts";
 import type { Administered } from "../admin/commands.ts";
 import type { Credentials } from "../auth/credentials.ts";
@@ -60,6 +61,8 @@ export class Server {
   readonly #maintenance: Maintenance;
   /** Null without a cluster. */
   readonly #relays: Relays | null;
+  /** Null without other shards. */
+  readonly #links: NeighbourLinks | null;
   #ports = new ClientPorts();
 
   constructor(
@@ -79,6 +82,8 @@ export class Server {
     this.#store = store;
     this.#ownership = ownership;
     const prefix = ownership === null ? "" : tokenPrefix(ownership.shard);
+    const hasNeighbours = ownership !== null && ownership.shardCount > 1;
+    const warn = (what: string): void => log.error({ event: "neighbour_error" }, what);
     this.#core = createCore({
       clock: CLOCK,
       store,
@@ -96,15 +101,17 @@ export class Server {
       },
       report: this.#report,
       observer: this.counters,
+      shards: hasNeighbours ? { home: ownership.shard, count: ownership.shardCount, warn } : null,
     });
     this.#relays = this.#core.chat.loginRelay = ownership?.newRelays(this.#core) ?? null;
+    this.#links = hasNeighbours ? ownership.newLinks(this.#core) : null;
     this.#admission = new Admission(this.#core.connections, config.proxyFrom, log);
     this.#maintenance = new Maintenance(this.#core, store, this.#admission, log, this.#report);
   }
 
   /** The limits that the descriptors of this process allow. */
   #fit({ limits: { connectionsMax }, limits }: Config): Limits {
-    const perClient = this.#ownership?.hasOtherShards === true ? DESCRIPTORS_PER_RELAY : 1;
+    const perClient = this.#ownership !== null && this.#ownership.shardCount > 1 ? DESCRIPTORS_PER_RELAY : 1;
     const fitting = fitDescriptors(limits, Math.floor(descriptorsMax() / perClient));
     if (connectionsMax > fitting.connectionsMax) {
       const why = `${fitting.connectionsMax} connections at most, not ${connectionsMax}`;
@@ -151,7 +158,13 @@ export class Server {
 
   /** What the metrics are read from. */
   get measured(): Measured {
-    return { counters: this.counters, core: this.#core, admission: this.#admission, store: this.#store };
+    return {
+      counters: this.counters,
+      core: this.#core,
+      admission: this.#admission,
+      store: this.#store,
+      links: this.#links,
+    };
   }
 
   /**
@@ -200,6 +213,8 @@ export class Server {
       this.#log.warn({ event: "config_warning" }, `${outdated}: clients will not trust it; renew it and send SIGHUP`);
     }
     this.#ownership?.serveGateways(this.#admission, handlers);
+    this.#core.turn.begin();
+    this.#links?.start();
     const { direct } = ports;
     if (direct !== null) this.#core.chat.direct = { address: direct.address, isEncrypted: ports.isDirectTls };
     this.#ports = ports;
@@ -263,6 +278,7 @@ export class Server {
     const backupStopped = (this.#ownership ?? this.#store).stopBackup();
     this.#ports.stop();
     this.#relays?.stop();
+    this.#links?.stop();
     this.#ownership?.closePort();
     turn.begin();
     chat.shutdown();

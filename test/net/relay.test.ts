@@ -1,19 +1,17 @@
 import { beforeEach, describe, expect, test } from "bun:test";
 import pino from "pino";
 import { LINGER_MS, RELAY_DIALS_MAX, RELAY_RETRY_MS, RELAY_WAIT_MS } from "../../src/limits.ts";
-import { newNonce, proofOf } from "../../src/net/cluster-handshake.ts";
+import { newNonce } from "../../src/net/cluster-handshake.ts";
 import type { DialEvents, Owner } from "../../src/net/owner-link.ts";
-import { parseProxyHeader } from "../../src/net/proxy-header.ts";
 import { Directory } from "../../src/net/directory.ts";
 import { RelayCounts } from "../../src/net/relay.ts";
 import { Relays } from "../../src/net/relays.ts";
 import { tokenPrefix } from "../../src/protocol/shard.ts";
-import type { Transport } from "../../src/net/transport.ts";
 import { World } from "../support/chat.ts";
+import { OwnerEnd, SECRET } from "../support/owner-end.ts";
 import { Random, seedFor } from "../support/random.ts";
 import { Wire } from "../support/simulated-transport.ts";
 
-const SECRET = Buffer.from("the secret of the cluster");
 const OWNER: Owner = { shard: 2, host: "10.0.0.1", port: 6010, epoch: 5 };
 const NEXT: Owner = { shard: 2, host: "10.0.0.2", port: 6010, epoch: 9 };
 const LOGIN = "login alice secret";
@@ -21,120 +19,6 @@ const OK = "ok token 35";
 /** Of a session of shard 2, and of one from before the cluster. */
 const TOKEN = tokenPrefix(2) + "t".repeat(22);
 const OLD_TOKEN = "t".repeat(22);
-
-/** What the owner knows and says. */
-interface Greeting {
-  secret: Buffer;
-  shard: number;
-  epoch: number;
-}
-
-/** The owner's end of one connection of the gateway, played by a test. */
-class OwnerEnd {
-  readonly owner: Owner;
-  readonly events: DialEvents;
-  readonly #world: World;
-  #output = Buffer.alloc(0);
-  room = Number.POSITIVE_INFINITY;
-  reading = true;
-  shut = false;
-  ended = false;
-  wasReset = false;
-
-  constructor(owner: Owner, events: DialEvents, world: World) {
-    this.owner = owner;
-    this.events = events;
-    this.#world = world;
-  }
-
-  event(happen: () => void): void {
-    this.#world.begin();
-    happen();
-    this.#world.endTurns();
-  }
-
-  connected(): void {
-    const transport: Transport = {
-      isEncrypted: false,
-      write: (bytes, start, count) => {
-        const taken = Math.min(this.room, count);
-        this.room -= taken;
-        this.#output = Buffer.concat([this.#output, bytes.subarray(start, start + taken)]);
-        return taken;
-      },
-      send: () => 0,
-      pause: () => void (this.reading = false),
-      resume: () => void (this.reading = true),
-      shutdown: () => void (this.shut = true),
-      end: () => {
-        this.shut = this.ended = true;
-        this.events.closed();
-      },
-      reset: () => {
-        this.wasReset = this.shut = this.ended = true;
-        this.events.closed();
-      },
-      handOver: () => {},
-      closed: () => {},
-      release: () => {},
-    };
-    this.event(() => this.events.connected(transport));
-  }
-
-  failed(): void {
-    this.event(() => this.events.failed("unreachable", "connection refused"));
-  }
-
-  say(bytes: string): void {
-    this.event(() => this.events.data(Buffer.from(bytes, "latin1")));
-  }
-
-  drain(): void {
-    this.room = Number.POSITIVE_INFINITY;
-    this.event(() => this.events.drain());
-  }
-
-  end(): void {
-    this.event(() => this.events.end());
-  }
-
-  closed(isReset = false): void {
-    this.event(() => this.events.closed(isReset));
-  }
-
-  read(): Buffer {
-    const output = this.#output;
-    this.#output = Buffer.alloc(0);
-    return output;
-  }
-
-  /** The handshake, and the bytes after it without the PROXY header, which names the client. */
-  greet({ secret = SECRET, shard = this.owner.shard, epoch = this.owner.epoch }: Partial<Greeting> = {}): {
-    proof: string;
-    address: string | null;
-    isEncrypted: boolean;
-    bytes: string;
-  } {
-    if (!this.#isConnected) this.connected();
-    const [, first = ""] = /^(relay 1 \S{22} [0-2])\n$/.exec(this.read().toString()) ?? [];
-    const said = { first, shard, epoch, ownerNonce: newNonce() };
-    this.say(`owner ${shard} ${epoch} ${said.ownerNonce} ${proofOf("owner", secret, said)}\n`);
-    const output = this.read();
-    const lf = output.indexOf(10);
-    const expected = `proof ${proofOf("dialer", SECRET, said)}`;
-    const header = lf < 0 ? null : parseProxyHeader(output.subarray(lf + 1));
-    return {
-      proof: lf >= 0 && output.toString("latin1", 0, lf) === expected ? "right" : output.toString("latin1"),
-      address: header?.address ?? null,
-      isEncrypted: header?.isEncrypted ?? false,
-      bytes: header === null ? "" : output.toString("latin1", lf + 1 + header.bytes),
-    };
-  }
-
-  get #isConnected(): boolean {
-    return this.#output.length > 0;
-  }
-}
 
 let world: World;
 let directory: Directory;
