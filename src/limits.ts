@@ -250,7 +250,7 @@ export const LINK_BEAT_MS = 500;
 export const LINK_ANSWER_MS = 10_000;
 export const LINK_RETRY_MIN_MS = 50;
 export const LINK_RETRY_MAX_MS = 1_000;
-export const LINK_UNANSWERED_MAX = 4 * FORWARDS_MAX;
+export const LINK_UNANSWERED_MAX = 2 * OUTCOMES_MAX;
 
 /** Bytes of a journal segment. A longer record gets a segment of its own. */
 export const JOURNAL_SEGMENT_BYTES = 16 << 20;

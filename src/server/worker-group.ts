@@ -10,7 +10,7 @@ import type { HttpAddress } from "./options.ts";
 
 /** The variable by which a worker knows its number, from 1 on. */
 const WORKER = "HEARTLINE_WORKER";
-/** The pause before a worker starts again grows between these limits. After LONG_MS without an exit it is short again. */
+/** The pause before a worker starts again grows between these limits; after LONG_MS without an exit it is short. */
 const PAUSE_MIN_MS = 1_000;
 const PAUSE_MAX_MS = 30_000;
 const LONG_MS = 60_000;

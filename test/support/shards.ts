@@ -1,10 +1,10 @@
 import { join } from "node:path";
 import type { Neighbour } from "../../src/chat/session.ts";
 import { shardOf } from "../../src/protocol/shard.ts";
+import type { Store } from "../../src/storage/store.ts";
 import { openDatabase } from "../../src/storage/database.ts";
 import { Recovery, newStore } from "../../src/storage/recovery.ts";
 import { FileFolder } from "../../src/storage/segment.ts";
-import type { Store } from "../../src/storage/store.ts";
 import { type Choices, type TestPeer, UNIX_MS, World } from "./chat.ts";
 import { newFolder } from "./folders.ts";
 
