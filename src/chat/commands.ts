@@ -176,8 +176,7 @@ function dispatch(
   } else {
     if (session !== null) return refuseInvalid(out, "already_logged_in");
     if (!request.parseWords(SHAPES[verb])) return refuseInvalid(out, "bad_request", SHAPES[verb].usage);
-    if (chat.loginRelay === null) command.run(chat, peer, request);
-    else chat.loginRelay.relay(peer, verb, Buffer.from(bytes.subarray(start, end)));
+    if (chat.loginRelay?.relay(peer, verb, request, start) !== true) command.run(chat, peer, request);
   }
   return true;
 }
@@ -321,9 +320,11 @@ export function unblock(chat: Chat, { account }: Requester, _request: Request, o
 }
 
 function getaddress(chat: Chat, session: Session, request: Request, out: Replies, other: Account): void {
+  const key = request.words > 1 ? request.word(1) : "";
+  if (other.neighbour !== null) return chat.neighbours!.observer!.ask(session, other, key, out);
   if (other.session === null) return refuse(out, "offline");
   if (other.session.listenPort === 0) return refuse(out, "not_listening");
-  const refusal = chat.introductions.ask(session, other.session, request.words > 1 ? request.word(1) : "");
+  const refusal = chat.introductions.ask(session, other.session, key);
   if (refusal !== null) return refuse(out, refusal);
   out.append(OK_ASKED);
 }

@@ -18,6 +18,7 @@ import { LineReader } from "../protocol/line-reader.ts";
 import { Outbox } from "../stream/outbox.ts";
 import { SocketWriter } from "../stream/socket-writer.ts";
 import type { Sink } from "../stream/turn.ts";
+import type { ShardOwner } from "./cluster-handshake.ts";
 import type { Connections } from "./connection.ts";
 import { type LinkEvents, type LinkFailure, type Owner, OwnerLink, type OwnerLinkOptions } from "./owner-link.ts";
 import type { Transport } from "./transport.ts";
@@ -32,23 +33,29 @@ export interface NeighbourReceiver {
 }
 
 export interface NeighbourLinkOptions extends OwnerLinkOptions {
+  self: ShardOwner;
   connections: Connections;
   requests: ForeignRequests;
   others: NeighbourReceiver;
 }
 
 /** Why a link has ended, or did not begin. */
-export type LinkEnd =
-  | LinkFailure
-  | "closed"
-  | "goodbye"
-  | "silent"
-  | "unanswered"
-  | "garbage"
-  | "gap"
-  | "overflow"
-  | "refused"
-  | "replaced";
+export const LINK_ENDS = [
+  "unreachable",
+  "tls",
+  "secret",
+  "handshake",
+  "refused",
+  "closed",
+  "goodbye",
+  "replaced",
+  "silent",
+  "unanswered",
+  "garbage",
+  "gap",
+  "overflow",
+] as const;
+export type LinkEnd = (typeof LINK_ENDS)[number];
 
 /** Receives what becomes of a link. */
 export interface LinkOwner {

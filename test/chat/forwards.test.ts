@@ -239,3 +239,54 @@ describe("block and unblock of a user of another shard", () => {
     expect(alice!.read()).toEqual(["ok"]);
   });
 });
+
+describe("a link after a crash of the sender's shard", () => {
+  test("has no outcome of a request before it: nobody waits for these", () => {
+    const { p, q, link } = linked();
+    const [alice] = p.online("alice");
+    p.say(alice!, "message bob one", "message bob two");
+    while (link.stepQ());
+    link.cut();
+    const again = new TestLink(p.restarted(), q);
+    const heard = q.foreignRequests.heard(p.shard);
+    expect(again.greet()).toBe(`ok ${heard}`);
+    expect([...q.foreignRequests.kept(p.shard)]).toEqual([]);
+    expect(again.stepQ()).toBe(false);
+    expect(q.account("bob").waiting).toBe(2);
+  });
+
+  test("delivers what the other shard has not acted on, and reports what that shard has lost", () => {
+    const { p, q, link } = linked();
+    const [alice] = p.online("alice");
+    p.say(alice!, "message bob one", "message bob two");
+    link.carry();
+    p.say(alice!, "message bob three");
+    link.cut();
+    const lost = q.foreignRequests.heard(p.shard);
+    const restarted = p.restarted();
+    const without = new Shard(0, 2);
+    const again = new TestLink(restarted, without);
+    expect(again.greet()).toBe(`ok ${lost}`);
+    expect(restarted.warnings).toEqual([expect.stringContaining("has lost requests")]);
+    again.carry();
+    expect(again.refusals).toEqual([]);
+    expect(without.account("bob").waiting).toBe(1);
+  });
+
+  test("keeps only the outcomes that are awaited when that shard has not crashed", () => {
+    const { p, q, link } = linked();
+    const [alice] = p.online("alice");
+    p.say(alice!, "message bob one", "message bob two", "message bob three");
+    while (link.stepQ());
+    link.stepP();
+    p.say(alice!, "message bob four");
+    link.cut();
+    expect([...q.foreignRequests.kept(p.shard)]).toHaveLength(3);
+    const again = new TestLink(p, q);
+    again.greet();
+    expect([...q.foreignRequests.kept(p.shard)]).toHaveLength(2);
+    again.carry();
+    expect(alice!.read()).toEqual(Array<string>(4).fill("ok stored"));
+    expect([...q.foreignRequests.kept(p.shard)]).toEqual([]);
+  });
+});

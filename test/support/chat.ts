@@ -43,6 +43,7 @@ export class World {
   readonly turn: LoopTurn;
   readonly connections: Connections;
   readonly foreignRequests: Core["foreignRequests"];
+  readonly neighbourEvents: Core["neighbourEvents"];
   readonly drain: Core["drain"];
   /** Internal errors that the core reported. */
   readonly faults: unknown[] = [];
@@ -86,6 +87,7 @@ export class World {
     this.#core = core;
     ({ chat: this.chat, turn: this.turn, connections: this.connections, drain: this.drain } = core);
     this.foreignRequests = core.foreignRequests;
+    this.neighbourEvents = core.neighbourEvents;
     this.begin();
     this.endTurns();
   }
@@ -181,6 +183,7 @@ export class World {
 export class TestPeer implements Peer, Sink {
   readonly address: string;
   isEncrypted = false;
+  isRelayed = false;
   session: Session | null = null;
   isClosed = false;
   /** The chat has called `close`: no line is read any longer, and it is closed when all output is taken. */
