@@ -2,8 +2,10 @@
  * A cluster of two shards in one process: each server has its store on a modelled log, and the real ends of links and
  * connections. Lines between them wait in pipes until a test carries them, so a server can be stopped between any two.
  */
+import type { Database } from "bun:sqlite";
 import pino from "pino";
 import { SharedJournal } from "../../src/cluster/shared-journal.ts";
+import type { SharedLog } from "../../src/cluster/shared-log.ts";
 import { takeOver } from "../../src/cluster/takeover.ts";
 import { type HandshakeFields, newNonce, proofOf } from "../../src/net/cluster-handshake.ts";
 import { Connection } from "../../src/net/connection.ts";
@@ -11,6 +13,7 @@ import { Directory } from "../../src/net/directory.ts";
 import { NeighbourLinks } from "../../src/net/neighbour-links.ts";
 import type { DialEvents, Owner } from "../../src/net/owner-link.ts";
 import type { Transport } from "../../src/net/transport.ts";
+import { openDatabase } from "../../src/storage/database.ts";
 import { Store } from "../../src/storage/store.ts";
 import { UNIX_MS } from "./chat.ts";
 import { newFolder } from "./folders.ts";
@@ -159,8 +162,8 @@ export class ShardNode {
     const process = new ShardOwner(cluster.engine, undefined, shard);
     if (!(await process.claim())) throw new Error("the claim was refused");
     const { appender, log } = process;
-    const options = { unixMs: UNIX_MS, progress: () => {} };
-    const { database } = await takeOver(log, shard, appender.head, newFolder(), options);
+    const database =
+      appender.head === 1 ? openDatabase(":memory:", "none") : await databaseOf(log, shard, appender.head);
     const journal = new SharedJournal(appender, () => process.nowMs());
     return new ShardNode(cluster, shard, process, new Store(database, journal, true));
   }
@@ -183,6 +186,12 @@ export class ShardNode {
     this.process.log.stop();
     for (const pipe of this.cluster.pipesOf(this)) pipe.cut();
   }
+}
+
+/** A new shard needs none of this. */
+async function databaseOf(log: SharedLog, shard: number, upTo: number): Promise<Database> {
+  const options = { unixMs: UNIX_MS, progress: () => {} };
+  return (await takeOver(log, shard, upTo, newFolder(), options)).database;
 }
 
 /** Two shards: a server of each, and the log that they share. */
