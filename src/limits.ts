@@ -219,8 +219,9 @@ export const RELAY_REPLY_BYTES_MAX = 64 << 10;
 /**
  * Between two shards of a cluster. A shard from which nothing was received for NEIGHBOUR_AWAY_MS is away, and requests
  * that concern its users are `busy`; so are those above FORWARDS_MAX or FORWARD_BYTES_MAX without a reply. The numbers
- * before a forwarded request take up to FORWARD_HEAD_BYTES_MAX. A link with more than LINK_BYTES_MAX unacknowledged
- * ends.
+ * before a forwarded request take up to FORWARD_HEAD_BYTES_MAX. A shard keeps OUTCOMES_MAX replies until they are
+ * answered: the other one may have begun anew. A link with more than LINK_BYTES_MAX unacknowledged ends, and so it does
+ * after a line with more than LINK_LINE_BYTES_MAX: a user's line with a head before it.
  *
  * Of a session, at most REPLY_SLOTS_MAX replies wait for one of another shard; then it is not read. Its client receives
  * `waiting` each REPLY_WAITING_MS.
@@ -228,10 +229,12 @@ export const RELAY_REPLY_BYTES_MAX = 64 << 10;
 export const NEIGHBOUR_AWAY_MS = 2_000;
 export const FORWARDS_MAX = 4096;
 export const FORWARD_BYTES_MAX = 4 << 20;
+export const OUTCOMES_MAX = 2 * FORWARDS_MAX;
 export const FORWARD_HEAD_BYTES_MAX = 34;
 export const REPLY_SLOTS_MAX = 256;
 export const REPLY_WAITING_MS = 3_000;
 export const LINK_BYTES_MAX = 64 << 20;
+export const LINK_LINE_BYTES_MAX = LINE_BYTES_MAX + 1024;
 
 /**
  * Each side of a link shows each LINK_BEAT_MS that it is alive. A link without a line for NEIGHBOUR_AWAY_MS, or without
@@ -242,9 +245,7 @@ export const LINK_BEAT_MS = 500;
 export const LINK_ANSWER_MS = 10_000;
 export const LINK_RETRY_MIN_MS = 50;
 export const LINK_RETRY_MAX_MS = 1_000;
-export const LINK_UNANSWERED_MAX = 2 * FORWARDS_MAX;
-/** Bytes of a line on a link: a user's line with a head before it. */
-export const LINK_LINE_BYTES_MAX = LINE_BYTES_MAX + 1024;
+export const LINK_UNANSWERED_MAX = 2 * OUTCOMES_MAX;
 
 /** Bytes of a journal segment. A longer record gets a segment of its own. */
 export const JOURNAL_SEGMENT_BYTES = 16 << 20;

@@ -44,6 +44,8 @@ export class Chat {
   readonly idleTimeoutMs: number;
   /** Null: all sessions are here. */
   loginRelay: LoginRelay | null = null;
+  /** Where clients that another server relays reach this one; null when they do not. */
+  direct: { address: string; isEncrypted: boolean } | null = null;
   /** The one object that all parts read. A reload changes its fields. */
   readonly limits: Limits;
   readonly report: ChatOptions["report"];
@@ -124,6 +126,7 @@ export class Chat {
       reply += ` secret=${secret}`;
     }
     if (options.after !== null) reply += this.#takeUp(account, options.after);
+    if (kind === "resumable") reply += this.#directTo(peer);
     this.mailbox.skip(session.delivery);
     peer.replies.append(encode(`${reply}\n`));
     if (replaced === null) this.announcements.presence(account, `joined ${account.name}`);
@@ -145,6 +148,12 @@ export class Chat {
     if (ended === null || ended.user !== account.name) return "";
     this.mailbox.ackDelivered(account, ended, received);
     return ended.resumable ? ` received=${ended.received}` : "";
+  }
+
+  /** A client on another kind of connection is not told: it would have to change between TLS and plain TCP. */
+  #directTo({ isRelayed, isEncrypted }: Peer): string {
+    const { direct } = this;
+    return isRelayed && direct?.isEncrypted === isEncrypted ? ` at=${direct.address}` : "";
   }
 
   #attach(session: Session, peer: Peer): void {
@@ -173,6 +182,11 @@ export class Chat {
   known(kind: SessionKind, token: string): Session | null {
     const session = this.#byToken.get(token);
     return session?.kind === kind ? session : null;
+  }
+
+  /** A session with that token is live or has ended here. */
+  hasSession(token: string): boolean {
+    return this.#byToken.has(token) || this.store.endedSession(token) !== null;
   }
 
   /** The client has the stream up to that position; false when that was never sent. */

@@ -176,8 +176,7 @@ function dispatch(
   } else {
     if (session !== null) return refuseInvalid(out, "already_logged_in");
     if (!request.parseWords(SHAPES[verb])) return refuseInvalid(out, "bad_request", SHAPES[verb].usage);
-    if (chat.loginRelay === null) command.run(chat, peer, request);
-    else chat.loginRelay.relay(peer, verb, Buffer.from(bytes.subarray(start, end)));
+    if (chat.loginRelay?.relay(peer, verb, request, start) !== true) command.run(chat, peer, request);
   }
   return true;
 }

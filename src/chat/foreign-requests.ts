@@ -6,7 +6,7 @@
  * The session of the user is at the neighbour. So its rate, its invalid lines and its position are counted there, and
  * accepted and refused messages are counted here (`ChatObserver`), where they are decided.
  */
-import { LINK_UNANSWERED_MAX } from "../limits.ts";
+import { OUTCOMES_MAX } from "../limits.ts";
 import { encode } from "../protocol/ascii.ts";
 import { type Replies, refuse } from "../protocol/reply.ts";
 import { Request, SHAPES, type Verb } from "../protocol/request.ts";
@@ -17,7 +17,7 @@ import type { Outcomes } from "./outcomes.ts";
 
 /**
  * Why a forwarded request was not acted on, and the link must be closed: a request before it is missing, or the
- * neighbour has forwarded more than LINK_UNANSWERED_MAX without answering outcomes.
+ * neighbour has forwarded more than OUTCOMES_MAX without answering outcomes.
  */
 export type ForwardRefusal = "gap" | "overflow";
 
@@ -90,7 +90,7 @@ export class ForeignRequests {
     const outcomes = this.#of(shard);
     if (number <= outcomes.heard) return outcomes.reply(number) ?? FORGOTTEN;
     if (previous !== outcomes.heard) return "gap";
-    if (outcomes.size >= LINK_UNANSWERED_MAX) return "overflow";
+    if (outcomes.size >= OUTCOMES_MAX) return "overflow";
     const reply = this.#act(from, bytes, start, end);
     this.#chat.store.heard(shard, number, reply);
     return reply;

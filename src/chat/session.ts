@@ -7,7 +7,7 @@ import { encode } from "../protocol/ascii.ts";
 import type { Outbox } from "../stream/outbox.ts";
 import type { GoodbyeReason, LeftReason } from "../protocol/reply.ts";
 import type { ReplySlot, ReplySlots } from "./reply-slots.ts";
-import type { Verb } from "../protocol/request.ts";
+import type { Request, Verb } from "../protocol/request.ts";
 import type { Sink } from "../stream/turn.ts";
 import { WheelTimer } from "../timer-wheel.ts";
 import { TokenBucket } from "../token-bucket.ts";
@@ -18,6 +18,8 @@ export interface Peer {
   readonly address: string;
   /** The connection uses TLS. */
   readonly isEncrypted: boolean;
+  /** The client is at another server of the cluster, which relays it to this one. */
+  readonly isRelayed: boolean;
   session: Session | null;
   /** Takes its replies: the outbox of its session, or one of its own before the login. */
   readonly replies: Outbox;
@@ -42,8 +44,11 @@ export interface Peer {
 
 /** Passes clients on to the server of a cluster that has their sessions. */
 export interface LoginRelay {
-  /** A valid `login`, `resume` or `as`, without its LF: the gateway pauses the peer, and gives the reply, later. */
-  relay(peer: Peer, verb: Verb, line: Buffer): void;
+  /**
+   * Takes the valid `login`, `resume` or `as` in request.bytes[start..request.end): pauses the peer, and gives the
+   * reply later. False when it is for this server.
+   */
+  relay(peer: Peer, verb: Verb, request: Request, start: number): boolean;
 }
 
 /** The request budget of a user. It outlives sessions: otherwise each new session would get a full budget. */

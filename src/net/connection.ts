@@ -49,14 +49,16 @@ export class Connection implements SocketEvents, Peer, Sink {
   #successor: Successor | null = null;
   /** It counts among the connections of its address; those that another server relays count there. */
   readonly #isCounted: boolean;
+  readonly isRelayed: boolean;
 
   /** `address`: of the client, which a proxy or another server may have named. */
-  constructor(server: Connections, transport: Transport, address: string, isCounted = true) {
+  constructor(server: Connections, transport: Transport, address: string, isCounted = true, isRelayed = false) {
     const { wheel, chat, limits } = server;
     this.#server = server;
     this.#transport = transport;
     this.address = address;
     this.#isCounted = isCounted;
+    this.isRelayed = isRelayed;
     this.#reader = new LineReader(limits.lineBytesMax, transport);
     this.#gate = new ReadGate<Connection>(this, server, chat.addresses.requests(address));
     this.#writer = new SocketWriter(transport);

@@ -31,6 +31,8 @@ export interface NeighbourReceiver {
   receive(shard: number, bytes: Uint8Array, start: number, end: number): boolean;
 }
 
+export const NO_RECEIVER: NeighbourReceiver = { linkUp: () => {}, linkLost: () => {}, receive: () => true };
+
 export interface NeighbourLinkOptions extends OwnerLinkOptions {
   connections: Connections;
   requests: ForeignRequests;
@@ -38,17 +40,22 @@ export interface NeighbourLinkOptions extends OwnerLinkOptions {
 }
 
 /** Why a link has ended, or did not begin. */
-export type LinkEnd =
-  | LinkFailure
-  | "closed"
-  | "goodbye"
-  | "silent"
-  | "unanswered"
-  | "garbage"
-  | "gap"
-  | "overflow"
-  | "refused"
-  | "replaced";
+export const LINK_ENDS = [
+  "unreachable",
+  "tls",
+  "secret",
+  "handshake",
+  "refused",
+  "closed",
+  "goodbye",
+  "replaced",
+  "silent",
+  "unanswered",
+  "garbage",
+  "gap",
+  "overflow",
+] as const;
+export type LinkEnd = (typeof LINK_ENDS)[number];
 
 /** Receives what becomes of a link. */
 export interface LinkOwner {

@@ -9,7 +9,7 @@ import type { Logger } from "../runtime/log.ts";
 import { type TimerKind, type TimerWheel, WheelTimer } from "../timer-wheel.ts";
 import { Connection } from "./connection.ts";
 import type { Directory } from "./directory.ts";
-import { type LinkEnd, type LinkOwner, NeighbourLink, type NeighbourLinkOptions } from "./neighbour-link.ts";
+import { LINK_ENDS, type LinkEnd, type LinkOwner, NeighbourLink, type NeighbourLinkOptions } from "./neighbour-link.ts";
 
 export interface NeighbourLinksOptions extends NeighbourLinkOptions {
   directory: Directory;
@@ -21,7 +21,7 @@ export class NeighbourLinks {
   /** By shard; this one has no link to itself. */
   readonly all: (Dialer | undefined)[];
   /** Links that have ended since the start, by reason. */
-  readonly lost = new Map<LinkEnd, number>();
+  readonly lost = new Map<LinkEnd, number>(LINK_ENDS.map((reason) => [reason, 0]));
   readonly retry: TimerKind<Dialer>;
   readonly #timer = new WheelTimer<NeighbourLinks>(this);
   readonly #beat: TimerKind<NeighbourLinks>;
@@ -45,6 +45,19 @@ export class NeighbourLinks {
   /** Links that are up. */
   get up(): number {
     return this.all.reduce((sum, dialer) => sum + (dialer?.link?.isUp === true ? 1 : 0), 0);
+  }
+
+  /** By shard: requests that were forwarded to it and have no outcome yet. */
+  get forwards(): [shard: string, count: number][] {
+    const { neighbours } = this.options.connections.chat;
+    return neighbours!.all.flatMap((each) =>
+      each === undefined ? [] : [[`${each.shard}`, Math.max(each.slots.size, each.account.waiting)]],
+    );
+  }
+
+  /** Since the request was forwarded that has waited longest for a reply; 0 without one. */
+  get oldestForwardMs(): number {
+    return Math.max(0, this.wheel.nowMs - this.options.connections.chat.neighbours!.oldestSlotMs);
   }
 
   start(): void {
@@ -116,7 +129,7 @@ class Dialer implements LinkOwner {
 
   lostRequests(heard: number, answered: number): void {
     this.#all.options.log.error(
-      { event: "cluster_error", shard: this.#shard, heard, answered },
+      { event: "neighbour_error", shard: this.#shard, heard, answered },
       `this shard has lost records: shard ${this.#shard} has its replies to requests up to ${answered}, and its log ` +
         `has requests up to ${heard}; it continues after ${answered}`,
     );

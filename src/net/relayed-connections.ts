@@ -133,15 +133,15 @@ class AwaitingServer extends PendingConnection {
     const { neighbours } = this.admission.connections.chat;
     if (neighbours?.all[shard] === undefined) return this.#refuse(`shard ${shard} is no neighbour of this one`);
     const unread = this.#reader.takeUnread();
-    const connection = this.#open(this.address, this.#all.isTls);
+    const connection = this.#open(this.address, this.#all.isTls, false);
     neighbours.connected(connection, shard, epoch, number);
     for (const chunk of unread) connection.data(chunk as Buffer);
   }
 
-  #open(address: string, isEncrypted: boolean): Connection {
+  #open(address: string, isEncrypted: boolean, isRelayed: boolean): Connection {
     this.leave();
     const transport = new TcpTransport(this.socket, isEncrypted, this.#all.isTls);
-    return (this.socket.data = new Connection(this.admission.connections, transport, address, false));
+    return (this.socket.data = new Connection(this.admission.connections, transport, address, false, isRelayed));
   }
 
   /** With a line for the log of the other server. */
@@ -160,7 +160,7 @@ class AwaitingServer extends PendingConnection {
     }
     if (header === null) return;
     if (header.address === null) return this.reject("a PROXY header without the address of a client");
-    const connection = this.#open(header.address, header.isEncrypted);
+    const connection = this.#open(header.address, header.isEncrypted, true);
     if (this.#header.length > header.bytes) connection.data(this.#header.subarray(header.bytes));
   }
 

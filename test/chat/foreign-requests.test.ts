@@ -1,6 +1,6 @@
 import { beforeEach, describe, expect, test } from "bun:test";
 import type { ForeignRequests } from "../../src/chat/foreign-requests.ts";
-import { LINK_UNANSWERED_MAX, type Limits } from "../../src/limits.ts";
+import { OUTCOMES_MAX, type Limits } from "../../src/limits.ts";
 import { Counters } from "../../src/server/counters.ts";
 import { World } from "../support/chat.ts";
 
@@ -176,13 +176,12 @@ describe("outcomes", () => {
   });
 
   test("are bounded: a neighbour that forwards more without confirming is refused", () => {
-    for (let number = 1; number <= LINK_UNANSWERED_MAX; number++)
-      receive("ann", number, number - 1, "message nobody hello");
-    const next = LINK_UNANSWERED_MAX + 1;
-    expect(receive("ann", next, LINK_UNANSWERED_MAX, "message bob hello")).toBe("overflow");
-    expect(requests.heard(SHARD)).toBe(LINK_UNANSWERED_MAX);
+    for (let number = 1; number <= OUTCOMES_MAX; number++) receive("ann", number, number - 1, "message nobody hello");
+    const next = OUTCOMES_MAX + 1;
+    expect(receive("ann", next, OUTCOMES_MAX, "message bob hello")).toBe("overflow");
+    expect(requests.heard(SHARD)).toBe(OUTCOMES_MAX);
     requests.answered(SHARD, 1);
-    expect(receive("ann", next, LINK_UNANSWERED_MAX, "message bob hello")).toBe("ok stored");
+    expect(receive("ann", next, OUTCOMES_MAX, "message bob hello")).toBe("ok stored");
   });
 });
 

@@ -1,10 +1,5 @@
 import { describe, expect, test } from "bun:test";
-import { Shard, TestLink, linked } from "../support/shards.ts";
-
-/** Lines without the times of stored messages. */
-function untimed(lines: readonly string[]): string[] {
-  return lines.map((line) => line.replace(/^(stored \S+) \d+/, "$1 T"));
-}
+import { Shard, TestLink, linked, untimed } from "../support/shards.ts";
 
 describe("a message to a user of another shard", () => {
   test("gets its reply when that shard has given it: sent to a user who is online", () => {

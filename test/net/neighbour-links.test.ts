@@ -127,7 +127,7 @@ describe("the handshake of a link", () => {
 
   test("reports it when the neighbour has outcomes of requests that this shard does not know", () => {
     linked(8);
-    expect(logged).toEqual(["link_up", "cluster_error"]);
+    expect(logged).toEqual(["link_up", "neighbour_error"]);
     expect(ask(last(), `message ${ANN} 9 8 message ${BOB} hello`)).toEqual(["outcome 9 ok stored"]);
   });
 });

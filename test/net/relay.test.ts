@@ -3,7 +3,10 @@ import pino from "pino";
 import { LINGER_MS, RELAY_DIALS_MAX, RELAY_RETRY_MS, RELAY_WAIT_MS } from "../../src/limits.ts";
 import { newNonce } from "../../src/net/cluster-handshake.ts";
 import type { DialEvents, Owner } from "../../src/net/owner-link.ts";
-import { Relays } from "../../src/net/relay.ts";
+import { Directory } from "../../src/net/directory.ts";
+import { RelayCounts } from "../../src/net/relay.ts";
+import { Relays } from "../../src/net/relays.ts";
+import { tokenPrefix } from "../../src/protocol/shard.ts";
 import { World } from "../support/chat.ts";
 import { OwnerEnd, SECRET } from "../support/owner-end.ts";
 import { Random, seedFor } from "../support/random.ts";
@@ -13,8 +16,13 @@ const OWNER: Owner = { shard: 2, host: "10.0.0.1", port: 6010, epoch: 5 };
 const NEXT: Owner = { shard: 2, host: "10.0.0.2", port: 6010, epoch: 9 };
 const LOGIN = "login alice secret";
 const OK = "ok token 35";
+/** Of a session of shard 2, and of one from before the cluster. */
+const TOKEN = tokenPrefix(2) + "t".repeat(22);
+const OLD_TOKEN = "t".repeat(22);
 
 let world: World;
+let directory: Directory;
+let counts: RelayCounts;
 let relays: Relays;
 let ends: OwnerEnd[];
 let logged: string[];
@@ -25,13 +33,16 @@ beforeEach(() => {
   logged = [];
   const log = pino({ base: null }, { write: (line) => void logged.push(JSON.parse(line).reason) });
   const dial = (owner: Owner, events: DialEvents): void => void ends.push(new OwnerEnd(owner, events, world));
-  relays = new Relays({ wheel: world.chat.wheel, secret: SECRET, dial, log });
+  directory = new Directory(3);
+  counts = new RelayCounts();
+  relays = new Relays({ chat: world.chat, directory, secret: SECRET, dial, counts, log });
   world.chat.loginRelay = relays;
 });
 
-function setOwner(owner: Owner | null, epoch?: number): void {
+/** The shared log shows this owner of shard 2. */
+function setOwner(owner: Owner | null, epoch = owner?.epoch ?? directory.epochOf(2)): void {
   world.begin();
-  relays.setOwner(owner, epoch);
+  directory.set(2, owner, epoch);
   world.endTurns();
 }
 
@@ -73,7 +84,7 @@ describe("a client of a gateway", () => {
       bytes: `${LOGIN}\n`,
     });
     expect(client.reading).toBe(false);
-    expect(relays.open).toBe(0);
+    expect(counts.open).toBe(0);
   });
 
   test("gets the reply after ok, and what it has sent meanwhile goes on; from then on nothing is parsed", () => {
@@ -92,9 +103,9 @@ describe("a client of a gateway", () => {
     expect(end.read().toString("latin1")).toBe("ice\n\xff\0nonsense");
     end.say("age x\nerr y\n");
     expect(client.read()).toEqual(["message x", "err y"]);
-    expect(relays.open).toBe(1);
-    expect(relays.bytesDown).toBe("ok token 35\nmessage x\nerr y\n".length);
-    expect(relays.bytesUp).toBe("message bob hi\nlogin alice\n\xff\0nonsense".length);
+    expect(counts.open).toBe(1);
+    expect(counts.bytesDown).toBe("ok token 35\nmessage x\nerr y\n".length);
+    expect(counts.bytesUp).toBe("message bob hi\nlogin alice\n\xff\0nonsense".length);
   });
 
   test("is without a session again after err, and its next login is on another connection", () => {
@@ -124,9 +135,9 @@ describe("a client of a gateway", () => {
     setOwner(OWNER);
     for (const reply of ["ok sent", "err blocked", "err unknown_session replaced"]) {
       const client = new Wire({}, world);
-      client.say(`as ${"t".repeat(22)} message bob hi`);
+      client.say(`as ${TOKEN} message bob hi`);
       const end = ends.at(-1)!;
-      expect(end.greet().bytes).toBe(`as ${"t".repeat(22)} message bob hi\n`);
+      expect(end.greet().bytes).toBe(`as ${TOKEN} message bob hi\n`);
       end.say(`${reply}\n`);
       end.end();
       expect(client.read()).toEqual([reply]);
@@ -174,9 +185,155 @@ describe("a client of a gateway", () => {
     ends[2]!.say(`${OK}\n`);
     world.pass(RELAY_RETRY_MS + 100);
     expect(relays.all.size).toBe(0);
-    expect(relays.open).toBe(0);
+    expect(counts.open).toBe(0);
     expect(ends.slice(1).every(({ ended }) => ended)).toBe(true);
     expect(ends).toHaveLength(3);
+  });
+});
+
+describe("of several shards", () => {
+  /** Each shard has an owner. */
+  function owned(): void {
+    for (const shard of [0, 1, 2]) directory.set(shard, { ...OWNER, shard, host: `10.0.0.${shard}` }, OWNER.epoch);
+  }
+
+  test("a login goes to the owner of the user's shard, a token to that of its own", () => {
+    owned();
+    const lines: [line: string, shard: number][] = [
+      ["login alice secret", 2],
+      ["login dave secret", 1],
+      ["login nobody secret", 1],
+      [`resume ${TOKEN} 0`, 2],
+      [`resume ${tokenPrefix(0)}${OLD_TOKEN} 0`, 0],
+      [`as ${tokenPrefix(1)}${OLD_TOKEN} online`, 1],
+    ];
+    for (const [line, shard] of lines) {
+      new Wire({}, world).say(line);
+      expect(ends.at(-1)!.owner.shard).toBe(shard);
+      expect(ends.at(-1)!.greet().bytes).toBe(`${line}\n`);
+    }
+  });
+
+  test("after a refusal the next login may be of another one", () => {
+    owned();
+    const client = new Wire({}, world);
+    client.feed(`${LOGIN}\nlogin dave secret\n`);
+    ends[0]!.greet();
+    ends[0]!.say("err wrong_password 2\n");
+    expect(ends[1]!.owner.shard).toBe(1);
+    ends[1]!.greet();
+    ends[1]!.say(`${OK}\n`);
+    expect(client.read()).toEqual(["err wrong_password 2", OK]);
+  });
+
+  test("a token of no shard is unknown at once", () => {
+    owned();
+    const client = new Wire({}, world);
+    const token = tokenPrefix(3) + OLD_TOKEN;
+    expect(client.say(`resume ${token} 0`, `resume ${TOKEN}x 0`)).toEqual([
+      "err unknown_session",
+      "err unknown_session",
+    ]);
+    expect(client.say(`as ${token} online`)).toEqual(["err unknown_session"]);
+    expect(ends).toEqual([]);
+  });
+
+  test("all are asked for a token from before the cluster, until one knows it", () => {
+    const cases: [reply: string, received: string][] = [
+      ["ok 17\nmessage bob hi\n", "ok 17,message bob hi"],
+      ["err unknown_session replaced\n", "err unknown_session replaced"],
+    ];
+    for (const [reply, received] of cases) {
+      owned();
+      const client = new Wire({}, world);
+      client.say(`resume ${OLD_TOKEN} 0`);
+      for (const shard of [0, 1]) {
+        expect(ends.at(-1)!.owner.shard).toBe(shard);
+        expect(ends.at(-1)!.greet().bytes).toBe(`resume ${OLD_TOKEN} 0\n`);
+        ends.at(-1)!.say("err unknown_session\n");
+        expect(client.read()).toEqual([]);
+      }
+      ends.at(-1)!.greet();
+      ends.at(-1)!.say(reply);
+      expect(client.read().join()).toBe(received);
+    }
+  });
+
+  test("a token that none of them knows is unknown, and the connection goes on; after as it is closed", () => {
+    owned();
+    for (const line of [`resume ${OLD_TOKEN} 0`, `as ${OLD_TOKEN} online`]) {
+      const client = new Wire({}, world);
+      client.say(line);
+      for (let i = 0; i < 3; i++) {
+        ends.at(-1)!.greet();
+        ends.at(-1)!.say("err unknown_session\n");
+      }
+      expect(client.read()).toEqual(["err unknown_session"]);
+      expect(client.shut).toBe(line.startsWith("as"));
+      expect(relays.all.size).toBe(0);
+    }
+  });
+
+  test("a token from before the cluster is not unknown while one of them has no owner", () => {
+    owned();
+    directory.set(1, null, OWNER.epoch);
+    const client = new Wire({}, world);
+    client.say(`resume ${OLD_TOKEN} 0`);
+    ends[0]!.greet();
+    ends[0]!.say("err unknown_session\n");
+    world.pass(RELAY_WAIT_MS + 100);
+    expect(client.read()).toEqual(["err busy no server can take this request at the moment; try again"]);
+  });
+
+  test("the owner of one relays only what is for the others, and never what was relayed to it", () => {
+    world.chat.accounts.add("alice", "secret");
+    owned();
+    directory.home = 2;
+    const client = new Wire({}, world);
+    expect(client.say("login alice x", "resume token00000000000000000001 0")).toEqual([
+      "err wrong_password 2",
+      "err unknown_session",
+    ]);
+    expect(ends).toEqual([]);
+    client.say("login dave secret");
+    expect(ends[0]!.owner.shard).toBe(1);
+    const relayed = new Wire({}, world, undefined, false, undefined, true);
+    expect(relayed.say("login dave secret", `resume ${OLD_TOKEN} 0`)).toEqual([
+      "err unknown_user",
+      "err unknown_session",
+    ]);
+    expect(ends).toHaveLength(1);
+  });
+
+  test("the owner of one asks the others for a token from before the cluster that it does not know", () => {
+    world.chat.accounts.add("alice", "secret");
+    directory.home = 2;
+    const client = new Wire({}, world);
+    const [, token] = client.say("login alice secret resumable")[0]!.split(" ");
+    expect(token).toHaveLength(25);
+    owned();
+    const other = new Wire({}, world);
+    other.say(`resume ${OLD_TOKEN} 0`);
+    for (const shard of [0, 1]) {
+      expect(ends.at(-1)!.owner.shard).toBe(shard);
+      ends.at(-1)!.greet();
+      ends.at(-1)!.say("err unknown_session\n");
+    }
+    expect(other.read()).toEqual(["err unknown_session"]);
+    expect(ends).toHaveLength(2);
+  });
+
+  test("relays of one end with its owner, and those of the others go on", () => {
+    owned();
+    const [client, end] = relayed();
+    const dave = new Wire({}, world);
+    dave.say("login dave secret");
+    ends.at(-1)!.greet();
+    ends.at(-1)!.say(`${OK}\n`);
+    setOwner(NEXT);
+    expect([client.hungUp, end.wasReset]).toEqual([true, true]);
+    expect(dave.hungUp).toBe(false);
+    expect(counts.open).toBe(1);
   });
 });
 
@@ -191,7 +348,7 @@ describe("a login without an owner", () => {
       "err busy no server can take this request at the moment; try again",
       "err not_logged_in",
     ]);
-    expect(relays.refusals.get("no_owner")).toBe(1);
+    expect(counts.refusals.get("no_owner")).toBe(1);
     setOwner(OWNER);
     client.say(LOGIN);
     ends[0]!.greet();
@@ -274,7 +431,7 @@ describe("a server that is not the owner of this cluster gets no line of a clien
       world.pass(100);
     }
     expect(client.read()).toEqual(["err busy no server can take this request at the moment; try again"]);
-    expect([...relays.refusals].filter(([, count]) => count > 0)).toEqual([[reason as never, 1]]);
+    expect([...counts.refusals].filter(([, count]) => count > 0)).toEqual([[reason as never, 1]]);
     expect(logged).toEqual([reason]);
     expect(ends.length).toBeGreaterThan(10);
   });
@@ -302,7 +459,7 @@ describe("when a higher epoch is published", () => {
     for (const each of [client, asking]) expect(each.hungUp).toBe(true);
     for (const each of [end, ends[1]!]) expect(each.wasReset).toBe(true);
     expect(relays.all.size).toBe(0);
-    expect(relays.open).toBe(0);
+    expect(counts.open).toBe(0);
   });
 
   test("relays stay while the owner only releases the shard, and are cut with the next epoch", () => {
@@ -420,7 +577,7 @@ describe("the end of a side", () => {
     expect(other.wasReset).toBe(true);
     other.event(() => other.receiver.closed());
     expect(relays.all.size).toBe(0);
-    expect(relays.open).toBe(0);
+    expect(counts.open).toBe(0);
     expect(world.connections.open.size).toBe(0);
   });
 
@@ -447,13 +604,15 @@ test("closing the largest input of all connections counts what relays hold", () 
   expect(end.ended).toBe(true);
 });
 
-test("lines that wait when the gateway becomes the owner are given back, and all others are cut", () => {
+test("lines that wait when the gateway becomes an owner are given back, and all others go on until the server stops", () => {
   const [client] = relayed();
   setOwner(null, OWNER.epoch);
   const waiting = new Wire({}, world);
   waiting.say(LOGIN);
-  const lines = relays.stop();
+  const lines = relays.giveUp();
   expect([...lines].map(([connection, line]) => [connection, line.toString()])).toEqual([[waiting.connection, LOGIN]]);
+  expect([...relays.all].map(({ connection }) => connection)).toEqual([client.connection]);
+  relays.stop();
   expect(client.hungUp).toBe(true);
   expect(waiting.hungUp).toBe(false);
   expect(relays.all.size).toBe(0);

@@ -181,11 +181,12 @@ export class World {
 export class TestPeer implements Peer, Sink {
   readonly address: string;
   isEncrypted = false;
+  isRelayed = false;
   session: Session | null = null;
   isClosed = false;
   /** The chat has called `close`: no line is read any longer, and it is closed when all output is taken. */
   closing = false;
-  paused = false;
+  #isPaused = false;
   /** Bytes of output that it still takes; 0 for a peer that does not read. */
   room = Number.POSITIVE_INFINITY;
   readonly #world: World;
@@ -233,11 +234,11 @@ export class TestPeer implements Peer, Sink {
   refund(): void {}
 
   pause(): void {
-    this.paused = true;
+    this.#isPaused = true;
   }
 
   resume(): void {
-    this.paused = false;
+    this.#isPaused = false;
     this.#pull();
   }
 
@@ -246,8 +247,8 @@ export class TestPeer implements Peer, Sink {
     this.replies.markDirty();
   }
 
-  get #isBlocked(): boolean {
-    return this.session?.slots?.isBlocked(this.#reader) === true;
+  get paused(): boolean {
+    return this.#isPaused || this.session?.slots?.isBlocked(this.#reader) === true;
   }
 
   feed(chunk: Buffer): void {
@@ -256,7 +257,7 @@ export class TestPeer implements Peer, Sink {
   }
 
   #pull(): void {
-    while (!this.closing && !this.isClosed && !this.paused && !this.#isBlocked && this.#reader.next()) {
+    while (!this.closing && !this.isClosed && !this.paused && this.#reader.next()) {
       receive(this.#world.chat, this, this.#reader);
     }
     if (this.session !== null) this.#world.chat.requestsDone(this.session);
@@ -276,7 +277,7 @@ export class TestPeer implements Peer, Sink {
       if (this.#outbox.unsent === 0) this.#write(this.session.outbox);
       this.#world.chat.flushed(this.session);
     }
-    if (this.#reader.isHeld && !this.#isBlocked) this.#pull();
+    if (this.session?.slots != null) this.#pull();
     if (this.closing && this.#outbox.unsent + (this.session?.outbox.unsent ?? 0) === 0) this.#lost();
   }
 

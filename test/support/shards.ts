@@ -1,9 +1,15 @@
+import { join } from "node:path";
 import type { Neighbour } from "../../src/chat/session.ts";
 import { shardOf } from "../../src/protocol/shard.ts";
 import type { Store } from "../../src/storage/store.ts";
-import { type TestPeer, World, type Choices } from "./chat.ts";
+import { openDatabase } from "../../src/storage/database.ts";
+import { Recovery, newStore } from "../../src/storage/recovery.ts";
+import { FileFolder } from "../../src/storage/segment.ts";
+import { type Choices, type TestPeer, UNIX_MS, World } from "./chat.ts";
+import { newFolder } from "./folders.ts";
 
 export const SHARDS = 2;
+const SEGMENT_BYTES = 64 << 10;
 /** Users of the two shards. */
 export const USERS = [
   ["bob", "carol", "ann", "amy"],
@@ -26,14 +32,35 @@ export class Shard extends World {
     this.warnings = warnings;
   }
 
+  /** The same shard after a crash, with what its store has. */
+  restarted(store: Store = this.store): Shard {
+    return new Shard(this.shard, this.epoch + 1, { store, clockMs: this.clockMs });
+  }
+
   /** The other shard, as this one sees it. */
   get neighbour(): Neighbour {
     return this.chat.neighbours!.all[1 - this.shard]!;
   }
+}
 
-  /** The same shard after a crash, with what its store has. */
-  restarted(store: Store = this.store): Shard {
-    return new Shard(this.shard, this.epoch + 1, { store, clockMs: this.clockMs });
+/** The disk of the owners of a shard, one after another: it has what they wrote before they were killed. */
+export class ShardDisk {
+  readonly #shard: number;
+  readonly #database = openDatabase(":memory:", "process");
+  readonly #folder = new FileFolder(join(newFolder(), "journal"));
+  #starts = 0;
+
+  constructor(shard: number) {
+    this.#shard = shard;
+  }
+
+  /** The shard gets an owner, after the one before was killed. Its sessions are gone. */
+  start(choices: Omit<Choices, "shards" | "store"> = {}): Shard {
+    if (this.#database.inTransaction) this.#database.run("ROLLBACK");
+    const options = { salvage: false, unixMs: UNIX_MS, progress: () => {} };
+    new Recovery(this.#database, this.#folder, options, SEGMENT_BYTES).run();
+    const store = newStore(this.#database, this.#folder, "process", SEGMENT_BYTES);
+    return new Shard(this.#shard, ++this.#starts, { ...choices, store });
   }
 }
 
@@ -101,7 +128,7 @@ export class TestLink {
       this.q.endTurns();
       if (typeof reply === "string") this.refusals.push(reply);
       else this.#outcome(number, reply);
-    } else this.events.push(line);
+    } else if (verb !== "ok") this.events.push(line);
     return true;
   }
 
@@ -124,14 +151,19 @@ export class TestLink {
   }
 
   /** `q` shows that it is alive, and acknowledges what it has. */
-  beat(): string[] {
+  beat(): void {
     this.p.say(this.peer, `alive ${this.received}`);
-    return this.peer.read();
+    this.#read();
   }
 
   cut(): void {
     this.peer.hangUp();
   }
+}
+
+/** Lines without the times of stored messages. */
+export function untimed(lines: readonly string[]): string[] {
+  return lines.map((line) => line.replace(/^(stored \S+) \d+/, "$1 T"));
 }
 
 /** Two shards with a link from `q` to `p`. Alice is a user of `p`, bob is one of `q`. */
