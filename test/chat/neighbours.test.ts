@@ -160,6 +160,18 @@ describe("a line of a link", () => {
     expect(p.neighbour.session!.outbox.unackedIndex.lastNumber).toBe(0);
   });
 
+  test("outcome acknowledges its request durably: the next owner does not have it", () => {
+    const disk = new ShardDisk(1);
+    const p = disk.start();
+    const [alice] = p.online("alice");
+    const peer = connect(p);
+    p.say(alice!, "message bob one", "message bob two");
+    const [one] = p.neighbour.slots.keys();
+    p.say(peer, `outcome ${one} ok sent`);
+    p.tick(); // It is in the record of the next turn.
+    expect(disk.start().neighbour.account.waiting).toBe(1);
+  });
+
   test("outcome of a request that is not delivered yet fills its place; the request is delivered, and repeated", () => {
     const { p, link } = linked();
     const [alice] = p.online("alice");
