@@ -390,7 +390,7 @@ describe("when the directory shows", () => {
 test("the link of a neighbour that is silent for NEIGHBOUR_AWAY_MS is closed; beats keep it", () => {
   const wire = new Wire({}, world);
   wire.event(() => world.chat.neighbours!.connected(wire.connection, SHARD, 5, 0));
-  expect(wire.read()).toEqual(["ok 0"]);
+  expect(wire.read()).toEqual(["ok 0", "present"]);
   for (let passedMs = 0; passedMs < 2 * NEIGHBOUR_AWAY_MS; passedMs += LINK_BEAT_MS) {
     world.pass(LINK_BEAT_MS);
     expect(wire.say("alive 0")).toHaveLength(1);

@@ -1,6 +1,5 @@
 /** Shards of a cluster in one process: real servers and real sockets, each shard with a store in memory. */
 import { Directory } from "../../src/net/directory.ts";
-import { NO_RECEIVER } from "../../src/net/neighbour-link.ts";
 import { NeighbourLinks } from "../../src/net/neighbour-links.ts";
 import { dialOwner } from "../../src/net/owner-link.ts";
 import { RelayCounts } from "../../src/net/relay.ts";
@@ -41,12 +40,13 @@ export class WireShard {
         const dial = dialOwner(cluster.tls, () => turn.begin());
         return new Relays({ chat, directory, secret, dial, counts: new RelayCounts(), log });
       },
-      newLinks: ({ connections, foreignRequests: requests, turn }: Core) => {
+      newLinks: ({ connections, foreignRequests: requests, neighbourEvents, turn }: Core) => {
         const dial = dialOwner(cluster.tls, () => turn.begin());
         const self = { shard, epoch };
-        return new NeighbourLinks({ connections, requests, others: NO_RECEIVER, directory, secret, dial, self, log });
+        const others = neighbourEvents!;
+        return new NeighbourLinks({ connections, requests, others, directory, secret, dial, self, log });
       },
-      serveGateways: (admission, handlers) => cluster.serve({ secret, shard, epoch }, admission, handlers),
+      serveGateways: (admission, handlers) => cluster.serve({ secret, shard, epoch }, admission, handlers, () => null),
       closePort: () => cluster.stop(),
       release: async () => true,
       useCredentials: async () => {},
