@@ -220,8 +220,8 @@ export class Neighbours {
 
   /** `outcome <number> <reply>`: the shard has acted on the request of that number. */
   #outcome(session: Session, bytes: Uint8Array, start: number, end: number): boolean {
-    const { outbox, delivery, account } = session;
-    const { mailbox, mailboxScheduler } = this.#host;
+    const { outbox, account } = session;
+    const { mailboxScheduler } = this.#host;
     const neighbour = this.#byAccount.get(account)!;
     const numberEnd = wordEnd(bytes, start, end);
     const number = parseNumber(bytes, start, numberEnd);
@@ -231,9 +231,8 @@ export class Neighbours {
     // It may not be in the stream yet. Then the shard gets it later, and gives an outcome again.
     const position = outbox.unackedIndex.positionAfter(number);
     if (position > 0) outbox.ack(position);
-    mailbox.noteAcked(delivery);
     outbox.append(OK);
-    mailboxScheduler.deliver(session);
+    mailboxScheduler.deliver(session); // The acknowledgement becomes durable with this turn.
     return true;
   }
 
