@@ -195,20 +195,10 @@ async function wake(table: Table, node: ShardNode, client: ShardClient): Promise
   const pipes = table.cluster.pipesOf(node);
   wire!.take();
   for (const pipe of pipes) [pipe.toP, pipe.toQ].forEach((lines) => lines.splice(0));
-  node.isStopped = false;
-  node.world.clockMs += 3_000;
-  node.process.log.outcome = () => "done";
   wire!.feed("online\nmessage bob twice\nalive\n");
-  node.process.log.resume();
-  node.releasePauses();
-  for (let i = 0; i < 10; i++) {
-    node.world.pass(100);
-    for (let j = 0; j < 10; j++) await node.world.later();
-  }
+  await node.wake();
   expect(wire!.take()).toBe("");
   expect(pipes.flatMap(({ q, toP, toQ }) => (q === node ? toP : toQ))).toEqual([]);
-  expect(node.process.ends).toMatchObject([{ kind: "deposed" }]);
-  node.isStopped = true;
 }
 
 /** What the test has stopped goes on. */

@@ -23,8 +23,11 @@ export class ShardClient {
   #node: ShardNode | null = null;
   wire: Wire | null = null;
   #token = "";
+  /** Takes the reply to the `login` or `resume`; null when it has come. Meanwhile no request is sent. */
+  #greeted: ((words: string[]) => void) | null = null;
   #sent = 0;
-  #received = 0;
+  /** Position in the server's stream up to which the events are known. */
+  received = 0;
 
   constructor(cluster: ShardCluster, shard: number, name: string) {
     this.#cluster = cluster;
@@ -35,34 +38,37 @@ export class ShardClient {
   /** Sends requests in one piece. */
   send(...lines: string[]): void {
     for (const line of lines) this.requests.push({ line, end: (this.#sent += line.length + 1), reply: null });
-    this.wire!.feed(lines.map((line) => `${line}\n`).join(""));
+    if (this.#greeted === null) this.wire!.feed(lines.map((line) => `${line}\n`).join(""));
   }
 
   /** Connects to the owner of the shard: resumes the session, or begins a new one that continues it. */
   async connect(): Promise<void> {
     const node = this.#cluster.nodes[this.#shard]!;
     const isResumed = node === this.#node;
-    this.#node = node;
     const wire = (this.wire = new Wire({}, node.world));
-    const after = this.#token === "" ? "" : ` after=${this.#token}:${this.#received}`;
+    const after = this.#token === "" ? "" : ` after=${this.#token}:${this.received}`;
+    this.#greeted = (words) => {
+      this.#node = node;
+      this.#begin(words, isResumed);
+    };
     wire.feed(`${isResumed ? this.#resume : `login ${this.name} ${PASSWORD} resumable${after}`}\n`);
     await this.#cluster.later();
-    const reply = wire.take();
-    const lf = reply.indexOf("\n");
-    const [ok, token = "", ...words] = reply.slice(0, lf).split(" ");
-    if (ok !== "ok") throw new Error(`${this.name}: ${reply}`);
-    let acted = Number(token);
-    if (!isResumed) {
-      acted = Number(words.find((word) => word.startsWith("received="))?.slice("received=".length) ?? 0);
-      this.#token = token;
-      this.#received = this.#sent = 0;
-    }
-    this.#take(reply.slice(lf + 1));
-    this.#repeat(acted, isResumed);
+    this.read();
   }
 
   get #resume(): string {
-    return `resume ${this.#token} ${this.#received}`;
+    return `resume ${this.#token} ${this.received}`;
+  }
+
+  /** The words after the `ok` to a `login` or `resume`. */
+  #begin(words: string[], isResumed: boolean): void {
+    let acted = Number(words[0]);
+    if (!isResumed) {
+      acted = Number(words.find((word) => word.startsWith("received="))?.slice("received=".length) ?? 0);
+      this.#token = words[0]!;
+      this.received = this.#sent = 0;
+    }
+    this.#repeat(acted, isResumed);
   }
 
   /** What the server has not acted on is sent again. */
@@ -84,7 +90,15 @@ export class ShardClient {
 
   #take(text: string): void {
     for (const line of text.split("\n").slice(0, -1)) {
-      this.#received += line.length + 1;
+      const greeted = this.#greeted;
+      if (greeted !== null) {
+        this.#greeted = null;
+        const [ok, ...words] = line.split(" ");
+        if (ok !== "ok") throw new Error(`${this.name}: ${line}`);
+        greeted(words);
+        continue;
+      }
+      this.received += line.length + 1;
       if (/^(ok|err)\b/.test(line)) this.requests.find(({ reply }) => reply === null)!.reply = line;
       else if (!/^(joined|left|waiting)\b/.test(line))
         this.events.push(line.replace(/^stored (\S+) \d+/, "message $1"));

@@ -19,6 +19,7 @@ import { UNIX_MS } from "./chat.ts";
 import { newFolder } from "./folders.ts";
 import { ModelledEngine } from "./modelled-log.ts";
 import { ShardOwner } from "./shard-owner.ts";
+import { Wire } from "./simulated-transport.ts";
 import { SHARDS, Shard } from "./shards.ts";
 
 const SECRET = Buffer.from("the secret of the cluster");
@@ -159,8 +160,9 @@ export class ShardNode {
   }
 
   static async start(cluster: ShardCluster, shard: number): Promise<ShardNode> {
-    const process = new ShardOwner(cluster.engine, undefined, shard);
-    if (!(await process.claim())) throw new Error("the claim was refused");
+    // An append of the last owner may come first: then the next claim follows it.
+    let process = new ShardOwner(cluster.engine, undefined, shard);
+    while (!(await process.claim())) process = new ShardOwner(cluster.engine, undefined, shard);
     const { appender, log } = process;
     const database =
       appender.head === 1 ? openDatabase(":memory:", "none") : await databaseOf(log, shard, appender.head);
@@ -178,6 +180,30 @@ export class ShardNode {
   releasePauses(): void {
     this.holdsPauses = false;
     for (const resolve of this.#pauses.splice(0)) resolve();
+  }
+
+  /**
+   * It was paused, and runs again with what it had: it must find that another one owns the shard. Afterwards it is
+   * stopped for good.
+   */
+  async wake(): Promise<void> {
+    const { log, ends } = this.process;
+    this.isStopped = false;
+    this.world.clockMs += 3_000;
+    log.outcome = () => "done";
+    log.resume();
+    this.releasePauses();
+    const wire = new Wire({}, this.world);
+    wire.feed("online\n");
+    for (let i = 0; i < 10; i++) {
+      this.world.pass(100);
+      for (let j = 0; j < 10; j++) await this.world.later();
+    }
+    this.isStopped = true;
+    if (ends[0]?.kind !== "deposed" || wire.take().length > 0)
+      throw new Error(
+        `a server that was paused does not know that it is deposed: ${JSON.stringify([ends, wire.take(), log.waiting, this.world.store.isSlow, this.world.store.isCongested, log.calls])}`,
+      );
   }
 
   /** It is killed, in the middle of whatever it does: nothing of it reaches the engine or a socket any more. */
