@@ -66,8 +66,7 @@ export class ReplySlots implements Replies {
   /** The request must wait until the replies to earlier ones are there. */
   mustWait({ tooLong, bytes, start, end }: LineReader): boolean {
     if (!this.isOpen) return false;
-    if (this.isFull || tooLong) return true;
-    return !startsWith(bytes, start, end, MESSAGE) && !startsWith(bytes, start, end, ALIVE);
+    return tooLong || !(startsWith(bytes, start, end, MESSAGE) || startsWith(bytes, start, end, ALIVE));
   }
 
   /** Wheel time at which the oldest one was opened. */
