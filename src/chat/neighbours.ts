@@ -262,7 +262,7 @@ export class Neighbours {
     if (slot === undefined) return;
     neighbour.slots.delete(number);
     neighbour.slotBytes -= slot.bytes;
-    slot.slots.fill(slot, lineOf(bytes, start, end));
+    slot.slots.fill(slot, lineOf(bytes, start, end), this.#host.wheel.nowMs);
     if (!slot.slots.isOpen) this.#streams.delete(slot.slots);
   }
 

@@ -32,8 +32,9 @@ export class ReplySlot {
 export class ReplySlots implements Replies {
   /** The stream. Events are appended to it directly. */
   readonly out: Replies;
-  /** Wheel time of the last event `waiting`. */
+  /** Wheel time of the last event `waiting`, and of the last reply of another shard. */
   waitingMs = 0;
+  filledMs = 0;
   /** Called when the last open slot was filled; null: nobody waits for that. */
   whenClosed: (() => void) | null = null;
   #slots: ReplySlot[] = [];
@@ -87,7 +88,8 @@ export class ReplySlots implements Replies {
   }
 
   /** The reply of another shard has come. `line` does not change. */
-  fill(slot: ReplySlot, line: Uint8Array): void {
+  fill(slot: ReplySlot, line: Uint8Array, nowMs: number): void {
+    this.filledMs = nowMs;
     slot.reply = line;
     const slots = this.#slots;
     let first = this.#first;
