@@ -46,9 +46,12 @@ export class SessionState {
   /** Requests without a reply, in order. */
   pending: PendingRequest[] = [];
   /** Positions in the server's stream: read and delivered. */
-  readonly stream = new DeliveryQueue(
+  readonly stream: DeliveryQueue = new DeliveryQueue(
     () => this.#delivered(),
-    () => this.end("undelivered", true),
+    (error) => {
+      this.listener.failed(error);
+      this.end("undelivered", true);
+    },
     (isEnd) => this.listener.discard(isEnd),
   );
   readonly options: SessionOptions;

@@ -2,7 +2,6 @@
  * The interface between ChatClient and its session, in both directions, with the options and the saved state of a
  * session. The implementations are in stream-session.ts and callback-session.ts.
  */
-import { LIMITS_DEFAULT } from "../limits.ts";
 import type { ChatError } from "./errors.ts";
 import type { Login } from "./login.ts";
 import type { OpenTransport, ServerAddress } from "./transport.ts";
@@ -22,9 +21,6 @@ export interface StateStore {
   load(): ClientState | null;
   save(state: ClientState): void;
 }
-
-/** What a server takes by default: see `LIMITS_DEFAULT`. */
-export const LINE_BYTES_DEFAULT = LIMITS_DEFAULT.lineBytesMax;
 
 /**
  * "new": not logged in yet. "online": logged in. "lost": the connection was lost, and the client tries to reach the
@@ -69,6 +65,8 @@ export interface SessionListener {
    * with DISCARDED. At the end, lines that somebody is about to take may stay.
    */
   discard(isEnd: boolean): void;
+  /** `event` has thrown or rejected: reports the error, which no promise carries. */
+  failed(error: unknown): void;
   /** The connection was lost. */
   lost(): void;
   /** The session continues after `lost`. */
