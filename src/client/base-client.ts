@@ -39,9 +39,10 @@ export interface BaseClientOptions {
   onUntrusted?: (error: ChatError) => void;
   /**
    * Called for each request that an earlier run left without a reply. `error` is null when it was sent again and
-   * accepted, the server's refusal, or `unknown_outcome` when it is unknown whether the server acted on it.
+   * accepted, the server's refusal, or `unknown_outcome` when it is unknown whether the server acted on it. `reply` is
+   * what the server said with its `ok`, such as "sent" or "stored" after `message`.
    */
-  onRecovered?: (request: string, error: ChatError | null) => void;
+  onRecovered?: (request: string, error: ChatError | null, reply: string) => void;
 }
 
 /** The options that all kinds of sessions have. */
@@ -83,7 +84,7 @@ export interface Online {
 export abstract class BaseClient implements AsyncIterable<ChatEvent>, AsyncDisposable {
   /**
    * Resolves when the session has ended for good and all events are delivered. The value is the reason: "logout", the
-   * reason of the server's `goodbye`, the code that refused a new login, "undelivered", or "lost".
+   * reason of the server's `goodbye`, the code that refused a new login, "undelivered", "not_saved", or "lost".
    */
   readonly ended: Promise<string>;
   #endDetail = "";
@@ -129,7 +130,7 @@ export abstract class BaseClient implements AsyncIterable<ChatEvent>, AsyncDispo
         this.report({ kind: "back" });
       },
       untrusted: (error) => onUntrusted?.(error),
-      recovered: (request, error) => onRecovered?.(request, error),
+      recovered: (request, error, words) => onRecovered?.(request, error, words),
       ended: (reason, detail) => {
         this.#endDetail = detail;
         void this.endPrivateChats();
@@ -165,6 +166,17 @@ export abstract class BaseClient implements AsyncIterable<ChatEvent>, AsyncDispo
   async login(user: string, password: string, { signal }: RequestOptions = {}): Promise<Login> {
     signal?.throwIfAborted();
     return this.session.login(oneWord(user), oneWord(password), await this.privatePort(), signal);
+  }
+
+  /**
+   * Continues the session of an earlier run from the state in `store`, without a password. Rejects with
+   * `unknown_session` when there is none: log in then, with this client or another one. Its detail is "replaced" or
+   * "kicked" when the server ended it for that reason. Later, when a lost session can no longer be continued, `ended`
+   * resolves with "unknown_session", because a new login needs the password. Not for callback sessions.
+   */
+  async resume(user: string, { signal }: RequestOptions = {}): Promise<Login> {
+    signal?.throwIfAborted();
+    return this.session.resume(oneWord(user), signal);
   }
 
   /**

@@ -92,6 +92,11 @@ export class ChatClient extends BaseClient {
     }
   }
 
+  override async resume(user: string, options?: RequestOptions): Promise<Login> {
+    if (this.#listenPort !== null) throw new ChatError("bad_request", "private chats need a login");
+    return super.resume(user, options);
+  }
+
   /**
    * Asks a user for a private chat. Rejects with `offline`, `not_listening`, `blocked` or `already_asked`. The answer
    * arrives within a minute as the event `agreed` or `denied`.

@@ -121,10 +121,10 @@ export class DeliveryQueue {
     for (const { resolve } of this.#waiters.splice(0)) resolve();
   }
 
-  /** A new stream begins at position 0. Undelivered lines of the old stream come again in it. */
-  restart(): void {
-    this.read = 0;
-    if (this.#holdFrom < Number.POSITIVE_INFINITY) this.#holdFrom = 0;
+  /** A new stream begins, or one that continues at a position. Undelivered lines of the old stream come again in it. */
+  restart(position = 0): void {
+    this.read = position;
+    if (this.#holdFrom < Number.POSITIVE_INFINITY) this.#holdFrom = position;
     this.#discardedFrom = Number.POSITIVE_INFINITY;
     this.#undelivered.length = 0;
     this.release();

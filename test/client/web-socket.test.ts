@@ -132,7 +132,7 @@ test("requests wait while the server is away, and the next client of the same st
     onRecovered: (...outcome) => recovered.resolve(outcome),
   });
   await again.login("alice", PASSWORD);
-  expect(await recovered.promise).toEqual(["message bob typed offline", null]);
+  expect(await recovered.promise).toEqual(["message bob typed offline", null, "stored"]);
   const bob = newClient();
   await bob.login("bob", PASSWORD);
   expect(await textsUntil(bob, "typed offline")).toEqual(["typed offline"]);
