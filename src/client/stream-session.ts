@@ -211,7 +211,7 @@ export class StreamSession implements ChatSession {
     pending.isWritten = false;
     this.#state.addPending(pending);
     // Before the reply to a greeting it is unknown where the stream continues. The request is saved all the same.
-    if (this.#connection === null || this.#greeting !== null) return void later(() => this.#state.save());
+    if (this.#connection?.isOpen !== true || this.#greeting !== null) return void later(() => this.#state.save());
     this.#heartbeat.sent();
     this.#connection.markDirty();
     this.#regulate();
