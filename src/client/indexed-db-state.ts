@@ -82,9 +82,9 @@ interface DbStore {
 }
 
 /**
- * Opens the state of one user, by any name, which is created when it is missing. Rejects with `in_use` while another tab
- * has it, unless `onInUse` is given; with `insecure` on a page that is not from https or localhost, which has no locks;
- * with `not_saved` when the browser does not let this page store anything.
+ * Opens the state of one user, by any name; a new one is made. Rejects with `in_use` while another tab has it, unless
+ * `onInUse` is given; with `insecure` on a page that is not from https or localhost: only those have locks; and with
+ * `not_saved` when the browser does not let this page store anything.
  */
 export async function indexedDbState(name: string, options: IndexedDbStateOptions = {}): Promise<IndexedDbState> {
   const fullName = `heartline:${name}`;
