@@ -311,8 +311,8 @@ export const WEB_HEAD_BYTES_MAX = 8 << 10;
 /** Bytes in one WebSocket frame to a client. What the kernel has not accepted of it is kept in memory. */
 export const FRAME_BYTES_MAX = 16 << 10;
 /**
- * Bytes of heads and of control frames of a WebSocket client beyond the bytes of lines that came with them: in a second,
- * and at once. A client with more is closed: it would cost work that the rate limit does not count.
+ * Bytes of heads and of control frames of a WebSocket client beyond the bytes of lines that came with them: in a
+ * second, and at once. A client with more is closed: it would cost work that the rate limit does not count.
  */
 export const OVERHEAD_BYTES_PER_SECOND = 64 << 10;
 export const OVERHEAD_BYTES_MAX = 1 << 20;

@@ -1,6 +1,7 @@
 /**
  * The seam between a connection and the carrier of its bytes. `TcpTransport` carries them over TCP and TLS, tests use
- * simulated transports; `WebSocketTransport` carries them in frames over one of these. A transport knows nothing of lines, streams and sessions.
+ * simulated transports; `WebSocketTransport` carries them in frames over one of these. A transport knows nothing of
+ * lines, streams and sessions.
  */
 
 /** Receives the events of one accepted socket. */

@@ -1,6 +1,6 @@
 /**
- * The ports that clients connect to, plain, over TLS, and for browsers: opened or taken over once, and from then on what
- * a connection gets can change without a moment in which a port is closed.
+ * The ports that clients connect to, plain, over TLS, and for browsers: opened or taken over once, and from then on
+ * what a connection gets can change without a moment in which a port is closed.
  */
 import { type Certificate, CertificateError, readCertificate } from "../net/certificate.ts";
 import { Listener } from "../net/listener.ts";
