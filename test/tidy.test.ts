@@ -136,7 +136,7 @@ test("no import cycle exists", () => {
 test("every source file is a program or is imported by another file", () => {
   const imported = new Set(sources.flatMap(imports));
   // Programs, workers and the library.
-  const programs = ["src/main.ts", "src/client/client.ts", ...workers];
+  const programs = ["src/main.ts", "src/client/client.ts", "src/client/web-client.ts", ...workers];
   expect(sources.filter((file) => !imported.has(file) && !programs.includes(file))).toEqual([]);
 });
 

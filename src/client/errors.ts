@@ -24,14 +24,8 @@ export class ChatError extends Error {
   }
 }
 
-/** Reports an error of the application that no promise carries: as a warning of the process, or of the browser. */
-export function warn(error: unknown): void {
-  if (typeof process === "undefined") console.warn(error);
-  else process.emitWarning(error instanceof Error ? error : String(error));
-}
-
-/** Calls an event handler of the application. When it throws or rejects, reports that. */
-export function warnOnFailure(handler: () => unknown): void {
+/** Calls an event handler of the application. When it throws or rejects, `warn` reports that. */
+export function warnOnFailure(handler: () => unknown, warn: (error: unknown) => void): void {
   const attempt = async (): Promise<unknown> => handler();
   attempt().catch(warn);
 }

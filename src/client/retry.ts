@@ -49,7 +49,7 @@ export async function retry<T>(
   attempt: () => Promise<T>,
   temporary: readonly string[],
   giveUpMs: number,
-  backoff = new Backoff(),
+  backoff: Backoff = new Backoff(),
 ): Promise<T> {
   for (;;) {
     const isLastAttempt = backoff.elapsedMs > giveUpMs;
