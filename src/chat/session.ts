@@ -17,6 +17,8 @@ export interface Peer {
   readonly address: string;
   /** The connection uses TLS. */
   readonly isEncrypted: boolean;
+  /** The connection uses WebSocket: what the client has received is only known when it says so. */
+  readonly isWebSocket: boolean;
   session: Session | null;
   /** Takes its replies: the outbox of its session, or one of its own before the login. */
   readonly replies: Outbox;
@@ -72,6 +74,8 @@ export class Account {
   readonly broadcastHead: Uint8Array;
   /** The session that is online; null without one. */
   session: Session | null = null;
+  /** A user of another shard of the cluster who is online there. Only `Presence` changes it. */
+  isElsewhere = false;
   /** That of the last session, which has ended and may still hold messages that are not in the mailbox. */
   leaving: Delivery | null = null;
   /** The request budget; null before the first login. */
