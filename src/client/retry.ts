@@ -4,7 +4,7 @@ import { sleep } from "./timing.ts";
 
 /** A server that does not reply within this time is lost, even when its connection seems open. */
 export const REPLY_TIMEOUT_MS = 10_000;
-export const NO_REPLY = `no reply within ${REPLY_TIMEOUT_MS / 1000} seconds`;
+export const NO_REPLY: string = `no reply within ${REPLY_TIMEOUT_MS / 1000} seconds`;
 const LOCKOUT_MS_MAX = 3_600_000;
 const DELAY_MIN_MS = 200;
 const DELAY_MAX_MS = 20_000;
