@@ -211,9 +211,10 @@ export class StreamSession implements ChatSession {
     pending.isWritten = false;
     this.#state.addPending(pending);
     // Before the reply to a greeting it is unknown where the stream continues. The request is saved all the same.
-    if (this.#connection === null || this.#greeting !== null) return void later(() => this.#state.save());
+    const connection = this.#greeting === null ? this.#connection : null;
+    if (connection?.isOpen !== true) return void later(() => this.#state.save());
     this.#heartbeat.sent();
-    this.#connection.markDirty();
+    connection.markDirty();
     this.#regulate();
   }
 

@@ -7,6 +7,7 @@ import { type WebSocketOptions, webSocketOptions } from "./web-socket.ts";
 export type { BaseClient, Online, RequestOptions } from "./base-client.ts";
 export type { ChatEvent, ConnectionEvent, UserEvent } from "./event.ts";
 export { ChatError } from "./errors.ts";
+export { type IndexedDbState, type IndexedDbStateOptions, type Key, indexedDbState } from "./indexed-db-state.ts";
 export type { Login } from "./login.ts";
 export { memoryState } from "./memory-state.ts";
 export type { ClientState, ClientStatus, StateStore } from "./session.ts";
