@@ -302,6 +302,20 @@ export const LOG_ADDRESSES_LISTED = 20;
 export const HTTP_CONNECTIONS_MAX = 64;
 export const HTTP_MS = 5_000;
 export const HTTP_HEADER_BYTES_MAX = 8 << 10;
+/**
+ * The port of `--web`: the time for a request, and for a client to take the next bytes of a response; bytes of the head
+ * of a request.
+ */
+export const WEB_REQUEST_MS = 10_000;
+export const WEB_HEAD_BYTES_MAX = 8 << 10;
+/** Bytes in one WebSocket frame to a client. What the kernel has not accepted of it is kept in memory. */
+export const FRAME_BYTES_MAX = 16 << 10;
+/**
+ * Bytes of heads and of control frames of a WebSocket client beyond the bytes of lines that came with them: in a
+ * second, and at once. A client with more is closed: it would cost work that the rate limit does not count.
+ */
+export const OVERHEAD_BYTES_PER_SECOND = 64 << 10;
+export const OVERHEAD_BYTES_MAX = 1 << 20;
 /** The time of a drain by default, and how many sessions it ends in a turn. When more are due, another turn follows. */
 export const DRAIN_SECONDS = 10;
 export const DRAIN_SECONDS_MAX = 86_400;

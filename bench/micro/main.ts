@@ -150,6 +150,7 @@ const PARTS: Record<string, Part> = {
     const ignore = (): void => {};
     const transport: Transport = {
       isEncrypted: false,
+      isWebSocket: false,
       write: (_bytes: Buffer, _start: number, count: number) => count,
       send: () => 0,
       pause: ignore,

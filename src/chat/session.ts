@@ -17,6 +17,8 @@ export interface Peer {
   readonly address: string;
   /** The connection uses TLS. */
   readonly isEncrypted: boolean;
+  /** The connection uses WebSocket: what the client has received is only known when it says so. */
+  readonly isWebSocket: boolean;
   session: Session | null;
   /** Takes its replies: the outbox of its session, or one of its own before the login. */
   readonly replies: Outbox;

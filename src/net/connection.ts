@@ -111,7 +111,7 @@ export class Connection implements SocketEvents, Peer, Sink {
     this.address = address;
     this.#isCounted = isCounted;
     this.#reader = new LineReader(limits.lineBytesMax, transport);
-    this.#gate = new ReadGate<Connection>(this, server, chat.addresses.requests(address));
+    this.#gate = new ReadGate<Connection>(this, server, chat.addresses.requests(address, transport.isWebSocket));
     this.#writer = new SocketWriter(transport);
     this.#replies = this.#newStream();
     this.#openedMs = this.#lastActivityMs = wheel.nowMs;
@@ -139,6 +139,10 @@ export class Connection implements SocketEvents, Peer, Sink {
 
   get isEncrypted(): boolean {
     return this.#transport.isEncrypted;
+  }
+
+  get isWebSocket(): boolean {
+    return this.#transport.isWebSocket;
   }
 
   get paused(): boolean {
@@ -229,7 +233,7 @@ export class Connection implements SocketEvents, Peer, Sink {
     this.#server.open.delete(this);
     this.#server.ready.delete(this);
     this.#server.unauthenticated.delete(this);
-    if (this.#isCounted) this.#server.chat.addresses.disconnect(this.address);
+    if (this.#isCounted) this.#server.chat.addresses.disconnect(this.address, this.isWebSocket);
     this.#discardReplies();
     this.#server.chat.connectionClosed(this);
     if (hasSocket) successor?.closed();

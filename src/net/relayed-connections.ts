@@ -128,8 +128,9 @@ class AwaitingRelay extends PendingConnection {
     if (header === null) return;
     if (header.address === null) return this.reject("a PROXY header without the address of a client");
     this.leave();
-    const transport = new TcpTransport(this.socket, header.isEncrypted, this.#all.isTls);
-    const connection = new Connection(this.admission.connections, transport, header.address, false);
+    const { address, isEncrypted, isWebSocket } = header;
+    const transport = new TcpTransport(this.socket, isEncrypted, this.#all.isTls, isWebSocket);
+    const connection = new Connection(this.admission.connections, transport, address, false);
     this.socket.data = connection;
     if (this.#header.length > header.bytes) connection.data(this.#header.subarray(header.bytes));
   }

@@ -8,6 +8,7 @@ import type { Connection } from "../net/connection.ts";
 import { type ClusterTls, dialOwner } from "../net/owner-link.ts";
 import { Relays } from "../net/relay.ts";
 import { type ServerHandlers, socketHandlers } from "../net/socket-handlers.ts";
+import type { WebPort } from "../net/web-client.ts";
 import type { Successor, Transport } from "../net/transport.ts";
 import { descriptorsMax } from "../runtime/kernel.ts";
 import { openStore } from "../storage/recovery.ts";
@@ -36,6 +37,7 @@ export class Gateway {
     { secret, tls }: { secret: Uint8Array; tls: ClusterTls | null },
     log: BoundedLog,
     clock: Clock,
+    webPort: WebPort | null = null,
   ) {
     const counters = new LoggedCounters(log);
     const { store } = openStore(":memory:", "none", { salvage: false, unixMs: clock.unixMs(), progress: () => {} });
@@ -62,7 +64,7 @@ export class Gateway {
     chat.loginRelay = this.relays;
     this.#admission = new Admission(connections, config.proxyFrom, log);
     this.#maintenance = new Maintenance(this.#core, store, this.#admission, log, report);
-    this.handlers = socketHandlers(beginTurn, this.#admission, report);
+    this.handlers = socketHandlers(beginTurn, this.#admission, report, webPort);
     this.measured = { counters, core: this.#core, admission: this.#admission, store };
   }
 

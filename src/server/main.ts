@@ -6,7 +6,7 @@ import { lookup } from "node:dns/promises";
 import { isatty } from "node:tty";
 import { AdminListener } from "../admin/listener.ts";
 import type { AdminRequest } from "../protocol/admin.ts";
-import { everyAddress, readHost } from "../runtime/host.ts";
+import { everyAddress, isLoopback, readHost } from "../runtime/host.ts";
 import { filterText } from "../display-filter.ts";
 import { CertificateError } from "../net/certificate.ts";
 import { ConfigError, UsageError } from "../usage-error.ts";
@@ -21,6 +21,7 @@ import { setSlice } from "../runtime/kernel.ts";
 import { ListenError } from "../net/listener.ts";
 import { Log, type Logger } from "../runtime/log.ts";
 import { ClusterNode, type ClusterNodeOptions } from "./cluster-node.ts";
+import { WebPort } from "../net/web-client.ts";
 import { ClientPorts } from "./client-ports.ts";
 import { Gateway } from "./gateway.ts";
 import { assignPorts } from "./inherited-ports.ts";
@@ -31,6 +32,7 @@ import { WorkerError, checkWorker } from "../runtime/thread.ts";
 import { WORKERS } from "../workers.ts";
 import { HttpServer } from "./http.ts";
 import { Metrics } from "./metrics.ts";
+import { readPage } from "./page-files.ts";
 import { progressFor, recover } from "./recover.ts";
 import { Reloader, hostFor } from "./reload.ts";
 import { CLOCK, Server } from "./server.ts";
@@ -83,7 +85,7 @@ async function serve(args: string[], outputs: Log[]): Promise<void> {
   handleSignals(readiness, acts);
   const configuration = readConfiguration(args, process.env);
   if (configuration === null) return print(USAGE);
-  const ports = new ClientPorts(assignPorts(sockets, configuration.config.tls));
+  const inherited = assignPorts(sockets, configuration.config.tls);
   let credentials = readCredentials(configuration.config.credentials);
   const host = await resolve(hostFor(configuration.config, credentials));
   const config = { ...configuration.config, host };
@@ -91,6 +93,8 @@ async function serve(args: string[], outputs: Log[]): Promise<void> {
   outputs.push(output);
   const log = new BoundedLog(output.logger, CLOCK.nowMs);
   await Promise.all(Object.values(WORKERS).map(checkWorker));
+  const webPort = await webPortOf(config, log);
+  const ports = new ClientPorts(inherited, webPort);
   for (const warning of configuration.warnings) log.warn({ event: "config_warning" }, warning);
   const survive = (error: unknown): void =>
     log.error({ event: "internal_error", err: error }, "internal error; the server continues");
@@ -130,7 +134,7 @@ async function serve(args: string[], outputs: Log[]): Promise<void> {
       void node.release().then(() => exit(0));
     };
     await admin?.listen();
-    gateway = new Gateway(config, node.access, log, CLOCK);
+    gateway = new Gateway(config, node.access, log, CLOCK, webPort);
     const { relays } = gateway;
     node.ownerSeen = (owner, epoch) => relays.setOwner(owner, epoch);
     metrics.server = gateway.measured;
@@ -170,6 +174,15 @@ async function serve(args: string[], outputs: Log[]): Promise<void> {
   if (node === null) announce(log, config, credentials, ports, sockets.length);
 }
 
+/** Null without `--web`. */
+async function webPortOf({ web, tls }: Config, log: Logger): Promise<WebPort | null> {
+  if (web === null) return null;
+  const page = await readPage();
+  if (page === null)
+    log.warn({ event: "config_warning" }, "there is no page at --web: the folder dist/page was not built");
+  return new WebPort(tls !== null, page, CLOCK.nowMs);
+}
+
 /** Null for a server with its own journal. */
 async function joinCluster(
   { cluster, credentials: file }: Config,
@@ -188,13 +201,14 @@ function announce(
   log: Logger,
   config: Config,
   credentials: Credentials,
-  { plain, encrypted }: ClientPorts,
+  { plain, encrypted, webUrl }: ClientPorts,
   inherited: number,
 ): void {
   const { address, host } = (plain ?? encrypted)!;
   const tls = plain === null ? " with TLS" : encrypted === null ? "" : `, and with TLS on ${encrypted.address}`;
   process.stdout.write(`listening on ${address}${tls}\n`);
-  warnOfPlainPasswords(log, credentials, { ...config, isHostGiven: config.isHostGiven || inherited > 0 });
+  const isOpen = config.isHostGiven || inherited > 0 || (config.web !== null && !isLoopback(config.web.host));
+  warnOfPlainPasswords(log, credentials, { ...config, isHostGiven: isOpen });
   const reached = ["0.0.0.0", "::"].includes(host) ? "127.0.0.1" : host;
   const target = plain === null ? [reached, `${encrypted!.port}`, "--tls"] : [reached, `${plain.port}`];
   const users = credentials.users.length;
@@ -203,6 +217,7 @@ function announce(
     { event: "listening", ...addresses, inherited, users },
     `${users} users; join with: ${typed("chat", ...target)}`,
   );
+  if (webUrl !== null) log.info({ event: "web", url: webUrl }, `chat in a browser: ${webUrl}`);
 }
 
 /** Null for a server in memory that has no admin socket. */

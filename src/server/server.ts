@@ -156,6 +156,7 @@ export class Server {
     this.#log.level = config.logLevel;
     chat.lockouts.blockMs = config.blockMs;
     this.#admission.proxies = config.proxyFrom;
+    if (config.web !== null) this.#ports.useOrigins(config.web);
     Object.assign(chat.limits, this.#fit(config));
     connections.limitsChanged();
     this.#replaceUsers(credentials);
@@ -183,7 +184,8 @@ export class Server {
 
   /** Serves clients at these ports, and opens them unless they are. Throws ListenError, CertificateError. */
   listen(ports: ClientPorts = new ClientPorts()): ClientPorts {
-    const handlers = socketHandlers(() => this.#core.turn.begin(), this.#admission, this.#report);
+    const beginTurn = (): void => this.#core.turn.begin();
+    const handlers = socketHandlers(beginTurn, this.#admission, this.#report, ports.webPort);
     if (ports.isOpen) ports.handle(handlers);
     else ports.open(this.#config, handlers);
     const { outdated } = ports;

@@ -43,6 +43,7 @@ class OwnerEnd {
   connected(): void {
     const transport: Transport = {
       isEncrypted: false,
+      isWebSocket: false,
       write: (bytes, start, count) => {
         const taken = Math.min(this.room, count);
         this.room -= taken;

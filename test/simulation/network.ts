@@ -36,6 +36,7 @@ const NOBODY: ClientEnd = { data: () => {}, closed: () => {} };
  */
 export class Link implements Transport {
   readonly isEncrypted = false;
+  readonly isWebSocket = false;
   readonly remoteAddress = "192.0.2.1";
   server: ServerEnd | null = null;
   client: ClientEnd;

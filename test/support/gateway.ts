@@ -2,6 +2,7 @@ import type { Config } from "../../src/server/config.ts";
 import type { BoundedLog } from "../../src/server/bounded-log.ts";
 import { readCertificate } from "../../src/net/certificate.ts";
 import type { ClusterTls } from "../../src/net/owner-link.ts";
+import type { WebPort } from "../../src/net/web-client.ts";
 import { type ServerHandlers, socketHandlers } from "../../src/net/socket-handlers.ts";
 import type { ClusterTlsConfig } from "../../src/server/config.ts";
 import { ClientPorts } from "../../src/server/client-ports.ts";
@@ -25,7 +26,7 @@ export class WireGateway {
   readonly port: number;
   readonly tlsPort: number;
   readonly cluster: ClusterPort;
-  readonly #ports = new ClientPorts();
+  readonly ports: ClientPorts;
   readonly #server: Server;
   readonly #handlers: ServerHandlers;
 
@@ -34,18 +35,20 @@ export class WireGateway {
     config: Config,
     log: BoundedLog,
     { secret = SECRET, epoch = 1, tls = null, gatewayTls = tls }: GatewayChoices = {},
+    webPort: WebPort | null = null,
   ) {
+    this.ports = new ClientPorts(undefined, webPort);
     const { core, admission } = server.measured;
     this.cluster = new ClusterPort({ listen: { host: "127.0.0.1", port: 0 }, tls });
     const report = (error: unknown): void => log.error({ event: "internal_error", err: error }, "internal error");
-    const handlers = socketHandlers(() => core.turn.begin(), admission, report);
+    const handlers = socketHandlers(() => core.turn.begin(), admission, report, webPort);
     this.#server = server;
     this.#handlers = handlers;
     this.cluster.serve({ secret: SECRET, epoch }, admission, handlers);
-    this.gateway = new Gateway(config, { secret, tls: tlsOf(gatewayTls) }, log, CLOCK);
-    this.#ports.open(config, this.gateway.handlers);
+    this.gateway = new Gateway(config, { secret, tls: tlsOf(gatewayTls) }, log, CLOCK, webPort);
+    this.ports.open(config, this.gateway.handlers);
     this.gateway.start();
-    const { plain, encrypted } = this.#ports;
+    const { plain, encrypted } = this.ports;
     this.port = (plain ?? encrypted)!.port;
     this.tlsPort = plain === null ? 0 : (encrypted?.port ?? 0);
     this.gateway.relays.setOwner(this.owner);
@@ -57,12 +60,12 @@ export class WireGateway {
 
   /** The server serves the gateway's clients itself. */
   takeOver(): void {
-    this.#ports.handle(this.#handlers);
+    this.ports.handle(this.#handlers);
     this.gateway.handOver(this.#server);
   }
 
   stop(): void {
-    this.#ports.stop();
+    this.ports.stop();
     this.cluster.stop();
     this.gateway.stop();
   }
