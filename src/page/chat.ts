@@ -5,8 +5,10 @@
 import type { BaseClient } from "../client/base-client.ts";
 import { ChatError } from "../client/errors.ts";
 import type { ChatEvent } from "../client/event.ts";
+import type { IndexedDbState, Key } from "../client/indexed-db-state.ts";
+import type { ClientState } from "../client/session.ts";
+import type { Timeout } from "../client/timing.ts";
 import { Conversations, EVERYBODY, type Message, requestOf } from "./conversations.ts";
-import type { Database, Stored } from "./database.ts";
 import { Presence } from "./presence.ts";
 import { count, explainRefusal } from "./words.ts";
 
@@ -16,13 +18,16 @@ const UNKNOWN = ["unknown_outcome", "unknown_session", "internal"];
 /** What the chat needs of the client library. */
 export type Client = Pick<BaseClient, "message" | "broadcast" | "online" | "block" | "unblock" | "catchUp" | "status">;
 
-export interface ClientListener {
-  event(event: ChatEvent): void;
-  recovered(request: string, error: ChatError | null, reply: string): void;
-}
+/** A note disappears by itself. */
+const NOTE_MS = 10_000;
+/** Keys of the database. Messages have their ids. */
+const READ = "read";
+const BLOCKED = "blocked";
 
-export class Chat implements ClientListener {
+export class Chat {
   readonly user: string;
+  /** Whether this browser has no state of a session. */
+  isNew: boolean;
   readonly conversations: Conversations;
   readonly presence = new Presence();
   /** Users that this browser knows to be blocked: the server has no list of them. */
@@ -42,20 +47,30 @@ export class Chat implements ClientListener {
   #client: Client | null = null;
   /** Messages that the client has: it sends them, and keeps them in its state until they are answered. */
   readonly #requested = new Set<number>();
+  #noteTimer: Timeout | undefined;
+  readonly #put: (key: Key, value: unknown) => void;
   /** Messages since the connection is back, while they may have waited; null later. */
   #waited: number | null = null;
 
-  constructor(user: string, database: Database, { messages, read, blocked, state }: Stored) {
+  /** `kept`: what an earlier page has put into the database; `saved`: the state of its session. */
+  constructor(user: string, database: Pick<IndexedDbState, "put">, kept: Map<Key, unknown>, saved: ClientState | null) {
     this.user = user;
-    this.blocked = new Set(blocked);
+    this.isNew = saved === null;
+    // Failures end the session, because then its state cannot be saved either.
+    this.#put = (key, value) => void database.put(key, value);
+    const read = (kept.get(READ) ?? {}) as Record<string, number>;
+    this.blocked = new Set(kept.get(BLOCKED) as string[] | undefined);
     this.conversations = new Conversations(user, {
-      changed: (message) => database.put(message),
-      removed: (ids) => database.remove(ids),
-      read: (name, id) => database.set("read", Object.assign(read, { [name]: id })),
+      changed: (message) => this.#put(message.id, { ...message }),
+      removed: (ids) => ids.forEach((id) => this.#put(id, undefined)),
+      read: (name, id) => {
+        read[name] = id;
+        this.#put(READ, { ...read });
+      },
     });
-    this.#saveBlocked = () => database.set("blocked", [...this.blocked]);
+    const messages = [...kept].flatMap(([key, value]) => (typeof key === "number" ? [value as Message] : []));
     this.conversations.load(messages, read);
-    const requests = state?.unanswered.map(({ line }) => line) ?? [];
+    const requests = saved?.unanswered.map(({ line }) => line) ?? [];
     for (const message of this.conversations.waiting) {
       const index = requests.indexOf(requestOf(message));
       if (index < 0) continue;
@@ -64,17 +79,17 @@ export class Chat implements ClientListener {
     }
   }
 
-  readonly #saveBlocked: () => void;
-
   /** A session is there. What was written meanwhile is sent. */
   use(client: Client): void {
     this.#client = client;
+    this.isNew = false;
     for (const message of this.conversations.waiting) if (!this.#requested.has(message.id)) this.#send(message);
   }
 
-  /** The session begins, or continues after a loss. `isNew`: of the page. */
-  async online(isNew: boolean): Promise<void> {
+  /** The session begins or continues. */
+  async online(): Promise<void> {
     const client = this.#client!;
+    const back = this.connection === "lost" ? "You are back. " : "";
     this.connection = "online";
     this.#waited = 0;
     this.#show("");
@@ -89,9 +104,7 @@ export class Chat implements ClientListener {
     }
     const waited = this.#waited ?? 0;
     this.#waited = null;
-    const back = isNew ? "" : "You are back. ";
-    if (waited > 0) this.#show(`${back}${count(waited, "message")} waited.`);
-    else if (!isNew) this.#show("You are back.");
+    this.#show(`${back}${waited > 0 ? `${count(waited, "message")} waited.` : ""}`);
   }
 
   lost(): void {
@@ -127,6 +140,7 @@ export class Chat implements ClientListener {
 
   /** Sends a text to a user or to everybody, now or when the server can be reached. */
   say(conversation: string, text: string): void {
+    this.dismissNote();
     this.#send(this.conversations.send(conversation, text, Date.now()));
     this.changed();
   }
@@ -185,7 +199,7 @@ export class Chat implements ClientListener {
     }
     if (isBlocked) this.blocked.add(user);
     else this.blocked.delete(user);
-    this.#saveBlocked();
+    this.#put(BLOCKED, [...this.blocked]);
     this.#show(isBlocked ? `${user} is blocked.` : `${user} is not blocked any more.`);
   }
 
@@ -208,9 +222,9 @@ export class Chat implements ClientListener {
     this.changed();
   }
 
-  /** Whether nothing is known of the user. */
+  /** Whether this browser keeps nothing of the user. */
   get isEmpty(): boolean {
-    return this.conversations.count === 0 && this.blocked.size === 0;
+    return this.isNew && this.conversations.count === 0;
   }
 
   dismissNote(): void {
@@ -222,7 +236,9 @@ export class Chat implements ClientListener {
   }
 
   #show(note: string): void {
+    clearTimeout(this.#noteTimer);
     this.note = note;
+    if (note !== "" && this.connection !== "lost") this.#noteTimer = setTimeout(() => this.dismissNote(), NOTE_MS);
     this.changed();
   }
 }

@@ -83,7 +83,7 @@ function Log({ chat, name, title }: Props & { title: string }) {
   const all = chat.conversations.messages(name);
   const messages = all.slice(-shown);
   const last = messages.at(-1);
-  const toEnd = (): void => log.current!.scrollTo({ top: log.current!.scrollHeight });
+  const toEnd = (): void => log.current?.scrollTo({ top: log.current.scrollHeight });
   // What is new is shown when the end was shown, and what this user writes is always shown.
   useLayoutEffect(() => {
     if (isAtEnd || last?.state === "waiting") toEnd();

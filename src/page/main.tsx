@@ -22,11 +22,7 @@ function App() {
       return <LoginForm key={screen.user} {...screen} login={(user, password) => void page.login(user, password)} />;
     case "elsewhere":
       return (
-        <Elsewhere
-          user={screen.user}
-          useHere={() => void page.continue(screen.user)}
-          useAnother={() => page.askForAnother()}
-        />
+        <Elsewhere user={screen.user} useHere={() => page.takeOver(screen.user)} useAnother={() => page.ask("")} />
       );
     case "chat":
       return <ChatView key={screen.chat.user} chat={screen.chat} logout={() => void page.logout()} />;

@@ -25,6 +25,7 @@ const END_REASONS: Record<string, Words> = {
   internal: () => "The server has an internal error. Try again in a moment.",
   undelivered: () => "This browser could not store a message, so the chat has stopped. Nothing is lost.",
   not_saved: () => "This browser could not store a message, so the chat has stopped. Nothing is lost.",
+  insecure: () => "This page has to come from https or from localhost: only there a browser keeps messages.",
   closed: (why) => `The server cannot be reached${why === "" ? "." : `: ${why}`}`,
   lost: () => "The server cannot be reached.",
 };
@@ -52,11 +53,6 @@ function words(table: Record<string, Words>, code: string, detail: string, user:
 /** Why a session has ended, or a login failed. */
 export function explainEnd(code: string, detail: string, user: string): string {
   return words(END_REASONS, code, detail, user) ?? `The server has ended the session (${code.replaceAll("_", " ")}).`;
-}
-
-export function explainLogin(error: unknown, user: string): string {
-  if (error instanceof ChatError) return explainEnd(error.code, error.detail, user);
-  return "The server cannot be reached.";
 }
 
 export function explainRefusal(error: unknown, user: string): string {

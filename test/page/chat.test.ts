@@ -1,11 +1,10 @@
 /** The chat of the page, without a browser: a client that the test answers for, and a database that only lists. */
 import { expect, test } from "bun:test";
+import type { Key } from "../../src/client/indexed-db-state.ts";
+import type { ClientState } from "../../src/client/session.ts";
 import { ChatError } from "../../src/client/errors.ts";
 import { Chat, type Client } from "../../src/page/chat.ts";
-import { EVERYBODY, type Message } from "../../src/page/conversations.ts";
-import type { Database, Stored } from "../../src/page/database.ts";
-
-const NOTHING: Stored = { messages: [], read: {}, blocked: [], state: null };
+import { EVERYBODY } from "../../src/page/conversations.ts";
 
 /** Requests wait for the test. */
 class FakeClient {
@@ -38,14 +37,16 @@ class FakeClient {
   }
 }
 
-function chat(stored = NOTHING): { chat: Chat; client: FakeClient; messages: Map<number, Message> } {
-  const messages = new Map<number, Message>();
-  const database = {
-    put: (message: Message) => void messages.set(message.id, { ...message }),
-    remove: (ids: number[]) => ids.forEach((id) => messages.delete(id)),
-    set: () => {},
+/** The chat of alice, and what is stored of it. */
+function chat(
+  kept = new Map<Key, unknown>(),
+  saved: ClientState | null = null,
+): { chat: Chat; client: FakeClient; kept: Map<Key, unknown> } {
+  const put = async (key: Key, value: unknown): Promise<void> => {
+    if (value === undefined) kept.delete(key);
+    else kept.set(key, structuredClone(value));
   };
-  return { chat: new Chat("alice", database as unknown as Database, stored), client: new FakeClient(), messages };
+  return { chat: new Chat("alice", { put }, new Map(kept), saved), client: new FakeClient(), kept };
 }
 
 const states = (of: Chat, conversation = "bob"): (string | null)[] =>
@@ -68,14 +69,14 @@ test("a message shows what became of it: on its way, delivered, kept, refused wi
 });
 
 test("a message that is sent again takes the place of the one that failed", async () => {
-  const { chat: alice, client, messages } = chat();
+  const { chat: alice, client, kept } = chat();
   alice.use(client);
   alice.say("bob", "hello");
   await client.refuse("mailbox_full");
   alice.sayAgain(alice.conversations.messages("bob")[0]!);
   await client.answer("sent");
   expect(states(alice)).toEqual(["sent"]);
-  expect(messages.size).toBe(1);
+  expect(kept.size).toBe(1);
 });
 
 test("what is written without a session is sent when there is one, once", async () => {
@@ -90,23 +91,32 @@ test("what is written without a session is sent when there is one, once", async 
   expect(client.lines.length).toBe(1);
 });
 
-test("after a reload the page sends what it had not given to the client, and the client the rest", async () => {
-  const own = (id: number, text: string): Message => ({
-    id,
-    conversation: "bob",
-    from: "alice",
-    text,
-    timeMs: 1,
-    state: "waiting",
-    detail: "",
-  });
-  const state = { token: "t".repeat(22), received: 0, unanswered: [{ line: "message bob same", position: 17 }] };
-  const { chat: alice, client } = chat({ ...NOTHING, messages: [own(1, "same"), own(2, "same"), own(3, "x")], state });
+test("after a reload everything is there, and what the client had not been given is sent", async () => {
+  const first = chat();
+  first.chat.event({ kind: "message", from: "bob", text: "hello" });
+  for (const text of ["same", "same", "x"]) first.chat.say("bob", text);
+  first.chat.use(first.client);
+  const unanswered = [{ line: "message bob same", position: 17 }];
+  const { chat: alice, client } = chat(first.kept, { token: "t".repeat(22), received: 0, unanswered });
+  expect(alice.conversations.summary("bob").unread).toBe(1);
   alice.use(client);
   expect(client.lines).toEqual(["message bob same", "message bob x"]);
   alice.recovered("message bob same", null, "stored");
   alice.recovered("message bob unheard of", null, "sent");
-  expect(states(alice)).toEqual(["stored", "waiting", "waiting"]);
+  expect(states(alice)).toEqual([null, "stored", "waiting", "waiting"]);
+});
+
+test("what was read and who is blocked are known after a reload", async () => {
+  const first = chat();
+  first.chat.use(first.client);
+  const blocking = first.chat.block("carol", true);
+  await first.client.answer(undefined);
+  await blocking;
+  first.chat.event({ kind: "message", from: "bob", text: "hello" });
+  first.chat.open("bob");
+  const { chat: alice } = chat(first.kept);
+  expect([...alice.blocked]).toEqual(["carol"]);
+  expect(alice.conversations.unread).toBe(0);
 });
 
 test("a message whose session has ended goes on waiting", async () => {
@@ -123,7 +133,7 @@ test("a message whose session has ended goes on waiting", async () => {
 test("the note after a login or a loss counts the messages that waited", async () => {
   const { chat: alice, client } = chat();
   alice.use(client);
-  const first = alice.online(true);
+  const first = alice.online();
   await client.answer({ names: ["bob"], more: 0 });
   alice.event({ kind: "stored", from: "bob", unixMs: 1, text: "one" });
   await client.answer(undefined);
@@ -131,7 +141,7 @@ test("the note after a login or a loss counts the messages that waited", async (
   expect(alice.note).toBe("1 message waited.");
   alice.lost();
   expect(alice.note).toContain("kept and sent later");
-  const second = alice.online(false);
+  const second = alice.online();
   await client.answer({ names: [], more: 0 });
   alice.event({ kind: "message", from: "bob", text: "two" });
   alice.event({ kind: "broadcast", from: "bob", text: "three" });
