@@ -32,7 +32,7 @@ import { WorkerError, checkWorker } from "../runtime/thread.ts";
 import { WORKERS } from "../workers.ts";
 import { HttpServer } from "./http.ts";
 import { Metrics } from "./metrics.ts";
-import { readPage } from "./page-files.ts";
+import { NO_PAGE, readPage } from "./page-files.ts";
 import { progressFor, recover } from "./recover.ts";
 import { Reloader, hostFor } from "./reload.ts";
 import { CLOCK, Server } from "./server.ts";
@@ -178,8 +178,7 @@ async function serve(args: string[], outputs: Log[]): Promise<void> {
 async function webPortOf({ web, tls }: Config, log: Logger): Promise<WebPort | null> {
   if (web === null) return null;
   const page = await readPage();
-  if (page === null)
-    log.warn({ event: "config_warning" }, "there is no page at --web: the folder dist/page was not built");
+  if (page === null) log.warn({ event: "config_warning" }, NO_PAGE);
   return new WebPort(tls !== null, page, CLOCK.nowMs);
 }
 

@@ -66,7 +66,12 @@ export const OPTIONS = {
     httpAddress,
   ),
   web: atStart("<address>", "none", "chat in a browser: <port> (on 127.0.0.1) or <address>:<port>", webAddress),
-  "web-origin": live("<origins>", "own addresses", "pages that may connect: https://chat.example.org", origins),
+  "web-origin": live(
+    "<origins>",
+    "none",
+    "pages that may connect, in place of its own: https://chat.example.org",
+    origins,
+  ),
   cluster: {
     ...atStart("<url>", "none", "shared log of several servers: postgres://… or nats://…", clusterUrl),
     isSecret: true,

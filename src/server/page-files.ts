@@ -23,6 +23,9 @@ const TYPES: Record<string, string> = {
 const NOT_CACHED = "no-store";
 const CACHED = "public, max-age=31536000, immutable";
 
+/** Why there is no page, for the operator. */
+export const NO_PAGE = "there is no page at --web: the folder dist/page was not built";
+
 /** By their paths below `/`; null when the page was not built. */
 export async function readPage(folder = FOLDER): Promise<Page> {
   const files = Bun.isStandaloneExecutable ? await embeddedFiles() : filesIn(folder);

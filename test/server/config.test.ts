@@ -219,6 +219,32 @@ test("TLS takes a certificate and its key, at its own port or instead of the pla
   expect(errorOf(...files, "--tls-port", "7", "--tls-only")).toContain("--tls-port");
   expect(errorOf(...files, "--tls-only", "--proxy-from", "::1")).toContain("--proxy-from");
   expect(parseConfig([...files, "--proxy-from", "::1"])!.proxyFrom).not.toBeNull();
+  expect(parseConfig([...files, "--tls-only", "--proxy-from", "::1", "--web", "0"])!.proxyFrom).not.toBeNull();
+});
+
+test("--web takes a port of this machine or an address, and --web-origin takes origins as browsers send them", () => {
+  const webOf = (...args: string[]) => parseConfig(["--web", ...args])!.web;
+  expect(webOf("8080")).toEqual({ host: "127.0.0.1", port: 8080, origins: null });
+  expect(webOf("[::]:80")).toEqual({ host: "::", port: 80, origins: null });
+  for (const text of ["", "65536", "localhost:80", "unix:/run/x", "1.2.3.4"])
+    expect(errorOf("--web", text)).toContain("--web");
+  const origins = (text: string) => webOf("1", "--web-origin", text)!.origins;
+  expect(origins("https://chat.example.org:443,HTTP://[::1]:8080/")).toEqual([
+    "https://chat.example.org",
+    "http://[::1]:8080",
+  ]);
+  const wrong = [
+    "",
+    "*",
+    "null",
+    "chat.example.org",
+    "https://a.example/page",
+    "https://u@a.example",
+    "ftp://a.example",
+  ];
+  for (const text of [...wrong, "https://a.example,"])
+    expect(errorOf("--web", "1", "--web-origin", text)).toContain("origin");
+  expect(errorOf("--web-origin", "https://a.example")).toContain("--web <address>");
 });
 
 describe("an invalid command line is an error of one line", () => {
