@@ -20,12 +20,13 @@ export function ChatView({ chat, logout }: { chat: Chat; logout: () => void }) {
   useLayoutEffect(() => void (document.title = unread > 0 ? `(${unread}) ${TITLE}` : TITLE));
   useEffect(() => () => void (document.title = TITLE), []);
   return (
-    <div class={chat.current === null ? "chat is-list" : "chat"}>
-      <aside class="sidebar">
+    <main class={chat.current === null ? "chat is-list" : "chat"}>
+      <h1 class="hidden">The chat of {chat.user}</h1>
+      <div class="sidebar">
         <header class="self">
           <Mark />
           <div class="self-name">
-            <h1>{chat.user}</h1>
+            <p class="self-title">{chat.user}</p>
             <p class={`connection is-${chat.connection}`}>{CONNECTIONS[chat.connection]}</p>
           </div>
           <button class="quiet" aria-label="Log out" title="Log out" onClick={() => setLeaving(true)}>
@@ -33,11 +34,11 @@ export function ChatView({ chat, logout }: { chat: Chat; logout: () => void }) {
           </button>
         </header>
         <People chat={chat} />
-      </aside>
+      </div>
       {chat.current === null ? (
-        <main class="pane is-empty">
+        <div class="pane is-empty">
           <p>Choose somebody to write to.</p>
-        </main>
+        </div>
       ) : (
         <ConversationView key={chat.current} chat={chat} name={chat.current} />
       )}
@@ -45,7 +46,7 @@ export function ChatView({ chat, logout }: { chat: Chat; logout: () => void }) {
         {announcement}
       </p>
       {isLeaving && <LogoutDialog chat={chat} logout={logout} stay={() => setLeaving(false)} />}
-    </div>
+    </main>
   );
 }
 

@@ -29,7 +29,7 @@ export function ConversationView({ chat, name }: Props) {
     if (!matchMedia("(pointer: fine)").matches) heading.current!.focus();
   }, []);
   return (
-    <main class="pane">
+    <section class="pane" aria-label={`Conversation with ${title}`}>
       <header class="head">
         <a class="quiet back" href="#" aria-label="Back to the list">
           <Back />
@@ -67,7 +67,7 @@ export function ConversationView({ chat, name }: Props) {
       </div>
       <Log chat={chat} name={name} title={title} />
       <Composer chat={chat} name={name} title={title} />
-    </main>
+    </section>
   );
 }
 

@@ -110,8 +110,10 @@ function Person({ chat, summary: { name, last, unread }, open }: PersonProps) {
         ) : (
           <Avatar name={name} isOnline={isOnline} />
         )}
-        <span class="person-name">{isEverybody ? "Everybody" : name}</span>
-        {!isEverybody && <span class="hidden">{isBlocked ? ", blocked" : isOnline ? ", online" : ", offline"}</span>}
+        <span class="person-name">
+          {isEverybody ? "Everybody" : name}
+          {!isEverybody && <span class="hidden">{isBlocked ? "blocked" : isOnline ? "online" : "offline"}</span>}
+        </span>
         {last !== null && <time class="person-time">{shortTime(last.timeMs, Date.now())}</time>}
         <span class="person-last">{isBlocked ? "Blocked" : preview(last)}</span>
         {unread > 0 && (
