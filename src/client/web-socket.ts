@@ -42,13 +42,14 @@ function openWebSocket(url: string): OpenTransport {
       const socket = new WebSocket(url, SUBPROTOCOL);
       const fail = (error: unknown): void => {
         signal.removeEventListener("abort", onAbort);
-        socket.onopen = socket.onclose = null;
+        socket.onopen = socket.onerror = socket.onclose = null;
         socket.close();
         reject(error);
       };
       const onAbort = (): void => fail(signal.reason);
       signal.addEventListener("abort", onAbort);
-      socket.onclose = () => fail(new ChatError("closed", `no WebSocket can be opened at ${url}`));
+      // Node 22 does not close a WebSocket that the server refuses.
+      socket.onerror = socket.onclose = () => fail(new ChatError("closed", `no WebSocket can be opened at ${url}`));
       socket.onopen = () => {
         if (socket.protocol !== SUBPROTOCOL) return fail(new ChatError("closed", `no Heartline server is at ${url}`));
         signal.removeEventListener("abort", onAbort);
@@ -81,7 +82,7 @@ class WebSocketTransport implements Transport {
       this.#read();
       this.#send(); // Timers of a hidden page are slow.
     };
-    socket.onclose = () => {
+    socket.onerror = socket.onclose = () => {
       this.#read();
       this.#closed();
     };

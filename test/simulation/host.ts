@@ -14,6 +14,8 @@ import {
 } from "../../src/limits.ts";
 import { Connection } from "../../src/net/connection.ts";
 import type { dial } from "../../src/net/dial.ts";
+import type { SocketEvents } from "../../src/net/transport.ts";
+import { WebSocketTransport } from "../../src/net/websocket-transport.ts";
 import { type Core, createCore } from "../../src/server/core.ts";
 import { NOTHING } from "../../src/storage/journal-entry.ts";
 import { segmentsOf } from "../../src/storage/journal.ts";
@@ -206,10 +208,11 @@ export class Host {
 
   /** A connection reaches the listener. */
   accept(link: Link): void {
-    const connection = new Connection(this.#core.connections, link, link.remoteAddress);
+    const web = link.isWeb ? new WebSocketTransport(link, () => this.clockMs) : null;
+    const connection = new Connection(this.#core.connections, web ?? link, link.remoteAddress);
     this.#links.set(connection, link);
     this.#linkOf.set(connection, link);
-    link.server = {
+    const receiver: SocketEvents = {
       data: (chunk) => {
         connection.data(chunk);
         const { session } = connection;
@@ -222,7 +225,10 @@ export class Host {
         connection.closed();
         this.#links.delete(connection);
       },
+      hangUp: () => connection.hangUp(),
     };
+    web?.handOver(receiver);
+    link.server = web?.events ?? receiver;
   }
 
   #lineReceived(session: Session): void {
@@ -282,7 +288,7 @@ export class Host {
   #tick(): void {
     this.turn(() => {
       this.#core.fireTimers();
-      if (++this.#ticks % (PRESENCE_DELAY_MS / TICK_MS) === 0) this.chat.announceNow();
+      if (++this.#ticks % (PRESENCE_DELAY_MS / TICK_MS) === 0) this.chat.announcements.flush();
       if (this.#ticks % (STORE_RETRY_MS / TICK_MS) === 0) this.store.retry();
     });
   }
@@ -370,7 +376,7 @@ export class Host {
     const { nowMs } = chat.wheel;
     const segments = segmentsOf(this.#disk).length;
     if (segments > 4 * JOURNAL_SEGMENTS_KEPT) throw new Violation(`the journal has ${segments} segments`);
-    if (chat.broadcastGroup.log.bytes > BROADCAST_LOG_BYTES_MAX + (1 << 20))
+    if (chat.announcements.group.log.bytes > BROADCAST_LOG_BYTES_MAX + (1 << 20))
       throw new Violation("the broadcast log is too long");
     let heldBytes = chat.departing.heldBytes;
     // An ended session without a reader is not departing, but its messages still move to the mailbox.
@@ -433,7 +439,7 @@ export class Host {
   /** No message waits in a mailbox, or unacknowledged in a stream. */
   get isQuiet(): boolean {
     const { accounts, presence } = this.chat;
-    const { log } = this.chat.broadcastGroup;
+    const { log } = this.chat.announcements.group;
     if (log.followed !== log.end) return false;
     if (accounts.all.some(({ waiting, leaving }) => waiting > 0 || leaving !== null)) return false;
     // A call whose `received` was lost is repeated after its deadline.
