@@ -5,7 +5,7 @@ import { Glob } from "bun";
 import { WORKERS } from "../src/workers.ts";
 
 const root = join(import.meta.dir, "..");
-const sources = [...new Glob("src/**/*.{ts,tsx}").scanSync(root)].sort();
+const sources = [...new Glob("src/**/*.{ts,tsx}").scanSync(root)].filter((file) => !file.endsWith(".d.ts")).sort();
 const workers = Object.values(WORKERS).map(({ pathname }) => relative(root, pathname));
 
 /**
