@@ -170,6 +170,11 @@ export class StreamSession implements ChatSession {
     this.#state.end("lost", true);
   }
 
+  /** Sends a heartbeat when one is due, for a platform whose timers are late. */
+  keepAlive(): void {
+    this.#heartbeat.tick();
+  }
+
   /**
    * Sends `login` or `resume`. Its reply is handled at once, not in a later microtask: the lines right after it belong
    * to the stream that it begins.

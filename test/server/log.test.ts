@@ -42,6 +42,7 @@ test("every line of the log is a JSON object with level, time, event and message
   expect(lines().map(({ event }) => event)).toEqual([
     "config_warning",
     "listening",
+    "web",
     "login_failed",
     "login",
     "reload",

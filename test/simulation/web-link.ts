@@ -1,13 +1,13 @@
 import type { Random } from "../support/random.ts";
-import { frame } from "../support/web.ts";
+import { firstFrame, frame } from "../support/web.ts";
 import { Violation } from "./ledger.ts";
 import { type ClientEnd, Link, type ServerLife } from "./network.ts";
 
 const FINAL = 0x80;
 const BINARY = 0x02;
-const CLOSE = 0x88;
-const PING = 0x89;
-const PONG = 0x8a;
+const CLOSE = 0x08;
+const PING = 0x09;
+const PONG = 0x0a;
 
 /**
  * A connection over WebSocket: frames of any size in both directions. As a browser does, the client gets the payload of
@@ -36,7 +36,7 @@ export class WebLink extends Link {
       const isFinal = this.#random.oneIn(2);
       const first = (isFinal ? FINAL : 0) | (this.#isFragmented ? 0 : BINARY);
       super.say(this.#frame(bytes.slice(at, at + size), first));
-      if (this.#random.oneIn(8)) super.say(this.#frame("ping", PING));
+      if (this.#random.oneIn(8)) super.say(this.#frame("ping", FINAL | PING));
       this.#isFragmented = !isFinal;
       at += size;
     }
@@ -49,7 +49,7 @@ export class WebLink extends Link {
 
   /** Some clients say that they close. */
   override hangUp(): void {
-    if (this.#random.oneIn(2)) super.say(this.#frame("\x03\xe8", CLOSE));
+    if (this.#random.oneIn(2)) super.say(this.#frame("\x03\xe8", FINAL | CLOSE));
     this.#hasLeft = true;
     super.hangUp();
   }
@@ -79,21 +79,13 @@ export class WebLink extends Link {
 /** The payloads of all complete frames of a server, and the bytes after these. */
 function framesOf(bytes: string): { payload: string; rest: string } {
   let payload = "";
-  let at = 0;
-  for (;;) {
-    const length = bytes.charCodeAt(at + 1);
-    const isLong = length === 126;
-    const start = at + (isLong ? 4 : 2);
-    if (start > bytes.length) break;
-    const end = start + (isLong ? bytes.charCodeAt(at + 2) * 256 + bytes.charCodeAt(at + 3) : length);
-    if (length > 126) throw new Violation(`the head of a frame has the length ${length}`);
-    if (end > bytes.length) break;
-    const first = bytes.charCodeAt(at);
-    if (first === (FINAL | BINARY)) payload += bytes.slice(start, end);
-    else if (first === PONG && bytes.slice(start, end) === "ping") {
-      // The answer to one of the pings.
-    } else if (first !== CLOSE) throw new Violation(`a frame begins with ${first}`);
-    at = end;
+  let rest = Buffer.from(bytes, "latin1");
+  for (let next = firstFrame(rest); next !== null; next = firstFrame(rest)) {
+    const text = next.payload.toString("latin1");
+    if (next.opcode === BINARY) payload += text;
+    else if (next.opcode !== CLOSE && (next.opcode !== PONG || text !== "ping"))
+      throw new Violation(`a frame ${next.opcode}: ${text}`);
+    rest = rest.subarray(next.bytes);
   }
-  return { payload, rest: bytes.slice(at) };
+  return { payload, rest: rest.toString("latin1") };
 }

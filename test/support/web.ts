@@ -47,6 +47,20 @@ export function frame(payload: string | Uint8Array, first = 0x82, mask = [0x37, 
   return Buffer.concat([Buffer.from([first, ...size]), long, Buffer.from(mask), bytes.map((b, i) => b ^ mask[i % 4]!)]);
 }
 
+/** The first frame of these bytes, and its length; null when it is incomplete. Throws when a server may not send it. */
+export function firstFrame(bytes: Buffer): (ServerFrame & { bytes: number }) | null {
+  if (bytes.length < 2) return null;
+  const isLong = bytes[1] === 126;
+  const start = isLong ? 4 : 2;
+  if (bytes.length < start) return null;
+  const size = isLong ? bytes.readUInt16BE(2) : bytes[1]!;
+  const isValid = (bytes[0]! & 0xf0) === 0x80 && (isLong ? size >= 126 : size < 126);
+  if (!isValid) throw new Error(`an invalid head of a frame: ${bytes.toString("hex", 0, start)}`);
+  const end = start + size;
+  if (bytes.length < end) return null;
+  return { opcode: bytes[0]! & 15, payload: bytes.subarray(start, end), bytes: end };
+}
+
 /** A client that knows only bytes, HTTP responses and frames. */
 export class RawWebClient {
   #socket!: Socket<undefined>;
@@ -150,17 +164,9 @@ export class RawWebClient {
 
   /** The next frame. Throws unless it is whole, without a mask, and no longer than needed. */
   async frame(): Promise<ServerFrame> {
-    const head = await this.#take(() => {
-      const { length } = this.#received;
-      if (length < 2) return null;
-      const bytes = this.#received[1] === 126 ? 4 : 2;
-      return length < bytes ? null : bytes;
-    });
-    const size = head.length === 4 ? head.readUInt16BE(2) : head[1]!;
-    if ((head[0]! & 0xf0) !== 0x80 || size > 65_535 || (head.length === 4 && size < 126))
-      throw new Error(`an invalid head of a frame: ${head.toString("hex")}`);
-    const payload = await this.#take(() => (this.#received.length < size ? null : size));
-    return { opcode: head[0]! & 15, payload };
+    const bytes = await this.#take(() => firstFrame(this.#received)?.bytes ?? null);
+    const { opcode, payload } = firstFrame(bytes)!;
+    return { opcode, payload };
   }
 
   async line(): Promise<string> {
