@@ -15,6 +15,9 @@ export class Backoff {
   #delayMs: number;
   /** End of the last delay. */
   #lastMs = performance.now();
+  /** End of the delay that is running, and what ends it. */
+  #dueMs = Number.POSITIVE_INFINITY;
+  #end: () => void = () => {};
 
   /** `attempts`: number of delays to skip. */
   constructor(attempts = 0) {
@@ -35,8 +38,16 @@ export class Backoff {
   async next(leastMs = 0): Promise<void> {
     const delayMs = this.#delayMs * (0.5 + Math.random() / 2);
     this.#delayMs = Math.min(this.#delayMs * 2, DELAY_MAX_MS);
-    await sleep(Math.max(delayMs, leastMs));
+    const waitMs = Math.max(delayMs, leastMs);
+    this.#dueMs = performance.now() + waitMs;
+    const woken = new Promise<void>((resolve) => (this.#end = resolve));
+    await Promise.race([sleep(waitMs), woken]);
     this.#lastMs = performance.now();
+  }
+
+  /** Ends a delay whose timer is late. */
+  endIfDue(): void {
+    if (performance.now() >= this.#dueMs) this.#end();
   }
 }
 
