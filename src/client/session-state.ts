@@ -294,6 +294,11 @@ export class SessionState {
     this.listener.back();
   }
 
+  /** Goes on when the timer between two attempts is late. */
+  retryIfDue(): void {
+    this.#backoff?.endIfDue();
+  }
+
   /** Ends the session, and calls the listener when everything that was read is delivered; at once with `atOnce`. */
   end(reason: string, atOnce = false): void {
     if (!this.hasEnded) {

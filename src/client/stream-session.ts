@@ -170,9 +170,10 @@ export class StreamSession implements ChatSession {
     this.#state.end("lost", true);
   }
 
-  /** Sends a heartbeat when one is due, for a platform whose timers are late. */
+  /** Does what is due, a heartbeat or a reconnect, for a platform whose timers are late. */
   keepAlive(): void {
     this.#heartbeat.tick();
+    this.#state.retryIfDue();
   }
 
   /**
