@@ -169,10 +169,8 @@ class WebClient extends PendingConnection {
     if (!isHttp11 || !/^[A-Za-z\d+/]{21}[AQgw]==$/.test(key))
       throw new HttpError(400, "an invalid WebSocket handshake");
     const origin = headers.get("origin");
-    if (origin !== undefined && !this.#port.origins.has(origin)) {
-      const why = `${origin} is not in --web-origin`;
-      return this.#refuse("web_origin", 403, `the origin of this page is not allowed: ${why}`);
-    }
+    if (origin !== undefined && !this.#port.origins.has(origin))
+      return this.#refuse("web_origin", 403, `the origin ${origin} is not in --web-origin`);
     if (!hasToken(headers.get("sec-websocket-protocol"), SUBPROTOCOL))
       throw new HttpError(400, `the subprotocol ${SUBPROTOCOL} is needed`);
     this.#upgrade(headers, key);
