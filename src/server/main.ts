@@ -85,7 +85,7 @@ async function serve(args: string[], outputs: Log[]): Promise<void> {
   handleSignals(readiness, acts);
   const configuration = readConfiguration(args, process.env);
   if (configuration === null) return print(USAGE);
-  const inherited = assignPorts(sockets, configuration.config.tls);
+  const inherited = assignPorts(sockets, configuration.config);
   let credentials = readCredentials(configuration.config.credentials);
   const host = await resolve(hostFor(configuration.config, credentials));
   const config = { ...configuration.config, host };
@@ -217,6 +217,7 @@ function announce(
     `${users} users; join with: ${typed("chat", ...target)}`,
   );
   if (webUrl !== null) log.info({ event: "web", url: webUrl }, `chat in a browser: ${webUrl}`);
+  else if (isatty(2)) log.info({ event: "web" }, "a browser can chat, too, with --web 8080");
 }
 
 /** Null for a server in memory that has no admin socket. */

@@ -1,6 +1,6 @@
 import { describe, expect, test } from "bun:test";
 import pino from "pino";
-import { WEB_REQUEST_MS } from "../../src/limits.ts";
+import { WEB_HEAD_BYTES_MAX, WEB_REQUEST_MS } from "../../src/limits.ts";
 import { Admission } from "../../src/net/admission.ts";
 import type { SocketEvents } from "../../src/net/transport.ts";
 import { type Page, WebPort } from "../../src/net/web-client.ts";
@@ -110,6 +110,19 @@ describe("a request", () => {
     world.pass(WEB_REQUEST_MS + 2 * TICK_MS);
     expect(socket.calls).toEqual(["pause", "resume", "end"]);
   });
+});
+
+test("requests that do not wait for a response close the connection, before they use much memory", () => {
+  const { connect, reported } = setUp();
+  const socket = connect();
+  socket.room = 10;
+  socket.data!.data(Buffer.from(GET));
+  for (let i = 0; socket.calls.length < 2; i++) {
+    expect(i * GET.length).toBeLessThan(WEB_HEAD_BYTES_MAX + GET.length);
+    socket.data!.data(Buffer.from(GET));
+  }
+  expect(socket.calls).toEqual(["pause", "end"]);
+  expect(reported()).toMatchObject([{ reason: "web_request" }]);
 });
 
 test("one connection too many gets 503 and a reason", () => {
