@@ -3,7 +3,7 @@
  * one asks for a WebSocket. From then on it is an ordinary connection, whose bytes travel in frames.
  */
 import { createHash } from "node:crypto";
-import { WEB_REQUEST_MS } from "../limits.ts";
+import { WEB_HEAD_BYTES_MAX, WEB_REQUEST_MS } from "../limits.ts";
 import { type Admitted, type ClientPort, PendingConnection, type RefusalReason } from "./admission.ts";
 import { Connection } from "./connection.ts";
 import { forwardedAddress } from "./forwarded.ts";
@@ -17,6 +17,8 @@ export const SUBPROTOCOL = "heartline.1";
 const CHAT = "/chat";
 /** RFC 6455, section 1.3. */
 const HANDSHAKE_KEY = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
+const ORIGIN_CHARACTERS_SHOWN = 100;
+const TOO_MANY = "many requests before the end of a response";
 const TOO_LATE = `no request within ${WEB_REQUEST_MS / 1000} seconds`;
 
 const STATUS: Record<number, string> = {
@@ -119,6 +121,7 @@ class WebClient extends PendingConnection {
     if (this.#isLast) return;
     this.#input = Buffer.concat([this.#input, chunk]);
     this.#take();
+    if (this.#output.length > 0 && this.#input.length > WEB_HEAD_BYTES_MAX) this.reject(TOO_MANY);
   }
 
   /** Takes requests, each when the response to the last one was written. */
@@ -169,10 +172,12 @@ class WebClient extends PendingConnection {
     if (!isHttp11 || !/^[A-Za-z\d+/]{21}[AQgw]==$/.test(key))
       throw new HttpError(400, "an invalid WebSocket handshake");
     const origin = headers.get("origin");
-    if (origin !== undefined && !this.#port.origins.has(origin)) {
-      const why = `${origin} is not in --web-origin`;
-      return this.#refuse("web_origin", 403, `the origin of this page is not allowed: ${why}`);
-    }
+    if (origin !== undefined && !this.#port.origins.has(origin))
+      return this.#refuse(
+        "web_origin",
+        403,
+        `the origin ${origin.slice(0, ORIGIN_CHARACTERS_SHOWN)} is not in --web-origin`,
+      );
     if (!hasToken(headers.get("sec-websocket-protocol"), SUBPROTOCOL))
       throw new HttpError(400, `the subprotocol ${SUBPROTOCOL} is needed`);
     this.#upgrade(headers, key);

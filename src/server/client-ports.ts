@@ -8,7 +8,7 @@ import type { ServerHandlers } from "../net/socket-handlers.ts";
 import type { WebPort } from "../net/web-client.ts";
 import { formatAddress } from "../runtime/host.ts";
 import type { Config, TlsConfig, WebConfig } from "./config.ts";
-import type { InheritedPorts } from "./inherited-ports.ts";
+import { type InheritedPorts, NO_PORTS } from "./inherited-ports.ts";
 
 type Handlers = Pick<ServerHandlers, "plain" | "tls" | "web">;
 
@@ -23,7 +23,7 @@ export class ClientPorts {
   #certificate: Certificate | null = null;
   readonly #inherited: InheritedPorts;
 
-  constructor(inherited: InheritedPorts = { plain: null, encrypted: null }, webPort: WebPort | null = null) {
+  constructor(inherited: InheritedPorts = NO_PORTS, webPort: WebPort | null = null) {
     this.#inherited = inherited;
     this.webPort = webPort;
   }
@@ -40,10 +40,10 @@ export class ClientPorts {
   /** Opens the ports, or takes them over. Throws ListenError, CertificateError. */
   open({ host, port, tls, web }: Pick<Config, "host" | "port" | "tls" | "web">, handlers: Handlers): void {
     const certificate = tls === null ? null : readCertificate(tls.chain, tls.key);
-    const { plain, encrypted } = this.#inherited;
+    const { plain, encrypted, web: inheritedWeb } = this.#inherited;
     if (tls === null || tls.port !== null) this.plain = new Listener(host, port, handlers.plain, null, plain);
     if (web !== null) {
-      this.web = new Listener(web.host, web.port, handlers.web!, certificate, null, "--web");
+      this.web = new Listener(web.host, web.port, handlers.web!, certificate, inheritedWeb, "--web");
       this.useOrigins(web);
     }
     if (certificate === null) return;

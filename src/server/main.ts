@@ -85,7 +85,7 @@ async function serve(args: string[], outputs: Log[]): Promise<void> {
   handleSignals(readiness, acts);
   const configuration = readConfiguration(args, process.env);
   if (configuration === null) return print(USAGE);
-  const inherited = assignPorts(sockets, configuration.config.tls);
+  const inherited = assignPorts(sockets, configuration.config);
   let credentials = readCredentials(configuration.config.credentials);
   const host = await resolve(hostFor(configuration.config, credentials));
   const config = { ...configuration.config, host };
