@@ -24,8 +24,9 @@ export class ChatClient extends BaseClient {
   }
 
   /**
-   * Sends a heartbeat or reconnects when that is due. In a page that nobody looks at, browsers run timers once a minute,
-   * and that is too late for the server. The timers of a worker go on: a page may call this each second by its messages.
+   * Sends a heartbeat or reconnects when that is due. In a page that nobody looks at, browsers run timers once a
+   * minute, and that is too late for the server. The timers of a worker go on: a page may call this each second by its
+   * messages.
    */
   keepAlive(): void {
     this.session.keepAlive();
