@@ -6,6 +6,7 @@ import { ConversationView } from "./conversation-view.tsx";
 import { EVERYBODY, type Message } from "./conversations.ts";
 import { Leave, Mark } from "./icons.tsx";
 import { LogoutDialog } from "./logout-dialog.tsx";
+import { Note } from "./note.tsx";
 import { People } from "./people.tsx";
 import { shownText } from "./text.ts";
 
@@ -33,6 +34,7 @@ export function ChatView({ chat, logout }: { chat: Chat; logout: () => void }) {
             <Leave />
           </button>
         </header>
+        {chat.current === null && <Note chat={chat} />}
         <People chat={chat} />
       </div>
       {chat.current === null ? (

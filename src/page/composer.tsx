@@ -1,9 +1,9 @@
 /** The field for the next message. A line is a message: pasted lines become several. */
 import { useEffect, useRef, useState } from "preact/hooks";
 import type { Chat } from "./chat.ts";
-import { EVERYBODY } from "./conversations.ts";
+import { EVERYBODY, requestOf } from "./conversations.ts";
 import { Send } from "./icons.tsx";
-import { typedLines } from "./text.ts";
+import { excessBytes, typedLines } from "./text.ts";
 import { count } from "./words.ts";
 
 /** Texts that were typed and not sent, by conversation. */
@@ -28,7 +28,10 @@ export function Composer({ chat, name, title }: Props) {
     setText(typed);
   };
   const lines = typedLines(text);
+  const excess = Math.max(0, ...lines.map((line) => excessBytes(requestOf({ conversation: name, text: line }))));
+  const isReady = lines.length > 0 && excess === 0;
   const send = (): void => {
+    if (!isReady) return;
     for (const line of lines) chat.say(name, line);
     change("");
     field.current!.focus();
@@ -62,11 +65,15 @@ export function Composer({ chat, name, title }: Props) {
             send();
           }}
         />
-        <button class="send" aria-label="Send" aria-disabled={lines.length === 0}>
+        <button class="send" aria-label="Send" aria-disabled={!isReady}>
           <Send />
         </button>
       </div>
-      {lines.length > 1 && <p class="hint">Each line is a message: {count(lines.length, "message")}.</p>}
+      <p class="hint" role="status">
+        {excess > 0
+          ? `A line is too long by ${count(excess, "byte")}.`
+          : lines.length > 1 && `Each line is a message: ${count(lines.length, "message")}.`}
+      </p>
     </form>
   );
 }

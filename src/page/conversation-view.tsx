@@ -6,6 +6,7 @@ import { EVERYBODY } from "./conversations.ts";
 import { groups } from "./groups.ts";
 import { Back, Down, Everybody } from "./icons.tsx";
 import { MessageGroup } from "./message-group.tsx";
+import { Note } from "./note.tsx";
 import { Avatar } from "./people.tsx";
 import { count } from "./words.ts";
 
@@ -53,18 +54,7 @@ export function ConversationView({ chat, name }: Props) {
           </button>
         )}
       </header>
-      <div class={`note-place is-${chat.connection}`} role="status">
-        {chat.note !== "" && (
-          <p class="note">
-            {chat.note}
-            {chat.connection === "online" && (
-              <button class="quiet" aria-label="Close this note" onClick={() => chat.dismissNote()}>
-                ×
-              </button>
-            )}
-          </p>
-        )}
-      </div>
+      <Note chat={chat} />
       <Log chat={chat} name={name} title={title} />
       <Composer chat={chat} name={name} title={title} />
     </section>

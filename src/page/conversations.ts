@@ -195,6 +195,6 @@ export class Conversations {
 }
 
 /** The request that sends an own message. */
-export function requestOf({ conversation, text }: Message): string {
+export function requestOf({ conversation, text }: Pick<Message, "conversation" | "text">): string {
   return conversation === EVERYBODY ? `broadcast ${text}` : `message ${conversation} ${text}`;
 }

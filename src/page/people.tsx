@@ -1,6 +1,6 @@
 /** The list of conversations and of the users who are online, and the field that finds one. */
 import type { ComponentChildren } from "preact";
-import { useRef, useState } from "preact/hooks";
+import { useEffect, useRef, useState } from "preact/hooks";
 import { addressOf } from "./address.ts";
 import type { Chat } from "./chat.ts";
 import { EVERYBODY, type Message, type Summary } from "./conversations.ts";
@@ -12,6 +12,11 @@ import { count } from "./words.ts";
 export function People({ chat }: { chat: Chat }) {
   const [sought, setSought] = useState("");
   const list = useRef<HTMLElement>(null);
+  const field = useRef<HTMLInputElement>(null);
+  // The focus was in the form of the login. With a finger the keyboard of the phone would hide the list.
+  useEffect(() => {
+    if (chat.current === null && matchMedia("(pointer: fine)").matches) field.current!.focus();
+  }, []);
   const matches = (name: string): boolean => name.toLowerCase().includes(sought.trim().toLowerCase());
   const { summaries } = chat.conversations;
   const known = new Set(summaries.map(({ name }) => name));
@@ -49,6 +54,7 @@ export function People({ chat }: { chat: Chat }) {
         </label>
         <input
           id="find"
+          ref={field}
           type="search"
           placeholder="Find or write to…"
           value={sought}

@@ -45,3 +45,11 @@ const NAME = /^[A-Za-z0-9][A-Za-z0-9._-]{0,31}$/;
 export function isName(text: string): boolean {
   return NAME.test(text) && !text.includes("..") && !/^\d+\.\d+\.\d+\.\d+$/.test(text);
 }
+
+/** Bytes of a request with its LF that a server takes by default. */
+const REQUEST_BYTES_MAX = 4096;
+
+/** By how many bytes a request is too long; 0 when it is not. */
+export function excessBytes(request: string): number {
+  return Math.max(0, new TextEncoder().encode(request).length + 1 - REQUEST_BYTES_MAX);
+}

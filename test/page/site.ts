@@ -4,6 +4,9 @@ import { type Browser, type BrowserContext, type BrowserContextOptions, type Pag
 import { freePort } from "../support/free-port.ts";
 import { ServerProcess } from "../support/process.ts";
 
+/** What does not come within this time on a busy machine never comes. */
+const WAIT_MS = 40_000;
+
 export const CHROMIUM = Bun.which("chromium");
 
 export function launch(): Promise<Browser> {
@@ -88,7 +91,7 @@ export class Person {
 
   static async open(browser: Browser, site: Site, options: BrowserContextOptions = {}): Promise<Person> {
     const context = await browser.newContext({ locale: "en-GB", ...options });
-    context.setDefaultTimeout(10_000);
+    context.setDefaultTimeout(WAIT_MS);
     const person = new Person(context, site);
     await context.exposeFunction("reportFault", (fault: string) => void person.faults.push(fault));
     await context.addInitScript(() => {
@@ -176,7 +179,7 @@ export class Person {
 
   /** Waits until a value is right. Returns the last value when it never is, null otherwise. */
   async until<T>(value: () => Promise<T>, isRight: (value: T) => boolean): Promise<T | null> {
-    const endMs = performance.now() + 10_000;
+    const endMs = performance.now() + WAIT_MS;
     for (;;) {
       const now = await value();
       if (isRight(now)) return null;

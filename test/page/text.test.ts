@@ -1,7 +1,7 @@
 import { expect, test } from "bun:test";
 import { addressOf, conversationAt } from "../../src/page/address.ts";
 import { EVERYBODY } from "../../src/page/conversations.ts";
-import { isName, shownText, textParts, typedLines } from "../../src/page/text.ts";
+import { excessBytes, isName, shownText, textParts, typedLines } from "../../src/page/text.ts";
 
 const links = (text: string): (string | null)[] => textParts(text).flatMap(({ href }) => (href === null ? [] : [href]));
 
@@ -53,4 +53,9 @@ test("each conversation has an address, and another address opens none", () => {
   for (const name of [EVERYBODY, "SEAS", "everybody", "a.b-c_1"]) expect(conversationAt(addressOf(name))).toBe(name);
   for (const hash of ["", "#", "#to-", "#to-two words", "#to-%3Cscript%3E", "#else"])
     expect(conversationAt(hash)).toBeNull();
+});
+
+test("a request may have 4096 bytes with its LF, in UTF-8", () => {
+  expect(excessBytes("x".repeat(4095))).toBe(0);
+  expect(excessBytes(`${"x".repeat(4094)}ä`)).toBe(1);
 });

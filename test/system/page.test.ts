@@ -1,17 +1,22 @@
 /** The page of the chat in a real browser: Debian's Chromium, driven by playwright-core. */
-import { afterAll, afterEach, beforeAll, expect, test as always } from "bun:test";
+import { afterAll, afterEach, beforeAll, expect, setDefaultTimeout, test as always } from "bun:test";
 import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import axe from "axe-core";
 import type { Browser, BrowserContextOptions } from "playwright-core";
 import { ChatClient, type ChatEvent } from "../../src/client/client.ts";
+import { chaos } from "../page/chaos.ts";
 import { CHROMIUM, Person, Site, launch } from "../page/site.ts";
 import { ServerProcess } from "../support/process.ts";
 import { Pty } from "../support/pty.ts";
+import { seedFor } from "../support/random.ts";
 
 const test = always.skipIf(CHROMIUM === null);
 if (CHROMIUM === null) console.warn("SKIPPED: the tests of the page (chromium is not installed)");
+
+// A browser is slow on a busy machine.
+setDefaultTimeout(120_000);
 
 const PHONE: BrowserContextOptions = { viewport: { width: 390, height: 780 }, isMobile: true, hasTouch: true };
 let browser: Browser;
@@ -328,7 +333,8 @@ test("everything can be done with the keyboard alone", async () => {
   await person.sees("Online");
   await client.message("columbia", "hello");
   await person.page.getByText("1 unread").waitFor();
-  await keyboard.press("Tab");
+  await isFocused("find");
+  await keyboard.press("Shift+Tab");
   await isFocused("Log out");
   await keyboard.press("Tab");
   await isFocused("find");
@@ -371,6 +377,12 @@ test("a page that nobody looks at keeps its session, although its timers stand s
     await Bun.sleep(250);
   }
   expect(left).toEqual([]);
+});
+
+test("under reloads, closed tabs, cuts and kills of the server, everything arrives once and in order", async () => {
+  const { sent, lost, twice, outOfOrder, unknown } = await chaos(15, seedFor("chaos with pages"));
+  expect(sent).toBeGreaterThan(50);
+  expect({ lost, twice, outOfOrder, unknown }).toEqual({ lost: [], twice: [], outOfOrder: [], unknown: 0 });
 });
 
 for (const [name, options] of [
