@@ -185,6 +185,8 @@ export class WireServer {
   readonly tlsPort: number;
   /** 0 without `web`. */
   readonly webPort: number;
+  /** Of the server itself, where a gateway is in between. */
+  readonly directPort: number;
   /** Log lines, and those of them that are errors; `stop` throws when there are any. */
   readonly logged: string[] = [];
   readonly faults: string[] = [];
@@ -227,6 +229,7 @@ export class WireServer {
     this.server = new Server(own, credentialsOf(names), store, log, exit);
     const ports = this.server.listen(new ClientPorts(undefined, relay === null ? webPort : null));
     const { plain, encrypted } = ports;
+    this.directPort = (plain ?? encrypted)!.port;
     this.gateway = relay === null ? null : new WireGateway(this.server, this.#config, log, relay, webPort);
     this.webPort = (this.gateway?.ports ?? ports).web?.port ?? 0;
     this.port = this.gateway?.port ?? (plain ?? encrypted)!.port;
