@@ -10,6 +10,8 @@
  * - `unreachable`: the server could not call a callback session
  * - `needs_tls`: the server expects TLS; `untrusted`: the certificate of the server is not valid for its host
  * - `bad_request`: an argument is not one word, or not one line; `line_too_long`: the detail has the limit
+ * - states: `bad_state` for a file with something else; `in_use` when another tab has it; `insecure` on a page without
+ *   https; `not_saved` when the browser stores nothing
  * - private chats: `not_introduced`, `denied`, `gone`, `wrong_certificate`
  */
 export class ChatError extends Error {

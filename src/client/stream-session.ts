@@ -170,6 +170,12 @@ export class StreamSession implements ChatSession {
     this.#state.end("lost", true);
   }
 
+  /** Does what is due, a heartbeat or a reconnect, for a platform whose timers are late. */
+  keepAlive(): void {
+    this.#heartbeat.tick();
+    this.#state.retryIfDue();
+  }
+
   /**
    * Sends `login` or `resume`. Its reply is handled at once, not in a later microtask: the lines right after it belong
    * to the stream that it begins.

@@ -1,6 +1,5 @@
 /** The client library for browsers: ChatClient over WebSocket, without callback sessions and private chats. */
 import { BaseClient } from "./base-client.ts";
-import type { ChatSession } from "./session.ts";
 import { StreamSession } from "./stream-session.ts";
 import { type WebSocketOptions, webSocketOptions } from "./web-socket.ts";
 
@@ -17,10 +16,18 @@ export type ChatClientOptions = WebSocketOptions;
 /** A resumable chat session over WebSocket: see `BaseClient`. */
 export class ChatClient extends BaseClient {
   /** @internal */
-  protected readonly session: ChatSession;
+  protected readonly session: StreamSession;
 
   constructor(options: ChatClientOptions) {
     super(options);
     this.session = new StreamSession(webSocketOptions(options), this.sessionListener);
+  }
+
+  /**
+   * Sends a heartbeat or reconnects when that is due. In a page that nobody looks at, timers run once a minute:
+   * too late for the server. The timers of a worker go on: a page may call this each second by messages of a worker.
+   */
+  keepAlive(): void {
+    this.session.keepAlive();
   }
 }

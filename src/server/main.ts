@@ -217,7 +217,7 @@ function announce(
     `${users} users; join with: ${typed("chat", ...target)}`,
   );
   if (webUrl !== null) log.info({ event: "web", url: webUrl }, `chat in a browser: ${webUrl}`);
-  else if (isatty(2)) log.info({ event: "web" }, "a browser can chat, too, with --web 8080");
+  else log.info({ event: "web" }, `no chat in a browser; to switch it on: ${typed("serve", "--web", "8080")}`);
 }
 
 /** Null for a server in memory that has no admin socket. */

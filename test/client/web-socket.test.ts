@@ -3,6 +3,7 @@ import { join } from "node:path";
 import { ChatClient as TcpClient, type ChatEvent } from "heartline/client";
 import { ChatClient, type ChatClientOptions, memoryState } from "../../src/client/web-client.ts";
 import { webSocketOptions } from "../../src/client/web-socket.ts";
+import { FakeServer } from "../support/fake-server.ts";
 import { WebRelay } from "../support/web-relay.ts";
 import { PASSWORD, WireServer } from "../support/wire.ts";
 
@@ -136,6 +137,31 @@ test("requests wait while the server is away, and the next client of the same st
   const bob = newClient();
   await bob.login("bob", PASSWORD);
   expect(await textsUntil(bob, "typed offline")).toEqual(["typed offline"]);
+});
+
+test("with keepAlive a hidden page, whose timers are late, sends heartbeats and reconnects", async () => {
+  const fake = new FakeServer((line, { send }) => {
+    if (line.startsWith("login")) send(`ok ${"A".repeat(22)} 1\n`);
+    else send("ok 0\n");
+  });
+  const other = new WebRelay(fake.port);
+  const { setInterval, setTimeout } = globalThis;
+  const late = (handler: () => void): Timer => setTimeout(handler, 60_000);
+  Object.assign(globalThis, { setTimeout: late, setInterval: late });
+  const alice = newClient({ url: other.url, onEvent: () => {} });
+  try {
+    await alice.login("alice", PASSWORD);
+    const ticking = setInterval(() => alice.keepAlive(), 10);
+    await fake.received(/^1: alive 0/);
+    other.cut();
+    await fake.received(/^2: resume/);
+    clearInterval(ticking);
+  } finally {
+    Object.assign(globalThis, { setInterval, setTimeout });
+    alice.close();
+    other.stop();
+    fake.stop();
+  }
 });
 
 describe("a connection that fails", () => {

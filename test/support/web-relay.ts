@@ -54,8 +54,12 @@ export class WebRelay {
     });
   }
 
+  get port(): number {
+    return this.#server.port!;
+  }
+
   get url(): string {
-    return `ws://127.0.0.1:${this.#server.port}/chat`;
+    return `ws://127.0.0.1:${this.port}/chat`;
   }
 
   /** Cuts all connections without a closing handshake. */

@@ -9,9 +9,9 @@ import { Folders, StartedServer, bareEnvironment, root, runCommand } from "../su
 const LIMIT_MS = 120_000;
 const folders = new Folders();
 const folder = folders.make();
-/** Files of the package that no program imports. The library in dist/client is built from src/client. */
+/** Files of the package that no program imports. Those in dist are built from src/client and src/page. */
 const OTHERS =
-  /^(package\.json|README\.md|LICENSE|CHANGELOG\.md|credentials\.txt|bin\/heartline|contrib\/.+|dist\/client\/.+)$/;
+  /^(package\.json|README\.md|LICENSE|CHANGELOG\.md|credentials\.txt|bin\/heartline|contrib\/.+|dist\/(client|page)\/.+)$/;
 const OFFLINE = /E(NOTFOUND|AI_AGAIN|CONNREFUSED|TIMEDOUT)|ENOTCACHED|SELF_SIGNED/;
 
 afterEach(async () => {
@@ -56,7 +56,14 @@ describe("npm pack", () => {
     expect(needed.size).toBeGreaterThan(100);
     expect([...needed].filter((file) => !packed.has(file))).toEqual([]);
     expect([...packed].filter((file) => !needed.has(file) && !OTHERS.test(file))).toEqual([]);
-    for (const file of ["bin/heartline", "credentials.txt", "LICENSE", "README.md", "dist/client/client.js"])
+    for (const file of [
+      "bin/heartline",
+      "credentials.txt",
+      "LICENSE",
+      "README.md",
+      "dist/client/client.js",
+      "dist/page/index.html",
+    ])
       expect(packed).toContain(file);
     expect(files.find(({ path }) => path === "bin/heartline")!.mode & 0o111).toBe(0o111);
   });
