@@ -112,6 +112,7 @@ export class SessionState {
 
   /** Continues the session of an earlier run, by `attempt`. Rejects with `unknown_session` without a saved one. */
   async resume<T>(user: string, attempt: (earlier: ResumableState) => Promise<T>): Promise<T> {
+    this.#login = "";
     const earlier = await this.#load(user);
     const { silenceMs } = earlier ?? {};
     if (earlier === null || !silenceMs) return this.#forget(new ChatError("unknown_session"));

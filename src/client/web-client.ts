@@ -24,9 +24,8 @@ export class ChatClient extends BaseClient {
   }
 
   /**
-   * Sends a heartbeat or reconnects when that is due. In a page that nobody looks at, browsers run timers once a
-   * minute, and that is too late for the server. The timers of a worker go on: a page may call this each second by its
-   * messages.
+   * Sends a heartbeat or reconnects when that is due. In a page that nobody looks at, timers run once a minute:
+   * too late for the server. The timers of a worker go on: a page may call this each second by messages of a worker.
    */
   keepAlive(): void {
     this.session.keepAlive();

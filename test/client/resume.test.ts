@@ -104,10 +104,12 @@ test("when the resumed session is lost for good, the client ends, and its reques
   let resumes = 0;
   const fake = newFake((line, { send, close }) => {
     if (line.startsWith("resume")) send(++resumes === 1 ? "ok 0\n" : "err unknown_session\n");
+    else if (line.startsWith("login")) send("err wrong_password 2\n");
     else close();
   });
   const { client, store } = newClient(fake.port, { token: TOKEN, received: 7, silenceMs: 35_000, unanswered: [] });
-  await client.resume("alice");
+  await expect(client.login("alice", "wrong")).rejects.toMatchObject({ code: "wrong_password" });
+  await client.resume("alice"); // That password is not used later.
   const outcome = client.message("bob", "one").catch(({ code }) => code);
   expect(await client.ended).toBe("unknown_session");
   expect(await outcome).toBe("closed");

@@ -60,7 +60,7 @@ beforeAll(async () => {
   }
 }, 3 * LIMIT_MS);
 
-afterAll(() => folders.remove());
+afterAll(() => folders.remove(), LIMIT_MS);
 
 /** Runs a program of the project on Node. */
 async function onNode(version: string, program: string, ...args: string[]) {
