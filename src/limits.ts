@@ -315,7 +315,7 @@ export const FRAME_BYTES_MAX: number = 16 << 10;
  * second, and at once. A client with more is closed: it would cost work that the rate limit does not count.
  */
 export const OVERHEAD_BYTES_PER_SECOND: number = 64 << 10;
-export const OVERHEAD_BYTES_MAX: number = 1 << 20;
+export const OVERHEAD_BYTES_MAX: number = 256 << 10;
 /** The time of a drain by default, and how many sessions it ends in a turn. When more are due, another turn follows. */
 export const DRAIN_SECONDS: number = 10;
 export const DRAIN_SECONDS_MAX: number = 86_400;

@@ -4,6 +4,10 @@ import type { SocketEvents, Transport } from "../../src/net/transport.ts";
 import { WebSocketTransport } from "../../src/net/websocket-transport.ts";
 import { frame } from "../support/web.ts";
 
+function repeated(bytes: Buffer, count: number): Buffer {
+  return Buffer.alloc(count * bytes.length, bytes);
+}
+
 /** A WebSocket on a socket that accepts `room` bytes, and a receiver that notes what happens. */
 class Web {
   room = Number.POSITIVE_INFINITY;
@@ -165,7 +169,7 @@ test("frames with more overhead than bytes of lines close the connection with 10
   const perSecond = Math.floor(OVERHEAD_BYTES_PER_SECOND / 6);
   const pings = (count: number): void => {
     web.take();
-    web.transport.events.data(Buffer.concat(Array.from({ length: count }, () => frame("", 0x8a))));
+    web.transport.events.data(repeated(frame("", 0x8a), count));
   };
   for (let second = 0; second < 60; second++, web.nowMs += 1000) pings(perSecond);
   expect(web.take()).toEqual([]);
@@ -178,9 +182,9 @@ test("frames with more overhead than bytes of lines close the connection with 10
 test("frames of one byte cost more than their bytes, and ordinary ones never do", () => {
   const tiny = new Web();
   const count = Math.ceil(OVERHEAD_BYTES_MAX / 5) + 1;
-  tiny.transport.events.data(Buffer.concat(Array.from({ length: count }, () => frame("x"))));
+  tiny.transport.events.data(repeated(frame("x"), count));
   expect(tiny.take()).toEqual(["880203f0", "end"]);
   const ordinary = new Web();
-  ordinary.transport.events.data(Buffer.concat(Array.from({ length: count }, () => frame("alive 1234\n"))));
+  ordinary.transport.events.data(repeated(frame("alive 1234\n"), count));
   expect(ordinary.take()).toEqual([]);
 });
