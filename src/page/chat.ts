@@ -140,7 +140,7 @@ export class Chat {
 
   /** Sends a text to a user or to everybody, now or when the server can be reached. */
   say(conversation: string, text: string): void {
-    this.dismissNote();
+    this.#dismissNote();
     this.#send(this.conversations.send(conversation, text, Date.now()));
     this.changed();
   }
@@ -227,7 +227,7 @@ export class Chat {
     return this.isNew && this.conversations.count === 0;
   }
 
-  dismissNote(): void {
+  #dismissNote(): void {
     if (this.connection !== "lost") this.#show("");
   }
 
@@ -238,7 +238,7 @@ export class Chat {
   #show(note: string): void {
     clearTimeout(this.#noteTimer);
     this.note = note;
-    if (note !== "" && this.connection !== "lost") this.#noteTimer = setTimeout(() => this.dismissNote(), NOTE_MS);
+    if (note !== "" && this.connection !== "lost") this.#noteTimer = setTimeout(() => this.#dismissNote(), NOTE_MS);
     this.changed();
   }
 }

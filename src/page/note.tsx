@@ -4,16 +4,7 @@ import type { Chat } from "./chat.ts";
 export function Note({ chat }: { chat: Chat }) {
   return (
     <div class={`note-place is-${chat.connection}`} role="status">
-      {chat.note !== "" && (
-        <p class="note">
-          {chat.note}
-          {chat.connection === "online" && (
-            <button class="quiet" aria-label="Close this note" onClick={() => chat.dismissNote()}>
-              ×
-            </button>
-          )}
-        </p>
-      )}
+      {chat.note !== "" && <p class="note">{chat.note}</p>}
     </div>
   );
 }

@@ -50,6 +50,7 @@ export class Page {
   /** Continues the session of this tab, or that of the last user, when there is one. */
   async start(): Promise<void> {
     const { lastUser } = this.#tabs;
+    if (!isSecureContext) return this.ask("", explainEnd("insecure", "", ""));
     if (lastUser === null) this.ask("");
     else await this.#continue(lastUser);
   }

@@ -9,9 +9,13 @@ const WAIT_MS = 40_000;
 
 export const CHROMIUM = Bun.which("chromium");
 
+/** A name of this machine that is not localhost. */
+export const NAME = "chat.example";
+
 export function launch(): Promise<Browser> {
   // Root has no sandbox.
-  return chromium.launch({ executablePath: CHROMIUM!, args: ["--no-sandbox"] });
+  const args = ["--no-sandbox", `--host-resolver-rules=MAP ${NAME} 127.0.0.1`];
+  return chromium.launch({ executablePath: CHROMIUM!, args });
 }
 
 export class Site {
