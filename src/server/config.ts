@@ -167,7 +167,7 @@ function configOf(settings: Settings): Config {
     logLevel: value("log-level"),
     salvage: value("salvage"),
     cluster,
-    workers: workersOf(settings, value("workers"), value("port"), cluster),
+    workers: workersOf(settings, value("workers"), [value("port"), given("web")?.port ?? 1], cluster),
   };
 }
 
@@ -224,10 +224,17 @@ function clusterTlsOf(
   throw conflict(settings, name, "TLS between servers takes --cluster-ca, --cluster-cert and --cluster-key");
 }
 
-function workersOf(settings: Settings, workers: number, port: number, cluster: ClusterConfig | null): number {
+/** `ports`: those that all workers share. */
+function workersOf(
+  settings: Settings,
+  workers: number,
+  ports: readonly number[],
+  cluster: ClusterConfig | null,
+): number {
   if (workers === 1) return workers;
   if (cluster === null) throw conflict(settings, "workers", "--workers <number> takes --cluster <url> too");
-  if (port === 0) throw conflict(settings, "workers", "--workers takes a --port other than 0: all have the same one");
+  if (ports.includes(0))
+    throw conflict(settings, "workers", "--workers takes no port 0 for --port and --web: all have the same one");
   return workers;
 }
 

@@ -194,10 +194,12 @@ async function superviseWorkers(
   output: Log,
   { manager, readiness, acts }: { manager: ServiceManager; readiness: Readiness; acts: SignalActs },
 ): Promise<void> {
-  const { workers: count, host, port } = config;
+  const { workers: count, host, port, web } = config;
   const log = output.logger;
   forWorker(config, count); // Its ports exist.
-  new Listener(host, port, { data: () => {} }, null).stop(); // It is free: workers would share it with other servers.
+  // The ports are free: workers would share them with other servers.
+  new Listener(host, port, { data: () => {} }, null).stop();
+  if (web !== null) new Listener(web.host, web.port, { data: () => {} }, null, null, "--web").stop();
   const group = new WorkerGroup({
     count,
     command: spawned("serve", ...args),
