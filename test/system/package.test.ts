@@ -44,7 +44,7 @@ function programFiles(): Set<string> {
     for (const to of specifiers(file)) if (to.startsWith(".")) visit(relative(root, join(root, dirname(file), to)));
   };
   const workers = Object.values(WORKERS).map(({ pathname }) => relative(root, pathname));
-  for (const file of ["src/main.ts", "src/client/client.ts", ...workers]) visit(file);
+  for (const file of ["src/main.ts", "src/client/client.ts", "src/client/web-client.ts", ...workers]) visit(file);
   return found;
 }
 
