@@ -5,8 +5,12 @@ import type { Scenario } from "./scenario.ts";
 /** Lateness below this is normal for a machine. */
 const LATE_MICROS = 100;
 
-/** The workload of a load generator: JSON on its stdin. It writes lines of JSON, the last of which is the Outcome. */
+/**
+ * The workload of a load generator. swarm.ts reads it as JSON on its stdin, and writes lines of JSON, the last of which
+ * is the Outcome. For native-swarm.c, native-swarm.ts translates both.
+ */
 export interface WorkloadSpec {
+  generator: "typescript" | "native";
   protocol: ProtocolName;
   host: string;
   port: number;

@@ -11,7 +11,7 @@ export interface Work {
   crowd: number;
   /** A point of a curve, measured in the first round only. */
   once: boolean;
-  task: Omit<Task, "users" | "resumable" | "crowd" | "warmupMs" | "measureMs">;
+  task: Omit<Task, "users" | "generator" | "resumable" | "crowd" | "warmupMs" | "measureMs">;
   fits: (peer: Peer) => boolean;
 }
 

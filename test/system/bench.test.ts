@@ -152,6 +152,7 @@ describe("the runner of the benchmarks", () => {
               scenario: { ...SCENARIOS[scenario], broadcasters },
               window: 4,
               rate: 0,
+              generator: "typescript",
               payloadBytes: 64,
               beatMs: 1000,
               warmupMs: 0,
@@ -173,7 +174,12 @@ describe("the runner of the benchmarks", () => {
   test("fails with the name and the output of a server that does not start", async () => {
     const broken = { ...PEERS[0]!, name: "broken", command: () => [process.execPath, "src/main.ts", "serve", "--wat"] };
     const task = { users: runner.users, crowd: 0, scenario: SCENARIOS.message, window: 1, rate: 0, payloadBytes: 64 };
-    const run = runner.run(broken, { ...task, beatMs: 1, warmupMs: 0, measureMs: 1, resumable: false }, () => {});
+    const generator = "typescript";
+    const run = runner.run(
+      broken,
+      { ...task, generator, beatMs: 1, warmupMs: 0, measureMs: 1, resumable: false },
+      () => {},
+    );
     await expect(run).rejects.toThrow(/^broken: .*does not listen.*--wat/);
   });
 });
