@@ -18,8 +18,8 @@
 #include "native-parts.h"
 
 enum { STEPS_MAX = 4, EVENTS_MAX = 64, READ_BYTES = 256 << 10, SOURCE_ADDRESSES = 16 };
-/* Messages that are sent at once; then the sockets are read. */
-enum { DUE_SENDS_MAX = 256 };
+/* Messages of an open loop that are sent before the next socket is read, also when many are late. */
+enum { DUE_SENDS_MAX = 2 };
 /* A resumable session acknowledges after this many bytes, and each second. */
 enum { ACK_BYTES = 64 << 10 };
 enum { BROADCASTS_IN_FLIGHT_MAX = 1 << 12 };
