@@ -308,6 +308,8 @@ export const DRAIN_SECONDS_MAX = 86_400;
 export const DRAINED_PER_TURN_MAX = 8;
 /** The longest delay of `joined` and `left`. */
 export const PRESENCE_DELAY_MS = 256;
+/** Users of another shard count as online for this long after its link was lost, or began anew without them. */
+export const PRESENCE_GRACE_MS = 10_000;
 
 /** Descriptors that are kept free for files and listeners. At the limit the runtime spins in accept. */
 export const DESCRIPTORS_SPARE = 100;

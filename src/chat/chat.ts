@@ -1,12 +1,12 @@
 import { ACK_BYTES_MAX, KEEPING_UP_BOUNDS, KEEPING_UP_MS, type Limits, POOLED_MS } from "../limits.ts";
 import { encode } from "../protocol/ascii.ts";
 import { type Memory, trimBufferPools } from "../byte-queue.ts";
-import { BroadcastGroup } from "../stream/broadcast-group.ts";
 import { Outbox } from "../stream/outbox.ts";
 import { type GoodbyeReason, type LeftReason, goodbye } from "../protocol/reply.ts";
 import type { Turn } from "../stream/turn.ts";
 import type { TimerKind, TimerWheel } from "../timer-wheel.ts";
 import { Accounts, type Passwords } from "./accounts.ts";
+import { Announcements } from "./announcements.ts";
 import { Addresses } from "../auth/addresses.ts";
 import { MailboxScheduler } from "./mailbox-scheduler.ts";
 import { Introductions } from "./introductions.ts";
@@ -47,7 +47,7 @@ export interface ChatOptions {
 export class Chat {
   readonly accounts = new Accounts();
   readonly presence = new Presence();
-  readonly broadcastGroup: BroadcastGroup;
+  readonly announcements: Announcements;
   /** Of the outboxes of all sessions and connections. */
   readonly outboxMemory: Memory = { bytes: 0 };
   readonly wheel: TimerWheel;
@@ -72,8 +72,6 @@ export class Chat {
   unixMs = 0;
   readonly mailboxScheduler: MailboxScheduler;
   readonly departing: Departing;
-  /** Broadcasts of this turn are in the log but not yet in the outboxes. */
-  #broadcastWaits = false;
   /** Position of the broadcast group at the last check for slow clients. */
   #checkedAt = 0;
   /** Wheel time of the next trim of the buffer pools. */
@@ -90,7 +88,7 @@ export class Chat {
   constructor(options: ChatOptions) {
     this.wheel = options.wheel;
     this.turn = options.turn;
-    this.broadcastGroup = new BroadcastGroup(options.turn);
+    this.announcements = new Announcements(options.turn, this.presence);
     this.store = options.store;
     this.passwords = options.passwords;
     this.idleTimeoutMs = options.idleTimeoutMs;
@@ -143,8 +141,8 @@ export class Chat {
     if (options.after !== null) reply += this.#takeUp(account, options.after);
     this.mailbox.skip(session.delivery);
     peer.replies.append(encode(`${reply}\n`));
-    if (replaced === null) this.#announce(account, `joined ${account.name}`);
-    session.outbox.subscribe(this.broadcastGroup);
+    if (replaced === null) this.announcements.presence(account, `joined ${account.name}`);
+    session.outbox.subscribe(this.announcements.group);
     this.presence.add(session);
     store.loggedIn(account, this.unixMs, peer.address);
     this.observer?.loggedIn(session, replaced);
@@ -238,42 +236,6 @@ export class Chat {
     return lastAckMs + KEEPING_UP_MS > this.wheel.nowMs;
   }
 
-  /** Broadcasts to all online users except the sender and users who blocked the sender; returns their number. */
-  broadcast(from: Account, bytes: Uint8Array, start: number, end: number): number {
-    this.#broadcastWaits = true;
-    const skipped = this.#toAll(from, from.blockedBy, from.broadcastHead, bytes, start, end);
-    return this.presence.online.length - skipped;
-  }
-
-  /** `joined` and `left` go to all except users whom that user has blocked, and may be delayed. */
-  #announce(about: Account, line: string): void {
-    const bytes = encode(line);
-    this.#toAll(about, about.blocks, bytes, bytes, 0, 0);
-  }
-
-  /** Appends a line to the log, which some users do not receive; returns how many of those are online. */
-  #toAll(
-    by: Account,
-    others: ReadonlySet<Account>,
-    head: Uint8Array,
-    bytes: Uint8Array,
-    start: number,
-    end: number,
-  ): number {
-    let skipped = 0;
-    by.session?.outbox.follow();
-    for (const { session } of others) session?.outbox.follow();
-    this.broadcastGroup.log.append(head, bytes, start, end);
-    for (const { session } of others) {
-      if (session === null) continue;
-      session.outbox.skip();
-      skipped++;
-    }
-    if (by.session === null) return skipped;
-    by.session.outbox.skip();
-    return skipped + 1;
-  }
-
   /**
    * Ends a session. Its unacknowledged messages return to the mailbox; those of a plain session when its connection has
    * taken what it still takes. `words` follow the reason in `goodbye`.
@@ -292,7 +254,8 @@ export class Chat {
     const hasGoodbye = reason !== "logout" && reason !== "disconnected";
     outbox.finish(hasGoodbye ? goodbye(reason, words) : null);
     this.introductions.end(session);
-    if (reason !== "replaced" && reason !== "shutdown") this.#announce(account, `left ${account.name} ${reason}`);
+    if (reason !== "replaced" && reason !== "shutdown")
+      this.announcements.presence(account, `left ${account.name} ${reason}`);
     session.delivery.end();
     this.departing.add(session);
   }
@@ -332,9 +295,9 @@ export class Chat {
     this.mailboxScheduler.deliver(session);
   }
 
-  /** At the end of a turn: broadcasts enter the outboxes; presence alone waits. True: another turn should follow. */
+  /** At the end of a turn. True: another turn should follow. */
   turnEnds(): boolean {
-    if (this.#broadcastWaits) this.announceNow();
+    this.announcements.turnEnds();
     this.#recordAppended();
     const more = this.mailboxScheduler.step();
     this.#recordAppended(); // Those of logins that were admitted.
@@ -355,17 +318,11 @@ export class Chat {
     session.receivedNumber = this.store.received(session.number, session.received);
   }
 
-  /** Broadcasts and presence enter the outboxes. */
-  announceNow(): void {
-    this.#broadcastWaits = false;
-    this.broadcastGroup.announce();
-  }
-
   /** At some ticks: sends delayed presence, ends sessions that are slow or hold too much, trims the buffer pools. */
   sweep(): void {
-    this.announceNow();
+    this.announcements.flush();
     // `BroadcastGroup.flush` does not call `flushed` for each session; this does.
-    const { sent } = this.broadcastGroup;
+    const { sent } = this.announcements.group;
     if (this.#checkedAt !== sent) for (const session of this.#byToken.values()) this.flushed(session);
     this.#checkedAt = sent;
     const { streamsBytesMax } = this.limits;

@@ -306,7 +306,7 @@ function refuseMessage(
 }
 
 function broadcast(chat: Chat, { account }: Session, request: Request, out: Outbox): void {
-  const count = chat.broadcast(account, request.bytes, request.textStart, request.end);
+  const count = chat.announcements.broadcast(account, request.bytes, request.textStart, request.end);
   chat.observer?.broadcast(account, request.bytes, request.textStart, request.end, count);
   // A user who has blocked the sender costs as much as a receiver.
   const receivers = count + account.blockedBy.size;
@@ -315,7 +315,7 @@ function broadcast(chat: Chat, { account }: Session, request: Request, out: Outb
 }
 
 function online(chat: Chat, { account }: Session, _request: Request, out: Outbox): void {
-  const names = Math.min(chat.presence.online.length, ONLINE_NAMES_MAX) + account.blockedBy.size;
+  const names = Math.min(chat.presence.count, ONLINE_NAMES_MAX) + account.blockedBy.size;
   chat.rates.charge(account, names / NAMES_PER_REQUEST, names / NAMES_PER_REQUEST);
   const line = chat.presence.list(account, ONLINE_NAMES_MAX);
   chat.observer?.listed(account, line);
@@ -325,7 +325,7 @@ function online(chat: Chat, { account }: Session, _request: Request, out: Outbox
 function block(chat: Chat, session: Session, _request: Request, out: Outbox, other: Account): void {
   chat.store.block(session.account.name, other.name);
   session.account.block(other);
-  if (other.session !== null) chat.introductions.part(session, other.session);
+  chat.introductions.part(session, other);
   out.append(OK);
 }
 
@@ -344,10 +344,10 @@ function getaddress(chat: Chat, session: Session, request: Request, out: Outbox,
 }
 
 function privateAnswer(chat: Chat, session: Session, request: Request, out: Outbox): void {
-  const asker = chat.accounts.find(request.bytes, request.starts[0]!, request.ends[0]!)?.session ?? null;
+  const asker = chat.accounts.find(request.bytes, request.starts[0]!, request.ends[0]!);
   const key = request.words > 2 ? request.word(2) : "";
-  if (!chat.introductions.answer(session, asker, request.word(1) === "yes", key)) return refuse(out, "no_request");
-  out.append(OK);
+  if (asker !== undefined && chat.introductions.answer(session, asker, request.word(1) === "yes", key)) out.append(OK);
+  else refuse(out, "no_request");
 }
 
 /** Takes the position that the client acknowledges, if there is one; false when that was never sent. */

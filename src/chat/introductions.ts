@@ -1,12 +1,17 @@
 import { INTRODUCTION_MS, type Limits } from "../limits.ts";
 import { encode } from "../protocol/ascii.ts";
 import { WheelTimer, type TimerKind, type TimerWheel } from "../timer-wheel.ts";
-import type { Session } from "./session.ts";
+import type { Account, Session } from "./session.ts";
+
+/** A session as introductions see it; it may be one of another shard. */
+export interface Party extends Pick<Session, "account" | "address" | "listenPort" | "ended"> {
+  readonly outbox: { append(line: Uint8Array): void };
+}
 
 /** A question for an address; after a yes, the ticket for that pair of sessions, valid until one of them ends. */
 class Introduction {
-  readonly asker: Session;
-  readonly asked: Session;
+  readonly asker: Party;
+  readonly asked: Party;
   /** The asker's certificate, passed on unchanged; empty without one. */
   readonly key: string;
   /** Empty until the question is granted. */
@@ -14,7 +19,7 @@ class Introduction {
   /** Armed until the question is granted. */
   readonly timer = new WheelTimer<Introduction>(this);
 
-  constructor(asker: Session, asked: Session, key: string) {
+  constructor(asker: Party, asked: Party, key: string) {
     this.asker = asker;
     this.asked = asked;
     this.key = key;
@@ -26,7 +31,7 @@ class Introduction {
  * sessions and end with either of them or with a block. The private chat itself does not pass through the server.
  */
 export class Introductions {
-  readonly #of = new Map<Session, Set<Introduction>>();
+  readonly #of = new Map<Party, Set<Introduction>>();
   readonly #wheel: TimerWheel;
   readonly #limits: Limits;
   readonly #newTicket: () => string;
@@ -40,8 +45,8 @@ export class Introductions {
   }
 
   /** Asks for the address of `asked`, who has 60 s to answer. Returns an error code, or null. */
-  ask(asker: Session, asked: Session, key: string): "already_asked" | "busy" | null {
-    if (this.#find(asker, asked, true) !== undefined) return "already_asked";
+  ask(asker: Party, asked: Party, key: string): "already_asked" | "busy" | null {
+    if (this.#find(asked, asker.account, true) !== undefined) return "already_asked";
     if (this.#isFull(asker) || this.#isFull(asked)) return "busy";
     const introduction = new Introduction(asker, asked, key);
     this.#wheel.schedule(introduction.timer, this.#expiry, INTRODUCTION_MS);
@@ -50,16 +55,17 @@ export class Introductions {
     return null;
   }
 
-  /** Answers a question; false when `asker` has no open question. `key` is the certificate of `asked`. */
-  answer(asked: Session, asker: Session | null, yes: boolean, key: string): boolean {
-    const question = asker === null ? undefined : this.#find(asker, asked, true);
-    if (question === undefined || asker === null) return false;
+  /** Answers a question; false when there is no open one of `by`. `key` is the certificate of `asked`. */
+  answer(asked: Party, by: Account, yes: boolean, key: string): boolean {
+    const question = this.#find(asked, by, true);
+    if (question === undefined) return false;
+    const { asker } = question;
     if (!yes) {
       this.#revoke(question);
       return true;
     }
     this.#wheel.cancel(question.timer);
-    const earlier = this.#find(asker, asked, false);
+    const earlier = this.#find(asked, by, false);
     if (earlier !== undefined) this.#forget(earlier);
     question.ticket = this.#newTicket();
     // First the client that is called: it must know the ticket before the other client presents it.
@@ -69,14 +75,14 @@ export class Introductions {
   }
 
   /** Ends all questions and tickets of a session that has ended. */
-  end(session: Session): void {
+  end(session: Party): void {
     for (const introduction of this.#of.get(session) ?? []) this.#revoke(introduction);
   }
 
   /** A block between two users ends their questions and tickets. */
-  part(one: Session, other: Session): void {
+  part(one: Party, other: Account): void {
     for (const introduction of this.#of.get(one) ?? []) {
-      if (introduction.asker === other || introduction.asked === other) this.#revoke(introduction);
+      if (introduction.asker.account === other || introduction.asked.account === other) this.#revoke(introduction);
     }
   }
 
@@ -97,31 +103,32 @@ export class Introductions {
     }
   }
 
-  #find(asker: Session, asked: Session, isQuestion: boolean): Introduction | undefined {
-    for (const introduction of this.#of.get(asker) ?? []) {
-      if (introduction.asker === asker && introduction.asked === asked && (introduction.ticket === "") === isQuestion)
-        return introduction;
+  /** The open question, or the ticket, of that user to a session. */
+  #find(asked: Party, by: Account, isQuestion: boolean): Introduction | undefined {
+    for (const introduction of this.#of.get(asked) ?? []) {
+      const { asker, ticket } = introduction;
+      if (introduction.asked === asked && asker.account === by && (ticket === "") === isQuestion) return introduction;
     }
     return undefined;
   }
 
-  #ofSession(session: Session): Set<Introduction> {
+  #ofSession(session: Party): Set<Introduction> {
     let all = this.#of.get(session);
     if (all === undefined) this.#of.set(session, (all = new Set()));
     return all;
   }
 
-  #isFull(session: Session): boolean {
+  #isFull(session: Party): boolean {
     return (this.#of.get(session)?.size ?? 0) >= this.#limits.introductionsMax;
   }
 }
 
 /** Without the zone of a link-local address, which has a meaning on this machine only. */
-function ipOf({ address }: Session): string {
+function ipOf({ address }: Party): string {
   return address.replace(/%.*/, "");
 }
 
 /** Appends an event; an empty key at the end is left out. */
-function notify(to: Session, ...words: (string | number)[]): void {
+function notify(to: Party, ...words: (string | number)[]): void {
   to.outbox.append(encode(`${words.join(" ").trimEnd()}\n`));
 }

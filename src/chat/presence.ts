@@ -6,11 +6,15 @@ import type { Account, Session } from "./session.ts";
 const OK = encode("ok");
 
 /**
- * The sessions that are online, and the reply to `online`. Encoded names are kept between requests; a reply is a copy
- * without the ranges that the asking user must not see, so that a request does not encode thousands of names.
+ * Who is online: the sessions of this server, and users of other shards. And the reply to `online`: encoded names are
+ * kept between requests; a reply is a copy without the ranges that the asking user must not see, so that a request does
+ * not encode thousands of names.
  */
 export class Presence {
+  /** The sessions of this server. */
   readonly online: Session[] = [];
+  /** How many users of other shards are online. */
+  #elsewhere = 0;
   /** The accounts that were online at the last request, in byte order; and those that have changed since. */
   #sorted: Account[] = [];
   readonly #changed = new Set<Account>();
@@ -33,6 +37,19 @@ export class Presence {
     }
     session.account.session = null;
     this.#changed.add(session.account);
+  }
+
+  /** How many users are online. */
+  get count(): number {
+    return this.online.length + this.#elsewhere;
+  }
+
+  /** Whether a user of another shard is online has changed. */
+  setElsewhere(account: Account, isElsewhere: boolean): void {
+    if (account.isElsewhere === isElsewhere) return;
+    account.isElsewhere = isElsewhere;
+    this.#elsewhere += isElsewhere ? 1 : -1;
+    this.#changed.add(account);
   }
 
   /** The line `ok [<user> ...]`, `namesMax` names in byte order, without the asker and users who blocked the asker. */
@@ -72,7 +89,7 @@ export class Presence {
         if (account === asker || blockedBy.has(account)) hidden.push(index);
       return hidden;
     }
-    for (const account of [asker, ...blockedBy]) if (account.session !== null) hidden.push(this.#indexOf(account));
+    for (const account of [asker, ...blockedBy]) if (isOnline(account)) hidden.push(this.#indexOf(account));
     return hidden.sort((a, b) => a - b);
   }
 
@@ -84,7 +101,7 @@ export class Presence {
     for (const account of [...this.#changed].sort((a, b) => (a.name < b.name ? -1 : 1))) {
       const index = this.#indexOf(account);
       const isListed = sorted[index] === account;
-      if (isListed === (account.session !== null)) continue;
+      if (isListed === isOnline(account)) continue;
       this.#names = Math.min(this.#names, index);
       parts.push(sorted.slice(from, index), isListed ? [] : [account]);
       from = isListed ? index + 1 : index;
@@ -123,4 +140,8 @@ export class Presence {
       at += 1 + nameBytes.length;
     }
   }
+}
+
+function isOnline({ session, isElsewhere }: Account): boolean {
+  return session !== null || isElsewhere;
 }

@@ -72,6 +72,8 @@ export class Account {
   readonly broadcastHead: Uint8Array;
   /** The session that is online; null without one. */
   session: Session | null = null;
+  /** A user of another shard of the cluster who is online there. Only `Presence` changes it. */
+  isElsewhere = false;
   /** That of the last session, which has ended and may still hold messages that are not in the mailbox. */
   leaving: Delivery | null = null;
   /** The request budget; null before the first login. */

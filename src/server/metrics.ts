@@ -125,7 +125,7 @@ const GAUGES: ServerMetric[] = [
   {
     name: "heartline_broadcast_log_bytes",
     help: "Memory of the broadcasts that some clients have not taken.",
-    read: ({ core }) => core.chat.broadcastGroup.log.bytes,
+    read: ({ core }) => core.chat.announcements.group.log.bytes,
   },
   {
     name: "heartline_callbacks_active",

@@ -477,7 +477,7 @@ describe("goodbye is the last line of a session", () => {
     const { world, alice, bob, session } = nearlySlow("", 100);
     world.begin();
     bob.feed(Buffer.from(`broadcast ${TEXT}\n`));
-    world.chat.announceNow();
+    world.chat.announcements.flush();
     alice.feed(Buffer.from("message alice hi\n"));
     world.endTurns();
     expect(session.endReason).toBe("slow");
@@ -501,7 +501,7 @@ describe("goodbye is the last line of a session", () => {
     world.begin();
     alice.feed(Buffer.from("alive 100\n"));
     for (let i = 0; i < 150; i++) bob.feed(Buffer.from(`broadcast ${TEXT}\n`));
-    world.chat.announceNow();
+    world.chat.announcements.flush();
     alice.feed(Buffer.from("alive 200\n"));
     world.endTurns();
     expect(alice.read().slice(-2)).toEqual(["ok 20", "goodbye slow"]);

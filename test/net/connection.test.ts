@@ -68,7 +68,7 @@ test("a broadcast does not overtake the reply to a login that waits for a full s
     drain = () => {};
     world.begin();
     alice!.feed(Buffer.from("broadcast one\n"));
-    world.chat.announceNow();
+    world.chat.announcements.flush();
     it.drain();
     world.endTurns();
   };

@@ -282,7 +282,7 @@ export class Host {
   #tick(): void {
     this.turn(() => {
       this.#core.fireTimers();
-      if (++this.#ticks % (PRESENCE_DELAY_MS / TICK_MS) === 0) this.chat.announceNow();
+      if (++this.#ticks % (PRESENCE_DELAY_MS / TICK_MS) === 0) this.chat.announcements.flush();
       if (this.#ticks % (STORE_RETRY_MS / TICK_MS) === 0) this.store.retry();
     });
   }
@@ -370,7 +370,7 @@ export class Host {
     const { nowMs } = chat.wheel;
     const segments = segmentsOf(this.#disk).length;
     if (segments > 4 * JOURNAL_SEGMENTS_KEPT) throw new Violation(`the journal has ${segments} segments`);
-    if (chat.broadcastGroup.log.bytes > BROADCAST_LOG_BYTES_MAX + (1 << 20))
+    if (chat.announcements.group.log.bytes > BROADCAST_LOG_BYTES_MAX + (1 << 20))
       throw new Violation("the broadcast log is too long");
     let heldBytes = chat.departing.heldBytes;
     // An ended session without a reader is not departing, but its messages still move to the mailbox.
@@ -433,7 +433,7 @@ export class Host {
   /** No message waits in a mailbox, or unacknowledged in a stream. */
   get isQuiet(): boolean {
     const { accounts, presence } = this.chat;
-    const { log } = this.chat.broadcastGroup;
+    const { log } = this.chat.announcements.group;
     if (log.followed !== log.end) return false;
     if (accounts.all.some(({ waiting, leaving }) => waiting > 0 || leaving !== null)) return false;
     // A call whose `received` was lost is repeated after its deadline.

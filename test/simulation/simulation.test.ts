@@ -17,13 +17,13 @@ test("a server that is killed while too much waits for its log has no further tu
 
 test("every message and reply arrives once and in order, despite cuts, delays, full disks, stops and kills", () => {
   let shown = 0;
-  const seeds = seedsFor("simulation", 1200);
+  const seeds = seedsFor("simulation", 500);
   for (const seed of seeds) shown += simulate(seed);
   expect(shown).toBeGreaterThan(0);
 }, 600_000);
 
 test("the same holds when each server takes over from the log of all servers before it, with or without a snapshot", () => {
   let shown = 0;
-  for (const seed of seedsFor("takeovers", 300)) shown += simulate(seed, undefined, LogDisk);
+  for (const seed of seedsFor("takeovers", 120)) shown += simulate(seed, undefined, LogDisk);
   expect(shown).toBeGreaterThan(0);
 }, 600_000);

@@ -126,7 +126,7 @@ export class World {
 
   /** Sends delayed `joined` and `left` events. */
   announce(): void {
-    this.chat.announceNow();
+    this.chat.announcements.flush();
     this.endTurns();
   }
 

@@ -1,0 +1,46 @@
+/** Random tests that take longer than those of `npm test`: more seeds, more inputs, and breaches that few seeds show. */
+import { describe, expect, test } from "bun:test";
+import { Runner, describe as describeFailure } from "../fuzz/runner.ts";
+import { targets } from "../fuzz/targets.ts";
+import * as cluster from "../simulation/cluster-rules.ts";
+import { LogDisk } from "../simulation/log-disk.ts";
+import { RARE_RULES, isFound } from "../simulation/rules.ts";
+import { simulate } from "../simulation/simulation.ts";
+import { seedFor, seedsFor } from "../support/random.ts";
+
+/** The breach that is hardest to find shows in about one of five hundred seeds. */
+const SEEDS_MAX = 5000;
+/** The same for a cluster: one of two hundred. */
+const CLUSTER_SEEDS_MAX = 2500;
+
+test("the simulation of one server holds for two thousand seeds", () => {
+  for (const seed of seedsFor("simulation", 2000)) simulate(seed);
+}, 600_000);
+
+test("the simulation of takeovers holds for five hundred seeds", () => {
+  for (const seed of seedsFor("takeovers", 500)) simulate(seed, undefined, LogDisk);
+}, 600_000);
+
+test("every fuzz target holds for the inputs of twenty seconds", async () => {
+  const runner = new Runner(
+    targets.map(({ name }) => name),
+    seedFor("fuzz"),
+  );
+  const failure = await runner.run(20_000);
+  runner.stop();
+  if (failure !== null) throw new Error(describeFailure(failure));
+}, 120_000);
+
+describe("the simulation fails when this rule is broken:", () => {
+  const seeds = seedsFor("rare rules", SEEDS_MAX);
+  test.each(Object.entries(RARE_RULES))("%s", (name, rule) => expect(isFound(name, rule, seeds)).toBe(true), 300_000);
+});
+
+describe("the simulation of a cluster fails when this rule is broken:", () => {
+  const seeds = seedsFor("rare cluster rules", CLUSTER_SEEDS_MAX);
+  test.each(Object.entries(cluster.RARE_RULES))(
+    "%s",
+    async (_, rule) => expect(await cluster.isFound(rule, seeds)).toBe(true),
+    900_000,
+  );
+});
