@@ -248,8 +248,10 @@ export class Client {
     const sequence = payload.sequenceOf(bytes, start);
     const age = payload.ageOf(bytes, start, now);
     swarm.delivered++;
-    swarm.latency.record(age);
-    if (bytes[start] === payload.MESSAGE_MARK) {
+    const isMessage = bytes[start] === payload.MESSAGE_MARK;
+    // With messages, broadcasts are timed until their last receiver only.
+    if (isMessage || !swarm.spec.scenario.messages) swarm.latency.record(age);
+    if (isMessage) {
       if (sender !== (this.index ^ 1)) return swarm.fault("a message arrived at the wrong client");
       swarm.tally.received(this.index, sequence);
       swarm.accepted++;

@@ -169,6 +169,8 @@ const ROWS: [name: string, of: (outcome: Outcome) => string][] = [
   ["        p99", (outcome) => micros(outcome, outcome.latency.p99)],
   ["        p99.9", (outcome) => micros(outcome, outcome.latency.p999)],
   ["        max", (outcome) => micros(outcome, outcome.latency.max)],
+  ["broadcast, last receiver", (outcome) => micros(outcome, outcome.last.p50, outcome.last)],
+  ["                    p99", (outcome) => micros(outcome, outcome.last.p99, outcome.last)],
   [
     "server CPU per delivery",
     ({ server, accepted }) => (server === null || accepted === 0 ? "-" : `${digits(server.cpuMicros)} µs`),
@@ -182,8 +184,8 @@ const ROWS: [name: string, of: (outcome: Outcome) => string][] = [
   ["load generator busy", ({ busy }) => `${digits(100 * busy)} %`],
 ];
 
-function micros(outcome: Outcome, value: number): string {
-  if (outcome.latency.count === 0) return "-";
+function micros(outcome: Outcome, value: number, { count } = outcome.latency): string {
+  if (count === 0) return "-";
   if (isBehind(outcome)) return "not shown";
   return value >= 10_000 ? `${digits(value / 1000)} ms` : `${digits(value)} µs`;
 }

@@ -152,7 +152,8 @@ static void payload_received(struct client *client, const char *payload, int64_t
   if (read_digits(payload + RUN, 3) != run) return;
   int64_t age = 100 * (int64_t)(((uint32_t)(arrived / 100) - read_digits(payload + STAMP, 5)) & STAMP_MASK);
   delivered++;
-  record(&latency, age);
+  /* With messages, broadcasts are timed until their last receiver only. */
+  if (*payload == MESSAGE_MARK || !has_messages) record(&latency, age);
   if (*payload == MESSAGE_MARK) {
     if (sender != (index ^ 1)) die("a message arrived at the wrong client", payload);
     count_sequence(index, sequence);

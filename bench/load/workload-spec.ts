@@ -57,9 +57,9 @@ export interface Slice {
   accepted: number;
   /** Deliveries per second. */
   delivered: number;
-  /** From the time at which a message was due until it arrived. */
+  /** From the time at which a message was due until it arrived; of broadcasts in a scenario without messages. */
   latency: Latency;
-  /** The same for a broadcast, until it arrived at its last receiver. */
+  /** From the time at which a broadcast was due until it arrived at its last receiver. */
   last: Latency;
   /** Open loop: from the time at which a message was due until it was sent. */
   lateness: Latency;
