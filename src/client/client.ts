@@ -11,6 +11,7 @@ import { oneLine, oneWord } from "./request.ts";
 import { LINE_BYTES_DEFAULT, type ChatSession } from "./session.ts";
 import { StreamSession } from "./stream-session.ts";
 import { openTcp } from "./tcp.ts";
+import type { OpenTransport } from "./transport.ts";
 
 export type { BaseClient, Online, RequestOptions } from "./base-client.ts";
 export type { ChatEvent, ConnectionEvent, UserEvent } from "./event.ts";
@@ -71,8 +72,9 @@ export class ChatClient extends BaseClient {
       this.#localAddress = localAddress;
       this.#isThisMachine = isThisMachine;
     };
-    const open = openTcp(new HostAddresses(host));
-    const all = { host, port, tls, connected, kind, open, callbackPort, giveUpMs, lineBytesMax, store };
+    const openAt = (at: string): OpenTransport => openTcp(new HostAddresses(at));
+    const open = openAt(host);
+    const all = { host, port, tls, connected, kind, open, openAt, callbackPort, giveUpMs, lineBytesMax, store };
     const listener = this.sessionListener;
     this.session = kind === "callback" ? new CallbackSession(all, listener) : new StreamSession(all, listener);
   }

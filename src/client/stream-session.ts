@@ -2,11 +2,11 @@ import { ACK_BYTES_MAX } from "../limits.ts";
 import { ChatError } from "./errors.ts";
 import { encodeText } from "./event.ts";
 import { Heartbeat } from "./heartbeat.ts";
-import { type Login, parseLogin } from "./login.ts";
+import { type Login, type LoginReply, parseLogin } from "./login.ts";
 import { requestBytes } from "./request.ts";
 import { FINAL_REASONS, type PendingReply, refusalIn, settleReply, startsWithWord } from "./reply.ts";
 import { NO_REPLY, REPLY_TIMEOUT_MS } from "./retry.ts";
-import { ServerConnection } from "./server-connection.ts";
+import { type ConnectionListener, ServerConnection } from "./server-connection.ts";
 import { type PendingRequest, SessionState } from "./session-state.ts";
 import { type ChatSession, type ClientStatus, type SessionListener, type SessionOptions } from "./session.ts";
 import { later } from "./timing.ts";
@@ -72,17 +72,20 @@ export class StreamSession implements ChatSession {
     this.#closeError = new ChatError("closed");
     this.#isAttached = false;
     this.#greetingRequest = "";
-    const listener = {
-      line: (bytes: Uint8Array, start: number, end: number, lineBytes: number) =>
-        this.#line(bytes, start, end, lineBytes),
-      checkpoint: () => this.#state.save(),
-      flush: () => this.#flush(),
-      closed: (connection: ServerConnection) => this.#closed(connection),
-    };
-    this.#connection = await ServerConnection.connect(this.#state.options, listener, signal).catch((error: unknown) => {
+    const { options } = this.#state;
+    this.#connection = await ServerConnection.connect(options, this.#listener, signal).catch((error: unknown) => {
       throw this.#closeError.code === "closed" ? error : this.#closeError;
     });
   }
+
+  /** What every connection of this session calls. */
+  readonly #listener = {
+    line: (bytes: Uint8Array, start: number, end: number, lineBytes: number): void =>
+      this.#line(bytes, start, end, lineBytes),
+    checkpoint: (): void => this.#state.save(),
+    flush: (): string => this.#flush(),
+    closed: (connection: ServerConnection): void => this.#closed(connection),
+  };
 
   async login(user: string, password: string, listenPort: number, signal?: AbortSignal): Promise<Login> {
     if (this.#connection?.isOpen !== true) await this.connect(signal);
@@ -100,13 +103,14 @@ export class StreamSession implements ChatSession {
     return this.#greet(
       request,
       (words) => {
-        const { token, silenceMs, actedOn } = parseLogin(words);
+        const { token, silenceMs, actedOn, at } = parseLogin(words);
         this.#state.startStream(token);
         this.#connectionEnd = this.#acked = this.#requestEnd = 0;
         this.#state.repeatPending(actedOn, (pending) => this.#send(pending));
         this.#heartbeat.start(silenceMs);
         // Last: a handler may end the session, or make requests, which must not be repeated.
         this.#state.listener.began(this.#state.user);
+        if (at !== null) void this.#moveTo(at);
         return { token, silenceMs };
       },
       signal,
@@ -306,18 +310,46 @@ export class StreamSession implements ChatSession {
     }
   }
 
-  /** Continues the streams. When the server has ended the session, a new session continues it. */
-  async #resume(): Promise<void> {
+  /** Continues the streams on this connection. */
+  #continue(): Promise<void> {
     const { stream, token } = this.#state;
     const { delivered } = stream;
+    return this.#greet(`resume ${token} ${delivered}`, (actedOn) => {
+      this.#connectionEnd = this.#acked = delivered;
+      this.#heartbeat.restart();
+      for (const request of this.#state.pending) request.isWritten = request.position <= Number(actedOn);
+      this.#connection?.markDirty();
+      this.#regulate();
+    });
+  }
+
+  /**
+   * Another server relays this session: it continues on a connection to its owner. While that cannot be reached, or
+   * when that connection is lost later, the session is where it began.
+   */
+  async #moveTo({ host, port }: NonNullable<LoginReply["at"]>): Promise<void> {
+    const { options, token } = this.#state;
+    const relayed = this.#connection;
+    if (options.openAt === undefined || options.kind !== "resumable" || relayed === null) return;
+    let isCurrent = false;
+    const line: ConnectionListener["line"] = (...args) => void (isCurrent && this.#line(...args));
+    const direct = { ...options, port, open: options.openAt(host) };
+    const connection = await ServerConnection.connect(direct, { ...this.#listener, line }).catch(() => null);
+    if (connection === null) return;
+    const isWanted = this.#connection === relayed && this.#isAttached && this.#state.token === token;
+    if (!isWanted || this.#state.hasEnded || !connection.isOpen) return connection.close();
+    isCurrent = true;
+    this.#connection = connection;
+    this.#isAttached = false;
+    relayed.abandon(); // What it has not read comes again.
+    await this.#continue().catch(() => connection.close());
+  }
+
+  /** Continues the streams. When the server has ended the session, a new session continues it. */
+  async #resume(): Promise<void> {
+    const { stream } = this.#state;
     try {
-      await this.#greet(`resume ${token} ${delivered}`, (actedOn) => {
-        this.#connectionEnd = this.#acked = delivered;
-        this.#heartbeat.restart();
-        for (const request of this.#state.pending) request.isWritten = request.position <= Number(actedOn);
-        this.#connection?.markDirty();
-        this.#regulate();
-      });
+      await this.#continue();
     } catch (error) {
       if (!(error instanceof ChatError) || error.code !== "unknown_session" || error.detail !== "") throw error;
       if (stream.delivered < stream.read) {

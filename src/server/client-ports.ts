@@ -5,13 +5,15 @@
 import { type Certificate, CertificateError, readCertificate } from "../net/certificate.ts";
 import { Listener } from "../net/listener.ts";
 import type { SocketHandlers } from "../net/socket-handlers.ts";
-import type { TlsConfig } from "./config.ts";
+import type { Config, TlsConfig } from "./config.ts";
 import type { InheritedPorts } from "./inherited-ports.ts";
 
 export class ClientPorts {
   /** Null while there is no such port. */
   plain: Listener | null = null;
   encrypted: Listener | null = null;
+  /** The port of `--direct-listen`: with TLS if there is a certificate. */
+  direct: Listener | null = null;
   /** Null without TLS, and before the ports are open. */
   #certificate: Certificate | null = null;
   readonly #inherited: InheritedPorts;
@@ -29,23 +31,35 @@ export class ClientPorts {
     return this.#certificate?.outdated ?? null;
   }
 
+  /** The port of `--direct-listen` uses TLS. */
+  get isDirectTls(): boolean {
+    return this.#certificate !== null;
+  }
+
   /** Opens the plain port, the TLS port, or both, or takes them over. Throws ListenError, CertificateError. */
   open(
-    { host, port, tls }: { host: string; port: number; tls: TlsConfig | null },
+    { host, port, tls, cluster = null, workers = 1 }: Pick<Config, "host" | "port" | "tls"> & Partial<Config>,
     handlers: { plain: SocketHandlers; tls: SocketHandlers },
   ): void {
     const certificate = tls === null ? null : readCertificate(tls.chain, tls.key);
     const { plain, encrypted } = this.#inherited;
-    if (tls === null || tls.port !== null) this.plain = new Listener(host, port, handlers.plain, null, plain);
-    if (certificate === null) return;
-    this.encrypted = new Listener(host, tls!.port ?? port, handlers.tls, certificate, encrypted);
+    const isShared = workers > 1;
+    if (tls === null || tls.port !== null)
+      this.plain = new Listener(host, port, handlers.plain, null, plain, undefined, isShared);
+    if (certificate !== null)
+      this.encrypted = new Listener(host, tls!.port ?? port, handlers.tls, certificate, encrypted, undefined, isShared);
     this.#certificate = certificate;
+    const direct = cluster?.direct ?? null;
+    if (direct === null) return;
+    const own = certificate === null ? handlers.plain : handlers.tls;
+    this.direct = new Listener(direct.host, direct.port, own, certificate, null, "--direct-listen");
   }
 
   /** Present and new connections get these handlers; present ones keep their data. */
   handle(handlers: { plain: SocketHandlers; tls: SocketHandlers }): void {
     this.plain?.handle(handlers.plain);
     this.encrypted?.handle(handlers.tls);
+    this.direct?.handle(this.isDirectTls ? handlers.tls : handlers.plain);
   }
 
   /**
@@ -63,11 +77,13 @@ export class ClientPorts {
 
   renew(certificate: Certificate): void {
     this.encrypted!.renew(certificate);
+    this.direct?.renew(certificate);
     this.#certificate = certificate;
   }
 
   stop(): void {
     this.plain?.stop();
     this.encrypted?.stop();
+    this.direct?.stop();
   }
 }

@@ -395,6 +395,20 @@ test("a callback session that the server ends repeatedly logs in with growing de
   next.mockRestore();
 });
 
+test("while a server was just lost the client tries at least every two seconds", async () => {
+  const backoff = new Backoff();
+  const delays: number[] = [];
+  const timer = spyOn(globalThis, "setTimeout").mockImplementation(((act: () => void, ms: number) => {
+    delays.push(ms);
+    queueMicrotask(act);
+  }) as never);
+  for (let i = 0; i < 12; i++) await backoff.next();
+  timer.mockRestore();
+  expect(Math.max(...delays)).toBeLessThanOrEqual(2_000);
+  expect(Math.max(...delays)).toBeGreaterThan(1_000);
+  expect(delays[0]).toBeLessThanOrEqual(200);
+});
+
 test("a callback session ends as lost when the server ends each new session for giveUpMs", async () => {
   server = new FakeServer((line, { send, close }) => {
     const port = Number(/callback=(\d+)/.exec(line)?.[1]);

@@ -244,7 +244,7 @@ describe("the ownership ends, nothing more is written and no promise resolves", 
     expect(turns(owner.log.data)).toEqual([]);
     expect(owner.ends).toMatchObject([{ kind: "behind" }]);
     expect(owner.ends[0]!.message).toStartWith(
-      "the shared log of shard 0 ends with record 1, but record 2 was acknowledged: the engine has lost records; ",
+      "the engine has lost records of shard 0: its last one is 1, and 2 was acknowledged; ",
     );
   });
 

@@ -181,6 +181,8 @@ export class WireServer {
   readonly port: number;
   /** 0 when there is no TLS port next to the plain port. */
   readonly tlsPort: number;
+  /** Of the server itself, where a gateway is in between. */
+  readonly directPort: number;
   /** Log lines, and those of them that are errors; `stop` throws when there are any. */
   readonly logged: string[] = [];
   readonly faults: string[] = [];
@@ -219,6 +221,7 @@ export class WireServer {
     const own = relay !== null ? { ...this.#config, port: 0 } : this.#config;
     this.server = new Server(own, credentialsOf(names), store, log, exit);
     const { plain, encrypted } = this.server.listen();
+    this.directPort = (plain ?? encrypted)!.port;
     this.gateway = relay === null ? null : new WireGateway(this.server, this.#config, log, relay);
     this.port = this.gateway?.port ?? (plain ?? encrypted)!.port;
     this.tlsPort = this.gateway?.tlsPort ?? (plain === null ? 0 : (encrypted?.port ?? 0));
