@@ -92,7 +92,8 @@ function inputOf(spec: WorkloadSpec): Buffer {
   const parts: Buffer[] = [];
   const add = (...values: (number | boolean | string | Buffer)[]): void => {
     for (const value of values) {
-      if (typeof value === "number" || typeof value === "boolean") parts.push(Buffer.from(`${Math.round(Number(value))} `));
+      if (typeof value === "number" || typeof value === "boolean")
+        parts.push(Buffer.from(`${Math.round(Number(value))} `));
       else parts.push(Buffer.from(`${value.length}:`), Buffer.from(value as Buffer));
     }
   };
