@@ -10,8 +10,10 @@ const LIMIT_MS = 120_000;
 const folders = new Folders();
 const folder = folders.make();
 /** Files of the package that no program imports. The library in dist/client is built from src/client. */
-const OTHERS =
-  /^(package\.json|README\.md|LICENSE|CHANGELOG\.md|credentials\.txt|bin\/heartline|contrib\/.+|dist\/client\/.+)$/;
+const OTHERS = new RegExp(
+  String.raw`^(package\.json|README\.md|LICENSE|CHANGELOG\.md|credentials\.txt|bin/heartline|contrib/.+` +
+    String.raw`|dist/client/.+|bench/load/native-\w+\.[ch])$`,
+);
 const OFFLINE = /E(NOTFOUND|AI_AGAIN|CONNREFUSED|TIMEDOUT)|ENOTCACHED|SELF_SIGNED/;
 
 afterEach(async () => {
@@ -56,7 +58,14 @@ describe("npm pack", () => {
     expect(needed.size).toBeGreaterThan(100);
     expect([...needed].filter((file) => !packed.has(file))).toEqual([]);
     expect([...packed].filter((file) => !needed.has(file) && !OTHERS.test(file))).toEqual([]);
-    for (const file of ["bin/heartline", "credentials.txt", "LICENSE", "README.md", "dist/client/client.js"])
+    for (const file of [
+      "bench/load/native-swarm.c",
+      "bin/heartline",
+      "credentials.txt",
+      "LICENSE",
+      "README.md",
+      "dist/client/client.js",
+    ])
       expect(packed).toContain(file);
     expect(files.find(({ path }) => path === "bin/heartline")!.mode & 0o111).toBe(0o111);
   });
