@@ -20,7 +20,8 @@ export const COMPILER = { program: "cc", package: "gcc" } as const;
 export function compiled(source: string, folder: string): string {
   const program = join(folder, basename(source, ".c"));
   if (existsSync(program)) return program;
-  if (!existsSync(source)) throw new Error(`${basename(source)} is missing: run this from a checkout`);
+  if (!existsSync(source))
+    throw new Error(`${basename(source)} is not part of this program; use a checkout or the npm package`);
   const { success, stderr } = Bun.spawnSync([COMPILER.program, "-O2", "-Wall", "-Wextra", "-o", program, source]);
   if (!success) throw new Error(`${COMPILER.program} cannot compile ${source}: ${stderr.toString()}`);
   return program;
