@@ -164,6 +164,12 @@ export const KERNEL_RECEIVE_BYTES: number = 64 << 10;
 /** Bytes of the broadcast log. Streams that need older ones copy them into their own outboxes, which are limited. */
 export const BROADCAST_LOG_BYTES_MAX: number = 8 << 20;
 
+/**
+ * Sends of broadcasts in one turn, of some 7 µs each in the kernel. Other members are sent them in the next turns, so
+ * that a broadcast to thousands of users does not hold up their messages.
+ */
+export const BROADCAST_SENDS_PER_TURN = 256;
+
 /** Bytes of messages that move between sessions and mailboxes in one turn. The rest follows in the next turns. */
 export const MOVED_BYTES_PER_TURN: number = 16 << 10;
 /** A shorter message counts as this many bytes, since the store has a row for each. */

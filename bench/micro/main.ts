@@ -72,7 +72,7 @@ const PARTS: Record<string, Part> = {
     };
   },
   "broadcast: a line to 1,000 outboxes in sync, per outbox": () => {
-    const group = new BroadcastGroup(turn);
+    const group = new BroadcastGroup(turn, OPERATIONS);
     const head = encode("broadcast columbia ");
     for (let i = 0; i < OPERATIONS; i++) {
       const outbox = new Outbox(turn, true);

@@ -10,8 +10,10 @@ const LIMIT_MS = 120_000;
 const folders = new Folders();
 const folder = folders.make();
 /** Files of the package that no program imports. Those in dist are built from src/client and src/page. */
-const OTHERS =
-  /^(package\.json|README\.md|LICENSE|CHANGELOG\.md|credentials\.txt|bin\/heartline|contrib\/.+|dist\/(client|page)\/.+)$/;
+const OTHERS = new RegExp(
+  String.raw`^(package\.json|README\.md|LICENSE|CHANGELOG\.md|credentials\.txt|bin/heartline|contrib/.+` +
+    String.raw`|dist/(client|page)/.+|bench/load/native-\w+\.[ch])$`,
+);
 const OFFLINE = /E(NOTFOUND|AI_AGAIN|CONNREFUSED|TIMEDOUT)|ENOTCACHED|SELF_SIGNED/;
 
 afterEach(async () => {
@@ -57,6 +59,7 @@ describe("npm pack", () => {
     expect([...needed].filter((file) => !packed.has(file))).toEqual([]);
     expect([...packed].filter((file) => !needed.has(file) && !OTHERS.test(file))).toEqual([]);
     for (const file of [
+      "bench/load/native-swarm.c",
       "bin/heartline",
       "credentials.txt",
       "LICENSE",
