@@ -6,7 +6,7 @@ import { Outbox } from "../stream/outbox.ts";
 import { SocketWriter } from "../stream/socket-writer.ts";
 import type { Sink } from "../stream/turn.ts";
 import { WheelTimer } from "../timer-wheel.ts";
-import { BACKLOGGED, QUEUED, ReadGate, UNANSWERED } from "./read-gate.ts";
+import { BACKLOGGED, QUEUED, ReadGate, STOPPING, UNANSWERED } from "./read-gate.ts";
 import { ConnectionGroup } from "./connection-group.ts";
 import { type ConnectionState, checkTransition } from "./connection-state.ts";
 import type { SocketEvents, Successor, Transport } from "./transport.ts";
@@ -209,6 +209,13 @@ export class Connection implements SocketEvents, Peer, Sink {
   resume(): void {
     this.#gate.remove(UNANSWERED);
     this.#pull();
+  }
+
+  /** Takes no further request, unless it is a link. Replies and events are still written. */
+  suspend(): void {
+    if (this.session?.kind === "link") return;
+    this.#gate.add(STOPPING);
+    this.#setReading(!this.#takesRequests());
   }
 
   data(chunk: Buffer): void {
