@@ -151,7 +151,7 @@ export class ShardNode {
     this.links = new NeighbourLinks({
       connections: this.world.connections,
       requests: this.world.foreignRequests,
-      others: { linkUp: () => {}, linkLost: () => {}, receive: () => true },
+      others: this.world.neighbourEvents!,
       secret: SECRET,
       dial: (owner, events) => cluster.dial(this, owner, events),
       self: this.owner,
