@@ -75,6 +75,8 @@ export class Neighbours {
   readonly all: readonly (Neighbour | undefined)[];
   /** Null for a shard without users, as in tests. */
   observer: LinkObserver | null = null;
+  /** No further request is forwarded. */
+  isStopping = false;
   readonly #host: Host;
   readonly #warn: (what: string) => void;
   readonly #byAccount = new Map<Account, Neighbour>();
@@ -108,6 +110,7 @@ export class Neighbours {
   /** Why no further request can be forwarded to that shard, in words; null when it can. */
   obstacle(neighbour: Neighbour): string | null {
     const { account, slots, slotBytes } = neighbour;
+    if (this.isStopping) return "the server is stopping; try again in a moment";
     if (!this.isReachable(neighbour)) return "the server of that user is away; try again in a moment";
     if (slots.size + account.waiting < FORWARDS_MAX && slotBytes + account.waitingBytes < FORWARD_BYTES_MAX)
       return null;

@@ -9,6 +9,7 @@ import type { Relays } from "../net/relays.ts";
 import type { Administered } from "../admin/commands.ts";
 import type { Credentials } from "../auth/credentials.ts";
 import { Passwords } from "../auth/passwords.ts";
+import type { Neighbours } from "../chat/neighbours.ts";
 import type { Peer } from "../chat/session.ts";
 import { DRAIN_SECONDS, LINGER_MS, type Limits } from "../limits.ts";
 import { Admission, fitDescriptors } from "../net/admission.ts";
@@ -33,9 +34,13 @@ import { Readiness } from "./readiness.ts";
 
 /** At the stop, a client that has received everything gets this long to close its side of the connection. */
 const FAREWELL_MS = 1_000;
-/** At the stop of a cluster's owner: the time to write the last bytes, and until the engine has acknowledged all. */
+/**
+ * At the stop of a cluster's owner: the time to write the last bytes, until the engine has acknowledged all, and for the
+ * replies of other shards.
+ */
 const LAST_BYTES_MS = 300;
 const HANDOVER_MS = 5_000;
+const OUTCOMES_MS = 500;
 /** A client that is relayed to the owner of another shard needs two descriptors. */
 export const DESCRIPTORS_PER_RELAY = 2;
 
@@ -278,6 +283,8 @@ export class Server {
     const backupStopped = (this.#ownership ?? this.#store).stopBackup();
     this.#ports.stop();
     this.#relays?.stop();
+    const { neighbours } = chat;
+    if (neighbours !== null) await this.#takeOutcomes(neighbours);
     this.#links?.stop();
     this.#ownership?.closePort();
     turn.begin();
@@ -301,6 +308,13 @@ export class Server {
     chat.mailboxScheduler.finish();
     this.#maintenance.followWallClock();
     return this.#closeStore();
+  }
+
+  /** Other shards get OUTCOMES_MS for the requests that they have not answered. Later ones are busy. */
+  async #takeOutcomes(neighbours: Neighbours): Promise<void> {
+    this.#core.chat.isOver = neighbours.isStopping = true;
+    for (let waitedMs = 0; waitedMs < OUTCOMES_MS && Number.isFinite(neighbours.oldestSlotMs); waitedMs += TICK_MS)
+      await Bun.sleep(TICK_MS);
   }
 
   /** Nothing leaves this process any more, whatever happens to it until it exits. */
