@@ -36,9 +36,9 @@ import { Readiness } from "./readiness.ts";
 const FAREWELL_MS = 1_000;
 /** At the stop of a cluster's owner: the time to write the last bytes, and until the engine has acknowledged all. */
 const LAST_BYTES_MS = 300;
+const HANDOVER_MS = 5_000;
 /** And before it ends the sessions: the time for replies that other shards owe. */
 const OWED_REPLIES_MS = 500;
-const HANDOVER_MS = 5_000;
 /** A client that is relayed to the owner of another shard needs two descriptors. */
 export const DESCRIPTORS_PER_RELAY = 2;
 
