@@ -184,6 +184,9 @@ export const ADMIN_LINE_BYTES_MAX = 8192;
 export const ADMIN_IDLE_MS = 60_000;
 export const ADMIN_SLICE_MS = 1;
 export const ADMIN_UNSENT_BYTES_MAX = 64 << 10;
+/** Of another shard: a reply that is silent for that long has failed, and bytes of it that wait to be passed on. */
+export const ADMIN_REMOTE_MS = 20_000;
+export const ADMIN_REMOTE_BYTES_MAX = 64 << 10;
 /** Bytes of the path of a Unix socket: `sun_path` has 108 on Linux, with a NUL at the end (unix(7)). */
 export const SOCKET_PATH_BYTES_MAX = 107;
 /** Bytes of a notice, and of the words after `goodbye kicked`. */
@@ -235,6 +238,8 @@ export const REPLY_SLOTS_MAX = 256;
 export const REPLY_WAITING_MS = 3_000;
 export const LINK_BYTES_MAX = 64 << 20;
 export const LINK_LINE_BYTES_MAX = LINE_BYTES_MAX + 1024;
+/** Names in a line `present`. */
+export const LINK_NAMES_MAX = 100;
 
 /**
  * Each side of a link shows each LINK_BEAT_MS that it is alive. A link without a line for NEIGHBOUR_AWAY_MS, or without

@@ -264,6 +264,7 @@ export class Chat {
     this.observer?.sessionEnded(session, reason);
     session.outbox.unsubscribe();
     this.presence.remove(session);
+    this.neighbours?.observer?.sessionEnded(session);
   }
 
   /** Removes a user. The mailbox and the blocks are kept for the case that the user is added again. */

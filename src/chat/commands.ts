@@ -320,9 +320,11 @@ export function unblock(chat: Chat, { account }: Requester, _request: Request, o
 }
 
 function getaddress(chat: Chat, session: Session, request: Request, out: Replies, other: Account): void {
+  const key = request.words > 1 ? request.word(1) : "";
+  if (other.neighbour !== null) return chat.neighbours!.observer!.ask(session, other, key, out);
   if (other.session === null) return refuse(out, "offline");
   if (other.session.listenPort === 0) return refuse(out, "not_listening");
-  const refusal = chat.introductions.ask(session, other.session, request.words > 1 ? request.word(1) : "");
+  const refusal = chat.introductions.ask(session, other.session, key);
   if (refusal !== null) return refuse(out, refusal);
   out.append(OK_ASKED);
 }

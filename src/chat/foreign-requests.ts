@@ -8,12 +8,13 @@
  */
 import { OUTCOMES_MAX } from "../limits.ts";
 import { encode } from "../protocol/ascii.ts";
-import { type Replies, refuse } from "../protocol/reply.ts";
-import { Request, SHAPES, type Verb } from "../protocol/request.ts";
+import { OK_ASKED, type Replies, refuse } from "../protocol/reply.ts";
+import { Request, SHAPES, type Shape, type Verb } from "../protocol/request.ts";
 import type { Chat } from "./chat.ts";
 import { type SessionCommand, act, block, unblock, withSession } from "./commands.ts";
 import { type Requester, message } from "./message.ts";
 import type { Outcomes } from "./outcomes.ts";
+import type { Account } from "./session.ts";
 
 /**
  * Why a forwarded request was not acted on, and the link must be closed: a request before it is missing, or the
@@ -26,6 +27,11 @@ const COMMANDS: Partial<Record<Verb, SessionCommand<Requester, Replies>>> = {
   message: withSession(message),
   block: withSession(block, { user: true, stored: "change" }),
   unblock: withSession(unblock, { user: true, stored: "change" }),
+  getaddress: withSession(getaddress, { user: true, unblocked: true }),
+};
+/** The words of the verbs that have others than those of a client. */
+const WORDS: Partial<Record<Verb, Shape>> = {
+  getaddress: { needed: ["name", "word", "number", "word"], rest: "nothing", usage: "" },
 };
 const request = new Request();
 
@@ -101,7 +107,7 @@ export class ForeignRequests {
     const reply = new Reply();
     const verb = request.parseVerb(bytes, start, end);
     const command = verb === null ? undefined : COMMANDS[verb];
-    if (verb === null || command === undefined || !request.parseWords(SHAPES[verb])) return UNKNOWN;
+    if (verb === null || command === undefined || !request.parseWords(WORDS[verb] ?? SHAPES[verb])) return UNKNOWN;
     const account = chat.accounts.recall(from);
     const requester: Requester = { account, kind: "plain", recipient: null, messagesIn: 0, slots: null };
     try {
@@ -116,4 +122,12 @@ export class ForeignRequests {
   #of(shard: number): Outcomes {
     return this.#chat.store.outcomes(shard);
   }
+}
+
+/** `getaddress <user> <key or -> <number of the asking session> <its address>`: see distant-questions.ts. */
+function getaddress(chat: Chat, { account }: Requester, request: Request, out: Replies, asked: Account): void {
+  const [key, ip] = [request.word(1), request.word(3)];
+  const code = chat.neighbours!.observer!.asked(account, request.number(2), ip, asked, key);
+  if (code === null) out.append(OK_ASKED);
+  else refuse(out, code);
 }

@@ -2,7 +2,7 @@ import { FORWARD_HEAD_BYTES_MAX, WORK_FORWARDED } from "../limits.ts";
 import { type ErrorCode, type Replies, refuse } from "../protocol/reply.ts";
 import type { Request } from "../protocol/request.ts";
 import type { Chat } from "./chat.ts";
-import { ReplySlots } from "./reply-slots.ts";
+import { type ReplySlot, ReplySlots } from "./reply-slots.ts";
 import type { Account, Neighbour, Session } from "./session.ts";
 
 /** Requests of local users that concern users of other shards. How they are forwarded is not known here. */
@@ -12,7 +12,7 @@ type Forwarder = Pick<Session, "account" | "slots">;
 
 /**
  * Forwards the request bytes[start..end) to the shard of the user whom it names, which gives the reply later. Returns
- * the code when it was refused instead.
+ * the place of that reply, or the code when the request was refused instead.
  */
 export function forward(
   chat: Chat,
@@ -22,7 +22,7 @@ export function forward(
   bytes: Uint8Array,
   start: number,
   end: number,
-): ErrorCode | null {
+): ReplySlot | ErrorCode {
   const { store, neighbours } = chat;
   // The other shard believes that the user is of this one: it has another number of shards.
   if (session.account.neighbour !== null) return refused(out, "internal", "a request of a third shard");
@@ -30,9 +30,8 @@ export function forward(
   if (obstacle !== null) return refused(out, "busy", obstacle);
   if (!store.accepts(end - start + FORWARD_HEAD_BYTES_MAX)) return refused(out, "internal", store.writeError!);
   const slots = out instanceof ReplySlots ? out : (session.slots = new ReplySlots(out));
-  neighbours!.forward(session.account, to, slots, bytes, start, end);
   chat.rates.work += WORK_FORWARDED;
-  return null;
+  return neighbours!.forward(session.account, to, slots, bytes, start, end);
 }
 
 function refused(out: Replies, code: ErrorCode, detail: string): ErrorCode {
@@ -48,7 +47,7 @@ export function alsoForwarded<From extends Forwarder>(run: Run<From>): Run<From>
     const { bytes, start, end } = request;
     if (user.neighbour === null) return run(chat, session, request, out, user);
     const code = forward(chat, session, user.neighbour, out, bytes, start, end);
-    if (code === null) run(chat, session, request, NOBODY, user);
+    if (typeof code !== "string") run(chat, session, request, NOBODY, user);
     else chat.observer?.refused(session.account, user, code);
   };
 }

@@ -44,7 +44,7 @@ export function send(
   if (to.neighbour !== null) {
     // The line is `message <user> <text>`, as its recipient's would be.
     const code = forward(chat, session, to.neighbour, out, bytes, start - to.messageHead.length, end);
-    if (code === null) session.messagesIn++;
+    if (typeof code !== "string") session.messagesIn++;
     else chat.observer?.messageRefused(account, to, code);
     return;
   }

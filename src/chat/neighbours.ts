@@ -1,7 +1,15 @@
 import { FORWARDS_MAX, FORWARD_BYTES_MAX, NEIGHBOUR_AWAY_MS, REPLY_WAITING_MS } from "../limits.ts";
 import { LF, encode, equals, parseNumber, wordEnd } from "../protocol/ascii.ts";
 import type { LineReader } from "../protocol/line-reader.ts";
-import { type GoodbyeReason, OK, OK_SENT, OK_STORED } from "../protocol/reply.ts";
+import {
+  type ErrorCode,
+  type GoodbyeReason,
+  OK,
+  OK_ASKED,
+  OK_SENT,
+  OK_STORED,
+  type Replies,
+} from "../protocol/reply.ts";
 import { shardOf } from "../protocol/shard.ts";
 import { Outbox } from "../stream/outbox.ts";
 import type { Turn } from "../stream/turn.ts";
@@ -9,7 +17,7 @@ import type { TimerWheel } from "../timer-wheel.ts";
 import type { Accounts } from "./accounts.ts";
 import type { Mailbox } from "./mailbox.ts";
 import type { MailboxScheduler } from "./mailbox-scheduler.ts";
-import { ReplySlots } from "./reply-slots.ts";
+import { type ReplySlot, ReplySlots } from "./reply-slots.ts";
 import { type Account, Neighbour, type Peer, Session } from "./session.ts";
 import type { ChatStore } from "./store.ts";
 
@@ -36,6 +44,23 @@ interface Host {
   end(session: Session, reason: GoodbyeReason): void;
 }
 
+/**
+ * What links have besides requests and their outcomes: who is online, broadcasts, private chats. See
+ * neighbour-events.ts.
+ */
+export interface LinkObserver {
+  /** The session of a neighbour has begun. */
+  began(session: Session): void;
+  /** It has ended. */
+  ended(neighbour: Neighbour): void;
+  /** A session of a local user has ended. */
+  sessionEnded(session: Session): void;
+  /** The request `getaddress` for a user of another shard. */
+  ask(session: Session, asked: Account, key: string, out: Replies): void;
+  /** The same request of a user of another shard, from its session of that number. An error code, or null. */
+  asked(by: Account, number: number, ip: string, asked: Account, key: string): ErrorCode | null;
+}
+
 const OUTCOME = encode("outcome");
 const ALIVE = encode("alive");
 const WAITING = encode("waiting\n");
@@ -48,6 +73,8 @@ const WAITING = encode("waiting\n");
 export class Neighbours {
   /** By shard; undefined for this one. */
   readonly all: readonly (Neighbour | undefined)[];
+  /** Null for a shard without users, as in tests. */
+  observer: LinkObserver | null = null;
   readonly #host: Host;
   readonly #warn: (what: string) => void;
   readonly #byAccount = new Map<Account, Neighbour>();
@@ -88,10 +115,10 @@ export class Neighbours {
   }
 
   /**
-   * Forwards the request bytes[start..end) of a local user. The reply comes later: it gets a place in `slots`. The
-   * shard has no obstacle, and the store has room.
+   * Forwards the request bytes[start..end) of a local user. The reply comes later, in the place in `slots` that is
+   * returned. The shard has no obstacle, and the store has room.
    */
-  forward(from: Account, to: Neighbour, slots: ReplySlots, bytes: Uint8Array, start: number, end: number): void {
+  forward(from: Account, to: Neighbour, slots: ReplySlots, bytes: Uint8Array, start: number, end: number): ReplySlot {
     const { store, mailbox, mailboxScheduler, unixMs, wheel } = this.#host;
     const { account, session } = to;
     const number = store.newNumber();
@@ -104,9 +131,11 @@ export class Neighbours {
       this.#host.messagesAppended(session);
     }
     to.lastNumber = number;
-    to.slots.set(number, slots.open(wheel.nowMs, text.length));
+    const slot = slots.open(wheel.nowMs, text.length);
+    to.slots.set(number, slot);
     to.slotBytes += text.length;
     this.#streams.add(slots);
+    return slot;
   }
 
   /**
@@ -148,6 +177,7 @@ export class Neighbours {
     account.session = session;
     session.peer = peer;
     peer.attach(session);
+    this.observer?.began(session);
     mailboxScheduler.deliver(session);
   }
 
@@ -232,8 +262,9 @@ export class Neighbours {
   }
 
   /** The session of a link has ended. Its requests without an outcome return to the mailbox. */
-  ended(session: Session): void {
-    session.account.session = null;
+  ended({ account }: Session): void {
+    account.session = null;
+    this.observer?.ended(this.#byAccount.get(account)!);
   }
 
   /** The reader of that stream is gone. The replies that are missing are dropped when they come. */
@@ -277,9 +308,9 @@ function refuse(peer: Peer, why: string): void {
   peer.close();
 }
 
-/** The line bytes[start..end) with an LF, in memory of its own; most are one of two. */
+/** The line bytes[start..end) with an LF, in memory of its own; most are one of these. */
 function lineOf(bytes: Uint8Array, start: number, end: number): Uint8Array {
-  for (const line of [OK_SENT, OK_STORED])
+  for (const line of [OK_SENT, OK_STORED, OK_ASKED])
     if (equals(line, 0, line.length - 1, bytes.subarray(start, end))) return line;
   const line = Buffer.allocUnsafe(end - start + 1);
   line.set(bytes.subarray(start, end));

@@ -14,6 +14,8 @@ export class ReplySlot {
   readonly bytes: number;
   /** The line; null until it is known. */
   reply: Uint8Array | null = null;
+  /** Called with the reply when it has come, perhaps before those of earlier requests. Null for most. */
+  filled: ((reply: Uint8Array) => void) | null = null;
 
   constructor(slots: ReplySlots, openedMs: number, bytes: number) {
     this.slots = slots;
@@ -92,6 +94,7 @@ export class ReplySlots implements Replies {
     let first = this.#first;
     for (; first < slots.length && slots[first]!.reply !== null; first++) this.out.append(slots[first]!.reply!);
     this.#first = first;
+    slot.filled?.(line);
     if (first === slots.length) {
       slots.length = this.#first = 0;
       this.whenClosed?.();

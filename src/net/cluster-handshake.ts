@@ -3,13 +3,14 @@
  * the cluster without sending it:
  *
  *     relay 1 <nonce> <shard>                     from a gateway, for a client of that shard; 1 is the version
+ *     admin 1 <nonce> <shard>                     or from a server whose operator gives a command about that shard
  *     link 1 <nonce> <shard> <epoch>              or from the owner of another shard, which names its own
  *     owner <shard> <epoch> <nonce> <proof>       from the owner of the shard, or `refused <words>` and a close
  *     proof <proof>                               from the server that connects
  *
- * After the proof a gateway sends a PROXY header and the client's line (relay.ts), and the owner of another shard
- * `heard <n>` (neighbour-link.ts). A proof is an HMAC over the side that says it and all words before it, so it cannot
- * be used again.
+ * After the proof a gateway sends a PROXY header and the client's line (relay.ts), a server with an operator the
+ * command (shard-admin.ts), and the owner of another shard `heard <n>` (neighbour-link.ts). A proof is an HMAC over the
+ * side that says it and all words before it, so it cannot be used again.
  */
 import { createHmac, randomBytes, timingSafeEqual } from "node:crypto";
 import type { LineReader } from "../protocol/line-reader.ts";
@@ -34,9 +35,9 @@ export function newNonce(): string {
   return randomBytes(NONCE_BYTES).toString("base64url");
 }
 
-/** The first line for a client of that shard. */
-export function relayLine(nonce: string, shard: number): string {
-  return `relay ${CLUSTER_PORT_VERSION} ${nonce} ${shard}`;
+/** The first line for a client of that shard, or for a command about it. */
+export function firstLine(kind: "relay" | "admin", nonce: string, shard: number): string {
+  return `${kind} ${CLUSTER_PORT_VERSION} ${nonce} ${shard}`;
 }
 
 /** The first line of the owner of a shard to that of another one. */

@@ -18,6 +18,7 @@ import { LineReader } from "../protocol/line-reader.ts";
 import { Outbox } from "../stream/outbox.ts";
 import { SocketWriter } from "../stream/socket-writer.ts";
 import type { Sink } from "../stream/turn.ts";
+import type { ShardOwner } from "./cluster-handshake.ts";
 import type { Connections } from "./connection.ts";
 import { type LinkEvents, type LinkFailure, type Owner, OwnerLink, type OwnerLinkOptions } from "./owner-link.ts";
 import type { Transport } from "./transport.ts";
@@ -31,9 +32,8 @@ export interface NeighbourReceiver {
   receive(shard: number, bytes: Uint8Array, start: number, end: number): boolean;
 }
 
-export const NO_RECEIVER: NeighbourReceiver = { linkUp: () => {}, linkLost: () => {}, receive: () => true };
-
 export interface NeighbourLinkOptions extends OwnerLinkOptions {
+  self: ShardOwner;
   connections: Connections;
   requests: ForeignRequests;
   others: NeighbourReceiver;

@@ -31,7 +31,7 @@ export class NeighbourLinks {
     const { directory, connections, self } = options;
     this.options = options;
     this.all = Array.from({ length: directory.shards }, (_, shard) =>
-      shard === self!.shard ? undefined : new Dialer(this, shard),
+      shard === self.shard ? undefined : new Dialer(this, shard),
     );
     this.retry = connections.wheel.kind((dialer) => dialer.dial());
     this.#beat = connections.wheel.kind((links) => links.#beatAll());

@@ -7,7 +7,7 @@ import { CLUSTER_LINE_BYTES_MAX } from "../limits.ts";
 import { LineReader } from "../protocol/line-reader.ts";
 import { isLoopback } from "../runtime/host.ts";
 import { type ShardOwner, isNonce, isProof, linkLine, newNonce, numberOf, proofOf } from "./cluster-handshake.ts";
-import { relayLine, wordsOf } from "./cluster-handshake.ts";
+import { firstLine, wordsOf } from "./cluster-handshake.ts";
 import { TcpTransport } from "./tcp-transport.ts";
 import type { SocketEvents, Transport } from "./transport.ts";
 
@@ -104,8 +104,8 @@ export interface OwnerLinkOptions {
   /** Of the cluster. */
   secret: Uint8Array;
   dial: DialOwner;
-  /** The owner of another shard; null for a gateway. */
-  self: ShardOwner | null;
+  /** The owner of another shard, or what another server wants. */
+  self: ShardOwner | "relay" | "admin";
 }
 
 export class OwnerLink implements DialEvents {
@@ -122,7 +122,7 @@ export class OwnerLink implements DialEvents {
   constructor(owner: Owner, { secret, dial, self }: OwnerLinkOptions, receiver: LinkEvents, settled: () => void) {
     this.owner = owner;
     this.#secret = secret;
-    this.#first = self === null ? relayLine(newNonce(), owner.shard) : linkLine(newNonce(), self);
+    this.#first = typeof self === "string" ? firstLine(self, newNonce(), owner.shard) : linkLine(newNonce(), self);
     this.#receiver = receiver;
     this.#settled = settled;
     dial(owner, this);

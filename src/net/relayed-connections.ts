@@ -12,6 +12,7 @@ import { Connection } from "./connection.ts";
 import { type ProxyHeader, parseProxyHeader } from "./proxy-header.ts";
 import type { ServerHandlers, SocketHandlers } from "./socket-handlers.ts";
 import { type AcceptedSocket, TcpTransport } from "./tcp-transport.ts";
+import type { SocketEvents } from "./transport.ts";
 
 const TOO_LATE = `no handshake of a server within ${CLUSTER_HANDSHAKE_MS / 1000} seconds`;
 
@@ -25,13 +26,16 @@ export class RelayedConnections {
   readonly admission: Admission;
   readonly identity: OwnerIdentity;
   readonly isTls: boolean;
+  /** Serves a connection with a command of an operator; null when it is closed. */
+  readonly admin: (socket: AcceptedSocket) => SocketEvents | null;
   /** Those in the handshake, the oldest first. */
   readonly pending = new Set<AwaitingServer>();
 
-  constructor(admission: Admission, identity: OwnerIdentity, isTls: boolean) {
+  constructor(admission: Admission, identity: OwnerIdentity, isTls: boolean, admin: RelayedConnections["admin"]) {
     this.admission = admission;
     this.identity = identity;
     this.isTls = isTls;
+    this.admin = admin;
   }
 
   /** The handlers of the cluster port. `handlers` are those of client ports. */
@@ -68,8 +72,8 @@ class AwaitingServer extends PendingConnection {
   #state: AwaitingState = "first";
   #expectedProof = "";
   #header = Buffer.alloc(0);
-  /** The owner of another shard that connects; null for a gateway. */
-  #neighbour: ShardOwner | null = null;
+  /** The owner of another shard that connects, or what another server wants. */
+  #from: ShardOwner | "relay" | "admin" = "relay";
 
   constructor(all: RelayedConnections, socket: AcceptedSocket, address: string) {
     super(all.admission, socket, address, TOO_LATE, CLUSTER_HANDSHAKE_MS);
@@ -98,7 +102,8 @@ class AwaitingServer extends PendingConnection {
   #greet(words: string[]): void {
     const [verb, version, nonce, ...numbers] = words;
     const isLink = verb === "link";
-    if ((verb !== "relay" && !isLink) || version === undefined) return this.reject("no first line of a server");
+    if ((verb !== "relay" && verb !== "admin" && !isLink) || version === undefined)
+      return this.reject("no first line of a server");
     if (version !== `${CLUSTER_PORT_VERSION}`)
       return this.#refuse(`version ${CLUSTER_PORT_VERSION} of the cluster port is needed, and not ${Number(version)}`);
     const [of = NaN, ofEpoch = NaN] = numbers.map(numberOf);
@@ -106,7 +111,7 @@ class AwaitingServer extends PendingConnection {
     if (!isComplete || numbers.length !== (isLink ? 2 : 1)) return this.reject("no first line of a server");
     const { secret, shard, epoch } = this.#all.identity;
     if (!isLink && of !== shard) return this.#refuse(`it owns shard ${shard}, not shard ${of}`);
-    if (isLink) this.#neighbour = { shard: of, epoch: ofEpoch };
+    this.#from = verb === "link" ? { shard: of, epoch: ofEpoch } : verb;
     const said = { first: words.join(" "), shard, epoch, ownerNonce: newNonce() };
     this.#expectedProof = proofOf("dialer", secret, said);
     this.socket.write(`owner ${shard} ${epoch} ${said.ownerNonce} ${proofOf("owner", secret, said)}\n`);
@@ -120,16 +125,21 @@ class AwaitingServer extends PendingConnection {
       this.#refuse("the secret of the cluster is wrong");
       return false;
     }
-    this.#state = this.#neighbour === null ? "header" : "heard";
-    if (this.#neighbour !== null) return true;
-    for (const unread of this.#reader.takeUnread()) this.#read(unread);
+    if (typeof this.#from === "object") {
+      this.#state = "heard";
+      return true;
+    }
+    this.#state = "header";
+    const unread = this.#reader.takeUnread();
+    if (this.#from === "admin") this.#administer(unread);
+    else for (const chunk of unread) this.#read(chunk);
     return false;
   }
 
   #link([verb, heard, ...more]: string[]): void {
     const number = numberOf(heard);
     if (verb !== "heard" || Number.isNaN(number) || more.length > 0) return this.reject("no heard <n> of a server");
-    const { shard, epoch } = this.#neighbour!;
+    const { shard, epoch } = this.#from as ShardOwner;
     const { neighbours } = this.admission.connections.chat;
     if (neighbours?.all[shard] === undefined) return this.#refuse(`shard ${shard} is no neighbour of this one`);
     const unread = this.#reader.takeUnread();
@@ -142,6 +152,14 @@ class AwaitingServer extends PendingConnection {
     this.leave();
     const transport = new TcpTransport(this.socket, isEncrypted, this.#all.isTls);
     return (this.socket.data = new Connection(this.admission.connections, transport, address, false, isRelayed));
+  }
+
+  #administer(unread: readonly Uint8Array[]): void {
+    this.leave();
+    const admin = this.#all.admin(this.socket);
+    if (admin === null) return void this.socket.end();
+    this.socket.data = admin;
+    for (const chunk of unread) admin.data(chunk as Buffer);
   }
 
   /** With a line for the log of the other server. */

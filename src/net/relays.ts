@@ -45,7 +45,7 @@ export class Relays implements LoginRelay, RelayHub {
     this.counts = counts;
     this.wheel = chat.wheel;
     this.#chat = chat;
-    this.#options = { secret, dial, self: null };
+    this.#options = { secret, dial, self: "relay" };
     this.#log = log;
     this.#dials = Array.from({ length: directory.shards }, () => 0);
     this.#logged = Array.from({ length: directory.shards }, () => "");

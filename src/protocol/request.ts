@@ -21,7 +21,7 @@ export type Verb =
 type Form = "name" | "token" | "number" | "key" | "yes or no" | "word";
 
 /** The words of a verb: the needed ones, then what may follow. `text` is the rest of the line, spaces included. */
-interface Shape {
+export interface Shape {
   needed: readonly Form[];
   rest: "nothing" | "a number" | "a key" | "options" | "text";
   usage: string;

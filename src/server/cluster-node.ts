@@ -13,9 +13,11 @@ import { ShardBackup } from "../cluster/shard-backup.ts";
 import { SharedJournal } from "../cluster/shared-journal.ts";
 import { Snapshots } from "../cluster/snapshots.ts";
 import { type TakenOver, checkLastRecord, takeOver } from "../cluster/takeover.ts";
+import { ShardAdmin } from "../admin/shard-admin.ts";
 import type { Admission } from "../net/admission.ts";
+import type { AcceptedSocket } from "../net/tcp-transport.ts";
+import type { SocketEvents } from "../net/transport.ts";
 import { Directory } from "../net/directory.ts";
-import { NO_RECEIVER } from "../net/neighbour-link.ts";
 import { NeighbourLinks } from "../net/neighbour-links.ts";
 import { dialOwner } from "../net/owner-link.ts";
 import { RelayCounts } from "../net/relay.ts";
@@ -67,6 +69,8 @@ export class ClusterNode implements Ownership {
   #backup: ShardBackup | null = null;
   #store: Store | null = null;
   #isCompared = false;
+  /** Serves the connection of another server with a command of its operator; null when it is closed. */
+  administer: (socket: AcceptedSocket) => SocketEvents | null = () => null;
   readonly #stopped = { aborted: false };
   #duties: Timer | null = null;
 
@@ -302,7 +306,7 @@ export class ClusterNode implements Ownership {
 
   serveGateways(admission: Admission, handlers: ServerHandlers): void {
     const { shard, epoch } = this.#appender!;
-    this.#port.serve({ secret: this.#sharedLog.secret, shard, epoch }, admission, handlers);
+    this.#port.serve({ secret: this.#sharedLog.secret, shard, epoch }, admission, handlers, this.administer);
     this.#view.isServing = true;
   }
 
@@ -317,12 +321,18 @@ export class ClusterNode implements Ownership {
     return new Relays({ chat, directory, secret: this.#sharedLog.secret, dial, counts, log });
   }
 
-  newLinks({ connections, foreignRequests: requests, turn }: Core): NeighbourLinks {
+  /** For commands that concern other shards. */
+  newShardAdmin(): ShardAdmin {
+    const dial = dialOwner(this.#port.tls, () => {});
+    return new ShardAdmin(this.directory, this.#sharedLog.secret, dial);
+  }
+
+  newLinks({ connections, foreignRequests: requests, neighbourEvents, turn }: Core): NeighbourLinks {
     const { shard, epoch } = this.#appender!;
     return new NeighbourLinks({
       connections,
       requests,
-      others: NO_RECEIVER,
+      others: neighbourEvents!,
       directory: this.directory,
       secret: this.#sharedLog.secret,
       dial: dialOwner(this.#port.tls, () => turn.begin()),

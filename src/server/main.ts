@@ -243,7 +243,7 @@ function announce(
   );
 }
 
-/** Null for a server in memory that has no admin socket. */
+/** Null for a server in memory that has no admin socket. In a cluster it also takes the commands of other servers. */
 function adminListener(
   { adminSocket }: Config,
   readiness: Readiness,
@@ -251,14 +251,17 @@ function adminListener(
   log: Logger,
   report: (error: unknown) => void,
 ): AdminListener | null {
-  if (adminSocket === null) return null;
+  if (adminSocket === null && node === null) return null;
   const obstacle = (): string | null => {
     const { state } = readiness;
     return state === "recovering" || state === "spare" || state === "stopping" ? `${state}; nothing was done` : null;
   };
   const done = ({ verb, user }: AdminRequest): void =>
     log.info({ event: "admin", command: verb, ...(user === "" ? {} : { user }) }, `${verb} by an operator`);
-  return new AdminListener(adminSocket, { obstacle, report, done, cluster: node === null ? null : () => node.lines() });
+  const cluster = node === null ? null : { lines: () => node.lines(), shards: node.newShardAdmin() };
+  const admin = new AdminListener(adminSocket, { obstacle, report, done, cluster });
+  if (node !== null) node.administer = (socket) => admin.accept(socket);
+  return admin;
 }
 
 function warnOfPlainPasswords(log: Logger, { users, sample }: Credentials, config: Config): void {

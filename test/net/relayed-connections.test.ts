@@ -7,7 +7,7 @@ import pino from "pino";
 import { CLUSTER_HANDSHAKES_MAX, CLUSTER_HANDSHAKE_MS } from "../../src/limits.ts";
 import { Admission } from "../../src/net/admission.ts";
 import { CertificateError } from "../../src/net/certificate.ts";
-import { newNonce, proofOf, relayLine } from "../../src/net/cluster-handshake.ts";
+import { newNonce, proofOf, firstLine } from "../../src/net/cluster-handshake.ts";
 import { formatProxyHeader } from "../../src/net/proxy-header.ts";
 import { RelayedConnections } from "../../src/net/relayed-connections.ts";
 import { socketHandlers } from "../../src/net/socket-handlers.ts";
@@ -50,7 +50,7 @@ async function connect(server: WireServer): Promise<WireClient> {
 }
 
 /** The handshake with a right proof, unless `proof` changes it. */
-async function prove(link: WireClient, proof = (right: string) => right, first = relayLine(newNonce(), 0)) {
+async function prove(link: WireClient, proof = (right: string) => right, first = firstLine("relay", newNonce(), 0)) {
   link.sendLines(first);
   const [verb, shard, epoch, ownerNonce = "", given] = (await link.line()).split(" ");
   const said = { first, shard: Number(shard), epoch: Number(epoch), ownerNonce };
@@ -76,7 +76,7 @@ test("the handshake may be cut at any byte", async () => {
       await new Promise((resolve) => setImmediate(resolve));
     }
   };
-  const first = relayLine(newNonce(), 0);
+  const first = firstLine("relay", newNonce(), 0);
   await send(Buffer.from(`${first}\n`));
   const [, shard, epoch, ownerNonce = ""] = (await link.line()).split(" ");
   const proof = proofOf("dialer", SECRET, { first, shard: Number(shard), epoch: Number(epoch), ownerNonce });
@@ -104,7 +104,7 @@ describe("a connection that does not prove the secret gets nothing but a close:"
       "another shard",
       "relay_handshake",
       /^refused it owns shard 0, not shard 1$/,
-      (link) => link.sendLines(relayLine(newNonce(), 1)),
+      (link) => link.sendLines(firstLine("relay", newNonce(), 1)),
     ],
     [
       "another version",
@@ -116,7 +116,7 @@ describe("a connection that does not prove the secret gets nothing but a close:"
       "no proof",
       "relay_secret",
       /^refused the secret/,
-      (link) => link.sendLines(relayLine(newNonce(), 0), `login alice x`),
+      (link) => link.sendLines(firstLine("relay", newNonce(), 0), `login alice x`),
     ],
     [
       "a wrong proof",
@@ -158,7 +158,12 @@ test("a connection without a complete handshake is closed after CLUSTER_HANDSHAK
     admission,
     () => {},
   );
-  const { open } = new RelayedConnections(admission, { secret: SECRET, shard: 0, epoch: 1 }, false).handlers(handlers);
+  const { open } = new RelayedConnections(
+    admission,
+    { secret: SECRET, shard: 0, epoch: 1 },
+    false,
+    () => null,
+  ).handlers(handlers);
   const sockets = Array.from({ length: 3 }, () => {
     const socket = { remoteAddress: "10.0.0.2", data: null as SocketEvents | null, ended: false, said: "" };
     const write = (text: string): void => void (socket.said += text);
@@ -167,7 +172,7 @@ test("a connection without a complete handshake is closed after CLUSTER_HANDSHAK
     return socket;
   });
   sockets[1]!.data!.data(Buffer.from("relay 1 "));
-  sockets[2]!.data!.data(Buffer.from(`${relayLine(newNonce(), 0)}\n`));
+  sockets[2]!.data!.data(Buffer.from(`${firstLine("relay", newNonce(), 0)}\n`));
   expect(sockets.map(({ said }) => said.split(" ")[0])).toEqual(["", "", "owner"]);
   world.pass(CLUSTER_HANDSHAKE_MS - 100);
   expect(sockets.map(({ ended }) => ended)).toEqual([false, false, false]);
@@ -189,7 +194,7 @@ test("a proof is of no use on another connection", async () => {
 test("for more than CLUSTER_HANDSHAKES_MAX connections in the handshake the oldest is closed", async () => {
   const server = start();
   const first = await connect(server);
-  first.sendLines(relayLine(newNonce(), 0));
+  first.sendLines(firstLine("relay", newNonce(), 0));
   await first.line();
   for (let i = 0; i < CLUSTER_HANDSHAKES_MAX; i++) await connect(server);
   await first.expectEnd();

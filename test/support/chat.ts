@@ -43,6 +43,7 @@ export class World {
   readonly turn: LoopTurn;
   readonly connections: Connections;
   readonly foreignRequests: Core["foreignRequests"];
+  readonly neighbourEvents: Core["neighbourEvents"];
   readonly drain: Core["drain"];
   /** Internal errors that the core reported. */
   readonly faults: unknown[] = [];
@@ -86,6 +87,7 @@ export class World {
     this.#core = core;
     ({ chat: this.chat, turn: this.turn, connections: this.connections, drain: this.drain } = core);
     this.foreignRequests = core.foreignRequests;
+    this.neighbourEvents = core.neighbourEvents;
     this.begin();
     this.endTurns();
   }

@@ -47,7 +47,7 @@ export class WireGateway {
     const handlers = socketHandlers(() => core.turn.begin(), admission, report);
     this.#server = server;
     this.#handlers = handlers;
-    this.cluster.serve({ secret: SECRET, shard: 0, epoch }, admission, handlers);
+    this.cluster.serve({ secret: SECRET, shard: 0, epoch }, admission, handlers, () => null);
     const { directory, counts } = this;
     const newRelays = ({ chat, turn }: Pick<Core, "chat" | "turn">): Relays => {
       const dial = dialOwner(tlsOf(gatewayTls), () => turn.begin());

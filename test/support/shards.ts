@@ -32,14 +32,14 @@ export class Shard extends World {
     this.warnings = warnings;
   }
 
-  /** The same shard after a crash, with what its store has. */
-  restarted(store: Store = this.store): Shard {
-    return new Shard(this.shard, this.epoch + 1, { store, clockMs: this.clockMs });
-  }
-
   /** The other shard, as this one sees it. */
   get neighbour(): Neighbour {
     return this.chat.neighbours!.all[1 - this.shard]!;
+  }
+
+  /** The same shard after a crash, with what its store has. */
+  restarted(store: Store = this.store): Shard {
+    return new Shard(this.shard, this.epoch + 1, { store, clockMs: this.clockMs });
   }
 }
 
@@ -84,7 +84,11 @@ export class TestLink {
   /** What `receive` of `q` refused. */
   readonly refusals: string[] = [];
 
-  constructor(p: Shard, q: Shard, heard = q.foreignRequests.heard(p.shard)) {
+  /** `q` acts on events too. */
+  readonly #hasEvents: boolean;
+
+  constructor(p: Shard, q: Shard, heard = q.foreignRequests.heard(p.shard), hasEvents = false) {
+    this.#hasEvents = hasEvents;
     this.p = p;
     this.q = q;
     this.peer = p.connect();
@@ -100,6 +104,7 @@ export class TestLink {
     const greeting = this.toQ.shift();
     if (greeting?.startsWith("ok ") !== true) return greeting;
     this.q.foreignRequests.answered(this.p.shard, Number(greeting.slice(3)));
+    if (this.#hasEvents) this.q.neighbourEvents!.linkUp(this.p.shard);
     for (const [number, reply] of this.q.foreignRequests.kept(this.p.shard)) this.#outcome(number, reply);
     return greeting;
   }
@@ -119,6 +124,8 @@ export class TestLink {
       this.q.begin();
       this.q.foreignRequests.answered(this.p.shard, this.unanswered.shift()!);
       this.q.endTurns();
+    } else if (verb === "ok") {
+      // The reply to an alive.
     } else if (verb === "message" || verb === "stored") {
       if (verb === "stored") words.shift();
       const request = Buffer.from(words.slice(2).join(" "), "latin1");
@@ -128,7 +135,14 @@ export class TestLink {
       this.q.endTurns();
       if (typeof reply === "string") this.refusals.push(reply);
       else this.#outcome(number, reply);
-    } else if (verb !== "ok") this.events.push(line);
+    } else if (verb !== "ok") {
+      this.events.push(line);
+      if (!this.#hasEvents) return this.stepQ(); // It is no step of such a test.
+      const bytes = Buffer.from(line, "latin1");
+      this.q.begin();
+      if (!this.q.neighbourEvents!.receive(this.p.shard, bytes, 0, bytes.length)) this.refusals.push(line);
+      this.q.endTurns();
+    }
     return true;
   }
 
@@ -158,6 +172,7 @@ export class TestLink {
 
   cut(): void {
     this.peer.hangUp();
+    if (this.#hasEvents) this.q.neighbourEvents!.linkLost(this.p.shard);
   }
 }
 
