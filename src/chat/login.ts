@@ -20,6 +20,8 @@ export function login(chat: Chat, peer: Peer, request: Request): void {
     return refuse(replies, "bad_request", `option ${request.word(options).slice(0, OPTION_CHARACTERS_SHOWN)}`);
   if (options.callbackPort > 0 && peer.isEncrypted)
     return refuse(replies, "bad_request", "callback over TLS, since calls are plain TCP");
+  if (options.callbackPort > 0 && !peer.isCallable)
+    return refuse(replies, "bad_request", `callback to ${address}, which is on another machine than your shard`);
   const account = accounts.find(bytes, starts[0]!, ends[0]!) ?? null;
   if (chat.isOver) return refuseAtEnd(chat, peer, account);
   const waitSeconds = addresses.loginWait(address);

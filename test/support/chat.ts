@@ -184,6 +184,7 @@ export class TestPeer implements Peer, Sink {
   readonly address: string;
   isEncrypted = false;
   isRelayed = false;
+  isCallable = true;
   session: Session | null = null;
   isClosed = false;
   /** The chat has called `close`: no line is read any longer, and it is closed when all output is taken. */
