@@ -22,6 +22,8 @@ export function login(chat: Chat, peer: Peer, request: Request): void {
     return refuse(replies, "bad_request", "callback over TLS, since calls are plain TCP");
   if (isWebSocket && !options.resumable)
     return refuse(replies, "bad_request", "over WebSocket a session is resumable: login <user> <password> resumable");
+  if (options.callbackPort > 0 && !peer.isCallable)
+    return refuse(replies, "bad_request", `callback to ${address}, which is on another machine than your shard`);
   const account = accounts.find(bytes, starts[0]!, ends[0]!) ?? null;
   if (chat.isOver) return refuseAtEnd(chat, peer, account);
   const waitSeconds = addresses.loginWait(address, isWebSocket);

@@ -112,6 +112,8 @@ export class Admission {
   readonly late: TimerKind<PendingConnection>;
   /** Connections from these addresses begin with a PROXY header; null: none does. */
   proxies: BlockList | null;
+  /** Connections of this process that are not among these, and count towards `connectionsMax`. */
+  others: () => number = () => 0;
   readonly #log: Logger;
   /** Refused connections since the start. */
   readonly refusals = new Map<RefusalReason, number>(REFUSAL_REASONS.map((reason) => [reason, 0]));
@@ -125,13 +127,18 @@ export class Admission {
     this.late = connections.wheel.kind((pending) => pending.late());
   }
 
+  /** Open connections, and sockets that wait. */
+  get size(): number {
+    return this.connections.open.size + this.pending.size + this.others();
+  }
+
   /** A socket was accepted. */
   open(socket: AcceptedSocket, port = PLAIN_PORT): void {
     const { remoteAddress } = socket;
     if (remoteAddress === undefined) return void socket.end(); // The peer has closed it already.
     const address = withoutMapping(remoteAddress);
-    const { open, unauthenticated, limits } = this.connections;
-    if (open.size + this.pending.size >= limits.connectionsMax) {
+    const { unauthenticated, limits } = this.connections;
+    if (this.size >= limits.connectionsMax) {
       // The oldest connection without a session is closed, so that idle connections do not keep users out.
       const [oldest] = unauthenticated;
       if (oldest === undefined) return this.#refuse(socket, address, port, "connections");

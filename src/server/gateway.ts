@@ -82,6 +82,7 @@ export class Gateway {
    */
   handOver(server: Server): void {
     const lines = this.relays.giveUp();
+    server.measured.admission.others = () => this.#core.connections.open.size;
     const relayed = new Set([...this.relays.all].map(({ connection }) => connection));
     for (const connection of [...this.#core.connections.open]) {
       if (connection.state !== "unauthenticated" || !connection.drained || relayed.has(connection)) continue;

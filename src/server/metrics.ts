@@ -91,7 +91,7 @@ const GAUGES: ServerMetric[] = [
   {
     name: "heartline_connections",
     help: "Open connections, with and without a session.",
-    read: ({ core, admission }) => core.connections.open.size + admission.pending.size,
+    read: ({ admission }) => admission.size,
   },
   {
     name: "heartline_websockets",

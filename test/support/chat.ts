@@ -188,6 +188,7 @@ export class TestPeer implements Peer, Sink {
   isEncrypted = false;
   isWebSocket = false;
   isRelayed = false;
+  isCallable = true;
   session: Session | null = null;
   isClosed = false;
   /** The chat has called `close`: no line is read any longer, and it is closed when all output is taken. */

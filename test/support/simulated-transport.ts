@@ -52,7 +52,7 @@ export class Wire {
       release: () => {},
     };
     this.world.begin();
-    this.connection = new Connection(this.all, transport, address, !isRelayed, isRelayed);
+    this.connection = new Connection(this.all, transport, address, !isRelayed, isRelayed ? "elsewhere" : null);
     this.receiver = this.connection;
     this.world.endTurns();
   }
