@@ -35,8 +35,8 @@ import { Readiness } from "./readiness.ts";
 /** At the stop, a client that has received everything gets this long to close its side of the connection. */
 const FAREWELL_MS = 1_000;
 /**
- * At the stop of a cluster's owner: the time to write the last bytes, until the engine has acknowledged all, and for the
- * replies of other shards.
+ * At the stop of a cluster's owner: the time to write the last bytes, until the engine has acknowledged all, and until
+ * other shards have replied.
  */
 const LAST_BYTES_MS = 300;
 const HANDOVER_MS = 5_000;
