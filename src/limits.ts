@@ -129,14 +129,16 @@ export const CALLBACKS_PER_USER_MAX: number = 32;
 
 /**
  * Work is counted in requests: one for each, one more for each WORK_BYTES of its line, WORK_STORED more for a message
- * that is stored, one more for each RECEIVERS_PER_WORK receivers of a broadcast, and for each NAMES_PER_REQUEST names
- * of a list. A connection does WORK_PER_VISIT at once. Connections with more take turns, with about WORK_PER_TURN
- * together in each turn of the event loop, so that all others wait for a fraction of a millisecond.
+ * that is stored, WORK_FORWARDED more for a request to another shard, one more for each RECEIVERS_PER_WORK receivers of
+ * a broadcast, and for each NAMES_PER_REQUEST names of a list. A connection does WORK_PER_VISIT at once. Connections
+ * with more take turns, with about WORK_PER_TURN together in each turn of the event loop, so that all others wait for a
+ * fraction of a millisecond.
  */
 export const WORK_PER_VISIT: number = 128;
 export const WORK_PER_TURN: number = 512;
 export const WORK_BYTES: number = 256;
 export const WORK_STORED: number = 8;
+export const WORK_FORWARDED: number = 2;
 /**
  * All broadcasts of a turn share one send per receiver, so a turn with few broadcasts makes each expensive: with 10 in
  * place of 1,000, four senders with 64 in flight reach a tenth of the rate (`bench:peers -- --works broadcast-4-64`).
@@ -182,6 +184,9 @@ export const ADMIN_LINE_BYTES_MAX: number = 8192;
 export const ADMIN_IDLE_MS: number = 60_000;
 export const ADMIN_SLICE_MS: number = 1;
 export const ADMIN_UNSENT_BYTES_MAX: number = 64 << 10;
+/** Of another shard: a reply that is silent for that long has failed, and bytes of it that wait to be passed on. */
+export const ADMIN_REMOTE_MS: number = 20_000;
+export const ADMIN_REMOTE_BYTES_MAX: number = 64 << 10;
 /** Bytes of the path of a Unix socket: `sun_path` has 108 on Linux, with a NUL at the end (unix(7)). */
 export const SOCKET_PATH_BYTES_MAX: number = 107;
 /** Bytes of a notice, and of the words after `goodbye kicked`. */
@@ -213,6 +218,39 @@ export const RELAY_RETRY_MS: number = 250;
 export const RELAY_DIALS_MAX: number = 256;
 /** Bytes of a relayed reply to a login that was refused. A longer one is a fault of the owner. */
 export const RELAY_REPLY_BYTES_MAX: number = 64 << 10;
+
+/**
+ * Between two shards of a cluster. A shard from which nothing was received for NEIGHBOUR_AWAY_MS is away, and requests
+ * that concern its users are `busy`; so are those above FORWARDS_MAX or FORWARD_BYTES_MAX without a reply. The numbers
+ * before a forwarded request take up to FORWARD_HEAD_BYTES_MAX. A shard keeps OUTCOMES_MAX replies until they are
+ * answered: the other one may have begun anew. A link with more than LINK_BYTES_MAX unacknowledged ends, and so it does
+ * after a line with more than LINK_LINE_BYTES_MAX: a user's line with a head before it.
+ *
+ * Of a session, at most REPLY_SLOTS_MAX replies wait for one of another shard; then it is not read. Its client receives
+ * `waiting` each REPLY_WAITING_MS.
+ */
+export const NEIGHBOUR_AWAY_MS: number = 2_000;
+export const FORWARDS_MAX: number = 4096;
+export const FORWARD_BYTES_MAX: number = 4 << 20;
+export const OUTCOMES_MAX: number = 2 * FORWARDS_MAX;
+export const FORWARD_HEAD_BYTES_MAX: number = 34;
+export const REPLY_SLOTS_MAX: number = 256;
+export const REPLY_WAITING_MS: number = 3_000;
+export const LINK_BYTES_MAX: number = 64 << 20;
+export const LINK_LINE_BYTES_MAX: number = LINE_BYTES_MAX + 1024;
+/** Names in a line `present`. */
+export const LINK_NAMES_MAX: number = 100;
+
+/**
+ * Each side of a link shows each LINK_BEAT_MS that it is alive. A link without a line for NEIGHBOUR_AWAY_MS, or without
+ * the reply to one for LINK_ANSWER_MS, ends, and is dialed again after a pause that grows between these limits. At most
+ * LINK_UNANSWERED_MAX outcomes of requests, also of those that are forwarded again, wait for their answer.
+ */
+export const LINK_BEAT_MS: number = 500;
+export const LINK_ANSWER_MS: number = 10_000;
+export const LINK_RETRY_MIN_MS: number = 50;
+export const LINK_RETRY_MAX_MS: number = 1_000;
+export const LINK_UNANSWERED_MAX: number = 2 * OUTCOMES_MAX;
 
 /** Bytes of a journal segment. A longer record gets a segment of its own. */
 export const JOURNAL_SEGMENT_BYTES: number = 16 << 20;

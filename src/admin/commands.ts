@@ -58,35 +58,30 @@ interface AdminCommand {
   run: Run;
   /** It changes something: it is logged, and its `ok` leaves when everything of its turn is durable. */
   isChange: boolean;
+  /** In a cluster it is for all shards, and replies with a count. */
+  isForAll: boolean;
 }
 
 /** The commands that need a server that serves clients. */
-export const ADMIN_COMMANDS: Record<Exclude<AdminVerb, "help" | "cluster">, AdminCommand> = {
-  who: { run: who, isChange: false },
-  user: { run: user, isChange: false },
-  kick: { run: kickUser, isChange: true },
-  ban: { run: banUser, isChange: true },
-  unban: { run: unbanUser, isChange: true },
-  unlock: { run: unlock, isChange: true },
-  purge: { run: purgeMailbox, isChange: true },
-  announce: { run: announce, isChange: true },
-  stats: { run: stats, isChange: false },
-  reload: { run: reload, isChange: true },
-  drain: { run: drain, isChange: true },
-  backup: { run: backup, isChange: true },
+export type ServedVerb = Exclude<AdminVerb, "help" | "cluster">;
+
+export const ADMIN_COMMANDS: Record<ServedVerb, AdminCommand> = {
+  who: { run: who, isChange: false, isForAll: true },
+  user: { run: user, isChange: false, isForAll: false },
+  kick: { run: kickUser, isChange: true, isForAll: false },
+  ban: { run: banUser, isChange: true, isForAll: false },
+  unban: { run: unbanUser, isChange: true, isForAll: false },
+  unlock: { run: unlock, isChange: true, isForAll: false },
+  purge: { run: purgeMailbox, isChange: true, isForAll: false },
+  announce: { run: announce, isChange: true, isForAll: true },
+  stats: { run: stats, isChange: false, isForAll: false },
+  reload: { run: reload, isChange: true, isForAll: false },
+  drain: { run: drain, isChange: true, isForAll: false },
+  backup: { run: backup, isChange: true, isForAll: false },
 };
 
 /** The lines of `help`. It needs no server, so it works during recovery too. */
 export const HELP_LINES = Object.values(ADMIN_SHAPES).map(({ usage, help }) => `${usage}: ${help}`);
-
-/** What this process knows of its cluster, as the lines of `cluster`: docs/operating.md, Administration. */
-export type ClusterLines = () => readonly string[];
-
-/** The lines of `cluster`, which needs no server either. Null: the server is not in a cluster. */
-export function clusterLines(lines: ClusterLines | null): readonly string[] {
-  if (lines === null) throw new AdminError("failed", "this server keeps its own journal: it is not in a cluster");
-  return lines();
-}
 
 async function who({ chat }: Administered, _request: AdminRequest, reply: Reply): Promise<string> {
   let count = 0;

@@ -1,22 +1,24 @@
-import type { Socket } from "bun";
 import { ADMIN_LINE_BYTES_MAX, ADMIN_SLICE_MS, ADMIN_UNSENT_BYTES_MAX } from "../limits.ts";
 import { encode } from "../protocol/ascii.ts";
+import type { AcceptedSocket } from "../net/tcp-transport.ts";
+import type { SocketEvents } from "../net/transport.ts";
 import { ADMIN_SHAPES, type AdminRequest, parseAdminRequest } from "../protocol/admin.ts";
 import { LineReader } from "../protocol/line-reader.ts";
+import type { ShardAdmin } from "./shard-admin.ts";
 import { Outbox } from "../stream/outbox.ts";
 import { SocketWriter } from "../stream/socket-writer.ts";
 import type { Sink, Turn } from "../stream/turn.ts";
-import {
-  ADMIN_COMMANDS,
-  AdminError,
-  type Administered,
-  HELP_LINES,
-  type ClusterLines,
-  type Reply,
-  clusterLines,
-} from "./commands.ts";
+import { ADMIN_COMMANDS, AdminError, type Administered, HELP_LINES, type Reply, type ServedVerb } from "./commands.ts";
 
-export type AdminSocket = Socket<AdminConnection | null>;
+/** What a connection needs of its socket. */
+export type AdminSocket = Pick<AcceptedSocket, "write" | "pause" | "resume" | "end" | "terminate">;
+
+/** What the commands use of a cluster. */
+export interface AdminOfCluster {
+  /** What this process knows of its cluster, as the lines of `cluster`: docs/operating.md, Administration. */
+  lines(): readonly string[];
+  readonly shards: ShardAdmin;
+}
 
 /** What all connections of an admin socket share. */
 export interface AdminContext {
@@ -30,7 +32,7 @@ export interface AdminContext {
   nextTurn(): Promise<void>;
   readonly report: (error: unknown) => void;
   /** Null for a server that is not in a cluster. */
-  readonly cluster: ClusterLines | null;
+  readonly cluster: AdminOfCluster | null;
   /** A command has changed something. */
   readonly done: (request: AdminRequest) => void;
 }
@@ -42,9 +44,12 @@ class ConnectionClosed extends Error {}
  * One connection to the admin socket: requests to commands, one at a time, and their replies to the socket. After each
  * request the loop turns, so that a flood of lines holds nobody up; meanwhile nothing is read.
  */
-export class AdminConnection implements Sink, Reply {
+export class AdminConnection implements Sink, Reply, SocketEvents {
   readonly #context: AdminContext;
+  /** Null for a command that another server has sent: it is not passed on again. */
+  readonly #shards: ShardAdmin | null;
   readonly #socket: AdminSocket;
+  readonly #left: () => void;
   readonly #reader = new LineReader(ADMIN_LINE_BYTES_MAX);
   readonly #out: Outbox;
   readonly #writer: SocketWriter;
@@ -58,9 +63,15 @@ export class AdminConnection implements Sink, Reply {
   /** Resolves when the output is written, or the connection is closed. */
   #written: PromiseWithResolvers<void> | null = null;
 
-  constructor(context: AdminContext, socket: AdminSocket) {
+  /**
+   * `isOperator`: the commands are those of this server's operator, and not of another server's. `left` is called when
+   * the socket is closed.
+   */
+  constructor(context: AdminContext, socket: AdminSocket, isOperator: boolean, left: () => void) {
     this.#context = context;
+    this.#shards = isOperator ? (context.cluster?.shards ?? null) : null;
     this.#socket = socket;
+    this.#left = left;
     this.#out = new Outbox(context.turn, true);
     this.#out.sink = this;
     this.#writer = new SocketWriter({ write: (bytes, start, count) => socket.write(bytes, start, count) });
@@ -86,6 +97,7 @@ export class AdminConnection implements Sink, Reply {
   closed(): void {
     this.#isClosed = true;
     clearTimeout(this.#timer);
+    this.#left();
     this.#written?.resolve();
   }
 
@@ -149,10 +161,37 @@ export class AdminConnection implements Sink, Reply {
     if (request === "bad_request") throw new AdminError(request, usageFor(line));
     const { verb } = request;
     if (verb === "help" || verb === "cluster") {
-      const lines = verb === "help" ? HELP_LINES : clusterLines(this.#context.cluster);
-      for (const line of lines) this.line(line);
+      for (const line of verb === "help" ? HELP_LINES : this.#cluster.lines()) this.line(line);
       return "";
     }
+    const shards = this.#shards;
+    if (shards === null) return this.#runHere(verb, request);
+    const shard = request.user === "" ? null : shards.elsewhere(request.user);
+    if (shard !== null) return this.#ask(shards, shard, line);
+    if (!ADMIN_COMMANDS[verb].isForAll) return this.#runHere(verb, request);
+    let count = shards.isOwner ? Number(await this.#runHere(verb, request)) : 0;
+    for (const other of shards.others) count += Number(await this.#ask(shards, other, line));
+    return `${count}`;
+  }
+
+  get #cluster(): AdminOfCluster {
+    const { cluster } = this.#context;
+    if (cluster !== null) return cluster;
+    throw new AdminError("failed", "this server keeps its own journal: it is not in a cluster");
+  }
+
+  /** Passes the lines of the owner of another shard on, and returns the words after its `ok`. */
+  async #ask(shards: ShardAdmin, shard: number, line: string): Promise<string> {
+    const reply = shards.ask(shard, line);
+    for (;;) {
+      const { done, value } = await reply.next();
+      if (done) return value;
+      this.line(value);
+      if (this.#out.unsent > ADMIN_UNSENT_BYTES_MAX) await this.#drained();
+    }
+  }
+
+  async #runHere(verb: ServedVerb, request: AdminRequest): Promise<string> {
     const server = this.#beginSlice();
     const { run, isChange } = ADMIN_COMMANDS[verb];
     const words = await run(server, request, this);

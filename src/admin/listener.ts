@@ -4,8 +4,10 @@ import { ListenError } from "../net/listener.ts";
 import { listenAtPath } from "../net/unix-socket.ts";
 import type { AdminRequest } from "../protocol/admin.ts";
 import { LoopTurn } from "../stream/turn.ts";
-import { AdminConnection, type AdminContext, TOO_MANY } from "./connection.ts";
-import type { Administered, ClusterLines } from "./commands.ts";
+import type { AcceptedSocket } from "../net/tcp-transport.ts";
+import type { SocketEvents } from "../net/transport.ts";
+import { AdminConnection, type AdminContext, type AdminOfCluster, type AdminSocket, TOO_MANY } from "./connection.ts";
+import type { Administered } from "./commands.ts";
 
 /** Only the user of the server may connect. */
 const SOCKET_MODE = 0o600;
@@ -15,7 +17,7 @@ export interface AdminOptions {
   obstacle?: () => string | null;
   report: (error: unknown) => void;
   /** Null or missing for a server that is not in a cluster. */
-  cluster?: ClusterLines | null;
+  cluster?: AdminOfCluster | null;
   /** A command has changed something; for the log. */
   done?: (request: AdminRequest) => void;
   idleMs?: number;
@@ -30,8 +32,9 @@ export class AdminListener implements AdminContext {
   readonly idleMs: number;
   readonly report: (error: unknown) => void;
   readonly done: (request: AdminRequest) => void;
-  readonly cluster: ClusterLines | null;
-  readonly #path: string;
+  readonly cluster: AdminOfCluster | null;
+  /** Null for a server of a cluster that takes the commands of other servers only. */
+  readonly #path: string | null;
   readonly #obstacle: () => string | null;
   #server: Administered | null = null;
   readonly #connections = new Set<AdminConnection>();
@@ -39,7 +42,7 @@ export class AdminListener implements AdminContext {
   /** Commands that continue in a later turn. */
   readonly #waiting: (() => void)[] = [];
 
-  constructor(path: string, options: AdminOptions) {
+  constructor(path: string | null, options: AdminOptions) {
     const { obstacle = () => null, report, cluster = null, done = () => {}, idleMs = ADMIN_IDLE_MS } = options;
     this.#path = path;
     this.#obstacle = obstacle;
@@ -52,24 +55,24 @@ export class AdminListener implements AdminContext {
 
   /** Call it when the data folder is locked, so that no two servers do it for one folder. Throws ListenError. */
   async listen(): Promise<void> {
-    const bytes = Buffer.byteLength(this.#path);
+    const path = this.#path;
+    if (path === null) return;
+    const bytes = Buffer.byteLength(path);
     if (bytes > SOCKET_PATH_BYTES_MAX) {
       const why = `the path has ${bytes} bytes, and that of a socket at most ${SOCKET_PATH_BYTES_MAX}`;
-      throw new ListenError(`cannot listen on ${this.#path}: ${why}; choose another one with --admin-socket <path>`);
+      throw new ListenError(`cannot listen on ${path}: ${why}; choose another one with --admin-socket <path>`);
     }
-    this.#socket = await listenAtPath(this.#path, SOCKET_MODE, () => this.#listen());
+    this.#socket = await listenAtPath(path, SOCKET_MODE, () => this.#listen(path));
   }
 
-  #listen(): UnixSocketListener<AdminConnection | null> {
+  #listen(unix: string): UnixSocketListener<AdminConnection | null> {
     return Bun.listen<AdminConnection | null>({
-      unix: this.#path,
+      unix,
       allowHalfOpen: true,
       data: null,
       socket: {
         open: (socket) => {
-          if (this.#connections.size >= ADMIN_CONNECTIONS_MAX) return void socket.end(TOO_MANY);
-          socket.data = new AdminConnection(this, socket);
-          this.#connections.add(socket.data);
+          socket.data = this.#open(socket, true);
         },
         data: (socket, chunk) => socket.data?.data(chunk),
         drain: (socket) => socket.data?.drain(),
@@ -78,9 +81,7 @@ export class AdminListener implements AdminContext {
           else socket.data.end();
         },
         close: (socket) => {
-          if (socket.data === null) return;
-          this.#connections.delete(socket.data);
-          socket.data.closed();
+          socket.data?.closed();
         },
         error: (socket, error) => {
           this.report(error);
@@ -88,6 +89,21 @@ export class AdminListener implements AdminContext {
         },
       },
     });
+  }
+
+  /** A connection of another server of the cluster, with a command about users of this one. Null when it is refused. */
+  accept(socket: AcceptedSocket): SocketEvents | null {
+    return this.#open(socket, false);
+  }
+
+  #open(socket: AdminSocket, isOperator: boolean): AdminConnection | null {
+    if (this.#connections.size >= ADMIN_CONNECTIONS_MAX) {
+      socket.end(TOO_MANY);
+      return null;
+    }
+    const connection = new AdminConnection(this, socket, isOperator, () => this.#connections.delete(connection));
+    this.#connections.add(connection);
+    return connection;
   }
 
   /** The server is there: from now on all commands work. */

@@ -1,5 +1,5 @@
 import { encode, equals } from "../protocol/ascii.ts";
-import { Account, type Waiting } from "./session.ts";
+import { Account, type Neighbour, type Waiting } from "./session.ts";
 
 /** Verifies passwords; src/auth/passwords.ts implements it. */
 export interface Passwords {
@@ -26,6 +26,8 @@ export class Accounts {
   readonly all: Account[] = [];
   /** What waits in all mailboxes together. */
   readonly waiting: Waiting = { messages: 0, bytes: 0 };
+  /** The shard of the user with that name; null for this one. */
+  neighbourOf: (name: Uint8Array) => Neighbour | null = () => null;
   #slots: (Account | undefined)[] = new Array(1024);
 
   /** Adds a user, also one who was removed; null when there is a user of that name. */
@@ -41,7 +43,7 @@ export class Accounts {
     const bytes = encode(name);
     const known = this.#at(bytes, 0, bytes.length);
     if (known !== undefined) return known;
-    const account = new Account(name, this.waiting);
+    const account = new Account(name, this.waiting, this.neighbourOf(bytes));
     this.all.push(account);
     if (this.all.length * 2 > this.#slots.length) {
       this.#slots = new Array(this.#slots.length * 4);

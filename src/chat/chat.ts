@@ -1,4 +1,4 @@
-import { ACK_BYTES_MAX, KEEPING_UP_BOUNDS, KEEPING_UP_MS, type Limits, POOLED_MS } from "../limits.ts";
+import { ACK_BYTES_MAX, KEEPING_UP_BOUNDS, KEEPING_UP_MS, LINK_BYTES_MAX, type Limits, POOLED_MS } from "../limits.ts";
 import { encode } from "../protocol/ascii.ts";
 import { type Memory, trimBufferPools } from "../byte-queue.ts";
 import { Outbox } from "../stream/outbox.ts";
@@ -8,37 +8,19 @@ import type { TimerKind, TimerWheel } from "../timer-wheel.ts";
 import { Accounts, type Passwords } from "./accounts.ts";
 import { Announcements } from "./announcements.ts";
 import { Addresses } from "../auth/addresses.ts";
+import type { ChatOptions } from "./chat-options.ts";
 import { MailboxScheduler } from "./mailbox-scheduler.ts";
 import { Introductions } from "./introductions.ts";
 import { Departing } from "./departing.ts";
-import { Lockouts, type LockoutScope } from "../auth/lockouts.ts";
+import { Lockouts } from "../auth/lockouts.ts";
 import { Mailbox } from "./mailbox.ts";
+import { Neighbours } from "./neighbours.ts";
 import type { ChatObserver } from "./observer.ts";
 import { Presence } from "./presence.ts";
 import { Rates } from "./rates.ts";
-import { type Account, type Caller, type LoginRelay, type LoginOptions, type Peer } from "./session.ts";
+import { type Account, type LoginRelay, type LoginOptions, type Peer } from "./session.ts";
 import { Session, type SessionKind } from "./session.ts";
 import type { ChatStore } from "./store.ts";
-
-export interface ChatOptions {
-  wheel: TimerWheel;
-  turn: Turn;
-  store: ChatStore;
-  passwords: Passwords;
-  newToken: () => string;
-  /** Calls the client of a callback session, at the address of its login. */
-  newCaller: (session: Session, address: string, port: number, secret: string) => Caller;
-  /** A session, or a connection without a session, ends when no line arrives for that long. */
-  idleTimeoutMs: number;
-  blockMs: number;
-  lockoutScope: LockoutScope;
-  limits: Limits;
-  /** Takes faults, with the peer whose line caused them. */
-  report: (error: unknown, peer?: Peer) => void;
-  observer?: ChatObserver;
-  /** See `MailboxScheduler`. */
-  movedBytesPerTurn?: number;
-}
 
 /**
  * The rules: the life of sessions, messages, broadcasts and presence. It reads no clock and uses no socket and no file:
@@ -62,6 +44,8 @@ export class Chat {
   readonly idleTimeoutMs: number;
   /** Null: all sessions are here. */
   loginRelay: LoginRelay | null = null;
+  /** Where clients that another server relays reach this one; null when they do not. */
+  direct: { address: string; isEncrypted: boolean } | null = null;
   /** The one object that all parts read. A reload changes its fields. */
   readonly limits: Limits;
   readonly report: ChatOptions["report"];
@@ -72,6 +56,8 @@ export class Chat {
   unixMs = 0;
   readonly mailboxScheduler: MailboxScheduler;
   readonly departing: Departing;
+  /** The other shards of the cluster; null without one. */
+  readonly neighbours: Neighbours | null;
   /** Position of the broadcast group at the last check for slow clients. */
   #checkedAt = 0;
   /** Wheel time of the next trim of the buffer pools. */
@@ -103,10 +89,11 @@ export class Chat {
     this.addresses = new Addresses(wheel, limits);
     this.rates = new Rates(wheel, limits);
     this.introductions = new Introductions(wheel, limits, options.newToken);
-    const appended = (session: Session): void => this.#messagesAppended(session);
+    const appended = (session: Session): void => this.messagesAppended(session);
     const { accounts, mailbox } = this;
     this.mailboxScheduler = new MailboxScheduler(accounts, mailbox, store, appended, report, movedBytesPerTurn);
     this.departing = new Departing(this.mailboxScheduler);
+    this.neighbours = options.shards == null ? null : new Neighbours(this, options.shards);
     this.#newToken = options.newToken;
     this.#newCaller = options.newCaller;
     this.#overdue = wheel.kind((session) => this.flushed(session));
@@ -139,6 +126,7 @@ export class Chat {
       reply += ` secret=${secret}`;
     }
     if (options.after !== null) reply += this.#takeUp(account, options.after);
+    if (kind === "resumable") reply += this.#directTo(peer);
     this.mailbox.skip(session.delivery);
     peer.replies.append(encode(`${reply}\n`));
     if (replaced === null) this.announcements.presence(account, `joined ${account.name}`);
@@ -160,6 +148,12 @@ export class Chat {
     if (ended === null || ended.user !== account.name) return "";
     this.mailbox.ackDelivered(account, ended, received);
     return ended.resumable ? ` received=${ended.received}` : "";
+  }
+
+  /** Only for a client with the same kind of connection: plain TCP, or TLS. */
+  #directTo({ isRelayed, isEncrypted, isWebSocket }: Peer): string {
+    const { direct } = this;
+    return isRelayed && !isWebSocket && direct?.isEncrypted === isEncrypted ? ` at=${direct.address}` : "";
   }
 
   #attach(session: Session, peer: Peer): void {
@@ -190,6 +184,11 @@ export class Chat {
     return session?.kind === kind ? session : null;
   }
 
+  /** A session with that token is live or has ended here. */
+  hasSession(token: string): boolean {
+    return this.#byToken.has(token) || this.store.endedSession(token) !== null;
+  }
+
   /** The client has the stream up to that position; false when that was never sent. */
   ack(session: Session, position: number): boolean {
     const { outbox, kind } = session;
@@ -211,7 +210,7 @@ export class Chat {
     if (session !== null && !to.isAwaitingLogin && !mailbox.hasMore(session.delivery) && !this.#mustWait(session)) {
       session.outbox.appendMessage(store.newNumber(), unixMs, from.messageHead, bytes, start, end);
       session.messagesOut++;
-      this.#messagesAppended(session);
+      this.messagesAppended(session);
       return "sent";
     }
     if (mailbox.isFull(to, from)) return "full";
@@ -220,7 +219,8 @@ export class Chat {
     return "stored";
   }
 
-  #messagesAppended(session: Session): void {
+  /** At the end of the turn the store gets the messages that were appended to the session's outbox. */
+  messagesAppended(session: Session): void {
     if (session.hasAppended) return;
     session.hasAppended = true;
     this.#appendedTo.push(session);
@@ -245,19 +245,26 @@ export class Chat {
     const { account, outbox } = session;
     session.endReason = reason;
     session.endedUnixMs = this.unixMs;
-    this.observer?.sessionEnded(session, reason);
+    if (session.kind === "link") this.neighbours!.ended(session);
+    else this.#removeOnline(session, reason);
     this.wheel.cancel(session.timer);
     this.wheel.cancel(session.overdue);
     this.#byToken.delete(session.token);
-    outbox.unsubscribe();
-    this.presence.remove(session);
     const hasGoodbye = reason !== "logout" && reason !== "disconnected";
     outbox.finish(hasGoodbye ? goodbye(reason, words) : null);
     this.introductions.end(session);
-    if (reason !== "replaced" && reason !== "shutdown")
+    if (reason !== "replaced" && reason !== "shutdown" && session.kind !== "link")
       this.announcements.presence(account, `left ${account.name} ${reason}`);
+    if (session.slots !== null) this.neighbours!.abandon(session.slots);
     session.delivery.end();
     this.departing.add(session);
+  }
+
+  #removeOnline(session: Session, reason: GoodbyeReason | LeftReason): void {
+    this.observer?.sessionEnded(session, reason);
+    session.outbox.unsubscribe();
+    this.presence.remove(session);
+    this.neighbours?.observer?.sessionEnded(session);
   }
 
   /** Removes a user. The mailbox and the blocks are kept for the case that the user is added again. */
@@ -287,6 +294,7 @@ export class Chat {
     if (session.ended) return;
     const { unacked } = session.outbox;
     if (unacked <= ACK_BYTES_MAX) session.lastAckMs = this.wheel.nowMs;
+    if (session.kind === "link" && unacked <= LINK_BYTES_MAX) return this.mailboxScheduler.deliver(session);
     const { unackedBytesMax } = this.limits;
     if (unacked > unackedBytesMax) {
       if (unacked > KEEPING_UP_BOUNDS * unackedBytesMax || !this.#keepsUp(session)) return this.end(session, "slow");
@@ -321,6 +329,7 @@ export class Chat {
   /** At some ticks: sends delayed presence, ends sessions that are slow or hold too much, trims the buffer pools. */
   sweep(): void {
     this.announcements.flush();
+    this.neighbours?.sweep();
     // `BroadcastGroup.flush` does not call `flushed` for each session; this does.
     const { sent } = this.announcements.group;
     if (this.#checkedAt !== sent) for (const session of this.#byToken.values()) this.flushed(session);
@@ -337,6 +346,7 @@ export class Chat {
   shutdown(): void {
     this.isOver = true;
     for (const session of [...this.presence.online]) this.end(session, "shutdown");
+    this.neighbours?.shutdown();
   }
 
   #idleTimedOut(session: Session): void {

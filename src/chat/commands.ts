@@ -4,16 +4,17 @@ import {
   RECEIVERS_PER_REQUEST,
   RECEIVERS_PER_WORK,
   WORK_BYTES,
-  WORK_STORED,
 } from "../limits.ts";
-import { encode, startsWith } from "../protocol/ascii.ts";
+import { encode } from "../protocol/ascii.ts";
 import type { LineReader } from "../protocol/line-reader.ts";
-import { type ErrorCode, OK, OK_ASKED, OK_SENT, OK_STORED, refuse } from "../protocol/reply.ts";
+import { type ErrorCode, OK, OK_ASKED, type Replies, refuse } from "../protocol/reply.ts";
 import { Request, SHAPES, type Verb, isOtherProtocol } from "../protocol/request.ts";
-import type { Outbox } from "../stream/outbox.ts";
 import type { Chat } from "./chat.ts";
 import { fault } from "./fault.ts";
+import { alsoForwarded } from "./forward.ts";
 import { login } from "./login.ts";
+import { type Requester, message, sameRecipient, send } from "./message.ts";
+import { ReplySlots } from "./reply-slots.ts";
 import type { Account, Peer, Session, SessionKind } from "./session.ts";
 
 /** What the store must have room for before a request is acted on; see `canStore`. */
@@ -42,15 +43,15 @@ const NO_PRECONDITIONS: Preconditions = {
 };
 
 /**
- * Appends exactly one reply, as the last thing, to `out`: the session's own outbox, except in callback sessions. `user`
- * is the one that the first word names.
+ * Appends exactly one reply, as the last thing, to `out`: the session's own outbox or its slots, except in callback
+ * sessions. Or another shard gives the reply later: see `forward`. `user` is the one that the first word names.
  */
-type Run = (chat: Chat, session: Session, request: Request, out: Outbox, user: Account) => void;
+type Run<From, Out> = (chat: Chat, session: From, request: Request, out: Out, user: Account) => void;
 
 /** A request of a session. All rows have one shape, so that the hot path reads them from fixed offsets. */
-interface SessionCommand extends Preconditions {
+export interface SessionCommand<From = Session, Out = Replies> extends Preconditions {
   needsSession: true;
-  run: Run;
+  run: Run<From, Out>;
 }
 
 /** A request of a connection without a session. It replies by itself, perhaps later. */
@@ -59,7 +60,10 @@ interface ConnectionCommand {
   run: (chat: Chat, peer: Peer, request: Request) => void;
 }
 
-function withSession(run: Run, preconditions: Partial<Preconditions> = {}): SessionCommand {
+export function withSession<From, Out>(
+  run: Run<From, Out>,
+  preconditions: Partial<Preconditions> = {},
+): SessionCommand<From, Out> {
   const { user, notSelf, hasBlocked, unblocked, stored } = { ...NO_PRECONDITIONS, ...preconditions };
   return { needsSession: true, run, user, notSelf, hasBlocked, unblocked, stored };
 }
@@ -76,8 +80,13 @@ const COMMANDS: Record<Verb, SessionCommand | ConnectionCommand> = {
   message: withSession(message),
   broadcast: withSession(broadcast, { stored: "position" }),
   online: withSession(online),
-  block: withSession(block, { user: true, hasBlocked: false, notSelf: "nobody blocks themselves", stored: "change" }),
-  unblock: withSession(unblock, { user: true, hasBlocked: true, stored: "change" }),
+  block: withSession(alsoForwarded(block), {
+    user: true,
+    hasBlocked: false,
+    notSelf: "nobody blocks themselves",
+    stored: "change",
+  }),
+  unblock: withSession(alsoForwarded(unblock), { user: true, hasBlocked: true, stored: "change" }),
   getaddress: withSession(getaddress, { user: true, unblocked: true, notSelf: "nobody calls themselves" }),
   private_answer: withSession(privateAnswer),
   alive: withSession(alive),
@@ -92,6 +101,15 @@ const request = new Request();
  */
 export function receive(chat: Chat, peer: Peer, line: LineReader): void {
   const { session, replies } = peer;
+  let out: Replies = replies;
+  if (session !== null && session.slots !== null) {
+    if (session.kind === "link") return chat.neighbours!.receive(session, line);
+    if (session.slots.mustWait(line)) {
+      peer.refund();
+      return line.hold();
+    }
+    out = session.slots;
+  }
   chat.rates.work += 1 + line.lineBytes / WORK_BYTES;
   if (session !== null) {
     session.lastActivityMs = chat.wheel.nowMs;
@@ -105,11 +123,11 @@ export function receive(chat: Chat, peer: Peer, line: LineReader): void {
     return;
   }
   let isValid = false;
-  if (line.tooLong) refuseInvalid(replies, "line_too_long");
-  else if (line.start === line.end) refuseInvalid(replies, "bad_request", "the line is empty");
+  if (line.tooLong) refuseInvalid(out, "line_too_long");
+  else if (line.start === line.end) refuseInvalid(out, "bad_request", "the line is empty");
   else {
     try {
-      isValid = dispatch(chat, peer, session, replies, line.bytes, line.start, line.end);
+      isValid = dispatch(chat, peer, session, out, line.bytes, line.start, line.end);
     } catch (error) {
       return fault(chat, peer, error);
     }
@@ -137,7 +155,7 @@ function dispatch(
   chat: Chat,
   peer: Peer,
   session: Session | null,
-  out: Outbox,
+  out: Replies,
   bytes: Uint8Array,
   start: number,
   end: number,
@@ -159,19 +177,24 @@ function dispatch(
     if (session !== null) return refuseInvalid(out, "already_logged_in");
     if (!request.parseWords(SHAPES[verb])) return refuseInvalid(out, "bad_request", SHAPES[verb].usage);
     if (verb === "as" && peer.isWebSocket) return refuseInvalid(out, "bad_request", "over WebSocket: resume <token> …");
-    if (chat.loginRelay === null) command.run(chat, peer, request);
-    else chat.loginRelay.relay(peer, verb, Buffer.from(bytes.subarray(start, end)));
+    if (chat.loginRelay?.relay(peer, verb, request, start) !== true) command.run(chat, peer, request);
   }
   return true;
 }
 
-function refuseInvalid(out: Outbox, code: ErrorCode, detail?: string): false {
+function refuseInvalid(out: Replies, code: ErrorCode, detail?: string): false {
   refuse(out, code, detail);
   return false;
 }
 
 /** Checks the preconditions of a request, then runs it. */
-function act(chat: Chat, session: Session, request: Request, out: Outbox, command: SessionCommand): void {
+export function act<From extends Requester, Out extends Replies>(
+  chat: Chat,
+  session: From,
+  request: Request,
+  out: Out,
+  command: SessionCommand<From, Out>,
+): void {
   const { account } = session;
   let user = account;
   if (command.user) {
@@ -191,7 +214,7 @@ function act(chat: Chat, session: Session, request: Request, out: Outbox, comman
   command.run(chat, session, request, out, user);
 }
 
-function refusal(account: Account, user: Account, command: SessionCommand): ErrorCode | null {
+function refusal(account: Account, user: Account, command: Preconditions): ErrorCode | null {
   if (command.unblocked && user.blocks.has(account)) return "blocked";
   if (command.notSelf !== null && user === account) return "bad_request";
   if (command.hasBlocked === null || command.hasBlocked === account.blocks.has(user)) return null;
@@ -199,7 +222,7 @@ function refusal(account: Account, user: Account, command: SessionCommand): Erro
 }
 
 /** Reserves room in the journal, so that a full disk is known before a reply promises anything. */
-function canStore({ store }: Chat, { kind }: Session, stored: Stored): boolean {
+function canStore({ store }: Chat, { kind }: Requester, stored: Stored): boolean {
   if (stored === "change") return store.accepts(0);
   // After a crash it must be known that the request was acted on, or the client would send it again.
   return kind !== "resumable" || store.hasRoom(0);
@@ -209,6 +232,7 @@ function resume(chat: Chat, peer: Peer, request: Request): void {
   const position = request.number(1);
   forSession(chat, peer, "resumable", request.word(0), (session) => {
     if (!chat.resume(peer, session, position)) refuse(peer.replies, "bad_request", "so much was never sent");
+    return null;
   });
 }
 
@@ -223,90 +247,49 @@ function as(chat: Chat, peer: Peer, request: Request): void {
     return peer.close();
   }
   forSession(chat, peer, "callback", request.word(0), (session) => {
+    const slots = chat.neighbours === null ? null : new ReplySlots(replies);
     session.lastActivityMs = chat.wheel.nowMs;
-    countInvalid(chat, session, dispatch(chat, peer, session, replies, bytes, textStart, end));
+    countInvalid(chat, session, dispatch(chat, peer, session, slots ?? replies, bytes, textStart, end));
     session.caller?.retry();
+    return slots;
   });
 }
 
 /**
  * Calls `act` with the session of that kind and token when its user's rate allows it. A connection with a request of a
- * callback session is closed after it.
+ * callback session is closed after it, and after the reply of another shard when `act` returns open slots.
  */
-function forSession(chat: Chat, peer: Peer, kind: SessionKind, token: string, act: (session: Session) => void): void {
+function forSession(
+  chat: Chat,
+  peer: Peer,
+  kind: SessionKind,
+  token: string,
+  act: (session: Session) => ReplySlots | null,
+): void {
   const attempt = (): void => {
     try {
       const session = chat.known(kind, token); // It may have ended while it waited.
       if (session === null)
         refuse(peer.replies, "unknown_session", chat.store.endedSession(token)?.finalReason ?? undefined);
-      else act(session);
+      else {
+        const slots = act(session);
+        if (slots?.isOpen === true) return void (slots.whenClosed = () => peer.close());
+      }
     } catch (error) {
-      return fault(chat, peer, error);
+      fault(chat, peer, error);
     }
     if (kind === "callback") peer.close();
+    peer.resume();
   };
   const session = chat.known(kind, token);
   if (session === null) return attempt();
   chat.rates.take(session.account, peer, () => {
-    if (!peer.isClosed) attempt();
-    peer.resume();
+    if (peer.isClosed) peer.resume();
+    else attempt();
   });
 }
 
-/**
- * The recipient of the request bytes[start..end) if it is a message to the same user as the session's last one, as most
- * are. One comparison replaces the parser and the look-up, which saves 27 of 172 ns per message (`bun run bench:micro
- * --filter server`). A request begins as a line from its recipient does, with `message <user> `.
- */
-function sameRecipient({ recipient }: Session, bytes: Uint8Array, start: number, end: number): Account | null {
-  if (recipient === null || recipient.password === null) return null;
-  const { messageHead } = recipient;
-  return end - start > messageHead.length && startsWith(bytes, start, end, messageHead) ? recipient : null;
-}
-
-/** Checks its preconditions itself, and is called without `act`, which costs more. */
-function message(chat: Chat, session: Session, request: Request, out: Outbox): void {
-  const to = chat.accounts.find(request.bytes, request.starts[0]!, request.ends[0]!);
-  if (to === undefined) return refuseMessage(chat, session.account, null, out, "unknown_user");
-  session.recipient = to;
-  send(chat, session, to, out, request.bytes, request.textStart, request.end);
-}
-
-/** Sends the text bytes[start..end) to a user. */
-function send(
-  chat: Chat,
-  session: Session,
-  to: Account,
-  out: Outbox,
-  bytes: Uint8Array,
-  start: number,
-  end: number,
-): void {
-  const { account } = session;
-  if (to.blocks.has(account)) return refuseMessage(chat, account, to, out, "blocked");
-  if (!chat.store.accepts(end - start))
-    return refuseMessage(chat, account, to, out, "internal", chat.store.writeError!);
-  const fate = chat.send(account, to, bytes, start, end);
-  if (fate === "stored") chat.rates.work += WORK_STORED + (end - start) / WORK_BYTES;
-  if (fate === "full") return refuseMessage(chat, account, to, out, "mailbox_full");
-  session.messagesIn++;
-  chat.observer?.accepted(account, to, bytes, start, end, fate);
-  out.append(fate === "sent" ? OK_SENT : OK_STORED);
-}
-
-function refuseMessage(
-  chat: Chat,
-  from: Account,
-  to: Account | null,
-  out: Outbox,
-  code: ErrorCode,
-  detail?: string,
-): void {
-  chat.observer?.messageRefused(from, to, code);
-  refuse(out, code, detail);
-}
-
-function broadcast(chat: Chat, { account }: Session, request: Request, out: Outbox): void {
+function broadcast(chat: Chat, { account }: Session, request: Request, out: Replies): void {
   const count = chat.announcements.broadcast(account, request.bytes, request.textStart, request.end);
   chat.observer?.broadcast(account, request.bytes, request.textStart, request.end, count);
   // A user who has blocked the sender costs as much as a receiver.
@@ -315,7 +298,7 @@ function broadcast(chat: Chat, { account }: Session, request: Request, out: Outb
   out.append(encode(`ok ${count}\n`));
 }
 
-function online(chat: Chat, { account }: Session, _request: Request, out: Outbox): void {
+function online(chat: Chat, { account }: Session, _request: Request, out: Replies): void {
   const names = Math.min(chat.presence.count, ONLINE_NAMES_MAX) + account.blockedBy.size;
   chat.rates.charge(account, names / NAMES_PER_REQUEST, names / NAMES_PER_REQUEST);
   const line = chat.presence.list(account, ONLINE_NAMES_MAX);
@@ -323,28 +306,31 @@ function online(chat: Chat, { account }: Session, _request: Request, out: Outbox
   out.append(line);
 }
 
-function block(chat: Chat, session: Session, _request: Request, out: Outbox, other: Account): void {
-  chat.store.block(session.account.name, other.name);
-  session.account.block(other);
-  chat.introductions.part(session, other);
+export function block(chat: Chat, { account }: Requester, _request: Request, out: Replies, other: Account): void {
+  chat.store.block(account.name, other.name);
+  account.block(other);
+  if (account.session !== null) chat.introductions.part(account.session, other);
+  else if (other.session !== null) chat.introductions.part(other.session, account);
   out.append(OK);
 }
 
-function unblock(chat: Chat, { account }: Session, _request: Request, out: Outbox, other: Account): void {
+export function unblock(chat: Chat, { account }: Requester, _request: Request, out: Replies, other: Account): void {
   chat.store.unblock(account.name, other.name);
   account.unblock(other);
   out.append(OK);
 }
 
-function getaddress(chat: Chat, session: Session, request: Request, out: Outbox, other: Account): void {
+function getaddress(chat: Chat, session: Session, request: Request, out: Replies, other: Account): void {
+  const key = request.words > 1 ? request.word(1) : "";
+  if (other.neighbour !== null) return chat.neighbours!.observer!.ask(session, other, key, out);
   if (other.session === null) return refuse(out, "offline");
   if (other.session.listenPort === 0) return refuse(out, "not_listening");
-  const refusal = chat.introductions.ask(session, other.session, request.words > 1 ? request.word(1) : "");
+  const refusal = chat.introductions.ask(session, other.session, key);
   if (refusal !== null) return refuse(out, refusal);
   out.append(OK_ASKED);
 }
 
-function privateAnswer(chat: Chat, session: Session, request: Request, out: Outbox): void {
+function privateAnswer(chat: Chat, session: Session, request: Request, out: Replies): void {
   const asker = chat.accounts.find(request.bytes, request.starts[0]!, request.ends[0]!);
   const key = request.words > 2 ? request.word(2) : "";
   if (asker !== undefined && chat.introductions.answer(session, asker, request.word(1) === "yes", key)) out.append(OK);
@@ -352,18 +338,18 @@ function privateAnswer(chat: Chat, session: Session, request: Request, out: Outb
 }
 
 /** Takes the position that the client acknowledges, if there is one; false when that was never sent. */
-function acked(chat: Chat, session: Session, request: Request, out: Outbox): boolean {
+function acked(chat: Chat, session: Session, request: Request, out: Replies): boolean {
   if (request.words === 0 || chat.ack(session, request.number(0))) return true;
   refuse(out, "bad_request", "so much was never sent");
   return false;
 }
 
-function alive(chat: Chat, session: Session, request: Request, out: Outbox): void {
+function alive(chat: Chat, session: Session, request: Request, out: Replies): void {
   if (!acked(chat, session, request, out)) return;
   out.append(session.kind === "plain" ? OK : encode(`ok ${session.received}\n`));
 }
 
-function logout(chat: Chat, session: Session, request: Request, out: Outbox): void {
+function logout(chat: Chat, session: Session, request: Request, out: Replies): void {
   if (!acked(chat, session, request, out)) return;
   out.append(OK);
   chat.end(session, "logout");

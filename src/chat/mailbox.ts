@@ -166,10 +166,10 @@ function countNew(account: Account, messages: readonly UnackedMessage[]): number
 
 const FINAL_REASONS: readonly FinalReason[] = ["replaced", "kicked"];
 
-/** What the store remembers of a session that has ended; null for a plain session. */
+/** What the store remembers of a session that has ended; null for a plain session or a link. */
 function endedSession(session: Session): EndedSession | null {
   const { account, kind, number, token, received, endReason, endedUnixMs } = session;
-  if (kind === "plain") return null;
+  if (number === 0) return null;
   const resumable = kind === "resumable";
   const finalReason = FINAL_REASONS.find((reason) => reason === endReason) ?? null;
   return { number, token, user: account.name, resumable, finalReason, received, endedUnixMs };

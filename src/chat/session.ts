@@ -6,7 +6,8 @@
 import { encode } from "../protocol/ascii.ts";
 import type { Outbox } from "../stream/outbox.ts";
 import type { GoodbyeReason, LeftReason } from "../protocol/reply.ts";
-import type { Verb } from "../protocol/request.ts";
+import type { ReplySlot, ReplySlots } from "./reply-slots.ts";
+import type { Request, Verb } from "../protocol/request.ts";
 import type { Sink } from "../stream/turn.ts";
 import { WheelTimer } from "../timer-wheel.ts";
 import { TokenBucket } from "../token-bucket.ts";
@@ -19,6 +20,8 @@ export interface Peer {
   readonly isEncrypted: boolean;
   /** The connection uses WebSocket: what the client has received is only known when it says so. */
   readonly isWebSocket: boolean;
+  /** The client is at another server of the cluster, which relays it to this one. */
+  readonly isRelayed: boolean;
   session: Session | null;
   /** Takes its replies: the outbox of its session, or one of its own before the login. */
   readonly replies: Outbox;
@@ -43,8 +46,11 @@ export interface Peer {
 
 /** Passes clients on to the server of a cluster that has their sessions. */
 export interface LoginRelay {
-  /** A valid `login`, `resume` or `as`, without its LF: the gateway pauses the peer, and gives the reply, later. */
-  relay(peer: Peer, verb: Verb, line: Buffer): void;
+  /**
+   * Takes the valid `login`, `resume` or `as` in request.bytes[start..request.end): pauses the peer, and gives the
+   * reply later. False when it is for this server.
+   */
+  relay(peer: Peer, verb: Verb, request: Request, start: number): boolean;
 }
 
 /** The request budget of a user. It outlives sessions: otherwise each new session would get a full budget. */
@@ -66,6 +72,8 @@ const NONE: Waiting = { messages: 0, bytes: 0 };
 /** A user: password, blocks, and counts of the mailbox. It outlives every session. */
 export class Account {
   readonly name: string;
+  /** The shard that has the sessions and the mailbox of this user; null when it is this one, as without a cluster. */
+  readonly neighbour: Neighbour | null;
   readonly nameBytes: Uint8Array;
   /** As in the credentials file, plain or a hash; null when the file has no such user. */
   password: string | null = null;
@@ -98,8 +106,9 @@ export class Account {
   readonly #total: Waiting;
 
   /** `total` counts what waits in all mailboxes together. */
-  constructor(name: string, total: Waiting = { messages: 0, bytes: 0 }) {
+  constructor(name: string, total: Waiting = { messages: 0, bytes: 0 }, neighbour: Neighbour | null = null) {
     this.name = name;
+    this.neighbour = neighbour;
     this.#total = total;
     this.nameBytes = encode(name);
     this.messageHead = encode(`message ${name} `);
@@ -164,6 +173,36 @@ export const FOREVER = Number.MAX_SAFE_INTEGER;
 
 const NO_ACCOUNTS: ReadonlySet<Account> = new Set();
 
+/**
+ * Another shard of a cluster, as this one sees it. It is a user here, `#<shard>`: what users of this shard request of
+ * users of that one are messages to this user, which wait in its mailbox and are delivered to its session. `Neighbours`
+ * has the rules.
+ */
+export class Neighbour {
+  readonly shard: number;
+  /** It has no password, so no client can log in as this user. */
+  readonly account: Account;
+  /** Of the owner that opened the last link; 0 before the first one. */
+  epoch = 0;
+  /** The number of the last request that was forwarded; 0 while it is unknown: until the first link. */
+  lastNumber = 0;
+  /** Its replies to the requests up to that number have come; 0 while nothing is known. */
+  ackedNumber = 0;
+  /** The requests whose replies have not come, by their numbers; and bytes of their lines. */
+  readonly slots = new Map<number, ReplySlot>();
+  slotBytes = 0;
+
+  constructor(shard: number, account: Account) {
+    this.shard = shard;
+    this.account = account;
+  }
+
+  /** The session of its link; null without one. */
+  get session(): Session | null {
+    return this.account.session;
+  }
+}
+
 /** The options of a login. */
 export interface LoginOptions {
   /** The port on which the client accepts private chats; 0: none. */
@@ -175,8 +214,11 @@ export interface LoginOptions {
   after: { token: string; received: number } | null;
 }
 
-/** The kinds differ in how their stream is acknowledged, and in what the end of a connection means. */
-export type SessionKind = "plain" | "resumable" | "callback";
+/**
+ * The kinds differ in how their stream is acknowledged, and in what the end of a connection means. A `link` is the
+ * session of another shard (`Neighbour`), and counts as no user's.
+ */
+export type SessionKind = "plain" | "resumable" | "callback" | "link";
 
 /** Writes the outbox of a callback session by calling its client. */
 export interface Caller extends Sink {
@@ -189,7 +231,7 @@ export interface Caller extends Sink {
 /** A session of a user, who has one at most. Its peer may change; its outbox stays. */
 export class Session {
   readonly account: Account;
-  /** From the counter of message numbers; 0 for a plain session, which is not remembered after its end. */
+  /** From the counter of message numbers; 0 for a plain session or a link, which is not remembered after its end. */
   readonly number: number;
   readonly token: string;
   readonly kind: SessionKind;
@@ -222,6 +264,8 @@ export class Session {
   messagesOut = 0;
   /** The user of its last message; null before the first one. */
   recipient: Account | null = null;
+  /** Replies that wait for those of other shards; null before the first request that was forwarded. */
+  slots: ReplySlots | null = null;
   /** Null while the session is online. */
   endReason: GoodbyeReason | LeftReason | null = null;
   endedUnixMs = 0;

@@ -1,6 +1,7 @@
 import type { UnackedMessage } from "../stream/unacked-index.ts";
 import type { Outbox } from "../stream/outbox.ts";
 import type { WrongPasswords } from "../auth/lockouts.ts";
+import type { Outcomes } from "./outcomes.ts";
 import type { Account } from "./session.ts";
 
 /** The port between the rules and the storage, in the words of the rules. How it is stored is not known here. */
@@ -72,6 +73,11 @@ export interface ChatStore {
   readonly isBusy: boolean;
   /** A number above all numbers that were given out before, also by earlier runs. */
   newNumber(): number;
+  /**
+   * That user has a message of that number. True when it was never given out: then numbers above it follow, also in
+   * later runs.
+   */
+  raiseNumber(user: Account, number: number): boolean;
 
   /** A message was put into the mailbox of a user. */
   stored(user: string, message: StoredMessage): void;
@@ -105,11 +111,21 @@ export interface ChatStore {
   block(user: string, other: string): void;
   unblock(user: string, other: string): void;
 
+  /**
+   * A request of that other shard was acted on, with that reply, which ends with LF and does not change. Added to
+   * `outcomes`.
+   */
+  heard(shard: number, number: number, reply: Uint8Array): void;
+  /** What was heard from that shard. */
+  outcomes(shard: number): Outcomes;
+
   /** Once a turn: when the store wants to forget its oldest records, it calls `move` for what only they have. */
   compact(move: MoveOldMessages): void;
 
   /** The oldest messages of a mailbox with a number above `after`, until their texts have `bytes`, and at least one. */
   read(user: string, after: number, bytes: number): StoredMessage[];
+  /** The number of the newest message of a mailbox; 0 without one. */
+  lastStored(user: string): number;
   /** Deletes the oldest messages of a mailbox up to number `upTo`, at most `countMax`; their amounts by sender. */
   drop(user: string, upTo: number, countMax: number): Amount[];
   /** Deletes the oldest messages of a mailbox with numbers in (after, upTo], at most `countMax`; amounts by sender. */

@@ -11,6 +11,7 @@ import { oneLine, oneWord } from "./request.ts";
 import type { ChatSession, SessionOptions } from "./session.ts";
 import { StreamSession } from "./stream-session.ts";
 import { openTcp } from "./tcp.ts";
+import type { OpenTransport } from "./transport.ts";
 import { emitWarning } from "./warning.ts";
 import { type WebSocketOptions, webSocketOptions } from "./web-socket.ts";
 
@@ -156,6 +157,6 @@ export class ChatClient extends BaseClient {
 function tcpOptions(options: TcpOptions, connected: NonNullable<SessionOptions["connected"]>): SessionOptions {
   const { host, port, tls = false, session: kind = "resumable", callbackPort = 0 } = options;
   if (kind === "callback" && tls !== false) throw new ChatError("bad_request", "callback sessions do not support TLS");
-  const open = openTcp(new HostAddresses(host));
-  return { ...sessionDefaults(options), host, port, tls, connected, kind, open, callbackPort };
+  const openAt = (at: string): OpenTransport => openTcp(new HostAddresses(at));
+  return { ...sessionDefaults(options), host, port, tls, connected, kind, open: openAt(host), openAt, callbackPort };
 }

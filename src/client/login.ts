@@ -17,6 +17,8 @@ export interface LoginReply extends Login {
   secret: string;
   /** Position up to which the server acted on the requests of the earlier session; infinite when it is unknown. */
   actedOn: number;
+  /** Where the server that owns the session can be reached without another one in between; null: here. */
+  at: { host: string; port: number } | null;
 }
 
 /** The beginning of a login request. The options for the kind of session and for `after=` follow. */
@@ -33,5 +35,12 @@ export function parseLogin(words: string): LoginReply {
   const option = (name: string): string | undefined =>
     options.find((word) => word.startsWith(name))?.slice(name.length);
   const actedOn = Number(option("received=") ?? Number.POSITIVE_INFINITY);
-  return { token, silenceMs, secret: option("secret=") ?? "", actedOn };
+  return { token, silenceMs, secret: option("secret=") ?? "", actedOn, at: parseAddress(option("at=") ?? "") };
+}
+
+/** `<host>:<port>` with brackets around IPv6; null for anything else. */
+function parseAddress(text: string): LoginReply["at"] {
+  const [, ipv6, other, port] = /^(?:\[([\da-fA-F:.%]+)\]|([\w.-]+)):(\d{1,5})$/.exec(text) ?? [];
+  const host = ipv6 ?? other;
+  return host === undefined ? null : { host, port: Number(port) };
 }

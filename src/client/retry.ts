@@ -8,6 +8,9 @@ export const NO_REPLY: string = `no reply within ${REPLY_TIMEOUT_MS / 1000} seco
 const LOCKOUT_MS_MAX = 3_600_000;
 const DELAY_MIN_MS = 200;
 const DELAY_MAX_MS = 20_000;
+/** While a server was just lost, another one takes over, or it starts again: within seconds, mostly. */
+const SOON_MS = 2_000;
+const SOON_SHARE = 1 / 3;
 
 /** Growing random delays between attempts; random, so that clients of a restarted server do not return all at once. */
 export class Backoff {
@@ -36,7 +39,8 @@ export class Backoff {
 
   /** Waits for the next delay, at least `leastMs`. */
   async next(leastMs = 0): Promise<void> {
-    const delayMs = this.#delayMs * (0.5 + Math.random() / 2);
+    const delayMaxMs = Math.max(SOON_MS, this.elapsedMs * SOON_SHARE);
+    const delayMs = Math.min(this.#delayMs, delayMaxMs) * (0.5 + Math.random() / 2);
     this.#delayMs = Math.min(this.#delayMs * 2, DELAY_MAX_MS);
     const waitMs = Math.max(delayMs, leastMs);
     this.#dueMs = performance.now() + waitMs;

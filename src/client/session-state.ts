@@ -188,6 +188,18 @@ export class SessionState {
     this.#isSaved = false;
   }
 
+  /** The requests that were not given to the network, which they are now. */
+  unwrittenLines(): string {
+    let first = this.pending.length;
+    while (first > 0 && !this.pending[first - 1]!.isWritten) first--;
+    let lines = "";
+    for (const request of this.pending.slice(first)) {
+      request.isWritten = true;
+      lines += `${request.line}\n`;
+    }
+    return lines;
+  }
+
   /** Takes back a request that was not written, so that those after it move. False when it is too late. */
   cancelPending(request: PendingRequest, bytes: number): boolean {
     const index = this.pending.indexOf(request);

@@ -102,6 +102,8 @@ export interface SessionOptions extends ServerAddress {
   kind: "plain" | "resumable" | "callback";
   /** How connections to the server are opened. */
   open: OpenTransport;
+  /** The same at the host that the reply to a login names. Without it the session stays where it logged in. */
+  openAt?: (host: string) => OpenTransport;
   /** Port on which a callback session listens; 0 takes a free port. */
   callbackPort: number;
   /** Bytes of a request with its LF. A longer one is refused here. */

@@ -2,11 +2,11 @@ import { ACK_BYTES_MAX } from "../limits.ts";
 import { ChatError } from "./errors.ts";
 import { encodeText } from "./event.ts";
 import { Heartbeat } from "./heartbeat.ts";
-import { type Login, parseLogin } from "./login.ts";
+import { type Login, type LoginReply, parseLogin } from "./login.ts";
 import { requestBytes } from "./request.ts";
 import { FINAL_REASONS, type PendingReply, refusalIn, settleReply, startsWithWord } from "./reply.ts";
 import { NO_REPLY, REPLY_TIMEOUT_MS } from "./retry.ts";
-import { ServerConnection } from "./server-connection.ts";
+import { type ConnectionListener, ServerConnection } from "./server-connection.ts";
 import { type PendingRequest, type ResumableState, SessionState } from "./session-state.ts";
 import { type ChatSession, type ClientStatus, type SessionListener, type SessionOptions } from "./session.ts";
 import { later } from "./timing.ts";
@@ -72,17 +72,20 @@ export class StreamSession implements ChatSession {
     this.#closeError = new ChatError("closed");
     this.#isAttached = false;
     this.#greetingRequest = "";
-    const listener = {
-      line: (bytes: Uint8Array, start: number, end: number, lineBytes: number) =>
-        this.#line(bytes, start, end, lineBytes),
-      checkpoint: () => this.#state.save(),
-      flush: () => this.#flush(),
-      closed: (connection: ServerConnection) => this.#closed(connection),
-    };
-    this.#connection = await ServerConnection.connect(this.#state.options, listener, signal).catch((error: unknown) => {
+    const { options } = this.#state;
+    this.#connection = await ServerConnection.connect(options, this.#listener, signal).catch((error: unknown) => {
       throw this.#closeError.code === "closed" ? error : this.#closeError;
     });
   }
+
+  /** What every connection of this session calls. */
+  readonly #listener = {
+    line: (bytes: Uint8Array, start: number, end: number, lineBytes: number): void =>
+      this.#line(bytes, start, end, lineBytes),
+    checkpoint: (): Promise<void> | null => this.#state.save(),
+    flush: (): string => this.#flush(),
+    closed: (connection: ServerConnection): void => this.#closed(connection),
+  };
 
   async login(user: string, password: string, listenPort: number, signal?: AbortSignal): Promise<Login> {
     if (this.#connection?.isOpen !== true) await this.connect(signal);
@@ -107,13 +110,14 @@ export class StreamSession implements ChatSession {
     return this.#greet(
       request,
       (words) => {
-        const { token, silenceMs, actedOn } = parseLogin(words);
+        const { token, silenceMs, actedOn, at } = parseLogin(words);
         this.#state.startStream(token, silenceMs);
         this.#connectionEnd = this.#acked = this.#requestEnd = 0;
         this.#state.repeatPending(actedOn, (pending) => this.#send(pending));
         this.#heartbeat.start(silenceMs);
         // Last: a handler may end the session, or make requests, which must not be repeated.
         this.#state.listener.began(this.#state.user);
+        if (at !== null) void this.#moveTo(at);
         return { token, silenceMs };
       },
       signal,
@@ -226,23 +230,17 @@ export class StreamSession implements ChatSession {
 
   /** The lines for the network at the end of a turn. Requests wait until it is known where their stream continues. */
   #flush(): string {
-    let lines = this.#greetingRequest;
+    const greeting = this.#greetingRequest;
     this.#greetingRequest = "";
-    if (!this.#isAttached || this.#greeting !== null) return lines;
-    const { pending } = this.#state;
-    let first = pending.length;
-    while (first > 0 && !pending[first - 1]!.isWritten) first--;
-    for (const request of pending.slice(first)) {
-      request.isWritten = true;
-      lines += `${request.line}\n`;
-    }
-    return lines;
+    const isReady = this.#isAttached && this.#greeting === null;
+    return greeting + (isReady ? this.#state.unwrittenLines() : "");
   }
 
   #line(bytes: Uint8Array, start: number, end: number, lineBytes: number): void {
     const isOk = startsWithWord(bytes, start, end, "ok");
     if (!this.#isAttached) return this.#greetingLine(isOk, bytes, start, end);
     this.#connectionEnd += lineBytes;
+    this.#heartbeat.restartDeadline();
     if (this.#connectionEnd <= this.#state.stream.read) return; // Already read on an earlier connection.
     if (isOk || startsWithWord(bytes, start, end, "err")) {
       const pending = this.#state.takeReply(this.#connectionEnd);
@@ -293,7 +291,7 @@ export class StreamSession implements ChatSession {
     const connection = this.#connection;
     if (connection === null) return;
     const isFull = this.#state.stream.isFull(connection.isPaused, this.#mustRead);
-    if (connection.isPaused && !isFull) this.#heartbeat.readingResumed();
+    if (connection.isPaused && !isFull) this.#heartbeat.restartDeadline();
     connection.isPaused = isFull;
   }
 
@@ -319,8 +317,18 @@ export class StreamSession implements ChatSession {
     }
   }
 
+  /** Continues the streams on this connection. */
+  #continue(): Promise<void> {
+    const { stream, token } = this.#state;
+    const { delivered } = stream;
+    return this.#greet(`resume ${token} ${delivered}`, (actedOn) => {
+      this.#heartbeat.restart();
+      this.#continueAt(delivered, Number(actedOn));
+    });
+  }
+
   /** Both streams continue: the server's at `received`, and the client's at `actedOn`. */
-  #continue(received: number, actedOn: number): void {
+  #continueAt(received: number, actedOn: number): void {
     this.#connectionEnd = this.#acked = received;
     for (const request of this.#state.pending) request.isWritten = request.position <= actedOn;
     this.#connection?.markDirty();
@@ -337,22 +345,40 @@ export class StreamSession implements ChatSession {
       if (actedOn > this.#requestEnd) throw new ChatError("unknown_session");
       this.#state.continueStream(earlier);
       this.#heartbeat.start(silenceMs);
-      this.#continue(received, actedOn);
+      this.#continueAt(received, actedOn);
       this.#state.listener.began(this.#state.user);
       return { token, silenceMs };
     };
     return this.#greet(`resume ${token} ${received}`, accept, signal);
   }
 
+  /**
+   * Another server relays this session: it continues on a connection to its owner. While that cannot be reached, or
+   * when that connection is lost later, the session is where it began.
+   */
+  async #moveTo({ host, port }: NonNullable<LoginReply["at"]>): Promise<void> {
+    const { options, token } = this.#state;
+    const relayed = this.#connection;
+    if (options.openAt === undefined || options.kind !== "resumable" || relayed === null) return;
+    let isCurrent = false;
+    const line: ConnectionListener["line"] = (...args) => void (isCurrent && this.#line(...args));
+    const direct = { ...options, port, open: options.openAt(host) };
+    const connection = await ServerConnection.connect(direct, { ...this.#listener, line }).catch(() => null);
+    if (connection === null) return;
+    const isWanted = this.#connection === relayed && this.#isAttached && this.#state.token === token;
+    if (!isWanted || this.#state.hasEnded || !connection.isOpen) return connection.close();
+    isCurrent = true;
+    this.#connection = connection;
+    this.#isAttached = false;
+    relayed.abandon(); // What it has not read comes again.
+    await this.#continue().catch(() => connection.close());
+  }
+
   /** Continues the streams. When the server has ended the session, a new session continues it. */
   async #resume(): Promise<void> {
-    const { stream, token } = this.#state;
-    const { delivered } = stream;
+    const { stream } = this.#state;
     try {
-      await this.#greet(`resume ${token} ${delivered}`, (actedOn) => {
-        this.#heartbeat.restart();
-        this.#continue(delivered, Number(actedOn));
-      });
+      await this.#continue();
     } catch (error) {
       const isOver = error instanceof ChatError && error.code === "unknown_session" && error.detail === "";
       if (!isOver || !this.#state.canLogIn) throw error;

@@ -6,7 +6,7 @@
 import { randomBytes } from "node:crypto";
 import { APPEND_PAUSE_MAX_MS, APPEND_PAUSE_MIN_MS, OWNERSHIP_PROVEN_MS } from "../limits.ts";
 import { OWNER_BYTES, RECORD_HEAD_BYTES, RecordKind, encodeRecord, partsOf } from "./log-record.ts";
-import { type AppendResult, ClusterError, type OwnerInfo, type SharedLog } from "./shared-log.ts";
+import { type AppendResult, ClusterError, type OwnerInfo, type SharedLog, lostRecords } from "./shared-log.ts";
 
 /**
  * Why a process stops being the owner, after which it must end at once without another reply:
@@ -134,7 +134,7 @@ export class Appender {
   check(): Promise<void> {
     return this.#inTurn(async () => {
       const { result } = await this.#orEnd(() => this.#repeat(() => this.log.state(this.shard)));
-      if (result.head < this.head) await this.#end("behind", this.#lost(result.head));
+      if (result.head < this.head) await this.#end("behind", lostRecords(this.shard, result.head, this.head));
     });
   }
 
@@ -163,7 +163,9 @@ export class Appender {
       this.#refusedHead = answer.head;
       return (await this.#isStored(record)) ? "found" : "other";
     });
-    if (result !== "other") this.head++;
+    if (result === "other") return result;
+    this.head++;
+    this.#refusedHead = Number.POSITIVE_INFINITY;
     if (result === "acknowledged") this.provenMs = beganMs;
     return result;
   }
@@ -218,7 +220,7 @@ export class Appender {
     const state = await this.log.state(shard).catch(() => null);
     const head = Math.min(state?.head ?? Number.POSITIVE_INFINITY, this.#refusedHead);
     if (head < this.head || (state !== null && state.epoch < this.epoch)) {
-      return this.#end("behind", this.#lost(head));
+      return this.#end("behind", lostRecords(shard, head, this.head));
     }
     const address = state?.owner?.address ?? "";
     const who = address === "" ? "another process" : `another process (${address})`;
@@ -226,13 +228,6 @@ export class Appender {
       "deposed",
       `${who} owns shard ${shard} now: this one was paused, or could not reach the shared log; ` +
         "it exits without another reply",
-    );
-  }
-
-  #lost(head: number): string {
-    return (
-      `the shared log of shard ${this.shard} ends with record ${head}, but record ${this.head} was acknowledged: the ` +
-      "engine has lost records; find the server that has them before you start this one again"
     );
   }
 

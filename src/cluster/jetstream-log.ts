@@ -140,6 +140,10 @@ class JetStreamLog implements SharedLog {
     }
   }
 
+  states(): Promise<ShardState[]> {
+    return Promise.all(this.#shards.map((_, shard) => this.state(shard)));
+  }
+
   append(shard: number, expected: number, record: Uint8Array): Promise<AppendResult> {
     return this.#shard(shard).chain.append("turn", expected, record);
   }

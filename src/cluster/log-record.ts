@@ -23,8 +23,12 @@ export interface LogRecord {
   body: Buffer;
 }
 
-/** Increased when a reader of the version before could not read a record. */
-const FORMAT = 1;
+/**
+ * Increased when a reader of the version before could not read what the writer of a record may write: a record, an
+ * entry in it, or a snapshot. Such a process does not claim the shard (`checkLastRecord`). Earlier formats can be read:
+ * 1 has no entries Heard, and snapshots of version 7 of the database.
+ */
+const FORMAT = 2;
 /** Format and kind; part, parts and counter; owner. A multiple of 8, since journal entries are aligned. */
 const KIND = 1;
 const PART = 4;
@@ -49,10 +53,10 @@ export function encodeRecord({ kind, owner, counter, part, parts, body }: LogRec
 /** Throws ClusterError when the record is of another version of the program, or of another program. */
 export function decodeRecord(bytes: Uint8Array): LogRecord {
   const record = Buffer.from(bytes.buffer, bytes.byteOffset, bytes.length);
-  if (record[0] !== FORMAT || record.length < RECORD_HEAD_BYTES) {
-    const format = record[0] ?? "none";
+  const format = record[0] ?? 0;
+  if (format < 1 || format > FORMAT || record.length < RECORD_HEAD_BYTES) {
     throw new ClusterError(
-      `the shared log has a record of format ${format}, and this version reads format ${FORMAT}; ` +
+      `the shared log has a record of format ${format}, and this version reads formats up to ${FORMAT}; ` +
         "start the version of the other processes",
     );
   }

@@ -81,18 +81,19 @@ class PostgresLog implements SharedLog {
   }
 
   async state(shard: number): Promise<ShardState> {
-    const rows = await this.#lane.run(
+    const [row] = await this.#lane.run(
       async (sql) => sql`SELECT head, epoch, owner, beat, snapshot FROM heartline.shard WHERE shard = ${shard}`,
     );
-    const [row] = rows;
     if (row === undefined) throw new ClusterError(`the cluster has no shard ${shard}`);
-    return {
-      head: Number(row.head),
-      epoch: Number(row.epoch),
-      owner: row.owner === null ? null : JSON.parse(row.owner),
-      beat: Number(row.beat),
-      snapshot: Number(row.snapshot),
-    };
+    return stateOf(row);
+  }
+
+  async states(): Promise<ShardState[]> {
+    const rows = await this.#lane.run(
+      async (sql) => sql`SELECT head, epoch, owner, beat, snapshot FROM heartline.shard ORDER BY shard`,
+    );
+    if (rows.length === this.shards) return rows.map(stateOf);
+    throw new ClusterError(`the cluster has ${rows.length} of its ${this.shards} shards; restore the database`);
   }
 
   async append(shard: number, expected: number, record: Uint8Array): Promise<AppendResult> {
@@ -259,6 +260,24 @@ class PostgresLog implements SharedLog {
   async close(): Promise<void> {
     await Promise.all([this.#lane.close(), this.#bulk.close()]);
   }
+}
+
+interface ShardRow {
+  head: string;
+  epoch: string;
+  owner: string | null;
+  beat: string;
+  snapshot: string;
+}
+
+function stateOf({ head, epoch, owner, beat, snapshot }: ShardRow): ShardState {
+  return {
+    head: Number(head),
+    epoch: Number(epoch),
+    owner: owner === null ? null : JSON.parse(owner),
+    beat: Number(beat),
+    snapshot: Number(snapshot),
+  };
 }
 
 function checkLength({ length }: Uint8Array): void {

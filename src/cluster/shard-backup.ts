@@ -6,7 +6,7 @@ import { BackupBusyError, STOPPING, refused } from "../storage/backup.ts";
 import { checkRoom, checkTarget, makePartial, whyFailed } from "../storage/backup-copy.ts";
 import { StoreError } from "../storage/database.ts";
 import { FileFolder } from "../storage/segment.ts";
-import { ClusterError, type SharedLog } from "./shared-log.ts";
+import { ClusterError, type SharedLog, lostRecords } from "./shared-log.ts";
 import type { Snapshots } from "./snapshots.ts";
 import { fillFolder } from "./takeover.ts";
 
@@ -56,11 +56,7 @@ export class ShardBackup {
     checkTarget(target, dirname(this.#database));
     const acknowledged = this.#acknowledged();
     const { head } = await engine(() => this.#log.state(this.#shard));
-    if (head < acknowledged)
-      throw new StoreError(
-        `the shared log ends with record ${head}, but record ${acknowledged} was acknowledged: ` +
-          "the engine has lost records",
-      );
+    if (head < acknowledged) throw new StoreError(lostRecords(this.#shard, head, acknowledged));
     makePartial(partial);
     try {
       const bytes = statSync(this.#database).size + this.#snapshots.logBytes;

@@ -10,6 +10,14 @@
 /** An error that an operator must solve; its message is one line that says how. */
 export class ClusterError extends Error {}
 
+/** A log that ends with record `head` although a later one was acknowledged: a text for operators. */
+export function lostRecords(shard: number, head: number, acknowledged: number): string {
+  return (
+    `the engine has lost records of shard ${shard}: its last one is ${head}, and ${acknowledged} was acknowledged; ` +
+    "make the engine continue with the server that has them, or restore a backup"
+  );
+}
+
 /** What an owner says of itself: shown to operators and compared by other processes. Not secret. */
 export interface OwnerInfo {
   /** `host:port` of `--cluster-listen`; empty when the owner has released the shard. */
@@ -59,6 +67,9 @@ export interface SharedLog {
 
   /** Reads the state of a shard, from the server that accepts writes. */
   state(shard: number): Promise<ShardState>;
+
+  /** The same for all shards, by number. Every process calls it several times a second. */
+  states(): Promise<ShardState[]>;
 
   /**
    * Appends a record as number expected + 1 if the last record is number `expected`, and resolves when the engine's

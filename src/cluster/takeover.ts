@@ -10,7 +10,7 @@ import { mapped } from "../storage/segment.ts";
 import { inSlices } from "../storage/slices.ts";
 import { PRAGMA, SCHEMA_VERSION, SQL } from "../storage/sql.ts";
 import { RecordKind, decodeRecord } from "./log-record.ts";
-import { ClusterError, type ShardState, type SharedLog } from "./shared-log.ts";
+import { ClusterError, type ShardState, type SharedLog, lostRecords } from "./shared-log.ts";
 
 /**
  * The state of a shard, out of the shared log: an empty folder becomes a data folder, with the current snapshot as its
@@ -120,7 +120,7 @@ export async function fillFolder(
     throw new ClusterError(
       `the snapshot of shard ${shard} has the state after record ${sequence} and not ${label}; ${RESTORE}`,
     );
-  if (Math.max(sequence, newest) > upTo) throw lostRecords(shard, upTo, Math.max(sequence, newest));
+  if (Math.max(sequence, newest) > upTo) throw new ClusterError(lostRecords(shard, upTo, Math.max(sequence, newest)));
   const journal = new JournalWriter(join(folder, JOURNAL), sequence, seed, isSynced);
   const turns = new Turns(shard);
   let logBytes = 0;
@@ -140,13 +140,6 @@ export async function fillFolder(
     await journal.close();
   }
   return { snapshot: sequence, logBytes };
-}
-
-function lostRecords(shard: number, head: number, acknowledged: number): ClusterError {
-  return new ClusterError(
-    `the engine has lost records of shard ${shard}: its last one is ${head}, and ${acknowledged} was acknowledged; ` +
-      "make the engine continue with the server that has them, or restore a backup",
-  );
 }
 
 const NOTHING: readonly Uint8Array[] = [];

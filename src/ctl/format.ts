@@ -192,7 +192,7 @@ function userText(row: UserRow): string {
 interface ClusterView {
   engine: string;
   /** The process that was asked. */
-  node: { role: string; address: string; version: string; silent_ms: number };
+  node: { role: string; address: string; version: string; silent_ms: number; shard: number | null };
   shards: ShardRow[];
 }
 
@@ -204,17 +204,22 @@ interface ShardRow {
   epoch: number;
   head: number;
   snapshot: number;
+  /** Since the last sign of life of the owner, as the server that was asked sees it. */
+  silent_ms: number;
 }
 
 function clusterOf(lines: readonly string[]): ClusterView {
-  const view: ClusterView = { engine: "", node: { role: "", address: "", version: "", silent_ms: 0 }, shards: [] };
+  const node = { role: "", address: "", version: "", silent_ms: 0, shard: null };
+  const view: ClusterView = { engine: "", node, shards: [] };
   const known = (word: string): string | null => (word === "-" ? null : word);
+  const numberOrNull = (word: string): number | null => (word === "" || word === "-" ? null : Number(word));
   for (const line of lines) {
-    const [key, a = "", b = "", c = "", d = "", e = "", f = ""] = line.split(" ");
+    const [key, a = "", b = "", c = "", d = "", e = "", f = "", g = ""] = line.split(" ");
     if (key === "engine") view.engine = line.slice(key.length + 1);
-    else if (key === "node") view.node = { role: a, address: b, version: c, silent_ms: Number(d) };
+    else if (key === "node")
+      view.node = { role: a, address: b, version: c, silent_ms: Number(d), shard: numberOrNull(e) };
     else if (key === "shard") {
-      const numbers = { epoch: Number(d), head: Number(e), snapshot: Number(f) };
+      const numbers = { epoch: Number(d), head: Number(e), snapshot: Number(f), silent_ms: Number(g) };
       view.shards.push({ shard: Number(a), owner: known(b), version: known(c), ...numbers });
     }
   }
@@ -222,15 +227,16 @@ function clusterOf(lines: readonly string[]): ClusterView {
 }
 
 function clusterText({ engine, node, shards }: ClusterView): string {
-  const rows = shards.map(({ shard, owner, version, epoch, head, snapshot }) =>
-    [shard, owner ?? "nobody", version ?? "", epoch, head, snapshot].map(String),
+  const seconds = (ms: number): string => `${(ms / 1000).toFixed(1)} s`;
+  const rows = shards.map(({ shard, owner, version, epoch, head, snapshot, silent_ms }) =>
+    [shard, owner ?? "nobody", version ?? "", epoch, head, snapshot, seconds(silent_ms)].map(String),
   );
-  const { role, address, version, silent_ms } = node;
-  const silent = (silent_ms / 1000).toFixed(1);
-  const heard = role === "owner" ? "the engine has confirmed" : "the engine has shown";
+  const { role, address, version, silent_ms, shard } = node;
+  const what = shard === null ? role : `${role} of shard ${shard}`;
+  const heard = role === "owner" ? "confirmed its last write" : "answered its last read";
   return [
-    ...table(["SHARD", "OWNER", "VERSION", "EPOCH", "HEAD", "SNAPSHOT"], rows),
-    `this server: ${role}, ${address}, version ${version}; ${heard} its last change ${silent} s ago`,
+    ...table(["SHARD", "OWNER", "VERSION", "EPOCH", "HEAD", "SNAPSHOT", "SILENT"], rows),
+    `this server: ${what}, ${address}, version ${version}; the engine has ${heard} ${seconds(silent_ms)} ago`,
     `engine: ${engine}`,
   ].join("\n");
 }

@@ -1,71 +1,18 @@
-import type { Chat } from "../chat/chat.ts";
 import { receive } from "../chat/commands.ts";
-import type { Rates } from "../chat/rates.ts";
 import type { Peer, Session } from "../chat/session.ts";
-import { LINGER_BYTES_MAX, LINGER_MS, type Limits, UNSENT_BYTES_MAX, WORK_PER_TURN } from "../limits.ts";
+import { LINGER_BYTES_MAX, LINGER_MS, LINK_LINE_BYTES_MAX, UNSENT_BYTES_MAX } from "../limits.ts";
 import { LineReader } from "../protocol/line-reader.ts";
 import { Outbox } from "../stream/outbox.ts";
 import { SocketWriter } from "../stream/socket-writer.ts";
 import type { Sink } from "../stream/turn.ts";
-import { WheelTimer, type TimerKind, type TimerWheel } from "../timer-wheel.ts";
-import { BACKLOGGED, type GateShared, QUEUED, ReadGate, UNANSWERED } from "./read-gate.ts";
+import { WheelTimer } from "../timer-wheel.ts";
+import { BACKLOGGED, QUEUED, ReadGate, UNANSWERED } from "./read-gate.ts";
+import { ConnectionGroup } from "./connection-group.ts";
 import { type ConnectionState, checkTransition } from "./connection-state.ts";
 import type { SocketEvents, Successor, Transport } from "./transport.ts";
 
 /** What all connections of a server share. */
-export class Connections implements GateShared<Connection> {
-  readonly chat: Chat;
-  readonly wheel: TimerWheel;
-  readonly limits: Limits;
-  readonly rates: Rates;
-  readonly open = new Set<Connection>();
-  /** Connections without a session, and sockets that are not connections yet; the oldest first. */
-  readonly unauthenticated = new Set<SocketEvents>();
-  /** Connections with requests left over from a turn, in the order in which they continue. */
-  readonly ready = new Set<Connection>();
-  /** Without a session: no request for too long. */
-  readonly idle: TimerKind<Connection>;
-  /** Draining: the peer does not close its side. */
-  readonly linger: TimerKind<Connection>;
-  /** Above the rate limit: the next request is allowed. */
-  readonly later: TimerKind<Connection>;
-  /** With unsent output: the socket accepted nothing for too long. */
-  readonly stalled: TimerKind<Connection>;
-
-  constructor(chat: Chat) {
-    this.chat = chat;
-    this.wheel = chat.wheel;
-    this.limits = chat.limits;
-    this.rates = chat.rates;
-    this.idle = chat.wheel.kind((connection) => connection.idleTimedOut());
-    this.linger = chat.wheel.kind((connection) => connection.hangUp());
-    this.later = chat.wheel.kind((connection) => connection.readOn());
-    this.stalled = chat.wheel.kind((connection) => connection.writeTimedOut());
-  }
-
-  get isCongested(): boolean {
-    return this.chat.store.isCongested;
-  }
-
-  /** Limits have changed, in place. */
-  limitsChanged(): void {
-    for (const account of this.chat.accounts.all) this.rates.rateChanged(account);
-    for (const connection of this.open) connection.limitsChanged();
-  }
-
-  /**
-   * A turn begins: ready connections continue, up to WORK_PER_TURN. While some remain, another turn must follow: when
-   * all wait for a commit, the one after it.
-   */
-  serveReady(): void {
-    const workMax = this.rates.work + WORK_PER_TURN;
-    for (const connection of this.ready) {
-      if (this.rates.work >= workMax || this.isCongested) break;
-      this.ready.delete(connection);
-      connection.serve();
-    }
-  }
-}
+export class Connections extends ConnectionGroup<Connection> {}
 
 /**
  * One accepted socket: bytes to requests, streams to bytes. It owns the state, the deadlines and the order of reading
@@ -102,14 +49,16 @@ export class Connection implements SocketEvents, Peer, Sink {
   #successor: Successor | null = null;
   /** It counts among the connections of its address; those that another server relays count there. */
   readonly #isCounted: boolean;
+  readonly isRelayed: boolean;
 
   /** `address`: of the client, which a proxy or another server may have named. */
-  constructor(server: Connections, transport: Transport, address: string, isCounted = true) {
+  constructor(server: Connections, transport: Transport, address: string, isCounted = true, isRelayed = false) {
     const { wheel, chat, limits } = server;
     this.#server = server;
     this.#transport = transport;
     this.address = address;
     this.#isCounted = isCounted;
+    this.isRelayed = isRelayed;
     this.#reader = new LineReader(limits.lineBytesMax, transport);
     this.#gate = new ReadGate<Connection>(this, server, chat.addresses.requests(address, transport.isWebSocket));
     this.#writer = new SocketWriter(transport);
@@ -179,6 +128,7 @@ export class Connection implements SocketEvents, Peer, Sink {
     this.#enter("open");
     this.session = session;
     session.outbox.sink = this;
+    if (session.kind === "link") this.#reader.lineBytesMax = LINK_LINE_BYTES_MAX;
     this.#gate.useBucket(this.#server.rates.of(session.account));
     this.#server.unauthenticated.delete(this);
     this.#server.wheel.cancel(this.#timer);
@@ -281,7 +231,7 @@ export class Connection implements SocketEvents, Peer, Sink {
 
   /** Limits have changed, in place. */
   limitsChanged(): void {
-    this.#reader.lineBytesMax = this.#server.limits.lineBytesMax;
+    if (this.session?.kind !== "link") this.#reader.lineBytesMax = this.#server.limits.lineBytesMax;
     if (this.#takesRequests()) this.#gate.rateChanged();
     if (this.#state === "unauthenticated") this.idleTimedOut();
   }
@@ -315,12 +265,22 @@ export class Connection implements SocketEvents, Peer, Sink {
     this.#isPulling = false;
     gate.endVisit(reader.takeSkipped());
     if (this.session !== null && this.session.received !== received) chat.requestsDone(this.session);
-    if (this.#peerEnded && gate.isOpen) this.close();
+    if (this.#peerEnded && gate.isOpen && this.#hasReplied()) this.close();
     this.#setReading(gate.isOpen || !this.#takesRequests());
   }
 
   #isBacklogged(): boolean {
-    return this.replies.unsent > UNSENT_BYTES_MAX || this.session?.delivery.isPending === true;
+    const { session } = this;
+    if (session !== null && session.slots !== null && session.slots.isBlocked(this.#reader)) return true;
+    const isFull = this.replies.unsent > UNSENT_BYTES_MAX || session?.delivery.isPending === true;
+    return isFull && session?.kind !== "link"; // Two shards could wait for each other.
+  }
+
+  /** False while another shard owes a reply: `flush` continues when it is there. */
+  #hasReplied(): boolean {
+    const { slots = null } = this.session ?? {};
+    if (slots?.isOpen === true) this.#gate.add(BACKLOGGED);
+    return slots?.isOpen !== true;
   }
 
   #setReading(isReading: boolean): void {

@@ -23,7 +23,8 @@ export class Listener {
 
   /**
    * With a certificate it uses TLS, and `handlers` have `handshake`. Port 0 is any free port. With a descriptor it
-   * takes over that listening socket; `host` and `port` are not used. `option` names the port. Throws ListenError.
+   * takes over that listening socket; `host` and `port` are not used. `option` names the port. `isShared`: other
+   * processes may listen at it too (SO_REUSEPORT), and each connection goes to one of them. Throws ListenError.
    */
   constructor(
     host: string,
@@ -32,10 +33,11 @@ export class Listener {
     certificate: Certificate | null,
     descriptor: number | null = null,
     option = certificate === null ? "--port" : "--tls-port, or --port with --tls-only,",
+    isShared = false,
   ) {
     this.#handlers = handlers;
     try {
-      const at = descriptor === null ? { hostname: host, port } : { fd: descriptor };
+      const at = descriptor === null ? { hostname: host, port, reusePort: isShared } : { fd: descriptor };
       this.#socket = listen(at, handlers, certificate);
     } catch (error) {
       throw new ListenError(`cannot listen on ${formatAddress(host, port)}: ${listenFailure(error, host, option)}`);
@@ -77,7 +79,7 @@ export class Listener {
 }
 
 function listen(
-  at: { hostname: string; port: number } | { fd: number },
+  at: { hostname: string; port: number; reusePort: boolean } | { fd: number },
   socket: SocketHandlers,
   certificate: Certificate | null,
 ): TCPSocketListener<SocketEvents | null> {

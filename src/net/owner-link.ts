@@ -1,20 +1,20 @@
 /**
- * One connection of a gateway to the owner of a shard, for one client: dialing and the handshake. From then on its
- * bytes are the client's; relay.ts has what happens with them.
+ * One connection to the owner of a shard, of a gateway for one client or of the owner of another shard: dialing and the
+ * handshake. What happens with its bytes from then on is in relay.ts and neighbour-link.ts.
  */
 import type { Socket } from "bun";
 import { CLUSTER_LINE_BYTES_MAX } from "../limits.ts";
 import { LineReader } from "../protocol/line-reader.ts";
 import { isLoopback } from "../runtime/host.ts";
-import { CLUSTER_PORT_VERSION, isNonce, isProof, newNonce, proofOf, wordsOf } from "./cluster-handshake.ts";
+import { type ShardOwner, isNonce, isProof, linkLine, newNonce, numberOf, proofOf } from "./cluster-handshake.ts";
+import { firstLine, wordsOf } from "./cluster-handshake.ts";
 import { TcpTransport } from "./tcp-transport.ts";
 import type { SocketEvents, Transport } from "./transport.ts";
 
 /** The owner of a shard, as the shared log has it. */
-export interface Owner {
+export interface Owner extends ShardOwner {
   host: string;
   port: number;
-  epoch: number;
 }
 
 /** Mutual TLS between the servers of a cluster, in PEM format. */
@@ -99,20 +99,30 @@ export interface LinkEvents extends SocketEvents {
  */
 type LinkState = "dialing" | "greeting" | "ready" | "over";
 
+/** Which server connects, and how. */
+export interface OwnerLinkOptions {
+  /** Of the cluster. */
+  secret: Uint8Array;
+  dial: DialOwner;
+  /** The owner of another shard, or what another server wants. */
+  self: ShardOwner | "relay" | "admin";
+}
+
 export class OwnerLink implements DialEvents {
   readonly owner: Owner;
   readonly #secret: Uint8Array;
   readonly #receiver: LinkEvents;
   readonly #settled: () => void;
-  readonly #nonce = newNonce();
+  readonly #first: string;
   readonly #reader = new LineReader(CLUSTER_LINE_BYTES_MAX);
   #state: LinkState = "dialing";
   #transport: Transport | null = null;
 
   /** `settled`: the attempt to connect has ended. */
-  constructor(owner: Owner, secret: Uint8Array, dial: DialOwner, receiver: LinkEvents, settled: () => void) {
+  constructor(owner: Owner, { secret, dial, self }: OwnerLinkOptions, receiver: LinkEvents, settled: () => void) {
     this.owner = owner;
     this.#secret = secret;
+    this.#first = typeof self === "string" ? firstLine(self, newNonce(), owner.shard) : linkLine(newNonce(), self);
     this.#receiver = receiver;
     this.#settled = settled;
     dial(owner, this);
@@ -123,7 +133,7 @@ export class OwnerLink implements DialEvents {
     this.#transport = transport;
     if (this.#state === "over") return transport.end();
     this.#state = "greeting";
-    const line = Buffer.from(`relay ${CLUSTER_PORT_VERSION} ${this.#nonce}\n`);
+    const line = Buffer.from(`${this.#first}\n`);
     transport.write(line, 0, line.length); // The buffer of a new socket is empty, so it accepts the whole line.
   }
 
@@ -148,15 +158,17 @@ export class OwnerLink implements DialEvents {
 
   #greeted([verb, ...words]: string[]): void {
     if (verb === "refused") return this.#fail("handshake", `it refuses: ${words.join(" ")}`);
-    const [epoch, ownerNonce, proof = ""] = words;
-    if (verb !== "owner" || !/^\d{1,15}$/.test(epoch ?? "") || !isNonce(ownerNonce))
+    const [shard, epoch] = words.map(numberOf);
+    const [, , ownerNonce, proof = ""] = words;
+    if (verb !== "owner" || Number.isNaN(shard! + epoch!) || !isNonce(ownerNonce))
       return this.#fail("handshake", "it is no server of a cluster, or of another version");
-    const said = { epoch: Number(epoch), gatewayNonce: this.#nonce, ownerNonce };
+    const said = { first: this.#first, shard: shard!, epoch: epoch!, ownerNonce };
     if (!isProof(proof, proofOf("owner", this.#secret, said)))
       return this.#fail("secret", "it belongs to another cluster: it does not know the secret of this one");
-    if (said.epoch < this.owner.epoch) return this.#fail("handshake", "it is not the owner any more");
+    if (said.shard !== this.owner.shard || said.epoch < this.owner.epoch)
+      return this.#fail("handshake", "it is not the owner any more");
     this.#state = "ready";
-    this.#receiver.ready(this.#transport!, said.epoch, proofOf("gateway", this.#secret, said));
+    this.#receiver.ready(this.#transport!, said.epoch, proofOf("dialer", this.#secret, said));
   }
 
   drain(): void {

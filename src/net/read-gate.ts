@@ -31,7 +31,7 @@ export interface GateShared<Owner> {
   readonly rates: { work: number };
   readonly limits: { readonly requestsPerSecondMax: number };
   /** Connections that continue in one of the next turns, in this order. */
-  readonly ready: Set<Owner>;
+  readonly ready: { add(owner: Owner): unknown };
   /** No request of any connection may be taken now. */
   readonly isCongested: boolean;
   /** Calls `ReadGate.rateAllows` of the owner's gate. */

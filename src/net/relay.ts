@@ -1,20 +1,18 @@
 /**
- * What a gateway does with its clients: until the first `login`, `resume` or `as` it is any server to them; then it
- * sends that line to the owner of the shard and reads one reply. After `ok` it passes bytes both ways and parses
- * nothing; after `err` the connection is unauthenticated again. The connection to the owner is in owner-link.ts, and
- * what the owner does with it in relayed-connections.ts.
+ * What a server does with the client of another shard, from the first `login`, `resume` or `as` on: it sends that line
+ * to the owner of the shard and reads one reply. After `ok` it passes bytes both ways and parses nothing; after `err`
+ * the connection is unauthenticated again. Which requests are relayed is in relays.ts, the connection to the owner in
+ * owner-link.ts, and what the owner does with it in relayed-connections.ts.
  */
-import type { LoginRelay, Peer } from "../chat/session.ts";
-import { LINGER_MS, RELAY_DIALS_MAX, RELAY_REPLY_BYTES_MAX, RELAY_RETRY_MS, RELAY_WAIT_MS } from "../limits.ts";
+import { LINGER_MS, RELAY_REPLY_BYTES_MAX, RELAY_RETRY_MS, RELAY_WAIT_MS } from "../limits.ts";
 import { LF } from "../protocol/ascii.ts";
 import { refuse } from "../protocol/reply.ts";
 import type { Verb } from "../protocol/request.ts";
-import type { Logger } from "../runtime/log.ts";
-import { formatAddress } from "../runtime/host.ts";
 import { type TimerKind, type TimerWheel, WheelTimer } from "../timer-wheel.ts";
-import { Connection } from "./connection.ts";
-import { type DialOwner, type LinkEvents, type LinkFailure, type Owner, OwnerLink } from "./owner-link.ts";
+import type { Connection } from "./connection.ts";
+import type { Directory } from "./directory.ts";
 import { Flow } from "./flow.ts";
+import type { LinkEvents, LinkFailure, Owner, OwnerLink } from "./owner-link.ts";
 import { formatProxyHeader } from "./proxy-header.ts";
 import type { Successor, Transport } from "./transport.ts";
 
@@ -24,96 +22,36 @@ const REFUSALS: readonly RelayRefusal[] = ["no_owner", "unreachable", "tls", "se
 
 /** After this reply the owner closes the connection. */
 const LOCKED_OUT = "err locked_out";
+/** The reply of a shard that never had that token. */
+const UNKNOWN = "err unknown_session\n";
 
-export interface RelaysOptions {
-  wheel: TimerWheel;
-  /** Of the cluster. */
-  secret: Uint8Array;
-  dial: DialOwner;
-  log: Logger;
-}
-
-/** All relays of a gateway, and the owner that they lead to. */
-export class Relays implements LoginRelay {
-  readonly wheel: TimerWheel;
-  readonly secret: Uint8Array;
-  readonly dial: DialOwner;
-  /** From the client's line to the end of both connections. */
-  readonly all = new Set<Relay>();
+/** Of all relays of a process, for metrics. */
+export class RelayCounts {
   /** Those whose bytes go both ways. */
   open = 0;
   /** Bytes since the start: from clients, and to clients. */
   bytesUp = 0;
   bytesDown = 0;
   readonly refusals = new Map<RelayRefusal, number>(REFUSALS.map((reason) => [reason, 0]));
-  readonly retry: TimerKind<Relay>;
-  readonly late: TimerKind<Relay>;
-  /** Null while no living owner is known. */
-  owner: Owner | null = null;
-  /** The highest epoch that was published. */
-  #epoch = 0;
-  /** Attempts to connect to the present owner. */
-  #dials = 0;
-  readonly #log: Logger;
-  /** The last failure that was logged; empty after a success. */
-  #logged = "";
-
-  constructor({ wheel, secret, dial, log }: RelaysOptions) {
-    this.wheel = wheel;
-    this.secret = secret;
-    this.dial = dial;
-    this.#log = log;
-    this.retry = wheel.kind((relay) => relay.attempt());
-    this.late = wheel.kind((relay) => relay.timedOut());
-  }
-
-  relay(peer: Peer, verb: Verb, line: Buffer): void {
-    if (!(peer instanceof Connection)) throw new Error("only connections are relayed");
-    peer.pause();
-    new Relay(this, peer, verb, line).attempt();
-  }
-
-  /** The shared log shows this owner, or none. Relays to an earlier one are cut. */
-  setOwner(owner: Owner | null, epoch = owner?.epoch ?? this.#epoch): void {
-    const { host, port, epoch: before } = this.owner ?? {};
-    if (owner?.host === host && owner?.port === port && owner?.epoch === before && epoch <= this.#epoch) return;
-    this.owner = owner;
-    this.#epoch = Math.max(this.#epoch, epoch);
-    this.#dials = 0;
-    for (const relay of [...this.all]) relay.ownerChanged(this.#epoch);
-  }
-
-  /** Null when too many attempts are in progress. */
-  connect(owner: Owner, receiver: LinkEvents): OwnerLink | null {
-    if (this.#dials >= RELAY_DIALS_MAX) return null;
-    this.#dials++;
-    const settled = (): void => void (this.owner === owner && this.#dials--);
-    return new OwnerLink(owner, this.secret, this.dial, receiver, settled);
-  }
-
-  failed({ host, port }: Owner, reason: LinkFailure, why: string): void {
-    const address = formatAddress(host, port);
-    const failure = `${address} ${reason}`;
-    if (failure === this.#logged) return;
-    this.#logged = failure;
-    const advice = reason === "unreachable" ? "" : "; compare the options --cluster… of both servers";
-    this.#log.warn({ event: "relay_failed", owner: address, reason }, `cannot relay to ${address}: ${why}${advice}`);
-  }
-
-  succeeded(): void {
-    this.#logged = "";
-  }
 
   refused(reason: RelayRefusal): void {
     this.refusals.set(reason, (this.refusals.get(reason) ?? 0) + 1);
   }
+}
 
-  /** Ends all relays. Returns the lines that wait for an owner, by their connections, which stay open. */
-  stop(): Map<Connection, Buffer> {
-    const waiting = [...this.all].flatMap((relay) => relay.giveUp());
-    for (const relay of [...this.all]) relay.hangUp();
-    return new Map(waiting);
-  }
+/** What one relay needs of all of them. */
+export interface RelayHub {
+  readonly directory: Directory;
+  readonly counts: RelayCounts;
+  readonly wheel: TimerWheel;
+  /** From the client's line to the end of both connections. */
+  readonly all: Set<Relay>;
+  readonly retry: TimerKind<Relay>;
+  readonly late: TimerKind<Relay>;
+  /** Null when too many attempts are in progress. */
+  connect(owner: Owner, receiver: LinkEvents): OwnerLink | null;
+  failed(owner: Owner, reason: LinkFailure, why: string): void;
+  succeeded(shard: number): void;
 }
 
 /**
@@ -126,10 +64,12 @@ type RelayState = "waiting" | "asking" | "relaying" | "over";
 
 /** The connection of one client, from its line on. It receives the events of the connection to the owner. */
 export class Relay implements LinkEvents {
-  readonly #relays: Relays;
-  readonly #connection: Connection;
+  readonly connection: Connection;
+  readonly #relays: RelayHub;
   readonly #verb: Verb;
   readonly #line: Buffer;
+  /** The shards that may have the session, the present one first: each but the last one may not know the token. */
+  readonly #shards: number[];
   #state: RelayState = "waiting";
   #failure: RelayRefusal = "no_owner";
   #link: OwnerLink | null = null;
@@ -137,7 +77,7 @@ export class Relay implements LinkEvents {
   #epoch = 0;
   #reply: Buffer = Buffer.alloc(0);
   /** To the owner, and to the client. */
-  readonly #up = new Flow(() => this.#upEnded());
+  #up = new Flow(() => this.#upEnded());
   readonly #down = new Flow(() => this.#downEnded());
   #toOwner: Transport | null = null;
   #toClient: Transport | null = null;
@@ -147,20 +87,26 @@ export class Relay implements LinkEvents {
   readonly #timer = new WheelTimer<Relay>(this);
   readonly #pause = new WheelTimer<Relay>(this);
 
-  constructor(relays: Relays, connection: Connection, verb: Verb, line: Buffer) {
+  constructor(relays: RelayHub, connection: Connection, verb: Verb, line: Buffer, shards: readonly number[]) {
     this.#relays = relays;
-    this.#connection = connection;
+    this.connection = connection;
     this.#verb = verb;
     this.#line = line;
+    this.#shards = [...shards];
     relays.all.add(this);
     relays.wheel.schedule(this.#timer, relays.late, RELAY_WAIT_MS);
+  }
+
+  get shard(): number {
+    return this.#shards[0]!;
   }
 
   /** Connects to the owner, unless that is under way. */
   attempt(): void {
     if (this.#state !== "waiting") return;
-    if (this.#connection.isClosed) return this.#leave();
-    const { owner, wheel, retry } = this.#relays;
+    if (this.connection.isClosed) return this.#leave();
+    const { directory, wheel, retry } = this.#relays;
+    const owner = directory.ownerOf(this.shard);
     if (owner !== null) this.#link ??= this.#relays.connect(owner, this);
     if (this.#link === null) wheel.schedule(this.#pause, retry, RELAY_RETRY_MS);
   }
@@ -185,38 +131,37 @@ export class Relay implements LinkEvents {
     if (this.#state !== "waiting") return [];
     this.#link?.hangUp();
     this.#leave();
-    return [[this.#connection, this.#line]];
+    return [[this.connection, this.#line]];
   }
 
   /** For too long there was no owner to take the line; or, at the end, no reader of the last bytes. */
   timedOut(): void {
     if (this.#state !== "waiting") return this.hangUp();
     this.#link?.hangUp();
-    this.#relays.refused(this.#failure);
+    this.#relays.counts.refused(this.#failure);
     this.#leave();
-    refuse(this.#connection.replies, "busy", "no server can take this request at the moment; try again");
-    this.#connection.resume();
+    refuse(this.connection.replies, "busy", "no server can take this request at the moment; try again");
+    this.connection.resume();
   }
 
   /** Nothing of this client's line has been sent before: from now on another attempt could act on it twice. */
   ready(transport: Transport, epoch: number, proof: string): void {
-    if (this.#connection.isClosed) return this.hangUp();
+    if (this.connection.isClosed) return this.hangUp();
     const { wheel } = this.#relays;
     for (const timer of [this.#timer, this.#pause]) wheel.cancel(timer);
-    this.#relays.succeeded();
+    this.#relays.succeeded(this.shard);
     this.#state = "asking";
     this.#epoch = epoch;
     this.#toOwner = transport;
     this.#up.to = transport;
-    const { address, isEncrypted, isWebSocket } = this.#connection;
+    const { address, isEncrypted, isWebSocket } = this.connection;
     const header = formatProxyHeader(address, isEncrypted, isWebSocket);
     this.#up.write(Buffer.concat([Buffer.from(`proof ${proof}\n`), header, this.#line, Buffer.from("\n")]));
-    if (this.#verb === "as") this.#accepted(); // The owner closes after any reply.
   }
 
   data(chunk: Buffer): void {
     if (this.#state === "relaying") {
-      this.#relays.bytesDown += chunk.length;
+      this.#relays.counts.bytesDown += chunk.length;
       return this.#down.write(chunk);
     }
     if (this.#state !== "asking") return;
@@ -229,24 +174,38 @@ export class Relay implements LinkEvents {
   }
 
   #refused(line: Buffer): void {
-    const connection = this.#connection;
+    const connection = this.connection;
+    const text = line.toString("latin1");
     this.#link!.hangUp();
+    if (text === UNKNOWN && this.#shards.length > 1 && !connection.isClosed) return this.#askNext();
     this.#leave();
     if (connection.isClosed) return;
     connection.replies.append(line);
-    if (line.toString("latin1").startsWith(LOCKED_OUT)) connection.close();
+    if (this.#verb === "as" || text.startsWith(LOCKED_OUT)) connection.close();
     else connection.resume();
+  }
+
+  #askNext(): void {
+    const { wheel, late } = this.#relays;
+    this.#shards.shift();
+    this.#state = "waiting";
+    this.#link = null;
+    this.#up.stop();
+    this.#up = new Flow(() => this.#upEnded());
+    this.#reply = Buffer.alloc(0);
+    wheel.schedule(this.#timer, late, RELAY_WAIT_MS);
+    this.attempt();
   }
 
   /** The connection to the owner is not read until the client's earlier replies are written. */
   #accepted(): void {
-    if (this.#connection.state !== "unauthenticated") return this.hangUp();
+    if (this.connection.state !== "unauthenticated") return this.hangUp();
     this.#state = "relaying";
-    this.#relays.open++;
+    this.#relays.counts.open++;
     this.#down.from = this.#toOwner;
-    this.#relays.bytesDown += this.#reply.length;
+    this.#relays.counts.bytesDown += this.#reply.length;
     this.#down.write(this.#reply);
-    this.#connection.relayTo(new RelayedClient(this));
+    this.connection.relayTo(new RelayedClient(this));
   }
 
   begin(transport: Transport, unread: Uint8Array[], hasEnded: boolean): void {
@@ -265,7 +224,7 @@ export class Relay implements LinkEvents {
   }
 
   clientData(chunk: Buffer): void {
-    this.#relays.bytesUp += chunk.length;
+    this.#relays.counts.bytesUp += chunk.length;
     this.#up.write(chunk);
   }
 
@@ -279,7 +238,7 @@ export class Relay implements LinkEvents {
 
   clientClosed(isReset: boolean): void {
     this.#hasClientClosed = true;
-    this.#connection.closed();
+    this.connection.closed();
     this.#toClient?.closed();
     this.#down.stop();
     if (this.#state === "over") return;
@@ -313,7 +272,7 @@ export class Relay implements LinkEvents {
   #closeUnanswered(): void {
     this.#link!.hangUp();
     this.#leave();
-    this.#connection.close();
+    this.connection.close();
   }
 
   /** One of the two is closed: the other gets this long to take what is left. */
@@ -337,12 +296,12 @@ export class Relay implements LinkEvents {
     if (this.#state === "over") return;
     this.#leave();
     this.#link?.hangUp();
-    if (this.#toClient === null) this.#connection.hangUp();
+    if (this.#toClient === null) this.connection.hangUp();
     else if (!this.#hasClientClosed) this.#toClient.reset();
   }
 
   #leave(): void {
-    if (this.#state === "relaying") this.#relays.open--;
+    if (this.#state === "relaying") this.#relays.counts.open--;
     this.#state = "over";
     this.#relays.all.delete(this);
     for (const timer of [this.#timer, this.#pause]) this.#relays.wheel.cancel(timer);

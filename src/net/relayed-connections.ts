@@ -1,22 +1,24 @@
 /**
- * What the owner of a shard does with the connections of gateways: after the handshake (cluster-handshake.ts) and the
- * PROXY header each is an ordinary connection of the client that the header names. relay.ts is the other side.
+ * What the owner of a shard does with the connections of other servers, after the handshake (cluster-handshake.ts).
+ * One of a gateway is an ordinary connection of the client that its PROXY header names; relay.ts is the other side. One
+ * of the owner of another shard is that of a neighbour; neighbour-link.ts is the other side.
  */
 import { CLUSTER_HANDSHAKES_MAX, CLUSTER_HANDSHAKE_MS, CLUSTER_LINE_BYTES_MAX } from "../limits.ts";
 import { LineReader } from "../protocol/line-reader.ts";
 import { type Admission, PendingConnection, type RefusalReason } from "./admission.ts";
-import { CLUSTER_PORT_VERSION, isNonce, isProof, newNonce, proofOf, wordsOf } from "./cluster-handshake.ts";
+import { CLUSTER_PORT_VERSION, type ShardOwner, isNonce, isProof, newNonce } from "./cluster-handshake.ts";
+import { numberOf, proofOf, wordsOf } from "./cluster-handshake.ts";
 import { Connection } from "./connection.ts";
 import { type ProxyHeader, parseProxyHeader } from "./proxy-header.ts";
 import type { ServerHandlers, SocketHandlers } from "./socket-handlers.ts";
 import { type AcceptedSocket, TcpTransport } from "./tcp-transport.ts";
+import type { SocketEvents } from "./transport.ts";
 
 const TOO_LATE = `no handshake of a server within ${CLUSTER_HANDSHAKE_MS / 1000} seconds`;
 
 /** What the owner proves, and checks. */
-export interface OwnerIdentity {
+export interface OwnerIdentity extends ShardOwner {
   secret: Uint8Array;
-  epoch: number;
 }
 
 /** Connections of gateways to the owner. */
@@ -24,13 +26,16 @@ export class RelayedConnections {
   readonly admission: Admission;
   readonly identity: OwnerIdentity;
   readonly isTls: boolean;
+  /** Serves a connection with a command of an operator; null when it is closed. */
+  readonly admin: (socket: AcceptedSocket) => SocketEvents | null;
   /** Those in the handshake, the oldest first. */
-  readonly pending = new Set<AwaitingRelay>();
+  readonly pending = new Set<AwaitingServer>();
 
-  constructor(admission: Admission, identity: OwnerIdentity, isTls: boolean) {
+  constructor(admission: Admission, identity: OwnerIdentity, isTls: boolean, admin: RelayedConnections["admin"]) {
     this.admission = admission;
     this.identity = identity;
     this.isTls = isTls;
+    this.admin = admin;
   }
 
   /** The handlers of the cluster port. `handlers` are those of client ports. */
@@ -41,7 +46,7 @@ export class RelayedConnections {
       if (remoteAddress === undefined) return void socket.end(); // The peer has closed it already.
       const [oldest] = this.pending;
       if (this.pending.size >= CLUSTER_HANDSHAKES_MAX) oldest!.hangUp();
-      socket.data = new AwaitingRelay(this, socket, remoteAddress);
+      socket.data = new AwaitingServer(this, socket, remoteAddress);
     };
     if (!this.isTls) return { ...plain, open };
     const handshake: SocketHandlers["handshake"] = (socket, isWell, error) =>
@@ -52,20 +57,23 @@ export class RelayedConnections {
 }
 
 /**
- * - `first`: waits for the first line, which has the gateway's nonce.
- * - `proof`: waits for the gateway's proof.
- * - `header`: waits for the PROXY header.
+ * - `first`: waits for the first line, which has the nonce of the other server.
+ * - `proof`: waits for its proof.
+ * - `header`: waits for the PROXY header of a gateway.
+ * - `heard`: waits for that line of the owner of another shard.
  */
-type AwaitingState = "first" | "proof" | "header";
+type AwaitingState = "first" | "proof" | "header" | "heard";
 
 /** A connection in the handshake. */
-class AwaitingRelay extends PendingConnection {
+class AwaitingServer extends PendingConnection {
   protected refusal: RefusalReason = "relay_handshake";
   readonly #all: RelayedConnections;
   readonly #reader = new LineReader(CLUSTER_LINE_BYTES_MAX);
   #state: AwaitingState = "first";
   #expectedProof = "";
   #header = Buffer.alloc(0);
+  /** The owner of another shard that connects, or what another server wants. */
+  #from: ShardOwner | "relay" | "admin" = "relay";
 
   constructor(all: RelayedConnections, socket: AcceptedSocket, address: string) {
     super(all.admission, socket, address, TOO_LATE, CLUSTER_HANDSHAKE_MS);
@@ -83,32 +91,75 @@ class AwaitingRelay extends PendingConnection {
     if (this.#state === "header") return this.#read(chunk);
     this.#reader.feed(chunk);
     while (this.#all.pending.has(this) && this.#reader.next()) {
-      const words = wordsOf(this.#reader);
-      if (this.#state === "first") this.#greet(words ?? []);
-      else return this.#check(words ?? []);
+      const words = wordsOf(this.#reader) ?? [];
+      if (this.#state === "first") this.#greet(words);
+      else if (this.#state === "heard") return this.#link(words);
+      else if (!this.#check(words)) return;
     }
     if (this.#reader.takeSkipped() > 0) this.reject("no first line of a server: it is too long");
   }
 
-  #greet([verb, version, nonce, ...more]: string[]): void {
-    if (verb !== "relay" || version === undefined) return this.reject("no first line of a server");
+  #greet(words: string[]): void {
+    const [verb, version, nonce, ...numbers] = words;
+    const isLink = verb === "link";
+    if ((verb !== "relay" && verb !== "admin" && !isLink) || version === undefined)
+      return this.reject("no first line of a server");
     if (version !== `${CLUSTER_PORT_VERSION}`)
       return this.#refuse(`version ${CLUSTER_PORT_VERSION} of the cluster port is needed, and not ${Number(version)}`);
-    if (!isNonce(nonce) || more.length > 0) return this.reject("no first line of a server");
-    const { secret, epoch } = this.#all.identity;
-    const said = { epoch, gatewayNonce: nonce, ownerNonce: newNonce() };
-    this.#expectedProof = proofOf("gateway", secret, said);
-    this.socket.write(`owner ${epoch} ${said.ownerNonce} ${proofOf("owner", secret, said)}\n`);
+    const [of = NaN, ofEpoch = NaN] = numbers.map(numberOf);
+    const isComplete = isNonce(nonce) && !Number.isNaN(isLink ? of + ofEpoch : of);
+    if (!isComplete || numbers.length !== (isLink ? 2 : 1)) return this.reject("no first line of a server");
+    const { secret, shard, epoch } = this.#all.identity;
+    if (!isLink && of !== shard) return this.#refuse(`it owns shard ${shard}, not shard ${of}`);
+    this.#from = verb === "link" ? { shard: of, epoch: ofEpoch } : verb;
+    const said = { first: words.join(" "), shard, epoch, ownerNonce: newNonce() };
+    this.#expectedProof = proofOf("dialer", secret, said);
+    this.socket.write(`owner ${shard} ${epoch} ${said.ownerNonce} ${proofOf("owner", secret, said)}\n`);
     this.#state = "proof";
   }
 
-  #check([verb, proof, ...more]: string[]): void {
+  /** True when another line follows. */
+  #check([verb, proof, ...more]: string[]): boolean {
     if (verb !== "proof" || proof === undefined || more.length > 0 || !isProof(proof, this.#expectedProof)) {
       this.refusal = "relay_secret";
-      return this.#refuse("the secret of the cluster is wrong");
+      this.#refuse("the secret of the cluster is wrong");
+      return false;
+    }
+    if (typeof this.#from === "object") {
+      this.#state = "heard";
+      return true;
     }
     this.#state = "header";
-    for (const chunk of this.#reader.takeUnread()) this.#read(chunk);
+    const unread = this.#reader.takeUnread();
+    if (this.#from === "admin") this.#administer(unread);
+    else for (const chunk of unread) this.#read(chunk);
+    return false;
+  }
+
+  #link([verb, heard, ...more]: string[]): void {
+    const number = numberOf(heard);
+    if (verb !== "heard" || Number.isNaN(number) || more.length > 0) return this.reject("no heard <n> of a server");
+    const { shard, epoch } = this.#from as ShardOwner;
+    const { neighbours } = this.admission.connections.chat;
+    if (neighbours?.all[shard] === undefined) return this.#refuse(`shard ${shard} is no neighbour of this one`);
+    const unread = this.#reader.takeUnread();
+    const connection = this.#open(this.address, this.#all.isTls, false, false);
+    neighbours.connected(connection, shard, epoch, number);
+    for (const chunk of unread) connection.data(chunk as Buffer);
+  }
+
+  #open(address: string, isEncrypted: boolean, isWebSocket: boolean, isRelayed: boolean): Connection {
+    this.leave();
+    const transport = new TcpTransport(this.socket, isEncrypted, this.#all.isTls, isWebSocket);
+    return (this.socket.data = new Connection(this.admission.connections, transport, address, false, isRelayed));
+  }
+
+  #administer(unread: readonly Uint8Array[]): void {
+    this.leave();
+    const admin = this.#all.admin(this.socket);
+    if (admin === null) return void this.socket.end();
+    this.socket.data = admin;
+    for (const chunk of unread) admin.data(chunk as Buffer);
   }
 
   /** With a line for the log of the other server. */
@@ -127,11 +178,7 @@ class AwaitingRelay extends PendingConnection {
     }
     if (header === null) return;
     if (header.address === null) return this.reject("a PROXY header without the address of a client");
-    this.leave();
-    const { address, isEncrypted, isWebSocket } = header;
-    const transport = new TcpTransport(this.socket, isEncrypted, this.#all.isTls, isWebSocket);
-    const connection = new Connection(this.admission.connections, transport, address, false);
-    this.socket.data = connection;
+    const connection = this.#open(header.address, header.isEncrypted, header.isWebSocket, true);
     if (this.#header.length > header.bytes) connection.data(this.#header.subarray(header.bytes));
   }
 

@@ -33,6 +33,8 @@ export class LineReader {
   readonly #more: Uint8Array[] = [];
   /** The beginning of a line, from earlier chunks. It grows by doubling: a line may arrive byte by byte. */
   readonly #carried = new ByteQueue();
+  /** `next` gives the current line again. */
+  #isHeld = false;
   /** The current line is in `#carried`. */
   #isCarried = false;
   /** Skipped bytes of an unfinished line that is too long already; and of all such lines since `takeSkipped`. */
@@ -62,12 +64,21 @@ export class LineReader {
 
   /** Unread bytes are left; they may hold another line. */
   get holdsMore(): boolean {
-    return this.#at < this.#chunk.length || this.#more.length > 0;
+    return this.#at < this.#chunk.length || this.#more.length > 0 || this.#isHeld;
   }
 
   /** Unread bytes hold a complete line. It searches for one: not for each chunk. */
   get holdsLine(): boolean {
-    return this.#chunk.includes(LF, this.#at) || this.#more.some((chunk) => chunk.includes(LF));
+    return this.#isHeld || this.#chunk.includes(LF, this.#at) || this.#more.some((chunk) => chunk.includes(LF));
+  }
+
+  /** The current line is left for later: `next` gives it again. It stays valid until then. */
+  hold(): void {
+    this.#isHeld = true;
+  }
+
+  get isHeld(): boolean {
+    return this.#isHeld;
   }
 
   /** Takes a chunk, and owns it from now on. */
@@ -90,6 +101,7 @@ export class LineReader {
 
   /** Sets `bytes`, `start` and `end` to the next line; false without a complete line. */
   next(): boolean {
+    if (this.#isHeld) return !(this.#isHeld = false);
     if (this.#isCarried) this.#forget();
     let chunk = this.#chunk;
     let lf = this.#at < chunk.length ? chunk.indexOf(LF, this.#at) : -1;

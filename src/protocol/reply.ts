@@ -3,7 +3,7 @@
 import { encode } from "./ascii.ts";
 
 /** Takes a reply. */
-interface Replies {
+export interface Replies {
   append(line: Uint8Array): void;
 }
 
@@ -38,7 +38,8 @@ export type ErrorCode =
 /** The reason after `goodbye`: why the server ends a session. */
 export type GoodbyeReason = "replaced" | "expired" | "slow" | "flood" | "removed" | "kicked" | "shutdown";
 /** The reason after `left`: why a user went offline. */
-export type LeftReason = "logout" | "expired" | "disconnected" | "slow" | "flood" | "removed" | "kicked";
+export const LEFT_REASONS = ["logout", "expired", "disconnected", "slow", "flood", "removed", "kicked"] as const;
+export type LeftReason = (typeof LEFT_REASONS)[number];
 
 /** Encoded `err <code>` lines. */
 const BARE = new Map<ErrorCode, Uint8Array>();

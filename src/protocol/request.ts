@@ -21,7 +21,7 @@ export type Verb =
 type Form = "name" | "token" | "number" | "key" | "yes or no" | "word";
 
 /** The words of a verb: the needed ones, then what may follow. `text` is the rest of the line, spaces included. */
-interface Shape {
+export interface Shape {
   needed: readonly Form[];
   rest: "nothing" | "a number" | "a key" | "options" | "text";
   usage: string;
@@ -79,6 +79,8 @@ function isHeader(bytes: Uint8Array, start: number, end: number, name: Uint8Arra
 /** A request as offsets into its line, parsed in two steps. One object is reused for all lines. */
 export class Request {
   bytes: Uint8Array = new Uint8Array(0);
+  /** The line is bytes[start..end). */
+  start = 0;
   end = 0;
   /** Number of words after the verb. */
   words = 0;
@@ -91,6 +93,7 @@ export class Request {
   /** Step one: the verb of the line bytes[start..end); null when it is unknown. */
   parseVerb(bytes: Uint8Array, start: number, end: number): Verb | null {
     this.bytes = bytes;
+    this.start = start;
     this.end = end;
     const candidates = BY_FIRST[bytes[start]!]!;
     for (let i = 0; i < candidates.length; i++) {

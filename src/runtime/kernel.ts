@@ -25,6 +25,7 @@ const SCHED_SETATTR = { x64: 314, arm64: 274 }[process.arch as string];
 const SCHED_ATTR_BYTES = 48;
 const SCHED_OTHER = 0n;
 const SCHED_FLAG_RESET_ON_FORK = 1n;
+const PR_SET_PDEATHSIG = 1;
 const LOCK_EX = 2;
 const LOCK_NB = 4;
 /** C libraries with flock: glibc, musl, macOS. */
@@ -50,6 +51,7 @@ function openLibc() {
       sendto: { args: ["i32", "ptr", "u64", "i32", "ptr", "u32"], returns: "i64" },
       send: { args: ["i32", "ptr", "u64", "i32"], returns: "i32" },
       dup: { args: ["i32"], returns: "i32" },
+      prctl: { args: ["i32", "u64"], returns: "i32" },
       syscall: { args: ["i64", "i32", "ptr", "u32", "u32"], returns: "i64" },
     }).symbols;
   } catch {
@@ -148,6 +150,11 @@ export function setSlice(micros: number): void {
   attributes[1]! |= SCHED_FLAG_RESET_ON_FORK; // Threads that it starts get the default slice.
   attributes[3] = BigInt(1000 * micros);
   libc.syscall(SCHED_SETATTR, 0, at, 0, 0);
+}
+
+/** SIGTERM when the parent process ends, however it ends. */
+export function endWithParent(): void {
+  libc?.prctl(PR_SET_PDEATHSIG, constants.signals.SIGTERM);
 }
 
 /** Resident memory of this process; undefined when no descriptor is free to read it. */

@@ -17,6 +17,7 @@ export const LOG_EVENTS = [
   "signal_ignored",
   "stopped",
   "internal_error",
+  "worker_exit",
   // The data folder
   "recovered",
   "salvaged",
@@ -25,6 +26,8 @@ export const LOG_EVENTS = [
   // The cluster
   "spare",
   "claimed",
+  "no_owner",
+  "owner",
   "engine_away",
   "engine_back",
   "deposed",
@@ -33,6 +36,9 @@ export const LOG_EVENTS = [
   "snapshot",
   "snapshot_failed",
   "relay_failed",
+  "link_up",
+  "link_lost",
+  "neighbour_error",
   // Users and connections
   "login",
   "login_failed",
@@ -69,10 +75,11 @@ export class Log {
   readonly logger: Logger;
   readonly #lines = pino.destination({ fd: 2, sync: false, minLength: 1, maxLength: LOG_BYTES_MAX });
 
-  constructor(level: Level) {
+  /** `base`: fields of each line. */
+  constructor(level: Level, base: object | null = null) {
     const isColored = (process.env.NO_COLOR ?? "") === "";
     const format = process.stderr.isTTY ? (line: string) => formatLine(line, isColored) : (line: string) => line;
-    this.logger = pino({ base: null, level }, { write: (line) => void this.#lines.write(format(line)) });
+    this.logger = pino({ base, level }, { write: (line) => void this.#lines.write(format(line)) });
     this.#lines.on("error", () => {}); // A full buffer or a closed terminal: the next line is tried again.
   }
 

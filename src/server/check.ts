@@ -5,7 +5,7 @@
 import { existsSync } from "node:fs";
 import { join } from "node:path";
 import { fingerprintOf } from "../auth/fingerprint.ts";
-import { SHARD, checkShards, isFree } from "../cluster/ownership.ts";
+import { isFree } from "../cluster/ownership.ts";
 import { openLog } from "../cluster/open-log.ts";
 import { checkLastRecord } from "../cluster/takeover.ts";
 import { plainPasswordsWarning, readCredentials } from "../auth/credentials.ts";
@@ -128,7 +128,7 @@ function ofData({ data }: Config): Finding[] {
   return [["ok", `${data}; ${examined}`]];
 }
 
-/** Reads the state of the shard. */
+/** Reads the states of the shards. */
 async function ofCluster({ url, folder }: ClusterConfig, { credentials: file }: Config): Promise<Finding[]> {
   const findings: Finding[] = [];
   if (folder !== null && existsSync(join(folder, DATABASE))) {
@@ -136,16 +136,18 @@ async function ofCluster({ url, folder }: ClusterConfig, { credentials: file }: 
   }
   const log = await openLog(url);
   try {
-    checkShards(log);
     for (const warning of log.warnings) findings.push(["warning", warning]);
-    const state = await log.state(SHARD);
-    await checkLastRecord(log, SHARD, state);
-    const owner = isFree(state) ? "no owner" : `the owner ${state.owner!.address}, which may have ended`;
-    findings.push(["ok", `${log.engine}; the shard has ${owner}; its last record is ${state.head}`]);
-    if (isFree(state) || state.owner!.credentials === (await fingerprintOf(readCredentials(file).users)))
-      return findings;
-    const text = `the owner has other users or passwords than ${file}; all servers of a cluster need the same`;
-    return [...findings, ["warning", text]];
+    const fingerprint = await fingerprintOf(readCredentials(file).users);
+    for (const [shard, state] of (await log.states()).entries()) {
+      await checkLastRecord(log, shard, state);
+      const { owner, head } = state;
+      const who = isFree(state) ? "no owner" : `the owner ${owner!.address}, which may have ended`;
+      findings.push(["ok", `${log.engine}; shard ${shard} has ${who}; its last record is ${head}`]);
+      if (isFree(state) || owner!.credentials === fingerprint) continue;
+      const text = `the owner of shard ${shard} has other users or passwords than ${file}`;
+      findings.push(["warning", `${text}; all servers of a cluster need the same`]);
+    }
+    return findings;
   } finally {
     await log.close();
   }

@@ -17,6 +17,8 @@ export class ClientPorts {
   plain: Listener | null = null;
   encrypted: Listener | null = null;
   web: Listener | null = null;
+  /** The port of `--direct-listen`: with TLS if there is a certificate. */
+  direct: Listener | null = null;
   /** What browsers get at `web`; null without `--web`. */
   readonly webPort: WebPort | null;
   /** Null without TLS, and before the ports are open. */
@@ -37,18 +39,39 @@ export class ClientPorts {
     return this.#certificate?.outdated ?? null;
   }
 
+  /** The port of `--direct-listen` uses TLS. */
+  get isDirectTls(): boolean {
+    return this.#certificate !== null;
+  }
+
   /** Opens the ports, or takes them over. Throws ListenError, CertificateError. */
-  open({ host, port, tls, web }: Pick<Config, "host" | "port" | "tls" | "web">, handlers: Handlers): void {
+  open(
+    {
+      host,
+      port,
+      tls,
+      web,
+      cluster = null,
+      workers = 1,
+    }: Pick<Config, "host" | "port" | "tls" | "web"> & Partial<Config>,
+    handlers: Handlers,
+  ): void {
     const certificate = tls === null ? null : readCertificate(tls.chain, tls.key);
     const { plain, encrypted, web: inheritedWeb } = this.#inherited;
-    if (tls === null || tls.port !== null) this.plain = new Listener(host, port, handlers.plain, null, plain);
+    const isShared = workers > 1;
+    if (tls === null || tls.port !== null)
+      this.plain = new Listener(host, port, handlers.plain, null, plain, undefined, isShared);
     if (web !== null) {
-      this.web = new Listener(web.host, web.port, handlers.web!, certificate, inheritedWeb, "--web");
+      this.web = new Listener(web.host, web.port, handlers.web!, certificate, inheritedWeb, "--web", isShared);
       this.useOrigins(web);
     }
-    if (certificate === null) return;
-    this.encrypted = new Listener(host, tls!.port ?? port, handlers.tls, certificate, encrypted);
+    if (certificate !== null)
+      this.encrypted = new Listener(host, tls!.port ?? port, handlers.tls, certificate, encrypted, undefined, isShared);
     this.#certificate = certificate;
+    const direct = cluster?.direct ?? null;
+    if (direct === null) return;
+    const own = certificate === null ? handlers.plain : handlers.tls;
+    this.direct = new Listener(direct.host, direct.port, own, certificate, null, "--direct-listen");
   }
 
   /** Present and new connections get these handlers; present ones keep their data. */
@@ -56,6 +79,7 @@ export class ClientPorts {
     this.plain?.handle(handlers.plain);
     this.encrypted?.handle(handlers.tls);
     this.web?.handle(handlers.web!);
+    this.direct?.handle(this.isDirectTls ? handlers.tls : handlers.plain);
   }
 
   /** Pages of these origins may connect to `web`; by default, those that it serves itself. */
@@ -93,6 +117,7 @@ export class ClientPorts {
   renew(certificate: Certificate): void {
     this.encrypted!.renew(certificate);
     this.web?.renew(certificate);
+    this.direct?.renew(certificate);
     this.#certificate = certificate;
   }
 
@@ -100,5 +125,6 @@ export class ClientPorts {
     this.plain?.stop();
     this.encrypted?.stop();
     this.web?.stop();
+    this.direct?.stop();
   }
 }

@@ -1,28 +1,36 @@
 /**
- * One process of a cluster: a spare that watches the owner of the shard, and then the owner. It connects the shared log
- * with the server: when to claim, what to log, when to end. The rules of the log are in src/cluster/.
+ * One process of a cluster: a spare that watches the owners of all shards, and then the owner of one. It connects the
+ * shared log with the server: when to claim, what to log, when to end. The rules of the log are in src/cluster/.
  */
 import { version } from "../../package.json";
 import { type Credentials, CredentialsError } from "../auth/credentials.ts";
 import { fingerprintOf } from "../auth/fingerprint.ts";
 import { Appender, type OwnershipEnd } from "../cluster/appender.ts";
 import { openLog } from "../cluster/open-log.ts";
-import { SHARD, SILENCE_MS, checkShards, isBeatDue, isEngineAway, standBy } from "../cluster/ownership.ts";
+import { Lookout, isBeatDue, isEngineAway } from "../cluster/ownership.ts";
 import { ClusterError, type OpenLog, type OwnerInfo, type ShardState, type SharedLog } from "../cluster/shared-log.ts";
 import { ShardBackup } from "../cluster/shard-backup.ts";
 import { SharedJournal } from "../cluster/shared-journal.ts";
 import { Snapshots } from "../cluster/snapshots.ts";
 import { type TakenOver, checkLastRecord, takeOver } from "../cluster/takeover.ts";
+import { ShardAdmin } from "../admin/shard-admin.ts";
 import type { Admission } from "../net/admission.ts";
-import type { ClusterTls, Owner } from "../net/owner-link.ts";
+import type { AcceptedSocket } from "../net/tcp-transport.ts";
+import type { SocketEvents } from "../net/transport.ts";
+import { Directory } from "../net/directory.ts";
+import { NeighbourLinks } from "../net/neighbour-links.ts";
+import { dialOwner } from "../net/owner-link.ts";
+import { RelayCounts } from "../net/relay.ts";
+import { Relays } from "../net/relays.ts";
 import type { ServerHandlers } from "../net/socket-handlers.ts";
 import type { Logger } from "../runtime/log.ts";
 import { DataFolder } from "../storage/data-folder.ts";
 import { StoreError } from "../storage/database.ts";
 import { Store } from "../storage/store.ts";
 import { ClusterPort } from "./cluster-port.ts";
+import { ClusterView, type ShardView } from "./cluster-view.ts";
 import type { ClusterConfig } from "./config.ts";
-import { OPTIONS } from "./options.ts";
+import type { Core } from "./core.ts";
 import type { Ownership } from "./ownership.ts";
 import type { Readiness } from "./readiness.ts";
 import { WorkingFolder } from "./working-folder.ts";
@@ -31,7 +39,6 @@ import { WorkingFolder } from "./working-folder.ts";
 const DUTY_MS = 250;
 /** A release that takes longer is given up: the next owner waits until this one is silent. */
 const RELEASE_MS = 2_000;
-
 export interface ClusterNodeOptions {
   log: Logger;
   readiness: Readiness;
@@ -44,12 +51,14 @@ export interface ClusterNodeOptions {
 
 export class ClusterNode implements Ownership {
   readonly engine: string;
+  readonly directory: Directory;
+  readonly relayCounts = new RelayCounts();
   readonly #sharedLog: SharedLog;
   readonly #port: ClusterPort;
-  /** Receives the owner to which clients can be relayed, or null, and the newest epoch. */
-  ownerSeen: (owner: Owner | null, epoch: number) => void = () => {};
   readonly #folder: WorkingFolder;
   readonly #options: ClusterNodeOptions;
+  readonly #view: ClusterView;
+  readonly #lookout: Lookout;
   /** Those that the server uses, or will use, and their fingerprint; see `OwnerInfo`. */
   #credentials: Credentials;
   #fingerprint: string;
@@ -59,10 +68,9 @@ export class ClusterNode implements Ownership {
   #snapshots: Snapshots | null = null;
   #backup: ShardBackup | null = null;
   #store: Store | null = null;
-  /** What a spare has read last, and when it last showed a change. */
-  #seen: ShardState | null = null;
-  #changedMs = performance.now();
   #isCompared = false;
+  /** Serves the connection of another server with a command of its operator; null when it is closed. */
+  administer: (socket: AcceptedSocket) => SocketEvents | null = () => null;
   readonly #stopped = { aborted: false };
   #duties: Timer | null = null;
 
@@ -74,12 +82,20 @@ export class ClusterNode implements Ownership {
     options: ClusterNodeOptions,
   ) {
     this.engine = sharedLog.engine;
+    this.directory = new Directory(sharedLog.shards);
     this.#sharedLog = sharedLog;
     this.#port = port;
     this.#folder = folder;
     this.#credentials = options.credentials;
     this.#fingerprint = fingerprint;
     this.#options = options;
+    this.#view = new ClusterView(this.directory, options.log, options.readiness);
+    this.#lookout = new Lookout(sharedLog, {
+      read: () => this.#view.note(this.#lookout),
+      engineAway: (error) => this.#engineAway(error),
+      engineBack: () => this.#engineBack(),
+      owner: (owner, shard) => this.#compare(owner, shard),
+    });
   }
 
   /** Connects to the engine. Throws ClusterError, ListenError, StoreError. */
@@ -94,9 +110,8 @@ export class ClusterNode implements Ownership {
       options.log.warn({ event: "config_warning" }, `${port.outdated}: other servers will not trust it; renew it`);
     const sharedLog = await open(url);
     for (const warning of sharedLog.warnings) options.log.warn({ event: "config_warning" }, warning);
-    checkShards(sharedLog);
     try {
-      await checkLastRecord(sharedLog, SHARD, await sharedLog.state(SHARD));
+      for (const [shard, state] of (await sharedLog.states()).entries()) await checkLastRecord(sharedLog, shard, state);
     } catch (error) {
       if (error instanceof ClusterError) throw error; // Otherwise the engine may come back: that is logged.
     }
@@ -104,7 +119,7 @@ export class ClusterNode implements Ownership {
   }
 
   /**
-   * Waits as a spare until this process owns the shard, and returns its store and the credentials to use. `progress`
+   * Waits as a spare until this process owns a shard, and returns its store and the credentials to use. `progress`
    * receives the part of the takeover that is done, from 0 to 1. Null after `release`. Rejects with ClusterError,
    * StoreError.
    */
@@ -112,64 +127,70 @@ export class ClusterNode implements Ownership {
     const { log, readiness } = this.#options;
     readiness.enter("spare");
     const { address } = this.#port;
+    const { shards } = this.directory;
     log.info(
-      { event: "spare", address, engine: this.engine },
-      "spare: takes over when the owner of the shard is silent",
+      { event: "spare", address, engine: this.engine, shards },
+      shards === 1
+        ? "spare: takes over when the owner of the shard is silent"
+        : `spare: takes over one of ${shards} shards, the first that is free or whose owner is silent`,
     );
-    const claim = async (state: ShardState): Promise<Appender | null> => {
-      await checkLastRecord(this.#sharedLog, SHARD, state);
+    const claim = async (shard: number, state: ShardState): Promise<Appender | null> => {
+      await checkLastRecord(this.#sharedLog, shard, state);
       await this.#readCredentials();
-      const appender = new Appender({ log: this.#sharedLog, shard: SHARD, ended: this.#end });
+      const appender = new Appender({ log: this.#sharedLog, shard, ended: this.#end });
       return (await appender.claim(state.head, this.#info)) ? appender : null;
     };
-    const events = {
-      state: (state: ShardState) => this.#noteState(state),
-      engineAway: (error: unknown) => this.#engineAway(error),
-      engineBack: () => this.#engineBack(),
-      owner: (owner: OwnerInfo) => this.#compare(owner),
-    };
-    const appender = await standBy(this.#sharedLog, SHARD, claim, events, this.#stopped);
+    const appender = await this.#lookout.standBy(claim, this.#stopped);
     if (appender === null) return null;
-    this.#appender = appender;
-    this.ownerSeen(null, appender.epoch);
+    this.#appender = this.#view.appender = appender;
+    this.directory.home = appender.shard;
+    this.directory.set(appender.shard, null, appender.epoch);
+    void this.#lookout.follow(this.#stopped);
     this.#duties = setInterval(() => this.#duty(appender), DUTY_MS);
     readiness.enter("recovering");
-    const store = await this.#takeOver(appender, progress);
-    return { store, credentials: this.#credentials };
+    try {
+      return { store: await this.#takeOver(appender, progress), credentials: this.#credentials };
+    } catch (error) {
+      if (error instanceof StoreError) await this.release(); // Another server may have a better disk.
+      throw error;
+    }
   }
 
   async #takeOver(appender: Appender, progress: (part: number) => void): Promise<Store> {
     const { log } = this.#options;
-    const { epoch } = appender;
+    const { epoch, shard } = appender;
     const beganMs = performance.now();
-    const { taken, path } = await this.#read(epoch, progress);
+    const { taken, path } = await this.#read(appender, progress);
     const data = new DataFolder(path);
     data.watch(null);
     const ms = Math.round(performance.now() - beganMs);
     const { records, messages } = taken.recovered;
     log.info(
-      { event: "claimed", epoch, ms, snapshot: taken.snapshot, records, messages },
-      `this server owns the shard from record ${epoch} on; it has read ${records} records in ${ms} ms`,
+      { event: "claimed", shard, epoch, ms, snapshot: taken.snapshot, records, messages },
+      `this server owns shard ${shard} from record ${epoch} on; it has read ${records} records in ${ms} ms`,
     );
     const journal = new SharedJournal(appender);
     const { database } = taken;
-    this.#snapshots = new Snapshots({
+    this.#snapshots = this.#view.snapshots = new Snapshots({
       log: this.#sharedLog,
-      shard: SHARD,
+      shard,
       epoch,
       journal,
       database,
       filled: taken,
       published: ({ sequence, bytes, logBytes }) =>
         log.info(
-          { event: "snapshot", sequence, bytes, log_bytes: logBytes },
+          { event: "snapshot", shard, sequence, bytes, log_bytes: logBytes },
           `a snapshot of ${bytes} bytes replaces the records up to ${sequence} of the shared log`,
         ),
       failed: ({ message }) =>
-        log.error({ event: "snapshot_failed" }, `no snapshot: ${message}; the shared log grows until one succeeds`),
+        log.error(
+          { event: "snapshot_failed", shard },
+          `no snapshot: ${message}; the shared log grows until one succeeds`,
+        ),
     });
     const acknowledged = (): number => appender.head;
-    this.#backup = new ShardBackup(this.#sharedLog, SHARD, this.#snapshots, database.filename, acknowledged);
+    this.#backup = new ShardBackup(this.#sharedLog, shard, this.#snapshots, database.filename, acknowledged);
     this.#store = new Store(database, journal, true, undefined, data);
     return this.#store;
   }
@@ -190,11 +211,14 @@ export class ClusterNode implements Ownership {
   }
 
   /** Reads the shared log into a new folder, again after an error of the engine, until that succeeds. */
-  async #read(epoch: number, progress: (part: number) => void): Promise<{ taken: TakenOver; path: string }> {
+  async #read(
+    { shard, epoch }: Appender,
+    progress: (part: number) => void,
+  ): Promise<{ taken: TakenOver; path: string }> {
     for (;;) {
       const path = this.#folder.make();
       try {
-        const taken = await takeOver(this.#sharedLog, SHARD, epoch, path, { unixMs: Date.now(), progress });
+        const taken = await takeOver(this.#sharedLog, shard, epoch, path, { unixMs: Date.now(), progress });
         this.#engineBack();
         return { taken, path };
       } catch (error) {
@@ -211,12 +235,12 @@ export class ClusterNode implements Ownership {
   }
 
   /** The first living owner must have the same users; later differences, after a reload, are only logged. */
-  async #compare({ address, credentials }: OwnerInfo): Promise<void> {
+  async #compare({ address, credentials }: OwnerInfo, shard: number): Promise<void> {
     const isFirst = !this.#isCompared;
     this.#isCompared = true;
     if (credentials !== this.#fingerprint) await this.#readCredentials(); // The file may have changed meanwhile.
     if (credentials === this.#fingerprint) return;
-    const what = `the owner ${address} has other users or passwords than this server`;
+    const what = `the owner of shard ${shard} (${address}) has other users or passwords than this server`;
     const advice = "give all servers of the cluster the same credentials file";
     if (isFirst) throw new ClusterError(`${what}; ${advice}`);
     this.#options.log.warn({ event: "config_warning" }, `${what}; ${advice}, or it changes them at a takeover`);
@@ -280,26 +304,49 @@ export class ClusterNode implements Ownership {
     this.#options.ended(kind === "deposed" ? "deposed" : "cluster_error", message);
   };
 
-  #noteState(state: ShardState): void {
-    const { head, epoch, beat } = this.#seen ?? {};
-    if (state.head !== head || state.epoch !== epoch || state.beat !== beat) this.#changedMs = performance.now();
-    this.#seen = state;
-    const owner = ownerOf(state);
-    this.#options.readiness.hasOwner = owner !== null && this.silentMs < SILENCE_MS;
-    this.ownerSeen(owner, state.epoch);
-  }
-
   serveGateways(admission: Admission, handlers: ServerHandlers): void {
-    this.#port.serve({ secret: this.#sharedLog.secret, epoch: this.epoch }, admission, handlers);
+    const { shard, epoch } = this.#appender!;
+    this.#port.serve({ secret: this.#sharedLog.secret, shard, epoch }, admission, handlers, this.administer);
+    this.#view.isServing = true;
   }
 
   closePort(): void {
     this.#port.stop();
   }
 
-  /** What a gateway needs to connect to the owner. */
-  get access(): { secret: Uint8Array; tls: ClusterTls | null } {
-    return { secret: this.#sharedLog.secret, tls: this.#port.tls };
+  newRelays({ chat, turn }: Pick<Core, "chat" | "turn">): Relays {
+    const { directory, relayCounts: counts } = this;
+    const { log } = this.#options;
+    const dial = dialOwner(this.#port.tls, () => turn.begin());
+    return new Relays({ chat, directory, secret: this.#sharedLog.secret, dial, counts, log });
+  }
+
+  /** For commands that concern other shards. */
+  newShardAdmin(): ShardAdmin {
+    const dial = dialOwner(this.#port.tls, () => {});
+    return new ShardAdmin(this.directory, this.#sharedLog.secret, dial);
+  }
+
+  newLinks({ connections, foreignRequests: requests, neighbourEvents, turn }: Core): NeighbourLinks {
+    const { shard, epoch } = this.#appender!;
+    return new NeighbourLinks({
+      connections,
+      requests,
+      others: neighbourEvents!,
+      directory: this.directory,
+      secret: this.#sharedLog.secret,
+      dial: dialOwner(this.#port.tls, () => turn.begin()),
+      self: { shard, epoch },
+      log: this.#options.log,
+    });
+  }
+
+  get shard(): number {
+    return this.#appender!.shard;
+  }
+
+  get shardCount(): number {
+    return this.directory.shards;
   }
 
   /**
@@ -318,7 +365,8 @@ export class ClusterNode implements Ownership {
       .then(() => true);
     const isReleased = await Promise.race([released, Bun.sleep(RELEASE_MS).then(() => false)]);
     const { log } = this.#options;
-    if (isReleased) log.info({ event: "released", epoch: appender.epoch }, "the shard is released for another server");
+    const { shard, epoch } = appender;
+    if (isReleased) log.info({ event: "released", shard, epoch }, `shard ${shard} is released for another server`);
     return isReleased;
   }
 
@@ -329,41 +377,16 @@ export class ClusterNode implements Ownership {
 
   /** Lines of the admin command `cluster`. */
   lines(): string[] {
-    const { role, epoch, head } = this;
-    const seen = this.#seen;
-    const owner = role === "owner" ? this.#info : seen?.owner?.address ? seen.owner : null;
-    const snapshot = this.#snapshots?.sequence ?? seen?.snapshot ?? 0;
-    return [
-      `engine ${this.engine}`,
-      `node ${role} ${this.#port.address} ${version} ${Math.round(this.silentMs)}`,
-      `shard ${SHARD} ${owner?.address ?? "-"} ${owner?.version ?? "-"} ${epoch} ${head} ${snapshot}`,
-    ];
+    return this.#view.lines(this.#lookout, this.engine, this.#port.address);
   }
 
-  get role(): "owner" | "spare" {
-    return this.#appender === null ? "spare" : "owner";
-  }
-
-  get epoch(): number {
-    return this.#appender?.epoch ?? this.#seen?.epoch ?? 0;
-  }
-
-  get head(): number {
-    return this.#appender?.head ?? this.#seen?.head ?? 0;
+  /** What this process knows of each shard; nothing before it has read the states. */
+  get shards(): ShardView[] {
+    return this.#view.rows(this.#lookout);
   }
 
   /** Bytes of entries that wait for the next record. */
   get waitingBytes(): number {
     return this.#store?.waitingBytes ?? 0;
   }
-
-  /** Owner: since the last write began that proves the ownership. Spare: since the owner's last sign of life. */
-  get silentMs(): number {
-    return performance.now() - (this.#appender?.provenMs ?? this.#changedMs);
-  }
-}
-
-function ownerOf({ owner, epoch }: ShardState): Owner | null {
-  if (owner === null || owner.address === "") return null;
-  return { ...OPTIONS["cluster-listen"].read(owner.address), epoch };
 }

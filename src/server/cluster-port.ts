@@ -42,8 +42,13 @@ export class ClusterPort {
   }
 
   /** This server owns the shard: clients of other servers become connections of it. */
-  serve(identity: OwnerIdentity, admission: Admission, handlers: ServerHandlers): void {
-    const relayed = new RelayedConnections(admission, identity, this.#certificate !== null);
+  serve(
+    identity: OwnerIdentity,
+    admission: Admission,
+    handlers: ServerHandlers,
+    admin: RelayedConnections["admin"],
+  ): void {
+    const relayed = new RelayedConnections(admission, identity, this.#certificate !== null, admin);
     this.#listener.handle(relayed.handlers(handlers));
   }
 

@@ -50,6 +50,8 @@ export interface Config {
   salvage: boolean;
   /** Null for a server with its own journal. */
   cluster: ClusterConfig | null;
+  /** Servers that this program starts; with more than one they share the ports for clients. */
+  workers: number;
 }
 
 export interface ClusterConfig {
@@ -57,6 +59,8 @@ export interface ClusterConfig {
   url: string;
   /** Where other servers reach this one. */
   listen: { host: string; port: number };
+  /** Where clients reach this server and no other one: the login reply of those that are relayed says so; or null. */
+  direct: { host: string; port: number } | null;
   /** Mutual TLS between the servers; null: plain TCP, on loopback only. */
   tls: ClusterTlsConfig | null;
   /** Where `--data` says that the working copy is; null: in the system's folder for temporary files. */
@@ -141,7 +145,8 @@ function configOf(settings: Settings): Config {
     throw conflict(settings, "durability", "--data :memory: stores nothing on disk: it takes no --durability but none");
   }
   const clusterTls = clusterTlsOf(settings, given("cluster-ca"), given("cluster-cert"), given("cluster-key"));
-  const cluster = clusterOf(settings, given("cluster"), given("cluster-listen"), clusterTls, given("data"));
+  const addresses = { listen: given("cluster-listen"), direct: given("direct-listen") };
+  const cluster = clusterOf(settings, given("cluster"), addresses, clusterTls, given("data"));
   const hasFolder = data !== ":memory:" && (cluster === null || cluster.folder !== null);
   return {
     host: value("host"),
@@ -162,6 +167,7 @@ function configOf(settings: Settings): Config {
     logLevel: value("log-level"),
     salvage: value("salvage"),
     cluster,
+    workers: workersOf(settings, value("workers"), [value("port"), given("web")?.port ?? 1], cluster),
   };
 }
 
@@ -180,12 +186,12 @@ const NOT_IN_CLUSTER = {
 function clusterOf(
   settings: Settings,
   url: string | null,
-  listen: { host: string; port: number } | null,
+  { listen, direct }: { [name in "listen" | "direct"]: { host: string; port: number } | null },
   tls: ClusterTlsConfig | null,
   folder: string | null,
 ): ClusterConfig | null {
   if (url === null) {
-    const name = ["cluster-listen", ...CLUSTER_TLS].find((each) => settings.has(each));
+    const name = ["cluster-listen", "direct-listen", ...CLUSTER_TLS].find((each) => settings.has(each));
     if (name === undefined) return null;
     throw conflict(settings, name, `--${name} ${TABLE.get(name)!.value} takes --cluster <url> too`);
   }
@@ -201,7 +207,7 @@ function clusterOf(
     const text = "between machines --cluster takes TLS: give --cluster-ca, --cluster-cert and --cluster-key";
     throw conflict(settings, "cluster-listen", text);
   }
-  return { url, listen, tls, folder };
+  return { url, listen, direct, tls, folder };
 }
 
 const CLUSTER_TLS = ["cluster-ca", "cluster-cert", "cluster-key"];
@@ -216,6 +222,20 @@ function clusterTlsOf(
   const name = CLUSTER_TLS.find((each) => settings.has(each));
   if (name === undefined) return null;
   throw conflict(settings, name, "TLS between servers takes --cluster-ca, --cluster-cert and --cluster-key");
+}
+
+/** `ports`: those that all workers share. */
+function workersOf(
+  settings: Settings,
+  workers: number,
+  ports: readonly number[],
+  cluster: ClusterConfig | null,
+): number {
+  if (workers === 1) return workers;
+  if (cluster === null) throw conflict(settings, "workers", "--workers <number> takes --cluster <url> too");
+  if (ports.includes(0))
+    throw conflict(settings, "workers", "--workers takes no port 0 for --port and --web: all have the same one");
+  return workers;
 }
 
 function tlsOf(

@@ -4,8 +4,11 @@
  * own clock, store and sockets. Listening, logging and periodic work are not part of it.
  */
 import type { User } from "../auth/credentials.ts";
-import { Chat, type ChatOptions } from "../chat/chat.ts";
+import { Chat } from "../chat/chat.ts";
+import type { ChatOptions } from "../chat/chat-options.ts";
 import { Drain } from "../chat/drain.ts";
+import { ForeignRequests } from "../chat/foreign-requests.ts";
+import { NeighbourEvents } from "../chat/neighbour-events.ts";
 import { Callback, Callbacks } from "../net/callback.ts";
 import { Histogram } from "../histogram.ts";
 import { Connection, Connections } from "../net/connection.ts";
@@ -46,6 +49,10 @@ export interface Core {
   readonly chat: Chat;
   readonly connections: Connections;
   readonly callbacks: Callbacks;
+  /** Acts on what other shards forward. */
+  readonly foreignRequests: ForeignRequests;
+  /** What else happens at other shards; null without a cluster. */
+  readonly neighbourEvents: NeighbourEvents | null;
   /** Durations of turns. */
   readonly turnSeconds: Histogram;
   /** Fires every due timer. An error in one of them is reported, and closes the connection that owns the timer. */
@@ -104,7 +111,10 @@ export function createCore(options: CoreOptions): Core {
     }
   };
   const beginDrain = (durationMs: number, done: () => void): void => void (drain = new Drain(chat, durationMs, done));
-  return { clock, turn, chat, connections, callbacks, turnSeconds, fireTimers, drain: beginDrain };
+  const foreignRequests = new ForeignRequests(chat);
+  const neighbourEvents = chat.neighbours === null ? null : new NeighbourEvents(chat, chat.neighbours);
+  const parts = { clock, turn, chat, connections, callbacks, foreignRequests, neighbourEvents, turnSeconds };
+  return { ...parts, fireTimers, drain: beginDrain };
 }
 
 /**

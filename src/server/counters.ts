@@ -11,9 +11,9 @@ export class Counters implements ChatObserver {
   logins = 0;
   lockouts = 0;
   readonly loginsRefused = zeros<ErrorCode>("unknown_user", "wrong_password", "locked_out", "busy", "internal");
-  readonly messagesRefused = zeros<ErrorCode>("unknown_user", "blocked", "mailbox_full", "internal");
+  readonly messagesRefused = zeros<ErrorCode>("unknown_user", "blocked", "mailbox_full", "busy", "internal");
   /** Sessions that are online. */
-  readonly sessions: Record<SessionKind, number> = { plain: 0, resumable: 0, callback: 0 };
+  readonly sessions: Record<Exclude<SessionKind, "link">, number> = { plain: 0, resumable: 0, callback: 0 };
   readonly sessionsEnded = zeros<GoodbyeReason | LeftReason>(
     "logout",
     "disconnected",
@@ -35,11 +35,11 @@ export class Counters implements ChatObserver {
 
   loggedIn({ kind }: Session, _replaced: Session | null): void {
     this.logins++;
-    this.sessions[kind]++;
+    if (kind !== "link") this.sessions[kind]++;
   }
 
   sessionEnded({ kind }: Session, reason: GoodbyeReason | LeftReason): void {
-    this.sessions[kind]--;
+    if (kind !== "link") this.sessions[kind]--;
     increment(this.sessionsEnded, reason);
   }
 

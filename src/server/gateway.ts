@@ -1,12 +1,12 @@
 /**
- * What a spare does with clients: it relays them to the owner of the shard. It has the parts of a server that decide
- * which connections are accepted and what is answered before a login, and no users, sessions and messages.
+ * What a spare does with clients: it relays them to the owners of their shards. It has the parts of a server that
+ * decide which connections are accepted and what is answered before a login, and no users, sessions and messages. When
+ * the spare has become an owner, the relays that it has go on.
  */
 import { Passwords } from "../auth/passwords.ts";
 import { Admission, fitDescriptors } from "../net/admission.ts";
 import type { Connection } from "../net/connection.ts";
-import { type ClusterTls, dialOwner } from "../net/owner-link.ts";
-import { Relays } from "../net/relay.ts";
+import type { Relays } from "../net/relays.ts";
 import { type ServerHandlers, socketHandlers } from "../net/socket-handlers.ts";
 import type { WebPort } from "../net/web-client.ts";
 import type { Successor, Transport } from "../net/transport.ts";
@@ -18,10 +18,7 @@ import type { Config } from "./config.ts";
 import { type Clock, type Core, createCore } from "./core.ts";
 import { Maintenance } from "./maintenance.ts";
 import type { Measured } from "./metrics.ts";
-import type { Server } from "./server.ts";
-
-/** A relayed client needs two descriptors. */
-const DESCRIPTORS_PER_CLIENT = 2;
+import { DESCRIPTORS_PER_RELAY, type Server } from "./server.ts";
 
 export class Gateway {
   readonly relays: Relays;
@@ -34,7 +31,7 @@ export class Gateway {
 
   constructor(
     config: Config,
-    { secret, tls }: { secret: Uint8Array; tls: ClusterTls | null },
+    newRelays: (core: Pick<Core, "chat" | "turn">) => Relays,
     log: BoundedLog,
     clock: Clock,
     webPort: WebPort | null = null,
@@ -54,18 +51,17 @@ export class Gateway {
       idleTimeoutMs: config.idleTimeoutMs,
       blockMs: config.blockMs,
       lockoutScope: config.lockoutScope,
-      limits: fitDescriptors(config.limits, Math.floor(descriptorsMax() / DESCRIPTORS_PER_CLIENT)),
+      limits: fitDescriptors(config.limits, Math.floor(descriptorsMax() / DESCRIPTORS_PER_RELAY)),
       report,
       observer: counters,
     });
     const { chat, turn, connections } = this.#core;
     const beginTurn = (): void => turn.begin();
-    this.relays = new Relays({ wheel: chat.wheel, secret, dial: dialOwner(tls, beginTurn), log });
-    chat.loginRelay = this.relays;
+    chat.loginRelay = this.relays = newRelays(this.#core);
     this.#admission = new Admission(connections, config.proxyFrom, log);
     this.#maintenance = new Maintenance(this.#core, store, this.#admission, log, report);
     this.handlers = socketHandlers(beginTurn, this.#admission, report, webPort);
-    this.measured = { counters, core: this.#core, admission: this.#admission, store };
+    this.measured = { counters, core: this.#core, admission: this.#admission, store, links: null };
   }
 
   start(): void {
@@ -80,16 +76,17 @@ export class Gateway {
     this.#maintenance.stop();
   }
 
-  /** From now on `server` serves clients in this process; it gets those that have no session yet. */
+  /**
+   * From now on `server` serves clients in this process; it gets those that have no session yet. The others stay here
+   * until they end.
+   */
   handOver(server: Server): void {
-    const lines = this.relays.stop();
-    const { open } = this.#core.connections;
-    for (const pending of [...this.#admission.pending]) pending.hangUp();
-    for (const connection of [...open]) {
-      if (connection.state !== "unauthenticated" || !connection.drained) connection.hangUp();
-      else connection.relayTo(new Adoption(server, connection, lines.get(connection) ?? null));
+    const lines = this.relays.giveUp();
+    const relayed = new Set([...this.relays.all].map(({ connection }) => connection));
+    for (const connection of [...this.#core.connections.open]) {
+      if (connection.state !== "unauthenticated" || !connection.drained || relayed.has(connection)) continue;
+      connection.relayTo(new Adoption(server, connection, lines.get(connection) ?? null));
     }
-    this.#maintenance.stop();
   }
 }
 

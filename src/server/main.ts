@@ -16,9 +16,9 @@ import { BoundedLog } from "./bounded-log.ts";
 import { type Config, type Configuration, USAGE, readConfiguration } from "./config.ts";
 import { type Credentials, CredentialsError, plainPasswordsWarning, readCredentials } from "../auth/credentials.ts";
 import { StoreError } from "../storage/database.ts";
-import { typed } from "../runtime/invocation.ts";
-import { setSlice } from "../runtime/kernel.ts";
-import { ListenError } from "../net/listener.ts";
+import { spawned, typed } from "../runtime/invocation.ts";
+import { endWithParent, setSlice } from "../runtime/kernel.ts";
+import { ListenError, Listener } from "../net/listener.ts";
 import { Log, type Logger } from "../runtime/log.ts";
 import { ClusterNode, type ClusterNodeOptions } from "./cluster-node.ts";
 import { WebPort } from "../net/web-client.ts";
@@ -36,7 +36,8 @@ import { NO_PAGE, readPage } from "./page-files.ts";
 import { progressFor, recover } from "./recover.ts";
 import { Reloader, hostFor } from "./reload.ts";
 import { CLOCK, Server } from "./server.ts";
-import { type SignalActs, handleSignals, stopActs } from "./signals.ts";
+import { type HandledSignal, type SignalActs, handleSignals, stopActs } from "./signals.ts";
+import { WorkerGroup, forWorker, takeWorker } from "./worker-group.ts";
 
 /** What the service manager receives, with a status, when the server enters a state (sd_notify(3)). */
 const NOTIFICATIONS: Record<ServerState, string[]> = {
@@ -83,14 +84,21 @@ async function serve(args: string[], outputs: Log[]): Promise<void> {
   const readiness = new Readiness((state) => manager.notify(...NOTIFICATIONS[state], `STATUS=${state}`));
   const acts: SignalActs = { exit: () => process.exit(0) };
   handleSignals(readiness, acts);
+  const worker = takeWorker(process.env);
+  if (worker !== null) endWithParent();
   const configuration = readConfiguration(args, process.env);
   if (configuration === null) return print(USAGE);
   const inherited = assignPorts(sockets, configuration.config);
   let credentials = readCredentials(configuration.config.credentials);
   const host = await resolve(hostFor(configuration.config, credentials));
-  const config = { ...configuration.config, host };
-  const output = new Log(config.logLevel);
+  const all = { ...configuration.config, host };
+  const config = worker === null ? all : forWorker(all, worker);
+  const output = new Log(config.logLevel, worker === null ? null : { worker });
   outputs.push(output);
+  if (worker === null && all.workers > 1) {
+    if (sockets.length > 0) throw new ListenError("--workers takes no inherited sockets: remove the socket unit");
+    return superviseWorkers(all, args, output, { manager, readiness, acts });
+  }
   const log = new BoundedLog(output.logger, CLOCK.nowMs);
   await Promise.all(Object.values(WORKERS).map(checkWorker));
   const webPort = await webPortOf(config, log);
@@ -134,11 +142,8 @@ async function serve(args: string[], outputs: Log[]): Promise<void> {
       void node.release().then(() => exit(0));
     };
     await admin?.listen();
-    gateway = new Gateway(config, node.access, log, CLOCK, webPort);
-    const { relays } = gateway;
-    node.ownerSeen = (owner, epoch) => relays.setOwner(owner, epoch);
+    gateway = new Gateway(config, (core) => node.newRelays(core), log, CLOCK, webPort);
     metrics.server = gateway.measured;
-    metrics.relays = relays;
     ports.open(config, gateway.handlers);
     gateway.start();
     announce(log, config, credentials, ports, sockets.length);
@@ -182,6 +187,41 @@ async function webPortOf({ web, tls }: Config, log: Logger): Promise<WebPort | n
   return new WebPort(tls !== null, page, CLOCK.nowMs);
 }
 
+/** Never returns: the process exits when all workers have. */
+async function superviseWorkers(
+  config: Config,
+  args: readonly string[],
+  output: Log,
+  { manager, readiness, acts }: { manager: ServiceManager; readiness: Readiness; acts: SignalActs },
+): Promise<void> {
+  const { workers: count, host, port, web } = config;
+  const log = output.logger;
+  forWorker(config, count); // Its ports exist.
+  // The ports are free: workers would share them with other servers.
+  new Listener(host, port, { data: () => {} }, null).stop();
+  if (web !== null) new Listener(web.host, web.port, { data: () => {} }, null, null, "--web").stop();
+  const group = new WorkerGroup({
+    count,
+    command: spawned("serve", ...args),
+    log,
+    listening: (line) => {
+      process.stdout.write(line);
+      readiness.enter("serving");
+    },
+  });
+  const stop = (signal: HandledSignal): void => {
+    log.info({ event: "stopping", signal }, `${signal}: all workers stop`);
+    manager.notify("STOPPING=1");
+    group.stop(signal);
+  };
+  const reload = (): void => group.signal("SIGHUP");
+  Object.assign(acts, { exit: stop, stop, drain: stop, reload, reloadLater: reload });
+  const code = await group.run();
+  log.info({ event: "stopped" }, "all workers have exited");
+  await output.close();
+  process.exit(code);
+}
+
 /** Null for a server with its own journal. */
 async function joinCluster(
   { cluster, credentials: file }: Config,
@@ -220,7 +260,7 @@ function announce(
   else log.info({ event: "web" }, `no chat in a browser; to switch it on: ${typed("serve", "--web", "8080")}`);
 }
 
-/** Null for a server in memory that has no admin socket. */
+/** Null for a server in memory that has no admin socket. In a cluster it also takes the commands of other servers. */
 function adminListener(
   { adminSocket }: Config,
   readiness: Readiness,
@@ -228,14 +268,17 @@ function adminListener(
   log: Logger,
   report: (error: unknown) => void,
 ): AdminListener | null {
-  if (adminSocket === null) return null;
+  if (adminSocket === null && node === null) return null;
   const obstacle = (): string | null => {
     const { state } = readiness;
     return state === "recovering" || state === "spare" || state === "stopping" ? `${state}; nothing was done` : null;
   };
   const done = ({ verb, user }: AdminRequest): void =>
     log.info({ event: "admin", command: verb, ...(user === "" ? {} : { user }) }, `${verb} by an operator`);
-  return new AdminListener(adminSocket, { obstacle, report, done, cluster: node === null ? null : () => node.lines() });
+  const cluster = node === null ? null : { lines: () => node.lines(), shards: node.newShardAdmin() };
+  const admin = new AdminListener(adminSocket, { obstacle, report, done, cluster });
+  if (node !== null) node.administer = (socket) => admin.accept(socket);
+  return admin;
 }
 
 function warnOfPlainPasswords(log: Logger, { users, sample }: Credentials, config: Config): void {

@@ -7,13 +7,15 @@ import { join } from "node:path";
 import { Counter, Gauge, type Metric, Registry } from "prom-client";
 import { version } from "../../package.json";
 import type { Histogram } from "../histogram.ts";
-import type { Relays } from "../net/relay.ts";
+import type { NeighbourLinks } from "../net/neighbour-links.ts";
 import type { Admission } from "../net/admission.ts";
 import { descriptorsMax, residentBytes } from "../runtime/kernel.ts";
 import type { Store } from "../storage/store.ts";
+import { CLUSTER_GAUGES, LINK_COUNTERS, LINK_GAUGES, RELAY_COUNTERS, RELAY_GAUGES } from "./cluster-metrics.ts";
 import type { ClusterNode } from "./cluster-node.ts";
 import type { Core } from "./core.ts";
 import type { Counters } from "./counters.ts";
+import type { OwnMetric } from "./own-metric.ts";
 import type { Readiness } from "./readiness.ts";
 
 /** The parts of a running server that have numbers. */
@@ -22,14 +24,8 @@ export interface Measured {
   core: Core;
   admission: Admission;
   store: Store;
-}
-
-/** `read` returns the value, or the values by `label`. */
-interface OwnMetric<Source extends unknown[] = []> {
-  name: string;
-  help: string;
-  label?: string;
-  read: (...source: Source) => number | Iterable<readonly [label: string, value: number]>;
+  /** Null without other shards. */
+  links: NeighbourLinks | null;
 }
 
 type ServerMetric = OwnMetric<[server: Measured]>;
@@ -149,55 +145,6 @@ const GAUGES: ServerMetric[] = [
   },
 ];
 
-/** Only in a cluster, of a spare too. */
-const CLUSTER_GAUGES: OwnMetric<[node: ClusterNode]>[] = [
-  {
-    name: "heartline_cluster_owner",
-    help: "1 while this server owns the shard, 0 for a spare.",
-    read: ({ role }) => Number(role === "owner"),
-  },
-  {
-    name: "heartline_cluster_epoch",
-    help: "Number of the record with which the owner of the shard has begun.",
-    read: ({ epoch }) => epoch,
-  },
-  { name: "heartline_cluster_head", help: "Number of the last record of the shared log.", read: ({ head }) => head },
-  {
-    name: "heartline_cluster_silent_seconds",
-    help: "Time since the last acknowledged write of the owner began; of a spare: since the owner's last sign of life.",
-    read: ({ silentMs }) => silentMs / 1000,
-  },
-  {
-    name: "heartline_cluster_waiting_bytes",
-    help: "Bytes that wait for the next record of the shared log.",
-    read: ({ waitingBytes }) => waitingBytes,
-  },
-  {
-    name: "heartline_cluster_snapshots",
-    help: "Snapshots that this server has published.",
-    read: ({ snapshots }) => snapshots,
-  },
-];
-
-/** Only in a cluster. They go on after a takeover. */
-const RELAY_GAUGES: OwnMetric<[relays: Relays]>[] = [
-  { name: "heartline_relays", help: "Clients that are relayed to the owner of the shard.", read: ({ open }) => open },
-];
-const RELAY_COUNTERS: OwnMetric<[relays: Relays]>[] = [
-  {
-    name: "heartline_relayed_bytes_total",
-    help: "Bytes that were relayed, by direction: from clients (up) and to clients (down).",
-    label: "direction",
-    read: ({ bytesUp, bytesDown }) => Object.entries({ up: bytesUp, down: bytesDown }),
-  },
-  {
-    name: "heartline_relays_refused_total",
-    help: "Requests that were answered with err busy, since no owner could take them, by reason.",
-    label: "reason",
-    read: ({ refusals }) => refusals,
-  },
-];
-
 const HISTOGRAMS: { name: string; help: string; read: (server: Measured) => Histogram | undefined }[] = [
   {
     name: "heartline_turn_seconds",
@@ -221,8 +168,6 @@ export class Metrics {
   server: Measured | null = null;
   /** Null for a server with its own journal. */
   node: ClusterNode | null = null;
-  /** Null for a server that was never a spare. */
-  relays: Relays | null = null;
   readonly #registry = new Registry();
   /** The rendering that has not begun, and the end of the pause after the last one. */
   #next: Promise<string> | null = null;
@@ -251,7 +196,12 @@ export class Metrics {
     }
     for (const [Kind, metrics] of [[Gauge, RELAY_GAUGES] as const, [Counter, RELAY_COUNTERS] as const]) {
       for (const { read, ...metric } of metrics) {
-        this.#add(Kind, { ...metric, read: () => (this.relays === null ? [] : read(this.relays)) });
+        this.#add(Kind, { ...metric, read: () => (this.node === null ? [] : read(this.node.relayCounts)) });
+      }
+    }
+    for (const [Kind, metrics] of [[Gauge, LINK_GAUGES] as const, [Counter, LINK_COUNTERS] as const]) {
+      for (const { read, ...metric } of metrics) {
+        this.#add(Kind, { ...metric, read: () => (this.server?.links == null ? [] : read(this.server.links)) });
       }
     }
     for (const metric of HISTOGRAMS) this.#addHistogram(metric);

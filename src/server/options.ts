@@ -82,9 +82,16 @@ export const OPTIONS = {
     "address at which the other servers reach this one",
     clusterAddress,
   ),
+  "direct-listen": atStart(
+    "<address:port>",
+    "none",
+    "address at which clients of this server's shard reach it directly",
+    clientAddress,
+  ),
   "cluster-ca": atStart("<file>", "none", "authorities of the certificates of all servers (PEM)", words("<file>")),
   "cluster-cert": atStart("<file>", "none", "this server's certificate for the other servers (PEM)", words("<file>")),
   "cluster-key": atStart("<file>", "none", "private key of that certificate (PEM)", words("<file>")),
+  workers: atStart("<number>", "1", "servers of a cluster in this process group, at one port", number(1, 256, true)),
   "admin-socket": atStart("<path>", `<data>/${ADMIN_SOCKET}`, "socket for heartline ctl", words("<path>")),
   "log-level": live("<level>", "info", "least level that is logged: trace to fatal", oneOf(...LOG_LEVELS)),
   "tls-only": { ...flag("TLS at --port, and no plain port"), isLive: false },
@@ -222,14 +229,22 @@ function clusterUrl(text: string): string {
   throw new UsageError("takes a URL that begins with postgres:// or nats://");
 }
 
-/** `<address>:<port>` with brackets around IPv6. */
 function clusterAddress(text: string): { host: string; port: number } {
+  return reachable(text, "other servers");
+}
+
+function clientAddress(text: string): { host: string; port: number } {
+  return reachable(text, "clients");
+}
+
+/** `<address>:<port>` with brackets around IPv6; not an address that stands for all of them. */
+function reachable(text: string, who: string): { host: string; port: number } {
   const [, ipv6, ipv4, port] = /^(?:\[([\da-fA-F:.]+)\]|([\d.]+)):(\d{1,5})$/.exec(text) ?? [];
   const host = ipv6 ?? ipv4 ?? "";
   const isAddress = (isIPv4(host) || isIPv6(host)) && !["0.0.0.0", "::"].includes(host);
   if (isAddress && Number(port) <= 65_535) return { host, port: Number(port) };
   throw new UsageError(
-    `takes <address>:<port> at which other servers reach this one (IPv6 in brackets), not ${quoted(text)}`,
+    `takes <address>:<port> at which ${who} reach this server (IPv6 in brackets), not ${quoted(text)}`,
   );
 }
 

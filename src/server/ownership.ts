@@ -1,9 +1,20 @@
 import type { Credentials } from "../auth/credentials.ts";
 import type { Admission } from "../net/admission.ts";
+import type { NeighbourLinks } from "../net/neighbour-links.ts";
+import type { Relays } from "../net/relays.ts";
 import type { ServerHandlers } from "../net/socket-handlers.ts";
+import type { Core } from "./core.ts";
 
 /** What the server asks of its place in a cluster, as the owner of a shard. */
 export interface Ownership {
+  /** The shard. */
+  readonly shard: number;
+  /** How many shards the cluster has. */
+  readonly shardCount: number;
+  /** Passes clients on to the owners of the other shards. */
+  newRelays(core: Pick<Core, "chat" | "turn">): Relays;
+  /** The links to the owners of the other shards; they do not connect yet. */
+  newLinks(core: Core): NeighbourLinks;
   /** The clients of gateways are connections of this server from now on, and after `closePort` no new ones. */
   serveGateways(admission: Admission, handlers: ServerHandlers): void;
   closePort(): void;

@@ -3,6 +3,9 @@
  * chat and its parts are composed in core.ts, periodic work is in maintenance.ts.
  */
 import { randomBytes } from "node:crypto";
+import { tokenPrefix } from "../protocol/shard.ts";
+import type { NeighbourLinks } from "../net/neighbour-links.ts";
+import type { Relays } from "../net/relays.ts";
 import type { Administered } from "../admin/commands.ts";
 import type { Credentials } from "../auth/credentials.ts";
 import { Passwords } from "../auth/passwords.ts";
@@ -33,6 +36,8 @@ const FAREWELL_MS = 1_000;
 /** At the stop of a cluster's owner: the time to write the last bytes, and until the engine has acknowledged all. */
 const LAST_BYTES_MS = 300;
 const HANDOVER_MS = 5_000;
+/** A client that is relayed to the owner of another shard needs two descriptors. */
+export const DESCRIPTORS_PER_RELAY = 2;
 
 export const CLOCK: Clock = {
   nowMs: () => performance.now(),
@@ -54,6 +59,10 @@ export class Server {
   readonly #core: Core;
   readonly #admission: Admission;
   readonly #maintenance: Maintenance;
+  /** Null without a cluster. */
+  readonly #relays: Relays | null;
+  /** Null without other shards. */
+  readonly #links: NeighbourLinks | null;
   #ports = new ClientPorts();
 
   constructor(
@@ -72,12 +81,15 @@ export class Server {
     this.#readiness = readiness;
     this.#store = store;
     this.#ownership = ownership;
+    const prefix = ownership === null ? "" : tokenPrefix(ownership.shard);
+    const hasNeighbours = ownership !== null && ownership.shardCount > 1;
+    const warn = (what: string): void => log.error({ event: "neighbour_error" }, what);
     this.#core = createCore({
       clock: CLOCK,
       store,
       users,
       passwords: new Passwords(store),
-      newToken: () => randomBytes(16).toString("base64url"),
+      newToken: () => prefix + randomBytes(16).toString("base64url"),
       idleTimeoutMs: config.idleTimeoutMs,
       blockMs: config.blockMs,
       lockoutScope: config.lockoutScope,
@@ -89,14 +101,18 @@ export class Server {
       },
       report: this.#report,
       observer: this.counters,
+      shards: hasNeighbours ? { home: ownership.shard, count: ownership.shardCount, warn } : null,
     });
+    this.#relays = this.#core.chat.loginRelay = ownership?.newRelays(this.#core) ?? null;
+    this.#links = hasNeighbours ? ownership.newLinks(this.#core) : null;
     this.#admission = new Admission(this.#core.connections, config.proxyFrom, log);
     this.#maintenance = new Maintenance(this.#core, store, this.#admission, log, this.#report);
   }
 
   /** The limits that the descriptors of this process allow. */
   #fit({ limits: { connectionsMax }, limits }: Config): Limits {
-    const fitting = fitDescriptors(limits, descriptorsMax());
+    const perClient = this.#ownership !== null && this.#ownership.shardCount > 1 ? DESCRIPTORS_PER_RELAY : 1;
+    const fitting = fitDescriptors(limits, Math.floor(descriptorsMax() / perClient));
     if (connectionsMax > fitting.connectionsMax) {
       const why = `${fitting.connectionsMax} connections at most, not ${connectionsMax}`;
       this.#log.warn(
@@ -142,7 +158,13 @@ export class Server {
 
   /** What the metrics are read from. */
   get measured(): Measured {
-    return { counters: this.counters, core: this.#core, admission: this.#admission, store: this.#store };
+    return {
+      counters: this.counters,
+      core: this.#core,
+      admission: this.#admission,
+      store: this.#store,
+      links: this.#links,
+    };
   }
 
   /**
@@ -193,6 +215,10 @@ export class Server {
       this.#log.warn({ event: "config_warning" }, `${outdated}: clients will not trust it; renew it and send SIGHUP`);
     }
     this.#ownership?.serveGateways(this.#admission, handlers);
+    this.#core.turn.begin();
+    this.#links?.start();
+    const { direct } = ports;
+    if (direct !== null) this.#core.chat.direct = { address: direct.address, isEncrypted: ports.isDirectTls };
     this.#ports = ports;
     this.#maintenance.start();
     this.#readiness.serve(this.#store);
@@ -253,6 +279,8 @@ export class Server {
     this.#readiness.enter("stopping");
     const backupStopped = (this.#ownership ?? this.#store).stopBackup();
     this.#ports.stop();
+    this.#relays?.stop();
+    this.#links?.stop();
     this.#ownership?.closePort();
     turn.begin();
     chat.shutdown();

@@ -6,7 +6,7 @@ import { existsSync, mkdirSync, mkdtempSync, readdirSync, rmSync } from "node:fs
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { DataFolder } from "../storage/data-folder.ts";
-import { DATABASE, StoreError } from "../storage/database.ts";
+import { DATABASE, StoreError, asStoreError } from "../storage/database.ts";
 
 const PREFIX = "heartline-cluster-";
 /** In the folder of `--data`, next to the admin socket. */
@@ -30,11 +30,15 @@ export class WorkingFolder {
     this.#folder = new DataFolder(given ?? mkdtempSync(join(tmpdir(), PREFIX)));
   }
 
-  /** Makes the folder of the copy, which is empty then. */
+  /** Makes the folder of the copy, which is empty then. Throws StoreError. */
   make(): string {
     const path = join(this.#folder.path, COPY);
-    rmSync(path, { recursive: true, force: true });
-    mkdirSync(path, { mode: 0o700 });
+    try {
+      rmSync(path, { recursive: true, force: true });
+      mkdirSync(path, { mode: 0o700 });
+    } catch (error) {
+      throw asStoreError(error, path);
+    }
     return path;
   }
 

@@ -17,6 +17,8 @@ import { MARK } from "../stream/unacked-index.ts";
  * - WrongPasswords: how many of a user from an address, and until when they count.
  * - Banned: a user is banned until a time; 0 ends the ban. LoggedIn: a login of a user, from an address.
  * - Purged: the messages of a mailbox with numbers above the first number and up to the second one were deleted.
+ * - Heard: a request of another shard was acted on, with the reply in the text. The numbers are the shard, the number
+ *   of the request, and the number up to which that shard has answered replies.
  */
 export const JournalEntry = {
   Stored: 1,
@@ -32,6 +34,7 @@ export const JournalEntry = {
   Banned: 11,
   LoggedIn: 12,
   Purged: 13,
+  Heard: 14,
 } as const;
 
 export type EntryKind = (typeof JournalEntry)[keyof typeof JournalEntry];
@@ -40,7 +43,7 @@ export type EntryKind = (typeof JournalEntry)[keyof typeof JournalEntry];
  * How many numbers an entry of each kind has. Those of Sent and Delivered are the session (0 for a plain one), the Unix
  * time, the position at which the text begins, and the count of messages: a number and a position for each follow.
  */
-const NUMBERS = [0, 2, 4, 4, 1, 1, 2, 3, 0, 0, 2, 1, 1, 2];
+const NUMBERS = [0, 2, 4, 4, 1, 1, 2, 3, 0, 0, 2, 1, 1, 2, 3];
 const COUNT = 3;
 const NUMBERS_PER_MESSAGE = 2;
 /**

@@ -3,6 +3,7 @@ import { randomInt } from "node:crypto";
 import { existsSync } from "node:fs";
 import { dirname, join, resolve } from "node:path";
 import { JOURNAL_SEGMENT_BYTES } from "../limits.ts";
+import type { Outcomes } from "../chat/outcomes.ts";
 import { wordEnd } from "../protocol/ascii.ts";
 import { DataFolder } from "./data-folder.ts";
 import { type Durability, StoreError, asStoreError, openDatabase } from "./database.ts";
@@ -14,6 +15,7 @@ import { FileFolder, type Segment, type SegmentFolder, syncFolder } from "./segm
 import { atOnce, inSlices } from "./slices.ts";
 import { SQL, TRANSACTION } from "./sql.ts";
 import { Store } from "./store.ts";
+import { addEntry, outcomesOf, readOutcomes, rowOf } from "./stored-outcomes.ts";
 
 /**
  * Opens a data folder after any end of the last server: locks it, and brings into the database what only the journal
@@ -157,6 +159,8 @@ export class Recovery {
   readonly #received = new Map<number, number>();
   /** Position of the last message of each session that the database has. */
   readonly #positions = new Map<number, number>();
+  /** What was heard from other shards; `#insert` changes it. */
+  readonly #outcomes: Map<number, Outcomes>;
   readonly #damages: string[] = [];
   /** The last record, found or missing. */
   #lastSequence: number;
@@ -176,6 +180,7 @@ export class Recovery {
     this.#options = options;
     this.#progress = database.query<Progress, []>(SQL.selectProgress).get()!;
     this.#segmentBytes = segmentBytes;
+    this.#outcomes = readOutcomes(database);
     const { sequence, number } = this.#progress;
     this.#lastSequence = sequence;
     this.#number = number;
@@ -229,6 +234,7 @@ export class Recovery {
     yield* this.#read(0.5, (entry) => this.#insert(entry));
     for (const [user, upTo] of this.#ackedUpTo) yield* this.#deleteMessages(user, upTo);
     for (const [session, position] of this.#received) yield void this.#run(SQL.raiseReceived, position, session);
+    for (const [shard, outcomes] of this.#outcomes) this.#run(SQL.insertNeighbour, ...rowOf(shard, outcomes));
     this.#run(SQL.deleteOrphanRuns);
     this.#run(SQL.updateProgress, this.#lastSequence + SEQUENCE_SPAN, 0, this.#number);
     if (seedOf(this.#database) === 0) this.#run(SQL.insertSeed, randomInt(1, 2 ** 32));
@@ -254,7 +260,8 @@ export class Recovery {
   #collect(entry: EntryReader): void {
     const { kind, user, messageCount, numbers } = entry;
     const [first = 0, second = 0] = numbers;
-    if (kind === JournalEntry.Stored || kind === JournalEntry.Began) this.#number = Math.max(this.#number, first);
+    const isNumbered = kind === JournalEntry.Stored || kind === JournalEntry.Began || kind === JournalEntry.Acked;
+    if (isNumbered) this.#number = Math.max(this.#number, first);
     if (messageCount > 0) this.#number = Math.max(this.#number, entry.message(messageCount - 1).number);
     if (kind === JournalEntry.Acked) this.#ackedUpTo.set(user, Math.max(first, this.#ackedUpTo.get(user) ?? 0));
     if (kind === JournalEntry.Received || kind === JournalEntry.Ended) {
@@ -288,6 +295,8 @@ export class Recovery {
         return void this.#run(SQL.insertLastLogin, user, first, other);
       case JournalEntry.Purged:
         return void this.#run(SQL.deleteMessages, user, first, second);
+      case JournalEntry.Heard:
+        return addEntry(outcomesOf(this.#outcomes, first), entry);
       case JournalEntry.WrongPasswords:
         if (first > 0) return void this.#run(SQL.insertLockout, user, other, first, second);
         return void this.#run(SQL.deleteLockout, user, other);

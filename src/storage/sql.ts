@@ -6,7 +6,7 @@ import { SESSIONS_KEPT } from "../limits.ts";
  */
 
 /** Stored in `user_version`. Each version from 1 on is upgraded when the database is opened. */
-export const SCHEMA_VERSION = 7;
+export const SCHEMA_VERSION = 8;
 
 /**
  * Pages in SQLite's write-ahead log (256 MiB) at which a commit copies the log to the database itself, which takes some
@@ -40,6 +40,11 @@ const LOCKOUTS = `
 const BANS = `
   CREATE TABLE bans (user TEXT PRIMARY KEY, until_ms INTEGER NOT NULL) WITHOUT ROWID;
   CREATE TABLE last_logins (user TEXT PRIMARY KEY, unix_ms INTEGER NOT NULL, address TEXT NOT NULL) WITHOUT ROWID;
+`;
+
+/** What was heard from the other shards of a cluster; see stored-outcomes.ts. */
+const NEIGHBOURS = `
+  CREATE TABLE neighbours (shard INTEGER PRIMARY KEY, heard INTEGER NOT NULL, replies BLOB NOT NULL);
 `;
 
 /** Rows are in the order of their numbers, so a commit writes few pages however many users have new messages. */
@@ -78,6 +83,7 @@ export const SCHEMA = `
   ${DELIVERED}
   ${LOCKOUTS}
   ${BANS}
+  ${NEIGHBOURS}
   INSERT INTO progress VALUES (0, 0, 0);
   ${JOURNAL}
   INSERT INTO journal VALUES (1 + abs(random() % 4294967295));
@@ -117,6 +123,7 @@ export function upgrades(version: number): string[] {
   if (version > 0 && version < 6) statements.push(DELIVERED_UPGRADE);
   if (version > 1 && version < 7) statements.push("ALTER TABLE sessions RENAME COLUMN replaced TO ended_by");
   if (version > 0 && version < 7) statements.push(BANS);
+  if (version > 0 && version < 8) statements.push(NEIGHBOURS);
   statements.push(`PRAGMA user_version = ${SCHEMA_VERSION}`);
   return statements;
 }
@@ -176,6 +183,7 @@ export const SQL = {
   selectRunBefore: `SELECT number FROM delivered WHERE session = ? AND position <= ? ORDER BY position DESC LIMIT 1`,
   /** The first run that ends after that position. */
   selectRunAfter: `SELECT earlier FROM delivered WHERE session = ? AND position > ? ORDER BY position LIMIT 1`,
+  selectLastNumber: "SELECT max(number) AS number FROM mailbox WHERE user = ?",
   selectLastPosition: "SELECT max(position) AS position FROM delivered WHERE session = ?",
   deleteOrphanRuns: "DELETE FROM delivered WHERE session NOT IN (SELECT number FROM sessions)",
 
@@ -211,6 +219,9 @@ export const SQL = {
 
   insertLastLogin: "INSERT OR REPLACE INTO last_logins VALUES (?, ?, ?)",
   selectLastLogin: "SELECT unix_ms AS unixMs, address FROM last_logins WHERE user = ?",
+
+  insertNeighbour: "INSERT OR REPLACE INTO neighbours VALUES (?, ?, ?)",
+  selectNeighbours: "SELECT shard, heard, replies FROM neighbours",
 
   /** Bytes of the database, with those that only its write-ahead log has. */
   selectSize: "SELECT page_count * page_size AS bytes FROM pragma_page_count(), pragma_page_size()",

@@ -1,5 +1,6 @@
 import type { Database } from "bun:sqlite";
 import type { WrongPasswords } from "../auth/lockouts.ts";
+import type { Outcomes } from "../chat/outcomes.ts";
 import type { Account } from "../chat/session.ts";
 import type {
   Amount,
@@ -20,6 +21,7 @@ import type { DataFolder } from "./data-folder.ts";
 import { StoreError } from "./database.ts";
 import { JournalEntry, NOTHING } from "./journal-entry.ts";
 import { PRAGMA, SQL } from "./sql.ts";
+import { outcomesOf, readOutcomes } from "./stored-outcomes.ts";
 import { type StoredLockout, Tables, type Waiting, endedBy, hashToken } from "./tables.ts";
 import type { TurnLog } from "./turn-log.ts";
 import { TurnRecord } from "./turn-record.ts";
@@ -45,6 +47,8 @@ export class Store implements ChatStore {
   readonly #compaction: Compaction;
   readonly #commits: Commits;
   readonly #backup: Backup;
+  /** What was heard from other shards of a cluster. The database has it since the last compaction. */
+  readonly #outcomes: Map<number, Outcomes>;
   /** Durability `power`: a turn is durable when it is synced to the disk, not when the kernel has it. */
   readonly #power: boolean;
   /** The highest message or session number that was given out. */
@@ -62,6 +66,7 @@ export class Store implements ChatStore {
     const { number, sequence } = database.query<{ number: number; sequence: number }, []>(SQL.selectProgress).get()!;
     this.#database = database;
     this.#tables = new Tables(database);
+    this.#outcomes = readOutcomes(database);
     this.#folder = folder;
     this.#journal = journal;
     this.#record = journal === null ? null : new TurnRecord(journal);
@@ -107,6 +112,14 @@ export class Store implements ChatStore {
 
   newNumber(): number {
     return ++this.#number;
+  }
+
+  raiseNumber(user: Account, number: number): boolean {
+    if (number <= this.#number) return false;
+    this.#number = number;
+    // Not by `acked`: this entry must not wait. Recovery takes the number from it.
+    this.#record?.entries.add(JournalEntry.Acked, 0, user.nameBytes, NOTHING, NOTHING, number);
+    return true;
   }
 
   appended(to: Account, session: number, outbox: Outbox): void {
@@ -174,12 +187,32 @@ export class Store implements ChatStore {
     this.#record?.entries.add(JournalEntry.Unblocked, 0, encode(user), encode(other), NOTHING);
   }
 
+  heard(shard: number, number: number, reply: Uint8Array): void {
+    const outcomes = this.outcomes(shard);
+    outcomes.add(number, reply);
+    this.#record?.entries.add(JournalEntry.Heard, 0, NOTHING, NOTHING, reply, shard, number, outcomes.answered);
+  }
+
+  outcomes(shard: number): Outcomes {
+    return outcomesOf(this.#outcomes, shard);
+  }
+
   compact(move: MoveOldMessages): void {
-    if (!this.isBusy && this.#compaction.step(move)) this.#commits.makeDue();
+    if (this.isBusy || !this.#compaction.step(move)) return;
+    this.#moveOutcomes();
+    this.#commits.makeDue();
+  }
+
+  #moveOutcomes(): void {
+    for (const [shard, outcomes] of this.#outcomes) this.#tables.setOutcomes(shard, outcomes);
   }
 
   read(user: string, after: number, bytes: number): StoredMessage[] {
     return this.#tables.messages(user, after, bytes);
+  }
+
+  lastStored(user: string): number {
+    return this.#tables.lastNumber(user);
   }
 
   drop(user: string, upTo: number, countMax: number): Amount[] {
@@ -299,6 +332,7 @@ export class Store implements ChatStore {
   close(): void {
     try {
       this.#write(true);
+      this.#moveOutcomes();
       this.#compaction.moveAll();
       this.commit();
       if (this.#commits.error !== null) throw this.#commits.error;

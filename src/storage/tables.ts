@@ -1,10 +1,12 @@
 import type { Database, SQLQueryBindings } from "bun:sqlite";
 import { createHash } from "node:crypto";
 import type { WrongPasswords } from "../auth/lockouts.ts";
+import type { Outcomes } from "../chat/outcomes.ts";
 import type { Amount, EndedSession, FinalReason, KnownSession, LastLogin, StoredMessage } from "../chat/store.ts";
 import { type Delivered, lastDelivered, runsOf } from "./delivered-run.ts";
 import { PendingChanges } from "./pending-changes.ts";
 import { SQL } from "./sql.ts";
+import { rowOf } from "./stored-outcomes.ts";
 
 /** The messages in a user's mailbox from one sender. */
 export interface Waiting extends Amount {
@@ -84,6 +86,10 @@ export class Tables {
     this.changes.add(this.#statements.deleteBlock, user, other);
   }
 
+  setOutcomes(shard: number, outcomes: Outcomes): void {
+    this.changes.add(this.#database.query(SQL.insertNeighbour), ...rowOf(shard, outcomes));
+  }
+
   /** Deletes the oldest messages with numbers in (after, upTo], at most `countMax`: those up to number `last`. */
   deleteMessages(user: string, after: number, upTo: number, countMax: number): { amounts: Amount[]; last: number } {
     const lastRow = this.#get<{ number: number }>(SQL.selectNumberAt, user, after, upTo, countMax - 1);
@@ -105,6 +111,11 @@ export class Tables {
       if (bytesLeft <= 0) break;
     }
     return messages;
+  }
+
+  /** The number of the newest message; 0 without one. */
+  lastNumber(user: string): number {
+    return this.#get<{ number: number | null }>(SQL.selectLastNumber, user)!.number ?? 0;
   }
 
   waiting(): Waiting[] {

@@ -42,6 +42,8 @@ export class Outbox implements Stream {
   groupIndex = -1;
   /** `acked` follows what the kernel accepts: a plain session, or lines outside a session. */
   readonly plain: boolean;
+  /** Changed only here. */
+  readonly unackedIndex = new UnackedIndex();
 
   /** The piece that `peek` found: bytes[start..end). */
   piece: Buffer = EMPTY;
@@ -65,7 +67,6 @@ export class Outbox implements Stream {
   /** Its own bytes, and the position of the first of them. */
   readonly #own: ByteQueue;
   #base = 0;
-  readonly #unackedIndex = new UnackedIndex();
 
   /** `memory` counts what this outbox holds, without the log. */
   constructor(turn: Turn, plain: boolean, memory?: Memory) {
@@ -96,12 +97,12 @@ export class Outbox implements Stream {
 
   /** The number of the last unacknowledged message; 0 without one. */
   get lastNumber(): number {
-    return this.#unackedIndex.lastNumber;
+    return this.unackedIndex.lastNumber;
   }
 
   /** The highest number among the acknowledged messages. */
   get ackedNumber(): number {
-    return this.#unackedIndex.ackedNumber;
+    return this.unackedIndex.ackedNumber;
   }
 
   /** Memory in bytes, without the log. */
@@ -233,20 +234,20 @@ export class Outbox implements Stream {
   appendMessage(number: number, unixMs: number, head: Uint8Array, bytes: Uint8Array, start: number, end: number): void {
     if (!this.appendLine(head, bytes, start, end)) return;
     const to = this.end;
-    this.#unackedIndex.add(number, unixMs, to - (head.length + end - start + 1), to);
+    this.unackedIndex.add(number, unixMs, to - (head.length + end - start + 1), to);
   }
 
   /** Appends the line of a message that the mailbox has too, until it is acknowledged. */
   appendFromMailbox(number: number, head: Uint8Array, text: Uint8Array): void {
     if (!this.appendLine(head, text, 0, text.length)) return;
     const to = this.end;
-    this.#unackedIndex.addFromMailbox(number, to - (head.length + text.length + 1), to);
+    this.unackedIndex.addFromMailbox(number, to - (head.length + text.length + 1), to);
   }
 
   /** Gives the messages that were appended since the last call to `copy`, in runs. */
   copyNew(copy: StreamCopy): void {
     const { bytes, head } = this.#own;
-    this.#unackedIndex.takeNew(copy, bytes, head - this.#base);
+    this.unackedIndex.takeNew(copy, bytes, head - this.#base);
   }
 
   /** Puts the next durable bytes into `piece`; false without any. `advance` takes how many of them were accepted. */
@@ -295,7 +296,7 @@ export class Outbox implements Stream {
   ack(position: number): void {
     this.#catchUp();
     this.acked = position;
-    this.#unackedIndex.ack(position);
+    this.unackedIndex.ack(position);
     this.#release();
   }
 
@@ -308,7 +309,7 @@ export class Outbox implements Stream {
     this.follow();
     this.#materializeAll();
     if (this.plain) this.#cutMessages();
-    this.#unackedIndex.clear();
+    this.unackedIndex.clear();
     if (this.#sink === null) this.acked = this.sent = this.durable = this.committing = this.end;
     this.#release();
   }
@@ -316,7 +317,7 @@ export class Outbox implements Stream {
   /** The unacknowledged messages with numbers in (after, upTo], up to about `bytesMax` bytes. */
   messages(after: number, upTo: number, bytesMax: number): UnackedMessage[] {
     const { bytes, head } = this.#own;
-    return this.#unackedIndex.messages(after, upTo, bytesMax, bytes, head - this.#base);
+    return this.unackedIndex.messages(after, upTo, bytesMax, bytes, head - this.#base);
   }
 
   /** Removes the lines of messages of which nothing was sent, in one pass: there may be many. */
@@ -330,7 +331,7 @@ export class Outbox implements Stream {
       if (at < from) copy(bytes, bytes, at, from, end);
       at += end - from;
     };
-    const { fields, first } = this.#unackedIndex;
+    const { fields, first } = this.unackedIndex;
     let { durable, committing } = this;
     for (let i = first; i < fields.length; i += MARK.fields) {
       const start = fields[i + MARK.start]!;
@@ -375,7 +376,7 @@ export class Outbox implements Stream {
 
   /** Frees what is acknowledged and was sent on this connection, up to the first unacknowledged message. */
   #release(): void {
-    const position = Math.min(this.acked, this.sent, this.#unackedIndex.start);
+    const position = Math.min(this.acked, this.sent, this.unackedIndex.start);
     const ownEnd = this.#base + this.#own.length;
     if (position < ownEnd) this.#own.drop(position - this.#base);
     else {

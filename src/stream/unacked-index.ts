@@ -60,6 +60,12 @@ export class UnackedIndex {
     this.add(number, IN_MAILBOX, start, end);
   }
 
+  /** The position after the line of the oldest message; 0 when that has another number, or there is none. */
+  positionAfter(number: number): number {
+    const { fields, first } = this;
+    return fields[first + MARK.number] === number ? fields[first + MARK.end]! : 0;
+  }
+
   /** Start of the first unacknowledged line. The line stays whole, since it may have to return to the mailbox. */
   get start(): number {
     return this.fields[this.first + MARK.start] ?? Number.POSITIVE_INFINITY;

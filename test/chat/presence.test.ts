@@ -18,7 +18,7 @@ test("all other users receive left with the reason", () => {
   const [alice, bob, carol, dave] = world.online("alice", "bob", "carol", "dave") as TestPeer[];
   world.say(bob!, "logout");
   carol!.hangUp();
-  dave!.paused = true;
+  dave!.pause();
   world.say(alice!, "alive");
   world.announce();
   expect(alice!.read()).toEqual(["left bob logout", "left carol disconnected", "ok"]);

@@ -125,6 +125,15 @@ export function testSharedLog(
         expect(await texts(other, shard, 1, 20)).toEqual(Array.from({ length: 20 }, (_, i) => `record ${i + 1}`));
       });
 
+      each("the states of all shards are those of each of them, in one call", async () => {
+        const [log, shard] = await openOwned(3);
+        const states = await (await open()).states();
+        expect(states).toHaveLength(SHARDS);
+        expect(states[shard]).toEqual(await log.state(shard));
+        expect(states[shard]).toMatchObject({ head: 4, epoch: 1, owner: OWNER });
+        expect(states[SHARDS - 1]).toEqual({ head: 0, epoch: 0, owner: null, beat: 0, snapshot: 0 });
+      });
+
       each(
         "a record whose expected number is too low or too high is refused with the head, and not stored",
         async () => {

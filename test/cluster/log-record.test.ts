@@ -25,9 +25,14 @@ describe("a record of the shared log", () => {
     expect(encodeRecord(RECORD)).toHaveLength(RECORD_HEAD_BYTES + RECORD.body.length);
   });
 
-  test("of another format is an error that names both", () => {
-    const message = "the shared log has a record of format 2, and this version reads format 1; ";
-    expect(() => decodeRecord(changed(0, 2))).toThrow(message);
+  test("of a newer format, or of none, is an error that names both", () => {
+    const message = "the shared log has a record of format 3, and this version reads formats up to 2; ";
+    expect(() => decodeRecord(changed(0, 3))).toThrow(message);
+    expect(() => decodeRecord(changed(0, 0))).toThrow("a record of format 0");
+  });
+
+  test("of an earlier format is decoded", () => {
+    expect(decodeRecord(changed(0, 1))).toEqual(RECORD);
   });
 
   test.each([

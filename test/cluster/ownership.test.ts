@@ -1,37 +1,45 @@
-import { expect, test } from "bun:test";
-import { SILENCE_MS, WATCH_MS, Watch, isBeatDue, isEngineAway, standBy } from "../../src/cluster/ownership.ts";
+import { describe, expect, test } from "bun:test";
+import { Lookout, SILENCE_MS, WATCH_MS, Watch, isBeatDue, isEngineAway } from "../../src/cluster/ownership.ts";
 import { ClusterError, type OwnerInfo, type ShardState } from "../../src/cluster/shared-log.ts";
-import { ModelledLog } from "../support/modelled-log.ts";
+import { ModelledEngine, ModelledLog } from "../support/modelled-log.ts";
 
 const INFO: OwnerInfo = { address: "10.0.0.1:6010", version: "1.0.0", credentials: "aa" };
 const OPENED = Buffer.from("opened");
 
 /** A spare under a hand-moved clock: each sleep moves it on, and then `happens` may change the engine. */
 class World {
-  readonly log = new ModelledLog();
+  readonly log: ModelledLog;
   readonly happened: string[] = [];
   nowMs = 1_000;
   claimedMs: number | null = null;
+  claimed: number | null = null;
   /** Called after each read with the time since the beginning. */
   happens: (ms: number) => void = () => {};
   onOwner: (info: OwnerInfo) => void = ({ credentials }) => void this.happened.push(`owner ${credentials}`);
+  /** Where it begins with its claims, from 0 to 1. */
+  chance = 0;
+  lookout: Lookout | null = null;
+
+  constructor(shards = 1) {
+    this.log = new ModelledLog(new ModelledEngine(shards));
+  }
 
   get engine(): ModelledLog["data"]["shards"][number] {
     return this.log.data.shards[0]!;
   }
 
-  /** Another process owns the shard. */
+  /** Another process owns the shards. */
   owned(info = INFO): this {
-    this.engine.claim(0, OPENED, info);
+    for (const shard of this.log.data.shards) shard.claim(0, OPENED, info);
     return this;
   }
 
   async standBy(untilMs = 60_000): Promise<void> {
     const signal = { aborted: false };
-    const claim = async ({ head }: ShardState): Promise<true | null> => {
-      const { stored } = await this.log.claim(0, head, OPENED, { ...INFO, address: "10.0.0.2:6010" });
+    const claim = async (shard: number, { head }: ShardState): Promise<number | null> => {
+      const { stored } = await this.log.claim(shard, head, OPENED, { ...INFO, address: "10.0.0.2:6010" });
       if (!stored) this.happened.push("refused");
-      return stored ? true : null;
+      return stored ? shard : null;
     };
     const clock = {
       nowMs: () => this.nowMs,
@@ -46,8 +54,9 @@ class World {
       engineBack: () => void this.happened.push("back"),
       owner: (info: OwnerInfo) => this.onOwner(info),
     };
-    const claimed = await standBy(this.log, 0, claim, events, signal, clock);
-    this.claimedMs = claimed === null ? null : this.nowMs - 1_000;
+    this.lookout = new Lookout(this.log, events, clock, this.chance);
+    this.claimed = await this.lookout.standBy(claim, signal);
+    this.claimedMs = this.claimed === null ? null : this.nowMs - 1_000;
   }
 }
 
@@ -135,7 +144,7 @@ test("a spare that was paused judges only by what it reads afterwards", async ()
 });
 
 test("a read that takes long proves no silence", () => {
-  const watch = new Watch();
+  const watch = new Watch(0);
   const state: ShardState = { head: 1, epoch: 1, owner: INFO, beat: 1, snapshot: 0 };
   expect(watch.read(state, 0, 10)).toBe("unknown");
   expect(watch.read(state, 20, 4_000)).toBe("unknown");
@@ -157,6 +166,114 @@ test("a refused claim goes on watching, and the other claimer keeps the shard wh
   expect(world.engine.epoch).toBe(2);
 });
 
+describe("of several shards", () => {
+  /** The owners of these shards beat. */
+  function beating(world: World, ...shards: number[]): (ms: number) => void {
+    return (ms) => {
+      if (ms % 1_000 !== 0) return;
+      for (const shard of shards) world.log.data.shards[shard]!.signOfLife(1, INFO);
+    };
+  }
+
+  test("the one whose owner is silent is claimed, and only that one", async () => {
+    const world = new World(3).owned();
+    world.happens = beating(world, 0, 2);
+    await world.standBy();
+    expect([world.claimed, world.claimedMs]).toEqual([1, SILENCE_MS]);
+    expect(world.log.data.shards.map(({ epoch }) => epoch)).toEqual([1, 2, 1]);
+  });
+
+  test("a free one is claimed at once, whatever the others do", async () => {
+    const world = new World(3).owned();
+    world.log.data.shards[2]!.signOfLife(1, { ...INFO, address: "" });
+    await world.standBy();
+    expect([world.claimed, world.claimedMs]).toEqual([2, 0]);
+  });
+
+  test("one is claimed, although all are free; where it begins is left to chance", async () => {
+    for (const [chance, shard] of [
+      [0, 0],
+      [0.4, 1],
+      [0.99, 2],
+    ]) {
+      const world = new World(3);
+      world.chance = chance!;
+      await world.standBy();
+      expect(world.claimed).toBe(shard!);
+      expect(world.log.data.shards.filter(({ epoch }) => epoch > 0)).toHaveLength(1);
+    }
+  });
+
+  test("who loses the compare of one claims the next one", async () => {
+    const world = new World(3);
+    world.log.readStale();
+    world.log.data.shards[0]!.claim(0, OPENED, INFO);
+    await world.standBy();
+    expect([world.claimed, world.claimedMs]).toEqual([1, 0]);
+    expect(world.happened).toEqual(["refused"]);
+  });
+
+  test("who loses all of them goes on watching, and claims the first that becomes free", async () => {
+    const world = new World(3);
+    world.log.readStale();
+    for (const shard of world.log.data.shards) shard.claim(0, OPENED, INFO);
+    const beat = beating(world, 0, 1, 2);
+    world.happens = (ms) => {
+      if (ms === WATCH_MS) world.log.readFresh();
+      if (ms < 10_000) beat(ms);
+      else world.log.data.shards[1]!.signOfLife(1, { ...INFO, address: "" });
+    };
+    await world.standBy();
+    expect([world.claimed, world.claimedMs]).toEqual([1, 10_000]);
+    expect(world.happened.filter((each) => each === "refused")).toHaveLength(3);
+  });
+
+  test("after a claim that took long the others are read again first", async () => {
+    const world = new World(2);
+    world.log.readStale();
+    world.log.data.shards[0]!.claim(0, OPENED, INFO);
+    world.log.outcome = () => {
+      world.nowMs += WATCH_MS;
+      return "done";
+    };
+    world.happens = () => world.log.readFresh();
+    await world.standBy();
+    expect([world.claimed, world.happened]).toEqual([1, ["refused", "owner aa"]]);
+    expect(world.claimedMs).toBeGreaterThan(0);
+  });
+
+  test("the owners are compared one by one", async () => {
+    const world = new World(2).owned();
+    world.onOwner = ({ address }) => void world.happened.push(address);
+    world.happens = (ms) => {
+      if (ms % 1_000 !== 0) return;
+      world.log.data.shards[0]!.signOfLife(1, INFO);
+      world.log.data.shards[1]!.signOfLife(1, { ...INFO, address: "10.0.0.3:6010" });
+    };
+    await world.standBy(5_000);
+    expect(world.happened).toEqual(["10.0.0.1:6010", "10.0.0.3:6010"]);
+  });
+
+  test("an owner goes on reading them, and an outage of the engine does not end that", async () => {
+    const world = new World(2).owned();
+    const signal = { aborted: false };
+    const heads: (number | undefined)[] = [];
+    const clock = {
+      nowMs: () => world.nowMs,
+      sleep: async (ms: number) => {
+        world.nowMs += ms;
+        world.log.isAway = heads.length === 2 && world.nowMs < 20_000;
+        world.log.data.shards[1]!.append(heads.length, OPENED);
+        signal.aborted = heads.length === 4;
+      },
+    };
+    const read = (): void => void heads.push(lookout.watches[1]!.state?.head);
+    const lookout = new Lookout(world.log, { read }, clock);
+    await lookout.follow(signal);
+    expect(heads).toEqual([1, 2, 3, 4]);
+  });
+});
+
 test("only an owner that gives a sign of life is compared, and again when its information changes", async () => {
   const world = new World().owned();
   world.happens = (ms) => {
@@ -173,7 +290,7 @@ test("a spare does not take over a log that has lost records", async () => {
   world.happens = (ms) => {
     if (ms === 1_000) world.log.data.lose(1);
   };
-  await expect(world.standBy()).rejects.toThrow("ends with record 1, and record 2 was there before");
+  await expect(world.standBy()).rejects.toThrow("its last one is 1, and 2 was acknowledged");
   expect(world.nowMs).toBeGreaterThanOrEqual(1_000 + SILENCE_MS);
   expect(world.engine.head).toBe(1);
 });

@@ -289,7 +289,7 @@ describe("a backup", () => {
     owner.shard.records.delete(owner.shard.head--); // An old copy of the engine's data was put back.
     const target = join(newFolder(), "backup");
     await expect(backupOf(owner).run(target)).rejects.toThrow(
-      `the shared log ends with record ${head - 1}, but record ${head} was acknowledged: the engine has lost records`,
+      `the engine has lost records of shard 0: its last one is ${head - 1}, and ${head} was acknowledged; `,
     );
     expect(existsSync(target)).toBe(false);
   });

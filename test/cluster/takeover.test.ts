@@ -2,6 +2,7 @@ import { afterEach, describe, expect, test } from "bun:test";
 import { Database } from "bun:sqlite";
 import { existsSync, readdirSync } from "node:fs";
 import { join } from "node:path";
+import type { Outcomes } from "../../src/chat/outcomes.ts";
 import { Account } from "../../src/chat/session.ts";
 import { RecordKind, encodeRecord, partsOf } from "../../src/cluster/log-record.ts";
 import { ClusterError, type OwnerInfo } from "../../src/cluster/shared-log.ts";
@@ -11,6 +12,9 @@ import { Journal } from "../../src/storage/journal.ts";
 import { openStore, seedOf } from "../../src/storage/recovery.ts";
 import { FileFolder } from "../../src/storage/segment.ts";
 import { Store } from "../../src/storage/store.ts";
+import { SQL } from "../../src/storage/sql.ts";
+import { rowOf } from "../../src/storage/stored-outcomes.ts";
+import { OK_SENT, OK_STORED } from "../../src/protocol/reply.ts";
 import { Outbox } from "../../src/stream/outbox.ts";
 import { newFolder, removeFolders } from "../support/folders.ts";
 import { ModelledEngine, ModelledLog } from "../support/modelled-log.ts";
@@ -125,8 +129,13 @@ class Owner {
       bans: this.store.bans(),
       lockouts: this.store.lockouts(),
       login: this.store.lastLogin("bob"),
+      heard: [1, 2].map((shard) => this.store.outcomes(shard)).map((outcomes) => [outcomes.heard, ...texts(outcomes)]),
     };
   }
+}
+
+function texts(outcomes: Outcomes): string[] {
+  return [...outcomes].map(([number, reply]) => `${number} ${Buffer.from(reply).toString().trimEnd()}`);
 }
 
 function progress(database: Database): { sequence: number; newest: number; number: number } {
@@ -154,7 +163,7 @@ describe.each([1 << 20, 100])("with records of at most %p bytes, a new owner", (
   test("of a new cluster has an empty state, and its journal continues after Opened", async () => {
     const { store, database, state } = await new Shard(recordBytesMax).takeOver();
     expect(progress(database).sequence).toBe(1);
-    expect(state).toEqual({ waiting: [], blocks: [], bans: [], lockouts: [], login: null });
+    expect(state).toEqual({ waiting: [], blocks: [], bans: [], lockouts: [], login: null, heard: [[0], [0]] });
     expect(store.newNumber()).toBe(1);
   });
 
@@ -171,6 +180,8 @@ describe.each([1 << 20, 100])("with records of at most %p bytes, a new owner", (
     await first.append(shard);
     const fourth = first.stored("four");
     first.store.acked(bob, one!);
+    first.store.heard(1, 7, OK_SENT);
+    first.store.heard(2, 3, Buffer.from("err unknown_user\n"));
     await first.append(shard);
     first.stored("lost, since its turn was never appended");
     first.store.save();
@@ -183,6 +194,9 @@ describe.each([1 << 20, 100])("with records of at most %p bytes, a new owner", (
     second.store.acked(bob, two!);
     second.store.unblock("alice", "bob");
     const fifth = second.stored("five");
+    second.store.outcomes(1).forget(7);
+    second.store.heard(1, 12, OK_STORED);
+    second.store.heard(1, 15, Buffer.from("err internal some words\n"));
     second.store.purge("bob", 0, three!, 10);
     second.store.loggedIn(bob, UNIX_MS + 9, "192.0.2.9");
     await second.append(shard);
@@ -197,6 +211,10 @@ describe.each([1 << 20, 100])("with records of at most %p bytes, a new owner", (
       bans: [{ user: "alice", untilUnixMs: UNIX_MS + 1000 }],
       lockouts: [{ user: "bob", source: "192.0.2.1", count: 2, untilUnixMs: UNIX_MS + 5 }],
       login: { unixMs: UNIX_MS + 9, address: "192.0.2.9" },
+      heard: [
+        [15, "12 ok stored", "15 err internal some words"],
+        [3, "3 err unknown_user"],
+      ],
     });
     expect(third.store.newNumber()).toBeGreaterThan(fifth);
     expect(progress(third.database)).toMatchObject({ sequence: shard.head, newest: shard.head });
@@ -206,11 +224,19 @@ describe.each([1 << 20, 100])("with records of at most %p bytes, a new owner", (
     const shard = new Shard(recordBytesMax);
     const first = await shard.takeOver();
     first.stored("in the snapshot");
+    first.store.heard(1, 5, OK_SENT);
+    first.store.heard(1, 6, OK_STORED);
     await first.append(shard);
+    first.store.outcomes(1).forget(5);
+    first.store.heard(2, 9, OK_STORED);
+    await first.append(shard);
+    first.database.query(SQL.insertNeighbour).run(...rowOf(1, first.store.outcomes(1)));
+    first.database.query(SQL.insertNeighbour).run(...rowOf(2, first.store.outcomes(2)));
     first.store.commit();
     first.database.query("UPDATE progress SET sequence = ?").run(shard.head);
     expect(await snapshotOf(shard, shard.head, first.database)).toBe(true);
     first.stored("after it");
+    first.store.heard(2, 10, OK_SENT);
     await first.append(shard);
     const { state } = first;
     expect(shard.log.data.records().has(1)).toBe(false);

@@ -289,25 +289,29 @@ test("cluster says of a server with a journal of its own that it is in none", as
 test("cluster prints the shards, this server and the engine, or one JSON value", () => {
   const lines = [
     "engine PostgreSQL 15.8 at db1:5432",
-    "node spare 10.0.0.2:6010 1.2.0 812",
-    "shard 0 10.0.0.1:6010 1.1.0 7 31 5",
-    "shard 1 - - 0 0 0",
+    "node owner 10.0.0.1:6010 1.2.0 812 0",
+    "shard 0 10.0.0.1:6010 1.1.0 7 31 5 950",
+    "shard 1 - - 0 0 0 2500",
   ];
   const request = { verb: "cluster" as const, user: "", text: "", number: null };
   const reply = { lines, code: null, words: "" };
   expect(FORMATS.cluster.text(request, reply).split("\n")).toEqual([
-    "SHARD  OWNER          VERSION  EPOCH  HEAD  SNAPSHOT",
-    "0      10.0.0.1:6010  1.1.0    7      31    5",
-    "1      nobody                  0      0     0",
-    "this server: spare, 10.0.0.2:6010, version 1.2.0; the engine has shown its last change 0.8 s ago",
+    "SHARD  OWNER          VERSION  EPOCH  HEAD  SNAPSHOT  SILENT",
+    "0      10.0.0.1:6010  1.1.0    7      31    5         0.9 s",
+    "1      nobody                  0      0     0         2.5 s",
+    "this server: owner of shard 0, 10.0.0.1:6010, version 1.2.0; the engine has confirmed its last write 0.8 s ago",
     "engine: PostgreSQL 15.8 at db1:5432",
   ]);
   expect(FORMATS.cluster.json(request, reply)).toEqual({
     engine: "PostgreSQL 15.8 at db1:5432",
-    node: { role: "spare", address: "10.0.0.2:6010", version: "1.2.0", silent_ms: 812 },
+    node: { role: "owner", address: "10.0.0.1:6010", version: "1.2.0", silent_ms: 812, shard: 0 },
     shards: [
-      { shard: 0, owner: "10.0.0.1:6010", version: "1.1.0", epoch: 7, head: 31, snapshot: 5 },
-      { shard: 1, owner: null, version: null, epoch: 0, head: 0, snapshot: 0 },
+      { shard: 0, owner: "10.0.0.1:6010", version: "1.1.0", epoch: 7, head: 31, snapshot: 5, silent_ms: 950 },
+      { shard: 1, owner: null, version: null, epoch: 0, head: 0, snapshot: 0, silent_ms: 2500 },
     ],
   });
+  const spare = { ...reply, lines: ["node spare 10.0.0.2:6010 1.2.0 100 -"] };
+  expect(FORMATS.cluster.text(request, spare)).toContain(
+    "this server: spare, 10.0.0.2:6010, version 1.2.0; the engine has answered its last read 0.1 s ago",
+  );
 });

@@ -33,6 +33,7 @@ const COUNTS: Record<number, number> = {
   11: 1,
   12: 1,
   13: 2,
+  14: 3,
 };
 
 function written(list: readonly (typeof fact extends fc.Arbitrary<infer One> ? One : never)[]): Buffer {

@@ -1,130 +1,28 @@
 import { beforeEach, describe, expect, test } from "bun:test";
 import pino from "pino";
 import { LINGER_MS, RELAY_DIALS_MAX, RELAY_RETRY_MS, RELAY_WAIT_MS } from "../../src/limits.ts";
-import { newNonce, proofOf } from "../../src/net/cluster-handshake.ts";
+import { newNonce } from "../../src/net/cluster-handshake.ts";
 import type { DialEvents, Owner } from "../../src/net/owner-link.ts";
-import { parseProxyHeader } from "../../src/net/proxy-header.ts";
-import { Relays } from "../../src/net/relay.ts";
-import type { Transport } from "../../src/net/transport.ts";
+import { Directory } from "../../src/net/directory.ts";
+import { RelayCounts } from "../../src/net/relay.ts";
+import { Relays } from "../../src/net/relays.ts";
+import { tokenPrefix } from "../../src/protocol/shard.ts";
 import { World } from "../support/chat.ts";
+import { OwnerEnd, SECRET } from "../support/owner-end.ts";
 import { Random, seedFor } from "../support/random.ts";
 import { Wire } from "../support/simulated-transport.ts";
 
-const SECRET = Buffer.from("the secret of the cluster");
-const OWNER: Owner = { host: "10.0.0.1", port: 6010, epoch: 5 };
-const NEXT: Owner = { host: "10.0.0.2", port: 6010, epoch: 9 };
+const OWNER: Owner = { shard: 2, host: "10.0.0.1", port: 6010, epoch: 5 };
+const NEXT: Owner = { shard: 2, host: "10.0.0.2", port: 6010, epoch: 9 };
 const LOGIN = "login alice secret";
 const OK = "ok token 35";
-
-/** The owner's end of one connection of the gateway, played by a test. */
-class OwnerEnd {
-  readonly owner: Owner;
-  readonly events: DialEvents;
-  readonly #world: World;
-  #output = Buffer.alloc(0);
-  room = Number.POSITIVE_INFINITY;
-  reading = true;
-  shut = false;
-  ended = false;
-  wasReset = false;
-
-  constructor(owner: Owner, events: DialEvents, world: World) {
-    this.owner = owner;
-    this.events = events;
-    this.#world = world;
-  }
-
-  event(happen: () => void): void {
-    this.#world.begin();
-    happen();
-    this.#world.endTurns();
-  }
-
-  connected(): void {
-    const transport: Transport = {
-      isEncrypted: false,
-      isWebSocket: false,
-      write: (bytes, start, count) => {
-        const taken = Math.min(this.room, count);
-        this.room -= taken;
-        this.#output = Buffer.concat([this.#output, bytes.subarray(start, start + taken)]);
-        return taken;
-      },
-      send: () => 0,
-      pause: () => void (this.reading = false),
-      resume: () => void (this.reading = true),
-      shutdown: () => void (this.shut = true),
-      end: () => {
-        this.shut = this.ended = true;
-        this.events.closed();
-      },
-      reset: () => {
-        this.wasReset = this.shut = this.ended = true;
-        this.events.closed();
-      },
-      handOver: () => {},
-      closed: () => {},
-      release: () => {},
-    };
-    this.event(() => this.events.connected(transport));
-  }
-
-  failed(): void {
-    this.event(() => this.events.failed("unreachable", "connection refused"));
-  }
-
-  say(bytes: string): void {
-    this.event(() => this.events.data(Buffer.from(bytes, "latin1")));
-  }
-
-  drain(): void {
-    this.room = Number.POSITIVE_INFINITY;
-    this.event(() => this.events.drain());
-  }
-
-  end(): void {
-    this.event(() => this.events.end());
-  }
-
-  closed(isReset = false): void {
-    this.event(() => this.events.closed(isReset));
-  }
-
-  read(): Buffer {
-    const output = this.#output;
-    this.#output = Buffer.alloc(0);
-    return output;
-  }
-
-  /** The handshake, and the bytes after it without the PROXY header, which names the client. */
-  greet({ secret = SECRET, epoch = this.owner.epoch }: { secret?: Buffer; epoch?: number } = {}): {
-    proof: string;
-    address: string | null;
-    isEncrypted: boolean;
-    bytes: string;
-  } {
-    if (!this.#isConnected) this.connected();
-    const [, gatewayNonce = ""] = /^relay 1 (\S{22})\n$/.exec(this.read().toString()) ?? [];
-    const said = { epoch, gatewayNonce, ownerNonce: newNonce() };
-    this.say(`owner ${epoch} ${said.ownerNonce} ${proofOf("owner", secret, said)}\n`);
-    const output = this.read();
-    const lf = output.indexOf(10);
-    const expected = `proof ${proofOf("gateway", SECRET, said)}`;
-    const header = lf < 0 ? null : parseProxyHeader(output.subarray(lf + 1));
-    return {
-      proof: lf >= 0 && output.toString("latin1", 0, lf) === expected ? "right" : output.toString("latin1"),
-      address: header?.address ?? null,
-      isEncrypted: header?.isEncrypted ?? false,
-      bytes: header === null ? "" : output.toString("latin1", lf + 1 + header.bytes),
-    };
-  }
-
-  get #isConnected(): boolean {
-    return this.#output.length > 0;
-  }
-}
+/** Of a session of shard 2, and of one from before the cluster. */
+const TOKEN = tokenPrefix(2) + "t".repeat(22);
+const OLD_TOKEN = "t".repeat(22);
 
 let world: World;
+let directory: Directory;
+let counts: RelayCounts;
 let relays: Relays;
 let ends: OwnerEnd[];
 let logged: string[];
@@ -135,13 +33,16 @@ beforeEach(() => {
   logged = [];
   const log = pino({ base: null }, { write: (line) => void logged.push(JSON.parse(line).reason) });
   const dial = (owner: Owner, events: DialEvents): void => void ends.push(new OwnerEnd(owner, events, world));
-  relays = new Relays({ wheel: world.chat.wheel, secret: SECRET, dial, log });
+  directory = new Directory(3);
+  counts = new RelayCounts();
+  relays = new Relays({ chat: world.chat, directory, secret: SECRET, dial, counts, log });
   world.chat.loginRelay = relays;
 });
 
-function setOwner(owner: Owner | null, epoch?: number): void {
+/** The shared log shows this owner of shard 2. */
+function setOwner(owner: Owner | null, epoch = owner?.epoch ?? directory.epochOf(2)): void {
   world.begin();
-  relays.setOwner(owner, epoch);
+  directory.set(2, owner, epoch);
   world.endTurns();
 }
 
@@ -183,7 +84,7 @@ describe("a client of a gateway", () => {
       bytes: `${LOGIN}\n`,
     });
     expect(client.reading).toBe(false);
-    expect(relays.open).toBe(0);
+    expect(counts.open).toBe(0);
   });
 
   test("gets the reply after ok, and what it has sent meanwhile goes on; from then on nothing is parsed", () => {
@@ -202,9 +103,9 @@ describe("a client of a gateway", () => {
     expect(end.read().toString("latin1")).toBe("ice\n\xff\0nonsense");
     end.say("age x\nerr y\n");
     expect(client.read()).toEqual(["message x", "err y"]);
-    expect(relays.open).toBe(1);
-    expect(relays.bytesDown).toBe("ok token 35\nmessage x\nerr y\n".length);
-    expect(relays.bytesUp).toBe("message bob hi\nlogin alice\n\xff\0nonsense".length);
+    expect(counts.open).toBe(1);
+    expect(counts.bytesDown).toBe("ok token 35\nmessage x\nerr y\n".length);
+    expect(counts.bytesUp).toBe("message bob hi\nlogin alice\n\xff\0nonsense".length);
   });
 
   test("is without a session again after err, and its next login is on another connection", () => {
@@ -234,9 +135,9 @@ describe("a client of a gateway", () => {
     setOwner(OWNER);
     for (const reply of ["ok sent", "err blocked", "err unknown_session replaced"]) {
       const client = new Wire({}, world);
-      client.say(`as ${"t".repeat(22)} message bob hi`);
+      client.say(`as ${TOKEN} message bob hi`);
       const end = ends.at(-1)!;
-      expect(end.greet().bytes).toBe(`as ${"t".repeat(22)} message bob hi\n`);
+      expect(end.greet().bytes).toBe(`as ${TOKEN} message bob hi\n`);
       end.say(`${reply}\n`);
       end.end();
       expect(client.read()).toEqual([reply]);
@@ -284,9 +185,155 @@ describe("a client of a gateway", () => {
     ends[2]!.say(`${OK}\n`);
     world.pass(RELAY_RETRY_MS + 100);
     expect(relays.all.size).toBe(0);
-    expect(relays.open).toBe(0);
+    expect(counts.open).toBe(0);
     expect(ends.slice(1).every(({ ended }) => ended)).toBe(true);
     expect(ends).toHaveLength(3);
+  });
+});
+
+describe("of several shards", () => {
+  /** Each shard has an owner. */
+  function owned(): void {
+    for (const shard of [0, 1, 2]) directory.set(shard, { ...OWNER, shard, host: `10.0.0.${shard}` }, OWNER.epoch);
+  }
+
+  test("a login goes to the owner of the user's shard, a token to that of its own", () => {
+    owned();
+    const lines: [line: string, shard: number][] = [
+      ["login alice secret", 2],
+      ["login dave secret", 1],
+      ["login nobody secret", 1],
+      [`resume ${TOKEN} 0`, 2],
+      [`resume ${tokenPrefix(0)}${OLD_TOKEN} 0`, 0],
+      [`as ${tokenPrefix(1)}${OLD_TOKEN} online`, 1],
+    ];
+    for (const [line, shard] of lines) {
+      new Wire({}, world).say(line);
+      expect(ends.at(-1)!.owner.shard).toBe(shard);
+      expect(ends.at(-1)!.greet().bytes).toBe(`${line}\n`);
+    }
+  });
+
+  test("after a refusal the next login may be of another one", () => {
+    owned();
+    const client = new Wire({}, world);
+    client.feed(`${LOGIN}\nlogin dave secret\n`);
+    ends[0]!.greet();
+    ends[0]!.say("err wrong_password 2\n");
+    expect(ends[1]!.owner.shard).toBe(1);
+    ends[1]!.greet();
+    ends[1]!.say(`${OK}\n`);
+    expect(client.read()).toEqual(["err wrong_password 2", OK]);
+  });
+
+  test("a token of no shard is unknown at once", () => {
+    owned();
+    const client = new Wire({}, world);
+    const token = tokenPrefix(3) + OLD_TOKEN;
+    expect(client.say(`resume ${token} 0`, `resume ${TOKEN}x 0`)).toEqual([
+      "err unknown_session",
+      "err unknown_session",
+    ]);
+    expect(client.say(`as ${token} online`)).toEqual(["err unknown_session"]);
+    expect(ends).toEqual([]);
+  });
+
+  test("all are asked for a token from before the cluster, until one knows it", () => {
+    const cases: [reply: string, received: string][] = [
+      ["ok 17\nmessage bob hi\n", "ok 17,message bob hi"],
+      ["err unknown_session replaced\n", "err unknown_session replaced"],
+    ];
+    for (const [reply, received] of cases) {
+      owned();
+      const client = new Wire({}, world);
+      client.say(`resume ${OLD_TOKEN} 0`);
+      for (const shard of [0, 1]) {
+        expect(ends.at(-1)!.owner.shard).toBe(shard);
+        expect(ends.at(-1)!.greet().bytes).toBe(`resume ${OLD_TOKEN} 0\n`);
+        ends.at(-1)!.say("err unknown_session\n");
+        expect(client.read()).toEqual([]);
+      }
+      ends.at(-1)!.greet();
+      ends.at(-1)!.say(reply);
+      expect(client.read().join()).toBe(received);
+    }
+  });
+
+  test("a token that none of them knows is unknown, and the connection goes on; after as it is closed", () => {
+    owned();
+    for (const line of [`resume ${OLD_TOKEN} 0`, `as ${OLD_TOKEN} online`]) {
+      const client = new Wire({}, world);
+      client.say(line);
+      for (let i = 0; i < 3; i++) {
+        ends.at(-1)!.greet();
+        ends.at(-1)!.say("err unknown_session\n");
+      }
+      expect(client.read()).toEqual(["err unknown_session"]);
+      expect(client.shut).toBe(line.startsWith("as"));
+      expect(relays.all.size).toBe(0);
+    }
+  });
+
+  test("a token from before the cluster is not unknown while one of them has no owner", () => {
+    owned();
+    directory.set(1, null, OWNER.epoch);
+    const client = new Wire({}, world);
+    client.say(`resume ${OLD_TOKEN} 0`);
+    ends[0]!.greet();
+    ends[0]!.say("err unknown_session\n");
+    world.pass(RELAY_WAIT_MS + 100);
+    expect(client.read()).toEqual(["err busy no server can take this request at the moment; try again"]);
+  });
+
+  test("the owner of one relays only what is for the others, and never what was relayed to it", () => {
+    world.chat.accounts.add("alice", "secret");
+    owned();
+    directory.home = 2;
+    const client = new Wire({}, world);
+    expect(client.say("login alice x", "resume token00000000000000000001 0")).toEqual([
+      "err wrong_password 2",
+      "err unknown_session",
+    ]);
+    expect(ends).toEqual([]);
+    client.say("login dave secret");
+    expect(ends[0]!.owner.shard).toBe(1);
+    const relayed = new Wire({}, world, undefined, false, undefined, true);
+    expect(relayed.say("login dave secret", `resume ${OLD_TOKEN} 0`)).toEqual([
+      "err unknown_user",
+      "err unknown_session",
+    ]);
+    expect(ends).toHaveLength(1);
+  });
+
+  test("the owner of one asks the others for a token from before the cluster that it does not know", () => {
+    world.chat.accounts.add("alice", "secret");
+    directory.home = 2;
+    const client = new Wire({}, world);
+    const [, token] = client.say("login alice secret resumable")[0]!.split(" ");
+    expect(token).toHaveLength(25);
+    owned();
+    const other = new Wire({}, world);
+    other.say(`resume ${OLD_TOKEN} 0`);
+    for (const shard of [0, 1]) {
+      expect(ends.at(-1)!.owner.shard).toBe(shard);
+      ends.at(-1)!.greet();
+      ends.at(-1)!.say("err unknown_session\n");
+    }
+    expect(other.read()).toEqual(["err unknown_session"]);
+    expect(ends).toHaveLength(2);
+  });
+
+  test("relays of one end with its owner, and those of the others go on", () => {
+    owned();
+    const [client, end] = relayed();
+    const dave = new Wire({}, world);
+    dave.say("login dave secret");
+    ends.at(-1)!.greet();
+    ends.at(-1)!.say(`${OK}\n`);
+    setOwner(NEXT);
+    expect([client.hungUp, end.wasReset]).toEqual([true, true]);
+    expect(dave.hungUp).toBe(false);
+    expect(counts.open).toBe(1);
   });
 });
 
@@ -301,7 +348,7 @@ describe("a login without an owner", () => {
       "err busy no server can take this request at the moment; try again",
       "err not_logged_in",
     ]);
-    expect(relays.refusals.get("no_owner")).toBe(1);
+    expect(counts.refusals.get("no_owner")).toBe(1);
     setOwner(OWNER);
     client.say(LOGIN);
     ends[0]!.greet();
@@ -362,13 +409,14 @@ describe("a server that is not the owner of this cluster gets no line of a clien
   const cases: [why: string, reason: string, act: (end: OwnerEnd) => unknown][] = [
     ["it refuses connections", "unreachable", (end) => end.failed()],
     ["it has another secret", "secret", (end) => end.greet({ secret: Buffer.from("another") })],
+    ["it owns another shard", "handshake", (end) => end.greet({ shard: 1 })],
     ["it has an earlier epoch", "handshake", (end) => end.greet({ epoch: OWNER.epoch - 1 })],
     ["it sends garbage", "handshake", (end) => (end.connected(), end.say("HTTP/1.1 400 Bad Request\r\n"))],
     ["it sends a line without end", "handshake", (end) => (end.connected(), end.say("x".repeat(10_000)))],
     ["it refuses", "handshake", (end) => (end.connected(), end.say("refused version 2 of the cluster port\n"))],
     ["it closes", "handshake", (end) => (end.connected(), end.end())],
     ["it resets", "handshake", (end) => (end.connected(), end.closed(true))],
-    ["it repeats the nonce", "secret", (end) => (end.connected(), end.say(`owner 5 ${newNonce()} ${newNonce()}\n`))],
+    ["it does not prove anything", "secret", (end) => (end.connected(), end.say(`owner 2 5 ${newNonce()} x\n`))],
   ];
 
   test.each(cases)("%s", (_why, reason, act) => {
@@ -383,7 +431,7 @@ describe("a server that is not the owner of this cluster gets no line of a clien
       world.pass(100);
     }
     expect(client.read()).toEqual(["err busy no server can take this request at the moment; try again"]);
-    expect([...relays.refusals].filter(([, count]) => count > 0)).toEqual([[reason as never, 1]]);
+    expect([...counts.refusals].filter(([, count]) => count > 0)).toEqual([[reason as never, 1]]);
     expect(logged).toEqual([reason]);
     expect(ends.length).toBeGreaterThan(10);
   });
@@ -411,7 +459,7 @@ describe("when a higher epoch is published", () => {
     for (const each of [client, asking]) expect(each.hungUp).toBe(true);
     for (const each of [end, ends[1]!]) expect(each.wasReset).toBe(true);
     expect(relays.all.size).toBe(0);
-    expect(relays.open).toBe(0);
+    expect(counts.open).toBe(0);
   });
 
   test("relays stay while the owner only releases the shard, and are cut with the next epoch", () => {
@@ -529,7 +577,7 @@ describe("the end of a side", () => {
     expect(other.wasReset).toBe(true);
     other.event(() => other.receiver.closed());
     expect(relays.all.size).toBe(0);
-    expect(relays.open).toBe(0);
+    expect(counts.open).toBe(0);
     expect(world.connections.open.size).toBe(0);
   });
 
@@ -556,13 +604,15 @@ test("closing the largest input of all connections counts what relays hold", () 
   expect(end.ended).toBe(true);
 });
 
-test("lines that wait when the gateway becomes the owner are given back, and all others are cut", () => {
+test("lines that wait when the gateway becomes an owner are given back, and all others go on until the server stops", () => {
   const [client] = relayed();
   setOwner(null, OWNER.epoch);
   const waiting = new Wire({}, world);
   waiting.say(LOGIN);
-  const lines = relays.stop();
+  const lines = relays.giveUp();
   expect([...lines].map(([connection, line]) => [connection, line.toString()])).toEqual([[waiting.connection, LOGIN]]);
+  expect([...relays.all].map(({ connection }) => connection)).toEqual([client.connection]);
+  relays.stop();
   expect(client.hungUp).toBe(true);
   expect(waiting.hungUp).toBe(false);
   expect(relays.all.size).toBe(0);

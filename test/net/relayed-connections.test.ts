@@ -7,7 +7,7 @@ import pino from "pino";
 import { CLUSTER_HANDSHAKES_MAX, CLUSTER_HANDSHAKE_MS } from "../../src/limits.ts";
 import { Admission } from "../../src/net/admission.ts";
 import { CertificateError } from "../../src/net/certificate.ts";
-import { newNonce, proofOf } from "../../src/net/cluster-handshake.ts";
+import { newNonce, proofOf, firstLine } from "../../src/net/cluster-handshake.ts";
 import { formatProxyHeader } from "../../src/net/proxy-header.ts";
 import { RelayedConnections } from "../../src/net/relayed-connections.ts";
 import { socketHandlers } from "../../src/net/socket-handlers.ts";
@@ -50,13 +50,12 @@ async function connect(server: WireServer): Promise<WireClient> {
 }
 
 /** The handshake with a right proof, unless `proof` changes it. */
-async function prove(link: WireClient, proof = (right: string) => right): Promise<void> {
-  const gatewayNonce = newNonce();
-  link.sendLines(`relay 1 ${gatewayNonce}`);
-  const [verb, epoch, ownerNonce = "", given] = (await link.line()).split(" ");
-  const said = { epoch: Number(epoch), gatewayNonce, ownerNonce };
-  expect([verb, epoch, given]).toEqual(["owner", "1", proofOf("owner", SECRET, said)]);
-  link.sendLines(`proof ${proof(proofOf("gateway", SECRET, said))}`);
+async function prove(link: WireClient, proof = (right: string) => right, first = firstLine("relay", newNonce(), 0)) {
+  link.sendLines(first);
+  const [verb, shard, epoch, ownerNonce = "", given] = (await link.line()).split(" ");
+  const said = { first, shard: Number(shard), epoch: Number(epoch), ownerNonce };
+  expect([verb, shard, epoch, given]).toEqual(["owner", "0", "1", proofOf("owner", SECRET, said)]);
+  link.sendLines(`proof ${proof(proofOf("dialer", SECRET, said))}`);
 }
 
 test("a client of a gateway has its own address at the owner, and whether it uses TLS", async () => {
@@ -77,10 +76,10 @@ test("the handshake may be cut at any byte", async () => {
       await new Promise((resolve) => setImmediate(resolve));
     }
   };
-  const gatewayNonce = newNonce();
-  await send(Buffer.from(`relay 1 ${gatewayNonce}\n`));
-  const [, epoch, ownerNonce = ""] = (await link.line()).split(" ");
-  const proof = proofOf("gateway", SECRET, { epoch: Number(epoch), gatewayNonce, ownerNonce });
+  const first = firstLine("relay", newNonce(), 0);
+  await send(Buffer.from(`${first}\n`));
+  const [, shard, epoch, ownerNonce = ""] = (await link.line()).split(" ");
+  const proof = proofOf("dialer", SECRET, { first, shard: Number(shard), epoch: Number(epoch), ownerNonce });
   await send(Buffer.from(`proof ${proof}\n`));
   await send(Buffer.concat([formatProxyHeader("2001:db8::7", false), Buffer.from(`login alice ${PASSWORD}\n`)]));
   await link.expectLines("ok <token> 35");
@@ -97,7 +96,16 @@ describe("a connection that does not prove the secret gets nothing but a close:"
     ],
     ["an empty line", "relay_handshake", /^$/, (link) => link.sendLines("")],
     ["a long line", "relay_handshake", /^$/, (link) => link.send(Buffer.alloc(300, "x"))],
-    ["a short nonce", "relay_handshake", /^$/, (link) => link.sendLines("relay 1 abc")],
+    ["a short nonce", "relay_handshake", /^$/, (link) => link.sendLines("relay 1 abc 0")],
+    ["no shard", "relay_handshake", /^$/, (link) => link.sendLines(`relay 1 ${newNonce()}`)],
+    ["a shard that is no number", "relay_handshake", /^$/, (link) => link.sendLines(`relay 1 ${newNonce()} x`)],
+    ["a link without an epoch", "relay_handshake", /^$/, (link) => link.sendLines(`link 1 ${newNonce()} 1`)],
+    [
+      "another shard",
+      "relay_handshake",
+      /^refused it owns shard 0, not shard 1$/,
+      (link) => link.sendLines(firstLine("relay", newNonce(), 1)),
+    ],
     [
       "another version",
       "relay_handshake",
@@ -108,7 +116,7 @@ describe("a connection that does not prove the secret gets nothing but a close:"
       "no proof",
       "relay_secret",
       /^refused the secret/,
-      (link) => link.sendLines(`relay 1 ${newNonce()}`, `login alice x`),
+      (link) => link.sendLines(firstLine("relay", newNonce(), 0), `login alice x`),
     ],
     [
       "a wrong proof",
@@ -150,7 +158,12 @@ test("a connection without a complete handshake is closed after CLUSTER_HANDSHAK
     admission,
     () => {},
   );
-  const { open } = new RelayedConnections(admission, { secret: SECRET, epoch: 1 }, false).handlers(handlers);
+  const { open } = new RelayedConnections(
+    admission,
+    { secret: SECRET, shard: 0, epoch: 1 },
+    false,
+    () => null,
+  ).handlers(handlers);
   const sockets = Array.from({ length: 3 }, () => {
     const socket = { remoteAddress: "10.0.0.2", data: null as SocketEvents | null, ended: false, said: "" };
     const write = (text: string): void => void (socket.said += text);
@@ -159,7 +172,7 @@ test("a connection without a complete handshake is closed after CLUSTER_HANDSHAK
     return socket;
   });
   sockets[1]!.data!.data(Buffer.from("relay 1 "));
-  sockets[2]!.data!.data(Buffer.from(`relay 1 ${newNonce()}\n`));
+  sockets[2]!.data!.data(Buffer.from(`${firstLine("relay", newNonce(), 0)}\n`));
   expect(sockets.map(({ said }) => said.split(" ")[0])).toEqual(["", "", "owner"]);
   world.pass(CLUSTER_HANDSHAKE_MS - 100);
   expect(sockets.map(({ ended }) => ended)).toEqual([false, false, false]);
@@ -181,7 +194,7 @@ test("a proof is of no use on another connection", async () => {
 test("for more than CLUSTER_HANDSHAKES_MAX connections in the handshake the oldest is closed", async () => {
   const server = start();
   const first = await connect(server);
-  first.sendLines(`relay 1 ${newNonce()}`);
+  first.sendLines(firstLine("relay", newNonce(), 0));
   await first.line();
   for (let i = 0; i < CLUSTER_HANDSHAKES_MAX; i++) await connect(server);
   await first.expectEnd();
@@ -228,7 +241,7 @@ test("a gateway of another cluster is refused, and both sides count it", async (
   while (!server.logged.some((line) => line.includes("relay_failed"))) await Bun.sleep(1);
   expect(server.logged.join("")).toContain("it does not know the secret of this one");
   relays.stop();
-  expect(relays.open).toBe(0);
+  expect(server.gateway!.counts.open).toBe(0);
 });
 
 describe("between servers with TLS", () => {
@@ -274,7 +287,7 @@ describe("between servers with TLS", () => {
 
   test("a plain gateway connects to loopback only", async () => {
     const server = start();
-    server.gateway!.gateway.relays.setOwner({ host: "192.0.2.1", port: 6010, epoch: 1 });
+    server.gateway!.setOwner({ shard: 0, host: "192.0.2.1", port: 6010, epoch: 1 });
     const client = await server.connect();
     client.sendLines(`login alice ${PASSWORD}`);
     while (!server.logged.some((line) => line.includes("relay_failed"))) await Bun.sleep(1);
@@ -286,18 +299,20 @@ test("a gateway that becomes the owner keeps its clients without a session, and 
   const server = start();
   const { gateway } = server.gateway!;
   const bob = await server.login("bob");
-  gateway.relays.setOwner(null);
+  server.gateway!.setOwner(null);
   const [alice, carol] = [await server.connect(), await server.connect()];
   await carol.expectReply("online", "err not_logged_in");
   alice.sendLines(`login alice ${PASSWORD}`, "message carol hi");
   while (gateway.relays.all.size < 2) await Bun.sleep(1);
   server.gateway!.takeOver();
-  await bob.rest();
   await alice.expectLines("ok <token> 35", "ok stored");
   await carol.expectReply(`login carol ${PASSWORD}`, "ok <token> 35");
   await carol.expectLines("stored alice <ms> hi");
-  await alice.expectLines("left bob disconnected", "joined carol");
+  await alice.expectLines("joined carol");
+  await bob.expectLines("joined alice", "joined carol"); // Its relay goes on.
+  await bob.expectReply("message carol hi again", "ok sent");
+  await carol.expectLines("message bob hi again");
   const dave = await server.login("dave");
-  await dave.expectReply("online", "ok alice carol");
-  expect(gateway.measured.core.connections.open.size).toBe(0);
+  await dave.expectReply("online", "ok alice bob carol");
+  expect(gateway.measured.core.connections.open.size).toBe(1);
 });

@@ -522,6 +522,14 @@ describe("at a gateway of a cluster", () => {
     expect((await alice.frame()).opcode).toBe(8);
   });
 
+  test("a client is not sent to a port for TCP", async () => {
+    const server = start({}, {});
+    server.server.measured.core.chat.direct = { address: "127.0.0.1:6003", isEncrypted: false };
+    const tcp = await server.connect();
+    await tcp.expectReply(`login bob ${PASSWORD} resumable`, "ok <token> 35 at=127.0.0.1:6003");
+    await login(await RawWebClient.open(server.webPort));
+  });
+
   test("a client without a session stays connected when the gateway becomes the owner", async () => {
     const server = start({}, {});
     const client = await RawWebClient.open(server.webPort);

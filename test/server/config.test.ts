@@ -34,6 +34,7 @@ test("without options every setting has its documented default", () => {
     logLevel: "info",
     salvage: false,
     cluster: null,
+    workers: 1,
   });
 });
 
@@ -104,6 +105,7 @@ test("every option takes its value after a space or an equals sign", () => {
     logLevel: "debug" as const,
     salvage: true,
     cluster: null,
+    workers: 1,
   };
   expect(parseConfig([...given.flat(), "--salvage", "--limit-loopback"])).toEqual(expected);
   const joined = given.map((pair) => pair.join("="));
@@ -280,7 +282,7 @@ describe("the options of a cluster", () => {
   const tls = ["--cluster-ca", "ca.pem", "--cluster-cert", "node.pem", "--cluster-key", "key.pem"];
 
   test("have the same effect from every source", () => {
-    const expected = { url: URL, listen: { host: "127.0.0.1", port: 6010 }, tls: null, folder: null };
+    const expected = { url: URL, listen: { host: "127.0.0.1", port: 6010 }, direct: null, tls: null, folder: null };
     expect(parseConfig(given)!.cluster).toEqual(expected);
     const env = { HEARTLINE_CLUSTER: URL, HEARTLINE_CLUSTER_LISTEN: "127.0.0.1:6010" };
     expect(readConfiguration([], env)!.config.cluster).toEqual(expected);
@@ -297,6 +299,13 @@ describe("the options of a cluster", () => {
     expect(parseConfig([...far, ...tls])!.cluster).toMatchObject({ listen: { host: "10.0.0.1" }, tls: expected });
   });
 
+  test("have the address at which clients reach this server directly", () => {
+    expect(parseConfig([...given, "--direct-listen", "10.0.0.1:6003"])!.cluster!.direct).toEqual({
+      host: "10.0.0.1",
+      port: 6003,
+    });
+  });
+
   test("put the admin socket in the data folder, and make none without one", () => {
     expect(parseConfig(given)!.adminSocket).toBeNull();
     const { cluster, adminSocket } = parseConfig([...given, "--data", "/var/lib/heartline"])!;
@@ -311,11 +320,17 @@ describe("the options of a cluster", () => {
     [[...given, ...tls.slice(2)], /TLS between servers takes --cluster-ca, --cluster-cert and --cluster-key/],
     [tls, /--cluster-ca <file> takes --cluster <url>/],
     [["--cluster-listen", "10.0.0.1:6010"], /--cluster-listen <address:port> takes --cluster <url>/],
+    [["--workers", "2"], /--workers <number> takes --cluster <url>/],
+    [[...given, "--workers", "2", "--port", "0"], /takes no port 0/],
+    [[...given, "--workers", "2", "--web", "0"], /takes no port 0 for --port and --web/],
+    [[...given, "--workers", "0"], /--workers takes a whole number from 1 to 256/],
+    [["--direct-listen", "10.0.0.1:6003"], /--direct-listen <address:port> takes --cluster <url>/],
+    [[...given, "--direct-listen", "0.0.0.0:6003"], /clients reach this server .* not "0\.0\.0\.0:6003"/],
     [
       ["--cluster", "mysql://root:engine-secret@db1", "--cluster-listen", "10.0.0.1:6010"],
       /postgres:\/\/ or nats:\/\//,
     ],
-    [["--cluster", URL, "--cluster-listen", "0.0.0.0:6010"], /reach this one .* not "0\.0\.0\.0:6010"/],
+    [["--cluster", URL, "--cluster-listen", "0.0.0.0:6010"], /reach this server .* not "0\.0\.0\.0:6010"/],
     [["--cluster", URL, "--cluster-listen", "6010"], /takes <address>:<port>/],
     [[...given, "--durability", "power"], /it takes no --durability/],
     [[...given, "--salvage"], /it takes no --salvage/],

@@ -60,7 +60,7 @@ const VALUES: Record<string, string> = {
   "buffer-size": "8192",
 };
 /** They exclude others, and have their own tests. */
-const SPECIAL = /^(config|cluster)/;
+const SPECIAL = /^(config|cluster|direct-listen|workers)/;
 for (const [name, { value }] of TABLE) if (value !== null && !SPECIAL.test(name)) VALUES[name] ??= "12";
 const FLAGS = ["limit-loopback", "salvage"];
 

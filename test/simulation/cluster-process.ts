@@ -4,7 +4,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { Appender, type OwnershipEnd } from "../../src/cluster/appender.ts";
 import { RecordKind, decodeRecord, openedInfo } from "../../src/cluster/log-record.ts";
-import { isBeatDue, standBy } from "../../src/cluster/ownership.ts";
+import { Lookout, isBeatDue } from "../../src/cluster/ownership.ts";
 import { SharedJournal } from "../../src/cluster/shared-journal.ts";
 import { ClusterError, type OwnerInfo } from "../../src/cluster/shared-log.ts";
 import { Snapshots } from "../../src/cluster/snapshots.ts";
@@ -136,10 +136,10 @@ export class ClusterProcess implements ServerLife {
   }
 
   async #standBy(): Promise<void> {
-    const claim = async ({ head }: { head: number }): Promise<Appender | null> => {
+    const claim = async (shard: number, { head }: { head: number }): Promise<Appender | null> => {
       const appender = new Appender({
         log: this.log,
-        shard: 0,
+        shard,
         ended: this.#end,
         nowMs: this.#nowMs,
         pause: this.#sleep,
@@ -147,7 +147,7 @@ export class ClusterProcess implements ServerLife {
       return (await appender.claim(head, this.#info)) ? appender : null;
     };
     const clock = { nowMs: this.#nowMs, sleep: this.#sleep };
-    const appender = await standBy(this.log, 0, claim, {}, this.#stopped, clock);
+    const appender = await new Lookout(this.log, {}, clock).standBy(claim, this.#stopped);
     if (appender === null || this.isDead) return;
     this.appender = appender;
     this.state = "claimed";

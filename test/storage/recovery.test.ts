@@ -770,8 +770,9 @@ describe("a data folder", () => {
     }
   });
 
-  /** Undoes what version 7 has for operators. */
+  /** Undoes what versions 7 and 8 have for operators and clusters. */
   const OPERATORS_6 = `
+    DROP TABLE neighbours;
     ALTER TABLE sessions RENAME COLUMN ended_by TO replaced;
     DROP TABLE bans;
     DROP TABLE last_logins;
@@ -849,6 +850,23 @@ describe("a data folder", () => {
     const again = open(path, "process");
     expect(again.bans()).toEqual([{ user: "bob", untilUnixMs: UNIX_MS }]);
     expect(again.lastLogin("bob")).toEqual({ unixMs: UNIX_MS, address: "192.0.2.1" });
+    again.close();
+  });
+
+  test("of version 7 is upgraded, and keeps what is heard from other shards over an orderly stop", () => {
+    const path = newPath();
+    const database = openDatabase(path, "process");
+    database.run("DROP TABLE neighbours; PRAGMA user_version = 7");
+    database.close();
+    const store = open(path, "process");
+    expect(store.outcomes(1).heard).toBe(0);
+    store.heard(1, 4, Buffer.from("ok sent\n"));
+    store.heard(1, 9, Buffer.from("ok stored\n"));
+    store.outcomes(1).forget(4);
+    store.close();
+    const again = open(path, "process");
+    expect([...again.outcomes(1)]).toEqual([[9, Buffer.from("ok stored\n")]]);
+    expect([again.outcomes(1).heard, again.outcomes(2).heard]).toEqual([9, 0]);
     again.close();
   });
 

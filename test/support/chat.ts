@@ -2,6 +2,7 @@ import type { Passwords } from "../../src/chat/accounts.ts";
 import type { Chat } from "../../src/chat/chat.ts";
 import { receive } from "../../src/chat/commands.ts";
 import type { LockoutScope } from "../../src/auth/lockouts.ts";
+import type { Shards } from "../../src/chat/neighbours.ts";
 import type { ChatObserver } from "../../src/chat/observer.ts";
 import type { Account, Caller, Peer, Session } from "../../src/chat/session.ts";
 import { LIMITS_DEFAULT, type Limits, PRESENCE_DELAY_MS } from "../../src/limits.ts";
@@ -21,7 +22,7 @@ export const PASSWORD = "secret";
 /** Unix time at the start of the clock that tests move by hand. */
 export const UNIX_MS = 1_700_000_000_000;
 
-interface Choices {
+export interface Choices {
   idleTimeoutMs?: number;
   blockMs?: number;
   lockoutScope?: LockoutScope;
@@ -30,6 +31,9 @@ interface Choices {
   movesAtOnce?: boolean;
   /** The monotonic clock at the start. */
   clockMs?: number;
+  shards?: Shards;
+  /** Tokens are numbered from there on; 1 by default. */
+  firstToken?: number;
   /** In memory, without a journal, by default. */
   store?: Store;
 }
@@ -40,6 +44,8 @@ export class World {
   readonly chat: Chat;
   readonly turn: LoopTurn;
   readonly connections: Connections;
+  readonly foreignRequests: Core["foreignRequests"];
+  readonly neighbourEvents: Core["neighbourEvents"];
   readonly drain: Core["drain"];
   /** Internal errors that the core reported. */
   readonly faults: unknown[] = [];
@@ -55,10 +61,11 @@ export class World {
   /** Ends of the turns that have begun. */
   readonly #ends: (() => void)[] = [];
   #ticks = 0;
-  #tokens = 0;
+  #tokens: number;
 
   /** Every user of these names exists; their password is PASSWORD. */
   constructor(names: readonly string[], choices: Choices = {}) {
+    this.#tokens = (choices.firstToken ?? 1) - 1;
     const { clockMs = 1000, store = new Store(openDatabase(":memory:", "none")) } = choices;
     this.store = store;
     this.clockMs = clockMs;
@@ -75,12 +82,15 @@ export class World {
       limits: { ...LIMITS_DEFAULT, ...choices.limits },
       observer: choices.observer,
       movesAtOnce: choices.movesAtOnce,
+      shards: choices.shards,
       commits: () => this.saves(),
       later: (end) => void this.#ends.push(end),
       report: (error) => this.faults.push(error),
     });
     this.#core = core;
     ({ chat: this.chat, turn: this.turn, connections: this.connections, drain: this.drain } = core);
+    this.foreignRequests = core.foreignRequests;
+    this.neighbourEvents = core.neighbourEvents;
     this.begin();
     this.endTurns();
   }
@@ -177,11 +187,12 @@ export class TestPeer implements Peer, Sink {
   readonly address: string;
   isEncrypted = false;
   isWebSocket = false;
+  isRelayed = false;
   session: Session | null = null;
   isClosed = false;
   /** The chat has called `close`: no line is read any longer, and it is closed when all output is taken. */
   closing = false;
-  paused = false;
+  #isPaused = false;
   /** Bytes of output that it still takes; 0 for a peer that does not read. */
   room = Number.POSITIVE_INFINITY;
   readonly #world: World;
@@ -229,17 +240,21 @@ export class TestPeer implements Peer, Sink {
   refund(): void {}
 
   pause(): void {
-    this.paused = true;
+    this.#isPaused = true;
   }
 
   resume(): void {
-    this.paused = false;
+    this.#isPaused = false;
     this.#pull();
   }
 
   close(): void {
     this.closing = true;
     this.replies.markDirty();
+  }
+
+  get paused(): boolean {
+    return this.#isPaused || this.session?.slots?.isBlocked(this.#reader) === true;
   }
 
   feed(chunk: Buffer): void {
@@ -268,6 +283,7 @@ export class TestPeer implements Peer, Sink {
       if (this.#outbox.unsent === 0) this.#write(this.session.outbox);
       this.#world.chat.flushed(this.session);
     }
+    if (this.session?.slots != null) this.#pull();
     if (this.closing && this.#outbox.unsent + (this.session?.outbox.unsent ?? 0) === 0) this.#lost();
   }
 

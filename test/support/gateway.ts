@@ -1,12 +1,16 @@
 import type { Config } from "../../src/server/config.ts";
 import type { BoundedLog } from "../../src/server/bounded-log.ts";
 import { readCertificate } from "../../src/net/certificate.ts";
-import type { ClusterTls } from "../../src/net/owner-link.ts";
+import { Directory } from "../../src/net/directory.ts";
+import { type ClusterTls, dialOwner, type Owner } from "../../src/net/owner-link.ts";
+import { RelayCounts } from "../../src/net/relay.ts";
+import { Relays } from "../../src/net/relays.ts";
 import type { WebPort } from "../../src/net/web-client.ts";
 import { type ServerHandlers, socketHandlers } from "../../src/net/socket-handlers.ts";
 import type { ClusterTlsConfig } from "../../src/server/config.ts";
 import { ClientPorts } from "../../src/server/client-ports.ts";
 import { ClusterPort } from "../../src/server/cluster-port.ts";
+import type { Core } from "../../src/server/core.ts";
 import { Gateway } from "../../src/server/gateway.ts";
 import { CLOCK, type Server } from "../../src/server/server.ts";
 
@@ -27,6 +31,8 @@ export class WireGateway {
   readonly tlsPort: number;
   readonly cluster: ClusterPort;
   readonly ports: ClientPorts;
+  readonly directory = new Directory(1);
+  readonly counts = new RelayCounts();
   readonly #server: Server;
   readonly #handlers: ServerHandlers;
 
@@ -44,18 +50,27 @@ export class WireGateway {
     const handlers = socketHandlers(() => core.turn.begin(), admission, report, webPort);
     this.#server = server;
     this.#handlers = handlers;
-    this.cluster.serve({ secret: SECRET, epoch }, admission, handlers);
-    this.gateway = new Gateway(config, { secret, tls: tlsOf(gatewayTls) }, log, CLOCK, webPort);
+    this.cluster.serve({ secret: SECRET, shard: 0, epoch }, admission, handlers, () => null);
+    const { directory, counts } = this;
+    const newRelays = ({ chat, turn }: Pick<Core, "chat" | "turn">): Relays => {
+      const dial = dialOwner(tlsOf(gatewayTls), () => turn.begin());
+      return new Relays({ chat, directory, secret, dial, counts, log });
+    };
+    this.gateway = new Gateway(config, newRelays, log, CLOCK, webPort);
     this.ports.open(config, this.gateway.handlers);
     this.gateway.start();
     const { plain, encrypted } = this.ports;
     this.port = (plain ?? encrypted)!.port;
     this.tlsPort = plain === null ? 0 : (encrypted?.port ?? 0);
-    this.gateway.relays.setOwner(this.owner);
+    this.setOwner(this.owner);
   }
 
-  get owner(): { host: string; port: number; epoch: number } {
-    return { host: "127.0.0.1", port: Number(this.cluster.address.split(":").at(-1)), epoch: 1 };
+  setOwner(owner: Owner | null): void {
+    this.directory.set(0, owner, 1);
+  }
+
+  get owner(): Owner {
+    return { shard: 0, epoch: 1, host: "127.0.0.1", port: Number(this.cluster.address.split(":").at(-1)) };
   }
 
   /** The server serves the gateway's clients itself. */

@@ -168,6 +168,13 @@ export class ModelledLog implements SharedLog {
     return state;
   }
 
+  async states(): Promise<ShardState[]> {
+    await this.#travel();
+    const states = (this.#stale ?? this.data.shards).map(({ state }) => state);
+    await this.#travel();
+    return states;
+  }
+
   async append(shard: number, expected: number, record: Uint8Array): Promise<AppendResult> {
     const copy = this.#copied(record);
     return this.#write("append", () => this.data.shards[shard]!.append(expected, copy));

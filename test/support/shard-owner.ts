@@ -9,6 +9,7 @@ export const OTHER: OwnerInfo = { address: "10.0.0.2:6010", version: "1.0.0", cr
 export class ShardOwner {
   readonly log: ModelledLog;
   readonly appender: Appender;
+  readonly #shard: number;
   /** How the ownership ended; one element at most. */
   readonly ends: OwnershipEnd[] = [];
   /** Pauses between repetitions, in ms. The clock moves on by each. */
@@ -21,11 +22,12 @@ export class ShardOwner {
     return later();
   };
 
-  constructor(data?: ModelledEngine, recordBytesMax?: number) {
+  constructor(data?: ModelledEngine, recordBytesMax?: number, shard = 0) {
+    this.#shard = shard;
     this.log = new ModelledLog(data, recordBytesMax);
     this.appender = new Appender({
       log: this.log,
-      shard: 0,
+      shard,
       ended: (end) => void this.ends.push(end),
       nowMs: () => this.nowMs(),
       pause: (ms) => this.pause(ms),
@@ -34,7 +36,7 @@ export class ShardOwner {
 
   /** Claims the shard after the last record. */
   claim(info = INFO): Promise<boolean> {
-    return this.appender.claim(this.log.data.shards[0]!.head, info);
+    return this.appender.claim(this.log.data.shards[this.#shard]!.head, info);
   }
 
   /** Claims a new shard. */

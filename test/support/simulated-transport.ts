@@ -27,6 +27,7 @@ export class Wire {
     all?: Connections,
     isEncrypted = false,
     address = "192.0.2.1",
+    isRelayed = false,
   ) {
     this.world = world;
     this.all = all ?? world.connections;
@@ -51,7 +52,7 @@ export class Wire {
       release: () => {},
     };
     this.world.begin();
-    this.connection = new Connection(this.all, transport, address);
+    this.connection = new Connection(this.all, transport, address, !isRelayed, isRelayed);
     this.receiver = this.connection;
     this.world.endTurns();
   }

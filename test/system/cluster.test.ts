@@ -6,66 +6,15 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { ChatClient, type ChatError, type ChatEvent } from "../../src/client/client.ts";
 import { initLog } from "../../src/cluster/open-log.ts";
-import { NatsEngine, hasNats } from "../support/nats-engine.ts";
-import { PostgresEngine, postgresPrograms } from "../support/postgres-engine.ts";
+import { ClusterServer, type ClusterServerChoices } from "../support/cluster-server.ts";
+import { NATS, POSTGRES, type RunningEngine } from "../support/engines.ts";
 import { NotifySocket, hasSockets } from "../support/sockets.ts";
 import { ServerProcess, runWith } from "../support/process.ts";
-import { freePort } from "../support/free-port.ts";
 
 const LIMIT_MS = 60_000;
 /** Together more than the kernel keeps for a reader. */
 const MESSAGES = 3_000;
 const PADDING = "x".repeat(3_000);
-
-/** A server of the cluster, and what it says of itself. */
-class ClusterServer {
-  readonly process: ServerProcess;
-  readonly #http = freePort();
-  port = 0;
-
-  constructor(
-    url: string,
-    credentials = USERS,
-    { data, variables = {} }: { data?: string; variables?: Record<string, string> } = {},
-  ) {
-    const environment = {
-      ...variables,
-      TMPDIR: COPIES,
-      HEARTLINE_CLUSTER: url,
-      HEARTLINE_OUTBOX_SIZE: String(64 << 20),
-    };
-    const ports = ["--port", "0", "--cluster-listen", "127.0.0.1:0", "--http", String(this.#http)];
-    const folder = data === undefined ? [] : ["--data", data];
-    const service = { sockets: [], environment };
-    this.process = new ServerProcess(service, "--host", "127.0.0.1", "--credentials", credentials, ...ports, ...folder);
-  }
-
-  async start(): Promise<this> {
-    this.port = await this.process.port();
-    return this;
-  }
-
-  /** What `/readyz` says, and `spare` for a server that is ready and does not own the shard. */
-  async state(): Promise<string> {
-    const [readyz, metrics] = await Promise.all([this.#page("readyz"), this.#page("metrics")]);
-    return readyz === "ready" && !/^heartline_cluster_owner 1$/m.test(metrics) ? "spare" : readyz;
-  }
-
-  async metric(name: string): Promise<number> {
-    return Number(new RegExp(`^${name} (.*)$`, "m").exec(await this.#page("metrics"))![1]);
-  }
-
-  async #page(name: string): Promise<string> {
-    return (await fetch(`http://127.0.0.1:${this.#http}/${name}`)).text();
-  }
-
-  /** Resolves with the time that it took. */
-  async is(state: string | RegExp): Promise<number> {
-    const beganMs = performance.now();
-    while (!new RegExp(state).test(await this.state())) await Bun.sleep(20);
-    return performance.now() - beganMs;
-  }
-}
 
 /** What a client sees that does not know which server owns the shard: like a balancer, it goes to the one that is set. */
 class Balancer {
@@ -227,50 +176,9 @@ const COPIES = join(folder, "copies");
 mkdirSync(COPIES);
 writeFileSync(USERS, "alice secret\nbob secret\ncarol secret\n");
 
-interface Engine {
-  /** How it is called in a log. */
-  name: string;
-  isInstalled: boolean;
-  start(): Promise<RunningEngine>;
-  closeAll(): Promise<void>;
+function newServer(url: string, choices: Partial<ClusterServerChoices> = {}): ClusterServer {
+  return new ClusterServer(url, { credentials: USERS, copies: COPIES, ...choices });
 }
-
-interface RunningEngine {
-  kill(): Promise<void>;
-  restart(): Promise<void>;
-  /** The URL for a new cluster. */
-  newUrl(): Promise<string>;
-}
-
-let urls = 0;
-
-const POSTGRES: Engine = {
-  name: "PostgreSQL",
-  isInstalled: postgresPrograms !== null,
-  start: async () => {
-    const engine = await PostgresEngine.start();
-    const newUrl = async (): Promise<string> => {
-      const name = `test${++urls}`;
-      const sql = new Bun.SQL(engine.url("postgres"), { max: 1 });
-      await sql.unsafe(`CREATE DATABASE ${name}`);
-      await sql.close();
-      return engine.url(name);
-    };
-    return { kill: () => engine.kill(), restart: () => engine.restart(), newUrl };
-  },
-  closeAll: () => PostgresEngine.closeAll(),
-};
-
-const NATS: Engine = {
-  name: "NATS JetStream",
-  isInstalled: hasNats,
-  start: async () => {
-    const engine = await NatsEngine.start();
-    const newUrl = async (): Promise<string> => `nats://${engine.address}/test${++urls}`;
-    return { kill: () => engine.kill(), restart: () => engine.restart(), newUrl };
-  },
-  closeAll: () => NatsEngine.closeAll(),
-};
 
 afterAll(() => rmSync(folder, { recursive: true }));
 
@@ -293,7 +201,7 @@ for (const { name, isInstalled, start: startEngine, closeAll } of [POSTGRES, NAT
     afterAll(closeAll);
 
     function start(): Promise<ClusterServer> {
-      return new ClusterServer(url).start();
+      return newServer(url).start();
     }
 
     /** An owner and a spare, and a conversation that goes through the owner. */
@@ -451,9 +359,9 @@ for (const { name, isInstalled, start: startEngine, closeAll } of [POSTGRES, NAT
       async () => {
         const users = join(folder, "growing.txt");
         writeFileSync(users, "alice secret\n");
-        const owner = await new ClusterServer(url, users).start();
+        const owner = await newServer(url, { credentials: users }).start();
         await owner.is("ready");
-        const spare = await new ClusterServer(url, users).start();
+        const spare = await newServer(url, { credentials: users }).start();
         writeFileSync(users, "alice secret\ndave secret\n");
         owner.process.kill("SIGHUP");
         await owner.process.logs(/configuration and credentials reloaded/);
@@ -471,9 +379,9 @@ for (const { name, isInstalled, start: startEngine, closeAll } of [POSTGRES, NAT
       "check reads the state of the log, and ctl shows it at the owner and at a spare",
       async () => {
         const data = [join(folder, "first"), join(folder, "second")];
-        const owner = await new ClusterServer(url, USERS, { data: data[0] }).start();
+        const owner = await newServer(url, { data: data[0] }).start();
         await owner.is("ready");
-        await new ClusterServer(url, USERS, { data: data[1] }).start();
+        await newServer(url, { data: data[1] }).start();
         const ask = async (...args: string[]): Promise<string> => {
           const { out, err, code } = await runWith({ env: { HEARTLINE_CLUSTER: url } }, "src/main.ts", ...args);
           expect([err, code]).toEqual(["", 0]);
@@ -482,7 +390,7 @@ for (const { name, isInstalled, start: startEngine, closeAll } of [POSTGRES, NAT
         const listen = ["--cluster-listen", "127.0.0.1:0"];
         const found = await ask("check", ...listen, "--credentials", USERS);
         expect(found).toContain(`ok: cluster: ${name} `);
-        expect(found).toMatch(/; the shard has the owner 127\.0\.0\.1:\d+.*; its last record is 1$/m);
+        expect(found).toMatch(/; shard 0 has the owner 127\.0\.0\.1:\d+.*; its last record is 1$/m);
         for (const folder of data)
           expect(await ask("ctl", "cluster", "--data", folder)).toMatch(/^0 +127\.0\.0\.1:\d+ /m);
         expect(await ask("ctl", "cluster", "--data", data[1]!)).toContain("this server: spare");
@@ -497,7 +405,7 @@ for (const { name, isInstalled, start: startEngine, closeAll } of [POSTGRES, NAT
       async () => {
         await (await start()).is("ready");
         const manager = new NotifySocket(join(folder, `notify-${name.length}`));
-        const spare = new ClusterServer(url, USERS, { variables: { NOTIFY_SOCKET: manager.name } });
+        const spare = newServer(url, { variables: { NOTIFY_SOCKET: manager.name } });
         expect(await manager.until(/^STATUS=spare/)).toContain("READY=1");
         spare.process.kill("SIGTERM");
         expect(await spare.process.exits()).toBe(0);
@@ -512,9 +420,11 @@ for (const { name, isInstalled, start: startEngine, closeAll } of [POSTGRES, NAT
         await (await start()).is("ready");
         const others = join(folder, "others.txt");
         writeFileSync(others, "alice other\nbob secret\n");
-        const refused = new ClusterServer(url, others);
+        const refused = newServer(url, { credentials: others });
         expect(await refused.process.exits()).toBe(1);
-        expect(refused.process.stderr).toMatch(/^heartline: the owner 127\.0\.0\.1:\d+ has other users or passwords/m);
+        expect(refused.process.stderr).toMatch(
+          /^heartline: the owner of shard 0 \(127\.0\.0\.1:\d+\) has other users or passwords/m,
+        );
       },
       LIMIT_MS,
     );

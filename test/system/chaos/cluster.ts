@@ -96,7 +96,7 @@ class Member {
       const answer = await fetch(`http://127.0.0.1:${this.#http}/metrics`, { signal: AbortSignal.timeout(ANSWER_MS) });
       const metrics = await answer.text();
       const isReady = /^heartline_ready 1$/m.test(metrics);
-      return { isReady, isOwner: isReady && /^heartline_cluster_owner 1$/m.test(metrics) };
+      return { isReady, isOwner: isReady && /^heartline_cluster_owner\{shard="\d+"\} 1$/m.test(metrics) };
     } catch {
       return { isReady: false, isOwner: false };
     }

@@ -1,0 +1,182 @@
+/** Requests that concern users of other shards, over real processes and a real engine. */
+import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from "bun:test";
+import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { initLog } from "../../src/cluster/open-log.ts";
+import { ClusterServer } from "../support/cluster-server.ts";
+import { POSTGRES, type RunningEngine } from "../support/engines.ts";
+import { ServerProcess } from "../support/process.ts";
+import { WireClient } from "../support/wire.ts";
+
+const LIMIT_MS = 60_000;
+const SHARDS = 3;
+/** Two users of each shard, in the order of shards. */
+const USERS = ["ivan", "judy", "dave", "grace", "alice", "bob"];
+
+const folder = mkdtempSync(join(tmpdir(), "heartline-"));
+const CREDENTIALS = join(folder, "users.txt");
+const COPIES = join(folder, "copies");
+mkdirSync(COPIES);
+writeFileSync(CREDENTIALS, USERS.map((user) => `${user} secret\n`).join(""));
+
+const clients: WireClient[] = [];
+
+afterEach(async () => {
+  for (const client of clients.splice(0)) client.cut();
+  await ServerProcess.killAll();
+});
+afterAll(() => rmSync(folder, { recursive: true }));
+
+/** A session of that user; `options` are those of the login. */
+async function login(
+  { port }: ClusterServer,
+  user: string,
+  options = "",
+): Promise<[client: WireClient, token: string]> {
+  const client = await WireClient.connect(port);
+  clients.push(client);
+  client.sendLines(`login ${user} secret${options}`);
+  const reply = await client.line();
+  expect(reply).toMatch(/^ok \S{24} 35/);
+  return [client, reply.split(" ")[1]!];
+}
+
+/** Lines without presence. */
+async function line(client: WireClient): Promise<string> {
+  for (;;) {
+    const next = await client.line();
+    if (!/^(joined|left|waiting)/.test(next)) return next;
+  }
+}
+
+async function ask(client: WireClient, request: string): Promise<string> {
+  client.sendLines(request);
+  return line(client);
+}
+
+describe.skipIf(!POSTGRES.isInstalled)("three shards over PostgreSQL", () => {
+  let engine: RunningEngine;
+  let url = "";
+
+  beforeAll(async () => void (engine = await POSTGRES.start()), LIMIT_MS);
+  beforeEach(async () => {
+    url = await engine.newUrl();
+    await initLog(url, SHARDS);
+  });
+  afterAll(POSTGRES.closeAll);
+
+  /** The owners by shard, each with links to the others, and a spare. */
+  async function start(): Promise<[owners: ClusterServer[], spare: ClusterServer]> {
+    const newServer = (): Promise<ClusterServer> =>
+      new ClusterServer(url, { credentials: CREDENTIALS, copies: COPIES }).start();
+    const owners: ClusterServer[] = [];
+    for (const server of await Promise.all(Array.from({ length: SHARDS }, newServer))) {
+      while ((await server.shard()) === null) await Bun.sleep(20);
+      owners[(await server.shard())!] = server;
+    }
+    for (const server of owners) await linked(server);
+    const spare = await newServer();
+    await spare.is("spare");
+    return [owners, spare];
+  }
+
+  /** The server has links to the owners of all other shards. */
+  async function linked(server: ClusterServer): Promise<void> {
+    while ((await server.metric("heartline_links")) < SHARDS - 1) await Bun.sleep(20);
+  }
+
+  test(
+    "users of different shards send messages to each other, and block each other, at any server",
+    async () => {
+      const [owners, spare] = await start();
+      const [alice] = await login(owners[0]!, "alice");
+      const [ivan] = await login(owners[1]!, "ivan", " resumable");
+      const [dave] = await login(spare, "dave");
+      expect(await ask(alice, "message ivan hello  you")).toBe("ok sent");
+      expect(await line(ivan)).toBe("message alice hello  you");
+      expect(await ask(ivan, "message alice hi")).toBe("ok sent");
+      expect(await line(alice)).toBe("message ivan hi");
+      expect(await ask(dave, "message judy later")).toBe("ok stored");
+      expect(await ask(dave, "message nobody hi")).toBe("err unknown_user");
+      expect(await ask(ivan, "block dave")).toBe("ok");
+      expect(await ask(dave, "message ivan hi")).toBe("err blocked");
+      expect(await ask(ivan, "unblock dave")).toBe("ok");
+      expect(await ask(dave, "message ivan hi")).toBe("ok sent");
+      expect(await line(ivan)).toBe("message dave hi");
+      const [judy] = await login(owners[2]!, "judy");
+      expect(await line(judy)).toMatch(/^stored dave \d+ later$/);
+    },
+    LIMIT_MS,
+  );
+
+  /** Sends numbered messages, one by one; the texts that got ok. */
+  async function sendUntil(client: WireClient, to: string, isOver: () => boolean): Promise<string[]> {
+    const accepted: string[] = [];
+    for (let i = 1; !isOver(); i++) {
+      const reply = await ask(client, `message ${to} text ${i}`);
+      if (reply.startsWith("ok ")) accepted.push(`text ${i}`);
+      else expect(reply).toMatch(/^err busy /);
+    }
+    return accepted;
+  }
+
+  /** The texts of the messages until `last`, from a session that continues after an earlier one. */
+  async function textsUntil(client: WireClient, last: string): Promise<string[]> {
+    const texts: string[] = [];
+    while (texts.at(-1) !== last) {
+      const [, text] = /^(?:message|stored) alice (?:\d+ )?(text \d+)$/.exec(await line(client))!;
+      texts.push(text!);
+    }
+    return texts;
+  }
+
+  test(
+    "kill -9 of the recipient's server loses and doubles no message, and the sender waits or gets busy",
+    async () => {
+      const [owners, spare] = await start();
+      const [alice] = await login(owners[2]!, "alice");
+      const [ivan, token] = await login(owners[1]!, "ivan", " resumable");
+      let isOver = false;
+      const sending = sendUntil(alice, "ivan", () => isOver);
+      const texts = await textsUntil(ivan, "text 100");
+      owners[0]!.process.kill("SIGKILL");
+      while ((await spare.shard()) !== 0) await Bun.sleep(20);
+      await linked(spare);
+      const bytes = texts.reduce((sum, text) => sum + `message alice ${text}\n`.length, 0);
+      const [again] = await login(owners[1]!, "ivan", ` resumable after=${token}:${bytes}`);
+      isOver = true;
+      const accepted = await sending;
+      expect(await ask(alice, "message ivan text 0")).toMatch(/^ok /);
+      texts.push(...(await textsUntil(again, "text 0")));
+      expect(texts).toEqual([...accepted, "text 0"]);
+      for (const name of ["link_up", "link_lost"]) expect(owners[1]!.process.stderr).toContain(`"event":"${name}"`);
+    },
+    LIMIT_MS,
+  );
+
+  test(
+    "kill -9 of the sender's server: with after= and the requests repeated, no message is lost or doubled",
+    async () => {
+      const [owners, spare] = await start();
+      const [ivan] = await login(owners[0]!, "ivan", " resumable");
+      const [alice, token] = await login(owners[1]!, "alice", " resumable");
+      const requests = Array.from({ length: 200 }, (_, i) => `message ivan text ${i + 1}`);
+      alice.sendLines(...requests);
+      await textsUntil(ivan, "text 20");
+      owners[2]!.process.kill("SIGKILL");
+      while ((await spare.shard()) !== 2) await Bun.sleep(20);
+      await linked(spare);
+      const again = await WireClient.connect(owners[1]!.port);
+      clients.push(again);
+      again.sendLines(`login alice secret resumable after=${token}:0`);
+      const [, received] = / received=(\d+)$/.exec((await again.line()).replace(/ at=\S+/, ""))!;
+      let at = 0;
+      const rest = requests.filter((request) => (at += request.length + 1) > Number(received));
+      again.sendLines(...rest, "message ivan text 0");
+      expect(await textsUntil(ivan, "text 0")).toEqual([...requests.slice(20).map((each) => each.slice(13)), "text 0"]);
+      for (let i = 0; i <= rest.length; i++) expect(await line(again)).toMatch(/^ok /);
+    },
+    LIMIT_MS,
+  );
+});
