@@ -159,8 +159,14 @@ export class Chat {
 
   /** Sends a message again whose outcome is unknown, or that was refused. */
   sayAgain(message: Message): void {
-    this.conversations.remove(message);
+    this.remove(message);
     this.say(message.conversation, message.text);
+  }
+
+  /** Removes a message that was not sent. */
+  remove(message: Message): void {
+    this.conversations.remove(message);
+    this.changed();
   }
 
   /** The outcome of a request of an earlier page. */

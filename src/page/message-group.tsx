@@ -50,6 +50,9 @@ function Bubble({ chat, message }: { chat: Chat; message: Message }) {
           {state!.words.slice(1)}.{" "}
           <button class="link" onClick={() => chat.sayAgain(message)}>
             Send again
+          </button>{" "}
+          <button class="link" onClick={() => chat.remove(message)}>
+            Remove
           </button>
         </p>
       )}

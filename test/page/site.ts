@@ -12,10 +12,25 @@ export const CHROMIUM = Bun.which("chromium");
 /** A name of this machine that is not localhost. */
 export const NAME = "chat.example";
 
+// Root has no sandbox.
+const ARGS = ["--no-sandbox", `--host-resolver-rules=MAP ${NAME} 127.0.0.1`];
+
 export function launch(): Promise<Browser> {
-  // Root has no sandbox.
-  const args = ["--no-sandbox", `--host-resolver-rules=MAP ${NAME} 127.0.0.1`];
-  return chromium.launch({ executablePath: CHROMIUM!, args });
+  return chromium.launch({ executablePath: CHROMIUM!, args: ARGS });
+}
+
+interface Laptop {
+  browser: Browser;
+  signal: (name: "SIGSTOP" | "SIGCONT") => void;
+  close: () => Promise<void>;
+}
+
+/** A browser in a process group of its own, which can be stopped as by the suspend of a laptop. */
+export async function launchLaptop(): Promise<Laptop> {
+  const server = await chromium.launchServer({ executablePath: CHROMIUM!, args: ARGS });
+  const browser = await chromium.connect(server.wsEndpoint());
+  const { pid = 0 } = server.process();
+  return { browser, signal: (name) => void process.kill(-pid, name), close: () => server.close() };
 }
 
 export class Site {

@@ -7,7 +7,7 @@ import axe from "axe-core";
 import type { Browser, BrowserContextOptions } from "playwright-core";
 import { ChatClient, type ChatEvent } from "../../src/client/client.ts";
 import { chaos } from "../page/chaos.ts";
-import { CHROMIUM, NAME, Person, Site, launch } from "../page/site.ts";
+import { CHROMIUM, NAME, Person, Site, launch, launchLaptop } from "../page/site.ts";
 import { ServerProcess } from "../support/process.ts";
 import { Pty } from "../support/pty.ts";
 import { seedFor } from "../support/random.ts";
@@ -366,6 +366,27 @@ test("everything can be done with the keyboard alone", async () => {
   await person.sees("SEAS is not blocked any more.");
 });
 
+test("after a closed laptop the page logs in again by itself, and gets what waited", async () => {
+  const site = await serve("--heartbeat-interval", "1");
+  const laptop = await launchLaptop();
+  const person = await Person.open(laptop.browser, site);
+  people.push(person);
+  await person.login("columbia", "116bway");
+  const { client } = await seas(site);
+  await person.writeTo("SEAS");
+  await person.say("good night");
+  await person.reads("good night, delivered");
+  laptop.signal("SIGSTOP");
+  while ((await client.online()).names.includes("columbia")) await Bun.sleep(100);
+  expect(await client.message("columbia", "good morning")).toBe("stored");
+  laptop.signal("SIGCONT");
+  await person.sees("You are back. 1 message waited.");
+  await person.reads("good night, delivered", "good morning");
+  await person.say("good morning");
+  await person.reads("good night, delivered", "good morning", "good morning, delivered");
+  await laptop.close();
+});
+
 test("a page that nobody looks at keeps its session, although its timers stand still", async () => {
   const site = await serve("--heartbeat-interval", "2");
   const person = await open(site);
@@ -425,6 +446,8 @@ for (const [name, options] of [
     await person.say("refused");
     await person.sees("Not sent: SEAS has blocked you.");
     await check("conversation");
+    await person.page.getByRole("button", { name: "Remove" }).click();
+    await person.reads("hello https://example.org");
     site.isReachable = false;
     site.cut();
     await person.say("waits");
