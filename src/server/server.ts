@@ -36,9 +36,9 @@ import { Readiness } from "./readiness.ts";
 const FAREWELL_MS = 1_000;
 /** At the stop of a cluster's owner: the time to write the last bytes, and until the engine has acknowledged all. */
 const LAST_BYTES_MS = 300;
+const HANDOVER_MS = 5_000;
 /** And before it ends the sessions: the time for replies that other shards owe. */
 const OWED_REPLIES_MS = 500;
-const HANDOVER_MS = 5_000;
 /** A client that is relayed to the owner of another shard needs two descriptors. */
 export const DESCRIPTORS_PER_RELAY = 2;
 
@@ -181,6 +181,7 @@ export class Server {
     this.#log.level = config.logLevel;
     chat.lockouts.blockMs = config.blockMs;
     this.#admission.proxies = config.proxyFrom;
+    if (config.web !== null) this.#ports.useOrigins(config.web);
     Object.assign(chat.limits, this.#fit(config));
     connections.limitsChanged();
     this.#replaceUsers(credentials);
@@ -208,7 +209,8 @@ export class Server {
 
   /** Serves clients at these ports, and opens them unless they are. Throws ListenError, CertificateError. */
   listen(ports: ClientPorts = new ClientPorts()): ClientPorts {
-    const handlers = socketHandlers(() => this.#core.turn.begin(), this.#admission, this.#report);
+    const beginTurn = (): void => this.#core.turn.begin();
+    const handlers = socketHandlers(beginTurn, this.#admission, this.#report, ports.webPort);
     if (ports.isOpen) ports.handle(handlers);
     else ports.open(this.#config, handlers);
     const { outdated } = ports;
