@@ -57,6 +57,20 @@ describe("while a reply of another shard is missing", () => {
     });
   }
 
+  test("the reply to a request that failed here leaves in its order too", () => {
+    const erin = p.connect();
+    p.say(erin, `login erin ${PASSWORD} resumable`);
+    erin.read();
+    p.say(erin, "message bob one");
+    p.chat.send = () => {
+      throw new Error("broken");
+    };
+    p.say(erin, "message dave two");
+    expect([erin.read(), p.faults]).toEqual([[], [new Error("broken")]]);
+    link.carry();
+    expect(p.account("erin").session!.outbox.end).toBe("ok stored\nerr internal\n".length);
+  });
+
   test("events are not delayed", () => {
     const [dave] = p.online("dave");
     p.say(alice, "message bob one");
