@@ -182,11 +182,11 @@ export class Neighbours {
   }
 
   /**
-   * The shard has acted on the requests up to that number, and gives the outcomes that are not known here. So these
-   * requests are not delivered again, and the next one follows that number.
+   * The shard has acted on the requests up to that number, and gives the outcomes that are not known here; also those
+   * of requests that are delivered again. The next request follows that number.
    */
   #heard(neighbour: Neighbour, heard: number): void {
-    const { store, mailbox } = this.#host;
+    const { store } = this.#host;
     const { account, shard } = neighbour;
     // After a restart, only the request that waits next knows of the one before it, which had an outcome.
     const [next] = store.read(account.name, heard, 1);
@@ -199,7 +199,6 @@ export class Neighbours {
       this.#warn(`this shard has lost requests: shard ${shard} has acted on request ${heard}, which is not known here`);
     if (neighbour.lastNumber === 0) neighbour.lastNumber = store.lastStored(account.name);
     neighbour.lastNumber = Math.max(neighbour.lastNumber, heard);
-    if (heard > 0) mailbox.acked(account, heard);
   }
 
   /** A line of a link. After an invalid one the link ends. */

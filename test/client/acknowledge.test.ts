@@ -250,9 +250,10 @@ describe("catchUp", () => {
   let server: WireServer;
   let folder: string;
 
-  beforeEach(() => {
+  beforeEach(async () => {
     folder = mkdtempSync(join(tmpdir(), "heartline-"));
     server = new WireServer({ data: join(folder, "data") }, ["alice", "bob"]);
+    await server.ready();
   });
 
   afterEach(async () => {

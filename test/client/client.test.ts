@@ -6,8 +6,9 @@ const USERS = ["columbia", "SEAS", "foobar"];
 let server: WireServer;
 const clients: ChatClient[] = [];
 
-beforeEach(() => {
+beforeEach(async () => {
   server = new WireServer({}, USERS);
+  await server.ready();
 });
 
 afterEach(async () => {
@@ -71,6 +72,7 @@ test.each(["plain", "resumable"] as const)(
   async (session) => {
     await server.stop();
     server = new WireServer({ limits: { connectionsMax: 1 } }, USERS);
+    await server.ready();
     const { client: columbia } = newClient();
     await columbia.login("columbia", PASSWORD);
     const { client: seas } = newClient(server.port, { session });
@@ -136,6 +138,7 @@ test("a client whose session is replaced receives goodbye replaced, and ended re
 test("a client sends heartbeats by itself, within the idle timeout that the server announced", async () => {
   await server.stop();
   server = new WireServer({ idleTimeoutMs: 300 }, USERS);
+  await server.ready();
   const { client: silent } = newClient();
   await silent.login("columbia", PASSWORD);
   const { client: watcher, received } = newClient();

@@ -19,9 +19,10 @@ let server: WireServer;
 let proxy: Proxy;
 const clients: ChatClient[] = [];
 
-beforeEach(() => {
+beforeEach(async () => {
   folder = mkdtempSync(join(tmpdir(), "heartline-"));
   server = new WireServer({ data: join(folder, "data") }, USERS);
+  await server.ready();
   proxy = new Proxy(server.port);
 });
 
@@ -154,6 +155,7 @@ test("after a restart of the server a new session continues the old one", async 
   const { port } = server;
   await server.stop();
   server = new WireServer({ data: join(folder, "data"), port }, USERS);
+  await server.ready();
   expect(await seas.client.message("columbia", "after")).toMatch(/sent|stored/);
   await columbia.until(() => columbia.events.some((line) => line.endsWith(" after")));
   expect(columbia.events.filter((line) => line.includes("before"))).toEqual(["message before"]);
@@ -300,6 +302,7 @@ test("a callback client continues after a restart of the server, and not after g
   const { port } = server;
   await server.stop();
   server = new WireServer({ data: join(folder, "data"), port }, USERS);
+  await server.ready();
   await columbia.until(() => columbia.seen.back === 1);
   expect(await columbia.client.message("columbia", "again")).toBe("sent");
   await columbia.until(() => columbia.events.includes("message again"));

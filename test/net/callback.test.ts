@@ -8,8 +8,9 @@ import { PASSWORD, type WireClient, WireServer } from "../support/wire.ts";
 let server: WireServer;
 const phones: Phone[] = [];
 
-beforeEach(() => {
+beforeEach(async () => {
   server = new WireServer();
+  await server.ready();
 });
 
 afterEach(async () => {
@@ -230,6 +231,7 @@ test("during a drain a callback session sends requests, and its last call has go
 test("a callback session without activity expires with a goodbye, and answered calls are activity", async () => {
   await server.stop();
   server = new WireServer({ idleTimeoutMs: 300 });
+  await server.ready();
   const phone = new Phone();
   phones.push(phone);
   const wire: WireClient = await server.connect();

@@ -3,8 +3,9 @@ import { PASSWORD, type WireClient, WireServer } from "../support/wire.ts";
 
 let server: WireServer;
 
-beforeEach(() => {
+beforeEach(async () => {
   server = new WireServer();
+  await server.ready();
 });
 
 afterEach(() => server.stop());
@@ -122,6 +123,7 @@ test("a pipeline that is cut at any byte is acted on once, and each reply is rec
 test("a session that is not resumed expires, and its messages wait for the next login", async () => {
   await server.stop();
   server = new WireServer({ idleTimeoutMs: 300 });
+  await server.ready();
   const alice = await Resumable.login("alice");
   alice.wire.cut();
   const bob = await server.connect();
@@ -167,10 +169,12 @@ test("received= has the server's position in the older session's stream, also af
   const folder = `${process.env.TMPDIR ?? "/tmp"}/heartline-${process.pid}-${performance.now()}`;
   await server.stop();
   server = new WireServer({ data: folder });
+  await server.ready();
   const alice = await Resumable.login("alice");
   await alice.wire.expectReply("message alice hi", "message alice hi");
   await server.stop();
   server = new WireServer({ data: folder });
+  await server.ready();
   const again = await server.connect();
   again.sendLines(`login alice ${PASSWORD} after=${alice.token}:${LINE("message alice hi")}`);
   await again.expectLines(`ok <token> 35 received=${LINE("message alice hi")}`);

@@ -7,12 +7,15 @@ import type { Limits } from "../../src/limits.ts";
 import { type Config, parseConfig } from "../../src/server/config.ts";
 import { BoundedLog } from "../../src/server/bounded-log.ts";
 import { type GatewayChoices, WireGateway } from "./gateway.ts";
+import type { Ownership } from "../../src/server/ownership.ts";
 import { CLOCK, Server } from "../../src/server/server.ts";
+import { WireCluster } from "./wire-cluster.ts";
 
 export const PASSWORD = "secret";
-/** The dialogues of a test file run through a gateway. */
+/** The dialogues of a test file run through a gateway to the owner of one shard, or of three. */
 const IS_RELAYED = process.env.HEARTLINE_TEST_GATEWAY === "1";
-const NAMES = ["alice", "bob", "carol", "dave", "1.2.3"];
+const IS_CLUSTER = process.env.HEARTLINE_TEST_GATEWAY === "3";
+export const NAMES = ["alice", "bob", "carol", "dave", "1.2.3"];
 
 /**
  * A pattern for exactly these bytes (latin1), with placeholders for variable parts: `<token>`, `<ms>`, and `<words>` for
@@ -186,7 +189,9 @@ export class WireServer {
   /** Log lines, and those of them that are errors; `stop` throws when there are any. */
   readonly logged: string[] = [];
   readonly faults: string[] = [];
-  readonly server: Server;
+  readonly #server: Server | null;
+  /** Three shards with a gateway in front of them; null without. */
+  readonly cluster: WireCluster | null;
   /** Clients connect to it, and it relays them to the server; null: they connect to the server. */
   readonly gateway: WireGateway | null;
   readonly #config: Config;
@@ -201,6 +206,7 @@ export class WireServer {
     overrides: Overrides = {},
     names: readonly string[] = NAMES,
     relay: GatewayChoices | null = IS_RELAYED ? {} : null,
+    newOwnership: (log: BoundedLog) => Ownership | null = () => null,
   ) {
     const defaults = parseConfig([])!;
     this.#config = withOverrides({ ...defaults, host: "127.0.0.1", port: 0, data: ":memory:" }, overrides);
@@ -210,21 +216,38 @@ export class WireServer {
       if (JSON.parse(line).level >= pino.levels.values.error!) this.faults.push(line);
     };
     const log = new BoundedLog(pino({ base: null, level: "trace" }, { write }), CLOCK.nowMs);
-    const { data, durability, salvage } = this.#config;
-    const { store } = openStore(data, durability, { salvage, unixMs: Date.now(), progress: () => {} });
     const exited = Promise.withResolvers<number>();
     this.exited = exited.promise;
+    this.cluster = IS_CLUSTER && relay === null ? new WireCluster(this.#config, credentialsOf(names), log) : null;
+    if (this.cluster !== null) {
+      ({ port: this.port, tlsPort: this.tlsPort } = this.cluster);
+      this.directPort = 0;
+      this.#server = this.gateway = null;
+      return;
+    }
+    const { data, durability, salvage } = this.#config;
+    const { store } = openStore(data, durability, { salvage, unixMs: Date.now(), progress: () => {} });
     const exit = async (code: number): Promise<void> => {
       this.#stopped = true;
       exited.resolve(code);
     };
     const own = relay !== null ? { ...this.#config, port: 0 } : this.#config;
-    this.server = new Server(own, credentialsOf(names), store, log, exit);
+    this.#server = new Server(own, credentialsOf(names), store, log, exit, undefined, newOwnership(log));
     const { plain, encrypted } = this.server.listen();
     this.directPort = (plain ?? encrypted)!.port;
     this.gateway = relay === null ? null : new WireGateway(this.server, this.#config, log, relay);
     this.port = this.gateway?.port ?? (plain ?? encrypted)!.port;
     this.tlsPort = this.gateway?.tlsPort ?? (plain === null ? 0 : (encrypted?.port ?? 0));
+  }
+
+  get server(): Server {
+    if (this.#server === null) throw new Error("a cluster has several servers");
+    return this.#server;
+  }
+
+  /** Clients may connect; only a cluster takes a while. */
+  async ready(): Promise<void> {
+    await this.cluster?.ready;
   }
 
   /** Reloads with other settings or users. Throws when the certificate is invalid. */
@@ -235,6 +258,7 @@ export class WireServer {
 
   /** A connection without a session; over TLS when an authority is given. */
   async connect(authority?: string): Promise<WireClient> {
+    await this.ready();
     const port = authority === undefined ? this.port : this.tlsPort;
     const client = await WireClient.connect(port, "127.0.0.1", authority);
     this.#clients.push(client);
@@ -263,7 +287,7 @@ export class WireServer {
   async stop(): Promise<void> {
     if (this.#stopped) return;
     this.#stopped = true;
-    await this.server.stop();
+    await (this.cluster ?? this.server).stop();
     this.gateway?.stop();
     this.cut();
     if (this.faults.length > 0) throw new Error(`the server logged errors: ${this.faults.join("")}`);

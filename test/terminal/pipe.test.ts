@@ -10,9 +10,10 @@ let server: WireServer;
 let state: string;
 let other: ChatClient;
 
-beforeEach(() => {
+beforeEach(async () => {
   state = mkdtempSync(join(tmpdir(), "heartline-"));
   server = new WireServer({}, USERS);
+  await server.ready();
   other = new ChatClient({ host: "127.0.0.1", port: server.port });
 });
 

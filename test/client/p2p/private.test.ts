@@ -17,8 +17,9 @@ const listeners: Server[] = [];
 const sockets: (Socket | TLSSocket)[] = [];
 const [mine, others] = await Promise.all([newCertificate("SEAS"), newCertificate("SEAS")]);
 
-beforeEach(() => {
+beforeEach(async () => {
   server = new WireServer({}, USERS);
+  await server.ready();
 });
 
 afterEach(async () => {
@@ -502,6 +503,7 @@ test("introductions do not hold after a restart of the server", async () => {
   const { port } = server;
   await server.stop();
   server = new WireServer({ port }, USERS);
+  await server.ready();
   await back.promise;
   await columbia.receives("parted SEAS");
   await expect(columbia.client.private("SEAS", "hi")).rejects.toMatchObject({ code: "not_introduced" });

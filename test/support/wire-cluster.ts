@@ -1,0 +1,118 @@
+import { mkdtempSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import type { Credentials } from "../../src/auth/credentials.ts";
+import type { BoundedLog } from "../../src/server/bounded-log.ts";
+import { ClientPorts } from "../../src/server/client-ports.ts";
+import { ClusterNode } from "../../src/server/cluster-node.ts";
+import type { Config } from "../../src/server/config.ts";
+import { Gateway } from "../../src/server/gateway.ts";
+import { Readiness } from "../../src/server/readiness.ts";
+import { CLOCK, Server } from "../../src/server/server.ts";
+import { ModelledEngine, ModelledLog } from "./modelled-log.ts";
+
+export const SHARDS = 3;
+const CLUSTER = { url: "", listen: { host: "127.0.0.1", port: 0 }, direct: null, tls: null };
+
+/** The engines by the data folder that a test names: what is in one of them is there at the next start. */
+const engines = new Map<string, ModelledEngine>();
+
+/** A server of each shard in this process, and a spare, to which clients connect. */
+export class WireCluster {
+  readonly port: number;
+  readonly tlsPort: number;
+  /** Resolves when each shard has an owner, and each owner has links to all others. */
+  readonly ready: Promise<void>;
+  readonly #ports = new ClientPorts();
+  readonly #config: Config;
+  readonly #credentials: Credentials;
+  readonly #log: BoundedLog;
+  readonly #engine: ModelledEngine;
+  readonly #folder = mkdtempSync(join(tmpdir(), "heartline-"));
+  readonly #nodes: ClusterNode[] = [];
+  readonly #servers: Server[] = [];
+  #gateway: Gateway | null = null;
+
+  constructor(config: Config, credentials: Credentials, log: BoundedLog) {
+    const { data } = config;
+    this.#engine = engines.get(data) ?? new ModelledEngine(SHARDS);
+    if (data !== ":memory:") engines.set(data, this.#engine);
+    this.#config = config;
+    this.#credentials = credentials;
+    this.#log = log;
+    // Whoever connects before the gateway is there waits.
+    const waiting = { plain: { data: () => {} }, tls: { data: () => {} } };
+    this.#ports.open(config, waiting);
+    const { plain, encrypted } = this.#ports;
+    this.port = (plain ?? encrypted)!.port;
+    this.tlsPort = plain === null ? 0 : (encrypted?.port ?? 0);
+    this.ready = this.#start();
+  }
+
+  /** The owners, by no particular order. */
+  get servers(): readonly Server[] {
+    return this.#servers;
+  }
+
+  async #start(): Promise<void> {
+    const spare = await this.#open(new SpareLog(this.#engine));
+    this.#gateway = new Gateway(this.#config, (core) => spare.newRelays(core), this.#log, CLOCK);
+    this.#ports.handle(this.#gateway.handlers);
+    this.#gateway.start();
+    void spare.own(() => {});
+    await Promise.all(Array.from({ length: SHARDS }, () => this.#startOwner()));
+    while (!this.#isLinked(spare)) await Bun.sleep(5);
+  }
+
+  #isLinked({ directory }: ClusterNode): boolean {
+    const shards = Array.from({ length: SHARDS }, (_, shard) => shard);
+    if (shards.some((shard) => directory.ownerOf(shard) === null)) return false;
+    return this.#servers.every(({ measured: { core } }) =>
+      core.chat.neighbours!.all.every((neighbour) => neighbour === undefined || neighbour.session !== null),
+    );
+  }
+
+  async #startOwner(): Promise<void> {
+    const readiness = new Readiness();
+    const node = await this.#open(new ModelledLog(this.#engine), readiness);
+    const { store } = (await node.own(() => {}))!;
+    const own = { ...this.#config, port: 0, tls: null };
+    const server = new Server(own, this.#credentials, store, this.#log, async () => {}, readiness, node);
+    server.listen();
+    this.#servers.push(server);
+  }
+
+  async #open(log: ModelledLog, readiness = new Readiness()): Promise<ClusterNode> {
+    const folder = mkdtempSync(join(this.#folder, "node-"));
+    const options = {
+      log: this.#log,
+      readiness,
+      credentials: this.#credentials,
+      readCredentials: () => this.#credentials,
+      ended: (event: string, message: string) => this.#log.error({ event: "cluster_error" }, `${event}: ${message}`),
+    };
+    const node = await ClusterNode.open({ ...CLUSTER, folder }, options, async () => log);
+    this.#nodes.push(node);
+    return node;
+  }
+
+  async stop(): Promise<void> {
+    await this.ready;
+    this.#ports.stop();
+    await Promise.all(this.#servers.map((server) => server.stop()));
+    this.#gateway!.stop();
+    for (const node of this.#nodes) {
+      await node.release();
+      node.closePort();
+      node.removeFiles();
+    }
+    rmSync(this.#folder, { recursive: true, force: true });
+  }
+}
+
+/** Of a process that never owns a shard. */
+class SpareLog extends ModelledLog {
+  override async claim(): Promise<{ stored: false; head: number }> {
+    return { stored: false, head: Number.MAX_SAFE_INTEGER };
+  }
+}
