@@ -77,7 +77,7 @@ const RULES: Record<string, Break> = {
 };
 
 describe("a run fails when this rule is broken:", () => {
-  const seeds = seedsFor("rules of two shards", 40);
+  const seeds = seedsFor("rules of two shards", 200);
   test.each(Object.entries(RULES))(
     "%s",
     async (_, { apply }) => {
@@ -95,6 +95,6 @@ describe("a run fails when this rule is broken:", () => {
       }
       throw new Error(`none of ${seeds.length} seeds finds it`);
     },
-    60_000,
+    120_000,
   );
 });
