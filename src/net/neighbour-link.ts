@@ -113,7 +113,8 @@ export class NeighbourLink implements LinkEvents, Sink {
   #beats = 0;
   #waitingMs = 0;
 
-  constructor(owner: Owner, options: NeighbourLinkOptions, of: LinkOwner) {
+  /** `settled`: the attempt to connect has ended. */
+  constructor(owner: Owner, options: NeighbourLinkOptions, of: LinkOwner, settled: () => void) {
     const { connections } = options;
     this.owner = owner;
     this.epoch = owner.epoch;
@@ -122,7 +123,7 @@ export class NeighbourLink implements LinkEvents, Sink {
     this.#of = of;
     this.#outbox = new Outbox(connections.chat.turn, true, connections.chat.outboxMemory);
     this.#outbox.sink = this;
-    this.#connection = new OwnerLink(owner, options, this, () => {});
+    this.#connection = new OwnerLink(owner, options, this, settled);
   }
 
   get isUp(): boolean {

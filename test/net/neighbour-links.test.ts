@@ -1,6 +1,12 @@
 import { beforeEach, describe, expect, test } from "bun:test";
 import pino from "pino";
-import { LINK_ANSWER_MS, LINK_BEAT_MS, LINK_LINE_BYTES_MAX, LINK_RETRY_MAX_MS } from "../../src/limits.ts";
+import {
+  LINK_ANSWER_MS,
+  LINK_BEAT_MS,
+  LINK_DIALS_MAX,
+  LINK_LINE_BYTES_MAX,
+  LINK_RETRY_MAX_MS,
+} from "../../src/limits.ts";
 import { LINK_RETRY_MIN_MS, LINK_UNANSWERED_MAX, NEIGHBOUR_AWAY_MS, WORK_PER_VISIT } from "../../src/limits.ts";
 import { Directory } from "../../src/net/directory.ts";
 import { NeighbourLinks } from "../../src/net/neighbour-links.ts";
@@ -343,6 +349,21 @@ test("the pause before the next attempt doubles up to LINK_RETRY_MAX_MS, until a
   const [count, beganMs] = [ends.length, world.clockMs];
   for (let i = 0; ends.length === count && i < 100; i++) world.pass(TICK_MS);
   expect(world.clockMs - beganMs).toBeLessThanOrEqual(LINK_RETRY_MIN_MS + 2 * TICK_MS);
+});
+
+test("while LINK_DIALS_MAX attempts hang, no other one begins, until one of them ends or there is another owner", () => {
+  setOwner(OWNER);
+  world.pass(LINK_DIALS_MAX * 2 * (NEIGHBOUR_AWAY_MS + LINK_RETRY_MAX_MS));
+  expect(ends).toHaveLength(LINK_DIALS_MAX);
+  ends[3]!.connected();
+  expect([ends[3]!.ended, ends.length]).toEqual([true, LINK_DIALS_MAX + 1]);
+  world.pass(2 * (NEIGHBOUR_AWAY_MS + LINK_RETRY_MAX_MS));
+  ends[4]!.failed();
+  expect(ends).toHaveLength(LINK_DIALS_MAX + 2);
+  setOwner(NEXT);
+  expect(last().owner).toEqual(NEXT);
+  linked();
+  expect(links.up).toBe(1);
 });
 
 describe("when the directory shows", () => {
