@@ -75,8 +75,6 @@ export class Neighbours {
   readonly all: readonly (Neighbour | undefined)[];
   /** Null for a shard without users, as in tests. */
   observer: LinkObserver | null = null;
-  /** No further request is forwarded. */
-  isStopping = false;
   readonly #host: Host;
   readonly #warn: (what: string) => void;
   readonly #byAccount = new Map<Account, Neighbour>();
@@ -102,6 +100,11 @@ export class Neighbours {
     return oldestMs;
   }
 
+  /** Some reply has not come from its shard yet. */
+  get owesReplies(): boolean {
+    return this.#streams.size > 0;
+  }
+
   /** The shard takes requests: it has a link, and was heard of within NEIGHBOUR_AWAY_MS. */
   isReachable({ session }: Neighbour): boolean {
     return session !== null && this.#host.wheel.nowMs - session.lastActivityMs <= NEIGHBOUR_AWAY_MS;
@@ -110,7 +113,6 @@ export class Neighbours {
   /** Why no further request can be forwarded to that shard, in words; null when it can. */
   obstacle(neighbour: Neighbour): string | null {
     const { account, slots, slotBytes } = neighbour;
-    if (this.isStopping) return "the server is stopping; try again in a moment";
     if (!this.isReachable(neighbour)) return "the server of that user is away; try again in a moment";
     if (slots.size + account.waiting < FORWARDS_MAX && slotBytes + account.waitingBytes < FORWARD_BYTES_MAX)
       return null;

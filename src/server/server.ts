@@ -34,13 +34,11 @@ import { Readiness } from "./readiness.ts";
 
 /** At the stop, a client that has received everything gets this long to close its side of the connection. */
 const FAREWELL_MS = 1_000;
-/**
- * At the stop of a cluster's owner: the time to write the last bytes, until the engine has acknowledged all, and until
- * other shards have replied.
- */
+/** At the stop of a cluster's owner: the time to write the last bytes, and until the engine has acknowledged all. */
 const LAST_BYTES_MS = 300;
 const HANDOVER_MS = 5_000;
-const OUTCOMES_MS = 500;
+/** And before it ends the sessions: the time for replies that other shards owe. */
+const OWED_REPLIES_MS = 500;
 /** A client that is relayed to the owner of another shard needs two descriptors. */
 export const DESCRIPTORS_PER_RELAY = 2;
 
@@ -183,6 +181,7 @@ export class Server {
     this.#log.level = config.logLevel;
     chat.lockouts.blockMs = config.blockMs;
     this.#admission.proxies = config.proxyFrom;
+    if (config.web !== null) this.#ports.useOrigins(config.web);
     Object.assign(chat.limits, this.#fit(config));
     connections.limitsChanged();
     this.#replaceUsers(credentials);
@@ -210,7 +209,8 @@ export class Server {
 
   /** Serves clients at these ports, and opens them unless they are. Throws ListenError, CertificateError. */
   listen(ports: ClientPorts = new ClientPorts()): ClientPorts {
-    const handlers = socketHandlers(() => this.#core.turn.begin(), this.#admission, this.#report);
+    const beginTurn = (): void => this.#core.turn.begin();
+    const handlers = socketHandlers(beginTurn, this.#admission, this.#report, ports.webPort);
     if (ports.isOpen) ports.handle(handlers);
     else ports.open(this.#config, handlers);
     const { outdated } = ports;
@@ -282,9 +282,8 @@ export class Server {
     this.#readiness.enter("stopping");
     const backupStopped = (this.#ownership ?? this.#store).stopBackup();
     this.#ports.stop();
+    if (chat.neighbours !== null) await this.#repliesArrive(chat.neighbours);
     this.#relays?.stop();
-    const { neighbours } = chat;
-    if (neighbours !== null) await this.#takeOutcomes(neighbours);
     this.#links?.stop();
     this.#ownership?.closePort();
     turn.begin();
@@ -310,11 +309,13 @@ export class Server {
     return this.#closeStore();
   }
 
-  /** Other shards get OUTCOMES_MS for the requests that they have not answered. Later ones are busy. */
-  async #takeOutcomes(neighbours: Neighbours): Promise<void> {
-    this.#core.chat.isOver = neighbours.isStopping = true;
-    for (let waitedMs = 0; waitedMs < OUTCOMES_MS && Number.isFinite(neighbours.oldestSlotMs); waitedMs += TICK_MS)
+  /** Waits for the replies that other shards owe. No request is taken meanwhile, and none is later. */
+  async #repliesArrive(neighbours: Neighbours): Promise<void> {
+    for (const connection of this.#core.connections.open) connection.suspend();
+    for (let waitedMs = 0; waitedMs < OWED_REPLIES_MS; waitedMs += TICK_MS) {
+      if (!neighbours.owesReplies) return;
       await Bun.sleep(TICK_MS);
+    }
   }
 
   /** Nothing leaves this process any more, whatever happens to it until it exits. */

@@ -57,7 +57,7 @@ export class WireShard {
       backup: async () => {},
       stopBackup: async () => {},
     });
-    this.wire = new WireServer({}, names, null, newOwnership);
+    this.wire = new WireServer({}, names, null, null, newOwnership);
     this.owner = { shard, epoch, host: "127.0.0.1", port: Number(cluster.address.split(":").at(-1)) };
     all.push(this);
     for (const each of all) {
