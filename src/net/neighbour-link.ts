@@ -54,6 +54,7 @@ export const LINK_ENDS = [
   "garbage",
   "gap",
   "overflow",
+  "fault",
 ] as const;
 export type LinkEnd = (typeof LINK_ENDS)[number];
 
@@ -178,7 +179,12 @@ export class NeighbourLink implements LinkEvents, Sink {
       rates.work += 1 + reader.lineBytes / WORK_BYTES;
       this.lastLineMs = connections.wheel.nowMs;
       if (reader.tooLong) break;
-      this.#line(reader.bytes, reader.start, reader.end);
+      try {
+        this.#line(reader.bytes, reader.start, reader.end);
+      } catch (error) {
+        connections.chat.report(error);
+        this.#end("fault", "an internal error in one of its lines");
+      }
       if (rates.work < workMax || !reader.holdsMore || this.#isOver) continue;
       this.#enqueue();
       break;

@@ -54,6 +54,7 @@ beforeEach(() => {
       linkLost: (shard) => void others.push(`lost ${shard}`),
       receive: (shard, bytes, start, end) => {
         const line = Buffer.from(bytes.subarray(start, end)).toString("latin1");
+        if (line === "broadcast fault fault") throw new Error("a fault");
         if (!/^(broadcast|joined|left|present|tell)/.test(line)) return false;
         others.push(`${shard}: ${line}`);
         return true;
@@ -293,6 +294,15 @@ describe("a link ends, is logged once, and is dialed again, when", () => {
     world.pass(2 * LINK_BEAT_MS + TICK_MS);
     expect(logged).toEqual(["link_up", "link_lost unanswered"]);
   });
+});
+
+test("a fault in a line is reported, and ends the link", () => {
+  const end = linked();
+  end.say(`broadcast fault fault\nmessage ${ANN} 3 0 message ${BOB} hello\n`);
+  expect(world.faults.splice(0)).toEqual([new Error("a fault")]);
+  expect([logged, end.ended, world.account(BOB!).waiting]).toEqual([["link_up", "link_lost fault"], true, 0]);
+  world.pass(LINK_RETRY_MIN_MS + 2 * TICK_MS);
+  expect(ask(linked(), `message ${ANN} 3 0 message ${BOB} hello`)).toEqual(["outcome 3 ok stored"]);
 });
 
 describe("an attempt fails, is logged once, and is repeated, when", () => {
