@@ -130,7 +130,7 @@ class Dialer implements LinkOwner {
     const owner = formatAddress(host, port);
     log.info(
       { event: "link_up", shard: this.#shard, owner, epoch: link.epoch },
-      `shard ${this.#shard} at ${owner} is reached`,
+      `connected to the owner of shard ${this.#shard} at ${owner}`,
     );
   }
 
