@@ -38,12 +38,12 @@ const request = new Request();
 /** A request was acted on, and its outcome is not known any longer. */
 const FORGOTTEN = encode("err internal the outcome of an earlier request is not known\n");
 
-/** The neighbour is of another version, or it is not what it says. */
-const UNKNOWN = encode("err internal the shard of that user does not know the request\n");
+/** The neighbour is of another version, or faulty: this is no request of one of its users. */
+const INVALID = encode("err internal the shard of that user does not take the request\n");
 
 /** Takes the one reply to a request. */
 class Reply implements Replies {
-  line: Uint8Array = UNKNOWN;
+  line: Uint8Array = INVALID;
 
   append(line: Uint8Array): void {
     this.line = line;
@@ -97,18 +97,19 @@ export class ForeignRequests {
     if (number <= outcomes.heard) return outcomes.reply(number) ?? FORGOTTEN;
     if (previous !== outcomes.heard) return "gap";
     if (outcomes.size >= OUTCOMES_MAX) return "overflow";
-    const reply = this.#act(from, bytes, start, end);
+    const reply = this.#act(shard, from, bytes, start, end);
     this.#chat.store.heard(shard, number, reply);
     return reply;
   }
 
-  #act(from: string, bytes: Uint8Array, start: number, end: number): Uint8Array {
+  #act(shard: number, from: string, bytes: Uint8Array, start: number, end: number): Uint8Array {
     const chat = this.#chat;
     const reply = new Reply();
     const verb = request.parseVerb(bytes, start, end);
     const command = verb === null ? undefined : COMMANDS[verb];
-    if (verb === null || command === undefined || !request.parseWords(WORDS[verb] ?? SHAPES[verb])) return UNKNOWN;
+    if (verb === null || command === undefined || !request.parseWords(WORDS[verb] ?? SHAPES[verb])) return INVALID;
     const account = chat.accounts.recall(from);
+    if (chat.neighbours !== null && account.neighbour?.shard !== shard) return INVALID;
     const requester: Requester = { account, kind: "plain", recipient: null, messagesIn: 0, slots: null };
     try {
       act(chat, requester, request, reply, command);

@@ -77,7 +77,7 @@ export class Mailbox {
 
   /** The client has what an ended session of that user delivered up to `position`. */
   ackDelivered(account: Account, ended: EndedSession, position: number): void {
-    this.acked(account, this.#store.lastDelivered(ended.number, position));
+    this.#acked(account, this.#store.lastDelivered(ended.number, position));
   }
 
   /** A session begins: entries that were acknowledged earlier are not delivered to it. */
@@ -96,11 +96,10 @@ export class Mailbox {
     const upTo = outbox.ackedNumber;
     if (upTo === delivery.notedAckUpTo) return;
     delivery.notedAckUpTo = upTo;
-    this.acked(account, upTo);
+    this.#acked(account, upTo);
   }
 
-  /** The user has all messages up to that number. */
-  acked(account: Account, upTo: number): void {
+  #acked(account: Account, upTo: number): void {
     this.#store.acked(account, upTo);
     if (account.waiting > 0) account.ackedUpTo = Math.max(account.ackedUpTo, upTo);
   }

@@ -182,11 +182,11 @@ export class Neighbours {
   }
 
   /**
-   * The shard has acted on the requests up to that number, and gives the outcomes that are not known here. So these
-   * requests are not delivered again, and the next one follows that number.
+   * The shard has acted on the requests up to that number, and gives the outcomes that are not known here; also those
+   * of requests that are delivered again. The next request follows that number.
    */
   #heard(neighbour: Neighbour, heard: number): void {
-    const { store, mailbox } = this.#host;
+    const { store } = this.#host;
     const { account, shard } = neighbour;
     // After a restart, only the request that waits next knows of the one before it, which had an outcome.
     const [next] = store.read(account.name, heard, 1);
@@ -199,7 +199,6 @@ export class Neighbours {
       this.#warn(`this shard has lost requests: shard ${shard} has acted on request ${heard}, which is not known here`);
     if (neighbour.lastNumber === 0) neighbour.lastNumber = store.lastStored(account.name);
     neighbour.lastNumber = Math.max(neighbour.lastNumber, heard);
-    if (heard > 0) mailbox.acked(account, heard);
   }
 
   /** A line of a link. After an invalid one the link ends. */
@@ -220,8 +219,8 @@ export class Neighbours {
 
   /** `outcome <number> <reply>`: the shard has acted on the request of that number. */
   #outcome(session: Session, bytes: Uint8Array, start: number, end: number): boolean {
-    const { outbox, delivery, account } = session;
-    const { mailbox, mailboxScheduler } = this.#host;
+    const { outbox, account } = session;
+    const { mailboxScheduler } = this.#host;
     const neighbour = this.#byAccount.get(account)!;
     const numberEnd = wordEnd(bytes, start, end);
     const number = parseNumber(bytes, start, numberEnd);
@@ -231,9 +230,8 @@ export class Neighbours {
     // It may not be in the stream yet. Then the shard gets it later, and gives an outcome again.
     const position = outbox.unackedIndex.positionAfter(number);
     if (position > 0) outbox.ack(position);
-    mailbox.noteAcked(delivery);
     outbox.append(OK);
-    mailboxScheduler.deliver(session);
+    mailboxScheduler.deliver(session); // The acknowledgement becomes durable with this turn.
     return true;
   }
 

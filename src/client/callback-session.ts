@@ -196,10 +196,12 @@ export class CallbackSession implements ChatSession {
     const { promise, resolve, reject } = Promise.withResolvers<string>();
     const pending: PendingReply = { resolve, reject };
     let unsent = `${line}\n`;
+    let deadline: ReturnType<typeof setTimeout> | null = null;
     const listener: ConnectionListener = {
       line: (bytes, start, end) => {
         const isOk = startsWithWord(bytes, start, end, "ok");
         if (isOk || refusalIn(bytes, start, end) !== null) settleReply(pending, isOk, bytes, start, end);
+        else deadline?.refresh(); // `waiting`: the reply comes later.
       },
       checkpoint: () => {},
       flush: () => {
@@ -220,9 +222,9 @@ export class CallbackSession implements ChatSession {
     signal?.addEventListener("abort", onAbort);
     connection.markDirty();
     // A server that does not reply must not block the requests after this one.
-    const deadline = setTimeout(() => connection.abandon(), REPLY_TIMEOUT_MS);
+    deadline = setTimeout(() => connection.abandon(), REPLY_TIMEOUT_MS);
     return promise.finally(() => {
-      clearTimeout(deadline);
+      clearTimeout(deadline!);
       signal?.removeEventListener("abort", onAbort);
       connection.close();
     });

@@ -67,8 +67,11 @@ export class Heartbeat {
     this.#beatSentMs = 0;
   }
 
-  /** Reading was resumed: the deadline of a reply that was not read starts again. */
-  readingResumed(): void {
+  /**
+   * The deadline of a beat's reply starts again: a line has arrived, so the server is alive and the reply waits for
+   * those to earlier requests; or reading was resumed.
+   */
+  restartDeadline(): void {
     if (this.#beatSentMs > 0) this.#beatSentMs = performance.now();
   }
 
@@ -93,7 +96,7 @@ export class Heartbeat {
     const state = this.#session.state();
     if (state === "disconnected") return;
     const nowMs = performance.now();
-    if (wasSuspended) this.readingResumed();
+    if (wasSuspended) this.restartDeadline();
     if (state === "reading" && this.#beatSentMs > 0) {
       if (nowMs - this.#beatSentMs >= Math.min(BEAT_REPLY_MS, this.#beatMs)) this.#session.overdue();
     } else if (wasSuspended || nowMs - this.#lastSentMs >= this.#beatMs - this.#tickMs || this.#session.isDue(nowMs)) {

@@ -234,6 +234,7 @@ export class StreamSession implements ChatSession {
     const isOk = startsWithWord(bytes, start, end, "ok");
     if (!this.#isAttached) return this.#greetingLine(isOk, bytes, start, end);
     this.#connectionEnd += lineBytes;
+    this.#heartbeat.restartDeadline();
     if (this.#connectionEnd <= this.#state.stream.read) return; // Already read on an earlier connection.
     if (isOk || startsWithWord(bytes, start, end, "err")) {
       const pending = this.#state.takeReply(this.#connectionEnd);
@@ -284,7 +285,7 @@ export class StreamSession implements ChatSession {
     const connection = this.#connection;
     if (connection === null) return;
     const isFull = this.#state.stream.isFull(connection.isPaused, this.#mustRead);
-    if (connection.isPaused && !isFull) this.#heartbeat.readingResumed();
+    if (connection.isPaused && !isFull) this.#heartbeat.restartDeadline();
     connection.isPaused = isFull;
   }
 

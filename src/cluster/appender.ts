@@ -163,7 +163,9 @@ export class Appender {
       this.#refusedHead = answer.head;
       return (await this.#isStored(record)) ? "found" : "other";
     });
-    if (result !== "other") this.head++;
+    if (result === "other") return result;
+    this.head++;
+    this.#refusedHead = Number.POSITIVE_INFINITY;
     if (result === "acknowledged") this.provenMs = beganMs;
     return result;
   }

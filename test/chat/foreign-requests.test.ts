@@ -2,6 +2,7 @@ import { beforeEach, describe, expect, test } from "bun:test";
 import type { ForeignRequests } from "../../src/chat/foreign-requests.ts";
 import { OUTCOMES_MAX, type Limits } from "../../src/limits.ts";
 import { Counters } from "../../src/server/counters.ts";
+import { Shard } from "../support/shards.ts";
 import { World } from "../support/chat.ts";
 
 /** The shard of the users ann and amy, who have no session here. */
@@ -203,6 +204,24 @@ describe("a line that is no request which a neighbour forwards", () => {
     expect(world.account("ann").session).toBeNull();
     expect(receive("ann", 2, 1, "message bob hello")).toBe("ok stored");
   });
+});
+
+test("a request of a user of another shard than the neighbour gets err internal and has no effect", () => {
+  const bob = new Shard(0);
+  const line = Buffer.from("message bob hello");
+  const forward = (from: string, number: number): string => {
+    const reply = bob.foreignRequests.receive(1, from, number, number - 1, line, 0, line.length);
+    return Buffer.from(reply as Uint8Array).toString();
+  };
+  bob.begin();
+  expect(["carol", "bob", "nobody", "alice"].map((from, i) => forward(from, i + 1))).toEqual([
+    expect.stringMatching(/^err internal /),
+    expect.stringMatching(/^err internal /),
+    expect.stringMatching(/^err internal /),
+    "ok stored\n",
+  ]);
+  bob.endTurns();
+  expect(bob.account("bob").waiting).toBe(1);
 });
 
 test("a fault in a request is reported, and its outcome is err internal", () => {

@@ -412,10 +412,23 @@ describe("a heartbeat", () => {
     jest.advanceTimersByTime(95_000);
     expect(did).toEqual(["beat", "beat", "beat"]);
     state.now = "reading";
-    heartbeat.readingResumed();
+    heartbeat.restartDeadline();
     jest.advanceTimersByTime(7_000);
     expect(did).toEqual(["beat", "beat", "beat"]);
     jest.advanceTimersByTime(3_000);
+    expect(did).toContain("overdue");
+    heartbeat.stop();
+  });
+
+  test("is not overdue while lines arrive, since its reply may wait for those to earlier requests", () => {
+    const { did, heartbeat } = newHeartbeat();
+    jest.advanceTimersByTime(31_000);
+    for (let i = 0; i < 10; i++) {
+      heartbeat.restartDeadline();
+      jest.advanceTimersByTime(3_000);
+    }
+    expect(did).toEqual(["beat"]);
+    jest.advanceTimersByTime(10_000);
     expect(did).toContain("overdue");
     heartbeat.stop();
   });

@@ -248,6 +248,34 @@ test.each(["resumable", "callback"] as const)(
   },
 );
 
+test("the deadline of a request of a callback session begins again with each event that comes before the reply", async () => {
+  let reply = (): void => {};
+  server = new FakeServer((line, { send, close }) => {
+    reply = () => send("ok sent\n");
+    if (!line.startsWith("login")) return send("waiting\n");
+    send(`ok ${TOKEN} 35 secret=${"S".repeat(22)}\n`);
+    setImmediate(() => call(Number(/callback=(\d+)/.exec(line)![1])));
+    close();
+  });
+  const { client } = newClient({ session: "callback" });
+  await client.login("alice", PASSWORD);
+  const { setTimeout: original } = globalThis;
+  const restarted = Promise.withResolvers<void>();
+  const spy = spyOn(globalThis, "setTimeout").mockImplementation(((act: () => void, ms: number) => {
+    const timer = original(act, ms);
+    if (ms === REPLY_TIMEOUT_MS) timer.refresh = () => (restarted.resolve(), timer);
+    return timer;
+  }) as typeof setTimeout);
+  try {
+    const outcome = client.message("bob", "hi");
+    await restarted.promise;
+    reply();
+    expect(await outcome).toBe("sent");
+  } finally {
+    spy.mockRestore();
+  }
+});
+
 test("a session that meets only busy servers after a loss ends with their words", async () => {
   server = new FakeServer(
     (_line, { send, close }) => {

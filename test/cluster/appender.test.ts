@@ -225,6 +225,15 @@ describe("the ownership ends, nothing more is written and no promise resolves", 
     expect(owner.ends).toMatchObject([{ kind: "deposed" }]);
   });
 
+  test("when a beat is refused some records after an append whose answer was lost", async () => {
+    const owner = await ShardOwner.claimed();
+    plan(owner, "answer lost");
+    for (const text of ["one", "two", "three"]) await owner.append(text);
+    await new ShardOwner(owner.log.data).claim(OTHER);
+    expect(await resolves(owner.appender.beat())).toBe(false);
+    expect(owner.ends).toMatchObject([{ kind: "deposed" }]);
+  });
+
   test("when another owner has trimmed the record that decides", async () => {
     const owner = await ShardOwner.claimed();
     const spare = new ShardOwner(owner.log.data);

@@ -10,6 +10,7 @@ import { TICK_MS } from "../../src/timer-wheel.ts";
 import { World } from "../support/chat.ts";
 import { OwnerEnd, SECRET } from "../support/owner-end.ts";
 import { Random, seedFor } from "../support/random.ts";
+import { Wire } from "../support/simulated-transport.ts";
 
 /** This shard, its neighbour, and how many there are. */
 const HOME = 2;
@@ -384,6 +385,20 @@ describe("when the directory shows", () => {
     linked();
     expect(links.up).toBe(1);
   });
+});
+
+test("the link of a neighbour that is silent for NEIGHBOUR_AWAY_MS is closed; beats keep it", () => {
+  const wire = new Wire({}, world);
+  wire.event(() => world.chat.neighbours!.connected(wire.connection, SHARD, 5, 0));
+  expect(wire.read()).toEqual(["ok 0", "present"]);
+  for (let passedMs = 0; passedMs < 2 * NEIGHBOUR_AWAY_MS; passedMs += LINK_BEAT_MS) {
+    world.pass(LINK_BEAT_MS);
+    expect(wire.say("alive 0")).toHaveLength(1);
+  }
+  world.pass(NEIGHBOUR_AWAY_MS);
+  expect(wire.hungUp).toBe(false);
+  world.pass(LINK_BEAT_MS + TICK_MS);
+  expect(wire.hungUp).toBe(true);
 });
 
 test("after a stop nothing is dialed, and what was not answered is kept", () => {

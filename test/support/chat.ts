@@ -32,6 +32,8 @@ export interface Choices {
   /** The monotonic clock at the start. */
   clockMs?: number;
   shards?: Shards;
+  /** Tokens are numbered from there on; 1 by default. */
+  firstToken?: number;
   /** In memory, without a journal, by default. */
   store?: Store;
 }
@@ -59,10 +61,11 @@ export class World {
   /** Ends of the turns that have begun. */
   readonly #ends: (() => void)[] = [];
   #ticks = 0;
-  #tokens = 0;
+  #tokens: number;
 
   /** Every user of these names exists; their password is PASSWORD. */
   constructor(names: readonly string[], choices: Choices = {}) {
+    this.#tokens = (choices.firstToken ?? 1) - 1;
     const { clockMs = 1000, store = new Store(openDatabase(":memory:", "none")) } = choices;
     this.store = store;
     this.clockMs = clockMs;

@@ -7,13 +7,14 @@ import type { Limits } from "../../src/limits.ts";
 import { type Config, parseConfig } from "../../src/server/config.ts";
 import { BoundedLog } from "../../src/server/bounded-log.ts";
 import { type GatewayChoices, WireGateway } from "./gateway.ts";
+import type { Ownership } from "../../src/server/ownership.ts";
 import { CLOCK, Server } from "../../src/server/server.ts";
 import { WireCluster } from "./wire-cluster.ts";
 
 export const PASSWORD = "secret";
 /** The dialogues of a test file run through a gateway, to one server or to a cluster of that many shards. */
 const SHARDS = Number(process.env.HEARTLINE_TEST_GATEWAY ?? 0);
-const NAMES = ["alice", "bob", "carol", "dave", "1.2.3"];
+export const NAMES = ["alice", "bob", "carol", "dave", "1.2.3"];
 
 /**
  * A pattern for exactly these bytes (latin1), with placeholders for variable parts: `<token>`, `<ms>`, and `<words>` for
@@ -204,6 +205,7 @@ export class WireServer {
     overrides: Overrides = {},
     names: readonly string[] = NAMES,
     relay: GatewayChoices | null = SHARDS === 1 ? {} : null,
+    newOwnership: (log: BoundedLog) => Ownership | null = () => null,
   ) {
     const defaults = parseConfig([])!;
     this.#config = withOverrides({ ...defaults, host: "127.0.0.1", port: 0, data: ":memory:" }, overrides);
@@ -231,7 +233,7 @@ export class WireServer {
       exited.resolve(code);
     };
     const own = relay !== null ? { ...this.#config, port: 0 } : this.#config;
-    this.#server = new Server(own, credentialsOf(names), store, log, exit);
+    this.#server = new Server(own, credentialsOf(names), store, log, exit, undefined, newOwnership(log));
     const { plain, encrypted } = this.server.listen();
     this.directPort = (plain ?? encrypted)!.port;
     this.gateway = relay === null ? null : new WireGateway(this.server, this.#config, log, relay);

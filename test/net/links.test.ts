@@ -1,0 +1,216 @@
+import { afterEach, describe, expect, test } from "bun:test";
+import { mkdirSync, mkdtempSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { type HandshakeFields, linkLine, newNonce, proofOf } from "../../src/net/cluster-handshake.ts";
+import { Directory } from "../../src/net/directory.ts";
+import type { ClusterTlsConfig } from "../../src/server/config.ts";
+import { type Certificate, makeCertificate, writeCertificate } from "../support/certificate.ts";
+import { SECRET } from "../support/gateway.ts";
+import { PASSWORD, WireClient } from "../support/wire.ts";
+import { WireShard, type WireShardChoices } from "../support/wire-shard.ts";
+
+/** Users of shard 0 are bob and carol, of shard 1 alice and dave. */
+const SHARDS = 2;
+let directory = new Directory(SHARDS);
+const running: WireShard[] = [];
+const clients: WireClient[] = [];
+const folders: string[] = [];
+
+afterEach(async () => {
+  directory = new Directory(SHARDS);
+  for (const client of clients.splice(0)) client.cut();
+  for (const shard of running.splice(0)) await shard.wire.stop();
+  for (const folder of folders.splice(0)) rmSync(folder, { recursive: true });
+});
+
+function start(shard: number, choices: WireShardChoices = {}): WireShard {
+  const started = new WireShard(directory, shard, choices);
+  running.push(started);
+  return started;
+}
+
+async function logged(shard: WireShard, pattern: RegExp): Promise<void> {
+  while (!shard.wire.logged.some((line) => pattern.test(line))) await Bun.sleep(1);
+}
+
+describe("users of two shards", () => {
+  for (const isTls of [false, true]) {
+    test(`send messages to each other over links, ${isTls ? "over TLS" : "without TLS"}`, async () => {
+      const authority = isTls ? await makeCertificate(["cluster"]) : null;
+      const issued = authority && (await makeCertificate(["127.0.0.1"], { issuer: authority }));
+      const tls = authority && write(issued!, authority);
+      const [first, second] = [start(0, { tls }), start(1, { tls })];
+      await Promise.all([first.linked(), second.linked()]);
+      const [bob, alice] = [await first.wire.login("bob"), await second.wire.login("alice")];
+      expect(await ask(bob, "message alice hello  you")).toBe("ok sent");
+      expect(await lines(alice, 1)).toEqual(["message bob hello  you"]);
+      expect(await ask(alice, "message carol later")).toBe("ok stored");
+      expect(await ask(alice, "message nobody hi")).toBe("err unknown_user");
+      const carol = await first.wire.login("carol");
+      await carol.expectLines("stored alice <ms> later");
+    });
+  }
+
+  test("get busy while the other server is away, and nothing is recorded", async () => {
+    const bob = await start(0).wire.login("bob");
+    await bob.expectReply("message alice hi", "err busy the server of that user is away; try again in a moment");
+  });
+
+  test("continue when the shard has another owner, whose loss of requests is reported", async () => {
+    const first = start(0);
+    const second = start(1);
+    await first.linked();
+    const bob = await first.wire.login("bob");
+    await bob.expectReply("message alice one", "ok stored");
+    const next = start(1, { epoch: 9 });
+    await logged(second, /"event":"link_lost".*"reason":"(closed|goodbye)"/);
+    await logged(first, /"event":"link_lost".*"reason":"replaced"/);
+    await next.linked();
+    expect(first.wire.faults.splice(0).join("")).toContain("shard 1 has lost requests");
+    expect(next.wire.faults.splice(0).join("")).toContain("this shard has lost records");
+    await bob.expectReply("message alice two", "ok stored");
+    await (await next.wire.login("alice")).expectLines("stored bob <ms> two");
+  });
+});
+
+function write(certificate: Certificate, authority: Certificate): ClusterTlsConfig {
+  const folder = mkdtempSync(join(tmpdir(), "heartline-tls-"));
+  folders.push(folder);
+  const files = writeCertificate(folder, certificate);
+  mkdirSync(join(folder, "ca"));
+  return { ...files, authorities: writeCertificate(join(folder, "ca"), authority).chain };
+}
+
+describe("a server that is not of the cluster gets no link:", () => {
+  test("another secret", async () => {
+    const [first, second] = [start(0), start(1, { secret: Buffer.from("another") })];
+    await logged(first, /"event":"link_lost".*"reason":"secret"/);
+    await logged(second, /"event":"link_lost".*"reason":"secret"/);
+    expect([first.links.up, second.links.up]).toEqual([0, 0]);
+  });
+
+  test("a certificate of another authority, or none", async () => {
+    const [authority, stranger] = [await makeCertificate(["cluster"]), await makeCertificate(["stranger"])];
+    const node = write(await makeCertificate(["127.0.0.1"], { issuer: authority }), authority);
+    const foreign = write(await makeCertificate(["127.0.0.1"], { issuer: stranger }), stranger);
+    for (const tls of [foreign, null]) {
+      directory = new Directory(SHARDS);
+      const [first, second] = [start(0, { tls: node }), start(1, { tls })];
+      await logged(first, /"event":"link_lost".*"reason":"tls"/);
+      await logged(second, /"event":"link_lost"/);
+      expect([first.links.up, second.links.up]).toEqual([0, 0]);
+    }
+  });
+});
+
+/** Lines that are not about who is online. */
+async function lines(client: WireClient, count: number): Promise<string[]> {
+  const read: string[] = [];
+  while (read.length < count) {
+    const line = await client.line();
+    if (!/^(present|joined|left)/.test(line)) read.push(line);
+  }
+  return read;
+}
+
+async function ask(client: WireClient, line: string): Promise<string> {
+  client.sendLines(line);
+  return (await lines(client, 1))[0]!;
+}
+
+/** The end of a link of shard 1, played by a test. */
+async function dial(
+  server: WireShard,
+  { shard = 1, epoch = 5, heard = "heard 0", proof = (right: string) => right } = {},
+): Promise<WireClient> {
+  const link = await WireClient.connect(server.port);
+  clients.push(link);
+  const first = linkLine(newNonce(), { shard, epoch });
+  link.sendLines(first);
+  const [, of, ofEpoch, ownerNonce = ""] = (await link.line()).split(" ");
+  const said: HandshakeFields = { first, shard: Number(of), epoch: Number(ofEpoch), ownerNonce };
+  link.sendLines(`proof ${proof(proofOf("dialer", SECRET, said))}`, heard);
+  return link;
+}
+
+describe("the owner of a shard, as another one connects,", () => {
+  test("gives it the requests of its users, and takes their outcomes", async () => {
+    const server = start(0);
+    const link = await dial(server);
+    await link.expectLines("ok 0");
+    expect(await ask(link, "alive 0")).toBe("ok 8");
+    const bob = await server.wire.login("bob");
+    bob.sendLines("message alice hi", "message dave hi");
+    const [, one] = /^message bob (\d+) 0 message alice hi$/.exec((await lines(link, 1))[0]!)!;
+    const [, two] = new RegExp(`^message bob (\\d+) ${one} message dave hi$`).exec((await lines(link, 1))[0]!)!;
+    await link.expectReply(`outcome ${one} ok sent`, "ok");
+    await link.expectReply(`outcome ${two} err unknown_user`, "ok");
+    await bob.expectLines("ok sent", "err unknown_user");
+  });
+
+  const refusals: [what: string, reply: string | null, choices: Parameters<typeof dial>[1]][] = [
+    ["it names this shard", "refused shard 0 is no neighbour of this one", { shard: 0 }],
+    ["it names a shard that the cluster does not have", "refused shard 2 is no neighbour of this one", { shard: 2 }],
+    ["its proof is wrong", "refused the secret of the cluster is wrong", { proof: (right) => right.slice(1) }],
+    ["it does not say what it has heard", null, { heard: "alive 0" }],
+    ["what it has heard is no number", null, { heard: "heard x" }],
+  ];
+
+  test.each(refusals)("refuses it when %s", async (_what, reply, choices) => {
+    const server = start(0);
+    const link = await dial(server, choices);
+    if (reply !== null) await link.expectLines(reply);
+    await link.expectEnd();
+    expect(server.wire.server.measured.core.chat.neighbours!.all[1]!.session).toBeNull();
+  });
+
+  test("refuses a lower epoch, and ends the link of the present one for a new link", async () => {
+    const server = start(0);
+    const first = await dial(server, { epoch: 5 });
+    await first.expectLines("ok 0");
+    const lower = await dial(server, { epoch: 4 });
+    await lower.expectLines("refused shard 1 has an owner of a higher epoch");
+    await lower.expectEnd();
+    expect(await ask(first, "alive 0")).toBe("ok 8");
+    const next = await dial(server, { epoch: 5 });
+    await next.expectLines("ok 0");
+    expect((await first.rest()).at(-1)).toBe("goodbye replaced");
+  });
+
+  const garbage = [
+    "nonsense",
+    "",
+    "outcome",
+    "outcome 1 ok",
+    "alive x",
+    "alive 1000000",
+    "logout",
+    "\xff\0",
+    "message bob hi",
+  ];
+
+  test.each(garbage)("closes the link after an invalid line, and loses no request: %p", async (line) => {
+    const server = start(0);
+    const bob = await server.wire.login("bob");
+    const link = await dial(server);
+    await link.expectLines("ok 0");
+    bob.sendLines("message alice hi");
+    const number = (await lines(link, 1))[0]!.split(" ")[2]!;
+    link.sendLines(line === "outcome 1 ok" ? `outcome ${Number(number) + 1} ok` : line);
+    await link.rest();
+    server.wire.faults.length = 0; // It is logged.
+    const next = await dial(server);
+    const [ok, stored] = await lines(next, 2);
+    expect([ok, stored!.replace(/ \d{5,}/, "")]).toEqual(["ok 0", `stored bob ${number} 0 message alice hi`]);
+    await next.expectReply(`outcome ${number} ok stored`, "ok");
+    await bob.expectLines("ok stored");
+  });
+
+  test("takes no line of a link at the port for clients, and no login of a shard", async () => {
+    const { wire } = start(0);
+    const client = await wire.connect();
+    await client.expectReply(linkLine(newNonce(), { shard: 1, epoch: 5 }), "err unknown_command");
+    await client.expectReply(`login #1 ${PASSWORD}`, "err bad_request login <user> <password> [option...]");
+  });
+});

@@ -1,0 +1,87 @@
+/** Two shards whose connections stop to carry bytes and stay open, as when a network drops all packets. */
+import { afterEach, expect, test } from "bun:test";
+import { Directory } from "../../src/net/directory.ts";
+import type { WireClient } from "../support/wire.ts";
+import { WireShard } from "../support/wire-shard.ts";
+import { Proxy } from "./chaos/fault-proxy.ts";
+
+const LIMIT_MS = 30_000;
+const SHARDS = 2;
+
+const shards: WireShard[] = [];
+const proxies: Proxy[] = [];
+/** Accepts connections and says nothing. */
+const hole = Bun.listen({ hostname: "127.0.0.1", port: 0, socket: { data: () => {} } });
+
+afterEach(async () => {
+  for (const proxy of proxies.splice(0)) proxy.stop();
+  for (const { wire } of shards.splice(0)) await wire.stop();
+  hole.stop(true);
+});
+
+/** A shard that reaches the other one through a proxy. */
+function start(shard: number): [WireShard, Directory] {
+  const directory = new Directory(SHARDS);
+  const started = new WireShard(directory, shard);
+  shards.push(started);
+  return [started, directory];
+}
+
+function connect(directory: Directory, { port, epoch }: WireShard, shard: number): Proxy {
+  const proxy = new Proxy(port);
+  proxies.push(proxy);
+  directory.set(shard, { shard, epoch, host: "127.0.0.1", port: proxy.port }, epoch);
+  return proxy;
+}
+
+function freeze(proxy: Proxy): void {
+  proxy.moveTo(hole.port);
+  for (const { up, down } of proxy.connections) {
+    up.stall(LIMIT_MS);
+    down.stall(LIMIT_MS);
+  }
+}
+
+async function logged({ wire }: WireShard, pattern: RegExp): Promise<void> {
+  while (!wire.logged.some((line) => pattern.test(line))) await Bun.sleep(5);
+}
+
+/** Lines without `waiting`. */
+async function replies(client: WireClient, count: number): Promise<string[]> {
+  const lines: string[] = [];
+  while (lines.length < count) {
+    const line = await client.line();
+    if (line !== "waiting") lines.push(line);
+  }
+  return lines;
+}
+
+test(
+  "both sides notice it within seconds, later requests are busy, and earlier ones are acted on once when it is over",
+  async () => {
+    const [[first, toSecond], [second, toFirst]] = [start(0), start(1)];
+    const forwards = connect(toFirst, first, 0); // Shard 1 dials it for the requests of shard 0.
+    const backwards = connect(toSecond, second, 1);
+    await Promise.all([first.linked(), second.linked()]);
+    const [bob, alice] = [await first.wire.login("bob"), await second.wire.login("alice")];
+    await bob.expectReply("message alice one", "ok sent");
+    for (const proxy of [forwards, backwards]) freeze(proxy);
+    bob.sendLines("message alice two", "message alice three");
+    const silent = /"event":"link_lost".*"reason":"silent"/;
+    await Promise.all([logged(first, silent), logged(second, silent)]);
+    const { neighbours } = first.wire.server.measured.core.chat;
+    while (neighbours!.all[1]!.session !== null) await Bun.sleep(5);
+    bob.sendLines("message alice four");
+    while (!bob.lines.includes("waiting")) await Bun.sleep(5);
+    for (const [proxy, { port }] of [[forwards, first] as const, [backwards, second] as const]) {
+      proxy.moveTo(port);
+      proxy.cut();
+    }
+    await Promise.all([first.linked(), second.linked()]);
+    const [two, three, four] = await replies(bob, 3);
+    expect([two, three, four]).toEqual(["ok sent", "ok sent", expect.stringMatching(/^err busy /)]);
+    await bob.expectReply("message alice five", "ok sent");
+    await alice.expectLines(...["one", "two", "three", "five"].map((text) => `message bob ${text}`));
+  },
+  LIMIT_MS,
+);
