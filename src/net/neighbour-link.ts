@@ -177,7 +177,8 @@ export class NeighbourLink implements LinkEvents, Sink {
       rates.work += 1 + reader.lineBytes / WORK_BYTES;
       this.lastLineMs = connections.wheel.nowMs;
       if (reader.tooLong) break;
-      this.#line(reader.bytes, reader.start, reader.end);
+      // A CR before the LF belongs to the text of a user: it was dropped where that user sent it.
+      this.#line(reader.bytes, reader.start, reader.start + reader.lineBytes - 1);
       if (rates.work < workMax || !reader.holdsMore || this.#isOver) continue;
       this.#enqueue();
       break;
