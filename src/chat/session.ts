@@ -18,8 +18,12 @@ export interface Peer {
   readonly address: string;
   /** The connection uses TLS. */
   readonly isEncrypted: boolean;
+  /** The connection uses WebSocket: what the client has received is only known when it says so. */
+  readonly isWebSocket: boolean;
   /** The client is at another server of the cluster, which relays it to this one. */
   readonly isRelayed: boolean;
+  /** `address` is the client's for this server too: not a loopback address of another machine. */
+  readonly isCallable: boolean;
   session: Session | null;
   /** Takes its replies: the outbox of its session, or one of its own before the login. */
   readonly replies: Outbox;

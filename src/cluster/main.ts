@@ -20,7 +20,7 @@ Creates the log of a cluster, which its processes share, at a database engine:
 Without <url> it is read from ${variableOf("cluster")}, which other users of the machine cannot see. Nothing is
 written when the engine has a cluster already.
 
-  --shards <number>   shards of the cluster, which never changes (1)
+  --shards <number>   parts of the users, each with a server of its own; it never changes (1)
   --help              prints this page
 
 Exit code: 0 when it is created, 1 when nothing was written, 2 for an invalid command line.

@@ -5,6 +5,7 @@
  */
 import { CLUSTER_HANDSHAKES_MAX, CLUSTER_HANDSHAKE_MS, CLUSTER_LINE_BYTES_MAX } from "../limits.ts";
 import { LineReader } from "../protocol/line-reader.ts";
+import { isThisMachine } from "../runtime/host.ts";
 import { type Admission, PendingConnection, type RefusalReason } from "./admission.ts";
 import { CLUSTER_PORT_VERSION, type ShardOwner, isNonce, isProof, newNonce } from "./cluster-handshake.ts";
 import { numberOf, proofOf, wordsOf } from "./cluster-handshake.ts";
@@ -143,15 +144,20 @@ class AwaitingServer extends PendingConnection {
     const { neighbours } = this.admission.connections.chat;
     if (neighbours?.all[shard] === undefined) return this.#refuse(`shard ${shard} is no neighbour of this one`);
     const unread = this.#reader.takeUnread();
-    const connection = this.#open(this.address, this.#all.isTls, false);
+    const connection = this.#open(this.address, this.#all.isTls, false, null);
     neighbours.connected(connection, shard, epoch, number);
     for (const chunk of unread) connection.data(chunk as Buffer);
   }
 
-  #open(address: string, isEncrypted: boolean, isRelayed: boolean): Connection {
+  #open(
+    address: string,
+    isEncrypted: boolean,
+    isWebSocket: boolean,
+    relayedFrom: "here" | "elsewhere" | null,
+  ): Connection {
     this.leave();
-    const transport = new TcpTransport(this.socket, isEncrypted, this.#all.isTls);
-    return (this.socket.data = new Connection(this.admission.connections, transport, address, false, isRelayed));
+    const transport = new TcpTransport(this.socket, isEncrypted, this.#all.isTls, isWebSocket);
+    return (this.socket.data = new Connection(this.admission.connections, transport, address, false, relayedFrom));
   }
 
   #administer(unread: readonly Uint8Array[]): void {
@@ -178,7 +184,9 @@ class AwaitingServer extends PendingConnection {
     }
     if (header === null) return;
     if (header.address === null) return this.reject("a PROXY header without the address of a client");
-    const connection = this.#open(header.address, header.isEncrypted, true);
+    const isHere = isThisMachine(this.socket.localAddress, this.address);
+    const { isEncrypted, isWebSocket } = header;
+    const connection = this.#open(header.address, isEncrypted, isWebSocket, isHere ? "here" : "elsewhere");
     if (this.#header.length > header.bytes) connection.data(this.#header.subarray(header.bytes));
   }
 

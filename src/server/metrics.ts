@@ -91,7 +91,12 @@ const GAUGES: ServerMetric[] = [
   {
     name: "heartline_connections",
     help: "Open connections, with and without a session.",
-    read: ({ core, admission }) => core.connections.open.size + admission.pending.size,
+    read: ({ admission }) => admission.size,
+  },
+  {
+    name: "heartline_websockets",
+    help: "Of the open connections, those over WebSocket.",
+    read: ({ core }) => core.connections.open.values().reduce((sum, each) => sum + Number(each.isWebSocket), 0),
   },
   {
     name: "heartline_connections_max",

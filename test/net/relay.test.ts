@@ -323,6 +323,20 @@ describe("of several shards", () => {
     expect(ends).toHaveLength(2);
   });
 
+  test("a callback session of a client on the machine of the gateway is refused elsewhere, and others are not", () => {
+    world.chat.accounts.add("alice", "secret");
+    directory.home = 2;
+    const login = (address: string): string[] =>
+      new Wire({}, world, undefined, false, address, true).say("login alice secret callback=5000");
+    expect(login("127.0.0.1")).toEqual([
+      "err bad_request callback to 127.0.0.1, which is on another machine than your shard",
+    ]);
+    expect(login("::1")[0]).toStartWith("err bad_request callback to ::1,");
+    expect(login("192.0.2.1")[0]).toStartWith("ok ");
+    const here = new Wire({}, world, undefined, false, "127.0.0.1");
+    expect(here.say("login alice secret callback=5000")[0]).toStartWith("ok ");
+  });
+
   test("relays of one end with its owner, and those of the others go on", () => {
     owned();
     const [client, end] = relayed();

@@ -315,4 +315,5 @@ test("a gateway that becomes the owner keeps its clients without a session, and 
   const dave = await server.login("dave");
   await dave.expectReply("online", "ok alice bob carol");
   expect(gateway.measured.core.connections.open.size).toBe(1);
+  expect(server.server.measured.admission.size).toBe(4 + 1); // Bob has a connection on each side of his relay.
 });

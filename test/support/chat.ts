@@ -186,7 +186,9 @@ export class World {
 export class TestPeer implements Peer, Sink {
   readonly address: string;
   isEncrypted = false;
+  isWebSocket = false;
   isRelayed = false;
+  isCallable = true;
   session: Session | null = null;
   isClosed = false;
   /** The chat has called `close`: no line is read any longer, and it is closed when all output is taken. */

@@ -57,6 +57,7 @@ export class Pipe {
     const cut = (): void => this.cut();
     return {
       isEncrypted: false,
+      isWebSocket: false,
       write: (bytes, start, count) => {
         if (this.isFull && direction === "toQ") return 0;
         const lines = (this.#begun[direction] + bytes.toString("latin1", start, start + count)).split("\n");

@@ -39,6 +39,7 @@ export class Wire {
     };
     const transport: Transport = {
       isEncrypted,
+      isWebSocket: false,
       write,
       send: () => 0,
       pause: () => void (this.reading = false),
@@ -51,7 +52,7 @@ export class Wire {
       release: () => {},
     };
     this.world.begin();
-    this.connection = new Connection(this.all, transport, address, !isRelayed, isRelayed);
+    this.connection = new Connection(this.all, transport, address, !isRelayed, isRelayed ? "elsewhere" : null);
     this.receiver = this.connection;
     this.world.endTurns();
   }
