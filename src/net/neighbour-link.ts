@@ -180,7 +180,8 @@ export class NeighbourLink implements LinkEvents, Sink {
       this.lastLineMs = connections.wheel.nowMs;
       if (reader.tooLong) break;
       try {
-        this.#line(reader.bytes, reader.start, reader.end);
+        // A CR before the LF belongs to the text of a user: it was dropped where that user sent it.
+        this.#line(reader.bytes, reader.start, reader.start + reader.lineBytes - 1);
       } catch (error) {
         connections.chat.report(error);
         this.#end("fault", "an internal error in one of its lines");

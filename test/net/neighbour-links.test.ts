@@ -141,6 +141,15 @@ describe("the handshake of a link", () => {
 });
 
 describe("a request of the neighbour", () => {
+  test("keeps a CR at the end of its text, also when the line arrives in two pieces", () => {
+    const end = linked();
+    const [bob] = world.online(BOB!);
+    end.say(`message ${ANN} 1 0 message ${BOB} one\r\nmessage ${ANN} 2 1 mess`);
+    end.say(`age ${BOB} two\r\nbroadcast ${ANN} three\r\n`);
+    expect(bob!.read()).toEqual([`message ${ANN} one\r`, `message ${ANN} two\r`]);
+    expect(others.at(-1)).toBe(`${SHARD}: broadcast ${ANN} three\r`);
+  });
+
   test("is acted on, and its outcome leaves with the record of its turn", async () => {
     const end = linked();
     const [bob] = world.online(BOB!);
