@@ -7,7 +7,7 @@ import type { WireClient } from "../support/wire.ts";
 import { WireShard } from "../support/wire-shard.ts";
 import { Proxy } from "./chaos/fault-proxy.ts";
 
-const LIMIT_MS = 60_000;
+const LIMIT_MS = 90_000;
 const SITE = { cwd: root, env: { PATH: process.env.PATH! } };
 
 const shards: WireShard[] = [];
