@@ -1,5 +1,6 @@
 /** Child processes of the benchmarks and system tests, by lines of text. What the lines mean is up to the caller. */
-import { join } from "node:path";
+import { existsSync } from "node:fs";
+import { basename, join } from "node:path";
 
 const root = join(import.meta.dir, "..");
 
@@ -10,6 +11,20 @@ const STOP_MS = 10_000;
 export function onCore(core: 0 | 1): string[] {
   const taskset = Bun.which("taskset");
   return taskset === null || navigator.hardwareConcurrency < 2 ? [] : [taskset, "-c", String(core)];
+}
+
+/** The C compiler of the reference server and of the native load generator. */
+export const COMPILER = { program: "cc", package: "gcc" } as const;
+
+/** Compiles a C program into `folder`, unless it is there already. Returns its path. Throws an Error for users. */
+export function compiled(source: string, folder: string): string {
+  const program = join(folder, basename(source, ".c"));
+  if (existsSync(program)) return program;
+  if (!existsSync(source))
+    throw new Error(`${basename(source)} is not part of this program; use a checkout or the npm package`);
+  const { success, stderr } = Bun.spawnSync([COMPILER.program, "-O2", "-Wall", "-Wextra", "-o", program, source]);
+  if (!success) throw new Error(`${COMPILER.program} cannot compile ${source}: ${stderr.toString()}`);
+  return program;
 }
 
 /** A child process that runs a TypeScript file of this project with Bun. */

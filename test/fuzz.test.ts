@@ -28,7 +28,7 @@ test.each([
   [["--seconds", "soon"], '--seconds takes a whole number from 1 to 86400, not "soon"'],
   [
     ["--target", "luck"],
-    /^fuzz: --target takes line-reader, .* or proxy-header, not "luck" \(--help lists the options\)\n$/,
+    /^fuzz: --target takes line-reader, .* or http-request, not "luck" \(--help lists the options\)\n$/,
   ],
 ])("the invalid arguments %j print the reason and exit with 2", async (args, reason) => {
   const { code, out, err } = await fuzz(...args);

@@ -5,7 +5,7 @@ import { Glob } from "bun";
 import { WORKERS } from "../src/workers.ts";
 
 const root = join(import.meta.dir, "..");
-const sources = [...new Glob("src/**/*.ts").scanSync(root)].sort();
+const sources = [...new Glob("src/**/*.{ts,tsx}").scanSync(root)].filter((file) => !file.endsWith(".d.ts")).sort();
 const workers = Object.values(WORKERS).map(({ pathname }) => relative(root, pathname));
 
 /**
@@ -92,6 +92,7 @@ const LAYERS: Record<string, readonly string[]> = {
   cluster: ["base", "runtime", "storage"],
   server: ["base", "runtime", "protocol", "stream", "auth", "chat", "storage", "net", "admin", "cluster"],
   client: ["base", "runtime"],
+  page: ["base", "client"],
   terminal: ["base", "runtime", "protocol", "client"],
   ctl: ["base", "runtime", "protocol"],
   command: ["runtime", "auth", "server", "terminal", "ctl", "cluster"],
@@ -135,8 +136,8 @@ test("no import cycle exists", () => {
 
 test("every source file is a program or is imported by another file", () => {
   const imported = new Set(sources.flatMap(imports));
-  // Programs, workers and the library.
-  const programs = ["src/main.ts", "src/client/client.ts", ...workers];
+  // Programs, workers, the library and the page.
+  const programs = ["src/main.ts", "src/client/client.ts", "src/client/web-client.ts", "src/page/main.tsx", ...workers];
   expect(sources.filter((file) => !imported.has(file) && !programs.includes(file))).toEqual([]);
 });
 
@@ -171,7 +172,7 @@ test("rules, streams, grammar and timers use no clock, socket or file", () => {
 });
 
 test("replaced names are not used as identifiers in src, bench and test", () => {
-  const files = ["src", "bench", "test"].flatMap((folder) => [...new Glob(`${folder}/**/*.ts`).scanSync(root)]);
+  const files = ["src", "bench", "test"].flatMap((folder) => [...new Glob(`${folder}/**/*.{ts,tsx}`).scanSync(root)]);
   const wrong = files.flatMap((file) =>
     replacedNames(readFileSync(join(root, file), "utf8")).map((name) => `${file}: ${name}`),
   );

@@ -7,7 +7,8 @@ import { createServer } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { PATH, type Peer } from "../peers/peer.ts";
-import { linesOf, onCore, within } from "../program.ts";
+import { compiled, linesOf, onCore, within } from "../program.ts";
+import { NATIVE_SOURCE, nativeOutcome } from "./native-swarm.ts";
 import type { WorkloadSpec, Outcome } from "./workload-spec.ts";
 import { spawned } from "../../src/runtime/invocation.ts";
 import { descriptorsMax } from "../../src/runtime/kernel.ts";
@@ -68,20 +69,25 @@ export class BenchmarkRunner {
 
   /** Runs a load generator against a server that listens already. Throws BenchmarkError. */
   async swarm(spec: WorkloadSpec, report: (progress: string) => void): Promise<Outcome> {
-    const swarm = this.#spawn([...onCore(1), ...spawned("bench", SWARM)], "pipe");
-    (swarm.stdin as Bun.FileSink).write(`${JSON.stringify(spec)}\n`);
-    (swarm.stdin as Bun.FileSink).end();
+    const isNative = spec.generator === "native";
+    const command = isNative ? [this.#compiled(NATIVE_SOURCE)] : spawned("bench", SWARM);
+    const swarm = this.#spawn([...onCore(1), ...command], "pipe");
+    const { stdout } = swarm;
+    const stdin = swarm.stdin as Bun.FileSink;
     const errors = new Response(swarm.stderr).text();
-    let outcome: Outcome | null = null;
-    for await (const line of linesOf(swarm.stdout)) {
-      const message = JSON.parse(line) as { progress: string } | { outcome: Outcome };
-      if ("progress" in message) report(message.progress);
-      else outcome = message.outcome;
-    }
+    const outcome = await (isNative ? nativeOutcome : swarmOutcome)(spec, { stdin, stdout }, report);
     await swarm.exited;
     const ended = `the swarm ended (${swarm.signalCode ?? `code ${swarm.exitCode}`})`;
     if (outcome === null) throw new BenchmarkError((await errors).split("\n", 3).join(" ").slice(0, 500) || ended);
     return outcome;
+  }
+
+  #compiled(source: string): string {
+    try {
+      return compiled(source, this.folder);
+    } catch (error) {
+      throw new BenchmarkError((error as Error).message);
+    }
   }
 
   #spawn(command: string[], stdin: "ignore" | "pipe" = "ignore"): Bun.Subprocess<"ignore" | "pipe", "pipe", "pipe"> {
@@ -128,6 +134,23 @@ export class BenchmarkRunner {
     for (const child of this.#running) child.kill("SIGKILL");
     rmSync(this.folder, { recursive: true, force: true });
   }
+}
+
+/** Writes the workload for swarm.ts, and reads its output until it ends. Null when it failed. */
+async function swarmOutcome(
+  spec: WorkloadSpec,
+  { stdin, stdout }: { stdin: Bun.FileSink; stdout: ReadableStream<Uint8Array> },
+  report: (progress: string) => void,
+): Promise<Outcome | null> {
+  stdin.write(`${JSON.stringify(spec)}\n`);
+  await stdin.end();
+  let outcome: Outcome | null = null;
+  for await (const line of linesOf(stdout)) {
+    const message = JSON.parse(line) as { progress: string } | { outcome: Outcome };
+    if ("progress" in message) report(message.progress);
+    else outcome = message.outcome;
+  }
+  return outcome;
 }
 
 async function freePort(): Promise<number> {

@@ -23,6 +23,8 @@ export interface SwarmState {
   readonly spec: WorkloadSpec;
   readonly adapter: ProtocolAdapter;
   readonly clients: readonly Client[];
+  /** The number of this run, in each payload. */
+  readonly runNumber: number;
   readonly payloadBytes: number;
   /** Bytes between the payload and the LF. */
   readonly payloadEnd: number;
@@ -91,11 +93,11 @@ export class Client {
     const partner = users[index ^ 1]?.[0] ?? name;
     const message = adapter.message(partner, payloadBytes);
     this.#messageAt = message.head.length;
-    const text = payload.newPayload(payload.MESSAGE_MARK, index, payloadBytes);
+    const text = payload.newPayload(payload.MESSAGE_MARK, index, swarm.runNumber, payloadBytes);
     this.#message = Buffer.concat([message.head, text, message.tail]);
     const broadcast = adapter.broadcast(payloadBytes);
     this.#broadcastAt = broadcast.head.length;
-    const broadcastText = payload.newPayload(payload.BROADCAST_MARK, index, payloadBytes);
+    const broadcastText = payload.newPayload(payload.BROADCAST_MARK, index, swarm.runNumber, payloadBytes);
     this.#broadcast = index < broadcasters ? Buffer.concat([broadcast.head, broadcastText, broadcast.tail]) : null;
   }
 
@@ -240,12 +242,16 @@ export class Client {
 
   #payloadReceived(bytes: Buffer, start: number, now: number): void {
     const { swarm } = this;
+    // A message that was in a mailbox since an earlier run.
+    if (payload.runOf(bytes, start) !== swarm.runNumber) return;
     const sender = payload.senderOf(bytes, start);
     const sequence = payload.sequenceOf(bytes, start);
     const age = payload.ageOf(bytes, start, now);
     swarm.delivered++;
-    swarm.latency.record(age);
-    if (bytes[start] === payload.MESSAGE_MARK) {
+    const isMessage = bytes[start] === payload.MESSAGE_MARK;
+    // With messages, broadcasts are timed until their last receiver only.
+    if (isMessage || !swarm.spec.scenario.messages) swarm.latency.record(age);
+    if (isMessage) {
       if (sender !== (this.index ^ 1)) return swarm.fault("a message arrived at the wrong client");
       swarm.tally.received(this.index, sequence);
       swarm.accepted++;
@@ -268,6 +274,7 @@ export class Client {
   #otherLine(bytes: Buffer, at: number, lf: number, now: number): void {
     const line = bytes.toString("latin1", at, lf).replace(/\r$/, "");
     const [step] = this.#steps;
+    if (line.startsWith("PING")) return this.#send(`PONG${line.slice(4)}\r\n`);
     if (step !== undefined) {
       if (step.expect.test(line)) {
         this.#steps.shift();
@@ -277,17 +284,14 @@ export class Client {
         this.#stepsDone = null;
       } else if (line.startsWith("err ") || line.startsWith("-"))
         this.swarm.fault(`the server refused the login: ${line}`);
-      else if (line.startsWith("PING")) this.#send(this.swarm.adapter.answer(line) as string);
       return;
     }
     if (this.swarm.spec.mayRefuse === true && line.startsWith("err internal")) {
       this.swarm.refused++;
       return this.#replyReceived(now);
     }
-    const answer = this.swarm.adapter.answer(line);
-    if (answer === null) this.swarm.fault(`unexpected line of the server: ${line.slice(0, 100)}`);
-    else if (answer === LINE_KIND.reply) this.#replyReceived(now);
-    else this.#send(answer as string);
+    if (line === "PONG") this.#replyReceived(now);
+    else this.swarm.fault(`unexpected line of the server: ${line.slice(0, 100)}`);
   }
 }
 

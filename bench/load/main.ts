@@ -3,8 +3,10 @@ import { readFileSync } from "node:fs";
 import { typed } from "../../src/runtime/invocation.ts";
 import { UsageError } from "../../src/usage-error.ts";
 import { type CommandLine, Progress, onInterrupt, runProgram } from "../command-line.ts";
+import { COMPILER } from "../program.ts";
 import { Random } from "../random.ts";
 import { BenchmarkRunner, BenchmarkError, SWARM, type Task, clientsMax } from "./benchmark-runner.ts";
+import { isForNative } from "./native-swarm.ts";
 import { PAYLOAD_BYTES_MIN } from "./payload.ts";
 import { heartline } from "../peers/heartline.ts";
 import { newResult, versionOf, writeResult } from "../report/result.ts";
@@ -28,6 +30,7 @@ const OPTIONS = [
   "sessions",
   "durability",
   "seed",
+  "generator",
   "target",
   "credentials",
   "json",
@@ -55,6 +58,8 @@ ${SCENARIO_NAMES.map((name) => `                           ${name.padEnd(10)} ${
   --sessions <kind>      plain, or resumable with an acknowledgement per second (plain)
   --durability <level>   durability of the server: none, process or power (process)
   --seed <number>        seed that pairs the clients (1)
+  --generator <kind>     typescript, or native: a load generator in C, which needs ${COMPILER.program} (Debian package
+                         ${COMPILER.package}) and tells latencies at higher rates (typescript)
   --target <host:port>   measures a server that runs already, without its CPU time and memory
   --credentials <file>   credentials file with users of that server
   --json <file>          writes all figures to this file
@@ -103,8 +108,16 @@ function parseOptions(line: CommandLine<(typeof OPTIONS)[number]>): Options {
     throw new UsageError("--crowd is not for login: --clients stay online there");
   if (clients + churnClients > clientsLimit)
     throw new UsageError(`--clients and the clients that log in and out are more than ${clientsLimit}: give fewer`);
+  const generator = line.choice("generator", "typescript", ["typescript", "native"]);
+  if (generator === "native" && !isForNative(SCENARIOS[scenario]))
+    throw new UsageError(`--generator native does not measure ${scenario}: use typescript`);
+  if (generator === "native" && Bun.which(COMPILER.program) === null)
+    throw new UsageError(
+      `--generator native needs ${COMPILER.program}: install the Debian package ${COMPILER.package}`,
+    );
   return {
     task: {
+      generator,
       scenario: { ...SCENARIOS[scenario], broadcasters },
       crowd: churnClients > 0 ? clients : line.number("crowd", 0, 0, clientsLimit - clients),
       window: window ?? 1,
@@ -156,6 +169,8 @@ const ROWS: [name: string, of: (outcome: Outcome) => string][] = [
   ["        p99", (outcome) => micros(outcome, outcome.latency.p99)],
   ["        p99.9", (outcome) => micros(outcome, outcome.latency.p999)],
   ["        max", (outcome) => micros(outcome, outcome.latency.max)],
+  ["broadcast, last receiver", (outcome) => micros(outcome, outcome.last.p50, outcome.last)],
+  ["                    p99", (outcome) => micros(outcome, outcome.last.p99, outcome.last)],
   [
     "server CPU per delivery",
     ({ server, accepted }) => (server === null || accepted === 0 ? "-" : `${digits(server.cpuMicros)} µs`),
@@ -169,8 +184,8 @@ const ROWS: [name: string, of: (outcome: Outcome) => string][] = [
   ["load generator busy", ({ busy }) => `${digits(100 * busy)} %`],
 ];
 
-function micros(outcome: Outcome, value: number): string {
-  if (outcome.latency.count === 0) return "-";
+function micros(outcome: Outcome, value: number, { count } = outcome.latency): string {
+  if (count === 0) return "-";
   if (isBehind(outcome)) return "not shown";
   return value >= 10_000 ? `${digits(value / 1000)} ms` : `${digits(value)} µs`;
 }

@@ -15,7 +15,10 @@ export interface Frame {
   tail: Buffer;
 }
 
-/** Kinds of lines without a payload. `closer`: the first byte does not decide, so the whole line is examined. */
+/**
+ * Kinds of lines without a payload. `closer`: the first byte does not decide. Then `PING …` is answered with `PONG …` (IRC,
+ * and NATS, which measures round-trip times), `PONG` is a reply (NATS), and any other line is an error.
+ */
 export const LINE_KIND = { ignored: 0, reply: 1, closer: 2 } as const;
 
 /**
@@ -36,8 +39,6 @@ export interface ProtocolAdapter {
   broadcastersReceive: boolean;
   /** LINE_KIND of a line without a payload, by its first byte. */
   kinds: Uint8Array;
-  /** For a line of kind `closer`: the bytes to send back, or that it is a reply; null for a line that is an error. */
-  answer(line: string): string | typeof LINE_KIND.reply | null;
 }
 
 function kindsByFirstByte(kinds: Partial<Record<string, number>>, otherwise: number = LINE_KIND.closer): Uint8Array {
@@ -69,7 +70,6 @@ const heartline: ProtocolAdapter = {
     b: LINE_KIND.ignored,
     s: LINE_KIND.ignored,
   }),
-  answer: () => null,
 };
 
 /** RFC 2812. A message has no reply. */
@@ -85,7 +85,6 @@ const irc: ProtocolAdapter = {
   replies: false,
   broadcastersReceive: true,
   kinds: kindsByFirstByte({ ":": LINE_KIND.ignored }),
-  answer: (line) => (line.startsWith("PING") ? `PONG${line.slice(4)}\r\n` : null),
 };
 
 /** RESP3, where a connection with subscriptions can publish. The reply to PUBLISH is a number. */
@@ -100,7 +99,6 @@ const redis: ProtocolAdapter = {
   replies: true,
   broadcastersReceive: false,
   kinds: kindsByFirstByte({ ":": LINE_KIND.reply, "+": LINE_KIND.reply, "-": LINE_KIND.closer }, LINE_KIND.ignored),
-  answer: () => null,
 };
 
 function publish(channel: string, bytes: number): Frame {
@@ -124,8 +122,6 @@ const nats: ProtocolAdapter = {
   replies: true,
   broadcastersReceive: true,
   kinds: kindsByFirstByte({ "+": LINE_KIND.reply, M: LINE_KIND.ignored, I: LINE_KIND.ignored }),
-  // The server measures the round-trip time with a PING of its own.
-  answer: (line) => (line === "PONG" ? LINE_KIND.reply : line === "PING" ? "PONG\r\n" : null),
 };
 
 /** RFC 6455 with the lines of this server, one per frame. Frames of the server end with LF, so they are lines. */
@@ -146,7 +142,6 @@ const websocket: ProtocolAdapter = {
   replies: true,
   broadcastersReceive: true,
   kinds: kindsByFirstByte({ "\u0081": LINE_KIND.reply, "\u0082": LINE_KIND.reply }),
-  answer: () => null,
 };
 
 function frame(words: string, payloadBytes: number): Frame {

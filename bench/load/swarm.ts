@@ -5,9 +5,10 @@
 import { Client, type SwarmState } from "./client.ts";
 import { PROTOCOLS, type ProtocolAdapter } from "./protocol-adapter.ts";
 import { Histogram } from "../report/histogram.ts";
-import type { Latency, WorkloadSpec, Outcome, Slice } from "./workload-spec.ts";
+import { type Counters, type Memory, MeasuredServer, latencyOf, pointOf, ratesOf } from "./figures.ts";
+import type { WorkloadSpec, Outcome, Slice } from "./workload-spec.ts";
 import * as payload from "./payload.ts";
-import { cpuNs, machineTicks, memoryOf, stolen } from "../process-figures.ts";
+import { machineTicks, stolen } from "../process-figures.ts";
 import { linesOf } from "../program.ts";
 import { Tally } from "./tally.ts";
 
@@ -32,6 +33,7 @@ export class Swarm implements SwarmState {
   readonly last = new Histogram();
   readonly lateness = new Histogram();
   readonly tally: Tally;
+  readonly runNumber = payload.newRun();
   readonly payloadBytes: number;
   /** Bytes between the payload and the LF. */
   readonly payloadEnd: number;
@@ -41,6 +43,7 @@ export class Swarm implements SwarmState {
   /** Messages in flight per client; 0 in an open loop and when sending has stopped. */
   window = 0;
   isWorking = false;
+  readonly #server: MeasuredServer;
   readonly #report: (progress: string) => void;
   readonly #faults = new Set<string>();
   /** Receivers that a broadcast has not reached, by `slotOf`; and the number of receivers of each broadcast. */
@@ -59,7 +62,7 @@ export class Swarm implements SwarmState {
   #nextSender = 0;
   #idleMs = 0;
   /** The server's memory before the clients logged in whose memory is measured, and their number. */
-  #memoryBefore: ReturnType<typeof memoryOf> | null = null;
+  #memoryBefore: Memory | null = null;
   #clientsSince = 0;
   #loginLoops: Promise<void>[] = [];
   #ackTimer: Timer | undefined;
@@ -68,6 +71,7 @@ export class Swarm implements SwarmState {
   constructor(spec: WorkloadSpec, report: (progress: string) => void) {
     this.spec = spec;
     this.#report = report;
+    this.#server = new MeasuredServer(spec.pid, () => this.fault("the server has ended"));
     const { users, scenario, payloadBytes } = spec;
     this.adapter = PROTOCOLS[spec.protocol];
     this.payloadBytes = payloadBytes;
@@ -123,7 +127,7 @@ export class Swarm implements SwarmState {
     const crowd = scenario.instead === "login" ? this.spec.crowd : this.clients.length;
     const first = scenario.instead === "idle" ? crowd >> 2 : 0;
     await this.#logIn(first);
-    this.#memoryBefore = this.#readServer(memoryOf);
+    this.#memoryBefore = this.#server.memory;
     this.#clientsSince = crowd - first;
     await this.#logIn(crowd);
     if (scenario.instead === "login")
@@ -146,32 +150,17 @@ export class Swarm implements SwarmState {
     const from = this.#counters();
     const series = await this.#recordSeries(measureMs);
     const to = this.#counters();
-    const [latency, last, lateness] = [summary(this.latency), summary(this.last), summary(this.lateness)];
-    const seconds = (to.ms - from.ms) / 1000;
+    const [latency, last, lateness] = [latencyOf(this.latency), latencyOf(this.last), latencyOf(this.lateness)];
     const busy = 1 - this.#idleMs / (to.ms - from.ms);
     const stolenShare = stolen(ticks);
     // By now each session has all the memory that it needs to send and receive.
-    const [before, after] = [this.#memoryBefore, this.#readServer(memoryOf)];
-    const { accepted, delivered } = { accepted: to.accepted - from.accepted, delivered: to.delivered - from.delivered };
-    const counted = Math.max(1, delivered || accepted);
-    const byClient = (of: "resident" | "anonymous"): number => (after![of] - before![of]) / this.#clientsSince;
+    const memory = { before: this.#memoryBefore, after: this.#server.memory, clients: this.#clientsSince };
     return {
       clients: this.clients.length,
-      seconds,
-      accepted: accepted / seconds,
-      delivered: delivered / seconds,
+      ...ratesOf(from, to, memory),
       latency,
       last,
       lateness,
-      server:
-        after === null || before === null
-          ? null
-          : {
-              cpuMicros: (to.cpuNs - from.cpuNs) / 1000 / counted,
-              core: (to.cpuNs - from.cpuNs) / 1e6 / (to.ms - from.ms),
-              resident: byClient("resident"),
-              anonymous: byClient("anonymous"),
-            },
       busy,
       stolen: stolenShare,
       series,
@@ -262,19 +251,9 @@ export class Swarm implements SwarmState {
     this.dirty.length = before;
   }
 
-  #counters(): { ms: number; accepted: number; delivered: number; cpuNs: number } {
+  #counters(): Counters {
     const { accepted, delivered } = this;
-    return { ms: performance.now(), accepted, delivered, cpuNs: this.#readServer(cpuNs) ?? 0 };
-  }
-
-  /** Reads a figure of the server's process; null when it was not started here, or has ended. */
-  #readServer<T>(read: (pid: number) => T): T | null {
-    try {
-      return this.spec.pid === null ? null : read(this.spec.pid);
-    } catch {
-      this.fault("the server has ended");
-      return null;
-    }
+    return { ms: performance.now(), accepted, delivered, cpuNs: this.#server.cpuNs };
   }
 
   async #recordSeries(measureMs: number): Promise<Outcome["series"]> {
@@ -283,10 +262,10 @@ export class Swarm implements SwarmState {
     for (let leftMs = measureMs; leftMs > 0 && this.#faults.size === 0; leftMs -= 1000) {
       await Bun.sleep(Math.min(1000, leftMs));
       const now = this.#counters();
-      const passedMs = now.ms - before.ms;
-      const delivered = Math.round((1000 * (now.delivered - before.delivered)) / passedMs);
-      series.push({ delivered, core: (now.cpuNs - before.cpuNs) / 1e6 / passedMs });
-      const count = delivered > 0 ? delivered : Math.round((1000 * (now.accepted - before.accepted)) / passedMs);
+      const point = pointOf(before, now);
+      series.push(point);
+      const accepted = Math.round((1000 * (now.accepted - before.accepted)) / (now.ms - before.ms));
+      const count = point.delivered > 0 ? point.delivered : accepted;
       this.#report(`measuring: ${count.toLocaleString("en")} per second`);
       before = now;
     }
@@ -349,12 +328,6 @@ export class Swarm implements SwarmState {
 
 function slotOf(broadcaster: number, sequence: number): number {
   return broadcaster * BROADCASTS_IN_FLIGHT_MAX + (sequence % BROADCASTS_IN_FLIGHT_MAX);
-}
-
-function summary(histogram: Histogram): Latency {
-  const micros = (part: number): number => histogram.percentile(part) / 10;
-  const { count, max, buckets } = histogram;
-  return { count, p50: micros(0.5), p99: micros(0.99), p999: micros(0.999), max: max / 10, buckets };
 }
 
 /** The process of the load generator. */

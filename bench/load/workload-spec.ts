@@ -5,8 +5,12 @@ import type { Scenario } from "./scenario.ts";
 /** Lateness below this is normal for a machine. */
 const LATE_MICROS = 100;
 
-/** The workload of a load generator: JSON on its stdin. It writes lines of JSON, the last of which is the Outcome. */
+/**
+ * The workload of a load generator. swarm.ts reads it as JSON on its stdin, and writes lines of JSON, the last of which
+ * is the Outcome. For native-swarm.c, native-swarm.ts translates both.
+ */
 export interface WorkloadSpec {
+  generator: "typescript" | "native";
   protocol: ProtocolName;
   host: string;
   port: number;
@@ -53,9 +57,9 @@ export interface Slice {
   accepted: number;
   /** Deliveries per second. */
   delivered: number;
-  /** From the time at which a message was due until it arrived. */
+  /** From the time at which a message was due until it arrived; of broadcasts in a scenario without messages. */
   latency: Latency;
-  /** The same for a broadcast, until it arrived at its last receiver. */
+  /** From the time at which a broadcast was due until it arrived at its last receiver. */
   last: Latency;
   /** Open loop: from the time at which a message was due until it was sent. */
   lateness: Latency;

@@ -72,7 +72,7 @@ const PARTS: Record<string, Part> = {
     };
   },
   "broadcast: a line to 1,000 outboxes in sync, per outbox": () => {
-    const group = new BroadcastGroup(turn);
+    const group = new BroadcastGroup(turn, OPERATIONS);
     const head = encode("broadcast columbia ");
     for (let i = 0; i < OPERATIONS; i++) {
       const outbox = new Outbox(turn, true);
@@ -150,6 +150,7 @@ const PARTS: Record<string, Part> = {
     const ignore = (): void => {};
     const transport: Transport = {
       isEncrypted: false,
+      isWebSocket: false,
       write: (_bytes: Buffer, _start: number, count: number) => count,
       send: () => 0,
       pause: ignore,

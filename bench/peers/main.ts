@@ -1,6 +1,8 @@
 /** `bun run bench:peers`: measures this server and others with the same works, and prints a table. */
 import { type CommandLine, Progress, onInterrupt, runProgram } from "../command-line.ts";
 import { UsageError } from "../../src/usage-error.ts";
+import { COMPILER } from "../program.ts";
+import { isForNative } from "../load/native-swarm.ts";
 import { BenchmarkRunner, BenchmarkError, clientsMax } from "../load/benchmark-runner.ts";
 import { type Peer, isInstalled } from "./peer.ts";
 import { PEERS } from "./peers.ts";
@@ -18,7 +20,7 @@ import { digits, median, range, spread } from "../report/statistics.ts";
 import { isClean } from "../load/workload-spec.ts";
 import { WORKS, WORK_GROUPS, type Work } from "./work.ts";
 
-const OPTIONS = ["peers", "works", "rounds", "seconds", "warmup", "json"] as const;
+const OPTIONS = ["peers", "works", "rounds", "seconds", "warmup", "generator", "json"] as const;
 const PEERS_DEFAULT = PEERS.map(({ name }) => name).filter((name) => !/-(none|power|resumable)$/.test(name));
 
 /** Messages after which the code of a server is compiled, and the time limit for them. */
@@ -38,6 +40,8 @@ ${WORKS.map(({ name, group, title }) => `                         ${group.padEnd
   --rounds <number>    number of runs per work and peer (5)
   --seconds <number>   duration of the measurement in each run (3)
   --warmup <number>    seconds before the measurement (1.5)
+  --generator <kind>   native, the load generator in C, except for idle clients; or typescript, that of bench
+                       (native where ${COMPILER.program} is installed)
   --json <file>        writes all figures to this file, for bench:report
   --help               prints this page
 
@@ -93,6 +97,12 @@ async function main(line: CommandLine<(typeof OPTIONS)[number]>): Promise<number
     WORKS.filter((work) => work.name === name || work.group === name),
   );
   const [rounds, seconds] = [line.number("rounds", 5, 1, 1000), line.number("seconds", 3, 0.1, 600, true)];
+  const hasCompiler = Bun.which(COMPILER.program) !== null;
+  const generator = line.choice("generator", hasCompiler ? "native" : "typescript", ["native", "typescript"]);
+  if (generator === "native" && !hasCompiler)
+    throw new UsageError(
+      `--generator native needs ${COMPILER.program}: install the Debian package ${COMPILER.package}`,
+    );
   const json = line.output("json");
   const warmup = line.number("warmup", 1.5, 0, 600, true);
   const connectionsMax = clientsMax();
@@ -122,6 +132,7 @@ async function main(line: CommandLine<(typeof OPTIONS)[number]>): Promise<number
           const at = `${++done} of ${todo}: ${work.title}, ${peer.name}`;
           const task = {
             ...work.task,
+            generator: isForNative(work.task.scenario) ? generator : ("typescript" as const),
             resumable: peer.resumable === true,
             crowd: work.crowd,
             warmupMs: warmupMs(work, warmup),

@@ -11,7 +11,7 @@ export interface Work {
   crowd: number;
   /** A point of a curve, measured in the first round only. */
   once: boolean;
-  task: Omit<Task, "users" | "resumable" | "crowd" | "warmupMs" | "measureMs">;
+  task: Omit<Task, "users" | "generator" | "resumable" | "crowd" | "warmupMs" | "measureMs">;
   fits: (peer: Peer) => boolean;
 }
 
@@ -19,6 +19,7 @@ export interface Work {
 export const WORK_GROUPS = {
   saturation: "highest rate",
   load: "latency by offered load",
+  many: "latency with many active users",
   users: "cost by number of users online",
   memory: "memory per idle client",
 };
@@ -65,6 +66,20 @@ function offered(rate: number): Work {
   };
 }
 
+function offeredByMany(clients: number, rate: number): Work {
+  return {
+    name: `many-${clients}-${rate}`,
+    group: "many",
+    title: `messages, ${clients.toLocaleString("en")} clients, ${rate.toLocaleString("en")} per second offered`,
+    clients,
+    crowd: 0,
+    once: false,
+    // The others notify all users of each login, or scan all sockets.
+    fits: ({ name }) => /^(heartline|heartline-resumable|baseline|nats|redis)$/.test(name),
+    task: { ...TASK, scenario: SCENARIOS.message, rate },
+  };
+}
+
 function withIdleUsers(crowd: number): Work {
   return {
     name: `users-${crowd}`,
@@ -101,6 +116,8 @@ export const WORKS: readonly Work[] = [
   broadcasts(4, 64),
   broadcasts(1, 8, 400),
   ...[5_000, 10_000, 20_000, 30_000, 40_000, 60_000, 80_000, 120_000].map(offered),
+  ...[20_000, 40_000, 60_000].map((rate) => offeredByMany(1000, rate)),
+  ...[20_000, 40_000, 60_000].map((rate) => offeredByMany(5000, rate)),
   ...[0, 1_000, 4_000, 19_000].map(withIdleUsers),
   idle(8_000),
 ];

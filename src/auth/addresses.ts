@@ -1,4 +1,5 @@
 import { ADDRESSES_IDLE_MAX, ADDRESSES_IDLE_MS, type Limits } from "../limits.ts";
+import { isLoopback } from "../runtime/host.ts";
 import type { TimerWheel } from "../timer-wheel.ts";
 import { TokenBucket, tokensMax } from "../token-bucket.ts";
 
@@ -17,7 +18,8 @@ interface AddressState {
 
 /**
  * Limits for each source address: connections at once, new connections a second, requests without a session, and failed
- * logins of all users together. Loopback addresses are exempt unless `limitsLoopback` is set. An address is forgotten
+ * logins of all users together. Loopback addresses are exempt unless `limitsLoopback` is set, or the client came to the
+ * port for browsers: the page may be anybody's. Such clients have limits of their own. An address is forgotten
  * when its budgets are full again. Connections of exempt addresses are counted too, since the limits may change.
  */
 export class Addresses {
@@ -38,10 +40,10 @@ export class Addresses {
   }
 
   /** Counts a new connection, or returns why it is refused, in words that complete "too many ...". */
-  connect(address: string): string | null {
-    const key = source(address);
+  connect(address: string, isWeb = false): string | null {
+    const key = keyOf(address, isWeb);
     const state = this.#state(key);
-    const tooMany = this.#isExempt(address) ? null : this.#tooMany(state);
+    const tooMany = this.#isExempt(address, isWeb) ? null : this.#tooMany(state);
     if (tooMany !== null) return tooMany;
     state.connections++;
     this.#idle.delete(key);
@@ -61,8 +63,8 @@ export class Addresses {
   }
 
   /** A counted connection is closed. */
-  disconnect(address: string): void {
-    const key = source(address);
+  disconnect(address: string, isWeb = false): void {
+    const key = keyOf(address, isWeb);
     const state = this.#active.get(key);
     if (state === undefined || --state.connections > 0) return;
     this.#active.delete(key);
@@ -70,42 +72,42 @@ export class Addresses {
   }
 
   /** Seconds until a login from that address is verified again after too many failures; 0: it is verified now. */
-  loginWait(address: string): number {
-    if (!this.#limitsLogins(address)) return 0;
+  loginWait(address: string, isWeb = false): number {
+    if (!this.#limitsLogins(address, isWeb)) return 0;
     const perMinute = this.#limits.failedLoginsPerMinuteMax;
-    const { failures } = this.#state(source(address));
+    const { failures } = this.#state(keyOf(address, isWeb));
     failures.earn(perMinute / 60, perMinute, this.#wheel.nowMs);
     return secondsIn(((1 - failures.tokens) * 60_000) / perMinute);
   }
 
   /** A login begins. It counts as failed until `loginEnds`: otherwise many parallel logins would all be verified. */
-  loginBegins(address: string): void {
-    if (this.#limitsLogins(address)) this.#state(source(address)).failures.tokens--;
+  loginBegins(address: string, isWeb = false): void {
+    if (this.#limitsLogins(address, isWeb)) this.#state(keyOf(address, isWeb)).failures.tokens--;
   }
 
   /** The login has ended without a failure. */
-  loginEnds(address: string): void {
-    if (this.#limitsLogins(address)) this.#state(source(address)).failures.tokens++;
+  loginEnds(address: string, isWeb = false): void {
+    if (this.#limitsLogins(address, isWeb)) this.#state(keyOf(address, isWeb)).failures.tokens++;
   }
 
   /**
    * The request budget of all connections from that address without a session. It is shared: otherwise each new
    * connection would get a full budget. Each connection from an exempt address has its own budget.
    */
-  requests(address: string): TokenBucket {
-    return this.#isExempt(address) ? this.#newRequests() : this.#state(source(address)).requests;
+  requests(address: string, isWeb = false): TokenBucket {
+    return this.#isExempt(address, isWeb) ? this.#newRequests() : this.#state(keyOf(address, isWeb)).requests;
   }
 
-  #limitsLogins(address: string): boolean {
-    return this.#limits.failedLoginsPerMinuteMax > 0 && !this.#isExempt(address);
+  #limitsLogins(address: string, isWeb: boolean): boolean {
+    return this.#limits.failedLoginsPerMinuteMax > 0 && !this.#isExempt(address, isWeb);
   }
 
   #newRequests(): TokenBucket {
     return new TokenBucket(tokensMax(this.#limits.requestsPerSecondMax), this.#wheel.nowMs);
   }
 
-  #isExempt(address: string): boolean {
-    return !this.#limits.limitsLoopback && (address.startsWith("127.") || address === "::1");
+  #isExempt(address: string, isWeb: boolean): boolean {
+    return !isWeb && !this.#limits.limitsLoopback && isLoopback(address);
   }
 
   #state(key: string): AddressState {
@@ -140,6 +142,11 @@ export class Addresses {
 export function secondsIn(ms: number): number {
   // To whole milliseconds first: rounding errors would make 61 of 60 seconds.
   return Math.max(0, Math.ceil(Math.round(ms) / 1000));
+}
+
+/** Clients of this machine that are exempt do not use up the limits of those that are not. */
+function keyOf(address: string, isWeb: boolean): string {
+  return isWeb && isLoopback(address) ? "loopback over WebSocket" : source(address);
 }
 
 /** The address to which limits apply: IPv4 unchanged; the first 64 bits of IPv6, since one site has the other 64. */

@@ -150,10 +150,10 @@ export class Chat {
     return ended.resumable ? ` received=${ended.received}` : "";
   }
 
-  /** A client on another kind of connection is not told: it would have to change between TLS and plain TCP. */
-  #directTo({ isRelayed, isEncrypted }: Peer): string {
+  /** Only for a client with the same kind of connection: plain TCP, or TLS. */
+  #directTo({ isRelayed, isEncrypted, isWebSocket }: Peer): string {
     const { direct } = this;
-    return isRelayed && direct?.isEncrypted === isEncrypted ? ` at=${direct.address}` : "";
+    return isRelayed && !isWebSocket && direct?.isEncrypted === isEncrypted ? ` at=${direct.address}` : "";
   }
 
   #attach(session: Session, peer: Peer): void {

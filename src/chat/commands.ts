@@ -176,6 +176,7 @@ function dispatch(
   } else {
     if (session !== null) return refuseInvalid(out, "already_logged_in");
     if (!request.parseWords(SHAPES[verb])) return refuseInvalid(out, "bad_request", SHAPES[verb].usage);
+    if (verb === "as" && peer.isWebSocket) return refuseInvalid(out, "bad_request", "over WebSocket: resume <token> …");
     if (chat.loginRelay?.relay(peer, verb, request, start) !== true) command.run(chat, peer, request);
   }
   return true;

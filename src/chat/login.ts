@@ -13,22 +13,24 @@ const OPTION_CHARACTERS_SHOWN = 64;
 /** The request `login`: options, throttle, user; then the steps of `Login`. */
 export function login(chat: Chat, peer: Peer, request: Request): void {
   const { addresses, accounts } = chat;
-  const { replies, address } = peer;
+  const { replies, address, isWebSocket } = peer;
   const { bytes, starts, ends } = request;
   const options = parseOptions(request);
   if (typeof options === "number")
     return refuse(replies, "bad_request", `option ${request.word(options).slice(0, OPTION_CHARACTERS_SHOWN)}`);
   if (options.callbackPort > 0 && peer.isEncrypted)
     return refuse(replies, "bad_request", "callback over TLS, since calls are plain TCP");
+  if (isWebSocket && !options.resumable)
+    return refuse(replies, "bad_request", "over WebSocket a session is resumable: login <user> <password> resumable");
   if (options.callbackPort > 0 && !peer.isCallable)
     return refuse(replies, "bad_request", `callback to ${address}, which is on another machine than your shard`);
   const account = accounts.find(bytes, starts[0]!, ends[0]!) ?? null;
   if (chat.isOver) return refuseAtEnd(chat, peer, account);
-  const waitSeconds = addresses.loginWait(address);
+  const waitSeconds = addresses.loginWait(address, isWebSocket);
   if (waitSeconds > 0)
     return refuseLogin(chat, peer, account, "busy", `too many failed logins; try again in ${waitSeconds} s`);
   // It counts as failed until it ends in another way. An unknown user stays a failure.
-  addresses.loginBegins(address);
+  addresses.loginBegins(address, isWebSocket);
   if (account === null) return refuseLogin(chat, peer, null, "unknown_user");
   // Before the password, as docs/protocol.md orders the codes: nobody can test passwords of a banned user.
   if (account.isBanned(chat.unixMs)) return refuseLogin(chat, peer, account, "banned", banLeft(chat, account));
@@ -36,7 +38,7 @@ export function login(chat: Chat, peer: Peer, request: Request): void {
   const attempt = new Login(chat, peer, account, password, options);
   peer.pause();
   if (chat.lockouts.enter(account.name, address, (record) => attempt.verify(record))) return;
-  addresses.loginEnds(address);
+  addresses.loginEnds(address, isWebSocket);
   refuseLogin(chat, peer, account, "busy");
   peer.resume();
 }
@@ -173,7 +175,7 @@ class Login {
     } catch (error) {
       fault(this.#chat, this.#peer, error);
     }
-    if (!this.#hasFailed) addresses.loginEnds(this.#peer.address);
+    if (!this.#hasFailed) addresses.loginEnds(this.#peer.address, this.#peer.isWebSocket);
     lockouts.leave(record);
     this.#peer.resume();
   }

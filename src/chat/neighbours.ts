@@ -100,6 +100,11 @@ export class Neighbours {
     return oldestMs;
   }
 
+  /** Some reply has not come from its shard yet. */
+  get owesReplies(): boolean {
+    return this.#streams.size > 0;
+  }
+
   /** The shard takes requests: it has a link, and was heard of within NEIGHBOUR_AWAY_MS. */
   isReachable({ session }: Neighbour): boolean {
     return session !== null && this.#host.wheel.nowMs - session.lastActivityMs <= NEIGHBOUR_AWAY_MS;

@@ -18,6 +18,8 @@ export interface Peer {
   readonly address: string;
   /** The connection uses TLS. */
   readonly isEncrypted: boolean;
+  /** The connection uses WebSocket: what the client has received is only known when it says so. */
+  readonly isWebSocket: boolean;
   /** The client is at another server of the cluster, which relays it to this one. */
   readonly isRelayed: boolean;
   /** `address` is the client's for this server too: not a loopback address of another machine. */

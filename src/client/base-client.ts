@@ -1,11 +1,12 @@
 /** What a chat client does on every platform: requests, events and the session. client.ts adds what needs sockets. */
 /// <reference lib="esnext.disposable" preserve="true" />
-import { type ChatError, warn, warnOnFailure } from "./errors.ts";
+import { type ChatError, warnOnFailure } from "./errors.ts";
 import { EventQueue } from "./event-queue.ts";
 import { type ChatEvent, type IntroductionEvent, type ServerEvent, parseEvent } from "./event.ts";
 import type { Login } from "./login.ts";
 import { oneLine, oneWord } from "./request.ts";
-import type { ChatSession, ClientStatus, SessionListener, StateStore } from "./session.ts";
+import type { ChatSession, ClientStatus, SessionListener, SessionOptions, StateStore } from "./session.ts";
+import { LIMITS_DEFAULT } from "../limits.ts";
 
 export interface BaseClientOptions {
   /** Keeps the state that must survive this program. Without it, exactly-once delivery ends with the process. */
@@ -21,9 +22,9 @@ export interface BaseClientOptions {
    * Called for each event, in order. An event is acknowledged to the server when the promise that the handler returns,
    * if any, is resolved, and so are those of all earlier events. Calls do not wait for the promise of the call before;
    * reading stops while more than 256 KiB of events are pending. The handler may await requests of this client. When it
-   * throws or rejects, the error is emitted as a warning of the process, the session ends as "undelivered", and this
-   * event and all later ones come again at the next login. The events `lost`, `back`, `private`, `unreachable` and
-   * `impostor` do not come from the server: for them there is only the warning.
+   * throws or rejects, the error is emitted as a warning of the process (in a browser: of the console), the session
+   * ends as "undelivered", and this event and all later ones come again at the next login. The events `lost`, `back`,
+   * `private`, `unreachable` and `impostor` do not come from the server: for them there is only the warning.
    *
    * Without `onEvent` the events wait for a loop: `for await (const event of client)`. Before the loop begins, messages
    * are not acknowledged, and of the other events the last 1,000 are kept. A client that only sends, and whose user
@@ -38,9 +39,18 @@ export interface BaseClientOptions {
   onUntrusted?: (error: ChatError) => void;
   /**
    * Called for each request that an earlier run left without a reply. `error` is null when it was sent again and
-   * accepted, the server's refusal, or `unknown_outcome` when it is unknown whether the server acted on it.
+   * accepted, the server's refusal, or `unknown_outcome` when it is unknown whether the server acted on it. `reply` is
+   * what the server said with its `ok`, such as "sent" or "stored" after `message`.
    */
-  onRecovered?: (request: string, error: ChatError | null) => void;
+  onRecovered?: (request: string, error: ChatError | null, reply: string) => void;
+}
+
+/** The options that all kinds of sessions have. */
+export function sessionDefaults(
+  options: BaseClientOptions,
+): Pick<SessionOptions, "giveUpMs" | "lineBytesMax" | "store"> {
+  const { giveUpMs = Number.POSITIVE_INFINITY, lineBytesMax = LIMITS_DEFAULT.lineBytesMax } = options;
+  return { giveUpMs, lineBytesMax, store: options.store ?? (() => null) };
 }
 
 export interface RequestOptions {
@@ -74,7 +84,7 @@ export interface Online {
 export abstract class BaseClient implements AsyncIterable<ChatEvent>, AsyncDisposable {
   /**
    * Resolves when the session has ended for good and all events are delivered. The value is the reason: "logout", the
-   * reason of the server's `goodbye`, the code that refused a new login, "undelivered", or "lost".
+   * reason of the server's `goodbye`, the code that refused a new login, "undelivered", "not_saved", or "lost".
    */
   readonly ended: Promise<string>;
   #endDetail = "";
@@ -105,6 +115,7 @@ export abstract class BaseClient implements AsyncIterable<ChatEvent>, AsyncDispo
         return isIntroduction(event) ? this.introduced(event) : this.#onEvent(event);
       },
       discard: (isEnd) => this.#queue?.discard(isEnd),
+      failed: (error) => this.warn(error),
       began: (user) => {
         this.#beganMs = Date.now();
         this.#hasNews = false;
@@ -119,7 +130,7 @@ export abstract class BaseClient implements AsyncIterable<ChatEvent>, AsyncDispo
         this.report({ kind: "back" });
       },
       untrusted: (error) => onUntrusted?.(error),
-      recovered: (request, error) => onRecovered?.(request, error),
+      recovered: (request, error, words) => onRecovered?.(request, error, words),
       ended: (reason, detail) => {
         this.#endDetail = detail;
         void this.endPrivateChats();
@@ -155,6 +166,17 @@ export abstract class BaseClient implements AsyncIterable<ChatEvent>, AsyncDispo
   async login(user: string, password: string, { signal }: RequestOptions = {}): Promise<Login> {
     signal?.throwIfAborted();
     return this.session.login(oneWord(user), oneWord(password), await this.privatePort(), signal);
+  }
+
+  /**
+   * Continues the session of an earlier run from the state in `store`, without a password. Rejects with
+   * `unknown_session` when there is none: log in then, with this client or another one. Its detail is "replaced" or
+   * "kicked" when the server ended it for that reason. Later, when a lost session can no longer be continued, `ended`
+   * resolves with "unknown_session", because a new login needs the password. Not for callback sessions.
+   */
+  async resume(user: string, { signal }: RequestOptions = {}): Promise<Login> {
+    signal?.throwIfAborted();
+    return this.session.resume(oneWord(user), signal);
   }
 
   /**
@@ -232,7 +254,7 @@ export abstract class BaseClient implements AsyncIterable<ChatEvent>, AsyncDispo
 
   /** Logs out when the session has not ended. For `await using`. */
   async [Symbol.asyncDispose](): Promise<void> {
-    if (this.status === "online") await this.logout().catch(warn);
+    if (this.status === "online") await this.logout().catch((error: unknown) => this.warn(error));
     this.close();
   }
 
@@ -261,7 +283,13 @@ export abstract class BaseClient implements AsyncIterable<ChatEvent>, AsyncDispo
 
   /** An event that does not come from the server, so that a failure of its handler is only a warning. @internal */
   protected report(event: ChatEvent): void {
-    warnOnFailure(() => (this.#queue === null ? this.#onEvent(event) : this.#queue.report(event)));
+    const handler = (): unknown => (this.#queue === null ? this.#onEvent(event) : this.#queue.report(event));
+    warnOnFailure(handler, (error) => this.warn(error));
+  }
+
+  /** Reports an error of the application that no promise carries. @internal */
+  protected warn(error: unknown): void {
+    console.warn(error);
   }
 
   /** Gives an event to the application. @internal */

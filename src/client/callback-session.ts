@@ -93,7 +93,7 @@ export class CallbackSession implements ChatSession {
 
   /** Checks that a server listens at the address. */
   async connect(signal?: AbortSignal): Promise<void> {
-    const listener = { line: () => {}, checkpoint: () => {}, flush: () => "", closed: () => {} };
+    const listener = { line: () => {}, checkpoint: () => null, flush: () => "", closed: () => {} };
     (await ServerConnection.connect(this.#state.options, listener, signal)).close();
   }
 
@@ -109,13 +109,17 @@ export class CallbackSession implements ChatSession {
     return { token, silenceMs };
   }
 
+  async resume(): Promise<Login> {
+    throw new ChatError("bad_request", "a callback session cannot be resumed; log in");
+  }
+
   async #logIn(signal?: AbortSignal): Promise<LoginReply> {
     if (this.#callServer === null) await this.#listen();
     this.#secret = Promise.withResolvers();
     this.#firstCall = Promise.withResolvers();
     const reply = parseLogin(await this.#exchange(this.#state.loginRequest(` callback=${this.#callPort}`), signal));
     if (this.#state.hasEnded) throw new ChatError("closed");
-    this.#state.startStream(reply.token);
+    this.#state.startStream(reply.token, null);
     this.#state.save();
     this.#heartbeat.start(reply.silenceMs);
     this.#state.listener.began(this.#state.user);
@@ -203,7 +207,7 @@ export class CallbackSession implements ChatSession {
         if (isOk || refusalIn(bytes, start, end) !== null) settleReply(pending, isOk, bytes, start, end);
         else deadline?.refresh(); // `waiting`: the reply comes later.
       },
-      checkpoint: () => {},
+      checkpoint: () => this.#state.save(),
       flush: () => {
         const lines = unsent;
         unsent = "";
@@ -322,7 +326,13 @@ export class CallbackSession implements ChatSession {
     if (stream.isFull(false, this.#requests > 0)) socket.pause();
     if (call.bytesLeft > 0) return;
     call.bytesLeft = Number.POSITIVE_INFINITY; // Complete: further bytes are ignored.
-    void stream.settled().then(() => this.#ackCall(call));
+    void this.#ackDelivered(call);
+  }
+
+  async #ackDelivered(call: Call): Promise<void> {
+    await this.#state.stream.settled();
+    if (call.goodbye !== "replaced") await this.#state.save();
+    this.#ackCall(call);
   }
 
   /** Acknowledges a call whose lines are all delivered, and closes it. */

@@ -1,6 +1,6 @@
 /** The client library for Node and Bun: ChatClient, with sockets, callback sessions and private chats. */
 import { withZone } from "../runtime/host.ts";
-import { BaseClient, type BaseClientOptions, type RequestOptions } from "./base-client.ts";
+import { BaseClient, type BaseClientOptions, type RequestOptions, sessionDefaults } from "./base-client.ts";
 import { CallbackSession } from "./callback-session.ts";
 import { ChatError } from "./errors.ts";
 import { HostAddresses } from "./host-addresses.ts";
@@ -8,10 +8,12 @@ import type { IntroductionEvent } from "./event.ts";
 import type { Login } from "./login.ts";
 import { PrivateChats } from "./p2p/private.ts";
 import { oneLine, oneWord } from "./request.ts";
-import { LINE_BYTES_DEFAULT, type ChatSession } from "./session.ts";
+import type { ChatSession, SessionOptions } from "./session.ts";
 import { StreamSession } from "./stream-session.ts";
 import { openTcp } from "./tcp.ts";
 import type { OpenTransport } from "./transport.ts";
+import { emitWarning } from "./warning.ts";
+import { type WebSocketOptions, webSocketOptions } from "./web-socket.ts";
 
 export type { BaseClient, Online, RequestOptions } from "./base-client.ts";
 export type { ChatEvent, ConnectionEvent, UserEvent } from "./event.ts";
@@ -26,7 +28,11 @@ const NODE_MIN = 22;
 if (process.versions.bun === undefined && Number.parseInt(process.versions.node, 10) < NODE_MIN)
   throw new Error(`heartline/client needs Node ${NODE_MIN} or newer, and this is ${process.version}`);
 
-export interface ChatClientOptions extends BaseClientOptions {
+/** A session over WebSocket, or over TCP. */
+export type ChatClientOptions = WebSocketOptions | TcpOptions;
+
+export interface TcpOptions extends BaseClientOptions {
+  url?: never;
   host: string;
   port: number;
   /**
@@ -45,7 +51,7 @@ export interface ChatClientOptions extends BaseClientOptions {
   listenPort?: number;
 }
 
-/** A chat session over TCP or TLS: see `BaseClient`. */
+/** A chat session over TCP, TLS or WebSocket: see `BaseClient`. */
 export class ChatClient extends BaseClient {
   /** @internal */
   protected readonly session: ChatSession;
@@ -57,11 +63,7 @@ export class ChatClient extends BaseClient {
 
   constructor(options: ChatClientOptions) {
     super(options);
-    const { host, port, tls = false, session: kind = "resumable", callbackPort = 0, listenPort = null } = options;
-    const { giveUpMs = Number.POSITIVE_INFINITY, store = () => null, lineBytesMax = LINE_BYTES_DEFAULT } = options;
-    if (kind === "callback" && tls !== false)
-      throw new ChatError("bad_request", "callback sessions do not support TLS");
-    this.#listenPort = listenPort;
+    this.#listenPort = options.url === undefined ? (options.listenPort ?? null) : null;
     this.#private = new PrivateChats(
       (request) => this.session.request(request),
       (event) => this.emit(event),
@@ -72,11 +74,9 @@ export class ChatClient extends BaseClient {
       this.#localAddress = localAddress;
       this.#isThisMachine = isThisMachine;
     };
-    const openAt = (at: string): OpenTransport => openTcp(new HostAddresses(at));
-    const open = openAt(host);
-    const all = { host, port, tls, connected, kind, open, openAt, callbackPort, giveUpMs, lineBytesMax, store };
-    const listener = this.sessionListener;
-    this.session = kind === "callback" ? new CallbackSession(all, listener) : new StreamSession(all, listener);
+    const all = options.url === undefined ? tcpOptions(options, connected) : webSocketOptions(options);
+    const Session = all.kind === "callback" ? CallbackSession : StreamSession;
+    this.session = new Session(all, this.sessionListener);
   }
 
   /** Whether the last connection stayed on this machine, where no network can read it. */
@@ -91,6 +91,11 @@ export class ChatClient extends BaseClient {
       this.#private.stopListening();
       throw error;
     }
+  }
+
+  override async resume(user: string, options?: RequestOptions): Promise<Login> {
+    if (this.#listenPort !== null) throw new ChatError("bad_request", "private chats need a login");
+    return super.resume(user, options);
   }
 
   /**
@@ -124,6 +129,11 @@ export class ChatClient extends BaseClient {
   }
 
   /** @internal */
+  protected override warn(error: unknown): void {
+    emitWarning(error);
+  }
+
+  /** @internal */
   protected override introduced(event: IntroductionEvent): unknown {
     return this.#private.handle(event);
   }
@@ -142,4 +152,11 @@ export class ChatClient extends BaseClient {
   protected override async endPrivateChats(): Promise<void> {
     await this.#private.end();
   }
+}
+
+function tcpOptions(options: TcpOptions, connected: NonNullable<SessionOptions["connected"]>): SessionOptions {
+  const { host, port, tls = false, session: kind = "resumable", callbackPort = 0 } = options;
+  if (kind === "callback" && tls !== false) throw new ChatError("bad_request", "callback sessions do not support TLS");
+  const openAt = (at: string): OpenTransport => openTcp(new HostAddresses(at));
+  return { ...sessionDefaults(options), host, port, tls, connected, kind, open: openAt(host), openAt, callbackPort };
 }

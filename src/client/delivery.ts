@@ -1,10 +1,9 @@
 import { UNDELIVERED_BOUNDS, UNDELIVERED_BYTES_MAX } from "../limits.ts";
-import { warn } from "./errors.ts";
 import { REPLY_TIMEOUT_MS } from "./retry.ts";
 import { resolvesWithin } from "./timing.ts";
 
 /** The result of a handler that did not handle its line, which comes again in the next session. */
-export const DISCARDED = Symbol("discarded");
+export const DISCARDED: unique symbol = Symbol("discarded");
 
 /** A line whose handler runs, or is done while the handler of an earlier line runs. */
 interface Undelivered {
@@ -26,7 +25,7 @@ export class DeliveryQueue {
   readonly #undelivered: Undelivered[] = [];
   #waiters: { position: number; resolve: () => void }[] = [];
   readonly #advanced: () => void;
-  readonly #failed: () => void;
+  readonly #failed: (error: unknown) => void;
   readonly #discard: (isEnd: boolean) => void;
   /** A line that begins here was discarded: it and all later ones come again in the next session. */
   #discardedFrom = Number.POSITIVE_INFINITY;
@@ -35,7 +34,7 @@ export class DeliveryQueue {
    * `advanced`: a promise was resolved and the delivered position moved; `failed`: a handler threw or rejected;
    * `discard`: see `SessionListener`.
    */
-  constructor(advanced: () => void, failed: () => void, discard: (isEnd: boolean) => void) {
+  constructor(advanced: () => void, failed: (error: unknown) => void, discard: (isEnd: boolean) => void) {
     this.#advanced = advanced;
     this.#failed = failed;
     this.#discard = discard;
@@ -69,16 +68,10 @@ export class DeliveryQueue {
     if (typeof (outcome as PromiseLike<unknown> | null | undefined)?.then !== "function") return;
     const line = { start, isDone: false };
     this.#undelivered.push(line);
-    Promise.resolve(outcome).then(
-      (result) => {
-        if (result === DISCARDED) this.#discardedFrom = Math.min(this.#discardedFrom, line.start);
-        this.#done(line);
-      },
-      (error: unknown) => {
-        warn(error); // Nothing else reports it.
-        this.#failed();
-      },
-    );
+    Promise.resolve(outcome).then((result) => {
+      if (result === DISCARDED) this.#discardedFrom = Math.min(this.#discardedFrom, line.start);
+      this.#done(line);
+    }, this.#failed);
   }
 
   /**
@@ -128,10 +121,10 @@ export class DeliveryQueue {
     for (const { resolve } of this.#waiters.splice(0)) resolve();
   }
 
-  /** A new stream begins at position 0. Undelivered lines of the old stream come again in it. */
-  restart(): void {
-    this.read = 0;
-    if (this.#holdFrom < Number.POSITIVE_INFINITY) this.#holdFrom = 0;
+  /** A new stream begins, or one that continues at a position. Undelivered lines of the old stream come again in it. */
+  restart(position = 0): void {
+    this.read = position;
+    if (this.#holdFrom < Number.POSITIVE_INFINITY) this.#holdFrom = position;
     this.#discardedFrom = Number.POSITIVE_INFINITY;
     this.#undelivered.length = 0;
     this.release();

@@ -10,6 +10,8 @@
  * - `unreachable`: the server could not call a callback session
  * - `needs_tls`: the server expects TLS; `untrusted`: the certificate of the server is not valid for its host
  * - `bad_request`: an argument is not one word, or not one line; `line_too_long`: the detail has the limit
+ * - states: `bad_state` for a file with something else; `in_use` when another tab has it; `insecure` on a page without
+ *   https; `not_saved` when the browser stores nothing
  * - private chats: `not_introduced`, `denied`, `gone`, `wrong_certificate`
  */
 export class ChatError extends Error {
@@ -24,14 +26,8 @@ export class ChatError extends Error {
   }
 }
 
-/** Reports an error of the application that no promise carries: as a warning of the process, or of the browser. */
-export function warn(error: unknown): void {
-  if (typeof process === "undefined") console.warn(error);
-  else process.emitWarning(error instanceof Error ? error : String(error));
-}
-
-/** Calls an event handler of the application. When it throws or rejects, reports that. */
-export function warnOnFailure(handler: () => unknown): void {
+/** Calls an event handler of the application. When it throws or rejects, `warn` reports that. */
+export function warnOnFailure(handler: () => unknown, warn: (error: unknown) => void): void {
   const attempt = async (): Promise<unknown> => handler();
   attempt().catch(warn);
 }

@@ -1,6 +1,6 @@
 import { readFileSync, renameSync, writeFileSync } from "node:fs";
 import { ChatError } from "./errors.ts";
-import type { ClientState, StateStore } from "./session.ts";
+import type { ClientState, SyncStateStore } from "./session.ts";
 
 /**
  * Keeps the state of one user's session in a file with mode 0600: it has the token of the session, and the requests
@@ -8,7 +8,7 @@ import type { ClientState, StateStore } from "./session.ts";
  * file is not synced: after a power cut an older state may return, and messages may come twice. One program at a time
  * uses a file, and its folder exists.
  */
-export function fileState(path: string): StateStore {
+export function fileState(path: string): SyncStateStore {
   return {
     load: () => {
       let text: string;
@@ -42,11 +42,19 @@ function parseState(text: string): ClientState | null {
 
 /** Whether a client can continue from this value. */
 function isState(value: unknown): value is ClientState {
-  const { token, received, unanswered } = value as { [key in keyof ClientState]: unknown };
+  const { token, received, unanswered, read = 0, silenceMs = 0 } = value as { [key in keyof ClientState]: unknown };
   const isRequest = ({ line, position }: Record<string, unknown>): boolean =>
     typeof line === "string" && /^[^\n]+$/.test(line) && isPosition(position);
   const isToken = typeof token === "string" && /^[\w-]{22,64}$/.test(token);
-  return isToken && isPosition(received) && Array.isArray(unanswered) && unanswered.every(isRequest);
+  const isTime = typeof silenceMs === "number" && silenceMs >= 0;
+  return (
+    isToken &&
+    isPosition(received) &&
+    isPosition(read) &&
+    isTime &&
+    Array.isArray(unanswered) &&
+    unanswered.every(isRequest)
+  );
 }
 
 function isPosition(value: unknown): boolean {

@@ -48,7 +48,7 @@ export class Heartbeat {
     this.#tickMs = Math.min(TICK_MS, this.#beatMs / 2);
     this.restart();
     this.#wasSuspended();
-    this.#ticker = setInterval(() => this.#tick(), this.#tickMs);
+    this.#ticker = setInterval(() => this.tick(), this.#tickMs);
   }
 
   stop(): void {
@@ -91,7 +91,9 @@ export class Heartbeat {
     return passedMs > this.#tickMs + SUSPEND_MS;
   }
 
-  #tick(): void {
+  /** Looks whether a beat is due, or a reply overdue. Does nothing before `start` and after `stop`. */
+  tick(): void {
+    if (this.#ticker === null) return;
     const wasSuspended = this.#wasSuspended();
     const state = this.#session.state();
     if (state === "disconnected") return;

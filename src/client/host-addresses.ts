@@ -15,7 +15,7 @@ export class HostAddresses {
   #chosen: string | null = null;
 
   /** `addresses`: the addresses of the host; tests bring their own. */
-  constructor(host: string, addresses = () => addressesOf(host)) {
+  constructor(host: string, addresses: () => Promise<string[]> = () => addressesOf(host)) {
     this.#host = host;
     this.#addresses = addresses;
   }

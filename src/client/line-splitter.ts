@@ -27,7 +27,7 @@ export class LineSplitter {
   /** Bytes of an unfinished line that is too long already. */
   #skipped = 0;
 
-  constructor(lineBytesMax = SERVER_LINE_BYTES_MAX) {
+  constructor(lineBytesMax: number = SERVER_LINE_BYTES_MAX) {
     this.#lineBytesMax = lineBytesMax;
   }
 

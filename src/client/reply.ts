@@ -36,7 +36,7 @@ export function startsWithWord(bytes: Uint8Array, start: number, end: number, wo
 }
 
 /** Reasons of the server after which a client does not log in again by itself. */
-export const FINAL_REASONS = ["replaced", "removed", "kicked", "logout"];
+export const FINAL_REASONS: readonly string[] = ["replaced", "removed", "kicked", "logout"];
 
 /** The final reason in `unknown_session <reason>`; null for other failures and other reasons. */
 export function finalReason({ code, detail }: ChatError): string | null {

@@ -4,7 +4,7 @@ import { sleep } from "./timing.ts";
 
 /** A server that does not reply within this time is lost, even when its connection seems open. */
 export const REPLY_TIMEOUT_MS = 10_000;
-export const NO_REPLY = `no reply within ${REPLY_TIMEOUT_MS / 1000} seconds`;
+export const NO_REPLY: string = `no reply within ${REPLY_TIMEOUT_MS / 1000} seconds`;
 const LOCKOUT_MS_MAX = 3_600_000;
 const DELAY_MIN_MS = 200;
 const DELAY_MAX_MS = 20_000;
@@ -18,6 +18,9 @@ export class Backoff {
   #delayMs: number;
   /** End of the last delay. */
   #lastMs = performance.now();
+  /** End of the delay that is running, and what ends it. */
+  #dueMs = Number.POSITIVE_INFINITY;
+  #end: () => void = () => {};
 
   /** `attempts`: number of delays to skip. */
   constructor(attempts = 0) {
@@ -39,8 +42,16 @@ export class Backoff {
     const delayMaxMs = Math.max(SOON_MS, this.elapsedMs * SOON_SHARE);
     const delayMs = Math.min(this.#delayMs, delayMaxMs) * (0.5 + Math.random() / 2);
     this.#delayMs = Math.min(this.#delayMs * 2, DELAY_MAX_MS);
-    await sleep(Math.max(delayMs, leastMs));
+    const waitMs = Math.max(delayMs, leastMs);
+    this.#dueMs = performance.now() + waitMs;
+    const woken = new Promise<void>((resolve) => (this.#end = resolve));
+    await Promise.race([sleep(waitMs), woken]);
     this.#lastMs = performance.now();
+  }
+
+  /** Ends a delay whose timer is late. */
+  endIfDue(): void {
+    if (performance.now() >= this.#dueMs) this.#end();
   }
 }
 
@@ -53,7 +64,7 @@ export async function retry<T>(
   attempt: () => Promise<T>,
   temporary: readonly string[],
   giveUpMs: number,
-  backoff = new Backoff(),
+  backoff: Backoff = new Backoff(),
 ): Promise<T> {
   for (;;) {
     const isLastAttempt = backoff.elapsedMs > giveUpMs;

@@ -14,9 +14,9 @@ const TLS_ALERT = 0x15;
 export interface ConnectionListener {
   /** A line bytes[start..end), valid during the call. `lineBytes` counts its bytes with the line end. */
   line(bytes: Uint8Array, start: number, end: number, lineBytes: number): void;
-  /** Lines were read: the state must be saved before this returns. */
-  checkpoint(): void;
-  /** The turn ends: returns the lines to write, each with LF. The state must be saved before this returns. */
+  /** Saves the state, after lines were read and before lines are written. The promise resolves when it is saved. */
+  checkpoint(): Promise<void> | null;
+  /** The turn ends: returns the lines to write, each with LF. They are written when the state is saved. */
   flush(): string;
   /** The connection is closed, by either side. Called once. */
   closed(connection: ServerConnection): void;
@@ -129,6 +129,13 @@ export class ServerConnection {
     if (this.#isClosing) return;
     const lines = this.#listener.flush();
     if (lines === "") return;
+    const saving = this.#listener.checkpoint();
+    if (saving === null) this.#write(lines);
+    else void saving.then(() => this.#write(lines));
+  }
+
+  #write(lines: string): void {
+    if (this.#isClosing) return;
     if (this.#firstLine === "not expected") this.#firstLine = "expected";
     this.#transport?.write(encodeText(lines));
   }

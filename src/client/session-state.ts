@@ -17,6 +17,9 @@ export interface PendingRequest extends PendingReply {
   isRecovered: boolean;
 }
 
+/** The state of an earlier run that can be resumed. */
+export type ResumableState = ClientState & { silenceMs: number };
+
 /** What the state needs from the session that moves the bytes. */
 export interface Carrier {
   /** The delivered position has advanced. */
@@ -46,9 +49,12 @@ export class SessionState {
   /** Requests without a reply, in order. */
   pending: PendingRequest[] = [];
   /** Positions in the server's stream: read and delivered. */
-  readonly stream = new DeliveryQueue(
+  readonly stream: DeliveryQueue = new DeliveryQueue(
     () => this.#delivered(),
-    () => this.end("undelivered", true),
+    (error) => {
+      this.listener.failed(error);
+      this.end("undelivered", true);
+    },
     (isEnd) => this.listener.discard(isEnd),
   );
   readonly options: SessionOptions;
@@ -67,7 +73,12 @@ export class SessionState {
   #store: StateStore | null = null;
   /** State of an earlier run, which the first login continues. */
   #earlier: ClientState | null = null;
+  #silenceMs: number | undefined;
+  /** Replies up to here were given to their requests by an earlier run. */
+  #repliedTo = 0;
   #isSaved = true;
+  /** The last save, until it and all earlier ones are done. */
+  #saving: Promise<void> | null = null;
   /** Kept while each reconnect ends soon, without a line except `goodbye`. */
   #backoff: Backoff | null = null;
 
@@ -93,27 +104,45 @@ export class SessionState {
 
   /** The first login, by `attempt`. Before that it loads the state and the requests of an earlier run. */
   async login<T>(user: string, password: string, listenPort: number, attempt: () => Promise<T>): Promise<T> {
-    this.user = user;
     this.#login = loginLine(user, password, listenPort);
+    await this.#load(user);
+    this.pending = this.pending.filter(({ line }) => !isSessionRequest(line));
+    return attempt().catch((error: unknown) => this.#forget(error));
+  }
+
+  /** Continues the session of an earlier run, by `attempt`. Rejects with `unknown_session` without a saved one. */
+  async resume<T>(user: string, attempt: (earlier: ResumableState) => Promise<T>): Promise<T> {
+    this.#login = "";
+    const earlier = await this.#load(user);
+    const { silenceMs } = earlier ?? {};
+    if (earlier === null || !silenceMs) return this.#forget(new ChatError("unknown_session"));
+    return attempt({ ...earlier, silenceMs }).catch((error: unknown) => this.#forget(error));
+  }
+
+  /** Loads the state and the requests of an earlier run. */
+  async #load(user: string): Promise<ClientState | null> {
+    this.user = user;
     this.#store = await this.options.store(user);
-    this.#earlier = this.#store?.load() ?? null;
-    for (const { line, position } of this.#earlier?.unanswered ?? []) {
-      const report = (error: ChatError | null): void => this.listener.recovered(line, error);
-      this.pending.push({
-        line,
-        position,
-        isWritten: true,
-        isRecovered: true,
-        resolve: () => report(null),
-        reject: report,
-      });
-    }
-    try {
-      return await attempt();
-    } catch (error) {
-      this.pending.length = 0;
-      throw error;
-    }
+    this.#earlier = (await this.#store?.load()) ?? null;
+    this.pending = (this.#earlier?.unanswered ?? []).map(({ line, position }) => {
+      const report = (error: ChatError | null, words = ""): void => {
+        if (!isSessionRequest(line)) this.listener.recovered(line, error, words);
+      };
+      const resolve = (words: string): void => report(null, words);
+      return { line, position, isWritten: true, isRecovered: true, resolve, reject: report };
+    });
+    return this.#earlier;
+  }
+
+  /** The first attempt has failed: a later one loads the state again. */
+  #forget(error: unknown): never {
+    this.pending.length = 0;
+    throw error;
+  }
+
+  /** Whether a new session may be begun. It needs the password, which `resume` does not have. */
+  get canLogIn(): boolean {
+    return this.#login !== "";
   }
 
   /** The request for a login with `options`, which continues the session before it. */
@@ -122,11 +151,20 @@ export class SessionState {
     return this.#login + options + (earlier === null ? "" : ` after=${earlier.token}:${earlier.received}`);
   }
 
-  /** A login was accepted: the server's stream begins at position 0. */
-  startStream(token: string): void {
+  /** A login was accepted: the server's stream begins at position 0. `silenceMs`: null when it cannot be resumed. */
+  startStream(token: string, silenceMs: number | null): void {
     this.token = token;
+    this.#silenceMs = silenceMs ?? undefined;
+    this.#repliedTo = 0;
     this.stream.restart();
     this.#isSaved = false;
+  }
+
+  /** The session of an earlier run is resumed: the server's stream continues. */
+  continueStream({ token, received, read = received, silenceMs }: ResumableState): void {
+    this.startStream(token, silenceMs);
+    this.#repliedTo = read;
+    this.stream.restart(received);
   }
 
   /**
@@ -150,6 +188,18 @@ export class SessionState {
     this.#isSaved = false;
   }
 
+  /** The requests that were not given to the network, which they are now. */
+  unwrittenLines(): string {
+    let first = this.pending.length;
+    while (first > 0 && !this.pending[first - 1]!.isWritten) first--;
+    let lines = "";
+    for (const request of this.pending.slice(first)) {
+      request.isWritten = true;
+      lines += `${request.line}\n`;
+    }
+    return lines;
+  }
+
   /** Takes back a request that was not written, so that those after it move. False when it is too late. */
   cancelPending(request: PendingRequest, bytes: number): boolean {
     const index = this.pending.indexOf(request);
@@ -166,7 +216,7 @@ export class SessionState {
     this.#isSaved = false;
     this.#backoff = null;
     this.stream.take(position);
-    return this.pending.shift();
+    return position > this.#repliedTo ? this.pending.shift() : undefined;
   }
 
   /** An event that ends at `position` was read. Returns the reason of a `goodbye`, null for all other events. */
@@ -178,14 +228,43 @@ export class SessionState {
     return reason;
   }
 
-  /** Saves the state unless it is saved. Only the delivered position is saved, never the one that was read. */
-  save(): void {
-    if (this.#isSaved || this.#phase === "ended" || this.token === "" || this.#store === null) return;
+  /**
+   * Saves the state unless it is saved: `received` is the delivered position. Returns null when it is saved, or a
+   * promise that resolves when it is. A save that fails ends the session.
+   */
+  save(): Promise<void> | null {
+    if (this.#isSaved || this.#phase === "ended" || this.token === "" || this.#store === null) return this.#saving;
     this.#isSaved = true;
-    const unanswered = this.pending
-      .filter(({ line }) => !isSessionRequest(line))
-      .map(({ line, position }) => ({ line, position }));
-    this.#store.save({ token: this.token, received: this.stream.delivered, unanswered });
+    const unanswered = this.pending.map(({ line, position }) => ({ line, position }));
+    const { delivered: received, read } = this.stream;
+    const state: ClientState = { token: this.token, received, unanswered, read };
+    if (this.#silenceMs !== undefined) state.silenceMs = this.#silenceMs;
+    try {
+      const outcome = this.#store.save(state);
+      if (typeof outcome?.then === "function") this.#waitFor(outcome);
+    } catch (error) {
+      this.#saveFailed(error);
+    }
+    return this.#saving;
+  }
+
+  #waitFor(outcome: Promise<void>): void {
+    const saving = Promise.all([this.#saving, outcome]).then(
+      () => {
+        if (this.#saving === saving) this.#saving = null;
+      },
+      (error: unknown) => this.#saveFailed(error),
+    );
+    this.#saving = saving;
+  }
+
+  /** Nothing may be sent any more that depends on the state. */
+  #saveFailed(error: unknown): void {
+    if (this.#store === null) return;
+    this.#store = null;
+    this.#saving = null;
+    this.listener.failed(error);
+    this.end("not_saved", true);
   }
 
   #delivered(): void {
@@ -228,6 +307,11 @@ export class SessionState {
     this.listener.back();
   }
 
+  /** Goes on when the timer between two attempts is late. */
+  retryIfDue(): void {
+    this.#backoff?.endIfDue();
+  }
+
   /** Ends the session, and calls the listener when everything that was read is delivered; at once with `atOnce`. */
   end(reason: string, atOnce = false): void {
     if (!this.hasEnded) {
@@ -244,8 +328,11 @@ export class SessionState {
 
   #reportEnd(): void {
     if (this.#phase === "ended") return;
-    this.save();
+    const saving = this.save();
     this.#phase = "ended";
-    if (this.token !== "") this.listener.ended(this.#reason, this.#detail);
+    if (this.token === "") return;
+    const report = (): void => this.listener.ended(this.#reason, this.#detail);
+    if (saving === null) report();
+    else void saving.then(report);
   }
 }

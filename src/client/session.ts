@@ -2,7 +2,6 @@
  * The interface between ChatClient and its session, in both directions, with the options and the saved state of a
  * session. The implementations are in stream-session.ts and callback-session.ts.
  */
-import { LIMITS_DEFAULT } from "../limits.ts";
 import type { ChatError } from "./errors.ts";
 import type { Login } from "./login.ts";
 import type { OpenTransport, ServerAddress } from "./transport.ts";
@@ -14,17 +13,27 @@ export interface ClientState {
   received: number;
   /** Requests without a reply, each with the position in the client's stream after it. */
   unanswered: { line: string; position: number }[];
+  /** Position up to which the server's stream was read: replies before it were given to their requests. */
+  read?: number;
+  /** See `Login`. Without it the session cannot be resumed by a later run, which then logs in. */
+  silenceMs?: number;
 }
 
-/** Saves the state of a session. The methods are synchronous: when `save` returns, the state is saved. */
+/**
+ * Saves the state of a session. When `save` returns, or its promise resolves, the state is saved: what it allows to be
+ * sent, such as acknowledgements, is written after that. When a save fails, the session ends as "not_saved".
+ */
 export interface StateStore {
   /** The state that was saved last, by this or an earlier run of the program; null when there is none. */
+  load(): Promise<ClientState | null> | ClientState | null;
+  save(state: ClientState): Promise<void> | void;
+}
+
+/** A store that saves at once. */
+export interface SyncStateStore extends StateStore {
   load(): ClientState | null;
   save(state: ClientState): void;
 }
-
-/** What a server takes by default: see `LIMITS_DEFAULT`. */
-export const LINE_BYTES_DEFAULT = LIMITS_DEFAULT.lineBytesMax;
 
 /**
  * "new": not logged in yet. "online": logged in. "lost": the connection was lost, and the client tries to reach the
@@ -39,6 +48,8 @@ export interface ChatSession {
   connect(signal?: AbortSignal): Promise<void>;
   /** `listenPort`: port for incoming private chats, 0 for none. Rejects as `ChatClient.login` does. */
   login(user: string, password: string, listenPort: number, signal?: AbortSignal): Promise<Login>;
+  /** Continues the session of an earlier run. Rejects as `BaseClient.resume` does. */
+  resume(user: string, signal?: AbortSignal): Promise<Login>;
   /**
    * Sends a request, a line without its LF, as soon as the server can be reached. Resolves with the words of the reply
    * after `ok`; rejects as the methods of `ChatClient` do. While it was not written yet, `signal` takes it back.
@@ -69,14 +80,16 @@ export interface SessionListener {
    * with DISCARDED. At the end, lines that somebody is about to take may stay.
    */
   discard(isEnd: boolean): void;
+  /** `event` has thrown or rejected: reports the error, which no promise carries. */
+  failed(error: unknown): void;
   /** The connection was lost. */
   lost(): void;
   /** The session continues after `lost`. */
   back(): void;
   /** A reconnect failed because the certificate of the server is not valid. The session tries again. */
   untrusted(error: ChatError): void;
-  /** Outcome of a request of an earlier run, which has sent it without a reply: null when it is accepted now. */
-  recovered(line: string, error: ChatError | null): void;
+  /** Outcome of a request of an earlier run: the words of its reply, or an error. See `BaseClientOptions`. */
+  recovered(line: string, error: ChatError | null, words: string): void;
   /** The session has ended for good. For `reason` see `ChatClient.ended`. */
   ended(reason: string, detail: string): void;
 }

@@ -7,15 +7,15 @@ import { requestBytes } from "./request.ts";
 import { FINAL_REASONS, type PendingReply, refusalIn, settleReply, startsWithWord } from "./reply.ts";
 import { NO_REPLY, REPLY_TIMEOUT_MS } from "./retry.ts";
 import { type ConnectionListener, ServerConnection } from "./server-connection.ts";
-import { type PendingRequest, SessionState } from "./session-state.ts";
+import { type PendingRequest, type ResumableState, SessionState } from "./session-state.ts";
 import { type ChatSession, type ClientStatus, type SessionListener, type SessionOptions } from "./session.ts";
 import { later } from "./timing.ts";
 
 /** Delivered lines are acknowledged within this time, or after ACK_BYTES_MAX. */
 const ACK_MS = 4_000;
 
-/** Refusals of a login after which the server keeps the connection open. */
-const ON_SAME_CONNECTION = ["wrong_password", "unknown_user"];
+/** Refusals after which the server keeps the connection open. */
+const ON_SAME_CONNECTION = ["wrong_password", "unknown_user", "unknown_session"];
 
 /**
  * Plain and resumable sessions: how their bytes travel over one connection after another. Both directions are byte
@@ -82,20 +82,27 @@ export class StreamSession implements ChatSession {
   readonly #listener = {
     line: (bytes: Uint8Array, start: number, end: number, lineBytes: number): void =>
       this.#line(bytes, start, end, lineBytes),
-    checkpoint: (): void => this.#state.save(),
+    checkpoint: (): Promise<void> | null => this.#state.save(),
     flush: (): string => this.#flush(),
     closed: (connection: ServerConnection): void => this.#closed(connection),
   };
 
   async login(user: string, password: string, listenPort: number, signal?: AbortSignal): Promise<Login> {
     if (this.#connection?.isOpen !== true) await this.connect(signal);
-    return this.#state
-      .login(user, password, listenPort, () => this.#logIn(signal))
-      .catch((error: unknown) => {
-        // After any other refusal the server may be about to close the connection.
-        if (!ON_SAME_CONNECTION.includes((error as ChatError).code)) this.#connection?.close();
-        throw error;
-      });
+    const login = this.#state.login(user, password, listenPort, () => this.#logIn(signal));
+    return login.catch((error: unknown) => this.#refused(error));
+  }
+
+  async resume(user: string, signal?: AbortSignal): Promise<Login> {
+    if (this.#connection?.isOpen !== true) await this.connect(signal);
+    const resume = this.#state.resume(user, (earlier) => this.#resumeEarlier(earlier, signal));
+    return resume.catch((error: unknown) => this.#refused(error));
+  }
+
+  #refused(error: unknown): never {
+    // After any other refusal the server may be about to close the connection.
+    if (!ON_SAME_CONNECTION.includes((error as ChatError).code)) this.#connection?.close();
+    throw error;
   }
 
   #logIn(signal?: AbortSignal): Promise<Login> {
@@ -104,7 +111,7 @@ export class StreamSession implements ChatSession {
       request,
       (words) => {
         const { token, silenceMs, actedOn, at } = parseLogin(words);
-        this.#state.startStream(token);
+        this.#state.startStream(token, silenceMs);
         this.#connectionEnd = this.#acked = this.#requestEnd = 0;
         this.#state.repeatPending(actedOn, (pending) => this.#send(pending));
         this.#heartbeat.start(silenceMs);
@@ -167,6 +174,12 @@ export class StreamSession implements ChatSession {
     this.#state.end("lost", true);
   }
 
+  /** Does what is due, a heartbeat or a reconnect, for a platform whose timers are late. */
+  keepAlive(): void {
+    this.#heartbeat.tick();
+    this.#state.retryIfDue();
+  }
+
   /**
    * Sends `login` or `resume`. Its reply is handled at once, not in a later microtask: the lines right after it belong
    * to the stream that it begins.
@@ -208,26 +221,19 @@ export class StreamSession implements ChatSession {
     pending.isWritten = false;
     this.#state.addPending(pending);
     // Before the reply to a greeting it is unknown where the stream continues. The request is saved all the same.
-    if (this.#connection === null || this.#greeting !== null) return void later(() => this.#state.save());
+    const connection = this.#greeting === null ? this.#connection : null;
+    if (connection?.isOpen !== true) return void later(() => this.#state.save());
     this.#heartbeat.sent();
-    this.#connection.markDirty();
+    connection.markDirty();
     this.#regulate();
   }
 
   /** The lines for the network at the end of a turn. Requests wait until it is known where their stream continues. */
   #flush(): string {
-    this.#state.save();
-    let lines = this.#greetingRequest;
+    const greeting = this.#greetingRequest;
     this.#greetingRequest = "";
-    if (!this.#isAttached || this.#greeting !== null) return lines;
-    const { pending } = this.#state;
-    let first = pending.length;
-    while (first > 0 && !pending[first - 1]!.isWritten) first--;
-    for (const request of pending.slice(first)) {
-      request.isWritten = true;
-      lines += `${request.line}\n`;
-    }
-    return lines;
+    const isReady = this.#isAttached && this.#greeting === null;
+    return greeting + (isReady ? this.#state.unwrittenLines() : "");
   }
 
   #line(bytes: Uint8Array, start: number, end: number, lineBytes: number): void {
@@ -316,12 +322,34 @@ export class StreamSession implements ChatSession {
     const { stream, token } = this.#state;
     const { delivered } = stream;
     return this.#greet(`resume ${token} ${delivered}`, (actedOn) => {
-      this.#connectionEnd = this.#acked = delivered;
       this.#heartbeat.restart();
-      for (const request of this.#state.pending) request.isWritten = request.position <= Number(actedOn);
-      this.#connection?.markDirty();
-      this.#regulate();
+      this.#continueAt(delivered, Number(actedOn));
     });
+  }
+
+  /** Both streams continue: the server's at `received`, and the client's at `actedOn`. */
+  #continueAt(received: number, actedOn: number): void {
+    this.#connectionEnd = this.#acked = received;
+    for (const request of this.#state.pending) request.isWritten = request.position <= actedOn;
+    this.#connection?.markDirty();
+    this.#regulate();
+  }
+
+  #resumeEarlier(earlier: ResumableState, signal?: AbortSignal): Promise<Login> {
+    const { token, received, silenceMs } = earlier;
+    const accept = (words: string): Login => {
+      const { pending } = this.#state;
+      const actedOn = Number(words);
+      this.#requestEnd = pending.at(-1)?.position ?? actedOn;
+      // Requests that the state does not know have replies that the others would get.
+      if (actedOn > this.#requestEnd) throw new ChatError("unknown_session");
+      this.#state.continueStream(earlier);
+      this.#heartbeat.start(silenceMs);
+      this.#continueAt(received, actedOn);
+      this.#state.listener.began(this.#state.user);
+      return { token, silenceMs };
+    };
+    return this.#greet(`resume ${token} ${received}`, accept, signal);
   }
 
   /**
@@ -352,7 +380,8 @@ export class StreamSession implements ChatSession {
     try {
       await this.#continue();
     } catch (error) {
-      if (!(error instanceof ChatError) || error.code !== "unknown_session" || error.detail !== "") throw error;
+      const isOver = error instanceof ChatError && error.code === "unknown_session" && error.detail === "";
+      if (!isOver || !this.#state.canLogIn) throw error;
       if (stream.delivered < stream.read) {
         this.#connection?.close();
         await stream.settledForNext(this.#mustRead);

@@ -5,7 +5,8 @@ import { withZone } from "../runtime/host.ts";
 import { WheelTimer, type TimerKind } from "../timer-wheel.ts";
 import type { Logger } from "../runtime/log.ts";
 import { Connection, type Connections } from "./connection.ts";
-import { type ProxyHeader, parseProxyHeader } from "./proxy-header.ts";
+import { isListed, withoutMapping } from "./forwarded.ts";
+import { type ProxyHeader, isProxyHeader, parseProxyHeader } from "./proxy-header.ts";
 import { type AcceptedSocket, TcpTransport } from "./tcp-transport.ts";
 import type { SocketEvents } from "./transport.ts";
 
@@ -53,6 +54,8 @@ const REFUSAL_REASONS = [
   "tls_handshake",
   "relay_handshake",
   "relay_secret",
+  "web_request",
+  "web_origin",
 ] as const;
 export type RefusalReason = (typeof REFUSAL_REASONS)[number];
 
@@ -62,6 +65,40 @@ const REASONS: Record<string, RefusalReason> = {
   "connections from your address": "address_connections",
   "new connections from your address": "address_rate",
 };
+
+/** A socket that was admitted. */
+export interface Admitted {
+  admission: Admission;
+  socket: AcceptedSocket;
+  transport: TcpTransport;
+  /** Of the client. When it is not counted, it is that of a proxy, which names its clients later. */
+  address: string;
+  /** It counts among the connections of that address. */
+  isCounted: boolean;
+}
+
+/** What differs between the ports for clients. */
+export interface ClientPort {
+  readonly isEncrypted: boolean;
+  /** Its clients are browsers: the limits apply to this machine, too, and a proxy may send no PROXY header. */
+  readonly isWeb: boolean;
+  /** What a client receives that is refused because there are too many. */
+  refusal(tooMany: string): string;
+  /** What an admitted socket becomes. */
+  begin(admitted: Admitted): SocketEvents;
+}
+
+/** A port for the line protocol. */
+function linePort(isEncrypted: boolean): ClientPort {
+  return {
+    isEncrypted,
+    isWeb: false,
+    refusal: (tooMany) => `err busy too many ${tooMany}\n`,
+    begin: ({ admission, transport, address }) => new Connection(admission.connections, transport, address),
+  };
+}
+export const PLAIN_PORT = linePort(false);
+export const TLS_PORT = linePort(true);
 
 /**
  * Decides which accepted sockets become connections: the limits on connections, the PROXY header, the TLS handshake.
@@ -96,40 +133,47 @@ export class Admission {
   }
 
   /** A socket was accepted. */
-  open(socket: AcceptedSocket, isEncrypted = false): void {
+  open(socket: AcceptedSocket, port = PLAIN_PORT): void {
     const { remoteAddress } = socket;
     if (remoteAddress === undefined) return void socket.end(); // The peer has closed it already.
-    // An IPv6 socket shows IPv4 addresses as ::ffff:192.0.2.1.
-    const address = remoteAddress.replace(/^::ffff:(?=.*\.)/i, "");
+    const address = withoutMapping(remoteAddress);
     const { unauthenticated, limits } = this.connections;
     if (this.size >= limits.connectionsMax) {
       // The oldest connection without a session is closed, so that idle connections do not keep users out.
       const [oldest] = unauthenticated;
-      if (oldest === undefined) return this.#refuse(socket, address, isEncrypted, "connections");
+      if (oldest === undefined) return this.#refuse(socket, address, port, "connections");
       unauthenticated.delete(oldest);
       oldest.hangUp();
     }
-    const isProxy = !isEncrypted && this.proxies?.check(address, address.includes(":") ? "ipv6" : "ipv4");
-    if (isProxy === true) socket.data = new AwaitingProxyHeader(this, socket, address);
-    else this.admit(socket, withZone(address, socket), isEncrypted);
+    const isProxy = isListed(this.proxies, address);
+    if (isProxy && !port.isEncrypted) socket.data = new AwaitingProxyHeader(this, socket, address, port);
+    else this.admit(socket, withZone(address, socket), port, !(isProxy && port.isWeb));
   }
 
-  /** The socket becomes a connection, over TLS after the handshake, unless its address has too many. */
-  admit(socket: AcceptedSocket, address: string, isEncrypted = false): void {
-    const tooMany = this.connections.chat.addresses.connect(address);
-    if (tooMany !== null) return this.#refuse(socket, address, isEncrypted, tooMany);
+  /**
+   * The socket becomes what the port makes of it, over TLS after the handshake, unless its address has too many.
+   * `isCounted`: see `Admitted`.
+   */
+  admit(socket: AcceptedSocket, address: string, port: ClientPort, isCounted = true): void {
+    const { isEncrypted, isWeb } = port;
+    const tooMany = isCounted ? this.connections.chat.addresses.connect(address, isWeb) : null;
+    if (tooMany !== null) return this.#refuse(socket, address, port, tooMany);
     const transport = new TcpTransport(socket, isEncrypted);
-    socket.data = isEncrypted
-      ? new Handshake(this, socket, address, transport)
-      : new Connection(this.connections, transport, address);
+    const admitted = { admission: this, socket, transport, address, isCounted };
+    socket.data = isEncrypted ? new Handshake(admitted, port) : port.begin(admitted);
   }
 
-  #refuse(socket: AcceptedSocket, address: string, isEncrypted: boolean, tooMany: string): void {
-    this.count(REASONS[tooMany]!, address, `too many ${tooMany}`);
+  #refuse(socket: AcceptedSocket, address: string, port: ClientPort, tooMany: string): void {
+    this.countTooMany(address, tooMany);
     socket.data = null;
     // Before the TLS handshake nothing can be sent, and the runtime would wait for the handshake.
-    if (isEncrypted) socket.end();
-    else socket.end(`err busy too many ${tooMany}\n`);
+    if (port.isEncrypted) socket.end();
+    else socket.end(port.refusal(tooMany));
+  }
+
+  /** Counts a connection that is refused for the reason that `Addresses.connect` gave. */
+  countTooMany(address: string, tooMany: string): void {
+    this.count(REASONS[tooMany]!, address, `too many ${tooMany}`);
   }
 
   /** Counts a refused connection, also for the next report. */
@@ -180,6 +224,12 @@ export abstract class PendingConnection implements SocketEvents {
     this.reject(this.#tooLate);
   }
 
+  /** The time limit begins again. */
+  protected prolong(delayMs: number): void {
+    const { connections, late } = this.admission;
+    connections.wheel.schedule(this.#timer, late, delayMs);
+  }
+
   protected reject(why: string): void {
     this.admission.count(this.refusal, this.address, why);
     this.hangUp();
@@ -214,46 +264,55 @@ export abstract class PendingConnection implements SocketEvents {
 /** A socket from a proxy that has not sent its PROXY header, which names the client. */
 export class AwaitingProxyHeader extends PendingConnection {
   protected readonly refusal = "proxy_header";
+  readonly #port: ClientPort;
   #bytes = Buffer.alloc(0);
 
-  constructor(admission: Admission, socket: AcceptedSocket, address: string) {
+  constructor(admission: Admission, socket: AcceptedSocket, address: string, port: ClientPort) {
     super(admission, socket, address, NO_PROXY_HEADER, PROXY_HEADER_MS);
+    this.#port = port;
   }
 
   override data(chunk: Buffer): void {
     this.#bytes = Buffer.concat([this.#bytes, chunk]);
+    if (this.#port.isWeb && !isProxyHeader(this.#bytes)) return this.#admit(this.address, 0, false);
     let header: ProxyHeader | null;
     try {
       header = parseProxyHeader(this.#bytes);
     } catch (error) {
       return this.reject((error as Error).message);
     }
-    if (header === null) return;
+    if (header !== null) this.#admit(header.address ?? this.address, header.bytes, true);
+  }
+
+  #admit(address: string, headerBytes: number, isCounted: boolean): void {
     this.leave();
-    this.admission.admit(this.socket, header.address ?? this.address);
-    if (this.#bytes.length > header.bytes) this.socket.data?.data(this.#bytes.subarray(header.bytes));
+    this.admission.admit(this.socket, address, this.#port, isCounted);
+    if (this.#bytes.length > headerBytes) this.socket.data?.data(this.#bytes.subarray(headerBytes));
   }
 }
 
 /** A socket during the TLS handshake. It counts as a connection of its address already. */
 export class Handshake extends PendingConnection {
   protected readonly refusal = "tls_handshake";
-  readonly #transport: TcpTransport;
+  readonly #admitted: Admitted;
+  readonly #port: ClientPort;
 
-  constructor(admission: Admission, socket: AcceptedSocket, address: string, transport: TcpTransport) {
-    super(admission, socket, address, NO_HANDSHAKE, TLS_HANDSHAKE_MS);
-    this.#transport = transport;
+  constructor(admitted: Admitted, port: ClientPort) {
+    super(admitted.admission, admitted.socket, admitted.address, NO_HANDSHAKE, TLS_HANDSHAKE_MS);
+    this.#admitted = admitted;
+    this.#port = port;
   }
 
   handshake(failure: Error | null): void {
     if (!this.admission.pending.has(this)) return; // The runtime reports a handshake that `hangUp` interrupted.
     if (failure !== null) return this.reject(`the TLS handshake failed: ${failure.message}`);
     this.leave();
-    this.socket.data = new Connection(this.admission.connections, this.#transport, this.address);
+    this.socket.data = this.#port.begin(this.#admitted);
   }
 
   override closed(): void {
     super.closed();
-    this.admission.connections.chat.addresses.disconnect(this.address);
+    const { address, isCounted } = this.#admitted;
+    if (isCounted) this.admission.connections.chat.addresses.disconnect(address, this.#port.isWeb);
   }
 }

@@ -7,7 +7,7 @@ import { Outbox } from "../stream/outbox.ts";
 import { SocketWriter } from "../stream/socket-writer.ts";
 import type { Sink } from "../stream/turn.ts";
 import { WheelTimer } from "../timer-wheel.ts";
-import { BACKLOGGED, QUEUED, ReadGate, UNANSWERED } from "./read-gate.ts";
+import { BACKLOGGED, QUEUED, ReadGate, STOPPING, UNANSWERED } from "./read-gate.ts";
 import { ConnectionGroup } from "./connection-group.ts";
 import { type ConnectionState, checkTransition } from "./connection-state.ts";
 import type { SocketEvents, Successor, Transport } from "./transport.ts";
@@ -70,7 +70,7 @@ export class Connection implements SocketEvents, Peer, Sink {
     this.isRelayed = relayedFrom !== null;
     this.isCallable = relayedFrom !== "elsewhere" || !isLoopback(address);
     this.#reader = new LineReader(limits.lineBytesMax, transport);
-    this.#gate = new ReadGate<Connection>(this, server, chat.addresses.requests(address));
+    this.#gate = new ReadGate<Connection>(this, server, chat.addresses.requests(address, transport.isWebSocket));
     this.#writer = new SocketWriter(transport);
     this.#replies = this.#newStream();
     this.#openedMs = this.#lastActivityMs = wheel.nowMs;
@@ -98,6 +98,10 @@ export class Connection implements SocketEvents, Peer, Sink {
 
   get isEncrypted(): boolean {
     return this.#transport.isEncrypted;
+  }
+
+  get isWebSocket(): boolean {
+    return this.#transport.isWebSocket;
   }
 
   get paused(): boolean {
@@ -189,7 +193,7 @@ export class Connection implements SocketEvents, Peer, Sink {
     this.#server.open.delete(this);
     this.#server.ready.delete(this);
     this.#server.unauthenticated.delete(this);
-    if (this.#isCounted) this.#server.chat.addresses.disconnect(this.address);
+    if (this.#isCounted) this.#server.chat.addresses.disconnect(this.address, this.isWebSocket);
     this.#discardReplies();
     this.#server.chat.connectionClosed(this);
     if (hasSocket) successor?.closed();
@@ -215,6 +219,13 @@ export class Connection implements SocketEvents, Peer, Sink {
   resume(): void {
     this.#gate.remove(UNANSWERED);
     this.#pull();
+  }
+
+  /** Takes no further request, unless it is a link. Replies and events are still written. */
+  suspend(): void {
+    if (this.session?.kind === "link") return;
+    this.#gate.add(STOPPING);
+    this.#setReading(!this.#takesRequests());
   }
 
   data(chunk: Buffer): void {

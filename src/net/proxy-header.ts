@@ -15,6 +15,9 @@ const ADDRESS_BYTES: Record<number, number> = { [TCP_OVER_IPV4]: 12, [TCP_OVER_I
 const TLV_SSL = 0x20;
 const CLIENT_SSL = 0x01;
 
+/** Of this project (0xe0 to 0xef are free for that): between servers, the client came over WebSocket. No value. */
+const TLV_WEBSOCKET = 0xe0;
+
 /** A parsed header. */
 export interface ProxyHeader {
   /** Length of the header. */
@@ -23,12 +26,19 @@ export interface ProxyHeader {
   address: string | null;
   /** The client uses TLS. */
   isEncrypted: boolean;
+  /** The client uses WebSocket. Only another server of the cluster is asked for it. */
+  isWebSocket: boolean;
+}
+
+/** Whether these bytes can be the beginning of a header. No other protocol of this server begins like it. */
+export function isProxyHeader(bytes: Buffer): boolean {
+  const comparable = Math.min(bytes.length, SIGNATURE.length);
+  return bytes.compare(SIGNATURE, 0, comparable, 0, comparable) === 0;
 }
 
 /** Parses the header at the beginning of `bytes`. Null when it is incomplete. Throws when it is invalid. */
 export function parseProxyHeader(bytes: Buffer): ProxyHeader | null {
-  const comparable = Math.min(bytes.length, SIGNATURE.length);
-  if (bytes.compare(SIGNATURE, 0, comparable, 0, comparable) !== 0) throw new Error("no PROXY header of version 2");
+  if (!isProxyHeader(bytes)) throw new Error("no PROXY header of version 2");
   if (bytes.length < HEAD_BYTES) return null;
   const command = bytes[12]!;
   const family = bytes[13]!;
@@ -37,33 +47,37 @@ export function parseProxyHeader(bytes: Buffer): ProxyHeader | null {
   if (end > PROXY_HEADER_BYTES_MAX) throw new Error("a PROXY header that is too long");
   if (bytes.length < end) return null;
   const addressBytes = command === PROXY ? ADDRESS_BYTES[family] : undefined;
-  if (addressBytes === undefined) return { bytes: end, address: null, isEncrypted: false };
+  if (addressBytes === undefined) return { bytes: end, address: null, isEncrypted: false, isWebSocket: false };
   const address = (family === TCP_OVER_IPV4 ? ipv4 : ipv6)(bytes, HEAD_BYTES, end);
-  return { bytes: end, address, isEncrypted: isEncrypted(bytes, HEAD_BYTES + addressBytes, end) };
+  const fields = HEAD_BYTES + addressBytes;
+  const ssl = findField(bytes, fields, end, TLV_SSL);
+  const isEncrypted = ssl > 0 && ssl < end && (bytes[ssl]! & CLIENT_SSL) !== 0;
+  return { bytes: end, address, isEncrypted, isWebSocket: findField(bytes, fields, end, TLV_WEBSOCKET) > 0 };
 }
 
 /** A header that names a client. The zone of a link-local address is left out: it has no meaning elsewhere. */
-export function formatProxyHeader(address: string, isEncrypted: boolean): Buffer {
+export function formatProxyHeader(address: string, isEncrypted: boolean, isWebSocket = false): Buffer {
   const from = address.includes(".") ? address.split(".").map(Number) : ipv6Bytes(address.split("%")[0]!);
   const family = from.length === 4 ? TCP_OVER_IPV4 : TCP_OVER_IPV6;
   const addresses = Buffer.alloc(ADDRESS_BYTES[family]!);
   addresses.set(from);
-  const tlv = isEncrypted ? [TLV_SSL, 0, 5, CLIENT_SSL, 0, 0, 0, 0] : [];
-  const length = addresses.length + tlv.length;
+  const fields = [
+    ...(isEncrypted ? [TLV_SSL, 0, 5, CLIENT_SSL, 0, 0, 0, 0] : []),
+    ...(isWebSocket ? [TLV_WEBSOCKET, 0, 0] : []),
+  ];
+  const length = addresses.length + fields.length;
   return Buffer.concat([
     SIGNATURE,
     Buffer.from([PROXY, family, length >> 8, length & 255]),
     addresses,
-    Buffer.from(tlv),
+    Buffer.from(fields),
   ]);
 }
 
-/** Reads the fields after the addresses: a type, a length of two bytes, a value. */
-function isEncrypted(bytes: Buffer, start: number, end: number): boolean {
-  for (let at = start; at + 3 <= end; at += 3 + bytes.readUInt16BE(at + 1)) {
-    if (bytes[at] === TLV_SSL && at + 4 <= end) return (bytes[at + 3]! & CLIENT_SSL) !== 0;
-  }
-  return false;
+/** Index of the value of that field, after the addresses: a type, a length of two bytes, a value. 0: there is none. */
+function findField(bytes: Buffer, start: number, end: number, type: number): number {
+  for (let at = start; at + 3 <= end; at += 3 + bytes.readUInt16BE(at + 1)) if (bytes[at] === type) return at + 3;
+  return 0;
 }
 
 function ipv4(bytes: Buffer, start: number, end: number): string {

@@ -15,6 +15,8 @@ export const BACKLOGGED = 4;
  * request of any connection was taken.
  */
 export const QUEUED = 8;
+/** The server is about to stop. */
+export const STOPPING = 16;
 
 /** Requests that have arrived. */
 interface Input {
@@ -50,7 +52,7 @@ export interface GateShared<Owner> {
  * from the queue.
  */
 export class ReadGate<Owner> {
-  /** The set of reasons to wait: bits UNANSWERED, OVER_RATE, BACKLOGGED, QUEUED. */
+  /** The set of reasons to wait: bits UNANSWERED, OVER_RATE, BACKLOGGED, QUEUED, STOPPING. */
   #reasons = 0;
   readonly #shared: GateShared<Owner>;
   #bucket: TokenBucket;

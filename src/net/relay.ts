@@ -154,8 +154,8 @@ export class Relay implements LinkEvents {
     this.#epoch = epoch;
     this.#toOwner = transport;
     this.#up.to = transport;
-    const { address, isEncrypted } = this.connection;
-    const header = formatProxyHeader(address, isEncrypted);
+    const { address, isEncrypted, isWebSocket } = this.connection;
+    const header = formatProxyHeader(address, isEncrypted, isWebSocket);
     this.#up.write(Buffer.concat([Buffer.from(`proof ${proof}\n`), header, this.#line, Buffer.from("\n")]));
   }
 

@@ -144,14 +144,19 @@ class AwaitingServer extends PendingConnection {
     const { neighbours } = this.admission.connections.chat;
     if (neighbours?.all[shard] === undefined) return this.#refuse(`shard ${shard} is no neighbour of this one`);
     const unread = this.#reader.takeUnread();
-    const connection = this.#open(this.address, this.#all.isTls, null);
+    const connection = this.#open(this.address, this.#all.isTls, false, null);
     neighbours.connected(connection, shard, epoch, number);
     for (const chunk of unread) connection.data(chunk as Buffer);
   }
 
-  #open(address: string, isEncrypted: boolean, relayedFrom: "here" | "elsewhere" | null): Connection {
+  #open(
+    address: string,
+    isEncrypted: boolean,
+    isWebSocket: boolean,
+    relayedFrom: "here" | "elsewhere" | null,
+  ): Connection {
     this.leave();
-    const transport = new TcpTransport(this.socket, isEncrypted, this.#all.isTls);
+    const transport = new TcpTransport(this.socket, isEncrypted, this.#all.isTls, isWebSocket);
     return (this.socket.data = new Connection(this.admission.connections, transport, address, false, relayedFrom));
   }
 
@@ -180,7 +185,8 @@ class AwaitingServer extends PendingConnection {
     if (header === null) return;
     if (header.address === null) return this.reject("a PROXY header without the address of a client");
     const isHere = isThisMachine(this.socket.localAddress, this.address);
-    const connection = this.#open(header.address, header.isEncrypted, isHere ? "here" : "elsewhere");
+    const { isEncrypted, isWebSocket } = header;
+    const connection = this.#open(header.address, isEncrypted, isWebSocket, isHere ? "here" : "elsewhere");
     if (this.#header.length > header.bytes) connection.data(this.#header.subarray(header.bytes));
   }
 

@@ -3,9 +3,10 @@
  * socket belongs to; admission.ts decides which object that is.
  */
 import type { Peer } from "../chat/session.ts";
-import type { Admission } from "./admission.ts";
+import { type Admission, type ClientPort, PLAIN_PORT, TLS_PORT } from "./admission.ts";
 import { Connection } from "./connection.ts";
 import type { SocketEvents } from "./transport.ts";
+import { WebSocketEvents } from "./websocket-transport.ts";
 
 export type SocketHandlers = Bun.SocketHandler<SocketEvents | null>;
 
@@ -13,20 +14,26 @@ export type SocketHandlers = Bun.SocketHandler<SocketEvents | null>;
 export interface ServerHandlers {
   plain: SocketHandlers;
   tls: SocketHandlers;
+  /** Null without a port for browsers. */
+  web: SocketHandlers | null;
   beginTurn: () => void;
 }
 
-/** `report` receives what a handler throws. */
+/** `report` receives what a handler throws. `web`: the port for browsers. */
 export function socketHandlers(
   beginTurn: () => void,
   admission: Admission,
   report: (error: unknown, peer?: Peer) => void,
+  web: ClientPort | null = null,
 ): ServerHandlers {
-  const plain: SocketHandlers = {
-    open: (socket) => {
+  const opens = (port: ClientPort): SocketHandlers["open"] => {
+    return (socket) => {
       beginTurn();
-      admission.open(socket);
-    },
+      admission.open(socket, port);
+    };
+  };
+  const plain: SocketHandlers = {
+    open: opens(PLAIN_PORT),
     data: (socket, chunk) => {
       beginTurn();
       socket.data?.data(chunk);
@@ -45,16 +52,15 @@ export function socketHandlers(
     },
     // The runtime calls it with what another handler has thrown.
     error: (socket, error) => {
-      report(error, socket.data instanceof Connection ? socket.data : undefined);
+      const { data } = socket;
+      const owner = data instanceof WebSocketEvents ? data.receiver : data;
+      report(error, owner instanceof Connection ? owner : undefined);
       socket.end();
     },
   };
   const tls: SocketHandlers = {
     ...plain,
-    open: (socket) => {
-      beginTurn();
-      admission.open(socket, true);
-    },
+    open: opens(TLS_PORT),
     // Without a client certificate `error` is always set: only `isWell` counts.
     handshake: (socket, isWell, error) => {
       beginTurn();
@@ -67,5 +73,6 @@ export function socketHandlers(
       socket.end();
     },
   };
-  return { plain, tls, beginTurn };
+  const webHandlers = web === null ? null : { ...(web.isEncrypted ? tls : plain), open: opens(web) };
+  return { plain, tls, web: webHandlers, beginTurn };
 }

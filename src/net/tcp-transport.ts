@@ -13,15 +13,17 @@ export type AcceptedSocket = Socket<SocketEvents | null>;
  */
 export class TcpTransport implements Transport {
   readonly isEncrypted: boolean;
+  readonly isWebSocket: boolean;
   readonly #socket: AcceptedSocket;
   /** For `send`; -1 over TLS, and when the socket is closed, since the number may be that of another socket by then. */
   #descriptor: number;
 
-  /** `isTls`: the socket itself uses TLS, whatever the client uses. */
-  constructor(socket: AcceptedSocket, isEncrypted = false, isTls = isEncrypted) {
+  /** `isTls`: the socket itself uses TLS. The other two are about the client, which another server may relay. */
+  constructor(socket: AcceptedSocket, isEncrypted = false, isTls = isEncrypted, isWebSocket = false) {
     const descriptor = (socket as unknown as { fd?: number }).fd ?? -1;
     setBuffers(descriptor, KERNEL_SEND_BYTES, KERNEL_RECEIVE_BYTES);
     this.isEncrypted = isEncrypted;
+    this.isWebSocket = isWebSocket;
     this.#socket = socket;
     this.#descriptor = isTls ? -1 : descriptor;
   }

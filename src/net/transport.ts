@@ -1,6 +1,7 @@
 /**
  * The seam between a connection and the carrier of its bytes. `TcpTransport` carries them over TCP and TLS, tests use
- * simulated transports. A transport knows nothing of lines, streams and sessions.
+ * simulated transports; `WebSocketTransport` carries them in frames over one of these. A transport knows nothing of
+ * lines, streams and sessions.
  */
 
 /** Receives the events of one accepted socket. */
@@ -21,6 +22,8 @@ export interface SocketEvents {
 
 export interface Transport {
   readonly isEncrypted: boolean;
+  /** The client uses WebSocket, whatever carries the bytes here. */
+  readonly isWebSocket: boolean;
   /**
    * Writes bytes[start..start + count) and returns how many bytes were accepted: below 0 when the connection is dead;
    * when fewer than `count`, `drain` follows. It may call `closed`.

@@ -7,6 +7,7 @@ import { LOG_BYTES_MAX, LOG_MS } from "../limits.ts";
 export const LOG_EVENTS = [
   // The server
   "listening",
+  "web",
   "http",
   "config_warning",
   "reload",

@@ -20,6 +20,7 @@ import { inspectFolder } from "../storage/inspection.ts";
 import { ConfigError, UsageError } from "../usage-error.ts";
 import { DATABASE } from "../storage/database.ts";
 import { readClusterCertificate } from "./cluster-port.ts";
+import { NO_PAGE, readPage } from "./page-files.ts";
 import { type ClusterConfig, type Config, type Configuration, readConfiguration } from "./config.ts";
 
 const USAGE = `Usage: ${typed("check")} [options of serve]
@@ -70,6 +71,7 @@ async function ofParts(config: Config): Promise<Finding[]> {
   return [
     ...(await attempt("credentials", () => ofCredentials(config))),
     ...(await attempt("certificate", () => ofCertificate(config))),
+    ...(await attempt("web", () => ofWeb(config))),
     ...(cluster === null
       ? await attempt("data folder", () => ofData(config))
       : [
@@ -149,6 +151,12 @@ async function ofCluster({ url, folder }: ClusterConfig, { credentials: file }: 
   } finally {
     await log.close();
   }
+}
+
+async function ofWeb({ web }: Config): Promise<Finding[]> {
+  if (web === null) return [];
+  const page = await readPage();
+  return [page === null ? ["warning", NO_PAGE] : ["ok", `the page has ${page.size} files`]];
 }
 
 function ofDescriptors({ limits }: Config): Finding {

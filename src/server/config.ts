@@ -12,7 +12,15 @@ import { isLoopback } from "../runtime/host.ts";
 import { typed } from "../runtime/invocation.ts";
 import type { Durability } from "../storage/database.ts";
 import { ConfigError, UsageError } from "../usage-error.ts";
-import { type HttpAddress, LIMIT_KEYS, LIMIT_OPTIONS, type LogLevel, OPTIONS, TABLE } from "./options.ts";
+import {
+  type HttpAddress,
+  LIMIT_KEYS,
+  LIMIT_OPTIONS,
+  type LogLevel,
+  OPTIONS,
+  TABLE,
+  type TcpAddress,
+} from "./options.ts";
 import { type Settings, type Sources, readSettings } from "./settings.ts";
 
 export interface Config {
@@ -33,6 +41,8 @@ export interface Config {
   tls: TlsConfig | null;
   /** Null: no HTTP. */
   http: HttpAddress | null;
+  /** The port for browsers; null: there is none. */
+  web: WebConfig | null;
   /** Path of the admin socket; null for none. */
   adminSocket: string | null;
   logLevel: LogLevel;
@@ -62,6 +72,11 @@ export interface ClusterTlsConfig {
   authorities: string;
   chain: string;
   key: string;
+}
+
+export interface WebConfig extends TcpAddress {
+  /** Origins of the pages that may connect; null: those of its own addresses. */
+  origins: string[] | null;
 }
 
 export interface TlsConfig {
@@ -147,12 +162,19 @@ function configOf(settings: Settings): Config {
     tls: tlsOf(settings, value("tls-only"), given("tls-cert"), given("tls-key"), value("tls-port")),
     proxyFrom: given("proxy-from"),
     http: given("http"),
+    web: webOf(settings, given("web"), given("web-origin")),
     adminSocket: given("admin-socket") ?? (hasFolder ? join(data, ADMIN_SOCKET) : null),
     logLevel: value("log-level"),
     salvage: value("salvage"),
     cluster,
-    workers: workersOf(settings, value("workers"), value("port"), cluster),
+    workers: workersOf(settings, value("workers"), [value("port"), given("web")?.port ?? 1], cluster),
   };
+}
+
+function webOf(settings: Settings, address: TcpAddress | null, origins: string[] | null): WebConfig | null {
+  if (address !== null) return { ...address, origins };
+  if (origins === null) return null;
+  throw conflict(settings, "web-origin", "--web-origin <origins> takes --web <address> too");
 }
 
 /** What these options choose for a server with its own journal, and why a cluster has no such choice. */
@@ -202,10 +224,17 @@ function clusterTlsOf(
   throw conflict(settings, name, "TLS between servers takes --cluster-ca, --cluster-cert and --cluster-key");
 }
 
-function workersOf(settings: Settings, workers: number, port: number, cluster: ClusterConfig | null): number {
+/** `ports`: those that all workers share. */
+function workersOf(
+  settings: Settings,
+  workers: number,
+  ports: readonly number[],
+  cluster: ClusterConfig | null,
+): number {
   if (workers === 1) return workers;
   if (cluster === null) throw conflict(settings, "workers", "--workers <number> takes --cluster <url> too");
-  if (port === 0) throw conflict(settings, "workers", "--workers takes a --port other than 0: all have the same one");
+  if (ports.includes(0))
+    throw conflict(settings, "workers", "--workers takes no port 0 for --port and --web: all have the same one");
   return workers;
 }
 
@@ -224,8 +253,8 @@ function tlsOf(
   }
   if (!isOnly) return { chain, key, port };
   if (hasPort) throw conflict(settings, "tls-port", "--tls-only puts TLS at --port: it takes no --tls-port");
-  if (settings.has("proxy-from")) {
-    const text = "--proxy-from is for the plain port: with --tls-only there is none";
+  if (settings.has("proxy-from") && !settings.has("web")) {
+    const text = "--proxy-from is for the plain port and for --web: with --tls-only there is no plain port";
     throw conflict(settings, "proxy-from", text);
   }
   return { chain, key, port: null };

@@ -8,6 +8,7 @@ import { Admission, fitDescriptors } from "../net/admission.ts";
 import type { Connection } from "../net/connection.ts";
 import type { Relays } from "../net/relays.ts";
 import { type ServerHandlers, socketHandlers } from "../net/socket-handlers.ts";
+import type { WebPort } from "../net/web-client.ts";
 import type { Successor, Transport } from "../net/transport.ts";
 import { descriptorsMax } from "../runtime/kernel.ts";
 import { openStore } from "../storage/recovery.ts";
@@ -28,7 +29,13 @@ export class Gateway {
   readonly #admission: Admission;
   readonly #maintenance: Maintenance;
 
-  constructor(config: Config, newRelays: (core: Pick<Core, "chat" | "turn">) => Relays, log: BoundedLog, clock: Clock) {
+  constructor(
+    config: Config,
+    newRelays: (core: Pick<Core, "chat" | "turn">) => Relays,
+    log: BoundedLog,
+    clock: Clock,
+    webPort: WebPort | null = null,
+  ) {
     const counters = new LoggedCounters(log);
     const { store } = openStore(":memory:", "none", { salvage: false, unixMs: clock.unixMs(), progress: () => {} });
     const report = (error: unknown): void =>
@@ -53,7 +60,7 @@ export class Gateway {
     chat.loginRelay = this.relays = newRelays(this.#core);
     this.#admission = new Admission(connections, config.proxyFrom, log);
     this.#maintenance = new Maintenance(this.#core, store, this.#admission, log, report);
-    this.handlers = socketHandlers(beginTurn, this.#admission, report);
+    this.handlers = socketHandlers(beginTurn, this.#admission, report, webPort);
     this.measured = { counters, core: this.#core, admission: this.#admission, store, links: null };
   }
 

@@ -6,7 +6,7 @@ import { lookup } from "node:dns/promises";
 import { isatty } from "node:tty";
 import { AdminListener } from "../admin/listener.ts";
 import type { AdminRequest } from "../protocol/admin.ts";
-import { everyAddress, readHost } from "../runtime/host.ts";
+import { everyAddress, isLoopback, readHost } from "../runtime/host.ts";
 import { filterText } from "../display-filter.ts";
 import { CertificateError } from "../net/certificate.ts";
 import { ConfigError, UsageError } from "../usage-error.ts";
@@ -21,6 +21,7 @@ import { endWithParent, setSlice } from "../runtime/kernel.ts";
 import { ListenError, Listener } from "../net/listener.ts";
 import { Log, type Logger } from "../runtime/log.ts";
 import { ClusterNode, type ClusterNodeOptions } from "./cluster-node.ts";
+import { WebPort } from "../net/web-client.ts";
 import { ClientPorts } from "./client-ports.ts";
 import { Gateway } from "./gateway.ts";
 import { assignPorts } from "./inherited-ports.ts";
@@ -31,6 +32,7 @@ import { WorkerError, checkWorker } from "../runtime/thread.ts";
 import { WORKERS } from "../workers.ts";
 import { HttpServer } from "./http.ts";
 import { Metrics } from "./metrics.ts";
+import { NO_PAGE, readPage } from "./page-files.ts";
 import { progressFor, recover } from "./recover.ts";
 import { Reloader, hostFor } from "./reload.ts";
 import { CLOCK, Server } from "./server.ts";
@@ -86,7 +88,7 @@ async function serve(args: string[], outputs: Log[]): Promise<void> {
   if (worker !== null) endWithParent();
   const configuration = readConfiguration(args, process.env);
   if (configuration === null) return print(USAGE);
-  const ports = new ClientPorts(assignPorts(sockets, configuration.config.tls));
+  const inherited = assignPorts(sockets, configuration.config);
   let credentials = readCredentials(configuration.config.credentials);
   const host = await resolve(hostFor(configuration.config, credentials));
   const all = { ...configuration.config, host };
@@ -99,6 +101,8 @@ async function serve(args: string[], outputs: Log[]): Promise<void> {
   }
   const log = new BoundedLog(output.logger, CLOCK.nowMs);
   await Promise.all(Object.values(WORKERS).map(checkWorker));
+  const webPort = await webPortOf(config, log);
+  const ports = new ClientPorts(inherited, webPort);
   for (const warning of configuration.warnings) log.warn({ event: "config_warning" }, warning);
   const survive = (error: unknown): void =>
     log.error({ event: "internal_error", err: error }, "internal error; the server continues");
@@ -138,7 +142,7 @@ async function serve(args: string[], outputs: Log[]): Promise<void> {
       void node.release().then(() => exit(0));
     };
     await admin?.listen();
-    gateway = new Gateway(config, (core) => node.newRelays(core), log, CLOCK);
+    gateway = new Gateway(config, (core) => node.newRelays(core), log, CLOCK, webPort);
     metrics.server = gateway.measured;
     ports.open(config, gateway.handlers);
     gateway.start();
@@ -175,6 +179,14 @@ async function serve(args: string[], outputs: Log[]): Promise<void> {
   if (node === null) announce(log, config, credentials, ports, sockets.length);
 }
 
+/** Null without `--web`. */
+async function webPortOf({ web, tls }: Config, log: Logger): Promise<WebPort | null> {
+  if (web === null) return null;
+  const page = await readPage();
+  if (page === null) log.warn({ event: "config_warning" }, NO_PAGE);
+  return new WebPort(tls !== null, page, CLOCK.nowMs);
+}
+
 /** Never returns: the process exits when all workers have. */
 async function superviseWorkers(
   config: Config,
@@ -182,10 +194,12 @@ async function superviseWorkers(
   output: Log,
   { manager, readiness, acts }: { manager: ServiceManager; readiness: Readiness; acts: SignalActs },
 ): Promise<void> {
-  const { workers: count, host, port } = config;
+  const { workers: count, host, port, web } = config;
   const log = output.logger;
   forWorker(config, count); // Its ports exist.
-  new Listener(host, port, { data: () => {} }, null).stop(); // It is free: workers would share it with other servers.
+  // The ports are free: workers would share them with other servers.
+  new Listener(host, port, { data: () => {} }, null).stop();
+  if (web !== null) new Listener(web.host, web.port, { data: () => {} }, null, null, "--web").stop();
   const group = new WorkerGroup({
     count,
     command: spawned("serve", ...args),
@@ -226,13 +240,14 @@ function announce(
   log: Logger,
   config: Config,
   credentials: Credentials,
-  { plain, encrypted }: ClientPorts,
+  { plain, encrypted, webUrl }: ClientPorts,
   inherited: number,
 ): void {
   const { address, host } = (plain ?? encrypted)!;
   const tls = plain === null ? " with TLS" : encrypted === null ? "" : `, and with TLS on ${encrypted.address}`;
   process.stdout.write(`listening on ${address}${tls}\n`);
-  warnOfPlainPasswords(log, credentials, { ...config, isHostGiven: config.isHostGiven || inherited > 0 });
+  const isOpen = config.isHostGiven || inherited > 0 || (config.web !== null && !isLoopback(config.web.host));
+  warnOfPlainPasswords(log, credentials, { ...config, isHostGiven: isOpen });
   const reached = ["0.0.0.0", "::"].includes(host) ? "127.0.0.1" : host;
   const target = plain === null ? [reached, `${encrypted!.port}`, "--tls"] : [reached, `${plain.port}`];
   const users = credentials.users.length;
@@ -241,6 +256,8 @@ function announce(
     { event: "listening", ...addresses, inherited, users },
     `${users} users; join with: ${typed("chat", ...target)}`,
   );
+  if (webUrl !== null) log.info({ event: "web", url: webUrl }, `chat in a browser: ${webUrl}`);
+  else log.info({ event: "web" }, `no chat in a browser; to switch it on: ${typed("serve", "--web", "8080")}`);
 }
 
 /** Null for a server in memory that has no admin socket. In a cluster it also takes the commands of other servers. */

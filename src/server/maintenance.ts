@@ -40,7 +40,9 @@ export class Maintenance {
   }
 
   start(): void {
-    this.#tick();
+    this.tick();
+    const delayMs = TICK_MS - (performance.now() % TICK_MS);
+    this.#timer = setTimeout(() => this.start(), Math.ceil(delayMs));
   }
 
   stop(): void {
@@ -49,30 +51,28 @@ export class Maintenance {
     this.#log.close();
   }
 
-  /** Each duty with its interval in ticks. */
-  readonly #duties: readonly { ticks: number; act: () => void }[] = [
-    { ticks: 1, act: () => this.#core.turn.begin() },
-    { ticks: 1, act: () => this.#core.fireTimers() },
-    { ticks: PRESENCE_DELAY_MS / TICK_MS, act: () => this.#sweep(residentBytes()) },
-    { ticks: STORE_RETRY_MS / TICK_MS, act: () => this.#retryStore() },
-    { ticks: GARBAGE_MS / TICK_MS, act: () => this.#collectGarbage(residentBytes()) },
-    { ticks: REFUSALS_MS / TICK_MS, act: () => this.#admission.report() },
-    { ticks: STORE_RETRY_MS / TICK_MS, act: () => this.#log.summarize() },
+  /** Each duty with its interval in ticks, and the tick of the interval: their times do not add up in one turn. */
+  readonly #duties: readonly { ticks: number; at: number; act: () => void }[] = [
+    { ticks: 1, at: 0, act: () => this.#core.turn.begin() },
+    { ticks: 1, at: 0, act: () => this.#core.fireTimers() },
+    { ticks: PRESENCE_DELAY_MS / TICK_MS, at: 0, act: () => this.#sweep(residentBytes()) },
+    { ticks: STORE_RETRY_MS / TICK_MS, at: 13, act: () => this.#retryStore() },
+    { ticks: GARBAGE_MS / TICK_MS, at: 14, act: () => this.#collectGarbage(residentBytes()) },
+    { ticks: REFUSALS_MS / TICK_MS, at: 121, act: () => this.#admission.report() },
+    { ticks: STORE_RETRY_MS / TICK_MS, at: 15, act: () => this.#log.summarize() },
   ];
 
   /** An error in one duty does not affect the others. */
-  #tick(): void {
+  tick(): void {
     this.#ticks++;
-    for (const { ticks, act } of this.#duties) {
-      if (this.#ticks % ticks !== 0) continue;
+    for (const { ticks, at, act } of this.#duties) {
+      if (this.#ticks % ticks !== at) continue;
       try {
         act();
       } catch (error) {
         this.#report(error);
       }
     }
-    const delayMs = TICK_MS - (performance.now() % TICK_MS);
-    this.#timer = setTimeout(() => this.#tick(), Math.ceil(delayMs));
   }
 
   /** The memory of input is summed up only when the process is large enough to matter. */

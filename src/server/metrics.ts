@@ -94,6 +94,11 @@ const GAUGES: ServerMetric[] = [
     read: ({ admission }) => admission.size,
   },
   {
+    name: "heartline_websockets",
+    help: "Of the open connections, those over WebSocket.",
+    read: ({ core }) => core.connections.open.values().reduce((sum, each) => sum + Number(each.isWebSocket), 0),
+  },
+  {
     name: "heartline_connections_max",
     help: "Limit of open connections.",
     read: ({ core }) => core.connections.limits.connectionsMax,

@@ -21,8 +21,13 @@ export interface Option<T> {
   isSecret?: boolean;
 }
 
+export interface TcpAddress {
+  host: string;
+  port: number;
+}
+
 /** A TCP port, or the path of a Unix domain socket. */
-export type HttpAddress = { host: string; port: number } | { path: string };
+export type HttpAddress = TcpAddress | { path: string };
 
 const LOG_LEVELS = ["trace", "debug", "info", "warn", "error", "fatal"] as const;
 export type LogLevel = (typeof LOG_LEVELS)[number];
@@ -59,6 +64,13 @@ export const OPTIONS = {
     "none",
     "metrics and health: <port> (on 127.0.0.1), <address>:<port> or unix:<path>",
     httpAddress,
+  ),
+  web: atStart("<address>", "none", "chat in a browser: <port> (on 127.0.0.1) or <address>:<port>", webAddress),
+  "web-origin": live(
+    "<origins>",
+    "none",
+    "pages that may connect, in place of its own: https://chat.example.org",
+    origins,
   ),
   cluster: {
     ...atStart("<url>", "none", "shared log of several servers: postgres://… or nats://…", clusterUrl),
@@ -239,10 +251,31 @@ function reachable(text: string, who: string): { host: string; port: number } {
 /** `<port>` on 127.0.0.1, `<address>:<port>` with brackets around IPv6, or `unix:<path>`. */
 function httpAddress(text: string): HttpAddress {
   const [, path] = /^unix:(\P{Cc}+)$/u.exec(text) ?? [];
-  if (path !== undefined) return { path };
+  const address = path === undefined ? tcpAddress(text) : { path };
+  if (address !== null) return address;
+  throw new UsageError(`takes <port>, <address>:<port> (IPv6 in brackets) or unix:<path>, not ${quoted(text)}`);
+}
+
+function webAddress(text: string): TcpAddress {
+  const address = tcpAddress(text);
+  if (address !== null) return address;
+  throw new UsageError(`takes <port> or <address>:<port> (IPv6 in brackets), not ${quoted(text)}`);
+}
+
+/** Null when it is neither `<port>` nor `<address>:<port>`. */
+function tcpAddress(text: string): TcpAddress | null {
   const [, ipv6, ipv4, port] = /^(?:\[([\da-fA-F:.]+)\]:|([\d.]+):)?(\d{1,5})$/.exec(text) ?? [];
   const host = ipv6 ?? ipv4 ?? "127.0.0.1";
   const isAddress = ipv6 === undefined ? isIPv4(host) : isIPv6(host);
-  if (isAddress && Number(port) <= 65_535) return { host, port: Number(port) };
-  throw new UsageError(`takes <port>, <address>:<port> (IPv6 in brackets) or unix:<path>, not ${quoted(text)}`);
+  return isAddress && Number(port) <= 65_535 ? { host, port: Number(port) } : null;
+}
+
+/** Comma-separated origins, in the form in which browsers send them. */
+function origins(text: string): string[] {
+  return text.split(",").map((each) => {
+    const url = URL.canParse(each) ? new URL(each) : null;
+    const isOrigin = url !== null && /^https?:$/.test(url.protocol) && /^https?:\/\/[^/?#@]+\/?$/i.test(each);
+    if (isOrigin) return url.origin;
+    throw new UsageError(`takes origins like https://chat.example.org,http://10.0.0.5:8080, not ${quoted(each)}`);
+  });
 }

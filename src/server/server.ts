@@ -9,6 +9,7 @@ import type { Relays } from "../net/relays.ts";
 import type { Administered } from "../admin/commands.ts";
 import type { Credentials } from "../auth/credentials.ts";
 import { Passwords } from "../auth/passwords.ts";
+import type { Neighbours } from "../chat/neighbours.ts";
 import type { Peer } from "../chat/session.ts";
 import { DRAIN_SECONDS, LINGER_MS, type Limits } from "../limits.ts";
 import { Admission, fitDescriptors } from "../net/admission.ts";
@@ -36,6 +37,8 @@ const FAREWELL_MS = 1_000;
 /** At the stop of a cluster's owner: the time to write the last bytes, and until the engine has acknowledged all. */
 const LAST_BYTES_MS = 300;
 const HANDOVER_MS = 5_000;
+/** And before it ends the sessions: the time for replies that other shards owe. */
+const OWED_REPLIES_MS = 500;
 /** A client that is relayed to the owner of another shard needs two descriptors. */
 export const DESCRIPTORS_PER_RELAY = 2;
 
@@ -178,6 +181,7 @@ export class Server {
     this.#log.level = config.logLevel;
     chat.lockouts.blockMs = config.blockMs;
     this.#admission.proxies = config.proxyFrom;
+    if (config.web !== null) this.#ports.useOrigins(config.web);
     Object.assign(chat.limits, this.#fit(config));
     connections.limitsChanged();
     this.#replaceUsers(credentials);
@@ -205,7 +209,8 @@ export class Server {
 
   /** Serves clients at these ports, and opens them unless they are. Throws ListenError, CertificateError. */
   listen(ports: ClientPorts = new ClientPorts()): ClientPorts {
-    const handlers = socketHandlers(() => this.#core.turn.begin(), this.#admission, this.#report);
+    const beginTurn = (): void => this.#core.turn.begin();
+    const handlers = socketHandlers(beginTurn, this.#admission, this.#report, ports.webPort);
     if (ports.isOpen) ports.handle(handlers);
     else ports.open(this.#config, handlers);
     const { outdated } = ports;
@@ -277,6 +282,7 @@ export class Server {
     this.#readiness.enter("stopping");
     const backupStopped = (this.#ownership ?? this.#store).stopBackup();
     this.#ports.stop();
+    if (chat.neighbours !== null) await this.#repliesArrive(chat.neighbours);
     this.#relays?.stop();
     this.#links?.stop();
     this.#ownership?.closePort();
@@ -301,6 +307,15 @@ export class Server {
     chat.mailboxScheduler.finish();
     this.#maintenance.followWallClock();
     return this.#closeStore();
+  }
+
+  /** Waits for the replies that other shards owe. No request is taken meanwhile, and none is later. */
+  async #repliesArrive(neighbours: Neighbours): Promise<void> {
+    for (const connection of this.#core.connections.open) connection.suspend();
+    for (let waitedMs = 0; waitedMs < OWED_REPLIES_MS; waitedMs += TICK_MS) {
+      if (!neighbours.owesReplies) return;
+      await Bun.sleep(TICK_MS);
+    }
   }
 
   /** Nothing leaves this process any more, whatever happens to it until it exits. */

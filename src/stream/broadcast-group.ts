@@ -1,4 +1,4 @@
-import { BROADCAST_LOG_BYTES_MAX } from "../limits.ts";
+import { BROADCAST_LOG_BYTES_MAX, BROADCAST_SENDS_PER_TURN } from "../limits.ts";
 import { BLOCK_BYTES, BroadcastLog } from "./broadcast-log.ts";
 import type { Outbox, StreamGroup } from "./outbox.ts";
 import type { Sink, Stream, Turn } from "./turn.ts";
@@ -8,6 +8,8 @@ import type { Sink, Stream, Turn } from "./turn.ts";
  * written together, in a loop over their sinks that neither reads nor changes their outboxes. That makes a send a sixth
  * cheaper (`npm run bench:micro -- --filter broadcast`). The positions of a member are brought up to date when they are
  * read, and when it leaves: because it has a line of its own, or because its socket did not accept everything.
+ *
+ * Many members are written in several turns. Until all have a piece, those that do not have it come first.
  */
 export class BroadcastGroup implements StreamGroup, Stream, Sink {
   readonly log = new BroadcastLog();
@@ -18,13 +20,18 @@ export class BroadcastGroup implements StreamGroup, Stream, Sink {
   durable = 0;
   committing = 0;
   readonly #turn: Turn;
+  readonly #sendsPerTurn: number;
+  /** The piece that is being sent: its bytes, 0 without one, and the number of members that do not have it. */
+  #pieceBytes = 0;
+  #left = 0;
   /** The members come first, in the order of `#sinks`. */
   readonly #outboxes: Outbox[] = [];
   /** The sinks of the members, so that the loop does not read their outboxes. */
   readonly #sinks: Sink[] = [];
 
-  constructor(turn: Turn) {
+  constructor(turn: Turn, sendsPerTurn = BROADCAST_SENDS_PER_TURN) {
     this.#turn = turn;
+    this.#sendsPerTurn = sendsPerTurn;
     this.log.hold(this.sent);
   }
 
@@ -41,13 +48,27 @@ export class BroadcastGroup implements StreamGroup, Stream, Sink {
     if (last !== outbox) this.#put(last, outbox.groupIndex);
   }
 
+  /** Position in the log up to which a member was sent. */
+  sentTo({ groupIndex }: Outbox): number {
+    return groupIndex < this.#left ? this.sent : this.sent + this.#pieceBytes;
+  }
+
   leave(outbox: Outbox): void {
-    const sink = this.#sinks.pop()!;
-    const last = this.#sinks.length;
-    if (outbox.groupIndex === last) return;
-    this.#sinks[outbox.groupIndex] = sink;
-    this.#put(this.#outboxes[last]!, outbox.groupIndex);
-    this.#put(outbox, last);
+    if (outbox.groupIndex < this.#left) this.#exchange(outbox, --this.#left);
+    this.#exchange(outbox, this.#sinks.length - 1);
+    this.#sinks.pop();
+  }
+
+  /** A member changes places with the one at `index`. */
+  #exchange(outbox: Outbox, index: number): void {
+    const { groupIndex } = outbox;
+    if (groupIndex === index) return;
+    const sinks = this.#sinks;
+    const sink = sinks[index]!;
+    sinks[index] = sinks[groupIndex]!;
+    sinks[groupIndex] = sink;
+    this.#put(this.#outboxes[index]!, groupIndex);
+    this.#put(outbox, index);
   }
 
   #put(outbox: Outbox, index: number): void {
@@ -55,14 +76,17 @@ export class BroadcastGroup implements StreamGroup, Stream, Sink {
     outbox.groupIndex = index;
   }
 
-  /** What was appended to the log becomes part of all streams. Streams with nothing else to send become members. */
+  /**
+   * What was appended to the log becomes part of all streams. Streams with nothing else to send become members, but not
+   * while a piece is being sent.
+   */
   announce(): void {
     const { log, sent } = this;
     if (log.followed === log.end) return;
     const outboxes = this.#outboxes;
     for (let i = this.#sinks.length; i < outboxes.length; i++) {
       const outbox = outboxes[i]!;
-      if (outbox.join(sent)) {
+      if (this.#pieceBytes === 0 && outbox.join(sent)) {
         this.#put(outboxes[this.#sinks.length]!, i);
         this.#put(outbox, this.#sinks.push(outbox.sink!) - 1);
       } else outbox.follow();
@@ -78,17 +102,32 @@ export class BroadcastGroup implements StreamGroup, Stream, Sink {
   flush(): void {
     const { log, durable } = this;
     const sinks = this.#sinks;
+    // When broadcasts come faster than they are sent, no turn ends before they are, or the log would grow.
+    let sends = durable - this.sent > BLOCK_BYTES ? Number.POSITIVE_INFINITY : this.#sendsPerTurn;
     while (this.sent < durable) {
-      // Broadcasts of one turn leave in one send, also where two blocks of the log meet.
-      const count = Math.min(durable - this.sent, BLOCK_BYTES);
+      if (this.#pieceBytes === 0) {
+        // Broadcasts of one turn leave in one send, also where two blocks of the log meet.
+        this.#pieceBytes = Math.min(durable - this.sent, BLOCK_BYTES);
+        this.#left = sinks.length;
+      }
+      const count = this.#pieceBytes;
       const { bytes, start } = log.piece(this.sent, this.sent + count);
-      // From the last to the first: a member that leaves changes places with the last one.
-      for (let i = sinks.length - 1; i >= 0; i--) {
-        const taken = written(sinks[i]!, bytes, start, count);
-        if (taken < count) this.#outboxes[i]!.fallBehind(taken);
+      // From the last to the first: a member that leaves changes places with the last one that does not have the piece.
+      let left = this.#left;
+      for (; left > 0 && sends > 0; left--, sends--) {
+        const taken = written(sinks[left - 1]!, bytes, start, count);
+        if (taken === count) continue;
+        this.#left = left;
+        this.#outboxes[left - 1]!.fallBehind(taken);
+      }
+      this.#left = left;
+      if (left > 0) {
+        if (!this.dirty) this.#turn.markDirty(this);
+        return;
       }
       log.move(this.sent, this.sent + count);
       this.sent += count;
+      this.#pieceBytes = 0;
     }
   }
 }

@@ -7,8 +7,8 @@ import type { Sink, Stream, Turn } from "./turn.ts";
 /** The streams that follow one log, as an outbox sees them: see `BroadcastGroup`. */
 export interface StreamGroup {
   readonly log: BroadcastLog;
-  /** Position in the log up to which the members were sent. */
-  readonly sent: number;
+  /** Position in the log up to which a member was sent. */
+  sentTo(outbox: Outbox): number;
   /** Returns the index in the group. The group changes it later. */
   add(outbox: Outbox): number;
   /** The outbox is not a member (`leave` was called). */
@@ -182,10 +182,10 @@ export class Outbox implements Stream {
     this.#group!.leave(this);
   }
 
-  /** Brings the positions of a member up to date: the group has sent everything up to `group.sent`. */
+  /** Brings the positions of a member up to date. */
   #catchUp(): void {
     if (!this.#inSync) return;
-    const { sent } = this.#group!;
+    const sent = this.#group!.sentTo(this);
     this.sent += sent - this.#to;
     this.#to = this.#followed = sent;
     if (this.plain) {

@@ -43,10 +43,11 @@ test("a payload contains sender, sequence number and stamp in printable bytes", 
     [19_999, 1_000_000_000, 2 ** 30 - 1],
     [63, 64, 65],
   ] as const) {
-    const text = payload.newPayload(payload.MESSAGE_MARK, sender, 64);
+    const text = payload.newPayload(payload.MESSAGE_MARK, sender, 262_143, 64);
     payload.stampPayload(text, 0, sequence, stamp);
     expect(text).toHaveLength(64);
     expect([payload.senderOf(text, 0), payload.sequenceOf(text, 0)]).toEqual([sender, sequence]);
+    expect(payload.runOf(text, 0)).toBe(262_143);
     expect(payload.ageOf(text, 0, (stamp + 1234) % 2 ** 30)).toBe(1234);
     expect(text.toString("latin1")).toMatch(/^[0-~]{64}$/);
     expect(text.subarray(1).includes(payload.MESSAGE_MARK)).toBe(false);
@@ -57,7 +58,7 @@ test("an age is right across the wrap-around of stamps after 107 s", () => {
   const early = payload.stampAt(107_374.18);
   const late = payload.stampAt(107_374.2);
   expect(late).toBeLessThan(early);
-  const text = payload.newPayload(payload.MESSAGE_MARK, 1, 16);
+  const text = payload.newPayload(payload.MESSAGE_MARK, 1, 0, 17);
   payload.stampPayload(text, 0, 0, early);
   expect(Math.abs(payload.ageOf(text, 0, late) - 200)).toBeLessThan(2);
 });

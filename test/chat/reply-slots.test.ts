@@ -148,6 +148,27 @@ describe("while a reply of another shard is missing", () => {
     expect(wire.reading).toBe(true);
   });
 
+  test("a server that is about to stop takes no request, and gives the replies that come", () => {
+    const wire = new Wire({}, p);
+    wire.say(`login erin ${PASSWORD}`);
+    const toP = new Wire({}, p);
+    toP.event(() => p.chat.neighbours!.connected(toP.connection, 0, 1, 0));
+    wire.feed("message bob one\nmessage bob two\n");
+    const [number] = p.neighbour.slots.keys();
+    expect(p.chat.neighbours!.owesReplies).toBe(true);
+    for (const { connection } of [wire, toP]) connection.suspend();
+    expect([wire.reading, toP.reading]).toEqual([false, true]);
+    wire.feed("message dave three\n");
+    toP.say(`outcome ${number} ok sent`);
+    expect(wire.read()).toEqual(["ok sent"]);
+    toP.say(`outcome ${p.neighbour.lastNumber} ok stored`);
+    expect(wire.read()).toEqual(["ok stored"]);
+    expect([wire.reading, p.chat.neighbours!.owesReplies]).toEqual([false, false]);
+    expect(p.account("dave").session!.messagesOut).toBe(0);
+    wire.event(() => p.chat.shutdown());
+    expect([wire.read(), wire.shut]).toEqual([["goodbye shutdown"], true]);
+  });
+
   test("a request that waits takes nothing of the user's rate until it is acted on", () => {
     const wire = new Wire({}, p);
     wire.say(`login erin ${PASSWORD}`);

@@ -298,14 +298,3 @@ test("lines are the same wherever the bytes are split, and a line over the limit
     expect(total).toBe(bytes.length);
   }
 });
-
-test("what a browser would load has no Buffer and no module of Node", async () => {
-  const entry = join(import.meta.dir, "../../src/client");
-  const { outputs } = await Bun.build({
-    entrypoints: [join(entry, "base-client.ts"), join(entry, "stream-session.ts")],
-    target: "browser",
-  });
-  const code = (await Promise.all(outputs.map((output) => output.text()))).join("\n");
-  expect(code).toContain("class StreamSession");
-  expect(code.match(/\bBuffer\b|"node:\w+"|\bBun\.|\brequire\(/g)).toBeNull();
-});

@@ -374,7 +374,7 @@ test("requests of an earlier run stay saved until the server has called the new 
   client.login("alice", PASSWORD).catch(() => {});
   await saved;
   client.close();
-  expect(state).toEqual({ token: TOKEN, received: 0, unanswered });
+  expect(state).toEqual({ token: TOKEN, received: 0, unanswered, read: 0 });
 });
 
 test("a callback client that is closed before the reply to its login stays closed", async () => {

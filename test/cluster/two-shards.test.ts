@@ -57,7 +57,7 @@ class Run {
       case 3: {
         const lines = Array.from({ length: random.between(1, 4) }, () => {
           const to = random.pick(this.clients);
-          return `message ${to.name} ${++this.#texts}`;
+          return random.oneIn(8) ? `broadcast ${++this.#texts}` : `message ${to.name} ${++this.#texts}`;
         });
         return client.send(...lines);
       }
@@ -140,9 +140,9 @@ class Run {
     for (const client of this.clients) client.read();
   }
 
-  /** What a user has received from another one. */
-  received(by: ShardClient, from: ShardClient): number[] {
-    const prefix = `message ${from.name} `;
+  /** What a user has received from another one: the texts of messages or of broadcasts. */
+  received(by: ShardClient, from: ShardClient, event = "message"): number[] {
+    const prefix = `${event} ${from.name} `;
     return by.events.filter((event) => event.startsWith(prefix)).map((event) => Number(event.slice(prefix.length)));
   }
 
@@ -152,6 +152,11 @@ class Run {
     const requests = by.requests.filter(({ line }) => line.startsWith(prefix));
     return requests.map(({ line, reply }) => ({ text: Number(line.slice(prefix.length)), reply }));
   }
+}
+
+/** Whether the user `name` is not in the list that `by` requests. */
+function isHidden(name: string, by: string): boolean {
+  return name === by || BLOCKS.some(([blocker, blocked]) => blocker === name && blocked === by);
 }
 
 describe.each(seedsFor("two shards", 6))("seed %d", (seed) => {
@@ -171,10 +176,20 @@ describe.each(seedsFor("two shards", 6))("seed %d", (seed) => {
         expect([pair, new Set(received).size]).toEqual([pair, received.length]);
         expect([pair, accepted.filter((text) => !received.includes(text))]).toEqual([pair, []]);
         expect([pair, received.filter((text) => !possible.some((each) => each.text === text))]).toEqual([pair, []]);
+        const broadcasts = run.received(to, from, "broadcast");
+        expect([pair, broadcasts]).toEqual([pair, [...new Set(broadcasts)].toSorted((a, b) => a - b)]);
         if (!isBlocked) continue;
+        expect([pair, broadcasts]).toEqual([pair, []]);
         expect([pair, received]).toEqual([pair, []]);
         expect([pair, accepted]).toEqual([pair, []]);
       }
+    }
+    for (const client of run.clients) {
+      const visible = run.clients.map(({ name }) => name).filter((name) => !isHidden(name, client.name));
+      client.send("online");
+      await run.cluster.settle();
+      client.read();
+      expect([client.name, client.reply("online")]).toEqual([client.name, ["ok", ...visible.toSorted()].join(" ")]);
     }
     for (const { world, links, owner } of run.cluster.nodes) {
       expect([world.faults, world.warnings]).toEqual([[], []]);

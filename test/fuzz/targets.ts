@@ -10,6 +10,7 @@ import { proxyHeader } from "./proxy-header.ts";
 import { requests } from "./requests.ts";
 import { stateFile } from "./state-file.ts";
 import type { Target } from "./target.ts";
+import { httpRequest, webSocketFrames } from "./websocket.ts";
 
 export const targets: readonly Target[] = [
   lineReader,
@@ -23,4 +24,6 @@ export const targets: readonly Target[] = [
   stateFile,
   credentials,
   proxyHeader,
+  webSocketFrames,
+  httpRequest,
 ];

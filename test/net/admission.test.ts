@@ -8,7 +8,7 @@ import {
   PROXY_HEADER_MS,
   TLS_HANDSHAKE_MS,
 } from "../../src/limits.ts";
-import { Admission, fitDescriptors } from "../../src/net/admission.ts";
+import { Admission, TLS_PORT, fitDescriptors } from "../../src/net/admission.ts";
 import type { SocketEvents } from "../../src/net/transport.ts";
 import { TICK_MS } from "../../src/timer-wheel.ts";
 import { World } from "../support/chat.ts";
@@ -196,7 +196,7 @@ describe("a TLS handshake", () => {
     const lines: string[] = [];
     const { admission, world } = setUp(null, lines);
     const [silent, garbage] = [new Socket("192.0.2.7"), new Socket("192.0.2.7")];
-    for (const socket of [silent, garbage]) admission.open(socket as never, true);
+    for (const socket of [silent, garbage]) admission.open(socket as never, TLS_PORT);
     garbage.data!.handshake!(new Error("wrong version number"));
     expect([silent.ended, garbage.ended]).toEqual([false, true]);
     world.pass(TLS_HANDSHAKE_MS - TICK_MS);
@@ -216,7 +216,7 @@ describe("a TLS handshake", () => {
   test("that succeeds in time leads to a connection, which is counted once", () => {
     const { admission, world } = setUp(null, []);
     const socket = new Socket("192.0.2.7");
-    admission.open(socket as never, true);
+    admission.open(socket as never, TLS_PORT);
     socket.data!.handshake!(null);
     expect([...admission.connections.open]).toMatchObject([{ address: "192.0.2.7", isEncrypted: true }]);
     world.pass(2 * TLS_HANDSHAKE_MS);
@@ -230,14 +230,14 @@ describe("a TLS handshake", () => {
   test("that is not over is closed for a new connection when all are taken", () => {
     const { admission } = setUp(null, [], { connectionsMax: 2, connectionsPerSecondMax: 0 });
     const sockets = Array.from({ length: 3 }, () => new Socket("192.0.2.7"));
-    for (const socket of sockets) admission.open(socket as never, true);
+    for (const socket of sockets) admission.open(socket as never, TLS_PORT);
     expect(sockets.map(({ ended }) => ended)).toEqual([true, false, false]);
   });
 
   test("that is refused gets no bytes, which would not be TLS", () => {
     const { admission } = setUp(null, []);
     const sockets = Array.from({ length: 3 }, () => new Socket("192.0.2.7"));
-    for (const socket of sockets) admission.open(socket as never, true);
+    for (const socket of sockets) admission.open(socket as never, TLS_PORT);
     expect(sockets.map(({ ended, output }) => [ended, output])).toEqual([
       [false, ""],
       [false, ""],
@@ -248,7 +248,7 @@ describe("a TLS handshake", () => {
   test("counts for the address of the socket, also when that is a proxy's", () => {
     const { admission } = setUp(loopback(), []);
     const socket = new Socket("127.0.0.1");
-    admission.open(socket as never, true);
+    admission.open(socket as never, TLS_PORT);
     socket.data!.handshake!(null);
     expect(admission.connections.open.size).toBe(1);
   });

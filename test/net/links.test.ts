@@ -3,7 +3,6 @@ import { mkdirSync, mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { type HandshakeFields, linkLine, newNonce, proofOf } from "../../src/net/cluster-handshake.ts";
-import { Directory } from "../../src/net/directory.ts";
 import type { ClusterTlsConfig } from "../../src/server/config.ts";
 import { type Certificate, makeCertificate, writeCertificate } from "../support/certificate.ts";
 import { SECRET } from "../support/gateway.ts";
@@ -11,21 +10,20 @@ import { PASSWORD, WireClient } from "../support/wire.ts";
 import { WireShard, type WireShardChoices } from "../support/wire-shard.ts";
 
 /** Users of shard 0 are bob and carol, of shard 1 alice and dave. */
-const SHARDS = 2;
-let directory = new Directory(SHARDS);
+let cluster: WireShard[] = [];
 const running: WireShard[] = [];
 const clients: WireClient[] = [];
 const folders: string[] = [];
 
 afterEach(async () => {
-  directory = new Directory(SHARDS);
+  cluster = [];
   for (const client of clients.splice(0)) client.cut();
   for (const shard of running.splice(0)) await shard.wire.stop();
   for (const folder of folders.splice(0)) rmSync(folder, { recursive: true });
 });
 
 function start(shard: number, choices: WireShardChoices = {}): WireShard {
-  const started = new WireShard(directory, shard, choices);
+  const started = new WireShard(cluster, shard, choices);
   running.push(started);
   return started;
 }
@@ -95,7 +93,7 @@ describe("a server that is not of the cluster gets no link:", () => {
     const node = write(await makeCertificate(["127.0.0.1"], { issuer: authority }), authority);
     const foreign = write(await makeCertificate(["127.0.0.1"], { issuer: stranger }), stranger);
     for (const tls of [foreign, null]) {
-      directory = new Directory(SHARDS);
+      cluster = [];
       const [first, second] = [start(0, { tls: node }), start(1, { tls })];
       await logged(first, /"event":"link_lost".*"reason":"tls"/);
       await logged(second, /"event":"link_lost"/);
@@ -124,7 +122,7 @@ async function dial(
   server: WireShard,
   { shard = 1, epoch = 5, heard = "heard 0", proof = (right: string) => right } = {},
 ): Promise<WireClient> {
-  const link = await WireClient.connect(server.port);
+  const link = await WireClient.connect(server.owner.port);
   clients.push(link);
   const first = linkLine(newNonce(), { shard, epoch });
   link.sendLines(first);
@@ -205,6 +203,38 @@ describe("the owner of a shard, as another one connects,", () => {
     expect([ok, stored!.replace(/ \d{5,}/, "")]).toEqual(["ok 0", `stored bob ${number} 0 message alice hi`]);
     await next.expectReply(`outcome ${number} ok stored`, "ok");
     await bob.expectLines("ok stored");
+  });
+
+  test("waits for the outcomes of its requests when it stops, but not for long", async () => {
+    for (const isAnswered of [true, false]) {
+      const server = start(0);
+      const bob = await server.wire.login("bob");
+      const link = await dial(server);
+      bob.sendLines("message alice hi");
+      const number = (await lines(link, 2))[1]!.split(" ")[2]!;
+      const stopped = server.wire.stop();
+      if (isAnswered) link.sendLines(`outcome ${number} ok sent`);
+      await bob.expectLines(...(isAnswered ? ["ok sent"] : []), "goodbye shutdown");
+      bob.cut();
+      link.cut();
+      await stopped;
+      cluster = [];
+    }
+  });
+
+  test("waits for the replies that it is owed when it stops, and takes no further request", async () => {
+    const server = start(0);
+    const bob = await server.wire.login("bob");
+    const link = await dial(server);
+    bob.sendLines("message alice one");
+    const number = (await lines(link, 2))[1]!.split(" ")[2]!;
+    const stopped = server.wire.stop();
+    bob.sendLines("message alice two");
+    link.sendLines(`outcome ${number} ok sent`);
+    await bob.expectLines("ok sent", "goodbye shutdown");
+    bob.cut();
+    link.cut();
+    await stopped;
   });
 
   test("takes no line of a link at the port for clients, and no login of a shard", async () => {

@@ -16,13 +16,19 @@ test.each([
     bytes: header.length,
     address,
     isEncrypted: false,
+    isWebSocket: false,
   });
 });
 
 test("a header is incomplete until its last byte", () => {
   const header = Buffer.concat([proxyHeader("192.0.2.7", Buffer.from("\x04\0\x03abc", "latin1"))]);
   for (let cut = 0; cut < header.length; cut++) expect(parseProxyHeader(header.subarray(0, cut))).toBeNull();
-  expect(parseProxyHeader(header)).toEqual({ bytes: header.length, address: "192.0.2.7", isEncrypted: false });
+  expect(parseProxyHeader(header)).toEqual({
+    bytes: header.length,
+    address: "192.0.2.7",
+    isEncrypted: false,
+    isWebSocket: false,
+  });
 });
 
 test.each([
@@ -35,7 +41,12 @@ test.each([
   header[13] = family;
   header.writeUInt16BE(length, 14);
   const bytes = Buffer.concat([header, Buffer.alloc(length)]);
-  expect(parseProxyHeader(bytes)).toEqual({ bytes: bytes.length, address: null, isEncrypted: false });
+  expect(parseProxyHeader(bytes)).toEqual({
+    bytes: bytes.length,
+    address: null,
+    isEncrypted: false,
+    isWebSocket: false,
+  });
 });
 
 describe("invalid bytes are rejected before a header is complete:", () => {
@@ -62,8 +73,10 @@ test.each(["192.0.2.7", "2001:db8:0:1:2:3:4:5", "2001:db8::5", "::1", "fe80::", 
   "a header that is formatted names the client, and whether it uses TLS: %s",
   (address) => {
     for (const isEncrypted of [false, true]) {
-      const header = formatProxyHeader(address, isEncrypted);
-      expect(parseProxyHeader(header)).toEqual({ bytes: header.length, address, isEncrypted });
+      for (const isWebSocket of [false, true]) {
+        const header = formatProxyHeader(address, isEncrypted, isWebSocket);
+        expect(parseProxyHeader(header)).toEqual({ bytes: header.length, address, isEncrypted, isWebSocket });
+      }
     }
   },
 );

@@ -72,6 +72,13 @@ test("a valid configuration has one ok line per part, and exit code 0", async ()
   ]);
 });
 
+test("the page of --web is looked for", async () => {
+  const { findings, code } = await check("--web", "0");
+  expect(code).toBe(0);
+  const [, severity] = /^(ok|warning): web: /.exec(findings.find((each) => each.includes(": web: "))!) ?? [];
+  expect(severity).toBe(existsSync("dist/page/index.html") ? "ok" : "warning");
+});
+
 test("each error in the configuration file is a line, and the exit code is 1", async () => {
   const file = join(folder, "bad.toml");
   writeFileSync(file, "prot = 1\nport = 99999\n");

@@ -29,6 +29,7 @@ test("without options every setting has its documented default", () => {
     tls: null,
     proxyFrom: null,
     http: null,
+    web: null,
     adminSocket: "data/admin.sock",
     logLevel: "info",
     salvage: false,
@@ -63,6 +64,8 @@ test("every option takes its value after a space or an equals sign", () => {
     ["--consents", "12"],
     ["--callbacks", "13"],
     ["--http", "9100"],
+    ["--web", "[::1]:8080"],
+    ["--web-origin", "https://Chat.example.org/,http://10.0.0.5:80"],
     ["--admin-socket", "/run/heartline.sock"],
     ["--log-level", "debug"],
   ];
@@ -97,6 +100,7 @@ test("every option takes its value after a space or an equals sign", () => {
     tls: null,
     proxyFrom: null,
     http: { host: "127.0.0.1", port: 9100 },
+    web: { host: "::1", port: 8080, origins: ["https://chat.example.org", "http://10.0.0.5"] },
     adminSocket: "/run/heartline.sock",
     logLevel: "debug" as const,
     salvage: true,
@@ -217,6 +221,32 @@ test("TLS takes a certificate and its key, at its own port or instead of the pla
   expect(errorOf(...files, "--tls-port", "7", "--tls-only")).toContain("--tls-port");
   expect(errorOf(...files, "--tls-only", "--proxy-from", "::1")).toContain("--proxy-from");
   expect(parseConfig([...files, "--proxy-from", "::1"])!.proxyFrom).not.toBeNull();
+  expect(parseConfig([...files, "--tls-only", "--proxy-from", "::1", "--web", "0"])!.proxyFrom).not.toBeNull();
+});
+
+test("--web takes a port of this machine or an address, and --web-origin takes origins as browsers send them", () => {
+  const webOf = (...args: string[]) => parseConfig(["--web", ...args])!.web;
+  expect(webOf("8080")).toEqual({ host: "127.0.0.1", port: 8080, origins: null });
+  expect(webOf("[::]:80")).toEqual({ host: "::", port: 80, origins: null });
+  for (const text of ["", "65536", "localhost:80", "unix:/run/x", "1.2.3.4"])
+    expect(errorOf("--web", text)).toContain("--web");
+  const origins = (text: string) => webOf("1", "--web-origin", text)!.origins;
+  expect(origins("https://chat.example.org:443,HTTP://[::1]:8080/")).toEqual([
+    "https://chat.example.org",
+    "http://[::1]:8080",
+  ]);
+  const wrong = [
+    "",
+    "*",
+    "null",
+    "chat.example.org",
+    "https://a.example/page",
+    "https://u@a.example",
+    "ftp://a.example",
+  ];
+  for (const text of [...wrong, "https://a.example,"])
+    expect(errorOf("--web", "1", "--web-origin", text)).toContain("origin");
+  expect(errorOf("--web-origin", "https://a.example")).toContain("--web <address>");
 });
 
 describe("an invalid command line is an error of one line", () => {
@@ -291,7 +321,8 @@ describe("the options of a cluster", () => {
     [tls, /--cluster-ca <file> takes --cluster <url>/],
     [["--cluster-listen", "10.0.0.1:6010"], /--cluster-listen <address:port> takes --cluster <url>/],
     [["--workers", "2"], /--workers <number> takes --cluster <url>/],
-    [[...given, "--workers", "2", "--port", "0"], /takes a --port other than 0/],
+    [[...given, "--workers", "2", "--port", "0"], /takes no port 0/],
+    [[...given, "--workers", "2", "--web", "0"], /takes no port 0 for --port and --web/],
     [[...given, "--workers", "0"], /--workers takes a whole number from 1 to 256/],
     [["--direct-listen", "10.0.0.1:6003"], /--direct-listen <address:port> takes --cluster <url>/],
     [[...given, "--direct-listen", "0.0.0.0:6003"], /clients reach this server .* not "0\.0\.0\.0:6003"/],

@@ -42,6 +42,7 @@ test("every line of the log is a JSON object with level, time, event and message
   expect(lines().map(({ event }) => event)).toEqual([
     "config_warning",
     "listening",
+    "web",
     "login_failed",
     "login",
     "reload",
@@ -206,6 +207,7 @@ test.each([
     const shown = await pty.sees("event=listening");
     expect(shown.join("\n")).toMatch(/^\d\d:\d\d:\d\d INFO {2}\d users; join with: .* event=listening address=127/m);
     expect(shown.join("\n")).not.toContain("{");
+    await pty.sees("no chat in a browser; to switch it on: ");
     expect(pty.colored).toBe(isColored);
   } finally {
     pty.end();

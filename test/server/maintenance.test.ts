@@ -33,3 +33,30 @@ test("lockouts are stored with their new end once, after a time in which the sto
   store.isSlow = false;
   expect([second(), second(), second()]).toEqual([1, 1, 1]);
 });
+
+test("periodic duties act at different ticks, and each of them at its interval", () => {
+  const acted: string[][] = [];
+  const note = (duty: string) => (): void => void acted.at(-1)!.push(duty);
+  const core = {
+    clock: { nowMs: () => 0, unixMs: () => 0 },
+    turn: { begin: () => {} },
+    fireTimers: note("timers"),
+    chat: { sweep: note("sweep"), limits: { streamsBytesMax: Number.POSITIVE_INFINITY } },
+  };
+  const maintenance = new Maintenance(
+    core as unknown as Core,
+    { retry: note("store"), writeError: null } as unknown as Store,
+    { report: note("refusals") } as unknown as Admission,
+    { summarize: note("log") } as unknown as BoundedLog,
+    (error) => {
+      throw error;
+    },
+  );
+  for (let tick = 0; tick < 128; tick++) {
+    acted.push([]);
+    maintenance.tick();
+  }
+  const count = (duty: string): number => acted.flat().filter((each) => each === duty).length;
+  expect(["timers", "sweep", "store", "log", "refusals"].map(count)).toEqual([128, 32, 8, 8, 1]);
+  expect(Math.max(...acted.map(({ length }) => length))).toBe(2);
+});

@@ -6,6 +6,7 @@ import { join } from "node:path";
 import { Metrics } from "../../src/server/metrics.ts";
 import { Readiness } from "../../src/server/readiness.ts";
 import { makeCertificate, writeCertificate } from "../support/certificate.ts";
+import { RawWebClient } from "../support/web.ts";
 import { samplesOf } from "../support/http.ts";
 import { type Overrides, PASSWORD, WireClient, WireServer } from "../support/wire.ts";
 
@@ -49,6 +50,13 @@ async function figures(metrics: Metrics): Promise<Record<string, number>> {
 async function names(metrics: Metrics): Promise<string[]> {
   return [...(await metrics.text()).matchAll(/^# TYPE (\S+)/gm)].map(([, name]) => name!);
 }
+
+test("connections over WebSocket are counted among the others, and apart", async () => {
+  const { server, metrics } = start({ web: { host: "127.0.0.1", port: 0, origins: null } });
+  await RawWebClient.open(server.webPort);
+  await server.connect();
+  expect(await figures(metrics)).toMatchObject({ heartline_websockets: 1 });
+});
 
 test("a server without clients counts nothing, and the usual series are there with 0", async () => {
   const { metrics } = start();

@@ -5,6 +5,7 @@ import { join } from "node:path";
 import { makeCertificate, writeCertificate } from "../support/certificate.ts";
 import { ServerProcess, type Service } from "../support/process.ts";
 import { NotifySocket, hasSockets, holdPort } from "../support/sockets.ts";
+import { RawWebClient } from "../support/web.ts";
 import { WireClient } from "../support/wire.ts";
 
 const folder = mkdtempSync(join(tmpdir(), "heartline-"));
@@ -61,6 +62,14 @@ describe.skipIf(!hasSockets)("a server with inherited sockets", () => {
     expect(await server.port()).toBe(first.port);
     expect(server.stdout).toContain(`, and with TLS on 127.0.0.1:${second.port}\n`);
     for (const { descriptor } of [first, second]) closeSync(descriptor);
+  });
+
+  test("takes one named web as the port of --web", async () => {
+    const { descriptor, port } = holdPort();
+    const server = serve({ sockets: [descriptor], environment: { LISTEN_FDNAMES: "web" } }, "--web", "0");
+    await login(await server.port(), "alice");
+    await RawWebClient.open(port, { Origin: `http://localhost:${port}` });
+    closeSync(descriptor);
   });
 
   test("ignores them when they are for another process", async () => {

@@ -50,6 +50,8 @@ const VALUES: Record<string, string> = {
   "tls-port": "7",
   "proxy-from": "10.0.0.0/8,::1",
   http: "9100",
+  web: "8080",
+  "web-origin": "https://chat.example.org",
   "admin-socket": "/run/heartline.sock",
   "log-level": "debug",
   "outbox-size": "700000",

@@ -56,7 +56,7 @@ export class ClusterSimulation extends Crowd implements ClusterWorld {
   readonly #faults: unknown[] = [];
 
   constructor(seed: number, trace: string[] | null = null, rules: ClusterRules = {}) {
-    super(new Random(seed), false, new Random(~seed), trace);
+    super(new Random(seed), false, new Random(~seed), trace, new Random(seed ^ 0x5eb));
     this.rules = rules;
     this.nowMs = 5000 + this.random.below(1000);
     this.isHarsh = rules.harsh ?? this.random.oneIn(6);
@@ -161,7 +161,7 @@ export class ClusterSimulation extends Crowd implements ClusterWorld {
     if (alive.length === 0) return null;
     const process = this.random.pick(any || serving.length === 0 ? alive : serving);
     if (!process.accepts) return this.refused(client, this.random, process);
-    const link = new Link(client, this.random.between(10, 600), process);
+    const link = this.linkTo(client, this.random.between(10, 600), process);
     this.links.push(link);
     this.#linksOf.set(link, process);
     if (process.isPaused) process.backlog.push(link);

@@ -3,6 +3,7 @@ import { CallbackProgram } from "./callback-program.ts";
 import { Ledger, Violation } from "./ledger.ts";
 import { type ClientEnd, type DialedCall, Link, type ServerLife } from "./network.ts";
 import { PlainProgram, ResumableProgram } from "./programs.ts";
+import { WebLink } from "./web-link.ts";
 import { CONNECTION_REFUSALS, type Environment, type Program, type Request, User, type Verb } from "./users.ts";
 
 export const NAMES = ["a", "b", "c", "d"];
@@ -31,9 +32,12 @@ export abstract class Crowd implements Environment {
   /** Random refusals of connections and stalls of outputs; null for none. */
   protected readonly hardships: Random | null;
   readonly #trace: string[] | null;
+  /** A third of the connections of resumable sessions are over WebSocket; null: none. */
+  readonly #web: Random | null;
   #texts = 0;
 
-  constructor(random: Random, large: boolean, hardships: Random | null, trace: string[] | null) {
+  constructor(random: Random, large: boolean, hardships: Random | null, trace: string[] | null, web: Random | null) {
+    this.#web = web;
     this.random = random;
     this.large = large;
     this.hardships = hardships;
@@ -45,6 +49,12 @@ export abstract class Crowd implements Environment {
   protected abstract turn(ready: () => void): void;
 
   abstract connect(client: ClientEnd): Link | null;
+
+  /** A new connection. */
+  protected linkTo(client: ClientEnd, room: number, life: ServerLife): Link {
+    const isWeb = client instanceof ResumableProgram && this.#web?.oneIn(3) === true;
+    return isWeb ? new WebLink(client, room, life, this.#web!) : new Link(client, room, life);
+  }
 
   /** The server refuses the connection: it may send a line, and closes. */
   protected refused(client: ClientEnd, random: Random, life: ServerLife): Link {

@@ -14,6 +14,8 @@ import {
 } from "../../src/limits.ts";
 import { Connection } from "../../src/net/connection.ts";
 import type { dial } from "../../src/net/dial.ts";
+import type { SocketEvents } from "../../src/net/transport.ts";
+import { WebSocketTransport } from "../../src/net/websocket-transport.ts";
 import { type Core, createCore } from "../../src/server/core.ts";
 import { NOTHING } from "../../src/storage/journal-entry.ts";
 import { segmentsOf } from "../../src/storage/journal.ts";
@@ -206,10 +208,11 @@ export class Host {
 
   /** A connection reaches the listener. */
   accept(link: Link): void {
-    const connection = new Connection(this.#core.connections, link, link.remoteAddress);
+    const web = link.isWeb ? new WebSocketTransport(link, () => this.clockMs) : null;
+    const connection = new Connection(this.#core.connections, web ?? link, link.remoteAddress);
     this.#links.set(connection, link);
     this.#linkOf.set(connection, link);
-    link.server = {
+    const receiver: SocketEvents = {
       data: (chunk) => {
         connection.data(chunk);
         const { session } = connection;
@@ -222,7 +225,10 @@ export class Host {
         connection.closed();
         this.#links.delete(connection);
       },
+      hangUp: () => connection.hangUp(),
     };
+    web?.handOver(receiver);
+    link.server = web?.events ?? receiver;
   }
 
   #lineReceived(session: Session): void {

@@ -36,6 +36,9 @@ const NOBODY: ClientEnd = { data: () => {}, closed: () => {} };
  */
 export class Link implements Transport {
   readonly isEncrypted = false;
+  readonly isWebSocket = false;
+  /** Its bytes are frames; see `WebLink`. */
+  readonly isWeb: boolean = false;
   readonly remoteAddress = "192.0.2.1";
   server: ServerEnd | null = null;
   client: ClientEnd;
@@ -98,6 +101,11 @@ export class Link implements Transport {
   /** It was cut, whether or not a side has noticed. */
   get isCut(): boolean {
     return this.#cut;
+  }
+
+  /** What the client has not read. */
+  get unread(): string {
+    return this.down;
   }
 
   // The server's transport.

@@ -305,7 +305,7 @@ export class ResumableProgram implements Program, SavedState {
 
   /** The last line was received: nothing follows it, also not in transit. */
   #expectNoMore(): void {
-    const rest = this.#lines.rest + this.link!.down;
+    const rest = this.#lines.rest + this.link!.unread;
     if (rest !== "") throw new Violation(`${this.#user.name} received something after the last line: ${show(rest)}`);
   }
 

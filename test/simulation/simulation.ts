@@ -13,6 +13,8 @@ interface Options {
   large?: boolean;
   /** The server refuses connections, and outputs stall. */
   hardships?: boolean;
+  /** Some connections are over WebSocket. */
+  web?: boolean;
   /** Receives a line for each step. */
   trace?: string[] | null;
   /** A store that breaks a rule. */
@@ -35,9 +37,10 @@ export class Simulation extends Crowd {
   #stopping = 0;
 
   constructor(seed: number, options: Options = {}) {
-    const { large = false, hardships = true, trace = null, Store = ObservedStore, DiskOf = Disk } = options;
+    const { large = false, hardships = true, web = true, trace = null, Store = ObservedStore, DiskOf = Disk } = options;
     const random = new Random(seed);
-    super(random, random.oneIn(8) || large, hardships ? new Random(~seed) : null, trace);
+    const webRandom = web ? new Random(seed ^ 0x5eb) : null;
+    super(random, random.oneIn(8) || large, hardships ? new Random(~seed) : null, trace, webRandom);
     const lineBytesMax = this.large ? 400_000 : 200;
     this.#kills = this.random.oneIn(2);
     this.#refuses = this.random.oneIn(6);
@@ -79,7 +82,7 @@ export class Simulation extends Crowd {
     const hardships = this.calm || this.#disk.isDead ? null : this.hardships;
     if (hardships?.oneIn(10) === true) return this.refused(client, hardships, this.#disk);
     const room = this.random.between(10, 600) * (this.large ? 500 : 1);
-    const link = new Link(client, room, this.#disk);
+    const link = this.linkTo(client, room, this.#disk);
     this.links.push(link);
     this.#host.turn(() => this.#host.accept(link));
     return link;
@@ -208,13 +211,13 @@ export class Simulation extends Crowd {
 }
 
 /** Runs one seed. A failed seed runs again, the same way, to print its last steps. */
-export function simulate(seed: number, hardships = true, DiskOf = Disk): number {
+export function simulate(seed: number, options: Omit<Options, "trace"> = {}): number {
   try {
-    return new Simulation(seed, { hardships, DiskOf }).run();
+    return new Simulation(seed, options).run();
   } catch (error) {
     const trace: string[] = [];
     try {
-      new Simulation(seed, { hardships, DiskOf, trace }).run();
+      new Simulation(seed, { ...options, trace }).run();
     } catch {}
     console.log(`SEED=${seed}: ${String(error)}\n  ${trace.slice(-40).join("\n  ")}`);
     throw error;

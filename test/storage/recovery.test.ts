@@ -112,6 +112,7 @@ function chatOn(store: Store, names: readonly string[]) {
   });
   const transport: Transport = {
     isEncrypted: false,
+    isWebSocket: false,
     write: (_bytes, _start, count) => count,
     send: () => 0,
     pause: () => {},

@@ -7,9 +7,9 @@ import { HandTurn, drain } from "../support/streams.ts";
 const BLOCK = 64 << 10;
 
 /** Some receivers. Each records what it is sent as a member, in pieces, and accepts only `room` bytes. */
-function receivers(count: number, plain = true) {
+function receivers(count: number, plain = true, sendsPerTurn = 100) {
   const turn = new HandTurn();
-  const group = new BroadcastGroup(turn);
+  const group = new BroadcastGroup(turn, sendsPerTurn);
   const all = Array.from({ length: count }, () => {
     const outbox = new Outbox(turn, plain);
     const receiver = { outbox, pieces: [] as string[], room: Number.POSITIVE_INFINITY };
@@ -179,6 +179,51 @@ describe("a broadcast group", () => {
     expect(group.log.bytes).toBeLessThanOrEqual(BROADCAST_LOG_BYTES_MAX + 2 * BLOCK);
     expect(behind.outbox.heldBytes).toBeGreaterThan(20 * BLOCK);
     expect(behind.outbox.unsent).toBe((blocks + 20) * BLOCK);
+  });
+
+  test("sends to many members in several turns", () => {
+    const { group, all, say, endTurn } = receivers(5, true, 2);
+    const sends = (): number[] => all.map(({ pieces }) => pieces.length);
+    say("one");
+    expect(endTurn()).toEqual([group]);
+    expect(sends()).toEqual([0, 0, 0, 1, 1]);
+    say("two"); // It does not overtake the first one.
+    expect(endTurn()).toEqual([group]);
+    expect(sends()).toEqual([0, 1, 1, 1, 1]);
+    expect(endTurn()).toEqual([group]);
+    expect(sends()).toEqual([1, 1, 1, 1, 2]);
+    expect([endTurn(), endTurn(), endTurn()]).toEqual([[group], [group], []]);
+    expect(all.map(({ pieces }) => pieces)).toEqual(Array(5).fill(["b one\n", "b two\n"]));
+  });
+
+  test("keeps the order for members that leave while others are sent a broadcast", () => {
+    const { turn, all, say, endTurn } = receivers(6, true, 2);
+    say("one");
+    endTurn();
+    const [waits, has, full] = [all[1]!, all[4]!, all[2]!];
+    for (const { outbox } of [waits, has]) outbox.append(Buffer.from("ok\n"));
+    full.room = 2;
+    expect([waits.outbox.unsent, has.outbox.unsent]).toEqual([9, 3]);
+    for (let i = 0; i < 4; i++) endTurn();
+    expect(drain(waits.outbox).bytes.toString()).toBe("b one\nok\n");
+    expect(drain(has.outbox).bytes.toString()).toBe("ok\n");
+    expect(full.pieces).toEqual(["b "]);
+    expect(drain(full.outbox).bytes.toString()).toBe("one\n");
+    full.room = 100;
+    say("two");
+    for (let i = 0; i < 4; i++) endTurn();
+    turn.end();
+    const others = ["b one\n", "b two\n"];
+    const last = "b two\n";
+    expect(all.map(({ pieces }) => pieces)).toEqual([others, [last], ["b ", last], others, ["b one\n", last], others]);
+  });
+
+  test("sends at once what is more than a block, so that the log does not grow", () => {
+    const { group, all, say, endTurn } = receivers(5, true, 1);
+    say("x".repeat(2 * BLOCK));
+    expect(endTurn()).toEqual([group]);
+    expect(all.map(({ pieces }) => pieces.join("").length)).toEqual(Array(5).fill(2 * BLOCK + 3));
+    expect([group.sent, endTurn()]).toEqual([group.durable, []]);
   });
 
   test("forgets a stream that unsubscribes, at any index", () => {

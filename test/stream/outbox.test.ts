@@ -450,7 +450,8 @@ class Model {
 
 test("random lines, broadcasts, cuts and withdrawals agree with a simple model", () => {
   const seed = seedFor("streams beside plain models");
-  for (let round = 0; round < 60; round++) new Weave(new Random(seed + round), round % 3 === 0).run();
+  for (let round = 0; round < 60; round++) new Weave(new Random(seed + round), round % 3 === 0, 100).run();
+  for (let round = 0; round < 60; round++) new Weave(new Random(seed + round), round % 3 === 0, 2).run();
 });
 
 /** Some streams on one log, each with its model. */
@@ -459,14 +460,14 @@ class Weave {
   /** Lines and broadcasts are long enough to cross blocks of the log; otherwise most are short. */
   readonly #long: boolean;
   readonly #turn = new HandTurn();
-  readonly #group = new BroadcastGroup(this.#turn);
-  readonly #log = this.#group.log;
+  readonly #group: BroadcastGroup;
   readonly #models: Model[] = [];
   #lastNumber = 0;
 
-  constructor(random: Random, long: boolean) {
+  constructor(random: Random, long: boolean, sendsPerTurn: number) {
     this.#random = random;
     this.#long = long;
+    this.#group = new BroadcastGroup(this.#turn, sendsPerTurn);
     for (let i = 0; i < 5; i++) this.#models.push(this.#newModel(i % 2 === 0));
   }
 
@@ -554,7 +555,7 @@ class Weave {
     const past = this.#models.filter((model) => model === by || this.#random.oneIn(5));
     for (const { outbox } of past) outbox.follow();
     const text = this.#text();
-    this.#log.append(Buffer.from("broadcast b "), text, 0, text.length);
+    this.#group.log.append(Buffer.from("broadcast b "), text, 0, text.length);
     for (const { outbox } of past) outbox.skip();
     const line = Buffer.concat([Buffer.from("broadcast b "), text, Buffer.from("\n")]);
     for (const model of this.#models) if (model.following && !past.includes(model)) model.append(line);
@@ -566,6 +567,7 @@ class Weave {
     this.#turn.end();
     for (const model of this.#models) model.durable = model.end;
     this.#group.flush();
+    if (this.#isSending) return; // A member that waits for its part does not have it in its positions.
     for (const model of this.#models) {
       if (this.#random.oneIn(3)) continue; // The positions of members are read now and then only.
       expect(model.outbox.unacked).toBe(model.end - model.acked);
@@ -585,10 +587,15 @@ class Weave {
     return taken;
   }
 
+  /** Some members are not sent yet what others have. */
+  get #isSending(): boolean {
+    return this.#group.sent < this.#group.durable;
+  }
+
   #take(model: Model): void {
     const piece = offered(model.outbox);
     if (model.sent === model.durable) expect(piece).toBeNull();
-    if (piece === null) return expect(model.sent).toBe(model.durable);
+    if (piece === null) return expect(model.sent === model.durable || this.#isSending).toBe(true);
     expect(piece.length).toBeGreaterThan(0);
     expect(model.sent + piece.length).toBeLessThanOrEqual(model.durable);
     expect(piece.equals(model.between(model.sent, model.sent + piece.length))).toBe(true);
@@ -615,7 +622,7 @@ class Weave {
       case 6:
         return model.outbox.markDirty();
       case 0:
-        return model.outbox.materialize(random.below(this.#log.end + 1));
+        return model.outbox.materialize(random.below(this.#group.log.end + 1));
       case 1:
         return model.following ? this.#leave(model) : this.#join(model);
       case 2:
@@ -657,20 +664,18 @@ class Weave {
     const { acked, sent, durable, ackedNumber } = model;
     // Reading this brings the positions of a member up to date.
     expect(outbox.unacked).toBeLessThanOrEqual(model.end - acked);
-    expect([outbox.acked, outbox.sent, outbox.durable, outbox.ackedNumber]).toEqual([
-      acked,
-      sent,
-      durable,
-      ackedNumber,
-    ]);
-    expect(outbox.end).toBeGreaterThanOrEqual(durable);
+    expect([outbox.acked, outbox.sent, outbox.ackedNumber]).toEqual([acked, sent, ackedNumber]);
+    if (this.#isSending) expect(outbox.durable).toBeLessThanOrEqual(durable);
+    else expect(outbox.durable).toBe(durable);
+    expect(outbox.end).toBeGreaterThanOrEqual(outbox.durable);
     // Only the part of the log that the stream has not followed may be missing.
     expect(outbox.end).toBeLessThanOrEqual(model.end);
   }
 
   /** All readers accept and acknowledge everything: nothing is left in the streams and the log. */
   #settle(): void {
-    this.#endTurn();
+    do this.#endTurn();
+    while (this.#isSending);
     this.#endTurn(); // The rest of a stream that left the group becomes durable now.
     for (const model of this.#models) {
       while (model.sent < model.durable) this.#take(model);
@@ -680,6 +685,6 @@ class Weave {
       expect([model.outbox.unacked, model.outbox.unsent]).toEqual([0, 0]);
       expect(unackedMessages(model.outbox)).toEqual([]);
     }
-    expect(this.#log.bytes).toBeLessThanOrEqual(2 * BLOCK);
+    expect(this.#group.log.bytes).toBeLessThanOrEqual(2 * BLOCK);
   }
 }

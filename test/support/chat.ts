@@ -186,6 +186,7 @@ export class World {
 export class TestPeer implements Peer, Sink {
   readonly address: string;
   isEncrypted = false;
+  isWebSocket = false;
   isRelayed = false;
   isCallable = true;
   session: Session | null = null;

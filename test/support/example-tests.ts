@@ -2,6 +2,7 @@
 import { afterEach, beforeEach, describe, expect, test } from "bun:test";
 import { join } from "node:path";
 import { linesOf } from "../../bench/program.ts";
+import { Folders } from "./command.ts";
 import { PASSWORD, WireServer } from "./wire.ts";
 
 const LIMIT_MS = 30_000;
@@ -111,6 +112,24 @@ export function testExamples(name: string, runtime: () => Runtime | null): void 
       bot.kill("SIGTERM");
       await bob.expectLines("left alice logout");
       expect(await bot.exited).toBe(0);
+    });
+
+    testExample("the echo bot replies once to each message, however often it is killed", async (at) => {
+      const folders = new Folders();
+      const state = join(folders.make(), "bot.state");
+      const bob = await server.login("bob");
+      const texts = Array.from({ length: 400 }, (_, index) => String(index));
+      bob.sendLines(...texts.map((text) => `message alice ${text}`));
+      const replies: string[] = [];
+      for (const last of ["60", "200", "399"]) {
+        const bot = start(at, "echo-bot.ts", [state]);
+        const lines = await bob.until(`message alice you said: ${last}`);
+        bot.kill("SIGKILL");
+        await bot.exited;
+        replies.push(...lines.filter((line) => line.startsWith("message")), `message alice you said: ${last}`);
+      }
+      expect(replies).toEqual(texts.map((text) => `message alice you said: ${text}`));
+      folders.remove();
     });
 
     testExample("the bridge sends lines of its input, prints messages, and logs out at the end", async (at) => {

@@ -5,6 +5,7 @@ import { Directory } from "../../src/net/directory.ts";
 import { type ClusterTls, dialOwner, type Owner } from "../../src/net/owner-link.ts";
 import { RelayCounts } from "../../src/net/relay.ts";
 import { Relays } from "../../src/net/relays.ts";
+import type { WebPort } from "../../src/net/web-client.ts";
 import { type ServerHandlers, socketHandlers } from "../../src/net/socket-handlers.ts";
 import type { ClusterTlsConfig } from "../../src/server/config.ts";
 import { ClientPorts } from "../../src/server/client-ports.ts";
@@ -29,9 +30,9 @@ export class WireGateway {
   readonly port: number;
   readonly tlsPort: number;
   readonly cluster: ClusterPort;
+  readonly ports: ClientPorts;
   readonly directory = new Directory(1);
   readonly counts = new RelayCounts();
-  readonly #ports = new ClientPorts();
   readonly #server: Server;
   readonly #handlers: ServerHandlers;
 
@@ -40,11 +41,13 @@ export class WireGateway {
     config: Config,
     log: BoundedLog,
     { secret = SECRET, epoch = 1, tls = null, gatewayTls = tls }: GatewayChoices = {},
+    webPort: WebPort | null = null,
   ) {
+    this.ports = new ClientPorts(undefined, webPort);
     const { core, admission } = server.measured;
     this.cluster = new ClusterPort({ listen: { host: "127.0.0.1", port: 0 }, tls });
     const report = (error: unknown): void => log.error({ event: "internal_error", err: error }, "internal error");
-    const handlers = socketHandlers(() => core.turn.begin(), admission, report);
+    const handlers = socketHandlers(() => core.turn.begin(), admission, report, webPort);
     this.#server = server;
     this.#handlers = handlers;
     this.cluster.serve({ secret: SECRET, shard: 0, epoch }, admission, handlers, () => null);
@@ -53,10 +56,10 @@ export class WireGateway {
       const dial = dialOwner(tlsOf(gatewayTls), () => turn.begin());
       return new Relays({ chat, directory, secret, dial, counts, log });
     };
-    this.gateway = new Gateway(config, newRelays, log, CLOCK);
-    this.#ports.open(config, this.gateway.handlers);
+    this.gateway = new Gateway(config, newRelays, log, CLOCK, webPort);
+    this.ports.open(config, this.gateway.handlers);
     this.gateway.start();
-    const { plain, encrypted } = this.#ports;
+    const { plain, encrypted } = this.ports;
     this.port = (plain ?? encrypted)!.port;
     this.tlsPort = plain === null ? 0 : (encrypted?.port ?? 0);
     this.setOwner(this.owner);
@@ -72,12 +75,12 @@ export class WireGateway {
 
   /** The server serves the gateway's clients itself. */
   takeOver(): void {
-    this.#ports.handle(this.#handlers);
+    this.ports.handle(this.#handlers);
     this.gateway.handOver(this.#server);
   }
 
   stop(): void {
-    this.#ports.stop();
+    this.ports.stop();
     this.cluster.stop();
     this.gateway.stop();
   }

@@ -40,6 +40,7 @@ export class OwnerEnd {
   connected(): void {
     const transport: Transport = {
       isEncrypted: false,
+      isWebSocket: false,
       write: (bytes, start, count) => {
         const taken = Math.min(this.room, count);
         this.room -= taken;

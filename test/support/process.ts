@@ -26,8 +26,8 @@ export async function runWith(
     stderr: "pipe",
   });
   programs.add(child);
-  const printed = child.stdout instanceof ReadableStream ? child.stdout.text() : "";
-  const [out, err, code] = await Promise.all([printed, child.stderr.text(), child.exited]);
+  const printed = child.stdout instanceof ReadableStream ? new Response(child.stdout).text() : "";
+  const [out, err, code] = await Promise.all([printed, new Response(child.stderr).text(), child.exited]);
   programs.delete(child);
   return { out, err, code };
 }

@@ -57,6 +57,7 @@ export class Pipe {
     const cut = (): void => this.cut();
     return {
       isEncrypted: false,
+      isWebSocket: false,
       write: (bytes, start, count) => {
         if (this.isFull && direction === "toQ") return 0;
         const lines = (this.#begun[direction] + bytes.toString("latin1", start, start + count)).split("\n");
@@ -150,7 +151,7 @@ export class ShardNode {
     this.links = new NeighbourLinks({
       connections: this.world.connections,
       requests: this.world.foreignRequests,
-      others: { linkUp: () => {}, linkLost: () => {}, receive: () => true },
+      others: this.world.neighbourEvents!,
       secret: SECRET,
       dial: (owner, events) => cluster.dial(this, owner, events),
       self: this.owner,

@@ -39,6 +39,7 @@ export class Wire {
     };
     const transport: Transport = {
       isEncrypted,
+      isWebSocket: false,
       write,
       send: () => 0,
       pause: () => void (this.reading = false),

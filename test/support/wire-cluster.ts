@@ -44,8 +44,8 @@ export class WireCluster {
     this.#credentials = credentials;
     this.#log = log;
     // Whoever connects before the gateway is there waits.
-    const waiting = { plain: { data: () => {} }, tls: { data: () => {} } };
-    this.#ports.open(config, waiting);
+    const waiting = { plain: { data: () => {} }, tls: { data: () => {} }, web: null };
+    this.#ports.open({ ...config, web: null }, waiting);
     const { plain, encrypted } = this.#ports;
     this.port = (plain ?? encrypted)!.port;
     this.tlsPort = plain === null ? 0 : (encrypted?.port ?? 0);

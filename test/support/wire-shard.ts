@@ -1,7 +1,7 @@
 /** Shards of a cluster in one process: real servers and real sockets, each shard with a store in memory. */
 import { Directory } from "../../src/net/directory.ts";
 import { NeighbourLinks } from "../../src/net/neighbour-links.ts";
-import { dialOwner } from "../../src/net/owner-link.ts";
+import { type Owner, dialOwner } from "../../src/net/owner-link.ts";
 import { RelayCounts } from "../../src/net/relay.ts";
 import { Relays } from "../../src/net/relays.ts";
 import type { BoundedLog } from "../../src/server/bounded-log.ts";
@@ -18,20 +18,24 @@ export interface WireShardChoices {
   tls?: ClusterTlsConfig | null;
 }
 
-/** The owner of one shard. It is in the directory while it listens. */
+export const SHARDS = 2;
+
+/** The owner of one shard. */
 export class WireShard {
   readonly wire: WireServer;
-  /** Of the port for other servers. */
-  readonly port: number;
-  readonly epoch: number;
-  readonly #directory: Directory;
+  readonly owner: Owner;
+  /** What it knows of the owners. */
+  readonly directory = new Directory(SHARDS);
 
+  /** It becomes one of `all`, whose shards know each other. */
   constructor(
-    directory: Directory,
+    all: WireShard[],
     shard: number,
     { epoch = 1, secret = SECRET, tls = null }: WireShardChoices = {},
     names: readonly string[] = NAMES,
   ) {
+    const { directory } = this;
+    directory.home = shard;
     const cluster = new ClusterPort({ listen: { host: "127.0.0.1", port: 0 }, tls });
     const newOwnership = (log: BoundedLog): Ownership => ({
       shard,
@@ -53,11 +57,13 @@ export class WireShard {
       backup: async () => {},
       stopBackup: async () => {},
     });
-    this.wire = new WireServer({}, names, null, newOwnership);
-    this.port = Number(cluster.address.split(":").at(-1));
-    this.epoch = epoch;
-    this.#directory = directory;
-    directory.set(shard, { shard, epoch, host: "127.0.0.1", port: this.port }, epoch);
+    this.wire = new WireServer({}, names, null, null, newOwnership);
+    this.owner = { shard, epoch, host: "127.0.0.1", port: Number(cluster.address.split(":").at(-1)) };
+    all.push(this);
+    for (const each of all) {
+      each.directory.set(shard, this.owner, epoch);
+      directory.set(each.owner.shard, each.owner, each.owner.epoch);
+    }
   }
 
   get links(): NeighbourLinks {
@@ -68,7 +74,7 @@ export class WireShard {
   async linked(): Promise<void> {
     const { neighbours } = this.wire.server.measured.core.chat;
     const isLinked = (): boolean =>
-      this.links.up === this.#directory.shards - 1 && neighbours!.all.every((each) => each?.session !== null);
+      this.links.up === SHARDS - 1 && neighbours!.all.every((each) => each?.session !== null);
     while (!isLinked()) await Bun.sleep(1);
   }
 }

@@ -6,6 +6,8 @@ import type { Credentials } from "../../src/auth/credentials.ts";
 import type { Limits } from "../../src/limits.ts";
 import { type Config, parseConfig } from "../../src/server/config.ts";
 import { BoundedLog } from "../../src/server/bounded-log.ts";
+import { type Page, WebPort } from "../../src/net/web-client.ts";
+import { ClientPorts } from "../../src/server/client-ports.ts";
 import { type GatewayChoices, WireGateway } from "./gateway.ts";
 import type { Ownership } from "../../src/server/ownership.ts";
 import { CLOCK, Server } from "../../src/server/server.ts";
@@ -183,6 +185,8 @@ export class WireServer {
   readonly port: number;
   /** 0 when there is no TLS port next to the plain port. */
   readonly tlsPort: number;
+  /** 0 without `web`. */
+  readonly webPort: number;
   /** Of the server itself, where a gateway is in between. */
   readonly directPort: number;
   /** Log lines, and those of them that are errors; `stop` throws when there are any. */
@@ -200,11 +204,12 @@ export class WireServer {
   readonly #clients: WireClient[] = [];
   #stopped = false;
 
-  /** `relay`: clients connect to a gateway. */
+  /** `relay`: clients connect to a gateway. `page`: what `web` serves. */
   constructor(
     overrides: Overrides = {},
     names: readonly string[] = NAMES,
     relay: GatewayChoices | null = SHARDS === 1 ? {} : null,
+    page: Page = null,
     newOwnership: (log: BoundedLog) => Ownership | null = () => null,
   ) {
     const defaults = parseConfig([])!;
@@ -222,7 +227,7 @@ export class WireServer {
     if (this.cluster !== null) {
       void this.cluster.exited.then(exited.resolve);
       ({ port: this.port, tlsPort: this.tlsPort } = this.cluster);
-      this.directPort = 0;
+      this.directPort = this.webPort = 0;
       this.#server = this.gateway = null;
       return;
     }
@@ -232,11 +237,15 @@ export class WireServer {
       this.#stopped = true;
       exited.resolve(code);
     };
-    const own = relay !== null ? { ...this.#config, port: 0 } : this.#config;
+    const webPort =
+      this.#config.web === null ? null : new WebPort(this.#config.tls !== null, page, () => performance.now());
+    const own = relay !== null ? { ...this.#config, port: 0, web: null } : this.#config;
     this.#server = new Server(own, credentialsOf(names), store, log, exit, undefined, newOwnership(log));
-    const { plain, encrypted } = this.server.listen();
+    const ports = this.server.listen(new ClientPorts(undefined, relay === null ? webPort : null));
+    const { plain, encrypted } = ports;
     this.directPort = (plain ?? encrypted)!.port;
-    this.gateway = relay === null ? null : new WireGateway(this.server, this.#config, log, relay);
+    this.gateway = relay === null ? null : new WireGateway(this.server, this.#config, log, relay, webPort);
+    this.webPort = (this.gateway?.ports ?? ports).web?.port ?? 0;
     this.port = this.gateway?.port ?? (plain ?? encrypted)!.port;
     this.tlsPort = this.gateway?.tlsPort ?? (plain === null ? 0 : (encrypted?.port ?? 0));
   }

@@ -1,13 +1,58 @@
 import { afterAll, describe, expect, test } from "bun:test";
-import { existsSync, mkdtempSync, readFileSync, readdirSync, rmSync } from "node:fs";
+import { existsSync, mkdtempSync, readFileSync, readdirSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { BenchmarkRunner } from "../../bench/load/benchmark-runner.ts";
+import * as payload from "../../bench/load/payload.ts";
+import { COMPILER } from "../../bench/program.ts";
+import { Histogram } from "../../bench/report/histogram.ts";
 import { isInstalled } from "../../bench/peers/peer.ts";
 import { PEERS } from "../../bench/peers/peers.ts";
 import { readResult } from "../../bench/report/result.ts";
 import { SCENARIOS, SCENARIO_NAMES } from "../../bench/load/scenario.ts";
 import { ServerProcess, run } from "../support/process.ts";
+import { PASSWORD, WireServer } from "../support/wire.ts";
+
+const GENERATORS = ["typescript", "native"] as const;
+
+function isSkipped(generator: string): boolean {
+  if (generator !== "native" || Bun.which(COMPILER.program) !== null) return false;
+  console.warn(`SKIPPED: the native load generator needs ${COMPILER.program} (Debian package ${COMPILER.package})`);
+  return true;
+}
+
+/** For how long the server below holds each message. */
+const HELD_MS = 5;
+
+/** A server that delivers one message of the first user twice, one late and one never. It knows two users. */
+function carelessServer(): Bun.TCPSocketListener<{ rest: string }> {
+  const sockets = new Map<string, Bun.Socket<{ rest: string }>>();
+  let late = "";
+  let count = 0;
+  return Bun.listen<{ rest: string }>({
+    hostname: "127.0.0.1",
+    port: 0,
+    socket: {
+      open: (socket) => void (socket.data = { rest: "" }),
+      data: (socket, chunk) => {
+        const lines = (socket.data.rest + chunk.toString("latin1")).split("\n");
+        socket.data.rest = lines.pop()!;
+        for (const line of lines) {
+          const [verb, to = "", text = ""] = line.split(" ");
+          socket.write("ok\n");
+          if (verb === "login") sockets.set(to, socket);
+          else {
+            const number = to === "u00000" ? count++ : -1;
+            const message = `message x ${text}\n`;
+            const bytes = number === 2 ? message + message : number === 6 ? message + late : message;
+            if (number === 5) late = message;
+            else if (number !== 9) setTimeout(() => sockets.get(to)!.write(bytes), HELD_MS);
+          }
+        }
+      },
+    },
+  });
+}
 
 const folder = mkdtempSync(join(tmpdir(), "heartline-"));
 
@@ -87,6 +132,43 @@ describe("the benchmark programs", () => {
     LIMIT_MS,
   );
 
+  test.each(GENERATORS)(
+    "bench --target ignores the mail of an earlier run, with the load generator %s",
+    async (generator) => {
+      if (isSkipped(generator)) return;
+      const names = ["ada", "bea", "cyd", "dee"];
+      const server = new WireServer({}, names);
+      const writer = await server.login("ada");
+      const text = payload.newPayload(payload.MESSAGE_MARK, 1, 1234, 64).toString("latin1");
+      for (const name of names.slice(1)) await writer.expectReply(`message ${name} ${text}`, "ok stored");
+      await writer.expectReply("logout", "ok");
+      const credentials = join(folder, "users");
+      writeFileSync(credentials, names.map((name) => `${name} ${PASSWORD}\n`).join(""));
+      const target = ["--target", `127.0.0.1:${server.port}`, "--credentials", credentials];
+      const short = ["--seconds", "0.3", "--warmup", "0", "--rate", "200"];
+      const { out, err, code } = await run("src/main.ts", "bench", ...target, ...short, "--generator", generator);
+      expect(err + out).toMatch(/lost 0, twice 0, out of order 0/);
+      expect(code).toBe(0);
+      await server.stop();
+    },
+    LIMIT_MS,
+  );
+
+  test(
+    "bench --generator native measures scenarios and resumable sessions without a loss",
+    async () => {
+      if (isSkipped("native")) return;
+      for (const scenario of ["mixed", "message", "broadcast", "alive"]) {
+        const more = scenario === "alive" ? ["--beat", "0.2"] : ["--sessions", "resumable"];
+        const native = ["--generator", "native", "--scenario", scenario, "--seconds", "0.3"];
+        const { out, err, code } = await run("src/main.ts", "bench", ...native, ...SHORT, ...more);
+        if (code !== 0) throw new Error(`${out}${err}`);
+        if (scenario !== "alive") expect(out).toMatch(/lost 0, twice 0, out of order 0 of [\d,]+ messages/);
+      }
+    },
+    LIMIT_MS,
+  );
+
   /** The command line of a program of a folder; the load benchmark is a command of heartline. */
   const programOf = (folder: string): string[] =>
     folder === "bench/load" ? ["src/main.ts", "bench"] : [`${folder}/main.ts`];
@@ -101,6 +183,8 @@ describe("the benchmark programs", () => {
     ["bench/load", ["--target", "127.0.0.1:1", "--credentials", "package.json"], /it needs two users/],
     ["bench/load", ["--rate", "5", "--window", "5"], /give one/],
     ["bench/load", ["--target", "127.0.0.1:1"], /--target and --credentials go together/],
+    ["bench/load", ["--generator", "cobol"], /--generator takes typescript or native, not "cobol"/],
+    ["bench/load", ["--generator", "native", "--scenario", "login"], /--generator native does not measure login/],
     ["bench/load", ["--wat"], /--help lists the options/],
     ["bench/peers", ["--peers", "nobody"], /--peers knows no "nobody"/],
     ["bench/peers", ["--works", "none"], /--works knows no "none"/],
@@ -134,10 +218,11 @@ describe("the runner of the benchmarks", () => {
   const runner = new BenchmarkRunner(users);
   afterAll(() => runner.remove());
 
-  for (const peer of PEERS) {
+  for (const [peer, generator] of PEERS.flatMap((peer) => GENERATORS.map((each) => [peer, each] as const))) {
     test(
-      `runs messages and broadcasts on ${peer.name} without a loss`,
+      `runs messages and broadcasts of the load generator ${generator} on ${peer.name} without a loss`,
       async () => {
+        if (isSkipped(generator)) return;
         if (peer.needs !== null && !isInstalled(peer))
           return console.warn(
             `SKIPPED: ${peer.name}: needs ${peer.needs.program} (Debian package ${peer.needs.package})`,
@@ -152,6 +237,7 @@ describe("the runner of the benchmarks", () => {
               scenario: { ...SCENARIOS[scenario], broadcasters },
               window: 4,
               rate: 0,
+              generator,
               payloadBytes: 64,
               beatMs: 1000,
               warmupMs: 0,
@@ -170,10 +256,54 @@ describe("the runner of the benchmarks", () => {
     );
   }
 
+  test.each(GENERATORS)(
+    "counts messages that a server loses, repeats and delivers late, with the load generator %s",
+    async (generator) => {
+      if (isSkipped(generator)) return;
+      const server = carelessServer();
+      const { lost, twice, disordered, faults, sent, latency } = await runner.swarm(
+        {
+          generator,
+          protocol: "heartline",
+          host: "127.0.0.1",
+          port: server.port,
+          pid: null,
+          loginsAtOnce: 2,
+          users: runner.users.slice(0, 2),
+          crowd: 0,
+          scenario: SCENARIOS.message,
+          window: 0,
+          rate: 200,
+          payloadBytes: 64,
+          beatMs: 1000,
+          warmupMs: 0,
+          measureMs: 300,
+          resumable: false,
+        },
+        () => {},
+      );
+      server.stop(true);
+      expect({ lost, twice, disordered, faults }).toEqual({ lost: 1, twice: 1, disordered: 1, faults: [] });
+      expect(sent).toBeGreaterThanOrEqual(59);
+      expect(latency.count).toBeGreaterThan(0);
+      // Both generators have the same buckets.
+      const highest = new Histogram();
+      highest.record(Math.round(10 * latency.max));
+      expect(latency.buckets.at(-1)![0]).toBe(highest.buckets[0]![0]);
+      expect(latency.p50).toBeGreaterThanOrEqual(1000 * HELD_MS);
+    },
+    LIMIT_MS,
+  );
+
   test("fails with the name and the output of a server that does not start", async () => {
     const broken = { ...PEERS[0]!, name: "broken", command: () => [process.execPath, "src/main.ts", "serve", "--wat"] };
     const task = { users: runner.users, crowd: 0, scenario: SCENARIOS.message, window: 1, rate: 0, payloadBytes: 64 };
-    const run = runner.run(broken, { ...task, beatMs: 1, warmupMs: 0, measureMs: 1, resumable: false }, () => {});
+    const generator = "typescript";
+    const run = runner.run(
+      broken,
+      { ...task, generator, beatMs: 1, warmupMs: 0, measureMs: 1, resumable: false },
+      () => {},
+    );
     await expect(run).rejects.toThrow(/^broken: .*does not listen.*--wat/);
   });
 });

@@ -4,6 +4,7 @@ import { readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { linesOf } from "../../bench/program.ts";
 import { version } from "../../package.json";
+import { freePort } from "../support/free-port.ts";
 import { Folders, StartedServer, bareEnvironment, root, runCommand } from "../support/command.ts";
 
 const LIMIT_MS = 60_000;
@@ -61,6 +62,24 @@ test(
     const { out, err, code } = await runCommand([lame, "serve", "--port", "0"], { cwd, env });
     expect(err).toMatch(/^heartline: cannot load [\w-]+-worker\.ts: [^\n]*; install or build heartline again\n$/);
     expect({ out, code }).toEqual({ out: "", code: 1 });
+  },
+  LIMIT_MS,
+);
+
+test(
+  "the executable has the page for browsers, with its files",
+  async () => {
+    const cwd = folders.make();
+    writeFileSync(join(cwd, "credentials.txt"), "alice secret\n");
+    const port = freePort();
+    const options = `--port 0 --data :memory: --web ${port}`.split(" ");
+    const server = new StartedServer([executable, "serve", ...options], { cwd, env });
+    await server.port;
+    const html = await (await fetch(`http://127.0.0.1:${port}/`)).text();
+    const paths = [...html.matchAll(/(?:src|href)="\.(\/assets\/[^"]+)"/g)].map(([, path]) => path!);
+    expect(paths.length).toBe(3);
+    for (const path of paths) expect((await fetch(`http://127.0.0.1:${port}${path}`)).status).toBe(200);
+    await server.stop();
   },
   LIMIT_MS,
 );

@@ -5,6 +5,7 @@
 import { afterAll, beforeAll, describe, expect, test } from "bun:test";
 import { cpSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
+import { gzipSync } from "node:zlib";
 import { Folders, bareEnvironment, root, runCommand } from "../support/command.ts";
 import { testExamples } from "../support/example-tests.ts";
 import { makeCertificate, writeCertificate } from "../support/certificate.ts";
@@ -35,6 +36,13 @@ async function install(folder: string, ...packages: string[]): Promise<boolean> 
   return false;
 }
 
+/** Connections live longer: a WebSocket delivers nothing of a frame that is cut, and frames have up to 16 KiB. */
+class FrameFaults extends RandomFaults {
+  override bytesUntilCut(): number {
+    return 3 * super.bytesUntilCut();
+  }
+}
+
 const nodes = new Map<string, string>();
 
 beforeAll(async () => {
@@ -52,7 +60,7 @@ beforeAll(async () => {
   }
 }, 3 * LIMIT_MS);
 
-afterAll(() => folders.remove());
+afterAll(() => folders.remove(), LIMIT_MS);
 
 /** Runs a program of the project on Node. */
 async function onNode(version: string, program: string, ...args: string[]) {
@@ -111,6 +119,37 @@ describe("the package in an empty project", () => {
     expect((await check(`${program}\nawait client.message("bob");`)).out).toContain("error TS2554");
   });
 
+  testInstalled("is another one for a browser: smaller, without modules of Node, and with its own types", async () => {
+    const program = `
+      import { ChatClient, type ChatEvent, indexedDbState } from "heartline/client";
+      const url = new URL("/chat", location.href).href.replace(/^http/, "ws");
+      const state = await indexedDbState("alice", { onInUse: () => console.log("open in another tab") });
+      const onEvent = (event: ChatEvent): void => void state.put(1, event);
+      const client = new ChatClient({ url, store: () => state, onEvent });
+      await client.resume("alice").catch(() => client.login("alice", "secret"));`;
+    writeFileSync(join(project, "page.ts"), program);
+    const compilerOptions = {
+      strict: true,
+      exactOptionalPropertyTypes: true,
+      module: "ESNext",
+      moduleResolution: "bundler",
+      customConditions: ["browser"],
+      target: "ES2022",
+      lib: ["ES2022", "DOM"],
+      types: [],
+      skipLibCheck: false,
+      noEmit: true,
+    };
+    writeFileSync(join(project, "tsconfig.json"), JSON.stringify({ compilerOptions, include: ["page.ts"] }));
+    const check = await runCommand([join(root, "node_modules/.bin/tsc"), "-p", "."], { cwd: project, env });
+    expect(check).toEqual({ out: "", err: "", code: 0 });
+    const build = [process.execPath, "build", "page.ts", "--target", "browser", "--minify"];
+    const { out, code } = await runCommand(build, { cwd: project, env });
+    expect(code).toBe(0);
+    expect(out.match(/\bBuffer\b|\bprocess\b|node:|\bimport\b|\brequire\b/g)).toBeNull();
+    expect(gzipSync(out).length).toBeLessThan(15_000);
+  });
+
   testInstalled("has nothing that publint or arethetypeswrong reports", async () => {
     const folder = folders.make();
     await install(folder, ...LINTERS);
@@ -150,11 +189,11 @@ describe("the package in an empty project", () => {
 /** Many messages over connections that are cut again and again; prints what arrived. */
 const EXACTLY_ONCE = `
   import { ChatClient, memoryState } from "heartline/client";
-  const [port, count] = process.argv.slice(2).map(Number);
+  const [address, count] = process.argv.slice(2).map((json) => JSON.parse(json));
   const enter = async (user) => {
     const state = memoryState();
     for (;;) {
-      const client = new ChatClient({ host: "127.0.0.1", port, store: () => state });
+      const client = new ChatClient({ ...address, store: () => state });
       const isIn = await client.login(user, process.env.HEARTLINE_PASSWORD).then(() => true, () => false);
       if (isIn) return client;
       client.close();
@@ -216,11 +255,8 @@ const EVERYTHING = `
 describe.each([NODES.first, NODES.second])("on Node %s", (version) => {
   testExamples("the examples", () => (missing === "" ? { command: [nodes.get(version)!], folder: project } : null));
 
-  testInstalled("every message arrives exactly once over connections that are cut", async () => {
-    const count = 1_500;
-    const server = new WireServer();
-    const proxy = new Proxy(server.port, new RandomFaults(new Random(seedFor(`a library on Node ${version}`))));
-    const { out, err } = await onNode(version, EXACTLY_ONCE, String(proxy.port), String(count));
+  async function expectExactlyOnce(count: number, proxy: Proxy, server: WireServer, address: (port: number) => object) {
+    const { out, err } = await onNode(version, EXACTLY_ONCE, JSON.stringify(address(proxy.port)), String(count));
     const { cuts } = proxy;
     proxy.stop();
     await server.stop();
@@ -228,6 +264,20 @@ describe.each([NODES.first, NODES.second])("on Node %s", (version) => {
     const numbers = Array.from({ length: count }, (_, index) => index);
     expect(JSON.parse(out)).toEqual({ received: [...numbers, null], refused: [] });
     expect(cuts).toBeGreaterThan(10);
+  }
+
+  testInstalled("every message arrives exactly once over connections that are cut", async () => {
+    const server = new WireServer();
+    const faults = new RandomFaults(new Random(seedFor(`the library on Node ${version}`)));
+    const proxy = new Proxy(server.port, faults);
+    await expectExactlyOnce(1_500, proxy, server, (port) => ({ host: "127.0.0.1", port }));
+  });
+
+  testInstalled("every message arrives exactly once over WebSockets that are cut", async () => {
+    const server = new WireServer({ web: { host: "127.0.0.1", port: 0, origins: null } });
+    const faults = new FrameFaults(new Random(seedFor(`WebSockets on Node ${version}`)));
+    const proxy = new Proxy(server.webPort, faults);
+    await expectExactlyOnce(4_000, proxy, server, (port) => ({ url: `ws://127.0.0.1:${port}/chat` }));
   });
 
   testInstalled("callback sessions, private chats and TLS work", async () => {

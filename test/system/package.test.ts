@@ -9,9 +9,11 @@ import { Folders, StartedServer, bareEnvironment, root, runCommand } from "../su
 const LIMIT_MS = 120_000;
 const folders = new Folders();
 const folder = folders.make();
-/** Files of the package that no program imports. The library in dist/client is built from src/client. */
-const OTHERS =
-  /^(package\.json|README\.md|LICENSE|CHANGELOG\.md|credentials\.txt|bin\/heartline|contrib\/.+|dist\/client\/.+)$/;
+/** Files of the package that no program imports. Those in dist are built from src/client and src/page. */
+const OTHERS = new RegExp(
+  String.raw`^(package\.json|README\.md|LICENSE|CHANGELOG\.md|credentials\.txt|bin/heartline|contrib/.+` +
+    String.raw`|dist/(client|page)/.+|bench/load/native-\w+\.[ch])$`,
+);
 const OFFLINE = /E(NOTFOUND|AI_AGAIN|CONNREFUSED|TIMEDOUT)|ENOTCACHED|SELF_SIGNED/;
 
 afterEach(async () => {
@@ -44,7 +46,7 @@ function programFiles(): Set<string> {
     for (const to of specifiers(file)) if (to.startsWith(".")) visit(relative(root, join(root, dirname(file), to)));
   };
   const workers = Object.values(WORKERS).map(({ pathname }) => relative(root, pathname));
-  for (const file of ["src/main.ts", "src/client/client.ts", ...workers]) visit(file);
+  for (const file of ["src/main.ts", "src/client/client.ts", "src/client/web-client.ts", ...workers]) visit(file);
   return found;
 }
 
@@ -56,7 +58,15 @@ describe("npm pack", () => {
     expect(needed.size).toBeGreaterThan(100);
     expect([...needed].filter((file) => !packed.has(file))).toEqual([]);
     expect([...packed].filter((file) => !needed.has(file) && !OTHERS.test(file))).toEqual([]);
-    for (const file of ["bin/heartline", "credentials.txt", "LICENSE", "README.md", "dist/client/client.js"])
+    for (const file of [
+      "bench/load/native-swarm.c",
+      "bin/heartline",
+      "credentials.txt",
+      "LICENSE",
+      "README.md",
+      "dist/client/client.js",
+      "dist/page/index.html",
+    ])
       expect(packed).toContain(file);
     expect(files.find(({ path }) => path === "bin/heartline")!.mode & 0o111).toBe(0o111);
   });

@@ -18,7 +18,7 @@ test("the simulation of one server holds for two thousand seeds", () => {
 }, 600_000);
 
 test("the simulation of takeovers holds for five hundred seeds", () => {
-  for (const seed of seedsFor("takeovers", 500)) simulate(seed, undefined, LogDisk);
+  for (const seed of seedsFor("takeovers", 500)) simulate(seed, { DiskOf: LogDisk });
 }, 600_000);
 
 test("every fuzz target holds for the inputs of twenty seconds", async () => {

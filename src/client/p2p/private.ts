@@ -3,6 +3,7 @@ import type { IntroductionEvent, PrivateEvent } from "../event.ts";
 import { type ConnectionAuthorizer, Listener } from "./listener.ts";
 import { PeerConnection } from "./peer-connection.ts";
 import { ChatError, warnOnFailure } from "../errors.ts";
+import { emitWarning } from "../warning.ts";
 import { Backoff } from "../retry.ts";
 import { PRIVATE_AUTH_MS } from "../../limits.ts";
 import { connect } from "node:tls";
@@ -58,7 +59,7 @@ export class PrivateChats implements ConnectionAuthorizer {
   constructor(
     request: (line: string) => Promise<string>,
     emit: (event: PrivateEvent) => unknown,
-    report = (event: PrivateEvent): void => warnOnFailure(() => emit(event)),
+    report = (event: PrivateEvent): void => warnOnFailure(() => emit(event), emitWarning),
     reachableAddress = (address: string): string => address,
   ) {
     this.#request = request;
@@ -88,7 +89,7 @@ export class PrivateChats implements ConnectionAuthorizer {
   sessionBegan(user: string): void {
     this.#user = user;
     const others = [...this.#unanswered.keys(), ...this.#introductions().map((introduction) => introduction.user)];
-    for (const other of others) warnOnFailure(() => this.handle({ kind: "denied", user: other }));
+    for (const user of others) warnOnFailure(() => this.handle({ kind: "denied", user }), emitWarning);
     this.#accepted.clear();
   }
 

@@ -12,6 +12,8 @@ import {
   type ClientState,
   type StateStore,
 } from "../../../src/client/client.ts";
+import type { BaseClient, BaseClientOptions } from "../../../src/client/base-client.ts";
+import { ChatClient as WebChatClient } from "../../../src/client/web-client.ts";
 import { StateFile } from "../../../src/terminal/state-file.ts";
 import { Random } from "../../support/random.ts";
 import { Block, type BlockState, mayBlock } from "./blocks.ts";
@@ -19,6 +21,7 @@ import { Block, type BlockState, mayBlock } from "./blocks.ts";
 /** The argument of the process, as JSON. */
 export interface ClientsSpec {
   folder: string;
+  /** That of `--web` for users of whom `isWeb` is true. */
   port: number;
   /** Its users are `first` to `first + count - 1`. */
   first: number;
@@ -49,9 +52,19 @@ export function logOf(folder: string, user: string): string {
   return join(folder, `${user}.log`);
 }
 
-/** One user in eight has a callback session. */
-export function isCallback(index: number): boolean {
-  return index % 8 === 3;
+/** Number of users of a process, except of the last one. */
+export function usersPerProcess(users: number): number {
+  return Math.min(40, Math.ceil(users / 3));
+}
+
+/** Of three processes, the users of one connect over WebSocket. */
+export function isWeb(index: number, users: number): boolean {
+  return Math.floor(index / usersPerProcess(users)) % 3 === 2;
+}
+
+/** One user in eight has a callback session, except over WebSocket. */
+export function isCallback(index: number, users: number): boolean {
+  return index % 8 === 3 && !isWeb(index, users);
 }
 
 /** The text of a numbered message. Lengths vary and some characters are not ASCII, so cuts hit every part of a line. */
@@ -88,7 +101,7 @@ class ChaosUser {
   readonly #saved = new Set<string>();
   /** Called at each KillPoint. */
   readonly #killPoint: (point: KillPoint) => void;
-  #client: ChatClient | null = null;
+  #client: BaseClient | null = null;
   #isLoggedIn = false;
   #token = "";
   #isDisconnected = false;
@@ -105,7 +118,7 @@ class ChaosUser {
     this.#index = index;
     this.user = nameOf(index);
     this.#numbers = numbersIn(earlier);
-    const other = isCallback(index) ? undefined : others.find((user) => mayBlock(this.user, user.user));
+    const other = isCallback(index, spec.users) ? undefined : others.find((user) => mayBlock(this.user, user.user));
     if (other !== undefined) this.#block = other.#blockedBy = new Block(this.user, other.user, blockIn(earlier));
     this.#killPoint = reached;
     this.#log = openSync(logOf(spec.folder, this.user), "a");
@@ -145,12 +158,9 @@ class ChaosUser {
     }
   }
 
-  #newClient(): ChatClient {
-    const { folder, port } = this.#spec;
-    const client = new ChatClient({
-      host: "127.0.0.1",
-      port,
-      session: isCallback(this.#index) ? "callback" : "resumable",
+  #newClient(): BaseClient {
+    const { folder, port, users } = this.#spec;
+    const options: BaseClientOptions = {
       store: (user) => this.#loggingStore(new StateFile(join(folder, "state"), user, "127.0.0.1", 1, die)),
       onEvent: (event) => this.#received(event),
       onLost: () => this.#connectionChanged(true),
@@ -160,9 +170,12 @@ class ChaosUser {
         const verdict = error === null ? "o" : isUnknown(error.code) ? "u" : "n";
         if (verb === "message") this.#write(`${verdict} ${to} ${number} ${error?.code ?? "recovered"}`);
       },
-    });
-    this.#client = client;
-    return client;
+    };
+    const session = isCallback(this.#index, users) ? "callback" : "resumable";
+    this.#client = isWeb(this.#index, users)
+      ? new WebChatClient({ ...options, url: `ws://127.0.0.1:${port}/chat` })
+      : new ChatClient({ ...options, host: "127.0.0.1", port, session });
+    return this.#client;
   }
 
   #connectionChanged(is: boolean): void {
@@ -236,7 +249,7 @@ class ChaosUser {
   }
 
   /** Requests `online`, whose reply differs from that of a message: replies must not change places. */
-  async #askOnline(client: ChatClient): Promise<void> {
+  async #askOnline(client: BaseClient): Promise<void> {
     this.pendingReplies++;
     const threat = this.#blockedBy;
     const asked = threat?.changes ?? 0;
@@ -247,7 +260,7 @@ class ChaosUser {
   }
 
   /** Sends `block` or `unblock`. */
-  async #changeBlock(client: ChatClient, block: Block): Promise<void> {
+  async #changeBlock(client: BaseClient, block: Block): Promise<void> {
     const { other, state } = block;
     const wanted = state === "blocked" ? "free" : "blocked";
     this.pendingReplies++;

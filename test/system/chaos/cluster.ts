@@ -51,6 +51,7 @@ const FAULTS: readonly Fault[] = [
 /** One server: it is started again whenever it ends. */
 class Member {
   readonly port = freePort();
+  readonly webPort = freePort();
   readonly #http = freePort();
   readonly #args: string[];
   readonly #observer: ServerObserver;
@@ -60,7 +61,8 @@ class Member {
   #isStopped = false;
 
   constructor(args: string[], data: string, observer: ServerObserver, random: Random) {
-    const ports = ["--port", String(this.port), "--cluster-listen", "127.0.0.1:0", "--http", String(this.#http)];
+    const clients = ["--port", String(this.port), "--web", String(this.webPort)];
+    const ports = [...clients, "--cluster-listen", "127.0.0.1:0", "--http", String(this.#http)];
     this.#args = [...args, ...ports, "--data", data, "--admin-socket", join(data, "admin.sock")];
     this.#observer = observer;
     this.#random = random;
@@ -115,6 +117,7 @@ export class ChaosCluster implements ServersUnderChaos {
   readonly #observer: ServerObserver;
   readonly #fail: (error: Error) => void;
   readonly #balancer = new Proxy(0);
+  readonly #webBalancer = new Proxy(0);
   readonly #members: Member[] = [];
   #engines: Engine[] = [];
   #owner: Member | null = null;
@@ -150,6 +153,10 @@ export class ChaosCluster implements ServersUnderChaos {
 
   get port(): number {
     return this.#balancer.port;
+  }
+
+  get webPort(): number {
+    return this.#webBalancer.port;
   }
 
   get kills(): number {
@@ -210,6 +217,7 @@ export class ChaosCluster implements ServersUnderChaos {
     if (isKept || ready.length === 0) return;
     this.#target = this.#random.pick(ready);
     this.#balancer.moveTo(this.#target.port);
+    this.#webBalancer.moveTo(this.#target.webPort);
   }
 
   async #untilServed(): Promise<void> {
@@ -289,6 +297,7 @@ export class ChaosCluster implements ServersUnderChaos {
     if (this.#poll !== null) clearInterval(this.#poll);
     for (const member of this.#members) member.stop();
     this.#balancer.stop();
+    this.#webBalancer.stop();
     await Promise.all([...Program.running].map((program) => program.stop()));
     await Promise.all([PostgresEngine.closeAll(), NatsEngine.closeAll()]);
   }

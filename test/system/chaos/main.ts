@@ -7,7 +7,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { type CommandLine, runProgram } from "../../../bench/command-line.ts";
 import { Random } from "../../support/random.ts";
-import { isCallback, nameOf } from "./clients.ts";
+import { isCallback, isWeb, nameOf, usersPerProcess } from "./clients.ts";
 import { Group } from "./group.ts";
 import { PipeReader } from "./pipe.ts";
 import { freePort } from "../../support/free-port.ts";
@@ -17,6 +17,7 @@ import { type DeliveryTally, Verdict, describe, isClean } from "./verdict.ts";
 import { ReferenceModel } from "./reference-model.ts";
 import { Program, within } from "../../../bench/program.ts";
 import { type Observer, Proxy, RandomFaults } from "./fault-proxy.ts";
+import { WebObserver } from "./web-observer.ts";
 
 const USAGE = `Usage: bun run chaos [options]
 
@@ -169,9 +170,12 @@ class Chaos {
   #startClients(): void {
     const { clients } = this.#options;
     mkdirSync(join(this.#folder, "state"));
-    const size = Math.min(40, Math.ceil(clients / 3));
+    const size = usersPerProcess(clients);
     for (let first = 0; first < clients; first += size) {
-      const proxy = new Proxy(this.#server.port, this.#faultModel, () => this.#observe(), freePort());
+      const isOverWeb = isWeb(first, clients);
+      const port = isOverWeb ? this.#server.webPort : this.#server.port;
+      const observe = (): Observer => (isOverWeb ? new WebObserver(this.#observe()) : this.#observe());
+      const proxy = new Proxy(port, this.#faultModel, observe, freePort());
       const count = Math.min(size, clients - first);
       const rate = count * MESSAGES_PER_CLIENT;
       const spec = { folder: this.#folder, port: proxy.port, first, count, users: clients, rate, seed: 0 };
@@ -315,7 +319,9 @@ class Chaos {
   #report(tally: DeliveryTally): boolean {
     const { seed, seconds, clients } = this.#options;
     tally.faults.unshift(...this.#faults);
-    const callbacks = Array.from({ length: clients }, (_, index) => isCallback(index)).filter(Boolean).length;
+    const all = Array.from({ length: clients }, (_, index) => index);
+    const callbacks = all.filter((index) => isCallback(index, clients)).length;
+    const web = all.filter((index) => isWeb(index, clients)).length;
     const counts = {
       cuts: this.#allCuts,
       outages: this.#groups.reduce((sum, { outages }) => sum + outages, 0),
@@ -331,7 +337,7 @@ class Chaos {
       calls: this.#callbackProxies.values().reduce((sum, { accepted }) => sum + accepted, 0),
       users: clients,
     };
-    const who = `${clients} clients (${callbacks} callback) in ${this.#groups.length} processes`;
+    const who = `${clients} clients (${callbacks} callback, ${web} over WebSocket) in ${this.#groups.length} processes`;
     process.stdout.write(
       `seed ${seed}, ${seconds} s, ${who}\n${this.#server.faults}${describe({ ...tally, ...counts })}`,
     );

@@ -27,8 +27,9 @@ export interface ServerObserver {
 
 /** What chaos needs of a server, and what a single one and a cluster have in common. */
 export interface ServersUnderChaos {
-  /** Where the clients connect. */
+  /** Where the clients connect, over TCP and over WebSocket. */
   readonly port: number;
+  readonly webPort: number;
   /** Rejects when a server does not start, or ends by itself. */
   readonly failed: Promise<never>;
   /** Kills so far, and of them those before the server listened again. */
@@ -66,15 +67,18 @@ const RECOVERY_FACTOR = 0.15;
 export function serveOptions({ folder, users, limitLoopback }: ServerSpec): string[] {
   const credentials = join(folder, "credentials.txt");
   writeFileSync(credentials, Array.from({ length: users }, (_, index) => `${nameOf(index)} ${PASSWORD}\n`).join(""));
-  const limits = ["--limit-loopback", "--connection-rate", "50", "--connections-per-address", String(users * 2)];
+  // Over WebSocket the limits apply to loopback in any case.
+  const rate = limitLoopback ? "50" : "1000000";
+  const limits = ["--connection-rate", rate, "--connections-per-address", String(users * 2)];
   const heartbeat = ["--heartbeat-interval", String(IDLE_TIMEOUT_S)];
   const common = ["--host", "127.0.0.1", "--credentials", credentials, ...heartbeat];
-  return ["src/main.ts", "serve", ...common, ...(limitLoopback ? limits : [])];
+  return ["src/main.ts", "serve", ...common, ...limits, ...(limitLoopback ? ["--limit-loopback"] : [])];
 }
 
 /** A server that is killed now and then and started again on the same port with the same data. */
 export class ChaosServer implements ServersUnderChaos {
   readonly port = freePort();
+  readonly webPort = freePort();
   readonly failed: Promise<never>;
   kills = 0;
   killsInStart = 0;
@@ -100,7 +104,8 @@ export class ChaosServer implements ServersUnderChaos {
 
   constructor(spec: ServerSpec, random: Random, around: ServerObserver) {
     this.#data = join(spec.folder, "data");
-    const place = ["--port", String(this.port), "--data", this.#data, "--durability", spec.durability];
+    const ports = ["--port", String(this.port), "--web", String(this.webPort)];
+    const place = [...ports, "--data", this.#data, "--durability", spec.durability];
     this.#args = [...serveOptions(spec), ...place];
     this.#random = random;
     this.#observer = around;

@@ -137,7 +137,7 @@ export class Verdict {
   constructor(folder: string, users: number) {
     const all = Array.from({ length: users }, (_, index) => index);
     this.#logs = new Map(all.map((index) => [nameOf(index), new Log(folder, nameOf(index))]));
-    this.#callback = new Set(all.filter(isCallback).map(nameOf));
+    this.#callback = new Set(all.filter((index) => isCallback(index, users)).map(nameOf));
   }
 
   /** Reads what was added to the logs. Returns whether there was anything. */

@@ -28,6 +28,7 @@ export class BackgroundLoad {
 
   constructor(target: Target, { users, rate, broadcastEach, broadcasters, warmupMs, mayRefuse }: LoadSpec) {
     const spec: WorkloadSpec = {
+      generator: "typescript",
       protocol: "heartline",
       host: "127.0.0.1",
       port: target.port,
