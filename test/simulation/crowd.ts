@@ -24,7 +24,8 @@ export abstract class Crowd implements Environment {
   readonly ledger = new Ledger();
   readonly random: Random;
   calm = false;
-  protected readonly users: User[];
+  protected users: User[];
+  protected names = NAMES;
   protected links: Link[] = [];
   protected dialed: DialedCall[] = [];
   /** Large messages, which reach the bounds. */
@@ -73,8 +74,8 @@ export abstract class Crowd implements Environment {
 
   /** At the end: blocks with a reply were made, and no others than those without a reply. */
   protected checkBlocks(): void {
-    for (const { name, blocksDone, blocksUnknown } of this.users) {
-      const acted = this.ledger.blocked.get(name) ?? 0;
+    for (const { name, blocksDone, blocksUnknown, environment } of this.users) {
+      const acted = environment.ledger.blocked.get(name) ?? 0;
       if (acted >= blocksDone && acted <= blocksDone + blocksUnknown) continue;
       throw new Violation(
         `${name} had ${blocksDone} blocks with ok, ${blocksUnknown} without a reply; the server made ${acted}`,
@@ -163,9 +164,10 @@ export abstract class Crowd implements Environment {
       const isLong = random.oneIn(this.large ? 2 : 5);
       const bytes = !isLong ? random.below(20) : this.large ? random.below(390_000) : random.below(120);
       request.text = `${verb[0]}${++this.#texts} ${"x".repeat(bytes)}`;
-      request.line = verb === "message" ? `message ${random.pick(NAMES)} ${request.text}` : `broadcast ${request.text}`;
+      request.line =
+        verb === "message" ? `message ${random.pick(this.names)} ${request.text}` : `broadcast ${request.text}`;
     } else if (verb === "block" || verb === "unblock") {
-      request.line = `${verb} ${random.pick(NAMES)}`;
+      request.line = `${verb} ${random.pick(this.names)}`;
     } else if (verb === "nonsense") {
       [request.text, request.line] = random.pick(NONSENSE);
       if (request.text === "line_too_long") request.line = "y".repeat(this.large ? 400_000 : 200 + random.below(50));

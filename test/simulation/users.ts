@@ -151,7 +151,8 @@ export class User {
         throw new Violation(`${this.name} received "${line}", but its session ended as "${observed.reason}"`);
       observed.isOver = true;
       return false;
-    } else throw new Violation(`${this.name} received an unknown line: ${show(line)}`);
+    } else if (line !== "waiting" || !ledger.hasNeighbours)
+      throw new Violation(`${this.name} received an unknown line: ${show(line)}`);
     return true;
   }
 
@@ -174,11 +175,14 @@ export class User {
   #fits({ kind, session }: ObservedSession, { verb, text, acks, end }: Request, line: string): boolean {
     const { ledger } = this.environment;
     if (isRefused(line) && ["message", "broadcast", "block", "unblock"].includes(verb)) {
-      return ledger.hasRefused && !ledger.accepted.has(text) && !ledger.broadcasts.has(text);
+      return ledger.hasRefused && !ledger.isAccepted(text) && !ledger.broadcasts.has(text);
+    }
+    if (isBusy(line) && ["message", "block", "unblock"].includes(verb)) {
+      return ledger.hasNeighbours && !ledger.isAccepted(text);
     }
     switch (verb) {
       case "message":
-        return line === "err blocked" ? !ledger.accepted.has(text) : isOk(line) && ledger.accepted.has(text);
+        return line === "err blocked" ? !ledger.isAccepted(text) : isOk(line) && ledger.isAccepted(text);
       case "broadcast":
         return line === `ok ${ledger.broadcasts.get(text)}`;
       case "online":
@@ -205,6 +209,11 @@ export class User {
 /** The disk is full. */
 export function isRefused(line: string): boolean {
   return line.startsWith("err internal the disk refuses");
+}
+
+/** The shard of the user whom the request names cannot be reached, or takes no more. */
+function isBusy(line: string): boolean {
+  return line.startsWith("err busy the server of that user") || line.startsWith("err busy too many requests wait");
 }
 
 /** The server refused the connection, or a login because it drains, and has not processed a request of it. */
