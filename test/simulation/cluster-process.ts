@@ -24,6 +24,7 @@ import { Disk } from "./disk.ts";
 import { Host, type HostChoices, ObservedStore } from "./host.ts";
 import { type Ledger, Violation } from "./ledger.ts";
 import type { Link, ServerLife } from "./network.ts";
+import { owesNothing } from "./shard-checks.ts";
 import { ShardLink, type ShardNetwork } from "./shard-network.ts";
 import { callsCounted, copyDatabase, waitsCounted, withoutSize, withoutSync } from "./snapshot-doubles.ts";
 
@@ -421,17 +422,7 @@ export class ClusterProcess implements ServerLife {
 
   /** Nothing is on its way to anybody. */
   get isQuiet(): boolean {
-    const { host, shard } = this;
-    if (!host!.isQuiet) return false;
-    const { neighbours } = host!.chat;
-    if (neighbours === null) return true;
-    if (neighbours.owesReplies || this.links!.up < this.log.shards - 1) return false;
-    const { foreignRequests } = host!.core;
-    return neighbours.all.every(
-      (each) =>
-        each === undefined ||
-        (each.slots.size === 0 && [...foreignRequests.kept(each.shard)].length === 0 && each.shard !== shard),
-    );
+    return this.host!.isQuiet && (this.links === null || owesNothing(this.host!, this.links));
   }
 
   /** An internal error of its core. */

@@ -11,6 +11,7 @@ import { Crowd, IDLE_TIMEOUT_MS, ROUNDS_MAX, STEPS } from "./crowd.ts";
 import { type Host, type HostChoices, tokenOf } from "./host.ts";
 import { type Ledger, Violation } from "./ledger.ts";
 import { type ClientEnd, DialedCall, Link } from "./network.ts";
+import { checkStoredBlocks, knowsWhoIsOnline } from "./shard-checks.ts";
 import { ShardLedger } from "./shard-ledger.ts";
 import { ShardLink, ShardNetwork } from "./shard-network.ts";
 import { type Environment, User } from "./users.ts";
@@ -19,6 +20,8 @@ const SPARES = 2;
 /** Faults are rarer, so that there is more between them: requests of several shards need all of these. */
 const SHARD_STEPS = 400;
 const FAULTS_ONE_IN = 4;
+/** 40 s: longer than the idle timeout and the time for which users count as online whose shard is away. */
+const ABSENCE_ROUNDS = 200;
 /** Two users of each of three shards. */
 export const SHARDS = 3;
 const SHARD_NAMES = ["g", "k", "a", "b", "c", "e"];
@@ -404,19 +407,48 @@ export class ClusterSimulation extends Crowd implements ClusterWorld {
       this.traced(`${owner.name} is killed`);
       owner.exit();
     }
-    for (let round = 0; round < ROUNDS_MAX; round++) {
+    if (this.ledgers.length > 1 && this.random.oneIn(3)) await this.#finishWithoutSome();
+    await this.#finishRounds(this.users, ROUNDS_MAX, () => this.#isQuiet());
+    for (const ledger of this.ledgers) ledger.checkAllReceived();
+    if (!this.#isQuiet()) throw new Violation("a message or a reply is still outstanding");
+    this.checkBlocks();
+    if (this.ledgers.length === 1) return;
+    for (const [shard, ledger] of this.ledgers.entries()) checkStoredBlocks(this.#ownerOf(shard)!.host!, ledger);
+  }
+
+  /** Users come back, and everything arrives, until that is so. */
+  async #finishRounds(users: readonly User[], roundsMax: number, isOver: () => boolean): Promise<void> {
+    for (let round = 0; round < roundsMax; round++) {
       for (const process of this.#processes) if (process.state === "claimed") await this.#takeOver(process);
       this.#startMissing();
-      for (const user of this.users) this.comeBack(user, round);
+      for (const user of users) this.comeBack(user, round);
       await this.#deliverEverything();
       await this.#pass(200);
       await this.#deliverEverything();
       this.#check();
-      if (this.#isQuiet()) break;
+      if (isOver()) return;
     }
-    for (const ledger of this.ledgers) ledger.checkAllReceived();
-    if (!this.#isQuiet()) throw new Violation("a message or a reply is still outstanding");
-    this.checkBlocks();
+  }
+
+  /** Some users stay away, and all shards learn that they are. */
+  async #finishWithoutSome(): Promise<void> {
+    const absent = this.users.filter(() => this.random.oneIn(3));
+    this.traced(`${absent.map(({ name }) => name).join(" and ")} stay away`);
+    for (const { program } of absent) program?.kill();
+    const present = this.users.filter((user) => !absent.includes(user));
+    const isOver = (): boolean =>
+      present.every(({ program }) => program?.ready === true) &&
+      absent.every(({ name, environment }) => !environment.ledger.online.has(name)) &&
+      this.#knowWhoIsOnline;
+    await this.#finishRounds(present, ABSENCE_ROUNDS, isOver);
+    if (!this.#knowWhoIsOnline) throw new Violation("a shard does not know who is online");
+  }
+
+  get #knowWhoIsOnline(): boolean {
+    return this.ledgers.every((_, shard) => {
+      const owner = this.#ownerOf(shard);
+      return owner !== undefined && knowsWhoIsOnline(owner.host!, this.ledgers);
+    });
   }
 
   #startMissing(): void {
@@ -435,6 +467,7 @@ export class ClusterSimulation extends Crowd implements ClusterWorld {
 
   #isQuiet(): boolean {
     if (this.users.some(({ program }) => program === null || !program.ready || !program.idle)) return false;
+    if (this.ledgers.length > 1 && !this.#knowWhoIsOnline) return false;
     return this.ledgers.every((_, shard) => this.#ownerOf(shard)?.isQuiet === true);
   }
 }
