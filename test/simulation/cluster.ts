@@ -11,7 +11,7 @@ import { Crowd, IDLE_TIMEOUT_MS, ROUNDS_MAX, STEPS } from "./crowd.ts";
 import { type Host, type HostChoices, tokenOf } from "./host.ts";
 import { type Ledger, Violation } from "./ledger.ts";
 import { type ClientEnd, DialedCall, Link } from "./network.ts";
-import { checkStoredBlocks, knowsWhoIsOnline } from "./shard-checks.ts";
+import { checkStoredBlocks, checkTickets, knowsWhoIsOnline } from "./shard-checks.ts";
 import { ShardLedger } from "./shard-ledger.ts";
 import { ShardLink, ShardNetwork } from "./shard-network.ts";
 import { type Environment, User } from "./users.ts";
@@ -75,7 +75,10 @@ export class ClusterSimulation extends Crowd implements ClusterWorld {
     super(new Random(seed), false, new Random(~seed), trace, new Random(seed ^ 0x5eb));
     this.rules = rules;
     const { shards = 1 } = rules;
-    if (shards > 1) this.names = SHARD_NAMES;
+    if (shards > 1) {
+      this.names = SHARD_NAMES;
+      this.verbs = [...this.verbs, "getaddress", "private_answer"];
+    }
     this.ledgers = shards === 1 ? [this.ledger] : ShardLedger.all(shards, this.names);
     if (shards > 1)
       this.users = this.names.map((name, index) => new User(name, 2000 + index, this.#environment(this.shardOf(name))));
@@ -414,6 +417,7 @@ export class ClusterSimulation extends Crowd implements ClusterWorld {
     this.checkBlocks();
     if (this.ledgers.length === 1) return;
     for (const [shard, ledger] of this.ledgers.entries()) checkStoredBlocks(this.#ownerOf(shard)!.host!, ledger);
+    checkTickets(this.ledgers);
   }
 
   /** Users come back, and everything arrives, until that is so. */

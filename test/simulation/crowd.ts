@@ -26,6 +26,7 @@ export abstract class Crowd implements Environment {
   calm = false;
   protected users: User[];
   protected names = NAMES;
+  protected verbs = VERBS;
   protected links: Link[] = [];
   protected dialed: DialedCall[] = [];
   /** Large messages, which reach the bounds. */
@@ -137,7 +138,7 @@ export abstract class Crowd implements Environment {
       program.abandon(random.oneIn(2));
     } else if (!program.ready) return;
     else if (what < 11) this.ask(user, program, "logout");
-    else for (let times = random.between(1, 4); times > 0; times--) this.ask(user, program, random.pick(VERBS));
+    else for (let times = random.between(1, 4); times > 0; times--) this.ask(user, program, random.pick(this.verbs));
   }
 
   protected login(user: User): void {
@@ -152,8 +153,17 @@ export abstract class Crowd implements Environment {
   protected ask(user: User, program: Program, verb: Verb): void {
     if (!program.ready) return;
     const request = this.request(program, verb);
+    if (verb === "private_answer") request.line = this.#answer(user);
     this.traced(`${user.name} requests: ${request.line.slice(0, 60).trimEnd()} (${request.line.length})`);
     program.ask(request);
+  }
+
+  /** To a user who has asked, if there is one. */
+  #answer({ name, environment }: User): string {
+    const { random } = this;
+    const askers = [...(environment.ledger.online.get(name)?.introductions.requests ?? [])];
+    const asker = random.pick(askers.length > 0 ? askers : this.names);
+    return `private_answer ${asker} ${random.oneIn(3) ? "no" : "yes"}\n`;
   }
 
   protected request(program: Program, verb: Verb): Request {
@@ -166,7 +176,7 @@ export abstract class Crowd implements Environment {
       request.text = `${verb[0]}${++this.#texts} ${"x".repeat(bytes)}`;
       request.line =
         verb === "message" ? `message ${random.pick(this.names)} ${request.text}` : `broadcast ${request.text}`;
-    } else if (verb === "block" || verb === "unblock") {
+    } else if (verb === "block" || verb === "unblock" || verb === "getaddress") {
       request.line = `${verb} ${random.pick(this.names)}`;
     } else if (verb === "nonsense") {
       [request.text, request.line] = random.pick(NONSENSE);

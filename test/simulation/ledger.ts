@@ -1,4 +1,5 @@
 import type { Session, SessionKind } from "../../src/chat/session.ts";
+import { Introductions } from "./introductions.ts";
 
 /** A behaviour that breaks the contract. */
 export class Violation extends Error {}
@@ -13,6 +14,7 @@ export class ObservedSession {
   readonly session: Session;
   /** By the user that they are about: events that the stream must still deliver. */
   readonly expected = new Map<string, Expected[]>();
+  readonly introductions: Introductions;
   reason = "";
   /** The client has received the last line: a goodbye, or the reply to a logout. */
   isOver = false;
@@ -25,6 +27,7 @@ export class ObservedSession {
     this.crashes = crashes;
     this.user = session.account.name;
     this.kind = session.kind;
+    this.introductions = new Introductions(this.user, this.kind === "callback");
     this.session = session;
     this.lastLineMs = nowMs;
   }

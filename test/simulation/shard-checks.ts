@@ -33,3 +33,16 @@ export function checkStoredBlocks({ chat }: Host, ledger: Ledger): void {
     }
   }
 }
+
+/** Both clients of a private chat know whether their ticket is valid. */
+export function checkTickets(ledgers: readonly Ledger[]): void {
+  const online = new Map(ledgers.flatMap((ledger) => [...ledger.online]));
+  for (const [user, { introductions }] of online) {
+    for (const [asked, isSure] of introductions.granted)
+      if (isSure && online.get(asked)?.introductions.given.has(user) !== true)
+        throw new Violation(`${user} has a ticket for a chat with ${asked}, who has none`);
+    for (const asker of introductions.given)
+      if (online.get(asker)?.introductions.granted.has(user) !== true)
+        throw new Violation(`${user} expects ${asker}, who has no ticket`);
+  }
+}

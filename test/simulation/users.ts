@@ -4,7 +4,17 @@ import { PASSWORD } from "./host.ts";
 import { type Ledger, type ObservedSession, Violation, show } from "./ledger.ts";
 import type { ClientEnd, Link } from "./network.ts";
 
-export type Verb = "message" | "broadcast" | "online" | "block" | "unblock" | "alive" | "logout" | "nonsense";
+export type Verb =
+  | "message"
+  | "broadcast"
+  | "online"
+  | "block"
+  | "unblock"
+  | "alive"
+  | "logout"
+  | "nonsense"
+  | "getaddress"
+  | "private_answer";
 
 /** One request, from its creation until its reply is received. */
 export interface Request {
@@ -83,7 +93,8 @@ export class User {
     const { saved } = this;
     this.lostLogins++;
     const after = saved === null ? "" : ` after=${saved.token}:${saved.received}`;
-    return `login ${this.name} ${PASSWORD}${option}${after}\n`;
+    const listen = this.environment.ledger.hasNeighbours ? " listen=5000" : "";
+    return `login ${this.name} ${PASSWORD}${option}${listen}${after}\n`;
   }
 
   /** The connection was refused, or the disk was full, so that no resumable or callback session can begin. */
@@ -151,7 +162,7 @@ export class User {
         throw new Violation(`${this.name} received "${line}", but its session ended as "${observed.reason}"`);
       observed.isOver = true;
       return false;
-    } else if (line !== "waiting" || !ledger.hasNeighbours)
+    } else if (!ledger.hasNeighbours || (line !== "waiting" && !observed.introductions.event(verb, from)))
       throw new Violation(`${this.name} received an unknown line: ${show(line)}`);
     return true;
   }
@@ -167,6 +178,7 @@ export class User {
     if (!this.#fits(observed, request, line)) {
       throw new Violation(`${this.name}: "${show(request.line.trimEnd())}" at ${request.end} got "${show(line)}"`);
     }
+    if (line === "ok asked") observed.introductions.accepted(request.line.split(/\s/)[1]!);
     if (request.verb === "message" && isOk(line)) this.environment.ledger.checkDurable(request.text);
     if (request.verb === "logout" && observed.kind !== "callback") observed.isOver = true;
     if ((request.verb === "block" || request.verb === "unblock") && line === "ok") this.blocksDone++;
@@ -177,7 +189,7 @@ export class User {
     if (isRefused(line) && ["message", "broadcast", "block", "unblock"].includes(verb)) {
       return ledger.hasRefused && !ledger.isAccepted(text) && !ledger.broadcasts.has(text);
     }
-    if (isBusy(line) && ["message", "block", "unblock"].includes(verb)) {
+    if (isBusy(line) && ["message", "block", "unblock", "getaddress"].includes(verb)) {
       return ledger.hasNeighbours && !ledger.isAccepted(text);
     }
     switch (verb) {
@@ -191,6 +203,12 @@ export class User {
         return ["ok", "err already_blocked", "err bad_request nobody blocks themselves"].includes(line);
       case "unblock":
         return line === "ok" || line === "err not_blocked";
+      case "getaddress":
+        return (
+          line === "ok asked" || /^err (blocked|offline|not_listening|already_asked|busy|bad_request)\b/.test(line)
+        );
+      case "private_answer":
+        return line === "ok" || line === "err no_request";
       case "logout":
         return line === "ok";
       case "nonsense":
