@@ -250,12 +250,15 @@ export const LINK_NAMES_MAX: number = 100;
 /**
  * Each side of a link shows each LINK_BEAT_MS that it is alive. A link without a line for NEIGHBOUR_AWAY_MS, or without
  * the reply to one for LINK_ANSWER_MS, ends, and is dialed again after a pause that grows between these limits. At most
- * LINK_UNANSWERED_MAX outcomes of requests, also of those that are forwarded again, wait for their answer.
+ * LINK_UNANSWERED_MAX outcomes of requests, also of those that are forwarded again, wait for their answer. At most
+ * LINK_DIALS_MAX attempts to connect to one owner are in progress: a network that drops packets holds each for minutes,
+ * and the runtime cannot cancel them.
  */
 export const LINK_BEAT_MS: number = 500;
 export const LINK_ANSWER_MS: number = 10_000;
 export const LINK_RETRY_MIN_MS: number = 50;
 export const LINK_RETRY_MAX_MS: number = 1_000;
+export const LINK_DIALS_MAX: number = 16;
 export const LINK_UNANSWERED_MAX: number = 2 * OUTCOMES_MAX;
 
 /** Bytes of a journal segment. A longer record gets a segment of its own. */

@@ -231,9 +231,11 @@ export class Chat {
     return session.outbox.unacked > this.limits.unackedBytesMax && this.#keepsUp(session);
   }
 
-  #keepsUp({ kind, peer, lastAckMs }: Session): boolean {
+  #keepsUp({ kind, peer, lastAckMs, slots }: Session): boolean {
     if (kind === "plain" || (kind === "resumable" && peer === null)) return false;
-    return lastAckMs + KEEPING_UP_MS > this.wheel.nowMs;
+    // While another shard owes a reply, the client's acknowledgement may be in a line that is not read.
+    if (slots?.isOpen === true) return true;
+    return Math.max(lastAckMs, slots?.filledMs ?? 0) + KEEPING_UP_MS > this.wheel.nowMs;
   }
 
   /**

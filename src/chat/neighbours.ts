@@ -1,4 +1,5 @@
 import { FORWARDS_MAX, FORWARD_BYTES_MAX, NEIGHBOUR_AWAY_MS, REPLY_WAITING_MS } from "../limits.ts";
+import { copy } from "../byte-queue.ts";
 import { LF, encode, equals, parseNumber, wordEnd } from "../protocol/ascii.ts";
 import type { LineReader } from "../protocol/line-reader.ts";
 import {
@@ -64,6 +65,9 @@ export interface LinkObserver {
 const OUTCOME = encode("outcome");
 const ALIVE = encode("alive");
 const WAITING = encode("waiting\n");
+const SENT = OK_SENT.subarray(0, -1);
+const STORED = OK_STORED.subarray(0, -1);
+const ASKED = OK_ASKED.subarray(0, -1);
 
 /**
  * The other shards of a cluster, as users of this one. A request of a local user that concerns a user of another shard
@@ -78,6 +82,8 @@ export class Neighbours {
   readonly #host: Host;
   readonly #warn: (what: string) => void;
   readonly #byAccount = new Map<Account, Neighbour>();
+  /** The text of the last request that was forwarded. */
+  #text = Buffer.alloc(0);
   /** The streams with an open slot. */
   readonly #streams = new Set<ReplySlots>();
 
@@ -127,20 +133,29 @@ export class Neighbours {
     const { store, mailbox, mailboxScheduler, unixMs, wheel } = this.#host;
     const { account, session } = to;
     const number = store.newNumber();
-    const text = Buffer.concat([encode(`${number} ${to.lastNumber} `), bytes.subarray(start, end)]);
+    const textEnd = this.#writeText(`${number} ${to.lastNumber} `, bytes, start, end);
     if (session === null || account.isAwaitingLogin || mailbox.hasMore(session.delivery)) {
-      mailbox.keep(account, { number, unixMs, from: from.name, text });
+      mailbox.keep(account, { number, unixMs, from: from.name, text: this.#text.subarray(0, textEnd) });
       if (session !== null) mailboxScheduler.deliver(session);
     } else {
-      session.outbox.appendMessage(number, unixMs, from.messageHead, text, 0, text.length);
+      session.outbox.appendMessage(number, unixMs, from.messageHead, this.#text, 0, textEnd);
       this.#host.messagesAppended(session);
     }
     to.lastNumber = number;
-    const slot = slots.open(wheel.nowMs, text.length);
+    const slot = slots.open(wheel.nowMs, textEnd);
     to.slots.set(number, slot);
-    to.slotBytes += text.length;
+    to.slotBytes += textEnd;
     this.#streams.add(slots);
     return slot;
+  }
+
+  /** Puts the text of a forwarded request into `#text`, and returns where it ends. */
+  #writeText(head: string, bytes: Uint8Array, start: number, end: number): number {
+    const textEnd = head.length + end - start;
+    if (textEnd > this.#text.length) this.#text = Buffer.alloc(2 * textEnd);
+    this.#text.write(head, "latin1");
+    copy(bytes, this.#text, head.length, start, end);
+    return textEnd;
   }
 
   /**
@@ -238,8 +253,9 @@ export class Neighbours {
     // It may not be in the stream yet. Then the shard gets it later, and gives an outcome again.
     const position = outbox.unackedIndex.positionAfter(number);
     if (position > 0) outbox.ack(position);
+    // `Chat.flushed` records it. After a crash before that, nobody waits for the outcome that the shard has forgotten.
     outbox.append(OK);
-    mailboxScheduler.deliver(session); // The acknowledgement becomes durable with this turn.
+    if (account.waiting > 0) mailboxScheduler.deliver(session);
     return true;
   }
 
@@ -249,7 +265,7 @@ export class Neighbours {
     if (slot === undefined) return;
     neighbour.slots.delete(number);
     neighbour.slotBytes -= slot.bytes;
-    slot.slots.fill(slot, lineOf(bytes, start, end));
+    slot.slots.fill(slot, lineOf(bytes, start, end), this.#host.wheel.nowMs);
     if (!slot.slots.isOpen) this.#streams.delete(slot.slots);
   }
 
@@ -316,8 +332,9 @@ function refuse(peer: Peer, why: string): void {
 
 /** The line bytes[start..end) with an LF, in memory of its own; most are one of these. */
 function lineOf(bytes: Uint8Array, start: number, end: number): Uint8Array {
-  for (const line of [OK_SENT, OK_STORED, OK_ASKED])
-    if (equals(line, 0, line.length - 1, bytes.subarray(start, end))) return line;
+  if (equals(bytes, start, end, SENT)) return OK_SENT;
+  if (equals(bytes, start, end, STORED)) return OK_STORED;
+  if (equals(bytes, start, end, ASKED)) return OK_ASKED;
   const line = Buffer.allocUnsafe(end - start + 1);
   line.set(bytes.subarray(start, end));
   line[end - start] = LF;

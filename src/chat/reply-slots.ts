@@ -32,8 +32,9 @@ export class ReplySlot {
 export class ReplySlots implements Replies {
   /** The stream. Events are appended to it directly. */
   readonly out: Replies;
-  /** Wheel time of the last event `waiting`. */
+  /** Wheel time of the last event `waiting`, and of the last reply of another shard. */
   waitingMs = 0;
+  filledMs = 0;
   /** Called when the last open slot was filled; null: nobody waits for that. */
   whenClosed: (() => void) | null = null;
   #slots: ReplySlot[] = [];
@@ -66,8 +67,7 @@ export class ReplySlots implements Replies {
   /** The request must wait until the replies to earlier ones are there. */
   mustWait({ tooLong, bytes, start, end }: LineReader): boolean {
     if (!this.isOpen) return false;
-    if (this.isFull || tooLong) return true;
-    return !startsWith(bytes, start, end, MESSAGE) && !startsWith(bytes, start, end, ALIVE);
+    return tooLong || !(startsWith(bytes, start, end, MESSAGE) || startsWith(bytes, start, end, ALIVE));
   }
 
   /** Wheel time at which the oldest one was opened. */
@@ -88,7 +88,8 @@ export class ReplySlots implements Replies {
   }
 
   /** The reply of another shard has come. `line` does not change. */
-  fill(slot: ReplySlot, line: Uint8Array): void {
+  fill(slot: ReplySlot, line: Uint8Array, nowMs: number): void {
+    this.filledMs = nowMs;
     slot.reply = line;
     const slots = this.#slots;
     let first = this.#first;

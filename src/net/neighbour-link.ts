@@ -54,6 +54,7 @@ export const LINK_ENDS = [
   "garbage",
   "gap",
   "overflow",
+  "fault",
 ] as const;
 export type LinkEnd = (typeof LINK_ENDS)[number];
 
@@ -113,7 +114,8 @@ export class NeighbourLink implements LinkEvents, Sink {
   #beats = 0;
   #waitingMs = 0;
 
-  constructor(owner: Owner, options: NeighbourLinkOptions, of: LinkOwner) {
+  /** `settled`: the attempt to connect has ended. */
+  constructor(owner: Owner, options: NeighbourLinkOptions, of: LinkOwner, settled: () => void) {
     const { connections } = options;
     this.owner = owner;
     this.epoch = owner.epoch;
@@ -122,7 +124,7 @@ export class NeighbourLink implements LinkEvents, Sink {
     this.#of = of;
     this.#outbox = new Outbox(connections.chat.turn, true, connections.chat.outboxMemory);
     this.#outbox.sink = this;
-    this.#connection = new OwnerLink(owner, options, this, () => {});
+    this.#connection = new OwnerLink(owner, options, this, settled);
   }
 
   get isUp(): boolean {
@@ -177,7 +179,13 @@ export class NeighbourLink implements LinkEvents, Sink {
       rates.work += 1 + reader.lineBytes / WORK_BYTES;
       this.lastLineMs = connections.wheel.nowMs;
       if (reader.tooLong) break;
-      this.#line(reader.bytes, reader.start, reader.end);
+      try {
+        // A CR before the LF belongs to the text of a user: it was dropped where that user sent it.
+        this.#line(reader.bytes, reader.start, reader.start + reader.lineBytes - 1);
+      } catch (error) {
+        connections.chat.report(error);
+        this.#end("fault", "an internal error in one of its lines");
+      }
       if (rates.work < workMax || !reader.holdsMore || this.#isOver) continue;
       this.#enqueue();
       break;

@@ -3,7 +3,7 @@
  * counted. Each neighbour has its own link to this shard too, which arrives at the port for other servers
  * (relayed-connections.ts); here those that are silent are closed.
  */
-import { LINK_BEAT_MS, LINK_RETRY_MAX_MS, LINK_RETRY_MIN_MS, NEIGHBOUR_AWAY_MS } from "../limits.ts";
+import { LINK_BEAT_MS, LINK_DIALS_MAX, LINK_RETRY_MAX_MS, LINK_RETRY_MIN_MS, NEIGHBOUR_AWAY_MS } from "../limits.ts";
 import { formatAddress } from "../runtime/host.ts";
 import type { Logger } from "../runtime/log.ts";
 import { type TimerKind, type TimerWheel, WheelTimer } from "../timer-wheel.ts";
@@ -89,6 +89,8 @@ class Dialer implements LinkOwner {
   readonly #all: NeighbourLinks;
   readonly #shard: number;
   link: NeighbourLink | null = null;
+  /** Attempts to connect to the present owner, also of links that were given up. */
+  #dials = { pending: 0 };
   readonly #timer = new WheelTimer<Dialer>(this);
   /** The pause after the next link that ends early. */
   #pauseMs = LINK_RETRY_MIN_MS;
@@ -104,14 +106,19 @@ class Dialer implements LinkOwner {
   dial(): void {
     const { directory } = this.#all.options;
     const owner = directory.ownerOf(this.#shard);
-    if (this.link !== null || owner === null) return;
-    this.link = new NeighbourLink(owner, this.#all.options, this);
+    const dials = this.#dials;
+    if (this.link !== null || owner === null || dials.pending >= LINK_DIALS_MAX) return;
+    dials.pending++;
+    this.link = new NeighbourLink(owner, this.#all.options, this, () => {
+      if (dials.pending-- === LINK_DIALS_MAX && dials === this.#dials) this.dial();
+    });
   }
 
   /** A link to an earlier owner ends, and the present one gets its link at once. */
   ownerChanged(): void {
     const isOutdated = this.link !== null && this.link.epoch < this.#all.options.directory.epochOf(this.#shard);
     this.#pauseMs = LINK_RETRY_MIN_MS;
+    this.#dials = { pending: 0 };
     if (isOutdated) this.link!.replace();
     this.#all.wheel.cancel(this.#timer);
     this.dial();
@@ -123,7 +130,7 @@ class Dialer implements LinkOwner {
     const owner = formatAddress(host, port);
     log.info(
       { event: "link_up", shard: this.#shard, owner, epoch: link.epoch },
-      `shard ${this.#shard} at ${owner} is reached`,
+      `connected to the owner of shard ${this.#shard} at ${owner}`,
     );
   }
 
@@ -161,6 +168,7 @@ class Dialer implements LinkOwner {
 
   stop(): void {
     this.#all.wheel.cancel(this.#timer);
+    this.#dials = { pending: 0 };
     this.link?.hangUp();
     this.link = null;
   }

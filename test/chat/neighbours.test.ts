@@ -170,6 +170,18 @@ describe("a line of a link", () => {
     expect(p.neighbour.session!.outbox.unackedIndex.lastNumber).toBe(0);
   });
 
+  test("outcome acknowledges its request durably: the next owner does not have it", () => {
+    const disk = new ShardDisk(1);
+    const p = disk.start();
+    const [alice] = p.online("alice");
+    const peer = connect(p);
+    p.say(alice!, "message bob one", "message bob two");
+    const [one] = p.neighbour.slots.keys();
+    p.say(peer, `outcome ${one} ok sent`);
+    p.tick(); // It is in the record of the next turn.
+    expect(disk.start().neighbour.account.waiting).toBe(1);
+  });
+
   test("outcome of a request that is not delivered yet fills its place; the request is delivered, and repeated", () => {
     const { p, link } = linked();
     const [alice] = p.online("alice");
@@ -224,12 +236,20 @@ describe("a line of a link", () => {
     const wire = new Wire({}, new Shard(1, 1, { limits }));
     const p = wire.world as Shard;
     wire.event(() => p.chat.neighbours!.connected(wire.connection, 0, 1, 0));
-    const { work } = p.chat.rates;
     wire.read();
-    p.connections.limitsChanged();
+    const [alice] = p.online("alice");
+    for (let round = 0; round < 2; round++) {
+      p.say(alice!, "message bob hello");
+      wire.read();
+      const late = `err internal ${"x".repeat(200)}`;
+      expect(wire.say(`outcome ${p.neighbour.lastNumber} ${late}`)).toEqual(["ok"]);
+      expect(alice!.read()).toEqual([late]);
+      p.connections.limitsChanged();
+      wire.read();
+    }
+    const { work } = p.chat.rates;
     expect(wire.say(...Array.from({ length: 5000 }, () => "alive"))).toHaveLength(5000);
     expect(p.chat.rates.work).toBe(work);
-    expect(p.ask(connect(p), `outcome 1 ${"x".repeat(200)}`)).toEqual(["ok 0", "goodbye flood"]);
     expect(wire.reading).toBe(true);
   });
 
@@ -288,7 +308,9 @@ describe("the numbers of requests", () => {
     const { lastNumber } = p.neighbour;
     expect(lastNumber).toBe(1001);
     const again = new ShardDisk(1);
-    connect(again.start(), 1, 1000);
+    const killed = again.start();
+    killed.online("alice"); // The first record of a journal is committed at once.
+    connect(killed, 1, 1000);
     const next = again.start();
     expect(next.store.newNumber()).toBeGreaterThan(1000);
     connect(next, 1, 1000);

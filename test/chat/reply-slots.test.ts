@@ -1,5 +1,5 @@
 import { beforeEach, describe, expect, test } from "bun:test";
-import { REPLY_SLOTS_MAX, REPLY_WAITING_MS } from "../../src/limits.ts";
+import { KEEPING_UP_MS, LIMITS_DEFAULT, REPLY_SLOTS_MAX, REPLY_WAITING_MS } from "../../src/limits.ts";
 import { PASSWORD, SILENCE_MS, type TestPeer } from "../support/chat.ts";
 import { type Shard, type TestLink, linked } from "../support/shards.ts";
 import { Wire } from "../support/simulated-transport.ts";
@@ -57,6 +57,20 @@ describe("while a reply of another shard is missing", () => {
     });
   }
 
+  test("the reply to a request that failed here leaves in its order too", () => {
+    const erin = p.connect();
+    p.say(erin, `login erin ${PASSWORD} resumable`);
+    erin.read();
+    p.say(erin, "message bob one");
+    p.chat.send = () => {
+      throw new Error("broken");
+    };
+    p.say(erin, "message dave two");
+    expect([erin.read(), p.faults]).toEqual([[], [new Error("broken")]]);
+    link.carry();
+    expect(p.account("erin").session!.outbox.end).toBe("ok stored\nerr internal\n".length);
+  });
+
   test("events are not delayed", () => {
     const [dave] = p.online("dave");
     p.say(alice, "message bob one");
@@ -109,6 +123,22 @@ describe("while a reply of another shard is missing", () => {
     pass(2 * SILENCE_MS);
     link.carry();
     expect(alice.read().slice(-2)).toEqual(["ok stored", "ok"]);
+  });
+
+  test("a client that waits to be read is not slow, and has two seconds to acknowledge afterwards", () => {
+    const erin = p.connect();
+    p.say(erin, `login erin ${PASSWORD} resumable`);
+    p.say(erin, "message bob one", "online");
+    const [dave] = p.online("dave") as [TestPeer];
+    for (let i = 0; i < 300; i++) p.say(dave, `broadcast ${"x".repeat(4000)}`);
+    pass(10 * KEEPING_UP_MS);
+    expect(p.account("erin").session!.outbox.unacked).toBeGreaterThan(LIMITS_DEFAULT.unackedBytesMax);
+    link.carry();
+    pass(KEEPING_UP_MS - 500);
+    expect(p.account("erin").session).not.toBe(null);
+    pass(KEEPING_UP_MS + 500);
+    expect(p.account("erin").session).toBe(null);
+    expect(erin.read().at(-1)).toBe("goodbye slow");
   });
 
   test("the end of input waits for the replies to all requests", () => {

@@ -222,7 +222,7 @@ test("a newer login and the stop of the server lead to one more call, with goodb
 test("during a drain a callback session sends requests, and its last call has goodbye", async () => {
   const alice = await Phone.login("alice");
   await alice.called(1);
-  server.server.drain(0.3);
+  server.drain(0.3);
   await alice.asks("message bob hi", "ok stored");
   await alice.hears("goodbye shutdown");
   expect(await server.exited).toBe(0);

@@ -1,6 +1,12 @@
 import { beforeEach, describe, expect, test } from "bun:test";
 import pino from "pino";
-import { LINK_ANSWER_MS, LINK_BEAT_MS, LINK_LINE_BYTES_MAX, LINK_RETRY_MAX_MS } from "../../src/limits.ts";
+import {
+  LINK_ANSWER_MS,
+  LINK_BEAT_MS,
+  LINK_DIALS_MAX,
+  LINK_LINE_BYTES_MAX,
+  LINK_RETRY_MAX_MS,
+} from "../../src/limits.ts";
 import { LINK_RETRY_MIN_MS, LINK_UNANSWERED_MAX, NEIGHBOUR_AWAY_MS, WORK_PER_VISIT } from "../../src/limits.ts";
 import { Directory } from "../../src/net/directory.ts";
 import { NeighbourLinks } from "../../src/net/neighbour-links.ts";
@@ -48,6 +54,7 @@ beforeEach(() => {
       linkLost: (shard) => void others.push(`lost ${shard}`),
       receive: (shard, bytes, start, end) => {
         const line = Buffer.from(bytes.subarray(start, end)).toString("latin1");
+        if (line === "broadcast fault fault") throw new Error("a fault");
         if (!/^(broadcast|joined|left|present|tell)/.test(line)) return false;
         others.push(`${shard}: ${line}`);
         return true;
@@ -134,6 +141,15 @@ describe("the handshake of a link", () => {
 });
 
 describe("a request of the neighbour", () => {
+  test("keeps a CR at the end of its text, also when the line arrives in two pieces", () => {
+    const end = linked();
+    const [bob] = world.online(BOB!);
+    end.say(`message ${ANN} 1 0 message ${BOB} one\r\nmessage ${ANN} 2 1 mess`);
+    end.say(`age ${BOB} two\r\nbroadcast ${ANN} three\r\n`);
+    expect(bob!.read()).toEqual([`message ${ANN} one\r`, `message ${ANN} two\r`]);
+    expect(others.at(-1)).toBe(`${SHARD}: broadcast ${ANN} three\r`);
+  });
+
   test("is acted on, and its outcome leaves with the record of its turn", async () => {
     const end = linked();
     const [bob] = world.online(BOB!);
@@ -289,6 +305,15 @@ describe("a link ends, is logged once, and is dialed again, when", () => {
   });
 });
 
+test("a fault in a line is reported, and ends the link", () => {
+  const end = linked();
+  end.say(`broadcast fault fault\nmessage ${ANN} 3 0 message ${BOB} hello\n`);
+  expect(world.faults.splice(0)).toEqual([new Error("a fault")]);
+  expect([logged, end.ended, world.account(BOB!).waiting]).toEqual([["link_up", "link_lost fault"], true, 0]);
+  world.pass(LINK_RETRY_MIN_MS + 2 * TICK_MS);
+  expect(ask(linked(), `message ${ANN} 3 0 message ${BOB} hello`)).toEqual(["outcome 3 ok stored"]);
+});
+
 describe("an attempt fails, is logged once, and is repeated, when", () => {
   const cases: [what: string, reason: string, act: (end: OwnerEnd) => void][] = [
     ["nobody listens", "unreachable", (end) => end.failed()],
@@ -343,6 +368,21 @@ test("the pause before the next attempt doubles up to LINK_RETRY_MAX_MS, until a
   const [count, beganMs] = [ends.length, world.clockMs];
   for (let i = 0; ends.length === count && i < 100; i++) world.pass(TICK_MS);
   expect(world.clockMs - beganMs).toBeLessThanOrEqual(LINK_RETRY_MIN_MS + 2 * TICK_MS);
+});
+
+test("while LINK_DIALS_MAX attempts hang, no other one begins, until one of them ends or there is another owner", () => {
+  setOwner(OWNER);
+  world.pass(LINK_DIALS_MAX * 2 * (NEIGHBOUR_AWAY_MS + LINK_RETRY_MAX_MS));
+  expect(ends).toHaveLength(LINK_DIALS_MAX);
+  ends[3]!.connected();
+  expect([ends[3]!.ended, ends.length]).toEqual([true, LINK_DIALS_MAX + 1]);
+  world.pass(2 * (NEIGHBOUR_AWAY_MS + LINK_RETRY_MAX_MS));
+  ends[4]!.failed();
+  expect(ends).toHaveLength(LINK_DIALS_MAX + 2);
+  setOwner(NEXT);
+  expect(last().owner).toEqual(NEXT);
+  linked();
+  expect(links.up).toBe(1);
 });
 
 describe("when the directory shows", () => {

@@ -277,6 +277,21 @@ describe("pulling", () => {
     }
   });
 
+  test("a line that is held is given again, and its chunk is released after it", () => {
+    const released: Uint8Array[] = [];
+    const reader = new LineReader(LIMIT, { release: (chunk) => void released.push(chunk) });
+    const [first, second] = [Buffer.from("one\ntwo\n"), Buffer.from("three\n")];
+    const line = (): string => Buffer.from(reader.bytes.subarray(reader.start, reader.end)).toString();
+    reader.feed(first);
+    expect([reader.next(), reader.next(), line()]).toEqual([true, true, "two"]);
+    reader.hold();
+    expect([reader.isHeld, reader.holdsMore, reader.holdsLine]).toEqual([true, true, true]);
+    reader.feed(second);
+    expect([reader.next(), line(), reader.isHeld, released]).toEqual([true, "two", false, []]);
+    expect([reader.next(), line(), released]).toEqual([true, "three", [first]]);
+    expect([reader.next(), released]).toEqual([false, [first, second]]);
+  });
+
   test("reading to the end releases the chunk to its source, once", () => {
     const released: Uint8Array[] = [];
     const reader = new LineReader(LIMIT, { release: (chunk) => void released.push(chunk) });

@@ -115,6 +115,12 @@ export class Pipe {
     }
   }
 
+  /** P does not send a request that it should: a fault of P that Q must notice. */
+  loseForward(): void {
+    const index = this.toQ.findIndex((line) => line.startsWith("message "));
+    if (index >= 0) this.toQ.splice(index, 1);
+  }
+
   /** Both ends that run see the end of the connection; what was not read is lost. */
   cut(): void {
     if (this.isCut) return;

@@ -11,7 +11,6 @@ import { Readiness } from "../../src/server/readiness.ts";
 import { CLOCK, Server } from "../../src/server/server.ts";
 import { ModelledEngine, ModelledLog } from "./modelled-log.ts";
 
-export const SHARDS = 3;
 const CLUSTER = { url: "", listen: { host: "127.0.0.1", port: 0 }, direct: null, tls: null };
 
 /** The engines by the data folder that a test names: what is in one of them is there at the next start. */
@@ -23,6 +22,8 @@ export class WireCluster {
   readonly tlsPort: number;
   /** Resolves when each shard has an owner, and each owner has links to all others. */
   readonly ready: Promise<void>;
+  /** All servers have exited, after a drain. */
+  readonly exited: Promise<number>;
   readonly #ports = new ClientPorts();
   readonly #config: Config;
   readonly #credentials: Credentials;
@@ -31,11 +32,13 @@ export class WireCluster {
   readonly #folder = mkdtempSync(join(tmpdir(), "heartline-"));
   readonly #nodes: ClusterNode[] = [];
   readonly #servers: Server[] = [];
+  readonly #exit = Promise.withResolvers<number>();
+  readonly #codes: number[] = [];
   #gateway: Gateway | null = null;
 
-  constructor(config: Config, credentials: Credentials, log: BoundedLog) {
+  constructor(shards: number, config: Config, credentials: Credentials, log: BoundedLog) {
     const { data } = config;
-    this.#engine = engines.get(data) ?? new ModelledEngine(SHARDS);
+    this.#engine = engines.get(data) ?? new ModelledEngine(shards);
     if (data !== ":memory:") engines.set(data, this.#engine);
     this.#config = config;
     this.#credentials = credentials;
@@ -47,11 +50,11 @@ export class WireCluster {
     this.port = (plain ?? encrypted)!.port;
     this.tlsPort = plain === null ? 0 : (encrypted?.port ?? 0);
     this.ready = this.#start();
+    this.exited = this.#exit.promise;
   }
 
-  /** The owners, by no particular order. */
-  get servers(): readonly Server[] {
-    return this.#servers;
+  drain(seconds: number): void {
+    for (const server of this.#servers) server.drain(seconds);
   }
 
   async #start(): Promise<void> {
@@ -60,13 +63,12 @@ export class WireCluster {
     this.#ports.handle(this.#gateway.handlers);
     this.#gateway.start();
     void spare.own(() => {});
-    await Promise.all(Array.from({ length: SHARDS }, () => this.#startOwner()));
+    await Promise.all(this.#engine.shards.map(() => this.#startOwner()));
     while (!this.#isLinked(spare)) await Bun.sleep(5);
   }
 
   #isLinked({ directory }: ClusterNode): boolean {
-    const shards = Array.from({ length: SHARDS }, (_, shard) => shard);
-    if (shards.some((shard) => directory.ownerOf(shard) === null)) return false;
+    if (this.#engine.shards.some((_, shard) => directory.ownerOf(shard) === null)) return false;
     return this.#servers.every(({ measured: { core } }) =>
       core.chat.neighbours!.all.every((neighbour) => neighbour === undefined || neighbour.session !== null),
     );
@@ -76,8 +78,12 @@ export class WireCluster {
     const readiness = new Readiness();
     const node = await this.#open(new ModelledLog(this.#engine), readiness);
     const { store } = (await node.own(() => {}))!;
+    const exit = async (code: number): Promise<void> => {
+      this.#codes.push(code);
+      if (this.#codes.length === this.#servers.length) this.#exit.resolve(Math.max(...this.#codes));
+    };
     const own = { ...this.#config, port: 0, tls: null };
-    const server = new Server(own, this.#credentials, store, this.#log, async () => {}, readiness, node);
+    const server = new Server(own, this.#credentials, store, this.#log, exit, readiness, node);
     server.listen();
     this.#servers.push(server);
   }
@@ -99,7 +105,7 @@ export class WireCluster {
   async stop(): Promise<void> {
     await this.ready;
     this.#ports.stop();
-    await Promise.all(this.#servers.map((server) => server.stop()));
+    if (this.#codes.length === 0) await Promise.all(this.#servers.map((server) => server.stop()));
     this.#gateway!.stop();
     for (const node of this.#nodes) {
       await node.release();

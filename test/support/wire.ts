@@ -14,9 +14,8 @@ import { CLOCK, Server } from "../../src/server/server.ts";
 import { WireCluster } from "./wire-cluster.ts";
 
 export const PASSWORD = "secret";
-/** The dialogues of a test file run through a gateway to the owner of one shard, or of three. */
-const IS_RELAYED = process.env.HEARTLINE_TEST_GATEWAY === "1";
-const IS_CLUSTER = process.env.HEARTLINE_TEST_GATEWAY === "3";
+/** The dialogues of a test file run through a gateway, to one server or to a cluster of that many shards. */
+const SHARDS = Number(process.env.HEARTLINE_TEST_GATEWAY ?? 0);
 export const NAMES = ["alice", "bob", "carol", "dave", "1.2.3"];
 
 /**
@@ -194,7 +193,7 @@ export class WireServer {
   readonly logged: string[] = [];
   readonly faults: string[] = [];
   readonly #server: Server | null;
-  /** Three shards with a gateway in front of them; null without. */
+  /** Several shards with a gateway in front of them; null for one server. */
   readonly cluster: WireCluster | null;
   /** Clients connect to it, and it relays them to the server; null: they connect to the server. */
   readonly gateway: WireGateway | null;
@@ -209,7 +208,7 @@ export class WireServer {
   constructor(
     overrides: Overrides = {},
     names: readonly string[] = NAMES,
-    relay: GatewayChoices | null = IS_RELAYED ? {} : null,
+    relay: GatewayChoices | null = SHARDS === 1 ? {} : null,
     page: Page = null,
     newOwnership: (log: BoundedLog) => Ownership | null = () => null,
   ) {
@@ -223,8 +222,10 @@ export class WireServer {
     const log = new BoundedLog(pino({ base: null, level: "trace" }, { write }), CLOCK.nowMs);
     const exited = Promise.withResolvers<number>();
     this.exited = exited.promise;
-    this.cluster = IS_CLUSTER && relay === null ? new WireCluster(this.#config, credentialsOf(names), log) : null;
+    const users = credentialsOf(names);
+    this.cluster = SHARDS > 1 && relay === null ? new WireCluster(SHARDS, this.#config, users, log) : null;
     if (this.cluster !== null) {
+      void this.cluster.exited.then(exited.resolve);
       ({ port: this.port, tlsPort: this.tlsPort } = this.cluster);
       this.directPort = this.webPort = 0;
       this.#server = this.gateway = null;
@@ -257,6 +258,11 @@ export class WireServer {
   /** Clients may connect; only a cluster takes a while. */
   async ready(): Promise<void> {
     await this.cluster?.ready;
+  }
+
+  /** Ends the sessions one after another, then the server; see `exited`. */
+  drain(seconds: number): void {
+    (this.cluster ?? this.server).drain(seconds);
   }
 
   /** Reloads with other settings or users. Throws when the certificate is invalid. */

@@ -1,10 +1,14 @@
-/** Two shards whose connections stop to carry bytes and stay open, as when a network drops all packets. */
+/** Two shards whose connections stop to carry bytes and stay open: a proxy holds them, or a network drops all packets. */
 import { afterEach, expect, test } from "bun:test";
+import { join } from "node:path";
+import { NEIGHBOUR_AWAY_MS } from "../../src/limits.ts";
+import { root, runCommand } from "../support/command.ts";
 import type { WireClient } from "../support/wire.ts";
 import { WireShard } from "../support/wire-shard.ts";
 import { Proxy } from "./chaos/fault-proxy.ts";
 
-const LIMIT_MS = 30_000;
+const LIMIT_MS = 90_000;
+const SITE = { cwd: root, env: { PATH: process.env.PATH! } };
 
 const shards: WireShard[] = [];
 const proxies: Proxy[] = [];
@@ -82,6 +86,24 @@ test(
     bob.sendLines("message alice five");
     expect(await replies(bob, 1)).toEqual(["ok sent"]);
     expect(await replies(alice, 4)).toEqual(["one", "two", "three", "five"].map((text) => `message bob ${text}`));
+  },
+  LIMIT_MS,
+);
+
+test(
+  "links over a network that drops all packets for eight seconds are back soon afterwards, and messages arrive",
+  async () => {
+    const drop = ["unshare", "--net", "tc", "qdisc", "add", "dev", "lo", "root", "pfifo", "limit", "0"];
+    const isPossible = Bun.which("unshare") !== null && (await runCommand(drop, SITE)).code === 0;
+    if (!isPossible) return console.warn("SKIPPED: a network that drops packets (it needs root, unshare and tc)");
+    const script = join(import.meta.dir, "dark-network.ts");
+    const { out, err } = await runCommand(["unshare", "--net", process.execPath, script], SITE);
+    expect(err).toBe("");
+    const { noticedMs, healedMs, messages, losses } = JSON.parse(out);
+    expect(messages).toEqual(["message bob one", "message bob two"]);
+    expect(losses).toContain("silent");
+    expect(noticedMs).toBeGreaterThan(NEIGHBOUR_AWAY_MS);
+    expect(healedMs).toBeLessThan(LIMIT_MS / 2);
   },
   LIMIT_MS,
 );

@@ -66,8 +66,8 @@ describe.skipIf(!POSTGRES.isInstalled)("three shards over PostgreSQL", () => {
   });
   afterAll(POSTGRES.closeAll);
 
-  /** The owners by shard, each with links to the others, and a spare. */
-  async function start(): Promise<[owners: ClusterServer[], spare: ClusterServer]> {
+  /** The owners by shard, each with links to the others, and spares. */
+  async function start(spares = 1): Promise<[owners: ClusterServer[], ...ClusterServer[]]> {
     const newServer = (): Promise<ClusterServer> =>
       new ClusterServer(url, { credentials: CREDENTIALS, copies: COPIES }).start();
     const owners: ClusterServer[] = [];
@@ -76,9 +76,9 @@ describe.skipIf(!POSTGRES.isInstalled)("three shards over PostgreSQL", () => {
       owners[(await server.shard())!] = server;
     }
     for (const server of owners) await linked(server);
-    const spare = await newServer();
-    await spare.is("spare");
-    return [owners, spare];
+    const others = await Promise.all(Array.from({ length: spares }, newServer));
+    for (const spare of others) await spare.is("spare");
+    return [owners, ...others];
   }
 
   /** The server has links to the owners of all other shards. */
@@ -89,7 +89,7 @@ describe.skipIf(!POSTGRES.isInstalled)("three shards over PostgreSQL", () => {
   test(
     "users of different shards send messages to each other, and block each other, at any server",
     async () => {
-      const [owners, spare] = await start();
+      const [owners, spare] = (await start()) as [ClusterServer[], ClusterServer];
       const [alice] = await login(owners[0]!, "alice");
       const [ivan] = await login(owners[1]!, "ivan", " resumable");
       const [dave] = await login(spare, "dave");
@@ -131,17 +131,19 @@ describe.skipIf(!POSTGRES.isInstalled)("three shards over PostgreSQL", () => {
     return texts;
   }
 
-  test(
-    "kill -9 of the recipient's server loses and doubles no message, and the sender waits or gets busy",
-    async () => {
-      const [owners, spare] = await start();
+  test.each(["SIGKILL", "SIGSTOP"] as const)(
+    "%s of the recipient's server loses and doubles no message, and the sender waits or gets busy",
+    async (signal) => {
+      const [owners, spare] = (await start()) as [ClusterServer[], ClusterServer];
       const [alice] = await login(owners[2]!, "alice");
       const [ivan, token] = await login(owners[1]!, "ivan", " resumable");
       let isOver = false;
       const sending = sendUntil(alice, "ivan", () => isOver);
       const texts = await textsUntil(ivan, "text 100");
-      owners[0]!.process.kill("SIGKILL");
+      const kill = (name: NodeJS.Signals): void => owners[0]!.process.kill(name);
+      kill(signal);
       while ((await spare.shard()) !== 0) await Bun.sleep(20);
+      if (signal === "SIGSTOP") kill("SIGCONT");
       await linked(spare);
       const bytes = texts.reduce((sum, text) => sum + `message alice ${text}\n`.length, 0);
       const [again] = await login(owners[1]!, "ivan", ` resumable after=${token}:${bytes}`);
@@ -155,26 +157,36 @@ describe.skipIf(!POSTGRES.isInstalled)("three shards over PostgreSQL", () => {
     LIMIT_MS,
   );
 
-  test(
-    "kill -9 of the sender's server: with after= and the requests repeated, no message is lost or doubled",
-    async () => {
-      const [owners, spare] = await start();
-      const [ivan] = await login(owners[0]!, "ivan", " resumable");
-      const [alice, token] = await login(owners[1]!, "alice", " resumable");
+  test.each([
+    ["the sender's server", [2]],
+    ["both servers", [2, 0]],
+  ])(
+    "kill -9 of %s: with after= and the requests repeated, no message is lost or doubled",
+    async (_what, victims) => {
+      const [owners, ...spares] = await start(victims.length);
+      const [ivan, toIvan] = await login(owners[1]!, "ivan", " resumable");
+      const [alice, toAlice] = await login(owners[1]!, "alice", " resumable");
       const requests = Array.from({ length: 200 }, (_, i) => `message ivan text ${i + 1}`);
       alice.sendLines(...requests);
-      await textsUntil(ivan, "text 20");
-      owners[2]!.process.kill("SIGKILL");
-      while ((await spare.shard()) !== 2) await Bun.sleep(20);
-      await linked(spare);
+      expect(await ivan.line()).toBe("joined alice");
+      const texts = await textsUntil(ivan, "text 20");
+      const bytes = texts.reduce((sum, text) => sum + `message alice ${text}\n`.length, "joined alice\n".length);
+      for (const shard of victims) owners[shard]!.process.kill("SIGKILL");
+      for (const spare of spares) {
+        while ((await spare.shard()) === null) await Bun.sleep(20);
+        await linked(spare);
+      }
+      const hasMoved = victims.includes(0);
+      const [reader] = hasMoved ? await login(owners[1]!, "ivan", ` resumable after=${toIvan}:${bytes}`) : [ivan];
       const again = await WireClient.connect(owners[1]!.port);
       clients.push(again);
-      again.sendLines(`login alice secret resumable after=${token}:0`);
-      const [, received] = / received=(\d+)$/.exec((await again.line()).replace(/ at=\S+/, ""))!;
+      again.sendLines(`login alice secret resumable after=${toAlice}:0`);
+      const [, received] = / received=(\d+)/.exec(await again.line())!;
       let at = 0;
       const rest = requests.filter((request) => (at += request.length + 1) > Number(received));
       again.sendLines(...rest, "message ivan text 0");
-      expect(await textsUntil(ivan, "text 0")).toEqual([...requests.slice(20).map((each) => each.slice(13)), "text 0"]);
+      texts.push(...(await textsUntil(reader!, "text 0")));
+      expect(texts).toEqual([...requests.map((each) => each.slice("message ivan ".length)), "text 0"]);
       for (let i = 0; i <= rest.length; i++) expect(await line(again)).toMatch(/^ok /);
     },
     LIMIT_MS,

@@ -1,5 +1,5 @@
 /** A terminal client whose output is a pipe with a slow reader: no message may be lost in it. */
-import { closeSync, constants, openSync, readFileSync, readSync } from "node:fs";
+import { closeSync, constants, openSync, readdirSync, readFileSync, readSync } from "node:fs";
 import { join } from "node:path";
 import { ChatClient, type ChatError, type ClientState } from "../../../src/client/client.ts";
 import type { Random } from "../../support/random.ts";
@@ -149,12 +149,17 @@ export class PipeReader {
     for (const [, number] of taken.matchAll(line)) this.#shown.push(Number(number));
   }
 
-  /** Stops the client with SIGSTOP, so that the pipe can be read to the end and closed empty. */
+  /**
+   * Stops the client with SIGSTOP, so that the pipe can be read to the end and closed empty. On a busy machine its
+   * threads do not stop at once, and each of them may be writing.
+   */
   async #suspend(child: Bun.Subprocess): Promise<void> {
+    const tasks = `/proc/${child.pid}/task`;
+    const isStopped = (task: string): boolean => /\) [TZ]/.test(readFileSync(join(tasks, task, "stat"), "latin1"));
     child.kill("SIGSTOP");
     while (child.exitCode === null && child.signalCode === null) {
       try {
-        if (/\) [TZ]/.test(readFileSync(`/proc/${child.pid}/stat`, "latin1"))) return;
+        if (readdirSync(tasks).every(isStopped)) return;
       } catch {
         return; // It has ended.
       }
