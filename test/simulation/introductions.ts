@@ -19,10 +19,13 @@ export class Introductions {
     this.#isUnordered = isUnordered;
   }
 
-  /** `getaddress` was answered with `ok`. */
-  accepted(other: string): void {
+  /**
+   * `getaddress` was answered with `ok`. Two shards may notice at different times that the link between them is lost:
+   * then one of them takes a second question while the other one has not ended the first.
+   */
+  accepted(other: string, isElsewhere: boolean): void {
     if (this.#isUnordered) return;
-    if (this.#asked.has(other)) throw new Violation(`${this.#user} has two open questions to ${other}`);
+    if (this.#asked.has(other) && !isElsewhere) throw new Violation(`${this.#user} has two open questions to ${other}`);
     this.#asked.add(other);
   }
 

@@ -123,6 +123,11 @@ export class Ledger {
     return [...this.#pending.values()].includes(text);
   }
 
+  /** That user is of another shard. */
+  isElsewhere(_user: string): boolean {
+    return false;
+  }
+
   isAccepted(text: string): boolean {
     return this.accepted.has(text);
   }

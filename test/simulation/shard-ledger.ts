@@ -59,6 +59,10 @@ export class ShardLedger extends Ledger {
     super.accepts(from, to, text, sent, unixMs);
   }
 
+  override isElsewhere(user: string): boolean {
+    return this.#of(user) !== this;
+  }
+
   override isAccepted(text: string): boolean {
     return this.#all.some(({ accepted }) => accepted.has(text));
   }

@@ -178,7 +178,10 @@ export class User {
     if (!this.#fits(observed, request, line)) {
       throw new Violation(`${this.name}: "${show(request.line.trimEnd())}" at ${request.end} got "${show(line)}"`);
     }
-    if (line === "ok asked") observed.introductions.accepted(request.line.split(/\s/)[1]!);
+    if (line === "ok asked") {
+      const other = request.line.split(/\s/)[1]!;
+      observed.introductions.accepted(other, this.environment.ledger.isElsewhere(other));
+    }
     if (request.verb === "message" && isOk(line)) this.environment.ledger.checkDurable(request.text);
     if (request.verb === "logout" && observed.kind !== "callback") observed.isOver = true;
     if ((request.verb === "block" || request.verb === "unblock") && line === "ok") this.blocksDone++;
