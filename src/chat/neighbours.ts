@@ -184,6 +184,9 @@ export class Neighbours {
     const { account, shard } = neighbour;
     if (peer.isClosed) return;
     if (epoch < neighbour.epoch) return refuse(peer, `shard ${shard} has an owner of a higher epoch`);
+    // An owner forgets nothing: it has opened another link since it said that, and this one arrives late.
+    if (epoch === neighbour.epoch && heard < neighbour.ackedNumber)
+      return refuse(peer, `the owner of shard ${shard} has a newer link`);
     if (isOver) return refuse(peer, "the server is shutting down");
     if (account.session !== null) this.#host.end(account.session, "replaced");
     if (account.leaving !== null && !mailboxScheduler.requeueNow(account.leaving))

@@ -28,6 +28,16 @@ describe("a link", () => {
     }
   });
 
+  test("of the same owner that arrives after a newer one is refused: nothing was lost", () => {
+    const { p, q, link } = linked();
+    const [alice] = p.online("alice");
+    p.say(alice!, "message bob one");
+    link.carry();
+    const late = connect(p, q.epoch, 0);
+    expect(late.read()).toEqual(["refused the owner of shard 0 has a newer link"]);
+    expect([late.isClosed, link.peer.isClosed, p.warnings]).toEqual([true, false, []]);
+  });
+
   test("of a lower epoch is refused, and one of the same or a higher epoch takes the place of the other", () => {
     const p = new Shard(1);
     const first = connect(p, 5);

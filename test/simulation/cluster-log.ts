@@ -9,43 +9,51 @@ const RECORD_BYTES_MAX = 300;
 
 /** The engine, and a witness of everything that it stores. */
 export class WatchedEngine extends ModelledEngine {
-  /** The current owner saw the shard as silent or free at that time, and claimed it. */
-  silentMs = 0;
-  /** Of the last `Opened`. */
-  owner: Buffer = Buffer.alloc(0);
-  readonly #ledger: Ledger;
-  readonly #claimed: (epoch: number) => void;
+  /** By shard: the current owner saw it as silent or free at that time, and claimed it. */
+  readonly silentMs: number[] = [];
+  /** By shard: of the last `Opened`. */
+  readonly owners: Buffer[] = [];
+  readonly #ledgers: readonly Ledger[];
+  readonly #claimed: (shard: number, epoch: number) => void;
   readonly #failed: (error: unknown) => void;
 
-  /** `claimed` is called when an `Opened` is stored, with its number. */
-  constructor(ledger: Ledger, claimed: (epoch: number) => void, failed: (error: unknown) => void) {
-    super();
-    this.#ledger = ledger;
+  /** A ledger for each shard. `claimed` is called when an `Opened` is stored, with its number. */
+  constructor(
+    ledgers: readonly Ledger[],
+    claimed: (shard: number, epoch: number) => void,
+    failed: (error: unknown) => void,
+  ) {
+    super(ledgers.length);
+    this.#ledgers = ledgers;
     this.#claimed = claimed;
     this.#failed = failed;
-    const shard = this.shards[0]!;
+    for (const number of ledgers.keys()) this.#watch(number);
+  }
+
+  #watch(number: number): void {
+    const shard = this.shards[number]!;
     const { append, claim } = shard;
     shard.claim = (expected, bytes, info) => {
       const result = claim.call(shard, expected, bytes, info);
-      if (result.stored) this.silentMs = Number(info.version);
+      if (result.stored) this.silentMs[number] = Number(info.version);
       return result;
     };
     shard.append = (expected, bytes) => {
       const result = append.call(shard, expected, bytes);
-      if (result.stored) this.#stored(shard.head, bytes);
+      if (result.stored) this.#stored(number, shard.head, bytes);
       return result;
     };
   }
 
-  #stored(head: number, bytes: Uint8Array): void {
+  #stored(shard: number, head: number, bytes: Uint8Array): void {
     const { kind, owner, part, parts } = decodeRecord(bytes);
     if (kind === RecordKind.Opened) {
-      this.owner = owner;
-      this.#ledger.crashed();
-      this.#claimed(head);
-    } else if (!owner.equals(this.owner)) {
-      this.#failed(new Violation(`record ${head} is of an owner that was deposed before`));
-    } else if (part === parts) this.#ledger.stored(head);
+      this.owners[shard] = owner;
+      this.#ledgers[shard]!.crashed();
+      this.#claimed(shard, head);
+    } else if (!owner.equals(this.owners[shard]!)) {
+      this.#failed(new Violation(`record ${head} of shard ${shard} is of an owner that was deposed before`));
+    } else if (part === parts) this.#ledgers[shard]!.stored(head);
   }
 }
 
@@ -60,6 +68,8 @@ interface EngineWorld {
 export class SimulatedLog extends ModelledLog {
   readonly #random: Random;
   readonly #world: EngineWorld;
+  /** The owners of several shards write more, and depend on each other. */
+  readonly #rarity: number;
   /** Steps after which a late write is executed, on average. */
   readonly lateness: number;
   /** When the process saw the state for which it claims the shard; its first call follows at once. */
@@ -75,6 +85,7 @@ export class SimulatedLog extends ModelledLog {
     super(engine, RECORD_BYTES_MAX);
     this.#random = random;
     this.#world = world;
+    this.#rarity = engine.shards.length;
     this.lateness = random.pick([10, 10, 200]);
     this.outcome = (write) => this.#outcome(write);
   }
@@ -98,12 +109,12 @@ export class SimulatedLog extends ModelledLog {
     const { calm, nowMs, isHarsh } = this.#world;
     if (calm) return "done";
     const isProof = write === "append" || write === "beat";
-    if (isProof && this.#proofsLostUntilMs < nowMs && random.oneIn(isHarsh ? 6 : 40))
+    if (isProof && this.#proofsLostUntilMs < nowMs && random.oneIn((isHarsh ? 6 : 40) * this.#rarity))
       this.#proofsLostUntilMs = nowMs + random.below(8000);
     if (isProof && nowMs < this.#proofsLostUntilMs) return "lost";
     if (write === "publish" && isHarsh) return random.pick(["done", "late"]);
-    if (random.oneIn(6)) this.stop(); // The answer waits.
-    if (!random.oneIn(write === "publish" ? 3 : 8)) return "done";
+    if (random.oneIn(6 * this.#rarity)) this.stop(); // The answer waits.
+    if (!random.oneIn(write === "publish" ? 3 : 8 * this.#rarity)) return "done";
     return random.pick(["answer lost", "lost", "late"]);
   }
 

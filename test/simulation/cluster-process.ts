@@ -2,6 +2,7 @@ import type { Database } from "bun:sqlite";
 import { existsSync, mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import pino from "pino";
 import { Appender, type OwnershipEnd } from "../../src/cluster/appender.ts";
 import { RecordKind, decodeRecord, openedInfo } from "../../src/cluster/log-record.ts";
 import { Lookout, isBeatDue } from "../../src/cluster/ownership.ts";
@@ -9,14 +10,22 @@ import { SharedJournal } from "../../src/cluster/shared-journal.ts";
 import { ClusterError, type OwnerInfo } from "../../src/cluster/shared-log.ts";
 import { Snapshots } from "../../src/cluster/snapshots.ts";
 import { takeOver } from "../../src/cluster/takeover.ts";
+import { Admission } from "../../src/net/admission.ts";
+import { Directory } from "../../src/net/directory.ts";
+import { NeighbourLinks } from "../../src/net/neighbour-links.ts";
+import { RelayedConnections } from "../../src/net/relayed-connections.ts";
+import { type SocketHandlers, socketHandlers } from "../../src/net/socket-handlers.ts";
 import type { Checkpoints } from "../../src/storage/commits.ts";
 import type { TurnLog } from "../../src/storage/turn-log.ts";
+import { TICK_MS } from "../../src/timer-wheel.ts";
 import type { Random } from "../support/random.ts";
 import type { SimulatedLog, WatchedEngine } from "./cluster-log.ts";
 import { Disk } from "./disk.ts";
 import { Host, type HostChoices, ObservedStore } from "./host.ts";
 import { type Ledger, Violation } from "./ledger.ts";
 import type { Link, ServerLife } from "./network.ts";
+import { owesNothing } from "./shard-checks.ts";
+import { ShardLink, type ShardNetwork } from "./shard-network.ts";
 import { callsCounted, copyDatabase, waitsCounted, withoutSize, withoutSync } from "./snapshot-doubles.ts";
 
 /** In memory if possible: nothing of a takeover must outlive the process. */
@@ -26,23 +35,28 @@ const SEGMENT_BYTES = [100, 300, 2000];
 /** Of an orderly end; see src/server/server.ts. */
 const LAST_BYTES_MS = 300;
 const HANDOVER_MS = 5_000;
+const OWED_REPLIES_MS = 500;
+const LOG = pino({ level: "silent" });
 
 /** What a process has in common with the others. */
 export interface ClusterWorld {
   readonly engine: WatchedEngine;
   readonly random: Random;
-  readonly ledger: Ledger;
+  /** By shard. */
+  readonly ledgers: readonly Ledger[];
   readonly calm: boolean;
   readonly isHarsh: boolean;
   readonly nowMs: number;
-  readonly choices: Omit<HostChoices, "Store" | "clockMs" | "dial">;
+  readonly choices: Omit<HostChoices, "Store" | "clockMs" | "dial" | "shards">;
   /** Bytes of the log after which a snapshot is taken. */
   readonly snapshotBytes: number;
   readonly rules: { readonly earlySnapshots?: boolean };
   /** How many were published. */
   snapshots: number;
-  /** The highest record that was acknowledged to any owner. */
-  ackedHead: number;
+  /** By shard: the highest record that was acknowledged to any owner. */
+  readonly ackedHeads: number[];
+  /** Between the owners of several shards. */
+  readonly shardNetwork: ShardNetwork;
   failed(error: unknown): void;
   requeued(link: Link): void;
   dialerOf(process: ClusterProcess): HostChoices["dial"];
@@ -69,8 +83,14 @@ export class ClusterProcess implements ServerLife {
   /** A snapshot, since the last step. */
   hasPublished = false;
   readonly #world: ClusterWorld;
-  readonly #ledger: Ledger;
+  #ledger: Ledger;
+  /** Null without neighbours. */
+  links: NeighbourLinks | null = null;
   readonly #stopped = { aborted: false };
+  readonly #directory: Directory;
+  readonly #lookout: Lookout;
+  /** Of the port for the owners of other shards. */
+  #handlers: SocketHandlers | null = null;
   #timers: { atMs: number; resolve: () => void }[] = [];
   #snapshots: Snapshots | null = null;
   /** A snapshot is being taken, and how many of its calls wait for the engine. */
@@ -83,8 +103,16 @@ export class ClusterProcess implements ServerLife {
     this.name = name;
     this.log = log;
     this.#world = world;
-    this.#ledger = unlessDeposed(world.ledger, this);
+    this.#ledger = world.ledgers[0]!;
+    this.#directory = new Directory(log.shards);
+    const clock = { nowMs: this.#nowMs, sleep: this.#sleep };
+    this.#lookout = new Lookout(log, { read: () => this.#seen() }, clock, world.random.below(1000) / 1000);
     void this.#standBy().catch((error: unknown) => this.#fails(error));
+  }
+
+  /** The one that it owns; the first one before it has one. */
+  get shard(): number {
+    return this.appender?.shard ?? 0;
   }
 
   get isDead(): boolean {
@@ -102,14 +130,14 @@ export class ClusterProcess implements ServerLife {
    */
   #release(sequence: number): void {
     const { epoch, provenMs } = this.appender!;
-    const { engine, ledger } = this.#world;
-    const { head, epoch: current } = engine.shards[0]!;
+    const { engine, ledgers } = this.#world;
+    const { head, epoch: current } = engine.shards[this.shard]!;
     if (this.isDead) return;
     if (current === epoch) {
       if (sequence > head)
         this.#world.failed(new Violation(`${this.name} replies before record ${sequence} is stored`));
-      ledger.stored(sequence);
-    } else if (provenMs < engine.silentMs) {
+      ledgers[this.shard]!.stored(sequence);
+    } else if (provenMs < engine.silentMs[this.shard]!) {
       this.#world.failed(new Violation(`${this.name} replies after the claim of another process`));
     }
   }
@@ -146,17 +174,65 @@ export class ClusterProcess implements ServerLife {
       });
       return (await appender.claim(head, this.#info)) ? appender : null;
     };
-    const clock = { nowMs: this.#nowMs, sleep: this.#sleep };
-    const appender = await new Lookout(this.log, {}, clock).standBy(claim, this.#stopped);
+    const appender = await this.#lookout.standBy(claim, this.#stopped);
     if (appender === null || this.isDead) return;
     this.appender = appender;
     this.state = "claimed";
     // It may have been deposed between the claim and its answer, and its `Opened` be trimmed.
-    const { epoch, records } = this.#world.engine.shards[0]!;
+    this.#ledger = unlessDeposed(this.#world.ledgers[this.shard]!, this);
+    const { epoch, records } = this.#world.engine.shards[this.shard]!;
     this.isDeposed = epoch !== appender.epoch;
     const opened = records.get(appender.epoch);
     if (opened !== undefined && openedBy(opened) !== this.name)
       this.#world.failed(new Violation(`record ${appender.epoch} is not the \`Opened\` of ${this.name}`));
+  }
+
+  /** See `ClusterView.note`. */
+  #seen(): void {
+    for (const { shard, state } of this.#lookout.watches) {
+      const { owner, epoch } = state!;
+      const isReachable = owner !== null && owner.address !== "" && (shard !== this.shard || this.accepts);
+      this.#directory.set(shard, isReachable ? { shard, epoch, host: owner.address, port: 1 } : null, epoch);
+    }
+  }
+
+  /** Other owners can connect to this one, and it connects to them. */
+  #join({ core }: Host, epoch: number): void {
+    const { turn, connections, foreignRequests: requests, neighbourEvents } = core;
+    const { shardNetwork, engine } = this.#world;
+    const { shard } = this;
+    const admission = new Admission(connections, null, LOG);
+    const identity = { secret: engine.secret, shard, epoch };
+    const report = (error: unknown): void => this.#world.failed(error);
+    const relayed = new RelayedConnections(admission, identity, false, () => null);
+    this.#handlers = relayed.handlers(socketHandlers(() => turn.begin(), admission, report));
+    this.links = new NeighbourLinks({
+      connections,
+      requests,
+      others: neighbourEvents!,
+      directory: this.#directory,
+      secret: engine.secret,
+      dial: shardNetwork.dialerOf(this),
+      self: { shard, epoch },
+      log: LOG,
+    });
+    this.host!.turn(() => this.links!.start());
+    void this.#lookout.follow(this.#stopped);
+  }
+
+  /** A connection reaches one of its ports. */
+  accept(link: Link): void {
+    if (this.isPaused) this.backlog.push(link);
+    else
+      this.host!.turn(() => {
+        if (link instanceof ShardLink) link.accepted(this.#handlers!);
+        else this.host!.accept(link);
+      });
+  }
+
+  /** An operator would read it. */
+  #warned(what: string): void {
+    if (!this.isDeposed) this.#world.failed(new Violation(`${this.name} warns: ${what}`));
   }
 
   /** The process ends with an error. */
@@ -200,7 +276,7 @@ export class ClusterProcess implements ServerLife {
     const folder = mkdtempSync(join(FOLDER, "heartline-simulation-"));
     try {
       const options = { unixMs: 1_700_000_000_000 + nowMs, progress: () => {} };
-      const taken = await takeOver(this.log, 0, epoch, folder, options);
+      const taken = await takeOver(this.log, this.shard, epoch, folder, options);
       if (this.isDead) return taken.database.close();
       const { database } = taken;
       const journal = new SharedJournal(this.appender!, this.#nowMs, random.pick(SEGMENT_BYTES), random.between(1, 2));
@@ -208,7 +284,7 @@ export class ClusterProcess implements ServerLife {
       this.#folder = folder;
       this.#snapshots = new Snapshots({
         log: callsCounted(this.log, this.#waiting),
-        shard: 0,
+        shard: this.shard,
         epoch,
         journal:
           this.#world.rules.earlySnapshots === true ? withoutSync(journal) : waitsCounted(journal, this.#waiting),
@@ -223,16 +299,21 @@ export class ClusterProcess implements ServerLife {
         copy: copyDatabase,
       });
       const disk = (this.#disk = new OwnerDisk(random, database, journal));
-      const owner = { Store: this.#storeClass(), dial: this.#world.dialerOf(this), clockMs: nowMs };
+      const { shard } = this;
+      const count = this.log.shards;
+      const warn = (what: string): void => this.#warned(what);
+      const shards = count === 1 ? null : { home: shard, count, warn };
+      const owner = { Store: this.#storeClass(), dial: this.#world.dialerOf(this), clockMs: nowMs, shards };
       this.host = new Host({ ...choices, ...owner }, this.#ledger, disk, (link) => {
         if (!this.isDeposed) this.#world.requeued(link);
       });
       this.state = "serving";
+      if (shards !== null) this.#join(this.host, epoch);
     } catch (error) {
       if (this.isDead) return; // It has learned that it is deposed.
       if (error instanceof ClusterError || error instanceof Violation) this.#fails(error);
       else if (!/away|stale/.test(String(error))) this.#world.failed(error);
-      this.isDeposed = engine.shards[0]!.epoch !== epoch;
+      this.isDeposed = engine.shards[this.shard]!.epoch !== epoch;
     } finally {
       if (this.#folder !== folder) rmSync(folder, { recursive: true, force: true });
     }
@@ -293,6 +374,7 @@ export class ClusterProcess implements ServerLife {
     this.#snapshots?.stop();
     const atMs = this.#nowMs() + HANDOVER_MS;
     host.store.ending();
+    await this.#repliesArrive(host);
     host.stop();
     const write = async (): Promise<boolean> => {
       await host.saved();
@@ -311,10 +393,20 @@ export class ClusterProcess implements ServerLife {
     this.exit();
   }
 
+  /** See `Server.stop`. */
+  async #repliesArrive(host: Host): Promise<void> {
+    const { neighbours } = host.chat;
+    if (neighbours === null) return;
+    for (const connection of host.connections) connection.suspend();
+    const untilMs = this.#nowMs() + OWED_REPLIES_MS;
+    while (neighbours.owesReplies && this.#nowMs() < untilMs) await this.#sleep(TICK_MS);
+    host.turn(() => this.links!.stop());
+  }
+
   wake(): void {
     this.isPaused = false;
     this.log.resume();
-    for (const link of this.backlog.splice(0)) this.host?.turn(() => this.host?.accept(link));
+    for (const link of this.backlog.splice(0)) this.accept(link);
   }
 
   /** After each step. */
@@ -322,10 +414,15 @@ export class ClusterProcess implements ServerLife {
     if (this.isDeposed || this.isDead || this.appender === null) return;
     const { head } = this.appender;
     const world = this.#world;
-    if (head < world.ackedHead || head > world.engine.shards[0]!.head)
-      throw new Violation(`record ${world.ackedHead} was acknowledged, and ${this.name} has ${head}`);
-    world.ackedHead = head;
+    if (head < world.ackedHeads[this.shard]! || head > world.engine.shards[this.shard]!.head)
+      throw new Violation(`record ${world.ackedHeads[this.shard]} was acknowledged, and ${this.name} has ${head}`);
+    world.ackedHeads[this.shard] = head;
     if (this.isRunning && this.state === "serving") this.host!.check();
+  }
+
+  /** Nothing is on its way to anybody. */
+  get isQuiet(): boolean {
+    return this.host!.isQuiet && (this.links === null || owesNothing(this.host!, this.links));
   }
 
   /** An internal error of its core. */
@@ -362,7 +459,7 @@ function unlessDeposed(ledger: Ledger, process: { readonly isDeposed: boolean })
     get: (target, key) => {
       const value = Reflect.get(target, key) as unknown;
       if (typeof value !== "function") return value;
-      if (!process.isDeposed || key === "blocks" || key === "seenBy") return value.bind(target) as unknown;
+      if (!process.isDeposed || key === "blocks" || key === "hasNeighbours") return value.bind(target) as unknown;
       return () => {};
     },
   });

@@ -1,4 +1,5 @@
 import type { DialHandlers } from "../../src/net/dial.ts";
+import { shardOf } from "../../src/protocol/shard.ts";
 import { SILENCE_MS, WATCH_MS } from "../../src/cluster/ownership.ts";
 import { OWNERSHIP_PROVEN_MS } from "../../src/limits.ts";
 import { TICK_MS } from "../../src/timer-wheel.ts";
@@ -6,13 +7,24 @@ import { Random } from "../support/random.ts";
 import { CallbackProgram } from "./callback-program.ts";
 import { SimulatedLog, WatchedEngine } from "./cluster-log.ts";
 import { ClusterProcess, type ClusterWorld } from "./cluster-process.ts";
-import { Crowd, IDLE_TIMEOUT_MS, NAMES, ROUNDS_MAX, STEPS } from "./crowd.ts";
-import { type HostChoices, tokenOf } from "./host.ts";
-import { Violation } from "./ledger.ts";
+import { Crowd, IDLE_TIMEOUT_MS, ROUNDS_MAX, STEPS } from "./crowd.ts";
+import { type Host, type HostChoices, tokenOf } from "./host.ts";
+import { type Ledger, Violation } from "./ledger.ts";
 import { type ClientEnd, DialedCall, Link } from "./network.ts";
+import { checkStoredBlocks, checkTickets, knowsWhoIsOnline } from "./shard-checks.ts";
+import { ShardLedger } from "./shard-ledger.ts";
+import { ShardLink, ShardNetwork } from "./shard-network.ts";
+import { type Environment, User } from "./users.ts";
 
-/** Spares and an owner. */
-const PROCESSES = 3;
+const SPARES = 2;
+/** Faults are rarer, so that there is more between them: requests of several shards need all of these. */
+const SHARD_STEPS = 400;
+const FAULTS_ONE_IN = 4;
+/** 40 s: longer than the idle timeout and the time for which users count as online whose shard is away. */
+const ABSENCE_ROUNDS = 200;
+/** Two users of each of three shards. */
+export const SHARDS = 3;
+const SHARD_NAMES = ["g", "k", "a", "b", "c", "e"];
 /** A read may be older than it should be, but not by as much as a spare's patience exceeds that of an owner. */
 const STALE_MS_MAX = SILENCE_MS - OWNERSHIP_PROVEN_MS - WATCH_MS;
 /** Ticks between two duties of an owner. */
@@ -27,6 +39,8 @@ export interface ClusterRules {
   earlySnapshots?: boolean;
   /** The rule shows with snapshots, while writes are lost or late. */
   harsh?: boolean;
+  /** 1, or SHARDS. */
+  shards?: number;
 }
 
 /**
@@ -43,7 +57,9 @@ export class ClusterSimulation extends Crowd implements ClusterWorld {
   /** How many `Opened` were stored. */
   takeovers = 0;
   snapshots = 0;
-  ackedHead = 0;
+  readonly ackedHeads: number[];
+  readonly ledgers: readonly Ledger[];
+  readonly shardNetwork: ShardNetwork;
   readonly rules: ClusterRules;
   #processes: ClusterProcess[] = [];
   /** All that there have been: late writes of ended processes may still be executed. */
@@ -58,20 +74,30 @@ export class ClusterSimulation extends Crowd implements ClusterWorld {
   constructor(seed: number, trace: string[] | null = null, rules: ClusterRules = {}) {
     super(new Random(seed), false, new Random(~seed), trace, new Random(seed ^ 0x5eb));
     this.rules = rules;
+    const { shards = 1 } = rules;
+    if (shards > 1) {
+      this.names = SHARD_NAMES;
+      this.verbs = [...this.verbs, "getaddress", "private_answer"];
+    }
+    this.ledgers = shards === 1 ? [this.ledger] : ShardLedger.all(shards, this.names);
+    if (shards > 1)
+      this.users = this.names.map((name, index) => new User(name, 2000 + index, this.#environment(this.shardOf(name))));
+    this.ackedHeads = this.ledgers.map(() => 0);
+    this.shardNetwork = new ShardNetwork(this.random);
     this.nowMs = 5000 + this.random.below(1000);
     this.isHarsh = rules.harsh ?? this.random.oneIn(6);
     this.snapshotBytes = this.isHarsh ? 200 : this.random.pick([500, 3000, Number.MAX_SAFE_INTEGER]);
     let tokens = 0;
     this.choices = {
-      names: NAMES,
+      names: this.names,
       idleTimeoutMs: IDLE_TIMEOUT_MS,
       lineBytesMax: 200,
       firstMs: 0,
       newToken: () => tokenOf(++tokens),
     };
     this.engine = new WatchedEngine(
-      this.ledger,
-      (epoch) => this.#claimed(epoch),
+      this.ledgers,
+      (shard, epoch) => this.#claimed(shard, epoch),
       (error) => this.failed(error),
     );
     rules.engine?.(this.engine);
@@ -80,7 +106,8 @@ export class ClusterSimulation extends Crowd implements ClusterWorld {
   /** Returns the number of messages that were shown. */
   async run(): Promise<number> {
     try {
-      for (let step = 0; step < STEPS; step++) {
+      const steps = this.ledgers.length === 1 ? STEPS : SHARD_STEPS;
+      for (let step = 0; step < steps; step++) {
         await this.#step();
         this.#check();
       }
@@ -90,7 +117,7 @@ export class ClusterSimulation extends Crowd implements ClusterWorld {
     } finally {
       for (const process of this.#processes) process.exit();
     }
-    return this.ledger.shownCount;
+    return this.ledgers.reduce((sum, { shownCount }) => sum + shownCount, 0);
   }
 
   failed(error: unknown): void {
@@ -126,15 +153,17 @@ export class ClusterSimulation extends Crowd implements ClusterWorld {
   }
 
   /** An `Opened` is stored: all earlier owners are deposed, whether they know it or not. */
-  #claimed(epoch: number): void {
+  #claimed(shard: number, epoch: number): void {
     this.takeovers++;
-    this.traced(`record ${epoch} opens`);
-    for (const process of this.#processes) process.isDeposed = process.appender !== null;
+    this.traced(`record ${epoch} of shard ${shard} opens`);
+    for (const process of this.#processes)
+      if (process.appender !== null && process.shard === shard) process.isDeposed = true;
   }
 
   #ended(process: ClusterProcess): void {
     this.traced(`${process.name} ends`);
     for (const [link, owner] of this.#linksOf) {
+      if (link instanceof ShardLink && link.q === process) link.kill(this.random);
       if (owner !== process) continue;
       link.serverKilled(this.random);
       this.#linksOf.delete(link);
@@ -154,9 +183,30 @@ export class ClusterSimulation extends Crowd implements ClusterWorld {
 
   // The network.
 
-  connect(client: ClientEnd): Link | null {
-    const alive = this.#alive;
-    const serving = alive.filter(({ accepts, isDeposed }) => accepts && (!this.calm || !isDeposed));
+  shardOf(name: string): number {
+    return shardOf(Buffer.from(name), 0, name.length, this.ledgers.length);
+  }
+
+  /** As the users of that shard see the simulation. */
+  #environment(shard: number): Environment {
+    const { random } = this;
+    const isCalm = (): boolean => this.calm;
+    return {
+      ledger: this.ledgers[shard]!,
+      random,
+      get calm() {
+        return isCalm();
+      },
+      outputStalls: () => this.outputStalls(),
+      connect: (client) => this.connect(client, shard),
+    };
+  }
+
+  connect(client: ClientEnd, shard = 0): Link | null {
+    const alive = this.#alive.filter((process) => process.shard === shard || process.appender === null);
+    const serving = this.#alive
+      .filter((process) => process.shard === shard)
+      .filter(({ accepts, isDeposed }) => accepts && (!this.calm || !isDeposed));
     const any = !this.calm && this.random.oneIn(6);
     if (alive.length === 0) return null;
     const process = this.random.pick(any || serving.length === 0 ? alive : serving);
@@ -164,8 +214,7 @@ export class ClusterSimulation extends Crowd implements ClusterWorld {
     const link = this.linkTo(client, this.random.between(10, 600), process);
     this.links.push(link);
     this.#linksOf.set(link, process);
-    if (process.isPaused) process.backlog.push(link);
-    else process.host!.turn(() => process.host!.accept(link));
+    process.accept(link);
     return link;
   }
 
@@ -228,12 +277,30 @@ export class ClusterSimulation extends Crowd implements ClusterWorld {
       this.nowMs = tickMs;
       const isDuty = ++this.#ticks % DUTY_TICKS === 0;
       for (const process of this.#running) process.tick();
+      this.#carry();
       if (isDuty) for (const process of this.#running) process.duty();
       await this.#settle();
       this.#engineStep(5);
       await this.#settle();
     }
     this.nowMs = untilMs;
+  }
+
+  /** Owners connect to each other, and their links carry most of what they have. */
+  #carry(): void {
+    if (this.ledgers.length === 1) return;
+    for (const link of this.shardNetwork.step(this.#processes, this.calm)) {
+      this.links.push(link);
+      this.#linksOf.set(link, link.p);
+      link.p.accept(link);
+    }
+    this.turn(() => {
+      for (const link of this.links) {
+        if (!(link instanceof ShardLink) || link.stalled || (!this.calm && this.random.oneIn(4))) continue;
+        link.deliverUp(Number.POSITIVE_INFINITY);
+        link.deliverDown(Number.POSITIVE_INFINITY);
+      }
+    });
   }
 
   /** Answers arrive, and late writes are executed. */
@@ -248,10 +315,12 @@ export class ClusterSimulation extends Crowd implements ClusterWorld {
   async #step(): Promise<void> {
     const { random } = this;
     this.#engineStep(3);
+    this.#carry();
     await this.#faultStep();
-    if (this.hardships?.oneIn(40) === true) this.#operate((host) => host.kick(random.pick(NAMES)));
-    if (this.hardships?.oneIn(60) === true) this.#operate((host) => host.purge(random.pick(NAMES)));
+    if (this.hardships?.oneIn(40) === true) this.#operate(random.pick(this.names), (host, name) => host.kick(name));
+    if (this.hardships?.oneIn(60) === true) this.#operate(random.pick(this.names), (host, name) => host.purge(name));
     const what = random.below(100);
+    if (this.ledgers.length > 1) this.network();
     if (what < 35) this.network();
     else if (what < 75) this.act(random.pick(this.users));
     else if (what < 88) await this.#pass(random.below(random.pick([50, 300, 300, 1500])));
@@ -266,7 +335,8 @@ export class ClusterSimulation extends Crowd implements ClusterWorld {
   /** What happens to processes and to the engine. */
   async #faultStep(): Promise<void> {
     const { random } = this;
-    if (this.#alive.length < PROCESSES && (this.#started < PROCESSES || random.oneIn(5))) this.#start();
+    const processes = this.ledgers.length + SPARES;
+    if (this.#alive.length < processes && (this.#started < processes || random.oneIn(5))) this.#start();
     for (const process of this.#processes) {
       if (process.hasPublished && this.isHarsh && random.oneIn(2)) process.exit();
       process.hasPublished = false;
@@ -280,6 +350,7 @@ export class ClusterSimulation extends Crowd implements ClusterWorld {
       return;
     }
     if (random.oneIn(12)) process.log.readStaleFor(random.below(STALE_MS_MAX));
+    if (this.ledgers.length > 1 && !random.oneIn(FAULTS_ONE_IN)) return;
     const what = random.below(process.accepts ? 60 : 150);
     if (what < 4) {
       this.traced(`${process.name} is paused`);
@@ -311,9 +382,13 @@ export class ClusterSimulation extends Crowd implements ClusterWorld {
     for (const { log } of this.#processes) log.isAway = isAway;
   }
 
-  #operate(act: (host: NonNullable<ClusterProcess["host"]>) => void): void {
-    const owner = this.#running.find(({ accepts, isDeposed }) => accepts && !isDeposed);
-    if (owner !== undefined) act(owner.host!);
+  #operate(name: string, act: (host: Host, name: string) => void): void {
+    const owner = this.#ownerOf(this.shardOf(name));
+    if (owner?.isRunning === true) act(owner.host!, name);
+  }
+
+  #ownerOf(shard: number): ClusterProcess | undefined {
+    return this.#alive.find((process) => process.shard === shard && process.accepts && !process.isDeposed);
   }
 
   // The end.
@@ -328,30 +403,65 @@ export class ClusterSimulation extends Crowd implements ClusterWorld {
       if (process.isPaused) this.#wake(process);
       else process.log.resume();
     }
-    if (this.#alive.length === 0) this.#start();
+    this.#startMissing();
     await this.#pass(3200);
-    const owner = this.#alive.find(({ accepts, isDeposed }) => accepts && !isDeposed);
+    const owner = this.#ownerOf(this.random.below(this.ledgers.length));
     if (owner !== undefined && this.random.oneIn(2)) {
       this.traced(`${owner.name} is killed`);
       owner.exit();
     }
-    for (let round = 0; round < ROUNDS_MAX; round++) {
+    if (this.ledgers.length > 1 && this.random.oneIn(3)) await this.#finishWithoutSome();
+    await this.#finishRounds(this.users, ROUNDS_MAX, () => this.#isQuiet());
+    for (const ledger of this.ledgers) ledger.checkAllReceived();
+    if (!this.#isQuiet()) throw new Violation("a message or a reply is still outstanding");
+    this.checkBlocks();
+    if (this.ledgers.length === 1) return;
+    for (const [shard, ledger] of this.ledgers.entries()) checkStoredBlocks(this.#ownerOf(shard)!.host!, ledger);
+    checkTickets(this.ledgers);
+  }
+
+  /** Users come back, and everything arrives, until that is so. */
+  async #finishRounds(users: readonly User[], roundsMax: number, isOver: () => boolean): Promise<void> {
+    for (let round = 0; round < roundsMax; round++) {
       for (const process of this.#processes) if (process.state === "claimed") await this.#takeOver(process);
-      if (this.#alive.length === 0) this.#start();
-      for (const user of this.users) this.comeBack(user, round);
+      this.#startMissing();
+      for (const user of users) this.comeBack(user, round);
       await this.#deliverEverything();
       await this.#pass(200);
       await this.#deliverEverything();
       this.#check();
-      if (this.#isQuiet()) break;
+      if (isOver()) return;
     }
-    this.ledger.checkAllReceived();
-    if (!this.#isQuiet()) throw new Violation("a message or a reply is still outstanding");
-    this.checkBlocks();
+  }
+
+  /** Some users stay away, and all shards learn that they are. */
+  async #finishWithoutSome(): Promise<void> {
+    const absent = this.users.filter(() => this.random.oneIn(3));
+    this.traced(`${absent.map(({ name }) => name).join(" and ")} stay away`);
+    for (const { program } of absent) program?.kill();
+    const present = this.users.filter((user) => !absent.includes(user));
+    const isOver = (): boolean =>
+      present.every(({ program }) => program?.ready === true) &&
+      absent.every(({ name, environment }) => !environment.ledger.online.has(name)) &&
+      this.#knowWhoIsOnline;
+    await this.#finishRounds(present, ABSENCE_ROUNDS, isOver);
+    if (!this.#knowWhoIsOnline) throw new Violation("a shard does not know who is online");
+  }
+
+  get #knowWhoIsOnline(): boolean {
+    return this.ledgers.every((_, shard) => {
+      const owner = this.#ownerOf(shard);
+      return owner !== undefined && knowsWhoIsOnline(owner.host!, this.ledgers);
+    });
+  }
+
+  #startMissing(): void {
+    while (this.#alive.length < this.ledgers.length) this.#start();
   }
 
   async #deliverEverything(): Promise<void> {
     await this.#settle();
+    this.#carry();
     for (let times = 0; times === 0 || this.links.some(({ busy }) => busy) || this.dialed.length > 0; times++) {
       if (times > 1000) throw new Violation("the network never becomes idle");
       this.deliverAll();
@@ -361,17 +471,18 @@ export class ClusterSimulation extends Crowd implements ClusterWorld {
 
   #isQuiet(): boolean {
     if (this.users.some(({ program }) => program === null || !program.ready || !program.idle)) return false;
-    return this.#alive.some(({ host, accepts, isDeposed }) => accepts && !isDeposed && host!.isQuiet);
+    if (this.ledgers.length > 1 && !this.#knowWhoIsOnline) return false;
+    return this.ledgers.every((_, shard) => this.#ownerOf(shard)?.isQuiet === true);
   }
 }
 
 /** Runs one seed. A failed seed runs again, the same way, to print its last steps. */
-export async function simulateCluster(seed: number): Promise<number> {
+export async function simulateCluster(seed: number, rules: ClusterRules = {}): Promise<number> {
   try {
-    return await new ClusterSimulation(seed).run();
+    return await new ClusterSimulation(seed, null, rules).run();
   } catch (error) {
     const trace: string[] = [];
-    await new ClusterSimulation(seed, trace).run().catch(() => {});
+    await new ClusterSimulation(seed, trace, rules).run().catch(() => {});
     console.log(`SEED=${seed}: ${String(error)}\n  ${trace.slice(-60).join("\n  ")}`);
     throw error;
   }

@@ -24,7 +24,9 @@ export abstract class Crowd implements Environment {
   readonly ledger = new Ledger();
   readonly random: Random;
   calm = false;
-  protected readonly users: User[];
+  protected users: User[];
+  protected names = NAMES;
+  protected verbs = VERBS;
   protected links: Link[] = [];
   protected dialed: DialedCall[] = [];
   /** Large messages, which reach the bounds. */
@@ -73,8 +75,8 @@ export abstract class Crowd implements Environment {
 
   /** At the end: blocks with a reply were made, and no others than those without a reply. */
   protected checkBlocks(): void {
-    for (const { name, blocksDone, blocksUnknown } of this.users) {
-      const acted = this.ledger.blocked.get(name) ?? 0;
+    for (const { name, blocksDone, blocksUnknown, environment } of this.users) {
+      const acted = environment.ledger.blocked.get(name) ?? 0;
       if (acted >= blocksDone && acted <= blocksDone + blocksUnknown) continue;
       throw new Violation(
         `${name} had ${blocksDone} blocks with ok, ${blocksUnknown} without a reply; the server made ${acted}`,
@@ -136,7 +138,7 @@ export abstract class Crowd implements Environment {
       program.abandon(random.oneIn(2));
     } else if (!program.ready) return;
     else if (what < 11) this.ask(user, program, "logout");
-    else for (let times = random.between(1, 4); times > 0; times--) this.ask(user, program, random.pick(VERBS));
+    else for (let times = random.between(1, 4); times > 0; times--) this.ask(user, program, random.pick(this.verbs));
   }
 
   protected login(user: User): void {
@@ -151,8 +153,17 @@ export abstract class Crowd implements Environment {
   protected ask(user: User, program: Program, verb: Verb): void {
     if (!program.ready) return;
     const request = this.request(program, verb);
+    if (verb === "private_answer") request.line = this.#answer(user);
     this.traced(`${user.name} requests: ${request.line.slice(0, 60).trimEnd()} (${request.line.length})`);
     program.ask(request);
+  }
+
+  /** To a user who has asked, if there is one. */
+  #answer({ name, environment }: User): string {
+    const { random } = this;
+    const askers = [...(environment.ledger.online.get(name)?.introductions.requests ?? [])];
+    const asker = random.pick(askers.length > 0 ? askers : this.names);
+    return `private_answer ${asker} ${random.oneIn(3) ? "no" : "yes"}\n`;
   }
 
   protected request(program: Program, verb: Verb): Request {
@@ -163,9 +174,10 @@ export abstract class Crowd implements Environment {
       const isLong = random.oneIn(this.large ? 2 : 5);
       const bytes = !isLong ? random.below(20) : this.large ? random.below(390_000) : random.below(120);
       request.text = `${verb[0]}${++this.#texts} ${"x".repeat(bytes)}`;
-      request.line = verb === "message" ? `message ${random.pick(NAMES)} ${request.text}` : `broadcast ${request.text}`;
-    } else if (verb === "block" || verb === "unblock") {
-      request.line = `${verb} ${random.pick(NAMES)}`;
+      request.line =
+        verb === "message" ? `message ${random.pick(this.names)} ${request.text}` : `broadcast ${request.text}`;
+    } else if (verb === "block" || verb === "unblock" || verb === "getaddress") {
+      request.line = `${verb} ${random.pick(this.names)}`;
     } else if (verb === "nonsense") {
       [request.text, request.line] = random.pick(NONSENSE);
       if (request.text === "line_too_long") request.line = "y".repeat(this.large ? 400_000 : 200 + random.below(50));

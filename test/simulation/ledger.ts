@@ -1,10 +1,11 @@
 import type { Session, SessionKind } from "../../src/chat/session.ts";
+import { Introductions } from "./introductions.ts";
 
 /** A behaviour that breaks the contract. */
 export class Violation extends Error {}
 
 /** An event about or from one user that a stream of another user must contain exactly once, in this order. */
-type Expected = "joined" | "left" | `left ${string}` | `message ${string}` | `broadcast ${string}`;
+export type Expected = "joined" | "left" | `left ${string}` | `message ${string}` | `broadcast ${string}`;
 
 /** One session, as the observer saw it begin and end. */
 export class ObservedSession {
@@ -13,6 +14,7 @@ export class ObservedSession {
   readonly session: Session;
   /** By the user that they are about: events that the stream must still deliver. */
   readonly expected = new Map<string, Expected[]>();
+  readonly introductions: Introductions;
   reason = "";
   /** The client has received the last line: a goodbye, or the reply to a logout. */
   isOver = false;
@@ -25,6 +27,7 @@ export class ObservedSession {
     this.crashes = crashes;
     this.user = session.account.name;
     this.kind = session.kind;
+    this.introductions = new Introductions(this.user, this.kind === "callback");
     this.session = session;
     this.lastLineMs = nowMs;
   }
@@ -85,6 +88,8 @@ export class Ledger {
   readonly #shownPlain = new Map<string, number>();
   /** `a b`: a blocks or has blocked b. */
   readonly #everBlocked = new Set<string>();
+  /** Another shard may owe a reply for a while, or be away. */
+  readonly hasNeighbours: boolean = false;
   /** The disk was full at some time. */
   hasRefused = false;
 
@@ -107,9 +112,33 @@ export class Ledger {
     for (const record of this.#records) record.count -= count;
   }
 
+  /** What follows is taken back by a kill before its record; `text` is that of a message. */
+  protected undoes(undo: () => void, text?: string): void {
+    this.#undo.push(undo);
+    if (text !== undefined) this.#pending.set(undo, text);
+  }
+
+  /** The message is not in a record yet. */
+  isPending(text: string): boolean {
+    return [...this.#pending.values()].includes(text);
+  }
+
+  /** That user is of another shard. */
+  isElsewhere(_user: string): boolean {
+    return false;
+  }
+
+  isAccepted(text: string): boolean {
+    return this.accepted.has(text);
+  }
+
+  wasBlocked(by: string, other: string): boolean {
+    return this.#everBlocked.has(`${by} ${other}`);
+  }
+
   /** A line about that message has arrived: it must be in a record. */
   checkDurable(text: string): void {
-    if ([...this.#pending.values()].includes(text)) throw new Violation(`a line left before its record: ${show(text)}`);
+    if (this.isPending(text)) throw new Violation(`a line left before its record: ${show(text)}`);
   }
 
   /** The server was killed: everything after the last record is undone, and all sessions are over. */
@@ -123,7 +152,7 @@ export class Ledger {
 
   /** `received=` of a login covers that message, whose reply the client never received. */
   checkActed(from: string, to: string, text: string): void {
-    if (this.accepted.has(text) || this.hasRefused || this.#everBlocked.has(`${to} ${from}`)) return;
+    if (this.accepted.has(text) || this.hasRefused || this.wasBlocked(to, from)) return;
     throw new Violation(`a message of ${from} was processed and lost: ${show(text)}`);
   }
 
@@ -175,6 +204,9 @@ export class Ledger {
     }
   }
 
+  /** A request leaves for another shard. */
+  forwards(_from: string, _line: string): void {}
+
   accepts(from: string, to: string, text: string, sent: boolean, unixMs: number): void {
     if (this.blocks(to, from))
       throw new Violation(`a message of ${from} was accepted for ${to}, who has blocked the sender`);
@@ -187,8 +219,7 @@ export class Ledger {
       this.accepted.delete(text);
       this.#pairs.set(pair, index);
     };
-    this.#undo.push(undo);
-    this.#pending.set(undo, text);
+    this.undoes(undo, text);
     if (!sent) return;
     const observed = this.online.get(to);
     if (observed === undefined) throw new Violation(`a message was "sent" to ${to}, who is offline`);
@@ -208,13 +239,23 @@ export class Ledger {
       this.#undo.push(observed.expect(from, `broadcast ${text}`));
       expected++;
     }
-    if (count !== expected) throw new Violation(`a broadcast went to ${count} instead of ${expected}`);
+    this.checkReceivers(count, expected);
     this.broadcasts.set(text, count);
     this.#undo.push(() => void this.broadcasts.delete(text));
   }
 
+  protected checkReceivers(count: number, expected: number): void {
+    if (count !== expected) throw new Violation(`a broadcast went to ${count} instead of ${expected}`);
+  }
+
+  /** A reply to `online`. */
+  checkListed(asker: string, line: string): void {
+    const expected = this.seenBy(asker);
+    if (line !== expected) throw new Violation(`${asker} saw "${line}" for "${expected}"`);
+  }
+
   /** The reply to `online` that this user must get. */
-  seenBy(asker: string): string {
+  protected seenBy(asker: string): string {
     const names = [...this.online.keys()].filter((name) => name !== asker && !this.blocks(name, asker));
     return ["ok", ...names.sort()].join(" ");
   }

@@ -54,6 +54,8 @@ export class Link implements Transport {
    * their messages are only guaranteed until the kernel has taken them, so the network must lose none here.
    */
   lossless = false;
+  /** The client takes bytes from its kernel. */
+  clientReads: () => boolean = () => true;
   /** The network does not cut it. */
   protected = false;
   #full = false;
@@ -94,7 +96,7 @@ export class Link implements Transport {
   }
 
   get #downIsBusy(): boolean {
-    if (this.#cut && !this.lossless && !this.#clientWillClose) return false;
+    if (!this.clientReads() || (this.#cut && !this.lossless && !this.#clientWillClose)) return false;
     return this.down !== "" || (this.#clientOpen && (this.#clientWillClose || this.#downEnded));
   }
 

@@ -4,7 +4,17 @@ import { PASSWORD } from "./host.ts";
 import { type Ledger, type ObservedSession, Violation, show } from "./ledger.ts";
 import type { ClientEnd, Link } from "./network.ts";
 
-export type Verb = "message" | "broadcast" | "online" | "block" | "unblock" | "alive" | "logout" | "nonsense";
+export type Verb =
+  | "message"
+  | "broadcast"
+  | "online"
+  | "block"
+  | "unblock"
+  | "alive"
+  | "logout"
+  | "nonsense"
+  | "getaddress"
+  | "private_answer";
 
 /** One request, from its creation until its reply is received. */
 export interface Request {
@@ -83,7 +93,8 @@ export class User {
     const { saved } = this;
     this.lostLogins++;
     const after = saved === null ? "" : ` after=${saved.token}:${saved.received}`;
-    return `login ${this.name} ${PASSWORD}${option}${after}\n`;
+    const listen = this.environment.ledger.hasNeighbours ? " listen=5000" : "";
+    return `login ${this.name} ${PASSWORD}${option}${listen}${after}\n`;
   }
 
   /** The connection was refused, or the disk was full, so that no resumable or callback session can begin. */
@@ -151,7 +162,8 @@ export class User {
         throw new Violation(`${this.name} received "${line}", but its session ended as "${observed.reason}"`);
       observed.isOver = true;
       return false;
-    } else throw new Violation(`${this.name} received an unknown line: ${show(line)}`);
+    } else if (!ledger.hasNeighbours || (line !== "waiting" && !observed.introductions.event(verb, from)))
+      throw new Violation(`${this.name} received an unknown line: ${show(line)}`);
     return true;
   }
 
@@ -166,6 +178,10 @@ export class User {
     if (!this.#fits(observed, request, line)) {
       throw new Violation(`${this.name}: "${show(request.line.trimEnd())}" at ${request.end} got "${show(line)}"`);
     }
+    if (line === "ok asked") {
+      const other = request.line.split(/\s/)[1]!;
+      observed.introductions.accepted(other, this.environment.ledger.isElsewhere(other));
+    }
     if (request.verb === "message" && isOk(line)) this.environment.ledger.checkDurable(request.text);
     if (request.verb === "logout" && observed.kind !== "callback") observed.isOver = true;
     if ((request.verb === "block" || request.verb === "unblock") && line === "ok") this.blocksDone++;
@@ -174,11 +190,14 @@ export class User {
   #fits({ kind, session }: ObservedSession, { verb, text, acks, end }: Request, line: string): boolean {
     const { ledger } = this.environment;
     if (isRefused(line) && ["message", "broadcast", "block", "unblock"].includes(verb)) {
-      return ledger.hasRefused && !ledger.accepted.has(text) && !ledger.broadcasts.has(text);
+      return ledger.hasRefused && !ledger.isAccepted(text) && !ledger.broadcasts.has(text);
+    }
+    if (isBusy(line) && ["message", "block", "unblock", "getaddress"].includes(verb)) {
+      return ledger.hasNeighbours && !ledger.isAccepted(text);
     }
     switch (verb) {
       case "message":
-        return line === "err blocked" ? !ledger.accepted.has(text) : isOk(line) && ledger.accepted.has(text);
+        return line === "err blocked" ? !ledger.isAccepted(text) : isOk(line) && ledger.isAccepted(text);
       case "broadcast":
         return line === `ok ${ledger.broadcasts.get(text)}`;
       case "online":
@@ -187,6 +206,12 @@ export class User {
         return ["ok", "err already_blocked", "err bad_request nobody blocks themselves"].includes(line);
       case "unblock":
         return line === "ok" || line === "err not_blocked";
+      case "getaddress":
+        return (
+          line === "ok asked" || /^err (blocked|offline|not_listening|already_asked|busy|bad_request)\b/.test(line)
+        );
+      case "private_answer":
+        return line === "ok" || line === "err no_request";
       case "logout":
         return line === "ok";
       case "nonsense":
@@ -205,6 +230,11 @@ export class User {
 /** The disk is full. */
 export function isRefused(line: string): boolean {
   return line.startsWith("err internal the disk refuses");
+}
+
+/** The shard of the user whom the request names cannot be reached, or takes no more. */
+function isBusy(line: string): boolean {
+  return line.startsWith("err busy the server of that user") || line.startsWith("err busy too many requests wait");
 }
 
 /** The server refused the connection, or a login because it drains, and has not processed a request of it. */

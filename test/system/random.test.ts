@@ -3,8 +3,10 @@ import { describe, expect, test } from "bun:test";
 import { Runner, describe as describeFailure } from "../fuzz/runner.ts";
 import { targets } from "../fuzz/targets.ts";
 import * as cluster from "../simulation/cluster-rules.ts";
+import { SHARDS, simulateCluster } from "../simulation/cluster.ts";
 import { LogDisk } from "../simulation/log-disk.ts";
 import { RARE_RULES, isFound } from "../simulation/rules.ts";
+import { RARE_SHARD_RULES, SHARD_RULES } from "../simulation/shard-rules.ts";
 import { simulate } from "../simulation/simulation.ts";
 import { seedFor, seedsFor } from "../support/random.ts";
 
@@ -12,6 +14,8 @@ import { seedFor, seedsFor } from "../support/random.ts";
 const SEEDS_MAX = 5000;
 /** The same for a cluster: one of two hundred. */
 const CLUSTER_SEEDS_MAX = 2500;
+/** The same for three shards: one of thirty. */
+const SHARD_SEEDS_MAX = 400;
 
 test("the simulation of one server holds for two thousand seeds", () => {
   for (const seed of seedsFor("simulation", 2000)) simulate(seed);
@@ -19,6 +23,10 @@ test("the simulation of one server holds for two thousand seeds", () => {
 
 test("the simulation of takeovers holds for five hundred seeds", () => {
   for (const seed of seedsFor("takeovers", 500)) simulate(seed, { DiskOf: LogDisk });
+}, 600_000);
+
+test("the simulation of three shards holds for a hundred seeds", async () => {
+  for (const seed of seedsFor("shards", 100)) await simulateCluster(seed, { shards: SHARDS });
 }, 600_000);
 
 test("every fuzz target holds for the inputs of twenty seconds", async () => {
@@ -42,5 +50,14 @@ describe("the simulation of a cluster fails when this rule is broken:", () => {
     "%s",
     async (_, rule) => expect(await cluster.isFound(rule, seeds)).toBe(true),
     900_000,
+  );
+});
+
+describe("the simulation of three shards fails when this rule is broken:", () => {
+  const seeds = seedsFor("shard rules", SHARD_SEEDS_MAX);
+  test.each(Object.entries({ ...SHARD_RULES, ...RARE_SHARD_RULES }))(
+    "%s",
+    async (_, rule) => expect(await cluster.isFound(rule, seeds)).toBe(true),
+    300_000,
   );
 });
