@@ -1,7 +1,7 @@
 /**
  * A cluster under chaos: owners of several shards and spares on a real engine of the shared log. Servers are killed,
- * paused, drained, ended with SIGTERM and started again; servers of the engine are killed and paused. Clients reach any
- * of the servers through a balancer: those that do not own the shard of a user relay to its owner.
+ * paused, drained, ended with SIGTERM and started again; servers of the engine are killed and paused. Each connection
+ * of a client is to any of the servers: those that do not own the shard of its user relay to the owner.
  */
 import { join } from "node:path";
 import { Program, within } from "../../../bench/program.ts";
@@ -9,7 +9,6 @@ import { initLog } from "../../../src/cluster/open-log.ts";
 import { NatsEngine, hasNats } from "../../support/nats-engine.ts";
 import { PostgresEngine, postgresPrograms } from "../../support/postgres-engine.ts";
 import type { Random } from "../../support/random.ts";
-import { Proxy } from "./fault-proxy.ts";
 import { ANSWER_MS, AWAY_MS, type Look, Member } from "./member.ts";
 import { Outages } from "./outages.ts";
 import { type ServerObserver, type ServerSpec, type ServersUnderChaos, serveOptions } from "./server.ts";
@@ -66,9 +65,9 @@ export class ChaosCluster implements ServersUnderChaos {
   readonly #random: Random;
   readonly #observer: ServerObserver;
   readonly #fail: (error: Error) => void;
-  readonly #balancer = new Proxy(0);
-  readonly #webBalancer = new Proxy(0);
   readonly #members: Member[] = [];
+  /** Those that took clients when they were last asked. */
+  #ready: Member[] = [];
   #engines: Engine[] = [];
   /** By shard; null before the first one. */
   readonly #owners: (Member | null)[];
@@ -107,11 +106,11 @@ export class ChaosCluster implements ServersUnderChaos {
   }
 
   get port(): number {
-    return this.#balancer.port;
+    return this.#random.pick(this.#ready).port;
   }
 
   get webPort(): number {
-    return this.#webBalancer.port;
+    return this.#random.pick(this.#ready).webPort;
   }
 
   get faults(): string {
@@ -153,7 +152,7 @@ export class ChaosCluster implements ServersUnderChaos {
     return Promise.all(this.#members.map((member) => member.look()));
   }
 
-  /** Notes the owners, and points the balancer to any server that takes clients. */
+  /** Notes the owners, and who takes clients. */
   async #findOwners(): Promise<void> {
     if (this.#isPolling) return;
     this.#isPolling = true;
@@ -169,10 +168,7 @@ export class ChaosCluster implements ServersUnderChaos {
       this.#owners[shard] = owner;
     }
     const ready = this.#members.filter((_, i) => seen[i]!.isReady);
-    if (ready.length === 0) return;
-    const target = this.#random.pick(ready);
-    this.#balancer.moveTo(target.port);
-    this.#webBalancer.moveTo(target.webPort);
+    if (ready.length > 0) this.#ready = ready;
   }
 
   /** Each shard has an owner, with links to all others. */
@@ -294,8 +290,6 @@ export class ChaosCluster implements ServersUnderChaos {
   async stop(): Promise<void> {
     if (this.#poll !== null) clearInterval(this.#poll);
     for (const member of this.#members) member.stop();
-    this.#balancer.stop();
-    this.#webBalancer.stop();
     await Promise.all([...Program.running].map((program) => program.stop()));
     await Promise.all([PostgresEngine.closeAll(), NatsEngine.closeAll()]);
   }

@@ -180,7 +180,7 @@ class Chaos {
     const size = usersPerProcess(clients);
     for (let first = 0; first < clients; first += size) {
       const isOverWeb = isWeb(first, clients);
-      const port = isOverWeb ? this.#server.webPort : this.#server.port;
+      const port = (): number => (isOverWeb ? this.#server.webPort : this.#server.port);
       const observe = (): Observer => (isOverWeb ? new WebObserver(this.#observe()) : this.#observe());
       const proxy = new Proxy(port, this.#faultModel, observe, freePort());
       const count = Math.min(size, clients - first);

@@ -27,7 +27,7 @@ export interface ServerObserver {
 
 /** What chaos needs of a server, and what a single one and a cluster have in common. */
 export interface ServersUnderChaos {
-  /** Where the clients connect, over TCP and over WebSocket. */
+  /** Where the next connection of a client goes, over TCP and over WebSocket. */
   readonly port: number;
   readonly webPort: number;
   /** Rejects when a server does not start, or ends by itself. */
