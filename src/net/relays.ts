@@ -18,8 +18,9 @@ import { Relay, type RelayCounts, type RelayHub } from "./relay.ts";
 const NONE: readonly number[] = [];
 
 export interface RelaysOptions extends Pick<OwnerLinkOptions, "secret" | "dial"> {
-  /** Has the sessions of this server's own shard; none in a spare. */
   chat: Chat;
+  /** The shard whose sessions `chat` has; null for a gateway, also when its process owns a shard by now. */
+  home: number | null;
   directory: Directory;
   counts: RelayCounts;
   log: Logger;
@@ -33,6 +34,7 @@ export class Relays implements LoginRelay, RelayHub {
   readonly retry: TimerKind<Relay>;
   readonly late: TimerKind<Relay>;
   readonly #chat: Chat;
+  readonly #home: number | null;
   readonly #options: OwnerLinkOptions;
   readonly #log: Logger;
   /** By shard: attempts to connect to the present owner. */
@@ -40,11 +42,12 @@ export class Relays implements LoginRelay, RelayHub {
   /** By shard: the last failure that was logged; empty after a success. */
   readonly #logged: string[];
 
-  constructor({ chat, directory, secret, dial, counts, log }: RelaysOptions) {
+  constructor({ chat, home, directory, secret, dial, counts, log }: RelaysOptions) {
     this.directory = directory;
     this.counts = counts;
     this.wheel = chat.wheel;
     this.#chat = chat;
+    this.#home = home;
     this.#options = { secret, dial, self: "relay" };
     this.#log = log;
     this.#dials = Array.from({ length: directory.shards }, () => 0);
@@ -66,7 +69,8 @@ export class Relays implements LoginRelay, RelayHub {
 
   /** The shards to ask, one after another; none when the rules of this server apply. */
   #shardsFor(verb: Verb, request: Request): readonly number[] {
-    const { shards, home } = this.directory;
+    const { shards } = this.directory;
+    const home = this.#home;
     if (verb === "login") {
       const shard = shardOf(request.bytes, request.starts[0]!, request.ends[0]!, shards);
       return shard === home ? NONE : [shard];

@@ -314,11 +314,11 @@ export class ClusterNode implements Ownership {
     this.#port.stop();
   }
 
-  newRelays({ chat, turn }: Pick<Core, "chat" | "turn">): Relays {
+  newRelays({ chat, turn }: Pick<Core, "chat" | "turn">, home: number | null): Relays {
     const { directory, relayCounts: counts } = this;
     const { log } = this.#options;
     const dial = dialOwner(this.#port.tls, () => turn.begin());
-    return new Relays({ chat, directory, secret: this.#sharedLog.secret, dial, counts, log });
+    return new Relays({ chat, home, directory, secret: this.#sharedLog.secret, dial, counts, log });
   }
 
   /** For commands that concern other shards. */

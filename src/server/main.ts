@@ -142,7 +142,7 @@ async function serve(args: string[], outputs: Log[]): Promise<void> {
       void node.release().then(() => exit(0));
     };
     await admin?.listen();
-    gateway = new Gateway(config, (core) => node.newRelays(core), log, CLOCK, webPort);
+    gateway = new Gateway(config, (core) => node.newRelays(core, null), log, CLOCK, webPort);
     metrics.server = gateway.measured;
     ports.open(config, gateway.handlers);
     gateway.start();

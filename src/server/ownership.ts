@@ -11,8 +11,8 @@ export interface Ownership {
   readonly shard: number;
   /** How many shards the cluster has. */
   readonly shardCount: number;
-  /** Passes clients on to the owners of the other shards. */
-  newRelays(core: Pick<Core, "chat" | "turn">): Relays;
+  /** Passes clients on to the owners of all shards except `home`, whose users the core has. */
+  newRelays(core: Pick<Core, "chat" | "turn">, home: number | null): Relays;
   /** The links to the owners of the other shards; they do not connect yet. */
   newLinks(core: Core): NeighbourLinks;
   /** The clients of gateways are connections of this server from now on, and after `closePort` no new ones. */

@@ -106,7 +106,7 @@ export class Server {
       observer: this.counters,
       shards: hasNeighbours ? { home: ownership.shard, count: ownership.shardCount, warn } : null,
     });
-    this.#relays = this.#core.chat.loginRelay = ownership?.newRelays(this.#core) ?? null;
+    this.#relays = this.#core.chat.loginRelay = ownership?.newRelays(this.#core, ownership.shard) ?? null;
     this.#links = hasNeighbours ? ownership.newLinks(this.#core) : null;
     this.#admission = new Admission(this.#core.connections, config.proxyFrom, log);
     this.#maintenance = new Maintenance(this.#core, store, this.#admission, log, this.#report);

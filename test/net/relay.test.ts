@@ -24,6 +24,7 @@ let world: World;
 let directory: Directory;
 let counts: RelayCounts;
 let relays: Relays;
+let create: (home: number | null) => Relays;
 let ends: OwnerEnd[];
 let logged: string[];
 
@@ -35,9 +36,14 @@ beforeEach(() => {
   const dial = (owner: Owner, events: DialEvents): void => void ends.push(new OwnerEnd(owner, events, world));
   directory = new Directory(3);
   counts = new RelayCounts();
-  relays = new Relays({ chat: world.chat, directory, secret: SECRET, dial, counts, log });
-  world.chat.loginRelay = relays;
+  create = (home) => new Relays({ chat: world.chat, home, directory, secret: SECRET, dial, counts, log });
+  world.chat.loginRelay = relays = create(null);
 });
+
+/** The server has the users of that shard. */
+function own(shard: number): void {
+  world.chat.loginRelay = relays = create(shard);
+}
 
 /** The shared log shows this owner of shard 2. */
 function setOwner(owner: Owner | null, epoch = owner?.epoch ?? directory.epochOf(2)): void {
@@ -71,6 +77,19 @@ describe("a client of a gateway", () => {
       "err unknown_command",
     ]);
     expect(ends).toHaveLength(0);
+  });
+
+  test("waits for the owner when the process of the gateway itself owns the shard and still reads its log", () => {
+    directory.home = 2;
+    setOwner(null, OWNER.epoch);
+    const client = new Wire({}, world);
+    expect(client.say(LOGIN)).toEqual([]);
+    expect(new Wire({}, world).say(`resume ${TOKEN} 0`)).toEqual([]);
+    setOwner(NEXT);
+    const [end] = ends as [OwnerEnd];
+    end.greet();
+    end.say(`${OK}\n`);
+    expect(client.read()).toEqual([OK]);
   });
 
   test("logs in at the owner: its line follows the proof and a header with its address, and nothing else", () => {
@@ -288,7 +307,7 @@ describe("of several shards", () => {
   test("the owner of one relays only what is for the others, and never what was relayed to it", () => {
     world.chat.accounts.add("alice", "secret");
     owned();
-    directory.home = 2;
+    own(2);
     const client = new Wire({}, world);
     expect(client.say("login alice x", "resume token00000000000000000001 0")).toEqual([
       "err wrong_password 2",
@@ -307,7 +326,7 @@ describe("of several shards", () => {
 
   test("the owner of one asks the others for a token from before the cluster that it does not know", () => {
     world.chat.accounts.add("alice", "secret");
-    directory.home = 2;
+    own(2);
     const client = new Wire({}, world);
     const [, token] = client.say("login alice secret resumable")[0]!.split(" ");
     expect(token).toHaveLength(25);
@@ -325,7 +344,7 @@ describe("of several shards", () => {
 
   test("a callback session of a client on the machine of the gateway is refused elsewhere, and others are not", () => {
     world.chat.accounts.add("alice", "secret");
-    directory.home = 2;
+    own(2);
     const login = (address: string): string[] =>
       new Wire({}, world, undefined, false, address, true).say("login alice secret callback=5000");
     expect(login("127.0.0.1")).toEqual([

@@ -54,7 +54,7 @@ export class WireGateway {
     const { directory, counts } = this;
     const newRelays = ({ chat, turn }: Pick<Core, "chat" | "turn">): Relays => {
       const dial = dialOwner(tlsOf(gatewayTls), () => turn.begin());
-      return new Relays({ chat, directory, secret, dial, counts, log });
+      return new Relays({ chat, home: null, directory, secret, dial, counts, log });
     };
     this.gateway = new Gateway(config, newRelays, log, CLOCK, webPort);
     this.ports.open(config, this.gateway.handlers);

@@ -59,7 +59,7 @@ export class WireCluster {
 
   async #start(): Promise<void> {
     const spare = await this.#open(new SpareLog(this.#engine));
-    this.#gateway = new Gateway(this.#config, (core) => spare.newRelays(core), this.#log, CLOCK);
+    this.#gateway = new Gateway(this.#config, (core) => spare.newRelays(core, null), this.#log, CLOCK);
     this.#ports.handle(this.#gateway.handlers);
     this.#gateway.start();
     void spare.own(() => {});

@@ -40,9 +40,9 @@ export class WireShard {
     const newOwnership = (log: BoundedLog): Ownership => ({
       shard,
       shardCount: directory.shards,
-      newRelays: ({ chat, turn }) => {
+      newRelays: ({ chat, turn }, home) => {
         const dial = dialOwner(cluster.tls, () => turn.begin());
-        return new Relays({ chat, directory, secret, dial, counts: new RelayCounts(), log });
+        return new Relays({ chat, home, directory, secret, dial, counts: new RelayCounts(), log });
       },
       newLinks: ({ connections, foreignRequests: requests, neighbourEvents, turn }: Core) => {
         const dial = dialOwner(cluster.tls, () => turn.begin());

@@ -16,7 +16,7 @@ test("every message arrives once and in order under cuts, stalls and kills", asy
   const count = (what: string): number => Number(new RegExp(`^${what} +(\\d+)$`, "m").exec(out)?.[1]);
   // The whole report is the explanation of a failure.
   if (code !== 0) throw new Error(`${out}${err}`);
-  expect(out).toContain("60 clients (5 callback, 20 over WebSocket) in 3 processes");
+  expect(out).toContain("60 clients (5 callback, 5 plain, 20 over WebSocket) in 3 processes");
   for (const never of ["lost", "twice", "disordered", "other faults"]) expect(count(never)).toBe(0);
   // A short run may have no stall and no resume.
   const faults = [

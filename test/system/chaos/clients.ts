@@ -67,6 +67,11 @@ export function isCallback(index: number, users: number): boolean {
   return index % 8 === 3 && !isWeb(index, users);
 }
 
+/** One user in eight has a plain session: what is on its way is lost with the connection. */
+export function isPlain(index: number, users: number): boolean {
+  return index % 8 === 5 && !isWeb(index, users);
+}
+
 /** The text of a numbered message. Lengths vary and some characters are not ASCII, so cuts hit every part of a line. */
 export function textOf(number: number): string {
   const long = number % 41 === 7 ? 2500 : 0;
@@ -125,6 +130,10 @@ class ChaosUser {
     this.#write("run");
   }
 
+  get #isPlain(): boolean {
+    return isPlain(this.#index, this.#spec.users);
+  }
+
   get isLoggedIn(): boolean {
     return this.#isLoggedIn;
   }
@@ -146,7 +155,7 @@ class ChaosUser {
         await client.login(this.user, PASSWORD);
         this.#isLoggedIn = true;
         const reason = await client.ended;
-        if (!this.#isLeaving) this.#write(`ended ${reason}`);
+        if (!this.#isLeaving && !this.#isPlain) this.#write(`ended ${reason}`);
       } catch (error) {
         const { code } = error as NodeJS.ErrnoException;
         const refused = ["unknown_user", "wrong_password", "bad_request", "locked_out", "unknown_session"];
@@ -171,7 +180,7 @@ class ChaosUser {
         if (verb === "message") this.#write(`${verdict} ${to} ${number} ${error?.code ?? "recovered"}`);
       },
     };
-    const session = isCallback(this.#index, users) ? "callback" : "resumable";
+    const session = this.#isPlain ? "plain" : isCallback(this.#index, users) ? "callback" : "resumable";
     this.#client = isWeb(this.#index, users)
       ? new WebChatClient({ ...options, url: `ws://127.0.0.1:${port}/chat` })
       : new ChatClient({ ...options, host: "127.0.0.1", port, session });
@@ -271,6 +280,7 @@ class ChaosUser {
     const code = await request.then(() => "ok", codeOf);
     const isDone = code === "ok" || (state === "unknown" && ["already_blocked", "not_blocked"].includes(code));
     if (isDone) block.set(wanted);
+    else if (code === "busy") block.set(state);
     else if (!isUnknown(code)) this.#write(`fault ${other} was ${state} and should be ${wanted}: ${code}`);
     block.isPending = false;
     this.#completed(`b ${other} ${block.state}`);

@@ -88,10 +88,6 @@ class Direction {
     this.#pump();
   }
 
-  get isHolding(): boolean {
-    return this.#waiting.length > 0;
-  }
-
   push(chunk: Buffer): void {
     if (chunk.length === 0) return;
     this.#waiting.push(chunk);
@@ -199,10 +195,13 @@ class Connection {
     this.down.release();
   }
 
-  /** One side has closed. What it sent is still forwarded, except a login: it is dropped, as after a reset. */
+  /**
+   * One side has closed. What it sent is still forwarded, except a login without a reply: its client has reset the
+   * connection before it logs in again.
+   */
   closed(socket: ProxySocket): void {
     if (this.#isClosed) return;
-    if (socket === this.#client && this.up.isHolding && this.#observer?.isLoggingIn === true) return this.cut(true);
+    if (socket === this.#client && this.#observer?.isLoggingIn === true) return this.cut(true);
     this.directionTo(socket).drop();
     if (socket === this.#client && this.#server === null) this.#isClosed = true;
     else this.directionFrom(socket).finish();
@@ -228,7 +227,7 @@ export class Proxy {
   readonly #open = new Set<Connection>();
   readonly #faults: FaultModel | null;
   readonly #observe: () => Observer | null;
-  #serverPort: number;
+  #serverPort: () => number;
   /** New connections are closed at once. */
   refuses = false;
   /** Bytes of all connections together until the next cut; -1 for no limit. */
@@ -237,9 +236,14 @@ export class Proxy {
   accepted = 0;
   cuts = 0;
 
-  /** Forwards connections from `port` (0 for a free one) to `serverPort`. */
-  constructor(serverPort: number, faults: FaultModel | null = null, observe = (): Observer | null => null, port = 0) {
-    this.#serverPort = serverPort;
+  /** Forwards connections from `port` (0 for a free one) to `serverPort`, which is asked for each connection. */
+  constructor(
+    serverPort: number | (() => number),
+    faults: FaultModel | null = null,
+    observe = (): Observer | null => null,
+    port = 0,
+  ) {
+    this.#serverPort = typeof serverPort === "number" ? () => serverPort : serverPort;
     this.#faults = faults;
     this.#observe = observe;
     this.#listener = this.#listen(port);
@@ -257,7 +261,7 @@ export class Proxy {
 
   /** Forwards new connections to another port. */
   moveTo(port: number): void {
-    this.#serverPort = port;
+    this.#serverPort = () => port;
   }
 
   /** Whether the proxy listens. Open connections are not affected. */
@@ -300,7 +304,7 @@ export class Proxy {
     this.#open.add(connection);
     Bun.connect<Connection | null>({
       hostname: "127.0.0.1",
-      port: this.#serverPort,
+      port: this.#serverPort(),
       data: connection,
       socket: {
         ...this.#handlers,

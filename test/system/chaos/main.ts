@@ -7,13 +7,14 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { type CommandLine, runProgram } from "../../../bench/command-line.ts";
 import { Random } from "../../support/random.ts";
-import { isCallback, isWeb, nameOf, usersPerProcess } from "./clients.ts";
+import { isCallback, isPlain, isWeb, nameOf, usersPerProcess } from "./clients.ts";
 import { Group } from "./group.ts";
 import { PipeReader } from "./pipe.ts";
 import { freePort } from "../../support/free-port.ts";
 import { ChaosCluster, ENGINES, type EngineName } from "./cluster.ts";
 import { ChaosServer, IDLE_TIMEOUT_S, type ServersUnderChaos } from "./server.ts";
 import { type DeliveryTally, Verdict, describe, isClean } from "./verdict.ts";
+import { type RecordTally, checkRecords } from "./records.ts";
 import { ReferenceModel } from "./reference-model.ts";
 import { Program, within } from "../../../bench/program.ts";
 import { type Observer, Proxy, RandomFaults } from "./fault-proxy.ts";
@@ -31,23 +32,25 @@ the logs of all clients and of the servers of a cluster is kept, and its path pr
   --clients <number>       number of users, 2 to 2000 (200)
   --server-kills <number>  kills of the server, some of them during its start, 0 to 10000 (one in 3 s)
   --durability <level>     durability of the server: none, process or power (process)
-  --cluster <engine>       three servers of a cluster on PostgreSQL or three NATS servers: postgres or nats; kills are
-                           then faults of all kinds: servers and engines are killed, paused, and ended (one in 8 s)
+  --cluster <engine>       a cluster on PostgreSQL or three NATS servers: postgres or nats; kills are then faults of all
+                           kinds: servers and engines are killed, paused, drained and ended (one in 6 s)
+  --shards <number>        shards of the cluster, 1 to 8 (3); it has two more servers
   --limit-loopback         applies the limits per address to loopback, so that many connections are refused
   --help                   prints this page
 
 Exit code: 0 when every message arrived once and in order; 1 otherwise; 2 for an invalid command line.
 `;
 
-const OPTIONS = ["seed", "seconds", "clients", "server-kills", "durability", "cluster"] as const;
+const OPTIONS = ["seed", "seconds", "clients", "server-kills", "durability", "cluster", "shards"] as const;
 
+const NO_RECORDS: RecordTally = { checked: 0, unchecked: 0, crossed: 0, missing: [] };
 const MESSAGES_PER_CLIENT = 4;
 const STEP_MS = 50;
 /** At each step, one connection in FAULT_ODDS is cut or stalled. */
 const FAULT_ODDS = 200;
 const SECONDS_PER_SERVER_KILL = 3;
 /** Longer, since a cluster needs 3 s to notice the death of its owner: clients must get something done in between. */
-const SECONDS_PER_CLUSTER_FAULT = 8;
+const SECONDS_PER_CLUSTER_FAULT = 6;
 /** Limits: until a program is ready; until everything has arrived; without news before the end; until an exit. */
 const READY_MS = 30_000;
 const SETTLE_MS = 30_000;
@@ -62,6 +65,7 @@ interface Options {
   durability: string;
   /** Null for a server of its own. */
   cluster: EngineName | null;
+  shards: number;
   limitLoopback: boolean;
 }
 
@@ -76,6 +80,7 @@ function parseOptions(line: CommandLine<(typeof OPTIONS)[number], "limit-loopbac
     serverKills: line.number("server-kills", Math.min(10_000, Math.round(seconds / secondsPerKill)), 0, 10_000),
     durability: line.choice("durability", "process", ["none", "process", "power"]),
     cluster,
+    shards: line.number("shards", 3, 1, 8),
     limitLoopback: line.flag("limit-loopback"),
   };
 }
@@ -108,8 +113,8 @@ class Chaos {
     this.#options = options;
     this.#random = new Random(options.seed);
     this.#faultModel = new RandomFaults(this.#random);
-    this.#verdict = new Verdict(this.#folder, options.clients);
-    const { durability, limitLoopback, cluster } = options;
+    this.#verdict = new Verdict(this.#folder, options.clients, options.cluster === null ? 1 : options.shards);
+    const { durability, limitLoopback, cluster: engine, shards } = options;
     const spec = { folder: this.#folder, users: options.clients + 2, durability, limitLoopback };
     const observer = {
       fault: (what: string) => void this.#faults.push(what),
@@ -118,9 +123,9 @@ class Chaos {
       starting: () => this.#setServerPresent(true),
     };
     this.#server =
-      cluster === null
+      engine === null
         ? new ChaosServer(spec, this.#random, observer)
-        : new ChaosCluster(spec, cluster, this.#random, observer);
+        : new ChaosCluster({ ...spec, engine, shards }, this.#random, observer);
   }
 
   run(): Promise<boolean> {
@@ -164,7 +169,9 @@ class Chaos {
     tally.lost.push(...lost);
     tally.twice.push(...twice);
     tally.disordered.push(...disordered);
-    return this.#report(tally);
+    const records = await this.#checkRecords();
+    tally.lost.push(...records.missing);
+    return this.#report(tally, records);
   }
 
   #startClients(): void {
@@ -173,7 +180,7 @@ class Chaos {
     const size = usersPerProcess(clients);
     for (let first = 0; first < clients; first += size) {
       const isOverWeb = isWeb(first, clients);
-      const port = isOverWeb ? this.#server.webPort : this.#server.port;
+      const port = (): number => (isOverWeb ? this.#server.webPort : this.#server.port);
       const observe = (): Observer => (isOverWeb ? new WebObserver(this.#observe()) : this.#observe());
       const proxy = new Proxy(port, this.#faultModel, observe, freePort());
       const count = Math.min(size, clients - first);
@@ -189,7 +196,7 @@ class Chaos {
       port: this.#groups[0]!.proxy.port,
       reader,
       sender,
-      mayGiveUp: this.#options.cluster !== null,
+      isCluster: this.#options.cluster !== null,
     };
     this.#pipe = new PipeReader(spec, this.#random, (what) => this.#faults.push(what));
     this.#pipe.start();
@@ -315,13 +322,20 @@ class Chaos {
       throw new Error("a client process does not end after its users logged out");
   }
 
+  /** In a cluster the log has a record of each `ok`. */
+  async #checkRecords(): Promise<RecordTally> {
+    const { url } = this.#server;
+    return url === "" ? NO_RECORDS : checkRecords(url, this.#verdict.acceptedMessages);
+  }
+
   /** Prints the result. Returns whether there was no error. */
-  #report(tally: DeliveryTally): boolean {
+  #report(tally: DeliveryTally, { checked, unchecked, crossed }: RecordTally): boolean {
     const { seed, seconds, clients } = this.#options;
     tally.faults.unshift(...this.#faults);
     const all = Array.from({ length: clients }, (_, index) => index);
     const callbacks = all.filter((index) => isCallback(index, clients)).length;
     const web = all.filter((index) => isWeb(index, clients)).length;
+    const plain = all.filter((index) => isPlain(index, clients)).length;
     const counts = {
       cuts: this.#allCuts,
       outages: this.#groups.reduce((sum, { outages }) => sum + outages, 0),
@@ -336,8 +350,11 @@ class Chaos {
       fetched: this.#pipe!.shown,
       calls: this.#callbackProxies.values().reduce((sum, { accepted }) => sum + accepted, 0),
       users: clients,
+      recordsChecked: checked,
+      recordsUnchecked: unchecked,
+      crossed,
     };
-    const who = `${clients} clients (${callbacks} callback, ${web} over WebSocket) in ${this.#groups.length} processes`;
+    const who = `${clients} clients (${callbacks} callback, ${plain} plain, ${web} over WebSocket) in ${this.#groups.length} processes`;
     process.stdout.write(
       `seed ${seed}, ${seconds} s, ${who}\n${this.#server.faults}${describe({ ...tally, ...counts })}`,
     );

@@ -1,4 +1,4 @@
-/** The times without service of a cluster, and the faults around each of them. */
+/** The times without service of each shard of a cluster, and the faults around each of them. */
 
 interface Span {
   what: string;
@@ -21,7 +21,8 @@ export class Outages {
   readonly #faults: Span[] = [];
   readonly #outages: Span[] = [];
   readonly #nowMs: () => number;
-  #servedMs = -1;
+  /** By shard: when it was last seen with service; missing before the first time and during an outage. */
+  readonly #servedMs = new Map<number, number>();
 
   constructor(nowMs = () => performance.now()) {
     this.#nowMs = nowMs;
@@ -39,15 +40,17 @@ export class Outages {
     span.endedMs = this.#nowMs();
   }
 
-  /** A look at the servers has shown whether one of them serves clients. Nothing counts before the first one does. */
-  seen(isServed: boolean, nowMs = this.#nowMs()): void {
+  /** A look at the servers has shown whether one of them serves that shard. Nothing counts before the first one does. */
+  seen(shard: number, isServed: boolean, nowMs = this.#nowMs()): void {
+    const what = `shard ${shard}`;
+    const servedMs = this.#servedMs.get(shard);
     if (isServed) {
-      const last = this.#outages.at(-1);
+      const last = this.#outages.findLast((outage) => outage.what === what);
       if (last?.endedMs === Number.POSITIVE_INFINITY) last.endedMs = nowMs;
-      this.#servedMs = nowMs;
-    } else if (this.#servedMs >= 0) {
-      this.#outages.push({ what: "", beganMs: this.#servedMs, endedMs: Number.POSITIVE_INFINITY });
-      this.#servedMs = -1;
+      this.#servedMs.set(shard, nowMs);
+    } else if (servedMs !== undefined) {
+      this.#outages.push({ what, beganMs: servedMs, endedMs: Number.POSITIVE_INFINITY });
+      this.#servedMs.delete(shard);
     }
   }
 
@@ -71,14 +74,15 @@ export class Outages {
   }
 
   #describe(outage: Span): string {
-    const { beganMs, endedMs } = outage;
+    const { what, beganMs, endedMs } = outage;
     const near = this.#faults.filter((fault) => fault.endedMs > beganMs - BEFORE_MS && fault.beganMs < endedMs);
     const faults = near.map((fault) => {
       const at = fault.beganMs - beganMs;
       const length = lengthOf(fault);
       return `${fault.what} at ${at < 0 ? "" : "+"}${seconds(at)}${length < 100 ? "" : ` for ${seconds(length)}`}`;
     });
-    return `${seconds(Math.min(endedMs, this.#nowMs()) - beganMs)} at ${seconds(beganMs - this.#startMs)}: ${faults.join(", ")}`;
+    const length = seconds(Math.min(endedMs, this.#nowMs()) - beganMs);
+    return `${what}, ${length} at ${seconds(beganMs - this.#startMs)}: ${faults.join(", ")}`;
   }
 }
 

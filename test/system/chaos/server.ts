@@ -27,7 +27,7 @@ export interface ServerObserver {
 
 /** What chaos needs of a server, and what a single one and a cluster have in common. */
 export interface ServersUnderChaos {
-  /** Where the clients connect, over TCP and over WebSocket. */
+  /** Where the next connection of a client goes, over TCP and over WebSocket. */
   readonly port: number;
   readonly webPort: number;
   /** Rejects when a server does not start, or ends by itself. */
@@ -35,6 +35,8 @@ export interface ServersUnderChaos {
   /** Kills so far, and of them those before the server listened again. */
   readonly kills: number;
   readonly killsInStart: number;
+  /** That of the shared log of a cluster; empty for a server of its own. */
+  readonly url: string;
   /** Other faults of the servers, for the report. */
   readonly faults: string;
   /** Starts everything; resolves when clients can log in. */
@@ -82,6 +84,7 @@ export class ChaosServer implements ServersUnderChaos {
   readonly failed: Promise<never>;
   kills = 0;
   killsInStart = 0;
+  readonly url = "";
   readonly faults = "";
   readonly #args: string[];
   readonly #data: string;

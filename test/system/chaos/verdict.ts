@@ -1,7 +1,8 @@
 /** Compares the logs of all users: what each one sent, and what each one was shown. */
 import { closeSync, openSync, readSync } from "node:fs";
+import { shardOf } from "../../../src/protocol/shard.ts";
 import { mayBlock } from "./blocks.ts";
-import { isCallback, logOf, nameOf } from "./clients.ts";
+import { isCallback, isPlain, logOf, nameOf } from "./clients.ts";
 
 /** How the messages were delivered, and what happened to the sessions. */
 export interface DeliveryTally {
@@ -10,6 +11,8 @@ export interface DeliveryTally {
   /** Messages shown, each counted once. */
   received: number;
   refused: number;
+  /** Of these, how many because a limit protects others, or a server is away. */
+  busy: number;
   /** Messages without a known outcome. */
   unknown: number;
   /** Broadcasts with the reply `ok`, and deliveries of broadcasts. */
@@ -31,6 +34,12 @@ export interface DeliveryTally {
   neverSaved: number;
   /** Messages of callback senders with an unknown outcome that arrived after a later one. */
   overtaken: number;
+  /**
+   * Messages to plain sessions, which are promised only up to the kernel of the server: lost after that, and received
+   * again after the server was killed.
+   */
+  plainLost: number;
+  plainRepeated: number;
 }
 
 /** The refusals that may occur; none of them was acted on. ChaosUser checks whether `blocked` is right. */
@@ -56,6 +65,7 @@ class Log {
   readonly shown: string[] = [];
   readonly faults: string[] = [];
   accepted = 0;
+  busy = 0;
   broadcasts = 0;
   blocks = 0;
   resumes = 0;
@@ -121,6 +131,7 @@ class Log {
     if (outcome === "n" && !REFUSALS.includes(code)) this.faults.push(`${this.user} got ${code} for ${key}`);
     // An accepted message stays accepted: the state of an earlier run may not contain the reply.
     if (message.outcome === "o") return;
+    if (code === "busy") this.busy++;
     message.outcome = outcome;
     if (outcome !== "o") return;
     if (key.startsWith("*")) this.broadcasts++;
@@ -132,12 +143,20 @@ class Log {
 export class Verdict {
   readonly #logs: Map<string, Log>;
   readonly #callback: ReadonlySet<string>;
+  readonly #plain: ReadonlySet<string>;
+  readonly #shards: number;
   readonly #buffer = Buffer.alloc(256 << 10);
 
-  constructor(folder: string, users: number) {
+  constructor(folder: string, users: number, shards: number) {
+    this.#shards = shards;
     const all = Array.from({ length: users }, (_, index) => index);
     this.#logs = new Map(all.map((index) => [nameOf(index), new Log(folder, nameOf(index))]));
     this.#callback = new Set(all.filter((index) => isCallback(index, users)).map(nameOf));
+    this.#plain = new Set(all.filter((index) => isPlain(index, users)).map(nameOf));
+  }
+
+  #shardOf(user: string): number {
+    return shardOf(Buffer.from(user), 0, user.length, this.#shards);
   }
 
   /** Reads what was added to the logs. Returns whether there was anything. */
@@ -150,11 +169,21 @@ export class Verdict {
     return this.#logs.values().reduce((sum, log) => sum + log.accepted, 0);
   }
 
+  /** Messages that got `ok`, as `<from> <to> <number>`. */
+  get acceptedMessages(): string[] {
+    return [...this.#logs].flatMap(([from, { sent }]) =>
+      [...sent]
+        .filter(([key, { outcome }]) => outcome === "o" && !key.startsWith("*"))
+        .map(([key]) => `${from} ${key}`),
+    );
+  }
+
   tally(): DeliveryTally {
     const tally: DeliveryTally = {
       accepted: 0,
       received: 0,
       refused: 0,
+      busy: 0,
       unknown: 0,
       broadcasts: 0,
       broadcastsReceived: 0,
@@ -169,6 +198,8 @@ export class Verdict {
       repeated: 0,
       neverSaved: 0,
       overtaken: 0,
+      plainLost: 0,
+      plainRepeated: 0,
     };
     for (const { sent } of this.#logs.values()) for (const message of sent.values()) message.shown = false;
     for (const log of this.#logs.values()) this.#judgeShown(log, tally);
@@ -206,8 +237,11 @@ export class Verdict {
         tally.faults.push(`${user} was shown ${entry}, which was never sent`);
         continue;
       }
+      const isKnown = seen.has(entry);
       const isTwice = seen.has(entry) && !mayRepeat.delete(entry);
-      if (isTwice) tally.twice.push(`${from} > ${user} ${number}`);
+      const isPlainMessage = !isBroadcast && this.#plain.has(user);
+      if (isPlainMessage && seen.has(entry)) tally.plainRepeated++;
+      else if (isTwice) tally.twice.push(`${from} > ${user} ${number}`);
       else if (isBroadcast) tally.broadcastsReceived++;
       else if (seen.has(entry)) tally.repeated++;
       else tally.received++;
@@ -216,7 +250,8 @@ export class Verdict {
       const before = last.get(from) ?? 0;
       if (number > before) last.set(from, number);
       else if (this.#callback.has(sender) && message.outcome !== "o") tally.overtaken++;
-      else if (!isTwice) tally.disordered.push(`${from} > ${user} ${number} after ${before}`);
+      else if (!isTwice && !(isPlainMessage && isKnown))
+        tally.disordered.push(`${from} > ${user} ${number} after ${before}`);
       // A broadcast of an earlier session is not delivered again.
       if (isBroadcast) saved.set(from, last.get(from)!);
       else unsaved.push(entry);
@@ -225,17 +260,21 @@ export class Verdict {
 
   #judgeSent(log: Log, tally: DeliveryTally): void {
     const { user, sent } = log;
-    for (const count of ["resumes", "logins", "saves", "accepted", "broadcasts", "blocks"] as const) {
+    for (const count of ["resumes", "logins", "saves", "accepted", "busy", "broadcasts", "blocks"] as const) {
       tally[count] += log[count];
     }
     tally.faults.push(...log.faults);
     for (const [key, { outcome, saved: kept, shown }] of sent) {
       if (outcome === "n" && shown) tally.faults.push(`${user} > ${key} was refused, and shown`);
       if (key.startsWith("*")) continue;
-      // It was or will be acted on, and cannot be refused as blocked.
-      const isSure = kept && outcome !== "n" && !this.#callback.has(user) && !mayBlock(key.split(" ", 1)[0]!, user);
+      const [to = ""] = key.split(" ", 1);
+      // It was or will be acted on, and cannot be refused as blocked, nor because another server is away.
+      const isContinued = kept && !this.#callback.has(user) && !this.#plain.has(user);
+      const isSure = isContinued && outcome !== "n" && !mayBlock(to, user) && this.#shardOf(to) === this.#shardOf(user);
       const mustCome = outcome === "o" || isSure;
-      if (mustCome && !shown) tally.lost.push(`${user} > ${key} (${outcome || "no outcome"}${kept ? ", kept" : ""})`);
+      if (mustCome && !shown && this.#plain.has(to)) tally.plainLost++;
+      else if (mustCome && !shown)
+        tally.lost.push(`${user} > ${key} (${outcome || "no outcome"}${kept ? ", kept" : ""})`);
       if (outcome === "n") tally.refused++;
       if (outcome === "u" || outcome === "") tally.unknown++;
       if (outcome === "" && !kept && !shown) tally.neverSaved++;
@@ -263,6 +302,10 @@ export interface FaultCounts {
   fetchesAbandoned: number;
   fetchesGivenUp: number;
   fetched: number;
+  /** In a cluster: messages with `ok` whose records were looked for, those that a snapshot has, and those between shards. */
+  recordsChecked: number;
+  recordsUnchecked: number;
+  crossed: number;
 }
 
 export function isClean({ lost, twice, disordered, faults }: DeliveryTally): boolean {
@@ -275,6 +318,7 @@ export function describe(all: DeliveryTally & FaultCounts): string {
     messages: all.accepted,
     "  received": all.received,
     "  refused": all.refused,
+    "    busy": all.busy,
     "  outcome unknown": all.unknown,
     broadcasts: all.broadcasts,
     "  delivered": all.broadcastsReceived,
@@ -294,6 +338,11 @@ export function describe(all: DeliveryTally & FaultCounts): string {
     "  closed by the reader": all.fetchesAbandoned,
     "  given up after 30 s": all.fetchesGivenUp,
     "  messages": all.fetched,
+    "records checked": all.recordsChecked,
+    "  of messages between shards": all.crossed,
+    "  not checked: in a snapshot": all.recordsUnchecked,
+    "  lost by a plain session": all.plainLost,
+    "  twice to a plain session": all.plainRepeated,
     lost: all.lost.length,
     twice: all.twice.length,
     disordered: all.disordered.length,

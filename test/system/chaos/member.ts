@@ -1,0 +1,94 @@
+/** One server of a cluster under chaos: it is started again whenever it ends. */
+import { appendFileSync, mkdirSync } from "node:fs";
+import { join } from "node:path";
+import { Program } from "../../../bench/program.ts";
+import { freePort } from "../../support/free-port.ts";
+import type { Random } from "../../support/random.ts";
+import type { ServerObserver } from "./server.ts";
+
+/** A server that does not answer within this time serves nobody. */
+export const ANSWER_MS = 500;
+/** A server that has ended starts again within this time. */
+export const AWAY_MS = 3_000;
+/** Lines that the faults explain. A server that starts while the engine is away ends with one. */
+const EXPECTED = /"event":"(deposed|engine_away|snapshot_failed|no_owner)"|cannot open (PostgreSQL|NATS)/;
+
+/** What a server says of itself. */
+export interface Look {
+  /** It takes clients. */
+  isReady: boolean;
+  /** The shard that it owns; null for a spare. */
+  shard: number | null;
+  /** Links to the owners of other shards. */
+  links: number;
+}
+
+const NOTHING: Look = { isReady: false, shard: null, links: 0 };
+
+export class Member {
+  readonly port = freePort();
+  readonly webPort = freePort();
+  /** How often it was started. */
+  starts = 0;
+  readonly #http = freePort();
+  readonly #args: string[];
+  readonly #observer: ServerObserver;
+  readonly #random: Random;
+  readonly #log: string;
+  #program: Program | null = null;
+  #isStopped = false;
+
+  constructor(args: string[], data: string, observer: ServerObserver, random: Random) {
+    const clients = ["--port", String(this.port), "--web", String(this.webPort)];
+    const ports = [...clients, "--cluster-listen", "127.0.0.1:0", "--http", String(this.#http)];
+    this.#args = [...args, ...ports, "--data", data, "--admin-socket", join(data, "admin.sock")];
+    this.#observer = observer;
+    this.#random = random;
+    mkdirSync(data);
+    this.#log = `${data}.log`;
+  }
+
+  start(): void {
+    this.starts++;
+    const program = new Program(
+      this.#args,
+      () => {},
+      (line) => {
+        appendFileSync(this.#log, `${line}\n`);
+        if (!/"level":[1-4]0/.test(line) && !EXPECTED.test(line)) this.#observer.fault(`a server wrote: ${line}`);
+      },
+    );
+    this.#program = program;
+    void program.ended.then(async () => {
+      await Bun.sleep(this.#random.below(AWAY_MS));
+      if (!this.#isStopped) this.start();
+    });
+  }
+
+  signal(signal: NodeJS.Signals): void {
+    if (this.#program?.isRunning === true) this.#program.kill(signal);
+  }
+
+  /** Resolves when the process that runs now has ended. */
+  get ended(): Promise<unknown> {
+    return this.#program!.ended;
+  }
+
+  async look(): Promise<Look> {
+    try {
+      const answer = await fetch(`http://127.0.0.1:${this.#http}/metrics`, { signal: AbortSignal.timeout(ANSWER_MS) });
+      const metrics = await answer.text();
+      const isReady = /^heartline_ready 1$/m.test(metrics);
+      const [, shard] = /^heartline_cluster_owner\{shard="(\d+)"\} 1$/m.exec(metrics) ?? [];
+      const [, links = "0"] = /^heartline_links (\d+)$/m.exec(metrics) ?? [];
+      return { isReady, shard: isReady && shard !== undefined ? Number(shard) : null, links: Number(links) };
+    } catch {
+      return NOTHING;
+    }
+  }
+
+  stop(): void {
+    this.#isStopped = true;
+    this.signal("SIGCONT");
+  }
+}
