@@ -1,5 +1,3 @@
-import { DistantQuestions } from "../../src/chat/distant-questions.ts";
-import { Neighbours } from "../../src/chat/neighbours.ts";
 import { ForeignRequests } from "../../src/chat/foreign-requests.ts";
 import { NeighbourPresence } from "../../src/chat/neighbour-presence.ts";
 import { ReplySlots } from "../../src/chat/reply-slots.ts";
@@ -74,25 +72,8 @@ export const SHARD_RULES: BrokenRules = {
       };
     }),
   },
-};
-
-/** These show within some dozen seeds. */
-export const RARE_SHARD_RULES: BrokenRules = {
-  "a link of an earlier owner, or an earlier link of the same owner, is refused": {
-    shards,
-    ...without(Neighbours.prototype, "connected", (connected) => {
-      return function (this: Neighbours, peer, shard, ...said) {
-        this.all[shard]!.epoch = 0;
-        connected.call(this, peer, shard, ...said);
-      };
-    }),
-  },
   "only messages are acted on while a reply is missing": {
     shards,
     ...without(ReplySlots.prototype, "mustWait", () => () => false),
-  },
-  "a lost link ends the private chats between its shards": {
-    shards,
-    ...without(DistantQuestions.prototype, "linkLost", () => () => {}),
   },
 };
