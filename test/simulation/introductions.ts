@@ -23,10 +23,8 @@ export class Introductions {
    * `getaddress` was answered with `ok`. Two shards may notice at different times that the link between them is lost:
    * then one of them takes a second question while the other one has not ended the first.
    */
-  accepted(other: string, isElsewhere: boolean): void {
-    if (this.#isUnordered) return;
-    if (this.#asked.has(other) && !isElsewhere) throw new Violation(`${this.#user} has two open questions to ${other}`);
-    this.#asked.add(other);
+  accepted(other: string): void {
+    if (!this.#isUnordered) this.#asked.add(other);
   }
 
   /** Returns false when the event is about something else. */

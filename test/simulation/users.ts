@@ -180,7 +180,7 @@ export class User {
     }
     if (line === "ok asked") {
       const other = request.line.split(/\s/)[1]!;
-      observed.introductions.accepted(other, this.environment.ledger.isElsewhere(other));
+      observed.introductions.accepted(other);
     }
     if (request.verb === "message" && isOk(line)) this.environment.ledger.checkDurable(request.text);
     if (request.verb === "logout" && observed.kind !== "callback") observed.isOver = true;

@@ -52,7 +52,7 @@ for (const [engine, isInstalled] of [
       const args = ["--seed", String(seed), "--seconds", "5", "--clients", "24", "--server-kills", "2"];
       const { code, out, err } = await chaos(...args, "--cluster", engine);
       if (code !== 0) throw new Error(`${out}${err}`);
-      expect(out).toMatch(/^times without service: [1-9]/m); // The owner is killed at the end in any case.
+      expect(out).toMatch(/^times without service of a shard: [1-9]/m); // The owner is killed at the end in any case.
     },
     240_000,
   );
