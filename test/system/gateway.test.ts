@@ -35,15 +35,9 @@ test.concurrent(
   LIMIT_MS,
 );
 
-// With four shards most of the users in these dialogues are of different ones; with five those of the client's tests.
+// With four shards most of the users in these dialogues are of different ones.
 test.concurrent(
   "every dialogue of the wire works through a gateway of several shards",
   () => expectAllPass("4", WIRE, IN_TIME),
-  LIMIT_MS,
-);
-
-test.concurrent(
-  "the client library and the terminal client work through a gateway of several shards",
-  () => expectAllPass("5", CLIENTS),
   LIMIT_MS,
 );
