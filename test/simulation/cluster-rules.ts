@@ -120,7 +120,6 @@ export const RARE_RULES: BrokenRules = {
       };
     },
   },
-  "a snapshot is published after its turns are acknowledged": { earlySnapshots: true, harsh: true },
   "a snapshot does not replace a newer one": {
     harsh: true,
     ...engineWithout("publish", (shard) => (snapshot) => {
