@@ -1,3 +1,4 @@
+import { Fifo } from "../fifo.ts";
 import { REPLY_SLOTS_MAX } from "../limits.ts";
 import { encode, startsWith } from "../protocol/ascii.ts";
 import type { LineReader } from "../protocol/line-reader.ts";
@@ -37,16 +38,15 @@ export class ReplySlots implements Replies {
   filledMs = 0;
   /** Called when the last open slot was filled; null: nobody waits for that. */
   whenClosed: (() => void) | null = null;
-  #slots: ReplySlot[] = [];
-  /** Index of the oldest one; those before it are in the stream. */
-  #first = 0;
+  /** The oldest one waits for its reply; those before it are in the stream. */
+  readonly #slots = new Fifo<ReplySlot>();
 
   constructor(out: Replies) {
     this.out = out;
   }
 
   get size(): number {
-    return this.#slots.length - this.#first;
+    return this.#slots.size;
   }
 
   /** A reply of another shard is missing. */
@@ -72,7 +72,7 @@ export class ReplySlots implements Replies {
 
   /** Wheel time at which the oldest one was opened. */
   get oldestMs(): number {
-    return this.#slots[this.#first]!.openedMs;
+    return this.#slots.first!.openedMs;
   }
 
   /** The reply to a request that was acted on here: after those that are missing. */
@@ -92,16 +92,8 @@ export class ReplySlots implements Replies {
     this.filledMs = nowMs;
     slot.reply = line;
     const slots = this.#slots;
-    let first = this.#first;
-    for (; first < slots.length && slots[first]!.reply !== null; first++) this.out.append(slots[first]!.reply!);
-    this.#first = first;
+    while (slots.size > 0 && slots.first!.reply !== null) this.out.append(slots.shift()!.reply!);
     slot.filled?.(line);
-    if (first === slots.length) {
-      slots.length = this.#first = 0;
-      this.whenClosed?.();
-    } else if (first >= REPLY_SLOTS_MAX) {
-      slots.splice(0, first);
-      this.#first = 0;
-    }
+    if (!this.isOpen) this.whenClosed?.();
   }
 }

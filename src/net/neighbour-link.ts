@@ -10,6 +10,7 @@
  * It never waits for the neighbour: forwards are read while outcomes are unsent, since two shards could otherwise wait
  * for each other. The number of forwards without an answered outcome is limited by the neighbour, and checked here.
  */
+import { Fifo } from "../fifo.ts";
 import type { ForeignRequests } from "../chat/foreign-requests.ts";
 import { ACK_BYTES_MAX, LINK_ANSWER_MS, LINK_LINE_BYTES_MAX, LINK_UNANSWERED_MAX } from "../limits.ts";
 import { NEIGHBOUR_AWAY_MS, WORK_BYTES, WORK_PER_VISIT } from "../limits.ts";
@@ -104,12 +105,11 @@ export class NeighbourLink implements LinkEvents, Sink {
   #received = 0;
   #acked = 0;
   /**
-   * Outcomes that the neighbour has not answered, from `#first` on: their numbers, and where in the stream the forwards
-   * begin. No position after that is acknowledged.
+   * Outcomes that the neighbour has not answered: their numbers, and where in the stream the forwards begin. No
+   * position after that is acknowledged.
    */
-  #numbers: number[] = [];
-  #starts: number[] = [];
-  #first = 0;
+  readonly #numbers = new Fifo<number>();
+  readonly #starts = new Fifo<number>();
   /** `alive` requests without a reply, and the wheel time since which one of them waits. */
   #beats = 0;
   #waitingMs = 0;
@@ -133,7 +133,7 @@ export class NeighbourLink implements LinkEvents, Sink {
 
   /** Forwards and kept outcomes whose outcome the neighbour has not answered. */
   get unanswered(): number {
-    return this.#numbers.length - this.#first;
+    return this.#numbers.size;
   }
 
   failed(reason: LinkFailure, why: string): void {
@@ -263,11 +263,8 @@ export class NeighbourLink implements LinkEvents, Sink {
 
   #outcomeAnswered(): void {
     if (this.unanswered === 0) return this.#end("garbage", "it answers an outcome that was not sent");
-    this.#options.requests.answered(this.owner.shard, this.#numbers[this.#first++]!);
-    if (this.#first * 2 <= this.#numbers.length) return;
-    this.#numbers.splice(0, this.#first);
-    this.#starts.splice(0, this.#first);
-    this.#first = 0;
+    this.#starts.shift();
+    this.#options.requests.answered(this.owner.shard, this.#numbers.shift()!);
   }
 
   #aliveAnswered(): void {
@@ -285,7 +282,7 @@ export class NeighbourLink implements LinkEvents, Sink {
 
   /** The position up to which the neighbour needs its stream no longer. */
   get #ackable(): number {
-    return this.unanswered > 0 ? this.#starts[this.#first]! : this.#received;
+    return this.unanswered > 0 ? this.#starts.first! : this.#received;
   }
 
   #sendAlive(): void {
