@@ -33,8 +33,7 @@ export class ShardAdmin {
 
   /** The shards that this server does not own. */
   get others(): number[] {
-    const { shards, home } = this.#directory;
-    return Array.from({ length: shards }, (_, shard) => shard).filter((shard) => shard !== home);
+    return this.#directory.except(this.#directory.home);
   }
 
   /** Whether this server owns a shard. */

@@ -1,4 +1,4 @@
-import { encode, equals } from "../protocol/ascii.ts";
+import { encode, equals, fnv1a } from "../protocol/ascii.ts";
 import { Account, type Neighbour, type Waiting } from "./session.ts";
 
 /** Verifies passwords; src/auth/passwords.ts implements it. */
@@ -85,7 +85,6 @@ export class Accounts {
 }
 
 function hash(bytes: Uint8Array, start: number, end: number): number {
-  let value = 0x811c9dc5;
-  for (let i = start; i < end; i++) value = Math.imul(value ^ bytes[i]!, 0x01000193);
+  const value = fnv1a(bytes, start, end);
   return (value ^ (value >>> 15)) >>> 0;
 }

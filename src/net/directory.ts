@@ -21,6 +21,11 @@ export class Directory {
     this.#entries = Array.from({ length: shards }, () => ({ owner: null, epoch: 0 }));
   }
 
+  /** All shards but that one; all for null. */
+  except(shard: number | null): number[] {
+    return [...this.#entries.keys()].filter((each) => each !== shard);
+  }
+
   /** Where other servers reach the owner of that shard; null when there is none. A silent one may be dead. */
   ownerOf(shard: number): Owner | null {
     return this.#entries[shard]!.owner;

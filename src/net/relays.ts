@@ -80,7 +80,7 @@ export class Relays implements LoginRelay, RelayHub {
     if (shard === null || shard === home) return NONE;
     if (shard !== "any") return [shard];
     if (this.#chat.hasSession(token)) return NONE;
-    return Array.from({ length: shards }, (_, each) => each).filter((each) => each !== home);
+    return this.directory.except(home);
   }
 
   readonly #ownerChanged = (shard: number): void => {

@@ -114,3 +114,10 @@ export function isToken(bytes: Uint8Array, start: number, end: number): boolean 
   for (let i = start; i < end; i++) if ((KINDS[bytes[i]!]! & (LETTER | DIGIT | DASH)) === 0) return false;
   return true;
 }
+
+/** FNV-1a (32 bits) of bytes[start..end). */
+export function fnv1a(bytes: Uint8Array, start: number, end: number): number {
+  let value = 0x811c9dc5;
+  for (let i = start; i < end; i++) value = Math.imul(value ^ bytes[i]!, 0x01000193);
+  return value >>> 0;
+}

@@ -3,15 +3,15 @@
  * same: a user's messages are in the log of that shard.
  */
 
+import { fnv1a } from "./ascii.ts";
+
 const ALPHABET = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
 /** Random characters of a token: 128 bits in base64url. One of a cluster has two characters before them. */
 const RANDOM_CHARACTERS = 22;
 
 /** The shard of the user with the name bytes[start..end): FNV-1a (32 bits), modulo the number of shards. */
 export function shardOf(bytes: Uint8Array, start: number, end: number, shards: number): number {
-  let value = 0x811c9dc5;
-  for (let i = start; i < end; i++) value = Math.imul(value ^ bytes[i]!, 0x01000193);
-  return (value >>> 0) % shards;
+  return fnv1a(bytes, start, end) % shards;
 }
 
 /** The beginning of the tokens of a shard: its number in two characters of base64url, the high one first. */

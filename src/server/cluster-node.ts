@@ -62,10 +62,6 @@ export class ClusterNode implements Ownership {
   /** Those that the server uses, or will use, and their fingerprint; see `OwnerInfo`. */
   #credentials: Credentials;
   #fingerprint: string;
-  /** Null for a spare. */
-  #appender: Appender | null = null;
-  /** Null until the owner has read everything. */
-  #snapshots: Snapshots | null = null;
   #backup: ShardBackup | null = null;
   #store: Store | null = null;
   #isCompared = false;
@@ -142,7 +138,7 @@ export class ClusterNode implements Ownership {
     };
     const appender = await this.#lookout.standBy(claim, this.#stopped);
     if (appender === null) return null;
-    this.#appender = this.#view.appender = appender;
+    this.#view.appender = appender;
     this.directory.home = appender.shard;
     this.directory.set(appender.shard, null, appender.epoch);
     void this.#lookout.follow(this.#stopped);
@@ -171,7 +167,7 @@ export class ClusterNode implements Ownership {
     );
     const journal = new SharedJournal(appender);
     const { database } = taken;
-    this.#snapshots = this.#view.snapshots = new Snapshots({
+    this.#view.snapshots = new Snapshots({
       log: this.#sharedLog,
       shard,
       epoch,
@@ -190,7 +186,7 @@ export class ClusterNode implements Ownership {
         ),
     });
     const acknowledged = (): number => appender.head;
-    this.#backup = new ShardBackup(this.#sharedLog, shard, this.#snapshots, database.filename, acknowledged);
+    this.#backup = new ShardBackup(this.#sharedLog, shard, this.#view.snapshots, database.filename, acknowledged);
     this.#store = new Store(database, journal, true, undefined, data);
     return this.#store;
   }
@@ -207,7 +203,7 @@ export class ClusterNode implements Ownership {
 
   /** Snapshots that this process has published. */
   get snapshots(): number {
-    return this.#snapshots?.count ?? 0;
+    return this.#view.snapshots?.count ?? 0;
   }
 
   /** Reads the shared log into a new folder, again after an error of the engine, until that succeeds. */
@@ -264,7 +260,7 @@ export class ClusterNode implements Ownership {
     const fingerprint = await fingerprintOf(credentials.users);
     if (this.#credentials !== credentials) return; // There are newer ones.
     this.#fingerprint = fingerprint;
-    void this.#appender?.beat(this.#info);
+    void this.#view.appender?.beat(this.#info);
   }
 
   /**
@@ -274,7 +270,7 @@ export class ClusterNode implements Ownership {
   #duty(appender: Appender): void {
     const nowMs = performance.now();
     if (isBeatDue(appender, nowMs)) void appender.beat().then(() => appender.check());
-    this.#snapshots?.step(nowMs);
+    this.#view.snapshots?.step(nowMs);
     if (this.#store === null) return; // The takeover reports what the engine does.
     if (isEngineAway(appender, nowMs)) this.#engineAway(appender.error);
     else this.#engineBack();
@@ -300,12 +296,12 @@ export class ClusterNode implements Ownership {
 
   readonly #end = ({ kind, message }: OwnershipEnd): void => {
     clearInterval(this.#duties!);
-    this.#snapshots?.stop();
+    this.#view.snapshots?.stop();
     this.#options.ended(kind === "deposed" ? "deposed" : "cluster_error", message);
   };
 
   serveGateways(admission: Admission, handlers: ServerHandlers): void {
-    const { shard, epoch } = this.#appender!;
+    const { shard, epoch } = this.#view.appender!;
     this.#port.serve({ secret: this.#sharedLog.secret, shard, epoch }, admission, handlers, this.administer);
     this.#view.isServing = true;
   }
@@ -328,7 +324,7 @@ export class ClusterNode implements Ownership {
   }
 
   newLinks({ connections, foreignRequests: requests, neighbourEvents, turn }: Core): NeighbourLinks {
-    const { shard, epoch } = this.#appender!;
+    const { shard, epoch } = this.#view.appender!;
     return new NeighbourLinks({
       connections,
       requests,
@@ -342,7 +338,7 @@ export class ClusterNode implements Ownership {
   }
 
   get shard(): number {
-    return this.#appender!.shard;
+    return this.#view.appender!.shard;
   }
 
   get shardCount(): number {
@@ -355,8 +351,8 @@ export class ClusterNode implements Ownership {
    */
   async release(): Promise<boolean> {
     this.#stopped.aborted = true;
-    this.#snapshots?.stop();
-    const appender = this.#appender;
+    this.#view.snapshots?.stop();
+    const appender = this.#view.appender;
     if (appender === null) return true;
     clearInterval(this.#duties!);
     const released = appender

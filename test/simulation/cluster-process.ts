@@ -26,7 +26,7 @@ import { type Ledger, Violation } from "./ledger.ts";
 import type { Link, ServerLife } from "./network.ts";
 import { owesNothing } from "./shard-checks.ts";
 import { ShardLink, type ShardNetwork } from "./shard-network.ts";
-import { callsCounted, copyDatabase, waitsCounted, withoutSize, withoutSync } from "./snapshot-doubles.ts";
+import { callsCounted, copyDatabase, waitsCounted, withoutSize } from "./snapshot-doubles.ts";
 
 /** In memory if possible: nothing of a takeover must outlive the process. */
 const FOLDER = existsSync("/dev/shm") ? "/dev/shm" : tmpdir();
@@ -50,7 +50,6 @@ export interface ClusterWorld {
   readonly choices: Omit<HostChoices, "Store" | "clockMs" | "dial" | "shards">;
   /** Bytes of the log after which a snapshot is taken. */
   readonly snapshotBytes: number;
-  readonly rules: { readonly earlySnapshots?: boolean };
   /** How many were published. */
   snapshots: number;
   /** By shard: the highest record that was acknowledged to any owner. */
@@ -286,8 +285,7 @@ export class ClusterProcess implements ServerLife {
         log: callsCounted(this.log, this.#waiting),
         shard: this.shard,
         epoch,
-        journal:
-          this.#world.rules.earlySnapshots === true ? withoutSync(journal) : waitsCounted(journal, this.#waiting),
+        journal: waitsCounted(journal, this.#waiting),
         database: withoutSize(database),
         filled: taken,
         published: () => {

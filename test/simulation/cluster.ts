@@ -35,8 +35,6 @@ export interface ClusterRules {
   engine?: (engine: WatchedEngine) => void;
   /** The connection of a process to the engine. */
   log?: (log: SimulatedLog) => void;
-  /** Snapshots do not wait until their turns are acknowledged. */
-  earlySnapshots?: boolean;
   /** The rule shows with snapshots, while writes are lost or late. */
   harsh?: boolean;
   /** 1, or SHARDS. */

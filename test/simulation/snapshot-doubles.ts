@@ -47,15 +47,6 @@ export function waitsCounted(
   };
 }
 
-export function withoutSync(journal: SharedJournal): Pick<TurnLog, "bytesWritten" | "sync"> {
-  return {
-    get bytesWritten() {
-      return journal.bytesWritten;
-    },
-    sync: () => Promise.resolve(),
-  };
-}
-
 /** A snapshot is due although the log is much shorter than the database. */
 export function withoutSize(database: Database): Database {
   const query = (sql: string): unknown =>
