@@ -1,5 +1,7 @@
 /** Texts of messages as they are shown, and as they are typed. */
+import { encodeText } from "../client/event.ts";
 import { filterText } from "../display-filter.ts";
+import { LIMITS_DEFAULT } from "../limits.ts";
 
 /** A part of a text; with `href` it is a link. */
 export interface TextPart {
@@ -46,10 +48,7 @@ export function isName(text: string): boolean {
   return NAME.test(text) && !text.includes("..") && !/^\d+\.\d+\.\d+\.\d+$/.test(text);
 }
 
-/** Bytes of a request with its LF that a server takes by default. */
-const REQUEST_BYTES_MAX = 4096;
-
-/** By how many bytes a request is too long; 0 when it is not. */
+/** By how many bytes a request with its LF is longer than a server takes by default; 0 when it is not. */
 export function excessBytes(request: string): number {
-  return Math.max(0, new TextEncoder().encode(request).length + 1 - REQUEST_BYTES_MAX);
+  return Math.max(0, encodeText(request).length + 1 - LIMITS_DEFAULT.lineBytesMax);
 }

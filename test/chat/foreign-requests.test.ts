@@ -92,7 +92,7 @@ describe("a message from a user of another shard", () => {
 });
 
 describe("a block from a user of another shard", () => {
-  test("keeps broadcasts of the blocked user from nobody else, and ends with unblock", () => {
+  test("takes effect here, is stored, and ends with unblock", () => {
     expect(receive("ann", 1, 0, "block bob")).toBe("ok");
     expect([...world.account("bob").blockedBy]).toEqual([world.account("ann")]);
     expect(world.store.blocks()).toEqual([{ user: "ann", other: "bob" }]);

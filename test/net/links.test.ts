@@ -1,10 +1,7 @@
 import { afterEach, describe, expect, test } from "bun:test";
-import { mkdirSync, mkdtempSync, rmSync } from "node:fs";
-import { tmpdir } from "node:os";
-import { join } from "node:path";
 import { type HandshakeFields, linkLine, newNonce, proofOf } from "../../src/net/cluster-handshake.ts";
-import type { ClusterTlsConfig } from "../../src/server/config.ts";
-import { type Certificate, makeCertificate, writeCertificate } from "../support/certificate.ts";
+import { makeCertificate, writeClusterCertificate } from "../support/certificate.ts";
+import { removeFolders } from "../support/folders.ts";
 import { SECRET } from "../support/gateway.ts";
 import { PASSWORD, WireClient } from "../support/wire.ts";
 import { WireShard, type WireShardChoices } from "../support/wire-shard.ts";
@@ -13,13 +10,12 @@ import { WireShard, type WireShardChoices } from "../support/wire-shard.ts";
 let cluster: WireShard[] = [];
 const running: WireShard[] = [];
 const clients: WireClient[] = [];
-const folders: string[] = [];
 
 afterEach(async () => {
   cluster = [];
   for (const client of clients.splice(0)) client.cut();
   for (const shard of running.splice(0)) await shard.wire.stop();
-  for (const folder of folders.splice(0)) rmSync(folder, { recursive: true });
+  removeFolders();
 });
 
 function start(shard: number, choices: WireShardChoices = {}): WireShard {
@@ -37,7 +33,7 @@ describe("users of two shards", () => {
     test(`send messages to each other over links, ${isTls ? "over TLS" : "without TLS"}`, async () => {
       const authority = isTls ? await makeCertificate(["cluster"]) : null;
       const issued = authority && (await makeCertificate(["127.0.0.1"], { issuer: authority }));
-      const tls = authority && write(issued!, authority);
+      const tls = authority && writeClusterCertificate(issued!, authority);
       const [first, second] = [start(0, { tls }), start(1, { tls })];
       await Promise.all([first.linked(), second.linked()]);
       const [bob, alice] = [await first.wire.login("bob"), await second.wire.login("alice")];
@@ -72,14 +68,6 @@ describe("users of two shards", () => {
   });
 });
 
-function write(certificate: Certificate, authority: Certificate): ClusterTlsConfig {
-  const folder = mkdtempSync(join(tmpdir(), "heartline-tls-"));
-  folders.push(folder);
-  const files = writeCertificate(folder, certificate);
-  mkdirSync(join(folder, "ca"));
-  return { ...files, authorities: writeCertificate(join(folder, "ca"), authority).chain };
-}
-
 describe("a server that is not of the cluster gets no link:", () => {
   test("another secret", async () => {
     const [first, second] = [start(0), start(1, { secret: Buffer.from("another") })];
@@ -90,8 +78,8 @@ describe("a server that is not of the cluster gets no link:", () => {
 
   test("a certificate of another authority, or none", async () => {
     const [authority, stranger] = [await makeCertificate(["cluster"]), await makeCertificate(["stranger"])];
-    const node = write(await makeCertificate(["127.0.0.1"], { issuer: authority }), authority);
-    const foreign = write(await makeCertificate(["127.0.0.1"], { issuer: stranger }), stranger);
+    const node = writeClusterCertificate(await makeCertificate(["127.0.0.1"], { issuer: authority }), authority);
+    const foreign = writeClusterCertificate(await makeCertificate(["127.0.0.1"], { issuer: stranger }), stranger);
     for (const tls of [foreign, null]) {
       cluster = [];
       const [first, second] = [start(0, { tls: node }), start(1, { tls })];

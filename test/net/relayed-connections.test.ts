@@ -1,8 +1,5 @@
 import { afterEach, describe, expect, test } from "bun:test";
 import { BlockList } from "node:net";
-import { mkdirSync, mkdtempSync, rmSync } from "node:fs";
-import { tmpdir } from "node:os";
-import { join } from "node:path";
 import pino from "pino";
 import { CLUSTER_HANDSHAKES_MAX, CLUSTER_HANDSHAKE_MS } from "../../src/limits.ts";
 import { Admission } from "../../src/net/admission.ts";
@@ -14,14 +11,14 @@ import { socketHandlers } from "../../src/net/socket-handlers.ts";
 import type { SocketEvents } from "../../src/net/transport.ts";
 import { ClusterPort } from "../../src/server/cluster-port.ts";
 import type { ClusterTlsConfig } from "../../src/server/config.ts";
-import { type Certificate, makeCertificate, writeCertificate } from "../support/certificate.ts";
+import { makeCertificate, writeClusterCertificate } from "../support/certificate.ts";
+import { removeFolders } from "../support/folders.ts";
 import { World } from "../support/chat.ts";
 import { type GatewayChoices, SECRET } from "../support/gateway.ts";
 import { type Overrides, PASSWORD, WireClient, WireServer, proxyHeader } from "../support/wire.ts";
 
 const running: WireServer[] = [];
 const links: WireClient[] = [];
-const folders: string[] = [];
 
 afterEach(async () => {
   for (const link of links.splice(0)) link.cut();
@@ -29,7 +26,7 @@ afterEach(async () => {
     server.cut();
     await server.stop();
   }
-  for (const folder of folders.splice(0)) rmSync(folder, { recursive: true });
+  removeFolders();
 });
 
 function start(choices: GatewayChoices = {}, overrides: Overrides = {}): WireServer {
@@ -245,26 +242,18 @@ test("a gateway of another cluster is refused, and both sides count it", async (
 });
 
 describe("between servers with TLS", () => {
-  function write(certificate: Certificate, authority: Certificate): ClusterTlsConfig {
-    const folder = mkdtempSync(join(tmpdir(), "heartline-tls-"));
-    folders.push(folder);
-    const files = writeCertificate(folder, certificate);
-    mkdirSync(join(folder, "ca"));
-    return { ...files, authorities: writeCertificate(join(folder, "ca"), authority).chain };
-  }
-
   test("both need a certificate of the cluster's authority", async () => {
     const [authority, stranger] = [await makeCertificate(["cluster"]), await makeCertificate(["stranger"])];
     const node = await makeCertificate(["127.0.0.1"], { issuer: authority });
     const foreign = await makeCertificate(["127.0.0.1"], { issuer: stranger });
-    const tls = write(node, authority);
+    const tls = writeClusterCertificate(node, authority);
     const alice = await start({ tls }).connect();
     await alice.expectReply(`login alice ${PASSWORD}`, "ok <token> 35");
     await alice.expectReply("message bob hi", "ok stored");
     const failures: [owner: ClusterTlsConfig, gateway: ClusterTlsConfig | null][] = [
-      [tls, write(foreign, authority)],
-      [tls, write(node, stranger)],
-      [write(foreign, authority), tls],
+      [tls, writeClusterCertificate(foreign, authority)],
+      [tls, writeClusterCertificate(node, stranger)],
+      [writeClusterCertificate(foreign, authority), tls],
       [tls, null],
     ];
     for (const [owner, gatewayTls] of failures) {
@@ -279,7 +268,7 @@ describe("between servers with TLS", () => {
 
   test("a certificate for another address than that of the port ends the start with one line", async () => {
     const authority = await makeCertificate(["cluster"]);
-    const tls = write(await makeCertificate(["10.0.0.1"], { issuer: authority }), authority);
+    const tls = writeClusterCertificate(await makeCertificate(["10.0.0.1"], { issuer: authority }), authority);
     const open = (): unknown => new ClusterPort({ listen: { host: "127.0.0.1", port: 0 }, tls });
     expect(open).toThrow(CertificateError);
     expect(open).toThrow(/ is not valid for 127\.0\.0\.1, .*subjectAltName=IP:127\.0\.0\.1$/);

@@ -7,9 +7,11 @@ import {
   X509Certificate,
   X509CertificateGenerator,
 } from "@peculiar/x509";
-import { writeFileSync } from "node:fs";
+import { mkdirSync, writeFileSync } from "node:fs";
 import { isIP } from "node:net";
 import { join } from "node:path";
+import type { ClusterTlsConfig } from "../../src/server/config.ts";
+import { newFolder } from "./folders.ts";
 
 const ALGORITHM = { name: "ECDSA", namedCurve: "P-256", hash: "SHA-256" };
 const DAY_MS = 24 * 3600 * 1000;
@@ -59,4 +61,14 @@ export function writeCertificate(folder: string, { cert, key }: Certificate): { 
 
 function importKey(pem: string): Promise<CryptoKey> {
   return crypto.subtle.importKey("pkcs8", PemConverter.decodeFirst(pem), ALGORITHM, true, ["sign"]);
+}
+
+/** The files of a server of a cluster, in a `newFolder`: its certificate, and the authority of all servers. */
+export function writeClusterCertificate(certificate: Certificate, authority: Certificate): ClusterTlsConfig {
+  const folder = newFolder();
+  mkdirSync(join(folder, "ca"));
+  return {
+    ...writeCertificate(folder, certificate),
+    authorities: writeCertificate(join(folder, "ca"), authority).chain,
+  };
 }
