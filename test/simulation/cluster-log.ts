@@ -78,6 +78,8 @@ export class SimulatedLog extends ModelledLog {
   #staleUntilMs = 0;
   /** Meanwhile other calls go on. */
   #proofsLostUntilMs = 0;
+  /** A takeover reads, and no step of the simulation comes before its end. */
+  isTakingOver = false;
   /** Called between the records that a takeover reads. */
   between: () => void = () => {};
 
@@ -113,7 +115,7 @@ export class SimulatedLog extends ModelledLog {
       this.#proofsLostUntilMs = nowMs + random.below(8000);
     if (isProof && nowMs < this.#proofsLostUntilMs) return "lost";
     if (write === "publish" && isHarsh) return random.pick(["done", "late"]);
-    if (random.oneIn(6 * this.#rarity)) this.stop(); // The answer waits.
+    if (random.oneIn(6 * this.#rarity) && !this.isTakingOver) this.stop(); // The answer waits.
     if (!random.oneIn(write === "publish" ? 3 : 8 * this.#rarity)) return "done";
     return random.pick(["answer lost", "lost", "late"]);
   }

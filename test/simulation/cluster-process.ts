@@ -272,6 +272,7 @@ export class ClusterProcess implements ServerLife {
     const { engine, random, nowMs, choices } = this.#world;
     const { epoch } = this.appender!;
     this.log.resume();
+    this.log.isTakingOver = true;
     const folder = mkdtempSync(join(FOLDER, "heartline-simulation-"));
     try {
       const options = { unixMs: 1_700_000_000_000 + nowMs, progress: () => {} };
@@ -313,6 +314,7 @@ export class ClusterProcess implements ServerLife {
       else if (!/away|stale/.test(String(error))) this.#world.failed(error);
       this.isDeposed = engine.shards[this.shard]!.epoch !== epoch;
     } finally {
+      this.log.isTakingOver = false;
       if (this.#folder !== folder) rmSync(folder, { recursive: true, force: true });
     }
   }
