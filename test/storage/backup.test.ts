@@ -37,6 +37,7 @@ const opened: { close(): void }[] = [];
 
 afterEach(() => {
   for (const each of opened.splice(0).reverse()) each.close();
+  if (folders.length > 0) Bun.gc(true); // Files of the journal use the disk for as long as they are mapped.
   for (const path of folders.splice(0)) rmSync(path, { recursive: true });
 });
 

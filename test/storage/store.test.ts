@@ -37,6 +37,7 @@ function close(store: Store): void {
 
 afterEach(() => {
   for (const store of stores.splice(0)) store.close();
+  if (folders.length > 0) Bun.gc(true); // Files of the journal use the disk for as long as they are mapped.
   for (const path of folders.splice(0)) rmSync(path, { recursive: true });
 });
 
@@ -263,11 +264,16 @@ describe("SQLite's write-ahead log", () => {
 
   /** Waits until the thread is done; returns the states until then. */
   async function untilIdle(wal: WalCheckpointer): Promise<string[]> {
-    const states: string[] = [];
-    while (wal.state !== "idle") {
-      if (states.at(-1) !== wal.state) states.push(wal.state);
-      await new Promise((resolve) => setImmediate(resolve));
-    }
+    let { state } = wal;
+    const states: string[] = [state];
+    const { promise, resolve } = Promise.withResolvers<void>();
+    const changed = (next: typeof state): void => {
+      state = next;
+      if (state === "idle") resolve();
+      else states.push(state);
+    };
+    Object.defineProperty(wal, "state", { get: () => state, set: changed, configurable: true });
+    await promise;
     return states;
   }
 
