@@ -36,6 +36,11 @@ export const CLUSTER_GAUGES: OwnMetric<[node: ClusterNode]>[] = [
     read: ({ waitingBytes }) => waitingBytes,
   },
   {
+    name: "heartline_cluster_log_bytes",
+    help: "Bytes of the shared log since the last snapshot, which a takeover of this server's shard reads.",
+    read: ({ logBytes }) => logBytes,
+  },
+  {
     name: "heartline_cluster_snapshots",
     help: "Snapshots that this server has published.",
     read: ({ snapshots }) => snapshots,

@@ -206,6 +206,11 @@ export class ClusterNode implements Ownership {
     return this.#view.snapshots?.count ?? 0;
   }
 
+  /** Bytes of the log of this process's shard since the last snapshot. */
+  get logBytes(): number {
+    return this.#view.snapshots?.logBytes ?? 0;
+  }
+
   /** Reads the shared log into a new folder, again after an error of the engine, until that succeeds. */
   async #read(
     { shard, epoch }: Appender,

@@ -99,6 +99,12 @@ test("the first process owns the shard, and the next one after a release has wha
   expect(ownerOf(engine)).toMatchObject({ address: first.node.lines()[2]!.split(" ")[2] });
   store.block("alice", "bob");
   await store.save();
+  expect(first.node.logBytes).toBe(
+    engine
+      .records()
+      .values()
+      .reduce((sum, { length }) => sum + length, 0),
+  );
   expect(await first.node.release()).toBe(true);
   expect(ownerOf(engine)!.address).toBe("");
   const second = await new Node(engine).open();
