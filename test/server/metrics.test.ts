@@ -281,9 +281,10 @@ test("every metric in the dashboard and the alerts of contrib exists", async () 
 test("contrib/grafana.json is a dashboard: each panel has a title, queries and its own place", () => {
   const { panels } = JSON.parse(readFileSync(join(root, "contrib/grafana.json"), "utf8"));
   const places = new Set<string>();
-  for (const { title, targets, gridPos } of panels) {
+  expect(new Set(panels.map(({ id }: { id: number }) => id)).size).toBe(panels.length);
+  for (const { type, title, targets, gridPos } of panels) {
     expect(title).not.toBe("");
-    expect(targets.length).toBeGreaterThan(0);
+    if (type !== "row") expect(targets.length).toBeGreaterThan(0);
     for (let x = gridPos.x; x < gridPos.x + gridPos.w; x++) {
       for (let y = gridPos.y; y < gridPos.y + gridPos.h; y++) {
         expect(x).toBeLessThan(24);
@@ -310,4 +311,16 @@ test.skipIf(promtool === null)("promtool finds nothing to complain about", async
     stderr: "pipe",
   });
   expect([await rules.stderr.text(), await rules.exited]).toEqual(["", 0]);
+});
+
+test.skipIf(promtool === null)("each alert of a cluster comes when its case does, and not before", async () => {
+  const tests = Bun.spawn([promtool!, "test", "rules", join(import.meta.dir, "cluster-alerts.yml")], {
+    stdout: "pipe",
+    stderr: "pipe",
+  });
+  expect([await tests.stdout.text(), await tests.stderr.text(), await tests.exited]).toEqual([
+    expect.stringContaining("SUCCESS"),
+    "",
+    0,
+  ]);
 });
