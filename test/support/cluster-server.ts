@@ -10,6 +10,8 @@ export interface ClusterServerChoices {
   data?: string;
   variables?: Record<string, string>;
   options?: string[];
+  /** Listening sockets that it inherits, in place of a port of its own. */
+  sockets?: readonly number[];
 }
 
 /** A server of the cluster, and what it says of itself. */
@@ -18,7 +20,10 @@ export class ClusterServer {
   readonly #http = freePort();
   port = 0;
 
-  constructor(url: string, { credentials, copies, data, variables = {}, options = [] }: ClusterServerChoices) {
+  constructor(
+    url: string,
+    { credentials, copies, data, variables = {}, options = [], sockets = [] }: ClusterServerChoices,
+  ) {
     const environment = {
       ...variables,
       TMPDIR: copies,
@@ -28,7 +33,7 @@ export class ClusterServer {
     const ports = ["--port", "0", "--cluster-listen", "127.0.0.1:0", "--http", String(this.#http)];
     const folder = data === undefined ? [] : ["--data", data];
     const all = ["--host", "127.0.0.1", "--credentials", credentials, ...ports, ...folder, ...options];
-    this.process = new ServerProcess({ sockets: [], environment }, ...all);
+    this.process = new ServerProcess({ sockets, environment }, ...all);
   }
 
   async start(): Promise<this> {

@@ -69,11 +69,13 @@ export class PostgresEngine {
     return engine;
   }
 
-  /** A standby of this server, which follows it. */
-  async startStandby(): Promise<PostgresEngine> {
-    const standby = new PostgresEngine(this.#options);
-    const source = `--dbname=${this.url("postgres")}`;
-    standby.#run("pg_basebackup", source, `--pgdata=${standby.#data}`, "--write-recovery-conf", "--checkpoint=fast");
+  /** A standby of this server, which follows it: with these settings, and these options of pg_basebackup. */
+  async startStandby(
+    settings = this.#options,
+    options: readonly string[] = [`--dbname=${this.url("postgres")}`, "--write-recovery-conf", "--checkpoint=fast"],
+  ): Promise<PostgresEngine> {
+    const standby = new PostgresEngine(settings);
+    standby.#run("pg_basebackup", ...options, `--pgdata=${standby.#data}`);
     await standby.restart();
     return standby;
   }
@@ -85,6 +87,11 @@ export class PostgresEngine {
 
   get #data(): string {
     return join(this.#folder, "data");
+  }
+
+  /** The library of PostgreSQL looks for certificates in the home folder. */
+  get #place(): { cwd: string; env: Record<string, string | undefined> } {
+    return { cwd: this.#folder, env: { ...process.env, HOME: this.#folder } };
   }
 
   /** `host:port`. */
@@ -106,7 +113,7 @@ export class PostgresEngine {
       this.#data,
       ...settings.flatMap((each) => ["-c", each]),
     );
-    const child = Bun.spawn(command, { cwd: this.#folder, stdio: ["ignore", "ignore", "pipe"] });
+    const child = Bun.spawn(command, { ...this.#place, stdio: ["ignore", "ignore", "pipe"] });
     this.#process = child;
     this.log = "";
     const { promise: isReady, resolve } = Promise.withResolvers<void>();
@@ -158,7 +165,7 @@ export class PostgresEngine {
   }
 
   #run(program: string, ...args: string[]): void {
-    const { exitCode, stderr } = Bun.spawnSync(asUser(postgresPrograms!, program, ...args), { cwd: this.#folder });
+    const { exitCode, stderr } = Bun.spawnSync(asUser(postgresPrograms!, program, ...args), this.#place);
     if (exitCode !== 0) throw new Error(`${program} failed: ${stderr.toString()}`);
   }
 }

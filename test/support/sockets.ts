@@ -9,6 +9,8 @@ const AF_INET = 2;
 const SOCK_STREAM = 1;
 const SOCK_DGRAM = 2;
 const SOCK_CLOEXEC = 0x80000;
+const SOL_SOCKET = 1;
+const SO_REUSEPORT = 15;
 const DATAGRAM_BYTES_MAX = 4096;
 
 export const hasSockets = process.platform === "linux";
@@ -18,12 +20,15 @@ const libc = hasSockets
       socket: { args: ["i32", "i32", "i32"], returns: "i32" },
       bind: { args: ["i32", "ptr", "u32"], returns: "i32" },
       listen: { args: ["i32", "i32"], returns: "i32" },
+      setsockopt: { args: ["i32", "i32", "i32", "ptr", "u32"], returns: "i32" },
       getsockname: { args: ["i32", "ptr", "ptr"], returns: "i32" },
     }).symbols
   : null;
 
-function bound(family: number, type: number, address: Uint8Array): number {
+function bound(family: number, type: number, address: Uint8Array, isShared = false): number {
   const descriptor = libc!.socket(family, type | SOCK_CLOEXEC, 0);
+  const on = Int32Array.of(1);
+  if (isShared) libc!.setsockopt(descriptor, SOL_SOCKET, SO_REUSEPORT, ptr(on), on.byteLength);
   if (descriptor < 0 || libc!.bind(descriptor, ptr(address), address.length) !== 0) throw new Error("cannot bind");
   return descriptor;
 }
@@ -72,10 +77,14 @@ export class NotifySocket {
   }
 }
 
-/** A TCP socket at a free port of 127.0.0.1, which listens unless `isListening` is false. It accepts nothing. */
-export function holdPort(isListening = true): { descriptor: number; port: number } {
-  const address = Uint8Array.of(AF_INET, 0, 0, 0, 127, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0);
-  const descriptor = bound(AF_INET, SOCK_STREAM, address);
+/**
+ * A TCP socket at a free port of 127.0.0.1, which listens unless `isListening` is false. It accepts nothing. With
+ * `shared` (SO_REUSEPORT) further sockets may be at its port: 0, or that of another one.
+ */
+export function holdPort(isListening = true, shared: number | null = null): { descriptor: number; port: number } {
+  const port = shared ?? 0;
+  const address = Uint8Array.of(AF_INET, 0, port >> 8, port & 255, 127, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0);
+  const descriptor = bound(AF_INET, SOCK_STREAM, address, shared !== null);
   if (isListening && libc!.listen(descriptor, 4096) !== 0) throw new Error("cannot listen");
   const length = Uint32Array.of(address.length);
   libc!.getsockname(descriptor, ptr(address), ptr(length));

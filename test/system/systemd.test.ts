@@ -1,7 +1,7 @@
 import { afterAll, expect, test } from "bun:test";
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
-import { join } from "node:path";
+import { basename, join } from "node:path";
 import { run } from "../support/process.ts";
 import { holdPort } from "../support/sockets.ts";
 import { WireClient } from "../support/wire.ts";
@@ -16,37 +16,42 @@ if (!hasSystemd) console.warn("\n  SKIPPED: the units of systemd (they need the 
 const folder = mkdtempSync(join(tmpdir(), "heartline-"));
 afterAll(() => rmSync(folder, { recursive: true }));
 
+/** A service and its socket, without their suffixes; those of a cluster are templates. */
+const UNITS = ["heartline", "cluster/heartline@"];
+
 /** Copies the units, with a program that exists. Returns their paths. */
-function units(): string[] {
-  return ["heartline.service", "heartline.socket"].map((name) => {
+function copies(unit: string): string[] {
+  return [`${unit}.service`, `${unit}.socket`].map((name) => {
     const text = readFileSync(join(ROOT, "contrib", name), "utf8");
     if (name.endsWith(".service")) expect(text).toContain(`ExecStart=${INSTALLED} serve `);
-    const path = join(folder, name);
+    const path = join(folder, basename(name).replace("@", "@01"));
     writeFileSync(path, text.replace(INSTALLED, process.execPath));
     return path;
   });
 }
 
-test.skipIf(!hasSystemd)("systemd-analyze verify is silent about the units", () => {
-  const { exitCode, stdout, stderr } = Bun.spawnSync(["systemd-analyze", "verify", "--man=no", ...units()]);
-  expect(`${stdout}${stderr}`).toBe("");
-  expect(exitCode).toBe(0);
-});
+for (const unit of UNITS) {
+  test.skipIf(!hasSystemd)(`systemd-analyze verify is silent about ${unit}.service and ${unit}.socket`, () => {
+    const { exitCode, stdout, stderr } = Bun.spawnSync(["systemd-analyze", "verify", "--man=no", ...copies(unit)]);
+    expect(`${stdout}${stderr}`).toBe("");
+    expect(exitCode).toBe(0);
+  });
 
-test.skipIf(!hasSystemd)("systemd-analyze security rates the service as well protected", () => {
-  const [service] = units();
-  const { stdout } = Bun.spawnSync(["systemd-analyze", "security", "--offline=true", service!]);
-  const [, exposure] = /Overall exposure level for heartline.service: ([\d.]+)/.exec(String(stdout)) ?? [];
-  expect(Number(exposure)).toBeLessThan(EXPOSURE_MAX);
-});
+  test.skipIf(!hasSystemd)(`systemd-analyze security rates ${unit}.service as well protected`, () => {
+    const [service] = copies(unit);
+    const { stdout } = Bun.spawnSync(["systemd-analyze", "security", "--offline=true", service!]);
+    const [, exposure] = /Overall exposure level for heartline\S*.service: ([\d.]+)/.exec(String(stdout)) ?? [];
+    expect(Number(exposure)).toBeLessThan(EXPOSURE_MAX);
+  });
 
-test("the service unit gives options that the server has", async () => {
-  const text = readFileSync(join(ROOT, "contrib/heartline.service"), "utf8");
-  const { out } = await run("src/main.ts", "serve", "--help");
-  const options = /^ExecStart=.*/m.exec(text)![0].match(/--[\w-]+/g)!;
-  expect(options.length).toBeGreaterThan(1);
-  for (const option of options) expect(out).toContain(`  ${option} `);
-});
+  test(`${unit}.service gives options that the server has`, async () => {
+    const text = readFileSync(join(ROOT, `contrib/${unit}.service`), "utf8");
+    const { out } = await run("src/main.ts", "serve", "--help");
+    const options = /^ExecStart=.*/m.exec(text)![0].match(/--[\w-]+/g)!;
+    expect(options.length).toBeGreaterThan(1);
+    for (const option of options) expect(out).toContain(`  ${option} `);
+  });
+}
 
 test.skipIf(!hasSystemd)("systemd-socket-activate starts the server with the first connection", async () => {
   const users = join(folder, "users.txt");
