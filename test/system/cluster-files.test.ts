@@ -222,9 +222,11 @@ test.skipIf(postgresPrograms === null)(
     const access = `hba_file=${join(target, "pg_hba.conf")}`;
     const primary = await PostgresEngine.start(configured("db1", target), access);
     const admin = new SQL(primary.url("postgres"), { max: 1 });
-    await admin`SET synchronous_commit = local`;
-    await admin`CREATE USER replicator REPLICATION PASSWORD 'engine-secret'`;
-    await admin`CREATE DATABASE chat OWNER heartline`;
+    // The statements of the file; the user heartline is there.
+    const statements = [...read("postgresql.conf").matchAll(/^# +((SET|CREATE) [^;]*);/gm)].map(([, text]) => text!);
+    expect(statements).toHaveLength(4);
+    for (const each of statements)
+      if (!each.includes("USER heartline")) await admin.unsafe(each.replace("…", "engine-secret"));
     // The command of the file, with the address and the password of this server.
     const [, command = ""] = /^# +pg_basebackup (.*)$/m.exec(read("postgresql.conf"))!;
     const at = `host=127.0.0.1 port=${primary.port} password=engine-secret`;
