@@ -19,6 +19,8 @@ import { WireClient } from "../support/wire.ts";
 const LIMIT_MS = 60_000;
 const CONTRIB = join(import.meta.dir, "../../contrib");
 const OWNER = { address: "10.0.0.1:6010", version: "1.2.3", credentials: "c1" };
+const hasOpenssl = Bun.which("openssl") !== null;
+if (!hasOpenssl) console.warn("\n  SKIPPED: certificates of contrib/cluster (they need the package openssl)\n");
 const folder = mkdtempSync(join(tmpdir(), "heartline-"));
 chmodSync(folder, 0o755); // PostgreSQL runs as another user.
 const logs: SharedLog[] = [];
@@ -50,40 +52,46 @@ function makeCertificates(target: string, ...addresses: string[]): void {
   expect(exitCode).toBe(0);
 }
 
-test("certificates.sh makes certificates that the servers accept, and a second run has the same authority", () => {
-  const target = join(folder, "made");
-  makeCertificates(target, "10.0.0.1", "fd00::1", "n1.example.org");
-  const at = (name: string): string => join(target, name);
-  const files = (address: string) => ({
-    authorities: at("ca.pem"),
-    chain: at(`${address}.pem`),
-    key: at(`${address}-key.pem`),
-  });
-  for (const address of ["10.0.0.1", "fd00::1"]) {
-    expect(readClusterCertificate(files(address), address).outdated).toBeNull();
-    expect(() => readClusterCertificate(files(address), "10.0.0.9")).toThrow("is not valid for 10.0.0.9");
-  }
-  const named = Bun.spawnSync([
-    "openssl",
-    "x509",
-    "-noout",
-    "-checkhost",
-    "n1.example.org",
-    "-in",
-    at("n1.example.org.pem"),
-  ]);
-  expect(named.stdout.toString()).toContain("does match");
-  const authority = readFileSync(at("ca.pem"), "utf8");
-  makeCertificates(target, "10.0.0.2");
-  expect(readFileSync(at("ca.pem"), "utf8")).toBe(authority);
-  for (const name of ["10.0.0.1.pem", "10.0.0.2.pem", "n1.example.org.pem"])
-    expect(Bun.spawnSync(["openssl", "verify", "-CAfile", at("ca.pem"), at(name)]).exitCode).toBe(0);
-  expect(statSync(at("ca-key.pem")).mode & 0o777).toBe(0o600);
-  expect(statSync(at("10.0.0.1-key.pem")).mode & 0o777).toBe(0o600);
-  expect(statSync(at("10.0.0.1.pem")).mode & 0o777).toBe(0o644);
-  const { exitCode, stderr } = Bun.spawnSync([join(CONTRIB, "cluster/certificates.sh")]);
-  expect([exitCode, stderr.toString()]).toEqual([2, "usage: contrib/cluster/certificates.sh <folder> <address>...\n"]);
-});
+test.skipIf(!hasOpenssl)(
+  "certificates.sh makes certificates that the servers accept, and a second run has the same authority",
+  () => {
+    const target = join(folder, "made");
+    makeCertificates(target, "10.0.0.1", "fd00::1", "n1.example.org");
+    const at = (name: string): string => join(target, name);
+    const files = (address: string) => ({
+      authorities: at("ca.pem"),
+      chain: at(`${address}.pem`),
+      key: at(`${address}-key.pem`),
+    });
+    for (const address of ["10.0.0.1", "fd00::1"]) {
+      expect(readClusterCertificate(files(address), address).outdated).toBeNull();
+      expect(() => readClusterCertificate(files(address), "10.0.0.9")).toThrow("is not valid for 10.0.0.9");
+    }
+    const named = Bun.spawnSync([
+      "openssl",
+      "x509",
+      "-noout",
+      "-checkhost",
+      "n1.example.org",
+      "-in",
+      at("n1.example.org.pem"),
+    ]);
+    expect(named.stdout.toString()).toContain("does match");
+    const authority = readFileSync(at("ca.pem"), "utf8");
+    makeCertificates(target, "10.0.0.2");
+    expect(readFileSync(at("ca.pem"), "utf8")).toBe(authority);
+    for (const name of ["10.0.0.1.pem", "10.0.0.2.pem", "n1.example.org.pem"])
+      expect(Bun.spawnSync(["openssl", "verify", "-CAfile", at("ca.pem"), at(name)]).exitCode).toBe(0);
+    expect(statSync(at("ca-key.pem")).mode & 0o777).toBe(0o600);
+    expect(statSync(at("10.0.0.1-key.pem")).mode & 0o777).toBe(0o600);
+    expect(statSync(at("10.0.0.1.pem")).mode & 0o777).toBe(0o644);
+    const { exitCode, stderr } = Bun.spawnSync([join(CONTRIB, "cluster/certificates.sh")]);
+    expect([exitCode, stderr.toString()]).toEqual([
+      2,
+      "usage: contrib/cluster/certificates.sh <folder> <address>...\n",
+    ]);
+  },
+);
 
 interface Service {
   image: string;
@@ -95,44 +103,47 @@ interface Service {
   depends_on?: Record<string, unknown>;
 }
 
-test("compose.yml has options of the server, files that exist, and certificates for its addresses", async () => {
-  const text = read("compose.yml");
-  const { services, volumes } = Bun.YAML.parse(text) as { services: Record<string, Service>; volumes: object };
-  const { out } = await run("src/main.ts", "serve", "--help");
-  const nodes = Object.entries(services).filter(([name]) => name.startsWith("node"));
-  expect(nodes).toHaveLength(3);
-  const addresses = nodes.map(([, { networks }]) => networks.cluster.ipv4_address);
-  const made = /certificates\.sh certificates (.*)/.exec(text)![1]!.split(" ");
-  expect(made).toEqual(addresses);
-  makeCertificates(join(folder, "certificates"), ...made);
-  const { ipv4_address: engine } = services.postgres!.networks.cluster;
-  for (const [, { build, environment, volumes: mounts, depends_on: needed }] of nodes) {
-    expect(existsSync(join(CONTRIB, "cluster", build!.context, build!.dockerfile))).toBe(true);
-    for (const name of Object.keys(needed!)) expect(services).toContainKey(name);
-    for (const [name, value] of Object.entries(environment)) {
-      const option = name.replace("HEARTLINE_", "").toLowerCase().replaceAll("_", "-");
-      expect(out).toContain(`  --${option} `);
-      OPTIONS[option as "cluster"].read(value.replace(/\$\{.*?\}/, "x"));
+test.skipIf(!hasOpenssl)(
+  "compose.yml has options of the server, files that exist, and certificates for its addresses",
+  async () => {
+    const text = read("compose.yml");
+    const { services, volumes } = Bun.YAML.parse(text) as { services: Record<string, Service>; volumes: object };
+    const { out } = await run("src/main.ts", "serve", "--help");
+    const nodes = Object.entries(services).filter(([name]) => name.startsWith("node"));
+    expect(nodes).toHaveLength(3);
+    const addresses = nodes.map(([, { networks }]) => networks.cluster.ipv4_address);
+    const made = /certificates\.sh certificates (.*)/.exec(text)![1]!.split(" ");
+    expect(made).toEqual(addresses);
+    makeCertificates(join(folder, "certificates"), ...made);
+    const { ipv4_address: engine } = services.postgres!.networks.cluster;
+    for (const [, { build, environment, volumes: mounts, depends_on: needed }] of nodes) {
+      expect(existsSync(join(CONTRIB, "cluster", build!.context, build!.dockerfile))).toBe(true);
+      for (const name of Object.keys(needed!)) expect(services).toContainKey(name);
+      for (const [name, value] of Object.entries(environment)) {
+        const option = name.replace("HEARTLINE_", "").toLowerCase().replaceAll("_", "-");
+        expect(out).toContain(`  --${option} `);
+        OPTIONS[option as "cluster"].read(value.replace(/\$\{.*?\}/, "x"));
+      }
+      expect(environment.HEARTLINE_CLUSTER).toContain(`@${engine}/${services.postgres!.environment.POSTGRES_DB}`);
+      const paths = new Map<string, string>();
+      for (const mount of mounts) {
+        const [source = "", target = ""] = mount.split(":");
+        if (source.startsWith("./")) paths.set(target, join(folder, source));
+        else expect(volumes).toContainKey(source);
+      }
+      const file = (option: string): string => {
+        const path = environment[`HEARTLINE_CLUSTER_${option}`]!;
+        const found = [...paths].find(([target]) => path.startsWith(`${target}/`))!;
+        return path.replace(...found);
+      };
+      const tls = { authorities: file("CA"), chain: file("CERT"), key: file("KEY") };
+      const [address = ""] = environment.HEARTLINE_CLUSTER_LISTEN!.split(":");
+      expect(readClusterCertificate(tls, address).outdated).toBeNull();
     }
-    expect(environment.HEARTLINE_CLUSTER).toContain(`@${engine}/${services.postgres!.environment.POSTGRES_DB}`);
-    const paths = new Map<string, string>();
-    for (const mount of mounts) {
-      const [source = "", target = ""] = mount.split(":");
-      if (source.startsWith("./")) paths.set(target, join(folder, source));
-      else expect(volumes).toContainKey(source);
-    }
-    const file = (option: string): string => {
-      const path = environment[`HEARTLINE_CLUSTER_${option}`]!;
-      const found = [...paths].find(([target]) => path.startsWith(`${target}/`))!;
-      return path.replace(...found);
-    };
-    const tls = { authorities: file("CA"), chain: file("CERT"), key: file("KEY") };
-    const [address = ""] = environment.HEARTLINE_CLUSTER_LISTEN!.split(":");
-    expect(readClusterCertificate(tls, address).outdated).toBeNull();
-  }
-  const ports = nodes.flatMap(([, each]) => each.ports!);
-  expect(new Set(ports).size).toBe(3);
-});
+    const ports = nodes.flatMap(([, each]) => each.ports!);
+    expect(new Set(ports).size).toBe(3);
+  },
+);
 
 test("cluster.env has a valid URL for each engine, and the variables that the unit needs", () => {
   const lines = read("cluster.env").split("\n");
@@ -144,7 +155,7 @@ test("cluster.env has a valid URL for each engine, and the variables that the un
   for (const [, name = ""] of unit.matchAll(/\$\{(\w+)\}/g)) expect(names).toContain(name);
 });
 
-test.skipIf(!hasNats)("nats-server accepts nats.conf", () => {
+test.skipIf(!hasNats || !hasOpenssl)("nats-server accepts nats.conf", () => {
   const target = join(folder, "nats");
   makeCertificates(target, "node");
   const text = read("nats.conf")
@@ -201,7 +212,7 @@ function configured(name: string, target: string): string {
   return `config_file=${file}`;
 }
 
-test.skipIf(postgresPrograms === null)(
+test.skipIf(postgresPrograms === null || !hasOpenssl)(
   "postgresql.conf makes a primary and a synchronous standby, which has every acknowledged record when it is promoted",
   async () => {
     const target = join(folder, "postgres");
