@@ -93,9 +93,8 @@ export class ClusterView {
   }
 
   /** The known spares that have not become owners since. */
-  spares({ watches }: Lookout): Spare[] {
-    const owners = new Set(watches.map(({ state }) => state?.owner?.address));
-    owners.add(this.appender?.info.address);
+  spares(lookout: Lookout): Spare[] {
+    const owners = new Set(this.rows(lookout).map(({ owner }) => owner?.address));
     return this.knownSpares.all.filter(({ address }) => !owners.has(address));
   }
 
