@@ -13,7 +13,7 @@ import { type KnownSpares, SPARE_BEAT_MS, isSpareWord } from "./spares.ts";
 import type { Transport } from "./transport.ts";
 
 /** A connection without a reply for that many beats is closed. */
-export const ANSWER_BEATS = 2;
+export const ANSWER_BEATS = 5;
 /** An owner that has not replied for that many beats is logged. */
 export const UNSEEN_BEATS = 10;
 
