@@ -31,6 +31,11 @@ export const CLUSTER_GAUGES: OwnMetric<[node: ClusterNode]>[] = [
     read: ({ shards }) => shards.map(({ shard, silentMs }) => [`${shard}`, silentMs / 1000]),
   },
   {
+    name: "heartline_cluster_spares",
+    help: "Spares that this server knows to be alive, itself included.",
+    read: ({ livingSpares }) => livingSpares,
+  },
+  {
     name: "heartline_cluster_waiting_bytes",
     help: "Bytes that wait for the next record of the shared log.",
     read: ({ waitingBytes }) => waitingBytes,
@@ -38,12 +43,12 @@ export const CLUSTER_GAUGES: OwnMetric<[node: ClusterNode]>[] = [
   {
     name: "heartline_cluster_log_bytes",
     help: "Bytes of the shared log since the last snapshot, which a takeover of this server's shard reads.",
-    read: ({ logBytes }) => logBytes,
+    read: ({ snapshots }) => snapshots?.logBytes ?? 0,
   },
   {
     name: "heartline_cluster_snapshots",
     help: "Snapshots that this server has published.",
-    read: ({ snapshots }) => snapshots,
+    read: ({ snapshots }) => snapshots?.count ?? 0,
   },
 ];
 
