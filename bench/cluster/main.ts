@@ -59,7 +59,7 @@ package ${COMPILER.package}).
   --via <list>         clients at the owner of their shard, or at another server, which relays (${VIAS.join(",")})
   --clients <number>   number of clients, even (256)
   --window <number>    messages in flight per client, at the highest rate (16)
-  --rate <number>      modest rate: messages per second of all clients together (100)
+  --rate <number>      modest rate: messages per second of all clients together (25)
   --sessions <kind>    plain, or resumable with an acknowledgement per second (plain)
   --rounds <number>    number of rounds (5)
   --seconds <number>   duration of each measurement (3)
@@ -114,7 +114,7 @@ function parseOptions(line: Line): Options {
     vias: list("via", VIAS, [...VIAS]),
     clients,
     window,
-    rate: line.number("rate", 100, 1, 100_000),
+    rate: line.number("rate", 25, 1, 100_000),
     resumable: line.choice("sessions", "plain", ["plain", "resumable"]) === "resumable",
     rounds: line.number("rounds", 5, 1, 1000),
     measureMs: line.number("seconds", 3, 0.1, 600, true) * 1000,

@@ -15,7 +15,7 @@ const CHECKED_SHARDS = [2, 4];
 const KINDS = ["paced", "turns", "large"] as const;
 
 const COLUMNS: [title: string, width: number][] = [
-  ["", 24],
+  ["", 26],
   ["messages/s", 26],
   ["/ embedded", 22],
   ["/ same", 23],

@@ -289,8 +289,9 @@ static int64_t run_until(int64_t end) {
     run_round(acks_at < end ? acks_at : end);
     now = clock_now();
     if (is_working) busy += now - before;
-    /* One client after another, so that they do not all acknowledge at once. */
-    for (; acks_at <= now; acks_at += ack_gap) send_ack(&clients[next_ack++ % clients_count]);
+    /* One client after another, so that they do not all acknowledge at once. At the end nothing more is asked. */
+    for (; acks_at <= now; acks_at += ack_gap)
+      if (window + gap > 0) send_ack(&clients[next_ack++ % clients_count]);
   }
   return busy;
 }
