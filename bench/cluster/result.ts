@@ -61,9 +61,10 @@ export class EngineResult {
     return this.of(work, "open").filter(({ figures: { lateness, ok } }) => !isBehind({ lateness, latency: ok }, at));
   }
 
-  /** Median costs of a message at the highest rate; null when that was not measured. */
+  /** Median costs of a message at the highest rate; null when that was not measured, or no message has arrived. */
   cost(work: Work): Cost | null {
-    const costs = this.of(work, "closed").map(({ figures }) => figures.cost);
+    const runs = this.of(work, "closed").filter(({ figures }) => figures.accepted > 0);
+    const costs = runs.map(({ figures }) => figures.cost);
     if (costs.length === 0) return null;
     const of = (part: keyof Cost): number => median(costs.map((cost) => cost[part]));
     return { server: of("server"), engine: of("engine"), generator: of("generator"), logBytes: of("logBytes") };

@@ -99,11 +99,19 @@ export class Site {
   static async startCluster(folder: string, credentials: string, url: string, shards: number): Promise<Site> {
     const servers = Array.from({ length: serversOf(shards) }, () => new Server(folder, credentials, url));
     await Promise.all(servers.map((server) => server.start()));
-    const owners: Server[] = [];
+    let owners: Server[] = [];
     for (const end = performance.now() + READY_MS; ; await Bun.sleep(POLL_MS)) {
+      owners = [];
       let connected = 0;
-      for (const server of servers) {
-        const metrics = await server.metrics();
+      for (const [i, server] of servers.entries()) {
+        const metrics = await server.metrics().catch(() => null);
+        if (metrics === null) {
+          // It was deposed, since others had the cores for seconds. A service manager starts it again.
+          server.process.kill("SIGKILL");
+          servers[i] = new Server(folder, credentials, url);
+          await servers[i].start();
+          continue;
+        }
         const [, shard] = /^heartline_cluster_owner\{shard="(\d+)"\} 1$/m.exec(metrics) ?? [];
         if (shard === undefined || sumOf(metrics, "heartline_ready") !== 1) continue;
         owners[Number(shard)] = server;

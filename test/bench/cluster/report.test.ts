@@ -80,6 +80,7 @@ test("the model is marked, and checked against clusters that were measured", () 
     ": 100,000/s (engine); with a log that has no limit: 1,600,000/s",
   );
   expect(text).not.toContain("MODEL, not measured: cross");
+  expect(reportOf([run(WORK, "closed", { accepted: 0 })])).not.toContain("MODEL, not measured");
 });
 
 test("a report says when the machine was busy, and counts losses behind a gateway apart", () => {
