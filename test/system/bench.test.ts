@@ -364,28 +364,24 @@ test(
 );
 
 test.skipIf(!POSTGRES.isInstalled)(
-  "bench:cluster measures clusters in alternation with one server, and prints the bound and the model",
+  "bench:cluster measures clusters in alternation with one server, and prints the bound",
   async () => {
     if (isSkipped("native")) return;
     const short = "--rounds 1 --seconds 0.5 --warmup 0.1 --clients 8 --window 4".split(" ");
-    const works = "--engines postgres --shards 2 --traffic cross".split(" ");
+    const works = "--engines postgres --shards 2 --traffic cross --via gateway".split(" ");
     const file = join(folder, "cluster.json");
     const { out, err, code } = await run("bench/cluster/main.ts", ...works, ...short, "--json", file);
     if (code !== 0) throw new Error(`${out}${err}`);
-    for (const name of ["embedded", "2 shards, cross, owner", "2 shards, cross, gateway"])
+    for (const name of ["embedded", "2 shards, cross, gateway"])
       expect(out).toMatch(new RegExp(`^  ${name} +[\\d,]+ \\[`, "m"));
     expect(out).toMatch(/^ {2}raw append, one at a time, \d+ bytes: p50 [\d.]+ /m);
     expect(out).toMatch(
-      /^ {2}ok at most 4 appends: 2 shards, cross, owner: ([\d.]+ \[.*holds|.*NOT HOLD|not measured)$/im,
+      /^ {2}ok at most 4 appends: 2 shards, cross, gateway: ([\d.]+ \[.*holds|.*NOT HOLD|not measured)$/im,
     );
-    expect(out).toMatch(/^ {2}MODEL, not measured: cross, 64 cores: [\d,]+\/s/m);
     expect(out).toContain("\nlost 0, twice 0, out of order 0\n");
     const { runs } = JSON.parse(readFileSync(file, "utf8")) as ClusterResult;
     expect(runs.map(({ work, load }) => `${nameOf(work)} ${load}`)).toEqual(
-      ["embedded", "2 shards, cross, owner", "2 shards, cross, gateway"].flatMap((name) => [
-        `${name} closed`,
-        `${name} open`,
-      ]),
+      ["embedded", "2 shards, cross, gateway"].flatMap((name) => [`${name} closed`, `${name} open`]),
     );
     for (const { figures, engine } of runs) {
       expect(figures.cost.server).toBeGreaterThan(0);
