@@ -13,6 +13,7 @@ import { forward } from "./forward.ts";
 import type { Party } from "./introductions.ts";
 import type { Account, Neighbour, Session } from "./session.ts";
 
+const ADDRESS = encode("address ");
 const DENIED = encode("denied ");
 /** Stands for a missing key in a forwarded `getaddress`. */
 const NO_KEY = "-";
@@ -105,15 +106,17 @@ export class DistantQuestions {
     return introductions.ask(asker, asked.session, key === NO_KEY ? "" : key);
   }
 
-  /** `tell`: the line bytes[start..end) is an event for the session of that number. */
-  told(from: Neighbour, number: number, bytes: Uint8Array, start: number, end: number): void {
+  /** `tell`: the line bytes[start..end) is an event for the session of that number. False: it is none. */
+  told(from: Neighbour, number: number, bytes: Uint8Array, start: number, end: number): boolean {
+    if (!startsWith(bytes, start, end, ADDRESS) && !startsWith(bytes, start, end, DENIED)) return false;
     const session = this.#byNumber.get(number);
-    if (session === undefined) return;
+    if (session === undefined) return true;
     const line = Buffer.concat([bytes.subarray(start, end), encode("\n")]);
     const name = line.toString("latin1").split(/[ \n]/, 2)[1]!;
     const asked = this.#chat.accounts.named(name);
     const question = asked === undefined ? undefined : this.#askers.get(session)!.questions.get(asked);
     if (question?.asked.neighbour === from) this.#tell(session, question, line);
+    return true;
   }
 
   /** An event must not come before the reply to the question. */

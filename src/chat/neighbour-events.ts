@@ -85,8 +85,8 @@ export class NeighbourEvents implements LinkObserver {
     if (verb === "tell" || verb === "gone") {
       const number = isWhole ? parseNumber(bytes, verbEnd + 1, firstEnd) : -1;
       if (number < 0 || (verb === "tell") !== firstEnd + 1 < end) return false;
-      if (verb === "gone") this.#introductions.gone(neighbour, number);
-      else this.#introductions.told(neighbour, number, bytes, firstEnd + 1, end);
+      if (verb === "tell") return this.#introductions.told(neighbour, number, bytes, firstEnd + 1, end);
+      this.#introductions.gone(neighbour, number);
       return true;
     }
     if (verb === "present") {

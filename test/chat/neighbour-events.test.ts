@@ -202,6 +202,19 @@ describe("a private chat", () => {
     expect(ask(q, bob, "private_answer alice yes").at(-1)).toBe("err no_request");
   });
 
+  test.each(["ok asked", "message bob hi", "goodbye kicked", "addressed bob", "denied", "nonsense"])(
+    "%p is no event of one: a neighbour that tells it is faulty, and the asker does not receive it",
+    (line) => {
+      ask(p, alice, "getaddress bob");
+      ask(q, bob, "private_answer alice yes");
+      alice.read();
+      const told = links[1]!.events.find((each) => each.startsWith("tell "))!;
+      const bytes = Buffer.from(`${told.split(" ", 2).join(" ")} ${line}`);
+      expect(p.neighbourEvents!.receive(q.shard, bytes, 0, bytes.length)).toBe(false);
+      expect(alice.read()).toEqual([]);
+    },
+  );
+
   test("another session of the asker has no part in it", () => {
     ask(p, alice, "getaddress bob");
     const again = listening(p, "alice", "192.0.2.1");
