@@ -116,8 +116,10 @@ for (const { name, isInstalled, start: startEngine, closeAll } of [POSTGRES, NAT
     async function textsUntil(client: WireClient, last: string): Promise<string[]> {
       const texts: string[] = [];
       while (texts.at(-1) !== last) {
-        const [, text] = /^(?:message|stored) alice (?:\d+ )?(text \d+)$/.exec(await line(client))!;
-        texts.push(text!);
+        const next = await line(client);
+        const [, text] = /^(?:message|stored) alice (?:\d+ )?(text \d+)$/.exec(next) ?? [];
+        if (text === undefined) throw new Error(`received ${next}`);
+        texts.push(text);
       }
       return texts;
     }
