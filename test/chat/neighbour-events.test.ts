@@ -203,17 +203,77 @@ describe("a private chat", () => {
   });
 
   test.each(["ok asked", "message bob hi", "goodbye kicked", "addressed bob", "denied", "nonsense"])(
-    "%p is no event of one: a neighbour that tells it is faulty, and the asker does not receive it",
+    "%p is no event of one: a neighbour that tells it loses its link, and the asker does not receive it",
     (line) => {
       ask(p, alice, "getaddress bob");
-      ask(q, bob, "private_answer alice yes");
-      alice.read();
-      const told = links[1]!.events.find((each) => each.startsWith("tell "))!;
-      const bytes = Buffer.from(`${told.split(" ", 2).join(" ")} ${line}`);
-      expect(p.neighbourEvents!.receive(q.shard, bytes, 0, bytes.length)).toBe(false);
-      expect(alice.read()).toEqual([]);
+      q.say(bob, "private_answer alice yes");
+      const [, number] = /^tell (\d+) address /.exec(links[0]!.toP.at(-1)!)!;
+      p.say(links[0]!.peer, `tell ${number} ${line}`);
+      expect(links[0]!.peer.read().at(-1)).toBe("goodbye flood");
+      expect(alice.read()).toEqual(["denied bob"]);
     },
   );
+
+  test("a denied question leaves an earlier ticket, whose end is told too", () => {
+    ask(p, alice, "getaddress bob");
+    ask(q, bob, "private_answer alice yes");
+    ask(p, alice, "getaddress bob");
+    expect(ask(q, bob, "private_answer alice no").at(-1)).toBe("ok");
+    expect(alice.read().at(-1)).toBe("denied bob");
+    ask(q, bob, "logout");
+    expect(alice.read().toSorted()).toEqual(["denied bob", "left bob logout"]);
+  });
+
+  test("an address does not come before the reply to the question, also after an earlier ticket", () => {
+    ask(p, alice, "getaddress bob");
+    ask(q, bob, "private_answer alice yes");
+    alice.read();
+    p.say(alice, "getaddress bob");
+    links[0]!.stepQ();
+    q.say(bob, "private_answer alice yes");
+    while (links[1]!.stepQ());
+    expect(alice.read()).toEqual([]);
+    carry();
+    expect(alice.read()).toEqual(["ok asked", expect.stringMatching(/^address bob /)]);
+    cut();
+    link();
+    expect(alice.read()).toEqual(["denied bob"]);
+  });
+
+  test("the end of a question comes before the reply to the next one", () => {
+    ask(p, alice, "getaddress bob");
+    bob = q.connect("192.0.2.2");
+    q.say(bob, "login bob secret listen=5000");
+    p.say(alice, "getaddress bob");
+    links[0]!.stepQ();
+    expect(alice.read()).toEqual([]);
+    carry();
+    expect(alice.read()).toEqual(["denied bob", "ok asked"]);
+  });
+
+  test("a question ends for both shards when only one of them knows yet that its link is lost", () => {
+    ask(p, alice, "getaddress bob");
+    links[0]!.peer.hangUp();
+    expect(alice.read()).toEqual(["denied bob"]);
+    expect(p.ask(alice, "getaddress bob")[0]).toStartWith("err busy ");
+    q.neighbourEvents!.linkLost(p.shard);
+    link();
+    bob.read();
+    expect(ask(q, bob, "private_answer alice yes")).toEqual(["err no_request"]);
+    expect(ask(p, alice, "getaddress bob")).toEqual(["ok asked"]);
+    ask(q, bob, "private_answer alice yes");
+    expect(alice.read()).toEqual([expect.stringMatching(/^address bob /)]);
+  });
+
+  test("a question of an earlier run of the asker's server ends with its answer", () => {
+    p.say(alice, "getaddress bob");
+    cut();
+    p = p.restarted();
+    link();
+    expect(bob.read()).toContain("private_request alice");
+    const [expected, ok, denied] = ask(q, bob, "private_answer alice yes");
+    expect([expected, ok, denied]).toEqual([expect.stringMatching(/^expect alice /), "ok", "denied alice"]);
+  });
 
   test("another session of the asker has no part in it", () => {
     ask(p, alice, "getaddress bob");
