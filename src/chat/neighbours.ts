@@ -257,7 +257,7 @@ export class Neighbours {
     if (number < 1 || number > neighbour.lastNumber || !isReply(bytes, numberEnd + 1, end)) return false;
     // It may not be in the stream yet. Then the shard gets it later, and gives an outcome again.
     const position = outbox.unackedIndex.positionAfter(number);
-    if (position === 0 && number > oldestSlot(neighbour)) return false;
+    if (position === 0 && number > neighbour.ackedNumber && number !== oldestSlot(neighbour)) return false;
     this.#fill(neighbour, number, bytes, numberEnd + 1, end);
     neighbour.ackedNumber = Math.max(neighbour.ackedNumber, number);
     if (position > 0) outbox.ack(position);

@@ -223,6 +223,18 @@ describe("a line of a link", () => {
     expect(alice!.read()).toEqual(["err blocked", "ok sent"]);
   });
 
+  test("outcome of a number that was not forwarded ends the link, and the next request is acted on", () => {
+    const { p, link } = linked();
+    const [alice] = p.online("alice");
+    const number = p.store.newNumber();
+    p.say(alice!, "message bob hello");
+    expect(p.ask(link.peer, `outcome ${number} ok sent`).at(-1)).toBe("goodbye flood");
+    const next = new TestLink(p, new Shard(0, 2));
+    expect(next.greet()).toBe("ok 0");
+    next.carry();
+    expect([alice!.read(), next.refusals]).toEqual([["ok stored"], []]);
+  });
+
   test.each(["nonsense", "okay", "errr", "message carol hello", "goodbye kicked", "\xff"])(
     "outcome with %p in place of a reply ends the link, and reaches no client",
     (reply) => {
