@@ -114,7 +114,7 @@ class Forwards {
     expectThat(end === null || !end.ended || up === 0, () => "a link that has ended is up");
     if (end === null || this.#dialing.has(end)) return [];
     const written = end.lines();
-    const valid = /^(outcome \d+ (ok|err)( .*)?|alive \d+|proof .*|heard \d+)$/s;
+    const valid = /^(outcome \d+ (ok|err)( .*)?|tell \d+ (address|denied) .*|alive \d+|proof .*|heard \d+)$/s;
     expectAlike(
       written.filter((line) => !valid.test(line)),
       [],
