@@ -15,6 +15,7 @@ import { forward } from "./forward.ts";
 import type { Party } from "./introductions.ts";
 import type { Account, Neighbour, Session } from "./session.ts";
 
+const ADDRESS = encode("address ");
 const DENIED = encode("denied ");
 /** Stands for a missing key in a forwarded `getaddress`. */
 const NO_KEY = "-";
@@ -167,6 +168,11 @@ export class DistantQuestions {
 
 function openOf({ open }: AskingSession, asked: Account): number {
   return open.get(asked) ?? 0;
+}
+
+/** Whether bytes[start..end) can be the line that a shard tells an asker. */
+export function isToldLine(bytes: Uint8Array, start: number, end: number): boolean {
+  return startsWith(bytes, start, end, ADDRESS) || startsWith(bytes, start, end, DENIED);
 }
 
 function sayGone({ session: link }: Neighbour, number: number): void {

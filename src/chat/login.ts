@@ -29,6 +29,10 @@ export function login(chat: Chat, peer: Peer, request: Request): void {
   const waitSeconds = addresses.loginWait(address, isWebSocket);
   if (waitSeconds > 0)
     return refuseLogin(chat, peer, account, "busy", `too many failed logins; try again in ${waitSeconds} s`);
+  if (account !== null && account.neighbour !== null) {
+    // Servers of one cluster agree on the shard of a user: the one that relays this login is faulty.
+    return refuseLogin(chat, peer, account, "internal", "this server does not have the sessions of that user");
+  }
   // It counts as failed until it ends in another way. An unknown user stays a failure.
   addresses.loginBegins(address, isWebSocket);
   if (account === null) return refuseLogin(chat, peer, null, "unknown_user");

@@ -11,7 +11,7 @@ import { LINK_NAMES_MAX } from "../limits.ts";
 import { encode, equals, parseNumber, wordEnd } from "../protocol/ascii.ts";
 import { type ErrorCode, LEFT_REASONS, type LeftReason, type Replies } from "../protocol/reply.ts";
 import type { Chat } from "./chat.ts";
-import { DistantQuestions, type LinkOutbox } from "./distant-questions.ts";
+import { DistantQuestions, type LinkOutbox, isToldLine } from "./distant-questions.ts";
 import { NeighbourPresence } from "./neighbour-presence.ts";
 import type { LinkObserver, Neighbours } from "./neighbours.ts";
 import type { Account, Neighbour, Session } from "./session.ts";
@@ -54,7 +54,7 @@ export class NeighbourEvents implements LinkObserver {
   told(from: Neighbour, bytes: Uint8Array, start: number, end: number): boolean {
     const numberEnd = wordEnd(bytes, start, end);
     const number = parseNumber(bytes, start, numberEnd);
-    if (number < 0 || numberEnd + 1 >= end) return false;
+    if (number < 0 || !isToldLine(bytes, numberEnd + 1, end)) return false;
     this.#introductions.told(from, number, bytes, numberEnd + 1, end);
     return true;
   }

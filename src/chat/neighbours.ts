@@ -68,6 +68,8 @@ const OUTCOME = encode("outcome");
 const ALIVE = encode("alive");
 const TELL = encode("tell");
 const WAITING = encode("waiting\n");
+const ACCEPTED = encode("ok");
+const REFUSED = encode("err");
 const SENT = OK_SENT.subarray(0, -1);
 const STORED = OK_STORED.subarray(0, -1);
 const ASKED = OK_ASKED.subarray(0, -1);
@@ -252,11 +254,12 @@ export class Neighbours {
     const neighbour = this.#byAccount.get(account)!;
     const numberEnd = wordEnd(bytes, start, end);
     const number = parseNumber(bytes, start, numberEnd);
-    if (number < 1 || number > neighbour.lastNumber || numberEnd + 1 >= end) return false;
-    this.#fill(neighbour, number, bytes, numberEnd + 1, end);
-    neighbour.ackedNumber = Math.max(neighbour.ackedNumber, number);
+    if (number < 1 || number > neighbour.lastNumber || !isReply(bytes, numberEnd + 1, end)) return false;
     // It may not be in the stream yet. Then the shard gets it later, and gives an outcome again.
     const position = outbox.unackedIndex.positionAfter(number);
+    if (position === 0 && number > neighbour.ackedNumber && number !== oldestSlot(neighbour)) return false;
+    this.#fill(neighbour, number, bytes, numberEnd + 1, end);
+    neighbour.ackedNumber = Math.max(neighbour.ackedNumber, number);
     if (position > 0) outbox.ack(position);
     // `Chat.flushed` records it. After a crash before that, nobody waits for the outcome that the shard has forgotten.
     outbox.append(OK);
@@ -319,9 +322,20 @@ export class Neighbours {
  * The number up to which no outcome of the shard is awaited here: it may forget them, so it never keeps more than it
  * was forwarded within the limits. After a crash of this shard that is everything that it has acted on.
  */
-function answeredUpTo({ slots, ackedNumber }: Neighbour, heard: number): number {
+function answeredUpTo(neighbour: Neighbour, heard: number): number {
+  return Math.max(neighbour.ackedNumber, Math.min(heard, oldestSlot(neighbour) - 1));
+}
+
+/** The number of the first request whose outcome has not come; infinite without one. Outcomes come in order. */
+function oldestSlot({ slots }: Neighbour): number {
   const [oldest = Number.POSITIVE_INFINITY] = slots.keys();
-  return Math.max(ackedNumber, Math.min(heard, oldest - 1));
+  return oldest;
+}
+
+/** Whether bytes[start..end) can be the reply to a request of a user. */
+function isReply(bytes: Uint8Array, start: number, end: number): boolean {
+  const codeEnd = wordEnd(bytes, start, end);
+  return equals(bytes, start, codeEnd, ACCEPTED) || equals(bytes, start, codeEnd, REFUSED);
 }
 
 /** The number before that of a forwarded request: its text is `<number> <previous> <request>`. */

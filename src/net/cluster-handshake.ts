@@ -75,7 +75,10 @@ export function isNonce(word: string | undefined): word is string {
   return word !== undefined && /^[\w-]{22}$/.test(word);
 }
 
-/** The number that a word is; NaN when it is none. */
+/** The highest number of a request: a shard that knew a higher one could not say so, and would get no link any more. */
+export const REQUEST_NUMBER_MAX = 999_999_999_999_999;
+
+/** The number that a word is, up to REQUEST_NUMBER_MAX; NaN when it is none. */
 export function numberOf(word: string | undefined): number {
   return word !== undefined && /^(0|[1-9]\d{0,14})$/.test(word) ? Number(word) : NaN;
 }

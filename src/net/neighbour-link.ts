@@ -20,7 +20,7 @@ import { LineReader } from "../protocol/line-reader.ts";
 import { Outbox } from "../stream/outbox.ts";
 import { SocketWriter } from "../stream/socket-writer.ts";
 import type { Sink } from "../stream/turn.ts";
-import type { ShardOwner } from "./cluster-handshake.ts";
+import { REQUEST_NUMBER_MAX, type ShardOwner } from "./cluster-handshake.ts";
 import type { Connections } from "./connection.ts";
 import { type LinkEvents, type LinkFailure, type Owner, OwnerLink, type OwnerLinkOptions } from "./owner-link.ts";
 import type { Transport } from "./transport.ts";
@@ -217,7 +217,7 @@ export class NeighbourLink implements LinkEvents, Sink {
     const number = startsWith(bytes, start, end, OK_NUMBER) ? parseNumber(bytes, start + OK_NUMBER.length, end) : -1;
     if (number < 0 && startsWith(bytes, start, end, REFUSED))
       return this.#end("refused", `it refuses: ${textOf(bytes, start + REFUSED.length, end)}`);
-    if (number < 0) return this.#garbage(bytes, start, end);
+    if (number < 0 || number > REQUEST_NUMBER_MAX) return this.#garbage(bytes, start, end);
     const { connections, requests, others } = this.#options;
     const { shard } = this.owner;
     this.#state = "up";
@@ -238,7 +238,8 @@ export class NeighbourLink implements LinkEvents, Sink {
     const previousEnd = wordEnd(bytes, numberEnd + 1, end);
     const number = parseNumber(bytes, timeEnd + 1, numberEnd);
     const previous = parseNumber(bytes, numberEnd + 1, previousEnd);
-    if (fromEnd <= start || previousEnd + 1 >= end || previous < 0 || number <= previous)
+    const hasNumbers = previous >= 0 && number > previous && number <= REQUEST_NUMBER_MAX;
+    if (fromEnd <= start || previousEnd + 1 >= end || !hasNumbers)
       return this.#end("garbage", "it sends a request that is not complete");
     if (this.unanswered >= LINK_UNANSWERED_MAX) return this.#overflow();
     const { requests } = this.#options;

@@ -202,6 +202,18 @@ describe("a private chat", () => {
     expect(ask(q, bob, "private_answer alice yes").at(-1)).toBe("err no_request");
   });
 
+  test.each(["ok asked", "message bob hi", "goodbye kicked", "addressed bob", "denied", "nonsense"])(
+    "%p is no event of one: a neighbour that tells it loses its link, and the asker does not receive it",
+    (line) => {
+      ask(p, alice, "getaddress bob");
+      q.say(bob, "private_answer alice yes");
+      const [, number] = /^tell (\d+) address /.exec(links[0]!.toP.at(-1)!)!;
+      p.say(links[0]!.peer, `tell ${number} ${line}`);
+      expect(links[0]!.peer.read().at(-1)).toBe("goodbye flood");
+      expect(alice.read()).toEqual(["denied bob"]);
+    },
+  );
+
   test("a denied question leaves an earlier ticket, whose end is told too", () => {
     ask(p, alice, "getaddress bob");
     ask(q, bob, "private_answer alice yes");

@@ -121,10 +121,12 @@ describe("a link", () => {
     expect([counters.logins, counters.sessions.plain, counters.sessionsEnded.get("disconnected")]).toEqual([2, 2, 0]);
   });
 
-  test("does not expire by itself, nor is it ended as slow until it holds far more than a user may", () => {
+  test("that is not read does not end until it holds far more than a user may; the next one has its requests", () => {
     const limits = { unackedBytesMax: 512 << 10, streamsBytesMax: 1 << 20 };
-    const { p, link } = linked({ p: { limits } });
+    const { p, link } = linked({ p: { limits, idleTimeoutMs: 10 * SILENCE_MS } });
     link.peer.room = 0;
+    const [alice] = p.online("alice");
+    p.say(alice!, "message bob hello");
     const { outbox } = p.neighbour.session!;
     p.begin();
     outbox.append(Buffer.alloc(LINK_BYTES_MAX - outbox.unacked, "x"));
@@ -135,6 +137,11 @@ describe("a link", () => {
     outbox.append(Buffer.alloc(1, "x"));
     p.endTurns();
     expect([p.neighbour.session, link.peer.closing]).toEqual([null, true]);
+    const next = connect(p);
+    p.pass(SILENCE_MS); // The messages of the last link may have to move first.
+    const stored = /^stored alice \d+ (\d+) 0 message bob hello$/.exec(next.read().at(-1)!);
+    p.say(next, `outcome ${stored![1]} ok stored`);
+    expect(alice!.read().at(-1)).toBe("ok stored");
   });
 });
 
@@ -189,13 +196,59 @@ describe("a line of a link", () => {
     const numbers = [...p.neighbour.slots.keys()];
     link.cut();
     const peer = connect(p);
-    expect(p.ask(peer, `outcome ${numbers.at(-1)} ok sent`).at(-1)).toBe("ok");
-    for (const number of numbers.slice(0, -1)) p.say(peer, `outcome ${number} ok stored`);
-    expect(alice!.read()).toEqual([...Array.from({ length: 39 }, () => "ok stored"), "ok sent"]);
+    peer.read();
+    p.begin();
+    peer.feed(Buffer.from(numbers.map((number) => `outcome ${number} ok stored\n`).join("")));
+    p.endTurn(); // The last ones are not delivered yet.
+    expect(alice!.read()).toEqual(numbers.map(() => "ok stored"));
+    p.endTurns();
     expect(p.neighbour.account.waiting).toBeGreaterThan(0);
-    expect(p.ask(peer, `outcome ${numbers.at(-1)} err internal`).at(-1)).toBe("ok");
+    const repeated = peer.read().filter((line) => line.startsWith("stored alice "));
+    for (const line of repeated) p.say(peer, `outcome ${line.split(" ")[3]} err internal`);
     expect([p.neighbour.account.waiting, alice!.read()]).toEqual([0, []]);
   });
+
+  test("outcome of a request ends the link while that of an earlier one is missing; the next link has both", () => {
+    const { p, link } = linked();
+    const [alice] = p.online("alice");
+    p.say(alice!, "message bob one", "message bob two");
+    const [one, two] = [...p.neighbour.slots.keys()];
+    expect(p.ask(link.peer, `outcome ${two} ok sent`).at(-1)).toBe("goodbye flood");
+    expect([alice!.read(), p.neighbour.ackedNumber]).toEqual([[], 0]);
+    const next = connect(p);
+    const [greeting, ...stored] = untimed(next.read());
+    expect(greeting).toBe("ok 0");
+    expect(stored).toEqual([`stored alice T ${one} 0 message bob one`, `stored alice T ${two} ${one} message bob two`]);
+    p.say(next, `outcome ${one} err blocked`, `outcome ${two} ok sent`);
+    expect(alice!.read()).toEqual(["err blocked", "ok sent"]);
+  });
+
+  test("outcome of a number that was not forwarded ends the link, and the next request is acted on", () => {
+    const { p, link } = linked();
+    const [alice] = p.online("alice");
+    const number = p.store.newNumber();
+    p.say(alice!, "message bob hello");
+    expect(p.ask(link.peer, `outcome ${number} ok sent`).at(-1)).toBe("goodbye flood");
+    const next = new TestLink(p, new Shard(0, 2));
+    expect(next.greet()).toBe("ok 0");
+    next.carry();
+    expect([alice!.read(), next.refusals]).toEqual([["ok stored"], []]);
+  });
+
+  test.each(["nonsense", "okay", "errr", "message carol hello", "goodbye kicked", "\xff"])(
+    "outcome with %p in place of a reply ends the link, and reaches no client",
+    (reply) => {
+      const { p, link } = linked();
+      const [alice] = p.online("alice");
+      p.say(alice!, "message bob hello");
+      const [number] = p.neighbour.slots.keys();
+      expect(p.ask(link.peer, `outcome ${number} ${reply}`).at(-1)).toBe("goodbye flood");
+      expect(alice!.read()).toEqual([]);
+      expect(p.warnings).toEqual(["the link of shard 0 is closed: it sent an invalid line"]);
+      p.say(connect(p), `outcome ${number} ok stored`);
+      expect(alice!.read()).toEqual(["ok stored"]);
+    },
+  );
 
   const invalid = [
     "",

@@ -4,6 +4,8 @@ import { credentials } from "./credentials.ts";
 import { display } from "./display.ts";
 import { facts } from "./facts.ts";
 import { journal } from "./journal.ts";
+import { linkOutcomes } from "./link-outcomes.ts";
+import { linkRequests } from "./link-requests.ts";
 import { lineReader } from "./line-reader.ts";
 import { privateListener } from "./private-listener.ts";
 import { proxyHeader } from "./proxy-header.ts";
@@ -16,6 +18,8 @@ export const targets: readonly Target[] = [
   lineReader,
   requests,
   chat,
+  linkOutcomes,
+  linkRequests,
   privateListener,
   callbacks,
   journal,

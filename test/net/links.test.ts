@@ -1,15 +1,18 @@
 import { afterEach, describe, expect, test } from "bun:test";
-import { type HandshakeFields, linkLine, newNonce, proofOf } from "../../src/net/cluster-handshake.ts";
+import { firstLine, type HandshakeFields, linkLine, newNonce, proofOf } from "../../src/net/cluster-handshake.ts";
+import { formatProxyHeader } from "../../src/net/proxy-header.ts";
+import { tokenPrefix } from "../../src/protocol/shard.ts";
 import { makeCertificate, writeClusterCertificate } from "../support/certificate.ts";
 import { removeFolders } from "../support/folders.ts";
 import { SECRET } from "../support/gateway.ts";
+import { RawWebClient } from "../support/web.ts";
 import { PASSWORD, WireClient } from "../support/wire.ts";
 import { WireShard, type WireShardChoices } from "../support/wire-shard.ts";
 
 /** Users of shard 0 are bob and carol, of shard 1 alice and dave. */
 let cluster: WireShard[] = [];
 const running: WireShard[] = [];
-const clients: WireClient[] = [];
+const clients: { cut(): void }[] = [];
 
 afterEach(async () => {
   cluster = [];
@@ -69,11 +72,18 @@ describe("users of two shards", () => {
 });
 
 describe("a server that is not of the cluster gets no link:", () => {
-  test("another secret", async () => {
+  test("another secret; its shard is served again when the right server is there", async () => {
     const [first, second] = [start(0), start(1, { secret: Buffer.from("another") })];
     await logged(first, /"event":"link_lost".*"reason":"secret"/);
     await logged(second, /"event":"link_lost".*"reason":"secret"/);
     expect([first.links.up, second.links.up]).toEqual([0, 0]);
+    const bob = await first.wire.login("bob");
+    await bob.expectReply("message alice hi", "err busy the server of that user is away; try again in a moment");
+    await bob.expectReply("message carol hi", "ok stored");
+    const right = start(1, { epoch: 9 });
+    await Promise.all([first.linked(), right.linked()]);
+    await bob.expectReply("message alice hi", "ok stored");
+    await (await right.wire.login("alice")).expectLines("stored bob <ms> hi");
   });
 
   test("a certificate of another authority, or none", async () => {
@@ -105,19 +115,29 @@ async function ask(client: WireClient, line: string): Promise<string> {
   return (await lines(client, 1))[0]!;
 }
 
+/** A connection to the cluster port, after a handshake that begins with that line; `more` follows the proof. */
+async function prove(
+  { owner }: WireShard,
+  first: string,
+  more: string | Buffer,
+  proof = (right: string) => right,
+): Promise<WireClient> {
+  const client = await WireClient.connect(owner.port);
+  clients.push(client);
+  client.sendLines(first);
+  const [, of, ofEpoch, ownerNonce = ""] = (await client.line()).split(" ");
+  const said: HandshakeFields = { first, shard: Number(of), epoch: Number(ofEpoch), ownerNonce };
+  client.sendLines(`proof ${proof(proofOf("dialer", SECRET, said))}`);
+  client.send(more);
+  return client;
+}
+
 /** The end of a link of shard 1, played by a test. */
-async function dial(
+function dial(
   server: WireShard,
   { shard = 1, epoch = 5, heard = "heard 0", proof = (right: string) => right } = {},
 ): Promise<WireClient> {
-  const link = await WireClient.connect(server.owner.port);
-  clients.push(link);
-  const first = linkLine(newNonce(), { shard, epoch });
-  link.sendLines(first);
-  const [, of, ofEpoch, ownerNonce = ""] = (await link.line()).split(" ");
-  const said: HandshakeFields = { first, shard: Number(of), epoch: Number(ofEpoch), ownerNonce };
-  link.sendLines(`proof ${proof(proofOf("dialer", SECRET, said))}`, heard);
-  return link;
+  return prove(server, linkLine(newNonce(), { shard, epoch }), `${heard}\n`, proof);
 }
 
 describe("the owner of a shard, as another one connects,", () => {
@@ -224,11 +244,96 @@ describe("the owner of a shard, as another one connects,", () => {
     link.cut();
     await stopped;
   });
+});
 
-  test("takes no line of a link at the port for clients, and no login of a shard", async () => {
-    const { wire } = start(0);
-    const client = await wire.connect();
-    await client.expectReply(linkLine(newNonce(), { shard: 1, epoch: 5 }), "err unknown_command");
-    await client.expectReply(`login #1 ${PASSWORD}`, "err bad_request login <user> <password> [option...]");
+describe("nobody becomes a shard with lines", () => {
+  const WEB = { web: { host: "127.0.0.1", port: 0, origins: null } };
+  /** As of a session of shard 0. */
+  const TOKEN = tokenPrefix(0) + "t".repeat(22);
+
+  function sessionsOf({ wire }: WireShard): unknown[] {
+    return wire.server.measured.core.chat.neighbours!.all.map((each) => each?.session);
+  }
+
+  async function overWeb({ wire }: WireShard): Promise<(line: string) => Promise<string>> {
+    const client = await RawWebClient.open(wire.webPort);
+    clients.push(client);
+    return (line) => client.ask(line);
+  }
+
+  function over(client: WireClient): (line: string) => Promise<string> {
+    clients.push(client);
+    return (line) => ask(client, line);
+  }
+
+  /** How a line gets to the owner of shard 0. */
+  const ways: [
+    where: string,
+    connect: (owner: WireShard, other: WireShard) => Promise<(line: string) => Promise<string>>,
+  ][] = [
+    ["at its port for clients", async ({ wire }) => over(await wire.connect())],
+    ["at the port of another server", async (_owner, { wire }) => over(await wire.connect())],
+    ["over WebSocket", (owner) => overWeb(owner)],
+    ["over WebSocket at another server", (_owner, other) => overWeb(other)],
+    [
+      "of a client that a server with the secret relays",
+      async (owner) =>
+        over(await prove(owner, firstLine("relay", newNonce(), 0), formatProxyHeader("192.0.2.7", false))),
+    ],
+  ];
+  const logins = ["#1", "#0", "#", "#1#", "%231"].flatMap((user) => [
+    `login ${user} ${PASSWORD}`,
+    `login ${user} ${PASSWORD} resumable`,
+    `login ${user} ${PASSWORD} callback=5000`,
+    `login ${user} ${PASSWORD} resumable after=${TOKEN}:0`,
+    `resume ${user} 0`,
+    `as ${user} outcome 1 ok sent`,
+  ]);
+  const others = [
+    ...["resume  0", `resume ${TOKEN} 0`, `as ${TOKEN} outcome 1 ok sent`, `as ${TOKEN} message #1 hi`],
+    ...[linkLine(newNonce(), { shard: 1, epoch: 99 }), firstLine("relay", newNonce(), 0)],
+    ...[firstLine("admin", newNonce(), 0), `proof ${newNonce()}`, "heard 0", "outcome 1 ok sent", "alive 0"],
+  ];
+  const refusal = /^err (bad_request .+|unknown_command|unknown_session|not_logged_in)$/;
+
+  test.each(ways)("%s: they are refused, and the links stay", async (_where, connect) => {
+    const [owner, other] = [start(0, WEB), start(1, WEB)];
+    await Promise.all([owner.linked(), other.linked()]);
+    const before = [...sessionsOf(owner), ...sessionsOf(other)];
+    const [bob, alice] = [await owner.wire.login("bob"), await other.wire.login("alice")];
+    let send = await connect(owner, other);
+    for (const line of [...logins, ...others]) {
+      const reply = await send(line);
+      if (!refusal.test(reply)) throw new Error(`${line}: ${reply}`);
+      if (line.startsWith("as ")) send = await connect(owner, other); // The reply may close the connection.
+    }
+    expect(await ask(bob, "message alice hello")).toBe("ok sent");
+    expect(await lines(alice, 1)).toEqual(["message bob hello"]);
+    expect(await ask(alice, "message bob hello")).toBe("ok sent");
+    const after = [...sessionsOf(owner), ...sessionsOf(other)];
+    expect(after.map((session, i) => session === before[i])).toEqual([true, true, true, true]);
+    for (const { wire } of [owner, other]) expect(wire.logged.join("")).not.toMatch(/link_lost|neighbour_error/);
+  });
+
+  test("in a session they are refused too", async () => {
+    const [owner, other] = [start(0), start(1)];
+    await Promise.all([owner.linked(), other.linked()]);
+    const bob = await owner.wire.login("bob");
+    for (const line of ["outcome 1 ok sent", "heard 0", "joined eve", "present", "tell 1 denied bob", "gone 1"])
+      expect(await ask(bob, line)).toBe("err unknown_command");
+    for (const line of ["message #1 hi", "block #1", "unblock #1", "getaddress #1", "private_answer #1 yes"])
+      expect(await ask(bob, line)).toMatch(/^err bad_request /);
+    expect(await ask(bob, "message alice hello")).toBe("ok stored");
+  });
+
+  test("a login that a server relays to the owner of another shard than the user's gets no session", async () => {
+    const owner = start(0);
+    const client = await prove(owner, firstLine("relay", newNonce(), 0), formatProxyHeader("192.0.2.7", false));
+    await client.expectReply(
+      `login alice ${PASSWORD}`,
+      "err internal this server does not have the sessions of that user",
+    );
+    await client.expectReply(`login bob ${PASSWORD}`, "ok <token> 35");
+    await client.expectReply("online", "ok");
   });
 });

@@ -264,6 +264,11 @@ describe("a link ends, is logged once, and is dialed again, when", () => {
     ["a request has no text", "garbage", (end) => end.say(`message ${ANN} 3 0\n`)],
     ["a request has no user", "garbage", (end) => end.say(`message #1 3 0 message ${BOB} hello\n`)],
     ["a request has a higher number before it", "garbage", (end) => end.say(`message ${ANN} 3 3 message ${BOB} x\n`)],
+    [
+      "a request has a number that cannot be said",
+      "garbage",
+      (end) => end.say(`message ${ANN} ${10 ** 15} 1 block x\n`),
+    ],
     ["an outcome is answered that was not sent", "garbage", (end) => end.say("ok\nok\n")],
     ["an alive is answered that was not sent", "garbage", (end) => end.say("ok 1\n")],
     ["a request jumps ahead", "gap", (end) => end.say(`message ${ANN} 5 3 message ${BOB} hello\n`)],
@@ -305,6 +310,20 @@ describe("a link ends, is logged once, and is dialed again, when", () => {
   });
 });
 
+test("a neighbour that takes no outcomes any more loses its link, and the next one has them again", () => {
+  const end = linked();
+  end.room = 0;
+  expect(ask(end, `message ${ANN} 1 0 message ${BEA} hello`)).toEqual([]);
+  for (let passedMs = 0; passedMs < LINK_ANSWER_MS + 2 * LINK_BEAT_MS; passedMs += LINK_BEAT_MS) {
+    world.pass(LINK_BEAT_MS);
+    if (!end.ended) end.say(`joined ${ANN}\n`);
+  }
+  expect([logged, end.ended]).toEqual([["link_up", "link_lost unanswered"], true]);
+  world.pass(LINK_RETRY_MAX_MS + TICK_MS);
+  expect(linked().lines()).toEqual(["outcome 1 ok stored"]);
+  expect(world.account(BEA!).waiting).toBe(1);
+});
+
 test("a fault in a line is reported, and ends the link", () => {
   const end = linked();
   end.say(`broadcast fault fault\nmessage ${ANN} 3 0 message ${BOB} hello\n`);
@@ -325,6 +344,7 @@ describe("an attempt fails, is logged once, and is repeated, when", () => {
       (end) => (end.greetLink(), world.pass(NEIGHBOUR_AWAY_MS + LINK_BEAT_MS + TICK_MS)),
     ],
     ["it confirms with something else", "garbage", (end) => (end.greetLink(), end.say("ok\n"))],
+    ["it confirms a number that cannot be said", "garbage", (end) => (end.greetLink(), end.say(`ok ${10 ** 15}\n`))],
     ["it refuses", "handshake", (end) => (end.connected(), end.say("refused version 2 is needed\n"))],
     ["it refuses later", "refused", (end) => (end.greetLink(), end.say("refused a higher epoch is known\n"))],
     ["it is another shard", "handshake", (end) => end.greetLink({ shard: 0 })],

@@ -4,7 +4,7 @@ import pino from "pino";
 import { CLUSTER_HANDSHAKES_MAX, CLUSTER_HANDSHAKE_MS } from "../../src/limits.ts";
 import { Admission } from "../../src/net/admission.ts";
 import { CertificateError } from "../../src/net/certificate.ts";
-import { newNonce, proofOf, firstLine } from "../../src/net/cluster-handshake.ts";
+import { firstLine, linkLine, newNonce, proofOf } from "../../src/net/cluster-handshake.ts";
 import { formatProxyHeader } from "../../src/net/proxy-header.ts";
 import { RelayedConnections } from "../../src/net/relayed-connections.ts";
 import { socketHandlers } from "../../src/net/socket-handlers.ts";
@@ -108,6 +108,24 @@ describe("a connection that does not prove the secret gets nothing but a close:"
       "relay_handshake",
       /^refused version 1 .* not 2$/,
       (link) => link.sendLines(`relay 2 ${newNonce()}`),
+    ],
+    [
+      "a link of another version",
+      "relay_handshake",
+      /^refused version 1 .* not 2$/,
+      (link) => link.sendLines(`link 2 ${newNonce()} 1 5`),
+    ],
+    [
+      "a link without a proof",
+      "relay_secret",
+      /^refused the secret/,
+      (link) => link.sendLines(linkLine(newNonce(), { shard: 1, epoch: 9 }), "heard 0", "outcome 1 ok sent"),
+    ],
+    [
+      "a command without a proof",
+      "relay_secret",
+      /^refused the secret/,
+      (link) => link.sendLines(firstLine("admin", newNonce(), 0), "kick alice"),
     ],
     [
       "no proof",

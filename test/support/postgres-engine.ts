@@ -94,6 +94,11 @@ export class PostgresEngine {
     return { cwd: this.#folder, env: { ...process.env, HOME: this.#folder } };
   }
 
+  /** Its other processes are children of this one. */
+  get pid(): number {
+    return this.#process!.pid;
+  }
+
   /** `host:port`. */
   get address(): string {
     return `127.0.0.1:${this.port}`;

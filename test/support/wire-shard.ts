@@ -6,7 +6,7 @@ import { RelayCounts } from "../../src/net/relay.ts";
 import { Relays } from "../../src/net/relays.ts";
 import type { BoundedLog } from "../../src/server/bounded-log.ts";
 import { ClusterPort } from "../../src/server/cluster-port.ts";
-import type { ClusterTlsConfig } from "../../src/server/config.ts";
+import type { ClusterTlsConfig, WebConfig } from "../../src/server/config.ts";
 import type { Core } from "../../src/server/core.ts";
 import type { Ownership } from "../../src/server/ownership.ts";
 import { SECRET } from "./gateway.ts";
@@ -16,6 +16,7 @@ export interface WireShardChoices {
   epoch?: number;
   secret?: Buffer;
   tls?: ClusterTlsConfig | null;
+  web?: WebConfig | null;
 }
 
 export const SHARDS = 2;
@@ -31,7 +32,7 @@ export class WireShard {
   constructor(
     all: WireShard[],
     shard: number,
-    { epoch = 1, secret = SECRET, tls = null }: WireShardChoices = {},
+    { epoch = 1, secret = SECRET, tls = null, web = null }: WireShardChoices = {},
     names: readonly string[] = NAMES,
   ) {
     const { directory } = this;
@@ -57,7 +58,7 @@ export class WireShard {
       backup: async () => {},
       stopBackup: async () => {},
     });
-    this.wire = new WireServer({}, names, null, null, newOwnership);
+    this.wire = new WireServer({ web }, names, null, null, newOwnership);
     this.owner = { shard, epoch, host: "127.0.0.1", port: Number(cluster.address.split(":").at(-1)) };
     all.push(this);
     for (const each of all) {
