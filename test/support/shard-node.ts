@@ -229,14 +229,18 @@ async function databaseOf(log: SharedLog, shard: number, upTo: number): Promise<
 
 /** Two shards: a server of each, and the log that they share. */
 export class ShardCluster {
-  readonly engine = new ModelledEngine(SHARDS);
+  readonly engine: ModelledEngine;
   readonly pipes: Pipe[] = [];
   /** The owners, by shard. */
   readonly nodes: ShardNode[] = [];
   readonly #dialed: Pipe[] = [];
 
-  static async start(): Promise<ShardCluster> {
-    const cluster = new ShardCluster();
+  constructor(engine = new ModelledEngine(SHARDS)) {
+    this.engine = engine;
+  }
+
+  static async start(engine?: ModelledEngine): Promise<ShardCluster> {
+    const cluster = new ShardCluster(engine);
     for (let shard = 0; shard < SHARDS; shard++) await cluster.takeOver(shard);
     await cluster.settle();
     return cluster;
