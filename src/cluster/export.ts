@@ -64,7 +64,10 @@ async function claimAll(log: SharedLog, sleep: (ms: number) => Promise<void>): P
     const epoch = await claimOnce(log, shard, state.head, { address: "", version, credentials: "" });
     if (epoch === 0) throw inUse(shard, await engine(() => log.state(shard)));
   }
-  return engine(() => log.states());
+  const claimed = await engine(() => log.states());
+  const owned = claimed.findIndex((state) => !isFree(state));
+  if (owned >= 0) throw inUse(owned, claimed[owned]!);
+  return claimed;
 }
 
 function isSame(a: ShardState, b: ShardState): boolean {

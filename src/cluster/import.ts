@@ -33,6 +33,7 @@ import { checkRoom, whyFailed } from "../storage/backup-copy.ts";
 import { DATABASE, StoreError, asStoreError } from "../storage/database.ts";
 import { DataFolder, FORMER_LOCK } from "../storage/data-folder.ts";
 import { segmentName, segmentsOf } from "../storage/journal.ts";
+import { whyUnusable } from "../storage/inspection.ts";
 import { LAST_NAME } from "../storage/record.ts";
 import { inSlices } from "../storage/slices.ts";
 import { SQL } from "../storage/sql.ts";
@@ -123,23 +124,24 @@ function checkUnused(states: readonly ShardState[]): void {
 
 function claimedByOther(shard: number): StoreError {
   return new StoreError(
-    `another process has claimed shard ${shard} meanwhile; stop it, and import into a new cluster, or repeat the import ` +
-      "if it was another import",
+    `another process has claimed shard ${shard} meanwhile; stop all servers and imports of the cluster`,
   );
 }
 
 /** Locks the folder, which no server uses then, and returns what unlocks it. Throws StoreError. */
 function lockFolder(data: string): () => void {
   const refused = (why: string): StoreError => new StoreError(`cannot import ${data}: ${why}`);
-  if (!existsSync(join(data, DATABASE)))
-    throw refused(`it is not a data folder, since it has no ${DATABASE}; give the folder of --data`);
   let descriptor: number;
   try {
     descriptor = openSync(data, constants.O_RDONLY | constants.O_DIRECTORY);
   } catch (error) {
-    throw refused(whyFailed(error));
+    const { code } = error as NodeJS.ErrnoException;
+    const isMissing = code === "ENOENT" || code === "ENOTDIR";
+    throw refused(isMissing ? "there is no such folder" : `${whyUnusable(error)}; run this as the server's user`);
   }
   try {
+    if (!existsSync(join(data, DATABASE)))
+      throw refused(`it is not a data folder, since it has no ${DATABASE}; give the folder of --data`);
     const refusal = lock(descriptor);
     if (refusal === "taken") throw refused("a server uses it; stop that one");
     if (refusal !== null) throw refused(`it cannot be locked: ${refusal}`);
@@ -176,26 +178,32 @@ async function publish(log: SharedLog, files: readonly string[], progress: (part
   const sizes = await Promise.all(files.map(async (file) => (await stat(file)).size));
   const bytes = sizes.reduce((sum, size) => sum + size, 0);
   const epochs: number[] = [];
-  for (const [shard, { head }] of states.entries()) {
-    const epoch = await claimOnce(log, shard, head, RUNNING);
-    if (epoch === 0) throw claimedByOther(shard);
-    epochs.push(epoch);
+  try {
+    for (const [shard, { head }] of states.entries()) {
+      const epoch = await claimOnce(log, shard, head, RUNNING);
+      if (epoch === 0) throw claimedByOther(shard);
+      epochs.push(epoch);
+    }
+    let done = 0;
+    for (const [shard, file] of files.entries()) {
+      const epoch = epochs[shard]!;
+      label(file, epoch);
+      const parts = async function* (): AsyncIterable<Uint8Array> {
+        for await (const part of partsOf(file, Math.min(SNAPSHOT_PART_BYTES, log.recordBytesMax))) {
+          yield part;
+          progress((done += part.length) / bytes);
+        }
+      };
+      if (!(await engine(() => log.publishSnapshot(shard, { epoch, sequence: epoch }, parts()))))
+        throw claimedByOther(shard);
+    }
+    for (const [shard, epoch] of epochs.entries()) await release(log, shard, epoch);
+  } catch (error) {
+    const { message } = error as Error;
+    throw new StoreError(`the import was cut off: ${message}; no server of the cluster starts before it is repeated`);
   }
-  let done = 0;
-  for (const [shard, file] of files.entries()) {
-    const epoch = epochs[shard]!;
-    label(file, epoch);
-    const parts = async function* (): AsyncIterable<Uint8Array> {
-      for await (const part of partsOf(file, Math.min(SNAPSHOT_PART_BYTES, log.recordBytesMax))) {
-        yield part;
-        progress((done += part.length) / bytes);
-      }
-    };
-    if (!(await engine(() => log.publishSnapshot(shard, { epoch, sequence: epoch }, parts()))))
-      throw claimedByOther(shard);
-  }
-  for (const [shard, epoch] of epochs.entries()) await release(log, shard, epoch);
-  for (const shard of files.keys()) await engine(() => log.trim(shard)); // Those of earlier imports.
+  // Of earlier imports. What stays is trimmed after the next snapshot.
+  await Promise.allSettled([...files.keys()].map((shard) => log.trim(shard)));
 }
 
 /** The database has everything up to that record, which is the one of the claim. */
