@@ -13,16 +13,7 @@
  * those of the import before. When a server owns one already, all snapshots were published: the last step is completed.
  */
 import { Database } from "bun:sqlite";
-import {
-  closeSync,
-  constants,
-  existsSync,
-  mkdirSync,
-  mkdtempSync,
-  openSync,
-  readdirSync,
-  statSync,
-} from "node:fs";
+import { closeSync, constants, existsSync, mkdirSync, mkdtempSync, openSync, readdirSync, statSync } from "node:fs";
 import { copyFile, stat } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";

@@ -44,10 +44,7 @@ Exit code: 0 when it is done, 1 when it is not, 2 for an invalid command line.
 /** Interval of the progress line. */
 const PROGRESS_MS = 1_000;
 
-type Options = { url: string } & (
-  | { verb: "init"; shards: number }
-  | { verb: "import" | "export"; folder: string }
-);
+type Options = { url: string } & ({ verb: "init"; shards: number } | { verb: "import" | "export"; folder: string });
 
 /** Null for the help. */
 function parseOptions(args: string[]): Options | null {
@@ -71,7 +68,8 @@ function parseOptions(args: string[]): Options | null {
     if (verb !== "init" && folder === undefined)
       throw new UsageError(verb === "import" ? "give the data folder" : "give the path of a new folder");
     const given = values.cluster ?? (verb === "init" ? words.shift() : undefined);
-    if (words.length > 0 && verb === "init") throw new UsageError("give one URL; several hosts are separated by commas");
+    if (words.length > 0 && verb === "init")
+      throw new UsageError("give one URL; several hosts are separated by commas");
     if (words.length > 0) throw new UsageError("give one folder, and the URL with --cluster");
     const url = given ?? process.env[variableOf("cluster")] ?? "";
     if (url === "") throw new UsageError("give the URL of the cluster");
@@ -102,7 +100,8 @@ async function moveFolder(verb: "import" | "export", url: string, folder: string
   try {
     for (const warning of log.warnings) printError(`warning: ${warning}`);
     const options = { unixMs: Date.now(), progress: progressOf(verb) };
-    const moved = verb === "import" ? await importFolder(log, folder, options) : await exportCluster(log, folder, options);
+    const moved =
+      verb === "import" ? await importFolder(log, folder, options) : await exportCluster(log, folder, options);
     if (moved === null) return await printLine("completed the earlier import, all of which was in the cluster already");
     const { messages, sessions, blocks, bans } = moved;
     const what = `${messages} waiting messages, ${blocks} blocks, ${bans} bans and ${sessions} ended sessions`;

@@ -63,13 +63,16 @@ test("servers that cannot be reached are named in one line, in the order of the 
   });
 });
 
-test.each(["import", "export"])("%s names a server that it cannot reach in one line, with exit code 1", async (verb) => {
-  const { out, err, code } = await cluster(verb, "/nowhere", "--cluster", "postgres://u:hidden@127.0.0.1:1/db");
-  expect(err).toBe(
-    "heartline: cannot open PostgreSQL: 127.0.0.1:1 cannot be reached; start the server, or correct the URL\n",
-  );
-  expect({ out, code }).toEqual({ out: "", code: 1 });
-});
+test.each(["import", "export"])(
+  "%s names a server that it cannot reach in one line, with exit code 1",
+  async (verb) => {
+    const { out, err, code } = await cluster(verb, "/nowhere", "--cluster", "postgres://u:hidden@127.0.0.1:1/db");
+    expect(err).toBe(
+      "heartline: cannot open PostgreSQL: 127.0.0.1:1 cannot be reached; start the server, or correct the URL\n",
+    );
+    expect({ out, code }).toEqual({ out: "", code: 1 });
+  },
+);
 
 test("without a URL on the command line it is read from the environment", async () => {
   const env = { HEARTLINE_CLUSTER: "postgres://u:hidden@127.0.0.1:1/db" };

@@ -26,8 +26,8 @@ const OPTIONS = { unixMs: UNIX_MS, progress: (): void => {} };
 const AT_ONCE = { ...OPTIONS, sleep: async (): Promise<void> => {} };
 const WITHOUT_RATE = { requestsPerSecondMax: 1e9 };
 /** They never log in. */
-const BANNED = ["amy", "frank"];
-const CHATTING = USERS.flat().filter((user) => !BANNED.includes(user));
+const BANNED: string[] = ["amy", "frank"];
+const CHATTING: string[] = USERS.flat().filter((user) => !BANNED.includes(user));
 
 afterEach(removeFolders);
 
@@ -398,8 +398,7 @@ describe("an export", () => {
       if (!isStarted) void start();
       isStarted = true;
     };
-    const reason =
-      `cannot export to ${target}: the server 10.0.0.1:6010 uses shard 1; stop all servers of the cluster first`;
+    const reason = `cannot export to ${target}: the server 10.0.0.1:6010 uses shard 1; stop all servers of the cluster first`;
     expect(await refused(exportCluster(log, target, { ...AT_ONCE, progress }))).toBe(reason);
     const owner = new ShardOwner(log.data);
     const beat = async (): Promise<void> => {
@@ -477,7 +476,9 @@ describe("an export", () => {
 test("new numbers compare with those of the mailbox as the old ones did", () => {
   const random = new Random(1);
   for (let run = 0; run < 200; run++) {
-    const old = [...new Set(Array.from({ length: random.below(10) }, () => 1 + random.below(30)))].sort((a, b) => a - b);
+    const old = [...new Set(Array.from({ length: random.below(10) }, () => 1 + random.below(30)))].sort(
+      (a, b) => a - b,
+    );
     const numbers = new Numbers(random.below(100), old);
     for (let any = 0; any < 40; any++)
       for (const waiting of old) expect(numbers.of(waiting) <= numbers.of(any)).toBe(waiting <= any);
