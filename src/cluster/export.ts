@@ -17,7 +17,7 @@ import { inSlices } from "../storage/slices.ts";
 import { Merge, type Moved } from "../storage/transfer.ts";
 import { claimOnce } from "./claim-once.ts";
 import type { MoveOptions } from "./import.ts";
-import { BEAT_MS, SILENCE_MS, isFree } from "./ownership.ts";
+import { BEAT_MS, SILENCE_MS, WATCH_MS, isFree } from "./ownership.ts";
 import { engine } from "./shard-backup.ts";
 import type { ShardState, SharedLog } from "./shared-log.ts";
 import { checkLastRecord, takeOver } from "./takeover.ts";
@@ -38,8 +38,7 @@ export async function exportCluster(log: SharedLog, target: string, options: Exp
     makePartial(partial);
     return await thenRemove(partial, async () => {
       const moved = await fill(log, states, partial, options);
-      for (const [shard, state] of (await engine(() => log.states())).entries())
-        if (!isSame(state, states[shard]!)) throw inUse(shard, state);
+      compare(states, await engine(() => log.states()));
       await rename(partial, path);
       await new FileFolder(dirname(path)).sync();
       return moved;
@@ -57,9 +56,11 @@ async function claimAll(log: SharedLog, sleep: (ms: number) => Promise<void>): P
   const states = await engine(() => log.states());
   for (const [shard, state] of states.entries()) await engine(() => checkLastRecord(log, shard, state));
   if (states.every(isFree)) return states;
-  await sleep(SILENCE_MS + BEAT_MS);
-  for (const [shard, state] of (await engine(() => log.states())).entries()) {
-    if (!isSame(state, states[shard]!)) throw inUse(shard, state);
+  for (let waitedMs = 0; waitedMs < SILENCE_MS + BEAT_MS; waitedMs += WATCH_MS) {
+    await sleep(WATCH_MS);
+    compare(states, await engine(() => log.states()));
+  }
+  for (const [shard, state] of states.entries()) {
     if (isFree(state)) continue;
     const epoch = await claimOnce(log, shard, state.head, { address: "", version, credentials: "" });
     if (epoch === 0) throw inUse(shard, await engine(() => log.state(shard)));
@@ -70,8 +71,12 @@ async function claimAll(log: SharedLog, sleep: (ms: number) => Promise<void>): P
   return claimed;
 }
 
-function isSame(a: ShardState, b: ShardState): boolean {
-  return a.head === b.head && a.epoch === b.epoch && a.beat === b.beat;
+/** Throws when a server owns a shard, or has owned one, since those states were read. */
+function compare(before: readonly ShardState[], after: readonly ShardState[]): void {
+  for (const [shard, { head, epoch, beat }] of before.entries()) {
+    const state = after[shard]!;
+    if (state.head !== head || state.epoch !== epoch || state.beat !== beat) throw inUse(shard, state);
+  }
 }
 
 function inUse(shard: number, { owner }: ShardState): StoreError {

@@ -86,7 +86,7 @@ for (const { name, isInstalled, start, closeAll } of [POSTGRES, NATS]) {
         await grace.logout();
 
         const refused = await runWith({ env: environment }, "src/main.ts", "cluster", "export", join(folder, "x"));
-        expect(refused.err).toMatch(/^heartline: cannot export to .*: the server .* uses shard \d; stop all servers/);
+        expect(refused.err).toMatch(/^heartline: cannot export to .*: the server .* uses shard \d; stop all servers/m);
         expect(refused.code).toBe(1);
         server.kill("SIGTERM");
         expect(await server.exits()).toBe(0);
