@@ -2,6 +2,7 @@
 import { afterEach, describe, expect, test } from "bun:test";
 import { cpSync, mkdirSync, readFileSync, readdirSync, statSync } from "node:fs";
 import { join } from "node:path";
+import { Account } from "../../src/chat/session.ts";
 import { exportCluster } from "../../src/cluster/export.ts";
 import { importFolder } from "../../src/cluster/import.ts";
 import { ClusterError } from "../../src/cluster/shared-log.ts";
@@ -13,6 +14,7 @@ import { SQL } from "../../src/storage/sql.ts";
 import type { Store } from "../../src/storage/store.ts";
 import { StoreError } from "../../src/storage/database.ts";
 import { Numbers } from "../../src/storage/transfer.ts";
+import { Outbox } from "../../src/stream/outbox.ts";
 import { UNIX_MS, World } from "../support/chat.ts";
 import { newFolder, removeFolders } from "../support/folders.ts";
 import { ModelledEngine, ModelledLog } from "../support/modelled-log.ts";
@@ -221,7 +223,9 @@ describe("from a server into a cluster and back, each accepted message arrives o
   );
 });
 
-/** A folder with a message and a block for users of each shard. */
+const TOKEN = "t".repeat(22);
+
+/** A folder with a message for each user, and one of everything else. */
 function smallFolder(): string {
   const path = join(newFolder(), "data");
   const store = open(path);
@@ -230,7 +234,10 @@ function smallFolder(): string {
     store.stored(user, { number, unixMs: UNIX_MS + number, from: "alice", text: Buffer.from(`for ${user}`) });
   }
   store.block("alice", "bob");
-  store.sessionBegan({ number: store.newNumber(), token: "t".repeat(22), user: "bob", resumable: true }, NOTHING);
+  store.sessionBegan({ number: store.newNumber(), token: TOKEN, user: "bob", resumable: true }, Buffer.from("proof"));
+  store.banned("erin", UNIX_MS + 1);
+  store.wrongPasswords({ user: "dave", source: "192.0.2.1", count: 2 }, UNIX_MS + 2);
+  store.loggedIn(new Account("carol"), UNIX_MS - 3, "192.0.2.2");
   store.save();
   store.close();
   return path;
@@ -284,14 +291,14 @@ describe("an import", () => {
         for (const [shard, users] of USERS.entries()) expect(await usersAt(engine, shard)).toEqual([...users]);
       }
       log.outcome = () => "done";
-      expect(await importFolder(log, path, OPTIONS)).toEqual({ messages: 8, sessions: 1, blocks: 1, bans: 0 });
+      expect(await importFolder(log, path, OPTIONS)).toEqual({ messages: 8, sessions: 1, blocks: 1, bans: 1 });
       for (const [shard, users] of USERS.entries()) {
         await checkLastRecord(log, shard, await log.state(shard));
         expect(await usersAt(engine, shard)).toEqual([...users]);
       }
     }
     expect(cuts).toBe(3 * SHARDS + 1); // Claim, snapshot and release of each shard.
-  });
+  }, 60_000);
 
   test("that was cut off in its last step is completed also when a server owns one of the shards", async () => {
     const path = smallFolder();
@@ -370,12 +377,49 @@ describe("an export", () => {
   test("of a cluster without a server since the import has everything", async () => {
     const target = join(newFolder(), "out");
     const moved = await exportCluster(await imported(), target, AT_ONCE);
-    expect(moved).toEqual({ messages: 8, sessions: 1, blocks: 1, bans: 0 });
+    expect(moved).toEqual({ messages: 8, sessions: 1, blocks: 1, bans: 1 });
     expect(readdirSync(target)).toEqual(["heartline.sqlite"]);
     const store = open(target);
-    expect(store.endedSession("t".repeat(22))).toMatchObject({ user: "bob", resumable: true });
+    expect(store.endedSession(TOKEN)).toMatchObject({ user: "bob", resumable: true, endedUnixMs: UNIX_MS });
+    expect(Buffer.from(store.proof("bob", TOKEN)).toString()).toBe("proof");
+    expect(store.blocks()).toEqual([{ user: "alice", other: "bob" }]);
+    expect(store.bans()).toEqual([{ user: "erin", untilUnixMs: UNIX_MS + 1 }]);
+    expect(store.lockouts()).toEqual([{ user: "dave", source: "192.0.2.1", count: 2, untilUnixMs: UNIX_MS + 2 }]);
+    expect(store.lastLogin("carol")).toEqual({ unixMs: UNIX_MS - 3, address: "192.0.2.2" });
     for (const user of USERS.flat())
       expect(store.read(user, 0, 1).map(({ text }) => Buffer.from(text).toString())).toEqual([`for ${user}`]);
+    store.close();
+  });
+
+  test("has the positions of a client in the middle of a run of messages", async () => {
+    const path = join(newFolder(), "data");
+    const before = open(path);
+    const outbox = new Outbox({ markDirty: () => {} }, false);
+    const [alice, session] = [new Account("alice"), before.newNumber()];
+    before.sessionBegan({ number: session, token: TOKEN, user: "alice", resumable: true }, NOTHING);
+    const positions: number[] = [];
+    for (const text of ["one", "two", "three"]) {
+      const number = before.newNumber();
+      before.stored("bob", { number, unixMs: UNIX_MS, from: "dave", text: Buffer.from("of the other shard") });
+      outbox.appendMessage(before.newNumber(), UNIX_MS, Buffer.from("message bob "), Buffer.from(text), 0, text.length);
+      positions.push(outbox.end);
+    }
+    before.appended(alice, session, outbox); // One entry of the journal has the three.
+    before.save();
+    const log = new ModelledLog(new ModelledEngine(SHARDS));
+    await importFolder(log, killed(path), OPTIONS);
+    const target = join(newFolder(), "out");
+    await exportCluster(log, target, AT_ONCE);
+    const store = open(target);
+    const numbers = store.read("alice", 0, 1e6).map(({ number }) => number);
+    expect(numbers).toHaveLength(3);
+    const { number } = store.endedSession(TOKEN)!;
+    expect(positions.map((position) => store.lastDelivered(number, position))).toEqual(numbers);
+    expect(positions.map((position) => store.lastDelivered(number, position - 1))).toEqual([
+      expect.any(Number),
+      ...numbers.slice(0, 2),
+    ]);
+    expect(store.lastDelivered(number, positions[0]! - 1)).toBeLessThan(numbers[0]!);
     store.close();
   });
 
