@@ -1,10 +1,10 @@
 /**
  * Makes one data folder of all shards of a cluster, for a server without a cluster. The shared log stays as it is, but
- * for the claim of shards whose owners were killed. Each shard is recovered as at a takeover, and what it has is added to
- * one database (storage/transfer.ts).
+ * for the claim of shards whose owners were killed. Each shard is recovered as at a takeover, and what it has is added
+ * to one database (storage/transfer.ts).
  *
- * The shards must be as they were at one moment, so no server may run meanwhile: the states of all shards are compared at
- * the end. And no request may be on its way from one shard to another.
+ * The shards must be as they were at one moment, so no server may run meanwhile: the states of all shards are compared
+ * at the end. And no request may be on its way from one shard to another.
  */
 import { lstatSync, mkdirSync } from "node:fs";
 import { open, rename, rm } from "node:fs/promises";
@@ -49,8 +49,8 @@ export async function exportCluster(log: SharedLog, target: string, options: Exp
 }
 
 /**
- * Returns the states of all shards, when nobody owns any of them. A shard that its owner has not released is claimed when
- * the owner is silent, as a spare does it: an owner that was only paused cannot continue then.
+ * Returns the states of all shards, when nobody owns any of them. A shard that its owner has not released is claimed
+ * when the owner is silent, as a spare does it: an owner that was only paused cannot continue then.
  */
 async function claimAll(log: SharedLog, sleep: (ms: number) => Promise<void>): Promise<ShardState[]> {
   const states = await engine(() => log.states());
@@ -108,10 +108,10 @@ async function fill(
     const [unheard] = merge.unheard;
     if (unheard !== undefined) {
       const { from, to, count } = unheard;
-      const requests = count === 1 ? "1 request" : `${count} requests`;
+      const wait = count === 1 ? "1 request waits" : `${count} requests wait`;
       throw new StoreError(
-        `${requests} of users of shard ${from} ${count === 1 ? "waits" : "wait"} for shard ${to}; start the servers of the cluster, ` +
-          "and stop them again when they are connected with each other",
+        `${wait} in shard ${from} for shard ${to}; start the servers of the cluster, and stop them again when they ` +
+          "are connected with each other",
       );
     }
     merge.end();

@@ -7,7 +7,7 @@ import { PRAGMA, SQL, TRANSACTION, upgrades } from "./sql.ts";
 
 /**
  * The contents of a data folder, divided among the shards of a cluster (`split`), and those of all shards in one data
- * folder (`Merge`). The sources were recovered (recovery.ts), so a message is in one place only, and no session is open.
+ * folder (`Merge`). The sources were recovered (recovery.ts), so all messages are in mailboxes, and no session is open.
  * Where they come from and go to is not decided here (src/cluster/import.ts, src/cluster/export.ts).
  *
  * Message and session numbers are known to no client. A client knows the token of a session and a position in its
@@ -245,8 +245,8 @@ export class Merge {
   }
 
   /**
-   * Requests that would be lost. One that the other shard has heard is done: its effect is there, and only its reply has
-   * not reached the first shard, as after a crash of that one.
+   * Requests that would be lost. One that the other shard has heard is done: its effect is there, and only its reply
+   * has not reached the first shard, as after a crash of that one.
    */
   get unheard(): Unheard[] {
     const counts = new Map<string, Unheard>();

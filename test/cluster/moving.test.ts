@@ -491,7 +491,7 @@ describe("an export", () => {
     await release(cluster);
     const target = join(newFolder(), "out");
     expect(await refused(exportCluster(new ModelledLog(cluster.engine), target, AT_ONCE))).toBe(
-      `cannot export to ${target}: 1 request of users of shard 1 waits for shard 0; start the servers of the cluster, ` +
+      `cannot export to ${target}: 1 request waits in shard 1 for shard 0; start the servers of the cluster, ` +
         "and stop them again when they are connected with each other",
     );
   });
