@@ -127,8 +127,8 @@ function lockFolder(data: string): () => void {
     descriptor = openSync(data, constants.O_RDONLY | constants.O_DIRECTORY);
   } catch (error) {
     const { code } = error as NodeJS.ErrnoException;
-    const isMissing = code === "ENOENT" || code === "ENOTDIR";
-    throw refused(isMissing ? "there is no such folder" : `${whyUnusable(error)}; run this as the server's user`);
+    if (code === "ENOENT" || code === "ENOTDIR") throw refused("there is no such folder; give the folder of --data");
+    throw refused(`${whyUnusable(error)}; run this as the server's user`);
   }
   try {
     if (!existsSync(join(data, DATABASE)))

@@ -342,7 +342,7 @@ describe("an import", () => {
       `cannot import ${empty}: it is not a data folder, since it has no heartline.sqlite; give the folder of --data`,
     );
     expect(await refused(importFolder(log, join(empty, "none"), OPTIONS))).toBe(
-      `cannot import ${empty}/none: there is no such folder`,
+      `cannot import ${empty}/none: there is no such folder; give the folder of --data`,
     );
     expect((await log.states()).map(({ head }) => head)).toEqual([0, 0]);
     expect(readdirSync(empty)).toEqual([]);
