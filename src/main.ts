@@ -14,7 +14,7 @@ const USAGE = `Usage: ${typed()} <command> [options]
   check            examines the configuration, credentials, certificate and data folder of serve
   passwd           adds a user to a credentials file, or changes a password
   ctl              controls a running server: who is online, kick, ban, back up, drain
-  cluster          creates the log that the servers of a cluster share
+  cluster          creates the log that the servers of a cluster share, and moves messages into it and back
   bench            measures a server on this machine
   version          prints the version
   help             prints this page

@@ -83,7 +83,7 @@ export class ShardBackup {
 }
 
 /** Errors of the engine become StoreError. */
-async function engine<Result>(act: () => Promise<Result>): Promise<Result> {
+export async function engine<Result>(act: () => Promise<Result>): Promise<Result> {
   try {
     return await act();
   } catch (error) {

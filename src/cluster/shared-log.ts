@@ -26,6 +26,11 @@ export interface OwnerInfo {
   version: string;
   /** Fingerprint of the credentials file in use. */
   credentials: string;
+  /**
+   * Only of an import (import.ts), which owns a shard without an address: whether it is complete. Before that no server
+   * may own a shard. Then the shard is free, and has this until a server claims it.
+   */
+  imported?: boolean;
 }
 
 /** A shard as the engine has it at one moment. */

@@ -151,7 +151,7 @@ export class Snapshots {
 }
 
 /** The bytes of a file, in parts. Each one has memory of its own: the engine may keep several. */
-async function* partsOf(path: string, bytes: number): AsyncIterable<Uint8Array> {
+export async function* partsOf(path: string, bytes: number): AsyncIterable<Uint8Array> {
   const file = await open(path);
   try {
     for (;;) {

@@ -2,6 +2,7 @@ import { Database, SQLiteError } from "bun:sqlite";
 import { open, readdir, rm, truncate } from "node:fs/promises";
 import { readdirSync } from "node:fs";
 import { join } from "node:path";
+import { typed } from "../runtime/invocation.ts";
 import { whyFailed } from "../storage/backup-copy.ts";
 import { DATABASE, StoreError, asStoreError, openDatabase } from "../storage/database.ts";
 import { JournalWriter, writeFully } from "../storage/journal-writer.ts";
@@ -23,7 +24,7 @@ import { ClusterError, type ShardState, type SharedLog, lostRecords } from "./sh
  */
 
 /** The folder of the journal in a data folder. */
-const JOURNAL = "journal";
+export const JOURNAL = "journal";
 const RESTORE = "restore the engine's data from a backup";
 
 export interface Filled {
@@ -60,14 +61,12 @@ export async function takeOver(
   { unixMs, progress }: TakeoverOptions,
 ): Promise<TakenOver> {
   const filled = await fillFolder(log, shard, upTo, folder, false, (part) => progress(part / 2));
+  const options = { unixMs, progress: (part: number) => progress((1 + part) / 2) };
   let database: Database | null = null;
   try {
-    database = openDatabase(folder, "none", true);
-    database.run(PRAGMA.rollbackJournal);
-    database.run(PRAGMA.largeCache);
-    const options = { salvage: false, unixMs, progress: (part: number) => progress((1 + part) / 2) };
-    const recovered = await inSlices(new Recovery(database, readOnly(join(folder, JOURNAL)), options).steps());
-    database.run(PRAGMA.defaultCache);
+    const copy = await recoverCopy(folder, true, options);
+    const { recovered } = copy;
+    database = copy.database;
     database.run(PRAGMA.writeAheadLog);
     const { number } = progressOf(database);
     database.query(SQL.updateProgress).run(upTo, upTo, number);
@@ -82,10 +81,43 @@ export async function takeOver(
 }
 
 /**
- * A process that cannot read what the owner writes must not claim the shard, since a claim deposes the owner. Throws
- * ClusterError when the last record is of another version.
+ * Brings the journal of a data folder into its database. The folder is worth nothing after this process. `isChecked`:
+ * see openDatabase.
  */
-export async function checkLastRecord(log: SharedLog, shard: number, { head, snapshot }: ShardState): Promise<void> {
+export async function recoverCopy(
+  folder: string,
+  isChecked: boolean,
+  options: TakeoverOptions,
+): Promise<Pick<TakenOver, "database" | "recovered">> {
+  const database = openDatabase(folder, "none", isChecked);
+  try {
+    database.run(PRAGMA.rollbackJournal);
+    database.run(PRAGMA.largeCache);
+    const recovery = new Recovery(database, readOnly(join(folder, JOURNAL)), { salvage: false, ...options });
+    const recovered = await inSlices(recovery.steps());
+    database.run(PRAGMA.defaultCache);
+    return { database, recovered };
+  } catch (error) {
+    database.close();
+    throw error;
+  }
+}
+
+/**
+ * A process that cannot read what the owner writes must not claim the shard, since a claim deposes the owner. Throws
+ * ClusterError when the last record is of another version, and when an import is not complete (import.ts).
+ */
+export async function checkLastRecord(
+  log: SharedLog,
+  shard: number,
+  { head, owner, snapshot }: ShardState,
+): Promise<void> {
+  if (owner?.imported === false) {
+    throw new ClusterError(
+      "the import of a data folder into this cluster is running or was cut off; " +
+        `repeat ${typed("cluster", "import")} <data folder> until it succeeds`,
+    );
+  }
   if (head <= snapshot) return;
   let last: Uint8Array | null = null;
   try {

@@ -147,7 +147,7 @@ export function makePartial(partial: string): void {
     mkdirSync(partial, { mode: 0o700 });
   } catch (error) {
     if ((error as NodeJS.ErrnoException).code !== "EEXIST") throw error;
-    throw new StoreError(`${partial} exists, perhaps of a backup that was cut off; remove it, or give another path`);
+    throw new StoreError(`${partial} exists, perhaps of an attempt that was cut off; remove it, or give another path`);
   }
 }
 

@@ -19,7 +19,7 @@ import { lock } from "../runtime/kernel.ts";
 import { whyUnusable } from "./inspection.ts";
 
 /** Earlier versions lock a database of this name instead of the folder. */
-const FORMER_LOCK = "lock";
+export const FORMER_LOCK = "lock";
 
 /** A part of the data folder disappeared while the server runs. In words for the operator. */
 export interface Loss {

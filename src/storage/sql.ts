@@ -152,6 +152,8 @@ export const PRAGMA = {
   temporaryInMemory: "PRAGMA temp_store = MEMORY",
   /** Only a commit can find the disk full, and not a change in the middle of a transaction. */
   noSpill: "PRAGMA cache_spill = OFF",
+  /** A file that is worth nothing before it is complete. */
+  noJournal: "PRAGMA journal_mode = OFF",
   version: "PRAGMA user_version",
   check: "PRAGMA quick_check(1)",
 } as const;
@@ -219,6 +221,19 @@ export const SQL = {
 
   insertLastLogin: "INSERT OR REPLACE INTO last_logins VALUES (?, ?, ?)",
   selectLastLogin: "SELECT unix_ms AS unixMs, address FROM last_logins WHERE user = ?",
+
+  /** Whole tables (transfer.ts), with their columns in the order of the table; `delivered` has the user after them. */
+  selectAllMessages: "SELECT user, number, unix_ms, sender, text FROM mailbox ORDER BY number",
+  selectAllSessions: `SELECT number, token, user, resumable, ended_by, received, ended_ms, proof FROM sessions
+    ORDER BY number`,
+  selectAllRuns: `SELECT session, position, delivered.number AS number, earlier, user FROM delivered
+    JOIN sessions ON sessions.number = session ORDER BY session, position`,
+  selectAllLastLogins: "SELECT user, unix_ms, address FROM last_logins",
+  selectMessageNumbers: "SELECT number FROM mailbox ORDER BY number",
+  selectSessionNumbers: "SELECT number FROM sessions ORDER BY number",
+  countRows: `SELECT (SELECT count(*) FROM mailbox) + (SELECT count(*) FROM sessions) +
+    (SELECT count(*) FROM delivered) AS rows`,
+  insertEndedSession: "INSERT INTO sessions VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
 
   insertNeighbour: "INSERT OR REPLACE INTO neighbours VALUES (?, ?, ?)",
   selectNeighbours: "SELECT shard, heard, replies FROM neighbours",

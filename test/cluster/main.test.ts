@@ -14,6 +14,12 @@ describe("an invalid command line is one line and exit code 2:", () => {
     [["init", "postgres://a/b", "--shards", "0"], '--shards takes a number from 1 to 256, not "0"'],
     [["init", "postgres://a/b", "--shards", "257"], '--shards takes a number from 1 to 256, not "257"'],
     [["init", "postgres://a/b", "--shards", "1.5"], '--shards takes a number from 1 to 256, not "1.5"'],
+    [["import"], "give the data folder"],
+    [["import", "data"], "give the URL of the cluster"],
+    [["import", "data", "postgres://a/b"], "give one folder, and the URL with --cluster"],
+    [["import", "data", "--shards", "3"], "only init takes --shards"],
+    [["export"], "give the path of a new folder"],
+    [["export", "data", "--wat"], "unknown option '--wat'"],
     [["init", "postgres://a/b", "--shards", "x"], '--shards takes a number from 1 to 256, not "x"'],
   ])("%j", async (args, reason) => {
     const hint = `${process.execPath} src/main.ts help cluster lists the options`;
@@ -56,6 +62,17 @@ test("servers that cannot be reached are named in one line, in the order of the 
     code: 1,
   });
 });
+
+test.each(["import", "export"])(
+  "%s names a server that it cannot reach in one line, with exit code 1",
+  async (verb) => {
+    const { out, err, code } = await cluster(verb, "/nowhere", "--cluster", "postgres://u:hidden@127.0.0.1:1/db");
+    expect(err).toBe(
+      "heartline: cannot open PostgreSQL: 127.0.0.1:1 cannot be reached; start the server, or correct the URL\n",
+    );
+    expect({ out, code }).toEqual({ out: "", code: 1 });
+  },
+);
 
 test("without a URL on the command line it is read from the environment", async () => {
   const env = { HEARTLINE_CLUSTER: "postgres://u:hidden@127.0.0.1:1/db" };

@@ -412,7 +412,7 @@ describe("a backup that cannot be made leaves no folder and says why", () => {
     const target = join(folder, "copy");
     mkdirSync(`${target}.partial`);
     expect(await whyFails(server.store.backup(target))).toBe(
-      `cannot back up to ${target}: ${target}.partial exists, perhaps of a backup that was cut off; remove it, ` +
+      `cannot back up to ${target}: ${target}.partial exists, perhaps of an attempt that was cut off; remove it, ` +
         "or give another path",
     );
     expect(filesOf(folder)).toEqual(["copy.partial"]);

@@ -150,7 +150,7 @@ export class ShardNode {
     this.process = process;
     const { epoch } = process.appender;
     this.owner = { shard, host: "127.0.0.1", port: epoch, epoch };
-    this.world = new Shard(shard, epoch, { store, clockMs: process.clockMs });
+    this.world = new Shard(shard, epoch, { store, clockMs: process.clockMs, firstToken: cluster.firstToken });
     process.nowMs = () => this.world.clockMs;
     process.pause = () =>
       this.holdsPauses ? new Promise((resolve) => void this.#pauses.push(resolve)) : this.world.later();
@@ -229,14 +229,22 @@ async function databaseOf(log: SharedLog, shard: number, upTo: number): Promise<
 
 /** Two shards: a server of each, and the log that they share. */
 export class ShardCluster {
-  readonly engine = new ModelledEngine(SHARDS);
+  readonly engine: ModelledEngine;
   readonly pipes: Pipe[] = [];
   /** The owners, by shard. */
   readonly nodes: ShardNode[] = [];
   readonly #dialed: Pipe[] = [];
 
-  static async start(): Promise<ShardCluster> {
-    const cluster = new ShardCluster();
+  /** Tokens of this cluster are numbered from there on. */
+  readonly firstToken: number;
+
+  constructor(engine = new ModelledEngine(SHARDS), firstToken = 1) {
+    this.engine = engine;
+    this.firstToken = firstToken;
+  }
+
+  static async start(engine?: ModelledEngine, firstToken?: number): Promise<ShardCluster> {
+    const cluster = new ShardCluster(engine, firstToken);
     for (let shard = 0; shard < SHARDS; shard++) await cluster.takeOver(shard);
     await cluster.settle();
     return cluster;

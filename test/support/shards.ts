@@ -27,7 +27,8 @@ export class Shard extends World {
   constructor(shard: number, epoch = 1, choices: Omit<Choices, "shards"> = {}) {
     const warnings: string[] = [];
     const shards = { home: shard, count: SHARDS, warn: (what: string): void => void warnings.push(what) };
-    super(USERS.flat(), { ...choices, shards, firstToken: 1 + 1_000_000 * epoch });
+    const firstToken = (choices.firstToken ?? 1) + 1_000_000 * (SHARDS * epoch + shard);
+    super(USERS.flat(), { ...choices, shards, firstToken });
     this.shard = shard;
     this.epoch = epoch;
     this.warnings = warnings;
