@@ -87,7 +87,7 @@ export class ClusterSimulation extends Crowd implements ClusterWorld {
     const { shards = 1 } = rules;
     if (shards > 1) {
       this.names = SHARD_NAMES;
-      this.verbs = [...this.verbs, "getaddress", "private_answer"];
+      this.verbs = [...this.verbs, "getaddress", "getaddress", "private_answer", "private_answer", "private_answer"];
     }
     this.ledgers = shards === 1 ? [this.ledger] : ShardLedger.all(shards, this.names);
     if (shards > 1)

@@ -106,7 +106,11 @@ export const SHARD_RULES: BrokenRules = {
       };
     }),
   },
-  "private chats between two shards end with a link, or with the session of the asker, at both shards": {
+  "a private chat between two shards ends with their link at the shard of the asker": {
+    shards,
+    ...without(DistantQuestions.prototype, "linkEnded", () => () => {}),
+  },
+  "a private chat between two shards ends with their link at the shard of the asked user": {
     shards,
     ...without(DistantQuestions.prototype, "gone", () => () => {}),
   },
