@@ -14,7 +14,7 @@ import { type ClientEnd, DialedCall, Link } from "./network.ts";
 import { checkStoredBlocks, checkTickets, knowsWhoIsOnline } from "./shard-checks.ts";
 import { ShardLedger } from "./shard-ledger.ts";
 import { ShardLink, ShardNetwork } from "./shard-network.ts";
-import { type Environment, User } from "./users.ts";
+import { type Environment, User, type Verb } from "./users.ts";
 
 const SPARES = 2;
 /** Faults are rarer, so that there is more between them: requests of several shards need all of these. */
@@ -45,6 +45,8 @@ export interface ClusterRules {
   harsh?: boolean;
   /** 1, or SHARDS. */
   shards?: number;
+  /** What users request; by default everything. */
+  verbs?: readonly Verb[];
   /** Of each user. By default one of several, among them none. */
   requestsPerSecondMax?: number;
 }
@@ -87,7 +89,8 @@ export class ClusterSimulation extends Crowd implements ClusterWorld {
     const { shards = 1 } = rules;
     if (shards > 1) {
       this.names = SHARD_NAMES;
-      this.verbs = [...this.verbs, "getaddress", "getaddress", "private_answer", "private_answer", "private_answer"];
+      const calls = ["getaddress", "getaddress", "private_answer", "private_answer", "private_answer"] as const;
+      this.verbs = rules.verbs ?? [...this.verbs, ...calls];
     }
     this.ledgers = shards === 1 ? [this.ledger] : ShardLedger.all(shards, this.names);
     if (shards > 1)
