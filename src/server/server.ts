@@ -9,7 +9,6 @@ import type { Relays } from "../net/relays.ts";
 import type { Administered } from "../admin/commands.ts";
 import type { Credentials } from "../auth/credentials.ts";
 import { Passwords } from "../auth/passwords.ts";
-import type { Neighbours } from "../chat/neighbours.ts";
 import type { Peer } from "../chat/session.ts";
 import { DRAIN_SECONDS, LINGER_MS, type Limits } from "../limits.ts";
 import { Admission, fitDescriptors } from "../net/admission.ts";
@@ -27,6 +26,7 @@ import type { BoundedLog } from "./bounded-log.ts";
 import type { Counters } from "./counters.ts";
 import { ClientPorts } from "./client-ports.ts";
 import { type Clock, type Core, createCore } from "./core.ts";
+import { Ending } from "./ending.ts";
 import type { Measured } from "./metrics.ts";
 import { Maintenance } from "./maintenance.ts";
 import type { Ownership } from "./ownership.ts";
@@ -34,11 +34,6 @@ import { Readiness } from "./readiness.ts";
 
 /** At the stop, a client that has received everything gets this long to close its side of the connection. */
 const FAREWELL_MS = 1_000;
-/** At the stop of a cluster's owner: the time to write the last bytes, and until the engine has acknowledged all. */
-const LAST_BYTES_MS = 300;
-const HANDOVER_MS = 5_000;
-/** And before it ends the sessions: the time for replies that other shards owe. */
-const OWED_REPLIES_MS = 500;
 /** A client that is relayed to the owner of another shard needs two descriptors. */
 export const DESCRIPTORS_PER_RELAY = 2;
 
@@ -284,20 +279,12 @@ export class Server {
    * and closes the store. False when the store could not be closed.
    */
   async stop(): Promise<boolean> {
-    const { turn, chat, connections, callbacks } = this.#core;
+    const { chat, connections, callbacks } = this.#core;
     this.#readiness.enter("stopping");
     const backupStopped = (this.#ownership ?? this.#store).stopBackup();
     this.#ports.stop();
-    if (chat.neighbours !== null) await this.#repliesArrive(chat.neighbours);
-    this.#relays?.stop();
-    this.#links?.stop();
-    this.#ownership?.closePort();
-    turn.begin();
-    chat.shutdown();
+    const isReleased = await this.#handOver();
     const { open } = connections;
-    for (const connection of open) connection.close();
-    for (const pending of this.#admission.pending) pending.hangUp();
-    const isReleased = this.#ownership === null || (await this.#handOver(this.#ownership));
     const { calls } = callbacks;
     for (let waitedMs = 0; waitedMs < LINGER_MS; waitedMs += TICK_MS) {
       await Bun.sleep(TICK_MS);
@@ -315,45 +302,32 @@ export class Server {
     return this.#closeStore();
   }
 
-  /** Waits for the replies that other shards owe. No request is taken meanwhile, and none is later. */
-  async #repliesArrive(neighbours: Neighbours): Promise<void> {
-    for (const connection of this.#core.connections.open) connection.suspend();
-    for (let waitedMs = 0; waitedMs < OWED_REPLIES_MS; waitedMs += TICK_MS) {
-      if (!neighbours.owesReplies) return;
-      await Bun.sleep(TICK_MS);
-    }
-  }
-
   /** Nothing leaves this process any more, whatever happens to it until it exits. */
   halt(): void {
     this.#isHalted = true;
   }
 
-  /**
-   * Everything until the last `goodbye` is acknowledged by the shared log, then the shard is released. What plain
-   * sessions have taken is in the log too, so that the next owner does not send it again. False when the engine did not
-   * answer in time.
-   */
-  async #handOver(ownership: Ownership): Promise<boolean> {
-    const { turn, chat, connections } = this.#core;
-    this.#store.ending();
-    const write = async (): Promise<void> => {
-      await turn.saved();
-      for (let waitedMs = 0; waitedMs < LAST_BYTES_MS; waitedMs += TICK_MS) {
-        if ([...connections.open].every(({ drained }) => drained)) break;
-        await Bun.sleep(TICK_MS);
-      }
-      for (const connection of [...connections.open]) if (!connection.drained) connection.hangUp();
-      chat.departing.removePlain();
-      await turn.saved();
-    };
-    const isStored = await Promise.race([write().then(() => true), Bun.sleep(HANDOVER_MS).then(() => false)]);
-    this.halt(); // The next owner may begin while the answer to the release is on its way.
-    const isReleased = isStored && (await ownership.release());
-    if (isReleased) return true;
+  /** Ends all sessions, then gives the shard of a cluster up. False when the engine did not answer in time. */
+  async #handOver(): Promise<boolean> {
+    const ownership = this.#ownership;
+    const ending = new Ending({
+      core: this.#core,
+      store: this.#store,
+      sleep: (ms) => Bun.sleep(ms),
+      unlink: () => {
+        this.#relays?.stop();
+        this.#links?.stop();
+        ownership?.closePort();
+        for (const pending of this.#admission.pending) pending.hangUp();
+      },
+      halt: () => this.halt(),
+      release: ownership === null ? null : () => ownership.release(),
+    });
+    const result = await ending.run();
+    if (result === "done") return true;
     this.#log.error(
       { event: "engine_away" },
-      isStored
+      result === "unreleased"
         ? "cannot release the shard: the shared log does not answer; another server takes over after 3 s"
         : "the shared log does not answer: requests without a reply are not stored; another server takes over",
     );

@@ -6,6 +6,10 @@ import { type Ledger, Violation } from "./ledger.ts";
 
 /** So few that some turns are several records. */
 const RECORD_BYTES_MAX = 300;
+/** Each part of a snapshot is a call, and a write to a file. */
+const PART_BYTES_MAX = 16 << 10;
+/** Of a write. An owner reads no requests after one second, and replies to nothing after two. */
+const SLOW_MS_MAX = 1500;
 
 /** The engine, and a witness of everything that it stores. */
 export class WatchedEngine extends ModelledEngine {
@@ -62,6 +66,8 @@ interface EngineWorld {
   /** Writes are lost or late more often. */
   readonly isHarsh: boolean;
   readonly nowMs: number;
+  /** The engine answers writes of that shard slowly; null: of none. */
+  readonly slowShard: number | null;
 }
 
 /** The connection of one process to the engine, and what becomes of its calls by chance. */
@@ -78,13 +84,17 @@ export class SimulatedLog extends ModelledLog {
   #staleUntilMs = 0;
   /** Meanwhile other calls go on. */
   #proofsLostUntilMs = 0;
+  /** The shard that the process has claimed. */
+  #shard = 0;
+  /** Until then, the answer to the last write waits. */
+  #slowUntilMs = 0;
   /** A takeover reads, and no step of the simulation comes before its end. */
   isTakingOver = false;
   /** Called between the records that a takeover reads. */
   between: () => void = () => {};
 
   constructor(engine: WatchedEngine, random: Random, world: EngineWorld) {
-    super(engine, RECORD_BYTES_MAX);
+    super(engine, RECORD_BYTES_MAX, PART_BYTES_MAX);
     this.#random = random;
     this.#world = world;
     this.#rarity = engine.shards.length;
@@ -106,10 +116,19 @@ export class SimulatedLog extends ModelledLog {
     this.readFresh();
   }
 
+  /** An answer waits longer than others. */
+  get isSlow(): boolean {
+    return this.#world.nowMs < this.#slowUntilMs;
+  }
+
   #outcome(write: Write): ReturnType<ModelledLog["outcome"]> {
     const random = this.#random;
-    const { calm, nowMs, isHarsh } = this.#world;
+    const { calm, nowMs, isHarsh, slowShard } = this.#world;
     if (calm) return "done";
+    if (slowShard === this.#shard && !this.isTakingOver) {
+      this.#slowUntilMs = nowMs + random.below(SLOW_MS_MAX);
+      this.stop();
+    }
     const isProof = write === "append" || write === "beat";
     if (isProof && this.#proofsLostUntilMs < nowMs && random.oneIn((isHarsh ? 6 : 40) * this.#rarity))
       this.#proofsLostUntilMs = nowMs + random.below(8000);
@@ -123,6 +142,7 @@ export class SimulatedLog extends ModelledLog {
   override claim(shard: number, expected: number, record: Uint8Array, info: OwnerInfo): Promise<AppendResult> {
     const sentMs = this.#claims.get(record) ?? Math.min(this.#world.nowMs, this.#staleSinceMs);
     this.#claims.set(record, sentMs);
+    this.#shard = shard;
     return super.claim(shard, expected, record, { ...info, version: String(sentMs) });
   }
 

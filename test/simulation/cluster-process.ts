@@ -12,16 +12,17 @@ import { Snapshots } from "../../src/cluster/snapshots.ts";
 import { takeOver } from "../../src/cluster/takeover.ts";
 import { Admission } from "../../src/net/admission.ts";
 import { Directory } from "../../src/net/directory.ts";
+import type { LinkEnd } from "../../src/net/neighbour-link.ts";
 import { NeighbourLinks } from "../../src/net/neighbour-links.ts";
 import { RelayedConnections } from "../../src/net/relayed-connections.ts";
 import { type SocketHandlers, socketHandlers } from "../../src/net/socket-handlers.ts";
+import { Ending } from "../../src/server/ending.ts";
 import type { Checkpoints } from "../../src/storage/commits.ts";
 import type { TurnLog } from "../../src/storage/turn-log.ts";
-import { TICK_MS } from "../../src/timer-wheel.ts";
 import type { Random } from "../support/random.ts";
 import type { SimulatedLog, WatchedEngine } from "./cluster-log.ts";
 import { Disk } from "./disk.ts";
-import { Host, type HostChoices, ObservedStore } from "./host.ts";
+import { Host, type HostChoices, ObservedStore, UNIX_MS } from "./host.ts";
 import { type Ledger, Violation } from "./ledger.ts";
 import type { Link, ServerLife } from "./network.ts";
 import { owesNothing } from "./shard-checks.ts";
@@ -32,10 +33,10 @@ import { callsCounted, copyDatabase, waitsCounted, withoutSize } from "./snapsho
 const FOLDER = existsSync("/dev/shm") ? "/dev/shm" : tmpdir();
 /** So few that compaction and snapshots begin after some turns. */
 const SEGMENT_BYTES = [100, 300, 2000];
-/** Of an orderly end; see src/server/server.ts. */
-const LAST_BYTES_MS = 300;
-const HANDOVER_MS = 5_000;
-const OWED_REPLIES_MS = 500;
+/** The engine answers a release within this time, or the shard is not released. */
+const RELEASE_MS = 2_000;
+/** Why no link of an owner that is in order ends. */
+const LINK_FAULTS: readonly LinkEnd[] = ["gap", "overflow", "garbage", "fault", "secret", "tls"];
 const LOG = pino({ level: "silent" });
 
 /** What a process has in common with the others. */
@@ -47,7 +48,7 @@ export interface ClusterWorld {
   readonly calm: boolean;
   readonly isHarsh: boolean;
   readonly nowMs: number;
-  readonly choices: Omit<HostChoices, "Store" | "clockMs" | "dial" | "shards">;
+  readonly choices: Omit<HostChoices, "Store" | "clockMs" | "dial" | "shards" | "skewMs">;
   /** Bytes of the log after which a snapshot is taken. */
   readonly snapshotBytes: number;
   /** How many were published. */
@@ -56,6 +57,8 @@ export interface ClusterWorld {
   readonly ackedHeads: number[];
   /** Between the owners of several shards. */
   readonly shardNetwork: ShardNetwork;
+  /** How far the wall clock of a new process is ahead. */
+  skewMs(): number;
   failed(error: unknown): void;
   requeued(link: Link): void;
   dialerOf(process: ClusterProcess): HostChoices["dial"];
@@ -96,6 +99,8 @@ export class ClusterProcess implements ServerLife {
   #isCopying = false;
   #waits = 0;
   #folder = "";
+  /** Its wall clock is ahead by that. */
+  readonly #skewMs: number;
   #disk: OwnerDisk | null = null;
 
   constructor(name: string, log: SimulatedLog, world: ClusterWorld) {
@@ -103,6 +108,7 @@ export class ClusterProcess implements ServerLife {
     this.log = log;
     this.#world = world;
     this.#ledger = world.ledgers[0]!;
+    this.#skewMs = world.skewMs();
     this.#directory = new Directory(log.shards);
     const clock = { nowMs: this.#nowMs, sleep: this.#sleep };
     this.#lookout = new Lookout(log, { read: () => this.#seen() }, clock, world.random.below(1000) / 1000);
@@ -143,6 +149,11 @@ export class ClusterProcess implements ServerLife {
 
   get isRunning(): boolean {
     return !this.isDead && !this.isPaused;
+  }
+
+  /** It serves, and waits for replies of other shards. */
+  get owesReplies(): boolean {
+    return this.accepts && this.host?.chat.neighbours?.owesReplies === true;
   }
 
   get accepts(): boolean {
@@ -275,7 +286,8 @@ export class ClusterProcess implements ServerLife {
     this.log.isTakingOver = true;
     const folder = mkdtempSync(join(FOLDER, "heartline-simulation-"));
     try {
-      const options = { unixMs: 1_700_000_000_000 + nowMs, progress: () => {} };
+      const skewMs = this.#skewMs;
+      const options = { unixMs: UNIX_MS + skewMs + nowMs, progress: () => {} };
       const taken = await takeOver(this.log, this.shard, epoch, folder, options);
       if (this.isDead) return taken.database.close();
       const { database } = taken;
@@ -302,7 +314,7 @@ export class ClusterProcess implements ServerLife {
       const count = this.log.shards;
       const warn = (what: string): void => this.#warned(what);
       const shards = count === 1 ? null : { home: shard, count, warn };
-      const owner = { Store: this.#storeClass(), dial: this.#world.dialerOf(this), clockMs: nowMs, shards };
+      const owner = { Store: this.#storeClass(), dial: this.#world.dialerOf(this), clockMs: nowMs, shards, skewMs };
       this.host = new Host({ ...choices, ...owner }, this.#ledger, disk, (link) => {
         if (!this.isDeposed) this.#world.requeued(link);
       });
@@ -356,10 +368,10 @@ export class ClusterProcess implements ServerLife {
   duty(): void {
     const { appender } = this;
     const { nowMs } = this.#world;
-    if (appender === null || this.state === "draining") return;
+    if (appender === null || this.isHalted) return;
     if (isBeatDue(appender, nowMs)) void appender.beat();
     const snapshots = this.#snapshots;
-    if (snapshots === null || this.#isCopying) return;
+    if (snapshots === null || this.#isCopying || this.state === "draining") return;
     this.#isCopying = true;
     snapshots.step(nowMs);
     void snapshots.exclusively(async () => {}).then(() => (this.#isCopying = false));
@@ -372,35 +384,29 @@ export class ClusterProcess implements ServerLife {
     if (this.state !== "serving" || host === null || appender === null) return this.exit();
     this.state = "draining";
     this.#snapshots?.stop();
-    const atMs = this.#nowMs() + HANDOVER_MS;
-    host.store.ending();
-    await this.#repliesArrive(host);
-    host.stop();
-    const write = async (): Promise<boolean> => {
-      await host.saved();
-      const untilMs = this.#nowMs() + LAST_BYTES_MS;
-      while (this.#nowMs() < untilMs && ![...host.connections].every(({ drained }) => drained)) await this.#sleep(64);
-      host.turn(() => {
-        for (const connection of [...host.connections]) if (!connection.drained) connection.hangUp();
-      });
-      await host.saved();
-      return true;
-    };
-    const isStored = await Promise.race([write(), this.#sleep(atMs - this.#nowMs()).then(() => false)]);
-    this.isHalted = true;
-    const released = isStored ? appender.beat({ ...this.#info, address: "" }) : Promise.resolve();
-    await Promise.race([released, this.#sleep(2_000)]);
+    host.endingMs = host.clockMs;
+    const ending = new Ending({
+      core: host.core,
+      store: host.store,
+      sleep: this.#sleep,
+      unlink: () => this.links?.stop(),
+      halt: () => void (this.isHalted = true),
+      release: () => this.#giveUp(host, appender),
+    });
+    try {
+      await ending.run();
+    } catch (error) {
+      if (!this.isDeposed) this.#fails(error);
+    }
     this.exit();
   }
 
-  /** See `Server.stop`. */
-  async #repliesArrive(host: Host): Promise<void> {
-    const { neighbours } = host.chat;
-    if (neighbours === null) return;
-    for (const connection of host.connections) connection.suspend();
-    const untilMs = this.#nowMs() + OWED_REPLIES_MS;
-    while (neighbours.owesReplies && this.#nowMs() < untilMs) await this.#sleep(TICK_MS);
-    host.turn(() => this.links!.stop());
+  /** It releases the shard. */
+  #giveUp({ chat }: Host, appender: Appender): Promise<boolean> {
+    if (!this.isDeposed && !(this.#ledger.isRecorded && chat.presence.online.length === 0))
+      this.#world.failed(new Violation(`${this.name} releases the shard before its last record`));
+    const released = appender.beat({ ...this.#info, address: "" }).then(() => true);
+    return Promise.race([released, this.#sleep(RELEASE_MS).then(() => false)]);
   }
 
   wake(): void {
@@ -417,6 +423,8 @@ export class ClusterProcess implements ServerLife {
     if (head < world.ackedHeads[this.shard]! || head > world.engine.shards[this.shard]!.head)
       throw new Violation(`record ${world.ackedHeads[this.shard]} was acknowledged, and ${this.name} has ${head}`);
     world.ackedHeads[this.shard] = head;
+    const fault = LINK_FAULTS.find((reason) => this.links?.lost.get(reason) !== 0);
+    if (this.links !== null && fault !== undefined) throw new Violation(`${this.name} has lost a link: ${fault}`);
     if (this.isRunning && this.state === "serving") this.host!.check();
   }
 

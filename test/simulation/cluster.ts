@@ -14,12 +14,14 @@ import { type ClientEnd, DialedCall, Link } from "./network.ts";
 import { checkStoredBlocks, checkTickets, knowsWhoIsOnline } from "./shard-checks.ts";
 import { ShardLedger } from "./shard-ledger.ts";
 import { ShardLink, ShardNetwork } from "./shard-network.ts";
-import { type Environment, User } from "./users.ts";
+import { type Environment, User, type Verb } from "./users.ts";
 
 const SPARES = 2;
 /** Faults are rarer, so that there is more between them: requests of several shards need all of these. */
 const SHARD_STEPS = 400;
 const FAULTS_ONE_IN = 4;
+/** But owners stop while other shards owe them replies: otherwise nothing depends on how they do that. */
+const DRAINED_OWING_ONE_IN = 30;
 /** 40 s: longer than the idle timeout and the time for which users count as online whose shard is away. */
 const ABSENCE_ROUNDS = 200;
 /** Two users of each of three shards. */
@@ -27,6 +29,10 @@ export const SHARDS = 3;
 const SHARD_NAMES = ["g", "k", "a", "b", "c", "e"];
 /** A read may be older than it should be, but not by as much as a spare's patience exceeds that of an owner. */
 const STALE_MS_MAX = SILENCE_MS - OWNERSHIP_PROVEN_MS - WATCH_MS;
+/** One of these is the limit of a seed; 0: none. */
+const REQUESTS_PER_SECOND = [0, 0, 20];
+/** Wall clocks differ by up to half a day. */
+const SKEW_MS_MAX = 12 * 3_600_000;
 /** Ticks between two duties of an owner. */
 const DUTY_TICKS = 4;
 
@@ -39,6 +45,10 @@ export interface ClusterRules {
   harsh?: boolean;
   /** 1, or SHARDS. */
   shards?: number;
+  /** What users request; by default everything. */
+  verbs?: readonly Verb[];
+  /** Of each user. By default one of several, among them none. */
+  requestsPerSecondMax?: number;
 }
 
 /**
@@ -52,6 +62,9 @@ export class ClusterSimulation extends Crowd implements ClusterWorld {
   readonly choices: ClusterWorld["choices"];
   readonly snapshotBytes: number;
   readonly isHarsh: boolean;
+  slowShard: number | null = null;
+  /** Faults that only clusters of several shards have: their clocks, links and logs. */
+  readonly #distance: Random;
   /** How many `Opened` were stored. */
   takeovers = 0;
   snapshots = 0;
@@ -72,10 +85,12 @@ export class ClusterSimulation extends Crowd implements ClusterWorld {
   constructor(seed: number, trace: string[] | null = null, rules: ClusterRules = {}) {
     super(new Random(seed), false, new Random(~seed), trace, new Random(seed ^ 0x5eb));
     this.rules = rules;
+    this.#distance = new Random(seed ^ 0xd157);
     const { shards = 1 } = rules;
     if (shards > 1) {
       this.names = SHARD_NAMES;
-      this.verbs = [...this.verbs, "getaddress", "private_answer"];
+      const calls = ["getaddress", "getaddress", "private_answer", "private_answer", "private_answer"] as const;
+      this.verbs = rules.verbs ?? [...this.verbs, ...calls];
     }
     this.ledgers = shards === 1 ? [this.ledger] : ShardLedger.all(shards, this.names);
     if (shards > 1)
@@ -91,6 +106,7 @@ export class ClusterSimulation extends Crowd implements ClusterWorld {
       idleTimeoutMs: IDLE_TIMEOUT_MS,
       lineBytesMax: 200,
       firstMs: 0,
+      requestsPerSecondMax: shards === 1 ? 0 : (rules.requestsPerSecondMax ?? this.#distance.pick(REQUESTS_PER_SECOND)),
       newToken: () => tokenOf(++tokens),
     };
     this.engine = new WatchedEngine(
@@ -120,6 +136,11 @@ export class ClusterSimulation extends Crowd implements ClusterWorld {
 
   failed(error: unknown): void {
     this.#faults.push(error);
+  }
+
+  skewMs(): number {
+    if (this.ledgers.length === 1 || this.#distance.oneIn(2)) return 0;
+    return this.#distance.below(2 * SKEW_MS_MAX) - SKEW_MS_MAX;
   }
 
   override requeued(link: Link): void {
@@ -305,7 +326,7 @@ export class ClusterSimulation extends Crowd implements ClusterWorld {
   #engineStep(times: number): void {
     if (this.calm) return;
     const { random } = this;
-    for (const { log, isPaused } of this.#alive) if (!isPaused && random.oneIn(times)) log.resume();
+    for (const { log, isPaused } of this.#alive) if (!isPaused && !log.isSlow && random.oneIn(times)) log.resume();
     for (const { log } of this.#alive) log.refresh();
     for (const log of this.#logs) if (log.late > 0 && random.oneIn(log.lateness)) log.executeLate();
   }
@@ -323,11 +344,21 @@ export class ClusterSimulation extends Crowd implements ClusterWorld {
     else if (what < 75) this.act(random.pick(this.users));
     else if (what < 88) await this.#pass(random.below(random.pick([50, 300, 300, 1500])));
     else if (what < 91) await this.#pass(random.below(random.pick([6000, 6000, 20_000])));
-    else if (what < 97) this.cut();
+    else if (what < 97) this.#cutSome();
     else this.stall();
     await this.#settle();
     this.links = this.links.filter((link) => !link.over);
     for (const link of this.#linksOf.keys()) if (link.over) this.#linksOf.delete(link);
+  }
+
+  /** Cuts a connection, or makes one between shards half-open. */
+  #cutSome(): void {
+    const links = this.links.filter((link) => link instanceof ShardLink && link.lost === null && !link.isCut);
+    if (links.length === 0 || !this.#distance.oneIn(4)) return this.cut();
+    const link = this.#distance.pick(links);
+    const direction = this.#distance.pick(["up", "down"] as const);
+    this.traced(`nothing arrives ${direction} a link any more`);
+    link.lose(direction);
   }
 
   /** What happens to processes and to the engine. */
@@ -341,6 +372,7 @@ export class ClusterSimulation extends Crowd implements ClusterWorld {
       if (process.state === "claimed" && process.isRunning && random.oneIn(2)) await this.#takeOver(process);
     }
     if (this.#isAway ? random.oneIn(8) : random.oneIn(50)) this.#away(!this.#isAway);
+    if (this.ledgers.length > 1) this.#slowStep(this.#distance);
     const process = random.pick(this.#processes);
     if (process.isDead) return;
     if (process.isPaused) {
@@ -348,6 +380,10 @@ export class ClusterSimulation extends Crowd implements ClusterWorld {
       return;
     }
     if (random.oneIn(12)) process.log.readStaleFor(random.below(STALE_MS_MAX));
+    if (process.owesReplies && this.#distance.oneIn(DRAINED_OWING_ONE_IN)) {
+      this.traced(`${process.name} is drained while it waits for replies`);
+      return void process.drain();
+    }
     if (this.ledgers.length > 1 && !random.oneIn(FAULTS_ONE_IN)) return;
     const what = random.below(process.accepts ? 60 : 150);
     if (what < 4) {
@@ -362,6 +398,13 @@ export class ClusterSimulation extends Crowd implements ClusterWorld {
       this.traced(`${process.name} is drained`);
       void process.drain();
     }
+  }
+
+  /** The engine may be slow for one shard: its partition is on a disk of its own. */
+  #slowStep(random: Random): void {
+    if (this.slowShard === null ? !random.oneIn(100) : !random.oneIn(15)) return;
+    this.slowShard = this.slowShard === null ? random.below(this.ledgers.length) : null;
+    this.traced(this.slowShard === null ? "no shard is slow any more" : `the log of shard ${this.slowShard} is slow`);
   }
 
   async #takeOver(process: ClusterProcess): Promise<void> {
@@ -394,6 +437,7 @@ export class ClusterSimulation extends Crowd implements ClusterWorld {
   async #finish(): Promise<void> {
     this.traced("no more faults");
     this.calm = true;
+    this.slowShard = null;
     this.#away(false);
     for (const log of this.#logs) log.executeLate();
     for (const process of this.#alive) {

@@ -2,7 +2,8 @@ import type { Chat } from "../../src/chat/chat.ts";
 import { kick, purge } from "../../src/chat/operator.ts";
 import type { Database } from "bun:sqlite";
 import type { ChatObserver } from "../../src/chat/observer.ts";
-import type { Peer, Session } from "../../src/chat/session.ts";
+import type { Neighbours } from "../../src/chat/neighbours.ts";
+import type { Account, Peer, Session } from "../../src/chat/session.ts";
 import {
   BROADCAST_LOG_BYTES_MAX,
   JOURNAL_SEGMENTS_KEPT,
@@ -18,6 +19,7 @@ import type { dial } from "../../src/net/dial.ts";
 import type { SocketEvents } from "../../src/net/transport.ts";
 import { WebSocketTransport } from "../../src/net/websocket-transport.ts";
 import { type Core, type CoreOptions, createCore } from "../../src/server/core.ts";
+import { OWED_REPLIES_MS } from "../../src/server/ending.ts";
 import { NOTHING } from "../../src/storage/journal-entry.ts";
 import { segmentsOf } from "../../src/storage/journal.ts";
 import type { Checkpoints } from "../../src/storage/commits.ts";
@@ -29,7 +31,9 @@ import { type Ledger, Violation } from "./ledger.ts";
 import type { Link } from "./network.ts";
 
 export const PASSWORD = "secret";
-const UNIX_MS = 1_700_000_000_000;
+export const UNIX_MS = 1_700_000_000_000;
+/** Why the session of a link may end: never because of what it sent, or of what waits for it. */
+const LINK_REASONS = ["disconnected", "replaced", "shutdown"];
 
 export interface HostChoices {
   names: readonly string[];
@@ -45,6 +49,10 @@ export interface HostChoices {
   dial: typeof dial;
   /** Null by default. */
   shards?: CoreOptions["shards"];
+  /** Its wall clock is ahead by that. */
+  skewMs?: number;
+  /** 0 by default: no limit. */
+  requestsPerSecondMax?: number;
 }
 
 /** The ledger records the blocks that are stored. */
@@ -95,6 +103,8 @@ export class Host {
   clockMs: number;
   /** False while it stops: new connections are refused. */
   listening = true;
+  /** Wheel time at which an orderly end of the owner of a shard has begun. */
+  endingMs = Number.POSITIVE_INFINITY;
   /** A drain is over: the stop should follow. */
   isDrained = false;
   /** Ends of the turns that have begun. */
@@ -116,7 +126,7 @@ export class Host {
   #start(): number {
     const { journal, records } = this.#disk.start(this.#unixMs);
     this.store = new this.#choices.Store(this.#disk.database, journal, this.#disk.wal, this.#ledger);
-    const { names, idleTimeoutMs, lineBytesMax, dial, shards } = this.#choices;
+    const { names, idleTimeoutMs, lineBytesMax, dial, shards, requestsPerSecondMax = 0 } = this.#choices;
     const ends: (() => void)[] = (this.#ends = []);
     this.#core = createCore({
       clock: { nowMs: () => this.clockMs, unixMs: () => this.#unixMs },
@@ -130,7 +140,7 @@ export class Host {
       idleTimeoutMs,
       blockMs: 60_000,
       lockoutScope: "address",
-      limits: { ...LIMITS_DEFAULT, lineBytesMax, requestsPerSecondMax: 0, failedLoginsPerMinuteMax: 0 },
+      limits: { ...LIMITS_DEFAULT, lineBytesMax, requestsPerSecondMax, failedLoginsPerMinuteMax: 0 },
       commits: () => this.#save(),
       later: (end) => void ends.push(end),
       dial,
@@ -142,7 +152,8 @@ export class Host {
       report: (error) => this.#fault(error),
     });
     this.chat = this.#core.chat;
-    this.#watchForwards();
+    if (this.chat.neighbours !== null) this.#watchNeighbours(this.chat.neighbours);
+    this.#watchEnd();
     this.isDrained = false;
     return records;
   }
@@ -152,20 +163,42 @@ export class Host {
   }
 
   get #unixMs(): number {
-    const { clockMs, firstMs = clockMs } = this.#choices;
-    return UNIX_MS + this.clockMs - firstMs;
+    const { clockMs, firstMs = clockMs, skewMs = 0 } = this.#choices;
+    return UNIX_MS + skewMs + this.clockMs - firstMs;
   }
 
   /** The observer does not see them. */
-  #watchForwards(): void {
-    const { neighbours } = this.chat;
-    if (neighbours === null) return;
+  #watchNeighbours(neighbours: Neighbours): void {
     const forward = neighbours.forward.bind(neighbours);
     neighbours.forward = (from, to, slots, bytes, start, end) => {
+      this.#checkTaken(from);
       const slot = forward(from, to, slots, bytes, start, end);
       this.#ledger.forwards(from.name, Buffer.from(bytes.subarray(start, end)).toString("latin1"));
       return slot;
     };
+    const ended = neighbours.ended.bind(neighbours);
+    neighbours.ended = (session) => {
+      const { account, endReason } = session;
+      ended(session);
+      if (!LINK_REASONS.some((reason) => reason === endReason))
+        throw new Violation(`the link of ${account.name} ended as "${endReason}"`);
+    };
+  }
+
+  #watchEnd(): void {
+    const { chat } = this;
+    const shutdown = chat.shutdown.bind(chat);
+    chat.shutdown = () => {
+      if (chat.neighbours?.owesReplies === true && this.clockMs - this.endingMs < OWED_REPLIES_MS)
+        throw new Violation("the sessions end before replies that could still come");
+      shutdown();
+    };
+  }
+
+  /** Requests of users of other shards are acted on until the sessions end. */
+  #checkTaken({ name, neighbour }: Account): void {
+    if (neighbour === null && this.endingMs < Number.POSITIVE_INFINITY)
+      throw new Violation(`a request of ${name} is acted on, and the server ends`);
   }
 
   #fault(error: unknown): void {
@@ -194,15 +227,19 @@ export class Host {
         this.#checkEnd(session, reason);
         ledger.ended(session, reason);
       },
-      accepted: (from, to, bytes, start, end, fate) =>
-        ledger.accepts(from.name, to.name, text(bytes, start, end), fate === "sent", this.chat.unixMs),
+      accepted: (from, to, bytes, start, end, fate) => {
+        this.#checkTaken(from);
+        ledger.accepts(from.name, to.name, text(bytes, start, end), fate === "sent", this.chat.unixMs);
+      },
       loginRefused: () => {},
       lockedOut: () => {},
       flooded: () => {},
       messageRefused: (from, to, code) => void (to !== null && ledger.refuse(from.name, to.name, code)),
       refused: (from, to, code) => ledger.refuse(from.name, to.name, code),
-      broadcast: (from, bytes, start, end, receivers) =>
-        ledger.broadcast(from.name, text(bytes, start, end), receivers),
+      broadcast: (from, bytes, start, end, receivers) => {
+        this.#checkTaken(from);
+        ledger.broadcast(from.name, text(bytes, start, end), receivers);
+      },
       listed: (by, line) => {
         ledger.checkListed(by.name, line.toString().trimEnd());
       },
@@ -426,9 +463,19 @@ export class Host {
       }
     }
     // Links count in part.
-    if (chat.neighbours === null && chat.outboxMemory.bytes !== heldBytes)
+    if (chat.neighbours !== null) this.#checkLinks(chat.neighbours);
+    else if (chat.outboxMemory.bytes !== heldBytes)
       throw new Violation(`outboxes hold ${heldBytes} bytes, ${chat.outboxMemory.bytes} are counted`);
     this.#checkMailboxes();
+  }
+
+  /** The lines of a link are read at any rate, whatever waits to be written to it. */
+  #checkLinks(neighbours: Neighbours): void {
+    for (const neighbour of neighbours.all) {
+      const peer = neighbour?.session?.peer;
+      if (peer?.paused === true && !this.store.isCongested && !this.#disk.isDead)
+        throw new Violation(`the link of shard ${neighbour!.shard} is not read`);
+    }
   }
 
   #checkMailboxes(): void {

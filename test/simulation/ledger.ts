@@ -112,6 +112,11 @@ export class Ledger {
     for (const record of this.#records) record.count -= count;
   }
 
+  /** Nothing has happened that is not in a durable record. */
+  get isRecorded(): boolean {
+    return this.#undo.length === 0;
+  }
+
   /** What follows is taken back by a kill before its record; `text` is that of a message. */
   protected undoes(undo: () => void, text?: string): void {
     this.#undo.push(undo);

@@ -62,6 +62,8 @@ export class Link implements Transport {
   #reading = true;
   /** Only bytes that were in transit at the cut still arrive. */
   #cut = false;
+  /** Nothing arrives in that direction any more, and no side is told. Null: it does in both. */
+  #lost: "up" | "down" | null = null;
   /** Bytes in the server's send buffer since the cut; they are never read. */
   #swallowed = 0;
   /** FIN was sent in that direction; the server has read it. */
@@ -90,12 +92,17 @@ export class Link implements Transport {
 
   /** Bytes or an event are in transit. */
   get busy(): boolean {
-    const up = this.#reading && !this.#serverClosed && (this.up !== "" || (this.#upEnded && !this.#upEndRead));
+    const up = this.#reading && !this.#serverClosed && (this.up !== "" || this.#upEndArrives);
     const closes = this.#serverWillClose && !this.#serverClosed;
     return up || closes || this.#downIsBusy;
   }
 
+  get #upEndArrives(): boolean {
+    return this.#upEnded && !this.#upEndRead && this.#lost !== "up";
+  }
+
   get #downIsBusy(): boolean {
+    if (this.#lost === "down") return false;
     if (!this.clientReads() || (this.#cut && !this.lossless && !this.#clientWillClose)) return false;
     return this.down !== "" || (this.#clientOpen && (this.#clientWillClose || this.#downEnded));
   }
@@ -116,7 +123,7 @@ export class Link implements Transport {
     if (this.#life.isGone) return length;
     if (!this.#serverOpen) return -1;
     const count = Math.max(0, Math.min(length, this.room - this.down.length - this.#swallowed));
-    if (this.#cut && !this.lossless) this.#swallowed += count;
+    if ((this.#cut && !this.lossless) || this.#lost === "down") this.#swallowed += count;
     else this.down += bytes.toString("latin1", offset, offset + count);
     this.#full = count < length;
     return count;
@@ -179,7 +186,7 @@ export class Link implements Transport {
   // The client's socket.
 
   say(bytes: string): void {
-    if (this.#clientOpen && !this.#cut) this.up += bytes;
+    if (this.#clientOpen && !this.#cut && this.#lost !== "up") this.up += bytes;
   }
 
   /** The client closes its socket. */
@@ -213,6 +220,19 @@ export class Link implements Transport {
     this.#clientWillClose = this.#clientOpen && (closesClient || this.lossless);
   }
 
+  /**
+   * The network drops all packets in that direction, as a firewall does that has forgotten the connection. The sender
+   * of the other direction receives no acknowledgement, so its send buffer stays full.
+   */
+  lose(direction: "up" | "down"): void {
+    this.#lost = direction;
+    this[direction] = "";
+  }
+
+  get lost(): "up" | "down" | null {
+    return this.#lost;
+  }
+
   /** The server reads `count` bytes, or the end of the connection after them. */
   deliverUp(count: number): void {
     const { server } = this;
@@ -225,7 +245,7 @@ export class Link implements Transport {
       this.#serverClosed = true;
       this.#serverOpen = false;
       server.closed();
-    } else if (this.#upEnded && !this.#upEndRead && this.#reading) {
+    } else if (this.#upEndArrives && this.#reading) {
       this.#upEndRead = true;
       if (this.#downEnded) this.#serverWillClose = true;
       server.end();
@@ -253,6 +273,7 @@ export class Link implements Transport {
   takeDown(count: number): void {
     const piece = this.down.slice(0, count);
     this.down = this.down.slice(count);
+    if (this.#lost === "up") this.#swallowed += piece.length;
     this.client.data(this, piece);
   }
 }

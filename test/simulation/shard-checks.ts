@@ -34,10 +34,7 @@ export function checkStoredBlocks({ chat }: Host, ledger: Ledger): void {
   }
 }
 
-/**
- * A client has no ticket that the other one does not expect. Of two users of one shard, neither expects one in vain;
- * otherwise the answer to a question may arrive when the asker's shard has ended it, since a link was lost.
- */
+/** A client has no ticket that the other one does not expect, and neither expects one in vain. */
 export function checkTickets(ledgers: readonly Ledger[]): void {
   const online = new Map(ledgers.flatMap((ledger) => [...ledger.online]));
   for (const ledger of ledgers) {
@@ -46,7 +43,7 @@ export function checkTickets(ledgers: readonly Ledger[]): void {
         if (isSure && online.get(asked)?.introductions.given.has(user) !== true)
           throw new Violation(`${user} has a ticket for a chat with ${asked}, who has none`);
       for (const asker of introductions.given)
-        if (!ledger.isElsewhere(asker) && online.get(asker)?.introductions.granted.has(user) !== true)
+        if (online.get(asker)?.introductions.granted.has(user) !== true)
           throw new Violation(`${user} expects ${asker}, who has no ticket`);
     }
   }

@@ -5,12 +5,19 @@ import type { Random } from "../support/random.ts";
 import type { ClusterProcess } from "./cluster-process.ts";
 import { Link } from "./network.ts";
 
-/** The connection of an owner (Q) to the owner of another shard (P), which has the side of the server. */
+/**
+ * The connection of an owner (Q) to the owner of another shard (P), which has the side of the server. Both have send
+ * buffers of the size `room`.
+ */
 export class ShardLink extends Link {
   readonly q: ClusterProcess;
   readonly p: ClusterProcess;
   readonly #events: DialEvents;
   #reading = true;
+  /** Bytes in the send buffer of Q that P never acknowledges. */
+  #unacked = 0;
+  /** That buffer did not take everything. */
+  #isFull = false;
 
   constructor(q: ClusterProcess, p: ClusterProcess, events: DialEvents, room: number) {
     const data = (_link: Link, bytes: string): void => events.data(Buffer.from(bytes, "latin1"));
@@ -29,10 +36,7 @@ export class ShardLink extends Link {
     const transport: Transport = {
       isEncrypted: false,
       isWebSocket: false,
-      write: (bytes, start, count) => {
-        if (!this.q.isGone) this.say(bytes.toString("latin1", start, start + count));
-        return count;
-      },
+      write: (bytes, start, count) => (this.q.isGone ? count : this.#send(bytes, start, count)),
       send: () => 0,
       pause: () => void (this.#reading = false),
       resume: () => void (this.#reading = true),
@@ -44,6 +48,37 @@ export class ShardLink extends Link {
       release: () => {},
     };
     this.#events.connected(transport);
+  }
+
+  /** Returns how many bytes the send buffer of Q has taken. */
+  #send(bytes: Buffer, start: number, count: number): number {
+    const taken = Math.max(0, Math.min(count, this.#room));
+    if (this.isCut || this.lost === "up") this.#unacked += taken;
+    else this.say(bytes.toString("latin1", start, start + taken));
+    this.#isFull = taken < count;
+    return taken;
+  }
+
+  get #room(): number {
+    return this.room - this.up.length - this.#unacked;
+  }
+
+  /** Q will be told that its buffer has room again. */
+  get #drains(): boolean {
+    return this.#isFull && this.#room > 0 && !this.isCut && this.lost !== "up" && this.q.isRunning;
+  }
+
+  override get busy(): boolean {
+    return super.busy || this.#drains;
+  }
+
+  override deliverUp(count: number): void {
+    const before = this.up.length;
+    super.deliverUp(count);
+    if (this.lost === "down") this.#unacked += Math.max(0, before - this.up.length);
+    if (!this.#drains) return;
+    this.#isFull = false;
+    this.#events.drain();
   }
 
   /** P's end, as its runtime would hand it to `handlers`. */

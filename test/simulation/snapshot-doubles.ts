@@ -15,9 +15,8 @@ export function callsCounted(log: SimulatedLog, count: (change: number) => void)
     count(1);
     return call().finally(() => count(-1));
   };
-  const { recordBytesMax } = log;
   return {
-    recordBytesMax,
+    recordBytesMax: log.partBytesMax,
     publishSnapshot: async (shard, label, parts) => {
       const read = await Array.fromAsync(parts);
       return counted(() => log.publishSnapshot(shard, label, listed(read)));

@@ -99,6 +99,8 @@ export class ModelledLog implements SharedLog {
   readonly engine = "modelled engine 1";
   readonly warnings = [];
   readonly recordBytesMax: number;
+  /** Of a snapshot. */
+  readonly partBytesMax: number;
   readonly data: ModelledEngine;
   /** Chooses what becomes of each write. */
   outcome: (write: Write) => Outcome = () => "done";
@@ -114,9 +116,10 @@ export class ModelledLog implements SharedLog {
   /** What reads see, by shard; null while they see the newest. */
   #stale: { state: ShardState; records: Map<number, Uint8Array> }[] | null = null;
 
-  constructor(data = new ModelledEngine(), recordBytesMax = 1 << 20) {
+  constructor(data = new ModelledEngine(), recordBytesMax = 1 << 20, partBytesMax = recordBytesMax) {
     this.data = data;
     this.recordBytesMax = recordBytesMax;
+    this.partBytesMax = partBytesMax;
   }
 
   get shards(): number {
@@ -203,7 +206,7 @@ export class ModelledLog implements SharedLog {
     const copies: Uint8Array[] = [];
     for await (const part of parts) {
       await this.#travel();
-      copies.push(this.#copied(part));
+      copies.push(this.#copied(part, this.partBytesMax));
     }
     return this.#write("publish", () => this.data.shards[shard]!.publish({ label: { ...label }, parts: copies }));
   }
@@ -254,8 +257,8 @@ export class ModelledLog implements SharedLog {
   }
 
   /** The caller may use its buffer again. */
-  #copied(record: Uint8Array): Buffer {
-    if (record.length > this.recordBytesMax) throw new ClusterError(`a record of ${record.length} bytes`);
+  #copied(record: Uint8Array, bytesMax = this.recordBytesMax): Buffer {
+    if (record.length > bytesMax) throw new ClusterError(`a record of ${record.length} bytes`);
     return Buffer.from(record);
   }
 }
