@@ -185,7 +185,15 @@ class Chaos {
       const proxy = new Proxy(port, this.#faultModel, observe, freePort());
       const count = Math.min(size, clients - first);
       const rate = count * MESSAGES_PER_CLIENT;
-      const spec = { folder: this.#folder, port: proxy.port, first, count, users: clients, rate, seed: 0 };
+      const spec = {
+        folder: this.#folder,
+        port: proxy.port,
+        first,
+        count,
+        users: clients,
+        rate,
+        sessions: "all",
+      } as const;
       const group = new Group(proxy, spec, this.#random, (what) => this.#faults.push(what));
       this.#groups.push(group);
       group.start();

@@ -65,16 +65,16 @@ const MUTE_MS = 800;
 const START_FACTOR = 1.3;
 const RECOVERY_FACTOR = 0.15;
 
-/** The command line that all servers have in common; writes the credentials. */
-export function serveOptions({ folder, users, limitLoopback }: ServerSpec): string[] {
+/** The command line that all servers have in common; writes the credentials. `program` is that of another version. */
+export function serveOptions({ folder, users, limitLoopback }: ServerSpec, program = "src/main.ts"): string[] {
   const credentials = join(folder, "credentials.txt");
   writeFileSync(credentials, Array.from({ length: users }, (_, index) => `${nameOf(index)} ${PASSWORD}\n`).join(""));
   // Over WebSocket the limits apply to loopback in any case.
   const rate = limitLoopback ? "50" : "1000000";
   const limits = ["--connection-rate", rate, "--connections-per-address", String(users * 2)];
   const heartbeat = ["--heartbeat-interval", String(IDLE_TIMEOUT_S)];
-  const common = ["--host", "127.0.0.1", "--credentials", credentials, ...heartbeat];
-  return ["src/main.ts", "serve", ...common, ...limits, ...(limitLoopback ? ["--limit-loopback"] : [])];
+  const common = ["--credentials", credentials, ...heartbeat];
+  return [program, "serve", ...common, ...limits, ...(limitLoopback ? ["--limit-loopback"] : [])];
 }
 
 /** A server that is killed now and then and started again on the same port with the same data. */
@@ -107,7 +107,7 @@ export class ChaosServer implements ServersUnderChaos {
 
   constructor(spec: ServerSpec, random: Random, around: ServerObserver) {
     this.#data = join(spec.folder, "data");
-    const ports = ["--port", String(this.port), "--web", String(this.webPort)];
+    const ports = ["--host", "127.0.0.1", "--port", String(this.port), "--web", String(this.webPort)];
     const place = [...ports, "--data", this.#data, "--durability", spec.durability];
     this.#args = [...serveOptions(spec), ...place];
     this.#random = random;
