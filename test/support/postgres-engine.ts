@@ -164,6 +164,13 @@ export class PostgresEngine {
     signal(processes(this.#process!.pid), "SIGSTOP");
   }
 
+  /** From now on standbys receive nothing, until `resume`. */
+  pauseReplication(): void {
+    const isSender = (pid: number): boolean => readFileSync(`/proc/${pid}/cmdline`, "latin1").includes("walsender");
+    signal(processes(this.#process!.pid).filter(isSender), "SIGSTOP");
+    signal([this.#process!.pid], "SIGCONT"); // `processes` has stopped it.
+  }
+
   resume(): void {
     signal(processes(this.#process!.pid), "SIGCONT");
   }

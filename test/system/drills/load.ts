@@ -21,6 +21,7 @@ const STEP_MS = 50;
 /** Limits: until all users are logged in; until all requests have replies, and all messages have arrived; until an exit. */
 const READY_MS = 120_000;
 const SETTLE_MS = 60_000;
+const ARRIVE_MS = 15_000;
 const EXIT_MS = 30_000;
 
 export class Load {
@@ -53,9 +54,9 @@ export class Load {
   async stop(): Promise<DeliveryTally> {
     for (const group of this.#groups) group.writeLine("stop");
     if (!(await this.#all("quiet", SETTLE_MS))) this.#fault(`some requests have no reply: ${this.#states}`);
-    const endMs = performance.now() + SETTLE_MS;
-    const hasArrived = (): boolean => !this.verdict.read() && this.verdict.tally().lost.length === 0;
-    while (!hasArrived() && performance.now() < endMs) await Bun.sleep(STEP_MS * 10);
+    const endMs = performance.now() + ARRIVE_MS;
+    for (this.verdict.read(); this.verdict.tally().lost.length > 0 && performance.now() < endMs; this.verdict.read())
+      await Bun.sleep(STEP_MS * 4);
     for (const group of this.#groups) group.writeLine("leave");
     const ended = Promise.all(this.#groups.map((group) => group.ended));
     if ((await within(ended, EXIT_MS)) === null)

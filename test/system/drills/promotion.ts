@@ -36,13 +36,12 @@ export async function promotion(stage: Stage, kind: Promotion): Promise<Report> 
   const { members } = stage;
   const span = members.outages.fault(`primary ${kind}`);
   if (!isSynchronous) {
-    standby.pause();
+    primary.pauseReplication();
     await Bun.sleep(LAG_MS);
   }
   const beganMs = Date.now();
   if (kind === "cut off") primary.pause();
   else await primary.kill();
-  if (!isSynchronous) standby.resume();
   await Bun.sleep(OPERATOR_MS);
   standby.promote();
   const promotedMs = Date.now();
@@ -65,7 +64,7 @@ export async function promotion(stage: Stage, kind: Promotion): Promise<Report> 
   const lines = [
     `PostgreSQL with ${isSynchronous ? "a synchronous" : "an asynchronous"} standby, the primary ${isSynchronous ? kind : "killed"}`,
     `promoted after ${seconds(promotedMs - beganMs)}; no message arrived for ` +
-      `${seconds(longestGapMs(shown, beganMs - 1_000, Date.now()))}; ` +
+      `${seconds(longestGapMs(shown, beganMs - 1_000, judgement.stoppedMs))}; ` +
       `replies: p99 ${percentile(took, 0.99)} ms, longest ${percentile(took, 1)} ms`,
   ];
   if (isSynchronous) return { text: `${lines.join("\n")}\n${outages}${text}`, failures };

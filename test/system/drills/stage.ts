@@ -46,6 +46,8 @@ export interface Judgement {
   tally: DeliveryTally;
   records: RecordTally;
   times: Times;
+  /** When the users began to stop, by the wall clock. */
+  stoppedMs: number;
 }
 
 /** Interval of the progress lines. */
@@ -118,10 +120,11 @@ export class Stage {
   /** Ends the users, and compares what each one sent with what the others were shown. */
   async judge(): Promise<Judgement> {
     clearInterval(this.#progress!);
+    const stoppedMs = Date.now();
     const tally = await this.#load!.stop();
     const records = await checkRecords(this.url, this.#load!.verdict.acceptedMessages);
     tally.faults.push(...this.faults);
-    return { tally, records, times: timesIn(join(this.folder, "clients"), this.options.clients) };
+    return { tally, records, stoppedMs, times: timesIn(join(this.folder, "clients"), this.options.clients) };
   }
 
   /** Ends all servers. `isClean`: nobody needs the logs. */
