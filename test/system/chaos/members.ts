@@ -18,7 +18,11 @@ export class Members {
   #poll: Timer | null = null;
   #isPolling = false;
 
-  constructor(shards: number) {
+  readonly #pollMs: number;
+
+  /** `pollMs`: how often each server is asked. */
+  constructor(shards: number, pollMs = POLL_MS) {
+    this.#pollMs = pollMs;
     this.owners = Array.from({ length: shards }, () => null);
   }
 
@@ -26,7 +30,7 @@ export class Members {
   add(member: Member): void {
     this.all.push(member);
     member.start();
-    this.#poll ??= setInterval(() => void this.#findOwners(), POLL_MS);
+    this.#poll ??= setInterval(() => void this.#findOwners(), this.#pollMs);
   }
 
   /** Ends a server for good, as an operator does. */

@@ -9,7 +9,7 @@ import { makeCertificate, writeClusterCertificate } from "../../support/certific
 import { NatsEngine } from "../../support/nats-engine.ts";
 import { PostgresEngine } from "../../support/postgres-engine.ts";
 import type { Member } from "../chaos/member.ts";
-import { type Report, type Stage, judged } from "./stage.ts";
+import { NO_SYNC, type Report, type Stage, judged } from "./stage.ts";
 import { type Times, longestGapMs, seconds, table } from "./times.ts";
 
 const SECONDS = [1, 10, 60];
@@ -101,7 +101,7 @@ class Cuts {
   async #startEngine(): Promise<string> {
     if (this.#stage.options.engine === "postgres") {
       this.#postgres = await this.#network.add();
-      return (await PostgresEngine.startAt(this.#postgres)).url("postgres");
+      return (await PostgresEngine.startAt(this.#postgres, NO_SYNC)).url("postgres");
     }
     const machines = [await this.#network.add(), await this.#network.add(), await this.#network.add()];
     const engines = await NatsEngine.startCluster(machines);

@@ -2,8 +2,7 @@
  * `bun run drill`: what operators do to a cluster, and what networks do to it, under load: options, the choice of the
  * drill, the report. Each drill has a file of its own.
  */
-import { type CommandLine, onInterrupt, runProgram } from "../../../bench/command-line.ts";
-import { Program } from "../../../bench/program.ts";
+import { type CommandLine, runProgram } from "../../../bench/command-line.ts";
 import { UsageError } from "../../../src/usage-error.ts";
 import { hasNats } from "../../support/nats-engine.ts";
 import { postgresPrograms } from "../../support/postgres-engine.ts";
@@ -62,12 +61,15 @@ function parseOptions(line: Line, drill: (typeof DRILLS)[number]): DrillOptions 
   };
 }
 
+const { promise: interrupted, reject: interrupt } = Promise.withResolvers<never>();
+interrupted.catch(() => {});
+
 /** Runs a drill with a cluster of its own. */
 async function perform(options: DrillOptions, drill: (stage: Stage) => Promise<Report>): Promise<boolean> {
   const stage = new Stage(options);
   let isClean = false;
   try {
-    const { text, failures } = await drill(stage);
+    const { text, failures } = await Promise.race([drill(stage), interrupted]);
     process.stdout.write(`${text}${failures.map((each) => `FAILED: ${each}\n`).join("")}\n`);
     return (isClean = failures.length === 0);
   } finally {
@@ -99,9 +101,8 @@ async function main(line: Line): Promise<number> {
     );
   if (drill === "cuts" && process.env[INSIDE] === undefined) return runInside();
   process.stderr.write(`seed ${options.seed}\n`);
-  onInterrupt(() => {
-    for (const program of Program.running) program.kill("SIGKILL");
-  });
+  for (const signal of ["SIGINT", "SIGTERM"] as const)
+    process.once(signal, () => interrupt(new Error(`${signal}: the drill ends without a report`)));
   if (drill !== "promotion") {
     const run = drill === "cuts" ? cuts : (stage: Stage) => rolling(stage, drill === "upgrade");
     return (await perform(options, run)) ? 0 : 1;

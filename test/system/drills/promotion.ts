@@ -2,7 +2,7 @@
 import { SQL } from "bun";
 import { PostgresEngine } from "../../support/postgres-engine.ts";
 import { EXPECTED } from "../chaos/member.ts";
-import { type Report, type Stage, judged } from "./stage.ts";
+import { NO_SYNC, type Report, type Stage, judged } from "./stage.ts";
 import { longestGapMs, percentile, seconds } from "./times.ts";
 
 const SPARES = 2;
@@ -26,7 +26,7 @@ export async function promotion(stage: Stage, kind: Promotion): Promise<Report> 
   const pauseMs = (length ?? SECONDS) * 1_000;
   const isSynchronous = kind !== "asynchronous";
   if (!isSynchronous) stage.expected = EXPECTED_LOSS;
-  const primary = await PostgresEngine.start();
+  const primary = await PostgresEngine.start(NO_SYNC);
   const standby = await primary.startStandby();
   if (isSynchronous) await requireStandby(primary);
   await stage.init(PostgresEngine.urlOf("postgres", primary, standby));

@@ -50,6 +50,10 @@ export interface Judgement {
   stoppedMs: number;
 }
 
+/** Its process is killed at most, not its machine. */
+export const NO_SYNC = "fsync=off";
+/** How often each server is asked what it is: as a balancer does, and so that it costs the servers little. */
+const POLL_MS = 250;
 /** Interval of the progress lines. */
 const PROGRESS_MS = 5_000;
 
@@ -73,7 +77,7 @@ export class Stage {
   constructor(options: DrillOptions) {
     this.options = options;
     this.random = new Random(options.seed);
-    this.members = new Members(options.shards);
+    this.members = new Members(options.shards, POLL_MS);
   }
 
   /** Makes the cluster. `more` are options of all servers, besides those that have to be. */
@@ -157,7 +161,7 @@ export function judged({ tally, records }: Judgement): Report {
 
 /** A new engine on this machine; its URL. */
 export async function startEngine(engine: EngineName): Promise<string> {
-  if (engine === "postgres") return (await PostgresEngine.start()).url("postgres");
+  if (engine === "postgres") return (await PostgresEngine.start(NO_SYNC)).url("postgres");
   const engines = await NatsEngine.startCluster();
   await Bun.sleep(2_000); // JetStream elects its leader.
   return `nats://${engines.map(({ address }) => address).join(",")}`;
