@@ -52,6 +52,8 @@ export interface Judgement {
 
 /** Its process is killed at most, not its machine. */
 export const NO_SYNC = "fsync=off";
+/** The default of `--heartbeat-interval`. */
+const IDLE_TIMEOUT_S = 35;
 /** How often each server is asked what it is: as a balancer does, and so that it costs the servers little. */
 const POLL_MS = 250;
 /** Interval of the progress lines. */
@@ -85,7 +87,13 @@ export class Stage {
     const { clients, shards } = this.options;
     this.url = url;
     await initLog(url, shards);
-    const spec = { folder: this.folder, users: clients, durability: "process", limitLoopback: false };
+    const spec = {
+      folder: this.folder,
+      users: clients,
+      durability: "process",
+      limitLoopback: false,
+      idleTimeoutS: IDLE_TIMEOUT_S,
+    };
     this.#args = [...serveOptions(spec).slice(1), "--cluster", url, ...more];
   }
 
