@@ -16,7 +16,7 @@ export interface LoadSpec {
   shards: number;
 }
 
-const PROCESSES = 4;
+const USERS_PER_PROCESS = 250;
 const STEP_MS = 50;
 /** Limits: until all users are logged in; until all requests have replies, and all messages have arrived; until an exit. */
 const READY_MS = 120_000;
@@ -35,7 +35,7 @@ export class Load {
     this.#fault = fault;
     this.verdict = new Verdict(folder, users, shards, "resumable");
     mkdirSync(join(folder, "state"));
-    const size = Math.ceil(users / PROCESSES);
+    const size = Math.min(users, USERS_PER_PROCESS);
     for (let first = 0; first < users; first += size) {
       const proxy = new Proxy(target, null, undefined, freePort());
       const count = Math.min(size, users - first);
