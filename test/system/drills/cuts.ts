@@ -21,7 +21,7 @@ const SETTLE_SHARE = 1 / 3;
 /** Users that receive nothing for less than this may have been sent nothing. */
 const GAP_MS = 2_000;
 /** Variable of the process that is in a namespace of its own already. */
-export const INSIDE = "HEARTLINE_DRILL_INSIDE";
+export const INSIDE = "DRILL_INSIDE";
 
 /** Two machines whose network is cut. Which of them they are is decided when it happens. */
 interface Ends {

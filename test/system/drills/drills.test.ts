@@ -3,7 +3,7 @@ import { hostsObstacle } from "../../support/hosts.ts";
 import { postgresPrograms } from "../../support/postgres-engine.ts";
 import { endPrograms, run } from "../../support/process.ts";
 
-const LIMIT_MS = 120_000;
+const LIMIT_MS = 240_000;
 /** The shortest of each kind. */
 const SHORT = ["--seconds", "1", "--steps", "1", "--clients", "24", "--rate", "48", "--shards", "2"];
 

@@ -13,7 +13,7 @@ const OPERATOR_MS = 2_000;
 /** So long an asynchronous standby has received nothing when its primary is killed. */
 const LAG_MS = 2_000;
 /** An old primary that was only cut off comes back so long after the promotion, and is then stopped. */
-const RETURN_MS = 5_000;
+const RETURN_MS = 15_000;
 
 export const PROMOTIONS = ["killed", "cut off", "asynchronous"] as const;
 export type Promotion = (typeof PROMOTIONS)[number];
@@ -59,13 +59,13 @@ export async function promotion(stage: Stage, kind: Promotion): Promise<Report> 
   const judgement = await stage.judge();
   const { messages } = judgement.times;
   const shown = messages.map(({ shownMs }) => shownMs).filter(Number.isFinite);
-  const took = messages.filter(({ isAccepted }) => isAccepted).map(({ sentMs, repliedMs }) => repliedMs - sentMs);
+  const durations = messages.filter(({ isAccepted }) => isAccepted).map(({ sentMs, repliedMs }) => repliedMs - sentMs);
   const { text, failures } = judged(judgement);
   const lines = [
     `PostgreSQL with ${isSynchronous ? "a synchronous" : "an asynchronous"} standby, the primary ${isSynchronous ? kind : "killed"}`,
     `promoted after ${seconds(promotedMs - beganMs)}; no message arrived for ` +
       `${seconds(longestGapMs(shown, beganMs - 1_000, judgement.stoppedMs))}; ` +
-      `replies: p99 ${percentile(took, 0.99)} ms, longest ${percentile(took, 1)} ms`,
+      `replies: p99 ${percentile(durations, 0.99)} ms, longest ${percentile(durations, 1)} ms`,
   ];
   if (isSynchronous) return { text: `${lines.join("\n")}\n${outages}${text}`, failures };
   // What was acknowledged while the standby received nothing is gone; nothing else may be.

@@ -71,8 +71,8 @@ function report({ members }: Stage, steps: readonly Step[], title: string, judge
       ({ user }) => user,
     );
     const most = Math.max(0, ...lost.values().map((all) => all.length));
-    const took = repliedMs(fromMs, toMs);
-    const percentiles = [0.5, 0.99, 1].map((part) => `${percentile(took, part)} ms`);
+    const durations = repliedMs(fromMs, toMs);
+    const percentiles = [0.5, 0.99, 1].map((part) => `${percentile(durations, part)} ms`);
     rows.push([what, ended, String(lost.size), String(most), ...percentiles]);
     return most;
   };
