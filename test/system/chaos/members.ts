@@ -3,8 +3,9 @@ import type { Member } from "./member.ts";
 import { Outages } from "./outages.ts";
 
 const POLL_MS = 50;
-/** Limit until clients can log in. */
+/** Limits: until a restarted server takes clients; until each shard has an owner, on a busy machine. */
 export const READY_MS = 60_000;
+const SERVED_MS = 120_000;
 
 export class Members {
   readonly all: Member[] = [];
@@ -75,7 +76,7 @@ export class Members {
   /** Resolves when each shard has an owner, with links to all others. Rejects when that takes too long. */
   async served(): Promise<void> {
     const shards = this.owners.length;
-    const endMs = performance.now() + READY_MS;
+    const endMs = performance.now() + SERVED_MS;
     for (;;) {
       const looks = await Promise.all(this.all.map((member) => member.look()));
       const owners = looks.filter(({ shard }) => shard !== null);
