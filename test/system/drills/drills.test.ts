@@ -22,7 +22,7 @@ async function expectNothingLost(name: string, ...args: string[]): Promise<strin
 test.skipIf(postgresPrograms === null)(
   "a server of an older version is replaced under load: each message arrives once, and its client comes back once",
   async () => {
-    const out = await expectNothingLost("upgrade", "--steps", "2"); // The spare, and then an owner.
+    const out = await expectNothingLost("upgrade", "--steps", "2", "--p99", "120000"); // A spare, then an owner.
     expect(out).toMatch(/^rolling upgrade, 0\.0\.9 to /);
     expect(out).toMatch(/^the owner of shard 0 +/m);
   },

@@ -19,7 +19,9 @@ export const PROMOTIONS = ["killed", "cut off", "asynchronous"] as const;
 export type Promotion = (typeof PROMOTIONS)[number];
 
 /** Records that were acknowledged and are gone: servers say so, and exit. */
-const EXPECTED_LOSS = new RegExp(`${EXPECTED.source}|"event":"(cluster_error|neighbour_error)"|the engine has lost records`);
+const EXPECTED_LOSS = new RegExp(
+  `${EXPECTED.source}|"event":"(cluster_error|neighbour_error)"|the engine has lost records`,
+);
 
 export async function promotion(stage: Stage, kind: Promotion): Promise<Report> {
   const { shards, seconds: length } = stage.options;

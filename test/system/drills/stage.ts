@@ -34,6 +34,8 @@ export interface DrillOptions {
   isDirect: boolean;
   /** A folder with the sources of an older version; null for a copy of these with another number. */
   from: string | null;
+  /** Bound of the 99th percentile of the time from a message to its reply. */
+  replyP99MsMax: number;
 }
 
 export interface Report {
