@@ -74,9 +74,8 @@ export async function promotion(stage: Stage, kind: Promotion): Promise<Report> 
   const isLost = ({ isAccepted, shownMs }: (typeof messages)[number]): boolean => isAccepted && shownMs === Infinity;
   const lost = messages.filter(isLost);
   const early = lost.filter(({ repliedMs }) => repliedMs < beganMs - LAG_MS);
-  lines.push(
-    `lost, although acknowledged: ${lost.length} messages, all of the last ${seconds(LAG_MS)} before the kill`,
-  );
+  const { missing } = judgement.records;
+  lines.push(`${missing.length} acknowledged messages are in the log no more; ${lost.length} of them reached nobody`);
   const wrong = early.length > 0 ? [`${early.length} messages were lost that the standby had`] : [];
   return { text: `${lines.join("\n")}\n${outages}${text}`, failures: wrong };
 }
