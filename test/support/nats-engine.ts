@@ -56,6 +56,10 @@ export class NatsEngine {
     await Promise.all([...NatsEngine.#started].map((engine) => engine.close()));
   }
 
+  get pid(): number {
+    return this.#process!.pid;
+  }
+
   /** `host:port`. */
   get address(): string {
     return `${this.#host.address}:${this.port}`;
