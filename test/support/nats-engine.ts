@@ -1,8 +1,12 @@
-/** nats-server as an ordinary process in a temporary folder, reached only on loopback, and three of them as a cluster. */
+/**
+ * nats-server as an ordinary process in a temporary folder, reached only on loopback or in a network of its own, and
+ * three of them as a cluster.
+ */
 import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { freePort } from "./free-port.ts";
+import { type Host, LOOPBACK } from "./hosts.ts";
 
 /** The server accepts connections within this time after its start. */
 const START_MS = 30_000;
@@ -19,10 +23,13 @@ export class NatsEngine {
   readonly #config = join(this.#folder, "nats.conf");
   #process: Bun.Subprocess<"ignore", "ignore", "ignore"> | null = null;
 
-  private constructor(settings: string, hasJetStream = true) {
+  readonly #host: Host;
+
+  private constructor(settings: string, hasJetStream = true, host = LOOPBACK) {
+    this.#host = host;
     NatsEngine.#started.add(this);
     const jetStream = hasJetStream ? `jetstream { store_dir: "${join(this.#folder, "store")}" }\n` : "";
-    writeFileSync(this.#config, `host: 127.0.0.1\nport: ${this.port}\n${jetStream}${settings}\n`);
+    writeFileSync(this.#config, `host: ${host.address}\nport: ${this.port}\n${jetStream}${settings}\n`);
   }
 
   /** `settings` are further lines of its configuration file. */
@@ -33,15 +40,13 @@ export class NatsEngine {
   }
 
   /** Three servers that are one cluster. */
-  static async startCluster(): Promise<NatsEngine[]> {
-    const ports = [freePort(), freePort(), freePort()];
-    const routes = ports.map((port) => `nats://127.0.0.1:${port}`).join(", ");
-    const engines = ports.map(
-      (port, i) =>
-        new NatsEngine(
-          `server_name: n${i + 1}\ncluster { name: test, host: 127.0.0.1, port: ${port}, routes: [${routes}] }`,
-        ),
-    );
+  static async startCluster(hosts: readonly Host[] = [LOOPBACK, LOOPBACK, LOOPBACK]): Promise<NatsEngine[]> {
+    const places = hosts.map(({ address }) => ({ host: address, port: freePort() }));
+    const routes = places.map(({ host, port }) => `nats://${host}:${port}`).join(", ");
+    const engines = places.map(({ host, port }, i) => {
+      const cluster = `cluster { name: test, host: ${host}, port: ${port}, routes: [${routes}] }`;
+      return new NatsEngine(`server_name: n${i + 1}\n${cluster}`, true, hosts[i]!);
+    });
     await Promise.all(engines.map((engine) => engine.restart()));
     return engines;
   }
@@ -57,18 +62,19 @@ export class NatsEngine {
 
   /** `host:port`. */
   get address(): string {
-    return `127.0.0.1:${this.port}`;
+    return `${this.#host.address}:${this.port}`;
   }
 
   /** Starts the server, also after `kill`; resolves when it accepts connections. */
   async restart(): Promise<void> {
-    this.#process = Bun.spawn(["setpriv", "--pdeathsig=KILL", "nats-server", "-c", this.#config], {
+    const command = [...this.#host.prefix, "setpriv", "--pdeathsig=KILL", "nats-server", "-c", this.#config];
+    this.#process = Bun.spawn(command, {
       cwd: this.#folder,
       stdio: ["ignore", "ignore", "ignore"],
     });
     for (const end = performance.now() + START_MS; ;) {
       try {
-        (await Bun.connect({ hostname: "127.0.0.1", port: this.port, socket: { data: () => {} } })).end();
+        (await Bun.connect({ hostname: this.#host.address, port: this.port, socket: { data: () => {} } })).end();
         return;
       } catch (error) {
         if (this.#process.exitCode !== null || performance.now() > end)

@@ -1,8 +1,9 @@
 /**
  * Engines of the shared log as ordinary processes in a temporary folder: never the system's service, and reached only
- * on loopback. They are ended by process id.
+ * on loopback or in a network of their own. They are ended by process id.
  */
 import {
+  appendFileSync,
   chmodSync,
   chownSync,
   existsSync,
@@ -16,6 +17,7 @@ import {
 import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
 import { freePort } from "./free-port.ts";
+import { type Host, LOOPBACK } from "./hosts.ts";
 
 /** Debian has the programs of each version in a folder of its own. */
 const POSTGRES_FOLDERS = "/usr/lib/postgresql";
@@ -43,12 +45,14 @@ export class PostgresEngine {
   readonly #folder = mkdtempSync(join(tmpdir(), "heartline-postgres-"));
   readonly port = freePort();
   readonly #options: readonly string[];
+  readonly #host: Host;
   #process: Bun.Subprocess<"ignore", "ignore", "pipe"> | null = null;
   /** What the server wrote to its log since its last start. */
   log = "";
 
-  private constructor(options: readonly string[]) {
+  private constructor(options: readonly string[], host: Host) {
     this.#options = options;
+    this.#host = host;
     PostgresEngine.#started.add(this);
     process.once("exit", () => rmSync(this.#folder, { recursive: true, force: true }));
     if (process.getuid!() === 0) {
@@ -58,13 +62,19 @@ export class PostgresEngine {
   }
 
   /** `options` are settings of the server: `fsync=off`. */
-  static async start(...options: string[]): Promise<PostgresEngine> {
-    const engine = new PostgresEngine(options);
+  static start(...options: string[]): Promise<PostgresEngine> {
+    return PostgresEngine.startAt(LOOPBACK, ...options);
+  }
+
+  static async startAt(host: Host, ...options: string[]): Promise<PostgresEngine> {
+    const engine = new PostgresEngine(options, host);
     const password = join(engine.#folder, "password");
     writeFileSync(password, `${PASSWORD}\n`);
     chmodSync(password, 0o644);
     const login = [`--username=${USER}`, `--pwfile=${password}`, "--auth=scram-sha-256"];
     engine.#run("initdb", `--pgdata=${engine.#data}`, ...login, "--encoding=UTF8", "--locale=C", "--no-sync");
+    const access = ["all", "replication"].map((what) => `host ${what} all samenet scram-sha-256\n`);
+    if (host !== LOOPBACK) appendFileSync(join(engine.#data, "pg_hba.conf"), access.join(""));
     await engine.restart();
     return engine;
   }
@@ -74,7 +84,7 @@ export class PostgresEngine {
     settings = this.#options,
     options: readonly string[] = [`--dbname=${this.url("postgres")}`, "--write-recovery-conf", "--checkpoint=fast"],
   ): Promise<PostgresEngine> {
-    const standby = new PostgresEngine(settings);
+    const standby = new PostgresEngine(settings, this.#host);
     standby.#run("pg_basebackup", ...options, `--pgdata=${standby.#data}`);
     await standby.restart();
     return standby;
@@ -101,16 +111,26 @@ export class PostgresEngine {
 
   /** `host:port`. */
   get address(): string {
-    return `127.0.0.1:${this.port}`;
+    return `${this.#host.address}:${this.port}`;
   }
 
   url(database: string, user = USER, password = PASSWORD): string {
     return `postgres://${user}:${password}@${this.address}/${database}`;
   }
 
+  /** That of a client which knows several servers. */
+  static urlOf(database: string, ...engines: PostgresEngine[]): string {
+    return `postgres://${USER}:${PASSWORD}@${engines.map(({ address }) => address).join()}/${database}`;
+  }
+
   /** Starts the server, also after `kill`; resolves when it accepts connections. */
   async restart(): Promise<void> {
-    const settings = [`port=${this.port}`, "listen_addresses=127.0.0.1", "unix_socket_directories=", ...this.#options];
+    const settings = [
+      `port=${this.port}`,
+      `listen_addresses=${this.#host.address}`,
+      "unix_socket_directories=",
+      ...this.#options,
+    ];
     const command = asUser(
       postgresPrograms!,
       "postgres",
@@ -118,7 +138,10 @@ export class PostgresEngine {
       this.#data,
       ...settings.flatMap((each) => ["-c", each]),
     );
-    const child = Bun.spawn(command, { ...this.#place, stdio: ["ignore", "ignore", "pipe"] });
+    const child = Bun.spawn([...this.#host.prefix, ...command], {
+      ...this.#place,
+      stdio: ["ignore", "ignore", "pipe"],
+    });
     this.#process = child;
     this.log = "";
     const { promise: isReady, resolve } = Promise.withResolvers<void>();
@@ -151,6 +174,13 @@ export class PostgresEngine {
 
   pause(): void {
     signal(processes(this.#process!.pid), "SIGSTOP");
+  }
+
+  /** From now on standbys receive nothing, until `resume`. */
+  pauseReplication(): void {
+    const isSender = (pid: number): boolean => readFileSync(`/proc/${pid}/cmdline`, "latin1").includes("walsender");
+    signal(processes(this.#process!.pid).filter(isSender), "SIGSTOP");
+    signal([this.#process!.pid], "SIGCONT"); // `processes` has stopped it.
   }
 
   resume(): void {

@@ -31,6 +31,8 @@ export interface ClientsSpec {
   /** Messages per second of its users together. With 0 they only receive, and half of them have lost their state. */
   rate: number;
   seed: number;
+  /** Sessions of all kinds, or only resumable ones over TCP. */
+  sessions: "all" | "resumable";
 }
 
 /** Points at which the process can kill itself on request, since a kill from outside rarely hits them. */
@@ -81,16 +83,17 @@ export function textOf(number: number): string {
 /**
  * One user. Everything that happens is written to its log at once, one line per event:
  *
- *   run                   the process has started
- *   i <to> <n>            message n is about to be sent
- *   k <to> <n>            a saved state contains message n
- *   o|u|n <to> <n> <code> it was accepted, has an unknown outcome, was refused
- *   r <from> <n>          message n was shown
- *   s                     everything shown before is in the saved state
- *   b <user> <state>      the state of a block
- *   lost, back, login     the connection was lost, is back; a new session
- *   ended <reason>        the session ended for good
- *   fault <words>         an error
+ *   run                        the process has started
+ *   i <to> <n> <ms>            message n is about to be sent, at that time
+ *   k <to> <n>                 a saved state contains message n
+ *   o|u|n <to> <n> <code> <ms> it was accepted, has an unknown outcome, was refused
+ *   r <from> <n> <ms>          message n was shown
+ *   s                          everything shown before is in the saved state
+ *   b <user> <state>           the state of a block
+ *   lost|back <ms>             the connection was lost, is back
+ *   login <token>              a new session
+ *   ended <reason>             the session ended for good
+ *   fault <words>              an error
  *
  * A broadcast is sent to `*` and shown as from `*<from>`.
  */
@@ -123,15 +126,19 @@ class ChaosUser {
     this.#index = index;
     this.user = nameOf(index);
     this.#numbers = numbersIn(earlier);
-    const other = isCallback(index, spec.users) ? undefined : others.find((user) => mayBlock(this.user, user.user));
+    const other = this.#is(isCallback) ? undefined : others.find((user) => mayBlock(this.user, user.user));
     if (other !== undefined) this.#block = other.#blockedBy = new Block(this.user, other.user, blockIn(earlier));
     this.#killPoint = reached;
     this.#log = openSync(logOf(spec.folder, this.user), "a");
     this.#write("run");
   }
 
+  #is(kind: (index: number, users: number) => boolean): boolean {
+    return this.#spec.sessions === "all" && kind(this.#index, this.#spec.users);
+  }
+
   get #isPlain(): boolean {
-    return isPlain(this.#index, this.#spec.users);
+    return this.#is(isPlain);
   }
 
   get isLoggedIn(): boolean {
@@ -168,7 +175,7 @@ class ChaosUser {
   }
 
   #newClient(): BaseClient {
-    const { folder, port, users } = this.#spec;
+    const { folder, port } = this.#spec;
     const options: BaseClientOptions = {
       store: (user) => this.#loggingStore(new StateFile(join(folder, "state"), user, "127.0.0.1", 1, die)),
       onEvent: (event) => this.#received(event),
@@ -177,11 +184,11 @@ class ChaosUser {
       onRecovered: (request, error) => {
         const [verb, to, number] = request.split(" ");
         const verdict = error === null ? "o" : isUnknown(error.code) ? "u" : "n";
-        if (verb === "message") this.#write(`${verdict} ${to} ${number} ${error?.code ?? "recovered"}`);
+        if (verb === "message") this.#write(`${verdict} ${to} ${number} ${error?.code ?? "recovered"} ${Date.now()}`);
       },
     };
-    const session = this.#isPlain ? "plain" : isCallback(this.#index, users) ? "callback" : "resumable";
-    this.#client = isWeb(this.#index, users)
+    const session = this.#isPlain ? "plain" : this.#is(isCallback) ? "callback" : "resumable";
+    this.#client = this.#is(isWeb)
       ? new WebChatClient({ ...options, url: `ws://127.0.0.1:${port}/chat` })
       : new ChatClient({ ...options, host: "127.0.0.1", port, session });
     return this.#client;
@@ -189,7 +196,7 @@ class ChaosUser {
 
   #connectionChanged(is: boolean): void {
     this.#isDisconnected = is;
-    this.#write(is ? "lost" : "back");
+    this.#write(`${is ? "lost" : "back"} ${Date.now()}`);
   }
 
   /** A store that writes to the log what was saved, after it was saved. */
@@ -217,7 +224,7 @@ class ChaosUser {
     if (!("text" in event && "from" in event)) return;
     const number = Number.parseInt(event.text, 10);
     const from = event.kind === "broadcast" ? `*${event.from}` : event.from;
-    if (event.text === textOf(number)) this.#write(`r ${from} ${number}`);
+    if (event.text === textOf(number)) this.#write(`r ${from} ${number} ${Date.now()}`);
     else this.#write(`fault torn: ${from} ${event.text.slice(0, 40)}`);
     this.#killPoint("shown");
   }
@@ -240,17 +247,17 @@ class ChaosUser {
     const number = (this.#numbers.get(to) ?? 0) + 1;
     this.#numbers.set(to, number);
     this.pendingReplies++;
-    this.#write(`i ${to} ${number}`);
+    this.#write(`i ${to} ${number} ${Date.now()}`);
     const asked = this.#blockedBy?.changes ?? 0;
     const block = (): BlockState => (to === this.#blockedBy?.by ? this.#blockedBy.stateSince(asked) : "free");
     send(textOf(number)).then(
       () => {
-        this.#completed(`o ${to} ${number}`);
+        this.#completed(`o ${to} ${number} ok ${Date.now()}`);
         if (block() === "blocked") this.#write(`fault blocked by ${to}, and ${number} was accepted`);
       },
       (error: unknown) => {
         const code = codeOf(error);
-        this.#completed(`${isUnknown(code) ? "u" : "n"} ${to} ${number} ${code}`);
+        this.#completed(`${isUnknown(code) ? "u" : "n"} ${to} ${number} ${code} ${Date.now()}`);
         if (code === "blocked" && block() === "free")
           this.#write(`fault not blocked by ${to}, and ${number} was refused as blocked`);
       },
@@ -316,7 +323,7 @@ function isUnknown(code: string): boolean {
 /** The number of the last message to each recipient, from the log of earlier runs. */
 function numbersIn(log: string): Map<string, number> {
   const numbers = new Map<string, number>();
-  for (const [, to, number] of log.matchAll(/^i (\S+) (\d+)$/gm)) numbers.set(to!, Number(number));
+  for (const [, to, number] of log.matchAll(/^i (\S+) (\d+) \d+$/gm)) numbers.set(to!, Number(number));
   return numbers;
 }
 

@@ -9,8 +9,8 @@ import { initLog } from "../../../src/cluster/open-log.ts";
 import { NatsEngine, hasNats } from "../../support/nats-engine.ts";
 import { PostgresEngine, postgresPrograms } from "../../support/postgres-engine.ts";
 import type { Random } from "../../support/random.ts";
-import { ANSWER_MS, AWAY_MS, type Look, Member } from "./member.ts";
-import { Outages } from "./outages.ts";
+import { ANSWER_MS, AWAY_MS, Member } from "./member.ts";
+import { Members, READY_MS } from "./members.ts";
 import { type ServerObserver, type ServerSpec, type ServersUnderChaos, serveOptions } from "./server.ts";
 
 export const ENGINES = ["postgres", "nats"] as const;
@@ -23,9 +23,6 @@ export interface ClusterSpec extends ServerSpec {
 }
 
 const SPARES = 2;
-const POLL_MS = 50;
-/** Limit until clients can log in. */
-const READY_MS = 60_000;
 /** Longest pauses. An owner that is paused for more than 3 s is deposed, and ends with code 1. */
 const SERVER_PAUSE_MS = 10_000;
 const ENGINE_PAUSE_MS = 6_000;
@@ -65,14 +62,8 @@ export class ChaosCluster implements ServersUnderChaos {
   readonly #random: Random;
   readonly #observer: ServerObserver;
   readonly #fail: (error: Error) => void;
-  readonly #members: Member[] = [];
-  /** Those that took clients when they were last asked. */
-  #ready: Member[] = [];
+  readonly #members: Members;
   #engines: Engine[] = [];
-  /** By shard; null before the first one. */
-  readonly #owners: (Member | null)[];
-  #poll: Timer | null = null;
-  #isPolling = false;
   /** When the next faults are due, ascending. */
   #faultsAtMs: number[] = [];
   /** Faults of servers that have not ended. */
@@ -85,9 +76,6 @@ export class ChaosCluster implements ServersUnderChaos {
   /** Killed at the next output of the servers. */
   #killedAtOutput: Member | null = null;
   readonly #counts = new Map<Fault, number>();
-  /** How often another server became the owner of a shard. */
-  #takeovers = 0;
-  readonly #outages = new Outages();
 
   constructor(spec: ClusterSpec, random: Random, observer: ServerObserver) {
     const { engine, shards } = spec;
@@ -98,7 +86,7 @@ export class ChaosCluster implements ServersUnderChaos {
     this.#spec = spec;
     this.#random = random;
     this.#observer = observer;
-    this.#owners = Array.from({ length: shards }, () => null);
+    this.#members = new Members(shards);
     const { promise, reject } = Promise.withResolvers<never>();
     promise.catch(() => {});
     this.failed = promise;
@@ -106,20 +94,21 @@ export class ChaosCluster implements ServersUnderChaos {
   }
 
   get port(): number {
-    return this.#random.pick(this.#ready).port;
+    return this.#random.pick(this.#members.ready).port;
   }
 
   get webPort(): number {
-    return this.#random.pick(this.#ready).webPort;
+    return this.#random.pick(this.#members.ready).webPort;
   }
 
   get faults(): string {
     const { engine, shards } = this.#spec;
     const counts = [...this.#counts].map(([fault, count]) => `${fault} ${count}`);
-    const { lines } = this.#outages;
+    const { takeovers, outages: all } = this.#members;
+    const { lines } = all;
     const outages = lines.slice(0, OUTAGES_SHOWN).map((line) => `  ${line}\n`);
     return (
-      `${engine}, ${shards} shards, ${SPARES} spares: ${[`${this.#takeovers} takeovers`, ...counts].join(", ")}\n` +
+      `${engine}, ${shards} shards, ${SPARES} spares: ${[`${takeovers} takeovers`, ...counts].join(", ")}\n` +
       `times without service of a shard: ${lines.length}; the longest:\n${outages.join("")}`
     );
   }
@@ -129,10 +118,10 @@ export class ChaosCluster implements ServersUnderChaos {
     this.url = await this.#startEngine();
     await initLog(this.url, shards);
     const args = [...serveOptions(this.#spec), "--cluster", this.url];
-    for (let i = 0; i < shards + SPARES; i++)
-      this.#members.push(new Member(args, join(folder, `server-${i}`), this.#observer, this.#random));
-    for (const member of this.#members) member.start();
-    this.#poll = setInterval(() => void this.#findOwners(), POLL_MS);
+    for (let i = 0; i < shards + SPARES; i++) {
+      const spec = { args, data: join(folder, `server-${i}`) };
+      this.#members.add(new Member(spec, this.#observer, this.#random));
+    }
     await this.#untilServed();
   }
 
@@ -148,41 +137,8 @@ export class ChaosCluster implements ServersUnderChaos {
     return engine.url("postgres");
   }
 
-  async #look(): Promise<Look[]> {
-    return Promise.all(this.#members.map((member) => member.look()));
-  }
-
-  /** Notes the owners, and who takes clients. */
-  async #findOwners(): Promise<void> {
-    if (this.#isPolling) return;
-    this.#isPolling = true;
-    const seen = await this.#look();
-    this.#isPolling = false;
-    for (const [shard, before] of this.#owners.entries()) {
-      // A deposed owner that has not noticed it yet answers nothing; both may be ready for a moment.
-      const owners = this.#members.filter((_, i) => seen[i]!.shard === shard);
-      this.#outages.seen(shard, owners.length > 0);
-      const owner = owners.find((member) => member !== before) ?? owners[0] ?? null;
-      if (owner === null || owner === before) continue;
-      if (before !== null) this.#takeovers++;
-      this.#owners[shard] = owner;
-    }
-    const ready = this.#members.filter((_, i) => seen[i]!.isReady);
-    if (ready.length > 0) this.#ready = ready;
-  }
-
-  /** Each shard has an owner, with links to all others. */
-  async #untilServed(): Promise<void> {
-    const { shards } = this.#spec;
-    const endMs = performance.now() + READY_MS;
-    for (;;) {
-      const owners = (await this.#look()).filter(({ shard }) => shard !== null);
-      const linked = owners.filter(({ links }) => links === shards - 1);
-      if (new Set(linked.map(({ shard }) => shard)).size === shards) return;
-      if (performance.now() > endMs)
-        return this.#fail(new Error(`not all shards have an owner with its links: ${JSON.stringify(owners)}`));
-      await Bun.sleep(POLL_MS);
-    }
+  #untilServed(): Promise<void> {
+    return this.#members.served().catch((error: Error) => this.#fail(error));
   }
 
   scheduleKills(kills: number, ms: number): void {
@@ -204,11 +160,12 @@ export class ChaosCluster implements ServersUnderChaos {
 
   #begin(fault: Fault): void {
     this.#counts.set(fault, (this.#counts.get(fault) ?? 0) + 1);
-    const span = this.#outages.fault(fault);
+    const { outages } = this.#members;
+    const span = outages.fault(fault);
     const running = this.#happen(fault).catch((error: Error) => this.#fail(error));
     this.#running.add(running);
     void running.then(() => {
-      this.#outages.ended(span);
+      outages.ended(span);
       this.#running.delete(running);
     });
   }
@@ -219,7 +176,7 @@ export class ChaosCluster implements ServersUnderChaos {
     if (fault === "all restarted") return (this.#restart = this.#restart.then(() => this.#restartAll()));
     if (fault !== "spare killed") return this.#failOwners(fault);
     this.kills++;
-    this.#random.pick(this.#members.filter((member) => !this.#owners.includes(member))).signal("SIGKILL");
+    this.#random.pick(this.#members.all.filter((member) => !this.#members.isOwner(member))).signal("SIGKILL");
     return Promise.resolve();
   }
 
@@ -238,9 +195,10 @@ export class ChaosCluster implements ServersUnderChaos {
 
   async #failOwners(fault: ServerFault): Promise<void> {
     const { count, act } = SERVER_FAULTS[fault];
-    const first = this.#random.below(this.#owners.length);
-    const owners = [...this.#owners.slice(first), ...this.#owners.slice(0, first)].slice(0, count);
-    await Promise.all(owners.map((owner) => this.#failOwner(owner!, act)));
+    const { owners } = this.#members;
+    const first = this.#random.below(owners.length);
+    const failing = [...owners.slice(first), ...owners.slice(0, first)].slice(0, count);
+    await Promise.all(failing.map((owner) => this.#failOwner(owner!, act)));
   }
 
   async #failOwner(owner: Member, act: (typeof SERVER_FAULTS)[ServerFault]["act"]): Promise<void> {
@@ -261,12 +219,8 @@ export class ChaosCluster implements ServersUnderChaos {
 
   /** One server after another, as in an upgrade: each is back before the next one ends. */
   async #restartAll(): Promise<void> {
-    for (const member of this.#members) {
-      const { starts } = member;
-      member.signal("SIGTERM");
-      const endMs = performance.now() + ROLLING_MS;
-      while (performance.now() < endMs && (member.starts === starts || !(await member.look()).isReady))
-        await Bun.sleep(POLL_MS);
+    for (const member of this.#members.all) {
+      await this.#members.restart(member, ROLLING_MS);
       if (this.#isOver) return;
     }
   }
@@ -284,12 +238,11 @@ export class ChaosCluster implements ServersUnderChaos {
     this.#killedAtOutput = null;
     await within(Promise.all(this.#running), READY_MS);
     await this.#untilServed();
-    for (const line of this.#outages.unexplained) this.#observer.fault(`no service for too long: ${line}`);
+    for (const line of this.#members.outages.unexplained) this.#observer.fault(`no service for too long: ${line}`);
   }
 
   async stop(): Promise<void> {
-    if (this.#poll !== null) clearInterval(this.#poll);
-    for (const member of this.#members) member.stop();
+    this.#members.stop();
     await Promise.all([...Program.running].map((program) => program.stop()));
     await Promise.all([PostgresEngine.closeAll(), NatsEngine.closeAll()]);
   }

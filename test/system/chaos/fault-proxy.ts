@@ -220,14 +220,17 @@ class Connection {
   }
 }
 
-/** A TCP proxy for a server on this machine. */
+/** Where connections go: a port of this machine, or of another one. */
+export type Target = number | { address: string; port: number };
+
+/** A TCP proxy for a server. */
 export class Proxy {
   readonly port: number;
   #listener: TCPSocketListener<Connection | null> | null;
   readonly #open = new Set<Connection>();
   readonly #faults: FaultModel | null;
   readonly #observe: () => Observer | null;
-  #serverPort: () => number;
+  #target: () => Target;
   /** New connections are closed at once. */
   refuses = false;
   /** Bytes of all connections together until the next cut; -1 for no limit. */
@@ -236,14 +239,14 @@ export class Proxy {
   accepted = 0;
   cuts = 0;
 
-  /** Forwards connections from `port` (0 for a free one) to `serverPort`, which is asked for each connection. */
+  /** Forwards connections from `port` (0 for a free one) to `target`, which is asked for each connection. */
   constructor(
-    serverPort: number | (() => number),
+    target: number | (() => Target),
     faults: FaultModel | null = null,
     observe = (): Observer | null => null,
     port = 0,
   ) {
-    this.#serverPort = typeof serverPort === "number" ? () => serverPort : serverPort;
+    this.#target = typeof target === "number" ? () => target : target;
     this.#faults = faults;
     this.#observe = observe;
     this.#listener = this.#listen(port);
@@ -261,7 +264,7 @@ export class Proxy {
 
   /** Forwards new connections to another port. */
   moveTo(port: number): void {
-    this.#serverPort = () => port;
+    this.#target = () => port;
   }
 
   /** Whether the proxy listens. Open connections are not affected. */
@@ -302,9 +305,11 @@ export class Proxy {
     const connection = new Connection(client, this.#faults, this.#observe());
     client.data = connection;
     this.#open.add(connection);
+    const target = this.#target();
+    const { address, port } = typeof target === "number" ? { address: "127.0.0.1", port: target } : target;
     Bun.connect<Connection | null>({
-      hostname: "127.0.0.1",
-      port: this.#serverPort(),
+      hostname: address,
+      port,
       data: connection,
       socket: {
         ...this.#handlers,

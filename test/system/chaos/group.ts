@@ -8,7 +8,7 @@ import type { Proxy } from "./fault-proxy.ts";
 /** One process of clients with its proxy. */
 export class Group {
   readonly proxy: Proxy;
-  readonly #spec: ClientsSpec;
+  readonly #spec: Omit<ClientsSpec, "seed">;
   readonly #random: Random;
   readonly #fault: (what: string) => void;
   #program: Program | null = null;
@@ -22,7 +22,7 @@ export class Group {
   kills = 0;
   outages = 0;
 
-  constructor(proxy: Proxy, spec: ClientsSpec, random: Random, fault: (what: string) => void) {
+  constructor(proxy: Proxy, spec: Omit<ClientsSpec, "seed">, random: Random, fault: (what: string) => void) {
     this.proxy = proxy;
     this.#spec = spec;
     this.#random = random;

@@ -115,7 +115,8 @@ class Chaos {
     this.#faultModel = new RandomFaults(this.#random);
     this.#verdict = new Verdict(this.#folder, options.clients, options.cluster === null ? 1 : options.shards);
     const { durability, limitLoopback, cluster: engine, shards } = options;
-    const spec = { folder: this.#folder, users: options.clients + 2, durability, limitLoopback };
+    const common = { folder: this.#folder, durability, limitLoopback, idleTimeoutS: IDLE_TIMEOUT_S };
+    const spec = { ...common, users: options.clients + 2 };
     const observer = {
       fault: (what: string) => void this.#faults.push(what),
       muteOutput: () => this.#muteServer(),
@@ -185,7 +186,8 @@ class Chaos {
       const proxy = new Proxy(port, this.#faultModel, observe, freePort());
       const count = Math.min(size, clients - first);
       const rate = count * MESSAGES_PER_CLIENT;
-      const spec = { folder: this.#folder, port: proxy.port, first, count, users: clients, rate, seed: 0 };
+      const common = { folder: this.#folder, port: proxy.port, sessions: "all" } as const;
+      const spec = { ...common, first, count, users: clients, rate };
       const group = new Group(proxy, spec, this.#random, (what) => this.#faults.push(what));
       this.#groups.push(group);
       group.start();

@@ -3,6 +3,7 @@ import { appendFileSync, mkdirSync } from "node:fs";
 import { join } from "node:path";
 import { Program } from "../../../bench/program.ts";
 import { freePort } from "../../support/free-port.ts";
+import { type Host, LOOPBACK } from "../../support/hosts.ts";
 import type { Random } from "../../support/random.ts";
 import type { ServerObserver } from "./server.ts";
 
@@ -10,8 +11,8 @@ import type { ServerObserver } from "./server.ts";
 export const ANSWER_MS = 500;
 /** A server that has ended starts again within this time. */
 export const AWAY_MS = 3_000;
-/** Lines that the faults explain. A server that starts while the engine is away ends with one. */
-const EXPECTED = /"event":"(deposed|engine_away|snapshot_failed|no_owner)"|cannot open (PostgreSQL|NATS)/;
+/** Errors that the faults explain. A server that starts while the engine is away ends with one. */
+export const EXPECTED = /"event":"(deposed|engine_away|snapshot_failed|no_owner)"|cannot open (PostgreSQL|NATS)/;
 
 /** What a server says of itself. */
 export interface Look {
@@ -23,29 +24,47 @@ export interface Look {
   links: number;
 }
 
+export interface MemberSpec {
+  /** The program and its options, without those that are different for each server. */
+  args: readonly string[];
+  data: string;
+  host?: Host;
+  /** Lines of errors that are no faults. */
+  expected?: RegExp;
+}
+
 const NOTHING: Look = { isReady: false, shard: null, links: 0 };
 
 export class Member {
+  readonly address: string;
   readonly port = freePort();
   readonly webPort = freePort();
+  /** The file with its log. */
+  readonly log: string;
   /** How often it was started. */
   starts = 0;
   readonly #http = freePort();
   readonly #args: string[];
-  readonly #observer: ServerObserver;
+  readonly #prefix: readonly string[];
+  readonly #expected: RegExp;
+  readonly #observer: Pick<ServerObserver, "fault">;
   readonly #random: Random;
-  readonly #log: string;
   #program: Program | null = null;
   #isStopped = false;
 
-  constructor(args: string[], data: string, observer: ServerObserver, random: Random) {
-    const clients = ["--port", String(this.port), "--web", String(this.webPort)];
-    const ports = [...clients, "--cluster-listen", "127.0.0.1:0", "--http", String(this.#http)];
+  constructor(spec: MemberSpec, observer: Pick<ServerObserver, "fault">, random: Random) {
+    const { args, data, host = LOOPBACK, expected = EXPECTED } = spec;
+    const { address } = host;
+    const clients = ["--host", address, "--port", String(this.port), "--web", String(this.webPort)];
+    const ports = [...clients, "--cluster-listen", `${address}:0`, "--http", `${address}:${this.#http}`];
     this.#args = [...args, ...ports, "--data", data, "--admin-socket", join(data, "admin.sock")];
+    this.address = address;
+    this.#prefix = host.prefix;
+    this.#expected = expected;
     this.#observer = observer;
     this.#random = random;
     mkdirSync(data);
-    this.#log = `${data}.log`;
+    this.log = `${data}.log`;
   }
 
   start(): void {
@@ -54,9 +73,10 @@ export class Member {
       this.#args,
       () => {},
       (line) => {
-        appendFileSync(this.#log, `${line}\n`);
-        if (!/"level":[1-4]0/.test(line) && !EXPECTED.test(line)) this.#observer.fault(`a server wrote: ${line}`);
+        appendFileSync(this.log, `${line}\n`);
+        if (!/"level":[1-4]0/.test(line) && !this.#expected.test(line)) this.#observer.fault(`a server wrote: ${line}`);
       },
+      this.#prefix,
     );
     this.#program = program;
     void program.ended.then(async () => {
@@ -76,7 +96,9 @@ export class Member {
 
   async look(): Promise<Look> {
     try {
-      const answer = await fetch(`http://127.0.0.1:${this.#http}/metrics`, { signal: AbortSignal.timeout(ANSWER_MS) });
+      const answer = await fetch(`http://${this.address}:${this.#http}/metrics`, {
+        signal: AbortSignal.timeout(ANSWER_MS),
+      });
       const metrics = await answer.text();
       const isReady = /^heartline_ready 1$/m.test(metrics);
       const [, shard] = /^heartline_cluster_owner\{shard="(\d+)"\} 1$/m.exec(metrics) ?? [];
@@ -90,5 +112,12 @@ export class Member {
   stop(): void {
     this.#isStopped = true;
     this.signal("SIGCONT");
+  }
+
+  /** Ends it as an operator does; it is not started again. */
+  async retire(): Promise<void> {
+    this.#isStopped = true;
+    this.signal("SIGTERM");
+    await this.ended;
   }
 }

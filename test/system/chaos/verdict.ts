@@ -2,7 +2,7 @@
 import { closeSync, openSync, readSync } from "node:fs";
 import { shardOf } from "../../../src/protocol/shard.ts";
 import { mayBlock } from "./blocks.ts";
-import { isCallback, isPlain, logOf, nameOf } from "./clients.ts";
+import { type ClientsSpec, isCallback, isPlain, logOf, nameOf } from "./clients.ts";
 
 /** How the messages were delivered, and what happened to the sessions. */
 export interface DeliveryTally {
@@ -147,12 +147,13 @@ export class Verdict {
   readonly #shards: number;
   readonly #buffer = Buffer.alloc(256 << 10);
 
-  constructor(folder: string, users: number, shards: number) {
+  constructor(folder: string, users: number, shards: number, sessions: ClientsSpec["sessions"] = "all") {
     this.#shards = shards;
     const all = Array.from({ length: users }, (_, index) => index);
     this.#logs = new Map(all.map((index) => [nameOf(index), new Log(folder, nameOf(index))]));
-    this.#callback = new Set(all.filter((index) => isCallback(index, users)).map(nameOf));
-    this.#plain = new Set(all.filter((index) => isPlain(index, users)).map(nameOf));
+    const is = (kind: typeof isPlain) => (index: number) => sessions === "all" && kind(index, users);
+    this.#callback = new Set(all.filter(is(isCallback)).map(nameOf));
+    this.#plain = new Set(all.filter(is(isPlain)).map(nameOf));
   }
 
   #shardOf(user: string): number {
