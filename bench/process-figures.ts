@@ -15,6 +15,33 @@ export function threadNs(pid: number, task: string): number {
   }
 }
 
+/** CPU time by process, in ns: of `roots` that run, and of all processes that they have started. */
+export function cpuByProcess(roots: readonly number[]): Map<number, number> {
+  const found = new Map<number, number>();
+  const visit = (pid: number): void => {
+    try {
+      const tasks = readdirSync(`/proc/${pid}/task`);
+      found.set(pid, cpuNs(pid));
+      for (const task of tasks) {
+        const children = readFileSync(`/proc/${pid}/task/${task}/children`, "latin1");
+        for (const child of children.split(" ").filter(Boolean)) visit(Number(child));
+      }
+    } catch {
+      // It has ended meanwhile.
+    }
+  };
+  for (const root of roots) visit(root);
+  return found;
+}
+
+/** The part of `after` that is not in `before`; a process that has ended meanwhile does not count. */
+export function cpuSince(
+  before: ReadonlyMap<number, number>,
+  after: ReadonlyMap<number, number>,
+): ReadonlyMap<number, number> {
+  return new Map([...after].map(([pid, ns]) => [pid, ns - (before.get(pid) ?? 0)]));
+}
+
 /** Resident memory of a process in bytes, and the part of it that is not mapped from files. */
 export function memoryOf(pid: number): { resident: number; anonymous: number } {
   const text = readFileSync(`/proc/${pid}/smaps_rollup`, "latin1");
@@ -27,6 +54,13 @@ export function stolen(before: readonly number[]): number {
   const now = machineTicks();
   const all = now.reduce((sum, each) => sum + each, 0) - before.reduce((sum, each) => sum + each, 0);
   return all > 0 ? (now[7]! - before[7]!) / all : 0;
+}
+
+/** The share (0 to 1) of the time of all cores in which they were not idle between two readings of `machineTicks`. */
+export function machineBusy(before: readonly number[], after: readonly number[]): number {
+  const passed = after.map((ticks, kind) => ticks - before[kind]!);
+  const all = passed.reduce((sum, ticks) => sum + ticks, 0);
+  return all > 0 ? 1 - (passed[3]! + passed[4]!) / all : 0;
 }
 
 /** Ticks of the machine: user, nice, system, idle, iowait, irq, softirq, steal. */

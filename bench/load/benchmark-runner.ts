@@ -37,20 +37,22 @@ export type Task = Omit<WorkloadSpec, "protocol" | "host" | "port" | "pid" | "lo
 export class BenchmarkRunner {
   readonly folder = mkdtempSync(join(tmpdir(), "heartline-bench-"));
   readonly users: [name: string, password: string][];
+  /** The file with these users. */
+  readonly credentials = join(this.folder, "credentials");
   readonly #running = new Set<Bun.Subprocess>();
   /** Number of runs so far: the name of the next folder. */
   #runs = 0;
 
   constructor(users: number) {
     this.users = Array.from({ length: users }, (_, index) => [`u${String(index).padStart(5, "0")}`, PASSWORD]);
-    writeFileSync(join(this.folder, "credentials"), this.users.map((user) => `${user.join(" ")}\n`).join(""));
+    writeFileSync(this.credentials, this.users.map((user) => `${user.join(" ")}\n`).join(""));
   }
 
   /** Runs a new server with an empty folder, and a load generator against it. Throws BenchmarkError. */
   async run(peer: Peer, task: Task, report: (progress: string) => void): Promise<Outcome> {
     const folder = join(this.folder, `run-${++this.#runs}`);
     mkdirSync(folder);
-    const credentials = join(this.folder, "credentials");
+    const { credentials } = this;
     const site = { folder, sharedFolder: this.folder, port: await freePort(), credentials };
     const server = this.#spawn([...onCore(0), ...peer.command(site)]);
     const errors = new Response(server.stderr).text();
@@ -67,15 +69,18 @@ export class BenchmarkRunner {
     }
   }
 
-  /** Runs a load generator against a server that listens already. Throws BenchmarkError. */
-  async swarm(spec: WorkloadSpec, report: (progress: string) => void): Promise<Outcome> {
+  /** Runs a load generator against a server that listens already. `measures` is only for native. Throws BenchmarkError. */
+  async swarm(spec: WorkloadSpec, report: (progress: string) => void, measures?: () => void): Promise<Outcome> {
     const isNative = spec.generator === "native";
     const command = isNative ? [this.#compiled(NATIVE_SOURCE)] : spawned("bench", SWARM);
-    const swarm = this.#spawn([...onCore(1), ...command], "pipe");
+    const swarm = this.#spawn([...(spec.sharesCores === true ? [] : onCore(1)), ...command], "pipe");
     const { stdout } = swarm;
     const stdin = swarm.stdin as Bun.FileSink;
     const errors = new Response(swarm.stderr).text();
-    const outcome = await (isNative ? nativeOutcome : swarmOutcome)(spec, { stdin, stdout }, report);
+    const streams = { stdin, stdout };
+    const outcome = await (isNative
+      ? nativeOutcome(spec, streams, report, measures)
+      : swarmOutcome(spec, streams, report));
     await swarm.exited;
     const ended = `the swarm ended (${swarm.signalCode ?? `code ${swarm.exitCode}`})`;
     if (outcome === null) throw new BenchmarkError((await errors).split("\n", 3).join(" ").slice(0, 500) || ended);

@@ -223,7 +223,7 @@ function report(options: Options, runs: { title: string; task: Options["task"]; 
 /** Remarks on a run: why figures are missing or lower than they could be, and its faults. */
 function remarks({ server, lateness, ...outcome }: Outcome, { rate, scenario }: Options["task"]): string[] {
   const lines: string[] = [];
-  if (isBehind({ server, lateness, ...outcome })) {
+  if (isBehind({ lateness, ...outcome })) {
     const late = digits(lateness.p99 / 1000);
     lines.push(`  the load generator was late (p99 ${late} ms): its latencies are not the server's and are not shown`);
   } else if (outcome.accepted < 0.99 * rate) {

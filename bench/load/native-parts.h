@@ -1,12 +1,15 @@
 /*
- * Parts of native-swarm.c that know nothing of clients and runs: errors, the clock, the format of the input, buffers,
- * histograms, and the digits of payloads.
+ * Parts of native-swarm.c that know nothing of clients and runs: errors, addresses, clocks, the format of the input,
+ * buffers, histograms, and the digits of payloads.
  */
+#include <arpa/inet.h>
 #include <errno.h>
+#include <netdb.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
 #include <time.h>
 
 static const int64_t SECOND = 1000000000, MS = 1000000;
@@ -19,6 +22,11 @@ struct text {
 struct buffer {
   char *bytes;
   size_t start, end, room;
+};
+
+struct address {
+  struct sockaddr_storage bytes;
+  socklen_t count;
 };
 
 /* Log-linear buckets of tenths of a microsecond, as in histogram.ts. */
@@ -37,21 +45,49 @@ static void die_of(const char *call) {
   die(call, strerror(errno));
 }
 
+/* Of a host, without a port. */
+static struct address address_of(const char *host) {
+  struct addrinfo hints = {.ai_socktype = SOCK_STREAM}, *found;
+  int error = getaddrinfo(host, NULL, &hints, &found);
+  if (error != 0) die(host, gai_strerror(error));
+  struct address address = {.count = found->ai_addrlen};
+  memcpy(&address.bytes, found->ai_addr, found->ai_addrlen);
+  freeaddrinfo(found);
+  return address;
+}
+
+/* IPv6 has the port in the same place. */
+static struct sockaddr *at_port(struct address *address, int port) {
+  ((struct sockaddr_in *)&address->bytes)->sin_port = htons((uint16_t)port);
+  return (struct sockaddr *)&address->bytes;
+}
+
 static int64_t ns_of(struct timespec time) {
   return time.tv_sec * SECOND + time.tv_nsec;
 }
 
-static int64_t clock_now(void) {
+static int64_t time_of(clockid_t clock) {
   struct timespec now;
-  clock_gettime(CLOCK_MONOTONIC, &now);
+  clock_gettime(clock, &now);
   return ns_of(now);
 }
 
-/* How long ago a timestamp of the kernel was; 0 when its clock was set since then. */
-static int64_t age_of(struct timespec stamp) {
-  struct timespec now;
-  clock_gettime(CLOCK_REALTIME, &now);
-  int64_t age = ns_of(now) - ns_of(stamp);
+static int64_t clock_now(void) {
+  return time_of(CLOCK_MONOTONIC);
+}
+
+static struct timespec time_until(int64_t end) {
+  int64_t left = end - clock_now();
+  return left > 0 ? (struct timespec){left / SECOND, left % SECOND} : (struct timespec){0, 0};
+}
+
+/* How long ago the kernel received what was read; 0 when it did not say so, or its clock was set since then. */
+static int64_t age_of(struct msghdr *header) {
+  struct cmsghdr *message = CMSG_FIRSTHDR(header);
+  if (message == NULL || message->cmsg_type != SCM_TIMESTAMPNS) return 0;
+  struct timespec stamp;
+  memcpy(&stamp, CMSG_DATA(message), sizeof stamp);
+  int64_t age = time_of(CLOCK_REALTIME) - ns_of(stamp);
   return age < 0 || age > SECOND ? 0 : age;
 }
 

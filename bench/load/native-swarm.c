@@ -9,12 +9,10 @@
  * the kernel returns the time of the last.
  */
 #define _GNU_SOURCE
-#include <arpa/inet.h>
-#include <netdb.h>
 #include <netinet/tcp.h>
 #include <regex.h>
 #include <sys/epoll.h>
-#include <sys/socket.h>
+#include <sys/prctl.h>
 #include "native-parts.h"
 
 enum { STEPS_MAX = 4, EVENTS_MAX = 64, READ_BYTES = 256 << 10, SOURCE_ADDRESSES = 16 };
@@ -30,26 +28,28 @@ static const uint32_t STAMP_MASK = (1u << 30) - 1;
 enum { LOGIN_TIMEOUT_S = 30, DRAIN_TIMEOUT_S = 20 };
 
 struct client {
-  int descriptor, resumable, dirty;
+  int descriptor, port, resumable, dirty;
   /* The step of the login that is not complete; `steps` after the login. */
   int step;
   struct text sends[STEPS_MAX], message, broadcast;
   uint32_t messages_sent, broadcasts_sent;
   /* Requests without a reply; and when the `alive` without a reply was due, 0 when there is none. */
   int64_t unanswered, alive_due;
+  /* The message whose reply is timed, one after another: its due time, and replies until then; 0 when there is none. */
+  int64_t timed_due, timed_left;
   size_t received, acked;
   struct buffer in, out;
 };
 
 /* The input in this order: see WorkloadSpec and ProtocolAdapter. `gap` is the time between two messages in ns. */
-static struct text host, port, alive, kinds;
+static struct text host, alive, kinds;
 static int64_t window, gap, warmup_ms, measure_ms, run, payload_bytes, payload_end, logins_at_once, has_messages;
-static int64_t has_alives, alive_each, broadcasters, broadcast_each, has_replies, broadcasters_receive, senders;
+static int64_t has_alives, alive_each, broadcasters, broadcast_each, has_replies, broadcasters_receive, sleeps, senders;
 static int64_t clients_count, steps;
 static regex_t expected[STEPS_MAX];
 static struct client *clients;
 
-static struct histogram latency, last, lateness;
+static struct histogram latency, last, lateness, reply;
 static long long accepted, delivered, lost, twice, disordered, sent;
 /* By stream (from one sender to one receiver): the next number that is expected. */
 static uint32_t *next_sequence;
@@ -95,6 +95,9 @@ static void send_stamped(struct client *client, struct text text, uint32_t seque
   write_digits(payload + STAMP, 5, (uint32_t)(at / 100));
   request(client, text);
   sent++;
+  if (client->timed_left > 0) return;
+  client->timed_left = client->unanswered;
+  client->timed_due = at;
 }
 
 static uint32_t *receivers_of(uint32_t broadcaster, uint32_t sequence) {
@@ -171,6 +174,7 @@ static void payload_received(struct client *client, const char *payload, int64_t
 
 static void reply_received(struct client *client, int64_t arrived) {
   client->unanswered--;
+  if (client->timed_left > 0 && --client->timed_left == 0) record(&reply, arrived - client->timed_due);
   if (client->alive_due == 0) return;
   record(&latency, arrived - client->alive_due);
   client->alive_due = 0;
@@ -223,15 +227,8 @@ static void receive(struct client *client) {
     count = recvmsg(client->descriptor, &header, 0);
     if (count < 0 && errno == EAGAIN) return;
     if (count <= 0) die("the server closed a connection", count < 0 ? strerror(errno) : "end of stream");
-    int64_t age = 0;
-    struct cmsghdr *message = CMSG_FIRSTHDR(&header);
-    if (message != NULL && message->cmsg_type == SCM_TIMESTAMPNS) {
-      struct timespec stamp;
-      memcpy(&stamp, CMSG_DATA(message), sizeof stamp);
-      age = age_of(stamp);
-    }
     /* A pause between the two clocks makes a latency longer, never shorter. */
-    int64_t now = clock_now(), arrived = now - age;
+    int64_t age = age_of(&header), now = clock_now(), arrived = now - age;
     char *at = chunk, *end = chunk + count, *lf;
     struct buffer *in = &client->in;
     if (in->end > 0 && (lf = memchr(at, '\n', (size_t)(end - at))) != NULL) {
@@ -248,8 +245,8 @@ static void receive(struct client *client) {
 }
 
 /* Begins to connect. The first step of the login is sent when the connection is there. */
-static void connect_to(const struct addrinfo *server, struct client *client) {
-  int one = 1, descriptor = socket(server->ai_family, SOCK_STREAM | SOCK_NONBLOCK, 0);
+static void connect_to(struct address *server, struct client *client) {
+  int one = 1, descriptor = socket(server->bytes.ss_family, SOCK_STREAM | SOCK_NONBLOCK, 0);
   if (descriptor < 0) die_of("socket");
   setsockopt(descriptor, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
   setsockopt(descriptor, SOL_SOCKET, SO_TIMESTAMPNS, &one, sizeof one);
@@ -260,18 +257,19 @@ static void connect_to(const struct addrinfo *server, struct client *client) {
     setsockopt(descriptor, IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT, &one, sizeof one);
     if (bind(descriptor, (struct sockaddr *)&source, sizeof source) < 0) die_of("bind");
   }
-  if (connect(descriptor, server->ai_addr, server->ai_addrlen) < 0 && errno != EINPROGRESS) die_of("connect");
+  if (connect(descriptor, at_port(server, client->port), server->count) < 0 && errno != EINPROGRESS) die_of("connect");
   struct epoll_event event = {.events = EPOLLIN | EPOLLOUT | EPOLLET, .data.ptr = client};
   if (epoll_ctl(poll_descriptor, EPOLL_CTL_ADD, descriptor, &event) < 0) die_of("epoll_ctl");
   client->descriptor = descriptor;
   append(&client->out, client->sends[0].bytes, client->sends[0].count);
 }
 
-/* Sends what is due, reads sockets that are ready, and sends what follows from that. */
-static void run_round(void) {
+/* Sends what is due, reads sockets that are ready, and sends what follows from that. Sleeps until `end` at most. */
+static void run_round(int64_t end) {
   struct epoll_event events[EVENTS_MAX];
   send_due();
-  int ready = epoll_wait(poll_descriptor, events, EVENTS_MAX, 0);
+  struct timespec pause = sleeps ? time_until(gap > 0 && due < end ? due : end) : (struct timespec){0, 0};
+  int ready = epoll_pwait2(poll_descriptor, events, EVENTS_MAX, &pause, NULL);
   for (int i = 0; i < ready; i++) {
     struct client *client = events[i].data.ptr;
     is_working = 1;
@@ -288,20 +286,21 @@ static int64_t run_until(int64_t end) {
   int64_t now = clock_now(), acks_at = now, ack_gap = SECOND / clients_count, busy = 0;
   for (int64_t before = now; now < end; before = now) {
     is_working = 0;
-    run_round();
+    run_round(acks_at < end ? acks_at : end);
     now = clock_now();
     if (is_working) busy += now - before;
-    /* One client after another, so that they do not all acknowledge at once. */
-    for (; acks_at <= now; acks_at += ack_gap) send_ack(&clients[next_ack++ % clients_count]);
+    /* One client after another, so that they do not all acknowledge at once. At the end nothing more is asked. */
+    for (; acks_at <= now; acks_at += ack_gap)
+      if (window + gap > 0) send_ack(&clients[next_ack++ % clients_count]);
   }
   return busy;
 }
 
 static void read_input(void) {
-  host = text(), port = text(), alive = text(), kinds = text();
+  host = text(), alive = text(), kinds = text();
   int64_t *numbers[] = {&window, &gap, &warmup_ms, &measure_ms, &run, &payload_bytes, &payload_end, &logins_at_once,
       &has_messages, &has_alives, &alive_each, &broadcasters, &broadcast_each, &has_replies, &broadcasters_receive,
-      &senders, &clients_count, &steps};
+      &sleeps, &senders, &clients_count, &steps};
   for (size_t i = 0; i < sizeof numbers / sizeof *numbers; i++) *numbers[i] = number();
   for (int i = 0; i < steps; i++) {
     struct text pattern = text();
@@ -314,21 +313,19 @@ static void read_input(void) {
   next_sequence = allocated(clients_count * (1 + broadcasters), sizeof *next_sequence);
   receivers_left = allocated(broadcasters * BROADCASTS_IN_FLIGHT_MAX, sizeof *receivers_left);
   for (struct client *client = clients; client < clients + clients_count; client++) {
-    client->resumable = (int)number();
+    client->port = (int)number(), client->resumable = (int)number();
     client->message = text(), client->broadcast = text();
     for (int i = 0; i < steps; i++) client->sends[i] = text();
   }
 }
 
 static void log_in(void) {
-  struct addrinfo hints = {.ai_socktype = SOCK_STREAM}, *server;
-  int error = getaddrinfo(host.bytes, port.bytes, &hints, &server);
-  if (error != 0) die(host.bytes, gai_strerror(error));
+  struct address server = address_of(host.bytes);
   int64_t reported = clock_now(), progress = reported, now = reported;
   for (uint32_t before = 0; logins_done < clients_count; before = logins_done, now = clock_now()) {
     while (logins_begun < clients_count && logins_begun - logins_done < logins_at_once)
-      connect_to(server, &clients[logins_begun++]);
-    run_round();
+      connect_to(&server, &clients[logins_begun++]);
+    run_round(now + 10 * MS);
     if (logins_done > before) progress = now;
     if (now - progress > LOGIN_TIMEOUT_S * SECOND) die("the server does not reply", "a login took longer than 30 s");
     if (now - reported < SECOND) continue;
@@ -346,18 +343,19 @@ static void fill_window(void) {
 }
 
 static int64_t measure(void) {
-  struct histogram *histograms[] = {&latency, &last, &lateness};
-  for (int i = 0; i < 3; i++) memset(histograms[i], 0, sizeof latency);
-  int64_t busy = 0, now = clock_now(), end = now + measure_ms * MS;
+  const char *names[] = {"latency", "last", "lateness", "reply"};
+  struct histogram *histograms[] = {&latency, &last, &lateness, &reply};
+  for (int i = 0; i < 4; i++) memset(histograms[i], 0, sizeof latency);
+  int64_t busy = 0, now = clock_now(), end = now + measure_ms * MS, used = time_of(CLOCK_PROCESS_CPUTIME_ID);
   printf("measuring %lld %lld %lld\n", (long long)now / 1000, accepted, delivered);
   while (now < end) {
     busy += run_until(end - now < SECOND ? end : now + SECOND);
     now = clock_now();
     printf("second %lld %lld %lld\n", (long long)now / 1000, accepted, delivered);
   }
-  const char *names[] = {"latency", "last", "lateness"};
-  for (int i = 0; i < 3; i++) print_histogram(names[i], histograms[i]);
-  return busy;
+  used = time_of(CLOCK_PROCESS_CPUTIME_ID) - used;
+  for (int i = 0; i < 4; i++) print_histogram(names[i], histograms[i]);
+  return sleeps ? used : busy;
 }
 
 static int64_t missing_messages(void) {
@@ -381,6 +379,8 @@ int main(void) {
   static char output[1 << 16];
   setvbuf(stdout, output, _IOLBF, sizeof output);
   read_input();
+  /* Otherwise a sleep may last 50 us longer (prctl(2)). */
+  prctl(PR_SET_TIMERSLACK, 1UL, 0UL, 0UL, 0UL);
   poll_descriptor = epoll_create1(0);
   log_in();
   due = clock_now();

@@ -16,11 +16,15 @@ export function isForNative({ instead }: Scenario): boolean {
 
 export const NATIVE_SOURCE = join(import.meta.dir, "native-swarm.c");
 
-/** Writes the input of a native swarm and reads its output until it ends. Null when it failed: its stderr has the reason. */
+/**
+ * Writes the input of a native swarm and reads its output until it ends. Null when it failed: its stderr has the reason.
+ * Calls `measures` when the measurement begins and when it ends.
+ */
 export async function nativeOutcome(
   spec: WorkloadSpec,
   { stdin, stdout }: { stdin: Bun.FileSink; stdout: ReadableStream<Uint8Array> },
   report: (progress: string) => void,
+  measures: () => void = () => {},
 ): Promise<Outcome | null> {
   const server = new MeasuredServer(spec.pid, () => {});
   const before = server.memory;
@@ -38,8 +42,10 @@ export async function nativeOutcome(
     else if (name === "measuring" || name === "second") {
       const [micros, accepted, delivered] = values.map(Number) as [number, number, number];
       const now = { ms: micros / 1000, accepted, delivered, cpuNs: server.cpuNs };
-      if (to === null) [from, ticks] = [now, machineTicks()];
-      else {
+      if (to === null) {
+        [from, ticks] = [now, machineTicks()];
+        measures();
+      } else {
         const point = pointOf(to, now);
         series.push(point);
         report(`measuring: ${point.delivered.toLocaleString("en")} per second`);
@@ -54,6 +60,7 @@ export async function nativeOutcome(
         latency: histograms.latency!,
         last: histograms.last!,
         lateness: histograms.lateness!,
+        reply: histograms.reply!,
         busy: busyNs! / 1e9 / rates.seconds,
         stolen: stolen(ticks),
         series,
@@ -65,7 +72,10 @@ export async function nativeOutcome(
         refused: 0,
         faults: missingReplies === 0 ? [] : [`${missingReplies} requests had no reply`],
       };
-    } else histograms[name] = latencyOf(histogramOf(values));
+    } else {
+      if (name === "latency") measures(); // The first line after the measurement.
+      histograms[name] = latencyOf(histogramOf(values));
+    }
   }
   return null;
 }
@@ -98,17 +108,19 @@ function inputOf(spec: WorkloadSpec): Buffer {
     }
   };
   const kinds = Array.from(adapter.kinds).join("");
-  add(spec.host, String(spec.port), adapter.alive, kinds);
+  add(spec.host, adapter.alive, kinds);
   add(rate === 0 ? spec.window : 0, rate === 0 ? 0 : Math.round(1e9 / rate), spec.warmupMs, spec.measureMs, run);
   add(payloadBytes, adapter.message("x", payloadBytes).tail.length - 1, spec.loginsAtOnce);
   add(messages, instead === "alive", aliveEach, broadcasters, broadcastEach);
-  add(adapter.replies, adapter.broadcastersReceive, users.length - spec.crowd, users.length);
+  add(adapter.replies, adapter.broadcastersReceive, spec.sharesCores === true);
+  add(users.length - spec.crowd, users.length);
   const patterns = stepsOf(users[0]!, 0).map(({ expect }) => expect.source);
   add(patterns.length, ...patterns);
   for (const [index, user] of users.entries()) {
     const message = adapter.message((users[index ^ 1] ?? user)[0], payloadBytes);
     const text = payload.newPayload(payload.MESSAGE_MARK, index, run, payloadBytes);
-    add(isResumable(spec, index), Buffer.concat([message.head, text, message.tail]));
+    add(spec.ports?.[index] ?? spec.port, isResumable(spec, index));
+    add(Buffer.concat([message.head, text, message.tail]));
     const broadcast = adapter.broadcast(payloadBytes);
     const broadcastText = payload.newPayload(payload.BROADCAST_MARK, index, run, payloadBytes);
     add(index < broadcasters ? Buffer.concat([broadcast.head, broadcastText, broadcast.tail]) : "");

@@ -61,7 +61,8 @@ const heartline: ProtocolAdapter = {
   logout: "logout\n",
   replies: true,
   broadcastersReceive: true,
-  // Messages, broadcasts and stored messages (m, b, s) of other clients have no payload of this format.
+  // Messages, broadcasts and stored messages (m, b, s) of other clients have no payload of this format. In a cluster
+  // `waiting` (w) precedes a reply that is late.
   kinds: kindsByFirstByte({
     o: LINE_KIND.reply,
     j: LINE_KIND.ignored,
@@ -69,6 +70,7 @@ const heartline: ProtocolAdapter = {
     m: LINE_KIND.ignored,
     b: LINE_KIND.ignored,
     s: LINE_KIND.ignored,
+    w: LINE_KIND.ignored,
   }),
 };
 

@@ -14,6 +14,13 @@ export interface WorkloadSpec {
   protocol: ProtocolName;
   host: string;
   port: number;
+  /** By user, in place of `port`. Only native. */
+  ports?: number[];
+  /**
+   * The load generator sleeps when it has nothing to do, and runs on any core. Otherwise it never sleeps, so that it is
+   * never late, on a core that it has for itself. Only native.
+   */
+  sharesCores?: boolean;
   /** The server's process, whose CPU time and memory are measured; null for a server that was not started here. */
   pid: number | null;
   /** One client per user. The last `crowd` of them send nothing. */
@@ -63,6 +70,8 @@ export interface Slice {
   last: Latency;
   /** Open loop: from the time at which a message was due until it was sent. */
   lateness: Latency;
+  /** From the time at which a message was due until its sender had the reply, one message of each client at a time. */
+  reply?: Latency;
   server: {
     /** CPU time per delivery (or per login or `alive`), in µs. */
     cpuMicros: number;
@@ -72,7 +81,7 @@ export interface Slice {
     resident: number;
     anonymous: number;
   } | null;
-  /** The share of the time in which the load generator was not idle. */
+  /** The share of the time in which the load generator was not idle; with `sharesCores`: of a core that it used. */
   busy: number;
   /** The share of the machine's time that the hypervisor gave to others. */
   stolen: number;
@@ -101,6 +110,9 @@ export function isClean({ lost, twice, disordered, faults }: Outcome): boolean {
 }
 
 /** Whether the load generator was too slow to send messages on time, so that its latencies are not the server's. */
-export function isBehind({ lateness, latency }: Slice): boolean {
-  return lateness.count > 0 && lateness.p99 > Math.max(LATE_MICROS, latency.p99 / 10);
+export function isBehind(
+  { lateness, latency }: Pick<Slice, "lateness" | "latency">,
+  at: "p50" | "p99" = "p99",
+): boolean {
+  return lateness.count > 0 && lateness[at] > Math.max(LATE_MICROS, latency[at] / 10);
 }

@@ -35,8 +35,16 @@ export function runsOf(result: Result, work: string, peer: string): Run[] {
   return result.runs.filter((run) => run.work === work && run.peer === peer);
 }
 
+interface Round {
+  round: number;
+}
+
 /** Ratios of a figure of `runs` to that of `others`, round by round. A round without one of the two does not count. */
-export function ratiosByRound(runs: readonly Run[], others: readonly Run[], of: (run: Run) => number): number[] {
+export function ratiosByRound<Run extends Round>(
+  runs: readonly Run[],
+  others: readonly Run[],
+  of: (run: Run) => number,
+): number[] {
   const pairs = runs.flatMap((run) => {
     const other = others.find(({ round }) => round === run.round);
     return other === undefined ? [] : [[of(run), of(other)] as const];
@@ -48,7 +56,11 @@ export function ratiosByRound(runs: readonly Run[], others: readonly Run[], of: 
 }
 
 /** The median and range of these ratios; empty without any. */
-export function ratioText(runs: readonly Run[], others: readonly Run[], of: (run: Run) => number): string {
+export function ratioText<Run extends Round>(
+  runs: readonly Run[],
+  others: readonly Run[],
+  of: (run: Run) => number,
+): string {
   const found = ratiosByRound(runs, others, of);
   return found.length === 0 ? "" : range(spread(found));
 }
@@ -113,7 +125,7 @@ function output(command: string[]): string {
 /** Writes a file of results. Histograms are kept only for latencies of open loops, which bench:report draws. */
 export function writeResult(file: string, result: Result): void {
   const slim = (key: string, value: unknown): unknown =>
-    key === "last" || key === "lateness" ? figures(value) : value;
+    key === "last" || key === "lateness" || key === "reply" ? figures(value) : value;
   const runs = result.runs.map((run) =>
     run.task.rate > 0 ? run : { ...run, outcome: { ...run.outcome, latency: figures(run.outcome.latency) } },
   );

@@ -11,6 +11,8 @@ export interface Engine {
 }
 
 export interface RunningEngine {
+  /** Its servers; they have started the other processes. */
+  readonly pids: number[];
   kill(): Promise<void>;
   restart(): Promise<void>;
   /** The URL for a new cluster. */
@@ -18,6 +20,21 @@ export interface RunningEngine {
 }
 
 let urls = 0;
+
+type Server = Pick<PostgresEngine, "pid" | "kill" | "restart">;
+
+function runningEngine(servers: readonly Server[], newUrl: () => Promise<string>): RunningEngine {
+  const all = async (act: (server: Server) => Promise<void>): Promise<void> =>
+    void (await Promise.all(servers.map(act)));
+  return {
+    get pids() {
+      return servers.map(({ pid }) => pid);
+    },
+    kill: () => all((server) => server.kill()),
+    restart: () => all((server) => server.restart()),
+    newUrl,
+  };
+}
 
 export const POSTGRES: Engine = {
   name: "PostgreSQL",
@@ -31,7 +48,7 @@ export const POSTGRES: Engine = {
       await sql.close();
       return engine.url(name);
     };
-    return { kill: () => engine.kill(), restart: () => engine.restart(), newUrl };
+    return runningEngine([engine], newUrl);
   },
   closeAll: () => PostgresEngine.closeAll(),
 };
@@ -42,7 +59,19 @@ export const NATS: Engine = {
   start: async () => {
     const engine = await NatsEngine.start();
     const newUrl = async (): Promise<string> => `nats://${engine.address}/test${++urls}`;
-    return { kill: () => engine.kill(), restart: () => engine.restart(), newUrl };
+    return runningEngine([engine], newUrl);
+  },
+  closeAll: () => NatsEngine.closeAll(),
+};
+
+/** The log has a copy at each of three servers. */
+export const NATS_CLUSTER: Engine = {
+  name: "NATS JetStream on three servers",
+  isInstalled: hasNats,
+  start: async () => {
+    const engines = await NatsEngine.startCluster();
+    const addresses = engines.map(({ address }) => address).join(",");
+    return runningEngine(engines, async () => `nats://${addresses}/test${++urls}`);
   },
   closeAll: () => NatsEngine.closeAll(),
 };

@@ -51,6 +51,10 @@ export class NatsEngine {
     await Promise.all([...NatsEngine.#started].map((engine) => engine.close()));
   }
 
+  get pid(): number {
+    return this.#process!.pid;
+  }
+
   /** `host:port`. */
   get address(): string {
     return `127.0.0.1:${this.port}`;

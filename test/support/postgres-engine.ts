@@ -87,6 +87,11 @@ export class PostgresEngine {
     return join(this.#folder, "data");
   }
 
+  /** Its other processes are children of this one. */
+  get pid(): number {
+    return this.#process!.pid;
+  }
+
   /** `host:port`. */
   get address(): string {
     return `127.0.0.1:${this.port}`;

@@ -6,10 +6,13 @@ import { BenchmarkRunner } from "../../bench/load/benchmark-runner.ts";
 import * as payload from "../../bench/load/payload.ts";
 import { COMPILER } from "../../bench/program.ts";
 import { Histogram } from "../../bench/report/histogram.ts";
+import type { ClusterResult } from "../../bench/cluster/result.ts";
+import { nameOf } from "../../bench/cluster/work.ts";
 import { isInstalled } from "../../bench/peers/peer.ts";
 import { PEERS } from "../../bench/peers/peers.ts";
 import { readResult } from "../../bench/report/result.ts";
 import { SCENARIOS, SCENARIO_NAMES } from "../../bench/load/scenario.ts";
+import { POSTGRES } from "../support/engines.ts";
 import { ServerProcess, run } from "../support/process.ts";
 import { PASSWORD, WireServer } from "../support/wire.ts";
 
@@ -188,6 +191,9 @@ describe("the benchmark programs", () => {
     ["bench/load", ["--wat"], /--help lists the options/],
     ["bench/peers", ["--peers", "nobody"], /--peers knows no "nobody"/],
     ["bench/peers", ["--works", "none"], /--works knows no "none"/],
+    ["bench/cluster", ["--engines", "redis"], /--engines knows no "redis"/],
+    ["bench/cluster", ["--shards", "2,17"], /--shards takes numbers from 1 to 16, not "2,17"/],
+    ["bench/cluster", ["--window", "17"], /--clients times --window is more than 4096/],
     ["test/system/hostile", ["--attacks", "kindness"], /--attacks knows no "kindness"/],
     ["test/system/hostile", ["--rounds", "0"], /--rounds takes a whole number from 1 to 1000/],
     ["bench/micro", ["--filter", "nothing like that"], /matches no part/],
@@ -203,14 +209,18 @@ describe("the benchmark programs", () => {
     },
   );
 
-  test.concurrent.each(["bench/load", "bench/peers", "test/system/hostile", "bench/micro", "bench/report"])(
-    "%s --help prints its usage",
-    async (program) => {
-      const { out, err, code } = await run(...programOf(program), "--help");
-      expect(out).toMatch(/^Usage: \S+ (run bench|src\/main\.ts bench )/);
-      expect({ err, code }).toEqual({ err: "", code: 0 });
-    },
-  );
+  test.concurrent.each([
+    "bench/load",
+    "bench/peers",
+    "bench/cluster",
+    "test/system/hostile",
+    "bench/micro",
+    "bench/report",
+  ])("%s --help prints its usage", async (program) => {
+    const { out, err, code } = await run(...programOf(program), "--help");
+    expect(out).toMatch(/^Usage: \S+ (run bench|src\/main\.ts bench )/);
+    expect({ err, code }).toEqual({ err: "", code: 0 });
+  });
 });
 
 describe("the runner of the benchmarks", () => {
@@ -261,12 +271,15 @@ describe("the runner of the benchmarks", () => {
     async (generator) => {
       if (isSkipped(generator)) return;
       const server = carelessServer();
-      const { lost, twice, disordered, faults, sent, latency } = await runner.swarm(
+      const { lost, twice, disordered, faults, sent, latency, reply } = await runner.swarm(
         {
           generator,
           protocol: "heartline",
           host: "127.0.0.1",
-          port: server.port,
+          // The native one can have a port for each user, and sleep.
+          ...(generator === "native"
+            ? { port: 1, ports: [server.port, server.port], sharesCores: true }
+            : { port: server.port }),
           pid: null,
           loginsAtOnce: 2,
           users: runner.users.slice(0, 2),
@@ -291,6 +304,8 @@ describe("the runner of the benchmarks", () => {
       highest.record(Math.round(10 * latency.max));
       expect(latency.buckets.at(-1)![0]).toBe(highest.buckets[0]![0]);
       expect(latency.p50).toBeGreaterThanOrEqual(1000 * HELD_MS);
+      // The reply to a message is sent before the message.
+      if (generator === "native") expect(reply!.count).toBeGreaterThan(latency.count / 2);
     },
     LIMIT_MS,
   );
@@ -344,6 +359,38 @@ test(
     expect(pictures).toContain("users.svg");
     if (peers.includes("baseline")) expect(pictures).toContain("throughput.svg");
     expect(existsSync(join(folder, "page/memory.svg"))).toBe(false);
+  },
+  3 * LIMIT_MS,
+);
+
+test.skipIf(!POSTGRES.isInstalled)(
+  "bench:cluster measures clusters in alternation with one server, and prints the bound",
+  async () => {
+    if (isSkipped("native")) return;
+    const short = "--rounds 1 --seconds 0.5 --warmup 0.1 --clients 8 --window 4".split(" ");
+    const works = "--engines postgres --shards 2 --traffic cross --via gateway".split(" ");
+    const file = join(folder, "cluster.json");
+    const { out, err, code } = await run("bench/cluster/main.ts", ...works, ...short, "--json", file);
+    if (code !== 0) throw new Error(`${out}${err}`);
+    for (const name of ["embedded", "2 shards, cross, gateway"])
+      expect(out).toMatch(new RegExp(`^  ${name} +[\\d,]+ \\[`, "m"));
+    expect(out).toMatch(/^ {2}raw append, one at a time, \d+ bytes: p50 [\d.]+ /m);
+    expect(out).toMatch(
+      /^ {2}ok at most 4 appends: 2 shards, cross, gateway: ([\d.]+ \[.*holds|.*NOT HOLD|not measured)$/im,
+    );
+    expect(out).toContain("\nlost 0, twice 0, out of order 0\n");
+    const { runs } = JSON.parse(readFileSync(file, "utf8")) as ClusterResult;
+    expect(runs.map(({ work, load }) => `${nameOf(work)} ${load}`)).toEqual(
+      ["embedded", "2 shards, cross, gateway"].flatMap((name) => [`${name} closed`, `${name} open`]),
+    );
+    for (const { figures, engine } of runs) {
+      expect(figures.cost.server).toBeGreaterThan(0);
+      expect(figures.cost.engine > 0).toBe(engine !== null);
+    }
+    for (const { figures } of runs.filter(({ load }) => load === "closed")) {
+      expect(figures.ok.count).toBeGreaterThan(0);
+      expect(figures.cost.logBytes).toBeGreaterThan(64);
+    }
   },
   3 * LIMIT_MS,
 );
