@@ -10,6 +10,8 @@ export interface ClusterServerChoices {
   data?: string;
   variables?: Record<string, string>;
   options?: string[];
+  /** That of `--cluster-listen`; 0, the default, is any free one. */
+  clusterPort?: number;
 }
 
 /** A server of the cluster, and what it says of itself. */
@@ -18,14 +20,17 @@ export class ClusterServer {
   readonly #http = freePort();
   port = 0;
 
-  constructor(url: string, { credentials, copies, data, variables = {}, options = [] }: ClusterServerChoices) {
+  constructor(
+    url: string,
+    { credentials, copies, data, variables = {}, options = [], clusterPort = 0 }: ClusterServerChoices,
+  ) {
     const environment = {
       ...variables,
       TMPDIR: copies,
       HEARTLINE_CLUSTER: url,
       HEARTLINE_OUTBOX_SIZE: String(64 << 20),
     };
-    const ports = ["--port", "0", "--cluster-listen", "127.0.0.1:0", "--http", String(this.#http)];
+    const ports = ["--port", "0", "--cluster-listen", `127.0.0.1:${clusterPort}`, "--http", String(this.#http)];
     const folder = data === undefined ? [] : ["--data", data];
     const all = ["--host", "127.0.0.1", "--credentials", credentials, ...ports, ...folder, ...options];
     this.process = new ServerProcess({ sockets: [], environment }, ...all);
