@@ -12,7 +12,7 @@ import { ServerProcess } from "../support/process.ts";
 import { ShardClient, UNKNOWN } from "../support/shard-client.ts";
 import { type Gate, type SocketWire, StoppableCluster, type StoppableServer, until } from "./stoppable-cluster.ts";
 
-const LIMIT_MS = 120_000;
+const LIMIT_MS = 240_000;
 const SHARDS = 2;
 /** The shard of alice, who sends; that of bob and carol, who receive. Carol has blocked alice. */
 const P = 1;

@@ -31,7 +31,7 @@ export async function until(what: string, is: () => boolean | Promise<boolean>):
   const sinceMs = performance.now();
   while (!(await is())) {
     if (performance.now() - sinceMs > LIMIT_MS) throw new Error(`after ${LIMIT_MS / 1000} s still not true: ${what}`);
-    await Bun.sleep(5);
+    await Bun.sleep(20);
   }
 }
 
@@ -106,14 +106,20 @@ export class Gate {
   }
 }
 
+/** So many processes start at a time: a start takes a third of a second of one core. */
+const STARTS_MAX = 4;
+const starts: Promise<unknown>[] = Array.from({ length: STARTS_MAX }, () => Promise.resolve());
+
 /** One process, and the proxies around it. */
 export class StoppableServer {
   /** Its connections to the engine. */
   readonly engine: Gate;
   /** The connections of other servers to it: the links of other shards. */
   readonly links: Gate;
-  readonly server: ClusterServer;
-  readonly ready: Promise<unknown>;
+  /** Resolves when it is a spare, or more. */
+  readonly ready: Promise<void>;
+  #server: ClusterServer | null = null;
+  #isStopped = false;
 
   constructor(url: string, choices: ClusterServerChoices) {
     const proxied = new URL(url);
@@ -121,9 +127,20 @@ export class StoppableServer {
     proxied.port = String(this.engine.port);
     const clusterPort = freePort();
     this.links = new Gate(clusterPort, clusterPort, PROXIES);
-    this.server = new ClusterServer(proxied.href, { ...choices, clusterPort });
-    this.ready = this.server.start();
-    this.ready.catch(() => {}); // Who waits for it gets the error.
+    this.ready = starts.shift()!.then(() => this.#start(proxied.href, { ...choices, clusterPort }));
+    starts.push(this.ready.catch(() => {}));
+  }
+
+  async #start(url: string, choices: ClusterServerChoices): Promise<void> {
+    if (this.#isStopped) return;
+    this.#server = new ClusterServer(url, choices);
+    await this.#server.start();
+    await this.process.logs(/"event":"spare"/);
+  }
+
+  /** After `ready`. */
+  get server(): ClusterServer {
+    return this.#server!;
   }
 
   get address(): string {
@@ -140,11 +157,13 @@ export class StoppableServer {
 
   /** Lines of the log that an operator must see, without those about an engine that is away. */
   get errors(): string[] {
-    return this.process.stderr.split("\n").filter((line) => /"level":[56]0/.test(line) && !/"engine_away"/.test(line));
+    const { stderr } = this.process;
+    return stderr.split("\n").filter((line) => /"level":[56]0/.test(line) && !/"engine_away"/.test(line));
   }
 
   stop(): void {
-    this.kill("SIGKILL");
+    this.#isStopped = true;
+    this.#server?.process.kill("SIGKILL");
     this.engine.stop();
     this.links.stop();
   }
@@ -237,10 +256,7 @@ export class StoppableCluster implements ShardServers<StoppableServer> {
       for (const [shard, owner] of owners) if (owner !== undefined) this.nodes[shard] = owner;
       return owners.every(([, owner]) => owner !== undefined);
     });
-    for (const { ready, process } of this.nodes) {
-      await ready;
-      await process.logs(/"event":"claimed"/);
-    }
+    for (const { process } of this.nodes) await process.logs(/"event":"claimed"/);
   }
 
   /** Those are no owners and no spares from now on; as many others start. */
@@ -251,10 +267,7 @@ export class StoppableCluster implements ShardServers<StoppableServer> {
 
   /** The spares run. */
   async ready(): Promise<void> {
-    for (const { ready, process } of this.#running) {
-      await ready;
-      await process.logs(/"event":"spare"/);
-    }
+    for (const { ready } of this.#running) await ready;
   }
 
   /** kill -9: what is on the way from or to these servers is lost. Everything else goes on. */
@@ -307,7 +320,7 @@ export class StoppableCluster implements ShardServers<StoppableServer> {
   }
 
   get errors(): string[] {
-    return [...this.#running].flatMap(({ errors }) => errors);
+    return this.nodes.flatMap(({ errors }) => errors);
   }
 
   async stop(): Promise<void> {
