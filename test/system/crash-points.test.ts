@@ -107,16 +107,18 @@ class Row {
     return client.requests.at(-1)!.reply!;
   }
 
+  /** Sends a request, and again while there is no link: then the reply is `busy`, and nothing of it is stored. */
   async ask(client: Client, line: string): Promise<string> {
-    client.send(line);
-    return this.reply(client);
+    let reply = "err busy";
+    while (reply.startsWith("err busy")) {
+      client.send(line);
+      reply = await this.reply(client);
+    }
+    return reply;
   }
 
-  /** Sends a message to bob again while the reply is `busy`: then nothing of it is stored. */
   async message(word: string): Promise<void> {
-    let reply = "err busy";
-    while (reply.startsWith("err busy")) reply = await this.ask(this.alice, this.text(`message bob ${word}`));
-    expect(reply).toMatch(ACCEPTED);
+    expect(await this.ask(this.alice, this.text(`message bob ${word}`))).toMatch(ACCEPTED);
   }
 
   async received(...words: string[]): Promise<void> {

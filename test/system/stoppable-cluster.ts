@@ -11,7 +11,7 @@ import type { ClientWire, ShardServers } from "../support/shard-client.ts";
 import { WireClient } from "../support/wire.ts";
 import { type Observer, Proxy } from "./chaos/fault-proxy.ts";
 
-const LIMIT_MS = 30_000;
+const LIMIT_MS = 60_000;
 const HELD_MS = 600_000;
 /** The servers listen at the first address, the proxies at the second one. */
 const [SERVERS, PROXIES] = ["127.0.0.1", "127.0.0.2"];
@@ -225,6 +225,7 @@ export class StoppableCluster implements ShardServers<StoppableServer> {
     await initLog(url, shards);
     await cluster.#sql.unsafe(PUBLISH_PROXIES);
     cluster.#add(shards + spares);
+    await cluster.ready();
     await cluster.claimed();
     return cluster;
   }
@@ -265,7 +266,7 @@ export class StoppableCluster implements ShardServers<StoppableServer> {
     this.#add(victims.length);
   }
 
-  /** The spares run. */
+  /** All of them run. */
   async ready(): Promise<void> {
     for (const { ready } of this.#running) await ready;
   }
