@@ -106,9 +106,23 @@ export class Gate {
   }
 }
 
-/** So many processes start at a time: a start takes a third of a second of one core. */
-const STARTS_MAX = 4;
-const starts: Promise<unknown>[] = Array.from({ length: STARTS_MAX }, () => Promise.resolve());
+/** Lets at most that many calls run at a time. */
+export function limited(max: number): <T>(act: () => Promise<T>) => Promise<T> {
+  const waiting: (() => void)[] = [];
+  let running = 0;
+  return async (act) => {
+    if (running++ >= max) await new Promise<void>((resolve) => void waiting.push(resolve));
+    try {
+      return await act();
+    } finally {
+      running--;
+      waiting.shift()?.();
+    }
+  };
+}
+
+/** A start takes a third of a second of one core. */
+const start = limited(4);
 
 /** One process, and the proxies around it. */
 export class StoppableServer {
@@ -127,8 +141,8 @@ export class StoppableServer {
     proxied.port = String(this.engine.port);
     const clusterPort = freePort();
     this.links = new Gate(clusterPort, clusterPort, PROXIES);
-    this.ready = starts.shift()!.then(() => this.#start(proxied.href, { ...choices, clusterPort }));
-    starts.push(this.ready.catch(() => {}));
+    this.ready = start(() => this.#start(proxied.href, { ...choices, clusterPort }));
+    this.ready.catch(() => {}); // Who waits for it gets the error.
   }
 
   async #start(url: string, choices: ClusterServerChoices): Promise<void> {
