@@ -111,6 +111,7 @@ export class Chat {
     const number = kind === "plain" ? 0 : store.newNumber();
     const outbox = new Outbox(turn, kind === "plain", this.outboxMemory);
     const session = new Session(account, number, this.#newToken(), kind, outbox, wheel.nowMs, this.unixMs);
+    session.askedMs = wheel.nowMs - peer.waitedMs;
     session.address = peer.address;
     session.listenPort = options.listenPort;
     wheel.schedule(session.timer, this.#idle, this.idleTimeoutMs);

@@ -1,13 +1,15 @@
 /**
  * Private chats between users of different shards. The question and the ticket are those of `Introductions`, at the
- * shard of the asked user, where the asker is a `DistantAsker`. The asker's shard has a `Question`, so that both sides
- * end when a link between the shards is lost. Lines on links, besides the forwarded `getaddress`:
+ * shard of the asked user, where the asker is a `DistantAsker`. The asker's shard has an `AskingSession`, so that both
+ * sides end when their link is lost. It is the one that carries the `getaddress` and its outcome, in order with these
+ * lines:
  *
  *     tell <number> <line>      from the asked user's shard: an event for the asker's session of that number
- *     gone <number>             from the asker's shard: that session has ended
+ *     gone <number>             from the asker's shard: that session has ended, or the shard has ended what it asked
  */
 import { encode, startsWith } from "../protocol/ascii.ts";
 import { type ErrorCode, OK_ASKED, type Replies } from "../protocol/reply.ts";
+import type { Outbox } from "../stream/outbox.ts";
 import type { Chat } from "./chat.ts";
 import { forward } from "./forward.ts";
 import type { Party } from "./introductions.ts";
@@ -17,6 +19,9 @@ const DENIED = encode("denied ");
 /** Stands for a missing key in a forwarded `getaddress`. */
 const NO_KEY = "-";
 
+/** What is sent to another shard on this shard's link to it. */
+export type LinkOutbox = Pick<Outbox, "appendLine">;
+
 /** A session of another shard whose user asks for an address. */
 class DistantAsker implements Party {
   readonly account: Account;
@@ -25,37 +30,32 @@ class DistantAsker implements Party {
   ended = false;
   readonly outbox: Party["outbox"];
 
-  constructor(account: Account, address: string, number: number) {
+  constructor(account: Account, address: string, number: number, link: LinkOutbox) {
     this.account = account;
     this.address = address;
     const head = encode(`tell ${number} `);
-    const { neighbour } = account;
-    this.outbox = { append: (line) => void neighbour!.session?.outbox.appendLine(head, line, 0, line.length - 1) };
+    this.outbox = { append: (line) => link.appendLine(head, line, 0, line.length - 1) };
   }
 }
 
-/** A question of a session of this shard to a user of another one, or the ticket that it got. */
-interface Question {
-  asked: Account;
-  /** Its `getaddress` was answered with `ok`. Until then events wait in `held`. */
-  isAccepted: boolean;
-  held: Uint8Array[];
-}
-
-/** A session of this shard that has asked users of others. */
+/** A session of this shard, and what it asks users of another one. */
 interface AskingSession {
-  number: number;
-  questions: Map<Account, Question>;
-  /** The shards that know its number. */
-  shards: Set<Neighbour>;
+  readonly session: Session;
+  readonly neighbour: Neighbour;
+  readonly number: number;
+  /** By the asked user: how many are open there, a question and a ticket. As many events `denied` are to come. */
+  readonly open: Map<Account, number>;
+  /** The session has ended, or the link of the other shard was lost: all that it asked has ended here. */
+  isOver: boolean;
 }
 
 export class DistantQuestions {
   readonly #chat: Chat;
-  readonly #askers = new Map<Session, AskingSession>();
-  readonly #byNumber = new Map<number, Session>();
-  /** By shard, then by the number that the shard gave. */
-  readonly #distant = new Map<Neighbour, Map<number, DistantAsker>>();
+  readonly #askers = new Map<number, AskingSession>();
+  /** By session, then by the other shard. */
+  readonly #ofSession = new Map<Session, Map<Neighbour, AskingSession>>();
+  /** By shard: this shard's link to it, and its askers by the number that it gave. */
+  readonly #links = new Map<Neighbour, { outbox: LinkOutbox; askers: Map<number, DistantAsker> }>();
 
   constructor(chat: Chat) {
     this.#chat = chat;
@@ -63,96 +63,112 @@ export class DistantQuestions {
 
   /** The request `getaddress` for a user of another shard. */
   ask(session: Session, asked: Account, key: string, out: Replies): void {
-    const { neighbour } = asked;
-    const asker = this.#asker(session);
+    const neighbour = asked.neighbour!;
+    const asker = this.#asker(session, neighbour);
     const ip = session.address.replace(/%.*/, "");
     const line = encode(`getaddress ${asked.name} ${key === "" ? NO_KEY : key} ${asker.number} ${ip}`);
-    const slot = forward(this.#chat, session, neighbour!, out, line, 0, line.length);
+    const slot = forward(this.#chat, session, neighbour, out, line, 0, line.length);
     if (typeof slot === "string") return;
-    asker.shards.add(neighbour!);
-    const question = asker.questions.get(asked) ?? { asked, isAccepted: false, held: [] };
-    asker.questions.set(asked, question);
     slot.filled = (reply) => {
-      if (reply === OK_ASKED) question.isAccepted = true;
-      else if (!question.isAccepted) asker.questions.delete(asked);
-      // After a denial nothing more is said of it.
-      const isOpen = (): boolean => asker.questions.get(asked) === question;
-      for (const held of question.held.splice(0)) if (isOpen()) this.#pass(session, question, held);
+      if (reply !== OK_ASKED) return;
+      asker.open.set(asked, openOf(asker, asked) + 1);
+      if (!asker.isOver) return;
+      this.#deny(asker);
+      sayGone(neighbour, asker.number);
     };
   }
 
-  #asker(session: Session): AskingSession {
-    let asker = this.#askers.get(session);
+  #asker(session: Session, neighbour: Neighbour): AskingSession {
+    let ofSession = this.#ofSession.get(session);
+    if (ofSession === undefined) this.#ofSession.set(session, (ofSession = new Map()));
+    let asker = ofSession.get(neighbour);
     if (asker === undefined) {
-      asker = { number: this.#chat.store.newNumber(), questions: new Map(), shards: new Set() };
-      this.#askers.set(session, asker);
-      this.#byNumber.set(asker.number, session);
+      const number = this.#chat.store.newNumber();
+      asker = { session, neighbour, number, open: new Map(), isOver: false };
+      ofSession.set(neighbour, asker);
+      this.#askers.set(number, asker);
     }
     return asker;
   }
 
   /** The same request, forwarded by the asker's shard. Returns an error code, or null. */
   asked(by: Account, number: number, ip: string, asked: Account, key: string): ErrorCode | null {
-    const { neighbour } = by;
+    const link = this.#links.get(by.neighbour!);
     if (asked.session === null) return "offline";
     if (asked.session.listenPort === 0) return "not_listening";
-    if (neighbour?.session == null) return "busy"; // The answer could not be told.
-    const { introductions } = this.#chat;
-    let ofShard = this.#distant.get(neighbour);
-    if (ofShard === undefined) this.#distant.set(neighbour, (ofShard = new Map()));
-    const asker = ofShard.get(number) ?? new DistantAsker(by, ip, number);
-    ofShard.set(number, asker);
-    return introductions.ask(asker, asked.session, key === NO_KEY ? "" : key);
+    if (link === undefined) return "busy"; // The answer could not be told.
+    const asker = link.askers.get(number) ?? new DistantAsker(by, ip, number, link.outbox);
+    link.askers.set(number, asker);
+    return this.#chat.introductions.ask(asker, asked.session, key === NO_KEY ? "" : key);
   }
 
   /** `tell`: the line bytes[start..end) is an event for the session of that number. */
   told(from: Neighbour, number: number, bytes: Uint8Array, start: number, end: number): void {
-    const session = this.#byNumber.get(number);
-    if (session === undefined) return;
+    const asker = this.#askers.get(number);
+    // Its question was forwarded before it ended, or by an earlier run of this server, and arrived later.
+    if (asker?.neighbour !== from) return sayGone(from, number);
     const line = Buffer.concat([bytes.subarray(start, end), encode("\n")]);
-    const name = line.toString("latin1").split(/[ \n]/, 2)[1]!;
-    const asked = this.#chat.accounts.named(name);
-    const question = asked === undefined ? undefined : this.#askers.get(session)!.questions.get(asked);
-    if (question?.asked.neighbour === from) this.#tell(session, question, line);
-  }
-
-  /** An event must not come before the reply to the question. */
-  #tell(session: Session, question: Question, line: Uint8Array): void {
-    if (question.isAccepted) this.#pass(session, question, line);
-    else question.held.push(line);
-  }
-
-  #pass(session: Session, { asked }: Question, line: Uint8Array): void {
-    if (startsWith(line, 0, line.length, DENIED)) this.#askers.get(session)?.questions.delete(asked);
-    session.outbox.append(line);
+    const asked = this.#chat.accounts.named(line.toString("latin1").split(/[ \n]/, 2)[1]!);
+    if (asked === undefined || openOf(asker, asked) === 0) return;
+    // After a yes the question is a ticket, which replaces an earlier one.
+    asker.open.set(asked, startsWith(line, 0, line.length, DENIED) ? openOf(asker, asked) - 1 : 1);
+    asker.session.outbox.append(line);
   }
 
   /** A session of this shard has ended. */
   ended(session: Session): void {
-    const asker = this.#askers.get(session);
-    if (asker === undefined) return;
-    this.#askers.delete(session);
-    this.#byNumber.delete(asker.number);
-    for (const { session: link } of asker.shards) link?.outbox.append(encode(`gone ${asker.number}\n`));
+    for (const asker of this.#ofSession.get(session)?.values() ?? []) this.#end(asker);
   }
 
-  /** `gone`: the session of that number has ended. */
+  /** What it has asked ends here, and at the other shard. */
+  #end(asker: AskingSession): void {
+    const { session, neighbour, number } = asker;
+    asker.isOver = true;
+    this.#askers.delete(number);
+    const ofSession = this.#ofSession.get(session)!;
+    ofSession.delete(neighbour);
+    if (ofSession.size === 0) this.#ofSession.delete(session);
+    this.#deny(asker);
+    sayGone(neighbour, number);
+  }
+
+  #deny({ session, open }: AskingSession): void {
+    for (const [asked, count] of open)
+      for (let i = 0; i < count && !session.ended; i++) session.outbox.append(encode(`denied ${asked.name}\n`));
+    open.clear();
+  }
+
+  /** `gone`: all that the session of that number has asked ends. */
   gone(from: Neighbour, number: number): void {
-    const asker = this.#distant.get(from)?.get(number);
+    const askers = this.#links.get(from)?.askers;
+    const asker = askers?.get(number);
     if (asker === undefined) return;
-    this.#distant.get(from)!.delete(number);
+    askers!.delete(number);
     asker.ended = true;
     this.#chat.introductions.end(asker);
   }
 
-  /** A link to that shard or from it is lost: the other side ends its part too. */
-  linkLost(neighbour: Neighbour): void {
-    for (const number of [...(this.#distant.get(neighbour)?.keys() ?? [])]) this.gone(neighbour, number);
-    for (const [session, { questions }] of this.#askers) {
-      for (const question of [...questions.values()]) {
-        const { asked } = question;
-        if (asked.neighbour === neighbour) this.#tell(session, question, encode(`denied ${asked.name}\n`));
-      }
-    }
+  /** The link of that shard is lost: what was asked ends. What is asked again has another number. */
+  linkEnded(neighbour: Neighbour): void {
+    for (const asker of [...this.#askers.values()]) if (asker.neighbour === neighbour) this.#end(asker);
   }
+
+  /** This shard's link to that one has begun. */
+  linkUp(neighbour: Neighbour, outbox: LinkOutbox): void {
+    this.#links.set(neighbour, { outbox, askers: new Map() });
+  }
+
+  /** It is lost: the other shard ends its part too, and asks nothing on the next link before it has. */
+  linkLost(neighbour: Neighbour): void {
+    for (const number of [...(this.#links.get(neighbour)?.askers.keys() ?? [])]) this.gone(neighbour, number);
+    this.#links.delete(neighbour);
+  }
+}
+
+function openOf({ open }: AskingSession, asked: Account): number {
+  return open.get(asked) ?? 0;
+}
+
+function sayGone({ session: link }: Neighbour, number: number): void {
+  link?.outbox.append(encode(`gone ${number}\n`));
 }

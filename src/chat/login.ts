@@ -66,7 +66,8 @@ function refuseAtEnd(chat: Chat, peer: Peer, account: Account | null): void {
  * paused.
  *
  * Exits: locked out, too many hashes wait, hung up before the verdict, wrong password, user removed, banned or
- * with another password meanwhile, hung up or server stopping before the session, store refuses, session, fault.
+ * with another password meanwhile, hung up or server stopping before the session, outdated, store refuses, session,
+ * fault.
  */
 class Login {
   readonly #chat: Chat;
@@ -131,9 +132,20 @@ class Login {
     chat.lockouts.right(record);
     if (this.#peer.isClosed) return;
     if (chat.isOver) return refuseAtEnd(chat, this.#peer, this.#account);
+    if (this.#isOutdated()) return this.#refuse("busy", "a newer session has begun meanwhile; try again");
     const isKnown = this.#options.resumable || this.#options.callbackPort > 0;
     if (isKnown && !chat.store.accepts(0)) this.#refuse("internal", chat.store.writeError!);
     else chat.login(this.#peer, this.#account, this.#password, this.#options);
+  }
+
+  /**
+   * It has waited at another server for the owner of the shard, and its client may be gone: a session that was asked
+   * for later is not replaced.
+   */
+  #isOutdated(): boolean {
+    const { waitedMs } = this.#peer;
+    const { session } = this.#account;
+    return waitedMs > 0 && session !== null && session.askedMs > this.#chat.wheel.nowMs - waitedMs;
   }
 
   #refuseWrong(record: LoginRecord): void {
@@ -177,6 +189,7 @@ class Login {
     }
     if (!this.#hasFailed) addresses.loginEnds(this.#peer.address, this.#peer.isWebSocket);
     lockouts.leave(record);
+    this.#peer.waitedMs = 0;
     this.#peer.resume();
   }
 }

@@ -5,18 +5,18 @@
  *     present [<user> ...]                 a part of that list; the empty one is its end
  *     joined <user>, left <user> <reason>
  *     broadcast <user> <text>
- *     tell <number> <line>, gone <number>  see distant-questions.ts
+ *     gone <number>                        see distant-questions.ts, also for `tell`, on the other shard's link
  */
 import { LINK_NAMES_MAX } from "../limits.ts";
 import { encode, equals, parseNumber, wordEnd } from "../protocol/ascii.ts";
 import { type ErrorCode, LEFT_REASONS, type LeftReason, type Replies } from "../protocol/reply.ts";
 import type { Chat } from "./chat.ts";
-import { DistantQuestions } from "./distant-questions.ts";
+import { DistantQuestions, type LinkOutbox } from "./distant-questions.ts";
 import { NeighbourPresence } from "./neighbour-presence.ts";
 import type { LinkObserver, Neighbours } from "./neighbours.ts";
 import type { Account, Neighbour, Session } from "./session.ts";
 
-const VERBS = ["present", "joined", "left", "broadcast", "tell", "gone"] as const;
+const VERBS = ["present", "joined", "left", "broadcast", "gone"] as const;
 const WORDS = VERBS.map((verb) => ({ verb, word: encode(verb) }));
 
 export class NeighbourEvents implements LinkObserver {
@@ -48,7 +48,15 @@ export class NeighbourEvents implements LinkObserver {
   }
 
   ended(neighbour: Neighbour): void {
-    this.#introductions.linkLost(neighbour);
+    this.#introductions.linkEnded(neighbour);
+  }
+
+  told(from: Neighbour, bytes: Uint8Array, start: number, end: number): boolean {
+    const numberEnd = wordEnd(bytes, start, end);
+    const number = parseNumber(bytes, start, numberEnd);
+    if (number < 0 || numberEnd + 1 >= end) return false;
+    this.#introductions.told(from, number, bytes, numberEnd + 1, end);
+    return true;
   }
 
   sessionEnded(session: Session): void {
@@ -64,8 +72,10 @@ export class NeighbourEvents implements LinkObserver {
   }
 
   /** The link to that shard has begun: the list follows. */
-  linkUp(shard: number): void {
-    this.#presence.get(this.#neighbours.all[shard]!)!.linkUp();
+  linkUp(shard: number, outbox: LinkOutbox): void {
+    const neighbour = this.#neighbours.all[shard]!;
+    this.#presence.get(neighbour)!.linkUp();
+    this.#introductions.linkUp(neighbour, outbox);
   }
 
   linkLost(shard: number): void {
@@ -82,11 +92,10 @@ export class NeighbourEvents implements LinkObserver {
     const verb = WORDS.find(({ word }) => equals(bytes, start, verbEnd, word))?.verb;
     const firstEnd = wordEnd(bytes, verbEnd + 1, end);
     const isWhole = verbEnd < end && firstEnd > verbEnd + 1;
-    if (verb === "tell" || verb === "gone") {
+    if (verb === "gone") {
       const number = isWhole ? parseNumber(bytes, verbEnd + 1, firstEnd) : -1;
-      if (number < 0 || (verb === "tell") !== firstEnd + 1 < end) return false;
-      if (verb === "gone") this.#introductions.gone(neighbour, number);
-      else this.#introductions.told(neighbour, number, bytes, firstEnd + 1, end);
+      if (number < 0 || firstEnd < end) return false;
+      this.#introductions.gone(neighbour, number);
       return true;
     }
     if (verb === "present") {

@@ -54,6 +54,8 @@ export interface LinkObserver {
   began(session: Session): void;
   /** It has ended. */
   ended(neighbour: Neighbour): void;
+  /** It has sent `tell`: the words after that are bytes[start..end). False when no neighbour sends them. */
+  told(from: Neighbour, bytes: Uint8Array, start: number, end: number): boolean;
   /** A session of a local user has ended. */
   sessionEnded(session: Session): void;
   /** The request `getaddress` for a user of another shard. */
@@ -64,6 +66,7 @@ export interface LinkObserver {
 
 const OUTCOME = encode("outcome");
 const ALIVE = encode("alive");
+const TELL = encode("tell");
 const WAITING = encode("waiting\n");
 const SENT = OK_SENT.subarray(0, -1);
 const STORED = OK_STORED.subarray(0, -1);
@@ -235,6 +238,8 @@ export class Neighbours {
     if (tooLong) isValid = false;
     else if (equals(bytes, start, verbEnd, OUTCOME)) isValid = this.#outcome(session, bytes, verbEnd + 1, end);
     else if (equals(bytes, start, verbEnd, ALIVE)) isValid = this.#alive(session, bytes, verbEnd + 1, end);
+    else if (equals(bytes, start, verbEnd, TELL))
+      isValid = this.observer?.told(this.#byAccount.get(account)!, bytes, verbEnd + 1, end) === true;
     if (isValid) return;
     this.#warn(`the link of shard ${account.name.slice(1)} is closed: it sent an invalid line`);
     this.#host.end(session, "flood");

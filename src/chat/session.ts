@@ -22,6 +22,8 @@ export interface Peer {
   readonly isWebSocket: boolean;
   /** The client is at another server of the cluster, which relays it to this one. */
   readonly isRelayed: boolean;
+  /** For how long its next login has waited there. */
+  waitedMs: number;
   /** `address` is the client's for this server too: not a loopback address of another machine. */
   readonly isCallable: boolean;
   session: Session | null;
@@ -254,6 +256,8 @@ export class Session {
   readonly overdue = new WheelTimer<Session>(this);
   /** Unix time of its login. */
   readonly beganUnixMs: number;
+  /** Wheel time at which the request for it reached the first server of the cluster. */
+  askedMs = 0;
   /** Address of its last connection, and the port on which the client accepts private chats; 0: none. */
   address = "";
   listenPort = 0;

@@ -194,6 +194,7 @@ interface ClusterView {
   /** The process that was asked. */
   node: { role: string; address: string; version: string; silent_ms: number; shard: number | null };
   shards: ShardRow[];
+  spares: SpareRow[];
 }
 
 interface ShardRow {
@@ -204,13 +205,21 @@ interface ShardRow {
   epoch: number;
   head: number;
   snapshot: number;
+  /** Records that are not in the snapshot. */
+  lag: number;
   /** Since the last sign of life of the owner, as the server that was asked sees it. */
+  silent_ms: number;
+}
+
+interface SpareRow {
+  address: string;
+  version: string;
   silent_ms: number;
 }
 
 function clusterOf(lines: readonly string[]): ClusterView {
   const node = { role: "", address: "", version: "", silent_ms: 0, shard: null };
-  const view: ClusterView = { engine: "", node, shards: [] };
+  const view: ClusterView = { engine: "", node, shards: [], spares: [] };
   const known = (word: string): string | null => (word === "-" ? null : word);
   const numberOrNull = (word: string): number | null => (word === "" || word === "-" ? null : Number(word));
   for (const line of lines) {
@@ -219,26 +228,50 @@ function clusterOf(lines: readonly string[]): ClusterView {
     else if (key === "node")
       view.node = { role: a, address: b, version: c, silent_ms: Number(d), shard: numberOrNull(e) };
     else if (key === "shard") {
-      const numbers = { epoch: Number(d), head: Number(e), snapshot: Number(f), silent_ms: Number(g) };
+      const [epoch = 0, head = 0, snapshot = 0, silent_ms = 0] = [d, e, f, g].map(Number);
+      const numbers = { epoch, head, snapshot, lag: Math.max(0, head - snapshot), silent_ms };
       view.shards.push({ shard: Number(a), owner: known(b), version: known(c), ...numbers });
-    }
+    } else if (key === "spare") view.spares.push({ address: a, version: b, silent_ms: Number(c) });
   }
   return view;
 }
 
-function clusterText({ engine, node, shards }: ClusterView): string {
+/** At most 80 columns wide with usual addresses and versions. What needs attention comes last. */
+function clusterText(view: ClusterView): string {
+  const { engine, node, shards, spares } = view;
   const seconds = (ms: number): string => `${(ms / 1000).toFixed(1)} s`;
-  const rows = shards.map(({ shard, owner, version, epoch, head, snapshot, silent_ms }) =>
-    [shard, owner ?? "nobody", version ?? "", epoch, head, snapshot, seconds(silent_ms)].map(String),
+  const owners = shards.map(({ shard, owner, version, epoch, head, lag, silent_ms }) =>
+    [shard, owner ?? "nobody", version ?? "", epoch, head, lag, seconds(silent_ms)].map(String),
   );
-  const { role, address, version, silent_ms, shard } = node;
+  const others = spares.map(({ address, version, silent_ms }) => [address, version, seconds(silent_ms)]);
+  const { role, address, silent_ms, shard } = node;
   const what = shard === null ? role : `${role} of shard ${shard}`;
-  const heard = role === "owner" ? "confirmed its last write" : "answered its last read";
+  const heard = role === "owner" ? "last write confirmed" : "last read answered";
   return [
-    ...table(["SHARD", "OWNER", "VERSION", "EPOCH", "HEAD", "SNAPSHOT", "SILENT"], rows),
-    `this server: ${what}, ${address}, version ${version}; the engine has ${heard} ${seconds(silent_ms)} ago`,
+    ...table(["SHARD", "OWNER", "VERSION", "EPOCH", "HEAD", "LAG", "SILENT"], owners),
+    ...(others.length === 0 ? ["no spares"] : table(["SPARE", "VERSION", "SILENT"], others)),
+    `this server: ${what}, ${address}; ${heard} ${seconds(silent_ms)} ago`,
     `engine: ${engine}`,
+    ...versionsOf(view),
   ].join("\n");
+}
+
+/** A warning while servers of several versions run. */
+function versionsOf({ shards, spares }: ClusterView): string[] {
+  const owners = shards.flatMap(({ version }) => (version === null ? [] : [version]));
+  const others = spares.map(({ version }) => version);
+  const versions = [...new Set([...owners, ...others])];
+  if (versions.length < 2) return [];
+  const described = versions
+    .sort((a, b) => a.localeCompare(b, "en", { numeric: true }))
+    .map((version) => {
+      const parts = Object.entries({ owner: owners, spare: others }).flatMap(([what, all]) => {
+        const { length } = all.filter((each) => each === version);
+        return length === 0 ? [] : [count(length, what)];
+      });
+      return `${version} (${parts.join(", ")})`;
+    });
+  return [`warning: versions differ: ${described.join(", ")}`];
 }
 
 /** `<name> <value>`; a label in the name may have spaces. */

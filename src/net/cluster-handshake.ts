@@ -4,13 +4,15 @@
  *
  *     relay 1 <nonce> <shard>                     from a gateway, for a client of that shard; 1 is the version
  *     admin 1 <nonce> <shard>                     or from a server whose operator gives a command about that shard
+ *     spare 1 <nonce> <shard>                     or from a spare, which says that it is there
  *     link 1 <nonce> <shard> <epoch>              or from the owner of another shard, which names its own
  *     owner <shard> <epoch> <nonce> <proof>       from the owner of the shard, or `refused <words>` and a close
  *     proof <proof>                               from the server that connects
  *
  * After the proof a gateway sends a PROXY header and the client's line (relay.ts), a server with an operator the
- * command (shard-admin.ts), and the owner of another shard `heard <n>` (neighbour-link.ts). A proof is an HMAC over the
- * side that says it and all words before it, so it cannot be used again.
+ * command (shard-admin.ts), a spare its address (spares.ts), and the owner of another shard `heard <n>`
+ * (neighbour-link.ts). A proof is an HMAC over the side that says it and all words before it, so it cannot be used
+ * again.
  */
 import { createHmac, randomBytes, timingSafeEqual } from "node:crypto";
 import type { LineReader } from "../protocol/line-reader.ts";
@@ -18,6 +20,10 @@ import type { LineReader } from "../protocol/line-reader.ts";
 /** The version of these lines and of what follows. */
 export const CLUSTER_PORT_VERSION = 1;
 const NONCE_BYTES = 16;
+
+/** What another server may want of the owner of a shard; that of the owner of another shard is a link. */
+export const PURPOSES = ["relay", "admin", "spare"] as const;
+export type Purpose = (typeof PURPOSES)[number];
 
 /** The owner of a shard: the record with which it claimed the shard is its epoch. */
 export interface ShardOwner {
@@ -35,8 +41,8 @@ export function newNonce(): string {
   return randomBytes(NONCE_BYTES).toString("base64url");
 }
 
-/** The first line for a client of that shard, or for a command about it. */
-export function firstLine(kind: "relay" | "admin", nonce: string, shard: number): string {
+/** The first line for that purpose, to the owner of that shard. */
+export function firstLine(kind: Purpose, nonce: string, shard: number): string {
   return `${kind} ${CLUSTER_PORT_VERSION} ${nonce} ${shard}`;
 }
 

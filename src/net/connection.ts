@@ -52,6 +52,7 @@ export class Connection implements SocketEvents, Peer, Sink {
   readonly #isCounted: boolean;
   readonly isRelayed: boolean;
   readonly isCallable: boolean;
+  waitedMs = 0;
 
   /** `address`: of the client, which a proxy or another server may have named. */
   constructor(

@@ -5,6 +5,7 @@
  *
  *     message <from> <n> <previous n> <request>         or `stored <from> <ms> <n> <previous n> <request>`
  *     outcome <n> <reply>                               answered `ok`
+ *     tell <number> <line>                              see distant-questions.ts
  *     alive <received>                                  answered `ok <received>`
  *
  * It never waits for the neighbour: forwards are read while outcomes are unsent, since two shards could otherwise wait
@@ -26,8 +27,8 @@ import type { Transport } from "./transport.ts";
 
 /** Receives the other lines of neighbours. */
 export interface NeighbourReceiver {
-  /** A link to that shard has begun: the list of its online users follows. */
-  linkUp(shard: number): void;
+  /** A link to that shard has begun: the list of its online users follows. `outbox` is for that shard. */
+  linkUp(shard: number, outbox: Pick<Outbox, "appendLine">): void;
   linkLost(shard: number): void;
   /** False: this is no line that a neighbour sends. */
   receive(shard: number, bytes: Uint8Array, start: number, end: number): boolean;
@@ -224,7 +225,7 @@ export class NeighbourLink implements LinkEvents, Sink {
     const heard = requests.heard(shard);
     this.#of.up(this);
     if (!requests.answered(shard, number)) this.#of.lostRequests(heard, number);
-    others.linkUp(shard);
+    others.linkUp(shard, this.#outbox);
     // The neighbour may not have them. Nothing is acknowledged until it has.
     for (const [kept, outcome] of requests.kept(shard)) this.#sendOutcome(0, kept, outcome);
   }

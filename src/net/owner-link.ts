@@ -1,13 +1,13 @@
 /**
- * One connection to the owner of a shard, of a gateway for one client or of the owner of another shard: dialing and the
- * handshake. What happens with its bytes from then on is in relay.ts and neighbour-link.ts.
+ * One connection of another server to the owner of a shard: dialing and the handshake. What happens with its bytes from
+ * then on is in relay.ts, neighbour-link.ts, spare-links.ts and shard-admin.ts.
  */
 import type { Socket } from "bun";
 import { CLUSTER_LINE_BYTES_MAX } from "../limits.ts";
 import { LineReader } from "../protocol/line-reader.ts";
 import { isLoopback } from "../runtime/host.ts";
-import { type ShardOwner, isNonce, isProof, linkLine, newNonce, numberOf, proofOf } from "./cluster-handshake.ts";
-import { firstLine, wordsOf } from "./cluster-handshake.ts";
+import { type Purpose, type ShardOwner, isNonce, isProof, linkLine, newNonce, numberOf } from "./cluster-handshake.ts";
+import { firstLine, proofOf, wordsOf } from "./cluster-handshake.ts";
 import { TcpTransport } from "./tcp-transport.ts";
 import type { SocketEvents, Transport } from "./transport.ts";
 
@@ -105,7 +105,7 @@ export interface OwnerLinkOptions {
   secret: Uint8Array;
   dial: DialOwner;
   /** The owner of another shard, or what another server wants. */
-  self: ShardOwner | "relay" | "admin";
+  self: ShardOwner | Purpose;
 }
 
 export class OwnerLink implements DialEvents {

@@ -15,8 +15,13 @@ const ADDRESS_BYTES: Record<number, number> = { [TCP_OVER_IPV4]: 12, [TCP_OVER_I
 const TLV_SSL = 0x20;
 const CLIENT_SSL = 0x01;
 
-/** Of this project (0xe0 to 0xef are free for that): between servers, the client came over WebSocket. No value. */
+/**
+ * Of this project (0xe0 to 0xef are free for that), between servers: the client came over WebSocket, without a value;
+ * and for how many milliseconds its request has waited for this server, in four bytes.
+ */
 const TLV_WEBSOCKET = 0xe0;
+const TLV_WAITED = 0xe1;
+const WAITED_BYTES = 4;
 
 /** A parsed header. */
 export interface ProxyHeader {
@@ -28,6 +33,8 @@ export interface ProxyHeader {
   isEncrypted: boolean;
   /** The client uses WebSocket. Only another server of the cluster is asked for it. */
   isWebSocket: boolean;
+  /** For how long the client's first request has waited at that server. */
+  waitedMs: number;
 }
 
 /** Whether these bytes can be the beginning of a header. No other protocol of this server begins like it. */
@@ -47,16 +54,20 @@ export function parseProxyHeader(bytes: Buffer): ProxyHeader | null {
   if (end > PROXY_HEADER_BYTES_MAX) throw new Error("a PROXY header that is too long");
   if (bytes.length < end) return null;
   const addressBytes = command === PROXY ? ADDRESS_BYTES[family] : undefined;
-  if (addressBytes === undefined) return { bytes: end, address: null, isEncrypted: false, isWebSocket: false };
+  if (addressBytes === undefined)
+    return { bytes: end, address: null, isEncrypted: false, isWebSocket: false, waitedMs: 0 };
   const address = (family === TCP_OVER_IPV4 ? ipv4 : ipv6)(bytes, HEAD_BYTES, end);
   const fields = HEAD_BYTES + addressBytes;
   const ssl = findField(bytes, fields, end, TLV_SSL);
   const isEncrypted = ssl > 0 && ssl < end && (bytes[ssl]! & CLIENT_SSL) !== 0;
-  return { bytes: end, address, isEncrypted, isWebSocket: findField(bytes, fields, end, TLV_WEBSOCKET) > 0 };
+  const isWebSocket = findField(bytes, fields, end, TLV_WEBSOCKET) > 0;
+  const waited = findField(bytes, fields, end, TLV_WAITED);
+  const waitedMs = waited > 0 && waited + WAITED_BYTES <= end ? bytes.readUInt32BE(waited) : 0;
+  return { bytes: end, address, isEncrypted, isWebSocket, waitedMs };
 }
 
 /** A header that names a client. The zone of a link-local address is left out: it has no meaning elsewhere. */
-export function formatProxyHeader(address: string, isEncrypted: boolean, isWebSocket = false): Buffer {
+export function formatProxyHeader(address: string, isEncrypted: boolean, isWebSocket = false, waitedMs = 0): Buffer {
   const from = address.includes(".") ? address.split(".").map(Number) : ipv6Bytes(address.split("%")[0]!);
   const family = from.length === 4 ? TCP_OVER_IPV4 : TCP_OVER_IPV6;
   const addresses = Buffer.alloc(ADDRESS_BYTES[family]!);
@@ -65,12 +76,15 @@ export function formatProxyHeader(address: string, isEncrypted: boolean, isWebSo
     ...(isEncrypted ? [TLV_SSL, 0, 5, CLIENT_SSL, 0, 0, 0, 0] : []),
     ...(isWebSocket ? [TLV_WEBSOCKET, 0, 0] : []),
   ];
-  const length = addresses.length + fields.length;
+  const waited = Buffer.from([TLV_WAITED, 0, WAITED_BYTES, 0, 0, 0, 0]);
+  waited.writeUInt32BE(Math.round(waitedMs), waited.length - WAITED_BYTES);
+  const length = addresses.length + fields.length + waited.length;
   return Buffer.concat([
     SIGNATURE,
     Buffer.from([PROXY, family, length >> 8, length & 255]),
     addresses,
     Buffer.from(fields),
+    waited,
   ]);
 }
 

@@ -71,6 +71,8 @@ export class Relay implements LinkEvents {
   /** The shards that may have the session, the present one first: each but the last one may not know the token. */
   readonly #shards: number[];
   #state: RelayState = "waiting";
+  /** Wheel time at which the line came. */
+  readonly #sinceMs: number;
   #failure: RelayRefusal = "no_owner";
   #link: OwnerLink | null = null;
   /** Of the owner that the line was sent to. */
@@ -93,12 +95,17 @@ export class Relay implements LinkEvents {
     this.#verb = verb;
     this.#line = line;
     this.#shards = [...shards];
+    this.#sinceMs = relays.wheel.nowMs;
     relays.all.add(this);
     relays.wheel.schedule(this.#timer, relays.late, RELAY_WAIT_MS);
   }
 
   get shard(): number {
     return this.#shards[0]!;
+  }
+
+  get #waitedMs(): number {
+    return this.#relays.wheel.nowMs - this.#sinceMs;
   }
 
   /** Connects to the owner, unless that is under way. */
@@ -131,6 +138,7 @@ export class Relay implements LinkEvents {
     if (this.#state !== "waiting") return [];
     this.#link?.hangUp();
     this.#leave();
+    this.connection.waitedMs = this.#waitedMs;
     return [[this.connection, this.#line]];
   }
 
@@ -155,7 +163,7 @@ export class Relay implements LinkEvents {
     this.#toOwner = transport;
     this.#up.to = transport;
     const { address, isEncrypted, isWebSocket } = this.connection;
-    const header = formatProxyHeader(address, isEncrypted, isWebSocket);
+    const header = formatProxyHeader(address, isEncrypted, isWebSocket, this.#waitedMs);
     this.#up.write(Buffer.concat([Buffer.from(`proof ${proof}\n`), header, this.#line, Buffer.from("\n")]));
   }
 

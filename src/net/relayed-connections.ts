@@ -1,14 +1,14 @@
 /**
  * What the owner of a shard does with the connections of other servers, after the handshake (cluster-handshake.ts).
  * One of a gateway is an ordinary connection of the client that its PROXY header names; relay.ts is the other side. One
- * of the owner of another shard is that of a neighbour; neighbour-link.ts is the other side.
+ * of the owner of another shard is that of a neighbour; neighbour-link.ts is the other side. The others are not here.
  */
 import { CLUSTER_HANDSHAKES_MAX, CLUSTER_HANDSHAKE_MS, CLUSTER_LINE_BYTES_MAX } from "../limits.ts";
 import { LineReader } from "../protocol/line-reader.ts";
 import { isThisMachine } from "../runtime/host.ts";
 import { type Admission, PendingConnection, type RefusalReason } from "./admission.ts";
-import { CLUSTER_PORT_VERSION, type ShardOwner, isNonce, isProof, newNonce } from "./cluster-handshake.ts";
-import { numberOf, proofOf, wordsOf } from "./cluster-handshake.ts";
+import { CLUSTER_PORT_VERSION, PURPOSES, type Purpose, type ShardOwner, isNonce } from "./cluster-handshake.ts";
+import { isProof, newNonce, numberOf, proofOf, wordsOf } from "./cluster-handshake.ts";
 import { Connection } from "./connection.ts";
 import { type ProxyHeader, parseProxyHeader } from "./proxy-header.ts";
 import type { ServerHandlers, SocketHandlers } from "./socket-handlers.ts";
@@ -27,16 +27,16 @@ export class RelayedConnections {
   readonly admission: Admission;
   readonly identity: OwnerIdentity;
   readonly isTls: boolean;
-  /** Serves a connection with a command of an operator; null when it is closed. */
-  readonly admin: (socket: AcceptedSocket) => SocketEvents | null;
+  /** Serves a connection with a command of an operator, or of a spare; null when it is closed. */
+  readonly accept: (purpose: Exclude<Purpose, "relay">, socket: AcceptedSocket) => SocketEvents | null;
   /** Those in the handshake, the oldest first. */
   readonly pending = new Set<AwaitingServer>();
 
-  constructor(admission: Admission, identity: OwnerIdentity, isTls: boolean, admin: RelayedConnections["admin"]) {
+  constructor(admission: Admission, identity: OwnerIdentity, isTls: boolean, accept: RelayedConnections["accept"]) {
     this.admission = admission;
     this.identity = identity;
     this.isTls = isTls;
-    this.admin = admin;
+    this.accept = accept;
   }
 
   /** The handlers of the cluster port. `handlers` are those of client ports. */
@@ -74,7 +74,7 @@ class AwaitingServer extends PendingConnection {
   #expectedProof = "";
   #header = Buffer.alloc(0);
   /** The owner of another shard that connects, or what another server wants. */
-  #from: ShardOwner | "relay" | "admin" = "relay";
+  #from: ShardOwner | Purpose = "relay";
 
   constructor(all: RelayedConnections, socket: AcceptedSocket, address: string) {
     super(all.admission, socket, address, TOO_LATE, CLUSTER_HANDSHAKE_MS);
@@ -103,8 +103,8 @@ class AwaitingServer extends PendingConnection {
   #greet(words: string[]): void {
     const [verb, version, nonce, ...numbers] = words;
     const isLink = verb === "link";
-    if ((verb !== "relay" && verb !== "admin" && !isLink) || version === undefined)
-      return this.reject("no first line of a server");
+    const purpose = PURPOSES.find((each) => each === verb);
+    if ((purpose === undefined && !isLink) || version === undefined) return this.reject("no first line of a server");
     if (version !== `${CLUSTER_PORT_VERSION}`)
       return this.#refuse(`version ${CLUSTER_PORT_VERSION} of the cluster port is needed, and not ${Number(version)}`);
     const [of = NaN, ofEpoch = NaN] = numbers.map(numberOf);
@@ -112,7 +112,7 @@ class AwaitingServer extends PendingConnection {
     if (!isComplete || numbers.length !== (isLink ? 2 : 1)) return this.reject("no first line of a server");
     const { secret, shard, epoch } = this.#all.identity;
     if (!isLink && of !== shard) return this.#refuse(`it owns shard ${shard}, not shard ${of}`);
-    this.#from = verb === "link" ? { shard: of, epoch: ofEpoch } : verb;
+    this.#from = purpose ?? { shard: of, epoch: ofEpoch };
     const said = { first: words.join(" "), shard, epoch, ownerNonce: newNonce() };
     this.#expectedProof = proofOf("dialer", secret, said);
     this.socket.write(`owner ${shard} ${epoch} ${said.ownerNonce} ${proofOf("owner", secret, said)}\n`);
@@ -132,7 +132,7 @@ class AwaitingServer extends PendingConnection {
     }
     this.#state = "header";
     const unread = this.#reader.takeUnread();
-    if (this.#from === "admin") this.#administer(unread);
+    if (this.#from !== "relay") this.#accept(this.#from, unread);
     else for (const chunk of unread) this.#read(chunk);
     return false;
   }
@@ -160,12 +160,12 @@ class AwaitingServer extends PendingConnection {
     return (this.socket.data = new Connection(this.admission.connections, transport, address, false, relayedFrom));
   }
 
-  #administer(unread: readonly Uint8Array[]): void {
+  #accept(purpose: Exclude<Purpose, "relay">, unread: readonly Uint8Array[]): void {
     this.leave();
-    const admin = this.#all.admin(this.socket);
-    if (admin === null) return void this.socket.end();
-    this.socket.data = admin;
-    for (const chunk of unread) admin.data(chunk as Buffer);
+    const accepted = this.#all.accept(purpose, this.socket);
+    if (accepted === null) return void this.socket.end();
+    this.socket.data = accepted;
+    for (const chunk of unread) accepted.data(chunk as Buffer);
   }
 
   /** With a line for the log of the other server. */
@@ -187,6 +187,7 @@ class AwaitingServer extends PendingConnection {
     const isHere = isThisMachine(this.socket.localAddress, this.address);
     const { isEncrypted, isWebSocket } = header;
     const connection = this.#open(header.address, isEncrypted, isWebSocket, isHere ? "here" : "elsewhere");
+    connection.waitedMs = header.waitedMs;
     if (this.#header.length > header.bytes) connection.data(this.#header.subarray(header.bytes));
   }
 

@@ -66,7 +66,7 @@ export const ADMIN_SHAPES: Record<AdminVerb, AdminShape> = {
     usage: "backup <new folder>",
     help: "copies the data folder while the server runs",
   },
-  cluster: { takesUser: false, rest: "nothing", usage: "cluster", help: "shows who owns the shard of a cluster" },
+  cluster: { takesUser: false, rest: "nothing", usage: "cluster", help: "shows the owners and spares of a cluster" },
   help: { takesUser: false, rest: "nothing", usage: "help", help: "lists the commands" },
 };
 

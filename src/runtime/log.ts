@@ -36,6 +36,7 @@ export const LOG_EVENTS = [
   "snapshot",
   "snapshot_failed",
   "relay_failed",
+  "spare_unseen",
   "link_up",
   "link_lost",
   "neighbour_error",

@@ -31,6 +31,11 @@ export const CLUSTER_GAUGES: OwnMetric<[node: ClusterNode]>[] = [
     read: ({ shards }) => shards.map(({ shard, silentMs }) => [`${shard}`, silentMs / 1000]),
   },
   {
+    name: "heartline_cluster_spares",
+    help: "Spares that this server knows to be alive, itself included.",
+    read: ({ livingSpares }) => livingSpares,
+  },
+  {
     name: "heartline_cluster_waiting_bytes",
     help: "Bytes that wait for the next record of the shared log.",
     read: ({ waitingBytes }) => waitingBytes,

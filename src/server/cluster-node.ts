@@ -20,8 +20,11 @@ import type { SocketEvents } from "../net/transport.ts";
 import { Directory } from "../net/directory.ts";
 import { NeighbourLinks } from "../net/neighbour-links.ts";
 import { dialOwner } from "../net/owner-link.ts";
+import type { RelayedConnections } from "../net/relayed-connections.ts";
 import { RelayCounts } from "../net/relay.ts";
 import { Relays } from "../net/relays.ts";
+import { SpareLinks, type SpareLinksOptions } from "../net/spare-links.ts";
+import { SpareConnection } from "../net/spares.ts";
 import type { ServerHandlers } from "../net/socket-handlers.ts";
 import type { Logger } from "../runtime/log.ts";
 import { DataFolder } from "../storage/data-folder.ts";
@@ -136,7 +139,9 @@ export class ClusterNode implements Ownership {
       const appender = new Appender({ log: this.#sharedLog, shard, ended: this.#end });
       return (await appender.claim(state.head, this.#info)) ? appender : null;
     };
-    const appender = await this.#lookout.standBy(claim, this.#stopped);
+    const links = new SpareLinks({ ...this.#dialing(), spares: this.#view.knownSpares, self: this.#info });
+    links.start();
+    const appender = await this.#lookout.standBy(claim, this.#stopped).finally(() => links.stop());
     if (appender === null) return null;
     this.#view.appender = appender;
     this.directory.home = appender.shard;
@@ -302,7 +307,9 @@ export class ClusterNode implements Ownership {
 
   serveGateways(admission: Admission, handlers: ServerHandlers): void {
     const { shard, epoch } = this.#view.appender!;
-    this.#port.serve({ secret: this.#sharedLog.secret, shard, epoch }, admission, handlers, this.administer);
+    const accept: RelayedConnections["accept"] = (purpose, socket) =>
+      purpose === "spare" ? new SpareConnection(socket, this.#view.knownSpares) : this.administer(socket);
+    this.#port.serve({ secret: this.#sharedLog.secret, shard, epoch }, admission, handlers, accept);
     this.#view.isServing = true;
   }
 
@@ -311,30 +318,27 @@ export class ClusterNode implements Ownership {
   }
 
   newRelays({ chat, turn }: Pick<Core, "chat" | "turn">, home: number | null): Relays {
-    const { directory, relayCounts: counts } = this;
-    const { log } = this.#options;
-    const dial = dialOwner(this.#port.tls, () => turn.begin());
-    return new Relays({ chat, home, directory, secret: this.#sharedLog.secret, dial, counts, log });
+    return new Relays({ ...this.#dialing(() => turn.begin()), chat, home, counts: this.relayCounts });
   }
 
   /** For commands that concern other shards. */
   newShardAdmin(): ShardAdmin {
-    const dial = dialOwner(this.#port.tls, () => {});
-    return new ShardAdmin(this.directory, this.#sharedLog.secret, dial);
+    const { directory, secret, dial } = this.#dialing();
+    return new ShardAdmin(directory, secret, dial);
   }
 
   newLinks({ connections, foreignRequests: requests, neighbourEvents, turn }: Core): NeighbourLinks {
     const { shard, epoch } = this.#view.appender!;
-    return new NeighbourLinks({
-      connections,
-      requests,
-      others: neighbourEvents!,
-      directory: this.directory,
-      secret: this.#sharedLog.secret,
-      dial: dialOwner(this.#port.tls, () => turn.begin()),
-      self: { shard, epoch },
-      log: this.#options.log,
-    });
+    const others = neighbourEvents!;
+    const dialing = this.#dialing(() => turn.begin());
+    return new NeighbourLinks({ ...dialing, connections, requests, others, self: { shard, epoch } });
+  }
+
+  /** What all connections to owners need. `beginTurn` is called before each event of one. */
+  #dialing(beginTurn = (): void => {}): Pick<SpareLinksOptions, "directory" | "secret" | "dial" | "log"> {
+    const { log } = this.#options;
+    const dial = dialOwner(this.#port.tls, beginTurn);
+    return { directory: this.directory, secret: this.#sharedLog.secret, dial, log };
   }
 
   get shard(): number {
@@ -379,6 +383,11 @@ export class ClusterNode implements Ownership {
   /** What this process knows of each shard; nothing before it has read the states. */
   get shards(): ShardView[] {
     return this.#view.rows(this.#lookout);
+  }
+
+  /** Spares that are alive, this process included. */
+  get livingSpares(): number {
+    return this.#view.spares(this.#lookout).filter((spare) => this.#view.knownSpares.isAlive(spare)).length;
   }
 
   /** Bytes of entries that wait for the next record. */

@@ -46,9 +46,9 @@ export class ClusterPort {
     identity: OwnerIdentity,
     admission: Admission,
     handlers: ServerHandlers,
-    admin: RelayedConnections["admin"],
+    accept: RelayedConnections["accept"],
   ): void {
-    const relayed = new RelayedConnections(admission, identity, this.#certificate !== null, admin);
+    const relayed = new RelayedConnections(admission, identity, this.#certificate !== null, accept);
     this.#listener.handle(relayed.handlers(handlers));
   }
 

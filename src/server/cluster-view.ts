@@ -9,6 +9,7 @@ import type { OwnerInfo, ShardState } from "../cluster/shared-log.ts";
 import type { Snapshots } from "../cluster/snapshots.ts";
 import type { Directory } from "../net/directory.ts";
 import type { Owner } from "../net/owner-link.ts";
+import { KnownSpares, type Spare } from "../net/spares.ts";
 import type { Logger } from "../runtime/log.ts";
 import { OPTIONS } from "./options.ts";
 import type { Readiness } from "./readiness.ts";
@@ -31,6 +32,7 @@ export interface ShardView {
 
 export class ClusterView {
   readonly directory: Directory;
+  readonly knownSpares = new KnownSpares();
   /** Of the shard that this server owns; null for a spare. */
   appender: Appender | null = null;
   snapshots: Snapshots | null = null;
@@ -90,6 +92,12 @@ export class ClusterView {
     });
   }
 
+  /** The known spares that have not become owners since. */
+  spares(lookout: Lookout): Spare[] {
+    const owners = new Set(this.rows(lookout).map(({ owner }) => owner?.address));
+    return this.knownSpares.all.filter(({ address }) => !owners.has(address));
+  }
+
   /** Lines of the admin command `cluster`: docs/operating.md, Administration. */
   lines(lookout: Lookout, engine: string, address: string): string[] {
     const ms = (time: number): string => String(Math.round(time));
@@ -100,8 +108,12 @@ export class ClusterView {
       const who = `${owner?.address ?? "-"} ${owner?.version ?? "-"}`;
       return `shard ${shard} ${who} ${epoch} ${head} ${snapshot} ${ms(silentMs)}`;
     });
+    const nowMs = this.knownSpares.nowMs();
+    const spares = this.spares(lookout).map(
+      ({ address, version, heardMs }) => `spare ${address} ${version} ${ms(nowMs - heardMs)}`,
+    );
     const node = `node ${role} ${address} ${version} ${ms(heardMs)} ${appender?.shard ?? "-"}`;
-    return [`engine ${engine}`, node, ...rows];
+    return [`engine ${engine}`, node, ...rows, ...spares];
   }
 }
 

@@ -106,10 +106,9 @@ class Adoption implements Successor {
   }
 
   begin(transport: Transport, unread: Uint8Array[], hasEnded: boolean): void {
-    const { address } = this.#connection;
     const line = this.#line === null ? [] : [Buffer.concat([this.#line, Buffer.from("\n")])];
     this.#connection.closed();
-    this.#server.adopt(transport, address, [...line, ...unread], hasEnded);
+    this.#server.adopt(transport, this.#connection, [...line, ...unread], hasEnded);
   }
 
   data(): void {}

@@ -229,9 +229,15 @@ export class Server {
   }
 
   /** A connection without a session, which this process has accepted before it served clients. */
-  adopt(transport: Transport, address: string, unread: readonly Uint8Array[], hasEnded: boolean): void {
+  adopt(
+    transport: Transport,
+    { address, waitedMs }: Pick<Connection, "address" | "waitedMs">,
+    unread: readonly Uint8Array[],
+    hasEnded: boolean,
+  ): void {
     this.#core.turn.begin();
     const connection = new Connection(this.#core.connections, transport, address, false);
+    connection.waitedMs = waitedMs;
     transport.handOver(connection);
     transport.resume();
     for (const chunk of unread) connection.data(chunk as Buffer);

@@ -57,7 +57,7 @@ async function start(shard: number | null, secret = SECRET): Promise<Node> {
   };
   const handlers = socketHandlers(() => core.turn.begin(), admission, report);
   if (shard !== null)
-    port.serve({ secret: SECRET, shard, epoch: 1 }, admission, handlers, (socket) => listener.accept(socket));
+    port.serve({ secret: SECRET, shard, epoch: 1 }, admission, handlers, (_purpose, socket) => listener.accept(socket));
   listener.serve({
     ...wire.server.administered,
     stats: async () => [],

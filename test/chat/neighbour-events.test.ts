@@ -202,6 +202,67 @@ describe("a private chat", () => {
     expect(ask(q, bob, "private_answer alice yes").at(-1)).toBe("err no_request");
   });
 
+  test("a denied question leaves an earlier ticket, whose end is told too", () => {
+    ask(p, alice, "getaddress bob");
+    ask(q, bob, "private_answer alice yes");
+    ask(p, alice, "getaddress bob");
+    expect(ask(q, bob, "private_answer alice no").at(-1)).toBe("ok");
+    expect(alice.read().at(-1)).toBe("denied bob");
+    ask(q, bob, "logout");
+    expect(alice.read().toSorted()).toEqual(["denied bob", "left bob logout"]);
+  });
+
+  test("an address does not come before the reply to the question, also after an earlier ticket", () => {
+    ask(p, alice, "getaddress bob");
+    ask(q, bob, "private_answer alice yes");
+    alice.read();
+    p.say(alice, "getaddress bob");
+    links[0]!.stepQ();
+    q.say(bob, "private_answer alice yes");
+    while (links[1]!.stepQ());
+    expect(alice.read()).toEqual([]);
+    carry();
+    expect(alice.read()).toEqual(["ok asked", expect.stringMatching(/^address bob /)]);
+    cut();
+    link();
+    expect(alice.read()).toEqual(["denied bob"]);
+  });
+
+  test("the end of a question comes before the reply to the next one", () => {
+    ask(p, alice, "getaddress bob");
+    bob = q.connect("192.0.2.2");
+    q.say(bob, "login bob secret listen=5000");
+    p.say(alice, "getaddress bob");
+    links[0]!.stepQ();
+    expect(alice.read()).toEqual([]);
+    carry();
+    expect(alice.read()).toEqual(["denied bob", "ok asked"]);
+  });
+
+  test("a question ends for both shards when only one of them knows yet that its link is lost", () => {
+    ask(p, alice, "getaddress bob");
+    links[0]!.peer.hangUp();
+    expect(alice.read()).toEqual(["denied bob"]);
+    expect(p.ask(alice, "getaddress bob")[0]).toStartWith("err busy ");
+    q.neighbourEvents!.linkLost(p.shard);
+    link();
+    bob.read();
+    expect(ask(q, bob, "private_answer alice yes")).toEqual(["err no_request"]);
+    expect(ask(p, alice, "getaddress bob")).toEqual(["ok asked"]);
+    ask(q, bob, "private_answer alice yes");
+    expect(alice.read()).toEqual([expect.stringMatching(/^address bob /)]);
+  });
+
+  test("a question of an earlier run of the asker's server ends with its answer", () => {
+    p.say(alice, "getaddress bob");
+    cut();
+    p = p.restarted();
+    link();
+    expect(bob.read()).toContain("private_request alice");
+    const [expected, ok, denied] = ask(q, bob, "private_answer alice yes");
+    expect([expected, ok, denied]).toEqual([expect.stringMatching(/^expect alice /), "ok", "denied alice"]);
+  });
+
   test("another session of the asker has no part in it", () => {
     ask(p, alice, "getaddress bob");
     const again = listening(p, "alice", "192.0.2.1");

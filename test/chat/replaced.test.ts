@@ -73,3 +73,31 @@ test("a user who logs in again and again has one live session, whose mailbox is 
     }
   }
 });
+
+test("a login that has waited at another server replaces no session that was asked for later", () => {
+  const world = new World(["bob"]);
+  world.pass(10_000);
+  const login = (waitedMs: number): string => {
+    const peer = world.connect();
+    peer.waitedMs = waitedMs;
+    return world.ask(peer, "login bob secret")[0]!;
+  };
+  const busy = "err busy a newer session has begun meanwhile; try again";
+  expect(login(1000)).toStartWith("ok ");
+  expect(login(2000)).toBe(busy);
+  expect(login(500)).toStartWith("ok ");
+  world.pass(2000);
+  expect(login(3000)).toBe(busy);
+  expect(login(1500)).toStartWith("ok ");
+  expect(login(0)).toStartWith("ok ");
+});
+
+test("the time that one login has waited does not count for the next one of the connection", () => {
+  const world = new World(["bob"]);
+  world.pass(10_000);
+  world.login("bob");
+  const peer = world.connect();
+  peer.waitedMs = 1000;
+  expect(world.ask(peer, "login bob wrong")).toEqual(["err wrong_password 2"]);
+  expect(world.ask(peer, "login bob secret")[0]).toStartWith("ok ");
+});

@@ -292,26 +292,39 @@ test("cluster prints the shards, this server and the engine, or one JSON value",
     "node owner 10.0.0.1:6010 1.2.0 812 0",
     "shard 0 10.0.0.1:6010 1.1.0 7 31 5 950",
     "shard 1 - - 0 0 0 2500",
+    "spare 10.0.0.2:6010 1.1.0 3120",
+    "spare 10.0.0.3:6010 1.2.0 80",
   ];
   const request = { verb: "cluster" as const, user: "", text: "", number: null };
   const reply = { lines, code: null, words: "" };
   expect(FORMATS.cluster.text(request, reply).split("\n")).toEqual([
-    "SHARD  OWNER          VERSION  EPOCH  HEAD  SNAPSHOT  SILENT",
-    "0      10.0.0.1:6010  1.1.0    7      31    5         0.9 s",
-    "1      nobody                  0      0     0         2.5 s",
-    "this server: owner of shard 0, 10.0.0.1:6010, version 1.2.0; the engine has confirmed its last write 0.8 s ago",
+    "SHARD  OWNER          VERSION  EPOCH  HEAD  LAG  SILENT",
+    "0      10.0.0.1:6010  1.1.0    7      31    26   0.9 s",
+    "1      nobody                  0      0     0    2.5 s",
+    "SPARE          VERSION  SILENT",
+    "10.0.0.2:6010  1.1.0    3.1 s",
+    "10.0.0.3:6010  1.2.0    0.1 s",
+    "this server: owner of shard 0, 10.0.0.1:6010; last write confirmed 0.8 s ago",
     "engine: PostgreSQL 15.8 at db1:5432",
+    "warning: versions differ: 1.1.0 (1 owner, 1 spare), 1.2.0 (1 spare)",
   ]);
   expect(FORMATS.cluster.json(request, reply)).toEqual({
     engine: "PostgreSQL 15.8 at db1:5432",
     node: { role: "owner", address: "10.0.0.1:6010", version: "1.2.0", silent_ms: 812, shard: 0 },
     shards: [
-      { shard: 0, owner: "10.0.0.1:6010", version: "1.1.0", epoch: 7, head: 31, snapshot: 5, silent_ms: 950 },
-      { shard: 1, owner: null, version: null, epoch: 0, head: 0, snapshot: 0, silent_ms: 2500 },
+      { shard: 0, owner: "10.0.0.1:6010", version: "1.1.0", epoch: 7, head: 31, snapshot: 5, lag: 26, silent_ms: 950 },
+      { shard: 1, owner: null, version: null, epoch: 0, head: 0, snapshot: 0, lag: 0, silent_ms: 2500 },
+    ],
+    spares: [
+      { address: "10.0.0.2:6010", version: "1.1.0", silent_ms: 3120 },
+      { address: "10.0.0.3:6010", version: "1.2.0", silent_ms: 80 },
     ],
   });
   const spare = { ...reply, lines: ["node spare 10.0.0.2:6010 1.2.0 100 -"] };
-  expect(FORMATS.cluster.text(request, spare)).toContain(
-    "this server: spare, 10.0.0.2:6010, version 1.2.0; the engine has answered its last read 0.1 s ago",
-  );
+  const text = FORMATS.cluster.text(request, spare).split("\n");
+  expect(text.slice(1)).toEqual([
+    "no spares",
+    "this server: spare, 10.0.0.2:6010; last read answered 0.1 s ago",
+    "engine: ",
+  ]);
 });

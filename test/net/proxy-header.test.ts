@@ -17,6 +17,7 @@ test.each([
     address,
     isEncrypted: false,
     isWebSocket: false,
+    waitedMs: 0,
   });
 });
 
@@ -28,6 +29,7 @@ test("a header is incomplete until its last byte", () => {
     address: "192.0.2.7",
     isEncrypted: false,
     isWebSocket: false,
+    waitedMs: 0,
   });
 });
 
@@ -46,6 +48,7 @@ test.each([
     address: null,
     isEncrypted: false,
     isWebSocket: false,
+    waitedMs: 0,
   });
 });
 
@@ -70,16 +73,29 @@ describe("invalid bytes are rejected before a header is complete:", () => {
 });
 
 test.each(["192.0.2.7", "2001:db8:0:1:2:3:4:5", "2001:db8::5", "::1", "fe80::", "::"])(
-  "a header that is formatted names the client, and whether it uses TLS: %s",
+  "a header that is formatted names the client, how it is connected, and for how long it has waited: %s",
   (address) => {
     for (const isEncrypted of [false, true]) {
       for (const isWebSocket of [false, true]) {
-        const header = formatProxyHeader(address, isEncrypted, isWebSocket);
-        expect(parseProxyHeader(header)).toEqual({ bytes: header.length, address, isEncrypted, isWebSocket });
+        for (const waitedMs of [0, 4096]) {
+          const header = formatProxyHeader(address, isEncrypted, isWebSocket, waitedMs);
+          expect(parseProxyHeader(header)).toEqual({
+            bytes: header.length,
+            address,
+            isEncrypted,
+            isWebSocket,
+            waitedMs,
+          });
+        }
       }
     }
   },
 );
+
+test("a field for the time of waiting that is too short means none", () => {
+  const header = proxyHeader("192.0.2.7", Buffer.from("\xe1\0\x03abc", "latin1"));
+  expect(parseProxyHeader(header)!.waitedMs).toBe(0);
+});
 
 test("a header that is formatted has no zone of a link-local address", () => {
   expect(parseProxyHeader(formatProxyHeader("fe80::1%eth0", false))?.address).toBe("fe80::1");

@@ -100,6 +100,7 @@ describe("a client of a gateway", () => {
       proof: "right",
       address: "2001:db8::7",
       isEncrypted: true,
+      waitedMs: 0,
       bytes: `${LOGIN}\n`,
     });
     expect(client.reading).toBe(false);
@@ -389,13 +390,13 @@ describe("a login without an owner", () => {
     expect(client.read()).toEqual([OK]);
   });
 
-  test("goes to the owner as soon as there is one", () => {
+  test("goes to the owner as soon as there is one, which learns for how long it has waited", () => {
     const client = new Wire({}, world);
     client.say(LOGIN);
     world.pass(RELAY_WAIT_MS - 1000);
     expect(ends).toHaveLength(0);
     setOwner(OWNER);
-    expect(ends[0]!.greet().bytes).toBe(`${LOGIN}\n`);
+    expect(ends[0]!.greet()).toMatchObject({ bytes: `${LOGIN}\n`, waitedMs: RELAY_WAIT_MS - 1000 });
   });
 
   test("tries again while the owner refuses connections, and leaves it for the next owner", () => {

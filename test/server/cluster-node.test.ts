@@ -7,6 +7,7 @@ import { ClusterError, type OwnerInfo } from "../../src/cluster/shared-log.ts";
 import { ClusterNode } from "../../src/server/cluster-node.ts";
 import { Readiness } from "../../src/server/readiness.ts";
 import { StoreError } from "../../src/storage/database.ts";
+import { newAdmission } from "../support/cluster-port.ts";
 import { ModelledEngine, ModelledLog } from "../support/modelled-log.ts";
 
 const folders: string[] = [];
@@ -70,6 +71,18 @@ class Node {
   /** Resolves when it owns the shard. */
   own(): ReturnType<ClusterNode["own"]> {
     return this.node.own(() => {});
+  }
+
+  get address(): string {
+    return this.node.lines()[1]!.split(" ")[2]!;
+  }
+
+  /** Addresses of the spares that it knows. */
+  get spares(): string[] {
+    return this.node
+      .lines()
+      .filter((line) => line.startsWith("spare "))
+      .map((line) => line.split(" ")[1]!);
   }
 
   events(): string[] {
@@ -136,6 +149,22 @@ test("a spare is ready while it knows a living owner, and knows whom to relay to
   await owned;
   expect([directory.ownerOf(0), directory.epochOf(0), directory.home]).toEqual([null, 2, 0]);
   expect(spare.readiness.obstacle).toBe("recovering");
+});
+
+test("the spares are listed at the owner and at each of them, until one owns a shard", async () => {
+  const engine = new ModelledEngine();
+  const owner = await new Node(engine).open();
+  await owner.own();
+  owner.node.serveGateways(...newAdmission());
+  const spares = [await new Node(engine).open(), await new Node(engine).open()];
+  const owned = spares.map((spare) => spare.own().then(() => spare));
+  const addresses = spares.map(({ address }) => address).toSorted();
+  for (const each of [owner, ...spares]) while (!Bun.deepEquals(each.spares, addresses)) await Bun.sleep(1);
+  expect(owner.node.lines().at(-1)).toMatch(/^spare 127\.0\.0\.1:\d+ \d+\.\d+\.\d+\S* \d{1,4}$/);
+  expect([owner, ...spares].map(({ node }) => node.livingSpares)).toEqual([2, 2, 2]);
+  await owner.node.release();
+  const next = await Promise.race(owned);
+  expect(next.spares).toEqual(addresses.filter((address) => address !== next.address));
 });
 
 test("a spare without a living owner is not ready", async () => {

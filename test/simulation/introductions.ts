@@ -19,12 +19,11 @@ export class Introductions {
     this.#isUnordered = isUnordered;
   }
 
-  /**
-   * `getaddress` was answered with `ok`. Two shards may notice at different times that the link between them is lost:
-   * then one of them takes a second question while the other one has not ended the first.
-   */
+  /** `getaddress` was answered with `ok`. */
   accepted(other: string): void {
-    if (!this.#isUnordered) this.#asked.add(other);
+    if (this.#isUnordered) return;
+    if (this.#asked.has(other)) this.#unexpected("ok asked", other);
+    this.#asked.add(other);
   }
 
   /** Returns false when the event is about something else. */

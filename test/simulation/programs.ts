@@ -294,10 +294,9 @@ export class ResumableProgram implements Program, SavedState {
     this.#reading.read = this.#at;
     const request = this.unanswered.shift();
     if (request === undefined) throw new Violation(`${this.#user.name} got a reply without a request: ${show(line)}`);
-    if (request.verb === "logout") {
-      this.#expectNoMore();
-      this.#reading.flushAll(); // Events that wait to be shown came before this reply.
-    }
+    if (request.verb === "logout") this.#expectNoMore();
+    // Events that wait to be shown came before this reply.
+    if (request.verb === "logout" || request.verb === "getaddress") this.#reading.flushAll();
     this.#user.reply(observed, request, line);
     this.#answered = request.end;
     if (request.verb === "logout") this.#over();

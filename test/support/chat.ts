@@ -189,6 +189,7 @@ export class TestPeer implements Peer, Sink {
   isWebSocket = false;
   isRelayed = false;
   isCallable = true;
+  waitedMs = 0;
   session: Session | null = null;
   isClosed = false;
   /** The chat has called `close`: no line is read any longer, and it is closed when all output is taken. */

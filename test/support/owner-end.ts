@@ -122,6 +122,7 @@ export class OwnerEnd {
     proof: string;
     address: string | null;
     isEncrypted: boolean;
+    waitedMs: number;
     bytes: string;
   } {
     const said = this.#prove({ secret, shard, epoch });
@@ -133,6 +134,7 @@ export class OwnerEnd {
       proof: lf >= 0 && output.toString("latin1", 0, lf) === expected ? "right" : output.toString("latin1"),
       address: header?.address ?? null,
       isEncrypted: header?.isEncrypted ?? false,
+      waitedMs: header?.waitedMs ?? 0,
       bytes: header === null ? "" : output.toString("latin1", lf + 1 + header.bytes),
     };
   }

@@ -1,6 +1,7 @@
 import { join } from "node:path";
 import type { Neighbour } from "../../src/chat/session.ts";
 import { shardOf } from "../../src/protocol/shard.ts";
+import type { Outbox } from "../../src/stream/outbox.ts";
 import type { Store } from "../../src/storage/store.ts";
 import { openDatabase } from "../../src/storage/database.ts";
 import { Recovery, newStore } from "../../src/storage/recovery.ts";
@@ -86,6 +87,11 @@ export class TestLink {
 
   /** `q` acts on events too. */
   readonly #hasEvents: boolean;
+  /** What `q` says of its own accord. */
+  readonly #outbox: Pick<Outbox, "appendLine"> = {
+    appendLine: (head, bytes, start, end) =>
+      this.toP.push(Buffer.concat([head, bytes.subarray(start, end)]).toString("latin1")) > 0,
+  };
 
   constructor(p: Shard, q: Shard, heard = q.foreignRequests.heard(p.shard), hasEvents = false) {
     this.#hasEvents = hasEvents;
@@ -104,7 +110,7 @@ export class TestLink {
     const greeting = this.toQ.shift();
     if (greeting?.startsWith("ok ") !== true) return greeting;
     this.q.foreignRequests.answered(this.p.shard, Number(greeting.slice(3)));
-    if (this.#hasEvents) this.q.neighbourEvents!.linkUp(this.p.shard);
+    if (this.#hasEvents) this.q.neighbourEvents!.linkUp(this.p.shard, this.#outbox);
     for (const [number, reply] of this.q.foreignRequests.kept(this.p.shard)) this.#outcome(number, reply);
     return greeting;
   }

@@ -395,6 +395,8 @@ for (const { name, isInstalled, start: startEngine, closeAll } of [POSTGRES, NAT
         for (const folder of data)
           expect(await ask("ctl", "cluster", "--data", folder)).toMatch(/^0 +127\.0\.0\.1:\d+ /m);
         expect(await ask("ctl", "cluster", "--data", data[1]!)).toContain("this server: spare");
+        // The owner has heard of the spare within seconds.
+        while (!/^127\.0\.0\.1:\d+ +[\d.]+ +[\d.]+ s$/m.test(await ask("ctl", "cluster", "--data", data[0]!)));
         expect(await ask("ctl", "who", "--data", data[1]!)).toContain("0 sessions");
       },
       LIMIT_MS,
