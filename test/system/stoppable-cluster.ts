@@ -260,7 +260,7 @@ export class StoppableCluster implements ShardServers<StoppableServer> {
 
   async later(): Promise<void> {}
 
-  /** Each shard has an owner that runs and serves it. */
+  /** Each shard has an owner that runs and serves it, and has links to the others. */
   async claimed(): Promise<void> {
     await until("each shard has an owner", async () => {
       const rows: { shard: number; owner: string | null }[] = await this.#sql`SELECT shard, owner FROM heartline.shard`;
@@ -271,7 +271,10 @@ export class StoppableCluster implements ShardServers<StoppableServer> {
       for (const [shard, owner] of owners) if (owner !== undefined) this.nodes[shard] = owner;
       return owners.every(([, owner]) => owner !== undefined);
     });
-    for (const { process } of this.nodes) await process.logs(/"event":"claimed"/);
+    for (const { process } of this.nodes)
+      for (const [shard, { address }] of this.nodes.entries())
+        if (process !== this.nodes[shard]!.process)
+          await process.logs(new RegExp(`"event":"link_up","shard":${shard},"owner":"${address}"`));
   }
 
   /** Those are no owners and no spares from now on; as many others start. */
