@@ -2,19 +2,20 @@
  * The folder of a cluster server's working copy. What is in it is worth nothing after the process: the shared log has
  * everything. It is made anew for each claim, and removed at the end.
  */
-import { existsSync, mkdirSync, mkdtempSync, readdirSync, rmSync } from "node:fs";
+import { existsSync, mkdirSync, mkdtempSync, readdirSync, renameSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
-import { join } from "node:path";
+import { basename, join } from "node:path";
 import { DataFolder } from "../storage/data-folder.ts";
 import { DATABASE, StoreError, asStoreError } from "../storage/database.ts";
 
 const PREFIX = "heartline-cluster-";
+/** Before it is locked: another process removes those with the other name that are not. */
+const UNLOCKED_PREFIX = "heartline-new-";
 /** In the folder of `--data`, next to the admin socket. */
 const COPY = "cluster";
 
 export class WorkingFolder {
-  /** Locked, so that no other process uses it. */
-  readonly #folder: DataFolder;
+  readonly #path: string;
   readonly #isTemporary: boolean;
 
   /** `given` is the folder of `--data`; null without one. Throws StoreError. */
@@ -27,12 +28,15 @@ export class WorkingFolder {
       );
     }
     if (given === null) removeAbandoned();
-    this.#folder = new DataFolder(given ?? mkdtempSync(join(tmpdir(), PREFIX)));
+    const path = given ?? mkdtempSync(join(tmpdir(), UNLOCKED_PREFIX));
+    new DataFolder(path); // Locked until the process exits, so that no other one uses it.
+    this.#path = given ?? join(tmpdir(), basename(path).replace(UNLOCKED_PREFIX, PREFIX));
+    if (given === null) renameSync(path, this.#path);
   }
 
   /** Makes the folder of the copy, which is empty then. Throws StoreError. */
   make(): string {
-    const path = join(this.#folder.path, COPY);
+    const path = join(this.#path, COPY);
     try {
       rmSync(path, { recursive: true, force: true });
       mkdirSync(path, { mode: 0o700 });
@@ -44,7 +48,7 @@ export class WorkingFolder {
 
   /** Files in it that are in use stay until the process exits. */
   remove(): void {
-    rmSync(this.#isTemporary ? this.#folder.path : join(this.#folder.path, COPY), { recursive: true, force: true });
+    rmSync(this.#isTemporary ? this.#path : join(this.#path, COPY), { recursive: true, force: true });
   }
 }
 

@@ -12,6 +12,8 @@ export interface ClusterServerChoices {
   options?: string[];
   /** Listening sockets that it inherits, in place of a port of its own. */
   sockets?: readonly number[];
+  /** That of `--cluster-listen`; 0, the default, is any free one. */
+  clusterPort?: number;
 }
 
 /** A server of the cluster, and what it says of itself. */
@@ -22,7 +24,7 @@ export class ClusterServer {
 
   constructor(
     url: string,
-    { credentials, copies, data, variables = {}, options = [], sockets = [] }: ClusterServerChoices,
+    { credentials, copies, data, variables = {}, options = [], sockets = [], clusterPort = 0 }: ClusterServerChoices,
   ) {
     const environment = {
       ...variables,
@@ -30,7 +32,7 @@ export class ClusterServer {
       HEARTLINE_CLUSTER: url,
       HEARTLINE_OUTBOX_SIZE: String(64 << 20),
     };
-    const ports = ["--port", "0", "--cluster-listen", "127.0.0.1:0", "--http", String(this.#http)];
+    const ports = ["--port", "0", "--cluster-listen", `127.0.0.1:${clusterPort}`, "--http", String(this.#http)];
     const folder = data === undefined ? [] : ["--data", data];
     const all = ["--host", "127.0.0.1", "--credentials", credentials, ...ports, ...folder, ...options];
     this.process = new ServerProcess({ sockets, environment }, ...all);

@@ -6,7 +6,8 @@ export interface Engine {
   /** How it is called in a log. */
   name: string;
   isInstalled: boolean;
-  start(): Promise<RunningEngine>;
+  /** `settings` are those of the server: `fsync=off`. */
+  start(...settings: string[]): Promise<RunningEngine>;
   closeAll(): Promise<void>;
 }
 
@@ -39,8 +40,8 @@ function runningEngine(servers: readonly Server[], newUrl: () => Promise<string>
 export const POSTGRES: Engine = {
   name: "PostgreSQL",
   isInstalled: postgresPrograms !== null,
-  start: async () => {
-    const engine = await PostgresEngine.start();
+  start: async (...settings) => {
+    const engine = await PostgresEngine.start(...settings);
     const newUrl = async (): Promise<string> => {
       const name = `test${++urls}`;
       const sql = new Bun.SQL(engine.url("postgres"), { max: 1 });

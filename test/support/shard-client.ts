@@ -1,7 +1,22 @@
-/** A client of a `ShardCluster` that uses a resumable session, and keeps what docs/protocol.md tells it to keep. */
-import type { ShardCluster, ShardNode } from "./shard-node.ts";
+/** A client of a cluster that uses a resumable session, and keeps what docs/protocol.md tells it to keep. */
 import { PASSWORD } from "./chat.ts";
-import { Wire } from "./simulated-transport.ts";
+
+/** A connection of a client. */
+export interface ClientWire {
+  /** Sends bytes. */
+  feed(bytes: string): void;
+  /** All that has arrived since the last call. */
+  take(): string;
+}
+
+/** What a client needs of a cluster. */
+export interface ShardServers<Server> {
+  /** The owners, by shard. */
+  readonly nodes: readonly Server[];
+  connect(to: Server): ClientWire;
+  /** What was sent arrives, where time is simulated. */
+  later(): Promise<void>;
+}
 
 interface SentRequest {
   line: string;
@@ -13,15 +28,15 @@ interface SentRequest {
 
 export const UNKNOWN = "unknown";
 
-export class ShardClient {
+export class ShardClient<Server extends object = object> {
   readonly name: string;
   readonly requests: SentRequest[] = [];
   /** Events without those of presence, in the order of their arrival, without times. */
   readonly events: string[] = [];
-  readonly #cluster: ShardCluster;
+  readonly #cluster: ShardServers<Server>;
   readonly #shard: number;
-  #node: ShardNode | null = null;
-  wire: Wire | null = null;
+  #node: Server | null = null;
+  wire: ClientWire | null = null;
   #token = "";
   /** Takes the reply to the `login` or `resume`; null when it has come. Meanwhile no request is sent. */
   #greeted: ((words: string[]) => void) | null = null;
@@ -29,7 +44,7 @@ export class ShardClient {
   /** Position in the server's stream up to which the events are known. */
   received = 0;
 
-  constructor(cluster: ShardCluster, shard: number, name: string) {
+  constructor(cluster: ShardServers<Server>, shard: number, name: string) {
     this.#cluster = cluster;
     this.#shard = shard;
     this.name = name;
@@ -45,7 +60,7 @@ export class ShardClient {
   async connect(): Promise<void> {
     const node = this.#cluster.nodes[this.#shard]!;
     const isResumed = node === this.#node;
-    const wire = (this.wire = new Wire({}, node.world));
+    const wire = (this.wire = this.#cluster.connect(node));
     const after = this.#token === "" ? "" : ` after=${this.#token}:${this.received}`;
     this.#greeted = (words) => {
       this.#node = node;
@@ -54,6 +69,11 @@ export class ShardClient {
     wire.feed(`${isResumed ? this.#resume : `login ${this.name} ${PASSWORD} resumable${after}`}\n`);
     await this.#cluster.later();
     this.read();
+  }
+
+  /** The reply to the `login` or `resume` has come. */
+  get isConnected(): boolean {
+    return this.#greeted === null;
   }
 
   get #resume(): string {

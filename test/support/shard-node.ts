@@ -18,6 +18,7 @@ import { Store } from "../../src/storage/store.ts";
 import { UNIX_MS } from "./chat.ts";
 import { newFolder } from "./folders.ts";
 import { ModelledEngine } from "./modelled-log.ts";
+import type { ShardServers } from "./shard-client.ts";
 import { ShardOwner } from "./shard-owner.ts";
 import { Wire } from "./simulated-transport.ts";
 import { SHARDS, Shard } from "./shards.ts";
@@ -228,7 +229,7 @@ async function databaseOf(log: SharedLog, shard: number, upTo: number): Promise<
 }
 
 /** Two shards: a server of each, and the log that they share. */
-export class ShardCluster {
+export class ShardCluster implements ShardServers<ShardNode> {
   readonly engine: ModelledEngine;
   readonly pipes: Pipe[] = [];
   /** The owners, by shard. */
@@ -273,6 +274,10 @@ export class ShardCluster {
     const node = await this.claim(shard);
     this.publish();
     return node;
+  }
+
+  connect({ world }: ShardNode): Wire {
+    return new Wire({}, world);
   }
 
   dial(q: ShardNode, { shard, epoch }: Owner, events: DialEvents): void {

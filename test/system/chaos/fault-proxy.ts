@@ -226,6 +226,7 @@ export type Target = number | { address: string; port: number };
 /** A TCP proxy for a server. */
 export class Proxy {
   readonly port: number;
+  readonly #hostname: string;
   #listener: TCPSocketListener<Connection | null> | null;
   readonly #open = new Set<Connection>();
   readonly #faults: FaultModel | null;
@@ -239,23 +240,28 @@ export class Proxy {
   accepted = 0;
   cuts = 0;
 
-  /** Forwards connections from `port` (0 for a free one) to `target`, which is asked for each connection. */
+  /**
+   * Forwards connections from `port` (0 for a free one) at that address to `target`, which is asked for each
+   * connection.
+   */
   constructor(
     target: number | (() => Target),
     faults: FaultModel | null = null,
     observe = (): Observer | null => null,
     port = 0,
+    hostname = "127.0.0.1",
   ) {
     this.#target = typeof target === "number" ? () => target : target;
     this.#faults = faults;
     this.#observe = observe;
+    this.#hostname = hostname;
     this.#listener = this.#listen(port);
     this.port = this.#listener.port;
   }
 
   #listen(port: number): TCPSocketListener<Connection | null> {
     return Bun.listen<Connection | null>({
-      hostname: "127.0.0.1",
+      hostname: this.#hostname,
       port,
       data: null,
       socket: { ...this.#handlers, open: (client) => this.#accept(client) },
