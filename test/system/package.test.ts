@@ -33,7 +33,7 @@ async function pack(...options: string[]): Promise<{ filename: string; files: { 
 /** The specifiers of all imports of a file, types included. */
 function specifiers(file: string): string[] {
   const text = readFileSync(join(root, file), "utf8");
-  return [...text.matchAll(/(?:^|\s)(?:from|import)\s*\(?\s*"([^"]+)"/g)].map(([, specifier]) => specifier!);
+  return [...text.matchAll(/(?:^|\s)(?:from|import)\s*\(?\s*"([^"\s]+)"/g)].map(([, specifier]) => specifier!);
 }
 
 /** The files that the programs consist of. */
