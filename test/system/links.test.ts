@@ -136,10 +136,10 @@ for (const { name, isInstalled, start: startEngine, closeAll } of [POSTGRES, NAT
         const texts = await textsUntil(ivan, "text 20");
         const bytes = texts.reduce((sum, text) => sum + `message alice ${text}\n`.length, "joined alice\n".length);
         for (const shard of victims) owners[shard]!.process.kill("SIGKILL");
-        for (const spare of spares) {
-          while ((await spare.shard()) === null) await Bun.sleep(20);
-          await linked(spare);
-        }
+        for (const spare of spares) while ((await spare.shard()) === null) await Bun.sleep(20);
+        // In both directions: a request for a user of a shard without a link to this one gets busy.
+        for (const server of [...spares, ...owners.filter((_, shard) => !victims.includes(shard))])
+          await linked(server);
         const hasMoved = victims.includes(0);
         const [reader] = hasMoved ? await login(owners[1]!, "ivan", ` resumable after=${toIvan}:${bytes}`) : [ivan];
         const again = await WireClient.connect(owners[1]!.port);
