@@ -18,7 +18,7 @@ const IN_TIME = /a session that is not resumed expires/;
 /** Runs these files of tests, except those whose names match. */
 async function expectAllPass(gateway: string, files: readonly string[], except?: RegExp): Promise<void> {
   const names = except === undefined ? [] : ["-t", `^(?!.*(${except.source}))`];
-  const child = Bun.spawn([process.execPath, "test", "--timeout", "30000", ...names, ...files], {
+  const child = Bun.spawn([process.execPath, "test", "--timeout", "30000", "--parallel=2", ...names, ...files], {
     cwd: root,
     env: { ...process.env, HEARTLINE_TEST_GATEWAY: gateway },
     stdio: ["ignore", "pipe", "pipe"],
