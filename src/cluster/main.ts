@@ -4,6 +4,7 @@ import { filterText } from "../display-filter.ts";
 import { variableOf } from "../environment.ts";
 import { typed } from "../runtime/invocation.ts";
 import { PrintError, print } from "../runtime/output.ts";
+import { progressOf } from "../runtime/progress.ts";
 import { ConfigError, UsageError, quoted, usageError } from "../usage-error.ts";
 import { StoreError } from "../storage/database.ts";
 import { exportCluster } from "./export.ts";
@@ -40,9 +41,6 @@ machine cannot see.
 
 Exit code: 0 when it is done, 1 when it is not, 2 for an invalid command line.
 `;
-
-/** Interval of the progress line. */
-const PROGRESS_MS = 1_000;
 
 type Options = { url: string } & ({ verb: "init"; shards: number } | { verb: "import" | "export"; folder: string });
 
@@ -112,16 +110,6 @@ async function moveFolder(verb: "import" | "export", url: string, folder: string
   } finally {
     await log.close();
   }
-}
-
-/** Shows the part that is done on a terminal, once a second. */
-function progressOf(what: string): (part: number) => void {
-  let shownMs = performance.now();
-  return (part) => {
-    if (performance.now() - shownMs < PROGRESS_MS) return;
-    shownMs = performance.now();
-    if (process.stderr.isTTY) process.stderr.write(`${what}: ${Math.floor(part * 100)} %\n`);
-  };
 }
 
 function shardCount(shards: number): string {

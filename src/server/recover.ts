@@ -1,25 +1,19 @@
 import type { Logger } from "../runtime/log.ts";
+import { progressOf } from "../runtime/progress.ts";
 import type { ServiceManager } from "../runtime/systemd.ts";
 import { openStoreInSlices } from "../storage/recovery.ts";
 import type { Store } from "../storage/store.ts";
 import type { Config } from "./config.ts";
 import { CLOCK } from "./server.ts";
 
-/** Interval of the progress line during recovery. */
-const PROGRESS_MS = 1_000;
 /** During recovery the service manager waits this long for the next progress. */
 const START_EXTENSION_MS = 60_000;
 
-/** Shows the part that is done, from 0 to 1, once a second from now on. */
+/** Progress for the service manager too; see progressOf. */
 export function progressFor(manager: ServiceManager, what: string): (part: number) => void {
-  let shownMs = performance.now();
-  return (part) => {
-    if (performance.now() - shownMs < PROGRESS_MS) return;
-    shownMs = performance.now();
-    const text = `${what}: ${Math.floor(part * 100)} %`;
-    manager.notify(`EXTEND_TIMEOUT_USEC=${1000 * START_EXTENSION_MS}`, `STATUS=${text}`);
-    if (process.stderr.isTTY) process.stderr.write(`${text}\n`);
-  };
+  return progressOf(what, (text) =>
+    manager.notify(`EXTEND_TIMEOUT_USEC=${1000 * START_EXTENSION_MS}`, `STATUS=${text}`),
+  );
 }
 
 /**

@@ -214,7 +214,7 @@ describe("a private chat", () => {
     },
   );
 
-  test("a denied question leaves an earlier ticket, whose end is told too", () => {
+  test("an earlier ticket stays when a question is denied, and its end reaches the asker", () => {
     ask(p, alice, "getaddress bob");
     ask(q, bob, "private_answer alice yes");
     ask(p, alice, "getaddress bob");

@@ -62,7 +62,7 @@ export class Link implements Transport {
   #reading = true;
   /** Only bytes that were in transit at the cut still arrive. */
   #cut = false;
-  /** Nothing arrives in that direction any more, and no side is told. Null: it does in both. */
+  /** Bytes in that direction vanish, and neither side gets an event. Null: all bytes arrive. */
   #lost: "up" | "down" | null = null;
   /** Bytes in the server's send buffer since the cut; they are never read. */
   #swallowed = 0;

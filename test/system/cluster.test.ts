@@ -1,13 +1,13 @@
 /** Two processes over a real engine: takeover, handover, a paused owner, and an engine that is away. */
-import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from "bun:test";
+import { afterAll, afterEach, beforeEach, describe, expect, test } from "bun:test";
 import { mkdirSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from "node:fs";
 import { connect } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { ChatClient, type ChatError, type ChatEvent } from "../../src/client/client.ts";
-import { initLog } from "../../src/cluster/open-log.ts";
 import { ClusterServer, type ClusterServerChoices } from "../support/cluster-server.ts";
-import { NATS, POSTGRES, type RunningEngine } from "../support/engines.ts";
+import { useEngine } from "../support/engine-hooks.ts";
+import { NATS, POSTGRES } from "../support/engines.ts";
 import { NotifySocket, hasSockets } from "../support/sockets.ts";
 import { ServerProcess, runWith } from "../support/process.ts";
 
@@ -182,26 +182,20 @@ function newServer(url: string, choices: Partial<ClusterServerChoices> = {}): Cl
 
 afterAll(() => rmSync(folder, { recursive: true }));
 
-for (const { name, isInstalled, start: startEngine, closeAll } of [POSTGRES, NATS]) {
+for (const engine of [POSTGRES, NATS]) {
+  const { name, isInstalled } = engine;
   describe.skipIf(!isInstalled)(`two servers over ${name}`, () => {
-    let engine: RunningEngine;
     let balancer: Balancer;
-    let url = "";
+    const used = useEngine(engine, 1, LIMIT_MS);
 
-    beforeAll(async () => void (engine = await startEngine()), LIMIT_MS);
-    beforeEach(async () => {
-      url = await engine.newUrl();
-      await initLog(url, 1);
-      balancer = new Balancer();
-    });
+    beforeEach(() => void (balancer = new Balancer()));
     afterEach(async () => {
       balancer.stop();
       await ServerProcess.killAll();
     });
-    afterAll(closeAll);
 
     function start(): Promise<ClusterServer> {
-      return newServer(url).start();
+      return newServer(used.url).start();
     }
 
     /** An owner and a spare, and a conversation that goes through the owner. */
@@ -323,13 +317,13 @@ for (const { name, isInstalled, start: startEngine, closeAll } of [POSTGRES, NAT
       "while the engine is away nothing is acknowledged, sessions stay, and everything goes on by itself",
       async () => {
         const { owner, spare, conversation } = await pair();
-        await engine.kill();
+        await used.engine.kill();
         await owner.is(`cluster: ${name}`);
         expect(conversation.acknowledged.length).toBeGreaterThan(0);
         const { length } = conversation.acknowledged;
         await Bun.sleep(4_000);
         expect(conversation.acknowledged.length).toBe(length);
-        await engine.restart();
+        await used.engine.restart();
         await owner.is("ready");
         await conversation.goesOn();
         await spare.is("spare");
@@ -344,13 +338,13 @@ for (const { name, isInstalled, start: startEngine, closeAll } of [POSTGRES, NAT
       "an owner that is stopped while the engine is away exits with 1 in bounded time and says what is not stored",
       async () => {
         const { owner } = await pair();
-        await engine.kill();
+        await used.engine.kill();
         const beganMs = performance.now();
         owner.process.kill("SIGTERM");
         expect(await owner.process.exits()).toBe(1);
         report(name, "stopped without the engine", performance.now() - beganMs);
         expect(owner.process.stderr).toContain("requests without a reply are not stored");
-        await engine.restart();
+        await used.engine.restart();
       },
       LIMIT_MS,
     );
@@ -360,9 +354,9 @@ for (const { name, isInstalled, start: startEngine, closeAll } of [POSTGRES, NAT
       async () => {
         const users = join(folder, "growing.txt");
         writeFileSync(users, "alice secret\n");
-        const owner = await newServer(url, { credentials: users }).start();
+        const owner = await newServer(used.url, { credentials: users }).start();
         await owner.is("ready");
-        const spare = await newServer(url, { credentials: users }).start();
+        const spare = await newServer(used.url, { credentials: users }).start();
         writeFileSync(users, "alice secret\ndave secret\n");
         owner.process.kill("SIGHUP");
         await owner.process.logs(/configuration and credentials reloaded/);
@@ -380,11 +374,11 @@ for (const { name, isInstalled, start: startEngine, closeAll } of [POSTGRES, NAT
       "check reads the state of the log, and ctl shows it at the owner and at a spare",
       async () => {
         const data = [join(folder, "first"), join(folder, "second")];
-        const owner = await newServer(url, { data: data[0] }).start();
+        const owner = await newServer(used.url, { data: data[0] }).start();
         await owner.is("ready");
-        await newServer(url, { data: data[1] }).start();
+        await newServer(used.url, { data: data[1] }).start();
         const ask = async (...args: string[]): Promise<string> => {
-          const { out, err, code } = await runWith({ env: { HEARTLINE_CLUSTER: url } }, "src/main.ts", ...args);
+          const { out, err, code } = await runWith({ env: { HEARTLINE_CLUSTER: used.url } }, "src/main.ts", ...args);
           expect([err, code]).toEqual(["", 0]);
           return out;
         };
@@ -407,7 +401,7 @@ for (const { name, isInstalled, start: startEngine, closeAll } of [POSTGRES, NAT
       async () => {
         await (await start()).is("ready");
         const manager = new NotifySocket(join(folder, `notify-${name.length}`));
-        const spare = newServer(url, { variables: { NOTIFY_SOCKET: manager.name } });
+        const spare = newServer(used.url, { variables: { NOTIFY_SOCKET: manager.name } });
         expect(await manager.until(/^STATUS=spare/)).toContain("READY=1");
         spare.process.kill("SIGTERM");
         expect(await spare.process.exits()).toBe(0);
@@ -422,7 +416,7 @@ for (const { name, isInstalled, start: startEngine, closeAll } of [POSTGRES, NAT
         await (await start()).is("ready");
         const others = join(folder, "others.txt");
         writeFileSync(others, "alice other\nbob secret\n");
-        const refused = newServer(url, { credentials: others });
+        const refused = newServer(used.url, { credentials: others });
         expect(await refused.process.exits()).toBe(1);
         expect(refused.process.stderr).toMatch(
           /^heartline: the owner of shard 0 \(127\.0\.0\.1:\d+\) has other users or passwords/m,

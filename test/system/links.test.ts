@@ -1,11 +1,11 @@
 /** Requests that concern users of other shards, over real processes and a real engine. */
-import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from "bun:test";
+import { afterAll, afterEach, describe, expect, test } from "bun:test";
 import { existsSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { initLog } from "../../src/cluster/open-log.ts";
 import { ClusterServer, type ClusterServerChoices } from "../support/cluster-server.ts";
-import { NATS, POSTGRES, type RunningEngine } from "../support/engines.ts";
+import { useEngine } from "../support/engine-hooks.ts";
+import { NATS, POSTGRES } from "../support/engines.ts";
 import { ServerProcess } from "../support/process.ts";
 import { WireClient } from "../support/wire.ts";
 
@@ -66,17 +66,10 @@ async function ask(client: WireClient, request: string): Promise<string> {
   return line(client);
 }
 
-for (const { name, isInstalled, start: startEngine, closeAll } of [POSTGRES, NATS]) {
+for (const engine of [POSTGRES, NATS]) {
+  const { name, isInstalled } = engine;
   describe.skipIf(!isInstalled)(`three shards over ${name}`, () => {
-    let engine: RunningEngine;
-    let url = "";
-
-    beforeAll(async () => void (engine = await startEngine()), LIMIT_MS);
-    beforeEach(async () => {
-      url = await engine.newUrl();
-      await initLog(url, SHARDS);
-    });
-    afterAll(closeAll);
+    const used = useEngine(engine, SHARDS, LIMIT_MS);
 
     /** The owners by shard, each with links to the others, and spares. `choices`: of these servers, in any order. */
     async function start(
@@ -84,7 +77,7 @@ for (const { name, isInstalled, start: startEngine, closeAll } of [POSTGRES, NAT
       choices: readonly Partial<ClusterServerChoices>[] = [],
     ): Promise<[owners: ClusterServer[], ...ClusterServer[]]> {
       const newServer = (_: unknown, i: number): Promise<ClusterServer> =>
-        new ClusterServer(url, { credentials: CREDENTIALS, copies: COPIES, ...choices[i] }).start();
+        new ClusterServer(used.url, { credentials: CREDENTIALS, copies: COPIES, ...choices[i] }).start();
       const owners: ClusterServer[] = [];
       for (const server of await Promise.all(Array.from({ length: SHARDS }, newServer))) {
         while ((await server.shard()) === null) await Bun.sleep(20);

@@ -1,12 +1,12 @@
 /** Several processes over a real engine, each of which owns a shard or is a spare; clients are at any of them. */
-import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from "bun:test";
+import { afterAll, afterEach, describe, expect, test } from "bun:test";
 import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { initLog } from "../../src/cluster/open-log.ts";
 import { shardOf } from "../../src/protocol/shard.ts";
 import { ClusterServer, type ClusterServerChoices } from "../support/cluster-server.ts";
-import { NATS, POSTGRES, type RunningEngine } from "../support/engines.ts";
+import { useEngine } from "../support/engine-hooks.ts";
+import { NATS, POSTGRES } from "../support/engines.ts";
 import { freePort } from "../support/free-port.ts";
 import { ServerProcess, runWith } from "../support/process.ts";
 import { WireClient } from "../support/wire.ts";
@@ -71,20 +71,13 @@ test("the users of this file are of the shards that it says", () => {
     for (const user of users) expect(shardOf(Buffer.from(user), 0, user.length, SHARDS)).toBe(shard);
 });
 
-for (const { name, isInstalled, start: startEngine, closeAll } of [POSTGRES, NATS]) {
+for (const engine of [POSTGRES, NATS]) {
+  const { name, isInstalled } = engine;
   describe.skipIf(!isInstalled)(`three shards over ${name}`, () => {
-    let engine: RunningEngine;
-    let url = "";
-
-    beforeAll(async () => void (engine = await startEngine()), LIMIT_MS);
-    beforeEach(async () => {
-      url = await engine.newUrl();
-      await initLog(url, SHARDS);
-    });
-    afterAll(closeAll);
+    const used = useEngine(engine, SHARDS, LIMIT_MS);
 
     const newServer = (choices: Partial<ClusterServerChoices> = {}): ClusterServer =>
-      new ClusterServer(url, { credentials: CREDENTIALS, copies: COPIES, ...choices });
+      new ClusterServer(used.url, { credentials: CREDENTIALS, copies: COPIES, ...choices });
 
     /** The owners by shard, and a spare. */
     async function start(
@@ -171,7 +164,7 @@ for (const { name, isInstalled, start: startEngine, closeAll } of [POSTGRES, NAT
         const data = join(folder, `workers-${name.length}`);
         const common = ["--host", "127.0.0.1", "--credentials", CREDENTIALS, "--data", data];
         const group = new ServerProcess(
-          { sockets: [], environment: { HEARTLINE_CLUSTER: url, TMPDIR: COPIES } },
+          { sockets: [], environment: { HEARTLINE_CLUSTER: used.url, TMPDIR: COPIES } },
           ...common,
           ...options,
         );
