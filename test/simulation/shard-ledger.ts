@@ -15,8 +15,13 @@ export class ShardLedger extends Ledger {
   readonly #forwarded = new Map<string, string>();
   /** `a b`: a request of a that concerns b was refused, since the shard of b was away. */
   readonly #refused = new Set<string>();
-  /** By recipient and sender: the number in the last broadcast that came. */
-  readonly #broadcasts = new Map<string, number>();
+  /** `user text`: a broadcast that has come to that user. */
+  readonly #arrived = new Set<string>();
+  /**
+   * By session and sender: the number in the last broadcast that came. A connection that its client has abandoned may
+   * still be read while the next session is, so there is no order between sessions.
+   */
+  readonly #lastBroadcast = new WeakMap<ObservedSession, Map<string, number>>();
   /** By session: whether the users of other shards are online there, as the client knows. */
   readonly #presence = new WeakMap<ObservedSession, Map<string, boolean>>();
 
@@ -96,18 +101,23 @@ export class ShardLedger extends Ledger {
 
   override received(observed: ObservedSession, about: string, line: Expected): void {
     if (this.#of(about) === this || line.startsWith("message ")) return super.received(observed, about, line);
-    if (line.startsWith("broadcast ")) this.#broadcastCame(observed.user, about, line.slice("broadcast ".length));
+    if (line.startsWith("broadcast ")) this.#broadcastCame(observed, about, line.slice("broadcast ".length));
     else if (!this.wasBlocked(about, observed.user)) this.#presenceCame(observed, about, line.startsWith("joined"));
   }
 
-  #broadcastCame(user: string, from: string, text: string): void {
+  #broadcastCame(observed: ObservedSession, from: string, text: string): void {
+    const { user } = observed;
     if (!this.#of(from).broadcasts.has(text))
       throw new Violation(`${user} received a broadcast of ${from} that was never accepted: ${show(text)}`);
+    if (this.#arrived.has(`${user} ${text}`))
+      throw new Violation(`${user} received a broadcast of ${from} twice: ${show(text)}`);
+    this.#arrived.add(`${user} ${text}`);
+    const last = this.#lastBroadcast.get(observed) ?? new Map<string, number>();
+    this.#lastBroadcast.set(observed, last);
     const number = Number.parseInt(text.slice(1));
-    const pair = `${user} ${from}`;
-    if (number <= (this.#broadcasts.get(pair) ?? 0))
-      throw new Violation(`${user} received a broadcast of ${from} twice, or too late: ${show(text)}`);
-    this.#broadcasts.set(pair, number);
+    if (number < (last.get(from) ?? 0))
+      throw new Violation(`${user} received a broadcast of ${from} too late: ${show(text)}`);
+    last.set(from, number);
   }
 
   #presenceCame(observed: ObservedSession, about: string, isOnline: boolean): void {
