@@ -173,7 +173,7 @@ export const BROADCAST_SENDS_PER_TURN = 256;
 /** Bytes of messages that move between sessions and mailboxes in one turn. The rest follows in the next turns. */
 export const MOVED_BYTES_PER_TURN: number = 16 << 10;
 /** A shorter message counts as this many bytes, since the store has a row for each. */
-export const MOVED_BYTES_MIN: number = 64;
+export const MOVED_BYTES_MIN: number = 128;
 /** The share of one user in MOVED_BYTES_PER_TURN while several wait. */
 export const MOVED_BYTES_SHARE: number = 4 << 10;
 
@@ -267,6 +267,7 @@ export const JOURNAL_SEGMENT_BYTES: number = 16 << 20;
 export const JOURNAL_SEGMENTS_KEPT: number = 6;
 /** The same for the shared log of a cluster. A snapshot has no records of them, so a takeover reads them. */
 export const SHARED_SEGMENT_BYTES: number = 4 << 20;
+export const SHARED_SEGMENT_RECORDS: number = 2 << 10;
 export const SHARED_SEGMENTS_KEPT: number = 4;
 /** Spare segments. One more is deleted. */
 export const JOURNAL_SPARES_MAX: number = 2;
@@ -287,6 +288,8 @@ export const BACKUP_WAL_BYTES_MAX: number = 192 << 20;
 
 /** A snapshot of a shard is due when the log since the last one has more bytes than this and than the database. */
 export const SNAPSHOT_LOG_BYTES_MIN: number = 64 << 20;
+/** The same for a log of many short records: a takeover reads each in the time of this many bytes. */
+export const RECORD_COST_BYTES: number = 2 << 10;
 /** A part of a snapshot, which the event loop handles at a time. */
 export const SNAPSHOT_PART_BYTES: number = 256 << 10;
 /** After a snapshot that failed, the next try comes this much later. */

@@ -68,7 +68,7 @@ export class MailboxScheduler {
     delivery.isPending = this.#mailbox.room(session) > 0;
     if (delivery.isPending || account.ackedUpTo > 0) this.#enqueue(account);
     // The rest needs another turn; and requests that waited for the portion continue, even if there was no room.
-    if (delivery.isPending || wasPending) outbox.markDirty();
+    if (this.#waiting.has(account) || wasPending) outbox.markDirty();
   }
 
   /** After the end of a session: its unacknowledged messages return to the mailbox, now or in later turns. */
@@ -90,6 +90,11 @@ export class MailboxScheduler {
       this.#report(error);
     }
     return delivery.state === "done";
+  }
+
+  /** Those for whom another turn follows at once. */
+  get #waiting(): Set<Account> {
+    return this.#wasBusy ? this.#urgent : this.#queue;
   }
 
   /** Bytes of one user per visit while others wait. */
@@ -225,7 +230,7 @@ export class MailboxScheduler {
     const wasBusy = this.#wasBusy;
     if (this.#mailbox.deliveryRefused && this.#store.writeError === null) this.#deliverAll();
     if (wasBusy) this.#bytesLeft = this.#share;
-    for (const account of wasBusy ? this.#urgent : this.#queue) {
+    for (const account of this.#waiting) {
       if (this.#bytesLeft <= 0) break;
       if (this.#waitsForTurn(account)) continue;
       const { session } = account;
@@ -237,7 +242,7 @@ export class MailboxScheduler {
     this.#store.compact(this.#moveOld);
     this.#wasBusy = this.#store.isBusy;
     this.#bytesLeft = this.#wasBusy ? 0 : this.#bytesPerTurn;
-    return this.#wasBusy ? this.#urgent.size > 0 : this.#queue.size > 0;
+    return this.#waiting.size > 0;
   }
 
   /** The store has room again: the deliveries that it refused continue. */

@@ -132,7 +132,7 @@ export class Mailbox {
     return Math.min(MAILBOX_PORTION_BYTES, ACK_BYTES_MAX + outbox.acked) - outbox.unacked;
   }
 
-  /** Delivers the next portion for which there is room, about `bytesMax` bytes. Returns its size in bytes. */
+  /** Delivers the next portion for which there is room, about `bytesMax` bytes. Returns what it counts for. */
   deliver(session: Session, bytesMax: number): number {
     const { account, outbox, number, delivery } = session;
     this.noteAcked(delivery);
@@ -143,13 +143,14 @@ export class Mailbox {
       return 0;
     }
     const { end } = outbox;
-    for (const { number, unixMs, from, text } of this.#store.read(account.name, delivery.deliveredUpTo, room)) {
+    const messages = this.#store.read(account.name, delivery.deliveredUpTo, room);
+    for (const { number, unixMs, from, text } of messages) {
       outbox.appendFromMailbox(number, encode(`stored ${from} ${unixMs} `), text);
       session.messagesOut++;
       delivery.deliveredUpTo = number;
       delivery.deliveredUnacked++;
     }
-    return outbox.end - end;
+    return Math.max(outbox.end - end, messages.length * MOVED_BYTES_MIN);
   }
 }
 

@@ -122,7 +122,7 @@ export interface ChatStore {
   /** Once a turn: when the store wants to forget its oldest records, it calls `move` for what only they have. */
   compact(move: MoveOldMessages): void;
 
-  /** The oldest messages of a mailbox with a number above `after`, until their texts have `bytes`, and at least one. */
+  /** The oldest messages of a mailbox with a number above `after`: at least one, until they count for `bytes` bytes. */
   read(user: string, after: number, bytes: number): StoredMessage[];
   /** The number of the newest message of a mailbox; 0 without one. */
   lastStored(user: string): number;

@@ -3,6 +3,7 @@ import { createHash } from "node:crypto";
 import type { WrongPasswords } from "../auth/lockouts.ts";
 import type { Outcomes } from "../chat/outcomes.ts";
 import type { Amount, EndedSession, FinalReason, KnownSession, LastLogin, StoredMessage } from "../chat/store.ts";
+import { MOVED_BYTES_MIN } from "../limits.ts";
 import { type Delivered, lastDelivered, runsOf } from "./delivered-run.ts";
 import { PendingChanges } from "./pending-changes.ts";
 import { SQL } from "./sql.ts";
@@ -100,14 +101,15 @@ export class Tables {
     return { amounts, last };
   }
 
-  /** The oldest messages with numbers above `after`: at least one, then more until they have `bytes` bytes. */
+  /** The oldest messages with numbers above `after`: at least one, then more until they count for `bytes` bytes. */
   messages(user: string, after: number, bytes: number): StoredMessage[] {
     this.changes.execute();
     const messages: StoredMessage[] = [];
     let bytesLeft = bytes;
     for (const message of this.#statements.selectMessages.iterate(user, after)) {
       messages.push(message);
-      bytesLeft -= message.text.length + message.from.length + LINE_OVERHEAD_BYTES;
+      const lineBytes = message.text.length + message.from.length + LINE_OVERHEAD_BYTES;
+      bytesLeft -= Math.max(MOVED_BYTES_MIN, lineBytes);
       if (bytesLeft <= 0) break;
     }
     return messages;

@@ -9,6 +9,7 @@ import { wordEnd } from "../protocol/ascii.ts";
 export const MARK = { fields: 4, number: 0, unixMs: 1, start: 2, end: 3 } as const;
 /** In place of the time: the mailbox has the message too, with its time. No clock gives this time. */
 const IN_MAILBOX = 0;
+const NOTHING: Uint8Array = new Uint8Array();
 
 /** Two messages belong to one run when there are at most this many bytes of other lines between them. */
 const GAP_BYTES_MAX = 64;
@@ -27,7 +28,7 @@ export interface UnackedMessage {
   /** Position in the stream after its line, and the length of the line. */
   position: number;
   bytes: number;
-  /** The mailbox has it too. Then `unixMs`, `from` and `text` are not those of the message. */
+  /** The mailbox has it too. Then `unixMs`, `from` and `text` are empty. */
   inMailbox: boolean;
   unixMs: number;
   from: string;
@@ -130,13 +131,15 @@ export class UnackedIndex {
       const lineStart = fields[i + MARK.start]!;
       const position = fields[i + MARK.end]!;
       left -= Math.max(MOVED_BYTES_MIN, position - lineStart);
+      const inMailbox = unixMs === IN_MAILBOX;
+      const message = { number, position, bytes: position - lineStart, inMailbox, unixMs, from: "", text: NOTHING };
+      messages.push(message);
+      if (inMailbox) continue;
       const end = position + offset - 1;
       const name = wordEnd(bytes, lineStart + offset, end) + 1;
       const nameEnd = wordEnd(bytes, name, end);
-      const from = bytes.toString("latin1", name, nameEnd);
-      const text = bytes.subarray(nameEnd + 1, end);
-      const inMailbox = unixMs === IN_MAILBOX;
-      messages.push({ number, position, bytes: position - lineStart, inMailbox, unixMs, from, text });
+      message.from = bytes.toString("latin1", name, nameEnd);
+      message.text = bytes.subarray(nameEnd + 1, end);
     }
     return messages;
   }
