@@ -4,7 +4,8 @@
  * end of the process: another one begins from the shared log.
  */
 import { Histogram } from "../histogram.ts";
-import { APPEND_SLOW_MS, SHARED_SEGMENTS_KEPT, SHARED_SEGMENT_BYTES, WAITING_BYTES_MAX } from "../limits.ts";
+import { APPEND_SLOW_MS, SHARED_SEGMENTS_KEPT, SHARED_SEGMENT_BYTES } from "../limits.ts";
+import { SHARED_SEGMENT_RECORDS, WAITING_BYTES_MAX } from "../limits.ts";
 import type { TurnLog } from "../storage/turn-log.ts";
 import type { Appender } from "./appender.ts";
 
@@ -64,7 +65,9 @@ export class SharedJournal implements TurnLog {
 
   append(body: Buffer, start: number, length: number, number: number): void {
     const records = this.#appender.encode(body.subarray(start, start + length));
-    if (this.#segments.length === 0 || this.#newestBytes + length > this.#segmentBytes) {
+    const isFull =
+      this.#newestBytes + length > this.#segmentBytes || this.sequence + 1 - this.newest >= SHARED_SEGMENT_RECORDS;
+    if (this.#segments.length === 0 || isFull) {
       this.#segments.push({ sequence: this.sequence + 1, number });
       this.#newestBytes = 0;
     }

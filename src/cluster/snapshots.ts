@@ -1,6 +1,6 @@
 import type { Database } from "bun:sqlite";
 import { open, rm, stat } from "node:fs/promises";
-import { SNAPSHOT_LOG_BYTES_MIN, SNAPSHOT_PART_BYTES, SNAPSHOT_RETRY_MS } from "../limits.ts";
+import { RECORD_COST_BYTES, SNAPSHOT_LOG_BYTES_MIN, SNAPSHOT_PART_BYTES, SNAPSHOT_RETRY_MS } from "../limits.ts";
 import { Thread } from "../runtime/thread.ts";
 import { SQL } from "../storage/sql.ts";
 import type { TurnLog } from "../storage/turn-log.ts";
@@ -32,7 +32,7 @@ export interface SnapshotOptions {
   shard: number;
   /** Of this owner. */
   epoch: number;
-  journal: Pick<TurnLog, "bytesWritten" | "sync">;
+  journal: Pick<TurnLog, "sequence" | "bytesWritten" | "sync">;
   database: Database;
   /** What the shared log had at the takeover. */
   filled: Filled;
@@ -83,10 +83,16 @@ export class Snapshots {
     return this.#logBytes + this.#options.journal.bytesWritten - this.#countedFrom;
   }
 
+  /** To read the log takes a takeover longer than to read that many bytes. */
+  #isLongerThan(bytes: number): boolean {
+    const records = this.#options.journal.sequence - this.sequence;
+    return this.logBytes > bytes || records * RECORD_COST_BYTES > Math.max(bytes, SNAPSHOT_LOG_BYTES_MIN);
+  }
+
   /** Called about once a second: begins a snapshot when one is due. */
   step(nowMs: number): void {
     const { logBytesMin = SNAPSHOT_LOG_BYTES_MIN } = this.#options;
-    if (this.#isRunning || this.#isStopped || nowMs < this.#retryMs || this.logBytes <= logBytesMin) return;
+    if (this.#isRunning || this.#isStopped || nowMs < this.#retryMs || !this.#isLongerThan(logBytesMin)) return;
     this.#isRunning = true;
     void this.exclusively(() => this.#take())
       .then(
@@ -118,7 +124,7 @@ export class Snapshots {
     const { filename } = database;
     const { bytes } = database.query<{ bytes: number }, []>(SQL.selectSize).get()!;
     const { sequence: moved } = database.query<{ sequence: number }, []>(SQL.selectProgress).get()!;
-    if (this.#isStopped || this.logBytes <= bytes || moved <= this.sequence) return;
+    if (this.#isStopped || !this.#isLongerThan(bytes) || moved <= this.sequence) return;
     const { logBytes } = this;
     const writtenBytes = journal.bytesWritten;
     const target = `${filename}-snapshot`;

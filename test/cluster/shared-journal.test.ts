@@ -1,7 +1,7 @@
 import { describe, expect, test } from "bun:test";
 import { decodeRecord } from "../../src/cluster/log-record.ts";
 import { SharedJournal } from "../../src/cluster/shared-journal.ts";
-import { APPEND_SLOW_MS, OWNERSHIP_PROVEN_MS } from "../../src/limits.ts";
+import { APPEND_SLOW_MS, OWNERSHIP_PROVEN_MS, SHARED_SEGMENT_RECORDS } from "../../src/limits.ts";
 import { openDatabase } from "../../src/storage/database.ts";
 import { Store } from "../../src/storage/store.ts";
 import { OTHER, ShardOwner, later, resolves } from "../support/shard-owner.ts";
@@ -114,6 +114,14 @@ describe("the segments of a shared journal", () => {
     expect(journal.old).toBeNull();
     journal.free(journal.sequence);
     expect(journal.newest).toBe(6);
+  });
+
+  test("are old when newer ones have enough records, however short", async () => {
+    const { journal } = await setUp();
+    for (let i = 0; i < 2 * SHARED_SEGMENT_RECORDS; i++) append(journal, "");
+    expect(journal.old).toBeNull();
+    append(journal, "");
+    expect(journal.old).toEqual({ number: 0, sequence: SHARED_SEGMENT_RECORDS + 1 });
   });
 
   test("that are old move to the database, whose progress follows", async () => {

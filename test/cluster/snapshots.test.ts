@@ -7,7 +7,7 @@ import { SharedJournal } from "../../src/cluster/shared-journal.ts";
 import { ShardBackup } from "../../src/cluster/shard-backup.ts";
 import { type CopyReply, type CopyRequest, type Published, Snapshots } from "../../src/cluster/snapshots.ts";
 import { type TakenOver, takeOver } from "../../src/cluster/takeover.ts";
-import { SNAPSHOT_RETRY_MS } from "../../src/limits.ts";
+import { RECORD_COST_BYTES, SNAPSHOT_LOG_BYTES_MIN, SNAPSHOT_RETRY_MS } from "../../src/limits.ts";
 import { BackupBusyError } from "../../src/storage/backup.ts";
 import { openStore } from "../../src/storage/recovery.ts";
 import { Store } from "../../src/storage/store.ts";
@@ -26,6 +26,7 @@ interface Choices {
   /** The shard that the new owner takes over. */
   data?: ModelledEngine;
   copy?: (request: CopyRequest) => Promise<CopyReply>;
+  logBytesMin?: number;
 }
 
 /** What the thread does. */
@@ -48,7 +49,7 @@ class Owner {
   readonly failures: string[] = [];
   nowMs = 0;
 
-  private constructor(process: ShardOwner, taken: TakenOver, copy: Choices["copy"]) {
+  private constructor(process: ShardOwner, taken: TakenOver, { copy, logBytesMin = LOG_BYTES_MIN }: Choices) {
     this.process = process;
     this.taken = taken;
     this.journal = new SharedJournal(process.appender, () => process.clockMs, SEGMENT_BYTES, 2);
@@ -62,7 +63,7 @@ class Owner {
       filled: taken,
       published: (snapshot) => void this.published.push(snapshot),
       failed: ({ message }) => void this.failures.push(message),
-      logBytesMin: LOG_BYTES_MIN,
+      logBytesMin,
       copy,
     });
   }
@@ -71,11 +72,7 @@ class Owner {
     const process = new ShardOwner(choices.data);
     expect(await process.claim()).toBe(true);
     const options = { unixMs: UNIX_MS, progress: () => {} };
-    return new Owner(
-      process,
-      await takeOver(process.log, 0, process.appender.head, newFolder(), options),
-      choices.copy,
-    );
+    return new Owner(process, await takeOver(process.log, 0, process.appender.head, newFolder(), options), choices);
   }
 
   get engine(): ModelledEngine {
@@ -159,6 +156,24 @@ describe("a snapshot", () => {
     for (let i = 0; i < 80; i++) await owner.turn(40_000);
     owner.store.commit();
     await owner.step();
+    await owner.step();
+    expect(owner.published).toHaveLength(1);
+  });
+
+  test("is taken of a log of many short records, which takes a takeover long to read", async () => {
+    const owner = await Owner.start({ copy: copyNow, logBytesMin: SNAPSHOT_LOG_BYTES_MIN });
+    const fill = async (records: number): Promise<void> => {
+      while (owner.journal.sequence < records) await owner.turn(1);
+      owner.store.drop("bob", Number.MAX_SAFE_INTEGER, 1e6);
+      owner.store.acked(new Account("bob"), owner.store.newNumber());
+      await owner.turn(1);
+      owner.store.commit();
+    };
+    const due = SNAPSHOT_LOG_BYTES_MIN / RECORD_COST_BYTES;
+    await fill(due - 10);
+    await owner.step();
+    expect(owner.published).toEqual([]);
+    await fill(due + 10);
     await owner.step();
     expect(owner.published).toHaveLength(1);
   });

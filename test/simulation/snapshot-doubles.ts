@@ -34,8 +34,11 @@ async function* listed<Item>(items: readonly Item[]): AsyncIterable<Item> {
 export function waitsCounted(
   journal: SharedJournal,
   count: (change: number) => void,
-): Pick<TurnLog, "bytesWritten" | "sync"> {
+): Pick<TurnLog, "sequence" | "bytesWritten" | "sync"> {
   return {
+    get sequence() {
+      return journal.sequence;
+    },
     get bytesWritten() {
       return journal.bytesWritten;
     },
