@@ -1,5 +1,5 @@
 /** One server of a cluster under chaos: it is started again whenever it ends. */
-import { appendFileSync, mkdirSync } from "node:fs";
+import { appendFileSync, mkdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { Program } from "../../../bench/program.ts";
 import { freePort } from "../../support/free-port.ts";
@@ -92,6 +92,12 @@ export class Member {
   /** Resolves when the process that runs now has ended. */
   get ended(): Promise<unknown> {
     return this.#program!.ended;
+  }
+
+  /** Memory of its process. */
+  get residentBytes(): number {
+    const status = readFileSync(`/proc/${this.#program!.pid}/status`, "latin1");
+    return Number(/^VmRSS:\s+(\d+) kB$/m.exec(status)![1]) * 1024;
   }
 
   async look(): Promise<Look> {

@@ -49,12 +49,23 @@ test.skipIf(postgresPrograms === null)(
   LIMIT_MS,
 );
 
+test.skipIf(postgresPrograms === null)(
+  "a server takes over thousands of accounts, and each user with mail gets it",
+  async () => {
+    const { code, out, err } = await drill("--drill", "large", "--clients", "2000", "--mailboxes", "200");
+    if (code !== 0) throw new Error(`${out}${err}`);
+    expect(out).toMatch(/^2000 accounts, 200 with 3 messages each; 1 shards$/m);
+    expect(out).toMatch(/^mail of 200 users +\d+\.\d\d +0 wrong$/m);
+  },
+  LIMIT_MS,
+);
+
 test("an invalid command line prints the reason and exits with 2", async () => {
   const { code, out, err } = await drill();
   expect({ code, out }).toEqual({ code: 2, out: "" });
-  expect(err).toBe("drill: --drill is missing: upgrade, restart, cuts, promotion (--help lists the options)\n");
+  expect(err).toBe("drill: --drill is missing: upgrade, restart, cuts, promotion, large (--help lists the options)\n");
   const { err: unknown } = await drill("--drill", "fire");
   expect(unknown).toBe(
-    'drill: --drill takes upgrade, restart, cuts or promotion, not "fire" (--help lists the options)\n',
+    'drill: --drill takes upgrade, restart, cuts, promotion or large, not "fire" (--help lists the options)\n',
   );
 });

@@ -8,6 +8,7 @@ import { hasNats } from "../../support/nats-engine.ts";
 import { postgresPrograms } from "../../support/postgres-engine.ts";
 import { ENGINES } from "../chaos/cluster.ts";
 import { INSIDE, checkHosts, cuts } from "./cuts.ts";
+import { large } from "./large.ts";
 import { PROMOTIONS, promotion } from "./promotion.ts";
 import { rolling } from "./rolling.ts";
 import { type DrillOptions, type Report, Stage } from "./stage.ts";
@@ -22,16 +23,19 @@ removed, unless something was wrong.
   restart    all servers are restarted, one after another
   cuts       the network between two machines drops all packets, one way or both ways; needs root
   promotion  the primary of PostgreSQL is killed or cut off, and a standby is promoted
+  large      very many accounts, some with mail: import, start, snapshot, takeover, memory
 
   --drill <name>       one of these
   --seed <number>      seed of the random decisions, but not of the exact times (random, printed)
   --seconds <number>   upgrade, restart: load before, between and after the replacements (10)
                        cuts: the length of each cut (1, then 10, then 60)
                        promotion: load before and after it (10)
-  --clients <number>   number of users, all with resumable sessions, 2 to 5000 (1000; cuts, promotion: 150)
+  --clients <number>   number of users, all with resumable sessions, 2 to 5000 (1000; cuts, promotion: 150);
+                       large: number of accounts, up to 5000000 (1000000)
+  --mailboxes <number> large: accounts with mail (100000)
   --rate <number>      messages per second of all users together (100; cuts, promotion: 60)
   --cluster <engine>   postgres or nats (postgres)
-  --shards <number>    shards of the cluster, 1 to 8 (3)
+  --shards <number>    shards of the cluster, 1 to 8 (3; large: 1)
   --steps <number>     at most that many replacements, cuts or promotions (all)
   --from <folder>      upgrade: a checkout of the older version (a copy of this one with another number)
   --p99 <ms>           upgrade, restart: bound of the 99th percentile of replies (3000)
@@ -42,20 +46,36 @@ Exit code: 0 when no message was lost, twice or out of order, no client lost its
 server that was replaced, and replies came in time; 1 otherwise; 2 for an invalid command line.
 `;
 
-const OPTIONS = ["drill", "seed", "seconds", "clients", "rate", "cluster", "shards", "steps", "from", "p99"] as const;
-const DRILLS = ["upgrade", "restart", "cuts", "promotion"] as const;
+const OPTIONS = [
+  "drill",
+  "seed",
+  "seconds",
+  "clients",
+  "rate",
+  "cluster",
+  "shards",
+  "steps",
+  "from",
+  "p99",
+  "mailboxes",
+] as const;
+const DRILLS = ["upgrade", "restart", "cuts", "promotion", "large"] as const;
 
 type Line = CommandLine<(typeof OPTIONS)[number], "direct">;
 
 function parseOptions(line: Line, drill: (typeof DRILLS)[number]): DrillOptions {
+  const isLarge = drill === "large";
   const isRolling = drill === "upgrade" || drill === "restart";
   return {
     seed: line.number("seed", Math.floor(Math.random() * 2 ** 31), 0, 2 ** 32 - 1),
     seconds: line.number("seconds", null, 1, 3_600),
-    clients: line.number("clients", isRolling ? 1_000 : 150, 2, 5_000),
+    clients: isLarge
+      ? line.number("clients", 1_000_000, 10, 5_000_000)
+      : line.number("clients", isRolling ? 1_000 : 150, 2, 5_000),
+    mailboxes: line.number("mailboxes", 100_000, 1, 1_000_000),
     rate: line.number("rate", isRolling ? 100 : 60, 1, 10_000),
     engine: line.choice("cluster", ENGINES[0], ENGINES),
-    shards: line.number("shards", 3, 1, 8),
+    shards: line.number("shards", isLarge ? 1 : 3, 1, 8),
     steps: line.number("steps", Number.POSITIVE_INFINITY, 1, 1_000),
     isDirect: line.flag("direct"),
     from: line.text("from"),
@@ -106,7 +126,8 @@ async function main(line: Line): Promise<number> {
   for (const signal of ["SIGINT", "SIGTERM"] as const)
     process.once(signal, () => interrupt(new Error(`${signal}: the drill ends without a report`)));
   if (drill !== "promotion") {
-    const run = drill === "cuts" ? cuts : (stage: Stage) => rolling(stage, drill === "upgrade");
+    const roll = (stage: Stage): Promise<Report> => rolling(stage, drill === "upgrade");
+    const run = drill === "cuts" ? cuts : drill === "large" ? large : roll;
     return (await perform(options, run)) ? 0 : 1;
   }
   let isClean = true;

@@ -24,6 +24,8 @@ export interface DrillOptions {
   /** What they are for depends on the drill. */
   seconds: number | null;
   clients: number;
+  /** Users with mail, of the drill with very many accounts. */
+  mailboxes: number;
   /** Messages per second of all clients together. */
   rate: number;
   engine: EngineName;
