@@ -76,7 +76,7 @@ export function serveOptions(
   writeFileSync(credentials, Array.from({ length: users }, (_, index) => `${nameOf(index)} ${PASSWORD}\n`).join(""));
   // Over WebSocket the limits apply to loopback in any case.
   const rate = limitLoopback ? "50" : "1000000";
-  const limits = ["--connection-rate", rate, "--connections-per-address", String(users * 2)];
+  const limits = ["--connection-rate", rate, "--connections-per-address", String(Math.min(users * 2, 1_000_000))];
   const heartbeat = ["--heartbeat-interval", String(idleTimeoutS)];
   const common = ["--credentials", credentials, ...heartbeat];
   return [program, "serve", ...common, ...limits, ...(limitLoopback ? ["--limit-loopback"] : [])];
