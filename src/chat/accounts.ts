@@ -43,7 +43,7 @@ export class Accounts {
     const bytes = encode(name);
     const known = this.#at(bytes, 0, bytes.length);
     if (known !== undefined) return known;
-    const account = new Account(name, this.waiting, this.neighbourOf(bytes));
+    const account = new Account(name, this.waiting, this.neighbourOf(bytes), bytes);
     this.all.push(account);
     if (this.all.length * 2 > this.#slots.length) {
       this.#slots = new Array(this.#slots.length * 4);

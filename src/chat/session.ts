@@ -81,9 +81,6 @@ export class Account {
   readonly nameBytes: Uint8Array;
   /** As in the credentials file, plain or a hash; null when the file has no such user. */
   password: string | null = null;
-  /** The beginnings of the lines that other users receive from this user. */
-  readonly messageHead: Uint8Array;
-  readonly broadcastHead: Uint8Array;
   /** The session that is online; null without one. */
   session: Session | null = null;
   /** A user of another shard of the cluster who is online there. Only `Presence` changes it. */
@@ -103,6 +100,9 @@ export class Account {
   waitingLogins: (() => void)[] | null = null;
   /** The same by sender. */
   #waitingFrom: Map<string, Waiting> | null = null;
+  /** Made when they are needed: most of very many users are never online. */
+  #messageHead: Uint8Array | null = null;
+  #broadcastHead: Uint8Array | null = null;
   #blocks: Set<Account> | null = null;
   #blockedBy: Set<Account> | null = null;
 
@@ -110,13 +110,24 @@ export class Account {
   readonly #total: Waiting;
 
   /** `total` counts what waits in all mailboxes together. */
-  constructor(name: string, total: Waiting = { messages: 0, bytes: 0 }, neighbour: Neighbour | null = null) {
+  constructor(
+    name: string,
+    total: Waiting = { messages: 0, bytes: 0 },
+    neighbour: Neighbour | null = null,
+    nameBytes = encode(name),
+  ) {
     this.name = name;
     this.neighbour = neighbour;
     this.#total = total;
-    this.nameBytes = encode(name);
-    this.messageHead = encode(`message ${name} `);
-    this.broadcastHead = encode(`broadcast ${name} `);
+    this.nameBytes = nameBytes;
+  }
+
+  /** The beginnings of the lines that other users receive from this user. */
+  get messageHead(): Uint8Array {
+    return (this.#messageHead ??= encode(`message ${this.name} `));
+  }
+  get broadcastHead(): Uint8Array {
+    return (this.#broadcastHead ??= encode(`broadcast ${this.name} `));
   }
 
   /** New messages go to the mailbox: otherwise the messages that the waiting logins need moved would only grow. */
