@@ -18,6 +18,8 @@ const FIRING = SLOTS;
 const FIRST_TIMER = SLOTS + 1;
 /** A larger step of the clock is a stall of this process; see `begin`. */
 const STALL_MS = 4 * TICK_MS;
+/** What arrived during a stall is read within this time after it. */
+const STALL_OVER_MS = 1_000;
 
 /** What happens when a timer is due: a number from `TimerWheel.kind`, for owners of type T. */
 export type TimerKind<T> = number & { readonly owner?: T };
@@ -57,10 +59,15 @@ export class TimerWheel {
   firing: unknown = null;
   /** The last tick that was fired. */
   #tick = 0;
+  /** The same with stalls: for how long something has waited. */
+  elapsedMs = 0;
   /** Difference between the clock and wheel time. */
   #stalledMs = 0;
   /** What the clock showed last. */
   #clockMs = 0;
+  /** The beginning and the end of the last stall. */
+  #stallMs = 0;
+  #stallEndMs = Number.NEGATIVE_INFINITY;
   #records = new Int32Array((FIRST_TIMER + 1023) * FIELDS);
   /** The timers of the records in use. */
   readonly #timers: (WheelTimer<unknown> | undefined)[] = [];
@@ -92,10 +99,19 @@ export class TimerWheel {
    */
   begin(clockMs: number): void {
     const passedMs = clockMs - this.#clockMs;
-    if (passedMs > STALL_MS) this.#stalledMs += passedMs - TICK_MS;
-    else if (passedMs < 0) this.#stalledMs += passedMs;
+    if (passedMs > STALL_MS) {
+      this.#stalledMs += passedMs - TICK_MS;
+      if (this.elapsedMs + passedMs - this.#stallEndMs > STALL_OVER_MS) this.#stallMs = this.elapsedMs;
+      this.#stallEndMs = this.elapsedMs + passedMs;
+    } else if (passedMs < 0) this.#stalledMs += passedMs;
+    this.elapsedMs += Math.max(0, passedMs);
     this.#clockMs = clockMs;
     this.nowMs = Math.max(this.nowMs, clockMs - this.#stalledMs);
+  }
+
+  /** `elapsedMs` at the arrival of what is read in this turn, or earlier: it may have waited during a stall. */
+  get arrivalMs(): number {
+    return this.elapsedMs - this.#stallEndMs <= STALL_OVER_MS ? this.#stallMs : this.elapsedMs;
   }
 
   /** Fires all timers that are due at `clockMs`, tick by tick. */

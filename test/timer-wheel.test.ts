@@ -300,6 +300,19 @@ describe("the wheel's clock", () => {
     expect(fired).toEqual(["it"]);
   });
 
+  test("says when what is read after a stall may have arrived, also when the clock steps back", () => {
+    const wheel = new TimerWheel(1000);
+    const arrival = (clockMs: number): number => {
+      wheel.begin(clockMs);
+      return wheel.arrivalMs;
+    };
+    expect([1100, 1200].map(arrival)).toEqual([100, 200]);
+    expect([9000, 9100, 9300].map(arrival)).toEqual([200, 200, 200]);
+    for (let clockMs = 9400; clockMs <= 10_000; clockMs += 100) expect(arrival(clockMs)).toBe(200);
+    expect(arrival(10_100)).toBe(9100);
+    expect([2000, 2100, 7000].map(arrival)).toEqual([9100, 9200, 9200]);
+  });
+
   test("moves when a turn begins, but timers fire in `advance`, after the lines that have arrived", () => {
     const { wheel, fired, named } = namedTimers();
     const heard = arm(wheel, named, "heard", 100);

@@ -101,7 +101,7 @@ export class Chat {
   }
 
   /** Begins a session of a user, and ends the older one. Throws when the messages of that one cannot be stored. */
-  login(peer: Peer, account: Account, password: Uint8Array, options: LoginOptions): void {
+  login(peer: Peer, account: Account, password: Uint8Array, options: LoginOptions, askedMs: number): void {
     const { wheel, turn, store } = this;
     const replaced = account.session;
     if (replaced !== null) this.end(replaced, "replaced");
@@ -111,7 +111,7 @@ export class Chat {
     const number = kind === "plain" ? 0 : store.newNumber();
     const outbox = new Outbox(turn, kind === "plain", this.outboxMemory);
     const session = new Session(account, number, this.#newToken(), kind, outbox, wheel.nowMs, this.unixMs);
-    session.askedMs = wheel.nowMs - peer.waitedMs;
+    session.askedMs = askedMs;
     session.address = peer.address;
     session.listenPort = options.listenPort;
     wheel.schedule(session.timer, this.#idle, this.idleTimeoutMs);

@@ -81,6 +81,10 @@ class Login {
   readonly #accountPassword: string | null;
   readonly #password: Uint8Array;
   readonly #options: LoginOptions;
+  /** `elapsedMs` of the wheel when it was sent, or earlier. */
+  readonly #askedMs: number;
+  /** Its client may be gone. */
+  readonly #hasWaited: boolean;
   /** It counts against the failed logins of its address. */
   #hasFailed = false;
 
@@ -91,6 +95,9 @@ class Login {
     this.#accountPassword = account.password;
     this.#password = password;
     this.#options = options;
+    const { arrivalMs, elapsedMs } = chat.wheel;
+    this.#askedMs = (peer.isRelayed ? elapsedMs : arrivalMs) - peer.waitedMs;
+    this.#hasWaited = this.#askedMs < elapsedMs;
   }
 
   /** Unless the user is locked out, compares the password: at once, or later when it is kept as a hash. */
@@ -136,20 +143,16 @@ class Login {
     chat.lockouts.right(record);
     if (this.#peer.isClosed) return;
     if (chat.isOver) return refuseAtEnd(chat, this.#peer, this.#account);
-    if (this.#isOutdated()) return this.#refuse("busy", "a newer session has begun meanwhile; try again");
+    if (this.#isOutdated) return this.#refuse("busy", "a newer session has begun meanwhile; try again");
     const isKnown = this.#options.resumable || this.#options.callbackPort > 0;
     if (isKnown && !chat.store.accepts(0)) this.#refuse("internal", chat.store.writeError!);
-    else chat.login(this.#peer, this.#account, this.#password, this.#options);
+    else chat.login(this.#peer, this.#account, this.#password, this.#options, this.#askedMs);
   }
 
-  /**
-   * It has waited at another server for the owner of the shard, and its client may be gone: a session that was asked
-   * for later is not replaced.
-   */
-  #isOutdated(): boolean {
-    const { waitedMs } = this.#peer;
+  /** It has waited, here or at another server: a session that was asked for later is not replaced. */
+  get #isOutdated(): boolean {
     const { session } = this.#account;
-    return waitedMs > 0 && session !== null && session.askedMs > this.#chat.wheel.nowMs - waitedMs;
+    return this.#hasWaited && session !== null && session.askedMs > this.#askedMs;
   }
 
   #refuseWrong(record: LoginRecord): void {

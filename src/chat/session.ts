@@ -267,7 +267,7 @@ export class Session {
   readonly overdue = new WheelTimer<Session>(this);
   /** Unix time of its login. */
   readonly beganUnixMs: number;
-  /** Wheel time at which the request for it reached the first server of the cluster. */
+  /** `elapsedMs` of the wheel when the request for it reached the first server of the cluster, or earlier. */
   askedMs = 0;
   /** Address of its last connection, and the port on which the client accepts private chats; 0: none. */
   address = "";

@@ -71,7 +71,7 @@ export class Relay implements LinkEvents {
   /** The shards that may have the session, the present one first: each but the last one may not know the token. */
   readonly #shards: number[];
   #state: RelayState = "waiting";
-  /** Wheel time at which the line came. */
+  /** `elapsedMs` when the line came, or earlier. */
   readonly #sinceMs: number;
   #failure: RelayRefusal = "no_owner";
   #link: OwnerLink | null = null;
@@ -95,7 +95,7 @@ export class Relay implements LinkEvents {
     this.#verb = verb;
     this.#line = line;
     this.#shards = [...shards];
-    this.#sinceMs = relays.wheel.nowMs;
+    this.#sinceMs = relays.wheel.arrivalMs;
     relays.all.add(this);
     relays.wheel.schedule(this.#timer, relays.late, RELAY_WAIT_MS);
   }
@@ -105,7 +105,7 @@ export class Relay implements LinkEvents {
   }
 
   get #waitedMs(): number {
-    return this.#relays.wheel.nowMs - this.#sinceMs;
+    return this.#relays.wheel.elapsedMs - this.#sinceMs;
   }
 
   /** Connects to the owner, unless that is under way. */

@@ -101,3 +101,14 @@ test("the time that one login has waited does not count for the next one of the 
   expect(world.ask(peer, "login bob wrong")).toEqual(["err wrong_password 2"]);
   expect(world.ask(peer, "login bob secret")[0]).toStartWith("ok ");
 });
+
+test("a login that may have waited while the server stood still replaces no session that was asked for later", () => {
+  const world = new World(["bob"]);
+  const before = world.connect();
+  const relayed = Object.assign(world.connect(), { isRelayed: true, waitedMs: 1000 });
+  world.clockMs += 5000;
+  expect(world.ask(relayed, "login bob secret")[0]).toStartWith("ok ");
+  expect(world.ask(before, "login bob secret")).toEqual(["err busy a newer session has begun meanwhile; try again"]);
+  world.pass(2000);
+  expect(world.ask(before, "login bob secret")[0]).toStartWith("ok ");
+});

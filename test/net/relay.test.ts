@@ -399,6 +399,16 @@ describe("a login without an owner", () => {
     expect(ends[0]!.greet()).toMatchObject({ bytes: `${LOGIN}\n`, waitedMs: RELAY_WAIT_MS - 1000 });
   });
 
+  test("has waited for as long as the process stood still, before and after it was read", () => {
+    const client = new Wire({}, world);
+    world.clockMs += 3000;
+    client.say(LOGIN);
+    world.clockMs += 700;
+    world.tick();
+    setOwner(OWNER);
+    expect(ends[0]!.greet().waitedMs).toBeWithin(3700, 3800);
+  });
+
   test("tries again while the owner refuses connections, and leaves it for the next owner", () => {
     setOwner(OWNER);
     const client = new Wire({}, world);
