@@ -14,6 +14,9 @@ const START_MS = 30_000;
 export const hasNats = Bun.which("nats-server") !== null;
 if (!hasNats) console.warn("\n  SKIPPED: tests with NATS (they need Debian's package nats-server)\n");
 
+/** As in contrib/cluster/nats.conf: routes that are cut one way are closed. */
+const PINGS = 'ping_interval: "2s"\nping_max: 2';
+
 /** A server with JetStream. */
 export class NatsEngine {
   /** Those that `closeAll` has not ended. */
@@ -45,7 +48,7 @@ export class NatsEngine {
     const routes = places.map(({ host, port }) => `nats://${host}:${port}`).join(", ");
     const engines = places.map(({ host, port }, i) => {
       const cluster = `cluster { name: test, host: ${host}, port: ${port}, routes: [${routes}] }`;
-      return new NatsEngine(`server_name: n${i + 1}\n${cluster}`, true, hosts[i]!);
+      return new NatsEngine(`server_name: n${i + 1}\n${PINGS}\n${cluster}`, true, hosts[i]!);
     });
     await Promise.all(engines.map((engine) => engine.restart()));
     return engines;
@@ -84,8 +87,9 @@ export class NatsEngine {
     }
   }
 
-  async kill(): Promise<void> {
-    this.#process?.kill("SIGKILL");
+  /** SIGTERM ends the server as an operator does. */
+  async kill(signal: "SIGKILL" | "SIGTERM" = "SIGKILL"): Promise<void> {
+    this.#process?.kill(signal);
     await this.#process?.exited;
     this.#process = null;
   }

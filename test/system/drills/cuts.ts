@@ -74,14 +74,14 @@ class Cuts {
 
   async run(): Promise<Report> {
     const { options, members } = this.#stage;
-    const { shards, seconds: only, steps } = options;
+    const { shards, seconds: given, steps } = options;
     const url = await this.#startEngine();
     const machines: Machine[] = [];
     for (let i = 0; i < shards + SPARES; i++) machines.push(await this.#network.add());
     await this.#stage.init(url, await certified(machines.map(({ address }) => address)));
     for (const machine of machines) this.#machines.set(this.#stage.add(machine), machine);
     await this.#stage.begin();
-    const lengths = only === null ? SECONDS : [only];
+    const lengths = given.length === 0 ? SECONDS : given;
     const all = this.#ends.flatMap((ends) =>
       ends.ways.flatMap((way) => lengths.map((s) => ({ ends, way, ms: s * 1_000 }))),
     );
