@@ -14,8 +14,12 @@ const START_MS = 30_000;
 export const hasNats = Bun.which("nats-server") !== null;
 if (!hasNats) console.warn("\n  SKIPPED: tests with NATS (they need Debian's package nats-server)\n");
 
-/** As in contrib/cluster/nats.conf: routes that are cut one way are closed. */
-const PINGS = 'ping_interval: "2s"\nping_max: 2';
+const CONFIG = join(import.meta.dir, "../../contrib/cluster/nats.conf");
+/** The settings of contrib/cluster/nats.conf that close a route which is cut one way. */
+const pings = (): string =>
+  readFileSync(CONFIG, "utf8")
+    .match(/^ping_.*$/gm)!
+    .join("\n");
 
 /** A server with JetStream. */
 export class NatsEngine {
@@ -48,7 +52,7 @@ export class NatsEngine {
     const routes = places.map(({ host, port }) => `nats://${host}:${port}`).join(", ");
     const engines = places.map(({ host, port }, i) => {
       const cluster = `cluster { name: test, host: ${host}, port: ${port}, routes: [${routes}] }`;
-      return new NatsEngine(`server_name: n${i + 1}\n${PINGS}\n${cluster}`, true, hosts[i]!);
+      return new NatsEngine(`server_name: n${i + 1}\n${pings()}\n${cluster}`, true, hosts[i]!);
     });
     await Promise.all(engines.map((engine) => engine.restart()));
     return engines;
