@@ -5,6 +5,8 @@
 import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { jetstreamManager, type StreamInfo } from "@nats-io/jetstream";
+import { connect } from "@nats-io/transport-node";
 import { freePort } from "./free-port.ts";
 import { type Host, LOOPBACK } from "./hosts.ts";
 
@@ -96,6 +98,17 @@ export class NatsEngine {
     this.#process?.kill(signal);
     await this.#process?.exited;
     this.#process = null;
+  }
+
+  /** All streams, as their leaders describe them. Rejects when there is no leader. */
+  async streams(): Promise<StreamInfo[]> {
+    const connection = await connect({ servers: this.address });
+    try {
+      const { streams } = await jetstreamManager(connection, { checkAPI: false });
+      return await Array.fromAsync(streams.list());
+    } finally {
+      await connection.close();
+    }
   }
 
   /** Returns when all its threads have stopped. */

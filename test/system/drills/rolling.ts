@@ -1,8 +1,6 @@
 /** Rolling upgrades and restarts: all servers, or those of NATS, are replaced or restarted, one after another. */
 import { cpSync, existsSync, mkdirSync, readFileSync, symlinkSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { jetstreamManager } from "@nats-io/jetstream";
-import { connect } from "@nats-io/transport-node";
 import own from "../../../package.json";
 import { LOOPBACK } from "../../support/hosts.ts";
 import type { NatsEngine } from "../../support/nats-engine.ts";
@@ -75,23 +73,13 @@ async function restartNats(server: NatsEngine): Promise<void> {
 }
 
 /** Returns when each stream has a leader, and both its followers have all of it. */
-async function isCurrent({ address }: NatsEngine): Promise<void> {
-  const connection = await connect({ servers: address });
-  try {
-    for (const endMs = performance.now() + CURRENT_MS; ; await Bun.sleep(200)) {
-      try {
-        const { streams } = await jetstreamManager(connection, { checkAPI: false });
-        const clusters = (await Array.fromAsync(streams.list())).map(({ cluster }) => cluster);
-        const replicas = clusters.flatMap((cluster) => cluster?.replicas ?? []);
-        const isWhole = clusters.length > 0 && clusters.every((each) => each?.leader && each.replicas?.length === 2);
-        if (isWhole && replicas.every(({ current, lag }) => current && !lag)) return;
-      } catch {
-        // No leader answers yet.
-      }
-      if (performance.now() > endMs) throw new Error(`the servers of NATS are not current within ${CURRENT_MS} ms`);
-    }
-  } finally {
-    await connection.close();
+async function isCurrent(server: NatsEngine): Promise<void> {
+  for (const endMs = performance.now() + CURRENT_MS; ; await Bun.sleep(200)) {
+    const clusters = (await server.streams().catch(() => [])).map(({ cluster }) => cluster);
+    const replicas = clusters.flatMap((cluster) => cluster?.replicas ?? []);
+    const isWhole = clusters.length > 0 && clusters.every((each) => each?.leader && each.replicas?.length === 2);
+    if (isWhole && replicas.every(({ current, lag }) => current && !lag)) return;
+    if (performance.now() > endMs) throw new Error(`the servers of NATS are not current within ${CURRENT_MS} ms`);
   }
 }
 
