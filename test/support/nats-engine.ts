@@ -5,6 +5,8 @@
 import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { jetstreamManager, type StreamInfo } from "@nats-io/jetstream";
+import { connect } from "@nats-io/transport-node";
 import { freePort } from "./free-port.ts";
 import { type Host, LOOPBACK } from "./hosts.ts";
 
@@ -13,6 +15,13 @@ const START_MS = 30_000;
 
 export const hasNats = Bun.which("nats-server") !== null;
 if (!hasNats) console.warn("\n  SKIPPED: tests with NATS (they need Debian's package nats-server)\n");
+
+const CONFIG = join(import.meta.dir, "../../contrib/cluster/nats.conf");
+/** The settings of contrib/cluster/nats.conf that close a route which is cut one way. */
+const pings = (): string =>
+  readFileSync(CONFIG, "utf8")
+    .match(/^ping_.*$/gm)!
+    .join("\n");
 
 /** A server with JetStream. */
 export class NatsEngine {
@@ -45,7 +54,7 @@ export class NatsEngine {
     const routes = places.map(({ host, port }) => `nats://${host}:${port}`).join(", ");
     const engines = places.map(({ host, port }, i) => {
       const cluster = `cluster { name: test, host: ${host}, port: ${port}, routes: [${routes}] }`;
-      return new NatsEngine(`server_name: n${i + 1}\n${cluster}`, true, hosts[i]!);
+      return new NatsEngine(`server_name: n${i + 1}\n${pings()}\n${cluster}`, true, hosts[i]!);
     });
     await Promise.all(engines.map((engine) => engine.restart()));
     return engines;
@@ -84,10 +93,22 @@ export class NatsEngine {
     }
   }
 
-  async kill(): Promise<void> {
-    this.#process?.kill("SIGKILL");
+  /** SIGTERM ends the server as an operator does. */
+  async kill(signal: "SIGKILL" | "SIGTERM" = "SIGKILL"): Promise<void> {
+    this.#process?.kill(signal);
     await this.#process?.exited;
     this.#process = null;
+  }
+
+  /** All streams, as their leaders describe them. Rejects when there is no leader. */
+  async streams(): Promise<StreamInfo[]> {
+    const connection = await connect({ servers: this.address });
+    try {
+      const { streams } = await jetstreamManager(connection, { checkAPI: false });
+      return await Array.fromAsync(streams.list());
+    } finally {
+      await connection.close();
+    }
   }
 
   /** Returns when all its threads have stopped. */

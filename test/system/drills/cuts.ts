@@ -27,7 +27,7 @@ export const INSIDE = "DRILL_INSIDE";
 interface Ends {
   one: string;
   other: string;
-  machines: () => [Machine, Machine];
+  machines: () => [Machine, Machine] | Promise<[Machine, Machine]>;
   ways: readonly Way[];
 }
 
@@ -66,7 +66,7 @@ class Cuts {
   readonly #network = new Network();
   readonly #machines = new Map<Member, Machine>();
   #postgres: Machine | null = null;
-  readonly #nats: { machine: Machine; port: number }[] = [];
+  readonly #nats: { machine: Machine; engine: NatsEngine }[] = [];
 
   constructor(stage: Stage) {
     this.#stage = stage;
@@ -74,14 +74,14 @@ class Cuts {
 
   async run(): Promise<Report> {
     const { options, members } = this.#stage;
-    const { shards, seconds: only, steps } = options;
+    const { shards, seconds: given, steps } = options;
     const url = await this.#startEngine();
     const machines: Machine[] = [];
     for (let i = 0; i < shards + SPARES; i++) machines.push(await this.#network.add());
     await this.#stage.init(url, await certified(machines.map(({ address }) => address)));
     for (const machine of machines) this.#machines.set(this.#stage.add(machine), machine);
     await this.#stage.begin();
-    const lengths = only === null ? SECONDS : [only];
+    const lengths = given.length === 0 ? SECONDS : given;
     const all = this.#ends.flatMap((ends) =>
       ends.ways.flatMap((way) => lengths.map((s) => ({ ends, way, ms: s * 1_000 }))),
     );
@@ -105,7 +105,7 @@ class Cuts {
     }
     const machines = [await this.#network.add(), await this.#network.add(), await this.#network.add()];
     const engines = await NatsEngine.startCluster(machines);
-    for (const [i, { port }] of engines.entries()) this.#nats.push({ machine: machines[i]!, port });
+    for (const [i, engine] of engines.entries()) this.#nats.push({ machine: machines[i]!, engine });
     await Bun.sleep(3_000); // JetStream elects its leader.
     return `nats://${engines.map(({ address }) => address).join(",")}`;
   }
@@ -117,7 +117,15 @@ class Cuts {
   /** The server of NATS that the owner of shard 0 is connected to. */
   get #natsOfOwner(): Machine {
     const owner = this.#ownerOf(0);
-    return this.#nats.find(({ machine, port }) => owner.isConnectedTo(machine, port))!.machine;
+    return this.#nats.find(({ machine, engine }) => owner.isConnectedTo(machine, engine.port))!.machine;
+  }
+
+  /** The server of NATS that leads the log of shard 0, and the next one. */
+  async #leader(): Promise<[Machine, Machine]> {
+    const streams = await this.#nats[0]!.engine.streams();
+    const { cluster } = streams.find(({ config }) => config.name.includes("-0-log-"))!;
+    const index = Number(cluster!.leader!.slice(1)) - 1; // Their names are n1, n2 and n3.
+    return [this.#nats[index]!.machine, this.#nats[(index + 1) % this.#nats.length]!.machine];
   }
 
   /** With NATS those between the owners are left out: they are the same as with PostgreSQL. */
@@ -130,8 +138,8 @@ class Cuts {
     const alike: readonly Way[] = ["there", "both"];
     const owners = (): [Machine, Machine] => [this.#ownerOf(0), this.#ownerOf(1)];
     if (isPostgres) return [{ one: owner, other: "that of shard 1", machines: owners, ways: alike }, engineCuts];
-    const servers = (): [Machine, Machine] => [this.#nats[0]!.machine, this.#nats[1]!.machine];
-    return [engineCuts, { one: "a server of NATS", other: "another one", machines: servers, ways: alike }];
+    const [one, other] = ["the leader of shard 0 in NATS", "another server of NATS"];
+    return [engineCuts, { one, other, machines: () => this.#leader(), ways: alike }];
   }
 
   async #cut(ends: Ends, way: Way, ms: number): Promise<PastCut> {
@@ -139,7 +147,7 @@ class Cuts {
     const { takeovers } = members;
     const sizes = new Map(members.all.map(({ log }) => [log, statSync(log, { throwIfNoEntry: false })?.size ?? 0]));
     const what = nameOf(ends, way);
-    const [one, other] = ends.machines();
+    const [one, other] = await ends.machines();
     this.#stage.say(`${what}, ${seconds(ms)}`);
     const span = members.outages.fault(what);
     const beganMs = Date.now();

@@ -1,5 +1,6 @@
 import { afterEach, expect, test } from "bun:test";
 import { hostsObstacle } from "../../support/hosts.ts";
+import { hasNats } from "../../support/nats-engine.ts";
 import { postgresPrograms } from "../../support/postgres-engine.ts";
 import { endPrograms, run } from "../../support/process.ts";
 
@@ -25,6 +26,16 @@ test.skipIf(postgresPrograms === null)(
     const out = await expectNothingLost("upgrade", "--steps", "2", "--p99", "120000"); // A spare, then an owner.
     expect(out).toMatch(/^rolling upgrade, 0\.0\.9 to /);
     expect(out).toMatch(/^the owner of shard 0 +/m);
+  },
+  LIMIT_MS,
+);
+
+test.skipIf(!hasNats)(
+  "a server of NATS is restarted under load: each message arrives once, and the server has all streams again",
+  async () => {
+    const out = await expectNothingLost("nats", "--p99", "120000");
+    expect(out).toMatch(/^rolling restart of NATS, /);
+    expect(out).toMatch(/^server 1 of NATS +/m);
   },
   LIMIT_MS,
 );
@@ -63,9 +74,11 @@ test.skipIf(postgresPrograms === null)(
 test("an invalid command line prints the reason and exits with 2", async () => {
   const { code, out, err } = await drill();
   expect({ code, out }).toEqual({ code: 2, out: "" });
-  expect(err).toBe("drill: --drill is missing: upgrade, restart, cuts, promotion, large (--help lists the options)\n");
+  expect(err).toBe(
+    "drill: --drill is missing: upgrade, restart, nats, cuts, promotion, large (--help lists the options)\n",
+  );
   const { err: unknown } = await drill("--drill", "fire");
   expect(unknown).toBe(
-    'drill: --drill takes upgrade, restart, cuts, promotion or large, not "fire" (--help lists the options)\n',
+    'drill: --drill takes upgrade, restart, nats, cuts, promotion or large, not "fire" (--help lists the options)\n',
   );
 });

@@ -35,7 +35,7 @@ export async function large(stage: Stage): Promise<Report> {
   };
   const embedded = join(stage.folder, "embedded");
   fill(embedded, mailboxes);
-  await stage.init(await startEngine(engine));
+  await stage.init((await startEngine(engine)).url);
   await timed(
     "import",
     () => imported(stage.url, embedded),

@@ -10,7 +10,7 @@ import { ENGINES } from "../chaos/cluster.ts";
 import { INSIDE, checkHosts, cuts } from "./cuts.ts";
 import { large } from "./large.ts";
 import { PROMOTIONS, promotion } from "./promotion.ts";
-import { rolling } from "./rolling.ts";
+import { type Rolling, rolling } from "./rolling.ts";
 import { type DrillOptions, type Report, Stage } from "./stage.ts";
 
 const USAGE = `Usage: bun run drill --drill <name> [options]
@@ -21,14 +21,15 @@ removed, unless something was wrong.
 
   upgrade    all servers are replaced by those of another version, one after another
   restart    all servers are restarted, one after another
+  nats       the three servers of NATS are restarted, one after another
   cuts       the network between two machines drops all packets, one way or both ways; needs root
   promotion  the primary of PostgreSQL is killed or cut off, and a standby is promoted
   large      very many accounts, some with mail: import, start, snapshot, takeover, memory
 
   --drill <name>       one of these
   --seed <number>      seed of the random decisions, but not of the exact times (random, printed)
-  --seconds <number>   upgrade, restart: load before, between and after the replacements (10)
-                       cuts: the length of each cut (1, then 10, then 60)
+  --seconds <number>   upgrade, restart, nats: load before, between and after the replacements (10)
+                       cuts: the length of each cut; several with commas (1,10,60)
                        promotion: load before and after it (10)
   --clients <number>   number of users, all with resumable sessions, 2 to 5000 (1000; cuts, promotion: 150);
                        large: number of accounts, up to 5000000 (1000000)
@@ -38,7 +39,7 @@ removed, unless something was wrong.
   --shards <number>    shards of the cluster, 1 to 8 (3; large: 1)
   --steps <number>     at most that many replacements, cuts or promotions (all)
   --from <folder>      upgrade: a checkout of the older version (a copy of this one with another number)
-  --p99 <ms>           upgrade, restart: bound of the 99th percentile of replies (3000)
+  --p99 <ms>           upgrade, restart, nats: bound of the 99th percentile of replies (3000)
   --direct             the servers have --direct-listen, so clients leave the gateways
   --help               prints this page
 
@@ -59,22 +60,30 @@ const OPTIONS = [
   "p99",
   "mailboxes",
 ] as const;
-const DRILLS = ["upgrade", "restart", "cuts", "promotion", "large"] as const;
+const DRILLS = ["upgrade", "restart", "nats", "cuts", "promotion", "large"] as const;
 
 type Line = CommandLine<(typeof OPTIONS)[number], "direct">;
 
+function parseSeconds(line: Line, drill: (typeof DRILLS)[number]): number[] {
+  const text = line.text("seconds");
+  const all = text === null ? [] : text.split(",").map((each) => (/^\d+$/.test(each) ? Number(each) : 0));
+  if (all.every((each) => each >= 1 && each <= 3_600) && (all.length <= 1 || drill === "cuts")) return all;
+  const what = drill === "cuts" ? "whole numbers from 1 to 3600 with commas" : "a whole number from 1 to 3600";
+  throw new UsageError(`--seconds takes ${what}, not "${text}"`);
+}
+
 function parseOptions(line: Line, drill: (typeof DRILLS)[number]): DrillOptions {
   const isLarge = drill === "large";
-  const isRolling = drill === "upgrade" || drill === "restart";
+  const isRolling = ["upgrade", "restart", "nats"].includes(drill);
   return {
     seed: line.number("seed", Math.floor(Math.random() * 2 ** 31), 0, 2 ** 32 - 1),
-    seconds: line.number("seconds", null, 1, 3_600),
+    seconds: parseSeconds(line, drill),
     clients: isLarge
       ? line.number("clients", 1_000_000, 10, 5_000_000)
       : line.number("clients", isRolling ? 1_000 : 150, 2, 5_000),
     mailboxes: line.number("mailboxes", 100_000, 1, 1_000_000),
     rate: line.number("rate", isRolling ? 100 : 60, 1, 10_000),
-    engine: line.choice("cluster", ENGINES[0], ENGINES),
+    engine: drill === "nats" ? "nats" : line.choice("cluster", ENGINES[0], ENGINES),
     shards: line.number("shards", isLarge ? 1 : 3, 1, 8),
     steps: line.number("steps", Number.POSITIVE_INFINITY, 1, 1_000),
     isDirect: line.flag("direct"),
@@ -126,7 +135,7 @@ async function main(line: Line): Promise<number> {
   for (const signal of ["SIGINT", "SIGTERM"] as const)
     process.once(signal, () => interrupt(new Error(`${signal}: the drill ends without a report`)));
   if (drill !== "promotion") {
-    const roll = (stage: Stage): Promise<Report> => rolling(stage, drill === "upgrade");
+    const roll = (stage: Stage): Promise<Report> => rolling(stage, drill as Rolling);
     const run = drill === "cuts" ? cuts : drill === "large" ? large : roll;
     return (await perform(options, run)) ? 0 : 1;
   }

@@ -24,7 +24,10 @@ const EXPECTED_LOSS = new RegExp(
 );
 
 export async function promotion(stage: Stage, kind: Promotion): Promise<Report> {
-  const { shards, seconds: length } = stage.options;
+  const {
+    shards,
+    seconds: [length],
+  } = stage.options;
   const pauseMs = (length ?? SECONDS) * 1_000;
   const isSynchronous = kind !== "asynchronous";
   if (!isSynchronous) stage.expected = EXPECTED_LOSS;

@@ -1,8 +1,9 @@
-/** A rolling upgrade and a rolling restart: all servers are replaced or restarted, one after another. */
+/** Rolling upgrades and restarts: all servers, or those of NATS, are replaced or restarted, one after another. */
 import { cpSync, existsSync, mkdirSync, readFileSync, symlinkSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import own from "../../../package.json";
 import { LOOPBACK } from "../../support/hosts.ts";
+import type { NatsEngine } from "../../support/nats-engine.ts";
 import type { Member } from "../chaos/member.ts";
 import { type Judgement, type Report, type Stage, judged, startEngine } from "./stage.ts";
 import { percentile, seconds, table } from "./times.ts";
@@ -11,6 +12,8 @@ const root = join(import.meta.dir, "../../..");
 const SPARES = 1;
 /** Seconds of load before, between and after the replacements. */
 const SECONDS_BETWEEN = 10;
+/** A restarted server of NATS has caught up within this time. */
+const CURRENT_MS = 120_000;
 
 /** A server that was replaced, with times of the wall clock. */
 interface Step {
@@ -20,35 +23,64 @@ interface Step {
   endedMs: number;
 }
 
-export async function rolling(stage: Stage, isUpgrade: boolean): Promise<Report> {
+export type Rolling = "upgrade" | "restart" | "nats";
+
+export async function rolling(stage: Stage, kind: Rolling): Promise<Report> {
   const { engine, shards, from, steps: stepsMax, seconds: between } = stage.options;
-  const pauseMs = (between ?? SECONDS_BETWEEN) * 1_000;
+  const pauseMs = (between[0] ?? SECONDS_BETWEEN) * 1_000;
+  const isUpgrade = kind === "upgrade";
   const old = isUpgrade ? oldVersion(from ?? copyOfThis(stage.folder)) : null;
-  await stage.init(await startEngine(engine));
+  const { url, nats } = await startEngine(engine);
+  await stage.init(url);
   for (let i = 0; i < shards + SPARES; i++) stage.add(LOOPBACK, old?.program);
   await stage.begin();
   await Bun.sleep(pauseMs);
   const { members } = stage;
   const spares = members.all.filter((member) => !members.isOwner(member));
-  const order = [...spares, ...(members.owners as Member[])].slice(0, stepsMax);
+  const servers = [...spares, ...(members.owners as Member[])];
+  const order = (kind === "nats" ? nats : servers).slice(0, stepsMax);
   const steps: Step[] = [];
-  for (const member of order) {
-    const shard = members.owners.indexOf(member);
-    const what = shard < 0 ? "a spare" : `the owner of shard ${shard}`;
+  for (const [i, server] of order.entries()) {
+    const shard = members.owners.indexOf(server as Member);
+    const member = shard < 0 ? "a spare" : `the owner of shard ${shard}`;
+    const what = kind === "nats" ? `server ${i + 1} of NATS` : member;
     if (isUpgrade) await isReady(stage.add());
     const span = members.outages.fault(what);
     const step = { what, beganMs: Date.now(), endedMs: 0 };
     steps.push(step);
-    if (isUpgrade) await members.retire(member);
-    else await members.restart(member);
+    if (kind === "nats") await restartNats(server as NatsEngine);
+    else if (isUpgrade) await members.retire(server as Member);
+    else await members.restart(server as Member);
     step.endedMs = Date.now();
     members.outages.ended(span);
     await members.served();
+    if (kind === "nats") await isCurrent(server as NatsEngine);
     stage.say(`${what} was ${isUpgrade ? "replaced" : "restarted"} within ${seconds(step.endedMs - step.beganMs)}`);
     await Bun.sleep(pauseMs);
   }
   const versions = old === null ? own.version : `${old.version} to ${own.version}`;
-  return report(stage, steps, `${isUpgrade ? "rolling upgrade" : "rolling restart"}, ${versions}`, await stage.judge());
+  return report(
+    stage,
+    steps,
+    `rolling ${isUpgrade ? "upgrade" : "restart"}${kind === "nats" ? " of NATS" : ""}, ${versions}`,
+    await stage.judge(),
+  );
+}
+
+async function restartNats(server: NatsEngine): Promise<void> {
+  await server.kill("SIGTERM");
+  await server.restart();
+}
+
+/** Returns when each stream has a leader, and both its followers have all of it. */
+async function isCurrent(server: NatsEngine): Promise<void> {
+  for (const endMs = performance.now() + CURRENT_MS; ; await Bun.sleep(200)) {
+    const clusters = (await server.streams().catch(() => [])).map(({ cluster }) => cluster);
+    const replicas = clusters.flatMap((cluster) => cluster?.replicas ?? []);
+    const isWhole = clusters.length > 0 && clusters.every((each) => each?.leader && each.replicas?.length === 2);
+    if (isWhole && replicas.every(({ current, lag }) => current && !lag)) return;
+    if (performance.now() > endMs) throw new Error(`the servers of NATS are not current within ${CURRENT_MS} ms`);
+  }
 }
 
 async function isReady(member: Member): Promise<void> {

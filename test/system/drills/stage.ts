@@ -21,8 +21,8 @@ import { type Times, timesIn } from "./times.ts";
 
 export interface DrillOptions {
   seed: number;
-  /** What they are for depends on the drill. */
-  seconds: number | null;
+  /** What they are for depends on the drill; only cuts have several. */
+  seconds: readonly number[];
   clients: number;
   /** Users with mail, of the drill with very many accounts. */
   mailboxes: number;
@@ -171,10 +171,10 @@ export function judged({ tally, records }: Judgement): Report {
   };
 }
 
-/** A new engine on this machine; its URL. */
-export async function startEngine(engine: EngineName): Promise<string> {
-  if (engine === "postgres") return (await PostgresEngine.start(NO_SYNC)).url("postgres");
-  const engines = await NatsEngine.startCluster();
+/** A new engine on this machine: its URL, and the servers of NATS. */
+export async function startEngine(engine: EngineName): Promise<{ url: string; nats: NatsEngine[] }> {
+  if (engine === "postgres") return { url: (await PostgresEngine.start(NO_SYNC)).url("postgres"), nats: [] };
+  const nats = await NatsEngine.startCluster();
   await Bun.sleep(2_000); // JetStream elects its leader.
-  return `nats://${engines.map(({ address }) => address).join(",")}`;
+  return { url: `nats://${nats.map(({ address }) => address).join(",")}`, nats };
 }
