@@ -37,15 +37,17 @@ struct client {
   int64_t unanswered, alive_due;
   /* The message whose reply is timed, one after another: its due time, and replies until then; 0 when there is none. */
   int64_t timed_due, timed_left;
+  /* Messages that may be sent, and wait until there are `messages_at_once`. */
+  int64_t owed;
   size_t received, acked;
   struct buffer in, out;
 };
 
 /* The input in this order: see WorkloadSpec and ProtocolAdapter. `gap` is the time between two messages in ns. */
 static struct text host, alive, kinds;
-static int64_t window, gap, warmup_ms, measure_ms, run, payload_bytes, payload_end, logins_at_once, has_messages;
-static int64_t has_alives, alive_each, broadcasters, broadcast_each, has_replies, broadcasters_receive, sleeps, senders;
-static int64_t clients_count, steps;
+static int64_t window, messages_at_once, gap, warmup_ms, measure_ms, run, payload_bytes, payload_end, logins_at_once;
+static int64_t has_messages, has_alives, alive_each, broadcasters, broadcast_each, has_replies, broadcasters_receive;
+static int64_t sleeps, senders, clients_count, steps;
 static regex_t expected[STEPS_MAX];
 static struct client *clients;
 
@@ -161,7 +163,8 @@ static void payload_received(struct client *client, const char *payload, int64_t
     if (sender != (index ^ 1)) die("a message arrived at the wrong client", payload);
     count_sequence(index, sequence);
     accepted++;
-    if (window > 0) send_message(sender, now);
+    if (window > 0 && ++clients[sender].owed == messages_at_once)
+      for (; clients[sender].owed > 0; clients[sender].owed--) send_message(sender, now);
   } else {
     if (sender >= broadcasters) die("a broadcast arrived that was not sent", payload);
     count_sequence((uint32_t)(clients_count + index * broadcasters + sender), sequence);
@@ -298,8 +301,8 @@ static int64_t run_until(int64_t end) {
 
 static void read_input(void) {
   host = text(), alive = text(), kinds = text();
-  int64_t *numbers[] = {&window, &gap, &warmup_ms, &measure_ms, &run, &payload_bytes, &payload_end, &logins_at_once,
-      &has_messages, &has_alives, &alive_each, &broadcasters, &broadcast_each, &has_replies, &broadcasters_receive,
+  int64_t *numbers[] = {&window, &messages_at_once, &gap, &warmup_ms, &measure_ms, &run, &payload_bytes, &payload_end,
+      &logins_at_once, &has_messages, &has_alives, &alive_each, &broadcasters, &broadcast_each, &has_replies, &broadcasters_receive,
       &sleeps, &senders, &clients_count, &steps};
   for (size_t i = 0; i < sizeof numbers / sizeof *numbers; i++) *numbers[i] = number();
   for (int i = 0; i < steps; i++) {

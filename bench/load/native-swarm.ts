@@ -109,7 +109,14 @@ function inputOf(spec: WorkloadSpec): Buffer {
   };
   const kinds = Array.from(adapter.kinds).join("");
   add(spec.host, adapter.alive, kinds);
-  add(rate === 0 ? spec.window : 0, rate === 0 ? 0 : Math.round(1e9 / rate), spec.warmupMs, spec.measureMs, run);
+  add(
+    rate === 0 ? spec.window : 0,
+    spec.chunk ?? 1,
+    rate === 0 ? 0 : Math.round(1e9 / rate),
+    spec.warmupMs,
+    spec.measureMs,
+    run,
+  );
   add(payloadBytes, adapter.message("x", payloadBytes).tail.length - 1, spec.loginsAtOnce);
   add(messages, instead === "alive", aliveEach, broadcasters, broadcastEach);
   add(adapter.replies, adapter.broadcastersReceive, spec.sharesCores === true);

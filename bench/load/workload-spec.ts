@@ -29,6 +29,8 @@ export interface WorkloadSpec {
   scenario: Scenario;
   /** Closed loop: messages in flight per client. */
   window: number;
+  /** A client sends its next messages when so many of its own have arrived, at once; 1 by default. Only native. */
+  chunk?: number;
   /** Open loop: messages per second of all clients together; 0 for a closed loop. */
   rate: number;
   payloadBytes: number;

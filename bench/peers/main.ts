@@ -21,6 +21,7 @@ import { isClean } from "../load/workload-spec.ts";
 import { WORKS, WORK_GROUPS, type Work } from "./work.ts";
 
 const OPTIONS = ["peers", "works", "rounds", "seconds", "warmup", "generator", "json"] as const;
+const GROUPS_DEFAULT = Object.keys(WORK_GROUPS).filter((group) => group !== "windows");
 const PEERS_DEFAULT = PEERS.map(({ name }) => name).filter((name) => !/-(none|power|resumable)$/.test(name));
 
 /** Messages after which the code of a server is compiled, and the time limit for them. */
@@ -35,7 +36,7 @@ round by round. A peer that is not installed is skipped, with a line that names 
 
   --peers <list>       ${PEERS.map(({ name }) => name).join(", ")}
                        (${PEERS_DEFAULT.join(",")})
-  --works <list>       groups of works, or names of works (${Object.keys(WORK_GROUPS).join(",")}):
+  --works <list>       groups of works, or names of works (${GROUPS_DEFAULT.join(",")}):
 ${WORKS.map(({ name, group, title }) => `                         ${group.padEnd(9)} ${name.padEnd(16)} ${title}`).join("\n")}
   --rounds <number>    number of runs per work and peer (5)
   --seconds <number>   duration of the measurement in each run (3)
@@ -93,7 +94,7 @@ async function main(line: CommandLine<(typeof OPTIONS)[number]>): Promise<number
   const peers = chosen(line.text("peers"), PEERS_DEFAULT, "peers", (name) =>
     PEERS.filter((peer) => peer.name === name),
   );
-  const works = chosen(line.text("works"), Object.keys(WORK_GROUPS), "works", (name) =>
+  const works = chosen(line.text("works"), GROUPS_DEFAULT, "works", (name) =>
     WORKS.filter((work) => work.name === name || work.group === name),
   );
   const [rounds, seconds] = [line.number("rounds", 5, 1, 1000), line.number("seconds", 3, 0.1, 600, true)];
@@ -112,6 +113,8 @@ async function main(line: CommandLine<(typeof OPTIONS)[number]>): Promise<number
   const fitting = works.filter((work) => work.clients + work.crowd <= connectionsMax);
   for (const { title } of works.filter((work) => !fitting.includes(work)))
     progress.log(`SKIPPED: ${title}: a process can have only ${connectionsMax} connections here`);
+  if (generator !== "native" && works.some(({ task }) => task.chunk !== undefined))
+    throw new UsageError("the works of windows need --generator native");
   const runner = new BenchmarkRunner(Math.max(2, ...fitting.map(({ clients, crowd }) => clients + crowd)));
   onInterrupt(() => {
     progress.clear();

@@ -20,6 +20,7 @@ export const WORK_GROUPS = {
   saturation: "highest rate",
   load: "latency by offered load",
   many: "latency with many active users",
+  windows: "latency by messages in flight and at once",
   users: "cost by number of users online",
   memory: "memory per idle client",
 };
@@ -36,6 +37,18 @@ function messages(clients: number, window: number): Work {
     once: false,
     fits: () => true,
     task: { ...TASK, scenario: SCENARIOS.message, window },
+  };
+}
+
+/** Clients that send `chunk` messages at once, whenever so many have arrived. */
+function inFlight(window: number, chunk: number): Work {
+  return {
+    ...messages(64, window),
+    name: `window-${window}-${chunk}`,
+    group: "windows",
+    title: `messages, 64 clients, ${window} in flight, ${chunk} at once`,
+    fits: ({ name }) => /^heartline(-resumable)?$/.test(name),
+    task: { ...TASK, scenario: SCENARIOS.message, window, chunk },
   };
 }
 
@@ -107,6 +120,8 @@ function idle(clients: number): Work {
   };
 }
 
+const WINDOW_MAX = 512;
+
 export const WORKS: readonly Work[] = [
   messages(64, 1),
   messages(64, 64),
@@ -118,6 +133,8 @@ export const WORKS: readonly Work[] = [
   ...[5_000, 10_000, 20_000, 30_000, 40_000, 60_000, 80_000, 120_000].map(offered),
   ...[20_000, 40_000, 60_000].map((rate) => offeredByMany(1000, rate)),
   ...[20_000, 40_000, 60_000].map((rate) => offeredByMany(5000, rate)),
+  ...[1, 2, 4, 8, 16, 32, 63, 64, 65, 66, 128, 256, WINDOW_MAX].map((window) => inFlight(window, 1)),
+  ...[4, 16, 32, 63, 64, 65, 66, 128, 256, WINDOW_MAX].map((chunk) => inFlight(WINDOW_MAX, chunk)),
   ...[0, 1_000, 4_000, 19_000].map(withIdleUsers),
   idle(8_000),
 ];

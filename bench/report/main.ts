@@ -69,6 +69,7 @@ class Report {
     add("load", "Latency (p99) by offered load: messages of 64 clients", 420, this.#load("p99"));
     add("load-median", "Latency (median) by offered load: messages of 64 clients", 420, this.#load("p50"));
     add("percentiles", "Latencies at 20,000 messages per second, 64 clients", 420, this.#percentiles());
+    add("windows", "Latency (p99): messages of 64 clients; each dot is a run, lines are medians", 420, this.#windows());
     add("users", "Server CPU per message, by number of idle users online", 420, this.#users());
     add("memory", "Resident memory per idle client, in bytes", 360, this.#memory());
     return pictures;
@@ -117,6 +118,54 @@ class Report {
           return valid.length === 0 ? [] : [[task.rate, median(valid.map(({ outcome }) => outcome.latency[which]))]];
         }),
     );
+  }
+
+  /** By messages in flight; and, with the most of them, by messages that are sent at once. */
+  #windows(): EChartsOption | null {
+    const works = this.#worksOf("windows");
+    if (works.length === 0) return null;
+    const most = Math.max(...works.map(({ task }) => task.window));
+    const panels = [
+      { name: "in flight", works: works.filter(({ task }) => task.chunk === 1), x: ({ task }: Work) => task.window },
+      {
+        name: `at once, ${most} in flight`,
+        works: works.filter(({ task }) => task.window === most),
+        x: ({ task }: Work) => task.chunk!,
+      },
+    ];
+    return {
+      grid: [
+        { left: 70, width: 380, top: 90, bottom: 50 },
+        { left: 540, width: 380, top: 90, bottom: 50 },
+      ],
+      xAxis: panels.map(({ name }, gridIndex) => ({
+        ...{ type: "log", logBase: 2, gridIndex, name, nameLocation: "middle", nameGap: 30, min: 1, max: most },
+      })) as EChartsOption["xAxis"],
+      yAxis: panels.map((_, gridIndex) => ({
+        type: "log",
+        gridIndex,
+        name: "p99, ms",
+        min: 0.1,
+        max: 100,
+      })) as EChartsOption["yAxis"],
+      series: panels.flatMap(({ works: points, x }, index) =>
+        this.#peers.flatMap((peer) => {
+          const place = { name: peer, xAxisIndex: index, yAxisIndex: index, color: COLORS[peer] };
+          const p99 = (work: Work): number[] =>
+            this.#runs(work.name, peer).map(({ outcome }) => outcome.latency.p99 / 1000);
+          const all = points.filter((work) => p99(work).length > 0);
+          return [
+            { ...place, type: "line" as const, symbolSize: 0, data: all.map((work) => [x(work), median(p99(work))]) },
+            {
+              ...place,
+              type: "scatter" as const,
+              symbolSize: 5,
+              data: all.flatMap((work) => p99(work).map((ms) => [x(work), ms])),
+            },
+          ];
+        }),
+      ),
+    };
   }
 
   #percentiles(): EChartsOption | null {

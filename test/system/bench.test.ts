@@ -10,7 +10,7 @@ import type { ClusterResult } from "../../bench/cluster/result.ts";
 import { nameOf } from "../../bench/cluster/work.ts";
 import { isInstalled } from "../../bench/peers/peer.ts";
 import { PEERS } from "../../bench/peers/peers.ts";
-import { readResult } from "../../bench/report/result.ts";
+import { type Run, readResult } from "../../bench/report/result.ts";
 import { SCENARIOS, SCENARIO_NAMES } from "../../bench/load/scenario.ts";
 import { POSTGRES } from "../support/engines.ts";
 import { ServerProcess, run } from "../support/process.ts";
@@ -327,9 +327,10 @@ test(
   "bench:peers alternates the peers, and bench:report makes a page and pictures of its file",
   async () => {
     const file = join(folder, "peers.json");
-    const works = "message-64-1,broadcast-1-1,load-120000,users-0";
+    const hasCompiler = Bun.which("cc") !== null;
+    const works = `message-64-1,broadcast-1-1,load-120000,users-0${hasCompiler ? ",window-512-63" : ""}`;
     const short = ["--rounds", "2", "--seconds", "0.2", "--warmup", "0.1"];
-    const peers = Bun.which("cc") === null ? "heartline,node-net" : "heartline,baseline";
+    const peers = hasCompiler ? "heartline,baseline" : "heartline,node-net";
     const { out, err, code } = await run(
       "bench/peers/main.ts",
       "--peers",
@@ -357,7 +358,12 @@ test(
     expect(page).not.toMatch(/src=|href=|<script/);
     const pictures = readdirSync(join(folder, "page")).filter((name) => name.endsWith(".svg"));
     expect(pictures).toContain("users.svg");
-    if (peers.includes("baseline")) expect(pictures).toContain("throughput.svg");
+    if (hasCompiler) {
+      expect(pictures).toContain("throughput.svg");
+      expect(pictures).toContain("windows.svg");
+      const [{ outcome }] = readResult(file).runs.filter(({ work }) => work === "window-512-63") as [Run];
+      expect((outcome.sent - 64 * 512) % 63).toBe(0);
+    }
     expect(existsSync(join(folder, "page/memory.svg"))).toBe(false);
   },
   3 * LIMIT_MS,
