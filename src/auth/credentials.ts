@@ -98,6 +98,13 @@ export function passwordFault(password: string, isNew: boolean): string | null {
   return Buffer.byteLength(password) > PASSWORD_BYTES_MAX ? PASSWORD_TOO_LONG : null;
 }
 
+/** The same users and passwords in the same order. */
+export function haveSameUsers({ users }: Credentials, { users: others }: Credentials): boolean {
+  const isSame = ({ name, password }: User, i: number): boolean =>
+    name === others[i]!.name && password === others[i]!.password;
+  return users.length === others.length && users.every(isSame);
+}
+
 /** The users with plain passwords. */
 export function plainUsers(users: readonly User[]): User[] {
   return users.filter(({ password }) => !isHash(password));

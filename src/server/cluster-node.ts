@@ -3,7 +3,7 @@
  * shared log with the server: when to claim, what to log, when to end. The rules of the log are in src/cluster/.
  */
 import { version } from "../../package.json";
-import { type Credentials, CredentialsError } from "../auth/credentials.ts";
+import { type Credentials, CredentialsError, haveSameUsers } from "../auth/credentials.ts";
 import { fingerprintOf } from "../auth/fingerprint.ts";
 import { Appender, type OwnershipEnd } from "../cluster/appender.ts";
 import { openLog } from "../cluster/open-log.ts";
@@ -259,7 +259,7 @@ export class ClusterNode implements Ownership {
 
   /** The server uses these credentials from now on. */
   async useCredentials(credentials: Credentials): Promise<void> {
-    const isSame = JSON.stringify(credentials) === JSON.stringify(this.#credentials);
+    const isSame = haveSameUsers(credentials, this.#credentials);
     this.#credentials = credentials;
     if (isSame) return; // The fingerprint takes a while, and a takeover waits for it.
     const fingerprint = await fingerprintOf(credentials.users);

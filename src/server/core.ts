@@ -13,6 +13,7 @@ import { Callback, Callbacks } from "../net/callback.ts";
 import { Histogram } from "../histogram.ts";
 import { Connection, Connections } from "../net/connection.ts";
 import type { dial as dialSocket } from "../net/dial.ts";
+import { atOnce } from "../storage/slices.ts";
 import type { Store } from "../storage/store.ts";
 import { LoopTurn, type TurnHooks } from "../stream/turn.ts";
 import { TimerWheel } from "../timer-wheel.ts";
@@ -29,7 +30,8 @@ export interface Clock {
 export interface CoreOptions extends Omit<ChatOptions, "wheel" | "turn" | "store" | "newCaller"> {
   clock: Clock;
   store: Store;
-  users: readonly User[];
+  /** Null: `loading` follows, in slices. */
+  users: readonly User[] | null;
   /** Makes the turn durable; `store.save()` by default. See `TurnHooks`. */
   commits?: TurnHooks["commits"];
   /** Schedules the end of the turn; `setImmediate` by default. */
@@ -99,7 +101,7 @@ export function createCore(options: CoreOptions): Core {
   });
   const callbacks = new Callbacks(chat, () => turn.begin(), dial);
   const connections = new Connections(chat);
-  load(chat, store, users, clock.unixMs());
+  if (users !== null) atOnce(loading(chat, store, users, clock.unixMs()));
   const fireTimers = (): void => {
     const nowMs = clock.nowMs();
     for (;;) {
@@ -135,13 +137,25 @@ function withoutStalls(clock: Clock, store: Store): Clock {
   };
 }
 
-/** Users, and what the store kept: blocks, bans, the size of each mailbox, and lockouts that are not over. */
-function load({ accounts, lockouts }: Chat, store: Store, users: readonly User[], unixMs: number): void {
-  for (const { name, password } of users) accounts.add(name, password);
+/**
+ * Users, and what the store kept: blocks, bans, the size of each mailbox, and lockouts that are not over. In steps: there
+ * may be a million users, and an owner of a cluster must give signs of life meanwhile.
+ */
+export function* loading(
+  { accounts, lockouts }: Chat,
+  store: Store,
+  users: readonly User[],
+  unixMs: number,
+): Generator<void, void> {
+  for (const { name, password } of users) {
+    accounts.add(name, password);
+    yield;
+  }
   for (const { user, other } of store.blocks()) accounts.recall(user).block(accounts.recall(other));
   for (const { user, untilUnixMs } of store.bans()) accounts.recall(user).bannedUntilMs = untilUnixMs;
   for (const { user, from, messages, bytes } of store.waiting()) {
     accounts.recall(user).countWaiting(from, messages, bytes);
+    yield;
   }
   for (const { untilUnixMs, ...wrong } of store.lockouts()) {
     if (lockouts.restore(wrong, untilUnixMs - unixMs)) continue;

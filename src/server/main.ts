@@ -16,6 +16,7 @@ import { BoundedLog } from "./bounded-log.ts";
 import { type Config, type Configuration, USAGE, readConfiguration } from "./config.ts";
 import { type Credentials, CredentialsError, plainPasswordsWarning, readCredentials } from "../auth/credentials.ts";
 import { StoreError } from "../storage/database.ts";
+import { inSlices } from "../storage/slices.ts";
 import { spawned, typed } from "../runtime/invocation.ts";
 import { endWithParent, setSlice } from "../runtime/kernel.ts";
 import { ListenError, Listener } from "../net/listener.ts";
@@ -151,7 +152,8 @@ async function serve(args: string[], outputs: Log[]): Promise<void> {
     if (owned === null) return; // `release` was called: the process exits.
     ({ store, credentials } = owned);
   }
-  server = new Server(config, credentials, store, log, exit, readiness, node);
+  server = new Server(config, store, log, exit, readiness, node);
+  await inSlices(server.load(credentials));
   metrics.server = server.measured;
   const end = (): void => void server.end();
   const quit = (): void => {

@@ -25,7 +25,7 @@ import { LoggedCounters } from "./audit-log.ts";
 import type { BoundedLog } from "./bounded-log.ts";
 import type { Counters } from "./counters.ts";
 import { ClientPorts } from "./client-ports.ts";
-import { type Clock, type Core, createCore } from "./core.ts";
+import { type Clock, type Core, createCore, loading } from "./core.ts";
 import { Ending } from "./ending.ts";
 import type { Measured } from "./metrics.ts";
 import { Maintenance } from "./maintenance.ts";
@@ -65,7 +65,6 @@ export class Server {
 
   constructor(
     config: Config,
-    { users }: Credentials,
     store: Store,
     log: BoundedLog,
     exit: (code: number) => Promise<void>,
@@ -85,7 +84,7 @@ export class Server {
     this.#core = createCore({
       clock: CLOCK,
       store,
-      users,
+      users: null,
       passwords: new Passwords(store),
       newToken: () => prefix + randomBytes(16).toString("base64url"),
       idleTimeoutMs: config.idleTimeoutMs,
@@ -105,6 +104,11 @@ export class Server {
     this.#links = hasNeighbours ? ownership.newLinks(this.#core) : null;
     this.#admission = new Admission(this.#core.connections, config.proxyFrom, log);
     this.#maintenance = new Maintenance(this.#core, store, this.#admission, log, this.#report);
+  }
+
+  /** The users, and what the store kept of them: in steps, before `listen`. */
+  load({ users }: Credentials): Generator<void, void> {
+    return loading(this.#core.chat, this.#store, users, CLOCK.unixMs());
   }
 
   /** The limits that the descriptors of this process allow. */

@@ -9,6 +9,7 @@ import type { Config } from "../../src/server/config.ts";
 import { Gateway } from "../../src/server/gateway.ts";
 import { Readiness } from "../../src/server/readiness.ts";
 import { CLOCK, Server } from "../../src/server/server.ts";
+import { atOnce } from "../../src/storage/slices.ts";
 import { ModelledEngine, ModelledLog } from "./modelled-log.ts";
 
 const CLUSTER = { url: "", listen: { host: "127.0.0.1", port: 0 }, direct: null, tls: null };
@@ -83,7 +84,8 @@ export class WireCluster {
       if (this.#codes.length === this.#servers.length) this.#exit.resolve(Math.max(...this.#codes));
     };
     const own = { ...this.#config, port: 0, tls: null };
-    const server = new Server(own, this.#credentials, store, this.#log, exit, readiness, node);
+    const server = new Server(own, store, this.#log, exit, readiness, node);
+    atOnce(server.load(this.#credentials));
     server.listen();
     this.#servers.push(server);
   }

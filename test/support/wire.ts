@@ -2,6 +2,7 @@ import type { Socket } from "bun";
 import { once } from "node:events";
 import pino from "pino";
 import { openStore } from "../../src/storage/recovery.ts";
+import { atOnce } from "../../src/storage/slices.ts";
 import type { Credentials } from "../../src/auth/credentials.ts";
 import type { Limits } from "../../src/limits.ts";
 import { type Config, parseConfig } from "../../src/server/config.ts";
@@ -240,7 +241,8 @@ export class WireServer {
     const webPort =
       this.#config.web === null ? null : new WebPort(this.#config.tls !== null, page, () => performance.now());
     const own = relay !== null ? { ...this.#config, port: 0, web: null } : this.#config;
-    this.#server = new Server(own, credentialsOf(names), store, log, exit, undefined, newOwnership(log));
+    this.#server = new Server(own, store, log, exit, undefined, newOwnership(log));
+    atOnce(this.server.load(credentialsOf(names)));
     const ports = this.server.listen(new ClientPorts(undefined, relay === null ? webPort : null));
     const { plain, encrypted } = ports;
     this.directPort = (plain ?? encrypted)!.port;

@@ -36,7 +36,7 @@ removed, unless something was wrong.
   --mailboxes <number> large: accounts with mail (100000)
   --rate <number>      messages per second of all users together (100; cuts, promotion: 60)
   --cluster <engine>   postgres or nats (postgres)
-  --shards <number>    shards of the cluster, 1 to 8 (3; large: 1)
+  --shards <number>    shards of the cluster, 1 to 8 (3; large: only 1)
   --steps <number>     at most that many replacements, cuts or promotions (all)
   --from <folder>      upgrade: a checkout of the older version (a copy of this one with another number)
   --p99 <ms>           upgrade, restart, nats: bound of the 99th percentile of replies (3000)
@@ -84,7 +84,7 @@ function parseOptions(line: Line, drill: (typeof DRILLS)[number]): DrillOptions 
     mailboxes: line.number("mailboxes", 100_000, 1, 1_000_000),
     rate: line.number("rate", isRolling ? 100 : 60, 1, 10_000),
     engine: drill === "nats" ? "nats" : line.choice("cluster", ENGINES[0], ENGINES),
-    shards: line.number("shards", isLarge ? 1 : 3, 1, 8),
+    shards: line.number("shards", isLarge ? 1 : 3, 1, isLarge ? 1 : 8),
     steps: line.number("steps", Number.POSITIVE_INFINITY, 1, 1_000),
     isDirect: line.flag("direct"),
     from: line.text("from"),
