@@ -138,8 +138,8 @@ function withoutStalls(clock: Clock, store: Store): Clock {
 }
 
 /**
- * Users, and what the store kept: blocks, bans, the size of each mailbox, and lockouts that are not over. In steps: there
- * may be a million users, and an owner of a cluster must give signs of life meanwhile.
+ * Users, and what the store kept: blocks, bans, the size of each mailbox, and lockouts that are not over. In steps:
+ * there may be a million users, and an owner of a cluster must give signs of life meanwhile.
  */
 export function* loading(
   { accounts, lockouts }: Chat,
