@@ -112,6 +112,7 @@ export class Chat {
     const outbox = new Outbox(turn, kind === "plain", this.outboxMemory);
     const session = new Session(account, number, this.#newToken(), kind, outbox, wheel.nowMs, this.unixMs);
     session.askedMs = askedMs;
+    session.isRelayed = peer.isRelayed;
     session.address = peer.address;
     session.listenPort = options.listenPort;
     wheel.schedule(session.timer, this.#idle, this.idleTimeoutMs);

@@ -81,10 +81,9 @@ class Login {
   readonly #accountPassword: string | null;
   readonly #password: Uint8Array;
   readonly #options: LoginOptions;
-  /** `elapsedMs` of the wheel when it was sent, or earlier. */
-  readonly #askedMs: number;
-  /** Its client may be gone. */
-  readonly #hasWaited: boolean;
+  /** `elapsedMs` of the wheel when it was sent: between these two. */
+  readonly #earliestMs: number;
+  readonly #latestMs: number;
   /** It counts against the failed logins of its address. */
   #hasFailed = false;
 
@@ -96,8 +95,9 @@ class Login {
     this.#password = password;
     this.#options = options;
     const { arrivalMs, elapsedMs } = chat.wheel;
-    this.#askedMs = (peer.isRelayed ? elapsedMs : arrivalMs) - peer.waitedMs;
-    this.#hasWaited = this.#askedMs < elapsedMs;
+    const { ms, uncertainMs } = peer.waited ?? { ms: 0, uncertainMs: 0 };
+    this.#earliestMs = (peer.isRelayed ? elapsedMs : arrivalMs) - ms;
+    this.#latestMs = elapsedMs - ms + uncertainMs;
   }
 
   /** Unless the user is locked out, compares the password: at once, or later when it is kept as a hash. */
@@ -146,13 +146,17 @@ class Login {
     if (this.#isOutdated) return this.#refuse("busy", "a newer session has begun meanwhile; try again");
     const isKnown = this.#options.resumable || this.#options.callbackPort > 0;
     if (isKnown && !chat.store.accepts(0)) this.#refuse("internal", chat.store.writeError!);
-    else chat.login(this.#peer, this.#account, this.#password, this.#options, this.#askedMs);
+    else chat.login(this.#peer, this.#account, this.#password, this.#options, this.#latestMs);
   }
 
-  /** It has waited, here or at another server: a session that was asked for later is not replaced. */
+  /**
+   * Its client may be gone: a session that may have been asked for later is not replaced. Where both were asked for at
+   * this server, they were read in their order.
+   */
   get #isOutdated(): boolean {
     const { session } = this.#account;
-    return this.#hasWaited && session !== null && session.askedMs > this.#askedMs;
+    if (session === null || !(session.isRelayed || this.#peer.isRelayed)) return false;
+    return session.askedMs > this.#earliestMs;
   }
 
   #refuseWrong(record: LoginRecord): void {
@@ -196,7 +200,7 @@ class Login {
     }
     if (!this.#hasFailed) addresses.loginEnds(this.#peer.address, this.#peer.isWebSocket);
     lockouts.leave(record);
-    this.#peer.waitedMs = 0;
+    this.#peer.waited = null;
     this.#peer.resume();
   }
 }

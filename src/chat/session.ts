@@ -12,6 +12,13 @@ import type { Sink } from "../stream/turn.ts";
 import { WheelTimer } from "../timer-wheel.ts";
 import { TokenBucket } from "../token-bucket.ts";
 
+/** For how long a request has waited before this server could act on it. */
+export interface Waited {
+  ms: number;
+  /** The part of it in which it may not have been sent yet: a server stood still then. */
+  uncertainMs: number;
+}
+
 /** The other end of a session: a connection, or a double in tests. It has no session before the login. */
 export interface Peer {
   /** Source address: dotted IPv4, or IPv6. */
@@ -22,8 +29,8 @@ export interface Peer {
   readonly isWebSocket: boolean;
   /** The client is at another server of the cluster, which relays it to this one. */
   readonly isRelayed: boolean;
-  /** For how long its next login has waited there. */
-  waitedMs: number;
+  /** For how long its next login has waited there; null when it has not. */
+  waited: Waited | null;
   /** `address` is the client's for this server too: not a loopback address of another machine. */
   readonly isCallable: boolean;
   session: Session | null;
@@ -267,8 +274,10 @@ export class Session {
   readonly overdue = new WheelTimer<Session>(this);
   /** Unix time of its login. */
   readonly beganUnixMs: number;
-  /** `elapsedMs` of the wheel when the request for it reached the first server of the cluster, or earlier. */
+  /** `elapsedMs` of the wheel when it was asked for, or later. */
   askedMs = 0;
+  /** It was asked for at another server of the cluster. */
+  isRelayed = false;
   /** Address of its last connection, and the port on which the client accepts private chats; 0: none. */
   address = "";
   listenPort = 0;

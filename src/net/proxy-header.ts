@@ -1,5 +1,6 @@
 /** The binary header of the PROXY protocol, version 2 (haproxy.org, proxy-protocol.txt), which names the client. */
 
+import type { Waited } from "../chat/session.ts";
 import { PROXY_HEADER_BYTES_MAX } from "../limits.ts";
 
 const SIGNATURE = Buffer.from("\r\n\r\n\0\r\nQUIT\n", "latin1");
@@ -17,11 +18,12 @@ const CLIENT_SSL = 0x01;
 
 /**
  * Of this project (0xe0 to 0xef are free for that), between servers: the client came over WebSocket, without a value;
- * and for how many milliseconds its request has waited for this server, in four bytes.
+ * and for how many milliseconds its request has waited for this server, and how many of these are uncertain, in four
+ * bytes each.
  */
 const TLV_WEBSOCKET = 0xe0;
 const TLV_WAITED = 0xe1;
-const WAITED_BYTES = 4;
+const WAITED_BYTES = 8;
 
 /** A parsed header. */
 export interface ProxyHeader {
@@ -33,9 +35,11 @@ export interface ProxyHeader {
   isEncrypted: boolean;
   /** The client uses WebSocket. Only another server of the cluster is asked for it. */
   isWebSocket: boolean;
-  /** For how long the client's first request has waited at that server. */
-  waitedMs: number;
+  /** See `Waited`. */
+  waited: Waited;
 }
+
+const NOT: Waited = { ms: 0, uncertainMs: 0 };
 
 /** Whether these bytes can be the beginning of a header. No other protocol of this server begins like it. */
 export function isProxyHeader(bytes: Buffer): boolean {
@@ -55,19 +59,25 @@ export function parseProxyHeader(bytes: Buffer): ProxyHeader | null {
   if (bytes.length < end) return null;
   const addressBytes = command === PROXY ? ADDRESS_BYTES[family] : undefined;
   if (addressBytes === undefined)
-    return { bytes: end, address: null, isEncrypted: false, isWebSocket: false, waitedMs: 0 };
+    return { bytes: end, address: null, isEncrypted: false, isWebSocket: false, waited: NOT };
   const address = (family === TCP_OVER_IPV4 ? ipv4 : ipv6)(bytes, HEAD_BYTES, end);
   const fields = HEAD_BYTES + addressBytes;
   const ssl = findField(bytes, fields, end, TLV_SSL);
   const isEncrypted = ssl > 0 && ssl < end && (bytes[ssl]! & CLIENT_SSL) !== 0;
   const isWebSocket = findField(bytes, fields, end, TLV_WEBSOCKET) > 0;
-  const waited = findField(bytes, fields, end, TLV_WAITED);
-  const waitedMs = waited > 0 && waited + WAITED_BYTES <= end ? bytes.readUInt32BE(waited) : 0;
-  return { bytes: end, address, isEncrypted, isWebSocket, waitedMs };
+  const at = findField(bytes, fields, end, TLV_WAITED);
+  const hasWaited = at > 0 && at + WAITED_BYTES <= end;
+  const waited = hasWaited ? { ms: bytes.readUInt32BE(at), uncertainMs: bytes.readUInt32BE(at + 4) } : NOT;
+  return { bytes: end, address, isEncrypted, isWebSocket, waited };
 }
 
 /** A header that names a client. The zone of a link-local address is left out: it has no meaning elsewhere. */
-export function formatProxyHeader(address: string, isEncrypted: boolean, isWebSocket = false, waitedMs = 0): Buffer {
+export function formatProxyHeader(
+  address: string,
+  isEncrypted: boolean,
+  isWebSocket = false,
+  { ms, uncertainMs } = NOT,
+): Buffer {
   const from = address.includes(".") ? address.split(".").map(Number) : ipv6Bytes(address.split("%")[0]!);
   const family = from.length === 4 ? TCP_OVER_IPV4 : TCP_OVER_IPV6;
   const addresses = Buffer.alloc(ADDRESS_BYTES[family]!);
@@ -76,8 +86,9 @@ export function formatProxyHeader(address: string, isEncrypted: boolean, isWebSo
     ...(isEncrypted ? [TLV_SSL, 0, 5, CLIENT_SSL, 0, 0, 0, 0] : []),
     ...(isWebSocket ? [TLV_WEBSOCKET, 0, 0] : []),
   ];
-  const waited = Buffer.from([TLV_WAITED, 0, WAITED_BYTES, 0, 0, 0, 0]);
-  waited.writeUInt32BE(Math.round(waitedMs), waited.length - WAITED_BYTES);
+  const waited = Buffer.from([TLV_WAITED, 0, WAITED_BYTES, 0, 0, 0, 0, 0, 0, 0, 0]);
+  waited.writeUInt32BE(Math.round(ms), 3);
+  waited.writeUInt32BE(Math.round(uncertainMs), 7);
   const length = addresses.length + fields.length + waited.length;
   return Buffer.concat([
     SIGNATURE,

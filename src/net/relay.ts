@@ -4,6 +4,7 @@
  * the connection is unauthenticated again. Which requests are relayed is in relays.ts, the connection to the owner in
  * owner-link.ts, and what the owner does with it in relayed-connections.ts.
  */
+import type { Waited } from "../chat/session.ts";
 import { LINGER_MS, RELAY_REPLY_BYTES_MAX, RELAY_RETRY_MS, RELAY_WAIT_MS } from "../limits.ts";
 import { LF } from "../protocol/ascii.ts";
 import { refuse } from "../protocol/reply.ts";
@@ -71,8 +72,9 @@ export class Relay implements LinkEvents {
   /** The shards that may have the session, the present one first: each but the last one may not know the token. */
   readonly #shards: number[];
   #state: RelayState = "waiting";
-  /** `elapsedMs` when the line came, or earlier. */
+  /** `elapsedMs` when the line came, or earlier, and how much earlier at most. */
   readonly #sinceMs: number;
+  readonly #uncertainMs: number;
   #failure: RelayRefusal = "no_owner";
   #link: OwnerLink | null = null;
   /** Of the owner that the line was sent to. */
@@ -96,6 +98,7 @@ export class Relay implements LinkEvents {
     this.#line = line;
     this.#shards = [...shards];
     this.#sinceMs = relays.wheel.arrivalMs;
+    this.#uncertainMs = relays.wheel.elapsedMs - this.#sinceMs;
     relays.all.add(this);
     relays.wheel.schedule(this.#timer, relays.late, RELAY_WAIT_MS);
   }
@@ -104,8 +107,8 @@ export class Relay implements LinkEvents {
     return this.#shards[0]!;
   }
 
-  get #waitedMs(): number {
-    return this.#relays.wheel.elapsedMs - this.#sinceMs;
+  get #waited(): Waited {
+    return { ms: this.#relays.wheel.elapsedMs - this.#sinceMs, uncertainMs: this.#uncertainMs };
   }
 
   /** Connects to the owner, unless that is under way. */
@@ -138,7 +141,7 @@ export class Relay implements LinkEvents {
     if (this.#state !== "waiting") return [];
     this.#link?.hangUp();
     this.#leave();
-    this.connection.waitedMs = this.#waitedMs;
+    this.connection.waited = this.#waited;
     return [[this.connection, this.#line]];
   }
 
@@ -163,7 +166,7 @@ export class Relay implements LinkEvents {
     this.#toOwner = transport;
     this.#up.to = transport;
     const { address, isEncrypted, isWebSocket } = this.connection;
-    const header = formatProxyHeader(address, isEncrypted, isWebSocket, this.#waitedMs);
+    const header = formatProxyHeader(address, isEncrypted, isWebSocket, this.#waited);
     this.#up.write(Buffer.concat([Buffer.from(`proof ${proof}\n`), header, this.#line, Buffer.from("\n")]));
   }
 

@@ -187,7 +187,7 @@ class AwaitingServer extends PendingConnection {
     const isHere = isThisMachine(this.socket.localAddress, this.address);
     const { isEncrypted, isWebSocket } = header;
     const connection = this.#open(header.address, isEncrypted, isWebSocket, isHere ? "here" : "elsewhere");
-    connection.waitedMs = header.waitedMs;
+    connection.waited = header.waited;
     if (this.#header.length > header.bytes) connection.data(this.#header.subarray(header.bytes));
   }
 

@@ -230,13 +230,13 @@ export class Server {
   /** A connection without a session, which this process has accepted before it served clients. */
   adopt(
     transport: Transport,
-    { address, waitedMs }: Pick<Connection, "address" | "waitedMs">,
+    { address, waited }: Pick<Connection, "address" | "waited">,
     unread: readonly Uint8Array[],
     hasEnded: boolean,
   ): void {
     this.#core.turn.begin();
     const connection = new Connection(this.#core.connections, transport, address, false);
-    connection.waitedMs = waitedMs;
+    connection.waited = waited;
     transport.handOver(connection);
     transport.resume();
     for (const chunk of unread) connection.data(chunk as Buffer);

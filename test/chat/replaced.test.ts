@@ -77,9 +77,9 @@ test("a user who logs in again and again has one live session, whose mailbox is 
 test("a login that has waited at another server replaces no session that was asked for later", () => {
   const world = new World(["bob"]);
   world.pass(10_000);
-  const login = (waitedMs: number): string => {
+  const login = (ms: number): string => {
     const peer = world.connect();
-    peer.waitedMs = waitedMs;
+    Object.assign(peer, { isRelayed: true, waited: { ms, uncertainMs: 0 } });
     return world.ask(peer, "login bob secret")[0]!;
   };
   const busy = "err busy a newer session has begun meanwhile; try again";
@@ -97,7 +97,7 @@ test("the time that one login has waited does not count for the next one of the 
   world.pass(10_000);
   world.login("bob");
   const peer = world.connect();
-  peer.waitedMs = 1000;
+  Object.assign(peer, { isRelayed: true, waited: { ms: 1000, uncertainMs: 0 } });
   expect(world.ask(peer, "login bob wrong")).toEqual(["err wrong_password 2"]);
   expect(world.ask(peer, "login bob secret")[0]).toStartWith("ok ");
 });
@@ -105,10 +105,24 @@ test("the time that one login has waited does not count for the next one of the 
 test("a login that may have waited while the server stood still replaces no session that was asked for later", () => {
   const world = new World(["bob"]);
   const before = world.connect();
-  const relayed = Object.assign(world.connect(), { isRelayed: true, waitedMs: 1000 });
+  const relayed = Object.assign(world.connect(), { isRelayed: true, waited: { ms: 1000, uncertainMs: 0 } });
   world.clockMs += 5000;
   expect(world.ask(relayed, "login bob secret")[0]).toStartWith("ok ");
   expect(world.ask(before, "login bob secret")).toEqual(["err busy a newer session has begun meanwhile; try again"]);
   world.pass(2000);
   expect(world.ask(before, "login bob secret")[0]).toStartWith("ok ");
+});
+
+test("a login replaces no session that was asked for in the time in which it may have been sent", () => {
+  const world = new World(["bob"]);
+  world.pass(10_000);
+  const login = (ms: number, uncertainMs: number): string => {
+    const peer = Object.assign(world.connect(), { isRelayed: true, waited: { ms, uncertainMs } });
+    return world.ask(peer, "login bob secret")[0]!;
+  };
+  const busy = "err busy a newer session has begun meanwhile; try again";
+  expect(login(3000, 2500)).toStartWith("ok "); // Asked for 3,000 to 500 ms ago.
+  expect(login(1000, 0)).toBe(busy);
+  expect(login(5000, 5000)).toBe(busy);
+  expect(login(400, 0)).toStartWith("ok ");
 });

@@ -17,7 +17,7 @@ test.each([
     address,
     isEncrypted: false,
     isWebSocket: false,
-    waitedMs: 0,
+    waited: { ms: 0, uncertainMs: 0 },
   });
 });
 
@@ -29,7 +29,7 @@ test("a header is incomplete until its last byte", () => {
     address: "192.0.2.7",
     isEncrypted: false,
     isWebSocket: false,
-    waitedMs: 0,
+    waited: { ms: 0, uncertainMs: 0 },
   });
 });
 
@@ -48,7 +48,7 @@ test.each([
     address: null,
     isEncrypted: false,
     isWebSocket: false,
-    waitedMs: 0,
+    waited: { ms: 0, uncertainMs: 0 },
   });
 });
 
@@ -77,14 +77,15 @@ test.each(["192.0.2.7", "2001:db8:0:1:2:3:4:5", "2001:db8::5", "::1", "fe80::", 
   (address) => {
     for (const isEncrypted of [false, true]) {
       for (const isWebSocket of [false, true]) {
-        for (const waitedMs of [0, 4096]) {
-          const header = formatProxyHeader(address, isEncrypted, isWebSocket, waitedMs);
+        for (const ms of [0, 4096]) {
+          const waited = { ms, uncertainMs: ms / 2 };
+          const header = formatProxyHeader(address, isEncrypted, isWebSocket, waited);
           expect(parseProxyHeader(header)).toEqual({
             bytes: header.length,
             address,
             isEncrypted,
             isWebSocket,
-            waitedMs,
+            waited,
           });
         }
       }
@@ -93,8 +94,8 @@ test.each(["192.0.2.7", "2001:db8:0:1:2:3:4:5", "2001:db8::5", "::1", "fe80::", 
 );
 
 test("a field for the time of waiting that is too short means none", () => {
-  const header = proxyHeader("192.0.2.7", Buffer.from("\xe1\0\x03abc", "latin1"));
-  expect(parseProxyHeader(header)!.waitedMs).toBe(0);
+  const header = proxyHeader("192.0.2.7", Buffer.from("\xe1\0\x07abcdefg", "latin1"));
+  expect(parseProxyHeader(header)!.waited).toEqual({ ms: 0, uncertainMs: 0 });
 });
 
 test("a header that is formatted has no zone of a link-local address", () => {

@@ -100,7 +100,7 @@ describe("a client of a gateway", () => {
       proof: "right",
       address: "2001:db8::7",
       isEncrypted: true,
-      waitedMs: 0,
+      waited: { ms: 0, uncertainMs: 0 },
       bytes: `${LOGIN}\n`,
     });
     expect(client.reading).toBe(false);
@@ -396,7 +396,10 @@ describe("a login without an owner", () => {
     world.pass(RELAY_WAIT_MS - 1000);
     expect(ends).toHaveLength(0);
     setOwner(OWNER);
-    expect(ends[0]!.greet()).toMatchObject({ bytes: `${LOGIN}\n`, waitedMs: RELAY_WAIT_MS - 1000 });
+    expect(ends[0]!.greet()).toMatchObject({
+      bytes: `${LOGIN}\n`,
+      waited: { ms: RELAY_WAIT_MS - 1000, uncertainMs: 0 },
+    });
   });
 
   test("has waited for as long as the process stood still, before and after it was read", () => {
@@ -406,7 +409,9 @@ describe("a login without an owner", () => {
     world.clockMs += 700;
     world.tick();
     setOwner(OWNER);
-    expect(ends[0]!.greet().waitedMs).toBeWithin(3700, 3800);
+    const { ms, uncertainMs } = ends[0]!.greet().waited!;
+    expect(ms).toBeWithin(3700, 3800);
+    expect(uncertainMs).toBeWithin(3000, 3100);
   });
 
   test("tries again while the owner refuses connections, and leaves it for the next owner", () => {

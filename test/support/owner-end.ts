@@ -1,3 +1,4 @@
+import type { Waited } from "../../src/chat/session.ts";
 import { type HandshakeFields, newNonce, proofOf } from "../../src/net/cluster-handshake.ts";
 import type { DialEvents, Owner } from "../../src/net/owner-link.ts";
 import { parseProxyHeader } from "../../src/net/proxy-header.ts";
@@ -122,7 +123,7 @@ export class OwnerEnd {
     proof: string;
     address: string | null;
     isEncrypted: boolean;
-    waitedMs: number;
+    waited: Waited | null;
     bytes: string;
   } {
     const said = this.#prove({ secret, shard, epoch });
@@ -134,7 +135,7 @@ export class OwnerEnd {
       proof: lf >= 0 && output.toString("latin1", 0, lf) === expected ? "right" : output.toString("latin1"),
       address: header?.address ?? null,
       isEncrypted: header?.isEncrypted ?? false,
-      waitedMs: header?.waitedMs ?? 0,
+      waited: header?.waited ?? null,
       bytes: header === null ? "" : output.toString("latin1", lf + 1 + header.bytes),
     };
   }
