@@ -3,6 +3,7 @@ import {
   CREDENTIALS_BYTES_MAX,
   HASH_KIB_MAX,
   HASH_WORK_KIB_MAX,
+  NAME_BYTES_MAX,
   PASSWORD_BYTES_MAX,
 } from "../limits.ts";
 import { isName } from "../protocol/ascii.ts";
@@ -22,13 +23,18 @@ export interface Credentials {
   users: User[];
   /** The file is the sample that came with the program. */
   sample: boolean;
+  /** Of the bytes of the file: one that has not changed is not parsed again, since a million users take seconds. */
+  digest?: number | bigint;
 }
 
 /** A credentials file that cannot be used. The message names the file, and the line if there is one. */
 export class CredentialsError extends Error {}
 
-/** `kind` is "any" at the start (/dev/stdin is allowed), and "regular" while the server runs. */
-export function readCredentials(file: string, kind: InputKind = "any"): Credentials {
+/**
+ * `kind` is "any" at the start (/dev/stdin is allowed), and "regular" while the server runs. Returns `known` when that
+ * is what the file has.
+ */
+export function readCredentials(file: string, kind: InputKind = "any", known: Credentials | null = null): Credentials {
   let bytes: Buffer;
   try {
     bytes = readInput(file, CREDENTIALS_BYTES_MAX, kind);
@@ -39,7 +45,8 @@ export function readCredentials(file: string, kind: InputKind = "any"): Credenti
     const hint = kind === "any" ? ` (--credentials names another one${making})` : "";
     throw new CredentialsError(`cannot read the credentials ${file}: ${whyUnreadable(error)}${hint}`);
   }
-  return parseCredentials(bytes.toString(), file);
+  const digest = Bun.hash(bytes);
+  return known?.digest === digest ? known : { ...parseCredentials(bytes.toString(), file), digest };
 }
 
 export function parseCredentials(text: string, file: string): Credentials {
@@ -56,22 +63,34 @@ export function parseUsers(text: string, file: string): User[] {
   const lineOf = new Map<string, number>();
   const users: User[] = [];
   const lines = text.replace(/^\ufeff/, "").split("\n");
-  for (const [index, untrimmed] of lines.entries()) {
-    const line = trimmed(untrimmed);
+  for (let index = 0; index < lines.length; index++) {
+    const line = trimmed(lines[index]!);
     if (line === "" || line.startsWith("#")) continue;
-    const bad = (why: string): CredentialsError => new CredentialsError(`${file}:${index + 1}: ${why}`);
-    const [name = "", password = "", ...rest] = line.split(" ");
-    const bytes = Buffer.from(name);
-    // The first word is not shown: an editor may have wrapped a password to a line of its own.
-    if (!isName(bytes, 0, bytes.length)) throw bad("a line begins with a user name of 1 to 32 of A-Z a-z 0-9 . _ -");
-    if (password === "" || rest.length > 0) throw bad("a line is a user, one space and a password without spaces");
-    const fault = passwordFault(password, false) ?? (isHash(password) ? hashFault(password) : null);
-    if (fault !== null) throw bad(fault);
-    if (lineOf.has(name)) throw bad(`the user ${name} stands in line ${lineOf.get(name)} already`);
+    const space = line.indexOf(" ");
+    const name = space < 0 ? line : line.slice(0, space);
+    const password = space < 0 ? "" : line.slice(space + 1);
+    const fault = lineFault(name, password, lineOf.get(name));
+    if (fault !== null) throw new CredentialsError(`${file}:${index + 1}: ${fault}`);
     lineOf.set(name, index + 1);
     users.push({ name, password });
   }
   return users;
+}
+
+/** Why a line cannot be used; null when it can. `earlier`: the line in which that user stands already. */
+function lineFault(name: string, password: string, earlier: number | undefined): string | null {
+  // The first word is not shown: an editor may have wrapped a password to a line of its own.
+  if (!isUserName(name)) return "a line begins with a user name of 1 to 32 of A-Z a-z 0-9 . _ -";
+  if (password === "" || password.includes(" ")) return "a line is a user, one space and a password without spaces";
+  const fault = passwordFault(password, false) ?? (isHash(password) ? hashFault(password) : null);
+  if (fault !== null) return fault;
+  return earlier === undefined ? null : `the user ${name} stands in line ${earlier} already`;
+}
+
+const nameBytes = Buffer.alloc(4 * NAME_BYTES_MAX);
+
+function isUserName(name: string): boolean {
+  return name.length <= NAME_BYTES_MAX && isName(nameBytes, 0, nameBytes.write(name));
 }
 
 /** Without spaces, tabs and CRs at the end. Other white space, such as U+00A0, belongs to the password. */
@@ -100,6 +119,7 @@ export function passwordFault(password: string, isNew: boolean): string | null {
 
 /** The same users and passwords in the same order. */
 export function haveSameUsers({ users }: Credentials, { users: others }: Credentials): boolean {
+  if (users === others) return true;
   const isSame = ({ name, password }: User, i: number): boolean =>
     name === others[i]!.name && password === others[i]!.password;
   return users.length === others.length && users.every(isSame);

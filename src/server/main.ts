@@ -233,7 +233,7 @@ async function joinCluster(
   ended: ClusterNodeOptions["ended"],
 ): Promise<ClusterNode | null> {
   if (cluster === null) return null;
-  const readAgain = (): Credentials => readCredentials(file, "regular");
+  const readAgain = (known: Credentials): Credentials => readCredentials(file, "regular", known);
   return ClusterNode.open(cluster, { log, readiness, credentials, readCredentials: readAgain, ended });
 }
 

@@ -7,7 +7,7 @@ import { tokenPrefix } from "../protocol/shard.ts";
 import type { NeighbourLinks } from "../net/neighbour-links.ts";
 import type { Relays } from "../net/relays.ts";
 import type { Administered } from "../admin/commands.ts";
-import type { Credentials } from "../auth/credentials.ts";
+import type { Credentials, User } from "../auth/credentials.ts";
 import { Passwords } from "../auth/passwords.ts";
 import type { Peer } from "../chat/session.ts";
 import { DRAIN_SECONDS, LINGER_MS, type Limits } from "../limits.ts";
@@ -62,6 +62,8 @@ export class Server {
   /** Null without other shards. */
   readonly #links: NeighbourLinks | null;
   #ports = new ClientPorts();
+  /** Of the credentials that were read last. */
+  #users: readonly User[] = [];
 
   constructor(
     config: Config,
@@ -108,6 +110,7 @@ export class Server {
 
   /** The users, and what the store kept of them: in steps, before `listen`. */
   load({ users }: Credentials): Generator<void, void> {
+    this.#users = users;
     return loading(this.#core.chat, this.#store, users, CLOCK.unixMs());
   }
 
@@ -191,6 +194,8 @@ export class Server {
   #replaceUsers({ users }: Credentials): void {
     const { chat } = this.#core;
     const { accounts } = chat;
+    if (users === this.#users) return this.#reloaded(0, 0, 0);
+    this.#users = users;
     const names = new Set(users.map(({ name }) => name));
     const removed = accounts.all.filter(({ name, password }) => password !== null && !names.has(name));
     for (const account of removed) chat.remove(account);
@@ -202,7 +207,11 @@ export class Server {
       else if (account.password !== password) changed++;
       account.password = password;
     }
-    const counts = { users: users.length, added, changed, removed: removed.length };
+    this.#reloaded(added, changed, removed.length);
+  }
+
+  #reloaded(added: number, changed: number, removed: number): void {
+    const counts = { users: this.#users.length, added, changed, removed };
     this.#log.info({ event: "reload", ...counts }, "configuration and credentials reloaded");
   }
 

@@ -233,6 +233,15 @@ test("a file is read from disk", () => {
   expect(readCredentials(file).users).toEqual([{ name: "alice", password: "one" }]);
 });
 
+test("a file that has not changed gives the same users, and is not parsed again", () => {
+  const file = join(folder, "known.txt");
+  writeFileSync(file, "alice one\n");
+  const known = readCredentials(file);
+  expect(readCredentials(file, "regular", known)).toBe(known);
+  writeFileSync(file, "alice two\n");
+  expect(readCredentials(file, "regular", known).users).toEqual([{ name: "alice", password: "two" }]);
+});
+
 test("the shipped sample file is valid, and is recognised until its mark is deleted", async () => {
   const file = join(import.meta.dir, "../../credentials.txt");
   const shipped = readCredentials(file);
