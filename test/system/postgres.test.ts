@@ -306,6 +306,7 @@ describe.skipIf(!has)("a URL with several servers of PostgreSQL", () => {
       expect(await awayReason(log)).toContain(`${primary.address} cannot be reached`);
       standby.promote();
       expect(await log.state(0)).toMatchObject({ head: 1 });
+      expect(log.engine).toContain(standby.address);
       expect(await log.append(0, 1, Buffer.from("2"))).toEqual({ stored: true });
       await standby.kill();
       await primary.restart();
