@@ -223,7 +223,7 @@ interface Refusal {
 
 /** Advice by the beginning of an SQLSTATE: login, database, permission, resources, start or stop of the server. */
 const ADVICE: Record<string, string> = {
-  "28": "correct the user or the password, or pg_hba.conf",
+  "28": "correct the user, the password or sslmode in the URL, or pg_hba.conf",
   "3D": "create the database, or correct the URL",
   "42501": "grant the permission, or correct the URL",
   "53": "try again later, or raise max_connections",
@@ -239,7 +239,10 @@ function refusal(server: string, error: unknown): Refusal {
     return { reason: `${server} does not answer within ${CONNECT_S} s`, advice: unreachable };
   if (code.startsWith("ERR_POSTGRES_CONNECTION")) return { reason: `${server} cannot be reached`, advice: unreachable };
   const state = Object.keys(ADVICE).find((prefix) => typeof errno === "string" && errno.startsWith(prefix));
-  const advice = state === undefined ? "correct the URL, or the server" : ADVICE[state]!;
+  const other = /certificate|caFile/.test(message)
+    ? "correct the host or sslrootcert in the URL"
+    : "correct the URL, or the server";
+  const advice = state === undefined ? other : ADVICE[state]!;
   return { reason: `${server}: ${oneLine(message)}`, advice };
 }
 

@@ -158,7 +158,10 @@ describe.skipIf(!has)("a database of PostgreSQL", () => {
       [server.url("postgres", "heartline", "wrong"), "password authentication failed for user"],
       [server.url("postgres", "nobody"), "password authentication failed for user"],
       [`${server.url("postgres")}?sslmode=require`, "Server does not support SSL"],
-      [`${server.url("postgres")}?sslmode=verify-full&sslrootcert=/nowhere.pem`, "Unable to access caFile path"],
+      [
+        `${server.url("postgres")}?sslmode=verify-full&sslrootcert=/nowhere.pem`,
+        "Unable to access caFile path; correct the host or sslrootcert in the URL",
+      ],
       [`${server.url("postgres")}?nosuch=1`, 'unrecognized configuration parameter "nosuch"'],
     ] as const;
     for (const [url, reason] of wrong) {
