@@ -302,8 +302,8 @@ static int64_t run_until(int64_t end) {
 static void read_input(void) {
   host = text(), alive = text(), kinds = text();
   int64_t *numbers[] = {&window, &messages_at_once, &gap, &warmup_ms, &measure_ms, &run, &payload_bytes, &payload_end,
-      &logins_at_once, &has_messages, &has_alives, &alive_each, &broadcasters, &broadcast_each, &has_replies, &broadcasters_receive,
-      &sleeps, &senders, &clients_count, &steps};
+      &logins_at_once, &has_messages, &has_alives, &alive_each, &broadcasters, &broadcast_each, &has_replies,
+      &broadcasters_receive, &sleeps, &senders, &clients_count, &steps};
   for (size_t i = 0; i < sizeof numbers / sizeof *numbers; i++) *numbers[i] = number();
   for (int i = 0; i < steps; i++) {
     struct text pattern = text();

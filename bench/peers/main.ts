@@ -104,6 +104,8 @@ async function main(line: CommandLine<(typeof OPTIONS)[number]>): Promise<number
     throw new UsageError(
       `--generator native needs ${COMPILER.program}: install the Debian package ${COMPILER.package}`,
     );
+  if (generator !== "native" && works.some(({ task }) => task.chunk !== undefined))
+    throw new UsageError("the works of windows need --generator native");
   const json = line.output("json");
   const warmup = line.number("warmup", 1.5, 0, 600, true);
   const connectionsMax = clientsMax();
@@ -113,8 +115,6 @@ async function main(line: CommandLine<(typeof OPTIONS)[number]>): Promise<number
   const fitting = works.filter((work) => work.clients + work.crowd <= connectionsMax);
   for (const { title } of works.filter((work) => !fitting.includes(work)))
     progress.log(`SKIPPED: ${title}: a process can have only ${connectionsMax} connections here`);
-  if (generator !== "native" && works.some(({ task }) => task.chunk !== undefined))
-    throw new UsageError("the works of windows need --generator native");
   const runner = new BenchmarkRunner(Math.max(2, ...fitting.map(({ clients, crowd }) => clients + crowd)));
   onInterrupt(() => {
     progress.clear();

@@ -133,35 +133,23 @@ class Report {
         x: ({ task }: Work) => task.chunk!,
       },
     ];
+    const axis = { type: "log" as const, nameLocation: "middle" as const, nameGap: 30 };
     return {
-      grid: [
-        { left: 70, width: 380, top: 90, bottom: 50 },
-        { left: 540, width: 380, top: 90, bottom: 50 },
-      ],
-      xAxis: panels.map(({ name }, gridIndex) => ({
-        ...{ type: "log", logBase: 2, gridIndex, name, nameLocation: "middle", nameGap: 30, min: 1, max: most },
-      })) as EChartsOption["xAxis"],
-      yAxis: panels.map((_, gridIndex) => ({
-        type: "log",
-        gridIndex,
-        name: "p99, ms",
-        min: 0.1,
-        max: 100,
-      })) as EChartsOption["yAxis"],
+      grid: [70, 540].map((left) => ({ left, width: 380, top: 90, bottom: 50 })),
+      xAxis: panels.map(({ name }, gridIndex) => ({ ...axis, name, gridIndex, logBase: 2, min: 1, max: most })),
+      yAxis: panels.map((_, gridIndex) => ({ type: "log" as const, name: "p99, ms", gridIndex })),
       series: panels.flatMap(({ works: points, x }, index) =>
         this.#peers.flatMap((peer) => {
           const place = { name: peer, xAxisIndex: index, yAxisIndex: index, color: COLORS[peer] };
-          const p99 = (work: Work): number[] =>
-            this.#runs(work.name, peer).map(({ outcome }) => outcome.latency.p99 / 1000);
-          const all = points.filter((work) => p99(work).length > 0);
+          const p99 = ({ outcome }: Run): number => outcome.latency.p99 / 1000;
+          const measured = points
+            .map((work) => ({ at: x(work), ms: this.#runs(work.name, peer).map(p99) }))
+            .filter(({ ms }) => ms.length > 0);
+          const line = measured.map(({ at, ms }) => [at, median(ms)]);
+          const dots = measured.flatMap(({ at, ms }) => ms.map((each) => [at, each]));
           return [
-            { ...place, type: "line" as const, symbolSize: 0, data: all.map((work) => [x(work), median(p99(work))]) },
-            {
-              ...place,
-              type: "scatter" as const,
-              symbolSize: 5,
-              data: all.flatMap((work) => p99(work).map((ms) => [x(work), ms])),
-            },
+            { ...place, type: "line" as const, symbolSize: 0, data: line },
+            { ...place, type: "scatter" as const, symbolSize: 5, data: dots },
           ];
         }),
       ),
