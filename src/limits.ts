@@ -265,9 +265,11 @@ export const LINK_UNANSWERED_MAX: number = 2 * OUTCOMES_MAX;
 export const JOURNAL_SEGMENT_BYTES: number = 16 << 20;
 /** Segments in use. What is unacknowledged in older ones moves to the mailbox, and they are used again. */
 export const JOURNAL_SEGMENTS_KEPT: number = 6;
+/** A takeover reads a record of the shared log, however short, in the time of this many bytes. */
+export const RECORD_COST_BYTES: number = 2 << 10;
 /** The same for the shared log of a cluster. A snapshot has no records of them, so a takeover reads them. */
 export const SHARED_SEGMENT_BYTES: number = 4 << 20;
-export const SHARED_SEGMENT_RECORDS: number = 2 << 10;
+export const SHARED_SEGMENT_RECORDS: number = SHARED_SEGMENT_BYTES / RECORD_COST_BYTES;
 export const SHARED_SEGMENTS_KEPT: number = 4;
 /** Spare segments. One more is deleted. */
 export const JOURNAL_SPARES_MAX: number = 2;
@@ -288,8 +290,6 @@ export const BACKUP_WAL_BYTES_MAX: number = 192 << 20;
 
 /** A snapshot of a shard is due when the log since the last one has more bytes than this and than the database. */
 export const SNAPSHOT_LOG_BYTES_MIN: number = 64 << 20;
-/** The same for a log of many short records: a takeover reads each in the time of this many bytes. */
-export const RECORD_COST_BYTES: number = 2 << 10;
 /** A part of a snapshot, which the event loop handles at a time. */
 export const SNAPSHOT_PART_BYTES: number = 256 << 10;
 /** After a snapshot that failed, the next try comes this much later. */

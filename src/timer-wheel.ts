@@ -53,14 +53,14 @@ export class WheelTimer<T> {
 export class TimerWheel {
   /** Wheel time in ms: monotonic, without stalls. All deadlines count from it. */
   nowMs = 0;
+  /** The same with stalls: for how long something has waited. */
+  elapsedMs = 0;
   /** The number of armed timers. */
   armed = 0;
   /** The owner of the timer that fired last, for reports of faults. */
   firing: unknown = null;
   /** The last tick that was fired. */
   #tick = 0;
-  /** The same with stalls: for how long something has waited. */
-  elapsedMs = 0;
   /** Difference between the clock and wheel time. */
   #stalledMs = 0;
   /** What the clock showed last. */
@@ -99,12 +99,13 @@ export class TimerWheel {
    */
   begin(clockMs: number): void {
     const passedMs = clockMs - this.#clockMs;
+    const beforeMs = this.elapsedMs;
+    this.elapsedMs += Math.max(0, passedMs);
     if (passedMs > STALL_MS) {
       this.#stalledMs += passedMs - TICK_MS;
-      if (this.elapsedMs + passedMs - this.#stallEndMs > STALL_OVER_MS) this.#stallMs = this.elapsedMs;
-      this.#stallEndMs = this.elapsedMs + passedMs;
+      if (this.elapsedMs - this.#stallEndMs > STALL_OVER_MS) this.#stallMs = beforeMs;
+      this.#stallEndMs = this.elapsedMs;
     } else if (passedMs < 0) this.#stalledMs += passedMs;
-    this.elapsedMs += Math.max(0, passedMs);
     this.#clockMs = clockMs;
     this.nowMs = Math.max(this.nowMs, clockMs - this.#stalledMs);
   }

@@ -66,8 +66,10 @@ export class SharedJournal implements TurnLog {
   append(body: Buffer, start: number, length: number, number: number): void {
     const records = this.#appender.encode(body.subarray(start, start + length));
     const isFull =
-      this.#newestBytes + length > this.#segmentBytes || this.sequence + 1 - this.newest >= SHARED_SEGMENT_RECORDS;
-    if (this.#segments.length === 0 || isFull) {
+      this.#segments.length === 0 ||
+      this.#newestBytes + length > this.#segmentBytes ||
+      this.sequence + 1 - this.newest >= SHARED_SEGMENT_RECORDS;
+    if (isFull) {
       this.#segments.push({ sequence: this.sequence + 1, number });
       this.#newestBytes = 0;
     }

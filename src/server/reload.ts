@@ -28,9 +28,8 @@ export class Reloader {
   /** What the server started with: options that need a restart are compared with it. */
   readonly #started: Configuration;
   readonly #startedHost: string;
-  /** The options and users of the last reload. */
+  /** The options of the last reload. */
   #settings: Settings;
-  #credentials: Credentials;
   /** What the last reload read and only a restart can change, a line for each option. */
   restarts: readonly string[] = [];
 
@@ -47,7 +46,6 @@ export class Reloader {
     this.#started = started;
     this.#startedHost = hostFor(started.config, credentials);
     this.#settings = started.settings;
-    this.#credentials = credentials;
   }
 
   /** Returns the errors, one line each. With an error nothing has changed. All lines are logged. */
@@ -71,7 +69,7 @@ export class Reloader {
     const next = attempt(this.#read);
     if (next === null) return errors;
     const { config, settings } = next;
-    const credentials = attempt(() => readCredentials(config.credentials, "regular", this.#credentials));
+    const credentials = attempt(() => readCredentials(config.credentials, "regular", this.#server.credentials));
     const certificate = attempt((): Certificate | null => this.#server.newCertificate(config.tls));
     if (credentials?.sample === true && !config.isHostGiven && this.#startedHost !== LOOPBACK) {
       const where = `others can reach the server, which listens on ${this.#startedHost}`;
@@ -84,7 +82,6 @@ export class Reloader {
       this.#log.info({ event: "reload" }, `${name} is ${textOf(name, settings)} from now on`);
     }
     this.#settings = settings;
-    this.#credentials = credentials;
     this.restarts = this.#restarts(next, credentials);
     for (const line of this.restarts) this.#log.warn({ event: "reload" }, line);
     return [];

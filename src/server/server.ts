@@ -7,7 +7,7 @@ import { tokenPrefix } from "../protocol/shard.ts";
 import type { NeighbourLinks } from "../net/neighbour-links.ts";
 import type { Relays } from "../net/relays.ts";
 import type { Administered } from "../admin/commands.ts";
-import type { Credentials, User } from "../auth/credentials.ts";
+import type { Credentials } from "../auth/credentials.ts";
 import { Passwords } from "../auth/passwords.ts";
 import type { Peer } from "../chat/session.ts";
 import { DRAIN_SECONDS, LINGER_MS, type Limits } from "../limits.ts";
@@ -62,8 +62,8 @@ export class Server {
   /** Null without other shards. */
   readonly #links: NeighbourLinks | null;
   #ports = new ClientPorts();
-  /** Of the credentials that were read last. */
-  #users: readonly User[] = [];
+  /** Those in use; null before `load`. */
+  credentials: Credentials | null = null;
 
   constructor(
     config: Config,
@@ -109,9 +109,9 @@ export class Server {
   }
 
   /** The users, and what the store kept of them: in steps, before `listen`. */
-  load({ users }: Credentials): Generator<void, void> {
-    this.#users = users;
-    return loading(this.#core.chat, this.#store, users, CLOCK.unixMs());
+  load(credentials: Credentials): Generator<void, void> {
+    this.credentials = credentials;
+    return loading(this.#core.chat, this.#store, credentials.users, CLOCK.unixMs());
   }
 
   /** The limits that the descriptors of this process allow. */
@@ -186,16 +186,18 @@ export class Server {
     if (config.web !== null) this.#ports.useOrigins(config.web);
     Object.assign(chat.limits, this.#fit(config));
     connections.limitsChanged();
-    this.#replaceUsers(credentials);
+    const counts =
+      credentials === this.credentials ? { added: 0, changed: 0, removed: 0 } : this.#replaceUsers(credentials);
+    this.credentials = credentials;
+    const users = credentials.users.length;
+    this.#log.info({ event: "reload", users, ...counts }, "configuration and credentials reloaded");
     void this.#ownership?.useCredentials(credentials);
   }
 
-  /** Sessions of removed users end; mailboxes and blocks of removed users are kept. */
-  #replaceUsers({ users }: Credentials): void {
+  /** Sessions of removed users end; mailboxes and blocks of removed users are kept. Returns how many users differ. */
+  #replaceUsers({ users }: Credentials): { added: number; changed: number; removed: number } {
     const { chat } = this.#core;
     const { accounts } = chat;
-    if (users === this.#users) return this.#reloaded(0, 0, 0);
-    this.#users = users;
     const names = new Set(users.map(({ name }) => name));
     const removed = accounts.all.filter(({ name, password }) => password !== null && !names.has(name));
     for (const account of removed) chat.remove(account);
@@ -207,12 +209,7 @@ export class Server {
       else if (account.password !== password) changed++;
       account.password = password;
     }
-    this.#reloaded(added, changed, removed.length);
-  }
-
-  #reloaded(added: number, changed: number, removed: number): void {
-    const counts = { users: this.#users.length, added, changed, removed };
-    this.#log.info({ event: "reload", ...counts }, "configuration and credentials reloaded");
+    return { added, changed, removed: removed.length };
   }
 
   /** Serves clients at these ports, and opens them unless they are. Throws ListenError, CertificateError. */

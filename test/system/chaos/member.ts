@@ -115,6 +115,11 @@ export class Member {
     }
   }
 
+  /** Resolves when it takes clients. */
+  async ready(): Promise<void> {
+    while (!(await this.look()).isReady) await Bun.sleep(20);
+  }
+
   stop(): void {
     this.#isStopped = true;
     this.signal("SIGCONT");

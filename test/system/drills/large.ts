@@ -16,7 +16,7 @@ const MAIL = 3;
 const MAIL_BYTES = 100;
 /** Mailboxes that are read at the end. */
 const SAMPLE = 1_000;
-/** Messages between two users until the log is long enough for a snapshot. */
+/** Messages between two users until the log is long enough for a snapshot: their text, and how many are in flight. */
 const TEXT = "m".repeat(4_000);
 const IN_FLIGHT = 50;
 const PROBE_MS = 10;
@@ -52,7 +52,7 @@ export async function large(stage: Stage): Promise<Report> {
   const [spare] = [stage.add(), stage.add()] as [Member, Member];
   await timed(
     "start of two spares",
-    () => Promise.all(members.all.map(ready)),
+    () => Promise.all(members.all.map((member) => member.ready())),
     () => memory(spare),
   );
   // None of them has mail.
@@ -66,14 +66,13 @@ export async function large(stage: Stage): Promise<Report> {
   const replies = probe.take();
   const p99 = `p99 ${percentile(replies, 0.99).toFixed(1)} ms, longest ${percentile(replies, 1).toFixed(0)} ms`;
   rows.push(["replies to another user meanwhile", "", p99]);
-  const longest = (times: number[]): string => `longest reply to another user ${percentile(times, 1).toFixed(0)} ms`;
   await timed(
     "reload of the credentials",
     () => reload(owner),
     () => "",
   );
   await Bun.sleep(10 * PROBE_MS);
-  rows.push(["", "", longest(probe.take())]);
+  rows.push(["", "", `longest reply to another user ${percentile(probe.take(), 1).toFixed(0)} ms`]);
   await probe.stop();
   if (members.takeovers > 0) failures.push("a living owner was deposed");
   await timed(
@@ -130,10 +129,6 @@ async function imported(url: string, folder: string): Promise<number> {
   } finally {
     await log.close();
   }
-}
-
-async function ready(member: Member): Promise<void> {
-  while (!(await member.look()).isReady) await Bun.sleep(POLL_MS);
 }
 
 /** The last line with that event in the log of a server. */

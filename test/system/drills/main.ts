@@ -10,7 +10,7 @@ import { ENGINES } from "../chaos/cluster.ts";
 import { INSIDE, checkHosts, cuts } from "./cuts.ts";
 import { large } from "./large.ts";
 import { PROMOTIONS, promotion } from "./promotion.ts";
-import { type Rolling, rolling } from "./rolling.ts";
+import { rolling } from "./rolling.ts";
 import { type DrillOptions, type Report, Stage } from "./stage.ts";
 
 const USAGE = `Usage: bun run drill --drill <name> [options]
@@ -61,6 +61,14 @@ const OPTIONS = [
   "mailboxes",
 ] as const;
 const DRILLS = ["upgrade", "restart", "nats", "cuts", "promotion", "large"] as const;
+
+const RUNS: Record<Exclude<(typeof DRILLS)[number], "promotion">, (stage: Stage) => Promise<Report>> = {
+  upgrade: (stage) => rolling(stage, "upgrade"),
+  restart: (stage) => rolling(stage, "restart"),
+  nats: (stage) => rolling(stage, "nats"),
+  cuts,
+  large,
+};
 
 type Line = CommandLine<(typeof OPTIONS)[number], "direct">;
 
@@ -135,9 +143,7 @@ async function main(line: Line): Promise<number> {
   for (const signal of ["SIGINT", "SIGTERM"] as const)
     process.once(signal, () => interrupt(new Error(`${signal}: the drill ends without a report`)));
   if (drill !== "promotion") {
-    const roll = (stage: Stage): Promise<Report> => rolling(stage, drill as Rolling);
-    const run = drill === "cuts" ? cuts : drill === "large" ? large : roll;
-    return (await perform(options, run)) ? 0 : 1;
+    return (await perform(options, RUNS[drill])) ? 0 : 1;
   }
   let isClean = true;
   for (const kind of PROMOTIONS.slice(0, options.steps))

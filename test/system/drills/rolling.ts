@@ -23,9 +23,7 @@ interface Step {
   endedMs: number;
 }
 
-export type Rolling = "upgrade" | "restart" | "nats";
-
-export async function rolling(stage: Stage, kind: Rolling): Promise<Report> {
+export async function rolling(stage: Stage, kind: "upgrade" | "restart" | "nats"): Promise<Report> {
   const { engine, shards, from, steps: stepsMax, seconds: between } = stage.options;
   const pauseMs = (between[0] ?? SECONDS_BETWEEN) * 1_000;
   const isUpgrade = kind === "upgrade";
@@ -44,7 +42,7 @@ export async function rolling(stage: Stage, kind: Rolling): Promise<Report> {
     const shard = members.owners.indexOf(server as Member);
     const member = shard < 0 ? "a spare" : `the owner of shard ${shard}`;
     const what = kind === "nats" ? `server ${i + 1} of NATS` : member;
-    if (isUpgrade) await isReady(stage.add());
+    if (isUpgrade) await stage.add().ready();
     const span = members.outages.fault(what);
     const step = { what, beganMs: Date.now(), endedMs: 0 };
     steps.push(step);
@@ -81,10 +79,6 @@ async function isCurrent(server: NatsEngine): Promise<void> {
     if (isWhole && replicas.every(({ current, lag }) => current && !lag)) return;
     if (performance.now() > endMs) throw new Error(`the servers of NATS are not current within ${CURRENT_MS} ms`);
   }
-}
-
-async function isReady(member: Member): Promise<void> {
-  while (!(await member.look()).isReady) await Bun.sleep(20);
 }
 
 function report({ members, options }: Stage, steps: readonly Step[], title: string, judgement: Judgement): Report {
