@@ -486,6 +486,26 @@ describe("a server that is not the owner of this cluster gets no line of a clien
   });
   const tried = new Set<OwnerEnd>();
 
+  test("for reasons that take turns, which are logged once each, and again after a success", () => {
+    const outage = (): void => {
+      new Wire({}, world).say(LOGIN);
+      for (let i = 0; i < 10; i++) {
+        const end = ends.at(-1)!;
+        if (i % 2 === 0) end.failed();
+        else end.greet({ shard: 1 });
+        while (ends.at(-1) === end) world.pass(100);
+      }
+    };
+    setOwner(OWNER);
+    outage();
+    expect(logged).toEqual(["unreachable", "handshake"]);
+    const end = ends.at(-1)!;
+    end.greet();
+    end.say(`${OK}\n`);
+    outage();
+    expect(logged).toEqual(["unreachable", "handshake", "unreachable", "handshake"]);
+  });
+
   test("it says nothing", () => {
     setOwner(OWNER);
     const client = new Wire({}, world);
