@@ -95,7 +95,7 @@ class Login {
     this.#password = password;
     this.#options = options;
     const { arrivalMs, elapsedMs } = chat.wheel;
-    const { ms, uncertainMs } = peer.waited ?? { ms: 0, uncertainMs: 0 };
+    const { ms, uncertainMs } = peer.waited;
     this.#earliestMs = (peer.isRelayed ? elapsedMs : arrivalMs) - ms;
     this.#latestMs = elapsedMs - ms + uncertainMs;
   }
@@ -200,7 +200,6 @@ class Login {
     }
     if (!this.#hasFailed) addresses.loginEnds(this.#peer.address, this.#peer.isWebSocket);
     lockouts.leave(record);
-    this.#peer.waited = null;
     this.#peer.resume();
   }
 }

@@ -19,6 +19,8 @@ export interface Waited {
   uncertainMs: number;
 }
 
+export const NOT_WAITED: Waited = { ms: 0, uncertainMs: 0 };
+
 /** The other end of a session: a connection, or a double in tests. It has no session before the login. */
 export interface Peer {
   /** Source address: dotted IPv4, or IPv6. */
@@ -29,8 +31,8 @@ export interface Peer {
   readonly isWebSocket: boolean;
   /** The client is at another server of the cluster, which relays it to this one. */
   readonly isRelayed: boolean;
-  /** For how long its next login has waited there; null when it has not. */
-  waited: Waited | null;
+  /** For how long its next request has waited there. It counts for that one only. */
+  waited: Waited;
   /** `address` is the client's for this server too: not a loopback address of another machine. */
   readonly isCallable: boolean;
   session: Session | null;

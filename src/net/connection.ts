@@ -1,5 +1,5 @@
 import { receive } from "../chat/commands.ts";
-import type { Peer, Session, Waited } from "../chat/session.ts";
+import { NOT_WAITED, type Peer, type Session } from "../chat/session.ts";
 import { LINGER_BYTES_MAX, LINGER_MS, LINK_LINE_BYTES_MAX, UNSENT_BYTES_MAX } from "../limits.ts";
 import { LineReader } from "../protocol/line-reader.ts";
 import { isLoopback } from "../runtime/host.ts";
@@ -52,7 +52,7 @@ export class Connection implements SocketEvents, Peer, Sink {
   readonly #isCounted: boolean;
   readonly isRelayed: boolean;
   readonly isCallable: boolean;
-  waited: Waited | null = null;
+  waited = NOT_WAITED;
 
   /** `address`: of the client, which a proxy or another server may have named. */
   constructor(

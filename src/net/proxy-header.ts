@@ -1,6 +1,6 @@
 /** The binary header of the PROXY protocol, version 2 (haproxy.org, proxy-protocol.txt), which names the client. */
 
-import type { Waited } from "../chat/session.ts";
+import { NOT_WAITED, type Waited } from "../chat/session.ts";
 import { PROXY_HEADER_BYTES_MAX } from "../limits.ts";
 
 const SIGNATURE = Buffer.from("\r\n\r\n\0\r\nQUIT\n", "latin1");
@@ -39,8 +39,6 @@ export interface ProxyHeader {
   waited: Waited;
 }
 
-const NOT: Waited = { ms: 0, uncertainMs: 0 };
-
 /** Whether these bytes can be the beginning of a header. No other protocol of this server begins like it. */
 export function isProxyHeader(bytes: Buffer): boolean {
   const comparable = Math.min(bytes.length, SIGNATURE.length);
@@ -59,7 +57,7 @@ export function parseProxyHeader(bytes: Buffer): ProxyHeader | null {
   if (bytes.length < end) return null;
   const addressBytes = command === PROXY ? ADDRESS_BYTES[family] : undefined;
   if (addressBytes === undefined)
-    return { bytes: end, address: null, isEncrypted: false, isWebSocket: false, waited: NOT };
+    return { bytes: end, address: null, isEncrypted: false, isWebSocket: false, waited: NOT_WAITED };
   const address = (family === TCP_OVER_IPV4 ? ipv4 : ipv6)(bytes, HEAD_BYTES, end);
   const fields = HEAD_BYTES + addressBytes;
   const ssl = findField(bytes, fields, end, TLV_SSL);
@@ -67,7 +65,7 @@ export function parseProxyHeader(bytes: Buffer): ProxyHeader | null {
   const isWebSocket = findField(bytes, fields, end, TLV_WEBSOCKET) > 0;
   const at = findField(bytes, fields, end, TLV_WAITED);
   const hasWaited = at > 0 && at + WAITED_BYTES <= end;
-  const waited = hasWaited ? { ms: bytes.readUInt32BE(at), uncertainMs: bytes.readUInt32BE(at + 4) } : NOT;
+  const waited = hasWaited ? { ms: bytes.readUInt32BE(at), uncertainMs: bytes.readUInt32BE(at + 4) } : NOT_WAITED;
   return { bytes: end, address, isEncrypted, isWebSocket, waited };
 }
 
@@ -76,7 +74,7 @@ export function formatProxyHeader(
   address: string,
   isEncrypted: boolean,
   isWebSocket = false,
-  { ms, uncertainMs } = NOT,
+  { ms, uncertainMs } = NOT_WAITED,
 ): Buffer {
   const from = address.includes(".") ? address.split(".").map(Number) : ipv6Bytes(address.split("%")[0]!);
   const family = from.length === 4 ? TCP_OVER_IPV4 : TCP_OVER_IPV6;

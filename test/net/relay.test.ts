@@ -414,6 +414,18 @@ describe("a login without an owner", () => {
     expect(uncertainMs).toBeWithin(3000, 3100);
   });
 
+  test("has waited for the time before it was given up, too, when another server of the process relays it", () => {
+    const client = new Wire({}, world);
+    client.connection.waited = { ms: 2000, uncertainMs: 300 };
+    client.say(LOGIN);
+    world.pass(1000);
+    setOwner(OWNER);
+    expect(ends[0]!.greet().waited).toEqual({ ms: 3000, uncertainMs: 300 });
+    ends[0]!.say("err wrong_password 2\n");
+    client.say(LOGIN);
+    expect(ends[1]!.greet().waited).toEqual({ ms: 0, uncertainMs: 0 });
+  });
+
   test("tries again while the owner refuses connections, and leaves it for the next owner", () => {
     setOwner(OWNER);
     const client = new Wire({}, world);

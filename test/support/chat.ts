@@ -4,7 +4,7 @@ import { receive } from "../../src/chat/commands.ts";
 import type { LockoutScope } from "../../src/auth/lockouts.ts";
 import type { Shards } from "../../src/chat/neighbours.ts";
 import type { ChatObserver } from "../../src/chat/observer.ts";
-import type { Account, Caller, Peer, Session, Waited } from "../../src/chat/session.ts";
+import { type Account, type Caller, NOT_WAITED, type Peer, type Session } from "../../src/chat/session.ts";
 import { LIMITS_DEFAULT, type Limits, PRESENCE_DELAY_MS } from "../../src/limits.ts";
 import { LineReader } from "../../src/protocol/line-reader.ts";
 import { Outbox } from "../../src/stream/outbox.ts";
@@ -189,7 +189,7 @@ export class TestPeer implements Peer, Sink {
   isWebSocket = false;
   isRelayed = false;
   isCallable = true;
-  waited: Waited | null = null;
+  waited = NOT_WAITED;
   session: Session | null = null;
   isClosed = false;
   /** The chat has called `close`: no line is read any longer, and it is closed when all output is taken. */
