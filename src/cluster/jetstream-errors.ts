@@ -72,7 +72,11 @@ export function connectionError(error: unknown, servers: string[]): ClusterError
   const { name } = error as Error;
   if (name === "AuthorizationError")
     return new ClusterError(`NATS at ${at} refused the login: wrong user or password; correct the URL`);
-  return new ClusterError(`NATS cannot be reached at ${at}: ${oneLine(error)}; start it or correct the URL`);
+  const reason = oneLine(error);
+  const advice = reason.includes("certificate")
+    ? "correct the URL, or write its authority to the file of NODE_EXTRA_CA_CERTS"
+    : "start it or correct the URL";
+  return new ClusterError(`NATS cannot be reached at ${at}: ${reason}; ${advice}`);
 }
 
 /** Throws ClusterError for a server that is not safe; returns warnings about one that could be safer. */

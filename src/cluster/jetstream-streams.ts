@@ -114,6 +114,8 @@ export class Streams {
         reconnectTimeWait: 200,
         reconnectJitter: 100,
         ignoreAuthErrorAbort: true,
+        // Addresses that servers tell are seldom in their certificates, and that error would hide the real one.
+        ignoreClusterUpdates: true,
         noAsyncTraces: true,
       });
     } catch (error) {

@@ -33,17 +33,16 @@ export const openPostgres: OpenLog = async (url) => {
   const servers = new PostgresServers(url);
   const connection = await connectFirst(servers);
   try {
-    const { sql, server } = connection;
+    const { sql } = connection;
     const { id, shards, secret } = await within(OPEN_MS, readCluster(sql, servers.database));
-    const [{ version, fsync }] = await within(OPEN_MS, versionOf(sql));
+    const [{ fsync }] = await within(OPEN_MS, settingsOf(sql));
     servers.admit = async (sql) => {
       const cluster = await readCluster(sql, servers.database);
       if (cluster.id !== id) throw new Refused("has another cluster than before", "correct the URL");
     };
-    const engine = `PostgreSQL ${version.split(" ")[0]} at ${server}, database ${servers.database}`;
     const warnings =
       fsync === "on" ? [] : ["PostgreSQL has fsync off: a power failure loses acknowledged messages; set fsync = on"];
-    return new PostgresLog(servers, engine, { shards, secret }, warnings);
+    return new PostgresLog(servers, { shards, secret }, warnings);
   } catch (error) {
     if (error instanceof ClusterError) throw error;
     throw clusterError(error) ?? new ClusterError(`cannot open the cluster: ${(error as Error).message}; try again`);
@@ -52,32 +51,35 @@ export const openPostgres: OpenLog = async (url) => {
   }
 };
 
-async function versionOf(sql: SQL): Promise<[{ version: string; fsync: string }]> {
-  return sql`SELECT current_setting('server_version') AS version, current_setting('fsync') AS fsync`;
+async function settingsOf(sql: SQL): Promise<[{ fsync: string }]> {
+  return sql`SELECT current_setting('fsync') AS fsync`;
 }
 
 class PostgresLog implements SharedLog {
-  readonly engine: string;
   readonly shards: number;
   readonly secret: Uint8Array;
   readonly warnings: readonly string[];
   readonly recordBytesMax = RECORD_BYTES_MAX;
+  readonly #servers: PostgresServers;
   /** For small statements; those of megabytes have a lane of their own. */
   readonly #lane: Lane;
   readonly #bulk: Lane;
 
   constructor(
     servers: PostgresServers,
-    engine: string,
     { shards, secret }: Pick<SharedLog, "shards" | "secret">,
     warnings: readonly string[],
   ) {
-    this.engine = engine;
+    this.#servers = servers;
     this.shards = shards;
     this.secret = secret;
     this.warnings = warnings;
     this.#lane = new Lane(servers);
     this.#bulk = new Lane(servers);
+  }
+
+  get engine(): string {
+    return this.#servers.engine;
   }
 
   async state(shard: number): Promise<ShardState> {

@@ -32,6 +32,8 @@ interface Identity {
   system: string;
   /** Grows with each promotion of a standby; 0 where the server does not tell it. */
   timeline: number;
+  /** Of PostgreSQL. */
+  version: string;
 }
 
 /** The servers of one URL, tried in turn, beginning with the one that was used last. */
@@ -48,6 +50,12 @@ export class PostgresServers {
     const { database, servers } = parseUrl(url);
     this.database = database;
     this.#servers = servers;
+  }
+
+  /** What the log and the admin socket call the engine: the server that was used last. Empty before the first one. */
+  get engine(): string {
+    if (this.#seen === null) return "";
+    return `PostgreSQL ${this.#seen.version} at ${this.#servers[this.#current]!.name}, database ${this.database}`;
   }
 
   /** The timeline of the newest server so far. Connections with an older one are not used any more. */
@@ -160,19 +168,20 @@ export class Lane {
 async function examine(sql: SQL): Promise<Identity | null> {
   // A session waits for a synchronous standby unless it is configured not to; remote_apply is stronger than on.
   const [row] = await sql`
-    SELECT pg_is_in_recovery() AS standby,
+    SELECT pg_is_in_recovery() AS standby, current_setting('server_version') AS version,
       set_config('application_name', 'heartline', false),
       set_config('default_transaction_isolation', 'read committed', false),
       set_config('statement_timeout', ${String(STATEMENT_MS)}, false),
       set_config('synchronous_commit',
         CASE current_setting('synchronous_commit') WHEN 'remote_apply' THEN 'remote_apply' ELSE 'on' END, false)`;
   if (row.standby) return null;
+  const [version] = row.version.split(" ");
   try {
     const [{ system, file }] = await sql`
       SELECT system_identifier AS system, pg_walfile_name(pg_current_wal_lsn()) AS file FROM pg_control_system()`;
-    return { system, timeline: Number.parseInt(file.slice(0, 8), 16) };
+    return { system, timeline: Number.parseInt(file.slice(0, 8), 16), version };
   } catch (error) {
-    if (UNIDENTIFIED.has((error as SQL.PostgresError).errno ?? "")) return { system: "", timeline: 0 };
+    if (UNIDENTIFIED.has((error as SQL.PostgresError).errno ?? "")) return { system: "", timeline: 0, version };
     throw error;
   }
 }
@@ -214,7 +223,7 @@ interface Refusal {
 
 /** Advice by the beginning of an SQLSTATE: login, database, permission, resources, start or stop of the server. */
 const ADVICE: Record<string, string> = {
-  "28": "correct the user or the password, or pg_hba.conf",
+  "28": "correct the user, the password or sslmode in the URL, or pg_hba.conf",
   "3D": "create the database, or correct the URL",
   "42501": "grant the permission, or correct the URL",
   "53": "try again later, or raise max_connections",
@@ -230,7 +239,10 @@ function refusal(server: string, error: unknown): Refusal {
     return { reason: `${server} does not answer within ${CONNECT_S} s`, advice: unreachable };
   if (code.startsWith("ERR_POSTGRES_CONNECTION")) return { reason: `${server} cannot be reached`, advice: unreachable };
   const state = Object.keys(ADVICE).find((prefix) => typeof errno === "string" && errno.startsWith(prefix));
-  const advice = state === undefined ? "correct the URL, or the server" : ADVICE[state]!;
+  const other = /certificate|caFile/.test(message)
+    ? "correct the host or sslrootcert in the URL"
+    : "correct the URL, or the server";
+  const advice = state === undefined ? other : ADVICE[state]!;
   return { reason: `${server}: ${oneLine(message)}`, advice };
 }
 

@@ -67,7 +67,7 @@ export interface SnapshotLabel {
 }
 
 export interface SharedLog {
-  /** Engine and version, for people. */
+  /** Engine, version and server, for people; the server may change. */
   readonly engine: string;
   /** Number of shards of the cluster. */
   readonly shards: number;

@@ -104,7 +104,7 @@ export class Relays implements LoginRelay, RelayHub {
     const logged = this.#logged[shard]!;
     if (logged.has(failure)) return;
     logged.add(failure);
-    const advice = reason === "unreachable" ? "" : "; compare the options --cluster… of both servers";
+    const advice = reason === "unreachable" ? "" : "; if it goes on, compare the options --cluster… of both servers";
     const text = `cannot relay to ${address}, the owner of shard ${shard}: ${why}${advice}`;
     this.#log.warn({ event: "relay_failed", shard, owner: address, reason }, text);
   }

@@ -53,7 +53,6 @@ export interface ClusterNodeOptions {
 }
 
 export class ClusterNode implements Ownership {
-  readonly engine: string;
   readonly directory: Directory;
   readonly relayCounts = new RelayCounts();
   readonly #sharedLog: SharedLog;
@@ -80,7 +79,6 @@ export class ClusterNode implements Ownership {
     fingerprint: string,
     options: ClusterNodeOptions,
   ) {
-    this.engine = sharedLog.engine;
     this.directory = new Directory(sharedLog.shards);
     this.#sharedLog = sharedLog;
     this.#port = port;
@@ -378,6 +376,10 @@ export class ClusterNode implements Ownership {
   /** Lines of the admin command `cluster`. */
   lines(): string[] {
     return this.#view.lines(this.#lookout, this.engine, this.#port.address);
+  }
+
+  get engine(): string {
+    return this.#sharedLog.engine;
   }
 
   /** What this process knows of each shard; nothing before it has read the states. */

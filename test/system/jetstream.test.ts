@@ -1,7 +1,7 @@
 import { jetstreamManager } from "@nats-io/jetstream";
 import { connect } from "@nats-io/transport-node";
 import { afterAll, afterEach, beforeAll, describe, expect, spyOn, test } from "bun:test";
-import { checkVersion } from "../../src/cluster/jetstream-errors.ts";
+import { checkVersion, connectionError } from "../../src/cluster/jetstream-errors.ts";
 import { Chain } from "../../src/cluster/jetstream-chain.ts";
 import { initJetStream, type JetStreamOptions, openJetStream } from "../../src/cluster/jetstream-log.ts";
 import { ShardNames } from "../../src/cluster/jetstream-names.ts";
@@ -290,6 +290,30 @@ describe.skipIf(!hasNats)("a server of NATS", () => {
     expect(await streams.names(">")).toEqual([]);
     await initJetStream(`nats://admin:secret@${at}`, 1);
     expect((await open(`nats://admin:secret@${at}`)).shards).toBe(1);
+  });
+
+  test("whose certificate cannot be verified is reported with the variable that names its authority", () => {
+    const { message } = connectionError(new Error("unable to verify the first certificate"), ["n1.example.org:4222"]);
+    expect(message).toEndWith("correct the URL, or write its authority to the file of NODE_EXTRA_CA_CERTS");
+  });
+
+  test("is reached at the addresses of the URL only: one that it tells hides no wrong password", async () => {
+    const info = {
+      server_id: "n1",
+      version: "2.10.27",
+      headers: true,
+      max_payload: 1e6,
+      connect_urls: ["127.0.0.1:1"],
+    };
+    using server = Bun.listen({
+      hostname: "127.0.0.1",
+      port: 0,
+      socket: {
+        open: (socket) => void socket.write(`INFO ${JSON.stringify(info)}\r\n`),
+        data: (socket) => void socket.end("-ERR 'Authorization Violation'\r\n"),
+      },
+    });
+    expect(await refused(openJetStream(`nats://admin:wrong@127.0.0.1:${server.port}`))).toContain("refused the login");
   });
 
   test("has several clusters, each created once, and no foreign streams are taken for one", async () => {

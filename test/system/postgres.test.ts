@@ -158,7 +158,10 @@ describe.skipIf(!has)("a database of PostgreSQL", () => {
       [server.url("postgres", "heartline", "wrong"), "password authentication failed for user"],
       [server.url("postgres", "nobody"), "password authentication failed for user"],
       [`${server.url("postgres")}?sslmode=require`, "Server does not support SSL"],
-      [`${server.url("postgres")}?sslmode=verify-full&sslrootcert=/nowhere.pem`, "Unable to access caFile path"],
+      [
+        `${server.url("postgres")}?sslmode=verify-full&sslrootcert=/nowhere.pem`,
+        "Unable to access caFile path; correct the host or sslrootcert in the URL",
+      ],
       [`${server.url("postgres")}?nosuch=1`, 'unrecognized configuration parameter "nosuch"'],
     ] as const;
     for (const [url, reason] of wrong) {
@@ -306,6 +309,7 @@ describe.skipIf(!has)("a URL with several servers of PostgreSQL", () => {
       expect(await awayReason(log)).toContain(`${primary.address} cannot be reached`);
       standby.promote();
       expect(await log.state(0)).toMatchObject({ head: 1 });
+      expect(log.engine).toContain(standby.address);
       expect(await log.append(0, 1, Buffer.from("2"))).toEqual({ stored: true });
       await standby.kill();
       await primary.restart();

@@ -60,6 +60,17 @@ for (const unit of UNITS) {
   });
 }
 
+test("the group of heartline@.service is made by docs/cluster.md, and has not the name of the dynamic user", () => {
+  const [, group] = /^SupplementaryGroups=(.+)$/m.exec(
+    readFileSync(join(ROOT, "contrib/cluster/heartline@.service"), "utf8"),
+  )!;
+  // systemd names the user after the unit, and makes no user next to a group of that name: status=217/USER.
+  expect(group).not.toBe("heartline");
+  const page = readFileSync(join(ROOT, "docs/cluster.md"), "utf8");
+  expect(page).toContain(`groupadd --system ${group}\n`);
+  expect(page).toContain(`install -m 640 -g ${group} `);
+});
+
 test.skipIf(!hasSystemd)("systemd-socket-activate starts the server with the first connection", async () => {
   const users = join(folder, "users.txt");
   writeFileSync(users, "alice secret\n");
