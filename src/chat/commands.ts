@@ -15,7 +15,7 @@ import { alsoForwarded } from "./forward.ts";
 import { login } from "./login.ts";
 import { type Requester, message, sameRecipient, send } from "./message.ts";
 import { ReplySlots } from "./reply-slots.ts";
-import type { Account, Peer, Session, SessionKind } from "./session.ts";
+import { type Account, NOT_WAITED, type Peer, type Session, type SessionKind } from "./session.ts";
 
 /** What the store must have room for before a request is acted on; see `canStore`. */
 type Stored = "nothing" | "change" | "position";
@@ -133,6 +133,7 @@ export function receive(chat: Chat, peer: Peer, line: LineReader): void {
     }
   }
   if (session !== null) return countInvalid(chat, session, isValid);
+  peer.waited = NOT_WAITED; // A login, or a relay of it, has read it.
   peer.badLines = isValid ? 0 : peer.badLines + 1;
   if (!isFlood(chat, peer.badLines)) return;
   chat.observer?.flooded(peer);

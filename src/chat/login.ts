@@ -5,7 +5,7 @@ import { type ErrorCode, refuse } from "../protocol/reply.ts";
 import type { Request } from "../protocol/request.ts";
 import type { Chat } from "./chat.ts";
 import { fault } from "./fault.ts";
-import { type Account, FOREVER, type LoginOptions, NOT_WAITED, type Peer } from "./session.ts";
+import { type Account, FOREVER, type LoginOptions, type Peer } from "./session.ts";
 
 /** Bytes of a refused option that the reply shows: the option may be half a megabyte, and three times that as text. */
 const OPTION_CHARACTERS_SHOWN = 64;
@@ -200,7 +200,6 @@ class Login {
     }
     if (!this.#hasFailed) addresses.loginEnds(this.#peer.address, this.#peer.isWebSocket);
     lockouts.leave(record);
-    this.#peer.waited = NOT_WAITED;
     this.#peer.resume();
   }
 }

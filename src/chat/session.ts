@@ -31,7 +31,7 @@ export interface Peer {
   readonly isWebSocket: boolean;
   /** The client is at another server of the cluster, which relays it to this one. */
   readonly isRelayed: boolean;
-  /** For how long its next login has waited there. */
+  /** For how long its next request has waited there. It counts for that one only. */
   waited: Waited;
   /** `address` is the client's for this server too: not a loopback address of another machine. */
   readonly isCallable: boolean;

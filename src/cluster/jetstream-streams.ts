@@ -21,6 +21,7 @@ import {
   type NatsConnection,
   nanos,
 } from "@nats-io/transport-node";
+import { StreamEnds } from "./jetstream-ends.ts";
 import { checkVersion, connectionError, Refused, StreamMissing, translate, Unserved } from "./jetstream-errors.ts";
 import { ClusterError } from "./shared-log.ts";
 import type { NatsUrl } from "./nats-url.ts";
@@ -53,8 +54,6 @@ const CONNECT_MS = 3000;
 const STARTING_MS = 250;
 /** A server that does not answer a ping within twice this time is left for the next one. */
 const PING_MS = 2000;
-/** A leader that has lost its followers steps down after 10 s (raft.go, lostQuorumIntervalDefault). */
-const STALE_MS = 12_000;
 /** Bytes of one request for messages, and the time in which the server collects them. */
 const PULL_BYTES = 8 << 20;
 const PULL_MS = 2000;
@@ -80,8 +79,7 @@ export class Streams {
   readonly #manager: JetStreamManager;
   readonly #client: JetStreamClient;
   readonly #isProtected: boolean;
-  /** By stream: the highest sequence number that a leader has named, and since when leaders name lower ones. */
-  readonly #known = new Map<string, { last: number; lowerSinceMs: number | null }>();
+  readonly #ends = new StreamEnds();
   /** What rejects the calls that wait for an answer. */
   readonly #calls = new Set<(error: Error) => void>();
   #state: "connected" | "reconnecting" | "closed" = "connected";
@@ -167,7 +165,7 @@ export class Streams {
     } catch (error) {
       if (!(error instanceof StreamMissing)) throw error;
     }
-    this.#known.delete(name);
+    this.#ends.forget(name);
   }
 
   /** The names of all streams with these subjects. */
@@ -191,7 +189,7 @@ export class Streams {
   ): Promise<PublishResult> {
     if (data.length > this.recordBytesMax)
       throw new ClusterError(`a record has ${data.length} bytes: more than ${this.recordBytesMax} cannot be stored`);
-    const before = this.#known.get(stream)?.last ?? 0;
+    const before = this.#ends.of(stream);
     const headers = createHeaders();
     if (info !== undefined) headers.set(INFO_HEADER, info);
     const expect = { streamName: stream, lastSequence: expected };
@@ -219,7 +217,7 @@ export class Streams {
 
   /** The sequence number of the last message, 0 for an empty stream, and the size of the stream. */
   async last(stream: string): Promise<{ last: number; bytes: number }> {
-    const before = this.#known.get(stream)?.last ?? 0;
+    const before = this.#ends.of(stream);
     const { state } = await this.#call(stream, () => this.#manager.streams.info(stream));
     this.#note(stream, state.last_seq, before);
     return { last: state.last_seq, bytes: state.bytes };
@@ -232,7 +230,7 @@ export class Streams {
 
   /** The last message of a subject; null without one. */
   async latest(stream: string, subject: string): Promise<StoredMessage | null> {
-    const before = this.#known.get(stream)?.last ?? 0;
+    const before = this.#ends.of(stream);
     const message = await this.#get(stream, { last_by_subj: subject });
     this.#note(stream, message?.sequence ?? 0, before);
     return message;
@@ -330,22 +328,8 @@ export class Streams {
       : new ClusterError(`the log has a hole: message ${sequence} of stream ${stream} is missing; NATS has lost it`);
   }
 
-  /**
-   * A leader without followers does not know yet that it is none, and one of an old version answers before it has
-   * applied what its predecessor acknowledged. So a number that is lower than the one known before the call is believed
-   * only after STALE_MS. A stream without copies has one server, which is always right.
-   */
   #note(stream: string, last: number, before: number): void {
-    const known = this.#known.get(stream) ?? { last: 0, lowerSinceMs: null };
-    this.#known.set(stream, known);
-    if (last >= before || this.replicas === 1) {
-      known.last = this.replicas === 1 ? last : Math.max(known.last, last);
-      known.lowerSinceMs = null;
-      return;
-    }
-    known.lowerSinceMs ??= performance.now();
-    if (performance.now() - known.lowerSinceMs < STALE_MS)
-      throw new Error(`stream ${stream} ends at ${last}, after it ended at ${before}: the server has not caught up`);
+    this.#ends.note(stream, last, before, this.replicas);
   }
 
   /** Runs a call of the library, and turns its errors into those of this class. */

@@ -4,7 +4,7 @@
  * an owner appends is not here (appender.ts).
  */
 import type { Appender } from "./appender.ts";
-import { ClusterError, type OwnerInfo, type SharedLog, type ShardState, lostRecords } from "./shared-log.ts";
+import { ClusterError, LostRecordsError, type OwnerInfo, type SharedLog, type ShardState } from "./shared-log.ts";
 
 /** Interval of the reads. */
 export const WATCH_MS = 250;
@@ -69,9 +69,9 @@ export class Watch {
     return beganMs - this.#sinceMs >= SILENCE_MS ? "claim" : "unknown";
   }
 
-  /** Throws ClusterError when a claim after that record would drop others. */
+  /** Throws LostRecordsError when a claim after that record would drop others. */
   checkHead({ head }: ShardState): void {
-    if (head < this.#headMax) throw new ClusterError(lostRecords(this.shard, head, this.#headMax));
+    if (head < this.#headMax) throw new LostRecordsError(this.shard, head, this.#headMax);
   }
 
   /** A read has failed. */

@@ -10,6 +10,14 @@
 /** An error that an operator must solve; its message is one line that says how. */
 export class ClusterError extends Error {}
 
+/** The engine has lost records that it had acknowledged. A process that starts afterwards cannot know of them. */
+export class LostRecordsError extends ClusterError {
+  /** See `lostRecords`. */
+  constructor(shard: number, head: number, acknowledged: number) {
+    super(lostRecords(shard, head, acknowledged));
+  }
+}
+
 /** A log that ends with record `head` although a later one was acknowledged: a text for operators. */
 export function lostRecords(shard: number, head: number, acknowledged: number): string {
   return (

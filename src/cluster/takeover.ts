@@ -11,7 +11,7 @@ import { mapped } from "../storage/segment.ts";
 import { inSlices } from "../storage/slices.ts";
 import { PRAGMA, SCHEMA_VERSION, SQL } from "../storage/sql.ts";
 import { RecordKind, decodeRecord } from "./log-record.ts";
-import { ClusterError, type ShardState, type SharedLog, lostRecords } from "./shared-log.ts";
+import { ClusterError, LostRecordsError, type ShardState, type SharedLog } from "./shared-log.ts";
 
 /**
  * The state of a shard, out of the shared log: an empty folder becomes a data folder, with the current snapshot as its
@@ -152,7 +152,8 @@ export async function fillFolder(
     throw new ClusterError(
       `the snapshot of shard ${shard} has the state after record ${sequence} and not ${label}; ${RESTORE}`,
     );
-  if (Math.max(sequence, newest) > upTo) throw new ClusterError(lostRecords(shard, upTo, Math.max(sequence, newest)));
+  const last = Math.max(sequence, newest);
+  if (last > upTo) throw await newerSnapshot(log, shard, last);
   const journal = new JournalWriter(join(folder, JOURNAL), sequence, seed, isSynced);
   const turns = new Turns(shard);
   let logBytes = 0;
@@ -172,6 +173,13 @@ export async function fillFolder(
     await journal.close();
   }
   return { snapshot: sequence, logBytes };
+}
+
+/** The error for a snapshot with a record that was acknowledged after the one up to which the log is read. */
+async function newerSnapshot(log: SharedLog, shard: number, last: number): Promise<ClusterError> {
+  const { head } = await log.state(shard);
+  if (head < last) return new LostRecordsError(shard, head, last);
+  return new ClusterError(`another process owns shard ${shard} now, and has stored a newer snapshot; start again`);
 }
 
 const NOTHING: readonly Uint8Array[] = [];

@@ -94,8 +94,8 @@ class Dialer implements LinkOwner {
   readonly #timer = new WheelTimer<Dialer>(this);
   /** The pause after the next link that ends early. */
   #pauseMs = LINK_RETRY_MIN_MS;
-  /** The last end that was logged; empty after a link that worked for NEIGHBOUR_AWAY_MS. */
-  #logged = "";
+  /** The ends that were logged, since the last link that worked for NEIGHBOUR_AWAY_MS. */
+  readonly #logged = new Set<string>();
 
   constructor(all: NeighbourLinks, shard: number) {
     this.#all = all;
@@ -148,7 +148,7 @@ class Dialer implements LinkOwner {
     this.link = null;
     if (link.upMs > 0 && link.lastLineMs - link.upMs >= NEIGHBOUR_AWAY_MS) {
       this.#pauseMs = LINK_RETRY_MIN_MS;
-      this.#logged = "";
+      this.#logged.clear();
     }
     this.#log(link, reason, why);
     wheel.schedule(this.#timer, retry, this.#pauseMs);
@@ -158,8 +158,8 @@ class Dialer implements LinkOwner {
   /** The same end is logged once, until a link has lasted. */
   #log({ owner: { host, port } }: NeighbourLink, reason: LinkEnd, why: string): void {
     const owner = formatAddress(host, port);
-    if (this.#logged === `${owner} ${reason}`) return;
-    this.#logged = `${owner} ${reason}`;
+    if (this.#logged.has(`${owner} ${reason}`)) return;
+    this.#logged.add(`${owner} ${reason}`);
     const fields = { event: "link_lost", shard: this.#shard, owner, reason } as const;
     const message = `no link to shard ${this.#shard} at ${owner}: ${why}; it is dialed again`;
     if (reason === "gap") this.#all.options.log.error(fields, message);

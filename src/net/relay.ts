@@ -97,8 +97,10 @@ export class Relay implements LinkEvents {
     this.#verb = verb;
     this.#line = line;
     this.#shards = [...shards];
-    this.#sinceMs = relays.wheel.arrivalMs;
-    this.#uncertainMs = relays.wheel.elapsedMs - this.#sinceMs;
+    const { arrivalMs, elapsedMs } = relays.wheel;
+    const { ms, uncertainMs } = connection.waited; // At a gateway of this process, whose line is relayed again.
+    this.#sinceMs = arrivalMs - ms;
+    this.#uncertainMs = elapsedMs - arrivalMs + uncertainMs;
     relays.all.add(this);
     relays.wheel.schedule(this.#timer, relays.late, RELAY_WAIT_MS);
   }

@@ -39,8 +39,8 @@ export class Relays implements LoginRelay, RelayHub {
   readonly #log: Logger;
   /** By shard: attempts to connect to the present owner. */
   readonly #dials: number[];
-  /** By shard: the last failure that was logged; empty after a success. */
-  readonly #logged: string[];
+  /** By shard: the failures that were logged, since the last success. */
+  readonly #logged: readonly Set<string>[];
 
   constructor({ chat, home, directory, secret, dial, counts, log }: RelaysOptions) {
     this.directory = directory;
@@ -51,7 +51,7 @@ export class Relays implements LoginRelay, RelayHub {
     this.#options = { secret, dial, self: "relay" };
     this.#log = log;
     this.#dials = Array.from({ length: directory.shards }, () => 0);
-    this.#logged = Array.from({ length: directory.shards }, () => "");
+    this.#logged = Array.from({ length: directory.shards }, () => new Set());
     this.retry = this.wheel.kind((relay) => relay.attempt());
     this.late = this.wheel.kind((relay) => relay.timedOut());
     directory.changed.add(this.#ownerChanged);
@@ -101,15 +101,16 @@ export class Relays implements LoginRelay, RelayHub {
   failed({ shard, host, port }: Owner, reason: LinkFailure, why: string): void {
     const address = formatAddress(host, port);
     const failure = `${address} ${reason}`;
-    if (failure === this.#logged[shard]) return;
-    this.#logged[shard] = failure;
+    const logged = this.#logged[shard]!;
+    if (logged.has(failure)) return;
+    logged.add(failure);
     const advice = reason === "unreachable" ? "" : "; if it goes on, compare the options --cluster… of both servers";
     const text = `cannot relay to ${address}, the owner of shard ${shard}: ${why}${advice}`;
     this.#log.warn({ event: "relay_failed", shard, owner: address, reason }, text);
   }
 
   succeeded(shard: number): void {
-    this.#logged[shard] = "";
+    this.#logged[shard]!.clear();
   }
 
   /** Gives up those that wait for an owner. Returns their lines, by their connections, which stay open. */

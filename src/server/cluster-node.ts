@@ -49,7 +49,7 @@ export interface ClusterNodeOptions {
   /** Reads the credentials file again. Throws CredentialsError. */
   readCredentials: (known: Credentials) => Credentials;
   /** The ownership is over: nothing may leave this process from now on, and it must exit. */
-  ended: (event: "deposed" | "cluster_error", message: string) => void;
+  ended: (end: OwnershipEnd) => void;
 }
 
 export class ClusterNode implements Ownership {
@@ -297,10 +297,10 @@ export class ClusterNode implements Ownership {
     log.info({ event: "engine_back", engine: this.engine }, "the shared log answers again");
   }
 
-  readonly #end = ({ kind, message }: OwnershipEnd): void => {
+  readonly #end = (end: OwnershipEnd): void => {
     clearInterval(this.#duties!);
     this.#view.snapshots?.stop();
-    this.#options.ended(kind === "deposed" ? "deposed" : "cluster_error", message);
+    this.#options.ended(end);
   };
 
   serveGateways(admission: Admission, handlers: ServerHandlers): void {

@@ -1,6 +1,7 @@
 /**
  * The program `serve`: reads the command line and the credentials, starts the server and handles its signals. Exit
- * codes: 0 after an orderly stop, 1 when it cannot run, 2 for an invalid command line.
+ * codes: 0 after an orderly stop, 1 when it cannot run, 2 for an invalid command line, 65 when the engine of the
+ * cluster has lost records.
  */
 import { lookup } from "node:dns/promises";
 import { isatty } from "node:tty";
@@ -10,7 +11,7 @@ import { everyAddress, isLoopback, readHost } from "../runtime/host.ts";
 import { filterText } from "../display-filter.ts";
 import { CertificateError } from "../net/certificate.ts";
 import { ConfigError, UsageError } from "../usage-error.ts";
-import { ClusterError } from "../cluster/shared-log.ts";
+import { ClusterError, LostRecordsError } from "../cluster/shared-log.ts";
 import type { Store } from "../storage/store.ts";
 import { BoundedLog } from "./bounded-log.ts";
 import { type Config, type Configuration, USAGE, readConfiguration } from "./config.ts";
@@ -38,7 +39,7 @@ import { progressFor, recover } from "./recover.ts";
 import { Reloader, hostFor } from "./reload.ts";
 import { CLOCK, Server } from "./server.ts";
 import { type HandledSignal, type SignalActs, handleSignals, stopActs } from "./signals.ts";
-import { WorkerGroup, forWorker, takeWorker } from "./worker-group.ts";
+import { EXIT_LOST_RECORDS, WorkerGroup, forWorker, takeWorker } from "./worker-group.ts";
 
 /** What the service manager receives, with a status, when the server enters a state (sd_notify(3)). */
 const NOTIFICATIONS: Record<ServerState, string[]> = {
@@ -74,7 +75,7 @@ export async function main(args: string[]): Promise<void> {
       const hint = isArgument ? ` (${typed("help", "serve")} lists the options)` : "";
       process.stderr.write(`heartline: ${filterText((error as Error).message)}${hint}\n`);
     } else console.error(error);
-    process.exit(usage ? 2 : 1);
+    process.exit(usage ? 2 : error instanceof LostRecordsError ? EXIT_LOST_RECORDS : 1);
   }
 }
 
@@ -123,10 +124,10 @@ async function serve(args: string[], outputs: Log[]): Promise<void> {
     process.exit(code);
   };
   let server: Server | null = null;
-  const node = await joinCluster(config, credentials, log, readiness, (event, message) => {
+  const node = await joinCluster(config, credentials, log, readiness, ({ kind, message }) => {
     server?.halt();
-    log.fatal({ event }, message);
-    void exit(1);
+    log.fatal({ event: kind === "deposed" ? "deposed" : "cluster_error" }, message);
+    void exit(kind === "behind" ? EXIT_LOST_RECORDS : 1);
   });
   const admin = adminListener(config, readiness, node, log, survive);
   process.once("exit", () => {

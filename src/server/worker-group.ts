@@ -10,6 +10,12 @@ import type { HttpAddress } from "./options.ts";
 
 /** The variable by which a worker knows its number, from 1 on. */
 const WORKER = "HEARTLINE_WORKER";
+/**
+ * Of a server that stops because the engine has lost records which it had acknowledged. It does not start again by
+ * itself: a new process cannot know of these records, and would go on without them. The number is EX_DATAERR of
+ * sysexits.h.
+ */
+export const EXIT_LOST_RECORDS = 65;
 /** The pause before a worker starts again grows between these limits; after LONG_MS without an exit it is short. */
 const PAUSE_MIN_MS = 1_000;
 const PAUSE_MAX_MS = 30_000;
@@ -86,7 +92,7 @@ export class WorkerGroup {
   #isStopping = false;
   readonly #stopped = Promise.withResolvers<void>();
   #code = 0;
-  /** Exit code of a worker that could not start. */
+  /** Exit code of a worker that could not start, or must not start again. */
   #failed: number | null = null;
 
   constructor(options: WorkerGroupOptions) {
@@ -94,8 +100,8 @@ export class WorkerGroup {
   }
 
   /**
-   * Starts the workers. Resolves with the exit code when all have ended: the highest of them, or that of a worker that
-   * has exited before it listened, which ends all the others.
+   * Starts the workers. Resolves with the exit code when all have ended: the highest of them, or that of the worker
+   * that ends all the others, since it has exited before it listened, or with EXIT_LOST_RECORDS.
    */
   async run(): Promise<number> {
     // An error that all of them would have is reported once.
@@ -125,7 +131,12 @@ export class WorkerGroup {
       const beganMs = performance.now();
       const code = await this.#runOne(worker, listened);
       if (this.#isStopping) return void (this.#code = Math.max(this.#code, code));
-      if (!this.#listened.has(worker)) {
+      const isLost = code === EXIT_LOST_RECORDS;
+      if (isLost) {
+        const text = "the engine has lost records; all workers stop, and none starts again";
+        log.fatal({ event: "worker_exit", worker, code }, `worker ${worker} has exited with ${code}: ${text}`);
+      }
+      if (isLost || !this.#listened.has(worker)) {
         this.#failed = code;
         return this.stop("SIGTERM");
       }

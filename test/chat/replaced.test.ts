@@ -1,4 +1,5 @@
-import { expect, test } from "bun:test";
+import { describe, expect, test } from "bun:test";
+import { FOREVER } from "../../src/chat/session.ts";
 import { World, type TestPeer } from "../support/chat.ts";
 import { Random, seedsFor } from "../support/random.ts";
 
@@ -92,14 +93,25 @@ test("a login that has waited at another server replaces no session that was ask
   expect(login(0)).toStartWith("ok ");
 });
 
-test("the time that one login has waited does not count for the next one of the connection", () => {
-  const world = new World(["bob"]);
-  world.pass(10_000);
-  world.login("bob");
-  const peer = world.connect();
-  Object.assign(peer, { isRelayed: true, waited: { ms: 1000, uncertainMs: 0 } });
-  expect(world.ask(peer, "login bob wrong")).toEqual(["err wrong_password 2"]);
-  expect(world.ask(peer, "login bob secret")[0]).toStartWith("ok ");
+describe("the time that a request has waited does not count for the next one of the connection, after", () => {
+  const cases: [what: string, line: string, reply: string][] = [
+    ["a wrong password", "login bob wrong", "err wrong_password 2"],
+    ["an unknown user", "login nobody secret", "err unknown_user"],
+    ["a banned user", "login eve secret", "err banned"],
+    ["an unknown option", "login bob secret nonsense", "err bad_request option nonsense"],
+    ["an unknown session", `resume ${"t".repeat(22)} 0`, "err unknown_session"],
+    ["an invalid line", "login bob", "err bad_request login <user> <password> [option...]"],
+  ];
+
+  test.each(cases)("%s", (_what, line, reply) => {
+    const world = new World(["bob", "eve"]);
+    world.account("eve").bannedUntilMs = FOREVER;
+    world.pass(10_000);
+    world.login("bob");
+    const peer = Object.assign(world.connect(), { isRelayed: true, waited: { ms: 1000, uncertainMs: 0 } });
+    expect(world.ask(peer, line)).toEqual([reply]);
+    expect(world.ask(peer, "login bob secret")[0]).toStartWith("ok ");
+  });
 });
 
 test("a login that may have waited while the server stood still replaces no session that was asked for later", () => {

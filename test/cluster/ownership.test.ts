@@ -1,6 +1,6 @@
 import { describe, expect, test } from "bun:test";
 import { Lookout, SILENCE_MS, WATCH_MS, Watch, isBeatDue, isEngineAway } from "../../src/cluster/ownership.ts";
-import { ClusterError, type OwnerInfo, type ShardState } from "../../src/cluster/shared-log.ts";
+import { ClusterError, LostRecordsError, type OwnerInfo, type ShardState } from "../../src/cluster/shared-log.ts";
 import { ModelledEngine, ModelledLog } from "../support/modelled-log.ts";
 
 const INFO: OwnerInfo = { address: "10.0.0.1:6010", version: "1.0.0", credentials: "aa" };
@@ -290,7 +290,9 @@ test("a spare does not take over a log that has lost records", async () => {
   world.happens = (ms) => {
     if (ms === 1_000) world.log.data.lose(1);
   };
-  await expect(world.standBy()).rejects.toThrow("its last one is 1, and 2 was acknowledged");
+  const refused = world.standBy();
+  await expect(refused).rejects.toThrow("its last one is 1, and 2 was acknowledged");
+  await expect(refused).rejects.toBeInstanceOf(LostRecordsError);
   expect(world.nowMs).toBeGreaterThanOrEqual(1_000 + SILENCE_MS);
   expect(world.engine.head).toBe(1);
 });

@@ -5,7 +5,7 @@ import { join } from "node:path";
 import type { Outcomes } from "../../src/chat/outcomes.ts";
 import { Account } from "../../src/chat/session.ts";
 import { RecordKind, encodeRecord, partsOf } from "../../src/cluster/log-record.ts";
-import { ClusterError, type OwnerInfo } from "../../src/cluster/shared-log.ts";
+import { ClusterError, LostRecordsError, type OwnerInfo } from "../../src/cluster/shared-log.ts";
 import { fillFolder, takeOver } from "../../src/cluster/takeover.ts";
 import { NOTHING } from "../../src/storage/journal-entry.ts";
 import { Journal } from "../../src/storage/journal.ts";
@@ -284,13 +284,17 @@ test("only the database remains in the folder, and the progress goes from 0 to 1
 });
 
 describe("a takeover is refused with one line", () => {
-  async function refusal(shard: Shard, head = shard.head): Promise<string> {
+  async function refusal(
+    shard: Shard,
+    head = shard.head,
+    kind: typeof ClusterError | typeof LostRecordsError = ClusterError,
+  ): Promise<string> {
     const options = { unixMs: UNIX_MS, progress: () => {} };
     const error = await takeOver(shard.log, 0, head, newFolder(), options).then(
       () => null,
       (reason: unknown) => reason,
     );
-    expect(error).toBeInstanceOf(ClusterError);
+    expect((error as Error).constructor).toBe(kind);
     const { message } = error as Error;
     expect(message).not.toContain("\n");
     return message;
@@ -340,9 +344,19 @@ describe("a takeover is refused with one line", () => {
     owner.database.query("UPDATE progress SET sequence = ?, newest = ?").run(4, 5);
     expect(await snapshotOf(shard, 4, owner.database)).toBe(true);
     shard.log.data.lose(4);
-    expect(await refusal(shard)).toBe(
+    expect(await refusal(shard, 4, LostRecordsError)).toBe(
       "the engine has lost records of shard 0: its last one is 4, and 5 was acknowledged; make the engine continue " +
         "with the server that has them, or restore a backup",
+    );
+  });
+
+  test("when a later owner has stored the snapshot, and the engine has lost nothing", async () => {
+    const { shard, owner } = await newShard();
+    owner.store.commit();
+    owner.database.query("UPDATE progress SET sequence = ?").run(5);
+    expect(await snapshotOf(shard, 5, owner.database)).toBe(true);
+    expect(await refusal(shard, 4)).toBe(
+      "another process owns shard 0 now, and has stored a newer snapshot; start again",
     );
   });
 

@@ -366,6 +366,34 @@ describe("an attempt fails, is logged once, and is repeated, when", () => {
   });
 });
 
+test("reasons that take turns in an outage are logged once each, and again after a link that has lasted", () => {
+  setOwner(OWNER);
+  const fail = (act: (end: OwnerEnd) => void): void => {
+    const end = last();
+    act(end);
+    while (last() === end) world.pass(TICK_MS);
+  };
+  const outage = (): void => {
+    for (let i = 0; i < 5; i++) {
+      fail((end) => end.failed());
+      fail((end) => (end.connected(), end.say("refused version 2 is needed\n")));
+    }
+  };
+  outage();
+  expect(logged).toEqual(["link_lost unreachable", "link_lost handshake"]);
+  fail((end) => (linked(), end.closed()));
+  outage();
+  expect(logged.splice(0).slice(2)).toEqual(["link_up", "link_lost closed"]);
+  const end = linked();
+  for (let passedMs = 0; passedMs <= NEIGHBOUR_AWAY_MS; passedMs += LINK_BEAT_MS) {
+    world.pass(LINK_BEAT_MS);
+    end.say(`joined ${ANN}\n`);
+  }
+  fail(() => end.closed());
+  outage();
+  expect(logged).toEqual(["link_up", "link_lost closed", "link_lost unreachable", "link_lost handshake"]);
+});
+
 test("the pause before the next attempt doubles up to LINK_RETRY_MAX_MS, until a link has lasted", () => {
   setOwner(OWNER);
   const pauses: number[] = [];

@@ -414,6 +414,18 @@ describe("a login without an owner", () => {
     expect(uncertainMs).toBeWithin(3000, 3100);
   });
 
+  test("has waited for the time before it was given up, too, when another server of the process relays it", () => {
+    const client = new Wire({}, world);
+    client.connection.waited = { ms: 2000, uncertainMs: 300 };
+    client.say(LOGIN);
+    world.pass(1000);
+    setOwner(OWNER);
+    expect(ends[0]!.greet().waited).toEqual({ ms: 3000, uncertainMs: 300 });
+    ends[0]!.say("err wrong_password 2\n");
+    client.say(LOGIN);
+    expect(ends[1]!.greet().waited).toEqual({ ms: 0, uncertainMs: 0 });
+  });
+
   test("tries again while the owner refuses connections, and leaves it for the next owner", () => {
     setOwner(OWNER);
     const client = new Wire({}, world);
@@ -485,6 +497,26 @@ describe("a server that is not the owner of this cluster gets no line of a clien
     expect(ends.length).toBeGreaterThan(10);
   });
   const tried = new Set<OwnerEnd>();
+
+  test("for reasons that take turns, which are logged once each, and again after a success", () => {
+    const outage = (): void => {
+      new Wire({}, world).say(LOGIN);
+      for (let i = 0; i < 10; i++) {
+        const end = ends.at(-1)!;
+        if (i % 2 === 0) end.failed();
+        else end.greet({ shard: 1 });
+        while (ends.at(-1) === end) world.pass(100);
+      }
+    };
+    setOwner(OWNER);
+    outage();
+    expect(logged).toEqual(["unreachable", "handshake"]);
+    const end = ends.at(-1)!;
+    end.greet();
+    end.say(`${OK}\n`);
+    outage();
+    expect(logged).toEqual(["unreachable", "handshake", "unreachable", "handshake"]);
+  });
 
   test("it says nothing", () => {
     setOwner(OWNER);

@@ -3,6 +3,7 @@ import { existsSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from "nod
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { CredentialsError, type Credentials } from "../../src/auth/credentials.ts";
+import type { OwnershipEnd } from "../../src/cluster/appender.ts";
 import { ClusterError, type OwnerInfo } from "../../src/cluster/shared-log.ts";
 import { ClusterNode } from "../../src/server/cluster-node.ts";
 import { Readiness } from "../../src/server/readiness.ts";
@@ -61,7 +62,7 @@ class Node {
       readiness: this.readiness,
       credentials: this.#credentials,
       readCredentials: () => this.file,
-      ended: (event: string, message: string) => note({ event }, message),
+      ended: ({ kind, message }: OwnershipEnd) => note({ event: kind }, message),
     };
     const config = { url: "", listen: { host: "127.0.0.1", port: 0 }, direct: null, tls: null, folder: this.folder };
     this.#node = await ClusterNode.open(config, options, async () => this.log);
@@ -314,9 +315,9 @@ test.each(["while it is idle", "when it is stopped"])(
     await store.save();
     engine.lose(1); // An older copy of the engine's data was put back.
     if (when === "when it is stopped") expect(await node.node.release()).toBe(false);
-    else while (!node.events().includes("cluster_error")) await Bun.sleep(10);
+    else while (!node.events().includes("behind")) await Bun.sleep(10);
     expect(node.lines.at(-1)).toMatchObject({
-      event: "cluster_error",
+      event: "behind",
       message: expect.stringContaining("its last one is 1, and 2 was acknowledged"),
     });
     expect(ownerOf(engine)!.address).not.toBe("");

@@ -4,7 +4,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import type { LogFields } from "../../src/runtime/log.ts";
 import { parseConfig } from "../../src/server/config.ts";
-import { WorkerGroup, forWorker, takeWorker } from "../../src/server/worker-group.ts";
+import { EXIT_LOST_RECORDS, WorkerGroup, forWorker, takeWorker } from "../../src/server/worker-group.ts";
 import { UsageError } from "../../src/usage-error.ts";
 
 const CLUSTER = ["--cluster", "postgres://db1/chat", "--cluster-listen", "127.0.0.1:6010"];
@@ -19,6 +19,7 @@ function groupOf(count: number, script: string) {
   const folder = mkdtempSync(join(tmpdir(), "heartline-"));
   folders.push(folder);
   const exits: LogFields[] = [];
+  const fatal: string[] = [];
   let exited = (): void => {};
   const { promise: listening, resolve } = Promise.withResolvers<string>();
   const note = (fields: LogFields): void => {
@@ -28,14 +29,14 @@ function groupOf(count: number, script: string) {
   const group = new WorkerGroup({
     count,
     command: ["sh", "-c", `HERE=${folder}; ${TRAPS}; ${script}`],
-    log: { level: "info", info: note, warn: note, error: note, fatal: note },
+    log: { level: "info", info: note, warn: note, error: note, fatal: (_, line) => void fatal.push(line) },
     listening: resolve,
     pauseMinMs: 1,
   });
   const until = async (number: number): Promise<void> => {
     while (exits.length < number) await new Promise<void>((next) => (exited = next));
   };
-  return { group, listening, exits, until, lines: (name: string) => linesIn(join(folder, name)) };
+  return { group, listening, exits, fatal, until, lines: (name: string) => linesIn(join(folder, name)) };
 }
 
 function linesIn(file: string): string[] {
@@ -80,6 +81,20 @@ test("a first worker that cannot start ends the group with its exit code, and no
 test("a later worker that cannot start ends the group with its exit code", async () => {
   const { group } = groupOf(2, `[ $HEARTLINE_WORKER = 2 ] && exit 1; echo listening; ${WAIT}`);
   expect(await group.run()).toBe(1);
+});
+
+test("a worker whose engine has lost records ends the group with its exit code, and does not start again", async () => {
+  const last = `[ $HEARTLINE_WORKER = 3 ] && exit ${EXIT_LOST_RECORDS}`;
+  const { group, exits, fatal, lines } = groupOf(
+    3,
+    `echo $HEARTLINE_WORKER >> $HERE/started; echo listening; ${last}; ${WAIT}`,
+  );
+  expect(await group.run()).toBe(65);
+  expect(lines("started").filter((worker) => worker === "3")).toHaveLength(1);
+  expect(exits).toEqual([]);
+  expect(fatal).toEqual([
+    "worker 3 has exited with 65: the engine has lost records; all workers stop, and none starts again",
+  ]);
 });
 
 test("a signal to reload reaches each worker", async () => {

@@ -2,6 +2,7 @@ import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import type { Credentials } from "../../src/auth/credentials.ts";
+import type { OwnershipEnd } from "../../src/cluster/appender.ts";
 import type { BoundedLog } from "../../src/server/bounded-log.ts";
 import { ClientPorts } from "../../src/server/client-ports.ts";
 import { ClusterNode } from "../../src/server/cluster-node.ts";
@@ -97,7 +98,7 @@ export class WireCluster {
       readiness,
       credentials: this.#credentials,
       readCredentials: () => this.#credentials,
-      ended: (event: string, message: string) => this.#log.error({ event: "cluster_error" }, `${event}: ${message}`),
+      ended: ({ kind, message }: OwnershipEnd) => this.#log.error({ event: "cluster_error" }, `${kind}: ${message}`),
     };
     const node = await ClusterNode.open({ ...CLUSTER, folder }, options, async () => log);
     this.#nodes.push(node);

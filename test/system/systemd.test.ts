@@ -2,6 +2,7 @@ import { afterAll, expect, test } from "bun:test";
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { basename, join } from "node:path";
+import { EXIT_LOST_RECORDS } from "../../src/server/worker-group.ts";
 import { run } from "../support/process.ts";
 import { holdPort } from "../support/sockets.ts";
 import { WireClient } from "../support/wire.ts";
@@ -42,6 +43,12 @@ for (const unit of UNITS) {
     const { stdout } = Bun.spawnSync(["systemd-analyze", "security", "--offline=true", service!]);
     const [, exposure] = /Overall exposure level for heartline\S*.service: ([\d.]+)/.exec(String(stdout)) ?? [];
     expect(Number(exposure)).toBeLessThan(EXPOSURE_MAX);
+  });
+
+  test(`${unit}.service does not start again after exit codes that a restart cannot help`, () => {
+    const text = readFileSync(join(ROOT, `contrib/${unit}.service`), "utf8");
+    expect(text).toContain("\nRestart=on-failure\n");
+    expect(text).toContain(`\nRestartPreventExitStatus=2 ${EXIT_LOST_RECORDS}\n`);
   });
 
   test(`${unit}.service gives options that the server has`, async () => {
