@@ -19,8 +19,8 @@ export interface Administered {
   readonly turn: LoopTurn;
   /** The figures of the metrics, as lines `<name> <value>`. */
   stats(): Promise<string[]>;
-  /** Reads files again, as SIGHUP does. Returns the errors, one line each; with an error nothing has changed. */
-  reload(): string[];
+  /** Reads files again, as SIGHUP does. Resolves with the errors, one line each; with an error nothing has changed. */
+  reload(): Promise<string[]>;
   /** What the last reload read and only a restart can change, a line for each option. */
   restarts(): readonly string[];
   /** Ends the sessions over that time, then the process. False when that is under way already. */
@@ -193,8 +193,8 @@ async function stats(server: Administered, _request: AdminRequest, reply: Reply)
   return "";
 }
 
-function reload(server: Administered, _request: AdminRequest, reply: Reply): string {
-  const errors = server.reload();
+async function reload(server: Administered, _request: AdminRequest, reply: Reply): Promise<string> {
+  const errors = await server.reload();
   for (const error of errors) reply.line(`error ${toLine(error)}`);
   if (errors.length > 0) throw new AdminError("failed", "nothing has changed");
   for (const restart of server.restarts()) reply.line(`warning ${toLine(restart)}`);

@@ -9,6 +9,7 @@ import {
 import { isName } from "../protocol/ascii.ts";
 import { typed } from "../runtime/invocation.ts";
 import { type InputKind, readInput, whyUnreadable } from "../runtime/input-file.ts";
+import { atOnce, inSlices } from "../runtime/slices.ts";
 
 /** The first line of the sample file. A file without it causes no warning. */
 export const SAMPLE_MARK = "# SAMPLE: everybody knows these passwords.";
@@ -30,11 +31,18 @@ export interface Credentials {
 /** A credentials file that cannot be used. The message names the file, and the line if there is one. */
 export class CredentialsError extends Error {}
 
-/**
- * `kind` is "any" at the start (/dev/stdin is allowed), and "regular" while the server runs. Returns `known` when that
- * is what the file has.
- */
-export function readCredentials(file: string, kind: InputKind = "any", known: Credentials | null = null): Credentials {
+/** Throws CredentialsError. */
+export function readCredentials(file: string): Credentials {
+  return atOnce(reading(file, "any", null));
+}
+
+/** For a process that serves meanwhile. Resolves with `known` when the file has not changed. */
+export function readAgain(file: string, known: Credentials | null): Promise<Credentials> {
+  return inSlices(reading(file, "regular", known));
+}
+
+/** `kind` is "any" at the start: /dev/stdin is allowed. */
+function* reading(file: string, kind: InputKind, known: Credentials | null): Generator<void, Credentials> {
   let bytes: Buffer;
   try {
     bytes = readInput(file, CREDENTIALS_BYTES_MAX, kind);
@@ -46,11 +54,16 @@ export function readCredentials(file: string, kind: InputKind = "any", known: Cr
     throw new CredentialsError(`cannot read the credentials ${file}: ${whyUnreadable(error)}${hint}`);
   }
   const digest = Bun.hash(bytes);
-  return known?.digest === digest ? known : { ...parseCredentials(bytes.toString(), file), digest };
+  if (known?.digest === digest) return known;
+  return { ...(yield* parsing(bytes.toString(), file)), digest };
 }
 
 export function parseCredentials(text: string, file: string): Credentials {
-  const users = parseUsers(text, file);
+  return atOnce(parsing(text, file));
+}
+
+function* parsing(text: string, file: string): Generator<void, Credentials> {
+  const users = yield* parsingUsers(text, file);
   if (users.length === 0) throw new CredentialsError(`${file}: there are no users in it; a line is <user> <password>`);
   return { users, sample: text.replace(/^\ufeff/, "").startsWith(SAMPLE_MARK) };
 }
@@ -60,10 +73,15 @@ export function parseCredentials(text: string, file: string): Credentials {
  * repeated name makes the whole file invalid: a user must not be missing without an error.
  */
 export function parseUsers(text: string, file: string): User[] {
+  return atOnce(parsingUsers(text, file));
+}
+
+function* parsingUsers(text: string, file: string): Generator<void, User[]> {
   const lineOf = new Map<string, number>();
   const users: User[] = [];
   const lines = text.replace(/^\ufeff/, "").split("\n");
   for (let index = 0; index < lines.length; index++) {
+    yield;
     const line = trimmed(lines[index]!);
     if (line === "" || line.startsWith("#")) continue;
     const space = line.indexOf(" ");

@@ -13,7 +13,7 @@ import { version } from "../../package.json";
 import { makePartial, whyFailed } from "../storage/backup-copy.ts";
 import { DATABASE, StoreError } from "../storage/database.ts";
 import { FileFolder } from "../storage/segment.ts";
-import { inSlices } from "../storage/slices.ts";
+import { inSlices } from "../runtime/slices.ts";
 import { Merge, type Moved } from "../storage/transfer.ts";
 import { claimOnce } from "./claim-once.ts";
 import type { MoveOptions } from "./import.ts";

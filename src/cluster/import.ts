@@ -26,7 +26,7 @@ import { DataFolder, FORMER_LOCK } from "../storage/data-folder.ts";
 import { segmentName, segmentsOf } from "../storage/journal.ts";
 import { whyUnusable } from "../storage/inspection.ts";
 import { LAST_NAME } from "../storage/record.ts";
-import { inSlices } from "../storage/slices.ts";
+import { inSlices } from "../runtime/slices.ts";
 import { SQL } from "../storage/sql.ts";
 import { type Moved, split } from "../storage/transfer.ts";
 import { claimOnce } from "./claim-once.ts";

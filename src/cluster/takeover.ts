@@ -8,7 +8,7 @@ import { DATABASE, StoreError, asStoreError, openDatabase } from "../storage/dat
 import { JournalWriter, writeFully } from "../storage/journal-writer.ts";
 import { type JournalFolder, type Recovered, Recovery, seedOf } from "../storage/recovery.ts";
 import { mapped } from "../storage/segment.ts";
-import { inSlices } from "../storage/slices.ts";
+import { inSlices } from "../runtime/slices.ts";
 import { PRAGMA, SCHEMA_VERSION, SQL } from "../storage/sql.ts";
 import { RecordKind, decodeRecord } from "./log-record.ts";
 import { ClusterError, LostRecordsError, type ShardState, type SharedLog } from "./shared-log.ts";

@@ -47,7 +47,7 @@ export interface ClusterNodeOptions {
   readiness: Readiness;
   credentials: Credentials;
   /** Reads the credentials file again. Throws CredentialsError. */
-  readCredentials: (known: Credentials) => Credentials;
+  readCredentials: (known: Credentials) => Promise<Credentials>;
   /** The ownership is over: nothing may leave this process from now on, and it must exit. */
   ended: (end: OwnershipEnd) => void;
 }
@@ -248,7 +248,7 @@ export class ClusterNode implements Ownership {
   /** The file may have changed since the start of this spare. With an error the credentials stay. */
   async #readCredentials(): Promise<void> {
     try {
-      await this.useCredentials(this.#options.readCredentials(this.#credentials));
+      await this.useCredentials(await this.#options.readCredentials(this.#credentials));
     } catch (error) {
       if (!(error instanceof CredentialsError)) throw error;
       this.#options.log.error({ event: "reload" }, `${error.message}; the users stay as they were`);

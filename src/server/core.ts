@@ -13,7 +13,7 @@ import { Callback, Callbacks } from "../net/callback.ts";
 import { Histogram } from "../histogram.ts";
 import { Connection, Connections } from "../net/connection.ts";
 import type { dial as dialSocket } from "../net/dial.ts";
-import { atOnce } from "../storage/slices.ts";
+import { atOnce } from "../runtime/slices.ts";
 import type { Store } from "../storage/store.ts";
 import { LoopTurn, type TurnHooks } from "../stream/turn.ts";
 import { TimerWheel } from "../timer-wheel.ts";

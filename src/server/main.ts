@@ -15,9 +15,15 @@ import { ClusterError, LostRecordsError } from "../cluster/shared-log.ts";
 import type { Store } from "../storage/store.ts";
 import { BoundedLog } from "./bounded-log.ts";
 import { type Config, type Configuration, USAGE, readConfiguration } from "./config.ts";
-import { type Credentials, CredentialsError, plainPasswordsWarning, readCredentials } from "../auth/credentials.ts";
+import {
+  type Credentials,
+  CredentialsError,
+  plainPasswordsWarning,
+  readAgain,
+  readCredentials,
+} from "../auth/credentials.ts";
 import { StoreError } from "../storage/database.ts";
-import { inSlices } from "../storage/slices.ts";
+import { inSlices } from "../runtime/slices.ts";
 import { spawned, typed } from "../runtime/invocation.ts";
 import { endWithParent, setSlice } from "../runtime/kernel.ts";
 import { ListenError, Listener } from "../net/listener.ts";
@@ -168,7 +174,7 @@ async function serve(args: string[], outputs: Log[]): Promise<void> {
   const reloader = new Reloader(server, log, read, configuration, credentials);
   acts.reload = (signal) => {
     if (hasTerminal && !isatty(0)) return acts.stop!(signal); // The terminal was closed.
-    reloader.reload();
+    void reloader.reload();
   };
   server.listen(ports);
   gateway?.handOver(server);
@@ -234,8 +240,8 @@ async function joinCluster(
   ended: ClusterNodeOptions["ended"],
 ): Promise<ClusterNode | null> {
   if (cluster === null) return null;
-  const readAgain = (known: Credentials): Credentials => readCredentials(file, "regular", known);
-  return ClusterNode.open(cluster, { log, readiness, credentials, readCredentials: readAgain, ended });
+  const read = (known: Credentials): Promise<Credentials> => readAgain(file, known);
+  return ClusterNode.open(cluster, { log, readiness, credentials, readCredentials: read, ended });
 }
 
 /** Prints where the server listens, and logs how to join it. */

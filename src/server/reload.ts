@@ -2,10 +2,11 @@
  * SIGHUP, and `reload` of the admin socket: reads the configuration, the credentials and the certificate again. All are
  * read before anything changes, so an error changes nothing. `Server` applies them.
  */
-import { type Credentials, readCredentials } from "../auth/credentials.ts";
+import { type Credentials, readAgain } from "../auth/credentials.ts";
 import { filterText } from "../display-filter.ts";
 import type { Certificate } from "../net/certificate.ts";
 import type { Logger } from "../runtime/log.ts";
+import { inSlices } from "../runtime/slices.ts";
 import { ConfigError } from "../usage-error.ts";
 import type { Config, Configuration } from "./config.ts";
 import { TABLE } from "./options.ts";
@@ -32,6 +33,7 @@ export class Reloader {
   #settings: Settings;
   /** What the last reload read and only a restart can change, a line for each option. */
   restarts: readonly string[] = [];
+  #last: Promise<string[]> = Promise.resolve([]);
 
   constructor(
     server: Server,
@@ -48,35 +50,40 @@ export class Reloader {
     this.#settings = started.settings;
   }
 
-  /** Returns the errors, one line each. With an error nothing has changed. All lines are logged. */
-  reload(): string[] {
-    const errors = this.#reload();
-    for (const error of errors) this.#log.error({ event: "reload" }, `${error}; nothing has changed`);
-    return errors;
+  /**
+   * Resolves with the errors, one line each. With an error nothing has changed. All lines are logged. Many users take
+   * seconds, in which the server serves its clients; another reload begins after this one.
+   */
+  reload(): Promise<string[]> {
+    return (this.#last = this.#last.then(async () => {
+      const errors = await this.#reload();
+      for (const error of errors) this.#log.error({ event: "reload" }, `${error}; nothing has changed`);
+      return errors;
+    }));
   }
 
-  #reload(): string[] {
+  async #reload(): Promise<string[]> {
     const errors: string[] = [];
-    const attempt = <T>(act: () => T): T | null => {
+    const attempt = async <T>(act: () => T | Promise<T>): Promise<T | null> => {
       try {
-        return act();
+        return await act();
       } catch (error) {
         const found = error instanceof ConfigError ? error.findings : [(error as Error).message];
         errors.push(...found.map(filterText));
         return null;
       }
     };
-    const next = attempt(this.#read);
+    const next = await attempt(this.#read);
     if (next === null) return errors;
     const { config, settings } = next;
-    const credentials = attempt(() => readCredentials(config.credentials, "regular", this.#server.credentials));
-    const certificate = attempt((): Certificate | null => this.#server.newCertificate(config.tls));
+    const credentials = await attempt(() => readAgain(config.credentials, this.#server.credentials));
+    const certificate = await attempt((): Certificate | null => this.#server.newCertificate(config.tls));
     if (credentials?.sample === true && !config.isHostGiven && this.#startedHost !== LOOPBACK) {
       const where = `others can reach the server, which listens on ${this.#startedHost}`;
       errors.push(`the passwords in ${config.credentials} are public, and ${where}`);
     }
     if (errors.length > 0 || credentials === null) return errors;
-    attempt(() => this.#server.apply(config, credentials, certificate));
+    await attempt(() => inSlices(this.#server.applying(config, credentials, certificate)));
     if (errors.length > 0) return errors;
     for (const name of this.#changed(this.#settings, settings, true)) {
       this.#log.info({ event: "reload" }, `${name} is ${textOf(name, settings)} from now on`);

@@ -173,10 +173,10 @@ export class Server {
   }
 
   /**
-   * Applies what can change while the server runs; sessions and connections that exist get the new limits too. With a
-   * certificate, new connections get it. Throws before anything has changed.
+   * Applies what can change while the server runs, the users last and in steps; sessions and connections that exist get
+   * the new limits too. With a certificate, new connections get it. Throws before anything has changed.
    */
-  apply(config: Config, credentials: Credentials, certificate: Certificate | null): void {
+  *applying(config: Config, credentials: Credentials, certificate: Certificate | null): Generator<void, void> {
     const { turn, chat, connections } = this.#core;
     if (certificate !== null) this.#renew(certificate);
     turn.begin();
@@ -187,7 +187,7 @@ export class Server {
     Object.assign(chat.limits, this.#fit(config));
     connections.limitsChanged();
     const counts =
-      credentials === this.credentials ? { added: 0, changed: 0, removed: 0 } : this.#replaceUsers(credentials);
+      credentials === this.credentials ? { added: 0, changed: 0, removed: 0 } : yield* this.#replaceUsers(credentials);
     this.credentials = credentials;
     const users = credentials.users.length;
     this.#log.info({ event: "reload", users, ...counts }, "configuration and credentials reloaded");
@@ -195,21 +195,28 @@ export class Server {
   }
 
   /** Sessions of removed users end; mailboxes and blocks of removed users are kept. Returns how many users differ. */
-  #replaceUsers({ users }: Credentials): { added: number; changed: number; removed: number } {
-    const { chat } = this.#core;
+  *#replaceUsers({ users }: Credentials): Generator<void, { added: number; changed: number; removed: number }> {
+    const { chat, turn } = this.#core;
     const { accounts } = chat;
-    const names = new Set(users.map(({ name }) => name));
-    const removed = accounts.all.filter(({ name, password }) => password !== null && !names.has(name));
-    for (const account of removed) chat.remove(account);
-    let added = 0;
-    let changed = 0;
+    const names = new Set<string>();
+    let [added, changed, removed] = [0, 0, 0];
     for (const { name, password } of users) {
       const account = accounts.recall(name);
       if (account.password === null) added++;
       else if (account.password !== password) changed++;
       account.password = password;
+      names.add(name);
+      yield;
     }
-    return { added, changed, removed: removed.length };
+    for (const account of accounts.all) {
+      if (account.password !== null && !names.has(account.name)) {
+        if (account.session !== null) turn.begin();
+        chat.remove(account);
+        removed++;
+      }
+      yield;
+    }
+    return { added, changed, removed };
   }
 
   /** Serves clients at these ports, and opens them unless they are. Throws ListenError, CertificateError. */

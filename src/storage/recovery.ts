@@ -12,7 +12,7 @@ import { JournalEntry, EntryReader } from "./journal-entry.ts";
 import { Journal, segmentName, segmentsOf } from "./journal.ts";
 import { type Announced, RecordReader, SEQUENCE_SPAN, announced, hasKnownLength } from "./record.ts";
 import { FileFolder, type Segment, type SegmentFolder, syncFolder } from "./segment.ts";
-import { atOnce, inSlices } from "./slices.ts";
+import { atOnce, inSlices } from "../runtime/slices.ts";
 import { SQL, TRANSACTION } from "./sql.ts";
 import { Store } from "./store.ts";
 import { addEntry, outcomesOf, readOutcomes, rowOf } from "./stored-outcomes.ts";

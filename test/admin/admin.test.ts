@@ -45,7 +45,7 @@ async function connect(path: string): Promise<AdminClient> {
 /** What only a whole server can do. */
 const NO_SERVER = {
   stats: async () => [],
-  reload: () => [],
+  reload: async () => [],
   restarts: () => [],
   drain: () => true,
   backup: async () => {},
@@ -55,7 +55,7 @@ const NO_SERVER = {
 async function start({
   data = ":memory:",
   drains = [] as (number | undefined)[],
-  reload = (): string[] => [],
+  reload = async (): Promise<string[]> => [],
   restarts = (): string[] => [],
 } = {}) {
   const wire = new WireServer({ data });
@@ -344,7 +344,7 @@ describe("the command", () => {
 
   test("reload gives the errors, one a line, and then fails", async () => {
     const errors = ["users.txt: line 3\nis wrong", "größe"];
-    const { admin, done } = await start({ reload: () => errors.splice(0) });
+    const { admin, done } = await start({ reload: async () => errors.splice(0) });
     expect((await admin.ask("reload")).map((line) => Buffer.from(line, "latin1").toString())).toEqual([
       "error users.txt: line 3 is wrong",
       "error größe",

@@ -61,7 +61,7 @@ async function start(shard: number | null, secret = SECRET): Promise<Node> {
   listener.serve({
     ...wire.server.administered,
     stats: async () => [],
-    reload: () => [],
+    reload: async () => [],
     restarts: () => [],
   });
   const admin = await AdminClient.connect(join(folder, "admin.sock"));

@@ -1,8 +1,14 @@
-import { afterAll, describe, expect, test } from "bun:test";
+import { afterAll, describe, expect, spyOn, test } from "bun:test";
 import { mkdtempSync, rmSync, truncateSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { CredentialsError, parseCredentials, plainUsers, readCredentials } from "../../src/auth/credentials.ts";
+import {
+  CredentialsError,
+  parseCredentials,
+  plainUsers,
+  readAgain,
+  readCredentials,
+} from "../../src/auth/credentials.ts";
 
 const folder = mkdtempSync(join(tmpdir(), "heartline-"));
 afterAll(() => rmSync(folder, { recursive: true }));
@@ -197,24 +203,28 @@ test("a missing file, or a folder, is refused with its name", () => {
 });
 
 describe("while the server runs, a credentials file is refused that is", () => {
-  const refusal = (file: string): string => complaint(() => readCredentials(file, "regular"));
+  const refusal = (file: string): Promise<string> =>
+    readAgain(file, null).then(
+      () => "it is taken",
+      (error: Error) => (error instanceof CredentialsError ? error.message : `${error}`),
+    );
 
-  test("while the server runs, a named pipe is refused at once", () => {
+  test("while the server runs, a named pipe is refused at once", async () => {
     const pipe = join(folder, "pipe");
     expect(Bun.spawnSync(["mkfifo", pipe]).exitCode).toBe(0);
-    expect(refusal(pipe)).toContain("not a regular file; a pipe can only be read when the server starts");
+    expect(await refusal(pipe)).toContain("not a regular file; a pipe can only be read when the server starts");
   });
 
-  test("while the server runs, a device or a folder is refused", () => {
-    expect(refusal("/dev/zero")).toContain("not a regular file");
-    expect(refusal(folder)).toEndWith(`${folder}: it is a folder`);
+  test("while the server runs, a device or a folder is refused", async () => {
+    expect(await refusal("/dev/zero")).toContain("not a regular file");
+    expect(await refusal(folder)).toEndWith(`${folder}: it is a folder`);
   });
 
-  test("while the server runs, a file larger than 64 MiB is refused", () => {
+  test("while the server runs, a file larger than 64 MiB is refused", async () => {
     const file = join(folder, "large.txt");
     writeFileSync(file, "");
     truncateSync(file, 1 << 30);
-    expect(refusal(file)).toContain("it has more than 67108864 bytes");
+    expect(await refusal(file)).toContain("it has more than 67108864 bytes");
   });
 });
 
@@ -233,13 +243,31 @@ test("a file is read from disk", () => {
   expect(readCredentials(file).users).toEqual([{ name: "alice", password: "one" }]);
 });
 
-test("a file that has not changed gives the same users, and is not parsed again", () => {
+test("a file that has not changed gives the same users, and is not parsed again", async () => {
   const file = join(folder, "known.txt");
   writeFileSync(file, "alice one\n");
   const known = readCredentials(file);
-  expect(readCredentials(file, "regular", known)).toBe(known);
+  expect(await readAgain(file, known)).toBe(known);
   writeFileSync(file, "alice two\n");
-  expect(readCredentials(file, "regular", known).users).toEqual([{ name: "alice", password: "two" }]);
+  expect((await readAgain(file, known)).users).toEqual([{ name: "alice", password: "two" }]);
+});
+
+test("the event loop runs between slices while a file is read again", async () => {
+  const file = join(folder, "slices.txt");
+  writeFileSync(file, "alice one\nbob two\ncarol three\n");
+  let nowMs = 0;
+  const clock = spyOn(performance, "now").mockImplementation(() => (nowMs += 1000)); // Each step takes a second.
+  let slices = 0;
+  const counting = new Promise<void>((resolve) => {
+    const count = (): void => void (++slices === 3 ? resolve() : setImmediate(count));
+    setImmediate(count);
+  });
+  try {
+    const first = await Promise.race([counting, readAgain(file, null)]);
+    expect(first).toBeUndefined();
+  } finally {
+    clock.mockRestore();
+  }
 });
 
 test("the shipped sample file is valid, and is recognised until its mark is deleted", async () => {

@@ -61,7 +61,7 @@ class Node {
       log: { level: "info", info: note, warn: note, error: note, fatal: note },
       readiness: this.readiness,
       credentials: this.#credentials,
-      readCredentials: () => this.file,
+      readCredentials: async () => this.file,
       ended: ({ kind, message }: OwnershipEnd) => note({ event: kind }, message),
     };
     const config = { url: "", listen: { host: "127.0.0.1", port: 0 }, direct: null, tls: null, folder: this.folder };

@@ -1,4 +1,4 @@
-import { afterEach, describe, expect, test } from "bun:test";
+import { afterEach, describe, expect, spyOn, test } from "bun:test";
 import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -48,7 +48,7 @@ class Running {
   }
 
   /** Returns the errors. */
-  reload(): string[] {
+  reload(): Promise<string[]> {
     this.lines.length = 0;
     return this.#reloader.reload();
   }
@@ -70,7 +70,7 @@ test("a reload changes users, limits, block time and log level, and logs the opt
   server.logged.length = 0;
   running.setUsers(["alice", "carol"]);
   running.configure('buffer-size = 64\nblock-time = 2.5\nlog-level = "warn"\n');
-  expect(running.reload()).toEqual([]);
+  expect(await running.reload()).toEqual([]);
   expect(running.lines).toEqual(
     ["block-time is 2.5", "log-level is warn", "rate-limit is 5000", "buffer-size is 64"].map(
       (each) => `${each} from now on`,
@@ -83,14 +83,14 @@ test("a reload changes users, limits, block time and log level, and logs the opt
   await other.expectReply("login carol a", "err wrong_password 2");
   await other.expectReply("login carol b", "err wrong_password 1");
   await other.expectReply("login carol c", "err locked_out 3");
-  expect(running.reload()).toEqual([]);
+  expect(await running.reload()).toEqual([]);
   expect(running.lines).toEqual([]);
 });
 
 test("the command line has precedence over the file at a reload, too", async () => {
   const running = new Running("buffer-size = 100\n", false, "--buffer-size", "200");
   running.configure("buffer-size = 64\n");
-  expect(running.reload()).toEqual([]);
+  expect(await running.reload()).toEqual([]);
   const alice = await running.server.login("alice");
   await alice.expectReply("x".repeat(150), "err unknown_command");
 });
@@ -116,7 +116,7 @@ describe("an error in one file changes nothing, is returned and is logged:", () 
       running.configure(`${tls}buffer-size = 64\n`);
       writeCertificate(folder, good);
       act();
-      const errors = running.reload();
+      const errors = await running.reload();
       expect(errors).toEqual([expect.stringContaining(error)]);
       expect(running.lines).toEqual([`${errors[0]}; nothing has changed`]);
     }
@@ -127,10 +127,10 @@ describe("an error in one file changes nothing, is returned and is logged:", () 
     rmSync(folder, { recursive: true });
   });
 
-  test("all errors of the configuration, or else of the other files, are reported", () => {
+  test("all errors of the configuration, or else of the other files, are reported", async () => {
     const running = new Running();
     running.configure("prot = 1\nrate-limit = -1\n");
-    expect(running.reload()).toHaveLength(2);
+    expect(await running.reload()).toHaveLength(2);
   });
 
   test("a certificate that has not changed may have expired", async () => {
@@ -139,15 +139,15 @@ describe("an error in one file changes nothing, is returned and is logged:", () 
     const { chain, key } = writeCertificate(folder, expired);
     const running = new Running(`tls-cert = "${chain}"\ntls-key = "${key}"\ntls-port = 0\n`);
     running.setUsers(["carol"]);
-    expect(running.reload()).toEqual([]);
+    expect(await running.reload()).toEqual([]);
     const again = await makeCertificate(["localhost"], { notBefore: new Date(0), notAfter: new Date(1e12) });
     writeCertificate(folder, again);
-    expect(running.reload()).toEqual([`${chain} expired on 2001-09-09T01:46:40.000Z`]);
+    expect(await running.reload()).toEqual([`${chain} expired on 2001-09-09T01:46:40.000Z`]);
     rmSync(folder, { recursive: true });
   });
 });
 
-test("an option that needs a restart is logged at each reload until it has its old value again", () => {
+test("an option that needs a restart is logged at each reload until it has its old value again", async () => {
   const running = new Running('port = 6001\ndata = "/var/lib/a"\n');
   running.configure('port = 6002\ndata = "/var/lib/b"\nsalvage = true\nhost = "127.0.0.2"\n');
   const restarts = [
@@ -157,11 +157,11 @@ test("an option that needs a restart is logged at each reload until it has its o
     "host needs a restart: until then the server listens on 0.0.0.0",
   ];
   for (let i = 0; i < 2; i++) {
-    expect(running.reload()).toEqual([]);
+    expect(await running.reload()).toEqual([]);
     expect(running.lines).toEqual(restarts);
   }
   running.configure('port = 6001\ndata = "/var/lib/a"\n');
-  expect(running.reload()).toEqual([]);
+  expect(await running.reload()).toEqual([]);
   expect(running.lines).toEqual([]);
 });
 
@@ -172,41 +172,68 @@ test("other certificate files apply at once, and TLS that is turned on needs a r
   const text = ({ chain, key }: typeof files): string => `tls-cert = "${chain}"\ntls-key = "${key}"\n`;
   const plain = new Running();
   plain.configure(text(files));
-  expect(plain.reload()).toEqual([]);
+  expect(await plain.reload()).toEqual([]);
   expect(plain.lines).toContain("tls-cert needs a restart: until then TLS is off");
   const running = new Running(`${text(files)}tls-port = 0\n`);
   const moved = mkdtempSync(join(tmpdir(), "heartline-"));
   running.configure(`${text(writeCertificate(moved, second))}tls-port = 0\n`);
-  expect(running.reload()).toEqual([]);
+  expect(await running.reload()).toEqual([]);
   await running.server.login("alice", second.cert);
   for (const each of [folder, moved]) rmSync(each, { recursive: true });
 });
 
 describe("the sample credentials", () => {
-  test("are refused at a reload while others can reach the server only by default", () => {
+  test("are refused at a reload while others can reach the server only by default", async () => {
     const running = new Running();
     running.setUsers(["alice"], true);
     const where = "others can reach the server, which listens on 0.0.0.0";
-    expect(running.reload()).toEqual([`the passwords in ${running.users} are public, and ${where}`]);
+    expect(await running.reload()).toEqual([`the passwords in ${running.users} are public, and ${where}`]);
     const given = new Running('host = "0.0.0.0"\n');
     given.setUsers(["alice"], true);
-    expect(given.reload()).toEqual([]);
+    expect(await given.reload()).toEqual([]);
   });
 
-  test("keep the server on 127.0.0.1 until a restart, also when they are replaced", () => {
+  test("keep the server on 127.0.0.1 until a restart, also when they are replaced", async () => {
     const sample = new Running("", true);
-    expect(sample.reload()).toEqual([]);
+    expect(await sample.reload()).toEqual([]);
     expect(sample.lines).toEqual([]);
     sample.setUsers(["alice"]);
-    expect(sample.reload()).toEqual([]);
+    expect(await sample.reload()).toEqual([]);
     expect(sample.lines).toEqual(["host needs a restart: until then the server listens on 127.0.0.1"]);
   });
 });
 
-test("a URL that changed needs a restart, and the log has no part of it", () => {
+test("a URL that changed needs a restart, and the log has no part of it", async () => {
   const listen = 'cluster-listen = "127.0.0.1:0"\n';
   const running = new Running(`cluster = "postgres://heartline:first-secret@db1/chat"\n${listen}`);
   running.configure(`cluster = "postgres://heartline:second-secret@db2/chat"\n${listen}`);
-  expect(running.reload()).toEqual([]);
+  expect(await running.reload()).toEqual([]);
   expect(running.lines).toEqual(["cluster needs a restart: until then it is the present one"]);
+});
+
+test("users are replaced in steps, and clients are served between these", async () => {
+  const { server } = new Running();
+  const [alice, bob] = await server.online("alice", "bob");
+  let steps = 0;
+  for (const _ of server.reloading({}, ["alice", "carol"])) {
+    steps++;
+    alice!.sendLines("alive");
+    while (!(await alice!.line()).startsWith("ok")); // Some step ends the session of bob, which alice sees.
+  }
+  expect(steps).toBe(2 + 3); // Each user of the file, and each account.
+  expect(await bob!.rest()).toContain("goodbye removed");
+});
+
+test("a reload begins when the one before has ended, so the users of the last one stay", async () => {
+  const running = new Running();
+  let nowMs = 0;
+  const clock = spyOn(performance, "now").mockImplementation(() => (nowMs += 1000)); // Each step is a slice.
+  running.setUsers(["alice", "bob", "carol", "david", "SEAS"]);
+  const first = running.reload();
+  await new Promise(setImmediate);
+  running.setUsers(["alice"]);
+  expect(await Promise.all([first, running.reload()])).toEqual([[], []]);
+  clock.mockRestore();
+  const client = await running.server.connect();
+  await client.expectReply("login carol secret", "err unknown_user");
 });

@@ -10,7 +10,7 @@ import type { Config } from "../../src/server/config.ts";
 import { Gateway } from "../../src/server/gateway.ts";
 import { Readiness } from "../../src/server/readiness.ts";
 import { CLOCK, Server } from "../../src/server/server.ts";
-import { atOnce } from "../../src/storage/slices.ts";
+import { atOnce } from "../../src/runtime/slices.ts";
 import { ModelledEngine, ModelledLog } from "./modelled-log.ts";
 
 const CLUSTER = { url: "", listen: { host: "127.0.0.1", port: 0 }, direct: null, tls: null };
@@ -97,7 +97,7 @@ export class WireCluster {
       log: this.#log,
       readiness,
       credentials: this.#credentials,
-      readCredentials: () => this.#credentials,
+      readCredentials: async () => this.#credentials,
       ended: ({ kind, message }: OwnershipEnd) => this.#log.error({ event: "cluster_error" }, `${kind}: ${message}`),
     };
     const node = await ClusterNode.open({ ...CLUSTER, folder }, options, async () => log);

@@ -2,7 +2,7 @@ import type { Socket } from "bun";
 import { once } from "node:events";
 import pino from "pino";
 import { openStore } from "../../src/storage/recovery.ts";
-import { atOnce } from "../../src/storage/slices.ts";
+import { atOnce } from "../../src/runtime/slices.ts";
 import type { Credentials } from "../../src/auth/credentials.ts";
 import type { Limits } from "../../src/limits.ts";
 import { type Config, parseConfig } from "../../src/server/config.ts";
@@ -268,9 +268,14 @@ export class WireServer {
   }
 
   /** Reloads with other settings or users. Throws when the certificate is invalid. */
-  reload(overrides: Overrides = {}, names = this.#names, password = PASSWORD): void {
+  reload(...what: Parameters<WireServer["reloading"]>): void {
+    atOnce(this.reloading(...what));
+  }
+
+  /** The same in steps. */
+  reloading(overrides: Overrides = {}, names = this.#names, password = PASSWORD): Generator<void, void> {
     const config = withOverrides(this.#config, overrides);
-    this.server.apply(config, credentialsOf(names, password), this.server.newCertificate(config.tls));
+    return this.server.applying(config, credentialsOf(names, password), this.server.newCertificate(config.tls));
   }
 
   /** A connection without a session; over TLS when an authority is given. */

@@ -67,12 +67,15 @@ const MUTE_MS = 800;
 const START_FACTOR = 1.3;
 const RECOVERY_FACTOR = 0.15;
 
+/** The file with all users, in the folder of a run. */
+export const CREDENTIALS = "credentials.txt";
+
 /** The command line that all servers have in common; writes the credentials. `program` is that of another version. */
 export function serveOptions(
   { folder, users, limitLoopback, idleTimeoutS }: ServerSpec,
   program = "src/main.ts",
 ): string[] {
-  const credentials = join(folder, "credentials.txt");
+  const credentials = join(folder, CREDENTIALS);
   writeFileSync(credentials, Array.from({ length: users }, (_, index) => `${nameOf(index)} ${PASSWORD}\n`).join(""));
   // Over WebSocket the limits apply to loopback in any case.
   const rate = limitLoopback ? "50" : "1000000";

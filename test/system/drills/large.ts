@@ -1,5 +1,5 @@
 /** A cluster with many accounts, some of which have mail: how long its steps take, and how much memory they need. */
-import { mkdirSync, readFileSync } from "node:fs";
+import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { importFolder } from "../../../src/cluster/import.ts";
 import { openLog } from "../../../src/cluster/open-log.ts";
@@ -7,6 +7,7 @@ import { openDatabase } from "../../../src/storage/database.ts";
 import { Store } from "../../../src/storage/store.ts";
 import { PASSWORD, nameOf } from "../chaos/clients.ts";
 import type { Member } from "../chaos/member.ts";
+import { CREDENTIALS } from "../chaos/server.ts";
 import { WireClient } from "../../support/wire.ts";
 import { type Report, type Stage, startEngine } from "./stage.ts";
 import { percentile, table } from "./times.ts";
@@ -66,13 +67,23 @@ export async function large(stage: Stage): Promise<Report> {
   const replies = probe.take();
   const p99 = `p99 ${percentile(replies, 0.99).toFixed(1)} ms, longest ${percentile(replies, 1).toFixed(0)} ms`;
   rows.push(["replies to another user meanwhile", "", p99]);
-  await timed(
-    "reload of the credentials",
-    () => reload(owner),
-    () => "",
-  );
-  await Bun.sleep(10 * PROBE_MS);
-  rows.push(["", "", `longest reply to another user ${percentile(probe.take(), 1).toFixed(0)} ms`]);
+  const credentials = join(stage.folder, CREDENTIALS);
+  const users = readFileSync(credentials, "latin1");
+  const changes = {
+    "of the same users": users,
+    "with a user more": `${users}another ${PASSWORD}\n`,
+    "without that user": users,
+  };
+  for (const [what, text] of Object.entries(changes)) {
+    writeFileSync(credentials, text);
+    await timed(
+      `reload ${what}`,
+      () => reload(owner),
+      () => "",
+    );
+    await Bun.sleep(10 * PROBE_MS);
+    rows.push(["", "", `longest reply to another user ${percentile(probe.take(), 1).toFixed(0)} ms`]);
+  }
   await probe.stop();
   if (members.takeovers > 0) failures.push("a living owner was deposed");
   await timed(
@@ -131,11 +142,15 @@ async function imported(url: string, folder: string): Promise<number> {
   }
 }
 
-/** The last line with that event in the log of a server. */
+/** The lines of that event in the log of a server. */
+function events(member: Member, event: string): string[] {
+  const all = readFileSync(member.log, "latin1").split("\n");
+  return all.filter((each) => each.includes(`"event":"${event}"`));
+}
+
+/** The last one. */
 function logged(member: Member, event: string): Record<string, number> | null {
-  const line = readFileSync(member.log, "latin1")
-    .split("\n")
-    .findLast((each) => each.includes(`"event":"${event}"`));
+  const line = events(member, event).at(-1);
   return line === undefined ? null : (JSON.parse(line) as Record<string, number>);
 }
 
@@ -202,8 +217,9 @@ async function untilSnapshot(owner: Member, from: string, to: string): Promise<{
 }
 
 async function reload(owner: Member): Promise<void> {
+  const before = events(owner, "reload").length;
   owner.signal("SIGHUP");
-  while (logged(owner, "reload") === null) await Bun.sleep(POLL_MS);
+  while (events(owner, "reload").length === before) await Bun.sleep(POLL_MS);
 }
 
 async function takeover(owner: Member, spare: Member, user: string): Promise<void> {
