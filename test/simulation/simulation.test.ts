@@ -17,7 +17,7 @@ test("a server that is killed while too much waits for its log has no further tu
 
 test("every message and reply arrives once and in order, despite cuts, delays, full disks, stops and kills", () => {
   let shown = 0;
-  const seeds = seedsFor("simulation", 500);
+  const seeds = seedsFor("simulation", 200);
   for (const seed of seeds) shown += simulate(seed);
   expect(shown).toBeGreaterThan(0);
 }, 600_000);

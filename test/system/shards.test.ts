@@ -191,42 +191,46 @@ for (const engine of [POSTGRES, NATS]) {
       LIMIT_MS,
     );
 
-    test.skipIf(engine !== POSTGRES)(
-      "when the engine has lost records, workers and a spare that has seen them exit with 65 and start no more",
-      async () => {
-        const options = ["--workers", "3", "--port", String(freePort()), "--cluster-listen", "127.0.0.1:0"];
-        const group = new ServerProcess(
-          { sockets: [], environment: { HEARTLINE_CLUSTER: used.url, TMPDIR: COPIES } },
-          ...["--host", "127.0.0.1", "--credentials", CREDENTIALS, ...options],
-        );
-        const port = await group.port();
-        await group.logs(/("event":"claimed"[^]*){3}/);
-        const spare = await newServer().start();
-        await spare.is("spare");
-        for (const user of USERS.flat()) await login({ port } as ClusterServer, user);
-        const sql = new Bun.SQL(used.url, { max: 1 });
-        const seen = async (): Promise<boolean> => {
-          const rows: { head: string }[] = await sql`SELECT head FROM heartline.shard ORDER BY shard`;
-          const known = rows.map((_, shard) => spare.metric(`heartline_cluster_head{shard="${shard}"}`));
-          return (await Promise.all(known)).join() === rows.map(({ head }) => head).join();
-        };
-        while (!(await seen())) await Bun.sleep(20);
-        await sql.begin(async (all) => {
-          await all`DELETE FROM heartline.log USING heartline.shard WHERE log.shard = shard.shard AND seq = head`;
-          await all`UPDATE heartline.shard SET head = head - 1`;
-        });
-        await sql.close();
-        expect(await group.exits()).toBe(65);
-        expect(group.stderr).toMatch(/"event":"cluster_error".*the engine has lost records of shard \d: /);
-        expect(group.stderr).toMatch(/"event":"worker_exit","worker":\d,"code":65,.*all workers stop, and none starts/);
-        expect(group.stderr).not.toContain("it starts again");
-        expect(await spare.process.exits()).toBe(65);
-        expect(spare.process.stderr).toMatch(
-          /^heartline: the engine has lost records of shard \d: .*restore a backup$/m,
-        );
-      },
-      LIMIT_MS,
-    );
+    // Its tables can be changed while it runs.
+    if (engine === POSTGRES)
+      test(
+        "when the engine has lost records, workers and a spare that has seen them exit with 65 and start no more",
+        async () => {
+          const options = ["--workers", "3", "--port", String(freePort()), "--cluster-listen", "127.0.0.1:0"];
+          const group = new ServerProcess(
+            { sockets: [], environment: { HEARTLINE_CLUSTER: used.url, TMPDIR: COPIES } },
+            ...["--host", "127.0.0.1", "--credentials", CREDENTIALS, ...options],
+          );
+          const port = await group.port();
+          await group.logs(/("event":"claimed"[^]*){3}/);
+          const spare = await newServer().start();
+          await spare.is("spare");
+          for (const user of USERS.flat()) await login({ port } as ClusterServer, user);
+          const sql = new Bun.SQL(used.url, { max: 1 });
+          const seen = async (): Promise<boolean> => {
+            const rows: { head: string }[] = await sql`SELECT head FROM heartline.shard ORDER BY shard`;
+            const known = rows.map((_, shard) => spare.metric(`heartline_cluster_head{shard="${shard}"}`));
+            return (await Promise.all(known)).join() === rows.map(({ head }) => head).join();
+          };
+          while (!(await seen())) await Bun.sleep(20);
+          await sql.begin(async (all) => {
+            await all`DELETE FROM heartline.log USING heartline.shard WHERE log.shard = shard.shard AND seq = head`;
+            await all`UPDATE heartline.shard SET head = head - 1`;
+          });
+          await sql.close();
+          expect(await group.exits()).toBe(65);
+          expect(group.stderr).toMatch(/"event":"cluster_error".*the engine has lost records of shard \d: /);
+          expect(group.stderr).toMatch(
+            /"event":"worker_exit","worker":\d,"code":65,.*all workers stop, and none starts/,
+          );
+          expect(group.stderr).not.toContain("it starts again");
+          expect(await spare.process.exits()).toBe(65);
+          expect(spare.process.stderr).toMatch(
+            /^heartline: the engine has lost records of shard \d: .*restore a backup$/m,
+          );
+        },
+        LIMIT_MS,
+      );
 
     test(
       "ctl cluster shows the owners of all shards at each server, and a shard that nobody owns",
