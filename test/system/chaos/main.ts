@@ -14,7 +14,7 @@ import { freePort } from "../../support/free-port.ts";
 import { ChaosCluster, ENGINES, type EngineName } from "./cluster.ts";
 import { ChaosServer, IDLE_TIMEOUT_S, type ServersUnderChaos } from "./server.ts";
 import { type DeliveryTally, Verdict, describe, isClean } from "./verdict.ts";
-import { type RecordTally, checkRecords } from "./records.ts";
+import { type RecordTally, followRecords } from "./records.ts";
 import { ReferenceModel } from "./reference-model.ts";
 import { Program, within } from "../../../bench/program.ts";
 import { type Observer, Proxy, RandomFaults } from "./fault-proxy.ts";
@@ -107,6 +107,8 @@ class Chaos {
   #stalls = 0;
   #shownAtMs = 0;
   #isClean = false;
+  /** In a cluster the log has a record of each `ok`. */
+  #checkRecords: Awaited<ReturnType<typeof followRecords>> = async () => NO_RECORDS;
   readonly #startMs = performance.now();
 
   constructor(options: Options) {
@@ -135,6 +137,8 @@ class Chaos {
 
   async #run(): Promise<boolean> {
     await this.#server.start();
+    const { url } = this.#server;
+    if (url !== "") this.#checkRecords = await followRecords(url);
     this.#startClients();
     const all =
       (...states: string[]) =>
@@ -170,7 +174,7 @@ class Chaos {
     tally.lost.push(...lost);
     tally.twice.push(...twice);
     tally.disordered.push(...disordered);
-    const records = await this.#checkRecords();
+    const records = await this.#checkRecords(this.#verdict.acceptedMessages);
     tally.lost.push(...records.missing);
     return this.#report(tally, records);
   }
@@ -322,12 +326,6 @@ class Chaos {
     const all = Promise.all(this.#groups.map(({ ended }) => ended));
     if ((await within(all, EXIT_MS * 2)) === null)
       throw new Error("a client process does not end after its users logged out");
-  }
-
-  /** In a cluster the log has a record of each `ok`. */
-  async #checkRecords(): Promise<RecordTally> {
-    const { url } = this.#server;
-    return url === "" ? NO_RECORDS : checkRecords(url, this.#verdict.acceptedMessages);
   }
 
   /** Prints the result. Returns whether there was no error. */

@@ -210,22 +210,22 @@ export class Verdict {
 
   /** Checks what one user was shown: each message once, in the order of its sender, and none that was never sent. */
   #judgeShown({ user, shown }: Log, tally: DeliveryTally): void {
-    /** The last number of each sender, now and in what was last saved. */
-    let last = new Map<string, number>();
-    let saved = new Map<string, number>();
+    /** The last number of each sender; and that in what was last saved, of the senders for whom it is another one. */
+    const last = new Map<string, number>();
+    const saved = new Map<string, number>();
     let unsaved: string[] = [];
     const mayRepeat = new Set<string>();
     const seen = new Set<string>();
     for (const entry of shown) {
       if (entry === "s") {
-        saved = new Map(last);
+        saved.clear();
         unsaved = [];
         continue;
       }
       if (entry === "run") {
         // After a kill, what was shown since the last saved state may be shown again, in the same order.
         for (const key of unsaved) mayRepeat.add(key);
-        last = new Map(saved);
+        for (const [from, number] of saved) last.set(from, number);
         unsaved = [];
         continue;
       }
@@ -249,13 +249,13 @@ export class Verdict {
       seen.add(entry);
       message.shown = true;
       const before = last.get(from) ?? 0;
+      // A broadcast of an earlier session is not delivered again.
+      if (!isBroadcast && !saved.has(from)) saved.set(from, before);
       if (number > before) last.set(from, number);
       else if (this.#callback.has(sender) && message.outcome !== "o") tally.overtaken++;
       else if (!isTwice && !(isPlainMessage && isKnown))
         tally.disordered.push(`${from} > ${user} ${number} after ${before}`);
-      // A broadcast of an earlier session is not delivered again.
-      if (isBroadcast) saved.set(from, last.get(from)!);
-      else unsaved.push(entry);
+      if (!isBroadcast) unsaved.push(entry);
     }
   }
 

@@ -13,7 +13,7 @@ import { Random } from "../../support/random.ts";
 import type { EngineName } from "../chaos/cluster.ts";
 import { Member } from "../chaos/member.ts";
 import { Members } from "../chaos/members.ts";
-import { type RecordTally, checkRecords } from "../chaos/records.ts";
+import { type RecordTally, followRecords } from "../chaos/records.ts";
 import { serveOptions } from "../chaos/server.ts";
 import type { DeliveryTally } from "../chaos/verdict.ts";
 import { Load } from "./load.ts";
@@ -138,7 +138,8 @@ export class Stage {
     clearInterval(this.#progress!);
     const stoppedMs = Date.now();
     const tally = await this.#load!.stop();
-    const records = await checkRecords(this.url, this.#load!.verdict.acceptedMessages);
+    const checkRecords = await followRecords(this.url);
+    const records = await checkRecords(this.#load!.verdict.acceptedMessages);
     tally.faults.push(...this.faults);
     return { tally, records, stoppedMs, times: timesIn(join(this.folder, "clients"), this.options.clients) };
   }
