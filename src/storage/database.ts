@@ -39,7 +39,6 @@ export function openDatabase(folder: string, durability: Durability, isChecked =
     if (!isChecked) checkPages(database, file);
     database.run(PRAGMA.synchronous[durability]);
     database.run(PRAGMA.autoCheckpoint);
-    database.run(PRAGMA.logBytesMax);
     database.run(PRAGMA.temporaryInMemory);
     database.run(TRANSACTION.begin);
     const { user_version: version } = database.query<{ user_version: number }, []>(PRAGMA.version).get()!;

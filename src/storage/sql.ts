@@ -10,11 +10,10 @@ export const SCHEMA_VERSION = 8;
 
 /**
  * Pages in SQLite's write-ahead log (256 MiB) at which a commit copies the log to the database itself, which takes some
- * 50 ms. The log grows that long only when the checkpoint thread (wal-checkpointer.ts) fails or is far behind.
+ * 50 ms. The log grows that long only when the checkpoint thread (wal-checkpointer.ts) fails or is far behind. It is not
+ * cut when it is written from its beginning again: the commit would wait for that, on some disks for 0.2 s.
  */
 const CHECKPOINT_PAGES = 65_536;
-/** Bytes to which a log that became longer is cut when it is written from its beginning again. */
-const LOG_BYTES_MAX = 64 << 20;
 
 /** `received` is -1 without a journal while the session is alive; for `ended_by` see `ENDED_BY` (tables.ts). */
 const SESSIONS = `
@@ -143,7 +142,6 @@ export const PRAGMA = {
     power: "PRAGMA synchronous = FULL",
   },
   autoCheckpoint: `PRAGMA wal_autocheckpoint = ${CHECKPOINT_PAGES}`,
-  logBytesMax: `PRAGMA journal_size_limit = ${LOG_BYTES_MAX}`,
   /** Copies the write-ahead log to the database while other connections continue. */
   checkpoint: "PRAGMA wal_checkpoint(PASSIVE)",
   /** Copies all of it, and cuts it to no bytes. */

@@ -314,6 +314,24 @@ describe("SQLite's write-ahead log", () => {
     expect(statSync(log).size).toBe(size);
   });
 
+  test("is not cut when it is written from its beginning, since a commit would wait for that", async () => {
+    const path = folder();
+    const wal = new WalCheckpointer(join(path, "heartline.sqlite"));
+    const { store } = watched(path, wal);
+    const log = join(path, "heartline.sqlite-wal");
+    const long = Buffer.alloc((80 << 20) / WAL_COMMITS_MAX);
+    for (let i = 1; i <= WAL_COMMITS_MAX; i++) {
+      store.stored("bob", { ...message(i), text: long });
+      store.save();
+    }
+    const { size } = statSync(log);
+    expect(size).toBeGreaterThan(80 << 20);
+    await untilIdle(wal);
+    store.stored("bob", { ...message(store.newNumber()), text });
+    store.save();
+    expect(statSync(log).size).toBe(size);
+  });
+
   test("is not copied when the thread fails, and the next try is after WAL_COMMITS_MAX commits", async () => {
     const wal = new WalCheckpointer(join(folder(), "nowhere", "heartline.sqlite"));
     for (let times = 0; times < 2; times++) {
