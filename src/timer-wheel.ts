@@ -103,7 +103,7 @@ export class TimerWheel {
     this.elapsedMs += Math.max(0, passedMs);
     if (passedMs > STALL_MS) {
       this.#stalledMs += passedMs - TICK_MS;
-      if (this.elapsedMs - this.#stallEndMs > STALL_OVER_MS) this.#stallMs = beforeMs;
+      if (beforeMs - this.#stallEndMs > STALL_OVER_MS) this.#stallMs = beforeMs;
       this.#stallEndMs = this.elapsedMs;
     } else if (passedMs < 0) this.#stalledMs += passedMs;
     this.#clockMs = clockMs;

@@ -313,6 +313,17 @@ describe("the wheel's clock", () => {
     expect([2000, 2100, 7000].map(arrival)).toEqual([9100, 9200, 9200]);
   });
 
+  test("says it also after two stalls, when little was read between them", () => {
+    const wheel = new TimerWheel(0);
+    const arrival = (clockMs: number): number => {
+      wheel.begin(clockMs);
+      return wheel.arrivalMs;
+    };
+    expect([100, 3000, 3010, 6000, 6200].map(arrival)).toEqual([100, 100, 100, 100, 100]);
+    for (let clockMs = 6400; clockMs <= 7000; clockMs += 200) expect(arrival(clockMs)).toBe(100);
+    expect([7200, 7400, 9000].map(arrival)).toEqual([7200, 7400, 7400]);
+  });
+
   test("moves when a turn begins, but timers fire in `advance`, after the lines that have arrived", () => {
     const { wheel, fired, named } = namedTimers();
     const heard = arm(wheel, named, "heard", 100);

@@ -10,8 +10,9 @@ export const SCHEMA_VERSION = 8;
 
 /**
  * Pages in SQLite's write-ahead log (256 MiB) at which a commit copies the log to the database itself, which takes some
- * 50 ms. The log grows that long only when the checkpoint thread (wal-checkpointer.ts) fails or is far behind. It is not
- * cut when it is written from its beginning again: the commit would wait for that, on some disks for 0.2 s.
+ * 50 ms. The log grows that long only when the checkpoint thread (wal-checkpointer.ts) fails or is far behind.
+ *
+ * The log is not cut when it is written from its beginning again: the commit would wait for that, on some disks 0.2 s.
  */
 const CHECKPOINT_PAGES = 65_536;
 
