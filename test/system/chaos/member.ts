@@ -12,7 +12,8 @@ export const ANSWER_MS = 500;
 /** A server that has ended starts again within this time. */
 export const AWAY_MS = 3_000;
 /** Errors that the faults explain. A server that starts while the engine is away ends with one. */
-export const EXPECTED = /"event":"(deposed|engine_away|snapshot_failed|no_owner)"|cannot open (PostgreSQL|NATS)/;
+export const EXPECTED =
+  /"event":"(deposed|engine_away|snapshot_failed|no_owner)"|cannot open (PostgreSQL|NATS|the cluster: .* try again$)/;
 
 /** What a server says of itself. */
 export interface Look {
